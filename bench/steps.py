@@ -93,9 +93,9 @@ def accepted(count: int, generation: int, base: ConfigSnapshot | None, change_al
         version = generation if change_all or not number % SOME else 0
         lines.append(f"  - {{name: {route}, paths: ['/{route}/*', '/{route}-version{version}/*'], upstream: origin}}")
     loaded = load_text("\n".join(lines).encode(), "/nowhere/gateway.yaml", TYPES)
-    places = compile(loaded.config, 1).places
+    slot_table = compile(loaded.config, 1).slot_table
     before = None if base is None else PreviousGeneration(base, base.config())
-    return accept(loaded, generation=generation, date=1.0, source="api", places=places, workers=1, base=before)
+    return accept(loaded, generation=generation, date=1.0, source="api", slot_table=slot_table, workers=1, base=before)
 
 
 if __name__ == "__main__":

@@ -61,10 +61,10 @@ def rooms() -> Iterator[Room]:
 
 def _members() -> Sequence[Member]:
     members = []
-    for place in range(TARGETS):
-        target = Target(parse_url(f"http://users-{place}:9001"))
-        target.place = place
-        members.append(Member(target, 1 + place % 3))
+    for slot in range(TARGETS):
+        target = Target(parse_url(f"http://users-{slot}:9001"))
+        target.slot = slot
+        members.append(Member(target, 1 + slot % 3))
     return members
 
 

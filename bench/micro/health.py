@@ -57,12 +57,12 @@ def rooms() -> Iterator[Room]:
     one_by_one = range(MANY)
     yield Room(f"a change among {MANY} targets", _health(many, words, column).refresh_verdicts, [monotonic()])
     yield Room(
-        "  word by word", lambda now: [words.read_verdicts(column, [place], now) for place in one_by_one], [monotonic()]
+        "  word by word", lambda now: [words.read_verdicts(column, [slot], now) for slot in one_by_one], [monotonic()]
     )
 
 
 def _health(group: Group, words: HealthWords, column: Column) -> Health:
-    return Health(group, words, column, 0, {target: place for place, target in enumerate(group.targets)})
+    return Health(group, words, column, 0, {target: slot for slot, target in enumerate(group.targets)})
 
 
 def attempt(target: Target, seconds: float, status: int = 0) -> AttemptRecord:

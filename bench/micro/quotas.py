@@ -24,7 +24,7 @@ def rooms() -> Iterator[Room]:
 
 
 def of(table: QuotaTable, name: str) -> Iterator[Room]:
-    slots = [table.place(KeyDigest.of(b"%d" % number), KeyDigest.of(b"shared")) for number in range(KEYS)]
+    slots = [table.assign_slot(KeyDigest.of(b"%d" % number), KeyDigest.of(b"shared")) for number in range(KEYS)]
 
     def decide(slot: tuple[int, KeyDigest]) -> int:
         return table.spend(slot[0], slot[1], PERIOD, 1, NEVER_FULL)

@@ -11,7 +11,7 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from fastgw._slots cimport slot_place
+from fastgw._slots cimport member_offset
 from fastgw.exchange._request_ids cimport RequestIds, is_as_read, is_replaced, line_for
 from fastgw.http.http1._parser cimport Http1RequestHead, method_of
 
@@ -51,20 +51,20 @@ cdef tuple _OWN = (
 cdef bytes _NO_BYTES = b""
 
 
-cdef Py_ssize_t _place(type owner, str name) except -1:
+cdef Py_ssize_t _offset(type owner, str name) except -1:
     """Return the offset of this attribute in instances; 0: it is not in the `__slots__` of the class itself."""
     descriptor = owner.__dict__.get(name)
-    return slot_place(descriptor) if type(descriptor) is MemberDescriptorType else 0
+    return member_offset(descriptor) if type(descriptor) is MemberDescriptorType else 0
 
 
-cdef inline void _put(object owner, Py_ssize_t place, object value) noexcept:
+cdef inline void _put(object owner, Py_ssize_t offset, object value) noexcept:
     """Store into a slot that has never been set."""
     Py_INCREF(value)
-    (<PyObject**>(<char*><PyObject*>owner + place))[0] = <PyObject*>value
+    (<PyObject**>(<char*><PyObject*>owner + offset))[0] = <PyObject*>value
 
 
-cdef inline object _read(object owner, Py_ssize_t place, str name):
-    cdef PyObject* value = (<PyObject**>(<char*><PyObject*>owner + place))[0] if place else NULL
+cdef inline object _read(object owner, Py_ssize_t offset, str name):
+    cdef PyObject* value = (<PyObject**>(<char*><PyObject*>owner + offset))[0] if offset else NULL
     return <object>value if value is not NULL else getattr(owner, name)
 
 
@@ -89,25 +89,25 @@ cdef class Maker:
         cdef Py_ssize_t number
         slots = exchange_class.__slots__
         size = object.__basicsize__ + len(slots) * sizeof(PyObject*)
-        places = {name: _place(exchange_class, name) for name in slots}
-        if exchange_class.__basicsize__ != size or len(slots) > MOST_SLOTS or not all(places.values()):
+        offsets = {name: _offset(exchange_class, name) for name in slots}
+        if exchange_class.__basicsize__ != size or len(slots) > MOST_SLOTS or not all(offsets.values()):
             raise TypeError("an exchange has slots and nothing else")
         self._class = exchange_class
         self._names = tuple([name for name in slots if name not in _OWN])
         self._alike_count = len(self._names)
         for number in range(self._alike_count):
-            self._alike_at[number] = places[self._names[number]]
+            self._alike_at[number] = offsets[self._names[number]]
         for number in range(OWN_COUNT):
-            self._own_at[number] = places[_OWN[number]]
+            self._own_at[number] = offsets[_OWN[number]]
 
     cdef object _first(self, head, client, listener, peer, chain):
         made = self._class(head, client, listener, peer, chain)
         self._peer_class = type(peer)
-        self._peer_scheme_at, self._peer_ip_at = _place(type(peer), "scheme"), _place(type(peer), "ip")
-        self._chain_class, self._chain_ids_at = type(chain), _place(type(chain), "request_ids")
+        self._peer_scheme_at, self._peer_ip_at = _offset(type(peer), "scheme"), _offset(type(peer), "ip")
+        self._chain_class, self._chain_ids_at = type(chain), _offset(type(chain), "request_ids")
         self._alike = tuple([getattr(made, name) for name in self._names])
-        for place in range(len(self._alike)):
-            self._alike_held[<int>place] = <PyObject*>self._alike[place]
+        for index in range(len(self._alike)):
+            self._alike_held[<int>index] = <PyObject*>self._alike[index]
         return made
 
     def create_exchange(self, head, client, listener, peer, chain):

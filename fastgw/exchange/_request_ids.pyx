@@ -46,15 +46,15 @@ cdef bytes _made():
     cdef bytes name, fresh
     cdef const uint8_t* source
     cdef uint16_t digits[RANDOM_BYTES]
-    cdef int place
+    cdef int index
     if _left == 0:
         fresh = os.urandom(AT_ONCE)
         memcpy(_random, PyBytes_AS_STRING(fresh), AT_ONCE)
         _left = AT_ONCE
     _left -= RANDOM_BYTES
     source = &_random[_left]
-    for place in range(RANDOM_BYTES):
-        digits[place] = _digits[source[place]]
+    for index in range(RANDOM_BYTES):
+        digits[index] = _digits[source[index]]
     return PyBytes_FromStringAndSize(<char*>digits, 2 * RANDOM_BYTES)
 
 

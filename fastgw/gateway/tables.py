@@ -156,16 +156,16 @@ class Gateway:
                     yield from rule[0].route.links
 
     @cached_property
-    def places(self) -> SlotTable:
+    def slot_table(self) -> SlotTable:
         """Slots of the names; replaced before `starting` in a later generation."""
         return first(self.names)
 
     @property
     def series(self) -> Series:
-        return series_of(self.places)
+        return series_of(self.slot_table)
 
-    def target_place(self, upstream: str, target: Target) -> int:
-        return self.places.targets[target_name(upstream, target.label)]
+    def target_slot(self, upstream: str, target: Target) -> int:
+        return self.slot_table.targets[target_name(upstream, target.label)]
 
     @property
     def in_use(self) -> bool:
@@ -185,19 +185,19 @@ class Gateway:
             if upstream.started:
                 upstream.pool.share(self.workers)
             else:
-                most, place = upstream.settings.pool, self.places.upstreams[name]
+                most, slot = upstream.settings.pool, self.slot_table.upstreams[name]
                 counted = self._counted + series.upstream_words(name)
                 # A retired upstream of this name and its connections in use share the same counters.
-                connections = column.limit(words.connections + place, most.max_connections, counted + UPSTREAM_CONNECTS)
-                pending = column.limit(words.pending + place, most.max_pending, counted + UPSTREAM_WAITS)
+                connections = column.limit(words.connections + slot, most.max_connections, counted + UPSTREAM_CONNECTS)
+                pending = column.limit(words.pending + slot, most.max_pending, counted + UPSTREAM_WAITS)
                 for target in upstream.targets:
-                    target.place = self.target_place(name, target)
+                    target.slot = self.target_slot(name, target)
                     target.counted = self._counted + series.target_words(name, target.label)
-                loads = Loads(column.words, column.views, words.under_way, words.under_way_all + place)
-                spare = column.limit(words.spare_retries + place, SPARE_RETRIES)
+                loads = Loads(column.words, column.views, words.under_way, words.under_way_all + slot)
+                spare = column.limit(words.spare_retries + slot, SPARE_RETRIES)
                 upstream.count_in(spare, column.words, counted, self._noting(name, column))
                 upstream.start(worker_loop, self.workers, connections, pending, loads, services.run_key)
-                self._look_after(upstream, column, place, counted)
+                self._look_after(upstream, column, slot, counted)
             yield
         if looked_after := [each.health for each in self.upstreams.values() if each.health is not None]:
             self._outlook = HealthPoller(worker_loop.wheel, words.health, column, looked_after)
@@ -211,12 +211,12 @@ class Gateway:
                 yield
 
     def _noting(self, upstream: str, column: Column) -> Note:
-        places, errors = self.places, self._last_errors
+        slot_table, errors = self.slot_table, self._last_errors
 
         def note(target: Target, fault: Fault, why: str) -> None:
             # A response that is aborted after its head is counted when it ends, so it is no success in between.
             answers = answers_at(column.views, target.counted) + (fault in BROKEN_OFF)
-            errors.note_target(column, places, target_name(upstream, target.label), fault.label, why, answers)
+            errors.note_target(column, slot_table, target_name(upstream, target.label), fault.label, why, answers)
 
         return note
 
@@ -228,7 +228,7 @@ class Gateway:
                 self.upstreams[name].drain(wanted.get(name, frozenset()))
         self._drained = wanted.keys()
 
-    def _look_after(self, upstream: Upstream, column: Column, place: int, counted: int) -> None:
+    def _look_after(self, upstream: Upstream, column: Column, slot: int, counted: int) -> None:
         """Start following the node's decisions on the health of an upstream, if configured. `counted`: its row of
         counters.
         """
@@ -236,15 +236,15 @@ class Gateway:
         if settings.health_checks.active is None and settings.circuit_breaker is None and not may_eject(settings):
             return
         words = self._words.health
-        words.enter_upstream(column, place, upstream.name)
-        places = {target: self.target_place(upstream.name, target) for target in upstream.targets}
-        for target, at in places.items():
+        words.enter_upstream(column, slot, upstream.name)
+        slots = {target: self.target_slot(upstream.name, target) for target in upstream.targets}
+        for target, at in slots.items():
             words.enter(column, at, target_name(upstream.name, target.label))
 
         def count(event: HealthEvent) -> None:
             column.words[counted + _COUNTED_AT[event]] += 1
 
-        upstream.look_after(Health(upstream, words, column, place, places, count))
+        upstream.look_after(Health(upstream, words, column, slot, slots, count))
 
     def start(self, services: Services, column: Column) -> None:
         """Run `starting` at once."""

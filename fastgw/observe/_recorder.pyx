@@ -16,7 +16,7 @@ from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
-from fastgw._slots cimport slot_place
+from fastgw._slots cimport member_offset
 from fastgw.http.http1._parser cimport Http1RequestHead, Span, version_of
 
 import re
@@ -168,7 +168,7 @@ cdef class Reader:
 
     cdef type _class
     cdef tuple _names
-    cdef Py_ssize_t _places[MOST_ATTRIBUTES]
+    cdef Py_ssize_t _offsets[MOST_ATTRIBUTES]
 
     def __init__(self, tuple names not None):
         if len(names) > MOST_ATTRIBUTES:
@@ -184,7 +184,7 @@ cdef class Reader:
         for number, name in enumerate(self._names):
             found = [base.__dict__[name] for base in owner.__mro__ if name in base.__dict__]
             is_slot = found and type(found[0]) is MemberDescriptorType
-            self._places[number] = slot_place(found[0]) if is_slot else 0
+            self._offsets[number] = member_offset(found[0]) if is_slot else 0
         self._class = owner
         return 0
 
@@ -193,9 +193,9 @@ cdef inline PyObject* _lent(Reader reader, object owner, int attribute) except? 
     """Return the object in a slot, a borrowed reference: it is not looked at, nor its count changed. NULL: `read` it."""
     if type(owner) is not reader._class:
         reader._learn(type(owner))
-    if not reader._places[attribute]:
+    if not reader._offsets[attribute]:
         return NULL
-    return (<PyObject**>(<char*><PyObject*>owner + reader._places[attribute]))[0]
+    return (<PyObject**>(<char*><PyObject*>owner + reader._offsets[attribute]))[0]
 
 
 # --- kinds of exchanges ---
@@ -229,8 +229,8 @@ cdef double _BOUNDS[MOST_BOUNDS]
 cdef int _BOUND_COUNT = len(families.BOUNDS_S)
 if _BOUND_COUNT > MOST_BOUNDS:
     raise ImportError("the compiled twin has no room for so many buckets")
-for _place, _bound in enumerate(families.BOUNDS_S):
-    _BOUNDS[<int>_place] = _bound
+for _index, _bound in enumerate(families.BOUNDS_S):
+    _BOUNDS[<int>_index] = _bound
 
 
 @cython.final
@@ -290,14 +290,14 @@ cdef inline Text _text(bytes value):
 
 
 cdef inline int _method(Http1RequestHead head) noexcept:
-    """The place in `_METHODS`; -1: it is not there."""
+    """The index in `_METHODS`; -1: it is not there."""
     cdef const char* method = PyBytes_AS_STRING(head.source) + head.method_at.start
     cdef Py_ssize_t length = head.method_at.length
-    cdef int place = 0
+    cdef int index = 0
     for known in _METHODS:
         if PyBytes_GET_SIZE(known) == length and not memcmp(PyBytes_AS_STRING(<bytes>known), method, length):
-            return place
-        place += 1
+            return index
+        index += 1
     return -1
 
 
@@ -390,8 +390,8 @@ cdef class Recorder:
         texts = <Text*>PyMem_Calloc(max(1, len(secrets)), sizeof(Text))
         if texts is NULL:
             raise MemoryError
-        for place, name in enumerate(secrets):
-            texts[<int>place] = _text(name)
+        for index, name in enumerate(secrets):
+            texts[<int>index] = _text(name)
         PyMem_Free(self._secret_texts)
         self._secret_names, self._secret_texts = secrets, texts
         self._secrets.names, self._secrets.count = texts, len(secrets)
@@ -411,11 +411,11 @@ cdef class Recorder:
         return 0
 
     def __dealloc__(self):
-        cdef int place
+        cdef int index
         if self._room is not NULL:
-            for place in range(KINDS):
-                Py_XDECREF(self._entries[place].route)
-                Py_XDECREF(self._entries[place].sort)
+            for index in range(KINDS):
+                Py_XDECREF(self._entries[index].route)
+                Py_XDECREF(self._entries[index].sort)
         PyMem_Free(self._room)
         PyMem_Free(self._secret_texts)
         PyBuffer_Release(&self._column)
@@ -453,7 +453,7 @@ cdef class Recorder:
         cdef long long request_bytes, response_bytes, retries
         cdef Py_ssize_t length, consumer_row = 0
         cdef uint64_t* words = self._words
-        cdef Py_ssize_t place
+        cdef Py_ssize_t index
         cdef int bucket
 
         found = exchange.read(ended, HEAD)
@@ -486,7 +486,7 @@ cdef class Recorder:
             # PERF: 300 instructions, by a call of `ExchangeCounters.count_consumer` 2,700 (CPython 3.11, callgrind).
             consumer_row = self._consumers.get(known_as, 0)
             if not 0 <= consumer_row < _CONSUMER_ROWS:
-                raise ValueError("a consumer's place outside of the column")
+                raise ValueError("a consumer's index outside of the column")
         if self._held:
             if exchange.read(ended, WHY) or exchange.read(ended, SHADOWED) or exchange.read(ended, SUBREQUESTS):
                 return False
@@ -594,9 +594,9 @@ cdef class Recorder:
             add_to_word(&words[sort.fault_word], 1)
             if sort.status >= _ERRORS and entry.length:
                 self._reference.remember(ended)
-        for place in range(len(self._held)):
-            if not (<LineQueue>self._held[place]).append_line(line, to - line):
-                self._drops[place]()
+        for index in range(len(self._held)):
+            if not (<LineQueue>self._held[index]).append_line(line, to - line):
+                self._drops[index]()
         return True
 
     cdef Reader _reader_of(self, type exchange_type):
@@ -651,7 +651,7 @@ cdef class Recorder:
 
     cdef void _sweep(self) noexcept:
         """Let go of entries of generations before, in a part of the table: else each holds its texts until another
-        kind happens to come to the same place. One is added for each part, so few of them are ever left."""
+        kind happens to come to the same index. One is added for each part, so few of them are ever left."""
         cdef Entry* entry
         cdef PyObject* route
         cdef PyObject* sort
@@ -680,12 +680,12 @@ cdef class Recorder:
                 self._forget()
             only = self._pieces.setdefault
             pieces = tuple([only(piece, piece) for piece in self._reference.pieces(kind, _SLOTS)])
-            learned = self._learned[kind] = self._reference.place(kind), only(pieces, pieces)
-        place, pieces = learned
-        request, row, upstream_row, target_row, server_error, fault_word = place
+            learned = self._learned[kind] = self._reference.series_words(kind), only(pieces, pieces)
+        words, pieces = learned
+        request, row, upstream_row, target_row, server_error, fault_word = words
         last = max(row + _ROUTE_RESPONSE_BYTES, upstream_row + _UPSTREAM_RETRIES, target_row + _SUM)
-        if min(place) < 0 or max(last, *place) >= self._word_count or len(pieces) != SLOTS + 1:
-            raise ValueError("a place outside of the column")
+        if min(words) < 0 or max(last, *words) >= self._word_count or len(pieces) != SLOTS + 1:
+            raise ValueError("a word outside of the column")
         alike = kind if kind.fault else kind._replace(route="")  # faults are counted by route
         sort = self._sorts.get(alike)
         if sort is None or not (
@@ -716,8 +716,8 @@ cdef inline double _seconds(timespec at) noexcept nogil:
     return <double>(<int64_t>at.tv_sec * 1000000000 + at.tv_nsec) / 1e9
 
 
-cdef inline char* _put_piece(char* to, Sort sort, int place) noexcept:
-    cdef PyObject* piece = PyTuple_GET_ITEM(sort.pieces, place)
+cdef inline char* _put_piece(char* to, Sort sort, int index) noexcept:
+    cdef PyObject* piece = PyTuple_GET_ITEM(sort.pieces, index)
     memcpy(to, PyBytes_AS_STRING(<bytes>piece), PyBytes_GET_SIZE(<bytes>piece))
     return to + PyBytes_GET_SIZE(<bytes>piece)
 

@@ -37,8 +37,8 @@ class Observer:
 
     def count_subrequest(self, ended: FinishedExchange, status: int) -> None:
         """Count a sub-request for its upstream. `status`: 0 = no complete response."""
-        place = self._counters.upstream_place(ended.upstream, ended.target, status)
-        self._counters.count_upstream(*place, ended.upstream_s, ended.retries)
+        words = self._counters.upstream_words(ended.upstream, ended.target, status)
+        self._counters.count_upstream(*words, ended.upstream_s, ended.retries)
 
     def count_websocket(self, ended: FinishedExchange, side: int, what: int, count: int) -> None:
         """Count messages of a kind that a side has sent, or the end of a WebSocket with a close code."""

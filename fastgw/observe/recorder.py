@@ -23,8 +23,8 @@ from fastgw.observe.access_log.formats import (
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.access_log.record import Record
 from fastgw.observe.finished_exchange import CLIENT_LEFT, FinishedExchange, record_of
-from fastgw.observe.metrics.counters import ExchangeCounters, SeriesPlace, Words
-from fastgw.observe.metrics.families import METHOD_PLACES
+from fastgw.observe.metrics.counters import ExchangeCounters, SeriesWords, Words
+from fastgw.observe.metrics.families import METHOD_INDEXES
 
 MAX_KINDS: Final = 16_384
 ERRORS: Final = 500
@@ -39,7 +39,7 @@ class SeriesKey(NamedTuple):
     upstream: str
     target: str
     method: bytes
-    """One of `METHOD_PLACES`: clients can send any method."""
+    """One of `METHOD_INDEXES`: clients can send any method."""
     scheme: bytes
     status: int
     fault: str
@@ -119,10 +119,10 @@ class Recorder:
             "" if fault is None else fault.label,
             head.version,
         )
-        place, template = self._kinds.get(kind) or self._learn(SeriesKey(*kind))
+        words, template = self._kinds.get(kind) or self._learn(SeriesKey(*kind))
         request_bytes = ended.request_bytes if body is None else body.bytes
         duration_s = now - ended.begun_at
-        self._counters.count(place, duration_s, request_bytes, ended.response_bytes, ended.upstream_s, ended.retries)
+        self._counters.count(words, duration_s, request_bytes, ended.response_bytes, ended.upstream_s, ended.retries)
         if fault is not None and route is not None and kind[6] >= ERRORS:
             self.remember(ended)
         if ended.consumer is not None:
@@ -145,9 +145,9 @@ class Recorder:
         assert ended.fault is not None
         self._counters.remember(ended.route.name, ended.target, ended.fault.label, ended.why)
 
-    def place(self, kind: SeriesKey) -> SeriesPlace:
+    def series_words(self, kind: SeriesKey) -> SeriesWords:
         """Return the words that count exchanges of this kind."""
-        return self._counters.place(
+        return self._counters.series_words(
             kind.listener, kind.route, kind.upstream, kind.method, kind.status, kind.fault, kind.target
         )
 
@@ -163,14 +163,14 @@ class Recorder:
 
     def _learn(self, kind: SeriesKey) -> tuple[Words, bytes]:
         """Cache words and template of a kind. An unknown method is counted as `other`, and has no template."""
-        if kind.method not in METHOD_PLACES:
+        if kind.method not in METHOD_INDEXES:
             other = kind._replace(method=b"other")
-            place, _ = self._kinds.get(other) or self._learn(other)
-            return place, b""
+            words, _ = self._kinds.get(other) or self._learn(other)
+            return words, b""
         self._forgotten.thin_out()
         if len(self._kinds) >= MAX_KINDS:
             self._kinds = self._forgotten.instead_of(self._kinds)
-        self._kinds[kind] = learned = (*self.place(kind),), json_template(self.pieces(kind))
+        self._kinds[kind] = learned = (*self.series_words(kind),), json_template(self.pieces(kind))
         return learned
 
     def _plain_line(

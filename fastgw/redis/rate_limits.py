@@ -24,7 +24,7 @@ from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.redis import availability
 from fastgw.redis.error_messages import in_words
 from fastgw.redis.pipelined_connection import ERRORS, Pipe, opened, packed
-from fastgw.redis.url import place_in
+from fastgw.redis.url import server_of
 from fastgw.shm.rate_limit_table import COUNT_MAX
 
 log = logging.getLogger("fastgw")
@@ -175,7 +175,7 @@ class StateLimits:
     """The limits of `state`, in one worker. It exists as long as a filter uses it."""
 
     def __init__(self, url: str, timeout: float) -> None:
-        self._url, self._place, self._timeout = url, place_in(url), timeout
+        self._url, self._server, self._timeout = url, server_of(url), timeout
         self._users = 0
         self._loop: Any = None
         self._pipe: Pipe | None = None
@@ -192,11 +192,11 @@ class StateLimits:
 
     def __repr__(self) -> str:
         state = "away" if self.away else "connecting" if self._pipe is None else "connected"
-        return f"<StateLimits at {self._place}: {state}, {len(self._sent)} asked>"
+        return f"<StateLimits at {self._server}: {state}, {len(self._sent)} asked>"
 
     @property
-    def place(self) -> str:
-        return self._place
+    def server(self) -> str:
+        return self._server
 
     @property
     def retry_s(self) -> float:
@@ -299,7 +299,7 @@ class StateLimits:
             log_event(
                 OperatorEvent.STATE_UNREACHABLE,
                 "limits: the Redis at %s is unreachable: %s; it is not queried until it is reachable again",
-                self._place,
+                self._server,
                 why,
             )
         self._drop(why)
@@ -338,7 +338,7 @@ class StateLimits:
                 log_event(
                     OperatorEvent.DEFECT,
                     "limits: a defect while the Redis at %s is connected to",
-                    self._place,
+                    self._server,
                     error=error,
                 )
             self._connecting = None
@@ -372,4 +372,4 @@ class StateLimits:
     def _tell_back(self) -> None:
         """Log the recovery only after a while: an unstable Redis, or one with invalid responses, would fill the log."""
         self._steady, self._is_outage_logged = None, False
-        log_event(OperatorEvent.STATE_BACK, "limits: the Redis at %s is reachable again", self._place)
+        log_event(OperatorEvent.STATE_BACK, "limits: the Redis at %s is reachable again", self._server)

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 
-def place_in(url: str) -> str:
+def server_of(url: str) -> str:
     """Return the address in a URL, for people, without password. Raises `ValueError`, without parts of the URL."""
     try:
         parts = urlsplit(url)
@@ -21,6 +21,6 @@ def place_in(url: str) -> str:
 
 def check_url(url: str) -> None:
     """Check the URL. Raises `ValueError` if it is not supported."""
-    place_in(url)
+    server_of(url)
     if find_spec("redis") is None or find_spec("hiredis") is None:
         raise ValueError("the package redis is missing; install fastgw[redis]")

@@ -67,14 +67,14 @@ def run_gateway(
     except CompileError as error:
         raise ConfigError(error.problems(loaded, TYPES)) from error
     if handover is not None:
-        gateway.places = handover.places.following(gateway.names, handover.generation, handover.generation)
+        gateway.slot_table = handover.slot_table.following(gateway.names, handover.generation, handover.generation)
     notes = notes_of(loaded, gateway)
     accepted = accept(
         loaded,
         generation=FIRST_GENERATION if handover is None else handover.generation,
         date=time.time() if handover is None else handover.date,
         source="start" if handover is None else handover.source,
-        places=gateway.places,
+        slot_table=gateway.slot_table,
         workers=workers,
         base=None,
         index=index,

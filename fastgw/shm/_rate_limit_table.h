@@ -52,7 +52,7 @@
 
 enum {
     BUCKET = 8,
-    PLACES = 2 * BUCKET,
+    CANDIDATES = 2 * BUCKET,
     GROUP = 64, /* buckets: both buckets of a key are in the same group */
     PARTS = 7,
     WORDS = PARTS + 1,
@@ -197,23 +197,23 @@ static inline uint64_t hash_of(const uint64_t secret[2], uint64_t identity, cons
 typedef struct {
     const Region* region;
     Cell* first[2];
-} Places;
+} Candidates;
 
-static inline Places places_of(const Region* region, uint64_t hash) {
+static inline Candidates candidates_of(const Region* region, uint64_t hash) {
     uint64_t group = region->buckets < GROUP ? region->buckets : GROUP;
     uint64_t bucket = hash & (region->buckets - 1), other = bucket ^ (1 + (hash >> 32) % (group - 1));
-    Places places = {region, {region->cells + bucket * BUCKET, region->cells + other * BUCKET}};
-    return places;
+    Candidates candidates = {region, {region->cells + bucket * BUCKET, region->cells + other * BUCKET}};
+    return candidates;
 }
 
-static inline Cell* place(const Places* places, int number) {
-    return places->first[number / BUCKET] + number % BUCKET;
+static inline Cell* candidate(const Candidates* candidates, int number) {
+    return candidates->first[number / BUCKET] + number % BUCKET;
 }
 
 /* Return the cell that holds the hash, and its state; NULL: none. */
-static inline Cell* find(const Places* places, uint64_t hash, Cell* seen) {
-    for (int number = 0; number < PLACES; number++) {
-        Cell* cell = place(places, number);
+static inline Cell* find(const Candidates* candidates, uint64_t hash, Cell* seen) {
+    for (int number = 0; number < CANDIDATES; number++) {
+        Cell* cell = candidate(candidates, number);
         if (load(&cell->hash) == hash) {
             seen->hash = hash, seen->state = load(&cell->state);
             return cell;
@@ -223,12 +223,12 @@ static inline Cell* find(const Places* places, uint64_t hash, Cell* seen) {
 }
 
 /* Return a cell to evict, of the bucket with more expired cells; a claim only if none is expired. NULL: none. */
-static Cell* find_expired(const Places* places, uint64_t now, Cell* seen) {
+static Cell* find_expired(const Candidates* candidates, uint64_t now, Cell* seen) {
     Cell *expired[2] = {NULL, NULL}, *claim = NULL;
     Cell expired_seen[2], claim_seen = {0, 0};
     int counts[2] = {0, 0};
-    for (int number = 0; number < PLACES; number++) {
-        Cell* cell = place(places, number);
+    for (int number = 0; number < CANDIDATES; number++) {
+        Cell* cell = candidate(candidates, number);
         Cell read = look(cell);
         int side = number / BUCKET;
         if (read.state & CLAIMED) {
@@ -304,8 +304,8 @@ static inline int64_t spend_in(
 }
 
 /* Claim a cell for a key that has none; the claim is in `seen`. NULL: FULL, or AGAIN if another process was faster. */
-static Cell* claim(Head* head, const Places* places, uint64_t hash, uint64_t now, Cell* seen, int64_t* why) {
-    Cell found, *cell = find_expired(places, now, &found);
+static Cell* claim(Head* head, const Candidates* candidates, uint64_t hash, uint64_t now, Cell* seen, int64_t* why) {
+    Cell found, *cell = find_expired(candidates, now, &found);
     *why = FULL;
     if (!cell) return NULL;
     *why = AGAIN;
@@ -315,10 +315,10 @@ static Cell* claim(Head* head, const Places* places, uint64_t hash, uint64_t now
 }
 
 /* Whether no cell except `only` (NULL: no cell at all) holds the hash, after other claims were cleared. */
-static int is_alone(const Places* places, uint64_t hash, const Cell* only) {
+static int is_alone(const Candidates* candidates, uint64_t hash, const Cell* only) {
     static const Cell EMPTY = {0, 0};
-    for (int number = 0; number < PLACES; number++) {
-        Cell* cell = place(places, number);
+    for (int number = 0; number < CANDIDATES; number++) {
+        Cell* cell = candidate(candidates, number);
         while (cell != only && load(&cell->hash) == hash) {
             Cell seen = {hash, load(&cell->state)};
             if (!(seen.state & CLAIMED)) return 0;
@@ -331,9 +331,9 @@ static int is_alone(const Places* places, uint64_t hash, const Cell* only) {
 /* Whether the overflow cell of this key contains a spending that may be its own. */
 static int overflow_is_live(const Table* table, uint64_t shared, uint64_t now) {
     if (!load(&table->head->overflowed)) return 0; /* incremented before each spending there */
-    Places places = places_of(&table->overflow, shared);
-    for (int number = 0; number < PLACES; number++) {
-        Cell* cell = place(&places, number);
+    Candidates candidates = candidates_of(&table->overflow, shared);
+    for (int number = 0; number < CANDIDATES; number++) {
+        Cell* cell = candidate(&candidates, number);
         if (load(&cell->hash) != shared) continue;
         uint64_t state = load(&cell->state);
         if (!(state & CLAIMED) && state > now) return 1;
@@ -347,16 +347,16 @@ static int64_t attempt(
     Spending* spending) {
     static const Cell EMPTY = {0, 0};
     uint64_t now = spending->now;
-    Places places = places_of(region, hash);
-    Cell seen, *cell = find(&places, hash, &seen);
+    Candidates candidates = candidates_of(region, hash);
+    Cell seen, *cell = find(&candidates, hash, &seen);
     if (cell && !(seen.state & CLAIMED)) return spend_in(limit, region, cell, seen, spending, now);
     if (!cell) {
         int64_t why;
         if (shared && overflow_is_live(table, shared, now)) return FULL; /* avoids the claim; checked again below */
-        cell = claim(table->head, &places, hash, now, &seen, &why);
+        cell = claim(table->head, &candidates, hash, now, &seen, &why);
         if (!cell) return why;
     }
-    if (!is_alone(&places, hash, cell)) {
+    if (!is_alone(&candidates, hash, cell)) {
         swap(cell, seen, EMPTY);
         return AGAIN;
     }
@@ -369,10 +369,10 @@ static int64_t attempt(
 }
 
 /* Return the ns until the first of these cells expires. */
-static int64_t wait_for_any(const Places* places, uint64_t now) {
+static int64_t wait_for_any(const Candidates* candidates, uint64_t now) {
     uint64_t first = ~0ull;
-    for (int number = 0; number < PLACES; number++) {
-        uint64_t state = look(place(places, number)).state;
+    for (int number = 0; number < CANDIDATES; number++) {
+        uint64_t state = look(candidate(candidates, number)).state;
         if (state < first) first = state;
     }
     return first > now ? (int64_t)(first - now) : 1;
@@ -384,16 +384,16 @@ static int64_t overflow(const Table* table, const Limit* limit, uint64_t hash, u
     add(&table->head->overflowed);
     do wait = attempt(table, limit, &table->overflow, shared, 0, spending);
     while (wait == AGAIN);
-    Places places = places_of(&table->overflow, shared);
+    Candidates candidates = candidates_of(&table->overflow, shared);
     if (wait == FULL) {
         add(&table->head->refused);
-        wait = wait_for_any(&places, spending->now);
+        wait = wait_for_any(&candidates, spending->now);
         spending->renewed_at = spending->now + (uint64_t)wait;
         return wait;
     }
     if (wait) return wait;
-    places = places_of(&table->own, hash);
-    return is_alone(&places, hash, NULL) ? 0 : AGAIN;
+    candidates = candidates_of(&table->own, hash);
+    return is_alone(&candidates, hash, NULL) ? 0 : AGAIN;
 }
 
 /* Spend the cost and return 0, or spend nothing and return the ns to wait. */
@@ -408,9 +408,9 @@ static int64_t spend(const Table* table, const Limit* limit, const char* key, si
 }
 
 /* Return the live cell of a hash, skipping claims that are not cleared yet. */
-static Cell* find_live(const Places* places, uint64_t hash, uint64_t now, Cell* seen) {
-    for (int number = 0; number < PLACES; number++) {
-        Cell* cell = place(places, number);
+static Cell* find_live(const Candidates* candidates, uint64_t hash, uint64_t now, Cell* seen) {
+    for (int number = 0; number < CANDIDATES; number++) {
+        Cell* cell = candidate(candidates, number);
         if (load(&cell->hash) != hash) continue;
         seen->hash = hash, seen->state = load(&cell->state);
         if (!(seen->state & CLAIMED) && seen->state > now) return cell;
@@ -423,12 +423,12 @@ static Cell* live_cell(
     const Table* table, const Limit* limit, const char* key, size_t length, uint64_t now, Cell* seen,
     const Region** region) {
     uint64_t hash = hash_of(table->head->key, limit->identity, key, length), shared = limit->overflow[hash >> 60];
-    Places places = places_of(&table->own, hash);
-    Cell* cell = find_live(&places, hash, now, seen);
+    Candidates candidates = candidates_of(&table->own, hash);
+    Cell* cell = find_live(&candidates, hash, now, seen);
     *region = &table->own;
     if (!cell && load(&table->head->overflowed)) {
-        places = places_of(&table->overflow, shared);
-        cell = find_live(&places, shared, now, seen);
+        candidates = candidates_of(&table->overflow, shared);
+        cell = find_live(&candidates, shared, now, seen);
         *region = &table->overflow;
     }
     return cell;

@@ -184,9 +184,9 @@ def _two(views: Sequence[memoryview]) -> Sequence[memoryview]:
     return views if len(views) > 1 else (views[0], views[0])
 
 
-def _enter(words: memoryview, names: int, held: Iterable[int], place: int, name: str) -> None:
+def _enter(words: memoryview, names: int, held: Iterable[int], slot: int, name: str) -> None:
     tag = int.from_bytes(blake2b(name.encode(), digest_size=8).digest())
-    if words[names + place] != tag:
+    if words[names + slot] != tag:
         for word in held:
-            words[word + place] = 0
-        words[names + place] = tag
+            words[word + slot] = 0
+        words[names + slot] = tag

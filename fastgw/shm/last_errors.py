@@ -38,29 +38,29 @@ class LastErrors:
         self._routes = layout.counter("last_error_routes", 2 * MAX_ROWS * _WORDS)
 
     def note_target(
-        self, column: Column, places: SlotTable, name: str, fault: str, reason: str, answers: int = 0
+        self, column: Column, slot_table: SlotTable, name: str, fault: str, reason: str, answers: int = 0
     ) -> None:
         """Record the last error of a target. `name`: from `target_name`; a target without a slot is ignored. `answers`:
         responses of the target, counted over all processes (`observe.metrics.series_layout.answers_at`).
         """
-        self._note(column, self._targets, places.target_rows.get(name), name, fault, reason, answers)
+        self._note(column, self._targets, slot_table.target_rows.get(name), name, fault, reason, answers)
 
-    def note_route(self, column: Column, places: SlotTable, name: str, fault: str, reason: str) -> None:
-        self._note(column, self._routes, places.routes.get(name), name, fault, reason)
+    def note_route(self, column: Column, slot_table: SlotTable, name: str, fault: str, reason: str) -> None:
+        self._note(column, self._routes, slot_table.routes.get(name), name, fault, reason)
 
-    def of_targets(self, columns: Sequence[memoryview], places: SlotTable) -> dict[str, LastErrorEntry]:
+    def of_targets(self, columns: Sequence[memoryview], slot_table: SlotTable) -> dict[str, LastErrorEntry]:
         """Return the last errors by `target_name`; targets without one are left out."""
-        return _last_errors_by_name(columns, self._targets, places.target_rows)
+        return _last_errors_by_name(columns, self._targets, slot_table.target_rows)
 
-    def of_routes(self, columns: Sequence[memoryview], places: SlotTable) -> dict[str, LastErrorEntry]:
-        return _last_errors_by_name(columns, self._routes, places.routes)
+    def of_routes(self, columns: Sequence[memoryview], slot_table: SlotTable) -> dict[str, LastErrorEntry]:
+        return _last_errors_by_name(columns, self._routes, slot_table.routes)
 
     def _note(
-        self, column: Column, first: int, place: int | None, name: str, fault: str, reason: str, answers: int = 0
+        self, column: Column, first: int, slot: int | None, name: str, fault: str, reason: str, answers: int = 0
     ) -> None:
-        if place is None:
+        if slot is None:
             return
-        words, at = column.words, first + place * _WORDS
+        words, at = column.words, first + slot * _WORDS
         text = f"{fault} {reason}".encode()[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0")
         words[at + _DATE] = 0
         column.fence()
@@ -72,11 +72,11 @@ class LastErrors:
 
 
 def _last_errors_by_name(
-    columns: Sequence[memoryview], first: int, places: Mapping[str, int]
+    columns: Sequence[memoryview], first: int, slots: Mapping[str, int]
 ) -> dict[str, LastErrorEntry]:
     found = {}
-    for name, place in places.items():
-        entries = [entry for column in columns if (entry := _entry(column, first + place * _WORDS, name)) is not None]
+    for name, slot in slots.items():
+        entries = [entry for column in columns if (entry := _entry(column, first + slot * _WORDS, name)) is not None]
         if entries:
             found[name] = max(entries)
     return found

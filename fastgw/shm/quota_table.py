@@ -161,7 +161,7 @@ class QuotaTable:
 
     # for filters
 
-    def place(self, id_: KeyDigest, shared: KeyDigest) -> tuple[int, KeyDigest]:
+    def assign_slot(self, id_: KeyDigest, shared: KeyDigest) -> tuple[int, KeyDigest]:
         """Return the slot of a key, and whose it is: its own, or that of all keys without one. Raises `Full`."""
         found = self._find(id_)
         if found is not None:
@@ -273,7 +273,7 @@ class QuotaTable:
 
     def restore(self, row: StoredCount) -> None:
         """Raise the count of a key to at least that of the file. Raises `Full`."""
-        slot, _ = self.place(row.id, row.id)
+        slot, _ = self.assign_slot(row.id, row.id)
         at = self._first + _SLOT * slot
         wanted = row.period % PERIODS
         while True:

@@ -193,14 +193,14 @@ class Cells:
         """
         return self._bucket(_BUCKET_KIND, limit, window, burst, name)
 
-    def leaky_bucket(self, limit: int, window: float, places: int, name: bytes = b"") -> Limit:
-        """Return a leaky bucket: a queue of `places` (0 or more) from which one request continues every `window /
+    def leaky_bucket(self, limit: int, window: float, queue_size: int, name: bytes = b"") -> Limit:
+        """Return a leaky bucket: a queue of `queue_size` (0 or more) from which one request continues every `window /
         limit` seconds.
 
         An admitted request has its turn at `renewed_at` less its own cost in time. In the cells it is a token bucket
         with one more permit.
         """
-        return self._bucket(_LEAKY_KIND, limit, window, places + 1, name)
+        return self._bucket(_LEAKY_KIND, limit, window, queue_size + 1, name)
 
     def _bucket(self, kind: int, limit: int, window: float, depth: int, name: bytes) -> Limit:
         ns = _ns(window)
@@ -468,10 +468,10 @@ class _LockedLimit:
     def _with_live_cell(self, key: bytes, now: int, use: Callable[[int], None]) -> None:
         """Use the live cell of a key, its own or the shared one, under its lock; if there is one."""
         hash_ = self._hash(key)
-        places = [(self._own, hash_)]
+        regions = [(self._own, hash_)]
         if self._words[_OVERFLOWED]:
-            places.append((self._overflow, self._shared[hash_ >> 60]))
-        for region, sought in places:
+            regions.append((self._overflow, self._shared[hash_ >> 60]))
+        for region, sought in regions:
             lock = region.lock(sought)
             try:
                 cell = region.find(sought)

@@ -24,7 +24,7 @@ MAX_UPSTREAMS: Final = 32_768
 MAX_TARGETS: Final = 65_536
 
 
-class CannotPlace(Exception):
+class OutOfSlots(Exception):
     """Raised for more names than slots; the text says how many have none, and of which kind."""
 
 
@@ -69,34 +69,36 @@ class SlotTable(msgspec.Struct, frozen=True):
     """Kind -> reserved slot -> the generation that freed it."""
 
     def following(
-        self, names: SlotNames, generation: int, oldest: int, is_held: Callable[[int], bool] = lambda place: False
+        self, names: SlotNames, generation: int, oldest: int, is_held: Callable[[int], bool] = lambda slot: False
     ) -> "SlotTable":
         """Return the slots of the next generation. `oldest`: the oldest generation that a process serves.
 
         `is_held`: whether counters of this slot of an upstream are still in use (`TargetWords.is_held`). Raises
-        `CannotPlace`. Routes and rows without a slot are counted as `_other`.
+        `OutOfSlots`. Routes and rows without a slot are counted as `_other`.
         """
         targets = [target_name(each, label) for each, labels in names.upstreams.items() for label in labels]
 
-        def place(kind: str, wanted: Iterable[str], capacity: int, held: Callable[[int], bool] | None = None) -> Placed:
+        def assigned(
+            kind: str, wanted: Iterable[str], capacity: int, held: Callable[[int], bool] | None = None
+        ) -> Placed:
             resting = {at: freed_by for at, freed_by in self.freed.get(kind, {}).items() if freed_by > oldest}
             previous: dict[str, int] = getattr(self, kind)
             given = assign(previous, wanted, capacity, resting if held is None else _Busy(resting, held))
             return given, resting | dict.fromkeys(set(previous.values()).difference(given.values()), generation)
 
         placed = {
-            "listeners": place("listeners", names.listeners, MAX_LISTENERS),
-            "routes": place("routes", names.routes, MAX_ROWS),
-            "upstreams": place("upstreams", names.upstreams, MAX_UPSTREAMS, is_held),
-            "upstream_rows": place("upstream_rows", names.upstreams, MAX_ROWS),
-            "targets": place("targets", targets, MAX_TARGETS),
-            "target_rows": place("target_rows", targets, MAX_ROWS),
-            "filters": place("filters", names.filters, MAX_FILTERS),
-            "consumers": place("consumers", names.consumers, MAX_CONSUMERS),
+            "listeners": assigned("listeners", names.listeners, MAX_LISTENERS),
+            "routes": assigned("routes", names.routes, MAX_ROWS),
+            "upstreams": assigned("upstreams", names.upstreams, MAX_UPSTREAMS, is_held),
+            "upstream_rows": assigned("upstream_rows", names.upstreams, MAX_ROWS),
+            "targets": assigned("targets", targets, MAX_TARGETS),
+            "target_rows": assigned("target_rows", targets, MAX_ROWS),
+            "filters": assigned("filters", names.filters, MAX_FILTERS),
+            "consumers": assigned("consumers", names.consumers, MAX_CONSUMERS),
         }
         for kind, wanted in (("listeners", names.listeners), ("upstreams", names.upstreams), ("targets", targets)):
             if missing := len(set(wanted)) - len(placed[kind][0]):
-                raise CannotPlace(f"{missing} of {len(set(wanted))} {kind} have no slot in the node's shared memory")
+                raise OutOfSlots(f"{missing} of {len(set(wanted))} {kind} have no slot in the node's shared memory")
         return SlotTable(
             generation=generation,
             routes_folded=len(set(names.routes)) - len(placed["routes"][0]),
@@ -115,8 +117,8 @@ class _Busy:
     def __init__(self, resting: Container[int], is_held: Callable[[int], bool]) -> None:
         self._resting, self._is_held = resting, is_held
 
-    def __contains__(self, place: object) -> bool:
-        return place in self._resting or (isinstance(place, int) and self._is_held(place))
+    def __contains__(self, slot: object) -> bool:
+        return slot in self._resting or (isinstance(slot, int) and self._is_held(slot))
 
 
 def assign(
@@ -131,10 +133,10 @@ def assign(
     wanted = list(dict.fromkeys(names))
     given = {name: previous[name] for name in wanted if name in previous}
     taken = set(previous.values())
-    free = (place for place in range(2 * capacity) if place not in taken and place not in busy)
+    free = (slot for slot in range(2 * capacity) if slot not in taken and slot not in busy)
     fresh = (name for name in wanted if name not in previous)
-    for _, name, place in zip(range(capacity - len(given)), fresh, free, strict=False):
-        given[name] = place
+    for _, name, slot in zip(range(capacity - len(given)), fresh, free, strict=False):
+        given[name] = slot
     return given
 
 

@@ -34,18 +34,18 @@ class TargetWords:
         words[self.in_use + target], words[self.idle + target] = in_use, idle
         words[self.waiting + target] = waiting
 
-    def busy(self, shared: SharedMemory, places: SlotTable) -> dict[str, list[int]]:
+    def busy(self, shared: SharedMemory, slot_table: SlotTable) -> dict[str, list[int]]:
         """Return the load of each upstream on the node: connections in use and idle, requests waiting."""
-        count = 1 + max(places.targets.values(), default=-1)
+        count = 1 + max(slot_table.targets.values(), default=-1)
         numbers = [
             [sum(each) for each in zip(*(view[first : first + count].tolist() for view in shared.views), strict=True)]
             for first in (self.in_use, self.idle, self.waiting)
         ]
         found: dict[str, list[int]] = {}
-        for name, place in places.targets.items():
+        for name, slot in slot_table.targets.items():
             upstream = found.setdefault(upstream_of(name), [0, 0, 0])
             for number, values in enumerate(numbers):
-                upstream[number] += values[place]
+                upstream[number] += values[slot]
         return found
 
     def is_held(self, shared: SharedMemory, upstream: int) -> bool:

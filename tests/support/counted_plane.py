@@ -117,35 +117,35 @@ class CountedPlane(Plane):
     def _count(self, name: str, upstream: Upstream) -> Told | None:
         """Count as `Gateway.starting` does, with the test's pool and clock."""
         gateway, column = self.gateway, self.column
-        words, series, place = gateway._words, gateway.series, gateway.places.upstreams[name]
+        words, series, slot = gateway._words, gateway.series, gateway.slot_table.upstreams[name]
         counted = gateway._counted + series.upstream_words(name)
         for target in upstream.targets:
-            target.place = gateway.target_place(name, target)
+            target.slot = gateway.target_slot(name, target)
             target.counted = gateway._counted + series.target_words(name, target.label)
-        spare = column.limit(words.spare_retries + place, SPARE_RETRIES)
+        spare = column.limit(words.spare_retries + slot, SPARE_RETRIES)
         upstream.count_in(spare, column.words, counted, lambda target, fault, why: None)
-        upstream._loads = Loads(column.words, column.views, words.under_way, words.under_way_all + place)
+        upstream._loads = Loads(column.words, column.views, words.under_way, words.under_way_all + slot)
         upstream._watch(upstream.settings.load_balancing, None)
         if upstream._latencies is not None:
             upstream._latencies._clock = self.now
         if upstream.settings.circuit_breaker is not None or may_eject(upstream.settings):
-            upstream.look_after(self._health(upstream, place, counted))
+            upstream.look_after(self._health(upstream, slot, counted))
         if upstream.attempt_listener is None:
             return None
         upstream.attempt_listener = told = Told(upstream.attempt_listener)
         return told
 
-    def _health(self, upstream: Upstream, place: int, counted: int) -> Health:
+    def _health(self, upstream: Upstream, slot: int, counted: int) -> Health:
         words, column = self.gateway._words.health, self.column
-        words.enter_upstream(column, place, upstream.name)
-        places = {target: target.place for target in upstream.targets}
-        for target, at in places.items():
+        words.enter_upstream(column, slot, upstream.name)
+        slots = {target: target.slot for target in upstream.targets}
+        for target, at in slots.items():
             words.enter(column, at, target.label)
 
         def count(event: HealthEvent) -> None:
             self.seen.append((event.name,))
 
-        return Health(upstream, words, column, place, places, count, self.now)
+        return Health(upstream, words, column, slot, slots, count, self.now)
 
     def now(self) -> float:
         return self.worker_loop.wheel.now + self.lapse

@@ -12,7 +12,7 @@ from fastgw.gateway.compiler import compile
 from fastgw.runtime.ipc.channel import AnyMessage, Channel
 from fastgw.runtime.node.child_slots import Child
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot, accept, seal
-from fastgw.runtime.node.node_state import NodeState, Sealed, place_listeners
+from fastgw.runtime.node.node_state import NodeState, Sealed, assign_endpoints
 from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.runtime.sockets.listening_sockets import close_endpoints
 from fastgw.shm.memory import SharedMemory
@@ -30,8 +30,10 @@ def document(listeners: Sequence[str] = ("main",), more: str = "", address: str 
 
 
 def accepted_of(loaded: Loaded, generation: int = 1, workers: int = 2) -> ConfigSnapshot:
-    places = compile(loaded.config, workers).places
-    return accept(loaded, generation=generation, date=1.0, source="start", places=places, workers=workers, base=None)
+    slot_table = compile(loaded.config, workers).slot_table
+    return accept(
+        loaded, generation=generation, date=1.0, source="start", slot_table=slot_table, workers=workers, base=None
+    )
 
 
 def sealed_document(
@@ -56,7 +58,7 @@ def node_state_of(listeners: Sequence[str] = ("main",), workers: int = 2, sealed
         workers=workers,
         slots=workers,
     )
-    node_state.listeners, node_state.endpoints = place_listeners(node_state, sealed.settings.listeners)
+    node_state.listeners, node_state.endpoints = assign_endpoints(node_state, sealed.settings.listeners)
     return node_state
 
 

@@ -35,11 +35,11 @@ class LimitSpec(NamedTuple):
     def depth(self) -> int:
         """Maximum number of permits at once. For a leaky bucket: its queue, and the request whose turn it is."""
         if self.algorithm == "leaky_bucket":
-            return 1 + (self.places if self.burst is None else self.burst)
+            return 1 + (self.queue_size if self.burst is None else self.burst)
         return self.limit if self.burst is None else self.burst
 
     @property
-    def places(self) -> int:
+    def queue_size(self) -> int:
         return min(self.limit, int(LONGEST_TURN_S * self.limit / self.window))
 
     @property

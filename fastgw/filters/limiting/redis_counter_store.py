@@ -47,13 +47,13 @@ class RedisCounterStore:
 
     __slots__ = ("_asking", "_depth", "_limits", "_local", "_refuses", "_turns")
 
-    def __init__(self, place: RedisCounters, name: bytes, terms: LimitSpec, local: NodeCounterStore) -> None:
-        self._limits, self._refuses, self._local = place.limits, place.refuses, local
+    def __init__(self, counters: RedisCounters, name: bytes, terms: LimitSpec, local: NodeCounterStore) -> None:
+        self._limits, self._refuses, self._local = counters.limits, counters.refuses, local
         self._turns = terms.algorithm == "leaky_bucket"
         is_bucket = terms.algorithm in ("token_bucket", "leaky_bucket")
         self._depth = terms.depth if is_bucket else terms.limit
         step = rate_limit_table.step_of(terms.limit, terms.window)
-        self._asking = asking(place.prefix, terms.algorithm, terms.window, self._depth, step, name)
+        self._asking = asking(counters.prefix, terms.algorithm, terms.window, self._depth, step, name)
 
     def spend(self, key: bytes, cost: int, /) -> LimitDecision | Awaitable[LimitDecision]:
         answer = self._limits.send_command(self._asking.question(b"s", key, cost))

@@ -173,10 +173,10 @@ class _Table:
             period = self._period = self._calendar(now)
         return period
 
-    def place(self, quotas: QuotaTable, key: bytes) -> tuple[int, KeyDigest] | None:
+    def assign_slot(self, quotas: QuotaTable, key: bytes) -> tuple[int, KeyDigest] | None:
         """Return the slot of a key. None: none is left."""
         try:
-            slot = quotas.place(KeyDigest.of(key), self._shared)
+            slot = quotas.assign_slot(KeyDigest.of(key), self._shared)
         except Full:
             return None
         if len(self.slots) >= REMEMBERED:
@@ -256,7 +256,7 @@ class _QuotaCounts:
         key = self._key_of(exchange)
         period = table.now()
         while True:
-            slot = table.slots.get(key) or table.place(quotas, key)
+            slot = table.slots.get(key) or table.assign_slot(quotas, key)
             if slot is None:
                 give_back(exchange.limits)
                 exchange.limits = None

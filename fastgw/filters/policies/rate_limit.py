@@ -195,22 +195,22 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
         # An early filter has no route and runs for every request.
         scope = self.scope or ("node" if env.route is None else "shared")
         state = env.state if scope == "shared" else None
-        place: RedisCounters | None = None
+        redis: RedisCounters | None = None
         if state is not None:
             from fastgw.filters.limiting.redis_counter_store import shared_by
 
-            place = shared_by(env, state)
+            redis = shared_by(env, state)
         # A filter of 10,000 routes counts for all of them, and is built once.
-        key = "rate_limit", env.level, of_route, env.instance, id(self), place
-        counts = env.shared(key, lambda: _Counts(self, f"{env.level}\n{of_route}\n{env.instance}", env.instance, place))
+        key = "rate_limit", env.level, of_route, env.instance, id(self), redis
+        counts = env.shared(key, lambda: _Counts(self, f"{env.level}\n{of_route}\n{env.instance}", env.instance, redis))
         response: Callable[[Exchange], None] | None = None if self.headers == "none" else set_tightest_headers
         if self.cost.response_header is not None:
             response = counts.charging(self.cost.response_header, response)
         return Hooks(
-            request=counts.step() if place is None else counts.asking_step(),
+            request=counts.step() if redis is None else counts.asking_step(),
             response=response,
             start=counts.start,
-            stop=None if place is None else place.limits.release,
+            stop=None if redis is None else redis.limits.release,
             explain=counts.explain,
             would=counts.would,
         )
@@ -233,9 +233,9 @@ class _Group:
 class _Counts:
     """Rate limiting: one use of the filter, for all of its routes."""
 
-    def __init__(self, settings: RateLimit, name: str, instance: str, place: "RedisCounters | None" = None) -> None:
+    def __init__(self, settings: RateLimit, name: str, instance: str, redis: "RedisCounters | None" = None) -> None:
         self._settings = settings  # kept, because shared objects are found by its identity
-        self._instance, self._place = instance, place
+        self._instance, self._redis = instance, redis
         self._name = name.encode()
         self.key_of = key_of(settings.traits, settings.ipv6_prefix)
         self._by = " and ".join(map(str, settings.traits))
@@ -255,15 +255,15 @@ class _Counts:
         self._costs: Mapping[bytes, int] | None = MappingProxyType(methods) if methods else None
 
     def start(self, services: Services) -> None:
-        if self._place is not None:
-            self._place.limits.hold_connection()
+        if self._redis is not None:
+            self._redis.limits.hold_connection()
         for group in (self._everybody, *self._groups):
             if group.counter_store is _NOT_STARTED:
                 group.counter_store = NodeCounterStore(services.cells, self._name, group.terms)
                 group.limit = group.counter_store.limit
                 group.spend = group.limit.spend
-                if self._place is not None:
-                    group.counter_store = self._place.counter_store(self._name, group.terms, group.counter_store)
+                if self._redis is not None:
+                    group.counter_store = self._redis.counter_store(self._name, group.terms, group.counter_store)
 
     def step(self) -> Callable[[Exchange], Outcome]:
         """Return the request step of a limit that is counted on this node."""
@@ -390,7 +390,7 @@ class _Counts:
         cost = 1 if self._costs is None else self._costs.get(exchange.method, 1)
         of = f" of the group {group.name}" if group.name else ""
         counts = f"counts {cost} of {group.terms.limit} per {write_duration(group.terms.window)}{of} by {self._by}"
-        if self._place is not None:
+        if self._redis is not None:
             return f"if any are left for all nodes, in the Redis of `state` (not queried here): it {counts}"
         if group.counter_store is _NOT_STARTED:
             return f"if any are left: it {counts}"

@@ -51,12 +51,12 @@ class CounterCarryOver:
 
     def carry(self, columns: Sequence[memoryview], before: SlotTable, after: SlotTable) -> None:
         """Move the counts of slots that get another name in the next generation. `columns`: of the workers."""
-        routes = {route_row(place) for place in _new_slots(before.routes, after.routes)}
-        upstreams = {upstream_row(place) for place in _new_slots(before.upstream_rows, after.upstream_rows)}
-        filters = {filter_row(place) for place in _new_slots(before.filters, after.filters)}
-        consumers = {consumer_row(place) for place in _new_slots(before.consumers, after.consumers)}
-        targets = {target_row(place) for place in _new_slots(before.target_rows, after.target_rows)}
-        listeners = {listener_row(place) for place in _new_slots(before.listeners, after.listeners)}
+        routes = {route_row(slot) for slot in _new_slots(before.routes, after.routes)}
+        upstreams = {upstream_row(slot) for slot in _new_slots(before.upstream_rows, after.upstream_rows)}
+        filters = {filter_row(slot) for slot in _new_slots(before.filters, after.filters)}
+        consumers = {consumer_row(slot) for slot in _new_slots(before.consumers, after.consumers)}
+        targets = {target_row(slot) for slot in _new_slots(before.target_rows, after.target_rows)}
+        listeners = {listener_row(slot) for slot in _new_slots(before.listeners, after.listeners)}
         if not (routes or upstreams or filters or consumers or targets or listeners):
             return
         words, cells = sums([*columns, self._added], self._returned)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import NamedTuple, TypeAlias
 
-from fastgw.observe.metrics.families import BOUNDS_S, METHOD_PLACES, FilterEvent
+from fastgw.observe.metrics.families import BOUNDS_S, METHOD_INDEXES, FilterEvent
 from fastgw.observe.metrics.series_layout import (
     DROPPED_UNQUEUED,
     DROPPED_UNWRITTEN,
@@ -33,12 +33,12 @@ Note = Callable[[SlotTable, str, str, str], None]
 
 
 Words: TypeAlias = tuple[int, int, int, int, int, int]
-"""Words of a `SeriesPlace`, as a plain tuple. PERF: unpacking takes 60 instructions, a named tuple 400 (CPython 3.11,
+"""Words of a `SeriesWords`, as a plain tuple. PERF: unpacking takes 60 instructions, a named tuple 400 (CPython 3.11,
 callgrind, micro/observe).
 """
 
 
-class SeriesPlace(NamedTuple):
+class SeriesWords(NamedTuple):
     """Words in which one kind of exchange is counted."""
 
     request: int
@@ -72,19 +72,19 @@ class ExchangeCounters:
         """Use the slots of another generation. Places returned before are invalid from now on."""
         self._series = series
 
-    def place(
+    def series_words(
         self, listener: str, route: str, upstream: str, method: bytes, status: int, fault: str = "", target: str = ""
-    ) -> SeriesPlace:
+    ) -> SeriesWords:
         """Return the words for such an exchange. Names without a slot count as `_other`.
 
         `route`: "" if no route matched.
         """
         series = self._series
         row = series.routes_by_name.get(route, 0)
-        name = cell_name(series.listeners.get(listener, 0), row, METHOD_PLACES.get(method, 0), status)
+        name = cell_name(series.listeners.get(listener, 0), row, METHOD_INDEXES.get(method, 0), status)
         request = self.cells.word(name)
         target_row = series.target_words(upstream, target)
-        return SeriesPlace(
+        return SeriesWords(
             UNCELLED if request is None else request,
             ROUTES_AT + row * ROUTE_WORDS,
             series.upstream_words(upstream),
@@ -102,7 +102,7 @@ class ExchangeCounters:
 
     def count(
         self,
-        place: Words,
+        words: Words,
         duration_s: float,
         request_bytes: int = 0,
         response_bytes: int = 0,
@@ -111,7 +111,7 @@ class ExchangeCounters:
     ) -> None:
         """Count a finished exchange. `upstream_s`: negative if no response head from an upstream was complete."""
         column = self.column
-        request, row, upstream_row, target_row, server_error, fault = place
+        request, row, upstream_row, target_row, server_error, fault = words
         column[request] += 1
         column[row + bisect_left(BOUNDS_S, duration_s)] += 1
         column[row + SUM] += int(duration_s * 1e6)
@@ -140,7 +140,7 @@ class ExchangeCounters:
         if retries:
             column[upstream_row + UPSTREAM_RETRIES] += retries
 
-    def upstream_place(self, upstream: str, target: str, status: int) -> tuple[int, int, int]:
+    def upstream_words(self, upstream: str, target: str, status: int) -> tuple[int, int, int]:
         """Return the words that count a request for its upstream: `upstream_row`, `target_row`, `server_error`."""
         series = self._series
         target_row = series.target_words(upstream, target)
@@ -149,7 +149,7 @@ class ExchangeCounters:
     def remember(self, route: str, target: str, fault: str, why: str) -> None:
         """Record a fault of the gateway or the upstream as the last error of this route."""
         if self._note is not None:
-            self._note(self._series.places, route, fault, ": ".join(filter(None, (target, why))))
+            self._note(self._series.slot_table, route, fault, ": ".join(filter(None, (target, why))))
 
     def count_consumer(self, name: str) -> None:
         """Count a request of a consumer."""

@@ -16,7 +16,7 @@ METHODS: Final = (
     *(b"tcp", b"udp"),
 )
 """Method labels of finished requests; TCP connections and UDP sessions have their own."""
-METHOD_PLACES: Final = {method: place for place, method in enumerate(METHODS)}
+METHOD_INDEXES: Final = {method: index for index, method in enumerate(METHODS)}
 BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the histograms' buckets in seconds, inclusive; a last bucket has no bound."""
 

@@ -48,7 +48,7 @@ BROKEN_OFF: Final = (Fault.UPSTREAM_INCOMPLETE, Fault.UPSTREAM_STALLED)
 TARGET_SERVER_ERRORS: Final = SUM + 1
 """Responses of 500 and above."""
 TARGET_FAULTS_AT: Final = SUM + 2
-TARGET_FAULT_WORDS: Final = {fault: TARGET_FAULTS_AT + place for place, fault in enumerate(TARGET_FAULTS)}
+TARGET_FAULT_WORDS: Final = {fault: TARGET_FAULTS_AT + slot for slot, fault in enumerate(TARGET_FAULTS)}
 TARGET_WORDS: Final = TARGET_FAULTS_AT + len(TARGET_FAULTS)
 
 # Words of a column: four single ones, then rows, then cells.
@@ -85,16 +85,16 @@ def answers_at(columns: Iterable[Sequence[int]], row: int) -> int:
 class Series:
     """The rows of one generation, by name."""
 
-    def __init__(self, places: SlotTable, faults: Iterable[str]) -> None:
+    def __init__(self, slot_table: SlotTable, faults: Iterable[str]) -> None:
         """Create the rows. `faults`: labels of all faults, always in the same order."""
-        self.places = places
-        self.listeners = {name: listener_row(place) for name, place in places.listeners.items()} | {OTHER: 0}
-        self.routes = {name: route_row(place) for name, place in places.routes.items()} | {OTHER: 0, NONE: 1}
+        self.slot_table = slot_table
+        self.listeners = {name: listener_row(slot) for name, slot in slot_table.listeners.items()} | {OTHER: 0}
+        self.routes = {name: route_row(slot) for name, slot in slot_table.routes.items()} | {OTHER: 0, NONE: 1}
         self.routes_by_name = self.routes | {"": 1}
-        self.upstreams = {name: upstream_row(place) for name, place in places.upstream_rows.items()} | {OTHER: 0}
-        self.filters = {name: filter_row(place) for name, place in places.filters.items()} | {OTHER: 0}
-        self.consumers = {name: consumer_row(place) for name, place in places.consumers.items()} | {OTHER: 0}
-        self.targets = {name: target_row(place) for name, place in places.target_rows.items()} | {OTHER: 0}
+        self.upstreams = {name: upstream_row(slot) for name, slot in slot_table.upstream_rows.items()} | {OTHER: 0}
+        self.filters = {name: filter_row(slot) for name, slot in slot_table.filters.items()} | {OTHER: 0}
+        self.consumers = {name: consumer_row(slot) for name, slot in slot_table.consumers.items()} | {OTHER: 0}
+        self.targets = {name: target_row(slot) for name, slot in slot_table.target_rows.items()} | {OTHER: 0}
         self.faults = {name: row for row, name in enumerate(dict.fromkeys((OTHER, *faults)))}
         if len(self.faults) > FAULT_ROWS:
             raise ValueError("more faults than a column has room for")
@@ -116,9 +116,9 @@ class Series:
         return CONSUMERS_AT + self.consumers.get(name, 0)
 
 
-def series_of(places: SlotTable) -> Series:
+def series_of(slot_table: SlotTable) -> Series:
     """Return the series of the generation with these slots."""
-    return Series(places, [fault.label for fault in Fault])
+    return Series(slot_table, [fault.label for fault in Fault])
 
 
 def counted_in(layout: Layout) -> int:
@@ -126,28 +126,28 @@ def counted_in(layout: Layout) -> int:
     return layout.counter("series", WORDS)
 
 
-def listener_row(place: int) -> int:
-    return place + 1
+def listener_row(slot: int) -> int:
+    return slot + 1
 
 
-def route_row(place: int) -> int:
-    return place + 2
+def route_row(slot: int) -> int:
+    return slot + 2
 
 
-def upstream_row(place: int) -> int:
-    return place + 1
+def upstream_row(slot: int) -> int:
+    return slot + 1
 
 
-def filter_row(place: int) -> int:
-    return place + 1
+def filter_row(slot: int) -> int:
+    return slot + 1
 
 
-def consumer_row(place: int) -> int:
-    return place + 1
+def consumer_row(slot: int) -> int:
+    return slot + 1
 
 
-def target_row(place: int) -> int:
-    return place + 1
+def target_row(slot: int) -> int:
+    return slot + 1
 
 
 class SeriesCells:

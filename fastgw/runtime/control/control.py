@@ -161,10 +161,10 @@ class Control:
     def _feed(self, accepted: ConfigSnapshot) -> None:
         feeds, lazy, users = accepted.feeds, accepted.lazy_feeds, accepted.feed_users
         self._feeding.run_sources(feeds, accepted.captured, accepted.generation, lazy, users)
-        self._checks.check_upstreams(self._proposer.config.upstreams, accepted.places, accepted.captured)
+        self._checks.check_upstreams(self._proposer.config.upstreams, accepted.slot_table, accepted.captured)
         self._revoking.use_configuration(accepted)
         self._watching.watch_provider(accepted.settings.providers, accepted.captured)
-        self._view.drained.retain_targets(accepted.places.targets, accepted.generation)
+        self._view.drained.retain_targets(accepted.slot_table.targets, accepted.generation)
 
     def _start_task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)

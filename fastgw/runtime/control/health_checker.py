@@ -47,23 +47,25 @@ class Checks:
         self._contexts: dict[Identity, asyncio.Task[SSLContext]] = {}
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._upstreams: Mapping[str, Upstream] = {}
-        self._places = SlotTable()
+        self._slot_table = SlotTable()
         self._following: asyncio.Task[None] | None = None
         self._outlook: HealthPoller | None = None
         self._journal: _Journal | None = None
 
     # active configuration
 
-    def check_upstreams(self, upstreams: Mapping[str, Upstream], places: SlotTable, files: Mapping[str, bytes]) -> None:
+    def check_upstreams(
+        self, upstreams: Mapping[str, Upstream], slot_table: SlotTable, files: Mapping[str, bytes]
+    ) -> None:
         """Check these upstreams from now on. A target whose check has not changed keeps its state."""
-        self._upstreams, self._places = upstreams, places
+        self._upstreams, self._slot_table = upstreams, slot_table
         if self._following is not None:
             self._following.cancel()
-        self._following = asyncio.get_running_loop().create_task(self._update_checks(upstreams, places, files))
+        self._following = asyncio.get_running_loop().create_task(self._update_checks(upstreams, slot_table, files))
         self._following.add_done_callback(_tell_defects)
         watched = {name: each for name, each in upstreams.items() if may_eject(each) or each.circuit_breaker}
         before = self._journal
-        self._journal = _Journal(watched, places, self._shared, self._words)
+        self._journal = _Journal(watched, slot_table, self._shared, self._words)
         if before is None:
             # The previous control process has logged the current state.
             self._journal.refresh_verdicts(monotonic(), quiet=True)
@@ -78,7 +80,7 @@ class Checks:
         self._outlook.start()
 
     async def _update_checks(
-        self, upstreams: Mapping[str, Upstream], places: SlotTable, files: Mapping[str, bytes]
+        self, upstreams: Mapping[str, Upstream], slot_table: SlotTable, files: Mapping[str, bytes]
     ) -> None:
         wanted: dict[str, tuple[Upstream, Target, ActiveHealth, Identity | None]] = {}
         tls: dict[Identity, ClientTls] = {}
@@ -98,8 +100,8 @@ class Checks:
         for key in [key for key, running in self._running.items() if not running.is_same_check(wanted.get(key))]:
             gone = self._running.pop(key)
             gone.task.cancel()
-            if key not in places.targets or key not in wanted:
-                self._words.set_verdict(self._shared.supervisor, gone.place, HealthVerdict.UNKNOWN, 0.0)
+            if key not in slot_table.targets or key not in wanted:
+                self._words.set_verdict(self._shared.supervisor, gone.slot, HealthVerdict.UNKNOWN, 0.0)
                 self._words.changed(self._shared.supervisor)
         for unused in self._contexts.keys() - tls.keys():
             self._contexts.pop(unused).cancel()
@@ -114,7 +116,7 @@ class Checks:
                 continue
             check = Check(upstream, target, context, active)
             label = "upstream {}: {}".format(*key.rsplit(" ", 1))
-            self._running[key] = _Checked(self, label, places.targets[key], check, (upstream, target, active, own))
+            self._running[key] = _Checked(self, label, slot_table.targets[key], check, (upstream, target, active, own))
             await asyncio.sleep(0)
 
     async def _context(self, identity: Identity) -> SSLContext | None:
@@ -146,11 +148,11 @@ class Checks:
             counted = breaker = None
             if upstream.health_checks.active or may_eject(upstream):
                 labels = labels_of(target.url for target in upstream.targets)
-                places = [self._places.targets[target_name(name, label)] for label in labels]
-                thought = Counter(verdict for verdict, _ in self._words.read_verdicts(column, places, now))
+                slots = [self._slot_table.targets[target_name(name, label)] for label in labels]
+                thought = Counter(verdict for verdict, _ in self._words.read_verdicts(column, slots, now))
                 counted = {verdict: thought[verdict] for verdict in HealthVerdict}
             if upstream.circuit_breaker is not None:
-                breaker = phase_of(self._words.breaker(views, self._places.upstreams[name]), now)
+                breaker = phase_of(self._words.breaker(views, self._slot_table.upstreams[name]), now)
             if counted is not None or breaker is not None:
                 found[name] = OfUpstream(counted, breaker)
         return found
@@ -165,13 +167,13 @@ class Checks:
     def worker_loop(self) -> WorkerLoop:
         return self._worker_loop
 
-    def verdict_of(self, place: int) -> HealthVerdict:
+    def verdict_of(self, slot: int) -> HealthVerdict:
         """Return the result of the previous control process, if it is still valid."""
-        verdict, until = self._words.verdict_of(self._shared.supervisor, place)
+        verdict, until = self._words.verdict_of(self._shared.supervisor, slot)
         return verdict if until > monotonic() else HealthVerdict.UNKNOWN
 
-    def set_verdict(self, place: int, verdict: HealthVerdict, until: float, changed: bool) -> None:
-        self._words.set_verdict(self._shared.supervisor, place, verdict, until)
+    def set_verdict(self, slot: int, verdict: HealthVerdict, until: float, changed: bool) -> None:
+        self._words.set_verdict(self._shared.supervisor, slot, verdict, until)
         if changed:
             self._words.changed(self._shared.supervisor)
 
@@ -182,15 +184,15 @@ _Spec = tuple[Upstream, Target, ActiveHealth, Identity | None]
 class _Checked:
     """One target, checked by a task of its own."""
 
-    def __init__(self, checks: Checks, label: str, place: int, check: Check, spec: _Spec) -> None:
-        self.place = place
+    def __init__(self, checks: Checks, label: str, slot: int, check: Check, spec: _Spec) -> None:
+        self.slot = slot
         self.why = ""
         self._checks = checks
         self._label = label
         self._check = check
         self._spec = spec
         self._active = spec[2]
-        self._verdict = checks.verdict_of(place)
+        self._verdict = checks.verdict_of(slot)
         self._good = self._bad = 0
         self._began_at = monotonic()
         self.task = asyncio.get_running_loop().create_task(self._run())
@@ -235,7 +237,7 @@ class _Checked:
             self._verdict = HealthVerdict.UNHEALTHY
         elif not why and (before is HealthVerdict.UNKNOWN or self._good >= active.healthy_threshold):
             self._verdict = HealthVerdict.HEALTHY
-        self._checks.set_verdict(self.place, self._verdict, until, self._verdict is not before)
+        self._checks.set_verdict(self.slot, self._verdict, until, self._verdict is not before)
         if self._verdict is before:
             return
         if self._verdict is HealthVerdict.UNHEALTHY:
@@ -253,7 +255,7 @@ class _Journal:
     """Reports ejections and breakers, once for the node, regardless of the deciding worker."""
 
     def __init__(
-        self, upstreams: Mapping[str, Upstream], places: SlotTable, shared: SharedMemory, words: HealthWords
+        self, upstreams: Mapping[str, Upstream], slot_table: SlotTable, shared: SharedMemory, words: HealthWords
     ) -> None:
         self._shared = shared
         self._words = words
@@ -263,9 +265,9 @@ class _Journal:
             if may_eject(upstream):
                 for label in labels_of(target.url for target in upstream.targets):
                     key = target_name(name, label)
-                    self._targets[key] = places.targets[key]
+                    self._targets[key] = slot_table.targets[key]
             if upstream.circuit_breaker is not None:
-                self._breakers[name] = places.upstreams[name]
+                self._breakers[name] = slot_table.upstreams[name]
         self._in_order: Sequence[int] = tuple(self._targets.values())
         self.logged_states: dict[str, str] = {}
         """The last log line about each target that is ejected and each breaker that is not closed."""
@@ -292,8 +294,8 @@ class _Journal:
                 else:
                     text = f"upstream {upstream}: {label} is no longer ejected"
                     self._log_change(OperatorEvent.TARGET_RESTORED, key, state, text, quiet)
-        for name, place in self._breakers.items():
-            breaker = self._words.breaker(views, place)
+        for name, slot in self._breakers.items():
+            breaker = self._words.breaker(views, slot)
             phase = phase_of(breaker, now)
             if phase is BreakerPhase.OPEN:
                 again.append(breaker.until)

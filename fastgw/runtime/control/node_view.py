@@ -72,7 +72,7 @@ class NodeView:
         self._explaining = Explaining(proposer)
         self._supervisor = os.getppid()
         self._exposition = Exposition(
-            series_of(proposer.current.places),
+            series_of(proposer.current.slot_table),
             node_state.shared,
             node_state.words,
             node_state.begun_date,
@@ -97,7 +97,9 @@ class NodeView:
         self._certified: tuple[object, object] = (None, None)
         self._of_tls: OfTls = ((), ())
         self._parts = Parts(proposer.config)
-        proposer.on_accept = lambda accepted: self._exposition.prepare(accepted.generation, series_of(accepted.places))
+        proposer.on_accept = lambda accepted: self._exposition.prepare(
+            accepted.generation, series_of(accepted.slot_table)
+        )
 
     # state
 
@@ -169,7 +171,7 @@ class NodeView:
         totals = self._totals()
         recent = self.past.recent(totals)
         last = self._node_state.words.last_errors.of_routes(
-            self._node_state.shared.views, self._exposition.series.places
+            self._node_state.shared.views, self._exposition.series.slot_table
         )
         faults: dict[str, dict[str, int]] = {}
         for (fault, route, _), count in totals.faults.items():
@@ -313,7 +315,7 @@ class NodeView:
     def _workers(self) -> list[node_interface.Worker]:
         words, shared = self._node_state.words, self._node_state.shared
         found = []
-        for place, column in enumerate(shared.columns):
+        for index, column in enumerate(shared.columns):
             pid = column.words[words.pid]
             if not pid:
                 continue
@@ -323,7 +325,7 @@ class NodeView:
                     slot=column.words[words.slot] + 1,
                     pid=pid,
                     generation=column.words[words.generation],
-                    state=words.state_of(shared, place),
+                    state=words.state_of(shared, index),
                     uptime_s=time.monotonic() - column.words[words.began] / 1e9,
                     connections=column.words[words.connections],
                     requests=words.requests_of(column),
@@ -336,13 +338,13 @@ class NodeView:
 
     def _snapshot(self, totals: Totals) -> "Seen":
         last = self._node_state.words.last_errors.of_targets(
-            self._node_state.shared.views, self._exposition.series.places
+            self._node_state.shared.views, self._exposition.series.slot_table
         )
         return Seen(totals, self.past.recent(totals), last)
 
-    def _health(self, name: str, place: int, seen: "Seen") -> node_interface.Health:
+    def _health(self, name: str, slot: int, seen: "Seen") -> node_interface.Health:
         words, shared = self._node_state.words, self._node_state.shared
-        verdict = words.targets.verdict(shared, place, time.monotonic())
+        verdict = words.targets.verdict(shared, slot, time.monotonic())
         if verdict is not HealthVerdict.UNKNOWN:
             return HEALTH[verdict]
         failed_last = words.failed_last(shared, self._exposition.series, name, seen.last_errors.get(name))
@@ -354,8 +356,8 @@ class NodeView:
         """Return the state of a target. `wrong`: errors of health checks, by the target's name."""
         words, shared = self._node_state.words.targets, self._node_state.shared
         name = target_name(upstream, label)
-        place = self._proposer.current.places.targets.get(name)
-        if place is None:
+        slot = self._proposer.current.slot_table.targets.get(name)
+        if slot is None:
             return node_interface.TargetInfo(str(target.url), target.weight, "unknown", 0, 0, 0, label=label)
         row, lately = seen.totals.targets.get(name, UNCOUNTED), seen.recent.targets.get(name, UNCOUNTED)
         errors, recent_errors = target_errors(row), target_errors(lately)
@@ -364,10 +366,10 @@ class NodeView:
             weight=target.weight,
             priority=target.priority,
             drained=not target.weight or name in self.drained.names,
-            health=self._health(name, place, seen),
-            in_use=shared.total(words.in_use + place),
-            idle=shared.total(words.idle + place),
-            waiting=shared.total(words.waiting + place),
+            health=self._health(name, slot, seen),
+            in_use=shared.total(words.in_use + slot),
+            idle=shared.total(words.idle + slot),
+            waiting=shared.total(words.waiting + slot),
             problem=wrong.get(name, ""),
             label=label,
             requests=_attempts(row),

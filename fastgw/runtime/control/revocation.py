@@ -32,22 +32,22 @@ class Revoking:
         self._channel = channel
         self._unsent: deque[Revoke] = deque()
         self._replicator = RevocationReplicator(node_state.revoked, self._add_records)
-        self._place: tuple[str, str] | None = None
+        self._source: tuple[str, str] | None = None
         self._sharing: asyncio.Task[None] | None = None
 
     def use_configuration(self, accepted: ConfigSnapshot) -> None:
         """Share revocations as configured."""
         state = accepted.settings.state
         try:
-            place = None if state is None else (_value(state.url, accepted), state.prefix)
+            source = None if state is None else (_value(state.url, accepted), state.prefix)
         except SecretError as error:
             notice(OperatorEvent.REVOCATIONS_NOT_SHARED, f"revocations are not shared: {error}")
-            place = None
-        if place != self._place:
+            source = None
+        if source != self._source:
             self.stop()
-            self._place = place
-            if place is not None:
-                self._sharing = asyncio.get_running_loop().create_task(self._replicator.run(*place))
+            self._source = source
+            if source is not None:
+                self._sharing = asyncio.get_running_loop().create_task(self._replicator.run(*source))
                 self._sharing.add_done_callback(_tell_defect)
 
     def stop(self) -> None:
@@ -72,7 +72,7 @@ class Revoking:
 
     @property
     def _scope(self) -> RevokedEverywhere:
-        if self._place is None:
+        if self._source is None:
             return "node"
         return "shared" if self._replicator.is_there else "away"
 

@@ -16,7 +16,7 @@ import msgspec
 
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.redis.error_messages import in_words
-from fastgw.redis.url import place_in
+from fastgw.redis.url import server_of
 from fastgw.sync.revocations import LENGTH, MARK, MOST, RevocationEvent, RevocationList, records_in
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class RevocationReplicator:
         """Replicate until cancelled."""
         from fastgw.redis.pipelined_connection import ERRORS
 
-        place, complaint = place_in(url), ""
+        server, complaint = server_of(url), ""
         keys = f"{prefix}:revoked".encode(), f"{prefix}:revoked:log".encode()
         try:
             while True:
@@ -78,7 +78,7 @@ class RevocationReplicator:
                             log_event(
                                 OperatorEvent.STATE_BACK,
                                 "revocations: the Redis at %s is reachable again; the lists are merged",
-                                place,
+                                server,
                             )
                         complaint = ""
                         await self._replicate(redis, url, keys, latest)
@@ -89,7 +89,7 @@ class RevocationReplicator:
                         log_event(
                             OperatorEvent.STATE_UNREACHABLE,
                             "revocations: the Redis at %s is unreachable: %s; this node uses its own list",
-                            place,
+                            server,
                             complaint,
                         )
                 self.is_there = False

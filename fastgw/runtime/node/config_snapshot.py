@@ -85,7 +85,7 @@ class ConfigSnapshot(msgspec.Struct, dict=True, kw_only=True):
     """Index of the base's equal route for each route, or `NEW`."""
     changed_upstreams: list[str] = []
     """Names of upstreams that the base does not have, or not unchanged."""
-    places: SlotTable
+    slot_table: SlotTable
     """Slots of the names in shared memory."""
     workers: int
     """Number of workers."""
@@ -208,7 +208,7 @@ def accept(
     generation: int,
     date: float,
     source: Origin,
-    places: SlotTable,
+    slot_table: SlotTable,
     workers: int,
     base: PreviousGeneration | None,
     index: Index | None = None,
@@ -247,7 +247,7 @@ def accept(
         route_names=[route.name for route in config.routes],
         same=same,
         changed_upstreams=[*changed],
-        places=places,
+        slot_table=slot_table,
         workers=workers,
         feeds=feeds,
         lazy_feeds=lazy_feeds,
@@ -320,8 +320,8 @@ def unsealing(descriptor: int, *, sources: bool = True, tables: bool = True) -> 
 
 def _read_part(part: memoryview, long: Sequence[tuple[dict[str, Any] | list[Any], Retention]], tables: bool) -> None:
     """Insert a piece of a long part, or the retained content of it."""
-    place, raw = msgspec.msgpack.decode(part, type=tuple[int, msgspec.Raw])
-    held, left = long[place]
+    index, raw = msgspec.msgpack.decode(part, type=tuple[int, msgspec.Raw])
+    held, left = long[index]
     if not tables and left is Retention.NOTHING:
         return
     entries = msgspec.msgpack.decode(raw)
@@ -340,15 +340,15 @@ def _mapped(descriptor: int, begins: int, length: int) -> Index:
 
 def _long(accepted: ConfigSnapshot) -> tuple[tuple[dict[str, Any] | list[Any], Retention], ...]:
     """Return the parts that may have very many entries: they are written and read in steps."""
-    places = accepted.places
+    slot_table = accepted.slot_table
     return (
         (accepted.encoded_upstreams, Retention.NOTHING),
         (accepted.encoded_routes, Retention.NOTHING),
         (accepted.route_names, Retention.NOTHING),
         (accepted.same, Retention.NOTHING),
         (accepted.changed_upstreams, Retention.NOTHING),
-        (places.upstreams, Retention.WHOLE),
-        (places.targets, Retention.WHOLE),
+        (slot_table.upstreams, Retention.WHOLE),
+        (slot_table.targets, Retention.WHOLE),
         (accepted.feeds, Retention.NAMES),
         (accepted.lazy_feeds, Retention.NAMES),
         (accepted.feed_users, Retention.NOTHING),
@@ -360,7 +360,7 @@ def _parts(accepted: ConfigSnapshot) -> Iterator[object]:
     of the rest.
     """
     found = found_by_patterns(accepted.captured)
-    places = msgspec.structs.replace(accepted.places, upstreams={}, targets={})
+    slot_table = msgspec.structs.replace(accepted.slot_table, upstreams={}, targets={})
     yield msgspec.structs.replace(
         accepted,
         sources=[],
@@ -372,7 +372,7 @@ def _parts(accepted: ConfigSnapshot) -> Iterator[object]:
         feeds={},
         lazy_feeds={},
         feed_users={},
-        places=places,
+        slot_table=slot_table,
         captured={file: content for file, content in accepted.captured.items() if file not in found},
         known_notes=[],
         image=b"",
@@ -380,10 +380,10 @@ def _parts(accepted: ConfigSnapshot) -> Iterator[object]:
     yield msgspec.Raw(accepted.image)
     captured = {file: content for file, content in accepted.captured.items() if file in found}
     yield accepted.sources, captured, accepted.known_notes
-    for place, (held, _) in enumerate(_long(accepted)):
+    for index, (held, _) in enumerate(_long(accepted)):
         entries = iter(held.items() if isinstance(held, dict) else held)
         while piece := list(islice(entries, _PIECE)):
-            yield place, dict(piece) if isinstance(held, dict) else piece
+            yield index, dict(piece) if isinstance(held, dict) else piece
 
 
 def _parts_in(content: memoryview) -> Generator[memoryview, None, None]:

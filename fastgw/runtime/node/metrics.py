@@ -308,7 +308,7 @@ class Exposition:
                 return series, found
 
     def _pools(self, series: Series) -> Iterator[tuple[Family, Sequence[Sample]]]:
-        busy = self._words.targets.busy(self._shared, series.places)
+        busy = self._words.targets.busy(self._shared, series.slot_table)
         for family, number in zip(POOLS, range(len(POOLS)), strict=True):
             found = {name: 0 for name in series.upstreams if name != OTHER}
             for upstream, numbers in busy.items():
@@ -331,8 +331,8 @@ class Exposition:
 
     def _limited(self) -> Iterator[Sequence[Sample]]:
         found = self._concurrency()
-        for place, family in enumerate(OF_CONCURRENCY):
-            yield [("", labels(family, name), numbers[place]) for name, numbers in found.items()]
+        for index, family in enumerate(OF_CONCURRENCY):
+            yield [("", labels(family, name), numbers[index]) for name, numbers in found.items()]
 
     def _node(self) -> Iterator[Sequence[Sample]]:
         words, own, total = self._words, self._shared.supervisor.words, self._shared.total
@@ -424,7 +424,7 @@ def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[S
         (families.FILTER_AWAY, FilterEvent.AWAY),
         (families.FILTER_REFUSALS, FilterEvent.REFUSED),
     ):
-        names = dict.fromkeys((*series.places.filters, *totals.filters))
+        names = dict.fromkeys((*series.slot_table.filters, *totals.filters))
         unused = (0,) * len(FilterEvent)
         yield family, [("", labels(family, name), totals.filters.get(name, unused)[event]) for name in names]
     family = families.FILTER_COPIES
@@ -465,10 +465,10 @@ def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[S
         ],
     )
     yield families.LOG_RECORDS_DROPPED, [("", "", totals.log_records_dropped)]
-    yield families.ROUTES_FOLDED, [("", "", series.places.routes_folded)]
-    yield families.TARGETS_FOLDED, [("", "", series.places.targets_folded)]
-    yield families.UPSTREAMS_FOLDED, [("", "", series.places.upstreams_folded)]
-    yield families.CONSUMERS_FOLDED, [("", "", series.places.consumers_folded)]
+    yield families.ROUTES_FOLDED, [("", "", series.slot_table.routes_folded)]
+    yield families.TARGETS_FOLDED, [("", "", series.slot_table.targets_folded)]
+    yield families.UPSTREAMS_FOLDED, [("", "", series.slot_table.upstreams_folded)]
+    yield families.CONSUMERS_FOLDED, [("", "", series.slot_table.consumers_folded)]
 
 
 def target_errors(row: Sequence[int]) -> dict[str, int]:

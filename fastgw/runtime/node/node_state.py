@@ -154,7 +154,7 @@ class NodeState:
         return first
 
 
-def place_listeners(
+def assign_endpoints(
     node_state: NodeState, listeners: Mapping[str, Listener]
 ) -> tuple[dict[str, list[int]], dict[int, ListeningEndpoint]]:
     """Return the endpoints of each listener, and those that had to be opened.

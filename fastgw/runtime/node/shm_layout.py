@@ -30,7 +30,7 @@ from fastgw.shm.held_body_budget import HeldBodyBudget
 from fastgw.shm.last_errors import LastErrorEntry, LastErrors
 from fastgw.shm.memory import Column, SharedMemory
 from fastgw.shm.node_limits import AddressLimit, NodeLimit
-from fastgw.shm.slot_assignment import CannotPlace, SlotTable
+from fastgw.shm.slot_assignment import OutOfSlots, SlotTable
 from fastgw.shm.upstream_words import TargetWords
 from fastgw.sync import credential_cache
 
@@ -261,9 +261,9 @@ class ShmLayout:
         return None if most is None else column.address_limit(most)
 
     def check(self, shared: SharedMemory, limits: config.Limits) -> None:
-        """Check that these limits can be enforced in memory created for other limits. Raises `CannotPlace`."""
+        """Check that these limits can be enforced in memory created for other limits. Raises `OutOfSlots`."""
         if limits.connections_per_ip is not None and limits.connections > shared.sketch.connections:
-            raise CannotPlace(
+            raise OutOfSlots(
                 f"limits.connections: {limits.connections} with limits.connections_per_ip needs a restart: the shared "
                 f"memory counts the addresses of {shared.sketch.connections} connections"
             )
@@ -273,9 +273,9 @@ class ShmLayout:
         stored = 0
         for name, upstream in gateway.upstreams.items():
             for target in upstream.targets:
-                place = gateway.target_place(name, target)
+                slot = gateway.target_slot(name, target)
                 lent = target.places - target.opening - len(target.idle)
-                self.targets.write_gauges(column, place, lent, len(target.idle), len(target.waiting))
+                self.targets.write_gauges(column, slot, lent, len(target.idle), len(target.waiting))
                 stored += 1
                 if stored % PUBLISHED_AT_ONCE == 0:
                     yield

@@ -15,7 +15,7 @@ from fastgw.observe.access_log.sink import why_not
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
-from fastgw.runtime.node.node_state import NodeState, Sealed, place_listeners
+from fastgw.runtime.node.node_state import NodeState, Sealed, assign_endpoints
 from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.runtime.process.machine_capacity import file_limit_warning, raise_file_limit
 from fastgw.runtime.sockets.listening_sockets import AddressInUse, CannotListen, ListeningEndpoint, close_endpoints
@@ -59,7 +59,7 @@ def open_node_state(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherite
     )
     opened.callback(close_node_state, node_state)
     words.set_awaits(shared, awaits(accepted.captured))
-    node_state.listeners, node_state.endpoints = place_listeners(node_state, settings.listeners)
+    node_state.listeners, node_state.endpoints = assign_endpoints(node_state, settings.listeners)
     for name in OWN:
         if endpoint := open_own(node_state, name, settings):
             node_state.own[name] = endpoint

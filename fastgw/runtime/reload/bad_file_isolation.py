@@ -92,6 +92,6 @@ def _describe_problem(file: str, error: ConfigError) -> str:
     problem = next((each for each in error.problems if _named(file, [each])), error.problems[0])
     if problem.file == file:
         return str(problem)
-    place = f"{problem.path} in {problem.file}:{problem.line}" if problem.path else problem.file
+    location = f"{problem.path} in {problem.file}:{problem.line}" if problem.path else problem.file
     wrong = problem.wrong if file in problem.wrong else f"{file}: {problem.wrong}"
-    return f"{wrong} ({place})"
+    return f"{wrong} ({location})"

@@ -17,7 +17,7 @@ from fastgw.operator_log import notice
 
 NOTES_LISTED: Final = 20
 """Maximum number of notes of one configuration that are logged individually."""
-_PLACE: Final = re.compile(r"\([^()]*:[0-9]+\)")
+_LOCATION: Final = re.compile(r"\([^()]*:[0-9]+\)")
 
 
 def notes_of(loaded: Loaded, gateway: Gateway, remembered: Remembered | None = None) -> list[Problem]:
@@ -29,7 +29,7 @@ def notes_of(loaded: Loaded, gateway: Gateway, remembered: Remembered | None = N
 
 def key_of(note: Problem) -> str:
     """Return the key of a note, which does not change when lines of the files move."""
-    return f"{note.path}: {_PLACE.sub('', note.wrong)}"
+    return f"{note.path}: {_LOCATION.sub('', note.wrong)}"
 
 
 def new_among(notes: Iterable[Problem], known: Collection[str]) -> list[Problem]:

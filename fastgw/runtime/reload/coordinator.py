@@ -17,7 +17,7 @@ from fastgw.routing.table import at_once
 from fastgw.runtime.ipc.channel import Commit, Origin, Propose, Rejected, ReloadResult, Subject
 from fastgw.runtime.node.child_slots import Child, cut_off
 from fastgw.runtime.node.config_snapshot import unsealing
-from fastgw.runtime.node.node_state import NodeState, ReloadRecord, Sealed, place_listeners
+from fastgw.runtime.node.node_state import NodeState, ReloadRecord, Sealed, assign_endpoints
 from fastgw.runtime.node.startup import OWN, open_own
 from fastgw.runtime.process.transient_errors import is_passing
 from fastgw.runtime.reload.rollback_history import retained_generations
@@ -98,7 +98,7 @@ class Reloading:
         try:
             self._check_timely(sealed)
             _check_readable(sealed)
-            listeners, opened = place_listeners(self._node_state, sealed.settings.listeners)
+            listeners, opened = assign_endpoints(self._node_state, sealed.settings.listeners)
             self._open_own(sealed.settings, own)
         except (CannotListen, UnreadableSnapshot, Untimely) as error:
             close_endpoints([*opened.values(), *own.values()])
@@ -192,7 +192,7 @@ class Reloading:
             if child.silent:  # before any message: it must not continue with the old configuration
                 cut_off(child, "hangs, and would keep serving the old configuration")
         node_state.words.carry(
-            node_state.shared, node_state.sealed.accepted.places, two_phase_commit.sealed.accepted.places
+            node_state.shared, node_state.sealed.accepted.slot_table, two_phase_commit.sealed.accepted.slot_table
         )
         node_state.words.commit(node_state.shared, two_phase_commit.sealed.generation)
         node_state.kept.append(node_state.sealed)

@@ -13,7 +13,7 @@ from fastgw.config.settings.gateway import Admin
 from fastgw.operator_log import described
 from fastgw.runtime.process.bounded_child import BoundedCheck, Bounds, Died, OutOfMemory, OutOfTime
 from fastgw.runtime.process.transient_errors import is_out_of_memory, is_passing
-from fastgw.shm.slot_assignment import CannotPlace
+from fastgw.shm.slot_assignment import OutOfSlots
 
 MOST_WAITING: Final = 8
 """Maximum number of documents, including the one that is being checked: each is in memory, up to
@@ -98,5 +98,5 @@ def problems_of(error: Exception, file: str) -> Sequence[Problem]:
     """
     if isinstance(error, ConfigError):
         return error.problems
-    why = str(error) if isinstance(error, CannotPlace) else f"a defect: {described(error)}"
+    why = str(error) if isinstance(error, OutOfSlots) else f"a defect: {described(error)}"
     return [Problem(file, 0, 0, "", why)]

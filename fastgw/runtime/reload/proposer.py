@@ -539,7 +539,7 @@ class Proposer:
         self, read: Read, source: Origin, file: str, present: Present | None, spares: bool
     ) -> tuple[Loaded, ConfigSnapshot]:
         """Compile in a thread, holding back bad files as far as previous contents are active: an expired certificate or
-        a bad secret must not block other changes. Raises `ConfigError`, `CannotPlace`.
+        a bad secret must not block other changes. Raises `ConfigError`, `OutOfSlots`.
         """
         before = self.current.captured
         self._blamed: Sequence[Problem] = ()
@@ -590,13 +590,13 @@ class Proposer:
 
     def _make(self, loaded: Loaded, source: Origin, file: str, *, strict: bool) -> tuple[Loaded, ConfigSnapshot]:
         """Read and compile. `file`: its name in errors. `strict`: contents of files that break a route are errors.
-        Raises `ConfigError`, `CannotPlace`.
+        Raises `ConfigError`, `OutOfSlots`.
         """
         settings = loaded.config
         workers = auto_workers(usable_cpus()) if settings.workers == "auto" else settings.workers
-        for place, access_log in enumerate(settings.access_logs):
+        for number, access_log in enumerate(settings.access_logs):
             if why := why_not(access_log.sink):
-                raise ConfigError([Problem(file, 0, 0, f"access_logs[{place}].sink", why)])
+                raise ConfigError([Problem(file, 0, 0, f"access_logs[{number}].sink", why)])
         index = index_of(settings.consumers, loaded.captured, self.current.index.key)
         base = PreviousGeneration(self.current, self.config, self._feeds)
         same = base.same(settings.routes)
@@ -614,7 +614,7 @@ class Proposer:
         node_state = self._node_state
         node_state.words.check(node_state.shared, settings.limits)
         generation = self.current.generation + 1
-        places = self.current.places.following(
+        slot_table = self.current.slot_table.following(
             gateway.names, generation, node_state.words.oldest_generation(node_state.shared), self._is_held
         )
         accepted = accept(
@@ -622,7 +622,7 @@ class Proposer:
             generation=generation,
             date=time.time(),
             source=source,
-            places=places,
+            slot_table=slot_table,
             workers=workers,
             base=base,
             index=index,
@@ -632,8 +632,8 @@ class Proposer:
         self._tried = accepted, gateway
         return loaded, accepted
 
-    def _is_held(self, place: int) -> bool:
-        return self._node_state.words.targets.is_held(self._node_state.shared, place)
+    def _is_held(self, slot: int) -> bool:
+        return self._node_state.words.targets.is_held(self._node_state.shared, slot)
 
     def _record_accepted(self, accepted: ConfigSnapshot, loaded: Loaded, whole: bool) -> None:
         """Make an accepted configuration the active one. `whole`: the contents of all files were considered."""

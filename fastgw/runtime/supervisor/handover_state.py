@@ -97,8 +97,8 @@ class ChildHandover(msgspec.Struct):
         return child
 
 
-class HandoverState(msgspec.Struct, kw_only=True):
-    """State that the upgraded supervisor takes over."""
+class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"}):
+    """State that the upgraded supervisor takes over. Names in messages stay: another version reads them."""
 
     protocol: int
     """Version of the protocol of the children."""
@@ -110,7 +110,7 @@ class HandoverState(msgspec.Struct, kw_only=True):
     """Date of acceptance (epoch seconds)."""
     former: list[RollbackPoint]
     """Generations for rollback."""
-    places: SlotTable
+    slot_table: SlotTable
     shared: int
     """Descriptor of the shared memory."""
     endpoints: dict[int, OpenEndpoint]
@@ -153,7 +153,7 @@ class HandoverState(msgspec.Struct, kw_only=True):
             source=accepted.source,
             date=accepted.date,
             former=node_state.documents,
-            places=accepted.places,
+            slot_table=accepted.slot_table,
             shared=node_state.shared.fd,
             endpoints={number: OpenEndpoint.of(each) for number, each in node_state.endpoints.items()},
             endpoint_number=node_state.endpoint_number,

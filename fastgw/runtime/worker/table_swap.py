@@ -102,7 +102,7 @@ class TableSwap:
             os.close(descriptor)
         base = self.gateway if accepted.base == self.generation else None
         gateway = yield from building(accepted.plan, accepted.workers, base)
-        gateway.places = accepted.places
+        gateway.slot_table = accepted.slot_table
         yield from self._starting(gateway)
         yield from accepted.emptying()
         return gateway

@@ -94,7 +94,7 @@ class WorkerBootstrap:
             return node_state.gateway
         accepted = node_state.sealed.whole()
         gateway = at_once(building(accepted.plan, accepted.workers, None))
-        gateway.places = accepted.places
+        gateway.slot_table = accepted.slot_table
         for name, table in gateway.tables.items():
             before = node_state.gateway.tables.get(name)
             if table.tls is not None and before is not None and before.tls is not None:

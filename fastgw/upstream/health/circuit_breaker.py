@@ -44,8 +44,8 @@ class Breaker:
         "_column",
         "_on_change",
         "_on_open",
-        "_place",
         "_settings",
+        "_slot",
         "_state",
         "_trying_since",
         "_window",
@@ -58,18 +58,18 @@ class Breaker:
         settings: CircuitBreaker,
         words: HealthWords,
         column: Column,
-        place: int,
+        slot: int,
         clock: Callable[[], float],
         on_change: Callable[[], None],
         on_open: Callable[[], None] = lambda: None,
     ) -> None:
-        """`place`: slot of the upstream. `on_open`: called by the worker that has opened it, so that this is counted
+        """`slot`: slot of the upstream. `on_open`: called by the worker that has opened it, so that this is counted
         once.
         """
         self._settings = settings
         self._words = words
         self._column = column
-        self._place = place
+        self._slot = slot
         self._clock = clock
         self._on_change = on_change
         self._on_open = on_open
@@ -93,12 +93,12 @@ class Breaker:
 
     def take_probe(self) -> bool:
         """Whether one more request of the node may pass while it is half-open."""
-        words, round, place = self._words, self._state.round, self._place
-        own = words.counted(self._column.words, words.probes, place, round)
-        words.count(self._column, words.probes, place, round, own + 1)
-        if words.counted_by_all(self._column, words.probes, place, round) <= self._settings.probes:
+        words, round, slot = self._words, self._state.round, self._slot
+        own = words.counted(self._column.words, words.probes, slot, round)
+        words.count(self._column, words.probes, slot, round, own + 1)
+        if words.counted_by_all(self._column, words.probes, slot, round) <= self._settings.probes:
             return True
-        words.count(self._column, words.probes, place, round, own)
+        words.count(self._column, words.probes, slot, round, own)
         return False
 
     def wait(self) -> float:
@@ -123,14 +123,14 @@ class Breaker:
         """Handle the success of an attempt that began at this time; called while it is half-open."""
         if self.phase is not BreakerPhase.HALF_OPEN or begun_at < self._trying_since:
             return
-        words, round, place = self._words, self._state.round, self._place
-        own = words.counted(self._column.words, words.proven, place, round)
-        words.count(self._column, words.proven, place, round, own + 1)
-        if words.counted_by_all(self._column, words.proven, place, round) >= self._settings.probes:
+        words, round, slot = self._words, self._state.round, self._slot
+        own = words.counted(self._column.words, words.proven, slot, round)
+        words.count(self._column, words.proven, slot, round, own + 1)
+        if words.counted_by_all(self._column, words.proven, slot, round) >= self._settings.probes:
             self._start_transition(BreakerState(round + 1, 0.0, False))
 
     def _counts(self) -> list[tuple[int, int]]:
-        attempts, errors = self._words.upstream_attempts + self._place, self._words.upstream_errors + self._place
+        attempts, errors = self._words.upstream_attempts + self._slot, self._words.upstream_errors + self._slot
         return [(view[attempts], view[errors]) for view in self._column.views]
 
     # --- transitions ---
@@ -140,7 +140,7 @@ class Breaker:
         seconds).
         """
         words = self._words
-        state = words.breaker(self._column.views, self._place)
+        state = words.breaker(self._column.views, self._slot)
         if state != self._state or (self.phase is BreakerPhase.OPEN and now >= state.until):
             self._adopt_state(state, now)
         elif self.phase is BreakerPhase.HALF_OPEN:
@@ -153,14 +153,14 @@ class Breaker:
     def _look_for_probes(self, now: float) -> None:
         """Let further probes pass if the earlier ones have no result (clients disconnected, a worker was killed)."""
         words, round = self._words, self._state.round
-        begun = words.counted_by_all(self._column, words.probes, self._place, round)
+        begun = words.counted_by_all(self._column, words.probes, self._slot, round)
         if (round, begun) != self._begun:
             self._begun, self._begun_at = (round, begun), now
         elif begun and now >= self._begun_at + self._settings.open:
             self._start_transition(BreakerState(round + 1, now, True))
 
     def _open(self, now: float) -> None:
-        state = self._words.breaker(self._column.views, self._place)
+        state = self._words.breaker(self._column.views, self._slot)
         if state != self._state:  # another worker was first
             self._adopt_state(state, now)
             return
@@ -170,12 +170,12 @@ class Breaker:
     def _start_transition(self, state: BreakerState) -> None:
         """Make a transition in this worker."""
         words, column = self._words, self._column
-        words.set_breaker(column, self._place, state)
+        words.set_breaker(column, self._slot, state)
         words.changed(column)
-        self._adopt_state(words.breaker(column.views, self._place), self._clock())  # another worker may have opened it
+        self._adopt_state(words.breaker(column.views, self._slot), self._clock())  # another worker may have opened it
 
     def _adopt_state(self, state: BreakerState, now: float) -> None:
-        self._words.set_breaker(self._column, self._place, state)  # in case the deciding worker dies
+        self._words.set_breaker(self._column, self._slot, state)  # in case the deciding worker dies
         before, self._state = self.phase, state
         self.phase = phase_of(state, now)
         if self.phase is BreakerPhase.HALF_OPEN and before is not BreakerPhase.HALF_OPEN:

@@ -59,8 +59,8 @@ class Outliers:
         "_needed_connects",
         "_on_eject",
         "_order",
-        "_places",
         "_settings",
+        "_slots",
         "_windows",
         "_words",
     )
@@ -70,15 +70,15 @@ class Outliers:
         settings: PassiveHealth,
         words: HealthWords,
         column: Column,
-        places: Mapping[Target, int],
+        slots: Mapping[Target, int],
         on_eject: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._words = words
         self._column = column
-        self._places = places
-        self._order: Sequence[int] = tuple(places.values())
-        self._at = {place: index for index, place in enumerate(self._order)}
+        self._slots = slots
+        self._order: Sequence[int] = tuple(slots.values())
+        self._at = {slot: index for index, slot in enumerate(self._order)}
         self._most = most_ejected(len(self._order), settings.max_ejected)
         self._needed = settings.failures  # failures in a row; None: only failed connects count
         self._needed_connects = settings.connect_failures or settings.failures or 1
@@ -103,44 +103,44 @@ class Outliers:
 
         `failed`: it extends a streak; `sent`: the request was sent to the target.
         """
-        place = self._places[target]
+        slot = self._slots[target]
         words, column, settings = self._words, self._column, self._settings
-        last = words.ejection(column.views, place)
+        last = words.ejection(column.views, slot)
         if begun_at < last.until:
             return  # sent before the ejection of the target: no new information
         back = last.level > 0 and now - last.until < settings.window
         due = False
         if failed:
-            streak = self._lengthen(place, now, back)
+            streak = self._lengthen(slot, now, back)
             needed = self._needed if sent and self._needed is not None else self._needed_connects
             due = streak >= needed or (back and streak > 1)
-            if due and sent and self._neighbours_fail(place, now):
+            if due and sent and self._neighbours_fail(slot, now):
                 due = False
         if not due and settings.error_rate is not None:
-            due = self._rate_is_high(place, now, settings.error_rate)
+            due = self._rate_is_high(slot, now, settings.error_rate)
         if due and now >= self._full_until and self._most:
-            self._eject(place, now, last)
+            self._eject(slot, now, last)
 
     # consecutive failures
 
-    def _successes(self, place: int) -> int:
-        attempts, failures = self._words.attempts + place, self._words.failures + place
+    def _successes(self, slot: int) -> int:
+        attempts, failures = self._words.attempts + slot, self._words.failures + slot
         return sum(view[attempts] - view[failures] for view in self._column.views) & _MASK
 
-    def _lengthen(self, place: int, now: float, back: bool) -> int:
+    def _lengthen(self, slot: int, now: float, back: bool) -> int:
         """Count one more consecutive failure; return their number on the node."""
-        words, at = self._column.words, self._words.streak + place
-        successes, instant = self._successes(place), int(now * 100) & _MASK
+        words, at = self._column.words, self._words.streak + slot
+        successes, instant = self._successes(slot), int(now * 100) & _MASK
         own = words[at]
         if self._counts(own, successes, instant, back):
             words[at] = own + 1 if own & _MOST < _MOST else own
         else:
             words[at] = successes << _AT_BITS + _COUNT_BITS | instant << _COUNT_BITS | 1
         self._column.fence()
-        return self._streak(place, successes, instant, back)
+        return self._streak(slot, successes, instant, back)
 
-    def _streak(self, place: int, successes: int, instant: int, back: bool) -> int:
-        at = self._words.streak + place
+    def _streak(self, slot: int, successes: int, instant: int, back: bool) -> int:
+        at = self._words.streak + slot
         held = [view[at] for view in self._column.views]
         return sum(word & _MOST for word in held if self._counts(word, successes, instant, back))
 
@@ -154,10 +154,10 @@ class Outliers:
         begun = word >> _COUNT_BITS & _MASK
         return back or (instant - begun) & _MASK <= self._settings.window * 100
 
-    def _neighbours_fail(self, place: int, now: float) -> bool:
+    def _neighbours_fail(self, slot: int, now: float) -> bool:
         """Whether the targets that are not ejected fail as often; False if there are none."""
         instant, looked = int(now * 100) & _MASK, False
-        for other in self._neighbours(place):
+        for other in self._neighbours(slot):
             if self._words.ejection(self._column.views, other).until > now:
                 continue
             looked = True
@@ -167,36 +167,36 @@ class Outliers:
 
     # --- shares ---
 
-    def _rate_is_high(self, place: int, now: float, rate: float) -> bool:
+    def _rate_is_high(self, slot: int, now: float, rate: float) -> bool:
         """Whether the error rate of the target is too high, and that of its neighbours is lower."""
-        attempts, errors = self._rate(place, now, erred=True)
-        others = [self._rate(other, now, erred=False) for other in self._neighbours(place)]
+        attempts, errors = self._rate(slot, now, erred=True)
+        others = [self._rate(other, now, erred=False) for other in self._neighbours(slot)]
         if attempts < self._settings.min_requests or errors < rate * attempts:
             return False
         of_others, errors_of_others = sum(each[0] for each in others), sum(each[1] for each in others)
         return 2 * errors_of_others * attempts <= errors * of_others
 
-    def _rate(self, place: int, now: float, erred: bool) -> tuple[int, int]:
-        window = self._windows.get(place)
+    def _rate(self, slot: int, now: float, erred: bool) -> tuple[int, int]:
+        window = self._windows.get(slot)
         if window is None:
-            window = self._windows[place] = Window(self._settings.window)
-        attempts, errors = self._words.attempts + place, self._words.errors + place
+            window = self._windows[slot] = Window(self._settings.window)
+        attempts, errors = self._words.attempts + slot, self._words.errors + slot
         return window.count_attempts(now, [(view[attempts], view[errors]) for view in self._column.views], erred)
 
-    def _neighbours(self, place: int) -> Iterator[int]:
-        at, count = self._at[place], len(self._order)
+    def _neighbours(self, slot: int) -> Iterator[int]:
+        at, count = self._at[slot], len(self._order)
         return (self._order[(at + step) % count] for step in range(1, min(NEIGHBOURS, count - 1) + 1))
 
     # --- ejections ---
 
-    def _eject(self, place: int, now: float, last: Ejection) -> None:
+    def _eject(self, slot: int, now: float, last: Ejection) -> None:
         words, column, settings = self._words, self._column, self._settings
         kept = max(last.level - int((now - last.until) / settings.window), 0) if last.level else 0
         level = min(kept + 1, MOST_LEVEL)
-        words.eject(column, place, Ejection(now + min(settings.eject * level, settings.max_eject), level))
+        words.eject(column, slot, Ejection(now + min(settings.eject * level, settings.max_eject), level))
         column.fence()
         if sum(words.ejection(column.views, each).until > now for each in self._order) > self._most:
-            words.eject(column, place, last)
+            words.eject(column, slot, last)
             self._full_until = now + FULL_S
             return
         words.changed(column)

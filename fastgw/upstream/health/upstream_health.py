@@ -80,8 +80,8 @@ class Health:
         "_mine",
         "_of_targets",
         "_outliers",
-        "_places",
         "_returns_at",
+        "_slots",
         "_tries",
         "_watches_answers",
         "_words",
@@ -93,12 +93,12 @@ class Health:
         group: Group,
         words: HealthWords,
         column: Column,
-        place: int,
-        places: Mapping[Target, int],
+        slot: int,
+        slots: Mapping[Target, int],
         count: "Callable[[HealthEvent], None]" = lambda event: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """`place`: slot of the upstream; `places`: of its targets. `count`: called with the decisions of this
+        """`slot`: slot of the upstream; `slots`: of its targets. `count`: called with the decisions of this
         worker.
         """
         settings = group.settings
@@ -106,12 +106,12 @@ class Health:
         self._words = words
         self._column = column
         self._mine = column.words
-        self._places = dict(places)
-        self._of_targets: Sequence[int] = tuple(self._places.values())
+        self._slots = dict(slots)
+        self._of_targets: Sequence[int] = tuple(self._slots.values())
         self._clock = clock
-        self._attempts = words.upstream_attempts + place
-        self._attempts_at = {target: words.attempts + at for target, at in self._places.items()}
-        self._errors = words.upstream_errors + place
+        self._attempts = words.upstream_attempts + slot
+        self._attempts_at = {target: words.attempts + at for target, at in self._slots.items()}
+        self._errors = words.upstream_errors + slot
         self._returns_at = inf
         self._outliers: Outliers | None = None
         self.breaker: Breaker | None = None
@@ -123,14 +123,14 @@ class Health:
                 count(HealthEvent.EJECTED)
                 self._follow_targets(clock())
 
-            self._outliers = Outliers(settings.health_checks.passive, words, column, self._places, ejected)
+            self._outliers = Outliers(settings.health_checks.passive, words, column, self._slots, ejected)
             self._watches_answers |= self._outliers.needs_answers
         if settings.circuit_breaker is not None:
             self.breaker = Breaker(
                 settings.circuit_breaker,
                 words,
                 column,
-                place,
+                slot,
                 clock,
                 self._breaker_changed,
                 lambda: count(HealthEvent.OPENED),
@@ -198,9 +198,9 @@ class Health:
 
     def connected(self, target: Target) -> None:
         """End the streak of a target after a successful connect."""
-        place = self._attempts_at.get(target)
-        if place is not None and self._outliers is not None:
-            self._mine[place] += 1
+        slot = self._attempts_at.get(target)
+        if slot is not None and self._outliers is not None:
+            self._mine[slot] += 1
 
     def _not_connected(self, target: Target) -> None:
         """Handle a failed connect for a request."""
@@ -209,12 +209,12 @@ class Health:
             self._erred(target, 0.0, sent=False)
 
     def _erred(self, target: Target, seconds: float, *, sent: bool) -> None:
-        words, place = self._mine, self._places[target]
+        words, slot = self._mine, self._slots[target]
         failed = self._outliers is not None and self._outliers.counts(sent)
         words[self._errors] += 1
-        words[self._words.errors + place] += 1
+        words[self._words.errors + slot] += 1
         if failed:
-            words[self._words.failures + place] += 1
+            words[self._words.failures + slot] += 1
         now = self._clock()
         if self._outliers is not None:
             self._outliers.erred(target, now, now - seconds, failed=failed, sent=sent)
@@ -231,15 +231,15 @@ class Health:
     def _follow_targets(self, now: float) -> float:
         words, column, group = self._words, self._column, self._group
         shunned, changes_at, returns_at = set(), inf, inf
-        for (target, place), (verdict, until) in zip(
-            self._places.items(), words.read_verdicts(column, self._of_targets, now), strict=True
+        for (target, slot), (verdict, until) in zip(
+            self._slots.items(), words.read_verdicts(column, self._of_targets, now), strict=True
         ):
             if verdict in SHUNNED:
                 shunned.add(target)
                 changes_at = min(changes_at, until)
                 if verdict is HealthVerdict.EJECTED:
                     returns_at = min(returns_at, until)
-                    words.repeat_ejection(column, place)  # in case the process that has ejected it dies
+                    words.repeat_ejection(column, slot)  # in case the process that has ejected it dies
         self._returns_at = returns_at
         if shunned != group.shunned:
             group.shunned = frozenset(shunned)

@@ -50,10 +50,10 @@ class HeadTimes:
         if total < ENOUGH:
             return
         above = 0
-        for place in range(len(BOUNDS_S), -1, -1):
-            above += self._counts[place]
+        for index in range(len(BOUNDS_S), -1, -1):
+            above += self._counts[index]
             if above > SHARE * total:
-                self.slow = max(BOUNDS_S[place], SOONEST_S) if place < len(BOUNDS_S) else inf
+                self.slow = max(BOUNDS_S[index], SOONEST_S) if index < len(BOUNDS_S) else inf
                 return
 
 

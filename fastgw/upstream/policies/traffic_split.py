@@ -39,21 +39,21 @@ class Splitter:
 
     def __call__(self, asked: BalancingRequest) -> int:
         """Return the position of the selected upstream."""
-        for meets, place in self._canaries:
+        for meets, variant in self._canaries:
             if meets(asked):
-                return place
+                return variant
         return bisect_right(self._ends, random() if self._drawn else self._fraction(asked))
 
     def describe_split(self, asked: BalancingRequest) -> str:
         """Describe which upstream takes the request, and why, for people."""
-        for index, (meets, place) in enumerate(self._canaries):
+        for index, (meets, variant) in enumerate(self._canaries):
             if meets(asked):
-                return f"{self._upstreams[place]}, because it matches split.canaries[{index}]"
+                return f"{self._upstreams[variant]}, because it matches split.canaries[{index}]"
         if self._drawn:
             return f"{self._upstreams[self(asked)]}, chosen at random for this request"
-        place = self(asked)
+        variant = self(asked)
         by = self._by if self._read is not None and self._read(asked) else "ip"
-        return f"{self._upstreams[place]}, by {by}; its share is {self._shares[place]} of {sum(self._shares)}"
+        return f"{self._upstreams[variant]}, by {by}; its share is {self._shares[variant]} of {sum(self._shares)}"
 
     def _fraction(self, asked: BalancingRequest) -> float:
         """Return the position of the client, from 0 to below 1."""

@@ -20,7 +20,7 @@ LIMIT: Final = 5.0
 AT_ONCE: Final = 16
 """Maximum number of concurrent lookups; those that have exceeded `LIMIT` are not counted."""
 
-_places = asyncio.Semaphore(AT_ONCE)
+_slots = asyncio.Semaphore(AT_ONCE)
 
 
 class TargetAddress(NamedTuple):
@@ -43,7 +43,7 @@ _unanswered: Final[dict[tuple[str, int], Future[list[TargetAddress]]]] = {}
 
 async def look_up(host: str, port: int) -> list[TargetAddress]:
     """Call the system's resolver in a thread. Raises `OSError`, also after `LIMIT`, and `UnicodeError`."""
-    async with _places:
+    async with _slots:
         answer = _unanswered.get((host, port)) or _start_lookup(host, port)
         try:
             async with asyncio.timeout(LIMIT):

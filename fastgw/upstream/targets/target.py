@@ -38,12 +38,12 @@ class Target:
         "logged_at",
         "minor",
         "opening",
-        "place",
         "places",
         "port",
         "scheme",
         "server_name",
         "shared",
+        "slot",
         "timeouts",
         "tls",
         "waiting",
@@ -66,7 +66,7 @@ class Target:
         number of concurrent streams per connection.
         """
         self.timeouts = timeouts
-        self.place = 0  # in the node's shared memory
+        self.slot = 0  # in the node's shared memory
         self.counted = 0  # position of its row of counters there
         self.scheme = url.scheme
         self.host = url.host

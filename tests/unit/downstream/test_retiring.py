@@ -127,7 +127,7 @@ class Node:
         """All that a worker does, with none of its pauses."""
         old = self.gateway
         self.gateway = at_once(building(plan_after(self.config, configuration), 1, old))
-        self.gateway.places = old.places.following(self.gateway.names, generation=2, oldest=1)
+        self.gateway.slot_table = old.slot_table.following(self.gateway.names, generation=2, oldest=1)
         self.gateway.start(self.services, self.shared.columns[0])
         self.server.adopt(self.gateway, self.server.connection_limit, None)
         old.retire(self.gateway)
@@ -325,4 +325,4 @@ async def test_upstreams_are_opened_once_however_often_they_are_started():
         pool = node.gateway.upstreams["old"].pool
         assert sum(1 for _ in node.gateway.starting(node.services, node.shared.columns[0])) >= 1
         assert node.gateway.upstreams["old"].pool is pool
-        assert node.gateway.places == first(node.gateway.names)
+        assert node.gateway.slot_table == first(node.gateway.names)

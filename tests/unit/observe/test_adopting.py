@@ -31,14 +31,16 @@ class Worker:
     """An observer whose names change."""
 
     def __init__(self, routes: list[str], *sinks: Path) -> None:
-        self.places = first(SlotNames(["public"], routes))
+        self.slot_table = first(SlotNames(["public"], routes))
         self.column = memoryview(bytearray(8 * WORDS)).cast("Q")
-        self.observer = Observer(logs=logs(*sinks), column=self.column, series=Series(self.places, []))
+        self.observer = Observer(logs=logs(*sinks), column=self.column, series=Series(self.slot_table, []))
 
     def adopt(self, routes: list[str], *sinks: Path) -> None:
-        generation = self.places.generation + 1
-        self.places: SlotTable = self.places.following(SlotNames(["public"], routes), generation, generation - 1)
-        self.observer.adopt(logs(*sinks), Series(self.places, []))
+        generation = self.slot_table.generation + 1
+        self.slot_table: SlotTable = self.slot_table.following(
+            SlotNames(["public"], routes), generation, generation - 1
+        )
+        self.observer.adopt(logs(*sinks), Series(self.slot_table, []))
 
     def finish(self, name: str, times: int = 1) -> None:
         """Exchanges of this route, whose name is a text of its own, as in a new table."""
@@ -48,7 +50,7 @@ class Worker:
 
     @property
     def requests(self) -> dict[str, int]:
-        found = totals(Series(self.places, []), [self.column])
+        found = totals(Series(self.slot_table, []), [self.column])
         assert all(row[ROUTE_REQUEST_BYTES] == 3 * sum(row[:16]) for row in found.routes.values())
         return dict(Counter({route: count for (_, route, _, _), count in found.requests.items()}))
 
@@ -125,7 +127,7 @@ def test_a_log_that_is_gone_and_that_nobody_reads_ends_with_the_next_generation(
     while chunk := os.read(reader, 65536):
         written += chunk.count(b"\n")
     os.close(reader)
-    assert written + totals(Series(worker.places, []), [worker.column]).log_records_dropped == 2000
+    assert written + totals(Series(worker.slot_table, []), [worker.column]).log_records_dropped == 2000
     worker.observer.stop()
 
 

@@ -57,11 +57,11 @@ class Told:
 def reference(told: Told, ended: Exchange, now: float, date: float) -> bytes:
     """Count by a record, and the line of it."""
     record = record_of(ended, now, date)
-    place = told.counters.place(
+    words = told.counters.series_words(
         record.listener, record.route, record.upstream, record.method, record.status, record.fault
     )
     told.counters.count(
-        place, record.duration_s, record.request_bytes, record.response_bytes, record.upstream_s, record.retries
+        words, record.duration_s, record.request_bytes, record.response_bytes, record.upstream_s, record.retries
     )
     if record.consumer:
         told.counters.count_consumer(record.consumer)

@@ -35,7 +35,7 @@ def table(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Qu
 
 
 def slot_of(table: QuotaTable, key: bytes) -> tuple[int, KeyDigest]:
-    return table.place(KeyDigest.of(key), SHARED)
+    return table.assign_slot(KeyDigest.of(key), SHARED)
 
 
 def test_it_admits_exactly_the_limit_and_begins_anew_with_the_period(table):
@@ -178,7 +178,7 @@ def test_a_slot_that_nobody_has_spent_in_yet_is_given_to_nobody_else():
 def test_what_is_given_back_is_of_its_key_alone(table):
     """Also where half of the digest is the same: the slot may have been given to that key meanwhile."""
     own = KeyDigest(7, 9)
-    slot, _ = table.place(own, SHARED)
+    slot, _ = table.assign_slot(own, SHARED)
     assert table.spend(slot, own, TODAY, 3, 5) == 2
     for other in (KeyDigest(8, 9), KeyDigest(7, 8)):
         table.refund(slot, other, TODAY, 3)
@@ -261,7 +261,7 @@ def test_both_kinds_decide_alike(spendings):
             tables.append(own_quotas(64))
     finally:
         compare_and_swap._twin = twin
-    places = [[table.place(KeyDigest.of(b"%d" % key), SHARED) for key in range(3)] for table in tables]
+    places = [[table.assign_slot(KeyDigest.of(b"%d" % key), SHARED) for key in range(3)] for table in tables]
     for key, number, cost, limit in spendings:
         period = Period(number, NOW, NOW + number)
         one, other = (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fastgw.shm.slot_assignment import (
     MAX_ROWS,
-    CannotPlace,
+    OutOfSlots,
     SlotNames,
     SlotTable,
     assign,
@@ -37,35 +37,39 @@ def test_a_place_that_an_older_process_may_write_to_is_never_given_to_another(
     generations: list[tuple[list[str], bool]],
 ) -> None:
     """Whatever is reloaded, and however long some process goes on with what was before."""
-    places, oldest = first(SlotNames(routes=["a"])), 1
-    written = {1: places.routes}
+    slot_table, oldest = first(SlotNames(routes=["a"])), 1
+    written = {1: slot_table.routes}
     for generation, (routes, lingers) in enumerate(generations, 2):
-        places = places.following(SlotNames(routes=routes), generation, oldest)
-        written[generation] = places.routes
+        slot_table = slot_table.following(SlotNames(routes=routes), generation, oldest)
+        written[generation] = slot_table.routes
         names: dict[int, set[str]] = {}
         for served in range(oldest, generation + 1):
-            for name, place in written[served].items():
-                names.setdefault(place, set()).add(name)
+            for name, slot in written[served].items():
+                names.setdefault(slot, set()).add(name)
         assert all(len(each) == 1 for each in names.values())
-        assert set(places.routes) == set(routes)
+        assert set(slot_table.routes) == set(routes)
         oldest = oldest if lingers else generation
 
 
 def test_all_names_may_change_in_each_generation() -> None:
     """As many as there are rows: the others rest meanwhile."""
-    places = first(SlotNames())
+    slot_table = first(SlotNames())
     for generation in range(2, 10):
         names = [f"{generation}-{each}" for each in range(MAX_ROWS)]
-        places = places.following(SlotNames(routes=names), generation, oldest=generation - 1)
-        assert list(places.routes) == names
-    assert sum(map(len, places.freed.values())) == MAX_ROWS
+        slot_table = slot_table.following(SlotNames(routes=names), generation, oldest=generation - 1)
+        assert list(slot_table.routes) == names
+    assert sum(map(len, slot_table.freed.values())) == MAX_ROWS
 
 
 def test_routes_beyond_the_rows_are_counted() -> None:
     names = [f"r{each}" for each in range(MAX_ROWS + 7)]
-    places = first(SlotNames(routes=names, upstreams=dict.fromkeys(names, ("t:1",))))
-    assert (len(places.routes), places.routes_folded) == (MAX_ROWS, 7)
-    assert (len(places.upstream_rows), places.upstreams_folded, len(places.upstreams)) == (MAX_ROWS, 7, MAX_ROWS + 7)
+    slot_table = first(SlotNames(routes=names, upstreams=dict.fromkeys(names, ("t:1",))))
+    assert (len(slot_table.routes), slot_table.routes_folded) == (MAX_ROWS, 7)
+    assert (len(slot_table.upstream_rows), slot_table.upstreams_folded, len(slot_table.upstreams)) == (
+        MAX_ROWS,
+        7,
+        MAX_ROWS + 7,
+    )
 
 
 def test_a_target_that_is_named_twice_is_one() -> None:
@@ -74,23 +78,23 @@ def test_a_target_that_is_named_twice_is_one() -> None:
 
 
 def test_an_upstreams_place_is_kept_as_long_as_something_counts_on_it() -> None:
-    places = first(SlotNames(upstreams={"a": ()}))
-    places = places.following(SlotNames(upstreams={"b": ()}), 2, oldest=1)
-    held = places.following(SlotNames(upstreams={"b": (), "c": ()}), 3, oldest=2, is_held=lambda place: place == 0)
+    slot_table = first(SlotNames(upstreams={"a": ()}))
+    slot_table = slot_table.following(SlotNames(upstreams={"b": ()}), 2, oldest=1)
+    held = slot_table.following(SlotNames(upstreams={"b": (), "c": ()}), 3, oldest=2, is_held=lambda slot: slot == 0)
     assert held.upstreams == {"b": 1, "c": 2}
-    assert places.following(SlotNames(upstreams={"b": (), "c": ()}), 3, oldest=2).upstreams == {"b": 1, "c": 0}
+    assert slot_table.following(SlotNames(upstreams={"b": (), "c": ()}), 3, oldest=2).upstreams == {"b": 1, "c": 0}
 
 
 def test_what_finds_no_place_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastgw.shm.slot_assignment.MAX_LISTENERS", 2)
-    with pytest.raises(CannotPlace, match="1 of 3 listeners"):
+    with pytest.raises(OutOfSlots, match="1 of 3 listeners"):
         first(SlotNames(listeners=["a", "b", "c"]))
 
 
 def test_places_travel() -> None:
     """With the configuration, to processes that are born later."""
-    places = first(SlotNames(["public"], ["user"], {"users": ["[::1]:9001", "unix:/a"]}))
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(places), type=SlotTable) == places
-    assert isinstance(places, SlotTable)
-    assert places.targets[target_name("users", "unix:/a")] == 1
-    assert [upstream_of(name) for name in places.targets] == ["users", "users"]
+    slot_table = first(SlotNames(["public"], ["user"], {"users": ["[::1]:9001", "unix:/a"]}))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(slot_table), type=SlotTable) == slot_table
+    assert isinstance(slot_table, SlotTable)
+    assert slot_table.targets[target_name("users", "unix:/a")] == 1
+    assert [upstream_of(name) for name in slot_table.targets] == ["users", "users"]

@@ -59,11 +59,11 @@ def test_the_name_in_the_last_slot_overlaps_nothing() -> None:
 
 def test_how_busy_an_upstream_is_is_summed_over_targets_and_workers() -> None:
     shared, words = node()
-    places = first(SlotNames(upstreams={"users": ["a:1", "b:1"], "files": ["c:1"], "idle": []}))
+    slot_table = first(SlotNames(upstreams={"users": ["a:1", "b:1"], "files": ["c:1"], "idle": []}))
     for column in shared.columns:
-        for number, name in enumerate(places.targets):
-            words.write_gauges(column, places.targets[name], number, 10, 100)
-    assert words.busy(shared, places) == {"users": [2, 40, 400], "files": [4, 20, 200]}
+        for number, name in enumerate(slot_table.targets):
+            words.write_gauges(column, slot_table.targets[name], number, 10, 100)
+    assert words.busy(shared, slot_table) == {"users": [2, 40, 400], "files": [4, 20, 200]}
 
 
 def test_a_place_is_held_while_anything_counts_on_it() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fastgw.admin.revocations import KEPT_S, LEEWAY_S, Revocation, read
 from fastgw.filters.authentication.revocation_keys import mark_of_jti, mark_of_subject, mark_of_token, marks_of
-from fastgw.redis.url import check_url, place_in
+from fastgw.redis.url import check_url, server_of
 from fastgw.sync.revocations import (
     ALWAYS_DATE,
     LATEST_DATE,
@@ -202,7 +202,7 @@ def test_what_is_asked_for_in_no_way_or_in_two_is_refused(wanted: dict[str, Any]
     ],
 )
 def test_the_place_of_a_redis_is_told_without_its_password(url: str, place: str) -> None:
-    assert place_in(url) == place
+    assert server_of(url) == place
     check_url(url)
 
 

@@ -27,11 +27,11 @@ def configured(*weights: int, priorities: str = "", **balancing: Any) -> setting
     return settings.Upstream(
         targets=tuple(
             settings.Target(
-                url=parse_url(f"http://{'abcdef'[place]}:80"),
+                url=parse_url(f"http://{'abcdef'[slot]}:80"),
                 weight=weight,
-                priority=int(priorities[place]) if priorities else 0,
+                priority=int(priorities[slot]) if priorities else 0,
             )
-            for place, weight in enumerate(weights)
+            for slot, weight in enumerate(weights)
         ),
         load_balancing=settings.LoadBalancing(**balancing),
     )
@@ -45,8 +45,8 @@ class Running:
         self.worker_loop: Any = before.worker_loop if before is not None else SimpleNamespace(wheel=Wheel(1000.0))
         there = old.targets_by_url if old is not None else settings.NONE
         self.upstream = Upstream("u", configuration, build_targets(configuration, None, there), None, b"", old)
-        for place, target in enumerate(self.upstream.targets):
-            target.place = place
+        for slot, target in enumerate(self.upstream.targets):
+            target.slot = slot
         (self.loads,) = loads_of(len(self.upstream.targets))
         self.upstream.start(self.worker_loop, 1, LocalLimit(9), LocalLimit(9), self.loads, b"a key of this run")
 

@@ -101,27 +101,27 @@ class ClusterClient:
         from kubernetes_asyncio.client import CoreV1Api, CustomObjectsApi
 
         self._api = api
-        self._place: tuple[str, ...]
+        self._arguments: tuple[str, ...]
         if kind == "applications":
-            self._call, self._place = CustomObjectsApi(api).list_cluster_custom_object, (*VERSION.split("/"), kind)
+            self._call, self._arguments = CustomObjectsApi(api).list_cluster_custom_object, (*VERSION.split("/"), kind)
         else:
-            self._call, self._place = CoreV1Api(api).list_namespaced_secret, (namespace,)
+            self._call, self._arguments = CoreV1Api(api).list_namespaced_secret, (namespace,)
         self._one = CoreV1Api(api).read_namespaced_secret
         self._namespace = namespace
 
     async def list(self, **query: str | int | bool) -> bytes:
         """Return one page. Raises `CannotAsk`."""
-        return await self._whole(self._call, self._place, query)
+        return await self._whole(self._call, self._arguments, query)
 
     async def secret(self, name: str) -> bytes:
         """Return one secret. Raises `CannotAsk`."""
         return await self._whole(self._one, (name, self._namespace), {})
 
-    async def _whole(self, call: Any, place: tuple[str, ...], query: Query) -> bytes:
+    async def _whole(self, call: Any, arguments: tuple[str, ...], query: Query) -> bytes:
         with _as_cannot_ask():
             async with asyncio.timeout(ANSWER_S):
                 async with await call(
-                    *place, **query, _preload_content=False, _request_timeout=_client_timeout()
+                    *arguments, **query, _preload_content=False, _request_timeout=_client_timeout()
                 ) as got:
                     content = bytearray()
                     async for piece in got.content.iter_any():
@@ -139,7 +139,7 @@ class ClusterClient:
         timeout = _client_timeout(seconds + SILENCE_S)
         with _as_cannot_ask():
             async with asyncio.timeout(ANSWER_S):
-                got = await self._call(*self._place, **query, _preload_content=False, _request_timeout=timeout)
+                got = await self._call(*self._arguments, **query, _preload_content=False, _request_timeout=timeout)
             async with got:
                 if got.status != 200:
                     raise refusal(await got.content.read(MOST_LINE), got.status)

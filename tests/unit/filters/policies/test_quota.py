@@ -160,7 +160,7 @@ def test_where_no_place_to_count_is_left_nobody_is_admitted(clock, monkeypatch):
     def full(*_: object) -> Any:
         raise quota.Full
 
-    monkeypatch.setattr(type(plane.table), "place", full)
+    monkeypatch.setattr(type(plane.table), "assign_slot", full)
     assert "limits_unavailable" in plane.asks(ALICE)
 
 

@@ -404,9 +404,9 @@ def test_in_a_queue_requests_wait_for_their_turn_and_no_longer(clock: Clock, mon
 
 
 def test_nobody_waits_long_where_no_places_are_named() -> None:
-    assert LimitSpec("leaky_bucket", 600, 60.0).places == 100
-    assert LimitSpec("leaky_bucket", 2, 60.0).places == 0
-    assert LimitSpec("leaky_bucket", 5, 1.0).places == 5
+    assert LimitSpec("leaky_bucket", 600, 60.0).queue_size == 100
+    assert LimitSpec("leaky_bucket", 2, 60.0).queue_size == 0
+    assert LimitSpec("leaky_bucket", 5, 1.0).queue_size == 5
     assert LimitSpec("leaky_bucket", 5, 1.0, 0).depth == 1
 
 

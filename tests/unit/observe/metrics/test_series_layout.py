@@ -57,8 +57,8 @@ def count(
     duration_s: float = 0.0,
     **numbers: float,
 ) -> None:
-    place = counters.place(listener, route, upstream, method, status, fault)
-    counters.count(place, duration_s, **numbers)  # type: ignore[arg-type]
+    words = counters.series_words(listener, route, upstream, method, status, fault)
+    counters.count(words, duration_s, **numbers)  # type: ignore[arg-type]
 
 
 def durations(rows: Iterable[tuple[str, list[int]]]) -> dict[str, int]:
@@ -189,26 +189,26 @@ class Node:
     """Two workers and a supervisor, as far as they count; the reader knows the places that were committed."""
 
     def __init__(self, routes: Iterable[str]) -> None:
-        self.places = first(names(routes))
+        self.slot_table = first(names(routes))
         self.columns = [column(), column()]
         self.added, self.returned = column(), column()
         self.tallies = [ExchangeCounters(self.series, each) for each in self.columns]
 
     @property
     def series(self) -> Series:
-        return Series(self.places, FAULTS)
+        return Series(self.slot_table, FAULTS)
 
     @property
     def totals(self) -> Totals:
         return totals(self.series, self.columns, self.added, self.returned)
 
     def prepared(self, wanted: SlotNames) -> SlotTable:
-        generation = self.places.generation + 1
-        return self.places.following(wanted, generation, oldest=generation - 1)
+        generation = self.slot_table.generation + 1
+        return self.slot_table.following(wanted, generation, oldest=generation - 1)
 
     def commit(self, after: SlotTable) -> None:
-        CounterCarryOver(self.added, self.returned).carry(self.columns, self.places, after)
-        self.places = after
+        CounterCarryOver(self.added, self.returned).carry(self.columns, self.slot_table, after)
+        self.slot_table = after
 
     def reload(self, wanted: SlotNames) -> None:
         self.commit(self.prepared(wanted))
@@ -225,7 +225,7 @@ def test_a_name_that_is_gone_is_other_from_the_commit_on_and_its_place_begins_at
     gone = {("public", "_other", "GET", 200): 2, ("public", "b", "GET", 404): 2}
     assert node.totals.requests == gone
     node.reload(names(["b", "c"]))
-    assert node.places.routes == {"b": 1, "c": 0}
+    assert node.slot_table.routes == {"b": 1, "c": 0}
     assert node.totals.requests == gone
     count(node.tallies[0], route="c")
     assert node.totals.requests == gone | {("public", "c", "GET", 200): 1}
@@ -296,18 +296,18 @@ def test_who_reads_while_counts_are_carried_sees_each_once() -> None:
     one, other, node.added, node.returned, committed = (memoryview(each).cast("Q") for each in shared)
     node.columns = [one, other]
     node.tallies = [ExchangeCounters(node.series, each) for each in node.columns]
-    generations = [node.places]
+    generations = [node.slot_table]
     for generation in range(1, 300):
         wanted = names([f"{generation}-{each}" for each in range(4)])
         generations.append(generations[-1].following(wanted, generation + 1, oldest=generation))
 
     def reload() -> None:
-        for generation, places in enumerate(generations[1:], 1):
-            node.commit(places)
+        for generation, slot_table in enumerate(generations[1:], 1):
+            node.commit(slot_table)
             committed[0] = generation
             for counters in node.tallies:
                 counters.adopt(node.series)
-            for route in [*places.routes] * 3:
+            for route in [*slot_table.routes] * 3:
                 count(node.tallies[generation % 2], route=route)
 
     pid = os.fork()

@@ -129,7 +129,7 @@ class InForce:
             generation=self.current.generation + 1 if hasattr(self, "current") else 1,
             date=1.0,
             source="start",
-            places=self.tables.places,
+            slot_table=self.tables.slot_table,
             workers=2,
             base=None,
             index=index,

@@ -237,18 +237,18 @@ class Node:
         self.words = HealthWords(layout)
         self.shared = SharedMemory.create(layout, 1)
         self.on = on
-        self.places = SlotTable()
+        self.slot_table = SlotTable()
         self.checks = Checks(on, self.shared, self.words)
 
     def follow(self, upstreams: Mapping[str, settings.Upstream], generation: int = 1) -> None:
         labels = {name: [f"{each.url.host}:80" for each in upstream.targets] for name, upstream in upstreams.items()}
         names = SlotNames(upstreams=labels)
-        self.places = first(names) if generation == 1 else self.places.following(names, generation, generation)
-        self.checks.check_upstreams(upstreams, self.places, {})
+        self.slot_table = first(names) if generation == 1 else self.slot_table.following(names, generation, generation)
+        self.checks.check_upstreams(upstreams, self.slot_table, {})
 
     def verdict(self, name: str) -> HealthVerdict:
-        place = self.places.targets[f"users {name}:80"]
-        return self.checks.verdict_of(place)
+        slot = self.slot_table.targets[f"users {name}:80"]
+        return self.checks.verdict_of(slot)
 
     @property
     def changes(self) -> int:
@@ -308,14 +308,14 @@ async def test_a_target_is_checked_on_over_reloads_and_one_that_goes_is_forgotte
     told.wrong["b"] = "status 500"
     node.follow(users("a", "b"))
     await until(lambda: node.verdict("b") is HealthVerdict.UNHEALTHY)
-    place = node.places.targets["users b:80"]
+    slot = node.slot_table.targets["users b:80"]
     before = dict(node.checks._running)
     node.follow(users("a", "b", "c"), generation=2)
     await until(lambda: "c" in told.asked)
     assert node.checks._running["users b:80"] is before["users b:80"]
     changes = node.changes
     node.follow(users("a", "c"), generation=3)
-    await until(lambda: node.words.verdict_of(node.shared.supervisor, place) == (HealthVerdict.UNKNOWN, 0.0))
+    await until(lambda: node.words.verdict_of(node.shared.supervisor, slot) == (HealthVerdict.UNKNOWN, 0.0))
     assert node.changes > changes
     asked = told.asked["b"]
     await until(lambda: told.asked["c"] > 20)
@@ -364,7 +364,7 @@ async def test_a_control_process_goes_on_with_what_the_one_before_it_knew(node: 
     node.checks.stop()
     told.wrong.clear()
     after = Checks(node.on, node.shared, node.words)
-    after.check_upstreams(users("a", healthy_threshold=2), node.places, {})
+    after.check_upstreams(users("a", healthy_threshold=2), node.slot_table, {})
     asked = told.asked["a"]
     await until(lambda: told.asked["a"] == asked + 1)
     assert node.verdict("a") is HealthVerdict.UNHEALTHY

@@ -42,9 +42,9 @@ def configuration(routes: int = ROUTES, upstreams: int = 400) -> bytes:
 @pytest.fixture(scope="module")
 def accepted() -> ConfigSnapshot:
     loaded = load_text(configuration(), "/nowhere/gateway.yaml", TYPES)
-    places = compile(loaded.config, 2).places
+    slot_table = compile(loaded.config, 2).slot_table
     return accept(
-        loaded, generation=1, date=1.0, source="start", places=places, workers=2, base=None, known_notes=["a"]
+        loaded, generation=1, date=1.0, source="start", slot_table=slot_table, workers=2, base=None, known_notes=["a"]
     )
 
 
@@ -68,7 +68,9 @@ def test_what_is_the_same_is_taken_from_the_generation_before_it(accepted: Confi
     )
     loaded = load_text(changed, "/nowhere/gateway.yaml", TYPES)
     base = PreviousGeneration(accepted, accepted.config())
-    following = accept(loaded, generation=2, date=2.0, source="api", places=accepted.places, workers=2, base=base)
+    following = accept(
+        loaded, generation=2, date=2.0, source="api", slot_table=accepted.slot_table, workers=2, base=base
+    )
     assert [at for at, same in enumerate(following.same) if same != at] == [7]
     assert following.same[7] == NEW
     assert following.config() == replace(loaded.config, consumers=())
@@ -136,7 +138,7 @@ def test_a_part_that_could_not_be_read_is_not_sealed() -> None:
             generation=1,
             date=1.0,
             source="start",
-            places=SlotTable(),
+            slot_table=SlotTable(),
             workers=1,
             base=None,
         )
@@ -174,8 +176,8 @@ def test_what_tables_were_made_from_is_dropped_in_steps(sealed: int) -> None:
     steps = sum(1 for _ in read.emptying())
     assert steps > 3 * ROUTES / 256
     assert not any((read.encoded_routes, read.encoded_upstreams, read.route_names, read.same))
-    assert isinstance(read.places, SlotTable)
-    assert read.places.targets  # the tables go on with these
+    assert isinstance(read.slot_table, SlotTable)
+    assert read.slot_table.targets  # the tables go on with these
 
 
 def test_upstreams_that_have_not_changed_are_taken_without_a_look(accepted: ConfigSnapshot) -> None:
@@ -189,7 +191,9 @@ def test_upstreams_that_have_not_changed_are_taken_without_a_look(accepted: Conf
         TYPES,
     )
     base = PreviousGeneration(accepted, accepted.config())
-    following = accept(loaded, generation=2, date=2.0, source="api", places=accepted.places, workers=2, base=base)
+    following = accept(
+        loaded, generation=2, date=2.0, source="api", slot_table=accepted.slot_table, workers=2, base=base
+    )
     assert following.changed_upstreams == ["u3"]
     following.encoded_upstreams |= dict.fromkeys(following.encoded_upstreams.keys() - {"u3"}, b"nothing")
     after = at_once(building(following.plan, 2, before))
@@ -214,7 +218,7 @@ def test_the_supervisor_keeps_what_it_needs_and_reads_the_rest_for_its_children(
         lean = at_once(unsealing(sealed.descriptor, tables=False))
         for kept in (sealed.accepted, lean):
             assert not any((kept.encoded_routes, kept.encoded_upstreams, kept.route_names, kept.same))
-            assert (kept.places, kept.captured, kept.sources) == (whole.places, whole.captured, whole.sources)
+            assert (kept.slot_table, kept.captured, kept.sources) == (whole.slot_table, whole.captured, whole.sources)
             assert kept.feeds == {"key": b""}  # which there are
         assert (whole.config(), whole.feeds) == (accepted.config(), {"key": b"source"})
     finally:
@@ -246,7 +250,7 @@ def test_what_is_fetched_for_filters_is_remembered_as_long_as_they_are_the_same(
         1,
     ):
         loaded = load_text(text, "/nowhere/gateway.yaml", TYPES, "", {}, remembered)
-        of = {"generation": number, "date": 1.0, "source": "api", "places": SlotTable(), "workers": 1}
+        of = {"generation": number, "date": 1.0, "source": "api", "slot_table": SlotTable(), "workers": 1}
         made = accept(loaded, base=base, **of)
         again = accept(loaded, base=None, **of)
         assert (made.feeds, made.lazy_feeds.keys(), made.feed_users) == (

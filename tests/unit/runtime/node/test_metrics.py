@@ -73,8 +73,8 @@ class Node:
         )
 
     def finish(self, route: str, status: int = 200, fault: str = "") -> None:
-        place = self.counters.place("public", route, "users", b"GET", status, fault)
-        self.counters.count(place, 0.002, 10, 20, 0.001, 1)
+        words = self.counters.series_words("public", route, "users", b"GET", status, fault)
+        self.counters.count(words, 0.002, 10, 20, 0.001, 1)
 
     def samples(self, accept: bytes = b"") -> list[Sample]:
         text = self.exposition.text(accept)[1].decode()
@@ -226,7 +226,7 @@ def test_a_pool_is_told_by_its_upstream(node: Node) -> None:
     """Summed over targets and workers."""
     target = node.gateway.upstreams["users"].targets[0]
     for column in node.shared.columns:
-        node.words.targets.write_gauges(column, node.gateway.target_place("users", target), 2, 1, 3)
+        node.words.targets.write_gauges(column, node.gateway.target_slot("users", target), 2, 1, 3)
     numbers = {each.name: each.value for each in node.samples() if each.name.startswith("fastgw_pool")}
     assert numbers["fastgw_pool_in_use_connections"] == 4
     assert numbers["fastgw_pool_idle_connections"] == 2
@@ -252,15 +252,15 @@ def test_connections_are_counted_as_they_are_let_in(node: Node) -> None:
 def test_names_change_when_the_generation_is_committed_and_not_before(node: Node) -> None:
     """A scrape between two words of the supervisor never shows the counts of one name under another."""
     node.finish("user")
-    names, places = node.gateway.names, node.gateway.places
-    after = places.following(SlotNames(names.listeners, ["late"], names.upstreams), 2, oldest=1)
+    names, slot_table = node.gateway.names, node.gateway.slot_table
+    after = slot_table.following(SlotNames(names.listeners, ["late"], names.upstreams), 2, oldest=1)
     node.exposition.prepare(2, series_of(after))
 
     def routes() -> Sequence[str]:
         return [each.labels["route"] for each in node.samples() if each.name == "fastgw_requests_total"]
 
     assert routes() == ["user"]
-    node.words.carry(node.shared, places, after)
+    node.words.carry(node.shared, slot_table, after)
     assert routes() == ["user"]
     node.shared.supervisor.words[node.words.generation] = 2
     assert routes() == ["_other"]

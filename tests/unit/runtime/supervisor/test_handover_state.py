@@ -61,7 +61,7 @@ def test_what_is_left_is_what_is_found(node, name, monkeypatch):
 def test_there_is_what_a_configuration_is_read_from_again(node):
     handover = node.handover()
     assert [source.name for source in handover.sources] == [FILE]
-    assert (handover.generation, handover.places) == (1, node.node_state.sealed.accepted.places)
+    assert (handover.generation, handover.slot_table) == (1, node.node_state.sealed.accepted.slot_table)
 
 
 def test_sockets_are_the_same_at_the_same_numbers(node):

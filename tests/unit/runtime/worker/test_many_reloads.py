@@ -92,10 +92,12 @@ class Worker:
         )
         first = documents[0]
         gateway = compile(first.config, 1, first.captured)
-        self.places = gateway.places
+        self.slot_table = gateway.slot_table
         self.column = SharedMemory(gateway.layout, 1).columns[0]
         gateway.start(self.services, self.column)
-        self.before = accept(first, generation=1, date=1.0, source="api", places=self.places, workers=1, base=None)
+        self.before = accept(
+            first, generation=1, date=1.0, source="api", slot_table=self.slot_table, workers=1, base=None
+        )
         self.ready = 0
         self.changing = TableSwap(Slices(loop), gateway, 1, self._starting, self._prepared, self._refused)
 
@@ -114,7 +116,7 @@ class Worker:
             generation=generation,
             date=1.0,
             source="api",
-            places=self.places,
+            slot_table=self.slot_table,
             workers=1,
             base=PreviousGeneration(self.before, self.before.config()),
         )

@@ -31,9 +31,9 @@ def accepted(generation: int, base: ConfigSnapshot | None = None) -> ConfigSnaps
         path = f"/{number}/{generation if number % 2 else ''}"
         lines.append(f"  - {{name: r{number}, paths: ['{path}'], respond: {{body: g{generation * (number % 2)}}}}}")
     loaded = load_text("\n".join(lines).encode(), "/nowhere/gateway.yaml", TYPES)
-    places = compile(loaded.config, 1).places
+    slot_table = compile(loaded.config, 1).slot_table
     before = None if base is None else PreviousGeneration(base, base.config())
-    return accept(loaded, generation=generation, date=1.0, source="api", places=places, workers=1, base=before)
+    return accept(loaded, generation=generation, date=1.0, source="api", slot_table=slot_table, workers=1, base=before)
 
 
 class Worker:

@@ -48,10 +48,10 @@ class Group:
         self.events: list[HealthEvent] = []
         column = node.shared.columns[worker]
         node.words.enter_upstream(column, 7, "users")
-        places = dict(zip(self.targets, range(20, 20 + len(self.targets)), strict=True))
-        for target, place in places.items():
-            node.words.enter(column, place, target.label)
-        self.health = Health(self, node.words, column, 7, places, self.events.append, lambda: node.now)
+        slots = dict(zip(self.targets, range(20, 20 + len(self.targets)), strict=True))
+        for target, slot in slots.items():
+            node.words.enter(column, slot, target.label)
+        self.health = Health(self, node.words, column, 7, slots, self.events.append, lambda: node.now)
         self.outlook = HealthPoller(node.wheel, node.words, column, [self.health])
         self.outlook.start()
 

@@ -40,7 +40,7 @@ def members(*weights: float, priorities: Sequence[int] = ()) -> list[Member]:
     made = []
     for index, weight in enumerate(weights):
         target = Target(parse_url(f"http://{chr(ord('a') + index)}:80"))
-        target.place = index
+        target.slot = index
         made.append(Member(target, weight, priorities[index] if priorities else 0))
     return made
 

@@ -22,10 +22,12 @@ POST = b"POST /old HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok"
 
 def under_way(node: Node) -> tuple[int, int]:
     """At the target, and at the upstream, as all processes of the node see it."""
-    words, places = node.gateway._words, node.gateway.places
+    words, slot_table = node.gateway._words, node.gateway.slot_table
     (target,) = node.gateway.upstreams["old"].targets
-    place = places.targets[target_name("old", target.label)]
-    return node.shared.total(words.under_way + place), node.shared.total(words.under_way_all + places.upstreams["old"])
+    slot = slot_table.targets[target_name("old", target.label)]
+    return node.shared.total(words.under_way + slot), node.shared.total(
+        words.under_way_all + slot_table.upstreams["old"]
+    )
 
 
 async def asked(node: Node, request: bytes = GET % b"old") -> Any:

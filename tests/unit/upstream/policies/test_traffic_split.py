@@ -40,9 +40,9 @@ def test_shares_are_kept(shares: tuple[int, int], by: str) -> None:
     split = Splitter("user", NAMES, shares, Split(by=Trait(by)))
     count = 20_000
     taken = Counter(split(each) for each in clients(count))
-    for place, share in enumerate(shares):
+    for index, share in enumerate(shares):
         part = share / sum(shares)
-        assert abs(taken[place] - count * part) <= 5 * (count * part * (1 - part)) ** 0.5  # five sigma
+        assert abs(taken[index] - count * part) <= 5 * (count * part * (1 - part)) ** 0.5  # five sigma
 
 
 def test_a_client_stays_where_it_is_and_a_share_that_grows_only_adds() -> None:

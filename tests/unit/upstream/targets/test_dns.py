@@ -223,7 +223,7 @@ class System:
 def system(monkeypatch) -> Iterator[System]:
     made = System()
     monkeypatch.setattr(socket, "getaddrinfo", made.getaddrinfo)
-    monkeypatch.setattr(dns, "_places", asyncio.Semaphore(2))
+    monkeypatch.setattr(dns, "_slots", asyncio.Semaphore(2))
     yield made
     made.release.set()
     for thread in threading.enumerate():

@@ -24,8 +24,8 @@ def test_targets_of_one_address_have_verdicts_of_their_own() -> None:
     layout = Layout()
     words = TargetWords(layout)
     shared = SharedMemory.create(layout, 1)
-    places = first(SlotNames(upstreams={"u": [target.label for target in build_targets(upstream)]}))
-    one, other = places.targets["u a:80/x"], places.targets["u a:80/y"]
+    slot_table = first(SlotNames(upstreams={"u": [target.label for target in build_targets(upstream)]}))
+    one, other = slot_table.targets["u a:80/x"], slot_table.targets["u a:80/y"]
     words.health.eject(shared.columns[0], one, Ejection(1005.0, 1))
     assert words.verdict(shared, one, 1000.0) is HealthVerdict.EJECTED
     assert words.verdict(shared, other, 1000.0) is HealthVerdict.UNKNOWN
@@ -46,14 +46,14 @@ def test_the_newest_error_of_all_workers_is_told() -> None:
     layout = Layout()
     errors = LastErrors(layout)
     shared = SharedMemory.create(layout, 2)
-    places = first(SlotNames(routes=("r",), upstreams={"u": ["a:80", "b:80"]}))
-    errors.note_target(shared.columns[0], places, "u a:80", "connect_refused", "ECONNREFUSED")
-    errors.note_target(shared.columns[1], places, "u a:80", "tls_failed", "é" * 400)
-    errors.note_target(shared.columns[1], places, "u nobody:80", "tls_failed", "")
-    errors.note_route(shared.columns[0], places, "r", "no_healthy_target", "")
-    (found,) = errors.of_targets(shared.views, places).items()
+    slot_table = first(SlotNames(routes=("r",), upstreams={"u": ["a:80", "b:80"]}))
+    errors.note_target(shared.columns[0], slot_table, "u a:80", "connect_refused", "ECONNREFUSED")
+    errors.note_target(shared.columns[1], slot_table, "u a:80", "tls_failed", "é" * 400)
+    errors.note_target(shared.columns[1], slot_table, "u nobody:80", "tls_failed", "")
+    errors.note_route(shared.columns[0], slot_table, "r", "no_healthy_target", "")
+    (found,) = errors.of_targets(shared.views, slot_table).items()
     assert found[0] == "u a:80"
     assert (found[1].fault, found[1].reason) == ("tls_failed", "é" * ((TEXT_BYTES - len("tls_failed ")) // 2))
-    route = errors.of_routes(shared.views, places)["r"]
+    route = errors.of_routes(shared.views, slot_table)["r"]
     assert (route.fault, route.reason) == ("no_healthy_target", "")
     assert not errors.of_targets(shared.views, first(SlotNames(upstreams={"v": ["c:80"]})))
