@@ -163,11 +163,11 @@ class KeyCounts:
         for cell in cells:
             words[cell] -= 1
 
-    def add_permits(self, cells: Cells, places: int) -> None:
+    def add_permits(self, cells: Cells, permits: int) -> None:
         """Add this number of permits without a check; a negative number removes permits."""
         words = self._words
         for cell in cells:
-            words[cell] += places
+            words[cell] += permits
 
     def count(self, cells: Cells) -> int:
         """Return the number of permits taken."""
