@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, NamedTuple, final
 
+from fastgw.upstream.upstream import Upstream
+
 AT_ONCE: Final = 4096
 """Bytes of messages that are converted on the loop in one turn of it: 1 ms for the costliest."""
 _thread: Final = ThreadPoolExecutor(1, "transcode")
@@ -26,10 +28,11 @@ class Conversions:
     none do any more: their source is paused meanwhile.
     """
 
-    __slots__ = ("_hold", "_over", "_spent", "_waiting", "_working")
+    __slots__ = ("_hold", "_over", "_spent", "_upstream", "_waiting", "_working")
 
-    def __init__(self, hold: Callable[[bool], None]) -> None:
+    def __init__(self, hold: Callable[[bool], None], upstream: Upstream) -> None:
         self._hold = hold
+        self._upstream = upstream  # whose loop is there once it has started
         self._waiting: list[_Conversion] = []
         self._working = False  # the thread has some of them
         self._spent = 0  # bytes in this turn of the loop
@@ -44,7 +47,7 @@ class Conversions:
             return
         if not self._working and self._spent + size <= AT_ONCE:
             if size and not self._spent:
-                asyncio.get_running_loop().call_soon(self._turn)
+                self._upstream.worker_loop.loop.call_soon(self._turn)
             self._spent += size
             done(_result(convert))
             return
@@ -52,12 +55,13 @@ class Conversions:
         if not self._working:
             self._working = True
             self._hold(True)
-            asyncio.get_running_loop().call_soon(self._start)  # with what else comes in this turn
+            self._upstream.worker_loop.loop.call_soon(self._start)  # with what else comes in this turn
 
     def cancel(self) -> None:
         """Forget those that are not done yet."""
         self._over = True
         self._waiting = []
+        self._hold = _forget
 
     def _turn(self) -> None:
         self._spent = 0
@@ -65,7 +69,7 @@ class Conversions:
     def _start(self) -> None:
         batch, self._waiting = self._waiting, []
         if batch:
-            work = asyncio.get_running_loop().run_in_executor(_thread, _results, batch)
+            work = self._upstream.worker_loop.loop.run_in_executor(_thread, _results, batch)
             work.add_done_callback(partial(self._converted, batch))
 
     def _converted(self, batch: list[_Conversion], work: "asyncio.Future[list[Any]]") -> None:
@@ -80,6 +84,9 @@ class Conversions:
         elif not self._over:
             self._working = False
             self._hold(False)
+
+
+def _forget(is_held: bool) -> None: ...
 
 
 def _results(batch: list[_Conversion]) -> list[Any]:

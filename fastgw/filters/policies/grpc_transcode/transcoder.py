@@ -51,7 +51,7 @@ class Transcoder:
         return call.description if isinstance(call, Call) else "it is not transcoded"
 
     def translate(self, exchange: Exchange, forward: Forward) -> bool:
-        if forward.upstream.settings.protocol != "grpc":
+        if not speaks_grpc(forward):
             return False  # of a fallback
         call = self._calls.get(exchange) or self._call_of(exchange)
         if not isinstance(call, Call):
@@ -65,7 +65,7 @@ class Transcoder:
     def _call_of(self, exchange: Exchange) -> Call | Reply | None:
         """Return the call that a request is, or the reply to one that is none; None: it is not transcoded."""
         action = None if exchange.route is None else exchange.route.action
-        if not isinstance(action, Forward) or not action.grpc or _is_rpc(exchange):
+        if not isinstance(action, Forward) or not speaks_grpc(action) or _is_rpc(exchange):
             return None
         path = exchange.path if action.path_of is None else action.path_of(exchange)
         found, allowed = self._use.api.table.find(path, exchange.method)
@@ -85,6 +85,10 @@ class Transcoder:
         except InvalidRequest as invalid:
             return exchange.refuse(Fault.BAD_REQUEST, str(invalid))
         return Call(binding, reader)
+
+
+def speaks_grpc(forward: Forward) -> bool:
+    return forward.upstream.settings.protocol == "grpc"
 
 
 def _is_rpc(exchange: Exchange) -> bool:

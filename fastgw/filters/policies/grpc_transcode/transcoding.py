@@ -124,7 +124,7 @@ class Transcoding(BodySink, CallListener):
         self._use, self._binding, self._reader, self._exchange = use, binding, reader, exchange
         self._writer = ResponseWriter(binding, use.format, use.api)
         self._call = TranslatedCall(exchange, forward.unrewritten(), self)
-        self._conversions = Conversions(self._hold)
+        self._conversions = Conversions(self._hold, forward.upstream)
         self._frames = MessageReader(use.message_bytes, COMPRESSED)
         self._body: Relay | None = None  # the request's, as long as more of it may come
         self._held = bytearray()  # bytes of the request's body that are not a message yet
@@ -213,9 +213,9 @@ class Transcoding(BodySink, CallListener):
             self._conversions.add(len(line), partial(self._reader.read, line), self._message_read)
 
     def _message_read(self, message: bytes | Exception) -> None:
-        exchange, sent = self._exchange, self._sent
         if self._over:
             return
+        exchange, sent = self._exchange, self._sent
         if isinstance(message, InvalidRequest):
             exchange.fail(Fault.BAD_REQUEST, str(message))
         elif isinstance(message, Exception):
@@ -317,9 +317,12 @@ class Transcoding(BodySink, CallListener):
             )
 
     def on_cancel(self) -> None:
-        self._over = True
-        self._body = None
-        self._conversions.cancel()
+        """Release the exchange and the call: they refer back here, and only the collector would find the cycle."""
+        if not self._over:
+            self._over = True
+            self._body = self._sent = None
+            self._conversions.cancel()
+            del self._exchange, self._call
 
     @property
     def _status(self) -> int:
@@ -349,7 +352,8 @@ class Transcoding(BodySink, CallListener):
         return (LINES, writer.write(message) + b"\n") if streams else (JSON, writer.write(message))
 
     def _has_failed(self, written: tuple[bytes, bytes] | Exception) -> bool:
-        if self._exchange.state is ENDED or self._over:
+        if self._exchange.state is ENDED:
+            self.on_cancel()
             return True
         if isinstance(written, InvalidResponse):
             self._fail(Fault.UPSTREAM_MALFORMED, str(written))
@@ -395,14 +399,16 @@ class Transcoding(BodySink, CallListener):
         self._begun = True
         response = self._own(200, ((b"Content-Type", content_type),) if content_type else ())
         response.body_length = UNKNOWN
-        if self._exchange.method == b"HEAD":  # what would follow is not needed
-            self._exchange.break_off()
+        exchange = self._exchange
+        if exchange.method == b"HEAD":  # what would follow is not needed
+            exchange.break_off()
             self.on_cancel()
-        self._exchange.respond(response, b"", self._over)
+        exchange.respond(response, b"", self._over)
 
     def _end_stream(self, trailers: Trailers) -> None:
         exchange = self._exchange
-        if exchange.state is ENDED or self._over:
+        if exchange.state is ENDED:
+            self.on_cancel()
             return
         if not self._begun:
             self._begin(b"" if self._writer.is_raw else LINES)
@@ -413,9 +419,9 @@ class Transcoding(BodySink, CallListener):
     def _answer_status(self, status: Status) -> None:
         """Answer with a status that is not OK: as a problem, or as the last line of a stream."""
         exchange, body = self._exchange, status.body(self._use)
-        if exchange.state is ENDED or self._over:
-            return
         self.on_cancel()
+        if exchange.state is ENDED:
+            return
         exchange.why = exchange.why or f"the call ended with {status.code.name}"
         if not self._begun:
             fields = [(b"Content-Type", _PROBLEM), (b"Grpc-Status", b"%d" % status.code)]
