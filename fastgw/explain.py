@@ -284,7 +284,10 @@ def explain(
         explanation.targets = len(action.upstream.targets)
         explanation.picked_by = _picked_by(action.upstream, target, exchange, shown)
         recorder = CallRecorder(action)
-        if is_translated(exchange, recorder) and exchange.response is not None:
+        if is_translated(exchange, recorder):
+            if exchange.response is not None:
+                return _describe_response(explanation, exchange, shown)
+        elif action.grpc and action.refuse_non_call(exchange, any_version=True):
             return _describe_response(explanation, exchange, shown)
         explanation.sends = shown.head(recorder.action.request(recorder.call or exchange, target))
         fallback = exchange.route.fallback

@@ -14,10 +14,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from fastgw.compiled import PURE
+from tests.support.client import Client
 from tests.support.grpc_world import CODES, DEADLINE, World
 from tests.support.http2_peer import Http2Client, Http2Origin, answer
 
 pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
+CALL1 = b"POST /test.Greeter/Unary HTTP/1.1\r\nHost: a.test\r\n%bContent-Length: 2\r\n\r\n%b"
 LARGE = 32 * 1024**2
 
 
@@ -242,6 +244,75 @@ def test_a_request_that_is_no_call_is_answered_as_ever(make: Any) -> None:
     with Http2Client(world.gateway.address()) as client:
         response = client.exchange(method=b"GET", path=b"/nowhere")
         assert (response.status, response.get(b"content-type")) == (404, b"application/problem+json")
+
+
+TYPES = [None, b"application/json", b"application/grpc-web", b"application/grpc-web+proto", b"application/grpcx", b"x"]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_what_is_no_call_is_not_sent(make: Any, kind: bytes | None) -> None:
+    """The server would reset the stream, which would count against it: anybody could open the circuit breaker."""
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}]})
+        fields = [] if kind is None else [(b"content-type", kind)]
+        with Http2Client(world.gateway.address()) as client:
+            response = client.exchange(fields, b"{}", method=b"POST", path=b"/test.Greeter/Unary")
+        assert_refused(response, origin)
+        record = world.gateway.wait_for_record(path="/test.Greeter/Unary")
+        assert (record["status"], record["fault"]) == (415, "unsupported_media_type")
+        with Client(world.gateway.address()) as client1:
+            typed = b"" if kind is None else b"Content-Type: %b\r\n" % kind
+            assert_refused(client1.exchange(CALL1 % (typed, b"{}")), origin)
+
+
+def test_a_call_over_http1_is_not_sent(make: Any) -> None:
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}]})
+        for more in (b"", b"Connection: TE\r\nTE: trailers\r\n"):
+            with Client(world.gateway.address()) as client:
+                response = client.exchange(CALL1 % (b"Content-Type: application/grpc\r\n" + more, b"\0\0"))
+            assert b"HTTP/2" in response.body
+            assert_refused(response, origin)
+
+
+@pytest.mark.parametrize("method", [b"GET", b"PUT"])
+def test_a_call_with_another_method_than_post_is_not_sent(make: Any, method: bytes) -> None:
+    with Http2Origin() as origin:
+        routes = [{"name": "all", "paths": ["/*"], "upstream": "u"}]
+        world = make(upstream={"targets": [{"url": origin.url}]}, routes=routes)
+        with Http2Client(world.gateway.address()) as client:
+            body = None if method == b"GET" else b"\0\0\0\0\0"
+            response = client.exchange([(b"content-type", b"application/grpc")], body, method=method, path=b"/a/b")
+        assert (response.status, response.get(b"grpc-status"), response.get(b"allow")) == (200, b"12", b"POST")
+        assert origin.none_waits()
+
+
+def test_what_is_no_call_does_not_open_the_breaker(make: Any) -> None:
+    world = make(upstream={"circuit_breaker": {"min_requests": 2}})
+    with Http2Client(world.gateway.address()) as client:
+        for _ in range(10):
+            assert client.exchange([], b"{}", method=b"POST", path=b"/test.Greeter/Unary").status == 415
+    assert world.unary()(b"hello", timeout=DEADLINE) == b"hello"
+
+
+@pytest.mark.parametrize("kind", [b"application/grpc", b"application/grpc+x", b"Application/GRPC ; a=b"])
+@pytest.mark.parametrize("te", [[], [(b"te", b"trailers")]])
+def test_a_call_always_says_that_trailers_are_accepted(make: Any, kind: bytes, te: list[tuple[bytes, bytes]]) -> None:
+    """Servers reset calls that do not."""
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}]})
+        with Http2Client(world.gateway.address()) as client:
+            fields = [(b"content-type", kind), *te]
+            stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
+            only = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-status", b"0")]
+            request = answer(origin.accept(), only, b"")
+            assert [value for name, value in request.fields if name == b"te"] == [b"trailers"]
+            assert client.read_message(stream).get(b"grpc-status") == b"0"
+
+
+def assert_refused(response: Any, origin: Http2Origin) -> None:
+    assert (response.status, response.get(b"content-type")) == (415, b"application/problem+json")
+    assert origin.none_waits()
 
 
 def test_a_response_of_trailers_alone_is_not_changed(make: Any) -> None:

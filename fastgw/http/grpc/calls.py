@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 TIMEOUT: Final = b"grpc-timeout"
-_TYPE: Final = re.compile(rb"application/grpc(?:[+;]|$)", re.IGNORECASE)
+_TYPE: Final = re.compile(rb"application/grpc(?:\+|[ \t]*;|$)", re.IGNORECASE)
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS: Final = MappingProxyType({b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9})
 _MOST: Final = 99_999_999

@@ -11,10 +11,11 @@ from fastgw.errors import Fault
 from fastgw.exchange import Exchange
 from fastgw.exchange.chain import count_raised
 from fastgw.exchange.exchange import UNCHANGED_QUERY
-from fastgw.exchange.reply import NO_NAMES
+from fastgw.exchange.reply import NO_NAMES, problem
 from fastgw.forwarded_headers import Policy, fields_for_upstream
+from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.field_names import DIGESTS, EXPECT
-from fastgw.http.grpc.calls import TIMEOUT, timeout_line, timeout_of
+from fastgw.http.grpc.calls import TIMEOUT, is_grpc, timeout_line, timeout_of
 from fastgw.http.http1 import serializer
 from fastgw.http.messages import AS_DECLARED
 from fastgw.upstream.connections.stream import UpstreamStream
@@ -26,6 +27,7 @@ from fastgw.upstream.upstream import Upstream
 
 _GRPC_TIMEOUT: Final = frozenset((TIMEOUT,))
 _NO_VIA: Final = frozenset((serializer.NO_VIA,))
+_TE_TRAILERS: Final = b"Connection: TE\r\nTE: trailers\r\n"
 
 
 @final
@@ -103,6 +105,8 @@ class Forward:
         if not exchange.ordinary and exchange.head.connect_protocol and not self.asked_upgrade(exchange):
             exchange.fail(Fault.NOT_IMPLEMENTED, "No tunnel for this protocol begins here.")
             return
+        if self.grpc and self.refuse_non_call(exchange):
+            return
         forwarding = self._forwarding(exchange)
         exchange.upstream = upstream.name
         upstream.active += 1
@@ -116,6 +120,24 @@ class Forward:
         elif self.timeout is not inf:
             forwarding.limit_time()
         forwarding.attempt(fresh=False, again=False)
+
+    def refuse_non_call(self, exchange: Exchange, any_version: bool = False) -> bool:
+        """Refuse a request to a gRPC upstream that is no gRPC call: servers reset its stream, which would count as a
+        failure of theirs. Returns whether it was refused.
+
+        `any_version`: calls are also accepted over HTTP/1.1, by which gRPC is not specified.
+        """
+        head = exchange.head
+        if not is_grpc(head):
+            exchange.fail(Fault.UNSUPPORTED_MEDIA_TYPE, "Only gRPC calls are served here.")
+        elif head.version < 20 and not any_version and not isinstance(head, BuiltRequestHead):
+            exchange.fail(Fault.UNSUPPORTED_MEDIA_TYPE, "gRPC calls need HTTP/2.")
+        elif exchange.method != b"POST":
+            fault = Fault.METHOD_NOT_ALLOWED
+            exchange.fail_with(problem(fault, "gRPC calls need the method POST.", ((b"Allow", b"POST"),)), fault)
+        else:
+            return False
+        return True
 
     def resumed(
         self, exchange: Exchange, target: Target | None, stream: UpstreamStream | None, record: AttemptRecord | None
@@ -185,6 +207,8 @@ class Forward:
         if call_left != inf:
             drop |= _GRPC_TIMEOUT
             added += timeout_line(call_left)
+        if self.grpc:
+            added += _TE_TRAILERS  # servers reset calls without it, and the gateway itself does accept trailers
         if not exchange.ordinary:
             added += self._special_lines(exchange)
             if head.expects_continue and target.minor == 0:
@@ -218,7 +242,7 @@ class Forward:
         upgrade = self.asked_upgrade(exchange)
         if upgrade:
             return b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(upgrade)
-        return b"Connection: TE\r\nTE: trailers\r\n" if exchange.head.accepts_trailers else b""
+        return _TE_TRAILERS if exchange.head.accepts_trailers and not self.grpc else b""
 
     def asked_upgrade(self, exchange: Exchange) -> tuple[bytes, ...]:
         """Return the protocols that the client offers and the route allows. A body and an upgrade are mutually
