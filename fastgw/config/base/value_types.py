@@ -58,6 +58,9 @@ _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PROTOCOL: Final = f"{_TOKEN}(/{_TOKEN})?"
 _FIELD_PATTERN: Final = r"[!#$%&'+.^_`|~0-9A-Za-z-]+\*?"
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_./@-]*"
+_HTTP_VERSIONS: Final = ("http1", "http2")
+_RPC_METHOD: Final = "[A-Za-z_][A-Za-z0-9_]*"
+_RPC_SERVICE: Final = rf"{_RPC_METHOD}(\.{_RPC_METHOD})*"
 _SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}"
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LONGEST_IDENTITY: Final = 256
@@ -343,7 +346,7 @@ def parse_server_name(text: str) -> str:
     try:
         name = parse_host(text).name.decode()
     except ValueError as error:
-        raise ValueError(str(error).partition("; ")[0].replace("host", "server name")) from error
+        raise ValueError(re.sub(" host( name)?$", " server name", str(error).partition("; ")[0])) from error
     if name.startswith("["):
         raise ValueError(f'"{text}" is an address: clients send none as server name')
     return f"*{name}" if name.startswith(".") else name
@@ -390,6 +393,29 @@ def parse_field_pattern(text: str) -> str:
         raise ValueError(f'"{text}" is neither a header name nor a prefix of header names followed by `*`')
     if text.lower().encode() in READ_IN_REQUESTS:
         raise ValueError(f"{text} cannot be reserved: the gateway has rules of its own for it (see `forwarded`)")
+    return text
+
+
+def parse_rpc_service(text: str) -> str:
+    """Validate the full name of a service in protobuf: identifiers separated by dots."""
+    if re.fullmatch(_RPC_SERVICE, text) is None:
+        raise ValueError(f'"{text}" is not the full name of a service')
+    return text
+
+
+def parse_rpc_method(text: str) -> str:
+    """Validate the name of a method in protobuf: an identifier."""
+    if re.fullmatch(_RPC_METHOD, text) is None:
+        raise ValueError(f'"{text}" is not the name of a method')
+    return text
+
+
+def parse_http_version(text: str) -> str:
+    """Validate a version of HTTP that listeners speak."""
+    if text in ("http3", "h3"):
+        raise ValueError("HTTP/3 is not supported")
+    if text not in _HTTP_VERSIONS:
+        raise ValueError(f'"{text}" is not a version of HTTP that the gateway speaks')
     return text
 
 
@@ -671,6 +697,11 @@ Realm = Annotated[
     str,
     Notation("an ASCII string without quotes", parse_realm, _written(r"[ !#-\[\]-~]*")),
 ]
+RpcService = Annotated[
+    str, Notation('a full name such as "package.Service"', parse_rpc_service, _written(_RPC_SERVICE))
+]
+RpcMethod = Annotated[str, Notation('a name such as "SayHello"', parse_rpc_method, _written(_RPC_METHOD))]
+HttpVersion = Annotated[str, Notation('"http1" or "http2"', parse_http_version, {"enum": list(_HTTP_VERSIONS)})]
 Protocol = Annotated[str, Notation('a protocol such as "websocket"', parse_protocol, _written(_PROTOCOL))]
 HostName = Annotated[str, Notation('a host name such as "users.internal"', parse_host_name, {"type": "string"})]
 ServerNamePattern = Annotated[

@@ -23,6 +23,7 @@ from fastgw.config.base.value_types import (
     FieldPattern,
     FieldValue,
     Fingerprint,
+    HttpVersion,
     Identity,
     ListenAddress,
     LogSink,
@@ -31,6 +32,8 @@ from fastgw.config.base.value_types import (
     Network,
     Protocol,
     ReadableFile,
+    RpcMethod,
+    RpcService,
     ServerNamePattern,
     Sha256,
     Size,
@@ -236,7 +239,7 @@ class Listener(Settings):
     """Upstream of a listener with `protocol: tcp` or `udp`."""
     routes: tuple[TlsRoute, ...] = ()
     """Routes of a listener with `protocol: tls`."""
-    protocols: Some[Literal["http1", "http2"]] | None = None
+    protocols: Some[HttpVersion] | None = None
     """Versions of HTTP that clients may use: `http1` is HTTP/1.1 and HTTP/1.0. With TLS the client chooses by ALPN;
     without TLS a client of HTTP/2 begins with it ("prior knowledge"); `Upgrade: h2c` is never answered. null = both
     with `tls`, `http1` without."""
@@ -493,9 +496,9 @@ class Split(Settings):
 class GrpcMatch(Settings):
     """Calls of gRPC, instead of `paths` and `methods`."""
 
-    service: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$")]
+    service: RpcService
     """Full name of the service, such as `helloworld.Greeter`."""
-    methods: Some[Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]] = ()
+    methods: Some[RpcMethod] = ()
     """Names of methods. Left out = all methods of the service."""
 
     @property

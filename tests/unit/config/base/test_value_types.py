@@ -25,6 +25,10 @@ from fastgw.config.base import value_types
         (value_types.parse_method, "PROPFIND", "PROPFIND"),
         (value_types.parse_host_header, "users.internal:8080", "users.internal:8080"),
         (value_types.parse_destination, "users", "users"),
+        (value_types.parse_rpc_service, "helloworld.Greeter", "helloworld.Greeter"),
+        (value_types.parse_rpc_service, "Greeter", "Greeter"),
+        (value_types.parse_rpc_method, "SayHello", "SayHello"),
+        (value_types.parse_http_version, "http2", "http2"),
     ],
 )
 def test_what_is_written_is_held(parse, text, held):
@@ -45,6 +49,9 @@ def test_what_is_written_is_held(parse, text, held):
         (value_types.parse_method, ["get", "G T", ""]),
         (value_types.parse_host_header, ["a b", "a:b", "http://a"]),
         (value_types.parse_name, ["", "a b", "-a", "a:b"]),
+        (value_types.parse_rpc_service, ["", "a b", "a..B", ".a", "a.", "1a", "a/B", "a.B\n"]),
+        (value_types.parse_rpc_method, ["", "a b", "a.B", "1a", "B\n"]),
+        (value_types.parse_http_version, ["", "h2", "http3", "HTTP1"]),
     ],
 )
 def test_anything_else_is_refused(parse, texts):

@@ -63,7 +63,12 @@ def test_what_is_right(listener: str) -> None:
         (of("tls", "upstream: tcp"), "expected `routes`; one without `sni` matches all other connections"),
         (of("tls", "tls: null"), "`protocol: tls` needs routes"),
         (of("tls", "routes: [{upstream: http}]"), 'the targets of "http" are not tcp:// URLs'),
-        (of("tls", "routes: [{sni: ['a b'], upstream: tcp}]"), "is not a server name"),
+        (
+            of("tls", "routes: [{sni: ['a b'], upstream: tcp}]"),
+            "'a b' is not a server name; expected a server name such",
+        ),
+        (of("tls", "routes: [{sni: ['host/'], upstream: tcp}]"), "'host/' is not just a server name; expected"),
+        (of("http", "protocols: [http3]"), 'protocols[0]: HTTP/3 is not supported; expected "http1" or "http2"'),
         (of("tls", "routes: [{sni: ['[::1]'], upstream: tcp}]"), "is an address: clients send none as server name"),
         (of("udp", "upstream: tcp"), 'the targets of "tcp" are not udp:// URLs'),
         (of("udp", "upstream: unix"), 'the targets of "unix" are not udp:// URLs'),
