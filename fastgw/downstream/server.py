@@ -239,18 +239,19 @@ class Server:
         self.count_subrequest = self._observer.count_subrequest
         self.count_websocket = self._observer.count_websocket
         before, self._listeners = self._listeners, gateway.listeners
-        verification_changed = False
+        verification_changed = version_removed = False
         for listener in self._listeners:
-            vouched = listener.vouches
+            vouched, spoke_http2 = listener.vouches, listener.speaks_http2
             listener.use_table(gateway.tables[listener.name])
             verification_changed = verification_changed or listener.vouches != vouched
+            version_removed = version_removed or (spoke_http2 and not listener.speaks_http2)
             if listener.tls is not None and self._seeds is not None:
                 listener.tls.use_keys(self._seeds)
             listener.closing = self.draining
         removed = [listener for listener in before if listener not in self._listeners]
         for listener in removed:
             listener.closing = True
-        if removed or verification_changed:
+        if removed or verification_changed or version_removed:
             self._tell_changed(iter(tuple(self.connections)))
 
     def _tell_changed(self, connections: Iterator[ClientConnection]) -> None:

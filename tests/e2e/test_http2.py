@@ -320,6 +320,18 @@ def test_a_connection_does_not_outlive_the_authority_that_verified_its_client(tm
         client.wait(lambda: client.goaways, "GOAWAY")
 
 
+def test_a_listener_that_speaks_http2_no_more_ends_its_connections(tmp_path: Path) -> None:
+    with (
+        Reloadable({"listeners": {"main": BOTH}, "routes": said("v1")}, tmp_path) as gateway,
+        Http2Client(gateway.address()) as client,
+    ):
+        client.begin().send(get())
+        assert client.wait_for(1).body == b"v1"
+        gateway.change(listeners={"main": {**BOTH, "protocols": ["http1"]}})
+        gateway.reload()
+        client.wait(lambda: client.goaways, "GOAWAY")
+
+
 def said(text: str) -> list[dict[str, object]]:
     return [{"name": "said", "respond": {"body": text}}]
 

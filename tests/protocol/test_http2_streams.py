@@ -400,6 +400,14 @@ def test_a_body_above_the_limit_is_refused(lane: Lane, client: Http2Client, leng
     lane.origin.errors.clear()
 
 
+def test_a_response_head_of_nearly_64_kib_passes(lane: Lane, client: Http2Client) -> None:
+    """As over HTTP/1.1: nghttp2 would send no more by itself, and nothing at all of a larger one."""
+    client.begin().send(request(lane))
+    lane.accept().answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Large: " + b"a" * 65_400 + b"\r\n\r\nok")
+    answer = client.wait_for(1)
+    assert (answer.status, answer.body, len(answer.get(b"x-large") or b"")) == (200, b"ok", 65_400)
+
+
 def test_a_target_above_the_limit_is_a_414(lane: Lane, client: Http2Client) -> None:
     client.begin().send(request(lane, path=b"/" + b"a" * 9_000) + request(lane, 3, fields=((b"a", b"b" * 9_000),)))
     assert client.wait_for(1).status == 414

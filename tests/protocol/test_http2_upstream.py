@@ -243,6 +243,25 @@ def test_a_client_that_leaves_resets_its_stream_alone(world: World) -> None:
     assert other.read_message(waiting).body == b"ok"
 
 
+def test_a_target_that_takes_no_requests_is_one_that_cannot_be_connected_to(make: Any) -> None:
+    """SETTINGS_MAX_CONCURRENT_STREAMS may be 0: nothing waits for it in a connection, neither at first nor later."""
+    world = make(retries={"max": 0})
+    client = world.client()
+    client.send(GET % b"/")
+    world.origin.accept({MAX_CONCURRENT_STREAMS: 0})
+    assert client.read_response().status in (502, 503)
+    client = world.client()
+    client.send(GET % b"/")
+    peer = world.origin.accept()
+    answer(peer)
+    assert client.read_response().status == 200
+    peer.set({MAX_CONCURRENT_STREAMS: 0})
+    peer.read_until_frame(GOAWAY)
+    client.send(GET % b"/")
+    answer(world.origin.accept())
+    assert client.read_response().status == 200
+
+
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
 def test_a_refused_stream_is_tried_again(world: World, method: bytes) -> None:
     """RFC 9113 section 8.7: it was not processed, whatever its method."""
@@ -479,13 +498,17 @@ def test_a_length_that_is_a_lie_breaks_the_response(world: World, length: bytes)
         assert record["fault"] in ("upstream_malformed", "upstream_incomplete", "connection_lost")
 
 
-@pytest.mark.parametrize("status", [b"20", b"2000", b"abc", b"099", b"101", b"", b"200 OK"])
+@pytest.mark.parametrize("status", [b"20", b"2000", b"abc", b"099", b"000", b"101", b"", b"200 OK"])
 def test_a_status_that_is_none_reaches_no_client(world: World, status: bytes) -> None:
     client = world.client()
     client.send(GET % b"/")
     peer = world.origin.accept()
     peer.headers(peer.read_message().stream, [(b":status", status)], end=True)
     assert client.read_response().status == 502
+    client2 = world.client2()
+    stream = client2.ask()
+    peer.headers(peer.read_message().stream, [(b":status", status)], end=True)
+    assert client2.read_message(stream).status == 502
 
 
 def test_a_body_where_none_may_be_is_no_response_to_the_next_request(world: World) -> None:

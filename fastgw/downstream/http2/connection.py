@@ -37,6 +37,7 @@ from fastgw.http.http2.session import (
     ErrorCode,
     Event,
     Session,
+    framing_bytes,
 )
 from fastgw.http.malformed import Malformed
 from fastgw.http.websocket.handshake import upgrade_for
@@ -191,7 +192,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._awaits_head = False
             if self._streams and not self.write_paused and not self._last_calls:
                 self.deadline = inf
-        self.server.worker_loop.count_body(self, length, 0)
+        self.server.worker_loop.count_body(self, length, framing_bytes(events))
         if not self._flush_is_due and session.wants_attention:
             self.flush_soon()
 
@@ -541,8 +542,10 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
 
     def end_outdated(self) -> None:
         """End tunnels at once if the verification of the client certificate is outdated; further requests are
-        rejected.
+        rejected. Announce the end if the listener does not speak HTTP/2 any more.
         """
+        if not self.listener.speaks_http2:
+            self.leave()
         if self.listener.is_outdated(self._vouched):
             for stream in tuple(self._streams.values()):
                 if stream.is_tunnel:

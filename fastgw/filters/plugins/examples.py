@@ -134,7 +134,6 @@ upstreams: {greeter: {targets: ["http://127.0.0.1:50051"], protocol: grpc}}
 routes:
   - name: greeter
     paths: ["/helloworld.Greeter/*"]
-    methods: [GET, POST]
     upstream: greeter
     filters: {connect_rpc: {get: [SayHello]}}
 """,

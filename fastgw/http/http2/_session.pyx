@@ -11,6 +11,8 @@ to a stream's window by its receiver (`consume`), never here. Buffered data is b
 together.
 """
 
+from collections import deque
+
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -86,6 +88,7 @@ cdef extern from "nghttp2/nghttp2.h":
     void nghttp2_session_callbacks_set_on_stream_close_callback(nghttp2_session_callbacks*, void*)
     int nghttp2_option_new(nghttp2_option**)
     void nghttp2_option_set_no_auto_window_update(nghttp2_option*, int)
+    void nghttp2_option_set_max_send_header_block_length(nghttp2_option*, size_t)
     void nghttp2_option_set_no_closed_streams(nghttp2_option*, int)
     void nghttp2_option_set_max_settings(nghttp2_option*, size_t)
     void nghttp2_option_set_user_recv_extension_type(nghttp2_option*, uint8_t)
@@ -141,6 +144,8 @@ cdef enum:
     DATA_FLAG_NO_END_STREAM = 2
     NV_NO_INDEX = 1
     ERR_DEFERRED = -508
+    ERR_STREAM_CLOSED = -510
+    ERR_STREAM_CLOSING = -511
     ERR_TEMPORAL_CALLBACK_FAILURE = -521
     ERR_CANCEL = -535
     ERR_CALLBACK_FAILURE = -902
@@ -201,6 +206,7 @@ cdef enum:
     KEPT_RESETS = 256
     KEPT_GAPS = 32
     LEAST_WINDOW = 1024
+    MOST_SENT_HEAD = 32 * 1024 * 1024  # the bounds are those of the configuration
     MANY_DIGITS = 5  # digits of a Content-Length
 
 cdef uint8_t _out[OUT_BYTES + FRAME]  # empty between two calls
@@ -259,7 +265,7 @@ cdef class _Outgoing:
     cdef Session owner
     cdef bytes piece
     cdef Py_ssize_t at
-    cdef list more  # further pieces, or None
+    cdef object more  # a deque: further pieces, or None
     cdef Py_ssize_t held  # number of buffered bytes
     cdef Py_ssize_t taken  # number of bytes sent
     cdef bint ended
@@ -493,7 +499,7 @@ cdef class Session:
         self._pseudo.length = 0
         self._method.length = self._path.length = self._authority.length = self._scheme.length = 0
         self._protocol.length = self._host.length = 0
-        self._status = 0
+        self._status = -1
         self._head_bytes = 0
         self._head_fields = 0
         self._too_long = self._has_length = self._is_long = self._has_host = False
@@ -761,7 +767,7 @@ cdef class Session:
         if outgoing.piece is None:
             outgoing.piece, outgoing.at = payload, 0
         elif outgoing.more is None:
-            outgoing.more = [payload]
+            outgoing.more = deque((payload,))
         else:
             outgoing.more.append(payload)
         outgoing.held += PyBytes_GET_SIZE(payload)
@@ -991,7 +997,7 @@ cdef ssize_t _read_data(
             outgoing.piece = None
             outgoing.at = 0
             if outgoing.more is not None:
-                outgoing.piece = outgoing.more.pop(0)
+                outgoing.piece = outgoing.more.popleft()
                 if not outgoing.more:
                     outgoing.more = None
     outgoing.held -= copied
@@ -1098,7 +1104,7 @@ cdef int _on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* u
     if frame.hd.type == F_HEADERS:
         if frame.headers.cat == CAT_REQUEST:
             self._end_head(frame.hd.stream_id, ended)
-        elif not self._is_client or self._status == 0:
+        elif not self._is_client or self._status < 0:  # without :status
             self._end_trailers(frame.hd.stream_id)
             return 0
         else:
@@ -1178,6 +1184,8 @@ cdef int _on_not_sent(nghttp2_session* session, const nghttp2_frame* frame, int 
             self.held_by_all -= outgoing.held
             outgoing.owner = None
         self._events.append((E_CLOSED, frame.hd.stream_id, REFUSED_STREAM))
+    elif frame.hd.type == F_HEADERS and code != ERR_STREAM_CLOSED and code != ERR_STREAM_CLOSING:
+        nghttp2_submit_rst_stream(session, 0, frame.hd.stream_id, INTERNAL_ERROR)  # or the peer would wait for it
     return 0
 
 
@@ -1207,6 +1215,7 @@ cdef nghttp2_option* _make_options() except NULL:
     nghttp2_option_set_no_auto_window_update(made, 1)
     nghttp2_option_set_no_closed_streams(made, 1)
     nghttp2_option_set_max_settings(made, 32)
+    nghttp2_option_set_max_send_header_block_length(made, MOST_SENT_HEAD)
     for kind in range(FIRST_UNKNOWN, LAST_UNKNOWN + 1):
         nghttp2_option_set_user_recv_extension_type(made, kind)
     return made

@@ -73,6 +73,17 @@ class ErrorCode(IntEnum):
     ENHANCE_YOUR_CALM = 11
 
 
+FRAME_HEADER: Final = 9
+"""Bytes of a frame beside its payload."""
+FEW_EVENTS: Final = 64
+"""Events of one read above which their frames count as framing: they are small."""
+
+
+def framing_bytes(events: list[Event]) -> int:
+    """Return the bytes of framing in a read with these events; 0 for an ordinary one."""
+    return FRAME_HEADER * len(events) if len(events) > FEW_EVENTS else 0
+
+
 def describe() -> str:
     """Describe the library for people, or the reason why it is missing."""
     return f"libnghttp2 {_library}" if _why_missing is None else f"not offered: {_why_missing}"

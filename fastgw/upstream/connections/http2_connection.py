@@ -29,6 +29,7 @@ from fastgw.http.http2.session import (
     ErrorCode,
     Event,
     Session,
+    framing_bytes,
 )
 from fastgw.upstream.connections.http2_stream import MAX_FIELDS, Http2UpstreamStream
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
@@ -209,8 +210,9 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
             return
         self._heard_at = now = self._wheel.now
         self._asked_at = -inf
-        self._handle(self.session.feed(self._buffer, nbytes, now))
-        self.worker_loop.count_body(self, nbytes, 0)
+        events = self.session.feed(self._buffer, nbytes, now)
+        self._handle(events)
+        self.worker_loop.count_body(self, nbytes, framing_bytes(events))
         self.flush_soon()
 
     def eof_received(self) -> bool:
@@ -286,7 +288,13 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     def _settle(self, wrong: str) -> None:
         """Handle the target's SETTINGS; `wrong`: the error instead."""
-        self.capacity = max(min(self.session.peer_max_streams, MOST_STREAMS), 1)
+        most = self.session.peer_max_streams
+        if not most and not wrong:
+            if self._settled is None or self._settled.done():
+                self._leave()
+                return
+            wrong = "the target accepts no requests (SETTINGS_MAX_CONCURRENT_STREAMS is 0)"
+        self.capacity = max(min(most, MOST_STREAMS), 1)
         if self._tls_is_new and not wrong:
             self._tls_is_new = False
             if self._tls is not None and not self._tls.is_closing():

@@ -4,6 +4,7 @@ Responses are reported as with HTTP/1: the session renders a head as HTTP/1 text
 response that is complete at the end of a read is reported as a whole, which the fast path requires.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, final
@@ -86,7 +87,7 @@ class Http2UpstreamStream(Timed):
         self._held_at_last_look = 0
         self._head_text: bytes | None = None  # of a response whose body may follow in the same read
         self._early: list[bytes] = []  # that body
-        self._kept: list[bytes] | None = None  # received while it was paused
+        self._kept: deque[bytes] | None = None  # received while it was paused
         self._ended: Trailers | None = None  # end of the response that is not reported yet
 
     def __repr__(self) -> str:
@@ -271,7 +272,7 @@ class Http2UpstreamStream(Timed):
             self._early.append(payload)
         elif self.paused or self._kept is not None:
             if self._kept is None:
-                self._kept = []
+                self._kept = deque()
             self._kept.append(payload)
         elif self.phase is RECEIVING:
             self.deadline = self._wheel.now + self.idle_timeout
@@ -375,7 +376,7 @@ class Http2UpstreamStream(Timed):
         while kept:
             if self.paused or self.phase is not RECEIVING:
                 return
-            payload = kept.pop(0)
+            payload = kept.popleft()
             self._listener.on_data(payload)
             self._consume(len(payload))
         self._kept = None

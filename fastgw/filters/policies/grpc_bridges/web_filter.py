@@ -24,7 +24,7 @@ _DROPPED: Final = frozenset((b"x-grpc-web",))
 
 
 class GrpcWeb(Filter, name="grpc_web", phase=Phase.TRANSFORM, order=10):  # type: ignore[literal-required]  # order: ours
-    """gRPC-Web: let browsers call the gRPC services behind this route, over HTTP/1.1 and HTTP/2.
+    """Let browsers call the gRPC services behind this route by gRPC-Web, over HTTP/1.1 and HTTP/2.
 
     Requests with the content type `application/grpc-web` or `application/grpc-web-text` (Base64), with or without
     `+proto`, `+json` and the like, become calls of gRPC. In responses the trailers follow the last message as a frame

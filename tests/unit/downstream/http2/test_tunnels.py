@@ -157,12 +157,12 @@ class Told:
     def __init__(self) -> None:
         self.events: list[str] = []
 
-    def begin(self, exchange: Exchange, early: bytes) -> bytes:
-        self.events.append("begin")
+    def start(self, exchange: Exchange, early: bytes) -> bytes:
+        self.events.append("start")
         return early
 
-    def begun(self) -> None:
-        self.events.append("begun")
+    def established(self) -> None:
+        self.events.append("established")
 
     def drain(self) -> None:
         self.events.append("drain")
@@ -192,7 +192,7 @@ def test_a_tunnel_that_begins_in_a_drain_is_told_of_it(version: int) -> None:
         switches(upstream)
         await turns()
         plane.settle()
-        assert told.events == ["begin", "begun", "drain"]
+        assert told.events == ["start", "established", "drain"]
         upstream.resets()
         client.resets()
         await drain

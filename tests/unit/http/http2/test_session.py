@@ -270,6 +270,20 @@ def test_a_client_that_does_not_acknowledge_settings_has_one_window_of_the_conne
     assert 0 < held <= 1 << 20
 
 
+def test_small_pieces_that_wait_go_out_in_order():
+    """However many: they are taken one by one from the front."""
+    session = server()
+    reader = Reader(session)
+    session.respond(1, b"HTTP/1.1 200 OK\r\n\r\n", False)
+    pieces = [b"%05d" % number for number in range(30_000)]
+    for piece in pieces:
+        session.send(1, piece)
+    session.end(1, b"")
+    reader.exchange()
+    assert reader.body == b"".join(pieces)
+    assert session.held_by_all == 0
+
+
 def test_pings_of_hours_are_no_flood():
     """One in ten seconds, on a connection whose only stream is quiet."""
     session, _ = fed(post())

@@ -78,7 +78,7 @@ class World:
         self.connection.connection_made(transport)
         self.listener = Listener()
         self.stream = self.connection.open_stream()
-        self.stream.begin(self.listener, b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", b"GET")  # type: ignore[arg-type]
+        self.stream.send_request(self.listener, b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", b"GET")  # type: ignore[arg-type]
 
     def _abort(self) -> None:
         self.aborted = True
