@@ -1,4 +1,4 @@
-"""Memory budget of request bodies that are kept for retries, shared by all workers."""
+"""Memory budget of request bodies that are held, for retries or by filters, shared by all workers."""
 
 from collections.abc import Callable, Sequence
 from typing import Final, final
@@ -9,7 +9,7 @@ MOST_BYTES: Final = 64 * 1024**2
 
 @final
 class HeldBodyBudget:
-    """Budget, in bytes, for all kept request bodies together, beyond the free allowance of each.
+    """Budget, in bytes, for all held request bodies together, beyond the free allowance of each.
 
     Exact for the node, like `NodeLimit`: the bytes are added to this process's own word, all words are summed, and the
     bytes are subtracted again if the sum is too high. The word of a worker that dies is cleared.

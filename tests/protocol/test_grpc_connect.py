@@ -15,7 +15,7 @@ import pytest
 from fastgw.compiled import PURE
 from tests.support.client import Client
 from tests.support.grpc_world import DEADLINE, World
-from tests.support.http2_peer import CANCEL, INTERNAL_ERROR, Fields, Http2Client, Http2Origin, Http2Peer
+from tests.support.http2_peer import CANCEL, INTERNAL_ERROR, Fields, Http2Client, Http2Message, Http2Origin, Http2Peer
 from tests.support.rpc_calls import (
     GRPC,
     OK_STATUS,
@@ -236,6 +236,7 @@ def test_compression_passes_both_ways(scripted: World, origin: Http2Origin, call
         ([VERSION, (b"connect-timeout-ms", b"12345678901")], "Connect-Timeout-Ms"),
         ([VERSION, (b"connect-timeout-ms", b"1"), (b"connect-timeout-ms", b"2")], "Connect-Timeout-Ms"),
         ([VERSION, (b"content-encoding", b"gzip, br")], "compression"),
+        ([VERSION, (b"content-encoding", b"gzip"), (b"content-encoding", b"br")], "compression"),
     ],
 )
 def test_a_request_that_is_not_one_of_the_protocol_is_refused(
@@ -261,6 +262,53 @@ def test_what_is_held_is_bounded(make: Any, call: Call) -> None:
         client.send(b"x", ended=True)
         assert client.read(28) == b'{"code":"resource_exhausted"'
     assert len(world.greeter.seen) == 2
+
+
+@both
+@pytest.mark.parametrize("length", [2**32, 2**40])
+def test_a_length_that_no_message_can_have_is_refused_at_the_head(make: Any, call: Call, length: int) -> None:
+    """Over HTTP/2 the connection goes on."""
+    world = make(limits={"body_bytes": 2**63 - 1})
+    declared = (b"content-length", b"%d" % length)
+    if call is call_http2:
+        with Http2Client(world.gateway.address()) as client:
+            head = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/test.Greeter/Unary")]
+            head += [(b":authority", b"a.test"), (b"content-type", PROTO), VERSION]
+            client.messages[1], client.messages[3] = Http2Message(1), Http2Message(3)
+            client.headers(1, [*head, declared])
+            client.data(1, b"abc", end=False)
+            refused = client.read_message(1)
+            client.headers(3, head)
+            client.data(3, b"abc", end=True)
+            assert client.read_message(3).body == b"abc"
+        status, body = refused.status, refused.body
+    else:
+        with contextlib.closing(Client(world.gateway.address())) as plain:
+            plain.send(
+                b"POST /test.Greeter/Unary HTTP/1.1\r\nHost: a.test\r\nContent-Type: %b\r\n%b: %b\r\n%b: %b\r\n\r\n"
+                % (PROTO, *VERSION, *declared)
+            )
+            response = plain.read_response()
+        status, body = response.status, response.body
+    assert (status, json.loads(body)["code"]) == (413, "resource_exhausted")
+    assert "4294967295 bytes" in json.loads(body)["message"]
+
+
+@both
+@pytest.mark.parametrize("kind", [PROTO, STREAM])
+@pytest.mark.parametrize("lines", [[b"gzip, br"], [b"gzip", b"br"], [b""]])
+def test_an_answer_with_more_than_one_compression_is_an_error(
+    scripted: World, origin: Http2Origin, call: Call, kind: bytes, lines: list[bytes]
+) -> None:
+    head = [*GRPC, *((b"grpc-encoding", line) for line in lines)]
+    with served(origin, answering(head, [framed(b"x", 1)])):
+        got = call(scripted, framed(b"x") if kind == STREAM else b"x", kind, b"Unary", VERSION)
+    assert (got.get(b"content-encoding"), got.get(b"connect-content-encoding")) == (None, None)
+    if kind == STREAM:
+        ((flags, last),) = frames_in(got.body)
+        assert (got.status, flags, json.loads(last)["error"]["code"]) == (200, 2, "internal")
+    else:
+        assert (got.status, error_in(got)["code"]) == (500, "internal")
 
 
 @both

@@ -52,7 +52,7 @@ KEPT_BODIES: Final = Family(
     "fastgw_kept_body_bytes",
     "gauge",
     (),
-    "Memory of request bodies that are buffered for retries, beyond 64 KiB of each.",
+    "Memory of request bodies that are buffered for retries, or by `connect_rpc`, beyond 64 KiB of each.",
 )
 POOL_IN_USE: Final = Family("fastgw_pool_in_use_connections", "gauge", ("upstream",), "Upstream connections in use.")
 POOL_IDLE: Final = Family("fastgw_pool_idle_connections", "gauge", ("upstream",), "Idle upstream connections.")

@@ -48,6 +48,10 @@ KEPT_OF_REPLIES: Final = WRITTEN_HERE | {b"content-type", b"content-encoding", b
 """Headers of a reply that describe its body, which is left out."""
 
 
+class NoMemoryLeft(FrameError):
+    """Raised if there is no memory left for messages that have to be held."""
+
+
 class CallStatus:
     """Status of a call, sent by the upstream or set by the bridge."""
 
@@ -319,6 +323,8 @@ def returned_fields(response: Response) -> list[tuple[bytes, bytes]]:
 
 
 def _fault_of(error: FrameError) -> Fault:
+    if isinstance(error, NoMemoryLeft):
+        return Fault.TOO_MANY_AT_ONCE
     return Fault.BODY_TOO_LARGE if isinstance(error, FrameTooLarge) else Fault.BAD_REQUEST
 
 

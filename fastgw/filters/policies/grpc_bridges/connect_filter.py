@@ -9,7 +9,7 @@ from msgspec import Meta
 from fastgw.config.base.value_types import Size
 from fastgw.config.settings.gateway import Some
 from fastgw.errors import Fault
-from fastgw.exchange import Response
+from fastgw.exchange import MAX_KEPT, Response
 from fastgw.exchange.grpc_status import message_of, status_of
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase, Reply, WarningContext
 from fastgw.filters.policies.grpc_bridges.bridge import (
@@ -17,6 +17,7 @@ from fastgw.filters.policies.grpc_bridges.bridge import (
     MOST,
     CallBridge,
     CallStatus,
+    NoMemoryLeft,
     protocol_warnings,
     returned_fields,
 )
@@ -54,7 +55,9 @@ class ConnectRpc(Filter, name="connect_rpc", phase=Phase.TRANSFORM, order=11):  
 
     message_bytes: Size = 4 * 1024 * 1024
     """Maximum size of the response message of a unary call, and of the request message if its length is not declared:
-    they are held, as their status or length comes first. Messages of streams pass at once."""
+    they are held, as their status or length comes first. Messages of streams pass at once. Such request messages share
+    the memory of bodies kept for retries (64 MiB on the node, 64 KiB of each not counted; `fastgw_kept_body_bytes`); if
+    it is used up, a call is answered `resource_exhausted` (429)."""
     get: Some[MethodName] = ()
     """Methods without side effects, which clients may call by GET: `GetFeature`, or `routeguide.RouteGuide/GetFeature`
     for those of one service. Any page can make browsers send GET requests, so no method is allowed by default. The
@@ -118,9 +121,11 @@ def _fault_in(exchange: Exchange, call: ConnectCall, names: frozenset[bytes]) ->
     timeouts = exchange.values(connect.TIMEOUT)
     if timeouts and (len(timeouts) > 1 or connect.timeout_seconds(timeouts[0]) is None):
         return exchange.refuse(Fault.BAD_REQUEST, "Connect-Timeout-Ms is not a number of at most ten digits.")
-    encoding = exchange.field(connect.STREAM_ENCODING if call.is_stream else b"content-encoding")
-    if encoding is not None and not connect.is_coding(encoding.lower()):
+    encodings = exchange.values(connect.STREAM_ENCODING if call.is_stream else b"content-encoding")
+    if len(encodings) > 1 or not all(connect.is_coding(each.lower()) for each in encodings):
         return exchange.refuse(Fault.BAD_REQUEST, "The compression of the request is not a single one.")
+    if not call.is_stream and (exchange.body_length or 0) > MOST:
+        return exchange.refuse(Fault.BODY_TOO_LARGE, f"The message is longer than the {MOST} bytes of a gRPC message.")
     if call.by_get:
         service, _, method = exchange.path.rpartition(b"/")
         named = b"%b/%b" % (service[service.rfind(b"/") :], method)
@@ -222,12 +227,28 @@ class ConnectBridge(CallBridge):
     def status_reply(self, code: GrpcStatus, message: str) -> Reply:
         return _error_reply(self._connect, TO_HTTP[code], connect.error_of(code, message), [], None)
 
+    def answer_status(self, code: GrpcStatus, message: str) -> None:
+        """Answer with a status instead of the response, which has not begun."""
+        self.answer(self.status_reply(code, message), message)
+
+    def refuse_encoding(self) -> None:
+        """Answer instead of a response whose `grpc-encoding` is not a single compression."""
+        self.answer_status(GrpcStatus.INTERNAL, "The upstream service has not named a single compression.")
+
 
 def _error_in(status: CallStatus) -> dict[str, Any] | None:
     """Return the error of a call; None: it has succeeded."""
     if status.code is GrpcStatus.OK:
         return None
     return connect.error_of(status.code, status.message, read_details(status.details))
+
+
+def _encoding_of(response: Response) -> bytes | None:
+    """Return the compression that an upstream names, `identity` for none; None: it is not a single name."""
+    assert response.head is not None
+    encodings = response.head.values(b"grpc-encoding") or [b"identity"]
+    encoding = encodings[0].lower()
+    return encoding if len(encodings) == 1 and connect.is_coding(encoding) else None
 
 
 @final
@@ -250,8 +271,11 @@ class StreamBridge(ConnectBridge):
     def begin_response(self, response: Response) -> None:
         assert response.head is not None
         fields = [line for line in returned_fields(response) if line[0].lower() not in _ENCODINGS]
-        encoding = response.head.first(b"grpc-encoding")
-        if encoding is not None and encoding != b"identity":
+        encoding = _encoding_of(response)
+        if encoding is None:
+            self.refuse_encoding()
+            return
+        if encoding != b"identity":
             fields.append((b"Connect-Content-Encoding", encoding))
         self.respond(200, [(b"Content-Type", self._connect.content_type), *fields], response)
 
@@ -280,10 +304,12 @@ class StreamBridge(ConnectBridge):
 class UnaryBridge(ConnectBridge):
     """Bridge of a unary call: its bodies are messages without frames, and its status comes first.
 
-    A request whose length is declared passes as it comes. Otherwise at most `most` bytes are held.
+    A request whose length is declared passes as it comes. Otherwise at most `most` bytes are held; until the end of the
+    call they are counted in the memory limit, as the upstream may not take them at once.
     """
 
     def __init__(self, exchange: Exchange, forward: Forward, call: ConnectCall, most: int) -> None:
+        self._budget, self._taken = forward.upstream.worker_loop.held_body_budget, 0
         encoding = (exchange.field(b"content-encoding") or b"identity").lower()
         self._message: bytes | None = None
         if call.by_get:
@@ -294,11 +320,14 @@ class UnaryBridge(ConnectBridge):
         self._most = most
         body = exchange.request_body
         self._length = 0 if body is None else body.length  # None: it is not declared, and the message is held
-        self._held: list[bytes] = []
+        self._held = bytearray()
         self._bytes = 0
         self._reader = MessageReader(most)
         self._response: Response | None = None
         self._messages: list[tuple[int, bytes]] = []
+
+    def __del__(self) -> None:
+        self._budget.give_back(self._taken)
 
     def target(self) -> bytes:
         return self.exchange.head.raw_path if self._connect.by_get else super().target()
@@ -311,7 +340,12 @@ class UnaryBridge(ConnectBridge):
             return self._prefix(self._length) + payload if first else payload
         if self._bytes > self._most:
             raise FrameTooLarge(f"the message is longer than the {self._most} bytes allowed")
-        self._held.append(payload)
+        wanted = self._bytes - MAX_KEPT - self._taken
+        if wanted > 0:
+            if not self._budget.try_take(wanted):
+                raise NoMemoryLeft("too many messages of undeclared length are held: declare it by content-length")
+            self._taken += wanted
+        self._held += payload
         return b""
 
     def convert_end(self) -> bytes:
@@ -319,7 +353,7 @@ class UnaryBridge(ConnectBridge):
             return frame(self._message, self._flags if self._message else 0)
         if self._length is not None and self._bytes:
             return b""
-        message = b"".join(self._held)
+        message, self._held = bytes(self._held), bytearray()
         return frame(message, self._flags if message else 0)
 
     def _prefix(self, length: int) -> bytes:
@@ -364,19 +398,21 @@ class UnaryBridge(ConnectBridge):
             self._refuse_stream("no message")
             return
         ((flags, message),) = self._messages
-        encoding = response.head.first(b"grpc-encoding")
         if flags & COMPRESSED:
-            if encoding in (None, b"identity"):
+            encoding = _encoding_of(response)
+            if encoding is None:
+                self.refuse_encoding()
+                return
+            if encoding == b"identity":
                 self.break_off(
                     Fault.UPSTREAM_MALFORMED,
                     Fault.UPSTREAM_MALFORMED.detail,
                     "a compressed message without grpc-encoding",
                 )
                 return
-            assert encoding is not None
             fields.append((b"Content-Encoding", encoding))
         self.answer_at_once(200, [(b"Content-Type", self._connect.content_type), *fields], message, response)
 
     def _refuse_stream(self, what: str) -> None:
         told = f"The upstream service has answered a unary call with {what}."
-        self.answer(self.status_reply(GrpcStatus.UNIMPLEMENTED, told), told)
+        self.answer_status(GrpcStatus.UNIMPLEMENTED, told)

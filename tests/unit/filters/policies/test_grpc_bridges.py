@@ -171,6 +171,38 @@ def test_what_has_ended_goes_at_once(filters: dict[str, object], kind: bytes, mo
     assert [each for each in found if "Bridge" in each or each in ("Exchange", "Relay", "TranslatedCall")] == []
 
 
+@pytest.mark.parametrize("way", ["whole", "left", "lost"])
+def test_messages_that_are_held_share_the_memory_of_the_node(way: str) -> None:
+    """What the upstream does not take at once counts until the end of the call."""
+    plane = Plane({"filters": {"connect_rpc": {}}})
+    budget = plane.worker_loop.held_body_budget
+    budget.limit = 100_000
+    begin = chunked_request(b"application/proto", b"Connect-Protocol-Version: 1\r\n")
+    first, second = plane.client(), plane.client()
+    first.sends(begin + in_chunks(b"x" * 60_000))
+    upstream = plane.connects()
+    assert budget.in_use == 0
+    first.sends(in_chunks(b"x" * 60_000) + in_chunks(b"x" * 20_000))
+    assert budget.in_use == 140_000 - 65_536
+    second.sends(begin + in_chunks(b"x" * 60_000))
+    plane.connects()
+    second.sends(in_chunks(b"x" * 60_000))
+    assert second.received.startswith(b"HTTP/1.1 429 ")
+    assert json.loads(second.received.partition(b"\r\n\r\n")[2])["code"] == "resource_exhausted"
+    del second
+    if way == "left":
+        first.resets()
+    elif way == "lost":
+        upstream.resets()
+    else:
+        first.sends(b"0\r\n\r\n")
+        assert budget.in_use == 140_000 - 65_536
+        assert framed(b"x" * 140_000) in upstream.received
+        upstream.sends(response(framed(b"hi")))
+        assert first.received.endswith(b"hi")
+    assert budget.in_use == 0
+
+
 @pytest.mark.parametrize("path", [b"/a.B/C%FF", b"/a.B/C%2FD", b"/a.B//C", b"/a.B/C?x=1&y", b"http://a.test/a.B/C"])
 def test_paths_pass_as_they_would_without_the_filter(path: bytes) -> None:
     sent = request(framed(b"x"), WEB).replace(b"POST /a.B/C ", b"POST %b " % path)
