@@ -338,12 +338,13 @@ def test_the_deadline_holds(world: World, call: Call) -> None:
 
 
 @both
-def test_others_pass_unchanged(scripted: World, origin: Http2Origin, call: Call) -> None:
-    """Without the version it is not said to be a call: the upstream gets the request as it is."""
+def test_others_pass_unchanged(make: Any, origin: Http2Origin, call: Call) -> None:
+    """Without the version it is not said to be a call: an upstream of HTTP/2 gets the request as it is."""
+    world = make(upstream={"targets": [{"url": origin.url}], "protocol": "http2"})
     got: list[Any] = []
     head = [(b":status", b"201"), (b"content-type", JSON)]
     with served(origin, answering(head, [b"{}"], [(b"x-t", b"1")], got=got)):
-        answer = call(scripted, b'{"a": 1}', JSON)
+        answer = call(world, b'{"a": 1}', JSON)
     assert (got[0].get(b"content-type"), got[0].body) == (JSON, b'{"a": 1}')
     assert (answer.status, answer.body) == (201, b"{}")
 
