@@ -121,6 +121,8 @@ def test_a_deadline_in_the_middle_of_a_response_ends_it_with_a_status(make: Any)
             response = client.read_message(stream)
             assert (response.status, response.body) == (200, b"\0\0\0\0\1x")
             assert dict(response.trailers)[b"grpc-status"] == b"4"
+        record = world.gateway.wait_for_record(fault="upstream_stalled")
+        assert record["fault_detail"] == "grpc-timeout of the call"
 
 
 @pytest.mark.parametrize("value", [b"1", b"x", b"-1S", b"123456789S", b"1 S"])

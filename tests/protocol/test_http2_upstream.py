@@ -25,6 +25,7 @@ from tests.support.http2_peer import (
     MAX_CONCURRENT_STREAMS,
     OK,
     PING,
+    PREFACE,
     REFUSED_STREAM,
     RST_STREAM,
     Http2Client,
@@ -360,7 +361,24 @@ def test_a_target_of_http1_is_told_from_one_of_http2(make: Any) -> None:
     again = world.origin.accept_plain()
     again.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
     assert_fault(client.read_response(b"POST"), "connect_refused")
-    assert "HTTP/2" in world.gateway.stderr.wait_for(lambda line: b"target" in line).decode()
+    why = "HTTP/2: the target has answered with HTTP/1, not HTTP/2: it needs `protocol: http1` or `auto`"
+    assert why in world.gateway.stderr.wait_for(lambda line: b"target" in line).decode()
+    assert world.gateway.wait_for_record(fault="connect_refused")["fault_detail"] == why
+
+
+@pytest.mark.parametrize(("sent", "why"), [(b"<html>" * 9, "does not speak HTTP/2"), (b"", "before its SETTINGS")])
+def test_a_target_without_settings_is_told_as_one(make: Any, sent: bytes, why: str) -> None:
+    world = make()
+    client = world.client()
+    client.send(GET % b"/")
+    for _ in range(2):
+        peer = world.origin.accept_plain()
+        peer.send(sent)
+        peer.read_exactly(len(PREFACE))
+        peer.close()
+    assert_fault(client.read_response(), "connect_refused")
+    record = world.gateway.wait_for_record(fault="connect_refused")
+    assert re.match(f"HTTP/2: the target .*{why}", record["fault_detail"])
 
 
 def test_an_early_answer_ends_the_upload(world: World) -> None:

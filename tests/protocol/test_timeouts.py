@@ -178,6 +178,8 @@ def test_a_total_cuts_what_moves_as_well(lane: Lane) -> None:
                     break
     client.read_response_head()
     assert len(client.read_to_end()) < 200
+    record = lane.gateway.wait_for_record(host=lane.host.decode(), fault="upstream_stalled")
+    assert record["fault_detail"].startswith("timeouts.total: ")
 
 
 @of_kind("total")

@@ -174,6 +174,8 @@ def _detail(step: ConnectStep, error: OSError, timeout: float) -> str:
         return f"DNS: {str(error).rpartition('] ')[2]}"[:DETAIL_MAX]
     if error.errno is None and step is ConnectStep.HANDSHAKE:
         return f"TLS: {error}"[:DETAIL_MAX]
+    if error.errno is None and step is ConnectStep.SETTINGS:
+        return f"HTTP/2: {error}"[:DETAIL_MAX]
     return errno.errorcode.get(error.errno or 0, type(error).__name__)
 
 

@@ -49,6 +49,9 @@ PONG_S: Final = 5.0
 FURTHER_PINGS_S: Final = 330.0
 """Seconds between further PINGs without a received byte: gRPC servers treat more than one in 5 minutes as abuse."""
 NOT_HTTP2: Final = "the target does not speak HTTP/2"
+SPEAKS_HTTP1: Final = "the target has answered with HTTP/1, not HTTP/2: it needs `protocol: http1` or `auto`"
+NO_SETTINGS: Final = "the target has closed the connection before its SETTINGS: it may not speak HTTP/2"
+_HTTP1: Final = b"HTTP/1."
 
 
 @final
@@ -212,6 +215,8 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._asked_at = -inf
         events = self.session.feed(self._buffer, nbytes, now)
         self._handle(events)
+        if not self.uses and nbytes >= len(_HTTP1) and self._buffer[: len(_HTTP1)] == _HTTP1:
+            self._settle(SPEAKS_HTTP1)
         self.worker_loop.count_body(self, nbytes, framing_bytes(events))
         self.flush_soon()
 
@@ -315,7 +320,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if self._gone:
             return
         self.closed = True
-        self._settle("closed as soon as it was open" if self.session.error is None else NOT_HTTP2)
+        self._settle(NOT_HTTP2 if self.session.error is not None or self.session.done else NO_SETTINGS)
         for stream in tuple(self._streams.values()):
             stream.lose(fault, why)
         if not self._gone:  # otherwise the last stream has closed it

@@ -440,9 +440,11 @@ class Forwarding(Timed):
             self._timer.late()
             return
         exchange, current = self.exchange, self.current
-        fault = Fault.UPSTREAM_TIMEOUT
+        fault, why = Fault.UPSTREAM_TIMEOUT, ""
         if exchange.state is ANSWERING:
             fault = Fault.UPSTREAM_STALLED
+            is_of_call = self._total_at == self.call_due_at
+            why = "grpc-timeout of the call" if is_of_call else f"timeouts.total: {self.upstream.total_timeout:g} s"
         elif current is not None:
             fault = current.late_by()
         if current is not None:
@@ -450,7 +452,7 @@ class Forwarding(Timed):
             current.give_up(fault)
             for hedge in hedges:
                 hedge.give_up(hedge.late_by())
-        exchange.fail(fault)  # it cancels this forwarding
+        exchange.fail(fault, why=why)  # it cancels this forwarding
 
     def done(self, attempt: Attempt) -> None:
         """Handle the complete response."""
