@@ -215,7 +215,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._asked_at = -inf
         events = self.session.feed(self._buffer, nbytes, now)
         self._handle(events)
-        if not self.uses and nbytes >= len(_HTTP1) and self._buffer[: len(_HTTP1)] == _HTTP1:
+        if not self.uses and nbytes >= len(_HTTP1) and bytes(self._buffer[: len(_HTTP1)]) == _HTTP1:
             self._settle(SPEAKS_HTTP1)
         self.worker_loop.count_body(self, nbytes, framing_bytes(events))
         self.flush_soon()
