@@ -153,9 +153,10 @@ def test_what_the_package_imports_is_what_it_depends_on():
     """No dependency is missing, and none is there for nothing."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *(each for extra in ("dns", "kubernetes", "redis") for each in extras[extra])]
+    chosen = [each for extra in ("dns", "grpc", "kubernetes", "redis") for each in extras[extra]]
+    wanted = [*project["dependencies"], *chosen]
     names = {re.split(r"[\[<>=!~ ]", each, maxsplit=1)[0].lower() for each in wanted}
-    called = {"google-re2": "re2", "pyyaml": "yaml", "argon2-cffi": "argon2", "dnspython": "dns"}
+    called = {"protobuf": "google", "google-re2": "re2", "pyyaml": "yaml", "argon2-cffi": "argon2", "dnspython": "dns"}
     imported = set()
     for file in ROOT.joinpath("fastgw").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):

@@ -309,7 +309,7 @@ class UnaryBridge(ConnectBridge):
     """
 
     def __init__(self, exchange: Exchange, forward: Forward, call: ConnectCall, most: int) -> None:
-        self._budget, self._taken = forward.upstream.worker_loop.held_body_budget, 0
+        self._upstream, self._taken = forward.upstream, 0
         encoding = (exchange.field(b"content-encoding") or b"identity").lower()
         self._message: bytes | None = None
         if call.by_get:
@@ -327,7 +327,8 @@ class UnaryBridge(ConnectBridge):
         self._messages: list[tuple[int, bytes]] = []
 
     def __del__(self) -> None:
-        self._budget.give_back(self._taken)
+        if self._taken:
+            self._upstream.worker_loop.held_body_budget.give_back(self._taken)
 
     def target(self) -> bytes:
         return self.exchange.head.raw_path if self._connect.by_get else super().target()
@@ -342,7 +343,7 @@ class UnaryBridge(ConnectBridge):
             raise FrameTooLarge(f"the message is longer than the {self._most} bytes allowed")
         wanted = self._bytes - MAX_KEPT - self._taken
         if wanted > 0:
-            if not self._budget.try_take(wanted):
+            if not self._upstream.worker_loop.held_body_budget.try_take(wanted):
                 raise NoMemoryLeft("too many messages of undeclared length are held: declare it by content-length")
             self._taken += wanted
         self._held += payload

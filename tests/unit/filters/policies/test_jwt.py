@@ -530,7 +530,7 @@ def test_a_token_ends_where_it_says_though_it_is_remembered(keys: str) -> None:
     token = bearer(RS.token({"exp": ends, "iat": None}))
     passed(plane, token)
     passed(plane, token)
-    while time.time() <= ends:
+    while time.time() <= ends + 0.05:  # the plane may look at a clock of some milliseconds
         pass
     assert "the token has expired" in refused(plane, token)
 
