@@ -1,0 +1,58 @@
+"""HTTP dates (RFC 9110 section 5.6.7): one parser and one formatter for every field with a date."""
+
+import re
+from calendar import timegm
+from datetime import date
+from email.utils import formatdate
+from functools import lru_cache
+from time import gmtime
+from typing import Final
+
+_DAYS: Final = rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
+_LONG_DAYS: Final = rb"(?:Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday)"
+_MONTHS: Final = b"jan feb mar apr may jun jul aug sep oct nov dec".split()
+_MONTH: Final = rb"(?P<month>" + b"|".join(_MONTHS) + rb")"
+_TIME: Final = rb"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
+
+_FORMS: Final = tuple(
+    re.compile(form, re.IGNORECASE)
+    for form in (
+        _DAYS + rb", (?P<day>[0-9]{2}) " + _MONTH + rb" (?P<year>[0-9]{4}) " + _TIME + rb" GMT",  # IMF-fixdate
+        _LONG_DAYS + rb", (?P<day>[0-9]{2})-" + _MONTH + rb"-(?P<year>[0-9]{2}) " + _TIME + rb" GMT",  # RFC 850
+        _DAYS + rb" " + _MONTH + rb" (?P<day>[0-9 ][0-9]) " + _TIME + rb" (?P<year>[0-9]{4})",  # asctime
+    )
+)
+
+
+def parse_date(value: bytes, now: float) -> int | None:
+    """Return the seconds since the epoch of an HTTP date in one of its three forms; None: it is not one.
+
+    Names of days and months match without case (RFC 9111 section 4.2); zones other than GMT, other widths and numeric
+    zones are refused. The name of the day is not compared with the date. `now`: seconds since the epoch; a year of two
+    digits that would be more than 50 years later is in the past.
+    """
+    for form in _FORMS:
+        found = form.fullmatch(value)
+        if found is None:
+            continue
+        year, month = int(found["year"]), _MONTHS.index(found["month"].lower()) + 1
+        hour, minute, second = int(found["hour"]), int(found["minute"]), int(found["second"])
+        if len(found["year"]) == 2:
+            this_year = gmtime(now).tm_year
+            year += this_year - this_year % 100
+            if year > this_year + 50:
+                year -= 100
+        if hour > 23 or minute > 59 or second > 60:  # 60: a leap second
+            return None
+        try:
+            date(year, month, int(found["day"]))
+        except ValueError:
+            return None
+        return timegm((year, month, int(found["day"]), hour, minute, second))
+    return None
+
+
+@lru_cache(maxsize=1024)
+def format_date(seconds: int) -> bytes:
+    """Return the IMF-fixdate of whole seconds since the epoch."""
+    return formatdate(seconds, usegmt=True).encode()
