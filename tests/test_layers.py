@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "fastgw"
 ORDER = [
     {"_slots", "admin/dashboard", "compiled", "http", "jose", "kernel", "operator_events"},
     {"errors", "http/grpc", "http/http1", "http/http2", "http/websocket", "net", "shm"},
-    {"config/base", "eventloop", "forwarded_headers", "observe/metrics", "redis", "sync"},
+    {"cache", "config/base", "eventloop", "forwarded_headers", "observe/metrics", "redis", "sync"},
     {"config/formats", "observe/access_log", "routing", "runtime/ipc", "runtime/sockets"},
     {"config/sources", "observe"},
     {"config/settings"},

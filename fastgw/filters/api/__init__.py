@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from fastgw.cache.store import Store
 from fastgw.config.base.settings_codec import digest
 from fastgw.config.base.value_types import Duration, FieldName, FieldValue, Network, Percent, ReadableFile, Size
 from fastgw.config.settings.gateway import Settings, SettingsMeta, State
@@ -255,6 +256,8 @@ class Services(NamedTuple):
     """Returns the generation of the active configuration."""
     feed_others: Callable[[str, bytes], None] = lambda key, value: None
     """Publish to all workers a value that this worker has fetched itself, in place of the source with this key."""
+    caches: Callable[[str], Store | None] = lambda name: None
+    """Returns this worker's handle of the cache store with this name. None: there is no such store."""
 
 
 class NodeSide(Protocol):

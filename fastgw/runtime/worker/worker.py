@@ -18,6 +18,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final
 
+from fastgw.cache.process_store import ProcessStore
 from fastgw.downstream import Server
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.filters.api import Services
@@ -128,6 +129,7 @@ class Worker:
             self._control_has_left,
             lambda: self._table_swap.generation,
             self._feed_others,
+            {"main": ProcessStore(loop.call_soon)}.get,
         )
         gateway.stock.roster.share_revocations(node_state.revoked, self._revoke)
         self._observer = Observer(

@@ -1,0 +1,210 @@
+"""The interface of a cache store, as one worker sees it: find, fetch under a lease, watch, purge.
+
+No call blocks, waits for another process or raises because the store is full or damaged: the caller then goes on
+without the store. All calls are made from the thread of the worker's event loop.
+
+Purges are ordered by a number, the *purge sequence*, and not by clocks: a fetch remembers the number at its lease, and
+every later purge has a higher one. An object is valid while no purge of its key, its tags, its URL's prefixes or of
+everything is newer than its fetch. A fetch in flight at the time of a purge of any kind is not joined afterwards.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Mapping
+from enum import Enum
+from types import MappingProxyType
+from typing import Final, NamedTuple, Protocol
+
+KEY_BYTES: Final = 16
+"""Length of a key, which is a digest, so that clients cannot choose keys."""
+MOST_HEAD: Final = 128 * 1024
+"""Maximum length of a head."""
+MOST_TAGS: Final = 128
+"""Maximum number of tags of an object; one with more is not stored."""
+MOST_URL: Final = 8 * 1024
+"""Maximum length of an object's URL and of a purged prefix; an object with a longer URL is not stored."""
+LEASE_S: Final = 30.0
+"""Seconds after which another worker may fetch, too, if the one with the lease has not finished."""
+
+Counting = Generator[None, None, int]
+"""Work in steps of well below 1 ms that results in a number of objects. It may be abandoned at any step."""
+
+
+class Refusal(Enum):
+    """Reason why `lease` returned no lease."""
+
+    IN_FLIGHT = "another request fetches this key: watch it"
+    UNCACHEABLE = "the last answer was not stored: fetch without the store"
+    NO_SLOT = "too many fetches are in flight: fetch without the store"
+
+
+class Eviction(Enum):
+    """Reason why the store removed an object before anything asked for that."""
+
+    CAPACITY = "capacity"
+    """The memory, or the disk, is full."""
+    INDEX = "index"
+    """The part of the index that the key belongs to is full."""
+    DAMAGED = "damaged"
+    """A file of the disk tier failed its check."""
+
+
+class StoreNumbers(NamedTuple):
+    """State of a store, for metrics."""
+
+    objects: int
+    bytes: int
+    """Bytes in use for heads and bodies, including objects that are no longer valid until they are overwritten."""
+    evictions: Mapping[Eviction, int] = MappingProxyType({})
+    """Number of evicted objects since the start, by reason."""
+
+
+class StoredObject(Protocol):
+    """An object that was found. Its bytes stay in place until `release`, whatever is stored, removed or purged."""
+
+    @property
+    def key(self) -> bytes: ...
+
+    @property
+    def head(self) -> bytes:
+        """The head, as given to `Lease.store`."""
+
+    @property
+    def length(self) -> int:
+        """Number of body bytes that can be read now. It grows until the object is complete."""
+
+    @property
+    def size(self) -> int | None:
+        """Final number of body bytes, as announced to `Lease.store` or once complete. None: not known yet."""
+
+    @property
+    def is_complete(self) -> bool: ...
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the fetch ended before the object was complete: it will not grow any more."""
+
+    @property
+    def is_soft_purged(self) -> bool:
+        """Whether a soft purge has made it stale, as of `find`."""
+
+    @property
+    def stored_date(self) -> float:
+        """Epoch seconds at which its fetch began, as of `Lease.store`."""
+
+    def pieces(self, offset: int = 0) -> list[memoryview]:
+        """Return the readable body bytes from `offset` on, without copying them. Valid until `release`."""
+
+    def release(self) -> None:
+        """Give the object back. Repeated calls do nothing."""
+
+
+class Writer(Protocol):
+    """Writes the body of one object, which other requests can already read."""
+
+    def append(self, data: bytes | bytearray | memoryview) -> bool:
+        """Append body bytes. False: they do not fit, and the object has failed; further calls return False."""
+
+    def complete(self) -> bool:
+        """End the object; it is in the store from now on. False: it has failed, or has another size than announced."""
+
+    def abort(self) -> None:
+        """Drop the object; those that read it see `has_failed`. Does nothing after the end."""
+
+
+class Lease(Protocol):
+    """The right and duty of one request to fetch a key. It ends by `Writer.complete`, `Writer.abort`, `freshen` or
+    `give_up`; `give_up` after the end does nothing.
+
+    It also ends with the death of its worker, and after `LEASE_S`; then another request may fetch, too.
+    """
+
+    @property
+    def key(self) -> bytes: ...
+
+    def store(
+        self,
+        head: bytes,
+        size: int | None = None,
+        *,
+        key: bytes | None = None,
+        url: bytes = b"",
+        tags: Iterable[bytes] = (),
+    ) -> Writer | None:
+        """Begin to store the response. None: it cannot be stored, see `why_not`; call `give_up`.
+
+        `size`: number of body bytes, if known. `key`: another key to store it under, such as that of a variant; the
+        lease covers both. `url`: for purges by prefix. `tags`: for purges by tag; `purge_key` of the key of the lease
+        covers the object like a tag, so that a purge reaches variants.
+        """
+
+    def store_head(
+        self, head: bytes, *, key: bytes | None = None, url: bytes = b"", tags: Iterable[bytes] = ()
+    ) -> bool:
+        """Store a complete object without a body, such as what `Vary` named. The lease goes on. False: see
+        `why_not`.
+        """
+
+    def freshen(self, found: StoredObject, head: bytes) -> bool:
+        """Give a complete object another head (a 304 has validated it), as if it had been fetched under this lease, and
+        end the lease. False: the object is gone, was purged since the lease, or cannot be changed; it is unchanged
+        then. `found` stays as it is; the next `find` has the new head.
+        """
+
+    @property
+    def why_not(self) -> str:
+        """Reason for the last `None` of `store` or `False` of `store_head` and `freshen`, for logs and tests."""
+
+    def give_up(self, mark_s: float = 0.0) -> None:
+        """End the lease without an object. `mark_s`: for so many seconds requests for this key have to fetch
+        without the store (`Refusal.UNCACHEABLE`), so that they do not wait for each other.
+        """
+
+
+class KeyWatch(Protocol):
+    """A registered callback."""
+
+    def cancel(self) -> None:
+        """End the watch. Repeated calls do nothing."""
+
+
+class Store(Protocol):
+    """A worker's handle of a store."""
+
+    @property
+    def most_bytes(self) -> int:
+        """Maximum number of body bytes of an object."""
+
+    def find(self, key: bytes) -> StoredObject | None:
+        """Return the valid object of this key, complete or growing; the caller has to release it."""
+
+    def lease(self, key: bytes) -> Lease | Refusal:
+        """Ask for the right to fetch a key, whether there is an object or not."""
+
+    def watch(self, key: bytes, callback: Callable[[], None]) -> KeyWatch:
+        """Call back from the event loop whenever the object of a key, or the fetch of it, may have changed: it has
+        appeared, grown, ended or failed, or its lease has ended. Calls may be spurious, and changes may be merged.
+        """
+
+    def remove(self, key: bytes) -> bool:
+        """Remove the object of a key; return whether there was one. A fetch in flight is not affected."""
+
+    def purge_key(self, key: bytes, *, soft: bool = False) -> Counting:
+        """Purge the object of a key, and those stored under a lease of this key.
+
+        This and the other purges hold as soon as they return; run the steps for the number of purged objects.
+        `soft`: the objects stay, and `is_soft_purged`.
+        """
+
+    def purge_tags(self, tags: Iterable[bytes], *, soft: bool = False) -> Counting:
+        """Purge all objects that have at least one of these tags."""
+
+    def purge_prefix(self, prefix: bytes, *, soft: bool = False) -> Counting:
+        """Purge all objects whose URL begins with these bytes. Raises `ValueError` for more than `MOST_URL`."""
+
+    def purge_all(self, *, soft: bool = False) -> Counting:
+        """Purge all objects."""
+
+    def numbers(self) -> StoreNumbers:
+        """Return the state of the whole store, for all workers."""
+
+    def close(self) -> None:
+        """End all watches of this handle. Objects that were found stay valid until their release."""

@@ -1,0 +1,89 @@
+"""Nodes with a store, for tests of the interface: two workers' handles, one clock, and callbacks that run on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastgw.cache.process_store import ProcessStore
+from fastgw.cache.store import Lease, Refusal, Store, StoredObject, Writer
+from fastgw.routing.table import at_once
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Node:
+    """A node without processes of its own: `a` and `b` are the handles of two workers."""
+
+    a: Store
+    b: Store
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.date = Clock()
+        self._soon: list[Callable[[], None]] = []
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self._soon.append(callback)
+
+    def run(self) -> int:
+        """Run what is scheduled, and return how many callbacks that were."""
+        soon, self._soon = self._soon, []
+        for callback in soon:
+            callback()
+        return len(soon)
+
+    def close(self) -> None:
+        self.a.close()
+        self.b.close()
+
+
+class ProcessNode(Node):
+    def __init__(self, memory: int = 1 << 20) -> None:
+        super().__init__()
+        self.a = self.b = ProcessStore(self.call_soon, memory, clock=self.clock, date=self.date)
+
+
+def leased(store: Store, key: bytes) -> Lease:
+    lease = store.lease(key)
+    assert not isinstance(lease, Refusal)
+    return lease
+
+
+def begin(store: Store, key: bytes, head: bytes = b"head", size: int | None = None, **about: object) -> Writer:
+    lease = leased(store, key)
+    writer = lease.store(head, size, **about)  # type: ignore[arg-type]
+    assert writer is not None, lease.why_not
+    return writer
+
+
+def put(store: Store, key: bytes, body: bytes = b"", head: bytes = b"head", **about: object) -> None:
+    writer = begin(store, key, head, len(body), **about)
+    if body:
+        assert writer.append(body)
+    assert writer.complete()
+
+
+def body_of(found: StoredObject, offset: int = 0) -> bytes:
+    return b"".join(found.pieces(offset))
+
+
+def read(store: Store, key: bytes) -> tuple[bytes, bytes] | None:
+    """Head and body of a complete object; None: there is none."""
+    found = store.find(key)
+    if found is None:
+        return None
+    assert found.key == key
+    outcome = found.head, body_of(found)
+    assert found.is_complete
+    assert found.length == found.size == len(outcome[1])
+    found.release()
+    return outcome
+
+
+__all__ = ["Clock", "Node", "ProcessNode", "at_once", "begin", "body_of", "leased", "put", "read"]
