@@ -17,11 +17,11 @@ from fastgw.cache.store import (
     MOST_URL,
     Counting,
     Eviction,
+    KeyWatch,
     Lease,
     Refusal,
     StoredObject,
     StoreNumbers,
-    KeyWatch,
     Writer,
 )
 
