@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "fastgw"
 # there is no circle of folders. A module at the top of the package is like a folder of its own.
 ORDER = [
     {"_slots", "admin/dashboard", "compiled", "http", "jose", "kernel", "operator_events"},
-    {"errors", "http/grpc", "http/http1", "http/http2", "http/websocket", "net", "shm"},
+    {"errors", "http/caching", "http/grpc", "http/http1", "http/http2", "http/websocket", "net", "shm"},
     {"cache", "config/base", "eventloop", "forwarded_headers", "observe/metrics", "redis", "sync"},
     {"config/formats", "observe/access_log", "routing", "runtime/ipc", "runtime/sockets"},
     {"config/sources", "observe"},
@@ -61,7 +61,17 @@ LARGEST = 25
 """Files in a folder, twins apart."""
 
 # These take bytes and the time as arguments.
-PURE = {"http", "http/grpc", "http/http1", "http/http2", "http/websocket", "jose", "routing", "exchange"}
+PURE = {
+    "http",
+    "http/caching",
+    "http/grpc",
+    "http/http1",
+    "http/http2",
+    "http/websocket",
+    "jose",
+    "routing",
+    "exchange",
+}
 OUTSIDE = {"asyncio", "uvloop", "selectors", "select", "threading", "subprocess"}
 
 # The edges of the processes, where what nobody foresaw is logged and answered: path -> how many `except Exception`.

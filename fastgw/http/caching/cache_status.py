@@ -1,0 +1,64 @@
+"""`Cache-Status` (RFC 9211): how the cache has handled a request."""
+
+from enum import Enum
+from typing import Final
+
+from fastgw.http.fields import Fields
+
+NAME: Final = b"Cache-Status"
+_CACHE: Final = b"fastgw"
+
+
+class Forwarded(Enum):
+    """Why a request was forwarded: `fwd` (section 2.2)."""
+
+    BYPASS = b"bypass"
+    METHOD = b"method"
+    URI_MISS = b"uri-miss"
+    VARY_MISS = b"vary-miss"
+    MISS = b"miss"
+    REQUEST = b"request"
+    STALE = b"stale"
+    PARTIAL = b"partial"
+
+
+def hit_status(ttl: int, *, detail: bytes | None = None) -> bytes:
+    """Return the value for a response from the cache.
+
+    `ttl`: seconds of freshness left, negative if it was sent stale. `detail`: a token, such as the reason for that.
+    """
+    return b"%b; hit; ttl=%d%b" % (_CACHE, ttl, b"" if detail is None else b"; detail=" + detail)
+
+
+def forwarded_status(
+    reason: Forwarded,
+    *,
+    upstream_status: int | None = None,
+    stored: bool = False,
+    collapsed: bool = False,
+    ttl: int | None = None,
+    detail: bytes | None = None,
+) -> bytes:
+    """Return the value for a response that was requested from the upstream.
+
+    `upstream_status`: if the status of the upstream is not that of the response. `stored`: whether the response was
+    stored. `collapsed`: whether it was the response to the request of another client. `detail`: a token.
+    """
+    parts = [_CACHE, b"fwd=" + reason.value]
+    if upstream_status is not None:
+        parts.append(b"fwd-status=%d" % upstream_status)
+    if ttl is not None:
+        parts.append(b"ttl=%d" % ttl)
+    if stored:
+        parts.append(b"stored")
+    if collapsed:
+        parts.append(b"collapsed")
+    if detail is not None:
+        parts.append(b"detail=" + detail)
+    return b"; ".join(parts)
+
+
+def add_status(fields: Fields, value: bytes) -> None:
+    """Append the value of this cache to those of the caches before it: the last one is the nearest to the client."""
+    earlier = fields.get_all(NAME)
+    fields.set(NAME, b", ".join([*earlier, value]))

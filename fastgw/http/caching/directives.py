@@ -1,0 +1,209 @@
+"""Cache directives: `Cache-Control` (RFC 9111 section 5.2, RFC 5861, RFC 8246) and targeted fields (RFC 9213).
+
+Directives that allow a cache to do something are only recognized when they are valid; those that forbid something,
+even if their argument is invalid. Freshness that is invalid or contradictory is none: the response is stale (RFC 9111
+section 4.2.1).
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import http_sf
+from msgspec import Struct
+
+from fastgw.http.caching.heads import ReceivedHead
+from fastgw.http.grammar import IS_TOKEN, TOKEN, elements
+from fastgw.http.messages import RequestHead
+
+LONGEST: Final = 2**31
+"""Maximum of delta-seconds; larger values mean this one (RFC 9111 section 1.2.2)."""
+TARGETS: Final = (b"fastgw-cache-control", b"cdn-cache-control")
+"""Targeted fields, the most specific one first (RFC 9213 section 2.2)."""
+_LONGEST_FIELD: Final = 4096
+_MEMBER: Final = re.compile(
+    rb"[ \t,]*+(" + TOKEN + rb'++)(?:=(?:"((?:[^"\\]|\\.)*+)"|(' + TOKEN + rb"++)|([^,]*+)))?+[ \t]*+(?=,|$)"
+    rb"|[ \t,]*+[^,]++|[ \t,]++",
+    re.DOTALL,
+)
+_ESCAPED: Final = re.compile(rb"\\(.)", re.DOTALL)
+
+
+class RequestDirectives(Struct, frozen=True, gc=False):
+    """Cache directives of a request (RFC 9111 section 5.2.1)."""
+
+    no_cache: bool = False
+    no_store: bool = False
+    only_if_cached: bool = False
+    max_age: int | None = None
+    min_fresh: int | None = None
+    max_stale: int | None = None
+    """Seconds of staleness that the client accepts; `LONGEST`: any. None: no `max-stale`."""
+    stale_if_error: int | None = None
+
+
+class ResponseDirectives(Struct, frozen=True, gc=False):
+    """Cache directives of a response (RFC 9111 section 5.2.2)."""
+
+    max_age: int | None = None
+    """Seconds; 0 if it is invalid or contradictory."""
+    s_maxage: int | None = None
+    stale_while_revalidate: int | None = None
+    stale_if_error: int | None = None
+    no_store: bool = False
+    no_cache: bool = False
+    """`no-cache` without header names. With names it applies to these headers only: `no_cache_fields`."""
+    private: bool = False
+    """`private`, with header names too: a shared cache that stored the rest would have to know all caches behind it."""
+    public: bool = False
+    must_revalidate: bool = False
+    proxy_revalidate: bool = False
+    must_understand: bool = False
+    no_cache_fields: tuple[bytes, ...] = ()
+    """Names in lower case that may not be sent from the cache without validation."""
+    targeted: bool = False
+    """Whether the directives are those of a targeted field; `Cache-Control` and `Expires` then have no effect."""
+
+
+NO_REQUEST_DIRECTIVES: Final = RequestDirectives()
+_PRAGMA: Final = RequestDirectives(no_cache=True)
+NO_RESPONSE_DIRECTIVES: Final = ResponseDirectives()
+
+
+def parse_request(head: RequestHead) -> RequestDirectives:
+    """Return the cache directives of a request. Invalid arguments count as the strictest ones."""
+    lines = head.values(b"cache-control")
+    if not lines:
+        # RFC 9111 section 5.4: a request without Cache-Control
+        pragma = head.first(b"pragma")
+        return _PRAGMA if pragma is not None and b"no-cache" in split_directives([pragma]) else NO_REQUEST_DIRECTIVES
+    found = split_directives(lines)
+    stale = found.get(b"max-stale", ())
+    return RequestDirectives(
+        no_cache=b"no-cache" in found,
+        no_store=b"no-store" in found,
+        only_if_cached=b"only-if-cached" in found,
+        max_age=_seconds(found, b"max-age"),
+        min_fresh=None if b"min-fresh" not in found else _number(found[b"min-fresh"], invalid=LONGEST),
+        max_stale=None if not stale else LONGEST if set(stale) == {None} else _number(stale, invalid=0),
+        stale_if_error=_seconds(found, b"stale-if-error"),
+    )
+
+
+def parse_response(head: ReceivedHead, targets: Sequence[bytes] = TARGETS) -> ResponseDirectives:
+    """Return the cache directives of a response: of the first of the targeted fields that is valid, else those of
+    `Cache-Control`. `targets`: names of targeted fields, in lower case.
+    """
+    for name in targets:
+        lines = head.values(name)
+        if lines and (found := _parse_targeted(lines)) is not None:
+            return found
+    lines = head.values(b"cache-control")
+    if not lines:
+        return NO_RESPONSE_DIRECTIVES
+    members = split_directives(lines)
+    named = _names(members.get(b"no-cache", ()))
+    return ResponseDirectives(
+        max_age=_seconds(members, b"max-age"),
+        s_maxage=_seconds(members, b"s-maxage"),
+        stale_while_revalidate=_seconds(members, b"stale-while-revalidate"),
+        stale_if_error=_seconds(members, b"stale-if-error"),
+        no_store=b"no-store" in members,
+        no_cache=named is None,
+        private=b"private" in members,
+        public=b"public" in members,
+        must_revalidate=b"must-revalidate" in members,
+        proxy_revalidate=b"proxy-revalidate" in members,
+        must_understand=b"must-understand" in members,
+        no_cache_fields=named or (),
+    )
+
+
+def split_directives(lines: Sequence[bytes]) -> dict[bytes, list[bytes | None]]:
+    """Return the directives of `Cache-Control` lines: names in lower case, and the argument of each occurrence.
+
+    An argument is a token or the content of a quoted string; None: there is none. An argument of another form is
+    kept as sent, so it is invalid for every directive that reads it. Members that are no directive are left out.
+    """
+    found: dict[bytes, list[bytes | None]] = {}
+    for line in lines:
+        if len(line) > _LONGEST_FIELD:
+            # Longer than any that makes sense: nothing that it says may be overlooked, so nothing is reused.
+            found.setdefault(b"no-store", []).append(None)
+            continue
+        for match in _MEMBER.finditer(line):
+            name, quoted, token, other = match.groups()
+            if name is not None:
+                argument = _ESCAPED.sub(rb"\1", quoted) if quoted is not None else token if token is not None else other
+                found.setdefault(name.lower(), []).append(argument)
+    return found
+
+
+def _parse_targeted(lines: list[bytes]) -> ResponseDirectives | None:
+    """Return the directives of a targeted field; None: it is empty, no dictionary, or has a value of a wrong type."""
+    text = b", ".join(lines)
+    if len(text) > _LONGEST_FIELD:
+        return None
+    try:
+        members: Any = http_sf.parse(text, tltype="dictionary")
+    except (ValueError, RecursionError):
+        return None
+    if not members:
+        return None
+    values = {name: value for name, (value, _) in members.items()}
+    numbers: dict[str, int | None] = {}
+    for name in ("max-age", "s-maxage", "stale-while-revalidate", "stale-if-error"):
+        value = values.get(name)
+        if value is not None and (type(value) is not int or value < 0):
+            return None
+        numbers[name] = None if value is None else min(value, LONGEST)
+    flags: dict[str, bool] = {}
+    for name in ("no-store", "public", "must-revalidate", "proxy-revalidate", "must-understand"):
+        value = values.get(name, False)
+        if type(value) is not bool:
+            return None
+        flags[name] = value
+    no_cache, private = values.get("no-cache", False), values.get("private", False)
+    if not isinstance(no_cache, (bool, str)) or not isinstance(private, (bool, str)):
+        return None
+    named = _names((no_cache.encode() if type(no_cache) is str else None,)) if no_cache is not False else ()
+    return ResponseDirectives(
+        max_age=numbers["max-age"],
+        s_maxage=numbers["s-maxage"],
+        stale_while_revalidate=numbers["stale-while-revalidate"],
+        stale_if_error=numbers["stale-if-error"],
+        no_store=flags["no-store"],
+        no_cache=named is None,
+        private=private is not False,
+        public=flags["public"],
+        must_revalidate=flags["must-revalidate"],
+        proxy_revalidate=flags["proxy-revalidate"],
+        must_understand=flags["must-understand"],
+        no_cache_fields=named or (),
+        targeted=True,
+    )
+
+
+def _names(arguments: Sequence[bytes | None]) -> tuple[bytes, ...] | None:
+    """Return the header names that the occurrences of `no-cache` list; None: one of them means the whole response."""
+    names: list[bytes] = []
+    for argument in arguments:
+        listed = elements(argument) if argument else []
+        if not listed or not all(map(IS_TOKEN, listed)):
+            return None
+        names += listed
+    return tuple(names)
+
+
+def _seconds(members: dict[bytes, list[bytes | None]], name: bytes) -> int | None:
+    """Return the argument of a directive; 0 if it is invalid, None without the directive."""
+    arguments = members.get(name)
+    return None if arguments is None else _number(arguments, invalid=0)
+
+
+def _number(arguments: Sequence[bytes | None], *, invalid: int) -> int:
+    """Return the delta-seconds that all occurrences agree on."""
+    first = arguments[0]
+    if first is None or not first.isdigit() or any(other != first for other in arguments[1:]):
+        return invalid
+    return min(int(first), LONGEST) if len(first) <= 20 else LONGEST if first.strip(b"0") else 0

@@ -1,0 +1,74 @@
+"""Primary cache keys: what was routed and forwarded, nothing else (RFC 9111 section 2).
+
+A query parameter that is not in the key must not reach the upstream either, or a request could choose what others get
+(cache poisoning): `filter_query` returns the query for both.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+KEY_BYTES: Final = 16
+_ANYTHING: Final = re.compile(rb"\*")
+
+
+class QueryRule:
+    """Which query parameters are a part of the key: all, or by name.
+
+    `names`: names, decoded; a `*` stands for any characters. `keep`: True: only these are; False: all but these.
+    """
+
+    __slots__ = ("_keep", "_matches")
+
+    def __init__(self, names: Iterable[bytes], *, keep: bool) -> None:
+        patterns = [b".*+".join(map(re.escape, _ANYTHING.split(name))) for name in names]
+        self._matches = re.compile(b"|".join(patterns) or b"(?!)", re.DOTALL).fullmatch
+        self._keep = keep
+
+    def keeps(self, name: bytes) -> bool:
+        """Whether a parameter with this decoded name is a part of the key."""
+        return (self._matches(name) is not None) is self._keep
+
+
+NO_QUERY: Final = QueryRule((), keep=True)
+
+
+def filter_query(query: bytes | None, rule: QueryRule | None) -> bytes | None:
+    """Return the query without the parameters that are not in the key: for the key, and for the upstream.
+
+    `query`: as sent. `rule`: None: the whole query is in the key. Returns None if nothing is left.
+    """
+    if query is None or rule is None:
+        return query
+    kept = [part for part in query.split(b"&") if part and rule.keeps(decoded_name(part))]
+    return b"&".join(kept) or None
+
+
+def decoded_name(parameter: bytes) -> bytes:
+    """Return the name of a parameter `name=value`, decoded as a form's (`+` is a space)."""
+    return unquote_to_bytes(parameter.partition(b"=")[0].replace(b"+", b" "))
+
+
+def primary_key(
+    *,
+    scheme: bytes,
+    authority: bytes,
+    path: bytes,
+    query: bytes | None,
+    upstream: bytes,
+    parts: Sequence[bytes | None] = (),
+) -> bytes:
+    """Return the key of a resource: `KEY_BYTES` of a hash.
+
+    `scheme`, `authority`: as clients see them, normalized; without the listener's port. `path`: raw path as it is
+    forwarded. `query`: of `filter_query`. `upstream`: name of the upstream (of a split, the one that was chosen).
+    `parts`: values of headers and cookies in the key, and identities; None: the request has none. HEAD and GET have
+    the same key.
+    """
+    digest = blake2b(digest_size=KEY_BYTES, person=b"fastgw-primary")
+    for part in (scheme, authority, path, query, upstream, *parts):
+        # Lengths, so that no part can pass for the beginning of the next one; a missing part is not an empty one.
+        digest.update(b"-" if part is None else b"%d:%b" % (len(part), part))
+    return digest.digest()

@@ -1,0 +1,95 @@
+"""Reuse of stored responses (RFC 9111 section 4, RFC 5861): may this one be sent, and if not, what else is allowed."""
+
+from enum import Enum
+from typing import Final, NamedTuple
+
+from fastgw.http.caching.directives import LONGEST, RequestDirectives
+from fastgw.http.caching.records import StoredHead
+
+ERRORS: Final = frozenset((500, 502, 503, 504))
+"""Statuses of the upstream in place of which a stale response may be sent (RFC 5861 section 4)."""
+
+
+class Use(Enum):
+    """What a stored response may be used for."""
+
+    FRESH = "send it"
+    STALE = "send it: the client accepts stale responses"
+    STALE_WHILE_REVALIDATE = "send it, and validate it in the background"
+    VALIDATE = "forward a conditional request, because it is stale"
+    VALIDATE_BY_REQUEST = "forward a conditional request, because the client asks for that"
+
+
+class Decision(NamedTuple):
+    """Whether and how a stored response is used."""
+
+    use: Use
+    age: int
+    """Value of `Age`."""
+    ttl: int
+    """Seconds of freshness left; 0 or less: it is stale."""
+
+
+class Trouble(Enum):
+    """Why the upstream gave no response that could be sent."""
+
+    UNREACHABLE = "no connection, or it was lost before a response; all targets ejected; the circuit breaker is open"
+    ERROR = "it answered with one of `ERRORS`, or with a response that is not valid HTTP, or not in time"
+
+
+def find_age(stored: StoredHead, now: float) -> int:
+    """Return `current_age` (RFC 9111 section 4.2.3), in whole seconds."""
+    # A clock that is set back makes nothing younger than it was when it was stored.
+    return min(LONGEST, stored.initial_age + max(0, int(now - stored.stored_date)))
+
+
+def decide_reuse(
+    stored: StoredHead, directives: RequestDirectives, now: float, *, soft_purged: bool = False
+) -> Decision:
+    """Decide what a stored response that matches a request is good for.
+
+    `soft_purged`: it counts as stale from now on. A request with `no-store` may be answered from the cache; only
+    its own response is not stored (section 5.2.1.5).
+    """
+    age = find_age(stored, now)
+    ttl = stored.lifetime - age
+    if soft_purged:
+        ttl = min(ttl, 0)
+    if directives.no_cache or directives.max_age == 0:
+        return Decision(Use.VALIDATE_BY_REQUEST, age, ttl)
+    if stored.no_cache:
+        return Decision(Use.VALIDATE, age, ttl)
+    if directives.max_age is not None and age > directives.max_age and directives.max_stale is None:
+        return Decision(Use.VALIDATE_BY_REQUEST, age, ttl)
+    if ttl > 0:
+        enough = directives.min_fresh is None or ttl >= directives.min_fresh
+        return Decision(Use.FRESH if enough else Use.VALIDATE_BY_REQUEST, age, ttl)
+    if directives.min_fresh is None:
+        if not stored.revalidates and directives.max_stale is not None and -ttl <= directives.max_stale:
+            return Decision(Use.STALE, age, ttl)
+        if -ttl < stored.stale_while_revalidate:
+            return Decision(Use.STALE_WHILE_REVALIDATE, age, ttl)
+    return Decision(Use.VALIDATE, age, ttl)
+
+
+def may_send_stale(
+    stored: StoredHead, directives: RequestDirectives, now: float, trouble: Trouble, *, soft_purged: bool = False
+) -> bool:
+    """Whether a stored response may be sent because it could not be validated."""
+    if stored.no_cache or directives.no_cache:
+        return False
+    staleness = find_age(stored, now) - stored.lifetime
+    if staleness < 0:
+        # Fresh, and validated only because the client asked for it, or after a soft purge.
+        return not soft_purged or not stored.revalidates
+    allowed = stored.stale_if_error
+    if not stored.revalidates:
+        allowed = max(allowed, directives.stale_if_error or 0)
+    if trouble is Trouble.UNREACHABLE:
+        allowed = max(allowed, stored.stale_when_unreachable)
+    return staleness < allowed
+
+
+def is_error(status: int) -> bool:
+    """Whether a stale response may be sent in place of a response with this status."""
+    return status in ERRORS

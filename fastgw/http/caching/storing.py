@@ -1,0 +1,217 @@
+"""What may be stored (RFC 9111 section 3), and the record that is stored.
+
+Safe by default: what one client got because of who it is (`Authorization`, an authenticated consumer, `Set-Cookie`,
+cookies) is only stored for others where the response says so, or where the key keeps them apart.
+"""
+
+from collections.abc import Mapping
+from enum import Enum, IntEnum
+from typing import Final, NamedTuple
+
+from msgspec import Struct
+
+from fastgw.http.caching.directives import TARGETS, RequestDirectives, ResponseDirectives, parse_response
+from fastgw.http.caching.freshness import HEURISTIC, find_heuristic_lifetime, find_initial_age, find_lifetime
+from fastgw.http.caching.heads import ReceivedHead
+from fastgw.http.caching.records import StoredHead
+from fastgw.http.caching.vary import find_varying
+from fastgw.http.dates import parse_date
+from fastgw.http.field_names import HOP_BY_HOP
+from fastgw.http.messages import RequestHead
+from fastgw.http.preconditions import parse_entity_tags
+
+NOT_STORED: Final = HOP_BY_HOP | {b"age", b"proxy-authentication-info", b"trailer"}
+"""Fields of a response that are not stored (RFC 9111 section 3.1)."""
+UNDERSTOOD: Final = HEURISTIC | frozenset(
+    (201, 202, 205, 207, 208, 302, 303, 307, 308, 400, 401, 402, 403, 406, 407, 408)
+)
+"""Statuses whose `no-store` is lifted by `must-understand` (section 5.2.2.3)."""
+
+
+class Refusal(Enum):
+    """Why a response is not stored: the `detail` of `Cache-Status`."""
+
+    METHOD = b"method"
+    """Only responses to GET are stored."""
+    REQUEST_NO_STORE = b"request-no-store"
+    STATUS = b"status"
+    """It is partial, or no final response to the request as such (206, 304)."""
+    NO_STORE = b"no-store"
+    PRIVATE = b"private"
+    AUTHORIZATION = b"authorization"
+    """The request had credentials, and the response is not said to be for all (section 3.5)."""
+    SET_COOKIE = b"set-cookie"
+    COOKIE = b"cookie"
+    """The request had cookies, and the response states no freshness itself."""
+    VARY = b"vary"
+    """`Vary: *`, or too many names."""
+    NO_FRESHNESS = b"no-freshness"
+    """It neither states how long it is fresh, nor do the settings, nor is there a heuristic."""
+    STALE = b"stale"
+    """It is stale already, and has no validator with which that could be changed."""
+    OTHER_VALIDATOR = b"other-validator"
+    """A 304 that is not about the stored response."""
+
+
+class StorePolicy(Struct, frozen=True, kw_only=True):
+    """Settings of a cache that decide what is stored. Durations in whole seconds."""
+
+    ttl: int | None = None
+    """Lifetime of responses that state none."""
+    ttl_by_status: Mapping[int, int] = {}
+    """Lifetime of responses that state none, by status, before `ttl`."""
+    override_ttl: int | None = None
+    """Lifetime in place of what responses state."""
+    stale_while_revalidate: int = 0
+    """For responses that do not say so themselves."""
+    stale_if_error: int = 0
+    """For responses that do not say so themselves."""
+    stale_when_unreachable: int = 0
+    store_set_cookie: bool = False
+    identity_in_key: bool = False
+    """Whether the key keeps those apart who authenticate: by consumer, or by `Authorization`."""
+    cookies_in_key: bool = False
+    """Whether the key has cookies."""
+    targets: tuple[bytes, ...] = TARGETS
+    """Targeted fields that are obeyed."""
+
+
+class Times(NamedTuple):
+    """When a response was requested and received. Epoch seconds."""
+
+    request_date: float
+    """When the request was first sent, before any retry."""
+    response_date: float
+
+
+class Identity(IntEnum):
+    """Who asked for a response, if the key does not say so."""
+
+    NONE = 0
+    AUTHORIZATION = 1
+    """The request has `Authorization`, which no filter has verified."""
+    CONSUMER = 2
+    """A filter has authenticated the client."""
+
+
+def judge_response(
+    request: RequestHead,
+    directives: RequestDirectives,
+    response: ReceivedHead,
+    policy: StorePolicy,
+    times: Times,
+    *,
+    authenticated: bool = False,
+) -> StoredHead | Refusal:
+    """Return the record to be stored for a response, or why it may not be stored.
+
+    `request`: with the credentials of the client. `directives`: its own, as the client sent them. `response`: as the
+    upstream sent it, before filters. `authenticated`: whether a filter has authenticated the client.
+    """
+    if request.method != b"GET":
+        return Refusal.METHOD
+    if directives.no_store:
+        return Refusal.REQUEST_NO_STORE
+    identity = Identity.NONE
+    if not policy.identity_in_key:
+        if authenticated:
+            identity = Identity.CONSUMER
+        elif request.first(b"authorization") is not None:
+            identity = Identity.AUTHORIZATION
+    cookies = request.first(b"cookie") is not None and not policy.cookies_in_key
+    return judge_for(identity, cookies, response, policy, times)
+
+
+def judge_for(
+    identity: Identity, cookies: bool, response: ReceivedHead, policy: StorePolicy, times: Times
+) -> StoredHead | Refusal:
+    """Return the record for a response, or why it may not be stored, if nothing in the request forbids it.
+
+    `identity`: what the request had that the key does not have. `cookies`: whether it had cookies that the key does
+    not have.
+    """
+    status, stated = response.status, parse_response(response, policy.targets)
+    if (refusal := _find_prohibition(response, stated, identity)) is not None:
+        return refusal
+    dropped = NOT_STORED.union(stated.no_cache_fields)
+    if not policy.store_set_cookie and b"set-cookie" not in dropped and response.first(b"set-cookie") is not None:
+        return Refusal.SET_COOKIE
+    vary = find_varying(response.values(b"vary"))
+    if vary is None:
+        return Refusal.VARY
+    lifetime = policy.override_ttl
+    if lifetime is None:
+        lifetime = find_lifetime(response, stated, times.response_date)
+    if lifetime is None and stated.no_cache:
+        lifetime = 0
+    if lifetime is None:
+        # It is not the response that says that it may be reused, so it must not have been made for one client.
+        if cookies and b"cookie" not in vary:
+            return Refusal.COOKIE
+        lifetime = policy.ttl_by_status.get(status, policy.ttl)
+        if lifetime is None:
+            lifetime = find_heuristic_lifetime(response, stated, times.response_date)
+        if lifetime is None:
+            return Refusal.NO_FRESHNESS
+    age = find_initial_age(response, times.request_date, times.response_date)
+    etag = _only(response.values(b"etag"))
+    if etag is not None and parse_entity_tags(etag) != [etag]:
+        etag = None
+    changed, date = _only(response.values(b"last-modified")), response.first(b"date")
+    last_modified = None if changed is None else parse_date(changed, times.response_date)
+    begins_stale = stated.no_cache or lifetime <= age
+    if begins_stale and etag is None and last_modified is None:
+        return Refusal.STALE
+    must_revalidate = stated.must_revalidate or stated.proxy_revalidate or stated.no_cache
+    # s-maxage implies proxy-revalidate (section 5.2.2.10), but the extensions of RFC 5861 beside it are meant.
+    only_stated = must_revalidate or begins_stale or stated.s_maxage is not None
+    return StoredHead(
+        status=status,
+        reason=response.reason,
+        lines=response.fields().render(dropped),
+        stored_date=times.response_date,
+        initial_age=age,
+        lifetime=lifetime,
+        stale_while_revalidate=_extend(
+            stated.stale_while_revalidate, policy.stale_while_revalidate, never=must_revalidate, only_stated=only_stated
+        ),
+        stale_if_error=_extend(
+            stated.stale_if_error, policy.stale_if_error, never=must_revalidate, only_stated=only_stated
+        ),
+        stale_when_unreachable=0 if only_stated else policy.stale_when_unreachable,
+        no_cache=stated.no_cache,
+        revalidates=only_stated,
+        etag=etag,
+        last_modified=last_modified,
+        date=None if date is None else parse_date(date, times.response_date),
+        vary=vary,
+        identity=identity,
+        cookies=cookies,
+    )
+
+
+def _find_prohibition(response: ReceivedHead, stated: ResponseDirectives, identity: Identity) -> Refusal | None:
+    """Return which rule of RFC 9111 section 3 forbids a shared cache to store a response."""
+    status = response.status
+    if status < 200 or status in (206, 304) or (status == 200 and response.first(b"content-range") is not None):
+        return Refusal.STATUS
+    if stated.must_understand:
+        if status not in UNDERSTOOD:
+            return Refusal.STATUS
+    elif stated.no_store:
+        return Refusal.NO_STORE
+    if stated.private:
+        return Refusal.PRIVATE
+    if identity is Identity.NONE or stated.public or stated.s_maxage is not None:
+        return None
+    return None if identity is Identity.AUTHORIZATION and stated.must_revalidate else Refusal.AUTHORIZATION
+
+
+def _extend(stated: int | None, configured: int, *, never: bool, only_stated: bool) -> int:
+    """Return for how many seconds a response may be sent stale."""
+    return 0 if never else stated if stated is not None else 0 if only_stated else configured
+
+
+def _only(values: list[bytes]) -> bytes | None:
+    """Return the value of a field that must have one line."""
+    return values[0] if len(values) == 1 else None

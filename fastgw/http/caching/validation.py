@@ -1,0 +1,121 @@
+"""Validation (RFC 9111 section 4.3): conditional requests to the upstream, and those of clients."""
+
+from typing import Final, NamedTuple
+
+from fastgw.http.byte_ranges import ByteRange, select_ranges
+from fastgw.http.caching.heads import ReceivedHead
+from fastgw.http.caching.records import StoredHead
+from fastgw.http.caching.storing import NOT_STORED, Identity, Refusal, StorePolicy, Times, judge_for
+from fastgw.http.dates import format_date
+from fastgw.http.fields import Fields
+from fastgw.http.messages import RequestHead
+from fastgw.http.preconditions import Validators, applicable_range, is_not_modified, is_weakly_equal
+
+CONDITIONS: Final = (
+    b"if-match",
+    b"if-none-match",
+    b"if-modified-since",
+    b"if-unmodified-since",
+    b"if-range",
+    b"range",
+)
+"""Fields of a client's request that are removed from the request that fills the cache or validates what is stored."""
+FOR_ORIGIN: Final = (b"if-match", b"if-unmodified-since")
+"""Conditions that only the origin server evaluates (section 4.3.2): such a request is forwarded as it is."""
+_NOT_UPDATED: Final = NOT_STORED | {b"content-encoding", b"content-range", b"content-type", b"set-cookie"}
+"""Fields of a 304 that do not change the stored ones (section 3.2)."""
+_OF_CONTENT: Final = frozenset(
+    b"accept-ranges content-digest content-encoding content-language content-length content-md5 content-range "
+    b"content-type digest last-modified repr-digest".split()
+)
+"""Fields that a 304 leaves out (RFC 9110 section 15.4.5)."""
+
+
+def make_conditions(stored: StoredHead) -> list[tuple[bytes, bytes]]:
+    """Return the conditions of the request that validates a stored response (section 4.3.1); empty: it has no
+    validator, so it can only be replaced.
+    """
+    conditions = []
+    if stored.etag is not None:
+        conditions.append((b"If-None-Match", stored.etag))
+    if stored.last_modified is not None:
+        conditions.append((b"If-Modified-Since", format_date(stored.last_modified)))
+    return conditions
+
+
+def freshen(stored: StoredHead, answer: ReceivedHead, policy: StorePolicy, times: Times) -> StoredHead | Refusal:
+    """Return the stored response with what a 304 has changed (section 4.3.4), or why it must not be used any longer.
+
+    After `Refusal.OTHER_VALIDATOR` the 304 says nothing about the stored response: the request is repeated without
+    conditions. Any other refusal: this response can still be sent, once, with the fields of `merge_fields`.
+    """
+    etag = answer.first(b"etag")
+    if etag is not None and stored.etag is not None and not is_weakly_equal(etag, stored.etag):
+        return Refusal.OTHER_VALIDATOR
+    merged = _MergedHead(stored.status, stored.reason, merge_fields(stored, answer), answer.first(b"age"))
+    return judge_for(Identity(stored.identity), stored.cookies, merged, policy, times)
+
+
+def merge_fields(stored: StoredHead, answer: ReceivedHead) -> Fields:
+    """Return the stored fields, each replaced by those of the 304 with the same name (section 3.2)."""
+    merged, updated = stored.fields, set[bytes]()
+    for name, value in answer.fields():
+        lower = name.lower()
+        if lower in _NOT_UPDATED:
+            continue
+        if lower in updated:
+            merged.add(name, value)
+        else:
+            updated.add(lower)
+            merged.remove(name)
+            merged.add(name, value)
+    return merged
+
+
+def validators_of(stored: StoredHead) -> Validators:
+    """Return the validators of a stored response, with which the conditions of clients are compared."""
+    date = stored.date if stored.date is not None else int(stored.stored_date) - stored.initial_age
+    return Validators(stored.etag, stored.last_modified, date)
+
+
+def is_unchanged_for(request: RequestHead, stored: StoredHead, now: float) -> bool:
+    """Whether a GET or HEAD is answered with 304, because the client has what is stored (section 4.3.2)."""
+    return stored.status == 200 and is_not_modified(request, validators_of(stored), now)
+
+
+def not_modified_lines(stored: StoredHead) -> bytes:
+    """Return the field lines of the 304 for a client: without those that describe the content."""
+    dropped = _OF_CONTENT if stored.etag is not None else _OF_CONTENT - {b"last-modified"}
+    return stored.fields.render(dropped)
+
+
+def find_part(request: RequestHead, stored: StoredHead, length: int, now: float) -> tuple[ByteRange, ...] | None:
+    """Return the part of a stored response of `length` bytes that a request asks for (RFC 9110 section 14.2).
+
+    None: the whole response is sent; also for several ranges, which clients must expect. Empty: 416.
+    """
+    if stored.status != 200:
+        return None
+    wanted = applicable_range(request, validators_of(stored), now)
+    if wanted is None:
+        return None
+    ranges = select_ranges(wanted, length)
+    return ranges if ranges is None or len(ranges) <= 1 else None
+
+
+class _MergedHead(NamedTuple):
+    """Head of a stored response with the fields of a 304."""
+
+    status: int
+    reason: bytes
+    merged: Fields
+    age: bytes | None
+
+    def fields(self) -> Fields:
+        return self.merged
+
+    def first(self, name: bytes) -> bytes | None:
+        return self.age if name == b"age" else self.merged.get(name)
+
+    def values(self, name: bytes) -> list[bytes]:
+        return self.merged.get_all(name)

@@ -1,0 +1,62 @@
+"""Variants of a resource: which request fields select among them (`Vary`, RFC 9110 section 12.5.5, RFC 9111 4.1)."""
+
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import Final
+
+from fastgw.http.grammar import IS_TOKEN, elements
+from fastgw.http.header_conditions import SINGLE
+from fastgw.http.messages import RequestHead
+
+_MOST_NAMES: Final = 16
+_NO_CASE: Final = frozenset((b"accept-language", b"accept-encoding", b"accept-charset"))
+"""Fields whose values are compared without case (RFC 9110 sections 12.5.2, 12.5.3, and 12.5.4)."""
+
+
+def find_varying(lines: Sequence[bytes]) -> tuple[bytes, ...] | None:
+    """Return the names in the lines of a `Vary`, in lower case, sorted, each once.
+
+    None: every request gets another response, because `*` is among the names; or there are too many or invalid ones.
+    """
+    if not lines:
+        return ()
+    names = sorted({name for line in lines for name in elements(line)})
+    if b"*" in names or len(names) > _MOST_NAMES or not all(map(IS_TOKEN, names)):
+        return None
+    return tuple(names)
+
+
+def join_varying(known: Iterable[bytes], more: Iterable[bytes]) -> tuple[bytes, ...] | None:
+    """Return the names of both, sorted; None: there are too many, and the known ones should be forgotten."""
+    names = sorted({*known, *more})
+    return tuple(names) if len(names) <= _MOST_NAMES else None
+
+
+def normalized_value(name: bytes, lines: Sequence[bytes]) -> bytes | None:
+    """Return the value of a request field in the form in which equal values are equal; None: the request has none.
+
+    Lines are joined, and white space around members is removed (RFC 9111 section 4.1); in quoted strings everything
+    counts. The order of members is kept: it may mean a preference.
+    """
+    if not lines:
+        return None
+    if name in SINGLE:
+        return b"\n".join(lines)
+    joined = b",".join(lines)
+    if b'"' not in joined:
+        joined = b",".join(member.strip(b" \t") for member in joined.split(b","))
+    return joined.lower() if name in _NO_CASE else joined
+
+
+def variant_key(primary: bytes, names: Sequence[bytes], head: RequestHead) -> bytes:
+    """Return the key of the variant that a request selects: 16 bytes.
+
+    `names`: of `find_varying`. `head`: the request as the upstream gets it.
+    """
+    digest = blake2b(primary, digest_size=16, person=b"fastgw-variant")
+    for name in names:
+        value = normalized_value(name, head.values(name))
+        # Lengths, so that no value can pass for the beginning of the next one; a missing field is not an empty one.
+        digest.update(b"%d:%b=" % (len(name), name))
+        digest.update(b"-" if value is None else b"%d:%b" % (len(value), value))
+    return digest.digest()
