@@ -10,7 +10,7 @@ _CACHE: Final = b"fastgw"
 
 
 class Forwarded(Enum):
-    """Why a request was forwarded: `fwd` (section 2.2)."""
+    """Reason why a request was forwarded: `fwd` (section 2.2)."""
 
     BYPASS = b"bypass"
     METHOD = b"method"

@@ -21,11 +21,10 @@ LONGEST: Final = 2**31
 TARGETS: Final = (b"fastgw-cache-control", b"cdn-cache-control")
 """Targeted fields, the most specific one first (RFC 9213 section 2.2)."""
 _LONGEST_FIELD: Final = 4096
-_MEMBER: Final = re.compile(
-    rb"[ \t,]*+(" + TOKEN + rb'++)(?:=(?:"((?:[^"\\]|\\.)*+)"|(' + TOKEN + rb"++)|([^,]*+)))?+[ \t]*+(?=,|$)"
-    rb"|[ \t,]*+[^,]++|[ \t,]++",
-    re.DOTALL,
-)
+_QUOTED: Final = rb'(?>(?:[^"\\]|\\.)*)'
+_MEMBERS: Final = re.compile(rb'(?>="' + _QUOTED + rb'"|[^,])+', re.DOTALL)
+_NAME: Final = re.compile(TOKEN + rb"++")
+_ARGUMENT: Final = re.compile(b'=(?:"(' + _QUOTED + b')"|(' + TOKEN + b"++))", re.DOTALL)
 _ESCAPED: Final = re.compile(rb"\\(.)", re.DOTALL)
 
 
@@ -122,8 +121,8 @@ def parse_response(head: ReceivedHead, targets: Sequence[bytes] = TARGETS) -> Re
 def split_directives(lines: Sequence[bytes]) -> dict[bytes, list[bytes | None]]:
     """Return the directives of `Cache-Control` lines: names in lower case, and the argument of each occurrence.
 
-    An argument is a token or the content of a quoted string; None: there is none. An argument of another form is
-    kept as sent, so it is invalid for every directive that reads it. Members that are no directive are left out.
+    An argument is a token or the content of a quoted string; None: there is none. Anything else after a name is
+    kept as sent, `=` included, so it is invalid for every directive that reads it. Members without a name are left out.
     """
     found: dict[bytes, list[bytes | None]] = {}
     for line in lines:
@@ -131,11 +130,10 @@ def split_directives(lines: Sequence[bytes]) -> dict[bytes, list[bytes | None]]:
             # Longer than any that makes sense: nothing that it says may be overlooked, so nothing is reused.
             found.setdefault(b"no-store", []).append(None)
             continue
-        for match in _MEMBER.finditer(line):
-            name, quoted, token, other = match.groups()
-            if name is not None:
-                argument = _ESCAPED.sub(rb"\1", quoted) if quoted is not None else token if token is not None else other
-                found.setdefault(name.lower(), []).append(argument)
+        for member in _MEMBERS.findall(line):
+            text = member.strip(b" \t")
+            if (name := _NAME.match(text)) is not None:
+                found.setdefault(name[0].lower(), []).append(_argument(text[name.end() :]))
     return found
 
 
@@ -182,6 +180,14 @@ def _parse_targeted(lines: list[bytes]) -> ResponseDirectives | None:
         no_cache_fields=named or (),
         targeted=True,
     )
+
+
+def _argument(text: bytes) -> bytes | None:
+    """Return the argument of a directive from what follows its name."""
+    match = _ARGUMENT.fullmatch(text)
+    if match is None:
+        return text or None
+    return match[2] if match[1] is None else _ESCAPED.sub(rb"\1", match[1])
 
 
 def _names(arguments: Sequence[bytes | None]) -> tuple[bytes, ...] | None:

@@ -7,7 +7,7 @@ from urllib.parse import urljoin, urlsplit
 from fastgw.http.caching.heads import ReceivedHead
 
 SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"QUERY", b"PROPFIND", b"REPORT"))
-"""Safe methods. All others change something, methods that nobody knows among them."""
+"""Safe methods. All others count as changes, unknown methods too."""
 _LONGEST: Final = 8192
 
 

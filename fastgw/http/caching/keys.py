@@ -15,7 +15,7 @@ _ANYTHING: Final = re.compile(rb"\*")
 
 
 class QueryRule:
-    """Which query parameters are a part of the key: all, or by name.
+    """Rule for which query parameters are a part of the key, by name.
 
     `names`: names, decoded; a `*` stands for any characters. `keep`: True: only these are; False: all but these.
     """

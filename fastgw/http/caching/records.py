@@ -1,7 +1,7 @@
 """Stored heads: the record of a stored response that the store keeps as the head of an object.
 
-The fields of a response are kept as serialized lines, ready to be sent. What decides about reuse was computed when the
-response was stored, so that a hit parses nothing.
+The fields of a response are kept as serialized lines, ready to be sent. The values that decide about reuse were
+computed when the response was stored, so that a hit parses nothing.
 """
 
 from typing import Final
@@ -34,9 +34,9 @@ class StoredHead(Struct, frozen=True, array_like=True, tag=_VERSION, gc=False):
     stale_when_unreachable: int = 0
     """Seconds for which it may be sent stale while no target can be reached."""
     no_cache: bool = False
-    """Every use has to be validated first."""
+    """Whether every use has to be validated first."""
     revalidates: bool = False
-    """It must not be sent stale unless it says so itself by `stale-while-revalidate` or `stale-if-error`."""
+    """Whether it must not be sent stale unless it says so itself by `stale-while-revalidate` or `stale-if-error`."""
     etag: bytes | None = None
     last_modified: int | None = None
     """`Last-Modified`; None: missing or invalid."""
@@ -45,7 +45,7 @@ class StoredHead(Struct, frozen=True, array_like=True, tag=_VERSION, gc=False):
     vary: tuple[bytes, ...] = ()
     """Names of `Vary`, in lower case and sorted."""
     identity: int = 0
-    """`storing.Identity`: for whom it was stored."""
+    """`storing.RequestIdentity`: for whom it was stored."""
     cookies: bool = False
     """Whether the request had cookies that are not in the key."""
 

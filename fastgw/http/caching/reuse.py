@@ -10,8 +10,8 @@ ERRORS: Final = frozenset((500, 502, 503, 504))
 """Statuses of the upstream in place of which a stale response may be sent (RFC 5861 section 4)."""
 
 
-class Use(Enum):
-    """What a stored response may be used for."""
+class Reuse(Enum):
+    """Permitted use of a stored response."""
 
     FRESH = "send it"
     STALE = "send it: the client accepts stale responses"
@@ -23,7 +23,7 @@ class Use(Enum):
 class Decision(NamedTuple):
     """Whether and how a stored response is used."""
 
-    use: Use
+    use: Reuse
     age: int
     """Value of `Age`."""
     ttl: int
@@ -31,7 +31,7 @@ class Decision(NamedTuple):
 
 
 class Trouble(Enum):
-    """Why the upstream gave no response that could be sent."""
+    """Failure of the upstream, after which a stale response may be sent."""
 
     UNREACHABLE = "no connection, or it was lost before a response; all targets ejected; the circuit breaker is open"
     ERROR = "it answered with one of `ERRORS`, or with a response that is not valid HTTP, or not in time"
@@ -56,20 +56,20 @@ def decide_reuse(
     if soft_purged:
         ttl = min(ttl, 0)
     if directives.no_cache or directives.max_age == 0:
-        return Decision(Use.VALIDATE_BY_REQUEST, age, ttl)
+        return Decision(Reuse.VALIDATE_BY_REQUEST, age, ttl)
     if stored.no_cache:
-        return Decision(Use.VALIDATE, age, ttl)
+        return Decision(Reuse.VALIDATE, age, ttl)
     if directives.max_age is not None and age > directives.max_age and directives.max_stale is None:
-        return Decision(Use.VALIDATE_BY_REQUEST, age, ttl)
+        return Decision(Reuse.VALIDATE_BY_REQUEST, age, ttl)
     if ttl > 0:
         enough = directives.min_fresh is None or ttl >= directives.min_fresh
-        return Decision(Use.FRESH if enough else Use.VALIDATE_BY_REQUEST, age, ttl)
+        return Decision(Reuse.FRESH if enough else Reuse.VALIDATE_BY_REQUEST, age, ttl)
     if directives.min_fresh is None:
         if not stored.revalidates and directives.max_stale is not None and -ttl <= directives.max_stale:
-            return Decision(Use.STALE, age, ttl)
+            return Decision(Reuse.STALE, age, ttl)
         if -ttl < stored.stale_while_revalidate:
-            return Decision(Use.STALE_WHILE_REVALIDATE, age, ttl)
-    return Decision(Use.VALIDATE, age, ttl)
+            return Decision(Reuse.STALE_WHILE_REVALIDATE, age, ttl)
+    return Decision(Reuse.VALIDATE, age, ttl)
 
 
 def may_send_stale(

@@ -1,7 +1,7 @@
-"""What may be stored (RFC 9111 section 3), and the record that is stored.
+"""Decision whether a response may be stored (RFC 9111 section 3), and the record that is stored.
 
-Safe by default: what one client got because of who it is (`Authorization`, an authenticated consumer, `Set-Cookie`,
-cookies) is only stored for others where the response says so, or where the key keeps them apart.
+Safe by default: a response that depends on the identity of its client (`Authorization`, an authenticated consumer,
+`Set-Cookie`, cookies) is only stored for others if it says so, or if the key has that identity.
 """
 
 from collections.abc import Mapping
@@ -29,13 +29,13 @@ UNDERSTOOD: Final = HEURISTIC | frozenset(
 
 
 class Refusal(Enum):
-    """Why a response is not stored: the `detail` of `Cache-Status`."""
+    """Reason why a response is not stored: the `detail` of `Cache-Status`."""
 
     METHOD = b"method"
     """Only responses to GET are stored."""
     REQUEST_NO_STORE = b"request-no-store"
     STATUS = b"status"
-    """It is partial, or no final response to the request as such (206, 304)."""
+    """Partial response, or not a final one."""
     NO_STORE = b"no-store"
     PRIVATE = b"private"
     AUTHORIZATION = b"authorization"
@@ -46,9 +46,9 @@ class Refusal(Enum):
     VARY = b"vary"
     """`Vary: *`, or too many names."""
     NO_FRESHNESS = b"no-freshness"
-    """It neither states how long it is fresh, nor do the settings, nor is there a heuristic."""
+    """Neither the response nor the settings state how long it is fresh, and there is no heuristic."""
     STALE = b"stale"
-    """It is stale already, and has no validator with which that could be changed."""
+    """Stale from the beginning, and without a validator with which it could be freshened."""
     OTHER_VALIDATOR = b"other-validator"
     """A 304 that is not about the stored response."""
 
@@ -63,9 +63,9 @@ class StorePolicy(Struct, frozen=True, kw_only=True):
     override_ttl: int | None = None
     """Lifetime in place of what responses state."""
     stale_while_revalidate: int = 0
-    """For responses that do not say so themselves."""
+    """Seconds, for responses that do not have the directive themselves."""
     stale_if_error: int = 0
-    """For responses that do not say so themselves."""
+    """Seconds, for responses that do not have the directive themselves."""
     stale_when_unreachable: int = 0
     store_set_cookie: bool = False
     identity_in_key: bool = False
@@ -84,8 +84,8 @@ class Times(NamedTuple):
     response_date: float
 
 
-class Identity(IntEnum):
-    """Who asked for a response, if the key does not say so."""
+class RequestIdentity(IntEnum):
+    """RequestIdentity of the client that a response was made for, if it is not in the key."""
 
     NONE = 0
     AUTHORIZATION = 1
@@ -94,7 +94,7 @@ class Identity(IntEnum):
     """A filter has authenticated the client."""
 
 
-def judge_response(
+def decide_storing(
     request: RequestHead,
     directives: RequestDirectives,
     response: ReceivedHead,
@@ -112,18 +112,18 @@ def judge_response(
         return Refusal.METHOD
     if directives.no_store:
         return Refusal.REQUEST_NO_STORE
-    identity = Identity.NONE
+    identity = RequestIdentity.NONE
     if not policy.identity_in_key:
         if authenticated:
-            identity = Identity.CONSUMER
+            identity = RequestIdentity.CONSUMER
         elif request.first(b"authorization") is not None:
-            identity = Identity.AUTHORIZATION
+            identity = RequestIdentity.AUTHORIZATION
     cookies = request.first(b"cookie") is not None and not policy.cookies_in_key
-    return judge_for(identity, cookies, response, policy, times)
+    return decide_storing_for(identity, cookies, response, policy, times)
 
 
-def judge_for(
-    identity: Identity, cookies: bool, response: ReceivedHead, policy: StorePolicy, times: Times
+def decide_storing_for(
+    identity: RequestIdentity, cookies: bool, response: ReceivedHead, policy: StorePolicy, times: Times
 ) -> StoredHead | Refusal:
     """Return the record for a response, or why it may not be stored, if nothing in the request forbids it.
 
@@ -190,7 +190,7 @@ def judge_for(
     )
 
 
-def _find_prohibition(response: ReceivedHead, stated: ResponseDirectives, identity: Identity) -> Refusal | None:
+def _find_prohibition(response: ReceivedHead, stated: ResponseDirectives, identity: RequestIdentity) -> Refusal | None:
     """Return which rule of RFC 9111 section 3 forbids a shared cache to store a response."""
     status = response.status
     if status < 200 or status in (206, 304) or (status == 200 and response.first(b"content-range") is not None):
@@ -202,9 +202,9 @@ def _find_prohibition(response: ReceivedHead, stated: ResponseDirectives, identi
         return Refusal.NO_STORE
     if stated.private:
         return Refusal.PRIVATE
-    if identity is Identity.NONE or stated.public or stated.s_maxage is not None:
+    if identity is RequestIdentity.NONE or stated.public or stated.s_maxage is not None:
         return None
-    return None if identity is Identity.AUTHORIZATION and stated.must_revalidate else Refusal.AUTHORIZATION
+    return None if identity is RequestIdentity.AUTHORIZATION and stated.must_revalidate else Refusal.AUTHORIZATION
 
 
 def _extend(stated: int | None, configured: int, *, never: bool, only_stated: bool) -> int:

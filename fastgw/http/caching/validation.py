@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 from fastgw.http.byte_ranges import ByteRange, select_ranges
 from fastgw.http.caching.heads import ReceivedHead
 from fastgw.http.caching.records import StoredHead
-from fastgw.http.caching.storing import NOT_STORED, Identity, Refusal, StorePolicy, Times, judge_for
+from fastgw.http.caching.storing import NOT_STORED, Refusal, RequestIdentity, StorePolicy, Times, decide_storing_for
 from fastgw.http.dates import format_date
 from fastgw.http.fields import Fields
 from fastgw.http.messages import RequestHead
@@ -53,7 +53,7 @@ def freshen(stored: StoredHead, answer: ReceivedHead, policy: StorePolicy, times
     if etag is not None and stored.etag is not None and not is_weakly_equal(etag, stored.etag):
         return Refusal.OTHER_VALIDATOR
     merged = _MergedHead(stored.status, stored.reason, merge_fields(stored, answer), answer.first(b"age"))
-    return judge_for(Identity(stored.identity), stored.cookies, merged, policy, times)
+    return decide_storing_for(RequestIdentity(stored.identity), stored.cookies, merged, policy, times)
 
 
 def merge_fields(stored: StoredHead, answer: ReceivedHead) -> Fields:
