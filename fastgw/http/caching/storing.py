@@ -28,7 +28,7 @@ UNDERSTOOD: Final = HEURISTIC | frozenset(
 """Statuses whose `no-store` is lifted by `must-understand` (section 5.2.2.3)."""
 
 
-class Refusal(Enum):
+class Unstorable(Enum):
     """Reason why a response is not stored: the `detail` of `Cache-Status`."""
 
     METHOD = b"method"
@@ -102,16 +102,16 @@ def decide_storing(
     times: Times,
     *,
     authenticated: bool = False,
-) -> StoredHead | Refusal:
+) -> StoredHead | Unstorable:
     """Return the record to be stored for a response, or why it may not be stored.
 
     `request`: with the credentials of the client. `directives`: its own, as the client sent them. `response`: as the
     upstream sent it, before filters. `authenticated`: whether a filter has authenticated the client.
     """
     if request.method != b"GET":
-        return Refusal.METHOD
+        return Unstorable.METHOD
     if directives.no_store:
-        return Refusal.REQUEST_NO_STORE
+        return Unstorable.REQUEST_NO_STORE
     identity = RequestIdentity.NONE
     if not policy.identity_in_key:
         if authenticated:
@@ -124,7 +124,7 @@ def decide_storing(
 
 def decide_storing_for(
     identity: RequestIdentity, cookies: bool, response: ReceivedHead, policy: StorePolicy, times: Times
-) -> StoredHead | Refusal:
+) -> StoredHead | Unstorable:
     """Return the record for a response, or why it may not be stored, if nothing in the request forbids it.
 
     `identity`: what the request had that the key does not have. `cookies`: whether it had cookies that the key does
@@ -135,10 +135,10 @@ def decide_storing_for(
         return refusal
     dropped = NOT_STORED.union(stated.no_cache_fields)
     if not policy.store_set_cookie and b"set-cookie" not in dropped and response.first(b"set-cookie") is not None:
-        return Refusal.SET_COOKIE
+        return Unstorable.SET_COOKIE
     vary = find_varying(response.values(b"vary"))
     if vary is None:
-        return Refusal.VARY
+        return Unstorable.VARY
     lifetime = policy.override_ttl
     if lifetime is None:
         lifetime = find_lifetime(response, stated, times.response_date)
@@ -147,12 +147,12 @@ def decide_storing_for(
     if lifetime is None:
         # It is not the response that says that it may be reused, so it must not have been made for one client.
         if cookies and b"cookie" not in vary:
-            return Refusal.COOKIE
+            return Unstorable.COOKIE
         lifetime = policy.ttl_by_status.get(status, policy.ttl)
         if lifetime is None:
             lifetime = find_heuristic_lifetime(response, stated, times.response_date)
         if lifetime is None:
-            return Refusal.NO_FRESHNESS
+            return Unstorable.NO_FRESHNESS
     age = find_initial_age(response, times.request_date, times.response_date)
     etag = _only(response.values(b"etag"))
     if etag is not None and parse_entity_tags(etag) != [etag]:
@@ -161,7 +161,7 @@ def decide_storing_for(
     last_modified = None if changed is None else parse_date(changed, times.response_date)
     begins_stale = stated.no_cache or lifetime <= age
     if begins_stale and etag is None and last_modified is None:
-        return Refusal.STALE
+        return Unstorable.STALE
     must_revalidate = stated.must_revalidate or stated.proxy_revalidate or stated.no_cache
     # s-maxage implies proxy-revalidate (section 5.2.2.10), but the extensions of RFC 5861 beside it are meant.
     only_stated = must_revalidate or begins_stale or stated.s_maxage is not None
@@ -190,21 +190,23 @@ def decide_storing_for(
     )
 
 
-def _find_prohibition(response: ReceivedHead, stated: ResponseDirectives, identity: RequestIdentity) -> Refusal | None:
+def _find_prohibition(
+    response: ReceivedHead, stated: ResponseDirectives, identity: RequestIdentity
+) -> Unstorable | None:
     """Return which rule of RFC 9111 section 3 forbids a shared cache to store a response."""
     status = response.status
     if status < 200 or status in (206, 304) or (status == 200 and response.first(b"content-range") is not None):
-        return Refusal.STATUS
+        return Unstorable.STATUS
     if stated.must_understand:
         if status not in UNDERSTOOD:
-            return Refusal.STATUS
+            return Unstorable.STATUS
     elif stated.no_store:
-        return Refusal.NO_STORE
+        return Unstorable.NO_STORE
     if stated.private:
-        return Refusal.PRIVATE
+        return Unstorable.PRIVATE
     if identity is RequestIdentity.NONE or stated.public or stated.s_maxage is not None:
         return None
-    return None if identity is RequestIdentity.AUTHORIZATION and stated.must_revalidate else Refusal.AUTHORIZATION
+    return None if identity is RequestIdentity.AUTHORIZATION and stated.must_revalidate else Unstorable.AUTHORIZATION
 
 
 def _extend(stated: int | None, configured: int, *, never: bool, only_stated: bool) -> int:

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 from fastgw.http.byte_ranges import ByteRange, select_ranges
 from fastgw.http.caching.heads import ReceivedHead
 from fastgw.http.caching.records import StoredHead
-from fastgw.http.caching.storing import NOT_STORED, Refusal, RequestIdentity, StorePolicy, Times, decide_storing_for
+from fastgw.http.caching.storing import NOT_STORED, RequestIdentity, StorePolicy, Times, Unstorable, decide_storing_for
 from fastgw.http.dates import format_date
 from fastgw.http.fields import Fields
 from fastgw.http.messages import RequestHead
@@ -43,15 +43,15 @@ def make_conditions(stored: StoredHead) -> list[tuple[bytes, bytes]]:
     return conditions
 
 
-def freshen(stored: StoredHead, answer: ReceivedHead, policy: StorePolicy, times: Times) -> StoredHead | Refusal:
+def freshen(stored: StoredHead, answer: ReceivedHead, policy: StorePolicy, times: Times) -> StoredHead | Unstorable:
     """Return the stored response with what a 304 has changed (section 4.3.4), or why it must not be used any longer.
 
-    After `Refusal.OTHER_VALIDATOR` the 304 says nothing about the stored response: the request is repeated without
+    After `Unstorable.OTHER_VALIDATOR` the 304 says nothing about the stored response: the request is repeated without
     conditions. Any other refusal: this response can still be sent, once, with the fields of `merge_fields`.
     """
     etag = answer.first(b"etag")
     if etag is not None and stored.etag is not None and not is_weakly_equal(etag, stored.etag):
-        return Refusal.OTHER_VALIDATOR
+        return Unstorable.OTHER_VALIDATOR
     merged = _MergedHead(stored.status, stored.reason, merge_fields(stored, answer), answer.first(b"age"))
     return decide_storing_for(RequestIdentity(stored.identity), stored.cookies, merged, policy, times)
 
