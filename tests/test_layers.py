@@ -34,6 +34,7 @@ ORDER = [
     {"filters/authentication", "filters/limiting", "filters/plugins"},
     {"admin", "filters/policies", "filters/wrappers"},
     {
+        "filters/policies/content",
         "filters/policies/credentials",
         "filters/policies/grpc_bridges",
         "filters/policies/grpc_transcode",

@@ -6,6 +6,7 @@ from typing import Any, Final, Protocol
 from fastgw.config.base.value_types import Trait
 from fastgw.consumers.index import Consumer
 from fastgw.http.messages import RequestHead
+from fastgw.routing import requirements
 
 
 class Traits(Protocol):
@@ -34,8 +35,7 @@ def reader(trait: Trait) -> Reader:
 
 def cookies_named(head: RequestHead, name: bytes) -> list[bytes]:
     """The values of all cookies of this name."""
-    pairs = [pair.partition(b"=") for line in head.values(b"cookie") for pair in line.split(b";")]
-    return [value.strip() for key, _, value in pairs if key.strip() == name]
+    return [*requirements.cookies_named(name, head.values(b"cookie"))]
 
 
 def cookie(head: RequestHead, name: bytes) -> bytes:

@@ -8,6 +8,7 @@ from fastgw.filters.policies.authorize import Authorize
 from fastgw.filters.policies.basic_auth import BasicAuth
 from fastgw.filters.policies.certificate_auth import CertificateAuth
 from fastgw.filters.policies.concurrency import Concurrency
+from fastgw.filters.policies.content import QueryParameters
 from fastgw.filters.policies.cors import Cors
 from fastgw.filters.policies.credentials import Credentials
 from fastgw.filters.policies.egress_calls import EgressCalls, UnknownService
@@ -60,6 +61,7 @@ TYPES: Final = FilterTypes(
         GrpcWeb,
         ConnectRpc,
         Headers,
+        QueryParameters,
         ResponseUrls,
         TargetErrors,
         GrpcTranscode,

@@ -17,8 +17,8 @@ from fastgw.config.decoding.filter_levels import running
 from fastgw.config.loading.locate_filter import Where
 from fastgw.config.settings.gateway import Config, FilterUse, Route
 from fastgw.filters.api import Phase
-from fastgw.gateway.compiler import conditions_of
-from fastgw.routing.table import Conditions, Router, at_once
+from fastgw.gateway.conditions import conditions_of
+from fastgw.routing.table import Conditions, Router, at_once, rule_of
 
 _GUARDS: Final = frozenset((Phase.AUTHENTICATE, Phase.AUTHORIZE))
 _CASE: Final = "case (IIS, Express)"
@@ -33,6 +33,7 @@ class _ProbedRequest(NamedTuple):
     method: bytes
     query: bytes
     headers: Mapping[bytes, bytes]
+    client_ip: str = "unix:"
 
     def values(self, name: bytes) -> list[bytes]:
         return [self.headers[name]] if name in self.headers else []
@@ -87,7 +88,8 @@ class _Reached:
                 narrow.update((id(route), route) for route, each in zip(shared, guards, strict=True) if each)
         if narrow:
             # The complete table: the bypassing request may match a third route.
-            router = Router([(at_once(conditions_of(route)), route) for route in self._routes])
+            rules = [at_once(rule_of(at_once(conditions_of(route)), route)) for route in self._routes]
+            router = at_once(Router.building(rules, None))
             for route in narrow.values():
                 if wrong := self._bypass_of(route, router):
                     yield route, wrong

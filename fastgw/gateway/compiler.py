@@ -16,15 +16,7 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from fastgw.config.base.route_patterns import (
-    HostPattern,
-    PathPattern,
-    Template,
-    either_slash,
-    parse_host,
-    parse_path,
-    parse_redirect,
-)
+from fastgw.config.base.route_patterns import Template, parse_redirect
 from fastgw.config.decoding.filter_levels import by_route, early, early_turn, running_order
 from fastgw.config.egress.expand import service_of
 from fastgw.config.loading.load import PROBLEMS_LISTED, no_collections
@@ -43,12 +35,13 @@ from fastgw.filters.api import STATE, Env, FilterResources, digest_of_state, sec
 from fastgw.filters.wrappers.forwarded_preflights import forwards_preflight
 from fastgw.filters.wrappers.misconfigured import Misconfigured
 from fastgw.filters.wrappers.shadow import in_shadow
+from fastgw.gateway.conditions import conditions_of
 from fastgw.gateway.tables import CompiledRoute, CompileError, Gateway
 from fastgw.http.http2.session import why_missing
 from fastgw.routing.table import Conditions, Router, Rule, Steps, at_once, rule_of
 from fastgw.upstream.forwarding.fallback import Fallback
 from fastgw.upstream.forwarding.forward_action import Forward
-from fastgw.upstream.policies.path_rewrite import folder_of, path_check, path_of
+from fastgw.upstream.policies.path_rewrite import folder_of, path_check, path_of, rewrites_captures
 from fastgw.upstream.policies.traffic_split import Splitter
 from fastgw.upstream.targets.target import build_targets
 from fastgw.upstream.targets.tls import client_tls, identity_of, material_of, protocols_of
@@ -468,6 +461,7 @@ class _Building:
         # A path in normal form can only be rejected for its slashes, and is checked only if there are steps.
         slash_allowed = bool(steps) or route.path.encoded_slash == "keep"
         is_plain = slash_allowed and not chain.treats_responses and not chain.translate_steps
+        is_plain = is_plain and not rewrites_captures(route)  # its path is checked in any case
         if isinstance(action, Forward) and action.allows_fast_path and is_plain:
             meets_answers = chain.meets_answers
             at_once = not (steps or chain.request_body_hooks or meets_answers)
@@ -670,25 +664,6 @@ def _accumulated(levels: Iterable[Level]) -> Sequence[tuple[str, config.FilterUs
     for level, filters in levels:
         held.update((name, (level, use)) for name, use in filters.items())
     return [(level, use) for level, use in held.values() if use is not None]
-
-
-def conditions_of(route: config.Route) -> Steps[Conditions]:
-    hosts: list[HostPattern] = []
-    paths: list[PathPattern] = []
-    for host in route.hosts:
-        hosts.append(parse_host(host))
-        yield
-    for path in route.paths:
-        pattern = parse_path(path)
-        paths += either_slash(pattern) if route.trailing_slash == "same" else (pattern,)
-        yield
-    return Conditions(
-        hosts=tuple(hosts),
-        paths=tuple(paths),
-        methods=tuple(method.encode() for method in route.methods),
-        headers=tuple((name.lower().encode(), value.encode()) for name, value in route.headers.items()),
-        query=tuple((name.encode(), value.encode()) for name, value in route.query.items()),
-    )
 
 
 def _respond(respond: config.Respond) -> Callable[[Exchange], None]:

@@ -1,13 +1,21 @@
 """Nearest route for a request that matches none, and the differences: for `explain`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Final
 
 from fastgw.config.base.problems import shorten
 from fastgw.config.base.route_patterns import PathKind, parse_host, parse_path
-from fastgw.config.settings.gateway import Route
+from fastgw.config.settings.gateway import Route, ValueCondition
 from fastgw.exchange import Exchange
+from fastgw.gateway.conditions import requirements_of, value_test
+from fastgw.routing.requirements import (
+    Requirement,
+    ValueTest,
+    cookie_requirement,
+    header_requirement,
+    query_requirement,
+)
 from fastgw.routing.table import Conditions, Router
 
 MOST_ROUTES: Final = 10_000
@@ -18,6 +26,12 @@ _WEIGHTS: Final = (2.0, 0.6, 0.3)
 """Weights of the path, of the host, and of each other difference."""
 _ROOT_LIKENESS: Final = 0.6
 """Similarity of `/`, which is a common catch-all, and of a regular expression, which is not compared."""
+
+_REQUIREMENTS: Final[Mapping[str, Callable[[bytes, ValueTest | None], Requirement]]] = {
+    "header": header_requirement,
+    "query parameter": query_requirement,
+    "cookie": cookie_requirement,
+}
 
 
 class Near:
@@ -53,19 +67,22 @@ def _differences(route: Route, exchange: Exchange, listener: str) -> Iterator[st
         yield _of_path(route.paths, exchange.path.decode("latin-1"))
     if route.methods and not _fits(Conditions(methods=tuple(each.encode() for each in route.methods)), exchange):
         yield f"method {exchange.method.decode('latin-1')} is not {_one_of(route.methods)}"
-    for kind, conditions in (("header", route.headers), ("query parameter", route.query)):
+    for kind, conditions in (("header", route.headers), ("query parameter", route.query), ("cookie", route.cookies)):
         yield from _of_conditions(kind, conditions, exchange)
+    if route.clients and not all(meets(exchange) for meets in requirements_of(Route(name="-", clients=route.clients))):
+        yield f"client {exchange.client_ip} is not in {_one_of(tuple(map(str, route.clients)))}"
 
 
-def _of_conditions(kind: str, conditions: Mapping[str, str], exchange: Exchange) -> Iterator[str]:
+def _of_conditions(kind: str, conditions: Mapping[str, str | ValueCondition], exchange: Exchange) -> Iterator[str]:
     """Yield the conditions that the request does not meet; the request's own value is not shown, because it may be a
     secret.
     """
     for name, value in conditions.items():
-        pair = ((name.encode(), value.encode()),)
-        asked = Conditions(headers=pair) if kind == "header" else Conditions(query=pair)
-        if not _fits(asked, exchange):
-            yield f"{kind} {name} is not {shorten(value)!r}"
+        key = name.lower() if kind == "header" else name
+        is_met = _REQUIREMENTS[kind](key.encode(), value_test(value))
+        if not is_met(exchange):
+            said = repr(shorten(value)) if isinstance(value, str) else shorten(str(value))
+            yield f"{kind} {name} is not {said}"
 
 
 def _fits(conditions: Conditions, exchange: Exchange) -> bool:

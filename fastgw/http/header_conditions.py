@@ -4,7 +4,7 @@ Rule: a condition is satisfied if any value in any line or list member satisfies
 value, the last one or all of them, so repeating a header never bypasses a route that has a condition on it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 SINGLE: Final = frozenset(
@@ -26,6 +26,15 @@ def has_value(name: bytes, wanted: bytes, values: Sequence[bytes]) -> bool:
         return False
     members = [member for value in values for member in _members(value)]
     return wanted in members or (b"," in wanted and _members(wanted) == members)
+
+
+def any_value(name: bytes, accepts: Callable[[bytes], bool], values: Sequence[bytes]) -> bool:
+    """Whether `accepts` is true for the value of a line, or for a member of a list. `name`, `values`: as above."""
+    if any(map(accepts, values)):
+        return True
+    if name in SINGLE:
+        return False
+    return any(accepts(member) for value in values if b"," in value for member in _members(value))
 
 
 def _members(value: bytes) -> list[bytes]:

@@ -59,6 +59,10 @@ class PreflightSubject:
     def query(self) -> bytes | None:
         return self._exchange.query
 
+    @property
+    def client_ip(self) -> str:
+        return self._exchange.client_ip
+
     def values(self, name: bytes) -> list[bytes]:
         return self._exchange.values(name)
 

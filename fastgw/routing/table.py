@@ -1,10 +1,10 @@
 """The route table: finds the route of a request.
 
-Match order (the contract): exact host > longest wildcard > any; then exact path > parameters (text before a parameter,
-at the first segment where they differ) > longest prefix > regular expressions in file order > any path; then a path as
-it was written > one with another trailing slash; then most header and query conditions; then file order. This orders
-*all* matching routes: a route for any host answers requests that match no route of their own host. A route whose method
-does not match is skipped like any other.
+Match order (the contract): highest priority; then exact host > longest wildcard > any; then exact path > parameters
+(text before a parameter, at the first segment where they differ) > longest prefix > regular expressions in file order >
+any path; then a path as it was written > one with another trailing slash; then most conditions on headers, query,
+cookies and clients; then file order. This orders *all* matching routes: a route for any host answers requests that
+match no route of their own host. A route whose method does not match is skipped like any other.
 
 Rule 1: user patterns run on RE2 only. Rule 2: no step visits all routes: the cost of a lookup grows with the segments
 of the request's path, plus the routes that share its host and path and differ only in method, header and query
@@ -31,6 +31,7 @@ import re2
 from fastgw.compiled import twin
 from fastgw.config.base.route_patterns import HostPattern, Parameter, PathKind, PathPattern, re2_options
 from fastgw.http.header_conditions import has_value
+from fastgw.routing.requirements import Requirement
 
 _routes: Final = twin("fastgw.routing._table")
 
@@ -62,7 +63,6 @@ class Routable(Protocol):
     def method(self) -> bytes: ...
     @property
     def query(self) -> bytes | None: ...
-
     def values(self, name: bytes) -> list[bytes]:
         """Return the value of each line of a header, by its lower-case name."""
 
@@ -81,6 +81,9 @@ class Conditions:
     """Name (any case) and exact value: see `http.header_conditions`."""
     query: tuple[tuple[bytes, bytes], ...] = ()
     """Name and value as applications decode them: escapes decoded, `+` as a space; any occurrence may match."""
+    others: tuple[Requirement, ...] = ()
+    """Further conditions: `routing.requirements`."""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,11 @@ class _Router(Generic[R]):
         """
         if base is not None and base._rules == rules:
             return base
-        router = cls.__new__(cls)
+        has_priorities = any(rule[0].priority for rule in rules)
+        kind: Any = PriorityRouter if has_priorities else Router
+        router: Router[R] = kind.__new__(kind)
+        if base is not None and not has_priorities:
+            base = base.of_priority(0)
         yield from router._grow(rules, base)
         return router
 
@@ -191,8 +198,10 @@ class _Router(Generic[R]):
 
     def dismantling(self, kept: Router[R]) -> Steps[None]:
         """Free this table, except for parts shared with `kept`. Lookups find nothing from now on."""
-        if kept is self:
+        same = kept.of_priority(0)
+        if same is self:
             return
+        kept = same or Router()
         held = (self._by_wildcard, kept._by_wildcard), (self._by_host, kept._by_host)
         self._by_wildcard, self._by_host, self._sole = {_ANY_HOST: ()}, {}, ()
         while self.compiled is not None and self.compiled.release():
@@ -206,6 +215,10 @@ class _Router(Generic[R]):
         while self._rules:
             del self._rules[-_PIECE:]
             yield
+
+    def of_priority(self, priority: int) -> Router[R] | None:
+        """Return the table of the routes with this priority."""
+        return None if priority else self
 
     def await_request(self) -> None:
         """Count a request that will use this table, even if it is replaced in between."""
@@ -277,6 +290,56 @@ else:
         __doc__ = _Router.__doc__
 
 
+class PriorityRouter(Router[R]):
+    """The route table of routes with different priorities: one table for each priority."""
+
+    def _grow(self, rules: list[Rule[R]], base: Router[R] | None) -> Steps[None]:
+        self._rules = rules
+        by_priority: dict[int, list[Rule[R]]] = {}
+        for place, rule in enumerate(rules, 1):
+            by_priority.setdefault(rule[0].priority, []).append(rule)
+            if not place % _PIECE:
+                yield
+        self._by_priority: dict[int, Router[R]] = {}
+        for priority in sorted(by_priority, reverse=True):
+            kind: Any = Router
+            table: Router[R] = kind.__new__(kind)
+            there = None if base is None else base.of_priority(priority)
+            if there is not None and there._rules == by_priority[priority]:
+                table = there
+            else:
+                yield from table._grow(by_priority[priority], there)
+            self._by_priority[priority] = table
+        self.compiled = None
+
+    def dismantling(self, kept: Router[R]) -> Steps[None]:
+        if kept is self:
+            return
+        while self._by_priority:
+            priority, table = self._by_priority.popitem()
+            if (same := kept.of_priority(priority)) is not table:
+                yield from table.dismantling(same or Router())
+        while self._rules:
+            del self._rules[-_PIECE:]
+            yield
+
+    def of_priority(self, priority: int) -> Router[R] | None:
+        return self._by_priority.get(priority)
+
+    def find_in_turn(self, request: Routable) -> Match[R] | None:
+        for table in self._by_priority.values():
+            match = table.find(request)
+            if match is not None:
+                return match
+        return None
+
+    find = find_in_turn
+
+    def _entries(self, request: Routable) -> Iterator[RouteEntry[R]]:
+        for table in self._by_priority.values():
+            yield from table._entries(request)
+
+
 class RouteEntry(Generic[R]):
     """One route under one of its hosts and one of its paths, with the remaining conditions."""
 
@@ -285,10 +348,13 @@ class RouteEntry(Generic[R]):
         "host",
         "methods",
         "only_method",
+        "others",
         "path",
         "places",
+        "priority",
         "query",
         "ready",
+        "regex",
         "route",
         "takes_rest",
     )
@@ -301,6 +367,8 @@ class RouteEntry(Generic[R]):
         fields: tuple[tuple[bytes, bytes], ...],
         query: tuple[Any, ...],
         route: R,
+        others: tuple[Requirement, ...] = (),
+        priority: int = 0,
     ) -> None:
         self.host = host
         self.path = path
@@ -308,18 +376,24 @@ class RouteEntry(Generic[R]):
         self.methods = methods
         self.fields = fields
         self.query = query
-        self.only_method = not (fields or query)
+        self.others = others
+        self.priority = priority
+        self.only_method = not (fields or query or others)
+        self.regex: Any = None
+        """Regular expression with named groups, which are the parameters."""
         self.places: tuple[tuple[str, int], ...] = ()
         self.takes_rest = False
         if path is not None and path.kind is PathKind.PARAMETERS:
             parameters = [(each, place) for place, each in enumerate(path.segments, 1) if isinstance(each, Parameter)]
             self.places = _shared(tuple([(parameter.name, place) for parameter, place in parameters]))
             self.takes_rest = parameters[-1][0].rest
-        self.ready = None if self.places else (route, _NO_PARAMETERS)
+        elif path is not None and b"(?P<" in path.regex:
+            self.regex = re2.compile(path.regex, re2_options())
+        self.ready = None if self.places or self.regex is not None else (route, _NO_PARAMETERS)
 
     @property
     def condition_count(self) -> int:
-        return len(self.fields) + len(self.query)
+        return len(self.fields) + len(self.query) + len(self.others)
 
     @property
     def is_written(self) -> bool:
@@ -335,13 +409,18 @@ class RouteEntry(Generic[R]):
         for name, value in self.fields:
             if not has_value(name, value, request.values(name)):
                 return False
-        return all(pattern.search(request.query or b"") for pattern in self.query)
+        if not all(pattern.search(request.query or b"") for pattern in self.query):
+            return False
+        return all(meets(request) for meets in self.others)
 
     def match(self, segments: list[bytes]) -> Match[R]:
         """`segments`: the path, split at least as often as the pattern."""
         if self.ready is not None:
             return self.ready
-        params = {}
+        params: dict[str, bytes] = {}
+        if self.regex is not None:
+            groups = self.regex.search(b"/".join(segments)).groupdict()
+            return self.route, {name.decode(): value or b"" for name, value in groups.items()}
         for name, place in self.places:
             params[name] = segments[place]
         if self.takes_rest:
@@ -360,7 +439,9 @@ def rule_of(conditions: Conditions, route: R) -> Steps[Rule[R]]:
     entries: list[RouteEntry[R]] = []
     for host in conditions.hosts or (None,):
         for path in conditions.paths or (None,):
-            entries.append(RouteEntry(host, path, methods, fields, query, route))
+            entries.append(
+                RouteEntry(host, path, methods, fields, query, route, conditions.others, conditions.priority)
+            )
             if not len(entries) % _PIECE:
                 yield
     return tuple(entries)
@@ -552,7 +633,7 @@ class _HostTable(Generic[R]):
                 if entry := _first(entries, request):
                     return entry.ready
         if self._regexes and (entry := _first(self._matching_regexes(path), request)):
-            return entry.ready
+            return entry.ready or entry.match([path])
         if self._any_path and (entry := _first(self._any_path, request)):
             return entry.ready
         return None
@@ -671,6 +752,8 @@ def _weakness(entry: RouteEntry[Any], first: RouteEntry[Any]) -> str:
     """Return the first criterion of the match order by which `first` precedes `entry`."""
     if entry is first:
         return ""
+    if entry.priority != first.priority:
+        return "lower priority"
     if _host_name(entry.host) != _host_name(first.host):
         return "less specific host"
     if _shape(entry.path) != _shape(first.path):
@@ -679,7 +762,7 @@ def _weakness(entry: RouteEntry[Any], first: RouteEntry[Any]) -> str:
         return "the other has this trailing slash as its own"
     by_conditions = entry.path is None or entry.path.kind is not PathKind.REGEX
     if by_conditions and entry.condition_count != first.condition_count:
-        return "fewer header and query conditions"
+        return "fewer conditions on the request"
     return "later in the file"
 
 

@@ -6,6 +6,7 @@ Literal text is normalized like request paths (`http.path_normalization`), so eq
 
 import re
 import string
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -55,6 +56,13 @@ class PathPattern:
         return tuple(segment for segment in self.segments if isinstance(segment, Parameter))
 
     @property
+    def names(self) -> frozenset[str]:
+        """Names of its parameters; of a regular expression, its named groups."""
+        if self.kind is PathKind.REGEX:
+            return frozenset(name.decode() for name in re2.compile(self.regex, re2_options()).groupindex)
+        return frozenset(parameter.name for parameter in self.parameters)
+
+    @property
     def literal(self) -> bytes:
         """Path of an exact pattern, or the prefix of a prefix pattern (`/files/*`: `/files`; `/*`: "")."""
         return b"".join(b"/" + segment for segment in self.segments if isinstance(segment, bytes))
@@ -77,14 +85,19 @@ class Template:
 
     literals: tuple[bytes, ...]
     parameters: tuple[str, ...]
+    query_from: int = sys.maxsize
+    """Position of the first parameter in a query: its value is one value there, whatever it contains."""
 
     def expand(self, values: Mapping[str, bytes]) -> bytes:
         """Replace the parameters by `values` (normal-form path bytes). The result never begins with `//`, which
         browsers read as a host.
         """
         pieces = [self.literals[0]]
-        for name, literal in zip(self.parameters, self.literals[1:], strict=True):
-            pieces += (values[name], literal)
+        for place, (name, literal) in enumerate(zip(self.parameters, self.literals[1:], strict=True)):
+            value = values[name]
+            if place >= self.query_from:
+                value = _SEPARATOR.sub(_escaped, value)
+            pieces += (value, literal)
         expanded = b"".join(pieces)
         return b"/" + expanded.lstrip(b"/") if expanded.startswith(b"//") else expanded
 
@@ -99,6 +112,8 @@ _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _HOST_LENGTH_MAX: Final = 253  # in dotted form (RFC 1035 section 2.3.4)
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")  # already in normal form: unreserved letters only, no dot
 _NOT_IN_URL: Final = re.compile(r'[^!-~]|["<>\\^`{|}]')
+_SEPARATOR: Final = re.compile(rb"[&=+;]")
+"""Characters that end a value in a query, or have another meaning there."""
 _URL_START: Final = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
 
 
@@ -202,7 +217,15 @@ def parse_redirect(text: str) -> Template:
     for literal in pieces[::2]:
         if wrong := _NOT_IN_URL.search(literal):
             raise ValueError(f"{text!r} has {wrong[0]!r}; expected it escaped, or a parameter such as {{id}}")
-    return Template(tuple(literal.encode() for literal in pieces[::2]), tuple(pieces[1::2]))
+    literals = tuple(literal.encode() for literal in pieces[::2])
+    query_from = next((place for place, literal in enumerate(literals) if b"?" in literal), sys.maxsize)
+    return Template(literals, tuple(pieces[1::2]), query_from)
+
+
+def parse_regex(text: str) -> str:
+    """Return an RE2 regular expression unchanged, if it is valid."""
+    _regex(text, "")
+    return text
 
 
 def re2_options() -> Any:
@@ -220,9 +243,13 @@ def re2_problem(error: re2.error) -> str:
     return error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
 
 
-def _regex(source: str) -> bytes:
+def _escaped(separator: re.Match[bytes]) -> bytes:
+    return b"%%%02X" % ord(separator[0])
+
+
+def _regex(source: str, after: str = " after `~`, such as ~^/v[0-9]+/") -> bytes:
     if not source or not source.isascii():
-        raise ValueError("expected an RE2 regular expression in ASCII after `~`, such as ~^/v[0-9]+/")
+        raise ValueError(f"expected an RE2 regular expression in ASCII{after}")
     try:
         re2.compile(source.encode(), re2_options())
     except re2.error as error:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from fastgw.config.base.route_patterns import parse_host
+from fastgw.config.base.route_patterns import parse_host, parse_regex
 from fastgw.http.field_names import READ_IN_REQUESTS
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
@@ -697,6 +697,7 @@ Realm = Annotated[
     str,
     Notation("an ASCII string without quotes", parse_realm, _written(r"[ !#-\[\]-~]*")),
 ]
+Regex = Annotated[str, Notation('an RE2 regular expression such as "^v[0-9]+$"', parse_regex, {"type": "string"})]
 RpcService = Annotated[
     str, Notation('a full name such as "package.Service"', parse_rpc_service, _written(_RPC_SERVICE))
 ]

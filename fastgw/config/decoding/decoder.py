@@ -484,6 +484,9 @@ class Either(Decoder):
             held = shape.read(value, path, trial)
             if not trial.problems:
                 return held
+        texts = isinstance(self.shapes[0], Text) and not any(isinstance(each, Number | Truth) for each in self.shapes)
+        if texts and isinstance(value, bool | int | float):
+            return _read_unquoted(self, value, path, reading)
         return self.refuse(value, path, reading)
 
     @property

@@ -32,6 +32,7 @@ from fastgw.config.base.value_types import (
     Network,
     Protocol,
     ReadableFile,
+    Regex,
     RpcMethod,
     RpcService,
     ServerNamePattern,
@@ -136,6 +137,7 @@ __all__ = [
     "Upstream",
     "UpstreamTimeouts",
     "UpstreamTls",
+    "ValueCondition",
     "view",
 ]
 
@@ -507,6 +509,29 @@ class GrpcMatch(Settings):
         return tuple(f"/{self.service}/{method}" for method in self.methods) or (f"/{self.service}/*",)
 
 
+class ValueCondition(Settings):
+    """Condition on a value of a request: exactly one of these. Any value of a repeated one may match."""
+
+    exact: str | None = None
+    """The whole value."""
+    prefix: Annotated[str, Meta(min_length=1)] | None = None
+    """Beginning of the value."""
+    regex: Regex | None = None
+    """RE2 regular expression, which matches anywhere in the value unless anchored (`^`, `$`)."""
+    present: bool | None = None
+    """`true`: any value, also an empty one; `false`: it is absent."""
+
+    def __post_init__(self) -> None:
+        if sum(each is not None for each in (self.exact, self.prefix, self.regex, self.present)) != 1:
+            raise ValueError("expected exactly one of `exact`, `prefix`, `regex` and `present`")
+
+    def __str__(self) -> str:
+        if self.present is not None:
+            return "present" if self.present else "absent"
+        conditions = (("exact", self.exact), ("prefix", self.prefix), ("regex", self.regex))
+        return next(f"{kind} {value}" for kind, value in conditions if value is not None)
+
+
 class Route(Settings):
     """Conditions, and the action for requests that meet all of them: one of `upstream`, `respond` and `redirect`."""
 
@@ -519,7 +544,7 @@ class Route(Settings):
     paths: Some[str] = ()
     """`/users/{id}`, `/files/*`, `/apps/{app}/{rest:path}` or, after `~`, a regular expression. Left out = any path.
 
-    Regular expressions have no path parameters.
+    The named groups of a regular expression, `(?P<name>…)`, are its path parameters.
     """
     trailing_slash: Literal["distinct", "same"] = "distinct"
     """Whether `/users/{id}` and `/users/{id}/` are different paths. `same`: the route matches both, unless another
@@ -529,12 +554,19 @@ class Route(Settings):
     """HTTP methods. GET includes HEAD. Left out = any method."""
     grpc: GrpcMatch | None = None
     """Service and methods of gRPC, instead of `paths` and `methods`. null = any request."""
-    headers: Mapping[FieldName, str] = NONE
-    """Headers and their required values. If a header is repeated, any of its lines counts, and so does any member of a
-    comma-separated list: `X-Version: 1, 2` has both values."""
-    query: Mapping[str, str] = NONE
-    """Query parameters and their required values, percent-decoded. If a parameter is repeated, any of its values
-    counts."""
+    headers: Mapping[FieldName, str | ValueCondition] = NONE
+    """Headers and their required values: the value, or a condition such as `{prefix: v2}`. If a header is repeated, any
+    of its lines counts, and so does any member of a comma-separated list: `X-Version: 1, 2` has both values."""
+    query: Mapping[str, str | ValueCondition] = NONE
+    """Query parameters and their required values, percent-decoded: the value, or a condition. If a parameter is
+    repeated, any of its values counts."""
+    cookies: Mapping[FieldName, str | ValueCondition] = NONE
+    """Cookies and their required values: the value, or a condition. If a cookie is sent more than once, any of its
+    values counts."""
+    clients: Some[Network] = ()
+    """Networks that the client's address belongs to. Left out = any client."""
+    priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
+    """Routes with a higher priority are tried first, however specific their hosts, paths and conditions are."""
     upstream: (
         Destination | Annotated[Mapping[Name, Share], Meta(min_length=1, examples=["{users: 90, users_v2: 10}"])] | None
     ) = None

@@ -125,8 +125,10 @@ def _of_route(location: SourceLocation, route: Route, catching_all: list[Route])
             yield location.below("paths", index).value_problem(wrong)
     for key, conditions in (("headers", route.headers), ("query", route.query)):
         for name, value in conditions.items():
+            if not isinstance(value, str):
+                continue
             if value.startswith("~") or _BRACES.search(value) is not None or value == "*":
-                wrong = "it is compared literally: patterns are not supported here"
+                wrong = "it is compared literally: a pattern is written {regex: ...} or {prefix: ...}"
                 yield location.below(key, name).value_problem(wrong)
     for steps, template in _templates(route):
         if (group := _GROUP.search(template)) is not None:
@@ -147,7 +149,7 @@ def _overlap(one: Route, other: Route) -> bool:
     return hosts and (not one.listeners or not other.listeners or not {*one.listeners}.isdisjoint(other.listeners))
 
 
-_Key = tuple[str, str, str, frozenset[tuple[str, str]], frozenset[tuple[str, str]]]
+_Key = tuple[str, str, str, object]
 
 
 def _never_reached(merged: Merged) -> Iterator[Problem]:
@@ -174,12 +176,13 @@ def _never_reached(merged: Merged) -> Iterator[Problem]:
 
 def _keys(route: Route, listeners: list[str]) -> Iterator[_Key]:
     headers = frozenset((name.lower(), value) for name, value in route.headers.items())
-    query = frozenset(route.query.items())
+    query, cookies = frozenset(route.query.items()), frozenset(route.cookies.items())
+    conditions = headers, query, cookies, frozenset(route.clients), route.priority
     for listener in route.listeners or listeners:
         for host in route.hosts or ("",):
             for path in route.paths or ("",):
                 shape = path if path.startswith("~") or "{" not in path else _PARAMETER.sub("{", path)
-                yield listener, host.lower().removesuffix("."), shape, headers, query
+                yield listener, host.lower().removesuffix("."), shape, conditions
 
 
 def _before(candidates: Any, route: Route) -> tuple[SourceLocation, Route] | None:

@@ -262,13 +262,13 @@ def _check_parameters(
     template: Any = _parsed(parse, text, location)
     if template is BROKEN or paths is None:
         return
-    held = [{parameter.name for parameter in path.parameters} for path in paths]
-    known = set.intersection(*held) if held else set()
+    held = [path.names for path in paths]
+    known = frozenset.intersection(*held) if held else frozenset()
     for name in dict.fromkeys(template.parameters):
         if name not in known:
             hint = suggest(name, known) if known else "expected paths that have it"
             if any(path.kind is patterns.PathKind.REGEX for path in paths):
-                hint = "expected paths that have it; a regular expression has no parameters"
+                hint = "expected paths that have it; in a regular expression it is a named group, (?P<name>...)"
             location.report(f"not every path of this route has the parameter {format_value(name)}", hint, at_key=False)
 
 
@@ -318,10 +318,10 @@ def _parameters(paths: Any) -> frozenset[str]:
     """Return the names of the parameters in paths; invalid paths are skipped."""
     names: set[str] = set()
     for _, path in _whole(() if paths is BROKEN else paths):
-        if "{" not in path:
+        if "{" not in path and "(?P<" not in path:
             continue
         with suppress(ValueError):
-            names.update(parameter.name for parameter in patterns.parse_path(path).parameters)
+            names.update(patterns.parse_path(path).names)
     return frozenset(names)
 
 

@@ -58,11 +58,12 @@ from fastgw.pipeline.request_pipeline import (
     run_route_steps,
 )
 from fastgw.pipeline.route_selection import too_long
+from fastgw.routing.requirements import ClientUnknown
 from fastgw.upstream.forwarding.fast_path import NO_HEAD, NO_ROUTE, FastPath
 
 if TYPE_CHECKING:
     from fastgw.downstream.server import Listener, Server
-    from fastgw.shm.node_limits import AddressLimit
+from fastgw.shm.node_limits import AddressLimit
 
 log = logging.getLogger("fastgw.downstream")
 
@@ -400,7 +401,10 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         ordinary, length = head.ordinary, head.length
         match = fast_match = None
         if ordinary and not early.request_steps:
-            match = listener.router.find(head)
+            try:
+                match = listener.router.find(head)
+            except ClientUnknown:
+                match = None  # found again with the exchange
             if match is not None:
                 route, params = match
                 plan = route.fast_path

@@ -25,6 +25,7 @@ from fastgw.http.http2.session import ErrorCode
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.pipeline.request_pipeline import Waited, cancel_waiting, find_route, run_early_steps, run_route_steps
+from fastgw.routing.requirements import ClientUnknown
 from fastgw.routing.table import Match
 from fastgw.upstream.forwarding.fast_path import FastPath
 
@@ -158,7 +159,10 @@ class Http2Stream(Timed):
         match: Match[Route] | None = None
         fast_match: Match[Route] | None = None
         if ordinary and not early.request_steps:
-            match = listener.router.find(head)
+            try:
+                match = listener.router.find(head)
+            except ClientUnknown:
+                match = None  # found again with the exchange
             if match is not None:
                 route, params = match
                 plan = route.fast_path

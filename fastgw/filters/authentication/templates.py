@@ -9,14 +9,18 @@ mean something else.
 
 import re
 from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Any, Final, TypeAlias
+from uuid import uuid4
 
 import orjson
 
+from fastgw.exchange.request_keys import cookie
 from fastgw.filters.api import Exchange
 from fastgw.forwarded_headers import client_scheme
 from fastgw.http.grammar import IS_VALUE
 from fastgw.jose import claim_path, find_claim
+from fastgw.routing.requirements import parameters_named
 
 Value: TypeAlias = Callable[[Exchange], bytes | None]
 """Function that returns the value of a variable in an exchange; None: it is missing. Raises `Unfit`."""
@@ -24,7 +28,13 @@ Value: TypeAlias = Callable[[Exchange], bytes | None]
 _PIECE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 _PARAMETER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CLAIMS: Final = "claims."
+_SOURCES: Final = re.compile(r"(header|query|cookie)\.(.+)")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PARAM: Final = "param."
+_MAP: Final = "map."
+
+
+_NO_MAPS: Final[Mapping[str, Value]] = {}
 
 
 class Unfit(Exception):
@@ -43,6 +53,16 @@ def _groups(exchange: Exchange) -> bytes | None:
     return None if exchange.consumer is None else listed("consumer.groups", sorted(exchange.consumer.groups))
 
 
+def _of_certificate(attribute: str) -> Value:
+    """Return a value of the verified client certificate, or of the one that a trusted proxy has terminated."""
+
+    def value(exchange: Exchange) -> bytes | None:
+        certificate = exchange.peer.certificate
+        return None if certificate is None else getattr(certificate, attribute).encode()
+
+    return value
+
+
 VALUES: Final[Mapping[str, Value]] = {
     "client_ip": lambda exchange: None if exchange.client_ip == "unix:" else exchange.client_ip.encode(),
     "scheme": lambda exchange: client_scheme(exchange.head, exchange.peer),
@@ -55,8 +75,19 @@ VALUES: Final[Mapping[str, Value]] = {
     "route": lambda exchange: None if exchange.route is None else exchange.route.name.encode(),
     "consumer.name": _consumer,
     "consumer.groups": _groups,
+    "upstream": lambda exchange: exchange.upstream.encode(),
+    "target": lambda exchange: exchange.target.encode(),
+    "latency": lambda exchange: b"%.6f" % (monotonic() - exchange.begun_at),
+    "uuid": lambda exchange: str(uuid4()).encode(),
+    "tls.subject": _of_certificate("subject"),
+    "tls.common_name": _of_certificate("common_name"),
+    "tls.fingerprint": _of_certificate("fingerprint"),
+    "tls.serial": _of_certificate("serial"),
+    "tls.issuer": _of_certificate("issuer"),
 }
-"""Variables with a fixed name. Others: `claims.PATH`, and path parameters, also as `param.NAME`."""
+"""Variables with a fixed name. Others: `claims.PATH`, `header.NAME`, `query.NAME`, `cookie.NAME`, and path parameters,
+also as `param.NAME`.
+"""
 
 
 def parse_template(text: str) -> str:
@@ -68,7 +99,7 @@ def parse_template(text: str) -> str:
 def parameters(text: str) -> tuple[str, ...]:
     """Return the names in the text that can only be path parameters."""
     names = [name for _, name in _pieces(text) if name is not None]
-    return tuple(name.removeprefix(_PARAM) for name in names if name not in VALUES and not name.startswith(_CLAIMS))
+    return tuple(name.removeprefix(_PARAM) for name in names if not _is_known(name))
 
 
 def is_identity(text: str) -> bool:
@@ -76,17 +107,22 @@ def is_identity(text: str) -> bool:
     return any(name is not None and name.startswith(("consumer.", _CLAIMS)) for _, name in _pieces(text))
 
 
+def maps_in(text: str) -> tuple[str, ...]:
+    """Return the names of the maps in the text."""
+    return tuple(name.removeprefix(_MAP) for _, name in _pieces(text) if name is not None and name.startswith(_MAP))
+
+
 def names_request(text: str) -> bool:
     """Whether the text contains the request id."""
     return any(name == "request_id" for _, name in _pieces(text))
 
 
-def compiled(text: str) -> bytes | Value:
-    """Return the text as bytes if it is constant, otherwise a function that computes it."""
+def compiled(text: str, maps: Mapping[str, Value] = _NO_MAPS) -> bytes | Value:
+    """Return the text as bytes if it is constant, otherwise a function that computes it. `maps`: for `map.NAME`."""
     pieces = _pieces(text)
     if all(name is None for _, name in pieces):
         return b"".join(literal for literal, _ in pieces)
-    parts = tuple((literal, None if name is None else _value(name)) for literal, name in pieces)
+    parts = tuple((literal, None if name is None else _value(name, maps)) for literal, name in pieces)
     if len(parts) == 1 and (only := parts[0][1]) is not None:
         return lambda exchange: only(exchange) or None
 
@@ -128,7 +164,7 @@ def _pieces(text: str) -> tuple[tuple[bytes, str | None], ...]:
         if name is not None:
             if name.startswith(_CLAIMS):
                 claim_path(name.removeprefix(_CLAIMS))
-            elif name not in VALUES and not _PARAMETER.fullmatch(name.removeprefix(_PARAM)):
+            elif not _is_known(name) and not _PARAMETER.fullmatch(name.removeprefix(_PARAM)):
                 raise ValueError(f'"{text}" has the unknown variable {{{name}}}')
             pieces.append((b"", name))
         elif piece in "{}":
@@ -138,9 +174,11 @@ def _pieces(text: str) -> tuple[tuple[bytes, str | None], ...]:
     return tuple(pieces)
 
 
-def _value(name: str) -> Value:
+def _value(name: str, maps: Mapping[str, Value]) -> Value:
     """Return the function for a variable, checked to be fit for a header."""
-    raw = VALUES.get(name) or (_claim(name) if name.startswith(_CLAIMS) else _parameter(name))
+    if name.startswith(_MAP):
+        return maps[name.removeprefix(_MAP)]
+    raw = VALUES.get(name) or _source(name) or (_claim(name) if name.startswith(_CLAIMS) else _parameter(name))
 
     def value(exchange: Exchange) -> bytes | None:
         held = raw(exchange)
@@ -149,6 +187,35 @@ def _value(name: str) -> Value:
         return held
 
     return value
+
+
+def _is_known(name: str) -> bool:
+    """Whether a variable exists for every request, unlike a path parameter."""
+    source = _SOURCES.fullmatch(name)
+    if source is not None:
+        return source[1] == "query" or _TOKEN.fullmatch(source[2]) is not None
+    return name in VALUES or name.startswith((_CLAIMS, _MAP))
+
+
+def _source(name: str) -> Value | None:
+    """Return the function for `header.NAME`, `query.NAME` or `cookie.NAME`; None: it is none of them.
+
+    A header, parameter or cookie that is repeated with different values is missing: which one counts is unclear.
+    """
+    source = _SOURCES.fullmatch(name)
+    if source is None:
+        return None
+    key = source[2].encode()
+    if source[1] == "cookie":
+        return lambda exchange: cookie(exchange.head, key)
+    if source[1] == "header":
+        lower = key.lower()
+        return lambda exchange: _only(exchange.values(lower))
+    return lambda exchange: _only(list(parameters_named(key, exchange.query)))
+
+
+def _only(values: list[bytes]) -> bytes | None:
+    return values[0] if values and all(value == values[0] for value in values) else None
 
 
 def _parameter(name: str) -> Value:

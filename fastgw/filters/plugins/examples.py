@@ -137,10 +137,15 @@ routes:
     upstream: greeter
     filters: {connect_rpc: {get: [SayHello]}}
 """,
+    "query_parameters": """\
+filters:
+  query_parameters: {remove: [debug], rename: {q: query}, set: {tenant: "{claims.tenant}"}, add: {via: "{listener}"}}
+""",
     "headers": """\
 filters:
   headers:
-    request: {set: {X-Client: "{client_ip}"}, remove: [X-Debug]}
+    maps: {tier: {source: "{header.X-Plan}", values: {gold: "1", "~^silver": "2"}, default: "3"}}
+    request: {set: {X-Client: "{client_ip}", X-Tier: "{map.tier}"}, remove: [X-Debug]}
     response: {remove: [Server]}
 """,
     "response_urls": """\
@@ -515,8 +520,11 @@ routes:
     paths: ["/users/{id}"]
     trailing_slash: same
     methods: [GET, PUT]
-    headers: {X-Version: "2"}
-    query: {format: json}
+    headers: {X-Version: "2", X-Client: {prefix: ios-}, X-Debug: {present: false}}
+    query: {format: json, fields: {regex: "^[a-z,]+$"}}
+    cookies: {tier: {exact: gold}}
+    clients: [10.0.0.0/8]
+    priority: 10
     upstream: "http://127.0.0.1:9001"
     rewrite: "/internal/users/{id}"
     forwarded: set
@@ -531,6 +539,11 @@ routes:
   - {name: moved, paths: ["/old/{rest:path}"], redirect: {status: 301, to: "/{rest}"}}
   - {name: hello, paths: ["/"], respond: {status: 200, body: "<p>hello", headers: {Content-Type: text/html}}}
   - {name: greeter, grpc: {service: helloworld.Greeter, methods: [SayHello]}, respond: {status: 503}}
+""",
+    "routes[].headers.NAME": """\
+routes:
+  - {name: api, upstream: "http://127.0.0.1:9001",
+     headers: {X-A: {exact: "1"}, X-B: {prefix: v2}, X-C: {regex: "^v[0-9]+$"}, X-D: {present: true}}}
 """,
     "routes[].split": """\
 upstreams: {users: {targets: ["http://127.0.0.1:9001"]}, users_v2: {targets: ["http://127.0.0.1:9002"]}}

@@ -1,13 +1,15 @@
 """headers: set, add and remove headers of requests and responses."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Final
 from weakref import ref
 
 from msgspec import Meta
 
 from fastgw.config.base.problems import suggest
-from fastgw.config.base.value_types import FieldName, Notation, parse_field_value
+from fastgw.config.base.route_patterns import parse_regex
+from fastgw.config.base.value_types import FieldName, Name, Notation, parse_field_value
+from fastgw.config.base.value_types import FieldValue as PlainValue
 from fastgw.config.settings.gateway import NONE, FilterUse, Settings
 from fastgw.config.settings.secrets import Elsewhere
 from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Secret, WarningContext
@@ -18,6 +20,7 @@ from fastgw.filters.authentication.templates import (
     Value,
     compiled,
     is_identity,
+    maps_in,
     names_request,
     parameters,
     parse_template,
@@ -26,6 +29,7 @@ from fastgw.http.field_names import WRITTEN_HERE
 from fastgw.http.fields import Fields, folded, without_fields
 from fastgw.http.grammar import IS_VALUE
 from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.routing.requirements import regex_test
 
 _OURS: Final = WRITTEN_HERE
 _ANY: Final[dict[str, Any]] = {"type": "string"}
@@ -66,12 +70,33 @@ class Edits(Settings):
         return not (self.remove or self.set or self.add)
 
 
+class Map(Settings):
+    """Table of values: the value of a header depends on another value."""
+
+    source: FieldTemplate
+    """Value to look up, such as `{header.X-Plan}`. A missing value is looked up as an empty one."""
+    values: Annotated[Mapping[str, PlainValue], Meta(min_length=1, examples=["{gold: high}"])]
+    """Result for each value: the value itself, exactly, or `~` and a regular expression (RE2), which matches anywhere
+    unless anchored. An equal value takes precedence; regular expressions are tried in the order of the file."""
+    default: PlainValue = ""
+    """Result for any other value. Empty = the header is left out."""
+
+    def __post_init__(self) -> None:
+        for value in self.values:
+            if value.startswith("~"):
+                parse_regex(value[1:])
+
+
 class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
     """Change the headers of requests to the upstream and of responses: first remove, then set, then add.
 
     In values `{name}` is replaced by a value of the request: `{client_ip}`, `{scheme}`, `{host}`, `{method}`, `{path}`,
     `{query}`, `{request_id}`, `{listener}`, `{route}`, `{consumer.name}`, `{consumer.groups}`, `{claims.NAME}` of a
-    verified token (`{claims.address.city}` for nested claims), and `{NAME}` or `{param.NAME}` for a path parameter.
+    verified token (`{claims.address.city}` for nested claims), and `{NAME}` or `{param.NAME}` for a path parameter;
+    `{header.NAME}`, `{query.NAME}` and `{cookie.NAME}` of the client's request, which are missing if they are repeated
+    with different values; `{tls.subject}`, `{tls.common_name}`, `{tls.fingerprint}`, `{tls.serial}` and `{tls.issuer}`
+    of a verified client certificate; `{uuid}`, a random one each time; `{latency}`, the seconds since the request
+    began; `{upstream}` and `{target}`, which are known in responses; and `{map.NAME}`, the result of one of the `maps`.
     Lists are joined by commas. `{{` and `}}` are literal braces. If a value is missing or empty, or not allowed in a
     header, the header is left out; but if the consumer's identity is not allowed in a header, the request is answered
     403.
@@ -81,6 +106,16 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
     """Changes to the request that is sent to the upstream."""
     response: Edits = Edits()
     """Changes to the response, whether it comes from the upstream or from the gateway."""
+    maps: Mapping[Name, Map] = NONE
+    """Tables of values by name, for `{map.NAME}`."""
+
+    def __post_init__(self) -> None:
+        for text in self._texts():
+            for name in maps_in(text):
+                if name not in self.maps:
+                    raise ValueError(f"unknown map {name!r}; expected one of `maps`")
+        if any(maps_in(each.source) for each in self.maps.values()):
+            raise ValueError("the `source` of a map is another map; expected other variables")
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
         if not context.positions:
@@ -90,15 +125,20 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
         if self._any_value(is_identity) and not context.identified:
             yield "no filter before it authenticates the client: {consumer.…} and {claims.…} are always empty"
 
+    def _texts(self) -> Iterator[str]:
+        """Yield the values of both sides that may have variables."""
+        for side in (self.request, self.response):
+            for values in (side.set, side.add):
+                yield from (value for value in values.values() if isinstance(value, str))
+
     def _any_value(self, what: Callable[[str], bool]) -> bool:
         """Whether any value contains this."""
-        edits = (edit for side in (self.request, self.response) for edit in (side.set, side.add))
-        values = (value for edit in edits for value in edit.values())
-        return any(isinstance(value, str) and what(value) for value in values)
+        return any(map(what, (*self._texts(), *(each.source for each in self.maps.values()))))
 
     def build(self, env: Env) -> Hooks:
-        to_request = _Edit(self.request, env, strict=True)
-        to_response = _Edit(self.response, env, strict=False)
+        maps = {name: _lookup(each) for name, each in self.maps.items()}
+        to_request = _Edit(self.request, env, maps, strict=True)
+        to_response = _Edit(self.response, env, maps, strict=False)
 
         def request(exchange: Exchange) -> Outcome:
             try:
@@ -140,8 +180,15 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
                 for field, text in getattr(getattr(self, side), edit).items():
                     for name in parameters(text) if isinstance(text, str) else ():
                         if name not in known:
-                            wrong = f"unknown variable {{{name}}}: no path of this route has such a parameter"
-                            yield (side, edit, field), wrong, suggest(name, [*VALUES, *known])
+                            yield (side, edit, field), _unknown(name), suggest(name, [*VALUES, *known])
+        for key, table in self.maps.items():
+            for name in parameters(table.source):
+                if name not in known:
+                    yield ("maps", key, "source"), _unknown(name), suggest(name, [*VALUES, *known])
+
+
+def _unknown(name: str) -> str:
+    return f"unknown variable {{{name}}}: no path of this route has such a parameter"
 
 
 def _may_name_requests(use: FilterUse) -> bool:
@@ -155,11 +202,11 @@ class _Edit:
 
     __slots__ = ("_add", "_added", "_dropped", "_remove", "_set", "_strict", "_taken_over")
 
-    def __init__(self, edits: Edits, env: Env, strict: bool) -> None:
+    def __init__(self, edits: Edits, env: Env, maps: Mapping[str, Value], strict: bool) -> None:
         self._strict = strict
         self._remove = tuple(name.encode() for name in edits.remove)
-        self._set = tuple(_values(edits.set, env, strict))
-        self._add = tuple(_values(edits.add, env, strict))
+        self._set = tuple(_values(edits.set, env, maps, strict))
+        self._add = tuple(_values(edits.add, env, maps, strict))
         self._dropped = frozenset(name.lower() for name in (*self._remove, *(name for name, _ in self._set)))
         self._taken_over = frozenset(map(folded, self._dropped))
         self._added = tuple((name + b": ", value) for name, value in (*self._set, *self._add))
@@ -204,12 +251,34 @@ class _Edit:
                 fields.add(name, held)
 
 
-def _values(edits: Mapping[str, str | Secret], env: Env, strict: bool) -> Iterable[tuple[bytes, bytes | Value]]:
+def _lookup(table: Map) -> Value:
+    """Return the function for the result of a map."""
+    results = {key: value.encode() or None for key, value in table.values.items()}
+    equal = {key.encode(): result for key, result in results.items() if not key.startswith("~")}
+    patterns = [(regex_test(key[1:].encode()), result) for key, result in results.items() if key.startswith("~")]
+    default = table.default.encode() or None
+    source = compiled(table.source)
+
+    def look_up(exchange: Exchange) -> bytes | None:
+        try:
+            value = (source if isinstance(source, bytes) else source(exchange)) or b""
+        except Unfit:  # it is no key, and is not sent either
+            return default
+        if value in equal:
+            return equal[value]
+        return next((result for accepts, result in patterns if accepts(value)), default)
+
+    return look_up
+
+
+def _values(
+    edits: Mapping[str, str | Secret], env: Env, maps: Mapping[str, Value], strict: bool
+) -> Iterable[tuple[bytes, bytes | Value]]:
     for name, said in edits.items():
         if isinstance(said, Secret):
             yield name.encode(), _hidden(name, env.secret(said))
             continue
-        value = compiled(said)
+        value = compiled(said, maps)
         if not isinstance(value, bytes) and not (strict and is_identity(said)):
             value = _lenient(value, f"filter {env.instance}: {name}")
         yield name.encode(), value

@@ -31,6 +31,8 @@ def path_of(route: config.Route) -> Callable[[BalancingRequest], bytes] | None:
     """
     if route.rewrite is not None:
         template: Template = parse_rewrite(route.rewrite)
+        if rewrites_captures(route):
+            return lambda asked: _normalized(template.expand(asked.params))
         return lambda asked: template.expand(asked.params)
     raw = route.path.forward == "raw"
     prefix = b"" if route.strip_prefix is None else parse_strip_prefix(route.strip_prefix)
@@ -38,6 +40,18 @@ def path_of(route: config.Route) -> Callable[[BalancingRequest], bytes] | None:
         return _raw if raw else None
     cut = _Cut(prefix, b"/" if route.path.root == "slash" else b"")
     return cut.raw if raw else cut.normal
+
+
+def rewrites_captures(route: config.Route) -> bool:
+    """Whether the path that is sent contains groups of a regular expression, which may be parts of segments."""
+    return route.rewrite is not None and "{" in route.rewrite and any(path.startswith("~") for path in route.paths)
+
+
+def _normalized(path: bytes) -> bytes:
+    """Return a path unchanged. Raises `Malformed` if captures have completed a dot segment or an escape in it."""
+    if normalize(path) != path:
+        raise Malformed("The rewritten path has a dot segment or an incomplete escape.")
+    return path
 
 
 class _Cut:
@@ -80,29 +94,33 @@ def path_check(
 
     `path_of`: returns the path that is sent to the route's upstream.
     """
-    raw = path_of if route.path.forward == "raw" else None
+    captures = rewrites_captures(route)
+    raw = path_of if route.path.forward == "raw" or captures else None
     slash_allowed = route.path.encoded_slash == "keep"
     # `*` means the server as a whole (RFC 9110 section 9.3.7): access to one of its paths does not include it.
     whole = route.rewrite is not None or upstream is None or not any(each.url.base_path for each in upstream.targets)
     if raw is None and slash_allowed and (whole or (route.paths and "/*" not in route.paths)):
         return None
-    return _PathCheck(raw, slash_allowed, whole).reply
+    return _PathCheck(raw, slash_allowed, whole, captures).reply
 
 
 class _PathCheck:
     """Step that answers paths that are not forwarded."""
 
-    __slots__ = ("_raw", "_slash_allowed", "_whole")
+    __slots__ = ("_always", "_raw", "_slash_allowed", "_whole")
 
-    def __init__(self, raw: Callable[[BalancingRequest], bytes] | None, slash_allowed: bool, whole: bool) -> None:
-        self._raw, self._slash_allowed, self._whole = raw, slash_allowed, whole
+    def __init__(
+        self, raw: Callable[[BalancingRequest], bytes] | None, slash_allowed: bool, whole: bool, always: bool
+    ) -> None:
+        """`always`: whether a path that was received in its normal form is checked too."""
+        self._raw, self._slash_allowed, self._whole, self._always = raw, slash_allowed, whole, always
 
     def reply(self, exchange: Exchange) -> Reply | None:
         if exchange.path == b"*":
             return None if self._whole else Reply(204, fields=(ALLOW,))
         if not self._slash_allowed and b"%2F" in exchange.path:
             return problem(Fault.BAD_REQUEST, "An encoded slash is not allowed in this path.")
-        if self._raw is not None and not exchange.head.path_as_sent:
+        if self._raw is not None and (self._always or not exchange.head.path_as_sent):
             try:
                 self._raw(exchange)
             except Malformed as malformed:

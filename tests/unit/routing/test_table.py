@@ -421,8 +421,8 @@ def test_candidates_tell_each_matching_route_once_in_order_and_why_it_came_later
     told = table.candidates(Request(b"/users/7", fields={b"x": b"1"}))
     assert [(candidate.route, candidate.weakness) for candidate in told] == [
         ("flagged", ""),
-        ("user", "fewer header and query conditions"),
-        ("again", "fewer header and query conditions"),
+        ("user", "fewer conditions on the request"),
+        ("again", "fewer conditions on the request"),
         ("rest", "a parameter where the other has text"),
         ("files", "shorter prefix"),
         ("regex", "less specific host"),

@@ -214,7 +214,7 @@ def _agreed(offered: tuple[bytes, ...], accepted: list[bytes]) -> tuple[Deflate 
 
 async def authenticate_again(exchange: Exchange) -> str:
     """Run the authentication and authorization steps of the current route; return why the client may not continue."""
-    match = exchange.listener.router.find(exchange.head)
+    match = exchange.listener.router.find(exchange)
     if match is None:
         return "the route is gone"
     kept = exchange.request_added, exchange.request_dropped, exchange.for_others, exchange.query_sent, exchange.why

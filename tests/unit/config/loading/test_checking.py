@@ -167,8 +167,8 @@ def test_upstreams(tmp_path, text, line):
         ("upstream: u, strip_prefix: '/{a}'", "5:41: routes[0].strip_prefix: '/{a}' is a pattern; expected"),
         ("upstream: u, strip_prefix: /a, rewrite: /b", "5:27: routes[0].strip_prefix: strip_prefix and rewrite are mu"),
         ("upstream: u, paths: ['/{a}', '/b'], rewrite: '/{a}'", '5:59: routes[0].rewrite: not every path of this rout'),
-        ("upstream: u, rewrite: '/{a}', paths: [~/(?P<a>b)]", '5:36: routes[0].rewrite: not every path of this route'
-         ' has the parameter "a"; expected paths that have it; a regular expression has no parameters'),
+        ("upstream: u, rewrite: '/{a}', paths: [~/(?P<c>b)]", '5:36: routes[0].rewrite: not every path of this route'
+         ' has the parameter "a"; expected paths that have it; in a regular expression it is a named group, (?P<name'),
         ("upstream: u, rewrite: '/{a}'", "5:36: routes[0].rewrite: not every path of this route has the parameter"),
         ("redirect: {to: '/{a}'}, paths: ['/{b}']", '5:29: routes[0].redirect.to: not every path of this route has th'),
         ("redirect: {to: /, status: 304}", "5:40: routes[0].redirect.status: 304; expected 301, 302, 303, 307 or 308"),

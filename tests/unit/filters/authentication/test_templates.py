@@ -251,3 +251,31 @@ def test_a_parameter_must_be_one_of_the_route() -> None:
     load_document({**SERVICE, "routes": [{**ROUTES[0], "filters": edits("{id}")}, other]})
     with pytest.raises(config.ConfigError, match="no path of this route has such a parameter"):
         load_document({**SERVICE, "routes": [{**ROUTES[0], "filters": edits("{name}")}, other]})
+
+
+@pytest.mark.parametrize(
+    ("value", "fields", "expected"),
+    [
+        ("{header.X-In}", b"X-In: a\r\n", [b"a"]),
+        ("{header.X-In}", b"X-In: a\r\nx-in: a\r\n", [b"a"]),
+        ("{header.X-In}", b"X-In: a\r\nX-In: b\r\n", []),
+        ("{cookie.c}", b"Cookie: d=1; c=2\r\n", [b"2"]),
+        ("{query.q}", b"", [b"1 2"]),
+        ("{query.hostile}", b"", []),
+        ("{tls.subject}", b"", []),
+        ("{target}", b"", []),
+    ],
+)
+def test_values_of_headers_cookies_and_the_query(value: str, fields: bytes, expected: list[bytes]) -> None:
+    assert sent(value, fields=fields, path="/users/7?q=1+2&hostile=a%0d%0aX:1") == expected
+
+
+def test_values_that_are_known_in_the_end() -> None:
+    ((target,), (upstream,), (latency,)) = (
+        sent(f"{{{name}}}", side="response") for name in ("target", "upstream", "latency")
+    )
+    assert (target, upstream) == (b"127.0.0.1:9", b"u")
+    assert float(latency) >= 0
+    (one,), (other,) = sent("{uuid}"), sent("{uuid}")
+    assert one != other
+    assert len(one) == 36

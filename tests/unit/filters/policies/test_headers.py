@@ -189,3 +189,49 @@ def test_a_text_is_a_template_and_never_a_secret() -> None:
         load_document({**SERVICE, "filters": {"headers": {"request": {"set": {"X-A": "{"}}}}}, TYPES)
     with pytest.raises(ConfigError, match=r"request\.set\.X-A\.env: the environment variable NOT_THERE is not set"):
         load_document({**SERVICE, "filters": {"headers": {"request": {"set": {"X-A": {"env": "NOT_THERE"}}}}}}, TYPES)
+
+
+def of_map(table: dict[str, object], *lines: str, side: str = "request") -> list[bytes]:
+    settings = {"maps": {"m": table}, side: {"set": {"X-A": "<{map.m}>"}}}
+    plane = Plane({"filters": {"headers": settings}})
+    client = plane.client()
+    client.sends("\r\n".join(["GET /?q=1 HTTP/1.1", "Host: a.test", *lines, "", ""]).encode())
+    upstream = plane.connects()
+    upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    return of_test(upstream.received if side == "request" else client.received)
+
+
+PLANS = {"source": "{header.X-Plan}", "values": {"gold": "1", "~^silver": "2", "": "none"}, "default": "3"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["X-Plan: gold"], b"X-A: <1>"),
+        (["X-Plan: silver-2"], b"X-A: <2>"),
+        (["X-Plan: iron"], b"X-A: <3>"),
+        ([], b"X-A: <none>"),
+        (["X-Plan: gold", "X-Plan: iron"], b"X-A: <none>"),
+    ],
+)
+def test_a_map_gives_a_value_for_another(lines: list[str], expected: bytes) -> None:
+    assert of_map(PLANS, *lines) == [expected]
+    assert of_map(PLANS, *lines, side="response") == [expected]
+
+
+def test_a_map_without_a_result_leaves_the_header_out() -> None:
+    assert of_map({"source": "{query.q}", "values": {"2": "two"}}, "X-A: theirs") == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "wrong"),
+    [
+        ({"request": {"set": {"X-A": "{map.n}"}}}, "unknown map 'n'"),
+        ({"maps": {"m": {"source": "{map.m}", "values": {"a": "b"}}}}, "another map"),
+        ({"maps": {"m": {"source": "{path}", "values": {"~(": "b"}}}}, "RE2"),
+        ({"maps": {"m": {"source": "{nothing}", "values": {"a": "b"}}}}, "unknown variable {nothing}"),
+    ],
+)
+def test_maps_that_cannot_be_meant(settings: dict[str, object], wrong: str) -> None:
+    with pytest.raises(ConfigError, match=wrong):
+        load_document({**SERVICE, "filters": {"headers": settings}})
