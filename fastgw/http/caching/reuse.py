@@ -79,9 +79,10 @@ def may_send_stale(
     if stored.no_cache or directives.no_cache:
         return False
     staleness = find_age(stored, now) - stored.lifetime
+    if soft_purged:
+        staleness = max(staleness, 0)
     if staleness < 0:
-        # Fresh, and validated only because the client asked for it, or after a soft purge.
-        return not soft_purged or not stored.revalidates
+        return True  # it is fresh: only the client wanted it validated
     allowed = stored.stale_if_error
     if not stored.revalidates:
         allowed = max(allowed, directives.stale_if_error or 0)

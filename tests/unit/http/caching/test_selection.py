@@ -1,0 +1,227 @@
+"""Selection of a stored response: keys, variants, query rules, No-Vary-Search, and what a change invalidates."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastgw.http.caching.cache_status import Forwarded, add_status, forwarded_status, hit_status
+from fastgw.http.caching.invalidation import find_invalidated, invalidates
+from fastgw.http.caching.keys import NO_QUERY, QueryRule, filter_query, primary_key
+from fastgw.http.caching.no_vary_search import SearchVariance, normalize_query, parse_search_variance
+from fastgw.http.caching.vary import find_varying, join_varying, normalized_value, variant_key
+from fastgw.http.fields import Fields
+from tests.unit.http.caching.heads import request, response
+
+WITHOUT_TRACKING = QueryRule((b"utm_*", b"fbclid"), keep=False)
+ONLY_PAGE = QueryRule((b"page",), keep=True)
+
+
+@pytest.mark.parametrize(
+    ("query", "rule", "kept"),
+    [
+        (None, WITHOUT_TRACKING, None),
+        (b"a=1&b", None, b"a=1&b"),
+        (b"", None, b""),
+        (b"", WITHOUT_TRACKING, None),
+        (b"a=1&utm_x=2&b", WITHOUT_TRACKING, b"a=1&b"),
+        (b"%75tm_x=2&fbclid=1", WITHOUT_TRACKING, None),
+        (b"utm%5Fx=2&utm+x=1", WITHOUT_TRACKING, b"utm+x=1"),
+        (b"utm_x=1;evil=2&a=1", WITHOUT_TRACKING, b"a=1"),  # nothing of it reaches the upstream
+        (b"a=1;utm_x=2", WITHOUT_TRACKING, b"a=1;utm_x=2"),  # all of it is in the key
+        (b"xutm_=1&UTM_a=2", WITHOUT_TRACKING, b"xutm_=1&UTM_a=2"),
+        (b"utm_%0a=1", WITHOUT_TRACKING, None),
+        (b"a=1&page=2&page=3&pages", ONLY_PAGE, b"page=2&page=3"),
+        (b"a=1", NO_QUERY, None),
+    ],
+)
+def test_the_query_of_the_key_is_the_query_of_the_upstream(
+    query: bytes | None, rule: QueryRule | None, kept: bytes | None
+) -> None:
+    assert filter_query(query, rule) == kept
+
+
+def key(**parts: object) -> bytes:
+    whole = {"scheme": b"https", "authority": b"a.test", "path": b"/a", "query": None, "upstream": b"u", **parts}
+    return primary_key(**whole)  # type: ignore[arg-type]
+
+
+def test_every_part_of_a_key_counts_and_none_passes_for_another() -> None:
+    keys = [
+        key(),
+        key(scheme=b"http"),
+        key(authority=b"b.test"),
+        key(authority=b"a.tes", path=b"t/a"),
+        key(path=b"/A"),
+        key(query=b""),
+        key(query=b"/a"),
+        key(upstream=b"v"),
+        key(parts=[None]),
+        key(parts=[b""]),
+        key(parts=[b"", b""]),
+        key(parts=[b"1:x"]),
+        key(parts=[b"x", b"y"]),
+        key(parts=[b"x1:y"]),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert {len(each) for each in keys} == {16}
+    assert key() == key()
+
+
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        ((), ()),
+        ((b"Vary: B, a", b"Vary: , A"), (b"a", b"b")),
+        ((b"Vary:",), ()),
+        ((b"Vary: *",), None),
+        ((b"Vary: a, *",), None),
+        ((b"Vary: a", b"Vary: *"), None),
+        ((b"Vary: a b",), None),
+    ],
+)
+def test_the_names_of_vary(lines: tuple[bytes, ...], names: tuple[bytes, ...] | None) -> None:
+    assert find_varying(response(*lines).values(b"vary")) == names
+
+
+def test_names_of_several_responses_are_joined_up_to_a_bound() -> None:
+    assert join_varying((b"b",), (b"a", b"b")) == (b"a", b"b")
+    assert join_varying([b"%d" % n for n in range(16)], (b"x",)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "others", "same"),
+    [
+        (b"foo", [b"1, 2"], [b"1", b"2"], True),
+        (b"foo", [b"1,2"], [b" 1 ,\t2 "], True),
+        (b"foo", [b"1,2"], [b"2,1"], False),
+        (b"foo", [b"a"], [b"A"], False),
+        (b"foo", [b'"a, b"'], [b'"a,b"'], False),
+        (b"foo", [], [b""], False),
+        (b"accept-language", [b"en, de"], [b"eN,  De"], True),
+        (b"accept-language", [b"en, de"], [b"de, en"], False),  # the order may mean a preference
+        (b"user-agent", [b"a, b"], [b"a,b"], False),
+        (b"cookie", [b"a=1"], [b"a=2"], False),
+    ],
+)
+def test_values_that_select_the_same_variant(name: bytes, lines: list[bytes], others: list[bytes], same: bool) -> None:
+    assert (normalized_value(name, lines) == normalized_value(name, others)) is same
+
+
+def test_variants_are_told_apart_by_each_field() -> None:
+    names = (b"a", b"b")
+    asked = [(), (b"a:",), (b"a: 1",), (b"b: 1",), (b"a: 1", b"b: 1"), (b"a: 1, 1",), (b"a: 1:b=1",)]
+    keys = {variant_key(b"k" * 16, names, request(*lines)) for lines in asked}
+    assert len(keys) == len(asked)
+    assert variant_key(b"j" * 16, names, request()) not in keys
+    assert variant_key(b"k" * 16, names, request(b"a: 1", b"c: 5")) in keys
+
+
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [
+        (b"", None),
+        (b"key-order", SearchVariance(any_order=True)),
+        (b"params", SearchVariance(ignores_others=True)),
+        (b'params=("a" "b")', SearchVariance(names=(b"a", b"b"))),
+        (b'params, except=("a")', SearchVariance(ignores_others=True, names=(b"a",))),
+        (b'key-order, params=("a+b" "c%20d")', SearchVariance(any_order=True, names=(b"a b", b"c d"))),
+        (b"params=?0", None),
+        (b"key-order=?0", None),
+        (b'params=("a" b)', None),
+        (b"params=a", None),
+        (b'except=("a")', None),
+        (b'params=("a"), except=("b")', None),
+        (b"key-order=1", None),
+        (b"&", None),
+        (b'params=("%b")' % (b"a" * 3000), None),
+    ],
+)
+def test_rules_of_no_vary_search(value: bytes, rule: SearchVariance | None) -> None:
+    assert parse_search_variance([value] if value else []) == rule
+
+
+@pytest.mark.parametrize(
+    ("rule", "one", "other", "same"),
+    [
+        (SearchVariance(any_order=True), b"a=1&b=2", b"b=2&a=1", True),
+        (SearchVariance(any_order=True), b"a=1&a=2", b"a=2&a=1", False),
+        (SearchVariance(), b"a=1&b=2", b"b=2&a=1", False),
+        (SearchVariance(names=(b"a",)), b"a=1&b=2", b"b=2", True),
+        (SearchVariance(names=(b"a",)), b"%61=1&b=2", b"b=2&a", True),
+        (SearchVariance(names=(b"a",)), b"a=1", None, True),
+        (SearchVariance(names=(b"a",)), b"A=1", None, False),
+        (SearchVariance(ignores_others=True), b"x=1", None, True),
+        (SearchVariance(ignores_others=True, names=(b"a",)), b"x=1&a=1", b"a=1&y", True),
+        (SearchVariance(ignores_others=True, names=(b"a",)), b"a=1", b"a=2", False),
+        (SearchVariance(any_order=True), b"a=1%26b=2", b"a=1&b=2", False),
+        (SearchVariance(any_order=True), b"a=+", b"a=%20", True),
+        (SearchVariance(any_order=True), b"a", b"a=", True),
+    ],
+)
+def test_queries_that_make_no_difference(
+    rule: SearchVariance, one: bytes | None, other: bytes | None, same: bool
+) -> None:
+    assert (normalize_query(one, rule) == normalize_query(other, rule)) is same
+
+
+@settings(max_examples=100)
+@given(st.text("ab=&%+;1", max_size=12), st.text("ab=&%+;1", max_size=12))
+def test_without_a_rule_that_applies_different_parameters_are_different(one: str, other: str) -> None:
+    """A rule about a parameter that neither query has merges only queries that a form's parser reads as equal."""
+    from urllib.parse import parse_qsl
+
+    rule = SearchVariance(names=(b"absent",))
+    same = normalize_query(one.encode(), rule) == normalize_query(other.encode(), rule)
+    assert same is (parse_qsl(one, keep_blank_values=True) == parse_qsl(other, keep_blank_values=True))
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "wanted"),
+    [
+        (b"GET", 200, False),
+        (b"HEAD", 200, False),
+        (b"OPTIONS", 200, False),
+        (b"POST", 200, True),
+        (b"PUT", 204, True),
+        (b"DELETE", 303, True),
+        (b"M-SEARCH", 200, True),
+        (b"get", 200, True),
+        (b"POST", 400, False),
+        (b"POST", 502, False),
+    ],
+)
+def test_which_responses_invalidate(method: bytes, status: int, wanted: bool) -> None:
+    assert invalidates(method, status) is wanted
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (b"Location: /b?c", [(b"/b", b"c")]),
+        (b"Location: b", [(b"/x/b", None)]),
+        (b"Location: //a.test/b", [(b"/b", None)]),
+        (b"Location: https://A.test/b", [(b"/b", None)]),
+        (b"Content-Location: https://a.test", [(b"/", None)]),
+        (b"Location: https://b.test/b", []),
+        (b"Location: http://a.test/b", []),
+        (b"Location: https://a.test:8443/b", []),
+        (b"Location: https://a.test.evil.test/b", []),
+        (b"Location: https://a.test@evil.test/b", []),
+        (b"Location: https://[::/b", []),
+        (b"Location: https://a.test:99999/b", []),
+        (b"Location: /" + b"a" * 9000, []),
+    ],
+)
+def test_urls_of_the_same_origin_are_invalidated_too(line: bytes, found: list[tuple[bytes, bytes | None]]) -> None:
+    assert list(find_invalidated(b"https", b"a.test", b"/x/y?z", response(line, status=201))) == found
+
+
+def test_cache_status() -> None:
+    assert hit_status(5) == b"fastgw; hit; ttl=5"
+    assert hit_status(-5, detail=b"stale-if-error") == b"fastgw; hit; ttl=-5; detail=stale-if-error"
+    assert forwarded_status(Forwarded.URI_MISS) == b"fastgw; fwd=uri-miss"
+    whole = forwarded_status(Forwarded.STALE, upstream_status=304, stored=True, collapsed=True, ttl=60, detail=b"a")
+    assert whole == b"fastgw; fwd=stale; fwd-status=304; ttl=60; stored; collapsed; detail=a"
+    fields = Fields([(b"Cache-Status", b"origin; hit"), (b"A", b"1"), (b"cache-status", b"cdn; fwd=miss")])
+    add_status(fields, hit_status(1))
+    assert fields.get_all(b"Cache-Status") == [b"origin; hit, cdn; fwd=miss, fastgw; hit; ttl=1"]
