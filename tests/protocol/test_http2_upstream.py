@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fastgw.compiled import PURE
+from fastgw.upstream.policies.retry import MOST_REFUSED
 from tests.support.certificates import Certificates, server_tls
 from tests.support.client import Client
 from tests.support.faults import assert_fault
@@ -278,11 +279,32 @@ def test_a_refused_stream_is_tried_again(world: World, method: bytes) -> None:
 
 
 def test_a_stream_that_is_refused_again_and_again_is_answered_503(world: World) -> None:
+    """Refused streams have a bound of their own: they are no load for the target, and a drain may refuse several."""
     client = world.client()
     client.send(GET % b"/")
     peer = world.origin.accept()
-    for _ in range(2):
+    for _ in range(1 + MOST_REFUSED):
         peer.rst(peer.read_message().stream, REFUSED_STREAM)
+    assert_fault(client.read_response(), "stream_refused")
+    assert world.gateway.wait_for_record(fault="stream_refused")["retries"] == MOST_REFUSED
+
+
+def test_refused_streams_do_not_use_up_other_retries(world: World) -> None:
+    client = world.client()
+    client.send(GET % b"/")
+    peer = world.origin.accept()
+    for _ in range(3):
+        peer.rst(peer.read_message().stream, REFUSED_STREAM)
+    assert answer(peer).get(b":path") == b"/"
+    assert client.read_response().status == 200
+
+
+def test_without_retries_a_refused_stream_is_not_tried_again(make: Any) -> None:
+    world = make(retries={"max": 0})
+    client = world.client()
+    client.send(GET % b"/")
+    peer = world.origin.accept()
+    peer.rst(peer.read_message().stream, REFUSED_STREAM)
     assert_fault(client.read_response(), "stream_refused")
 
 

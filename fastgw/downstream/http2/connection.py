@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from fastgw.downstream.http1.rejected_head import unreadable
 from fastgw.downstream.http2.stream import Http2Stream
@@ -41,6 +41,7 @@ from fastgw.http.http2.session import (
 )
 from fastgw.http.malformed import Malformed
 from fastgw.http.websocket.handshake import upgrade_for
+from fastgw.operator_events import OperatorEvent, log_event
 
 if TYPE_CHECKING:
     from fastgw.downstream.server import Listener, Server
@@ -259,7 +260,6 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._handle(events)
 
     def _handle(self, events: list[Event]) -> None:
-        streams = self._streams
         left = REQUESTS_PER_TURN
         for place, (kind, number, value) in enumerate(events):
             if kind in REQUESTS:
@@ -269,39 +269,62 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                     self.server.worker_loop.loop.call_soon(self._resume_requests)
                     return
                 left -= 1
-                if kind == CONNECT:
-                    protocol, text, ended = value
-                    self._begin_request(number, upgrade_for(text, protocol), ended, protocol)
-                else:
-                    self._begin_request(number, value, kind == WHOLE)
-            elif kind == CLOSED:
-                stream = streams.pop(number, None)
-                if stream is not None:
-                    self._stream_closed(stream)
-            elif kind == DATA:
-                stream = streams.get(number)
-                if stream is not None:
-                    stream.read_body(value)
-            elif kind == END:
-                stream = streams.get(number)
-                if stream is not None:
-                    self._end_request(stream, value)
-            elif kind == SENT:
-                stream = streams.get(number)
-                if stream is not None:
-                    stream.look_at_held()
-            elif kind == REFUSED:
-                self._refuse(number, Fault.BAD_REQUEST, value)
-            elif kind == TOO_LONG:
-                too_long = len(value) > self.server.header_bytes // 2
-                self._refuse(number, Fault.TARGET_TOO_LONG if too_long else Fault.HEAD_TOO_LARGE, None, value)
-            elif kind == MALFORMED:
-                if number not in streams:
-                    self._refuse(number, Fault.BAD_REQUEST, f"{value}.")
-            elif kind == BROKEN:
-                stream = streams.get(number)
-                if stream is not None:  # it cannot be answered
-                    stream.break_off(Fault.BAD_REQUEST)
+            try:
+                self._handle_event(kind, number, value)
+            except Exception:  # the edge of this stream: the others of the connection continue
+                log_event(OperatorEvent.DEFECT, "a defect in stream %d of %s", number, self.peer.ip, error=True)
+                self._fail_stream(number)
+
+    def _handle_event(self, kind: int, number: int, value: Any) -> None:
+        streams = self._streams
+        if kind == CONNECT:
+            protocol, text, ended = value
+            self._begin_request(number, upgrade_for(text, protocol), ended, protocol)
+        elif kind in REQUESTS:
+            self._begin_request(number, value, kind == WHOLE)
+        elif kind == CLOSED:
+            stream = streams.pop(number, None)
+            if stream is not None:
+                self._stream_closed(stream)
+        elif kind == DATA:
+            stream = streams.get(number)
+            if stream is not None:
+                stream.read_body(value)
+        elif kind == END:
+            stream = streams.get(number)
+            if stream is not None:
+                self._end_request(stream, value)
+        elif kind == SENT:
+            stream = streams.get(number)
+            if stream is not None:
+                stream.look_at_held()
+        elif kind == REFUSED:
+            self._refuse(number, Fault.BAD_REQUEST, value)
+        elif kind == TOO_LONG:
+            too_long = len(value) > self.server.header_bytes // 2
+            self._refuse(number, Fault.TARGET_TOO_LONG if too_long else Fault.HEAD_TOO_LARGE, None, value)
+        elif kind == MALFORMED:
+            if number not in streams:
+                self._refuse(number, Fault.BAD_REQUEST, f"{value}.")
+        elif kind == BROKEN:
+            stream = streams.get(number)
+            if stream is not None:  # it cannot be answered
+                stream.break_off(Fault.BAD_REQUEST)
+
+    def _fail_stream(self, number: int) -> None:
+        """End one stream after a defect of the gateway: answer 500, or reset it if its response has begun."""
+        stream = self._streams.get(number)
+        if stream is None:
+            self.session.reset(number, ErrorCode.INTERNAL_ERROR)
+            self.flush_soon()
+            return
+        exchange = stream.under_way()
+        if exchange is not None and exchange.state < ANSWERING:
+            exchange.fail(Fault.INTERNAL)
+        else:
+            stream.break_off(Fault.INTERNAL)
+            self.session.reset(number, ErrorCode.INTERNAL_ERROR)
+            self.flush_soon()
 
     def _resume_requests(self) -> None:
         """Continue with this client's requests, after other connections were served."""

@@ -31,6 +31,7 @@ from fastgw.http.http2.session import (
     Session,
     framing_bytes,
 )
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.connections.http2_stream import MAX_FIELDS, Http2UpstreamStream
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
 from fastgw.upstream.targets.target import MOST_STREAMS, Target
@@ -273,23 +274,39 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
                 elif kind == GOAWAY:
                     self._leave()
                 continue
-            if kind == DATA:
-                stream.take_data(value)
-            elif kind in (HEAD, WHOLE):
-                stream.take_head(value, kind == WHOLE)
+            try:
+                self._handle_event(stream, kind, value)
+            except Exception:  # the edge of this stream: the others of the connection continue
+                self._fail_stream(stream)
+                continue
+            if kind in (HEAD, WHOLE):
                 begun.append(stream)
-            elif kind == END:
-                stream.take_end(value)
-            elif kind == CLOSED:
-                stream.take_close(value)
-            elif kind == INTERIM:
-                stream.take_interim(value)
-            elif kind in (REFUSED, MALFORMED):
-                stream.break_off(Fault.UPSTREAM_MALFORMED, value)
-            elif kind == TOO_LONG:
-                stream.break_off(Fault.UPSTREAM_MALFORMED, f"The response head is longer than {MAX_HEAD_BYTES} bytes.")
         for stream in begun:
-            stream.take_rest()
+            try:
+                stream.take_rest()
+            except Exception:  # likewise
+                self._fail_stream(stream)
+
+    def _handle_event(self, stream: Http2UpstreamStream, kind: int, value: Any) -> None:
+        if kind == DATA:
+            stream.take_data(value)
+        elif kind in (HEAD, WHOLE):
+            stream.take_head(value, kind == WHOLE)
+        elif kind == END:
+            stream.take_end(value)
+        elif kind == CLOSED:
+            stream.take_close(value)
+        elif kind == INTERIM:
+            stream.take_interim(value)
+        elif kind in (REFUSED, MALFORMED):
+            stream.break_off(Fault.UPSTREAM_MALFORMED, value)
+        elif kind == TOO_LONG:
+            stream.break_off(Fault.UPSTREAM_MALFORMED, f"The response head is longer than {MAX_HEAD_BYTES} bytes.")
+
+    def _fail_stream(self, stream: Http2UpstreamStream) -> None:
+        """End one stream after a defect of the gateway, such as an exception of its listener."""
+        log_event(OperatorEvent.DEFECT, "a defect in a response of %s", self.target.label, error=True)
+        stream.break_off(Fault.INTERNAL, "")
 
     def _settle(self, wrong: str) -> None:
         """Handle the target's SETTINGS; `wrong`: the error instead."""

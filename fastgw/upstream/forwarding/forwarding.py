@@ -24,7 +24,7 @@ from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import Attempt
 from fastgw.upstream.forwarding.credential_renewal import CredentialRenewal, HeldResponse
 from fastgw.upstream.forwarding.retry_decision import decide_retry
-from fastgw.upstream.policies.retry import IDEMPOTENT, NEVER, RESET, SAFE, any_untried, asked_wait
+from fastgw.upstream.policies.retry import IDEMPOTENT, NEVER, REFUSED, RESET, SAFE, any_untried, asked_wait
 from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target
 
@@ -44,6 +44,7 @@ class Forwarding(Timed):
         "_hedges",
         "_held",
         "_over",
+        "_refused",
         "_resort",
         "_retried",
         "_retrying",
@@ -73,6 +74,7 @@ class Forwarding(Timed):
         self._tried: tuple[Target, ...] = ()
         self._resort: Target | None = None  # an ejected target, if no other is reachable
         self._retried = self._hedged = 0
+        self._refused = 0  # of the retries: after streams that were refused unprocessed
         self.begun = 0  # attempts
         self._retrying = False  # counted in the retry budget
         # Current wait: for the next attempt or hedge, or for a renewal.
@@ -307,8 +309,11 @@ class Forwarding(Timed):
         """Return the seconds until another attempt begins, which is counted in the retry budget; inf: none may
         follow.
         """
-        decision = decide_retry(self.upstream, condition, self._retried, self._tried, self.head_due_at, asked)
+        retried = self._refused if condition == REFUSED else self._retried - self._refused
+        decision = decide_retry(self.upstream, condition, retried, self._tried, self.head_due_at, asked)
         self._resort = decision.last_resort
+        if condition == REFUSED:
+            self._refused += 1
         return decision.wait if decision.is_free or self._take_place() else inf
 
     def _take_place(self) -> bool:

@@ -30,6 +30,10 @@ RESET: Final = "reset_before_response"
 PER_TRY_TIMEOUT: Final = "per_try_timeout"
 REFUSED: Final = "stream_refused"
 """Condition: the target reported over HTTP/2 that it has not processed the request. Implied by `RESET`."""
+MOST_REFUSED: Final = 6
+"""Maximum number of retries of a request that targets refused unprocessed, in addition to `retries.max`: such a request
+has put no load on them.
+"""
 
 
 @final
@@ -68,10 +72,11 @@ class RetryRules:
         self._longest_wait = settings.backoff.max
 
     def allow(self, condition: str, retried: int) -> bool:
-        """Whether one more attempt may follow after this number of retries. The caller checks whether the request may
-        be sent again.
+        """Whether one more attempt may follow after this number of retries; for `REFUSED`: of such retries. The caller
+        checks whether the request may be sent again.
         """
-        return retried < self.max and condition in self._conditions
+        most = MOST_REFUSED if condition == REFUSED and self.max else self.max
+        return retried < most and condition in self._conditions
 
     def wait(self, condition: str, retried: int, others: bool, asked: float = 0.0) -> float:
         """Return the seconds until the next attempt; inf: none follows. `others`: it goes to a target that was not
