@@ -260,6 +260,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._handle(events)
 
     def _handle(self, events: list[Event]) -> None:
+        streams = self._streams
         left = REQUESTS_PER_TURN
         for place, (kind, number, value) in enumerate(events):
             if kind in REQUESTS:
@@ -270,7 +271,13 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                     return
                 left -= 1
             try:
-                self._handle_event(kind, number, value)
+                if kind == WHOLE:
+                    self._begin_request(number, value, True)
+                elif kind == CLOSED:
+                    if number in streams:
+                        self._stream_closed(streams.pop(number))
+                else:
+                    self._handle_event(kind, number, value)
             except Exception:  # the edge of this stream: the others of the connection continue
                 log_event(OperatorEvent.DEFECT, "a defect in stream %d of %s", number, self.peer.ip, error=True)
                 self._fail_stream(number)
@@ -280,12 +287,8 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         if kind == CONNECT:
             protocol, text, ended = value
             self._begin_request(number, upgrade_for(text, protocol), ended, protocol)
-        elif kind in REQUESTS:
-            self._begin_request(number, value, kind == WHOLE)
-        elif kind == CLOSED:
-            stream = streams.pop(number, None)
-            if stream is not None:
-                self._stream_closed(stream)
+        elif kind == HEAD:
+            self._begin_request(number, value, False)
         elif kind == DATA:
             stream = streams.get(number)
             if stream is not None:
