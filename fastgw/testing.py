@@ -565,7 +565,7 @@ class _Pool:
             self._idle[0].close()
 
     def lend(
-        self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf
+        self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf, http1: bool = False
     ) -> UpstreamConnection | Fault | None:
         self._worker_loop.loop.call_soon(self._connect, target, borrower)
         return None

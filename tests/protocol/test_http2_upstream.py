@@ -467,6 +467,32 @@ def test_alpn_chooses_where_it_may(make: Any, tmp_path: Path, protocol: str, off
     assert client.read_response().body == b"ok"
 
 
+def test_an_upgrade_gets_a_connection_over_http1_where_the_target_may_choose(make: Any, tmp_path: Path) -> None:
+    """HTTP/2 has no `Upgrade` (RFC 9113 section 8.6): the handshake of its connection offers HTTP/1.1 alone."""
+    authority = Certificates(tmp_path)
+    tls = server_tls(authority.issue("inside.test"))
+    tls.set_alpn_protocols(["h2", "http/1.1"])
+    world = make(Http2Origin(tls), protocol="auto", tls={"ca": authority.ca, "server_name": "inside.test"})
+    client, asking = world.client(), world.client()
+    client.send(GET % b"/")
+    shared = world.origin.accept()
+    answer(shared)
+    assert client.read_response().body == b"ok"
+    asking.send(b"GET /socket HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    alone = world.origin.accept_plain()
+    assert alone.sock.selected_alpn_protocol() == "http/1.1"
+    assert b"upgrade: websocket" in alone.read_until(b"\r\n\r\n").lower()
+    alone.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    assert asking.read_head().start_line.split()[1] == b"101"
+    asking.send(b"there")
+    assert alone.read_exactly(5) == b"there"
+    alone.send(b"and back")
+    assert asking.read_exactly(8) == b"and back"
+    client.send(GET % b"/")  # still over HTTP/2
+    answer(shared)
+    assert client.read_response().body == b"ok"
+
+
 def test_a_target_that_must_speak_http2_and_does_not_is_a_failed_handshake(make: Any, tmp_path: Path) -> None:
     authority = Certificates(tmp_path)
     tls = server_tls(authority.issue("inside.test"))

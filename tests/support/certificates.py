@@ -111,10 +111,10 @@ def client_tls(certificates: Certificates, shown: tuple[str, str] | None = None)
 
 
 def server_tls(issued: tuple[str, str], clients: str | None = None, highest: int | None = None) -> ssl.SSLContext:
-    """Return a server's TLS context that requires a certificate of the CA `clients` if there is one."""
+    """Return the TLS context of a server of HTTP/1.1, which requires a certificate of the CA `clients` if set."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.load_cert_chain(*issued)
-    made.set_alpn_protocols(["h2", "http/1.1"])
+    made.set_alpn_protocols(["http/1.1"])
     if clients is not None:
         made.load_verify_locations(clients)
         made.verify_mode = ssl.CERT_REQUIRED

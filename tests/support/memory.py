@@ -294,7 +294,7 @@ class Pool:
         self.open: set[UpstreamConnection] = set()
 
     def lend(
-        self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf
+        self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf, http1: bool = False
     ) -> UpstreamConnection | Fault | None:
         connection = None if fresh else self.try_lend(target, idle_at_most)
         if connection is None:

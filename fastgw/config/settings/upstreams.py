@@ -445,11 +445,12 @@ class Upstream(Settings):
     targets: Annotated[tuple[WrittenTarget, ...], OrFrom((TargetsFile, TargetsDns, TargetsSrv))]
     """Targets of the upstream: a list of `{url: …}` or of URLs, or a source of targets: `{file: path}`, `{dns: name,
     port: 9000}` or `{srv: name}`. Changes in a source take effect without a reload."""
-    protocol: Literal["http1", "http2", "auto", "grpc"] = "http1"
+    protocol: Literal["http1", "http2", "auto", "grpc"] = "auto"
     """Protocol spoken to the targets. `http1`: HTTP/1.1; `http2`: HTTP/2, which `https` targets must select by ALPN and
     others must support by prior knowledge; `auto`: the version that an `https` target selects by ALPN, HTTP/1.1 for
     others; `grpc`: HTTP/2 with the deadlines and statuses of gRPC. A connection of HTTP/2 carries up to 100 requests at
-    once, or fewer where the target says so. Upgrades, such as to WebSocket, need HTTP/1.1."""
+    once, or fewer where the target says so. Upgrades, such as to WebSocket, need HTTP/1.1: `auto` opens a connection of
+    it for them."""
     resolve: Resolve = Resolve()
     """DNS resolution of the names of targets."""
     load_balancing: LoadBalancing = LoadBalancing()

@@ -159,7 +159,9 @@ def calls_of_grpc(merged: Merged) -> None:
         active = None if upstream.health_checks is BROKEN else upstream.health_checks.active
         if active in (None, BROKEN):
             continue
-        if active.type == "grpc" and upstream.protocol == "http1":
+        written = upstream.targets if upstream.protocol == "auto" and isinstance(upstream.targets, tuple) else ()
+        over_http1 = upstream.protocol == "http1" or any(each is not BROKEN and not each.url.tls for each in written)
+        if active.type == "grpc" and over_http1:
             location.report("health checks of type grpc need HTTP/2", "expected `protocol: grpc`")
 
 

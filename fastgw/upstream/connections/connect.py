@@ -189,7 +189,10 @@ async def _hand_over(sock: socket.socket, address: TargetAddress, target: Target
         await loop.create_connection(lambda: plain, sock=sock)  # uvloop sets TCP_NODELAY
     else:
         done: asyncio.Future[OSError | None] = loop.create_future()
-        tls = TlsClientTransport(protocol.worker_loop, target.tls.at(address), target.server_name, protocol, done)
+        http1 = target.negotiates and not isinstance(protocol, NegotiatingConnection)
+        tls = TlsClientTransport(
+            protocol.worker_loop, target.tls.at(address), target.server_name, protocol, done, http1
+        )
         await loop.create_connection(lambda: tls, sock=sock)
         try:
             error = await done

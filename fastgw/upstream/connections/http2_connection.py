@@ -284,7 +284,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         for stream in begun:
             try:
                 stream.take_rest()
-            except Exception:  # likewise
+            except Exception:  # the edge of this stream
                 self._fail_stream(stream)
 
     def _handle_event(self, stream: Http2UpstreamStream, kind: int, value: Any) -> None:

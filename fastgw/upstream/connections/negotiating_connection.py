@@ -31,7 +31,7 @@ class NegotiatingConnection:
         self.target = target
         self.closed = False
         self.lost_by = ""
-        self.chosen: Any = self
+        self.chosen: Any = None
 
     def __repr__(self) -> str:
         return f"<NegotiatingConnection {self.target.label}>"
@@ -45,4 +45,6 @@ class NegotiatingConnection:
         return self.chosen
 
     def close(self) -> None:
-        """Do nothing: without a connection of either version, the transport below closes itself."""
+        """Close the connection of the chosen version; without one, the transport below closes itself."""
+        if self.chosen is not None:
+            self.chosen.close()

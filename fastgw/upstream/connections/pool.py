@@ -122,10 +122,11 @@ class LocalLimit:
 
 @final
 class _Waiter:
-    __slots__ = ("borrower", "counted", "deadline", "target")
+    __slots__ = ("borrower", "counted", "deadline", "http1", "target")
 
-    def __init__(self, borrower: StreamBorrower[Any], target: Target, deadline: float) -> None:
+    def __init__(self, borrower: StreamBorrower[Any], target: Target, deadline: float, http1: bool) -> None:
         self.borrower = borrower
+        self.http1 = http1  # it gets a connection of its own that offers HTTP/1.1 alone
         self.counted = False  # counted in the node's number of waiting requests
         self.target = target
         self.deadline = deadline  # monotonic seconds until which it waits for a connection
@@ -176,16 +177,17 @@ class Pool(Generic[S]):
         self,
         targets: Sequence[Target],
         upstream: settings.Upstream,
-        connection_factory: "Callable[[Pool[S], Target], Pooled[S]]",
+        connection_factory: "Callable[..., Pooled[S]]",
         workers: int = 1,
         limit: PoolLimit | None = None,
         pending: PoolLimit | None = None,
         clock: Clock | None = None,
         lent_once: bool = False,
     ) -> None:
-        """`limit`, `pending`: the node's limits for `pool.max_connections` and `pool.max_pending`; None = this worker
-        has the whole limit. `clock`: the worker's timer wheel, which expires idle connections; None = the monotonic
-        clock.
+        """`connection_factory`: called with the pool and the target; for a connection that offers HTTP/1.1 alone to a
+        target that negotiates the version also with `http1=True`. `limit`, `pending`: the node's limits for
+        `pool.max_connections` and `pool.max_pending`; None = this worker has the whole limit. `clock`: the worker's
+        timer wheel, which expires idle connections; None = the monotonic clock.
 
         `lent_once`: connections are lent once, and none is kept without a waiting borrower.
 
@@ -276,23 +278,32 @@ class Pool(Generic[S]):
         return connection.open_stream()
 
     def lend(
-        self, target: Target, borrower: StreamBorrower[S], fresh: bool = False, idle_at_most: float = inf
+        self,
+        target: Target,
+        borrower: StreamBorrower[S],
+        fresh: bool = False,
+        idle_at_most: float = inf,
+        http1: bool = False,
     ) -> S | Fault | None:
         """Lend a stream at once if there is one; else return None, and call `borrower.lent` or `borrower.failed` later.
 
         `fresh`: only of a connection that has not carried a request. `idle_at_most`: only of one that was idle for
         less, in seconds; for a request that could not be repeated if the target is just closing the connection.
+        `http1`: only of a connection over HTTP/1.1, which is opened for this borrower if the target negotiates the
+        version (`Target.negotiates`): for an upgrade, which HTTP/2 does not have.
         `Fault.POOL_FULL`: too many borrowers wait already; there is no later call.
         """
-        if not fresh:
+        http1 = http1 and target.negotiates
+        if not fresh and not http1:
             stream = self.try_lend(target, idle_at_most)
             if stream is not None:
                 return stream
-        waiter = _Waiter(borrower, target, monotonic() + self._pending_timeout)
+        waiter = _Waiter(borrower, target, monotonic() + self._pending_timeout, http1)
         self._waiters[borrower] = waiter
-        target.waiting[waiter] = None
-        if not fresh:
-            target.willing[waiter] = None
+        if not http1:
+            target.waiting[waiter] = None
+            if not fresh:
+                target.willing[waiter] = None
         self._placeless[waiter] = None
         self._fill()
         if waiter in self._placeless:
@@ -480,7 +491,7 @@ class Pool(Generic[S]):
 
     def _forget_waiter(self, waiter: _Waiter) -> None:
         del self._waiters[waiter.borrower]
-        del waiter.target.waiting[waiter]
+        waiter.target.waiting.pop(waiter, None)
         waiter.target.willing.pop(waiter, None)
         if waiter in self._placeless:
             self._leave_queue(waiter)
@@ -524,11 +535,11 @@ class Pool(Generic[S]):
             waiter = next(iter(self._placeless))
             target = waiter.target
             # Otherwise an opening without a borrower, or with free capacity, is available for this one.
-            if target.opening * target.capacity < len(target.waiting):
+            if waiter.http1 or target.opening * target.capacity < len(target.waiting):
                 if len(self._openings) >= self._at_once or not self._take_place(target):
                     self._tick_later()
                     return
-                self._open(target)
+                self._open(target, waiter if waiter.http1 else None)
             self._leave_queue(waiter)
 
     def _leave_queue(self, waiter: _Waiter) -> None:
@@ -537,32 +548,55 @@ class Pool(Generic[S]):
             waiter.counted = False
             self._pending.give_back()
 
-    def _open(self, target: Target) -> None:
-        connection = self._factory(self, target)
-        target.opening += 1
+    def _open(self, target: Target, waiter: _Waiter | None) -> None:
+        """Open a connection for all who wait for the target; `waiter`: for this one alone, over HTTP/1.1."""
+        if waiter is None:
+            connection = self._factory(self, target)
+            target.opening += 1
+        else:
+            connection = self._factory(self, target, http1=True)
         opening = connect(target, cast(Connecting, connection), *self._connect_timeouts)
         task = asyncio.get_running_loop().create_task(opening)
         self._openings.add(task)
-        task.add_done_callback(partial(self._opened, target, connection))
+        task.add_done_callback(partial(self._opened, target, connection, waiter))
 
-    def _opened(self, target: Target, connection: Pooled[S], task: "asyncio.Task[TargetAddress]") -> None:
+    def _opened(
+        self,
+        target: Target,
+        connection: Pooled[S],
+        waiter: _Waiter | None,
+        task: "asyncio.Task[TargetAddress]",
+    ) -> None:
         self._openings.remove(task)
-        target.opening -= 1
+        if waiter is None:
+            target.opening -= 1
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if isinstance(connection, NegotiatingConnection):
-            connection = connection.chosen
+            connection = connection.chosen or connection  # without a handshake there is none
         if error is None and self.on_connected is not None:
             self.on_connected(target)
         if error is None and not connection.closed:
             self._connections[connection] = task.result()
             if target not in self.targets:
                 self._leaving.add(connection)
-            self._share_out(target, connection)
+            if waiter is None:
+                self._share_out(target, connection)
+            else:
+                self._lend_alone(waiter, connection)
             return
         self._leave_place(target)
         fault, why = self._explain(target, error, connection.lost_by)
         if fault is Fault.CONNECTIONS_EXHAUSTED:
+            if waiter is not None and self._still_waits(waiter):
+                self._placeless[waiter] = None
+                self._placeless.move_to_end(waiter, last=False)
             self._queue_again(target)
+            return
+        if waiter is not None:
+            self._fill()
+            if self._still_waits(waiter):
+                self._forget_waiter(waiter)
+                waiter.borrower.failed(fault, why)
             return
         # As long as there are enough openings for all waiting borrowers, a failed one has no borrower.
         lost = max(len(target.waiting) - target.opening * target.capacity, 0)
@@ -591,6 +625,17 @@ class Pool(Generic[S]):
         if fewer or connection.capacity > 1:
             self._queue_uncovered(target)
             self._fill()
+
+    def _still_waits(self, waiter: _Waiter) -> bool:
+        return self._waiters.get(waiter.borrower) is waiter
+
+    def _lend_alone(self, waiter: _Waiter, connection: Pooled[S]) -> None:
+        """Lend a connection to the borrower that it was opened for, or keep it if that one has withdrawn."""
+        if self._still_waits(waiter):
+            self._lend_to(waiter, connection)
+        else:
+            connection.streams = 1  # placeholder until it is given back
+            self.give_back(connection)
 
     def _queue_uncovered(self, target: Target) -> None:
         """Put the last borrowers back into the queue if the connections being opened cannot serve all of them."""

@@ -31,7 +31,7 @@ class Client(Above, Protocol):
 class TlsClientTransport(TlsTransport):
     """Protocol that begins the handshake as soon as it is connected."""
 
-    __slots__ = ("_client", "_done", "_is_v1_2", "_name", "lost_by", "resuming")
+    __slots__ = ("_client", "_done", "_http1", "_is_v1_2", "_name", "lost_by", "resuming")
 
     def __init__(
         self,
@@ -40,14 +40,17 @@ class TlsClientTransport(TlsTransport):
         name: str,
         client: "Client | NegotiatingConnection",
         done: "asyncio.Future[OSError | None]",
+        http1: bool = False,
     ) -> None:
-        """`name`: the server name that is sent (SNI) and that the certificate has to be valid for.
+        """`http1`: HTTP/1.1 alone is offered to a target that negotiates the version. `name`: the server name
+        that is sent (SNI) and that the certificate has to be valid for.
 
         `done`: the result of the handshake. It never gets an exception, whose traceback would be a reference cycle.
         """
         super().__init__(worker_loop)
         self.resuming = resuming
         self._name = name
+        self._http1 = http1
         self._client: Client | NegotiatingConnection | None = client
         self._done: asyncio.Future[OSError | None] | None = done
         self._is_v1_2 = False
@@ -64,7 +67,7 @@ class TlsClientTransport(TlsTransport):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         memory = self.memory
-        self._begin_handshake(self.resuming.wrap_bio(memory.incoming, memory.outgoing, self._name))
+        self._begin_handshake(self.resuming.wrap_bio(memory.incoming, memory.outgoing, self._name, self._http1))
 
     def _received_early(self, received: memoryview) -> None:
         self._do_handshake(received)

@@ -88,7 +88,8 @@ class Attempt(Timed):
             return
         # A request that cannot be sent again could be lost on a connection that the target is closing.
         idle_at_most = inf if self._forwarding.is_replayable() else JUST_USED_S
-        lent = self._upstream.pool.lend(target, self, fresh, idle_at_most)
+        http1 = target.negotiates and not exchange.ordinary and bool(self._forwarding.forward.asked_upgrade(exchange))
+        lent = self._upstream.pool.lend(target, self, fresh, idle_at_most, http1)
         if isinstance(lent, Fault):
             self.failed(lent)
         elif lent is not None:

@@ -13,6 +13,7 @@ from typing import Any, Final, final
 
 from fastgw.config.base.value_types import Url
 from fastgw.config.settings import gateway as settings
+from fastgw.http.http2.session import why_missing
 from fastgw.upstream.targets.dns import Name, TargetAddress
 from fastgw.upstream.targets.tls import TargetTls
 
@@ -37,6 +38,7 @@ class Target:
         "label",
         "logged_at",
         "minor",
+        "negotiates",
         "opening",
         "places",
         "port",
@@ -60,10 +62,11 @@ class Target:
         timeouts: settings.UpstreamTimeouts = _TIMEOUTS,
         label: str = "",
         streams: int = 1,
+        negotiates: bool = False,
     ) -> None:
         """`tls`: required for an https URL; for a tcp URL whether TLS is used; ignored for others. `host_header`,
         `server_name`: as configured. `label`: of `labels_of`, if the upstream has several targets. `streams`: expected
-        number of concurrent streams per connection.
+        number of concurrent streams per connection. `negotiates`: it selects the version of HTTP by ALPN.
         """
         self.timeouts = timeouts
         self.slot = 0  # in the node's shared memory
@@ -73,6 +76,7 @@ class Target:
         self.port = url.port
         self.label = label or label_of(url)
         self.base_path = url.base_path.encode()
+        self.negotiates = negotiates
         self.minor = 1  # HTTP/1 minor version of its last response
         self.host_header = _host_header(url, host_header)
         self.tls = TargetTls(tls) if tls is not None and (url.tls or url.scheme == "tcp") else None
@@ -146,6 +150,7 @@ def build_targets(
                 upstream.timeouts,
                 label,
                 MOST_STREAMS if may_speak_http2(upstream, target.url) else 1,
+                upstream.protocol == "auto" and may_speak_http2(upstream, target.url),
             )
         made.append(known)
     return tuple(made)
@@ -153,7 +158,9 @@ def build_targets(
 
 def may_speak_http2(upstream: settings.Upstream, url: Url) -> bool:
     """Whether connections to this target may use HTTP/2."""
-    return upstream.protocol in ("http2", "grpc") or (upstream.protocol == "auto" and url.tls)
+    if upstream.protocol == "auto":
+        return url.tls and why_missing() is None
+    return upstream.protocol in ("http2", "grpc")
 
 
 def labels_of(urls: Iterable[Url]) -> list[str]:

@@ -26,6 +26,8 @@ _CERTIFICATE: Final = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFI
 
 HTTP: Final = ("http/1.1",)
 """ALPN protocols for HTTP targets."""
+NEGOTIATED: Final = ("h2", *HTTP)
+"""ALPN protocols for targets that select the version of HTTP."""
 RESUMED_S: Final = 3600.0
 """Seconds for which a session is resumed after the target's certificate was verified."""
 MOST_REFUSED: Final = 3
@@ -85,7 +87,7 @@ def protocols_of(upstream: settings.Upstream) -> tuple[str, ...]:
         return ()
     if upstream.protocol == "http1" or (upstream.protocol == "auto" and why_missing() is not None):
         return HTTP
-    return ("h2", *HTTP) if upstream.protocol == "auto" else ("h2",)
+    return NEGOTIATED if upstream.protocol == "auto" else ("h2",)
 
 
 class ClientTls(NamedTuple):
@@ -182,10 +184,20 @@ class Resuming:
     def __repr__(self) -> str:
         return f"<Resuming {'a session' if self._session is not None else 'nothing'}>"
 
-    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, server_hostname: str) -> ssl.SSLObject:
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, server_hostname: str, http1: bool = False
+    ) -> ssl.SSLObject:
+        """`http1`: offer HTTP/1.1 alone, with the context of targets that negotiate the version."""
         if self._session is not None and monotonic() >= self._until:
             self._session = None
-        made = self._context.wrap_bio(incoming, outgoing, False, server_hostname, self._session)
+        context = self._context
+        if http1:  # OpenSSL copies the protocols of the context into each connection
+            context.set_alpn_protocols(HTTP)
+        try:
+            made = context.wrap_bio(incoming, outgoing, False, server_hostname, self._session)
+        finally:
+            if http1:
+                context.set_alpn_protocols(NEGOTIATED)
         made.offered = self._session is not None  # type: ignore[attr-defined]  # a note of ours: it has no slots
         return made
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from inspect import signature
 from pathlib import Path
@@ -169,6 +170,19 @@ def secure(tmp_path: Path) -> Iterator[tuple[Origin, str, str]]:
     authority, stranger = Certificates(tmp_path), Certificates(tmp_path / "other")
     with Origin(tls=server_tls(authority.issue("127.0.0.1"))) as origin:
         yield origin, authority.ca, stranger.ca
+
+
+@on_loop
+async def test_a_check_of_a_connection_ends_it_over_tls_too(tmp_path: Path) -> None:
+    authority = Certificates(tmp_path)
+    with Origin(tls=server_tls(authority.issue("127.0.0.1"))) as origin:
+        with ThreadPoolExecutor(1) as threads:
+            connected = threads.submit(origin.accept)
+            tls = settings.UpstreamTls(ca=authority.ca)
+            assert await checked(origin.url, active(type="tcp"), tls) == ""
+            connection = connected.result()
+        await asyncio.to_thread(connection.read_to_end)
+        connection.close()
 
 
 @pytest.mark.parametrize("kind", ["http", "tcp"])

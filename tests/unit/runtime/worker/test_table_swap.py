@@ -123,7 +123,7 @@ async def test_what_is_not_wanted_any_more_is_built_to_its_end_and_freed():
     worker.changing.abort()
     assert not gc.isenabled()
     await until(gc.isenabled)
-    await until(lambda: routes() == before)
+    await until(lambda: routes() <= before)
     assert worker.told == []
 
 
@@ -137,7 +137,7 @@ async def test_of_two_that_overlap_the_later_is_prepared_and_the_earlier_is_free
     assert worker.told == [("prepared", 3)]
     assert worker.changing.commit(2) is None
     assert worker.changing.commit(3) is not None
-    await until(lambda: routes() == before)
+    await until(lambda: routes() <= before)
     assert gc.isenabled()
 
 
@@ -162,4 +162,4 @@ async def test_tables_that_are_still_asked_are_freed_later_and_those_after_them_
     await until(lambda routes=oldest.routes: not routes)
     del oldest, router
     looked.clear()
-    await until(lambda: routes() == before)
+    await until(lambda: routes() <= before)
