@@ -298,7 +298,7 @@ class ProcessStore:
 
     def purge_key(self, key: bytes, *, soft: bool = False) -> Counting:
         self._marks.pop(key, None)
-        return self._purge(_Purge(lambda entry: key in entry.groups, soft))
+        return self._purge(_Purge(lambda entry: key in entry.groups, soft), [key] if key in self._leases else [])
 
     def purge_tags(self, tags: Iterable[bytes], *, soft: bool = False) -> Counting:
         wanted = frozenset(tags)
@@ -310,7 +310,6 @@ class ProcessStore:
         return self._purge(_Purge(lambda entry: bool(entry.url) and entry.url.startswith(prefix), soft))
 
     def purge_all(self, *, soft: bool = False) -> Counting:
-        self._marks.clear()
         return self._purge(_Purge(lambda entry: True, soft))
 
     def numbers(self) -> StoreNumbers:
@@ -368,7 +367,8 @@ class ProcessStore:
         for watch in self._watches.get(key, ()):
             self._call_soon(watch.callback)
 
-    def _purge(self, purge: _Purge) -> Counting:
+    def _purge(self, purge: _Purge, not_joined: Iterable[bytes] | None = None) -> Counting:
+        """Purge what matches. `not_joined`: keys whose leases are not waited for any more; None: all."""
         hit = [entry for entry in self._entries.values() if purge.matches(entry)]
         for entry in hit:
             if purge.soft:
@@ -377,9 +377,12 @@ class ProcessStore:
                 self.drop(entry)
         for lease in self._fetches:
             lease.purges.append(purge)
-        keys = list(chain((entry.key for entry in hit), self._leases))
-        self._leases.clear()
-        for key in keys:
+        ended = list(self._leases if not_joined is None else not_joined)
+        for key in ended:
+            del self._leases[key]
+        if not_joined is None:
+            self._marks.clear()
+        for key in chain((entry.key for entry in hit), ended):
             self.changed(key)
         return _counted(len(hit))
 

@@ -5,7 +5,8 @@ without the store. All calls are made from the thread of the worker's event loop
 
 Purges are ordered by a number, the *purge sequence*, and not by clocks: a fetch remembers the number at its lease, and
 every later purge has a higher one. An object is valid while no purge of its key, its tags, its URL's prefixes or of
-everything is newer than its fetch. A fetch in flight at the time of a purge of any kind is not joined afterwards.
+everything is newer than its fetch. A fetch in flight at the time of a purge is not joined afterwards, unless that was a
+purge of another key.
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import select
 from collections.abc import Callable
 
 from fastgw.cache.process_store import ProcessStore
+from fastgw.cache.shared.layout import CacheMemory
+from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Lease, Refusal, Store, StoredObject, Writer
 from fastgw.routing.table import at_once
 
@@ -49,6 +53,60 @@ class ProcessNode(Node):
         self.a = self.b = ProcessStore(self.call_soon, memory, clock=self.clock, date=self.date)
 
 
+class FakeLoop:
+    """The part of an event loop that watches need. Timers do not run."""
+
+    def __init__(self, call_soon: Callable[[Callable[[], None]], None]) -> None:
+        self.call_soon = call_soon
+        self.readers: dict[int, Callable[[], None]] = {}
+        self.later: list[FakeTimer] = []
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> FakeTimer:
+        self.later.append(FakeTimer(callback, self.later))
+        return self.later[-1]
+
+    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+        self.readers[fd] = callback
+
+    def remove_reader(self, fd: int) -> None:
+        del self.readers[fd]
+
+
+class FakeTimer:
+    def __init__(self, callback: Callable[[], None], timers: list[FakeTimer]) -> None:
+        self.callback = callback
+        self._timers = timers
+
+    def cancel(self) -> None:
+        self._timers.remove(self)
+
+
+class SharedNode(Node):
+    def __init__(self, memory: int = 1 << 20) -> None:
+        super().__init__()
+        self.memory = CacheMemory(memory)
+        self.wakers = {column: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for column in (1, 2)}
+        self.loops = {column: FakeLoop(self.call_soon) for column in (1, 2)}
+        self.a, self.b = (self.open(column) for column in (1, 2))
+
+    def open(self, column: int) -> SharedStore:
+        return SharedStore(
+            self.memory, column, self.loops[column], self.wakers, 1 << 30, clock=self.clock, date=self.date
+        )
+
+    def run(self) -> int:
+        for loop in self.loops.values():
+            for fd, callback in list(loop.readers.items()):
+                if select.select([fd], [], [], 0)[0]:
+                    self.call_soon(callback)
+        return super().run()
+
+    def close(self) -> None:
+        super().close()
+        for waker in self.wakers.values():
+            os.close(waker)
+
+
 def leased(store: Store, key: bytes) -> Lease:
     lease = store.lease(key)
     assert not isinstance(lease, Refusal)
@@ -86,4 +144,4 @@ def read(store: Store, key: bytes) -> tuple[bytes, bytes] | None:
     return outcome
 
 
-__all__ = ["Clock", "Node", "ProcessNode", "at_once", "begin", "body_of", "leased", "put", "read"]
+__all__ = ["Clock", "Node", "ProcessNode", "SharedNode", "at_once", "begin", "body_of", "leased", "put", "read"]

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from fastgw.cache.store import LEASE_S, MOST_HEAD, MOST_TAGS, MOST_URL, Eviction, Refusal
-from tests.unit.cache.nodes import Node, ProcessNode, at_once, begin, body_of, leased, put, read
+from tests.unit.cache.nodes import Node, ProcessNode, SharedNode, at_once, begin, body_of, leased, put, read
 
 K, L, M = (bytes([each]) * 16 for each in b"KLM")
-NODES = [ProcessNode]
+NODES = [ProcessNode, SharedNode]
 
 
 @pytest.fixture(params=NODES)

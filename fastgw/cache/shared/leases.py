@@ -1,0 +1,124 @@
+"""Leases and marks of a shared store: one word each, in a hash table, changed by compare-and-swap only.
+
+A word has 18 bits of the key's hash (with the bucket about 30), its owner, whether it is a mark, the lower bits of the
+epoch, and the instant at which it ends. Another key with the same bits is taken for the same one: it then waits for the
+other one's fetch, or is not stored for a while. A purge of a key ends its lease; other purges begin another epoch, in
+which no earlier lease is waited for and no earlier mark counts, so they need no walk here.
+"""
+
+import math
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Final, NamedTuple, final
+
+from fastgw.cache.shared.index import KeyHash
+from fastgw.cache.shared.layout import LEASE_BUCKET, LEASE_EPOCH, CacheMemory
+from fastgw.cache.store import Refusal
+
+_TAG_AT: Final = 46
+_OWNER_AT: Final = 38
+_KIND_AT: Final = 37
+_EPOCH_AT: Final = 26
+_EPOCH_MASK: Final = (1 << 11) - 1
+_ENDS_MASK: Final = (1 << 26) - 1
+_TICKS: Final = 16
+"""RecordParts of a second in which the end of a lease is counted."""
+MOST_S: Final = 86_400.0
+"""Maximum duration of a mark."""
+
+
+class _Kind(IntEnum):
+    LEASE = 0
+    MARK = 1
+
+
+class LeaseCell(NamedTuple):
+    """A lease: the position of its word, and the word as this process has written it."""
+
+    at: int
+    word: int
+
+
+@final
+class Leases:
+    """The leases, as one process sees them. `owner`: see `Segments`; `clock`: monotonic seconds, one clock for all."""
+
+    def __init__(self, memory: CacheMemory, owner: int, clock: Callable[[], float]) -> None:
+        self._words, self._swap = memory.words, memory.swap
+        self._owner, self._clock = owner, clock
+        self._first, self._count = memory.geometry.leases, memory.geometry.lease_count
+
+    def try_take(self, key: KeyHash, seconds: float) -> LeaseCell | Refusal:
+        """Take the lease of a key for a time."""
+        first, tag = self._bucket(key), self._tag(key)
+        wanted = self._word(tag, _Kind.LEASE, seconds)
+        for _ in range(LEASE_BUCKET):
+            now, cells = self._now(), self._words[first : first + LEASE_BUCKET].tolist()
+            free = None
+            for at, word in enumerate(cells, first):
+                if not self._is_live(word, now):
+                    free = at if free is None else free
+                elif word >> _TAG_AT == tag and word >> _EPOCH_AT & _EPOCH_MASK == self._epoch():
+                    return Refusal.UNCACHEABLE if word >> _KIND_AT & 1 else Refusal.IN_FLIGHT
+            if free is None:
+                return Refusal.NO_SLOT
+            if self._swap(free, cells[free - first], wanted):
+                return self._settle(LeaseCell(free, wanted), first, tag)
+        return Refusal.NO_SLOT
+
+    def is_held(self, cell: LeaseCell) -> bool:
+        """Whether no other process has taken it."""
+        return self._words[cell.at] == cell.word
+
+    def end(self, cell: LeaseCell, key: KeyHash, mark_s: float = 0.0) -> None:
+        """End a lease, with a mark for so many seconds, unless another process has taken it."""
+        is_current = cell.word >> _EPOCH_AT & _EPOCH_MASK == self._epoch()
+        mark = self._word(self._tag(key), _Kind.MARK, min(mark_s, MOST_S)) if mark_s > 0 and is_current else 0
+        self._swap(cell.at, cell.word, mark)
+
+    def forget(self, key: KeyHash) -> None:
+        """Remove the lease and the mark of a key that is purged. The lease's holder may go on."""
+        first, tag = self._bucket(key), self._tag(key)
+        for at, word in enumerate(self._words[first : first + LEASE_BUCKET].tolist(), first):
+            if word and word >> _TAG_AT == tag:
+                self._swap(at, word, 0)
+
+    def end_all(self, owner: int) -> None:
+        """End the leases of a dead process."""
+        for at, word in enumerate(self._words[self._first : self._first + self._count].tolist(), self._first):
+            if word >> _OWNER_AT & 0xFF == owner and not word >> _KIND_AT & 1:
+                self._swap(at, word, 0)
+
+    def count(self) -> int:
+        """Return the number of leases and marks that have not ended, for tests."""
+        now = self._now()
+        return sum(self._is_live(word, now) for word in self._words[self._first : self._first + self._count].tolist())
+
+    def _settle(self, own: LeaseCell, first: int, tag: int) -> LeaseCell | Refusal:
+        """Give way if another process has taken a lease of the same key at the same time, in a cell before."""
+        now = self._now()
+        for word in self._words[first : own.at].tolist():
+            is_same = word >> _TAG_AT == tag and word >> _EPOCH_AT & _EPOCH_MASK == self._epoch()
+            if is_same and self._is_live(word, now):
+                self._swap(own.at, own.word, 0)
+                return Refusal.UNCACHEABLE if word >> _KIND_AT & 1 else Refusal.IN_FLIGHT
+        return own
+
+    def _bucket(self, key: KeyHash) -> int:
+        return self._first + (key.hash >> 12 & self._count // LEASE_BUCKET - 1) * LEASE_BUCKET
+
+    def _tag(self, key: KeyHash) -> int:
+        return key.hash >> _TAG_AT
+
+    def _word(self, tag: int, kind: _Kind, seconds: float) -> int:
+        ends = (self._now() + math.ceil(seconds * _TICKS)) & _ENDS_MASK
+        return tag << _TAG_AT | self._owner << _OWNER_AT | kind << _KIND_AT | self._epoch() << _EPOCH_AT | ends
+
+    def _is_live(self, word: int, now: int) -> bool:
+        return bool(word) and 0 < ((word & _ENDS_MASK) - now) & _ENDS_MASK <= _ENDS_MASK >> 1
+
+    def _now(self) -> int:
+        return int(self._clock() * _TICKS)
+
+    def _epoch(self) -> int:
+        return self._words[LEASE_EPOCH] & _EPOCH_MASK

@@ -1,0 +1,218 @@
+"""Leases of a shared store as one request holds them, and the records that are written under them."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol, final
+
+from fastgw.cache.shared import records as words_of
+from fastgw.cache.shared.index import KeyHash, Location, ObjectIndex
+from fastgw.cache.shared.leases import LeaseCell, Leases
+from fastgw.cache.shared.objects import SharedObject, SharedWriter, StoreParts
+from fastgw.cache.shared.purges import Purges
+from fastgw.cache.shared.records import HEADER, RecordParts, RecordStatus, rounded
+from fastgw.cache.shared.segments import Queue
+from fastgw.cache.shared.space import Extent
+from fastgw.cache.store import MOST_HEAD, MOST_TAGS, MOST_URL, StoredObject, Writer
+
+_FIRST_PART = 4096
+"""Bytes of space for a body of unknown length, at first."""
+
+
+class LeaseStore(StoreParts, Protocol):
+    """The parts of a store that leases need."""
+
+    index: ObjectIndex
+    purges: Purges
+    leases: Leases
+    date: Callable[[], float]
+
+    def insert(self, hash_: KeyHash, where: Location) -> bool: ...
+
+    def key_tag(self, key: bytes) -> int: ...
+
+
+class _Written(NamedTuple):
+    """A record that is in the index, and whose segment is pinned."""
+
+    queue: Queue
+    extent: Extent
+    where: Location
+    hash: KeyHash
+    at: int
+
+
+@final
+class SharedLease:
+    """See `Lease`."""
+
+    def __init__(self, store: LeaseStore, key: bytes, hash_: KeyHash, cell: LeaseCell) -> None:
+        self.key = key
+        self.why_not = ""
+        self._store, self._hash, self._cell = store, hash_, cell
+        self._began = store.purges.sequence  # the fetch begins later
+        self._date = store.date()
+        self._ended = False
+
+    def __del__(self) -> None:
+        self.give_up()
+
+    def store(
+        self,
+        head: bytes,
+        size: int | None = None,
+        *,
+        key: bytes | None = None,
+        url: bytes = b"",
+        tags: Iterable[bytes] = (),
+    ) -> Writer | None:
+        written = self._write(head, size, key, url, tags, RecordStatus.GROWING)
+        if written is None:
+            return None
+        if key is not None and key != self.key:
+            self._store.report(self._hash)
+        self._store.report(written.hash)
+        return SharedWriter(self._store, written.queue, written.extent, written.where, written.hash, self.give_up)
+
+    def store_head(
+        self, head: bytes, *, key: bytes | None = None, url: bytes = b"", tags: Iterable[bytes] = ()
+    ) -> bool:
+        written = self._write(head, 0, key, url, tags, RecordStatus.COMPLETE)
+        if written is None:
+            return False
+        self._store.segments.unpin(written.where.segment)
+        self._store.report(written.hash)
+        return True
+
+    def freshen(self, found: StoredObject, head: bytes) -> bool:
+        store, records, words = self._store, self._store.records, self._store.memory.words
+        assert isinstance(found, SharedObject)
+        at = found.at
+        if self._ended or len(head) > self._most_head or at < 0 or not found.is_complete:
+            self.why_not = "the lease has ended, or the object cannot be changed"
+            return False
+        hash_ = self._store.index.hash(found.key)
+        old = records.open(hash_)
+        if old is None or old.at != at:
+            if old is not None:
+                store.segments.unpin(old.segment)
+            self.why_not = "the object is gone"
+            return False
+        store.segments.unpin(old.segment)  # `found` has a pin of its own
+        tags, url = records.tags(at), records.url(at)
+        was = store.purges.check(words[at + words_of.BEGAN], words[at + words_of.CHECKED] >> 1, tags, lambda: url)
+        now = store.purges.check(self._began, self._began, tags, lambda: url)
+        if was.is_purged or now.is_purged:
+            self.why_not = "it was purged"
+            return False
+        body = found.pieces()
+        parts = RecordParts(8 * len(tags), len(url), len(head))
+        extent = self._reserve(Queue.MAIN, parts.body + found.length, parts.body + found.length)
+        if extent is None:
+            return False
+        where, new = self._write_record(extent, hash_, parts, tags, url, head)
+        position = 8 * new + parts.body
+        for piece in body:
+            store.memory.data[position : position + len(piece)] = piece
+            position += len(piece)
+        words[new + words_of.LENGTH] = found.length
+        words[new + words_of.SIZE] = found.length + 1
+        words[new + words_of.CAPACITY] = found.length
+        words[new + words_of.CHECKED] = self._began << 1 | now.is_soft_purged
+        words[new + words_of.HITS] = words[at + words_of.HITS]
+        words[new + words_of.STATUS] = RecordStatus.COMPLETE
+        store.space.commit(extent)
+        store.memory.fence()
+        if not store.index.replace(old.position, old.entry, store.index.entry(hash_, where)):
+            self.why_not = "the object is gone"
+            return False
+        self.give_up()
+        store.report(hash_)
+        return True
+
+    def give_up(self, mark_s: float = 0.0) -> None:
+        if not self._ended:
+            self._ended = True
+            self._store.leases.end(self._cell, self._hash, mark_s)
+            self._store.report(self._hash)
+
+    @property
+    def _most_head(self) -> int:
+        return min(MOST_HEAD, self._store.segments.size // 4)
+
+    def _write(
+        self,
+        head: bytes,
+        size: int | None,
+        key: bytes | None,
+        url: bytes,
+        tags: Iterable[bytes],
+        status: RecordStatus,
+    ) -> _Written | None:
+        """Write a record and add it to the index; its segment is pinned then."""
+        store, words = self._store, self._store.memory.words
+        key = self.key if key is None else key
+        names = frozenset(tags)
+        if self._ended:
+            self.why_not = "the lease has ended"
+            return None
+        if len(head) > self._most_head or len(url) > MOST_URL or len(names) > MOST_TAGS:
+            self.why_not = "the head, the URL or the tags are too long"
+            return None
+        if (size or 0) > store.most_bytes:
+            self.why_not = "the body is too large"
+            return None
+        hashes = [*{store.key_tag(self.key), store.key_tag(key)}, *(store.purges.hash(b"t", name) for name in names)]
+        validity = store.purges.check(self._began, self._began, hashes, lambda: url)
+        if validity.is_purged:
+            self.why_not = "it was purged during the fetch"
+            return None
+        hash_ = store.index.hash(key)
+        parts = RecordParts(8 * len(hashes), len(url), len(head))
+        wanted = parts.body + (_FIRST_PART if size is None else size)
+        queue = Queue.MAIN if store.index.is_remembered(hash_) else Queue.SMALL
+        extent = self._reserve(queue, parts.body, min(wanted, store.segments.size))
+        if extent is None:
+            return None
+        where, at = self._write_record(extent, hash_, parts, hashes, url, head)
+        words[at + words_of.SIZE] = 0 if size is None else size + 1
+        words[at + words_of.CHECKED] = self._began << 1 | validity.is_soft_purged
+        words[at + words_of.STATUS] = status
+        store.space.commit(extent)
+        store.segments.pin(where.segment)
+        if not store.insert(hash_, where):
+            words[at + words_of.STATUS] = RecordStatus.FAILED
+            store.segments.unpin(where.segment)
+            self.why_not = "another request has stored it at the same time"
+            return None
+        return _Written(queue, extent, where, hash_, at)
+
+    def _reserve(self, queue: Queue, least: int, wanted: int) -> Extent | None:
+        if rounded(least) > self._store.segments.size:
+            self.why_not = "it is too large to be copied"
+            return None
+        extent = self._store.space.reserve(queue, least, wanted)
+        if extent is None:
+            self.why_not = "all memory is in use by readers and writers"
+        return extent
+
+    def _write_record(
+        self, extent: Extent, hash_: KeyHash, parts: RecordParts, tags: Iterable[int], url: bytes, head: bytes
+    ) -> tuple[Location, int]:
+        """Write a record but for its body, its sizes and its status."""
+        store, memory = self._store, self._store.memory
+        words, at = memory.words, store.records.at(extent.segment, extent.offset)
+        generation = store.segments.state(extent.segment).generation
+        for word in range(HEADER // 8):
+            words[at + word] = 0
+        words[at + words_of.KEY_HIGH], words[at + words_of.KEY_LOW] = hash_.high, hash_.low
+        words[at + words_of.TOTAL] = extent.length
+        words[at + words_of.PARTS] = parts.word
+        words[at + words_of.CAPACITY] = extent.length - parts.body
+        words[at + words_of.BEGAN] = self._began
+        words[at + words_of.DATE] = int(self._date * 1e6)
+        words[at + words_of.OWNER] = store.segments.owner
+        for number, tag in enumerate(tags, at + HEADER // 8):
+            words[number] = tag
+        begins = 8 * at + HEADER + parts.tags
+        memory.data[begins : begins + len(url) + len(head)] = url + head
+        words[at + words_of.SEAL] = store.records.seal(generation, extent.segment, extent.offset)
+        return Location(extent.segment, extent.offset, generation), at

@@ -1,0 +1,162 @@
+"""Purges of a shared store: which objects are no longer valid. No purge walks the objects.
+
+Each purge has a number, the purge sequence. A purge by key or tag writes its number into words chosen by the key's or
+tag's hash, in two rows; an object is purged if both words of one of its tags are newer than its last check. Unrelated
+tags share both words only rarely, and then an object is fetched once more; no purge is ever lost. Purges by prefix are
+kept as texts, the most recent `PREFIXES`: an object is compared with those since it was last checked. When a text has
+to be dropped, the floor rises to its number: objects that were not checked since are taken as purged. So after each
+purge by prefix all objects are to be checked once (`SharedStore.purge_prefix` does that).
+
+The number is written to the words first, and becomes the sequence then: every fetch that began before is covered.
+"""
+
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from typing import Final, NamedTuple, final
+
+from fastgw.cache.shared.layout import (
+    ALL_HARD,
+    ALL_SOFT,
+    LEASE_EPOCH,
+    NEXT_PREFIX,
+    PREFIX_BYTES,
+    PREFIXES,
+    PURGE_FLOOR,
+    PURGE_SEQUENCE,
+    CacheMemory,
+)
+
+_STRIDE: Final = PREFIX_BYTES // 8 + 8
+_STATE, _PREFIX_LENGTH, _TEXT = 0, 1, 8  # words of a prefix; the state: 0 none, 1 being written, else see `_by_prefix`
+_WRITING: Final = 1
+_TRIES: Final = 8
+
+
+class Validity(NamedTuple):
+    """Outcome of a check. `sequence`: the purge sequence of the check."""
+
+    is_purged: bool
+    is_soft_purged: bool
+    sequence: int
+
+
+@final
+class Purges:
+    """The purges, as one process sees them."""
+
+    def __init__(self, memory: CacheMemory) -> None:
+        self._memory, self._words, self._swap = memory, memory.words, memory.swap
+        geometry = memory.geometry
+        self._tags, self._width = geometry.tags, geometry.tag_width
+        self._prefixes = geometry.prefixes
+        self._secret = b"".join(each.to_bytes(8, "little") for each in memory.secrets)
+
+    @property
+    def sequence(self) -> int:
+        """Number of the last purge."""
+        return self._words[PURGE_SEQUENCE]
+
+    def hash(self, kind: bytes, text: bytes) -> int:
+        """Return the hash of a key (`kind`: b"k") or of a tag (b"t")."""
+        return int.from_bytes(blake2b(kind + text, digest_size=8, key=self._secret).digest())
+
+    # --- marking ---
+
+    def purge_key(self, hash_: int, *, soft: bool) -> int:
+        """Purge the objects of a key; this and the others return the number of the purge."""
+        return self._advance(self._marking((hash_,), soft=soft))
+
+    def purge_tags(self, hashes: Iterable[int], *, soft: bool) -> int:
+        """Purge the objects with one of these tags."""
+        return self._end_epoch(self._advance(self._marking(hashes, soft=soft)))
+
+    def purge_all(self, *, soft: bool) -> int:
+        """Purge all objects."""
+        word = ALL_SOFT if soft else ALL_HARD
+        return self._end_epoch(self._advance(lambda number: self._memory.raise_to(word, number)))
+
+    def purge_prefix(self, prefix: bytes, *, soft: bool) -> int:
+        """Purge the objects whose URL begins with this."""
+        for _ in range(_TRIES):
+            at = self._prefixes + self._memory.add(NEXT_PREFIX) % PREFIXES * _STRIDE
+            state = self._words[at]
+            if state != _WRITING:
+                # The floor first: who misses the text then sees the floor.
+                self._memory.raise_to(PURGE_FLOOR, state >> 2)
+                if self._swap(at, state, _WRITING):
+                    break
+        else:
+            return self.purge_all(soft=soft)
+        self._memory.data[8 * (at + _TEXT) : 8 * (at + _TEXT) + len(prefix)] = prefix
+        self._words[at + _PREFIX_LENGTH] = len(prefix)
+        self._memory.fence()
+
+        def write(number: int) -> None:
+            self._words[at] = number << 2 | soft << 1
+
+        return self._end_epoch(self._advance(write))
+
+    def _marking(self, hashes: Iterable[int], *, soft: bool) -> Callable[[int], None]:
+        cells = [at + soft for each in hashes for at in self._cells(each)]
+
+        def write(number: int) -> None:
+            for at in cells:
+                self._memory.raise_to(at, number)
+
+        return write
+
+    def _advance(self, write: Callable[[int], None]) -> int:
+        """Write the next number to the words of a purge, and make it the purge sequence. A number is of one purge only:
+        an object that was checked at a number is not looked at again until the sequence changes.
+        """
+        while True:
+            before = self._words[PURGE_SEQUENCE]
+            write(before + 1)
+            if self._swap(PURGE_SEQUENCE, before, before + 1):
+                return before + 1
+
+    def _end_epoch(self, number: int) -> int:
+        self._memory.add(LEASE_EPOCH)
+        return number
+
+    # --- checking ---
+
+    def check(self, began: int, checked: int, tags: Iterable[int], url: Callable[[], bytes]) -> Validity:
+        """Return whether an object is valid: its fetch began at the purge sequence `began`, and it was valid up to
+        `checked`; soft purges up to then are not seen again.
+        """
+        words, sequence = self._words, self._words[PURGE_SEQUENCE]
+        since = max(began, checked)
+        self._memory.fence()
+        purged, soft = words[ALL_HARD] > since, words[ALL_SOFT] > since
+        for each in tags:
+            one, two = self._cells(each)
+            purged = purged or (words[one] > since and words[two] > since)
+            soft = soft or (words[one + 1] > since and words[two + 1] > since)
+        if not purged:
+            by_prefix = self._by_prefix(since, url)
+            purged, soft = by_prefix[0], soft or by_prefix[1]
+            purged = purged or since < words[PURGE_FLOOR]
+        return Validity(purged, soft, sequence)
+
+    def _by_prefix(self, since: int, url: Callable[[], bytes]) -> tuple[bool, bool]:
+        words, text = self._words, None
+        purged = soft = False
+        for at in range(self._prefixes, self._prefixes + PREFIXES * _STRIDE, _STRIDE):
+            state = words[at]
+            if state >> 2 <= since:
+                continue
+            begins = 8 * (at + _TEXT)
+            prefix = bytes(self._memory.data[begins : begins + min(words[at + _PREFIX_LENGTH], PREFIX_BYTES)])
+            self._memory.fence()
+            if words[at] != state:
+                continue  # dropped meanwhile: the floor was raised before
+            text = url() if text is None else text
+            if text and text.startswith(prefix):
+                purged, soft = purged or not state & 2, soft or bool(state & 2)
+        return purged, soft
+
+    def _cells(self, hash_: int) -> tuple[int, int]:
+        """Return the words of a tag in both rows: for hard purges; those for soft ones follow."""
+        mask = self._width - 1
+        return self._tags + 2 * (hash_ & mask), self._tags + 2 * (self._width + (hash_ >> 32 & mask))

@@ -1,0 +1,263 @@
+"""The store that all workers of a node share, as one worker, or the control process, uses it. See `Store`."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, final
+
+from fastgw.cache.shared import records as words_of
+from fastgw.cache.shared.index import KeyHash, Location, ObjectIndex
+from fastgw.cache.shared.layout import (
+    EVICTED_FOR_CAPACITY,
+    EVICTED_FROM_INDEX,
+    INSERTED,
+    PURGE_SEQUENCE,
+    REMOVED,
+    CacheMemory,
+)
+from fastgw.cache.shared.leases import Leases
+from fastgw.cache.shared.lifecycle import SharedLease
+from fastgw.cache.shared.objects import SharedObject
+from fastgw.cache.shared.purges import Purges
+from fastgw.cache.shared.records import MOST_HITS, OpenRecord, Records, RecordStatus
+from fastgw.cache.shared.segments import Segments
+from fastgw.cache.shared.space import Space
+from fastgw.cache.shared.watches import Watches, WatchLoop
+from fastgw.cache.store import (
+    LEASE_S,
+    MOST_URL,
+    Counting,
+    Eviction,
+    KeyWatch,
+    Lease,
+    Refusal,
+    StoredObject,
+    StoreNumbers,
+)
+
+_TRIES: Final = 8
+_SHARE: Final = 8
+"""An object takes at most this fraction of the memory."""
+
+
+@final
+class SharedStore:
+    """One process's handle of a shared store. `column`: see `CacheMemory`; no other living process has it."""
+
+    def __init__(
+        self,
+        memory: CacheMemory,
+        column: int,
+        loop: WatchLoop,
+        wakers: Mapping[int, int],
+        most_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+        date: Callable[[], float] = time.time,
+    ) -> None:
+        self.memory, self.date = memory, date
+        self.most_bytes = min(most_bytes, memory.geometry.segments * memory.geometry.segment // _SHARE)
+        self._words = memory.words
+        self._counters = memory.use_column(column)
+        self.index = ObjectIndex(memory)
+        self.segments = Segments(memory, column)
+        self.records = Records(memory, self.index, self.segments)
+        self.purges = Purges(memory)
+        self.leases = Leases(memory, self.segments.owner, clock)
+        self.space = Space(memory, self.index, self.segments, self.records, self._counters)
+        self._watches = Watches(memory, column, loop, wakers)
+
+    def __repr__(self) -> str:
+        numbers = self.numbers()
+        return f"<SharedStore: {numbers.objects} objects, {numbers.bytes} bytes>"
+
+    # requests
+
+    def find(self, key: bytes) -> StoredObject | None:
+        hash_ = self.index.hash(key)
+        found = self.records.open(hash_)
+        if found is None:
+            return None
+        words = self._words
+        checked = words[found.at + words_of.CHECKED]
+        if checked >> 1 != words[PURGE_SEQUENCE] and (checked := self._check(found)) < 0:
+            self._drop(found)
+            return None
+        if words[found.at + words_of.NEXT] and not self.records.chunks_are_there(found.at):
+            self._drop(found)
+            return None
+        if (hits := words[found.at + words_of.HITS]) < MOST_HITS:
+            words[found.at + words_of.HITS] = hits + 1
+        return SharedObject(self, found.at, found.segment, key, bool(checked & 1))
+
+    def lease(self, key: bytes) -> Lease | Refusal:
+        hash_ = self.index.hash(key)
+        cell = self.leases.try_take(hash_, LEASE_S)
+        return cell if isinstance(cell, Refusal) else SharedLease(self, key, hash_, cell)
+
+    def watch(self, key: bytes, callback: Callable[[], None]) -> KeyWatch:
+        return self._watches.add(self.index.hash(key), callback)
+
+    def remove(self, key: bytes) -> bool:
+        hash_ = self.index.hash(key)
+        found = self.records.open(hash_)
+        if found is None:
+            return False
+        is_valid = self._check(found) >= 0
+        self._drop(found)
+        self.report(hash_)
+        return is_valid
+
+    # --- purges ---
+
+    def purge_key(self, key: bytes, *, soft: bool = False) -> Counting:
+        hash_, tag = self.index.hash(key), self.key_tag(key)
+        number = self.purges.purge_key(tag, soft=soft)
+        self.leases.forget(hash_)
+        self.report(hash_)
+        return self._sweep(number, lambda at: tag in self.records.tags(at))
+
+    def purge_tags(self, tags: Iterable[bytes], *, soft: bool = False) -> Counting:
+        hashes = {self.purges.hash(b"t", tag) for tag in tags}
+        number = self.purges.purge_tags(hashes, soft=soft)
+        self._watches.report_all()
+        return self._sweep(number, lambda at: not hashes.isdisjoint(self.records.tags(at)))
+
+    def purge_prefix(self, prefix: bytes, *, soft: bool = False) -> Counting:
+        if len(prefix) > MOST_URL:
+            raise ValueError(f"a prefix has at most {MOST_URL} bytes")
+        number = self.purges.purge_prefix(prefix, soft=soft)
+        self._watches.report_all()
+        return self._sweep(number, lambda at: bool(url := self.records.url(at)) and url.startswith(prefix))
+
+    def purge_all(self, *, soft: bool = False) -> Counting:
+        number = self.purges.purge_all(soft=soft)
+        self._watches.report_all()
+        return self._sweep(number, lambda at: True)
+
+    def _sweep(self, number: int, matches: Callable[[int], bool]) -> Counting:
+        """Check all objects, remove purged ones, and count those of before this purge that it matches."""
+        count = 0
+        for bucket in self.index.all():
+            if not bucket:
+                continue
+            for position, entry in bucket:
+                found = self.records.open_any(position, entry)
+                if found is None:
+                    continue
+                is_hit = self._words[found.at + words_of.BEGAN] < number and matches(found.at)
+                if self._check(found) < 0:
+                    is_hit = self._drop(found) and is_hit
+                else:
+                    self.segments.unpin(found.segment)
+                count += is_hit
+            yield
+        return count
+
+    def _check(self, found: OpenRecord) -> int:
+        """Check a pinned record against the purges; return its new `CHECKED` word. -1: it was purged."""
+        words, at = self._words, found.at
+        checked = words[at + words_of.CHECKED]
+        validity = self.purges.check(
+            words[at + words_of.BEGAN], checked >> 1, self.records.tags(at), lambda: self.records.url(at)
+        )
+        if validity.is_purged:
+            return -1
+        checked = validity.sequence << 1 | checked & 1 | validity.is_soft_purged
+        words[at + words_of.CHECKED] = checked
+        return checked
+
+    # numbers
+
+    def numbers(self) -> StoreNumbers:
+        total = self.memory.total
+        evictions = {
+            Eviction.CAPACITY: total(EVICTED_FOR_CAPACITY),
+            Eviction.INDEX: total(EVICTED_FROM_INDEX),
+        }
+        return StoreNumbers(max(0, total(INSERTED) - total(REMOVED)), self.segments.bytes_in_use(), evictions)
+
+    def close(self) -> None:
+        self._watches.close()
+
+    # for leases and writers
+
+    def report(self, hash_: KeyHash) -> None:
+        """Report a change of a key to all that watch it."""
+        self._watches.report(hash_)
+
+    def key_tag(self, key: bytes) -> int:
+        """Return the hash by which a purge of a key finds its objects, as those of a tag."""
+        return self.purges.hash(b"k", key)
+
+    def insert(self, hash_: KeyHash, where: Location) -> bool:
+        """Add a record to the index, in place of another one of its key. False: others were always faster."""
+        index, entry = self.index, self.index.entry(hash_, where)
+        for _ in range(_TRIES):
+            before = self.records.open(hash_)
+            if before is not None:
+                self.segments.unpin(before.segment)
+                if index.replace(before.position, before.entry, entry):
+                    return True
+                continue
+            for position, seen in index.slots(hash_, self._coldness):
+                is_eviction = seen != 0 and self._coldness(seen) >= 0
+                if not index.replace(position, seen, entry):
+                    continue
+                self._words[self._counters + INSERTED] += 1
+                if is_eviction:
+                    self._words[self._counters + REMOVED] += 1
+                    self._words[self._counters + EVICTED_FROM_INDEX] += 1
+                return self._settle(hash_, position, entry)
+        return False
+
+    def _settle(self, hash_: KeyHash, position: int, entry: int) -> bool:
+        """Leave one of two entries that two processes have added for a key at the same time: the first one."""
+        for other, seen in self.index.candidates(hash_):
+            if other == position:
+                continue
+            found = self.records.open_entry(hash_, other, seen)
+            if found is None:
+                continue
+            self.segments.unpin(found.segment)
+            first, loser = (other, (position, entry)) if other < position else (position, (other, seen))
+            if self.index.replace(*loser, 0):
+                self._words[self._counters + REMOVED] += 1
+            if first != position:
+                return False
+        return True
+
+    def holds(self, hash_: KeyHash, where: Location) -> bool:
+        """Whether requests find this record."""
+        position = self.index.position(hash_, where.word)
+        if position is None:
+            return False
+        found = self.records.open_entry(hash_, position, self.index.entry(hash_, where))
+        if found is None:
+            return False
+        if self._check(found) < 0:
+            self._drop(found)
+            return False
+        self.segments.unpin(found.segment)
+        return True
+
+    def remove_entry(self, hash_: KeyHash, where: Location) -> bool:
+        """Remove a record from the index. False: it was not in it any more."""
+        position = self.index.position(hash_, where.word)
+        if position is None or not self.index.replace(position, self.index.entry(hash_, where), 0):
+            return False
+        self._words[self._counters + REMOVED] += 1
+        return True
+
+    def _drop(self, found: OpenRecord) -> bool:
+        """Remove a pinned record from the index, and unpin it."""
+        removed = self.index.replace(found.position, found.entry, 0)
+        self._words[self._counters + REMOVED] += removed
+        self.segments.unpin(found.segment)
+        return removed
+
+    def _coldness(self, entry: int) -> int:
+        """Return how often a record was found, or more if it grows; -1: it is not there."""
+        at = self.records.peek(entry)
+        if at is None:
+            return -1
+        growing = self._words[at + words_of.STATUS] == RecordStatus.GROWING
+        return self._words[at + words_of.HITS] + (MOST_HITS + 1 if growing else 0)

@@ -1,0 +1,263 @@
+"""Space for records: each process appends to segments of its own, and recycles the oldest ones when none is free.
+
+Eviction is S3-FIFO by bytes (Yang et al., SOSP 2023), on whole segments as in Segcache (Yang et al., NSDI 2021). New
+objects go to the small queue, a tenth of the memory; what was found there meanwhile moves to the main queue when its
+segment is recycled, and stays in it as long as it is found between two passes. A key that was evicted lately goes to
+the main queue at once.
+
+A recycled segment is emptied in this order: its state, its entries in the index, its words. A process that dies in
+between leaves entries without a record, which are the same as none.
+"""
+
+from collections.abc import Iterator, Set
+from typing import Final, NamedTuple, final
+
+from fastgw.cache.shared import records as words_of
+from fastgw.cache.shared.index import Location, ObjectIndex, location
+from fastgw.cache.shared.layout import EVICTED_FOR_CAPACITY, REMOVED, UNIT, CacheMemory
+from fastgw.cache.shared.records import Records, RecordStatus, rounded
+from fastgw.cache.shared.segments import Queue, Segments, SegmentState, StateWord
+
+_TRIES: Final = 4
+"""Segments that are looked at before everything in one is evicted."""
+_PINNED: Final = 16
+"""Pinned segments that are passed over in one search."""
+
+
+class Extent(NamedTuple):
+    """Reserved space in an open segment. `offset`: in `UNIT`; `length`: in bytes."""
+
+    segment: int
+    offset: int
+    length: int
+
+
+class RecordRange(NamedTuple):
+    """A record or chunk in a segment, as a walk finds it."""
+
+    at: int
+    offset: int
+    length: int
+    is_chunk: bool
+
+
+class _Survivor(NamedTuple):
+    entry: int
+    image: memoryview | bytes
+    hits: int
+
+
+@final
+class Space:
+    """The segments that a process has open. `counters`: the first word of its column."""
+
+    def __init__(
+        self, memory: CacheMemory, index: ObjectIndex, segments: Segments, records: Records, counters: int
+    ) -> None:
+        self._memory, self._words = memory, memory.words
+        self._index, self._segments, self._records = index, segments, records
+        self._counters = counters
+        self._open: dict[Queue, int] = {}
+
+    def reserve(self, queue: Queue, least: int, wanted: int) -> Extent | None:
+        """Return space for `wanted` bytes, or for fewer, but at least for `least`; None: there is none. It is to be
+        committed before anything else is reserved.
+        """
+        least, wanted = rounded(least), rounded(wanted)
+        if wanted <= self._segments.size // 8:
+            least = wanted  # not worth being divided
+        segment = self._open.get(queue)
+        if segment is None or self._segments.size - self._segments.used(segment) < least:
+            if least > self._segments.size or not self._open_next(queue, least):
+                return None
+            segment = self._open[queue]
+        used = self._segments.used(segment)
+        return Extent(segment, used // UNIT, min(wanted, self._segments.size - used))
+
+    def commit(self, extent: Extent) -> None:
+        """Make reserved space used: its header is written."""
+        self._segments.set_used(extent.segment, extent.offset * UNIT + extent.length)
+
+    def resize(self, extent: Extent, at: int, count: int) -> Extent:
+        """Make the last record of an open segment longer or shorter; return its extent, unchanged if it is not the
+        last one. `at`: the first word of its header.
+        """
+        segment, ends = extent.segment, extent.offset * UNIT + extent.length
+        if segment not in self._open.values() or self._segments.used(segment) != ends:
+            return extent
+        count = min(rounded(count), self._segments.size - extent.offset * UNIT)
+        changed = extent._replace(length=count)
+        # What is used never ends behind the last record, or a walk would find bytes instead of a header.
+        if count > extent.length:
+            self._words[at + words_of.TOTAL] = count
+            self.commit(changed)
+        else:
+            self.commit(changed)
+            self._words[at + words_of.TOTAL] = count
+        return changed
+
+    def renew(self, queue: Queue, least: int) -> bool:
+        """Open another segment for a queue. False: there is none."""
+        return self._open_next(queue, rounded(least))
+
+    def walk(self, segment: int, generation: int) -> Iterator[RecordRange]:
+        """Yield what is in a segment that does not change."""
+        offset, used = 0, self._segments.used(segment)
+        while offset * UNIT < used:
+            at = self._records.at(segment, offset)
+            first = self._words[at]
+            is_chunk = first == self._records.seal(generation, segment, offset, True)
+            if not is_chunk and first != self._records.seal(generation, segment, offset):
+                return
+            count = self._words[at + words_of.TOTAL]
+            if not 0 < count <= self._segments.size - offset * UNIT or count % UNIT:
+                return
+            yield RecordRange(at, offset, count, is_chunk)
+            offset += count // UNIT
+
+    # --- segments ---
+
+    def _open_next(self, queue: Queue, least: int) -> bool:
+        before = self._open.pop(queue, None)
+        if before is not None:
+            self._segments.seal(before)
+        for attempt in range(_TRIES):
+            for segment, state in self._segments.free():
+                if self._segments.open_segment(segment, state, queue):
+                    self._open[queue] = segment
+                    return True
+            if not self._recycle(forced=attempt == _TRIES - 2):
+                return False
+            if queue in self._open:  # opened for what has moved
+                return self._segments.size - self._segments.used(self._open[queue]) >= least
+        return False
+
+    def _recycle(self, *, forced: bool) -> bool:
+        """Recycle one segment, or give it another turn. False: all are in use. `forced`: evict everything in it."""
+        segments = self._segments
+        for segment, state in segments.sealed()[:_PINNED]:
+            recycling = StateWord(state.generation, segments.owner, state.queue, SegmentState.RECYCLING)
+            if not segments.change(segment, state, recycling):
+                continue
+            if segments.is_pinned(segment):
+                segments.change(segment, recycling, state)
+                continue
+            survivors, live = ([], 0) if forced else self._survivors(segment, state)
+            if 2 * live > segments.size:
+                self._retain_segment(segment, state)
+            else:
+                self._empty(segment, recycling, survivors)
+            return True
+        return False
+
+    def _retain_segment(self, segment: int, state: StateWord) -> None:
+        for record in self._walk_records(segment, state.generation):
+            hits = self._words[record.at + words_of.HITS]
+            self._words[record.at + words_of.HITS] = max(0, hits - 1) if state.queue is Queue.MAIN else 0
+        self._segments.seal(segment, Queue.MAIN)
+
+    def _empty(self, segment: int, state: StateWord, survivors: list[_Survivor]) -> None:
+        """Evict all but the survivors, which move to the main queue."""
+        segments = self._segments
+        main = self._open.get(Queue.MAIN)
+        needed = sum(rounded(len(each.image)) for each in survivors)
+        fits = main is not None and segments.size - segments.used(main) >= needed
+        if fits or not survivors:
+            for each in survivors:
+                self._move(each)
+            self._evict(segment, state)
+            self._give_free(segment, state)
+            return
+        # They move within the segment, which is the open one of the main queue then.
+        copies = [each._replace(image=bytes(each.image)) for each in survivors]
+        self._evict(segment, state, {each.entry for each in copies})
+        if main is not None:
+            segments.seal(main)
+        if segments.open_segment(segment, state, Queue.MAIN):
+            self._open[Queue.MAIN] = segment
+            for each in copies:
+                self._move(each)
+
+    def _give_free(self, segment: int, state: StateWord) -> None:
+        self._segments.set_used(segment, 0)
+        self._segments.change(segment, state, StateWord(state.generation + 1, 0, Queue.SMALL, SegmentState.FREE))
+
+    def _survivors(self, segment: int, state: StateWord) -> tuple[list[_Survivor], int]:
+        """Return the objects to keep, and the number of bytes in the segment that belong to objects to keep."""
+        words, live = self._words, 0
+        survivors: list[_Survivor] = []
+        for record in self.walk(segment, state.generation):
+            if record.is_chunk:
+                owner = location(words[record.at + words_of.CHUNK_RECORD])
+                at = self._records.verify(owner) if self._records.is_sound(owner) else None
+                live += record.length if at is not None and words[at + words_of.HITS] else 0
+                continue
+            hits = words[record.at + words_of.HITS]
+            if not hits or words[record.at + words_of.STATUS] != RecordStatus.COMPLETE:
+                continue
+            entry = self._entry(segment, state.generation, record)
+            if entry is None:
+                continue
+            live += record.length
+            if (image := self._image(record.at)) is not None:
+                survivors.append(_Survivor(entry[1], image, hits - 1 if state.queue is Queue.MAIN else 0))
+        return survivors, live
+
+    def _image(self, at: int) -> memoryview | bytes | None:
+        """Return a record with its whole body; None: it is too large to be moved."""
+        words, data = self._words, self._memory.data
+        length = words[at + words_of.LENGTH]
+        begins, body = 8 * at, self._records.parts(at).body
+        if words[at + words_of.NEXT] == 0:
+            return data[begins : begins + body + length]
+        if body + length > self._segments.size // 2:
+            return None
+        if (rest := self._records.gathered(at)) is None:
+            return None
+        return (bytes(data[begins : begins + body + words[at + words_of.CAPACITY]]) + rest)[: body + length]
+
+    def _move(self, survivor: _Survivor) -> None:
+        """Copy a record to the open segment of the main queue; the index points to the copy then."""
+        image = survivor.image
+        extent = self.reserve(Queue.MAIN, len(image), len(image))
+        if extent is None:
+            return
+        at = self._records.at(extent.segment, extent.offset)
+        self._memory.data[8 * at : 8 * at + len(image)] = image
+        where = self.finish(extent, at, len(image))
+        self._words[at + words_of.HITS] = survivor.hits
+        self.commit(extent)
+        key = self._records.key(at)
+        for position, entry in self._index.candidates(key):
+            if entry == survivor.entry:
+                self._index.replace(position, entry, self._index.entry(key, where))
+
+    def finish(self, extent: Extent, at: int, count: int) -> Location:
+        """Write the words of a complete record that say where it is; return its location. `count`: all its bytes."""
+        generation = self._segments.state(extent.segment).generation
+        words = self._words
+        words[at + words_of.TOTAL] = extent.length
+        words[at + words_of.CAPACITY] = count - self._records.parts(at).body
+        words[at + words_of.NEXT] = 0
+        words[at + words_of.SEAL] = self._records.seal(generation, extent.segment, extent.offset)
+        return Location(extent.segment, extent.offset, generation)
+
+    def _evict(self, segment: int, state: StateWord, kept: Set[int] = frozenset()) -> None:
+        """Remove the entries of a segment from the index, but for those that are kept."""
+        for record in self._walk_records(segment, state.generation):
+            found = self._entry(segment, state.generation, record)
+            if found is None or found[1] in kept or not self._index.replace(*found, 0):
+                continue
+            self._words[self._counters + REMOVED] += 1
+            self._words[self._counters + EVICTED_FOR_CAPACITY] += 1
+            if state.queue is Queue.SMALL and not self._words[record.at + words_of.HITS]:
+                self._index.remember(self._records.key(record.at))
+
+    def _walk_records(self, segment: int, generation: int) -> Iterator[RecordRange]:
+        return (each for each in self.walk(segment, generation) if not each.is_chunk)
+
+    def _entry(self, segment: int, generation: int, record: RecordRange) -> tuple[int, int] | None:
+        """Return position and entry of a record in the index; None: it has none."""
+        key, where = self._records.key(record.at), Location(segment, record.offset, generation)
+        position = self._index.position(key, where.word)
+        return None if position is None else (position, self._index.entry(key, where))
