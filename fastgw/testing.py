@@ -516,6 +516,9 @@ class _Observer:
 
     def count_subrequest(self, ended: FinishedExchange, status: int) -> None: ...
     def count_websocket(self, ended: FinishedExchange, side: int, what: int, count: int) -> None: ...
+    def count_content_coding(
+        self, ended: FinishedExchange, operation: int, coding: int, bytes_in: int, bytes_out: int
+    ) -> None: ...
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self.events.append((instance, event.name.lower()))

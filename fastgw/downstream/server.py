@@ -238,6 +238,7 @@ class Server:
         self.count_filter = self._observer.count_filter
         self.count_subrequest = self._observer.count_subrequest
         self.count_websocket = self._observer.count_websocket
+        self.count_content_coding = self._observer.count_content_coding
         before, self._listeners = self._listeners, gateway.listeners
         verification_changed = version_removed = False
         for listener in self._listeners:

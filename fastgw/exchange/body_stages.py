@@ -40,12 +40,13 @@ class BodyStage:
     back.
 
     `keeps_length`: the output has as many bytes as the input, and never more than were fed; the body is aborted if a
-    stage violates this. `changed`: whether the output differs from the input; False only if that is certain. Stages do
-    not get empty bodies: neither `feed` nor `end` is called for them.
+    stage violates this. `changed`: whether the output differs from the input; False only if that is certain.
+    `takes_empty`: `end` is called for an empty body, too; otherwise neither `feed` nor `end` is called for one.
     """
 
     keeps_length: bool = False
     changed: bool = True
+    takes_empty: bool = False
 
     def feed(self, payload: bytes) -> bytes:
         """Take the next piece, which is never empty, and return the output; b"": nothing yet."""
@@ -233,11 +234,14 @@ class BodyStages:
         return payload
 
     def end(self) -> bytes:
-        """Return the final output; nothing for an empty body. An exception of a stage propagates."""
+        """Return the final output; nothing for an empty body, unless a stage takes it. An exception of a stage
+        propagates.
+        """
         out = b""
-        if not self._fed:
-            self.cancel()
-        for place, (hook, stage) in enumerate(self._stages[self._ended :]):
+        for place, (hook, stage) in enumerate(self._stages):
+            if not (self._fed or out or stage.takes_empty):
+                self._cancel_next()
+                continue
             self.failing = hook
             came = len(out)
             fed = stage.feed(out) if out else b""
@@ -264,6 +268,11 @@ class BodyStages:
         return bool(self._stages)
 
     @property
+    def takes_empty(self) -> bool:
+        """Whether a stage takes an empty body."""
+        return any(stage.takes_empty for _, stage in self._stages)
+
+    @property
     def changed(self) -> bool:
         """Whether the output differs from the input so far."""
         return any(stage.changed for _, stage in self._stages)
@@ -271,9 +280,12 @@ class BodyStages:
     def cancel(self) -> None:
         """Cancel the stages, because the body will not be completed."""
         while self._ended < len(self._stages):
-            hook, stage = self._stages[self._ended]
-            self._ended += 1
-            try:
-                stage.cancel()
-            except BaseException:  # the edge of a filter: the exception is logged, the other stages are still cancelled
-                self._raised(hook.step)
+            self._cancel_next()
+
+    def _cancel_next(self) -> None:
+        hook, stage = self._stages[self._ended]
+        self._ended += 1
+        try:
+            stage.cancel()
+        except BaseException:  # the edge of a filter: the exception is logged, the other stages are still cancelled
+            self._raised(hook.step)

@@ -87,6 +87,11 @@ class ClientSide(Protocol):
     def count_websocket(self, exchange: "Exchange", side: int, what: int, count: int) -> None:
         """Count messages of a kind (`WebsocketMessage`) that a side (`WebsocketSide`) has sent, or its close code."""
 
+    def count_content_coding(
+        self, exchange: "Exchange", operation: int, coding: int, bytes_in: int, bytes_out: int
+    ) -> None:
+        """Count the bytes of a body before and after a `CodingOperation` with a `ContentCoding`."""
+
     def filter_timeout(self) -> float:
         """Seconds that a filter has for the work that it starts now."""
 
@@ -383,6 +388,8 @@ class Exchange:
 
     def _respond_through_stages(self, response: Response, payload: bytes, ended: bool) -> None:
         """Send a response through the filters' hooks for its body and trailers."""
+        if ended:
+            response.whole_bytes = len(payload)
         stages = stages_of(self.chain.response_body_hooks_due(self.answered_by), self, "response body")
         if isinstance(stages, str):
             self.why = stages

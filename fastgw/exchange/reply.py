@@ -136,6 +136,8 @@ class Response(Struct, eq=False, gc=False):  # no reference cycles
     """Lower-case names of fields that are not sent."""
     body_length: int = AS_DECLARED
     """Bytes of the body that is sent; `UNKNOWN`: known at its end; `AS_DECLARED`: as the head declares."""
+    whole_bytes: int = UNKNOWN
+    """Bytes of the body before the body hooks, if all of it has come with the head; otherwise `UNKNOWN`."""
     _fields: Fields | None = None
 
     @property
@@ -145,6 +147,12 @@ class Response(Struct, eq=False, gc=False):  # no reference cycles
         if fields is None:
             fields = self._fields = Fields() if self.head is None else self.head.fields()
         return fields
+
+    def values(self, name: bytes) -> list[bytes]:
+        """Return all values of the field with this lower-case name. Cheaper than `headers`, which parses all fields."""
+        if self._fields is not None or self.head is None:
+            return self.headers.get_all(name)
+        return self.head.values(name)
 
     def may_become(self, before: int, method: bytes) -> bool:
         """Whether it can be sent with the new status in place of `before`. `method`: the request's."""

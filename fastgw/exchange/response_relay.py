@@ -38,7 +38,8 @@ class ResponseRelay(BodySink):
     def start_response(self, response: Response, payload: bytes, ended: bool) -> None:
         """Take the head and the first part of the body. `ended`: all of it."""
         exchange, stages = self._exchange, self._stages
-        if not (payload or not ended) or not _has_body(exchange, response):
+        is_empty = ended and not payload and not stages.takes_empty
+        if is_empty or not _has_body(exchange, response):
             if stages.changes and (exchange.method == b"HEAD" or response.status == 304):
                 _tell_of_change(response)
                 response.body_length = UNKNOWN
@@ -147,6 +148,8 @@ class ResponseRelay(BodySink):
 
     def _pass_trailers(self, trailers: Trailers) -> Trailers:
         exchange = self._exchange
+        if trailers and self._stages.changes:
+            trailers = tuple(line for line in trailers if line[0].lower() not in DIGESTS)
         for step in exchange.chain.trailer_steps_due(exchange.answered_by):
             try:
                 trailers = _checked(step(exchange, trailers))

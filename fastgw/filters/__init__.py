@@ -9,6 +9,7 @@ from fastgw.filters.policies.basic_auth import BasicAuth
 from fastgw.filters.policies.certificate_auth import CertificateAuth
 from fastgw.filters.policies.concurrency import Concurrency
 from fastgw.filters.policies.content import QueryParameters
+from fastgw.filters.policies.content_coding import Compress, Decompress
 from fastgw.filters.policies.cors import Cors
 from fastgw.filters.policies.credentials import Credentials
 from fastgw.filters.policies.egress_calls import EgressCalls, UnknownService
@@ -55,6 +56,8 @@ TYPES: Final = FilterTypes(
         Quota,
         Concurrency,
         Websocket,
+        Compress,
+        Decompress,
         Size,
         EgressCalls,
         UnknownService,

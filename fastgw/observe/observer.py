@@ -45,6 +45,13 @@ class Observer:
         route = "" if ended.route is None else ended.route.name
         self._counters.count_websocket(ended.listener.name, route, side, what, count)
 
+    def count_content_coding(
+        self, ended: FinishedExchange, operation: int, coding: int, bytes_in: int, bytes_out: int
+    ) -> None:
+        """Count the bytes of a body before and after an operation with a content coding."""
+        route = "" if ended.route is None else ended.route.name
+        self._counters.count_content_coding(route, operation, coding, bytes_in, bytes_out)
+
     def _log(self, settings: AccessLog) -> Log:
         return Log(settings, self._counters, LineQueue if _twin is None else _twin.LineQueue)
 

@@ -366,6 +366,9 @@ class Observer:
         self.subrequests.append((ended.upstream, ended.target, status, ended.retries))
 
     def count_websocket(self, ended: FinishedExchange, side: int, what: int, count: int) -> None: ...
+    def count_content_coding(
+        self, ended: FinishedExchange, operation: int, coding: int, bytes_in: int, bytes_out: int
+    ) -> None: ...
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self.filters.append((instance, event))

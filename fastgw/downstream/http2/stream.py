@@ -140,6 +140,11 @@ class Http2Stream(Timed):
     def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None:
         self._connection.server.count_websocket(exchange, side, what, count)
 
+    def count_content_coding(
+        self, exchange: Exchange, operation: int, coding: int, bytes_in: int, bytes_out: int
+    ) -> None:
+        self._connection.server.count_content_coding(exchange, operation, coding, bytes_in, bytes_out)
+
     def filter_timeout(self) -> float:
         return self._connection.server.timeouts.filters
 

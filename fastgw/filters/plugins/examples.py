@@ -27,6 +27,14 @@ filters:
 filters:
   security_headers: {preset: strict, content_security_policy: "default-src 'self'"}
 """,
+    "compress": """\
+filters:
+  compress: {encodings: [zstd, br, gzip], min_bytes: 1KiB}
+""",
+    "decompress": """\
+filters:
+  decompress: {max_bytes: 10MiB, encodings: [gzip, zstd]}
+""",
     "jwt": """\
 filters:
   jwt:

@@ -23,6 +23,7 @@ from fastgw.observe.metrics.series_layout import (
     Series,
     SeriesCells,
     cell_name,
+    coding_cell_name,
     fault_cell_name,
     websocket_cell_name,
 )
@@ -164,6 +165,16 @@ class ExchangeCounters:
         word = self.cells.word(websocket_cell_name(listener_row, route_row, side, what))
         if word is not None:
             self.column[word] += count
+
+    def count_content_coding(self, route: str, operation: int, coding: int, bytes_in: int, bytes_out: int) -> None:
+        """Count the bytes of a body before and after an operation with a content coding. `route`: "" if none matched.
+        Not counted if the column has no free cell.
+        """
+        row = self._series.routes_by_name.get(route, 0)
+        for output, count in ((False, bytes_in), (True, bytes_out)):
+            word = self.cells.word(coding_cell_name(row, operation, coding, output))
+            if word is not None:
+                self.column[word] += count
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         """Count an event of a filter, in shadow mode or not. Rare, so its name is looked up each time."""

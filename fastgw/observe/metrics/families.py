@@ -72,6 +72,26 @@ class WebsocketMessage(IntEnum):
     PONG = 3
 
 
+class CodingOperation(IntEnum):
+    """Operation on a body with a content coding."""
+
+    COMPRESS = 0
+    DECOMPRESS = 1
+
+
+class ContentCoding(IntEnum):
+    """Content codings that are counted."""
+
+    GZIP = 0
+    BR = 1
+    ZSTD = 2
+
+    @classmethod
+    def named(cls, coding: bytes) -> "ContentCoding":
+        """Return the member for the name of a coding. Raises `KeyError`."""
+        return cls[coding.decode().upper()]
+
+
 def close_label(code: int) -> str:
     """Return the label of a close code. Private codes, which peers choose freely, have one label per thousand."""
     return f"{code}" if code < 3000 else f"{code // 1000}xxx"
@@ -194,6 +214,18 @@ WEBSOCKET_CLOSES: Final = Family(
     "Ended WebSockets of the filter websocket, by close code and by the side that closed first: client, upstream or "
     'gateway; code="1006" without a close frame, "3xxx" and "4xxx" for private codes.',
 )
+CODING_INPUT_BYTES: Final = Family(
+    "fastgw_content_coding_input_bytes_total",
+    "counter",
+    ("encoding", "operation", "route"),
+    "Bodies before compression of responses (compress) or decompression of requests (decompress).",
+)
+CODING_OUTPUT_BYTES: Final = Family(
+    "fastgw_content_coding_output_bytes_total",
+    "counter",
+    ("encoding", "operation", "route"),
+    "Bodies after compression of responses (compress) or decompression of requests (decompress).",
+)
 ROUTES_FOLDED: Final = Family("fastgw_routes_folded", "gauge", (), 'Routes counted together as route="_other".')
 TARGETS_FOLDED: Final = Family(
     "fastgw_targets_folded", "gauge", (), 'Targets counted together as target="_other", upstream="_other".'
@@ -231,6 +263,8 @@ FAMILIES: Final = (
     CONSUMER_REQUESTS,
     WEBSOCKET_MESSAGES,
     WEBSOCKET_CLOSES,
+    CODING_INPUT_BYTES,
+    CODING_OUTPUT_BYTES,
     ROUTES_FOLDED,
     TARGETS_FOLDED,
     UPSTREAMS_FOLDED,

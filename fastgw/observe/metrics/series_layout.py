@@ -71,6 +71,7 @@ WORDS: Final = CELLS_AT + 2 * CELLS
 _CLAIMED: Final = 1 << 63  # the key of a used cell is never 0
 _FAULT: Final = 1 << 62  # set in the key of a fault by route and upstream
 _WEBSOCKET: Final = 1 << 31  # it counts messages or ends of WebSockets: the top bit of the method's place
+_CODING: Final = 1 << 30  # it counts bytes before and after a content coding: the next bit
 NO_UPSTREAM: Final = 0x3FFF
 """Marker in place of an upstream's row: the fault happened before an upstream was selected."""
 
@@ -206,8 +207,22 @@ def websocket_cell_labels(name: int) -> tuple[int, int, int, int]:
     return name >> 48 & 0x3FFF, name >> 32 & 0xFFFF, name >> 16 & 0x7FFF, name & 0xFFFF
 
 
+def coding_cell_name(route: int, operation: int, coding: int, output: bool) -> int:
+    """Return the name of a cell that counts the bytes before or after (`output`) an operation with a content coding."""
+    return _CLAIMED | route << 32 | _CODING | operation << 16 | coding << 1 | output
+
+
+def is_coding_cell(name: int) -> bool:
+    return not name & (_FAULT | _WEBSOCKET) and bool(name & _CODING)
+
+
+def coding_cell_labels(name: int) -> tuple[int, int, int, bool]:
+    """Return the arguments that `coding_cell_name` was given."""
+    return name >> 32 & 0xFFFF, name >> 16 & 0x3FFF, (name & 0xFFFF) >> 1, bool(name & 1)
+
+
 def is_request_cell(name: int) -> bool:
-    return not name & (_FAULT | _WEBSOCKET)
+    return not name & (_FAULT | _WEBSOCKET | _CODING)
 
 
 def is_fault_cell(name: int) -> bool:

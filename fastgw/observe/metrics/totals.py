@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fastgw.observe.metrics.families import METHODS, NONE, OTHER, WebsocketMessage, WebsocketSide, close_label
+from fastgw.observe.metrics.families import (
+    METHODS,
+    NONE,
+    OTHER,
+    CodingOperation,
+    ContentCoding,
+    WebsocketMessage,
+    WebsocketSide,
+    close_label,
+)
 from fastgw.observe.metrics.series_layout import (
     CARRYING,
     CELLS_AT,
@@ -32,7 +41,9 @@ from fastgw.observe.metrics.series_layout import (
     Series,
     cell_labels,
     claimed,
+    coding_cell_labels,
     fault_cell_labels,
+    is_coding_cell,
     is_fault_cell,
     is_request_cell,
     is_websocket_cell,
@@ -64,6 +75,9 @@ class Totals:
     """Messages of WebSockets by kind, listener, route and sender."""
     websocket_closes: Mapping[tuple[str, str, str, str], int]
     """Ended WebSockets by the side that closed, close code, listener and route."""
+    coding_input_bytes: Mapping[tuple[str, str, str], int]
+    """Bytes before an operation with a content coding, by coding, operation and route."""
+    coding_output_bytes: Mapping[tuple[str, str, str], int]
     log_records_dropped: int
 
 
@@ -79,6 +93,7 @@ def totals(
     else:
         words, cells = _at_rest(columns, added, returned)
     messages, closes = _websockets(series, cells)
+    coding_input, coding_output = _content_codings(series, cells)
     return Totals(
         requests=_requests(series, cells, words[UNCELLED]),
         routes=_rows(series.routes, words, ROUTES_AT, ROUTE_WORDS, ROUTE_ROWS),
@@ -89,6 +104,8 @@ def totals(
         targets=_rows(series.targets, words, TARGETS_AT, TARGET_WORDS, TARGET_ROWS),
         websocket_messages=messages,
         websocket_closes=closes,
+        coding_input_bytes=coding_input,
+        coding_output_bytes=coding_output,
         log_records_dropped=words[DROPPED_UNQUEUED] + words[DROPPED_UNWRITTEN],
     )
 
@@ -168,6 +185,20 @@ def _websockets(series: Series, cells: Mapping[int, int]) -> tuple[_ByWebsocket,
             else:
                 closes[side, close_label(what), *where] += count
     return messages, closes
+
+
+_ByCoding = Mapping[tuple[str, str, str], int]
+
+
+def _content_codings(series: Series, cells: Mapping[int, int]) -> tuple[_ByCoding, _ByCoding]:
+    routes = {row: name for name, row in series.routes.items()}
+    found: tuple[Counter[tuple[str, str, str]], Counter[tuple[str, str, str]]] = Counter(), Counter()
+    for name, count in cells.items():
+        if count and is_coding_cell(name):
+            route, operation, coding, output = coding_cell_labels(name)
+            labels = ContentCoding(coding).name.lower(), CodingOperation(operation).name.lower()
+            found[output][*labels, routes.get(route, OTHER)] += count
+    return found
 
 
 def _faults(series: Series, cells: Mapping[int, int], words: Sequence[int]) -> Mapping[tuple[str, str, str], int]:

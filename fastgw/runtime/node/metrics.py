@@ -452,6 +452,8 @@ def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[S
     for family, counts in (
         (families.WEBSOCKET_MESSAGES, totals.websocket_messages),
         (families.WEBSOCKET_CLOSES, totals.websocket_closes),
+        (families.CODING_INPUT_BYTES, totals.coding_input_bytes),
+        (families.CODING_OUTPUT_BYTES, totals.coding_output_bytes),
     ):
         yield family, [("", labels(family, *names), count) for names, count in counts.items()]
     yield families.FAULTS, [("", labels(families.FAULTS, *names), count) for names, count in totals.faults.items()]

@@ -289,6 +289,9 @@ class Subrequest(ClientSide):
 
     def count_subrequest(self, exchange: Exchange, status: int) -> None: ...
     def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None: ...
+    def count_content_coding(
+        self, exchange: Exchange, operation: int, coding: int, bytes_in: int, bytes_out: int
+    ) -> None: ...
 
     def filter_timeout(self) -> float:
         return min(max(self._until - monotonic(), 0.0), self._asker.filter_timeout())

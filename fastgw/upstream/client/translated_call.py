@@ -220,6 +220,9 @@ class TranslatedCall(ClientSide):
         self._exchange.client.count_subrequest(exchange, status)
 
     def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None: ...
+    def count_content_coding(
+        self, exchange: Exchange, operation: int, coding: int, bytes_in: int, bytes_out: int
+    ) -> None: ...
 
     def filter_timeout(self) -> float:
         return self._exchange.client.filter_timeout()

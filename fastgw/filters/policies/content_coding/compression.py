@@ -1,0 +1,225 @@
+"""Compression of responses: which responses, with which coding, and the stage that does it.
+
+Imported only where the filter is configured: it needs `fastgw[compression]`.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from secrets import randbelow
+from typing import Final, final
+
+from fastgw.exchange.reply import UNKNOWN, Response
+from fastgw.filters.api import BodyStage, Exchange
+from fastgw.filters.policies.content_coding.media_types import Kind, MediaTypes
+from fastgw.http.content_coding.accept_encoding import Negotiated, negotiate
+from fastgw.http.content_coding.compressors import (
+    EVENT_CODINGS,
+    MAX_PADDING,
+    Compressor,
+    Level,
+    PaddedCompressor,
+    WholeCompressor,
+    open_compressor,
+    open_event_compressor,
+)
+from fastgw.http.messages import AS_DECLARED
+from fastgw.observe.metrics.families import CodingOperation, ContentCoding
+
+LARGEST_AT_ONCE: Final = 1024 * 1024
+"""Maximum bytes of a body that is compressed in one turn of the event loop. Bodies of upstreams arrive in reads of 64
+KiB; only a body that another filter returns as a whole can be larger."""
+
+_RANGE: Final = frozenset((b"range", b"if-range"))
+_PARTIAL: Final = frozenset((206, 226))
+_NO_BODY: Final = frozenset((204, 205))
+_NO_TRANSFORM: Final = re.compile(rb"(?:^|[, \t])no-transform(?:$|[, \t=])", re.IGNORECASE).search
+_ACCEPT_ENCODING: Final = b"accept-encoding"
+_VARY: Final = b"Vary: Accept-Encoding\r\n"
+
+
+@final
+class Compression:
+    """Compiled settings."""
+
+    def __init__(
+        self, types: MediaTypes, encodings: Iterable[str], level: Level, min_bytes: int, random_padding: bool
+    ) -> None:
+        self._types, self._level, self._min_bytes, self._pads = types, level, min_bytes, random_padding
+        self._offered = tuple(each.encode() for each in encodings)
+        self._offered_for_streams = tuple(each for each in self._offered if each in EVENT_CODINGS)
+        self._whole = {each: WholeCompressor(each, level) for each in self._offered}
+
+    def request(self, exchange: Exchange) -> None:
+        """Request no range of content that the client may have in compressed form.
+
+        `If-Range` with a strong ETag is safe, because a compressed response has a weak one. A date would match, and the
+        client would append bytes of the content to compressed data; some servers even compare weak ETags.
+        """
+        validator = exchange.field(b"if-range")
+        if validator is not None and not validator.startswith(b'"') and self._negotiated(exchange).coding:
+            exchange.drop_everywhere(_RANGE)
+
+    def explain(self, exchange: Exchange) -> str:
+        coding = self._negotiated(exchange).coding
+        if coding is None:
+            return f"the client accepts none of {', '.join(map(bytes.decode, self._offered))}: not compressed"
+        return f"responses of `types` from {self._min_bytes} bytes are compressed with {coding.decode()}"
+
+    def stage_for(self, exchange: Exchange) -> BodyStage | None:
+        """Return the stage that compresses the response of an exchange, and mark the response as compressed."""
+        response = exchange.response
+        assert response is not None
+        status = response.status
+        if status == 304:
+            _weaken_not_modified(exchange, response)
+            return None
+        kind = self._kind_of(response)
+        if kind is Kind.OTHER or status in _NO_BODY:
+            return None
+        if not _varies(response):
+            response.added += _VARY
+        if status in _PARTIAL or response.values(b"content-range") or _forbids(exchange.values(b"cache-control")):
+            return None
+        chosen = self._negotiated(exchange, kind)
+        length = _length_of(exchange, response)
+        too_small = 0 <= length < self._min_bytes and not (chosen.identity_refused and length)
+        too_large = response.whole_bytes > LARGEST_AT_ONCE
+        coding = chosen.coding
+        if coding is None or too_small or too_large:
+            return None
+        response.added += b"Content-Encoding: %b\r\n" % coding
+        whole = self._whole[coding] if response.whole_bytes >= 0 and not self._pads else None
+        flushes = kind is Kind.STREAM or length == UNKNOWN
+        return _Stage(exchange, coding, self._opener(coding, kind), whole, flushes)
+
+    def _kind_of(self, response: Response) -> Kind:
+        """Return the treatment of a response by its header."""
+        types = response.values(b"content-type")
+        if len(types) != 1:
+            return Kind.OTHER
+        kind = self._types.kind_of(types[0])
+        if kind is not Kind.OTHER and (
+            response.values(b"content-encoding") or _forbids(response.values(b"cache-control"))
+        ):
+            return Kind.OTHER
+        return kind
+
+    def _negotiated(self, exchange: Exchange, kind: Kind = Kind.DOCUMENT) -> Negotiated:
+        head = exchange.head
+        # As the client sent it: other filters may have changed it for the upstream.
+        edited = head.edited() is not None
+        values = head.received_fields().get_all(_ACCEPT_ENCODING) if edited else exchange.values(_ACCEPT_ENCODING)
+        return negotiate(values, self._offered_for_streams if kind is Kind.STREAM else self._offered)
+
+    def _opener(self, coding: bytes, kind: Kind) -> Callable[[], Compressor]:
+        def opened() -> Compressor:
+            made = open_event_compressor(coding) if kind is Kind.STREAM else open_compressor(coding, self._level)
+            return PaddedCompressor(coding, made, 1 + randbelow(MAX_PADDING)) if self._pads else made
+
+        return opened
+
+
+def _forbids(values: list[bytes]) -> bool:
+    """Whether `Cache-Control` has `no-transform` (RFC 9111 sections 5.2.1.6 and 5.2.2.6)."""
+    return bool(values) and any(map(_NO_TRANSFORM, values))
+
+
+def _varies(response: Response) -> bool:
+    """Whether `Vary` names `Accept-Encoding` already, or everything."""
+    for value in response.values(b"vary"):
+        for member in value.split(b","):
+            if member.strip(b" \t").lower() in (b"accept-encoding", b"*"):
+                return True
+    return False
+
+
+def _length_of(exchange: Exchange, response: Response) -> int:
+    """Return the bytes of the content before compression, as for GET; `UNKNOWN`."""
+    head, length = response.head, response.body_length
+    if length != AS_DECLARED:
+        return length
+    if head is None or (response.whole_bytes >= 0 and exchange.method != b"HEAD"):
+        return response.whole_bytes
+    declared = head.body_length
+    if declared is None or (exchange.method == b"HEAD" and head.first(b"content-length") is None):
+        return UNKNOWN
+    return declared
+
+
+def _weaken_not_modified(exchange: Exchange, response: Response) -> None:
+    """Weaken the ETag of a 304 if the client has the weak one, which is that of the compressed response.
+
+    With a strong ETag a cache would not update its stored response (RFC 9111 section 4.3.4).
+    """
+    etags = response.values(b"etag")
+    if len(etags) != 1 or not etags[0].startswith(b'"'):
+        return
+    held = b",".join(exchange.values(b"if-none-match"))
+    if b"W/" + etags[0] in held:
+        response.dropped |= {b"etag"}
+        response.added += b"ETag: W/%b\r\n" % etags[0]
+        if not _varies(response):
+            response.added += _VARY
+
+
+@final
+class _Stage(BodyStage):
+    """Stage that compresses the body of one response."""
+
+    takes_empty = True
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        coding: bytes,
+        opened: Callable[[], Compressor],
+        whole: WholeCompressor | None,
+        flushes: bool,
+    ) -> None:
+        """Create the stage. `whole`: the body is complete, and compressed at its end. `flushes`: after each piece."""
+        self._exchange: Exchange | None = exchange
+        self._coding = coding
+        self._opened: Callable[[], Compressor] | None = opened
+        self._compressor: Compressor | None = None  # created with the first piece: a response to HEAD has none
+        self._whole = whole
+        self._pieces: list[bytes] = []
+        self._flushes = flushes
+        self._bytes_in = self._bytes_out = 0
+
+    def feed(self, payload: bytes) -> bytes:
+        self._bytes_in += len(payload)
+        if self._whole is not None:
+            self._pieces.append(payload)
+            return b""
+        compressor = self._open()
+        out = compressor.compress(payload)
+        if self._flushes:
+            out += compressor.flush()
+        self._bytes_out += len(out)
+        return out
+
+    def end(self) -> bytes:
+        pieces = self._pieces
+        if self._whole is not None:
+            out = self._whole.compress(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        else:
+            out = self._open().finish()
+        self._bytes_out += len(out)
+        self.cancel()
+        return out
+
+    def cancel(self) -> None:
+        """Release the compressor, and count the bytes."""
+        exchange, self._exchange = self._exchange, None
+        self._compressor = self._opened = self._whole = None
+        self._pieces = []
+        if exchange is not None and self._bytes_in:
+            exchange.client.count_content_coding(
+                exchange, CodingOperation.COMPRESS, ContentCoding.named(self._coding), self._bytes_in, self._bytes_out
+            )
+
+    def _open(self) -> Compressor:
+        if self._compressor is None:
+            assert self._opened is not None
+            self._compressor, self._opened = self._opened(), None
+        return self._compressor
