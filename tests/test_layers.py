@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "fastgw"
 # there is no circle of folders. A module at the top of the package is like a folder of its own.
 ORDER = [
     {"_slots", "admin/dashboard", "compiled", "http", "jose", "kernel", "operator_events"},
+    {"http/content_coding"},
     {"cache", "errors", "http/caching", "http/grpc", "http/http1", "http/http2", "http/websocket", "net", "shm"},
     {"cache/shared", "config/base", "eventloop", "forwarded_headers", "observe/metrics", "redis", "sync"},
     {"config/formats", "observe/access_log", "routing", "runtime/ipc", "runtime/sockets"},
@@ -35,6 +36,7 @@ ORDER = [
     {"admin", "filters/policies", "filters/wrappers"},
     {
         "filters/policies/content",
+        "filters/policies/content_coding",
         "filters/policies/credentials",
         "filters/policies/grpc_bridges",
         "filters/policies/grpc_transcode",
@@ -65,6 +67,7 @@ LARGEST = 25
 PURE = {
     "http",
     "http/caching",
+    "http/content_coding",
     "http/grpc",
     "http/http1",
     "http/http2",

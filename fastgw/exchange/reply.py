@@ -136,9 +136,9 @@ class Response(Struct, eq=False, gc=False):  # no reference cycles
     """Lower-case names of fields that are not sent."""
     body_length: int = AS_DECLARED
     """Bytes of the body that is sent; `UNKNOWN`: known at its end; `AS_DECLARED`: as the head declares."""
+    _fields: Fields | None = None
     whole_bytes: int = UNKNOWN
     """Bytes of the body before the body hooks, if all of it has come with the head; otherwise `UNKNOWN`."""
-    _fields: Fields | None = None
 
     @property
     def headers(self) -> Fields:

@@ -11,7 +11,7 @@ CACHED: Final = 256
 
 _MEMBER: Final = re.compile(
     rb"[ \t]*+([!#$%&'*+.^_`|~0-9A-Za-z-]++)[ \t]*+"
-    rb"(?:;[ \t]*+[qQ]=(0(?:\.([0-9]{0,3}+))?+|1(?:\.0{0,3}+)?+)[ \t]*+)?+"
+    rb"(?:;[ \t]*+[qQ]=(0(?:\.([0-9]{0,3}+))?|1(?:\.0{0,3}+)?)[ \t]*+)?"
 ).fullmatch
 _ALIASES: Final = {b"x-gzip": b"gzip", b"x-compress": b"compress"}
 

@@ -27,7 +27,7 @@ _ZSTD_WINDOW_LOG: Final = 23  # 8 MiB, the most that the coding `zstd` allows (R
 _STEP: Final = 256 * 1024
 """Bytes of output that are asked for at once."""
 
-_ERRORS: Final = (isal_zlib.error, brotli.error, zstd.ZstdError)
+_ERRORS: Final[Any] = (isal_zlib.error, brotli.error, zstd.ZstdError)
 
 
 class Undecodable(Exception):
@@ -83,7 +83,7 @@ class Decompressor:
     def _limit(self) -> int:
         return min(self._max_bytes, max(RATIO_FREE, self._max_ratio * self._input))
 
-    def _take(self, piece: bytes, pieces: list[bytes]) -> None:
+    def _take_piece(self, piece: bytes, pieces: list[bytes]) -> None:
         self._output += len(piece)
         if self._output > self._limit():
             if self._output > self._max_bytes:
@@ -107,7 +107,7 @@ class Decompressor:
                 self._next_part()
             part, asked = self._part, self._asked()
             piece = part.decompress(data, asked)
-            self._take(piece, pieces)
+            self._take_piece(piece, pieces)
             data = part.unused_data if part.eof else part.unconsumed_tail
             if not data and len(piece) < asked:
                 return
@@ -119,18 +119,18 @@ class Decompressor:
                     return
                 self._next_part()
             part = self._part
-            self._take(part.decompress(data, self._asked()), pieces)
+            self._take_piece(part.decompress(data, self._asked()), pieces)
             data = part.unused_data if part.eof else b""
             if not part.eof and part.needs_input:
                 return
 
     def _run_brotli(self, data: bytes, pieces: list[bytes]) -> None:
         part = self._part
-        if part.is_finished():
+        if data and part.is_finished():
             raise Undecodable("there is data after the end of the compressed data")
         while True:
             piece = part.process(data, output_buffer_limit=self._asked())
-            self._take(piece, pieces)
+            self._take_piece(piece, pieces)
             if part.is_finished() or (part.can_accept_more_data() and not piece):
                 return  # without a piece: it may have output left although it accepts more data (Brotli 1.2.1)
             data = b""

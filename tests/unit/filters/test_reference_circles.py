@@ -237,6 +237,17 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         },
         {"adaptive": {}, "priority": {"groups": {"staff": "high"}, "header": "X-Priority"}},
     ],
+    "compress": [
+        {
+            "encodings": ["gzip", "zstd", "br"],
+            "types": ["text/*", "application/*+json"],
+            "min_bytes": "1KiB",
+            "level": "best",
+            "random_padding": True,
+        },
+        {},
+    ],
+    "decompress": [{"encodings": ["gzip"], "max_bytes": "1MiB", "max_ratio": 50}],
     "size": [{"body": "1KiB"}],
     "egress_calls": [{"user_agent": "pass", "unavailable": "gone"}, {"ambiguous": "two of them"}, {}],
     "unknown_service": [

@@ -82,7 +82,7 @@ class Compression:
             return None
         chosen = self._negotiated(exchange, kind)
         length = _length_of(exchange, response)
-        too_small = 0 <= length < self._min_bytes and not (chosen.identity_refused and length)
+        too_small = length == 0 or (0 < length < self._min_bytes and not chosen.identity_refused)
         too_large = response.whole_bytes > LARGEST_AT_ONCE
         coding = chosen.coding
         if coding is None or too_small or too_large:

@@ -13,8 +13,8 @@ class Decompress(Filter, name="decompress", phase=Phase.VALIDATE, order=-10):  #
     and the upstream get the plain body, without `Content-Encoding` and digests. Needs `fastgw[compression]`.
 
     Another content coding, or more than one, is answered 415 with the accepted ones in `Accept-Encoding`; data that is
-    invalid or incomplete is answered 400. Windows of Zstandard are limited to 8 MiB, as RFC 9659 requires, and bodies to
-    256 members of gzip or frames of Zstandard. Plain bodies pass unchanged: limit their size with `size`.
+    invalid or incomplete is answered 400. Windows of Zstandard are limited to 8 MiB, as RFC 9659 requires, and bodies
+    to 256 members of gzip or frames of Zstandard. Plain bodies pass unchanged: limit their size with `size`.
     """
 
     stands_anywhere: ClassVar[bool] = True
@@ -23,7 +23,7 @@ class Decompress(Filter, name="decompress", phase=Phase.VALIDATE, order=-10):  #
     """Content codings that are accepted."""
     max_bytes: Size = 1024 * 1024
     """Maximum size of a body after decompression. A larger one is answered 413 as soon as the limit is exceeded."""
-    max_ratio: Annotated[int, Meta(ge=1, le=100_000)] = 100
+    max_ratio: Annotated[int, Meta(ge=1, le=1_000_000)] = 100
     """Maximum ratio of the decompressed to the compressed size, from 1 MiB of decompressed data on. A body that exceeds
     it is answered 413."""
 

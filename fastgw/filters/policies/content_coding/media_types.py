@@ -12,8 +12,8 @@ LONGEST_KNOWN: Final = 128
 
 _IS_STREAM: Final = re.compile(
     rb"text/event-stream|multipart/x-mixed-replace"
-    rb"|application/(?:x-)?+(?:ndjson|jsonl|json-lines|jsonlines|json-seq)|application/stream\+json"
-    rb"|application/grpc-web(?:-text)?+(?:\+.*+)?+"
+    rb"|application/(?:x-)?(?:ndjson|jsonl|json-lines|jsonlines|json-seq)|application/stream\+json"
+    rb"|application/grpc-web(?:-text)?(?:\+.*+)?"
 ).fullmatch
 # Messages of these protocols are compressed by themselves, if at all; their frames must reach the client unchanged.
 _IS_FRAMED: Final = re.compile(rb"application/(?:grpc(?!-web)|connect\+).*+").fullmatch
@@ -34,8 +34,7 @@ class MediaTypes:
     """Set of media types. `patterns`: `text/html`, `text/*`, `application/*+json`, in lower case."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        wanted = [re.escape(each).replace(r"\*", "[^;/]*+") for each in patterns]
-        self._is_wanted = re.compile("|".join(wanted).encode()).fullmatch
+        self._wanted = frozenset(each.encode() for each in patterns)
         self._known: dict[bytes, Kind] = {}
 
     def kind_of(self, content_type: bytes) -> Kind:
@@ -48,6 +47,17 @@ class MediaTypes:
         return known
 
     def _find(self, media_type: bytes) -> Kind:
-        if not self._is_wanted(media_type) or _IS_FRAMED(media_type):
+        if self._wanted.isdisjoint(_patterns_of(media_type)) or _IS_FRAMED(media_type):
             return Kind.OTHER
         return Kind.STREAM if _IS_STREAM(media_type) else Kind.DOCUMENT
+
+
+def _patterns_of(media_type: bytes) -> Iterable[bytes]:
+    """Yield the patterns that match a media type in lower case."""
+    main, _, subtype = media_type.partition(b"/")
+    if subtype and b"/" not in subtype:
+        yield media_type
+        yield main + b"/*"
+        _, plus, suffix = subtype.rpartition(b"+")
+        if plus:
+            yield b"%b/*+%b" % (main, suffix)

@@ -1,0 +1,403 @@
+"""compress: which responses are compressed, how, and what of their head changes with them."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from itertools import pairwise
+from typing import Any
+
+import brotli
+import h11
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastgw.filters import TYPES
+from fastgw.filters.policies.content_coding.compress_filter import Compress
+from fastgw.filters.policies.content_coding.media_types import Kind, MediaTypes
+from fastgw.http.content_coding.compressors import zstd
+from fastgw.testing import ConfigError, configured
+from tests.support.memory import Plane
+
+HTML = "Content-Type: text/html; charset=utf-8"
+PAGE = b"<p>A page of some length.</p>\n" * 40
+ALL = "Accept-Encoding: gzip, deflate, br, zstd"
+DECODERS = {"gzip": gzip.decompress, "br": brotli.decompress, "zstd": zstd.decompress}
+
+
+class Answer:
+    """What the client got, and what the upstream was asked."""
+
+    def __init__(self, received: bytes, asked: bytes, method: str) -> None:
+        self.asked = asked.decode()
+        reader = h11.Connection(h11.CLIENT)
+        reader.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
+        reader.send(h11.EndOfMessage())
+        reader.receive_data(received)
+        head = reader.next_event()
+        assert isinstance(head, h11.Response), received
+        self.status = head.status_code
+        self.lines = [(name.decode().lower(), value.decode()) for name, value in head.headers]
+        self.fields = dict(self.lines)
+        self.body, self.trailers = b"", {}
+        self.whole = False
+        while isinstance(event := reader.next_event(), h11.Data):
+            self.body += event.data
+        if isinstance(event, h11.EndOfMessage):
+            self.whole = True
+            self.trailers = {name.decode().lower(): value.decode() for name, value in event.headers}
+
+    @property
+    def encoding(self) -> str:
+        return self.fields.get("content-encoding", "")
+
+    @property
+    def content(self) -> bytes:
+        return DECODERS[self.encoding](self.body) if self.encoding else self.body
+
+    @property
+    def is_untouched(self) -> bool:
+        """Neither compressed nor marked as one that could have been."""
+        return not self.encoding and "vary" not in self.fields
+
+
+def plane(filters: dict[str, Any] | None = None, **given: Any) -> Plane:
+    route = {"name": "all", "upstream": "u", "filters": {"compress": given, **(filters or {})}}
+    return Plane({"upstreams": {"u": {"targets": [{"url": "http://u"}], "retries": {"max": 0}}}, "routes": [route]})
+
+
+def ask(
+    *fields: str, request: tuple[str, ...] = (ALL,), body: bytes = PAGE, status: str = "200 OK", method: str = "GET",
+    framing: str | None = None, pieces: list[bytes] | None = None, filters: dict[str, Any] | None = None, **given: Any,
+) -> Answer:  # fmt: skip
+    """The answer where the upstream answers with these header lines. `pieces`: its body, each sent by itself."""
+    client = (made := plane(filters, **given)).client()
+    client.sends("\r\n".join([f"{method} / HTTP/1.1", "Host: a", *request, "", ""]).encode())
+    framing = f"Content-Length: {len(body)}" if framing is None else framing
+    upstream = made.connects()
+    head = "\r\n".join([f"HTTP/1.1 {status}", *fields, *([framing] if framing else []), "", ""]).encode()
+    if pieces is None:
+        upstream.sends(head + (b"" if method == "HEAD" else body))
+    else:
+        upstream.sends(head)
+        for piece in pieces:
+            upstream.sends(piece)
+    return Answer(client.received, upstream.received, method)
+
+
+def chunked(content: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(content), content)
+
+
+def test_a_page_is_compressed_and_its_head_says_so() -> None:
+    got = ask(HTML, 'ETag: "v1"', "Accept-Ranges: bytes", "Repr-Digest: sha-256=:AA==:", "Content-MD5: abc", "X-A: b")
+    assert (got.encoding, got.content, got.whole) == ("zstd", PAGE, True)
+    assert int(got.fields["content-length"]) == len(got.body) < len(PAGE) / 4
+    assert (got.fields["vary"], got.fields["etag"], got.fields["x-a"]) == ("Accept-Encoding", 'W/"v1"', "b")
+    assert not {"accept-ranges", "repr-digest", "content-md5"} & set(got.fields)
+
+
+@pytest.mark.parametrize("encoding", ["zstd", "br", "gzip"])
+@pytest.mark.parametrize("level", ["fast", "default", "best"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_each_encoding_at_each_level(encoding: str, level: str, padded: bool) -> None:
+    """Of a body that comes at once, and of one in pieces."""
+    request = (f"Accept-Encoding: {encoding}",)
+    got = ask(HTML, request=request, level=level, random_padding=padded)
+    assert (got.encoding, got.content) == (encoding, PAGE)
+    half = len(PAGE) // 2
+    got = ask(HTML, request=request, pieces=[PAGE[:half], PAGE[half:]], level=level, random_padding=padded)
+    assert (got.encoding, got.content, got.whole) == (encoding, PAGE, True)
+    assert got.fields["transfer-encoding"] == "chunked"
+    assert "content-length" not in got.fields
+
+
+def test_the_first_encoding_of_the_configuration_wins_among_equals() -> None:
+    assert ask(HTML, encodings=["gzip", "br"]).encoding == "gzip"
+    assert ask(HTML, request=("Accept-Encoding: gzip, br;q=0.9",), encodings=["br", "gzip"]).encoding == "gzip"
+
+
+def test_a_client_that_accepts_none_gets_the_page_with_vary() -> None:
+    """Caddy and others leave `Vary` out where nothing was compressed: a cache then serves that to everybody."""
+    for request in ((), ("Accept-Encoding: identity",), ("Accept-Encoding: zstd;q=0, br;q=0, gzip;q=0",)):
+        got = ask(HTML, 'ETag: "v1"', request=request)
+        assert (got.encoding, got.body, got.fields["vary"], got.fields["etag"]) == ("", PAGE, "Accept-Encoding", '"v1"')
+        assert int(got.fields["content-length"]) == len(PAGE)
+
+
+def test_vary_is_completed_and_never_repeated() -> None:
+    assert [value for name, value in ask(HTML, "Vary: Origin").lines if name == "vary"] == ["Origin", "Accept-Encoding"]
+    assert [value for name, value in ask(HTML, "Vary: origin, ACCEPT-encoding").lines if name == "vary"] == [
+        "origin, ACCEPT-encoding"
+    ]
+    assert [value for name, value in ask(HTML, "Vary: *").lines if name == "vary"] == ["*"]
+
+
+# --- what others get wrong: see the guide ---
+
+
+def test_a_strong_etag_becomes_weak() -> None:
+    """Caddy 2.6 keeps it strong, Envoy 1.40 removes it."""
+    assert ask(HTML, 'ETag: "a"').fields["etag"] == 'W/"a"'
+    assert ask(HTML, 'ETag: W/"a"').fields["etag"] == 'W/"a"'
+
+
+@pytest.mark.parametrize("request_field", [False, True])
+def test_no_transform_is_honoured(request_field: bool) -> None:
+    """nginx 1.22 and Caddy 2.6 compress nevertheless (RFC 9111 sections 5.2.1.6 and 5.2.2.6)."""
+    field = "Cache-Control: max-age=60,NO-Transform"
+    got = ask(HTML, *(() if request_field else (field,)), request=(ALL, *((field,) if request_field else ())))
+    assert (got.encoding, got.body) == ("", PAGE)
+    assert ask(HTML, "Cache-Control: x-no-transform-not").encoding == "zstd"
+
+
+def test_a_partial_response_stays_as_it_is() -> None:
+    """Caddy 2.6 and Envoy 1.40 compress a 206: the client puts it at the wrong place of the content."""
+    fields = HTML, f"Content-Range: bytes 0-{len(PAGE) - 1}/99999", 'ETag: "a"'
+    got = ask(*fields, status="206 Partial Content", request=(ALL, "Range: bytes=0-"))
+    assert "Range: bytes=0-" in got.asked  # ranges of the content as it is can be had
+    assert (got.encoding, got.body, got.fields["etag"]) == ("", PAGE, '"a"')
+    assert got.fields["vary"] == "Accept-Encoding"
+    assert ask(HTML, "Content-Range: bytes */9", status="416 Range Not Satisfiable").encoding == ""
+    assert ask(HTML, status="206 Partial Content").encoding == ""
+
+
+def test_head_is_answered_as_get_without_a_length() -> None:
+    """Caddy 2.6 answers Content-Length: 20, Envoy 1.40 as if it never compressed (RFC 9110 section 9.3.2)."""
+    got, head = ask(HTML, 'ETag: "a"'), ask(HTML, 'ETag: "a"', "Accept-Ranges: bytes", method="HEAD")
+    assert "content-length" not in head.fields
+    differ = {"content-length", "date", "x-request-id"}
+    assert {k: v for k, v in head.lines if k not in differ} == {k: v for k, v in got.lines if k not in differ}
+    small = ask(HTML, body=b"small", method="HEAD")
+    assert (small.encoding, small.fields["content-length"]) == ("", "5")
+
+
+def test_accept_ranges_goes() -> None:
+    """Envoy 1.40 keeps it, for ranges that nobody can be given."""
+    assert "accept-ranges" not in ask(HTML, "Accept-Ranges: bytes").fields
+    assert "accept-ranges" in ask(HTML, "Accept-Ranges: bytes", request=()).fields
+
+
+@pytest.mark.parametrize("media_type", ["text/event-stream", "application/x-ndjson", "application/grpc-web+json",
+                                        "text/html"])  # fmt: skip
+@pytest.mark.parametrize("framing", ["Transfer-Encoding: chunked", ""])
+@pytest.mark.parametrize("encoding", ["zstd", "gzip", "br"])
+def test_each_event_can_be_read_before_the_next_is_sent(media_type: str, framing: str, encoding: str) -> None:
+    """nginx 1.22 holds events back until its buffer is full. Of unknown length, pages pass as events do."""
+    client = (made := plane()).client()
+    client.sends(f"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: {encoding}\r\n\r\n".encode())
+    upstream = made.connects()
+    upstream.sends(f"HTTP/1.1 200 OK\r\nContent-Type: {media_type}\r\n{framing}\r\n\r\n".replace("\r\n" * 3, "\r\n" * 2)
+                   .encode())  # fmt: skip
+    assert client.received.endswith(b"\r\n\r\n")  # the head does not wait for the first event
+    reads = {
+        "gzip": zlib.decompressobj(31).decompress, "br": brotli.Decompressor().process,
+        "zstd": zstd.ZstdDecompressor().decompress, "": lambda data: data,
+    }  # fmt: skip
+    used = Answer(client.received, b"", "GET").encoding
+    assert used == ("" if encoding == "br" and media_type != "text/html" else encoding)
+    read, sent, got = reads[used], b"", b""
+    for number in range(12):
+        event = b"data: event %d\n\n" % number
+        sent += event
+        seen = len(Answer(client.received, b"", "GET").body)
+        upstream.sends(chunked(event) if framing else event)
+        got += read(Answer(client.received, b"", "GET").body[seen:])
+        assert got == sent
+
+
+def test_brotli_is_not_used_for_event_streams() -> None:
+    """It needs 280 KiB for each open stream; with another encoding beside it, that one is used."""
+    stream = "Content-Type: text/event-stream"
+    assert ask(stream, request=("Accept-Encoding: br",)).encoding == ""
+    assert ask(stream, request=("Accept-Encoding: br, gzip;q=0.1",)).encoding == "gzip"
+
+
+# --- what is left alone ---
+
+
+@pytest.mark.parametrize("fields", [
+    ("Content-Type: image/png",),
+    ("Content-Type: application/grpc",),
+    ("Content-Type: application/grpc+json",),
+    ("Content-Type: application/connect+json",),
+    (),
+    ("Content-Type: text/html", "Content-Type: text/plain"),
+    (HTML, "Content-Encoding: gzip"),
+    (HTML, "Content-Encoding: br, gzip"),
+    (HTML, "Cache-Control: public, no-transform"),
+])  # fmt: skip
+def test_other_responses_stay_as_they_are(fields: tuple[str, ...]) -> None:
+    got = ask(*fields, 'ETag: "a"', "Accept-Ranges: bytes")
+    assert (got.body, got.fields["etag"], got.fields["accept-ranges"]) == (PAGE, '"a"', "bytes")
+    assert got.encoding == ("" if not any("Encoding" in each for each in fields) else fields[1].partition(": ")[2])
+    assert "vary" not in got.fields
+
+
+def test_small_responses_stay_as_they_are_unless_the_client_refuses_that() -> None:
+    for size, encoding in ((255, ""), (256, "zstd"), (1, ""), (0, "")):
+        got = ask(HTML, body=PAGE[:size])
+        assert (got.encoding, got.content) == (encoding, PAGE[:size])
+        assert got.fields["vary"] == "Accept-Encoding"
+    assert ask(HTML, body=b"a", request=("Accept-Encoding: gzip, identity;q=0",)).encoding == "gzip"
+    assert ask(HTML, body=b"", request=("Accept-Encoding: gzip, identity;q=0",)).encoding == ""
+    assert ask(HTML, body=b"a" * 100, min_bytes=100).encoding == "zstd"
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "500 Internal Server Error", "201 Created"])
+def test_the_status_does_not_matter(status: str) -> None:
+    assert ask(HTML, status=status).encoding == "zstd"
+
+
+def test_an_empty_body_whose_end_comes_late_is_a_valid_stream() -> None:
+    for encoding in DECODERS:
+        got = ask(HTML, request=(f"Accept-Encoding: {encoding}",), framing="Transfer-Encoding: chunked",
+                  pieces=[b"0\r\n\r\n"])  # fmt: skip
+        assert (got.encoding, got.content, got.whole) == (encoding, b"", True)
+    got = ask(HTML, framing="Transfer-Encoding: chunked", body=b"0\r\n\r\n")
+    assert (got.encoding, got.body, got.whole) == ("", b"", True)
+
+
+def test_trailers_pass_but_digests_of_the_content() -> None:
+    pieces = [chunked(PAGE), b"0\r\nContent-Digest: sha-256=:AA==:\r\nX-Cost: 3\r\n\r\n"]
+    got = ask(HTML, request=(ALL, "TE: trailers"), framing="Transfer-Encoding: chunked", pieces=pieces)
+    assert (got.content, got.trailers) == (PAGE, {"x-cost": "3"})
+
+
+def test_a_body_that_breaks_off_has_no_end() -> None:
+    """A client must not take half of a page for all of it."""
+    client = (made := plane()).client()
+    client.sends(f"GET / HTTP/1.1\r\nHost: a\r\n{ALL}\r\n\r\n".encode())
+    upstream = made.connects()
+    upstream.sends(f"HTTP/1.1 200 OK\r\n{HTML}\r\nContent-Length: 100000\r\n\r\n".encode() + PAGE)
+    upstream.resets()
+    assert client.aborted or client.lost
+    assert not client.received.endswith(b"0\r\n\r\n")
+
+
+# --- conditions ---
+
+
+def test_a_304_has_the_etag_and_vary_of_what_the_client_holds() -> None:
+    """RFC 9111 section 4.3.4: a strong ETag would not freshen the compressed response, which has a weak one."""
+    fields = ('ETag: "a"',)
+    not_modified = {"status": "304 Not Modified", "framing": "", "body": b""}
+    got = ask(*fields, request=(ALL, 'If-None-Match: "b", W/"a"'), **not_modified)
+    assert (got.fields["etag"], got.fields["vary"]) == ('W/"a"', "Accept-Encoding")
+    assert 'If-None-Match: "b", W/"a"' in got.asked
+    got = ask(*fields, request=(ALL, 'If-None-Match: "a"'), **not_modified)
+    assert got.fields["etag"] == '"a"'
+    assert "vary" not in got.fields
+
+
+def test_no_range_is_requested_that_a_client_would_append_to_compressed_data() -> None:
+    date = "If-Range: Mon, 23 Nov 2026 10:00:00 GMT"
+    for condition, passes in ((date, False), ('If-Range: W/"a"', False), ('If-Range: "a"', True)):
+        got = ask(HTML, request=(ALL, "Range: bytes=10-", condition))
+        assert ("Range: bytes=10-" in got.asked, condition in got.asked) == (passes, passes)
+    got = ask(HTML, request=("Range: bytes=10-", date))  # it has nothing compressed
+    assert date in got.asked
+
+
+def test_accept_encoding_reaches_the_upstream_and_counts_if_it_does_not() -> None:
+    assert ALL in ask(HTML).asked
+    removed = {"headers": {"request": {"remove": ["Accept-Encoding"]}}, "size": {"body": 10}}
+    got = ask(HTML, filters=removed)
+    assert (ALL in got.asked, got.encoding) == (False, "zstd")
+
+
+# --- answers of the gateway ---
+
+
+def test_an_answer_of_the_gateway_is_compressed_and_a_fault_is_not() -> None:
+    def answered(respond: dict[str, Any], filters: dict[str, Any], method: str = "GET") -> Answer:
+        route = {"name": "all", "respond": respond, "filters": {"compress": {}, **filters}}
+        client = Plane({"routes": [route]}).client()
+        client.sends(f"{method} / HTTP/1.1\r\nHost: a\r\n{ALL}\r\n\r\n".encode())
+        return Answer(client.received, b"", method)
+
+    page = {"body": PAGE.decode(), "headers": {"Content-Type": "text/html"}}
+    for method in ("GET", "HEAD"):
+        got = answered(page, {}, method)
+        assert (got.encoding, got.fields["vary"]) == ("zstd", "Accept-Encoding")
+        assert got.body == b"" if method == "HEAD" else got.content == PAGE
+    assert answered({"body": "short", "headers": {"Content-Type": "text/html"}}, {}).encoding == ""
+    refused = answered(page, {"ip": {"deny": ["0.0.0.0/0", "::/0"]}})
+    assert (refused.status, refused.is_untouched) == (403, True)
+
+
+# --- the filter ---
+
+
+def test_settings_are_checked() -> None:
+    for wrong in ({"encodings": []}, {"encodings": ["gzip", "gzip"]}, {"encodings": ["deflate"]}, {"types": ["text"]},
+                  {"types": ["TEXT/html"]}, {"types": ["*/*"]}, {"level": 9}):  # fmt: skip
+        with pytest.raises(ConfigError):
+            configured(Compress, **wrong)
+
+
+KINDS = {
+    "text/html": Kind.DOCUMENT, "text/html;charset=utf-8": Kind.DOCUMENT, " TEXT/Plain ; a=b": Kind.DOCUMENT,
+    "application/problem+json": Kind.DOCUMENT, "application/jsonx": Kind.OTHER, "image/svg+xml": Kind.DOCUMENT,
+    "image/jpeg": Kind.OTHER, "application/octet-stream": Kind.OTHER, "text": Kind.OTHER, "": Kind.OTHER,
+    "text/event-stream": Kind.STREAM, "text/event-stream; charset=utf-8": Kind.STREAM,
+    "application/x-ndjson": Kind.STREAM, "application/ndjson": Kind.STREAM, "application/jsonl": Kind.STREAM,
+    "application/grpc-web+json": Kind.STREAM, "application/grpc+json": Kind.OTHER, "application/grpc": Kind.OTHER,
+    "application/connect+json": Kind.OTHER, "application/a/b+json": Kind.OTHER,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content_type", KINDS)
+def test_kinds_of_media_types(content_type: str) -> None:
+    types = MediaTypes(Compress().types)
+    for _ in range(2):  # the second from memory
+        assert types.kind_of(content_type.encode()) is KINDS[content_type]
+
+
+def test_the_kinds_kept_in_memory_are_few() -> None:
+    """An upstream may send any number of different ones."""
+    types = MediaTypes(["text/*"])
+    for number in range(1000):
+        assert types.kind_of(b"text/a; b=%d" % number) is Kind.DOCUMENT
+    assert len(types._known) == 256
+
+
+def test_it_stands_outside_of_filters_that_change_the_content_and_of_a_cache() -> None:
+    """So that they see the content as it is, and each hit of a cache is compressed for its client."""
+    names = list(TYPES)  # in running order
+    for inner in ("decompress", "size", "headers", "response_urls"):
+        assert names.index("compress") < names.index(inner)
+
+
+CONTENT = st.one_of(
+    st.binary(max_size=3000), st.builds(lambda part, n: part * n, st.binary(min_size=1), st.integers(1, 500))
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(content=CONTENT, cuts=st.lists(st.integers(0, 3000), max_size=5), encoding=st.sampled_from(list(DECODERS)),
+       framing=st.sampled_from(["length", "chunked", "close"]))  # fmt: skip
+def test_what_the_client_decompresses_is_what_the_upstream_sent(
+    content: bytes, cuts: list[int], encoding: str, framing: str
+) -> None:
+    places = [0, *sorted(min(each, len(content)) for each in cuts), len(content)]
+    parts = [content[a:b] for a, b in pairwise(places) if a < b]
+    client = (made := plane(min_bytes=0)).client()
+    client.sends(f"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: {encoding}\r\n\r\n".encode())
+    upstream = made.connects()
+    declared = {
+        "length": f"Content-Length: {len(content)}\r\n",
+        "chunked": "Transfer-Encoding: chunked\r\n",
+        "close": "",
+    }
+    upstream.sends(f"HTTP/1.1 200 OK\r\n{HTML}\r\n{declared[framing]}\r\n".encode())
+    for part in parts:
+        upstream.sends(chunked(part) if framing == "chunked" else part)
+    if framing == "chunked":
+        upstream.sends(b"0\r\n\r\n")
+    elif framing == "close":
+        upstream.ends()
+    got = Answer(client.received, b"", "GET")
+    assert (got.content, got.whole) == (content, True)
+    assert got.encoding == (encoding if content or framing != "length" else "")
