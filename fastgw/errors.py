@@ -51,12 +51,15 @@ class Fault(Enum):
     FORBIDDEN = 403, _DOWN, Retry.NEVER, "http_request_denied", "Access is denied."
     CLIENT_ADDRESS_DENIED = 403, _DOWN, Retry.NEVER, "http_request_denied", "Access from this address is denied."
     ROUTE_NOT_FOUND = 404, _DOWN, Retry.NEVER, "destination_not_found", "No route matches this request."
+    FILE_NOT_FOUND = 404, _DOWN, Retry.NEVER, "destination_not_found", "The file does not exist."
     METHOD_NOT_ALLOWED = 405, _DOWN, Retry.NEVER, "http_request_denied", "This method is not allowed here."
     REQUEST_TIMEOUT = 408, _DOWN, Retry.NEVER, "http_request_error", "The request did not arrive in time."
     LENGTH_REQUIRED = 411, _DOWN, Retry.NEVER, "http_request_denied", "A Content-Length header is required."
+    PRECONDITION_FAILED = 412, _DOWN, Retry.NEVER, "http_request_denied", "A precondition of the request is not met."
     BODY_TOO_LARGE = 413, _DOWN, Retry.NEVER, "http_request_denied", "The request body is too large."
     TARGET_TOO_LONG = 414, _DOWN, Retry.NEVER, "http_request_error", "The request target is too long."
     UNSUPPORTED_MEDIA_TYPE = 415, _DOWN, Retry.NEVER, "http_request_error", "The content type is not supported here."
+    RANGE_NOT_SATISFIABLE = 416, _DOWN, Retry.NEVER, "http_request_denied", "The requested range does not exist."
     EXPECTATION_FAILED = 417, _DOWN, Retry.NEVER, "http_request_error", "The expectation is not supported."
     TOO_MANY_CONNECTIONS = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many connections from this address."
     TOO_MANY_PASSWORDS = (
@@ -80,6 +83,7 @@ class Fault(Enum):
     CLIENT_STALLED = 499, _DOWN, Retry.NEVER, "connection_write_timeout", "The client stopped reading the response."
     CLIENT_LEFT = 499, _DOWN, Retry.NEVER, "http_request_error", "The client closed the connection before the response."
     INTERNAL = 500, _GATEWAY, Retry.NEVER, "proxy_internal_error", "The gateway had an internal error."
+    FILE_UNREADABLE = 500, _GATEWAY, Retry.NEVER, "proxy_internal_error", "The file cannot be read."
     SERVICE_MISCONFIGURED = 500, _GATEWAY, Retry.NEVER, "proxy_configuration_error", "The service is misconfigured."
     SERVICES_UNKNOWN = (
         503,

@@ -30,6 +30,7 @@ from fastgw.exchange.explain_exchange import OpenExchange, OpenShadow
 from fastgw.exchange.request_keys import cookie, reader
 from fastgw.exchange.request_stages import drop_ranges
 from fastgw.exchange.shadow_exchange import ShadowRun
+from fastgw.files.action import FilesAction
 from fastgw.filters.api import Phase, secret_names
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.gateway.nearest_route import nearest
@@ -297,7 +298,10 @@ def explain(
         fallback_text = (f"fallback: {fallback.description}",) if isinstance(fallback, Fallback) else ()
         explanation.fails = (*_tried_again(action.upstream.settings, exchange), *fallback_text)
         return explanation
-    action(exchange)
+    if isinstance(action, FilesAction):
+        explanation.file = action.answer_waiting(exchange)
+    else:
+        action(exchange)
     return _describe_response(explanation, exchange, shown)
 
 
@@ -592,6 +596,8 @@ def as_text(explanation: Explanation) -> str:
         if explanation.fails:
             lines.append(("fails", " · ".join(explanation.fails)))
     else:
+        if explanation.file:
+            lines.append(("file", explanation.file))
         fault = f" {explanation.fault}" if explanation.fault else ""
         if explanation.detail:
             fault += f" ({explanation.detail})"

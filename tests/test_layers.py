@@ -25,7 +25,7 @@ ORDER = [
     {"config/settings"},
     {"config/decoding", "consumers", "operator_log", "upstream/targets"},
     {"config/egress", "exchange", "filters/outbound"},
-    {"config/kyma", "config/validation", "upstream/connections", "upstream/load_balancing"},
+    {"config/kyma", "config/validation", "files", "upstream/connections", "upstream/load_balancing"},
     {"config/loading", "upstream/health", "upstream/policies"},
     {"config", "upstream"},
     {"diff"},

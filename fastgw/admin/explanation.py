@@ -59,6 +59,8 @@ class Explanation(msgspec.Struct, omit_defaults=True):
     """Consequences of a failed or slow target, as far as `retries`, `hedge`, `circuit_breaker` and `fallback` apply to
     this request.
     """
+    file: str = ""
+    """File of a route with `files`, relative to its root; or the reason why there is none."""
     status: int = 0
     """Status of the gateway's own response, if it sends one."""
     fault: str = ""

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from fastgw.config.base.route_patterns import Template, parse_redirect
+from fastgw.config.base.route_patterns import Template, parse_redirect, parse_strip_prefix
 from fastgw.config.decoding.filter_levels import by_route, early, early_turn, running_order
 from fastgw.config.egress.expand import service_of
 from fastgw.config.loading.load import PROBLEMS_LISTED, no_collections
@@ -31,6 +31,8 @@ from fastgw.downstream.tls.contexts import ServerContexts, server_contexts, serv
 from fastgw.downstream.trusted_proxies import trust
 from fastgw.exchange import Chain, Division, Exchange, FastPathPlan, FilterInstance, Hooks, Reply, Route
 from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
+from fastgw.files.action import FilesAction
+from fastgw.files.resources import FileFinder
 from fastgw.filters.api import STATE, Env, FilterResources, digest_of_state, secret_names
 from fastgw.filters.wrappers.forwarded_preflights import forwards_preflight
 from fastgw.filters.wrappers.misconfigured import Misconfigured
@@ -481,6 +483,8 @@ class _Building:
             return _respond(route.respond)
         if route.redirect is not None:
             return _redirect(route.redirect.status, parse_redirect(route.redirect.to))
+        if route.files is not None:
+            return _files(route, route.files)
         assert upstream is not None
         return self._forward(route, upstream)
 
@@ -676,6 +680,13 @@ def _reply(respond: config.Respond) -> Reply:
     if respond.body and not any(name.lower() == b"content-type" for name, _ in fields):
         fields.append((b"Content-Type", b"text/plain; charset=utf-8"))
     return Reply(respond.status, respond.body.encode(), fields)
+
+
+def _files(route: config.Route, files: config.Files) -> FilesAction:
+    prefix = b"" if route.strip_prefix is None else parse_strip_prefix(route.strip_prefix)
+    index, codings = [name.encode() for name in files.index], [coding.encode() for coding in files.precompressed]
+    page = None if files.spa is None else files.spa.encode()
+    return FilesAction(FileFinder(files.root, index, codings, files.listing, page), prefix)
 
 
 def _redirect(status: int, to: Template) -> Callable[[Exchange], None]:

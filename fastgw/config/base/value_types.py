@@ -713,6 +713,27 @@ AlpnProtocol = Annotated[str, Notation('a protocol such as "h2" or "http/1.1"', 
 HostHeader = Annotated[str, Notation('"target", "preserve" or the host to send', parse_host_header, {"type": "string"})]
 
 
+def parse_relative_path(text: str) -> str:
+    """Parse the path of a file relative to a directory that it does not leave. Raises `ValueError`."""
+    segments = text.split("/")
+    if "\0" in text or any(each in ("", ".", "..") for each in segments):
+        raise ValueError(f'{text!r} is not a relative path; expected one such as "app/index.html"')
+    return text
+
+
+def parse_base_name(text: str) -> str:
+    """Parse the name of a file without a directory. Raises `ValueError`."""
+    if "/" in text:
+        raise ValueError(f'{text!r} has a slash; expected the name of a file such as "index.html"')
+    return parse_relative_path(text)
+
+
+RelativePath = Annotated[
+    str, Notation('a relative path such as "app/index.html"', parse_relative_path, {"type": "string"})
+]
+BaseName = Annotated[str, Notation('the name of a file such as "index.html"', parse_base_name, {"type": "string"})]
+
+
 @dataclass(frozen=True)
 class FileName:
     """Name of a file, relative to the file that contains it; stored as an absolute path."""

@@ -14,6 +14,7 @@ from fastgw.config.base.settings_base import NONE, Filters, FilterUse, Inner, Or
 from fastgw.config.base.value_types import (
     Address,
     AlpnProtocol,
+    BaseName,
     CertificateName,
     CertificateSubject,
     Delay,
@@ -22,6 +23,7 @@ from fastgw.config.base.value_types import (
     FieldName,
     FieldPattern,
     FieldValue,
+    FileName,
     Fingerprint,
     HttpVersion,
     Identity,
@@ -33,6 +35,7 @@ from fastgw.config.base.value_types import (
     Protocol,
     ReadableFile,
     Regex,
+    RelativePath,
     RpcMethod,
     RpcService,
     ServerNamePattern,
@@ -96,6 +99,7 @@ __all__ = [
     "DrainTimeouts",
     "Fallback",
     "FallbackCondition",
+    "Files",
     "FilterUse",
     "Filters",
     "HealthChecks",
@@ -429,6 +433,26 @@ class Redirect(Settings):
     """
 
 
+class Files(Settings):
+    """Static files. A GET or HEAD is answered with the file that the path names beneath `root`; hidden files, whose
+    names start with a dot, and symbolic links that lead out of `root` are answered 404."""
+
+    root: Annotated[str, FileName(readable=False)]
+    """Directory with the files. It may be replaced while the gateway runs, also by changing a symbolic link."""
+    index: tuple[BaseName, ...] = ("index.html",)
+    """Names of the file that answers for a directory; the first one that exists is used. A directory without its
+    trailing slash is redirected."""
+    precompressed: tuple[Literal["br", "zstd", "gzip"], ...] = ("br", "zstd", "gzip")
+    """Content codings of which compressed files are used: `app.js.br`, `app.js.zst` and `app.js.gz` instead of
+    `app.js`, for clients that accept them, in this order of preference. A compressed file older than the file itself is
+    not used. `[]` = none."""
+    spa: RelativePath | None = None
+    """Page of a single-page application, relative to `root`: answers for paths without a file, unless their last
+    segment has an extension. null = they are answered 404."""
+    listing: bool = False
+    """Whether directories without an index file are listed."""
+
+
 class PathForwarding(Settings):
     """Form of the path that is sent to the upstream."""
 
@@ -533,7 +557,8 @@ class ValueCondition(Settings):
 
 
 class Route(Settings):
-    """Conditions, and the action for requests that meet all of them: one of `upstream`, `respond` and `redirect`."""
+    """Conditions, and the action for requests that meet all of them: one of `upstream`, `respond`, `redirect` and
+    `files`."""
 
     name: Annotated[str, Meta(min_length=1)]
     """Name of the route in logs, metrics and `explain`."""
@@ -578,10 +603,12 @@ class Route(Settings):
     """Response of the gateway itself, without an upstream."""
     redirect: Redirect | None = None
     """Redirect of the client to another URL."""
+    files: Files | None = None
+    """Static files of a directory."""
     fallback: Fallback | None = None
     """Replacement for an upstream that fails. null = the client gets the error."""
     strip_prefix: str | None = None
-    """Prefix to remove from the path before the request is sent, in whole path segments."""
+    """Prefix to remove from the path before the request is sent, or a file is looked up, in whole path segments."""
     rewrite: str | None = None
     """Path to send instead of the request path. `{name}` stands for a path parameter of the route."""
     path: PathForwarding = PathForwarding()

@@ -38,7 +38,7 @@ from fastgw.redis.url import check_url
 
 Rule = Callable[[Merged], None]
 
-ENDS: Final = ("upstream", "respond", "redirect")
+ENDS: Final = ("upstream", "respond", "redirect", "files")
 """Actions of a route: exactly one of them is needed."""
 OF_UPSTREAM: Final = (
     *("split", "fallback", "strip_prefix", "rewrite", "path", "forwarded", "upgrade", "timeout"),
@@ -174,7 +174,7 @@ def routes_have_one_end(merged: Merged) -> None:
             location.report("the route has no action", f"expected one of {', '.join(ENDS)}")
         if given and "upstream" not in given:
             for key in OF_UPSTREAM:
-                if key in location.raw:
+                if key in location.raw and (key, given[0]) != ("strip_prefix", "files"):
                     location.below(key).report(
                         "has no effect without an upstream", f"mutually exclusive with {given[0]}"
                     )
@@ -272,6 +272,15 @@ def _check_parameters(
             if any(path.kind is patterns.PathKind.REGEX for path in paths):
                 hint = "expected paths that have it; in a regular expression it is a named group, (?P<name>...)"
             location.report(f"not every path of this route has the parameter {format_value(name)}", hint, at_key=False)
+
+
+def roots_of_files_exist(merged: Merged) -> None:
+    for location, route in merged.routes_to_validate():
+        if route.files in (None, BROKEN) or route.files.root is BROKEN:
+            continue
+        if why := location.reading.files.why_no_folder(route.files.root):
+            at = location.below("files", "root")
+            at.report(f"{format_value(route.files.root)}: {why}", "expected a directory with files", at_key=False)
 
 
 def values_of_requests_that_there_are(merged: Merged) -> None:
@@ -465,6 +474,7 @@ RULES: Final[tuple[Rule, ...]] = (
     routes_have_one_end,
     names_are_known,
     route_patterns,
+    roots_of_files_exist,
     values_of_requests_that_there_are,
     upstreams_of_filters,
     raw_paths_are_not_rewritten,

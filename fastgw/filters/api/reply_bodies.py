@@ -8,18 +8,17 @@ it.
 import asyncio
 import os
 from collections.abc import AsyncIterable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from stat import S_ISREG
 from typing import Any, Final, TypeAlias, final
 
 from fastgw.errors import Fault
 from fastgw.eventloop.body_iterator import close_iterator
+from fastgw.eventloop.disk_threads import DISK_THREADS
 from fastgw.exchange import Exchange
 from fastgw.exchange.reply import ReplyBody
 from fastgw.operator_events import OperatorEvent, log_event
 
-_threads: Final = ThreadPoolExecutor(8, "files")
-"""Threads for disk access. Jobs of filters (`asyncio.to_thread`) use other threads, so files do not wait for them."""
 FilePath: TypeAlias = str | bytes | os.PathLike[str]
 PIECE: Final = 65536
 """Bytes of a file that are read at once."""
@@ -71,7 +70,7 @@ class FileRange(ReplyBody):
     async def open(cls, path: FilePath, offset: int = 0, length: int | None = None) -> "FileRange":
         """Open a file in a thread. `length` None: to the end of the file. Raises `OSError`, and `ValueError` if it is
         not a regular file or does not have this range."""
-        opening = _threads.submit(_opened, path)
+        opening = DISK_THREADS.submit(_opened, path)
         try:
             fd, size = await asyncio.shield(asyncio.wrap_future(opening))
         except asyncio.CancelledError:
@@ -217,7 +216,7 @@ class _FileSender(_Sender):
 
     async def _run_in_thread(self, step: Callable[..., Any], *given: Any) -> Any:
         """Run a step that may wait for the disk in a thread. It continues even if the task is cancelled."""
-        self._working = working = _threads.submit(step, *given)
+        self._working = working = DISK_THREADS.submit(step, *given)
         return await asyncio.shield(asyncio.wrap_future(working))
 
     async def _send(self) -> str:

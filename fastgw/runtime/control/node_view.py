@@ -485,6 +485,8 @@ def _destination(route: Route) -> str:
         return f"respond {route.respond.status}"
     if route.redirect is not None:
         return f"redirect {route.redirect.status}"
+    if route.files is not None:
+        return f"files {route.files.root}"
     if isinstance(route.upstream, Mapping):
         return ", ".join(f"{name} {share}" for name, share in route.upstream.items())
     return str(route.upstream)

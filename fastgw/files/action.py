@@ -1,0 +1,161 @@
+"""The route action `files`: answers with files beneath a root.
+
+A file that was found is served for a second without a look at the disk (`open_files`); then a thread looks again, for
+all requests that wait for it.
+"""
+
+import asyncio
+from functools import partial
+from time import time
+from typing import Final, final
+
+from fastgw.errors import Fault
+from fastgw.eventloop.disk_threads import run_on_disk
+from fastgw.exchange import Exchange, Reply, problem
+from fastgw.files.open_files import UNUSED_S, OpenFileCache
+from fastgw.files.request_path import FilePath, file_path
+from fastgw.files.resources import FileFinder, FileResource, Folder, Listing, Missing, Resource
+from fastgw.files.responses import reply_with_file
+
+METHODS: Final = frozenset((b"GET", b"HEAD"))
+LOOKUP_S: Final = 10.0
+"""Seconds that a request waits for the disk."""
+
+
+@final
+class _Waiting:
+    """Service side of an exchange that waits for the disk."""
+
+    __slots__ = ("exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange: Exchange | None = exchange
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def feed_raw(self, chunk: bytes) -> None: ...
+    def end_raw(self) -> None: ...
+
+    def cancel(self) -> None:
+        self.exchange = None
+
+
+@final
+class FilesAction:
+    """Action of a route with `files`. `prefix`: leading part of request paths that is not part of the files' paths."""
+
+    def __init__(self, finder: FileFinder, prefix: bytes) -> None:
+        self.finder, self._prefix = finder, prefix
+        self._cache = OpenFileCache()
+        self._lookups: dict[FilePath, list[_Waiting]] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<FilesAction {self.finder.root} files={len(self._cache)} lookups={len(self._lookups)}>"
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Answer, at once or after a look at the disk."""
+        path = self._path_of(exchange)
+        if path is None:
+            return
+        found = self._cache.get(path, exchange.begun_at)
+        if found is not None:
+            exchange.reply(self._reply_with_file(exchange, found))
+            return
+        self._look_up(exchange, path)
+
+    def answer_waiting(self, exchange: Exchange) -> str:
+        """Answer, waiting for the disk, as for `explain`. Returns the name of the file, or why there is none."""
+        path = self._path_of(exchange)
+        if path is None:
+            return ""
+        found = self.finder.find(path, exchange.path)
+        exchange.reply(self._reply(exchange, found))
+        if isinstance(found, FileResource):
+            return found.name.decode(errors="backslashreplace")
+        return found.why if isinstance(found, Missing) else ""
+
+    def _path_of(self, exchange: Exchange) -> FilePath | None:
+        """Return the path of the file; None: the exchange was refused."""
+        if exchange.method not in METHODS:
+            exchange.reply(problem(Fault.METHOD_NOT_ALLOWED, fields=((b"Allow", b"GET, HEAD"),)))
+            return None
+        path = file_path(exchange.path, self._prefix)
+        if path is None:
+            exchange.reply(exchange.refuse(Fault.FILE_NOT_FOUND, why="the path names no file, or a hidden one"))
+        return path
+
+    # looking at the disk
+
+    def _look_up(self, exchange: Exchange, path: FilePath) -> None:
+        exchange.service = waiting = _Waiting(exchange)
+        others = self._lookups.get(path)
+        if others is not None:
+            others.append(waiting)
+            return
+        self._lookups[path] = mine = [waiting]
+        loop = asyncio.get_running_loop()
+        late = loop.call_later(LOOKUP_S, self._fail, path, mine)
+        looking = run_on_disk(loop, self.finder.find, path, exchange.path)
+        looking.add_done_callback(partial(self._looked_up, path, mine, late))
+
+    def _looked_up(
+        self,
+        path: FilePath,
+        waiting: list[_Waiting],
+        late: asyncio.TimerHandle,
+        looking: "asyncio.Future[Resource]",
+    ) -> None:
+        late.cancel()
+        if looking.cancelled():
+            return
+        found = looking.result()
+        if isinstance(found, FileResource) and not found.is_fallback:
+            self._keep_file(path, found)
+        if self._lookups.get(path) is waiting:
+            del self._lookups[path]
+        for each in waiting:
+            exchange = each.exchange
+            if exchange is not None:
+                exchange.service = each.exchange = None
+                exchange.reply(self._reply(exchange, found))
+
+    def _keep_file(self, path: FilePath, found: FileResource) -> None:
+        loop = asyncio.get_running_loop()
+        self._cache.put_file(path, found, loop.time())
+        if self._sweep is None:
+            self._sweep = loop.call_later(UNUSED_S, self._close_unused)
+
+    def _close_unused(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._cache.remove_unused(loop.time())
+        self._sweep = loop.call_later(UNUSED_S, self._close_unused) if len(self._cache) else None
+
+    def _fail(self, path: FilePath, waiting: list[_Waiting]) -> None:
+        """Answer the requests that have waited for too long; later ones look again."""
+        if self._lookups.get(path) is waiting:
+            del self._lookups[path]
+        for each in waiting:
+            exchange, each.exchange = each.exchange, None
+            if exchange is not None:
+                exchange.service = None
+                exchange.fail(Fault.FILE_UNREADABLE, why="the disk did not respond in time")
+
+    # responses
+
+    def _reply(self, exchange: Exchange, found: Resource) -> Reply:
+        match found:
+            case FileResource():
+                return self._reply_with_file(exchange, found)
+            case Folder():
+                query = exchange.query_shown
+                location = exchange.path + (b"/" if query is None else b"/?" + query)
+                return Reply(301, fields=((b"Location", location),))
+            case Listing(page):
+                return Reply(200, page, ((b"Content-Type", b"text/html; charset=utf-8"),))
+            case Missing(why, broken):
+                return exchange.refuse(Fault.FILE_UNREADABLE if broken else Fault.FILE_NOT_FOUND, why=why)
+
+    @staticmethod
+    def _reply_with_file(exchange: Exchange, found: FileResource) -> Reply:
+        return reply_with_file(exchange.head, found, time(), ranges=b"range" not in exchange.request_dropped)

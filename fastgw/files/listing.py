@@ -1,0 +1,82 @@
+"""Directory listings as HTML. Every name is data: it is escaped in text and percent-encoded in links."""
+
+import os
+from collections.abc import Iterable
+from html import escape
+from typing import Final, NamedTuple
+from urllib.parse import quote_from_bytes
+
+from fastgw.http.dates import format_date
+
+MAX_ENTRIES: Final = 10_000
+"""Most entries of a directory that are listed."""
+
+_PAGE: Final = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Index of {title}</title>
+<h1>Index of {title}</h1>
+<table>
+<tr><th align="left">Name<th align="right">Size<th align="left">Modified
+{rows}</table>
+{rest}</html>
+"""
+_ROW: Final = '<tr><td><a href="{link}">{name}</a><td align="right">{size}<td>{modified}\n'
+
+
+class Entry(NamedTuple):
+    """Entry of a directory."""
+
+    name: bytes
+    is_folder: bool
+    size: int
+    """Bytes of a file."""
+    modified: int
+    """Time of the last change, in seconds since the epoch."""
+
+
+def read_entries(folder: int) -> tuple[list[Entry], bool]:
+    """Return the visible files and directories of an open directory, and whether there are more than are returned.
+
+    Hidden names, devices, pipes and sockets are left out; of a symbolic link to a file or directory only the name is
+    known to be visible, so its target's size and date are not shown.
+    """
+    entries: list[Entry] = []
+    with os.scandir(folder) as found:
+        for each in found:
+            name = os.fsencode(each.name)
+            if name.startswith(b"."):
+                continue
+            try:
+                is_folder, is_link = each.is_dir(), each.is_symlink()
+                if not is_folder and not each.is_file():
+                    continue
+                status = None if is_link else each.stat(follow_symlinks=False)
+            except OSError:  # it has just been removed
+                continue
+            if len(entries) == MAX_ENTRIES:
+                return entries, True
+            entries.append(
+                Entry(name, is_folder, *((0, 0) if status is None else (status.st_size, int(status.st_mtime))))
+            )
+    return entries, False
+
+
+def render_listing(path: bytes, entries: Iterable[Entry], truncated: bool, is_root: bool) -> bytes:
+    """Return the page for a directory. `path`: of the request, in normal form. `truncated`: there are more entries."""
+    rows = [] if is_root else [_ROW.format(link="../", name="../", size="", modified="")]
+    for each in sorted(entries, key=lambda entry: (not entry.is_folder, entry.name.lower(), entry.name)):
+        slash = "/" if each.is_folder else ""
+        rows.append(
+            _ROW.format(
+                link="./" + quote_from_bytes(each.name, safe="") + slash,  # a colon does not begin a scheme
+                name=escape(each.name.decode(errors="replace")) + slash,
+                size="" if each.is_folder or not each.modified else each.size,
+                modified=format_date(each.modified).decode() if each.modified else "",
+            )
+        )
+    rest = f"<p>The first {MAX_ENTRIES} entries are listed.</p>\n" if truncated else ""
+    title = escape(path.decode("ascii", errors="replace"))
+    return _PAGE.format(title=title, rows="".join(rows), rest=rest).encode()

@@ -1,0 +1,70 @@
+"""Cache of open files, as nginx's `open_file_cache`: a file in it is served without a look at the disk."""
+
+from collections import OrderedDict
+from typing import Final, final
+
+from fastgw.files.request_path import FilePath
+from fastgw.files.resources import FileResource
+
+VALID_S: Final = 1.0
+"""Seconds for which a file is served as it was found."""
+UNUSED_S: Final = 10.0
+"""Seconds after which a file that is not requested is closed."""
+MAX_FILES: Final = 1024
+MAX_DESCRIPTORS: Final = 256
+MAX_CONTENT_BYTES: Final = 16 * 1024 * 1024
+"""Bounds of the cache of open files, for each route and worker."""
+
+
+class _Held:
+    """A file in the cache. `valid_until`, `used_at`: monotonic seconds."""
+
+    __slots__ = ("resource", "used_at", "valid_until")
+
+    def __init__(self, resource: FileResource, now: float) -> None:
+        self.resource = resource
+        self.used_at, self.valid_until = now, now + VALID_S
+
+
+@final
+class OpenFileCache:
+    """Files that were found, the least recently used first. Of one event loop."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[FilePath, _Held] = OrderedDict()
+        self.descriptors = self.content_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, path: FilePath, now: float) -> FileResource | None:
+        """Return a file that was found less than `VALID_S` ago. `now`: monotonic seconds."""
+        held = self._held.get(path)
+        if held is None or now >= held.valid_until:
+            return None
+        held.used_at = now
+        self._held.move_to_end(path)
+        return held.resource
+
+    def put_file(self, path: FilePath, resource: FileResource, now: float) -> None:
+        self.remove(path)
+        self._held[path] = _Held(resource, now)
+        self.descriptors += resource.descriptors
+        self.content_bytes += resource.content_bytes
+        while (
+            len(self._held) > MAX_FILES or self.descriptors > MAX_DESCRIPTORS or self.content_bytes > MAX_CONTENT_BYTES
+        ):
+            self.remove(next(iter(self._held)))
+
+    def remove(self, path: FilePath) -> None:
+        held = self._held.pop(path, None)
+        if held is not None:
+            self.descriptors -= held.resource.descriptors
+            self.content_bytes -= held.resource.content_bytes
+
+    def remove_unused(self, now: float) -> None:
+        while self._held:
+            path, held = next(iter(self._held.items()))
+            if now - held.used_at < UNUSED_S:
+                return
+            self.remove(path)

@@ -1,0 +1,237 @@
+"""Resources: a file with its precompressed siblings, a directory, a listing, or nothing. Finding one waits for the
+disk.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Sequence
+from stat import S_ISDIR, S_ISREG
+from typing import Final, NamedTuple, TypeAlias, final
+
+from fastgw.exchange import Reply
+from fastgw.files.beneath import FLAGS, open_beneath
+from fastgw.files.content_types import content_type_of
+from fastgw.files.listing import read_entries, render_listing
+from fastgw.files.request_path import FilePath, looks_like_file
+from fastgw.http.dates import format_date
+from fastgw.http.preconditions import Validators
+
+SUFFIXES: Final = {b"br": b".br", b"zstd": b".zst", b"gzip": b".gz"}
+"""Suffix of the precompressed sibling of a file, by content coding."""
+SMALL_BYTES: Final = 65_536
+"""Most bytes of a file whose content is kept in memory; of larger ones the descriptor is."""
+SETTLED_S: Final = 1.0
+"""Seconds after a change from which a modification time identifies the content: until then another change may leave it
+as it is, and the ETag is weak (RFC 9110 section 8.8.1).
+"""
+_ABSENT: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EXDEV, errno.ENXIO))
+_DENIED: Final = frozenset((errno.EACCES, errno.EPERM))
+
+
+@final
+class OpenFile:
+    """An open regular file. Its descriptor is closed with the last reference."""
+
+    __slots__ = ("fd", "modified_ns", "size")
+
+    def __init__(self, fd: int, status: os.stat_result) -> None:
+        self.fd, self.size, self.modified_ns = fd, status.st_size, status.st_mtime_ns
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+    def __repr__(self) -> str:
+        return f"<OpenFile {self.fd} of {self.size} bytes>"
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether the content that was there at the opening is still there: more may have been appended."""
+        status = os.fstat(self.fd)
+        return status.st_size > self.size or (status.st_size == self.size and status.st_mtime_ns == self.modified_ns)
+
+
+class Variant(NamedTuple):
+    """One representation of a file, with a content coding or without."""
+
+    coding: bytes | None
+    file: OpenFile | None
+    """The open file; None: `reply` has the content."""
+    size: int
+    validators: Validators
+    content_type: bytes
+    fields: tuple[tuple[bytes, bytes], ...]
+    """Headers of a 200."""
+    reply: Reply | None
+    """The whole response, for a small file."""
+
+    @property
+    def content(self) -> bytes | None:
+        """Content of a small file."""
+        body = None if self.reply is None else self.reply.body
+        return body if isinstance(body, bytes) else None
+
+
+class FileResource(NamedTuple):
+    """A file. `variants`: the one without a coding is the last."""
+
+    name: bytes
+    variants: tuple[Variant, ...]
+    is_fallback: bool = False
+    """Whether it is the page of a single-page application, in place of a file that does not exist."""
+
+    @property
+    def descriptors(self) -> int:
+        """Number of open descriptors."""
+        return sum(each.file is not None for each in self.variants)
+
+    @property
+    def content_bytes(self) -> int:
+        """Bytes of content in memory."""
+        return sum(len(each.content or b"") for each in self.variants)
+
+
+class Folder(NamedTuple):
+    """A directory that was requested without its slash."""
+
+
+class Listing(NamedTuple):
+    """Page that lists a directory."""
+
+    page: bytes
+
+
+class Missing(NamedTuple):
+    """Path that leads to no file. `broken`: the file may exist, but cannot be read now."""
+
+    why: str
+    broken: bool = False
+
+
+Resource: TypeAlias = FileResource | Folder | Listing | Missing
+
+
+@final
+class FileFinder:
+    """Finds files beneath a root. Its settings are those of the route; `root` is an absolute path."""
+
+    def __init__(
+        self, root: str, index: Sequence[bytes], codings: Sequence[bytes], listing: bool, fallback: bytes | None
+    ) -> None:
+        """Create it. `codings`: of precompressed siblings. `fallback`: the page of a single-page application."""
+        self.root, self._index, self._codings = root, tuple(index), tuple(codings)
+        self._lists, self._fallback = listing, fallback
+
+    def find(self, path: FilePath, shown: bytes) -> Resource:
+        """Return what a path leads to. `shown`: the path of the request, for listings. Waits for the disk."""
+        try:
+            root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # again each time: it may be replaced
+        except OSError as error:
+            return Missing(f"the root: {error.strerror}", broken=True)
+        try:
+            found = self._found(root, path, shown)
+            if type(found) is Missing and self._fallback is not None and not looks_like_file(path.name):
+                page = self._found(root, FilePath(self._fallback, False), shown)
+                return page._replace(is_fallback=True) if isinstance(page, FileResource) else page
+        except OSError as error:
+            return Missing(error.strerror or str(error), broken=True)
+        else:
+            return found
+        finally:
+            os.close(root)
+
+    def _found(self, root: int, path: FilePath, shown: bytes) -> Resource:
+        opened, why = _opened(root, path.name or b".")
+        if opened < 0:
+            return Missing(why)
+        try:
+            status = os.fstat(opened)
+            if S_ISDIR(status.st_mode):
+                return self._in_folder(root, opened, path, shown)
+            if path.is_folder or not S_ISREG(status.st_mode):
+                return Missing("not a directory" if path.is_folder else "not a regular file")
+            fd, opened = opened, -1
+            return self._resource(root, path.name, OpenFile(fd, status))
+        finally:
+            if opened >= 0:
+                os.close(opened)
+
+    def _in_folder(self, root: int, folder: int, path: FilePath, shown: bytes) -> Resource:
+        if not path.is_folder:
+            return Folder()
+        for index in self._index:
+            name = path.name + b"/" + index if path.name else index
+            opened, _ = _opened(root, name)
+            if opened < 0:
+                continue
+            file = _regular(opened)
+            if file is not None:
+                return self._resource(root, name, file)
+        if self._lists:
+            entries, truncated = read_entries(folder)
+            return Listing(render_listing(shown, entries, truncated, is_root=not path.name))
+        return Missing("a directory without an index")
+
+    def _resource(self, root: int, name: bytes, file: OpenFile) -> FileResource:
+        content_type = content_type_of(name)
+        siblings: list[tuple[bytes, OpenFile]] = []
+        for coding in self._codings:
+            opened, _ = _opened(root, name + SUFFIXES[coding])
+            sibling = _regular(opened) if opened >= 0 else None
+            if sibling is not None and sibling.modified_ns >= file.modified_ns:  # else the file has changed since
+                siblings.append((coding, sibling))
+        varies = bool(siblings)
+        variants = [_variant(coding, sibling, content_type, varies) for coding, sibling in siblings]
+        return FileResource(name, (*variants, _variant(None, file, content_type, varies)))
+
+
+def _opened(root: int, name: bytes) -> tuple[int, str]:
+    """Return the descriptor of what is there, or -1 and why there is nothing. Raises other `OSError`."""
+    try:
+        return open_beneath(root, name, FLAGS), ""
+    except OSError as error:
+        if error.errno in _ABSENT or error.errno in _DENIED:
+            return -1, "it leads out of the root" if error.errno == errno.EXDEV else error.strerror or ""
+        raise
+
+
+def _regular(fd: int) -> OpenFile | None:
+    status = os.fstat(fd)
+    if S_ISREG(status.st_mode):
+        return OpenFile(fd, status)
+    os.close(fd)
+    return None
+
+
+def _variant(coding: bytes | None, file: OpenFile, content_type: bytes, varies: bool) -> Variant:
+    """Return a representation, with the content of a small file."""
+    content = _content(file) if file.size <= SMALL_BYTES else None
+    date = time.time()
+    modified = file.modified_ns // 10**9
+    weak = date - file.modified_ns / 1e9 < SETTLED_S
+    tag = b'%b"%x-%x%b"' % (
+        b"W/" if weak else b"",
+        file.modified_ns,
+        file.size,
+        b"" if coding is None else b"-" + coding,
+    )
+    fields = [
+        (b"Content-Type", content_type),
+        (b"ETag", tag),
+        (b"Last-Modified", format_date(modified)),
+        (b"Accept-Ranges", b"bytes"),
+    ]
+    if coding is not None:
+        fields.append((b"Content-Encoding", coding))
+    if varies:
+        fields.append((b"Vary", b"Accept-Encoding"))
+    reply = None if content is None else Reply(200, content, fields)
+    kept = file if content is None else None
+    validators = Validators(tag, modified, int(date))
+    return Variant(coding, kept, file.size, validators, content_type, tuple(fields), reply)
+
+
+def _content(file: OpenFile) -> bytes | None:
+    """Return the content of a small file; None: it is being changed."""
+    content = os.pread(file.fd, file.size, 0)
+    return content if len(content) == file.size and file.is_intact else None

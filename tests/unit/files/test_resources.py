@@ -1,0 +1,155 @@
+"""What a path leads to: files, their precompressed siblings, directories and listings."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from fastgw.files.content_types import content_type_of
+from fastgw.files.request_path import FilePath
+from fastgw.files.resources import SMALL_BYTES, FileFinder, FileResource, Folder, Listing, Missing, Resource
+
+CODINGS = (b"br", b"zstd", b"gzip")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    made = tmp_path / "root"
+    (made / "empty").mkdir(parents=True)
+    (made / "index.html").write_text("<h1>home</h1>")
+    (made / "app.js").write_text("let a = 1")
+    return made
+
+
+def find(
+    root: Path, name: bytes, is_folder: bool = False, *, listing: bool = False, page: bytes | None = None
+) -> Resource:
+    finder = FileFinder(str(root), [b"index.html"], CODINGS, listing, page)
+    return finder.find(FilePath(name, is_folder), b"/" + name)
+
+
+def file(found: Resource) -> FileResource:
+    assert isinstance(found, FileResource)
+    return found
+
+
+def settle(*paths: Path, date: int = 1_000_000_000) -> None:
+    for path in paths:
+        os.utime(path, (date, date))
+
+
+def test_a_small_file_is_in_memory_and_a_large_one_is_open(root: Path) -> None:
+    (root / "large").write_bytes(b"x" * (SMALL_BYTES + 1))
+    small, large = file(find(root, b"app.js")), file(find(root, b"large"))
+    assert (small.variants[-1].content, small.descriptors, small.content_bytes) == (b"let a = 1", 0, 9)
+    assert (large.variants[-1].content, large.descriptors, large.content_bytes) == (None, 1, 0)
+
+
+def test_the_etag_is_strong_once_the_time_of_the_change_says_enough(root: Path) -> None:
+    fresh = file(find(root, b"app.js")).variants[-1]
+    settle(root / "app.js")
+    settled = file(find(root, b"app.js")).variants[-1]
+    assert fresh.validators.etag is not None
+    assert settled.validators.etag is not None
+    assert re.fullmatch(rb'"[0-9a-f]+-9"', settled.validators.etag)
+    assert settled.validators.last_modified == 1_000_000_000
+    # A change within the clock's tick would leave size and time as they are.
+    if fresh.validators.date <= (fresh.validators.last_modified or 0):
+        assert fresh.validators.etag.startswith(b"W/")
+
+
+def test_precompressed_siblings_are_used_unless_they_are_older(root: Path) -> None:
+    (root / "app.js.gz").write_bytes(gzip.compress(b"let a = 1"))
+    (root / "app.js.br").write_bytes(b"brotli")
+    (root / "app.js.zst").mkdir()
+    settle(root / "app.js", root / "app.js.gz")
+    settle(root / "app.js.br", date=999_999_999)
+    found = file(find(root, b"app.js"))
+    assert [each.coding for each in found.variants] == [b"gzip", None]
+    assert all((b"Vary", b"Accept-Encoding") in each.fields for each in found.variants)
+    etags = {each.validators.etag for each in found.variants}
+    assert len(etags) == 2
+    assert dict(found.variants[0].fields)[b"Content-Type"] == b"text/javascript; charset=utf-8"
+    assert dict(file(find(root, b"app.js.gz")).variants[-1].fields)[b"Content-Type"] == b"application/gzip"
+
+
+def test_directories(root: Path) -> None:
+    assert file(find(root, b"", True)).name == b"index.html"
+    assert find(root, b"empty") == Folder()
+    assert isinstance(find(root, b"empty", True), Missing)
+    assert isinstance(find(root, b"empty", True, listing=True), Listing)
+    assert isinstance(find(root, b"app.js", True), Missing)
+
+
+def test_the_page_of_an_application_answers_for_paths_without_a_file(root: Path) -> None:
+    page = file(find(root, b"users/7", page=b"index.html"))
+    assert (page.name, page.is_fallback) == (b"index.html", True)
+    assert not file(find(root, b"app.js", page=b"index.html")).is_fallback
+    assert isinstance(find(root, b"gone.js", page=b"index.html"), Missing)
+
+
+def test_only_regular_files_are_served(root: Path) -> None:
+    os.mkfifo(root / "pipe")
+    (root / "out").symlink_to("/etc/hostname")
+    assert find(root, b"pipe") == Missing("not a regular file")
+    assert find(root, b"out") == Missing("it leads out of the root")
+    assert isinstance(find(root, b"x" * 255), Missing)
+
+
+def test_a_root_that_is_not_there_is_the_gateways_fault(root: Path) -> None:
+    found = find(root / "none", b"a")
+    assert isinstance(found, Missing)
+    assert found.broken
+
+
+def test_a_root_may_be_replaced(root: Path) -> None:
+    current = root.parent / "current"
+    current.symlink_to("root")
+    finder = FileFinder(str(current), [], [], False, None)
+    assert file(finder.find(FilePath(b"app.js", False), b"")).variants[-1].content == b"let a = 1"
+    (root.parent / "next").mkdir()
+    (root.parent / "next" / "app.js").write_text("2")
+    (root.parent / "new").symlink_to("next")
+    os.replace(root.parent / "new", current)
+    assert file(finder.find(FilePath(b"app.js", False), b"")).variants[-1].content == b"2"
+
+
+def test_a_listing_shows_names_as_text(root: Path) -> None:
+    folder = os.fsencode(root) + b"/odd"
+    os.mkdir(folder)
+    for name in (b"<script>alert(1)</script>", b'"onmouseover="x', b"javascript:alert(1)", b"\xff", b".hidden", b"a&b"):
+        with open(folder + b"/" + name.replace(b"/", b"_"), "wb"):
+            pass
+    found = find(root, b"odd", True, listing=True)
+    assert isinstance(found, Listing)
+    page = found.page.decode()
+    assert "<script" not in page
+    assert 'href="javascript' not in page
+    assert ".hidden" not in page
+    assert 'href="./javascript%3Aalert%281%29"' in page
+    assert 'href="./%FF"' in page
+    assert "&quot;onmouseover=&quot;x" in page
+    assert "a&amp;b" in page
+    assert 'href="../"' in page
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (b"a.html", b"text/html; charset=utf-8"),
+        (b"A.JPEG", b"image/jpeg"),
+        (b"app.min.js", b"text/javascript; charset=utf-8"),
+        (b"dir.html/file", b"application/octet-stream"),
+        (b"file", b"application/octet-stream"),
+        (b"file.", b"application/octet-stream"),
+        (b"file.exe", b"application/octet-stream"),
+        (b"a.svg", b"image/svg+xml"),
+        (b"a.wasm", b"application/wasm"),
+    ],
+)
+def test_content_types(name: bytes, kind: bytes) -> None:
+    assert content_type_of(name) == kind
