@@ -442,7 +442,7 @@ class Files(Settings):
     index: tuple[BaseName, ...] = ("index.html",)
     """Names of the file that answers for a directory; the first one that exists is used. A directory without its
     trailing slash is redirected."""
-    precompressed: tuple[Literal["br", "zstd", "gzip"], ...] = ("br", "zstd", "gzip")
+    precompressed: tuple[Literal["zstd", "br", "gzip"], ...] = ("br", "zstd", "gzip")
     """Content codings of which compressed files are used: `app.js.br`, `app.js.zst` and `app.js.gz` instead of
     `app.js`, for clients that accept them, in this order of preference. A compressed file older than the file itself is
     not used. `[]` = none."""

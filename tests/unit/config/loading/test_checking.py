@@ -141,8 +141,14 @@ def test_upstreams(tmp_path, text, line):
     ("text", "line"),
     [
         ("respond: {}, redirect: {to: /}", "5:4: routes[0]: respond and redirect are mutually exclusive; expected one"),
-        ("methods: [GET]", "5:4: routes[0]: the route has no action; expected one of upstream, respond, redirect, files"),
-        ("upstream: null", "5:4: routes[0]: the route has no action; expected one of upstream, respond, redirect, files"),
+        (
+            "methods: [GET]",
+            "5:4: routes[0]: the route has no action; expected one of upstream, respond, redirect, files",
+        ),
+        (
+            "upstream: null",
+            "5:4: routes[0]: the route has no action; expected one of upstream, respond, redirect, files",
+        ),
         ("upstream: v", '5:24: routes[0].upstream: unknown upstream "v"; expected one of "u"'),
         ("upstream: [u]", "5:24: routes[0].upstream: a list; expected the name of an upstream or a URL"),
         ("upstream: 'u:80'", '5:24: routes[0].upstream: "u:80" is not an http, https or unix URL; expected the name'),
