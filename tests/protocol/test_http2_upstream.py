@@ -45,6 +45,7 @@ class World:
     def __init__(self, directory: Path, stack: contextlib.ExitStack, origin: Any, upstream: dict[str, Any]) -> None:
         self.origin = origin
         config = {
+            "limits": upstream.pop("limits", {}),
             "workers": 1,
             "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}},
             "upstreams": {"u": {"targets": [{"url": origin.url}], "protocol": "http2", **upstream}},
@@ -103,6 +104,17 @@ def test_a_request_is_sent_in_the_fields_of_http2_and_its_answer_comes_back(worl
     response = client.read_response(b"POST")
     assert (response.status, response.body, response.get(b"X-Answer")) == (200, b"ok", b"Yes")
     assert response.get(b"Via") == b"2 fastgw"
+
+
+def test_any_number_of_fields_that_the_limits_allow_passes(make: Any) -> None:
+    world = make(limits={"header_count": 1000, "header_bytes": "64KiB"})
+    client = world.client()
+    lines = [(b"x-%d" % number, b"v%d" % number) for number in range(600)]
+    sent = b"".join(b"%b: %b\r\n" % line for line in lines)
+    client.send(b"GET / HTTP/1.1\r\nHost: a.test\r\n" + sent + b"\r\n")
+    request = answer(world.origin.accept())
+    assert [line for line in request.fields if line[0].startswith(b"x-") and line[0][2:].isdigit()] == lines
+    assert client.read_response().status == 200
 
 
 def test_http2_on_both_sides(world: World) -> None:

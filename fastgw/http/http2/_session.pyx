@@ -188,7 +188,7 @@ cdef enum:
 
 
 cdef enum:
-    MOST_FIELDS = 256  # fields of a sent head: on the stack
+    FIELDS_ON_STACK = 256  # fields of a sent head; more of them are in memory of their own
     OUT_BYTES = 65536
     FRAME = 9 + 16384
     KEPT_BLOCK = 4096
@@ -227,6 +227,13 @@ cdef struct Block:
     uint8_t* bytes
     size_t length
     size_t room
+
+
+cdef struct SentHead:
+    # Fields of a head that is sent, and the memory of their names.
+    uint8_t* names
+    nghttp2_nv* fields
+    nghttp2_nv* many  # their memory, if there are too many for the stack
 
 
 cdef inline bint _append(Block* block, const uint8_t* text, size_t length) noexcept nogil:
@@ -695,56 +702,58 @@ cdef class Session:
 
         A status below 200 has no body, and further responses follow. HTTP/1.1 framing lines are left out.
         """
-        cdef nghttp2_nv fields[MOST_FIELDS]
-        cdef Block block
+        cdef nghttp2_nv on_stack[FIELDS_ON_STACK]
+        cdef SentHead head
         cdef Py_ssize_t end = 0
         cdef int count
         cdef nghttp2_data_provider provider
         cdef _Outgoing outgoing
         cdef bint informs = PyBytes_AS_STRING(message)[9] == c"1"
-        block.bytes, block.length, block.room = NULL, 0, 0
+        head.names, head.fields, head.many = NULL, on_stack, NULL
         try:
-            count = _take_apart(message, &block, fields, False, False, &end)
+            count = _take_apart(message, &head, False, False, &end)
             if informs:
-                nghttp2_submit_headers(self._session, 0, stream, NULL, fields, count, NULL)
+                nghttp2_submit_headers(self._session, 0, stream, NULL, head.fields, count, NULL)
                 return
             if nghttp2_session_find_stream(self._session, stream) is NULL:
                 return  # the client has reset it
             if ended and end == PyBytes_GET_SIZE(message):
-                nghttp2_submit_response(self._session, stream, fields, count, NULL)
+                nghttp2_submit_response(self._session, stream, head.fields, count, NULL)
                 return
             outgoing = self._out(stream, message, end, ended)
             provider.source.ptr = <void*>outgoing
             provider.read_callback = _read_data
-            if nghttp2_submit_response(self._session, stream, fields, count, &provider):
+            if nghttp2_submit_response(self._session, stream, head.fields, count, &provider):
                 self._outgoing.pop(stream, None)
         finally:
-            free(block.bytes)
+            free(head.names)
+            free(head.many)
 
     def request(self, bytes message not None, bint ended):
         """Send a request, like `respond`. Returns its stream; -1: no further stream can be opened."""
-        cdef nghttp2_nv fields[MOST_FIELDS]
-        cdef Block block
+        cdef nghttp2_nv on_stack[FIELDS_ON_STACK]
+        cdef SentHead head
         cdef Py_ssize_t end = 0
         cdef int count
         cdef int32_t stream
         cdef nghttp2_data_provider provider
         cdef _Outgoing outgoing
-        block.bytes, block.length, block.room = NULL, 0, 0
+        head.names, head.fields, head.many = NULL, on_stack, NULL
         try:
-            count = _take_apart(message, &block, fields, True, self._secure, &end)
+            count = _take_apart(message, &head, True, self._secure, &end)
             if ended and end == PyBytes_GET_SIZE(message):
-                return nghttp2_submit_request(self._session, NULL, fields, count, NULL, NULL)
+                return nghttp2_submit_request(self._session, NULL, head.fields, count, NULL, NULL)
             outgoing = self._out(0, message, end, ended)
             provider.source.ptr = <void*>outgoing
             provider.read_callback = _read_data
-            stream = nghttp2_submit_request(self._session, NULL, fields, count, &provider, NULL)
+            stream = nghttp2_submit_request(self._session, NULL, head.fields, count, &provider, NULL)
             del self._outgoing[0]
             if stream > 0:
                 self._outgoing[stream] = outgoing
             return stream
         finally:
-            free(block.bytes)
+            free(head.names)
+            free(head.many)
 
     cdef _Outgoing _out(self, int32_t stream, bytes message, Py_ssize_t at, bint ended):
         cdef _Outgoing outgoing = _Outgoing.__new__(_Outgoing)
@@ -885,12 +894,14 @@ cdef inline void _set_field(
 
 
 cdef int _take_apart(
-    bytes message, Block* block, nghttp2_nv* fields, bint is_request, bint secure, Py_ssize_t* end_at
+    bytes message, SentHead* head, bint is_request, bint secure, Py_ssize_t* end_at
 ) except -1:
-    """Split a head as HTTP/1.1 text into fields. `block`: memory for their names. Returns their number.
+    """Split a head as HTTP/1.1 text into fields. `head`: memory for them and their names. Returns their number.
 
     `end_at`: start of the body.
     """
+    cdef nghttp2_nv* fields = head.fields
+    cdef size_t lines = 4  # beside the lines: those that begin with a colon
     cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(message)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(message)
     cdef const uint8_t* stop = base + size
@@ -927,11 +938,17 @@ cdef int _take_apart(
     line_end = at
     while line_end < stop and line_end[0] != c"\r":
         line_end = <const uint8_t*>memchr(line_end, c"\n", stop - line_end) + 1
-    block.room = line_end - at + 1
-    block.bytes = <uint8_t*>malloc(block.room)
-    if block.bytes is NULL:
+        lines += 1
+    head.names = <uint8_t*>malloc(line_end - at + 1)
+    if head.names is NULL:
         raise MemoryError
-    name = block.bytes
+    if lines > FIELDS_ON_STACK:
+        head.many = <nghttp2_nv*>malloc(lines * sizeof(nghttp2_nv))
+        if head.many is NULL:
+            raise MemoryError
+        memcpy(head.many, fields, count * sizeof(nghttp2_nv))
+        fields = head.fields = head.many
+    name = head.names
     stop = line_end
     has_host = False
     end_at[0] = line_end + 2 - base
@@ -954,8 +971,6 @@ cdef int _take_apart(
             has_host = colon > value
             _set_field(&fields[3], b":authority", 10, value, colon - value)
             continue
-        if count == MOST_FIELDS:
-            raise ValueError("too many fields")
         _set_field(&fields[count], name, namelen, value, colon - value)
         if (namelen == 12 and not memcmp(name, b"x-request-id", 12)) or (
             namelen == 13 and not memcmp(name, b"authorization", 13)
@@ -1019,18 +1034,19 @@ cdef ssize_t _read_data(
 
 
 cdef bint _submit_trailers(nghttp2_session* session, int32_t stream, bytes trailers) noexcept:
-    cdef nghttp2_nv fields[MOST_FIELDS]
-    cdef Block block
+    cdef nghttp2_nv on_stack[FIELDS_ON_STACK]
+    cdef SentHead head
     cdef Py_ssize_t end = 0
     cdef int count
-    block.bytes, block.length, block.room = NULL, 0, 0
+    head.names, head.fields, head.many = NULL, on_stack, NULL
     try:
-        count = _take_apart(b"HTTP/1.1 200 \r\n" + trailers + b"\r\n", &block, fields, False, False, &end)
-        return count > 1 and not nghttp2_submit_trailer(session, stream, fields + 1, count - 1)
+        count = _take_apart(b"HTTP/1.1 200 \r\n" + trailers + b"\r\n", &head, False, False, &end)
+        return count > 1 and not nghttp2_submit_trailer(session, stream, head.fields + 1, count - 1)
     except (ValueError, MemoryError):
         return False
     finally:
-        free(block.bytes)
+        free(head.names)
+        free(head.many)
 
 
 # callbacks of nghttp2
