@@ -9,6 +9,7 @@ from fastgw.config.base.route_patterns import either_slash, parse_path
 from fastgw.config.base.value_types import write_duration
 from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.settings.gateway import Route, Upstream
+from fastgw.config.validation import unspoken_protocols
 
 _TRANSCODES: Final = "grpc_transcode"
 _FOR_SEVERAL: Final = (("hedge",), ("load_balancing", "sticky"))
@@ -18,12 +19,18 @@ def idle_settings(merged: Merged) -> list[Problem]:
     """Return the notes on a valid configuration."""
     notes: list[Problem] = []
     for location, _, upstream in merged.upstreams_to_validate():
-        found = [*_of_upstream(location, upstream)]
+        found = [*_of_upstream(location, upstream), *unspoken_protocols.of_upstream(location, upstream)]
         merged.note(upstream, found)
         notes += found
     upstreams = {name: upstream for _, name, upstream in merged.whole("upstreams")}
+    listeners = {name: listener for _, name, listener in merged.whole("listeners")}
+    for location, _, listener in merged.whole("listeners"):
+        notes += unspoken_protocols.of_listener(location, listener)
     for location, route in merged.routes_to_validate():
-        found = [*_of_route(location, route, upstreams)]
+        found = [
+            *_of_route(location, route, upstreams),
+            *unspoken_protocols.of_route(location, route, listeners, upstreams),
+        ]
         merged.note(route, found)
         notes += found
     return notes
