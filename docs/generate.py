@@ -56,6 +56,10 @@ MEANINGS: Final[Mapping[str, str]] = {
         "`upstream target status seconds` of each; without a complete response, a fault or `cancelled` in place of the "
         "status. Left out if there are none."
     ),
+    "cache": (
+        "What the filter `cache` did: `hit`, `stale`, `revalidated`, `miss`, `collapsed` (answered with the response "
+        "to an equal request) or `bypass`. Left out on routes without the filter."
+    ),
     "shadow": "What filters in shadow would have done. Left out if there is nothing to report.",
 }
 """What each field of a JSON line means."""

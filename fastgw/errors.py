@@ -80,6 +80,13 @@ class Fault(Enum):
         "The client certificate must be verified again: reconnect.",
     )
     HEAD_TOO_LARGE = 431, _DOWN, Retry.NEVER, "http_request_error", "The request head is too large."
+    NOT_CACHED = (
+        504,
+        _DOWN,
+        Retry.NEVER,
+        "http_request_denied",
+        "The response is not in the cache, and the request allows no other one.",
+    )
     CLIENT_STALLED = 499, _DOWN, Retry.NEVER, "connection_write_timeout", "The client stopped reading the response."
     CLIENT_LEFT = 499, _DOWN, Retry.NEVER, "http_request_error", "The client closed the connection before the response."
     INTERNAL = 500, _GATEWAY, Retry.NEVER, "proxy_internal_error", "The gateway had an internal error."

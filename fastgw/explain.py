@@ -467,6 +467,8 @@ def _ask_filter(link: FilterInstance, exchange: OpenExchange | OpenShadow, shown
     if step is None:
         if hooks.request_body is not None:
             return _ExplainedRequest("runs on the body of the request")
+        if hooks.translate is not None and (words := _words(link, exchange)):
+            return _ExplainedRequest(f"pass ({words})")
         return _ExplainedRequest("runs on the response only")
     added, edited, query = exchange.request_added, tuple(exchange.headers), exchange.query_sent
     dropped = exchange.request_dropped

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from fastgw import config
+from fastgw.cache.process_store import ProcessStore
 from fastgw.config.base.value_types import Address, Url
 from fastgw.config.settings import gateway as configuration
 from fastgw.config.settings.gateway import Config, FilterUse
@@ -413,6 +414,7 @@ class _Plane:
             own_counts(),
             upstreams=gateway.upstreams.get,
             control_is_away=lambda: True,
+            caches={"main": ProcessStore(loop.call_soon)}.get,
         )
         self._pool = _Pool(self._worker_loop, self._upstreams)
         pool: Any = self._pool

@@ -35,6 +35,7 @@ ORDER = [
     {"filters/authentication", "filters/limiting", "filters/plugins"},
     {"admin", "filters/policies", "filters/wrappers"},
     {
+        "filters/policies/cache",
         "filters/policies/content",
         "filters/policies/content_coding",
         "filters/policies/credentials",
@@ -105,6 +106,7 @@ EDGES = {
     "filters/api/reply_bodies.py": 1,  # what makes the body of a reply may raise
     "exchange/response_relay.py": 2,  # likewise
     "upstream/client/subrequest_body.py": 1,  # what makes the body of a sub-request may raise
+    "upstream/client/detached_call.py": 1,  # a listener that raises: its client is answered 500
     "upstream/client/translated_call.py": 2,  # a listener that raises: its exchange is answered 500, or breaks off
     "upstream/forwarding/forward_action.py": 1,  # what a filter could not translate is not forwarded
     "upstream/client/subrequest.py": 1,  # a listener of a filter's that raises is told no more

@@ -56,6 +56,7 @@ class Exchange:
     retries: int = 0
     fault: None = None
     why: str = ""
+    cache_result: str = ""
     shadowed: str = ""
     subrequests: object = None
     tunnel = None

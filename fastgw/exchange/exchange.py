@@ -134,6 +134,8 @@ class Exchange:
     __slots__ = (
         "answered_by",
         "begun_at",
+        "cache_result",
+        "cache_status",
         "chain",
         "claims",
         "client",
@@ -209,6 +211,8 @@ class Exchange:
         self.fault: Fault | None = None
         self.why = ""  # exact reason of a fault: for the log, not for the client
         self.limits: Any = None  # units spent on rate limits: `filters.limiting.counter_store.Record`
+        self.cache_status = b""  # value of `Cache-Status` for the response; b"": no cache was asked
+        self.cache_result = ""  # result of the route's cache (`CacheResult`), for log and metrics; "": none was asked
         self.shadowed = ""  # decisions of filters in shadow mode, for the log
         self.shadows: Any = None  # their state
         # The request step that has answered or is waiting; later steps have not run. None: all have run.

@@ -6,6 +6,7 @@ from fastgw.filters.plugins.loader import FilterTypes
 from fastgw.filters.policies.auth import Auth
 from fastgw.filters.policies.authorize import Authorize
 from fastgw.filters.policies.basic_auth import BasicAuth
+from fastgw.filters.policies.cache import Cache
 from fastgw.filters.policies.certificate_auth import CertificateAuth
 from fastgw.filters.policies.concurrency import Concurrency
 from fastgw.filters.policies.content import QueryParameters
@@ -59,6 +60,7 @@ TYPES: Final = FilterTypes(
         Compress,
         Decompress,
         Size,
+        Cache,
         EgressCalls,
         UnknownService,
         GrpcWeb,

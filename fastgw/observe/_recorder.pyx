@@ -151,11 +151,13 @@ cdef enum Attribute:
     SHADOWED
     SUBREQUESTS
     REQUEST_ID
+    CACHE_RESULT
     MOST_ATTRIBUTES
 
 cdef tuple _OF_EXCHANGE = (
     "head", "scheme", "client_ip", "consumer", "listener", "route", "request_body", "request_bytes", "response", "response_bytes",
     "begun_at", "upstream", "target", "upstream_s", "retries", "fault", "why", "shadowed", "subrequests", "request_id",
+    "cache_result",
 )
 
 
@@ -480,6 +482,7 @@ cdef class Recorder:
         if duration_us < 0 or upstream_us < 0 or request_bytes < 0 or response_bytes < 0 or retries < 0:
             return False
 
+        cache_result = exchange.read(ended, CACHE_RESULT)
         known = exchange.read(ended, CONSUMER)
         known_as = None if known is None else self._consumer.read(known, 0)
         if known_as is not None:
@@ -560,6 +563,13 @@ cdef class Recorder:
             to = _put_piece(to, sort, 14)
             to = put_marked(to, referer.start, referer.length, &odd, &referer_marks)
             to = _put_piece(to, sort, 15)
+            if cache_result:
+                client.start = PyUnicode_AsUTF8AndSize(cache_result, &client.length)
+                memcpy(to - 2, b',"cache":', 9)
+                to = put_text(to + 7, client.start, client.length, &odd)
+                to[0] = c"}"
+                to[1] = c"\n"
+                to += 2
             if odd or user_agent_marks & EQUALS:  # hardly any of them has parameters
                 return False
             if path_marks | query_marks | referer_marks | user_agent_marks:
@@ -574,6 +584,8 @@ cdef class Recorder:
         if known_as is not None:
             add_to_word(&words[_CONSUMERS_AT + consumer_row], 1)
         add_to_word(&words[entry.request], 1)
+        if cache_result:
+            self._reference.count_cache(<object>entry.route, cache_result)
         add_to_word(&words[entry.row + _bucket(duration_s)], 1)
         add_to_word(&words[entry.row + _SUM], <uint64_t>(duration_s * 1e6))
         if request_bytes:

@@ -95,6 +95,8 @@ class FinishedExchange(Protocol):
     @property
     def request_id(self) -> bytes: ...
     @property
+    def cache_result(self) -> str: ...
+    @property
     def shadowed(self) -> str: ...
     @property
     def tunnel(self) -> Summarized | None:
@@ -138,6 +140,7 @@ def record_of(ended: FinishedExchange, now: float, date: float) -> Record:
         fault="" if fault is None else fault.label,
         fault_detail=ended.why,
         request_id=ended.request_id,
+        cache=ended.cache_result,
         shadowed=ended.shadowed,
         subrequests="" if ended.subrequests is None else str(ended.subrequests),
         user_agent=head.first(b"user-agent"),

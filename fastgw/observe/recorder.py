@@ -88,6 +88,7 @@ class Recorder:
         self._counters = counters
         self.column = counters.column
         self.count_consumer = counters.count_consumer
+        self.count_cache = counters.count_cache
         self._kinds: dict[tuple[object, ...], tuple[Words, bytes]] = {}
         self._forgotten = LazyDisposal()
         self.adopt(logs)
@@ -127,6 +128,8 @@ class Recorder:
             self.remember(ended)
         if ended.consumer is not None:
             self.count_consumer(ended.consumer.name)
+        if ended.cache_result:
+            self.count_cache(kind[1], ended.cache_result)
         if self.other_logs:
             self.log_others(ended, now, date)
         if self.json_logs:
@@ -215,4 +218,6 @@ class Recorder:
             b'"%b"' % user_agent if user_agent else b"null",
             b'"%b"' % referer if referer else b"null",
         )
+        if ended.cache_result:
+            line = b'%b,"cache":"%b"}\n' % (line[:-2], ended.cache_result.encode())
         return (line, searched) if len(line) <= MAX_LINE else (b"", b"")

@@ -99,6 +99,7 @@ def _exchange(random: Random) -> dict[str, Any]:
         "retries": seldom(0, 1, 2, 7),
         "fault": seldom(None, *FAULTS, "?"),
         "why": seldom("", *TEXTS),
+        "cache": seldom("", "hit", "collapsed"),
         "shadowed": seldom("", *TEXTS),
         "subrequests": seldom("", *TEXTS),
         "request_id": seldom("0af7651916cd43dd8448eb211c80319c", *IDS),
@@ -145,6 +146,7 @@ class Ended:
     fault: Failure | None
     why: str
     request_id: bytes
+    cache_result: str
     shadowed: str
     subrequests: str | None
 
@@ -241,6 +243,7 @@ class Recorded:
             fault=None if told["fault"] is None else Failure(told["fault"]),
             why=told["why"],
             request_id=as_bytes(told["request_id"]),
+            cache_result=told.get("cache", ""),
             shadowed=told.get("shadowed", ""),
             subrequests=told.get("subrequests", "") or None,
         )

@@ -11,6 +11,10 @@ FILTERS: Final[Mapping[str, str]] = {
 filters:
   request_id: {header: X-Correlation-Id, trust_client: false}
 """,
+    "cache": """\
+filters:
+  cache: {ttl_by_status: {404: 10s}, stale_if_error: 1h, key: {query: {except: ["utm_*"]}}}
+""",
     "https_redirect": """\
 listeners:
   plain: {address: ":80", filters: {https_redirect: {exceptions: ["/.well-known/acme-challenge/*"]}}}

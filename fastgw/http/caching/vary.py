@@ -2,15 +2,20 @@
 
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from typing import Final
+from typing import Final, Protocol
 
 from fastgw.http.grammar import IS_TOKEN, elements
 from fastgw.http.header_conditions import SINGLE
-from fastgw.http.messages import RequestHead
 
 _MOST_NAMES: Final = 16
 _NO_CASE: Final = frozenset((b"accept-language", b"accept-encoding", b"accept-charset"))
 """Fields whose values are compared without case (RFC 9110 sections 12.5.2, 12.5.3, and 12.5.4)."""
+
+
+class RequestFields(Protocol):
+    """Fields of a request."""
+
+    def values(self, name: bytes) -> list[bytes]: ...
 
 
 def find_varying(lines: Sequence[bytes]) -> tuple[bytes, ...] | None:
@@ -48,7 +53,7 @@ def normalized_value(name: bytes, lines: Sequence[bytes]) -> bytes | None:
     return joined.lower() if name in _NO_CASE else joined
 
 
-def variant_key(primary: bytes, names: Sequence[bytes], head: RequestHead) -> bytes:
+def variant_key(primary: bytes, names: Sequence[bytes], head: RequestFields) -> bytes:
     """Return the key of the variant that a request selects: 16 bytes.
 
     `names`: of `find_varying`. `head`: the request as the upstream gets it.

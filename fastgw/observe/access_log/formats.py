@@ -167,6 +167,8 @@ def json_line(record: Record, mask: Mask) -> bytes:
     set.
     """
     fields = _json_fields(record, mask)
+    if record.cache:
+        fields["cache"] = record.cache
     if record.subrequests:
         fields["subrequests"] = record.subrequests
     if record.shadowed:
@@ -287,6 +289,7 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
         "fastgw.target": record.target,
         "fastgw.upstream_s": round(record.upstream_s, 6) if record.upstream_s >= 0.0 else None,
         "fastgw.retries": record.retries,
+        "fastgw.cache": record.cache,
         "fastgw.subrequests": record.subrequests,
         "fastgw.shadow": record.shadowed,
         "fastgw.websocket": record.tunnel,

@@ -51,6 +51,8 @@ class Record(msgspec.Struct, gc=False):
     fault_detail: str = ""
     """Detail of the fault; "" = none."""
     request_id: bytes = b""
+    cache: str = ""
+    """Result of the route's cache; "" = the route has none, or it was not asked."""
     shadowed: str = ""
     """Effects that filters in shadow mode would have had, by filter name."""
     subrequests: str = ""

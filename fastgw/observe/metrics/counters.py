@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import NamedTuple, TypeAlias
 
-from fastgw.observe.metrics.families import BOUNDS_S, METHOD_INDEXES, FilterEvent
+from fastgw.observe.metrics.families import BOUNDS_S, CACHE_RESULTS, METHOD_INDEXES, FilterEvent
 from fastgw.observe.metrics.series_layout import (
     DROPPED_UNQUEUED,
     DROPPED_UNWRITTEN,
@@ -22,6 +22,7 @@ from fastgw.observe.metrics.series_layout import (
     WORDS,
     Series,
     SeriesCells,
+    cache_cell_name,
     cell_name,
     coding_cell_name,
     fault_cell_name,
@@ -175,6 +176,14 @@ class ExchangeCounters:
             word = self.cells.word(coding_cell_name(row, operation, coding, output))
             if word is not None:
                 self.column[word] += count
+
+    def count_cache(self, route: str, result: str) -> None:
+        """Count a request by the result of its route's cache (`CacheResult`). Not counted if the column has no free
+        cell.
+        """
+        word = self.cells.word(cache_cell_name(self._series.routes_by_name.get(route, 0), CACHE_RESULTS.index(result)))
+        if word is not None:
+            self.column[word] += 1
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         """Count an event of a filter, in shadow mode or not. Rare, so its name is looked up each time."""

@@ -92,6 +92,12 @@ class ContentCoding(IntEnum):
         return cls[coding.decode().upper()]
 
 
+CACHE_RESULTS: Final = ("hit", "stale", "revalidated", "miss", "collapsed", "bypass")
+"""Results of a cache for a request, as in the log: answered from the store, fresh or stale; answered from the store
+after the upstream has confirmed it; fetched from the upstream, by this request or by an equal one at the same time;
+forwarded past the cache."""
+
+
 def close_label(code: int) -> str:
     """Return the label of a close code. Private codes, which peers choose freely, have one label per thousand."""
     return f"{code}" if code < 3000 else f"{code // 1000}xxx"
@@ -226,6 +232,13 @@ CODING_OUTPUT_BYTES: Final = Family(
     ("encoding", "operation", "route"),
     "Bodies after compression of responses (compress) or decompression of requests (decompress).",
 )
+CACHE_REQUESTS: Final = Family(
+    "fastgw_cache_requests_total",
+    "counter",
+    ("result", "route"),
+    "Requests of routes with the filter cache, by result: hit, stale, revalidated, miss, collapsed (answered with the "
+    "response to an equal request) or bypass.",
+)
 ROUTES_FOLDED: Final = Family("fastgw_routes_folded", "gauge", (), 'Routes counted together as route="_other".')
 TARGETS_FOLDED: Final = Family(
     "fastgw_targets_folded", "gauge", (), 'Targets counted together as target="_other", upstream="_other".'
@@ -265,6 +278,7 @@ FAMILIES: Final = (
     WEBSOCKET_CLOSES,
     CODING_INPUT_BYTES,
     CODING_OUTPUT_BYTES,
+    CACHE_REQUESTS,
     ROUTES_FOLDED,
     TARGETS_FOLDED,
     UPSTREAMS_FOLDED,

@@ -72,6 +72,7 @@ _CLAIMED: Final = 1 << 63  # the key of a used cell is never 0
 _FAULT: Final = 1 << 62  # set in the key of a fault by route and upstream
 _WEBSOCKET: Final = 1 << 31  # it counts messages or ends of WebSockets: the top bit of the method's place
 _CODING: Final = 1 << 30  # it counts bytes before and after a content coding: the next bit
+_CACHE: Final = 1 << 29  # it counts results of caches: the bit after that
 NO_UPSTREAM: Final = 0x3FFF
 """Marker in place of an upstream's row: the fault happened before an upstream was selected."""
 
@@ -221,8 +222,22 @@ def coding_cell_labels(name: int) -> tuple[int, int, int, bool]:
     return name >> 32 & 0xFFFF, name >> 16 & 0x3FFF, (name & 0xFFFF) >> 1, bool(name & 1)
 
 
+def cache_cell_name(route: int, result: int) -> int:
+    """Return the key of a cell that counts a result of a cache, by its index in `CACHE_RESULTS`."""
+    return _CLAIMED | route << 32 | _CACHE | result
+
+
+def is_cache_cell(name: int) -> bool:
+    return not name & (_FAULT | _WEBSOCKET | _CODING) and bool(name & _CACHE)
+
+
+def cache_cell_labels(name: int) -> tuple[int, int]:
+    """Return the arguments of `cache_cell_name` for a key."""
+    return name >> 32 & 0xFFFF, name & 0xFFFF
+
+
 def is_request_cell(name: int) -> bool:
-    return not name & (_FAULT | _WEBSOCKET | _CODING)
+    return not name & (_FAULT | _WEBSOCKET | _CODING | _CACHE)
 
 
 def is_fault_cell(name: int) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fastgw.observe.metrics.families import (
+    CACHE_RESULTS,
     METHODS,
     NONE,
     OTHER,
@@ -39,10 +40,12 @@ from fastgw.observe.metrics.series_layout import (
     UPSTREAM_WORDS,
     UPSTREAMS_AT,
     Series,
+    cache_cell_labels,
     cell_labels,
     claimed,
     coding_cell_labels,
     fault_cell_labels,
+    is_cache_cell,
     is_coding_cell,
     is_fault_cell,
     is_request_cell,
@@ -78,6 +81,8 @@ class Totals:
     coding_input_bytes: Mapping[tuple[str, str, str], int]
     """Bytes before an operation with a content coding, by coding, operation and route."""
     coding_output_bytes: Mapping[tuple[str, str, str], int]
+    cache_requests: Mapping[tuple[str, str], int]
+    """Requests by result of the route's cache, and route."""
     log_records_dropped: int
 
 
@@ -106,6 +111,7 @@ def totals(
         websocket_closes=closes,
         coding_input_bytes=coding_input,
         coding_output_bytes=coding_output,
+        cache_requests=_cache_requests(series, cells),
         log_records_dropped=words[DROPPED_UNQUEUED] + words[DROPPED_UNWRITTEN],
     )
 
@@ -198,6 +204,16 @@ def _content_codings(series: Series, cells: Mapping[int, int]) -> tuple[_ByCodin
             route, operation, coding, output = coding_cell_labels(name)
             labels = ContentCoding(coding).name.lower(), CodingOperation(operation).name.lower()
             found[output][*labels, routes.get(route, OTHER)] += count
+    return found
+
+
+def _cache_requests(series: Series, cells: Mapping[int, int]) -> Mapping[tuple[str, str], int]:
+    routes = {row: name for name, row in series.routes.items()}
+    found: Counter[tuple[str, str]] = Counter()
+    for name, count in cells.items():
+        if count and is_cache_cell(name):
+            route, result = cache_cell_labels(name)
+            found[CACHE_RESULTS[result], routes.get(route, OTHER)] += count
     return found
 
 

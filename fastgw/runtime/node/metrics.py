@@ -456,6 +456,8 @@ def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[S
         (families.CODING_OUTPUT_BYTES, totals.coding_output_bytes),
     ):
         yield family, [("", labels(family, *names), count) for names, count in counts.items()]
+    cached = totals.cache_requests.items()
+    yield families.CACHE_REQUESTS, [("", labels(families.CACHE_REQUESTS, *names), count) for names, count in cached]
     yield families.FAULTS, [("", labels(families.FAULTS, *names), count) for names, count in totals.faults.items()]
     yield families.TARGET_SECONDS, _target_seconds(totals)
     yield (

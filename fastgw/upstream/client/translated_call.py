@@ -71,7 +71,7 @@ class TranslatedCall(ClientSide):
     def send(self, head: BuiltRequestHead, body: Relay | None) -> None:
         """Send the request. `head`: with the end-to-end headers of the client's request. `body`: the call's own."""
         exchange = self._exchange
-        call = new_exchange(head, self, exchange.listener, exchange.peer, _renewing(exchange.chain))
+        call = new_exchange(head, self, exchange.listener, exchange.peer, renewing(exchange.chain))
         call.begun_at = exchange.begun_at
         call.client_ip, call.params = exchange.client_ip, exchange.params
         call.consumer, call.claims = exchange.consumer, exchange.claims
@@ -228,7 +228,7 @@ class TranslatedCall(ClientSide):
         return self._exchange.client.filter_timeout()
 
 
-def _renewing(chain: Chain) -> Chain:
+def renewing(chain: Chain) -> Chain:
     """Return the chain of a call: of these filters' hooks only the renew hooks."""
     if not chain.renew_steps:
         return NO_FILTERS

@@ -78,6 +78,7 @@ class FastPath:
         "_params",
         "_stream",
         "begun_at",
+        "cache_result",
         "client_ip",
         "consumer",
         "fault",
@@ -123,7 +124,7 @@ class FastPath:
         # Record of every request without an exchange:
         self.request_body = self.consumer = self.fault = self.subrequests = None
         self.retries = 0
-        self.request_id, self.why, self.shadowed = b"", "", ""
+        self.request_id, self.why, self.shadowed, self.cache_result = b"", "", "", ""
 
     def __repr__(self) -> str:
         return f"<FastPath on {self._stream!r}>"

@@ -249,6 +249,25 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
     ],
     "decompress": [{"encodings": ["gzip"], "max_bytes": "1MiB", "max_ratio": 50}],
     "size": [{"body": "1KiB"}],
+    "cache": [
+        {
+            "store": "main",
+            "ttl": "1m",
+            "ttl_by_status": {"404": "1s"},
+            "override_ttl": "1m",
+            "stale_while_revalidate": "1s",
+            "stale_if_error": "1s",
+            "stale_when_unreachable": "1s",
+            "key": {"query": {"only": ["a"]}, "headers": ["X-A"], "cookies": ["b"]},
+            "vary_by": ["consumer"],
+            "store_set_cookie": True,
+            "max_variants": 2,
+            "lock_timeout": "1s",
+            "methods": ["GET"],
+            "bypass": {"header": "X-B"},
+            "tag_header": ["Cache-Tag"],
+        }
+    ],
     "egress_calls": [{"user_agent": "pass", "unavailable": "gone"}, {"ambiguous": "two of them"}, {}],
     "unknown_service": [
         {"apps": ["shop"], "addressing": "path", "several": {"shop/orders": ["a", "b"]}, "awaited": True}

@@ -53,6 +53,7 @@ class Exchange:
     retries: int = 0
     fault: Fault | None = None
     why: str = ""
+    cache_result: str = ""
     shadowed: str = ""
     subrequests: object = None
     request_id: bytes = b""

@@ -65,6 +65,8 @@ def reference(told: Told, ended: Exchange, now: float, date: float) -> bytes:
     )
     if record.consumer:
         told.counters.count_consumer(record.consumer)
+    if record.cache:
+        told.counters.count_cache(record.route, record.cache)
     return json_line(record, masker(REDACT))
 
 
@@ -120,6 +122,7 @@ def exchanges(draw: st.DrawFn) -> Exchange:
             retries=draw(st.sampled_from([0, 0, 2])),
             fault=draw(st.sampled_from([None, None, Fault.ROUTE_NOT_FOUND, Fault.CONNECT_REFUSED])),
             why=draw(st.sampled_from(["", "", 'a "reason"'])),
+            cache_result=draw(st.sampled_from(["", "", "hit", "collapsed"])),
             shadowed=draw(st.sampled_from(["", "", "", 'ip: refuse 403 forbidden (a "reason")'])),
             subrequests=draw(st.sampled_from([None, None, None, 'users "a":1 200 0.1'])),
             request_id=draw(st.one_of(st.just(b""), st.just(b"01JD4Z"), st.binary(max_size=10))),

@@ -322,6 +322,8 @@ def test_everything_that_a_filter_may_change_is_put_back() -> None:
     assert not_a_filters == {
         "answered_by",
         "begun_at",
+        "cache_result",
+        "cache_status",
         "chain",
         "client",
         "fault",

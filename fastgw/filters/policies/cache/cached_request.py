@@ -1,0 +1,212 @@
+"""One request of a route with a cache: the look-up, the wait for the fetch of an equal request, and what follows."""
+
+import asyncio
+from typing import Final, final
+
+from fastgw.cache.store import KeyWatch, Lease, Refusal, StoredObject
+from fastgw.errors import Fault
+from fastgw.exchange import Exchange
+from fastgw.filters.policies.cache.fetch import Fetch
+from fastgw.filters.policies.cache.policy import CachePolicy, ForwardedFields
+from fastgw.filters.policies.cache.stored_answer import answer_from
+from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
+from fastgw.http.caching.directives import parse_request
+from fastgw.http.caching.records import StoredHead, VariantsRecord, decode_record
+from fastgw.http.caching.reuse import Decision, Reuse, decide_reuse
+from fastgw.http.caching.vary import variant_key
+from fastgw.upstream.forwarding.forward_action import Forward
+
+_SENT: Final = frozenset((Reuse.FRESH, Reuse.STALE, Reuse.STALE_WHILE_REVALIDATE))
+
+
+@final
+class CachedRequest:
+    """A GET or HEAD that may be answered from the store; service side of its exchange while it waits.
+
+    `primary`: key of the resource. `key`: key of the response that the request selects, as far as variants are known.
+    """
+
+    __slots__ = (
+        "_fields",
+        "_has_waited",
+        "_timer",
+        "_watch",
+        "_watched",
+        "_why",
+        "directives",
+        "exchange",
+        "forward",
+        "key",
+        "policy",
+        "primary",
+        "query",
+        "variants",
+    )
+
+    def __init__(self, policy: CachePolicy, exchange: Exchange, forward: Forward) -> None:
+        self.policy, self.exchange, self.forward = policy, exchange, forward
+        self.directives = parse_request(exchange.head)
+        self.query = policy.query_of(exchange)
+        self.primary = self.key = policy.key_of(exchange, forward, self.query)
+        self.variants: VariantsRecord | None = None
+        self._fields: ForwardedFields | None = None
+        self._why: Forwarded | None = None  # why the first look-up has not found an answer
+        self._has_waited = False
+        self._watch: KeyWatch | None = None
+        self._watched = b""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<CachedRequest {self.key.hex()}{' waiting' if self._watch else ''}>"
+
+    @property
+    def fields(self) -> ForwardedFields:
+        """The headers that the upstream gets."""
+        if self._fields is None:
+            self._fields = ForwardedFields(self.exchange)
+        return self._fields
+
+    @property
+    def url(self) -> bytes:
+        return self.policy.url_of(self.exchange, self.query)
+
+    @property
+    def is_authenticated(self) -> bool:
+        """Whether the gateway knows who the client is: by a filter, or by its certificate."""
+        exchange = self.exchange
+        return exchange.consumer is not None or bool(exchange.claims) or exchange.peer.certificate is not None
+
+    def answer(self) -> bool:
+        """Answer from the store, or fetch. False: the request has to be forwarded as it is."""
+        found, record = self._find()
+        if found is None or record is None:
+            why = Forwarded.URI_MISS if self.variants is None else Forwarded.VARY_MISS
+            return self._fetch_or_wait(why, None, None)
+        now = self.policy.clock()
+        decision = decide_reuse(record, self.directives, now, soft_purged=found.is_soft_purged)
+        if decision.use in _SENT:
+            self._send(found, record, decision)
+            return True
+        why = Forwarded.REQUEST if decision.use is Reuse.VALIDATE_BY_REQUEST else Forwarded.STALE
+        if found.is_complete:
+            return self._fetch_or_wait(why, found, record)
+        found.release()
+        return self._fetch_or_wait(why, None, None)
+
+    def _find(self) -> tuple[StoredObject | None, StoredHead | None]:
+        """Look the request up. Sets `key` and `variants`."""
+        store = self.policy.store
+        self.key, self.variants = self.primary, None
+        found = store.find(self.primary)
+        record = None if found is None else decode_record(found.head)
+        if found is not None and isinstance(record, VariantsRecord):
+            found.release()
+            self.variants = record
+            self.key = variant_key(self.primary, record.vary, self.fields)
+            found = store.find(self.key)
+            record = None if found is None else decode_record(found.head)
+        if found is not None and (found.has_failed or not isinstance(record, StoredHead)):
+            found.release()
+            return None, None
+        return found, record if isinstance(record, StoredHead) else None
+
+    def _send(self, found: StoredObject, record: StoredHead, decision: Decision) -> None:
+        exchange, policy = self.exchange, self.policy
+        self._stop_waiting()
+        if self._has_waited or not found.is_complete:
+            exchange.cache_result = "collapsed"
+            exchange.cache_status = forwarded_status(
+                self._why or Forwarded.URI_MISS, ttl=decision.ttl, stored=True, collapsed=True
+            )
+        else:
+            exchange.cache_result = "hit" if decision.use is Reuse.FRESH else "stale"
+            exchange.cache_status = hit_status(decision.ttl)
+        if decision.use is Reuse.STALE_WHILE_REVALIDATE and found.is_complete:
+            self._validate_later()
+        answer_from(exchange, policy, found, record, decision.age, self.forward.marks)
+
+    def _validate_later(self) -> None:
+        """Validate a stale response in the background, unless another request does."""
+        store = self.policy.store
+        lease = store.lease(self.key)
+        if isinstance(lease, Refusal):
+            return
+        found = store.find(self.key)
+        record = None if found is None else decode_record(found.head)
+        if found is None or not isinstance(record, StoredHead):
+            lease.give_up()
+            return
+        Fetch(self, lease, None, Forwarded.STALE, found, record, has_client=False).send_request(self.exchange)
+
+    def _fetch_or_wait(self, why: Forwarded, found: StoredObject | None, record: StoredHead | None) -> bool:
+        exchange = self.exchange
+        self._why = self._why or why
+        if self.directives.only_if_cached:
+            if found is not None:
+                found.release()
+            self._stop_waiting()
+            exchange.fail(Fault.NOT_CACHED)
+            return True
+        if exchange.method == b"HEAD":
+            if found is not None:
+                found.release()
+            exchange.cache_result, exchange.cache_status = "miss", forwarded_status(why)
+            return False
+        lease = self.policy.store.lease(self.key)
+        if lease is Refusal.IN_FLIGHT and why is not Forwarded.REQUEST:
+            if found is not None:
+                found.release()
+            return self._wait()
+        self._fetch(lease, why, found, record)
+        return True
+
+    def _fetch(
+        self, lease: Lease | Refusal, why: Forwarded, found: StoredObject | None, record: StoredHead | None
+    ) -> None:
+        self._stop_waiting()
+        granted, refusal = (None, lease) if isinstance(lease, Refusal) else (lease, None)
+        Fetch(self, granted, refusal, why, found, record, has_client=True).send_request(self.exchange)
+
+    # waiting for another fetch
+
+    def _wait(self) -> bool:
+        """Wait until the fetch of another request has an answer for this one."""
+        if self._watch is not None and self._watched == self.key:
+            return True  # still waiting
+        if self._watch is not None:
+            self._watch.cancel()
+        policy = self.policy
+        self._watch, self._watched = policy.store.watch(self.key, self._look_again), self.key
+        if self._timer is None:
+            self._timer = policy.worker_loop.loop.call_later(policy.lock_timeout, self._waited_too_long)
+            self.exchange.service = self
+        self._has_waited = True
+        return self.answer()  # what has happened before the watch began
+
+    def _look_again(self) -> None:
+        if self._timer is not None:
+            self.answer()
+
+    def _waited_too_long(self) -> None:
+        self._timer = None
+        self._fetch(Refusal.IN_FLIGHT, self._why or Forwarded.URI_MISS, None, None)
+
+    def _stop_waiting(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
+        if self.exchange.service is self:
+            self.exchange.service = None
+
+    # calls of the client's side (`ServiceSide`)
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def feed_raw(self, chunk: bytes) -> None: ...
+    def end_raw(self) -> None: ...
+
+    def cancel(self) -> None:
+        self._stop_waiting()

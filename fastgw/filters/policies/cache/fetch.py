@@ -1,0 +1,392 @@
+"""Fetch: a request of the cache to the upstream, and the way of its response into the store and to the client.
+
+Rule 1: the response is stored as the upstream sends it; the response steps of filters run for each client. Rule 2: the
+client for which it is fetched (the leader) gets the response as it arrives; if it reads more slowly than the upstream
+sends, it reads on from the stored object, so others do not wait for it. Rule 3: a fetch goes on without a leader as
+long as its response is, or may be, stored. Rule 4: its lease always ends: with the object, or given up with a short
+mark, which frees those that wait.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, final
+
+from msgspec import structs
+
+from fastgw.cache.store import Lease, Refusal, StoredObject, Writer
+from fastgw.errors import Fault
+from fastgw.exchange import Exchange, Reply, Response, Trailers
+from fastgw.exchange.states import ANSWERING, HOLDING
+from fastgw.filters.policies.cache.leader import Leader
+from fastgw.filters.policies.cache.policy import CachePolicy, url_tag
+from fastgw.filters.policies.cache.stored_answer import answer_from
+from fastgw.http.built_request import BuiltRequestHead
+from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
+from fastgw.http.caching.directives import RequestDirectives
+from fastgw.http.caching.records import StoredHead, VariantsRecord, encode_record
+from fastgw.http.caching.reuse import Trouble, find_age, is_error, may_send_stale
+from fastgw.http.caching.storing import Times, Unstorable, decide_storing
+from fastgw.http.caching.validation import freshen, make_conditions, merge_fields
+from fastgw.http.caching.vary import join_varying, variant_key
+from fastgw.http.field_names import WRITTEN_HERE
+from fastgw.http.messages import RequestHead, ResponseHead
+from fastgw.upstream.client.detached_call import DetachedCall
+from fastgw.upstream.forwarding.fallback import FAULTS
+from fastgw.upstream.forwarding.forward_action import CallRecorder
+
+if TYPE_CHECKING:
+    from fastgw.filters.policies.cache.cached_request import CachedRequest
+
+MARK_S: Final = 1.0
+"""Seconds for which requests do not wait for each other after a response that was not stored."""
+MOST_TAGS: Final = 64
+LONGEST_TAG: Final = 256
+_NOT_SENT: Final = WRITTEN_HERE | {b"expect"}
+UNREACHABLE: Final = FAULTS["unavailable"] | FAULTS["unreachable"] | {Fault.CONNECTION_LOST}
+
+
+def sent_head(exchange: Exchange, query: bytes | None) -> RequestHead:
+    """Return the head of the request that fetches a response: the client's, as a GET without a body."""
+    head = exchange.head
+    if head.method == b"GET" and head.body_length == 0 and head.ordinary:
+        return head
+    fields = [line for line in head.fields() if line[0].lower() not in _NOT_SENT]
+    target = head.raw_path if query is None else b"%b?%b" % (head.raw_path, query)
+    return BuiltRequestHead(b"GET", head.authority or b"localhost", target, fields)
+
+
+def explain_fetch(policy: CachePolicy, exchange: Exchange, recorder: CallRecorder) -> None:
+    """Let `explain` show the request that fetches a response."""
+    query = policy.query_of(exchange)
+    call = DetachedCall(exchange, recorder, _NoListener())
+    call.send(exchange, sent_head(exchange, query), query, policy.dropped, b"")
+
+
+class _NoListener:
+    """Listener of a call that is only shown."""
+
+    def on_interim(self, head: ResponseHead) -> None: ...
+    def on_response(self, response: Response, payload: bytes, ended: bool) -> None: ...
+    def on_data(self, payload: bytes) -> None: ...
+    def on_end(self, trailers: Trailers) -> None: ...
+    def on_failure(self, reply: Reply, fault: Fault, why: str) -> None: ...
+
+
+@final
+class Fetch:
+    """One fetch. `lease`: None if another request has it, or a mark says that nothing is stored.
+
+    `found`, `record`: the stored response to validate; None: there is none.
+    """
+
+    def __init__(
+        self,
+        request: "CachedRequest",
+        lease: Lease | None,
+        refusal: Refusal | None,
+        why: Forwarded,
+        found: StoredObject | None,
+        record: StoredHead | None,
+        has_client: bool,
+    ) -> None:
+        exchange = request.exchange
+        self._policy: CachePolicy = request.policy
+        self._directives: RequestDirectives = request.directives
+        self._forward = request.forward
+        self._primary, self._key, self._url, self._variants = (
+            request.primary,
+            request.key,
+            request.url,
+            request.variants,
+        )
+        self._query, self._fields = request.query, request.fields
+        self._lease, self._refusal, self._why = lease, refusal, why
+        self._found, self._record = found, record
+        self._head: RequestHead = exchange.head
+        self._is_authenticated = request.is_authenticated
+        self._leader = Leader(exchange, self) if has_client else None
+        self._writer: Writer | None = None
+        self._request_date = 0.0
+        self._has_response = False
+        self._call: DetachedCall
+
+    def __repr__(self) -> str:
+        return f"<Fetch of {self._url!r}>"
+
+    def send_request(self, exchange: Exchange) -> None:
+        """Send the request. `exchange`: of the client for whom it is sent first."""
+        self._request_date = self._policy.clock()
+        exchange.upstream = self._forward.upstream.name
+        conditions = [] if self._record is None else make_conditions(self._record)
+        self._send(exchange, conditions)
+
+    def _send(self, exchange: Exchange, conditions: Sequence[tuple[bytes, bytes]]) -> None:
+        policy = self._policy
+        self._call = DetachedCall(exchange, self._forward, self)
+        added = b"".join(b"%b: %b\r\n" % line for line in conditions)
+        self._call.send(exchange, sent_head(exchange, self._query), self._query, policy.dropped, added)
+
+    @property
+    def upstream_call(self) -> DetachedCall:
+        return self._call
+
+    # calls of the leader
+
+    def leader_left(self) -> None:
+        """The client does not need the response any more."""
+        self._leader = None
+        if self._writer is None and (self._has_response or self._lease is None):
+            self._call.cancel()
+            self._end_lease(0.0)
+
+    # the response (`DetachedListener`)
+
+    def on_interim(self, head: ResponseHead) -> None:
+        if self._leader is not None:
+            self._leader.exchange.client.send_interim(head)
+
+    def on_response(self, response: Response, payload: bytes, ended: bool) -> None:
+        head = response.head
+        assert head is not None
+        now = self._policy.clock()
+        self._has_response = True
+        record = self._record
+        times = Times(self._request_date, now)
+        if record is not None:
+            if head.status == 304:
+                self._take_validation(record, head, times)
+                return
+            if is_error(head.status) and self._send_stale(record, Trouble.ERROR, head.status, now):
+                self._call.cancel()
+                self._end_lease(MARK_S)
+                return
+        judged = decide_storing(
+            self._head, self._directives, head, self._policy.storing, times, authenticated=self._is_authenticated
+        )
+        self._release()
+        detail: bytes | None
+        if isinstance(judged, Unstorable):
+            detail = judged.value
+            self._forget(head)
+        else:
+            detail = self._begin_storing(judged, head)
+        stored = judged if self._writer is not None and isinstance(judged, StoredHead) else None
+        if stored is None:
+            self._end_lease(MARK_S)
+        else:
+            self._append(payload)
+            if ended:
+                self._complete()
+        leader = self._leader
+        if leader is None:
+            if self._writer is None:
+                self._call.cancel()
+            return
+        exchange = leader.exchange
+        exchange.cache_result = "miss"
+        exchange.cache_status = forwarded_status(
+            self._why,
+            stored=stored is not None,
+            detail=detail,
+            ttl=None if stored is None else stored.lifetime - stored.initial_age,
+        )
+        self._call.report(exchange)
+        leader.answer(response, payload, ended, stored, now)
+
+    def _begin_storing(self, record: StoredHead, head: ResponseHead) -> bytes | None:
+        """Begin to store a response. Returns the reason why it cannot be stored."""
+        policy, lease = self._policy, self._lease
+        if lease is None:
+            if self._refusal is not Refusal.UNCACHEABLE:
+                return b"in-flight"
+            # What was not stored the last time is stored now: the mark has done its work.
+            policy.store.purge_key(self._key)
+            asked = policy.store.lease(self._key)
+            if isinstance(asked, Refusal):
+                return b"in-flight"
+            lease = self._lease = asked
+        key = self._key
+        tags = [*self._tags(head), url_tag(self._url)]
+        if record.vary or self._variants is not None:
+            names = join_varying(() if self._variants is None else self._variants.vary, record.vary)
+            if names is None:
+                policy.store.remove(self._primary)
+                return b"vary"
+            key = variant_key(self._primary, names, self._fields)
+            if not self._list_variant(lease, names, key):
+                return b"store-full"
+        self._writer = lease.store(encode_record(record), self._size(head), key=key, url=self._url, tags=tags)
+        if self._writer is None:
+            return b"store-full"
+        self._key = key
+        if self._leader is not None:
+            self._leader.found = policy.store.find(key)
+        return None
+
+    def _size(self, head: ResponseHead) -> int | None:
+        return head.body_length if head.has_body else 0
+
+    def _list_variant(self, lease: Lease, names: tuple[bytes, ...], key: bytes) -> bool:
+        """Add a variant to those of the resource. The oldest one is removed if there are too many."""
+        before = self._variants
+        keys = () if before is None or before.vary != names else before.keys
+        if before is not None and before.vary == names and key in keys:
+            return True
+        keys = (*keys, key)
+        while len(keys) > self._policy.max_variants:
+            self._policy.store.remove(keys[0])
+            keys = keys[1:]
+        listed = encode_record(VariantsRecord(names, keys))
+        return lease.store_head(listed, key=self._primary, url=self._url, tags=(url_tag(self._url),))
+
+    def _tags(self, head: ResponseHead) -> list[bytes]:
+        tags: list[bytes] = []
+        for name in self._policy.tag_headers:
+            for line in head.values(name):
+                tags += line.replace(b",", b" ").split()
+        return [tag for tag in dict.fromkeys(tags) if len(tag) <= LONGEST_TAG][:MOST_TAGS]
+
+    def _forget(self, head: ResponseHead) -> None:
+        """Remove what is stored if the new response, which is not stored, replaces it."""
+        if self._record is not None and not is_error(head.status):
+            self._policy.store.remove(self._key)
+
+    def _take_validation(self, record: StoredHead, head: ResponseHead, times: Times) -> None:
+        """Handle a 304."""
+        policy, leader = self._policy, self._leader
+        merged = freshen(record, head, policy.storing, times)
+        if merged is Unstorable.OTHER_VALIDATOR:
+            policy.store.remove(self._key)
+            self._repeat()
+            return
+        found, self._found = self._found, None
+        assert found is not None
+        stored = False
+        if isinstance(merged, StoredHead):
+            if self._lease is not None:
+                stored = self._lease.freshen(found, encode_record(merged))
+            record = merged
+        else:
+            policy.store.remove(self._key)
+            record = structs.replace(
+                record, lines=merge_fields(record, head).render(), stored_date=times.response_date, initial_age=0
+            )
+        self._end_lease(MARK_S)
+        if leader is None:
+            found.release()
+            return
+        exchange = leader.exchange
+        age = find_age(record, times.response_date)
+        exchange.cache_result = "revalidated"
+        exchange.cache_status = forwarded_status(
+            self._why, upstream_status=304, stored=stored, ttl=record.lifetime - age
+        )
+        self._call.report(exchange)
+        leader.answer_from(found, record, age)
+
+    def _repeat(self) -> None:
+        """Send the request again without conditions: the 304 was not about the stored response."""
+        leader = self._leader
+        self._call.cancel()
+        self._release()
+        self._record, self._has_response = None, False
+        if leader is None:
+            self._end_lease(0.0)
+        else:
+            self._send(leader.exchange, ())
+
+    def _send_stale(self, record: StoredHead, trouble: Trouble, status: int | None, now: float) -> bool:
+        """Answer with the stale stored response in place of an error, if that is allowed."""
+        found = self._found
+        if found is None or not may_send_stale(
+            record, self._directives, now, trouble, soft_purged=found.is_soft_purged
+        ):
+            return False
+        self._found = None
+        leader = self._leader
+        if leader is None:
+            found.release()
+            return True
+        exchange = leader.exchange
+        age = find_age(record, now)
+        exchange.cache_result = "stale"
+        exchange.cache_status = hit_status(record.lifetime - age, detail=b"error" if status else b"unreachable")
+        self._call.report(exchange)
+        leader.answer_from(found, record, age)
+        return True
+
+    def on_data(self, payload: bytes) -> None:
+        self._append(payload)
+        if self._leader is not None:
+            self._leader.feed(payload)
+        elif self._writer is None:
+            self._call.cancel()
+
+    def _append(self, payload: bytes) -> None:
+        writer = self._writer
+        if writer is not None and payload and not writer.append(payload):
+            self._writer = None
+            self._end_lease(MARK_S)
+            if self._leader is not None:
+                self._leader.lose_object()
+
+    def _complete(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.complete()
+        self._end_lease(MARK_S)
+        self._release()
+
+    def on_end(self, trailers: Trailers) -> None:
+        self._complete()
+        leader, self._leader = self._leader, None
+        if leader is not None:
+            leader.end(trailers)
+
+    def detach_leader(self, found: StoredObject, record: StoredHead, age: int) -> None:
+        """Answer the leader with a stored object: it no longer depends on this fetch."""
+        leader, self._leader = self._leader, None
+        if leader is None:
+            found.release()
+        else:
+            answer_from(leader.exchange, self._policy, found, record, age, self._forward.marks)
+
+    def on_failure(self, reply: Reply, fault: Fault, why: str) -> None:
+        leader, writer = self._leader, self._writer
+        if writer is not None:
+            self._writer = None
+            writer.abort()
+        trouble = Trouble.UNREACHABLE if fault in UNREACHABLE else Trouble.ERROR
+        if (
+            not self._has_response
+            and self._record is not None
+            and self._send_stale(self._record, trouble, None, self._policy.clock())
+        ):
+            self._end_lease(MARK_S)
+            return
+        self._end_lease(MARK_S)
+        self._release()
+        if leader is None:
+            return
+        exchange = leader.exchange
+        if exchange.state in (HOLDING, ANSWERING):
+            exchange.fault, exchange.why = exchange.fault or fault, exchange.why or why
+            self._leader = None
+            leader.fail(fault)
+            return
+        self._call.report(exchange)
+        leader.give_up()
+        self._leader = None
+        exchange.cache_result = "miss"
+        exchange.fail_with(reply, fault, why)
+
+    def _end_lease(self, mark_s: float) -> None:
+        """Give the lease up, if it has not ended with the object."""
+        lease = self._lease
+        if lease is not None and self._writer is None:
+            self._lease = None
+            lease.give_up(mark_s)
+
+    def _release(self) -> None:
+        found, self._found = self._found, None
+        if found is not None:
+            found.release()

@@ -1,0 +1,253 @@
+"""cache: answer requests from stored responses (RFC 9111)."""
+
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, field
+
+from fastgw.config.base.value_types import Method, Name, Notation, Token
+from fastgw.config.settings.gateway import NONE, Some
+from fastgw.filters.api import (
+    Duration,
+    Env,
+    Exchange,
+    FieldName,
+    Filter,
+    Hooks,
+    Phase,
+    Services,
+    Settings,
+)
+from fastgw.filters.policies.cache.cached_request import CachedRequest
+from fastgw.filters.policies.cache.fetch import explain_fetch
+from fastgw.filters.policies.cache.policy import CachePolicy, url_tag
+from fastgw.http.caching.cache_status import Forwarded, forwarded_status
+from fastgw.http.caching.invalidation import find_invalidated, invalidates
+from fastgw.http.caching.keys import NO_QUERY, QueryRule
+from fastgw.http.caching.storing import StorePolicy
+from fastgw.http.caching.validation import FOR_ORIGIN
+from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
+
+_CACHEABLE: Final = ("GET", "HEAD")
+
+
+def parse_status(text: str) -> str:
+    """Validate a status code of a final response."""
+    if len(text) != 3 or not text.isdecimal() or not 200 <= int(text) <= 599:
+        raise ValueError(f'"{text}" is not a status code')
+    return text
+
+
+StatusCode = Annotated[
+    str, Notation('a status code such as "404"', parse_status, {"type": "string", "pattern": "^[2-5][0-9]{2}$"})
+]
+_METHOD: Final = forwarded_status(Forwarded.METHOD)
+_BYPASS: Final = forwarded_status(Forwarded.BYPASS)
+
+
+class QueryNames(Settings):
+    """Query parameters by name. A `*` in a name stands for any characters."""
+
+    only: Some[str] | None = None
+    """Names of the parameters that are part of the key; others do not reach the upstream."""
+    except_: Some[str] | None = field(default=None, name="except")
+    """Names of the parameters that are not part of the key, and do not reach the upstream; all others are."""
+
+    def __post_init__(self) -> None:
+        if (self.only is None) is (self.except_ is None):
+            raise ValueError("expected either `only` or `except`")
+
+
+class CacheKey(Settings):
+    """Parts of the cache key in addition to scheme, host, path and upstream."""
+
+    query: Literal["all", "none"] | QueryNames = "all"
+    """Query parameters in the key: `all`, `none`, or by name, `{only: [...]}` or `{except: [utm_*]}`. Parameters that
+    are not part of the key do not reach the upstream."""
+    headers: tuple[FieldName, ...] = ()
+    """Request headers in the key, in addition to those that a response names in `Vary`."""
+    cookies: tuple[Token, ...] = ()
+    """Cookies in the key."""
+
+
+class Bypass(Settings):
+    """Requests that are forwarded past the cache."""
+
+    header: FieldName
+    """Requests with this header are neither answered from the store, nor is their response stored."""
+
+
+class Cache(Filter, name="cache", phase=Phase.CACHE):
+    """Response cache: answer requests with stored responses of the upstream, as a shared cache (RFC 9111).
+
+    Responses say whether they are stored, and for how long they are fresh: `Cache-Control`, `Expires`,
+    `CDN-Cache-Control` and `fastgw-Cache-Control` (RFC 9213), `Vary`. Stale responses are validated with `ETag` or
+    `Last-Modified`. Equal requests at the same time are one request to the upstream, over all workers; the waiting
+    clients get the response while it arrives. Conditional requests, HEAD and single ranges are answered from the stored
+    response to a GET. A successful POST, PUT, PATCH or DELETE, and any other unsafe method, removes what is stored for
+    its URL.
+
+    The key is what was routed and what is forwarded: scheme, host, path, query, upstream. Headers that change what many
+    upstreams answer without being part of the key (`X-Forwarded-Host`, `X-Original-URL`, `X-HTTP-Method-Override` and
+    the like) and bodies of GET requests do not reach the upstream, unless they are in `key`. Responses to clients that
+    have authenticated are only stored if they are marked `public` or `s-maxage`, or with `vary_by: [consumer]`;
+    responses with `Set-Cookie` are not stored.
+
+    The filter runs behind authentication and limits, so a stored response is only sent to those that may get it.
+    Every response of an upstream or the store has `Cache-Status` (RFC 9211).
+    """
+
+    store: Name = "main"
+    """Name of the store in `caches`. The store `main` always exists."""
+    ttl: Duration | None = None
+    """Freshness of responses that do not state any; null = they are not stored, unless `Last-Modified` allows a
+    heuristic of a tenth of their age."""
+    ttl_by_status: Mapping[StatusCode, Duration] = NONE
+    """Freshness of responses that do not state any, by status, such as `{404: 10s}`; it wins over `ttl`."""
+    override_ttl: Duration | None = None
+    """Freshness of all responses that may be stored, whatever they state. `no-store` and `private` are still
+    obeyed."""
+    stale_while_revalidate: Duration | None = None
+    """Maximum time since a response became stale in which it may be sent while it is validated in the background (RFC
+    5861); null = only as responses say."""
+    stale_if_error: Duration | None = None
+    """Maximum time since a response became stale in which it may be sent if the upstream answers 500, 502, 503 or 504,
+    or not properly; null = only as responses say."""
+    stale_when_unreachable: Duration = 3600.0
+    """Maximum time since a response became stale in which it may be sent if no target can be reached or the circuit
+    breaker is open, unless the response forbids it (`must-revalidate`, `proxy-revalidate`, `no-cache`, `s-maxage`)."""
+    key: CacheKey = CacheKey()
+    """Parts of the cache key in addition to scheme, host, path and upstream."""
+    vary_by: tuple[Literal["consumer"], ...] = ()
+    """`consumer`: each authenticated consumer has responses of its own, stored as if they were public."""
+    store_set_cookie: bool = False
+    """Whether responses with `Set-Cookie` are stored, with the cookie, for all clients."""
+    max_variants: Annotated[int, Meta(ge=1, le=1024)] = 32
+    """Maximum number of responses that are stored for a URL because of `Vary`; beyond it the oldest one is removed."""
+    lock_timeout: Duration = 5.0
+    """Maximum time that a request waits for the response to an equal one; then it is forwarded itself."""
+    methods: Some[Method] = _CACHEABLE
+    """Methods that may be answered from the store: GET, HEAD, or both. Only responses to GET are stored."""
+    bypass: Bypass | None = None
+    """Requests that are forwarded past the cache; null = none."""
+    tag_header: tuple[FieldName, ...] = ("Surrogate-Key", "Cache-Tag")
+    """Response headers with the tags for purges, separated by spaces or commas; at most 64 of 256 bytes count."""
+
+    def __post_init__(self) -> None:
+        if not {*self.methods} <= {*_CACHEABLE}:
+            raise ValueError("methods: expected GET, HEAD, or both")
+
+    def build(self, env: Env) -> Hooks:
+        policy = self._compiled()
+        bypass_header = policy.bypass_header
+
+        def start(services: Services) -> None:
+            policy.worker_loop = services.worker_loop
+            store = services.caches(self.store)
+            if store is not None:
+                policy.store, policy.has_store = store, True
+
+        def translate(exchange: Exchange, forward: Forward | CallRecorder) -> bool:
+            if exchange.cache_status:  # it is forwarded past the cache, or a fallback takes over
+                return False
+            head = exchange.head
+            if exchange.method not in policy.methods:
+                exchange.cache_result, exchange.cache_status = "bypass", _METHOD
+                return False
+            if (
+                (isinstance(forward, Forward) and forward.grpc)
+                or head.upgrade
+                or (bypass_header is not None and head.first(bypass_header) is not None)
+                or any(head.first(name) is not None for name in FOR_ORIGIN)
+            ):
+                exchange.cache_result, exchange.cache_status = "bypass", _BYPASS
+                return False
+            if isinstance(forward, CallRecorder):
+                explain_fetch(policy, exchange, forward)
+                return True
+            return policy.has_store and CachedRequest(policy, exchange, forward).answer()
+
+        def response(exchange: Exchange) -> None:
+            answer = exchange.response
+            assert answer is not None
+            if answer.head is None or not exchange.cache_status:
+                return
+            answer.added += b"Cache-Status: %b\r\n" % exchange.cache_status
+            if exchange.cache_result == "bypass" and invalidates(exchange.method, answer.head.status):
+                _invalidate(policy, exchange)
+
+        def explain(exchange: Exchange) -> str:
+            return self._explained(policy, exchange)
+
+        return Hooks(translate=translate, response=response, start=start, explain=explain)
+
+    def _compiled(self) -> CachePolicy:
+        query = self.key.query
+        rule: QueryRule | None = None
+        if query == "none":
+            rule = NO_QUERY
+        elif isinstance(query, QueryNames):
+            names = query.only or query.except_ or ()
+            rule = QueryRule((name.encode() for name in names), keep=query.only is not None)
+        headers = tuple(sorted(name.lower().encode() for name in self.key.headers))
+        cookies = tuple(sorted(name.encode() for name in self.key.cookies))
+        by_consumer = "consumer" in self.vary_by
+        storing = StorePolicy(
+            ttl=_seconds(self.ttl),
+            ttl_by_status={int(status): int(ttl) for status, ttl in self.ttl_by_status.items()},
+            override_ttl=_seconds(self.override_ttl),
+            stale_while_revalidate=_seconds(self.stale_while_revalidate) or 0,
+            stale_if_error=_seconds(self.stale_if_error) or 0,
+            stale_when_unreachable=int(self.stale_when_unreachable),
+            store_set_cookie=self.store_set_cookie,
+            identity_in_key=by_consumer or b"authorization" in headers,
+            cookies_in_key=b"cookie" in headers,
+        )
+        return CachePolicy(
+            store_name=self.store,
+            storing=storing,
+            query_rule=rule,
+            key_headers=headers,
+            key_cookies=cookies,
+            by_consumer=by_consumer,
+            methods=frozenset(method.encode() for method in self.methods),
+            lock_timeout=self.lock_timeout,
+            max_variants=self.max_variants,
+            bypass_header=None if self.bypass is None else self.bypass.header.lower().encode(),
+            tag_headers=tuple(name.lower().encode() for name in self.tag_header),
+        )
+
+    def _explained(self, policy: CachePolicy, exchange: Exchange) -> str:
+        """Say what the cache does with a request, as far as it is known without the store and the response."""
+        if exchange.method not in policy.methods:
+            effect = "; a success removes what is stored for its URL" if invalidates(exchange.method, 200) else ""
+            return f"forwards {exchange.method.decode('ascii', 'replace')} past the cache{effect}"
+        head = exchange.head
+        if policy.bypass_header is not None and head.first(policy.bypass_header) is not None:
+            return f"forwards it past the cache: it has {policy.bypass_header.decode()}"
+        parts = [policy.url_of(exchange, policy.query_of(exchange)).decode("latin-1")]
+        parts += (name.decode() for name in (*policy.key_headers, *policy.key_cookies))
+        parts += ("consumer",) if policy.by_consumer else ()
+        told = f"store {self.store}, key {' + '.join(parts)}"
+        if exchange.consumer is not None and not policy.by_consumer:
+            told += "; stores only what says public or s-maxage, as the client has authenticated"
+        return told
+
+
+def _seconds(duration: float | None) -> int | None:
+    return None if duration is None else int(duration)
+
+
+def _invalidate(policy: CachePolicy, exchange: Exchange) -> None:
+    """Remove what is stored for the URL of a successful unsafe request, and for those that its response names."""
+    answer = exchange.response
+    assert answer is not None
+    assert answer.head is not None
+    url = policy.url_of(exchange, policy.query_of(exchange))
+    origin, slashes, rest = url.partition(b"://")
+    authority, slash, target = rest.partition(b"/")
+    tags = [url_tag(url)]
+    for path, query in find_invalidated(origin, authority, slash + target, answer.head):
+        named = b"%b%b%b%b" % (origin, slashes, authority, path)
+        tags.append(url_tag(named if query is None else b"%b?%b" % (named, query)))
+    policy.store.purge_tags(tags)

@@ -1,0 +1,151 @@
+"""Compiled settings of one use of the filter, and the keys of requests."""
+
+from collections.abc import Callable, Mapping
+from time import time
+from typing import Final, final
+
+from fastgw.cache.store import Store
+from fastgw.eventloop.worker_loop import WorkerLoop
+from fastgw.exchange import Exchange
+from fastgw.exchange.exchange import UNCHANGED_QUERY
+from fastgw.exchange.request_keys import cookies_named
+from fastgw.forwarded_headers import client_authority, client_scheme
+from fastgw.http.caching.keys import QueryRule, filter_query, primary_key
+from fastgw.http.caching.storing import StorePolicy
+from fastgw.http.caching.validation import CONDITIONS
+from fastgw.http.caching.vary import normalized_value
+from fastgw.http.fields import Fields
+from fastgw.upstream.forwarding.forward_action import Forward
+
+UNKEYED: Final = frozenset(
+    b"x-forwarded-host x-forwarded-scheme x-forwarded-prefix x-forwarded-server x-forwarded-ssl x-forwarded-port "
+    b"x-original-url x-original-host x-rewrite-url x-url-scheme x-host x-http-host-override x-http-method "
+    b"x-http-method-override x-method-override front-end-https content-type content-encoding".split()
+)
+"""Headers of clients that change what an upstream answers without being in the key: with them one client could choose
+what others get (cache poisoning). The last two describe a body, which is not forwarded either."""
+_PORTS: Final[Mapping[bytes, bytes]] = {b"http": b":80", b"https": b":443"}
+
+
+@final
+class ForwardedFields:
+    """Request headers as the upstream gets them: with the changes of filters. For the values that `Vary` names."""
+
+    __slots__ = ("_added", "_exchange")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._added: Fields | None = None
+
+    def first(self, name: bytes) -> bytes | None:
+        values = self.values(name)
+        return values[0] if values else None
+
+    def values(self, name: bytes) -> list[bytes]:
+        exchange = self._exchange
+        values = [] if name in exchange.request_dropped else exchange.head.values(name)
+        if exchange.request_added:
+            if self._added is None:
+                self._added = Fields.parse(exchange.request_added, 0)
+            values += self._added.get_all(name)
+        return values
+
+
+@final
+class CachePolicy:
+    """Settings of a use of the filter in the form in which requests need them, and the resources of its worker."""
+
+    __slots__ = (
+        "by_consumer",
+        "bypass_header",
+        "clock",
+        "dropped",
+        "has_store",
+        "key_cookies",
+        "key_headers",
+        "lock_timeout",
+        "max_variants",
+        "methods",
+        "query_rule",
+        "store",
+        "store_name",
+        "storing",
+        "tag_headers",
+        "worker_loop",
+    )
+
+    store: Store
+    worker_loop: WorkerLoop
+
+    def __init__(
+        self,
+        *,
+        store_name: str,
+        storing: StorePolicy,
+        query_rule: QueryRule | None,
+        key_headers: tuple[bytes, ...],
+        key_cookies: tuple[bytes, ...],
+        by_consumer: bool,
+        methods: frozenset[bytes],
+        lock_timeout: float,
+        max_variants: int,
+        bypass_header: bytes | None,
+        tag_headers: tuple[bytes, ...],
+    ) -> None:
+        self.store_name, self.storing, self.query_rule = store_name, storing, query_rule
+        self.key_headers, self.key_cookies, self.by_consumer = key_headers, key_cookies, by_consumer
+        self.methods, self.lock_timeout, self.max_variants = methods, lock_timeout, max_variants
+        self.bypass_header, self.tag_headers = bypass_header, tag_headers
+        self.has_store = False
+        self.clock: Callable[[], float] = time  # epoch seconds
+        self.dropped = (UNKEYED | frozenset(CONDITIONS)) - frozenset(key_headers)
+
+    def query_of(self, exchange: Exchange) -> bytes | None:
+        """Return the query for the key and for the upstream."""
+        sent = exchange.query_sent
+        return filter_query(exchange.head.query if sent is UNCHANGED_QUERY else sent, self.query_rule)
+
+    def key_of(self, exchange: Exchange, forward: Forward, query: bytes | None) -> bytes:
+        """Return the primary key of a request: what was routed, and what is forwarded."""
+        head, peer = exchange.head, exchange.peer
+        scheme, authority = client_scheme(head, peer), _authority_of(exchange)
+        parts: list[bytes | None] = []
+        if self.key_headers or self.key_cookies:
+            fields = ForwardedFields(exchange)
+            parts += (normalized_value(name, fields.values(name)) for name in self.key_headers)
+            parts += (b"\n".join(cookies_named(head, name)) or None for name in self.key_cookies)
+        if self.by_consumer:
+            parts.append(None if exchange.consumer is None else exchange.consumer.name.encode())
+        if peer.trusted and head.forwarded:  # they reach the upstream as the trusted proxy has sent them
+            parts += (head.first(name) for name in (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port"))
+        path = exchange.path if forward.path_of is None else forward.path_of(exchange)
+        return primary_key(
+            scheme=scheme,
+            authority=authority,
+            path=path,
+            query=query,
+            upstream=forward.upstream.name.encode(),
+            parts=parts,
+        )
+
+    def url_of(self, exchange: Exchange, query: bytes | None) -> bytes:
+        """Return the URL as clients see it, for purges: without the port of the listener."""
+        head = exchange.head
+        url = b"%b://%b%b" % (client_scheme(head, exchange.peer), _authority_of(exchange), exchange.raw_path)
+        return url if query is None else b"%b?%b" % (url, query)
+
+
+def _authority_of(exchange: Exchange) -> bytes:
+    """Return the host that the client has requested, with its port unless it is that of the listener or the scheme."""
+    peer = exchange.peer
+    authority = client_authority(exchange.head, peer)
+    if authority.endswith(b":%d" % peer.server_port):
+        return authority.rpartition(b":")[0]
+    return authority.removesuffix(_PORTS[client_scheme(exchange.head, peer)])
+
+
+def url_tag(url: bytes) -> bytes:
+    """Return the tag of all objects of a URL: its variants, and what other routes have stored for it. No header can
+    contain it.
+    """
+    return b"\0" + url

@@ -1,0 +1,189 @@
+"""Detached call: a request that a filter sends by the forward action of a route, and that may outlive its exchange.
+
+A filter with a `translate` hook takes an exchange over, and sends the call: balancing, health checks, retries,
+deadlines and breakers apply as usual. The call is an exchange of its own, whose client is the filter; unlike a
+`translated_call` it ends with its own response, not with the exchange. Rule 1: its response is passed to a listener
+as the upstream sent it; of the filters of the route only the `renew` hooks run. Rule 2: the log of the exchange gets
+its target, retries and time, as long as both last (`report`). Rule 3: its end is reported once, unless it is cancelled.
+"""
+
+from collections.abc import Callable
+from typing import Final, Protocol, final
+
+from fastgw.errors import Fault
+from fastgw.exchange import ClientSide, Exchange, Reply, Response, Trailers, new_exchange, problem
+from fastgw.exchange.shadow_exchange import Nobody
+from fastgw.exchange.states import ENDED
+from fastgw.http.messages import RequestHead, ResponseHead
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.upstream.client.translated_call import renewing
+from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
+
+_NOBODY: Final = Nobody()
+
+
+class DetachedListener(Protocol):
+    """Listener to the response of a call. An exception in it cancels the call and is reported by `on_failure`."""
+
+    def on_interim(self, head: ResponseHead) -> None: ...
+
+    def on_response(self, response: Response, payload: bytes, ended: bool) -> None:
+        """Handle the head of the upstream's response (`response.head`), with the gateway's additions, and the first
+        part of the body. `ended`: it is the whole body, and nothing else is called.
+        """
+
+    def on_data(self, payload: bytes) -> None: ...
+
+    def on_end(self, trailers: Trailers) -> None:
+        """Handle the end of the response."""
+
+    def on_failure(self, reply: Reply, fault: Fault, why: str) -> None:
+        """Handle a failure before the response, or of an incomplete one. `reply`: the answer to a client; `why`: for
+        the log.
+        """
+
+
+@final
+class DetachedCall(ClientSide):
+    """Client side of the call."""
+
+    fd = body_goes_to = -1
+
+    def __init__(self, exchange: Exchange, forward: Forward | CallRecorder, listener: DetachedListener) -> None:
+        """`exchange`: that of the client for whom it is sent."""
+        self._listener: DetachedListener | None = listener
+        self._forward = forward
+        self._origin = exchange.client  # it counts events also after the end of its exchange
+        self._paused = False
+        self._call: Exchange
+
+    def __repr__(self) -> str:
+        return f"<DetachedCall {self._call!r}>"
+
+    def send(
+        self, exchange: Exchange, head: RequestHead, query: bytes | None, dropped: frozenset[bytes], added: bytes
+    ) -> None:
+        """Send a request without a body, with the data of the gateway that the exchange has been given so far.
+
+        `query`: as in `Exchange.query_sent`. `dropped`: lower-case names of headers of `head` that are not sent,
+        in addition to those of the exchange. `added`: serialized header lines.
+        """
+        call = new_exchange(head, self, exchange.listener, exchange.peer, renewing(exchange.chain))
+        call.client_ip, call.params, call.path = exchange.client_ip, exchange.params, exchange.path
+        call.consumer, call.claims = exchange.consumer, exchange.claims
+        call.request_added = exchange.request_added + added
+        call.request_dropped = exchange.request_dropped | dropped if exchange.request_dropped else dropped
+        call.query_sent = query
+        call.answered_by = None
+        self._call = call
+        self._forward(call)
+
+    @property
+    def is_over(self) -> bool:
+        return self._listener is None
+
+    def report(self, exchange: Exchange) -> None:
+        """Update the exchange of a client, for its log, with the state of the call."""
+        call = self._call
+        exchange.target, exchange.upstream_s, exchange.retries = call.target, call.upstream_s, call.retries
+        exchange.sent = call.sent
+
+    def pause(self) -> None:
+        self._paused = True
+        if self._call.service is not None:
+            self._call.service.pause()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._call.service is not None:
+            self._call.service.resume()
+
+    def cancel(self) -> None:
+        """Cancel the call, because its response is not needed. Does nothing after its end."""
+        if self._end() is not None:
+            self._call.cancel(Fault.CLIENT_LEFT)
+            self._finish()
+
+    # endings
+
+    def _end(self) -> DetachedListener | None:
+        listener, self._listener = self._listener, None
+        return listener
+
+    def _finish(self) -> None:
+        call = self._call
+        if call.state is not ENDED:
+            call.finish()
+        call.client = call.response_sink = _NOBODY  # avoids a reference cycle
+
+    def _fail(self, reply: Reply, fault: Fault) -> None:
+        listener = self._end()
+        if listener is not None:
+            self._finish()
+            listener.on_failure(reply, fault, self._call.why)
+
+    def _notify(self, listener: DetachedListener, listen: Callable[[], None]) -> None:
+        try:
+            listen()
+        except Exception:  # the edge of a filter: the connection's owner could not handle its exception
+            log_event(OperatorEvent.FILTER_RAISED, "a listener to a call to %s", self._call.upstream, error=True)
+            self.cancel()
+            listener.on_failure(problem(Fault.INTERNAL), Fault.INTERNAL, "a filter could not take the response")
+
+    # calls of the call's exchange (`ClientSide`)
+
+    def send_interim(self, head: ResponseHead | None) -> None:
+        listener = self._listener
+        if listener is not None and head is not None:
+            self._notify(listener, lambda: listener.on_interim(head))
+
+    def answer(self, response: Response, payload: bytes, ended: bool) -> None:
+        listener, call = self._listener, self._call
+        if listener is None:
+            return
+        if response.head is None:  # of the gateway itself
+            fault = call.fault or Fault.INTERNAL
+            self._fail(Reply(response.status, payload, tuple(response.headers), fault), fault)
+            return
+        if ended:
+            self._end()
+            self._finish()
+        self._notify(listener, lambda: listener.on_response(response, payload, ended))
+        if self._paused and call.service is not None:
+            call.service.pause()
+
+    def feed(self, payload: bytes) -> None:
+        listener = self._listener
+        if listener is not None:
+            self._notify(listener, lambda: listener.on_data(payload))
+
+    def end(self, trailers: Trailers) -> None:
+        listener = self._end()
+        if listener is not None:
+            self._finish()
+            listener.on_end(trailers)
+
+    def abort(self, fault: Fault) -> None:
+        self._fail(problem(fault), fault)
+
+    def tunnel(self, early: bytes, timeout: float) -> None:
+        self._call.break_off()
+        self._fail(problem(Fault.UPGRADE_UNEXPECTED), Fault.UPGRADE_UNEXPECTED)
+
+    def pause_tunnel(self) -> None: ...
+    def resume_tunnel(self) -> None: ...
+
+    def count_filter(self, instance: str, event: FilterEvent) -> None:
+        self._origin.count_filter(instance, event)
+
+    def count_subrequest(self, exchange: Exchange, status: int) -> None:
+        self._origin.count_subrequest(exchange, status)
+
+    def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None: ...
+    def count_content_coding(
+        self, exchange: Exchange, operation: int, coding: int, bytes_in: int, bytes_out: int
+    ) -> None: ...
+
+    def filter_timeout(self) -> float:
+        return self._origin.filter_timeout()

@@ -1,0 +1,270 @@
+"""Validation, variants, ranges, stale responses, invalidation and keys of the filter `cache`, in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastgw.errors import Fault
+from tests.unit.filters.policies.cache.test_hits import FRESH, status, value
+from tests.unit.filters.policies.cache.world import World
+
+TAGGED = b'HTTP/1.1 200 OK\r\nCache-Control: max-age=10\r\nETag: "a"\r\nContent-Length: 5\r\n\r\nhello'
+
+
+def stored(world: World, response: bytes = TAGGED, target: bytes = b"/", fields: bytes = b"") -> None:
+    world.client(target, fields)
+    world.upstream().sends(response)
+
+
+def refuse(world: World) -> None:
+    """Refuse connections until nothing is tried again."""
+    while world.plane.pool.waiting:
+        world.plane.cannot_connect(Fault.CONNECT_REFUSED)
+        world.plane.passes(2)
+
+
+def test_a_stale_response_is_validated_and_freshened() -> None:
+    world = World()
+    stored(world)
+    world.now += 11
+    client, other = world.client(), world.client()
+    upstream = world.upstream()
+    assert b'If-None-Match: "a"\r\n' in upstream.received.rpartition(b"GET /")[2]
+    upstream.sends(b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\nCache-Control: max-age=20\r\nX-New: 1\r\n\r\n')
+    assert client.received.endswith(b"\r\n\r\nhello")
+    assert status(client) == b"fastgw; fwd=stale; fwd-status=304; ttl=20; stored"
+    assert value(client, b"X-New") == b"1"
+    assert other.received.endswith(b"\r\n\r\nhello")
+    assert status(other) == b"fastgw; fwd=stale; ttl=20; stored; collapsed"
+    assert status(world.client()) == b"fastgw; hit; ttl=20"
+    assert [record.cache for record in world.plane.records] == ["miss", "revalidated", "collapsed", "hit"]
+    world.plane.assert_quiet()
+
+
+def test_a_304_that_says_no_store_or_has_another_etag_removes_the_stored_response() -> None:
+    world = World()
+    stored(world)
+    world.now += 11
+    client = world.client()
+    world.upstream().sends(b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\nCache-Control: no-store\r\n\r\n')
+    assert client.received.endswith(b"\r\n\r\nhello")
+    assert world.store.numbers().objects == 0
+    world.now += 2
+    stored(world)
+    world.now += 11
+    client = world.client()
+    world.upstream().sends(b'HTTP/1.1 304 Not Modified\r\nETag: "b"\r\n\r\n')
+    assert b"If-None-Match" not in world.busy()[0].received.rpartition(b"GET /")[2]
+    world.upstream().sends(FRESH)
+    assert client.received.endswith(b"\r\n\r\nhello")
+    world.plane.assert_quiet()
+
+
+def test_conditions_ranges_and_head_of_clients_are_answered_from_the_store() -> None:
+    world = World()
+    stored(world)
+    client = world.client(fields=b'If-None-Match: "a"\r\n')
+    assert client.received.startswith(b"HTTP/1.1 304 Not Modified\r\n")
+    assert value(client, b"ETag") == b'"a"'
+    client = world.client(fields=b"Range: bytes=1-2\r\n")
+    assert client.received.startswith(b"HTTP/1.1 206 Partial Content\r\n")
+    assert client.received.endswith(b"\r\n\r\nel")
+    assert (value(client, b"Content-Range"), value(client, b"Content-Length")) == (b"bytes 1-2/5", b"2")
+    client = world.client(fields=b'Range: bytes=1-2\r\nIf-Range: "b"\r\n')
+    assert client.received.endswith(b"\r\n\r\nhello")
+    client = world.client(fields=b"Range: bytes=9-\r\n")
+    assert client.received.startswith(b"HTTP/1.1 416 ")
+    assert value(client, b"Content-Range") == b"bytes */5"
+    client = world.client(method=b"HEAD")
+    assert client.received.endswith(b"\r\n\r\n")
+    assert value(client, b"Content-Length") == b"5"
+    assert [record.cache for record in world.plane.records][1:] == ["hit"] * 5
+    world.plane.assert_quiet()
+
+
+def test_a_client_that_asks_for_a_range_gets_it_while_the_whole_response_is_stored() -> None:
+    world = World()
+    client = world.client(fields=b'Range: bytes=3-\r\nIf-None-Match: "x"\r\n')
+    upstream = world.upstream()
+    assert b"Range" not in upstream.received
+    assert b"If-None-Match" not in upstream.received
+    upstream.sends(TAGGED[:-4])
+    upstream.sends(b"ello")
+    assert client.received.endswith(b"\r\n\r\nlo")
+    assert world.client().received.endswith(b"\r\n\r\nhello")
+    world.plane.assert_quiet()
+
+
+def test_variants_are_kept_apart_and_bounded() -> None:
+    world = World(max_variants=2)
+    for number in range(3):
+        stored(
+            world,
+            b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nVary: X-A\r\nContent-Length: 1\r\n\r\n%d" % number,
+            fields=b"X-A: %d\r\n" % number,
+        )
+    assert [world.client(fields=b"X-A: %d\r\n" % number).received[-1:] for number in (1, 2)] == [b"1", b"2"]
+    assert world.store.numbers().objects == 3
+    client = world.client(fields=b"X-A: 0\r\n")
+    world.upstream().sends(FRESH)
+    assert (status(client) or b"").startswith(b"fastgw; fwd=vary-miss")
+    world.plane.assert_quiet()
+
+
+def test_a_stale_response_is_sent_while_it_is_validated_in_the_background() -> None:
+    world = World(stale_while_revalidate="30s")
+    stored(world)
+    world.now += 11
+    client = world.client()
+    assert client.received.endswith(b"\r\n\r\nhello")
+    assert status(client) == b"fastgw; hit; ttl=-1"
+    world.upstream().sends(b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\n\r\n')
+    assert status(world.client()) == b"fastgw; hit; ttl=10"
+    assert [record.cache for record in world.plane.records] == ["miss", "stale", "hit"]
+    world.plane.assert_quiet()
+
+
+def test_a_stale_response_is_sent_in_place_of_an_error() -> None:
+    world = World(stale_if_error="30s")
+    stored(world)
+    world.now += 11
+    client = world.client()
+    world.upstream().sends(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+    assert client.received.endswith(b"\r\n\r\nhello")
+    assert status(client) == b"fastgw; hit; ttl=-1; detail=error"
+    world.plane.assert_quiet()
+
+
+def test_a_stale_response_is_sent_while_the_upstream_is_unreachable() -> None:
+    world = World()
+    stored(world)
+    for connection in list(world.plane.pool.open):
+        world.plane.pool.discard(connection)
+    world.now += 11
+    client = world.client()
+    refuse(world)
+    assert client.received.endswith(b"\r\n\r\nhello")
+    assert status(client) == b"fastgw; hit; ttl=-1; detail=unreachable"
+    world.now += 3601
+    client = world.client()
+    refuse(world)
+    assert client.received.startswith(b"HTTP/1.1 502 ")
+    assert status(client) is None
+    world.plane.assert_quiet()
+
+
+@pytest.mark.parametrize("named", [b"/", b"/other"])
+def test_a_successful_change_removes_what_is_stored(named: bytes) -> None:
+    world = World()
+    stored(world, target=named)
+    client = world.client(method=b"POST", fields=b"Content-Length: 0\r\n")
+    world.upstream().sends(b"HTTP/1.1 201 Created\r\nLocation: %b\r\nContent-Length: 0\r\n\r\n" % named)
+    assert status(client) == b"fastgw; fwd=method"
+    assert world.store.numbers().objects == 0
+    world.plane.assert_quiet()
+
+
+def test_what_is_not_in_the_key_does_not_reach_the_upstream() -> None:
+    world = World(key={"query": {"except": ["utm_*"]}, "headers": ["X-Tenant"]})
+    fields = b"X-Tenant: a\r\nX-Host: evil\r\nX-HTTP-Method-Override: DELETE\r\nX-Forwarded-Host: evil\r\n"
+    world.client(b"/a?x=1&utm_source=s", fields + b"Content-Length: 3\r\n", body=b"abc")
+    upstream = world.upstream()
+    sent = upstream.received
+    assert sent.startswith(b"GET /a?x=1 HTTP/1.1\r\n")
+    assert b"evil" not in sent
+    assert b"Override" not in sent
+    assert sent.endswith(b"\r\n\r\n")
+    upstream.sends(FRESH)
+    assert (status(world.client(b"/a?x=1", b"X-Tenant: a\r\n")) or b"").startswith(b"fastgw; hit")
+    other = world.client(b"/a?x=1", b"X-Tenant: b\r\n")
+    world.upstream().sends(FRESH)
+    assert (status(other) or b"").startswith(b"fastgw; fwd=uri-miss")
+    world.plane.assert_quiet()
+
+
+def test_only_if_cached_and_the_bypass_header() -> None:
+    world = World(bypass={"header": "X-No-Cache"})
+    client = world.client(fields=b"Cache-Control: only-if-cached\r\n")
+    assert client.received.startswith(b"HTTP/1.1 504 ")
+    client = world.client(fields=b"X-No-Cache: 1\r\n")
+    world.upstream().sends(FRESH)
+    assert status(client) == b"fastgw; fwd=bypass"
+    assert world.store.numbers().objects == 0
+    world.plane.assert_quiet()
+
+
+def test_the_response_steps_of_other_filters_run_on_each_response_and_not_on_the_stored_one() -> None:
+    world = World(route={"filters": {"headers": {"response": {"set": {"X-Mark": "1"}}}}})
+    client = world.client()
+    world.upstream().sends(FRESH)
+    assert value(client, b"X-Mark") == b"1"
+    assert value(world.client(), b"X-Mark") == b"1"
+
+
+def test_a_client_that_reads_slowly_does_not_hold_up_others() -> None:
+    world = World()
+    body = bytes(range(256)) * 1024
+    slow = world.client()
+    slow.room = 1000
+    other = world.client()
+    upstream = world.upstream()
+    upstream.sends(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: %d\r\n\r\n" % len(body))
+    for at in range(0, len(body), 20000):
+        upstream.sends(body[at : at + 20000])
+    assert other.received.endswith(body)
+    assert len(slow.received) <= 1000
+    slow.takes()
+    assert slow.received.endswith(b"\r\n\r\n" + body)
+    world.plane.assert_quiet()
+
+
+def test_a_fetch_goes_on_when_its_client_leaves() -> None:
+    world = World()
+    leader, other = world.client(), world.client()
+    upstream = world.upstream()
+    upstream.sends(FRESH[:-3])
+    leader.resets()
+    upstream.sends(b"llo")
+    assert other.received.endswith(b"\r\n\r\nhello")
+    world.plane.assert_quiet()
+
+
+def test_a_lost_fetch_aborts_those_that_read_it_and_lets_the_next_request_fetch() -> None:
+    world = World()
+    leader, other = world.client(), world.client()
+    upstream = world.upstream()
+    upstream.sends(FRESH[:-3])
+    upstream.resets()
+    assert leader.ended or leader.aborted
+    assert other.ended or other.aborted
+    assert world.store.numbers().objects == 0
+    client = world.client()
+    world.upstream().sends(FRESH)
+    assert client.received.endswith(b"\r\n\r\nhello")
+    world.plane.assert_quiet()
+
+
+def test_a_response_longer_than_the_store_takes_reaches_its_client() -> None:
+    world = World()
+    client = world.client()
+    upstream = world.upstream()
+    upstream.sends(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(80):
+        upstream.sends(b"8000\r\n" + b"x" * 0x8000 + b"\r\n")
+    upstream.sends(b"0\r\n\r\n")
+    assert client.received.endswith(b"0\r\n\r\n")
+    assert client.received.count(b"x") >= 80 * 0x8000
+    assert world.store.numbers().objects == 0
+    world.plane.assert_quiet()
+
+
+def test_a_request_that_has_waited_too_long_is_forwarded_itself() -> None:
+    world = World(lock_timeout="2s")
+    world.client()
+    world.upstream()
+    second = world.client()
+    assert not world.plane.pool.waiting
+    world.plane.passes(3)
+    world.plane.connects().sends(FRESH)
+    assert second.received.endswith(b"\r\n\r\nhello")
+    assert status(second) == b"fastgw; fwd=uri-miss; detail=in-flight"

@@ -1,0 +1,48 @@
+"""A data plane in memory with a cache, whose clocks stand still."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from fastgw.cache.process_store import ProcessStore
+from fastgw.cache.store import Store
+from tests.support.memory import Plane, Wire
+
+NOW = 1_800_000_000.0
+
+
+class World:
+    """`settings`: of the filter. Requests are sent on new connections; the upstream's are played by the test."""
+
+    def __init__(self, store: Store | None = None, route: dict[str, Any] | None = None, **settings: Any) -> None:
+        self.now = NOW
+        filters = {"cache": settings, **((route or {}).get("filters", {}))}
+        routes = [{"name": "all", "upstream": "u", **(route or {}), "filters": filters}]
+        with patch("fastgw.filters.policies.cache.policy.time", lambda: self.now):
+            self.plane = Plane({"routes": routes})
+        turns = self.plane.worker_loop.turns
+        self.store: Store = store or ProcessStore(
+            turns.call_soon, 8 * 1024**2, clock=lambda: self.now, date=lambda: self.now
+        )
+        services: Any = SimpleNamespace(worker_loop=self.plane.worker_loop, caches=lambda name: self.store)
+        for link in self.plane.gateway.live:
+            if link.hooks.start is not None:
+                link.hooks.start(services)
+
+    def client(self, target: bytes = b"/", fields: bytes = b"", method: bytes = b"GET", body: bytes = b"") -> Wire:
+        client = self.plane.client()
+        client.sends(b"%b %b HTTP/1.1\r\nHost: a.test\r\n%b\r\n%b" % (method, target, fields, body))
+        return client
+
+    def upstream(self) -> Wire:
+        """Return the upstream's end of the oldest connection with a request that was not answered."""
+        if self.plane.pool.waiting:
+            return self.plane.connects()
+        return self.busy()[0]
+
+    def busy(self) -> list[Wire]:
+        """Return the upstream's ends of all connections with a request."""
+        found: list[Any] = [each.transport for each in self.plane.pool.open if each.streams]
+        return found
