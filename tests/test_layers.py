@@ -102,6 +102,8 @@ EDGES = {
     "exchange/chain.py": 5,  # a filter's step that raises is a fault, never a pass
     "exchange/exchange.py": 5,  # likewise
     "exchange/request_stages.py": 1,  # likewise
+    "downstream/http2/connection.py": 1,  # a defect ends its stream, not the connection of the others
+    "upstream/connections/http2_connection.py": 2,  # likewise
     "eventloop/body_iterator.py": 1,  # what closing the pieces of a filter's body raises
     "filters/api/reply_bodies.py": 1,  # what makes the body of a reply may raise
     "exchange/response_relay.py": 2,  # likewise
