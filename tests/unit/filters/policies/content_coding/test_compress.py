@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import weakref
 import zlib
 from itertools import pairwise
 from typing import Any
@@ -14,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.filters import TYPES
+from fastgw.filters.policies.content_coding import compression
 from fastgw.filters.policies.content_coding.compress_filter import Compress
 from fastgw.filters.policies.content_coding.media_types import Kind, MediaTypes
-from fastgw.http.content_coding.compressors import zstd
+from fastgw.http.content_coding.compressors import Level, PaddedCompressor, open_compressor, zstd
 from fastgw.testing import ConfigError, configured
+from tests.support.collector import no_collector
 from tests.support.memory import Plane
 
 HTML = "Content-Type: text/html; charset=utf-8"
@@ -274,6 +277,37 @@ def test_a_body_that_breaks_off_has_no_end() -> None:
     upstream.resets()
     assert client.aborted or client.lost
     assert not client.received.endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("leaves", ["client", "upstream"])
+def test_the_compressor_of_a_response_that_breaks_off_is_freed_at_once(
+    monkeypatch: pytest.MonkeyPatch, leaves: str
+) -> None:
+    """Each has up to 740 KiB."""
+    made: list[weakref.ref[Any]] = []
+
+    class Watched(PaddedCompressor):  # type: ignore[misc]  # a final class, and one that can be referenced weakly
+        pass
+
+    def opened(coding: bytes, level: Level) -> Watched:
+        compressor = Watched(coding, open_compressor(coding, level), 1)
+        made.append(weakref.ref(compressor))
+        return compressor
+
+    monkeypatch.setattr(compression, "open_compressor", opened)
+    client = (running := plane()).client()
+    client.sends(f"GET / HTTP/1.1\r\nHost: a\r\n{ALL}\r\n\r\n".encode())
+    upstream = running.connects()
+    upstream.sends(f"HTTP/1.1 200 OK\r\n{HTML}\r\nContent-Length: 100000\r\n\r\n".encode() + PAGE)
+    assert [each() is not None for each in made] == [True]
+    with no_collector():
+        (client if leaves == "client" else upstream).resets()
+        assert [each() for each in made] == [None]
+
+
+def test_a_response_to_head_has_no_compressor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(compression, "open_compressor")
+    assert ask(HTML, method="HEAD").encoding == "zstd"
 
 
 # --- conditions ---
