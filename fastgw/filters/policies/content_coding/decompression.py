@@ -36,7 +36,7 @@ class Decompression:
     def request(self, exchange: Exchange) -> Outcome:
         """Refuse codings that are not accepted, and forward the request without its `Content-Encoding`."""
         codings = _codings_of(exchange)
-        if not codings or exchange.request_body is None:
+        if not codings or exchange.body_length == 0:
             return None
         if len(codings) > 1 or codings[0] not in self._codings:
             return exchange.refuse(
