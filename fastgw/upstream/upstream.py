@@ -191,6 +191,11 @@ class Upstream:
         ):
             self.attempt_listener = self._loads
 
+    @property
+    def is_recovering(self) -> bool:
+        """Whether its circuit breaker is not closed: successes decide about that."""
+        return self.health is not None and self.health.tries
+
     def look_after(self, health: Health) -> None:
         """Follow the health of the upstream: from now on the node's decisions exclude targets, and an open breaker
         blocks requests.

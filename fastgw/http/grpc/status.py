@@ -118,12 +118,16 @@ def parse_status(value: bytes | None) -> GrpcStatus:
     return GrpcStatus(int(value))
 
 
-def outcome_of(status: int, grpc_status: bytes | None) -> int:
-    """Return the HTTP status for the outcome of a call. `grpc_status`: as sent; None: there is none."""
+def outcome_of(status: int, grpc_status: bytes | None, own_deadline: bool = False) -> int:
+    """Return the HTTP status for the outcome of a call. `grpc_status`: as sent; None: there is none. `own_deadline`:
+    the caller has set a deadline, which says nothing about the target if it has passed.
+    """
     if grpc_status is None or status != 200:
         return status
     code = parse_status(grpc_status)
-    return TO_HTTP[code] if code in _TO_BLAME else 200
+    if code not in _TO_BLAME or (own_deadline and code == GrpcStatus.DEADLINE_EXCEEDED):
+        return 200
+    return TO_HTTP[code]
 
 
 def encode_message(text: str) -> bytes:

@@ -200,7 +200,7 @@ class Attempt(Timed):
             if not self._forwarding.forward.grpc:
                 self._record.answer(head.status, now)
             elif ended:
-                self._record.answer(outcome_of(head.status, head.first(STATUS)), now)
+                self._record.answer(self._outcome(head.status, head.first(STATUS)), now)
             else:
                 self._answered_at = now  # the outcome is reported at the end
         exchange = self.exchange
@@ -213,6 +213,8 @@ class Attempt(Timed):
     def on_data(self, payload: bytes) -> None:
         exchange = self.exchange
         exchange.response_bytes += len(payload)
+        if self._answered_at and self._upstream.is_recovering:
+            self._tell_outcome(b"0")  # a stream may last: its first message is a success of the target
         exchange.response_sink.feed(payload)
 
     def on_end(self, trailers: Trailers) -> None:
@@ -225,8 +227,11 @@ class Attempt(Timed):
     def _tell_outcome(self, grpc_status: bytes | None) -> None:
         """Report the outcome of a gRPC call, whose response head was received before, to the listeners."""
         if self._record is not None:
-            self._record.answer(outcome_of(200, grpc_status), self._answered_at)
+            self._record.answer(self._outcome(200, grpc_status), self._answered_at)
         self._answered_at = 0.0
+
+    def _outcome(self, status: int, grpc_status: bytes | None) -> int:
+        return outcome_of(status, grpc_status, self._forwarding.call_due_at != inf)
 
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
         stream, forwarding = self.stream, self._forwarding

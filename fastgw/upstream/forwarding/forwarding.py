@@ -454,9 +454,9 @@ class Forwarding(Timed):
             fault = current.late_by()
         if current is not None:
             hedges, self.current, self._hedges = self._hedges, None, ()
-            current.give_up(fault)
-            for hedge in hedges:
-                hedge.give_up(hedge.late_by())
+            is_callers = self.call_due_at <= now  # a deadline of the caller says nothing about the target
+            for attempt in (current, *hedges):
+                attempt.give_up(None if is_callers else fault if attempt is current else attempt.late_by())
         exchange.fail(fault, why=why)  # it cancels this forwarding
 
     def done(self, attempt: Attempt) -> None:

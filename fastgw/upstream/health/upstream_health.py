@@ -82,10 +82,10 @@ class Health:
         "_outliers",
         "_returns_at",
         "_slots",
-        "_tries",
         "_watches_answers",
         "_words",
         "breaker",
+        "tries",
     )
 
     def __init__(
@@ -115,7 +115,8 @@ class Health:
         self._returns_at = inf
         self._outliers: Outliers | None = None
         self.breaker: Breaker | None = None
-        self._tries = False  # the breaker is not closed: successes count
+        self.tries = False
+        """Whether the breaker is not closed, so that successes count."""
         self._watches_answers = settings.circuit_breaker is not None
         if settings.health_checks.passive is not None and may_eject(settings):
 
@@ -142,11 +143,11 @@ class Health:
     def stop(self) -> None:
         """Stop when the upstream was removed from the configuration: objects that refer back here are released."""
         self._outliers = self.breaker = None
-        self._tries = False
+        self.tries = False
 
     def _breaker_changed(self) -> None:
         assert self.breaker is not None
-        self._tries = self.breaker.phase is not BreakerPhase.CLOSED
+        self.tries = self.breaker.phase is not BreakerPhase.CLOSED
         self._group.settle()
 
     @property
@@ -175,7 +176,7 @@ class Health:
         seconds = attempt.head_at - attempt.begun_at
         if attempt.status >= ERRORS:
             self._erred(target, seconds, sent=True)
-        elif self._tries:
+        elif self.tries:
             assert self.breaker is not None
             self.breaker.succeeded(self._clock() - seconds)
 

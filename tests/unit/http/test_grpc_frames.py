@@ -94,3 +94,4 @@ def test_the_outcome_is_a_fault_of_the_target_or_none() -> None:
         *(200, 200, 200, 200, 500, 503, 500, 200),
     ]
     assert (outcome_of(503, b"0"), outcome_of(200, None)) == (503, 200)
+    assert [outcome_of(200, code, own_deadline=True) for code in (b"4", b"13", b"14")] == [200, 500, 503]
