@@ -10,6 +10,7 @@ from fastgw.config import Loaded, load_text
 from fastgw.filters import TYPES
 from fastgw.gateway.compiler import compile
 from fastgw.runtime.ipc.channel import AnyMessage, Channel
+from fastgw.runtime.node.cache_stores import open_stores
 from fastgw.runtime.node.child_slots import Child
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot, accept, seal
 from fastgw.runtime.node.node_state import NodeState, Sealed, assign_endpoints
@@ -57,6 +58,7 @@ def node_state_of(listeners: Sequence[str] = ("main",), workers: int = 2, sealed
         compiled=1,
         workers=workers,
         slots=workers,
+        caches=open_stores(sealed.settings, workers),
     )
     node_state.listeners, node_state.endpoints = assign_endpoints(node_state, sealed.settings.listeners)
     return node_state
@@ -75,6 +77,7 @@ class Crew:
         number = len(self._ends)
         child = Child(4711 + number, ours, f"worker {number + 1}", number, began_at=0.0)
         child.generation, child.ready = generation, True
+        child.caches = {"main": 1}
         self._ends[child] = theirs
         return child
 
@@ -98,3 +101,4 @@ def close_node(node_state: NodeState) -> None:
     close_endpoints([*node_state.endpoints.values(), *node_state.own.values()])
     for sealed in (*node_state.kept, node_state.sealed):
         os.close(sealed.descriptor)
+    node_state.caches.close()

@@ -178,6 +178,10 @@ class SharedStore:
     def close(self) -> None:
         self._watches.close()
 
+    def call_due(self) -> None:
+        """Call the callbacks of what has happened: the worker's eventfd is readable."""
+        self._watches.call_due()
+
     # for leases and writers
 
     def report(self, hash_: KeyHash) -> None:

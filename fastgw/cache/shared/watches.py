@@ -31,10 +31,6 @@ class WatchLoop(Protocol):
 
     def call_later(self, delay: float, callback: Callable[[], None], /) -> TimerHandle: ...
 
-    def add_reader(self, fd: int, callback: Callable[[], None], /) -> object: ...
-
-    def remove_reader(self, fd: int, /) -> object: ...
-
 
 @final
 class _Watch:
@@ -59,8 +55,6 @@ class Watches:
         self._seen: dict[int, int] = {}  # events by class, as of the last look
         self._seen_all = 0
         self._timer: TimerHandle | None = None
-        if (waker := wakers.get(column)) is not None:
-            loop.add_reader(waker, self._woken)
 
     def add(self, hash_: KeyHash, callback: Callable[[], None]) -> _Watch:
         """Register a callback."""
@@ -126,8 +120,6 @@ class Watches:
         """Drop all watches."""
         for watch in [each for here in self._watches.values() for each in here]:
             self.drop(watch)
-        if (waker := self._wakers.get(self._column)) is not None:
-            self._loop.remove_reader(waker)
 
     def _events(self, class_: int) -> int:
         memory, words = self._memory, self._words
@@ -136,11 +128,6 @@ class Watches:
     def _wake(self, column: int) -> None:
         if (waker := self._wakers.get(column)) is not None:
             wake(waker)
-
-    def _woken(self) -> None:
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._wakers[self._column])
-        self.call_due()
 
     def _look_again(self) -> None:
         self._timer = None

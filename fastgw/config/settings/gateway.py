@@ -757,6 +757,20 @@ class State(Settings):
     """Prefix of all keys in Redis. Gateways with different prefixes share nothing."""
 
 
+class CacheStore(Settings):
+    """A store of the response cache, shared by all workers of the node."""
+
+    memory: Size = 64 * 1024**2
+    """Memory of the store, from 1MiB to 64GiB. It is allocated as responses are stored. A reload that changes it begins
+    with an empty store."""
+    max_object: Size = 64 * 1024**2
+    """Maximum size of a response's body. In addition, a response takes at most an eighth of `memory`."""
+
+    def __post_init__(self) -> None:
+        if not 1 << 20 <= self.memory <= 1 << 36:
+            raise ValueError("`memory` is not between 1MiB and 64GiB")
+
+
 class Quotas(Settings):
     """Persistence of the counts of `quota`."""
 
@@ -811,6 +825,8 @@ class Config(Settings):
     """Shared state of several nodes. null = none: each node counts on its own."""
     quotas: Quotas = Quotas()
     """Persistence of the counts of quotas."""
+    caches: Mapping[Name, CacheStore] = NONE
+    """Stores of the response cache, by name. The store `main` exists, with these defaults, unless it is given here."""
     egress: Egress | None = None
     """External APIs that internal applications call by name. They become routes and upstreams named `egress/…`, after
     those of the files. null = none."""

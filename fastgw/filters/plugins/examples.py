@@ -395,6 +395,7 @@ consumers:
     "consumer_files": 'consumer_files: ["consumers/*.yaml"]\n',
     "state": "state: {url: {env: REDIS_URL}, when_away: local, timeout: 100ms, prefix: fastgw}\n",
     "quotas": "quotas: {file: quotas.sqlite3}\n",
+    "caches": "caches:\n  main: {memory: 256MiB, max_object: 16MiB}\n",
     "egress": """\
 listeners:
   apps: {address: "127.0.0.1:8080"}

@@ -17,6 +17,8 @@ from typing import Any, Final
 
 from fastgw.admin.dashboard import page
 from fastgw.admin.status_server import StatusPages
+from fastgw.cache.shared.layout import CONTROL
+from fastgw.cache.shared.node_stores import StoreHandles
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.gateway import Admin
 from fastgw.config.sources.files import pattern_in
@@ -40,7 +42,9 @@ from fastgw.runtime.ipc.channel import (
     ReloadResult,
     Revoke,
     Stop,
+    UseCache,
 )
+from fastgw.runtime.node.cache_stores import store_settings
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.node.heartbeat import ControlHeartbeat
 from fastgw.runtime.node.node_state import NodeState
@@ -105,6 +109,8 @@ class Control:
         self._view.health = self._checks
         self._quotas = QuotaKeeper(node_state.shared.quotas, node_state.run_key)
         self._view.quota_file = lambda: self._quotas.file_info
+        self._caches = StoreHandles(CONTROL, asyncio.get_running_loop(), node_state.caches)
+        self._view.caches = lambda: self._caches.numbers(store_settings(self._proposer.current.settings))
         self._tasks: set[asyncio.Task[Any]] = set()
         self._admin: asyncio.Task[None] | None = None
         self._stop_requested = asyncio.Event()
@@ -114,10 +120,15 @@ class Control:
                 ReloadResult: self._proposer.on_outcome,
                 FeedRefreshRequest: lambda order: self._feeding.refresh_requested(order),
                 Revoke: self._revoking.revocation_received,
+                UseCache: self._use_cache,
                 Columns: lambda order: node_state.shared.widen(order.count),
                 Stop: lambda order: self._stop_requested.set(),
             }
         )
+
+    def _use_cache(self, order: UseCache) -> None:
+        for descriptor in self._channel.take_descriptors():
+            self._caches.attach(order.name, descriptor, order.memory, order.most_bytes)
 
     async def serve(self) -> None:
         """Serve until it has to stop; then answer the requests in flight."""

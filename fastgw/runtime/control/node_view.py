@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from fastgw import VERSION, config
 from fastgw.admin import node_interface
+from fastgw.cache.store import StoreNumbers
 from fastgw.config.base.value_types import Url
 from fastgw.config.decoding.filter_levels import running
 from fastgw.config.settings.gateway import NONE, Config, Route, Target, Upstream
@@ -82,6 +83,7 @@ class NodeView:
             lambda: limit_report.concurrency(self._in_flight, self._proposer.config),
             lambda: self._proposer.stale is not None,
             lambda: bool(self._proposer.kept_files),
+            lambda: self.caches(),
         )
         self._looking = asyncio.Lock()
         self._limits: node_interface.Limits | None = None
@@ -90,6 +92,8 @@ class NodeView:
         """The health checker of targets."""
         self.feeds: Callable[[], Sequence[node_interface.FeedInfo]] = tuple
         """Returns the states of the feeds."""
+        self.caches: Callable[[], Mapping[str, StoreNumbers]] = dict
+        """Returns the state of the stores of the response cache."""
         self.drained = DrainedTargets(channel, node_state.feeds.get(FEED, b""), proposer.current.generation)
         self.quota_file: Callable[[], node_interface.QuotaFileInfo | None] = lambda: None
         """Returns the state of the quota file."""

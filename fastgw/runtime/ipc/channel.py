@@ -77,6 +77,14 @@ class Sockets(Message):
     first: int
 
 
+class UseCache(Message):
+    """Supervisor: a store of the response cache for the next generation; its memory is sent as a descriptor."""
+
+    name: str
+    memory: int
+    most_bytes: int
+
+
 class Prepare(Message):
     """Supervisor: build the tables of this generation in addition to those in use. Its sealed document is sent as a
     descriptor.
@@ -231,6 +239,7 @@ AnyMessage = (
     | Release
     | Columns
     | Sockets
+    | UseCache
     | Prepare
     | Prepared
     | ReloadRefused

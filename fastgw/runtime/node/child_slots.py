@@ -56,6 +56,7 @@ class Child:
         self.heartbeat = HeartbeatMonitor()
         self.kill_at = inf  # time of the kill if it has not ended by then
         self.sockets: dict[int, int] = {}  # number of slots with sockets, by endpoint
+        self.caches: dict[str, int] | None = {}  # numbers of its cache stores; None: it knows none, an old program
 
     def __repr__(self) -> str:
         state = "ending" if self.kill_at < inf else "silent" if self.silent else "ready" if self.ready else "not ready"

@@ -17,6 +17,7 @@ from fastgw.admin.prometheus_text import (
     labels,
     negotiate_format,
 )
+from fastgw.cache.store import StoreNumbers
 from fastgw.downstream.tls.connection import HandshakeOutcome
 from fastgw.observe import Series, Totals
 from fastgw.observe.metrics import families
@@ -178,6 +179,14 @@ STATE_UP: Final = Family(
     "Whether the Redis of `state` is reachable from all workers that use it: 1 or 0. Absent without `state`.",
 )
 
+CACHE_BYTES: Final = Family(
+    "fastgw_cache_bytes", "gauge", ("store",), "Bytes of stored responses, with those that are yet to be overwritten."
+)
+CACHE_OBJECTS: Final = Family("fastgw_cache_objects", "gauge", ("store",), "Stored responses.")
+CACHE_EVICTIONS: Final = Family(
+    "fastgw_cache_evictions_total", "counter", ("reason", "store"), "Stored responses that were evicted, by reason."
+)
+
 OF_HEALTH: Final = (TARGETS, BREAKER)
 OF_CONCURRENCY: Final = (CONCURRENCY_LIMIT, CONCURRENCY_IN_FLIGHT)
 POOLS: Final = (POOL_IN_USE, POOL_IDLE, POOL_WAITING)
@@ -210,6 +219,7 @@ OF_PROCESSES: Final[Mapping[Family, Callable[[Process], int | float]]] = {
     WORKER_FDS: lambda process: process.open_fds,
 }
 OF_TLS: Final = (HANDSHAKES, RESUMPTIONS, HANDSHAKE_FAILURES, CERTIFICATE_EXPIRY, CLIENT_AUTH_EXPIRY)
+CACHES: Final = (CACHE_BYTES, CACHE_OBJECTS, CACHE_EVICTIONS)
 FEEDS: Final = (FEED_UP, FEED_SUCCESS)
 FAMILIES: Final = (
     *families.FAMILIES,
@@ -219,6 +229,7 @@ FAMILIES: Final = (
     STATE_UP,
     *OF_THE_NODE,
     *OF_TLS,
+    *CACHES,
     *FEEDS,
     *OF_WORKERS,
     *OF_PROCESSES,
@@ -255,9 +266,10 @@ class Exposition:
         concurrency: Callable[[], Mapping[str, tuple[int, int]]] = dict,
         is_stale: Callable[[], bool] = bool,
         keeps_files: Callable[[], bool] = bool,
+        caches: Callable[[], Mapping[str, StoreNumbers]] = dict,
     ) -> None:
         """`is_stale`: whether the configuration's own files differ from the active configuration; `keeps_files`:
-        whether the present contents of a referenced file are not active.
+        whether the present contents of a referenced file are not active; `caches`: stores of the response cache.
         """
         self._is_stale, self._keeps_files = is_stale, keeps_files
         self._generations = {0: series}
@@ -268,6 +280,7 @@ class Exposition:
         self._feeds = feeds
         self._health = health
         self._concurrency = concurrency
+        self._caches = caches
 
     def prepare(self, generation: int, series: Series) -> None:
         """Add the names of a generation before it is committed."""
@@ -296,6 +309,7 @@ class Exposition:
         yield STATE_UP, [] if is_up is None else [("", "", int(is_up))]
         yield from zip(OF_THE_NODE, self._node(), strict=True)
         yield from zip(OF_TLS, self._tls(), strict=True)
+        yield from zip(CACHES, self._stored(), strict=True)
         yield from zip(FEEDS, self._fed(), strict=True)
         yield from self._workers()
 
@@ -315,6 +329,17 @@ class Exposition:
                 name = upstream if upstream in found else OTHER
                 found[name] = found.get(name, 0) + numbers[number]
             yield family, [("", labels(family, name), value) for name, value in found.items()]
+
+    def _stored(self) -> Iterator[Sequence[Sample]]:
+        """Return bytes, objects and evictions of the stores of the response cache."""
+        stores = self._caches()
+        yield [("", labels(CACHE_BYTES, name), each.bytes) for name, each in stores.items()]
+        yield [("", labels(CACHE_OBJECTS, name), each.objects) for name, each in stores.items()]
+        yield [
+            ("", labels(CACHE_EVICTIONS, reason.value, name), count)
+            for name, each in stores.items()
+            for reason, count in each.evictions.items()
+        ]
 
     def _healths(self, series: Series) -> Iterator[Sequence[Sample]]:
         """Return the health of upstreams. Targets of aggregated upstreams are added up; breakers are reported only by

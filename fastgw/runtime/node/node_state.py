@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from fastgw.admin.gateway_registry import Registration
+from fastgw.cache.shared.node_stores import NodeStores
 from fastgw.config import Problem
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import Config, Listener
@@ -87,6 +88,8 @@ class NodeState:
     """Number of worker slots in use."""
     slots: int
     """Number of slots with sockets: those of removed workers keep theirs, and neighbours accept there."""
+    caches: NodeStores = field(default_factory=lambda: NodeStores({}))
+    """Stores of the response cache."""
     endpoints: dict[int, ListeningEndpoint] = field(default_factory=dict)
     """Endpoints of listeners by number."""
     endpoint_number: int = 0

@@ -14,6 +14,7 @@ from fastgw.gateway.tables import Gateway
 from fastgw.observe.access_log.sink import why_not
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
+from fastgw.runtime.node.cache_stores import open_stores
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.node.node_state import NodeState, Sealed, assign_endpoints
 from fastgw.runtime.node.shm_layout import ShmLayout
@@ -41,10 +42,11 @@ def open_node_state(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherite
     words = ShmLayout(gateway)
     try:
         shared = SharedMemory.create(gateway.layout, accepted.workers)
+        caches = open_stores(settings, accepted.workers)
     except (MemoryError, OverflowError, OSError) as error:
         raise CannotStart(
             f"cannot have the shared memory that workers: {accepted.workers} and limits.connections: "
-            f"{settings.limits.connections} need; lower them"
+            f"{settings.limits.connections} and caches need; lower them"
         ) from error
     node_state = NodeState(
         shared=shared,
@@ -54,6 +56,7 @@ def open_node_state(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherite
         compiled=accepted.generation,
         workers=accepted.workers,
         slots=accepted.workers,
+        caches=caches,
         passed=passed,
         begun_date=accepted.date,
     )
@@ -119,4 +122,5 @@ def close_node_state(node_state: NodeState) -> None:
     close_endpoints([*node_state.endpoints.values(), *node_state.own.values()])
     for sealed in (*node_state.kept, node_state.sealed):
         os.close(sealed.descriptor)
+    node_state.caches.close()
     node_state.passed.close()

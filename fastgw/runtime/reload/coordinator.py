@@ -15,13 +15,14 @@ from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import configure, described, notice
 from fastgw.routing.table import at_once
 from fastgw.runtime.ipc.channel import Commit, Origin, Propose, Rejected, ReloadResult, Subject
+from fastgw.runtime.node.cache_stores import store_settings
 from fastgw.runtime.node.child_slots import Child, cut_off
 from fastgw.runtime.node.config_snapshot import unsealing
 from fastgw.runtime.node.node_state import NodeState, ReloadRecord, Sealed, assign_endpoints
 from fastgw.runtime.node.startup import OWN, open_own
 from fastgw.runtime.process.transient_errors import is_passing
 from fastgw.runtime.reload.rollback_history import retained_generations
-from fastgw.runtime.reload.two_phase_commit import TwoPhaseCommit, send_prepare, send_sockets
+from fastgw.runtime.reload.two_phase_commit import TwoPhaseCommit, send_caches, send_prepare, send_sockets
 from fastgw.runtime.sockets.listening_sockets import CannotListen, ListeningEndpoint, close_endpoints
 
 RECORDS: Final = 20
@@ -100,7 +101,8 @@ class Reloading:
             _check_readable(sealed)
             listeners, opened = assign_endpoints(self._node_state, sealed.settings.listeners)
             self._open_own(sealed.settings, own)
-        except (CannotListen, UnreadableSnapshot, Untimely) as error:
+            caches = self._node_state.caches.planned(store_settings(sealed.settings))
+        except (CannotListen, UnreadableSnapshot, Untimely, OSError) as error:
             close_endpoints([*opened.values(), *own.values()])
             passing = error.passing if isinstance(error, Untimely) else is_passing(error)
             os.close(descriptor)
@@ -109,7 +111,7 @@ class Reloading:
         self._before, self._own = self._node_state.listeners, own
         self._proposal = message
         self._two_phase_commit = TwoPhaseCommit(
-            sealed, message.source, listeners, opened, time.monotonic(), self._commit, self._end
+            sealed, message.source, listeners, opened, caches, time.monotonic(), self._commit, self._end
         )
         self._present = frozenset(self._workers())
         self._two_phase_commit.start_prepare(child for child in self._present if child.able)
@@ -155,6 +157,7 @@ class Reloading:
         """Update a child to the active generation."""
         if child.asked != self._node_state.sealed.generation:
             send_sockets(child, self._node_state.endpoints)
+            send_caches(child, self._node_state.caches.stores)
             send_prepare(child, self._node_state.sealed, self._node_state.listeners)
 
     def prepared(self, child: Child, generation: int) -> None:
@@ -201,6 +204,7 @@ class Reloading:
             node_state.words.set_awaits(node_state.shared, False)
         node_state.listeners = two_phase_commit.listeners
         node_state.endpoints |= two_phase_commit.opened
+        node_state.caches.stores = two_phase_commit.caches
 
     def _end(self, why: str) -> None:
         """End the reload. `why`: reason of a failure; "": every worker serves the new generation."""

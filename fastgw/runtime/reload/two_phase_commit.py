@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Final
 
-from fastgw.runtime.ipc.channel import DESCRIPTORS_MAX, Abort, Commit, Origin, Prepare, Sockets
+from fastgw.cache.shared.node_stores import NodeStore
+from fastgw.runtime.ipc.channel import DESCRIPTORS_MAX, Abort, Commit, Origin, Prepare, Sockets, UseCache
 from fastgw.runtime.node.child_slots import Child
 from fastgw.runtime.node.node_state import Sealed
 from fastgw.runtime.sockets.listening_sockets import ListeningEndpoint
@@ -33,6 +34,7 @@ class TwoPhaseCommit:
         source: Origin,
         listeners: Mapping[str, list[int]],
         opened: Mapping[int, ListeningEndpoint],
+        caches: Mapping[str, NodeStore],
         now: float,
         commit: Callable[[], None],
         ended: Callable[[str], None],
@@ -41,6 +43,7 @@ class TwoPhaseCommit:
         self.source = source
         self.listeners = dict(listeners)
         self.opened = dict(opened)
+        self.caches = dict(caches)
         self.due_at = now + PREPARE_S
         self.asked_to_prepare: set[Child] = set()
         """Workers that have to prepare."""
@@ -77,6 +80,7 @@ class TwoPhaseCommit:
         if child not in self.asked_to_prepare:
             self.asked_to_prepare.add(child)
             send_sockets(child, self.opened)
+            send_caches(child, self.caches)
             send_prepare(child, self.sealed, self.listeners)
 
     def prepared(self, child: Child) -> None:
@@ -129,6 +133,19 @@ def send_prepare(child: Child, sealed: Sealed, listeners: Mapping[str, list[int]
     child.asked = sealed.generation
     placed = [listeners[name] for name in sealed.settings.listeners]
     child.send(Prepare(generation=sealed.generation, listeners=placed), [sealed.descriptor])
+
+
+def send_caches(child: Child, stores: Mapping[str, NodeStore]) -> None:
+    """Send the cache stores that the child does not use, before it builds the tables that do."""
+    known = child.caches
+    if known is None:
+        return
+    for name, store in stores.items():
+        if known.get(name) != store.number:
+            known[name] = store.number
+            size = store.memory.memory
+            message = UseCache(generation=child.generation, name=name, memory=size, most_bytes=store.most_bytes)
+            child.send(message, [store.memory.fd])
 
 
 def send_sockets(child: Child, endpoints: Mapping[int, ListeningEndpoint]) -> None:

@@ -94,6 +94,7 @@ class Children:
         child = Child(pid, ours, slot.name, column, time.monotonic())
         if slot is self.control:
             child.beats, child.hung_s = True, CONTROL_HUNG_S
+        child.caches = {name: store.number for name, store in self._node_state.caches.stores.items()}
         child.sockets = {number: len(each.sockets) for number, each in self._node_state.endpoints.items()}
         return child
 

@@ -70,6 +70,8 @@ class ChildHandover(msgspec.Struct):
     lost: bool
     accepts_for: list[int]
     sockets: dict[int, int]
+    caches: dict[str, int] | None = None
+    """None: the old version has none."""
 
     @classmethod
     def of(cls, child: Child, slot: int | None, adoption: SlotAdoption, slots: int) -> "ChildHandover":
@@ -88,13 +90,23 @@ class ChildHandover(msgspec.Struct):
             lost=child.lost,
             accepts_for=[index for index in range(slots) if adoption.accepting_child(index) is child],
             sockets=child.sockets,
+            caches=child.caches,
         )
 
     def child(self) -> Child:
         child = Child(self.pid, Channel.of(self.channel), self.name, self.column, self.began_at, outdated=True)
-        child.generation, child.sockets = self.generation, self.sockets
+        child.generation, child.sockets, child.caches = self.generation, self.sockets, self.caches
         child.ready, child.silent, child.leaving, child.lost = self.ready, self.silent, self.leaving, self.lost
         return child
+
+
+class CacheHandover(msgspec.Struct):
+    """A store of the response cache. `fd`: descriptor of its memory."""
+
+    number: int
+    fd: int
+    memory: int
+    most_bytes: int
 
 
 class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"}):
@@ -138,6 +150,9 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
     """Descriptor of its lock; -1: there is none."""
     admin_token: str = ""
     """"": the old version has none."""
+    caches: dict[str, CacheHandover] = {}
+    wakers: dict[int, int] = {}
+    """Descriptors by which processes wake each other, by column of the caches."""
     registration: tuple[str, int] | None = None
     """Path and descriptor of the entry in the runtime directory."""
 
@@ -175,6 +190,11 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
             revocation_events=list(node_state.revocation_events),
             quota_claim=-1 if node_state.quota_claim is None else node_state.quota_claim.fd,
             admin_token=node_state.admin_token,
+            caches={
+                name: CacheHandover(each.number, each.memory.fd, each.memory.memory, each.most_bytes)
+                for name, each in node_state.caches.stores.items()
+            },
+            wakers=node_state.caches.wakers,
             registration=None if held is None else (held.path, held.fd),
         )
 
@@ -187,6 +207,8 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
             *(child.channel for child in self.children),
             *(descriptor for descriptor, _ in self.passed),
             *((self.quota_claim,) if self.quota_claim >= 0 else ()),
+            *{each.fd for each in self.caches.values()},
+            *self.wakers.values(),
             *((self.registration[1],) if self.registration else ()),
         ]
 

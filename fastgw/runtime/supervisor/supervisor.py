@@ -51,6 +51,7 @@ from fastgw.runtime.ipc.channel import (
 from fastgw.runtime.ipc.feed_values import read_memfd
 from fastgw.runtime.ipc.outbox import AGAIN_S
 from fastgw.runtime.node.bound_addresses import Bound, write_ready
+from fastgw.runtime.node.cache_stores import column_of
 from fastgw.runtime.node.child_slots import LOOP_DEATHS, SETTLED, Child, Slot, Work, cut_off
 from fastgw.runtime.node.gateway_registration import own_addresses, write_entry
 from fastgw.runtime.node.heartbeat_monitor import SILENT_S
@@ -60,7 +61,7 @@ from fastgw.runtime.node.startup import CannotStart
 from fastgw.runtime.node.systemd_notify import Notifier
 from fastgw.runtime.process.signals import Signals, outcome
 from fastgw.runtime.reload.coordinator import Reloading
-from fastgw.runtime.reload.two_phase_commit import send_sockets
+from fastgw.runtime.reload.two_phase_commit import send_caches, send_sockets
 from fastgw.runtime.sockets.listening_sockets import CannotListen, ListeningEndpoint
 from fastgw.runtime.supervisor.children import Children
 from fastgw.runtime.supervisor.handover_state import HandoverState
@@ -389,6 +390,8 @@ class Supervisor:
             self._watching = None
         if child.column is not None:
             self._node_state.words.worker_reaped(self._node_state.shared, child.column)
+        if child.column is not None or child.name == self._children.control.name:
+            self._node_state.caches.clean_up(column_of(child.column))
         slot, now, what = self._children.slot_of(child), time.monotonic(), f"{child} ended: {outcome(code)}"
         if slot is None:
             self._children.leaving.remove(child)
@@ -582,6 +585,8 @@ class Supervisor:
         if node_state.quota_claim is not None and node_state.quota_claim.path != file_of(now):
             node_state.quota_claim.close()
             node_state.quota_claim = None
+        if (control := self._children.control.child) is not None:
+            send_caches(control, node_state.caches.stores)
         if own or (now.status, now.admin) != (before.status, before.admin):
             for name in [name for name in node_state.own if name in own or getattr(now, name) is None]:
                 node_state.own.pop(name).close()

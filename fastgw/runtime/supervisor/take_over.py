@@ -9,10 +9,13 @@ from contextlib import ExitStack
 import uvloop
 
 from fastgw.admin.gateway_registry import Registration
+from fastgw.cache.shared.layout import CacheMemory, OtherCacheLayout
+from fastgw.cache.shared.node_stores import NodeStore, NodeStores, open_wakers
 from fastgw.gateway.tables import Gateway
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 from fastgw.runtime.ipc.channel import Channel, Ready, Stop
+from fastgw.runtime.node.cache_stores import store_settings
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.node.node_state import NodeState, Sealed
 from fastgw.runtime.node.shm_layout import ShmLayout
@@ -62,6 +65,7 @@ def take_over(handover: HandoverState, accepted: ConfigSnapshot, gateway: Gatewa
         compiled=accepted.generation,
         workers=accepted.workers,
         slots=handover.slots,
+        caches=attached_caches(handover, accepted),
         endpoints={number: each.endpoint() for number, each in handover.endpoints.items()},
         endpoint_number=handover.endpoint_number,
         listeners=handover.listeners,
@@ -93,6 +97,22 @@ def grow(node_state: NodeState) -> None:
         notice(OperatorEvent.WORKERS_UNCHANGED, f"the number of workers stays {node_state.slots}: {error}")
         node_state.workers = node_state.slots
     node_state.slots = max(node_state.slots, node_state.workers)
+
+
+def attached_caches(handover: HandoverState, accepted: ConfigSnapshot) -> NodeStores:
+    """Return the existing stores of the response cache; empty ones in place of those of another layout."""
+    stores = NodeStores(handover.wakers or open_wakers(accepted.workers))
+    memories: dict[int, CacheMemory] = {}
+    for name, each in handover.caches.items():
+        try:
+            memory = memories.get(each.fd) or CacheMemory.attach(each.fd, each.memory)
+        except (OtherCacheLayout, ValueError):
+            continue
+        memories[each.fd] = memory
+        stores.stores[name] = NodeStore(each.number, memory, each.most_bytes)
+        stores.next_number = max(stores.next_number, each.number + 1)
+    stores.stores = stores.planned(store_settings(accepted.settings))
+    return stores
 
 
 def attached(handover: HandoverState, gateway: Gateway, workers: int) -> SharedMemory:

@@ -18,7 +18,8 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final
 
-from fastgw.cache.process_store import ProcessStore
+from fastgw.cache.shared.layout import OtherCacheLayout
+from fastgw.cache.shared.node_stores import StoreHandles
 from fastgw.downstream import Server
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.filters.api import Services
@@ -52,9 +53,11 @@ from fastgw.runtime.ipc.channel import (
     Revoke,
     Sockets,
     Stop,
+    UseCache,
     Watch,
 )
 from fastgw.runtime.ipc.feed_values import RETRY_S, read_memfd, write_memfd
+from fastgw.runtime.node.cache_stores import column_of, store_settings
 from fastgw.runtime.node.heartbeat import WorkerHeartbeat
 from fastgw.runtime.node.metrics import Exposition
 from fastgw.runtime.node.node_state import NodeState
@@ -116,6 +119,7 @@ class Worker:
         self._channel = channel
         self._worker_loop = WorkerLoop(loop, words.held_body_budget(self._column))
         self._feeds = Feeds(node_state.feeds, self._request_feed)
+        self._caches = StoreHandles(column_of(bootstrap.column), loop, node_state.caches)
         self._services = Services(
             self._worker_loop,
             Fetcher(self._worker_loop),
@@ -129,7 +133,7 @@ class Worker:
             self._control_has_left,
             lambda: self._table_swap.generation,
             self._feed_others,
-            {"main": ProcessStore(loop.call_soon)}.get,
+            self._caches.get,
         )
         gateway.stock.roster.share_revocations(node_state.revoked, self._revoke)
         self._observer = Observer(
@@ -159,9 +163,13 @@ class Worker:
         self._probes = Probes(
             loop,
             lambda: words.is_ready(self._shared),
-            lambda accept: Exposition(self._table_swap.gateway.series, self._shared, words, node_state.begun_date).text(
-                accept
-            ),
+            lambda accept: Exposition(
+                self._table_swap.gateway.series,
+                self._shared,
+                words,
+                node_state.begun_date,
+                caches=lambda: self._caches.numbers(store_settings(self._table_swap.gateway.config)),
+            ).text(accept),
         )
         self._ended: asyncio.Future[None] = loop.create_future()
         self._drain: asyncio.Task[None] | None = None
@@ -172,6 +180,7 @@ class Worker:
                 Adopt: lambda order: self._standing.accept_for_slot(order.slot),
                 Release: lambda order: self._standing.leave_slot(order.slot),
                 Sockets: lambda order: self._standing.add(order, channel.take_descriptors()),
+                UseCache: self._use_cache,
                 Columns: lambda order: self._shared.widen(order.count),
                 Prepare: self._prepare,
                 Commit: self._commit,
@@ -210,8 +219,17 @@ class Worker:
             self._server.stop()
             self._table_swap.gateway.stop()
             self._services.fetcher.stop()
+            self._caches.close()
             self._worker_loop.close()
             self._observer.stop(FLUSH_S if self._drain is not None else FLUSH_NOW_S)
+
+    def _use_cache(self, order: UseCache) -> None:
+        for descriptor in self._channel.take_descriptors():
+            try:
+                self._caches.attach(order.name, descriptor, order.memory, order.most_bytes)
+            except (OSError, MemoryError, OtherCacheLayout) as error:
+                self._is_short = True  # it serves without the cache until it is replaced
+                self._refused(order.generation, f"the memory of a cache cannot be used: {error}", True)
 
     def _request_feed(self, key: str, seen: bytes) -> None:
         with suppress(ChannelClosed):  # if the supervisor cannot receive it, the next request repeats it

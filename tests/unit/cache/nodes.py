@@ -90,9 +90,15 @@ class SharedNode(Node):
         self.a, self.b = (self.open(column) for column in (1, 2))
 
     def open(self, column: int) -> SharedStore:
-        return SharedStore(
+        store = SharedStore(
             self.memory, column, self.loops[column], self.wakers, 1 << 30, clock=self.clock, date=self.date
         )
+        self.loops[column].add_reader(self.wakers[column], lambda: self._woken(column, store))
+        return store
+
+    def _woken(self, column: int, store: SharedStore) -> None:
+        os.eventfd_read(self.wakers[column])
+        store.call_due()
 
     def run(self) -> int:
         for loop in self.loops.values():

@@ -26,6 +26,7 @@ class Change(Crew):
             "signal",
             {"more": [7]},
             {7: self.endpoint},
+            caches={},
             now=1000.0,
             commit=lambda: self.log.append("commit"),
             ended=lambda why: self.log.append(why or "done"),
