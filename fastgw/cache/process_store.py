@@ -273,6 +273,14 @@ class ProcessStore:
         self._entries.move_to_end(key)
         return _Found(entry)
 
+    def stamp(self, found: StoredObject) -> object | None:
+        assert isinstance(found, _Found)
+        return found.entry
+
+    def is_unchanged(self, stamp: object) -> bool:
+        assert isinstance(stamp, _Entry)
+        return self.holds(stamp) and not stamp.is_soft_purged
+
     def lease(self, key: bytes) -> Lease | Refusal:
         now = self._clock()
         if (held := self._leases.get(key)) is not None and held.until > now:

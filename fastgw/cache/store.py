@@ -177,6 +177,16 @@ class Store(Protocol):
     def find(self, key: bytes) -> StoredObject | None:
         """Return the valid object of this key, complete or growing; the caller has to release it."""
 
+    def stamp(self, found: StoredObject) -> object | None:
+        """Return a value with which `is_unchanged` recognizes this object after its release; None: it is not valid any
+        more.
+        """
+
+    def is_unchanged(self, stamp: object) -> bool:
+        """Whether `find` would return the object of a stamp, unchanged. Cheaper than `find`; False also after a purge
+        of something else.
+        """
+
     def lease(self, key: bytes) -> Lease | Refusal:
         """Ask for the right to fetch a key, whether there is an object or not."""
 

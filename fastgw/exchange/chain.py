@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fastgw.config.settings.gateway import FilterUse
     from fastgw.exchange.body_relay import Trailers
     from fastgw.exchange.exchange import Exchange
+    from fastgw.exchange.ready_answer import ReadyAnswer
     from fastgw.http.messages import RequestHead, ResponseHead
 
 log = logging.getLogger("fastgw")
@@ -48,6 +49,8 @@ TrailerStep: TypeAlias = "Callable[[Exchange, Trailers], Iterable[tuple[bytes, b
 RenewStep: TypeAlias = "Callable[[Exchange, ResponseHead], Awaitable[bool] | None]"
 TranslateStep: TypeAlias = "Callable[[Exchange, Any], bool]"
 """The second argument is the `Forward` of the route."""
+ReadyStep: TypeAlias = "Callable[[RequestHead, Any], ReadyAnswer | None]"
+"""The second argument is the `Peer` of the connection."""
 
 
 @final
@@ -126,7 +129,9 @@ class Hooks:
     translate: `(exchange, forward) -> bool`, once all request steps and body hooks have let the request pass, for a
     route with an upstream. True: the filter has taken the exchange over and answers it, with a
     `upstream.client.translated_call` by `forward`. False: the next one of the chain is asked, and the exchange is
-    forwarded as usual if none has taken it.
+    forwarded as usual if none has taken it. ready_answer: `(head, peer) -> None | ReadyAnswer`, for a plain GET on a
+    route where no other filter has a step for requests or responses: a whole response from memory, in place of all
+    other steps. None: the request is processed as usual.
     """
 
     __slots__ = (
@@ -137,6 +142,7 @@ class Hooks:
         "looks_at",
         "needs_body",
         "preflight",
+        "ready_answer",
         "renew",
         "reply",
         "request",
@@ -175,6 +181,7 @@ class Hooks:
         request_ids: RequestIds | None = None,
         tunnel: TunnelStep | None = None,
         translate: TranslateStep | None = None,
+        ready_answer: ReadyStep | None = None,
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
         self.response_body, self.trailers = response_body, trailers
@@ -193,6 +200,7 @@ class Hooks:
         self.request_ids = request_ids
         self.tunnel = tunnel
         self.translate = translate
+        self.ready_answer = ready_answer
 
 
 @final
@@ -239,6 +247,7 @@ class Chain:
         "links",
         "logged_at",
         "preflight",
+        "ready_answer",
         "renew_steps",
         "reply_steps",
         "request_body_hooks",
@@ -281,6 +290,15 @@ class Chain:
         self.preflight = next((h.preflight for h in reversed(hooks) if h.preflight is not None), None)
         self.request_ids = next((h.request_ids for h in reversed(hooks) if h.request_ids is not None), None)
         self.translate_steps = tuple(h.translate for h in hooks if h.translate is not None)
+        self.ready_answer = self._ready_answer(hooks)
+
+    def _ready_answer(self, hooks: Iterable[Hooks]) -> ReadyStep | None:
+        """Return the step that answers from memory, if no other filter has to see the request or the response."""
+        ready = [h for h in hooks if h.ready_answer is not None]
+        if len(ready) != 1 or self.request_steps or self.treats_bodies or self.finish_steps:
+            return None
+        alone = {*self.response_steps} <= {ready[0].response} and {*self.translate_steps} <= {ready[0].translate}
+        return ready[0].ready_answer if alone else None
 
     @property
     def meets_answers(self) -> bool:

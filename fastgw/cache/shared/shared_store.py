@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from fastgw.cache.shared import records as words_of
-from fastgw.cache.shared.index import KeyHash, Location, ObjectIndex
+from fastgw.cache.shared.index import KeyHash, Location, ObjectIndex, location
 from fastgw.cache.shared.layout import (
     EVICTED_FOR_CAPACITY,
     EVICTED_FROM_INDEX,
@@ -37,6 +37,14 @@ from fastgw.cache.store import (
 _TRIES: Final = 8
 _SHARE: Final = 8
 """An object takes at most this fraction of the memory."""
+
+
+class _Stamp(NamedTuple):
+    """An entry of the index, and the purge sequence at which it was valid."""
+
+    position: int
+    entry: int
+    sequence: int
 
 
 @final
@@ -87,6 +95,21 @@ class SharedStore:
         if (hits := words[found.at + words_of.HITS]) < MOST_HITS:
             words[found.at + words_of.HITS] = hits + 1
         return SharedObject(self, found.at, found.segment, key, bool(checked & 1))
+
+    def stamp(self, found: StoredObject) -> object | None:
+        assert isinstance(found, SharedObject)
+        sequence = self._words[PURGE_SEQUENCE]
+        if found.at < 0 or self._words[found.at + words_of.CHECKED] != sequence << 1:
+            return None
+        for position, entry in self.index.candidates(self.index.hash(found.key)):
+            where = location(entry)
+            if self.records.is_sound(where) and self.records.at(where.segment, where.offset) == found.at:
+                return _Stamp(position, entry, sequence)
+        return None
+
+    def is_unchanged(self, stamp: object) -> bool:
+        assert isinstance(stamp, _Stamp)
+        return self._words[stamp.position] == stamp.entry and self._words[PURGE_SEQUENCE] == stamp.sequence
 
     def lease(self, key: bytes) -> Lease | Refusal:
         hash_ = self.index.hash(key)

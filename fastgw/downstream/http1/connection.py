@@ -34,10 +34,11 @@ from fastgw.downstream.http1.states import (
 )
 from fastgw.downstream.http1.stream import Http1Stream
 from fastgw.errors import Fault, fault_of
-from fastgw.eventloop.socket_send import send
+from fastgw.eventloop.socket_send import send, send_parts
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
-from fastgw.exchange import Exchange, new_exchange
+from fastgw.exchange import Exchange, Route, new_exchange
+from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.http.http1 import serializer
@@ -90,6 +91,8 @@ be lost.
 PREFACE_HEAD: Final = PREFACE[:18]
 """First bytes of the HTTP/2 preface that look like a request."""
 _CLOSE: Final = b"Connection: close\r\n"
+JOINED: Final = 8192
+"""Maximum bytes of a body that is copied behind its head, to send both at once."""
 TOKEN_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
@@ -419,6 +422,11 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                         return
                     if not length and not plan.checks_path:  # otherwise `choose` has to check it
                         fast_match = match
+                elif not length and (step := route.chain.ready_answer) is not None:
+                    answer = step(head, peer)
+                    if answer is not None:
+                        self._send_ready(head, route, answer)
+                        return
         chain = early if fast_match is None else fast_match[0].chain
         stream = self._stream or self.stream
         exchange = stream.exchange = new_exchange(head, stream, listener, peer, chain)
@@ -442,6 +450,23 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             find_route(stream, exchange, listener.router, match)
         if self._beginning:
             self._handle_incomplete_body(piece)
+
+    def _send_ready(self, head: Http1RequestHead, route: Route, answer: ReadyAnswer) -> None:
+        """Answer a request with a response from memory."""
+        self.deadline = inf
+        record = self.fast_path or self.make_fast_path()
+        request_id = record.begin_ready(head, route, answer)
+        id_line = serializer.id_line(request_id) if request_id else b""
+        message_head = b"%b%b%b\r\n" % (answer.head, id_line, _CLOSE if self.closing else b"")
+        if answer.length <= JOINED:
+            send(self.fd, message_head + answer.body, self.transport, self.write_paused)
+        else:
+            send_parts(self.fd, message_head, answer.body, self.transport, self.write_paused)
+        if self.server.draining:
+            self.server.drained += 1
+        self.server.finish(record)
+        record.end_ready()
+        self.response_sent(unread=False)
 
     def _handle_incomplete_body(self, piece: bytes) -> None:
         """Handle a request that was forwarded or waits, and whose body is incomplete. `piece`: the last received part

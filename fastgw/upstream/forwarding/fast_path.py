@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, final
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, ClientSide, Exchange, FastPathPlan, Relay, Response, Route, new_exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
+from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
@@ -119,7 +120,7 @@ class FastPath:
         self.peer = peer
         self.client_ip = peer.ip
         self.scheme = peer.scheme
-        self.response: Http1ResponseHead | None = None
+        self.response: Http1ResponseHead | ReadyAnswer | None = None
         self._exchange: Exchange | None = None  # the exchange on the fast path, if filters process it
         # Record of every request without an exchange:
         self.request_body = self.consumer = self.fault = self.subrequests = None
@@ -187,6 +188,25 @@ class FastPath:
         except Exception:  # the edge of this exchange: an exception is answered with a fault
             log_event(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
             self.leave_fast_path().exchange.fail(Fault.INTERNAL)
+
+    def begin_ready(self, head: Http1RequestHead, route: Route, answer: ReadyAnswer) -> bytes:
+        """Record a request that is answered from memory. Returns its id; b"": it has none."""
+        self.begun_at = monotonic()
+        self.head, self.route = head, route
+        self.request_bytes = 0
+        self.upstream = self.target = ""
+        self.upstream_s = -1.0
+        self.response_bytes = answer.length
+        self.response = answer
+        self.cache_result = answer.cache_result
+        ids = route.chain.request_ids
+        self.request_id = request_id = b"" if ids is None else ids.of(head)
+        return request_id
+
+    def end_ready(self) -> None:
+        """Release it, after it was recorded."""
+        self.cache_result = ""
+        self.forget()
 
     def send_exchange(self, exchange: Exchange, route: Route) -> None:
         """Like `send_request`, for a request that filters have passed, or whose response they will process."""

@@ -120,6 +120,8 @@ class CachedRequest:
             )
         else:
             exchange.cache_result = "hit" if decision.use is Reuse.FRESH else "stale"
+            if decision.use is Reuse.FRESH and policy.ready is not None and exchange.chain.ready_answer is not None:
+                policy.ready.add(exchange, found, record, self.forward.marks)
             exchange.cache_status = hit_status(decision.ttl)
         if decision.use is Reuse.STALE_WHILE_REVALIDATE and found.is_complete:
             self._validate_later()

@@ -146,6 +146,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             store = services.caches(self.store)
             if store is not None:
                 policy.store, policy.has_store = store, True
+                if policy.ready is not None:
+                    policy.ready.store = store
 
         def translate(exchange: Exchange, forward: Forward | CallRecorder) -> bool:
             if exchange.cache_status:  # it is forwarded past the cache, or a fallback takes over
@@ -179,7 +181,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
         def explain(exchange: Exchange) -> str:
             return self._explained(policy, exchange)
 
-        return Hooks(translate=translate, response=response, start=start, explain=explain)
+        ready = None if policy.ready is None else policy.ready.find
+        return Hooks(translate=translate, response=response, start=start, explain=explain, ready_answer=ready)
 
     def _compiled(self) -> CachePolicy:
         query = self.key.query

@@ -9,6 +9,7 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.request_keys import cookies_named
+from fastgw.filters.policies.cache.ready_answers import ReadyAnswers
 from fastgw.forwarded_headers import client_authority, client_scheme
 from fastgw.http.caching.keys import QueryRule, filter_query, primary_key
 from fastgw.http.caching.storing import StorePolicy
@@ -67,6 +68,7 @@ class CachePolicy:
         "max_variants",
         "methods",
         "query_rule",
+        "ready",
         "store",
         "store_name",
         "storing",
@@ -97,6 +99,9 @@ class CachePolicy:
         self.methods, self.lock_timeout, self.max_variants = methods, lock_timeout, max_variants
         self.bypass_header, self.tag_headers = bypass_header, tag_headers
         self.has_store = False
+        # None: the key has parts that answers from memory are not told apart by
+        keyed = key_headers or key_cookies or by_consumer
+        self.ready = None if keyed else ReadyAnswers(bypass_header, time)
         self.clock: Callable[[], float] = time  # epoch seconds
         self.dropped = (UNKEYED | frozenset(CONDITIONS)) - frozenset(key_headers)
 

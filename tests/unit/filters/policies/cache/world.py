@@ -21,7 +21,7 @@ class World:
         filters = {"cache": settings, **((route or {}).get("filters", {}))}
         routes = [{"name": "all", "upstream": "u", **(route or {}), "filters": filters}]
         with patch("fastgw.filters.policies.cache.policy.time", lambda: self.now):
-            self.plane = Plane({"routes": routes})
+            self.plane = Plane({"routes": routes, "filters": {"request_id": {}}})
         turns = self.plane.worker_loop.turns
         self.store: Store = store or ProcessStore(
             turns.call_soon, 8 * 1024**2, clock=lambda: self.now, date=lambda: self.now

@@ -1,0 +1,118 @@
+"""Ready answers: small stored responses as serialized bytes in the memory of a worker, for plain GET requests.
+
+Only for routes on which no other filter has a step for requests or responses. Rule 1: an answer is sent only while the
+object that it was made of is unchanged in the store, and fresh. Rule 2: requests with conditions, a range or cache
+directives, and those that may select another response, take the full path. Rule 3: bytes are bounded; the oldest answer
+goes first.
+
+PERF: a hit of 1 KiB takes 8 us of CPU, on the full path 20, a proxied request 16 (CPython 3.11, bench cache).
+"""
+
+import re
+from collections.abc import Callable
+from typing import Final, final
+
+from fastgw.cache.store import Store, StoredObject
+from fastgw.exchange import Exchange
+from fastgw.exchange.ready_answer import ReadyAnswer
+from fastgw.forwarded_headers import Peer
+from fastgw.http.caching.records import StoredHead
+from fastgw.http.http1 import serializer
+from fastgw.http.http1.parser import parse_response
+from fastgw.http.messages import RequestHead
+
+MOST_BYTES: Final = 4 * 1024 * 1024
+"""Maximum bytes of answers that a worker keeps for one use of the filter."""
+LONGEST: Final = 64 * 1024
+"""Maximum bytes of a body."""
+_OVERHEAD: Final = 1024
+
+
+@final
+class _Entry:
+    """An answer, without the lines that depend on the time."""
+
+    __slots__ = ("answer", "body", "born_date", "fresh_until", "head", "lifetime", "second", "stamp")
+
+    def __init__(self, head: bytes, body: bytes, status: int, born_date: float, lifetime: int, stamp: object) -> None:
+        """`born_date`: when its age was 0."""
+        self.head, self.body, self.born_date, self.lifetime, self.stamp = head, body, born_date, lifetime, stamp
+        self.answer = ReadyAnswer(status, "hit", len(body))
+        self.second = -1
+
+    @property
+    def weight(self) -> int:
+        return _OVERHEAD + len(self.head) + len(self.body)
+
+
+@final
+class ReadyAnswers:
+    """Answers of one use of the filter in one worker, by authority and request target."""
+
+    store: Store
+
+    def __init__(self, bypass_header: bytes | None, clock: Callable[[], float]) -> None:
+        """`clock`: epoch seconds."""
+        self._clock = clock
+        self._entries: dict[tuple[bytes, bytes, bytes], _Entry] = {}
+        self._bytes = 0
+        names = rb"range|if-[a-z]++-?[a-z]*+-?[a-z]*+|cache-control|pragma|expect"
+        if bypass_header is not None:
+            names += b"|" + re.escape(bypass_header)
+        self._is_special: Callable[[bytes], object] = re.compile(rb"\n(?i:" + names + rb")[\t ]*+:").search
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, exchange: Exchange, found: StoredObject, record: StoredHead, dropped: frozenset[bytes]) -> None:
+        """Keep the answer to this request, whose stored response is fresh. `dropped`: as of `Response.dropped`."""
+        head, peer, length = exchange.head, exchange.peer, found.size
+        if length is None or length > LONGEST or not found.is_complete or found.is_soft_purged:
+            return
+        if head.method != b"GET" or not head.ordinary or (peer.trusted and head.forwarded) or head.edited() is not None:
+            return
+        if record.vary or record.date is None:
+            return
+        stamp = self.store.stamp(found)
+        if stamp is None:
+            return
+        raw = b"HTTP/1.1 %d %b\r\n%bContent-Length: %d\r\n\r\n" % (record.status, record.reason, record.lines, length)
+        parsed = parse_response(raw, b"GET", 1000)
+        if parsed.status in (204, 304):
+            return
+        if exchange.id_shown:
+            dropped |= serializer.REQUEST_IDS
+        lines = serializer.response(parsed, record.status, dropped, length=length)[:-2]
+        body = b"".join(found.pieces())
+        born_date = record.stored_date - record.initial_age
+        made = _Entry(lines, body, record.status, born_date, record.lifetime, stamp)
+        key = peer.scheme, head.authority, head.request_target
+        self._remove(key)
+        self._entries[key] = made
+        self._bytes += made.weight
+        while self._bytes > MOST_BYTES:
+            self._remove(next(iter(self._entries)))
+
+    def _remove(self, key: tuple[bytes, bytes, bytes]) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._bytes -= entry.weight
+
+    def find(self, head: RequestHead, peer: Peer) -> ReadyAnswer | None:
+        """Return the answer to an ordinary request without a body. None: the full path has to answer it."""
+        key = peer.scheme, head.authority, head.request_target
+        entry = self._entries.get(key)
+        if entry is None or head.method != b"GET" or head.any_line(self._is_special):
+            return None
+        if peer.trusted and head.forwarded:
+            return None
+        age = int(self._clock() - entry.born_date)
+        if age >= entry.lifetime or age < 0 or not self.store.is_unchanged(entry.stamp):
+            self._remove(key)
+            return None
+        answer = entry.answer
+        if age != entry.second:
+            entry.second = age
+            status = b"Age: %d\r\nCache-Status: fastgw; hit; ttl=%d\r\n" % (age, entry.lifetime - age)
+            answer.head, answer.body = entry.head + status, entry.body
+        return answer

@@ -1,0 +1,100 @@
+"""Ready answers: hits that are sent as bytes from the memory of a worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.memory import Wire
+from tests.unit.filters.policies.cache.test_hits import value
+from tests.unit.filters.policies.cache.world import World
+
+DATED = (
+    b"HTTP/1.1 200 OK\r\nDate: Fri, 15 Jan 2027 08:00:00 GMT\r\nCache-Control: max-age=60\r\nX-Request-Id: theirs\r\n"
+    b'ETag: "a"\r\nContent-Length: %d\r\n\r\n'
+)
+
+
+def with_hit(body: bytes = b"hello", **settings: Any) -> tuple[World, Wire]:
+    """Return a world whose next equal request may be answered from memory, and the client before."""
+    world = World(**settings)
+    world.client()
+    world.upstream().sends(DATED % len(body) + body)
+    return world, world.client()
+
+
+def lines(client: Wire) -> list[bytes]:
+    head = client.received.partition(b"\r\n\r\n")[0]
+    return sorted(line for line in head.split(b"\r\n") if not line.startswith(b"X-Request-Id"))
+
+
+def ready(world: World) -> int:
+    (link,) = (each for each in world.plane.gateway.live if each.hooks.ready_answer is not None)
+    answers: Any = getattr(link.hooks.ready_answer, "__self__")  # noqa: B009  # of a bound method
+    return len(answers)
+
+
+@pytest.mark.parametrize("length", [5, 60_000])
+def test_it_is_equal_to_the_answer_on_the_full_path(length: int) -> None:
+    body = b"x" * length
+    world, before = with_hit(body)
+    assert ready(world) == 1
+    client = world.client()
+    assert lines(client) == lines(before)
+    assert client.received.endswith(b"\r\n\r\n" + body)
+    assert value(client, b"X-Request-Id") not in (None, b"theirs", value(before, b"X-Request-Id"))
+    assert client.received.count(b"X-Request-Id") == 1
+    world.now += 9
+    assert (value(later := world.client(), b"Age"), value(later, b"Cache-Status")) == (b"9", b"fastgw; hit; ttl=51")
+    assert [record.cache for record in world.plane.records] == ["miss", "hit", "hit", "hit"]
+    assert {record.response_bytes for record in world.plane.records} == {length}
+    world.plane.assert_quiet()
+
+
+@pytest.mark.parametrize(
+    ("fields", "start"),
+    [
+        (b'If-None-Match: "a"\r\n', b"HTTP/1.1 304 "),
+        (b"Range: bytes=0-1\r\n", b"HTTP/1.1 206 "),
+        (b"Cache-Control: no-cache\r\n", b""),
+        (b"pragma: no-cache\r\n", b""),
+    ],
+)
+def test_requests_with_conditions_or_directives_take_the_full_path(fields: bytes, start: bytes) -> None:
+    world, _ = with_hit()
+    client = world.client(fields=fields)
+    assert client.received[:13] == start
+
+
+@pytest.mark.parametrize("end", ["stale", "purged", "soft", "removed"])
+def test_it_is_sent_only_while_the_object_is_unchanged_and_fresh(end: str) -> None:
+    world, _ = with_hit()
+    if end == "stale":
+        world.now += 60
+    elif end == "removed":
+        world.client(method=b"DELETE")
+        world.upstream().sends(b"HTTP/1.1 204 No Content\r\n\r\n")
+    else:
+        world.store.purge_all(soft=end == "soft")
+    client = world.client()
+    assert client.received == b""
+    assert ready(world) == 0
+
+
+def test_a_pipelined_client_that_reads_slowly_gets_all_of_it() -> None:
+    body = b"x" * 60_000
+    world, _ = with_hit(body)
+    client = world.plane.client()
+    client.room = 100
+    client.sends(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n" * 2)
+    assert len(client.received) == 100
+    client.takes()
+    assert client.received.count(body) == 2
+    world.plane.assert_quiet()
+
+
+def test_other_filters_with_steps_keep_requests_on_the_full_path() -> None:
+    world, _ = with_hit(route={"filters": {"headers": {"response": {"set": {"X-A": "1"}}}}})
+    assert ready(world) == 0
+    assert value(world.client(), b"X-A") == b"1"
