@@ -117,6 +117,16 @@ def problem(fault: Fault, detail: str | None = None, fields: Iterable[tuple[byte
     return Reply(fault.status, body, lines, fault)
 
 
+class EncodedForms(Protocol):
+    """Forms of a stored response with content codings. `form`: name of a coding with its parameters."""
+
+    def find(self, form: bytes) -> bytes | None:
+        """Return the body in this form; None: it is not stored."""
+
+    def store(self, form: bytes, body: bytes) -> None:
+        """Store the body in this form, if there is space for it."""
+
+
 @final
 class Response(Struct, eq=False, gc=False):  # no reference cycles
     """The final response for the response steps: the upstream's (`head` is set), or one of the gateway.
@@ -139,6 +149,8 @@ class Response(Struct, eq=False, gc=False):  # no reference cycles
     _fields: Fields | None = None
     whole_bytes: int = UNKNOWN
     """Bytes of the body before the body hooks, if all of it has come with the head; otherwise `UNKNOWN`."""
+    encoded_forms: EncodedForms | None = None
+    """For a complete response from a cache: its forms with content codings, stored beside it."""
 
     @property
     def headers(self) -> Fields:

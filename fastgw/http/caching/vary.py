@@ -4,12 +4,13 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Final, Protocol
 
+from fastgw.http.content_coding.accept_encoding import normalize_accept_encoding
 from fastgw.http.grammar import IS_TOKEN, elements
 from fastgw.http.header_conditions import SINGLE
 
 _MOST_NAMES: Final = 16
-_NO_CASE: Final = frozenset((b"accept-language", b"accept-encoding", b"accept-charset"))
-"""Fields whose values are compared without case (RFC 9110 sections 12.5.2, 12.5.3, and 12.5.4)."""
+_NO_CASE: Final = frozenset((b"accept-language", b"accept-charset"))
+"""Fields whose values are compared without case (RFC 9110 sections 12.5.2 and 12.5.4)."""
 
 
 class RequestFields(Protocol):
@@ -41,13 +42,16 @@ def normalized_value(name: bytes, lines: Sequence[bytes]) -> bytes | None:
     """Return the value of a request field in the form in which equal values are equal; None: the request has none.
 
     Lines are joined, and white space around members is removed (RFC 9111 section 4.1); in quoted strings everything
-    counts. The order of members is kept: it may mean a preference.
+    counts. The order of members is kept: it may mean a preference; but not in `Accept-Encoding`, which has weights for
+    that.
     """
     if not lines:
         return None
     if name in SINGLE:
         return b"\n".join(lines)
     joined = b",".join(lines)
+    if name == b"accept-encoding":
+        return normalize_accept_encoding(joined)
     if b'"' not in joined:
         joined = b",".join(member.strip(b" \t") for member in joined.split(b","))
     return joined.lower() if name in _NO_CASE else joined

@@ -48,6 +48,23 @@ def parse_accept_encoding(values: Iterable[bytes]) -> Mapping[bytes, int]:
     return weights
 
 
+@lru_cache(1024)
+def _normalized(value: bytes) -> bytes:
+    forms = set()
+    for member in value.split(b","):
+        weights = parse_accept_encoding((member,))
+        for name, thousandths in weights.items():
+            forms.add(b"%b;q=%d" % (name, thousandths))
+        if not weights and member.strip(b" \t"):
+            forms.add(member.strip(b" \t").lower())
+    return b",".join(sorted(forms))
+
+
+def normalize_accept_encoding(value: bytes) -> bytes:
+    """Return the value in the form in which equivalent values are equal: regardless of order, case and spelling."""
+    return _normalized(value) if len(value) <= CACHED else _normalized.__wrapped__(value)
+
+
 def choose_coding(weights: Mapping[bytes, int], offered: Iterable[bytes]) -> Negotiated:
     """Return the coding with the highest weight; of equal ones the first that is offered.
 

@@ -11,6 +11,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Response
 from fastgw.exchange.reply import NO_CONTENT
+from fastgw.filters.policies.cache.encoded_forms import StoredForms
 from fastgw.filters.policies.cache.policy import CachePolicy
 from fastgw.http.byte_ranges import content_range, unsatisfied_range
 from fastgw.http.caching.records import StoredHead
@@ -43,7 +44,8 @@ def answer_from(
         _send_head(exchange, _head(_NOT_MODIFIED, b"Not Modified", not_modified_lines(record), b"GET"), age, dropped)
         return
     if end is not None:
-        part = find_part(head, record, end, now) if exchange.method == b"GET" else None
+        may_be_part = exchange.method == b"GET" and b"range" not in exchange.request_dropped
+        part = find_part(head, record, end, now) if may_be_part else None
         if part is not None and not part:
             found.release()
             lines = b"Content-Range: %b\r\nContent-Length: 0\r\n" % unsatisfied_range(end)
@@ -61,6 +63,8 @@ def answer_from(
         _send_head(exchange, made, age, dropped)
         return
     response = Response(status, made, b"Age: %d\r\n" % age, dropped)
+    if status == 200 and found.is_complete and exchange.chain.treats_responses:
+        response.encoded_forms = StoredForms(policy.store, found)
     if end is not None and end - first <= AT_ONCE and found.length >= end:
         payload = b"".join(found.pieces(first))[: end - first]
         found.release()

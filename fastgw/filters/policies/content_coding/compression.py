@@ -5,6 +5,7 @@ Imported only where the filter is configured: it needs `fastgw[compression]`.
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from secrets import randbelow
 from typing import Final, final
 
@@ -28,6 +29,11 @@ from fastgw.observe.metrics.families import CodingOperation, ContentCoding
 LARGEST_AT_ONCE: Final = 1024 * 1024
 """Maximum bytes of a body that is compressed in one turn of the event loop. Bodies of upstreams arrive in reads of 64
 KiB; only a body that another filter returns as a whole can be larger."""
+
+SMALLEST_STORED: Final = 4 * 1024
+"""Minimum bytes of a cached response whose compressed form is stored: a smaller one is compressed as fast as found."""
+LARGEST_STORED: Final = 1024 * 1024
+"""Maximum bytes of a compressed form that is stored, and held in memory until its end."""
 
 _RANGE: Final = frozenset((b"range", b"if-range"))
 _PARTIAL: Final = frozenset((206, 226))
@@ -88,9 +94,15 @@ class Compression:
         if coding is None or too_small or too_large:
             return None
         response.added += b"Content-Encoding: %b\r\n" % coding
+        forms = response.encoded_forms if length >= SMALLEST_STORED and not self._pads else None
+        form = b"%b %b" % (coding, self._level.encode())
+        stored = None if forms is None else forms.find(form)
+        if stored is not None:
+            return _StoredStage(exchange, coding, stored)
         whole = self._whole[coding] if response.whole_bytes >= 0 and not self._pads else None
         flushes = kind is Kind.STREAM or length == UNKNOWN
-        return _Stage(exchange, coding, self._opener(coding, kind), whole, flushes)
+        keep = None if forms is None else partial(forms.store, form)
+        return _Stage(exchange, coding, self._opener(coding, kind), whole, flushes, keep)
 
     def _kind_of(self, response: Response) -> Kind:
         """Return the treatment of a response by its header."""
@@ -162,11 +174,47 @@ def _weaken_not_modified(exchange: Exchange, response: Response) -> None:
             response.added += _VARY
 
 
-@final
-class _Stage(BodyStage):
-    """Stage that compresses the body of one response."""
+class _CountingStage(BodyStage):
+    """Base of stages that compress the body of one response."""
 
     takes_empty = True
+
+    def __init__(self, exchange: Exchange, coding: bytes) -> None:
+        self._exchange: Exchange | None = exchange
+        self._coding = coding
+        self._bytes_in = self._bytes_out = 0
+
+    def cancel(self) -> None:
+        """Count the bytes."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None and self._bytes_in:
+            exchange.client.count_content_coding(
+                exchange, CodingOperation.COMPRESS, ContentCoding.named(self._coding), self._bytes_in, self._bytes_out
+            )
+
+
+@final
+class _StoredStage(_CountingStage):
+    """Stage that sends the stored compressed form of a cached response in place of the response."""
+
+    def __init__(self, exchange: Exchange, coding: bytes, stored: bytes) -> None:
+        super().__init__(exchange, coding)
+        self._stored = stored
+
+    def feed(self, payload: bytes) -> bytes:
+        self._bytes_in += len(payload)
+        out, self._stored = self._stored, b""
+        self._bytes_out += len(out)
+        return out
+
+    def end(self) -> bytes:
+        self.cancel()
+        return b""
+
+
+@final
+class _Stage(_CountingStage):
+    """Stage that compresses the body of one response."""
 
     def __init__(
         self,
@@ -175,16 +223,20 @@ class _Stage(BodyStage):
         opened: Callable[[], Compressor],
         whole: WholeCompressor | None,
         flushes: bool,
+        keep: Callable[[bytes], None] | None,
     ) -> None:
-        """Create the stage. `whole`: the body is complete, and compressed at its end. `flushes`: after each piece."""
-        self._exchange: Exchange | None = exchange
-        self._coding = coding
+        """Create the stage. `whole`: the body is complete, and compressed at its end. `flushes`: after each piece.
+
+        `keep`: stores the compressed body.
+        """
+        super().__init__(exchange, coding)
         self._opened: Callable[[], Compressor] | None = opened
         self._compressor: Compressor | None = None  # created with the first piece: a response to HEAD has none
         self._whole = whole
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes] = []  # before compression, if `whole`
         self._flushes = flushes
-        self._bytes_in = self._bytes_out = 0
+        self._keep = keep
+        self._kept: list[bytes] = []
 
     def feed(self, payload: bytes) -> bytes:
         self._bytes_in += len(payload)
@@ -195,7 +247,7 @@ class _Stage(BodyStage):
         out = compressor.compress(payload)
         if self._flushes:
             out += compressor.flush()
-        self._bytes_out += len(out)
+        self._take_output(out)
         return out
 
     def end(self) -> bytes:
@@ -204,19 +256,24 @@ class _Stage(BodyStage):
             out = self._whole.compress(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         else:
             out = self._open().finish()
-        self._bytes_out += len(out)
+        self._take_output(out)
+        if self._keep is not None:
+            self._keep(b"".join(self._kept))
         self.cancel()
         return out
 
     def cancel(self) -> None:
         """Release the compressor, and count the bytes."""
-        exchange, self._exchange = self._exchange, None
-        self._compressor = self._opened = self._whole = None
-        self._pieces = []
-        if exchange is not None and self._bytes_in:
-            exchange.client.count_content_coding(
-                exchange, CodingOperation.COMPRESS, ContentCoding.named(self._coding), self._bytes_in, self._bytes_out
-            )
+        super().cancel()
+        self._compressor = self._opened = self._whole = self._keep = None
+        self._pieces, self._kept = [], []
+
+    def _take_output(self, out: bytes) -> None:
+        self._bytes_out += len(out)
+        if self._keep is not None:
+            self._kept.append(out)
+            if self._bytes_out > LARGEST_STORED:
+                self._keep, self._kept = None, []
 
     def _open(self) -> Compressor:
         if self._compressor is None:

@@ -99,6 +99,11 @@ def test_names_of_several_responses_are_joined_up_to_a_bound() -> None:
         (b"foo", [], [b""], False),
         (b"accept-language", [b"en, de"], [b"eN,  De"], True),
         (b"accept-language", [b"en, de"], [b"de, en"], False),  # the order may mean a preference
+        (b"accept-encoding", [b"gzip, br;q=0.50"], [b"BR; q=0.5", b"x-gzip;q=1.0,"], True),
+        (b"accept-encoding", [b"gzip, br"], [b"gzip, br;q=0"], False),
+        (b"accept-encoding", [b"gzip"], [b"gzip, br;q=2"], False),  # what is invalid may mean something to a server
+        (b"accept-encoding", [b"gzip"], [b"gzip, lzma"], False),
+        (b"accept-encoding", [], [b""], False),
         (b"user-agent", [b"a, b"], [b"a,b"], False),
         (b"cookie", [b"a=1"], [b"a=2"], False),
     ],
