@@ -150,7 +150,7 @@ class Response(Struct, eq=False, gc=False):  # no reference cycles
     whole_bytes: int = UNKNOWN
     """Bytes of the body before the body hooks, if all of it has come with the head; otherwise `UNKNOWN`."""
     encoded_forms: EncodedForms | None = None
-    """For a complete response from a cache: its forms with content codings, stored beside it."""
+    """Forms of a complete response from a cache with content codings, stored beside it; None: it is not from one."""
 
     @property
     def headers(self) -> Fields:
