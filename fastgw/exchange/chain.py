@@ -31,6 +31,7 @@ from fastgw.operator_events import OperatorEvent, log_event
 if TYPE_CHECKING:
     from fastgw.config.settings.gateway import FilterUse
     from fastgw.exchange.body_relay import Trailers
+    from fastgw.exchange.error_pages import ErrorPages
     from fastgw.exchange.exchange import Exchange
     from fastgw.exchange.ready_answer import ReadyAnswer
     from fastgw.http.messages import RequestHead, ResponseHead
@@ -243,6 +244,7 @@ class Chain:
 
     __slots__ = (
         "drops_ranges",
+        "error_pages",
         "finish_steps",
         "links",
         "logged_at",
@@ -262,8 +264,9 @@ class Chain:
         "tunnel_steps",
     )
 
-    def __init__(self, links: Iterable[FilterInstance]) -> None:
+    def __init__(self, links: Iterable[FilterInstance], error_pages: ErrorPages | None = None) -> None:
         self.links = tuple(links)
+        self.error_pages = error_pages  # for the gateway's own faults; None: they are answered with problem documents
         self.logged_at: dict[object, float] | None = None  # monotonic time of the last log line, by step
         hooks = [link.hooks for link in self.links]
         self.request_steps = tuple(h.request for h in hooks if h.request is not None)

@@ -350,6 +350,8 @@ class Exchange:
         if self.chain.reply_steps:
             reply = self._pass_reply_steps(reply)
             is_fault = is_fault or reply.fault is not None
+        if is_fault and self.chain.error_pages is not None:
+            reply = self.chain.error_pages.replace(self, reply)
         response, body = own_response(reply), reply.body
         if isinstance(body, bytes):
             self.respond(response, body, True, is_fault=is_fault)
@@ -525,6 +527,8 @@ class Exchange:
         if self.state is HOLDING:
             self.state = ANSWER_BEGUN[HOLDING]
         reply = self._pass_reply_steps(problem(Fault.INTERNAL))
+        if self.chain.error_pages is not None:
+            reply = self.chain.error_pages.replace(self, reply)
         self.response = own_response(reply)
         self.client.answer(self.response, body_at_once(reply), True)
 

@@ -12,6 +12,7 @@ import logging
 import ssl
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
@@ -30,6 +31,7 @@ from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.contexts import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trusted_proxies import trust
 from fastgw.exchange import Chain, Division, Exchange, FastPathPlan, FilterInstance, Hooks, Reply, Route
+from fastgw.exchange.error_pages import ErrorPage, ErrorPages
 from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
 from fastgw.files.action import FilesAction
 from fastgw.files.resources import FileFinder
@@ -39,6 +41,7 @@ from fastgw.filters.wrappers.misconfigured import Misconfigured
 from fastgw.filters.wrappers.shadow import in_shadow
 from fastgw.gateway.conditions import conditions_of
 from fastgw.gateway.tables import CompiledRoute, CompileError, Gateway
+from fastgw.http.error_templates import html_template, json_template
 from fastgw.http.http2.session import why_missing
 from fastgw.routing.table import Conditions, Router, Rule, Steps, at_once, rule_of
 from fastgw.upstream.forwarding.fallback import Fallback
@@ -127,6 +130,12 @@ class _Building:
         self._of_tcp = {name for name, each in plan.settings.listeners.items() if each.protocol != "http"}
         self._lends_sockets = {upstream for each in plan.settings.listeners.values() for upstream in each.destinations}
         """Upstreams of listeners of TCP."""
+        self._page_files: set[str] = set()
+        """Files of error pages."""
+        self._pages = {
+            name: self._error_pages(listener.error_pages) for name, listener in plan.settings.listeners.items()
+        }
+        """Error pages of listeners, with those at the top."""
         old, new = base.config, plan.settings
         self._same_sets = {name for name, filters in new.filter_sets.items() if old.filter_sets.get(name) == filters}
         self._same_filters = tuple(
@@ -134,6 +143,7 @@ class _Building:
             and old.filters == new.filters
             and base.tables[name].settings.filters == new.listeners[name].filters
             and all(self._changed.isdisjoint(link.reads) for link in base.tables[name].early.links)
+            and base.tables[name].early.error_pages == self._pages[name]
             for name in self._names
         )
         """Flags of the listeners: whether their own filters and those of the gateway are unchanged."""
@@ -198,6 +208,7 @@ class _Building:
             listeners.append((yield from self._listener(name, chain, on_listener, upstream_chains[name])))
         made.listeners = tuple(listeners)
         made.reads |= {file: digest for file, digest in self._base.reads.items() if self._digest(file) == digest}
+        made.reads |= {file: sha256(self._content(file)).digest() for file in self._page_files}
         return made
 
     # upstreams
@@ -266,9 +277,38 @@ class _Building:
         uses = (held for held in _accumulated(self._levels(listener)) if early(held[1].settings))
         links = self._links(uses, listener, None, before.early.links if before is not None else ())
         self._made.live.update(link for link in links if link.is_live)
-        if before is not None and before.early.links == links:
+        pages = self._pages[listener]
+        if before is not None and before.early.links == links and before.early.error_pages == pages:
             return before.early
-        return Chain(links)
+        return Chain(links, pages)
+
+    def _error_pages(self, *levels: Mapping[str, config.ErrorPage]) -> ErrorPages | None:
+        """Return the pages of these levels, outermost first, behind those at the top; None: there are none."""
+        levels = (self._plan.settings.error_pages, *levels)
+        return ErrorPages(map(self._templates, levels)) if any(levels) else None
+
+    def _templates(self, pages: Mapping[str, config.ErrorPage]) -> dict[str, ErrorPage]:
+        """Return the templates of a level. Raises `CompileError`."""
+        made = {}
+        for status, page in pages.items():
+            html = page.html
+            if page.file is not None:
+                self._page_files.add(page.file)
+                html = self._content(page.file).decode(errors="replace")
+            made[status] = ErrorPage(
+                None if html is None else html_template(html), None if page.json is None else json_template(page.json)
+            )
+        return made
+
+    def _content(self, file: str) -> bytes:
+        """Return the content of a file. Raises `CompileError`."""
+        content = self._plan.files.get(file)
+        if content is not None:
+            return content
+        try:
+            return Path(file).read_bytes()
+        except OSError as error:
+            raise CompileError(f"{file}: {error.strerror or error}") from error
 
     def _levels(self, listener: str) -> tuple[Level, ...]:
         settings = self._plan.settings
@@ -398,7 +438,8 @@ class _Building:
             rules.append(rule)
             yield
         links = {link for rule in rules if rule is not None for link in rule[0].route.links}
-        reads = tuple({file for link in links for file in link.reads})
+        pages = {page.file for page in route.error_pages.values() if page.file is not None}
+        reads = (*pages, *{file for link in links for file in link.reads})
         live = tuple(link for link in links if link.is_live)
         if route.fallback is not None and route.fallback.upstream is not None:
             upstreams = (*upstreams, self._made.upstreams[route.fallback.upstream])
@@ -454,7 +495,10 @@ class _Building:
             )
         ran = {link.use.name for link in stay}
         links = self._links((held for held in met if held[1].name not in ran), listener, route.name, links_before)
-        chain = Chain(stay + links)
+        pages = self._pages[listener]
+        if route.error_pages:
+            pages = self._error_pages(self._plan.settings.listeners[listener].error_pages, route.error_pages)
+        chain = Chain(stay + links, pages)
         for_preflights = None if chain.preflight is None else _for_preflights(chain, links)
         steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
         path_sent = action.path_of if isinstance(action, Forward) else None
@@ -654,7 +698,7 @@ def _for_preflights(chain: Chain, own: Sequence[FilterInstance]) -> Chain:
     """Return the chain without those filters of the route that do not run for a preflight."""
     if all(link.always for link in own):
         return chain
-    return Chain(link for link in chain.links if link.always or link not in own)
+    return Chain((link for link in chain.links if link.always or link not in own), chain.error_pages)
 
 
 def _shows_upstream(use: config.FilterUse) -> bool:

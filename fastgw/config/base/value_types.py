@@ -717,17 +717,30 @@ def parse_relative_path(text: str) -> str:
     """Parse the path of a file relative to a directory that it does not leave. Raises `ValueError`."""
     segments = text.split("/")
     if "\0" in text or any(each in ("", ".", "..") for each in segments):
-        raise ValueError(f'{text!r} is not a relative path; expected one such as "app/index.html"')
+        raise ValueError(f"{text!r} is not a relative path")
     return text
 
 
 def parse_base_name(text: str) -> str:
     """Parse the name of a file without a directory. Raises `ValueError`."""
     if "/" in text:
-        raise ValueError(f'{text!r} has a slash; expected the name of a file such as "index.html"')
+        raise ValueError(f"{text!r} has a slash")
     return parse_relative_path(text)
 
 
+_ERROR_STATUS: Final = "[45](?:[0-9]{2}|xx)"
+
+
+def parse_error_status(text: str) -> str:
+    """Parse a status of errors or a class of them. Raises `ValueError`."""
+    if not re.fullmatch(_ERROR_STATUS, text):
+        raise ValueError(f"{text!r} is not a status of errors")
+    return text
+
+
+ErrorStatus = Annotated[
+    str, Notation('a status such as "404", or a class such as "5xx"', parse_error_status, _written(_ERROR_STATUS))
+]
 RelativePath = Annotated[
     str, Notation('a relative path such as "app/index.html"', parse_relative_path, {"type": "string"})
 ]

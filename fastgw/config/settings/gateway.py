@@ -20,6 +20,7 @@ from fastgw.config.base.value_types import (
     Delay,
     Destination,
     Duration,
+    ErrorStatus,
     FieldName,
     FieldPattern,
     FieldValue,
@@ -72,6 +73,7 @@ from fastgw.config.settings.upstreams import (
     UpstreamTimeouts,
     UpstreamTls,
 )
+from fastgw.http.error_templates import json_template
 from fastgw.http.field_names import RESERVED
 
 __all__ = [
@@ -97,6 +99,8 @@ __all__ = [
     "ConsumerSigningKey",
     "ConsumerSubject",
     "DrainTimeouts",
+    "ErrorPage",
+    "ErrorPages",
     "Fallback",
     "FallbackCondition",
     "Files",
@@ -230,6 +234,31 @@ class TlsRoute(Settings):
     """Upstream of these connections."""
 
 
+class ErrorPage(Settings):
+    """Page in place of the problem document of a fault: HTML for clients that prefer it by `Accept`, as browsers do,
+    JSON for all others. `{status}`, `{title}`, `{detail}`, `{fault}` and `{request_id}` stand for the values of the
+    fault, escaped; other braces are text. At most one of `file` and `html`."""
+
+    file: ReadableFile | None = None
+    """File with a page of HTML."""
+    html: str | None = None
+    """Page of HTML."""
+    json: str | None = None
+    """Document of JSON, with placeholders in its strings, and `{status}` also as a number. null = the problem document.
+    """
+
+    def __post_init__(self) -> None:
+        if self.file is not None and self.html is not None:
+            raise ValueError("`file` and `html` are mutually exclusive; expected one of them")
+        if self.file is None and self.html is None and self.json is None:
+            raise ValueError("no page; expected `file`, `html` or `json`")
+        if self.json is not None:
+            json_template(self.json)  # raises for what does not become JSON
+
+
+ErrorPages = Mapping[ErrorStatus, ErrorPage]
+
+
 class Listener(Settings):
     """Address that clients connect to."""
 
@@ -274,6 +303,9 @@ class Listener(Settings):
     the path is routed as it was received, and upstreams must read it in the same way. See docs/reference/routing.md."""
     filters: Filters = NONE
     """Filters for requests of this listener."""
+    error_pages: ErrorPages = NONE
+    """Pages for faults of the gateway on this listener, by status or class. They take precedence over those at the top.
+    """
 
     @property
     def wants_http2(self) -> bool:
@@ -634,6 +666,9 @@ class Route(Settings):
     precedence over all."""
     filters: Filters = NONE
     """Filters for this route only."""
+    error_pages: ErrorPages = NONE
+    """Pages for faults of the gateway on this route, by status or class. They take precedence over those of the
+    listener."""
 
     completes_itself = True
 
@@ -815,6 +850,9 @@ class Config(Settings):
     """Bundles of filters, by name, for routes to `use`."""
     filters: Filters = NONE
     """Filters for every request, also for requests that match no route."""
+    error_pages: ErrorPages = NONE
+    """Pages for faults of the gateway, by status (`404`) or class (`5xx`): the status takes precedence over its class
+    on the same level. Responses of upstreams, and replies that filters make of their own, are not replaced."""
     consumers: tuple[Consumer, ...] = ()
     """API consumers: clients that the gateway knows by name."""
     consumer_files: tuple[str, ...] = ()

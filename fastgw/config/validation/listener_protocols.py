@@ -24,7 +24,9 @@ def _defaults(settings: type[Struct], *names: str) -> Mapping[str, Any]:
     return {field.name: field.default for field in structs.fields(settings) if field.name in names}
 
 
-_OF_HTTP: Final = _defaults(Listener, "protocols", "http2", "reserved_headers", "ambiguous_paths", "filters")
+_OF_HTTP: Final = _defaults(
+    Listener, "protocols", "http2", "reserved_headers", "ambiguous_paths", "filters", "error_pages"
+)
 """Settings of a listener that affect requests only, with their defaults."""
 _OF_HTTP_UPSTREAMS: Final = _defaults(Upstream, "host_header", "hedge", "filters")
 _HASHED_BY: Final = ("header", "cookie", "consumer")

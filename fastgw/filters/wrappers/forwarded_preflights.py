@@ -28,7 +28,7 @@ def forwards_preflight(route: Route, own: Sequence[FilterInstance]) -> Callable[
         written = tuple(folded(name.encode()) for name in settings.written_fields())
         places = places | settings.credential_places() | CredentialLocations(written)
     steps = tuple(link.hooks.request for link in own if link not in passed and link.hooks.request is not None)
-    chain = Chain(link for link in route.chain.links if link not in passed)
+    chain = Chain((link for link in route.chain.links if link not in passed), route.chain.error_pages)
     forwarding = Route(route.name, route.action, chain, steps, route.check_path, None, route.filter_timeout)
 
     def forwards(exchange: Exchange) -> Route:

@@ -1,0 +1,52 @@
+"""Templates of error pages: text with the values of a fault, escaped."""
+
+import re
+from collections.abc import Callable, Mapping
+from html import escape
+from typing import Final
+
+import orjson
+
+VALUES: Final = ("status", "title", "detail", "fault", "request_id")
+"""Names of the values in templates."""
+_PLACEHOLDER: Final = re.compile(r"\{(" + "|".join(VALUES) + r")\}")
+
+
+class Template:
+    """Text with `{name}` for the values of a fault. Other braces are text."""
+
+    __slots__ = ("_escape", "_parts", "text")
+
+    def __init__(self, text: str, escape: Callable[[str], str]) -> None:
+        """Create it. `escape`: makes text of a value."""
+        self.text = text
+        self._escape = escape
+        self._parts = _PLACEHOLDER.split(text)  # text and names in turns
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Template) and (self.text, self._escape) == (other.text, other._escape)
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def render(self, values: Mapping[str, str]) -> bytes:
+        parts = (self._escape(values[part]) if index % 2 else part for index, part in enumerate(self._parts))
+        return "".join(parts).encode(errors="replace")
+
+
+def html_template(text: str) -> Template:
+    return Template(text, escape)
+
+
+def json_template(text: str) -> Template:
+    """Return a template of JSON, with placeholders in its strings. Raises `ValueError` if it does not become JSON."""
+    made = Template(text, _escape_json)
+    try:
+        orjson.loads(made.render(dict.fromkeys(VALUES, "x") | {"status": "404"}))
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}; expected a document with placeholders in its strings") from error
+    return made
+
+
+def _escape_json(value: str) -> str:
+    return orjson.dumps(value).decode()[1:-1]
