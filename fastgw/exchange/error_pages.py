@@ -12,7 +12,7 @@ import orjson
 
 from fastgw.exchange.reply import Reply, title_of
 from fastgw.http.accept import parse_accept, weight_of
-from fastgw.http.error_templates import Template
+from fastgw.http.error_templates import ErrorTemplate
 from fastgw.http.grpc.calls import is_grpc
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ _VARY: Final = (b"Vary", b"Accept")
 class ErrorPage(NamedTuple):
     """Page for one status or class of statuses. None: the problem document is sent in that form."""
 
-    html: Template | None
-    json: Template | None
+    html: ErrorTemplate | None
+    json: ErrorTemplate | None
 
     def replace(self, exchange: "Exchange", reply: Reply, body: bytes) -> Reply:
         """Return the reply with the page that the client accepts; this reply, if that is the problem document."""

@@ -12,7 +12,7 @@ VALUES: Final = ("status", "title", "detail", "fault", "request_id")
 _PLACEHOLDER: Final = re.compile(r"\{(" + "|".join(VALUES) + r")\}")
 
 
-class Template:
+class ErrorTemplate:
     """Text with `{name}` for the values of a fault. Other braces are text."""
 
     __slots__ = ("_escape", "_parts", "text")
@@ -24,7 +24,7 @@ class Template:
         self._parts = _PLACEHOLDER.split(text)  # text and names in turns
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Template) and (self.text, self._escape) == (other.text, other._escape)
+        return isinstance(other, ErrorTemplate) and (self.text, self._escape) == (other.text, other._escape)
 
     def __hash__(self) -> int:
         return hash(self.text)
@@ -34,13 +34,13 @@ class Template:
         return "".join(parts).encode(errors="replace")
 
 
-def html_template(text: str) -> Template:
-    return Template(text, escape)
+def html_template(text: str) -> ErrorTemplate:
+    return ErrorTemplate(text, escape)
 
 
-def json_template(text: str) -> Template:
+def json_template(text: str) -> ErrorTemplate:
     """Return a template of JSON, with placeholders in its strings. Raises `ValueError` if it does not become JSON."""
-    made = Template(text, _escape_json)
+    made = ErrorTemplate(text, _escape_json)
     try:
         orjson.loads(made.render(dict.fromkeys(VALUES, "x") | {"status": "404"}))
     except orjson.JSONDecodeError as error:

@@ -392,6 +392,11 @@ consumers:
 consumers:
   - {name: partner, hmac: [{key_id: partner-1, algorithm: hmac-sha256, encoding: base64, key: {file: partner.hmac}}]}
 """,
+    "error_pages": """\
+error_pages:
+  "404": {file: pages/404.html}
+  "5xx": {html: "<h1>{status} {title}</h1>", json: '{"error": "{fault}", "id": "{request_id}"}'}
+""",
     "consumer_files": 'consumer_files: ["consumers/*.yaml"]\n',
     "state": "state: {url: {env: REDIS_URL}, when_away: local, timeout: 100ms, prefix: fastgw}\n",
     "quotas": "quotas: {file: quotas.sqlite3}\n",

@@ -135,6 +135,7 @@ SETTINGS: dict[str, list[Said]] = {
     "EgressCredentials.second_level": [credentials("oauth2", **OAUTH2, second_level=SECRET)],
     "EgressCredentials.token_headers": [credentials("oauth2", **OAUTH2, token_headers={"X-A": SECRET})],
     "EgressCredentials.token_query": [credentials("oauth2", **OAUTH2, token_query={"a": SECRET})],
+    "ErrorPage.file": [{"error_pages": {"404": {"file": "FILE"}}}],
     "Introspection.client_secret": [
         route(introspection={"url": "https://idp.example/i", "client_id": "a", "client_secret": SECRET})
     ],
