@@ -57,6 +57,7 @@ class Exchange:
     fault: None = None
     why: str = ""
     cache_result: str = ""
+    grpc_status: str = ""
     shadowed: str = ""
     subrequests: object = None
     tunnel = None

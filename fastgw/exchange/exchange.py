@@ -143,6 +143,7 @@ class Exchange:
         "consumer",
         "fault",
         "for_others",
+        "grpc_status",
         "head",
         "id_shown",
         "is_fast",
@@ -211,6 +212,7 @@ class Exchange:
         self.fault: Fault | None = None
         self.why = ""  # exact reason of a fault: for the log, not for the client
         self.limits: Any = None  # units spent on rate limits: `filters.limiting.counter_store.Record`
+        self.grpc_status = ""  # name of the status that a gRPC call has ended with; "": no call, or none was sent
         self.cache_status = b""  # value of `Cache-Status` for the response; b"": no cache was asked
         self.cache_result = ""  # result of the route's cache (`CacheResult`), for log and metrics; "": none was asked
         self.shadowed = ""  # decisions of filters in shadow mode, for the log

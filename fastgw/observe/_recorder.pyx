@@ -152,12 +152,13 @@ cdef enum Attribute:
     SUBREQUESTS
     REQUEST_ID
     CACHE_RESULT
+    GRPC_STATUS
     MOST_ATTRIBUTES
 
 cdef tuple _OF_EXCHANGE = (
     "head", "scheme", "client_ip", "consumer", "listener", "route", "request_body", "request_bytes", "response", "response_bytes",
     "begun_at", "upstream", "target", "upstream_s", "retries", "fault", "why", "shadowed", "subrequests", "request_id",
-    "cache_result",
+    "cache_result", "grpc_status",
 )
 
 
@@ -483,6 +484,7 @@ cdef class Recorder:
             return False
 
         cache_result = exchange.read(ended, CACHE_RESULT)
+        grpc_status = exchange.read(ended, GRPC_STATUS)
         known = exchange.read(ended, CONSUMER)
         known_as = None if known is None else self._consumer.read(known, 0)
         if known_as is not None:
@@ -567,6 +569,13 @@ cdef class Recorder:
                 client.start = PyUnicode_AsUTF8AndSize(cache_result, &client.length)
                 memcpy(to - 2, b',"cache":', 9)
                 to = put_text(to + 7, client.start, client.length, &odd)
+                to[0] = c"}"
+                to[1] = c"\n"
+                to += 2
+            if grpc_status:
+                client.start = PyUnicode_AsUTF8AndSize(grpc_status, &client.length)
+                memcpy(to - 2, b',"grpc_status":', 15)
+                to = put_text(to + 13, client.start, client.length, &odd)
                 to[0] = c"}"
                 to[1] = c"\n"
                 to += 2

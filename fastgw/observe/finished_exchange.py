@@ -97,6 +97,8 @@ class FinishedExchange(Protocol):
     @property
     def cache_result(self) -> str: ...
     @property
+    def grpc_status(self) -> str: ...
+    @property
     def shadowed(self) -> str: ...
     @property
     def tunnel(self) -> Summarized | None:
@@ -141,6 +143,7 @@ def record_of(ended: FinishedExchange, now: float, date: float) -> Record:
         fault_detail=ended.why,
         request_id=ended.request_id,
         cache=ended.cache_result,
+        grpc_status=ended.grpc_status,
         shadowed=ended.shadowed,
         subrequests="" if ended.subrequests is None else str(ended.subrequests),
         user_agent=head.first(b"user-agent"),

@@ -220,4 +220,6 @@ class Recorder:
         )
         if ended.cache_result:
             line = b'%b,"cache":"%b"}\n' % (line[:-2], ended.cache_result.encode())
+        if ended.grpc_status:
+            line = b'%b,"grpc_status":"%b"}\n' % (line[:-2], ended.grpc_status.encode())
         return (line, searched) if len(line) <= MAX_LINE else (b"", b"")

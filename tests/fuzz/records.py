@@ -100,6 +100,7 @@ def _exchange(random: Random) -> dict[str, Any]:
         "fault": seldom(None, *FAULTS, "?"),
         "why": seldom("", *TEXTS),
         "cache": seldom("", "hit", "collapsed"),
+        "grpc_status": seldom("", "OK", "UNAVAILABLE"),
         "shadowed": seldom("", *TEXTS),
         "subrequests": seldom("", *TEXTS),
         "request_id": seldom("0af7651916cd43dd8448eb211c80319c", *IDS),
@@ -147,6 +148,7 @@ class Ended:
     why: str
     request_id: bytes
     cache_result: str
+    grpc_status: str
     shadowed: str
     subrequests: str | None
 
@@ -244,6 +246,7 @@ class Recorded:
             why=told["why"],
             request_id=as_bytes(told["request_id"]),
             cache_result=told.get("cache", ""),
+            grpc_status=told.get("grpc_status", ""),
             shadowed=told.get("shadowed", ""),
             subrequests=told.get("subrequests", "") or None,
         )

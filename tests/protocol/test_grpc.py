@@ -187,6 +187,16 @@ def test_a_status_may_be_retried(make: Any) -> None:
     assert world.gateway.wait_for_record(path="/test.Greeter/FailOnce")["retries"] == 1
 
 
+def test_the_log_has_the_status(world: World) -> None:
+    world.unary()(b"x", timeout=DEADLINE)
+    assert world.gateway.wait_for_record(path="/test.Greeter/Unary")["grpc_status"] == "OK"
+    assert world.unary("Fail").future(b"NOT_FOUND", timeout=DEADLINE).exception() is not None
+    assert world.gateway.wait_for_record(path="/test.Greeter/Fail")["grpc_status"] == "NOT_FOUND"
+    assert world.unary("Nothing", "test.None").future(b"", timeout=DEADLINE).exception() is not None
+    record = world.gateway.wait_for_record(path="/test.None/Nothing")
+    assert (record["status"], record["grpc_status"]) == (404, "UNIMPLEMENTED")
+
+
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "NOT_FOUND"])
 def test_outliers_are_told_by_their_status(make: Any, code: str) -> None:
     """The circuit of the whole opens by statuses for which the server is to blame, and by no others."""

@@ -241,7 +241,7 @@ cdef class PlainConnection(FdListener):
     cdef Phase _phase
 
     consumer = request_body = subrequests = None
-    request_id, shadowed, cache_result = b"", "", ""
+    request_id, shadowed, cache_result, grpc_status = b"", "", "", ""
     path = raw_path = b""
     params = {}
     is_fast = False

@@ -132,7 +132,7 @@ class TcpConnection(Timed):
 
     # constants that only requests have
     consumer = request_body = None
-    request_id, shadowed, cache_result, subrequests = b"", "", "", None
+    request_id, shadowed, cache_result, grpc_status, subrequests = b"", "", "", "", None
     path = raw_path = b""
     params: Any = {}
     is_fast = False

@@ -88,7 +88,7 @@ class UdpSession(Timed):
 
     # constants that only requests have
     consumer = request_body = None
-    request_id, shadowed, cache_result, subrequests = b"", "", "", None
+    request_id, shadowed, cache_result, grpc_status, subrequests = b"", "", "", "", None
     path = raw_path = b""
     params: Any = {}
     is_fast = False

@@ -169,6 +169,8 @@ def json_line(record: Record, mask: Mask) -> bytes:
     fields = _json_fields(record, mask)
     if record.cache:
         fields["cache"] = record.cache
+    if record.grpc_status:
+        fields["grpc_status"] = record.grpc_status
     if record.subrequests:
         fields["subrequests"] = record.subrequests
     if record.shadowed:
@@ -290,6 +292,7 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
         "fastgw.upstream_s": round(record.upstream_s, 6) if record.upstream_s >= 0.0 else None,
         "fastgw.retries": record.retries,
         "fastgw.cache": record.cache,
+        "fastgw.grpc_status": record.grpc_status,
         "fastgw.subrequests": record.subrequests,
         "fastgw.shadow": record.shadowed,
         "fastgw.websocket": record.tunnel,

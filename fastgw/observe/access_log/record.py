@@ -53,6 +53,8 @@ class Record(msgspec.Struct, gc=False):
     request_id: bytes = b""
     cache: str = ""
     """Result of the route's cache; "" = the route has none, or it was not asked."""
+    grpc_status: str = ""
+    """Name of the status of a gRPC call; "" = no call, or it has ended without one."""
     shadowed: str = ""
     """Effects that filters in shadow mode would have had, by filter name."""
     subrequests: str = ""

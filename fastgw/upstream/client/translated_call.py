@@ -140,7 +140,7 @@ class TranslatedCall(ClientSide):
         """Update the client's exchange, for the log and the fallback, with the state of the call."""
         exchange = self._exchange
         exchange.target, exchange.upstream_s, exchange.retries = call.target, call.upstream_s, call.retries
-        exchange.sent = call.sent
+        exchange.sent, exchange.grpc_status = call.sent, call.grpc_status
 
     def _fail(self, reply: Reply, fault: Fault) -> None:
         listener = self._end()

@@ -14,7 +14,7 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import ClientSide, Relay, Trailers
 from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.field_names import EXPECT
-from fastgw.http.grpc.status import STATUS, outcome_of
+from fastgw.http.grpc.status import STATUS, outcome_of, parse_status
 from fastgw.http.http1 import serializer
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
@@ -196,6 +196,8 @@ class Attempt(Timed):
         if payload is None:
             payload = head.payload or b""
         now = monotonic()
+        if ended and self._forwarding.forward.grpc:
+            self._take_status(head.first(STATUS))
         if self._record is not None:
             if not self._forwarding.forward.grpc:
                 self._record.answer(head.status, now)
@@ -203,6 +205,8 @@ class Attempt(Timed):
                 self._record.answer(self._outcome(head.status, head.first(STATUS)), now)
             else:
                 self._answered_at = now  # the outcome is reported at the end
+                if payload:
+                    self._message_received()
         exchange = self.exchange
         try:
             self._forwarding.response_received(self, head, payload, ended, now)
@@ -213,22 +217,34 @@ class Attempt(Timed):
     def on_data(self, payload: bytes) -> None:
         exchange = self.exchange
         exchange.response_bytes += len(payload)
-        if self._answered_at and self._upstream.is_recovering:
-            self._tell_outcome(b"0")  # a stream may last: its first message is a success of the target
+        if self._answered_at:
+            self._message_received()
         exchange.response_sink.feed(payload)
 
     def on_end(self, trailers: Trailers) -> None:
         sink = self.exchange.response_sink
-        if self._answered_at:
-            self._tell_outcome(next((value for name, value in trailers if name.lower() == STATUS), None))
+        if self._forwarding.forward.grpc:
+            status = next((value for name, value in trailers if name.lower() == STATUS), None)
+            self._take_status(status)
+            if self._answered_at:
+                self._tell_outcome(status)
         self._forwarding.done(self)
         sink.end(trailers)
+
+    def _message_received(self) -> None:
+        """Report a success of the target if the breaker waits for one: the stream itself may last."""
+        if self._upstream.is_recovering:
+            self._tell_outcome(b"0")
 
     def _tell_outcome(self, grpc_status: bytes | None) -> None:
         """Report the outcome of a gRPC call, whose response head was received before, to the listeners."""
         if self._record is not None:
             self._record.answer(self._outcome(200, grpc_status), self._answered_at)
         self._answered_at = 0.0
+
+    def _take_status(self, grpc_status: bytes | None) -> None:
+        if grpc_status is not None:
+            self.exchange.grpc_status = parse_status(grpc_status).name
 
     def _outcome(self, status: int, grpc_status: bytes | None) -> int:
         return outcome_of(status, grpc_status, self._forwarding.call_due_at != inf)

@@ -83,6 +83,7 @@ class FastPath:
         "client_ip",
         "consumer",
         "fault",
+        "grpc_status",
         "head",
         "listener",
         "peer",
@@ -125,7 +126,7 @@ class FastPath:
         # Record of every request without an exchange:
         self.request_body = self.consumer = self.fault = self.subrequests = None
         self.retries = 0
-        self.request_id, self.why, self.shadowed, self.cache_result = b"", "", "", ""
+        self.request_id, self.why, self.shadowed, self.cache_result, self.grpc_status = b"", "", "", "", ""
 
     def __repr__(self) -> str:
         return f"<FastPath on {self._stream!r}>"

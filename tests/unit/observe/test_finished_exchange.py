@@ -54,6 +54,7 @@ class Exchange:
     fault: Fault | None = None
     why: str = ""
     cache_result: str = ""
+    grpc_status: str = ""
     shadowed: str = ""
     subrequests: object = None
     request_id: bytes = b""

@@ -122,6 +122,7 @@ def exchanges(draw: st.DrawFn) -> Exchange:
             retries=draw(st.sampled_from([0, 0, 2])),
             fault=draw(st.sampled_from([None, None, Fault.ROUTE_NOT_FOUND, Fault.CONNECT_REFUSED])),
             why=draw(st.sampled_from(["", "", 'a "reason"'])),
+            grpc_status=draw(st.sampled_from(["", "", "OK", "UNAVAILABLE"])),
             cache_result=draw(st.sampled_from(["", "", "hit", "collapsed"])),
             shadowed=draw(st.sampled_from(["", "", "", 'ip: refuse 403 forbidden (a "reason")'])),
             subrequests=draw(st.sampled_from([None, None, None, 'users "a":1 200 0.1'])),

@@ -328,6 +328,7 @@ def test_everything_that_a_filter_may_change_is_put_back() -> None:
         "client",
         "fault",
         "for_others",
+        "grpc_status",
         "head",
         "id_shown",
         "is_fast",
