@@ -56,7 +56,7 @@ MEANINGS: Final[Mapping[str, str]] = {
         "`upstream target status seconds` of each; without a complete response, a fault or `cancelled` in place of the "
         "status. Left out if there are none."
     ),
-    "grpc_status": "Status that a gRPC call has ended with, such as `OK` or `UNAVAILABLE`. Left out for other requests.",
+    "grpc_status": "Status that a gRPC call has ended with: `OK`, `UNAVAILABLE` and others. Left out otherwise.",
     "cache": (
         "What the filter `cache` did: `hit`, `stale`, `revalidated`, `miss`, `collapsed` (answered with the response "
         "to an equal request) or `bypass`. Left out on routes without the filter."
