@@ -35,7 +35,7 @@ class Unstorable(Enum):
     """Only responses to GET are stored."""
     REQUEST_NO_STORE = b"request-no-store"
     STATUS = b"status"
-    """Partial response, or not a final one."""
+    """Partial response, or not a final one (206, 304)."""
     NO_STORE = b"no-store"
     PRIVATE = b"private"
     AUTHORIZATION = b"authorization"
@@ -85,7 +85,7 @@ class Times(NamedTuple):
 
 
 class RequestIdentity(IntEnum):
-    """RequestIdentity of the client that a response was made for, if it is not in the key."""
+    """Identity of the client that a response was made for, if it is not in the key."""
 
     NONE = 0
     AUTHORIZATION = 1
@@ -195,7 +195,7 @@ def _find_prohibition(
 ) -> Unstorable | None:
     """Return which rule of RFC 9111 section 3 forbids a shared cache to store a response."""
     status = response.status
-    if status < 200 or status in (206, 304) or (status == 200 and response.first(b"content-range") is not None):
+    if status < 200 or status in (206, 304):
         return Unstorable.STATUS
     if stated.must_understand:
         if status not in UNDERSTOOD:

@@ -79,8 +79,16 @@ def validators_of(stored: StoredHead) -> Validators:
 
 
 def is_unchanged_for(request: RequestHead, stored: StoredHead, now: float) -> bool:
-    """Whether a GET or HEAD is answered with 304, because the client has what is stored (section 4.3.2)."""
-    return stored.status == 200 and is_not_modified(request, validators_of(stored), now)
+    """Whether a GET or HEAD is answered with 304, because the client has what is stored (section 4.3.2).
+
+    Without `Last-Modified` the response is as old as its `Date`.
+    """
+    if stored.status != 200:
+        return False
+    validators = validators_of(stored)
+    if validators.last_modified is None:
+        validators = validators._replace(last_modified=validators.date)
+    return is_not_modified(request, validators, now)
 
 
 def not_modified_lines(stored: StoredHead) -> bytes:

@@ -111,7 +111,6 @@ def test_lifetime_of_what_is_stored(lines: tuple[bytes, ...], lifetime: int) -> 
         (Unstorable.VARY, (b"Cache-Control: max-age=60", b"Vary:", b"Vary: , *")),
         (Unstorable.VARY, (b"Cache-Control: max-age=60", b"Vary: a b")),
         (Unstorable.VARY, (b"Cache-Control: max-age=60", b"Vary: " + b",".join(b"x%d" % n for n in range(17)))),
-        (Unstorable.STATUS, (b"Cache-Control: max-age=60", b"Content-Range: bytes 0-1/2")),
     ],
 )
 def test_what_is_not_stored(reason: Unstorable, lines: tuple[bytes, ...]) -> None:

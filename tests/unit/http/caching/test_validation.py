@@ -94,6 +94,12 @@ def test_conditions_of_clients(lines: tuple[bytes, ...], unchanged: bool) -> Non
     assert is_unchanged_for(request(*lines), TAGGED, NOW) is unchanged
 
 
+@pytest.mark.parametrize(("since", "unchanged"), [(DATE, True), (LATER, True), (EARLIER, False)])
+def test_without_last_modified_a_response_is_as_old_as_its_date(since: bytes, unchanged: bool) -> None:
+    stored = store(FRESH, b"Date: " + DATE)
+    assert is_unchanged_for(request(b"If-Modified-Since: " + since), stored, NOW + 50) is unchanged
+
+
 def test_only_a_200_can_be_unchanged() -> None:
     assert not is_unchanged_for(request(b'If-None-Match: "a"'), store(FRESH, b'ETag: "a"', status=404), NOW)
 
