@@ -28,6 +28,8 @@ SSLYZE := .venv/sslyze/bin/sslyze
 PROVIDER := tests/support/provider
 # The clients of gRPC-Web and Connect that pages of the tests have, and where npm puts them.
 RPC_CLIENTS := tests/support/rpc_clients
+# The conformance suite for HTTP caches, and where npm puts what it takes.
+CACHE_SUITE := tests/support/cache_suite
 BENCH_PROGRAMS := nginx=nginx wrk=wrk h2load=nghttp2-client haproxy=haproxy caddy=caddy
 # What nginx + lua takes beyond them: Debian packages without a program.
 BENCH_PACKAGES := libnginx-mod-http-lua lua-cjson libnginx-mod-stream
@@ -126,7 +128,7 @@ $(SSLYZE): | .venv/.installed
 # A worker that ends amid a test is not replaced: its test would be the next one's first, and hang again.
 AT_ONCE := -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
-test: lint programs $(PROVIDER)/node_modules/.installed $(RPC_CLIENTS)/node_modules/.installed $(SSLYZE)  ## lint, then every test; apt-get installs what they run, when you are root
+test: lint programs $(PROVIDER)/node_modules/.installed $(RPC_CLIENTS)/node_modules/.installed $(CACHE_SUITE)/node_modules/.installed $(SSLYZE)  ## lint, then every test; apt-get installs what they run, when you are root
 	$(BIN)/python -m pytest $(AT_ONCE)
 	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest $(AT_ONCE) -m 'not twin' $(TWICE)
 
