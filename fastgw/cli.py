@@ -401,6 +401,43 @@ def _tell_outcome(outcome: Outcome, answer: Format) -> None:
 
 
 @app.command()
+def purge(
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Purge this URL, as clients see it.")] = None,
+    prefix: Annotated[str | None, typer.Option(metavar="URL", help="Purge all URLs with this beginning.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Purge this tag. May be repeated.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Purge all objects of the store.")] = False,
+    soft: Annotated[bool, typer.Option("--soft", help="Mark objects as stale instead of removing them.")] = False,
+    store: Annotated[str, typer.Option(metavar="NAME", help="Store in `caches`.")] = "main",
+    file: ConfigOption = None,
+    name: NameOption = None,
+    admin: AdminOption = None,
+    token_file: TokenOption = None,
+    certificate: CertificateOption = None,
+    answer: FormatOption = Format.TEXT,
+) -> None:
+    """Purge objects of the response cache of a running gateway, by URL, by prefix, by tag, or all."""
+    from fastgw.admin.cache_purges import CachePurge, read_purge
+    from fastgw.admin.node_interface import CachePurged
+
+    wanted = CachePurge(url, prefix, tag or None, everything, soft, store)
+    try:
+        read_purge(wanted)
+    except ValueError as error:
+        _fail(USAGE, f"fastgw: {error}")
+    purged = _query_gateway(
+        _gateway_choice(file, name, admin, token_file),
+        certificate,
+        lambda client: client.change("/cache/purge", CachePurged, wanted),
+    )
+    if answer is Format.JSON:
+        _print_json(purged)
+    else:
+        others = {"node": "", "shared": "; other nodes follow", "away": "; other nodes follow when Redis is reachable"}
+        count = f"{purged.objects} object{'' if purged.objects == 1 else 's'}"
+        typer.echo(f"purged: {count}{' (soft)' if soft else ''}{others[purged.reach]}")
+
+
+@app.command()
 def drain(
     file: ConfigOption = None,
     name: NameOption = None,

@@ -70,6 +70,7 @@ class OperatorEvent(Enum):
     STATE_STRANGE = WARNING, "The Redis of `state` holds a value that fastgw has not written."
     REVOCATIONS_NOT_SHARED = ERROR, "Revocations are not shared with other nodes."
     REVOCATIONS_FORGOTTEN = ERROR, "There are more revocations than the table holds."
+    PURGES_NOT_SHARED = ERROR, "Purges of caches are not shared with other nodes."
     QUOTAS_NOT_KEPT = ERROR, "Counts of quotas cannot be kept in their file."
     QUOTAS_KEPT = WARNING, "Counts of quotas are kept in their file again."
     # filters

@@ -18,10 +18,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from fastgw.admin import browser_sessions, dashboard, revocations
+from fastgw.admin import browser_sessions, cache_purges, dashboard, revocations
 from fastgw.admin.authorization import Access, Gate
 from fastgw.admin.node_interface import (
     JSON,
+    CachePurged,
     Consumers,
     Draining,
     Effective,
@@ -306,6 +307,19 @@ async def _revoke(node: Node, request: Request) -> Response:
     return json_response(Revoked(about.expires_date, node.revoke(records, about)))
 
 
+async def _purge_cache(node: Node, request: Request) -> Response:
+    body = await _body(request)
+    _content_type(request, JSON)
+    try:
+        order = cache_purges.read_purge(msgspec.json.decode(body, type=cache_purges.CachePurge))
+    except ValueError as error:  # includes MsgspecError
+        raise HTTPException(400, f"Invalid purge: {error}.") from error
+    purged = await node.purge_cache(order)
+    if purged is None:
+        raise HTTPException(404, "Unknown cache store; `caches` of the configuration lists them, and `main` exists.")
+    return json_response(purged)
+
+
 async def _quotas(node: Node, request: Request) -> Response:
     asked = request.query_params
     return json_response(Quotas(node.quotas(asked.get("consumer"), asked.getlist("key"))))
@@ -450,6 +464,14 @@ OPERATIONS: Final = (
         _revoke,
         {200: Revoked},
         takes={JSON: revocations.Revocation},
+    ),
+    Operation(
+        "POST",
+        "/cache/purge",
+        "Purge objects of the response cache, on all workers and nodes.",
+        _purge_cache,
+        {200: CachePurged},
+        takes={JSON: cache_purges.CachePurge},
     ),
     Operation(
         "GET",

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from fastgw.admin.explanation import Explanation
 from fastgw.config import Problem
+from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.revocations import RevocationEvent
 
 JSON: Final = "application/json"
@@ -26,7 +27,8 @@ did not fail. See `docs/reference/faults.md`."""
 Breaker = Literal["closed", "open", "half_open"]
 Reason = Literal["", "rejected", "busy", "failed"]
 RevokedEverywhere = Literal["node", "shared", "away"]
-"""Scope of a revocation: this node; all nodes that share a Redis; this node while Redis is unreachable, then all."""
+"""Scope of a revocation or a purge: this node; all nodes that share a Redis; this node while it is unreachable, then all.
+"""
 
 
 class Worker(Struct, frozen=True):
@@ -533,6 +535,14 @@ class Revoked(Struct, frozen=True):
     reach: RevokedEverywhere
 
 
+class CachePurged(Struct, frozen=True):
+    """Result of a purge, which holds on this node before the response."""
+
+    objects: int
+    """Number of objects in the store that were purged."""
+    reach: RevokedEverywhere
+
+
 class Refusal(Struct, frozen=True):
     """Reason why a request was not served (RFC 9457)."""
 
@@ -594,6 +604,9 @@ class Node(Protocol):
 
     def revoke(self, records: bytes, about: RevocationEvent) -> RevokedEverywhere:
         """Add these records (`fastgw.sync.revocations`). `about`: description for people."""
+
+    async def purge_cache(self, order: PurgeOrder) -> CachePurged | None:
+        """Purge objects of a cache store. None: there is no such store."""
 
     def drain(self) -> None:
         """Begin to drain the node."""

@@ -26,11 +26,13 @@ from fastgw.downstream.tls.contexts import files_of, server_context
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import STDERR, configure, described, notice
+from fastgw.runtime.control.cache_purging import CachePurging
 from fastgw.runtime.control.feed_runner import FeedRunner
 from fastgw.runtime.control.health_checker import Checks
 from fastgw.runtime.control.kubernetes.watch import Watching
 from fastgw.runtime.control.node_view import NodeView
 from fastgw.runtime.control.revocation import Revoking
+from fastgw.runtime.control.shared_stream import shared_state
 from fastgw.runtime.ipc.channel import (
     AnyMessage,
     Channel,
@@ -102,7 +104,8 @@ class Control:
         self._look_now = asyncio.Event()
         self._lookers: list[asyncio.Future[None]] = []
         self._revoking = Revoking(node_state, channel)
-        self._view = NodeView(node_state, channel, self._proposer, self._revoking)
+        self._cache_purging = CachePurging(lambda name: self._caches.get(name), lambda: self._caches.names())
+        self._view = NodeView(node_state, channel, self._proposer, self._revoking, self._cache_purging)
         self._watching = Watching(self._proposer.apply_watched_objects)
         self._view.feeds = lambda: [*self._feeding.feed_infos(), *self._watching.feed_infos()]
         self._checks = Checks(self._worker_loop, node_state.shared, node_state.words.targets.health)
@@ -160,6 +163,7 @@ class Control:
         self._feeding.stop()
         self._watching.stop()
         self._revoking.stop()
+        self._cache_purging.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -173,7 +177,9 @@ class Control:
         feeds, lazy, users = accepted.feeds, accepted.lazy_feeds, accepted.feed_users
         self._feeding.run_sources(feeds, accepted.captured, accepted.generation, lazy, users)
         self._checks.check_upstreams(self._proposer.config.upstreams, accepted.slot_table, accepted.captured)
-        self._revoking.use_configuration(accepted)
+        source = shared_state(accepted)
+        self._revoking.use_state(source)
+        self._cache_purging.use_state(source)
         self._watching.watch_provider(accepted.settings.providers, accepted.captured)
         self._view.drained.retain_targets(accepted.slot_table.targets, accepted.generation)
 

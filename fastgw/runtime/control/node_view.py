@@ -29,6 +29,7 @@ from fastgw.observe.metrics.series_layout import (
     series_of,
 )
 from fastgw.runtime.control import limit_report
+from fastgw.runtime.control.cache_purging import CachePurging
 from fastgw.runtime.control.drained_targets import DrainedTargets
 from fastgw.runtime.control.explain_requests import Explaining
 from fastgw.runtime.control.health_checker import Checks
@@ -43,6 +44,7 @@ from fastgw.runtime.reload.proposer import Proposer
 from fastgw.shm.health_words import HealthVerdict
 from fastgw.shm.last_errors import LastErrorEntry
 from fastgw.shm.slot_assignment import target_name
+from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.drained_targets import FEED
 from fastgw.sync.revocations import RevocationEvent
 from fastgw.upstream.targets.target import labels_of
@@ -65,11 +67,19 @@ ERRORS: Final = 500
 class NodeView:
     """Implementation of `admin.node_interface` for a gateway."""
 
-    def __init__(self, node_state: NodeState, channel: Channel, proposer: Proposer, revoking: Revoking) -> None:
+    def __init__(
+        self,
+        node_state: NodeState,
+        channel: Channel,
+        proposer: Proposer,
+        revoking: Revoking,
+        cache_purging: CachePurging,
+    ) -> None:
         self._node_state = node_state
         self._channel = channel
         self._proposer = proposer
         self._revoking = revoking
+        self._cache_purging = cache_purging
         self._explaining = Explaining(proposer)
         self._supervisor = os.getppid()
         self._exposition = Exposition(
@@ -296,6 +306,9 @@ class NodeView:
 
     def revoke(self, records: bytes, about: RevocationEvent) -> node_interface.RevokedEverywhere:
         return self._revoking.revoke(records, about)
+
+    async def purge_cache(self, order: PurgeOrder) -> node_interface.CachePurged | None:
+        return await self._cache_purging.purge(order)
 
     def drain(self) -> None:
         self._channel.send(DrainAll(generation=self._proposer.current.generation))

@@ -8,13 +8,11 @@ from collections import deque
 from typing import Final
 
 from fastgw.admin.node_interface import Revocations, RevokedEverywhere
-from fastgw.config.settings.secrets import Secret, SecretError, secret_in
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import described, notice
 from fastgw.runtime.control.revocation_replication import RevocationReplicator
 from fastgw.runtime.ipc.channel import Channel, ChannelClosed, ChannelFull, Revoke
 from fastgw.runtime.ipc.feed_values import RETRY_S
-from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.node.node_state import NodeState
 from fastgw.sync.revocations import LENGTH, MOST, RevocationEvent
 
@@ -35,19 +33,13 @@ class Revoking:
         self._source: tuple[str, str] | None = None
         self._sharing: asyncio.Task[None] | None = None
 
-    def use_configuration(self, accepted: ConfigSnapshot) -> None:
-        """Share revocations as configured."""
-        state = accepted.settings.state
-        try:
-            source = None if state is None else (_value(state.url, accepted), state.prefix)
-        except SecretError as error:
-            notice(OperatorEvent.REVOCATIONS_NOT_SHARED, f"revocations are not shared: {error}")
-            source = None
+    def use_state(self, source: tuple[str, str] | None) -> None:
+        """Share revocations over this Redis: its URL, and the prefix of names. None: this node is alone."""
         if source != self._source:
             self.stop()
             self._source = source
             if source is not None:
-                self._sharing = asyncio.get_running_loop().create_task(self._replicator.run(*source))
+                self._sharing = asyncio.get_running_loop().create_task(self._replicator.replicate(*source))
                 self._sharing.add_done_callback(_tell_defect)
 
     def stop(self) -> None:
@@ -110,8 +102,3 @@ class Revoking:
 def _tell_defect(sharing: asyncio.Task[None]) -> None:
     if not sharing.cancelled() and (error := sharing.exception()) is not None:
         notice(OperatorEvent.REVOCATIONS_NOT_SHARED, f"revocations are not shared any more: {described(error)}")
-
-
-def _value(secret: Secret, accepted: ConfigSnapshot) -> str:
-    """Return the value of a secret. Raises `SecretError`."""
-    return secret_in(secret.file, accepted.captured[secret.file]) if secret.file else secret.value()

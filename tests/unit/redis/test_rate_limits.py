@@ -451,7 +451,7 @@ def test_revocations_are_shared_again_whatever_was_answered(
     said: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What is there in place of Redis is a reason to try it again, not a defect."""
-    monkeypatch.setattr("fastgw.runtime.control.revocation_replication.AGAIN_S", 0.0)
+    monkeypatch.setattr("fastgw.runtime.control.shared_stream.AGAIN_S", 0.0)
     tried = 0
 
     async def play() -> None:
@@ -460,16 +460,16 @@ def test_revocations_are_shared_again_whatever_was_answered(
             everywhere = RevocationReplicator(RevocationList(10), lambda records, told: None)
             latest = everywhere._latest
 
-            async def counted(client: Pipe, key: bytes) -> bytes:
+            async def counted(client: Pipe) -> bytes:
                 nonlocal tried
                 tried += 1
                 if tried == 3:
                     raise asyncio.CancelledError
-                return await latest(client, key)
+                return await latest(client)
 
             monkeypatch.setattr(everywhere, "_latest", counted)
             with pytest.raises(asyncio.CancelledError):
-                await everywhere.run(url, "test")
+                await everywhere.replicate(url, "test")
 
     asyncio.run(play())
     assert tried == 3

@@ -1,0 +1,43 @@
+"""Purges of caches, as nodes and processes announce them to each other."""
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import Final
+
+from msgspec import Struct
+
+MOST_TAGS: Final = 256
+"""Maximum number of tags in one purge."""
+LONGEST: Final = 8192
+"""Maximum length of a URL, a prefix or a tag in bytes."""
+
+
+class PurgeTarget(Enum):
+    """What is purged."""
+
+    URL = "url"
+    PREFIX = "prefix"
+    TAGS = "tags"
+    ALL = "all"
+
+
+class PurgeOrder(Struct, frozen=True, array_like=True):
+    """A purge. `values`: the URL, the prefix, or the tags; empty for all."""
+
+    store: str
+    target: PurgeTarget
+    values: tuple[bytes, ...] = ()
+    soft: bool = False
+    """Whether objects become stale instead of being removed."""
+
+
+def url_tag(url: bytes) -> bytes:
+    """Return the tag of all objects of a URL: its variants, and what other routes have stored for it. No header can
+    contain it.
+    """
+    return b"\0" + url
+
+
+def all_of(stores: Iterable[str]) -> list[PurgeOrder]:
+    """Return the purges of everything."""
+    return [PurgeOrder(store, PurgeTarget.ALL) for store in stores]

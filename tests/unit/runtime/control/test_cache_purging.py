@@ -1,0 +1,155 @@
+"""Purges in the control process: of stores, and over a Redis that nodes share."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fastgw.admin.node_interface import CachePurged
+from fastgw.cache.process_store import ProcessStore
+from fastgw.cache.store import Refusal
+from fastgw.runtime.control.cache_purging import CachePurging
+from fastgw.runtime.control.shared_stream import FIRST
+from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, url_tag
+from tests.support.redis_server import RedisServer
+
+DEADLINE_S = 30.0
+URL = b"http://a.test/b"
+OF_URL = PurgeOrder("main", PurgeTarget.URL, (URL,))
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+class Node:
+    """A node with a store of its own."""
+
+    def __init__(self) -> None:
+        self.store = ProcessStore(asyncio.get_running_loop().call_soon)
+        self.purging = CachePurging({"main": self.store}.get, lambda: ["main"])
+
+    def fill(self, name: bytes = b"k", url: bytes = URL, *tags: bytes) -> None:
+        lease = self.store.lease(name * 16)
+        assert not isinstance(lease, Refusal)
+        writer = lease.store(b"head", 0, url=url, tags=[url_tag(url), *tags])
+        assert writer is not None
+        assert writer.complete()
+
+    def has(self, name: bytes = b"k") -> bool:
+        found = self.store.find(name * 16)
+        if found is not None:
+            found.release()
+        return found is not None
+
+
+def play(act: Callable[[], Awaitable[None]]) -> None:
+    async def within() -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            await act()
+
+    asyncio.run(within())
+
+
+async def until(fact: Callable[[], bool]) -> None:
+    while not fact():
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("order", "left"),
+    [
+        (OF_URL, [b"l", b"m"]),
+        (PurgeOrder("main", PurgeTarget.PREFIX, (b"http://a.test/",)), [b"m"]),
+        (PurgeOrder("main", PurgeTarget.TAGS, (b"red", b"blue")), [b"k"]),
+        (PurgeOrder("main", PurgeTarget.ALL), []),
+    ],
+)
+def test_an_order_purges_and_counts(order: PurgeOrder, left: list[bytes]) -> None:
+    async def act() -> None:
+        node = Node()
+        node.fill()
+        node.fill(b"l", b"http://a.test/c", b"red")
+        node.fill(b"m", b"http://b.test/", b"blue")
+        assert await node.purging.purge(order) == CachePurged(3 - len(left), "node")
+        assert [name for name in (b"k", b"l", b"m") if node.has(name)] == left
+        assert await node.purging.purge(PurgeOrder("other", PurgeTarget.ALL)) is None
+
+    play(act)
+
+
+def test_nodes_purge_what_others_purge_and_catch_up(redis: RedisServer) -> None:
+    async def act() -> None:
+        one, two, late = Node(), Node(), Node()
+        state = redis.url, "purges"
+        for node in (one, two):
+            node.purging.use_state(state)
+            node.fill()
+        try:
+            assert await one.purging.purge(OF_URL) is not None
+            await until(lambda: not two.has())
+            # Its own announcement does not purge what it has stored since.
+            one.fill()
+            assert await two.purging.purge(PurgeOrder("main", PurgeTarget.TAGS, (b"any",))) is not None
+            seen = one.purging._replicator._seen
+            await until(lambda: one.purging._replicator._seen != seen)
+            assert one.has()
+            late.fill()
+            late.purging.use_state(state)
+            await until(lambda: not late.has())
+        finally:
+            for node in (one, two, late):
+                node.purging.stop()
+            await asyncio.sleep(0)
+
+    play(act)
+
+
+def test_a_node_that_has_missed_more_than_is_kept_purges_everything(redis: RedisServer) -> None:
+    async def act() -> None:
+        node = Node()
+        node.fill()
+        node.purging.use_state((redis.url, "trimmed"))
+        other = Node()
+        other.purging.use_state((redis.url, "trimmed"))
+        try:
+            await until(lambda: node.purging._replicator.is_there)
+            node.purging.stop()
+            await asyncio.sleep(0)
+            node.purging._replicator._seen = b"1-1"
+            node.purging._source = None
+            before = other.purging._replicator._seen
+            await other.purging.purge(PurgeOrder("main", PurgeTarget.TAGS, (b"any",)))
+            await until(lambda: other.purging._replicator._seen != before)
+            assert before == FIRST
+            node.purging.use_state((redis.url, "trimmed"))
+            await until(lambda: not node.has())
+        finally:
+            node.purging.stop()
+            other.purging.stop()
+            await asyncio.sleep(0)
+
+    play(act)
+
+
+def test_what_is_purged_while_redis_is_unreachable_is_announced_afterwards(tmp_path: Path) -> None:
+    async def act() -> None:
+        one, two = Node(), Node()
+        with RedisServer(tmp_path) as server:
+            state = server.url, "later"
+            one.purging.use_state((server.url.replace(str(server.port), "1"), "later"))
+            assert await one.purging.purge(OF_URL) == CachePurged(0, "away")
+            two.fill()
+            two.purging.use_state(state)
+            one.purging.use_state(state)
+            try:
+                await until(lambda: not two.has())
+            finally:
+                one.purging.stop()
+                two.purging.stop()
+                await asyncio.sleep(0)
+
+    play(act)
