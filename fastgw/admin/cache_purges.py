@@ -6,10 +6,13 @@ from urllib.parse import quote, urlsplit
 
 from msgspec import Struct
 
+from fastgw.http.malformed import Malformed
+from fastgw.http.path_normalization import normalize
 from fastgw.sync.cache_purges import LONGEST, MOST_TAGS, PurgeOrder, PurgeTarget
 
 _PORTS: Final = {"http": ":80", "https": ":443"}
 _AUTHORITY: Final = re.compile(r"(?:[a-z0-9._-]++|\[[0-9a-f:.]++\])(?::[0-9]{1,5})?")
+_ASCII: Final = "".join(map(chr, range(33, 127)))
 _TAG: Final = re.compile(r"[\x21-\x2b\x2d-\x7e]++")
 
 
@@ -45,8 +48,8 @@ def read_purge(wanted: CachePurge) -> PurgeOrder:
 
 
 def normalized_url(text: str) -> bytes:
-    """Return a URL in the form of the stores: lower-case scheme and host, no default port, at least the path `/`, and
-    characters beyond ASCII percent-encoded. Raises `ValueError`.
+    """Return a URL in the form of the stores: lower-case scheme and host, no default port, the path in its normal
+    form, and characters beyond ASCII percent-encoded. Raises `ValueError`.
     """
     if len(text) > LONGEST or any(char <= " " or char == "\x7f" for char in text):
         raise ValueError("a URL that is too long, or has spaces or control characters")
@@ -57,10 +60,13 @@ def normalized_url(text: str) -> bytes:
     if parts.fragment or "#" in text:
         raise ValueError("a URL with a fragment, which is never sent")
     rest = text.partition("://")[2][len(parts.netloc) :] or "/"
-    if not rest.startswith("/"):
-        rest = "/" + rest
-    url = f"{parts.scheme}://{authority.removesuffix(_PORTS[parts.scheme])}{rest}"
-    return quote(url, safe="%/:?#[]@!$&'()*+,;=~-._\"<>\\^`{|}").encode("ascii")
+    path, mark, query = quote(rest, safe=_ASCII).encode("ascii").partition(b"?")
+    try:
+        path = normalize(path or b"/")
+    except Malformed as error:
+        raise ValueError(f"a path that the gateway refuses: {error}") from error
+    origin = f"{parts.scheme}://{authority.removesuffix(_PORTS[parts.scheme])}".encode("ascii")
+    return b"%b%b%b%b" % (origin, path, mark, query)
 
 
 def _tags(tags: list[str]) -> tuple[bytes, ...]:

@@ -27,7 +27,7 @@ did not fail. See `docs/reference/faults.md`."""
 Breaker = Literal["closed", "open", "half_open"]
 Reason = Literal["", "rejected", "busy", "failed"]
 RevokedEverywhere = Literal["node", "shared", "away"]
-"""Scope of a revocation or a purge: this node; all nodes that share a Redis; this node while it is unreachable, then all.
+"""Scope of a revocation or purge: this node; all nodes that share a Redis; this node while it is unreachable, then all.
 """
 
 

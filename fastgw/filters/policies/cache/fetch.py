@@ -17,7 +17,7 @@ from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Response, Trailers
 from fastgw.exchange.states import ANSWERING, HOLDING
 from fastgw.filters.policies.cache.leader import Leader
-from fastgw.filters.policies.cache.policy import CachePolicy, url_tag
+from fastgw.filters.policies.cache.policy import CachePolicy
 from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
@@ -29,6 +29,7 @@ from fastgw.http.caching.validation import freshen, make_conditions, merge_field
 from fastgw.http.caching.vary import join_varying, variant_key
 from fastgw.http.field_names import WRITTEN_HERE
 from fastgw.http.messages import RequestHead, ResponseHead
+from fastgw.sync.cache_purges import url_tag
 from fastgw.upstream.client.detached_call import DetachedCall
 from fastgw.upstream.forwarding.fallback import FAULTS
 from fastgw.upstream.forwarding.forward_action import CallRecorder

@@ -20,12 +20,15 @@ from fastgw.filters.api import (
 )
 from fastgw.filters.policies.cache.cached_request import CachedRequest
 from fastgw.filters.policies.cache.fetch import explain_fetch
-from fastgw.filters.policies.cache.policy import CachePolicy, url_tag
+from fastgw.filters.policies.cache.policy import CachePolicy
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status
 from fastgw.http.caching.invalidation import find_invalidated, invalidates
 from fastgw.http.caching.keys import NO_QUERY, QueryRule
 from fastgw.http.caching.storing import StorePolicy
 from fastgw.http.caching.validation import FOR_ORIGIN
+from fastgw.http.malformed import Malformed
+from fastgw.http.path_normalization import normalize
+from fastgw.sync.cache_purges import url_tag
 from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 
 _CACHEABLE: Final = ("GET", "HEAD")
@@ -251,6 +254,9 @@ def _invalidate(policy: CachePolicy, exchange: Exchange) -> None:
     authority, slash, target = rest.partition(b"/")
     tags = [url_tag(url)]
     for path, query in find_invalidated(origin, authority, slash + target, answer.head):
-        named = b"%b%b%b%b" % (origin, slashes, authority, path)
+        try:
+            named = b"%b%b%b%b" % (origin, slashes, authority, normalize(path))
+        except Malformed:
+            continue
         tags.append(url_tag(named if query is None else b"%b?%b" % (named, query)))
     policy.store.purge_tags(tags)

@@ -134,9 +134,9 @@ class CachePolicy:
         )
 
     def url_of(self, exchange: Exchange, query: bytes | None) -> bytes:
-        """Return the URL as clients see it, for purges: without the port of the listener."""
+        """Return the URL as clients see it, for purges: without the listener's port, the path in its normal form."""
         head = exchange.head
-        url = b"%b://%b%b" % (client_scheme(head, exchange.peer), _authority_of(exchange), exchange.raw_path)
+        url = b"%b://%b%b" % (client_scheme(head, exchange.peer), _authority_of(exchange), exchange.path)
         return url if query is None else b"%b?%b" % (url, query)
 
 
@@ -147,10 +147,3 @@ def _authority_of(exchange: Exchange) -> bytes:
     if authority.endswith(b":%d" % peer.server_port):
         return authority.rpartition(b":")[0]
     return authority.removesuffix(_PORTS[client_scheme(exchange.head, peer)])
-
-
-def url_tag(url: bytes) -> bytes:
-    """Return the tag of all objects of a URL: its variants, and what other routes have stored for it. No header can
-    contain it.
-    """
-    return b"\0" + url
