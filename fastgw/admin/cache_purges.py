@@ -17,7 +17,7 @@ _TAG: Final = re.compile(r"[\x21-\x2b\x2d-\x7e]++")
 
 
 class CachePurge(Struct, frozen=True, forbid_unknown_fields=True):
-    """What to purge: exactly one of `url`, `prefix`, `tags` and `all`."""
+    """Objects to purge: exactly one of `url`, `prefix`, `tags` and `all`."""
 
     url: str | None = None
     """Absolute URL, as clients see it, without the port of the listener: `https://example.com/a?b=c`."""

@@ -13,7 +13,7 @@ LONGEST: Final = 8192
 
 
 class PurgeTarget(Enum):
-    """What is purged."""
+    """Kind of a purge."""
 
     URL = "url"
     PREFIX = "prefix"

@@ -73,7 +73,7 @@ class CachePurging:
 
     def __init__(self, store_of: Callable[[str], Store | None], names: Callable[[], Iterable[str]]) -> None:
         self._store_of = store_of
-        self._replicator = PurgeReplicator(self._begin, names)
+        self._replicator = PurgeReplicator(self._begin_purge, names)
         self._source: tuple[str, str] | None = None
         self._sharing: asyncio.Task[None] | None = None
 
@@ -98,7 +98,7 @@ class CachePurging:
 
         The purge holds before the first step of counting, and also if the caller leaves.
         """
-        counting = self._begin(order)
+        counting = self._begin_purge(order)
         if counting is None:
             return None
         self._announce(order)
@@ -118,7 +118,7 @@ class CachePurging:
             return "node"
         return "shared" if self._replicator.is_there else "away"
 
-    def _begin(self, order: PurgeOrder) -> Counting | None:
+    def _begin_purge(self, order: PurgeOrder) -> Counting | None:
         """Purge. Returns the count as work in steps; None: this node has no such store."""
         store = self._store_of(order.store)
         return None if store is None else begin_purge(store, order)

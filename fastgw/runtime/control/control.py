@@ -104,7 +104,8 @@ class Control:
         self._look_now = asyncio.Event()
         self._lookers: list[asyncio.Future[None]] = []
         self._revoking = Revoking(node_state, channel)
-        self._cache_purging = CachePurging(lambda name: self._caches.get(name), lambda: self._caches.names())
+        self._caches = StoreHandles(CONTROL, asyncio.get_running_loop(), node_state.caches)
+        self._cache_purging = CachePurging(self._caches.get, lambda: store_settings(self._proposer.current.settings))
         self._view = NodeView(node_state, channel, self._proposer, self._revoking, self._cache_purging)
         self._watching = Watching(self._proposer.apply_watched_objects)
         self._view.feeds = lambda: [*self._feeding.feed_infos(), *self._watching.feed_infos()]
@@ -112,7 +113,6 @@ class Control:
         self._view.health = self._checks
         self._quotas = QuotaKeeper(node_state.shared.quotas, node_state.run_key)
         self._view.quota_file = lambda: self._quotas.file_info
-        self._caches = StoreHandles(CONTROL, asyncio.get_running_loop(), node_state.caches)
         self._view.caches = lambda: self._caches.numbers(store_settings(self._proposer.current.settings))
         self._tasks: set[asyncio.Task[Any]] = set()
         self._admin: asyncio.Task[None] | None = None

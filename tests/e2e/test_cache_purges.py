@@ -1,0 +1,152 @@
+"""Purges of a store that two workers share, by the admin API and by `fastgw purge`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from tests.support.client import Response
+from tests.support.commands import ended
+from tests.support.gateway import Gateway
+from tests.support.threaded import Threaded
+
+TAGS: Final = {"/red": "red all", "/blue": "blue,all"}
+
+
+class Counting(BaseHTTPRequestHandler):
+    """An origin whose answers say how often it was asked."""
+
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    numbers = itertools.count(1)
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_GET(self) -> None:
+        body = b"%d" % next(self.numbers)
+        self.send_response(200)
+        self.send_header("Cache-Control", "max-age=600")
+        self.send_header("ETag", '"a"')
+        self.send_header("Vary", "Accept-Language")
+        self.send_header("Surrogate-Key", TAGS.get(self.path.partition("?")[0], ""))
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+class Front:
+    """The gateway in front of it."""
+
+    def __init__(self, gateway: Gateway, folder: Path) -> None:
+        self._gateway, self._folder = gateway, folder
+
+    def ask(self, target: str, language: str = "en") -> Response:
+        client = self._gateway.connect()
+        try:
+            head = f"GET {target} HTTP/1.1\r\nHost: a.test\r\nAccept-Language: {language}\r\n\r\n"
+            return client.exchange(head.encode())
+        finally:
+            client.close()
+
+    def is_stored(self, target: str, language: str = "en") -> bool:
+        """Whether a response is stored; asks for it, so it is stored afterwards."""
+        return b"fastgw; hit" in (self.ask(target, language).get(b"Cache-Status") or b"")
+
+    def post(self, body: Any) -> httpx.Response:
+        url = f"http://{self._gateway.ready['admin']}/cache/purge"
+        return httpx.post(url, json=body, headers=self._gateway.shown, timeout=60.0, trust_env=False)
+
+    def purge(self, *arguments: str) -> Any:
+        admin = self._gateway.ready["admin"], self._gateway.ready["token_file"]
+        options = ("--admin", admin[0], "--token-file", admin[1])
+        return ended("purge", *arguments, *options, directory=self._folder)
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    with Threaded(Counting, None) as origin:
+        origin.begin()
+        config = {
+            "workers": 2,
+            "listeners": {"main": {"address": "127.0.0.1:0"}},
+            "admin": {"address": "127.0.0.1:0"},
+            "access_logs": [],
+            "caches": {"other": {"memory": "1MiB"}},
+            "routes": [{"name": "all", "upstream": origin.origin, "filters": {"cache": {}}}],
+        }
+        folder = tmp_path_factory.mktemp("purges")
+        with Gateway(config, folder) as gateway:
+            yield Front(gateway, folder)
+
+
+@pytest.mark.parametrize(
+    ("body", "purged"),
+    [
+        ({"url": "http://a.test/red"}, ["/red"]),
+        ({"url": "http://A.TEST:80/%72ed"}, ["/red"]),
+        ({"prefix": "http://a.test/red"}, ["/red", "/red?a=1"]),
+        ({"tags": ["red"]}, ["/red", "/red?a=1"]),
+        ({"tags": ["blue", "none"]}, ["/blue"]),
+        ({"tags": ["all"]}, ["/red", "/red?a=1", "/blue"]),
+        ({"all": True}, ["/red", "/red?a=1", "/blue", "/plain"]),
+        ({"url": "http://b.test/red"}, []),
+        ({"all": True, "store": "other"}, []),
+    ],
+)
+def test_a_purge_removes_what_it_names_with_all_variants(front: Front, body: Any, purged: list[str]) -> None:
+    targets = ["/red", "/red?a=1", "/blue", "/plain"]
+    for target, language in itertools.product(targets, ("en", "de")):
+        front.ask(target, language)
+    told = front.post(body)
+    assert (told.status_code, told.json()["reach"]) == (200, "node")
+    assert (told.json()["objects"] >= 2 * len(purged)) is True
+    found = [(target, front.is_stored(target, each)) for target, each in itertools.product(targets, ("en", "de"))]
+    assert [target for target, is_stored in found if not is_stored] == [t for t in targets for _ in "ab" if t in purged]
+
+
+def test_a_soft_purge_makes_stale(front: Front) -> None:
+    front.ask("/soft")
+    assert front.is_stored("/soft")
+    assert front.post({"url": "http://a.test/soft", "soft": True}).json()["objects"] >= 1
+    assert b"fwd=stale" in (front.ask("/soft").get(b"Cache-Status") or b"")
+    assert front.is_stored("/soft")
+
+
+def test_the_command_purges_too(front: Front) -> None:
+    front.ask("/blue")
+    told = front.purge("--tag", "blue", "--tag", "none")
+    assert (told.exit_code, told.stdout.startswith("purged: ")) == (0, True)
+    assert not front.is_stored("/blue")
+    assert json.loads(front.purge("--all", "--soft", "--format", "json").stdout)["objects"] >= 1
+    assert front.purge("--url", "/red").exit_code == 2
+    assert front.purge().exit_code == 2
+    assert front.purge("--all", "--store", "missing").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        [
+            ({}, 400),
+            ({"url": "/red"}, 400),
+            ({"all": True, "url": "http://a.test/"}, 400),
+            ({"tags": "red"}, 400),
+            ({"every": True}, 400),
+            ({"all": True, "store": "missing"}, 404),
+        ],
+        ({"url": "/red"}, 400),
+        ({"all": True, "url": "http://a.test/"}, 400),
+        ({"tags": "red"}, 400),
+        ({"every": True}, 400),
+        ({"all": True, "store": "missing"}, 404),
+    ],
+)
+def test_what_is_no_purge_is_refused(front: Front, body: Any, status: int) -> None:
+    assert front.post(body).status_code == status
