@@ -29,6 +29,7 @@ GIVEN_UP: Final = {
     "partial-store-partial-reuse-partial-byterange": "parts are not stored",
     "partial-store-partial-reuse-partial-absent": "parts are not stored",
     "partial-store-partial-reuse-partial-suffix": "parts are not stored",
+    "conditional-lm-fresh-no-lm": "without `Last-Modified` a response may be younger than that of the client",
     "partial-store-partial-complete": "parts are not stored",
     "vary-normalise-lang-order": "the order of languages may mean a preference",
     "vary-normalise-lang-select": "languages are chosen by the upstream",
@@ -64,7 +65,7 @@ def passes(cases: Mapping[str, Any], name: str) -> bool:
     return cases[name]["failure"] is None and all(passes(cases, each) for each in cases[name]["depends_on"])
 
 
-@pytest.mark.parametrize(("kind", "least", "of"), [("required", 158, 160), ("optimal", 92, 105)])
+@pytest.mark.parametrize(("kind", "least", "of"), [("required", 158, 160), ("optimal", 95, 105)])
 def test_the_cache_conforms(results: Mapping[str, Any], kind: str, least: int, of: int) -> None:
     names = [name for name, case in results.items() if case["kind"] == kind]
     failed = {name: results[name]["failure"] for name in names if not passes(results, name)}
