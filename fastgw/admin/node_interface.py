@@ -307,6 +307,8 @@ class RouteInfo(Struct, frozen=True):
     """Faults of the last minute, by name."""
     last_error: LastError | None = None
     """Last fault with a status of 500 and above; null = none yet."""
+    cache: Mapping[str, int] = {}
+    """Requests by result of the filter `cache`: hit, stale, revalidated, miss, collapsed, bypass; empty = none yet."""
 
 
 class Routes(Struct, frozen=True):
@@ -454,6 +456,8 @@ class Live(Struct, frozen=True):
     latency: Latency
     loop_lag_s: float
     workers: Sequence[Worker]
+    cache: Mapping[str, int] = {}
+    """Requests by result of the filter `cache`, as in `RouteInfo`."""
 
 
 class HistoryPoint(Struct, frozen=True):

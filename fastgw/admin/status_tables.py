@@ -209,11 +209,21 @@ def _routes_to_show(routes: Iterable[RouteInfo]) -> list[RouteInfo]:
 
 def _routes(routes: Iterable[RouteInfo], count: int) -> Table:
     title = "routes" if count <= ROUTES_SHOWN else f"routes: {ROUTES_SHOWN} of {count:,}"
-    table = _table(title, ("route", "to", "errors", "last error"), ("requests", "rate", "p50", "p99"))
-    for each in routes:
+    shown = list(routes)
+    has_cache = ("cache",) if any(each.cache for each in shown) else ()
+    table = _table(title, ("route", "to", "errors", "last error"), ("requests", "rate", "p50", "p99", *has_cache))
+    for each in shown:
         words = Text(each.name), Text(each.to), _errors(each.faults), _last(each.last_error)
-        table.add_row(*words, f"{each.requests:,}", f"{each.rate:,.1f}/s", _ms(each.p50_s), _ms(each.p99_s))
+        numbers = f"{each.requests:,}", f"{each.rate:,.1f}/s", _ms(each.p50_s), _ms(each.p99_s)
+        table.add_row(*words, *numbers, *((_hits(each.cache),) if has_cache else ()))
     return table
+
+
+def _hits(results: Mapping[str, int]) -> str:
+    """Format the share of requests that a cache has answered without a request of their own: `93 % hit`."""
+    total = sum(results.values())
+    answered = sum(results.get(name, 0) for name in ("hit", "stale", "collapsed"))
+    return f"{answered * 100 // total} % hit" if total else ""
 
 
 def _errors(counts: Mapping[str, int]) -> Text:

@@ -3,7 +3,7 @@
 import { Chart } from "./chart.js";
 import { byId, setClass, setText } from "./elements.js";
 import { Table, numberColumn } from "./table.js";
-import { countText, percentText, rateText, secondsText } from "./words.js";
+import { countText, hitShare, percentText, rateText, secondsText } from "./words.js";
 
 const MINUTE_S = 60;
 const RECENT_S = 10;
@@ -91,12 +91,19 @@ export class Overview {
     tile("p99", this.#latencyText(point.p99));
     tile("connections", countText(latest.connections));
     tile("lag", secondsText(latest.loop_lag_s), latest.loop_lag_s > BAD_LAG_S);
+    tile("cache", percentText(hitShare(gainedResults(history))));
     tile("workers", `${ready} of ${latest.workers.length}`, ready < latest.workers.length);
   }
 
   #latencyText(value) {
     return value >= this.#longest ? `> ${secondsText(this.#longest)}` : secondsText(value);
   }
+}
+
+/** What the caches of all routes did in the last minute. */
+function gainedResults(history) {
+  const names = Object.keys(history.latest.cache);
+  return Object.fromEntries(names.map((name) => [name, history.gained(MINUTE_S, ({ cache }) => cache[name]) ?? 0]));
 }
 
 function tile(name, text, isBad = false) {

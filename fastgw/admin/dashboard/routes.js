@@ -2,7 +2,7 @@
 
 import { byId } from "./elements.js";
 import { Table, numberColumn } from "./table.js";
-import { countText, errorsText, lastErrorText, rateText, secondsText } from "./words.js";
+import { countText, errorsText, hitShare, lastErrorText, percentText, rateText, secondsText } from "./words.js";
 
 const ANY = "any";
 
@@ -45,6 +45,7 @@ export class Routes {
         },
         numberColumn("p50", "p50_s", secondsText),
         numberColumn("p99", "p99_s", secondsText),
+        numberColumn("Cache hits", "hits", percentText),
       ],
     });
     const search = byId("search-routes");
@@ -55,7 +56,7 @@ export class Routes {
   show({ routes }, now) {
     const elapsed = now - this.#askedAt;
     const rows = routes.map((route) => (
-      { ...route, searched: searchedText(route), rate: this.#rate(route, elapsed) }
+      { ...route, searched: searchedText(route), rate: this.#rate(route, elapsed), hits: hitShare(route.cache) }
     ));
     this.#before = new Map(routes.map((route) => [route.name, route.requests]));
     this.#askedAt = now;

@@ -27,6 +27,13 @@ export function percentText(share) {
   return isKnown(share) ? `${short(share * 100)} %` : UNKNOWN;
 }
 
+/** The share of requests that a cache has answered without a request of their own; null without a cache. */
+export function hitShare(results) {
+  const sum = (names) => names.reduce((total, name) => total + (results[name] ?? 0), 0);
+  const all = sum(Object.keys(results));
+  return all > 0 ? sum(["hit", "stale", "collapsed"]) / all : null;
+}
+
 export function secondsText(value) {
   if (!isKnown(value)) return UNKNOWN;
   if (value === 0) return "0 s";

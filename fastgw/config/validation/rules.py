@@ -306,6 +306,21 @@ def upstreams_of_filters(merged: Merged) -> None:
                 check_takes_requests(merged, location.below(key), name)
 
 
+def stores_of_filters(merged: Merged) -> None:
+    """Check the cache stores that filters name."""
+    known: set[str] = {"main"}
+    for _, caches in merged.single_entry("caches"):
+        if caches is BROKEN:
+            return
+        known.update(caches)
+    for location, use, _ in _all_uses(merged):
+        store_names = getattr(getattr(use, "settings", None), "store_names", None)
+        for key, name in store_names() if store_names is not None else ():
+            if name not in known:
+                wrong = f"unknown cache store {format_value(name)}"
+                location.below(key).report(wrong, suggest(name, known), at_key=False)
+
+
 def _all_uses(merged: Merged) -> Sequence[tuple[SourceLocation, Any, frozenset[str]]]:
     """Return every use of a filter to validate, with the path parameters available to it."""
     anywhere = frozenset().union(*(_parameters(route.paths) for _, route in merged.routes()))
@@ -477,6 +492,7 @@ RULES: Final[tuple[Rule, ...]] = (
     roots_of_files_exist,
     values_of_requests_that_there_are,
     upstreams_of_filters,
+    stores_of_filters,
     raw_paths_are_not_rewritten,
     upgrades_that_are_tunnels,
     methods_that_are_served,

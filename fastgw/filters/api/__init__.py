@@ -407,6 +407,10 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
         """Return upstreams named in the settings, each after the name of its setting: they have to be configured."""
         return ()
 
+    def store_names(self) -> Iterable[tuple[str, str]]:
+        """Return cache stores named in the settings, each after the name of its setting; they are in `caches`."""
+        return ()
+
     def feeds(self) -> Iterable[FeedSource]:
         """Return the sources to fetch once per node for these settings."""
         return ()

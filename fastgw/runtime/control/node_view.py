@@ -176,6 +176,7 @@ class NodeView:
             latency=node_interface.Latency(BOUNDS_S, buckets),
             loop_lag_s=max((worker.loop_lag_s for worker in workers), default=0.0),
             workers=workers,
+            cache=_by_cache_result(totals),
         )
 
     def history(self) -> node_interface.History:
@@ -200,6 +201,9 @@ class NodeView:
         for (_, route, _, status), count in totals.requests.items():
             requests[route] += count
             errors[route] += count if status >= ERRORS else 0
+        cached: dict[str, dict[str, int]] = {}
+        for (result, route), count in totals.cache_requests.items():
+            cached.setdefault(route, {})[result] = count
         parts = self._current_parts()
         return [
             node_interface.RouteInfo(
@@ -218,6 +222,7 @@ class NodeView:
                 faults=faults.get(route.name, {}),
                 recent_faults=recent_faults.get(route.name, {}),
                 last_error=_last_error(last.get(route.name)),
+                cache=cached.get(route.name, {}),
             )
             for route in self._proposer.config.routes
         ]
@@ -467,6 +472,13 @@ def _last_error(error: LastErrorEntry | None) -> node_interface.LastError | None
 
 def _labelled(upstream: Upstream) -> Iterator[tuple[Target, str]]:
     return zip(upstream.targets, labels_of(target.url for target in upstream.targets), strict=True)
+
+
+def _by_cache_result(totals: Totals) -> Mapping[str, int]:
+    found: Counter[str] = Counter()
+    for (result, _), count in totals.cache_requests.items():
+        found[result] += count
+    return found
 
 
 def _by_fault(totals: Totals) -> Counter[str]:

@@ -1,6 +1,6 @@
 """cache: answer requests from stored responses (RFC 9111)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, field
@@ -17,6 +17,7 @@ from fastgw.filters.api import (
     Phase,
     Services,
     Settings,
+    WarningContext,
 )
 from fastgw.filters.policies.cache.cached_request import CachedRequest
 from fastgw.filters.policies.cache.fetch import explain_fetch
@@ -139,6 +140,15 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     def __post_init__(self) -> None:
         if not {*self.methods} <= {*_CACHEABLE}:
             raise ValueError("methods: expected GET, HEAD, or both")
+
+    def store_names(self) -> Iterable[tuple[str, str]]:
+        return (("store", self.store),)
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        if context.protocols == {"grpc"}:
+            yield "all upstreams behind it speak gRPC, whose responses are not cached"
+        if "consumer" in self.vary_by and not context.identified and not context.client_certificates:
+            yield "`vary_by: [consumer]` has no effect: no filter before it authenticates clients"
 
     def build(self, env: Env) -> Hooks:
         policy = self._compiled()

@@ -1,0 +1,70 @@
+"""Settings of the filter `cache`: what `check` refuses and warns of, and what `explain` says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from fastgw import config
+from fastgw.config import ConfigError
+from fastgw.explain import explain
+from fastgw.filters import TYPES
+from fastgw.filters.lint.warnings import warnings_of
+from fastgw.gateway.compiler import compile as compile_tables
+from tests.support.generations import load_document
+from tests.support.memory import SERVICE
+
+
+def document(**settings: Any) -> dict[str, Any]:
+    return {**SERVICE, "filters": {"cache": settings}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"store": "mian"}, 'unknown cache store "mian"; did you mean "main"?'),
+        ({"methods": ["POST"]}, "methods: expected GET, HEAD, or both"),
+        ({"key": {"query": {}}}, "expected either `only` or `except`"),
+        ({"key": {"query": {"only": ["a"], "except": ["b"]}}}, "expected either `only` or `except`"),
+        ({"ttl_by_status": {"99": "1s"}}, 'expected a status code such as "404"'),
+    ],
+)
+def test_what_is_wrong_is_refused(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load_text(json.dumps(document(**settings)).encode(), "/test.json", TYPES)
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "protocol", "warnings"),
+    [
+        ({}, "http1", []),
+        ({}, "grpc", ["all upstreams behind it speak gRPC, whose responses are not cached"]),
+        (
+            {"vary_by": ["consumer"]},
+            "http1",
+            ["`vary_by: [consumer]` has no effect: no filter before it authenticates clients"],
+        ),
+    ],
+)
+def test_what_has_no_effect_is_told(settings: dict[str, Any], protocol: str, warnings: list[str]) -> None:
+    given = document(**settings)
+    given["upstreams"] = {"u": {"targets": [{"url": "http://127.0.0.1:9"}], "protocol": protocol}}
+    assert [warning for _, warning in warnings_of(load_document(given, TYPES))] == warnings
+
+
+@pytest.mark.parametrize(
+    ("settings", "method", "told"),
+    [
+        ({}, "GET", "store main, key http://a.test/x?a=1&b=2"),
+        ({"key": {"query": "none", "headers": ["X-A"]}, "vary_by": ["consumer"]}, "GET", "/x + x-a + consumer"),
+        ({}, "POST", "forwards POST past the cache; a success removes what is stored for its URL"),
+        ({"bypass": {"header": "X-B"}}, "GET", "forwards it past the cache: it has x-b"),
+    ],
+)
+def test_explain_says_the_key_and_what_passes_the_cache(settings: dict[str, Any], method: str, told: str) -> None:
+    gateway = compile_tables(load_document(document(**settings), TYPES), 1)
+    explained = explain(gateway, method, "http://a.test/x?a=1&b=2", ["X-B: 1"])
+    assert any(told in step.decision for step in (*explained.early, *explained.filters)), explained
