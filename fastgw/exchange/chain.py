@@ -295,6 +295,12 @@ class Chain:
         self.translate_steps = tuple(h.translate for h in hooks if h.translate is not None)
         self.ready_answer = self._ready_answer(hooks)
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether no filter sees requests or responses: the action alone decides about the answer."""
+        seen = self.request_steps or self.response_steps or self.reply_steps or self.finish_steps
+        return not (seen or self.treats_bodies or self.translate_steps)
+
     def _ready_answer(self, hooks: Iterable[Hooks]) -> ReadyStep | None:
         """Return the step that answers from memory, if no other filter has to see the request or the response."""
         ready = [h for h in hooks if h.ready_answer is not None]

@@ -5,19 +5,30 @@ all requests that wait for it.
 """
 
 import asyncio
+import re
 from functools import partial
-from time import time
+from time import monotonic, time
 from typing import Final, final
 
 from fastgw.errors import Fault
 from fastgw.eventloop.disk_threads import run_on_disk
 from fastgw.exchange import Exchange, Reply, problem
-from fastgw.files.open_files import UNUSED_S, OpenFileCache
+from fastgw.exchange.ready_answer import ReadyAnswer, ReadyReply
+from fastgw.files.open_files import MAX_FILES, UNUSED_S, HeldFile, OpenFileCache
 from fastgw.files.request_path import FilePath, file_path
 from fastgw.files.resources import FileFinder, FileResource, Folder, Listing, Missing, Resource
 from fastgw.files.responses import reply_with_file
+from fastgw.forwarded_headers import Peer
+from fastgw.http.messages import RequestHead
 
 METHODS: Final = frozenset((b"GET", b"HEAD"))
+_IS_SPECIAL: Final = re.compile(rb"\n(?i:range|if-[a-z-]++|expect)[\t ]*+:").search
+"""Headers of requests that a ready response does not answer."""
+_ANY: Final = b""
+"""Key of the ready response of a file without precompressed siblings."""
+MAX_CODINGS: Final = 16
+MAX_CODING: Final = 256
+"""Bounds of `Accept-Encoding` in keys of ready responses of a file: their number, and the bytes of each."""
 LOOKUP_S: Final = 10.0
 """Seconds that a request waits for the disk."""
 
@@ -48,6 +59,8 @@ class FilesAction:
         self.finder, self._prefix = finder, prefix
         self._cache = OpenFileCache()
         self._lookups: dict[FilePath, list[_Waiting]] = {}
+        self._ready: dict[bytes, HeldFile] = {}
+        """Files with ready responses, by the path of requests. Those that are no longer in the cache are invalid."""
         self._sweep: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -58,11 +71,47 @@ class FilesAction:
         path = self._path_of(exchange)
         if path is None:
             return
-        found = self._cache.get(path, exchange.begun_at)
-        if found is not None:
-            exchange.reply(self._reply_with_file(exchange, found))
+        held = self._cache.get(path, exchange.begun_at)
+        if held is None:
+            self._look_up(exchange, path)
             return
-        self._look_up(exchange, path)
+        reply = self._reply_with_file(exchange, held.resource)
+        if reply.status == 200:
+            self._keep_ready(exchange, held, reply)
+        exchange.reply(reply)
+
+    def ready_answer(self, head: RequestHead, peer: Peer) -> ReadyAnswer | None:
+        """Return the response to a plain GET for a small file that is in the cache (`Hooks.ready_answer`)."""
+        held = self._ready.get(head.path)
+        if held is None or head.method != b"GET" or head.any_line(_IS_SPECIAL) or (peer.trusted and head.forwarded):
+            return None
+        now = monotonic()
+        if now >= held.valid_until:
+            del self._ready[head.path]
+            return None
+        found = held.ready.get(
+            _ANY if len(held.resource.variants) == 1 else b", ".join(head.values(b"accept-encoding"))
+        )
+        if found is None:
+            return None
+        held.used_at = now
+        return found.at(time())
+
+    def _keep_ready(self, exchange: Exchange, held: HeldFile, reply: Reply) -> None:
+        """Keep a whole response for later requests with the same path and `Accept-Encoding`."""
+        if exchange.method != b"GET" or not isinstance(reply.body, bytes):
+            return
+        ready = ReadyReply.of(reply)
+        if ready is None:
+            return
+        coding = _ANY
+        if len(held.resource.variants) > 1:
+            coding = b", ".join(exchange.values(b"accept-encoding"))
+        if len(held.ready) < MAX_CODINGS and len(coding) <= MAX_CODING:
+            held.ready[coding] = ready
+        if len(self._ready) >= MAX_FILES:
+            self._ready.clear()
+        self._ready[exchange.path] = held
 
     def answer_waiting(self, exchange: Exchange) -> str:
         """Answer, waiting for the disk, as for `explain`. Returns the name of the file, or why there is none."""
@@ -128,7 +177,9 @@ class FilesAction:
 
     def _close_unused(self) -> None:
         loop = asyncio.get_running_loop()
-        self._cache.remove_unused(loop.time())
+        now = loop.time()
+        self._cache.remove_unused(now)
+        self._ready = {path: held for path, held in self._ready.items() if now < held.valid_until}
         self._sweep = loop.call_later(UNUSED_S, self._close_unused) if len(self._cache) else None
 
     def _fail(self, path: FilePath, waiting: list[_Waiting]) -> None:

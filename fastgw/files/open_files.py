@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from typing import Final, final
 
+from fastgw.exchange.ready_answer import ReadyReply
 from fastgw.files.request_path import FilePath
 from fastgw.files.resources import FileResource
 
@@ -16,14 +17,19 @@ MAX_CONTENT_BYTES: Final = 16 * 1024 * 1024
 """Bounds of the cache of open files, for each route and worker."""
 
 
-class _Held:
+class HeldFile:
     """A file in the cache. `valid_until`, `used_at`: monotonic seconds."""
 
-    __slots__ = ("resource", "used_at", "valid_until")
+    __slots__ = ("ready", "resource", "used_at", "valid_until")
 
     def __init__(self, resource: FileResource, now: float) -> None:
         self.resource = resource
         self.used_at, self.valid_until = now, now + VALID_S
+        self.ready: dict[bytes, ReadyReply] = {}
+        """Whole responses by `Accept-Encoding`; empty once the file was removed from the cache."""
+
+
+_GONE: Final = FileResource(b"", ())
 
 
 @final
@@ -31,24 +37,24 @@ class OpenFileCache:
     """Files that were found, the least recently used first. Of one event loop."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[FilePath, _Held] = OrderedDict()
+        self._held: OrderedDict[FilePath, HeldFile] = OrderedDict()
         self.descriptors = self.content_bytes = 0
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def get(self, path: FilePath, now: float) -> FileResource | None:
+    def get(self, path: FilePath, now: float) -> HeldFile | None:
         """Return a file that was found less than `VALID_S` ago. `now`: monotonic seconds."""
         held = self._held.get(path)
         if held is None or now >= held.valid_until:
             return None
         held.used_at = now
         self._held.move_to_end(path)
-        return held.resource
+        return held
 
     def put_file(self, path: FilePath, resource: FileResource, now: float) -> None:
         self.remove(path)
-        self._held[path] = _Held(resource, now)
+        self._held[path] = HeldFile(resource, now)
         self.descriptors += resource.descriptors
         self.content_bytes += resource.content_bytes
         while (
@@ -61,6 +67,8 @@ class OpenFileCache:
         if held is not None:
             self.descriptors -= held.resource.descriptors
             self.content_bytes -= held.resource.content_bytes
+            held.ready.clear()
+            held.resource, held.valid_until = _GONE, 0.0  # ready responses may still refer to it
 
     def remove_unused(self, now: float) -> None:
         while self._held:

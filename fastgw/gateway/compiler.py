@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from time import time
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
@@ -32,6 +33,7 @@ from fastgw.downstream.tls.contexts import ServerContexts, server_contexts, serv
 from fastgw.downstream.trusted_proxies import trust
 from fastgw.exchange import Chain, Division, Exchange, FastPathPlan, FilterInstance, Hooks, Reply, Route
 from fastgw.exchange.error_pages import ErrorPage, ErrorPages
+from fastgw.exchange.ready_answer import ReadyAnswer, ReadyReply
 from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
 from fastgw.files.action import FilesAction
 from fastgw.files.resources import FileFinder
@@ -39,10 +41,12 @@ from fastgw.filters.api import STATE, Env, FilterResources, digest_of_state, sec
 from fastgw.filters.wrappers.forwarded_preflights import forwards_preflight
 from fastgw.filters.wrappers.misconfigured import Misconfigured
 from fastgw.filters.wrappers.shadow import in_shadow
+from fastgw.forwarded_headers import Peer
 from fastgw.gateway.conditions import conditions_of
 from fastgw.gateway.tables import CompiledRoute, CompileError, Gateway
 from fastgw.http.error_templates import html_template, json_template
 from fastgw.http.http2.session import why_missing
+from fastgw.http.messages import RequestHead
 from fastgw.routing.table import Conditions, Router, Rule, Steps, at_once, rule_of
 from fastgw.upstream.forwarding.fallback import Fallback
 from fastgw.upstream.forwarding.forward_action import Forward
@@ -499,6 +503,8 @@ class _Building:
         if route.error_pages:
             pages = self._error_pages(self._plan.settings.listeners[listener].error_pages, route.error_pages)
         chain = Chain(stay + links, pages)
+        if isinstance(action, FilesAction | RespondAction) and chain.is_bare:
+            chain.ready_answer = action.ready_answer
         for_preflights = None if chain.preflight is None else _for_preflights(chain, links)
         steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
         path_sent = action.path_of if isinstance(action, Forward) else None
@@ -524,7 +530,7 @@ class _Building:
 
     def _action(self, route: config.Route, upstream: Upstream | None) -> Callable[[Exchange], None]:
         if route.respond is not None:
-            return _respond(route.respond)
+            return RespondAction(_reply(route.respond))
         if route.redirect is not None:
             return _redirect(route.redirect.status, parse_redirect(route.redirect.to))
         if route.files is not None:
@@ -714,9 +720,20 @@ def _accumulated(levels: Iterable[Level]) -> Sequence[tuple[str, config.FilterUs
     return [(level, use) for level, use in held.values() if use is not None]
 
 
-def _respond(respond: config.Respond) -> Callable[[Exchange], None]:
-    reply = _reply(respond)
-    return lambda exchange: exchange.reply(reply)
+class RespondAction:
+    """Action of a route with `respond`: the same answer to each request."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply, self._ready = reply, ReadyReply.of(reply)
+
+    def __call__(self, exchange: Exchange) -> None:
+        exchange.reply(self._reply)
+
+    def ready_answer(self, head: RequestHead, peer: Peer) -> ReadyAnswer | None:
+        """Return the answer to a plain GET (`Hooks.ready_answer`)."""
+        if self._ready is None or head.method != b"GET" or (peer.trusted and head.forwarded):
+            return None
+        return self._ready.at(time())
 
 
 def _reply(respond: config.Respond) -> Reply:

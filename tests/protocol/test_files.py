@@ -322,3 +322,33 @@ def test_a_client_that_does_not_read_is_waited_for_and_may_leave(site: Site) -> 
     record = site.gateway.wait_for_record(path="/endless")
     assert record["fault"] == "client_left"
     assert record["response_bytes"] < 1 << 28
+
+
+def test_a_response_from_memory_is_that_of_the_full_path(site: Site) -> None:
+    """The first request opens the file, later ones get ready bytes, unless they ask for something else."""
+    client = site.client()
+
+    def fields(request: bytes) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        response = client.exchange(request, request.split(b" ")[0])
+        varying = (b"date", b"connection")
+        return (
+            response.status,
+            sorted(line for line in response.head.lines if line[0].lower() not in varying),
+            response.body,
+        )
+
+    lines = b" HTTP/1.1\r\nHost: a.test\r\n"
+    for accepts in (b"", b"Accept-Encoding: gzip\r\n", b"Accept-Encoding: br;q=0\r\nAccept-Encoding: gzip;q=0\r\n"):
+        request = b"GET /app.js" + lines + accepts
+        whole = fields(request + b"X-A: 1\r\nRange: lines=1\r\n\r\n")  # on the full path in any case
+        assert whole[0] == 200
+        assert {repr(fields(request + b"\r\n")) for _ in range(5)} == {repr(whole)}
+        assert fields(request + b"Range: bytes=0-0\r\n\r\n")[0] == 206
+        assert fields(request + b"If-None-Match: *\r\n\r\n")[0] == 304
+        assert fields(request.replace(b"GET", b"HEAD") + b"\r\n") == (200, whole[1], b"")
+        assert fields(request + b"\r\n") == whole
+    client.send(b"GET /app.js" + lines + b"\r\n" + b"GET /app.js" + lines + b"Connection: close\r\n\r\n")  # pipelined
+    assert [client.read_response().status for _ in range(2)] == [200, 200]
+    client.assert_ended()
+    record = site.gateway.wait_for_record(path="/app.js", method="GET", response_bytes=9)
+    assert (record["route"], record["status"], record["fault"]) == ("site", 200, None)

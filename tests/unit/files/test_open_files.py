@@ -30,8 +30,10 @@ def test_a_file_is_valid_for_a_while(tmp_path: Path) -> None:
     cache = OpenFileCache()
     path, found = resource(tmp_path, "a", 1)
     cache.put_file(path, found, 100.0)
-    assert cache.get(path, 100.0) is found
-    assert cache.get(path, 99.9 + VALID_S) is found
+    for now in (100.0, 99.9 + VALID_S):
+        held = cache.get(path, now)
+        assert held is not None
+        assert held.resource is found
     assert cache.get(path, 100.0 + VALID_S) is None
     assert cache.get(FilePath(b"a", True), 100.0) is None
 
@@ -75,4 +77,4 @@ def test_the_cache_is_bounded(tmp_path: Path) -> None:
     assert cache.descriptors == MAX_DESCRIPTORS
     cache.put_file(FilePath(b"1", True), small, 100.0)  # in place of another resource
     counted = [cache.get(FilePath(b"%d" % number, True), 100.0) for number in range(MAX_DESCRIPTORS + 10)]
-    assert cache.descriptors == sum(each.descriptors for each in counted if each is not None)
+    assert cache.descriptors == sum(each.resource.descriptors for each in counted if each is not None)
