@@ -60,7 +60,7 @@ class FilesAction:
         self._cache = OpenFileCache()
         self._lookups: dict[FilePath, list[_Waiting]] = {}
         self._ready: dict[bytes, HeldFile] = {}
-        """Files with ready responses, by the path of requests. Those that are no longer in the cache are invalid."""
+        """Files with ready responses, by the path of requests. Files that are no longer in the cache are invalid."""
         self._sweep: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
