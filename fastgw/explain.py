@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from msgspec import structs
 
 from fastgw.admin.explanation import Explanation, Step
+from fastgw.composition.action import ComposeAction
 from fastgw.config.base.value_types import Trait, write_duration, write_size
 from fastgw.config.settings import gateway as config
 from fastgw.config.settings.secrets import SECRET_NAMES
@@ -297,6 +298,9 @@ def explain(
         fallback = exchange.route.fallback
         fallback_text = (f"fallback: {fallback.description}",) if isinstance(fallback, Fallback) else ()
         explanation.fails = (*_tried_again(action.upstream.settings, exchange), *fallback_text)
+        return explanation
+    if isinstance(action, ComposeAction):
+        explanation.parts = tuple(action.describe())
         return explanation
     if isinstance(action, FilesAction):
         explanation.file = action.answer_waiting(exchange)
@@ -591,13 +595,14 @@ def as_text(explanation: Explanation) -> str:
         lines.append(("provided", f"{', '.join(explanation.provided)} {verb} it pass"))
     if explanation.buffers:
         lines.append(("buffers", " · ".join(explanation.buffers)))
+    lines += [("parts" if not index else "", each) for index, each in enumerate(explanation.parts)]
     if explanation.target:
         how = f"{explanation.picked_by}, 1 of {explanation.targets}"
         lines.append(("target", f"{explanation.target}   ({how}; upstream {explanation.upstream})"))
         lines.append(("sends", " · ".join(explanation.sends)))
         if explanation.fails:
             lines.append(("fails", " · ".join(explanation.fails)))
-    else:
+    elif not explanation.parts:
         if explanation.file:
             lines.append(("file", explanation.file))
         fault = f" {explanation.fault}" if explanation.fault else ""

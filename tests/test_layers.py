@@ -47,7 +47,7 @@ ORDER = [
         "runtime/control/kubernetes",
         "runtime/process",
     },
-    {"downstream/http1", "downstream/tcp", "filters"},
+    {"composition", "downstream/http1", "downstream/tcp", "filters"},
     {"downstream/http2", "downstream/udp", "filters/lint"},
     {"downstream/tls"},
     {"downstream"},

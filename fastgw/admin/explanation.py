@@ -61,6 +61,10 @@ class Explanation(msgspec.Struct, omit_defaults=True):
     """
     file: str = ""
     """File of a route with `files`, relative to its root; or the reason why there is none."""
+    parts: tuple[str, ...] = ()
+    """Parts of a composed response, in the order of the file: method, path, upstream, and the parts that each waits
+    for.
+    """
     status: int = 0
     """Status of the gateway's own response, if it sends one."""
     fault: str = ""

@@ -18,7 +18,9 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
+from fastgw.composition.action import ComposeAction
 from fastgw.config.base.route_patterns import Template, parse_redirect, parse_strip_prefix
+from fastgw.config.base.value_types import Url
 from fastgw.config.decoding.filter_levels import by_route, early, early_turn, running_order
 from fastgw.config.egress.expand import service_of
 from fastgw.config.loading.load import PROBLEMS_LISTED, no_collections
@@ -262,10 +264,10 @@ class _Building:
             raise CompileError(f"upstreams.{name}.load_balancing.sticky.key: {error}") from error
         return key.encode()
 
-    def _destinations(self, route: config.Route) -> Steps[tuple[Upstream, ...]]:
+    def _destinations(self, names: Iterable[str | Url]) -> Steps[tuple[Upstream, ...]]:
         """Return the upstreams of a route; for a URL, an upstream shared by all routes with this URL."""
         found = []
-        for name in route.destinations:
+        for name in names:
             upstream = self._made.upstreams.get(str(name))
             if upstream is None:
                 assert not isinstance(name, str)
@@ -422,9 +424,11 @@ class _Building:
     def _route(self, place: int, chains: Sequence[Chain]) -> Steps[CompiledRoute]:
         route = self._plan.route(place)
         before = self._base.routes_by_name.get(route.name)
-        upstreams = yield from self._destinations(route)
+        upstreams = yield from self._destinations(route.destinations)
+        of_parts = yield from self._destinations(route.part_destinations)
         same = before is not None and self._is_same(place) and self._same_around(before)
         conditions: Conditions | None = None
+        actions: list[Callable[[Exchange], None]] = []
         rules: list[Rule[Route] | None] = []
         for listener, chain, same_filters, was in zip(
             self._names, chains, self._same_filters, self._places_before, strict=True
@@ -435,7 +439,10 @@ class _Building:
             elif rule is None or not same or not same_filters:
                 if conditions is None:
                     conditions = yield from conditions_of(route)
-                    actions = [self._action(route, upstream) for upstream in upstreams or (None,)]
+                    if route.compose is None:
+                        actions = [self._action(route, upstream) for upstream in upstreams or (None,)]
+                    else:
+                        actions = [ComposeAction(route.compose, {each.name: each for each in of_parts})]
                 links_before = tuple(rule[0].route.links) if rule is not None else ()
                 compiled = self._divided(listener, route, upstreams, actions, chain, links_before)
                 rule = yield from rule_of(conditions, compiled)
@@ -447,7 +454,7 @@ class _Building:
         live = tuple(link for link in links if link.is_live)
         if route.fallback is not None and route.fallback.upstream is not None:
             upstreams = (*upstreams, self._made.upstreams[route.fallback.upstream])
-        return CompiledRoute(upstreams, route.use, reads, live, tuple(rules))
+        return CompiledRoute((*upstreams, *of_parts), route.use, reads, live, tuple(rules))
 
     def _divided(
         self,

@@ -19,7 +19,7 @@ def unidentified_hash_keys(config: Config) -> Iterator[tuple[Where, str]]:
         return
     reached, known = set(), set()
     for route in config.routes:
-        wanted = [name for name in route.destinations if name in by_consumer]
+        wanted = [name for name in (*route.destinations, *route.part_destinations) if name in by_consumer]
         for listener in (route.listeners or config.listeners) if wanted else ():
             reached.update(wanted)
             if any(identity_by(use.settings).known for use in running(config, listener, route)):

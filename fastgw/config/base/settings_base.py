@@ -86,6 +86,14 @@ class OrFrom:
 
 
 @dataclass(frozen=True)
+class AnyValue:
+    """Marks a setting that may be any value; it is held as its JSON text."""
+
+
+Json = Annotated[str, AnyValue()]
+
+
+@dataclass(frozen=True)
 class Besides:
     """Marks a mapping by name in which one name may hold a list of strings about the whole mapping instead of an
     element.

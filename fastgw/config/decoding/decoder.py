@@ -20,7 +20,7 @@ import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
 from fastgw.config.base.problems import Path, Problem, format_value, nearest, suggest
-from fastgw.config.base.settings_base import Besides, Renamed, Shorthand
+from fastgw.config.base.settings_base import AnyValue, Besides, Renamed, Shorthand
 from fastgw.config.base.value_types import FileName, Notation
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.gateway import FilterUse, Inner, OrFrom
@@ -636,6 +636,20 @@ class Structure(Decoder):
         return {field.name: held} if held is not BROKEN or field.required else {}
 
 
+@dataclass(frozen=True)
+class AnyJson(Decoder):
+    """Decoder of any value, which is held as its JSON text."""
+
+    expected: str = "any value"
+    may_be_variable = False
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        try:
+            return msgspec.json.encode(value).decode()
+        except (TypeError, ValueError, OverflowError):
+            return reading.report(path, "a value that JSON has no form for", "expected a value such as in JSON")
+
+
 def _options(shape: Decoder) -> tuple[Decoder, ...]:
     return shape.shapes if isinstance(shape, Either) else ()
 
@@ -754,6 +768,8 @@ def shape_of(annotation: Any) -> Decoder:
             return InNotation(note, Number(True, least, most))
         if isinstance(note, FileName):
             return File(note)
+        if isinstance(note, AnyValue):
+            return AnyJson()
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         shapes = [shape_of(each) for each in inner if each is not types.NoneType]

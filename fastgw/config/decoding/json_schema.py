@@ -14,6 +14,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from fastgw.config.decoding.decoder import (
+    AnyJson,
     ChoiceDecoder,
     Decoder,
     Either,
@@ -231,6 +232,7 @@ def _without_nulls(constraints: Schema) -> Schema:
 
 
 _DRAW: Final[Mapping[type[Decoder], Callable[[_Drawing, Any], Schema]]] = {
+    AnyJson: lambda drawing, shape: {},
     Text: _text,
     Number: _number,
     Truth: lambda drawing, shape: {"type": "boolean"},

@@ -8,9 +8,11 @@ be very many; and `egress` with its providers, whose routes and upstreams are in
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
 from fastgw.config.decoding.decoder import (
+    AnyJson,
     ChoiceDecoder,
     Decoder,
     Either,
@@ -88,6 +90,7 @@ def _as_it_is(_: Decoder, value: Any) -> Any:
 
 
 _WRITE: Final[Mapping[type[Decoder], Callable[[Any, Any], Any]]] = {
+    AnyJson: lambda shape, value: msgspec.json.decode(value),
     Text: _as_it_is,
     Number: _as_it_is,
     Truth: _as_it_is,
@@ -104,6 +107,7 @@ _WRITE: Final[Mapping[type[Decoder], Callable[[Any, Any], Any]]] = {
     InnerInstance: _inner,
 }
 _FITS: Final[Mapping[type[Decoder], Callable[[Any, Any], bool]]] = {
+    AnyJson: lambda shape, value: isinstance(value, str),
     Text: lambda shape, value: isinstance(value, str),
     Number: lambda shape, value: isinstance(value, int | float) and not isinstance(value, bool),
     Truth: lambda shape, value: isinstance(value, bool),

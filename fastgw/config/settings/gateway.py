@@ -47,6 +47,7 @@ from fastgw.config.base.value_types import (
     Username,
     trait,
 )
+from fastgw.config.settings.compose import Compose, FlatmapStep, Part, StaticData
 from fastgw.config.settings.egress import Egress, Providers
 from fastgw.config.settings.secrets import Secret
 from fastgw.config.settings.upstreams import (
@@ -89,6 +90,7 @@ __all__ = [
     "Canary",
     "CircuitBreaker",
     "ClientAuth",
+    "Compose",
     "Config",
     "Connections",
     "Consumer",
@@ -106,6 +108,7 @@ __all__ = [
     "Files",
     "FilterUse",
     "Filters",
+    "FlatmapStep",
     "HealthChecks",
     "Hedge",
     "Inner",
@@ -114,6 +117,7 @@ __all__ = [
     "LoadBalancing",
     "Log",
     "OrFrom",
+    "Part",
     "PassiveHealth",
     "PathForwarding",
     "Pool",
@@ -132,6 +136,7 @@ __all__ = [
     "Some",
     "Split",
     "State",
+    "StaticData",
     "Status",
     "Sticky",
     "Target",
@@ -590,7 +595,7 @@ class ValueCondition(Settings):
 
 class Route(Settings):
     """Conditions, and the action for requests that meet all of them: one of `upstream`, `respond`, `redirect` and
-    `files`."""
+    `compose` and `files`."""
 
     name: Annotated[str, Meta(min_length=1)]
     """Name of the route in logs, metrics and `explain`."""
@@ -637,6 +642,8 @@ class Route(Settings):
     """Redirect of the client to another URL."""
     files: Files | None = None
     """Static files of a directory."""
+    compose: Compose | None = None
+    """Response that is composed of several requests to upstreams."""
     fallback: Fallback | None = None
     """Replacement for an upstream that fails. null = the client gets the error."""
     strip_prefix: str | None = None
@@ -683,6 +690,11 @@ class Route(Settings):
         if self.upstream is None or isinstance(self.upstream, str | Url):
             return () if self.upstream is None else (self.upstream,)
         return tuple(self.upstream)
+
+    @property
+    def part_destinations(self) -> tuple[str | Url, ...]:
+        """Return the upstreams of the parts of a composed route."""
+        return () if self.compose is None else self.compose.destinations
 
 
 class ConsumerKey(Settings):

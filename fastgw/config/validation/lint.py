@@ -214,7 +214,7 @@ def _upstreams_that_nobody_uses(merged: Merged) -> Iterator[Problem]:
         return  # filters of an extension may send requests to any upstream
     used: set[str | Url] = set()
     for _, route in merged.routes():
-        used.update(route.destinations)
+        used.update(route.destinations, route.part_destinations)
         if route.fallback is not None and route.fallback.upstream is not None:
             used.add(route.fallback.upstream)
     for _, _, listener in merged.whole("listeners"):

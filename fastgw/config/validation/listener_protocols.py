@@ -178,6 +178,13 @@ def _check_routes(merged: Merged, schemes: Schemes, others: Mapping[str, str], r
         named = [(location.below("upstream"), each) for each in route.destinations]
         if isinstance(route.upstream, Mapping):
             named = [(location.below("upstream", each), each) for each in route.destinations]
+        if route.compose not in (None, BROKEN):
+            parts = enumerate(() if route.compose.parts is BROKEN else route.compose.parts)
+            named += [
+                (location.below("compose", "parts", place, "upstream"), part.upstream)
+                for place, part in parts
+                if part is not BROKEN
+            ]
         if route.fallback not in (None, BROKEN):
             named.append((location.below("fallback", "upstream"), route.fallback.upstream))
         for at, upstream in named:

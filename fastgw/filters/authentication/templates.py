@@ -99,7 +99,7 @@ def parse_template(text: str) -> str:
 def parameters(text: str) -> tuple[str, ...]:
     """Return the names in the text that can only be path parameters."""
     names = [name for _, name in _pieces(text) if name is not None]
-    return tuple(name.removeprefix(_PARAM) for name in names if not _is_known(name))
+    return tuple(name.removeprefix(_PARAM) for name in names if not is_known(name))
 
 
 def is_identity(text: str) -> bool:
@@ -164,7 +164,7 @@ def _pieces(text: str) -> tuple[tuple[bytes, str | None], ...]:
         if name is not None:
             if name.startswith(_CLAIMS):
                 claim_path(name.removeprefix(_CLAIMS))
-            elif not _is_known(name) and not _PARAMETER.fullmatch(name.removeprefix(_PARAM)):
+            elif not is_known(name) and not _PARAMETER.fullmatch(name.removeprefix(_PARAM)):
                 raise ValueError(f'"{text}" has the unknown variable {{{name}}}')
             pieces.append((b"", name))
         elif piece in "{}":
@@ -178,7 +178,7 @@ def _value(name: str, maps: Mapping[str, Value]) -> Value:
     """Return the function for a variable, checked to be fit for a header."""
     if name.startswith(_MAP):
         return maps[name.removeprefix(_MAP)]
-    raw = VALUES.get(name) or _source(name) or (_claim(name) if name.startswith(_CLAIMS) else _parameter(name))
+    raw = raw_value(name)
 
     def value(exchange: Exchange) -> bytes | None:
         held = raw(exchange)
@@ -189,7 +189,12 @@ def _value(name: str, maps: Mapping[str, Value]) -> Value:
     return value
 
 
-def _is_known(name: str) -> bool:
+def raw_value(name: str) -> Value:
+    """Return the function for a variable, whose value may not be fit for a header."""
+    return VALUES.get(name) or _source(name) or (_claim(name) if name.startswith(_CLAIMS) else _parameter(name))
+
+
+def is_known(name: str) -> bool:
     """Whether a variable exists for every request, unlike a path parameter."""
     source = _SOURCES.fullmatch(name)
     if source is not None:

@@ -439,7 +439,12 @@ class Parts:
     @cached_property
     def upstreams(self) -> Mapping[str, Upstream]:
         """Return the upstreams by name; the name of an upstream for a URL is the URL."""
-        urls = {str(each): each for route in self.config.routes for each in route.destinations if isinstance(each, Url)}
+        urls = {
+            str(each): each
+            for route in self.config.routes
+            for each in (*route.destinations, *route.part_destinations)
+            if isinstance(each, Url)
+        }
         return {**self.config.upstreams, **{name: Upstream(targets=(Target(url=url),)) for name, url in urls.items()}}
 
 
@@ -516,6 +521,8 @@ def _destination(route: Route) -> str:
         return f"redirect {route.redirect.status}"
     if route.files is not None:
         return f"files {route.files.root}"
+    if route.compose is not None:
+        return f"compose {', '.join(map(str, route.compose.destinations))}"
     if isinstance(route.upstream, Mapping):
         return ", ".join(f"{name} {share}" for name, share in route.upstream.items())
     return str(route.upstream)

@@ -333,6 +333,7 @@ def send_subrequest(
     body: bytes | AsyncIterable[bytes] | Relay | None = b"",
     body_length: int | None = None,
     timeout: float = TIMEOUT,
+    most: int = MOST_PER_EXCHANGE,
 ) -> Subrequest | SubrequestFailed:
     """Send a request to an upstream (`Services.upstreams`); the listener is called with the response, perhaps before
     this returns.
@@ -344,7 +345,8 @@ def send_subrequest(
     the upstream accepts them and is closed at the end (`body_length`: their total number of bytes, if known); or the
     body of the request itself, `exchange.request_body`, as it arrives from the client: then the caller has to answer
     the exchange, because no upstream gets the body afterwards. `timeout`: seconds for the whole sub-request; the
-    route's `timeout` or the upstream's `total` may end it earlier. A failure that is returned is not reported to the
+    route's `timeout` or the upstream's `total` may end it earlier. `most`: number of sub-requests that
+    the exchange may have. A failure that is returned is not reported to the
     listener. Raises `ValueError` for invalid headers, for the body of another exchange, or for a parent that is a
     sub-request itself, and `Malformed`, a subclass, for a target or method that cannot be sent.
     """
@@ -360,8 +362,8 @@ def send_subrequest(
     siblings: Subrequests | None = real.subrequests
     if siblings is None:
         siblings = real.subrequests = Subrequests()
-    if siblings.count >= MOST_PER_EXCHANGE:
-        return SubrequestFailed(Fault.INTERNAL, f"an exchange may have {MOST_PER_EXCHANGE} sub-requests")
+    if siblings.count >= most:
+        return SubrequestFailed(Fault.INTERNAL, f"an exchange may have {most} sub-requests")
     seconds = min(timeout, _time_left(parent))
     if seconds <= 0.0:
         return SubrequestFailed(Fault.UPSTREAM_TIMEOUT, "no time is left of the route's timeout")

@@ -1,0 +1,1 @@
+"""Composition: one response from several requests to upstreams."""

@@ -1,0 +1,95 @@
+"""JSON trees: documents that are opened only where a rule looks into them.
+
+A node is the bytes of a value as it was received, an object opened to a dictionary, or an array opened to a list. What
+is not opened is written as it came, so numbers keep their digits. Texts are checked before (`http.strict_json`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias, cast
+
+import msgspec
+import orjson
+
+Node: TypeAlias = "bytes | dict[str, Node] | list[Node]"
+Object: TypeAlias = dict[str, Node]
+
+_MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ELEMENTS: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_SPACE: Final = b" \t\r\n"
+
+
+def opened(node: Node) -> Node:
+    """Return a node with its members or elements accessible. A plain value stays bytes."""
+    if not isinstance(node, bytes):
+        return node
+    begin = node.lstrip(_SPACE)[:1]
+    if begin == b"{":
+        return {name: bytes(raw) for name, raw in _MEMBERS.decode(node).items()}
+    if begin == b"[":
+        return [bytes(raw) for raw in _ELEMENTS.decode(node)]
+    return node
+
+
+def value_at(node: Node, path: Sequence[str]) -> Node | None:
+    """Return the value at a path of names and indexes; None: there is none."""
+    for step in path:
+        inner = opened(node)
+        if isinstance(inner, dict):
+            found = inner.get(step)
+        elif isinstance(inner, list):
+            found = inner[int(step)] if step.isdecimal() and int(step) < len(inner) else None
+        else:
+            found = None
+        if found is None:
+            return None
+        node = found
+    return node
+
+
+def rendered(node: Node) -> bytes:
+    """Return the text of a node."""
+    if isinstance(node, bytes):
+        return node
+    pieces: list[bytes] = []
+    _render(node, pieces)
+    return b"".join(pieces)
+
+
+def _render(node: Node, pieces: list[bytes]) -> None:
+    if isinstance(node, bytes):
+        pieces.append(node)
+    elif isinstance(node, dict):
+        begin = b"{"
+        for name, inner in node.items():
+            pieces.append(begin + orjson.dumps(name) + b":")
+            _render(inner, pieces)
+            begin = b","
+        pieces.append(b"}" if node else b"{}")
+    else:
+        begin = b"["
+        for inner in node:
+            pieces.append(begin)
+            _render(inner, pieces)
+            begin = b","
+        pieces.append(b"]" if node else b"[]")
+
+
+def text_of(node: Node) -> bytes | None:
+    """Return the text of a string, number or boolean, to be encoded for its position. None: it is another value."""
+    if not isinstance(node, bytes):
+        return None
+    value = node.strip(_SPACE)
+    begin = value[:1]
+    if begin == b'"':
+        try:
+            return cast(str, msgspec.json.decode(value)).encode()
+        except (msgspec.MsgspecError, UnicodeEncodeError):
+            return None
+    return None if begin in (b"{", b"[", b"n", b"") else value
+
+
+def node_of(value: Any) -> Node:
+    """Return the node of a plain value."""
+    return orjson.dumps(value)

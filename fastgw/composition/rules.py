@@ -1,0 +1,227 @@
+"""Rules of a part: which members of its answer are used, and where they stand. Compiled from the settings.
+
+Order: `is_collection`, `target`, then either `flatmap` or `allow` (or `deny`) and `mapping`, then `group`. The meanings
+are KrakenD's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, TypeAlias
+
+from fastgw.composition.json_tree import Node, Object, opened
+from fastgw.config.settings.compose import FlatmapStep, Part
+
+_ALL: Final = "*"
+Rule: TypeAlias = Callable[[Object], Object]
+_Paths: TypeAlias = "dict[str, _Paths]"
+
+
+class Unusable(ValueError):
+    """An answer that a part cannot use. The message has nothing of it."""
+
+
+def shaping(part: Part) -> Callable[[Node], Object]:
+    """Return the function that applies the rules to one answer, except `group`. It raises `Unusable`."""
+    rules = list(_rules(part))
+    wraps = part.wrap if part.is_collection else None
+
+    def shape(answer: Node) -> Object:
+        content = opened(answer)
+        if wraps is not None:
+            if not isinstance(content, list):
+                raise Unusable("the answer is no array, and `is_collection` is set")
+            content = {wraps: content}
+        elif not isinstance(content, dict):
+            raise Unusable("the answer is no object")
+        for rule in rules:
+            content = rule(content)
+        return content
+
+    return shape
+
+
+def flatmapping(steps: Sequence[FlatmapStep]) -> Rule:
+    """Return the rule for these steps, in their order."""
+    compiled = [_flatmap_step(step) for step in steps]
+
+    def flatmap(content: Object) -> Object:
+        for step in compiled:
+            step(content)
+        return content
+
+    return flatmap
+
+
+def _rules(part: Part) -> Iterator[Rule]:
+    if part.target is not None:
+        path = part.target.split(".")
+        yield lambda content: _target(content, path)
+    if part.flatmap:
+        yield flatmapping(part.flatmap)
+        return
+    if part.allow:
+        allowed = _tree(part.allow)
+        yield lambda content: _only(content, allowed)
+    elif part.deny:
+        denied = _tree(part.deny)
+        yield lambda content: _without(content, denied)
+    if part.mapping:
+        yield lambda content: _renamed(content, part.mapping)
+
+
+def _target(content: Object, path: Sequence[str]) -> Object:
+    """Return the object at a path; an empty one if there is none."""
+    for step in path:
+        inner = opened(content[step]) if step in content else None
+        if not isinstance(inner, dict):
+            return {}
+        content = inner
+    return content
+
+
+def _tree(paths: Sequence[str]) -> _Paths:
+    """Return dotted paths as a tree. A path includes everything below it, so longer ones make no difference."""
+    root: _Paths = {}
+    for path in sorted(paths, key=len):
+        node = root
+        *above, last = path.split(".")
+        for step in above:
+            if step in node and not node[step]:
+                break  # included as a whole
+            node = node.setdefault(step, {})
+        else:
+            node.setdefault(last, {})
+    return root
+
+
+def _only(content: Object, allowed: _Paths) -> Object:
+    kept: Object = {}
+    for name, inner in content.items():
+        below = allowed.get(name)
+        if below is None:
+            continue
+        if not below:
+            kept[name] = inner
+            continue
+        held = opened(inner)
+        if isinstance(held, dict) and (rest := _only(held, below)):
+            kept[name] = rest
+    return kept
+
+
+def _without(content: Object, denied: _Paths) -> Object:
+    kept: Object = {}
+    for name, inner in content.items():
+        below = denied.get(name)
+        if below is None:
+            kept[name] = inner
+        elif below:
+            held = opened(inner)
+            kept[name] = _without(held, below) if isinstance(held, dict) else inner
+    return kept
+
+
+def _renamed(content: Object, names: Mapping[str, str]) -> Object:
+    renamed = {name: inner for name, inner in content.items() if name not in names}
+    renamed.update((new, content[name]) for name, new in names.items() if name in content)
+    return renamed
+
+
+# flatmap
+
+
+def _flatmap_step(step: FlatmapStep) -> Callable[[Object], None]:
+    paths = [path.split(".") for path in step.args]
+    if step.type == "del":
+        return lambda content: _delete_all(content, paths)
+    source, destination = paths
+    if step.type == "append":
+        return lambda content: _append(content, source, destination)
+    return lambda content: _move(content, source, destination)
+
+
+def _delete_all(content: Object, paths: Sequence[Sequence[str]]) -> None:
+    for path in paths:
+        for holder, key, _ in _matches(content, path):
+            _take(holder, key)
+
+
+def _append(content: Object, source: Sequence[str], destination: Sequence[str]) -> None:
+    """Append the elements of an array to another one, which is created if it is missing; the first one is removed."""
+    found = [opened(_take(holder, key)) for holder, key, _ in _matches(content, source)]
+    elements = [each for held in found for each in (held if isinstance(held, list) else [held])]
+    if not found:
+        return
+    holder = _holder(content, destination, ())
+    if isinstance(holder, dict):
+        there = opened(holder[destination[-1]]) if destination[-1] in holder else []
+        holder[destination[-1]] = [*(there if isinstance(there, list) else [there]), *elements]
+
+
+def _move(content: Object, source: Sequence[str], destination: Sequence[str]) -> None:
+    """Move values. Each `*` of the destination stands for what the `*` in the same position among those of the source
+    has matched.
+    """
+    moved = [(_take(holder, key), stars) for holder, key, stars in _matches(content, source)]
+    for value, stars in reversed(moved):  # removed from the back
+        holder = _holder(content, destination, stars)
+        last = destination[-1]
+        if last == _ALL and stars:
+            last = stars[destination.count(_ALL) - 1]
+        if isinstance(holder, dict):
+            holder[last] = value
+
+
+_Holder: TypeAlias = "Object | list[Node]"
+_Found: TypeAlias = tuple[_Holder, str, tuple[str, ...]]
+
+
+def _matches(content: Node, path: Sequence[str], stars: tuple[str, ...] = ()) -> list[_Found]:
+    """Return what a path matches, from the back: the object or array, the name or index in it, and what each `*` has
+    matched. Everything on the way is opened in place.
+    """
+    held = content
+    step, *rest = path
+    found: list[_Found] = []
+    if isinstance(held, bytes):
+        return found
+    keys = list(held) if isinstance(held, dict) else [str(place) for place in range(len(held))]
+    for key in reversed(keys):
+        if step not in (_ALL, key):
+            continue
+        matched = (*stars, key) if step == _ALL else stars
+        if rest:
+            inner = _open_in(held, key)
+            found += _matches(inner, rest, matched)
+        else:
+            found.append((held, key, matched))
+    return found
+
+
+def _open_in(holder: _Holder, key: str) -> Node:
+    if isinstance(holder, dict):
+        holder[key] = inner = opened(holder[key])
+    else:
+        holder[int(key)] = inner = opened(holder[int(key)])
+    return inner
+
+
+def _take(holder: _Holder, key: str) -> Node:
+    return holder.pop(key) if isinstance(holder, dict) else holder.pop(int(key))
+
+
+def _holder(content: Object, path: Sequence[str], stars: Sequence[str]) -> Node:
+    """Return the object in which the last step of a path stands. Missing objects on the way are created."""
+    held: Node = content
+    left = list(stars)
+    for step in path[:-1]:
+        key = left.pop(0) if step == _ALL and left else step
+        if isinstance(held, dict):
+            held.setdefault(key, {})
+            held = _open_in(held, key)
+        elif isinstance(held, list) and key.isdecimal() and int(key) < len(held):
+            held = _open_in(held, key)
+        else:
+            return b""
+    return held

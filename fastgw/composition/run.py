@@ -1,0 +1,450 @@
+"""One composed exchange: sends the parts when the answers that they need are there, and merges them.
+
+Rule 1: each part is settled once. Rule 2: once the response is decided, or the client has left, all other requests are
+cancelled. Rule 3: nothing longer than `MOST_INLINE` is parsed in the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+from typing import TYPE_CHECKING, Final, TypeVar, final
+
+from fastgw.composition.call import Answer, Call
+from fastgw.composition.freshness import cache_fields
+from fastgw.composition.json_tree import Node, Object, opened, value_at
+from fastgw.composition.part import CompiledPart
+from fastgw.composition.rules import Unusable
+from fastgw.composition.templates import Missing
+from fastgw.errors import Fault
+from fastgw.exchange import Exchange, Reply, Trailers, problem
+from fastgw.http.field_names import HOP_BY_HOP
+from fastgw.http.fields import Fields
+from fastgw.http.strict_json import MOST_INLINE, InvalidJson, check_json
+from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.upstream.upstream import Upstream
+
+if TYPE_CHECKING:
+    from fastgw.composition.action import ComposeAction
+
+T = TypeVar("T")
+
+_threads: Final = ThreadPoolExecutor(1, "json")
+"""Thread for long texts: the interpreter runs one at a time anyway, and gives the event loop its turns."""
+_NOT_JSON: Final = "the answer cannot be used"
+_TIMED_OUT: Final = frozenset(
+    (Fault.UPSTREAM_TIMEOUT, Fault.UPSTREAM_STALLED, Fault.CONNECT_TIMEOUT, Fault.POOL_TIMEOUT)
+)
+
+
+@final
+class _PartState:
+    """State of one part."""
+
+    __slots__ = ("answers", "content", "failure", "in_flight", "items", "left", "next", "received", "settled", "waits")
+
+    def __init__(self, waits: int) -> None:
+        self.waits = waits
+        """Parts that it still waits for."""
+        self.items: list[Node] | None = None
+        """Elements of `for_each`."""
+        self.next = self.left = self.in_flight = 0
+        self.received: Node | None = None
+        """The answer as received, for the templates of others."""
+        self.answers: list[Node] = []
+        self.content: Object | None = None
+        """What stands in the response."""
+        self.failure: Answer | None = None
+        self.settled = False
+
+
+@final
+class _Values:
+    """Values for the templates of one request."""
+
+    __slots__ = ("_states", "exchange", "item")
+
+    def __init__(self, exchange: Exchange, states: dict[str, _PartState], item: Node | None) -> None:
+        self.exchange, self._states, self.item = exchange, states, item
+
+    def answer(self, part: str) -> Node | None:
+        return self._states[part].received
+
+
+@final
+class ComposeRun:
+    """Service side of a composed exchange."""
+
+    __slots__ = ("_action", "_body", "_calls", "_deadline_at", "_draining", "_exchange", "_fields", "_held", "_ready",
+                 "_states", "_unsettled", "_upstream")  # fmt: skip
+
+    def __init__(self, action: ComposeAction, exchange: Exchange) -> None:
+        self._action = action
+        self._exchange: Exchange | None = exchange
+        self._upstream: Upstream = action.parts[0].upstream
+        self._states = {part.name: _PartState(len(part.after)) for part in action.parts}
+        self._unsettled = len(action.parts)
+        self._ready: deque[Callable[[], None]] = deque()
+        self._draining = False
+        self._calls: set[Call] = set()
+        self._held = 0
+        self._fields: list[Fields] = []
+        self._body = bytearray()
+        self._deadline_at = monotonic() + action.timeout
+
+    def __repr__(self) -> str:
+        return f"<ComposeRun {self._unsettled} of {len(self._states)} parts unsettled>"
+
+    def start(self) -> None:
+        """Send the parts that wait for nothing, once the client's body is there if a part needs it."""
+        exchange = self._exchange
+        assert exchange is not None
+        body = exchange.request_body if self._action.takes_body else None
+        if body is None:
+            self._start_parts()
+            return
+        if body.kept is None:
+            exchange.fail(Fault.INTERNAL, why="the body of the request was sent elsewhere")
+            return
+        if exchange.head.expects_continue and not body.bytes and not body.ended:
+            exchange.client.send_interim(None)
+        ended = body.ended
+        self.feed(body.attach(self))
+        if ended and self._exchange is not None:
+            self.end(())
+
+    # the client's body (`BodySink`)
+
+    def feed(self, payload: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None or not payload:
+            return
+        if len(self._body) + len(payload) > self._action.most_bytes:
+            exchange.fail(Fault.BODY_TOO_LARGE)
+        elif not self._upstream.worker_loop.held_body_budget.try_take(len(payload)):
+            exchange.fail(Fault.OVERLOADED, why="the node's memory for held bodies is used up")
+        else:
+            self._held += len(payload)
+            self._body += payload
+
+    def end(self, trailers: Trailers) -> None:
+        if self._exchange is not None:
+            self._start_parts()
+
+    # calls of the exchange (`ServiceSide`)
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def feed_raw(self, chunk: bytes) -> None: ...
+    def end_raw(self) -> None: ...
+
+    def cancel(self) -> None:
+        """End it: the response is decided, or not needed."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            return
+        if self._action.takes_body and exchange.request_body is not None:
+            exchange.request_body.sink = None
+        calls, self._calls = self._calls, set()
+        for call in calls:
+            call.cancel()
+            self._held += call.held
+        self._ready.clear()
+        self._upstream.worker_loop.held_body_budget.give_back(self._held)
+        self._held = 0
+
+    # the parts
+
+    def _start_parts(self) -> None:
+        for part in self._action.parts:
+            if not part.after:
+                self._later(part, self._start_part)
+        self._drain()
+
+    def _later(self, part: CompiledPart, step: Callable[[CompiledPart], None]) -> None:
+        self._ready.append(lambda: step(part))
+
+    def _drain(self) -> None:
+        """Run what is ready, one after the other: failures at once must not nest."""
+        if self._draining:
+            return
+        self._draining = True
+        try:
+            while self._ready:
+                self._ready.popleft()()
+        except BaseException:  # a defect: without an answer the client would wait for ever
+            if self._exchange is not None:
+                self._exchange.fail(Fault.INTERNAL, why="a defect in the composition")
+            raise
+        finally:
+            self._draining = False
+
+    def _start_part(self, part: CompiledPart) -> None:
+        state = self._states[part.name]
+        for earlier in part.after:
+            before = self._states[self._action.parts[earlier].name]
+            if before.failure is not None and before.received is None:
+                self._settle_failed(part, Answer.failed(Fault.COMPOSITION_FAILED, "a part before it has failed"))
+                return
+        if part.list_at is not None:
+            root = self._states[part.list_at.part].received
+            found = None if root is None else value_at(root, part.list_at.path)
+            held = None if found is None else opened(found)
+            if not isinstance(held, list):
+                why = f"{{{part.list_at.name}}} is no list"
+                self._settle_failed(part, Answer.failed(Fault.COMPOSITION_FAILED, why))
+                return
+            if len(held) > part.settings.max:
+                why = f"{{{part.list_at.name}}} has more than {part.settings.max} elements"
+                self._settle_failed(part, Answer.failed(Fault.COMPOSITION_FAILED, why))
+                return
+            state.items = held
+            state.answers = [b"null"] * len(held)
+        state.left = 1 if state.items is None else len(state.items)
+        self._send_more(part)
+
+    def _send_more(self, part: CompiledPart) -> None:
+        """Send the next requests of a part, as many as may be in flight."""
+        state = self._states[part.name]
+        count = 1 if state.items is None else len(state.items)
+        while self._exchange is not None and state.next < count and state.in_flight < part.settings.concurrency:
+            place, state.next = state.next, state.next + 1
+            self._send(part, state, place)
+        if not state.left and not state.settled and self._exchange is not None:
+            self._settle_list(part, state)
+
+    def _send(self, part: CompiledPart, state: _PartState, place: int) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        left = self._deadline_at - monotonic()
+        call = Call(part, place, self._action.most_bytes, self._answered)
+        self._calls.add(call)
+        state.in_flight += 1
+        if left <= 0:
+            self._answered(call, Answer.failed(Fault.UPSTREAM_TIMEOUT))
+            return
+        values = _Values(exchange, self._states, None if state.items is None else state.items[place])
+        try:
+            request = part.request(values, bytes(self._body))
+        except Missing as missing:
+            self._answered(call, Answer.failed(Fault.COMPOSITION_FAILED, str(missing)))
+            return
+        call.send(exchange, request, left, self._action.most_requests)
+
+    def _answered(self, call: Call, answer: Answer) -> None:
+        """Handle the end of a request, from whichever stack."""
+        if self._exchange is None:
+            return
+        if answer.fault is None and self._action.is_whole:
+            self._pass_on(answer)
+            return
+        if answer.fault is None and 200 <= answer.status < 300:
+            part = call.part
+            self._compute(
+                len(answer.body),
+                lambda: _used(part, answer),
+                lambda used: self._used(call, answer, used),
+            )
+        else:
+            self._ready.append(lambda: self._note(call, answer, None, None))
+            self._drain()
+
+    def _used(self, call: Call, answer: Answer, used: tuple[Node, Object] | str) -> None:
+        if isinstance(used, str):
+            failed = Answer(answer.status, answer.fields)
+            failed.fault, failed.why = Fault.UPSTREAM_MALFORMED, used
+            self._ready.append(lambda: self._note(call, failed, None, None))
+        else:
+            node, content = used
+            self._ready.append(lambda: self._note(call, answer, node, content))
+        self._drain()
+
+    def _compute(self, size: int, work: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Run work whose cost grows with `size`, in a thread if it is large."""
+        if size <= MOST_INLINE:
+            then(work())
+            return
+        loop = self._upstream.worker_loop.loop
+
+        def done(future: asyncio.Future[T]) -> None:
+            if self._exchange is None or future.cancelled():
+                return
+            if (error := future.exception()) is not None:
+                log_event(OperatorEvent.DEFECT, "an answer could not be processed", error=error)
+                self._exchange.fail(Fault.INTERNAL)
+            else:
+                then(future.result())
+
+        loop.run_in_executor(_threads, work).add_done_callback(done)
+
+    def _note(self, call: Call, answer: Answer, node: Node | None, content: Object | None) -> None:
+        """Note the result of a request: `content`, or None for a failure."""
+        if self._exchange is None or call not in self._calls:
+            return
+        self._calls.discard(call)
+        self._held += call.held
+        part = call.part
+        state = self._states[part.name]
+        state.in_flight -= 1
+        state.left -= 1
+        if content is not None:
+            self._fields.append(answer.fields)
+        if state.items is not None:
+            if content is None:
+                state.failure = answer
+            else:
+                state.answers[call.place] = content
+            self._later(part, self._send_more)
+        elif content is None:
+            self._settle_failed(part, answer)
+        else:
+            state.received = node
+            state.content = part.grouped(content)
+            self._settle(part, state)
+
+    def _settle_list(self, part: CompiledPart, state: _PartState) -> None:
+        """Settle a part once all elements are answered."""
+        if state.failure is not None and all(each == b"null" for each in state.answers):
+            self._settle_failed(part, state.failure)
+            return
+        state.received = list(state.answers)
+        state.content = part.merged_list(state.answers)
+        if state.failure is not None and self._decides(part):
+            self._fail_whole(part, state.failure)
+        else:
+            self._settle(part, state)
+
+    def _decides(self, part: CompiledPart) -> bool:
+        return part.settings.required or self._action.settings.all_or_nothing
+
+    def _settle_failed(self, part: CompiledPart, answer: Answer) -> None:
+        state = self._states[part.name]
+        state.failure = answer
+        if self._decides(part):
+            self._fail_whole(part, answer)
+            return
+        if part.default is not None:
+            state.received = part.default
+            state.content = part.grouped(dict(part.default))
+        elif part.error_name is not None:
+            kind = answer.fields.get(b"content-type") or b""
+            state.content = part.described_failure(answer.status, answer.body, kind)
+        self._settle(part, state)
+
+    def _settle(self, part: CompiledPart, state: _PartState) -> None:
+        state.settled = True
+        self._unsettled -= 1
+        for other in self._action.parts:
+            if part.index in other.after:
+                waiting = self._states[other.name]
+                waiting.waits -= 1
+                if not waiting.waits:
+                    self._later(other, self._start_part)
+        if not self._unsettled:
+            self._ready.append(self._merge)
+
+    # the response
+
+    def _merge(self) -> None:
+        exchange, action = self._exchange, self._action
+        if exchange is None:
+            return
+        failed = [name for name, state in self._states.items() if state.failure is not None]
+        complete = not failed
+        merged: Object = {}
+        some = False
+        for state in self._states.values():
+            if state.content is not None:
+                some = True
+                merged.update(state.content)
+        static = action.static_for(complete)
+        if not some and static is None:
+            self._fail_whole(None, Answer.failed(Fault.COMPOSITION_FAILED))
+            return
+        self._compute(
+            self._held if action.flatmap is not None else 0,
+            lambda: action.finished(merged, static),
+            lambda body: self._reply(body, complete, failed),
+        )
+
+    def _reply(self, body: bytes, complete: bool, failed: list[str]) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        fields = [
+            (b"Content-Type", b"application/json"),
+            (self._action.completed_name, b"true" if complete else b"false"),
+        ]
+        if complete:
+            fields += cache_fields(self._fields)
+        else:
+            exchange.fault, exchange.why = Fault.COMPOSITION_FAILED, self._reasons(failed)  # logged and counted
+        self._finish(exchange, Reply(200, body, fields))
+
+    def _pass_on(self, answer: Answer) -> None:
+        """Answer with the only part as it is."""
+        exchange = self._exchange
+        assert exchange is not None
+        if not 200 <= answer.status <= 599:
+            self._fail_whole(self._action.parts[0], Answer.failed(Fault.UPSTREAM_MALFORMED))
+            return
+        fields = [
+            (name, value) for name, value in answer.fields if name.lower() not in HOP_BY_HOP and name.lower() != b"via"
+        ]
+        self._finish(exchange, Reply(answer.status, answer.body, fields))
+
+    def _fail_whole(self, part: CompiledPart | None, answer: Answer) -> None:
+        """Answer with the failure of a part, or of all (`part` None)."""
+        exchange = self._exchange
+        if exchange is None:
+            return
+        failures = {name: state.failure for name, state in self._states.items() if state.failure is not None}
+        if part is not None:
+            failures[part.name] = answer
+        if part is not None and part.settings.required and answer.status and answer.fault is None:
+            kind = answer.fields.get(b"content-type")
+            fields = () if kind is None else ((b"Content-Type", kind),)
+            exchange.why = f"part {part.name}: {answer.status}"
+            self._finish(
+                exchange, Reply(answer.status, answer.body, (*fields, (self._action.completed_name, b"false")))
+            )
+            return
+        names = ", ".join(failures)
+        late = all(each.fault in _TIMED_OUT for each in failures.values())
+        fault = Fault.UPSTREAM_TIMEOUT if late else Fault.COMPOSITION_FAILED
+        exchange.why = "; ".join(f"part {name}: {_reason(each)}" for name, each in failures.items())
+        detail = f"{fault.detail.removesuffix('.')}: {names}."
+        self._finish(exchange, problem(fault, detail, ((self._action.completed_name, b"false"),)))
+
+    def _reasons(self, failed: list[str]) -> str:
+        failures = ((name, self._states[name].failure) for name in failed)
+        return "; ".join(f"part {name}: {_reason(each)}" for name, each in failures if each is not None)
+
+    def _finish(self, exchange: Exchange, reply: Reply) -> None:
+        self.cancel()
+        exchange.service = None
+        exchange.reply(reply)
+
+
+def _reason(answer: Answer) -> str:
+    return answer.why or str(answer.status)
+
+
+def _used(part: CompiledPart, answer: Answer) -> tuple[Node, Object] | str:
+    """Return an answer as received, and what the rules of its part make of it; or why it cannot be used."""
+    coding = answer.fields.get(b"content-encoding")
+    if coding is not None and coding.lower() != b"identity":
+        return f"{_NOT_JSON}: it has a content coding"
+    if not answer.body.strip():
+        return b"{}", {}
+    try:
+        check_json(answer.body)
+        node = opened(answer.body)
+        content = part.shape(dict(node) if isinstance(node, dict) else node)
+    except (InvalidJson, Unusable) as error:
+        return f"{_NOT_JSON}: {error}"
+    except (ValueError, RecursionError):  # msgspec is stricter about lone surrogates
+        return f"{_NOT_JSON}: not JSON"
+    return node, content

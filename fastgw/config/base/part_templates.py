@@ -1,0 +1,95 @@
+"""Syntax of the templates of composed parts: literals, and variables of the request and of earlier answers."""
+
+import re
+from collections.abc import Iterator
+from typing import Final, NamedTuple, TypeAlias
+
+from fastgw.http.malformed import Malformed
+from fastgw.http.path_normalization import normalize
+from fastgw.jose import claim_path
+
+FIXED: Final = frozenset(
+    (
+        *("client_ip", "scheme", "host", "method", "path", "query", "request_id", "listener", "route"),
+        *("consumer.name", "consumer.groups", "upstream", "target", "latency", "uuid"),
+        *("tls.subject", "tls.common_name", "tls.fingerprint", "tls.serial", "tls.issuer"),
+    )
+)
+"""Variables with a fixed name, as in the `headers` filter."""
+_PIECE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
+_PART: Final = re.compile(r"part\.([A-Za-z_][A-Za-z0-9_-]*)(?:\.(.+))?")
+_ITEM: Final = re.compile(r"item(?:\.(.+))?")
+_OF_REQUEST: Final = re.compile(r"query\..+|(?:header|cookie)\.[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_PARAMETER: Final = re.compile(r"(?:param\.)?([A-Za-z_][A-Za-z0-9_]*)")
+
+
+class Variable(NamedTuple):
+    """A variable in a template. `part`: name of the part whose answer it is in; `parameter`: name of a path
+    parameter; "" = another variable. `path`: names and indexes in the answer or element.
+    """
+
+    name: str
+    part: str = ""
+    path: tuple[str, ...] = ()
+    is_item: bool = False
+    parameter: str = ""
+
+
+Pieces: TypeAlias = tuple[bytes | Variable, ...]
+
+
+def parse_pieces(text: str) -> Pieces:
+    """Return the literals and variables of a text. Raises `ValueError`."""
+    pieces: list[bytes | Variable] = []
+    for match in _PIECE.finditer(text):
+        piece, name = match[0], match[1]
+        if name is not None:
+            pieces.append(_variable(name))
+        elif piece in "{}":
+            raise ValueError(f'"{text}" has a single brace; expected {{{{ for a brace')
+        else:
+            pieces.append(piece[:1].encode() if piece in ("{{", "}}") else piece.encode())
+    return tuple(pieces)
+
+
+def parse_target(text: str) -> Pieces:
+    """Return the pieces of a path with its query. Raises `ValueError`."""
+    pieces = parse_pieces(text)
+    target = b"".join(each if isinstance(each, bytes) else b"-" for each in pieces)
+    if any(not 0x21 <= byte <= 0x7E for byte in target) or b"#" in target:
+        raise ValueError(f'"{text}" has a character that no URL has; expected it percent-encoded')
+    path = target.partition(b"?")[0]
+    try:
+        normal = normalize(path)
+    except Malformed as malformed:
+        raise ValueError(f'"{text}": {malformed.reason}; expected a path such as /users/{{id}}') from malformed
+    if normal != path:
+        raise ValueError(f'"{text}" is not in normal form; expected {normal.decode()}')
+    return pieces
+
+
+def parse_list(text: str) -> Variable:
+    """Return the variable of `for_each`. Raises `ValueError`."""
+    pieces = parse_pieces(text)
+    if len(pieces) != 1 or isinstance(only := pieces[0], bytes) or not only.part:
+        raise ValueError(f'"{text}" is no list of an earlier part; expected one such as {{part.orders.items}}')
+    return only
+
+
+def variables_in(pieces: Pieces) -> Iterator[Variable]:
+    return (piece for piece in pieces if isinstance(piece, Variable))
+
+
+def _variable(name: str) -> Variable:
+    if (part := _PART.fullmatch(name)) is not None:
+        return Variable(name, part[1], tuple(part[2].split(".")) if part[2] else ())
+    if (item := _ITEM.fullmatch(name)) is not None:
+        return Variable(name, "", tuple(item[1].split(".")) if item[1] else (), is_item=True)
+    if name.startswith("claims."):
+        claim_path(name.removeprefix("claims."))
+        return Variable(name)
+    if name in FIXED or _OF_REQUEST.fullmatch(name) is not None:
+        return Variable(name)
+    if (parameter := _PARAMETER.fullmatch(name)) is not None:
+        return Variable(name, parameter=parameter[1])
+    raise ValueError(f"unknown variable {{{name}}}; expected one such as {{id}}, {{query.page}} or {{part.user.id}}")

@@ -1,0 +1,158 @@
+"""Rules about composed routes: their parts, the order of these, and the variables in their templates."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from fastgw.config.base import route_patterns as patterns
+from fastgw.config.base.part_templates import Variable, parse_list, parse_pieces, parse_target, variables_in
+from fastgw.config.base.problems import format_value, suggest
+from fastgw.config.decoding.decoder import BROKEN
+from fastgw.config.decoding.merge import Merged, SourceLocation
+from fastgw.config.settings.compose import Compose, Part
+from fastgw.http.field_names import READ_IN_REQUESTS
+
+Rule = Callable[[Merged], None]
+_OWN = (READ_IN_REQUESTS - {b"x-request-id"}) | {b"accept-encoding"}
+
+
+def composed_routes(merged: Merged) -> None:
+    """Check the compositions whose values could be decoded."""
+    for location, route in merged.routes_to_validate():
+        compose = route.compose
+        if compose is None or compose is BROKEN or _is_broken(compose):
+            continue
+        at = location.below("compose")
+        known = merged.maps["upstreams"]
+        for place, part in enumerate(compose.parts):
+            if isinstance(part.upstream, str) and part.upstream not in known:
+                wrong = f"unknown upstream {format_value(part.upstream)}"
+                at.below("parts", place, "upstream").report(wrong, suggest(part.upstream, known), at_key=False)
+        if _check_names(compose, at) and _check_order(compose, at):
+            parameters = _parameters_of(route.paths)
+            for place, part in enumerate(compose.parts):
+                _check_part(part, compose, parameters, at.below("parts", place))
+        if compose.output == "no-op" and (len(compose.parts) > 1 or compose.static is not None or compose.flatmap):
+            at.below("output").report("`no-op` is for a single part as it is", "expected `json`", at_key=False)
+        _check_passed(compose.headers_to_pass, at)
+
+
+def _is_broken(compose: Compose) -> bool:
+    parts: Any = compose.parts
+    if parts is BROKEN or any(getattr(compose, name) is BROKEN for name in compose.__struct_fields__):
+        return True
+    return any(
+        part is BROKEN or any(getattr(part, name) is BROKEN for name in part.__struct_fields__) for part in parts
+    )
+
+
+def _check_names(compose: Compose, at: SourceLocation) -> bool:
+    names: set[str] = set()
+    for place, part in enumerate(compose.parts):
+        if part.name in names:
+            wrong = f"{format_value(part.name)} is the name of another part"
+            at.below("parts", place, "name").report(wrong, "expected a unique name", at_key=False)
+            return False
+        names.add(part.name)
+    sound = True
+    for place, part in enumerate(compose.parts):
+        for index, name in enumerate(part.after):
+            if name not in names or name == part.name:
+                wrong = f"unknown part {format_value(name)}" if name not in names else "the part waits for itself"
+                others = [each for each in names if each != part.name]
+                at.below("parts", place, "after", index).report(wrong, suggest(name, others), at_key=False)
+                sound = False
+    return sound
+
+
+def _check_order(compose: Compose, at: SourceLocation) -> bool:
+    """Check that no part waits for itself by way of others."""
+    order = compose.order()
+    for place, part in enumerate(compose.parts):
+        if part.name in _earlier(part.name, order):
+            wrong = f"the part waits for itself: {' after '.join((part.name, *order[part.name]))}"
+            at.below("parts", place).below("after").report(wrong, "expected parts without a circle", at_key=False)
+            return False
+    return True
+
+
+def _earlier(name: str, order: Mapping[str, tuple[str, ...]]) -> set[str]:
+    """Return all parts that come before this one."""
+    found: set[str] = set()
+    left = [*order[name]]
+    while left:
+        each = left.pop()
+        if each not in found:
+            found.add(each)
+            left += order[each]
+    return found
+
+
+def _check_part(part: Part, compose: Compose, parameters: frozenset[str], at: SourceLocation) -> None:
+    earlier = _earlier(part.name, compose.order())
+    for below, variable in _variables_of(part, at):
+        name = f"{{{variable.name}}}"
+        if variable.part and variable.part not in earlier:
+            wrong = f"{name} is in the answer of a part that this one does not wait for"
+            below.report(wrong, f"expected `after: [{variable.part}]`", at_key=False)
+        elif variable.is_item and part.for_each is None:
+            below.report(f"{name} is the element of a list", "expected `for_each`", at_key=False)
+        elif variable.parameter and variable.parameter not in parameters:
+            wrong = f"not every path of this route has the parameter {format_value(variable.parameter)}"
+            below.report(wrong, suggest(variable.parameter, parameters), at_key=False)
+    if part.default is not None and not part.default.startswith("{"):
+        at.below("default").report("the default is no object", "expected one such as {}", at_key=False)
+    for name in part.headers:
+        if name.lower().encode() in _OWN:
+            at.below("headers", name).report(f"{format_value(name)} is set by the gateway", at_key=False)
+    _check_passed(part.headers_to_pass, at)
+
+
+def _check_passed(names: Iterable[str], at: SourceLocation) -> None:
+    for index, name in enumerate(names):
+        if name.lower().encode() in _OWN:
+            wrong = f"{format_value(name)} is set by the gateway"
+            at.below("headers_to_pass", index).report(wrong, at_key=False)
+
+
+def _variables_of(part: Part, at: SourceLocation) -> Iterator[tuple[SourceLocation, Variable]]:
+    """Yield the variables in the templates of a part; errors are reported."""
+    for below, parse, text in _templates_of(part, at):
+        try:
+            parsed: Any = parse(text)
+        except ValueError as error:
+            wrong, _, expected = str(error).rpartition("; ")
+            below.report(wrong or expected, expected if wrong else "", at_key=False)
+            continue
+        for variable in (parsed,) if isinstance(parsed, Variable) else variables_in(parsed):
+            yield below, variable
+
+
+def _templates_of(part: Part, at: SourceLocation) -> Iterator[tuple[SourceLocation, Callable[[str], Any], str]]:
+    yield at.below("path"), parse_target, part.path
+    for name, text in part.headers.items():
+        yield at.below("headers", name), parse_pieces, text
+    if part.for_each is not None:
+        yield at.below("for_each"), parse_list, part.for_each
+    if part.body is not None and not part.takes_body:
+        for text in _texts_in(orjson.loads(part.body)):
+            yield at.below("body"), parse_pieces, text
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts_in(each)
+
+
+def _parameters_of(paths: Any) -> frozenset[str]:
+    """Return the parameters that every path has."""
+    held = []
+    for path in () if paths is BROKEN else paths:
+        with suppress(ValueError, TypeError):
+            held.append(patterns.parse_path(path).names)
+    return frozenset.intersection(*held) if held else frozenset()

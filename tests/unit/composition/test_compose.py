@@ -1,0 +1,591 @@
+"""Composed routes: which requests are sent when, what of the answers is used, and what the client gets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from fastgw.config import ConfigError
+from fastgw.errors import Fault
+from fastgw.explain import as_text, explain
+from fastgw.gateway.compiler import compile
+from tests.support.generations import load_document
+from tests.support.memory import SERVICE, Plane, Wire
+
+GET = b"GET /d/7?page=2&tag=a%26b HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer s\r\nX-A: 1\r\n\r\n"
+
+
+def answer(body: bytes | str | Any, status: int = 200, *fields: str) -> bytes:
+    payload = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = "".join(f"{field}\r\n" for field in fields)
+    return f"HTTP/1.1 {status} X\r\nContent-Length: {len(payload)}\r\n{lines}\r\n".encode() + payload
+
+
+class Composed:
+    """A gateway with one composed route; its upstreams answer by path."""
+
+    def __init__(self, *parts: Mapping[str, Any], path: str = "/d/{id}", more: Mapping[str, Any] = {}, **compose: Any):
+        whole = [{"upstream": "u", "path": f"/{part['name']}", **part} for part in parts]
+        route = {"name": "all", "paths": [path], "compose": {"parts": whole, **compose}}
+        self.plane = Plane({"routes": [route], **more})
+        self.client = self.plane.client()
+        self.open: dict[str, Wire] = {}
+        self.requests: list[bytes] = []
+
+    def asks(self, request: bytes = GET) -> Composed:
+        self.client.sends(request)
+        self.connects()
+        return self
+
+    def connects(self) -> None:
+        while self.plane.pool.waiting:
+            wire = self.plane.connects()
+            self.requests.append(wire.received)
+            self.open[wire.received.split(b" ")[1].decode()] = wire
+
+    def gets(self, path: str, response: bytes) -> None:
+        """Answer the request for this path."""
+        seen = len(self.requests)
+        wire = self.open.pop(path)
+        before = len(wire.received)
+        wire.sends(response)
+        self.plane.settle()
+        if len(wire.received) > before:  # the connection is used again
+            again = wire.received[before:]
+            self.requests.append(again)
+            self.open[again.split(b" ")[1].decode()] = wire
+        self.connects()
+        assert len(self.requests) >= seen
+
+    @property
+    def status(self) -> int:
+        return int(self.client.received.split(b" ", 2)[1])
+
+    @property
+    def body(self) -> bytes:
+        return self.client.received.partition(b"\r\n\r\n")[2]
+
+    def header(self, name: str) -> str | None:
+        lines = self.client.received.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
+        return next((line.partition(": ")[2] for line in lines if line.lower().startswith(f"{name.lower()}:")), None)
+
+    def ended(self) -> None:
+        self.plane.assert_quiet()
+        assert self.plane.worker_loop.held_body_budget.in_use == 0
+
+
+def composed(answers: Mapping[str, bytes], *parts: Mapping[str, Any], **compose: Any) -> Composed:
+    made = Composed(*parts, **compose).asks()
+    while made.open:
+        path = next(iter(made.open))
+        made.gets(path, answers[path])
+    made.ended()
+    return made
+
+
+def test_parts_are_sent_together_and_merged_in_the_order_of_the_file() -> None:
+    made = Composed({"name": "a"}, {"name": "b"}).asks()
+    assert set(made.open) == {"/a", "/b"}
+    made.gets("/b", answer({"x": "b", "y": 2}))
+    made.gets("/a", answer({"x": "a"}))
+    assert made.status == 200
+    assert made.body == b'{"x":"b","y":2}'
+    assert made.header("Fastgw-Completed") == "true"
+    assert made.header("Content-Type") == "application/json"
+    made.ended()
+
+
+def test_what_is_not_opened_is_written_as_it_came() -> None:
+    body = b'{"n": 12345678901234567890123, "p": 1.10, "e": 1E2, "s": "\\u00e4", "o": { "a" : [ 1.0 ] }}'
+    made = composed({"/a": answer(body)}, {"name": "a"})
+    assert made.body == b'{"n":12345678901234567890123,"p":1.10,"e":1E2,"s":"\\u00e4","o":{ "a" : [ 1.0 ] }}'
+
+
+def test_nothing_of_the_client_is_sent_unless_it_is_named() -> None:
+    made = Composed(
+        {"name": "a"}, {"name": "b", "headers_to_pass": ["authorization"], "query_to_pass": ["page"]}
+    ).asks()
+    first, second = made.requests
+    assert first.startswith(b"GET /a HTTP/1.1\r\n")
+    assert b"Bearer" not in first
+    assert b"X-A" not in first
+    assert b"Accept-Encoding: identity\r\n" in first
+    assert second.startswith(b"GET /b?page=2 HTTP/1.1\r\n")
+    assert b"authorization: Bearer s\r\n" in second
+    every = Composed({"name": "a"}, headers_to_pass=["X-A"], query_to_pass=["*"]).asks()
+    assert every.requests[0].startswith(b"GET /a?page=2&tag=a%26b HTTP/1.1\r\n")
+    assert b"x-a: 1\r\n" in every.requests[0]
+
+
+# templates
+
+
+def test_values_of_the_request_and_of_earlier_answers() -> None:
+    made = Composed(
+        {"name": "user", "path": "/users/{id}?p={query.page}"},
+        {
+            "name": "orders",
+            "path": "/o/{part.user.u.id}?t={query.tag}",
+            "after": ["user"],
+            "headers": {"X-U": "u-{part.user.name}"},
+        },
+    ).asks()
+    assert list(made.open) == ["/users/7?p=2"]
+    made.gets("/users/7?p=2", answer({"u": {"id": 12345678901234567890123}, "name": "ann"}))
+    assert list(made.open) == ["/o/12345678901234567890123?t=a%26b"]
+    assert b"X-U: u-ann\r\n" in made.requests[1]
+
+
+HOSTILE = ["a/b", "..", ".", "a?b", "a#b", "//h", "a\r\nX-Evil: 1", "%2f", "a%00b", "", "é", "a b", "\x00"]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_no_value_leaves_its_position(value: str) -> None:
+    """A value is one segment, one value of the query, one line and one JSON string; or nothing is sent."""
+    for template in ("/x/{part.a.v}/y", "/x?v={part.a.v}&w"):
+        made = Composed({"name": "a"}, {"name": "b", "path": template, "after": ["a"]}).asks()
+        made.gets("/a", answer({"v": value}))
+        if made.open:
+            (target,) = made.open
+            path, _, query = target.partition("?")
+            assert path.count("/") == template.partition("?")[0].count("/")
+            assert target.count("?") == template.count("?")
+            assert not {"#", "\r", "\n", " "} & {*target}
+            assert query.count("&") == template.count("&")
+            assert made.requests[1].count(b"\r\n\r\n") == 1
+            assert b"Evil:" not in made.requests[1].replace(b"%0D%0AX-Evil%3A", b"")
+        else:
+            assert (
+                made.body == json.dumps({"v": value}, separators=(",", ":"), ensure_ascii=True).encode()
+                or made.status == 200
+            )
+            assert made.header("Fastgw-Completed") == "false"
+    made = Composed(
+        {"name": "a"}, {"name": "b", "after": ["a"], "method": "POST", "body": {"v": "<{part.a.v}>"}}
+    ).asks()
+    made.gets("/a", answer({"v": value}))
+    if made.open:
+        assert json.loads(made.requests[1].partition(b"\r\n\r\n")[2]) == {"v": f"<{value}>"}
+
+
+@pytest.mark.parametrize("value", [None, [1], {"a": 1}])
+def test_a_value_without_a_text_is_missing(value: Any) -> None:
+    made = Composed({"name": "a"}, {"name": "b", "path": "/x/{part.a.v}", "after": ["a"]}).asks()
+    made.gets("/a", answer({"v": value}))
+    assert not made.open
+    assert made.header("Fastgw-Completed") == "false"
+
+
+def test_a_body_of_json_keeps_the_values_of_others() -> None:
+    body = {"user": "{part.a.id}", "list": "{part.a.l}", "text": "no {id}", "n": 1.5, "{id}": "{{x}}"}
+    made = Composed({"name": "a"}, {"name": "b", "after": ["a"], "method": "POST", "body": body}).asks()
+    made.gets("/a", answer(b'{"id": 1.10, "l": [1, {"a": 2}]}'))
+    head, _, sent = made.requests[1].partition(b"\r\n\r\n")
+    assert sent == b'{"user":1.10,"list":[1, {"a": 2}],"text":"no 7","n":1.5,"{id}":"{x}"}'
+    assert b"Content-Type: application/json\r\n" in head + b"\r\n"
+
+
+def test_the_body_of_the_client_is_passed_to_those_that_take_it() -> None:
+    made = Composed(
+        {"name": "a", "method": "POST", "body": "pass"}, {"name": "b"}, {"name": "c", "method": "PUT", "body": "pass"}
+    )
+    made.asks(b"POST /d/7 HTTP/1.1\r\nHost: a\r\nContent-Type: text/x\r\nContent-Length: 6\r\n\r\nabc")
+    assert not made.open
+    made.asks(b"def")
+    assert [request.partition(b"\r\n\r\n")[2] for request in made.requests] == [b"abcdef", b"", b"abcdef"]
+    assert [b"text/x" in request for request in made.requests] == [True, False, True]
+    for path in ("/a", "/b", "/c"):
+        made.gets(path, answer({path[1:]: 1}))
+    assert made.body == b'{"a":1,"b":1,"c":1}'
+    made.ended()
+    long = Composed({"name": "a", "method": "POST", "body": "pass"}, max_bytes=5)
+    long.asks(b"POST /d/7 HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabcdef")
+    assert long.status == 413
+    assert long.plane.worker_loop.held_body_budget.in_use == 0
+
+
+# order
+
+
+def test_a_graph_is_followed() -> None:
+    made = Composed(
+        {"name": "d", "after": ["b", "c"]}, {"name": "a"}, {"name": "b", "after": ["a"]}, {"name": "c", "after": ["a"]}
+    ).asks()
+    assert list(made.open) == ["/a"]
+    made.gets("/a", answer({}))
+    assert set(made.open) == {"/b", "/c"}
+    made.gets("/c", answer({}))
+    made.gets("/b", answer({}))
+    assert list(made.open) == ["/d"]
+    made.gets("/d", answer({"d": 1}))
+    assert made.body == b'{"d":1}'
+
+
+def test_sequential_chains_all() -> None:
+    made = Composed({"name": "a"}, {"name": "b"}, {"name": "c"}, sequential=True).asks()
+    for name in "abc":
+        assert list(made.open) == [f"/{name}"]
+        made.gets(f"/{name}", answer({name: 1}))
+    assert made.body == b'{"a":1,"b":1,"c":1}'
+
+
+def test_a_hundred_failures_in_a_row_do_not_nest() -> None:
+    parts = [{"name": f"p{place}", "path": "/{query.none}"} for place in range(100)]
+    made = Composed(*parts, sequential=True).asks()
+    assert made.status == 502
+
+
+# one request for each element
+
+
+def test_for_each_keeps_the_order_and_its_bound() -> None:
+    each = {
+        "name": "b",
+        "path": "/i/{item.id}",
+        "after": ["a"],
+        "for_each": "{part.a.items}",
+        "concurrency": 2,
+        "group": "bs",
+    }
+    made = Composed({"name": "a", "deny": ["items"]}, {**each, "allow": ["n"]}).asks()
+    made.gets("/a", answer({"items": [{"id": 1}, {"id": 2}, {"id": 3}]}))
+    assert set(made.open) == {"/i/1", "/i/2"}
+    made.gets("/i/2", answer({"n": 2, "x": 0}))
+    assert set(made.open) == {"/i/1", "/i/3"}
+    made.gets("/i/3", answer({}, 500))
+    made.gets("/i/1", answer({"n": 1.0}))
+    assert made.body == b'{"bs":[{"n":1.0},{"n":2},null]}'
+    assert made.header("Fastgw-Completed") == "false"
+    made.ended()
+
+
+@pytest.mark.parametrize(("items", "expected"), [([], b'{"collection":[]}'), ([1, 2, 3], b"{}"), ({"a": 1}, b"{}")])
+def test_for_each_of_nothing_of_too_much_and_of_no_list(items: Any, expected: bytes) -> None:
+    each = {"name": "b", "after": ["a"], "for_each": "{part.a}", "max": 2, "path": "/{item}"}
+    made = Composed({"name": "a", "is_collection": isinstance(items, list), "deny": ["collection", "a"]}, each).asks()
+    made.gets("/a", answer(items))
+    assert not made.open
+    assert made.body == expected
+
+
+def test_for_each_may_send_more_than_other_sub_requests() -> None:
+    each = {"name": "b", "after": ["a"], "for_each": "{part.a}", "path": "/{item}"}
+    made = Composed({"name": "a", "is_collection": True, "deny": ["collection"]}, each).asks()
+    made.gets("/a", answer(list(range(100))))
+    while made.open:
+        path = next(iter(made.open))
+        made.gets(path, answer({"n": int(path[1:])}))
+    assert json.loads(made.body) == {"collection": [{"n": place} for place in range(100)]}
+    made.ended()
+
+
+# failures
+
+
+def test_what_is_there_is_answered_and_what_is_not_is_said() -> None:
+    fresh = answer({"a": 1}, 200, "Cache-Control: max-age=9")
+    made = composed({"/a": fresh, "/b": answer({"e": 1}, 404)}, {"name": "a"}, {"name": "b"})
+    assert (made.status, made.body) == (200, b'{"a":1}')
+    assert made.header("Fastgw-Completed") == "false"
+    assert made.header("Cache-Control") is None
+    record = made.plane.records[-1]
+    assert (record.status, record.fault, record.fault_detail) == (200, "composition_failed", "part b: 404")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"a":1,"a":2}',
+        b'{"o":{"a":1,"a":2}}',
+        b'{"a":"\xff"}',
+        b"{",
+        b"[1]",
+        b"7",
+        b'{"a":NaN}',
+        b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}",
+        b'{"a":"' + b"x" * 2000 + b'"}',
+    ],
+)
+def test_an_answer_that_is_not_one_object_is_a_failure(bad: bytes) -> None:
+    made = composed({"/a": answer({"a": 1}), "/b": answer(bad)}, {"name": "a"}, {"name": "b"}, max_bytes=1500)
+    assert made.body == b'{"a":1}'
+    assert made.header("Fastgw-Completed") == "false"
+
+
+def test_a_content_coding_is_not_read() -> None:
+    made = composed({"/a": answer(b"x", 200, "Content-Encoding: gzip"), "/b": answer({})}, {"name": "a"}, {"name": "b"})
+    assert made.header("Fastgw-Completed") == "false"
+
+
+def test_none_there_is_a_failure_that_names_the_parts() -> None:
+    made = composed({"/a": answer({}, 500), "/b": answer({}, 503)}, {"name": "a"}, {"name": "b"})
+    assert made.status == 502
+    said = json.loads(made.body)
+    assert said["type"] == "urn:fastgw:fault:composition_failed"
+    assert said["detail"] == "A part of the response is not available: a, b."
+    assert "127.0.0.1" not in made.client.received.decode()
+
+
+def test_all_late_is_504_and_nothing_is_left() -> None:
+    made = Composed({"name": "a"}, {"name": "b"}, timeout="1s").asks()
+    made.plane.passes(2)
+    assert made.status == 504
+    made.ended()
+
+
+def test_what_is_late_is_missing() -> None:
+    made = Composed({"name": "a"}, {"name": "b"}, {"name": "c", "after": ["b"]}, timeout="1s").asks()
+    made.gets("/a", answer({"a": 1}))
+    made.plane.passes(2)
+    assert (made.status, made.body) == (200, b'{"a":1}')
+    made.ended()
+
+
+def test_a_required_part_gives_its_status_and_body_and_the_others_are_cancelled() -> None:
+    made = Composed({"name": "a", "required": True}, {"name": "b"}).asks()
+    made.gets("/a", answer(b'{"no": 1.0}', 404, "Content-Type: application/x", "X-Secret: 1"))
+    assert (made.status, made.body) == (404, b'{"no": 1.0}')
+    assert made.header("Content-Type") == "application/x"
+    assert made.header("X-Secret") is None
+    assert made.open["/b"].aborted or made.open["/b"].ended
+    made.plane.settle()
+    made.ended()
+
+
+def test_all_or_nothing() -> None:
+    made = Composed({"name": "a"}, {"name": "b"}, all_or_nothing=True).asks()
+    made.gets("/a", answer({"a": 1}))
+    made.gets("/b", answer({}, 500))
+    assert made.status == 502
+    assert json.loads(made.body)["detail"] == "A part of the response is not available: b."
+    made.ended()
+
+
+def test_a_default_takes_the_place_of_a_part() -> None:
+    made = Composed(
+        {"name": "a", "default": {"id": 3, "n": 1}, "group": "g"},
+        {"name": "b", "path": "/b/{part.a.id}", "after": ["a"]},
+    ).asks()
+    made.gets("/a", answer({}, 500))
+    made.gets("/b/3", answer({"b": 1}))
+    assert made.body == b'{"g":{"id":3,"n":1},"b":1}'
+    assert made.header("Fastgw-Completed") == "false"
+
+
+def test_a_part_whose_part_before_it_failed_is_not_sent() -> None:
+    made = composed(
+        {"/a": answer({}, 500), "/c": answer({"c": 1})}, {"name": "a"}, {"name": "b", "after": ["a"]}, {"name": "c"}
+    )
+    assert made.body == b'{"c":1}'
+    assert len(made.requests) == 2
+
+
+def test_an_error_may_stand_in_the_response() -> None:
+    made = composed(
+        {"/a": answer(b"gone", 410, "Content-Type: text/plain"), "/b": answer({"b": 1})},
+        {"name": "a", "error_as": "error_{name}"},
+        {"name": "b"},
+    )
+    assert json.loads(made.body) == {
+        "error_a": {"http_status_code": 410, "http_body": "gone", "http_body_encoding": "text/plain"},
+        "b": 1,
+    }
+
+
+def test_an_upstream_that_cannot_be_reached_is_a_part_that_failed() -> None:
+    made = Composed(
+        {"name": "a"},
+        {"name": "b"},
+        more={"upstreams": {"u": {"targets": ["http://127.0.0.1:9"], "retries": {"max": 0}}}},
+    )
+    made.client.sends(GET)
+    made.plane.cannot_connect(Fault.CONNECT_REFUSED)
+    made.connects()
+    made.gets("/b", answer({"b": 1}))
+    assert made.body == b'{"b":1}'
+    made.ended()
+
+
+def test_a_client_that_leaves_cancels_all() -> None:
+    made = Composed({"name": "a"}, {"name": "b"}).asks()
+    made.gets("/a", answer({"a": "x" * 100}))
+    made.client.resets()
+    made.plane.settle()
+    assert made.open["/b"].aborted or made.open["/b"].ended
+    made.ended()
+
+
+# rules
+
+
+@pytest.mark.parametrize(
+    ("rules", "body", "expected"),
+    [
+        ({"is_collection": True}, [{"a": 1}], {"collection": [{"a": 1}]}),
+        ({"is_collection": True, "wrap": "w", "mapping": {"w": "v"}}, [1], {"v": [1]}),
+        ({"target": "data.inner"}, {"data": {"inner": {"a": 1}}, "b": 2}, {"a": 1}),
+        ({"target": "data"}, {"b": 2}, {}),
+        ({"target": "b"}, {"b": 2}, {}),
+        ({"allow": ["a", "b.c"]}, {"a": {"x": 1}, "b": {"c": 1, "d": 2}, "e": 3}, {"a": {"x": 1}, "b": {"c": 1}}),
+        ({"allow": ["b.c"]}, {"b": {"d": 2}}, {}),
+        ({"allow": ["b", "b.c"]}, {"b": {"d": 2}}, {"b": {"d": 2}}),
+        ({"allow": ["a"], "deny": ["a"]}, {"a": 1, "b": 2}, {"a": 1}),
+        ({"deny": ["a", "b.c", "n.x"]}, {"a": 1, "b": {"c": 1, "d": 2}, "n": 1}, {"b": {"d": 2}, "n": 1}),
+        ({"mapping": {"a": "b", "x": "y"}}, {"a": 1, "b": 2}, {"b": 1}),
+        ({"group": "g"}, {"a": 1}, {"g": {"a": 1}}),
+        (
+            {"target": "d", "allow": ["a"], "mapping": {"a": "z"}, "group": "g"},
+            {"d": {"a": 1, "b": 2}},
+            {"g": {"z": 1}},
+        ),
+        ({"flatmap": [{"type": "move", "args": ["a.b", "c"]}], "allow": ["x"]}, {"a": {"b": 1}}, {"a": {}, "c": 1}),
+        ({"flatmap": [{"type": "move", "args": ["a", "x.y"]}]}, {"a": 1}, {"x": {"y": 1}}),
+        (
+            {"flatmap": [{"type": "move", "args": ["l.*.a", "l.*.b"]}]},
+            {"l": [{"a": 1}, {"a": 2, "c": 3}]},
+            {"l": [{"b": 1}, {"c": 3, "b": 2}]},
+        ),
+        ({"flatmap": [{"type": "del", "args": ["l.*.a", "x"]}]}, {"l": [{"a": 1, "b": 2}], "x": 1}, {"l": [{"b": 2}]}),
+        ({"flatmap": [{"type": "del", "args": ["l.0"]}]}, {"l": [1, 2]}, {"l": [2]}),
+        ({"flatmap": [{"type": "append", "args": ["a", "b"]}]}, {"a": [1], "b": [2]}, {"b": [2, 1]}),
+        ({"flatmap": [{"type": "append", "args": ["a", "b"]}]}, {"a": [1]}, {"b": [1]}),
+        ({"flatmap": [{"type": "append", "args": ["z", "b"]}]}, {"b": [1]}, {"b": [1]}),
+    ],
+)
+def test_rules(rules: dict[str, Any], body: Any, expected: Any) -> None:
+    made = composed({"/a": answer(body)}, {"name": "a", **rules})
+    assert json.loads(made.body) == expected
+    assert made.header("Fastgw-Completed") == "true"
+
+
+def test_the_whole_may_be_moved_too() -> None:
+    steps = [{"type": "append", "args": ["b", "a"]}]
+    made = composed({"/a": answer({"a": [1]}), "/b": answer({"b": [2]})}, {"name": "a"}, {"name": "b"}, flatmap=steps)
+    assert made.body == b'{"a":[1,2]}'
+
+
+@pytest.mark.parametrize(
+    ("strategy", "status", "added"),
+    [
+        *(("always", status, True) for status in (200, 500)),
+        *((name, status, status == 200) for name in ("success", "complete") for status in (200, 500)),
+        *((name, status, status == 500) for name in ("errored", "incomplete") for status in (200, 500)),
+    ],
+)
+def test_static_data(strategy: str, status: int, added: bool) -> None:
+    static = {"strategy": strategy, "data": {"s": 1, "a": "static"}}
+    made = composed({"/a": answer({"a": 1}), "/b": answer({}, status)}, {"name": "a"}, {"name": "b"}, static=static)
+    assert json.loads(made.body) == ({"a": "static", "s": 1} if added else {"a": 1})
+
+
+def test_one_part_as_it_is() -> None:
+    fields = "Content-Type: text/x", "X-A: 1", "Set-Cookie: a=b", 'ETag: "1"'
+    made = composed({"/a": answer(b"no json \xff", 418, *fields)}, {"name": "a"}, output="no-op")
+    assert (made.status, made.body) == (418, b"no json \xff")
+    assert [made.header(name) for name in ("Content-Type", "X-A", "Set-Cookie", "ETag")] == [
+        "text/x",
+        "1",
+        "a=b",
+        '"1"',
+    ]
+
+
+def test_the_header_may_have_another_name() -> None:
+    assert (
+        composed({"/a": answer({})}, {"name": "a"}, completed_header="X-KrakenD-Completed").header(
+            "X-KrakenD-Completed"
+        )
+        == "true"
+    )
+
+
+def test_head_has_the_head_only() -> None:
+    made = Composed({"name": "a"}).asks(b"HEAD /d/7 HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert made.requests[0].startswith(b"GET /a ")
+    made.gets("/a", answer({"a": 1}))
+    assert (made.status, made.body) == (200, b"")
+    assert made.header("Content-Length") == "7"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("max-age=60", "max-age=30, public", "max-age=30"),
+        ("max-age=60", None, None),
+        ("no-store", "max-age=30", "no-store"),
+        ("private, max-age=5", "max-age=30", "private, max-age=5"),
+        ("no-cache", None, "no-cache"),
+        ("max-age=abc", "max-age=1", None),
+    ],
+)
+def test_cache_fields(first: str, second: str | None, expected: str | None) -> None:
+    other = () if second is None else (f"Cache-Control: {second}", "Vary: X-B")
+    made = composed(
+        {"/a": answer({}, 200, f"Cache-Control: {first}", "Vary: X-A", "ETag: x"), "/b": answer({}, 200, *other)},
+        {"name": "a"},
+        {"name": "b"},
+    )
+    assert made.header("Cache-Control") == expected
+    assert made.header("Vary") == ("X-A" if second is None else "X-A, X-B")
+    assert made.header("ETag") is None
+
+
+def test_what_a_filter_hides_is_not_passed_on() -> None:
+    made = Composed(
+        {"name": "a", "headers_to_pass": ["X-Key", "X-User"]},
+        more={
+            "consumers": [{"name": "ann", "key_auth": [{"key": "k1"}]}],
+            "filters": {
+                "key_auth": {"key_names": ["X-Key"], "hide_credentials": True},
+                "headers": {"request": {"set": {"X-User": "{consumer.name}"}}},
+            },
+        },
+    ).asks(b"GET /d/7 HTTP/1.1\r\nHost: a\r\nX-Key: k1\r\nX-User: root\r\n\r\n")
+    assert b"k1" not in made.requests[0]
+    assert b"root" not in made.requests[0]
+    assert b"X-User: ann\r\n" in made.requests[0]
+
+
+# check and explain
+
+
+@pytest.mark.parametrize(
+    ("parts", "compose", "wrong"),
+    [
+        ([{"name": "a"}, {"name": "a"}], {}, "is the name of another part"),
+        ([{"name": "a", "after": ["b"]}], {}, 'unknown part "b"'),
+        ([{"name": "a", "after": ["b"]}, {"name": "b", "after": ["a"]}], {}, "waits for itself"),
+        ([{"name": "a", "upstream": "v"}], {}, 'unknown upstream "v"'),
+        ([{"name": "a"}, {"name": "b", "path": "/{part.a.x}"}], {}, "does not wait for"),
+        ([{"name": "a", "path": "/{item}"}], {}, "element of a list"),
+        ([{"name": "a", "path": "/{nr}"}], {}, 'has the parameter "nr"'),
+        ([{"name": "a", "path": "/a b"}], {}, "no URL has"),
+        ([{"name": "a", "path": "/a/../b"}], {}, "normal form"),
+        ([{"name": "a", "path": "/{a b}"}], {}, "unknown variable"),
+        ([{"name": "a", "headers": {"Host": "x"}}], {}, "set by the gateway"),
+        ([{"name": "a", "headers_to_pass": ["Connection"]}], {}, "set by the gateway"),
+        ([{"name": "a", "default": [1]}], {}, "no object"),
+        ([{"name": "a", "for_each": "{id}"}], {}, "is no list"),
+        ([{"name": "a"}, {"name": "b"}], {"output": "no-op"}, "single part"),
+        ([{"name": "a"}], {"static": {"data": []}}, "no object"),
+        ([{"name": "a", "flatmap": [{"type": "move", "args": ["a"]}]}], {}, "expected two"),
+        ([], {}, "an empty list"),
+    ],
+)
+def test_compositions_that_cannot_be_meant(parts: list[dict[str, Any]], compose: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(ConfigError, match=wrong):
+        Composed(*parts, **compose)
+
+
+def test_it_is_explained_without_a_request() -> None:
+    parts = [
+        {"name": "a", "upstream": "u", "path": "/a/{id}"},
+        {"name": "b", "upstream": "http://h:1", "path": "/b", "after": ["a"], "for_each": "{part.a}"},
+    ]
+    loaded = load_document({**SERVICE, "routes": [{"name": "all", "paths": ["/{id}"], "compose": {"parts": parts}}]})
+    text = as_text(explain(compile(loaded, 1), "GET", "http://a/7"))
+    assert "parts     a: GET /a/{id} of u\n" in text
+    assert "b: GET /b of http://h:1 after a for each of {part.a}" in text
