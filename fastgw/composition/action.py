@@ -14,7 +14,7 @@ from fastgw.upstream.upstream import Upstream
 
 @final
 class ComposeAction:
-    """Answers exchanges with what several upstreams answer."""
+    """Sends the parts of each exchange of a route, and merges their answers."""
 
     __slots__ = (
         "_static",
@@ -32,17 +32,17 @@ class ComposeAction:
     def __init__(self, settings: Compose, upstreams: Mapping[str, Upstream]) -> None:
         self.settings = settings
         order = settings.order()
-        places = {part.name: place for place, part in enumerate(settings.parts)}
+        indexes = {part.name: index for index, part in enumerate(settings.parts)}
         self.parts = tuple(
             CompiledPart(
-                place,
+                index,
                 part,
                 upstreams[str(part.upstream)],
-                [places[name] for name in order[part.name]],
+                [indexes[name] for name in order[part.name]],
                 settings.headers_to_pass,
                 settings.query_to_pass,
             )
-            for place, part in enumerate(settings.parts)
+            for index, part in enumerate(settings.parts)
         )
         self.timeout = settings.timeout
         self.most_bytes = settings.max_bytes
@@ -78,7 +78,7 @@ class ComposeAction:
     def describe(self) -> Iterator[str]:
         """Yield a line for each part, for people."""
         for part in self.parts:
-            names = ", ".join(self.parts[place].name for place in part.after)
+            names = ", ".join(self.parts[index].name for index in part.after)
             after = f" after {names}" if names else ""
             each = "" if part.settings.for_each is None else f" for each of {part.settings.for_each}"
             yield f"{part.name}: {part.settings.method} {part.settings.path} of {part.upstream.name}{after}{each}"

@@ -12,8 +12,8 @@ from fastgw.upstream.client.subrequest import Subrequest, SubrequestFailed, send
 
 
 @final
-class Answer:
-    """Answer to one request, or its failure."""
+class PartAnswer:
+    """PartAnswer to one request, or its failure."""
 
     __slots__ = ("body", "fault", "fields", "status", "why")
 
@@ -23,24 +23,26 @@ class Answer:
         self.why = ""
 
     @classmethod
-    def failed(cls, fault: Fault, why: str = "") -> "Answer":
+    def failed(cls, fault: Fault, why: str = "") -> "PartAnswer":
         answer = cls()
         answer.fault, answer.why = fault, why or fault.label
         return answer
 
 
 @final
-class Call:
-    """Listener to the response to one request of a part. `place`: of its element, for `for_each`."""
+class PartCall:
+    """Listener to the response to one request of a part. `index`: of its element, for `for_each`."""
 
-    __slots__ = ("_body", "_done", "_head", "_most", "_sent", "held", "part", "place")
+    __slots__ = ("_body", "_done", "_head", "_most", "_sent", "held", "index", "part")
 
-    def __init__(self, part: CompiledPart, place: int, most: int, done: "Callable[[Call, Answer], None]") -> None:
-        self.part, self.place = part, place
+    def __init__(
+        self, part: CompiledPart, index: int, most: int, done: "Callable[[PartCall, PartAnswer], None]"
+    ) -> None:
+        self.part, self.index = part, index
         self.held = 0
         """Bytes taken from the node's memory for held bodies; the composition returns them."""
         self._most = most
-        self._done: Callable[[Call, Answer], None] | None = done
+        self._done: Callable[[PartCall, PartAnswer], None] | None = done
         self._body = bytearray()
         self._head: ResponseHead | None = None
         self._sent: Subrequest | None = None
@@ -60,10 +62,10 @@ class Call:
                 most=most_requests,
             )
         except ValueError as error:
-            self._finish(Answer.failed(Fault.INTERNAL, str(error)))
+            self._finish(PartAnswer.failed(Fault.INTERNAL, str(error)))
             return
         if isinstance(sent, SubrequestFailed):
-            self._finish(Answer.failed(sent.fault, sent.why))
+            self._finish(PartAnswer.failed(sent.fault, sent.why))
         elif self._done is not None:
             self._sent = sent
 
@@ -74,7 +76,7 @@ class Call:
         if sent is not None:
             sent.cancel()
 
-    def _finish(self, answer: Answer) -> None:
+    def _finish(self, answer: PartAnswer) -> None:
         done, self._done = self._done, None
         self._sent = None
         if done is not None:
@@ -83,7 +85,7 @@ class Call:
     def _refuse(self, why: str) -> None:
         """End the request, whose response cannot be held."""
         sent, self._sent = self._sent, None
-        self._finish(Answer.failed(Fault.RESPONSE_TOO_LARGE, why))
+        self._finish(PartAnswer.failed(Fault.RESPONSE_TOO_LARGE, why))
         if sent is not None:
             sent.cancel()
 
@@ -106,9 +108,9 @@ class Call:
 
     def on_end(self, trailers: Trailers) -> None:
         assert self._head is not None
-        answer = Answer(self._head.status, self._head.fields(), bytes(self._body))
+        answer = PartAnswer(self._head.status, self._head.fields(), bytes(self._body))
         self._body = bytearray()
         self._finish(answer)
 
     def on_failure(self, failure: SubrequestFailed) -> None:
-        self._finish(Answer.failed(failure.fault, failure.why))
+        self._finish(PartAnswer.failed(failure.fault, failure.why))

@@ -1,7 +1,8 @@
 """JSON trees: documents that are opened only where a rule looks into them.
 
-A node is the bytes of a value as it was received, an object opened to a dictionary, or an array opened to a list. What
-is not opened is written as it came, so numbers keep their digits. Texts are checked before (`http.strict_json`).
+A node is the bytes of a value as it was received, an object opened to a dictionary, or an array opened to a list.
+Values that are not opened are written as they came, so numbers keep their digits. Texts are checked before
+(`http.strict_json`).
 """
 
 from __future__ import annotations

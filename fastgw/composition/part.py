@@ -9,7 +9,7 @@ import orjson
 
 from fastgw.composition.json_tree import Node, Object, opened
 from fastgw.composition.rules import shaping
-from fastgw.composition.templates import Answers, Body, Target, header_value
+from fastgw.composition.templates import Body, TargetTemplate, TemplateValues, header_value
 from fastgw.config.base.part_templates import parse_list, parse_pieces
 from fastgw.config.settings.compose import Part
 from fastgw.exchange import Exchange
@@ -70,7 +70,7 @@ class CompiledPart:
             self.default = held if isinstance(held, dict) else None
         error_as = settings.error_as
         self.error_name = None if error_as is None else error_as.replace("{name}", settings.name)
-        self._target = Target(settings.path)
+        self._target = TargetTemplate(settings.path)
         self._fields = tuple((name.encode(), parse_pieces(text)) for name, text in settings.headers.items())
         own = {name.lower() for name in settings.headers}
         passed = dict.fromkeys(name.lower() for name in (*headers_to_pass, *settings.headers_to_pass))
@@ -79,8 +79,8 @@ class CompiledPart:
         self._query = None if _ALL in parameters else frozenset(name.encode() for name in parameters)
         self._body = None if settings.body is None or settings.takes_body else Body(settings.body)
 
-    def request(self, answers: Answers, client_body: bytes) -> PartRequest:
-        """Return the request with the values that `answers` has. Raises `Missing`."""
+    def request(self, answers: TemplateValues, client_body: bytes) -> PartRequest:
+        """Return the request with the values that `answers` has. Raises `MissingValue`."""
         exchange = answers.exchange
         target = self._target.expand(answers)
         if self._query is None or self._query:
@@ -108,7 +108,7 @@ class CompiledPart:
         return content if self.settings.group is None else {self.settings.group: content}
 
     def described_failure(self, status: int, body: bytes, body_type: bytes) -> Object:
-        """Return what stands in the response for a failure, if `error_as` is set."""
+        """Return the members that describe a failure, if `error_as` is set."""
         if self.error_name is None:
             return {}
         said = {
@@ -131,7 +131,7 @@ class CompiledPart:
 def passed_fields(exchange: Exchange, names: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """Yield the headers with these lower-case names, as the client has sent them and filters have changed them.
 
-    What filters have hidden, or have added for the upstream of another route only, is not passed.
+    Headers that filters have hidden, or have added for the upstream of another route only, are not passed.
     """
     if not names:
         return

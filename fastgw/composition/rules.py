@@ -144,12 +144,12 @@ def _flatmap_step(step: FlatmapStep) -> Callable[[Object], None]:
 def _delete_all(content: Object, paths: Sequence[Sequence[str]]) -> None:
     for path in paths:
         for holder, key, _ in _matches(content, path):
-            _take(holder, key)
+            _pop_node(holder, key)
 
 
 def _append(content: Object, source: Sequence[str], destination: Sequence[str]) -> None:
     """Append the elements of an array to another one, which is created if it is missing; the first one is removed."""
-    found = [opened(_take(holder, key)) for holder, key, _ in _matches(content, source)]
+    found = [opened(_pop_node(holder, key)) for holder, key, _ in _matches(content, source)]
     elements = [each for held in found for each in (held if isinstance(held, list) else [held])]
     if not found:
         return
@@ -163,7 +163,7 @@ def _move(content: Object, source: Sequence[str], destination: Sequence[str]) ->
     """Move values. Each `*` of the destination stands for what the `*` in the same position among those of the source
     has matched.
     """
-    moved = [(_take(holder, key), stars) for holder, key, stars in _matches(content, source)]
+    moved = [(_pop_node(holder, key), stars) for holder, key, stars in _matches(content, source)]
     for value, stars in reversed(moved):  # removed from the back
         holder = _holder(content, destination, stars)
         last = destination[-1]
@@ -179,14 +179,14 @@ _Found: TypeAlias = tuple[_Holder, str, tuple[str, ...]]
 
 def _matches(content: Node, path: Sequence[str], stars: tuple[str, ...] = ()) -> list[_Found]:
     """Return what a path matches, from the back: the object or array, the name or index in it, and what each `*` has
-    matched. Everything on the way is opened in place.
+    matched. Everything on the way is opened in index.
     """
     held = content
     step, *rest = path
     found: list[_Found] = []
     if isinstance(held, bytes):
         return found
-    keys = list(held) if isinstance(held, dict) else [str(place) for place in range(len(held))]
+    keys = list(held) if isinstance(held, dict) else [str(index) for index in range(len(held))]
     for key in reversed(keys):
         if step not in (_ALL, key):
             continue
@@ -207,12 +207,12 @@ def _open_in(holder: _Holder, key: str) -> Node:
     return inner
 
 
-def _take(holder: _Holder, key: str) -> Node:
+def _pop_node(holder: _Holder, key: str) -> Node:
     return holder.pop(key) if isinstance(holder, dict) else holder.pop(int(key))
 
 
 def _holder(content: Object, path: Sequence[str], stars: Sequence[str]) -> Node:
-    """Return the object in which the last step of a path stands. Missing objects on the way are created."""
+    """Return the object in which the last step of a path stands. MissingValue objects on the way are created."""
     held: Node = content
     left = list(stars)
     for step in path[:-1]:

@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
-from fastgw.composition.call import Answer, Call
+from fastgw.composition.call import PartAnswer, PartCall
 from fastgw.composition.freshness import cache_fields
 from fastgw.composition.json_tree import Node, Object, opened, value_at
 from fastgw.composition.part import CompiledPart
 from fastgw.composition.rules import Unusable
-from fastgw.composition.templates import Missing
+from fastgw.composition.templates import MissingValue
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Trailers, problem
 from fastgw.http.field_names import HOP_BY_HOP
@@ -56,8 +56,8 @@ class _PartState:
         """The answer as received, for the templates of others."""
         self.answers: list[Node] = []
         self.content: Object | None = None
-        """What stands in the response."""
-        self.failure: Answer | None = None
+        """Members in the response."""
+        self.failure: PartAnswer | None = None
         self.settled = False
 
 
@@ -89,7 +89,7 @@ class ComposeRun:
         self._unsettled = len(action.parts)
         self._ready: deque[Callable[[], None]] = deque()
         self._draining = False
-        self._calls: set[Call] = set()
+        self._calls: set[PartCall] = set()
         self._held = 0
         self._fields: list[Fields] = []
         self._body = bytearray()
@@ -187,7 +187,7 @@ class ComposeRun:
         for earlier in part.after:
             before = self._states[self._action.parts[earlier].name]
             if before.failure is not None and before.received is None:
-                self._settle_failed(part, Answer.failed(Fault.COMPOSITION_FAILED, "a part before it has failed"))
+                self._settle_failed(part, PartAnswer.failed(Fault.COMPOSITION_FAILED, "a part before it has failed"))
                 return
         if part.list_at is not None:
             root = self._states[part.list_at.part].received
@@ -195,11 +195,11 @@ class ComposeRun:
             held = None if found is None else opened(found)
             if not isinstance(held, list):
                 why = f"{{{part.list_at.name}}} is no list"
-                self._settle_failed(part, Answer.failed(Fault.COMPOSITION_FAILED, why))
+                self._settle_failed(part, PartAnswer.failed(Fault.COMPOSITION_FAILED, why))
                 return
             if len(held) > part.settings.max:
                 why = f"{{{part.list_at.name}}} has more than {part.settings.max} elements"
-                self._settle_failed(part, Answer.failed(Fault.COMPOSITION_FAILED, why))
+                self._settle_failed(part, PartAnswer.failed(Fault.COMPOSITION_FAILED, why))
                 return
             state.items = held
             state.answers = [b"null"] * len(held)
@@ -211,30 +211,30 @@ class ComposeRun:
         state = self._states[part.name]
         count = 1 if state.items is None else len(state.items)
         while self._exchange is not None and state.next < count and state.in_flight < part.settings.concurrency:
-            place, state.next = state.next, state.next + 1
-            self._send(part, state, place)
+            index, state.next = state.next, state.next + 1
+            self._send(part, state, index)
         if not state.left and not state.settled and self._exchange is not None:
             self._settle_list(part, state)
 
-    def _send(self, part: CompiledPart, state: _PartState, place: int) -> None:
+    def _send(self, part: CompiledPart, state: _PartState, index: int) -> None:
         exchange = self._exchange
         assert exchange is not None
         left = self._deadline_at - monotonic()
-        call = Call(part, place, self._action.most_bytes, self._answered)
+        call = PartCall(part, index, self._action.most_bytes, self._answered)
         self._calls.add(call)
         state.in_flight += 1
         if left <= 0:
-            self._answered(call, Answer.failed(Fault.UPSTREAM_TIMEOUT))
+            self._answered(call, PartAnswer.failed(Fault.UPSTREAM_TIMEOUT))
             return
-        values = _Values(exchange, self._states, None if state.items is None else state.items[place])
+        values = _Values(exchange, self._states, None if state.items is None else state.items[index])
         try:
             request = part.request(values, bytes(self._body))
-        except Missing as missing:
-            self._answered(call, Answer.failed(Fault.COMPOSITION_FAILED, str(missing)))
+        except MissingValue as missing:
+            self._answered(call, PartAnswer.failed(Fault.COMPOSITION_FAILED, str(missing)))
             return
         call.send(exchange, request, left, self._action.most_requests)
 
-    def _answered(self, call: Call, answer: Answer) -> None:
+    def _answered(self, call: PartCall, answer: PartAnswer) -> None:
         """Handle the end of a request, from whichever stack."""
         if self._exchange is None:
             return
@@ -252,9 +252,9 @@ class ComposeRun:
             self._ready.append(lambda: self._note(call, answer, None, None))
             self._drain()
 
-    def _used(self, call: Call, answer: Answer, used: tuple[Node, Object] | str) -> None:
+    def _used(self, call: PartCall, answer: PartAnswer, used: tuple[Node, Object] | str) -> None:
         if isinstance(used, str):
-            failed = Answer(answer.status, answer.fields)
+            failed = PartAnswer(answer.status, answer.fields)
             failed.fault, failed.why = Fault.UPSTREAM_MALFORMED, used
             self._ready.append(lambda: self._note(call, failed, None, None))
         else:
@@ -280,7 +280,7 @@ class ComposeRun:
 
         loop.run_in_executor(_threads, work).add_done_callback(done)
 
-    def _note(self, call: Call, answer: Answer, node: Node | None, content: Object | None) -> None:
+    def _note(self, call: PartCall, answer: PartAnswer, node: Node | None, content: Object | None) -> None:
         """Note the result of a request: `content`, or None for a failure."""
         if self._exchange is None or call not in self._calls:
             return
@@ -296,7 +296,7 @@ class ComposeRun:
             if content is None:
                 state.failure = answer
             else:
-                state.answers[call.place] = content
+                state.answers[call.index] = content
             self._later(part, self._send_more)
         elif content is None:
             self._settle_failed(part, answer)
@@ -320,7 +320,7 @@ class ComposeRun:
     def _decides(self, part: CompiledPart) -> bool:
         return part.settings.required or self._action.settings.all_or_nothing
 
-    def _settle_failed(self, part: CompiledPart, answer: Answer) -> None:
+    def _settle_failed(self, part: CompiledPart, answer: PartAnswer) -> None:
         state = self._states[part.name]
         state.failure = answer
         if self._decides(part):
@@ -362,7 +362,7 @@ class ComposeRun:
                 merged.update(state.content)
         static = action.static_for(complete)
         if not some and static is None:
-            self._fail_whole(None, Answer.failed(Fault.COMPOSITION_FAILED))
+            self._fail_whole(None, PartAnswer.failed(Fault.COMPOSITION_FAILED))
             return
         self._compute(
             self._held if action.flatmap is not None else 0,
@@ -383,20 +383,20 @@ class ComposeRun:
             exchange.fault, exchange.why = Fault.COMPOSITION_FAILED, self._reasons(failed)  # logged and counted
         self._finish(exchange, Reply(200, body, fields))
 
-    def _pass_on(self, answer: Answer) -> None:
-        """Answer with the only part as it is."""
+    def _pass_on(self, answer: PartAnswer) -> None:
+        """PartAnswer with the only part as it is."""
         exchange = self._exchange
         assert exchange is not None
         if not 200 <= answer.status <= 599:
-            self._fail_whole(self._action.parts[0], Answer.failed(Fault.UPSTREAM_MALFORMED))
+            self._fail_whole(self._action.parts[0], PartAnswer.failed(Fault.UPSTREAM_MALFORMED))
             return
         fields = [
             (name, value) for name, value in answer.fields if name.lower() not in HOP_BY_HOP and name.lower() != b"via"
         ]
         self._finish(exchange, Reply(answer.status, answer.body, fields))
 
-    def _fail_whole(self, part: CompiledPart | None, answer: Answer) -> None:
-        """Answer with the failure of a part, or of all (`part` None)."""
+    def _fail_whole(self, part: CompiledPart | None, answer: PartAnswer) -> None:
+        """PartAnswer with the failure of a part, or of all (`part` None)."""
         exchange = self._exchange
         if exchange is None:
             return
@@ -428,12 +428,12 @@ class ComposeRun:
         exchange.reply(reply)
 
 
-def _reason(answer: Answer) -> str:
+def _reason(answer: PartAnswer) -> str:
     return answer.why or str(answer.status)
 
 
-def _used(part: CompiledPart, answer: Answer) -> tuple[Node, Object] | str:
-    """Return an answer as received, and what the rules of its part make of it; or why it cannot be used."""
+def _used(part: CompiledPart, answer: PartAnswer) -> tuple[Node, Object] | str:
+    """Return an answer as received, and its members by the rules of the part; or why it cannot be used."""
     coding = answer.fields.get(b"content-encoding")
     if coding is not None and coding.lower() != b"identity":
         return f"{_NOT_JSON}: it has a content coding"

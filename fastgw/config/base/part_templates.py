@@ -23,7 +23,7 @@ _OF_REQUEST: Final = re.compile(r"query\..+|(?:header|cookie)\.[!#$%&'*+.^_`|~0-
 _PARAMETER: Final = re.compile(r"(?:param\.)?([A-Za-z_][A-Za-z0-9_]*)")
 
 
-class Variable(NamedTuple):
+class TemplateVariable(NamedTuple):
     """A variable in a template. `part`: name of the part whose answer it is in; `parameter`: name of a path
     parameter; "" = another variable. `path`: names and indexes in the answer or element.
     """
@@ -35,12 +35,12 @@ class Variable(NamedTuple):
     parameter: str = ""
 
 
-Pieces: TypeAlias = tuple[bytes | Variable, ...]
+Pieces: TypeAlias = tuple[bytes | TemplateVariable, ...]
 
 
 def parse_pieces(text: str) -> Pieces:
     """Return the literals and variables of a text. Raises `ValueError`."""
-    pieces: list[bytes | Variable] = []
+    pieces: list[bytes | TemplateVariable] = []
     for match in _PIECE.finditer(text):
         piece, name = match[0], match[1]
         if name is not None:
@@ -68,7 +68,7 @@ def parse_target(text: str) -> Pieces:
     return pieces
 
 
-def parse_list(text: str) -> Variable:
+def parse_list(text: str) -> TemplateVariable:
     """Return the variable of `for_each`. Raises `ValueError`."""
     pieces = parse_pieces(text)
     if len(pieces) != 1 or isinstance(only := pieces[0], bytes) or not only.part:
@@ -76,20 +76,20 @@ def parse_list(text: str) -> Variable:
     return only
 
 
-def variables_in(pieces: Pieces) -> Iterator[Variable]:
-    return (piece for piece in pieces if isinstance(piece, Variable))
+def variables_in(pieces: Pieces) -> Iterator[TemplateVariable]:
+    return (piece for piece in pieces if isinstance(piece, TemplateVariable))
 
 
-def _variable(name: str) -> Variable:
+def _variable(name: str) -> TemplateVariable:
     if (part := _PART.fullmatch(name)) is not None:
-        return Variable(name, part[1], tuple(part[2].split(".")) if part[2] else ())
+        return TemplateVariable(name, part[1], tuple(part[2].split(".")) if part[2] else ())
     if (item := _ITEM.fullmatch(name)) is not None:
-        return Variable(name, "", tuple(item[1].split(".")) if item[1] else (), is_item=True)
+        return TemplateVariable(name, "", tuple(item[1].split(".")) if item[1] else (), is_item=True)
     if name.startswith("claims."):
         claim_path(name.removeprefix("claims."))
-        return Variable(name)
+        return TemplateVariable(name)
     if name in FIXED or _OF_REQUEST.fullmatch(name) is not None:
-        return Variable(name)
+        return TemplateVariable(name)
     if (parameter := _PARAMETER.fullmatch(name)) is not None:
-        return Variable(name, parameter=parameter[1])
+        return TemplateVariable(name, parameter=parameter[1])
     raise ValueError(f"unknown variable {{{name}}}; expected one such as {{id}}, {{query.page}} or {{part.user.id}}")

@@ -21,7 +21,7 @@ class FlatmapStep(Settings):
     """`move`: from the first path to the second; `append`: the elements of the array at the first path to the array at
     the second; `del`: remove these paths."""
     args: Annotated[tuple[_Key, ...], Meta(min_length=1, max_length=100)]
-    """Paths."""
+    """Dotted paths."""
 
     def __post_init__(self) -> None:
         if self.type != "del" and len(self.args) != 2:
@@ -66,9 +66,9 @@ class Part(Settings):
     headers: Mapping[FieldName, str] = NONE
     """Headers of the request."""
     headers_to_pass: _Names = ()
-    """Headers of the client's request for this part, besides those of all parts."""
+    """Headers of the client's request for this part, in addition to those of all parts."""
     query_to_pass: Annotated[tuple[_Key, ...], Meta(max_length=100)] = ()
-    """Query parameters of the client's request for this part, besides those of all parts; `["*"]` = all."""
+    """Query parameters of the client's request for this part, in addition to those of all parts; `["*"]` = all."""
     body: Json | None = None
     """Body of the request: `pass` for the client's own, or a value that is sent as JSON. In it, a string that is only a
     variable becomes its value, a number or object of an earlier part unchanged. null = none."""

@@ -594,7 +594,7 @@ class ValueCondition(Settings):
 
 
 class Route(Settings):
-    """Conditions, and the action for requests that meet all of them: one of `upstream`, `respond`, `redirect` and
+    """Conditions, and the action for requests that meet all of them: one of `upstream`, `respond`, `redirect`,
     `compose` and `files`."""
 
     name: Annotated[str, Meta(min_length=1)]

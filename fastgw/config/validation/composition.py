@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from fastgw.config.base import route_patterns as patterns
-from fastgw.config.base.part_templates import Variable, parse_list, parse_pieces, parse_target, variables_in
+from fastgw.config.base.part_templates import TemplateVariable, parse_list, parse_pieces, parse_target, variables_in
 from fastgw.config.base.problems import format_value, suggest
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourceLocation
@@ -26,14 +26,14 @@ def composed_routes(merged: Merged) -> None:
             continue
         at = location.below("compose")
         known = merged.maps["upstreams"]
-        for place, part in enumerate(compose.parts):
+        for index, part in enumerate(compose.parts):
             if isinstance(part.upstream, str) and part.upstream not in known:
                 wrong = f"unknown upstream {format_value(part.upstream)}"
-                at.below("parts", place, "upstream").report(wrong, suggest(part.upstream, known), at_key=False)
+                at.below("parts", index, "upstream").report(wrong, suggest(part.upstream, known), at_key=False)
         if _check_names(compose, at) and _check_order(compose, at):
             parameters = _parameters_of(route.paths)
-            for place, part in enumerate(compose.parts):
-                _check_part(part, compose, parameters, at.below("parts", place))
+            for index, part in enumerate(compose.parts):
+                _check_part(part, compose, parameters, at.below("parts", index))
         if compose.output == "no-op" and (len(compose.parts) > 1 or compose.static is not None or compose.flatmap):
             at.below("output").report("`no-op` is for a single part as it is", "expected `json`", at_key=False)
         _check_passed(compose.headers_to_pass, at)
@@ -50,19 +50,19 @@ def _is_broken(compose: Compose) -> bool:
 
 def _check_names(compose: Compose, at: SourceLocation) -> bool:
     names: set[str] = set()
-    for place, part in enumerate(compose.parts):
+    for index, part in enumerate(compose.parts):
         if part.name in names:
             wrong = f"{format_value(part.name)} is the name of another part"
-            at.below("parts", place, "name").report(wrong, "expected a unique name", at_key=False)
+            at.below("parts", index, "name").report(wrong, "expected a unique name", at_key=False)
             return False
         names.add(part.name)
     sound = True
-    for place, part in enumerate(compose.parts):
+    for index, part in enumerate(compose.parts):
         for index, name in enumerate(part.after):
             if name not in names or name == part.name:
                 wrong = f"unknown part {format_value(name)}" if name not in names else "the part waits for itself"
                 others = [each for each in names if each != part.name]
-                at.below("parts", place, "after", index).report(wrong, suggest(name, others), at_key=False)
+                at.below("parts", index, "after", index).report(wrong, suggest(name, others), at_key=False)
                 sound = False
     return sound
 
@@ -70,10 +70,10 @@ def _check_names(compose: Compose, at: SourceLocation) -> bool:
 def _check_order(compose: Compose, at: SourceLocation) -> bool:
     """Check that no part waits for itself by way of others."""
     order = compose.order()
-    for place, part in enumerate(compose.parts):
+    for index, part in enumerate(compose.parts):
         if part.name in _earlier(part.name, order):
             wrong = f"the part waits for itself: {' after '.join((part.name, *order[part.name]))}"
-            at.below("parts", place).below("after").report(wrong, "expected parts without a circle", at_key=False)
+            at.below("parts", index).below("after").report(wrong, "expected parts without a circle", at_key=False)
             return False
     return True
 
@@ -117,7 +117,7 @@ def _check_passed(names: Iterable[str], at: SourceLocation) -> None:
             at.below("headers_to_pass", index).report(wrong, at_key=False)
 
 
-def _variables_of(part: Part, at: SourceLocation) -> Iterator[tuple[SourceLocation, Variable]]:
+def _variables_of(part: Part, at: SourceLocation) -> Iterator[tuple[SourceLocation, TemplateVariable]]:
     """Yield the variables in the templates of a part; errors are reported."""
     for below, parse, text in _templates_of(part, at):
         try:
@@ -126,7 +126,7 @@ def _variables_of(part: Part, at: SourceLocation) -> Iterator[tuple[SourceLocati
             wrong, _, expected = str(error).rpartition("; ")
             below.report(wrong or expected, expected if wrong else "", at_key=False)
             continue
-        for variable in (parsed,) if isinstance(parsed, Variable) else variables_in(parsed):
+        for variable in (parsed,) if isinstance(parsed, TemplateVariable) else variables_in(parsed):
             yield below, variable
 
 

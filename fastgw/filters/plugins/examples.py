@@ -558,6 +558,51 @@ routes:
   - {name: hello, paths: ["/"], respond: {status: 200, body: "<p>hello", headers: {Content-Type: text/html}}}
   - {name: greeter, grpc: {service: helloworld.Greeter, methods: [SayHello]}, respond: {status: 503}}
 """,
+    "routes[].compose": """\
+routes:
+  - name: dashboard
+    paths: ["/dashboard/{id}"]
+    compose:
+      timeout: 2s
+      sequential: false
+      output: json
+      all_or_nothing: false
+      completed_header: Fastgw-Completed
+      headers_to_pass: [X-Tenant]
+      query_to_pass: [lang]
+      static: {strategy: always, data: {source: gateway}}
+      flatmap: [{type: append, args: [offers, orders]}]
+      max_bytes: 256KiB
+      parts:
+        - {name: user, upstream: "http://127.0.0.1:9001", path: "/users/{id}", required: true}
+        - {name: orders, upstream: "http://127.0.0.1:9002", path: "/orders?user={id}", is_collection: true}
+""",
+    "routes[].compose.parts[]": """\
+routes:
+  - name: basket
+    paths: ["/baskets/{id}"]
+    compose:
+      parts:
+        - {name: basket, upstream: "http://127.0.0.1:9001", path: "/baskets/{id}", required: true, target: data,
+           allow: [items, owner.id], deny: [], mapping: {owner: customer}, group: basket}
+        - name: prices
+          upstream: "http://127.0.0.1:9002"
+          method: POST
+          path: "/prices?lang={query.lang}"
+          headers: {X-Customer: "{part.basket.data.owner.id}"}
+          headers_to_pass: [Authorization]
+          query_to_pass: [currency]
+          body: {sku: "{item.sku}"}
+          after: [basket]
+          for_each: "{part.basket.data.items}"
+          concurrency: 4
+          max: 50
+          default: {}
+          is_collection: false
+          wrap: prices
+          flatmap: [{type: move, args: [price.amount, amount]}]
+          error_as: "error_{name}"
+""",
     "routes[].headers.NAME": """\
 routes:
   - {name: api, upstream: "http://127.0.0.1:9001",

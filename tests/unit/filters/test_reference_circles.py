@@ -277,6 +277,10 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "request": {"remove": ["A"], "set": {"B": "{client_ip}", "C": "{consumer.name}"}, "add": {"D": "d"}},
             "response": {"remove": ["A"], "set": {"B": "{claims.sub} {host}"}, "add": {"D": "d {path}"}},
         },
+        {
+            "maps": {"m": {"source": "{header.A}", "values": {"a": "b", "~c": "d"}, "default": "e"}},
+            "request": {"set": {"B": "{map.m}"}},
+        },
         {"request": {"set": {"B": "b"}}},
         {"response": {"set": {"B": "b"}}},
     ],
@@ -299,6 +303,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "csrf": {"token_url": "https://api.test/csrf"},
         },
     ],
+    "query_parameters": [{"remove": ["a"], "rename": {"b": "c"}, "set": {"d": "{path}"}, "add": {"e": "f"}}],
     "request_parameters": [{"headers": {"X-Tenant": ["t"]}, "query": {"client": ["100"]}, "query_first": "a=b"}],
 }
 

@@ -1,0 +1,79 @@
+"""Composed routes on real sockets: large answers, and clients of both versions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.client import Client, Response
+from tests.support.gateway import OFF, Gateway
+from tests.support.http2.translation import TranslatedClient
+from tests.support.origin import Origin
+
+VERSIONS = ["http1", pytest.param("http2", marks=pytest.mark.twin)]
+
+
+def answer(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[Origin]:
+    with Origin() as origin:
+        yield origin.serve()
+
+
+@pytest.fixture(scope="module")
+def gateway(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    def route(name: str, *parts: dict[str, Any], **compose: Any) -> dict[str, Any]:
+        return {"name": name, "paths": [f"/{name}"], "compose": {"parts": list(parts), "timeout": "30s", **compose}}
+
+    def part(name: str, **more: Any) -> dict[str, Any]:
+        return {"name": name, "upstream": "u", "path": f"/{name}", **more}
+
+    settings = {
+        **OFF,
+        "workers": 1,
+        "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}},
+        "upstreams": {"u": {"targets": [{"url": origin.url}], "retries": {"max": 0}}},
+        "routes": [
+            route("three", part("a"), part("b"), part("c", after=["a"], required=True)),
+            route("large", part("big", allow=["items"]), part("bad"), max_bytes="4MiB"),
+            route("moved", part("big"), flatmap=[{"type": "del", "args": ["items.*.id"]}], max_bytes="4MiB"),
+        ],
+    }
+    with Gateway(settings, tmp_path_factory.mktemp("compose")) as gateway:
+        yield gateway
+
+
+@pytest.fixture(params=VERSIONS)
+def client(gateway: Gateway, request: pytest.FixtureRequest) -> Iterator[Client]:
+    made = gateway.connect() if request.param == "http1" else TranslatedClient(gateway.address("main"))
+    with made as client:
+        yield client
+
+
+def get(client: Client, path: str) -> Response:
+    return client.exchange(b"GET %b HTTP/1.1\r\nHost: a.test\r\n\r\n" % path.encode())
+
+
+def test_three_parts(client: Client, origin: Origin) -> None:
+    for name in (b"a", b"b", b"c"):
+        origin.answer(answer(b'{"%b": 1.10}' % name), path=b"/" + name)
+    response = get(client, "/three")
+    assert (response.status, response.body) == (200, b'{"a":1.10,"b":1.10,"c":1.10}')
+    assert response.get_all(b"fastgw-completed") == [b"true"]
+
+
+def test_large_answers_are_processed_beside_the_loop(client: Client, origin: Origin) -> None:
+    items = [{"id": place, "text": "x" * 50} for place in range(20_000)]
+    origin.answer(answer(json.dumps({"items": items, "other": 1}).encode()), path=b"/big")
+    origin.answer(answer(b'{"a":1,' + b'"b":1,' * 50_000 + b'"c":1}'), path=b"/bad")
+    response = get(client, "/large")
+    assert json.loads(response.body) == {"items": items}
+    assert response.get_all(b"fastgw-completed") == [b"false"]
+    moved = get(client, "/moved")
+    assert json.loads(moved.body) == {"items": [{"text": "x" * 50}] * 20_000, "other": 1}
