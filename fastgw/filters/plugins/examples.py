@@ -558,12 +558,6 @@ routes:
   - {name: hello, paths: ["/"], respond: {status: 200, body: "<p>hello", headers: {Content-Type: text/html}}}
   - {name: greeter, grpc: {service: helloworld.Greeter, methods: [SayHello]}, respond: {status: 503}}
 """,
-    "routes[].files": """\
-routes:
-  - name: site
-    paths: ["/*"]
-    files: {root: ./public, index: [index.html], precompressed: [br, gzip], spa: index.html, listing: false}
-""",
     "routes[].compose": """\
 routes:
   - name: dashboard

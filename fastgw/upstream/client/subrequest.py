@@ -333,7 +333,7 @@ def send_subrequest(
     body: bytes | AsyncIterable[bytes] | Relay | None = b"",
     body_length: int | None = None,
     timeout: float = TIMEOUT,
-    most: int = MOST_PER_EXCHANGE,
+    most: int | None = None,
 ) -> Subrequest | SubrequestFailed:
     """Send a request to an upstream (`Services.upstreams`); the listener is called with the response, perhaps before
     this returns.
@@ -346,7 +346,7 @@ def send_subrequest(
     body of the request itself, `exchange.request_body`, as it arrives from the client: then the caller has to answer
     the exchange, because no upstream gets the body afterwards. `timeout`: seconds for the whole sub-request; the
     route's `timeout` or the upstream's `total` may end it earlier. `most`: number of sub-requests that
-    the exchange may have. A failure that is returned is not reported to the
+    the exchange may have; None = `MOST_PER_EXCHANGE`. A failure that is returned is not reported to the
     listener. Raises `ValueError` for invalid headers, for the body of another exchange, or for a parent that is a
     sub-request itself, and `Malformed`, a subclass, for a target or method that cannot be sent.
     """
@@ -362,6 +362,7 @@ def send_subrequest(
     siblings: Subrequests | None = real.subrequests
     if siblings is None:
         siblings = real.subrequests = Subrequests()
+    most = MOST_PER_EXCHANGE if most is None else most
     if siblings.count >= most:
         return SubrequestFailed(Fault.INTERNAL, f"an exchange may have {most} sub-requests")
     seconds = min(timeout, _time_left(parent))
