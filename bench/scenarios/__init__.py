@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from bench.scenarios import (
     churn,
+    compress,
     download,
     egress,
     filters,
@@ -43,5 +44,6 @@ SCENARIOS: Mapping[str, Scenario] = {
         slow,
         reload,
         tcp,
+        compress,
     )
 }
