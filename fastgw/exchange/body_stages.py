@@ -202,12 +202,13 @@ class BodyStages:
     """The stages of one body, in sequence.
 
     `failing`: the hook whose stage has raised, while the exception is handled. `holds`: a stage buffers the whole body.
+    `takes_empty`: a stage takes an empty body.
     `changes`: whether the output may differ from the input. `complete`: all output was returned. `raised`: called in
     the exception handler with the step of a hook whose stage raises on cancellation.
     """
 
     __slots__ = ("_ended", "_fed", "_held", "_raised", "_stages", "changes", "complete", "failing", "holds",
-                 "keeps_length")  # fmt: skip
+                 "keeps_length", "takes_empty")  # fmt: skip
 
     def __init__(
         self, stages: Iterable[tuple[BodyHook, BodyStage]], raised: Callable[[BodyFunction | StageFactory], object]
@@ -217,9 +218,13 @@ class BodyStages:
         self._fed = self.complete = False
         self._ended = 0  # number of stages that were ended or cancelled
         self._held = [0] * len(self._stages)  # bytes that each stage still owes, if it keeps the length
-        self.holds = any(isinstance(stage, _Held) for _, stage in self._stages)
-        self.keeps_length = all(stage.keeps_length for _, stage in self._stages)
-        self.changes = any(hook.changes for hook, _ in self._stages)
+        self.holds = self.changes = self.takes_empty = False
+        self.keeps_length = True
+        for hook, stage in self._stages:
+            self.holds = self.holds or isinstance(stage, _Held)
+            self.keeps_length = self.keeps_length and stage.keeps_length
+            self.changes = self.changes or hook.changes
+            self.takes_empty = self.takes_empty or stage.takes_empty
         self.failing: BodyHook | None = None
 
     def feed(self, payload: bytes) -> bytes:
@@ -266,11 +271,6 @@ class BodyStages:
     def __bool__(self) -> bool:
         """Whether there are stages."""
         return bool(self._stages)
-
-    @property
-    def takes_empty(self) -> bool:
-        """Whether a stage takes an empty body."""
-        return any(stage.takes_empty for _, stage in self._stages)
 
     @property
     def changed(self) -> bool:

@@ -97,8 +97,8 @@ class Hooks:
 
     request: `(exchange) -> None | Reply | Awaitable`, before the request is forwarded. response: `(exchange) -> None`,
     when the head of the response (of the upstream or the gateway) is known. looks_at: `(head) -> bool`, whether the
-    response step has to run for a response of the upstream; if no filter needs it, most requests take the fast path.
-    The response step may run nevertheless.
+    response step and the response body hook have to run for a response of the upstream; if no filter needs it, most
+    requests take the fast path. They may run nevertheless.
     request_body, response_body: `(exchange, payload) -> None | bytes | Reply`, for each piece of a body. None: it does
     not change. bytes: they replace the piece, if `changes_body` is set; a body that may change is sent without its
     length, digest and strong ETag, and ranges of it are not requested. A Reply, for requests only: answer with it. A
@@ -316,10 +316,19 @@ class Chain:
         return always or bool(self.finish_steps)
 
     @property
+    def needs_full_path(self) -> bool:
+        """Whether responses have to be sent by the full path, because a filter processes the body of each."""
+        unseen = any(link.hooks.looks_at is None for link, _ in self.response_body_hooks)
+        return unseen or self.drops_ranges or bool(self.trailer_steps)
+
+    @property
     def looks_at(self) -> LooksAt | None:
-        """Whether a filter has to process a response. None: no filter has, or all responses are processed anyway."""
+        """Whether a filter has to process a response. None: no filter has, or its response steps run on the fast path
+        anyway.
+        """
         steps = () if self.meets_answers else self.links
         tests = [link.hooks.looks_at for link in steps if link.hooks.response is not None]
+        tests += [link.hooks.looks_at for link, _ in self.response_body_hooks]
         simple = frozenset(test for test in tests if isinstance(test, Looks))
         if self.renew_steps:
             simple |= {_RENEWS}

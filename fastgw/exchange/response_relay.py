@@ -6,6 +6,7 @@ Rule 2: a body that may have changed is sent without digest, strong ETag and ran
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, final
 
 from fastgw.errors import Fault
@@ -175,11 +176,17 @@ def _takes_trailers(exchange: "Exchange", response: Response) -> bool:
 
 def _tell_of_change(response: Response) -> None:
     """Drop the header fields that describe the received body, and make its ETag weak (RFC 9110 section 8.8.1)."""
-    response.dropped |= _OF_THE_BODY
-    etag = response.headers.get(b"etag")
-    if etag is not None and not etag.startswith(b"W/"):
-        response.dropped |= {b"etag"}
-        response.added += b"ETag: W/%b\r\n" % etag
+    etags = response.values(b"etag")
+    weakens = bool(etags) and not etags[0].startswith(b"W/")
+    response.dropped = _dropped_with_body(response.dropped, weakens)
+    if weakens:
+        response.added += b"ETag: W/%b\r\n" % etags[0]
+
+
+@lru_cache(64)
+def _dropped_with_body(dropped: frozenset[bytes], weakens: bool) -> frozenset[bytes]:
+    """Return the union. Cached, because the serializer recognizes the same object."""
+    return dropped | _OF_THE_BODY | ({b"etag"} if weakens else set())
 
 
 def _checked(trailers: object) -> Trailers:

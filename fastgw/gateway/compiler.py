@@ -519,7 +519,7 @@ class _Building:
         plan: FastPathPlan | None = None
         # A path in normal form can only be rejected for its slashes, and is checked only if there are steps.
         slash_allowed = bool(steps) or route.path.encoded_slash == "keep"
-        is_plain = slash_allowed and not chain.treats_responses and not chain.translate_steps
+        is_plain = slash_allowed and not chain.needs_full_path and not chain.translate_steps
         is_plain = is_plain and not rewrites_captures(route)  # its path is checked in any case
         if isinstance(action, Forward) and action.allows_fast_path and is_plain:
             meets_answers = chain.meets_answers

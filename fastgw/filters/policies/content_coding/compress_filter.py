@@ -79,5 +79,6 @@ class Compress(Filter, name="compress", phase=Phase.VALIDATE, order=-20):  # typ
         return Hooks(
             request=compression.request,
             response_body=StageFactory(compression.stage_for, ranges=True),
+            looks_at=compression.may_compress,
             explain=compression.explain,
         )

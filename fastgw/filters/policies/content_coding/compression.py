@@ -23,7 +23,7 @@ from fastgw.http.content_coding.compressors import (
     open_compressor,
     open_event_compressor,
 )
-from fastgw.http.messages import AS_DECLARED
+from fastgw.http.messages import AS_DECLARED, ResponseHead
 from fastgw.observe.metrics.families import CodingOperation, ContentCoding
 
 LARGEST_AT_ONCE: Final = 1024 * 1024
@@ -54,6 +54,7 @@ class Compression:
         self._offered = tuple(each.encode() for each in encodings)
         self._offered_for_streams = tuple(each for each in self._offered if each in EVENT_CODINGS)
         self._whole = {each: WholeCompressor(each, level) for each in self._offered}
+        self._lines = {each: b"Content-Encoding: %b\r\n" % each for each in self._offered}
 
     def request(self, exchange: Exchange) -> None:
         """Request no range of content that the client may have in compressed form.
@@ -93,16 +94,25 @@ class Compression:
         coding = chosen.coding
         if coding is None or too_small or too_large:
             return None
-        response.added += b"Content-Encoding: %b\r\n" % coding
-        forms = response.encoded_forms if length >= SMALLEST_STORED and not self._pads else None
-        form = b"%b %b" % (coding, self._level.encode())
-        stored = None if forms is None else forms.find(form)
-        if stored is not None:
-            return _StoredStage(exchange, coding, stored)
-        whole = self._whole[coding] if response.whole_bytes >= 0 and not self._pads else None
-        flushes = kind is Kind.STREAM or length == UNKNOWN
-        keep = None if forms is None else partial(forms.store, form)
-        return _Stage(exchange, coding, self._opener(coding, kind), whole, flushes, keep)
+        response.added += self._lines[coding]
+        keep: Callable[[bytes], None] | None = None
+        if response.encoded_forms is not None and length >= SMALLEST_STORED and not self._pads:
+            form = b"%b %b" % (coding, self._level.encode())
+            stored = response.encoded_forms.find(form)
+            if stored is not None:
+                return _StoredStage(exchange, coding, stored)
+            keep = partial(response.encoded_forms.store, form)
+        if response.whole_bytes >= 0 and not self._pads:
+            return _WholeStage(exchange, coding, self._whole[coding], keep)
+        opened = partial(self._open_compressor, coding, kind)
+        return _Stage(exchange, coding, opened, kind is Kind.STREAM or length == UNKNOWN, keep)
+
+    def may_compress(self, head: ResponseHead) -> bool:
+        """Whether a response of the upstream may be changed, as far as its head tells."""
+        content_type = head.first(b"content-type")
+        if content_type is None or head.status == 304:
+            return head.status == 304
+        return self._types.kind_of(content_type) is not Kind.OTHER and head.first(b"content-encoding") is None
 
     def _kind_of(self, response: Response) -> Kind:
         """Return the treatment of a response by its header."""
@@ -123,12 +133,9 @@ class Compression:
         values = head.received_fields().get_all(_ACCEPT_ENCODING) if edited else exchange.values(_ACCEPT_ENCODING)
         return negotiate(values, self._offered_for_streams if kind is Kind.STREAM else self._offered)
 
-    def _opener(self, coding: bytes, kind: Kind) -> Callable[[], Compressor]:
-        def opened() -> Compressor:
-            made = open_event_compressor(coding) if kind is Kind.STREAM else open_compressor(coding, self._level)
-            return PaddedCompressor(coding, made, 1 + randbelow(MAX_PADDING)) if self._pads else made
-
-        return opened
+    def _open_compressor(self, coding: bytes, kind: Kind) -> Compressor:
+        made = open_event_compressor(coding) if kind is Kind.STREAM else open_compressor(coding, self._level)
+        return PaddedCompressor(coding, made, 1 + randbelow(MAX_PADDING)) if self._pads else made
 
 
 def _forbids(values: list[bytes]) -> bool:
@@ -213,36 +220,52 @@ class _StoredStage(_CountingStage):
 
 
 @final
+class _WholeStage(_CountingStage):
+    """Stage that compresses a body that is complete, at its end. `keep`: stores the compressed body."""
+
+    def __init__(
+        self, exchange: Exchange, coding: bytes, compressor: WholeCompressor, keep: Callable[[bytes], None] | None
+    ) -> None:
+        super().__init__(exchange, coding)
+        self._compressor, self._keep = compressor, keep
+        self._body = b""
+
+    def feed(self, payload: bytes) -> bytes:
+        self._bytes_in += len(payload)
+        self._body = self._body + payload if self._body else payload
+        return b""
+
+    def end(self) -> bytes:
+        out = self._compressor.compress(self._body)
+        self._bytes_out = len(out)
+        if self._keep is not None and len(out) <= LARGEST_STORED:
+            self._keep(out)
+        self.cancel()
+        return out
+
+
+@final
 class _Stage(_CountingStage):
-    """Stage that compresses the body of one response."""
+    """Stage that compresses a body as it arrives."""
 
     def __init__(
         self,
         exchange: Exchange,
         coding: bytes,
         opened: Callable[[], Compressor],
-        whole: WholeCompressor | None,
         flushes: bool,
         keep: Callable[[bytes], None] | None,
     ) -> None:
-        """Create the stage. `whole`: the body is complete, and compressed at its end. `flushes`: after each piece.
-
-        `keep`: stores the compressed body.
-        """
+        """Create the stage. `flushes`: after each piece. `keep`: stores the compressed body."""
         super().__init__(exchange, coding)
         self._opened: Callable[[], Compressor] | None = opened
         self._compressor: Compressor | None = None  # created with the first piece: a response to HEAD has none
-        self._whole = whole
-        self._pieces: list[bytes] = []  # before compression, if `whole`
         self._flushes = flushes
         self._keep = keep
         self._kept: list[bytes] = []
 
     def feed(self, payload: bytes) -> bytes:
         self._bytes_in += len(payload)
-        if self._whole is not None:
-            self._pieces.append(payload)
-            return b""
         compressor = self._open()
         out = compressor.compress(payload)
         if self._flushes:
@@ -251,11 +274,7 @@ class _Stage(_CountingStage):
         return out
 
     def end(self) -> bytes:
-        pieces = self._pieces
-        if self._whole is not None:
-            out = self._whole.compress(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        else:
-            out = self._open().finish()
+        out = self._open().finish()
         self._take_output(out)
         if self._keep is not None:
             self._keep(b"".join(self._kept))
@@ -265,8 +284,8 @@ class _Stage(_CountingStage):
     def cancel(self) -> None:
         """Release the compressor, and count the bytes."""
         super().cancel()
-        self._compressor = self._opened = self._whole = self._keep = None
-        self._pieces, self._kept = [], []
+        self._compressor = self._opened = self._keep = None
+        self._kept = []
 
     def _take_output(self, out: bytes) -> None:
         self._bytes_out += len(out)

@@ -20,6 +20,7 @@ from fastgw.filters.policies.content_coding.compress_filter import Compress
 from fastgw.filters.policies.content_coding.media_types import Kind, MediaTypes
 from fastgw.http.content_coding.compressors import Level, PaddedCompressor, open_compressor, zstd
 from fastgw.testing import ConfigError, configured
+from fastgw.upstream.forwarding.fast_path import FastPath
 from tests.support.collector import no_collector
 from tests.support.memory import Plane
 
@@ -359,6 +360,30 @@ def test_an_answer_of_the_gateway_is_compressed_and_a_fault_is_not() -> None:
     assert answered({"body": "short", "headers": {"Content-Type": "text/html"}}, {}).encoding == ""
     refused = answered(page, {"ip": {"deny": ["0.0.0.0/0", "::/0"]}})
     assert (refused.status, refused.is_untouched) == (403, True)
+
+
+def test_responses_that_are_not_compressed_stay_on_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those that are compressed leave it with their head: over a kept connection, each as on the full path."""
+    seen: list[bool] = []
+    left = FastPath.leave_fast_path
+    monkeypatch.setattr(FastPath, "leave_fast_path", lambda self: seen.append(True) or left(self))
+    client = (made := plane()).client()
+    upstream = None
+    for fields, encoding, leaves in (
+        (HTML, "zstd", False),  # the first opens a connection, on the full path
+        ("Content-Type: image/png", "", False),
+        (HTML, "zstd", True),
+        ("Content-Type: image/png", "", False),
+        (f"{HTML}\r\nContent-Encoding: gzip", "gzip", False),
+    ):
+        seen.clear()
+        client.received = b""
+        client.sends(f"GET / HTTP/1.1\r\nHost: a\r\n{ALL}\r\n\r\n".encode())
+        upstream = upstream or made.connects()
+        upstream.sends(f"HTTP/1.1 200 OK\r\n{fields}\r\nContent-Length: {len(PAGE)}\r\n\r\n".encode() + PAGE)
+        got = Answer(client.received, b"", "GET")
+        assert (got.encoding, bool(seen)) == (encoding, leaves)
+        assert got.body == PAGE or got.content == PAGE
 
 
 # --- the filter ---
