@@ -25,7 +25,7 @@ CODINGS: Mapping[str, str] = {
     "nginx, gzip_comp_level 6": "gzip",
     "nginx, uncompressed": "identity",
 }
-"""What the clients of each contestant accept."""
+"""Content coding that the clients of each contestant accept."""
 
 
 def _uncompressed(name: str) -> str | None:
@@ -87,7 +87,7 @@ SCENARIO = Scenario(
     title="responses compressed for each client",
     about=(
         "Documents of JSON of 1 KiB and 100 KiB from an origin that does not compress, with the headers of `plain`. "
-        "Level and types are each contestant's defaults, with JSON among the types; nginx's level is 1. What comes is "
+        "Level and types are each contestant's defaults, with JSON among the types; nginx's level is 1. Responses are "
         "decompressed and compared before the run. `uncompressed`: the same documents without compression."
     ),
     peers=(
