@@ -77,7 +77,8 @@ class StoredObject(Protocol):
         """Final number of body bytes, as announced to `Lease.store` or once complete. None: not known yet."""
 
     @property
-    def is_complete(self) -> bool: ...
+    def is_complete(self) -> bool:
+        """Whether `pieces`, called afterwards, returns the whole body."""
 
     @property
     def has_failed(self) -> bool:

@@ -34,6 +34,8 @@ CLASSES: Final = 256
 """Number of classes of keys, by which watches and events are counted."""
 PREFIXES: Final = 32
 """Number of the most recent purges by prefix whose text is kept."""
+TAG_ROWS: Final = 4
+"""Rows of words for purges by key and tag."""
 PREFIX_BYTES: Final = 8 * 1024
 BUCKET: Final = 16
 """Words of the index among which a key is looked for."""
@@ -109,17 +111,17 @@ class Geometry(NamedTuple):
         segment = min(max(_power(memory // 128), _LEAST_SEGMENT), _MOST_SEGMENT)
         cells = _power(memory // 512)
         leases = min(max(cells // 4, 1024), 1 << 14)
-        tag_width = min(max(cells // 16, 512), 1 << 16)
+        tag_width = min(max(cells // 32, 256), 1 << 16)
         most = memory // segment
         column = _pages(_PINS + most)
-        tables = cells + cells // 2 + leases + 4 * tag_width + 12 * most
+        tables = cells + cells // 2 + leases + 2 * TAG_ROWS * tag_width + 12 * most
         segments = (memory - 8 * (tables + 8 * column) - 2 * _PAGE) // segment
         at = _PAGE // 8
         columns, at = at, at + MOST_COLUMNS * column
         entries, at = at, at + cells
         ghosts, at = at, at + cells // 2
         lease_words, at = at, at + leases
-        tags, at = at, at + 4 * tag_width
+        tags, at = at, at + 2 * TAG_ROWS * tag_width
         prefixes, at = at, at + PREFIXES * (PREFIX_BYTES // 8 + 8)
         states, at = at, at + most
         used, at = at, at + most

@@ -1,12 +1,11 @@
 """Purges of a shared store: which objects are no longer valid. No purge walks the objects.
 
 Each purge has a number, the purge sequence. A purge by key or tag writes its number into words chosen by the key's or
-tag's hash, in two rows; an object is purged if both words of one of its tags are newer than its last check. Unrelated
-tags share both words only rarely, and then an object is fetched once more; no purge is ever lost. Purges by prefix are
-kept as texts, the most recent `PREFIXES`: an object is compared with those since it was last checked. When a text has
-to be dropped, the floor rises to its number: objects that were not checked since are taken as purged. So after each
-purge by prefix all objects are to be checked once (`SharedStore.purge_prefix` does that).
-
+tag's hash, one in each row; an object is purged if all words of one of its tags are newer than its last check.
+Unrelated tags share all words only rarely, and then an object is fetched once more; no purge is ever lost. Purges by
+prefix are kept as texts, the most recent `PREFIXES`: an object is compared with those since it was last checked. When a
+text has to be dropped, the floor rises to its number: objects that were not checked since are taken as purged. So after
+each purge by prefix all objects are to be checked once (`SharedStore.purge_prefix` does that).
 The number is written to the words first, and becomes the sequence then: every fetch that began before is covered.
 """
 
@@ -23,6 +22,7 @@ from fastgw.cache.shared.layout import (
     PREFIXES,
     PURGE_FLOOR,
     PURGE_SEQUENCE,
+    TAG_ROWS,
     CacheMemory,
 )
 
@@ -130,9 +130,9 @@ class Purges:
         self._memory.fence()
         purged, soft = words[ALL_HARD] > since, words[ALL_SOFT] > since
         for each in tags:
-            one, two = self._cells(each)
-            purged = purged or (words[one] > since and words[two] > since)
-            soft = soft or (words[one + 1] > since and words[two + 1] > since)
+            cells = self._cells(each)
+            purged = purged or all(words[at] > since for at in cells)
+            soft = soft or all(words[at + 1] > since for at in cells)
         if not purged:
             by_prefix = self._by_prefix(since, url)
             purged, soft = by_prefix[0], soft or by_prefix[1]
@@ -156,7 +156,7 @@ class Purges:
                 purged, soft = purged or not state & 2, soft or bool(state & 2)
         return purged, soft
 
-    def _cells(self, hash_: int) -> tuple[int, int]:
-        """Return the words of a tag in both rows: for hard purges; those for soft ones follow."""
-        mask = self._width - 1
-        return self._tags + 2 * (hash_ & mask), self._tags + 2 * (self._width + (hash_ >> 32 & mask))
+    def _cells(self, hash_: int) -> list[int]:
+        """Return the words of a tag in all rows: for hard purges; those for soft ones follow."""
+        mask, width = self._width - 1, self._width
+        return [self._tags + 2 * (row * width + (hash_ >> 16 * row & mask)) for row in range(TAG_ROWS)]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable
+from unittest import mock
 
 from fastgw.cache.process_store import ProcessStore
-from fastgw.cache.shared.layout import CacheMemory
+from fastgw.cache.shared.layout import COLUMNS, CacheMemory
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Lease, Refusal, Store, StoredObject, Writer
-from fastgw.routing.table import at_once
+from fastgw.shm import compare_and_swap
 
 
 class Clock:
@@ -113,6 +114,28 @@ class SharedNode(Node):
             os.close(waker)
 
 
+class PlainNode(SharedNode):
+    """A node whose words are changed under locks, as without a compiler."""
+
+    def __init__(self, memory: int = 1 << 20) -> None:
+        with mock.patch.object(compare_and_swap, "_twin", None):
+            super().__init__(memory)
+
+
+def pins_in(memory: CacheMemory) -> int:
+    """The pins of all processes."""
+    count = memory.geometry.segments
+    return sum(
+        sum(memory.words[first : first + count].tolist())
+        for first in (memory.pins(index) for index in range(memory.words[COLUMNS]))
+    )
+
+
+def objects_in(store: SharedStore) -> int:
+    """The entries of the index whose records are there: what the counters should say."""
+    return sum(store.records.peek(entry) is not None for bucket in store.index.all() for _, entry in bucket)
+
+
 def leased(store: Store, key: bytes) -> Lease:
     lease = store.lease(key)
     assert not isinstance(lease, Refusal)
@@ -148,6 +171,3 @@ def read(store: Store, key: bytes) -> tuple[bytes, bytes] | None:
     assert found.length == found.size == len(outcome[1])
     found.release()
     return outcome
-
-
-__all__ = ["Clock", "Node", "ProcessNode", "SharedNode", "at_once", "begin", "body_of", "leased", "put", "read"]

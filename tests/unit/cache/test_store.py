@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from fastgw.cache.store import LEASE_S, MOST_HEAD, MOST_TAGS, MOST_URL, Eviction, Refusal
-from tests.unit.cache.nodes import Node, ProcessNode, SharedNode, at_once, begin, body_of, leased, put, read
+from fastgw.routing.table import at_once
+from tests.unit.cache.nodes import Node, PlainNode, ProcessNode, SharedNode, begin, body_of, leased, put, read
 
 K, L, M = (bytes([each]) * 16 for each in b"KLM")
-NODES = [ProcessNode, SharedNode]
+NODES = [ProcessNode, SharedNode, PlainNode]
 
 
 @pytest.fixture(params=NODES)

@@ -1,0 +1,518 @@
+"""The shared store: its memory holds, a kill at any moment leaves nothing wrong, and a model knows what is found."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from fastgw.cache.shared.layout import CacheMemory, OtherCacheLayout
+from fastgw.cache.shared.recovery import clean_up
+from fastgw.cache.shared.segments import SegmentState
+from fastgw.cache.store import Refusal, StoredObject, Writer
+from fastgw.routing.table import at_once
+from tests.unit.cache.nodes import (
+    PlainNode,
+    SharedNode,
+    begin,
+    body_of,
+    leased,
+    objects_in,
+    pins_in,
+    put,
+    read,
+)
+
+MEMORY = 1 << 20
+
+
+def key_of(number: int) -> bytes:
+    return b"%016d" % number
+
+
+def content(number: int, version: int, length: int) -> bytes:
+    """A body in which every part says whose it is."""
+    return (b"<%d.%d>" % (number, version) * (length // 4 + 1))[:length]
+
+
+@pytest.fixture(params=[SharedNode, PlainNode])
+def node(request: pytest.FixtureRequest) -> Iterator[SharedNode]:
+    made: SharedNode = request.param()
+    yield made
+    made.close()
+
+
+# memory
+
+
+def test_the_memory_is_sealed_and_of_one_layout() -> None:
+    memory = CacheMemory(MEMORY)
+    with pytest.raises(PermissionError):
+        os.ftruncate(memory.fd, 1)
+    again = CacheMemory.attach(os.dup(memory.fd), MEMORY)
+    assert again.secrets == memory.secrets
+    with pytest.raises(OtherCacheLayout):
+        CacheMemory.attach(os.dup(memory.fd), 2 * MEMORY)
+    memory.words[1] += 1
+    with pytest.raises(OtherCacheLayout):
+        CacheMemory.attach(os.dup(memory.fd), MEMORY)
+    assert fcntl.fcntl(memory.fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_GROW
+
+
+@pytest.mark.parametrize("length", [0, 700, 20_000])
+def test_the_memory_stays_within_its_limit_whatever_is_stored(length: int) -> None:
+    memory = 4 << 20
+    node = SharedNode(memory)
+    for number in range(8000 if length < 1000 else 1000):
+        put((node.a, node.b)[number % 2], key_of(number), bytes(length))
+    assert os.fstat(node.memory.fd).st_blocks * 512 <= memory * 1.05
+    assert node.a.numbers().bytes <= memory
+    assert sum(node.a.numbers().evictions.values()) > 100
+    assert node.a.numbers().objects == objects_in(node.a)
+    assert pins_in(node.memory) == 0
+    node.close()
+
+
+def test_what_is_asked_for_again_survives_a_scan(node: SharedNode) -> None:
+    popular = range(50)
+    for number in popular:
+        put(node.a, key_of(number), content(number, 0, 500))
+    for number in range(1000, 4000):
+        put(node.b, key_of(number), bytes(1000))
+        if number % 4 == 0:
+            read(node.a, key_of(number // 4 % 50))
+    assert sum(read(node.a, key_of(number)) is not None for number in popular) > 40
+
+
+@pytest.mark.parametrize("length", [1000, 30_000, 60_000, 100_000])
+def test_bodies_over_several_segments(node: SharedNode, length: int) -> None:
+    for number in range(40):
+        writer = begin(node.a, key_of(number), size=None if number % 2 else length)
+        body = content(number, 0, length)
+        other = begin(node.a, key_of(1000 + number), size=None)
+        for at in range(0, length, 7000):
+            assert writer.append(body[at : at + 7000])
+            assert other.append(body[at : at + 7000])
+        assert writer.complete()
+        other.abort()
+    found = [number for number in range(40) if read(node.b, key_of(number)) == (b"head", content(number, 0, length))]
+    assert 39 in found
+    assert sum(read(node.b, key_of(number)) is not None for number in range(40)) == len(found) > 2
+    assert pins_in(node.memory) == 0
+
+
+def test_readers_and_writers_that_hold_all_memory_make_it_full_and_not_wrong(node: SharedNode) -> None:
+    held: list[StoredObject] = []
+    refused = 0
+    for number in range(200):
+        lease = leased(node.a, key_of(number))
+        writer = lease.store(b"head", 30_000)
+        if writer is None or not writer.append(content(number, 0, 30_000)):
+            assert writer is not None or "in use" in lease.why_not
+            refused += 1
+            lease.give_up()
+            continue
+        writer.complete()
+        found = node.b.find(key_of(number))
+        assert found is not None
+        held.append(found)
+    assert refused > 100
+    for found in held:
+        assert body_of(found) == content(int(found.key), 0, 30_000)
+        found.release()
+    assert pins_in(node.memory) == 0
+    put(node.a, key_of(0), b"again")
+    assert read(node.b, key_of(0)) == (b"head", b"again")
+
+
+def test_what_is_forgotten_is_released(node: SharedNode) -> None:
+    """A handler that is cancelled may drop what it holds."""
+    put(node.a, key_of(0), b"body")
+    found = node.a.find(key_of(0))
+    writer = begin(node.a, key_of(1))
+    assert found is not None
+    assert pins_in(node.memory) == 2
+    del found, writer
+    assert pins_in(node.memory) == 0
+    assert node.b.find(key_of(1)) is None
+    leased(node.b, key_of(1)).give_up()
+
+
+# deaths
+
+
+def test_a_dead_worker_leaves_no_fetch_and_no_pin(node: SharedNode) -> None:
+    put(node.a, key_of(0), b"stays")
+    pid = os.fork()
+    if pid == 0:
+        held = node.a.find(key_of(0)), leased(node.a, key_of(1)), begin(node.a, key_of(2))
+        held[-1].append(b"half")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    reader = node.b.find(key_of(2))
+    assert reader is not None
+    assert node.b.lease(key_of(1)) is Refusal.IN_FLIGHT
+    assert pins_in(node.memory) == 3
+    calls: list[None] = []
+    watch = node.b.watch(key_of(2), lambda: calls.append(None))
+    clean_up(node.memory, 1, node.wakers)
+    node.run()
+    node.run()
+    assert calls
+    watch.cancel()
+    assert reader.has_failed
+    assert body_of(reader) == b"half"
+    reader.release()
+    assert pins_in(node.memory) == 0
+    assert read(node.b, key_of(0)) == (b"head", b"stays")
+    assert node.b.find(key_of(2)) is None
+    for number in (1, 2):
+        put(node.b, key_of(number), b"by the other")
+    assert node.b.numbers().objects == objects_in(node.b) == 3
+
+
+class _Deadly:
+    """Words, the n-th change of which a process does not survive."""
+
+    def __init__(self, words: memoryview, countdown: int) -> None:
+        self._words, self.countdown = words, countdown
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._words[at]
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        self.tick()
+        self._words[at] = value
+
+    def tick(self) -> None:
+        self.countdown -= 1
+        if not self.countdown:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def deadly(memory: CacheMemory, countdown: int) -> CacheMemory:
+    """The same memory, in a process that dies at a change of a word."""
+    again = CacheMemory.attach(os.dup(memory.fd), memory.memory)
+    swap = memory.swap
+    again.words = _Deadly(again.words, countdown)  # type: ignore[assignment]
+
+    def dying(at: int, seen: int, wanted: int, /) -> bool:
+        again.words.tick()  # type: ignore[attr-defined]
+        return swap(at, seen, wanted)
+
+    again.swap = dying
+    return again
+
+
+def live_and_die(node: SharedNode, countdown: int, version: int) -> bool:
+    """Let a child use the store until it dies at this change; return whether it has."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            node.memory = deadly(node.memory, countdown)
+            store = node.open(1)
+            for number in range(4):
+                writer = begin(store, key_of(number), size=None)
+                for at in range(0, 20_000, 5000):
+                    writer.append(content(number, version, 20_000)[at : at + 5000])
+                writer.complete()
+                read(store, key_of(number))
+            lease = leased(store, key_of(0))
+            if (found := store.find(key_of(0))) is not None:
+                lease.freshen(found, b"head")
+            at_once(store.purge_tags([b"none"]))
+            at_once(store.purge_prefix(b"none"))
+            store.remove(key_of(3))
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.parametrize("made", [SharedNode, PlainNode])
+def test_a_kill_at_any_change_leaves_nothing_wrong(made: type[SharedNode]) -> None:
+    """Each kill is followed by what the supervisor does; then all that is found is whole, and all can be stored."""
+    node = made()
+    clean_up(node.memory, 1, node.wakers)
+    countdown = step = 1
+    version = kills = 0
+    while live_and_die(node, countdown, version):
+        clean_up(node.memory, 1, node.wakers)
+        kills += 1
+        check_all(node, version)
+        countdown, version, step = countdown + step, version + 1, 1 + countdown // 40
+    assert kills > 80
+    node.close()
+
+
+def check_all(node: SharedNode, version: int) -> None:
+    store, memory = node.b, node.memory
+    assert pins_in(memory) == 0
+    assert store.leases.count() == 0
+    assert not [
+        segment
+        for segment in range(store.segments.count)
+        if store.segments.state(segment).owner == 2 or store.segments.state(segment).state is SegmentState.RECYCLING
+    ]
+    for number in range(4):
+        found = read(store, key_of(number))
+        if found is not None:
+            versions = {content(number, each, 20_000) for each in range(max(0, version - 3), version + 1)}
+            assert found[1] in versions or found[1] == b"other"
+    put(store, key_of(version % 4), b"other")
+    assert read(store, key_of(version % 4)) == (b"head", b"other")
+    assert os.fstat(memory.fd).st_blocks * 512 <= MEMORY * 1.05 + 12_288
+
+
+def use_until_killed(node: SharedNode, column: int, seed: int) -> None:
+    """Store, read and purge at random; ends only if something wrong is found."""
+    chance = random.Random(seed)
+    store = node.open(column)
+    parent = os.getppid()
+    while os.getppid() == parent:
+        number = chance.randrange(60)
+        held = [found for each in range(3) if (found := store.find(key_of((number + each) % 60))) is not None]
+        for found in held:
+            is_complete = found.is_complete  # before the body, which may still grow otherwise
+            body = body_of(found)
+            named = re.match(rb"<(\d+)\.(\d+)>", body + b"<0.0>" * (not body))
+            assert named is not None
+            if body and body != content(int(found.key), int(named[2]), len(body)):
+                os._exit(3)
+            if is_complete and (len(body) != found.size or b"%d" % len(body) != found.head):
+                os._exit(4)
+        lease = store.lease(key_of(number))
+        if isinstance(lease, Refusal):
+            continue
+        length = chance.choice([0, 10, 3000, 30_000, 90_000])
+        body = content(number, chance.randrange(1000), length)
+        writer = lease.store(b"%d" % length, chance.choice([None, length]), tags=[b"%d" % (number % 7)])
+        if writer is None:
+            lease.give_up()
+        elif all(writer.append(body[at : at + 8000]) for at in range(0, length, 8000)) and chance.random() < 0.95:
+            writer.complete()
+        else:
+            writer.abort()
+        if chance.random() < 0.02:
+            at_once(store.purge_tags([b"%d" % chance.randrange(7)], soft=chance.random() < 0.5))
+        for found in held:
+            if body_of(found)[: found.length] and not body_of(found).startswith(b"<%d." % int(found.key)):
+                os._exit(5)
+            found.release()
+
+
+def test_workers_at_once_and_kills_among_them(node: SharedNode) -> None:
+    """Three processes check all that they read, while one after the other is killed."""
+
+    def spawn(column: int, seed: int) -> int:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                use_until_killed(node, column, seed)
+            finally:
+                os._exit(9)
+        return pid
+
+    node.loops[3] = node.loops[1]
+    node.wakers[3] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    node.memory.use_column(3)
+    workers = {column: spawn(column, column) for column in (1, 2, 3)}
+    try:
+        for kill in range(24):
+            column = 1 + kill % 3
+            seen, ends = node.memory.words[node.memory.column(column)], time.monotonic() + 60
+            while node.memory.words[node.memory.column(column)] < seen + 15 and time.monotonic() < ends:
+                ended, status = os.waitpid(workers[column], os.WNOHANG)
+                if ended:
+                    del workers[column]
+                assert not ended, f"it has found something wrong: {status}"
+                time.sleep(0.005)
+            os.kill(workers[column], signal.SIGKILL)
+            _, status = os.waitpid(workers.pop(column), 0)
+            assert os.WIFSIGNALED(status), status
+            clean_up(node.memory, column, node.wakers)
+            workers[column] = spawn(column, 100 + kill)
+    finally:
+        for column, pid in workers.items():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            clean_up(node.memory, column, node.wakers)
+    assert pins_in(node.memory) == 0
+    assert node.b.leases.count() == 0
+    for number in range(60):
+        put(node.b, key_of(number), b"whole")
+    assert all(read(node.a, key_of(number)) == (b"head", b"whole") for number in range(60))
+    assert abs(node.a.numbers().objects - objects_in(node.a)) <= 27  # a kill between a change and its count
+
+
+class StoreModel(RuleBasedStateMachine):
+    """Two workers and a model that knows, for each key, what may be found: the last valid object or nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.node: SharedNode = SharedNode(MEMORY)
+        self.version = 0
+        self.valid: dict[int, tuple[bytes, bytes, frozenset[bytes], bool]] = {}  # head, body, tags, soft
+        self.writers: dict[int, tuple[Writer, bytes, bytes, frozenset[bytes], list[bool]]] = {}
+        self.held: list[tuple[StoredObject, bytes]] = []
+
+    keys = st.integers(0, 11)
+    lengths = st.sampled_from([0, 1, 63, 64, 500, 4096, 9000, 40_000, 70_000])
+    tag_sets = st.sets(st.sampled_from([b"red", b"blue"])).map(frozenset)
+
+    def handle(self, second: bool) -> Any:
+        return self.node.b if second else self.node.a
+
+    @rule(key=keys, length=lengths, second=st.booleans(), tags=tag_sets, known=st.booleans())
+    def begin(self, key: int, length: int, second: bool, tags: frozenset[bytes], known: bool) -> None:
+        if key in self.writers:
+            assert self.handle(second).lease(key_of(key)) is Refusal.IN_FLIGHT or self.purged(key)
+            return
+        self.version += 1
+        head, body = b"head %d" % self.version, content(key, self.version, length)
+        lease = leased(self.handle(second), key_of(key))
+        writer = lease.store(head, length if known else None, url=b"http://h/%d" % key, tags=tags)
+        assert writer is not None, lease.why_not
+        self.valid.pop(key, None)
+        self.writers[key] = writer, head, body, tags, [False, False]
+
+    def purged(self, key: int) -> bool:
+        return self.writers[key][4][0]
+
+    @rule(key=keys, second=st.booleans())
+    def finish(self, key: int, second: bool) -> None:
+        if key not in self.writers:
+            return
+        writer, head, body, tags, (purged, soft) = self.writers.pop(key)
+        half = len(body) // 2
+        assert writer.append(body[:half])
+        assert writer.append(body[half:])
+        if second:
+            writer.abort()
+            self.valid.pop(key, None)
+        elif writer.complete():
+            assert not purged
+            self.valid[key] = head, body, tags, soft
+        else:
+            self.valid.pop(key, None)
+
+    @rule(key=keys, second=st.booleans(), hold=st.booleans())
+    def find(self, key: int, second: bool, hold: bool) -> None:
+        found = self.handle(second).find(key_of(key))
+        if found is None:
+            return
+        if found.is_complete:
+            head, body, _, soft = self.valid[key]
+            assert (found.head, body_of(found), found.is_soft_purged) == (head, body, soft)
+        else:
+            assert key in self.writers
+            assert not self.purged(key)
+        if hold and found.is_complete and len(self.held) < 3:
+            self.held.append((found, body_of(found)))
+        else:
+            found.release()
+
+    @rule()
+    def release(self) -> None:
+        if self.held:
+            found, body = self.held.pop(0)
+            assert body_of(found) == body
+            found.release()
+
+    @rule(key=keys, second=st.booleans())
+    def freshen(self, key: int, second: bool) -> None:
+        store = self.handle(second)
+        found = store.find(key_of(key))
+        if found is None or not found.is_complete or key in self.writers:
+            return
+        self.version += 1
+        lease, head = leased(store, key_of(key)), b"fresh %d" % self.version * 20
+        if lease.freshen(found, head):
+            _, body, tags, _ = self.valid[key]
+            self.valid[key] = head, body, tags, False
+        lease.give_up()
+        found.release()
+
+    @rule(key=keys, second=st.booleans())
+    def remove(self, key: int, second: bool) -> None:
+        if key not in self.writers:
+            self.handle(second).remove(key_of(key))
+            self.valid.pop(key, None)
+
+    def note_purge(self, hit: Any, soft: bool) -> None:
+        for key, (head, body, tags, _) in list(self.valid.items()):
+            if hit(key, tags):
+                if soft:
+                    self.valid[key] = head, body, tags, True
+                else:
+                    del self.valid[key]
+        for key, (_, _, _, tags, state) in self.writers.items():
+            state[soft] = state[soft] or hit(key, tags)
+
+    @rule(key=keys, soft=st.booleans(), count=st.booleans())
+    def purge_key(self, key: int, soft: bool, count: bool) -> None:
+        if key not in self.writers:
+            self.run_purge(self.node.a.purge_key(key_of(key), soft=soft), count)
+            self.note_purge(lambda each, tags: each == key, soft)
+
+    @rule(tag=st.sampled_from([b"red", b"blue"]), soft=st.booleans(), count=st.booleans())
+    def purge_tag(self, tag: bytes, soft: bool, count: bool) -> None:
+        if not self.writers:
+            self.run_purge(self.node.b.purge_tags([tag], soft=soft), count)
+            self.note_purge(lambda each, tags: tag in tags, soft)
+
+    @rule(key=keys, soft=st.booleans())
+    def purge_prefix(self, key: int, soft: bool) -> None:
+        if not self.writers:
+            prefix = b"http://h/%d" % key
+            self.run_purge(self.node.b.purge_prefix(prefix, soft=soft), True)
+            self.note_purge(lambda each, tags: (b"http://h/%d" % each).startswith(prefix), soft)
+
+    @rule()
+    def purge_all(self) -> None:
+        if not self.writers:
+            self.run_purge(self.node.b.purge_all(), False)
+            self.note_purge(lambda each, tags: True, False)
+
+    def run_purge(self, counting: Any, count: bool) -> None:
+        if count:
+            at_once(counting)
+
+    @rule(amount=st.integers(1, 40))
+    def flood(self, amount: int) -> None:
+        for number in range(amount):
+            lease = leased(self.node.b, key_of(100_000 + self.version * 100 + number))
+            writer = lease.store(b"flood", 8000)
+            if writer is None or not (writer.append(bytes(8000)) and writer.complete()):
+                lease.give_up()
+        self.version += 1
+
+    @invariant()
+    def counters_are_right(self) -> None:
+        numbers = self.node.a.numbers()
+        assert numbers.objects == objects_in(self.node.a)
+        assert numbers.bytes <= MEMORY
+        assert pins_in(self.node.memory) == len(self.held) + len(self.writers)
+
+    def teardown(self) -> None:
+        for writer, *_ in self.writers.values():
+            writer.abort()
+        for found, body in self.held:
+            assert body_of(found) == body
+            found.release()
+        assert pins_in(self.node.memory) == 0
+        self.node.close()
+
+
+StoreModel.TestCase.settings = settings(max_examples=30, stateful_step_count=40)
+TestStoreModel = StoreModel.TestCase
