@@ -192,4 +192,4 @@ bench-check: setup  ## name what costs more instructions than bench/budgets.toml
 
 clean:  ## remove what the others made
 	find fastgw -name '_*.c' -delete -o -name '_*.so' -delete
-	rm -rf $(PROVIDER)/node_modules $(RPC_CLIENTS)/node_modules .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(PROVIDER)/node_modules $(RPC_CLIENTS)/node_modules $(CACHE_SUITE)/node_modules .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
