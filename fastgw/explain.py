@@ -297,7 +297,7 @@ def explain(
         explanation.sends = shown.head(recorder.action.request(recorder.call or exchange, target))
         fallback = exchange.route.fallback
         fallback_text = (f"fallback: {fallback.description}",) if isinstance(fallback, Fallback) else ()
-        explanation.fails = (*_tried_again(action.upstream.settings, exchange), *fallback_text)
+        explanation.fails = (*_tried_again(action, exchange), *fallback_text)
         return explanation
     if isinstance(action, ComposeAction):
         explanation.parts = tuple(action.describe())
@@ -339,9 +339,10 @@ def _picked_by(upstream: Upstream, target: Target, exchange: Exchange, shown: _S
     return how
 
 
-def _tried_again(upstream: config.Upstream, exchange: Exchange) -> Iterator[str]:
-    """Yield an upstream's settings for retries and hedging, if configured."""
-    retries, hedge, breaker = upstream.retries, upstream.hedge, upstream.circuit_breaker
+def _tried_again(action: Forward, exchange: Exchange) -> Iterator[str]:
+    """Yield the settings for retries, of the upstream and the route, and for hedging, if configured."""
+    upstream = action.upstream.settings
+    retries, hedge, breaker = action.retries, upstream.hedge, upstream.circuit_breaker
     if retries != config.Retries():
         repeats = retries.non_idempotent or exchange.method in IDEMPOTENT
         conditions = [each for each in retries.conditions if repeats or each == CONNECT_FAILURE]

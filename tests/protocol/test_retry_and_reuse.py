@@ -19,6 +19,8 @@ from tests.support.origin import OK, Origin, OriginConnection
 KINDS = {
     "plain": Kind(),
     "never": Kind(upstream={"retries": {"max": 0}}),
+    "route-never": Kind(route={"retries": {"max": 0}}),
+    "route-any-method": Kind(upstream={"retries": {"max": 1}}, route={"retries": {"non_idempotent": True}}),
     "any-method": Kind(upstream={"retries": {"non_idempotent": True}}),
     "few-uses": Kind(upstream={"pool": {"max_uses": 3}}),
     "short-idle": Kind(upstream={"pool": {"idle_timeout": "200ms"}}),
@@ -103,9 +105,10 @@ def test_a_post_is_seen_by_one_upstream_only(lane: Lane, kept: OriginConnection,
     assert lane.origin.received.count(b"/once") == 1
 
 
-def test_a_post_is_sent_again_where_that_is_asked_for(lanes: Lanes) -> None:
-    """`non_idempotent: true`: then a POST lost on a reused connection is sent again."""
-    lane = lanes.take("any-method")
+@pytest.mark.parametrize("kind", ["any-method", "route-any-method"])
+def test_a_post_is_sent_again_where_that_is_asked_for(lanes: Lanes, kind: str) -> None:
+    """`non_idempotent: true`, of the upstream or the route: then a POST lost on a reused connection is sent again."""
+    lane = lanes.take(kind)
     kept = warm(lane)
     client = lane.client()
     client.send(lane.post(b"hello"))
@@ -142,9 +145,10 @@ def test_a_request_is_not_sent_again_after_a_byte_of_response(lane: Lane, kept: 
     lane.origin.assert_no_further_connection()
 
 
-def test_retries_may_be_off(lanes: Lanes) -> None:
-    """`retries.max: 0`: no further attempt follows the first."""
-    lane = lanes.take("never")
+@pytest.mark.parametrize("kind", ["never", "route-never"])
+def test_retries_may_be_off(lanes: Lanes, kind: str) -> None:
+    """`retries.max: 0`, of the upstream or of the route: no further attempt follows the first."""
+    lane = lanes.take(kind)
     warm(lane)
     client = lane.client()
     client.send(lane.get())

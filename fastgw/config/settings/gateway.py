@@ -63,6 +63,7 @@ from fastgw.config.settings.upstreams import (
     PoolNumber,
     Resolve,
     Retries,
+    RouteRetries,
     Sticky,
     Target,
     Targets,
@@ -128,6 +129,7 @@ __all__ = [
     "Respond",
     "Retries",
     "Route",
+    "RouteRetries",
     "ServerCertificate",
     "ServerTls",
     "Settings",
@@ -665,6 +667,8 @@ class Route(Settings):
     timeout: Duration | None = None
     """Timeout for the response head, over all attempts. Answered 504. null = only the timeouts of the upstream apply.
     """
+    retries: RouteRetries | None = None
+    """Retries of failed requests of this route, where they differ from `retries` of the upstream."""
     deadline_header: FieldName | None = None
     """Header such as `X-Request-Timeout` that tells the upstream how many milliseconds the gateway will still wait. A
     header with this name from the client is removed. null = none."""

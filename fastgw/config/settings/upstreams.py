@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta
+from msgspec.structs import replace
 
 from fastgw.config.base.settings_base import NONE, Filters, OrFrom, Settings, Shorthand, Some
 from fastgw.config.base.value_types import (
@@ -227,6 +228,24 @@ class Backoff(Settings):
             raise ValueError("`base` is longer than `max`")
 
 
+RetryCondition = Literal[
+    "connect_failure",
+    "reset_before_response",
+    "per_try_timeout",
+    "429",
+    "500",
+    "502",
+    "503",
+    "504",
+    "cancelled",
+    "deadline_exceeded",
+    "internal",
+    "resource_exhausted",
+    "unavailable",
+]
+RetryConditions = tuple[RetryCondition, ...]
+
+
 class Retries(Settings):
     """Retries of a request on another connection, and at another target if there is one.
 
@@ -235,24 +254,7 @@ class Retries(Settings):
 
     max: Annotated[int, Meta(ge=0, le=10)] = 1
     """Maximum number of retries after the first attempt. 0 = none."""
-    conditions: tuple[
-        Literal[
-            "connect_failure",
-            "reset_before_response",
-            "per_try_timeout",
-            "429",
-            "500",
-            "502",
-            "503",
-            "504",
-            "cancelled",
-            "deadline_exceeded",
-            "internal",
-            "resource_exhausted",
-            "unavailable",
-        ],
-        ...,
-    ] = ("connect_failure", "reset_before_response")
+    conditions: RetryConditions = ("connect_failure", "reset_before_response")
     """`connect_failure`: no connection could be opened; `reset_before_response`: a reused connection was closed before
     any response, or the target refused the request unprocessed, over HTTP/2 by `GOAWAY` or `REFUSED_STREAM` (then POST
     is retried too). In these two cases the upstream has not processed the request. In the others it may have, and would
@@ -283,6 +285,30 @@ class Retries(Settings):
     def __post_init__(self) -> None:
         if self.per_try_timeout is not None and "per_try_timeout" not in self.conditions:
             raise ValueError('`per_try_timeout` is set, but "per_try_timeout" is not among `conditions`')
+
+
+class RouteRetries(Settings):
+    """Retries of requests of one route. A setting that is left out is that of the upstream; the budget is always the
+    upstream's.
+    """
+
+    max: Annotated[int, Meta(ge=0, le=10)] | None = None
+    """Maximum number of retries after the first attempt. 0 = none."""
+    conditions: RetryConditions | None = None
+    """Reasons for a retry, as in `retries.conditions` of an upstream."""
+    non_idempotent: bool | None = None
+    """Whether POST and PATCH are retried too. The upstream may then process a request twice."""
+    per_try_timeout: Duration | None = None
+    """Timeout for one attempt of an idempotent request. Needs `per_try_timeout` among the conditions."""
+    backoff: Backoff | None = None
+    """Wait before a retry."""
+
+    def over(self, retries: Retries) -> Retries:
+        """Return the settings of an upstream with those of the route in their place. Raises `ValueError` if they do not
+        fit together.
+        """
+        given = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
+        return replace(retries, **given)
 
 
 class Hedge(Settings):

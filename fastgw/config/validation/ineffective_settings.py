@@ -87,7 +87,8 @@ def _of_route(location: SourceLocation, route: Route, upstreams: Mapping[str, Up
                 )
     for destination in route.destinations:
         upstream = upstreams.get(destination) if isinstance(destination, str) else None
-        per_try = None if upstream is None else upstream.retries.per_try_timeout
+        own = None if route.retries is None else route.retries.per_try_timeout
+        per_try = own or (None if upstream is None else upstream.retries.per_try_timeout)
         if per_try is not None and per_try >= (route.timeout or inf):
             each = f"`per_try_timeout` of upstream {format_value(destination)} is {write_duration(per_try)}"
             yield location.below("timeout").problem(

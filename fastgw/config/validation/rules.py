@@ -23,7 +23,7 @@ from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.egress import Kubernetes, Kyma, Providers
 from fastgw.config.settings.gateway import Config, Route
 from fastgw.config.settings.secrets import SecretError, secret_in
-from fastgw.config.settings.upstreams import SHORTEST_KEY
+from fastgw.config.settings.upstreams import SHORTEST_KEY, Retries
 from fastgw.config.validation.composition import composed_routes
 from fastgw.config.validation.kubeconfig import check_kubernetes
 from fastgw.config.validation.listener_protocols import (
@@ -43,7 +43,7 @@ ENDS: Final = ("upstream", "respond", "redirect", "compose", "files")
 """Actions of a route: exactly one of them is needed."""
 OF_UPSTREAM: Final = (
     *("split", "fallback", "strip_prefix", "rewrite", "path", "forwarded", "upgrade", "timeout"),
-    "deadline_header",
+    *("retries", "deadline_header"),
 )
 """Settings that only affect requests sent to an upstream."""
 
@@ -164,6 +164,21 @@ def calls_of_grpc(merged: Merged) -> None:
         over_http1 = upstream.protocol == "http1" or any(each is not BROKEN and not each.url.tls for each in written)
         if active.type == "grpc" and over_http1:
             location.report("health checks of type grpc need HTTP/2", "expected `protocol: grpc`")
+
+
+def route_retries_fit_upstreams(merged: Merged) -> None:
+    upstreams = {name: upstream for _, name, upstream in merged.whole("upstreams")}
+    for location, route in merged.routes_to_validate():
+        if route.retries in (None, BROKEN):
+            continue
+        for destination in route.destinations:
+            upstream = upstreams.get(destination) if isinstance(destination, str) else None
+            settings = Retries() if upstream is None else upstream.retries
+            try:
+                if settings is not BROKEN:
+                    route.retries.over(settings)
+            except ValueError as error:
+                location.below("retries").report(str(error), f"with those of upstream {format_value(str(destination))}")
 
 
 def routes_have_one_end(merged: Merged) -> None:
@@ -488,6 +503,7 @@ RULES: Final[tuple[Rule, ...]] = (
     routes_have_their_own_names,
     calls_of_grpc,
     routes_have_one_end,
+    route_retries_fit_upstreams,
     names_are_known,
     route_patterns,
     roots_of_files_exist,

@@ -421,7 +421,7 @@ class TcpConnection(Timed):
         (self._new_record(AttemptKind.FIRST) if record is None else record).give_up(fault, why, monotonic())
         self._tried += (target,)
         condition = CONNECT_FAILURE if fault.retry is Retry.SAFE else NEVER
-        decision = decide_retry(upstream, condition, self._retried, self._tried, self._total_at, 0.0)
+        decision = decide_retry(upstream, upstream.rules, condition, self._retried, self._tried, self._total_at, 0.0)
         if decision.wait == inf or not (decision.is_free or self._take_place(upstream)):
             self._end(fault, why)
             return

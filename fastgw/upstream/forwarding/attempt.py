@@ -61,7 +61,7 @@ class Attempt(Timed):
             self._begun_at = monotonic()
         if upstream.attempt_listener is not None or kind is not AttemptKind.FIRST:
             self._record = self._new_record(kind, monotonic()).report_begun()
-        if upstream.rules.per_try is not inf and self._request_is_whole():
+        if self._forwarding.forward.rules.per_try is not inf and self._request_is_whole():
             self._limit_time()
         self.request_stream(fresh)
 
@@ -99,7 +99,7 @@ class Attempt(Timed):
         """Start `per_try_timeout` once the request is complete. Only if another attempt may follow."""
         if self._forwarding.is_replayable():
             wheel = self._upstream.worker_loop.wheel
-            wheel.watch(self, wheel.now + self._upstream.rules.per_try)
+            wheel.watch(self, wheel.now + self._forwarding.forward.rules.per_try)
 
     def seconds_left(self) -> float:
         """Seconds in which the response head has to arrive, from now on."""
@@ -304,7 +304,7 @@ class Attempt(Timed):
 
     def end(self, trailers: Trailers) -> None:
         if self.stream is not None:
-            if self._upstream.rules.per_try is not inf:
+            if self._forwarding.forward.rules.per_try is not inf:
                 self._limit_time()
             self.stream.end_body(sent_trailers(self.exchange, trailers))
 

@@ -169,7 +169,7 @@ class FastPath:
             self._attempt = record.report_begun()
         method, payload = head.method, head.payload
         assert payload is not None
-        may_repeat = method in IDEMPOTENT or upstream.rules.any_method
+        may_repeat = method in IDEMPOTENT or forward.rules.any_method
         stream = self._stream = upstream.pool.try_lend(target, inf if may_repeat else JUST_USED_S)
         if stream is None:
             self._switch_to_forwarding(target).request_stream()
@@ -230,7 +230,7 @@ class FastPath:
         method = head.method
         payload = b"" if exchange.request_body is None else head.payload
         assert payload is not None
-        may_repeat = method in IDEMPOTENT or upstream.rules.any_method
+        may_repeat = method in IDEMPOTENT or forward.rules.any_method
         stream = self._stream = upstream.pool.try_lend(target, inf if may_repeat else JUST_USED_S)
         if stream is None:
             self._switch_to_forwarding(target).request_stream()

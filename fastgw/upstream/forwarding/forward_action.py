@@ -7,6 +7,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Final, final
 
+from fastgw.config.settings.gateway import RouteRetries
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange
 from fastgw.exchange.chain import count_raised
@@ -21,6 +22,7 @@ from fastgw.http.messages import AS_DECLARED
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.forwarding import Forwarding
 from fastgw.upstream.load_balancing import BalancingRequest
+from fastgw.upstream.policies.retry import rules_of
 from fastgw.upstream.targets.attempt_listener import AttemptRecord
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
@@ -38,6 +40,7 @@ class Forward:
     else, and runs for every path.
     `timeout`: seconds until the response head. `deadline_name`: header with the number of milliseconds that an attempt
     has; None: there is none. `via`: whether requests and responses get a `Via` of the gateway.
+    `retries`: of the route, in place of the upstream's.
     """
 
     __slots__ = (
@@ -45,6 +48,7 @@ class Forward:
         "_deadline_dropped",
         "_folder",
         "_joined",
+        "_own_retries",
         "_unrewritten",
         "deadline_name",
         "forwarded",
@@ -52,6 +56,8 @@ class Forward:
         "keeps_path",
         "marks",
         "path_of",
+        "retries",
+        "rules",
         "timeout",
         "upgrade",
         "upstream",
@@ -67,8 +73,12 @@ class Forward:
         deadline_name: bytes | None = None,
         folder: bytes = b"",
         via: bool = True,
+        retries: RouteRetries | None = None,
     ) -> None:
         self.upstream = upstream
+        self._own_retries = retries
+        self.retries = upstream.settings.retries if retries is None else retries.over(upstream.settings.retries)
+        self.rules = rules_of(self.retries)
         self.grpc = upstream.settings.protocol == "grpc"
         self.path_of = path_of
         self.forwarded: Policy | None = forwarded
@@ -85,7 +95,7 @@ class Forward:
     @property
     def allows_fast_path(self) -> bool:
         """Whether there are no timeouts or inspections, so that requests need no `Forwarding`."""
-        rules = self.upstream.rules
+        rules = self.rules
         timed = self.timeout is not inf or rules.per_try is not inf or self.deadline_name is not None
         return not (timed or rules.statuses or self.upstream.hedging or self.grpc)
 
@@ -94,7 +104,11 @@ class Forward:
         made = self._unrewritten
         if made is None:
             timeout = None if self.timeout is inf else self.timeout
-            made = Forward(self.upstream, None, self.forwarded, (), timeout, self.deadline_name, via=not self.marks)
+            made = Forward(
+                *(self.upstream, None, self.forwarded, (), timeout, self.deadline_name),
+                via=not self.marks,
+                retries=self._own_retries,
+            )
             self._unrewritten = made
         return made
 
@@ -154,9 +168,7 @@ class Forward:
     def _forwarding(self, exchange: Exchange) -> Forwarding:
         exchange.service = forwarding = Forwarding(self, exchange)
         if exchange.request_body is not None:
-            exchange.request_body.keep_for_replay(
-                self.upstream.rules.body_bytes, self.upstream.worker_loop.held_body_budget
-            )
+            exchange.request_body.keep_for_replay(self.rules.body_bytes, self.upstream.worker_loop.held_body_budget)
         return forwarding
 
     def sent_target(
@@ -235,7 +247,7 @@ class Forward:
     def _most_time(self) -> float:
         """Maximum seconds that an attempt has until its response head."""
         upstream = self.upstream
-        return min(self.timeout, upstream.rules.per_try, upstream.settings.timeouts.response_headers)
+        return min(self.timeout, self.rules.per_try, upstream.settings.timeouts.response_headers)
 
     def _special_lines(self, exchange: Exchange) -> bytes:
         """Return the hop-by-hop lines for the next peer."""

@@ -110,7 +110,7 @@ class Forwarding(Timed):
     def is_replayable(self) -> bool:
         """Whether the request itself allows that it is sent again."""
         exchange = self.exchange
-        if exchange.method not in IDEMPOTENT and not self.upstream.rules.any_method:
+        if exchange.method not in IDEMPOTENT and not self.forward.rules.any_method:
             return False
         return exchange.may_be_sent_again
 
@@ -205,12 +205,12 @@ class Forwarding(Timed):
         exchange, upstream = self.exchange, self.upstream
         if exchange.chain.renew_steps and self._renew(attempt, head, payload, ended, now):
             return
-        if head.status in upstream.rules.statuses and self._refuse(
+        if head.status in self.forward.rules.statuses and self._refuse(
             attempt, head, payload, ended, now, str(head.status)
         ):
             return
-        if ended and upstream.rules.grpc_statuses:
-            condition = upstream.rules.grpc_statuses.get(head.first(STATUS) or b"")
+        if ended and self.forward.rules.grpc_statuses:
+            condition = self.forward.rules.grpc_statuses.get(head.first(STATUS) or b"")
             if condition is not None and self._refuse(attempt, head, payload, ended, now, condition):
                 return
         self._take_response(attempt.target, now - exchange.begun_at)
@@ -310,7 +310,9 @@ class Forwarding(Timed):
         follow.
         """
         retried = self._refused if condition == REFUSED else self._retried - self._refused
-        decision = decide_retry(self.upstream, condition, retried, self._tried, self.head_due_at, asked)
+        decision = decide_retry(
+            self.upstream, self.forward.rules, condition, retried, self._tried, self.head_due_at, asked
+        )
         self._resort = decision.last_resort
         if condition == REFUSED:
             self._refused += 1

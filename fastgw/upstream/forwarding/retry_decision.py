@@ -1,14 +1,14 @@
 """Decision whether, when and at which target a request is retried after a failed attempt.
 
-It combines the upstream's `retries` (`policies/retry.py`), the targets that were not tried yet, and the time that is
-left. The caller knows whether the request itself may be sent again (`Forwarding.is_replayable`), and is counted in the
-retry budget (`policies/retry_budget.py`) until its end.
+It combines `retries` of the upstream and the route (`policies/retry.py`), the targets that were not tried yet, and the
+time that is left. The caller knows whether the request itself may be sent again (`Forwarding.is_replayable`), and is
+counted in the retry budget (`policies/retry_budget.py`) until its end.
 """
 
 from math import inf
 from typing import Final, NamedTuple
 
-from fastgw.upstream.policies.retry import CONNECT_FAILURE, REFUSED, any_untried
+from fastgw.upstream.policies.retry import CONNECT_FAILURE, REFUSED, RetryRules, any_untried
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 
@@ -27,7 +27,13 @@ _REFUSED: Final = RetryDecision(inf, is_free=True)
 
 
 def decide_retry(
-    upstream: Upstream, condition: str, retried: int, tried: tuple[Target, ...], due_at: float, asked: float
+    upstream: Upstream,
+    rules: RetryRules,
+    condition: str,
+    retried: int,
+    tried: tuple[Target, ...],
+    due_at: float,
+    asked: float,
 ) -> RetryDecision:
     """Decide about another attempt, after `retried` retries. `due_at`: deadline of the response, by the wheel's clock.
     `asked`: seconds from the target's `Retry-After`.
@@ -36,7 +42,6 @@ def decide_retry(
     because otherwise most requests would be lost while one of two targets is down. Requests that the target refused
     unprocessed are not counted either: a restarting target refuses all requests in flight.
     """
-    rules = upstream.rules
     if not rules.allow(condition, retried):
         return _REFUSED
     untried, last_resort = any_untried(upstream.in_use, tried), None
