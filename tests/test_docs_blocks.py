@@ -94,6 +94,8 @@ class StandIns:
                 if isinstance(value, str) and name in (*self._files, "htpasswd", "file", "directory", "kubeconfig"):
                     kept = above if above in ("client_key", "targets", "quotas") else "secret"
                     self._put_one(folder / value, kept if name == "file" else name)
+                elif (above, name) == ("files", "root"):
+                    self._put_one(folder / value, "directory")
                 else:
                     self.put(folder, value, name)
 

@@ -204,6 +204,7 @@ listeners:
     ambiguous_paths: refuse
     http2: {max_concurrent_streams: 100, stream_window: 64KiB, connection_window: 1MiB}
     filters: {request_id: {trust_client: false}}
+    error_pages: {"404": {file: missing.html}, "5xx": {html: "<h1>{title}</h1>", json: null}}
   database: {address: "127.0.0.1:5432", protocol: tcp, upstream: postgres}
   passthrough:
     address: ":6432"
@@ -555,7 +556,8 @@ routes:
   - {name: files, paths: ["/files/*"], upstream: "http://127.0.0.1:9002", strip_prefix: /files,
      path: {forward: raw, encoded_slash: keep, root: bare}}
   - {name: moved, paths: ["/old/{rest:path}"], redirect: {status: 301, to: "/{rest}"}}
-  - {name: hello, paths: ["/"], respond: {status: 200, body: "<p>hello", headers: {Content-Type: text/html}}}
+  - {name: hello, paths: ["/"], respond: {status: 200, body: "<p>hello", headers: {Content-Type: text/html}},
+     error_pages: {"4xx": {file: denied.html}, "5xx": {html: "<h1>{title}</h1>", json: null}}}
   - {name: greeter, grpc: {service: helloworld.Greeter, methods: [SayHello]}, respond: {status: 503}}
 """,
     "routes[].compose": """\
@@ -602,6 +604,24 @@ routes:
           wrap: prices
           flatmap: [{type: move, args: [price.amount, amount]}]
           error_as: "error_{name}"
+""",
+    "routes[].files": """\
+routes:
+  - name: site
+    paths: ["/*"]
+    files: {root: public, index: [index.html], precompressed: [br, zstd, gzip], spa: index.html, listing: false}
+""",
+    "routes[].retries": """\
+routes:
+  - name: orders
+    paths: ["/orders/*"]
+    upstream: "http://127.0.0.1:9001"
+    retries:
+      max: 2
+      conditions: [connect_failure, per_try_timeout, "503"]
+      non_idempotent: true
+      per_try_timeout: 2s
+      backoff: {base: 50ms, max: 1s}
 """,
     "routes[].headers.NAME": """\
 routes:
