@@ -108,6 +108,7 @@ def test_every_family_is_told_with_its_labels_and_kind(node: Node, accept: bytes
     node.counters.count_websocket("main", "user", 0, 1, 1)
     node.counters.count_websocket("main", "user", 0, 1000, 1)
     node.counters.count_content_coding("user", 0, 2, 1000, 300)
+    node.counters.count_cache("user", "hit")
     node.own.words[node.words.state_up] = availability.UP
     content_type, text = node.exposition.text(accept)
     assert content_type == (OPENMETRICS if accept else PROMETHEUS).content_type
