@@ -14,7 +14,8 @@ import pytest
 
 from tests.support.client import Response
 from tests.support.commands import ended
-from tests.support.gateway import Gateway
+from tests.support.gateway import Gateway, wait_until
+from tests.support.redis_server import RedisServer
 from tests.support.threaded import Threaded
 
 TAGS: Final = {"/red": "red all", "/blue": "blue,all"}
@@ -47,10 +48,10 @@ class Front:
     def __init__(self, gateway: Gateway, folder: Path) -> None:
         self._gateway, self._folder = gateway, folder
 
-    def ask(self, target: str, language: str = "en") -> Response:
+    def ask(self, target: str, language: str = "en", method: str = "GET") -> Response:
         client = self._gateway.connect()
         try:
-            head = f"GET {target} HTTP/1.1\r\nHost: a.test\r\nAccept-Language: {language}\r\n\r\n"
+            head = f"{method} {target} HTTP/1.1\r\nHost: a.test\r\nAccept-Language: {language}\r\n\r\n"
             return client.exchange(head.encode())
         finally:
             client.close()
@@ -70,8 +71,10 @@ class Front:
 
 
 @pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    with Threaded(Counting, None) as origin:
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Front, Front]]:
+    """Two nodes that share a Redis."""
+    folder, other = (tmp_path_factory.mktemp(name) for name in ("node", "other"))
+    with Threaded(Counting, None) as origin, RedisServer(folder) as redis:
         origin.begin()
         config = {
             "workers": 2,
@@ -79,11 +82,22 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
             "admin": {"address": "127.0.0.1:0"},
             "access_logs": [],
             "caches": {"other": {"memory": "1MiB"}},
-            "routes": [{"name": "all", "upstream": origin.origin, "filters": {"cache": {}}}],
+            "state": {"url": redis.url},
+            "routes": [
+                {
+                    "name": "all",
+                    "upstream": origin.origin,
+                    "filters": {"cache": {"purge_method": {"allow": ["127.0.0.0/8"]}}},
+                }
+            ],
         }
-        folder = tmp_path_factory.mktemp("purges")
-        with Gateway(config, folder) as gateway:
-            yield Front(gateway, folder)
+        with Gateway(config, folder) as one, Gateway({**config, "workers": 1}, other) as two:
+            yield Front(one, folder), Front(two, other)
+
+
+@pytest.fixture(scope="module")
+def front(nodes: tuple[Front, Front]) -> Front:
+    return nodes[0]
 
 
 @pytest.mark.parametrize(
@@ -105,10 +119,29 @@ def test_a_purge_removes_what_it_names_with_all_variants(front: Front, body: Any
     for target, language in itertools.product(targets, ("en", "de")):
         front.ask(target, language)
     told = front.post(body)
-    assert (told.status_code, told.json()["reach"]) == (200, "node")
+    assert told.status_code == 200
     assert (told.json()["objects"] >= 2 * len(purged)) is True
     found = [(target, front.is_stored(target, each)) for target, each in itertools.product(targets, ("en", "de"))]
     assert [target for target, is_stored in found if not is_stored] == [t for t in targets for _ in "ab" if t in purged]
+
+
+def test_the_method_purges_for_those_who_may(front: Front) -> None:
+    front.ask("/method")
+    assert front.ask("/method", method="PURGE").status == 204
+    assert not front.is_stored("/method")
+
+
+@pytest.mark.parametrize("how", ["api", "method"])
+def test_a_purge_reaches_the_other_node(nodes: tuple[Front, Front], how: str) -> None:
+    one, two = nodes
+    wait_until(lambda: one.post({"tags": ["none"]}).json()["reach"] == "shared", "Redis", 60.0)
+    two.ask(f"/{how}")
+    wait_until(lambda: two.is_stored(f"/{how}"), "earlier purges to have passed", 60.0)
+    if how == "api":
+        assert one.post({"url": f"http://a.test/{how}"}).status_code == 200
+    else:
+        assert one.ask(f"/{how}", method="PURGE").status == 204
+    wait_until(lambda: not two.is_stored(f"/{how}"), "the purge to reach the other node", 60.0)
 
 
 def test_a_soft_purge_makes_stale(front: Front) -> None:

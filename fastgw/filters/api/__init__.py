@@ -33,6 +33,7 @@ from fastgw.http.messages import ResponseHead
 from fastgw.shm.node_limits import KeyCounts
 from fastgw.shm.quota_table import QuotaTable
 from fastgw.shm.rate_limit_table import Cells
+from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.feeds import Feed, Feeds
 from fastgw.upstream.client.http_client import Fetcher
 from fastgw.upstream.client.subrequest import (
@@ -258,6 +259,8 @@ class Services(NamedTuple):
     """Publish to all workers a value that this worker has fetched itself, in place of the source with this key."""
     caches: Callable[[str], Store | None] = lambda name: None
     """Returns this worker's handle of the cache store with this name. None: there is no such store."""
+    announce_purge: Callable[[PurgeOrder], None] = lambda order: None
+    """Tells the other nodes about a purge of this worker, which holds for all workers of this node already."""
 
 
 class NodeSide(Protocol):

@@ -34,6 +34,7 @@ from fastgw.runtime.control.node_view import NodeView
 from fastgw.runtime.control.revocation import Revoking
 from fastgw.runtime.control.shared_stream import shared_state
 from fastgw.runtime.ipc.channel import (
+    AnnouncePurge,
     AnyMessage,
     Channel,
     ChannelClosed,
@@ -123,6 +124,7 @@ class Control:
                 ReloadResult: self._proposer.on_outcome,
                 FeedRefreshRequest: lambda order: self._feeding.refresh_requested(order),
                 Revoke: self._revoking.revocation_received,
+                AnnouncePurge: lambda order: self._cache_purging.purged_by_worker(order.order),
                 UseCache: self._use_cache,
                 Columns: lambda order: node_state.shared.widen(order.count),
                 Stop: lambda order: self._stop_requested.set(),

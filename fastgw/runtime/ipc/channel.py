@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.revocations import RevocationEvent
 
 MESSAGE_MAX: Final = 64 * 1024
@@ -233,6 +234,12 @@ class Revoke(Message):
     events: list[RevocationEvent] = msgspec.field(default_factory=list, name="told")
 
 
+class AnnouncePurge(Message):
+    """Worker, then supervisor: a worker has purged a cache of this node; the other nodes are told by control."""
+
+    order: PurgeOrder
+
+
 AnyMessage = (
     Ready
     | Adopt
@@ -260,6 +267,7 @@ AnyMessage = (
     | FeedUpdate
     | FeedRefreshRequest
     | Revoke
+    | AnnouncePurge
 )
 
 _decoder: Final[msgspec.msgpack.Decoder[AnyMessage]] = msgspec.msgpack.Decoder(AnyMessage)

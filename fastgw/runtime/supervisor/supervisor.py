@@ -29,6 +29,7 @@ from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import RareNotice, call_ourselves, notice, notice_logs
 from fastgw.runtime.control.control import import_admin
 from fastgw.runtime.ipc.channel import (
+    AnnouncePurge,
     AnyMessage,
     ChannelClosed,
     ControlAway,
@@ -116,6 +117,7 @@ class Supervisor:
             FeedUpdate: self._was_fed,
             FeedRefreshRequest: self._was_asked,
             Revoke: self._was_revoked,
+            AnnouncePurge: self._was_asked,
             DrainAll: lambda child, message: self._life.start_shutdown("the admin API"),
         }
         self._complain = RareNotice()
@@ -345,7 +347,7 @@ class Supervisor:
             if value := read_memfd(descriptor):
                 self._node_state.feeds[message.key] = value  # for later workers
 
-    def _was_asked(self, child: Child, message: FeedRefreshRequest) -> None:
+    def _was_asked(self, child: Child, message: FeedRefreshRequest | AnnouncePurge) -> None:
         if self._children.control.child is not None:
             self._children.control.child.send(message)
 

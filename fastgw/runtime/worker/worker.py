@@ -32,6 +32,7 @@ from fastgw.routing.table import Steps, at_once
 from fastgw.runtime.ipc.channel import (
     Abort,
     Adopt,
+    AnnouncePurge,
     AnyMessage,
     Channel,
     ChannelClosed,
@@ -68,6 +69,7 @@ from fastgw.runtime.worker.acceptor import Acceptor
 from fastgw.runtime.worker.sliced_work import Slices
 from fastgw.runtime.worker.table_swap import TableSwap
 from fastgw.sync import drained_targets
+from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.feeds import Feeds
 from fastgw.sync.revocations import RevocationEvent
 from fastgw.upstream.client.http_client import Fetcher
@@ -134,6 +136,7 @@ class Worker:
             lambda: self._table_swap.generation,
             self._feed_others,
             self._caches.get,
+            self._announce_purge,
         )
         gateway.stock.roster.share_revocations(node_state.revoked, self._revoke)
         self._observer = Observer(
@@ -256,6 +259,14 @@ class Worker:
             self._channel.send(Revoke(generation=self._table_swap.generation, records=records, events=[about]))
         except ChannelFull:
             self._loop.call_later(RETRY_S, self._revoke, records, about)
+        except ChannelClosed:
+            pass  # the supervisor has ended, so this process ends too
+
+    def _announce_purge(self, order: PurgeOrder) -> None:
+        try:
+            self._channel.send(AnnouncePurge(generation=self._table_swap.generation, order=order))
+        except ChannelFull:
+            self._loop.call_later(RETRY_S, self._announce_purge, order)
         except ChannelClosed:
             pass  # the supervisor has ended, so this process ends too
 

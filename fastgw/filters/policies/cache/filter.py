@@ -1,20 +1,22 @@
 """cache: answer requests from stored responses (RFC 9111)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, field
 
-from fastgw.config.base.value_types import Method, Name, Notation, Token
+from fastgw.config.base.value_types import Method, Name, Network, Notation, Token
 from fastgw.config.settings.gateway import NONE, Some
 from fastgw.filters.api import (
     Duration,
     Env,
     Exchange,
+    Fault,
     FieldName,
     Filter,
     Hooks,
     Phase,
+    Reply,
     Services,
     Settings,
     WarningContext,
@@ -22,6 +24,7 @@ from fastgw.filters.api import (
 from fastgw.filters.policies.cache.cached_request import CachedRequest
 from fastgw.filters.policies.cache.fetch import explain_fetch
 from fastgw.filters.policies.cache.policy import CachePolicy
+from fastgw.filters.policies.ip import address_check
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status
 from fastgw.http.caching.invalidation import find_invalidated, invalidates
 from fastgw.http.caching.keys import NO_QUERY, QueryRule
@@ -29,7 +32,7 @@ from fastgw.http.caching.storing import StorePolicy
 from fastgw.http.caching.validation import FOR_ORIGIN
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
-from fastgw.sync.cache_purges import url_tag
+from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, url_tag
 from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 
 _CACHEABLE: Final = ("GET", "HEAD")
@@ -79,6 +82,13 @@ class Bypass(Settings):
 
     header: FieldName
     """Requests with this header are neither answered from the store, nor is their response stored."""
+
+
+class PurgeMethod(Settings):
+    """Purges by the method PURGE."""
+
+    allow: Some[Network]
+    """Networks or addresses of the clients that may purge; others get 403."""
 
 
 class Cache(Filter, name="cache", phase=Phase.CACHE):
@@ -137,6 +147,10 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     tag_header: tuple[FieldName, ...] = ("Surrogate-Key", "Cache-Tag")
     """Response headers with the tags for purges, separated by spaces or commas; at most 64 of 256 bytes count."""
 
+    purge_method: PurgeMethod | None = None
+    """Clients that may purge a URL, with all its variants, by a request to it with the method PURGE, which is answered
+    204. It reaches all nodes, as `fastgw purge` does. null = PURGE is forwarded like any other method."""
+
     def __post_init__(self) -> None:
         if not {*self.methods} <= {*_CACHEABLE}:
             raise ValueError("methods: expected GET, HEAD, or both")
@@ -153,8 +167,11 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     def build(self, env: Env) -> Hooks:
         policy = self._compiled()
         bypass_header = policy.bypass_header
+        may_purge = None if self.purge_method is None else address_check(self.purge_method.allow, ())
+        announce: list[Callable[[PurgeOrder], None]] = []
 
         def start(services: Services) -> None:
+            announce[:] = [services.announce_purge]
             policy.worker_loop = services.worker_loop
             store = services.caches(self.store)
             if store is not None:
@@ -167,6 +184,9 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 return False
             head = exchange.head
             if exchange.method not in policy.methods:
+                if may_purge is not None and exchange.method == b"PURGE" and isinstance(forward, Forward):
+                    purge(exchange, may_purge)
+                    return True
                 exchange.cache_result, exchange.cache_status = "bypass", _METHOD
                 return False
             if (
@@ -181,6 +201,18 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 explain_fetch(policy, exchange, forward)
                 return True
             return policy.has_store and CachedRequest(policy, exchange, forward).answer()
+
+        def purge(exchange: Exchange, may_purge: Callable[[str], tuple[bool, str]]) -> None:
+            passes, why = may_purge(exchange.client_ip)
+            if not passes:
+                exchange.fail(Fault.CLIENT_ADDRESS_DENIED, why=why)
+            elif not policy.has_store:
+                exchange.fail(Fault.INTERNAL, why="there is no cache store")
+            else:
+                url = policy.url_of(exchange, policy.query_of(exchange))
+                policy.store.purge_tags([url_tag(url)])
+                announce[0](PurgeOrder(self.store, PurgeTarget.URL, (url,)))
+                exchange.reply(Reply(204))
 
         def response(exchange: Exchange) -> None:
             answer = exchange.response
@@ -236,6 +268,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     def _explained(self, policy: CachePolicy, exchange: Exchange) -> str:
         """Say what the cache does with a request, as far as it is known without the store and the response."""
         if exchange.method not in policy.methods:
+            if self.purge_method is not None and exchange.method == b"PURGE":
+                return "purges the URL, if the client may"
             effect = "; a success removes what is stored for its URL" if invalidates(exchange.method, 200) else ""
             return f"forwards {exchange.method.decode('ascii', 'replace')} past the cache{effect}"
         head = exchange.head

@@ -268,3 +268,31 @@ def test_a_request_that_has_waited_too_long_is_forwarded_itself() -> None:
     world.plane.connects().sends(FRESH)
     assert second.received.endswith(b"\r\n\r\nhello")
     assert status(second) == b"fastgw; fwd=uri-miss; detail=in-flight"
+
+
+def test_who_may_purge_a_url_by_its_method_does_so_on_all_nodes() -> None:
+    world = World(purge_method={"allow": ["127.0.0.0/8", "192.0.2.0/24"]})
+    world.client(b"/a?b")
+    world.upstream().sends(FRESH)
+    purging = world.client(b"/%61?b", method=b"PURGE")
+    assert purging.received.startswith(b"HTTP/1.1 204 ")
+    assert [(each.target.value, each.values) for each in world.announced] == [("url", (b"http://a.test/a?b",))]
+    again = world.client(b"/a?b")
+    world.upstream().sends(FRESH)
+    assert status(again) == b"fastgw; fwd=uri-miss; ttl=60; stored"
+    world.plane.assert_quiet()
+
+
+def test_others_may_not_purge() -> None:
+    world = World(purge_method={"allow": ["203.0.113.7"]})
+    assert world.client(b"/", method=b"PURGE").received.startswith(b"HTTP/1.1 403 ")
+    assert world.announced == []
+    world.plane.assert_quiet()
+
+
+def test_without_the_setting_purge_is_a_method_like_any_other() -> None:
+    world = World()
+    client = world.client(method=b"PURGE")
+    world.upstream().sends(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    assert status(client) == b"fastgw; fwd=method"
+    world.plane.assert_quiet()

@@ -26,7 +26,10 @@ class World:
         self.store: Store = store or ProcessStore(
             turns.call_soon, 8 * 1024**2, clock=lambda: self.now, date=lambda: self.now
         )
-        services: Any = SimpleNamespace(worker_loop=self.plane.worker_loop, caches=lambda name: self.store)
+        self.announced: list[Any] = []
+        services: Any = SimpleNamespace(
+            worker_loop=self.plane.worker_loop, caches=lambda name: self.store, announce_purge=self.announced.append
+        )
         for link in self.plane.gateway.live:
             if link.hooks.start is not None:
                 link.hooks.start(services)
