@@ -235,7 +235,7 @@ class Revoke(Message):
 
 
 class AnnouncePurge(Message):
-    """Worker, then supervisor: a worker has purged a cache of this node; the other nodes are told by control."""
+    """Worker, then supervisor: a worker has purged a cache of this node; control announces it to the other nodes."""
 
     order: PurgeOrder
 

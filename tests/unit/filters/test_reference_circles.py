@@ -266,6 +266,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "methods": ["GET"],
             "bypass": {"header": "X-B"},
             "tag_header": ["Cache-Tag"],
+            "purge_method": {"allow": ["127.0.0.0/8"]},
         }
     ],
     "egress_calls": [{"user_agent": "pass", "unavailable": "gone"}, {"ambiguous": "two of them"}, {}],
