@@ -42,14 +42,14 @@ class ReadyReply:
     def of(cls, reply: Reply) -> "ReadyReply | None":
         """Return the bytes of a reply. None: its headers depend on the request."""
         body = reply.body
-        if not isinstance(body, bytes) or reply.status in NO_CONTENT:
+        if not isinstance(body, bytes):
             return None
         if any(folded(name) in serializer.REQUEST_IDS or name.lower() == b"date" for name, _ in reply.fields):
             return None
-        block = Fields(reply.fields).render(HOP_BY_HOP)
-        return cls(
-            reply.status, body, b"%b%bContent-Length: %d\r\n" % (serializer.status_line(reply.status), block, len(body))
-        )
+        lines = serializer.status_line(reply.status) + Fields(reply.fields).render(HOP_BY_HOP)
+        if reply.status in NO_CONTENT:
+            return cls(reply.status, b"", lines)
+        return cls(reply.status, body, b"%bContent-Length: %d\r\n" % (lines, len(body)))
 
     def at(self, now: float) -> ReadyAnswer:
         """Return the answer with its `Date`. `now`: seconds since the epoch."""

@@ -5,7 +5,6 @@ all requests that wait for it.
 """
 
 import asyncio
-import re
 from functools import partial
 from time import monotonic, time
 from typing import Final, final
@@ -14,15 +13,16 @@ from fastgw.errors import Fault
 from fastgw.eventloop.disk_threads import run_on_disk
 from fastgw.exchange import Exchange, Reply, problem
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyReply
-from fastgw.files.open_files import MAX_FILES, UNUSED_S, HeldFile, OpenFileCache
+from fastgw.files.open_files import MAX_FILES, UNUSED_S, HeldFile, OpenFileCache, ReadyFile
 from fastgw.files.request_path import FilePath, file_path
 from fastgw.files.resources import FileFinder, FileResource, Folder, Listing, Missing, Resource
-from fastgw.files.responses import reply_with_file
+from fastgw.files.responses import not_modified, reply_with_file, variant_for
 from fastgw.forwarded_headers import Peer
 from fastgw.http.messages import RequestHead
+from fastgw.http.preconditions import matches_weakly
 
 METHODS: Final = frozenset((b"GET", b"HEAD"))
-_IS_SPECIAL: Final = re.compile(rb"\n(?i:range|if-[a-z-]++|expect)[\t ]*+:").search
+_SPECIAL: Final = (b"range", b"if-match", b"if-unmodified-since", b"expect")
 """Headers of requests that a ready response does not answer."""
 _ANY: Final = b""
 """Key of the ready response of a file without precompressed siblings."""
@@ -75,43 +75,51 @@ class FilesAction:
         if held is None:
             self._look_up(exchange, path)
             return
-        reply = self._reply_with_file(exchange, held.resource)
-        if reply.status == 200:
-            self._keep_ready(exchange, held, reply)
-        exchange.reply(reply)
+        if exchange.chain.ready_answer is not None:
+            self._keep_ready(exchange.head, held)
+        exchange.reply(self._reply_with_file(exchange, held.resource))
 
     def ready_answer(self, head: RequestHead, peer: Peer) -> ReadyAnswer | None:
         """Return the response to a plain GET for a small file that is in the cache (`Hooks.ready_answer`)."""
         held = self._ready.get(head.path)
-        if held is None or head.method != b"GET" or head.any_line(_IS_SPECIAL) or (peer.trusted and head.forwarded):
+        if held is None or head.method != b"GET" or (peer.trusted and head.forwarded):
             return None
         now = monotonic()
         if now >= held.valid_until:
             del self._ready[head.path]
             return None
-        found = held.ready.get(
-            _ANY if len(held.resource.variants) == 1 else b", ".join(head.values(b"accept-encoding"))
-        )
+        first = head.first
+        for name in _SPECIAL:
+            if first(name) is not None:
+                return None
+        found = held.ready.get(_coding_key(head, held.resource))
         if found is None:
             return None
+        answer, known = found.whole, head.values(b"if-none-match")
+        if known:
+            value = known[0] if len(known) == 1 else b", ".join(known)
+            if matches_weakly(value, found.etag):
+                answer = found.not_modified
+        elif first(b"if-modified-since") is not None:
+            return None
         held.used_at = now
-        return found.at(time())
+        return answer.at(time())
 
-    def _keep_ready(self, exchange: Exchange, held: HeldFile, reply: Reply) -> None:
-        """Keep a whole response for later requests with the same path and `Accept-Encoding`."""
-        if exchange.method != b"GET" or not isinstance(reply.body, bytes):
+    def _keep_ready(self, head: RequestHead, held: HeldFile) -> None:
+        """Keep the responses to later requests for a small file with the same path and `Accept-Encoding`."""
+        key = _coding_key(head, held.resource)
+        if key in held.ready and head.path in self._ready:
             return
-        ready = ReadyReply.of(reply)
-        if ready is None:
+        variant = variant_for(head, held.resource)
+        if variant.reply is None or len(held.ready) >= MAX_CODINGS or len(key) > MAX_CODING:
             return
-        coding = _ANY
-        if len(held.resource.variants) > 1:
-            coding = b", ".join(exchange.values(b"accept-encoding"))
-        if len(held.ready) < MAX_CODINGS and len(coding) <= MAX_CODING:
-            held.ready[coding] = ready
+        whole, same = ReadyReply.of(variant.reply), ReadyReply.of(not_modified(variant))
+        if whole is None or same is None:
+            return
+        held.ready[key] = ReadyFile(variant.validators.etag, whole, same)
         if len(self._ready) >= MAX_FILES:
             self._ready.clear()
-        self._ready[exchange.path] = held
+        self._ready[head.path] = held
 
     def answer_waiting(self, exchange: Exchange) -> str:
         """Answer, waiting for the disk, as for `explain`. Returns the name of the file, or why there is none."""
@@ -210,3 +218,8 @@ class FilesAction:
     @staticmethod
     def _reply_with_file(exchange: Exchange, found: FileResource) -> Reply:
         return reply_with_file(exchange.head, found, time(), ranges=b"range" not in exchange.request_dropped)
+
+
+def _coding_key(head: RequestHead, resource: FileResource) -> bytes:
+    """Return the key of ready responses: `Accept-Encoding`, if the file has precompressed siblings."""
+    return _ANY if len(resource.variants) == 1 else b", ".join(head.values(b"accept-encoding"))

@@ -1,7 +1,7 @@
 """Cache of open files, as nginx's `open_file_cache`: a file in it is served without a look at the disk."""
 
 from collections import OrderedDict
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from fastgw.exchange.ready_answer import ReadyReply
 from fastgw.files.request_path import FilePath
@@ -17,6 +17,14 @@ MAX_CONTENT_BYTES: Final = 16 * 1024 * 1024
 """Bounds of the cache of open files, for each route and worker."""
 
 
+class ReadyFile(NamedTuple):
+    """Ready responses of one representation of a file."""
+
+    etag: bytes | None
+    whole: ReadyReply
+    not_modified: ReadyReply
+
+
 class HeldFile:
     """A file in the cache. `valid_until`, `used_at`: monotonic seconds."""
 
@@ -25,8 +33,8 @@ class HeldFile:
     def __init__(self, resource: FileResource, now: float) -> None:
         self.resource = resource
         self.used_at, self.valid_until = now, now + VALID_S
-        self.ready: dict[bytes, ReadyReply] = {}
-        """Whole responses by `Accept-Encoding`; empty once the file was removed from the cache."""
+        self.ready: dict[bytes, ReadyFile] = {}
+        """Ready responses by `Accept-Encoding`; empty once the file was removed from the cache."""
 
 
 _GONE: Final = FileResource(b"", ())

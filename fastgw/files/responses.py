@@ -19,12 +19,12 @@ _IN_304: Final = frozenset((b"ETag", b"Last-Modified", b"Vary"))
 
 def reply_with_file(head: RequestHead, resource: FileResource, now: float, *, ranges: bool) -> Reply:
     """Return the response to a GET or HEAD. `now`: seconds since the epoch. `ranges`: whether Range is considered."""
-    variant = _variant_for(head, resource)
+    variant = variant_for(head, resource)
     result = evaluate(head, variant.validators, now)
     if result is PreconditionResult.FAILED:
         return problem(Fault.PRECONDITION_FAILED)
     if result is PreconditionResult.NOT_MODIFIED:
-        return Reply(304, fields=[field for field in variant.fields if field[0] in _IN_304])
+        return not_modified(variant)
     wanted = applicable_range(head, variant.validators, now) if ranges else None
     selected = None if wanted is None else select_ranges(wanted, variant.size)
     if selected is None:
@@ -34,7 +34,7 @@ def reply_with_file(head: RequestHead, resource: FileResource, now: float, *, ra
     return _reply_with_parts(variant, selected)
 
 
-def _variant_for(head: RequestHead, resource: FileResource) -> Variant:
+def variant_for(head: RequestHead, resource: FileResource) -> Variant:
     """Return the representation that the client prefers; the one without a coding is always acceptable."""
     variants = resource.variants
     if len(variants) > 1:
@@ -43,6 +43,10 @@ def _variant_for(head: RequestHead, resource: FileResource) -> Variant:
             coding = negotiate(values, tuple(each.coding for each in variants if each.coding is not None)).coding
             return next(each for each in variants if each.coding == coding)
     return variants[-1]
+
+
+def not_modified(variant: Variant) -> Reply:
+    return Reply(304, fields=[field for field in variant.fields if field[0] in _IN_304])
 
 
 def _whole(variant: Variant) -> ReplyBody:

@@ -344,7 +344,13 @@ def test_a_response_from_memory_is_that_of_the_full_path(site: Site) -> None:
         assert whole[0] == 200
         assert {repr(fields(request + b"\r\n")) for _ in range(5)} == {repr(whole)}
         assert fields(request + b"Range: bytes=0-0\r\n\r\n")[0] == 206
-        assert fields(request + b"If-None-Match: *\r\n\r\n")[0] == 304
+        for condition in (b"*", b'W/"x", ' + dict(whole[1])[b"ETag"], b'"x"', b"x"):
+            line = b"If-None-Match: " + condition + b"\r\n"
+            full, ready = fields(request + line + b"Range: lines=1\r\n\r\n"), fields(request + line + b"\r\n")
+            assert (ready, ready[0]) == (full, 200 if b"x" in condition[:3] and len(condition) < 5 else 304)
+        since = b"If-Modified-Since: Sun, 09 Sep 2001 01:46:40 GMT\r\n"
+        assert fields(request + since + b"\r\n")[0] == 304
+        assert fields(request + since + b'If-None-Match: "x"\r\n\r\n')[0] == 200
         assert fields(request.replace(b"GET", b"HEAD") + b"\r\n") == (200, whole[1], b"")
         assert fields(request + b"\r\n") == whole
     client.send(b"GET /app.js" + lines + b"\r\n" + b"GET /app.js" + lines + b"Connection: close\r\n\r\n")  # pipelined

@@ -15,7 +15,12 @@ def test_the_head_has_all_but_the_lines_of_the_connection() -> None:
     assert ready.at(784_111_778.0).head.endswith(b"08:49:38 GMT\r\n")
 
 
-def test_what_depends_on_the_request_or_has_no_length_is_not_ready() -> None:
-    assert ReadyReply.of(Reply(204)) is None
+def test_a_response_without_content_has_no_length() -> None:
+    ready = ReadyReply.of(Reply(304, fields=[(b"ETag", b'"a"')]))
+    assert ready is not None
+    assert b"Content-Length" not in ready.at(0.0).head
+
+
+def test_what_depends_on_the_request_is_not_ready() -> None:
     assert ReadyReply.of(Reply(200, b"", [(b"Date", b"x")])) is None
     assert ReadyReply.of(Reply(200, b"", [(b"X-Request_Id", b"x")])) is None
