@@ -75,8 +75,8 @@ SCENARIO = Scenario(
     title="static files",
     about=(
         "100 files of 1 KiB on 64 connections, then 8 files of 1 MiB on 16. Requests are those of `plain`, each with "
-        "an `If-None-Match` that does not match. Each contestant keeps files open and looks at the disk once a second; a "
-        "JSON access log. nginx sends with sendfile."
+        "an `If-None-Match` that does not match. Each contestant keeps files open and looks at the disk once a second; "
+        "a JSON access log. nginx sends with sendfile."
     ),
     peers=(
         Fastgw(config=ROUTES),
