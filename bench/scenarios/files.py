@@ -9,8 +9,21 @@ from bench.peers import Fastgw, Nginx
 from bench.peers.peer import HERE, HOST, Running
 from bench.prove import NotTheSameWork, client_of, expect
 from bench.scenarios.bodies import LOADS, PER_GIB
-from bench.scenarios.plain import CPU
-from bench.scenarios.scenario import CPU_PER_GIB, Kind, Picture, Scenario, Table
+from bench.scenarios.scenario import (
+    CORE_USED,
+    CPU_PER_GIB,
+    CPU_US,
+    P50,
+    P99,
+    RATE,
+    SYSTEM_US,
+    USER_US,
+    Kind,
+    Picture,
+    Scenario,
+    Table,
+    ratio_to,
+)
 
 SMALL, LARGE = 1 << 10, 1 << 20
 FILES = {SMALL: 100, LARGE: 8}
@@ -79,13 +92,16 @@ SCENARIO = Scenario(
         "a JSON access log. nginx sends with sendfile."
     ),
     peers=(
-        Fastgw(config=ROUTES),
-        Fastgw("fastgw (pure Python)", environment={"FASTGW_PURE_PYTHON": "1"}, config=ROUTES),
+        Fastgw(routes=1, config=ROUTES),
+        Fastgw("fastgw (pure Python)", routes=1, environment={"FASTGW_PURE_PYTHON": "1"}, config=ROUTES),
         Nginx(template=HERE / "nginx-files.conf"),
     ),
     thorough=frozenset({"fastgw (pure Python)"}),
     loads=(wrk("1 KiB", 64, SMALL), wrk("1 MiB", 16, LARGE)),
-    tables=(Table("1 KiB", CPU), Table("1 MiB", PER_GIB)),
+    tables=(
+        Table("1 KiB", (CPU_US, USER_US, SYSTEM_US, ratio_to("nginx"), RATE, CORE_USED, P50, P99)),
+        Table("1 MiB", PER_GIB),
+    ),
     prove=prove_files,
     prepare=write_files,
     pictures=(

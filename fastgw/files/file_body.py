@@ -14,7 +14,6 @@ from typing import Final, NamedTuple, final
 
 from fastgw.errors import Fault
 from fastgw.eventloop.disk_threads import run_on_disk
-from fastgw.eventloop.socket_send import room
 from fastgw.exchange import Exchange
 from fastgw.exchange.reply import ReplyBody
 from fastgw.files.beneath import read_at_once
@@ -22,9 +21,11 @@ from fastgw.files.resources import OpenFile
 from fastgw.http.byte_ranges import ByteRange
 
 PIECE: Final = 65_536
-"""Bytes that are read at once, unless the client's socket accepts more."""
-LARGE_PIECE: Final = 262_144
-"""Most bytes that are read at once."""
+"""Bytes that are read at once."""
+SMALL_PIECE: Final = 16_384
+"""Bytes that are read for a plain socket that accepts nothing now: its transport tells when they were sent."""
+LARGE_PIECE: Final = 524_288
+"""Most bytes that sendfile gets at once."""
 PER_TURN: Final = 1_048_576
 """Bytes of one body that are sent in one turn of the loop; then other connections are served."""
 
@@ -116,7 +117,7 @@ class _FileSender:
             if given:
                 budget -= given
                 continue
-            count = min(self._left, self._piece(self._exchange))
+            count = min(self._left, SMALL_PIECE if self._exchange.client.fd >= 0 else PIECE)
             piece = read_at_once(self._file.fd, count, self._at)
             if piece is None:
                 self._scheduled = True
@@ -162,10 +163,6 @@ class _FileSender:
         if part.before:
             self._feed(part.before)
         return True
-
-    def _piece(self, exchange: Exchange) -> int:
-        fd = exchange.client.fd
-        return min(max(room(fd) * 4 // 5, PIECE), LARGE_PIECE) if fd >= 0 else PIECE
 
     @staticmethod
     def _read(file: OpenFile, count: int, at: int) -> tuple[bytes, bool]:

@@ -20,7 +20,8 @@ MAX_CONTENT_BYTES: Final = 16 * 1024 * 1024
 class ReadyFile(NamedTuple):
     """Ready responses of one representation of a file."""
 
-    etag: bytes | None
+    etags: tuple[bytes, bytes]
+    """Entity tag of the file, and its other form: weak or strong."""
     whole: ReadyReply
     not_modified: ReadyReply
 
