@@ -15,8 +15,25 @@ BODY = json.dumps({"items": [{"id": n, "name": f"item {n}", "price": n * 3 + 0.9
 @contextmanager
 def serving(folder: Path, core: int) -> Iterator[int]:
     """Run the origin on `core` and yield its port."""
+    with _serving(Path(__file__).with_name("nginx.conf"), folder, core) as port:
+        yield port
+
+
+@contextmanager
+def serving_public(folder: Path, core: int) -> Iterator[int]:
+    """Run an origin whose responses may be stored by a cache, as `serving` does."""
+    lines = Path(__file__).with_name("nginx.conf").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not any(f"add_header {name} " in line for name in ("Vary", "Set-Cookie"))]
+    template = folder / "origin.template"
+    template.write_text("".join(kept).replace("private, max-age=0, must-revalidate", "public, max-age=3600"))
+    with _serving(template, folder, core) as port:
+        yield port
+
+
+@contextmanager
+def _serving(template: Path, folder: Path, core: int) -> Iterator[int]:
     port = free_port()
-    config = render(Path(__file__).with_name("nginx.conf"), folder / "origin.conf", folder=folder, port=port, body=BODY)
+    config = render(template, folder / "origin.conf", folder=folder, port=port, body=BODY)
     with pinned(["nginx", "-c", config], [core], folder / "origin.out") as origin:
         wait_until_open(port, origin)
         yield port

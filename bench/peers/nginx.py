@@ -9,7 +9,7 @@ from bench.peers.peer import HERE, Place, Running, routes, version_told
 from bench.peers.programs import find_program
 from bench.ports import free_port, wait_until_open
 from bench.processes import pinned
-from bench.templates import render
+from bench.templates import ConfigTemplate, render
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Nginx:
     workers: int = 1
     template: Path = HERE / "nginx.conf"
     fill: Mapping[str, str] = field(default_factory=dict)
-    """Fragments of this scenario by place: `main`, `http`, `server`, `location` (directives), `listen` (parameters)."""
+    """Fragments of this scenario by place: `main`, `http`, `server`, `location` (directives), `listen` (parameters).
+    `@{folder}` is the folder of the contestant."""
 
     def version(self) -> str | None:
         nginx = find_program("nginx")
@@ -31,7 +32,8 @@ class Nginx:
         port = free_port()
         access_log = place.folder / "access.log" if self.logs else None
         location = self.fill.get("location", "")
-        added = {"main": "", "http": "", "server": "", "listen": "", **self.fill, "location": location}
+        fill = {name: ConfigTemplate(text).substitute(folder=place.folder) for name, text in self.fill.items()}
+        added = {"main": "", "http": "", "server": "", "listen": "", **fill, "location": location}
         config = render(
             self.template,
             place.folder / "nginx.conf",

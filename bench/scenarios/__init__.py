@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from bench.scenarios import (
+    cache,
     churn,
     compress,
     download,
@@ -47,5 +48,6 @@ SCENARIOS: Mapping[str, Scenario] = {
         reload,
         tcp,
         compress,
+        cache,
     )
 }

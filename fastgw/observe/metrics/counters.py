@@ -63,6 +63,7 @@ class ExchangeCounters:
         self.column = column[:WORDS]
         self.cells = SeriesCells(self.column)
         self._series = series
+        self._cache_words: dict[tuple[str, str], int] = {}  # by route and result
         self._unwritten = Lock()
 
     @property
@@ -73,6 +74,7 @@ class ExchangeCounters:
     def adopt(self, series: Series) -> None:
         """Use the slots of another generation. Places returned before are invalid from now on."""
         self._series = series
+        self._cache_words = {}
 
     def series_words(
         self, listener: str, route: str, upstream: str, method: bytes, status: int, fault: str = "", target: str = ""
@@ -181,9 +183,15 @@ class ExchangeCounters:
         """Count a request by the result of its route's cache (`CacheResult`). Not counted if the column has no free
         cell.
         """
-        word = self.cells.word(cache_cell_name(self._series.routes_by_name.get(route, 0), CACHE_RESULTS.index(result)))
-        if word is not None:
-            self.column[word] += 1
+        key = route, result
+        word = self._cache_words.get(key)
+        if word is None:
+            name = cache_cell_name(self._series.routes_by_name.get(route, 0), CACHE_RESULTS.index(result))
+            word = self.cells.word(name)
+            if word is None:
+                return
+            self._cache_words[key] = word
+        self.column[word] += 1
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         """Count an event of a filter, in shadow mode or not. Rare, so its name is looked up each time."""

@@ -1,0 +1,61 @@
+"""cache: cost of a response from the cache, and of the same response from the upstream."""
+
+from http.client import HTTPException
+
+from bench import origin
+from bench.load.wrk import REQUESTS, Wrk
+from bench.origin import BODY
+from bench.peers import Fastgw, Nginx
+from bench.peers.peer import HOST, Running
+from bench.prove import NotTheSameWork, client_of, expect
+from bench.scenarios.scenario import CORE_USED, CPU_US, P50, P99, RATE, SYSTEM_US, USER_US, Scenario, Table, ratio_to
+
+CACHE = (
+    "proxy_cache pages; proxy_cache_lock on; proxy_cache_use_stale error timeout updating;"
+    "proxy_hide_header X-Request-Id; add_header X-Request-Id $http_x_request_id;"
+    "add_header Cache-Status $upstream_cache_status; "
+)
+ZONE = "proxy_cache_path @{folder}/nginx-cache levels=1:2 keys_zone=pages:10m; "
+UNCACHED = ", no cache"
+COLUMNS = (CPU_US, USER_US, SYSTEM_US, ratio_to("fastgw" + UNCACHED), ratio_to("nginx"), RATE, CORE_USED, P50, P99)
+
+
+def prove(name: str, running: Running) -> None:
+    """Raise `NotTheSameWork` unless the second response to a request comes from the cache, or none does."""
+    client = client_of(running)
+    try:
+        for number in range(2):
+            client.request("GET", "/svc1/v1/proof/7", headers={"Host": HOST, "X-Request-Id": f"{number:032x}"})
+            response = client.getresponse()
+            expect("body", response.read(), BODY.encode())
+            status = (response.getheader("Cache-Status") or "").lower()
+            expect("whether the cache has answered", "hit" in status, number == 1 and not name.endswith(UNCACHED))
+            expect("request id", response.getheader("X-Request-Id"), f"{number:032x}")
+    except (OSError, HTTPException, ValueError) as error:
+        raise NotTheSameWork(f"{name}: {error}") from error
+    finally:
+        client.close()
+
+
+SCENARIO = Scenario(
+    name="cache",
+    title="CPU per response from the cache",
+    about=(
+        "1,000 URLs with the headers of a browser, whose responses of 1 KiB all are stored for an hour, as they say. "
+        "nginx keeps its cache in files, with `sendfile`; `open_file_cache` keeps the files open. `no cache`: the same "
+        "requests, forwarded."
+    ),
+    peers=(
+        Fastgw(config={"filters": {"cache": {}}}),
+        Fastgw("fastgw" + UNCACHED),
+        Nginx(fill={"http": ZONE + "sendfile on;", "server": CACHE}),
+        Nginx(
+            "nginx, open_file_cache", fill={"http": ZONE + "sendfile on; open_file_cache max=2000;", "server": CACHE}
+        ),
+        Nginx("nginx" + UNCACHED),
+    ),
+    loads=(Wrk(script=REQUESTS.with_name("cached.lua"), arguments={"body": "@body.json"}),),
+    tables=(Table("64 connections", COLUMNS),),
+    prove=prove,
+    origin=origin.serving_public,
+)
