@@ -3,6 +3,7 @@
 Rule: lint rejects nothing, and reports only what is almost certain. Values that may be secrets are not quoted.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -13,7 +14,7 @@ from fastgw.config.base.value_types import Url
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.egress.expand import NAME as EGRESS
-from fastgw.config.settings.gateway import FilterUse, Route
+from fastgw.config.settings.gateway import Files, FilterUse, Route
 
 _EXPANSION: Final = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*(:?[-+?=][^}]*)?\}")
 _NGINX: Final = re.compile(
@@ -28,7 +29,8 @@ _ELSEWHERE: Final = re.compile(r"/(:[A-Za-z_]\w*|<[^/<>]+>)(?=/|$)")
 """Path parameters in the syntax of Express and Kong, and of Flask."""
 _NO_SINKS: Final = ("stderr", "syslog", "journal", "off", "none", "-")
 _PARAMETER: Final = re.compile(r"\{[^}:]*")
-FREE_TEXT: Final = ("body", "description")
+_PRIVATE_KEY: Final = b"PRIVATE KEY-----"
+FREE_TEXT: Final = ("body", "description", "html", "json")
 """Keys of free text, in which `${name}` may be a program's own syntax, such as JavaScript."""
 KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "key_auth": ("key_auth",),
@@ -46,6 +48,7 @@ def lint(merged: Merged) -> list[Problem]:
         *_expansions(merged),
         *_sinks(merged),
         *_of_routes(merged),
+        *_configuration_in_roots(merged),
         *_never_reached(merged),
         *_credentials_that_nobody_reads(merged),
         *_upstreams_that_nobody_uses(merged),
@@ -141,6 +144,26 @@ def _templates(route: Route) -> Iterator[tuple[Path, str]]:
         yield ("rewrite",), route.rewrite
     if route.redirect is not None:
         yield ("redirect", "to"), route.redirect.to
+
+
+def _configuration_in_roots(merged: Merged) -> Iterator[Problem]:
+    """Yield a note for each root of static files with a file of this configuration, or a private key that it names."""
+    roots = [
+        (location.below("files", "root"), route.files.root + os.sep)
+        for location, route in merged.routes()
+        if isinstance(route.files, Files) and isinstance(route.files.root, str)
+    ]
+    if not roots:
+        return
+    names = {os.path.abspath(reading.document.name) for reading in merged.readings if reading.document.name}
+    captured = merged.readings[0].files.contents_read
+    names |= {name for name, content in captured.items() if name.startswith("/") and _PRIVATE_KEY in content}
+    for location, root in roots:
+        served = sorted(name for name in names if name.startswith(root) and "/." not in name[len(root) - 1 :])
+        if served:
+            yield location.value_problem(
+                f"it contains {served[0]}, which is a part of this configuration: it is served"
+            )
 
 
 def _overlap(one: Route, other: Route) -> bool:

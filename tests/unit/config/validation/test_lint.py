@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from fastgw import config
 from fastgw.config.base.value_types import parse_address
 from fastgw.filters import TYPES
 from fastgw.runtime.sockets.listening_sockets import why_not_listen
+from tests.support.certificates import Certificates
 from tests.support.commands import ended
 
 HEAD = """\
@@ -282,3 +284,20 @@ routes:
     assert (shown["status"], shown.get("nearest", "")) == (404, told)
     text = ended("explain", "a.yaml", *asked, "--listener", "main", directory=tmp_path).stdout
     assert [line for line in text.splitlines() if line.startswith("nearest")] == ([f"nearest   {told}"] if told else [])
+
+
+def test_a_root_with_the_configuration_or_a_key_is_noted(tmp_path):
+    """Anybody could get it; a hidden file is never served."""
+    (tmp_path / "public" / ".keys").mkdir(parents=True)
+    certificate, key = Certificates(tmp_path / "public" / ".keys").issue("a.test")
+    listener = f"{{address: '127.0.0.1:0', tls: {{certificates: [{{certificate: '{certificate}', key: '{key}'}}]}}}}"
+    text = f"version: 1\nlisteners: {{main: {listener}}}\nroutes: [{{name: r, files: {{root: %s}}}}]\n"
+
+    def told(root):
+        return [each for each in notes(tmp_path, text % root) if "expires soon" not in each]
+
+    assert told("public") == []
+    wrong = "it contains {}, which is a part of this configuration: it is served"
+    assert told(".") == ["a.yaml:3:34: routes[0].files.root: " + wrong.format("a.yaml")]
+    keys = Path(certificate).parent
+    assert told(keys) == ["a.yaml:3:34: routes[0].files.root: " + wrong.format(Path(key).relative_to(tmp_path))]
