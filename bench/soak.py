@@ -166,21 +166,30 @@ async def _visit(ports: Mapping[str, int], routes: int, context: ssl.SSLContext,
         await asyncio.sleep(random.random() * 0.05)
 
 
-async def _post(folder: Path, body: bytes) -> None:
+async def post_configuration(folder: Path, body: bytes) -> None:
+    """Activate a configuration. Raises `Failed`."""
+    await post_admin(folder, "/config", body)
+
+
+async def post_admin(folder: Path, path: str, body: bytes) -> None:
+    """Send a JSON document to the admin API of the gateway in this folder. Raises `Failed`."""
     reader, writer = await asyncio.open_unix_connection(str(folder / "admin.sock"))
     try:
-        head = b"POST /config HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        head = (
+            f"POST {path} HTTP/1.1\r\n".encode()
+            + b"Host: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        )
         writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         answer = await reader.read()
     finally:
         writer.close()
     if not answer.startswith(b"HTTP/1.1 200"):
-        raise Failed(f"a configuration was refused: {answer[-500:].decode(errors='replace')}")
+        raise Failed(f"POST {path} was refused: {answer[-500:].decode(errors='replace')}")
 
 
 @asynccontextmanager
-async def _gateway(folder: Path, first: Mapping[str, Any]) -> AsyncIterator[tuple[int, dict[str, int]]]:
-    """Yield its pid, and the port of each listener."""
+async def running_gateway(folder: Path, first: Mapping[str, Any]) -> AsyncIterator[tuple[int, dict[str, int]]]:
+    """Yield the pid of a gateway, and the port of each listener."""
     config = folder / "gateway.json"
     config.write_text(json.dumps(first))
     ready, ready_in = os.pipe()
@@ -232,7 +241,7 @@ async def soak(
     samples: dict[str, list[Sample]] = {}
     origin = await asyncio.get_running_loop().create_server(_Origin, "127.0.0.1", 0)
     at = origin.sockets[0].getsockname()[1]
-    async with _gateway(folder, document(sizes, at, folder, 0)) as (supervisor, ports):
+    async with running_gateway(folder, document(sizes, at, folder, 0)) as (supervisor, ports):
         visitors = [asyncio.create_task(_visit(ports, sizes.routes, context, counts)) for _ in range(sizes.clients)]
         begun, logged_at = time.monotonic(), -inf
         try:
@@ -240,7 +249,7 @@ async def soak(
                 await asyncio.sleep(min(sizes.reload_every, 1.0))
                 if sizes.reload_every < inf:
                     counts.reloads += 1
-                    await _post(folder, json.dumps(document(sizes, at, folder, counts.reloads)).encode())
+                    await post_configuration(folder, json.dumps(document(sizes, at, folder, counts.reloads)).encode())
                 for visitor in visitors:
                     if visitor.done():
                         visitor.result()  # raises

@@ -1,0 +1,300 @@
+"""Soak test of the response cache: a model checks every answer under purges, changes, kills and reloads.
+
+    python -m bench.cache_soak --minutes 30
+
+The origin changes its resources at random. Its model knows when each version was replaced and how long it may be used
+afterwards, so for every answer it is known whether it may still be sent. Wrong is: another body than that of the
+version it names, a version that is too old or that was purged, a variant for another language, a stored answer that
+says no-store, or an answer for a consumer that another one gets. Exit code 1: an answer was wrong.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from hashlib import blake2b
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple
+
+import typer
+
+from bench.soak import Failed, post_admin, post_configuration, processes, running_gateway
+
+RESOURCES: Final = 400
+LANGUAGES: Final = ("en", "de", "fr")
+GROUPS: Final = 7
+LATE_S: Final = 3.0
+"""Seconds that are forgiven: ages are whole seconds, and both processes wait for their turn."""
+READ_S: Final = 30.0
+
+
+class Resource:
+    """A resource of the origin. Its kind is decided by its number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.version = 0
+        self.max_age = (0, 1, 2, 30)[number % 4]
+        self.is_private = number % 11 == 0
+        self.varies = number % 3 == 0
+        self.tag = f"group-{number % GROUPS}"
+        self.size = (10, 900, 5_000, 70_000, 400_000)[number % 5]
+        self.replaced_at: list[float] = []
+        """When each version but the last one was replaced."""
+        self.least = 0
+        """The oldest version that may be sent since the last purge."""
+
+    def change(self) -> None:
+        self.version += 1
+        self.replaced_at.append(time.monotonic())
+
+    def body(self, version: int, language: str) -> bytes:
+        """Return the body of a version: it names what it is, and every byte of it follows from that."""
+        name = f"{self.number} {version} {language} ".encode()
+        pattern = blake2b(name, digest_size=16).hexdigest().encode()
+        return name + (pattern * (self.size // len(pattern) + 1))[: self.size]
+
+    def complaint(self, answer: "Answer", language: str, asked_at: float, least: int) -> str:
+        """Return what is wrong with an answer; "": nothing. `least`: the value when it was asked for."""
+        words = answer.body.split(b" ", 3)
+        if len(words) != 4 or words[0] != b"%d" % self.number:
+            return f"the body is not of this resource: {answer.body[:60]!r}"
+        version, told = int(words[1]), words[2].decode()
+        if answer.body != self.body(version, told):
+            return f"the body of version {version} is damaged"
+        if self.varies and told != language:
+            return f"language {told} for {language}"
+        if version < least:
+            return f"version {version} was purged, the oldest is {least}"
+        if version < self.version:
+            too_late = self.replaced_at[version] + self.max_age + LATE_S
+            if asked_at > too_late:
+                return f"version {version} is too old by {asked_at - too_late:.1f} s"
+        if self.is_private and answer.is_hit:
+            return "no-store was stored"
+        return ""
+
+
+class Answer(NamedTuple):
+    """A response."""
+
+    status: int
+    is_hit: bool
+    body: bytes
+
+
+class World:
+    """All resources, and the counts of the run."""
+
+    def __init__(self) -> None:
+        self.resources = [Resource(number) for number in range(RESOURCES)]
+        self.answers = self.hits = self.broken = self.changes = self.purges = self.kills = self.reloads = 0
+        self.wrong: list[str] = []
+
+    # the origin
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the gateway on one connection."""
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                await self._answer(head, writer)
+        writer.close()
+
+    async def _answer(self, head: str, writer: asyncio.StreamWriter) -> None:
+        resource = self.resources[int(head.split(" ", 2)[1].rpartition("/")[2])]
+        fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in head.split("\r\n")[1:])}
+        language = fields.get("accept-language", "en")
+        version = resource.version
+        etag = f'"{version}{language if resource.varies else ""}"'
+        control = "no-store" if resource.is_private else f"max-age={resource.max_age}"
+        lines = f"Cache-Control: {control}\r\nETag: {etag}\r\nSurrogate-Key: {resource.tag}\r\n"
+        lines += "Vary: Accept-Language\r\n" if resource.varies else ""
+        if fields.get("if-none-match") == etag:
+            writer.write(f"HTTP/1.1 304 Not Modified\r\n{lines}\r\n".encode())
+            return
+        body = resource.body(version, language)
+        is_chunked = random.random() < 0.3
+        framing = "Transfer-Encoding: chunked" if is_chunked else f"Content-Length: {len(body)}"
+        writer.write(f"HTTP/1.1 200 OK\r\n{lines}{framing}\r\n\r\n".encode())
+        half = len(body) // 2
+        for piece in (body[:half], body[half:]):
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked and piece else piece)
+            await writer.drain()
+            await asyncio.sleep(random.random() * 0.005)
+        if is_chunked:
+            writer.write(b"0\r\n\r\n")
+
+    # the clients
+
+    async def visit(self, port: int) -> None:
+        """Ask for resources at random, and check the answers, for ever."""
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.05)
+                continue
+            try:
+                for _ in range(20):
+                    await self._ask(reader, writer)
+            except (OSError, EOFError, TimeoutError):
+                self.broken += 1  # a worker was killed
+            finally:
+                writer.close()
+
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Popular ones more often, so that equal requests meet.
+        resource = self.resources[int(RESOURCES * random.random() ** 3)]
+        language = random.choice(LANGUAGES)
+        least, asked_at = resource.least, time.monotonic()
+        request = f"GET /r/{resource.number} HTTP/1.1\r\nHost: a.test\r\nAccept-Language: {language}\r\n\r\n"
+        writer.write(request.encode())
+        async with asyncio.timeout(READ_S):
+            answer = await _read_answer(reader)
+        if answer.status != 200:
+            self.broken += 1
+            return
+        self.answers += 1
+        self.hits += answer.is_hit
+        if complaint := resource.complaint(answer, language, asked_at, least):
+            self.wrong.append(f"/r/{resource.number}: {complaint}")
+
+    # what disturbs them
+
+    async def change(self) -> None:
+        """Change a resource every few milliseconds."""
+        while True:
+            await asyncio.sleep(random.random() * 0.02)
+            random.choice(self.resources).change()
+            self.changes += 1
+
+    async def purge(self, folder: Path) -> None:
+        """Purge at random. From the response on, no version from before it may be sent."""
+        while True:
+            await asyncio.sleep(random.random())
+            resource = random.choice(self.resources)
+            url = f"http://a.test/r/{resource.number}"
+            wanted: list[tuple[dict[str, Any], list[Resource]]] = [
+                ({"url": url}, [resource]),
+                ({"prefix": "http://a.test/r/1"}, [each for each in self.resources if str(each.number)[0] == "1"]),
+                ({"tags": [resource.tag]}, [each for each in self.resources if each.tag == resource.tag]),
+                ({"all": True}, self.resources),
+            ]
+            body, purged = random.choices(wanted, (50, 5, 10, 1))[0]
+            before = [each.version for each in purged]
+            await post_admin(folder, "/cache/purge", json.dumps(body).encode())
+            self.purges += 1
+            for each, version in zip(purged, before, strict=True):
+                each.least = max(each.least, version)
+
+
+async def _read_answer(reader: asyncio.StreamReader) -> Answer:
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        lines = head.split("\r\n")
+        fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
+        if "content-length" in fields:
+            body = await reader.readexactly(int(fields["content-length"]))
+        else:
+            body = b""
+            while size := int(await reader.readuntil(b"\r\n"), 16):
+                body += (await reader.readexactly(size + 2))[:-2]
+            await reader.readuntil(b"\r\n")
+    except (asyncio.LimitOverrunError, ValueError) as error:
+        raise EOFError(str(error)) from error
+    return Answer(int(lines[0].split(" ")[1]), "fastgw; hit" in fields.get("cache-status", ""), body)
+
+
+def _document(origin: int, folder: Path, reload: int) -> dict[str, Any]:
+    """Return the configuration; each reload is another one, with the same store."""
+    return {
+        "version": 1,
+        "workers": 2,
+        "listeners": {"main": {"address": "127.0.0.1:0"}},
+        "admin": {"address": f"unix:{folder}/admin.sock"},
+        "status": None,
+        "access_logs": [],
+        "caches": {"main": {"memory": "16MiB"}},
+        "upstreams": {"origin": {"targets": [f"http://127.0.0.1:{origin}"]}},
+        "routes": [
+            {
+                "name": f"cached-{reload}",
+                "upstream": "origin",
+                "filters": {"cache": {"stale_when_unreachable": "100ms", "lock_timeout": f"{1 + reload % 3}s"}},
+            }
+        ],
+    }
+
+
+async def soak(seconds: float, clients: int, tell_every: float, folder: Path) -> World:
+    """Run, and print progress. Raises `Failed`."""
+    world = World()
+    server = await asyncio.start_server(world.serve, "127.0.0.1", 0)
+    origin = server.sockets[0].getsockname()[1]
+    async with running_gateway(folder, _document(origin, folder, 0)) as (supervisor, ports):
+        tasks = [asyncio.create_task(world.visit(ports["main"])) for _ in range(clients)]
+        tasks += [asyncio.create_task(world.change()), asyncio.create_task(world.purge(folder))]
+        begun = told_at = time.monotonic()
+        try:
+            while time.monotonic() - begun < seconds:
+                await asyncio.sleep(min(1.0, seconds))
+                if random.random() < 0.1:
+                    workers = [pid for name, pid in processes(supervisor).items() if name.startswith("worker")]
+                    if workers:
+                        os.kill(random.choice(workers), signal.SIGKILL)
+                        world.kills += 1
+                if random.random() < 0.2:
+                    world.reloads += 1
+                    await post_configuration(folder, json.dumps(_document(origin, folder, world.reloads)).encode())
+                for task in tasks:
+                    if task.done():
+                        task.result()  # raises
+                if time.monotonic() - told_at >= tell_every:
+                    told_at = time.monotonic()
+                    _tell(told_at - begun, world)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            server.close()
+    return world
+
+
+def _tell(now: float, world: World) -> None:
+    share = 100 * world.hits / max(world.answers, 1)
+    print(
+        f"{now:6.0f} s  {world.answers} answers, {share:.0f} % hits, {len(world.wrong)} wrong, {world.broken} broken "
+        f"off  {world.changes} changes  {world.purges} purges  {world.kills} kills  {world.reloads} reloads",
+        flush=True,
+    )
+
+
+def main(
+    minutes: Annotated[float, typer.Option(help="How long.")] = 30.0,
+    clients: Annotated[int, typer.Option(help="Connections at a time.")] = 16,
+    tell_every: Annotated[float, typer.Option(help="Seconds between two lines.")] = 10.0,
+    seed: Annotated[int | None, typer.Option(help="Of the choices; timing differs all the same.")] = None,
+) -> None:
+    """Run the soak test of the response cache."""
+    random.seed(seed)
+    with tempfile.TemporaryDirectory(prefix="fastgw-cache-soak-") as folder:
+        begun = time.monotonic()
+        try:
+            world = asyncio.run(soak(minutes * 60, clients, tell_every, Path(folder)))
+        except Failed as error:
+            print(error, file=sys.stderr)
+            sys.exit(2)
+    _tell(time.monotonic() - begun, world)
+    for each in world.wrong[:20]:
+        print(each)
+    sys.exit(bool(world.wrong))
+
+
+if __name__ == "__main__":
+    typer.run(main)
