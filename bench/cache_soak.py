@@ -60,7 +60,7 @@ class Resource:
         return name + (pattern * (self.size // len(pattern) + 1))[: self.size]
 
     def complaint(self, answer: "Answer", language: str, asked_at: float, least: int) -> str:
-        """Return what is wrong with an answer; "": nothing. `least`: the value when it was asked for."""
+        """Return the error in an answer; "": there is none. `least`: the value when it was asked for."""
         words = answer.body.split(b" ", 3)
         if len(words) != 4 or words[0] != b"%d" % self.number:
             return f"the body is not of this resource: {answer.body[:60]!r}"
