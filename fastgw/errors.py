@@ -45,6 +45,7 @@ class Fault(Enum):
         "The path is ambiguous: servers can interpret it differently.",
     )
     TLS_REQUIRED = 400, _DOWN, Retry.NEVER, "http_request_error", "This port requires TLS: use https."
+    VALIDATION_FAILED = 400, _DOWN, Retry.NEVER, "http_request_error", "The request does not conform to its schema."
     CREDENTIALS_MISSING = 401, _DOWN, Retry.NEVER, "http_request_denied", "Authentication is required."
     CREDENTIALS_INVALID = 401, _DOWN, Retry.NEVER, "http_request_denied", "The credentials are invalid."
     INSUFFICIENT_SCOPE = 403, _DOWN, Retry.NEVER, "http_request_denied", "The credentials lack a required permission."

@@ -9,7 +9,7 @@ from fastgw.filters.policies.basic_auth import BasicAuth
 from fastgw.filters.policies.cache import Cache
 from fastgw.filters.policies.certificate_auth import CertificateAuth
 from fastgw.filters.policies.concurrency import Concurrency
-from fastgw.filters.policies.content import QueryParameters
+from fastgw.filters.policies.content import QueryParameters, Validate
 from fastgw.filters.policies.content_coding import Compress, Decompress
 from fastgw.filters.policies.cors import Cors
 from fastgw.filters.policies.credentials import Credentials
@@ -60,6 +60,7 @@ TYPES: Final = FilterTypes(
         Compress,
         Decompress,
         Size,
+        Validate,
         Cache,
         EgressCalls,
         UnknownService,

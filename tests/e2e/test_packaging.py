@@ -153,7 +153,9 @@ def test_what_the_package_imports_is_what_it_depends_on():
     """No dependency is missing, and none is there for nothing."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    chosen = [each for extra in ("compression", "dns", "grpc", "kubernetes", "redis") for each in extras[extra]]
+    chosen = [
+        each for extra in ("compression", "dns", "grpc", "kubernetes", "redis", "validate") for each in extras[extra]
+    ]
     wanted = [*project["dependencies"], *chosen]
     names = {re.split(r"[\[<>=!~ ]", each, maxsplit=1)[0].lower() for each in wanted}
     called = {"protobuf": "google", "google-re2": "re2", "pyyaml": "yaml", "argon2-cffi": "argon2", "dnspython": "dns"}

@@ -149,6 +149,13 @@ routes:
     upstream: greeter
     filters: {connect_rpc: {get: [SayHello]}}
 """,
+    "validate": """\
+filters:
+  validate:
+    body: {inline: {type: object, required: [sku], properties: {sku: {type: string}}}, max_bytes: 64KiB}
+    query: {inline: {properties: {page: {type: integer, minimum: 1}}, additionalProperties: false}}
+    mode: enforce
+""",
     "query_parameters": """\
 filters:
   query_parameters: {remove: [debug], rename: {q: query}, set: {tenant: "{claims.tenant}"}, add: {via: "{listener}"}}

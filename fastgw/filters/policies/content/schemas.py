@@ -1,0 +1,128 @@
+"""JSON Schema: validators that fetch nothing, whose patterns take linear time, and that tell nothing of a value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, final
+
+from fastgw.http.strict_json import InvalidJson, parse_json
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Validator
+
+MOST_ERRORS: Final = 10
+"""Errors that are reported for one value."""
+_INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,30})")
+_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
+_VALUE_LENGTH: Final = 200
+
+
+def read_schema(content: bytes) -> Any:
+    """Return the schema in a JSON text. Raises `ValueError`."""
+    try:
+        schema = parse_json(content)
+    except InvalidJson as error:
+        raise ValueError(f"the schema is {error}") from error
+    if not isinstance(schema, dict | bool):
+        raise ValueError("a schema is an object, or true or false")
+    return schema
+
+
+def compile_schema(schema: Any) -> Validator:
+    """Return the validator of a schema: draft 2020-12, or as `$schema` says. Raises `ValueError`.
+
+    References to other documents are errors, and so are patterns with look-around or back-references.
+    """
+    import jsonschema_rs
+
+    try:
+        return jsonschema_rs.validator_for(
+            schema, validate_formats=True, offline=True, pattern_options=jsonschema_rs.RegexOptions()
+        )
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
+        raise ValueError(str(error).partition("\n")[0]) from error
+
+
+def errors_of(validator: Validator, value: Any, location: str) -> list[dict[str, str]]:
+    """Return the first errors of a value: JSON Pointer (RFC 6901), keyword, and what the schema expects."""
+    found = []
+    for error in islice(validator.iter_errors(value), MOST_ERRORS):
+        keyword = error.kind.name
+        found.append(
+            {
+                "in": location,
+                "pointer": pointer_of(error.instance_path),
+                "keyword": keyword,
+                "detail": _detail(keyword, error.kind),
+            }
+        )
+    return found
+
+
+def pointer_of(path: Iterable[str | int]) -> str:
+    """Return a JSON Pointer (RFC 6901)."""
+    return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in path)
+
+
+def _detail(keyword: str, kind: Any) -> str:
+    """Return what the schema expects. Nothing in it is of the value."""
+    if keyword == "required":
+        return f"expected the member {kind.property!r}"
+    expected = getattr(kind, "value", None)
+    if keyword in _ABOUT_VALUES or expected is None or isinstance(expected, dict):
+        return f"the value does not satisfy `{keyword}`"
+    text = " or ".join(map(str, expected)) if isinstance(expected, list) else str(expected)
+    return f"expected {keyword} {text[:_VALUE_LENGTH]}"
+
+
+_ABOUT_VALUES: Final = frozenset(
+    ("additionalProperties", "unevaluatedProperties", "propertyNames", "oneOf", "anyOf", "not", "dependentRequired")
+)
+
+
+@final
+class Parameters:
+    """Converter of texts (of a query, headers, cookies or a path) to an object, by the types in its schema."""
+
+    __slots__ = ("_types", "names")
+
+    def __init__(self, schema: Any) -> None:
+        properties = schema.get("properties", {}) if isinstance(schema, dict) else {}
+        properties = properties if isinstance(properties, dict) else {}
+        self.names = tuple(properties)
+        """Names of the properties in the schema."""
+        self._types = {name: _types_of(each) for name, each in properties.items()}
+
+    def value(self, pairs: Mapping[str, list[str]]) -> dict[str, Any]:
+        """Return the object. A repeated name is an array; an array in the schema may have one element."""
+        return {name: self._converted(name, texts) for name, texts in pairs.items()}
+
+    def _converted(self, name: str, texts: list[str]) -> Any:
+        types, items = self._types.get(name, ((), ()))
+        if "array" in types:
+            return [_converted(text, items) for text in texts]
+        return _converted(texts[0], types) if len(texts) == 1 else texts
+
+
+def _types_of(schema: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the types of a property, and of its elements."""
+    if not isinstance(schema, dict):
+        return (), ()
+    items = schema.get("items")
+    return _names(schema.get("type")), _names(items.get("type")) if isinstance(items, dict) else ()
+
+
+def _names(types: Any) -> tuple[str, ...]:
+    return (types,) if isinstance(types, str) else tuple(types) if isinstance(types, list) else ()
+
+
+def _converted(text: str, types: tuple[str, ...]) -> Any:
+    if "integer" in types and _INTEGER.fullmatch(text):
+        return int(text)
+    if "number" in types and _NUMBER.fullmatch(text):
+        return int(text) if _INTEGER.fullmatch(text) else float(text)
+    if "boolean" in types and text in ("true", "false"):
+        return text == "true"
+    return text

@@ -1,0 +1,237 @@
+"""validate: requests are what their JSON Schema says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, final
+from urllib.parse import unquote_to_bytes
+
+import orjson
+from msgspec import Meta
+
+from fastgw.config.base.settings_base import Json
+from fastgw.config.settings.gateway import Settings
+from fastgw.filters.api import Bounded, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, ReadableFile, Reply, Size
+from fastgw.filters.api.credential_locations import decoded
+from fastgw.filters.policies.content.schemas import Parameters, compile_schema, errors_of, read_schema
+from fastgw.http.strict_json import MOST_INLINE, InvalidJson, parse_json
+from fastgw.observe.metrics.families import FilterEvent
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Validator
+
+Errors = list[dict[str, str]]
+
+
+class Schema(Settings):
+    """A JSON Schema: exactly one of `schema` and `inline`. Draft 2020-12, or the one that its `$schema` names."""
+
+    schema: ReadableFile | None = None
+    """JSON file with the schema. References to other documents are not followed."""
+    inline: Json | None = None
+    """The schema itself."""
+
+    def __post_init__(self) -> None:
+        if (self.schema is None) == (self.inline is None):
+            raise ValueError("expected exactly one of `schema` and `inline`")
+
+
+class BodySchema(Schema):
+    """Schema of bodies, and which bodies are accepted at all."""
+
+    required: bool = True
+    """Whether a request without a body is refused."""
+    max_bytes: Annotated[Size, Meta(ge=1, le=MOST_INLINE)] = MOST_INLINE
+    """Maximum size of a body, which is held until it is complete. A longer one is answered 413."""
+
+
+class Validate(Filter, name="validate", phase=Phase.VALIDATE):
+    """Check requests against JSON Schemas: the body, and the parameters in query, path, headers and cookies.
+    Needs `fastgw[validate]`.
+
+    A request that does not conform is answered 400 (`validation_failed`) with `errors`: the JSON Pointer, the keyword
+    of the schema, and what it expects; nothing of the request's values. A body has to be JSON in UTF-8 with unique
+    names in its objects, and have the content type `application/json` or one that ends with `+json`; another one is
+    answered 415. Patterns run in linear time: look-around and back-references are refused. Formats are checked.
+
+    Parameters form an object with a member for each name, whose text becomes a number or boolean if the schema's
+    `properties` say so; a repeated one is an array. All parameters of query and path are members; of headers (in any
+    case) and cookies only those that `properties` name.
+    """
+
+    body: BodySchema | None = None
+    """Schema of the body. null = bodies are not checked."""
+    query: Schema | None = None
+    """Schema of the query parameters."""
+    path: Schema | None = None
+    """Schema of the path parameters."""
+    headers: Schema | None = None
+    """Schema of the headers."""
+    cookies: Schema | None = None
+    """Schema of the cookies."""
+    mode: Literal["enforce", "report"] = "enforce"
+    """`report`: the request passes; the log has the errors in `shadow`, and they are counted as decisions in shadow
+    mode."""
+
+    def __post_init__(self) -> None:
+        if not any((self.body, self.query, self.path, self.headers, self.cookies)):
+            raise ValueError("expected at least one of `body`, `query`, `path`, `headers` and `cookies`")
+
+    def build(self, env: Env) -> Hooks:
+        try:
+            import jsonschema_rs  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise ValueError("the package jsonschema_rs is missing; install fastgw[validate]") from error
+        use = _Validation(env, self)
+        body = self.body
+        return Hooks(
+            request=use.request,
+            request_body=None if body is None else use.request_body,
+            needs_body=None if body is None else Bounded(body.max_bytes),
+        )
+
+
+@final
+class _Validation:
+    """Validation of the requests of a route."""
+
+    __slots__ = ("_body", "_instance", "_parameters", "_reports", "_requires_body")
+
+    def __init__(self, env: Env, settings: Validate) -> None:
+        self._instance = env.instance
+        self._reports = settings.mode == "report"
+        self._body = None if settings.body is None else _compiled(env, settings.body)[0]
+        self._requires_body = settings.body is not None and settings.body.required
+        self._parameters: list[tuple[str, Validator, Parameters, Reader]] = []
+        for location, schema in (
+            ("query", settings.query),
+            ("path", settings.path),
+            ("header", settings.headers),
+            ("cookie", settings.cookies),
+        ):
+            if schema is not None:
+                validator, content = _compiled(env, schema)
+                self._parameters.append((location, validator, Parameters(content), _READERS[location]))
+
+    def request(self, exchange: Exchange) -> Outcome:
+        """Check the parameters, and whether there is a body of the right type."""
+        errors: Errors = []
+        for location, validator, parameters, read in self._parameters:
+            errors += _parameter_errors(exchange, location, validator, parameters, read)
+        if self._body is not None and not errors:
+            if exchange.request_body is None and exchange.body_length == 0:
+                if self._requires_body:
+                    errors.append(_error("body", "required", "expected a body"))
+            elif not _is_json(exchange.field(b"content-type")):
+                return self._answer(exchange, exchange.refuse(Fault.UNSUPPORTED_MEDIA_TYPE, why="expected JSON"))
+        return self._answer(exchange, _refusal(exchange, errors)) if errors else None
+
+    def request_body(self, exchange: Exchange, payload: bytes) -> Reply | None:
+        """Check the whole body."""
+        assert self._body is not None
+        if not payload and not self._requires_body:
+            return None
+        if self._reports and not _is_json(exchange.field(b"content-type")):
+            return None  # reported already
+        try:
+            value = parse_json(payload)
+        except InvalidJson as error:
+            errors = [_error("body", "json", str(error))]
+        else:
+            if self._body.is_valid(value):
+                return None
+            errors = errors_of(self._body, value, "body")
+        return self._answer(exchange, _refusal(exchange, errors))
+
+    def _answer(self, exchange: Exchange, reply: Reply) -> Reply | None:
+        """Return the reply; in the mode `report` None, once it is noted."""
+        if not self._reports:
+            return reply
+        behind = f"; {exchange.shadowed}" if exchange.shadowed else ""
+        label = "" if reply.fault is None else f" {reply.fault.label}"
+        exchange.shadowed = f"{self._instance}: refuse {reply.status}{label} ({exchange.why}){behind}"
+        exchange.why = ""
+        exchange.client.count_filter(self._instance, FilterEvent.ANSWER)
+        return None
+
+
+def _compiled(env: Env, schema: Schema) -> tuple[Validator, Any]:
+    """Return a validator, which equal schemas share, and the schema. Raises `ValueError`."""
+    content = env.read(schema.schema) if schema.schema is not None else (schema.inline or "").encode()
+    try:
+        read = read_schema(content)
+        validator = env.shared(("validate", content), lambda: compile_schema(read))
+    except ValueError as error:
+        raise ValueError(f"{schema.schema}: {error}" if schema.schema is not None else str(error)) from error
+    return validator, read
+
+
+def _error(location: str, keyword: str, detail: str) -> dict[str, str]:
+    return {"in": location, "pointer": "", "keyword": keyword, "detail": detail}
+
+
+def _refusal(exchange: Exchange, errors: Errors) -> Reply:
+    """Return the problem (RFC 9457) with the errors."""
+    why = "; ".join(f"{each['in']} {each['pointer'] or '-'}: {each['keyword']}" for each in errors)
+    reply = exchange.refuse(Fault.VALIDATION_FAILED, why=why)
+    assert isinstance(reply.body, bytes)
+    problem = orjson.loads(reply.body) | {"errors": errors}
+    return Reply(reply.status, orjson.dumps(problem), reply.fields, reply.fault)
+
+
+def _parameter_errors(
+    exchange: Exchange, location: str, validator: Validator, parameters: Parameters, read: Reader
+) -> Errors:
+    pairs: dict[str, list[str]] = {}
+    try:
+        for name, text in read(exchange, parameters.names):
+            pairs.setdefault(name.decode(), []).append(text.decode())
+    except UnicodeDecodeError:
+        return [_error(location, "encoding", "expected UTF-8")]
+    value = parameters.value(pairs)
+    return [] if validator.is_valid(value) else errors_of(validator, value, location)
+
+
+def _is_json(content_type: bytes | None) -> bool:
+    """Whether a content type is JSON (RFC 6839 section 3.1)."""
+    kind = (content_type or b"").partition(b";")[0].strip().lower()
+    return kind == b"application/json" or kind.endswith(b"+json")
+
+
+# the parameters of each location
+
+Reader = Callable[[Exchange, tuple[str, ...]], Iterable[tuple[bytes, bytes]]]
+
+
+def _of_query(exchange: Exchange, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
+    for pair in exchange.query.split(b"&") if exchange.query else ():
+        if pair:
+            name, _, value = pair.partition(b"=")
+            yield decoded(name), decoded(value)
+
+
+def _of_path(exchange: Exchange, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
+    return ((name.encode(), unquote_to_bytes(value)) for name, value in exchange.params.items())
+
+
+def _of_headers(exchange: Exchange, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
+    for name in names:
+        for value in exchange.values(name.lower().encode()):
+            yield name.encode(), value
+
+
+def _of_cookies(exchange: Exchange, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
+    wanted = {name.encode() for name in names}
+    for line in exchange.values(b"cookie"):
+        for pair in line.split(b";"):
+            name, _, value = pair.partition(b"=")
+            if name.strip() in wanted:
+                yield name.strip(), value.strip()
+
+
+_READERS: Final[dict[str, Reader]] = {
+    "query": _of_query,
+    "path": _of_path,
+    "header": _of_headers,
+    "cookie": _of_cookies,
+}

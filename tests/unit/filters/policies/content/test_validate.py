@@ -1,0 +1,175 @@
+"""validate: which requests pass, what those that do not are told, and what is reported only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastgw.explain import as_text, explain
+from fastgw.filters.policies.content import Validate
+from fastgw.gateway.compiler import compile
+from fastgw.gateway.tables import CompileError
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.testing import ConfigError, configured
+from tests.support.generations import load_document
+from tests.support.memory import SERVICE, Plane
+
+ORDER = {
+    "type": "object",
+    "required": ["sku"],
+    "properties": {"sku": {"type": "string", "maxLength": 5}, "n": {"type": "integer"}},
+    "additionalProperties": False,
+}
+PAGE = {"properties": {"page": {"type": "integer", "minimum": 1}}, "additionalProperties": False}
+
+
+class Checked:
+    """A gateway with the filter, and what becomes of one request."""
+
+    def __init__(self, settings: dict[str, Any], request: bytes, paths: list[str] | None = None) -> None:
+        route = {"name": "all", "upstream": "u", "filters": {"validate": settings}}
+        self.plane = Plane({"routes": [{**route, "paths": paths} if paths else route]})
+        self.client = self.plane.client()
+        self.client.sends(request)
+        self.passed = bool(self.plane.pool.waiting)
+        self.sent = b""
+        if self.passed:
+            upstream = self.plane.connects()
+            self.sent = upstream.received
+            upstream.sends(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    @property
+    def status(self) -> int:
+        return int(self.client.received.split(b" ", 2)[1])
+
+    @property
+    def errors(self) -> list[tuple[str, str, str]]:
+        problem = json.loads(self.client.received.partition(b"\r\n\r\n")[2])
+        return [(each["in"], each["pointer"], each["keyword"]) for each in problem["errors"]]
+
+
+def post(body: bytes, target: str = "/", kind: str = "application/json", *lines: str) -> bytes:
+    fields = [f"POST {target} HTTP/1.1", "Host: a", f"Content-Type: {kind}", f"Content-Length: {len(body)}", *lines]
+    return "\r\n".join([*fields, "", ""]).encode() + body
+
+
+def get(target: str, *lines: str) -> bytes:
+    return "\r\n".join([f"GET {target} HTTP/1.1", "Host: a", *lines, "", ""]).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "errors"),
+    [
+        (b'{"sku":"a1"}', None),
+        (b' {"n": 12345678901234567890123, "sku": "a"} ', None),
+        (b'{"sku":"secret","n":1.5}', [("body", "/sku", "maxLength"), ("body", "/n", "type")]),
+        (b"{}", [("body", "", "required")]),
+        (b'{"sku":"a","sku":"b"}', [("body", "", "json")]),
+        (b'{"sku":', [("body", "", "json")]),
+        (b'{"sku":"\xff"}', [("body", "", "json")]),
+    ],
+)
+def test_bodies(body: bytes, errors: list[Any] | None) -> None:
+    checked = Checked({"body": {"inline": ORDER}}, post(body))
+    if errors is None:
+        assert checked.passed
+        assert checked.sent.endswith(body)
+    else:
+        assert not checked.passed
+        assert checked.status == 400
+        assert checked.errors == errors
+        assert b"secret" not in checked.client.received
+
+
+def test_bodies_that_are_none_too_long_or_of_another_type() -> None:
+    schema = {"inline": ORDER, "max_bytes": 20}
+    assert Checked({"body": schema}, get("/")).errors == [("body", "", "required")]
+    assert Checked({"body": {**schema, "required": False}}, get("/")).passed
+    assert Checked({"body": schema}, post(b'{"sku":"' + b"a" * 20 + b'"}')).status == 413
+    assert Checked({"body": schema}, post(b"sku=a1", "/", "application/x-www-form-urlencoded")).status == 415
+    assert Checked({"body": schema}, post(b'{"sku":"a"}', "/", "application/vnd.x+json; charset=utf-8")).passed
+    chunked = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert Checked({"body": schema}, chunked + b'b\r\n{"sku":"a"}\r\n0\r\n\r\n').passed
+    assert Checked({"body": schema}, chunked + b"2\r\n{}\r\n0\r\n\r\n").errors == [("body", "", "required")]
+
+
+@pytest.mark.parametrize(
+    ("target", "errors"),
+    [
+        ("/?page=2", None),
+        ("/", None),
+        ("/?page=0", [("query", "/page", "minimum")]),
+        ("/?page=x", [("query", "/page", "type")]),
+        ("/?page=1&page=2", [("query", "/page", "type")]),
+        ("/?pag%65=3", None),
+        ("/?other=1", [("query", "", "additionalProperties")]),
+        ("/?page=%ff", [("query", "", "encoding")]),
+    ],
+)
+def test_query(target: str, errors: list[Any] | None) -> None:
+    checked = Checked({"query": {"inline": PAGE}}, get(target))
+    assert checked.passed is (errors is None)
+    if errors is not None:
+        assert checked.errors == errors
+
+
+def test_path_headers_and_cookies() -> None:
+    settings = {
+        "path": {"inline": {"properties": {"id": {"type": "integer", "maximum": 9}}}},
+        "headers": {
+            "inline": {"properties": {"X-Tenant": {"type": "string", "pattern": "^[a-z]+$"}}, "required": ["X-Tenant"]}
+        },
+        "cookies": {"inline": {"properties": {"lang": {"enum": ["de", "en"]}}, "additionalProperties": False}},
+    }
+    good = get("/u/7", "x-tenant: abc", "Cookie: other=1; lang=de")
+    assert Checked(settings, good, ["/u/{id}"]).passed
+    bad = Checked(settings, get("/u/70", "Cookie: lang=fr"), ["/u/{id}"])
+    assert bad.errors == [("path", "/id", "maximum"), ("header", "", "required"), ("cookie", "/lang", "enum")]
+
+
+@pytest.mark.parametrize("request_", [post(b"{}"), post(b"{"), post(b"x", "/", "text/plain"), get("/?page=0")])
+def test_report_lets_pass_and_tells_the_log(request_: bytes) -> None:
+    settings = {"body": {"inline": ORDER, "required": False}, "query": {"inline": PAGE}, "mode": "report"}
+    checked = Checked(settings, request_)
+    assert checked.passed
+    (record,) = checked.plane.records
+    assert record.shadowed.startswith("validate: refuse 4")
+    assert (record.fault, record.status) == ("", 204)
+    assert checked.plane.observer.filters == [("validate", FilterEvent.ANSWER)]
+
+
+def test_a_schema_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "order.json"
+    file.write_text(json.dumps(ORDER))
+    settings = {"body": {"schema": str(file)}}
+    assert Checked(settings, post(b'{"sku":"a"}')).passed
+    file.write_text('{"$ref": "http://127.0.0.1:9/other.json"}')
+    with pytest.raises(CompileError, match="Retrieval is disabled"):
+        Checked(settings, post(b"{}"))
+
+
+def test_it_is_explained() -> None:
+    filters = {
+        "validate": {"body": {"inline": ORDER, "required": False, "max_bytes": "4KiB"}, "query": {"inline": PAGE}}
+    }
+    loaded = load_document({**SERVICE, "routes": [{"name": "all", "upstream": "u", "filters": filters}]})
+    refused = as_text(explain(compile(loaded, 1), "GET", "http://a/?page=0"))
+    assert "400 validation_failed" in refused
+    assert "the whole body of the request, up to 4KiB" in as_text(explain(compile(loaded, 1), "GET", "http://a/"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "wrong"),
+    [
+        ({}, "at least one of"),
+        ({"body": {}}, "exactly one of"),
+        ({"body": {"inline": {}, "schema": "x"}}, "."),
+        ({"body": {"inline": {}, "max_bytes": "1MiB"}}, "max_bytes"),
+    ],
+)
+def test_settings_that_cannot_be_meant(settings: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(ConfigError, match=wrong):
+        configured(Validate, **settings)
