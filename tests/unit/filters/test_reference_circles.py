@@ -304,6 +304,17 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "csrf": {"token_url": "https://api.test/csrf"},
         },
     ],
+    "validate": [
+        {
+            "body": {"inline": {"type": "object"}, "required": False, "max_bytes": "1KiB"},
+            "query": {"inline": {"properties": {"a": {"type": "integer"}}}},
+            "path": {"inline": True},
+            "headers": {"inline": True},
+            "cookies": {"inline": True},
+            "mode": "report",
+        },
+        {"query": {"inline": {"required": ["none"]}}},
+    ],
     "query_parameters": [{"remove": ["a"], "rename": {"b": "c"}, "set": {"d": "{path}"}, "add": {"e": "f"}}],
     "request_parameters": [{"headers": {"X-Tenant": ["t"]}, "query": {"client": ["100"]}, "query_first": "a=b"}],
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from itertools import islice
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, final
 
 from fastgw.http.strict_json import InvalidJson, parse_json
@@ -122,7 +123,8 @@ def _converted(text: str, types: tuple[str, ...]) -> Any:
     if "integer" in types and _INTEGER.fullmatch(text):
         return int(text)
     if "number" in types and _NUMBER.fullmatch(text):
-        return int(text) if _INTEGER.fullmatch(text) else float(text)
+        number = int(text) if _INTEGER.fullmatch(text) else float(text)
+        return number if isfinite(number) else text
     if "boolean" in types and text in ("true", "false"):
         return text == "true"
     return text
