@@ -403,6 +403,10 @@ class Exchange:
             self.why = stages
             self.answer_instead()
             return
+        if not stages and not self.chain.trailer_steps:
+            self.state = ANSWER_BEGUN[self.state]
+            self.client.answer(response, payload, ended)
+            return
         self.response_sink = relay = ResponseRelay(self, stages)
         relay.start_response(response, payload, ended)
 
