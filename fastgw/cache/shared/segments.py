@@ -88,6 +88,10 @@ class Segments:
         """Return the offset of a segment in the memory."""
         return self._data + segment * self.size
 
+    def segment_at(self, word: int) -> int:
+        """Return the segment with this word."""
+        return (8 * word - self._data) // self.size
+
     # --- pins ---
 
     def pin(self, segment: int) -> None:

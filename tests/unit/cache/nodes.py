@@ -8,6 +8,7 @@ from collections.abc import Callable
 from unittest import mock
 
 from fastgw.cache.process_store import ProcessStore
+from fastgw.cache.shared import shared_store
 from fastgw.cache.shared.layout import COLUMNS, CacheMemory
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Lease, Refusal, Store, StoredObject, Writer
@@ -118,7 +119,7 @@ class PlainNode(SharedNode):
     """A node whose words are changed under locks, as without a compiler."""
 
     def __init__(self, memory: int = 1 << 20) -> None:
-        with mock.patch.object(compare_and_swap, "_twin", None):
+        with mock.patch.object(compare_and_swap, "_twin", None), mock.patch.object(shared_store, "_twin", None):
             super().__init__(memory)
 
 
