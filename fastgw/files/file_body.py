@@ -117,7 +117,7 @@ class _FileSender:
             if given:
                 budget -= given
                 continue
-            count = min(self._left, SMALL_PIECE if self._exchange.client.fd >= 0 else PIECE)
+            count = min(self._left, SMALL_PIECE if _is_plain(self._exchange) else PIECE)
             piece = read_at_once(self._file.fd, count, self._at)
             if piece is None:
                 self._scheduled = True
@@ -132,8 +132,7 @@ class _FileSender:
 
         A piece whose last page is cached counts as cached: files are read ahead, and dropped from the cache, in order.
         """
-        fd = exchange.client.fd
-        if fd < 0 or exchange.response_sink is not exchange.client:
+        if not _is_plain(exchange):
             return 0
         count = min(self._left, LARGE_PIECE)
         if read_at_once(file.fd, 1, self._at + count - 1) is None:
@@ -142,7 +141,7 @@ class _FileSender:
             self._fail(_CHANGED)
             return None
         try:
-            sent = os.sendfile(fd, file.fd, self._at, count)
+            sent = os.sendfile(exchange.client.fd, file.fd, self._at, count)
         except OSError:  # the socket accepts nothing now, or is lost: its transport is asked
             return 0
         if not sent:
@@ -207,3 +206,8 @@ class _FileSender:
         exchange = self._exchange
         if exchange is not None:
             exchange.fail(Fault.FILE_UNREADABLE, why=why)
+
+
+def _is_plain(exchange: Exchange) -> bool:
+    """Whether the body goes as it is to a plain socket."""
+    return exchange.client.fd >= 0 and exchange.response_sink is exchange.client
