@@ -12,7 +12,7 @@ from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
 from fastgw.http.caching.directives import parse_request
 from fastgw.http.caching.records import StoredHead, VariantsRecord, decode_record
-from fastgw.http.caching.reuse import Decision, Reuse, decide_reuse
+from fastgw.http.caching.reuse import Decision, Reuse, Trouble, decide_reuse, find_age, may_send_stale
 from fastgw.http.caching.vary import variant_key
 from fastgw.upstream.forwarding.forward_action import Forward
 
@@ -159,7 +159,28 @@ class CachedRequest:
             if found is not None:
                 found.release()
             return self._wait()
+        if (
+            lease is Refusal.UNCACHEABLE
+            and found is not None
+            and record is not None
+            and self._send_stale(found, record)
+        ):
+            return True
         self._fetch(lease, why, found, record)
+        return True
+
+    def _send_stale(self, found: StoredObject, record: StoredHead) -> bool:
+        """Send a stale response because the last validation has failed a moment ago, if that is allowed: an upstream in
+        trouble is not asked again at once, for each request.
+        """
+        now = self.policy.clock()
+        if not may_send_stale(record, self.directives, now, Trouble.ERROR, soft_purged=found.is_soft_purged):
+            return False
+        exchange, age = self.exchange, find_age(record, now)
+        self._stop_waiting()
+        exchange.cache_result = "stale"
+        exchange.cache_status = hit_status(record.lifetime - age, detail=b"error")
+        answer_from(exchange, self.policy, found, record, age, self.forward.marks)
         return True
 
     def _fetch(

@@ -24,6 +24,7 @@ from fastgw.filters.api import (
 from fastgw.filters.policies.cache.cached_request import CachedRequest
 from fastgw.filters.policies.cache.fetch import explain_fetch
 from fastgw.filters.policies.cache.policy import CachePolicy
+from fastgw.filters.policies.cache.ready_answers import ReadyMemory
 from fastgw.filters.policies.ip import address_check
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status
 from fastgw.http.caching.invalidation import find_invalidated, invalidates
@@ -165,7 +166,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             yield "`vary_by: [consumer]` has no effect: no filter before it authenticates clients"
 
     def build(self, env: Env) -> Hooks:
-        policy = self._compiled()
+        policy = self._compiled(env.shared(("cache", "ready answers"), ReadyMemory))
         bypass_header = policy.bypass_header
         may_purge = None if self.purge_method is None else address_check(self.purge_method.allow, ())
         announce: list[Callable[[PurgeOrder], None]] = []
@@ -229,7 +230,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
         ready = None if policy.ready is None else policy.ready.find
         return Hooks(translate=translate, response=response, start=start, explain=explain, ready_answer=ready)
 
-    def _compiled(self) -> CachePolicy:
+    def _compiled(self, ready_memory: ReadyMemory) -> CachePolicy:
         query = self.key.query
         rule: QueryRule | None = None
         if query == "none":
@@ -263,6 +264,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             max_variants=self.max_variants,
             bypass_header=None if self.bypass is None else self.bypass.header.lower().encode(),
             tag_headers=tuple(name.lower().encode() for name in self.tag_header),
+            ready_memory=ready_memory,
         )
 
     def _explained(self, policy: CachePolicy, exchange: Exchange) -> str:

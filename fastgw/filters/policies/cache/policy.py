@@ -9,7 +9,7 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.request_keys import cookies_named
-from fastgw.filters.policies.cache.ready_answers import ReadyAnswers
+from fastgw.filters.policies.cache.ready_answers import ReadyAnswers, ReadyMemory
 from fastgw.forwarded_headers import client_authority, client_scheme
 from fastgw.http.caching.keys import QueryRule, filter_query, primary_key
 from fastgw.http.caching.storing import StorePolicy
@@ -93,6 +93,7 @@ class CachePolicy:
         max_variants: int,
         bypass_header: bytes | None,
         tag_headers: tuple[bytes, ...],
+        ready_memory: ReadyMemory,
     ) -> None:
         self.store_name, self.storing, self.query_rule = store_name, storing, query_rule
         self.key_headers, self.key_cookies, self.by_consumer = key_headers, key_cookies, by_consumer
@@ -101,7 +102,7 @@ class CachePolicy:
         self.has_store = False
         # None: the key has parts that answers from memory are not told apart by
         keyed = key_headers or key_cookies or by_consumer
-        self.ready = None if keyed else ReadyAnswers(bypass_header, time)
+        self.ready = None if keyed else ReadyAnswers(ready_memory, bypass_header, time)
         self.clock: Callable[[], float] = time  # epoch seconds
         self.dropped = (UNKEYED | frozenset(CONDITIONS)) - frozenset(key_headers)
 

@@ -10,6 +10,7 @@ PERF: a hit of 1 KiB takes 8 us of CPU, on the full path 20, a proxied request 1
 
 import re
 from collections.abc import Callable
+from itertools import count
 from typing import Final, final
 
 from fastgw.cache.store import Store, StoredObject
@@ -21,8 +22,8 @@ from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import parse_response
 from fastgw.http.messages import RequestHead
 
-MOST_BYTES: Final = 4 * 1024 * 1024
-"""Maximum bytes of answers that a worker keeps for one use of the filter."""
+MOST_BYTES: Final = 8 * 1024 * 1024
+"""Maximum bytes of answers that a worker keeps."""
 LONGEST: Final = 64 * 1024
 """Maximum bytes of a body."""
 _OVERHEAD: Final = 1024
@@ -49,22 +50,53 @@ class _Entry:
         return _OVERHEAD + len(self.head) + len(self.body)
 
 
+Key = tuple[int, bytes, bytes, bytes]
+"""Number of a `ReadyAnswers`, scheme, authority, request target."""
+
+
+@final
+class ReadyMemory:
+    """Answers of all uses of the filter in a process, within `MOST_BYTES`: the oldest one is removed for a new one."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Key, _Entry] = {}
+        self._bytes = 0
+        self._numbers = count()
+        self.get = self._entries.get
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def new_number(self) -> int:
+        """Return the number of another `ReadyAnswers`: those of a replaced configuration are never found again."""
+        return next(self._numbers)
+
+    def put(self, key: Key, entry: _Entry) -> None:
+        self.remove(key)
+        self._entries[key] = entry
+        self._bytes += entry.weight
+        while self._bytes > MOST_BYTES:
+            self.remove(next(iter(self._entries)))
+
+    def remove(self, key: Key) -> None:
+        """Remove an answer, if it is still there."""
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._bytes -= entry.weight
+
+
 @final
 class ReadyAnswers:
     """Answers of one use of the filter in one worker, by authority and request target."""
 
     store: Store
 
-    def __init__(self, bypass_header: bytes | None, clock: Callable[[], float]) -> None:
+    def __init__(self, memory: ReadyMemory, bypass_header: bytes | None, clock: Callable[[], float]) -> None:
         """`clock`: epoch seconds."""
+        self._memory, self._number = memory, memory.new_number()
         self._clock = clock
-        self._entries: dict[tuple[bytes, bytes, bytes], _Entry] = {}
-        self._bytes = 0
         special = _SPECIAL if bypass_header is None else _SPECIAL + rb"|\n(?i:" + re.escape(bypass_header) + b":)"
         self._is_special: Callable[[bytes], object] = re.compile(special).search
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
     def add(self, exchange: Exchange, found: StoredObject, record: StoredHead, dropped: frozenset[bytes]) -> None:
         """Keep the answer to this request, whose stored response is fresh. `dropped`: as of `Response.dropped`."""
@@ -88,29 +120,19 @@ class ReadyAnswers:
         body = b"".join(found.pieces())
         born_date = record.stored_date - record.initial_age
         made = _Entry(lines, body, record.status, born_date, record.lifetime, stamp)
-        key = peer.scheme, head.authority, head.request_target
-        self._remove(key)
-        self._entries[key] = made
-        self._bytes += made.weight
-        while self._bytes > MOST_BYTES:
-            self._remove(next(iter(self._entries)))
-
-    def _remove(self, key: tuple[bytes, bytes, bytes]) -> None:
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            self._bytes -= entry.weight
+        self._memory.put((self._number, peer.scheme, head.authority, head.request_target), made)
 
     def find(self, head: RequestHead, peer: Peer) -> ReadyAnswer | None:
         """Return the answer to an ordinary request without a body. None: the full path has to answer it."""
-        key = peer.scheme, head.authority, head.request_target
-        entry = self._entries.get(key)
+        key = self._number, peer.scheme, head.authority, head.request_target
+        entry = self._memory.get(key)
         if entry is None or head.method != b"GET" or head.any_line(self._is_special):
             return None
         if peer.trusted and head.forwarded:
             return None
         age = int(self._clock() - entry.born_date)
         if age >= entry.lifetime or age < 0 or not self.store.is_unchanged(entry.stamp):
-            self._remove(key)
+            self._memory.remove(key)
             return None
         answer = entry.answer
         if age != entry.second:

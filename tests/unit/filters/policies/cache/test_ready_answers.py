@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from fastgw.filters.policies.cache import ready_answers
+from fastgw.filters.policies.cache.ready_answers import ReadyMemory
 from tests.support.memory import Wire
 from tests.unit.filters.policies.cache.test_hits import value
 from tests.unit.filters.policies.cache.world import World
@@ -31,8 +33,8 @@ def lines(client: Wire) -> list[bytes]:
 
 def ready(world: World) -> int:
     (link,) = (each for each in world.plane.gateway.live if each.hooks.ready_answer is not None)
-    answers: Any = getattr(link.hooks.ready_answer, "__self__")  # noqa: B009  # of a bound method
-    return len(answers)
+    (memory,) = (kept.value for kept in link.keeps if isinstance(getattr(kept, "value", None), ReadyMemory))
+    return len(memory)
 
 
 @pytest.mark.parametrize("length", [5, 60_000])
@@ -98,3 +100,14 @@ def test_other_filters_with_steps_keep_requests_on_the_full_path() -> None:
     world, _ = with_hit(route={"filters": {"headers": {"response": {"set": {"X-A": "1"}}}}})
     assert ready(world) == 0
     assert value(world.client(), b"X-A") == b"1"
+
+
+def test_the_bytes_of_all_of_them_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ready_answers, "MOST_BYTES", 10_000)
+    world = World()
+    for number in range(10):
+        world.client(b"/%d" % number)
+        world.upstream().sends(DATED % 2000 + b"x" * 2000)
+        world.client(b"/%d" % number)
+    assert ready(world) == 3
+    assert world.client(b"/9").received.endswith(b"\r\n\r\n" + b"x" * 2000)

@@ -132,6 +132,12 @@ def test_a_stale_response_is_sent_in_place_of_an_error() -> None:
     world.upstream().sends(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
     assert client.received.endswith(b"\r\n\r\nhello")
     assert status(client) == b"fastgw; hit; ttl=-1; detail=error"
+    assert status(world.client()) == b"fastgw; hit; ttl=-1; detail=error"
+    assert not world.busy()
+    world.now += 2
+    client = world.client()
+    world.upstream().sends(FRESH)
+    assert status(client) == b"fastgw; fwd=stale; ttl=60; stored"
     world.plane.assert_quiet()
 
 
