@@ -66,7 +66,10 @@ def normalized_url(text: str) -> bytes:
     except Malformed as error:
         raise ValueError(f"a path that the gateway refuses: {error}") from error
     origin = f"{parts.scheme}://{authority.removesuffix(_PORTS[parts.scheme])}".encode("ascii")
-    return b"%b%b%b%b" % (origin, path, mark, query)
+    url = b"%b%b%b%b" % (origin, path, mark, query)
+    if len(url) > LONGEST:
+        raise ValueError("a URL that is too long")
+    return url
 
 
 def _tags(tags: list[str]) -> tuple[bytes, ...]:

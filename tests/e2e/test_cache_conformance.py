@@ -16,7 +16,7 @@ from tests.support.gateway import Gateway
 
 AT_ONCE: Final = 60
 """Cases in flight in the first run: each sleeps for three seconds after most of its requests."""
-AGAIN_AT_ONCE: Final = 4
+AGAIN_AT_ONCE: Final = 12
 
 GIVEN_UP: Final = {
     # required

@@ -43,6 +43,7 @@ def test_urls_get_the_form_of_the_store(text: str, url: bytes) -> None:
         "http://a.test:x/",
         "http://[::1/",
         "http://a.test/" + "a" * 9000,
+        "http://a.test/" + "é" * 2000,
     ],
 )
 def test_what_is_no_url_is_refused(text: str) -> None:
