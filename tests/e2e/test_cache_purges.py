@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -63,6 +65,9 @@ class Front:
     def post(self, body: Any) -> httpx.Response:
         url = f"http://{self._gateway.ready['admin']}/cache/purge"
         return httpx.post(url, json=body, headers=self._gateway.shown, timeout=60.0, trust_env=False)
+
+    def kill_control(self) -> None:
+        os.kill(self._gateway.control_pid, signal.SIGKILL)
 
     def purge(self, *arguments: str) -> Any:
         admin = self._gateway.ready["admin"], self._gateway.ready["token_file"]
@@ -142,6 +147,15 @@ def test_a_purge_reaches_the_other_node(nodes: tuple[Front, Front], how: str) ->
     else:
         assert one.ask(f"/{how}", method="PURGE").status == 204
     wait_until(lambda: not two.is_stored(f"/{how}"), "the purge to reach the other node", 60.0)
+
+
+def test_a_purge_by_the_method_outlives_the_control_process(nodes: tuple[Front, Front]) -> None:
+    """It is announced once there is a control process again."""
+    one, two = nodes
+    wait_until(lambda: two.is_stored("/outlives"), "earlier purges to have passed", 60.0)
+    one.kill_control()
+    assert one.ask("/outlives", method="PURGE").status == 204
+    wait_until(lambda: not two.is_stored("/outlives"), "the purge to reach the other node", 60.0)
 
 
 def test_a_soft_purge_makes_stale(front: Front) -> None:

@@ -17,12 +17,13 @@ import os
 import selectors
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from math import inf
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from fastgw import VERSION
 from fastgw.operator_events import OperatorEvent
@@ -75,6 +76,10 @@ from fastgw.runtime.worker.worker import FLUSH_S
 from fastgw.sync.drained_targets import FEED
 from fastgw.sync.revocations import MOST
 
+_MOST_PURGES: Final = 1000
+_ANNOUNCED_AGAIN_S: Final = 60.0
+"""Age in seconds of purges that the next control process announces again."""
+
 
 class Supervisor:
     """Runs a compiled gateway until a signal ends it. Raises `CannotStart`.
@@ -95,6 +100,8 @@ class Supervisor:
         self._node_state = node_state
         self._announce = announce
         self._ready_fd = ready_fd
+        self._purges: deque[tuple[float, AnnouncePurge]] = deque(maxlen=_MOST_PURGES)
+        """Purges by workers, and when they were received."""
         self._actions: Mapping[int, Callable[[], None]] = {
             signal.SIGCHLD: self._reap,
             signal.SIGTERM: lambda: self._life.terminate("SIGTERM"),
@@ -117,7 +124,7 @@ class Supervisor:
             FeedUpdate: self._was_fed,
             FeedRefreshRequest: self._was_asked,
             Revoke: self._was_revoked,
-            AnnouncePurge: self._was_asked,
+            AnnouncePurge: self._has_purged,
             DrainAll: lambda child, message: self._life.start_shutdown("the admin API"),
         }
         self._complain = RareNotice()
@@ -308,6 +315,10 @@ class Supervisor:
         if child.column is not None:
             self._reloading.is_ready(child)
             child.send(ControlAway(generation=child.generation, away=self._control_is_away))
+        elif child is self._children.control.child:
+            for purged_at, purge in self._purges:
+                if purged_at > time.monotonic() - _ANNOUNCED_AGAIN_S:
+                    child.send(purge)
         self._settle()
 
     def _has_committed(self, child: Child, message: GenerationCommitted) -> None:
@@ -347,7 +358,13 @@ class Supervisor:
             if value := read_memfd(descriptor):
                 self._node_state.feeds[message.key] = value  # for later workers
 
-    def _was_asked(self, child: Child, message: FeedRefreshRequest | AnnouncePurge) -> None:
+    def _was_asked(self, child: Child, message: FeedRefreshRequest) -> None:
+        if self._children.control.child is not None:
+            self._children.control.child.send(message)
+
+    def _has_purged(self, child: Child, message: AnnouncePurge) -> None:
+        """Pass a worker's purge on to control, and again to its successor: it may die before it has announced it."""
+        self._purges.append((time.monotonic(), message))
         if self._children.control.child is not None:
             self._children.control.child.send(message)
 
