@@ -52,6 +52,7 @@ def lint(merged: Merged) -> list[Problem]:
         *_never_reached(merged),
         *_credentials_that_nobody_reads(merged),
         *_upstreams_that_nobody_uses(merged),
+        *_filters_of_parts(merged),
     ]
 
 
@@ -248,6 +249,19 @@ def _upstreams_that_nobody_uses(merged: Merged) -> Iterator[Problem]:
     for location, name, _ in merged.whole("upstreams"):
         if name not in used and not name.startswith(f"{EGRESS}/"):
             yield location.problem("it is unused: no route, fallback, filter or listener names it")
+
+
+def _filters_of_parts(merged: Merged) -> Iterator[Problem]:
+    """Yield a note for each part of a composed route whose upstream has filters that do not run for it."""
+    composed = [(location, route.compose) for location, route in merged.routes() if route.compose is not None]
+    filters = {name: upstream.filters for _, name, upstream in merged.whole("upstreams")} if composed else {}
+    for location, compose in composed:
+        for index, part in enumerate(compose.parts):
+            uses = filters.get(part.upstream, {}) if isinstance(part.upstream, str) else {}
+            idle = [name for name, use in uses.items() if use is not None and not use.settings.for_its_upstream]
+            if idle:
+                wrong = f"filters of this upstream do not run for a part: {', '.join(idle)}; use them on the route"
+                yield location.below("compose", "parts", index, "upstream").value_problem(wrong)
 
 
 def _filter_types(merged: Merged) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from fastgw.config import ConfigError
 from fastgw.errors import Fault
 from fastgw.explain import as_text, explain
 from fastgw.gateway.compiler import compile
+from tests.support.commands import ended
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, Wire
 
@@ -578,6 +580,26 @@ def test_what_a_filter_hides_is_not_passed_on() -> None:
 def test_compositions_that_cannot_be_meant(parts: list[dict[str, Any]], compose: dict[str, Any], wrong: str) -> None:
     with pytest.raises(ConfigError, match=wrong):
         Composed(*parts, **compose)
+
+
+def test_filters_that_do_not_run_for_a_part_are_noted(tmp_path: Path) -> None:
+    """Those that are for the upstream itself do run."""
+    target = {"targets": ["http://127.0.0.1:9"]}
+    document = {
+        "version": 1,
+        "listeners": {"main": {"address": "127.0.0.1:0"}},
+        "upstreams": {
+            "u": {**target, "filters": {"key_auth": {}, "credentials": {"bearer": "t"}}},
+            "v": {**target, "filters": {"credentials": {"bearer": "t"}}},
+        },
+        "routes": [{"name": "all", "compose": {"parts": [{"name": n, "upstream": n, "path": "/"} for n in "uv"]}}],
+    }
+    file = tmp_path / "gw.json"
+    file.write_text(json.dumps(document))
+    said = ended("check", str(file), directory=tmp_path)
+    assert said.exit_code == 0
+    assert said.output.count("do not run for a part: key_auth; use them on the route") == 1
+    assert "credentials" not in said.output
 
 
 def test_it_is_explained_without_a_request() -> None:

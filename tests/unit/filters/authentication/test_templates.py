@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from fastgw import config
+from fastgw.config.base.part_templates import FIXED
 from fastgw.filters import TYPES
 from fastgw.filters.api import Consumer, Phase
-from fastgw.filters.authentication.templates import Unfit, compiled
+from fastgw.filters.authentication.templates import VALUES, Unfit, compiled
 from fastgw.http.fields import Fields
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, probe
@@ -279,3 +280,7 @@ def test_values_that_are_known_in_the_end() -> None:
     (one,), (other,) = sent("{uuid}"), sent("{uuid}")
     assert one != other
     assert len(one) == 36
+
+
+def test_parts_of_compositions_know_the_same_variables() -> None:
+    assert VALUES.keys() == FIXED
