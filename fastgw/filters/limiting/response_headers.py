@@ -4,13 +4,14 @@ older `X-RateLimit-` headers.
 
 from functools import lru_cache
 from math import ceil
+from time import time
 from typing import Final, Literal, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Response, problem
 from fastgw.filters.limiting.counter_store import Left, LimitSpec, Record
 
-Style = Literal["draft", "legacy", "none"]
+Style = Literal["draft", "legacy", "legacy_epoch", "none"]
 
 _SPOKEN: Final = b" ratelimit"
 """Marker in `Response.dropped` that is no header name: the headers of the tightest limit are set."""
@@ -22,10 +23,11 @@ _LEGACY: Final = frozenset((_SPOKEN, b"x-ratelimit-limit", b"x-ratelimit-remaini
 class LimitHeaders:
     """Headers that describe one limit."""
 
-    __slots__ = ("_form", "_names")
+    __slots__ = ("_epoch", "_form", "_names")
 
     def __init__(self, style: Style, name: str, terms: LimitSpec) -> None:
-        if style == "legacy":
+        self._epoch = style == "legacy_epoch"
+        if style in ("legacy", "legacy_epoch"):
             self._names = _LEGACY
             self._form = (
                 b"X-RateLimit-Limit: %d\r\nX-RateLimit-Remaining: %%d\r\nX-RateLimit-Reset: %%d\r\n" % terms.limit
@@ -43,7 +45,7 @@ class LimitHeaders:
         """Set the headers, replacing those of the upstream."""
         answer.dropped = answer.dropped | self._names if answer.dropped else self._names
         permits, seconds = left
-        answer.added += self._form % (permits, ceil(seconds))
+        answer.added += self._form % (permits, ceil(time() + seconds if self._epoch else seconds))
 
 
 # PERF: 0.6 us for one limit (CPython 3.11, micro/limits).

@@ -1,6 +1,7 @@
 """jwt: authenticate by a JSON Web Token, verified with the issuer's keys (RFC 7519, RFC 8725, RFC 6750)."""
 
 import re
+from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Final, Literal, final
 
@@ -162,7 +163,9 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     """File with keys: a JWK set, a JWK, or public keys and certificates in PEM. It is read again when it changes."""
     secret: Secret | None = None
     """Shared secret for `HS256` (at least 32 bytes), `HS384` (48) and `HS512` (64). For other algorithms, a public key
-    in PEM. A secret that is not text has to be in a `jwks_file`, as `kty: oct`."""
+    in PEM. A secret that is not text has to be in a `jwks_file`, as `kty: oct`, or written in base64."""
+    secret_is_base64: bool = False
+    """Whether `secret` is the shared secret in base64 or base64url, whose padding may be left out."""
     issuer: Annotated[str, Meta(min_length=1)] | None = None
     """Required `iss` of the token, compared character by character. null = not checked."""
     audiences: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
@@ -213,6 +216,8 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
         if len(given) != 1:
             wrong = f"there are `{'` and `'.join(given)}`" if given else "there are no keys"
             raise ValueError(f"{wrong}; expected one of `jwks_uri`, `jwks_file` and `secret`")
+        if self.secret_is_base64 and self.secret is None:
+            raise ValueError("`secret_is_base64` is set, but there is no `secret`")
         if self.jwks_uri is None:
             if self.tls != _NO_TLS:
                 raise ValueError("`tls` is set, but there is no `jwks_uri`")
@@ -274,6 +279,8 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
             return lambda: self._read(where, lambda: read_keys(raw, symmetric=True))
         assert self.secret is not None
         where, text = "the secret", env.secret(self.secret).encode()
+        if self.secret_is_base64:
+            return lambda: self._read(where, lambda: KeySet([key_from_secret(_from_base64(text))]))
         if text.lstrip().startswith(_PEM):
             return lambda: self._read(where, lambda: KeySet(keys_from_pem(text)))
         return lambda: self._read(where, lambda: KeySet([key_from_secret(text)]))
@@ -316,6 +323,15 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
             ceiling=self.cache.ttl,
             most=self.cache.entries,
         )
+
+
+def _from_base64(text: bytes) -> bytes:
+    """Return the bytes of a secret in base64 or base64url (RFC 4648 sections 4 and 5). Raises `UnusableKey`."""
+    plain = text.strip().rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
+    try:
+        return b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+    except ValueError:
+        raise UnusableKey("it is not base64") from None
 
 
 @final

@@ -129,8 +129,8 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
     headers: Style = "draft"
     """Response headers about the limit: `draft` = `RateLimit-Policy` and `RateLimit`
     (draft-ietf-httpapi-ratelimit-headers); `legacy` = `X-RateLimit-Limit`, `-Remaining` and `-Reset`, in seconds from
-    now; `none`. With several limits they describe the one with the fewest permits left. Headers with these names from
-    the upstream are replaced."""
+    now; `legacy_epoch` = the same with `-Reset` as a Unix time; `none`. With several limits they describe the one with
+    the fewest permits left. Headers with these names from the upstream are replaced."""
 
     def __post_init__(self) -> None:
         for name, terms in self.all_terms():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fastgw.consumers.index import index_of
 from fastgw.filters.api import Consumer, Phase
 from fastgw.filters.authentication import token_policy
 from fastgw.filters.authentication.token_policy import certificate_of, field_value
+from fastgw.gateway.tables import CompileError
 from fastgw.jose import TokenRefused
 from fastgw.net.client_certificate import ClientCertificate
 from tests.support.memory import Plane, Wire, probe
@@ -107,6 +109,15 @@ def test_a_public_key_in_pem_serves_as_well_as_a_set(tmp_path: Path, place: str)
     passed(plane, bearer(RS.token(header={"kid": None})))
     confused = Signer("HS256", "one", secret=RS.pem).token()
     assert "not among the allowed" in refused(plane, bearer(confused))
+
+
+@pytest.mark.parametrize("write", [b64encode, urlsafe_b64encode, lambda raw: urlsafe_b64encode(raw).rstrip(b"=")])
+def test_a_secret_may_be_base64(write: Any) -> None:
+    made = Signer("HS256", secret=bytes(range(200, 250)))
+    plane = plane_of("", secret=write(made.secret).decode(), secret_is_base64=True, algorithms=["HS256"])
+    passed(plane, bearer(made.token()))
+    with pytest.raises(CompileError, match="not base64"):
+        plane_of("", secret="no base64!", secret_is_base64=True, algorithms=["HS256"])
 
 
 def test_secrets_that_are_not_text_stand_in_a_set(tmp_path: Path) -> None:

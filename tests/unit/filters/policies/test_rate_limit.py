@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -140,6 +141,13 @@ def test_the_fields_that_came_before_the_draft() -> None:
     head = limited.asks("/a")
     assert [field(head, f"x-ratelimit-{each}") for each in ("limit", "remaining", "reset")] == [["2"], ["1"], ["30"]]
     assert not field(head, "ratelimit")
+
+
+def test_the_reset_may_be_a_unix_time() -> None:
+    limited = plane(route("a", {"limit": 2, "window": "1m", "headers": "legacy_epoch"}))
+    before = time.time()
+    (reset,) = field(limited.asks("/a"), "x-ratelimit-reset")
+    assert before + 29 <= int(reset) <= time.time() + 31
 
 
 def test_none_are_told_and_then_no_answer_is_met() -> None:
@@ -518,7 +526,7 @@ def problems_of(text: str) -> Sequence[config.Problem]:
         ),
         ("limit: 1, window: 1s, ipv6_prefix: 0", "from 1 to 128"),
         ("limit: 1, window: 8760h, burst: 1000", "would take years to refill; expected less, or a shorter `window`"),
-        ("limit: 1, window: 1s, headers: all", '"draft", "legacy" or "none"'),
+        ("limit: 1, window: 1s, headers: all", '"draft", "legacy", "legacy_epoch" or "none"'),
         ("limit: 1, window: 1s, exempt: [10.0.0.1/8]", "host bits"),
     ],
 )
