@@ -71,7 +71,7 @@ class ReadyMemory:
         """Return the number of another `ReadyAnswers`: those of a replaced configuration are never found again."""
         return next(self._numbers)
 
-    def put(self, key: Key, entry: _Entry) -> None:
+    def put_answer(self, key: Key, entry: _Entry) -> None:
         self.remove(key)
         self._entries[key] = entry
         self._bytes += entry.weight
@@ -120,7 +120,7 @@ class ReadyAnswers:
         body = b"".join(found.pieces())
         born_date = record.stored_date - record.initial_age
         made = _Entry(lines, body, record.status, born_date, record.lifetime, stamp)
-        self._memory.put((self._number, peer.scheme, head.authority, head.request_target), made)
+        self._memory.put_answer((self._number, peer.scheme, head.authority, head.request_target), made)
 
     def find(self, head: RequestHead, peer: Peer) -> ReadyAnswer | None:
         """Return the answer to an ordinary request without a body. None: the full path has to answer it."""
