@@ -6,12 +6,14 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
 from tests.support.client import Client
 from tests.support.gateway import Gateway
+from tests.support.http2.translation import TranslatedClient
 from tests.support.origin import Origin, OriginConnection
 from tests.support.peer import Unexpected
 
@@ -29,7 +31,7 @@ def origin() -> Iterator[Origin]:
 def gateway(origin: Origin, tmp_path: Path) -> Iterator[Gateway]:
     config = {
         "workers": 2,
-        "listeners": {"main": {"address": "127.0.0.1:0"}},
+        "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}},
         "upstreams": {"u": {"targets": [{"url": origin.url}]}},
         "routes": [{"name": "r", "upstream": "u", "filters": {"cache": {"lock_timeout": "60s"}}}],
     }
@@ -76,6 +78,19 @@ def test_a_response_that_is_not_stored_frees_all_that_wait(gateway: Gateway, ori
         clients = asks(gateway, stack, 30)
         assert [client.read_response().body for client in clients] == [b"ok"] * 30
     assert len(origin.requests) == 30
+
+
+@pytest.mark.twin
+def test_hits_over_http2(gateway: Gateway, origin: Origin) -> None:
+    origin.answer(HEAD.replace(b"\r\n", b"\r\nDate: %b\r\n" % formatdate(usegmt=True).encode(), 1) + BODY)
+    origin.serve()
+    with TranslatedClient(gateway.address(), 60) as client:
+        for target in (b"/a", b"/a", b"/a", b"/b", b"/a"):  # the third one of `/a` is sent from memory
+            response = client.exchange(b"GET %b HTTP/1.1\r\nHost: a.test\r\n\r\n" % target)
+            assert response.body == BODY
+        assert (response.get(b"cache-status") or b"").startswith(b"fastgw; hit; ttl=")
+    gateway.wait_for_record(cache="hit", protocol="HTTP/2")
+    assert len(origin.requests) == 2
 
 
 def test_when_the_worker_that_fetches_is_killed_another_one_fetches(gateway: Gateway, origin: Origin) -> None:

@@ -17,6 +17,7 @@ from fastgw.downstream.http2.grpc_answer import answers_grpc, late_status, trail
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, new_exchange, problem
+from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_CONTENT, body_at_once
 from fastgw.forwarded_headers import client_address
 from fastgw.http.http1 import serializer
@@ -148,6 +149,20 @@ class Http2Stream(Timed):
     def filter_timeout(self) -> float:
         return self._connection.server.timeouts.filters
 
+    def _send_ready(self, head: Http1RequestHead, route: Route, answer: ReadyAnswer) -> None:
+        """Answer a request with a response from memory."""
+        connection = self._connection
+        record = self.fast_path or self._make_fast_path()
+        request_id = record.begin_ready(head, route, answer)
+        id_line = serializer.id_line(request_id) if request_id else b""
+        connection.session.respond(self.id, b"%b%b\r\n%b" % (answer.head, id_line, answer.body), True)
+        connection.sending.append(self)
+        if connection.server.draining:
+            connection.server.drained += 1
+        connection.server.finish(record)
+        record.end_ready()
+        connection.flush_alone()
+
     def _make_fast_path(self) -> FastPath:
         connection = self._connection
         self.fast_path = fast_path = FastPath(self, connection.listener, connection.peer)
@@ -177,6 +192,11 @@ class Http2Stream(Timed):
                         return
                     if not plan.checks_path:
                         fast_match = match
+                elif not head.length and (step := route.chain.ready_answer) is not None:
+                    answer = step(head, peer)
+                    if answer is not None:
+                        self._send_ready(head, route, answer)
+                        return
         chain = early if fast_match is None else fast_match[0].chain
         self.has_had_exchange = True
         exchange = self.exchange = new_exchange(head, self, listener, peer, chain)
