@@ -94,19 +94,27 @@ def title_of(fault: Fault) -> str:
     return " ".join([first.upper() if first in ("dns", "tls") else first.capitalize(), *words])
 
 
+def _document(fault: Fault, detail: str) -> bytes:
+    """Return the problem document of a fault."""
+    return orjson.dumps(
+        {
+            "type": f"urn:fastgw:fault:{fault.label}",
+            "title": title_of(fault),
+            "status": fault.status,
+            "detail": detail,
+        }
+    )
+
+
+_documents: Final = {fault: _document(fault, fault.detail) for fault in Fault}
+
+
 def problem(fault: Fault, detail: str | None = None, fields: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
     """The response to a fault: RFC 9457 `application/problem+json`, with the reason in `Proxy-Status` (RFC 9209).
 
     `detail` is sent to the client in place of the fault's own: never put an address or a header value in it.
     """
-    body = orjson.dumps(
-        {
-            "type": f"urn:fastgw:fault:{fault.label}",
-            "title": title_of(fault),
-            "status": fault.status,
-            "detail": detail or fault.detail,
-        }
-    )
+    body = _document(fault, detail) if detail else _documents[fault]
     lines = [
         (b"Content-Type", b"application/problem+json"),
         (b"Proxy-Status", b"fastgw; error=%b" % fault.proxy_status.encode()),
@@ -178,7 +186,7 @@ class Response(Struct, eq=False, gc=False):  # no reference cycles
 
 
 def own_response(reply: Reply) -> Response:
-    return Response(reply.status, None, _fields=Fields(reply.fields))
+    return Response(reply.status, None, _fields=Fields.of_checked(reply.fields))
 
 
 def body_at_once(reply: Reply) -> bytes:

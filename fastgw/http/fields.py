@@ -40,6 +40,13 @@ class Fields:
         self.taken = _NO_NAMES
 
     @classmethod
+    def of_checked(cls, lines: Iterable[tuple[bytes, bytes]]) -> "Fields":
+        """Create fields of lines whose names and values are known to be valid."""
+        fields = cls()
+        fields._lines = [(name, value.strip(b" \t")) for name, value in lines]
+        return fields
+
+    @classmethod
     def parse(cls, raw: bytes, start: int, without: Container[bytes] = ()) -> "Fields":
         """Parse the field lines of a valid head; the first of them begins at `start`.
 
