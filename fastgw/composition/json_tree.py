@@ -18,6 +18,7 @@ Object: TypeAlias = dict[str, Node]
 
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ELEMENTS: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_INDEX_LENGTH: Final = 10
 _SPACE: Final = b" \t\r\n"
 
 
@@ -34,19 +35,29 @@ def opened(node: Node) -> Node:
 
 
 def value_at(node: Node, path: Sequence[str]) -> Node | None:
-    """Return the value at a path of names and indexes; None: there is none."""
-    for step in path:
-        inner = opened(node)
-        if isinstance(inner, dict):
-            found = inner.get(step)
-        elif isinstance(inner, list):
-            found = inner[int(step)] if step.isdecimal() and int(step) < len(inner) else None
+    """Return the value at a path of names and indexes; None: there is none. Values on the way are opened in place, so
+    that each is parsed once.
+    """
+    held = opened(node) if path else node
+    for position, step in enumerate(path, 1):
+        index: int = -1
+        if isinstance(held, dict):
+            if step not in held:
+                return None
+            found = held[step]
+        elif isinstance(held, list) and len(step) < _INDEX_LENGTH and step.isdecimal() and int(step) < len(held):
+            index = int(step)
+            found = held[index]
         else:
-            found = None
-        if found is None:
             return None
-        node = found
-    return node
+        if position < len(path) and isinstance(found, bytes):
+            found = opened(found)
+            if isinstance(held, dict):
+                held[step] = found
+            else:
+                held[index] = found
+        held = found
+    return held
 
 
 def rendered(node: Node) -> bytes:

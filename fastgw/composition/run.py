@@ -44,7 +44,19 @@ _TIMED_OUT: Final = frozenset(
 class _PartState:
     """State of one part."""
 
-    __slots__ = ("answers", "content", "failure", "in_flight", "items", "left", "next", "received", "settled", "waits")
+    __slots__ = (
+        "answers",
+        "content",
+        "failure",
+        "in_flight",
+        "items",
+        "left",
+        "next",
+        "received",
+        "settled",
+        "size",
+        "waits",
+    )
 
     def __init__(self, waits: int) -> None:
         self.waits = waits
@@ -52,6 +64,8 @@ class _PartState:
         self.items: list[Node] | None = None
         """Elements of `for_each`."""
         self.next = self.left = self.in_flight = 0
+        self.size = 0
+        """Bytes of the answer."""
         self.received: Node | None = None
         """The answer as received, for the templates of others."""
         self.answers: list[Node] = []
@@ -78,8 +92,8 @@ class _Values:
 class ComposeRun:
     """Service side of a composed exchange."""
 
-    __slots__ = ("_action", "_body", "_calls", "_deadline_at", "_draining", "_exchange", "_fields", "_held", "_ready",
-                 "_states", "_unsettled", "_upstream")  # fmt: skip
+    __slots__ = ("_action", "_body", "_calls", "_client_body", "_deadline_at", "_draining", "_exchange", "_fields",
+                 "_held", "_ready", "_states", "_unsettled", "_upstream")  # fmt: skip
 
     def __init__(self, action: ComposeAction, exchange: Exchange) -> None:
         self._action = action
@@ -93,6 +107,7 @@ class ComposeRun:
         self._held = 0
         self._fields: list[Fields] = []
         self._body = bytearray()
+        self._client_body = b""
         self._deadline_at = monotonic() + action.timeout
 
     def __repr__(self) -> str:
@@ -132,6 +147,7 @@ class ComposeRun:
 
     def end(self, trailers: Trailers) -> None:
         if self._exchange is not None:
+            self._client_body, self._body = bytes(self._body), bytearray()
             self._start_parts()
 
     # calls of the exchange (`ServiceSide`)
@@ -189,22 +205,28 @@ class ComposeRun:
             if before.failure is not None and before.received is None:
                 self._settle_failed(part, PartAnswer.failed(Fault.COMPOSITION_FAILED, "a part before it has failed"))
                 return
-        if part.list_at is not None:
-            root = self._states[part.list_at.part].received
-            found = None if root is None else value_at(root, part.list_at.path)
-            held = None if found is None else opened(found)
-            if not isinstance(held, list):
-                why = f"{{{part.list_at.name}}} is no list"
-                self._settle_failed(part, PartAnswer.failed(Fault.COMPOSITION_FAILED, why))
-                return
-            if len(held) > part.settings.max:
-                why = f"{{{part.list_at.name}}} has more than {part.settings.max} elements"
-                self._settle_failed(part, PartAnswer.failed(Fault.COMPOSITION_FAILED, why))
-                return
+        if part.list_at is None:
+            state.left = 1
+            self._send_more(part)
+            return
+        source = self._states[part.list_at.part]
+        self._compute(
+            source.size, lambda: _elements(part, source.received), lambda held: self._start_list(part, state, held)
+        )
+
+    def _start_list(self, part: CompiledPart, state: _PartState, held: list[Node] | None) -> None:
+        """Send the requests for the elements of a list. `held`: None = there is no list."""
+        assert part.list_at is not None
+        if held is None or len(held) > part.settings.max:
+            why = "is no list" if held is None else f"has more than {part.settings.max} elements"
+            failed = PartAnswer.failed(Fault.COMPOSITION_FAILED, f"{{{part.list_at.name}}} {why}")
+            self._ready.append(lambda: self._settle_failed(part, failed))
+        else:
             state.items = held
             state.answers = [b"null"] * len(held)
-        state.left = 1 if state.items is None else len(state.items)
-        self._send_more(part)
+            state.left = len(held)
+            self._later(part, self._send_more)
+        self._drain()
 
     def _send_more(self, part: CompiledPart) -> None:
         """Send the next requests of a part, as many as may be in flight."""
@@ -228,7 +250,7 @@ class ComposeRun:
             return
         values = _Values(exchange, self._states, None if state.items is None else state.items[index])
         try:
-            request = part.request(values, bytes(self._body))
+            request = part.request(values, self._client_body)
         except MissingValue as missing:
             self._answered(call, PartAnswer.failed(Fault.COMPOSITION_FAILED, str(missing)))
             return
@@ -301,7 +323,7 @@ class ComposeRun:
         elif content is None:
             self._settle_failed(part, answer)
         else:
-            state.received = node
+            state.received, state.size = node, len(answer.body)
             state.content = part.grouped(content)
             self._settle(part, state)
 
@@ -327,7 +349,7 @@ class ComposeRun:
             self._fail_whole(part, answer)
             return
         if part.default is not None:
-            state.received = part.default
+            state.received = dict(part.default)
             state.content = part.grouped(dict(part.default))
         elif part.error_name is not None:
             kind = answer.fields.get(b"content-type") or b""
@@ -430,6 +452,14 @@ class ComposeRun:
 
 def _reason(answer: PartAnswer) -> str:
     return answer.why or str(answer.status)
+
+
+def _elements(part: CompiledPart, root: Node | None) -> list[Node] | None:
+    """Return the elements of the list of `for_each`; None: there is no list."""
+    assert part.list_at is not None
+    found = None if root is None else value_at(root, part.list_at.path)
+    held = None if found is None else opened(found)
+    return held if isinstance(held, list) else None
 
 
 def _used(part: CompiledPart, answer: PartAnswer) -> tuple[Node, Object] | str:

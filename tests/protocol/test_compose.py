@@ -42,6 +42,11 @@ def gateway(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "routes": [
             route("three", part("a"), part("b"), part("c", after=["a"], required=True)),
             route("large", part("big", allow=["items"]), part("bad"), max_bytes="4MiB"),
+            route(
+                "each",
+                part("list", deny=["inner", "pad"]),
+                part("one", path="/one?i={item.id}", after=["list"], for_each="{part.list.inner.items}", group="ones"),
+            ),
             route("moved", part("big"), flatmap=[{"type": "del", "args": ["items.*.id"]}], max_bytes="4MiB"),
         ],
     }
@@ -77,3 +82,10 @@ def test_large_answers_are_processed_beside_the_loop(client: Client, origin: Ori
     assert response.get_all(b"fastgw-completed") == [b"false"]
     moved = get(client, "/moved")
     assert json.loads(moved.body) == {"items": [{"text": "x" * 50}] * 20_000, "other": 1}
+
+
+def test_a_list_in_a_large_answer(client: Client, origin: Origin) -> None:
+    items = [{"id": place} for place in range(20)]
+    origin.answer(answer(json.dumps({"inner": {"items": items}, "pad": "x" * 300_000}).encode()), path=b"/list")
+    origin.answer(answer(b'{"n": 1.0}'), path=b"/one")
+    assert get(client, "/each").body == b'{"ones":[%b]}' % b",".join([b'{"n":1.0}'] * 20)
