@@ -39,7 +39,7 @@ from fastgw.exchange.ready_answer import ReadyAnswer, ReadyReply
 from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
 from fastgw.files.action import FilesAction
 from fastgw.files.resources import FileFinder
-from fastgw.filters.api import STATE, Env, FilterResources, digest_of_state, secret_names
+from fastgw.filters.api import CACHES, STATE, Env, FilterResources, digest_of_caches, digest_of_state, secret_names
 from fastgw.filters.wrappers.forwarded_preflights import forwards_preflight
 from fastgw.filters.wrappers.misconfigured import Misconfigured
 from fastgw.filters.wrappers.shadow import in_shadow
@@ -172,6 +172,8 @@ class _Building:
         digest = self._digests.get(file)
         if file == STATE and digest is None:
             digest = self._digests[file] = digest_of_state(self._plan.settings.state)
+        if file == CACHES and digest is None:
+            digest = self._digests[file] = digest_of_caches(self._plan.settings.caches)
         if digest is None and file in self._plan.files:
             digest = self._digests[file] = sha256(self._plan.files[file]).digest()
         return digest
@@ -366,7 +368,9 @@ class _Building:
         """
         where = _location_of(level, use, listener, route)
         text = f"listener {listener}" if level == "listener" else level
-        env = Env(use.name, route, use.settings, self._made.stock, self._plan.files, text, self._plan.settings.state)
+        settings = self._plan.settings
+        stock, files = self._made.stock, self._plan.files
+        env = Env(use.name, route, use.settings, stock, files, text, settings.state, settings.caches)
         hooks, wrong = Hooks(), ""
         if where not in self._unbuilt:
             hooks, wrong = _built(use, env)

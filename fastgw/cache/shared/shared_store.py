@@ -47,6 +47,7 @@ _SHARE: Final = 8
 class _Stamp(NamedTuple):
     """An entry of the index, and the purge sequence at which it was valid."""
 
+    memory: CacheMemory
     position: int
     entry: int
     sequence: int
@@ -137,13 +138,13 @@ class SharedStore:
         for position, entry in self.index.candidates(self.index.hash(found.key)):
             where = location(entry)
             if self.records.is_sound(where) and self.records.at(where.segment, where.offset) == found.at:
-                return _Stamp(position, entry, sequence)
+                return _Stamp(self.memory, position, entry, sequence)
         return None
 
     def is_unchanged(self, stamp: object) -> bool:
         assert isinstance(stamp, _Stamp)
         self._unchanged += 1
-        if not self._unchanged % _FOUND_AGAIN:
+        if stamp.memory is not self.memory or not self._unchanged % _FOUND_AGAIN:
             return False
         return self._words[stamp.position] == stamp.entry and self._words[PURGE_SEQUENCE] == stamp.sequence
 

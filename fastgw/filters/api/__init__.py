@@ -19,7 +19,7 @@ import msgspec
 from fastgw.cache.store import Store
 from fastgw.config.base.settings_codec import digest
 from fastgw.config.base.value_types import Duration, FieldName, FieldValue, Network, Percent, ReadableFile, Size
-from fastgw.config.settings.gateway import Settings, SettingsMeta, State
+from fastgw.config.settings.gateway import NONE, CacheStore, Settings, SettingsMeta, State
 from fastgw.config.settings.secrets import Secret, secret_in
 from fastgw.consumers.index import Consumer, Roster
 from fastgw.errors import Fault
@@ -126,6 +126,14 @@ STATE: Final = "\0state"
 """Name of the configuration's `state` among the files that a filter has read. No file has this name."""
 
 
+CACHES: Final = "\0caches"
+"""Name of the configuration's `caches` among the files that a filter has read."""
+
+
+def digest_of_caches(caches: Mapping[str, CacheStore]) -> bytes:
+    return digest(*sorted(caches.items()))
+
+
 def digest_of_state(state: State | None) -> bytes:
     return digest(state)
 
@@ -140,7 +148,19 @@ class Env:
     where each route has its own.
     """
 
-    __slots__ = ("_files", "_settings", "_state", "_stock", "instance", "keeps", "level", "reads", "roster", "route")
+    __slots__ = (
+        "_caches",
+        "_files",
+        "_settings",
+        "_state",
+        "_stock",
+        "instance",
+        "keeps",
+        "level",
+        "reads",
+        "roster",
+        "route",
+    )
 
     def __init__(
         self,
@@ -151,6 +171,7 @@ class Env:
         files: Mapping[str, bytes],
         level: str = "gateway",
         state: State | None = None,
+        caches: Mapping[str, CacheStore] = NONE,
     ) -> None:
         self.instance = instance
         self.route = route
@@ -164,6 +185,7 @@ class Env:
         self._stock = stock
         self._files = files
         self._state = state
+        self._caches = caches
 
     def read(self, path: str) -> bytes:
         """Return the contents of a file named in the settings. Raises `OSError`."""
@@ -178,6 +200,10 @@ class Env:
         """Return the configured shared state of nodes."""
         self.reads[STATE] = digest_of_state(self._state)
         return self._state
+
+    def follow_caches(self) -> None:
+        """Have the filter built and started again when `caches` changes: its stores are others then."""
+        self.reads[CACHES] = digest_of_caches(self._caches)
 
     def secret(self, secret: Secret) -> str:
         """Return the value of a secret in the settings. Raises `SecretError`."""
@@ -201,7 +227,8 @@ class Env:
         """Return the environment of a filter within this one. Files that the inner filter reads are recorded for this
         one too.
         """
-        env = Env(f"{self.instance}.{name}", self.route, settings, self._stock, self._files, self.level, self._state)
+        instance = f"{self.instance}.{name}"
+        env = Env(instance, self.route, settings, self._stock, self._files, self.level, self._state, self._caches)
         env.reads, env.keeps = self.reads, self.keeps
         return env
 

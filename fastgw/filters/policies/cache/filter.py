@@ -166,6 +166,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             yield "`vary_by: [consumer]` has no effect: no filter before it authenticates clients"
 
     def build(self, env: Env) -> Hooks:
+        env.follow_caches()
         policy = self._compiled(env.shared(("cache", "ready answers"), ReadyMemory))
         bypass_header = policy.bypass_header
         may_purge = None if self.purge_method is None else address_check(self.purge_method.allow, ())
