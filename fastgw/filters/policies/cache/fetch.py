@@ -103,6 +103,7 @@ class Fetch:
         self._lease, self._refusal, self._why = lease, refusal, why
         self._found, self._record = found, record
         self._head: RequestHead = exchange.head
+        self._storing = request.policy.storing_of(exchange, is_authenticated=request.is_authenticated)
         self._is_authenticated = request.is_authenticated
         self._leader = Leader(exchange, self) if has_client else None
         self._writer: Writer | None = None
@@ -161,7 +162,7 @@ class Fetch:
                 self._end_lease(MARK_S)
                 return
         judged = decide_storing(
-            self._head, self._directives, head, self._policy.storing, times, authenticated=self._is_authenticated
+            self._head, self._directives, head, self._storing, times, authenticated=self._is_authenticated
         )
         self._release()
         detail: bytes | None
@@ -254,7 +255,7 @@ class Fetch:
     def _take_validation(self, record: StoredHead, head: ResponseHead, times: Times) -> None:
         """Handle a 304."""
         policy, leader = self._policy, self._leader
-        merged = freshen(record, head, policy.storing, times)
+        merged = freshen(record, head, self._storing, times)
         if merged is Unstorable.OTHER_VALIDATOR:
             policy.store.remove(self._key)
             self._repeat()

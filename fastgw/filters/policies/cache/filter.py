@@ -250,7 +250,6 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             stale_if_error=_seconds(self.stale_if_error) or 0,
             stale_when_unreachable=int(self.stale_when_unreachable),
             store_set_cookie=self.store_set_cookie,
-            identity_in_key=by_consumer or b"authorization" in headers,
             cookies_in_key=b"cookie" in headers,
         )
         return CachePolicy(

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from time import time
 from typing import Final, final
 
+from msgspec import structs
+
 from fastgw.cache.store import Store
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange
@@ -57,6 +59,8 @@ class CachePolicy:
     """Settings of a use of the filter in the form in which requests need them, and the resources of its worker."""
 
     __slots__ = (
+        "_storing",
+        "_storing_apart",
         "by_consumer",
         "bypass_header",
         "clock",
@@ -71,7 +75,6 @@ class CachePolicy:
         "ready",
         "store",
         "store_name",
-        "storing",
         "tag_headers",
         "worker_loop",
     )
@@ -95,7 +98,9 @@ class CachePolicy:
         tag_headers: tuple[bytes, ...],
         ready_memory: ReadyMemory,
     ) -> None:
-        self.store_name, self.storing, self.query_rule = store_name, storing, query_rule
+        self.store_name, self.query_rule = store_name, query_rule
+        self._storing = structs.replace(storing, identity_in_key=False)
+        self._storing_apart = structs.replace(storing, identity_in_key=True)
         self.key_headers, self.key_cookies, self.by_consumer = key_headers, key_cookies, by_consumer
         self.methods, self.lock_timeout, self.max_variants = methods, lock_timeout, max_variants
         self.bypass_header, self.tag_headers = bypass_header, tag_headers
@@ -105,6 +110,18 @@ class CachePolicy:
         self.ready = None if keyed else ReadyAnswers(ready_memory, bypass_header, time)
         self.clock: Callable[[], float] = time  # epoch seconds
         self.dropped = (UNKEYED | frozenset(CONDITIONS)) - frozenset(key_headers)
+
+    def storing_of(self, exchange: Exchange, *, is_authenticated: bool) -> StorePolicy:
+        """Return the rules that decide whether the response to this request is stored.
+
+        They are stricter unless the key has the identity of the client: the consumer, if the client is one, or the
+        credentials of a client that the gateway has not authenticated. Tokens without a consumer are not in the key.
+        """
+        if is_authenticated:
+            is_apart = self.by_consumer and exchange.consumer is not None
+        else:
+            is_apart = b"authorization" in self.key_headers
+        return self._storing_apart if is_apart else self._storing
 
     def query_of(self, exchange: Exchange) -> bytes | None:
         """Return the query for the key and for the upstream."""

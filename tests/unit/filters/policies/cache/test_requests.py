@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from fastgw.errors import Fault
+from fastgw.filters.policies.cache import Cache
+from fastgw.filters.policies.cache.ready_answers import ReadyMemory
+from fastgw.testing import configured
 from tests.unit.filters.policies.cache.test_hits import FRESH, status, value
 from tests.unit.filters.policies.cache.world import World
 
@@ -302,3 +308,31 @@ def test_without_the_setting_purge_is_a_method_like_any_other() -> None:
     world.upstream().sends(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     assert status(client) == b"fastgw; fwd=method"
     world.plane.assert_quiet()
+
+
+def test_with_vary_by_consumer_clients_without_a_consumer_share_nothing_that_has_credentials() -> None:
+    world = World(vary_by=["consumer"])
+    client = world.client(fields=b"Authorization: Bearer a\r\n")
+    world.upstream().sends(FRESH)
+    assert status(client) == b"fastgw; fwd=uri-miss; detail=authorization"
+    assert world.store.numbers().objects == 0
+    stored(world, FRESH)
+    assert world.store.numbers().objects == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "consumer", "is_authenticated", "is_apart"),
+    [
+        ({}, None, False, False),
+        ({"vary_by": ["consumer"]}, "ann", True, True),
+        ({"vary_by": ["consumer"]}, None, True, False),  # a token that names no consumer
+        ({"key": {"headers": ["Authorization"]}}, None, False, True),
+        ({"key": {"headers": ["Authorization"]}}, "ann", True, False),  # perhaps by a key in another header
+    ],
+)
+def test_the_identity_of_a_client_is_in_the_key_only_if_the_key_says_who_it_is(
+    settings: dict[str, Any], consumer: str | None, is_authenticated: bool, is_apart: bool
+) -> None:
+    policy = configured(Cache, **settings)._compiled(ReadyMemory())
+    exchange: Any = SimpleNamespace(consumer=consumer)
+    assert policy.storing_of(exchange, is_authenticated=is_authenticated).identity_in_key is is_apart
