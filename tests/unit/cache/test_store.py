@@ -459,3 +459,26 @@ def test_what_is_read_stays_in_place_while_all_else_is_overwritten(node: Node) -
     assert b"".join(pieces) == b"slow client" * 5000
     found.release()
     found.release()
+
+
+def test_a_stamp_recognizes_an_object_until_anything_has_happened_to_it(node: Node) -> None:
+    def stamped() -> object:
+        put(node.a, K, b"body", tags=[b"red"])
+        found = node.b.find(K)
+        assert found is not None
+        stamp = node.b.stamp(found)
+        found.release()
+        assert stamp is not None
+        assert node.b.is_unchanged(stamp)
+        return stamp
+
+    for happens in (
+        lambda: put(node.a, K, b"another"),
+        lambda: node.a.remove(K),
+        lambda: node.a.purge_key(K),
+        lambda: node.a.purge_tags([b"red"], soft=True),
+        lambda: node.a.purge_all(),
+    ):
+        stamp = stamped()
+        happens()
+        assert not node.b.is_unchanged(stamp)
