@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from jsonschema_rs import Validator
 
 Errors = list[dict[str, str]]
+_UNUSABLE: Final = (
+    "it is no JSON Schema, refers to another document, or has a pattern with look-around or a back-reference"
+)
 
 
 class Schema(Settings):
@@ -156,14 +159,20 @@ class _Validation:
 
 
 def _compiled(env: Env, schema: Schema) -> tuple[Validator, Any]:
-    """Return a validator, which equal schemas share, and the schema. Raises `ValueError`."""
-    content = env.read(schema.schema) if schema.schema is not None else (schema.inline or "").encode()
+    """Return a validator, which equal schemas share, and the schema. Raises `ValueError`, with nothing of a file."""
+    if schema.schema is None:
+        content = (schema.inline or "").encode()
+        read = read_schema(content)
+        return env.shared(("validate", content), lambda: compile_schema(read)), read
+    content = env.read(schema.schema)
     try:
         read = read_schema(content)
-        validator = env.shared(("validate", content), lambda: compile_schema(read))
     except ValueError as error:
-        raise ValueError(f"{schema.schema}: {error}" if schema.schema is not None else str(error)) from error
-    return validator, read
+        raise ValueError(f"{schema.schema}: {error}") from error
+    try:
+        return env.shared(("validate", content), lambda: compile_schema(read)), read
+    except ValueError as error:
+        raise ValueError(f"{schema.schema}: {_UNUSABLE}") from error
 
 
 def _error(location: str, keyword: str, detail: str) -> dict[str, str]:

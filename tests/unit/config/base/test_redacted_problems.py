@@ -183,6 +183,10 @@ SETTINGS: dict[str, list[Said]] = {
     "Kyma.directory": [{"providers": {"kyma": {"directory": "."}}, "egress": {"listener": "main"}}],
 }
 SETTINGS["GrpcTranscode.descriptors"] = [route(grpc_transcode={"descriptors": "FILE"})]
+SETTINGS["BodySchema.schema"] = [route(validate={"body": {"schema": "FILE"}})]
+SETTINGS["Schema.schema"] = [
+    route(validate={each: {"schema": "FILE"}}) for each in ("query", "path", "headers", "cookies")
+]
 SETTINGS["Answers.second_level"] = SETTINGS["OAuth2.second_level"]
 SETTINGS["Kyma.second_level"] = [
     {"providers": {"kyma": {"directory": ".", "second_level": SECRET}}, "egress": {"listener": "main"}}
