@@ -99,6 +99,7 @@ class Figures:
             "latency": {"bounds_s": BOUNDS_S, "counts": self.counts},
             "loop_lag_s": self.loop_lag_s,
             "workers": self.worker_list(),
+            "cache": {},
         }
 
     def worker_list(self) -> list[dict[str, Any]]:
@@ -218,6 +219,7 @@ def route(name: str, **fields: Any) -> dict[str, Any]:
         "faults": {},
         "recent_faults": {},
         "last_error": None,
+        "cache": {},
         **fields,
     }
 
