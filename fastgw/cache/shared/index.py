@@ -5,6 +5,7 @@ decides whether the record is still there and the right one. So an entry whose s
 no harm, and its word may be used for another key.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, final
 
@@ -71,7 +72,7 @@ class ObjectIndex:
 
     def hash(self, key: bytes) -> KeyHash:
         """Return the words of a key of 16 bytes."""
-        high, low = int.from_bytes(key[:8], "little"), int.from_bytes(key[8:], "little")
+        high, low = int.from_bytes(key[:8], sys.byteorder), int.from_bytes(key[8:], sys.byteorder)
         return KeyHash(high, low, self._memory.mix(high, low))
 
     def candidates(self, key: KeyHash) -> list[tuple[int, int]]:
