@@ -287,7 +287,13 @@ class ComposeRun:
     def _compute(self, size: int, work: Callable[[], T], then: Callable[[T], None]) -> None:
         """Run work whose cost grows with `size`, in a thread if it is large."""
         if size <= MOST_INLINE:
-            then(work())
+            try:
+                result = work()
+            except BaseException:  # a defect: without an answer the client would wait for ever
+                if self._exchange is not None:
+                    self._exchange.fail(Fault.INTERNAL, why="a defect in the composition")
+                raise
+            then(result)
             return
         loop = self._upstream.worker_loop.loop
 

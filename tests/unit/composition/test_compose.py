@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fastgw.composition import run
 from fastgw.config import ConfigError
 from fastgw.errors import Fault
 from fastgw.explain import as_text, explain
@@ -308,6 +309,7 @@ def test_what_is_there_is_answered_and_what_is_not_is_said() -> None:
         b"7",
         b'{"a":NaN}',
         b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}",
+        b'{"a":' + b"[" * 300 + b"]" * 300 + b"}",
         b'{"a":"' + b"x" * 2000 + b'"}',
     ],
 )
@@ -315,6 +317,14 @@ def test_an_answer_that_is_not_one_object_is_a_failure(bad: bytes) -> None:
     made = composed({"/a": answer({"a": 1}), "/b": answer(bad)}, {"name": "a"}, {"name": "b"}, max_bytes=1500)
     assert made.body == b'{"a":1}'
     assert made.header("Fastgw-Completed") == "false"
+
+
+def test_a_defect_with_an_answer_ends_the_composition(monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(part: object, answer: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(run, "_used", raises)
+    assert composed({"/a": answer({"a": 1})}, {"name": "a"}).status == 500
 
 
 def test_a_content_coding_is_not_read() -> None:

@@ -158,6 +158,7 @@ def test_parameters_become_what_their_schema_says() -> None:
         b'{"a\\u0022":1,"a\\"":2}',
         b'{"a":"\\u0022\\u0022","b":1,"b":2}',
         b"[" * 100_000,
+        b"[" * 2000 + b"]" * 2000,
     ],
 )
 def test_texts_with_no_meaning_or_two(check: Any, text: bytes) -> None:
@@ -173,3 +174,10 @@ def test_texts_with_one_meaning(text: bytes) -> None:
     check_json(text)
     check_json_in_steps(text)
     assert parse_json(text) == orjson.loads(text)
+
+
+@pytest.mark.parametrize("levels", [255, 1024])
+def test_texts_that_could_not_be_written_again(levels: int) -> None:
+    with pytest.raises(InvalidJson, match="nested too deeply"):
+        parse_json(b'{"a":' * levels + b"1" + b"}" * levels)
+    parse_json(b'{"a":' * 254 + b"1" + b"}" * 254)
