@@ -146,6 +146,7 @@ class Exchange:
         "grpc_status",
         "head",
         "id_shown",
+        "is_authenticated",
         "is_fast",
         "limits",
         "listener",
@@ -194,6 +195,7 @@ class Exchange:
         self.params = _NO_PARAMS
         self.consumer: Consumer | None = None  # authenticated consumer; None: none
         self.claims = _NO_CLAIMS  # verified claims of a token
+        self.is_authenticated = False  # a filter has authenticated the client without naming it
         self.request_body: Relay | None = None  # None: the request has no body
         self.request_bytes = 0  # of the body, or received from the client through a tunnel; final at the end
         self.query_sent: bytes | None = UNCHANGED_QUERY  # query sent to the upstream; None: no `?`

@@ -55,6 +55,14 @@ class World:
                     "/by",
                     cache={"key_headers": ["Authorization"], "per_uri": False, "per_address": False, "entries": 2},
                 ),
+                "stored": Kind(
+                    route={
+                        "filters": {
+                            "forward_auth": {"url": f"{self.service.url}/stored", "copy_headers": ["X-User"]},
+                            "cache": {},
+                        }
+                    }
+                ),
                 "named": self._kind("/named", consumer_header="X-Name"),
                 "either": Kind(
                     route={

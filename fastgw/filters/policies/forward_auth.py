@@ -264,6 +264,8 @@ class _ForwardAuthUse:
             self._to_clients[exchange] = granted.to_client
         if who := granted.consumer:
             exchange.consumer = self._roster.by_name(who) or Consumer(who)
+        else:
+            exchange.is_authenticated = True
 
     def response(self, exchange: Exchange) -> None:
         lines = self._to_clients.pop(exchange, b"")

@@ -74,7 +74,12 @@ class CachedRequest:
     def is_authenticated(self) -> bool:
         """Whether the gateway knows who the client is: by a filter, or by its certificate."""
         exchange = self.exchange
-        return exchange.consumer is not None or bool(exchange.claims) or exchange.peer.certificate is not None
+        return (
+            exchange.consumer is not None
+            or exchange.is_authenticated
+            or bool(exchange.claims)
+            or exchange.peer.certificate is not None
+        )
 
     def answer(self) -> bool:
         """Answer from the store, or fetch. False: the request has to be forwarded as it is."""
