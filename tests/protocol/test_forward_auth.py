@@ -519,6 +519,19 @@ def test_a_request_that_differs_is_asked_about(
         assert len(world.service.requests) == before + 1, "refusals are not remembered"
 
 
+def test_what_one_client_got_is_not_stored_for_others(world: World, take: Take) -> None:
+    """Also if the service names no consumer: the response may depend on what is copied."""
+    lane = take("stored")
+    for name in (b"ann", b"bob"):
+        world.says(ANN.replace(b"ann", name))
+        answer = (
+            b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nConnection: close\r\nContent-Length: 3\r\n\r\n" + name
+        )
+        _, response = lane.forward(lane.get(fields=b"Cookie: session=" + name + b"\r\n"), answer)
+        assert response.body == name
+        assert response.get_all(b"Cache-Status") == [b"fastgw; fwd=uri-miss; detail=authorization"]
+
+
 def test_requests_that_come_together_are_one_question(world: World, take: Take) -> None:
     """One that leaves does not end it for the others."""
     lane = take("cached")
