@@ -38,6 +38,16 @@ def url_tag(url: bytes) -> bytes:
     return b"\0" + url
 
 
+def search_tag(url: bytes) -> bytes:
+    """Return the tag of all objects of a URL's path that are found by other queries, too (`No-Vary-Search`)."""
+    return b"\1" + url.partition(b"?")[0]
+
+
+def tags_to_purge(url: bytes) -> list[bytes]:
+    """Return the tags of all objects that may be sent for a URL, for a purge of it."""
+    return [url_tag(url), search_tag(url)]
+
+
 def all_of(stores: Iterable[str]) -> list[PurgeOrder]:
     """Return the purges of everything."""
     return [PurgeOrder(store, PurgeTarget.ALL) for store in stores]

@@ -3,11 +3,13 @@
 Requests whose queries are equal after `normalize_query` may be answered with the same stored response.
 """
 
+from hashlib import blake2b
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import http_sf
 from msgspec import Struct
+from msgspec.msgpack import encode
 
 _LONGEST: Final = 2048
 _MOST_PARAMETERS: Final = 256
@@ -64,6 +66,18 @@ def normalize_query(query: bytes | None, rule: SearchVariance) -> bytes | None:
         pairs.sort(key=lambda pair: pair[0])  # stable: the order of parameters with one name counts
     # Lengths, so that no value can pass for another parameter.
     return b"&".join(b"%d:%b=%d:%b" % (len(name), name, len(value), value) for name, value in pairs) or None
+
+
+def equivalent_key(search_key: bytes, query: bytes | None, rule: SearchVariance) -> bytes:
+    """Return the key of all queries that are equal to this one by the rule. `search_key`: of the path.
+
+    The rule is a part of it: what is equal by one rule may differ by another.
+    """
+    digest = blake2b(search_key, digest_size=len(search_key), person=b"fastgw-search")
+    told, kept = encode(rule), normalize_query(query, rule)
+    digest.update(b"%d:%b" % (len(told), told))
+    digest.update(b"-" if kept is None else kept)
+    return digest.digest()
 
 
 def _names(value: Any) -> tuple[bytes, ...] | None:

@@ -4,14 +4,16 @@ The fields of a response are kept as serialized lines, ready to be sent. The val
 computed when the response was stored, so that a hit parses nothing.
 """
 
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
+from fastgw.http.caching.no_vary_search import SearchVariance
 from fastgw.http.fields import Fields
 
 _VERSION: Final = 1
+_SEARCH: Final = 1000 + _VERSION
 
 
 class StoredHead(Struct, frozen=True, array_like=True, tag=_VERSION, gc=False):
@@ -63,18 +65,23 @@ class VariantsRecord(Struct, frozen=True, array_like=True, tag=-_VERSION, gc=Fal
     """Keys of the stored variants, the oldest first."""
 
 
+class SearchRecord(Struct, frozen=True, array_like=True, tag=_SEARCH, gc=False):
+    """Record of a path whose last stored response had `No-Vary-Search`."""
+
+    rule: SearchVariance
+
+
+Record: TypeAlias = StoredHead | VariantsRecord | SearchRecord
 _ENCODER: Final = msgspec.msgpack.Encoder()
-_DECODER: Final[msgspec.msgpack.Decoder[StoredHead | VariantsRecord]] = msgspec.msgpack.Decoder(
-    StoredHead | VariantsRecord
-)
+_DECODER: Final[msgspec.msgpack.Decoder[Record]] = msgspec.msgpack.Decoder(Record)
 
 
-def encode_record(record: StoredHead | VariantsRecord) -> bytes:
+def encode_record(record: Record) -> bytes:
     """Serialize a record for the store."""
     return _ENCODER.encode(record)
 
 
-def decode_record(raw: bytes | memoryview) -> StoredHead | VariantsRecord | None:
+def decode_record(raw: bytes | memoryview) -> Record | None:
     """Return the record of an object; None: another version of fastgw wrote it, so it has to be fetched again."""
     try:
         return _DECODER.decode(raw)

@@ -12,7 +12,7 @@ from fastgw.cache.store import Counting, Store
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import described, notice
 from fastgw.runtime.control.shared_stream import FIRST, LOG_MOST, SharedStream, run_transaction
-from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, all_of, url_tag
+from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, all_of, tags_to_purge
 
 if TYPE_CHECKING:
     from fastgw.redis.pipelined_connection import Pipe
@@ -127,7 +127,7 @@ class CachePurging:
 def begin_purge(store: Store, order: PurgeOrder) -> Counting:
     """Purge in one store of this node. It holds as soon as this returns."""
     if order.target is PurgeTarget.URL:
-        return store.purge_tags([url_tag(url) for url in order.values], soft=order.soft)
+        return store.purge_tags([tag for url in order.values for tag in tags_to_purge(url)], soft=order.soft)
     if order.target is PurgeTarget.PREFIX:
         return store.purge_prefix(order.values[0], soft=order.soft)
     if order.target is PurgeTarget.TAGS:

@@ -11,7 +11,8 @@ from fastgw.filters.policies.cache.policy import CachePolicy, ForwardedFields
 from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
 from fastgw.http.caching.directives import parse_request
-from fastgw.http.caching.records import StoredHead, VariantsRecord, decode_record
+from fastgw.http.caching.no_vary_search import SearchVariance, equivalent_key
+from fastgw.http.caching.records import SearchRecord, StoredHead, VariantsRecord, decode_record
 from fastgw.http.caching.reuse import Decision, Reuse, Trouble, decide_reuse, find_age, may_send_stale
 from fastgw.http.caching.vary import variant_key
 from fastgw.upstream.forwarding.forward_action import Forward
@@ -23,7 +24,9 @@ _SENT: Final = frozenset((Reuse.FRESH, Reuse.STALE, Reuse.STALE_WHILE_REVALIDATE
 class CachedRequest:
     """A GET or HEAD that may be answered from the store; service side of its exchange while it waits.
 
-    `primary`: key of the resource. `key`: key of the response that the request selects, as far as variants are known.
+    `exact`: key of the resource with this query. `primary`: key of the resource with all queries that are equal by
+    `rule` (`No-Vary-Search`); without a rule, the same. `key`: key of the response that the request selects, as far as
+    variants are known.
     """
 
     __slots__ = (
@@ -34,12 +37,14 @@ class CachedRequest:
         "_watched",
         "_why",
         "directives",
+        "exact",
         "exchange",
         "forward",
         "key",
         "policy",
         "primary",
         "query",
+        "rule",
         "variants",
     )
 
@@ -47,7 +52,8 @@ class CachedRequest:
         self.policy, self.exchange, self.forward = policy, exchange, forward
         self.directives = parse_request(exchange.head)
         self.query = policy.query_of(exchange)
-        self.primary = self.key = policy.key_of(exchange, forward, self.query)
+        self.exact = self.primary = self.key = policy.key_of(exchange, forward, self.query)
+        self.rule: SearchVariance | None = None
         self.variants: VariantsRecord | None = None
         self._fields: ForwardedFields | None = None
         self._why: Forwarded | None = None  # why the first look-up has not found an answer
@@ -65,6 +71,10 @@ class CachedRequest:
         if self._fields is None:
             self._fields = ForwardedFields(self.exchange)
         return self._fields
+
+    @property
+    def search_key(self) -> bytes:
+        return self.policy.search_key_of(self.exchange, self.forward)
 
     @property
     def url(self) -> bytes:
@@ -101,8 +111,8 @@ class CachedRequest:
     def _find(self) -> tuple[StoredObject | None, StoredHead | None]:
         """Look the request up. Sets `key` and `variants`."""
         store = self.policy.store
-        self.key, self.variants = self.primary, None
-        found = store.find(self.primary)
+        self.key, self.primary, self.rule, self.variants = self.exact, self.exact, None, None
+        found = store.find(self.exact) or self._find_equivalent()
         record = None if found is None else decode_record(found.head)
         if found is not None and isinstance(record, VariantsRecord):
             found.release()
@@ -114,6 +124,20 @@ class CachedRequest:
             found.release()
             return None, None
         return found, record if isinstance(record, StoredHead) else None
+
+    def _find_equivalent(self) -> StoredObject | None:
+        """Look up by the rule of `No-Vary-Search` that the path has. Sets `key`, `primary` and `rule`."""
+        store, search_key = self.policy.store, self.search_key
+        listed = store.find(search_key)
+        if listed is None:
+            return None
+        record = decode_record(listed.head)
+        listed.release()
+        if not isinstance(record, SearchRecord):
+            return None
+        self.rule = record.rule
+        self.primary = self.key = equivalent_key(search_key, self.query, record.rule)
+        return store.find(self.primary)
 
     def _send(self, found: StoredObject, record: StoredHead, decision: Decision) -> None:
         exchange, policy = self.exchange, self.policy

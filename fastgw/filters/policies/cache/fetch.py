@@ -22,14 +22,15 @@ from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
 from fastgw.http.caching.directives import RequestDirectives
-from fastgw.http.caching.records import StoredHead, VariantsRecord, encode_record
+from fastgw.http.caching.no_vary_search import SearchVariance, equivalent_key, parse_search_variance
+from fastgw.http.caching.records import SearchRecord, StoredHead, VariantsRecord, encode_record
 from fastgw.http.caching.reuse import Trouble, find_age, is_error, may_send_stale
 from fastgw.http.caching.storing import Times, Unstorable, decide_storing
 from fastgw.http.caching.validation import freshen, make_conditions, merge_fields
 from fastgw.http.caching.vary import join_varying, variant_key
 from fastgw.http.field_names import WRITTEN_HERE
 from fastgw.http.messages import RequestHead, ResponseHead
-from fastgw.sync.cache_purges import url_tag
+from fastgw.sync.cache_purges import search_tag, url_tag
 from fastgw.upstream.client.detached_call import DetachedCall
 from fastgw.upstream.forwarding.fallback import FAULTS
 from fastgw.upstream.forwarding.forward_action import CallRecorder
@@ -100,6 +101,7 @@ class Fetch:
             request.variants,
         )
         self._query, self._fields = request.query, request.fields
+        self._exact, self._search_key, self._rule = request.exact, request.search_key, request.rule
         self._lease, self._refusal, self._why = lease, refusal, why
         self._found, self._record = found, record
         self._head: RequestHead = exchange.head
@@ -206,8 +208,12 @@ class Fetch:
             if isinstance(asked, Refusal):
                 return b"in-flight"
             lease = self._lease = asked
-        key = self._key
         tags = [*self._tags(head), url_tag(self._url)]
+        if not self._apply_rule(lease, parse_search_variance(head.values(b"no-vary-search"))):
+            return b"store-full"
+        if self._rule is not None:
+            tags.append(search_tag(self._url))
+        key = self._key
         if record.vary or self._variants is not None:
             names = join_varying(() if self._variants is None else self._variants.vary, record.vary)
             if names is None:
@@ -226,6 +232,18 @@ class Fetch:
 
     def _size(self, head: ResponseHead) -> int | None:
         return head.body_length if head.has_body else 0
+
+    def _apply_rule(self, lease: Lease, rule: SearchVariance | None) -> bool:
+        """Set the key for the rule of a response about queries, and list the rule. False: the store is full."""
+        if rule == self._rule:
+            return True
+        self._rule, self._variants = rule, None
+        if rule is None:
+            self._policy.store.remove(self._search_key)
+            self._primary = self._key = self._exact
+            return True
+        self._primary = self._key = equivalent_key(self._search_key, self._query, rule)
+        return lease.store_head(encode_record(SearchRecord(rule)), key=self._search_key, url=self._url, tags=())
 
     def _list_variant(self, lease: Lease, names: tuple[bytes, ...], key: bytes) -> bool:
         """Add a variant to those of the resource. The oldest one is removed if there are too many."""

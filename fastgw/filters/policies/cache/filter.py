@@ -33,7 +33,7 @@ from fastgw.http.caching.storing import StorePolicy
 from fastgw.http.caching.validation import FOR_ORIGIN
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
-from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, url_tag
+from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, tags_to_purge
 from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 
 _CACHEABLE: Final = ("GET", "HEAD")
@@ -96,11 +96,11 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     """Response cache: answer requests with stored responses of the upstream, as a shared cache (RFC 9111).
 
     Responses say whether they are stored, and for how long they are fresh: `Cache-Control`, `Expires`,
-    `CDN-Cache-Control` and `fastgw-Cache-Control` (RFC 9213), `Vary`. Stale responses are validated with `ETag` or
-    `Last-Modified`. Equal requests at the same time are one request to the upstream, over all workers; the waiting
-    clients get the response while it arrives. Conditional requests, HEAD and single ranges are answered from the stored
-    response to a GET. A successful POST, PUT, PATCH or DELETE, and any other unsafe method, removes what is stored for
-    its URL.
+    `CDN-Cache-Control` and `fastgw-Cache-Control` (RFC 9213), `Vary`, and `No-Vary-Search` for query parameters that
+    make no difference. Stale responses are validated with `ETag` or `Last-Modified`. Equal requests at the same time
+    are one request to the upstream, over all workers; the waiting clients get the response while it arrives.
+    Conditional requests, HEAD and single ranges are answered from the stored response to a GET. A successful POST, PUT,
+    PATCH or DELETE, and any other unsafe method, removes what is stored for its URL.
 
     The key is what was routed and what is forwarded: scheme, host, path, query, upstream. Headers that change what many
     upstreams answer without being part of the key (`X-Forwarded-Host`, `X-Original-URL`, `X-HTTP-Method-Override` and
@@ -212,7 +212,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 exchange.fail(Fault.INTERNAL, why="there is no cache store")
             else:
                 url = policy.url_of(exchange, policy.query_of(exchange))
-                policy.store.purge_tags([url_tag(url)])
+                policy.store.purge_tags(tags_to_purge(url))
                 announce[0](PurgeOrder(self.store, PurgeTarget.URL, (url,)))
                 exchange.reply(Reply(204))
 
@@ -298,11 +298,11 @@ def _invalidate(policy: CachePolicy, exchange: Exchange) -> None:
     url = policy.url_of(exchange, policy.query_of(exchange))
     origin, slashes, rest = url.partition(b"://")
     authority, slash, target = rest.partition(b"/")
-    tags = [url_tag(url)]
+    tags = tags_to_purge(url)
     for path, query in find_invalidated(origin, authority, slash + target, answer.head):
         try:
             named = b"%b%b%b%b" % (origin, slashes, authority, normalize(path))
         except Malformed:
             continue
-        tags.append(url_tag(named if query is None else b"%b?%b" % (named, query)))
+        tags += tags_to_purge(named if query is None else b"%b?%b" % (named, query))
     policy.store.purge_tags(tags)

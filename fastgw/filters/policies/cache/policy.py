@@ -27,6 +27,7 @@ UNKEYED: Final = frozenset(
 )
 """Headers of clients that change what an upstream answers without being in the key: with them one client could choose
 what others get (cache poisoning). The last two describe a body, which is not forwarded either."""
+_SEARCH: Final = (b"no-vary-search",)
 _PORTS: Final[Mapping[bytes, bytes]] = {b"http": b":80", b"https": b":443"}
 
 
@@ -128,7 +129,11 @@ class CachePolicy:
         sent = exchange.query_sent
         return filter_query(exchange.head.query if sent is UNCHANGED_QUERY else sent, self.query_rule)
 
-    def key_of(self, exchange: Exchange, forward: Forward, query: bytes | None) -> bytes:
+    def search_key_of(self, exchange: Exchange, forward: Forward) -> bytes:
+        """Return the key of the rule by which queries of this path are equal (`SearchRecord`)."""
+        return self.key_of(exchange, forward, None, _SEARCH)
+
+    def key_of(self, exchange: Exchange, forward: Forward, query: bytes | None, more: tuple[bytes, ...] = ()) -> bytes:
         """Return the primary key of a request: what was routed, and what is forwarded."""
         head, peer = exchange.head, exchange.peer
         scheme, authority = client_scheme(head, peer), _authority_of(exchange)
@@ -148,7 +153,7 @@ class CachePolicy:
             path=path,
             query=query,
             upstream=forward.upstream.name.encode(),
-            parts=parts,
+            parts=(*parts, *more),
         )
 
     def url_of(self, exchange: Exchange, query: bytes | None) -> bytes:
