@@ -419,6 +419,8 @@ def purge(
     from fastgw.admin.cache_purges import CachePurge, read_purge
     from fastgw.admin.node_interface import CachePurged
 
+    if sum([url is not None, prefix is not None, bool(tag), everything]) != 1:
+        _fail(USAGE, "fastgw: expected exactly one of --url, --prefix, --tag and --all")
     wanted = CachePurge(url, prefix, tag or None, everything, soft, store)
     try:
         read_purge(wanted)
@@ -435,6 +437,8 @@ def purge(
         others = {"node": "", "shared": "; other nodes follow", "away": "; other nodes follow when Redis is reachable"}
         count = f"{purged.objects} object{'' if purged.objects == 1 else 's'}"
         typer.echo(f"purged: {count}{' (soft)' if soft else ''}{others[purged.reach]}")
+        if purged.objects == 0 and re.match(r"https?://[^/?]*:[0-9]+(?:[/?]|$)", url or prefix or ""):
+            typer.echo("hint: URLs are stored without the port of the listener", err=True)
 
 
 @app.command()

@@ -302,7 +302,10 @@ class _Building:
             html = page.html
             if page.file is not None:
                 self._page_files.add(page.file)
-                html = self._content(page.file).decode(errors="replace")
+                try:
+                    html = self._content(page.file).decode()
+                except UnicodeDecodeError as error:
+                    raise CompileError(f"{page.file}: the error page is not UTF-8") from error
             made[status] = ErrorPage(
                 None if html is None else html_template(html), None if page.json is None else json_template(page.json)
             )

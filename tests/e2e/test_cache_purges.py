@@ -172,8 +172,11 @@ def test_the_command_purges_too(front: Front) -> None:
     assert (told.exit_code, told.stdout.startswith("purged: ")) == (0, True)
     assert not front.is_stored("/blue")
     assert json.loads(front.purge("--all", "--soft", "--format", "json").stdout)["objects"] >= 1
+    told = front.purge("--url", "http://a.test:8080/none")
+    assert (told.exit_code, "without the port" in told.stderr) == (0, True)
     assert front.purge("--url", "/red").exit_code == 2
-    assert front.purge().exit_code == 2
+    told = front.purge()
+    assert (told.exit_code, "--url, --prefix, --tag and --all" in told.stderr) == (2, True)
     assert front.purge("--all", "--store", "missing").exit_code == 1
 
 

@@ -755,6 +755,8 @@ class FileName:
     """Whether it must be readable (else it is created when needed)."""
     words: tuple[str, ...] = ()
     """Words with a special meaning, which are kept as they are."""
+    is_directory: bool = False
+    """Whether it names a directory."""
 
 
 ReadableFile = Annotated[str, FileName()]

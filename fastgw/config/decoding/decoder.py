@@ -136,13 +136,17 @@ class Text(Decoder):
 
     shortest: int = 0
     pattern: str | None = None
+    example: str = ""
     expected: str = "a string"
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if not isinstance(value, str):
             return _read_unquoted(self, value, path, reading)
-        if len(value) < self.shortest or (self.pattern and not re.search(self.pattern, value)):
-            return self.refuse(value, path, reading)
+        if self.pattern and not re.search(self.pattern, value):
+            form = f"such as {format_value(self.example)}" if self.example else f"that matches {self.pattern}"
+            return reading.report(path, format_value(value), f"expected {self.expected} {form}")
+        if len(value) < self.shortest:
+            return reading.report(path, format_value(value), "expected a non-empty string")
         return value
 
 
@@ -291,7 +295,8 @@ class File(Decoder):
 
     @property
     def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
-        return " or ".join([*map(format_value, self.name.words), "the name of a file"])
+        kind = "a directory" if self.name.is_directory else "a file"
+        return " or ".join([*map(format_value, self.name.words), f"the name of {kind}"])
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if not isinstance(value, str) or not value or "\0" in value:
@@ -785,7 +790,7 @@ def shape_of(annotation: Any) -> Decoder:
         besides = next((note for note in notes if isinstance(note, Besides)), None)
         return Table(shape_of(inner[0]), shape_of(inner[1]), shortest, example, besides)
     if annotation is str:
-        return Text(shortest, _constraint(notes, "pattern"))
+        return Text(shortest, _constraint(notes, "pattern"), (_constraint(notes, "examples") or [""])[0])
     if annotation is bool:
         return Truth()
     if annotation in (int, float):

@@ -61,7 +61,7 @@ class Part(Settings):
     apply; its other filters do not run."""
     method: Method = "GET"
     """Method of the request."""
-    path: Annotated[str, Meta(pattern="^/")]
+    path: Annotated[str, Meta(pattern="^/", examples=["/users/{id}"])]
     """Path and query of the request."""
     headers: Mapping[FieldName, str] = NONE
     """Headers of the request."""

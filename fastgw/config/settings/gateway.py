@@ -476,7 +476,7 @@ class Files(Settings):
     """Static files. A GET or HEAD is answered with the file that the path names beneath `root`; hidden files, whose
     names start with a dot, and symbolic links that lead out of `root` are answered 404."""
 
-    root: Annotated[str, FileName(readable=False)]
+    root: Annotated[str, FileName(readable=False, is_directory=True)]
     """Directory with the files. It may be replaced while the gateway runs, also by changing a symbolic link."""
     index: tuple[BaseName, ...] = ("index.html",)
     """Names of the file that answers for a directory; the first one that exists is used. A directory without its

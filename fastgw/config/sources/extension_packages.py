@@ -7,12 +7,20 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
-from typing import Self
+from typing import Final, Self
 
 from fastgw.config.base.problems import Problem, format_value, suggest
 from fastgw.config.sources.documents import Document
 
 KEY = "extensions"
+_NAMES_ELSEWHERE: Final = {  # of which no name here is a near match, or a wrong one
+    "gzip": "compress",
+    "brotli": "compress",
+    "encode": "compress",
+    "compressor": "compress",
+    "decompressor": "decompress",
+    "request-validator": "validate",
+}
 
 
 class UnknownType(Exception):
@@ -58,7 +66,7 @@ def type_called(name: str, filter_types: Mapping[str, type]) -> type:
             raise UnknownType(wrong, f"the package {package} has it: add it to `{KEY}`")
         if "." in name:
             raise UnknownType(wrong, 'a class is written as "package.module:Class"')
-    raise UnknownType(wrong, suggest(name, filter_types))
+    raise UnknownType(wrong, suggest(_NAMES_ELSEWHERE.get(name, name), filter_types))
 
 
 def extended(

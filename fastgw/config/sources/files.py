@@ -55,8 +55,10 @@ def why_no_folder(name: str) -> str:
     """Return the reason why a folder cannot be listed, in which a search would find nothing; "" = it can."""
     try:
         os.scandir(name).close()
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return "no such directory"
+    except NotADirectoryError:
+        return "not a directory"
     except OSError as error:
         if error.errno in OUT_OF:
             raise OutOfResources(f"{name} cannot be read: {error.strerror}") from error

@@ -57,12 +57,15 @@ def _check_names(compose: Compose, at: SourceLocation) -> bool:
             return False
         names.add(part.name)
     sound = True
-    for index, part in enumerate(compose.parts):
+    for place, part in enumerate(compose.parts):
         for index, name in enumerate(part.after):
             if name not in names or name == part.name:
-                wrong = f"unknown part {format_value(name)}" if name not in names else "the part waits for itself"
-                others = [each for each in names if each != part.name]
-                at.below("parts", index, "after", index).report(wrong, suggest(name, others), at_key=False)
+                below = at.below("parts", place, "after", index)
+                if name == part.name:
+                    below.report("the part waits for itself", "expected the name of another part", at_key=False)
+                else:
+                    others = [each for each in names if each != part.name]
+                    below.report(f"unknown part {format_value(name)}", suggest(name, others), at_key=False)
                 sound = False
     return sound
 
@@ -73,7 +76,7 @@ def _check_order(compose: Compose, at: SourceLocation) -> bool:
     for index, part in enumerate(compose.parts):
         if part.name in _earlier(part.name, order):
             wrong = f"the part waits for itself: {' after '.join((part.name, *order[part.name]))}"
-            at.below("parts", index).below("after").report(wrong, "expected parts without a circle", at_key=False)
+            at.below("parts", index).below("after").report(wrong, "expected parts without a cycle", at_key=False)
             return False
     return True
 
@@ -101,7 +104,8 @@ def _check_part(part: Part, compose: Compose, parameters: frozenset[str], at: So
             below.report(f"{name} is the element of a list", "expected `for_each`", at_key=False)
         elif variable.parameter and variable.parameter not in parameters:
             wrong = f"not every path of this route has the parameter {format_value(variable.parameter)}"
-            below.report(wrong, suggest(variable.parameter, parameters), at_key=False)
+            hint = suggest(variable.parameter, parameters) if parameters else "expected paths that have it"
+            below.report(wrong, hint, at_key=False)
     if part.default is not None and not part.default.startswith("{"):
         at.below("default").report("the default is no object", "expected one such as {}", at_key=False)
     for name in part.headers:

@@ -569,7 +569,10 @@ def test_what_a_filter_hides_is_not_passed_on() -> None:
     [
         ([{"name": "a"}, {"name": "a"}], {}, "is the name of another part"),
         ([{"name": "a", "after": ["b"]}], {}, 'unknown part "b"'),
-        ([{"name": "a", "after": ["b"]}, {"name": "b", "after": ["a"]}], {}, "waits for itself"),
+        ([{"name": "a"}, {"name": "b", "after": ["c"]}], {}, r"parts\[1\].after\[0\]: unknown part"),
+        ([{"name": "a", "after": ["b"]}, {"name": "b", "after": ["a"]}], {}, "expected parts without a cycle"),
+        ([{"name": "a", "after": ["a"]}], {}, "waits for itself; expected the name of another part"),
+        ([{"name": "a", "path": "a"}], {}, 'expected a string such as "/users/{id}"'),
         ([{"name": "a", "upstream": "v"}], {}, 'unknown upstream "v"'),
         ([{"name": "a"}, {"name": "b", "path": "/{part.a.x}"}], {}, "does not wait for"),
         ([{"name": "a", "path": "/{item}"}], {}, "element of a list"),

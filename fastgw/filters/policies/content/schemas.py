@@ -71,6 +71,8 @@ def _detail(keyword: str, kind: Any) -> str:
     """Return what the schema expects. Nothing in it is of the value."""
     if keyword == "required":
         return f"expected the member {kind.property!r}"
+    if keyword in ("additionalProperties", "unevaluatedProperties"):
+        return "expected no members other than those of the schema"
     expected = getattr(kind, "value", None)
     if keyword in _ABOUT_VALUES or expected is None or isinstance(expected, dict):
         return f"the value does not satisfy `{keyword}`"

@@ -9,7 +9,9 @@ from fastgw.filters.api import Env, Filter, Hooks, Phase, StageFactory
 from fastgw.filters.policies.content_coding.media_types import MediaTypes
 
 Encoding = Literal["zstd", "br", "gzip"]
-MediaType = Annotated[str, Meta(pattern=r"^[a-z0-9!#$&^_.+-]+/(\*|(\*\+)?[a-z0-9!#$&^_.+-]+)$", max_length=100)]
+MediaType = Annotated[
+    str, Meta(pattern=r"^[a-z0-9!#$&^_.+-]+/(\*|(\*\+)?[a-z0-9!#$&^_.+-]+)$", max_length=100, examples=["text/html"])
+]
 
 TYPES: Final = (
     "text/*",

@@ -25,7 +25,7 @@ _DEFLATE: Final = b"permessage-deflate"
 _SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _AGAIN: Final = frozenset((Phase.AUTHENTICATE, Phase.AUTHORIZE))
 
-Rate = Annotated[str, Meta(pattern="^[1-9][0-9]{0,8}/[smh]$")]
+Rate = Annotated[str, Meta(pattern="^[1-9][0-9]{0,8}/[smh]$", examples=["100/s"])]
 Origin = Annotated[str, Meta(pattern=r"^([a-z][a-z0-9+.-]*://(\*\.)?[^/*\s]+|null)$")]
 
 
