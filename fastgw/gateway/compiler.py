@@ -481,6 +481,8 @@ class _Building:
             # A filter of the route itself is a single instance for all of its upstreams.
             before = (*links_before, *(link for part in parts for link in part.chain.links))
             parts.append(self._on_listener(listener, route, upstream, action, early_chain, before))
+        for part in parts:
+            part.chain.ready_answer = None  # it is asked before an upstream is chosen
         names = tuple(route.upstream)
         divided = Route(
             *(route.name, parts[0].action, parts[0].chain, parts[0].steps, parts[0].check_path),

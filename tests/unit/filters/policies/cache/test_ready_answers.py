@@ -102,6 +102,23 @@ def test_other_filters_with_steps_keep_requests_on_the_full_path() -> None:
     assert value(world.client(), b"X-A") == b"1"
 
 
+def test_the_upstreams_of_a_split_have_answers_of_their_own() -> None:
+    """Answers from memory would be sent before an upstream is chosen."""
+    upstreams = {name: {"targets": [{"url": "http://127.0.0.1:9"}]} for name in ("u", "v")}
+    split = {"by": "header:X-Key"}
+    world = World(upstreams=upstreams, route={"upstream": {"u": 50, "v": 50}, "split": split})
+    answers: dict[bytes, set[bytes | None]] = {}
+    for key in [b"X-Key: %d\r\n" % number for number in range(20)] * 2:
+        client = world.client(fields=key)
+        if not client.received:
+            body = b"%d" % len(answers)
+            world.upstream().sends(DATED % len(body) + body)
+        answers.setdefault(key, set()).add(client.received.rpartition(b"\r\n\r\n")[2])
+    assert ready(world) == 0
+    assert all(len(of_key) == 1 for of_key in answers.values())
+    assert len(set.union(*answers.values())) == 2
+
+
 def test_the_bytes_of_all_of_them_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ready_answers, "MOST_BYTES", 10_000)
     world = World()

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 from fastgw.cache.process_store import ProcessStore
 from fastgw.cache.store import Store
-from tests.support.memory import Plane, Wire
+from tests.support.memory import SERVICE, Plane, Wire
 
 NOW = 1_800_000_000.0
 
@@ -16,12 +16,18 @@ NOW = 1_800_000_000.0
 class World:
     """`settings`: of the filter. Requests are sent on new connections; the upstream's are played by the test."""
 
-    def __init__(self, store: Store | None = None, route: dict[str, Any] | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        store: Store | None = None,
+        route: dict[str, Any] | None = None,
+        upstreams: dict[str, Any] = SERVICE["upstreams"],
+        **settings: Any,
+    ) -> None:
         self.now = NOW
         filters = {"cache": settings, **((route or {}).get("filters", {}))}
         routes = [{"name": "all", "upstream": "u", **(route or {}), "filters": filters}]
         with patch("fastgw.filters.policies.cache.policy.time", lambda: self.now):
-            self.plane = Plane({"routes": routes, "filters": {"request_id": {}}})
+            self.plane = Plane({"routes": routes, "upstreams": upstreams, "filters": {"request_id": {}}})
         turns = self.plane.worker_loop.turns
         self.store: Store = store or ProcessStore(
             turns.call_soon, 8 * 1024**2, clock=lambda: self.now, date=lambda: self.now
