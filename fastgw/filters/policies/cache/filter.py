@@ -67,7 +67,7 @@ class QueryNames(Settings):
 
 
 class CacheKey(Settings):
-    """Parts of the cache key in addition to scheme, host, path and upstream."""
+    """Parts of the cache key in addition to route, scheme, host, path and upstream."""
 
     query: Literal["all", "none"] | QueryNames = "all"
     """Query parameters in the key: `all`, `none`, or by name, `{only: [...]}` or `{except: [utm_*]}`. Parameters that
@@ -102,11 +102,11 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     Conditional requests, HEAD and single ranges are answered from the stored response to a GET. A successful POST, PUT,
     PATCH or DELETE, and any other unsafe method, removes what is stored for its URL.
 
-    The key is what was routed and what is forwarded: scheme, host, path, query, upstream. Headers that change what many
-    upstreams answer without being part of the key (`X-Forwarded-Host`, `X-Original-URL`, `X-HTTP-Method-Override` and
-    the like) and bodies of GET requests do not reach the upstream, unless they are in `key`. Responses to clients that
-    have authenticated are only stored if they are marked `public` or `s-maxage`, or with `vary_by: [consumer]`;
-    responses with `Set-Cookie` are not stored.
+    The key is what was routed and what is forwarded: route, scheme, host, path, query, upstream. Headers that change
+    what many upstreams answer without being part of the key (`X-Forwarded-Host`, `X-Original-URL`,
+    `X-HTTP-Method-Override` and the like) and bodies of GET requests do not reach the upstream, unless they are in
+    `key`. Responses to clients that have authenticated are only stored if they are marked `public` or `s-maxage`, or
+    with `vary_by: [consumer]`; responses with `Set-Cookie` are not stored.
 
     The filter runs behind authentication and limits, so a stored response is only sent to those that may get it.
     Every response of an upstream or the store has `Cache-Status` (RFC 9211).
@@ -132,7 +132,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     """Maximum time since a response became stale in which it may be sent if no target can be reached or the circuit
     breaker is open, unless the response forbids it (`must-revalidate`, `proxy-revalidate`, `no-cache`, `s-maxage`)."""
     key: CacheKey = CacheKey()
-    """Parts of the cache key in addition to scheme, host, path and upstream."""
+    """Parts of the cache key in addition to route, scheme, host, path and upstream."""
     vary_by: tuple[Literal["consumer"], ...] = ()
     """`consumer`: each authenticated consumer has responses of its own, stored as if they were public."""
     store_set_cookie: bool = False

@@ -134,10 +134,14 @@ class CachePolicy:
         return self.key_of(exchange, forward, None, _SEARCH)
 
     def key_of(self, exchange: Exchange, forward: Forward, query: bytes | None, more: tuple[bytes, ...] = ()) -> bytes:
-        """Return the primary key of a request: what was routed, and what is forwarded."""
+        """Return the primary key of a request: what was routed, and what is forwarded.
+
+        The filters of another route may send other headers to the same URL of the upstream, so its name is a part.
+        """
         head, peer = exchange.head, exchange.peer
         scheme, authority = client_scheme(head, peer), _authority_of(exchange)
-        parts: list[bytes | None] = []
+        route = exchange.route
+        parts: list[bytes | None] = [None if route is None else route.name.encode()]
         if self.key_headers or self.key_cookies:
             fields = ForwardedFields(exchange)
             parts += (normalized_value(name, fields.values(name)) for name in self.key_headers)

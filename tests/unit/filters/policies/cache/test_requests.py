@@ -336,3 +336,16 @@ def test_the_identity_of_a_client_is_in_the_key_only_if_the_key_says_who_it_is(
     policy = configured(Cache, **settings)._compiled(ReadyMemory())
     exchange: Any = SimpleNamespace(consumer=consumer)
     assert policy.storing_of(exchange, is_authenticated=is_authenticated).identity_in_key is is_apart
+
+
+def test_routes_do_not_share_responses() -> None:
+    """Their filters may send other headers to the same URL of the upstream."""
+    world = World()
+    stored(world)
+    (route,) = world.plane.gateway.routes
+    (compiled,) = {rule.route for rules in route.rules for rule in rules or ()}
+    compiled.name = "other"
+    client = world.client()
+    assert not client.received
+    world.upstream().sends(FRESH)
+    assert status(client).startswith(b"fastgw; fwd=uri-miss")
