@@ -225,7 +225,7 @@ class TestMemoryThatCannotBeHad:
         limits = {"connections": 10_000_000, "connections_per_ip": 1}  # a GiB for each worker
         file = write_config(answering(version=1, limits=limits), tmp_path)
         command = ["sh", "-c", 'ulimit -v 2000000; exec "$0" run "$1"', FASTGW, str(file)]
-        self.assert_told(command, "workers: 2 and limits.connections: 10000000")
+        self.assert_told(command, "workers: 2, limits.connections: 10000000 and caches")
 
     def test_more_workers_than_a_gateway_may_have_are_refused_where_they_are_asked_for(self):
         for number in (MOST_WORKERS + 1, 10**18):

@@ -118,7 +118,7 @@ def test_two_gateways_admit_exactly_one_limit(redis: RedisServer, tmp_path: Path
         assert [away(gateway) for gateway in gateways] == [0, 0]
         assert len(redis.names()) == len(ALGORITHMS)
         connections = redis.ask("CLIENT", "LIST").count(b"user=") - 1  # but for who asks
-        assert connections <= 2 * (2 + 1)  # of each worker, and of each control process
+        assert connections <= 2 * (2 + 2)  # of each worker, and of each control: for revocations, and for purges
 
 
 def test_what_one_limit_refuses_costs_the_others_nothing_and_limits_before_routing_may_be_shared(

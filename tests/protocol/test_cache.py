@@ -112,9 +112,9 @@ def test_when_the_worker_that_fetches_is_killed_another_one_fetches(gateway: Gat
 
 def owner(gateway: Gateway, connection: OriginConnection) -> int:
     """Return the worker that has opened a connection."""
-    port = connection.sock.getpeername()[1]
+    ends = [f":{port:04X}" for port in (connection.sock.getpeername()[1], connection.sock.getsockname()[1])]
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    (inode,) = (row[9] for row in rows if row[1].endswith(f":{port:04X}"))
+    (inode,) = (row[9] for row in rows if [each[-5:] for each in row[1:3]] == ends and row[9] != "0")
     for pid in gateway.worker_pids:
         for file in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(OSError):

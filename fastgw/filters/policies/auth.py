@@ -39,6 +39,7 @@ CHANGED: Final = (
     "claims",
     "client_ip",
     "consumer",
+    "is_authenticated",
     "method",
     "params",
     "path",

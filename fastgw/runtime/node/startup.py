@@ -45,7 +45,7 @@ def open_node_state(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherite
         caches = open_stores(settings, accepted.workers)
     except (MemoryError, OverflowError, OSError) as error:
         raise CannotStart(
-            f"cannot have the shared memory that workers: {accepted.workers} and limits.connections: "
+            f"cannot have the shared memory that workers: {accepted.workers}, limits.connections: "
             f"{settings.limits.connections} and caches need; lower them"
         ) from error
     node_state = NodeState(

@@ -156,7 +156,7 @@ def test_two_packages_cannot_offer_the_same_name(folder: Path) -> None:
     [
         ("greeting", 'extensions: "greeting"; expected a list (each element: a string)'),
         ("[1]", "extensions[0]: 1 without quotes; expected a string"),
-        ("['']", 'extensions[0]: ""; expected a string'),
+        ("['']", 'extensions[0]: ""; expected a non-empty string'),
         ("['a b']", 'extensions[0]: package "a b" is not installed'),
         ("[../x]", 'extensions[0]: package "../x" is not installed'),
     ],
