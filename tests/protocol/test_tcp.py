@@ -13,7 +13,17 @@ from pathlib import Path
 import pytest
 
 from tests.support.gateway import Gateway, wait_until
-from tests.support.tcp import TcpTarget, connected, is_reset, read_all, read_exactly, reset, tcp_config, tcp_target
+from tests.support.tcp import (
+    TcpTarget,
+    connected,
+    connects_and_is_reset,
+    is_reset,
+    read_all,
+    read_exactly,
+    reset,
+    tcp_config,
+    tcp_target,
+)
 
 PURE = pytest.mark.parametrize("environment", [{}, {"FASTGW_PURE_PYTHON": "1"}], ids=["compiled", "pure"])
 SHORT = {"tunnel_idle": "300ms"}
@@ -179,8 +189,8 @@ def test_a_service_that_refuses_is_told_by_a_reset_and_logged(tmp_path: Path) ->
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens there
         url = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
-        with Gateway(tcp_config(url, retries={"max": 0}), tmp_path) as gateway, connected(gateway.port()) as client:
-            assert is_reset(client)
+        with Gateway(tcp_config(url, retries={"max": 0}), tmp_path) as gateway:
+            assert connects_and_is_reset(gateway.port())
             record = gateway.wait_for_record(fault="connect_refused")
             assert (record["status"], record["retries"], record["fault_detail"]) == (502, 0, "ECONNREFUSED")
 

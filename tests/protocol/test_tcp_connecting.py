@@ -18,6 +18,7 @@ from tests.support.peer import DEADLINE
 from tests.support.tcp import (
     TcpTarget,
     connected,
+    connects_and_is_reset,
     is_reset,
     read_all,
     read_exactly,
@@ -68,8 +69,8 @@ def test_a_target_that_does_not_answer_is_left_for_the_next(target: TcpTarget, t
 def test_a_target_that_does_not_answer_is_a_timeout(tmp_path: Path) -> None:
     with silent_target() as silent:
         config = tcp_config(silent, timeouts={"connect": "200ms"}, retries={"max": 0})
-        with Gateway(config, tmp_path) as gateway, connected(gateway.port()) as client:
-            assert is_reset(client)
+        with Gateway(config, tmp_path) as gateway:
+            assert connects_and_is_reset(gateway.port())
             record = gateway.wait_for_record(fault="connect_timeout")
             assert (record["status"], record["fault_detail"]) == (504, "connect timed out after 0.2 s")
 

@@ -95,6 +95,15 @@ def is_reset(peer: socket.socket) -> bool:
         return True
 
 
+def connects_and_is_reset(port: int) -> bool:
+    """Whether a new connection ends by a reset, which may come before `connect` has returned."""
+    try:
+        with connected(port) as client:
+            return is_reset(client)
+    except ConnectionResetError:
+        return True
+
+
 def reset(peer: socket.socket) -> None:
     """Close a connection by a reset."""
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
