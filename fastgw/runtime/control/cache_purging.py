@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from fastgw.admin.node_interface import CachePurged, RevokedEverywhere
+from fastgw.admin.node_interface import CachePurged
 from fastgw.cache.store import Counting, Store
 from fastgw.operator_events import OperatorEvent
-from fastgw.operator_log import described, notice
 from fastgw.runtime.control.shared_stream import FIRST, LOG_MOST, SharedStream, run_transaction
 from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, all_of, tags_to_purge
 
@@ -30,7 +29,12 @@ class PurgeReplicator(SharedStream[PurgeOrder]):
     """
 
     def __init__(self, take: Callable[[PurgeOrder], object], names: Callable[[], Iterable[str]]) -> None:
-        super().__init__("purges", "purges are caught up with", "they reach only this node until then")
+        super().__init__(
+            "purges",
+            "purges are caught up with",
+            "they reach only this node until then",
+            OperatorEvent.PURGES_NOT_SHARED,
+        )
         self._take, self._names = take, names
         self._node = os.urandom(_NODE_BYTES)
         self._seen = FIRST
@@ -43,6 +47,9 @@ class PurgeReplicator(SharedStream[PurgeOrder]):
         else:
             self._unsent.append(order)
         self._wake.set()
+
+    async def replicate(self, url: str, prefix: str) -> None:
+        await self.run(url, f"{prefix}:cache:purges".encode())
 
     async def _join(self, redis: "Pipe") -> bytes:
         if self._seen != FIRST and _moment(self._seen) < _moment(await self._earliest(redis)):
@@ -74,24 +81,13 @@ class CachePurging:
     def __init__(self, store_of: Callable[[str], Store | None], names: Callable[[], Iterable[str]]) -> None:
         self._store_of = store_of
         self._replicator = PurgeReplicator(self._begin_purge, names)
-        self._source: tuple[str, str] | None = None
-        self._sharing: asyncio.Task[None] | None = None
 
     def use_state(self, source: tuple[str, str] | None) -> None:
         """Share purges over this Redis: its URL, and the prefix of names. None: this node is alone."""
-        if source != self._source:
-            self.stop()
-            self._source = source
-            if source is not None:
-                url, prefix = source
-                running = self._replicator.run(url, f"{prefix}:cache:purges".encode())
-                self._sharing = asyncio.get_running_loop().create_task(running)
-                self._sharing.add_done_callback(_report_defect)
+        self._replicator.use_state(source)
 
     def stop(self) -> None:
-        if self._sharing is not None:
-            self._sharing.cancel()
-            self._sharing = None
+        self._replicator.stop()
 
     async def purge(self, order: PurgeOrder) -> CachePurged | None:
         """Purge on this node, announce it to the others, and count the objects. None: there is no such store.
@@ -102,21 +98,15 @@ class CachePurging:
         if counting is None:
             return None
         self._announce(order)
-        return CachePurged(await count_objects(counting), self._reach)
+        return CachePurged(await count_objects(counting), self._replicator.scope)
 
     def purged_by_worker(self, order: PurgeOrder) -> None:
         """Announce a purge of a worker, which has carried it out."""
         self._announce(order)
 
     def _announce(self, order: PurgeOrder) -> None:
-        if self._source is not None:
+        if not self._replicator.is_alone:
             self._replicator.publish(order)
-
-    @property
-    def _reach(self) -> RevokedEverywhere:
-        if self._source is None:
-            return "node"
-        return "shared" if self._replicator.is_there else "away"
 
     def _begin_purge(self, order: PurgeOrder) -> Counting | None:
         """Purge. Returns the count as work in steps; None: this node has no such store."""
@@ -150,8 +140,3 @@ def _moment(number: bytes) -> tuple[int, int]:
     """Return milliseconds and sequence of the number of an entry."""
     at, _, sequence = number.partition(b"-")
     return int(at), int(sequence or b"0")
-
-
-def _report_defect(sharing: asyncio.Task[None]) -> None:
-    if not sharing.cancelled() and (error := sharing.exception()) is not None:
-        notice(OperatorEvent.PURGES_NOT_SHARED, f"purges are not shared any more: {described(error)}")

@@ -8,8 +8,6 @@ from collections import deque
 from typing import Final
 
 from fastgw.admin.node_interface import Revocations, RevokedEverywhere
-from fastgw.operator_events import OperatorEvent
-from fastgw.operator_log import described, notice
 from fastgw.runtime.control.revocation_replication import RevocationReplicator
 from fastgw.runtime.ipc.channel import Channel, ChannelClosed, ChannelFull, Revoke
 from fastgw.runtime.ipc.feed_values import RETRY_S
@@ -30,28 +28,19 @@ class Revoking:
         self._channel = channel
         self._unsent: deque[Revoke] = deque()
         self._replicator = RevocationReplicator(node_state.revoked, self._add_records)
-        self._source: tuple[str, str] | None = None
-        self._sharing: asyncio.Task[None] | None = None
 
     def use_state(self, source: tuple[str, str] | None) -> None:
         """Share revocations over this Redis: its URL, and the prefix of names. None: this node is alone."""
-        if source != self._source:
-            self.stop()
-            self._source = source
-            if source is not None:
-                self._sharing = asyncio.get_running_loop().create_task(self._replicator.replicate(*source))
-                self._sharing.add_done_callback(_tell_defect)
+        self._replicator.use_state(source)
 
     def stop(self) -> None:
-        if self._sharing is not None:
-            self._sharing.cancel()
-            self._sharing = None
+        self._replicator.stop()
 
     def revoke(self, records: bytes, about: RevocationEvent) -> RevokedEverywhere:
         """Revoke on request."""
         if fresh := self._add_records(records, [about]):
             self._replicator.publish(fresh, [about])
-        return self._scope
+        return self._replicator.scope
 
     def revocation_received(self, order: Revoke) -> None:
         """Handle a revocation of a worker."""
@@ -60,13 +49,9 @@ class Revoking:
 
     def status(self) -> Revocations:
         node_state = self._node_state
-        return Revocations(len(node_state.revoked), MOST, self._scope, list(reversed(node_state.revocation_events)))
-
-    @property
-    def _scope(self) -> RevokedEverywhere:
-        if self._source is None:
-            return "node"
-        return "shared" if self._replicator.is_there else "away"
+        return Revocations(
+            len(node_state.revoked), MOST, self._replicator.scope, list(reversed(node_state.revocation_events))
+        )
 
     def _store_records(self, records: bytes, events: list[RevocationEvent]) -> bytes:
         fresh = self._node_state.revoked.add(records, time.time())
@@ -97,8 +82,3 @@ class Revoking:
                 self._unsent.clear()  # the supervisor has ended, so this process ends too
                 return
             self._unsent.popleft()
-
-
-def _tell_defect(sharing: asyncio.Task[None]) -> None:
-    if not sharing.cancelled() and (error := sharing.exception()) is not None:
-        notice(OperatorEvent.REVOCATIONS_NOT_SHARED, f"revocations are not shared any more: {described(error)}")

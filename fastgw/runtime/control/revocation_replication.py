@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from fastgw.operator_events import OperatorEvent
 from fastgw.runtime.control.shared_stream import PIECE, SharedStream, run_command, run_transaction, wrong_answers
 from fastgw.sync.revocations import LENGTH, MARK, MOST, RevocationEvent, RevocationList, records_in
 
@@ -29,7 +30,9 @@ class RevocationReplicator(SharedStream[Item]):
     """Replication of this node. `take`: receives revocations of other nodes, and stores new ones."""
 
     def __init__(self, revoked: RevocationList, take: Callable[[bytes, list[RevocationEvent]], object]) -> None:
-        super().__init__("revocations", "the lists are merged", "this node uses its own list")
+        super().__init__(
+            "revocations", "the lists are merged", "this node uses its own list", OperatorEvent.REVOCATIONS_NOT_SHARED
+        )
         self._revoked = revoked
         self._take = take
         self._all_records = b""  # name of the sorted set
@@ -42,7 +45,6 @@ class RevocationReplicator(SharedStream[Item]):
             self._wake.set()
 
     async def replicate(self, url: str, prefix: str) -> None:
-        """Replicate until cancelled."""
         self._all_records = f"{prefix}:revoked".encode()
         await self.run(url, f"{prefix}:revoked:log".encode())
 

@@ -9,11 +9,13 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from fastgw.admin.node_interface import RevokedEverywhere
 from fastgw.config.settings.secrets import SecretError, secret_in
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.operator_log import notice
+from fastgw.operator_log import described, notice
 from fastgw.redis.error_messages import in_words
 from fastgw.redis.url import server_of
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
@@ -56,15 +58,47 @@ def shared_state(accepted: ConfigSnapshot) -> tuple[str, str] | None:
 
 class SharedStream(Generic[Item]):
     """A stream as one node uses it. `topic`: of the log lines. `back`, `alone`: what they say about the time after and
-    during an outage.
+    during an outage. `defect`: event for a defect that ends it.
     """
 
-    def __init__(self, topic: str, back: str, alone: str) -> None:
-        self._topic, self._back, self._alone = topic, back, alone
+    def __init__(self, topic: str, back: str, alone: str, defect: OperatorEvent) -> None:
+        self._topic, self._back, self._alone, self._defect = topic, back, alone, defect
+        self._source: tuple[str, str] | None = None
+        self._sharing: asyncio.Task[None] | None = None
         self._unsent: deque[Item] = deque()
         self._wake = asyncio.Event()
         self._stream = b""
         self.is_there = False
+
+    def use_state(self, source: tuple[str, str] | None) -> None:
+        """Share over this Redis: its URL, and the prefix of names. None: this node is alone."""
+        if source != self._source:
+            self.stop()
+            self._source = source
+            if source is not None:
+                self._sharing = asyncio.get_running_loop().create_task(self.replicate(*source))
+                self._sharing.add_done_callback(partial(_report_defect, self._defect, self._topic))
+
+    def stop(self) -> None:
+        if self._sharing is not None:
+            self._sharing.cancel()
+            self._sharing = None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this node shares with no other."""
+        return self._source is None
+
+    @property
+    def scope(self) -> RevokedEverywhere:
+        """Return which nodes an announcement reaches."""
+        if self.is_alone:
+            return "node"
+        return "shared" if self.is_there else "away"
+
+    @abstractmethod
+    async def replicate(self, url: str, prefix: str) -> None:
+        """Announce and receive until cancelled. `prefix`: of names in Redis."""
 
     @abstractmethod
     async def _join(self, redis: "Pipe") -> bytes:
@@ -173,6 +207,11 @@ class SharedStream(Generic[Item]):
     def _adding(self, *fields: bytes) -> Sequence[bytes]:
         """Return the command that adds an entry."""
         return (b"XADD", self._stream, b"MAXLEN", b"~", b"%d" % LOG_MOST, b"*", *fields)
+
+
+def _report_defect(event: OperatorEvent, topic: str, sharing: asyncio.Task[None]) -> None:
+    if not sharing.cancelled() and (error := sharing.exception()) is not None:
+        notice(event, f"{topic} are not shared any more: {described(error)}")
 
 
 async def run_command(redis: "Pipe", *words: bytes) -> Any:

@@ -120,7 +120,7 @@ def test_a_node_that_has_missed_more_than_is_kept_purges_everything(redis: Redis
             node.purging.stop()
             await asyncio.sleep(0)
             node.purging._replicator._seen = b"1-1"
-            node.purging._source = None
+            node.purging._replicator._source = None
             before = other.purging._replicator._seen
             await other.purging.purge(PurgeOrder("main", PurgeTarget.TAGS, (b"any",)))
             await until(lambda: other.purging._replicator._seen != before)
