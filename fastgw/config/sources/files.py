@@ -135,6 +135,10 @@ class Disk:
         """Return the reason why a folder cannot be listed; "" = it can."""
         return why_no_folder(name)
 
+    def is_missing(self, name: str) -> bool:
+        """Whether there is no such file."""
+        return not os.path.lexists(name)
+
     def find(self, folder: str, pattern: str) -> list[str]:
         """Return the files that match a pattern relative to an absolute `folder`, sorted. Raises `SyntaxProblem`."""
         name = pattern_name(folder, pattern)
@@ -170,6 +174,10 @@ class Memory:
     def why_no_folder(self, name: str) -> str:
         """Return "": whether the folder could be listed is not recorded, only its matches."""
         return ""
+
+    def is_missing(self, name: str) -> bool:
+        """Return False: whether there was such a file is not recorded."""
+        return False
 
     def find(self, folder: str, pattern: str) -> list[str]:
         """Return the files that matched a pattern. Raises `SyntaxProblem`."""

@@ -49,6 +49,7 @@ def lint(merged: Merged) -> list[Problem]:
         *_sinks(merged),
         *_of_routes(merged),
         *_configuration_in_roots(merged),
+        *_missing_pages(merged),
         *_never_reached(merged),
         *_credentials_that_nobody_reads(merged),
         *_upstreams_that_nobody_uses(merged),
@@ -165,6 +166,16 @@ def _configuration_in_roots(merged: Merged) -> Iterator[Problem]:
             yield location.value_problem(
                 f"it contains {served[0]}, which is a part of this configuration: it is served"
             )
+
+
+def _missing_pages(merged: Merged) -> Iterator[Problem]:
+    """Yield a note for each `spa` page that does not exist: it is looked for at each request, and may yet come."""
+    for location, route in merged.routes():
+        files = route.files
+        if not isinstance(files, Files) or not isinstance(files.root, str) or not isinstance(files.spa, str):
+            continue
+        if location.reading.files.is_missing(os.path.join(files.root, files.spa)):
+            yield location.below("files", "spa").value_problem("no such file in `root`: its paths are answered 404")
 
 
 def _overlap(one: Route, other: Route) -> bool:

@@ -301,3 +301,14 @@ def test_a_root_with_the_configuration_or_a_key_is_noted(tmp_path):
     assert told(".") == ["a.yaml:3:34: routes[0].files.root: " + wrong.format("a.yaml")]
     keys = Path(certificate).parent
     assert told(keys) == ["a.yaml:3:34: routes[0].files.root: " + wrong.format(Path(key).relative_to(tmp_path))]
+
+
+def test_a_missing_page_of_a_single_page_application_is_noted(tmp_path):
+    """It may come later, so it is no error."""
+    (tmp_path / "public").mkdir()
+    files = "routes: [{name: r, files: {root: public, spa: app.html}}]\n"
+    text = f"version: 1\nlisteners: {{main: {{address: '127.0.0.1:0'}}}}\n{files}"
+    wrong = "no such file in `root`: its paths are answered 404"
+    assert notes(tmp_path, text) == [f"a.yaml:3:47: routes[0].files.spa: {wrong}"]
+    (tmp_path / "public" / "app.html").write_text("<!doctype html>")
+    assert notes(tmp_path, text) == []
