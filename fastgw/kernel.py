@@ -1,6 +1,6 @@
-"""Required system calls. A seccomp profile of a container, or a sandbox, may refuse them.
+"""System calls that a seccomp profile of a container, or a sandbox, may refuse.
 
-Such a refusal lasts for the life of a process, so they are tried once, before anything is opened.
+Such a refusal lasts for the life of a process, so the required ones are tried once, before anything is opened.
 """
 
 import errno
@@ -14,6 +14,9 @@ _PURPOSES: Final[Mapping[str, str]] = {
     "memfd_create": "for shared memory and for keys that must not be written to disk",
     "eventfd2": "for the event loop of each process",
 }
+
+
+_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 
 class CallRefused(Exception):
@@ -44,3 +47,12 @@ def _system_call(call: str, ask: Callable[[], int]) -> int:
         if error.errno in _REFUSED:
             raise CallRefused(call, error) from error
         raise
+
+
+def when_alone(number: int) -> None:
+    """Request this signal when the parent dies, if the system allows it."""
+    try:
+        import ctypes
+    except (ImportError, MemoryError):  # some sandboxes forbid its actions on import
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

@@ -78,6 +78,10 @@ class OperatorEvent(Enum):
     FILTER_VALUE_UNFIT = WARNING, "A filter could not set a header: its value is not allowed in one."
     SESSION_UNREFRESHED = WARNING, "A session could not be refreshed."
     SESSION_ENDED = DEBUG, "A session has ended."
+    # helper processes of workers
+    HELPER_ENDED = ERROR, "A helper process has failed, or was killed because it took too long; it is replaced."
+    HELPER_BACK = WARNING, "Helper processes answer again."
+    HELPER_UNLIMITED = WARNING, "A helper process runs without some of its limits, which a sandbox refuses."
     # access logs and internal errors
     ACCESS_LOG_FAILED = ERROR, "An access log cannot be written: lines are dropped and counted."
     ACCESS_LOG_BACK = WARNING, "An access log can be written again."

@@ -24,7 +24,7 @@ ORDER = [
     {"config/sources", "observe"},
     {"config/settings"},
     {"config/decoding", "consumers", "operator_log", "upstream/targets"},
-    {"config/egress", "exchange", "filters/outbound"},
+    {"config/egress", "exchange", "filters/outbound", "helper_processes"},
     {"config/kyma", "config/validation", "files", "upstream/connections", "upstream/load_balancing"},
     {"config/loading", "upstream/health", "upstream/policies"},
     {"config", "upstream"},
@@ -99,6 +99,7 @@ EDGES = {
     "filters/policies/websocket/guard.py": 1,  # who cannot be authenticated again does not go on
     "filters/wrappers/shadow.py": 6,  # what a filter in shadow raises is told, and nothing else happens
     "exchange/body_stages.py": 1,  # a stage that raises as it is cancelled: the others are still told
+    "helper_processes/child.py": 2,  # what the program of a helper process raises is passed to its worker
     "exchange/chain.py": 5,  # a filter's step that raises is a fault, never a pass
     "exchange/exchange.py": 5,  # likewise
     "exchange/request_stages.py": 1,  # likewise

@@ -12,6 +12,7 @@ from fastgw.consumers.index import index_of
 from fastgw.filters import TYPES
 from fastgw.gateway.compiler import compile
 from fastgw.gateway.tables import CompileError
+from fastgw.kernel import when_alone
 from fastgw.net import openssl
 from fastgw.operator_log import call_process, configure
 from fastgw.runtime.ipc.channel import FIRST_GENERATION
@@ -22,7 +23,6 @@ from fastgw.runtime.node.gateway_registration import register
 from fastgw.runtime.node.quota_persistence import claim_file, keep_all, restore_all
 from fastgw.runtime.node.startup import CannotStart, open_node_state
 from fastgw.runtime.process.machine_capacity import auto_workers, usable_cpus
-from fastgw.runtime.process.signals import when_alone
 from fastgw.runtime.reload.config_notes import key_of, log_notes, new_among, notes_of
 from fastgw.runtime.sockets.systemd_activation import inherited
 from fastgw.runtime.supervisor.handover_state import PREFLIGHT, TAKE_OVER, HandoverState

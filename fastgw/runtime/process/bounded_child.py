@@ -20,8 +20,9 @@ from typing import Final, NoReturn
 
 from msgspec import Struct
 
+from fastgw.kernel import when_alone
 from fastgw.operator_log import call_ourselves
-from fastgw.runtime.process.signals import outcome, when_alone
+from fastgw.runtime.process.signals import outcome
 
 NAME: Final = "fastgw check"
 """Name of the child process."""

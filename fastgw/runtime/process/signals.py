@@ -4,9 +4,6 @@ import signal
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Final
-
-PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 
 class Signals:
@@ -69,15 +66,6 @@ class Signals:
         self.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
-
-
-def when_alone(number: int) -> None:
-    """Request this signal when the parent dies, if the system allows it."""
-    try:
-        import ctypes
-    except (ImportError, MemoryError):  # some sandboxes forbid its actions on import
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def name_of(number: int) -> str:

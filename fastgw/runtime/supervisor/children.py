@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Final, NoReturn
 
+from fastgw.kernel import when_alone
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import call_ourselves, call_process, described, notice
 from fastgw.runtime.control.control import run_control
@@ -14,7 +15,7 @@ from fastgw.runtime.ipc.channel import Channel, Columns
 from fastgw.runtime.node.child_slots import Child, Slot, Work
 from fastgw.runtime.node.heartbeat_monitor import CONTROL_HUNG_S
 from fastgw.runtime.node.node_state import NodeState
-from fastgw.runtime.process.signals import Signals, when_alone
+from fastgw.runtime.process.signals import Signals
 from fastgw.runtime.worker.worker import WorkerBootstrap, run_worker
 
 CRASHED: Final = 70

@@ -1,0 +1,347 @@
+"""Pool of helper processes of one worker.
+
+Rule 1: nothing here waits, except the start of a process for its exec. Rule 2: each process has at most one request.
+Rule 3: a caller always gets a result or a `HelperError`, at the latest after its deadline. A process that has ended or
+was killed is replaced, with an increasing delay as long as none answers.
+"""
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections import deque
+from contextlib import suppress
+from enum import Enum
+from typing import Final, final
+
+from msgspec import msgpack
+
+from fastgw.helper_processes.program import FAILED, LENGTH_BYTES, MOST_BYTES, READY, Program, frame
+from fastgw.operator_events import OperatorEvent, log_event
+
+READ_BYTES: Final = 256 * 1024
+COMMAND: Final = (sys.executable, "-P", "-B", "-m", "fastgw.helper_processes.child")
+FIRST_DELAY_S: Final = 0.1
+MOST_DELAY_S: Final = 30.0
+REAP_S: Final = 0.005
+"""Seconds until the first check whether a killed process has ended; doubled up to `MOST_REAP_S`."""
+MOST_REAP_S: Final = 1.0
+
+
+class HelperError(Exception):
+    """A request was not answered."""
+
+
+class HelperBusy(HelperError):
+    """The queue is full, or no process runs at the moment."""
+
+
+class HelperLate(HelperError):
+    """The deadline has passed."""
+
+
+class HelperDied(HelperError):
+    """The process has ended, or was killed, before it had answered."""
+
+
+class HelperFailed(HelperError):
+    """The program has raised an exception for this request; the text describes it."""
+
+
+class _State(Enum):
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    ENDED = "ended"
+
+
+@final
+class _Job:
+    """A request and the future of its caller."""
+
+    __slots__ = ("message", "result")
+
+    def __init__(self, message: bytes, result: "asyncio.Future[bytes]") -> None:
+        self.message, self.result = message, result
+
+    def fail(self, error: HelperError) -> None:
+        if not self.result.done():
+            self.result.set_exception(error)
+
+
+class HelperPool:
+    """The processes of a program. `start` starts them, `close` kills them; both in the loop's thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, program: Program) -> None:
+        self.program = program
+        self._loop = loop
+        self._helpers: set[_Helper] = set()
+        self._idle: list[_Helper] = []
+        self._waiting: deque[_Job] = deque()
+        self._open = False
+        self._was_ready = False
+        self._failures = 0  # processes that have ended since one has answered
+        self._restarts: set[asyncio.TimerHandle] = set()
+        self._ending: set[subprocess.Popen[bytes]] = set()
+
+    def __repr__(self) -> str:
+        states = " ".join(sorted(helper.state.value for helper in self._helpers)) or "no process"
+        return f"<HelperPool {self.program.name}: {states}, {len(self._waiting)} waiting>"
+
+    @property
+    def pids(self) -> list[int]:
+        return [helper.pid for helper in self._helpers]
+
+    @property
+    def ready(self) -> int:
+        """Number of processes that answer requests."""
+        return sum(helper.state in (_State.IDLE, _State.BUSY) for helper in self._helpers)
+
+    def start(self) -> None:
+        self._open = True
+        for _ in range(self.program.processes):
+            self._start_one()
+
+    async def call(self, request: bytes, deadline_s: float | None = None) -> bytes:
+        """Return the result for a request. `deadline_s`: instead of the program's. Raises `HelperError`, and
+        `ValueError` for a request of more than `MOST_BYTES`. Requests before the first process is ready wait for it.
+
+        Cancellation is safe: the process completes the request, and the result is discarded.
+        """
+        job = _Job(frame(request), self._loop.create_future())
+        if self._idle:
+            self._idle.pop().run(job)
+        elif len(self._waiting) >= self.program.queue or not self._helpers:
+            raise HelperBusy(f"{len(self._waiting)} requests are waiting for {len(self._helpers)} processes")
+        else:
+            self._waiting.append(job)
+        seconds = self.program.deadline_s if deadline_s is None else deadline_s
+        if not self._was_ready:
+            seconds += self.program.start_s
+        timer = self._loop.call_later(seconds, job.fail, HelperLate(f"no result after {seconds:g} s"))
+        try:
+            return await job.result
+        finally:
+            timer.cancel()
+
+    def close(self) -> None:
+        """Kill the processes. Requests that wait fail."""
+        self._open = False
+        for timer in self._restarts:
+            timer.cancel()
+        self._restarts.clear()
+        for helper in tuple(self._helpers):
+            helper.end("closed")
+        self._fail_waiting("closed")
+
+    async def ended(self) -> None:
+        """Wait until all killed processes have ended."""
+        while self._ending:
+            await asyncio.sleep(REAP_S)
+
+    # called by helpers
+
+    def reap(self, process: "subprocess.Popen[bytes]", delay: float) -> None:
+        """Wait for the end of a killed process in steps; a worker that stops leaves it to the system."""
+        self._ending.add(process)
+        if process.poll() is not None:
+            self._ending.discard(process)
+        else:
+            self._loop.call_later(delay, self.reap, process, min(2 * delay, MOST_REAP_S))
+
+    def became_idle(self, helper: "_Helper", answered: bool) -> None:
+        self._was_ready = True
+        if answered and self._failures:
+            self._failures = 0
+            log_event(OperatorEvent.HELPER_BACK, "helper process %s answers again", self.program.name)
+        while self._waiting:
+            job = self._waiting.popleft()
+            if not job.result.done():  # its caller still waits
+                helper.run(job)
+                return
+        self._idle.append(helper)
+
+    def has_ended(self, helper: "_Helper", why: str) -> None:
+        self._helpers.discard(helper)
+        if helper in self._idle:
+            self._idle.remove(helper)
+        if not self._open:
+            return
+        delay = min(FIRST_DELAY_S * 2**self._failures, MOST_DELAY_S)
+        self._failures = min(self._failures + 1, 20)
+        log_event(
+            OperatorEvent.HELPER_ENDED,
+            "helper process %s (pid %d): %s; another one starts in %.1f s",
+            self.program.name,
+            helper.pid,
+            why,
+            delay,
+        )
+        if not self._helpers:
+            self._fail_waiting(why)
+        self._start_later(delay)
+
+    def _fail_waiting(self, why: str) -> None:
+        waiting, self._waiting = self._waiting, deque()
+        for job in waiting:
+            job.fail(HelperDied(why))
+
+    def _start_later(self, delay: float) -> None:
+        def start() -> None:
+            self._restarts.discard(timer)
+            self._start_one()
+
+        timer = self._loop.call_later(delay, start)
+        self._restarts.add(timer)
+
+    def _start_one(self) -> None:
+        try:
+            self._helpers.add(_Helper(self._loop, self))
+        except OSError as error:
+            delay = min(FIRST_DELAY_S * 2**self._failures, MOST_DELAY_S)
+            self._failures = min(self._failures + 1, 20)
+            log_event(
+                OperatorEvent.HELPER_ENDED,
+                "helper process %s cannot be started: %s; another attempt in %.1f s",
+                self.program.name,
+                error.strerror or error,
+                delay,
+            )
+            self._start_later(delay)
+
+
+@final
+class _Helper:
+    """One process and its socket. Raises `OSError` if it cannot be started."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pool: HelperPool) -> None:
+        self._loop, self._pool = loop, pool
+        self.state = _State.STARTING
+        self._job: _Job | None = None
+        self._received = bytearray()
+        self._unsent = memoryview(b"")
+        self._timer: asyncio.TimerHandle | None = None
+        ours, theirs = socket.socketpair()
+        try:
+            ours.setblocking(False)
+            self._process = subprocess.Popen(
+                COMMAND,
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={},
+                cwd="/",
+                close_fds=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._socket = ours
+        self.pid = self._process.pid
+        loop.add_reader(ours.fileno(), self._readable)
+        self._limit_time(pool.program.start_s, "it was not ready in time")
+        self._send(frame(msgpack.encode(pool.program)))
+
+    def __repr__(self) -> str:
+        return f"<_Helper pid={self.pid} {self.state.value}>"
+
+    def run(self, job: _Job) -> None:
+        self._job, self.state = job, _State.BUSY
+        self._limit_time(self._pool.program.longest_run_s, "a request took too long")
+        self._send(job.message)
+
+    def end(self, why: str) -> None:
+        """Kill the process, and fail its request."""
+        if self.state is _State.ENDED:
+            return
+        self.state = _State.ENDED
+        if self._timer is not None:
+            self._timer.cancel()
+        descriptor = self._socket.fileno()
+        self._loop.remove_reader(descriptor)
+        self._loop.remove_writer(descriptor)
+        self._socket.close()
+        with suppress(OSError):
+            self._process.kill()
+        self._pool.reap(self._process, REAP_S)
+        job, self._job = self._job, None
+        if job is not None:
+            job.fail(HelperDied(why))
+        self._pool.has_ended(self, why)
+
+    def _limit_time(self, seconds: float, why: str) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self.end, why)
+
+    def _send(self, message: bytes) -> None:
+        self._unsent = memoryview(message)
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        except BlockingIOError:
+            self._loop.add_writer(self._socket.fileno(), self._write)
+            return
+        except OSError:
+            self._loop.call_soon(self.end, self._outcome())
+        self._loop.remove_writer(self._socket.fileno())
+
+    def _readable(self) -> None:
+        try:
+            piece = self._socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            piece = b""
+        if not piece:
+            self.end(self._outcome())
+            return
+        self._received += piece
+        if len(self._received) < LENGTH_BYTES:
+            return
+        length = int.from_bytes(self._received[:LENGTH_BYTES], "big")
+        end = LENGTH_BYTES + length
+        if not 0 < length <= MOST_BYTES + 1 or len(self._received) > end:
+            self.end("it has sent an invalid message")
+        elif len(self._received) == end:
+            message = bytes(self._received[LENGTH_BYTES:])
+            self._received.clear()
+            self._handle(message[0], message[1:])
+
+    def _handle(self, kind: int, message: bytes) -> None:
+        job, self._job = self._job, None
+        if self.state is _State.STARTING:
+            text = message.decode(errors="replace")
+            if kind != READY:
+                self.end(f"it cannot start: {text}")
+                return
+            if text:
+                log_event(
+                    OperatorEvent.HELPER_UNLIMITED,
+                    "helper process %s runs without some of its limits: %s",
+                    self._pool.program.name,
+                    text,
+                )
+        elif job is None:
+            self.end("it has sent a result without a request")
+            return
+        elif kind == FAILED:
+            job.fail(HelperFailed(message.decode(errors="replace")))
+        elif not job.result.done():
+            job.result.set_result(message)
+        assert self._timer is not None
+        self._timer.cancel()
+        self.state = _State.IDLE
+        self._pool.became_idle(self, answered=job is not None)
+
+    def _outcome(self) -> str:
+        """Describe how the process has ended, as far as it is known already."""
+        code = self._process.poll()
+        if code is None:
+            return "it has closed its socket"
+        return f"killed by signal {-code}" if code < 0 else f"exit status {code}"

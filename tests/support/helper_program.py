@@ -1,0 +1,50 @@
+"""Program of the helper processes of tests: does what a request says."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def start(argument: bytes) -> Callable[[bytes], bytes]:
+    if argument == b"broken":
+        raise ValueError("these rules do not load")
+
+    def work(request: bytes) -> bytes:
+        what, _, rest = request.partition(b" ")
+        match what:
+            case b"echo":
+                return rest
+            case b"pid":
+                return str(os.getpid()).encode()
+            case b"environment":
+                return repr(dict(os.environ)).encode()
+            case b"descriptors":
+                return repr(sorted(_descriptors())).encode()
+            case b"sleep":
+                time.sleep(float(rest))
+                return b"slept"
+            case b"raise":
+                raise KeyError(rest.decode())
+            case b"die":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case b"open":
+                Path("/etc/hostname").read_bytes()
+            case b"allocate":
+                return b"%d" % len(bytearray(int(rest)))
+        return argument
+
+    return work
+
+
+def _descriptors() -> list[int]:
+    """Return the open descriptors; /proc cannot be listed, because the process may not open anything."""
+    found = []
+    for number in range(256):
+        try:
+            os.fstat(number)
+        except OSError:
+            continue
+        found.append(number)
+    return found

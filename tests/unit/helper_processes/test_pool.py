@@ -1,0 +1,194 @@
+"""Helper processes answer within their limits, and are replaced when they do not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import uvloop
+
+from fastgw.helper_processes import pool as pools
+from fastgw.helper_processes.pool import HelperBusy, HelperDied, HelperError, HelperFailed, HelperLate, HelperPool
+from fastgw.helper_processes.program import MOST_BYTES, Program
+
+ROOT = Path(__file__).parents[3]
+T = TypeVar("T")
+PATIENT_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _program_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process finds the program of the tests; elsewhere it imports what is installed alone."""
+    start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from fastgw.helper_processes.child import main; main()"
+    monkeypatch.setattr(pools, "COMMAND", (sys.executable, "-P", "-B", "-c", start))
+
+
+def program(**options: Any) -> Program:
+    return Program(name="test", module="tests.support.helper_program", **{"deadline_s": PATIENT_S} | options)
+
+
+@contextlib.asynccontextmanager
+async def running(**options: Any) -> AsyncIterator[HelperPool]:
+    pool = HelperPool(asyncio.get_running_loop(), program(**options))
+    pool.start()
+    try:
+        yield pool
+    finally:
+        pool.close()
+        async with asyncio.timeout(PATIENT_S):
+            await pool.ended()
+
+
+def run(test: Callable[[], Awaitable[T]]) -> T:
+    """Run a test in the loop of a worker."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(test())  # type: ignore[arg-type]
+
+
+async def answered(pool: HelperPool, request: bytes) -> bytes:
+    """Ask until a process has answered."""
+    async with asyncio.timeout(PATIENT_S):
+        while True:
+            try:
+                return await pool.call(request)
+            except HelperError:
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def limits() -> Iterator[dict[str, bytes]]:
+    """What a process with its limits answers, or the text of its error."""
+
+    async def ask() -> dict[str, bytes]:
+        async with running(memory_bytes=256 * 1024**2) as pool:
+            found = {}
+            for request in (b"environment", b"descriptors", b"raise it", b"open", b"allocate 1000000000", b"echo x"):
+                try:
+                    found[request.decode()] = await pool.call(request)
+                except HelperFailed as error:
+                    found[request.decode()] = str(error).encode()
+            return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from fastgw.helper_processes.child import main; main()"
+        patch.setattr(pools, "COMMAND", (sys.executable, "-P", "-B", "-c", start))
+        yield run(ask)
+
+
+def test_a_process_has_nothing_of_the_gateway(limits: dict[str, bytes]) -> None:
+    """Its environment is empty, and its descriptors are standard input, output and error, and the socket again."""
+    assert set(eval(limits["environment"])) <= {"LC_CTYPE"}  # which Python sets for itself
+    assert len(eval(limits["descriptors"])) == 4
+
+
+def test_exceptions_are_passed_on_and_the_process_goes_on(limits: dict[str, bytes]) -> None:
+    assert limits["raise it"] == b"KeyError: 'it'"
+    assert limits["echo x"] == b"x"
+
+
+def test_a_process_opens_no_files_and_stays_within_its_memory(limits: dict[str, bytes]) -> None:
+    assert b"Too many open files" in limits["open"]
+    assert limits["allocate 1000000000"] == b"MemoryError"
+
+
+def test_large_messages_pass_and_larger_ones_are_refused() -> None:
+    async def test() -> None:
+        async with running() as pool:
+            assert await pool.call(b"echo " + b"x" * 3_000_000) == b"x" * 3_000_000
+            with pytest.raises(ValueError, match="expected at most"):
+                await pool.call(bytes(MOST_BYTES + 1))
+
+    run(test)
+
+
+def test_a_late_request_fails_in_time_and_its_process_is_replaced() -> None:
+    async def test() -> None:
+        async with running(kill_after_s=0.2) as pool:
+            first = await pool.call(b"pid")
+            with pytest.raises(HelperDied, match="took too long"):
+                await pool.call(b"sleep 600")
+            with pytest.raises(HelperBusy):
+                await pool.call(b"pid")
+            assert await answered(pool, b"pid") != first
+
+    run(test)
+
+
+def test_a_caller_does_not_wait_for_a_process_that_may_go_on() -> None:
+    """With a longer time for the process, the result is discarded and the process used again."""
+
+    async def test() -> None:
+        async with running(kill_after_s=PATIENT_S) as pool:
+            first = await pool.call(b"pid")
+            with pytest.raises(HelperLate):
+                await pool.call(b"sleep 0.3", deadline_s=0.01)
+            with pytest.raises(HelperLate):  # the time in the queue counts
+                await pool.call(b"pid", deadline_s=0.01)
+            assert await pool.call(b"pid") == first
+
+    run(test)
+
+
+def test_the_queue_is_bounded_and_cancelled_callers_leave_it() -> None:
+    async def test() -> None:
+        async with running(queue=2) as pool:
+            await pool.call(b"pid")
+            slow = asyncio.ensure_future(pool.call(b"sleep 0.5"))
+            waiting = [asyncio.ensure_future(pool.call(b"echo %d" % each)) for each in range(2)]
+            await asyncio.sleep(0)
+            with pytest.raises(HelperBusy):
+                await pool.call(b"pid")
+            waiting[0].cancel()
+            assert await waiting[1] == b"1"
+            assert await slow == b"slept"
+
+    run(test)
+
+
+def test_a_process_that_dies_is_replaced_and_its_caller_hears_of_it() -> None:
+    async def test() -> None:
+        async with running(processes=2) as pool:
+            pids = {await pool.call(b"pid") for _ in range(2)}
+            with pytest.raises(HelperDied):
+                await pool.call(b"die")
+            assert await answered(pool, b"pid")
+            async with asyncio.timeout(PATIENT_S):
+                while pool.ready < 2:
+                    await asyncio.sleep(0.02)
+            assert len(pool.pids) == 2
+            assert pids
+
+    run(test)
+
+
+def test_a_program_that_cannot_start_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with running(argument=b"broken") as pool:
+            with pytest.raises(HelperDied, match="ValueError: these rules do not load"):
+                await pool.call(b"pid")
+
+    run(test)
+    assert "these rules do not load" in caplog.text
+
+
+def test_a_closed_pool_leaves_no_process() -> None:
+    async def test() -> list[int]:
+        async with running(processes=2) as pool:
+            waiting = asyncio.ensure_future(pool.call(b"sleep 600"))
+            async with asyncio.timeout(PATIENT_S):
+                while pool.ready < 2:
+                    await asyncio.sleep(0.02)
+            pids = pool.pids
+        with pytest.raises(HelperDied, match="closed"):
+            await waiting
+        return pids
+
+    for pid in run(test):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
