@@ -102,7 +102,7 @@ class HelperPool:
         for _ in range(self.program.processes):
             self._start_one()
 
-    async def call(self, request: bytes, deadline_s: float | None = None) -> bytes:
+    async def run_request(self, request: bytes, deadline_s: float | None = None) -> bytes:
         """Return the result for a request. `deadline_s`: instead of the program's. Raises `HelperError`, and
         `ValueError` for a request of more than `MOST_BYTES`. Requests before the first process is ready wait for it.
 

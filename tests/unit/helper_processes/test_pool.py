@@ -56,7 +56,7 @@ async def answered(pool: HelperPool, request: bytes) -> bytes:
     async with asyncio.timeout(PATIENT_S):
         while True:
             try:
-                return await pool.call(request)
+                return await pool.run_request(request)
             except HelperError:
                 await asyncio.sleep(0.02)
 
@@ -70,7 +70,7 @@ def limits() -> Iterator[dict[str, bytes]]:
             found = {}
             for request in (b"environment", b"descriptors", b"raise it", b"open", b"allocate 1000000000", b"echo x"):
                 try:
-                    found[request.decode()] = await pool.call(request)
+                    found[request.decode()] = await pool.run_request(request)
                 except HelperFailed as error:
                     found[request.decode()] = str(error).encode()
             return found
@@ -100,9 +100,9 @@ def test_a_process_opens_no_files_and_stays_within_its_memory(limits: dict[str, 
 def test_large_messages_pass_and_larger_ones_are_refused() -> None:
     async def test() -> None:
         async with running() as pool:
-            assert await pool.call(b"echo " + b"x" * 3_000_000) == b"x" * 3_000_000
+            assert await pool.run_request(b"echo " + b"x" * 3_000_000) == b"x" * 3_000_000
             with pytest.raises(ValueError, match="expected at most"):
-                await pool.call(bytes(MOST_BYTES + 1))
+                await pool.run_request(bytes(MOST_BYTES + 1))
 
     run(test)
 
@@ -110,11 +110,11 @@ def test_large_messages_pass_and_larger_ones_are_refused() -> None:
 def test_a_late_request_fails_in_time_and_its_process_is_replaced() -> None:
     async def test() -> None:
         async with running(kill_after_s=0.2) as pool:
-            first = await pool.call(b"pid")
+            first = await pool.run_request(b"pid")
             with pytest.raises(HelperDied, match="took too long"):
-                await pool.call(b"sleep 600")
+                await pool.run_request(b"sleep 600")
             with pytest.raises(HelperBusy):
-                await pool.call(b"pid")
+                await pool.run_request(b"pid")
             assert await answered(pool, b"pid") != first
 
     run(test)
@@ -125,12 +125,12 @@ def test_a_caller_does_not_wait_for_a_process_that_may_go_on() -> None:
 
     async def test() -> None:
         async with running(kill_after_s=PATIENT_S) as pool:
-            first = await pool.call(b"pid")
+            first = await pool.run_request(b"pid")
             with pytest.raises(HelperLate):
-                await pool.call(b"sleep 0.3", deadline_s=0.01)
+                await pool.run_request(b"sleep 0.3", deadline_s=0.01)
             with pytest.raises(HelperLate):  # the time in the queue counts
-                await pool.call(b"pid", deadline_s=0.01)
-            assert await pool.call(b"pid") == first
+                await pool.run_request(b"pid", deadline_s=0.01)
+            assert await pool.run_request(b"pid") == first
 
     run(test)
 
@@ -138,12 +138,12 @@ def test_a_caller_does_not_wait_for_a_process_that_may_go_on() -> None:
 def test_the_queue_is_bounded_and_cancelled_callers_leave_it() -> None:
     async def test() -> None:
         async with running(queue=2) as pool:
-            await pool.call(b"pid")
-            slow = asyncio.ensure_future(pool.call(b"sleep 0.5"))
-            waiting = [asyncio.ensure_future(pool.call(b"echo %d" % each)) for each in range(2)]
+            await pool.run_request(b"pid")
+            slow = asyncio.ensure_future(pool.run_request(b"sleep 0.5"))
+            waiting = [asyncio.ensure_future(pool.run_request(b"echo %d" % each)) for each in range(2)]
             await asyncio.sleep(0)
             with pytest.raises(HelperBusy):
-                await pool.call(b"pid")
+                await pool.run_request(b"pid")
             waiting[0].cancel()
             assert await waiting[1] == b"1"
             assert await slow == b"slept"
@@ -154,9 +154,9 @@ def test_the_queue_is_bounded_and_cancelled_callers_leave_it() -> None:
 def test_a_process_that_dies_is_replaced_and_its_caller_hears_of_it() -> None:
     async def test() -> None:
         async with running(processes=2) as pool:
-            pids = {await pool.call(b"pid") for _ in range(2)}
+            pids = {await pool.run_request(b"pid") for _ in range(2)}
             with pytest.raises(HelperDied):
-                await pool.call(b"die")
+                await pool.run_request(b"die")
             assert await answered(pool, b"pid")
             async with asyncio.timeout(PATIENT_S):
                 while pool.ready < 2:
@@ -171,7 +171,7 @@ def test_a_program_that_cannot_start_is_named(caplog: pytest.LogCaptureFixture) 
     async def test() -> None:
         async with running(argument=b"broken") as pool:
             with pytest.raises(HelperDied, match="ValueError: these rules do not load"):
-                await pool.call(b"pid")
+                await pool.run_request(b"pid")
 
     run(test)
     assert "these rules do not load" in caplog.text
@@ -180,7 +180,7 @@ def test_a_program_that_cannot_start_is_named(caplog: pytest.LogCaptureFixture) 
 def test_a_closed_pool_leaves_no_process() -> None:
     async def test() -> list[int]:
         async with running(processes=2) as pool:
-            waiting = asyncio.ensure_future(pool.call(b"sleep 600"))
+            waiting = asyncio.ensure_future(pool.run_request(b"sleep 600"))
             async with asyncio.timeout(PATIENT_S):
                 while pool.ready < 2:
                     await asyncio.sleep(0.02)
