@@ -24,9 +24,9 @@ class Program(Struct, frozen=True, kw_only=True):
     """Program of a pool's processes.
 
     `name`: for `ps` and the operator log. `module`: imported by the process; it defines `start(argument: bytes)`, which
-    returns the function from a request to its result. The modules and files that this function needs have to be imported
-    and read by `start`: afterwards the process cannot open files, sockets or processes. Exceptions of the function are passed to the caller
-    as text; the process goes on.
+    returns the function from a request to its result. The modules and files that this function needs have to be
+    imported and read by `start`: afterwards the process cannot open files, sockets or processes. Exceptions of the
+    function are passed to the caller as text; the process goes on.
     """
 
     name: str
