@@ -343,6 +343,11 @@ def _tried_again(action: Forward, exchange: Exchange) -> Iterator[str]:
     """Yield the settings for retries, of the upstream and the route, and for hedging, if configured."""
     upstream = action.upstream.settings
     retries, hedge, breaker = action.retries, upstream.hedge, upstream.circuit_breaker
+    if action.own_timeouts is not None:
+        own = action.own_timeouts
+        given = ((name, getattr(own, name)) for name in own.__struct_fields__)
+        times = ", ".join(f"{name} {write_duration(value)}" for name, value in given if value is not None)
+        yield f"timeouts of the route: {times or 'none'}"
     if retries != config.Retries():
         repeats = retries.non_idempotent or exchange.method in IDEMPOTENT
         conditions = [each for each in retries.conditions if repeats or each == CONNECT_FAILURE]

@@ -558,7 +558,7 @@ class _Building:
         upgrade = tuple(protocol.lower().encode() for protocol in route.upgrade)
         deadline_name = None if route.deadline_header is None else route.deadline_header.encode()
         how = route.forwarded, upgrade, route.timeout, deadline_name
-        differs = upstream, path_of(route), *how, folder_of(route), route.via == "on", route.retries
+        differs = upstream, path_of(route), *how, folder_of(route), route.via == "on", route.retries, route.timeouts
         # Shared by all routes with equal behaviour, to stay in the CPU caches: see `exchange.chain.Route`.
         forward = self._forwards.get(differs)
         if forward is None:

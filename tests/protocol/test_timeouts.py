@@ -26,6 +26,10 @@ KINDS = {
     "route": Kind(route={"timeout": SHORT}),
     "idle": Kind(upstream={"timeouts": {"idle": SHORT}}),
     "total": Kind(upstream={"timeouts": {"total": SHORT}}),
+    "head-of-route": Kind(route={"timeouts": {"response_headers": SHORT}}),
+    "idle-of-route": Kind(route={"timeouts": {"idle": SHORT}}),
+    "total-of-route": Kind(upstream={"timeouts": {"total": "1h"}}, route={"timeouts": {"total": SHORT}}),
+    "tunnel-of-route": Kind(route={"timeouts": {"tunnel_idle": SHORT}}),
     "tunnel": Kind(upstream={"timeouts": {"tunnel_idle": SHORT}}),
     "pool": Kind(upstream={"pool": {"max_connections": 1, "pending_timeout": SHORT}}),
     "full": Kind(upstream={"pool": {"max_connections": 1, "max_pending": 1}}),
@@ -108,7 +112,7 @@ def test_a_body_that_does_not_come_is_a_408(lane: Lane, chunked: bool) -> None:
 # --- the upstream ---
 
 
-@of_kind("head", "route")
+@of_kind("head", "route", "head-of-route")
 def test_a_response_head_that_does_not_come_is_a_504(lane: Lane) -> None:
     """RFC 9110 section 15.6.5: by the upstream's `response_headers` and by the route's `timeout`; it is cancelled."""
     client = lane.client()
@@ -131,7 +135,7 @@ def test_half_a_response_head_is_a_504(lane: Lane) -> None:
     upstream.assert_ended()
 
 
-@of_kind("idle")
+@of_kind("idle", "idle-of-route")
 def test_a_response_that_stalls_is_cut(lane: Lane) -> None:
     """RFC 9112 section 8: once begun no other answer is possible; the client sees it cut short."""
     client = lane.client()
@@ -161,7 +165,7 @@ def test_a_stream_lives_as_long_as_bytes_move(lane: Lane) -> None:
         assert client.read_exactly(1) == b"x"
 
 
-@of_kind("total")
+@of_kind("total", "total-of-route")
 def test_a_total_cuts_what_moves_as_well(lane: Lane) -> None:
     """`timeouts.total`: for the whole exchange, however busy."""
     client = lane.client()
@@ -191,7 +195,7 @@ def test_a_total_before_the_response_is_a_504(lane: Lane) -> None:
     assert_fault(client.read_response(), "upstream_timeout")
 
 
-@of_kind("tunnel")
+@of_kind("tunnel", "tunnel-of-route")
 @pytest.mark.parametrize("side", ["client", "upstream"])
 def test_an_idle_tunnel_is_closed(lane: Lane, side: str) -> None:
     """`timeouts.tunnel_idle`: no byte either way closes both sides."""

@@ -64,6 +64,7 @@ from fastgw.config.settings.upstreams import (
     Resolve,
     Retries,
     RouteRetries,
+    RouteTimeouts,
     Sticky,
     Target,
     Targets,
@@ -130,6 +131,7 @@ __all__ = [
     "Retries",
     "Route",
     "RouteRetries",
+    "RouteTimeouts",
     "ServerCertificate",
     "ServerTls",
     "Settings",
@@ -667,6 +669,8 @@ class Route(Settings):
     timeout: Duration | None = None
     """Timeout for the response head, over all attempts. Answered 504. null = only the timeouts of the upstream apply.
     """
+    timeouts: RouteTimeouts | None = None
+    """Timeouts for the upstream, where they differ from `timeouts` of the upstream for requests of this route."""
     retries: RouteRetries | None = None
     """Retries of failed requests of this route, where they differ from `retries` of the upstream."""
     deadline_header: FieldName | None = None

@@ -196,6 +196,26 @@ class UpstreamTimeouts(Settings):
     connection. null = no limit while bytes are transferred."""
 
 
+class RouteTimeouts(Settings):
+    """Timeouts for requests of one route. A setting that is left out is that of the upstream; `connect` and `tls` are
+    always the upstream's, because its connections serve other routes too.
+    """
+
+    response_headers: Duration | None = None
+    """Timeout for the response head of one attempt, once the request is sent. Answered 504."""
+    idle: Duration | None = None
+    """Timeout for the next byte in either direction while bodies are transferred."""
+    tunnel_idle: Duration | None = None
+    """Timeout for the next byte in either direction of a tunnel such as a WebSocket connection."""
+    total: Duration | None = None
+    """Timeout for the whole exchange, all attempts and the response body included."""
+
+    def over(self, timeouts: UpstreamTimeouts) -> UpstreamTimeouts:
+        """Return the settings of an upstream with those of the route in their place."""
+        given = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
+        return replace(timeouts, **given)
+
+
 class Pool(Settings):
     """Connection pool for all targets of an upstream. The numbers apply to the node."""
 

@@ -43,7 +43,7 @@ ENDS: Final = ("upstream", "respond", "redirect", "compose", "files")
 """Actions of a route: exactly one of them is needed."""
 OF_UPSTREAM: Final = (
     *("split", "fallback", "strip_prefix", "rewrite", "path", "forwarded", "upgrade", "timeout"),
-    *("retries", "deadline_header"),
+    *("timeouts", "retries", "deadline_header"),
 )
 """Settings that only affect requests sent to an upstream."""
 

@@ -618,6 +618,13 @@ routes:
     paths: ["/*"]
     files: {root: public, index: [index.html], precompressed: [br, zstd, gzip], spa: index.html, listing: false}
 """,
+    "routes[].timeouts": """\
+routes:
+  - name: reports
+    paths: ["/reports/*"]
+    upstream: "http://127.0.0.1:9001"
+    timeouts: {response_headers: 2m, idle: 30s, tunnel_idle: 10m, total: 5m}
+""",
     "routes[].retries": """\
 routes:
   - name: orders

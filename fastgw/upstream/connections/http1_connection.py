@@ -147,8 +147,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._sending = False  # the request is not complete yet
         self._offered: Sequence[bytes] = ()  # protocols to switch to
         self._tunnel: TunnelListener | None = None
-        # Whether one of `_informed`, `_offered`, `_sending`, `_source`, `_targets_turn`, `_tls_is_new`, `_unasked_body`
-        # was set.
+        # Whether one of `_head_timeout`, `idle_timeout`, `_informed`, `_offered`, `_sending`, `_source`,
+        # `_targets_turn`, `_tls_is_new`, `_unasked_body` was set.
         self._special = False
         self._tls: TlsClientTransport | None = None
         self._tls_is_new = False  # the session is still to be stored
@@ -165,6 +165,10 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     @property
     def reused(self) -> bool:
         return self.uses > 1
+
+    def limit_times(self, head: float, idle: float) -> None:
+        self._special = True
+        self._head_timeout, self.idle_timeout = head, idle
 
     def send_request(self, listener: HeadListener, request: bytes, method: bytes) -> None:
         self._listener = listener
@@ -548,6 +552,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._source = self._tunnel = None
             self._offered = ()
             self._informed = 0
+            self._head_timeout, self.idle_timeout = self.target.timeouts.response_headers, self.target.timeouts.idle
             self._drop_rescue()
             if self._tls_is_new:
                 self._tls_is_new = False

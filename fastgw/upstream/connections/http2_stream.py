@@ -95,6 +95,9 @@ class Http2UpstreamStream(Timed):
 
     # calls of the borrower (`UpstreamStream`)
 
+    def limit_times(self, head: float, idle: float) -> None:
+        self._head_timeout, self.idle_timeout = head, idle
+
     def send_request(self, listener: HeadListener, request: bytes, method: bytes) -> None:
         self._send_request(listener, request, method)
 

@@ -100,6 +100,11 @@ class UpstreamStream(Protocol):
     def reused(self) -> bool:
         """Whether its connection has carried a request before."""
 
+    def limit_times(self, head: float, idle: float) -> None:
+        """Set the timeouts of this request, in seconds, in place of the target's: for the response head, and for the
+        next byte. Called before the request is sent.
+        """
+
     def send_request(self, listener: HeadListener, request: bytes, method: bytes) -> None:
         """Send a complete request, and expect the response to `method`."""
 

@@ -103,8 +103,8 @@ class Attempt(Timed):
 
     def seconds_left(self) -> float:
         """Seconds in which the response head has to arrive, from now on."""
-        upstream, now = self._upstream, self._upstream.worker_loop.wheel.now
-        return min(upstream.settings.timeouts.response_headers, min(self.deadline, self._forwarding.head_due_at) - now)
+        forwarding, now = self._forwarding, self._upstream.worker_loop.wheel.now
+        return min(forwarding.forward.timeouts.response_headers, min(self.deadline, forwarding.head_due_at) - now)
 
     def seconds(self) -> float:
         """Seconds since it began, if hedging is configured."""
@@ -115,6 +115,8 @@ class Attempt(Timed):
     def lent(self, stream: UpstreamStream) -> None:
         self.stream = stream
         exchange, forward = self.exchange, self._forwarding.forward
+        if forward.own_timeouts is not None:
+            stream.limit_times(forward.timeouts.response_headers, forward.timeouts.idle)
         if self._record is not None:
             self._record.connect(stream.reused, monotonic())
         try:
@@ -270,12 +272,12 @@ class Attempt(Timed):
     # calls of a tunnel (`TunnelListener`)
 
     def on_switch(self, head: ResponseHead, early: bytes) -> None:
-        stream, upstream = self.stream, self._upstream
+        stream = self.stream
         assert stream is not None
         if self._record is not None:
             self._record.answer(head.status, monotonic())
         self.deadline = inf
-        timeout = upstream.settings.timeouts.tunnel_idle
+        timeout = self._forwarding.forward.timeouts.tunnel_idle
         stream.limit_silence(timeout)
         stream.attach_source(_TunnelSource(self.exchange.client))
         self._forwarding.switched(self, head, early, timeout)
@@ -294,7 +296,7 @@ class Attempt(Timed):
         shortened.
         """
         if self.stream is not None:
-            self.stream.limit_silence(self._upstream.settings.timeouts.idle)
+            self.stream.limit_silence(self._forwarding.forward.timeouts.idle)
 
     # calls of the client's side
 

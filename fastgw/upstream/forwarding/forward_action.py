@@ -7,7 +7,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Final, final
 
-from fastgw.config.settings.gateway import RouteRetries
+from fastgw.config.settings.gateway import RouteRetries, RouteTimeouts
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange
 from fastgw.exchange.chain import count_raised
@@ -40,7 +40,7 @@ class Forward:
     else, and runs for every path.
     `timeout`: seconds until the response head. `deadline_name`: header with the number of milliseconds that an attempt
     has; None: there is none. `via`: whether requests and responses get a `Via` of the gateway.
-    `retries`: of the route, in place of the upstream's.
+    `retries`, `own_timeouts`: of the route, in place of the upstream's.
     """
 
     __slots__ = (
@@ -55,10 +55,13 @@ class Forward:
         "grpc",
         "keeps_path",
         "marks",
+        "own_timeouts",
         "path_of",
         "retries",
         "rules",
         "timeout",
+        "timeouts",
+        "total_timeout",
         "upgrade",
         "upstream",
     )
@@ -74,6 +77,7 @@ class Forward:
         folder: bytes = b"",
         via: bool = True,
         retries: RouteRetries | None = None,
+        own_timeouts: RouteTimeouts | None = None,
     ) -> None:
         self.upstream = upstream
         self._own_retries = retries
@@ -83,7 +87,11 @@ class Forward:
         self.path_of = path_of
         self.forwarded: Policy | None = forwarded
         self.upgrade = upgrade
-        self.timeout = min(timeout or inf, upstream.total_timeout)
+        self.own_timeouts = own_timeouts
+        settings = upstream.settings.timeouts
+        self.timeouts = settings if own_timeouts is None else own_timeouts.over(settings)
+        self.total_timeout = self.timeouts.total or inf  # seconds
+        self.timeout = min(timeout or inf, self.total_timeout)
         self.deadline_name = deadline_name
         self._deadline_dropped = NO_NAMES if deadline_name is None else frozenset((deadline_name.lower(),))
         self.marks = NO_NAMES if via else _NO_VIA  # names that are left out of requests and responses
@@ -97,6 +105,7 @@ class Forward:
         """Whether there are no timeouts or inspections, so that requests need no `Forwarding`."""
         rules = self.rules
         timed = self.timeout is not inf or rules.per_try is not inf or self.deadline_name is not None
+        timed = timed or self.own_timeouts is not None
         return not (timed or rules.statuses or self.upstream.hedging or self.grpc)
 
     def unrewritten(self) -> "Forward":
@@ -108,6 +117,7 @@ class Forward:
                 *(self.upstream, None, self.forwarded, (), timeout, self.deadline_name),
                 via=not self.marks,
                 retries=self._own_retries,
+                own_timeouts=self.own_timeouts,
             )
             self._unrewritten = made
         return made
@@ -246,8 +256,7 @@ class Forward:
 
     def _most_time(self) -> float:
         """Maximum seconds that an attempt has until its response head."""
-        upstream = self.upstream
-        return min(self.timeout, self.rules.per_try, upstream.settings.timeouts.response_headers)
+        return min(self.timeout, self.rules.per_try, self.timeouts.response_headers)
 
     def _special_lines(self, exchange: Exchange) -> bytes:
         """Return the hop-by-hop lines for the next peer."""

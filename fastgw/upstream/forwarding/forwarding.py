@@ -92,7 +92,7 @@ class Forwarding(Timed):
         """
         wheel = self.upstream.worker_loop.wheel
         self.call_due_at = wheel.now + whole
-        self._total_at = wheel.now + min(self.upstream.total_timeout, whole)
+        self._total_at = wheel.now + min(self.forward.total_timeout, whole)
         self.head_due_at = wheel.now + min(self.forward.timeout, whole)
         wheel.watch(self, self.head_due_at)
 
@@ -451,7 +451,7 @@ class Forwarding(Timed):
         if exchange.state is ANSWERING:
             fault = Fault.UPSTREAM_STALLED
             is_of_call = self._total_at == self.call_due_at
-            why = "grpc-timeout of the call" if is_of_call else f"timeouts.total: {self.upstream.total_timeout:g} s"
+            why = "grpc-timeout of the call" if is_of_call else f"timeouts.total: {self.forward.total_timeout:g} s"
         elif current is not None:
             fault = current.late_by()
         if current is not None:
