@@ -1,15 +1,28 @@
 """Action of a composed route, compiled from its settings."""
 
 from collections.abc import Iterator, Mapping
-from typing import final
+from hashlib import blake2b
+from typing import NamedTuple, final
 
-from fastgw.composition.json_tree import Object, opened, rendered
+from fastgw.composition.json_tree import Object, opened
+from fastgw.composition.outputs import FORMS, JSON, NEGOTIATED, OutputForm, negotiate_form, write_output
 from fastgw.composition.part import CompiledPart
+from fastgw.composition.pass_through import PassThrough
 from fastgw.composition.rules import flatmapping
 from fastgw.composition.run import ComposeRun
 from fastgw.config.settings.compose import Compose
 from fastgw.exchange import Exchange
+from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
+
+_ETAG_BYTES = 12
+
+
+class Composed(NamedTuple):
+    """Body of a composed response. `etag`: b"" for an incomplete one."""
+
+    body: bytes
+    etag: bytes
 
 
 @final
@@ -20,16 +33,18 @@ class ComposeAction:
         "_static",
         "completed_name",
         "flatmap",
-        "is_whole",
+        "form",
         "most_bytes",
         "most_requests",
         "parts",
+        "replaced_names",
         "settings",
         "takes_body",
         "timeout",
     )
 
-    def __init__(self, settings: Compose, upstreams: Mapping[str, Upstream]) -> None:
+    def __init__(self, settings: Compose, upstreams: Mapping[str, Upstream], via: bool) -> None:
+        """`via`: of the route, as in `Forward`."""
         self.settings = settings
         order = settings.order()
         indexes = {part.name: index for index, part in enumerate(settings.parts)}
@@ -41,6 +56,7 @@ class ComposeAction:
                 [indexes[name] for name in order[part.name]],
                 settings.headers_to_pass,
                 settings.query_to_pass,
+                Forward(upstreams[str(part.upstream)], None, None, (), None, via=via),
             )
             for index, part in enumerate(settings.parts)
         )
@@ -48,7 +64,10 @@ class ComposeAction:
         self.most_bytes = settings.max_bytes
         self.most_requests = sum(1 if part.for_each is None else part.max for part in settings.parts) + len(self.parts)
         self.completed_name = settings.completed_header.encode()
-        self.is_whole = settings.output == "no-op"
+        marks = self.parts[0].forward.marks
+        self.replaced_names = marks | {self.completed_name.lower()}
+        """Names in the response of a part that are not passed on."""
+        self.form = FORMS.get(settings.output, JSON)
         self.takes_body = any(part.takes_body for part in settings.parts)
         self.flatmap = flatmapping(settings.flatmap) if settings.flatmap else None
         self._static: Object | None = None
@@ -57,9 +76,17 @@ class ComposeAction:
             self._static = held if isinstance(held, dict) else None
 
     def __call__(self, exchange: Exchange) -> None:
-        run = ComposeRun(self, exchange)
+        run = PassThrough(self, exchange) if self.settings.output == "no-op" else ComposeRun(self, exchange)
         exchange.service = run
         run.start()
+
+    @property
+    def is_negotiated(self) -> bool:
+        return self.settings.output == NEGOTIATED
+
+    def form_for(self, exchange: Exchange) -> OutputForm:
+        """Return the representation for the client."""
+        return negotiate_form(exchange.values(b"accept")) if self.is_negotiated else self.form
 
     def static_for(self, complete: bool) -> Object | None:
         """Return the fixed members for a response; None: none."""
@@ -69,16 +96,21 @@ class ComposeAction:
         wanted = strategy == "always" or complete is (strategy in ("success", "complete"))
         return self._static if wanted else None
 
-    def finished(self, merged: Object, static: Object | None) -> bytes:
-        """Return the body of the response."""
+    def finished(self, merged: Object, static: Object | None, form: OutputForm, complete: bool) -> Composed:
+        """Return the body of the response. Raises `outputs.TooDeep`."""
         if self.flatmap is not None:
             merged = self.flatmap(merged)
-        return rendered(merged if static is None else {**merged, **static})
+        body = write_output(form, merged if static is None else {**merged, **static})
+        return Composed(
+            body, b'"%b"' % blake2b(body, digest_size=_ETAG_BYTES).hexdigest().encode() if complete else b""
+        )
 
     def describe(self) -> Iterator[str]:
-        """Yield a line for each part, for people."""
+        """Yield a line for each part, for people, and one for an output other than JSON."""
         for part in self.parts:
             names = ", ".join(self.parts[index].name for index in part.after)
             after = f" after {names}" if names else ""
             each = "" if part.settings.for_each is None else f" for each of {part.settings.for_each}"
             yield f"{part.name}: {part.settings.method} {part.settings.path} of {part.upstream.name}{after}{each}"
+        if self.settings.output != JSON.name:
+            yield f"output: {self.settings.output}"

@@ -1,39 +1,53 @@
 """One request of a part: sends it, and collects its answer within the limits of the composition."""
 
 from collections.abc import Callable
-from typing import final
+from typing import Final, final
 
 from fastgw.composition.part import CompiledPart, PartRequest
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Trailers
-from fastgw.http.fields import Fields
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.client.subrequest import Subrequest, SubrequestFailed, send_subrequest
+
+NO_MEMORY: Final = "the node's memory for held bodies is used up"
 
 
 @final
 class PartAnswer:
-    """PartAnswer to one request, or its failure."""
+    """Answer to one request, or its failure. `head`: None for a failure without a response."""
 
-    __slots__ = ("body", "fault", "fields", "status", "why")
+    __slots__ = ("body", "fault", "head", "status", "why")
 
-    def __init__(self, status: int = 0, fields: Fields | None = None, body: bytes = b"") -> None:
-        self.status, self.fields, self.body = status, Fields() if fields is None else fields, body
+    def __init__(self, head: ResponseHead | None = None, body: bytes = b"") -> None:
+        self.head, self.body = head, body
+        self.status = 0 if head is None else head.status
         self.fault: Fault | None = None
         self.why = ""
 
     @classmethod
-    def failed(cls, fault: Fault, why: str = "") -> "PartAnswer":
-        answer = cls()
+    def failed(cls, fault: Fault, why: str = "", head: ResponseHead | None = None) -> "PartAnswer":
+        answer = cls(head)
         answer.fault, answer.why = fault, why or fault.label
         return answer
+
+    @property
+    def coding(self) -> bytes:
+        """Content coding of the body, in lower case; b"": none. Several ones are a list, which is unknown."""
+        values = () if self.head is None else self.head.values(b"content-encoding")
+        coding = b",".join(values).strip().lower()
+        return b"" if coding == b"identity" else coding
+
+    @property
+    def media_type(self) -> bytes | None:
+        """Value of its `Content-Type`."""
+        return None if self.head is None else self.head.first(b"content-type")
 
 
 @final
 class PartCall:
     """Listener to the response to one request of a part. `index`: of its element, for `for_each`."""
 
-    __slots__ = ("_body", "_done", "_head", "_most", "_sent", "held", "index", "part")
+    __slots__ = ("_done", "_head", "_most", "_pieces", "_sent", "_size", "held", "index", "part")
 
     def __init__(
         self, part: CompiledPart, index: int, most: int, done: "Callable[[PartCall, PartAnswer], None]"
@@ -43,7 +57,8 @@ class PartCall:
         """Bytes taken from the node's memory for held bodies; the composition returns them."""
         self._most = most
         self._done: Callable[[PartCall, PartAnswer], None] | None = done
-        self._body = bytearray()
+        self._pieces: list[bytes] = []
+        self._size = 0
         self._head: ResponseHead | None = None
         self._sent: Subrequest | None = None
 
@@ -60,6 +75,7 @@ class PartCall:
                 body=request.body,
                 timeout=timeout,
                 most=most_requests,
+                forward=self.part.forward,
             )
         except ValueError as error:
             self._finish(PartAnswer.failed(Fault.INTERNAL, str(error)))
@@ -68,6 +84,17 @@ class PartCall:
             self._finish(PartAnswer.failed(sent.fault, sent.why))
         elif self._done is not None:
             self._sent = sent
+
+    def takes_memory(self, size: int) -> bool:
+        """Take memory for the decoded body from the node's budget; False: there is not enough."""
+        if not self.part.upstream.worker_loop.held_body_budget.try_take(size):
+            return False
+        self.held += size
+        return True
+
+    def expire(self) -> None:
+        """End the request, because the time of the whole has passed."""
+        self._end(PartAnswer.failed(Fault.UPSTREAM_TIMEOUT))
 
     def cancel(self) -> None:
         """Cancel the request: its answer is not needed any more."""
@@ -84,8 +111,13 @@ class PartCall:
 
     def _refuse(self, why: str) -> None:
         """End the request, whose response cannot be held."""
+        self._end(PartAnswer.failed(Fault.RESPONSE_TOO_LARGE, why))
+
+    def _end(self, answer: PartAnswer) -> None:
+        """End the request before the end of its response."""
         sent, self._sent = self._sent, None
-        self._finish(PartAnswer.failed(Fault.RESPONSE_TOO_LARGE, why))
+        self._pieces = []
+        self._finish(answer)
         if sent is not None:
             sent.cancel()
 
@@ -97,20 +129,19 @@ class PartCall:
     def on_data(self, payload: bytes) -> None:
         if self._done is None:
             return
-        if len(self._body) + len(payload) > self._most:
+        self._size += len(payload)
+        if self._size > self._most:
             self._refuse(f"the response has more than {self._most} bytes")
             return
         if not self.part.upstream.worker_loop.held_body_budget.try_take(len(payload)):
-            self._refuse("the node's memory for held bodies is used up")
+            self._refuse(NO_MEMORY)
             return
         self.held += len(payload)
-        self._body += payload
+        self._pieces.append(payload)
 
     def on_end(self, trailers: Trailers) -> None:
-        assert self._head is not None
-        answer = PartAnswer(self._head.status, self._head.fields(), bytes(self._body))
-        self._body = bytearray()
-        self._finish(answer)
+        pieces, self._pieces = self._pieces, []
+        self._finish(PartAnswer(self._head, pieces[0] if len(pieces) == 1 else b"".join(pieces)))
 
     def on_failure(self, failure: SubrequestFailed) -> None:
         self._finish(PartAnswer.failed(failure.fault, failure.why))

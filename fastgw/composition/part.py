@@ -15,6 +15,7 @@ from fastgw.config.settings.compose import Part
 from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.api.credential_locations import decoded
+from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
 
 _ALL: Final = "*"
@@ -41,6 +42,7 @@ class CompiledPart:
         "after",
         "default",
         "error_name",
+        "forward",
         "index",
         "list_at",
         "method",
@@ -58,8 +60,10 @@ class CompiledPart:
         after: Sequence[int],
         headers_to_pass: Sequence[str],
         query_to_pass: Sequence[str],
+        forward: Forward,
     ) -> None:
         self.index, self.settings, self.upstream, self.after = index, settings, upstream, tuple(after)
+        self.forward = forward
         self.name = settings.name
         self.method = settings.method.encode()
         self.shape = shaping(settings)

@@ -1,7 +1,7 @@
 """One composed exchange: sends the parts when the answers that they need are there, and merges them.
 
 Rule 1: each part is settled once. Rule 2: once the response is decided, or the client has left, all other requests are
-cancelled. Rule 3: nothing longer than `MOST_INLINE` is parsed in the event loop.
+cancelled. Rule 3: nothing longer than `MOST_AT_ONCE` is parsed or written in the event loop.
 """
 
 from __future__ import annotations
@@ -10,31 +10,35 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from time import monotonic
+from math import inf
+from time import monotonic, time
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
-from fastgw.composition.call import PartAnswer, PartCall
+from fastgw.composition.answers import UnusableAnswer, UsedAnswer, use_answer
+from fastgw.composition.call import NO_MEMORY, PartAnswer, PartCall
 from fastgw.composition.freshness import cache_fields
 from fastgw.composition.json_tree import Node, Object, opened, value_at
+from fastgw.composition.outputs import OutputForm, TooDeep
 from fastgw.composition.part import CompiledPart
-from fastgw.composition.rules import Unusable
 from fastgw.composition.templates import MissingValue
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Trailers, problem
-from fastgw.http.field_names import HOP_BY_HOP
-from fastgw.http.fields import Fields
-from fastgw.http.strict_json import MOST_INLINE, InvalidJson, check_json
+from fastgw.http.messages import ResponseHead
+from fastgw.http.preconditions import PreconditionResult, Validators, evaluate
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.upstream import Upstream
 
 if TYPE_CHECKING:
-    from fastgw.composition.action import ComposeAction
+    from fastgw.composition.action import ComposeAction, Composed
 
 T = TypeVar("T")
 
 _threads: Final = ThreadPoolExecutor(1, "json")
 """Thread for long texts: the interpreter runs one at a time anyway, and gives the event loop its turns."""
-_NOT_JSON: Final = "the answer cannot be used"
+MOST_AT_ONCE: Final = 32 * 1024
+"""Bytes that are parsed, or written after rules that look into all of them, in one turn of the event loop: 4 ms for an
+object of the shortest members. Longer texts go to a thread."""
+_SAFE: Final = (b"GET", b"HEAD")
 _TIMED_OUT: Final = frozenset(
     (Fault.UPSTREAM_TIMEOUT, Fault.UPSTREAM_STALLED, Fault.CONNECT_TIMEOUT, Fault.POOL_TIMEOUT)
 )
@@ -92,8 +96,8 @@ class _Values:
 class ComposeRun:
     """Service side of a composed exchange."""
 
-    __slots__ = ("_action", "_body", "_calls", "_client_body", "_deadline_at", "_draining", "_exchange", "_fields",
-                 "_held", "_ready", "_states", "_unsettled", "_upstream")  # fmt: skip
+    __slots__ = ("_action", "_body", "_calls", "_client_body", "_deadline_at", "_draining", "_exchange", "_heads",
+                 "_held", "_ready", "_states", "_timer", "_unsettled", "_upstream")  # fmt: skip
 
     def __init__(self, action: ComposeAction, exchange: Exchange) -> None:
         self._action = action
@@ -105,10 +109,11 @@ class ComposeRun:
         self._draining = False
         self._calls: set[PartCall] = set()
         self._held = 0
-        self._fields: list[Fields] = []
+        self._heads: list[ResponseHead] = []
         self._body = bytearray()
         self._client_body = b""
         self._deadline_at = monotonic() + action.timeout
+        self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<ComposeRun {self._unsettled} of {len(self._states)} parts unsettled>"
@@ -117,6 +122,7 @@ class ComposeRun:
         """Send the parts that wait for nothing, once the client's body is there if a part needs it."""
         exchange = self._exchange
         assert exchange is not None
+        self._timer = self._upstream.worker_loop.loop.call_later(self._action.timeout, self._expire)
         body = exchange.request_body if self._action.takes_body else None
         if body is None:
             self._start_parts()
@@ -169,8 +175,20 @@ class ComposeRun:
             call.cancel()
             self._held += call.held
         self._ready.clear()
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
         self._upstream.worker_loop.held_body_budget.give_back(self._held)
         self._held = 0
+
+    def _expire(self) -> None:
+        """The time of the whole has passed: parts without an answer have failed."""
+        self._timer = None
+        self._draining = True  # none of them settles the whole before the last one has ended
+        for call in tuple(self._calls):
+            call.expire()
+        self._draining = False
+        self._drain()
 
     # the parts
 
@@ -248,45 +266,45 @@ class ComposeRun:
         if left <= 0:
             self._answered(call, PartAnswer.failed(Fault.UPSTREAM_TIMEOUT))
             return
+        timeout = inf if part.settings.timeout is None else part.settings.timeout
         values = _Values(exchange, self._states, None if state.items is None else state.items[index])
         try:
             request = part.request(values, self._client_body)
         except MissingValue as missing:
             self._answered(call, PartAnswer.failed(Fault.COMPOSITION_FAILED, str(missing)))
             return
-        call.send(exchange, request, left, self._action.most_requests)
+        call.send(exchange, request, timeout, self._action.most_requests)
 
     def _answered(self, call: PartCall, answer: PartAnswer) -> None:
         """Handle the end of a request, from whichever stack."""
         if self._exchange is None:
             return
-        if answer.fault is None and self._action.is_whole:
-            self._pass_on(answer)
-            return
         if answer.fault is None and 200 <= answer.status < 300:
-            part = call.part
-            self._compute(
-                len(answer.body),
-                lambda: _used(part, answer),
-                lambda used: self._used(call, answer, used),
-            )
+            part, most = call.part, self._action.most_bytes
+            size = len(answer.body)
+            if answer.coding:
+                size = most
+                if not call.takes_memory(most):
+                    answer = PartAnswer.failed(Fault.RESPONSE_TOO_LARGE, NO_MEMORY, answer.head)
+                    self._ready.append(lambda: self._note(call, answer, None, None))
+                    self._drain()
+                    return
+            self._compute(size, lambda: use_answer(part, answer, most), lambda used: self._used(call, answer, used))
         else:
             self._ready.append(lambda: self._note(call, answer, None, None))
             self._drain()
 
-    def _used(self, call: PartCall, answer: PartAnswer, used: tuple[Node, Object] | str) -> None:
-        if isinstance(used, str):
-            failed = PartAnswer(answer.status, answer.fields)
-            failed.fault, failed.why = Fault.UPSTREAM_MALFORMED, used
+    def _used(self, call: PartCall, answer: PartAnswer, used: UsedAnswer | UnusableAnswer) -> None:
+        if isinstance(used, UnusableAnswer):
+            failed = PartAnswer.failed(Fault.UPSTREAM_MALFORMED, used.why, answer.head)
             self._ready.append(lambda: self._note(call, failed, None, None))
         else:
-            node, content = used
-            self._ready.append(lambda: self._note(call, answer, node, content))
+            self._ready.append(lambda: self._note(call, answer, used.received, used.content))
         self._drain()
 
     def _compute(self, size: int, work: Callable[[], T], then: Callable[[T], None]) -> None:
         """Run work whose cost grows with `size`, in a thread if it is large."""
-        if size <= MOST_INLINE:
+        if size <= MOST_AT_ONCE:
             try:
                 result = work()
             except BaseException:  # a defect: without an answer the client would wait for ever
@@ -319,7 +337,8 @@ class ComposeRun:
         state.in_flight -= 1
         state.left -= 1
         if content is not None:
-            self._fields.append(answer.fields)
+            assert answer.head is not None
+            self._heads.append(answer.head)
         if state.items is not None:
             if content is None:
                 state.failure = answer
@@ -358,8 +377,7 @@ class ComposeRun:
             state.received = dict(part.default)
             state.content = part.grouped(dict(part.default))
         elif part.error_name is not None:
-            kind = answer.fields.get(b"content-type") or b""
-            state.content = part.described_failure(answer.status, answer.body, kind)
+            state.content = part.described_failure(answer.status, answer.body, answer.media_type or b"")
         self._settle(part, state)
 
     def _settle(self, part: CompiledPart, state: _PartState) -> None:
@@ -392,39 +410,50 @@ class ComposeRun:
         if not some and static is None:
             self._fail_whole(None, PartAnswer.failed(Fault.COMPOSITION_FAILED))
             return
-        self._compute(
-            self._held if action.flatmap is not None else 0,
-            lambda: action.finished(merged, static),
-            lambda body: self._reply(body, complete, failed),
-        )
+        form = action.form_for(exchange)
 
-    def _reply(self, body: bytes, complete: bool, failed: list[str]) -> None:
-        exchange = self._exchange
-        assert exchange is not None
-        fields = [
-            (b"Content-Type", b"application/json"),
-            (self._action.completed_name, b"true" if complete else b"false"),
-        ]
-        if complete:
-            fields += cache_fields(self._fields)
-        else:
-            exchange.fault, exchange.why = Fault.COMPOSITION_FAILED, self._reasons(failed)  # logged and counted
-        self._finish(exchange, Reply(200, body, fields))
+        def write() -> Composed | None:
+            try:
+                return action.finished(merged, static, form, complete)
+            except (TooDeep, RecursionError):
+                return None
 
-    def _pass_on(self, answer: PartAnswer) -> None:
-        """PartAnswer with the only part as it is."""
-        exchange = self._exchange
+        self._compute(self._held, write, lambda made: self._reply(made, form, failed))
+
+    def _reply(self, made: Composed | None, form: OutputForm, failed: list[str]) -> None:
+        exchange, action = self._exchange, self._action
         assert exchange is not None
-        if not 200 <= answer.status <= 599:
-            self._fail_whole(self._action.parts[0], PartAnswer.failed(Fault.UPSTREAM_MALFORMED))
+        if made is None:
+            self._fail_whole(None, PartAnswer.failed(Fault.COMPOSITION_FAILED, "the response is nested too deeply"))
             return
         fields = [
-            (name, value) for name, value in answer.fields if name.lower() not in HOP_BY_HOP and name.lower() != b"via"
+            (b"Content-Type", form.media_type),
+            (action.completed_name, b"false" if failed else b"true"),
         ]
-        self._finish(exchange, Reply(answer.status, answer.body, fields))
+        if failed:
+            exchange.fault, exchange.why = Fault.COMPOSITION_FAILED, self._reasons(failed)  # logged and counted
+            if action.is_negotiated:
+                fields.append((b"Vary", b"Accept"))
+            self._finish(exchange, Reply(200, made.body, fields))
+            return
+        now = time()
+        of_parts = dict(cache_fields(self._heads, now))
+        if action.is_negotiated and of_parts.get(b"Vary") != b"*":
+            of_parts[b"Vary"] = b", ".join(filter(None, (b"Accept", of_parts.get(b"Vary"))))
+        fields += of_parts.items()
+        result = PreconditionResult.PROCEED
+        if exchange.method in _SAFE:
+            fields.append((b"ETag", made.etag))
+            result = evaluate(exchange.head, Validators(made.etag, None, int(now)), now)
+        if result is PreconditionResult.NOT_MODIFIED:
+            self._finish(exchange, Reply(304, b"", fields[1:]))
+        elif result is PreconditionResult.FAILED:
+            self._finish(exchange, problem(Fault.PRECONDITION_FAILED, None, fields[1:2]))
+        else:
+            self._finish(exchange, Reply(200, made.body, fields))
 
     def _fail_whole(self, part: CompiledPart | None, answer: PartAnswer) -> None:
-        """PartAnswer with the failure of a part, or of all (`part` None)."""
+        """Answer with the failure of a part, or of all (`part` None)."""
         exchange = self._exchange
         if exchange is None:
             return
@@ -432,7 +461,7 @@ class ComposeRun:
         if part is not None:
             failures[part.name] = answer
         if part is not None and part.settings.required and answer.status and answer.fault is None:
-            kind = answer.fields.get(b"content-type")
+            kind = answer.media_type
             fields = () if kind is None else ((b"Content-Type", kind),)
             exchange.why = f"part {part.name}: {answer.status}"
             self._finish(
@@ -440,10 +469,11 @@ class ComposeRun:
             )
             return
         names = ", ".join(failures)
-        late = all(each.fault in _TIMED_OUT for each in failures.values())
+        late = bool(failures) and all(each.fault in _TIMED_OUT for each in failures.values())
         fault = Fault.UPSTREAM_TIMEOUT if late else Fault.COMPOSITION_FAILED
-        exchange.why = "; ".join(f"part {name}: {_reason(each)}" for name, each in failures.items())
-        detail = f"{fault.detail.removesuffix('.')}: {names}."
+        reasons = [f"part {name}: {_reason(each)}" for name, each in failures.items()]
+        exchange.why = "; ".join(reasons) or answer.why
+        detail = f"{fault.detail.removesuffix('.')}: {names}." if names else None
         self._finish(exchange, problem(fault, detail, ((self._action.completed_name, b"false"),)))
 
     def _reasons(self, failed: list[str]) -> str:
@@ -466,21 +496,3 @@ def _elements(part: CompiledPart, root: Node | None) -> list[Node] | None:
     found = None if root is None else value_at(root, part.list_at.path)
     held = None if found is None else opened(found)
     return held if isinstance(held, list) else None
-
-
-def _used(part: CompiledPart, answer: PartAnswer) -> tuple[Node, Object] | str:
-    """Return an answer as received, and its members by the rules of the part; or why it cannot be used."""
-    coding = answer.fields.get(b"content-encoding")
-    if coding is not None and coding.lower() != b"identity":
-        return f"{_NOT_JSON}: it has a content coding"
-    if not answer.body.strip():
-        return b"{}", {}
-    try:
-        check_json(answer.body)
-        node = opened(answer.body)
-        content = part.shape(dict(node) if isinstance(node, dict) else node)
-    except (InvalidJson, Unusable) as error:
-        return f"{_NOT_JSON}: {error}"
-    except (ValueError, RecursionError):  # msgspec is stricter about lone surrogates
-        return f"{_NOT_JSON}: not JSON"
-    return node, content

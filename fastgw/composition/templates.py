@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, final
 from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
@@ -38,6 +38,21 @@ class TemplateValues(Protocol):
 
     def answer(self, part: str) -> Node | None:
         """Return the answer of an earlier part; None: it has failed."""
+
+
+@final
+class RequestValues:
+    """Values for a part that has no earlier ones."""
+
+    __slots__ = ("exchange",)
+
+    item: Final[Node | None] = None
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+
+    def answer(self, part: str) -> Node | None:
+        return None
 
 
 def node_of(variable: TemplateVariable, answers: TemplateValues) -> Node:

@@ -449,7 +449,8 @@ class _Building:
                     if route.compose is None:
                         actions = [self._action(route, upstream) for upstream in upstreams or (None,)]
                     else:
-                        actions = [ComposeAction(route.compose, {each.name: each for each in of_parts})]
+                        by_name = {each.name: each for each in of_parts}
+                        actions = [ComposeAction(route.compose, by_name, route.via == "on")]
                 links_before = tuple(rule[0].route.links) if rule is not None else ()
                 compiled = self._divided(listener, route, upstreams, actions, chain, links_before)
                 rule = yield from rule_of(conditions, compiled)

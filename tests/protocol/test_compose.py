@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -47,6 +48,8 @@ def gateway(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 part("list", deny=["inner", "pad"]),
                 part("one", path="/one?i={item.id}", after=["list"], for_each="{part.list.inner.items}", group="ones"),
             ),
+            route("encoded", part("gzip"), part("bomb"), part("odd"), max_bytes="2MiB"),
+            route("whole", part("huge"), output="no-op"),
             route("moved", part("big"), flatmap=[{"type": "del", "args": ["items.*.id"]}], max_bytes="4MiB"),
         ],
     }
@@ -89,3 +92,24 @@ def test_a_list_in_a_large_answer(client: Client, origin: Origin) -> None:
     origin.answer(answer(json.dumps({"inner": {"items": items}, "pad": "x" * 300_000}).encode()), path=b"/list")
     origin.answer(answer(b'{"n": 1.0}'), path=b"/one")
     assert get(client, "/each").body == b'{"ones":[%b]}' % b",".join([b'{"n":1.0}'] * 20)
+
+
+def test_answers_with_a_content_coding(client: Client, origin: Origin) -> None:
+    """They are sent although none is accepted, and are decoded within `max_bytes`."""
+    for name, coding, body in (
+        ("gzip", "gzip", gzip.compress(b'{"a": 1.10}')),
+        ("bomb", "gzip", gzip.compress(b'{"b":"' + b"x" * 3_000_000 + b'"}')),
+        ("odd", "deflate, gzip", b"x"),
+    ):
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nContent-Length: {len(body)}\r\n\r\n"
+        origin.answer(head.encode() + body, path=f"/{name}".encode())
+    response = get(client, "/encoded")
+    assert (response.status, response.body) == (200, b'{"a":1.10}')
+    assert response.get_all(b"fastgw-completed") == [b"false"]
+
+
+def test_a_part_as_it_is_may_have_any_size(client: Client, origin: Origin) -> None:
+    body = b"0123456789abcdef" * 500_000
+    origin.answer(answer(body), path=b"/huge")
+    response = get(client, "/whole")
+    assert (response.status, response.body == body) == (200, True)

@@ -81,6 +81,10 @@ class Part(Settings):
     """Maximum number of requests of `for_each` in flight."""
     max: Annotated[int, Meta(ge=1, le=1000)] = 100
     """Maximum number of elements of `for_each`. With more, the part fails and nothing is sent."""
+    timeout: Duration | None = None
+    """Timeout of each request of this part. null = the time that is left of the whole."""
+    encoding: Literal["json", "string"] = "json"
+    """`json`: the answer is JSON; `string`: it is a text in UTF-8, and becomes the member `content`."""
     required: bool = False
     """Whether the response fails if this part fails: the client then gets the part's status and body, or an error."""
     default: Json | None = None
@@ -118,11 +122,14 @@ class Compose(Settings):
     parts: Annotated[Some[Part], Meta(max_length=100)]
     """Requests. Their answers are merged at the top in this order; a later one replaces members of the same name."""
     timeout: Duration = 5.0
-    """Timeout for all parts together. Parts without an answer by then have failed."""
+    """Timeout for all parts together. Parts without an answer by then have failed. With `no-op` it is the timeout until
+    the response head."""
     sequential: bool = False
     """Whether each part waits for the one before it, as if named in `after`."""
-    output: Literal["json", "no-op"] = "json"
-    """`json`: the merged answers; `no-op`: status, headers and body of the only part as they are."""
+    output: Literal["json", "no-op", "string", "xml", "negotiate"] = "json"
+    """`json`: the merged answers; `xml`: the same as XML, below `doc` or the only member; `negotiate`: XML if the
+    client prefers it by `Accept`, else JSON; `string`: the text in the member `content`, as `text/plain`; `no-op`:
+    status, headers and body of the only part as they arrive, of any size and type."""
     all_or_nothing: bool = False
     """Whether the failure of any part is the failure of the response. The other parts are then cancelled."""
     completed_header: FieldName = "Fastgw-Completed"

@@ -36,7 +36,19 @@ def composed_routes(merged: Merged) -> None:
                 _check_part(part, compose, parameters, at.below("parts", index))
         if compose.output == "no-op" and (len(compose.parts) > 1 or compose.static is not None or compose.flatmap):
             at.below("output").report("`no-op` is for a single part as it is", "expected `json`", at_key=False)
+        elif compose.output == "no-op":
+            _check_untouched(compose.parts[0], at.below("parts", 0))
         _check_passed(compose.headers_to_pass, at)
+
+
+_RULES = ("for_each", "default", "is_collection", "target", "allow", "deny", "mapping", "group", "flatmap", "error_as")
+
+
+def _check_untouched(part: Part, at: SourceLocation) -> None:
+    """Report rules for an answer that is passed on as it arrives."""
+    for name in _RULES:
+        if getattr(part, name):
+            at.below(name).report("`output: no-op` passes the answer on as it is", f"expected no `{name}`")
 
 
 def _is_broken(compose: Compose) -> bool:

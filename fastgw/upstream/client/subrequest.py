@@ -334,6 +334,7 @@ def send_subrequest(
     body_length: int | None = None,
     timeout: float = TIMEOUT,
     most: int | None = None,
+    forward: Forward | None = None,
 ) -> Subrequest | SubrequestFailed:
     """Send a request to an upstream (`Services.upstreams`); the listener is called with the response, perhaps before
     this returns.
@@ -345,10 +346,11 @@ def send_subrequest(
     the upstream accepts them and is closed at the end (`body_length`: their total number of bytes, if known); or the
     body of the request itself, `exchange.request_body`, as it arrives from the client: then the caller has to answer
     the exchange, because no upstream gets the body afterwards. `timeout`: seconds for the whole sub-request; the
-    route's `timeout` or the upstream's `total` may end it earlier. `most`: number of sub-requests that
-    the exchange may have; None = `MOST_PER_EXCHANGE`. A failure that is returned is not reported to the
-    listener. Raises `ValueError` for invalid headers, for the body of another exchange, or for a parent that is a
-    sub-request itself, and `Malformed`, a subclass, for a target or method that cannot be sent.
+    route's `timeout` or the upstream's `total` may end it earlier. `most`: number of sub-requests that the exchange may
+    have; None = `MOST_PER_EXCHANGE`. `forward`: a compiled forward action to this upstream; None: one is made, with the
+    settings of the exchange's route. A failure that is returned is not reported to the listener. Raises `ValueError`
+    for invalid headers, for the body of another exchange, or for a parent that is a sub-request itself, and
+    `Malformed`, a subclass, for a target or method that cannot be sent.
     """
     if isinstance(parent.client, Subrequest):
         raise ValueError("a sub-request asks nobody further")
@@ -388,7 +390,7 @@ def send_subrequest(
         sent.borrow_body(body)
         if parent.head.expects_continue and not body.bytes and not body.ended:
             real.client.send_interim(None)
-    sent.send(exchange, _forward_like(parent, upstream, seconds), seconds, siblings)
+    sent.send(exchange, forward or _forward_like(parent, upstream, seconds), seconds, siblings)
     if feeder is not None:
         sent.feed_body(feeder)
     return sent

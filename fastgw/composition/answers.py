@@ -1,0 +1,83 @@
+"""Answers of parts: decoded, checked, and shaped by the rules of their part.
+
+May run in a thread: it uses nothing but the answer and the compiled part.
+"""
+
+from typing import Final, NamedTuple
+
+import orjson
+
+from fastgw.composition.call import PartAnswer
+from fastgw.composition.json_tree import Node, Object, opened
+from fastgw.composition.part import CompiledPart
+from fastgw.composition.rules import Unusable
+from fastgw.http.strict_json import InvalidJson, check_json
+
+_RATIO: Final = 100
+"""Maximum ratio of an answer to its encoded form."""
+_PIECE: Final = 16 * 1024
+_ALIASES: Final = {b"x-gzip": b"gzip"}
+
+
+class UsedAnswer(NamedTuple):
+    """An answer as received, for the templates of other parts, and its members by the rules of its part."""
+
+    received: Node
+    content: Object
+
+
+class UnusableAnswer(NamedTuple):
+    """An answer that cannot be used. `why`: for the log; has nothing of the answer."""
+
+    why: str
+
+
+def use_answer(part: CompiledPart, answer: PartAnswer, most: int) -> UsedAnswer | UnusableAnswer:
+    """Return what the part uses of an answer. `most`: maximum bytes of its decoded body."""
+    try:
+        body = answer.body if not answer.coding else _decoded(answer.coding, answer.body, most)
+        received = _node_of(part, body)
+        return UsedAnswer(received, part.shape(dict(received) if isinstance(received, dict) else received))
+    except (InvalidJson, Unusable) as error:
+        why = str(error)
+    except (ValueError, RecursionError):  # msgspec is stricter about lone surrogates
+        why = "not JSON"
+    return UnusableAnswer(f"the answer cannot be used: {why}")
+
+
+def _node_of(part: CompiledPart, body: bytes) -> Node:
+    if part.settings.encoding == "string":
+        try:
+            return {"content": orjson.dumps(body.decode())}
+        except UnicodeDecodeError:
+            raise Unusable("not UTF-8") from None
+    if not body.strip():
+        return {}
+    check_json(body)
+    return opened(body)
+
+
+def _decoded(coding: bytes, body: bytes, most: int) -> bytes:
+    """Return a body without its content coding, although the request accepted none. Raises `Unusable`."""
+    try:
+        from fastgw.http.content_coding.decompressors import (  # needs fastgw[compression]
+            Decompressor,
+            Excessive,
+            Undecodable,
+        )
+    except ImportError:
+        raise Unusable("it has a content coding, for which fastgw[compression] is needed") from None
+    try:
+        decompressor = Decompressor(_ALIASES.get(coding, coding), most, _RATIO)
+    except KeyError:
+        raise Unusable("it has an unknown content coding") from None
+    pieces = []
+    try:
+        for begin in range(0, len(body), _PIECE):
+            pieces.append(decompressor.feed(body[begin : begin + _PIECE]))
+        decompressor.end()
+    except Excessive as error:
+        raise Unusable(str(error)) from error
+    except Undecodable:
+        raise Unusable("its content coding is invalid") from None
+    return b"".join(pieces)

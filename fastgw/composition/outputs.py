@@ -1,0 +1,123 @@
+"""Representations of a composed response: JSON, a text, or XML, and which of them a client prefers.
+
+The XML is KrakenD's: members are elements in alphabetical order below `doc`, or below the only member, and an array is
+an element for each of its values. Rule: every name becomes a valid XML name, and every text is escaped, so a value
+never adds an element or an attribute.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple, cast
+
+import msgspec
+
+from fastgw.composition.json_tree import Node, Object, opened, rendered, text_of
+from fastgw.http.accept import parse_accept, weight_of
+
+DEEPEST: Final = 200
+"""Maximum levels of a response as XML."""
+_ROOT: Final = b"doc"
+_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_.\-\u00b7-\u00d6\u00d8-\u00f6\u00f8-\u1fff\u3001-\ud7ff]")
+_FIRST_IN_NAMES: Final = re.compile(r"[A-Za-z_\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02ff\u0370-\u037d\u0400-\u1fff]")
+_NOT_IN_XML: Final = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_ESCAPED: Final = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord("\r"): "&#13;"}
+_CONTENT: Final = "content"
+_NULL: Final = b"null"
+
+
+class TooDeep(ValueError):
+    """A response with more than `DEEPEST` levels cannot be written as XML."""
+
+
+class OutputForm(NamedTuple):
+    """Representation of a response. `name`: value of the setting `output`; `media_type`: of its `Content-Type`."""
+
+    name: str
+    media_type: bytes
+
+
+JSON: Final = OutputForm("json", b"application/json")
+STRING: Final = OutputForm("string", b"text/plain; charset=utf-8")
+XML: Final = OutputForm("xml", b"application/xml; charset=utf-8")
+FORMS: Final = {form.name: form for form in (JSON, STRING, XML)}
+NEGOTIATED: Final = "negotiate"
+_XML_TYPES: Final = (b"application/xml", b"text/xml")
+
+
+def negotiate_form(accept: Sequence[bytes]) -> OutputForm:
+    """Return XML if the client prefers it to JSON by its `Accept`, else JSON, also if it accepts neither of them."""
+    if not accept:
+        return JSON
+    weights = parse_accept(accept)
+    xml = max(weight_of(weights, each) for each in _XML_TYPES)
+    return XML if xml > weight_of(weights, b"application/json") else JSON
+
+
+def write_output(form: OutputForm, content: Object) -> bytes:
+    """Return the body of a response. Raises `TooDeep`."""
+    if form is XML:
+        return _xml(content)
+    return _text(content) if form is STRING else rendered(content)
+
+
+def _text(content: Object) -> bytes:
+    """Return the string in the member `content`; nothing if there is none, as KrakenD does."""
+    node = content.get(_CONTENT)
+    if not isinstance(node, bytes) or node.lstrip()[:1] != b'"':
+        return b""
+    return text_of(node) or b""
+
+
+def _xml(content: Object) -> bytes:
+    pieces: list[bytes] = []
+    if len(content) == 1:
+        (name, only), *_ = content.items()
+        held = opened(only)
+        if not isinstance(held, list):
+            _write_element(_element_name(name), held, pieces, 1)
+            return b"".join(pieces)
+    _write_element(_ROOT, content, pieces, 1)
+    return b"".join(pieces)
+
+
+def _write_element(name: bytes, node: Node, pieces: list[bytes], level: int) -> None:
+    """Append an element with this value; for an array, one for each of its values."""
+    if level > DEEPEST:
+        raise TooDeep(f"more than {DEEPEST} levels cannot be written as XML")
+    held = opened(node)
+    if isinstance(held, list):
+        if not held:
+            pieces.append(b"<%b/>" % name)
+        for each in held:
+            _write_element(name, each, pieces, level + 1)
+    elif isinstance(held, dict):
+        if not held:
+            pieces.append(b"<%b/>" % name)
+            return
+        pieces.append(b"<%b>" % name)
+        for member in sorted(held):
+            _write_element(_element_name(member), held[member], pieces, level + 1)
+        pieces.append(b"</%b>" % name)
+    elif (text := _xml_text(held)) == b"":
+        pieces.append(b"<%b/>" % name)
+    else:
+        pieces.append(b"<%b>%b</%b>" % (name, text, name))
+
+
+def _xml_text(value: bytes) -> bytes:
+    """Return the text of a plain value, escaped; numbers keep their digits."""
+    plain = value.strip()
+    if plain == _NULL:
+        return b""
+    if plain[:1] != b'"':
+        return plain
+    text = cast(str, msgspec.json.decode(plain))
+    return _NOT_IN_XML.sub("\ufffd", text).translate(_ESCAPED).encode()
+
+
+def _element_name(name: str) -> bytes:
+    """Return a valid XML name: other characters become `_`, and a name that begins with a digit gets one in front."""
+    made = _NOT_IN_NAMES.sub("_", name)
+    if _FIRST_IN_NAMES.match(made) is None:
+        made = f"_{made}"
+    return made.encode()
