@@ -178,9 +178,10 @@ cdef class Reader:
             raise ValueError("too many attributes")
         self._names = names
 
-    cdef object read(self, object owner, int attribute):
-        cdef PyObject* value = _lent(self, owner, attribute)
-        return getattr(owner, self._names[attribute]) if value is NULL else <object>value
+    cdef inline object read(self, object owner, int attribute):
+        if type(owner) is not self._class:
+            self._learn(type(owner))
+        return _read(self, owner, attribute)
 
     cdef int _learn(self, type owner) except -1:
         cdef Py_ssize_t number
@@ -190,6 +191,14 @@ cdef class Reader:
             self._offsets[number] = member_offset(found[0]) if is_slot else 0
         self._class = owner
         return 0
+
+
+cdef inline object _read(Reader reader, object owner, int attribute):
+    """Return an attribute of an instance of the reader's class. PERF: 12 instructions fewer than `read`, of which an
+    exchange needs twenty (CPython 3.11, callgrind, micro/observe)."""
+    if reader._offsets[attribute]:
+        return <object>(<PyObject**>(<char*><PyObject*>owner + reader._offsets[attribute]))[0]
+    return getattr(owner, reader._names[attribute])
 
 
 cdef inline PyObject* _lent(Reader reader, object owner, int attribute) except? NULL:
@@ -218,7 +227,14 @@ if lines.MAX_LINE != MAX_LINE or len(_SLOTS) != SLOTS:
     raise ImportError("the compiled twin makes other lines")
 
 cdef object _PLAIN = re.compile(r'[ !#-\[\]-~]*')  # what JSON shows as it is
+cdef enum:
+    MOST_METHODS = 16
+
 cdef tuple _METHODS = families.METHODS[1:]
+cdef Text _METHOD_TEXTS[MOST_METHODS]
+cdef int _METHOD_COUNT = len(_METHODS)
+if _METHOD_COUNT > MOST_METHODS:
+    raise ImportError("the compiled twin has no room for so many methods")
 cdef short _TCP = record.TCP
 cdef short _UDP = record.UDP
 cdef Py_ssize_t _SUM = series.SUM
@@ -274,6 +290,11 @@ cdef struct Entry:
     char[SHORT] name  # if it has room
 
 
+cdef inline bint _is_given(value) except -1:
+    """Whether it is true; nearly always it is the one empty text, or None."""
+    return value is not _NO_NAME and value is not None and bool(value)
+
+
 cdef inline Text _span(Http1RequestHead head, Span at) noexcept:
     cdef Text text
     text.start = PyBytes_AS_STRING(head.source) + at.start
@@ -292,15 +313,18 @@ cdef inline Text _text(bytes value):
     return text
 
 
+for _index, _known in enumerate(_METHODS):
+    _METHOD_TEXTS[<int>_index] = _text(_known)
+
+
 cdef inline int _method(Http1RequestHead head) noexcept:
     """The index in `_METHODS`; -1: it is not there."""
     cdef const char* method = PyBytes_AS_STRING(head.source) + head.method_at.start
     cdef Py_ssize_t length = head.method_at.length
-    cdef int index = 0
-    for known in _METHODS:
-        if PyBytes_GET_SIZE(known) == length and not memcmp(PyBytes_AS_STRING(<bytes>known), method, length):
+    cdef int index
+    for index in range(_METHOD_COUNT):
+        if _METHOD_TEXTS[index].length == length and not memcmp(_METHOD_TEXTS[index].start, method, length):
             return index
-        index += 1
     return -1
 
 
@@ -459,7 +483,7 @@ cdef class Recorder:
         cdef Py_ssize_t index
         cdef int bucket
 
-        found = exchange.read(ended, HEAD)
+        found = _read(exchange, ended, HEAD)
         if type(found) is Http1RequestHead:
             head = <Http1RequestHead>found
             method, version = _method(head), version_of(head)
@@ -472,20 +496,20 @@ cdef class Recorder:
         if entry is NULL:
             return False
         sort = <Sort>entry.sort
-        duration_s = now - <double>exchange.read(ended, BEGUN_AT)
-        upstream_s = exchange.read(ended, UPSTREAM_S)
-        body = exchange.read(ended, REQUEST_BODY)
-        request_bytes = _count(exchange.read(ended, REQUEST_BYTES) if body is None else self._body.read(body, 0))
-        response_bytes = _count(exchange.read(ended, RESPONSE_BYTES))
-        retries = _count(exchange.read(ended, RETRIES))
+        duration_s = now - <double>_read(exchange, ended, BEGUN_AT)
+        upstream_s = _read(exchange, ended, UPSTREAM_S)
+        body = _read(exchange, ended, REQUEST_BODY)
+        request_bytes = _count(_read(exchange, ended, REQUEST_BYTES) if body is None else self._body.read(body, 0))
+        response_bytes = _count(_read(exchange, ended, RESPONSE_BYTES))
+        retries = _count(_read(exchange, ended, RETRIES))
         duration_us = nearest_micros(duration_s)
         upstream_us = nearest_micros(upstream_s) if upstream_s >= 0.0 else 0
         if duration_us < 0 or upstream_us < 0 or request_bytes < 0 or response_bytes < 0 or retries < 0:
             return False
 
-        cache_result = exchange.read(ended, CACHE_RESULT)
-        grpc_status = exchange.read(ended, GRPC_STATUS)
-        known = exchange.read(ended, CONSUMER)
+        cache_result = _read(exchange, ended, CACHE_RESULT)
+        grpc_status = _read(exchange, ended, GRPC_STATUS)
+        known = _read(exchange, ended, CONSUMER)
         known_as = None if known is None else self._consumer.read(known, 0)
         if known_as is not None:
             # PERF: 300 instructions, by a call of `ExchangeCounters.count_consumer` 2,700 (CPython 3.11, callgrind).
@@ -493,7 +517,10 @@ cdef class Recorder:
             if not 0 <= consumer_row < _CONSUMER_ROWS:
                 raise ValueError("a consumer's index outside of the column")
         if self._held:
-            if exchange.read(ended, WHY) or exchange.read(ended, SHADOWED) or exchange.read(ended, SUBREQUESTS):
+            if (
+                _is_given(_read(exchange, ended, WHY)) or _is_given(_read(exchange, ended, SHADOWED))
+                or _is_given(_read(exchange, ended, SUBREQUESTS))
+            ):
                 return False
             if not 0.0 <= date < 1e11:
                 return False
@@ -510,9 +537,9 @@ cdef class Recorder:
                 else:
                     edited_user_agent, edited_referer = head.first(b"user-agent"), head.first(b"referer")
                     user_agent, referer = _text(edited_user_agent), _text(edited_referer)
-            id_given = exchange.read(ended, REQUEST_ID)
+            id_given = _read(exchange, ended, REQUEST_ID)
             request_id = _text(id_given)
-            address = exchange.read(ended, CLIENT_IP)
+            address = _read(exchange, ended, CLIENT_IP)
             client.start = PyUnicode_AsUTF8AndSize(address, &client.length)
             consumer = _text(None)
             if known_as is not None:
@@ -565,14 +592,14 @@ cdef class Recorder:
             to = _put_piece(to, sort, 14)
             to = put_marked(to, referer.start, referer.length, &odd, &referer_marks)
             to = _put_piece(to, sort, 15)
-            if cache_result:
+            if _is_given(cache_result):
                 client.start = PyUnicode_AsUTF8AndSize(cache_result, &client.length)
                 memcpy(to - 2, b',"cache":', 9)
                 to = put_text(to + 7, client.start, client.length, &odd)
                 to[0] = c"}"
                 to[1] = c"\n"
                 to += 2
-            if grpc_status:
+            if _is_given(grpc_status):
                 client.start = PyUnicode_AsUTF8AndSize(grpc_status, &client.length)
                 memcpy(to - 2, b',"grpc_status":', 15)
                 to = put_text(to + 13, client.start, client.length, &odd)
@@ -593,7 +620,7 @@ cdef class Recorder:
         if known_as is not None:
             add_to_word(&words[_CONSUMERS_AT + consumer_row], 1)
         add_to_word(&words[entry.request], 1)
-        if cache_result:
+        if _is_given(cache_result):
             self._reference.count_cache(<object>entry.route, cache_result)
         add_to_word(&words[entry.row + _bucket(duration_s)], 1)
         add_to_word(&words[entry.row + _SUM], <uint64_t>(duration_s * 1e6))
@@ -637,12 +664,12 @@ cdef class Recorder:
         cdef uintptr_t mixed
         cdef int probe
         cdef PyObject* route_name = <PyObject*>_NO_NAME
-        route = exchange.read(ended, ROUTE)
-        response = exchange.read(ended, RESPONSE)
-        fault = exchange.read(ended, FAULT)
-        scheme = exchange.read(ended, SCHEME)
-        upstream, target = exchange.read(ended, UPSTREAM), exchange.read(ended, TARGET)
-        listener_name = self._listener.read(exchange.read(ended, LISTENER), 0)
+        route = _read(exchange, ended, ROUTE)
+        response = _read(exchange, ended, RESPONSE)
+        fault = _read(exchange, ended, FAULT)
+        scheme = _read(exchange, ended, SCHEME)
+        upstream, target = _read(exchange, ended, UPSTREAM), _read(exchange, ended, TARGET)
+        listener_name = self._listener.read(_read(exchange, ended, LISTENER), 0)
         if route is not None:
             route_name = _lent(self._route, route, 0)
             if route_name is NULL:

@@ -116,14 +116,13 @@ CLIENT_LEFT = 499
 def record_of(ended: FinishedExchange, now: float, date: float) -> Record:
     """Return the record of an exchange that has ended. `now`: monotonic seconds; `date`: epoch seconds."""
     head, route, body, fault = ended.head, ended.route, ended.request_body, ended.fault
-    consumer = ended.consumer
-    # PERF: common fields are positional, in `Record`'s order, and the others by name in that order: 1,000 instructions
-    # (CPython 3.11, msgspec 0.22, callgrind, micro/observe).
+    consumer, connect_protocol = ended.consumer, head.connect_protocol
+    # PERF: by position, in `Record`'s order: 0.22 us; with the last 17 by name 0.71 (CPython 3.11, msgspec 0.22).
     return Record(
         date,
         ended.client_ip,
         ended.listener.name,
-        b"CONNECT" if head.connect_protocol else head.method,
+        b"CONNECT" if connect_protocol else head.method,
         ended.scheme,
         head.host,
         head.raw_path,
@@ -133,21 +132,21 @@ def record_of(ended: FinishedExchange, now: float, date: float) -> Record:
         ended.request_bytes if body is None else body.bytes,
         ended.response_bytes,
         now - ended.begun_at,
-        consumer="" if consumer is None else consumer.name,
-        route="" if route is None else route.name,
-        upstream=ended.upstream,
-        target=ended.target,
-        upstream_s=ended.upstream_s,
-        retries=ended.retries,
-        fault="" if fault is None else fault.label,
-        fault_detail=ended.why,
-        request_id=ended.request_id,
-        cache=ended.cache_result,
-        grpc_status=ended.grpc_status,
-        shadowed=ended.shadowed,
-        subrequests="" if ended.subrequests is None else str(ended.subrequests),
-        user_agent=head.first(b"user-agent"),
-        referer=head.first(b"referer"),
-        connect_protocol=head.connect_protocol,
-        tunnel=None if not head.upgrade or ended.tunnel is None else ended.tunnel.summary(),
+        "" if consumer is None else consumer.name,
+        "" if route is None else route.name,
+        ended.upstream,
+        ended.target,
+        ended.upstream_s,
+        ended.retries,
+        "" if fault is None else fault.label,
+        ended.why,
+        ended.request_id,
+        ended.cache_result,
+        ended.grpc_status,
+        ended.shadowed,
+        "" if ended.subrequests is None else str(ended.subrequests),
+        head.first(b"user-agent"),
+        head.first(b"referer"),
+        connect_protocol,
+        None if not head.upgrade or ended.tunnel is None else ended.tunnel.summary(),
     )

@@ -301,7 +301,7 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
         "destination.bytes": None if is_http else record.response_bytes,
         "fastgw.status": None if is_http else record.status,
     }
-    return _fitted({name: value for name, value in fields.items() if value not in (None, "")})
+    return _fitted({name: value for name, value in fields.items() if value or value == 0})
 
 
 def combined_line(record: Record, mask: Mask) -> bytes:
