@@ -42,6 +42,7 @@ ORDER = [
         "filters/policies/grpc_bridges",
         "filters/policies/grpc_transcode",
         "filters/policies/oidc",
+        "filters/policies/traffic",
         "filters/policies/websocket",
         "pipeline",
         "runtime/control/kubernetes",

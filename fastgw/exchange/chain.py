@@ -132,7 +132,8 @@ class Hooks:
     `upstream.client.translated_call` by `forward`. False: the next one of the chain is asked, and the exchange is
     forwarded as usual if none has taken it. ready_answer: `(head, peer) -> None | ReadyAnswer`, for a plain GET on a
     route where no other filter has a step for requests or responses: a whole response from memory, in place of all
-    other steps. None: the request is processed as usual.
+    other steps. None: the request is processed as usual. full_path: the request step replaces a
+    side of the exchange, so that no request of the route takes the fast path.
     """
 
     __slots__ = (
@@ -140,6 +141,7 @@ class Hooks:
         "changes_body",
         "explain",
         "finish",
+        "full_path",
         "looks_at",
         "needs_body",
         "preflight",
@@ -183,6 +185,7 @@ class Hooks:
         tunnel: TunnelStep | None = None,
         translate: TranslateStep | None = None,
         ready_answer: ReadyStep | None = None,
+        full_path: bool = False,
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
         self.response_body, self.trailers = response_body, trailers
@@ -202,6 +205,7 @@ class Hooks:
         self.tunnel = tunnel
         self.translate = translate
         self.ready_answer = ready_answer
+        self.full_path = full_path
 
 
 @final
@@ -317,9 +321,11 @@ class Chain:
 
     @property
     def needs_full_path(self) -> bool:
-        """Whether responses have to be sent by the full path, because a filter processes the body of each."""
+        """Whether responses have to be sent by the full path, because a filter processes the body of each, or stands
+        between the two sides."""
         unseen = any(link.hooks.looks_at is None for link, _ in self.response_body_hooks)
-        return unseen or self.drops_ranges or bool(self.trailer_steps)
+        replaced = any(link.hooks.full_path for link in self.links)
+        return unseen or replaced or self.drops_ranges or bool(self.trailer_steps)
 
     @property
     def looks_at(self) -> LooksAt | None:

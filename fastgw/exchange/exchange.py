@@ -54,6 +54,11 @@ class ClientSide(Protocol):
     body_goes_to: int
     """The `fd` of the receiver of the request's body: reads are larger while that socket is writable."""
 
+    @property
+    def accepts_more(self) -> bool:
+        """Whether the client reads the response; otherwise its source is paused, and resumed later."""
+        return True
+
     def send_interim(self, head: ResponseHead | None) -> None:
         """Forward an interim response (1xx other than 101). None: a 100 Continue of the gateway."""
 

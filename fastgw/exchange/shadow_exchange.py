@@ -187,6 +187,7 @@ class Nobody:
     """A client side that does nothing."""
 
     fd = body_goes_to = -1
+    accepts_more = True
 
     def send_interim(self, head: ResponseHead | None) -> None: ...
     def answer(self, response: Response, payload: bytes, ended: bool) -> None: ...

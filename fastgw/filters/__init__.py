@@ -34,6 +34,7 @@ from fastgw.filters.policies.response_urls import ResponseUrls
 from fastgw.filters.policies.security_headers import SecurityHeaders
 from fastgw.filters.policies.size import Size
 from fastgw.filters.policies.target_errors import TargetErrors
+from fastgw.filters.policies.traffic import Bandwidth
 from fastgw.filters.policies.websocket import Websocket
 
 TYPES: Final = FilterTypes(
@@ -57,6 +58,7 @@ TYPES: Final = FilterTypes(
         Quota,
         Concurrency,
         Websocket,
+        Bandwidth,
         Compress,
         Decompress,
         Size,

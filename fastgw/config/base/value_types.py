@@ -50,6 +50,8 @@ _BYTES: Final = {
     "MiB": 1024**2,
     "GiB": 1024**3,
 }
+MAX_BYTE_RATE: Final = 1 << 40
+"""Maximum bandwidth in bytes per second."""
 _DURATION = r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)"
 _SIZE = r"([0-9]+)(B|kB|KB|MB|GB|KiB|MiB|GiB)"
 _STATUSES = r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?"
@@ -113,6 +115,21 @@ def write_size(size: int) -> str:
     """Format bytes in the largest unit that gives a whole number."""
     unit = max((unit for unit, length in _BYTES.items() if size % length == 0), key=_BYTES.__getitem__) if size else "B"
     return f"{size // _BYTES[unit]}{unit}"
+
+
+def parse_byte_rate(text: str) -> int:
+    """Parse `1MiB/s` as bytes per second, 1 or more."""
+    size, slash, unit = text.partition("/")
+    if (slash, unit) != ("/", "s"):
+        raise ValueError(f'"{text}" is not a size per second')
+    rate = parse_size(size)
+    if not 1 <= rate <= MAX_BYTE_RATE:
+        raise ValueError(f"{text} is not between 1B/s and {write_byte_rate(MAX_BYTE_RATE)}")
+    return rate
+
+
+def write_byte_rate(rate: int) -> str:
+    return f"{write_size(rate)}/s"
 
 
 def parse_percent(text: str) -> float:
@@ -602,6 +619,16 @@ Size = Annotated[
         numbers=range(2**64),
         write=write_size,
         unit="B",
+    ),
+]
+ByteRate = Annotated[
+    int,
+    Notation(
+        'a bandwidth such as "1MiB/s"',
+        parse_byte_rate,
+        _written(f"{_SIZE}/s"),
+        write=write_byte_rate,
+        unit="B/s",
     ),
 ]
 Percent = Annotated[

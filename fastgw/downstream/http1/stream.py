@@ -75,6 +75,10 @@ class Http1Stream:
         return self._connection.fd
 
     @property
+    def accepts_more(self) -> bool:
+        return not self._connection.write_paused
+
+    @property
     def loop(self) -> asyncio.AbstractEventLoop:
         return self._connection.server.worker_loop.loop
 

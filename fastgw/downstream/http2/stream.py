@@ -121,6 +121,10 @@ class Http2Stream(Timed):
     # methods for the pipeline and filters
 
     @property
+    def accepts_more(self) -> bool:
+        return not self.braked
+
+    @property
     def loop(self) -> asyncio.AbstractEventLoop:
         return self._connection.server.worker_loop.loop
 

@@ -113,6 +113,10 @@ filters:
 filters:
   websocket: {message_bytes: 64KiB, rate: 100/s, idle: 1m, ping: 20s, origins: ["https://app.example"]}
 """,
+    "bandwidth": """\
+filters:
+  bandwidth: {rate: 1MiB/s, request_rate: 512KiB/s, burst: 256KiB, key: consumer}
+""",
     "concurrency": """\
 upstreams:
   reports:

@@ -34,6 +34,10 @@ TLS = {"verify": False}
 RULE = [{"claim": "role", "any_of": ["admin"]}, {"claim": "tenant", "matches": "^t-"}]
 
 SAMPLES: dict[str, list[dict[str, Any]]] = {
+    "bandwidth": [
+        {"rate": "1MiB/s", "burst": "1MiB", "key": "ip", "ipv6_prefix": 64},
+        {"request_rate": "1kB/s"},
+    ],
     "request_id": [{"header": "X-Id", "trust_client": True}],
     "https_redirect": [{"status": 301, "port": 8443, "hosts": ["a.test"], "exceptions": ["/.well-known/*"]}],
     "ip": [{"allow": ["10.0.0.0/8"], "deny": ["10.1.0.0/16", "fe80::/10"], "unix": True}],

@@ -1,0 +1,70 @@
+"""Buckets of bytes: never more than rate and burst allow, in portions, and shared by equal keys."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastgw.config.base.value_types import parse_byte_rate, write_byte_rate
+from fastgw.filters.policies.traffic import Bandwidth, byte_buckets
+from fastgw.filters.policies.traffic.byte_buckets import NodeLimit, OwnBucket, terms_of
+from fastgw.shm.rate_limit_table import own_table
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(byte_buckets, "monotonic", lambda: self.now)
+        monkeypatch.setattr(byte_buckets, "monotonic_ns", lambda: round(self.now * 1e9))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("rate", [10, 65_536, 3_000_000, 10**10])
+def test_it_gives_what_rate_and_burst_allow(clock: Clock, shared: bool, rate: int) -> None:
+    terms = terms_of(rate, None)
+    bucket = NodeLimit(own_table(), b"n", terms).bucket(b"k") if shared else OwnBucket(terms)
+    begun, taken, turns = clock.now, 0, 0
+    while clock.now - begun < 2:
+        taken += bucket.take(rate)
+        wait = bucket.seconds_until(rate)
+        assert wait > 0
+        clock.now += max(wait, 0.001)
+        turns += 1
+    allowed = terms.burst + (clock.now - begun) * rate
+    assert allowed * 0.9 - terms.portion - 1 <= taken <= allowed * 1.001 + 1
+    assert turns <= 60
+
+
+def test_equal_keys_share(clock: Clock) -> None:
+    limit = NodeLimit(own_table(), b"n", terms_of(1000, 1000))
+    one, other, third = limit.bucket(b"a"), limit.bucket(b"a"), limit.bucket(b"b")
+    assert one.take(700) + other.take(700) <= 1000
+    assert third.take(1000) == 1000
+
+
+def test_a_rest_smaller_than_a_portion_is_given(clock: Clock) -> None:
+    bucket = OwnBucket(terms_of(1000, 100))
+    assert bucket.take(100) == 100
+    assert bucket.take(50) == 0
+    clock.now += 0.051
+    assert bucket.take(50) == 50
+
+
+@pytest.mark.parametrize("text", ["1MiB/s", "500B/s", "1GB/s"])
+def test_a_rate_is_written_as_it_was_read(text: str) -> None:
+    assert write_byte_rate(parse_byte_rate(text)) == text
+
+
+@pytest.mark.parametrize("text", ["1MiB", "1MiB/m", "0B/s", "2048GiB/s", "1/s", "1MiB/s "])
+def test_other_texts_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="per second|is not"):
+        parse_byte_rate(text)
+
+
+def test_a_filter_without_a_rate_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected `rate` or `request_rate`"):
+        Bandwidth()
