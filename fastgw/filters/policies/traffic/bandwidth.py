@@ -10,7 +10,7 @@ from fastgw.config.base.value_types import ByteRate, Trait, write_byte_rate
 from fastgw.exchange.body_relay import Relay
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Services, Size, WarningContext
 from fastgw.filters.limiting.keys import KEY, KeyOf, are_of_somebody, key_of, key_warnings, traits_of
-from fastgw.filters.policies.traffic.byte_buckets import ByteBucket, ByteRateTerms, NodeLimit, OwnBucket, terms_of
+from fastgw.filters.policies.traffic.byte_buckets import ByteBucket, ByteRateTerms, NodeByteLimit, OwnBucket, terms_of
 from fastgw.filters.policies.traffic.paced_client import PacedClient
 from fastgw.filters.policies.traffic.paced_source import PacedSource
 
@@ -77,7 +77,7 @@ class _Directions:
             self._key_of = key_of(settings.traits, settings.ipv6_prefix, self._name)
         self._request = self._terms(settings.request_rate)
         self._response = self._terms(settings.rate)
-        self._limits: dict[bytes, NodeLimit] = {}
+        self._limits: dict[bytes, NodeByteLimit] = {}
 
     def _terms(self, rate: int | None) -> ByteRateTerms | None:
         return None if rate is None else terms_of(rate, self._settings.burst)
@@ -86,7 +86,7 @@ class _Directions:
         if self._key_of is not None and not self._limits:
             for name, terms in ((_REQUEST, self._request), (_RESPONSE, self._response)):
                 if terms is not None:
-                    self._limits[name] = NodeLimit(services.cells, name, terms)
+                    self._limits[name] = NodeByteLimit(services.cells, name, terms)
 
     def _bucket(self, exchange: Exchange, name: bytes, terms: ByteRateTerms) -> ByteBucket:
         limit = self._limits.get(name)

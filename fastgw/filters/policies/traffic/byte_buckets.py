@@ -18,11 +18,11 @@ _LEAST_STEP: Final = 1_000_000
 
 
 class ByteBucket(Protocol):
-    def take(self, wanted: int) -> int:
+    def take_bytes(self, wanted: int) -> int:
         """Take up to `wanted` bytes, at least one portion or the rest; 0: none are available."""
 
     def seconds_until(self, wanted: int) -> float:
-        """Seconds until `take` of this many bytes gives some."""
+        """Seconds until `take_bytes` of this many bytes gives some."""
 
 
 class ByteRateTerms(NamedTuple):
@@ -50,7 +50,7 @@ class OwnBucket:
         self._terms = terms
         self._available, self._at = float(terms.burst), monotonic()
 
-    def take(self, wanted: int) -> int:
+    def take_bytes(self, wanted: int) -> int:
         now, terms = monotonic(), self._terms
         self._available = min(float(terms.burst), self._available + (now - self._at) * terms.rate)
         self._at = now
@@ -65,7 +65,7 @@ class OwnBucket:
 
 
 @final
-class NodeLimit:
+class NodeByteLimit:
     """Limit of all bodies of each key, in the node's rate limit table. A permit stands for `unit` bytes."""
 
     __slots__ = ("limit", "portion", "unit")
@@ -86,10 +86,10 @@ class NodeBucket:
 
     __slots__ = ("_key", "_of", "_wait")
 
-    def __init__(self, of: NodeLimit, key: bytes) -> None:
+    def __init__(self, of: NodeByteLimit, key: bytes) -> None:
         self._of, self._key, self._wait = of, key, 0.0
 
-    def take(self, wanted: int) -> int:
+    def take_bytes(self, wanted: int) -> int:
         of, now, taken = self._of, monotonic_ns(), 0
         while taken < wanted:
             portion = min(wanted - taken, of.portion)

@@ -69,7 +69,7 @@ class PacedClient:
         if has_none or (response.head is None and exchange.fault is not None):  # problem documents are short
             self.inner.answer(response, payload, ended)
             return
-        taken = self._bucket.take(len(payload))
+        taken = self._bucket.take_bytes(len(payload))
         if taken == len(payload):
             self.inner.answer(response, payload, ended)
             return
@@ -86,7 +86,7 @@ class PacedClient:
         if self._held:
             self._held.append(payload)
             return
-        taken = self._bucket.take(len(payload))
+        taken = self._bucket.take_bytes(len(payload))
         if taken == len(payload):
             self.inner.feed(payload)
             return
@@ -156,7 +156,7 @@ class PacedClient:
         self._timer = None
         while self._held and not self._is_paused:
             piece = self._held.popleft()
-            taken = self._bucket.take(len(piece))
+            taken = self._bucket.take_bytes(len(piece))
             if taken < len(piece):
                 self._held.appendleft(piece[taken:])
             if taken:

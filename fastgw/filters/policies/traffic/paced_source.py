@@ -46,7 +46,7 @@ class PacedSource:
         self._settle()
 
     def _settle(self) -> None:
-        self._due -= self._bucket.take(self._due)
+        self._due -= self._bucket.take_bytes(self._due)
         relay = self._relay
         if self._due and self._timer is None and relay is not None and not relay.ended:
             if not self._is_paused:
