@@ -134,11 +134,40 @@ def test_a_silent_session_ends_and_is_logged_once(target: UdpTarget, tmp_path: P
         assert gateway.wait_for_record(fault="upstream_timeout")["status"] == 504
 
 
-def test_a_target_that_is_not_there_is_logged(tmp_path: Path) -> None:
+def closed_port() -> int:
+    """A port of UDP that nobody has."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with Gateway(config(f"udp://127.0.0.1:{port}"), tmp_path) as gateway, client_of(gateway) as client:
+        return int(probe.getsockname()[1])
+
+
+def test_another_target_gets_what_the_first_has_refused(target: UdpTarget, tmp_path: Path) -> None:
+    """Two targets of three do not exist: whichever is selected first, each datagram arrives once and is answered."""
+    gone = [f"udp://127.0.0.1:{closed_port()}" for _ in range(2)]
+    settings = config(*gone, target.url, retries={"max": 2}, health_checks={"passive": None})
+    with Gateway(settings, tmp_path) as gateway:
+        for number in range(3):
+            with client_of(gateway) as client:
+                payload = b"datagram %d" % number
+                client.send(payload)
+                assert target.echo()[0] == payload
+                assert client.recv(99) == payload
+        target.socket.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            target.socket.recv(9)
+
+
+def test_a_session_whose_targets_all_refuse_ends(tmp_path: Path) -> None:
+    gone = [f"udp://127.0.0.1:{closed_port()}" for _ in range(2)]
+    with Gateway(config(*gone, retries={"max": 5}), tmp_path) as gateway, client_of(gateway) as client:
+        client.send(b"x")
+        record = gateway.wait_for_record(fault="connect_refused")
+        assert (record["status"], record["retries"] >= 1) == (502, True)
+
+
+def test_a_target_that_is_not_there_is_logged(tmp_path: Path) -> None:
+    settings = config(f"udp://127.0.0.1:{closed_port()}")
+    with Gateway(settings, tmp_path) as gateway, client_of(gateway) as client:
         client.send(b"x")
         assert gateway.wait_for_record(fault="connect_refused")["status"] == 502
 

@@ -2,6 +2,9 @@
 
 A datagram of a client without a session starts one, which lasts as long as datagrams are received from either side
 (`timeouts.tunnel_idle`). Responses are received on the session's connected socket, so only the target can send them.
+
+A target that refuses the first datagrams, before any response, has not processed them: they are kept until then, and
+sent to another target (`retries`, condition `connect_failure`).
 """
 
 import asyncio
@@ -13,12 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from fastgw.downstream.tcp.connection import CONNECTED, ConnectionHead, Outcome
 from fastgw.downstream.udp.listening import LONGEST, Datagram, receive
-from fastgw.errors import Fault
+from fastgw.errors import Fault, Retry
 from fastgw.eventloop.socket_poller import READABLE
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.net.server_name import ClientHello
 from fastgw.observe.access_log.record import UDP
 from fastgw.operator_events import OperatorEvent
+from fastgw.upstream.forwarding.retry_decision import decide_retry
+from fastgw.upstream.policies.retry import CONNECT_FAILURE, NEVER
 from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
@@ -31,7 +36,11 @@ PER_WAKEUP: Final = 64
 LAST_ANSWER_S: Final = 2.0
 """Seconds for the response to the last datagram when its listener closes. Many protocols have no responses."""
 MOST_WAITING: Final = 16
-"""Maximum number of datagrams of a session that wait for the name lookup of the target; further ones are dropped."""
+"""Maximum number of datagrams of a session that wait for a target: for its name lookup, or for a retry. Further ones
+are dropped."""
+MOST_KEPT_BYTES: Final = 2048
+"""Maximum size of the sent datagrams of a session that are kept for a retry, until the first response; further ones
+are not sent again. It holds a first packet of QUIC, and the node may have 65,536 sessions."""
 _NO_HELLO: Final = ClientHello()
 _HEAD: Final = ConnectionHead(method=b"udp", version=UDP)
 _CONNECTED: Final = Outcome(CONNECTED)
@@ -80,8 +89,20 @@ class UdpSession(Timed):
     """One session. For observers it acts as an exchange, for balancers as a request."""
 
     __slots__ = (
-        *("_answer_from", "_client", "_key", "_limit", "_listening", "_record", "_resolving", "_sessions", "_server"),
-        *("_socket", "_target", "_tunnel_idle", "_unanswered", "_upstream", "_waiting"),
+        *("_answer_from", "_client", "_in_retry_budget", "_kept", "_kept_bytes", "_key", "_limit", "_listening"),
+        *(
+            "_record",
+            "_resolving",
+            "_resort",
+            "_retried",
+            "_sessions",
+            "_server",
+            "_socket",
+            "_target",
+            "_timer",
+            "_tried",
+        ),
+        *("_tunnel_idle", "_unanswered", "_upstream", "_waiting"),
         *("begun_at", "client_ip", "fault", "is_open", "listener", "request_bytes", "response", "response_bytes"),
         *("retries", "route", "target", "upstream", "upstream_s", "why"),
     )
@@ -124,6 +145,13 @@ class UdpSession(Timed):
         self._unanswered = False
         self._socket: socket.socket | None = None
         self._waiting: list[bytes] = []
+        self._kept: list[bytes] = []
+        self._kept_bytes = 0
+        self._tried: tuple[Target, ...] = ()
+        self._resort: Target | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._retried = 0
+        self._in_retry_budget = False
         self._resolving: asyncio.Task[list[TargetAddress]] | None = None
         self._record: AttemptRecord | None = None
         self._target: Target | None = None
@@ -138,13 +166,14 @@ class UdpSession(Timed):
 
     def begin(self) -> None:
         """Select a target, and look up its name if it has one."""
+        self._timer = None
         upstream = self._upstream
-        target = upstream.balancer.pick(cast(Any, self))
+        target, self._resort = self._resort or upstream.balancer.pick(cast(Any, self), self._tried), None
         if target is None:
             self._finish(upstream.unavailable())
             return
         self._target, self.target = target, target.label
-        if upstream.attempt_listener is not None:
+        if upstream.attempt_listener is not None or self._retried:
             self._record = self._new_record().report_begun()
         self._touched()
         if target.literal is not None:
@@ -155,7 +184,8 @@ class UdpSession(Timed):
 
     def _new_record(self) -> AttemptRecord:
         assert self._target is not None
-        return AttemptRecord(cast(Any, self), self._upstream, self._target, AttemptKind.FIRST, 1, monotonic())
+        kind = AttemptKind.RETRY if self._retried else AttemptKind.FIRST
+        return AttemptRecord(cast(Any, self), self._upstream, self._target, kind, 1 + self._retried, monotonic())
 
     def _resolved(self, task: "asyncio.Task[list[TargetAddress]]") -> None:
         if task.cancelled() or not self.is_open:
@@ -180,17 +210,26 @@ class UdpSession(Timed):
             self._record.connect(False, monotonic())
         waiting, self._waiting = self._waiting, []
         for payload in waiting:
-            self.send(payload)
+            if self._socket is connected:
+                self._send_to_target(payload)
+            else:  # refused in between: another target gets it
+                self._waiting.append(payload)
 
     def send(self, payload: bytes) -> None:
         """Forward a datagram of the client. Like any datagram it may be lost."""
         self.request_bytes += len(payload)
         self._unanswered = True
         self._touched()
-        if self._socket is None:
-            if len(self._waiting) < MOST_WAITING:
-                self._waiting.append(payload)
-            return
+        if self._socket is not None:
+            self._send_to_target(payload)
+        elif len(self._waiting) < MOST_WAITING:
+            self._waiting.append(payload)
+
+    def _send_to_target(self, payload: bytes) -> None:
+        assert self._socket is not None
+        if self.response is None and self._kept_bytes + len(payload) <= MOST_KEPT_BYTES:
+            self._kept.append(payload)
+            self._kept_bytes += len(payload)
         try:
             self._socket.send(payload)
         except BlockingIOError:
@@ -230,6 +269,7 @@ class UdpSession(Timed):
         self._unanswered = False
         self._touched()
         if self.response is None:
+            self._kept = []
             now = monotonic()
             self.response, self.upstream_s = _CONNECTED, now - self.begun_at
             if self._record is not None:
@@ -243,7 +283,37 @@ class UdpSession(Timed):
     def _failed(self, fault: Fault, why: str) -> None:
         record, self._record = self._record, None
         (self._new_record() if record is None else record).give_up(fault, why, monotonic())
+        if self.response is None and self._retry(fault):
+            return
         self._finish(fault, why)
+
+    def _retry(self, fault: Fault) -> bool:
+        """Send the datagrams to another target, if one may be tried."""
+        upstream, target = self._upstream, self._target
+        assert target is not None
+        self._tried += (target,)
+        condition = CONNECT_FAILURE if fault.retry is Retry.SAFE else NEVER
+        decision = decide_retry(upstream, upstream.rules, condition, self._retried, self._tried, self.deadline, 0.0)
+        if decision.wait == inf or not (decision.is_free or self._take_from_budget()):
+            return False
+        self._close_socket()
+        self._waiting, self._kept, self._kept_bytes = (self._kept + self._waiting)[:MOST_WAITING], [], 0
+        self._retried += 1
+        self._resort = decision.last_resort
+        self._timer = self._server.worker_loop.loop.call_later(decision.wait, self.begin)
+        return True
+
+    def _take_from_budget(self) -> bool:
+        """Count the session in the retry budget, until its end."""
+        if not self._in_retry_budget:
+            self._in_retry_budget = self._upstream.retry_budget.try_take(self._upstream.active)
+        return self._in_retry_budget
+
+    def _close_socket(self) -> None:
+        if self._socket is not None:
+            self._server.worker_loop.sockets.forget(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
 
     def _touched(self) -> None:
         wheel = self._server.worker_loop.wheel
@@ -264,9 +334,11 @@ class UdpSession(Timed):
         self.fault, self.why = fault, why
         if self._resolving is not None:
             self._resolving.cancel()
-        if self._socket is not None:
-            server.worker_loop.sockets.forget(self._socket.fileno())
-            self._socket.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._close_socket()
+        if self._in_retry_budget:
+            self._upstream.retry_budget.give_back()
         record, self._record = self._record, None
         if record is not None and self.response is not None:
             record.end(monotonic())
