@@ -43,6 +43,7 @@ ORDER = [
         "filters/policies/grpc_transcode",
         "filters/policies/oidc",
         "filters/policies/traffic",
+        "filters/policies/transform",
         "filters/policies/websocket",
         "pipeline",
         "runtime/control/kubernetes",

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import NamedTuple, final
 
-from fastgw.composition.json_tree import Object, opened
 from fastgw.composition.outputs import FORMS, JSON, NEGOTIATED, OutputForm, negotiate_form, write_output
 from fastgw.composition.part import CompiledPart
 from fastgw.composition.pass_through import PassThrough
@@ -12,6 +11,7 @@ from fastgw.composition.rules import flatmapping
 from fastgw.composition.run import ComposeRun
 from fastgw.config.settings.compose import Compose
 from fastgw.exchange import Exchange
+from fastgw.http.json_tree import Object, opened
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
 

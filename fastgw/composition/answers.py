@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 import orjson
 
 from fastgw.composition.call import PartAnswer
-from fastgw.composition.json_tree import Node, Object, opened
 from fastgw.composition.part import CompiledPart
 from fastgw.composition.rules import Unusable
+from fastgw.http.json_tree import Node, Object, opened
 from fastgw.http.strict_json import InvalidJson, check_json
 
 _RATIO: Final = 100

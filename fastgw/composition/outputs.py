@@ -11,8 +11,8 @@ from typing import Final, NamedTuple, cast
 
 import msgspec
 
-from fastgw.composition.json_tree import Node, Object, opened, rendered, text_of
 from fastgw.http.accept import parse_accept, weight_of
+from fastgw.http.json_tree import Node, Object, opened, rendered, text_of
 
 DEEPEST: Final = 200
 """Maximum levels of a response as XML."""

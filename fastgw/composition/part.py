@@ -7,7 +7,6 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from fastgw.composition.json_tree import Node, Object, opened
 from fastgw.composition.rules import shaping
 from fastgw.composition.templates import Body, TargetTemplate, TemplateValues, header_value
 from fastgw.config.base.part_templates import parse_list, parse_pieces
@@ -15,6 +14,7 @@ from fastgw.config.settings.compose import Part
 from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.api.credential_locations import decoded
+from fastgw.http.json_tree import Node, Object, opened
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
 

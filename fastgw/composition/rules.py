@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
-from fastgw.composition.json_tree import Node, Object, opened
 from fastgw.config.settings.compose import FlatmapStep, Part
+from fastgw.http.json_tree import Node, Object, opened
 
 _ALL: Final = "*"
 Rule: TypeAlias = Callable[[Object], Object]

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Final, TypeVar, final
 from fastgw.composition.answers import UnusableAnswer, UsedAnswer, use_answer
 from fastgw.composition.call import NO_MEMORY, PartAnswer, PartCall
 from fastgw.composition.freshness import cache_fields
-from fastgw.composition.json_tree import Node, Object, opened, value_at
 from fastgw.composition.outputs import OutputForm, TooDeep
 from fastgw.composition.part import CompiledPart
 from fastgw.composition.templates import MissingValue
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Trailers, problem
+from fastgw.http.json_tree import Node, Object, opened, value_at
 from fastgw.http.messages import ResponseHead
 from fastgw.http.preconditions import PreconditionResult, Validators, evaluate
 from fastgw.operator_events import OperatorEvent, log_event

@@ -14,11 +14,11 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 import orjson
 
-from fastgw.composition.json_tree import Node, rendered, text_of, value_at
 from fastgw.config.base.part_templates import Pieces, TemplateVariable, parse_pieces, parse_target
 from fastgw.exchange import Exchange
 from fastgw.filters.authentication.templates import Unfit, raw_value
 from fastgw.http.grammar import IS_VALUE
+from fastgw.http.json_tree import Node, rendered, text_of, value_at
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
 

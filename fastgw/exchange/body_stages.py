@@ -82,7 +82,7 @@ class BodyTooLong(Exception):
 
 
 class BodyRefused(Exception):
-    """Raised when a filter has refused a request because of its body."""
+    """Raised when a filter has refused a request because of its body, or replaces a response because of its body."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__()
@@ -136,8 +136,11 @@ class _Pieces(BodyStage):
         return outcome
 
 
-class _Held(BodyStage):
-    """Base of stages that take a whole body."""
+class WholeBodyStage(BodyStage):
+    """Base of stages that take a whole body. The head of a response is not sent before its body is complete.
+
+    `most`: maximum size in bytes; `feed` raises `BodyTooLong` above it.
+    """
 
     def __init__(self, most: int) -> None:
         self._pieces: list[bytes] = []
@@ -151,11 +154,12 @@ class _Held(BodyStage):
         return b""
 
     def whole(self) -> bytes:
+        """Return the body, once, at its end."""
         pieces, self._pieces = self._pieces, []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-class _Whole(_Held):
+class _Whole(WholeBodyStage):
     """Stage that passes the whole body to a function."""
 
     def __init__(self, exchange: Exchange, step: BodyFunction, most: int) -> None:
@@ -169,7 +173,7 @@ class _Whole(_Held):
         return body if outcome is None else outcome
 
 
-class _Collected(_Held):
+class _Collected(WholeBodyStage):
     """Stage that passes the whole body in one piece to another stage."""
 
     def __init__(self, stage: BodyStage, most: int) -> None:
@@ -221,7 +225,7 @@ class BodyStages:
         self.holds = self.changes = self.takes_empty = False
         self.keeps_length = True
         for hook, stage in self._stages:
-            self.holds = self.holds or isinstance(stage, _Held)
+            self.holds = self.holds or isinstance(stage, WholeBodyStage)
             self.keeps_length = self.keeps_length and stage.keeps_length
             self.changes = self.changes or hook.changes
             self.takes_empty = self.takes_empty or stage.takes_empty

@@ -15,6 +15,7 @@ from fastgw.errors import Fault
 from fastgw.exchange.body_stages import (
     BodyFunction,
     BodyHook,
+    BodyRefused,
     BodyStage,
     BodyStages,
     BodyTooLong,
@@ -624,6 +625,8 @@ def failed_stage(error: BaseException, stages: BodyStages, exchange: Exchange, k
     if isinstance(error, BodyTooLong):
         name = exchange.chain.name_of(hook.step)
         exchange.fail(too_long, why=f"filter {name} needs the whole body, which has more than {hook.bound} bytes")
+    elif isinstance(error, BodyRefused):
+        exchange.fail_with(error.reply, error.reply.fault or Fault.INTERNAL)
     else:
         exchange.fail(Fault.INTERNAL, why=count_raised(hook.step, kind, exchange))
 

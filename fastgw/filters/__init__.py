@@ -35,6 +35,7 @@ from fastgw.filters.policies.security_headers import SecurityHeaders
 from fastgw.filters.policies.size import Size
 from fastgw.filters.policies.target_errors import TargetErrors
 from fastgw.filters.policies.traffic import Bandwidth
+from fastgw.filters.policies.transform import Transform
 from fastgw.filters.policies.websocket import Websocket
 
 TYPES: Final = FilterTypes(
@@ -72,6 +73,7 @@ TYPES: Final = FilterTypes(
         QueryParameters,
         ResponseUrls,
         TargetErrors,
+        Transform,
         GrpcTranscode,
         Mirror,
         Credentials,

@@ -154,7 +154,9 @@ def test_what_the_package_imports_is_what_it_depends_on():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     chosen = [
-        each for extra in ("compression", "dns", "grpc", "kubernetes", "redis", "validate") for each in extras[extra]
+        each
+        for extra in ("compression", "dns", "grpc", "kubernetes", "redis", "transform", "validate")
+        for each in extras[extra]
     ]
     wanted = [*project["dependencies"], *chosen]
     names = {re.split(r"[\[<>=!~ ]", each, maxsplit=1)[0].lower() for each in wanted}

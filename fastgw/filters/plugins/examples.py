@@ -160,6 +160,12 @@ filters:
     query: {inline: {properties: {page: {type: integer, minimum: 1}}, additionalProperties: false}}
     mode: enforce
 """,
+    "transform": """\
+filters:
+  transform:
+    request: {input: form, json: {default: {currency: EUR}, set: {tenant: "{claims.tenant}"}}, max_bytes: 64KiB}
+    response: {json: {allow: [id, items], deny: [items.*.note], rename: {id: number}, move: {items: order.items}}}
+""",
     "query_parameters": """\
 filters:
   query_parameters: {remove: [debug], rename: {q: query}, set: {tenant: "{claims.tenant}"}, add: {via: "{listener}"}}

@@ -320,6 +320,16 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         },
         {"query": {"inline": {"required": ["none"]}}},
     ],
+    "transform": [
+        {
+            "request": {"json": {"allow": ["a"], "rename": {"a": "b"}, "set": {"c": "{{ a.b || `1` }} {method}"}}},
+            "response": {"template": {"a": "{{ b }}", "m": "{method}"}, "statuses": ["200-599"]},
+        },
+        {
+            "request": {"input": "form"},
+            "response": {"output": "form", "json": {"move": {"a": "b"}, "default": {"c": 1}}},
+        },
+    ],
     "query_parameters": [{"remove": ["a"], "rename": {"b": "c"}, "set": {"d": "{path}"}, "add": {"e": "f"}}],
     "request_parameters": [{"headers": {"X-Tenant": ["t"]}, "query": {"client": ["100"]}, "query_first": "a=b"}],
 }

@@ -1,0 +1,211 @@
+"""transform: settings of the filter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+import orjson
+from msgspec import Meta
+
+from fastgw.config.base.problems import suggest
+from fastgw.config.base.settings_base import Json
+from fastgw.config.base.value_types import Size, Statuses
+from fastgw.config.settings.gateway import NONE, Settings
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, StageFactory, WarningContext
+from fastgw.filters.authentication.templates import VALUES, is_known
+from fastgw.filters.policies.transform.json_mapping import steps_of
+from fastgw.filters.policies.transform.values import compile_value, variables_in
+from fastgw.http.json_projection import EACH
+from fastgw.http.strict_json import MOST_INLINE
+
+_MOST = 200
+Path = Annotated[str, Meta(min_length=1, max_length=500)]
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Paths = Annotated[tuple[Path, ...], Meta(max_length=_MOST)]
+
+
+class JsonRules(Settings):
+    """Rules of a JSON mapping, applied in this order: `wrap`, `allow`, `deny`, `rename`, `move`, `default`, `set`,
+    `group`.
+
+    Paths are names separated by dots; `*` is each element of an array, or each member of an object. Values that no
+    rule replaces stay as they were written, digit by digit. A path of which a part does not exist matches nothing.
+    """
+
+    wrap: Name | None = None
+    """Name of the member that holds the body if it is an array. null = an array stays one: paths in it begin with
+    `*`."""
+    allow: Paths = ()
+    """Paths that are kept, each with everything below; all else is removed. Empty = everything is kept."""
+    deny: Paths = ()
+    """Paths that are removed, also from what is allowed."""
+    rename: Annotated[Mapping[Path, Name], Meta(max_length=_MOST)] = NONE
+    """New names of members, by their paths. A member that has the new name already is removed."""
+    move: Annotated[Mapping[Path, Path], Meta(max_length=_MOST)] = NONE
+    """New paths of values, by their paths after `rename`. Missing objects are created. Each `*` of the new path stands
+    for what the same `*` of the old one has matched."""
+    default: Annotated[Mapping[Path, Json], Meta(max_length=_MOST)] = NONE
+    """Values for members that do not exist, by path. Values as for `set`."""
+    set: Annotated[Mapping[Path, Json], Meta(max_length=_MOST)] = NONE
+    """Values of members, by path; missing objects are created. Any JSON value; in strings `{variable}` is a value of
+    the request, as in the `headers` filter, and `{{ expression }}` the result of a JMESPath expression on the body as
+    it was received. A string that is one expression becomes its result, of whatever type. Without a value the member
+    does not change."""
+    group: Name | None = None
+    """Name of the member that holds the result. null = the result is the body."""
+
+    def __post_init__(self) -> None:
+        rules = self.wrap, self.allow, self.deny, self.rename, self.move, self.default, self.set, self.group
+        if not any(rules):
+            raise ValueError("expected at least one of wrap, allow, deny, rename, move, default, set and group")
+        for path in (*self.allow, *self.deny, *self.rename, *self.move, *self.move.values(), *self.default, *self.set):
+            steps_of(path)
+        if len({(*steps_of(path)[:-1], name) for path, name in self.rename.items()}) < len(self.rename):
+            raise ValueError("`rename` gives two members the same name; expected different names")
+        for path in (*self.rename, *self.default, *self.set):
+            if steps_of(path)[-1] == EACH:
+                raise ValueError(f'"{path}" ends with `*`; expected the name of a member at the end')
+        for source, destination in self.move.items():
+            if steps_of(destination).count(EACH) > steps_of(source).count(EACH):
+                raise ValueError(f'"{destination}" has more `*` than "{source}"; expected at most as many')
+            if steps_of(destination)[-1] == EACH:
+                raise ValueError(f'"{destination}" ends with `*`; expected the name of a member at the end')
+        for path in (*self.rename, *self.move):
+            self._check_source(path)
+
+    def _check_source(self, path: str) -> None:
+        """Raise `ValueError` for a rule whose path is never there."""
+        steps = steps_of(path)
+        hiding = next((each for each in self.deny if _covers(steps_of(each), steps)), None)
+        if hiding is not None:
+            raise ValueError(f'"{path}" never exists, because `deny` removes "{hiding}"; expected a path that is kept')
+        if path in self.rename and self.allow and not any(_paths_overlap(steps_of(each), steps) for each in self.allow):
+            raise ValueError(f'"{path}" never exists, because `allow` does not cover it; expected it in `allow`')
+
+
+def _covers(outer: tuple[str, ...], path: tuple[str, ...]) -> bool:
+    """Whether each value at a path is removed with those at another one."""
+    return len(outer) <= len(path) and all(one in (other, EACH) for one, other in zip(outer, path, strict=False))
+
+
+def _paths_overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether a value may be at both paths, or one below the other."""
+    return all(a == b or EACH in (a, b) for a, b in zip(one, other, strict=False))
+
+
+class BodyChange(Settings):
+    """Transformation of the bodies of one direction."""
+
+    input: Literal["json", "form"] = "json"
+    """Format of the bodies that are transformed, which their content type tells. `json`: `application/json` and
+    `…+json`; also NDJSON and server-sent events, line by line. `form`: `application/x-www-form-urlencoded`, as an
+    object of strings; a repeated field is an array."""
+    json: JsonRules | None = None
+    """Mapping of the body."""
+    template: Json | None = None
+    """The new body, in place of `json`: any JSON value with `{variable}` and `{{ expression }}` in its strings, as for
+    `set`. A value that is missing is null."""
+    output: Literal["json", "form"] = "json"
+    """Format of the result. `form` is for an object of strings, numbers, booleans and arrays of these."""
+    max_bytes: Annotated[Size, Meta(ge=1, le=MOST_INLINE)] = MOST_INLINE
+    """Maximum size of a body, which is held until it is complete, or of one line or event."""
+    other_types: Literal["pass", "refuse"] = "pass"
+    """Bodies that are not of the format `input`. `pass`: they do not change. `refuse`: a request is answered 415, and a
+    response is replaced by a 502."""
+
+    def __post_init__(self) -> None:
+        if self.json is not None and self.template is not None:
+            raise ValueError("`json` and `template` are mutually exclusive")
+        if self.json is None and self.template is None and self.input == self.output:
+            raise ValueError("expected `json` or `template`")
+
+    def values(self) -> Iterable[tuple[tuple[str, ...], Any]]:
+        """Yield the values with variables and expressions, each with its path in the settings."""
+        if self.template is not None:
+            yield ("template",), orjson.loads(self.template)
+        if self.json is not None:
+            for rule in ("default", "set"):
+                for path, value in getattr(self.json, rule).items():
+                    yield ("json", rule, path), orjson.loads(value)
+
+
+class ResponseChange(BodyChange):
+    """Transformation of responses."""
+
+    statuses: Annotated[tuple[Statuses, ...], Meta(min_length=1)] = (range(200, 300),)
+    """Status codes of responses that are transformed; others pass unchanged. Faults of the gateway always do."""
+
+
+class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # type: ignore[literal-required]  # order: ours
+    """Transform JSON bodies of requests and responses: select, rename, move and set values, or build a new body from a
+    template. Expressions need `fastgw[transform]`.
+
+    JSON has to be UTF-8 without a byte order mark, with unique names in each object and at most 254 levels deep. A
+    request with another body is answered 400, a too large one 413, and one with a `Content-Encoding` 415 (see
+    `decompress`); a response is replaced by a 502, with the reason in the log. A stream that has begun is cut off.
+    Transformed responses are requested without ranges and content codings, and are sent with a weak ETag and without
+    digests. gRPC and tunnels do not change.
+
+    Request bodies are transformed after `validate`. A `cache` on the route stores responses as they are after the
+    transformation.
+    """
+
+    request: BodyChange | None = None
+    """Transformation of request bodies. null = they do not change."""
+    response: ResponseChange | None = None
+    """Transformation of response bodies. null = they do not change."""
+
+    def __post_init__(self) -> None:
+        if self.request is None and self.response is None:
+            raise ValueError("expected `request` or `response`")
+
+    def build(self, env: Env) -> Hooks:
+        from fastgw.filters.policies.transform.transformation import RequestTransformation, ResponseTransformation
+
+        to_request = None if self.request is None else RequestTransformation(self.request)
+        to_response = None if self.response is None else ResponseTransformation(self.response)
+        steps = [each.request for each in (to_request, to_response) if each is not None]
+        first, *second = steps
+
+        def request(exchange: Exchange) -> Outcome:
+            return first(exchange) or (second[0](exchange) if second else None)
+
+        return Hooks(
+            request=request if second else first,
+            request_body=None if to_request is None else StageFactory(to_request.stage_for),
+            response_body=None if to_response is None else StageFactory(to_response.stage_for),
+            explain=lambda exchange: "; ".join(
+                each.explain(exchange) for each in (to_request, to_response) if each is not None
+            ),
+        )
+
+    def unknown_names(self, known: frozenset[str]) -> Iterable[tuple[tuple[str, ...], str, str]]:
+        """Yield the positions of unknown variables and invalid expressions, with the error and the expected form."""
+        for side, change in (("request", self.request), ("response", self.response)):
+            for steps, value in () if change is None else change.values():
+                try:
+                    compile_value(value, steps[-1])
+                except ValueError as error:
+                    wrong, _, expected = str(error).removeprefix(f"{steps[-1]}: ").partition("; ")
+                    yield (
+                        (side, *steps),
+                        wrong,
+                        expected or "expected a JMESPath expression such as {{ items[0].name }}",
+                    )
+                    continue
+                for name in sorted(variables_in(value)):
+                    if not is_known(name) and name.removeprefix("param.") not in known:
+                        wrong = f"unknown variable {{{name}}}: no path of this route has such a parameter"
+                        yield (side, *steps), wrong, suggest(name, [*VALUES, *known])
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        """Warn about responses that have the client's identity and are stored in a cache."""
+        if self.response is not None:
+            names = {name for _, value in self.response.values() for name in variables_in(value)}
+            of_client = sorted(name for name in names if name.startswith(("consumer.", "claims.", "cookie.", "tls.")))
+            if of_client and any(use.type == "cache" for use in context.preceding):
+                yield (
+                    f"responses contain {{{of_client[0]}}} and are stored by `cache`, so other clients get the value; "
+                    "remove one of both"
+                )

@@ -1,0 +1,125 @@
+"""Line formats: NDJSON and server-sent events, of which each line or event is mapped when it is complete."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from fastgw.filters.api import BodyStage
+from fastgw.filters.policies.transform.values import UnmappableBody
+
+LineFunction: TypeAlias = Callable[[bytes], bytes]
+"""Function from a JSON text to the one that replaces it. Raises `UnmappableBody`."""
+Refuse: TypeAlias = Callable[[Exception], BaseException]
+"""Function that returns the exception with which a stage ends the body."""
+_DONE: Final = b"[DONE]"
+"""Data of the last event of some APIs, which is no JSON."""
+# The last `\r` of a piece may be followed by `\n` in the next one.
+_LINE: Final = re.compile(rb"([^\r\n]*)(?:\r\n|\n|\r(?!\Z))")
+
+
+class LineStage(BodyStage):
+    """Stage that maps each line of NDJSON. Empty lines stay."""
+
+    def __init__(self, change: LineFunction, most: int, refuse: Refuse) -> None:
+        self._change, self._most, self._refuse = change, most, refuse
+        self._pieces: list[bytes] = []  # of the incomplete line, joined once
+        self._held = 0
+
+    def feed(self, payload: bytes) -> bytes:
+        begin, found, rest = payload.rpartition(b"\n")
+        if not found:
+            self._hold(payload)
+            return b""
+        lines = self._taken(begin).split(b"\n")
+        self._hold(rest)
+        return b"".join([self._changed(line) + b"\n" for line in lines])
+
+    def end(self) -> bytes:
+        line = self._taken(b"")
+        return self._changed(line) if line else b""
+
+    def _changed(self, line: bytes) -> bytes:
+        if not line.strip(b" \t\r"):
+            return line
+        if len(line) > self._most:
+            raise self._refuse(UnmappableBody(f"a line is longer than {self._most} bytes"))
+        try:
+            return self._change(line)
+        except UnmappableBody as error:
+            raise self._refuse(error) from error
+
+    def _hold(self, piece: bytes) -> None:
+        self._held += len(piece)
+        if self._held > self._most:
+            raise self._refuse(UnmappableBody(f"a line is longer than {self._most} bytes"))
+        if piece:
+            self._pieces.append(piece)
+
+    def _taken(self, piece: bytes) -> bytes:
+        """Return what was held with the piece that completes it."""
+        if self._pieces:
+            piece = b"".join([*self._pieces, piece])
+            self._pieces = []
+        self._held = 0
+        return piece
+
+
+class EventStage(BodyStage):
+    """Stage that maps the data of each server-sent event. Other fields and comments stay; an event without its end is
+    left out, as clients do.
+
+    The data of an event is one line then. Empty data and `[DONE]` stay.
+    """
+
+    def __init__(self, change: LineFunction, most: int, refuse: Refuse) -> None:
+        self._change, self._most, self._refuse = change, most, refuse
+        self._pieces: list[bytes] = []  # of the incomplete line, joined once
+        self._event: list[bytes] = []  # lines of the incomplete event
+        self._held = 0
+
+    def feed(self, payload: bytes) -> bytes:
+        self._held += len(payload)
+        if b"\n" not in payload and b"\r" not in payload and not (self._pieces and self._pieces[-1][-1:] == b"\r"):
+            self._pieces.append(payload)
+            self._check_bound()
+            return b""
+        text = b"".join([*self._pieces, payload])
+        out: list[bytes] = []
+        at = 0
+        while (match := _LINE.match(text, at)) is not None:
+            at = match.end()
+            if match[1]:
+                self._event.append(match[1])
+                continue
+            out.append(self._completed())
+            self._held = len(text) - at
+        self._pieces = [text[at:]] if at < len(text) else []
+        self._check_bound()
+        return b"".join(out)
+
+    def _check_bound(self) -> None:
+        if self._held > self._most:
+            raise self._refuse(UnmappableBody(f"an event is longer than {self._most} bytes"))
+
+    def _completed(self) -> bytes:
+        lines, self._event = self._event, []
+        data = [_value(line) for line in lines if line == b"data" or line.startswith(b"data:")]
+        text = b"\n".join(data)
+        if len(text) > self._most:
+            raise self._refuse(UnmappableBody(f"an event is longer than {self._most} bytes"))
+        if text.strip(b" \t\n") not in (b"", _DONE):
+            try:
+                changed = self._change(text)
+            except UnmappableBody as error:
+                raise self._refuse(error) from error
+            lines = [line for line in lines if not (line == b"data" or line.startswith(b"data:"))]
+            # JSON has no line end outside of strings that would survive: whitespace between values may be one.
+            lines.append(b"data: " + changed.replace(b"\n", b" ").replace(b"\r", b" "))
+        return b"".join([line + b"\n" for line in lines]) + b"\n"
+
+
+def _value(line: bytes) -> bytes:
+    value = line[5:]
+    return value[1:] if value[:1] == b" " else value

@@ -1,0 +1,254 @@
+"""Values that a mapping or template computes: constants, `{variable}` of the request, `{{ expression }}` of the body.
+
+Rule 1: a value is always encoded as JSON here; it never adds a member or an element. Rule 2: a text with a missing
+value is missing as a whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias, final
+
+import msgspec
+import orjson
+
+from fastgw.filters.api import Exchange
+from fastgw.filters.authentication.templates import Unfit, is_known, parse_template, raw_value
+from fastgw.http.json_tree import Node, opened, rendered, text_of, value_at
+from fastgw.http.strict_json import InvalidJson, parse_json
+
+LONGEST_EXPRESSION: Final = 1000
+"""Maximum number of characters of an expression."""
+DEEPEST_EXPRESSION: Final = 16
+"""Maximum depth of the syntax tree of an expression."""
+LARGEST_VALUE: Final = 1024 * 1024
+"""Maximum bytes of the result of an expression."""
+
+_PIECE: Final = re.compile(r"\{\{(.+?)\}\}(?!\})|\{([^{}]*)\}|[{}]|[^{}]+", re.DOTALL)
+_PARAMETER: Final = re.compile(r"(?:param\.)?[A-Za-z_][A-Za-z0-9_]*").fullmatch
+
+
+class UnmappableBody(ValueError):
+    """A body cannot be mapped. The message is for the log, and has nothing of the body."""
+
+
+@final
+class BodyValues:
+    """A body whose JSON is valid, and the exchange that it belongs to. Parsed once, and only if a value needs it."""
+
+    __slots__ = ("_tree", "_value", "exchange", "text")
+
+    def __init__(self, text: bytes, exchange: Exchange) -> None:
+        self.text, self.exchange = text, exchange
+        self._tree: Node | None = None
+        self._value: Any = self
+
+    def node_at(self, path: tuple[str, ...]) -> bytes | None:
+        """Return the text of the value at a path, as it was written."""
+        if self._tree is None:
+            self._tree = opened(self.text)
+        found = value_at(self._tree, path)
+        return None if found is None else rendered(found)
+
+    @property
+    def value(self) -> Any:
+        if self._value is self:
+            try:
+                self._value = parse_json(self.text)
+            except InvalidJson as error:
+                raise UnmappableBody(str(error)) from error
+        return self._value
+
+
+Maker: TypeAlias = Callable[[BodyValues], "Node | None"]
+"""Function that returns a value as JSON; None: it is missing. Raises `UnmappableBody`."""
+
+
+def compile_value(value: Any, where: str) -> Maker:
+    """Return the function for a value of the configuration, whose strings may have variables and expressions. `where`:
+    name of the setting. Raises `ValueError`.
+    """
+    if isinstance(value, dict):
+        members = [(name, compile_value(each, f"{where}.{name}")) for name, each in value.items()]
+        if not any(map(_is_computed, _strings_in(value))):
+            constant = orjson.dumps(value)
+            return lambda document: constant
+        return lambda document: {name: _or_null(make(document)) for name, make in members}
+    if isinstance(value, list):
+        elements = [compile_value(each, f"{where}.{index}") for index, each in enumerate(value)]
+        return lambda document: [_or_null(make(document)) for make in elements]
+    if not isinstance(value, str):
+        written = msgspec.json.encode(value)
+        return lambda document: written
+    try:
+        return _compile_text(value)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def variables_in(value: Any) -> set[str]:
+    """Return the names of the variables in a value of the configuration that `compile_value` takes."""
+    return {match[2] for text in _strings_in(value) for match in _PIECE.finditer(text) if match[2] is not None}
+
+
+def _strings_in(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for each in inner for text in _strings_in(each)]
+
+
+def _is_computed(text: str) -> bool:
+    return "{" in text or "}" in text
+
+
+def _or_null(node: Node | None) -> Node:
+    return b"null" if node is None else node
+
+
+def _compile_text(text: str) -> Maker:
+    if not _is_computed(text):
+        constant = orjson.dumps(text)
+        return lambda document: constant
+    pieces: list[str | Callable[[BodyValues], Node | str | None]] = []
+    for match in _PIECE.finditer(text):
+        if match[1] is not None:
+            pieces.append(compile_expression(match[1].strip()))
+        elif match[2] is not None:
+            pieces.append(_variable(match[2]))
+        elif match[0] in "{}":
+            raise ValueError(f'"{text}" has a single brace; expected a variable such as {{request_id}}, an expression '
+                             "such as {{ name }}, or {{ '{' }} for a brace")  # fmt: skip
+        else:
+            pieces.append(match[0])
+    if len(pieces) == 1 and not isinstance(only := pieces[0], str):
+        make = only
+        return lambda document: _encoded(make(document))
+
+    def joined(document: BodyValues) -> Node | None:
+        made = ""
+        for piece in pieces:
+            held = piece if isinstance(piece, str) else _plain(piece(document))
+            if held is None:
+                return None
+            made += held
+            if len(made) > LARGEST_VALUE:
+                raise UnmappableBody("a computed text is too long")
+        return orjson.dumps(made)
+
+    return joined
+
+
+def _encoded(held: Node | str | None) -> Node | None:
+    return orjson.dumps(held) if isinstance(held, str) else held
+
+
+def _plain(held: Node | str | None) -> str | None:
+    """Return the text of a value for a position within a text; None: it is missing, or an object or array."""
+    if held is None or isinstance(held, str):
+        return held
+    text = text_of(held)
+    return None if text is None else text.decode()
+
+
+def _variable(name: str) -> Callable[[BodyValues], str | None]:
+    parse_template(f"{{{name}}}")
+    if name.startswith("map."):
+        raise ValueError("{map.…} is for the `headers` filter; expected another variable")
+    if not is_known(name) and not _PARAMETER(name):
+        raise ValueError(f"unknown variable {{{name}}}")
+    raw = raw_value(name)
+
+    def value(document: BodyValues) -> str | None:
+        try:
+            held = raw(document.exchange)
+            return held.decode() if held else None
+        except (Unfit, UnicodeDecodeError) as error:
+            raise UnmappableBody(f"{{{name}}} is not a text in UTF-8") from error
+
+    return value
+
+
+def compile_expression(text: str) -> Callable[[BodyValues], Node | None]:
+    """Return the function for a JMESPath expression, applied to the body as it was received. None: null.
+
+    A plain path (`a.b[0]`) returns the value as it was written; other results are encoded here, with numbers as 64-bit
+    integers or doubles. Raises `ValueError`.
+    """
+    try:
+        import jmespath
+        from jmespath.exceptions import JMESPathError
+    except ModuleNotFoundError as error:
+        raise ValueError("the package jmespath is missing; install fastgw[transform]") from error
+    if len(text) > LONGEST_EXPRESSION:
+        raise ValueError(f"an expression of {len(text)} characters; expected at most {LONGEST_EXPRESSION}")
+    try:
+        compiled = jmespath.compile(text)
+    except (JMESPathError, RecursionError) as error:
+        reason = str(error).partition("\n")[0] if isinstance(error, JMESPathError) else "nested too deeply"
+        raise ValueError(f'"{text}" is not a JMESPath expression: {reason}') from error
+    if _depth(compiled.parsed) > DEEPEST_EXPRESSION:
+        raise ValueError(f'"{text}" is nested too deeply; expected at most {DEEPEST_EXPRESSION} levels')
+    unknown = _unknown_function(compiled.parsed)
+    if unknown:
+        raise ValueError(f'"{text}" calls the unknown function {unknown}()')
+    path = _plain_path(compiled.parsed)
+    if path is not None:
+        steps = path
+        return lambda document: _not_null(document.node_at(steps))
+
+    def evaluate(document: BodyValues) -> Node | None:
+        try:
+            result = compiled.search(document.value)
+            if result is None:
+                return None
+            made = orjson.dumps(result)
+        except (JMESPathError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            if isinstance(error, UnmappableBody):
+                raise
+            # Without the exception's text, which has values of the body.
+            raise UnmappableBody(f"the expression {text!r} failed: {type(error).__name__}") from error
+        if len(made) > LARGEST_VALUE:
+            raise UnmappableBody(f"the result of the expression {text!r} is too large")
+        return made
+
+    return evaluate
+
+
+def _not_null(node: bytes | None) -> bytes | None:
+    return None if node == b"null" else node
+
+
+def _depth(parsed: dict[str, Any]) -> int:
+    return 1 + max(map(_depth, parsed["children"]), default=0)
+
+
+def _unknown_function(parsed: dict[str, Any]) -> str:
+    """Return the name of a function that does not exist; "": there is none."""
+    from jmespath.functions import Functions
+
+    if parsed["type"] == "function_expression" and parsed["value"] not in Functions.FUNCTION_TABLE:
+        return str(parsed["value"])
+    return next(filter(None, map(_unknown_function, parsed["children"])), "")
+
+
+def _plain_path(parsed: dict[str, Any]) -> tuple[str, ...] | None:
+    """Return the names and indexes of an expression that only selects one value; None: it does more."""
+    kind = parsed["type"]
+    if kind == "current" or kind == "identity":
+        return ()
+    if kind == "field":
+        name = parsed["value"]
+        return None if name.isdecimal() else (name,)  # which an index of an array would match, too
+    if kind == "index":
+        return None if parsed["value"] < 0 else (str(parsed["value"]),)
+    if kind not in ("subexpression", "index_expression"):
+        return None
+    steps: tuple[str, ...] = ()
+    for child in parsed["children"]:
+        path = _plain_path(child)
+        if path is None:
+            return None
+        steps += path
+    return steps

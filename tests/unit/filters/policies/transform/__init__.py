@@ -1,0 +1,1 @@
+"""transform: mappings, templates, and the bodies that they change."""

@@ -1,0 +1,274 @@
+"""transform: bodies in, bodies out, and what cannot be transformed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from fastgw.filters.policies.transform import Transform
+from fastgw.testing import ConfigError, Ran, configured, run
+
+JSON = b"application/json"
+
+
+def post(body: bytes, kind: bytes = JSON, lines: bytes = b"", target: bytes = b"/") -> bytes:
+    head = b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n"
+    return head % (target, kind, len(body), lines) + body
+
+
+def ok(body: bytes, kind: bytes = JSON, lines: bytes = b"", status: bytes = b"200 OK") -> bytes:
+    head = b"HTTP/1.1 %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n"
+    return head % (status, kind, len(body), lines) + body
+
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def sent(body: bytes, request: bytes | None = None, **rules: Any) -> bytes:
+    """Return the body that the upstream gets for a request with this body."""
+    ran = run(configured(Transform, request={"json": rules}), request or post(body))
+    assert ran.passed, ran.why
+    assert ran.sent_fields.get(b"content-length") == b"%d" % len(ran.sent_body)
+    return ran.sent_body
+
+
+def answered(response: bytes, request: bytes = GET, **change: Any) -> Ran:
+    return run(configured(Transform, response=change), request, response=response)
+
+
+@pytest.mark.parametrize(
+    ("rules", "body", "mapped"),
+    [
+        ({"allow": ["a", "b.c"]}, b'{"a": 1.10, "b": {"c": 2, "d": 3}, "e": 4}', b'{"a":1.10,"b":{"c":2}}'),
+        ({"allow": ["b.c"]}, b'{"b": {"d": 3}, "e": 4}', b"{}"),
+        ({"allow": ["b.c"]}, b'{"b": [1]}', b"{}"),
+        ({"allow": ["l.*.x"]}, b'{"l": [{"x": 1, "y": 2}, 5, {}]}', b'{"l":[{"x":1},{}]}'),
+        ({"allow": ["*.x", "b.y"]}, b'{"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 4}}',
+         b'{"a":{"x":1},"b":{"x":3,"y":4}}'),
+        ({"allow": ["*.x"]}, b'[{"x": 1, "y": 2}, [3]]', b'[{"x":1}]'),
+        ({"deny": ["a", "b.c", "l.*.x"]}, b'{"a":1,"b":{"c":2,"d":3},"l":[{"x":1,"y":2},7]}',
+         b'{"b":{"d":3},"l":[{"y":2},7]}'),
+        ({"allow": ["b"], "deny": ["b.c"]}, b'{"a":1,"b":{"c":2,"d":3}}', b'{"b":{"d":3}}'),
+        ({"rename": {"a": "b"}}, b'{"x":0,"a":1,"b":2}', b'{"x":0,"b":1}'),
+        ({"rename": {"a": "b", "b": "a"}}, b'{"a":1,"b":2}', b'{"b":1,"a":2}'),
+        ({"rename": {"l.*.a": "b", "l": "m"}}, b'{"l":[{"a":1},{"c":2}]}', b'{"m":[{"b":1},{"c":2}]}'),
+        ({"move": {"a.b": "c.d"}}, b'{"a":{"b":12345678901234567890123}}',
+         b'{"a":{},"c":{"d":12345678901234567890123}}'),
+        ({"move": {"a": "a.b"}}, b'{"a":1}', b'{"a":{"b":1}}'),
+        ({"move": {"l.*.a.b": "l.*.c"}}, b'{"l":[{"a":{"b":1}},{"a":{"b":2}}]}',
+         b'{"l":[{"a":{},"c":1},{"a":{},"c":2}]}'),
+        ({"move": {"a.*": "b.*.v"}}, b'{"a":{"x":1,"y":2}}', b'{"a":{},"b":{"x":{"v":1},"y":{"v":2}}}'),
+        ({"default": {"a": 9, "b.c": [1, {"d": None}]}}, b'{"a":null}', b'{"a":null,"b":{"c":[1,{"d":null}]}}'),
+        ({"set": {"a": True, "l.*.x": "t"}}, b'{"a":1,"l":[{},3]}', b'{"a":true,"l":[{"x":"t"},3]}'),
+        ({"set": {"a.b": 1}}, b'{"a":"text"}', b'{"a":"text"}'),
+        ({"wrap": "items", "allow": ["items.*.x"]}, b' [{"x":1,"y":2}] ', b'{"items":[{"x":1}]}'),
+        ({"wrap": "items"}, b'{"a":1}', b'{"a":1}'),
+        ({"group": "data"}, b'[1, 2]', b'{"data":[1, 2]}'),
+        ({"set": {"n": "{{ length(l) }}", "f": "{{ l[0] }}", "t": "{{ l[0] }} of {{ x.y }}"}},
+         b'{"l":[1.10,2],"x":{"y":"\xc3\xa9\\""}}',
+         b'{"l":[1.10,2],"x":{"y":"\xc3\xa9\\""},"n":2,"f":1.10,"t":"1.10 of \xc3\xa9\\""}'),
+        ({"set": {"a": "{{ gone }}", "b": "x{{ gone }}", "c": "{{ '{' }}"}}, b'{"a":1}', b'{"a":1,"c":"{"}'),
+        ({"deny": ["s"], "set": {"k": "{{ s.k }}"}}, b'{"s":{"k":[1, 2]}}', b'{"k":[1, 2]}'),
+        ({"set": {"m": "{method}", "q": "{query.q}", "h": "{header.x-a}-"}}, b"{}", b'{"m":"POST"}'),
+    ],
+)  # fmt: skip
+def test_rules(rules: dict[str, Any], body: bytes, mapped: bytes) -> None:
+    assert sent(body, **rules) == mapped
+
+
+def test_values_of_the_request_are_texts_and_cannot_add_members() -> None:
+    request = post(b"{}", target=b"/?q=%22,%22admin%22:true")
+    ran = run(configured(Transform, request={"json": {"set": {"q": "<{query.q}>"}}}), request)
+    assert json.loads(ran.sent_body) == {"q": '<","admin":true>'}
+
+
+def test_claims_that_are_no_text_refuse_the_request() -> None:
+    transform = configured(Transform, request={"json": {"set": {"q": "{query.q}"}}})
+    assert run(transform, post(b"{}", target=b"/?q=%ff")).fault == "bad_request"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":1,"a":2}',
+        b'{"x":{"a":1,"\\u0061":2}}',
+        b'\xef\xbb\xbf{"a":1}',
+        b'{"a":"\xff"}',
+        b'{"a":"\\ud800"}',
+        b'{"a":NaN}',
+        b'{"a":01}',
+        b'{"a":1}x',
+        b'{"a":1',
+        b'{"a":"\n"}',
+        b'"text"',
+        b"[" * 100_000,
+        b'{"a":' * 20_000 + b"1" + b"}" * 20_000,
+        '{"a":1}'.encode("utf-16"),
+    ],
+)
+@pytest.mark.parametrize(
+    "rules", [{"json": {"allow": ["b"]}}, {"json": {"set": {"b": 1}}}, {"template": {"b": "{{ b }}"}}]
+)
+def test_bodies_with_more_than_one_meaning_are_refused(body: bytes, rules: dict[str, Any]) -> None:
+    ran = run(configured(Transform, request=rules), post(body))
+    assert (ran.status, ran.fault, ran.passed) == (400, "bad_request", False)
+    assert b"application/problem+json" in ran.received
+    ran = answered(ok(body), **rules)
+    assert (ran.status, ran.fault) == (502, "upstream_malformed")
+    assert ran.why.startswith("transform: ")
+
+
+def test_a_template_builds_the_body() -> None:
+    template = {"id": "{{ user.id }}", "names": ["{{ user.name }}", "x{{ user.id }}"], "all": "{{ tags[?@ != 'b'] }}",
+                "v": 2, "none": "{{ gone }}", "route": "{route}"}  # fmt: skip
+    body = b'{"user":{"id":1.10,"name":"A\\u0022"},"tags":["a","b"]}'
+    ran = answered(ok(body), template=template)
+    assert ran.body == b'{"id":1.10,"names":["A\\u0022","x1.10"],"all":["a"],"v":2,"none":null,"route":"test"}'
+    assert ran.fields.get(b"content-length") == b"%d" % len(ran.body)
+
+
+def test_header_fields_that_described_the_received_body_are_dropped() -> None:
+    lines = b'ETag: "v1"\r\nAccept-Ranges: bytes\r\nContent-Digest: sha-256=:AA==:\r\n'
+    request = b"GET / HTTP/1.1\r\nHost: a\r\nRange: bytes=0-3\r\nAccept-Encoding: gzip\r\n\r\n"
+    ran = answered(ok(b'{"a":1,"s":2}', lines=lines), request, json={"deny": ["s"]})
+    assert ran.body == b'{"a":1}'
+    assert ran.fields.get_all(b"etag") == [b'W/"v1"']
+    assert not ran.fields.get_all(b"accept-ranges") + ran.fields.get_all(b"content-digest")
+    assert ran.sent_fields.get_all(b"accept-encoding") == [b"identity"]
+    assert not ran.sent_fields.get_all(b"range")
+
+
+def test_head_and_not_modified_are_told_the_same() -> None:
+    lines = b'ETag: "v1"\r\n'
+    head = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\nETag: "v1"\r\n\r\n'
+    ran = answered(head, b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n", json={"deny": ["s"]})
+    assert (ran.status, ran.fields.get(b"etag"), ran.fields.get_all(b"content-length")) == (200, b'W/"v1"', [])
+    ran = answered(b"HTTP/1.1 304 Not Modified\r\n" + lines + b"\r\n", json={"deny": ["s"]})
+    assert (ran.status, ran.fields.get(b"etag")) == (304, b'W/"v1"')
+    ran = answered(b"HTTP/1.1 204 No Content\r\n" + lines + b"\r\n", json={"deny": ["s"]})
+    assert (ran.status, ran.fields.get(b"etag")) == (204, b'"v1"')
+
+
+@pytest.mark.parametrize(
+    ("response", "why"),
+    [
+        (ok(b"{}", lines=b"Content-Encoding: gzip\r\n"), "content coding"),
+        (ok(b"{}", status=b"206 Partial Content", lines=b"Content-Range: bytes 0-1/9\r\n"), "a part of the content"),
+        (ok(b'{"a":"' + b"x" * 1000 + b'"}'), "more than 1000 bytes"),
+    ],
+)
+def test_responses_that_cannot_be_transformed(response: bytes, why: str) -> None:
+    ran = answered(response, json={"deny": ["s"]}, max_bytes="1000B")
+    assert (ran.status, why in ran.why) == (502, True)
+    assert b"xxx" not in ran.received
+
+
+def test_requests_that_cannot_be_transformed() -> None:
+    transform = configured(Transform, request={"json": {"deny": ["s"]}, "max_bytes": "100B"})
+    assert run(transform, post(b'{"a":"' + b"x" * 100 + b'"}')).status == 413
+    assert run(transform, post(b"{}", lines=b"Content-Encoding: gzip\r\n")).status == 415
+    assert run(transform, post(b"{}" + b" " * 98)).sent_body == b"{}"
+
+
+def test_other_types_and_statuses() -> None:
+    text = ok(b'{"s":1}', b"text/plain", lines=b'ETag: "v1"\r\n')
+    ran = answered(text, json={"deny": ["s"]})
+    assert (ran.body, ran.fields.get(b"etag")) == (b'{"s":1}', b'"v1"')
+    assert answered(text, json={"deny": ["s"]}, other_types="refuse").status == 502
+    error = ok(b'{"s":1}', status=b"404 Not Found")
+    assert answered(error, json={"deny": ["s"]}).body == b'{"s":1}'
+    assert answered(error, json={"deny": ["s"]}, statuses=["200-499"]).body == b"{}"
+    refusing = configured(Transform, request={"json": {"deny": ["s"]}, "other_types": "refuse"})
+    assert run(refusing, post(b"x", b"text/plain")).status == 415
+    assert run(refusing, GET).passed
+    passing = configured(Transform, request={"json": {"deny": ["s"]}})
+    assert run(passing, post(b"\x00\x00\x00\x00\x00", b"application/grpc+json")).sent_body == b"\x00\x00\x00\x00\x00"
+
+
+def test_forms() -> None:
+    to_json = configured(Transform, request={"input": "form", "json": {"set": {"v": 1}}})
+    ran = run(to_json, post(b"a=1+2&b=%C3%A9&b=&c&", b"application/x-www-form-urlencoded"))
+    assert ran.sent_body == b'{"a":"1 2","b":["\xc3\xa9",""],"c":"","v":1}'
+    assert ran.sent_fields.get_all(b"content-type") == [b"application/json"]
+    to_form = configured(Transform, request={"output": "form", "json": {"deny": ["s"]}})
+    ran = run(to_form, post(b'{"a":"x&y","n":1.10,"l":[true,"z"],"no":null,"s":{}}'))
+    assert ran.sent_body == b"a=x%26y&n=1.10&l=true&l=z"
+    assert ran.sent_fields.get_all(b"content-type") == [b"application/x-www-form-urlencoded"]
+    assert run(to_form, post(b'{"a":{"b":1}}')).status == 400
+    for body in (b"a=%zz", b"a=%f", b"a=%ff", b"&".join([b"a=1"] * 1001)):
+        assert run(to_json, post(body, b"application/x-www-form-urlencoded")).status == 400, body
+
+
+EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+LINES = EVENTS.replace(b"text/event-stream", b"application/x-ndjson")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_events_and_lines_are_mapped_one_by_one(size: int) -> None:
+    stream = (
+        b': hi\n\nid: 1\ndata: {"a":1,\ndata: "s":2}\n\nevent: e\r\ndata:{"s":1}\r\n\r\ndata: [DONE]\n\ndata: {"cut'
+    )
+    pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+    ran = run(configured(Transform, response={"json": {"deny": ["s"]}}), GET, response=[EVENTS, *pieces])
+    assert ran.body == b': hi\n\nid: 1\ndata: {"a":1}\n\nevent: e\ndata: {}\n\ndata: [DONE]\n\n'
+    stream = b'{"a":1.10,"s":1}\n\n{"s":2}\r\n{"a":[1]}'
+    pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+    ran = run(configured(Transform, response={"json": {"deny": ["s"]}}), GET, response=[LINES, *pieces])
+    assert ran.body == b'{"a":1.10}\n\n{}\n{"a":[1]}'
+
+
+@pytest.mark.parametrize("head", [EVENTS, LINES])
+def test_a_stream_is_cut_off_at_what_cannot_be_mapped(head: bytes) -> None:
+    mark = b"data: " if head == EVENTS else b""
+    for bad in (b'{"a":1,"a":2}\n\n', b"x" * 200, b"x" * 200 + b"\n\n", b"{\n\n"):
+        response = [head, mark + b'{"a":1}\n\n', mark + bad]
+        ran = run(
+            configured(Transform, response={"json": {"deny": ["s"]}, "max_bytes": "100B"}), GET, response=response
+        )
+        assert b'{"a":1}\n' in ran.received
+        assert b"xxx" not in ran.received
+        assert not ran.received.endswith(b"0\r\n\r\n")
+        assert ran.why.startswith("transform: ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({}, "expected `request` or `response`"),
+        ({"request": {}}, "expected `json` or `template`"),
+        ({"request": {"json": {}}}, "expected at least one of wrap"),
+        ({"request": {"json": {"allow": ["a"]}, "template": {}}}, "mutually exclusive"),
+        ({"request": {"json": {"allow": ["a..b"]}}}, "empty step"),
+        ({"request": {"json": {"set": {"a.*": 1}}}}, "ends with `*`"),
+        ({"request": {"json": {"move": {"a.*.b": "c.*.*.d"}}}}, "has more `*`"),
+        ({"request": {"json": {"rename": {"a": "c", "b": "c"}}}}, "same name"),
+        ({"request": {"json": {"deny": ["a"], "rename": {"a.b": "c"}}}}, "never exists"),
+        ({"request": {"json": {"allow": ["x"], "rename": {"a": "c"}}}}, "never exists"),
+        ({"request": {"json": {"set": {"a": "{{ a. }}"}}}}, "not a JMESPath expression"),
+        ({"request": {"json": {"set": {"a": "{{ nope(a) }}"}}}}, "unknown function nope()"),
+        ({"request": {"json": {"set": {"a": "{nope}"}}}}, "unknown variable {nope}"),
+        ({"request": {"json": {"set": {"a": "{"}}}}, "single brace"),
+        ({"response": {"template": {"a": ["{{ " + "a || " * 300 + "b }}"]}}}, "expected at most 1000"),
+        ({"response": {"template": {"a": "{{ " + "[" * 40 + "a" + "]" * 40 + " }}"}}}, "nested too deeply"),
+        ({"response": {"json": {"deny": ["a"]}, "max_bytes": "1MiB"}}, "max_bytes"),
+    ],
+)
+def test_mistakes(settings: dict[str, Any], error: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        configured(Transform, **settings)
+    assert error in str(raised.value)
+
+
+def test_an_expression_that_fails_says_nothing_of_the_body() -> None:
+    transform = configured(Transform, request={"json": {"set": {"a": "{{ sum(l) }}"}}})
+    ran = run(transform, post(b'{"l":["hidden"]}'))
+    assert (ran.status, "hidden" in ran.why) == (400, False)
+    assert "sum(l)" in ran.why
+
+
+def test_in_shadow_nothing_changes() -> None:
+    transform = configured(Transform, request={"json": {"deny": ["s"]}}, response={"json": {"deny": ["s"]}})
+    ran = run(transform, post(b'{"s":1}'), response=ok(b'{"s":1}'), shadow=True)
+    assert (ran.sent_body, ran.body) == (b'{"s":1}', b'{"s":1}')
