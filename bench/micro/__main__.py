@@ -13,9 +13,9 @@ from bench.micro.timing import Room, time_room
 
 MODULES = (
     "framing", "routing", "balance", "health", "chain", "filters", "tokens", "asking", "splice", "body", "frames",
-    "observe", "cells", "limits", "quotas", "cache_store", "exchange", "http2", "policies", "egress",
+    "observe", "cells", "limits", "quotas", "cache_store", "exchange", "response_cache", "http2", "policies", "egress",
 )  # fmt: skip
-"""Modules in the order of a request's path; the last three are whole requests."""
+"""Modules in the order of a request's path; the last five are whole requests."""
 
 
 def main(

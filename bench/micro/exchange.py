@@ -133,9 +133,11 @@ class Plane:
         self._gateway = gateway
         self._observer.start()
         self._ground.start()
-        services = Services(self._ground, Fetcher(self._ground), self._feeds, own_table(), own_counts())
-        gateway.start(services, column)
+        gateway.start(self.services(self._ground), column)
         self.client = self._accepted()
+
+    def services(self, worker_loop: WorkerLoop) -> Services:
+        return Services(worker_loop, Fetcher(worker_loop), self._feeds, own_table(), own_counts())
 
     def _accepted(self) -> Transport:
         """Return a client connection."""

@@ -14,10 +14,13 @@ _MONTHS: Final = b"jan feb mar apr may jun jul aug sep oct nov dec".split()
 _MONTH: Final = rb"(?P<month>" + b"|".join(_MONTHS) + rb")"
 _TIME: Final = rb"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
 
-_FORMS: Final = tuple(
+_FIXDATE: Final = re.compile(
+    _DAYS + rb", (?P<day>[0-9]{2}) " + _MONTH + rb" (?P<year>[0-9]{4}) " + _TIME + rb" GMT", re.IGNORECASE
+)
+_FIXDATE_BYTES: Final = 29
+_OTHER_FORMS: Final = tuple(
     re.compile(form, re.IGNORECASE)
     for form in (
-        _DAYS + rb", (?P<day>[0-9]{2}) " + _MONTH + rb" (?P<year>[0-9]{4}) " + _TIME + rb" GMT",  # IMF-fixdate
         _LONG_DAYS + rb", (?P<day>[0-9]{2})-" + _MONTH + rb"-(?P<year>[0-9]{2}) " + _TIME + rb" GMT",  # RFC 850
         _DAYS + rb" " + _MONTH + rb" (?P<day>[0-9 ][0-9]) " + _TIME + rb" (?P<year>[0-9]{4})",  # asctime
     )
@@ -31,25 +34,40 @@ def parse_date(value: bytes, now: float) -> int | None:
     zones are refused. The name of the day is not compared with the date. `now`: seconds since the epoch; a year of two
     digits that would be more than 50 years later is in the past.
     """
-    for form in _FORMS:
+    if len(value) == _FIXDATE_BYTES and (seconds := _parse_fixdate(value)) is not None:
+        return seconds
+    for form in _OTHER_FORMS:
         found = form.fullmatch(value)
         if found is None:
             continue
-        year, month = int(found["year"]), _MONTHS.index(found["month"].lower()) + 1
-        hour, minute, second = int(found["hour"]), int(found["minute"]), int(found["second"])
+        year = int(found["year"])
         if len(found["year"]) == 2:
             this_year = gmtime(now).tm_year
             year += this_year - this_year % 100
             if year > this_year + 50:
                 year -= 100
-        if hour > 23 or minute > 59 or second > 60:  # 60: a leap second
-            return None
-        try:
-            date(year, month, int(found["day"]))
-        except ValueError:
-            return None
-        return timegm((year, month, int(found["day"]), hour, minute, second))
+        return _seconds_of(found, year)
     return None
+
+
+@lru_cache(maxsize=1024)
+def _parse_fixdate(value: bytes) -> int | None:
+    # PERF: 0.1 us for a date that was parsed before, 4 without (CPython 3.11): `Date` is that of the second.
+    found = _FIXDATE.fullmatch(value)
+    return None if found is None else _seconds_of(found, int(found["year"]))
+
+
+def _seconds_of(found: re.Match[bytes], year: int) -> int | None:
+    """Return the seconds since the epoch of the parts of a date; None: there is no such date."""
+    month = _MONTHS.index(found["month"].lower()) + 1
+    hour, minute, second = int(found["hour"]), int(found["minute"]), int(found["second"])
+    if hour > 23 or minute > 59 or second > 60:  # 60: a leap second
+        return None
+    try:
+        date(year, month, int(found["day"]))
+    except ValueError:
+        return None
+    return timegm((year, month, int(found["day"]), hour, minute, second))
 
 
 @lru_cache(maxsize=1024)

@@ -4,9 +4,9 @@ Safe by default: a response that depends on the identity of its client (`Authori
 `Set-Cookie`, cookies) is only stored for others if it says so, or if the key has that identity.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum, IntEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
@@ -17,7 +17,8 @@ from fastgw.http.caching.records import StoredHead
 from fastgw.http.caching.vary import find_varying
 from fastgw.http.dates import parse_date
 from fastgw.http.field_names import HOP_BY_HOP
-from fastgw.http.messages import RequestHead
+from fastgw.http.http1.serializer import end_to_end
+from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.preconditions import parse_entity_tags
 
 NOT_STORED: Final = HOP_BY_HOP | {b"age", b"proxy-authentication-info", b"trailer"}
@@ -94,10 +95,14 @@ class RequestIdentity(IntEnum):
     """A filter has authenticated the client."""
 
 
+def _render_fields(response: ReceivedHead, dropped: frozenset[bytes]) -> bytes:
+    return response.fields().render(dropped)
+
+
 def decide_storing(
     request: RequestHead,
     directives: RequestDirectives,
-    response: ReceivedHead,
+    response: ResponseHead,
     policy: StorePolicy,
     times: Times,
     *,
@@ -119,21 +124,26 @@ def decide_storing(
         elif request.first(b"authorization") is not None:
             identity = RequestIdentity.AUTHORIZATION
     cookies = request.first(b"cookie") is not None and not policy.cookies_in_key
-    return decide_storing_for(identity, cookies, response, policy, times)
+    return decide_storing_for(identity, cookies, response, policy, times, end_to_end)
 
 
 def decide_storing_for(
-    identity: RequestIdentity, cookies: bool, response: ReceivedHead, policy: StorePolicy, times: Times
+    identity: RequestIdentity,
+    cookies: bool,
+    response: ReceivedHead,
+    policy: StorePolicy,
+    times: Times,
+    render: Callable[[Any, frozenset[bytes]], bytes] = _render_fields,
 ) -> StoredHead | Unstorable:
     """Return the record for a response, or why it may not be stored, if nothing in the request forbids it.
 
     `identity`: what the request had that the key does not have. `cookies`: whether it had cookies that the key does
-    not have.
+    not have. `render`: returns the field lines of the response without those that are hop-by-hop and those named.
     """
     status, stated = response.status, parse_response(response, policy.targets)
     if (refusal := _find_prohibition(response, stated, identity)) is not None:
         return refusal
-    dropped = NOT_STORED.union(stated.no_cache_fields)
+    dropped = NOT_STORED.union(stated.no_cache_fields) if stated.no_cache_fields else NOT_STORED
     if not policy.store_set_cookie and b"set-cookie" not in dropped and response.first(b"set-cookie") is not None:
         return Unstorable.SET_COOKIE
     vary = find_varying(response.values(b"vary"))
@@ -168,7 +178,7 @@ def decide_storing_for(
     return StoredHead(
         status=status,
         reason=response.reason,
-        lines=response.fields().render(dropped),
+        lines=render(response, dropped),
         stored_date=times.response_date,
         initial_age=age,
         lifetime=lifetime,

@@ -21,7 +21,7 @@ cdef uint32_t _REQUEST_ID = bits_of((splice.REQUEST_ID,))
 
 cdef enum:
     MOST_KEPT = 64
-    MOST_SOUGHT = 16
+    MOST_SOUGHT = 64
     MOST_CUTS = 128
 
 cdef struct Cut:

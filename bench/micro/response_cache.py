@@ -1,0 +1,88 @@
+"""Whole requests of a route with `cache`: hits, misses that are stored and that are not, and the same without a cache."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from bench.micro.exchange import Plane, configuration
+from bench.micro.timing import Room
+from fastgw.cache.shared.layout import CacheMemory
+from fastgw.cache.shared.shared_store import SharedStore
+from fastgw.eventloop.worker_loop import WorkerLoop
+from fastgw.filters.api import Services
+
+MEMORY = 64 * 1024**2
+BODY = bytes(1024)
+NUMBER = b"00000000"
+REQUEST = (
+    b"GET /svc1/v1/items/%b HTTP/1.1\r\nHost: api.example.com\r\n"
+    b"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0 Safari/537.36\r\n"
+    b"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8\r\n"
+    b"Accept-Language: en-GB,en;q=0.9\r\nAccept-Encoding: gzip, deflate, br, zstd\r\nConnection: keep-alive\r\n"
+    b"Referer: https://www.example.com/catalogue/list\r\nX-Request-Id: 0123456789abcdef0123456789abcdef\r\n\r\n"
+) % NUMBER
+AT = REQUEST.index(NUMBER)
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Mon, 06 Jul 2026 12:00:00 GMT\r\nContent-Type: application/json\r\n"
+    b'Content-Length: %d\r\nConnection: keep-alive\r\nCache-Control: %%b\r\nETag: "0123456789abcdef"\r\n'
+    b"X-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\n%%b\r\n%b"
+) % (len(BODY), BODY)
+PUBLIC = b"public, max-age=86400000"
+VARY = b"Vary: Accept-Encoding\r\n"
+CACHED: Mapping[str, Any] = {"cache": {}}
+
+
+class CachePlane(Plane):
+    """A data plane with a store that no other process has."""
+
+    def services(self, worker_loop: WorkerLoop) -> Services:
+        store = SharedStore(CacheMemory(MEMORY), 1, worker_loop.loop, {}, MEMORY)
+        return super().services(worker_loop)._replace(caches=lambda name: store)
+
+
+def rooms() -> Iterator[Room]:
+    stored = ANSWER % (PUBLIC, b"")
+    yield from _misses("without a cache", stored, {})
+    yield from _misses("a miss that is stored", stored, CACHED)
+    yield from _misses("a miss that is stored, Vary", ANSWER % (PUBLIC, VARY), CACHED)
+    yield from _misses("a miss that is not stored", ANSWER % (b"private", b""), CACHED)
+    yield from _misses("a bypass", stored, {"cache": {"bypass": {"header": "X-Request-Id"}}})
+    yield from _hits("a hit", stored, CACHED)
+    yield from _hits("a hit, Vary", ANSWER % (PUBLIC, VARY), CACHED)
+    yield from _hits("a hit, header in the key", stored, {"cache": {"key": {"headers": ["Accept-Language"]}}})
+    yield from _hits("a hit behind headers", stored, {**CACHED, "headers": {"response": {"set": {"X-A": "b"}}}})
+
+
+def _misses(name: str, answer: bytes, filters: Mapping[str, Any]) -> Iterator[Room]:
+    """Return a microbenchmark whose requests are for another URL each."""
+    numbers, request = count(1), bytearray(REQUEST)
+    with TemporaryDirectory() as folder, closing(CachePlane(Path(folder), _configuration(filters))) as plane:
+
+        def miss(response: bytes) -> None:
+            request[AT : AT + len(NUMBER)] = b"%08d" % next(numbers)
+            plane.exchange((request, response))
+
+        plane.connect(REQUEST, answer)
+        yield Room(name, miss, [answer], plane.turn)
+
+
+def _hits(name: str, answer: bytes, filters: Mapping[str, Any]) -> Iterator[Room]:
+    with TemporaryDirectory() as folder, closing(CachePlane(Path(folder), _configuration(filters))) as plane:
+
+        def hit(request: bytes) -> None:
+            plane.client.receive(request)
+            plane.client.written.clear()
+
+        plane.connect(REQUEST, answer)
+        yield Room(name, hit, [REQUEST], plane.turn)
+        assert not plane.upstream.written
+
+
+def _configuration(filters: Mapping[str, Any]) -> dict[str, Any]:
+    made = configuration()
+    for route in made["routes"]:
+        route["filters"] = filters
+    return made
