@@ -1,6 +1,6 @@
 """Whole requests of a route with `cache`: hits, misses that are stored and that are not, and the same without a cache."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from itertools import count
 from pathlib import Path

@@ -51,24 +51,34 @@ def decoded_name(parameter: bytes) -> bytes:
     return unquote_to_bytes(parameter.partition(b"=")[0].replace(b"+", b" "))
 
 
-def primary_key(
-    *,
-    scheme: bytes,
-    authority: bytes,
-    path: bytes,
-    query: bytes | None,
-    upstream: bytes,
-    parts: Sequence[bytes | None] = (),
+def resource_text(
+    *, scheme: bytes, authority: bytes, path: bytes, upstream: bytes, parts: Sequence[bytes | None] = ()
 ) -> bytes:
-    """Return the key of a resource: `KEY_BYTES` of a hash.
+    """Return what the keys of a resource have in common, in a form in which no two resources are equal.
 
     `scheme`, `authority`: as clients see them, normalized; without the listener's port. `path`: raw path as it is
-    forwarded. `query`: of `filter_query`. `upstream`: name of the upstream (of a split, the one that was chosen).
-    `parts`: values of headers and cookies in the key, and identities; None: the request has none. HEAD and GET have
-    the same key.
+    forwarded. `upstream`: name of the upstream (of a split, the one that was chosen). `parts`: values of headers and
+    cookies in the key, and identities; None: the request has none.
     """
-    digest = blake2b(digest_size=KEY_BYTES, person=b"fastgw-primary")
-    for part in (scheme, authority, path, query, upstream, *parts):
-        # Lengths, so that no part can pass for the beginning of the next one; a missing part is not an empty one.
-        digest.update(b"-" if part is None else b"%d:%b" % (len(part), part))
-    return digest.digest()
+    return b"%d:%b%d:%b%d:%b%d:%b%b/" % (
+        *(len(scheme), scheme, len(authority), authority, len(path), path, len(upstream), upstream),
+        b"".join([_part(part) for part in parts]),
+    )
+
+
+def primary_key(resource: bytes, query: bytes | None) -> bytes:
+    """Return the key of a resource with a query: `KEY_BYTES` of a hash. HEAD and GET have the same key.
+
+    `resource`: of `resource_text`. `query`: of `filter_query`.
+    """
+    return blake2b(resource + _part(query), digest_size=KEY_BYTES, person=b"fastgw-primary").digest()
+
+
+def search_key(resource: bytes) -> bytes:
+    """Return the key of the rule by which queries of a resource are equal (`SearchRecord`)."""
+    return blake2b(resource, digest_size=KEY_BYTES, person=b"fastgw-search-of").digest()
+
+
+def _part(part: bytes | None) -> bytes:
+    # Lengths, so that no part can pass for the beginning of the next one; a missing part is not an empty one.
+    return b"-" if part is None else b"%d:%b" % (len(part), part)

@@ -7,10 +7,11 @@ from fastgw.cache.store import KeyWatch, Lease, Refusal, StoredObject
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange
 from fastgw.filters.policies.cache.fetch import Fetch
-from fastgw.filters.policies.cache.policy import CachePolicy, ForwardedFields
+from fastgw.filters.policies.cache.policy import CachePolicy, ForwardedFields, client_origin, client_url
 from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
 from fastgw.http.caching.directives import parse_request
+from fastgw.http.caching.keys import primary_key, search_key
 from fastgw.http.caching.no_vary_search import SearchVariance, equivalent_key
 from fastgw.http.caching.records import SearchRecord, StoredHead, VariantsRecord, decode_record
 from fastgw.http.caching.reuse import Decision, Reuse, Trouble, decide_reuse, find_age, may_send_stale
@@ -32,6 +33,9 @@ class CachedRequest:
     __slots__ = (
         "_fields",
         "_has_waited",
+        "_origin",
+        "_resource",
+        "_search_key",
         "_timer",
         "_watch",
         "_watched",
@@ -52,7 +56,10 @@ class CachedRequest:
         self.policy, self.exchange, self.forward = policy, exchange, forward
         self.directives = parse_request(exchange.head)
         self.query = policy.query_of(exchange)
-        self.exact = self.primary = self.key = policy.key_of(exchange, forward, self.query)
+        self._origin = client_origin(exchange)
+        self._resource = policy.resource_of(exchange, forward, self._origin)
+        self.exact = self.primary = self.key = primary_key(self._resource, self.query)
+        self._search_key: bytes | None = None
         self.rule: SearchVariance | None = None
         self.variants: VariantsRecord | None = None
         self._fields: ForwardedFields | None = None
@@ -74,11 +81,15 @@ class CachedRequest:
 
     @property
     def search_key(self) -> bytes:
-        return self.policy.search_key_of(self.exchange, self.forward)
+        """Key of the rule of `No-Vary-Search` that the path may have."""
+        key = self._search_key
+        if key is None:
+            key = self._search_key = search_key(self._resource)
+        return key
 
     @property
     def url(self) -> bytes:
-        return self.policy.url_of(self.exchange, self.query)
+        return client_url(self._origin, self.exchange.path, self.query)
 
     @property
     def is_authenticated(self) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from time import time
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from msgspec import structs
 
@@ -13,7 +13,7 @@ from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.request_keys import cookies_named
 from fastgw.filters.policies.cache.ready_answers import ReadyAnswers, ReadyMemory
 from fastgw.forwarded_headers import client_authority, client_scheme
-from fastgw.http.caching.keys import QueryRule, filter_query, primary_key
+from fastgw.http.caching.keys import QueryRule, filter_query, resource_text
 from fastgw.http.caching.storing import StorePolicy
 from fastgw.http.caching.validation import CONDITIONS
 from fastgw.http.caching.vary import normalized_value
@@ -27,7 +27,6 @@ UNKEYED: Final = frozenset(
 )
 """Headers of clients that change what an upstream answers without being in the key: with them one client could choose
 what others get (cache poisoning). The last two describe a body, which is not forwarded either."""
-_SEARCH: Final = (b"no-vary-search",)
 _PORTS: Final[Mapping[bytes, bytes]] = {b"http": b":80", b"https": b":443"}
 
 
@@ -129,17 +128,12 @@ class CachePolicy:
         sent = exchange.query_sent
         return filter_query(exchange.head.query if sent is UNCHANGED_QUERY else sent, self.query_rule)
 
-    def search_key_of(self, exchange: Exchange, forward: Forward) -> bytes:
-        """Return the key of the rule by which queries of this path are equal (`SearchRecord`)."""
-        return self.key_of(exchange, forward, None, _SEARCH)
-
-    def key_of(self, exchange: Exchange, forward: Forward, query: bytes | None, more: tuple[bytes, ...] = ()) -> bytes:
-        """Return the primary key of a request: what was routed, and what is forwarded.
+    def resource_of(self, exchange: Exchange, forward: Forward, origin: "ClientOrigin") -> bytes:
+        """Return what the keys of a request have in common: what was routed, and what is forwarded, but for the query.
 
         The filters of another route may send other headers to the same URL of the upstream, so its name is a part.
         """
         head, peer = exchange.head, exchange.peer
-        scheme, authority = client_scheme(head, peer), _authority_of(exchange)
         route = exchange.route
         parts: list[bytes | None] = [None if route is None else route.name.encode()]
         if self.key_headers or self.key_cookies:
@@ -150,27 +144,38 @@ class CachePolicy:
             parts.append(None if exchange.consumer is None else exchange.consumer.name.encode())
         if peer.trusted and head.forwarded:  # they reach the upstream as the trusted proxy has sent them
             parts += (head.first(name) for name in (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port"))
-        path = exchange.path if forward.path_of is None else forward.path_of(exchange)
-        return primary_key(
-            scheme=scheme,
-            authority=authority,
-            path=path,
-            query=query,
+        return resource_text(
+            scheme=origin.scheme,
+            authority=origin.authority,
+            path=exchange.path if forward.path_of is None else forward.path_of(exchange),
             upstream=forward.upstream.name.encode(),
-            parts=(*parts, *more),
+            parts=parts,
         )
 
     def url_of(self, exchange: Exchange, query: bytes | None) -> bytes:
         """Return the URL as clients see it, for purges: without the listener's port, the path in its normal form."""
-        head = exchange.head
-        url = b"%b://%b%b" % (client_scheme(head, exchange.peer), _authority_of(exchange), exchange.path)
-        return url if query is None else b"%b?%b" % (url, query)
+        return client_url(client_origin(exchange), exchange.path, query)
 
 
-def _authority_of(exchange: Exchange) -> bytes:
-    """Return the host that the client has requested, with its port unless it is that of the listener or the scheme."""
-    peer = exchange.peer
-    authority = client_authority(exchange.head, peer)
+class ClientOrigin(NamedTuple):
+    """Origin that a client has requested. `authority`: without the port of the listener or the scheme."""
+
+    scheme: bytes
+    authority: bytes
+
+
+def client_origin(exchange: Exchange) -> ClientOrigin:
+    """Return the origin that the client has requested."""
+    head, peer = exchange.head, exchange.peer
+    scheme, authority = client_scheme(head, peer), client_authority(head, peer)
+    if b":" not in authority:
+        return ClientOrigin(scheme, authority)
     if authority.endswith(b":%d" % peer.server_port):
-        return authority.rpartition(b":")[0]
-    return authority.removesuffix(_PORTS[client_scheme(exchange.head, peer)])
+        return ClientOrigin(scheme, authority.rpartition(b":")[0])
+    return ClientOrigin(scheme, authority.removesuffix(_PORTS[scheme]))
+
+
+def client_url(origin: ClientOrigin, path: bytes, query: bytes | None) -> bytes:
+    """Return the URL of a resource for purges. `path`: in its normal form."""
+    url = b"%b://%b%b" % (origin.scheme, origin.authority, path)
+    return url if query is None else b"%b?%b" % (url, query)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fastgw.http.caching.cache_status import Forwarded, add_status, forwarded_status, hit_status
 from fastgw.http.caching.invalidation import find_invalidated, invalidates
-from fastgw.http.caching.keys import NO_QUERY, QueryRule, filter_query, primary_key
+from fastgw.http.caching.keys import NO_QUERY, QueryRule, filter_query, primary_key, resource_text, search_key
 from fastgw.http.caching.no_vary_search import SearchVariance, normalize_query, parse_search_variance
 from fastgw.http.caching.vary import find_varying, join_varying, normalized_value, variant_key
 from fastgw.http.fields import Fields
@@ -41,8 +41,9 @@ def test_the_query_of_the_key_is_the_query_of_the_upstream(
 
 
 def key(**parts: object) -> bytes:
-    whole = {"scheme": b"https", "authority": b"a.test", "path": b"/a", "query": None, "upstream": b"u", **parts}
-    return primary_key(**whole)  # type: ignore[arg-type]
+    whole = {"scheme": b"https", "authority": b"a.test", "path": b"/a", "upstream": b"u", **parts}
+    query = whole.pop("query", None)
+    return primary_key(resource_text(**whole), query)  # type: ignore[arg-type]
 
 
 def test_every_part_of_a_key_counts_and_none_passes_for_another() -> None:
@@ -62,6 +63,7 @@ def test_every_part_of_a_key_counts_and_none_passes_for_another() -> None:
         key(parts=[b"x", b"y"]),
         key(parts=[b"x1:y"]),
     ]
+    keys.append(search_key(resource_text(scheme=b"https", authority=b"a.test", path=b"/a", upstream=b"u")))
     assert len(set(keys)) == len(keys)
     assert {len(each) for each in keys} == {16}
     assert key() == key()
