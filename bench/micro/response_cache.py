@@ -1,4 +1,4 @@
-"""Whole requests of a route with `cache`: hits, misses that are stored and that are not, and the same without a cache."""
+"""Whole requests of a route with `cache`: hits, misses that are stored and that are not; and without a cache."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing

@@ -66,6 +66,10 @@ class Leases:
                 return self._settle(LeaseCell(free, wanted), first, tag)
         return Refusal.NO_SLOT
 
+    def ticks(self, seconds: float) -> tuple[int, int]:
+        """Return the present instant, and a time, as ends of leases are counted."""
+        return self._now(), math.ceil(seconds * _TICKS)
+
     def is_held(self, cell: LeaseCell) -> bool:
         """Whether no other process has taken it."""
         return self._words[cell.at] == cell.word

@@ -1,14 +1,17 @@
 """Objects of a shared store as one worker holds them: those that it has found, and those that it writes."""
 
 from collections.abc import Callable
-from typing import Final, Protocol, final
+from typing import TYPE_CHECKING, Final, Protocol, final
 
 from fastgw.cache.shared import records as words_of
-from fastgw.cache.shared.index import KeyHash, Location, location
-from fastgw.cache.shared.layout import CacheMemory
+from fastgw.cache.shared.index import KeyHash, Location, ObjectIndex, location
+from fastgw.cache.shared.layout import UNIT, CacheMemory
 from fastgw.cache.shared.records import CHUNK_HEADER, Records, RecordStatus
 from fastgw.cache.shared.segments import Queue, Segments
 from fastgw.cache.shared.space import Extent, Space
+
+if TYPE_CHECKING:
+    from fastgw.cache.shared._ordinary import Ordinary
 
 _LEAST_CHUNK: Final = 4096
 _MOST_CHUNK: Final = 256 * 1024
@@ -23,8 +26,10 @@ class StoreParts(Protocol):
     records: Records
     space: Space
     most_bytes: int
+    index: ObjectIndex
+    ordinary: "Ordinary | None"
 
-    def report(self, hash_: KeyHash) -> None:
+    def report(self, key: bytes) -> None:
         """Report a change of a key to all that watch it."""
 
     def remove_entry(self, hash_: KeyHash, where: Location) -> bool:
@@ -127,15 +132,19 @@ class SharedWriter:
         queue: Queue,
         extent: Extent,
         where: Location,
-        hash_: KeyHash,
+        key: bytes,
+        body: int,
+        size: int | None,
         ended: Callable[[], None],
     ) -> None:
-        """`extent`: of the record. `ended`: called at the end."""
+        """`extent`: of the record. `body`: offset of the body from its start. `size`: of the body, as announced.
+        `ended`: called at the end.
+        """
         self._store, self._words, self._queue = store, store.memory.words, queue
-        self._where, self._hash, self._ended = where, hash_, ended
+        self._where, self._key, self._ended, self._announced = where, key, ended, size
         self._at = store.records.at(where.segment, where.offset)
-        body = store.records.parts(self._at).body
-        self._extent, self._extent_at, self._header = extent, self._at, body
+        self._extent, self._extent_at = extent, self._at
+        self._most = store.most_bytes if size is None else min(size, store.most_bytes)
         self._capacity_at, self._next_at = self._at + words_of.CAPACITY, self._at + words_of.NEXT
         self._position = 8 * self._at + body
         self._free = extent.length - body
@@ -148,9 +157,21 @@ class SharedWriter:
     def append(self, data: bytes | bytearray | memoryview) -> bool:
         if not self._goes_on:
             return False
+        store = self._store
+        count = len(data)
+        length = self._length + count
+        if (
+            type(data) is bytes
+            and store.ordinary is not None
+            and length <= self._most
+            and store.ordinary.append(self._at, self._position, self._free, data, length)
+        ):
+            self._position, self._free, self._length = self._position + count, self._free - count, length
+            store.report(self._key)
+            return True
         view = memoryview(data).cast("B")
         length = self._length + len(view)
-        if length > self._store.most_bytes or self._announced(length) < length:
+        if length > self._most:
             self.abort()
             return False
         while view:
@@ -164,45 +185,48 @@ class SharedWriter:
         self._length = length
         self._store.memory.fence()
         self._words[self._at + words_of.LENGTH] = length
-        self._store.report(self._hash)
+        self._store.report(self._key)
         return True
 
     def complete(self) -> bool:
         if not self._goes_on:
             return False
-        if self._announced(self._length) != self._length:
+        if self._announced not in (None, self._length):
             self.abort()
             return False
-        if self._free:
-            self._words[self._capacity_at] -= self._free
-            self._store.space.resize(self._extent, self._extent_at, self._extent.length - self._free)
+        store, free = self._store, self._free
+        if store.ordinary is not None and free < UNIT and self._extent_at == self._at:
+            length, capacity = self._length, self._words[self._capacity_at] - free
+            if store.ordinary.complete(self._at, self._key, self._where.word, length, capacity):
+                self._end()
+                return True
+            free = 0
+        if free:
+            self._words[self._capacity_at] -= free
+            store.space.resize(self._extent, self._extent_at, self._extent.length - free)
         self._words[self._at + words_of.SIZE] = self._length + 1
         self._store.memory.fence()
         self._words[self._at + words_of.STATUS] = RecordStatus.COMPLETE
-        held = self._store.holds(self._hash, self._where)
+        held = store.holds(store.index.hash(self._key), self._where)
         self._end()
         return held
 
     def abort(self) -> None:
         if self._goes_on:
             self._words[self._at + words_of.STATUS] = RecordStatus.FAILED
-            self._store.remove_entry(self._hash, self._where)
+            self._store.remove_entry(self._store.index.hash(self._key), self._where)
             self._end()
 
     def _end(self) -> None:
         self._goes_on = False
         self._store.segments.unpin(self._where.segment)
         self._ended()
-        self._store.report(self._hash)
-
-    def _announced(self, unknown: int) -> int:
-        size = self._words[self._at + words_of.SIZE]
-        return size - 1 if size else unknown
+        self._store.report(self._key)
 
     def _grow(self, count: int) -> bool:
         """Get space for more bytes, behind the present ones if nothing else is there."""
         ahead = min(max(self._length, _LEAST_CHUNK), _MOST_CHUNK)
-        wanted = max(count, self._announced(self._length + max(count, ahead)) - self._length)
+        wanted = max(count, ahead) if self._announced is None else self._announced - self._length
         wanted = min(wanted, self._store.segments.size)
         longer = self._store.space.resize(self._extent, self._extent_at, self._extent.length + wanted)
         if longer.length > self._extent.length:

@@ -9,6 +9,7 @@ each purge by prefix all objects are to be checked once (`SharedStore.purge_pref
 The number is written to the words first, and becomes the sequence then: every fetch that began before is covered.
 """
 
+import sys
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import Final, NamedTuple, final
@@ -58,6 +59,8 @@ class Purges:
 
     def hash(self, kind: bytes, text: bytes) -> int:
         """Return the hash of a key (`kind`: b"k") or of a tag (b"t")."""
+        if kind == b"k":  # a digest already
+            return self._memory.mix(int.from_bytes(text[8:], sys.byteorder), int.from_bytes(text[:8], sys.byteorder))
         return int.from_bytes(blake2b(kind + text, digest_size=8, key=self._secret).digest())
 
     # --- marking ---

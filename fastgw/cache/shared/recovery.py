@@ -25,11 +25,12 @@ def clean_up(memory: CacheMemory, column: int, wakers: Mapping[int, int]) -> Non
     records = Records(memory, index, segments)
     space = Space(memory, index, segments, records, memory.column(column))
     words, pins = memory.words, memory.pins(column)
+    recycling: list[tuple[int, StateWord]] = []
     for segment in range(segments.count):
         state = segments.state(segment)
         is_owned = state.owner == segments.owner
         if is_owned and state.state is SegmentState.RECYCLING:
-            _free(memory, index, segments, segment, state)
+            recycling.append((segment, state))
             continue
         if words[pins + segment] or (is_owned and state.state is SegmentState.OPEN):
             for record in space.walk(segment, state.generation):
@@ -50,11 +51,18 @@ def clean_up(memory: CacheMemory, column: int, wakers: Mapping[int, int]) -> Non
         words[at] = 0
     for at in range(pins, pins + segments.count):
         words[at] = 0
+    for segment, state in recycling:
+        _end_recycling(memory, index, segments, segment, state)
     report_all(memory, wakers)
 
 
-def _free(memory: CacheMemory, index: ObjectIndex, segments: Segments, segment: int, state: StateWord) -> None:
-    """Free a segment that was being recycled: remove the entries that still point to it."""
+def _end_recycling(memory: CacheMemory, index: ObjectIndex, segments: Segments, segment: int, state: StateWord) -> None:
+    """Free a segment that was being recycled: remove the entries that still point to it. One that others read is sealed
+    again: the process has died before it looked for their pins, and has not emptied anything.
+    """
+    if segments.used(segment) and segments.is_pinned(segment):
+        segments.change(segment, state, StateWord(state.generation, 0, state.queue, SegmentState.SEALED))
+        return
     counters = memory.column(segments.owner - 1)
     for bucket in index.all():
         for position, entry in bucket:

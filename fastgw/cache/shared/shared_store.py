@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NamedTuple, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from fastgw.cache.shared import records as words_of
 from fastgw.cache.shared.index import KeyHash, Location, ObjectIndex, location
@@ -14,7 +14,7 @@ from fastgw.cache.shared.layout import (
     REMOVED,
     CacheMemory,
 )
-from fastgw.cache.shared.leases import Leases
+from fastgw.cache.shared.leases import LeaseCell, Leases
 from fastgw.cache.shared.lifecycle import SharedLease
 from fastgw.cache.shared.objects import SharedObject
 from fastgw.cache.shared.purges import Purges
@@ -35,8 +35,13 @@ from fastgw.cache.store import (
 )
 from fastgw.compiled import twin
 
-_twin = twin("fastgw.cache.shared._search")
+if TYPE_CHECKING:
+    from fastgw.cache.shared._ordinary import Ordinary
+
+_twin = twin("fastgw.cache.shared._ordinary")
 _MISS: Final = -1
+_REFUSALS: Final[Mapping[int, Refusal]] = {-1: Refusal.IN_FLIGHT, -3: Refusal.UNCACHEABLE, -4: Refusal.NO_SLOT}
+"""Refusals of `Ordinary.take_lease`."""
 _TRIES: Final = 8
 _FOUND_AGAIN: Final = 64
 """Every so many answers of `is_unchanged` one is no, so that `find` counts what is popular."""
@@ -53,22 +58,14 @@ class _Stamp(NamedTuple):
     sequence: int
 
 
-def _compiled_search(memory: CacheMemory, column: int) -> Any | None:
-    """Return the compiled search; None: there is none."""
+def _compiled(memory: CacheMemory, column: int, owner: int) -> "Ordinary | None":
+    """Return the compiled ordinary cases; None: there are none."""
     if _twin is None:
         return None
-    parts = memory.geometry
-    return _twin.Search(
-        memory.data,
-        memory.secrets,
-        parts.entries,
-        parts.cells,
-        parts.states,
-        parts.data,
-        parts.segment,
-        parts.segments,
-        memory.pins(column),
-    )
+    first = memory.column(column)
+    offsets = memory.pins(column) - first, memory.watches(column) - first, memory.events(column) - first
+    made: Ordinary = _twin.Ordinary(memory.data, memory.secrets, memory.geometry, first, owner, *offsets)
+    return made
 
 
 @final
@@ -96,7 +93,7 @@ class SharedStore:
         self.leases = Leases(memory, self.segments.owner, clock)
         self.space = Space(memory, self.index, self.segments, self.records, self._counters)
         self._unchanged = 0
-        self._search = _compiled_search(memory, column)
+        self.ordinary = _compiled(memory, column, self.segments.owner)
         self._watches = Watches(memory, column, loop, wakers)
 
     def __repr__(self) -> str:
@@ -107,8 +104,8 @@ class SharedStore:
 
     def find(self, key: bytes) -> StoredObject | None:
         # PERF: 2 us with the compiled search, 7 without (CPython 3.11, micro/cache_store).
-        if self._search is not None:
-            at = self._search.find(key)
+        if self.ordinary is not None:
+            at = self.ordinary.find(key)
             if at >= 0:
                 segment = self.segments.segment_at(at)
                 return SharedObject(self, at, segment, key, bool(self._words[at + words_of.CHECKED] & 1))
@@ -149,9 +146,15 @@ class SharedStore:
         return self._words[stamp.position] == stamp.entry and self._words[PURGE_SEQUENCE] == stamp.sequence
 
     def lease(self, key: bytes) -> Lease | Refusal:
-        hash_ = self.index.hash(key)
-        cell = self.leases.try_take(hash_, LEASE_S)
-        return cell if isinstance(cell, Refusal) else SharedLease(self, key, hash_, cell)
+        cell: LeaseCell | Refusal
+        if self.ordinary is not None:
+            at = self.ordinary.take_lease(key, *self.leases.ticks(LEASE_S))
+            if at >= 0:
+                return SharedLease(self, key, LeaseCell(at, self.ordinary.lease_word))
+            if at in _REFUSALS:
+                return _REFUSALS[at]
+        cell = self.leases.try_take(self.index.hash(key), LEASE_S)
+        return cell if isinstance(cell, Refusal) else SharedLease(self, key, cell)
 
     def watch(self, key: bytes, callback: Callable[[], None]) -> KeyWatch:
         return self._watches.add(self.index.hash(key), callback)
@@ -163,7 +166,7 @@ class SharedStore:
             return False
         is_valid = self._check(found) >= 0
         self._drop(found)
-        self.report(hash_)
+        self.report(key)
         return is_valid
 
     # --- purges ---
@@ -172,7 +175,7 @@ class SharedStore:
         hash_, tag = self.index.hash(key), self.key_tag(key)
         number = self.purges.purge_key(tag, soft=soft)
         self.leases.forget(hash_)
-        self.report(hash_)
+        self.report(key)
         return self._sweep(number, lambda at: tag in self.records.tags(at))
 
     def purge_tags(self, tags: Iterable[bytes], *, soft: bool = False) -> Counting:
@@ -244,9 +247,19 @@ class SharedStore:
 
     # for leases and writers
 
-    def report(self, hash_: KeyHash) -> None:
+    def report(self, key: bytes) -> None:
         """Report a change of a key to all that watch it."""
-        self._watches.report(hash_)
+        if self.ordinary is None:
+            self._watches.report(self.index.hash(key))
+        elif self.ordinary.report(key):
+            self._watches.wake_watchers(self.index.hash(key))
+
+    def end_lease(self, cell: LeaseCell, key: bytes, mark_s: float) -> None:
+        """End a lease, as `Leases.end`."""
+        if self.ordinary is None or mark_s > 0:
+            self.leases.end(cell, self.index.hash(key), mark_s)
+        else:
+            self.ordinary.end_lease(cell.at, cell.word)
 
     def key_tag(self, key: bytes) -> int:
         """Return the hash by which a purge of a key finds its objects, as those of a tag."""
@@ -272,6 +285,11 @@ class SharedStore:
                     self._words[self._counters + EVICTED_FROM_INDEX] += 1
                 return self._settle(hash_, position, entry)
         return False
+
+    def settle(self, hash_: KeyHash, where: Location) -> bool:
+        """Leave one of two entries of a key, one of which is of this record. False: it is the other one."""
+        position = self.index.position(hash_, where.word)
+        return position is not None and self._settle(hash_, position, self.index.entry(hash_, where))
 
     def _settle(self, hash_: KeyHash, position: int, entry: int) -> bool:
         """Leave one of two entries that two processes have added for a key at the same time: the first one."""

@@ -59,6 +59,11 @@ class Space:
         self._counters = counters
         self._open: dict[Queue, int] = {}
 
+    @property
+    def open_segments(self) -> tuple[int, int]:
+        """The open segments of the small and the main queue; -1: there is none."""
+        return self._open.get(Queue.SMALL, -1), self._open.get(Queue.MAIN, -1)
+
     def reserve(self, queue: Queue, least: int, wanted: int) -> Extent | None:
         """Return space for `wanted` bytes, or for fewer, but at least for `least`; None: there is none. It is to be
         committed before anything else is reserved.

@@ -86,9 +86,13 @@ class Watches:
 
     def report(self, hash_: KeyHash) -> None:
         """Report an event of a key to all workers that watch its class."""
-        class_ = hash_.class_
-        self._words[self._own_events + class_] += 1
+        self._words[self._own_events + hash_.class_] += 1
         self._memory.fence()
+        self.wake_watchers(hash_)
+
+    def wake_watchers(self, hash_: KeyHash) -> None:
+        """Wake the workers that watch the class of a key, whose event was counted."""
+        class_ = hash_.class_
         if class_ in self._watches:
             self._loop.call_soon(self.call_due)
         for column in range(self._words[COLUMNS]):

@@ -10,15 +10,17 @@ import signal
 import time
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from fastgw.cache.shared import shared_store
 from fastgw.cache.shared.layout import CacheMemory, OtherCacheLayout
 from fastgw.cache.shared.recovery import clean_up
-from fastgw.cache.shared.segments import SegmentState
+from fastgw.cache.shared.segments import SegmentState, StateWord
 from fastgw.cache.store import Refusal, StoredObject, Writer
 from fastgw.routing.table import at_once
 from tests.unit.cache.nodes import (
@@ -148,7 +150,80 @@ def test_what_is_forgotten_is_released(node: SharedNode) -> None:
     leased(node.b, key_of(1)).give_up()
 
 
+@pytest.mark.twin
+def test_the_compiled_module_leaves_the_same_memory_as_its_reference() -> None:
+    with mock.patch.object(os, "urandom", lambda count: bytes(range(count))):
+        compiled = SharedNode()
+        with mock.patch.object(shared_store, "_twin", None):
+            plain = SharedNode()
+    assert compiled.a.ordinary is not None
+    assert plain.a.ordinary is None
+    for number in range(600):
+        for node in (compiled, plain):
+            use_in_turn(node, number)
+        if number % 50 == 0:
+            assert bytes(compiled.memory.data) == bytes(plain.memory.data), number
+    assert bytes(compiled.memory.data) == bytes(plain.memory.data)
+    for node in (compiled, plain):
+        assert pins_in(node.memory) == 0
+        node.close()
+
+
+def use_in_turn(node: SharedNode, number: int) -> None:
+    """Store, find, replace, purge and abandon objects; what is done depends on the number only."""
+    chance = random.Random(number)
+    store, key, length = node.a, key_of(number % 97), chance.choice([0, 1, 100, 1000, 5000, 40_000])
+    watch = node.b.watch(key, lambda: None) if number % 5 == 0 else None
+    lease = store.lease(key)
+    if isinstance(lease, Refusal):
+        node.clock.now += 40
+        return
+    assert store.lease(key) is Refusal.IN_FLIGHT
+    if number % 11 == 0:
+        at_once(store.purge_tags([b"tag"], soft=number % 2 == 0))
+    if number % 13 == 0:
+        assert lease.store_head(b"names", key=b"n" * 16, url=b"http://a/")
+    other = key_of(1000 + number % 53) if number % 3 == 0 else None
+    tags = (b"tag", b"b") if number % 4 == 0 else ()
+    writer = lease.store(b"h" * chance.randrange(500), chance.choice([None, length]), key=other, url=b"u", tags=tags)
+    if writer is not None:
+        body = content(number, 0, length)
+        for at in range(0, length, 3000):
+            writer.append(body[at : at + 3000])
+        writer.abort() if number % 7 == 0 else writer.complete()
+    lease.give_up(5.0 if number % 17 == 0 else 0.0)
+    found = node.b.find(other or key)
+    if found is not None:
+        found.release()
+    if watch is not None:
+        watch.cancel()
+
+
 # deaths
+
+
+def test_a_death_at_the_begin_of_a_recycling_takes_nothing_from_readers(node: SharedNode) -> None:
+    """The worker has not looked yet whether others read the segment."""
+    for number in range(200):
+        put(node.a, key_of(number), content(number, 0, 3000))
+    sealed = [segment for segment, _ in node.a.segments.sealed()]
+    found = next(
+        each
+        for number in range(200)
+        if (each := node.b.find(key_of(number))) is not None and node.b.segments.segment_at(each.at) == sealed[0]
+    )
+    for segment in sealed:
+        state = node.a.segments.state(segment)
+        recycling = StateWord(state.generation, node.a.segments.owner, state.queue, SegmentState.RECYCLING)
+        assert node.a.segments.change(segment, state, recycling)
+    clean_up(node.memory, 1, node.wakers)
+    states = [node.b.segments.state(segment).state for segment in sealed]
+    assert states == [SegmentState.SEALED] + [SegmentState.FREE] * (len(sealed) - 1)
+    assert read(node.b, found.key) is not None
+    for number in range(200, 600):
+        put(node.b, key_of(number), content(number, 0, 3000))
+    assert body_of(found) == content(int(found.key), 0, 3000)
+    found.release()
 
 
 def test_a_dead_worker_leaves_no_fetch_and_no_pin(node: SharedNode) -> None:

@@ -1,0 +1,45 @@
+"""Compiled ordinary cases of a shared store."""
+
+from fastgw.cache.shared.layout import Geometry
+
+class Ordinary:
+    lease_word: int
+    is_inserted: bool
+    is_disputed: bool
+    queue: int
+    segment: int
+    offset: int
+    total: int
+    body: int
+    generation: int
+    def __init__(
+        self,
+        memory: memoryview,
+        secrets: tuple[int, ...],
+        parts: Geometry,
+        column: int,
+        owner: int,
+        pins: int,
+        watches: int,
+        events: int,
+    ) -> None: ...
+    def find(self, key: bytes, /) -> int: ...
+    def take_lease(self, key: bytes, now: int, ticks: int, /) -> int: ...
+    def end_lease(self, at: int, word: int, /) -> None: ...
+    def report(self, key: bytes, /) -> bool: ...
+    def write(
+        self,
+        key: bytes,
+        head: bytes,
+        url: bytes,
+        tags: tuple[int, ...],
+        size: int,
+        began: int,
+        date: int,
+        status: int,
+        small: int,
+        main: int,
+        /,
+    ) -> int: ...
+    def append(self, at: int, position: int, free: int, data: bytes, length: int, /) -> bool: ...
+    def complete(self, at: int, key: bytes, entry_location: int, length: int, capacity: int, /) -> bool: ...

@@ -1,0 +1,401 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Compiled ordinary cases of a shared store: an object is found, fetched and stored, and nothing else happens.
+
+Each step is that of the reference, in the same order: `ObjectIndex`, `Segments`, `Records`, `Leases`, `Watches`,
+`SharedLease` and `SharedWriter`. What is not ordinary, such as a purge in between, a full segment or bucket, or a second
+process with the same key, is left to them: then nothing has been changed, unless a method says otherwise.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_CONTIG, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy, memset
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    static inline uint64_t fastgw_cache_load(const uint64_t *word) {
+        return __atomic_load_n(word, __ATOMIC_SEQ_CST);
+    }
+    static inline void fastgw_cache_store(uint64_t *word, uint64_t value) {
+        __atomic_store_n(word, value, __ATOMIC_SEQ_CST);
+    }
+    static inline int fastgw_cache_swap(uint64_t *word, uint64_t seen, uint64_t wanted) {
+        return __atomic_compare_exchange_n(word, &seen, wanted, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    }
+    static inline void fastgw_cache_fence(void) {
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    }
+    """
+    uint64_t fastgw_cache_load(const uint64_t* word) nogil
+    void fastgw_cache_store(uint64_t* word, uint64_t value) nogil
+    int fastgw_cache_swap(uint64_t* word, uint64_t seen, uint64_t wanted) nogil
+    void fastgw_cache_fence() nogil
+
+cdef enum:
+    # Layout of `layout`, `segments`, `records` and `leases`
+    BUCKET = 16
+    LEASE_BUCKET = 8
+    CLASSES = 256
+    PURGE_SEQUENCE = 64
+    LEASE_EPOCH = 69
+    COLUMNS = 88
+    INSERTED = 0
+    UNIT = 64
+    HEADER = 128
+    OPEN = 1
+    SEALED = 2
+    GENERATION_MASK = 0x3FFF
+    SEAL = 0
+    KEY_HIGH = 1
+    KEY_LOW = 2
+    TOTAL = 3
+    PARTS = 4
+    LENGTH = 5
+    STATUS = 6
+    SIZE = 7
+    BEGAN = 8
+    CHECKED = 9
+    DATE = 10
+    HITS = 11
+    CAPACITY = 12
+    NEXT = 13
+    OWNER = 14
+    MOST_HITS = 3
+    COMPLETE = 2
+    SMALL = 0
+    MAIN = 1
+    FIRST_PART = 4096
+    EPOCH_MASK = 0x7FF
+    ENDS_MASK = 0x3FFFFFF
+    # Results
+    MISS = -1
+    NOT_ORDINARY = -2
+    IN_FLIGHT = -1
+    UNCACHEABLE = -3
+    NO_SLOT = -4
+
+cdef struct Key:
+    uint64_t high
+    uint64_t low
+    uint64_t hash
+
+
+cdef struct Where:
+    int64_t segment
+    int64_t offset
+    uint64_t generation
+
+
+@cython.final
+cdef class Ordinary:
+    """The memory of a store, for one process. Positions are in words. `column`: the first word of its column; `pins`,
+    `watches` and `events`: the first of these words in a column, counted from there.
+    """
+
+    cdef Py_buffer _view
+    cdef uint64_t* _words
+    cdef uint64_t _secrets[3]
+    cdef int64_t _entries, _ghosts, _leases, _states, _used, _data, _segment, _segments
+    cdef int64_t _columns, _column_words, _column, _pins, _watches, _events
+    cdef uint64_t _mask, _ghost_mask, _lease_mask, _owner
+    cdef readonly uint64_t lease_word
+    """Word of the lease that was taken last."""
+    cdef readonly bint is_inserted
+    """Whether the record that was written last is in the index."""
+    cdef readonly bint is_disputed
+    """Whether the index may have another entry for the record that was written last."""
+    cdef readonly int queue
+    cdef readonly int64_t segment, offset, total, body
+    cdef readonly uint64_t generation
+    """Location and lengths of the record that was written last."""
+
+    def __cinit__(self, memory not None, secrets not None, parts not None, int64_t column, int64_t owner,
+                  int64_t pins, int64_t watches, int64_t events):
+        PyObject_GetBuffer(memory, &self._view, PyBUF_CONTIG)
+        cdef int64_t words = self._view.len // 8
+        cdef int64_t cells = parts.cells, ghost_count = parts.ghost_count, lease_count = parts.lease_count
+        self._words = <uint64_t*> self._view.buf
+        self._secrets[0], self._secrets[1], self._secrets[2] = secrets[0], secrets[1], secrets[2]
+        self._entries, self._ghosts, self._leases = parts.entries, parts.ghosts, parts.leases
+        self._states, self._used, self._data = parts.states, parts.used, parts.data
+        self._segment, self._segments = parts.segment, parts.segments
+        self._columns, self._column_words = parts.columns, parts.column
+        self._column, self._owner = column, owner
+        self._pins, self._watches, self._events = pins, watches, events
+        self._mask, self._ghost_mask = cells // BUCKET - 1, ghost_count - 1
+        self._lease_mask = lease_count // LEASE_BUCKET - 1
+        if <size_t> self._view.buf % 64 or self._data + self._segment * self._segments > self._view.len:
+            raise ValueError("the memory is not that of a store")
+        if (
+            self._entries + cells > words or self._ghosts + ghost_count > words or self._leases + lease_count > words
+            or self._states + self._segments > words or self._used + self._segments > words
+            or column + pins + self._segments > words
+        ):
+            raise ValueError("the memory is not that of a store")
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self._view)
+
+    cdef uint64_t _mix(self, uint64_t first, uint64_t second) noexcept nogil:
+        cdef uint64_t value = (first ^ self._secrets[0]) * self._secrets[1] + second * self._secrets[2]
+        value = (value ^ value >> 29) * self._secrets[1]
+        return value ^ value >> 32
+
+    cdef bint _read(self, bytes key, Key* found) noexcept:
+        """Read a key. False: it has another length."""
+        if PyBytes_GET_SIZE(key) != 16:
+            return False
+        memcpy(&found.high, PyBytes_AS_STRING(key), 8)
+        memcpy(&found.low, PyBytes_AS_STRING(key) + 8, 8)
+        found.hash = self._mix(found.high, found.low)
+        return True
+
+    cdef uint64_t* _bucket(self, const Key* key) noexcept nogil:
+        return self._words + self._entries + <int64_t> (key.hash >> 16 & self._mask) * BUCKET
+
+    cdef uint64_t* _pin(self, int64_t segment) noexcept nogil:
+        cdef uint64_t* pin = self._words + self._column + self._pins + segment
+        fastgw_cache_store(pin, pin[0] + 1)
+        fastgw_cache_fence()
+        return pin
+
+    cdef uint64_t* _opened(self, uint64_t entry, const Key* key, uint64_t** pin) noexcept nogil:
+        """Pin and return the record of an entry; NULL: it is outdated, or of another key."""
+        cdef int64_t segment = entry >> 18 & 0xFFFF, offset = entry >> 2 & 0xFFFF
+        cdef uint64_t state, generation
+        cdef uint64_t* record
+        if segment >= self._segments or offset * UNIT > self._segment - HEADER:
+            return NULL
+        pin[0] = self._pin(segment)
+        state = fastgw_cache_load(self._words + self._states + segment)
+        generation = state >> 16
+        record = self._words + (self._data + segment * self._segment + offset * UNIT) // 8
+        if (
+            (state & 0xF != OPEN and state & 0xF != SEALED)
+            or (generation & GENERATION_MASK) != (entry >> 34 & GENERATION_MASK)
+            or record[SEAL] != self._mix(generation << 1, <uint64_t> segment << 32 | <uint64_t> offset)
+            or record[KEY_HIGH] != key.high
+            or record[KEY_LOW] != key.low
+        ):
+            fastgw_cache_store(pin[0], pin[0][0] - 1)
+            return NULL
+        return record
+
+    def find(self, bytes key not None):
+        """Return the first word of the valid record of a key, pinned; or `MISS`, or `NOT_ORDINARY`."""
+        cdef Key wanted
+        cdef uint64_t* bucket
+        cdef uint64_t* record
+        cdef uint64_t* pin
+        cdef uint64_t entry
+        cdef int number
+        if not self._read(key, &wanted):
+            return NOT_ORDINARY
+        bucket = self._bucket(&wanted)
+        for number in range(BUCKET):
+            entry = fastgw_cache_load(bucket + number)
+            if not entry or entry >> 48 != wanted.hash >> 48:
+                continue
+            record = self._opened(entry, &wanted, &pin)
+            if record is NULL:
+                return NOT_ORDINARY
+            if (
+                fastgw_cache_load(record + CHECKED) >> 1 != fastgw_cache_load(self._words + PURGE_SEQUENCE)
+                or fastgw_cache_load(record + NEXT)
+            ):
+                fastgw_cache_store(pin, pin[0] - 1)
+                return NOT_ORDINARY
+            if record[HITS] < MOST_HITS:
+                record[HITS] += 1
+            return record - self._words
+        return MISS
+
+    # leases
+
+    def take_lease(self, bytes key not None, uint64_t now, uint64_t ticks):
+        """Return the position of the lease of a key, whose word is `lease_word`; or `IN_FLIGHT`, `UNCACHEABLE`,
+        `NO_SLOT`. `now`, `ticks`: as in `Leases`. `NOT_ORDINARY`: another process takes one of this bucket.
+        """
+        cdef Key wanted
+        cdef uint64_t* cells
+        cdef uint64_t word, epoch
+        cdef int number, free = -1
+        if not self._read(key, &wanted):
+            return NOT_ORDINARY
+        cells = self._words + self._leases + <int64_t> (wanted.hash >> 12 & self._lease_mask) * LEASE_BUCKET
+        epoch = fastgw_cache_load(self._words + LEASE_EPOCH) & EPOCH_MASK
+        for number in range(LEASE_BUCKET):
+            word = fastgw_cache_load(cells + number)
+            if not self._is_live(word, now):
+                if free < 0:
+                    free = number
+            elif word >> 46 == wanted.hash >> 46 and (word >> 26 & EPOCH_MASK) == epoch:
+                return UNCACHEABLE if word >> 37 & 1 else IN_FLIGHT
+        if free < 0:
+            return NO_SLOT
+        self.lease_word = wanted.hash >> 46 << 46 | self._owner << 38 | epoch << 26 | (now + ticks & ENDS_MASK)
+        word = fastgw_cache_load(cells + free)
+        if self._is_live(word, now) or not fastgw_cache_swap(cells + free, word, self.lease_word):
+            return NOT_ORDINARY
+        # Another process may have taken one of the same key at the same time, in a cell before.
+        for number in range(free):
+            word = fastgw_cache_load(cells + number)
+            if self._is_live(word, now) and word >> 46 == wanted.hash >> 46:
+                fastgw_cache_swap(cells + free, self.lease_word, 0)
+                return NOT_ORDINARY
+        return cells + free - self._words
+
+    cdef bint _is_live(self, uint64_t word, uint64_t now) noexcept nogil:
+        cdef uint64_t left = ((word & ENDS_MASK) - now) & ENDS_MASK
+        return word != 0 and 0 < left and left <= ENDS_MASK >> 1
+
+    def end_lease(self, int64_t at, uint64_t word):
+        """End a lease without a mark, unless another process has taken it."""
+        if 0 <= at < self._view.len // 8:
+            fastgw_cache_swap(self._words + at, word, 0)
+
+    def report(self, bytes key not None):
+        """Count an event of a key; return whether a process watches its class. Call it with keys of 16 bytes only."""
+        cdef Key wanted
+        cdef uint64_t* event
+        cdef int64_t number, class_
+        if not self._read(key, &wanted):
+            raise ValueError("a key has 16 bytes")
+        class_ = wanted.hash % CLASSES
+        event = self._words + self._column + self._events + class_
+        fastgw_cache_store(event, event[0] + 1)
+        fastgw_cache_fence()
+        for number in range(<int64_t> fastgw_cache_load(self._words + COLUMNS)):
+            if fastgw_cache_load(self._words + self._columns + number * self._column_words + self._watches + class_):
+                return True
+        return False
+
+    # records
+
+    def write(self, bytes key not None, bytes head not None, bytes url not None, tuple tags not None, int64_t size,
+              uint64_t began, uint64_t date, int status, int64_t small, int64_t main):
+        """Write a record but for its body, pin its segment, and add it to the index; return its first word.
+
+        `size`: of the body; -1: not known. `date`: microseconds. `small`, `main`: the open segment of each queue; -1:
+        there is none. `NOT_ORDINARY`: nothing was written. Otherwise see `is_inserted` and `is_disputed`.
+        """
+        cdef Key wanted
+        cdef Where where
+        cdef uint64_t* bucket
+        cdef uint64_t* record
+        cdef uint64_t* used
+        cdef uint64_t* pin
+        cdef uint64_t* before = NULL
+        cdef uint64_t entry, seen = 0, state
+        cdef uint64_t hashed
+        cdef int64_t total, body, tag_bytes = 8 * len(tags)
+        cdef int64_t url_bytes = PyBytes_GET_SIZE(url), head_bytes = PyBytes_GET_SIZE(head)
+        cdef int number, place = -1
+        cdef char* out
+        if not self._read(key, &wanted) or fastgw_cache_load(self._words + PURGE_SEQUENCE) != began:
+            return NOT_ORDINARY
+        body = HEADER + tag_bytes + url_bytes + head_bytes
+        total = (body + (size if size >= 0 else FIRST_PART) + UNIT - 1) // UNIT * UNIT
+        self.queue = SMALL
+        if self._words[self._ghosts + <int64_t> (wanted.hash >> 20 & self._ghost_mask)] == wanted.hash:
+            self.queue = MAIN
+        where.segment = main if self.queue == MAIN else small
+        if not 0 <= where.segment < self._segments:
+            return NOT_ORDINARY
+        used = self._words + self._used + where.segment
+        if <int64_t> used[0] + total > self._segment or used[0] % UNIT:
+            return NOT_ORDINARY
+        bucket = self._bucket(&wanted)
+        for number in range(BUCKET):
+            entry = fastgw_cache_load(bucket + number)
+            if not entry:
+                if place < 0 and before is NULL:
+                    place, seen = number, 0
+            elif entry >> 48 == wanted.hash >> 48 and before is NULL:
+                before = self._opened(entry, &wanted, &pin)
+                if before is not NULL:
+                    fastgw_cache_store(pin, pin[0] - 1)
+                    place, seen = number, entry
+        if place < 0:
+            return NOT_ORDINARY
+        where.offset = <int64_t> used[0] // UNIT
+        state = self._words[self._states + where.segment]
+        where.generation = state >> 16
+        record = self._words + (self._data + where.segment * self._segment + where.offset * UNIT) // 8
+        memset(record, 0, HEADER)
+        record[KEY_HIGH], record[KEY_LOW] = wanted.high, wanted.low
+        record[TOTAL], record[CAPACITY] = total, total - body
+        record[PARTS] = <uint64_t> tag_bytes << 48 | <uint64_t> url_bytes << 32 | <uint64_t> head_bytes
+        record[BEGAN], record[CHECKED], record[DATE] = began, began << 1, date
+        record[OWNER], record[STATUS], record[SIZE] = self._owner, status, size + 1
+        for number in range(<int> (tag_bytes // 8)):
+            hashed = tags[number]
+            record[HEADER // 8 + number] = hashed
+        out = <char*> record + HEADER + tag_bytes
+        memcpy(out, PyBytes_AS_STRING(url), url_bytes)
+        memcpy(out + url_bytes, PyBytes_AS_STRING(head), head_bytes)
+        fastgw_cache_store(
+            record + SEAL, self._mix(where.generation << 1, <uint64_t> where.segment << 32 | <uint64_t> where.offset)
+        )
+        fastgw_cache_store(used, used[0] + total)
+        self._pin(where.segment)
+        self.segment, self.offset, self.generation = where.segment, where.offset, where.generation
+        self.total, self.body = total, body
+        entry = self._entry(&wanted, &where)
+        self.is_inserted = fastgw_cache_swap(bucket + place, seen, entry)
+        self.is_disputed = False
+        if self.is_inserted and not seen:
+            self._words[self._column + INSERTED] += 1
+            for number in range(BUCKET):
+                seen = fastgw_cache_load(bucket + number)
+                if number != place and seen and seen >> 48 == wanted.hash >> 48:
+                    self.is_disputed = True
+        return record - self._words
+
+    cdef uint64_t _entry(self, const Key* key, const Where* where) noexcept nogil:
+        return (
+            key.hash >> 48 << 48 | (where.generation & GENERATION_MASK) << 34 | <uint64_t> where.segment << 18
+            | <uint64_t> where.offset << 2 | 1
+        )
+
+    def append(self, int64_t at, int64_t position, int64_t free, bytes data not None, uint64_t length):
+        """Write the next bytes of the body of a record whose segment is pinned; return whether they fit. `position`:
+        first free byte in the memory; `free`: number of free bytes there; `length`: of the body then.
+        """
+        cdef int64_t count = PyBytes_GET_SIZE(data)
+        if count > free or position < self._data or position + free > self._view.len or 8 * at < self._data:
+            return False
+        memcpy(<char*> self._words + position, PyBytes_AS_STRING(data), count)
+        fastgw_cache_fence()
+        fastgw_cache_store(self._words + at + LENGTH, length)
+        return True
+
+    def complete(self, int64_t at, bytes key not None, uint64_t entry_location, uint64_t length, uint64_t capacity):
+        """Complete a record whose segment is pinned; return whether requests find it. False: look again.
+
+        `entry_location`: `Location.word`. `capacity`: of the record, without what it has too much.
+        """
+        cdef Key wanted
+        cdef uint64_t* record
+        cdef uint64_t* bucket
+        cdef uint64_t entry
+        cdef int number
+        if 8 * at < self._data or 8 * at + HEADER > self._view.len:
+            raise ValueError("there is no record")
+        record = self._words + at
+        record[CAPACITY] = capacity
+        record[SIZE] = length + 1
+        fastgw_cache_fence()
+        fastgw_cache_store(record + STATUS, COMPLETE)
+        if not self._read(key, &wanted):
+            return False
+        if fastgw_cache_load(record + CHECKED) >> 1 != fastgw_cache_load(self._words + PURGE_SEQUENCE):
+            return False
+        bucket = self._bucket(&wanted)
+        entry = wanted.hash >> 48 << 48 | entry_location
+        for number in range(BUCKET):
+            if fastgw_cache_load(bucket + number) == entry:
+                return True
+        return False
