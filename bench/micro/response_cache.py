@@ -63,7 +63,7 @@ def _misses(name: str, answer: bytes, filters: Mapping[str, Any]) -> Iterator[Ro
 
         def miss(response: bytes) -> None:
             request[AT : AT + len(NUMBER)] = b"%08d" % next(numbers)
-            plane.exchange((request, response))
+            plane.exchange((bytes(request), response))
 
         plane.connect(REQUEST, answer)
         yield Room(name, miss, [answer], plane.turn)

@@ -2,8 +2,8 @@
 """Compiled ordinary cases of a shared store: an object is found, fetched and stored, and nothing else happens.
 
 Each step is that of the reference, in the same order: `ObjectIndex`, `Segments`, `Records`, `Leases`, `Watches`,
-`SharedLease` and `SharedWriter`. What is not ordinary, such as a purge in between, a full segment or bucket, or a second
-process with the same key, is left to them: then nothing has been changed, unless a method says otherwise.
+`SharedLease` and `SharedWriter`. Other cases, such as a purge in between, a full segment or bucket, or a second process
+with the same key, are left to them: then nothing has been changed, unless a method says otherwise.
 """
 
 cimport cython

@@ -17,7 +17,6 @@ from fastgw.http.caching.records import StoredHead
 from fastgw.http.caching.vary import find_varying
 from fastgw.http.dates import parse_date
 from fastgw.http.field_names import HOP_BY_HOP
-from fastgw.http.http1.serializer import end_to_end
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.preconditions import parse_entity_tags
 
@@ -95,7 +94,8 @@ class RequestIdentity(IntEnum):
     """A filter has authenticated the client."""
 
 
-def _render_fields(response: ReceivedHead, dropped: frozenset[bytes]) -> bytes:
+def render_fields(response: ReceivedHead, dropped: frozenset[bytes]) -> bytes:
+    """Return the field lines of a response without those that are named."""
     return response.fields().render(dropped)
 
 
@@ -107,11 +107,13 @@ def decide_storing(
     times: Times,
     *,
     authenticated: bool = False,
+    render: Callable[[ResponseHead, frozenset[bytes]], bytes] = render_fields,
 ) -> StoredHead | Unstorable:
     """Return the record to be stored for a response, or why it may not be stored.
 
     `request`: with the credentials of the client. `directives`: its own, as the client sent them. `response`: as the
     upstream sent it, before filters. `authenticated`: whether a filter has authenticated the client.
+    `render`: as in `decide_storing_for`.
     """
     if request.method != b"GET":
         return Unstorable.METHOD
@@ -124,7 +126,7 @@ def decide_storing(
         elif request.first(b"authorization") is not None:
             identity = RequestIdentity.AUTHORIZATION
     cookies = request.first(b"cookie") is not None and not policy.cookies_in_key
-    return decide_storing_for(identity, cookies, response, policy, times, end_to_end)
+    return decide_storing_for(identity, cookies, response, policy, times, render)
 
 
 def decide_storing_for(
@@ -133,7 +135,7 @@ def decide_storing_for(
     response: ReceivedHead,
     policy: StorePolicy,
     times: Times,
-    render: Callable[[Any, frozenset[bytes]], bytes] = _render_fields,
+    render: Callable[[Any, frozenset[bytes]], bytes] = render_fields,
 ) -> StoredHead | Unstorable:
     """Return the record for a response, or why it may not be stored, if nothing in the request forbids it.
 

@@ -29,6 +29,7 @@ from fastgw.http.caching.storing import Times, Unstorable, decide_storing
 from fastgw.http.caching.validation import freshen, make_conditions, merge_fields
 from fastgw.http.caching.vary import join_varying, variant_key
 from fastgw.http.field_names import WRITTEN_HERE
+from fastgw.http.http1.serializer import end_to_end
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.sync.cache_purges import search_tag, url_tag
 from fastgw.upstream.client.detached_call import DetachedCall
@@ -164,7 +165,9 @@ class Fetch:
                 self._end_lease(MARK_S)
                 return
         judged = decide_storing(
-            self._head, self._directives, head, self._storing, times, authenticated=self._is_authenticated
+            *(self._head, self._directives, head, self._storing, times),
+            authenticated=self._is_authenticated,
+            render=end_to_end,
         )
         self._release()
         detail: bytes | None
