@@ -292,7 +292,7 @@ def explain(
         if is_translated(exchange, recorder):
             if exchange.response is not None:
                 return _describe_response(explanation, exchange, shown)
-        elif action.grpc and action.refuse_non_call(exchange, any_version=True):
+        elif (action.grpc and action.refuse_non_call(exchange, any_version=True)) or action.refuse_path(exchange):
             return _describe_response(explanation, exchange, shown)
         explanation.sends = shown.head(recorder.action.request(recorder.call or exchange, target))
         fallback = exchange.route.fallback

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from itertools import islice
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from fastgw.http.grammar import TOKEN, VALUE
 from fastgw.http.messages import RequestHead
@@ -59,14 +59,25 @@ _IS_AUTHORITY: Final = re.compile(rb"(?:[a-z0-9._~-]++|\[[0-9a-f:.]++\])(?::[0-9
 _PROTO: Final = re.compile(rb'(?:^|;)[ \t]*+[Pp][Rr][Oo][Tt][Oo]="?([A-Za-z]++)')
 
 
+class TlsParameters(NamedTuple):
+    """Parameters of a TLS connection."""
+
+    version: str
+    """Version by OpenSSL's name, such as `TLSv1.3`."""
+    cipher: str
+    """Cipher suite by OpenSSL's name, such as `TLS_AES_256_GCM_SHA384`."""
+    server_name: str
+    """Server name that the client has sent (SNI); "": none."""
+
+
 class Peer:
     """The peer of a client connection.
 
     `ip`: its address, `unix:` for a unix socket. `trusted`: whether it is a trusted proxy. `certificate`: its verified
-    client certificate; None: it has presented none.
+    client certificate; None: it has presented none. `tls`: of the connection to the gateway; None: there is no TLS.
     """
 
-    __slots__ = ("_authority", "_lines", "certificate", "ip", "port", "scheme", "server_port", "trusted")
+    __slots__ = ("_authority", "_lines", "certificate", "ip", "port", "scheme", "server_port", "tls", "trusted")
 
     def __init__(
         self,
@@ -79,6 +90,7 @@ class Peer:
     ) -> None:
         self.ip, self.port, self.server_port, self.trusted, self.scheme = ip, port, server_port, trusted, scheme
         self.certificate = certificate
+        self.tls: TlsParameters | None = None
         self._authority: bytes | None = None
         self._lines = b""
 

@@ -122,7 +122,9 @@ class Listener:
         trusted = self.trusts(peer.ip)
         if trusted is peer.trusted:
             return peer
-        return Peer(peer.ip, peer.port, peer.server_port, trusted, peer.scheme, peer.certificate)
+        made = Peer(peer.ip, peer.port, peer.server_port, trusted, peer.scheme, peer.certificate)
+        made.tls = peer.tls
+        return made
 
     @property
     def vouches(self) -> bytes | None:

@@ -13,13 +13,12 @@ import ssl
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from time import time
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
 from fastgw.composition.action import ComposeAction
-from fastgw.config.base.route_patterns import Template, parse_redirect, parse_strip_prefix
+from fastgw.config.base.route_patterns import parse_strip_prefix
 from fastgw.config.base.value_types import Url
 from fastgw.config.decoding.filter_levels import by_route, early, early_turn, running_order
 from fastgw.config.egress.expand import service_of
@@ -33,26 +32,31 @@ from fastgw.downstream.protocols import offered_by_alpn
 from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.contexts import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trusted_proxies import trust
-from fastgw.exchange import Chain, Division, Exchange, FastPathPlan, FilterInstance, Hooks, Reply, Route
+from fastgw.exchange import Chain, Division, Exchange, FastPathPlan, FilterInstance, Hooks, Route
 from fastgw.exchange.error_pages import ErrorPage, ErrorPages
-from fastgw.exchange.ready_answer import ReadyAnswer, ReadyReply
 from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
 from fastgw.files.action import FilesAction
 from fastgw.files.resources import FileFinder
 from fastgw.filters.api import CACHES, STATE, Env, FilterResources, digest_of_caches, digest_of_state, secret_names
+from fastgw.filters.authentication.templates import raw_value
 from fastgw.filters.wrappers.forwarded_preflights import forwards_preflight
 from fastgw.filters.wrappers.misconfigured import Misconfigured
 from fastgw.filters.wrappers.shadow import in_shadow
-from fastgw.forwarded_headers import Peer
 from fastgw.gateway.conditions import conditions_of
+from fastgw.gateway.own_responses import RespondAction, redirect_action, respond_action, static_reply
 from fastgw.gateway.tables import CompiledRoute, CompileError, Gateway
 from fastgw.http.error_templates import html_template, json_template
 from fastgw.http.http2.session import why_missing
-from fastgw.http.messages import RequestHead
 from fastgw.routing.table import Conditions, Router, Rule, Steps, at_once, rule_of
 from fastgw.upstream.forwarding.fallback import Fallback
 from fastgw.upstream.forwarding.forward_action import Forward
-from fastgw.upstream.policies.path_rewrite import folder_of, path_check, path_of, rewrites_captures
+from fastgw.upstream.policies.path_rewrite import (
+    folder_of,
+    path_check,
+    path_of,
+    rewrites_captures,
+    rewrites_variables,
+)
 from fastgw.upstream.policies.traffic_split import Splitter
 from fastgw.upstream.targets.target import build_targets
 from fastgw.upstream.targets.tls import client_tls, identity_of, material_of, protocols_of
@@ -547,9 +551,9 @@ class _Building:
 
     def _action(self, route: config.Route, upstream: Upstream | None) -> Callable[[Exchange], None]:
         if route.respond is not None:
-            return RespondAction(_reply(route.respond))
+            return respond_action(route, route.respond)
         if route.redirect is not None:
-            return _redirect(route.redirect.status, parse_redirect(route.redirect.to))
+            return redirect_action(route, route.redirect)
         if route.files is not None:
             return _files(route, route.files)
         assert upstream is not None
@@ -559,7 +563,8 @@ class _Building:
         upgrade = tuple(protocol.lower().encode() for protocol in route.upgrade)
         deadline_name = None if route.deadline_header is None else route.deadline_header.encode()
         how = route.forwarded, upgrade, route.timeout, deadline_name
-        differs = upstream, path_of(route), *how, folder_of(route), route.via == "on", route.retries, route.timeouts
+        own = route.retries, route.timeouts, rewrites_variables(route)
+        differs = upstream, path_of(route, raw_value), *how, folder_of(route), route.via == "on", *own
         # Shared by all routes with equal behaviour, to stay in the CPU caches: see `exchange.chain.Route`.
         forward = self._forwards.get(differs)
         if forward is None:
@@ -568,7 +573,7 @@ class _Building:
 
     def _fallback(self, route: config.Route, settings: config.Fallback, links: Iterable[FilterInstance]) -> Fallback:
         if settings.respond is not None:
-            return Fallback(settings.conditions, reply=_reply(settings.respond))
+            return Fallback(settings.conditions, reply=static_reply(settings.respond))
         assert settings.upstream is not None
         upstream = self._made.upstreams[settings.upstream]
         shares = all(_is_for(upstream, link) for link in links if link.use.settings.for_its_upstream)
@@ -737,43 +742,8 @@ def _accumulated(levels: Iterable[Level]) -> Sequence[tuple[str, config.FilterUs
     return [(level, use) for level, use in held.values() if use is not None]
 
 
-class RespondAction:
-    """Action of a route with `respond`: the same answer to each request."""
-
-    def __init__(self, reply: Reply) -> None:
-        self._reply, self._ready = reply, ReadyReply.of(reply)
-
-    def __call__(self, exchange: Exchange) -> None:
-        exchange.reply(self._reply)
-
-    def ready_answer(self, head: RequestHead, peer: Peer) -> ReadyAnswer | None:
-        """Return the answer to a plain GET (`Hooks.ready_answer`)."""
-        if self._ready is None or head.method != b"GET" or (peer.trusted and head.forwarded):
-            return None
-        return self._ready.at(time())
-
-
-def _reply(respond: config.Respond) -> Reply:
-    fields = [(name.encode(), value.encode()) for name, value in respond.headers.items()]
-    if respond.body and not any(name.lower() == b"content-type" for name, _ in fields):
-        fields.append((b"Content-Type", b"text/plain; charset=utf-8"))
-    return Reply(respond.status, respond.body.encode(), fields)
-
-
 def _files(route: config.Route, files: config.Files) -> FilesAction:
     prefix = b"" if route.strip_prefix is None else parse_strip_prefix(route.strip_prefix)
     index, codings = [name.encode() for name in files.index], [coding.encode() for coding in files.precompressed]
     page = None if files.spa is None else files.spa.encode()
     return FilesAction(FileFinder(files.root, index, codings, files.listing, page), prefix)
-
-
-def _redirect(status: int, to: Template) -> Callable[[Exchange], None]:
-    has_query = any(b"?" in literal for literal in to.literals)
-
-    def redirect(exchange: Exchange) -> None:
-        location = to.expand(exchange.params)
-        if not has_query and exchange.query_shown is not None:
-            location += b"?" + exchange.query_shown
-        exchange.reply(Reply(status, fields=((b"Location", location),)))
-
-    return redirect

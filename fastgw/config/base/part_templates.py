@@ -4,22 +4,13 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple, TypeAlias
 
+from fastgw.config.base.variables import is_variable
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
-from fastgw.jose import claim_path
 
-FIXED: Final = frozenset(
-    (
-        *("client_ip", "scheme", "host", "method", "path", "query", "request_id", "listener", "route"),
-        *("consumer.name", "consumer.groups", "upstream", "target", "latency", "uuid"),
-        *("tls.subject", "tls.common_name", "tls.fingerprint", "tls.serial", "tls.issuer"),
-    )
-)
-"""Variables with a fixed name, as in the `headers` filter."""
 _PIECE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 _PART: Final = re.compile(r"part\.([A-Za-z_][A-Za-z0-9_-]*)(?:\.(.+))?")
 _ITEM: Final = re.compile(r"item(?:\.(.+))?")
-_OF_REQUEST: Final = re.compile(r"query\..+|(?:header|cookie)\.[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PARAMETER: Final = re.compile(r"(?:param\.)?([A-Za-z_][A-Za-z0-9_]*)")
 
 
@@ -85,10 +76,7 @@ def _variable(name: str) -> TemplateVariable:
         return TemplateVariable(name, part[1], tuple(part[2].split(".")) if part[2] else ())
     if (item := _ITEM.fullmatch(name)) is not None:
         return TemplateVariable(name, "", tuple(item[1].split(".")) if item[1] else (), is_item=True)
-    if name.startswith("claims."):
-        claim_path(name.removeprefix("claims."))
-        return TemplateVariable(name)
-    if name in FIXED or _OF_REQUEST.fullmatch(name) is not None:
+    if is_variable(name):
         return TemplateVariable(name)
     if (parameter := _PARAMETER.fullmatch(name)) is not None:
         return TemplateVariable(name, parameter=parameter[1])

@@ -81,7 +81,7 @@ class HostPattern:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Text with parameters: `literals[0] parameters[0] literals[1] ...`."""
+    """Text with parameters of the path and variables of the request: `literals[0] parameters[0] literals[1] ...`."""
 
     literals: tuple[bytes, ...]
     parameters: tuple[str, ...]
@@ -107,7 +107,7 @@ LIKE_REGEX: Final = re.compile(
 )
 """Matches a literal path that was probably meant as a regular expression."""
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
-_TEMPLATE_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_TEMPLATE_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[^{}/?#\s]+)?)\}")
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _HOST_LENGTH_MAX: Final = 253  # in dotted form (RFC 1035 section 2.3.4)
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")  # already in normal form: unreserved letters only, no dot
@@ -192,7 +192,7 @@ def parse_strip_prefix(text: str) -> bytes:
 
 
 def parse_rewrite(text: str) -> Template:
-    """Parse a path in which `{name}` stands for a parameter of the route's paths.
+    """Parse a path in which `{name}` stands for a parameter of the route's paths, or for a variable.
 
     Each literal part is normalized by itself, so no value can complete a dot segment, and the expanded path is in
     normal form.
@@ -205,7 +205,9 @@ def parse_rewrite(text: str) -> Template:
 
 
 def parse_redirect(text: str) -> Template:
-    """Parse a redirect target: a path or an http(s) URL. `{name}` in its path, query or fragment is a parameter."""
+    """Parse a redirect target: a path or an http(s) URL. `{name}` in its path, query or fragment is a
+    parameter or a variable.
+    """
     url = _URL_START.match(text)
     if url is None and (not text.startswith("/") or text.startswith("//")):
         raise ValueError(

@@ -457,7 +457,10 @@ class Respond(Settings):
     status: Annotated[int, Meta(ge=200, le=599)] = 200
     """Status code."""
     body: str = ""
-    """Body, sent as UTF-8. Its type is `text/plain; charset=utf-8` unless `headers` has another `Content-Type`."""
+    """Body, sent as UTF-8. Its type is `text/plain; charset=utf-8` unless `headers` has another `Content-Type`. In the
+    `respond` of a route, path parameters and variables as in the `headers` filter (`{id}`, `{uuid}`, `{claim.sub}`) are
+    replaced by their values, in body and headers; other braces are text. In JSON, HTML and XML values are escaped; a
+    missing value is empty in the body, and its header is left out."""
     headers: Mapping[FieldName, FieldValue] = NONE
     """Further headers."""
 
@@ -468,7 +471,10 @@ class Redirect(Settings):
     status: Literal[301, 302, 303, 307, 308] = 308
     """307 and 308 keep the method; clients may cache 301 and 308."""
     to: str
-    """Value of `Location`: a URL or a path. `{name}` stands for a path parameter of the route.
+    """Value of `Location`: a URL or a path. `{name}` in its path, query or fragment stands for a path parameter of the
+    route, or for a variable as in the `headers` filter, such as `{claim.tenant}` or `{query.page}`; its value is
+    percent-encoded, only `{path}` keeps its slashes, of which the first may stand before it (`/{path}`). If a value is
+    missing, the request is answered 400, or 403 if it is the consumer's or a claim.
 
     If the value has no query, the query of the request is appended, without credentials that filters hide.
     """
@@ -653,7 +659,8 @@ class Route(Settings):
     strip_prefix: str | None = None
     """Prefix to remove from the path before the request is sent, or a file is looked up, in whole path segments."""
     rewrite: str | None = None
-    """Path to send instead of the request path. `{name}` stands for a path parameter of the route."""
+    """Path to send instead of the request path. `{name}` stands for a path parameter of the route, or for a variable as
+    in `redirect.to`, such as `/tenants/{claim.tenant}/{path}`; missing values are answered as there."""
     path: PathForwarding = PathForwarding()
     """Form of the path that is sent to the upstream."""
     forwarded: Literal["append", "set", "strip", "pass"] | None = None

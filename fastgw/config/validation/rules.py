@@ -17,6 +17,7 @@ from msgspec.structs import astuple
 from fastgw.config.base import route_patterns as patterns
 from fastgw.config.base.problems import Path, format_value, suggest
 from fastgw.config.base.value_types import Address
+from fastgw.config.base.variables import FIXED, OF_UPSTREAMS, is_variable
 from fastgw.config.decoding.decoder import BROKEN, fields_of
 from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.formats.positions import SyntaxProblem
@@ -240,9 +241,10 @@ def route_patterns(merged: Merged) -> None:
         parsed = [_parsed(patterns.parse_path, path, location.below("paths", i)) for i, path in _whole(route.paths)]
         paths = None if BROKEN in parsed or BROKEN in route.paths else parsed
         _check_prefix(route, location, paths)
-        _check_parameters(patterns.parse_rewrite, route.rewrite, location.below("rewrite"), paths)
+        _check_parameters(patterns.parse_rewrite, route.rewrite, location.below("rewrite"), paths, FIXED - {"target"})
         if route.redirect is not None and route.redirect.to is not BROKEN:
-            _check_parameters(patterns.parse_redirect, route.redirect.to, location.below("redirect", "to"), paths)
+            at = location.below("redirect", "to")
+            _check_parameters(patterns.parse_redirect, route.redirect.to, at, paths, FIXED - OF_UPSTREAMS)
 
 
 def _check_prefix(route: Route, location: SourceLocation, paths: list[Any] | None) -> None:
@@ -272,9 +274,15 @@ def _may_begin(path: patterns.PathPattern, prefix: bytes) -> bool:
 
 
 def _check_parameters(
-    parse: Callable[[str], patterns.Template], text: str | None, location: SourceLocation, paths: list[Any] | None
+    parse: Callable[[str], patterns.Template],
+    text: str | None,
+    location: SourceLocation,
+    paths: list[Any] | None,
+    fixed: frozenset[str],
 ) -> None:
-    """Check that each parameter of a template exists in all paths."""
+    """Check that each parameter of a template exists in all paths, or is a variable. `fixed`: the variables with a
+    fixed name.
+    """
     if text is None:
         return
     template: Any = _parsed(parse, text, location)
@@ -283,11 +291,25 @@ def _check_parameters(
     held = [path.names for path in paths]
     known = frozenset.intersection(*held) if held else frozenset()
     for name in dict.fromkeys(template.parameters):
-        if name not in known:
-            hint = suggest(name, known) if known else "expected paths that have it"
-            if any(path.kind is patterns.PathKind.REGEX for path in paths):
-                hint = "expected paths that have it; in a regular expression it is a named group, (?P<name>...)"
-            location.report(f"not every path of this route has the parameter {format_value(name)}", hint, at_key=False)
+        if name in known or name in fixed:
+            continue
+        if "." in name or name in FIXED:
+            _check_variable(name, location, sorted(fixed))
+            continue
+        hint = suggest(name, known) if known else "expected paths that have it"
+        if any(path.kind is patterns.PathKind.REGEX for path in paths):
+            hint = "expected paths that have it; in a regular expression it is a named group, (?P<name>...)"
+        location.report(f"not every path of this route has the parameter {format_value(name)}", hint, at_key=False)
+
+
+def _check_variable(name: str, location: SourceLocation, fixed: Sequence[str]) -> None:
+    try:
+        if name not in FIXED and is_variable(name):
+            return
+        hint = suggest(name, [*fixed, "claim.NAME", "header.NAME", "query.NAME", "cookie.NAME"])
+    except ValueError as error:
+        hint = str(error)
+    location.report(f"unknown variable {format_value(name)}", hint, at_key=False)
 
 
 def roots_of_files_exist(merged: Merged) -> None:

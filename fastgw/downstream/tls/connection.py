@@ -20,7 +20,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send_at_once
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.tls_transport import CLOSED, OPEN, SILENT, TlsTransport
-from fastgw.forwarded_headers import Peer
+from fastgw.forwarded_headers import Peer, TlsParameters
 from fastgw.http.malformed import Malformed
 from fastgw.net.client_certificate import ClientCertificate
 from fastgw.net.client_hello import DECODE_ERROR, HANDSHAKE, NO_APPLICATION_PROTOCOL, HelloBuffer, protocols_offered
@@ -117,7 +117,7 @@ class TlsConnection(TlsTransport):
         """`local`: the address that the client has connected to, if it is not that of the socket."""
         super().__init__(server.worker_loop)
         self._local = local
-        self._server_name = ""  # requested by the client of a TCP listener
+        self._server_name = ""  # requested by the client
         self.listener = listener
         self.peer = peer
         self._server = server
@@ -175,8 +175,7 @@ class TlsConnection(TlsTransport):
             self._fail(HandshakeOutcome.PROTOCOL_ERROR, malformed.reason)
             return
         received, self._hello = bytes(hello.received), None
-        if self.listener.tcp is not None:
-            self._server_name = server_name_of(hello.message())
+        self._server_name = server_name_of(hello.message())
         if tls is None:  # since the first bytes
             self._answer_plain(received)
             return
@@ -231,6 +230,8 @@ class TlsConnection(TlsTransport):
         server.handshake_done(self)
         server.shaken[HandshakeOutcome.RESUMED if self._tls.session_reused else HandshakeOutcome.FULL] += 1
         self.peer.certificate = certificate
+        cipher = self._tls.cipher()
+        self.peer.tls = TlsParameters(self._tls.version() or "", cipher[0] if cipher else "", self._server_name)
         self._admitted = False  # the permits belong to the protocol above now
         if self.listener.tcp is not None:
             end = TlsEnd(server.worker_loop, connection := TcpConnection(server, self.listener, self.peer, self._local))

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import orjson
 
+from fastgw.config.base.variables import CLAIM_PREFIXES, claim_name, is_variable
 from fastgw.exchange.request_keys import cookie
 from fastgw.filters.api import Exchange
 from fastgw.forwarded_headers import client_scheme
@@ -27,9 +28,7 @@ Value: TypeAlias = Callable[[Exchange], bytes | None]
 
 _PIECE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 _PARAMETER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_CLAIMS: Final = "claims."
 _SOURCES: Final = re.compile(r"(header|query|cookie)\.(.+)")
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PARAM: Final = "param."
 _MAP: Final = "map."
 
@@ -63,6 +62,17 @@ def _of_certificate(attribute: str) -> Value:
     return value
 
 
+def _of_handshake(attribute: str) -> Value:
+    """Return a value of the TLS connection to this gateway."""
+
+    def value(exchange: Exchange) -> bytes | None:
+        tls = exchange.peer.tls
+        return None if tls is None else getattr(tls, attribute).encode()
+
+    return value
+
+
+_OF_CERTIFICATES: Final = ("subject", "common_name", "fingerprint", "serial", "issuer")
 VALUES: Final[Mapping[str, Value]] = {
     "client_ip": lambda exchange: None if exchange.client_ip == "unix:" else exchange.client_ip.encode(),
     "scheme": lambda exchange: client_scheme(exchange.head, exchange.peer),
@@ -79,15 +89,13 @@ VALUES: Final[Mapping[str, Value]] = {
     "target": lambda exchange: exchange.target.encode(),
     "latency": lambda exchange: b"%.6f" % (monotonic() - exchange.begun_at),
     "uuid": lambda exchange: str(uuid4()).encode(),
-    "tls.subject": _of_certificate("subject"),
-    "tls.common_name": _of_certificate("common_name"),
-    "tls.fingerprint": _of_certificate("fingerprint"),
-    "tls.serial": _of_certificate("serial"),
-    "tls.issuer": _of_certificate("issuer"),
+    "tls.version": _of_handshake("version"),
+    "tls.cipher": _of_handshake("cipher"),
+    "tls.sni": _of_handshake("server_name"),
+    **{f"tls.{name}": _of_certificate(name) for name in _OF_CERTIFICATES},
+    **{f"tls.client_{name}": _of_certificate(name) for name in _OF_CERTIFICATES},
 }
-"""Variables with a fixed name. Others: `claims.PATH`, `header.NAME`, `query.NAME`, `cookie.NAME`, and path parameters,
-also as `param.NAME`.
-"""
+"""Functions of the variables with a fixed name (`config.base.variables.FIXED`)."""
 
 
 def parse_template(text: str) -> str:
@@ -104,7 +112,7 @@ def parameters(text: str) -> tuple[str, ...]:
 
 def is_identity(text: str) -> bool:
     """Whether the text contains an identity of the client: consumer or claims."""
-    return any(name is not None and name.startswith(("consumer.", _CLAIMS)) for _, name in _pieces(text))
+    return any(name is not None and name.startswith(("consumer.", *CLAIM_PREFIXES)) for _, name in _pieces(text))
 
 
 def maps_in(text: str) -> tuple[str, ...]:
@@ -162,9 +170,7 @@ def _pieces(text: str) -> tuple[tuple[bytes, str | None], ...]:
     for match in _PIECE.finditer(text):
         piece, name = match[0], match[1]
         if name is not None:
-            if name.startswith(_CLAIMS):
-                claim_path(name.removeprefix(_CLAIMS))
-            elif not is_known(name) and not _PARAMETER.fullmatch(name.removeprefix(_PARAM)):
+            if not is_known(name) and not _PARAMETER.fullmatch(name.removeprefix(_PARAM)):
                 raise ValueError(f'"{text}" has the unknown variable {{{name}}}')
             pieces.append((b"", name))
         elif piece in "{}":
@@ -191,15 +197,12 @@ def _value(name: str, maps: Mapping[str, Value]) -> Value:
 
 def raw_value(name: str) -> Value:
     """Return the function for a variable, whose value may not be fit for a header."""
-    return VALUES.get(name) or _source(name) or (_claim(name) if name.startswith(_CLAIMS) else _parameter(name))
+    return VALUES.get(name) or _source(name) or (_parameter(name) if claim_name(name) is None else _claim(name))
 
 
 def is_known(name: str) -> bool:
     """Whether a variable exists for every request, unlike a path parameter."""
-    source = _SOURCES.fullmatch(name)
-    if source is not None:
-        return source[1] == "query" or _TOKEN.fullmatch(source[2]) is not None
-    return name in VALUES or name.startswith((_CLAIMS, _MAP))
+    return is_variable(name) or name.startswith(_MAP)
 
 
 def _source(name: str) -> Value | None:
@@ -229,7 +232,7 @@ def _parameter(name: str) -> Value:
 
 
 def _claim(name: str) -> Value:
-    path = claim_path(name.removeprefix(_CLAIMS))
+    path = claim_path(claim_name(name) or "")
 
     def claim(exchange: Exchange) -> bytes | None:
         held = find_claim(exchange.claims, path)

@@ -91,15 +91,16 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
     """Change the headers of requests to the upstream and of responses: first remove, then set, then add.
 
     In values `{name}` is replaced by a value of the request: `{client_ip}`, `{scheme}`, `{host}`, `{method}`, `{path}`,
-    `{query}`, `{request_id}`, `{listener}`, `{route}`, `{consumer.name}`, `{consumer.groups}`, `{claims.NAME}` of a
-    verified token (`{claims.address.city}` for nested claims), and `{NAME}` or `{param.NAME}` for a path parameter;
-    `{header.NAME}`, `{query.NAME}` and `{cookie.NAME}` of the client's request, which are missing if they are repeated
-    with different values; `{tls.subject}`, `{tls.common_name}`, `{tls.fingerprint}`, `{tls.serial}` and `{tls.issuer}`
-    of a verified client certificate; `{uuid}`, a random one each time; `{latency}`, the seconds since the request
-    began; `{upstream}` and `{target}`, which are known in responses; and `{map.NAME}`, the result of one of the `maps`.
-    Lists are joined by commas. `{{` and `}}` are literal braces. If a value is missing or empty, or not allowed in a
-    header, the header is left out; but if the consumer's identity is not allowed in a header, the request is answered
-    403.
+    `{query}`, `{request_id}`, `{listener}`, `{route}`, `{consumer.name}`, `{consumer.groups}`, `{claim.NAME}` of a
+    verified token (`{claim.address.city}` for nested claims; `{claims.NAME}` is the same), and `{NAME}` or
+    `{param.NAME}` for a path parameter; `{header.NAME}`, `{query.NAME}` and `{cookie.NAME}` of the client's request,
+    which are missing if they are repeated with different values; `{tls.version}`, `{tls.cipher}` and `{tls.sni}` of the
+    client's connection; `{tls.client_subject}`, `{tls.client_common_name}`, `{tls.client_fingerprint}`,
+    `{tls.client_serial}` and `{tls.client_issuer}` of a verified client certificate (also without `client_`); `{uuid}`,
+    a random one each time; `{latency}`, the seconds since the request began; `{upstream}` and `{target}`, which are
+    known in responses; and `{map.NAME}`, the result of one of the `maps`. Lists are joined by commas. `{{` and `}}` are
+    literal braces. If a value is missing or empty, or not allowed in a header, the header is left out; but if the
+    consumer's identity is not allowed in a header, the request is answered 403.
     """
 
     request: Edits = Edits()

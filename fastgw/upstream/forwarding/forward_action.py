@@ -18,10 +18,12 @@ from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.field_names import DIGESTS, EXPECT
 from fastgw.http.grpc.calls import TIMEOUT, is_grpc, timeout_line, timeout_of
 from fastgw.http.http1 import serializer
+from fastgw.http.malformed import Malformed
 from fastgw.http.messages import AS_DECLARED
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.forwarding import Forwarding
 from fastgw.upstream.load_balancing import BalancingRequest
+from fastgw.upstream.policies.path_rewrite import MissingVariable
 from fastgw.upstream.policies.retry import rules_of
 from fastgw.upstream.targets.attempt_listener import AttemptRecord
 from fastgw.upstream.targets.target import Target
@@ -40,6 +42,7 @@ class Forward:
     else, and runs for every path.
     `timeout`: seconds until the response head. `deadline_name`: header with the number of milliseconds that an attempt
     has; None: there is none. `via`: whether requests and responses get a `Via` of the gateway.
+    `checks_path`: whether `path_of` contains values of the request, so that it may refuse one.
     `retries`, `own_timeouts`: of the route, in place of the upstream's.
     """
 
@@ -50,6 +53,7 @@ class Forward:
         "_joined",
         "_own_retries",
         "_unrewritten",
+        "checks_path",
         "deadline_name",
         "forwarded",
         "grpc",
@@ -78,6 +82,7 @@ class Forward:
         via: bool = True,
         retries: RouteRetries | None = None,
         own_timeouts: RouteTimeouts | None = None,
+        checks_path: bool = False,
     ) -> None:
         self.upstream = upstream
         self._own_retries = retries
@@ -88,6 +93,7 @@ class Forward:
         self.forwarded: Policy | None = forwarded
         self.upgrade = upgrade
         self.own_timeouts = own_timeouts
+        self.checks_path = checks_path
         settings = upstream.settings.timeouts
         self.timeouts = settings if own_timeouts is None else own_timeouts.over(settings)
         self.total_timeout = self.timeouts.total or inf  # seconds
@@ -106,6 +112,7 @@ class Forward:
         rules = self.rules
         timed = self.timeout is not inf or rules.per_try is not inf or self.deadline_name is not None
         timed = timed or self.own_timeouts is not None
+        timed = timed or self.checks_path
         return not (timed or rules.statuses or self.upstream.hedging or self.grpc)
 
     def unrewritten(self) -> "Forward":
@@ -130,6 +137,8 @@ class Forward:
             exchange.fail(Fault.NOT_IMPLEMENTED, "No tunnel for this protocol begins here.")
             return
         if self.grpc and self.refuse_non_call(exchange):
+            return
+        if self.checks_path and self.refuse_path(exchange):
             return
         forwarding = self._forwarding(exchange)
         exchange.upstream = upstream.name
@@ -159,6 +168,23 @@ class Forward:
         elif exchange.method != b"POST":
             fault = Fault.METHOD_NOT_ALLOWED
             exchange.fail_with(problem(fault, "gRPC calls need the method POST.", ((b"Allow", b"POST"),)), fault)
+        else:
+            return False
+        return True
+
+    def refuse_path(self, exchange: Exchange) -> bool:
+        """Refuse a request whose values do not make a path. Returns whether it was refused."""
+        if not self.checks_path or self.path_of is None:
+            return False
+        before, exchange.upstream = exchange.upstream, self.upstream.name
+        try:
+            self.path_of(exchange)
+        except MissingVariable as missing:
+            exchange.upstream = before
+            exchange.fail(missing.fault, "A value of the path is missing.", why=f"rewrite: {missing}")
+        except Malformed as malformed:
+            exchange.upstream = before
+            exchange.fail(Fault.BAD_REQUEST, malformed.reason)
         else:
             return False
         return True

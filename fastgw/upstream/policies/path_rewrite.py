@@ -6,9 +6,10 @@ refused unless every server interprets them alike: they begin with the removed p
 
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, TypeAlias
+from urllib.parse import quote
 
-from fastgw.config.base.route_patterns import Template, parse_rewrite, parse_strip_prefix
+from fastgw.config.base.route_patterns import Template, parse_path, parse_rewrite, parse_strip_prefix
 from fastgw.config.settings import gateway as config
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, problem
@@ -17,20 +18,40 @@ from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
 from fastgw.upstream.load_balancing import BalancingRequest
 
+ValueOf: TypeAlias = Callable[[str], Callable[[Any], bytes | None]]
+"""Returns the function for a variable's value in an exchange."""
+
+
+class MissingVariable(Exception):
+    """A variable has no value in this exchange."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"{{{name}}} has no value")
+
+    @property
+    def fault(self) -> Fault:
+        """Fault of the request: it has not shown who sends it, or lacks something else."""
+        return Fault.FORBIDDEN if self.name.startswith(("consumer.", "claim")) else Fault.BAD_REQUEST
+
+
 _DOT: Final = frozenset((b".", b"%2e"))
 _DOTS: Final = frozenset((b"..", b".%2e", b"%2e.", b"%2e%2e"))
 _HOLLOW: Final = re.compile(rb"(?:%2f)*(?:(?:;|%3b).*)?", re.DOTALL)
 """Segments, in lower case, that are empty for servers that decode `%2F`, or remove `;…`, before they resolve dots."""
 
 
-def path_of(route: config.Route) -> Callable[[BalancingRequest], bytes] | None:
+def path_of(route: config.Route, value_of: ValueOf) -> Callable[[BalancingRequest], bytes] | None:
     """Return the function that computes the path for the upstream, without the base path of its URL. None: the
     request's path, in normal form.
 
-    It raises `Malformed` for paths that `path_check` refuses.
+    It raises `Malformed` for paths that `path_check` refuses, and `MissingVariable` with `rewrites_variables`.
     """
     if route.rewrite is not None:
         template: Template = parse_rewrite(route.rewrite)
+        if rewrites_variables(route):
+            expand = expander(template, route, value_of)
+            return lambda asked: _normalized(expand(asked))
         if rewrites_captures(route):
             return lambda asked: _normalized(template.expand(asked.params))
         return lambda asked: template.expand(asked.params)
@@ -44,7 +65,51 @@ def path_of(route: config.Route) -> Callable[[BalancingRequest], bytes] | None:
 
 def rewrites_captures(route: config.Route) -> bool:
     """Whether the path that is sent contains groups of a regular expression, which may be parts of segments."""
+    if rewrites_variables(route):
+        return False
     return route.rewrite is not None and "{" in route.rewrite and any(path.startswith("~") for path in route.paths)
+
+
+def rewrites_variables(route: config.Route) -> bool:
+    """Whether the path that is sent contains values of the request, which are known once its filters have run."""
+    return route.rewrite is not None and bool(_variables(parse_rewrite(route.rewrite), route))
+
+
+def _variables(template: Template, route: config.Route) -> frozenset[str]:
+    """Return the names in a template that are no parameters of the route's paths."""
+    held = [parse_path(path).names for path in route.paths]
+    return frozenset(template.parameters) - (frozenset.intersection(*held) if held else frozenset())
+
+
+def expander(template: Template, route: config.Route, value_of: ValueOf) -> Callable[[Any], bytes]:
+    """Return the function that expands a path or URL for an exchange. A value is percent-encoded, so that it stays
+    within its segment or parameter; `{path}` keeps its slashes. Raises `MissingVariable`.
+    """
+    values = {name: value_of(name) for name in _variables(template, route)}
+    if not values:
+        return lambda exchange: template.expand(exchange.params)
+
+    # A path begins with a slash, which may stand before it, too.
+    path = _without_slash if any(map(_ends_before_path, template.literals, template.parameters)) else bytes
+
+    def expand(exchange: Any) -> bytes:
+        held = dict(exchange.params)
+        for name, read in values.items():
+            value = read(exchange)
+            if not value:
+                raise MissingVariable(name)
+            held[name] = path(value) if name == "path" else quote(value, safe="").encode()
+        return template.expand(held)
+
+    return expand
+
+
+def _ends_before_path(literal: bytes, name: str) -> bool:
+    return name == "path" and literal.endswith(b"/")
+
+
+def _without_slash(path: bytes) -> bytes:
+    return path.lstrip(b"/")
 
 
 def _normalized(path: bytes) -> bytes:
@@ -94,6 +159,8 @@ def path_check(
 
     `path_of`: returns the path that is sent to the route's upstream.
     """
+    if rewrites_variables(route):
+        path_of = None  # the path is known once the filters have run: see `Forward.refuse_path`
     captures = rewrites_captures(route)
     raw = path_of if route.path.forward == "raw" or captures else None
     slash_allowed = route.path.encoded_slash == "keep"

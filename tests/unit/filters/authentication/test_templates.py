@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from fastgw import config
-from fastgw.config.base.part_templates import FIXED
+from fastgw.config.base.variables import FIXED
 from fastgw.filters import TYPES
 from fastgw.filters.api import Consumer, Phase
 from fastgw.filters.authentication.templates import VALUES, Unfit, compiled

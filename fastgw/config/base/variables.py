@@ -1,0 +1,41 @@
+"""Names of the variables that stand for values of a request: in headers, queries, rewrites, redirects and responses."""
+
+import re
+from typing import Final
+
+from fastgw.jose import claim_path
+
+FIXED: Final = frozenset(
+    (
+        *("client_ip", "scheme", "host", "method", "path", "query", "request_id", "listener", "route"),
+        *("consumer.name", "consumer.groups", "upstream", "target", "latency", "uuid"),
+        *("tls.version", "tls.cipher", "tls.sni"),
+        *("tls.subject", "tls.common_name", "tls.fingerprint", "tls.serial", "tls.issuer"),
+        *("tls.client_subject", "tls.client_common_name", "tls.client_fingerprint", "tls.client_serial"),
+        "tls.client_issuer",
+    )
+)
+"""Variables with a fixed name. Others: `claim.PATH` (or `claims.PATH`), `header.NAME`, `query.NAME`, `cookie.NAME`, and
+path parameters, also as `param.NAME`.
+"""
+OF_UPSTREAMS: Final = frozenset(("upstream", "target"))
+"""Variables that only requests to an upstream have."""
+CLAIM_PREFIXES: Final = ("claim.", "claims.")
+_SOURCE: Final = re.compile(r"query\..+|(?:header|cookie)\.[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def claim_name(name: str) -> str | None:
+    """Return the path of the claim that a variable stands for; None: it is no claim."""
+    prefix = next((prefix for prefix in CLAIM_PREFIXES if name.startswith(prefix)), None)
+    return None if prefix is None else name.removeprefix(prefix)
+
+
+def is_variable(name: str) -> bool:
+    """Whether a variable exists for every request, unlike a path parameter. Raises `ValueError` for a claim that is no
+    path.
+    """
+    claim = claim_name(name)
+    if claim is not None:
+        claim_path(claim)
+        return True
+    return name in FIXED or _SOURCE.fullmatch(name) is not None

@@ -1,0 +1,155 @@
+"""Actions of routes that the gateway answers itself: `respond` and `redirect`, with values of the request.
+
+Rule: a value is encoded for its position, so that it never ends a string, an element, a segment or a header.
+"""
+
+import re
+from collections.abc import Callable
+from html import escape
+from time import time
+from typing import Final, final
+
+import orjson
+
+from fastgw.config.base.route_patterns import parse_path, parse_redirect
+from fastgw.config.base.variables import OF_UPSTREAMS, is_variable
+from fastgw.config.settings import gateway as config
+from fastgw.exchange import Exchange, Reply
+from fastgw.exchange.ready_answer import ReadyAnswer, ReadyReply
+from fastgw.filters.authentication.templates import Unfit, Value, raw_value
+from fastgw.forwarded_headers import Peer
+from fastgw.http.grammar import IS_VALUE
+from fastgw.http.messages import RequestHead
+from fastgw.upstream.policies.path_rewrite import MissingVariable, expander
+
+_NAME: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[^{}\s\"']+)?)\}")
+_PARAM: Final = "param."
+Parts = tuple[bytes | Value, ...]
+
+
+class RespondAction:
+    """Action of a route with `respond`: the same answer to each request."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply, self._ready = reply, ReadyReply.of(reply)
+
+    def __call__(self, exchange: Exchange) -> None:
+        exchange.reply(self._reply)
+
+    def ready_answer(self, head: RequestHead, peer: Peer) -> ReadyAnswer | None:
+        """Return the answer to a plain GET (`Hooks.ready_answer`)."""
+        if self._ready is None or head.method != b"GET" or (peer.trusted and head.forwarded):
+            return None
+        return self._ready.at(time())
+
+
+@final
+class TemplateAction:
+    """Action of a route with `respond` and variables in it."""
+
+    def __init__(self, status: int, body: Parts, fields: tuple[tuple[bytes, Parts], ...], encode: "Encode") -> None:
+        self._status, self._body, self._fields, self._encode = status, body, fields, encode
+
+    def __call__(self, exchange: Exchange) -> None:
+        fields = []
+        for name, parts in self._fields:
+            value = _joined(parts, exchange, bytes)
+            if value == value.strip(b" \t") and IS_VALUE(value) and all(_is_there(part, exchange) for part in parts):
+                fields.append((name, value))
+        exchange.reply(Reply(self._status, _joined(self._body, exchange, self._encode), fields))
+
+
+Encode = Callable[[bytes], bytes]
+
+
+def respond_action(route: config.Route, respond: config.Respond) -> RespondAction | TemplateAction:
+    """Return the action of a route with `respond`."""
+    body = _parts(respond.body, route)
+    reply = static_reply(respond)
+    fields = tuple((name, _parts(value.decode(), route)) for name, value in reply.fields)
+    if all(isinstance(part, bytes) for parts in (body, *(parts for _, parts in fields)) for part in parts):
+        return RespondAction(reply)
+    kind = next((value for name, value in reply.fields if name.lower() == b"content-type"), b"").lower()
+    media_type = kind.partition(b";")[0].strip()
+    encode: Encode = bytes
+    if media_type.endswith((b"/json", b"+json")):
+        encode = _in_json
+    elif media_type.endswith((b"html", b"xml")):
+        encode = _in_markup
+    return TemplateAction(respond.status, body, fields, encode)
+
+
+def static_reply(respond: config.Respond) -> Reply:
+    """Return the response without variables."""
+    fields = [(name.encode(), value.encode()) for name, value in respond.headers.items()]
+    if respond.body and not any(name.lower() == b"content-type" for name, _ in fields):
+        fields.append((b"Content-Type", b"text/plain; charset=utf-8"))
+    return Reply(respond.status, respond.body.encode(), fields)
+
+
+def redirect_action(route: config.Route, redirect: config.Redirect) -> Callable[[Exchange], None]:
+    """Return the action of a route with `redirect`."""
+    to = parse_redirect(redirect.to)
+    has_query = any(b"?" in literal for literal in to.literals)
+    expand, status = expander(to, route, raw_value), redirect.status
+
+    def answer(exchange: Exchange) -> None:
+        try:
+            location = expand(exchange)
+        except MissingVariable as missing:
+            exchange.fail(missing.fault, "A value of the redirect is missing.", why=f"redirect: {missing}")
+            return
+        if not has_query and exchange.query_shown is not None:
+            location += b"?" + exchange.query_shown
+        exchange.reply(Reply(status, fields=((b"Location", location),)))
+
+    return answer
+
+
+def _parts(text: str, route: config.Route) -> Parts:
+    """Return literals and variables of a text; braces around anything else are literal."""
+    held = [parse_path(path).names for path in route.paths]
+    known = frozenset.intersection(*held) if held else frozenset()
+    parts: list[bytes | Value] = []
+    end = 0
+    for match in _NAME.finditer(text):
+        name = match[1]
+        parameter = name.removeprefix(_PARAM)
+        if parameter in known or (_is_variable(name) and name not in OF_UPSTREAMS):
+            read = raw_value(_PARAM + parameter if parameter in known else name)
+            parts += (text[end : match.start()].encode(), read)
+            end = match.end()
+    parts.append(text[end:].encode())
+    return tuple(part for part in parts if part != b"")
+
+
+def _is_variable(name: str) -> bool:
+    try:
+        return is_variable(name)
+    except ValueError:  # a claim that is no path
+        return False
+
+
+def _joined(parts: Parts, exchange: Exchange, encode: Encode) -> bytes:
+    return b"".join(part if isinstance(part, bytes) else encode(_value(part, exchange) or b"") for part in parts)
+
+
+def _is_there(part: bytes | Value, exchange: Exchange) -> bool:
+    return isinstance(part, bytes) or bool(_value(part, exchange))
+
+
+def _value(read: Value, exchange: Exchange) -> bytes | None:
+    try:
+        return read(exchange)
+    except Unfit:
+        return None
+
+
+def _in_json(value: bytes) -> bytes:
+    """Escape a value within a string of JSON."""
+    return orjson.dumps(value.decode("utf-8", "replace"))[1:-1]
+
+
+def _in_markup(value: bytes) -> bytes:
+    """Escape a value within an element or a quoted attribute."""
+    return escape(value.decode("utf-8", "replace")).encode()

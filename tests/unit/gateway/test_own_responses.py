@@ -1,0 +1,126 @@
+"""Variables in `respond`, `redirect` and `rewrite`: encoded for their position, and refused where they are unknown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastgw import config
+from fastgw.config.base.variables import FIXED
+from fastgw.filters import TYPES
+from fastgw.filters.authentication.templates import VALUES
+from tests.support.memory import Plane
+
+HOST = b"Host: a.test\r\n"
+
+
+def test_each_variable_has_a_value() -> None:
+    assert frozenset(VALUES) == FIXED
+
+
+def answer(route: dict[str, Any], target: str, fields: bytes = b"") -> bytes:
+    plane = Plane({"routes": [{"name": "r", "paths": ["/x/{id}"], **route}]})
+    client = plane.client()
+    client.sends(b"GET %b HTTP/1.1\r\n%b%b\r\n" % (target.encode(), HOST, fields))
+    return bytes(client.received)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "sent"),
+    [
+        ("text/plain", "{id} {header.X-A} {route} {unknown} {a}", b'7 "<b> r {unknown} {a}'),
+        ("application/json", '{"id": "{id}", "a": "{header.X-A}"}', b'{"id": "7", "a": "\\"<b>"}'),
+        ("application/problem+json", '{"a": "{header.X-A}"}', b'{"a": "\\"<b>"}'),
+        ("text/html; charset=utf-8", "<p>{header.X-A}</p>", b"<p>&quot;&lt;b&gt;</p>"),
+        ("text/plain", "[{header.X-Missing}] {target}", b"[] {target}"),
+    ],
+)
+def test_a_body_has_values_escaped_for_its_type(kind: str, body: str, sent: bytes) -> None:
+    respond = {"body": body, "headers": {"Content-Type": kind}}
+    assert answer({"respond": respond}, "/x/7", b'X-A: "<b>\r\n').endswith(b"\r\n\r\n" + sent)
+
+
+def test_a_header_has_values_too_and_is_left_out_without_them() -> None:
+    headers = {"X-Id": "{id}/{method}", "X-None": "a{query.none}"}
+    got = answer({"respond": {"body": "ok", "headers": headers}}, "/x/7")
+    assert b"\r\nX-Id: 7/GET\r\n" in got
+    assert b"X-None" not in got
+
+
+def test_a_value_never_ends_a_header() -> None:
+    got = answer({"respond": {"body": "ok", "headers": {"X-Q": "{query.q}"}}}, "/x/7?q=a%0d%0aX-B:%20c")
+    assert b"X-B" not in got
+
+
+@pytest.mark.parametrize(
+    ("to", "target", "location"),
+    [
+        ("/y/{query.q}", "/x/7?q=a/..%2Fb%3Fc%0d%0a", b"/y/a%2F..%2Fb%3Fc%0D%0A?q=a/..%2Fb%3Fc%0d%0a"),
+        ("/y?next={path}", "/x/7", b"/y?next=/x/7"),
+        ("https://b.test/{path}", "/x/7?a=b", b"https://b.test/x/7?a=b"),
+        ("/y/{id}/{route}", "/x/7", b"/y/7/r"),
+    ],
+)
+def test_a_redirect_has_values_percent_encoded(to: str, target: str, location: bytes) -> None:
+    got = answer({"redirect": {"to": to}}, target)
+    assert b"\r\nLocation: " + location + b"\r\n" in got
+
+
+def test_a_redirect_without_its_value_is_refused() -> None:
+    assert answer({"redirect": {"to": "/y/{query.q}"}}, "/x/7").startswith(b"HTTP/1.1 400 ")
+    assert answer({"redirect": {"to": "/y/{claim.sub}"}}, "/x/7").startswith(b"HTTP/1.1 403 ")
+
+
+def sent_path(rewrite: str, target: bytes) -> bytes:
+    plane = Plane({"routes": [{"name": "r", "paths": ["/x/{id}"], "upstream": "u", "rewrite": rewrite}]})
+    client = plane.client()
+    client.sends(b"GET %b HTTP/1.1\r\n%b\r\n" % (target, HOST))
+    if client.received:
+        return bytes(client.received[:12])
+    return bytes(plane.connects().received.split(b" ")[1])
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "target", "sent"),
+    [
+        ("/in/{query.q}/{id}", b"/x/7?q=a%2Fb", b"/in/a%2Fb/7?q=a%2Fb"),
+        ("/in{path}", b"/x/7", b"/in/x/7"),
+        ("/in/{path}", b"/x/7", b"/in/x/7"),
+        ("/in/{upstream}/{id}", b"/x/7", b"/in/u/7"),
+        ("/in/{query.q}", b"/x/7?q=..", b"HTTP/1.1 400"),
+        ("/in/{query.q}", b"/x/7", b"HTTP/1.1 400"),
+        ("/in/{claim.tenant}", b"/x/7", b"HTTP/1.1 403"),
+    ],
+)
+def test_a_rewrite_has_values_that_stay_in_their_segment(rewrite: str, target: bytes, sent: bytes) -> None:
+    assert sent_path(rewrite, target) == sent
+
+
+@pytest.mark.parametrize(
+    ("route", "wrong"),
+    [
+        ('rewrite: "/in/{claim.a b}"', "claim.a b"),
+        ('rewrite: "/in/{nothing.a}"', 'unknown variable "nothing.a"'),
+        ('rewrite: "/in/{clientip}"', 'the parameter "clientip"'),
+    ],
+)
+def test_check_knows_the_variables(tmp_path: Path, route: str, wrong: str) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(
+        'version: 1\nlisteners: {main: {address: "127.0.0.1:0"}}\n'
+        f'routes: [{{name: r, paths: ["/x/{{id}}"], upstream: "http://a.test", {route}}}]\n'
+    )
+    with pytest.raises(config.ConfigError) as error:
+        config.load(str(file), TYPES)
+    assert wrong in str(error.value)
+
+
+def test_what_only_an_upstream_knows_is_no_part_of_a_redirect(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(
+        'version: 1\nlisteners: {main: {address: "127.0.0.1:0"}}\nroutes: [{name: r, redirect: {to: "/{target}"}}]\n'
+    )
+    with pytest.raises(config.ConfigError, match='unknown variable "target"'):
+        config.load(str(file), TYPES)
