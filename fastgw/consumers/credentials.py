@@ -19,8 +19,10 @@ from http_message_signatures.algorithms import (
 )
 
 from fastgw.config.base.problems import Path
-from fastgw.config.settings.gateway import Consumer, ConsumerSigningKey
+from fastgw.config.settings.gateway import Consumer, ConsumerSigningKey, ConsumerSubject
 from fastgw.config.settings.secrets import Secret, secret_in
+from fastgw.jose import ALGORITHMS as EXPECTED_KEYS
+from fastgw.jose import Key, UnusableKey, key_from_secret, read_keys, secret_from_base64
 
 LONGEST_KEY: Final = 1024
 """Maximum length in bytes of a key or password."""
@@ -36,7 +38,7 @@ Read = Callable[[str], bytes]
 class CredentialKind(IntEnum):
     """Kind of a mark."""
 
-    NAME, KEY, USERNAME, JWT_SUBJECT, SUBJECT, SAN, FINGERPRINT, KEY_ID = range(8)
+    NAME, KEY, USERNAME, JWT_SUBJECT, SUBJECT, SAN, FINGERPRINT, KEY_ID, TOKEN_KEY = range(9)
 
 
 NOUNS: Final = (
@@ -48,6 +50,7 @@ NOUNS: Final = (
     "the alternative name of a certificate",
     "the fingerprint",
     "the key_id",
+    "the key_id of a token key",
 )
 """Nouns for the kinds of marks."""
 
@@ -60,7 +63,7 @@ class Mark(NamedTuple):
     path: Path
     """Path of the credential in the consumer's settings."""
     secret: bytes = b""
-    """Secret of the credential: of a username its password; of a key_id the packed `Signer`."""
+    """Secret of the credential: of a username its password; of a key_id the packed `Signer` or `TokenSigner`."""
     wrong: str = ""
     """Reason why no request can present it; "": none."""
 
@@ -88,7 +91,11 @@ def marks_of(consumer: Consumer, read: Read) -> Iterator[Mark]:
     for place, signing in enumerate(consumer.hmac):
         yield _signing(signing, place, read)
     for place, token in enumerate(consumer.jwt):
-        yield Mark(CredentialKind.JWT_SUBJECT, subject_of(token.issuer, token.subject), ("jwt", place, "subject"))
+        if token.key is not None:
+            yield _token_key(token, place, read)
+        else:
+            subject = subject_of(token.issuer or "", token.subject or "")
+            yield Mark(CredentialKind.JWT_SUBJECT, subject, ("jwt", place, "subject"))
     for place, mark in enumerate(consumer.certificates):
         at = "certificates", place
         if mark.subject is not None:
@@ -105,6 +112,44 @@ class Signer(msgspec.Struct, frozen=True, array_like=True):
     algorithm: str
     key: bytes
     """The shared secret, or a public key in PEM."""
+
+
+class TokenSigner(msgspec.Struct, frozen=True, array_like=True):
+    """Verification key for tokens of a consumer."""
+
+    algorithm: str
+    key: bytes
+    """The shared secret, a public key in PEM, or a JWK."""
+    is_secret: bool
+    """Whether it is a shared secret as it is."""
+
+    def parsed(self) -> Key:
+        """Return the key. Raises `UnusableKey`."""
+        if self.is_secret:
+            key = key_from_secret(self.key)
+        else:
+            keys = read_keys(self.key, symmetric=True)
+            if len(keys) != 1:
+                raise UnusableKey("; ".join(map(str, keys.passed_over[:1])) or "expected exactly one key")
+            key = keys.keys[0]
+        if self.algorithm not in key.algorithms:
+            raise UnusableKey(f"not a key for {self.algorithm}; expected {EXPECTED_KEYS[self.algorithm].expected_key}")
+        return key
+
+
+def _token_key(token: ConsumerSubject, place: int, read: Read) -> Mark:
+    assert token.key is not None
+    assert token.key_id is not None
+    algorithm, key, wrong = token.algorithm or "", _value(token.key, read).encode(), ""
+    is_secret = token.secret_is_base64 or (algorithm.startswith("HS") and not key.lstrip().startswith(b"{"))
+    try:
+        signer = TokenSigner(algorithm, secret_from_base64(key) if token.secret_is_base64 else key, is_secret)
+        signer.parsed()
+    except UnusableKey as unusable:
+        signer, wrong = TokenSigner(algorithm, b"", True), str(unusable)
+    path: Path = ("jwt", place, "key" if wrong else "key_id")
+    value = token.key_id.encode("utf-8", "surrogatepass")
+    return Mark(CredentialKind.TOKEN_KEY, value, path, msgspec.msgpack.encode(signer), wrong)
 
 
 def _signing(signing: ConsumerSigningKey, place: int, read: Read) -> Mark:

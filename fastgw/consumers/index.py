@@ -20,7 +20,7 @@ import msgspec
 
 from fastgw.config.settings import gateway as settings
 from fastgw.config.sources.files import Disk
-from fastgw.consumers.credentials import CredentialKind, Read, Signer, marks_of, subject_of
+from fastgw.consumers.credentials import CredentialKind, Read, Signer, TokenSigner, marks_of, subject_of
 from fastgw.sync.revocations import RevocationEvent, RevocationList
 
 _KEY: Final = 32
@@ -103,6 +103,11 @@ class Index:
         """Return the consumer with this signing key, and the key."""
         slot = self._slot_of(CredentialKind.KEY_ID, key_id)
         return (self._consumer(slot[0]), _decode_signer(self._piece(slot[1]))) if slot is not None else None
+
+    def token_signer(self, key_id: bytes) -> tuple[Consumer, TokenSigner] | None:
+        """Return the consumer with this key for tokens, and the key."""
+        slot = self._slot_of(CredentialKind.TOKEN_KEY, key_id)
+        return (self._consumer(slot[0]), _decode_token_signer(self._piece(slot[1]))) if slot is not None else None
 
     def known(self) -> Iterator[ConsumerEntry]:
         """All consumers, in the order of the configuration."""
@@ -266,6 +271,10 @@ class Roster:
         """Return the consumer with this signing key, and the key; no signature is verified."""
         return self.index.signer(key_id.encode("utf-8", "surrogatepass"))
 
+    def by_token_key(self, key_id: str) -> tuple[Consumer, TokenSigner] | None:
+        """Return the consumer with this key for tokens, and the key; no signature is verified."""
+        return self.index.token_signer(key_id.encode("utf-8", "surrogatepass"))
+
     def by_jwt_subject(self, issuer: str, subject: str) -> Consumer | None:
         return self.index.find(CredentialKind.JWT_SUBJECT, subject_of(issuer, subject))
 
@@ -298,3 +307,4 @@ def _password_digest(key: bytes, username: bytes, password: bytes) -> bytes:
 _SALTS: Final = [bytes([kind]) for kind in CredentialKind]
 _decode: Final = msgspec.msgpack.Decoder(ConsumerEntry).decode
 _decode_signer: Final = msgspec.msgpack.Decoder(Signer).decode
+_decode_token_signer: Final = msgspec.msgpack.Decoder(TokenSigner).decode

@@ -9,7 +9,16 @@ UTF-8), and so are unknown critical headers (`crit`). Rule 4: an error names its
 
 from fastgw.jose.algorithms import ALGORITHMS, Algorithm
 from fastgw.jose.claims import ClaimPath, Claims, Expected, check_claims, claim_path, find_claim, scopes_of
-from fastgw.jose.keys import Key, KeySet, UnusableKey, key_from_secret, keys_from_pem, read_keys, read_set
+from fastgw.jose.keys import (
+    Key,
+    KeySet,
+    UnusableKey,
+    key_from_secret,
+    keys_from_pem,
+    read_keys,
+    read_set,
+    secret_from_base64,
+)
 from fastgw.jose.strict import TokenRefused
 from fastgw.jose.token import Signed, TokenRules, UnknownKey, read_token, verify
 
@@ -35,5 +44,6 @@ __all__ = [
     "read_set",
     "read_token",
     "scopes_of",
+    "secret_from_base64",
     "verify",
 ]

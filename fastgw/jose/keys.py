@@ -75,6 +75,11 @@ class Key:
             raise UnusableKey(_TOO_SHORT if kty == "oct" else "it is not a signing key")
         self.algorithms = frozenset(fitting if alg is None else (alg,))
 
+    def nameless(self) -> "Key":
+        """Return the key without its name, so that it verifies tokens with any `kid`. A new key is changed itself."""
+        self.kid = None
+        return self
+
     def __repr__(self) -> str:
         return f"<Key {self.kty} {'without kid' if self.kid is None else repr(self.kid)}>"
 
@@ -304,6 +309,15 @@ def key_from_secret(secret: bytes, kid: str | None = None) -> Key:
     """Return the key for a shared secret. Raises `UnusableKey` if it is too short, or not secret."""
     material, raw = _secret(secret)
     return Key("oct", "", material, raw, kid, None)
+
+
+def secret_from_base64(text: bytes) -> bytes:
+    """Return the bytes of a secret in base64 or base64url (RFC 4648 sections 4 and 5). Raises `UnusableKey`."""
+    plain = text.strip().rstrip(b"=").translate(_TO_BASE64)
+    try:
+        return b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+    except ValueError:
+        raise UnusableKey("it is not base64") from None
 
 
 def keys_from_pem(raw: bytes) -> Sequence[Key]:

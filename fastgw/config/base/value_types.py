@@ -610,6 +610,10 @@ Delay = Annotated[
         unit="s",
     ),
 ]
+AlgorithmName = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "ES256K", "EdDSA", "Ed25519",
+    "HS256", "HS384", "HS512",
+]  # fmt: skip
 Size = Annotated[
     int,
     Notation(

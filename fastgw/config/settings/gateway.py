@@ -13,6 +13,7 @@ from msgspec import Meta
 from fastgw.config.base.settings_base import NONE, Filters, FilterUse, Inner, OrFrom, Settings, SettingsMeta, Some, view
 from fastgw.config.base.value_types import (
     Address,
+    AlgorithmName,
     AlpnProtocol,
     BaseName,
     CertificateName,
@@ -736,12 +737,32 @@ class ConsumerPassword(Settings):
 
 
 class ConsumerSubject(Settings):
-    """Subject of a token, with its issuer."""
+    """Tokens of a consumer: those with a subject of an issuer (`issuer` and `subject`), or those that are signed with
+    a key of the consumer (`key_id`, `algorithm` and `key`).
+    """
 
-    issuer: Annotated[str, Meta(min_length=1)]
+    issuer: Annotated[str, Meta(min_length=1)] | None = None
     """`iss` of the token, compared character by character."""
-    subject: Annotated[str, Meta(min_length=1)]
+    subject: Annotated[str, Meta(min_length=1)] | None = None
     """`sub` of the token, compared character by character."""
+    key_id: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    """Value by which tokens name the key, as `consumer_keys` of the filter `jwt` says: their `kid`, or a claim such as
+    `iss`. No other consumer may have the same."""
+    algorithm: AlgorithmName | None = None
+    """Signature algorithm of the key. It is used for this one only."""
+    key: Secret | None = None
+    """The key: for `HS256` (at least 32 bytes), `HS384` (48) and `HS512` (64) a shared secret, for others a public key
+    or certificate in PEM; or a JWK."""
+    secret_is_base64: bool = False
+    """Whether `key` is a shared secret in base64 or base64url, whose padding may be left out."""
+
+    def __post_init__(self) -> None:
+        named = [self.issuer is not None, self.subject is not None]
+        keyed = [self.key_id is not None, self.algorithm is not None, self.key is not None]
+        if not (all(named) and not any(keyed)) and not (all(keyed) and not any(named)):
+            raise ValueError("expected `issuer` and `subject`, or `key_id`, `algorithm` and `key`")
+        if self.secret_is_base64 and not (self.algorithm or "").startswith("HS"):
+            raise ValueError("`secret_is_base64` is for a shared secret of `HS256`, `HS384` or `HS512`")
 
 
 class ConsumerCertificate(Settings):
@@ -789,7 +810,8 @@ class Consumer(Settings):
     hmac: tuple[ConsumerSigningKey, ...] = ()
     """Keys for `hmac`, which the consumer signs requests with."""
     jwt: tuple[ConsumerSubject, ...] = ()
-    """Subjects of the consumer's tokens."""
+    """Tokens of the consumer: by subject, or by keys of the consumer. Several keys allow one to be replaced by another.
+    """
     certificates: tuple[ConsumerCertificate, ...] = ()
     """Client certificates of the consumer."""
 

@@ -64,6 +64,8 @@ class TokenRequirements(NamedTuple):
     fields: tuple[tuple[bytes, str, ClaimPath], ...] = ()
     """Header names, and the claims that are forwarded in them."""
     realm: str = ""
+    key_name: ClaimPath | None = None
+    """Claim that names the consumer's key; (): `kid` in the header; None: keys are not those of consumers."""
     ceiling: float = 300.0
     """Maximum seconds for which a verdict is cached."""
     most: int = 10_000
@@ -123,6 +125,8 @@ class TokenVerdict(Struct, gc=False):
     """All its revocation keys, computed on demand; () before."""
     stamp: object = None
     """Stamp of the roster at the last lookup of the consumer and the revocation list."""
+    key_id: str = ""
+    """Name of the consumer's key that it was signed with; "": it is not a consumer's key."""
     certificate: str = ""
     """See `certificate_of`; checked for each request, because another connection may present the same token."""
 
@@ -159,6 +163,8 @@ class TokenPolicy:
         return f"<TokenPolicy {self._known!r}, {self.keyring!r}>"
 
     def _keys_changed(self) -> None:
+        if self._wanted.key_name is not None:
+            return  # keys of consumers are looked up again: see `_is_still_good`
         marks = self.keyring.keys.marks
         self._known.retain_only(lambda verdict: verdict.mark in marks)
 
@@ -195,7 +201,9 @@ class TokenPolicy:
         except TokenRefused as refusal:
             return self._refuse(exchange, str(refusal))
         try:
-            verdict = self._verdict(signed, token, self.keyring.keys)
+            key_id = None if self._wanted.key_name is None else self._key_id(signed, self._wanted.key_name)
+            keys = self.keyring.keys if key_id is None else self._keys_named(signed, key_id)
+            verdict = self._verdict(signed, token, keys, key_id or "")
         except UnknownKey as refusal:
             if self.keyring.feed:
                 return self._verify_later(exchange, credential, token, signed, then)
@@ -203,6 +211,26 @@ class TokenPolicy:
         except TokenRefused as refusal:
             return self._refuse(exchange, str(refusal))
         return self._conclude(exchange, credential, verdict, then)
+
+    @staticmethod
+    def _key_id(signed: Signed, name: ClaimPath) -> str:
+        """Return the name of the consumer's key in a token, whose signature is not verified yet. Raises
+        `TokenRefused`.
+        """
+        key_id = find_claim(signed.claims(), name) if name else signed.kid
+        if not isinstance(key_id, str) or not key_id:
+            raise TokenRefused("the token does not name the key of a consumer")
+        return key_id
+
+    def _keys_named(self, signed: Signed, key_id: str) -> KeySet:
+        """Return the key of a consumer. Raises `TokenRefused`."""
+        known = self.roster.by_token_key(key_id)
+        if known is None:
+            raise TokenRefused("the token is signed with an unknown key")
+        signer = known[1]
+        if signer.algorithm != signed.alg:
+            raise TokenRefused("the token's `alg` does not match its key")
+        return KeySet([signer.parsed().nameless()])
 
     async def _verify_later(
         self, exchange: Exchange, credential: bytes, token: bytes, signed: Signed, then: Callable[[Exchange], None]
@@ -232,7 +260,7 @@ class TokenPolicy:
             then(exchange)
         return reply
 
-    def _verdict(self, signed: Signed, token: bytes, keys: KeySet) -> tuple[TokenVerdict, float]:
+    def _verdict(self, signed: Signed, token: bytes, keys: KeySet, key_id: str = "") -> tuple[TokenVerdict, float]:
         """Return the verdict, and the seconds for which it is valid. Raises `TokenRefused`."""
         wanted = self._wanted
         key = verify(signed, keys)
@@ -240,6 +268,7 @@ class TokenPolicy:
         now = time.time()
         good_for = check_claims(claims, wanted.expected, now) - now
         verdict = TokenVerdict(MappingProxyType(uncollected(claims)), key.mark)
+        verdict.key_id = key_id
         verdict.certificate = certificate_of(claims)
         verdict.refusal = self._forbidden(claims)
         verdict.lines = lines_of(claims, wanted.fields)
@@ -266,6 +295,12 @@ class TokenPolicy:
             verdict.marks = verdict.marks or marks_of(verdict.claims, verdict.token)
             if roster.revoked.covers(verdict.marks, time.time()):
                 return False
+        if verdict.key_id:
+            known = roster.by_token_key(verdict.key_id)
+            if known is None or known[1].parsed().mark != verdict.mark:
+                return False
+            verdict.stamp, verdict.consumer = roster.stamp, known[0]
+            return True
         verdict.stamp = roster.stamp
         subject = find_claim(verdict.claims, self._wanted.consumer_claim)
         verdict.consumer = consumer_of(roster, verdict.claims.get("iss", ""), subject)

@@ -1,7 +1,6 @@
 """jwt: authenticate by a JSON Web Token, verified with the issuer's keys (RFC 7519, RFC 8725, RFC 6750)."""
 
 import re
-from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Final, Literal, final
 
@@ -10,6 +9,7 @@ from msgspec import Meta
 
 from fastgw.config.base.route_patterns import re2_problem
 from fastgw.config.base.value_types import (
+    AlgorithmName,
     Delay,
     EndpointUrl,
     FieldName,
@@ -24,7 +24,7 @@ from fastgw.config.settings.secrets import Secret
 from fastgw.exchange import RequestStep
 from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase, WarningContext
 from fastgw.filters.api.credential_locations import CredentialLocations
-from fastgw.filters.api.warning_context import ANYBODY, ClientIdentity
+from fastgw.filters.api.warning_context import ANYBODY, CONSUMERS, ClientIdentity
 from fastgw.filters.authentication.bearer import canonical
 from fastgw.filters.authentication.identity_headers import check_written
 from fastgw.filters.authentication.jwks import JwksSource, Keyring
@@ -53,6 +53,7 @@ from fastgw.jose import (
     key_from_secret,
     keys_from_pem,
     read_keys,
+    secret_from_base64,
 )
 
 _NO_TLS: Final = UpstreamTls()
@@ -95,10 +96,6 @@ Scope = Annotated[str, Notation('a scope such as "read"', parse_scope, _TEXT)]
 Pattern = Annotated[str, Notation("a regular expression in RE2 syntax", parse_pattern, _TEXT)]
 ParameterName = Annotated[str, Notation('a name such as "access_token"', parse_parameter, _TEXT)]
 Scalar = str | int | bool
-AlgorithmName = Literal[
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "ES256K", "EdDSA", "Ed25519",
-    "HS256", "HS384", "HS512",
-]  # fmt: skip
 
 
 class ClaimRule(Settings):
@@ -140,7 +137,8 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     """Authenticate clients with a JSON Web Token (JWT) that the issuer has signed.
 
     A client without a token, with an invalid token or with more than one token is answered 401; one whose token lacks a
-    scope, 403 (RFC 6750). Exactly one of `jwks_uri`, `jwks_file` and `secret` is the source of keys.
+    scope, 403 (RFC 6750). Exactly one of `jwks_uri`, `jwks_file`, `secret` and
+    `consumer_keys` is the source of keys.
 
     A token that is bound to a client certificate (RFC 8705) is valid only on connections with this certificate; a token
     that is bound to anything else is refused.
@@ -166,6 +164,10 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     in PEM. A secret that is not text has to be in a `jwks_file`, as `kty: oct`, or written in base64."""
     secret_is_base64: bool = False
     """Whether `secret` is the shared secret in base64 or base64url, whose padding may be left out."""
+    consumer_keys: ClaimName | None = None
+    """Verify tokens with the keys in `jwt` of `consumers`: the name in a token that leads to the key by its `key_id`.
+    `kid`: that of the header; else a claim, such as `iss`. The consumer is the one that the key belongs to, whatever
+    the subject. null = keys are those of the issuer."""
     issuer: Annotated[str, Meta(min_length=1)] | None = None
     """Required `iss` of the token, compared character by character. null = not checked."""
     audiences: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
@@ -212,10 +214,11 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     """Realm in `WWW-Authenticate`."""
 
     def __post_init__(self) -> None:
-        given = [name for name in ("jwks_uri", "jwks_file", "secret") if getattr(self, name) is not None]
+        sources = ("jwks_uri", "jwks_file", "secret", "consumer_keys")
+        given = [name for name in sources if getattr(self, name) is not None]
         if len(given) != 1:
             wrong = f"there are `{'` and `'.join(given)}`" if given else "there are no keys"
-            raise ValueError(f"{wrong}; expected one of `jwks_uri`, `jwks_file` and `secret`")
+            raise ValueError(f"{wrong}; expected one of `jwks_uri`, `jwks_file`, `secret` and `consumer_keys`")
         if self.secret_is_base64 and self.secret is None:
             raise ValueError("`secret_is_base64` is set, but there is no `secret`")
         if self.jwks_uri is None:
@@ -250,9 +253,13 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     def warnings(self, context: WarningContext) -> Iterable[str]:
         if self.jwks_uri is not None and is_far_in_the_clear(self.jwks_uri.origin):
             yield "`jwks_uri` is http: an attacker in between can replace the keys and forge tokens"
+        if self.consumer_keys is not None and not (
+            context.alternative or context.consumer_files or _has_keys(context.consumers)
+        ):
+            yield "no consumer has a key in its `jwt`: every request is refused"
 
     def client_identity(self) -> ClientIdentity:
-        return ANYBODY
+        return ANYBODY if self.consumer_keys is None else CONSUMERS
 
     def build(self, env: Env) -> Hooks:
         keyring = self._keyring(env)
@@ -274,13 +281,15 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
             feed = JwksSource.of(self.jwks_uri, self.tls).key
             shared = env.shared(("jwks", feed), lambda: Keyring(KeySet(), feed))
             return lambda: shared
+        if self.consumer_keys is not None:
+            return lambda: Keyring(KeySet())
         if self.jwks_file is not None:
             where, raw = self.jwks_file, env.read(self.jwks_file)
             return lambda: self._read(where, lambda: read_keys(raw, symmetric=True))
         assert self.secret is not None
         where, text = "the secret", env.secret(self.secret).encode()
         if self.secret_is_base64:
-            return lambda: self._read(where, lambda: KeySet([key_from_secret(_from_base64(text))]))
+            return lambda: self._read(where, lambda: KeySet([key_from_secret(secret_from_base64(text))]))
         if text.lstrip().startswith(_PEM):
             return lambda: self._read(where, lambda: KeySet(keys_from_pem(text)))
         return lambda: self._read(where, lambda: KeySet([key_from_secret(text)]))
@@ -320,18 +329,18 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
             consumer_claim=claim_path(self.consumer_claim),
             fields=tuple((name.encode(), claim, claim_path(claim)) for claim, name in self.claims_to_headers.items()),
             realm=self.realm,
+            key_name=None if self.consumer_keys is None else _key_name(self.consumer_keys),
             ceiling=self.cache.ttl,
             most=self.cache.entries,
         )
 
 
-def _from_base64(text: bytes) -> bytes:
-    """Return the bytes of a secret in base64 or base64url (RFC 4648 sections 4 and 5). Raises `UnusableKey`."""
-    plain = text.strip().rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
-    try:
-        return b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
-    except ValueError:
-        raise UnusableKey("it is not base64") from None
+def _key_name(text: str) -> ClaimPath:
+    return () if text == "kid" else claim_path(text)
+
+
+def _has_keys(consumers: Iterable[Any]) -> bool:
+    return any(token.key is not None for consumer in consumers for token in consumer.jwt)
 
 
 @final

@@ -89,6 +89,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         },
         {"algorithms": ["HS256"], "secret": "x" * 32, "audiences": ["a"], "cookie": "token", "header": None},
         {"algorithms": ["HS256"], "secret": "x" * 32, "audiences": ["a"], "query": "token", "header": None},
+        {"algorithms": ["HS256"], "consumer_keys": "iss"},
         {"algorithms": ["HS256"], "secret": "x" * 64, "secret_is_base64": True, "audiences": ["a"]},
         {"algorithms": ["ES256"], "jwks_file": "FILES/keys.json", "audiences": ["a"]},
     ],

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fastgw.config import ConfigError
 from fastgw.config.settings.gateway import ConsumerSubject
 from fastgw.consumers.index import index_of
 from fastgw.filters.api import Consumer, Phase
@@ -656,3 +657,81 @@ def test_a_key_file_that_cannot_be_used_is_refused_with_the_reason(tmp_path: Pat
         file = tmp_path / "bad.json"
         file.write_bytes(content)
         assert reason in wrong(str(file))
+
+
+# --- keys of consumers ---
+
+FIRST, SECOND = signer("HS256", "k"), signer("ES256", "k")
+
+
+def keyed(name: str, key_id: str, key: str, algorithm: str = "HS256", **more: Any) -> dict[str, Any]:
+    return {"name": name, "jwt": [{"key_id": key_id, "algorithm": algorithm, "key": key, **more}]}
+
+
+def keyed_plane(consumers: Any, by: str = "iss", probes: Any = (), algorithms: Any = ("HS256", "ES256")) -> Plane:
+    settings = {"algorithms": algorithms, "consumer_keys": by, "audiences": ["api"]}
+    route = {"name": "all", "upstream": "u", "filters": {"jwt": settings}}
+    return Plane({"routes": [route], "consumers": list(consumers)}, probes=probes)
+
+
+@pytest.mark.parametrize("by", ["iss", "kid", "app.key"])
+def test_a_token_is_of_the_consumer_whose_key_has_signed_it(by: str) -> None:
+    seen: list[Any] = []
+    key = "k" if by == "kid" else "https://idp.example"
+    consumers = [keyed("ann", key, SECRET), keyed("bob", "other", "t" * 64)]
+    plane = keyed_plane(consumers, by, [consumer_probe(seen)])
+    token = Signer("HS256", "k", SECRET.encode()).token({"app": {"key": key}})
+    for _ in range(2):  # judged, then remembered
+        passed(plane, bearer(token))
+    assert [who.name for who, _ in seen] == ["ann", "ann"]
+
+
+def test_the_key_of_another_consumer_does_not_do() -> None:
+    plane = keyed_plane([keyed("ann", "a", SECRET), keyed("bob", "b", "t" * 64)], "kid")
+    refused(plane, bearer(Signer("HS256", "b", SECRET.encode()).token()))
+    refused(plane, bearer(Signer("HS256", "c", SECRET.encode()).token()))
+    refused(plane, bearer(Signer("HS256", None, SECRET.encode()).token()))
+
+
+def test_a_key_is_for_its_algorithm_alone() -> None:
+    plane = keyed_plane([keyed("ann", "k", SECRET)], "kid", algorithms=["HS256", "HS512"])
+    refused(plane, bearer(Signer("HS512", "k", SECRET.encode()).token()))
+    refused(plane, bearer(SECOND.token()))
+
+
+def test_keys_may_be_base64_pem_or_a_jwk() -> None:
+    raw = bytes(range(100, 164))
+    consumers = [
+        keyed("ann", "a", b64encode(b"{" + raw).decode(), secret_is_base64=True),
+        keyed("bob", "k", json.dumps(SECOND.jwk), "ES256"),
+        keyed("eve", "p", SECOND.pem.decode(), "ES256"),
+    ]
+    plane = keyed_plane(consumers, "kid")
+    passed(plane, bearer(Signer("HS256", "a", b"{" + raw).token()))
+    passed(plane, bearer(SECOND.token()))
+
+
+def test_a_key_that_is_taken_away_ends_its_tokens() -> None:
+    plane = keyed_plane([keyed("ann", "k", SECRET)], "kid")
+    token = bearer(Signer("HS256", "k", SECRET.encode()).token())
+    passed(plane, token)
+    plane.gateway.stock.roster.use_index(index_of((), {}))
+    refused(plane, token)
+
+
+@pytest.mark.parametrize(
+    ("consumers", "wrong"),
+    [
+        ([keyed("ann", "a", SECRET), keyed("bob", "a", "t" * 64)], "the key_id of a token key is already used at"),
+        ([keyed("ann", "a", "short")], "a shared secret of less than 32 bytes"),
+        ([keyed("ann", "a", SECRET, "RS256")], "it is neither a JWKS (JSON) nor PEM"),
+        ([keyed("ann", "a", SECOND.pem.decode(), "RS256")], "not a key for RS256"),
+        ([{"name": "ann", "jwt": [{"issuer": "i", "subject": "s", "key_id": "a"}]}], "expected `issuer` and `subject`"),
+        ([{"name": "ann", "jwt": [{"key_id": "a"}]}], "expected `issuer` and `subject`"),
+    ],
+)
+def test_check_refuses_keys_that_do_not_do(consumers: Any, wrong: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        keyed_plane(consumers)
+    assert wrong in str(error.value)
+    assert SECRET not in str(error.value)
