@@ -400,14 +400,19 @@ consumers:
     groups: [staff]
     key_auth: [{key: {env: ALICE_KEY}}, {key_sha256: 5e78863ed1ffb9fc66b1d61634b126bf8eb20267e7996297eeeb9b19c8c0f732}]
     basic_auth: [{username: alice, password: {file: alice.password}}]
-    jwt:
-      - {issuer: "https://idp.example", subject: "248289761001"}
-      - {key_id: alice-1, algorithm: HS256, key: {env: ALICE_JWT_SECRET}, secret_is_base64: true}
-      - {key_id: alice-2, algorithm: RS256, key: {file: alice.pub}}
+    jwt: [{issuer: "https://idp.example", subject: "248289761001"}]
     certificates:
       - {subject: "CN=alice,O=Example"}
       - {san: "URI:spiffe://example/alice"}
       - {fingerprint_sha256: 5e78863ed1ffb9fc66b1d61634b126bf8eb20267e7996297eeeb9b19c8c0f732}
+""",
+    "consumers[].jwt[]": """\
+consumers:
+  - name: alice
+    jwt:
+      - {issuer: "https://idp.example", subject: "248289761001"}
+      - {key_id: alice-1, algorithm: HS256, key: {env: ALICE_JWT_SECRET}, secret_is_base64: true}
+      - {key_id: alice-2, algorithm: RS256, key: {file: alice.pub}}
 """,
     "consumers[].hmac[]": """\
 consumers:
