@@ -92,7 +92,7 @@ class StandIns:
         elif isinstance(part, dict):
             for name, value in part.items():
                 if isinstance(value, str) and name in (*self._files, "htpasswd", "file", "directory", "kubeconfig"):
-                    kept = above if above in ("client_key", "targets", "quotas") else "secret"
+                    kept = above if above in ("client_key", "targets", "quotas", "openapi") else "secret"
                     self._put_one(folder / value, kept if name == "file" else name)
                 elif (above, name) == ("files", "root"):
                     self._put_one(folder / value, "directory")
@@ -107,6 +107,9 @@ class StandIns:
             shutil.copy(self._files[what], file)
         elif what == "targets":
             file.write_text("- {url: 'http://127.0.0.1:9001'}\n")
+        elif what == "openapi":
+            operation = {"operationId": "list", "responses": {"200": {"description": "ok"}}}
+            file.write_text(json.dumps({"openapi": "3.1.0", "paths": {"/pets": {"get": operation}}}))
         elif what == "kubeconfig":
             server = {"name": "dev", "cluster": {"server": "https://127.0.0.1:6443"}}
             context = {"name": "dev", "context": {"cluster": "dev", "user": "dev"}}

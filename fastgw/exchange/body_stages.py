@@ -68,13 +68,16 @@ class StageFactory:
 
     `make`: called once the head is known (for a request: after its request steps); None: the body is not changed.
     `ranges`: whether clients may request ranges of a body that a response stage may change; otherwise ranges are never
-    requested from the upstream, because its offsets refer to the unchanged body.
+    requested from the upstream, because its offsets refer to the unchanged body. `reads_only`: the stages return what
+    they get, so that nothing in the head of the message changes; they set `keeps_length`, and `changed` to False.
     """
 
-    __slots__ = ("make", "ranges")
+    __slots__ = ("make", "ranges", "reads_only")
 
-    def __init__(self, make: Callable[[Exchange], BodyStage | None], ranges: bool = False) -> None:
-        self.make, self.ranges = make, ranges
+    def __init__(
+        self, make: Callable[[Exchange], BodyStage | None], ranges: bool = False, reads_only: bool = False
+    ) -> None:
+        self.make, self.ranges, self.reads_only = make, ranges or reads_only, reads_only
 
 
 class BodyTooLong(Exception):
@@ -100,7 +103,8 @@ class BodyHook:
     def __init__(self, step: BodyFunction | StageFactory, needs_body: Bounded | None, changes_body: bool) -> None:
         self.step = step
         self.bound = None if needs_body is None else needs_body.size
-        self.changes = changes_body or needs_body is not None or isinstance(step, StageFactory)
+        is_stage = isinstance(step, StageFactory) and not step.reads_only
+        self.changes = changes_body or needs_body is not None or is_stage
 
     @property
     def spoils_ranges(self) -> bool:
@@ -179,14 +183,18 @@ class _Collected(WholeBodyStage):
     def __init__(self, stage: BodyStage, most: int) -> None:
         super().__init__(most)
         self._stage = stage
+        self.takes_empty = stage.takes_empty
 
     def end(self) -> bytes:
+        body = self.whole()
         try:
-            passed = self._stage.feed(self.whole())
+            passed = self._stage.feed(body) if body else b""
         except BaseException:
             self._stage.cancel()
             raise
-        return passed + self._stage.end()
+        out = passed + self._stage.end()
+        self.changed = self._stage.changed
+        return out
 
     def cancel(self) -> None:
         self._stage.cancel()

@@ -26,6 +26,7 @@ from fastgw.filters.policies.jwt import Jwt
 from fastgw.filters.policies.key_auth import KeyAuth
 from fastgw.filters.policies.mirror import Mirror
 from fastgw.filters.policies.oidc import Oidc
+from fastgw.filters.policies.openapi import OpenApiDocument, OpenApiOperation
 from fastgw.filters.policies.quota import Quota
 from fastgw.filters.policies.rate_limit import RateLimit
 from fastgw.filters.policies.request_id import RequestId
@@ -64,6 +65,8 @@ TYPES: Final = FilterTypes(
         Decompress,
         Size,
         Validate,
+        OpenApiOperation,
+        OpenApiDocument,
         Cache,
         EgressCalls,
         UnknownService,

@@ -15,10 +15,14 @@ from fastgw.gateway.compiler import Plan
 
 
 def load_document(document: Mapping[str, Any], types: Mapping[str, Any] = TYPES) -> Config:
+    return load_with_files(document, types).config
+
+
+def load_with_files(document: Mapping[str, Any], types: Mapping[str, Any] = TYPES) -> config.Loaded:
     with TemporaryDirectory() as folder:
         file = Path(folder, "gateway.json")
         file.write_text(json.dumps(document))
-        return config.load(str(file), types).config
+        return config.load(str(file), types)
 
 
 def plan_after(before: Config, after: Config, files: Mapping[str, bytes] | None = None) -> Plan:

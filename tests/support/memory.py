@@ -31,7 +31,7 @@ from fastgw.routing.table import at_once
 from fastgw.shm.held_body_budget import HeldBodyBudget
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.targets.target import Target
-from tests.support.generations import load_document, plan_after
+from tests.support.generations import load_with_files, plan_after
 from tests.support.judge import RequestJudge
 
 SERVICE = {
@@ -394,7 +394,7 @@ class Plane:
     ) -> None:
         self._probes = probes
         self.config = self._load(settings or {})
-        self.gateway = compile_tables(self.config, 1)
+        self.gateway = compile_tables(self.config, 1, self.files)
         self.worker_loop = MemoryLoop()
         self.pool = Pool(self.worker_loop)
         self.observer = Observer()
@@ -408,7 +408,10 @@ class Plane:
         document = {**SERVICE, **settings}
         document["filters"] = {**document.get("filters", {}), **{each.type_name: {} for each in self._probes}}
         types = {**TYPES, **{each.type_name: each for each in self._probes}}
-        return load_document(document, types)
+        loaded = load_with_files(document, types)
+        self.files = loaded.captured
+        """Contents of the files that the configuration names."""
+        return loaded.config
 
     def _start(self) -> None:
         for upstream in self.gateway.upstreams.values():
@@ -418,7 +421,7 @@ class Plane:
         """Replace the configuration by `settings`, as a worker does on a commit."""
         before, old = self.config, self.gateway
         self.config = self._load(settings)
-        self.gateway = at_once(building(plan_after(before, self.config), 1, old))
+        self.gateway = at_once(building(plan_after(before, self.config, self.files), 1, old))
         self._start()
         self.server.adopt(self.gateway, self.limit, None)  # type: ignore[arg-type]
         if not old.in_use:

@@ -107,6 +107,14 @@ class Besides:
 
 
 @dataclass(frozen=True)
+class OrEntry:
+    """Marks a struct in whose place a file may have another one, known by its first key, which is expanded to several
+    of them when the configuration is read."""
+
+    type: type[Settings]
+
+
+@dataclass(frozen=True)
 class Renamed:
     """Marks a renamed setting: the old name is still accepted, and `check` reports it as deprecated."""
 

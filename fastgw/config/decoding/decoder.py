@@ -20,7 +20,7 @@ import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
 from fastgw.config.base.problems import Path, Problem, format_value, nearest, suggest
-from fastgw.config.base.settings_base import AnyValue, Besides, Renamed, Shorthand
+from fastgw.config.base.settings_base import AnyValue, Besides, OrEntry, Renamed, Shorthand
 from fastgw.config.base.value_types import FileName, Notation
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.gateway import FilterUse, Inner, OrFrom
@@ -642,6 +642,23 @@ class Structure(Decoder):
 
 
 @dataclass(frozen=True)
+class EntryDecoder(Decoder):
+    """Decoder of a struct, or of the one that is expanded to several of them: `OrEntry`."""
+
+    usual: Structure
+    expanded: Structure
+    may_be_variable = False
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
+        return self.usual.expected
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        is_expanded = isinstance(value, dict) and self.expanded.first.key in value
+        return (self.expanded if is_expanded else self.usual).read(value, path, reading)
+
+
+@dataclass(frozen=True)
 class AnyJson(Decoder):
     """Decoder of any value, which is held as its JSON text."""
 
@@ -801,6 +818,9 @@ def shape_of(annotation: Any) -> Decoder:
         checked = next((note for note in notes if isinstance(note, Checked)), None)
         return Hidden(text=not any(isinstance(note, Elsewhere) for note in notes), checked=checked)
     if isinstance(annotation, type) and issubclass(annotation, Struct):
+        entry = next((note for note in notes if isinstance(note, OrEntry)), None)
+        if entry is not None:
+            return EntryDecoder(Structure(annotation), Structure(entry.type))
         short = next((note for note in notes if isinstance(note, Shorthand)), None)
         return Structure(annotation) if short is None else Structure(annotation, short.expected, short.key)
     raise TypeError(f"{annotation} in settings has no written form")

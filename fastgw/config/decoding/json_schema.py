@@ -18,6 +18,7 @@ from fastgw.config.decoding.decoder import (
     ChoiceDecoder,
     Decoder,
     Either,
+    EntryDecoder,
     Field,
     File,
     Hidden,
@@ -247,5 +248,6 @@ _DRAW: Final[Mapping[type[Decoder], Callable[[_Drawing, Any], Schema]]] = {
     Table: _Drawing.table,
     Either: _Drawing.either,
     Structure: _Drawing.structure,
+    EntryDecoder: lambda drawing, shape: {"anyOf": [drawing.of(shape.usual), drawing.of(shape.expanded)]},
     InnerInstance: _Drawing.inner,
 }

@@ -17,6 +17,7 @@ from fastgw.config.decoding.filter_levels import with_defaults
 from fastgw.config.decoding.merge import Merged, add_consumers, merge, put_targets, targets_in_files
 from fastgw.config.egress.expand import EgressKept, expand
 from fastgw.config.kyma.provider import KymaKept, Refused, add_kyma
+from fastgw.config.openapi.expand import expand_openapi
 from fastgw.config.settings.gateway import MOST_WORKERS, NONE, AccessLog, Config, Listener, Route, Status
 from fastgw.config.sources.dns_targets import UNKNOWN
 from fastgw.config.sources.documents import Document, FoundFile, Source, read_all
@@ -194,8 +195,9 @@ def _validated(
     merged = merge([each for each in found.documents if not each.upstream], filter_types, files)
     of_kyma = add_kyma(merged, filter_types, files, refused, remembered.kyma)
     of_egress = expand(merged, filter_types, remembered.egress)
+    of_openapi = expand_openapi(merged, filter_types, files)
     in_files, without_targets = targets_in_files(merged, filter_types, files)
-    readings = [*merged.readings, *in_files]
+    readings = [*merged.readings, *of_openapi, *in_files]
     overlaid: list[Problem] = []
     for document in found.documents:
         if document.upstream and document.value is not None:
@@ -205,7 +207,7 @@ def _validated(
     readings += consumer_files
     deprecated = [note for reading in readings for note in reading.notes.values()]
     notes = deprecated + found.notes + overlaid + without_targets + of_kyma.notes + of_egress + notes
-    documents = [*found.documents, *(reading.document for reading in (*in_files, *consumer_files))]
+    documents = [*found.documents, *(reading.document for reading in (*of_openapi, *in_files, *consumer_files))]
     if all(document.value is not None for document in documents):
         for rule in RULES:
             rule(merged)

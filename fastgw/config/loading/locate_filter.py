@@ -15,6 +15,7 @@ from fastgw.config.egress.expand import NAME as EGRESS
 from fastgw.config.egress.expand import expand
 from fastgw.config.kyma.provider import add_kyma
 from fastgw.config.loading.load import Loaded, Remembered, sorted_problems
+from fastgw.config.openapi.expand import expand_openapi
 from fastgw.config.sources.documents import Document, FoundFile
 from fastgw.config.sources.extension_packages import extended
 from fastgw.config.sources.files import Memory
@@ -54,6 +55,7 @@ def locate(
     try:
         add_kyma(merged, known, files, {}, remembered.kyma)
         expand(merged, known, remembered.egress)
+        expand_openapi(merged, known, files)
     finally:
         remembered.end_reading(None)
     locations = dict(_locations(merged, {where[:2] for where, _ in wrongs}))

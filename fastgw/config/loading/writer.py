@@ -16,6 +16,7 @@ from fastgw.config.decoding.decoder import (
     ChoiceDecoder,
     Decoder,
     Either,
+    EntryDecoder,
     File,
     Hidden,
     InnerInstance,
@@ -103,6 +104,7 @@ _WRITE: Final[Mapping[type[Decoder], Callable[[Any, Any], Any]]] = {
     Table: _table,
     Either: lambda shape, value: written(fitting(shape, value), value),
     Structure: lambda shape, value: _settings(value),
+    EntryDecoder: lambda shape, value: _settings(value),
     Instance: _instance,
     InnerInstance: _inner,
 }
@@ -120,6 +122,7 @@ _FITS: Final[Mapping[type[Decoder], Callable[[Any, Any], bool]]] = {
     Table: lambda shape, value: isinstance(value, Mapping),
     Either: lambda shape, value: any(_FITS[type(each)](each, value) for each in shape.shapes),
     Structure: lambda shape, value: isinstance(value, shape.type),
+    EntryDecoder: lambda shape, value: isinstance(value, shape.usual.type),
     Instance: lambda shape, value: isinstance(value, FilterUse),
     InnerInstance: lambda shape, value: isinstance(value, FilterUse),
 }

@@ -10,7 +10,18 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from fastgw.config.base.settings_base import NONE, Filters, FilterUse, Inner, OrFrom, Settings, SettingsMeta, Some, view
+from fastgw.config.base.settings_base import (
+    NONE,
+    Filters,
+    FilterUse,
+    Inner,
+    OrEntry,
+    OrFrom,
+    Settings,
+    SettingsMeta,
+    Some,
+    view,
+)
 from fastgw.config.base.value_types import (
     Address,
     AlgorithmName,
@@ -50,6 +61,7 @@ from fastgw.config.base.value_types import (
 )
 from fastgw.config.settings.compose import Compose, FlatmapStep, Part, StaticData
 from fastgw.config.settings.egress import Egress, Providers
+from fastgw.config.settings.openapi import OpenApiRoutes
 from fastgw.config.settings.secrets import Secret
 from fastgw.config.settings.upstreams import (
     OF_HTTP_CHECKS,
@@ -919,5 +931,6 @@ class Config(Settings):
     those of the files. null = none."""
     providers: Providers = Providers()
     """Further sources of `egress` services, in addition to the files."""
-    routes: tuple[Route, ...] = ()
-    """Routes. Their order matters only between routes that match equally well."""
+    routes: tuple[Annotated[Route, OrEntry(OpenApiRoutes)], ...] = ()
+    """Routes. Their order matters only between routes that match equally well. An entry `{openapi: …}` stands for the
+    routes of an OpenAPI document."""

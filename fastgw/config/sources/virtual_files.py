@@ -1,4 +1,5 @@
-"""Virtual files, which are on no disk: the content of Kubernetes watches, and single values of Secrets.
+"""Virtual files, which are on no disk: the content of Kubernetes watches, single values of Secrets, and what is made of
+OpenAPI documents.
 
 Rule: they are stored with the files of a configuration (`files.Disk`), so validation, caching and reload treat them
 alike. A derived file is computed again whenever its source documents are read.
@@ -11,6 +12,7 @@ from urllib.parse import quote, unquote
 
 KUBERNETES: Final = "kubernetes://"
 DERIVED: Final = "kyma://"
+OPENAPI: Final = "openapi://"
 NOTHING: Final = b"[]"
 """Content of a watch without any result yet."""
 
@@ -23,7 +25,17 @@ def derived_name(namespace: str, secret: str, *keys: str) -> str:
     return DERIVED + "/".join(quote(each, safe="") for each in (namespace, secret, *keys))
 
 
+def openapi_name(file: str, entry: str, kind: str) -> str:
+    """Return the name of the file that is made of an OpenAPI document for an entry of the routes."""
+    return f"{OPENAPI}{quote(file)}/{quote(entry, safe='')}/{kind}"
+
+
 def is_derived(name: str) -> bool:
+    return name.startswith((DERIVED, OPENAPI))
+
+
+def is_secret(name: str) -> bool:
+    """Whether a derived file has a value of a Secret."""
     return name.startswith(DERIVED)
 
 

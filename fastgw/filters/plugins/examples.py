@@ -166,6 +166,14 @@ filters:
     request: {input: form, json: {default: {currency: EUR}, set: {tenant: "{claims.tenant}"}}, max_bytes: 64KiB}
     response: {json: {allow: [id, items], deny: [items.*.note], rename: {id: number}, move: {items: order.items}}}
 """,
+    "openapi": """\
+routes:
+  - openapi: {file: shop.yaml, upstream: "http://127.0.0.1:9000", validate: enforce}
+""",
+    "openapi_document": """\
+routes:
+  - openapi: {file: shop.yaml, upstream: "http://127.0.0.1:9000", docs: /docs} # served by openapi_document
+""",
     "query_parameters": """\
 filters:
   query_parameters: {remove: [debug], rename: {q: query}, set: {tenant: "{claims.tenant}"}, add: {via: "{listener}"}}
@@ -584,6 +592,35 @@ routes:
   - {name: hello, paths: ["/"], respond: {status: 200, body: "<p>hello", headers: {Content-Type: text/html}},
      error_pages: {"4xx": {file: denied.html}, "5xx": {html: "<h1>{title}</h1>", json: null}}}
   - {name: greeter, grpc: {service: helloworld.Greeter, methods: [SayHello]}, respond: {status: 503}}
+""",
+    "routes[]{openapi}": """\
+filter_sets: {small: {size: {body: 1MiB}}}
+routes:
+  - openapi: {file: shop.yaml, upstream: "http://127.0.0.1:9000"}
+    name: shop
+    listeners: [main]
+    hosts: [api.example.com]
+    priority: 10
+    strip_prefix: /v1
+    timeout: 10s
+    retries: {max: 1}
+    use: [small]
+    filters: {request_id: off}
+""",
+    "routes[]{openapi}.openapi": """\
+routes:
+  - openapi:
+      file: shop.yaml
+      upstream: "http://127.0.0.1:9000"
+      mock: false
+      validate: enforce
+      responses: report
+      max_body: 64KiB
+      unknown_paths: refuse
+      unknown_parameters: refuse
+      base_path: /v1
+      security: {api_key: {key_auth: {}}}
+      docs: /docs
 """,
     "routes[].compose": """\
 routes:

@@ -14,7 +14,17 @@ from typing import Any, Final
 import msgspec
 from msgspec import NODEFAULT, Struct
 
-from fastgw.config.decoding.decoder import Decoder, Either, Field, Sequence, Structure, Table, fields_of, shape_of
+from fastgw.config.decoding.decoder import (
+    Decoder,
+    Either,
+    EntryDecoder,
+    Field,
+    Sequence,
+    Structure,
+    Table,
+    fields_of,
+    shape_of,
+)
 from fastgw.config.decoding.json_schema import field_docs
 from fastgw.config.loading.writer import written
 from fastgw.config.settings.gateway import Config
@@ -131,6 +141,9 @@ def _structures(shape: Decoder) -> Iterator[tuple[str, type[Struct]]]:
     elif isinstance(shape, Either):
         for place, (suffix, inner) in enumerate(each for option in shape.shapes for each in _structures(option)):
             yield (f"{{{next(iter(fields_of(inner)))}}}{suffix}" if place else suffix), inner
+    elif isinstance(shape, EntryDecoder):
+        yield "", shape.usual.type
+        yield f"{{{shape.expanded.first.key}}}", shape.expanded.type
     elif isinstance(shape, Sequence | Table):
         own = "[]" if isinstance(shape, Sequence) else ".NAME"
         yield from ((f"{own}{suffix}", inner) for suffix, inner in _structures(shape.each))
@@ -216,9 +229,11 @@ def settings_as_markdown() -> str:
     described: dict[type[Struct], str] = {}
     for key, field in fields_of(Config).items():
         lines += ["", f"## {key}", "", docs.get(field.name, ""), "", "```yaml", examples.SETTINGS[key].rstrip(), "```"]
-        found = _structure(field.shape)
-        if found is not None:
-            suffix, inner = found
+        for place, (suffix, inner) in enumerate(_structures(field.shape)):
+            heading = f"{key}{suffix}"
+            if place:
+                example = examples.SETTINGS[heading].rstrip()
+                lines += ["", f"### {heading}", "", inspect.cleandoc(inner.__doc__ or ""), "", "```yaml", example, "```"]
             lines += _reference(inner, f"{key}{suffix}.", f"{key}{suffix}.", described)
     return "\n".join(lines) + "\n"
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import final
 
-from fastgw.config.sources.virtual_files import is_derived, secret_in
+from fastgw.config.sources.virtual_files import is_secret, secret_in
 from fastgw.errors import Fault
 from fastgw.filters.api import CACHES, STATE, Exchange, Reply
 
@@ -17,7 +17,7 @@ class Misconfigured:
     def __init__(self, wrong: str, files: Iterable[str]) -> None:
         """`wrong`: the filter's error message, without secrets. `files`: files that it has read."""
         self.files = frozenset(files) - {STATE, CACHES}
-        names = {file: f"the Secret {secret_in(file)}" if is_derived(file) else file for file in sorted(self.files)}
+        names = {file: f"the Secret {secret_in(file)}" if is_secret(file) else file for file in sorted(self.files)}
         for file, name in names.items():
             wrong = wrong.replace(file, name)
         untold = [name for name in dict.fromkeys(names.values()) if name not in wrong]

@@ -10,7 +10,7 @@ from typing import Final
 
 from fastgw.config.settings.gateway import Config
 from fastgw.config.sources.files import pattern_in
-from fastgw.config.sources.virtual_files import awaits, is_derived, is_watched, secret_in
+from fastgw.config.sources.virtual_files import awaits, is_derived, is_secret, is_watched, secret_in
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import configure, described, notice
 from fastgw.routing.table import at_once
@@ -302,7 +302,7 @@ def describe_outcome(outcome: ReloadResult) -> str:
 def changed_files(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> str:
     """Return the files with other contents, `NAMED` of them; Secrets in place of the watched objects."""
     names = [name for name, content in now.items() if before.get(name, content) != content and not pattern_in(name)]
-    secrets = dict.fromkeys(f"the Secret {secret_in(name)}" for name in names if is_derived(name))
+    secrets = dict.fromkeys(f"the Secret {secret_in(name)}" for name in names if is_secret(name))
     files = [*secrets, *(name for name in names if not is_derived(name) and not (secrets and is_watched(name)))]
     return listed(files)
 

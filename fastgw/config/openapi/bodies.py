@@ -1,0 +1,122 @@
+"""Bodies of requests and responses, in the form that they are checked by."""
+
+from typing import Any, Final
+
+from fastgw.config.base.problems import Path, format_value, shorten
+from fastgw.config.openapi.document import Spec
+from fastgw.config.openapi.kinds import kind_of
+from fastgw.config.openapi.parameters import bare_type, is_json
+from fastgw.config.openapi.schemas import Schemas
+
+_STYLES: Final = ("form", "spaceDelimited", "pipeDelimited", "deepObject")
+_FORM: Final = "application/x-www-form-urlencoded"
+
+
+def request_body_of(spec: Spec, schemas: Schemas, operation: dict[str, Any], path: Path) -> dict[str, Any] | None:
+    """Return the body of an operation's requests. None: it has none."""
+    if "requestBody" not in operation:
+        return None
+    resolved = spec.resolved(operation["requestBody"], (*path, "requestBody"))
+    if resolved is None:
+        return None
+    held, at = resolved
+    content = spec.mapping_at(held, "content", at)
+    if not content:
+        spec.report((*at, "content"), "no content types", "expected at least one", at_key=True)
+    made = {bare_type(name): _media(spec, schemas, name, content, (*at, "content"), False) for name in content}
+    return {"required": held.get("required") is True, "content": made}
+
+
+def responses_of(
+    spec: Spec, schemas: Schemas, operation: dict[str, Any], path: Path, *, checked: bool
+) -> dict[str, Any]:
+    """Return the responses of an operation by status, such as `200`, `4XX` or `default`; none unless they are to be
+    `checked`."""
+    made = {}
+    contents = response_contents(spec, operation, path)
+    for status, content, at in contents if checked else ():
+        made[status] = {bare_type(name): _media(spec, schemas, name, content, at, True) for name in content}
+    return made
+
+
+def response_contents(spec: Spec, operation: dict[str, Any], path: Path) -> list[tuple[str, dict[str, Any], Path]]:
+    """Return the content of each response by content type, with its status in upper case."""
+    found = []
+    for status, each in spec.mapping_at(operation, "responses", path).items():
+        if status.startswith("x-"):
+            continue
+        at = (*path, "responses", status)
+        wildcard = len(status) == 3 and status[0] in "12345" and (status[1:].isdigit() or status[1:].upper() == "XX")
+        if status != "default" and not wildcard:
+            spec.report(at, shorten(format_value(status)), "expected a status such as 200, 4XX or default", at_key=True)
+            continue
+        resolved = spec.resolved(each, at)
+        if resolved is not None:
+            held, held_path = resolved
+            shown = status if status == "default" else status.upper()
+            found.append((shown, spec.mapping_at(held, "content", held_path), (*held_path, "content")))
+    return found
+
+
+def _media(
+    spec: Spec, schemas: Schemas, name: str, content: dict[str, Any], path: Path, response: bool
+) -> dict[str, Any]:
+    """Return how bodies of a content type are checked; `any`: not at all."""
+    at = (*path, name)
+    resolved = spec.resolved(content[name], at)
+    if resolved is None:
+        return {"kind": "any"}
+    held, at = resolved
+    bare = bare_type(name)
+    if "schema" not in held:
+        return {"kind": "json"} if is_json(bare) else {"kind": "any"}
+    raw, schema_path = held["schema"], (*at, "schema")
+    schema = schemas.schema(raw, schema_path, response)
+    if is_json(bare):
+        return {"kind": "json", "schema": schema}
+    if bare in (_FORM, "multipart/form-data") and not response:
+        fields = _fields(spec, schemas, held, raw, at, is_form=bare == _FORM)
+        return {"kind": "form" if bare == _FORM else "multipart", "schema": schema, "fields": fields}
+    if bare.startswith("text/") and schemas.followed(raw).get("format") != "binary":
+        return {"kind": "text", "schema": schema, **kind_of(schemas, raw).plan()}
+    return {"kind": "any"}
+
+
+def _fields(
+    spec: Spec, schemas: Schemas, held: dict[str, Any], raw: Any, path: Path, *, is_form: bool
+) -> dict[str, Any]:
+    """Return the members of a form by name."""
+    kind = kind_of(schemas, raw)
+    encoding = spec.mapping_at(held, "encoding", path)
+    fields: dict[str, Any] = {}
+    for name, types in kind.properties.items():
+        at = (*path, "encoding", name)
+        own = spec.mapping(encoding[name], at) if name in encoding else {}
+        field: dict[str, Any] = {"types": [each for each in types if each != "array"]}
+        field["shape"] = "array" if name in kind.arrays else "object" if "object" in types else "scalar"
+        content_type = own.get("contentType")
+        if isinstance(content_type, str):
+            field["content_types"] = [bare_type(each) for each in content_type.split(",")]
+        style = own.get("style")
+        if style is not None and style not in _STYLES:
+            spec.report((*at, "style"), shorten(format_value(style)), f"expected {', '.join(_STYLES)}")
+        if is_form:
+            field["style"] = style if style in _STYLES else "form"
+            field["explode"] = own.get("explode", field["style"] in ("form", "deepObject")) is True
+            field["json"] = style is None and _is_json_field(field)
+        else:
+            field["json"] = _is_json_field(field)
+            field["binary"] = kind.formats.get(name) == "binary" or not types
+        if field["shape"] == "object" and not field["json"]:
+            member = (schemas.followed(raw).get("properties") or {}).get(name)
+            field |= kind_of(schemas, member).plan()
+        fields[name] = field
+    return fields
+
+
+def _is_json_field(field: dict[str, Any]) -> bool:
+    """Whether the text of a member is JSON: so are objects, unless the document names another content type."""
+    types = field.get("content_types")
+    if types is not None:
+        return any(is_json(each) for each in types)
+    return bool(field["shape"] == "object" or "object" in field["types"])

@@ -1,0 +1,113 @@
+"""An OpenAPI document with its positions: references within it, and problems at file and line.
+
+References to other documents are errors: nothing is read but the document itself. All walks are bounded in depth,
+because aliases of YAML may nest deeper than the text does.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+from urllib.parse import unquote
+
+from fastgw.config.base.problems import Path, format_value, shorten
+from fastgw.config.decoding.decoder import Reading
+
+DEEPEST: Final = 150
+"""Maximum nesting depth of schemas, and maximum number of references that lead to one another."""
+_VERSIONS: Final = ("3.0.", "3.1.", "3.2.")
+
+
+class Spec:
+    """An OpenAPI document that is read. Problems are reported to `reading`."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.value: dict[str, Any] = reading.document.value
+        version = self.value.get("openapi")
+        text = version if isinstance(version, str) else str(version or "")
+        self.is_3_0 = text.startswith("3.0.")
+        """Whether schemas are those of OpenAPI 3.0, which are not JSON Schema."""
+        self.is_supported = text.startswith(_VERSIONS)
+        if not self.is_supported:
+            has_one = "openapi" in self.value
+            wrong = f"version {shorten(format_value(version))}" if has_one else "not an OpenAPI document"
+            if "swagger" in self.value:
+                wrong = "Swagger 2.0 is not supported"
+            self.report(("openapi",), wrong, "expected `openapi: 3.0.x`, 3.1.x or 3.2.x")
+
+    def report(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> None:
+        self.reading.report(path, wrong, expected, at_key=at_key)
+
+    def mapping(self, value: Any, path: Path) -> dict[str, Any]:
+        """Return an object; an empty one, with a problem, for anything else."""
+        if isinstance(value, dict):
+            if "<<" in value:
+                self.report((*path, "<<"), "merge keys are not supported", "expected the keys themselves", at_key=True)
+            return value
+        self.report(path, shorten(format_value(value)), "expected an object")
+        return {}
+
+    def mapping_at(self, holder: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
+        """Return the object under a key, or an empty one if there is none."""
+        return self.mapping(holder[key], (*path, key)) if key in holder else {}
+
+    def items(self, holder: dict[str, Any], key: str, path: Path) -> Iterator[tuple[Any, Path]]:
+        """Yield the elements of the list under a key, with their paths."""
+        listed = holder.get(key, [])
+        if not isinstance(listed, list):
+            self.report((*path, key), shorten(format_value(listed)), "expected a list")
+            return
+        for index, each in enumerate(listed):
+            yield each, (*path, key, index)
+
+    def target(self, reference: Any, path: Path) -> tuple[Any, Path] | None:
+        """Return what a `$ref` at a path refers to, and its path; None, with a problem: there is no such thing."""
+        if not isinstance(reference, str):
+            self.report((*path, "$ref"), shorten(format_value(reference)), "expected a string")
+            return None
+        if not reference.startswith("#"):
+            wrong = f"{shorten(format_value(reference))}: references to other documents are not followed"
+            self.report((*path, "$ref"), wrong, "expected a reference such as #/components/schemas/Pet")
+            return None
+        steps = parsed_pointer(reference[1:])
+        found: Any = self.value
+        at: list[str | int] = []
+        for step in steps if steps is not None else ():
+            if isinstance(found, dict) and step in found:
+                at.append(step)
+                found = found[step]
+            elif isinstance(found, list) and step.isascii() and step.isdigit() and int(step[:9]) < len(found):
+                at.append(int(step[:9]))
+                found = found[int(step[:9])]
+            else:
+                steps = None
+                break
+        if steps is None:
+            wrong = f"{shorten(format_value(reference))} does not exist"
+            self.report((*path, "$ref"), wrong, "expected a reference to a part of this document")
+            return None
+        return found, tuple(at)
+
+    def resolved(self, value: Any, path: Path) -> tuple[dict[str, Any], Path] | None:
+        """Return an object that may be given by `$ref`, and its path. None, with a problem: there is none."""
+        met: list[Path] = []
+        while isinstance(value, dict) and "$ref" in value:
+            if path in met or len(met) > DEEPEST:
+                self.report((*path, "$ref"), "the reference leads back to itself", "expected a definition")
+                return None
+            met.append(path)
+            found = self.target(value["$ref"], path)
+            if found is None:
+                return None
+            value, path = found
+        held = self.mapping(value, path)
+        return (held, path) if held is value else None
+
+
+def parsed_pointer(text: str) -> list[str] | None:
+    """Return the steps of a JSON Pointer in a URI fragment (RFC 6901 section 6). None: it is not one."""
+    text = unquote(text)
+    if not text:
+        return []
+    if not text.startswith("/"):
+        return None
+    return [step.replace("~1", "/").replace("~0", "~") for step in text[1:].split("/")]

@@ -1,0 +1,98 @@
+"""Kinds of values, by their schemas: how the text of a parameter or a form becomes a value."""
+
+from typing import Any, Final
+
+from fastgw.config.openapi.schemas import Schemas
+
+_MOST_STEPS: Final = 200
+"""Maximum number of schemas that are looked at for one value."""
+
+
+class ValueKind:
+    """Types of a value, of its elements, and of its members."""
+
+    def __init__(self) -> None:
+        self.types: dict[str, None] = {}
+        self.items: dict[str, None] = {}
+        self.properties: dict[str, dict[str, None]] = {}
+        self.additional: dict[str, None] = {}
+        self.is_closed = False
+        """Whether the value has no other members than `properties`."""
+        self.formats: dict[str, str] = {}
+        """Format by member, of the element where the member is an array."""
+        self.arrays: set[str] = set()
+        """Members that are arrays; their types are those of the elements."""
+
+    @property
+    def shape(self) -> str:
+        """`array`, `object`, or `scalar` for a single text."""
+        return "array" if "array" in self.types else "object" if "object" in self.types or self.properties else "scalar"
+
+    def plan(self) -> dict[str, Any]:
+        """Return what a parser of texts needs."""
+        held: dict[str, Any] = {"shape": self.shape, "types": [*self.types]}
+        if self.shape == "array":
+            held["items"] = [*self.items]
+        if self.shape == "object":
+            held["properties"] = {name: [*types] for name, types in self.properties.items()}
+            held["additional"] = [*self.additional]
+            held["closed"] = self.is_closed
+        return held
+
+
+def kind_of(schemas: Schemas, raw: Any) -> ValueKind:
+    """Return the kind of the values of a schema: all that one of its alternatives allows."""
+    kind = ValueKind()
+    for each in _combined(schemas, raw):
+        kind.types |= _types(each)
+        for item in _combined(schemas, each.get("items")):
+            kind.items |= _types(item)
+        properties = each.get("properties")
+        for name, held in properties.items() if isinstance(properties, dict) else ():
+            types = kind.properties.setdefault(name, {})
+            for member in _combined(schemas, held):
+                own = _types(member)
+                types |= own
+                if "array" in own:
+                    kind.arrays.add(name)
+                    for item in _combined(schemas, member.get("items")):
+                        types |= _types(item)
+                        kind.formats.setdefault(name, str(item.get("format", "")))
+                kind.formats[name] = kind.formats.get(name) or str(member.get("format", ""))
+        if each.get("additionalProperties") is False:
+            kind.is_closed = True
+        for member in _combined(schemas, each.get("additionalProperties")):
+            kind.additional |= _types(member)
+    return kind
+
+
+def _combined(schemas: Schemas, raw: Any) -> list[dict[str, Any]]:
+    """Return the schemas that are combined in one, itself included."""
+    found: list[dict[str, Any]] = []
+    waiting = [raw]
+    met: set[int] = set()
+    while waiting and len(met) < _MOST_STEPS:
+        each = schemas.followed(waiting.pop())
+        if not each or id(each) in met:
+            continue
+        met.add(id(each))
+        found.append(each)
+        for key in ("allOf", "anyOf", "oneOf"):
+            listed = each.get(key)
+            waiting += listed if isinstance(listed, list) else ()
+    return found
+
+
+def _types(schema: dict[str, Any]) -> dict[str, None]:
+    held = schema.get("type")
+    listed = held if isinstance(held, list) else [held]
+    types = {each: None for each in listed if isinstance(each, str)}
+    for value in _constants(schema):
+        if isinstance(value, str):
+            types.setdefault("string")
+    return types
+
+
+def _constants(schema: dict[str, Any]) -> list[Any]:
+    enum = schema.get("enum")
+    return [*(enum if isinstance(enum, list) else ()), schema.get("const")]

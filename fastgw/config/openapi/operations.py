@@ -1,0 +1,209 @@
+"""Operations of an OpenAPI document: methods, paths as patterns of routes, names, security and extensions."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from fastgw.config.base.problems import Path, format_value, shorten
+from fastgw.config.decoding.decoder import BROKEN, Structure
+from fastgw.config.openapi.bodies import request_body_of, responses_of
+from fastgw.config.openapi.document import Spec
+from fastgw.config.openapi.parameters import parameter_key, parameters_of
+from fastgw.config.openapi.schemas import Schemas
+from fastgw.config.settings.openapi import OperationExtension
+
+_METHODS: Final = ("head", "get", "put", "post", "delete", "options", "patch", "trace")
+"""HEAD comes first: a route for GET matches it, too."""
+_TEMPLATE: Final = re.compile(r"\{([^{}/]+)\}")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+EXTENSION: Final = "x-fastgw"
+
+
+@dataclass
+class ApiOperation:
+    """An operation of a document."""
+
+    method: str
+    template: str
+    """Path as in the document."""
+    pattern: str
+    """Path as in a route, with the base path."""
+    path: Path
+    """Path of the operation in the document."""
+    name: str
+    """`operationId` of the operation, or method and path."""
+    operation: dict[str, Any]
+    """The operation as written."""
+    parameters: list[dict[str, Any]]
+    body: dict[str, Any] | None
+    responses: dict[str, Any]
+    security: list[dict[str, list[str]]]
+    """Alternatives, each with the scopes of the schemes that it combines; none: public."""
+    extension: dict[str, Any]
+    """Settings of `x-fastgw`, by name."""
+    filter_paths: dict[str, Path] = field(default_factory=dict)
+    """Path in the document of each filter of the extension."""
+
+
+def operations_of(spec: Spec, schemas: Schemas, base_path: str | None, *, with_responses: bool) -> list[ApiOperation]:
+    """Return the operations of a document; their errors are reported."""
+    found: list[ApiOperation] = []
+    paths = spec.mapping_at(spec.value, "paths", ())
+    if "paths" not in spec.value and spec.is_3_0:
+        spec.report(("paths",), "missing", "expected the paths of the API", at_key=True)
+    outer = _extension(spec, spec.value, ())
+    shapes: dict[tuple[str, str], Path] = {}
+    for template, item in paths.items():
+        at: Path = ("paths", template)
+        if template.startswith("x-"):
+            continue
+        if not template.startswith("/"):
+            spec.report(
+                at, f"{shorten(format_value(template))} does not start with a slash", "expected a path", at_key=True
+            )
+            continue
+        resolved = spec.resolved(item, at)
+        if resolved is None:
+            continue
+        held, held_path = resolved
+        item_extension = _extension(spec, held, held_path)
+        for method, operation, path in _in_item(spec, held, held_path):
+            key = method, _TEMPLATE.sub("{}", template)
+            if key in shapes:
+                wrong = f"{method} {template} matches the same requests as {shapes[key][1]}"
+                spec.report(at, wrong, "expected each path once", at_key=True)
+                continue
+            shapes[key] = at
+            servers = next((each for each in (operation, held, spec.value) if "servers" in each), spec.value)
+            base = _base_of(spec, servers) if base_path is None else base_path
+            names = _TEMPLATE.findall(template)
+            if len(set(names)) < len(names):
+                spec.report(
+                    at, f"{shorten(format_value(template))} has a parameter twice", "expected it once", at_key=True
+                )
+                continue
+            extension, filter_paths = _merged((outer, item_extension, _extension(spec, operation, path)))
+            security, security_path = _security(operation, path, spec)
+            name = operation.get("operationId")
+            found.append(
+                ApiOperation(
+                    method=method,
+                    template=template,
+                    pattern=pattern_of(base.rstrip("/") + template, names),
+                    path=path,
+                    name=name if isinstance(name, str) and name else f"{method} {template}",
+                    operation=operation,
+                    parameters=parameters_of(spec, schemas, held, held_path, operation, path, names),
+                    body=request_body_of(spec, schemas, operation, path),
+                    responses=responses_of(spec, schemas, operation, path, checked=with_responses),
+                    security=_requirements(spec, security, security_path),
+                    extension=extension,
+                    filter_paths=filter_paths,
+                )
+            )
+    return found
+
+
+def _in_item(spec: Spec, item: dict[str, Any], path: Path) -> Iterator[tuple[str, dict[str, Any], Path]]:
+    """Yield the operations of a path by method."""
+    methods = _METHODS if not str(spec.value.get("openapi")).startswith("3.2") else (*_METHODS, "query")
+    for method in methods:
+        if method in item:
+            yield method.upper(), spec.mapping(item[method], (*path, method)), (*path, method)
+    more = spec.mapping_at(item, "additionalOperations", path)
+    for method, operation in more.items():
+        at = (*path, "additionalOperations", method)
+        if not _TOKEN.fullmatch(method) or method.lower() in methods:
+            spec.report(at, shorten(format_value(method)), "expected a method that has no key of its own", at_key=True)
+            continue
+        yield method, spec.mapping(operation, at), at
+
+
+def pattern_of(path: str, names: list[str]) -> str:
+    """Return the pattern of a route for a path with parameters.
+
+    Parameters that are whole segments are those of routes; where one is a part of a segment, the path becomes a regular
+    expression.
+    """
+    keys = {name: parameter_key(name, number) for number, name in enumerate(names)}
+    segments = path.split("/")
+    if all(_TEMPLATE.fullmatch(each) or not _TEMPLATE.search(each) for each in segments):
+        written = ("{" + keys[each[1:-1]] + "}" if _TEMPLATE.fullmatch(each) else _literal(each) for each in segments)
+        return "/".join(written)
+    pieces = _TEMPLATE.split(path)
+    made = [re.escape(piece) if place % 2 == 0 else f"(?P<{keys[piece]}>[^/]+)" for place, piece in enumerate(pieces)]
+    return f"~^{''.join(made)}$"
+
+
+def _literal(segment: str) -> str:
+    """Return a segment that is taken literally: routes write some characters in another way."""
+    return segment.replace("{", "%7B").replace("}", "%7D").replace("*", "%2A")
+
+
+def _base_of(spec: Spec, holder: dict[str, Any]) -> str:
+    """Return the path of the first server, with the defaults of its variables; "" = none."""
+    servers = holder.get("servers")
+    first = servers[0] if isinstance(servers, list) and servers else None
+    url = first.get("url") if isinstance(first, dict) else None
+    if not isinstance(url, str):
+        return ""
+    variables = first.get("variables") if isinstance(first, dict) else None
+
+    def default(found: re.Match[str]) -> str:
+        held = variables.get(found[1]) if isinstance(variables, dict) else None
+        return str(held.get("default", "")) if isinstance(held, dict) else ""
+
+    try:
+        return urlsplit(_TEMPLATE.sub(default, url)).path.rstrip("/")
+    except ValueError:
+        spec.report(("servers",), shorten(format_value(url)), "expected a URL")
+        return ""
+
+
+def base_path_of(spec: Spec, base_path: str | None) -> str:
+    """Return the path before the paths of a document; "" = none."""
+    return (_base_of(spec, spec.value) if base_path is None else base_path).rstrip("/")
+
+
+def _security(operation: dict[str, Any], path: Path, spec: Spec) -> tuple[Any, Path]:
+    if "security" in operation:
+        return operation["security"], (*path, "security")
+    return spec.value.get("security", []), ("security",)
+
+
+def _requirements(spec: Spec, value: Any, path: Path) -> list[dict[str, list[str]]]:
+    made: list[dict[str, list[str]]] = []
+    for each, at in spec.items({"security": value}, "security", path[:-1]):
+        held = spec.mapping(each, at)
+        made.append({name: [str(one) for one, _ in spec.items(held, name, at)] for name in held})
+    return made
+
+
+Extension = tuple[OperationExtension, dict[str, Any], Path]
+
+
+def _extension(spec: Spec, holder: dict[str, Any], path: Path) -> Extension | None:
+    """Return `x-fastgw` of a document, a path or an operation."""
+    if EXTENSION not in holder:
+        return None
+    at = (*path, EXTENSION)
+    held = Structure(OperationExtension).read(holder[EXTENSION], at, spec.reading)
+    return None if held is BROKEN else (held, holder[EXTENSION], at)
+
+
+def _merged(extensions: tuple[Extension | None, ...]) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Return the settings of several extensions, the outermost first, and the paths of their filters."""
+    settings: dict[str, Any] = {}
+    filters: dict[str, Any] = {}
+    paths: dict[str, Path] = {}
+    for each in extensions:
+        if each is None:
+            continue
+        held, written, at = each
+        settings |= {name: getattr(held, name) for name in written if name in held.__struct_fields__}
+        for name, use in held.filters.items():
+            filters[name] = use
+            paths[name] = (*at, "filters", name)
+    return settings | {"filters": filters}, paths

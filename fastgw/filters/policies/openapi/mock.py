@@ -1,0 +1,72 @@
+"""Example responses of an operation, chosen by `Accept` and by `Prefer: code=404, example=NAME` as Prism does."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, final
+
+from fastgw.filters.api import Exchange, Reply
+
+_PREFERENCE: Final = re.compile(rb"(?:^|[,;])[ \t]*(code|example)[ \t]*=[ \t]*\"?([0-9A-Za-z_.-]{1,100})\"?")
+_EMPTY: Final = frozenset((204, 304))
+
+
+@final
+class Mock:
+    """Example responses of one operation."""
+
+    def __init__(self, plan: Mapping[str, Any]) -> None:
+        self._responses = {
+            status: (
+                [
+                    (content_type, [(name, text.encode()) for name, text in texts])
+                    for content_type, texts in each["content"]
+                ],
+                tuple((name.encode(), value.encode()) for name, value in each["headers"]),
+            )
+            for status, each in plan.items()
+        }
+        self._usual = _usual(self._responses)
+
+    def reply(self, exchange: Exchange, reply: Reply) -> Reply:
+        """Return an example in place of the empty answer of the route; faults stay as they are."""
+        if reply.fault is not None or reply.status != 200 or reply.body:
+            return reply
+        preferred = {
+            name: value.decode() for line in exchange.values(b"prefer") for name, value in _PREFERENCE.findall(line)
+        }
+        status = self._usual
+        code = preferred.get(b"code")
+        if code is not None and len(code) == 3 and code.isdigit() and 200 <= int(code) <= 599:
+            status = code
+        content, headers = self._content_of(status)
+        number = int(status) if status.isdigit() else int(status[0]) * 100 if status[0].isdigit() else 200
+        content_type, body = _chosen(content, b",".join(exchange.values(b"accept")).lower(), preferred.get(b"example"))
+        if body is None or number in _EMPTY:
+            return Reply(number, b"", headers)
+        return Reply(number, body, ((b"Content-Type", content_type.encode()), *headers))
+
+    def _content_of(self, status: str) -> Any:
+        for name in (status, f"{status[0]}XX", "default"):
+            if name in self._responses:
+                return self._responses[name]
+        return [], ()
+
+
+def _usual(responses: Mapping[str, Any]) -> str:
+    """Return the status that is answered without a preference: the lowest of success, else the first."""
+    success = sorted(status for status in responses if status.startswith("2"))
+    return (success or [status for status in responses if status != "1XX" and not status.startswith("1")] or ["200"])[0]
+
+
+def _chosen(content: Any, accept: bytes, example: str | None) -> tuple[str, bytes | None]:
+    """Return a content type that the client accepts, else the first, and the example of this name, else the first."""
+    if not content:
+        return "", None
+    wanted = [each.partition(b";")[0].strip() for each in accept.split(b",")]
+    content_type, texts = next((each for each in content if _is_wanted(each[0], wanted)), content[0])
+    return content_type, next((text for name, text in texts if name == example), texts[0][1])
+
+
+def _is_wanted(content_type: str, wanted: list[bytes]) -> bool:
+    bare = content_type.partition(";")[0].strip().lower().encode()
+    return any(each in (bare, b"*/*", bare.partition(b"/")[0] + b"/*") for each in wanted)

@@ -1,0 +1,264 @@
+"""Parameters in the styles of OpenAPI (RFC 6570): from the text of a request to the value that its schema describes.
+
+Delimiters are looked for before percent-decoding, so an encoded one is data. A parameter that is no array and is sent
+twice is an error: two readers could take different values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final, final
+from urllib.parse import unquote_to_bytes
+
+from fastgw.filters.api.credential_locations import decoded
+from fastgw.http.strict_json import InvalidJson, parse_json
+
+if TYPE_CHECKING:
+    from fastgw.exchange import Exchange
+
+_INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,30})")
+_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
+_DELIMITERS: Final = {
+    "form": re.compile(rb","),
+    "cookie": re.compile(rb","),
+    "spaceDelimited": re.compile(rb"%20|\+"),
+    "pipeDelimited": re.compile(rb"\||%7[Cc]"),
+}
+MOST_MEMBERS: Final = 1000
+"""Maximum number of elements and members of one parameter."""
+
+Pairs = list[tuple[bytes, bytes]]
+"""Names, decoded, and raw values."""
+
+
+class Unreadable(ValueError):
+    """A text that is not in the style of its parameter. `keyword`, and the text for the client."""
+
+    def __init__(self, keyword: str, detail: str) -> None:
+        super().__init__(detail)
+        self.keyword, self.detail = keyword, detail
+
+
+MISSING: Final = object()
+"""Value of a parameter that the request does not have."""
+_ONCE: Final = "expected the parameter once"
+
+
+def converted(text: str, types: Iterable[str]) -> Any:
+    """Return the value of a text: a number or boolean if its types say so and it is one."""
+    if "integer" in types and _INTEGER.fullmatch(text):
+        return int(text)
+    if "number" in types and _NUMBER.fullmatch(text):
+        number = int(text) if _INTEGER.fullmatch(text) else float(text)
+        return number if isfinite(number) else text
+    if "boolean" in types and text in ("true", "false"):
+        return text == "true"
+    return text
+
+
+def _text(raw: bytes) -> str:
+    """Return a percent-decoded text. Raises `Unreadable`."""
+    try:
+        return (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
+    except UnicodeDecodeError:
+        raise Unreadable("encoding", "expected UTF-8") from None
+
+
+def _form_text(raw: bytes) -> str:
+    try:
+        return decoded(raw).decode()
+    except UnicodeDecodeError:
+        raise Unreadable("encoding", "expected UTF-8") from None
+
+
+@final
+class Style:
+    """Reader of values in one style. `plan`: the parameter as `config.openapi.parameters` describes it."""
+
+    __slots__ = (
+        "_additional",
+        "_closed",
+        "_deep",
+        "_items",
+        "_properties",
+        "_style",
+        "explode",
+        "name",
+        "shape",
+        "types",
+    )
+
+    def __init__(self, name: str, plan: Mapping[str, Any]) -> None:
+        self.name = name.encode()
+        self.shape: str = plan.get("shape", "scalar")
+        self.explode: bool = plan.get("explode", False)
+        self.types: tuple[str, ...] = tuple(plan.get("types", ()))
+        self._style: str = plan.get("style", "form")
+        self._items = tuple(plan.get("items", plan.get("types", ())))
+        self._properties: dict[str, list[str]] = plan.get("properties", {})
+        self._additional: tuple[str, ...] = tuple(plan.get("additional", ()))
+        self._closed: bool = plan.get("closed", False) or not self._additional
+        self._deep = self.name + b"["
+
+    def takes(self, name: bytes) -> bool:
+        """Whether a name in a query belongs to this parameter."""
+        if self._style == "deepObject":
+            return name.startswith(self._deep) and name.endswith(b"]")
+        if self.shape == "object" and self.explode:
+            return name.decode("utf-8", "replace") in self._properties
+        return name == self.name
+
+    @property
+    def takes_others(self) -> bool:
+        """Whether every name of a query that no other parameter has belongs to this one."""
+        return self.shape == "object" and self.explode and self._style == "form" and not self._closed
+
+    def from_pairs(self, pairs: Pairs) -> Any:
+        """Return the value from the names and values of a query, form or cookie; `MISSING`: there is none.
+        Raises `Unreadable`.
+        """
+        if self._style == "deepObject":
+            return self._from_deep(pairs)
+        if self.shape == "object" and self.explode:
+            own = [(name.decode("utf-8", "replace"), raw) for name, raw in pairs]
+            taken = [(name, raw) for name, raw in own if name in self._properties or not self._closed]
+            return self._object([(name, _form_text(raw)) for name, raw in taken]) if taken else MISSING
+        values = [raw for name, raw in pairs if name == self.name]
+        if not values:
+            return MISSING
+        if self.shape == "array" and self.explode:
+            return self._array(map(_form_text, values))
+        if len(values) > 1:
+            raise Unreadable("repeated", _ONCE)
+        if self.shape == "scalar":
+            return converted(_form_text(values[0]), self.types)
+        parts = [_form_text(each) for each in _DELIMITERS[self._style].split(values[0])]
+        if self.shape == "array":
+            return self._array(parts if values[0] else ())
+        return self._object(_alternating(parts))
+
+    def from_text(self, raw: bytes) -> Any:
+        """Return the value from a part of a path, or a header. Raises `Unreadable`."""
+        if self._style == "label":
+            return self._from_label(raw)
+        if self._style == "matrix":
+            return self._from_matrix(raw)
+        if self.shape == "scalar":
+            return converted(_text(raw), self.types)
+        return self._from_list(raw, b",")
+
+    def _from_list(self, raw: bytes, delimiter: bytes) -> Any:
+        parts = [_text(each.strip(b" \t")) for each in raw.split(delimiter)] if raw else []
+        if self.shape == "array":
+            return self._array(parts)
+        return self._object(_with_equals(parts) if self.explode else _alternating(parts))
+
+    def _from_label(self, raw: bytes) -> Any:
+        if not raw.startswith(b"."):
+            raise Unreadable("style", "expected a dot before the value")
+        if self.shape == "scalar":
+            return converted(_text(raw[1:]), self.types)
+        return self._from_list(raw[1:], b"." if self.explode else b",")
+
+    def _from_matrix(self, raw: bytes) -> Any:
+        begin = b";" + self.name
+        if self.shape == "object" and self.explode and raw.startswith(b";"):
+            return self._object(_with_equals([_text(each) for each in raw[1:].split(b";")]))
+        if self.shape == "array" and self.explode and raw.startswith(begin + b"="):
+            pieces = [each.partition(b"=") for each in raw[1:].split(b";")]
+            if any(name != self.name for name, _, _ in pieces):
+                raise Unreadable("style", "expected the name before each value")
+            return self._array(_text(value) for _, _, value in pieces)
+        if not raw.startswith(begin + b"=") and raw != begin:
+            raise Unreadable("style", "expected `;` and the name before the value")
+        value = raw[len(begin) + 1 :]
+        return converted(_text(value), self.types) if self.shape == "scalar" else self._from_list_plain(value)
+
+    def _from_list_plain(self, raw: bytes) -> Any:
+        parts = [_text(each) for each in raw.split(b",")]
+        return self._array(parts) if self.shape == "array" else self._object(_alternating(parts))
+
+    def _from_deep(self, pairs: Pairs) -> Any:
+        found: list[tuple[str, str]] = []
+        for name, raw in pairs:
+            if self.takes(name):
+                inner = _text_of(name[len(self._deep) : -1])
+                if "[" in inner or "]" in inner:
+                    raise Unreadable("style", "expected one level of members, name[member]")
+                found.append((inner, _form_text(raw)))
+        return self._object(found) if found else MISSING
+
+    def _array(self, texts: Iterable[str]) -> list[Any]:
+        made = [converted(text, self._items) for text in texts]
+        if len(made) > MOST_MEMBERS:
+            raise Unreadable("maxItems", f"expected at most {MOST_MEMBERS} elements")
+        return made
+
+    def _object(self, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for name, text in pairs:
+            types = self._properties.get(name, self._additional)
+            value = converted(text, types)
+            if "array" in types:
+                made.setdefault(name, []).append(value)
+            elif name in made:
+                raise Unreadable("repeated", "expected each member once")
+            else:
+                made[name] = value
+        if len(made) > MOST_MEMBERS:
+            raise Unreadable("maxProperties", f"expected at most {MOST_MEMBERS} members")
+        return made
+
+
+def _text_of(raw: bytes) -> str:
+    """Return decoded bytes as text. Raises `Unreadable`."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise Unreadable("encoding", "expected UTF-8") from None
+
+
+def _alternating(parts: list[str]) -> Iterable[tuple[str, str]]:
+    """Return the pairs of `R,100,G,200`. Raises `Unreadable`."""
+    if len(parts) % 2:
+        raise Unreadable("style", "expected names and values in turn")
+    return zip(parts[::2], parts[1::2], strict=True)
+
+
+def _with_equals(parts: list[str]) -> Iterable[tuple[str, str]]:
+    """Return the pairs of `R=100,G=200`. Raises `Unreadable`."""
+    pairs = [each.partition("=") for each in parts]
+    if not all(mark for _, mark, _ in pairs):
+        raise Unreadable("style", "expected name=value")
+    return [(name, value) for name, _, value in pairs]
+
+
+def json_value(raw: bytes) -> Any:
+    """Return the value of a text that is JSON. Raises `Unreadable`."""
+    try:
+        return parse_json(raw)
+    except InvalidJson as error:
+        raise Unreadable("json", str(error)) from None
+
+
+def query_pairs(query: bytes | None) -> Pairs:
+    """Return the parameters of a query or form: decoded names, raw values."""
+    pairs = []
+    for pair in query.split(b"&") if query else ():
+        if pair:
+            name, _, value = pair.partition(b"=")
+            pairs.append((decoded(name), value))
+    return pairs
+
+
+def cookie_pairs(exchange: Exchange) -> Pairs:
+    """Return the cookies of a request (RFC 6265 section 5.4)."""
+    pairs = []
+    for line in exchange.values(b"cookie"):
+        for pair in line.split(b";"):
+            name, mark, value = pair.partition(b"=")
+            if mark:
+                pairs.append((name.strip(), value.strip()))
+    return pairs

@@ -1,0 +1,1 @@
+"""Filters of routes that are made of OpenAPI documents."""

@@ -1,0 +1,83 @@
+"""Example responses, and the documentation of an API."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.filters.policies.openapi.shop import PET, Shop, document, get, json_body, operation, post
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    pet = {"$ref": "#/components/schemas/Pet"}
+    made = {
+        "200": {
+            "description": "",
+            "headers": {"X-Total": {"schema": {"type": "integer"}, "example": 3}, "Content-Length": {"example": 9}},
+            "content": {
+                "application/json": {"schema": pet, "examples": {"a": {"value": {"id": 1}}, "b": {"value": {"id": 2}}}},
+                "text/plain": {"example": "hello"},
+            },
+        },
+        "404": {"description": "", "content": {"application/problem+json": {"example": {"title": "None"}}}},
+        "204": {"description": ""},
+    }
+    paths = {
+        "/pets": {
+            "get": operation(responses=made),
+            "post": operation(
+                requestBody=json_body(pet),
+                responses={"201": {"description": "", "content": {"application/json": {"schema": pet}}}},
+            ),
+        },
+    }
+    described = document(paths, components={"schemas": {"Pet": PET}})
+    return Shop(tmp_path, described, {"mock": True, "upstream": None, "docs": "/help"})
+
+
+def test_an_example_is_the_answer(shop: Shop) -> None:
+    assert shop.sends(get("/pets")) == 200
+    assert json.loads(shop.body) == {"id": 1}
+    assert b"X-Total: 3\r\n" in shop.received
+    assert shop.sends(get("/pets", "Prefer: example=b")) == 200
+    assert json.loads(shop.body) == {"id": 2}
+    assert shop.sends(get("/pets", "Accept: text/plain")) == 200
+    assert shop.body == b"hello"
+    assert shop.sends(get("/pets", "Prefer: code=404")) == 404
+    assert b"Content-Type: application/problem+json\r\n" in shop.received
+    assert shop.sends(get("/pets", "Prefer: code=204, example=b")) == 204
+    assert shop.sends(get("/pets", "Prefer: code=999")) == 200
+
+
+def test_a_value_is_made_of_the_schema_and_the_request_is_validated_first(shop: Shop) -> None:
+    assert shop.sends(post("/pets", b'{"name": "a"}')) == 201
+    assert json.loads(shop.body)["name"] == "Rex"
+    assert "secret" not in json.loads(shop.body)
+    assert shop.sends(post("/pets", b'{"name": 1}')) == 400
+    assert shop.sends(get("/dogs")) == 404
+
+
+def test_documentation_has_no_markup_of_the_document_and_nothing_from_elsewhere(tmp_path: Path) -> None:
+    attack = "</title><script src=//evil></script>\"'><img onerror=x>"
+    given: list[dict[str, Any]] = [{"name": attack, "in": "query", "schema": {"type": "string"}}]
+    described = document(
+        {"/x": {"get": operation(summary=attack, description=attack, tags=[attack], parameters=given)}},
+        components={"schemas": {"A": {"type": "string", "description": attack}}},
+    )
+    described["info"]["title"] = attack
+    shop = Shop(tmp_path, described, {"docs": "/docs"})
+    assert shop.sends(get("/docs")) == 200
+    assert b"<script" not in shop.body
+    assert b"<img" not in shop.body
+    assert b"&lt;script src=//evil&gt;" in shop.body
+    assert b"Content-Security-Policy: default-src 'none'" in shop.received
+    tag = next(line for line in shop.received.decode().split("\r\n") if line.startswith("ETag: ")).removeprefix(
+        "ETag: "
+    )
+    assert shop.sends(get("/docs", f"If-None-Match: {tag}")) == 304
+    assert shop.sends(get("/docs/openapi.json")) == 200
+    assert json.loads(shop.body) == described

@@ -1,0 +1,354 @@
+"""openapi: which requests of an operation pass, and what those that do not are told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastgw.observe.metrics.families import FilterEvent
+from tests.unit.filters.policies.openapi.shop import PET, Shop, document, get, json_body, operation, post
+
+SCALAR = {"type": "integer", "minimum": 1}
+LIST = {"type": "array", "items": {"type": "integer"}, "maxItems": 3}
+OBJECT = {"type": "object", "properties": {"R": {"type": "integer"}, "G": {"type": "integer"}}, "required": ["R"]}
+
+
+def parameter(where: str, schema: Any, **more: Any) -> dict[str, Any]:
+    return {"name": "p", "in": where, "schema": schema, **({"required": True} if where == "path" else {}), **more}
+
+
+STYLES = [
+    # schema, style, explode, accepted, refused with this keyword
+    (SCALAR, "form", True, "p=3", ("p=0", "minimum")),
+    (SCALAR, "form", True, "", ("p=x", "type")),
+    (SCALAR, "form", True, "p=3&q=1", ("p=3&p=4", "repeated")),
+    (LIST, "form", True, "p=1&p=2", ("p=1&p=x", "type")),
+    (LIST, "form", False, "p=1,2,3", ("p=1,2,3,4", "maxItems")),
+    (LIST, "spaceDelimited", False, "p=1%202+3", ("p=1%20a", "type")),
+    (LIST, "pipeDelimited", False, "p=1|2%7C3", ("p=1|a", "type")),
+    (OBJECT, "form", True, "R=1&G=2", ("R=x", "type")),
+    (OBJECT, "form", False, "p=R,100,G,200", ("p=R,100,G", "style")),
+    (OBJECT, "deepObject", True, "p[R]=1&p%5BG%5D=2", ("p[G]=2", "required")),
+    (OBJECT, "deepObject", True, "p[R]=1", ("p[R][x]=1", "style")),
+]
+
+
+@pytest.mark.parametrize(("schema", "style", "explode", "accepted", "refused"), STYLES)
+def test_a_query_parameter_is_read_in_its_style(
+    schema: Any, style: str, explode: bool, accepted: str, refused: tuple[str, str], tmp_path: Path
+) -> None:
+    given = parameter("query", schema, style=style, explode=explode)
+    shop = Shop(tmp_path, document({"/x": {"get": operation(parameters=[given])}}))
+    assert shop.sends(get(f"/x?{accepted}")) == 204
+    assert shop.sends(get(f"/x?{refused[0]}")) == 400
+    assert shop.errors[0][0] == "query"
+    assert shop.errors[0][2] == refused[1]
+
+
+@pytest.mark.parametrize(
+    ("schema", "style", "explode", "accepted", "refused"),
+    [
+        (SCALAR, "simple", False, "5", "a"),
+        (LIST, "simple", False, "1,2", "1,a"),
+        (OBJECT, "simple", False, "R,1,G,2", "R,1,G"),
+        (OBJECT, "simple", True, "R=1,G=2", "R,1"),
+        (SCALAR, "label", False, ".5", "5"),
+        (LIST, "label", False, ".1,2", ".1,a"),
+        (LIST, "label", True, ".1.2", ".1.a"),
+        (OBJECT, "label", True, ".R=1.G=2", ".G=2"),
+        (SCALAR, "matrix", False, ";p=5", ";q=5"),
+        (LIST, "matrix", False, ";p=1,2", ";p=1,a"),
+        (LIST, "matrix", True, ";p=1;p=2", ";p=1;q=2"),
+        (OBJECT, "matrix", False, ";p=R,1", ";p=R"),
+        (OBJECT, "matrix", True, ";R=1;G=2", ";R"),
+    ],
+)
+def test_a_path_parameter_is_read_in_its_style(
+    schema: Any, style: str, explode: bool, accepted: str, refused: str, tmp_path: Path
+) -> None:
+    given = parameter("path", schema, style=style, explode=explode)
+    shop = Shop(tmp_path, document({"/x/{p}": {"get": operation(parameters=[given])}}))
+    assert shop.sends(get(f"/x/{accepted}")) == 204
+    assert shop.sends(get(f"/x/{refused}")) == 400
+    assert shop.errors[0][0] == "path"
+
+
+def test_a_delimiter_that_is_encoded_is_data(tmp_path: Path) -> None:
+    names = {"type": "array", "items": {"type": "string"}, "maxItems": 2}
+    given = parameter("query", names, explode=False)
+    shop = Shop(tmp_path, document({"/x": {"get": operation(parameters=[given])}}))
+    assert shop.sends(get("/x?p=a%2Cb,c")) == 204
+    assert shop.sends(get("/x?p=a,b,c")) == 400
+
+
+def test_headers_and_cookies_are_parameters(tmp_path: Path) -> None:
+    given = [
+        {"name": "X-Ids", "in": "header", "required": True, "schema": LIST},
+        {"name": "session", "in": "cookie", "schema": {"type": "string", "minLength": 3}},
+        {"name": "filter", "in": "query", "content": {"application/json": {"schema": OBJECT}}},
+        {"name": "Accept", "in": "header", "required": True, "schema": {"enum": ["never"]}},
+    ]
+    shop = Shop(tmp_path, document({"/x": {"get": operation(parameters=given)}}))
+    assert shop.sends(get("/x", "X-Ids: 1, 2", "Cookie: a=b; session=abc")) == 204
+    assert shop.sends(get("/x?filter=%7B%22R%22%3A1%7D", "X-Ids: 1", "X-Ids: 2")) == 204
+    assert shop.sends(get("/x?filter={%22R%22:}", "Cookie: session=a")) == 400
+    assert shop.errors == [
+        ("header", "/X-Ids", "required"),
+        ("cookie", "/session", "minLength"),
+        ("query", "/filter", "json"),
+    ]
+
+
+def test_unknown_query_parameters_are_refused_where_asked_for(tmp_path: Path) -> None:
+    key = {"type": "apiKey", "in": "query", "name": "api_key"}
+    given = [parameter("query", OBJECT, style="deepObject")]
+    described = document(
+        {"/x": {"get": operation(parameters=given, security=[{"key": []}])}},
+        components={"securitySchemes": {"key": key}},
+    )
+    keys = {
+        "security": {"key": {"key_auth": {"key_names": ["api_key"], "key_in": ["query"]}}},
+        "unknown_parameters": "refuse",
+    }
+    consumers = [{"name": "a", "key_auth": [{"key": "0123456789abcdef0123"}]}]
+    shop = Shop(tmp_path, described, keys, consumers=consumers)
+    assert shop.sends(get("/x?p[R]=1&api_key=0123456789abcdef0123")) == 204
+    assert shop.sends(get("/x?p[R]=1&api_key=0123456789abcdef0123&admin=1")) == 400
+    assert shop.errors == [("query", "", "unknown")]
+    assert shop.sends(get("/x?p[R]=1")) == 401
+
+
+def test_a_body_is_what_its_schema_says(tmp_path: Path) -> None:
+    described = document(
+        {"/pets": {"post": operation(requestBody=json_body({"$ref": "#/components/schemas/Pet"}))}},
+        components={"schemas": {"Pet": PET}},
+    )
+    shop = Shop(tmp_path, described)
+    assert shop.sends(post("/pets", b'{"name": "Rex", "nick": null, "friends": [{"name": "a"}]}')) == 204
+    assert shop.forwarded.endswith(b'"friends": [{"name": "a"}]}')
+    for body, expected in (
+        (b'{"nick": 1}', {("body", "/nick", "type"), ("body", "", "required")}),
+        (b'{"name": "a", "friends": [{"name": 1}]}', {("body", "/friends/0/name", "type")}),
+        (b'{"name": "a", "name": "b"}', {("body", "", "json")}),
+        (b'{"name": NaN}', {("body", "", "json")}),
+        (b"[" * 2000 + b"]" * 2000, {("body", "", "json")}),
+    ):
+        assert shop.sends(post("/pets", body)) == 400
+        assert set(shop.errors) == expected
+        assert shop.forwarded == b""
+    assert shop.sends(post("/pets", b"<pet/>", "application/xml")) == 415
+    assert shop.sends(post("/pets", b"{}" + b" " * (128 * 1024))) == 413
+    assert shop.sends(b"POST /pets HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n") == 400
+    assert shop.errors == [("body", "", "required")]
+    chunked = b"POST /pets HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert shop.sends(chunked + b"0\r\n\r\n") == 400
+    assert shop.errors == [("body", "", "required")]
+
+
+def test_a_refusal_has_nothing_of_the_request_and_few_errors(tmp_path: Path) -> None:
+    described = document(
+        {"/x": {"post": operation(requestBody=json_body({"type": "array", "items": {"type": "integer"}}))}}
+    )
+    shop = Shop(tmp_path, described)
+    assert shop.sends(post("/x", b'["hunter2"' + b',"hunter2"' * 5000 + b"]")) == 400
+    assert len(shop.errors) == 1
+    assert b"hunter2" not in shop.received
+    assert shop.sends(post("/x", b'["hunter2"' + b',"hunter2"' * 50 + b"]")) == 400
+    assert len(shop.errors) == 10
+    assert b"hunter2" not in shop.received
+
+
+FORM = {
+    "type": "object",
+    "required": ["n"],
+    "properties": {
+        "n": {"type": "integer"},
+        "tags": {"type": "array", "items": {"type": "string"}, "maxItems": 2},
+        "at": {"type": "object", "properties": {"x": {"type": "integer"}}, "additionalProperties": False},
+        "file": {"type": "string", "format": "binary"},
+    },
+}
+
+
+def test_an_urlencoded_form_is_an_object(tmp_path: Path) -> None:
+    kind = "application/x-www-form-urlencoded"
+    content = {kind: {"schema": FORM, "encoding": {"tags": {"explode": False}}}}
+    shop = Shop(tmp_path, document({"/x": {"post": operation(requestBody={"content": content})}}))
+    assert shop.sends(post("/x", b"n=1&tags=a,b&at=%7B%22x%22%3A1%7D&other=1", kind)) == 204
+    assert shop.sends(post("/x", b"n=1&tags=a,b,c", kind)) == 400
+    assert shop.errors == [("body", "/tags", "maxItems")]
+    assert shop.sends(post("/x", b"n=1&at=%7B%22y%22%3A1%7D", kind)) == 400
+    assert shop.errors == [("body", "/at", "additionalProperties")]
+    assert shop.sends(post("/x", b"n=1&n=2", kind)) == 400
+    assert shop.errors == [("body", "", "repeated")]
+
+
+def part(name: str, content: bytes, *lines: bytes) -> bytes:
+    fields = b"".join(b"\r\n" + line for line in lines)
+    return b'--XX\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n%b\r\n' % (name.encode(), fields, content)
+
+
+def file_part(name: bytes, content: bytes, kind: bytes) -> bytes:
+    head = b'--XX\r\nContent-Disposition: form-data; name="%b"; filename="a.png"\r\nContent-Type: %b\r\n\r\n' % (
+        name,
+        kind,
+    )
+    return head + content + b"\r\n"
+
+
+def test_a_multipart_form_is_an_object(tmp_path: Path) -> None:
+    content = {"multipart/form-data": {"schema": FORM, "encoding": {"file": {"contentType": "image/png, image/*"}}}}
+    shop = Shop(tmp_path, document({"/x": {"post": operation(requestBody={"content": content})}}))
+    kind = "multipart/form-data; boundary=XX"
+    good = part("n", b"1") + part("tags", b"a") + part("tags", b"b") + part("at", b'{"x": 1}')
+    assert shop.sends(post("/x", good + file_part(b"file", b"\x89PNG\r\n", b"image/gif") + b"--XX--\r\n", kind)) == 204
+    for body, expected in (
+        (part("n", b"a") + b"--XX--", ("body", "/n", "type")),
+        (part("n", b"1") + file_part(b"file", b"x", b"text/html") + b"--XX--", ("body", "", "contentType")),
+        (part("n", b"1") + part("n", b"1") + b"--XX--", ("body", "", "repeated")),
+        (part("n", b"1"), ("body", "", "multipart")),
+        (part("n", b"1") + b"--XX--\r\nmore", ("body", "", "multipart")),
+        (b"--XX\r\nContent-Disposition: form-data\r\n\r\n1\r\n--XX--", ("body", "", "multipart")),
+        (part("n", b"1", b"Content-Transfer-Encoding: base64") + b"--XX--", ("body", "", "multipart")),
+        (b"--XX\r\nA:1\r\n\r\n\r\n" * 300 + b"--XX--", ("body", "", "multipart")),
+    ):
+        assert shop.sends(post("/x", body, kind)) == 400
+        assert shop.errors == [expected]
+    assert shop.sends(post("/x", good + b"--XX--", "multipart/form-data; boundary=a; boundary=XX")) == 400
+
+
+def test_the_discriminator_chooses_the_schema(tmp_path: Path) -> None:
+    schemas = {
+        "Cat": {"type": "object", "properties": {"kind": {}, "lives": {"type": "integer"}}, "required": ["lives"]},
+        "Dog": {"type": "object", "properties": {"kind": {}, "bark": {"type": "string"}}},
+        "Animal": {
+            "oneOf": [{"$ref": "#/components/schemas/Cat"}, {"$ref": "#/components/schemas/Dog"}],
+            "discriminator": {"propertyName": "kind", "mapping": {"c": "#/components/schemas/Cat", "d": "Dog"}},
+        },
+    }
+    described = document(
+        {"/x": {"post": operation(requestBody=json_body({"$ref": "#/components/schemas/Animal"}))}},
+        components={"schemas": schemas},
+    )
+    shop = Shop(tmp_path, described)
+    assert shop.sends(post("/x", b'{"kind": "c", "lives": 9}')) == 204
+    assert shop.sends(post("/x", b'{"kind": "Dog", "lives": 9}')) == 204  # both schemas fit, which oneOf refuses
+    assert shop.sends(post("/x", b'{"kind": "c", "bark": "x"}')) == 400
+    assert shop.errors == [("body", "", "required")]
+    assert shop.sends(post("/x", b'{"kind": "x"}')) == 400
+    assert ("body", "/kind", "enum") in shop.errors
+    assert shop.sends(post("/x", b'{"lives": 9}')) == 400
+
+
+def test_schemas_of_3_0_and_3_1_are_those_of_their_version(tmp_path: Path) -> None:
+    old = {
+        "type": "object",
+        "properties": {
+            "a": {"type": "number", "minimum": 0, "exclusiveMinimum": True},
+            "b": {"nullable": True, "allOf": [{"$ref": "#/components/schemas/B"}]},
+            "c": {"type": "string", "nullable": True, "enum": ["x"]},
+            "d": {"type": "integer", "format": "int32"},
+            "e": {"type": "string", "format": "byte"},
+            "f": {"type": "string", "format": "date-time"},
+        },
+    }
+    new = {
+        "type": "object",
+        "properties": {
+            "a": {"type": "number", "exclusiveMinimum": 0},
+            "b": {"$ref": "#/components/schemas/B", "maxProperties": 1},
+            "c": {"type": ["string", "null"], "const": "x"},
+            "d": {"type": "array", "prefixItems": [{"type": "integer"}], "items": False},
+        },
+        "patternProperties": {"^x-": True},
+        "unevaluatedProperties": False,
+    }
+    shared = {"schemas": {"B": {"type": "object"}}}
+
+    def paths(schema: Any) -> dict[str, Any]:
+        return {"/x": {"post": operation(requestBody=json_body(schema))}}
+
+    shop = Shop(tmp_path, document(paths(old), components=shared))
+    good: list[Any] = [{"a": 1}, {"b": None}, {"b": {}}, {"c": "x"}, {"d": 2**31 - 1}, {"e": "YQ=="}]
+    bad: list[Any] = [{"a": 0}, {"b": 1}, {"c": None}, {"d": 2**31}, {"e": "Y"}, {"f": "today"}]
+    for value in good:
+        assert shop.sends(post("/x", json.dumps(value).encode())) == 204, value
+    for value in bad:
+        assert shop.sends(post("/x", json.dumps(value).encode())) == 400, value
+    shop = Shop(tmp_path, document(paths(new), "3.1.0", components=shared))
+    for value in [{"a": 1}, {"b": {"q": 1}}, {"c": "x"}, {"d": [1]}, {"x-a": 1}]:
+        assert shop.sends(post("/x", json.dumps(value).encode())) == 204, value
+    for value in [{"a": 0}, {"b": {"q": 1, "r": 2}}, {"c": "y"}, {"d": [1, 2]}, {"d": ["a"]}, {"z": 1}]:
+        assert shop.sends(post("/x", json.dumps(value).encode())) == 400, value
+
+
+def test_report_lets_pass_and_tells_the_log(tmp_path: Path) -> None:
+    described = document(
+        {
+            "/x": {
+                "post": operation(
+                    requestBody=json_body({"type": "object"}), parameters=[parameter("query", SCALAR, required=True)]
+                )
+            }
+        }
+    )
+    shop = Shop(tmp_path, described, {"validate": "report"})
+    assert shop.sends(post("/x?p=a", b"[1]")) == 204
+    assert shop.forwarded.endswith(b"[1]")
+    shadowed = shop.plane.records[-1].shadowed
+    assert "openapi: refuse 400 validation_failed (query /p: type)" in shadowed
+    assert "openapi: refuse 400 validation_failed (body -: type)" in shadowed
+    assert shop.plane.observer.filters == [("openapi", FilterEvent.ANSWER)] * 2
+    assert shop.sends(post("/x?p=1", b"{}" + b" " * 200_000)) == 204
+
+
+def test_responses_that_do_not_conform_are_reported(tmp_path: Path) -> None:
+    responses = {
+        "200": {"description": "", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Pet"}}}},
+        "4XX": {"description": ""},
+    }
+    described = document({"/x": {"get": operation(responses=responses)}}, components={"schemas": {"Pet": PET}})
+    shop = Shop(tmp_path, described, {"responses": "report"})
+
+    def reported(status: int, body: bytes, kind: bytes = b"application/json") -> str:
+        head = b'HTTP/1.1 %d OK\r\nConnection: close\r\nETag: "a"\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n' % (
+            status,
+            kind,
+            len(body),
+        )
+        assert shop.sends(get("/x"), head + body) == status
+        assert shop.body == body
+        assert b'ETag: "a"' in shop.received
+        return shop.plane.records[-1].shadowed
+
+    assert reported(200, b'{"id": 1, "name": "a"}') == ""
+    assert reported(404, b"gone", b"text/plain") == ""
+    assert "openapi: response 200 does not conform (body -: required)" in reported(200, b'{"name": "a"}')
+    assert "response 200 does not conform" in reported(200, b'{"id": 1, "name": "a", "secret"')
+    assert "response 500 is not in the document" in reported(500, b"{}")
+    assert "content type that is not in the document" in reported(200, b"a", b"text/html")
+
+
+def test_concrete_paths_come_before_templates_and_heads_are_gets(tmp_path: Path) -> None:
+    given = [parameter("path", {"type": "integer"})]
+    described = document(
+        {
+            "/pets/{p}": {"get": operation(parameters=given, operationId="one")},
+            "/pets/mine": {"get": operation(operationId="mine"), "head": operation(operationId="head")},
+            "/pets/{p}.{q}": {"get": operation(parameters=[*given, {**given[0], "name": "q"}], operationId="dotted")},
+        },
+        servers=[{"url": "https://{host}/{base}", "variables": {"base": {"default": "v1"}}}],
+    )
+    shop = Shop(tmp_path, described)
+    for target, name in (("/v1/pets/mine", "mine"), ("/v1/pets/7", "one")):
+        assert shop.sends(get(target)) == 204
+        assert shop.plane.records[-1].route == name
+    assert shop.sends(b"HEAD /v1/pets/mine HTTP/1.1\r\nHost: a\r\n\r\n") == 204
+    assert shop.plane.records[-1].route == "head"
+    assert shop.sends(b"HEAD /v1/pets/7 HTTP/1.1\r\nHost: a\r\n\r\n") == 204
+    assert shop.sends(get("/v1/pets/a")) == 400
+    assert shop.sends(get("/pets/7")) == 404
+    assert shop.sends(b"DELETE /v1/pets/7 HTTP/1.1\r\nHost: a\r\n\r\n") == 405
