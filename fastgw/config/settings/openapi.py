@@ -32,11 +32,11 @@ class OpenApi(Settings):
     max_body: Annotated[Size, Meta(ge=1, le=LONGEST_BODY)] = LONGEST_BODY
     """Maximum size of a body that is validated. A longer request body is answered 413; a longer response is not
     validated."""
-    unknown_paths: Literal["refuse", "pass"] = "refuse"
+    unknown_paths: Literal["pass", "refuse"] = "refuse"
     """Handling of requests below the base path for which the document has no operation. `refuse`: there is no route for
     them, so they are answered 404 or 405 unless another route matches; `pass`: they are forwarded without
     validation."""
-    unknown_parameters: Literal["refuse", "pass"] = "pass"
+    unknown_parameters: Literal["pass", "refuse"] = "pass"
     """Handling of query parameters that the operation does not have."""
     base_path: str | None = None
     """Path before the paths of the document, such as `/v1`. null = the path of its first server."""

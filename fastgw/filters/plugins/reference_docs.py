@@ -233,7 +233,16 @@ def settings_as_markdown() -> str:
             heading = f"{key}{suffix}"
             if place:
                 example = examples.SETTINGS[heading].rstrip()
-                lines += ["", f"### {heading}", "", inspect.cleandoc(inner.__doc__ or ""), "", "```yaml", example, "```"]
+                lines += [
+                    "",
+                    f"### {heading}",
+                    "",
+                    inspect.cleandoc(inner.__doc__ or ""),
+                    "",
+                    "```yaml",
+                    example,
+                    "```",
+                ]
             lines += _reference(inner, f"{key}{suffix}.", f"{key}{suffix}.", described)
     return "\n".join(lines) + "\n"
 
