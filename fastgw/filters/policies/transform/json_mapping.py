@@ -6,14 +6,14 @@ the result as they were written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import orjson
 
 from fastgw.filters.api import Exchange
 from fastgw.filters.policies.transform.values import BodyValues, Maker, UnmappableBody, compile_value
-from fastgw.http.json_projection import EACH, PathTree, project, tree_of
+from fastgw.http.json_projection import EACH, Projection
 from fastgw.http.json_tree import Node, opened, rendered
 from fastgw.http.strict_json import InvalidJson
 
@@ -25,7 +25,7 @@ Holder: TypeAlias = "dict[str, Node] | list[Node]"
 Rule: TypeAlias = Callable[[Node, BodyValues], None]
 JsonFunction: TypeAlias = Callable[[bytes, Exchange], bytes]
 """Function from a body to the body that replaces it. Raises `UnmappableBody`."""
-_NOTHING: Final[PathTree] = {}
+_EVERYTHING: Final = Projection()
 
 
 def steps_of(path: str) -> Path:
@@ -41,7 +41,7 @@ def compile_template(template: str) -> JsonFunction:
     make = compile_value(orjson.loads(template), "template")
 
     def build(body: bytes, exchange: Exchange) -> bytes:
-        made = make(BodyValues(_selected(body, None, _NOTHING), exchange))
+        made = make(BodyValues(_selected(body, _EVERYTHING), exchange))
         return b"null" if made is None else rendered(made)
 
     return build
@@ -49,17 +49,17 @@ def compile_template(template: str) -> JsonFunction:
 
 def compile_mapping(rules: JsonRules) -> JsonFunction:
     """Return the function for these rules. Raises `ValueError`."""
-    allow = tree_of(map(steps_of, rules.allow)) if rules.allow else None
-    deny = tree_of(map(steps_of, rules.deny))
+    projection = Projection(
+        map(steps_of, rules.allow),
+        map(steps_of, rules.deny),
+        {steps_of(path): name for path, name in rules.rename.items()},
+    )
     later = list(_rules(rules))
     begin = b"" if rules.wrap is None else b"{" + orjson.dumps(rules.wrap) + b":"
     group_begin = b"" if rules.group is None else b"{" + orjson.dumps(rules.group) + b":"
 
     def apply(body: bytes, exchange: Exchange) -> bytes:
-        if begin:
-            selected = _wrapped(body, begin, allow, deny)
-        else:
-            selected = _selected(body, allow, deny)
+        selected = _wrapped(body, begin, projection) if begin else _selected(body, projection)
         if later:
             content = opened(selected)
             document = BodyValues(body, exchange)
@@ -71,54 +71,29 @@ def compile_mapping(rules: JsonRules) -> JsonFunction:
     return apply
 
 
-def _selected(body: bytes, allow: PathTree | None, deny: PathTree) -> bytes:
+def _selected(body: bytes, projection: Projection) -> bytes:
     try:
-        return project(body, allow, deny)
+        return projection.apply(body)
     except InvalidJson as error:
         raise UnmappableBody(str(error)) from error
 
 
-def _wrapped(body: bytes, begin: bytes, allow: PathTree | None, deny: PathTree) -> bytes:
+def _wrapped(body: bytes, begin: bytes, projection: Projection) -> bytes:
     """Return the selection of a body, which becomes an object with one member if it is an array."""
     text = body.lstrip(b" \t\r\n")
     if text[:1] == b"[":
-        checked = _selected(body, None, _NOTHING)  # by itself, so that no text completes the object
-        return _selected(begin + checked + b"}", allow, deny)
-    return _selected(body, allow, deny)
+        checked = _selected(body, _EVERYTHING)  # by itself, so that no text completes the object
+        return _selected(begin + checked + b"}", projection)
+    return _selected(body, projection)
 
 
 def _rules(rules: JsonRules) -> Iterator[Rule]:
-    if rules.rename:
-        for parent, names in _by_parent(rules.rename).items():
-            yield _rename(parent, names)
     for source, destination in rules.move.items():
         yield _move(steps_of(source), steps_of(destination))
     for path, value in rules.default.items():
         yield _assign(steps_of(path), compile_value(orjson.loads(value), f"default.{path}"), replaces=False)
     for path, value in rules.set.items():
         yield _assign(steps_of(path), compile_value(orjson.loads(value), f"set.{path}"), replaces=True)
-
-
-def _by_parent(renames: Mapping[str, str]) -> dict[Path, dict[str, str]]:
-    found: dict[Path, dict[str, str]] = {}
-    for path, name in renames.items():
-        *parent, last = steps_of(path)
-        found.setdefault(tuple(parent), {})[last] = name
-    return dict(sorted(found.items(), key=lambda item: -len(item[0])))  # inner names first: paths are those received
-
-
-def _rename(parent: Path, names: Mapping[str, str]) -> Rule:
-    def rename(content: Node, document: BodyValues) -> None:
-        for holder in _holders(content, parent):
-            if isinstance(holder, dict) and not names.keys().isdisjoint(holder):
-                taken = {new for old, new in names.items() if old in holder}
-                renamed = {
-                    names.get(name, name): inner for name, inner in holder.items() if name in names or name not in taken
-                }
-                holder.clear()
-                holder.update(renamed)
-
-    return rename
 
 
 def _move(source: Path, destination: Path) -> Rule:
