@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "fastgw"
 # there is no circle of folders. A module at the top of the package is like a folder of its own.
 ORDER = [
     {"_slots", "admin/dashboard", "compiled", "http", "jose", "kernel", "operator_events"},
-    {"http/content_coding"},
+    {"http/content_coding", "http/json_projection"},
     {"cache", "errors", "http/caching", "http/grpc", "http/http1", "http/http2", "http/websocket", "net", "shm"},
     {"cache/shared", "config/base", "eventloop", "forwarded_headers", "observe/metrics", "redis", "sync"},
     {"config/formats", "observe/access_log", "routing", "runtime/ipc", "runtime/sockets"},
@@ -75,6 +75,7 @@ PURE = {
     "http/grpc",
     "http/http1",
     "http/http2",
+    "http/json_projection",
     "http/websocket",
     "jose",
     "routing",

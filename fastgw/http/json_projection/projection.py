@@ -1,6 +1,6 @@
 """JSON projection: a JSON text with fewer members, or members with other names; every kept value as it was written.
 
-The whole text is checked as in `strict_json`, also what is left out. The compiled module `_json_projection` does so in
+The whole text is checked as in `strict_json`, also what is left out. The compiled module `_projection` does so in
 one pass, and leaves texts with unusual names or numbers, and all invalid ones, to this reference.
 """
 
@@ -207,4 +207,4 @@ def written_name(name: str) -> bytes:
     return orjson.dumps(name)
 
 
-_compiled: Any = twin("fastgw.http._json_projection")
+_compiled: Any = twin("fastgw.http.json_projection._projection")

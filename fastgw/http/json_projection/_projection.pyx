@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, binding=False
-"""Compiled `json_projection`: checks a JSON text and copies what is kept, in one pass and without objects.
+"""Compiled `projection`: checks a JSON text and copies what is kept, in one pass and without objects.
 
 A text is left to the reference (None) if it is invalid, nested deeper than 200 levels, or has an escaped name, equal
 hashes of two names in one object, a number that may exceed a double, or a member with the new name of another one.
@@ -476,7 +476,7 @@ cdef class CompiledProjection:
                 node.rules[index].length = PyBytes_GET_SIZE(text)
                 node.rules[index].hash = _hash(<const uint8_t*> node.rules[index].name, node.rules[index].length)
                 if name in plan.renamed:
-                    from fastgw.http.json_projection import written_name
+                    from fastgw.http.json_projection.projection import written_name
                     text = written_name(plan.renamed[name])
                     self._held.append(text)
                     node.rules[index].written = PyBytes_AS_STRING(text)

@@ -1,0 +1,5 @@
+"""JSON projection: a JSON text with fewer members, or members with other names."""
+
+from fastgw.http.json_projection.projection import EACH, Projection
+
+__all__ = ["EACH", "Projection"]
