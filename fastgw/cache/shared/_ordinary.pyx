@@ -42,6 +42,8 @@ cdef enum:
     LEASE_EPOCH = 69
     COLUMNS = 88
     INSERTED = 0
+    REMOVED = 1
+    EVICTED_FOR_CAPACITY = 2
     UNIT = 64
     HEADER = 128
     OPEN = 1
@@ -359,6 +361,73 @@ cdef class Ordinary:
             key.hash >> 48 << 48 | (where.generation & GENERATION_MASK) << 34 | <uint64_t> where.segment << 18
             | <uint64_t> where.offset << 2 | 1
         )
+
+    # segments that this process recycles
+
+    cdef uint64_t* _walked(self, int64_t segment, uint64_t generation, int64_t* offset, bint* is_chunk) noexcept nogil:
+        """Return the record or chunk at an offset, which is set to that of the next one; NULL: there is none."""
+        cdef uint64_t place = <uint64_t> segment << 32 | <uint64_t> offset[0]
+        cdef uint64_t* record
+        cdef uint64_t total
+        if offset[0] * UNIT >= <int64_t> self._words[self._used + segment] or offset[0] * UNIT > self._segment - UNIT:
+            return NULL
+        record = self._words + (self._data + segment * self._segment + offset[0] * UNIT) // 8
+        is_chunk[0] = record[SEAL] == self._mix(generation << 1 | 1, place)
+        if not is_chunk[0] and record[SEAL] != self._mix(generation << 1, place):
+            return NULL
+        total = record[TOTAL]
+        if not total or total > <uint64_t> (self._segment - offset[0] * UNIT) or total % UNIT:
+            return NULL
+        offset[0] += <int64_t> total // UNIT
+        return record
+
+    def is_cold(self, int64_t segment, uint64_t generation):
+        """Whether a segment has neither records that were found since they are in its queue, nor chunks."""
+        cdef int64_t offset = 0
+        cdef bint is_chunk = False
+        cdef uint64_t* record
+        if not 0 <= segment < self._segments:
+            return False
+        while True:
+            record = self._walked(segment, generation, &offset, &is_chunk)
+            if record is NULL:
+                return True
+            if is_chunk or record[HITS]:
+                return False
+
+    def evict(self, int64_t segment, uint64_t generation, bint is_small):
+        """Remove the entries of all records of a segment from the index."""
+        cdef int64_t offset = 0, begins = 0
+        cdef bint is_chunk = False
+        cdef Key key
+        cdef Where where
+        cdef uint64_t* record
+        cdef uint64_t* bucket
+        cdef uint64_t entry
+        cdef int number
+        if not 0 <= segment < self._segments:
+            raise ValueError("there is no such segment")
+        where.segment, where.generation = segment, generation
+        while True:
+            begins = offset
+            record = self._walked(segment, generation, &offset, &is_chunk)
+            if record is NULL:
+                return
+            if is_chunk:
+                continue
+            key.high, key.low = record[KEY_HIGH], record[KEY_LOW]
+            key.hash = self._mix(key.high, key.low)
+            where.offset = begins
+            entry = self._entry(&key, &where)
+            bucket = self._bucket(&key)
+            for number in range(BUCKET):
+                if fastgw_cache_load(bucket + number) == entry:
+                    if fastgw_cache_swap(bucket + number, entry, 0):
+                        self._words[self._column + REMOVED] += 1
+                        self._words[self._column + EVICTED_FOR_CAPACITY] += 1
+                        if is_small and not record[HITS]:
+                            self._words[self._ghosts + <int64_t> (key.hash >> 20 & self._ghost_mask)] = key.hash
+                    break
 
     def append(self, int64_t at, int64_t position, int64_t free, bytes data not None, uint64_t length):
         """Write the next bytes of the body of a record whose segment is pinned; return whether they fit. `position`:

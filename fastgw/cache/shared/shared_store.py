@@ -91,9 +91,9 @@ class SharedStore:
         self.records = Records(memory, self.index, self.segments)
         self.purges = Purges(memory)
         self.leases = Leases(memory, self.segments.owner, clock)
-        self.space = Space(memory, self.index, self.segments, self.records, self._counters)
-        self._unchanged = 0
         self.ordinary = _compiled(memory, column, self.segments.owner)
+        self.space = Space(memory, self.index, self.segments, self.records, self._counters, self.ordinary)
+        self._unchanged = 0
         self._watches = Watches(memory, column, loop, wakers)
 
     def __repr__(self) -> str:
