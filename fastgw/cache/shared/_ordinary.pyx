@@ -185,6 +185,13 @@ cdef class Ordinary:
             return NULL
         return record
 
+    def key_tag(self, bytes key not None):
+        """Return the hash of a key for purges, `Purges.hash`. Call it with keys of 16 bytes only."""
+        cdef Key read
+        if not self._read(key, &read):
+            raise ValueError("a key has 16 bytes")
+        return self._mix(read.low, read.high)
+
     def find(self, bytes key not None):
         """Return the first word of the valid record of a key, pinned; or `MISS`, or `NOT_ORDINARY`."""
         cdef Key wanted
@@ -253,10 +260,15 @@ cdef class Ordinary:
         cdef uint64_t left = ((word & ENDS_MASK) - now) & ENDS_MASK
         return word != 0 and 0 < left and left <= ENDS_MASK >> 1
 
-    def end_lease(self, int64_t at, uint64_t word):
-        """End a lease without a mark, unless another process has taken it."""
-        if 0 <= at < self._view.len // 8:
-            fastgw_cache_swap(self._words + at, word, 0)
+    def end_lease(self, int64_t at, uint64_t word, uint64_t now, uint64_t ticks):
+        """End a lease, with a mark for so many ticks, unless another process has taken it."""
+        cdef uint64_t mark = 0
+        cdef uint64_t epoch = fastgw_cache_load(self._words + LEASE_EPOCH) & EPOCH_MASK
+        if not 0 <= at < self._view.len // 8:
+            raise ValueError("there is no lease")
+        if ticks and (word >> 26 & EPOCH_MASK) == epoch:
+            mark = word >> 46 << 46 | self._owner << 38 | <uint64_t> 1 << 37 | epoch << 26 | (now + ticks & ENDS_MASK)
+        fastgw_cache_swap(self._words + at, word, mark)
 
     def report(self, bytes key not None):
         """Count an event of a key; return whether a process watches its class. Call it with keys of 16 bytes only."""

@@ -14,7 +14,7 @@ from fastgw.cache.shared.layout import (
     REMOVED,
     CacheMemory,
 )
-from fastgw.cache.shared.leases import LeaseCell, Leases
+from fastgw.cache.shared.leases import MOST_S, LeaseCell, Leases
 from fastgw.cache.shared.lifecycle import SharedLease
 from fastgw.cache.shared.objects import SharedObject
 from fastgw.cache.shared.purges import Purges
@@ -256,14 +256,16 @@ class SharedStore:
 
     def end_lease(self, cell: LeaseCell, key: bytes, mark_s: float) -> None:
         """End a lease, as `Leases.end`."""
-        if self.ordinary is None or mark_s > 0:
+        if self.ordinary is None:
             self.leases.end(cell, self.index.hash(key), mark_s)
+        elif mark_s > 0:
+            self.ordinary.end_lease(cell.at, cell.word, *self.leases.ticks(min(mark_s, MOST_S)))
         else:
-            self.ordinary.end_lease(cell.at, cell.word)
+            self.ordinary.end_lease(cell.at, cell.word, 0, 0)
 
     def key_tag(self, key: bytes) -> int:
         """Return the hash by which a purge of a key finds its objects, as those of a tag."""
-        return self.purges.hash(b"k", key)
+        return self.purges.hash(b"k", key) if self.ordinary is None else self.ordinary.key_tag(key)
 
     def insert(self, hash_: KeyHash, where: Location) -> bool:
         """Add a record to the index, in place of another one of its key. False: others were always faster."""

@@ -1,5 +1,6 @@
 """Validation (RFC 9111 section 4.3): conditional requests to the upstream, and those of clients."""
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from fastgw.http.byte_ranges import ByteRange, select_ranges
@@ -29,6 +30,14 @@ _OF_CONTENT: Final = frozenset(
     b"content-type digest last-modified repr-digest".split()
 )
 """Fields that a 304 leaves out (RFC 9110 section 15.4.5)."""
+
+
+def has_any(head: RequestHead, names: Sequence[bytes]) -> bool:
+    """Whether a request has one of these headers."""
+    for name in names:  # noqa: SIM110 # a generator costs more than a search
+        if head.first(name) is not None:
+            return True
+    return False
 
 
 def make_conditions(stored: StoredHead) -> list[tuple[bytes, bytes]]:

@@ -175,7 +175,7 @@ class Fetch:
             detail = judged.value
             self._forget(head)
         else:
-            detail = self._begin_storing(judged, head)
+            detail = self._begin_storing(judged, head, len(payload) if ended else None)
         stored = judged if self._writer is not None and isinstance(judged, StoredHead) else None
         if stored is None:
             self._end_lease(MARK_S)
@@ -199,8 +199,10 @@ class Fetch:
         self._call.report(exchange)
         leader.answer(response, payload, ended, stored, now)
 
-    def _begin_storing(self, record: StoredHead, head: ResponseHead) -> bytes | None:
-        """Begin to store a response. Returns the reason why it cannot be stored."""
+    def _begin_storing(self, record: StoredHead, head: ResponseHead, whole: int | None) -> bytes | None:
+        """Begin to store a response. Returns the reason why it cannot be stored. `whole`: length of the whole body, if
+        that is there; None: only its beginning is.
+        """
         policy, lease = self._policy, self._lease
         if lease is None:
             if self._refusal is not Refusal.UNCACHEABLE:
@@ -225,12 +227,15 @@ class Fetch:
             key = variant_key(self._primary, names, self._fields)
             if not self._list_variant(lease, names, key):
                 return b"store-full"
-        self._writer = lease.store(encode_record(record), self._size(head), key=key, url=self._url, tags=tags)
+        size = self._size(head) if whole is None else whole
+        self._writer = lease.store(encode_record(record), size, key=key, url=self._url, tags=tags)
         if self._writer is None:
             return b"store-full"
         self._key = key
-        if self._leader is not None:
-            self._leader.found = policy.store.find(key)
+        leader = self._leader
+        # Otherwise each object would count as found once, also those that no other request asks for.
+        if leader is not None and (whole is None or leader.may_get_less):
+            leader.found = policy.store.find(key)
         return None
 
     def _size(self, head: ResponseHead) -> int | None:

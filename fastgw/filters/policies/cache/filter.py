@@ -30,7 +30,7 @@ from fastgw.http.caching.cache_status import Forwarded, forwarded_status
 from fastgw.http.caching.invalidation import find_invalidated, invalidates
 from fastgw.http.caching.keys import NO_QUERY, QueryRule
 from fastgw.http.caching.storing import StorePolicy
-from fastgw.http.caching.validation import FOR_ORIGIN
+from fastgw.http.caching.validation import FOR_ORIGIN, has_any
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
 from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, tags_to_purge
@@ -195,7 +195,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 (isinstance(forward, Forward) and forward.grpc)
                 or head.upgrade
                 or (bypass_header is not None and head.first(bypass_header) is not None)
-                or any(head.first(name) is not None for name in FOR_ORIGIN)
+                or has_any(head, FOR_ORIGIN)
             ):
                 exchange.cache_result, exchange.cache_status = "bypass", _BYPASS
                 return False

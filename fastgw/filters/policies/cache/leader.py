@@ -8,7 +8,7 @@ from fastgw.exchange import Exchange, Response, Trailers
 from fastgw.exchange.states import ANSWERING, HOLDING
 from fastgw.filters.policies.cache.stored_answer import AT_ONCE
 from fastgw.http.caching.records import StoredHead
-from fastgw.http.caching.validation import find_part, is_unchanged_for
+from fastgw.http.caching.validation import CONDITIONS, find_part, has_any, is_unchanged_for
 
 if TYPE_CHECKING:
     from fastgw.filters.policies.cache.fetch import Fetch
@@ -35,6 +35,11 @@ class Leader:
 
     def __repr__(self) -> str:
         return f"<Leader of {self._fetch!r}>"
+
+    @property
+    def may_get_less(self) -> bool:
+        """Whether it may be answered with a part of the stored object, or without its body."""
+        return has_any(self.exchange.head, CONDITIONS)
 
     # calls of the fetch
 
