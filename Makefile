@@ -113,8 +113,13 @@ lint: setup  ## ruff and mypy --strict
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy --strict fastgw bench
 
+# Debian packages without a program that tests run with, each as file=package.
+TEST_FILES := /usr/share/modsecurity-crs/rules=modsecurity-crs /usr/lib/*/libmodsecurity.so.3=libmodsecurity3
+
 programs:
 	@$(call install_programs,$(TEST_PROGRAMS),make test)
+	@missing=; for each in $(TEST_FILES); do compgen -G "$${each%=*}" >/dev/null || missing+=" $${each#*=}"; done; \
+	$(call install,$${missing# },make test)
 
 %/node_modules/.installed: %/package-lock.json | programs
 	npm --prefix $* ci --ignore-scripts --no-audit --no-fund --loglevel=error

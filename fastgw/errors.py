@@ -50,6 +50,7 @@ class Fault(Enum):
     CREDENTIALS_INVALID = 401, _DOWN, Retry.NEVER, "http_request_denied", "The credentials are invalid."
     INSUFFICIENT_SCOPE = 403, _DOWN, Retry.NEVER, "http_request_denied", "The credentials lack a required permission."
     FORBIDDEN = 403, _DOWN, Retry.NEVER, "http_request_denied", "Access is denied."
+    WAF_BLOCKED = 403, _DOWN, Retry.NEVER, "http_request_denied", "The request was refused by a security rule."
     CLIENT_ADDRESS_DENIED = 403, _DOWN, Retry.NEVER, "http_request_denied", "Access from this address is denied."
     ROUTE_NOT_FOUND = 404, _DOWN, Retry.NEVER, "destination_not_found", "No route matches this request."
     FILE_NOT_FOUND = 404, _DOWN, Retry.NEVER, "destination_not_found", "The file does not exist."

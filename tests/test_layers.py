@@ -33,7 +33,7 @@ ORDER = [
     {"upstream/client"},
     {"filters/api"},
     {"filters/authentication", "filters/limiting", "filters/plugins"},
-    {"admin", "filters/policies", "filters/wrappers"},
+    {"admin", "filters/policies", "filters/policies/waf/rules", "filters/wrappers"},
     {
         "filters/policies/cache",
         "filters/policies/content",
@@ -44,6 +44,7 @@ ORDER = [
         "filters/policies/oidc",
         "filters/policies/traffic",
         "filters/policies/transform",
+        "filters/policies/waf",
         "filters/policies/websocket",
         "pipeline",
         "runtime/control/kubernetes",

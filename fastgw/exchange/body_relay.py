@@ -106,8 +106,8 @@ class Relay:
     in bytes; None: unknown until the end.
     """
 
-    __slots__ = ("_stages", "_when_whole", "bytes", "ended", "kept", "length", "most_kept", "paused", "sent_bytes",
-                 "sink", "source", "trailers")  # fmt: skip
+    __slots__ = ("_most_head", "_stages", "_when_head", "_when_whole", "bytes", "ended", "kept", "length",
+                 "most_kept", "paused", "sent_bytes", "sink", "source", "trailers")  # fmt: skip
 
     def __init__(self, source: BodySource, length: int | None = None) -> None:
         self.source = source
@@ -122,6 +122,8 @@ class Relay:
         self.trailers: Trailers = ()
         self._stages: RequestStages | None = None
         self._when_whole: Callable[[], None] | None = None
+        self._when_head: Callable[[], None] | None = None
+        self._most_head = 0
 
     @classmethod
     def whole(cls, payload: bytes, length: int | None) -> "Relay":
@@ -139,6 +141,20 @@ class Relay:
         self.most_kept = most
         if most > MAX_KEPT and not self.ended and self.kept is not None and type(self.kept) is list:
             self.kept = _Kept(self.kept, room)
+
+    def await_head(self, most: int, when_there: "Callable[[], None]") -> bool:
+        """Receive the beginning of the body: this many bytes, or all of it. Returns whether it is there already;
+        otherwise `when_there` is called once it is. Call it before `begin_stages`.
+        """
+        if self.ended or self.bytes >= most:
+            return True
+        self._most_head, self._when_head = most, when_there
+        self.resume()
+        return False
+
+    def head(self, most: int) -> bytes:
+        """Return the received beginning of the body, at most this many bytes; see `await_head`."""
+        return b"".join(self.kept or ())[:most]
 
     def begin_stages(self, stages: RequestStages, when_whole: "Callable[[], None]") -> bool:
         """Pass the whole body through these stages, beginning with the received part. False: the exchange has ended.
@@ -186,7 +202,7 @@ class Relay:
 
     def forget_stages(self) -> None:
         """Release the stages: they refer back to the exchange, and only the garbage collector would find the cycle."""
-        self._stages = self._when_whole = None
+        self._stages = self._when_whole = self._when_head = None
 
     def _keep_staged(self, passed: bytes) -> None:
         assert self.kept is not None
@@ -231,8 +247,17 @@ class Relay:
                     self.kept = None
         if sink is not None:
             sink.feed(payload)
+        elif self._when_head is not None:
+            if self.bytes >= self._most_head and not self.ended:
+                self.pause()
+                self._head_is_there()
         elif self._when_whole is None:
             self.pause()
+
+    def _head_is_there(self) -> None:
+        when_head, self._when_head = self._when_head, None
+        assert when_head is not None
+        when_head()
 
     def last(self, payload: bytes) -> None:
         """Take the last piece, like `feed`, but without backpressure."""
@@ -246,6 +271,9 @@ class Relay:
             return
         if trailers and self.sink is None:
             self.length = None  # they can only follow the last chunk
+        if self._when_head is not None:
+            self._head_is_there()
+            return
         when_whole, self._when_whole = self._when_whole, None
         if when_whole is not None:
             when_whole()

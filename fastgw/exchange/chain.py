@@ -93,6 +93,20 @@ def _union(looks: frozenset[Looks]) -> Looks:
     )
 
 
+@final
+class BodyHead:
+    """Step that decides by the beginning of a request's body. `most`: bytes that it needs; a shorter body is complete.
+
+    `applies`: whether it has to see the body of a request, for which the exchange then waits. Called once all request
+    steps have passed.
+    """
+
+    __slots__ = ("applies", "most", "step")
+
+    def __init__(self, step: RequestStep, most: int, applies: Callable[[Exchange], bool]) -> None:
+        self.step, self.most, self.applies = step, most, applies
+
+
 class Hooks:
     """Hooks of one filter on one route. A hook that is left out costs nothing.
 
@@ -134,11 +148,14 @@ class Hooks:
     forwarded as usual if none has taken it. ready_answer: `(head, peer) -> None | ReadyAnswer`, for a plain GET on a
     route where no other filter has a step for requests or responses: a whole response from memory, in place of all
     other steps. None: the request is processed as usual. full_path: the request step replaces a
-    side of the exchange, so that no request of the route takes the fast path.
+    side of the exchange, so that no request of the route takes the fast path. body_head: a `BodyHead`, whose step runs
+    once all request steps have let a request with a body pass and the beginning of the body was received, which is
+    `exchange.request_body.head(most)`. The body stays as it is. Not called for sub-requests.
     """
 
     __slots__ = (
         "asks",
+        "body_head",
         "changes_body",
         "explain",
         "finish",
@@ -187,6 +204,7 @@ class Hooks:
         translate: TranslateStep | None = None,
         ready_answer: ReadyStep | None = None,
         full_path: bool = False,
+        body_head: BodyHead | None = None,
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
         self.response_body, self.trailers = response_body, trailers
@@ -207,6 +225,7 @@ class Hooks:
         self.translate = translate
         self.ready_answer = ready_answer
         self.full_path = full_path
+        self.body_head = body_head
 
 
 @final
@@ -248,6 +267,7 @@ class Chain:
     """Filters of a route (before a route is found: of a listener) in running order, with hooks sorted by kind."""
 
     __slots__ = (
+        "body_heads",
         "drops_ranges",
         "error_pages",
         "finish_steps",
@@ -288,7 +308,8 @@ class Chain:
         )  # of requests: see `BodyHook.spoils_ranges`
         self.trailer_steps = tuple(h.trailers for h in reversed(hooks) if h.trailers is not None)
         self.treats_responses = bool(self.response_body_hooks or self.trailer_steps)
-        self.treats_bodies = self.treats_responses or bool(self.request_body_hooks)
+        self.body_heads = tuple(h.body_head for h in hooks if h.body_head is not None)
+        self.treats_bodies = self.treats_responses or bool(self.request_body_hooks or self.body_heads)
         # Response steps run in reverse order.
         self.response_steps = tuple(h.response for h in reversed(hooks) if h.response is not None)
         self.reply_steps = tuple(h.reply for h in reversed(hooks) if h.reply is not None)
@@ -401,7 +422,8 @@ class Chain:
 def _hooks_of(link: FilterInstance) -> tuple[object, ...]:
     hooks = link.hooks
     steps = hooks.request, hooks.response, hooks.request_body, hooks.finish, hooks.preflight
-    return *steps, hooks.reply, hooks.renew, hooks.response_body, hooks.trailers, hooks.translate
+    head = None if hooks.body_head is None else hooks.body_head.step
+    return *steps, hooks.reply, hooks.renew, hooks.response_body, hooks.trailers, hooks.translate, head
 
 
 class Divider(Protocol):

@@ -37,6 +37,7 @@ from fastgw.filters.policies.size import Size
 from fastgw.filters.policies.target_errors import TargetErrors
 from fastgw.filters.policies.traffic import Bandwidth
 from fastgw.filters.policies.transform import Transform
+from fastgw.filters.policies.waf import Waf
 from fastgw.filters.policies.websocket import Websocket
 
 TYPES: Final = FilterTypes(
@@ -46,6 +47,7 @@ TYPES: Final = FilterTypes(
         Ip,
         Cors,
         SecurityHeaders,
+        Waf,
         Jwt,
         KeyAuth,
         BasicAuth,

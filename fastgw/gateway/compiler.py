@@ -86,6 +86,8 @@ class Plan(NamedTuple):
     """Index of the consumers, used instead of the settings."""
     same_upstreams: Container[str] = ()
     """Names of the upstreams that are equal to those in use, which are reused."""
+    verifies: bool = False
+    """Whether building a filter may wait for a check of its settings."""
 
     @classmethod
     def of(
@@ -114,7 +116,7 @@ def compile(
     """
     plan = Plan.of(configuration, files, index)
     with no_collections():
-        return at_once(building(plan._replace(same=same), workers, base))
+        return at_once(building(plan._replace(same=same, verifies=True), workers, base))
 
 
 def building(plan: Plan, workers: int, base: Gateway | None) -> Steps[Gateway]:
@@ -377,7 +379,8 @@ class _Building:
         text = f"listener {listener}" if level == "listener" else level
         settings = self._plan.settings
         stock, files = self._made.stock, self._plan.files
-        env = Env(use.name, route, use.settings, stock, files, text, settings.state, settings.caches)
+        verifies = self._plan.verifies
+        env = Env(use.name, route, use.settings, stock, files, text, settings.state, settings.caches, verifies)
         hooks, wrong = Hooks(), ""
         if where not in self._unbuilt:
             hooks, wrong = _built(use, env)
@@ -537,7 +540,7 @@ class _Building:
         is_plain = is_plain and not rewrites_captures(route)  # its path is checked in any case
         if isinstance(action, Forward) and action.allows_fast_path and is_plain:
             meets_answers = chain.meets_answers
-            at_once = not (steps or chain.request_body_hooks or meets_answers)
+            at_once = not (steps or chain.request_body_hooks or chain.body_heads or meets_answers)
             id_of = None if chain.request_ids is None else chain.request_ids.of
             plan = FastPathPlan(action, check_path is not None, at_once, chain.looks_at, meets_answers, id_of)
             plan = self._fast_paths.setdefault(plan, plan)

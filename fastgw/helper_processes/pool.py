@@ -224,15 +224,7 @@ class _Helper:
         ours, theirs = socket.socketpair()
         try:
             ours.setblocking(False)
-            self._process = subprocess.Popen(
-                COMMAND,
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={},
-                cwd="/",
-                close_fds=True,
-            )
+            self._process = _start_process(theirs)
         except BaseException:
             ours.close()
             raise
@@ -345,3 +337,40 @@ class _Helper:
         if code is None:
             return "it has closed its socket"
         return f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+
+
+def try_program(program: Program) -> str:
+    """Start a process of the program, and return why it cannot start; "": it can. Waits up to `Program.start_s`, so it
+    is not for workers.
+    """
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            process = _start_process(theirs)
+        try:
+            ours.settimeout(program.start_s)
+            ours.sendall(frame(msgpack.encode(program)))
+            with ours.makefile("rb") as file:
+                length = int.from_bytes(file.read(LENGTH_BYTES), "big")
+                message = file.read(length)
+        except OSError as error:
+            return f"the process has not started: {error}"
+        finally:
+            process.kill()
+            process.wait()
+    if message[:1] == bytes([READY]):
+        return ""
+    return message[1:].decode(errors="replace") or "the process has ended without a message"
+
+
+def _start_process(standard_input: socket.socket) -> "subprocess.Popen[bytes]":
+    """Start a helper process with nothing of this one. Raises `OSError`."""
+    return subprocess.Popen(
+        COMMAND,
+        stdin=standard_input.fileno(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={},
+        cwd="/",
+        close_fds=True,
+    )

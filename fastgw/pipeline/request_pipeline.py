@@ -8,15 +8,16 @@ waiting: the body is buffered until then, and passed on as one piece.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from time import monotonic
 from typing import Protocol
 
 from fastgw.errors import Fault
-from fastgw.exchange import ClientSide, Exchange, Outcome, Reply, Route, problem, run_request
+from fastgw.exchange import ClientSide, Exchange, Outcome, Reply, RequestStep, Route, problem, run_request
 from fastgw.exchange.reply import body_at_once
 from fastgw.exchange.request_stages import begin_request_stages
+from fastgw.http.field_names import EXPECT
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.pipeline.route_selection import choose
@@ -80,6 +81,8 @@ def run_route_steps(stream: RequestStream, exchange: Exchange, route: Route, fas
         _run_action(stream, exchange)
     elif not exchange.chain.treats_bodies:
         stream.send_fast(exchange, route)
+    elif exchange.chain.body_heads and exchange.request_body is not None:
+        _inspect_body(stream, exchange)
     elif begin_request_stages(exchange, route.action):
         if exchange.request_body is None or not exchange.request_body.changed:
             stream.send_fast(exchange, route)
@@ -99,6 +102,45 @@ def _route_done(stream: RequestStream, exchange: Exchange, outcome: Outcome) -> 
 
 def _run_action(stream: RequestStream, exchange: Exchange) -> None:
     """Run the action of the route."""
+    if exchange.chain.body_heads and exchange.request_body is not None:
+        _inspect_body(stream, exchange)
+    else:
+        _begin_action(exchange)
+
+
+def _inspect_body(stream: RequestStream, exchange: Exchange) -> None:
+    """Receive the beginning of the body for the filters that decide by it."""
+    body = exchange.request_body
+    assert body is not None
+    heads = [each for each in exchange.chain.body_heads if each.applies(exchange)]
+    if not heads:
+        _begin_action(exchange)
+        return
+    if exchange.head.expects_continue:
+        exchange.drop_everywhere(EXPECT)  # the gateway itself requests the body
+        if not body.bytes:
+            exchange.client.send_interim(None)
+    inspect = partial(_run_body_head_steps, stream, exchange, [each.step for each in heads])
+    if body.await_head(max(each.most for each in heads), inspect):
+        inspect()
+
+
+def _run_body_head_steps(stream: RequestStream, exchange: Exchange, steps: Iterable[RequestStep]) -> None:
+    _body_head_done(stream, exchange, run_request(steps, exchange))
+
+
+def _body_head_done(stream: RequestStream, exchange: Exchange, outcome: Outcome) -> None:
+    """Continue after the steps that have decided by the beginning of the body."""
+    if outcome is None:
+        _begin_action(exchange)
+    elif isinstance(outcome, Reply):
+        exchange.reply(outcome)
+    else:
+        # The client's time for the body does not count.
+        _wait(stream, exchange, outcome, partial(_body_head_done, stream, exchange), monotonic())
+
+
+def _begin_action(exchange: Exchange) -> None:
     route = exchange.route
     assert route is not None
     if not exchange.chain.treats_bodies or begin_request_stages(exchange, route.action):
@@ -106,9 +148,15 @@ def _run_action(stream: RequestStream, exchange: Exchange) -> None:
 
 
 def _wait(
-    stream: RequestStream, exchange: Exchange, outcome: Awaitable[Reply | None], go_on: Callable[[Outcome], None]
+    stream: RequestStream,
+    exchange: Exchange,
+    outcome: Awaitable[Reply | None],
+    go_on: Callable[[Outcome], None],
+    begun_at: float | None = None,
 ) -> Waited:
-    """Continue with the result of an awaitable, unless the exchange has ended by then."""
+    """Continue with the result of an awaitable, unless the exchange has ended by then. `begun_at`: beginning of the
+    filters' deadline; None: of the exchange.
+    """
 
     def waited(done: Waited) -> None:
         if stream.waiting is not done:  # the exchange has ended
@@ -128,16 +176,17 @@ def _wait(
     loop = stream.loop
     stream.waiting = waiting = asyncio.ensure_future(outcome, loop=loop)
     waiting.add_done_callback(waited)
-    limit = loop.call_later(_time_left(stream, exchange), _filter_is_late, stream, exchange, waiting)
+    seconds = _time_left(stream, exchange, exchange.begun_at if begun_at is None else begun_at)
+    limit = loop.call_later(seconds, _filter_is_late, stream, exchange, waiting)
     waiting.add_done_callback(lambda done: limit.cancel())
     return waiting
 
 
-def _time_left(stream: RequestStream, exchange: Exchange) -> float:
-    """Return the seconds that filters have left."""
+def _time_left(stream: RequestStream, exchange: Exchange, begun_at: float) -> float:
+    """Return the seconds that filters have left, which count from `begun_at`."""
     timeout = None if exchange.route is None else exchange.route.filter_timeout
     limit = stream.filter_timeout() if timeout is None else timeout
-    return max(exchange.begun_at + limit - monotonic(), 0.0)
+    return max(begun_at + limit - monotonic(), 0.0)
 
 
 def _filter_is_late(stream: RequestStream, exchange: Exchange, waiting: Waited) -> None:

@@ -26,6 +26,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Hooks, Looks, Outcome, Reply
 from fastgw.exchange.body_stages import BodyStage, Bounded, StageFactory
+from fastgw.exchange.chain import BodyHead
 from fastgw.filters.api.credential_locations import NOWHERE, CredentialLocations
 from fastgw.filters.api.reply_bodies import FileRange, Pieces
 from fastgw.filters.api.warning_context import NOBODY, UNKNOWN, ClientIdentity, WarningContext
@@ -48,6 +49,7 @@ from fastgw.upstream.upstream import Upstream
 
 __all__ = [
     "API",
+    "BodyHead",
     "BodyStage",
     "Bounded",
     "Consumer",
@@ -160,6 +162,7 @@ class Env:
         "reads",
         "roster",
         "route",
+        "verifies",
     )
 
     def __init__(
@@ -172,6 +175,7 @@ class Env:
         level: str = "gateway",
         state: State | None = None,
         caches: Mapping[str, CacheStore] = NONE,
+        verifies: bool = False,
     ) -> None:
         self.instance = instance
         self.route = route
@@ -181,6 +185,8 @@ class Env:
         """The files that were read, with the digest of each."""
         self.keeps: list[SharedRef] = []
         """References to shared objects, which live as long as they are referenced."""
+        self.verifies = verifies
+        """Whether `build` may wait: the configuration is checked, and nothing is served by this process."""
         self._settings = settings
         self._stock = stock
         self._files = files
@@ -228,7 +234,17 @@ class Env:
         one too.
         """
         instance = f"{self.instance}.{name}"
-        env = Env(instance, self.route, settings, self._stock, self._files, self.level, self._state, self._caches)
+        env = Env(
+            instance,
+            self.route,
+            settings,
+            self._stock,
+            self._files,
+            self.level,
+            self._state,
+            self._caches,
+            self.verifies,
+        )
         env.reads, env.keeps = self.reads, self.keeps
         return env
 

@@ -153,6 +153,14 @@ routes:
     upstream: greeter
     filters: {connect_rpc: {get: [SayHello]}}
 """,
+    "waf": """\
+filters:
+  waf:
+    paranoia: 1
+    threshold: 5
+    custom: [{id: 10001, pattern: "/old-admin/", targets: [path], severity: critical, tags: [legacy]}]
+    exclude: [{rules: [4201], paths: ["/reports/*"], arguments: [filter]}]
+""",
     "validate": """\
 filters:
   validate:

@@ -17,7 +17,7 @@ from math import inf
 from typing import Any, Final, final
 
 from fastgw.exchange import ClientSide, Exchange, Hooks, Reply
-from fastgw.exchange.chain import LOG_EVERY_S, abandon, checked
+from fastgw.exchange.chain import LOG_EVERY_S, BodyHead, RequestStep, abandon, checked
 from fastgw.exchange.reply import body_at_once
 from fastgw.exchange.shadow_exchange import ShadowExchange, ShadowRun
 from fastgw.observe.metrics.families import FilterEvent
@@ -37,16 +37,21 @@ def in_shadow(instance: str, own: Hooks) -> Hooks:
         request=None if own.request is None else shadow.request,
         response=None if own.response is None else shadow.response,
         request_body=shadow.request_body if _looks_at_pieces(own) else None,
+        body_head=None if own.body_head is None else _body_head_of(shadow, own.body_head),
         reply=None if own.reply is None else shadow.reply,
         finish=shadow.finish,
         start=own.start,
-        stop=shadow.stop if own.request is not None else own.stop,
+        stop=shadow.stop if own.request is not None or own.body_head is not None else own.stop,
     )
 
 
 def _looks_at_pieces(own: Hooks) -> bool:
     """Whether it only reads bodies as they arrive. Hooks that change or hold bodies do not run."""
     return callable(own.request_body) and own.needs_body is None and not own.changes_body
+
+
+def _body_head_of(shadow: "_Shadow", own: BodyHead) -> BodyHead:
+    return BodyHead(shadow.inspect_body, own.most, own.applies)
 
 
 def why_answered(reply: Reply, why: str) -> str:
@@ -115,26 +120,38 @@ class _Shadow:
         self._logged_at = -inf  # time of the last log line about an exception
 
     def request(self, exchange: Exchange) -> None:
+        assert self._own.request is not None
+        self._run_step(exchange, self._own.request)
+
+    def inspect_body(self, exchange: Exchange) -> None:
+        assert self._own.body_head is not None
+        case = self._case(exchange)
+        if not case.over:
+            case.exchange.request_body = exchange.request_body  # read only
+            self._run_step(exchange, self._own.body_head.step)
+
+    def _run_step(self, exchange: Exchange, step: RequestStep) -> None:
         case, stage = self._case(exchange), _stage(exchange)
         if stage.waiting is not None and not stage.waiting.done():
-            self._wait(stage, case, None)
+            self._wait(stage, case, step, None)
             return
         try:
-            outcome = self._run_request_step(stage, case)
+            outcome = self._run_request_step(stage, case, step)
             if outcome is not None:
-                self._wait(stage, case, outcome)
+                self._wait(stage, case, step, outcome)
         except BaseException as error:
             self._raised(case, "request", error)
             stage.rehearsal.over = True
 
-    def _run_request_step(self, stage: _ShadowState, case: _ShadowDecision) -> Awaitable[Reply | None] | None:
-        """Run the request step. Return its awaitable if it has to wait."""
+    def _run_request_step(
+        self, stage: _ShadowState, case: _ShadowDecision, step: RequestStep
+    ) -> Awaitable[Reply | None] | None:
+        """Run a request step. Return its awaitable if it has to wait."""
         if stage.rehearsal.over:
-            case.asked, case.over = False, True
+            case.asked, case.over = case.asked and step is not self._own.request, True
             return None
-        assert self._own.request is not None
         stage.rehearsal.enter(case.exchange)
-        outcome = self._own.request(case.exchange)
+        outcome = step(case.exchange)
         if inspect.isawaitable(outcome):
             return outcome
         self._record_decision(stage, case, checked(outcome))
@@ -241,7 +258,13 @@ class _Shadow:
         case.decide(FilterEvent.RAISE, f"raise {type(error).__name__}")
         case.over = True
 
-    def _wait(self, stage: _ShadowState, case: _ShadowDecision, outcome: Awaitable[Reply | None] | None) -> None:
+    def _wait(
+        self,
+        stage: _ShadowState,
+        case: _ShadowDecision,
+        step: RequestStep,
+        outcome: Awaitable[Reply | None] | None,
+    ) -> None:
         """Wait for a step. `outcome`: its awaitable; None: only wait for earlier steps."""
         if len(self._tasks) >= MOST_WAITING:
             if outcome is not None:
@@ -249,7 +272,9 @@ class _Shadow:
             case.decide(FilterEvent.UNKNOWN, "unknown: too many are waiting")
             case.over = stage.rehearsal.over = True
             return
-        case.task = stage.waiting = task = asyncio.ensure_future(self._waited(stage, case, outcome, stage.waiting))
+        case.task = stage.waiting = task = asyncio.ensure_future(
+            self._waited(stage, case, step, outcome, stage.waiting)
+        )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -257,6 +282,7 @@ class _Shadow:
         self,
         stage: _ShadowState,
         case: _ShadowDecision,
+        step: RequestStep,
         outcome: Awaitable[Reply | None] | None,
         before: asyncio.Future[None] | None,
     ) -> None:
@@ -265,7 +291,7 @@ class _Shadow:
                 if outcome is None:
                     if before is not None:
                         await asyncio.wait([before])
-                    outcome = self._run_request_step(stage, case)
+                    outcome = self._run_request_step(stage, case, step)
                 if outcome is not None:
                     self._record_decision(stage, case, checked(await outcome))
         except asyncio.CancelledError:  # shutdown

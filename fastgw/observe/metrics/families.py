@@ -39,6 +39,30 @@ class FilterEvent(IntEnum):
     CHANGE = 10
     ANSWER = 11
     RAISE = 12
+    # result of a request to a helper process
+    HELPER_ANSWERED = 13
+    HELPER_LATE = 14
+    HELPER_BUSY = 15
+    HELPER_FAILED = 16
+    # refused by a WAF, by class of attack
+    WAF_SCANNER = 17
+    WAF_PROTOCOL = 18
+    WAF_LFI = 19
+    WAF_RFI = 20
+    WAF_RCE = 21
+    WAF_PHP = 22
+    WAF_GENERIC = 23
+    WAF_NOSQL = 24
+    WAF_SSRF = 25
+    WAF_SSTI = 26
+    WAF_XXE = 27
+    WAF_LDAP = 28
+    WAF_XSS = 29
+    WAF_SQLI = 30
+    WAF_FIXATION = 31
+    WAF_JAVA = 32
+    WAF_CUSTOM = 33
+    WAF_CRS = 34
 
     @property
     def decision(self) -> str:
@@ -52,7 +76,17 @@ COPIES: Final = {
     "failed": FilterEvent.COPY_FAILED,
     "skipped": FilterEvent.COPY_SKIPPED,
 }
-SHADOW_DECISIONS: Final = tuple(event for event in FilterEvent if event >= FilterEvent.PASS)
+SHADOW_DECISIONS: Final = tuple(event for event in FilterEvent if FilterEvent.PASS <= event <= FilterEvent.RAISE)
+HELPER_RESULTS: Final = {
+    "answered": FilterEvent.HELPER_ANSWERED,
+    "late": FilterEvent.HELPER_LATE,
+    "busy": FilterEvent.HELPER_BUSY,
+    "failed": FilterEvent.HELPER_FAILED,
+}
+WAF_ATTACKS: Final = {
+    event.name.removeprefix("WAF_").lower(): event for event in FilterEvent if event.name.startswith("WAF_")
+}
+"""Classes of attacks, as in the tags of rules."""
 
 
 class WebsocketSide(IntEnum):
@@ -200,6 +234,19 @@ FILTER_SHADOW_DECISIONS: Final = Family(
     ("decision", "filter"),
     "Requests by what a filter in shadow would have done: pass, change, answer, raise; unknown when it took too long.",
 )
+FILTER_HELPER_REQUESTS: Final = Family(
+    "fastgw_filter_helper_requests_total",
+    "counter",
+    ("filter", "result"),
+    "Requests of a filter to its helper processes: answered, late (after the deadline), busy (the queue was full), "
+    "failed.",
+)
+WAF_BLOCKED: Final = Family(
+    "fastgw_waf_blocked_total",
+    "counter",
+    ("attack", "filter"),
+    "Requests that the filter waf has refused, by the class of attack with the highest score.",
+)
 CONSUMER_REQUESTS: Final = Family(
     "fastgw_consumer_requests_total",
     "counter",
@@ -271,6 +318,8 @@ FAMILIES: Final = (
     FILTER_TIMEOUTS,
     FILTER_AWAY,
     FILTER_REFUSALS,
+    FILTER_HELPER_REQUESTS,
+    WAF_BLOCKED,
     FILTER_COPIES,
     FILTER_SHADOW_DECISIONS,
     CONSUMER_REQUESTS,

@@ -21,7 +21,16 @@ from fastgw.cache.store import StoreNumbers
 from fastgw.downstream.tls.connection import HandshakeOutcome
 from fastgw.observe import Series, Totals
 from fastgw.observe.metrics import families
-from fastgw.observe.metrics.families import BOUNDS_S, COPIES, OTHER, SHADOW_DECISIONS, Family, FilterEvent
+from fastgw.observe.metrics.families import (
+    BOUNDS_S,
+    COPIES,
+    HELPER_RESULTS,
+    OTHER,
+    SHADOW_DECISIONS,
+    WAF_ATTACKS,
+    Family,
+    FilterEvent,
+)
 from fastgw.observe.metrics.series_layout import (
     ROUTE_REQUEST_BYTES,
     ROUTE_RESPONSE_BYTES,
@@ -452,13 +461,23 @@ def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[S
         names = dict.fromkeys((*series.slot_table.filters, *totals.filters))
         unused = (0,) * len(FilterEvent)
         yield family, [("", labels(family, name), totals.filters.get(name, unused)[event]) for name in names]
-    family = families.FILTER_COPIES
+    for family, results in ((families.FILTER_COPIES, COPIES), (families.FILTER_HELPER_REQUESTS, HELPER_RESULTS)):
+        yield (
+            family,
+            [
+                ("", labels(family, name, result), row[event])
+                for name, row in totals.filters.items()
+                for result, event in results.items()
+                if row[event]
+            ],
+        )
+    family = families.WAF_BLOCKED
     yield (
         family,
         [
-            ("", labels(family, name, result), row[event])
+            ("", labels(family, attack, name), row[event])
             for name, row in totals.filters.items()
-            for result, event in COPIES.items()
+            for attack, event in WAF_ATTACKS.items()
             if row[event]
         ],
     )

@@ -1,0 +1,114 @@
+"""The OWASP Core Rule Set for requests of a worker: the helper processes, and what their verdicts mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, final
+
+from msgspec import msgpack
+
+from fastgw.filters.api import Env, Exchange, Services
+from fastgw.filters.policies.waf.crs_program import CrsRequest, CrsSettings, CrsVerdict
+from fastgw.filters.policies.waf.inspection import Exclusion
+from fastgw.helper_processes.pool import HelperBusy, HelperError, HelperLate, HelperPool, try_program
+from fastgw.helper_processes.program import Program
+from fastgw.observe.metrics.families import FilterEvent
+
+if TYPE_CHECKING:
+    from fastgw.filters.policies.waf.filter import Crs
+
+_MODULE: Final = "fastgw.filters.policies.waf.crs_program"
+_MOST_TARGET: Final = 16 * 1024
+_LONGEST_RUN_S: Final = 2.0
+"""Seconds after which a process is killed: a new one takes longer to load its rules than a costly request."""
+_SHOWN: Final = 12
+_VERSIONS: Final = {10: "1.0", 11: "1.1", 20: "2.0"}
+
+
+@final
+class CrsUse:
+    """The processes of a rule set in a worker, shared by all uses of the filter with equal settings."""
+
+    def __init__(self, program: Program, processes: int, refuses: bool) -> None:
+        self._program, self._processes = program, processes
+        self._refuses = refuses  # requests that were not inspected
+        self._pool: HelperPool | None = None
+        self._uses = 0
+        self._encoder = msgpack.Encoder()
+        self._decoder = msgpack.Decoder(CrsVerdict)
+
+    @classmethod
+    def build(cls, env: Env, settings: Crs, paranoia: int, threshold: int, exclusions: Sequence[Exclusion]) -> CrsUse:
+        """Return the use. Raises `ValueError` if the rules cannot be loaded, as far as `env` may wait for that."""
+        total = [each for each in exclusions if each.is_total]
+        rules = CrsSettings(
+            settings.rules,
+            paranoia,
+            threshold,
+            tuple(sorted(id for each in total for id in each.rules if id >= 900000)),
+            tuple(sorted(tag for each in total for tag in each.tags)),
+        )
+        program = Program(
+            name="waf",
+            module=_MODULE,
+            argument=msgpack.encode(rules),
+            deadline_s=settings.deadline,
+            kill_after_s=max(_LONGEST_RUN_S, settings.deadline),
+        )
+        if env.verifies and (why := env.shared(("waf crs trial", program), lambda: [try_program(program)])[0]):
+            raise ValueError(f"crs: {why.removeprefix('CannotLoad: ')}")
+        refuses = settings.on_timeout == "refuse"
+        return env.shared(
+            ("waf crs", program, settings.processes, refuses), lambda: cls(program, settings.processes, refuses)
+        )
+
+    def start(self, services: Services) -> None:
+        self._uses += 1
+        if self._pool is None:
+            workers = max(services.workers(), 1)
+            program = Program(
+                name=self._program.name,
+                module=self._program.module,
+                argument=self._program.argument,
+                deadline_s=self._program.deadline_s,
+                kill_after_s=self._program.kill_after_s,
+                processes=max(-(-self._processes // workers), 1),
+            )
+            self._pool = HelperPool(services.worker_loop.loop, program)
+            self._pool.start()
+
+    def stop(self) -> None:
+        self._uses -= 1
+        if not self._uses and self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    async def inspect(self, exchange: Exchange, instance: str, body: bytes) -> str:
+        """Return why the request is refused, for the log; "": it passes."""
+        head = exchange.head
+        query = exchange.query
+        target = exchange.raw_path if query is None else exchange.raw_path + b"?" + query
+        request = CrsRequest(
+            exchange.client_ip or "127.0.0.1",
+            exchange.method,
+            target[:_MOST_TARGET],
+            _VERSIONS.get(head.version, "1.1"),
+            [*exchange.headers],
+            body,
+        )
+        count = exchange.client.count_filter
+        try:
+            if self._pool is None:
+                raise HelperBusy("there is no process")
+            verdict = self._decoder.decode(await self._pool.run_request(self._encoder.encode(request)))
+        except HelperError as error:
+            late, busy = isinstance(error, HelperLate), isinstance(error, HelperBusy)
+            event = FilterEvent.HELPER_LATE if late else FilterEvent.HELPER_BUSY if busy else FilterEvent.HELPER_FAILED
+            count(instance, event)
+            return f"CRS: not inspected ({error})" if self._refuses else ""
+        count(instance, FilterEvent.HELPER_ANSWERED)
+        if not verdict.blocks:
+            return ""
+        texts = [f"{match.id} ({', '.join(match.tags) or 'no tags'})" for match in verdict.matches[:_SHOWN]]
+        more = len(verdict.matches) - _SHOWN
+        return f"CRS score {verdict.score}: {'; '.join(texts)}" + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,216 @@
+"""waf: refuse requests that look like attacks, by rules of fastgw and by the OWASP Core Rule Set."""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal, final
+
+import orjson
+from msgspec import Meta
+
+from fastgw.filters.api import (
+    BodyHead,
+    Duration,
+    Env,
+    Exchange,
+    Fault,
+    Filter,
+    Hooks,
+    Outcome,
+    Phase,
+    ReadableFile,
+    Reply,
+    Settings,
+    Size,
+)
+from fastgw.filters.policies.waf.crs import CrsUse
+from fastgw.filters.policies.waf.custom_rules import CustomRule, read_rules
+from fastgw.filters.policies.waf.inspection import Exclusion, Inspector, Match, score_of
+from fastgw.filters.policies.waf.rules import DEFAULT_RULES
+from fastgw.observe.metrics.families import WAF_ATTACKS
+
+MOST_BODY: Final = 128 * 1024
+_SHOWN: Final = 12
+"""Maximum number of matches in a log line."""
+
+
+class Exclude(Settings):
+    """Matches that do not count, because they are false positives."""
+
+    rules: tuple[int, ...] = ()
+    """Ids of rules."""
+    tags: tuple[str, ...] = ()
+    """Tags of rules, such as `attack-sqli`."""
+    paths: tuple[str, ...] = ()
+    """Paths of requests, with `*` for any characters. None = all. Not for rules of the CRS."""
+    arguments: tuple[str, ...] = ()
+    """Names of arguments, cookies or headers. None = all. Not for rules of the CRS."""
+
+    def __post_init__(self) -> None:
+        if not self.rules and not self.tags:
+            raise ValueError("expected at least one of `rules` and `tags`")
+
+
+class Crs(Settings):
+    """The OWASP Core Rule Set, by libmodsecurity in helper processes of each worker."""
+
+    rules: str = "/usr/share/modsecurity-crs"
+    """Directory of the rule set, with `rules/*.conf`. It is read when a process starts. Rules that look up addresses
+    (REQUEST-910) and rules for responses are not used."""
+    processes: Annotated[int, Meta(ge=1, le=256)] = 1
+    """Number of processes for the node. They are divided among the workers, of which each has at least one."""
+    deadline: Duration = 0.05
+    """Maximum time for one request, including its time in the queue."""
+    on_timeout: Literal["pass", "refuse"] = "pass"
+    """Result for a request that was not inspected: the deadline has passed, the queue is full, or the process has
+    failed. Such requests are counted in `fastgw_filter_helper_requests_total`."""
+
+
+class Waf(Filter, name="waf", phase=Phase.INSPECT):
+    """Web application firewall: refuse requests that look like attacks.
+
+    Each rule that matches adds the score of its severity (critical 5, error 4, warning 3, notice 2), as in the OWASP
+    Core Rule Set. A request whose score reaches `threshold` is answered 403 (`waf_blocked`) with the id of the request,
+    and nothing of the rules; the log has the score, the rules and their tags. Path, query, headers and cookies are
+    inspected before the route is known, the body after authentication and before it is forwarded: fields of forms,
+    strings of JSON, fields and file names of `multipart/form-data`, text of XML, or the text itself. Bodies with a
+    content coding are not inspected, unless `decompress` precedes; bodies of gRPC and of upgraded connections are not.
+
+    Rules do not replace safe code in a service: they stop known patterns, and new ones pass.
+    """
+
+    rules: Literal["default", "none"] = "default"
+    """Rules of fastgw. `none`: only those of `custom`, `rules_file` and `crs`."""
+    custom: tuple[CustomRule, ...] = ()
+    """Rules of your own."""
+    rules_file: ReadableFile | None = None
+    """YAML file with a list of rules of your own, with the same settings as in `custom`."""
+    paranoia: Annotated[int, Meta(ge=1, le=4)] = 1
+    """Level of the rules. Level 1 has few false positives; 2 and above need exclusions for most services."""
+    threshold: Annotated[int, Meta(ge=1, le=1000)] = 5
+    """Score at which a request is refused."""
+    body_bytes: Annotated[Size, Meta(le=MOST_BODY)] = 16384
+    """Number of bytes of a body that are inspected: the request waits for them. 0 = bodies are not inspected."""
+    long_body: Literal["pass", "refuse"] = "pass"
+    """What happens with a body longer than `body_bytes`: its rest passes without inspection, or the request is answered
+    413."""
+    max_arguments: Annotated[int, Meta(ge=1, le=2000)] = 200
+    """Maximum number of parameters of a query, and of fields of a form; more are a match of rule 2001."""
+    exclude: tuple[Exclude, ...] = ()
+    """Matches that do not count."""
+    crs: Crs | None = None
+    """The OWASP Core Rule Set in addition: a request is refused if either refuses it. null = it is not used."""
+
+    def __post_init__(self) -> None:
+        if self.rules == "none" and not self.custom and self.rules_file is None and self.crs is None:
+            raise ValueError("no rules: expected at least one of `custom`, `rules_file` and `crs`")
+
+    def build(self, env: Env) -> Hooks:
+        own = [each.rule() for each in self.custom]
+        if self.rules_file is not None:
+            own += [each.rule() for each in read_rules(env.read(self.rules_file), self.rules_file)]
+        default = DEFAULT_RULES if self.rules == "default" else ()
+        rules = tuple(rule for rule in (*default, *own) if rule.paranoia <= self.paranoia)
+        doubled = {rule.id for rule in own if sum(each.id == rule.id for each in own) > 1}
+        if doubled:
+            raise ValueError(f"duplicate rule id {min(doubled)}")
+        exclusions = tuple(map(_exclusion_of, self.exclude))
+        key = "waf", rules, self.exclude, self.max_arguments
+        inspector = env.shared(key, lambda: Inspector(rules, exclusions, self.max_arguments))
+        crs = None if self.crs is None else CrsUse.build(env, self.crs, self.paranoia, self.threshold, exclusions)
+        use = _WafUse(env.instance, self, inspector, crs)
+        return Hooks(
+            request=use.request,
+            body_head=None if not self.body_bytes else BodyHead(use.inspect_body, self.body_bytes, _has_plain_body),
+            start=None if crs is None else crs.start,
+            stop=None if crs is None else crs.stop,
+            explain=use.explain,
+            asks="" if crs is None else "the OWASP Core Rule Set",
+        )
+
+
+@final
+class _WafUse:
+    """One use of the filter."""
+
+    __slots__ = ("_body_bytes", "_crs", "_inspector", "_instance", "_refuses_long", "_threshold")
+
+    def __init__(self, instance: str, settings: Waf, inspector: Inspector, crs: CrsUse | None) -> None:
+        self._instance = instance
+        self._inspector, self._crs = inspector, crs
+        self._threshold, self._body_bytes = settings.threshold, settings.body_bytes
+        self._refuses_long = settings.long_body == "refuse"
+
+    def request(self, exchange: Exchange) -> Outcome:
+        """Inspect path, query, headers and cookies."""
+        found = self._inspector.inspect_head(exchange)
+        if found and score_of(found) >= self._threshold:
+            return self._refuse(exchange, found)
+        if self._crs is None or (self._body_bytes and exchange.request_body is not None and _has_plain_body(exchange)):
+            return None  # with a body, the CRS sees all at once
+        return self._ask_crs(self._crs, exchange, b"")
+
+    def inspect_body(self, exchange: Exchange) -> Outcome:
+        """Inspect the beginning of the body, together with the matches of the head."""
+        body = exchange.request_body
+        assert body is not None
+        head = body.head(self._body_bytes)
+        if self._refuses_long and (body.bytes > self._body_bytes or (exchange.body_length or 0) > self._body_bytes):
+            return exchange.refuse(Fault.BODY_TOO_LARGE, why=f"waf: the body is longer than {self._body_bytes} bytes")
+        found = self._inspector.inspect_body(exchange, head)
+        if found:
+            known = {match.rule.id for match in found}
+            found += [match for match in self._inspector.inspect_head(exchange) if match.rule.id not in known]
+            if score_of(found) >= self._threshold:
+                return self._refuse(exchange, found)
+        return None if self._crs is None else self._ask_crs(self._crs, exchange, head)
+
+    async def _ask_crs(self, crs: CrsUse, exchange: Exchange, body: bytes) -> Reply | None:
+        why = await crs.inspect(exchange, self._instance, body)
+        if not why:
+            return None
+        exchange.client.count_filter(self._instance, WAF_ATTACKS["crs"])
+        return _refusal(exchange, why)
+
+    def _refuse(self, exchange: Exchange, found: Sequence[Match]) -> Reply:
+        by_attack: dict[str, int] = {}
+        for match in found:
+            by_attack[match.rule.attack] = by_attack.get(match.rule.attack, 0) + match.rule.severity
+        exchange.client.count_filter(self._instance, WAF_ATTACKS[max(by_attack, key=by_attack.__getitem__)])
+        return _refusal(exchange, described(found))
+
+    def explain(self, exchange: Exchange) -> str:
+        found = self._inspector.inspect_head(exchange)
+        return f"{described(found)}; threshold {self._threshold}"
+
+
+def described(found: Sequence[Match]) -> str:
+    """Describe the matches for log and `explain`: the score, and each rule with its tags and location."""
+    texts = []
+    for match in found[:_SHOWN]:
+        name = match.name[:40].decode("ascii", "replace") if match.name else ""
+        where = f"{match.target} {name!r}" if name else match.target
+        texts.append(f"{match.rule.id} ({', '.join(match.rule.all_tags)}) in {where}")
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return f"score {score_of(found)}" + (f": {'; '.join(texts)}{more}" if texts else "")
+
+
+def _refusal(exchange: Exchange, why: str) -> Reply:
+    """Return the problem (RFC 9457) with the id of the request."""
+    reply = exchange.refuse(Fault.WAF_BLOCKED, why=why)
+    if not exchange.request_id or not isinstance(reply.body, bytes):
+        return reply
+    problem = orjson.loads(reply.body) | {"request_id": exchange.request_id.decode("latin-1")}
+    return Reply(reply.status, orjson.dumps(problem), reply.fields, reply.fault)
+
+
+def _has_plain_body(exchange: Exchange) -> bool:
+    """Whether to wait for the body: not for streams of gRPC, in which the client waits for the first response."""
+    if exchange.head.upgrade or exchange.method == b"CONNECT":
+        return False
+    return not (exchange.field(b"content-type") or b"").lower().startswith(b"application/grpc")
+
+
+def _exclusion_of(settings: Exclude) -> Exclusion:
+    paths = [re.compile(b".*".join(map(re.escape, path.encode().split(b"*"))), re.DOTALL) for path in settings.paths]
+    names = frozenset(name.encode() for name in settings.arguments)
+    return Exclusion(frozenset(settings.rules), frozenset(settings.tags), paths, names)

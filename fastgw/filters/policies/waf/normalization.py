@@ -1,0 +1,114 @@
+"""Normalization of text before rules are searched in it: attackers encode what rules look for.
+
+Each step is linear, and the output is not longer than twice the input. The text is Latin-1: one byte is one character.
+"""
+
+import re
+from html.entities import html5
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+import re2
+
+PLAIN: Final = re.compile(rb"[A-Za-z0-9_.,:=@~/ -]*").fullmatch
+"""Matches text that normalization only turns into lower case: no escapes, and no character that has a meaning."""
+SEPARATOR: Final = b"\n\0\n"
+"""Separator of variants and values: `$` and `^` match at it, and no other text contains it."""
+DECODINGS: Final = 2
+"""How often percent-encoding is decoded. A third level is an anomaly that a rule reports."""
+
+_UNICODE_PERCENT: Final = re.compile(rb"%[uU]([0-9a-fA-F]{4})").sub
+_ESCAPES: Final = re.compile(
+    rb"\\(?:x([0-9a-fA-F]{2})|u\{?0*([0-9a-fA-F]{2,4})\}?|U000([0-9a-fA-F]{5})|([0-7]{2,3})|"
+    rb"0{0,4}([0-9a-fA-F]{2})(?=[ ;]))"
+).sub
+_ENTITY: Final = re.compile(rb"&(?:#0*([0-9]{1,7});?|#[xX]0*([0-9a-fA-F]{1,6});?|([A-Za-z][A-Za-z0-9]{1,15});?)").sub
+_SPACES: Final = re.compile(rb"[\x00-\x20\x7f\x85\xa0]+").sub
+_SPECIAL_SPACE: Final = re.compile(rb"[\x00-\x1f\x7f\x85\xa0]|  ").search
+# RE2, because a search for the end of each comment would be quadratic.
+_COMMENTS: Final = re2.compile(rb"/\*(?:[^!*](?:[^*]|\*+[^*/])*)?\*+/").sub
+_OVERLONG: Final = re.compile(rb"\xc0([\x80-\xbf])|\xc1([\x80-\xbf])|\xe0\x80([\x80-\xbf])").sub
+IS_OVERLONG: Final = re.compile(rb"\xc0[\x80-\xbf]|\xc1[\x80-\xbf]|\xe0\x80[\x80-\xbf]").search
+_FULL_WIDTH: Final = re.compile(rb"\xef(?:\xbc([\x81-\xbf])|\xbd([\x80-\x9e]))").sub
+_QUOTING: Final = re.compile(rb"[\"'\\^]|\$\(\)|\$[@*!]").sub
+_FIELD_SEPARATORS: Final = re.compile(rb"\$\{?ifs(?:%[^}]*|:[^}]*)?\}?(?:\$[0-9])?|[<>]\(\)").sub
+_IS_QUOTED: Final = re.compile(rb"[\"'\\^]|\$").search
+_SMART_QUOTES: Final = re.compile(rb"\xe2\x80(?:[\x98-\x9b]|[\x9c-\x9f])|\xca[\xb9\xbc]").sub
+_ENTITIES: Final = {
+    name.rstrip(";").lower().encode(): ord(text) for name, text in html5.items() if len(text) == 1 and ord(text) < 256
+}
+
+
+def decoded(text: bytes, plus: bool) -> bytes:
+    """Return the text percent-decoded, up to `DECODINGS` times. `plus`: `+` is a space, as in a query."""
+    if plus and b"+" in text:
+        text = text.replace(b"+", b" ")
+    for _ in range(DECODINGS):
+        if b"%" not in text:
+            break
+        text = unquote_to_bytes(_UNICODE_PERCENT(_of_hex, text))
+    return text
+
+
+def normalized(text: bytes) -> bytes:
+    """Return decoded text as rules expect it; a variant without the quoting of a shell follows after `SEPARATOR`, if it
+    differs.
+    """
+    if PLAIN(text) and b"  " not in text:
+        return text.lower()
+    if not text.isascii():
+        text = _SMART_QUOTES(b"'", _FULL_WIDTH(_of_full_width, _OVERLONG(_of_overlong, text)))
+    if b"&" in text:
+        text = _ENTITY(_of_entity, text)
+    if b"\\" in text:
+        text = _ESCAPES(_of_escape, text)
+    text = text.lower()
+    if b"/*" in text:
+        text = _COMMENTS(b" ", text)
+    if _SPECIAL_SPACE(text):
+        text = _SPACES(_of_space, text.replace(b"\0", b""))
+    if _IS_QUOTED(text):
+        bare = _QUOTING(b"", _FIELD_SEPARATORS(b" ", text))
+        if bare != text:
+            return text + SEPARATOR + bare
+    return text
+
+
+def _of_hex(found: re.Match[bytes]) -> bytes:
+    return _character(int(found[1], 16))
+
+
+def _of_escape(found: re.Match[bytes]) -> bytes:
+    if found[4] is not None:
+        return _character(int(found[4], 8))
+    return _character(int(found[1] or found[2] or found[3] or found[5], 16))
+
+
+def _of_entity(found: re.Match[bytes]) -> bytes:
+    if found[3] is None:
+        return _character(int(found[1]) if found[1] else int(found[2], 16))
+    code = _ENTITIES.get(found[3].lower())
+    return found[0] if code is None else _character(code)
+
+
+def _of_space(found: re.Match[bytes]) -> bytes:
+    return b"\n" if b"\n" in found[0] or b"\r" in found[0] else b" "
+
+
+def _of_overlong(found: re.Match[bytes]) -> bytes:
+    if found[2] is not None:
+        return bytes((found[2][0] & 0x3F | 0x40,))
+    return bytes(((found[1] or found[3])[0] & 0x3F,))
+
+
+def _of_full_width(found: re.Match[bytes]) -> bytes:
+    return bytes((found[1][0] - 0x60,)) if found[1] else bytes((found[2][0] - 0x20,))
+
+
+def _character(code: int) -> bytes:
+    """Return a character in Latin-1, or in UTF-8 beyond it."""
+    if 0xFF01 <= code <= 0xFF5E:  # full width
+        code -= 0xFEE0
+    if code < 256:
+        return bytes((code,))
+    return chr(code).encode(errors="replace") if code < 0x110000 else b"?"

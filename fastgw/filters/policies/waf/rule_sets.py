@@ -1,0 +1,111 @@
+"""Compiled rules: one automaton of RE2 for each part of a request, which finds all rules that match in one pass."""
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, Final, final
+
+import re2
+
+from fastgw.config.base.route_patterns import re2_options, re2_problem
+from fastgw.filters.policies.waf.rules.rule import Rule, Target
+
+_MEMORY: Final = 8 * 1024**2
+"""Initial memory limit of an automaton; most of it is used only by hostile text."""
+_SHORT: Final = 256
+"""Maximum length of text that is searched by one automaton for all rules, in bytes."""
+_GROUP: Final = 4
+"""Rules of one automaton for long text."""
+
+
+class BadPattern(ValueError):
+    """A pattern is not RE2. `rule`: its id."""
+
+    def __init__(self, rule: int, problem: str) -> None:
+        super().__init__(f"rule {rule}: {problem}; expected a regular expression in RE2 syntax")
+        self.rule = rule
+
+
+@final
+class RuleSet:
+    """Rules of one target. Raises `BadPattern`.
+
+    Short text is searched by one automaton for all rules. Hostile text makes its states multiply, so long text is
+    searched by automata for a few rules each: 16 KiB of random text take 9 ms, 60 with a single one.
+    """
+
+    __slots__ = ("_groups", "_whole")
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        rules = tuple(rules)
+        options = _options()
+        for rule in rules:
+            try:
+                re2.compile(_multiline(rule), options)
+            except re2.error as error:
+                raise BadPattern(rule.id, re2_problem(error)) from error
+        self._whole = _Automaton(rules)
+        self._groups = [_Automaton(rules[first : first + _GROUP]) for first in range(0, len(rules), _GROUP)]
+
+    def matches(self, text: bytes) -> Sequence[Rule]:
+        """Return the rules that match. Raises `MemoryError` if an automaton had not enough memory for this text."""
+        if len(text) <= _SHORT:
+            return self._whole.matches(text)
+        return [rule for group in self._groups for rule in group.matches(text)]
+
+
+@final
+class _Automaton:
+    """One automaton of RE2 for some rules."""
+
+    __slots__ = ("_rules", "_set")
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._rules = rules
+        options = _options()
+        options.max_mem = _MEMORY
+        # RE2 does not report an automaton without enough memory, which matches nothing: the last pattern matches
+        # every text.
+        while True:
+            self._set: Any = re2.Set.SearchSet(options)
+            for rule in rules:
+                self._set.Add(_multiline(rule))
+            self._set.Add(b"")
+            try:
+                self._set.Compile()
+            except re2.error:
+                pass
+            else:
+                if self._set.Match(b"/"):
+                    return
+            options.max_mem *= 2
+
+    def matches(self, text: bytes) -> Sequence[Rule]:
+        found = self._set.Match(text)
+        if len(found) == 1:
+            return ()
+        if not found:
+            raise MemoryError("an automaton of rules has exceeded its memory")
+        last = len(self._rules)
+        return [self._rules[index] for index in sorted(found) if index != last]
+
+
+def _options() -> Any:
+    options = re2_options()
+    options.dot_nl = True
+    return options
+
+
+def _multiline(rule: Rule) -> bytes:
+    return b"(?m)" + rule.pattern
+
+
+def rule_sets(rules: Iterable[Rule]) -> dict[Target, RuleSet]:
+    """Return a set for each target. Raises `BadPattern`."""
+    rules = [rule for rule in rules if rule.pattern]
+    return {target: _set_of(tuple(rule for rule in rules if target in rule.targets)) for target in Target}
+
+
+@lru_cache(maxsize=32)
+def _set_of(rules: tuple[Rule, ...]) -> RuleSet:
+    """Return the set of these rules. Cached, because filters with other exclusions have the same rules."""
+    return RuleSet(rules)

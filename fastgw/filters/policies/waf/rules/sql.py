@@ -1,0 +1,152 @@
+"""Rules for SQL injection. Text in quotes and prose with words of SQL pass: a rule wants what only a statement has."""
+
+from typing import Final
+
+from fastgw.filters.policies.waf.rules.rule import (
+    CRITICAL,
+    ERROR,
+    HEADERS_AND_ARGUMENTS,
+    PATH_AND_ARGUMENTS,
+    Rule,
+    alternatives,
+)
+
+_SQL: Final = PATH_AND_ARGUMENTS | HEADERS_AND_ARGUMENTS
+_QUOTE: Final = rb"[\"'`]"
+_VALUE: Final = rb"(?:\(* ?(?:[\"'`][^\"'`]*[\"'`]?|-?[0-9][0-9a-fx.]*|null|true|false|@@?[a-z_]+|[a-z_][\w.]*) ?\)*)"
+_COMPARES: Final = (
+    rb"(?:[<>]?=[<>]?|<>|!=|[<>]|\bs?like\b|\brlike\b|\bregexp\b|\bis\b(?: not)?|\bbetween\b|\bin ?\(|\bsounds like\b)"
+)
+_FUNCTIONS: Final = alternatives(
+    "ascii benchmark bin cast char_length chr concat(?:_ws)? conv current_(?:date|time|user) database decode "
+    "des_(?:de|en)crypt elt encode encrypt export_set extractvalue field find_in_set from_base64 "
+    "generate_series group_concat hex iif ifnull instr isnull is_(?:srv)?rolemember json_(?:keys|extract|value) "
+    "last_insert_id least left load_file load_extension locate lpad ltrim make_set master_pos_wait md5 mid name_const "
+    "nchar nullif oct octet_length old_password ord openrowset openquery pg_(?:client_encoding|sleep|read_file|ls_dir) "
+    "quarter quote randomblob reverse row_count rpad rtrim schema session_user sha[12]? sleep soundex space "
+    "sqlite_version std(?:dev(?:_pop|_samp)?)? strcmp strftime substr(?:ing)?(?:_index)? sysdate system_user "
+    "sys_context to_(?:base64|char|date|number) try_parse typeof uncompress(?:ed_length)? unhex unicode updatexml "
+    "user user_(?:id|name) utl_(?:http|inaddr)\\.[a-z_]+ uuid var(?:_pop|_samp)? version xmltype xpath"
+)
+
+SQL_RULES: Final = (
+    # a comparison that is always true, after a quote or a number that ends the value of the statement
+    Rule(4201, "sqli", CRITICAL, 1, _SQL,
+         _QUOTE + rb" ?\)* ?(?:\bx?or\b|\band\b|\|\||&&|\bdiv\b|\blike\b|\bbetween\b|\bwhere\b|\bhaving\b)[ "
+         rb"('\"`!~+@-]*"
+         + _VALUE + rb" ?" + _COMPARES),
+    Rule(4202, "sqli", CRITICAL, 1, _SQL,
+         rb"(?:^|[ ('\"=,)])-?[0-9]+[\"'`)]* (?:x?or|and|&&|\|\||having|where) [ ('\"`!~+-]*(?:not "
+         rb")?[\"'`]?-?[0-9]+[\"'`)]* ?"
+         + _COMPARES + rb"|\b(?:x?or|and) ?\(? ?[\"'`]?([0-9]|[a-z]\b)[0-9a-z]*[\"'`]? ?=+ "
+         rb"?[\"'`]?[0-9a-z]+[\"'`)]*(?: ?--|"
+         rb" ?#| ?;|$)"),
+    Rule(4203, "sqli", CRITICAL, 1, _SQL,
+         _QUOTE + rb" ?(?:=|<|>|<>|<=>|!=|\|\||&&|\^|~|\+|\*|%|-|\bdiv\b|\bmod\b|\bsounds\b) ?(?:" + _QUOTE
+         + rb"|[0-9]+ ?(?:$|--|#)|\(select\b|char\()|^ ?" + _QUOTE + rb" ?(?:x?or|and|\|\||&&)\b? ?[\"'`(0-9!~@-]"),
+    Rule(4204, "sqli", CRITICAL, 1, _SQL,
+         rb"\bunion[ (]+(?:all[ (]*|distinct[ (]*)?(?:\(? ?select\b[ (]*(?:[0-9'\"`@*(!~+-]|null\b|"
+         rb"[\w.@]+ ?[,(]|\w+ from\b|distinct |top )|\(|values ?\()"),
+    Rule(4205, "sqli", CRITICAL, 1, _SQL,
+         rb"; ?(?:drop|create|alter|truncate|rename) (?:table|database|view|procedure|function|schema|user|index|"
+         rb"trigger|column|role|login)\b|; ?(?:insert into|update [\w.`]+ set [\w.`]+ ?=|delete from \w|replace into|"
+         rb"exec(?:ute)? (?:xp_|sp_|master|immediate|[(@])|declare @?\w+ ?(?:[,;@]|n?varchar|n?char|int|cursor"
+         rb"|table|$)|"
+         rb"shutdown ?(?:;|-|$|with)|grant [\w, ]+ on |revoke [\w, ]+ on |waitfor |load data|set @|pragma \w|"
+         rb"attach database|copy \w+ (?:from|to) |select (?:[\w.*@`]+ ?,|\*|[@0-9('\"]|[\w.`]+ from\b|\w+ ?\())"),
+    Rule(4206, "sqli", CRITICAL, 1, _SQL,
+         rb"[\"'`)] ?;? ?\b(?:drop|create|alter|truncate) (?:table|database|view|procedure|function|schema|user"
+         rb"|index)\b|"
+         rb"[\"'`)] ?;? ?(?:insert into|delete from|update \w+ set|exec(?:ute)? |shutdown\b|waitfor delay)|"
+         rb"\b(?:alter|drop|create|truncate) (?:table|database|schema|procedure)(?: if (?:not )?exists)? "
+         rb"[\w`\"\[.]+ ?(?:;|--|$|"
+         rb"\(|add |drop |character set|convert)|\balter [a-z]+ .*\bcharacter set\b"),
+    Rule(4207, "sqli", CRITICAL, 1, _SQL,
+         rb"\b(?:sleep|benchmark|pg_sleep|randomblob|load_file|extractvalue|updatexml|master_pos_wait|name_const|"
+         rb"dbms_\w+\.\w+|utl_(?:http|inaddr|file)\.\w+|xp_\w+|sp_(?:executesql|password|oacreate|makewebtask"
+         rb"|configure|help\w*|"
+         rb"addlogin|sqlexec|replwritetovarbin)|load_extension|lo_(?:import|export)|pg_(?:read_file|ls_dir)|"
+         rb"openrowset|openquery|opendatasource|httpuritype|ctxsys\.\w+(?:\.\w+)?|exp|geometrycollection|gtid_subset|"
+         rb"json_keys|procedure analyse|current_setting|query_to_xml|database_to_xml|group_concat|"
+         rb"char_length|row_count|last_insert_id|sqlite_version|waitfor) ?\([^)]*[0-9a-z'\"`@*(]|"
+         rb"\bwaitfor (?:delay|time) ?['\"`]|\bprocedure analyse\b|\bxp_(?:cmdshell|reg\w+|dirtree|fileexist"
+         rb"|loginconfig|"
+         rb"servicecontrol|availablemedia|enumdsn|enumerrorlogs|enumgroups|execresultset|filelist|grantlogin|logevent|"
+         rb"makecab|msver|ntsec|terminate\w*|revokelogin)\b|\bsp_executesql\b|\bdbms_(?:java|pipe|lock|ldap"
+         rb"|scheduler)\b"),
+    Rule(4208, "sqli", CRITICAL, 1, _SQL,
+         rb"\binformation_schema\b|\bsys(?:objects|columns|databases|users|logins|tables|fulltextcatalogs|filegroups|"
+         rb"constraints|segments|indexes|processes)\b|\bsys\.(?:user_\w+|all_\w+|tab|tables|databases|objects|columns|"
+         rb"dba_\w+|schema\w*|x\$\w+|v_\$?\w+)|\bpg_(?:catalog|class|database|user|shadow|tables|attribute)\b|"
+         rb"\bsqlite_(?:temp_)?(?:master|schema)\b|\bmysql\.(?:user|db|host|tables_priv)\b|\bmsys(?:aces|objects"
+         rb"|queries|"
+         rb"relationships|accessobjects|accessstorage|modules2?|acees|relationships)\b|\b(?:all|user"
+         rb"|dba)_(?:objects|tables|"
+         rb"tab_columns|tab_privs|constraints|ind_columns|col_privs|users|views)\b|@@(?:version|hostname|datadir"
+         rb"|basedir|"
+         rb"global|session|servername|innodb\w+|spid|pack_received)|\bv\$(?:version|session|instance)\b|\bmaster\.\.|"
+         rb"\bnorthwind\b|\btempdb\b|\bmsdb\b|\bdatabase_principal|\bperformance_schema\b|\bdual\b ?(?:--|#|$"
+         rb"|where|union)"),
+    # what ends a statement early
+    Rule(4209, "sqli", CRITICAL, 1, _SQL,
+         _QUOTE + rb" ?[)]* ?(?:--(?:[ -+\n]|$)|#(?: |$|\n)|;--|/\*!?|;%00|; ?$)|^ ?\w*" + _QUOTE + rb" ?(?:--|#)|"
+         rb"[0-9)] ?;? ?-- ?-?$|\b(?:or|and) [^ ]+ ?=[^ ]* ?--|; ?--|/\*![0-9]{0,6}|\*/ ?(?:union|select|or|and)\b"),
+    Rule(4210, "sqli", CRITICAL, 1, _SQL,
+         rb"\binto (?:out|dump)file\b|\bload (?:data|xml)\b.*\binfile\b|\bselect\b.*\binto (?:outfile|dumpfile|@)|"
+         rb"\bselect (?:@@?\w|0x[0-9a-f]|char\(|chr\(|count ?\(|sleep ?\(|version ?\(|user ?\(|database ?\(|concat "
+         rb"?\(|load_file|"
+         rb"cast ?\(|hex ?\(|if ?\(|case when|null\b|[0-9'\"`](?:[^a-z]|$)|password\b)|"
+         rb"\bselect\b[^;]*\bfrom\b[^;]*(?:\bwhere\b[^;]*(?:=|<|>|\blike\b|\bin ?\()|\bgroup by\b|\border by\b"
+         rb"|\bhaving\b|\blimit [0-9]|"
+         rb"--|#|;|'|\")|\bselect\b ?\*|\b(?:select|delete|update|insert|count)\b[^a-z]*\( ?select\b|\bdelete from "
+         rb"\w+ ?(?:where|$|;)|"
+         rb"\binsert into [\w`.\[\]]+ ?(?:\(|values|select)|\bupdate [\w`.\[\]]+ set [\w`.]+ ?="),
+    Rule(4211, "sqli", CRITICAL, 1, _SQL,
+         rb"(?:[\"'`)]|[0-9]) ?(?:order|group) by (?:[0-9]+|\(|[\w`]+ ?(?:--|#|,|desc\b|asc\b))|\bhaving "
+         rb"[\"'`]?[0-9]+[\"'`]? ?[=<>]|"
+         rb"\b(?:order|group) by [0-9]+ ?(?:--|#|$)|\blimit [0-9]+ ?(?:,|offset) ?[0-9]+ ?(?:--|#|into|procedure"
+         rb"|union)|"
+         rb"[\"'`] ?(?:having|limit|procedure|rlike|regexp|collate)\b|\bcase when .* then\b|\bif ?\( "
+         rb"?.*[=<>].*,.*,.*\)|"
+         rb"\bcoalesce ?\([^)]*select|\(select\b|\bexists ?\( ?select\b|\bselect[ (].*\bcase\b|\blike ?\( ?[\"'`0-9]"),
+    Rule(4212, "sqli", CRITICAL, 1, _SQL,
+         rb"(?:[\"'`)0-9,=(|&+*/%-]|\bor |\band |\bselect |\bwhere |\bby |\blike |\bunion |\bset )[ (]*!?" + _FUNCTIONS
+         + rb" ?\([^)]*(?:\)|$)(?: ?(?:[=<>|&,;#'\"`+*/%-]|--|\)|or\b|and\b|from\b|is\b|in\b|$))"),
+    Rule(4213, "sqli", CRITICAL, 1, _SQL,
+         rb"\bcreate (?:or replace )?(?:function|procedure) .* (?:returns?|as|is|begin)\b|\bexec(?:ute)? "
+         rb"(?:immediate|master|xp_|sp_|"
+         rb"\( ?[@'\"])|\bdeclare @?\w+ (?:varchar|nvarchar|int|char|cursor|table)\b|\bset @\w+ ?=|\bprint @@"
+         rb"|\bgrant .* to .* identified|"
+         rb"\bsp_password\b|\blocal\(\)|\bbulk insert\b|\bmerge .* using ?\(|\bexecute immediate [\"'`]|\bdiv 0\b|"
+         rb"\bselect .* (?:into|over) ?[(@]|\breferences \w+ ?\("),
+    # numbers and names that only attacks write so
+    Rule(4214, "sqli", CRITICAL, 1, _SQL,
+         rb"(?:^|[ (=,])(?:0x[0-9a-f]{3,}[a-f0-9]*) ?(?:[,)]|--|#|=|$)[^ ]*(?:select|union|from|or )|\bn?char ?\( "
+         rb"?[0-9]+ ?[,)]|"
+         rb"\bchr ?\( ?[0-9]+ ?\) ?(?:\|\||\+|,|from|and)|\b(?:un)?hex ?\( ?[0-9a-f'\"(]|\bconcat(?:_ws)? ?\( "
+         rb"?(?:0x|char|[\"'`(@]|select|"
+         rb"version|user|database)|\bb?'[01]{3,}'|^ ?(?:-?2147483648|-?2147483647|4294967296|0000012345|1e309"
+         rb"|2\.2250738585072011e-308|"
+         rb"2\.2250738585072007e-308|2\.2\.90738585072007e-308)$"),
+    # paranoia 2 and above: single signs and words
+    Rule(4250, "sqli", CRITICAL, 2, _SQL, rb"\b" + _FUNCTIONS + rb"\b[^\w]*\("),
+    Rule(4251, "sqli", CRITICAL, 2, _SQL,
+         rb"[\"'`][ )]*(?:or|and|xor|not|like|between|union|select|where|having|group|order|is|in|having|limit|div|mod|"
+         rb"regexp|rlike|sounds|binary|from|as|[<>=!~^|&*%])|\b(?:or|and|xor|not|\|\||&&)\b[ "
+         rb"(+-]*(?:[\"'`][^\"'`]*[\"'`]?|[0-9]+|"
+         rb"[a-z_.]+) ?(?:[=<>!]|like|is|in|between)"),
+    Rule(4252, "sqli", CRITICAL, 2, _SQL,
+         rb"--|#[^a-z0-9/]|/\*|\*/|;[^a-z0-9]*(?:[a-z]|$)|[\"'`]\s*$|^\s*[\"'`]|@@|[\"'`] ?[,;)]|[\"'`][^\w]+[\"'`]"),
+    Rule(4253, "sqli", CRITICAL, 2, _SQL,
+         rb"\b(?:union|select|insert|update|delete|drop|create|alter|truncate|declare|exec(?:ute)?|merge|grant"
+         rb"|revoke|replace|having|"
+         rb"rename|desc|load|call|into|as|overlaps|procedure|analyse|trigger|cursor)\b[^\w]+(?:\w+[^\w]+)*(?:from"
+         rb"|into|table|set|"
+         rb"values|where|select|by|database|function|procedure|infile|view|using|\()"),
+    Rule(4254, "sqli", CRITICAL, 2, _SQL,
+         rb"(?:^|[^\w])[0-9]+ ?(?:[=<>!^|&*/%-]|or|and|xor|like|is|in|between|div|mod) ?[\"'`(]?[0-9a-z]|"
+         rb"[!=<>]{1,2} ?[\"'`]|\bcollate \w|\bregexp\b|\brlike\b|\bsounds like\b|(?:0x[0-9a-f]+)"),
+    Rule(4255, "sqli", ERROR, 3, _SQL, rb"(?:[~!@#$%^&*()+={}\[\]|:;\"'`<>-][^~!@#$%^&*()+={}\[\]|:;\"'`<>-]*){8,}"),
+    Rule(4256, "sqli", CRITICAL, 3, _SQL, rb"[\"'`]|\bin ?\(|\b(?:having|select|union|where|order by|group by)\b"),
+    Rule(4257, "sqli", CRITICAL, 4, _SQL, rb"[~!@#$%^&*()+={}\[\]|:;\"'`<>]"),
+)  # fmt: skip

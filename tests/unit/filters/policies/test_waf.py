@@ -1,0 +1,199 @@
+"""waf: what a refused client and the operator get, exclusions, own rules, bodies and hostile requests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fastgw.config import ConfigError
+from fastgw.filters.policies.request_id import RequestId
+from fastgw.filters.policies.waf import Waf
+from fastgw.filters.policies.waf.body_values import values_of
+from fastgw.filters.policies.waf.normalization import decoded, normalized
+from fastgw.testing import configured, run
+from tests.support.waf import form, get, in_json
+
+ATTACK = "1%27%20or%20%271%27=%271"
+WAF = configured(Waf)
+
+
+def post(kind: str, body: bytes, *headers: str) -> bytes:
+    lines = ["POST /api HTTP/1.1", "Host: a", f"Content-Type: {kind}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def test_the_client_gets_the_id_of_its_request_and_nothing_of_the_rules() -> None:
+    ran = run((configured(RequestId), WAF), get(f"/?id={ATTACK}", "X-Request-Id: from-client-1"))
+    head, _, body = ran.received.partition(b"\r\n\r\n")
+    problem = json.loads(body)
+    assert head.startswith(b"HTTP/1.1 403 ")
+    assert problem["type"] == "urn:fastgw:fault:waf_blocked"
+    assert problem["request_id"] == "from-client-1"
+    assert b"42" not in body
+    assert b"sqli" not in ran.received
+
+
+def test_the_log_has_score_rules_tags_and_location() -> None:
+    ran = run(WAF, get(f"/?id={ATTACK}"))
+    assert ran.record.fault_detail.startswith("score 15: 4201 (attack-sqli) in arguments 'id'; 4202 (attack-sqli)")
+    assert not ran.passed
+
+
+def test_a_request_is_refused_from_the_threshold_on() -> None:
+    assert run(configured(Waf, threshold=16), get(f"/?id={ATTACK}")).passed
+    assert not run(configured(Waf, threshold=15), get(f"/?id={ATTACK}")).passed
+
+
+@pytest.mark.parametrize(
+    ("exclude", "passes"),
+    [
+        ({"tags": ["attack-sqli"]}, True),
+        ({"rules": [4201, 4202, 4203]}, True),
+        ({"rules": [4201]}, False),
+        ({"tags": ["attack-sqli"], "paths": ["/reports/*"]}, True),
+        ({"tags": ["attack-sqli"], "paths": ["/other/*"]}, False),
+        ({"tags": ["attack-sqli"], "arguments": ["id"]}, True),
+        ({"tags": ["attack-sqli"], "arguments": ["other"]}, False),
+        ({"tags": ["attack-sqli"], "paths": ["/reports/*"], "arguments": ["id"]}, True),
+    ],
+)
+def test_exclusions_by_rule_tag_path_and_argument(exclude: dict[str, object], passes: bool) -> None:
+    assert run(configured(Waf, exclude=[exclude]), get(f"/reports/1?id={ATTACK}")).passed is passes
+
+
+def test_an_excluded_argument_does_not_hide_another_one() -> None:
+    excluding = configured(Waf, exclude=[{"tags": ["attack-sqli"], "arguments": ["id"]}])
+    assert not run(excluding, get(f"/?id={ATTACK}&name={ATTACK}")).passed
+
+
+def test_own_rules_of_the_configuration_and_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text("- {id: 10002, pattern: legacy-client, targets: [headers], severity: notice, tags: [old]}\n")
+    own = configured(
+        Waf, rules="none", threshold=2, custom=[{"id": 10001, "pattern": "^/Old-Admin", "targets": ["path"]}],
+        rules_file=str(file),
+    )  # fmt: skip
+    assert run(own, get(f"/?id={ATTACK}")).passed
+    assert "10001 (attack-custom) in path" in run(own, get("/old-admin/x")).record.fault_detail
+    ran = run(own, get("/", "User-Agent: Legacy-Client/1"))
+    assert ran.record.fault_detail == "score 2: 10002 (attack-custom, old) in headers 'User-Agent'"
+
+
+def test_mistakes_in_own_rules_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="RE2 syntax"):
+        configured(Waf, custom=[{"id": 10001, "pattern": "(unclosed"}])
+    with pytest.raises(ConfigError, match="no rules"):
+        configured(Waf, rules="none")
+    file = tmp_path / "rules.yaml"
+    file.write_text("- {id: 10001, pattern: fine}\n\n- id: 10002\n  pattern: '(?=look)'\n")
+    with pytest.raises(Exception, match=r"rules\.yaml:3: .*RE2 syntax"):
+        run(configured(Waf, rules_file=str(file)), get("/"))
+
+
+# bodies
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        form(f"name=x&id={ATTACK}"),
+        in_json({"a": {"b": ["x", "<script>alert(1)</script>"]}}),
+        in_json({"<script>alert(1)</script>": 1}),
+        post("application/json", b'{"a": "\\u003cscript\\u003ealert(1)</script>"}'),
+        post("application/json", b"a=<script>alert(1)</script>"),  # the type does not decide alone
+        post("application/xml", b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>'),
+        post("application/xml", b"<a><![CDATA[<script>alert(1)</script>]]></a>"),
+        post("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n'
+             b"<script>alert(1)</script>\r\n--b--\r\n"),
+        post("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="a"; '
+             b'filename="../../etc/passwd"\r\n\r\nx\r\n--b--\r\n'),
+        post("multipart/form-data", b"--b\r\n\r\nx\r\n--b--"),  # no boundary
+        post("text/plain", b"x; cat /etc/passwd"),
+        post("image/png", b"id=1' or '1'='1"),  # text, whatever it is called
+        post("application/x-www-form-urlencoded; charset=utf-7", b"a=b"),
+        post("application/x-www-form-urlencoded; charset=ibm037", b"a=b"),
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 26\r\n\r\na=<script>alert(1)</script",  # no type
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Type: text/plain\r\n\r\n"
+        b"9\r\n<script>a\r\n7\r\nlert(1)\r\n0\r\n\r\n",
+    ],
+)  # fmt: skip
+def test_attacks_in_bodies_reach_no_upstream(request_bytes: bytes) -> None:
+    ran = run(WAF, request_bytes)
+    assert ran.status == 403
+    assert ran.requests == ()
+
+
+def test_the_rest_of_a_long_body_passes_or_the_request_is_refused() -> None:
+    body = b"x" * 5000 + b"<script>alert(1)</script>" + b"y" * 50000
+    ran = run(configured(Waf, body_bytes="4KiB"), post("text/plain", body))
+    assert b"".join(ran.pieces) == body
+    assert run(configured(Waf, body_bytes="4KiB", long_body="refuse"), post("text/plain", body)).status == 413
+    assert run(configured(Waf, body_bytes="16KiB"), post("text/plain", body)).status == 403
+    assert run(configured(Waf, body_bytes=0), post("text/plain", b"<script>alert(1)</script>")).passed
+
+
+def test_the_scores_of_head_and_body_add_up() -> None:
+    rules = [
+        {"id": 10001, "pattern": "one", "severity": "warning"},
+        {"id": 10002, "pattern": "two", "severity": "notice", "targets": ["body"]},
+    ]
+    both = configured(Waf, rules="none", custom=rules)
+    assert (
+        run(both, b"POST /one HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Type: text/plain\r\n\r\ntwo").status
+        == 403
+    )
+    assert run(both, post("text/plain", b"two").replace(b"/api", b"/one")).status == 403
+    assert run(both, post("text/plain", b"x").replace(b"/api", b"/one")).passed
+
+
+# evasions
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/?a=%253Cscript%253Ealert(1)%253C/script%253E",
+        "/?a=%26lt%3Bscript%26gt%3Balert(1)",
+        "/?a=%5Cu003cscript%5Cu003ealert(1)",
+        "/?a=%5Cx3cscript%5Cx3ealert(1)",
+        "/?a=%u003cscript%u003ealert(1)",
+        "/?a=%EF%BC%9Cscript%EF%BC%9Ealert(1)",
+        "/?a=%3Cscr%00ipt%3Ealert(1)",
+        "/?a=1%20UN/**/ION/*!50000SELECT*/1,2",
+        "/?a=1%0AuNioN%09aLl%0DseLecT%201,2",
+        "/?a=..%2f..%2f..%2fetc%2fpasswd",
+        "/?a=%c0%ae%c0%ae%c0%afetc%c0%afpasswd",
+        "/?a=;c'a't%20/e't'c/passwd",
+        "/?a=;cat$%7BIFS%7D/etc/passwd",
+        "/?a=%24%7Bjndi:ldap://x/a%7D",
+        "/?a=%24%7B%24%7Blower:j%7Dndi:ldap://x/a%7D",
+        f"/?a=fine&a={ATTACK}",  # a repeated parameter
+        "/?" + "&".join(f"a{each}=1" for each in range(201)),
+    ],
+)
+def test_encodings_hide_nothing(target: str) -> None:
+    assert run(WAF, get(target)).status == 403
+
+
+def test_200_parameters_pass() -> None:
+    assert run(WAF, get("/?" + "&".join(f"a{each}=1" for each in range(200)))).passed
+
+
+# hostile input
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b"/*", b"\\u", b"%25", b"&#", b'"\\', b"<![CDATA[", b"--b\r\n", b"${", b"<!a", b"['", b'{"a":', b"\xc0\xaf"],
+)
+def test_long_hostile_text_is_bounded(piece: bytes) -> None:
+    """It ends, without recursion, and the text for the rules is not much longer than what was received."""
+    text = piece * (100_000 // len(piece))
+    for kind in (b"application/json", b"application/xml", b"multipart/form-data; boundary=b", b"text/plain", b""):
+        values = values_of(kind, text, 200)
+        for _, value in values.arguments:
+            assert len(normalized(value)) <= 2 * len(value) + 3
+        assert sum(len(value) for _, value in values.arguments) <= 3 * len(text)
+    assert len(normalized(decoded(text, plus=True))) <= 2 * len(text) + 3
