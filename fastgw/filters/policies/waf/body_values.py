@@ -29,9 +29,9 @@ CHARSETS: Final = frozenset(
 )
 
 
-class Values(NamedTuple):
+class BodyValues(NamedTuple):
     """Values of a body. `arguments`: names and values; `text`: a body without structure; `is_malformed`: its parts
-    cannot be told apart. `counts`: its arguments count towards the limit.
+    cannot be separated. `counts`: its arguments count towards the limit.
     """
 
     arguments: list[tuple[bytes, bytes]]
@@ -45,24 +45,24 @@ def charset_of(content_type: bytes) -> bytes:
     return next((q or v for name, q, v in _PARAMETER(content_type) if name.lower() == b"charset"), b"").strip().lower()
 
 
-def values_of(content_type: bytes | None, body: bytes, most: int) -> Values:
+def values_of(content_type: bytes | None, body: bytes, most: int) -> BodyValues:
     """Return the values of a body, or of its beginning. `most`: maximum number of form fields that are returned."""
     kind = (content_type or b"").partition(b";")[0].strip().lower()
     if kind == b"application/x-www-form-urlencoded" or not kind:
         if not kind and body.lstrip()[:1] in (b"{", b"["):
-            return Values([*_json_values(body)], counts=False)
-        return Values(form_values(body, most))
+            return BodyValues([*_json_values(body)], counts=False)
+        return BodyValues(form_values(body, most))
     if kind == b"application/json" or kind.endswith(b"+json") or kind in (b"text/json", b"application/x-ndjson"):
         if body.lstrip(b" \t\r\n\xef\xbb\xbf")[:1] in (b"{", b"[", b'"'):
-            return Values([*_json_values(body)], counts=False)
-        return Values(form_values(body, most), body)
+            return BodyValues([*_json_values(body)], counts=False)
+        return BodyValues(form_values(body, most), body)
     if kind.endswith((b"/xml", b"+xml")):
-        return Values([*_xml_values(body)], counts=False)
+        return BodyValues([*_xml_values(body)], counts=False)
     if kind.startswith(b"multipart/"):
         return _multipart_values(content_type or b"", body, most)
     if kind.startswith(b"text/") or _TEXT(body[:512]):
-        return Values(form_values(body, most) if b"=" in body[:256] else [], body, counts=False)
-    return Values([])
+        return BodyValues(form_values(body, most) if b"=" in body[:256] else [], body, counts=False)
+    return BodyValues([])
 
 
 def form_values(text: bytes, most: int) -> list[tuple[bytes, bytes]]:
@@ -104,13 +104,13 @@ def _xml_values(body: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield b"", text
 
 
-def _multipart_values(content_type: bytes, body: bytes, most: int) -> Values:
+def _multipart_values(content_type: bytes, body: bytes, most: int) -> BodyValues:
     boundaries = [q or v for name, q, v in _PARAMETER(content_type) if name.lower() == b"boundary"]
     if len(boundaries) != 1 or not _BOUNDARY(boundaries[0]):
-        return Values([], body, is_malformed=True)
+        return BodyValues([], body, is_malformed=True)
     parts = (b"\n" + body).split(b"\n--" + boundaries[0], most + 2)
     if len(parts) < 2 or parts[0].strip():
-        return Values([], body, is_malformed=True)
+        return BodyValues([], body, is_malformed=True)
     arguments: list[tuple[bytes, bytes]] = []
     is_malformed = False
     for part in parts[1:]:
@@ -131,4 +131,4 @@ def _multipart_values(content_type: bytes, body: bytes, most: int) -> Values:
             arguments.append((label, kind[1]))
         if not separator and content:
             is_malformed = True
-    return Values(arguments[: 2 * most + 2], b"", is_malformed)
+    return BodyValues(arguments[: 2 * most + 2], b"", is_malformed)

@@ -9,7 +9,7 @@ from fastgw.config.base.route_patterns import parse_regex
 from fastgw.config.formats import yaml
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.filters.api import Settings
-from fastgw.filters.policies.waf.rules.rule import Rule, Severity, Target
+from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule, Severity
 
 MOST_RULES: Final = 1000
 
@@ -40,7 +40,7 @@ class CustomRule(Settings):
     def rule(self) -> Rule:
         """Return the rule as data."""
         pattern = b"(?i)" + self.pattern.encode()
-        targets, severity = frozenset(map(Target, self.targets)), Severity[self.severity.upper()]
+        targets, severity = frozenset(map(RequestPart, self.targets)), Severity[self.severity.upper()]
         return Rule(self.id, "custom", severity, self.paranoia, targets, pattern, self.tags)
 
 

@@ -91,7 +91,7 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
     body_bytes: Annotated[Size, Meta(le=MOST_BODY)] = 16384
     """Number of bytes of a body that are inspected: the request waits for them. 0 = bodies are not inspected."""
     long_body: Literal["pass", "refuse"] = "pass"
-    """What happens with a body longer than `body_bytes`: its rest passes without inspection, or the request is answered
+    """Treatment of a body longer than `body_bytes`: its rest passes without inspection, or the request is answered
     413."""
     max_arguments: Annotated[int, Meta(ge=1, le=2000)] = 200
     """Maximum number of parameters of a query, and of fields of a form; more are a match of rule 2001."""

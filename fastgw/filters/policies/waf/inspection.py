@@ -9,7 +9,7 @@ from fastgw.filters.policies.waf.body_values import CHARSETS, charset_of, form_v
 from fastgw.filters.policies.waf.normalization import IS_OVERLONG, SEPARATOR, decoded, normalized
 from fastgw.filters.policies.waf.rule_sets import rule_sets
 from fastgw.filters.policies.waf.rules import protocol
-from fastgw.filters.policies.waf.rules.rule import Rule, Target
+from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule
 
 _PLAIN_QUERY: Final = re.compile(rb"[A-Za-z0-9_.,:@~/=&-]*").fullmatch
 _ESCAPE: Final = re.compile(rb"%[0-9a-fA-F]{2}").search
@@ -75,8 +75,8 @@ class Inspector:
         path = exchange.raw_path
         if b"%" in path:
             path = decoded(path, plus=False)
-            found += self._anomalies(exchange.raw_path, path, Target.PATH)
-        found += self._matches(Target.PATH, ((b"", path),))
+            found += self._anomalies(exchange.raw_path, path, RequestPart.PATH)
+        found += self._matches(RequestPart.PATH, ((b"", path),))
         query = exchange.query
         if query:
             found += self._inspect_query(query)
@@ -102,7 +102,7 @@ class Inspector:
             found += self._anomaly(protocol.TOO_MANY_ARGUMENTS)
         found += self._inspect_arguments(values.arguments)
         if values.text:
-            found += self._matches(Target.BODY, ((b"", decoded(values.text, plus=False)),))
+            found += self._matches(RequestPart.BODY, ((b"", decoded(values.text, plus=False)),))
         return self._without_excluded(exchange, found)
 
     # parts of a request
@@ -110,35 +110,35 @@ class Inspector:
     def _inspect_query(self, query: bytes) -> list[Match]:
         if _PLAIN_QUERY(query) and query.count(b"&") < self.most_arguments:
             text = query.lower().replace(b"&", SEPARATOR).replace(b"=", SEPARATOR)
-            if not self._sets[Target.ARGUMENTS].matches(text):
+            if not self._sets[RequestPart.ARGUMENTS].matches(text):
                 return []
         pairs = form_values(query, self.most_arguments)
         found = self._anomaly(protocol.TOO_MANY_ARGUMENTS) if len(pairs) > self.most_arguments else []
-        return found + self._anomalies(query, b"", Target.ARGUMENTS) + self._inspect_arguments(pairs)
+        return found + self._anomalies(query, b"", RequestPart.ARGUMENTS) + self._inspect_arguments(pairs)
 
     def _inspect_arguments(self, pairs: Sequence[tuple[bytes, bytes]]) -> list[Match]:
         found: list[Match] = []
         for name, value in pairs:
             if b"\0" in value or b"\0" in name:
-                found += self._anomaly(protocol.NUL_BYTE, Target.ARGUMENTS, name)
+                found += self._anomaly(protocol.NUL_BYTE, RequestPart.ARGUMENTS, name)
             if not value.isascii() and IS_OVERLONG(value):
-                found += self._anomaly(protocol.OVERLONG_UTF8, Target.ARGUMENTS, name)
+                found += self._anomaly(protocol.OVERLONG_UTF8, RequestPart.ARGUMENTS, name)
             if b"%" in value and _ESCAPE(value):
-                found += self._anomaly(protocol.DEEP_ENCODING, Target.ARGUMENTS, name)
+                found += self._anomaly(protocol.DEEP_ENCODING, RequestPart.ARGUMENTS, name)
         both = [(name, each) for name, value in pairs for each in (name, value) if each]
-        return found + self._matches(Target.ARGUMENTS, both)
+        return found + self._matches(RequestPart.ARGUMENTS, both)
 
     def _inspect_headers(self, exchange: Exchange) -> list[Match]:
         found: list[Match] = []
         lines = [(name, value) for name, value in exchange.headers if name.lower() not in _SKIPPED]
         text = b"\n".join([value for _, value in lines])
         if text not in self._clean:
-            found += self._matches(Target.HEADERS, lines)
+            found += self._matches(RequestPart.HEADERS, lines)
             if not found:
                 self._remember(text)
         for line in exchange.values(b"cookie"):
             if line not in self._clean:
-                of_cookies = self._matches(Target.COOKIES, [*_cookies(line)])
+                of_cookies = self._matches(RequestPart.COOKIES, [*_cookies(line)])
                 if not of_cookies:
                     self._remember(line)
                 found += of_cookies
@@ -152,7 +152,7 @@ class Inspector:
 
     # matching
 
-    def _matches(self, target: Target, values: Sequence[tuple[bytes, bytes]]) -> list[Match]:
+    def _matches(self, target: RequestPart, values: Sequence[tuple[bytes, bytes]]) -> list[Match]:
         """Return the matches in some values: in one pass over all of them, and only if there are any, in each."""
         rules = self._sets[target]
         texts = [normalized(value) for _, value in values]
@@ -166,7 +166,7 @@ class Inspector:
                     found.setdefault(len(found) if self._exclusions else rule.id, Match(rule, target.value, name))
         return [*found.values()]
 
-    def _anomalies(self, raw: bytes, text: bytes, target: Target) -> list[Match]:
+    def _anomalies(self, raw: bytes, text: bytes, target: RequestPart) -> list[Match]:
         found: list[Match] = []
         if b"\0" in text:
             found += self._anomaly(protocol.NUL_BYTE, target)

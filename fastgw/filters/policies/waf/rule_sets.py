@@ -7,7 +7,7 @@ from typing import Any, Final, final
 import re2
 
 from fastgw.config.base.route_patterns import re2_options, re2_problem
-from fastgw.filters.policies.waf.rules.rule import Rule, Target
+from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule
 
 _MEMORY: Final = 8 * 1024**2
 """Initial memory limit of an automaton; most of it is used only by hostile text."""
@@ -99,10 +99,10 @@ def _multiline(rule: Rule) -> bytes:
     return b"(?m)" + rule.pattern
 
 
-def rule_sets(rules: Iterable[Rule]) -> dict[Target, RuleSet]:
+def rule_sets(rules: Iterable[Rule]) -> dict[RequestPart, RuleSet]:
     """Return a set for each target. Raises `BadPattern`."""
     rules = [rule for rule in rules if rule.pattern]
-    return {target: _set_of(tuple(rule for rule in rules if target in rule.targets)) for target in Target}
+    return {target: _set_of(tuple(rule for rule in rules if target in rule.targets)) for target in RequestPart}
 
 
 @lru_cache(maxsize=32)

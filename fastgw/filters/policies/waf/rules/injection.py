@@ -10,12 +10,12 @@ from fastgw.filters.policies.waf.rules.rule import (
     HEADERS_AND_ARGUMENTS,
     PATH,
     PATH_AND_ARGUMENTS,
+    RequestPart,
     Rule,
-    Target,
     alternatives,
 )
 
-_BODY: Final = frozenset((Target.BODY,))
+_BODY: Final = frozenset((RequestPart.BODY,))
 
 # Commands that attackers run. Each is followed by the end of a word below.
 _UNIX: Final = alternatives(
@@ -63,7 +63,8 @@ _PATH_TO: Final = rb"(?:[^ \n;|&<>()'\"=]*/)?"
 
 INJECTION_RULES: Final = (
     # 930: local files
-    Rule(3001, "lfi", CRITICAL, 1, ALL - {Target.HEADERS}, rb"(?:^|[/\\;=])\.\.\.?[/\\;]|[/\\]\.\.\.?(?:[/\\;]|$)"),
+    Rule(3001, "lfi", CRITICAL, 1, ALL - {RequestPart.HEADERS},
+         rb"(?:^|[/\\;=])\.\.\.?[/\\;]|[/\\]\.\.\.?(?:[/\\;]|$)"),
     Rule(3002, "lfi", CRITICAL, 1, ALL, rb"(?:^|[^a-z0-9_.-])[/\\]?" + _OS_FILES),
     Rule(3003, "lfi", CRITICAL, 1, PATH_AND_ARGUMENTS - _BODY, _RESTRICTED),
     Rule(3004, "lfi", CRITICAL, 1, PATH,

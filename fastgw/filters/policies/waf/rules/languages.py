@@ -8,8 +8,8 @@ from fastgw.filters.policies.waf.rules.rule import (
     CRITICAL,
     HEADERS_AND_ARGUMENTS,
     PATH_AND_ARGUMENTS,
+    RequestPart,
     Rule,
-    Target,
     alternatives,
 )
 
@@ -79,7 +79,7 @@ LANGUAGE_RULES: Final = (
          rb"\$[a-z_]\w*(?:\[[^]]*\]|->\w+|\{[^}]*\})* ?\([^)]*\)|\$[a-z_]\w*\[?[^ ]* ?= ?[\"'(\[$]|"
          rb"(?:\(|\[)['\"][a-z_0-9]+['\"](?:\)|\])(?:\[[^]]*\])* ?\([^)]*\)|\([a-z_]+\)\([^)]+\) ?;|"
          rb"\( ?string ?\) ?[\"']|(?:\( ?\( ?|\[ ?)['\"]\w+['\"].* ?[.^|] ?['\"]"),
-    Rule(3309, "php", CRITICAL, 1, frozenset((Target.HEADERS, Target.ARGUMENTS, Target.PATH)),
+    Rule(3309, "php", CRITICAL, 1, frozenset((RequestPart.HEADERS, RequestPart.ARGUMENTS, RequestPart.PATH)),
          rb"\.(?:php[0-9]?|phtml|phar|pht|phps?)\.*\"?$"),
     Rule(3310, "php", CRITICAL, 3, ARGUMENTS, rb"\b[a-z_]{2,}[0-9]* ?\([^)]*\)|\$[a-z_]\w*"),
     # 934: JavaScript on a server

@@ -15,7 +15,7 @@ class Severity(IntEnum):
     CRITICAL = 5
 
 
-class Target(StrEnum):
+class RequestPart(StrEnum):
     """Part of a request that rules are searched in.
 
     `arguments`: names and values of the query and of the fields of a body. `cookies`: their names and values. `body`:
@@ -40,7 +40,7 @@ class Rule(Struct, frozen=True):
     attack: str
     severity: Severity
     paranoia: int
-    targets: frozenset[Target]
+    targets: frozenset[RequestPart]
     pattern: bytes
     tags: tuple[str, ...] = ()
 
@@ -49,14 +49,16 @@ class Rule(Struct, frozen=True):
         return f"attack-{self.attack}", *self.tags
 
 
-ARGUMENTS: Final = frozenset((Target.ARGUMENTS, Target.COOKIES, Target.BODY))
+ARGUMENTS: Final = frozenset((RequestPart.ARGUMENTS, RequestPart.COOKIES, RequestPart.BODY))
 """Data that applications read: arguments, cookies, and bodies that are not taken apart."""
-ALL: Final = frozenset((Target.PATH, Target.ARGUMENTS, Target.COOKIES, Target.HEADERS, Target.BODY))
-PATH_AND_ARGUMENTS: Final = ARGUMENTS | {Target.PATH}
-HEADERS_AND_ARGUMENTS: Final = ARGUMENTS | {Target.HEADERS}
-HEADERS: Final = frozenset((Target.HEADERS,))
-PATH: Final = frozenset((Target.PATH,))
-NO_TARGETS: Final[frozenset[Target]] = frozenset()
+ALL: Final = frozenset(
+    (RequestPart.PATH, RequestPart.ARGUMENTS, RequestPart.COOKIES, RequestPart.HEADERS, RequestPart.BODY)
+)
+PATH_AND_ARGUMENTS: Final = ARGUMENTS | {RequestPart.PATH}
+HEADERS_AND_ARGUMENTS: Final = ARGUMENTS | {RequestPart.HEADERS}
+HEADERS: Final = frozenset((RequestPart.HEADERS,))
+PATH: Final = frozenset((RequestPart.PATH,))
+NO_TARGETS: Final[frozenset[RequestPart]] = frozenset()
 
 CRITICAL, ERROR, WARNING, NOTICE = Severity.CRITICAL, Severity.ERROR, Severity.WARNING, Severity.NOTICE
 

@@ -7,12 +7,12 @@ from fastgw.filters.policies.waf.rules.rule import (
     CRITICAL,
     HEADERS_AND_ARGUMENTS,
     PATH_AND_ARGUMENTS,
+    RequestPart,
     Rule,
-    Target,
     alternatives,
 )
 
-_XSS: Final = HEADERS_AND_ARGUMENTS | {Target.PATH}
+_XSS: Final = HEADERS_AND_ARGUMENTS | {RequestPart.PATH}
 _SPACED_JAVASCRIPT: Final = b" ?".join(bytes([letter]) for letter in b"javascript")
 _SPACED_VBSCRIPT: Final = b" ?".join(bytes([letter]) for letter in b"vbscript")
 
