@@ -29,7 +29,7 @@ CHARSETS: Final = frozenset(
 )
 
 
-class BodyValues(NamedTuple):
+class InspectedBody(NamedTuple):
     """Values of a body. `arguments`: names and values; `text`: a body without structure; `is_malformed`: its parts
     cannot be separated. `counts`: its arguments count towards the limit.
     """
@@ -45,24 +45,24 @@ def charset_of(content_type: bytes) -> bytes:
     return next((q or v for name, q, v in _PARAMETER(content_type) if name.lower() == b"charset"), b"").strip().lower()
 
 
-def values_of(content_type: bytes | None, body: bytes, most: int) -> BodyValues:
+def values_of(content_type: bytes | None, body: bytes, most: int) -> InspectedBody:
     """Return the values of a body, or of its beginning. `most`: maximum number of form fields that are returned."""
     kind = (content_type or b"").partition(b";")[0].strip().lower()
     if kind == b"application/x-www-form-urlencoded" or not kind:
         if not kind and body.lstrip()[:1] in (b"{", b"["):
-            return BodyValues([*_json_values(body)], counts=False)
-        return BodyValues(form_values(body, most))
+            return InspectedBody([*_json_values(body)], counts=False)
+        return InspectedBody(form_values(body, most))
     if kind == b"application/json" or kind.endswith(b"+json") or kind in (b"text/json", b"application/x-ndjson"):
         if body.lstrip(b" \t\r\n\xef\xbb\xbf")[:1] in (b"{", b"[", b'"'):
-            return BodyValues([*_json_values(body)], counts=False)
-        return BodyValues(form_values(body, most), body)
+            return InspectedBody([*_json_values(body)], counts=False)
+        return InspectedBody(form_values(body, most), body)
     if kind.endswith((b"/xml", b"+xml")):
-        return BodyValues([*_xml_values(body)], counts=False)
+        return InspectedBody([*_xml_values(body)], counts=False)
     if kind.startswith(b"multipart/"):
         return _multipart_values(content_type or b"", body, most)
     if kind.startswith(b"text/") or _TEXT(body[:512]):
-        return BodyValues(form_values(body, most) if b"=" in body[:256] else [], body, counts=False)
-    return BodyValues([])
+        return InspectedBody(form_values(body, most) if b"=" in body[:256] else [], body, counts=False)
+    return InspectedBody([])
 
 
 def form_values(text: bytes, most: int) -> list[tuple[bytes, bytes]]:
@@ -104,13 +104,13 @@ def _xml_values(body: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield b"", text
 
 
-def _multipart_values(content_type: bytes, body: bytes, most: int) -> BodyValues:
+def _multipart_values(content_type: bytes, body: bytes, most: int) -> InspectedBody:
     boundaries = [q or v for name, q, v in _PARAMETER(content_type) if name.lower() == b"boundary"]
     if len(boundaries) != 1 or not _BOUNDARY(boundaries[0]):
-        return BodyValues([], body, is_malformed=True)
+        return InspectedBody([], body, is_malformed=True)
     parts = (b"\n" + body).split(b"\n--" + boundaries[0], most + 2)
     if len(parts) < 2 or parts[0].strip():
-        return BodyValues([], body, is_malformed=True)
+        return InspectedBody([], body, is_malformed=True)
     arguments: list[tuple[bytes, bytes]] = []
     is_malformed = False
     for part in parts[1:]:
@@ -131,4 +131,4 @@ def _multipart_values(content_type: bytes, body: bytes, most: int) -> BodyValues
             arguments.append((label, kind[1]))
         if not separator and content:
             is_malformed = True
-    return BodyValues(arguments[: 2 * most + 2], b"", is_malformed)
+    return InspectedBody(arguments[: 2 * most + 2], b"", is_malformed)

@@ -51,9 +51,7 @@ class Rule(Struct, frozen=True):
 
 ARGUMENTS: Final = frozenset((RequestPart.ARGUMENTS, RequestPart.COOKIES, RequestPart.BODY))
 """Data that applications read: arguments, cookies, and bodies that are not taken apart."""
-ALL: Final = frozenset(
-    (RequestPart.PATH, RequestPart.ARGUMENTS, RequestPart.COOKIES, RequestPart.HEADERS, RequestPart.BODY)
-)
+ALL: Final = frozenset(RequestPart)
 PATH_AND_ARGUMENTS: Final = ARGUMENTS | {RequestPart.PATH}
 HEADERS_AND_ARGUMENTS: Final = ARGUMENTS | {RequestPart.HEADERS}
 HEADERS: Final = frozenset((RequestPart.HEADERS,))
