@@ -35,7 +35,7 @@ from fastgw.filters.policies.response_urls import ResponseUrls
 from fastgw.filters.policies.security_headers import SecurityHeaders
 from fastgw.filters.policies.size import Size
 from fastgw.filters.policies.target_errors import TargetErrors
-from fastgw.filters.policies.traffic import Bandwidth
+from fastgw.filters.policies.traffic import Bandwidth, FaultInjection
 from fastgw.filters.policies.transform import Transform
 from fastgw.filters.policies.waf import Waf
 from fastgw.filters.policies.websocket import Websocket
@@ -81,6 +81,7 @@ TYPES: Final = FilterTypes(
         Transform,
         GrpcTranscode,
         Mirror,
+        FaultInjection,
         Credentials,
         RequestParameters,
     )

@@ -117,6 +117,10 @@ filters:
 filters:
   bandwidth: {rate: 1MiB/s, request_rate: 512KiB/s, burst: 256KiB, key: consumer}
 """,
+    "fault": """\
+filters:
+  fault: {delay: {time: 2s, percent: 10%}, abort: {status: 503, percent: 5%}, header: {name: X-Test, value: chaos}}
+""",
     "concurrency": """\
 upstreams:
   reports:
@@ -427,8 +431,8 @@ consumers:
   - name: alice
     jwt:
       - {issuer: "https://idp.example", subject: "248289761001"}
-      - {key_id: alice-1, algorithm: HS256, key: {env: ALICE_JWT_SECRET}, secret_is_base64: true}
-      - {key_id: alice-2, algorithm: RS256, key: {file: alice.pub}}
+      - {key_id: alice-1, algorithm: HS256, key: {env: ALICE_JWT_SECRET}, secret_is_base64: false}
+      - {key_id: alice-2, algorithm: HS256, key: {file: alice-2.secret}}
 """,
     "consumers[].hmac[]": """\
 consumers:

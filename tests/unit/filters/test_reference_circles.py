@@ -35,6 +35,10 @@ TLS = {"verify": False}
 RULE = [{"claim": "role", "any_of": ["admin"]}, {"claim": "tenant", "matches": "^t-"}]
 
 SAMPLES: dict[str, list[dict[str, Any]]] = {
+    "fault": [
+        {"delay": {"time": "1s"}, "header": {"name": "X-A", "value": "b"}, "max_delayed": 1, "seed": 1},
+        {"abort": {"status": 503}, "by_client": True, "max_delay": "1s"},
+    ],
     "bandwidth": [
         {"rate": "1MiB/s", "burst": "1MiB", "key": "ip", "ipv6_prefix": 64},
         {"request_rate": "1kB/s"},
