@@ -189,6 +189,14 @@ class Fault(Enum):
     LIMITS_UNAVAILABLE = 503, _GATEWAY, Retry.NEVER, "proxy_internal_error", "Rate limits are temporarily unavailable."
     OVERLOADED = 503, _GATEWAY, Retry.NEVER, "connection_limit_reached", "Too many requests are in flight."
     FAULT_INJECTED = 503, _GATEWAY, Retry.NEVER, "proxy_internal_response", "This failure was injected for a test."
+    FUNCTION_FAILED = 502, _UP, Retry.NEVER, "http_protocol_error", "The function behind this route has failed."
+    FUNCTION_THROTTLED = (
+        503,
+        _UP,
+        Retry.NEVER,
+        "connection_limit_reached",
+        "The function behind this route is busy: try again later.",
+    )
     COMPOSITION_FAILED = 502, _UP, Retry.NEVER, "destination_unavailable", "A part of the response is not available."
     NO_HEALTHY_TARGET = 503, _UP, Retry.NEVER, "destination_unavailable", "The upstream service has no healthy target."
     CIRCUIT_OPEN = (

@@ -34,6 +34,7 @@ from fastgw.exchange.shadow_exchange import ShadowRun
 from fastgw.files.action import FilesAction
 from fastgw.filters.api import Phase, secret_names
 from fastgw.forwarded_headers import Peer, client_address
+from fastgw.functions.action import LambdaAction
 from fastgw.gateway.nearest_route import nearest
 from fastgw.gateway.tables import Gateway
 from fastgw.http.fields import Fields, folded
@@ -301,6 +302,9 @@ def explain(
         return explanation
     if isinstance(action, ComposeAction):
         explanation.parts = tuple(action.describe())
+        return explanation
+    if isinstance(action, LambdaAction):
+        explanation.function = action.describe()
         return explanation
     if isinstance(action, FilesAction):
         explanation.file = action.answer_waiting(exchange)
@@ -601,6 +605,8 @@ def as_text(explanation: Explanation) -> str:
         lines.append(("provided", f"{', '.join(explanation.provided)} {verb} it pass"))
     if explanation.buffers:
         lines.append(("buffers", " · ".join(explanation.buffers)))
+    if explanation.function:
+        lines.append(("function", explanation.function))
     lines += [("parts" if not index else "", each) for index, each in enumerate(explanation.parts)]
     if explanation.target:
         how = f"{explanation.picked_by}, 1 of {explanation.targets}"
@@ -608,7 +614,7 @@ def as_text(explanation: Explanation) -> str:
         lines.append(("sends", " · ".join(explanation.sends)))
         if explanation.fails:
             lines.append(("fails", " · ".join(explanation.fails)))
-    elif not explanation.parts:
+    elif not explanation.parts and not explanation.function:
         if explanation.file:
             lines.append(("file", explanation.file))
         fault = f" {explanation.fault}" if explanation.fault else ""

@@ -65,6 +65,8 @@ class Explanation(msgspec.Struct, omit_defaults=True):
     """Parts of a composed response, in the order of the file: method, path, upstream, and the parts that each waits
     for.
     """
+    function: str = ""
+    """Function that answers, the upstream by which it is invoked, and the format of its events."""
     status: int = 0
     """Status of the gateway's own response, if it sends one."""
     fault: str = ""

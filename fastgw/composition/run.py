@@ -21,11 +21,12 @@ from fastgw.composition.outputs import OutputForm, TooDeep
 from fastgw.composition.part import CompiledPart
 from fastgw.composition.templates import MissingValue
 from fastgw.errors import Fault
-from fastgw.exchange import Exchange, Reply, Trailers, problem
+from fastgw.exchange import Exchange, Reply, problem
 from fastgw.http.json_tree import Node, Object, opened, value_at
 from fastgw.http.messages import ResponseHead
 from fastgw.http.preconditions import PreconditionResult, Validators, evaluate
 from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.upstream.client.held_body import HeldBody
 from fastgw.upstream.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class ComposeRun:
         self._calls: set[PartCall] = set()
         self._held = 0
         self._heads: list[ResponseHead] = []
-        self._body = bytearray()
+        self._body: HeldBody | None = None
         self._client_body = b""
         self._deadline_at = monotonic() + action.timeout
         self._timer: asyncio.TimerHandle | None = None
@@ -127,34 +128,12 @@ class ComposeRun:
         if body is None:
             self._start_parts()
             return
-        if body.kept is None:
-            exchange.fail(Fault.INTERNAL, why="the body of the request was sent elsewhere")
-            return
-        if exchange.head.expects_continue and not body.bytes and not body.ended:
-            exchange.client.send_interim(None)
-        ended = body.ended
-        self.feed(body.attach(self))
-        if ended and self._exchange is not None:
-            self.end(())
+        self._body = HeldBody(exchange, self._action.most_bytes, self._upstream.worker_loop, self._start_with)
+        self._body.collect(body)
 
-    # the client's body (`BodySink`)
-
-    def feed(self, payload: bytes) -> None:
-        exchange = self._exchange
-        if exchange is None or not payload:
-            return
-        if len(self._body) + len(payload) > self._action.most_bytes:
-            exchange.fail(Fault.BODY_TOO_LARGE)
-        elif not self._upstream.worker_loop.held_body_budget.try_take(len(payload)):
-            exchange.fail(Fault.OVERLOADED, why="the node's memory for held bodies is used up")
-        else:
-            self._held += len(payload)
-            self._body += payload
-
-    def end(self, trailers: Trailers) -> None:
-        if self._exchange is not None:
-            self._client_body, self._body = bytes(self._body), bytearray()
-            self._start_parts()
+    def _start_with(self, body: bytes) -> None:
+        self._client_body = body
+        self._start_parts()
 
     # calls of the exchange (`ServiceSide`)
 
@@ -168,8 +147,8 @@ class ComposeRun:
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             return
-        if self._action.takes_body and exchange.request_body is not None:
-            exchange.request_body.sink = None
+        if self._body is not None:
+            self._body.release()
         calls, self._calls = self._calls, set()
         for call in calls:
             call.cancel()

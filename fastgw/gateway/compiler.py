@@ -42,6 +42,7 @@ from fastgw.filters.authentication.templates import raw_value
 from fastgw.filters.wrappers.forwarded_preflights import forwards_preflight
 from fastgw.filters.wrappers.misconfigured import Misconfigured
 from fastgw.filters.wrappers.shadow import in_shadow
+from fastgw.functions.action import LambdaAction
 from fastgw.gateway.conditions import conditions_of
 from fastgw.gateway.own_responses import RespondAction, redirect_action, respond_action, static_reply
 from fastgw.gateway.tables import CompiledRoute, CompileError, Gateway
@@ -453,7 +454,9 @@ class _Building:
             elif rule is None or not same or not same_filters:
                 if conditions is None:
                     conditions = yield from conditions_of(route)
-                    if route.compose is None:
+                    if route.lambda_ is not None:
+                        actions = [LambdaAction(route.lambda_, of_parts[0], route.via == "on")]
+                    elif route.compose is None:
                         actions = [self._action(route, upstream) for upstream in upstreams or (None,)]
                     else:
                         by_name = {each.name: each for each in of_parts}

@@ -23,7 +23,7 @@ from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.incremental_cache import IncrementalCache
 from fastgw.config.decoding.merge import Derived, Merged, SourceLocation
 from fastgw.config.egress.consumers import Guard, guards
-from fastgw.config.settings.credentials import READABLE, Basic, Csrf, OAuth2, RequestParameters
+from fastgw.config.settings.credentials import READABLE, Basic, Csrf, GcpIdToken, OAuth2, RequestParameters
 from fastgw.config.settings.egress import Addressing, Egress, EgressCredentials, EgressEntry, EgressService, Providers
 from fastgw.config.settings.gateway import FilterUse, PathForwarding, Respond, Route
 from fastgw.config.settings.upstreams import Retries, Target, Upstream, UpstreamTimeouts, UpstreamTls
@@ -436,6 +436,15 @@ class _Expansion:
                 said["headers"], said["hide_authorization"] = credentials.headers, True
             case "certificate":
                 said["hide_authorization"] = True
+            case "aws_sigv4":
+                said["aws_sigv4"] = credentials.aws
+            case "gcp_id_token":
+                said["gcp_id_token"] = GcpIdToken(
+                    audience=credentials.audience,
+                    key=credentials.service_account_key,
+                    token_url=credentials.token_url,
+                    tls=credentials.token_tls,
+                )
             case "oauth2" | "oauth2_mtls":
                 said["oauth2"] = self._oauth2(each, credentials)
         if each.settings.csrf is not None:

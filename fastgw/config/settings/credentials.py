@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from fastgw.config.base.settings_base import NONE, Renamed, Settings, Some
-from fastgw.config.base.value_types import Delay, Duration, EndpointUrl, FieldName
+from fastgw.config.base.value_types import Delay, Duration, EndpointUrl, FieldName, Size
 from fastgw.config.settings.secrets import RedisUrl, Secret
 from fastgw.config.settings.upstreams import UpstreamTls
 from fastgw.http.field_names import WRITTEN_HERE
@@ -103,6 +103,52 @@ class OAuth2(Settings):
 
 _NEEDED: Final[Mapping[str, str]] = {"none": "", "certificate": "", "private_key_jwt": "client_key"}
 """Setting that each form of client authentication needs; forms that are not listed need a secret."""
+
+
+class AwsSigV4(Settings):
+    """Signature of each request with AWS Signature Version 4.
+
+    It covers method, host, path, query and body. The body is held until it is complete. All targets of the API must
+    have the same host and base path.
+    """
+
+    region: Annotated[str, Meta(pattern="^[a-z0-9-]+$", examples=["eu-central-1"])]
+    """Region of the service."""
+    service: Annotated[str, Meta(pattern="^[a-z0-9-]+$", examples=["lambda", "execute-api", "s3"])]
+    """Name of the service in signatures."""
+    access_key_id: Secret
+    """Access key id of the user or role."""
+    secret_access_key: Secret
+    """Secret access key."""
+    session_token: Secret | None = None
+    """Token of temporary credentials. null = they are permanent."""
+    body_bytes: Annotated[Size, Meta(ge=1, le=8 * 1024**2)] = 1024**2
+    """Maximum size of a request body. A longer one is answered 413."""
+    sign_body: bool = True
+    """Whether the signature covers the body. `false`: `UNSIGNED-PAYLOAD`, for services that accept it (S3 over TLS);
+    the body is then sent as it arrives, whatever its size."""
+
+
+class GcpIdToken(Settings):
+    """Google-signed ID token, as Cloud Run, Cloud Functions and Identity-Aware Proxy require it.
+
+    It is fetched and renewed as access tokens of `oauth2` are: once per node, before it expires, and when the API
+    rejects it.
+    """
+
+    audience: Word
+    """Audience of the token: the URL of the service, or the client id of Identity-Aware Proxy."""
+    key: Secret | None = None
+    """Key of a service account: its JSON file. The gateway signs an assertion with it, which the `token_uri` in it
+    exchanges for the token. null = the token of the instance's own service account, by the metadata server."""
+    token_url: EndpointUrl | None = None
+    """URL in place of the `token_uri` of the key, or of the metadata server."""
+    tls: UpstreamTls = UpstreamTls()
+    """TLS settings for the token endpoint."""
+    timeout: Duration = 5.0
+    """Timeout for the whole token response."""
+    negative_ttl: Annotated[Delay, Meta(le=3600)] = 1.0
+    """Time for which the first failure is cached; it doubles with each further failure, up to half a minute."""
 
 
 class Csrf(Settings):

@@ -23,7 +23,7 @@ from fastgw.config.base.value_types import (
     Size,
     TargetUrl,
 )
-from fastgw.config.settings.credentials import ClientAuth, Csrf, RequestParameters, Values, Word
+from fastgw.config.settings.credentials import AwsSigV4, ClientAuth, Csrf, RequestParameters, Values, Word
 from fastgw.config.settings.secrets import RedisUrl, Secret
 from fastgw.config.settings.upstreams import Retries, UpstreamTimeouts, UpstreamTls
 
@@ -33,11 +33,14 @@ Addressing = Literal["path", "path_with_entry", "host"]
 class EgressCredentials(Settings):
     """Credentials that the gateway sends to the API in place of the application."""
 
-    type: Literal["none", "basic", "oauth2", "oauth2_mtls", "certificate", "bearer", "headers"]
+    type: Literal[
+        "none", "basic", "oauth2", "oauth2_mtls", "certificate", "bearer", "headers", "aws_sigv4", "gcp_id_token"
+    ]
     """`none`: the application's own credentials are forwarded; `basic`: `username` and `password`; `oauth2`: a token
     fetched from `token_url` with `client_id` and `client_secret`; `oauth2_mtls`: the same with a client certificate
     (RFC 8705); `certificate`: a client certificate for the API itself; `bearer`: a static `token`; `headers`: secrets
-    in headers."""
+    in headers; `aws_sigv4`: a signature of AWS; `gcp_id_token`: a Google-signed ID token. See the filter
+    `credentials`."""
     username: Secret | None = None
     """Username, for `basic`."""
     password: Secret | None = None
@@ -47,7 +50,8 @@ class EgressCredentials(Settings):
     headers: Mapping[FieldName, Values] = NONE
     """Headers with secrets, for `headers`."""
     token_url: EndpointUrl | None = None
-    """Token endpoint, for `oauth2` and `oauth2_mtls`."""
+    """Token endpoint, for `oauth2` and `oauth2_mtls`; for `gcp_id_token` in place of the one in the key, or of the
+    metadata server."""
     client_id: Secret | None = None
     """Client id of the gateway at the authorization server, for `oauth2` and `oauth2_mtls`."""
     client_secret: Secret | None = None
@@ -59,7 +63,11 @@ class EgressCredentials(Settings):
     scopes: tuple[Word, ...] = ()
     """Scopes that are requested, for `oauth2` and `oauth2_mtls`."""
     audience: Word | None = None
-    """Audience of the token, for `oauth2` and `oauth2_mtls`."""
+    """Audience of the token, for `oauth2`, `oauth2_mtls` and `gcp_id_token`."""
+    aws: AwsSigV4 | None = None
+    """Region, service and keys, for `aws_sigv4`."""
+    service_account_key: Secret | None = None
+    """Key of a service account, for `gcp_id_token`: its JSON file. null = the metadata server."""
     assertion_audience: Word | None = None
     """Audience of the assertion, for `oauth2` with `client_auth: private_key_jwt`. null = `token_url`."""
     token_headers: Mapping[FieldName, Values] = NONE
@@ -67,7 +75,7 @@ class EgressCredentials(Settings):
     token_query: Mapping[Word, Values] = NONE
     """Further query parameters of the token request, for `oauth2` and `oauth2_mtls`."""
     token_tls: UpstreamTls = UpstreamTls()
-    """TLS settings for the token endpoint, for `oauth2` and `oauth2_mtls`."""
+    """TLS settings for the token endpoint, for `oauth2`, `oauth2_mtls` and `gcp_id_token`."""
     second_level: RedisUrl | None = None
     """Redis in which nodes share tokens, encrypted, for `oauth2` and `oauth2_mtls`."""
     certificate: ReadableFile | None = None
@@ -96,6 +104,8 @@ OF_TYPES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "certificate": (("certificate", "key"), ()),
     "bearer": (("token",), ()),
     "headers": (("headers",), ()),
+    "aws_sigv4": (("aws",), ()),
+    "gcp_id_token": (("audience",), ("service_account_key", "token_url", "token_tls")),
 }
 """Settings that credentials of each type require, and those that they allow."""
 _UNSAID: Final[Mapping[str, Any]] = {

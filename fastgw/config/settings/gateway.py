@@ -61,6 +61,7 @@ from fastgw.config.base.value_types import (
 )
 from fastgw.config.settings.compose import Compose, FlatmapStep, Part, StaticData
 from fastgw.config.settings.egress import Egress, Providers
+from fastgw.config.settings.functions import Lambda
 from fastgw.config.settings.openapi import OpenApiRoutes
 from fastgw.config.settings.secrets import Secret
 from fastgw.config.settings.upstreams import (
@@ -618,7 +619,7 @@ class ValueCondition(Settings):
 
 class Route(Settings):
     """Conditions, and the action for requests that meet all of them: one of `upstream`, `respond`, `redirect`,
-    `compose` and `files`."""
+    `compose`, `lambda` and `files`."""
 
     name: Annotated[str, Meta(min_length=1)]
     """Name of the route in logs, metrics and `explain`."""
@@ -667,6 +668,8 @@ class Route(Settings):
     """Static files of a directory."""
     compose: Compose | None = None
     """Response that is composed of several requests to upstreams."""
+    lambda_: Lambda | None = msgspec.field(default=None, name="lambda")
+    """Function of AWS Lambda."""
     fallback: Fallback | None = None
     """Replacement for an upstream that fails. null = the client gets the error."""
     strip_prefix: str | None = None
@@ -721,7 +724,11 @@ class Route(Settings):
 
     @property
     def part_destinations(self) -> tuple[str | Url, ...]:
-        """Return the upstreams of the parts of a composed route."""
+        """Return the upstreams of the gateway's own requests for the route: of the parts of a composed one, of a
+        function.
+        """
+        if self.lambda_ is not None:
+            return (self.lambda_.upstream,)
         return () if self.compose is None else self.compose.destinations
 
 

@@ -44,6 +44,18 @@ def composed_routes(merged: Merged) -> None:
 _RULES = ("for_each", "default", "is_collection", "target", "allow", "deny", "mapping", "group", "flatmap", "error_as")
 
 
+def functions_have_upstreams(merged: Merged) -> None:
+    """Check that the upstreams of functions exist."""
+    for location, route in merged.routes_to_validate():
+        function = route.lambda_
+        if function is None or function is BROKEN or not isinstance(function.upstream, str):
+            continue
+        known = merged.maps["upstreams"]
+        if function.upstream not in known:
+            wrong = f"unknown upstream {format_value(function.upstream)}"
+            location.below("lambda", "upstream").report(wrong, suggest(function.upstream, known), at_key=False)
+
+
 def _check_untouched(part: Part, at: SourceLocation) -> None:
     """Report rules for an answer that is passed on as it arrives."""
     for name in _RULES:

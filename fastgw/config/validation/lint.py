@@ -54,6 +54,7 @@ def lint(merged: Merged) -> list[Problem]:
         *_credentials_that_nobody_reads(merged),
         *_upstreams_that_nobody_uses(merged),
         *_filters_of_parts(merged),
+        *_filters_of_functions(merged),
     ]
 
 
@@ -273,6 +274,18 @@ def _filters_of_parts(merged: Merged) -> Iterator[Problem]:
             if idle:
                 wrong = f"filters of this upstream do not run for a part: {', '.join(idle)}; use them on the route"
                 yield location.below("compose", "parts", index, "upstream").value_problem(wrong)
+
+
+def _filters_of_functions(merged: Merged) -> Iterator[Problem]:
+    """Yield a note for each function whose upstream has filters that do not run for it, or no credentials."""
+    functions = [(location, route.lambda_) for location, route in merged.routes() if route.lambda_ is not None]
+    filters = {name: upstream.filters for _, name, upstream in merged.whole("upstreams")} if functions else {}
+    for location, function in functions:
+        uses = filters.get(function.upstream, {}) if isinstance(function.upstream, str) else {}
+        idle = [name for name, use in uses.items() if use is not None and not use.settings.for_its_upstream]
+        if idle:
+            wrong = f"filters of this upstream do not run for a function: {', '.join(idle)}; use them on the route"
+            yield location.below("lambda", "upstream").value_problem(wrong)
 
 
 def _filter_types(merged: Merged) -> Iterator[str]:

@@ -185,6 +185,8 @@ def _check_routes(merged: Merged, schemes: Schemes, others: Mapping[str, str], r
                 for place, part in parts
                 if part is not BROKEN
             ]
+        if route.lambda_ not in (None, BROKEN):
+            named.append((location.below("lambda", "upstream"), route.lambda_.upstream))
         if route.fallback not in (None, BROKEN):
             named.append((location.below("fallback", "upstream"), route.fallback.upstream))
         for at, upstream in named:

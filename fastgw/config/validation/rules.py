@@ -25,7 +25,7 @@ from fastgw.config.settings.egress import Kubernetes, Kyma, Providers
 from fastgw.config.settings.gateway import Config, Route
 from fastgw.config.settings.secrets import SecretError, secret_in
 from fastgw.config.settings.upstreams import SHORTEST_KEY, Retries
-from fastgw.config.validation.composition import composed_routes
+from fastgw.config.validation.composition import composed_routes, functions_have_upstreams
 from fastgw.config.validation.kubeconfig import check_kubernetes
 from fastgw.config.validation.listener_protocols import (
     check_takes_requests,
@@ -40,7 +40,7 @@ from fastgw.redis.url import check_url
 
 Rule = Callable[[Merged], None]
 
-ENDS: Final = ("upstream", "respond", "redirect", "compose", "files")
+ENDS: Final = ("upstream", "respond", "redirect", "compose", "lambda", "files")
 """Actions of a route: exactly one of them is needed."""
 OF_UPSTREAM: Final = (
     *("split", "fallback", "strip_prefix", "rewrite", "path", "forwarded", "upgrade", "timeout"),
@@ -537,6 +537,7 @@ RULES: Final[tuple[Rule, ...]] = (
     methods_that_are_served,
     deadline_headers_are_free,
     composed_routes,
+    functions_have_upstreams,
     targets_of_one_protocol,
     listeners_of_one_protocol,
 )

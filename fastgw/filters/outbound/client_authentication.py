@@ -97,18 +97,30 @@ def by_key(client_id: str, pem: bytes, audience: str) -> ClientAuth:
 
     Raises `ValueError` for an unusable key, without its contents.
     """
-    alg, sign = _signer(pem)
-    header = _encoded({"alg": alg, "typ": "JWT"})
+    sign = assertion_signer(pem)
 
     def signed_by_key(form: dict[str, str]) -> list[tuple[bytes, bytes]]:
         now = int(time.time())
         claims = {"iss": client_id, "sub": client_id, "aud": audience, "jti": os.urandom(16).hex(), "iat": now}
-        signed = header + b"." + _encoded({**claims, "exp": now + LIFETIME_S})
-        assertion = signed + b"." + urlsafe_b64encode(sign(signed)).rstrip(b"=")
-        form.update(client_id=client_id, client_assertion_type=_TYPE, client_assertion=assertion.decode())
+        assertion = sign({**claims, "exp": now + LIFETIME_S})
+        form.update(client_id=client_id, client_assertion_type=_TYPE, client_assertion=assertion)
         return []
 
     return signed_by_key
+
+
+def assertion_signer(pem: bytes, key_id: str = "") -> Callable[[dict[str, object]], str]:
+    """Return the function that makes a signed JWT of claims. Raises `ValueError` for an unusable key, without its
+    contents.
+    """
+    alg, sign = _signer(pem)
+    header = _encoded({"alg": alg, "typ": "JWT", **({"kid": key_id} if key_id else {})})
+
+    def sign_claims(claims: dict[str, object]) -> str:
+        signed = header + b"." + _encoded(claims)
+        return (signed + b"." + urlsafe_b64encode(sign(signed)).rstrip(b"=")).decode()
+
+    return sign_claims
 
 
 def _signer(pem: bytes) -> tuple[str, Callable[[bytes], bytes]]:

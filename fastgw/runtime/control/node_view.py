@@ -521,6 +521,8 @@ def _destination(route: Route) -> str:
         return f"redirect {route.redirect.status}"
     if route.files is not None:
         return f"files {route.files.root}"
+    if route.lambda_ is not None:
+        return f"lambda {route.lambda_.function}"
     if route.compose is not None:
         return f"compose {', '.join(map(str, route.compose.destinations))}"
     if isinstance(route.upstream, Mapping):

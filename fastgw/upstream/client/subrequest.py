@@ -137,6 +137,11 @@ class Subrequest(ClientSide):
         return self._listener is None
 
     @property
+    def forward(self) -> Forward:
+        """The forward action by which it is sent."""
+        return self._action
+
+    @property
     def _loop(self) -> asyncio.AbstractEventLoop:
         return self._action.upstream.worker_loop.loop
 

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Final, NamedTuple, TypeVar, final
 
 from fastgw.config.base.value_types import FieldName, is_far_in_the_clear
-from fastgw.config.settings.credentials import READABLE, Basic, Csrf, OAuth2, Values, check_own
+from fastgw.config.settings.credentials import READABLE, AwsSigV4, Basic, Csrf, GcpIdToken, OAuth2, Values, check_own
 from fastgw.config.settings.gateway import NONE
 from fastgw.config.settings.secrets import Secret
 from fastgw.errors import Fault
@@ -33,7 +33,9 @@ from fastgw.filters.api import (
     WarningContext,
 )
 from fastgw.filters.outbound.tls_settings import check_tls
+from fastgw.filters.policies.credentials.aws_signing import signing_hooks
 from fastgw.filters.policies.credentials.csrf_tokens import CsrfHolder, CsrfSource, CsrfToken, Shown, csrf_cache
+from fastgw.filters.policies.credentials.gcp_tokens import GcpTokenSource, gcp_token_cache
 from fastgw.filters.policies.credentials.messages import Unavailable
 from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder, TokenSource, token_cache
 from fastgw.filters.policies.credentials.secret_files import SecretFiles, look_anew
@@ -54,12 +56,15 @@ _CSRF: Final = b"x-csrf-token"
 _COOKIE: Final = b"cookie"
 
 
+_WAYS: Final = ("basic", "bearer", "headers", "oauth2", "gcp_id_token", "aws_sigv4")
+
+
 class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
     """Send the gateway's own credentials to an API, so that clients need none.
 
-    Exactly one of `basic`, `bearer`, `headers` and `oauth2`. The client's `Authorization`, and its headers with the
-    names in `headers`, are removed; with `headers` or `csrf` alone `Authorization` is forwarded, unless
-    `hide_authorization` is set.
+    Exactly one of `basic`, `bearer`, `headers`, `oauth2`, `gcp_id_token` and `aws_sigv4`. The client's `Authorization`,
+    and its headers with the names in `headers`, are removed; with `headers` or `csrf` alone `Authorization` is
+    forwarded, unless `hide_authorization` is set.
 
     When the API answers 401 or 403, tokens are fetched again, and the request is sent once more if its body is still
     available (`retries.body_bytes`), whatever its method; the client gets the second response. All requests that were
@@ -80,12 +85,16 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
     """Secret headers, such as `X-API-Key`; several values are sent as several header lines."""
     oauth2: OAuth2 | None = None
     """Token that the gateway fetches for itself, sent as `Authorization: Bearer`."""
+    gcp_id_token: GcpIdToken | None = None
+    """Google-signed ID token that the gateway fetches for itself, sent as `Authorization: Bearer`."""
+    aws_sigv4: AwsSigV4 | None = None
+    """Signature of each request for a service of AWS."""
     csrf: Csrf | None = None
     """CSRF token that the API requires as well. null = none."""
     access_token_header: FieldName | None = None
     """Header in which a client may send credentials of its own. The API gets its value as `Authorization`, as it is
     (`Bearer …`, `Basic …` or a bare token), instead of the gateway's; `csrf` is sent with it. The header itself is not
-    forwarded; an empty one counts as none. null = none."""
+    forwarded; an empty one counts as none. With `aws_sigv4` it is removed, and all requests are signed. null = none."""
     hide_authorization: bool = False
     """Whether the client's `Authorization` is removed even if none is sent in its place: for an API with secrets in
     `headers`, or with a client certificate of the upstream."""
@@ -93,17 +102,23 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
     for_its_upstream = True
 
     def __post_init__(self) -> None:
-        ways = [name for name in ("basic", "bearer", "headers", "oauth2") if getattr(self, name)]
+        ways = [name for name in _WAYS if getattr(self, name)]
         if len(ways) > 1:
             raise ValueError(f"{', '.join(f'`{name}`' for name in ways)} together; expected one of them")
         if not ways and self.csrf is None and self.access_token_header is None and not self.hide_authorization:
             raise ValueError("no credentials; expected `basic`, `bearer`, `headers`, `oauth2` or `csrf`")
+        if self.aws_sigv4 is not None and self.csrf is not None:
+            raise ValueError("`aws_sigv4` and `csrf` are mutually exclusive; expected one of them")
         check_own(self.headers)
         if self.oauth2 is not None:
             check_tls(self.oauth2.token_url, self.oauth2.tls)
+        if self.gcp_id_token is not None and self.gcp_id_token.token_url is not None:
+            check_tls(self.gcp_id_token.token_url, self.gcp_id_token.tls)
         taken = {folded(name.encode()) for name in self.headers}
         if self.csrf is not None:
             check_tls(self.csrf.token_url, self.csrf.tls)
+            if self.gcp_id_token is not None:
+                raise ValueError("`gcp_id_token` and `csrf` are mutually exclusive; expected one of them")
             if taken & {_CSRF, _COOKIE}:
                 raise ValueError("`csrf` sets X-CSRF-Token and Cookie; expected `headers` without them")
         if self.access_token_header is not None:
@@ -117,6 +132,8 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
     def feeds(self) -> Iterable[FeedSource]:
         if self.oauth2 is not None:
             yield TokenSource.of(self.oauth2)
+        if self.gcp_id_token is not None:
+            yield GcpTokenSource.of(self.gcp_id_token)
         if self.csrf is not None:
             yield CsrfSource.of(self.csrf, self._sent_credentials)
         if any(secret.file for secret in self._unfetched):
@@ -145,13 +162,18 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
         return Shown(basic=self.basic, bearer=self.bearer, headers=self.headers, oauth2=self.oauth2)
 
     def build(self, env: Env) -> Hooks:
+        if self.aws_sigv4 is not None:
+            return signing_hooks(self.aws_sigv4, env, self.access_token_header)
+        tokens = None if self.oauth2 is None else token_cache(env, self.oauth2)
+        if self.gcp_id_token is not None:
+            tokens = gcp_token_cache(env, self.gcp_id_token)
         ways = _Ways(
             _lines(self, env),
-            None if self.oauth2 is None else token_cache(env, self.oauth2),
+            tokens,
             None if self.csrf is None else csrf_cache(env, self.csrf, self._sent_credentials),
         )
         written = {name.lower().encode() for name in self.headers}
-        if self.basic or self.bearer or self.oauth2 or self.hide_authorization:
+        if self.basic or self.bearer or tokens is not None or self.hide_authorization:
             written.add(_AUTHORIZATION)
         own = b"" if self.access_token_header is None else self.access_token_header.lower().encode()
         # Identifies the use of the filter over reloads.
@@ -174,6 +196,8 @@ def _describe_endpoints(settings: Credentials) -> str:
     asked = []
     if settings.oauth2 is not None:
         asked.append(f"{str(settings.oauth2.token_url).partition('?')[0]} to get a token")
+    if settings.gcp_id_token is not None:
+        asked.append(f"{GcpTokenSource.of(settings.gcp_id_token).name} to get an ID token")
     if settings.csrf is not None:
         asked.append(f"{str(settings.csrf.token_url).partition('?')[0]} to get a CSRF token")
     return " and ".join(asked)

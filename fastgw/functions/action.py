@@ -1,0 +1,42 @@
+"""Action of a route with `lambda`, compiled from its settings."""
+
+from typing import final
+from urllib.parse import quote
+
+from fastgw.config.settings.functions import Lambda
+from fastgw.exchange import Exchange
+from fastgw.functions.invocation import Invocation
+from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.upstream import Upstream
+
+
+@final
+class LambdaAction:
+    """Invokes a function for each exchange of a route."""
+
+    __slots__ = ("forward", "settings", "target", "upstream")
+
+    def __init__(self, settings: Lambda, upstream: Upstream, via: bool) -> None:
+        """`via`: of the route, as in `Forward`."""
+        self.settings, self.upstream = settings, upstream
+        self.forward = Forward(upstream, None, None, (), None, via=via)
+        version, kind = ("2021-11-15", "response-streaming-invocations") if settings.streaming else _WHOLE
+        target = f"/{version}/functions/{settings.function}/{kind}"
+        if settings.qualifier is not None:
+            target += f"?Qualifier={quote(settings.qualifier, safe='')}"
+        self.target = target.encode()
+        """Path and query of an invocation."""
+
+    def __call__(self, exchange: Exchange) -> None:
+        exchange.service = invocation = Invocation(self, exchange)
+        invocation.start()
+
+    def describe(self) -> str:
+        """Describe the function, for people."""
+        settings = self.settings
+        qualifier = "" if settings.qualifier is None else f":{settings.qualifier}"
+        how = ", streamed" if settings.streaming else ""
+        return f"{settings.function}{qualifier} by {self.upstream.name} (payload format {settings.payload_format}{how})"
+
+
+_WHOLE = ("2015-03-31", "invocations")

@@ -1,0 +1,280 @@
+"""One invocation of a function of AWS Lambda, for one exchange.
+
+Rule 1: the body of the request and a response that is not streamed are held within `max_bytes` and the node's memory
+for held bodies. Rule 2: a streamed response is passed on piece by piece, after the checksum of each. Rule 3: nothing of
+a function's error reaches the client.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Final, TypeVar, final
+
+import orjson
+
+from fastgw.config.settings.functions import MOST_PAYLOAD
+from fastgw.errors import Fault
+from fastgw.exchange import Exchange, Reply, Trailers
+from fastgw.functions.events import TooManyParameters, read_request, write_event
+from fastgw.functions.responses import FunctionResponse, UnusableResponse, parse_response
+from fastgw.functions.streamed import StreamedResponse
+from fastgw.http.messages import ResponseHead
+from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.upstream.client.held_body import HeldBody
+from fastgw.upstream.client.subrequest import Subrequest, SubrequestFailed, send_subrequest
+
+if TYPE_CHECKING:
+    from fastgw.functions.action import LambdaAction
+
+T = TypeVar("T")
+
+MOST_AT_ONCE: Final = 128 * 1024
+"""Bytes that are encoded or parsed in the event loop; longer ones in a thread."""
+_threads: Final = ThreadPoolExecutor(1, "lambda")
+_FIELDS: Final = ((b"Content-Type", b"application/json"), (b"Accept-Encoding", b"identity"))
+_STREAM: Final = b"application/vnd.amazon.eventstream"
+_NAME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9.]{0,99}")
+_TOO_MANY_REQUESTS: Final = 429
+
+
+@final
+class Invocation:
+    """Service side of the exchange, and listener to the response of Lambda."""
+
+    __slots__ = ("_action", "_body", "_exchange", "_head", "_held", "_paused", "_pieces", "_sent", "_streamed",
+                 "_timer")  # fmt: skip
+
+    def __init__(self, action: "LambdaAction", exchange: Exchange) -> None:
+        self._action = action
+        self._exchange: Exchange | None = exchange
+        self._body: HeldBody | None = None
+        self._sent: Subrequest | None = None
+        self._head: ResponseHead | None = None
+        self._streamed: StreamedResponse | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._paused = False
+
+    def __repr__(self) -> str:
+        return f"<Invocation of {self._action.settings.function}>"
+
+    def start(self) -> None:
+        """Invoke the function, once the body of the request is there."""
+        exchange, action = self._exchange, self._action
+        assert exchange is not None
+        if exchange.request_body is None:
+            self._invoke(b"")
+            return
+        self._body = HeldBody(exchange, action.settings.max_bytes, action.upstream.worker_loop, self._invoke)
+        self._body.collect(exchange.request_body)
+
+    def _invoke(self, body: bytes) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        request, version = read_request(exchange), self._action.settings.payload_format
+
+        def write() -> bytes | None:
+            try:
+                return write_event(request, body, version)
+            except TooManyParameters:
+                return None
+
+        self._compute(len(body), write, self._send)
+
+    def _send(self, event: bytes | None) -> None:
+        exchange, action = self._exchange, self._action
+        assert exchange is not None
+        if event is None:
+            exchange.fail(Fault.BAD_REQUEST, "There are too many query parameters.")
+            return
+        if len(event) > MOST_PAYLOAD:
+            exchange.fail(Fault.BODY_TOO_LARGE, why="the event is longer than 6 MiB")
+            return
+        timeout = action.settings.timeout
+        if action.settings.streaming:
+            self._timer = action.upstream.worker_loop.loop.call_later(timeout, self._late)
+        try:
+            sent = send_subrequest(
+                exchange,
+                action.upstream,
+                self,
+                target=action.target,
+                method=b"POST",
+                fields=_FIELDS,
+                body=event,
+                timeout=inf if action.settings.streaming else timeout,
+                forward=action.forward,
+            )
+        except ValueError as error:
+            sent = SubrequestFailed(Fault.INTERNAL, str(error))
+        if isinstance(sent, SubrequestFailed):
+            self.fail(sent.fault, sent.why)
+        elif self._exchange is not None:
+            self._sent = sent
+            if self._paused:
+                sent.pause()
+
+    def _compute(self, size: int, work: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Run work whose cost grows with `size`, in a thread if it is large."""
+        if size <= MOST_AT_ONCE:
+            then(work())
+            return
+
+        def done(future: "asyncio.Future[T]") -> None:
+            if self._exchange is None or future.cancelled():
+                return
+            if (error := future.exception()) is not None:
+                log_event(OperatorEvent.DEFECT, "an event could not be processed", error=error)
+                self._exchange.fail(Fault.INTERNAL)
+            else:
+                then(future.result())
+
+        self._action.upstream.worker_loop.loop.run_in_executor(_threads, work).add_done_callback(done)
+
+    def _late(self) -> None:
+        self._timer = None
+        self.fail(Fault.UPSTREAM_TIMEOUT, f"no response within {self._action.settings.timeout:g} s")
+
+    # endings
+
+    def fail(self, fault: Fault, why: str) -> None:
+        """Answer with a fault, or abort the response if it has begun."""
+        exchange = self._exchange
+        if exchange is not None:
+            self.cancel()
+            exchange.service = None
+            exchange.fail(fault, why=f"function {self._action.settings.function}: {why or fault.label}")
+
+    def finish(self) -> Exchange | None:
+        """Release everything: the response is decided. Returns the exchange to answer; None: it is over."""
+        exchange = self._exchange
+        if exchange is not None:
+            self.cancel()
+            exchange.service = None
+        return exchange
+
+    # calls of the exchange (`ServiceSide`)
+
+    def pause(self) -> None:
+        self._paused = True
+        if self._sent is not None:
+            self._sent.pause()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._sent is not None:
+            self._sent.resume()
+
+    def feed_raw(self, chunk: bytes) -> None: ...
+    def end_raw(self) -> None: ...
+
+    def cancel(self) -> None:
+        """End it: the response is decided, or not needed."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            return
+        self._stop_timer()
+        if self._streamed is not None:
+            self._streamed.is_over = True
+        if self._body is not None:
+            self._body.release()
+        sent, self._sent = self._sent, None
+        if sent is not None:
+            sent.cancel()
+        self._pieces = []
+        self._action.upstream.worker_loop.held_body_budget.give_back(self._held)
+        self._held = 0
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    # calls of the sub-request
+
+    def on_response(self, head: ResponseHead) -> None:
+        self._head = head
+        exchange = self._exchange
+        if exchange is not None and head.status == 200 and self._action.settings.streaming:
+            if (head.first(b"content-type") or b"").partition(b";")[0].strip().lower() == _STREAM:
+                self._streamed = StreamedResponse(exchange, self._stop_timer)
+            else:
+                self.fail(Fault.FUNCTION_FAILED, "the response is no event stream")
+
+    def on_data(self, payload: bytes) -> None:
+        if self._exchange is None:
+            return
+        if self._streamed is not None:
+            if why := self._streamed.feed(payload):
+                self.fail(Fault.FUNCTION_FAILED, why)
+            elif self._streamed.is_over:
+                self.cancel()
+            return
+        if self._held + len(payload) > self._action.settings.max_bytes:
+            self.fail(Fault.RESPONSE_TOO_LARGE, f"the response has more than {self._action.settings.max_bytes} bytes")
+        elif not self._action.upstream.worker_loop.held_body_budget.try_take(len(payload)):
+            self.fail(Fault.OVERLOADED, "the node's memory for held bodies is used up")
+        else:
+            self._held += len(payload)
+            self._pieces.append(payload)
+
+    def on_end(self, trailers: Trailers) -> None:
+        self._sent = None
+        if self._exchange is None:
+            return
+        if self._streamed is not None:
+            if why := self._streamed.end():
+                self.fail(Fault.FUNCTION_FAILED, why)
+            else:
+                self.finish()
+            return
+        assert self._head is not None
+        payload, self._pieces = b"".join(self._pieces), []
+        if refused := self._refused(self._head, payload):
+            self.fail(*refused)
+            return
+        infers = self._action.settings.payload_format == "2.0"
+        self._compute(len(payload), partial(_parsed, payload, infers), self._reply)
+
+    @staticmethod
+    def _refused(head: ResponseHead, payload: bytes) -> tuple[Fault, str] | None:
+        """Return the fault and its reason for a response that is none of the function."""
+        if head.status != 200:
+            kind = _NAME.match(head.first(b"x-amzn-errortype") or b"")
+            fault = Fault.FUNCTION_THROTTLED if head.status == _TOO_MANY_REQUESTS else Fault.FUNCTION_FAILED
+            return fault, f"Lambda answers {head.status} {kind[0].decode() if kind else ''}".rstrip()
+        if head.first(b"x-amz-function-error") is not None:
+            return Fault.FUNCTION_FAILED, f"the function has failed: {_error_type(payload)}"
+        return None
+
+    def _reply(self, response: FunctionResponse | str) -> None:
+        if isinstance(response, str):
+            self.fail(Fault.FUNCTION_FAILED, response)
+        elif (exchange := self.finish()) is not None:
+            exchange.reply(Reply(response.status, response.body, response.fields))
+
+    def on_failure(self, failure: SubrequestFailed) -> None:
+        self._sent = None
+        self.fail(failure.fault, failure.why)
+
+
+def _parsed(payload: bytes, infers: bool) -> FunctionResponse | str:
+    try:
+        return parse_response(payload, infers)
+    except UnusableResponse as error:
+        return str(error)
+
+
+def _error_type(payload: bytes) -> str:
+    """Return the type of a function's error, for the log: its message may have values of the request."""
+    try:
+        said = orjson.loads(payload[:MOST_AT_ONCE])
+    except ValueError:
+        return "unknown"
+    kind = said.get("errorType") if isinstance(said, dict) else None
+    found = _NAME.match(kind.encode("ascii", "replace")) if isinstance(kind, str) else None
+    return found[0].decode() if found else "unknown"

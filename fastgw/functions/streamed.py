@@ -1,0 +1,127 @@
+"""Streamed responses of functions (`InvokeWithResponseStream`): status and headers at their beginning, then the body.
+
+A function that uses `awslambda.HttpResponseStream` sends them as a JSON object, followed by eight zero bytes, which no
+JSON text has. The stream of another function is a body as it is.
+"""
+
+from collections.abc import Callable
+from typing import Final, final
+
+import orjson
+
+from fastgw.aws.event_stream import EventStreamParser, InvalidEventStream, StreamMessage
+from fastgw.exchange import Exchange, Reply
+from fastgw.exchange.reply import NO_CONTENT, UNKNOWN, own_response
+from fastgw.functions.responses import FunctionResponse, UnusableResponse, parse_head
+
+MOST_HEAD: Final = 64 * 1024
+"""Maximum bytes of status and headers; a longer text is a body."""
+_END_OF_HEAD: Final = bytes(8)
+_PLAIN: Final = FunctionResponse(200, [(b"Content-Type", b"application/octet-stream")], b"")
+
+
+@final
+class StreamedResponse:
+    """Response of one invocation, which is sent to the client as it arrives."""
+
+    __slots__ = ("_begun", "_complete", "_exchange", "_head", "_parser", "is_over")
+
+    def __init__(self, exchange: Exchange, begun: Callable[[], None]) -> None:
+        """`begun`: called when the head is known."""
+        self._exchange, self._begun = exchange, begun
+        self._parser = EventStreamParser()
+        self._head: bytearray | None = bytearray()
+        """Beginning of the stream; None: the response has begun."""
+        self._complete = False
+        self.is_over = False
+        """Whether nothing more is sent: the client has got all of it, such as the head for HEAD, or has left."""
+
+    def feed(self, data: bytes) -> str:
+        """Handle the next bytes. Returns the reason why the response has failed; "": it has not."""
+        try:
+            for message in self._parser.feed(data):
+                why = self._take_message(message)
+                if why or self.is_over:
+                    return why
+        except (InvalidEventStream, UnusableResponse) as error:
+            return str(error)
+        return ""
+
+    def end(self) -> str:
+        """Handle the end of the stream, as `feed`."""
+        if not self._complete or not self._parser.is_between:
+            return "the event stream is incomplete"
+        try:
+            if self._head is not None and not self.is_over:
+                self._begin_body(bytes(self._head))
+        except UnusableResponse as error:
+            return str(error)
+        if not self.is_over:
+            self._exchange.response_sink.end(())
+        return ""
+
+    def _take_message(self, message: StreamMessage) -> str:
+        headers = message.headers
+        if headers.get(":message-type") != "event":
+            return "Lambda has ended the stream with an exception"
+        kind = headers.get(":event-type")
+        if kind == "PayloadChunk":
+            if self._complete:
+                return "the event stream goes on after its end"
+            if message.payload:
+                self._take_piece(message.payload)
+            return ""
+        if kind == "InvokeComplete":
+            self._complete = True
+            try:
+                said = orjson.loads(message.payload) if message.payload else {}
+            except ValueError:
+                return "the event stream has an invalid end"
+            failed = isinstance(said, dict) and said.get("ErrorCode")
+            return "the function has failed in its response" if failed else ""
+        return ""  # events that are added later
+
+    def _take_piece(self, piece: bytes) -> None:
+        if self._head is None:
+            self._send(piece)
+            return
+        self._head += piece
+        if self._head[:1] != b"{":
+            self._begin_body(bytes(self._head))
+            return
+        end = self._head.find(_END_OF_HEAD)
+        if end >= 0:
+            try:
+                result = orjson.loads(bytes(self._head[:end]))
+            except ValueError:
+                raise UnusableResponse("the head of the function's response is not JSON") from None
+            if not isinstance(result, dict):
+                raise UnusableResponse("the head of the function's response is no object")
+            rest = bytes(self._head[end + len(_END_OF_HEAD) :])
+            self._begin_response(parse_head(result), rest)
+        elif len(self._head) > MOST_HEAD:
+            self._begin_body(bytes(self._head))
+
+    def _begin_body(self, body: bytes) -> None:
+        self._begin_response(_PLAIN, body)
+
+    def _begin_response(self, head: FunctionResponse, piece: bytes) -> None:
+        """Send the head, and the first piece of the body."""
+        self._head = None
+        self._begun()
+        exchange = self._exchange
+        response = own_response(Reply(head.status, b"", head.fields))
+        has_none = head.status in NO_CONTENT or exchange.method == b"HEAD"
+        if head.status not in NO_CONTENT:
+            response.body_length = UNKNOWN
+        exchange.response_bytes = 0
+        if has_none:
+            self.is_over = True
+            exchange.service = None
+        exchange.respond(response, b"", has_none)
+        if piece and not has_none:
+            self._send(piece)
+
+    def _send(self, piece: bytes) -> None:
+        self._exchange.response_bytes += len(piece)
+        self._exchange.response_sink.feed(piece)

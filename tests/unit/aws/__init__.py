@@ -1,0 +1,1 @@
+"""Formats of AWS, compared with botocore."""

@@ -1,0 +1,95 @@
+"""Requests that the filter `credentials` signs for AWS, verified with botocore."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fastgw.config import ConfigError
+from tests.support.aws import ACCESS_KEY, SECRET_KEY, check_signature
+from tests.support.memory import Plane
+
+KEYS = {
+    "region": "eu-central-1",
+    "service": "execute-api",
+    "access_key_id": ACCESS_KEY,
+    "secret_access_key": SECRET_KEY,
+}
+OWN = b"Authorization: Bearer own\r\nX-Amz-Date: 1\r\nX_Amz_Security_Token: x\r\nX-Amz-Security-Token: y\r\n"
+
+
+def plane(route: dict[str, Any] | None = None, target: str = "http://api.test:81/base", **aws: Any) -> Plane:
+    filters = {"credentials": {"aws_sigv4": {**KEYS, **aws}}}
+    upstream = {"targets": [target] if isinstance(target, str) else target, "filters": filters}
+    return Plane({"upstreams": {"u": upstream}, "routes": [{"name": "r", "upstream": "u", **(route or {})}]})
+
+
+def sent(made: Plane, request: bytes) -> bytes:
+    made.client().sends(request)
+    return made.connects().received
+
+
+@pytest.mark.parametrize(
+    ("target", "route"),
+    [
+        (b"/", {}),
+        (b"/a/b?x=1&a=2", {}),
+        (b"/a%20b/%C3%A4/%2B?q=a+b&e=%7e%2f&&none", {}),
+        (b"/old/x?y", {"paths": ["/old/*"], "strip_prefix": "/old"}),
+        (b"/old/7", {"paths": ["/old/{id}"], "rewrite": "/new/{id}/z"}),
+    ],
+)
+def test_what_is_sent_is_signed(target: bytes, route: dict[str, Any]) -> None:
+    raw = sent(plane(route), b"GET %b HTTP/1.1\r\nHost: a.test\r\n%b\r\n" % (target, OWN))
+    assert check_signature(raw) == ("eu-central-1", "execute-api")
+    assert raw.partition(b" ")[2].startswith(b"/base")
+    assert b"own" not in raw
+    assert raw.lower().count(b"x-amz-date:") == 1
+    assert b"Token" not in raw
+
+
+@pytest.mark.parametrize("method", [b"POST", b"PUT", b"DELETE"])
+def test_a_body_is_signed(method: bytes) -> None:
+    made = plane(session_token="tok")
+    client = made.client()
+    client.sends(b"%b /a HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc" % method)
+    assert not made.pool.waiting
+    client.sends(b"def")
+    assert check_signature(made.connects().received, "tok")
+    long = plane(body_bytes=5).client()
+    long.sends(b"%b /a HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabcdef" % method)
+    assert long.received.startswith(b"HTTP/1.1 413")
+
+
+def test_a_body_may_be_unsigned() -> None:
+    made = plane(service="s3", sign_body=False)
+    made.client().sends(b"PUT /k HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
+    assert check_signature(made.connects().received)
+
+
+def test_targets_have_one_host() -> None:
+    made = plane(target=["http://a.test", "http://b.test"])  # type: ignore[arg-type]
+    client = made.client()
+    client.sends(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert client.received.startswith(b"HTTP/1.1 500")
+
+
+@pytest.mark.parametrize(
+    ("more", "wrong"),
+    [
+        ({"bearer": "x"}, "together"),
+        ({"csrf": {"token_url": "http://a/b"}}, "mutually exclusive"),
+    ],
+)
+def test_settings_that_do_not_go_together(more: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(ConfigError, match=wrong):
+        Plane({"filters": {"credentials": {"aws_sigv4": KEYS, **more}}})
+
+
+def test_egress_has_it_too() -> None:
+    service = {"url": "http://api.test", "credentials": {"type": "aws_sigv4", "aws": KEYS}}
+    made = Plane({"egress": {"apps": {"shop": {"api": service}}}, "routes": []})
+    raw = sent(made, b"GET /shop/api/x?a=1 HTTP/1.1\r\nHost: a\r\nX-Access-Token: own\r\n\r\n")
+    assert raw.startswith(b"GET /x?a=1 ")
+    assert check_signature(raw)
