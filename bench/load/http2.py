@@ -16,7 +16,8 @@ TIMEOUT = 30.0  # seconds after the run
 class Http2:
     """Targets and queries vary; headers do not, because h2load cannot vary them.
 
-    `only`: the single contestant with this load; empty: all.
+    `arguments`: further ones of h2load. `only`: the single contestant with this load; empty: all. `fields`: lines of
+    the header. `body`: file of the run's folder that each request carries; empty: none.
     """
 
     name: str
@@ -24,6 +25,8 @@ class Http2:
     streams: int
     arguments: Sequence[str] = ()
     only: str = ""
+    fields: Sequence[str] = FIELDS
+    body: str = ""
 
     @property
     def cut_off(self) -> int:
@@ -36,7 +39,9 @@ class Http2:
         log.unlink(missing_ok=True)
         command = ["h2load", "--threads=1", f"--clients={self.connections}", f"--max-concurrent-streams={self.streams}"]
         command += [f"--duration={seconds}", f"--log-file={log}", f"--input-file={uris(environment.folder, 100)}"]
-        command += [f"--base-uri=http://127.0.0.1:{running.port}", *(f"--header={line}" for line in FIELDS)]
+        command += [f"--base-uri=http://127.0.0.1:{running.port}", *(f"--header={line}" for line in self.fields)]
+        if self.body:
+            command.append(f"--data={environment.folder / self.body}")
         printed = subprocess.run(
             [*command, *self.arguments], stdout=subprocess.PIPE, text=True, check=True, timeout=seconds + TIMEOUT
         ).stdout

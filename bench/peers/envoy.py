@@ -21,7 +21,7 @@ class Envoy:
     fill: Mapping[str, str] = field(default_factory=dict)
     """Fragments of this scenario, as YAML indented for its place: `http_filters` and `clusters` (list items),
     `connection` (settings of the connection manager), `virtual_host`, `transport` (one line: the chain's transport
-    socket)."""
+    socket), `origin` (settings of the origin's cluster, with its line ends)."""
 
     def version(self) -> str | None:
         return version_told(_binary(), "--version")
@@ -29,7 +29,7 @@ class Envoy:
     @contextmanager
     def running(self, place: Place) -> Iterator[Running]:
         port = free_port()
-        added = {"http_filters": "", "clusters": "", "connection": "", "virtual_host": "", "transport": "", **self.fill}
+        added = {"http_filters": "", "clusters": "", "connection": "", "virtual_host": "", "transport": "", "origin": "", **self.fill}
         config = render(
             self.template,
             place.folder / "envoy.yaml",

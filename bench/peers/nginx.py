@@ -23,6 +23,9 @@ class Nginx:
     """Fragments of this scenario by place: `main`, `http`, `server`, `location` (directives), `listen` (parameters).
     `@{folder}` is the folder of the contestant."""
 
+    action: str = "proxy_pass http://origin;"
+    """Directive that forwards to the origin."""
+
     def version(self) -> str | None:
         nginx = find_program("nginx")
         return nginx.version(version_told(*nginx.command, "-v"))
@@ -43,7 +46,7 @@ class Nginx:
             workers=self.workers,
             access_log=f"{access_log} json buffer=64k flush=1s" if access_log else "off",
             routes="\n".join(
-                f"        location /{route}/ {{ {location} proxy_pass http://origin; }}"
+                f"        location /{route}/ {{ {location} {self.action} }}"
                 for route in routes(self.routes)
             ),
             **added,
