@@ -15,7 +15,7 @@ import uvloop
 
 from bench.ports import free_port, wait_until_open
 from bench.processes import pinned
-from fastgw.http.http2.session import END, WHOLE, Session
+from fastgw.http.http2.session import END, REQUEST, WHOLE, Session
 
 MESSAGE_BYTES = 1024
 FRAMED = b"\0" + MESSAGE_BYTES.to_bytes(4) + bytes(range(256)) * (MESSAGE_BYTES // 256)
@@ -48,7 +48,7 @@ class Service(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         session = self._session
         for kind, stream, _ in session.feed(self._buffer, nbytes, monotonic()):
-            if kind == END:
+            if kind in (END, REQUEST):
                 session.respond(stream, ANSWER, False)
                 session.end(stream, TRAILERS)
             elif kind == WHOLE:

@@ -29,7 +29,15 @@ class Envoy:
     @contextmanager
     def running(self, place: Place) -> Iterator[Running]:
         port = free_port()
-        added = {"http_filters": "", "clusters": "", "connection": "", "virtual_host": "", "transport": "", "origin": "", **self.fill}
+        added = {
+            "http_filters": "",
+            "clusters": "",
+            "connection": "",
+            "virtual_host": "",
+            "transport": "",
+            "origin": "",
+            **self.fill,
+        }
         config = render(
             self.template,
             place.folder / "envoy.yaml",

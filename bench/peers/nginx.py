@@ -46,8 +46,7 @@ class Nginx:
             workers=self.workers,
             access_log=f"{access_log} json buffer=64k flush=1s" if access_log else "off",
             routes="\n".join(
-                f"        location /{route}/ {{ {location} {self.action} }}"
-                for route in routes(self.routes)
+                f"        location /{route}/ {{ {location} {self.action} }}" for route in routes(self.routes)
             ),
             **added,
         )

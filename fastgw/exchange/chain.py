@@ -444,6 +444,7 @@ class FastPathPlan:
     `forward`: the route's action. `checks_path`: the route has a path check (`Route.check_path`); with `at_once` it
     accepts every path that is already in normal form. `at_once`: no filter processes all requests or responses, or
     bodies.
+    `calls_only`: it is for gRPC calls without a timeout only, which come over HTTP/2.
     `looks_at`: whether a response on the fast path has to continue on the full path because a filter processes it;
     None: never. `meets_answers`: whether filters process all responses. `id_of`: returns the id of a request; None:
     requests have no id.
@@ -455,6 +456,7 @@ class FastPathPlan:
     looks_at: LooksAt | None
     meets_answers: bool
     id_of: Callable[[RequestHead], bytes] | None = None
+    calls_only: bool = False
 
 
 class _PendingStep:

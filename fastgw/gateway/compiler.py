@@ -545,8 +545,11 @@ class _Building:
             meets_answers = chain.meets_answers
             at_once = not (steps or chain.request_body_hooks or chain.body_heads or meets_answers)
             id_of = None if chain.request_ids is None else chain.request_ids.of
-            plan = FastPathPlan(action, check_path is not None, at_once, chain.looks_at, meets_answers, id_of)
-            plan = self._fast_paths.setdefault(plan, plan)
+            if at_once or not action.grpc:
+                plan = FastPathPlan(
+                    action, check_path is not None, at_once, chain.looks_at, meets_answers, id_of, action.grpc
+                )
+                plan = self._fast_paths.setdefault(plan, plan)
         takes_options = "OPTIONS" in route.methods
         made = Route(route.name, action, chain, steps, check_path, plan, route.timeout, for_preflights, takes_options)
         if route.fallback is not None:

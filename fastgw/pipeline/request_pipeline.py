@@ -69,7 +69,8 @@ def find_route(
         return
     route = exchange.route
     assert route is not None
-    run_route_steps(stream, exchange, route, route.fast_path is not None and exchange.head.ordinary)
+    plan = route.fast_path
+    run_route_steps(stream, exchange, route, plan is not None and not plan.calls_only and exchange.head.ordinary)
 
 
 def run_route_steps(stream: RequestStream, exchange: Exchange, route: Route, fast: bool) -> None:

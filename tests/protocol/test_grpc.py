@@ -108,6 +108,32 @@ def test_the_deadline_is_the_routes(make: Any) -> None:
             assert peer.read_message(request.stream).reset == 8 if request.stream in peer.messages else True
 
 
+def test_a_unary_call_in_one_piece_each_way(make: Any) -> None:
+    """Such a call takes the fast path: it is passed on as it is, and so are its trailers; its status is logged."""
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}]})
+        with Http2Client(world.gateway.address()) as client:
+            fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
+            for number in range(3):  # the first one opens a connection
+                path = b"/test.Greeter/Call%d" % number
+                stream = client.ask(fields, b"\0\0\0\0\1a", method=b"POST", path=path)
+                if not number:
+                    peer = origin.accept()
+                request = peer.read_message()
+                assert (request.body, request.get(b"te")) == (b"\0\0\0\0\1a", b"trailers")
+                assert request.get(b"content-length") is None
+                head = [(b":status", b"200"), (b"content-type", b"application/grpc")]
+                peer.headers(request.stream, head, end=False)
+                peer.data(request.stream, b"\0\0\0\0\1b", end=False)
+                peer.headers(request.stream, [(b"grpc-status", b"5"), (b"x-end", b"e")], end=True)
+                response = client.read_message(stream)
+                assert (response.status, response.body) == (200, b"\0\0\0\0\1b")
+                assert dict(response.trailers) == {b"grpc-status": b"5", b"x-end": b"e"}
+                record = world.gateway.wait_for_record(path=path.decode())
+                assert (record["grpc_status"], record["fault"]) == ("NOT_FOUND", None)
+                assert (record["request_bytes"], record["response_bytes"]) == (6, 6)
+
+
 def test_a_deadline_in_the_middle_of_a_response_ends_it_with_a_status(make: Any) -> None:
     with Http2Origin() as origin:
         world = make(upstream={"targets": [{"url": origin.url}]})

@@ -37,7 +37,7 @@ from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.socket_send import send, send_parts
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
-from fastgw.exchange import Exchange, Route, new_exchange
+from fastgw.exchange import Exchange, Route, Trailers, new_exchange
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer, client_address
@@ -167,6 +167,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     def __repr__(self) -> str:
         under_way = self.fast_path if self.is_fast else self.exchange
         return f"<Http1ClientConnection {self.peer.ip} {self.phase.name} requests={self.requests} {under_way!r}>"
+
+    takes_trailers: Final = False
 
     @property
     def is_tunnel(self) -> bool:
@@ -412,7 +414,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                 route, params = match
                 plan = route.fast_path
                 if plan is not None and (not plan.checks_path or head.path_as_sent):
-                    if plan.at_once and length <= self.server.body_bytes:
+                    if plan.at_once and length <= self.server.body_bytes and not plan.calls_only:
                         self.deadline = inf
                         fast_path = self.fast_path or self.make_fast_path()
                         if peer.trusted:
@@ -420,7 +422,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                         self.is_fast = True
                         fast_path.send_request(head, route, params)
                         return
-                    if not length and not plan.checks_path:  # otherwise `choose` has to check it
+                    if not (length or plan.checks_path or plan.calls_only):  # otherwise `choose` has to check it
                         fast_match = match
                 elif not length and (step := route.chain.ready_answer) is not None:
                     answer = step(head, peer)
@@ -624,6 +626,16 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self.phase = RESPONSE_WAITS[self.phase]
         else:
             self._next()
+
+    def answer_with_trailers(
+        self,
+        head: Http1ResponseHead,
+        payload: bytes,
+        trailers: Trailers,
+        dropped: frozenset[bytes],
+        request_id: bytes,
+    ) -> None:
+        raise NotImplementedError  # see `takes_trailers`
 
     def leave_fast_path(self, exchange: Exchange) -> None:
         self.is_fast = False

@@ -31,6 +31,7 @@ from fastgw.http.http2.session import (
     HEAD,
     MALFORMED,
     REFUSED,
+    REQUEST,
     SENT,
     TOO_LONG,
     WHOLE,
@@ -55,7 +56,7 @@ LAST_REQUEST_S: Final = 1.0
 """Seconds after the first GOAWAY in which further streams are accepted: they may be in transit."""
 READ_WHILE_UNSENT: Final = 65536
 """Maximum bytes that are read from a client that does not read its responses; then reading pauses."""
-REQUESTS: Final = frozenset((WHOLE, HEAD, CONNECT))
+REQUESTS: Final = frozenset((WHOLE, HEAD, CONNECT, REQUEST))
 SENT_AT_ONCE: Final = 65536
 """Bytes of a full result of `Session.to_send`."""
 SPARE_STREAMS: Final = 32
@@ -287,6 +288,9 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         if kind == CONNECT:
             protocol, text, ended = value
             self._begin_request(number, upgrade_for(text, protocol), ended, protocol)
+        elif kind == REQUEST:
+            text, payload = value
+            self._begin_request(number, text, True, payload=payload)
         elif kind == HEAD:
             self._begin_request(number, value, False)
         elif kind == DATA:
@@ -337,15 +341,19 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._stop_or_start()
             self.flush_soon()
 
-    def _begin_request(self, number: int, text: bytes, ended: bool, protocol: bytes = b"") -> None:
-        """Begin the request of a head. `protocol`: that of an extended CONNECT."""
+    def _begin_request(
+        self, number: int, text: bytes, ended: bool, protocol: bytes = b"", payload: bytes | None = None
+    ) -> None:
+        """Begin the request of a head. `protocol`: that of an extended CONNECT. `payload`: the body, if it was received
+        with the head.
+        """
         server, listener = self.server, self.listener
         if self._trusts is not listener.trusts and not self._check_peer():
             self._refuse(number, Fault.CONNECTION_OUTDATED, None, text)
             self.leave()
             return
         try:
-            head = read_http2_request(text, server.header_count)
+            head = read_http2_request(text, server.header_count, payload)
         except Malformed as malformed:
             self._refuse(number, fault_of(malformed), malformed.reason, text)
             return

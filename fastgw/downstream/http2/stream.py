@@ -20,6 +20,7 @@ from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, new_exch
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_CONTENT, body_at_once
 from fastgw.forwarded_headers import client_address
+from fastgw.http.grpc.calls import is_plain_call
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import Http1RequestHead, Http1ResponseHead
 from fastgw.http.http2.session import ErrorCode
@@ -78,6 +79,7 @@ class Http2Stream(Timed):
     )
 
     fd: Final = -1
+    takes_trailers: Final = True
 
     def __init__(self, connection: "Http2ClientConnection") -> None:
         super().__init__()
@@ -191,10 +193,10 @@ class Http2Stream(Timed):
                 route, params = match
                 plan = route.fast_path
                 if plan is not None and (not plan.checks_path or head.path_as_sent):
-                    if plan.at_once:
+                    if plan.at_once and self._fits(head) and (not plan.calls_only or is_plain_call(head)):
                         self._serve_fast(head, route, params)
                         return
-                    if not plan.checks_path:
+                    if not (head.payload or plan.checks_path or plan.calls_only):
                         fast_match = match
                 elif not head.length and (step := route.chain.ready_answer) is not None:
                     answer = step(head, peer)
@@ -209,8 +211,14 @@ class Http2Stream(Timed):
         if head.connect_protocol:
             self._ahead = []
             self._asked_to_continue = False  # the client waits for a 100
-        elif self.receiving and not self._expect_body(exchange, head):
-            return
+        elif self.receiving:
+            if not self._expect_body(exchange, head):
+                return
+        elif head.payload:
+            exchange.request_body = Relay.whole(head.payload, head.body_length)
+            if not self._fits(head):
+                exchange.reply(problem(Fault.BODY_TOO_LARGE))
+                return
         if fast_match is not None:
             route, exchange.params = fast_match
             exchange.route, exchange.answered_by = route, None
@@ -220,6 +228,10 @@ class Http2Stream(Timed):
         else:
             exchange.answered_by = None  # all of them have run
             find_route(self, exchange, listener.router, match)
+
+    def _fits(self, head: Http1RequestHead) -> bool:
+        """Whether a body that was received with its head is within the limit."""
+        return not head.payload or len(head.payload) <= self._connection.server.body_bytes
 
     def _serve_fast(self, head: Http1RequestHead, route: Route, params: Mapping[str, bytes]) -> None:
         connection = self._connection
@@ -346,6 +358,32 @@ class Http2Stream(Timed):
         else:
             exchange.finish()
             server.finish(exchange)
+        connection.flush_alone()
+
+    def answer_with_trailers(
+        self,
+        head: Http1ResponseHead,
+        payload: bytes,
+        trailers: Trailers,
+        dropped: frozenset[bytes],
+        request_id: bytes,
+    ) -> None:
+        connection = self._connection
+        server = connection.server
+        self.is_fast = False
+        length = serializer.UNFRAMED if head.chunked else head.length
+        message = serializer.response(
+            head, head.status, dropped, b"", payload, length, server.date_line, b"", request_id
+        )
+        lines = b"".join([b"%b: %b\r\n" % line for line in trailers])
+        connection.session.respond(self.id, message, True, lines)
+        connection.sending.append(self)
+        if server.draining:
+            server.drained += 1
+        fast_path = self.fast_path
+        assert fast_path is not None
+        server.finish(fast_path)
+        fast_path.forget()
         connection.flush_alone()
 
     def leave_fast_path(self, exchange: Exchange) -> None:

@@ -19,10 +19,24 @@ class Fielded(Protocol):
     def first(self, name: bytes) -> bytes | None: ...
 
 
+class CallHead(Fielded, Protocol):
+    """Head of a request."""
+
+    @property
+    def method(self) -> bytes: ...
+    @property
+    def version(self) -> int: ...
+
+
 def is_grpc(head: Fielded) -> bool:
     """Whether a request is a gRPC call (not gRPC-Web)."""
     kind = head.first(b"content-type")
     return kind is not None and _TYPE.match(kind) is not None
+
+
+def is_plain_call(head: CallHead) -> bool:
+    """Whether a request is a gRPC call without a timeout."""
+    return head.method == b"POST" and head.version == 20 and head.first(TIMEOUT) is None and is_grpc(head)
 
 
 def timeout_of(head: Fielded) -> float | None:

@@ -10,6 +10,7 @@ from fastgw.http.http1.parser_reference import parse_answer as parse_answer
 from fastgw.http.http1.parser_reference import parse_request as parse_request
 from fastgw.http.http1.parser_reference import parse_response as parse_response
 from fastgw.http.http1.parser_reference import read_http2_request as read_http2_request
+from fastgw.http.http1.parser_reference import read_http2_response as read_http2_response
 from fastgw.http.http1.parser_reference import read_request as read_request
 from fastgw.http.http1.parser_reference import read_response as read_response
 from fastgw.http.http1.parser_reference import take_answer as take_answer

@@ -612,12 +612,16 @@ cdef bint _show_request(Http1RequestHead head) except -1:
 
 
 cdef bint _is_ordinary(Http1RequestHead head) noexcept:
+    return head.whole and _has_ordinary_head(head)
+
+
+cdef bint _has_ordinary_head(Http1RequestHead head) noexcept:
     cdef const char* method = PyBytes_AS_STRING(head.source)
     return (
-        head.whole
-        and head.minor == 1
+        head.minor == 1
         and not head.read_in_two_ways
-        and not head.names & (_bit(MAX_FORWARDS) | _bit(TE))
+        and not head.names & _bit(MAX_FORWARDS)
+        and not (head.names & _bit(TE) and not head.http2)
         and not (head.method_at.length == 5 and not memcmp(method, b"TRACE", 5))
         and not (head.method_at.length == 7 and not memcmp(method, b"OPTIONS", 7))
     )
@@ -774,10 +778,17 @@ def read_request(bytes raw not None, int max_fields):
     return heads.read_request(raw, max_fields) if head is None else head
 
 
-def read_http2_request(bytes raw not None, int max_fields):
+def read_http2_request(bytes raw not None, int max_fields, bytes payload=None):
     """Compiled `parser_reference.read_http2_request`."""
     cdef Http1RequestHead head = _request_head(raw, max_fields, True, True)
-    return heads.read_http2_request(raw, max_fields) if head is None else head
+    if head is None:
+        return heads.read_http2_request(raw, max_fields, payload)
+    if payload is not None and not head.whole:
+        head._payload = payload
+        head.whole = True
+        _show(head, PAYLOAD, payload)
+        _show(head, ORDINARY, _has_ordinary_head(head))
+    return head
 
 
 def parse_request(bytes raw not None, int max_fields=100):
@@ -977,6 +988,15 @@ def parse_answer(bytes received not None, Py_ssize_t end, bytes request_method n
     if head is not None and _llhttp_agrees_on_response(head, request_method):
         return head
     return heads.parse_answer(received, end, request_method, max_fields)
+
+
+def read_http2_response(bytes received not None, Py_ssize_t end, bytes request_method not None, int max_fields):
+    """Compiled `parser_reference.read_http2_response`."""
+    cdef Http1ResponseHead head = _response_head(received, end, request_method, max_fields)
+    if head is None:
+        return heads.read_http2_response(received, end, request_method, max_fields)
+    head.http2 = True
+    return head
 
 
 def parse_response(bytes raw not None, bytes request_method not None, int max_fields=100):

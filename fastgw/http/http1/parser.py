@@ -20,6 +20,7 @@ __all__ = [
     "parse_request",
     "parse_response",
     "read_http2_request",
+    "read_http2_response",
     "take_answer",
     "take_request",
 ]
@@ -32,6 +33,7 @@ else:
 find_head_end = _implementation.find_head_end
 parse_request = _implementation.parse_request
 read_http2_request = _implementation.read_http2_request
+read_http2_response = _implementation.read_http2_response
 parse_response = _implementation.parse_response
 parse_answer = _implementation.parse_answer
 body_buffer = _implementation.body_buffer

@@ -185,6 +185,8 @@ class _Head:
 
 
 _EXTRAORDINARY: Final = frozenset(b"expect max-forwards te transfer-encoding upgrade".split())
+_EXTRAORDINARY_BY_HTTP2: Final = _EXTRAORDINARY - {b"te", b"transfer-encoding"}
+"""The same over HTTP/2: it frames the body, and `TE` is allowed, which every gRPC call has."""
 _ANSWERED_HERE: Final = frozenset((b"OPTIONS", b"TRACE"))
 """Methods of requests that the gateway answers itself, or may answer: a preflight for another route."""
 
@@ -349,17 +351,19 @@ def parse_request(raw: bytes, max_fields: int = 100) -> Http1RequestHead:
     return _parsed_again(read_request(raw, max_fields), raw)
 
 
-def read_http2_request(raw: bytes, max_fields: int) -> Http1RequestHead:
+def read_http2_request(raw: bytes, max_fields: int, payload: bytes | None = None) -> Http1RequestHead:
     """Parse a request head that was received by HTTP/2 and rendered; its second parser is nghttp2. Raises `Malformed`.
 
-    The body, if there is one, arrives by HTTP/2 too.
+    `payload`: its body, if all of it was received; otherwise the body, if there is one, arrives by HTTP/2 too.
     """
     head = read_request(raw, max_fields)
     head.came_by_http2()
-    if not head.length and not head.chunked:
-        head.payload = b""
-    else:
-        head.ordinary = False
+    head.payload = payload if head.length or head.chunked else b""
+    head.ordinary = (
+        head.payload is not None
+        and _is_ordinary(head, _EXTRAORDINARY_BY_HTTP2)
+        and (b"te" not in head.known or head.accepts_trailers)
+    )
     return head
 
 
@@ -428,15 +432,20 @@ def read_request(raw: bytes, max_fields: int) -> Http1RequestHead:
         head.upgrade = protocols(known)
     head.accepts_trailers = b"te" in known and b"trailers" in elements(joined(known, b"te"))
     head.expects_continue = b"expect" in known and _expects_continue(head)
-    head.ordinary = (
+    head.ordinary = _is_ordinary(head, _EXTRAORDINARY)
+    return head
+
+
+def _is_ordinary(head: Http1RequestHead, extraordinary: frozenset[bytes]) -> bool:
+    """Whether a head is ordinary, as far as its body is not concerned (`Http1RequestHead.ordinary`)."""
+    return (
         head.minor == 1
-        and target.startswith(b"/")
+        and head.request_target.startswith(b"/")
         and head.method not in _ANSWERED_HERE
         and not head.connection_named
-        and known.keys().isdisjoint(_EXTRAORDINARY)
+        and head.known.keys().isdisjoint(extraordinary)
         and not has_other_readings(head.raw_path)
     )
-    return head
 
 
 def _one_host(known: Known, minor: int) -> Authority | None:
@@ -570,6 +579,17 @@ def parse_answer(received: bytes, end: int, request_method: bytes, max_fields: i
     head = read_response(received[:end], request_method, max_fields)
     head.payload = _whole_payload(head, received)
     _parse_response_again(head, received, request_method)
+    return head
+
+
+def read_http2_response(received: bytes, end: int, request_method: bytes, max_fields: int) -> Http1ResponseHead:
+    """Parse a response like `parse_answer` that was received by HTTP/2 and rendered; its second parser is nghttp2.
+
+    Its body is never parsed again. Raises `Malformed`.
+    """
+    head = read_response(received[:end], request_method, max_fields)
+    head.payload = _whole_payload(head, received)
+    head.came_by_http2()
     return head
 
 

@@ -185,6 +185,7 @@ cdef enum:
     E_CONNECT = 12
     E_SETTINGS = 13
     E_BROKEN = 14
+    E_REQUEST = 15
 
 
 cdef enum:
@@ -297,6 +298,7 @@ cdef class Session:
     cdef nghttp2_session* _session
     cdef dict _outgoing  # stream -> _Outgoing
     cdef list _events
+    cdef dict _begun  # stream -> (place of its head in `_events`, place of its only DATA or -1)
     cdef bint _is_client
     cdef bint _secure
     # the head that is being received
@@ -351,6 +353,7 @@ cdef class Session:
         self._session = NULL
         self._events = []
         self._outgoing = {}
+        self._begun = {}
         self._resets = RESET_BURST
         self._empty_data = EMPTY_DATA_BURST
         self._control = CONTROL_BURST
@@ -449,6 +452,8 @@ cdef class Session:
             nghttp2_session_terminate_session(self._session, self._code)
         if events:
             self._events = []
+        if self._begun:
+            self._begun.clear()
         return events
 
     cdef void _fail(self, str why, uint32_t code) noexcept:
@@ -580,7 +585,30 @@ cdef class Session:
         else:
             if self._is_long:
                 self._widen(stream)
+            if not ended:
+                self._begun[stream] = (len(self._events), -1)
             self._events.append((E_WHOLE if ended else E_HEAD, stream, self._request_text(ended)))
+
+    cdef void _add_data(self, int32_t stream, bytes payload):
+        """Report a piece of a body."""
+        cdef object begun = self._begun.pop(stream, None) if self._begun else None
+        if begun is not None and (<tuple>begun)[1] < 0:  # further ones are not joined: there may be thousands
+            self._begun[stream] = ((<tuple>begun)[0], len(self._events))
+        self._events.append((E_DATA, stream, payload))
+
+    cdef void _end_body(self, int32_t stream):
+        """Report the end of a body without trailers. A request whose head and body have come in one piece each, in this
+        call of `feed`, becomes one event.
+        """
+        cdef object begun = self._begun.pop(stream, None) if self._begun else None
+        cdef Py_ssize_t head_at, body_at
+        if begun is None or (<tuple>begun)[1] < 0:
+            self._events.append((E_END, stream, b""))
+            return
+        head_at, body_at = <tuple>begun
+        text, payload = self._events[head_at][2], self._events[body_at][2]
+        self._events[head_at] = (E_REQUEST, stream, (text, payload))
+        self._events[body_at] = (E_PONG, 0, None)  # nothing
 
     cdef void _widen(self, int32_t stream) noexcept:
         """Increase the window of a stream, if there is capacity."""
@@ -697,8 +725,9 @@ cdef class Session:
 
     # output
 
-    def respond(self, int32_t stream, bytes message not None, bint ended):
-        """Send a response: `message` is its head as HTTP/1.1 text, and the body after it.
+    def respond(self, int32_t stream, bytes message not None, bint ended, bytes trailers not None=b""):
+        """Send a response: `message` is its head as HTTP/1.1 text, and the body after it. `trailers`: serialized lines,
+        if it has `ended`.
 
         A status below 200 has no body, and further responses follow. HTTP/1.1 framing lines are left out.
         """
@@ -717,10 +746,11 @@ cdef class Session:
                 return
             if nghttp2_session_find_stream(self._session, stream) is NULL:
                 return  # the client has reset it
-            if ended and end == PyBytes_GET_SIZE(message):
+            if ended and end == PyBytes_GET_SIZE(message) and not PyBytes_GET_SIZE(trailers):
                 nghttp2_submit_response(self._session, stream, head.fields, count, NULL)
                 return
             outgoing = self._out(stream, message, end, ended)
+            outgoing.trailers = trailers
             provider.source.ptr = <void*>outgoing
             provider.read_callback = _read_data
             if nghttp2_submit_response(self._session, stream, head.fields, count, &provider):
@@ -1106,7 +1136,7 @@ cdef int _on_data(
     nghttp2_session* session, uint8_t flags, int32_t stream, const uint8_t* data, size_t length, void* user
 ) noexcept:
     cdef Session self = <Session>user
-    self._events.append((E_DATA, stream, PyBytes_FromStringAndSize(<const char*>data, length)))
+    self._add_data(stream, PyBytes_FromStringAndSize(<const char*>data, length))
     if self._settled:
         nghttp2_session_consume_connection(session, length)
     else:
@@ -1128,7 +1158,7 @@ cdef int _on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* u
         return 0
     if frame.hd.type == F_DATA:
         if ended:
-            self._events.append((E_END, frame.hd.stream_id, b""))
+            self._end_body(frame.hd.stream_id)
         elif frame.hd.length <= frame.data.padlen:
             self._empty_data -= 1
             if self._empty_data < 0:
@@ -1151,6 +1181,7 @@ cdef int _on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* u
             nghttp2_session_consume_connection(session, self._received_before)
     elif frame.hd.type == F_GOAWAY:
         # First, because the streams that it ends are retried, which must not be on this connection.
+        self._begun.clear()
         self._events.insert(0, (E_GOAWAY, frame.goaway.last_stream_id, frame.goaway.error_code))
     elif frame.hd.type == F_PING and frame.hd.flags & FLAG_ACK:
         self._events.append((E_PONG, 0, None))

@@ -55,11 +55,28 @@ class EventKind(IntEnum):
     """A server has sent its SETTINGS."""
     BROKEN = 14
     """The stream was reset here, as the peer has broken the protocol on it. `CLOSED` follows."""
+    REQUEST = 15
+    """A request that was received in one piece: its head as HTTP/1.1 text, as in `HEAD`, and its body, not empty."""
 
 
-HEAD, DATA, END, CLOSED, REFUSED, GOAWAY, INTERIM, PONG, TOO_LONG, MALFORMED, SENT, WHOLE, CONNECT, SETTINGS, BROKEN = (
-    map(int, EventKind)
-)
+(
+    HEAD,
+    DATA,
+    END,
+    CLOSED,
+    REFUSED,
+    GOAWAY,
+    INTERIM,
+    PONG,
+    TOO_LONG,
+    MALFORMED,
+    SENT,
+    WHOLE,
+    CONNECT,
+    SETTINGS,
+    BROKEN,
+    REQUEST,
+) = map(int, EventKind)
 
 
 class ErrorCode(IntEnum):

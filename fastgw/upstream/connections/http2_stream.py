@@ -13,7 +13,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Trailers
 from fastgw.http.http1.body import parse_trailers
-from fastgw.http.http1.parser import Http1ResponseHead, parse_answer
+from fastgw.http.http1.parser import Http1ResponseHead, read_http2_response
 from fastgw.http.http2.session import ErrorCode
 from fastgw.http.malformed import Malformed
 from fastgw.upstream.connections.http1_connection import (
@@ -326,6 +326,13 @@ class Http2UpstreamStream(Timed):
             self.deadline = inf
             listener.on_head(head, None if head.whole else payload, True)
             return
+        if self._ended and not self.paused:
+            take_message = getattr(listener, "take_message", None)  # of a `MessageListener`
+            if take_message is not None:
+                self.phase, self._listener, self.deadline = IDLE, None, inf
+                if take_message(head, payload, self._ended):
+                    return
+                self._listener = listener
         self.phase = RECEIVING
         self._watch(self.idle_timeout)
         listener.on_head(head, payload, False)
@@ -369,9 +376,7 @@ class Http2UpstreamStream(Timed):
     # calls to the listener
 
     def _parsed(self, text: bytes, received: bytes) -> Http1ResponseHead:
-        head = parse_answer(received, len(text), self._method, MAX_FIELDS)
-        head.came_by_http2()
-        return head
+        return read_http2_response(received, len(text), self._method, MAX_FIELDS)
 
     def _deliver_kept(self) -> None:
         """Report data received while it was paused, as far as it is still wanted."""

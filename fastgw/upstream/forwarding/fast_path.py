@@ -12,18 +12,30 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import Chain, ClientSide, Exchange, FastPathPlan, Relay, Response, Route, new_exchange
+from fastgw.exchange import (
+    Chain,
+    ClientSide,
+    Exchange,
+    FastPathPlan,
+    Relay,
+    Response,
+    Route,
+    Trailers,
+    new_exchange,
+)
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
+from fastgw.http.grpc.status import STATUS, outcome_of, parse_status
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import Http1RequestHead, Http1ResponseHead
-from fastgw.http.messages import ResponseHead
+from fastgw.http.messages import AS_DECLARED, ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import JUST_USED_S
+from fastgw.upstream.forwarding.request_trailers import TE_TRAILERS
 from fastgw.upstream.policies.retry import IDEMPOTENT
 from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target
@@ -57,6 +69,20 @@ class FastPathClient(Protocol):
 
         None: there is only the fast path. `request_id`: as in `serializer.whole`.
         """
+
+    @property
+    def takes_trailers(self) -> bool:
+        """Whether responses with trailers are sent to it by `answer_with_trailers`."""
+
+    def answer_with_trailers(
+        self,
+        head: Http1ResponseHead,
+        payload: bytes,
+        trailers: Trailers,
+        dropped: frozenset[bytes],
+        request_id: bytes,
+    ) -> None:
+        """Send a response that was received as a whole, and end its exchange; there is only the fast path."""
 
     def leave_fast_path(self, exchange: Exchange) -> None:
         """Replace the fast path by this exchange."""
@@ -147,7 +173,6 @@ class FastPath:
         """Send an ordinary request to the upstream of a route that has a `plan`."""
         self.begun_at = monotonic()
         self.head = head
-        self.request_bytes = head.length
         self.route = route
         self._params = params
         plan: FastPathPlan = route.fast_path
@@ -169,6 +194,7 @@ class FastPath:
             self._attempt = record.report_begun()
         method, payload = head.method, head.payload
         assert payload is not None
+        self.request_bytes = len(payload)
         may_repeat = method in IDEMPOTENT or forward.rules.any_method
         stream = self._stream = upstream.pool.try_lend(target, inf if may_repeat else JUST_USED_S)
         if stream is None:
@@ -183,8 +209,15 @@ class FastPath:
                 drop, added = fields_for_upstream(forward.forwarded, self.peer, head, self.client_ip)
             if forward.marks:
                 drop = forward.joined(drop, NO_NAMES)
+            length = AS_DECLARED
+            if head.http2:
+                if head.accepts_trailers or forward.grpc:
+                    added += TE_TRAILERS
+                if payload and not head.sized and stream.frames_bodies:
+                    length = len(payload)
             sent_target = None if forward.keeps_path and head.path_as_sent else forward.sent_target(self, target)
-            request = serializer.request(head, sent_target, target.host_header, drop, added, payload, request_id)
+            host = target.host_header
+            request = serializer.request(head, sent_target, host, drop, added, payload, request_id, length)
             stream.send_request(self, request, method)
         except Exception:  # the edge of this exchange: an exception is answered with a fault
             log_event(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
@@ -247,9 +280,15 @@ class FastPath:
                 drop = forward.joined(drop, exchange.request_dropped)
             if exchange.request_added:
                 added += exchange.request_added
+            length = AS_DECLARED
+            if head.http2:
+                if head.accepts_trailers:
+                    added += TE_TRAILERS
+                if payload and not head.sized and stream.frames_bodies:
+                    length = len(payload)
             as_sent = forward.keeps_path and head.path_as_sent and query is UNCHANGED_QUERY
             sent_target = None if as_sent else forward.sent_target(exchange, target, query)
-            request = serializer.request(head, sent_target, target.host_header, drop, added, payload)
+            request = serializer.request(head, sent_target, target.host_header, drop, added, payload, length=length)
             stream.send_request(self, request, method)
         except Exception:  # the edge of this exchange: an exception is answered with a fault
             log_event(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
@@ -303,8 +342,39 @@ class FastPath:
         self.response = None
         self.head = NO_HEAD
         self.route = NO_ROUTE
+        self.grpc_status = ""
 
     # calls of the stream (`HeadListener`)
+
+    def take_message(self, head: Http1ResponseHead, payload: bytes, trailers: Trailers) -> bool:
+        """Handle a response that was received as a whole and ends with trailers. False: the exchange has left the fast
+        path; the head follows.
+        """
+        plan: FastPathPlan = self.route.fast_path
+        looked_at = self._exchange is not None or (plan.looks_at is not None and plan.looks_at(head))
+        if looked_at or not self._client.takes_trailers:
+            return False
+        now = monotonic()
+        stream, forward = self._stream, plan.forward
+        assert stream is not None
+        forward.upstream.active -= 1
+        status = head.status
+        if forward.grpc:
+            sent = next((value for name, value in trailers if name.lower() == STATUS), None)
+            if sent is not None:
+                self.grpc_status = parse_status(sent).name
+            status = outcome_of(status, sent)
+        if self._attempt is not None:
+            record, self._attempt = self._attempt, None
+            record.answer(status, now)
+            record.end(now)
+        self._stream = None
+        stream.release()
+        self.upstream_s = now - self.begun_at
+        self.response = head
+        self.response_bytes = len(payload)
+        self._client.answer_with_trailers(head, payload, trailers, forward.marks, self.request_id)
+        return True
 
     def on_head(self, head: Any, payload: bytes | None, ended: bool) -> None:
         length, exchange = head.payload_length, self._exchange

@@ -22,6 +22,7 @@ from fastgw.http.malformed import Malformed
 from fastgw.http.messages import AS_DECLARED
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.forwarding import Forwarding
+from fastgw.upstream.forwarding.request_trailers import TE_TRAILERS
 from fastgw.upstream.load_balancing import BalancingRequest
 from fastgw.upstream.policies.path_rewrite import MissingVariable
 from fastgw.upstream.policies.retry import rules_of
@@ -31,7 +32,6 @@ from fastgw.upstream.upstream import Upstream
 
 _GRPC_TIMEOUT: Final = frozenset((TIMEOUT,))
 _NO_VIA: Final = frozenset((serializer.NO_VIA,))
-_TE_TRAILERS: Final = b"Connection: TE\r\nTE: trailers\r\n"
 
 
 @final
@@ -113,7 +113,7 @@ class Forward:
         timed = self.timeout is not inf or rules.per_try is not inf or self.deadline_name is not None
         timed = timed or self.own_timeouts is not None
         timed = timed or self.checks_path
-        return not (timed or rules.statuses or self.upstream.hedging or self.grpc)
+        return not (timed or rules.statuses or rules.grpc_statuses or self.upstream.hedging)
 
     def unrewritten(self) -> "Forward":
         """Return the same action for requests whose path is sent as it is."""
@@ -256,8 +256,8 @@ class Forward:
             drop |= _GRPC_TIMEOUT
             added += timeout_line(call_left)
         if self.grpc:
-            added += _TE_TRAILERS  # servers reset calls without it, and the gateway itself does accept trailers
-        if not exchange.ordinary:
+            added += TE_TRAILERS  # servers reset calls without it, and the gateway itself does accept trailers
+        if not exchange.ordinary or head.accepts_trailers:
             added += self._special_lines(exchange)
             if head.expects_continue and target.minor == 0:
                 drop |= EXPECT  # HTTP/1.0 has no 100: the gateway has sent it already
@@ -289,7 +289,7 @@ class Forward:
         upgrade = self.asked_upgrade(exchange)
         if upgrade:
             return b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(upgrade)
-        return _TE_TRAILERS if exchange.head.accepts_trailers and not self.grpc else b""
+        return TE_TRAILERS if exchange.head.accepts_trailers and not self.grpc else b""
 
     def asked_upgrade(self, exchange: Exchange) -> tuple[bytes, ...]:
         """Return the protocols that the client offers and the route allows. A body and an upgrade are mutually

@@ -5,8 +5,13 @@ header fields, and would accept from the client a value that a filter has writte
 always allowed (RFC 9110 section 6.5.1).
 """
 
+from typing import Final
+
 from fastgw.exchange import Exchange, Trailers
 from fastgw.http.fields import Fields, folded
+
+TE_TRAILERS: Final = b"Connection: TE\r\nTE: trailers\r\n"
+"""Header lines that say to the target that trailers are accepted (RFC 9110 section 10.1.4)."""
 
 
 def sent_trailers(exchange: Exchange, trailers: Trailers) -> Trailers:

@@ -66,7 +66,7 @@ CONTROL_CASES: Final = unique(
             "9113 8.1",
             post() + data(b"body"),
             SERVED,
-            seen=(b"POST /", b"body", {b"transfer-encoding": b"chunked"}),
+            seen=(b"POST /", b"body", {b"content-length": b"4"}),
         ),
         Case(
             "post-with-length",

@@ -725,13 +725,14 @@ def test_lines_are_cut_out_by_their_names_and_twins_and_the_others_keep_their_by
     ],
 )
 @pytest.mark.parametrize("line", [b"GET /a?b HTTP/1.1", b"POST /a HTTP/1.1", b"POST /a/../b HTTP/1.1"])
-def test_a_request_that_came_by_http2(line, lines, read_here):
+@pytest.mark.parametrize("payload", [None, b"abc"])
+def test_a_request_that_came_by_http2(line, lines, read_here, payload):
     """Calls of gRPC all have `te: trailers`: the compiled module reads them itself."""
     raw = get(*lines, line=line)
 
     def look(judges: Any, splicer: Any) -> Outcome:
         def told() -> dict[str, object]:
-            head = judges.read_http2_request(raw, 100)
+            head = judges.read_http2_request(raw, 100, payload)
             rendered = [splicer.request(head, payload=b"abc"), *(splicer.end_to_end(head, also) for also in LEFT_OUT)]
             return attributes(head, BOTH + OF_REQUESTS) | {"http2": head.http2, "rendered": rendered}
 
@@ -739,4 +740,20 @@ def test_a_request_that_came_by_http2(line, lines, read_here):
 
     assert look(scan, compiled_splice) == look(parser_reference, serializer_reference)
     judges = scan if read_here else parser_reference
-    assert by_whom(scan.read_http2_request, raw, 100) is judges.Http1RequestHead
+    assert by_whom(scan.read_http2_request, raw, 100, payload) is judges.Http1RequestHead
+
+
+@pytest.mark.parametrize("following", [b"", b"abc", b"abcd", b"3\r\nabc\r\n0\r\n\r\n"])
+@pytest.mark.parametrize("line", [b"content-length: 3", b"transfer-encoding: chunked", b"x: y"])
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+def test_a_response_that_came_by_http2(line, method, following):
+    raw = b"HTTP/1.1 200 \r\n" + line + b"\r\n\r\n"
+
+    def look(judges: Any) -> Outcome:
+        def told() -> dict[str, object]:
+            head = judges.read_http2_response(raw + following, len(raw), method, 100)
+            return attributes(head, BOTH + OF_RESPONSES) | {"http2": head.http2, "whole": head.whole}
+
+        return outcome(told)
+
+    assert look(scan) == look(parser_reference)

@@ -12,7 +12,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 
-from fastgw.http.http2.session import CLOSED, DATA, END, HEAD, MALFORMED, REFUSED, TOO_LONG, WHOLE, Session
+from fastgw.http.http2.session import CLOSED, DATA, END, HEAD, MALFORMED, REFUSED, REQUEST, TOO_LONG, WHOLE, Session
 from tests.support.http2.frames import PREFACE
 
 Fields = list[tuple[bytes, bytes]]
@@ -66,6 +66,9 @@ def ours(pieces: list[bytes]) -> Opinion:
                 opinion.bodies[stream] = b""
                 if kind == WHOLE:
                     opinion.ended.add(stream)
+            elif kind == REQUEST:
+                opinion.heads[stream], opinion.bodies[stream] = request_of(value[0]), value[1]
+                opinion.ended.add(stream)
             elif kind == DATA:
                 opinion.bodies[stream] = opinion.bodies.get(stream, b"") + value
                 session.consume(stream, len(value))

@@ -9,7 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.http.http2.session import CLOSED, DATA, END, HEAD, INTERIM, REFUSED, TOO_LONG, WHOLE, ErrorCode, Session
+from fastgw.http.http2.session import (
+    CLOSED,
+    DATA,
+    END,
+    HEAD,
+    INTERIM,
+    PONG,
+    REFUSED,
+    REQUEST,
+    TOO_LONG,
+    WHOLE,
+    ErrorCode,
+    Session,
+)
 from tests.support.http2 import frames
 from tests.support.http2.connection_cases import CONNECTION_CASES
 from tests.support.http2.flood_cases import FLOOD_CASES
@@ -111,7 +124,12 @@ def test_both_of_our_sides_understand_each_other(
     asking, answering = client(), server()
     asked = [(b"Host", b"a.test"), *fields]
     stream = asking.request(text(b"%b %b HTTP/1.1" % (method, path), asked) + body, True)
-    events = _moved(asking, answering)
+    events = []
+    for kind, _, value in _moved(asking, answering):
+        if kind == REQUEST:
+            events += [(HEAD, stream, value[0]), (DATA, stream, value[1]), (END, stream, b"")]
+        elif kind != PONG:
+            events.append((kind, stream, value))
     (head,) = [value for kind, _, value in events if kind in (HEAD, WHOLE)]
     start, _, rest = head.partition(b"\r\n")
     assert start == b"%b %b HTTP/1.1" % (method, path)
@@ -379,3 +397,48 @@ def test_codes_are_told_of_streams_that_close():
     session.to_send()
     assert session.events() == [(CLOSED, 1, ErrorCode.CANCEL)]
     assert INTERIM != REFUSED
+
+
+class TestRequestsInOnePiece:
+    """A request whose head and body come in one read is one event; in all other cases it is several."""
+
+    TEXT = b"POST / HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked\r\n\r\n"
+
+    @staticmethod
+    def feed(*pieces: bytes) -> list[tuple[int, int, object]]:
+        session = server()
+        session.feed(frames.BEGINNING, len(frames.BEGINNING), 0.0)
+        events = []
+        for piece in pieces:
+            events += [each for each in session.feed(piece, len(piece), 0.0) if each[0] != PONG]
+        return events
+
+    def test_one(self) -> None:
+        assert self.feed(post(stream=1) + data(b"body", 1)) == [(REQUEST, 1, (self.TEXT, b"body"))]
+
+    def test_several_whose_bodies_follow_all_heads(self) -> None:
+        sent = post(stream=1) + post(stream=3) + data(b"b", 3) + data(b"a", 1)
+        assert self.feed(sent) == [(REQUEST, 1, (self.TEXT, b"a")), (REQUEST, 3, (self.TEXT, b"b"))]
+
+    @pytest.mark.parametrize(
+        ("pieces", "kinds"),
+        [
+            ((post(stream=1), data(b"a", 1)), [HEAD, DATA, END]),
+            ((post(stream=1) + data(b"a", 1, end=False), data(b"", 1)), [HEAD, DATA, END]),
+            ((post(stream=1) + data(b"a", 1, end=False) + data(b"b", 1),), [HEAD, DATA, DATA, END]),
+            (
+                (
+                    post(stream=1)
+                    + data(b"a", 1, end=False)
+                    + data(b"b", 1, end=False)
+                    + data(b"c", 1, end=False)
+                    + data(b"", 1),
+                ),
+                [HEAD, *[DATA] * 3, END],
+            ),
+            ((post(stream=1) + data(b"", 1),), [HEAD, END]),
+            ((post(stream=1) + data(b"a", 1, end=False) + headers(block((b"x", b"y"))),), [HEAD, DATA, END]),
+        ],
+    )
+    def test_others(self, pieces: tuple[bytes, ...], kinds: list[int]) -> None:
+        assert [kind for kind, _, _ in self.feed(*pieces)] == kinds
