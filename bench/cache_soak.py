@@ -1,11 +1,13 @@
-"""Soak test of the response cache: a model checks every answer under purges, changes, kills and reloads.
+"""Soak test of the response cache with its disk tier: a model checks every answer under purges, changes and kills.
 
     python -m bench.cache_soak --minutes 30
 
-The origin changes its resources at random. Its model knows when each version was replaced and how long it may be used
-afterwards, so for every answer it is known whether it may still be sent. Wrong is: another body than that of the
-version it names, a version that is too old or that was purged, a variant for another language, a stored answer that
-says no-store, or an answer for a consumer that another one gets. Exit code 1: an answer was wrong.
+Workers are killed, configurations are changed, and now and then the whole gateway is killed, all of its processes at
+once, and starts again with the files that it has left. The origin changes its resources at random. Its model knows when
+each version was replaced and how long it may be used afterwards, so for every answer it is known whether it may still
+be sent. Wrong is: another body than that of the version it names, a version that is too old or that was purged, a
+variant for another language, a stored answer that says no-store, or an answer for a consumer that another one gets.
+Exit code 1: an answer was wrong.
 """
 
 import asyncio
@@ -43,7 +45,7 @@ class Resource:
         self.is_private = number % 11 == 0
         self.varies = number % 3 == 0
         self.tag = f"group-{number % GROUPS}"
-        self.size = (10, 900, 5_000, 70_000, 400_000)[number % 5]
+        self.size = (10, 900, 5_000, 70_000, 400_000, 10, 900, 5_000, 70_000, 900_000)[number % 10]
         self.replaced_at: list[float] = []
         """When each version but the last one was replaced."""
         self.least = 0
@@ -94,6 +96,12 @@ class World:
     def __init__(self) -> None:
         self.resources = [Resource(number) for number in range(RESOURCES)]
         self.answers = self.hits = self.broken = self.changes = self.purges = self.kills = self.reloads = 0
+        self.restarts = self.at_start = 0
+        """Kills of the whole gateway, and hits in the first second after a start."""
+        self.port = 0
+        """Of the gateway; 0: it is not running."""
+        self.begun_at = 0.0
+        """Monotonic seconds at which it began to serve."""
         self.wrong: list[str] = []
 
     # the origin
@@ -132,17 +140,21 @@ class World:
 
     # the clients
 
-    async def visit(self, port: int) -> None:
-        """Ask for resources at random, and check the answers, for ever."""
+    async def visit(self, pause: float) -> None:
+        """Ask for resources at random, and check the answers, for ever. `pause`: seconds between two requests."""
         while True:
+            if not self.port:
+                await asyncio.sleep(0.05)
+                continue
             try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             except OSError:
                 await asyncio.sleep(0.05)
                 continue
             try:
                 for _ in range(20):
                     await self._ask(reader, writer)
+                    await asyncio.sleep(pause)
             except (OSError, EOFError, TimeoutError):
                 self.broken += 1  # a worker was killed
             finally:
@@ -162,6 +174,7 @@ class World:
             return
         self.answers += 1
         self.hits += answer.is_hit
+        self.at_start += answer.is_hit and asked_at < self.begun_at + 1.0
         if complaint := resource.complaint(answer, language, asked_at, least):
             self.wrong.append(f"/r/{resource.number}: {complaint}")
 
@@ -178,6 +191,8 @@ class World:
         """Purge at random. From the response on, no version from before it may be sent."""
         while True:
             await asyncio.sleep(random.random())
+            if not self.port:
+                continue
             resource = random.choice(self.resources)
             url = f"http://a.test/r/{resource.number}"
             wanted: list[tuple[dict[str, Any], list[Resource]]] = [
@@ -188,7 +203,11 @@ class World:
             ]
             body, purged = random.choices(wanted, (50, 5, 10, 1))[0]
             before = [each.version for each in purged]
-            await post_admin(folder, "/cache/purge", json.dumps(body).encode())
+            try:
+                await post_admin(folder, "/cache/purge", json.dumps(body).encode())
+            except (Failed, OSError):
+                self.broken += 1  # the gateway was killed: it may have been carried out
+                continue
             self.purges += 1
             for each, version in zip(purged, before, strict=True):
                 each.least = max(each.least, version)
@@ -220,11 +239,13 @@ def _document(origin: int, folder: Path, reload: int) -> dict[str, Any]:
         "admin": {"address": f"unix:{folder}/admin.sock"},
         "status": None,
         "access_logs": [],
-        "caches": {"main": {"memory": "16MiB"}},
+        "caches": {
+            "main": {"memory": "4MiB", "max_object": "8MiB", "disk": {"path": f"{folder}/cache", "size": "48MiB"}}
+        },
         "upstreams": {"origin": {"targets": [f"http://127.0.0.1:{origin}"]}},
         "routes": [
             {
-                "name": f"cached-{reload}",
+                "name": "cached",
                 "upstream": "origin",
                 "filters": {"cache": {"stale_when_unreachable": "100ms", "lock_timeout": f"{1 + reload % 3}s"}},
             }
@@ -232,45 +253,71 @@ def _document(origin: int, folder: Path, reload: int) -> dict[str, Any]:
     }
 
 
-async def soak(seconds: float, clients: int, tell_every: float, folder: Path) -> World:
+class Pace(NamedTuple):
+    """Load, and how often something happens. `life`: seconds between two kills of the whole gateway, at most."""
+
+    clients: int
+    pause: float
+    life: float
+
+
+async def soak(seconds: float, pace: Pace, tell_every: float, folder: Path) -> World:
     """Run, and print progress. Raises `Failed`."""
     world = World()
     server = await asyncio.start_server(world.serve, "127.0.0.1", 0)
     origin = server.sockets[0].getsockname()[1]
-    async with running_gateway(folder, _document(origin, folder, 0)) as (supervisor, ports):
-        tasks = [asyncio.create_task(world.visit(ports["main"])) for _ in range(clients)]
-        tasks += [asyncio.create_task(world.change()), asyncio.create_task(world.purge(folder))]
-        begun = told_at = time.monotonic()
-        try:
-            while time.monotonic() - begun < seconds:
-                await asyncio.sleep(min(1.0, seconds))
-                if random.random() < 0.1:
-                    workers = [pid for name, pid in processes(supervisor).items() if name.startswith("worker")]
-                    if workers:
-                        os.kill(random.choice(workers), signal.SIGKILL)
-                        world.kills += 1
-                if random.random() < 0.2:
-                    world.reloads += 1
-                    await post_configuration(folder, json.dumps(_document(origin, folder, world.reloads)).encode())
-                for task in tasks:
-                    if task.done():
-                        task.result()  # raises
-                if time.monotonic() - told_at >= tell_every:
-                    told_at = time.monotonic()
-                    _tell(told_at - begun, world)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            server.close()
+    tasks = [asyncio.create_task(world.visit(pace.pause)) for _ in range(pace.clients)]
+    tasks += [asyncio.create_task(world.change()), asyncio.create_task(world.purge(folder))]
+    begun = told_at = time.monotonic()
+    try:
+        while (left := begun + seconds - time.monotonic()) > 0:
+            async with running_gateway(folder, _document(origin, folder, world.reloads)) as (supervisor, ports):
+                world.port, world.begun_at = ports["main"], time.monotonic()
+                ends_at = world.begun_at + min(left, pace.life * (0.5 + random.random() / 2))
+                while time.monotonic() < ends_at:
+                    await asyncio.sleep(min(1.0, max(0.0, ends_at - time.monotonic())))
+                    await _disturb(world, supervisor, origin, folder)
+                    for task in tasks:
+                        if task.done():
+                            task.result()  # raises
+                    if time.monotonic() - told_at >= tell_every:
+                        told_at = time.monotonic()
+                        _tell(told_at - begun, world)
+                world.port = 0
+                if time.monotonic() < begun + seconds:
+                    world.restarts += 1
+                    for pid in processes(supervisor).values():
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        server.close()
     return world
+
+
+async def _disturb(world: World, supervisor: int, origin: int, folder: Path) -> None:
+    """Kill a worker, or change the configuration, now and then."""
+    if random.random() < 0.1:
+        workers = [pid for name, pid in processes(supervisor).items() if name.startswith("worker")]
+        if workers:
+            os.kill(random.choice(workers), signal.SIGKILL)
+            world.kills += 1
+    if random.random() < 0.1:
+        world.reloads += 1
+        try:
+            await post_configuration(folder, json.dumps(_document(origin, folder, world.reloads)).encode())
+        except OSError:
+            world.broken += 1
 
 
 def _tell(now: float, world: World) -> None:
     share = 100 * world.hits / max(world.answers, 1)
     print(
         f"{now:6.0f} s  {world.answers} answers, {share:.0f} % hits, {len(world.wrong)} wrong, {world.broken} broken "
-        f"off  {world.changes} changes  {world.purges} purges  {world.kills} kills  {world.reloads} reloads",
+        f"off  {world.changes} changes  {world.purges} purges  {world.kills} kills  {world.reloads} reloads  "
+        f"{world.restarts} restarts, {world.at_start} hits in their first second",
         flush=True,
     )
 
@@ -278,6 +325,8 @@ def _tell(now: float, world: World) -> None:
 def main(
     minutes: Annotated[float, typer.Option(help="How long.")] = 30.0,
     clients: Annotated[int, typer.Option(help="Connections at a time.")] = 16,
+    pause: Annotated[float, typer.Option(help="Seconds between two requests of a connection.")] = 0.0,
+    life: Annotated[float, typer.Option(help="Seconds between two kills of the whole gateway, at most.")] = 60.0,
     tell_every: Annotated[float, typer.Option(help="Seconds between two lines.")] = 10.0,
     seed: Annotated[int | None, typer.Option(help="Of the choices; timing differs all the same.")] = None,
 ) -> None:
@@ -286,7 +335,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="fastgw-cache-soak-") as folder:
         begun = time.monotonic()
         try:
-            world = asyncio.run(soak(minutes * 60, clients, tell_every, Path(folder)))
+            world = asyncio.run(soak(minutes * 60, Pace(clients, pause, life), tell_every, Path(folder)))
         except Failed as error:
             print(error, file=sys.stderr)
             sys.exit(2)

@@ -228,6 +228,7 @@ def check(
     answer: FormatOption = Format.TEXT,
 ) -> None:
     """Check a configuration and report all errors and notes."""
+    from fastgw.cache.tiers.disk_claims import why_not_disk
     from fastgw.filters import TYPES
     from fastgw.gateway.compiler import compile
     from fastgw.gateway.tables import CompileError
@@ -251,6 +252,9 @@ def check(
             notes.append(
                 config.Problem(file, 0, 0, "quotas.file", f"{reason}: counters would be lost when the gateway stops")
             )
+        for name, each in loaded.config.caches.items():
+            if each.disk is not None and (reason := why_not_disk(each.disk.path)):
+                notes.append(config.Problem(file, 0, 0, f"caches.{name}.disk.path", reason))
         if not rate_limit_table.COMPILED:
             notes.append(
                 config.Problem(

@@ -20,7 +20,7 @@ ORDER = [
     {"http/content_coding", "http/json_projection"},
     {"cache", "errors", "http/caching", "http/grpc", "http/http1", "http/http2", "http/websocket", "net", "shm"},
     {"cache/shared", "config/base", "eventloop", "forwarded_headers", "observe/metrics", "redis", "sync"},
-    {"config/formats", "observe/access_log", "routing", "runtime/ipc", "runtime/sockets"},
+    {"cache/tiers", "config/formats", "observe/access_log", "routing", "runtime/ipc", "runtime/sockets"},
     {"config/sources", "observe"},
     {"config/settings"},
     {"config/decoding", "consumers", "operator_log", "upstream/targets"},
@@ -93,6 +93,7 @@ EDGES = {
     "runtime/control/feed_runner.py": 1,  # a source that fails begins anew
     "runtime/control/kubernetes/watch.py": 1,  # what a large library raises is told, and the watch begins anew
     "runtime/reload/coordinator.py": 1,  # a package that the supervisor cannot import changes nothing
+    "cache/tiers/tier_threads.py": 1,  # whatever a job of the disk tier raises, requests go on without it
     "runtime/worker/sliced_work.py": 1,  # work on a worker's loop that nobody waits for
     "explain.py": 2,  # what a filter raises that is asked by explain
     "gateway/compiler.py": 1,  # what a filter's build raises

@@ -5,7 +5,7 @@ It is written for clearness: a purge walks all objects, and the least recently f
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from types import MappingProxyType
 from typing import Final, NamedTuple, final
@@ -292,6 +292,12 @@ class ProcessStore:
         lease = self._leases[key] = _Lease(self, key, now + LEASE_S)
         self._fetches.add(lease)
         return lease
+
+    def recall(self, keys: Sequence[bytes], callback: Callable[[StoredObject | None], None]) -> bool:
+        return False
+
+    def when_purged(self, callback: Callable[[], None]) -> None:
+        callback()
 
     def watch(self, key: bytes, callback: Callable[[], None]) -> KeyWatch:
         return _Watch(self._watches, key, callback)

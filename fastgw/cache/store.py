@@ -9,7 +9,7 @@ everything is newer than its fetch. A fetch in flight at the time of a purge is 
 purge of another key.
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from enum import Enum
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
@@ -41,11 +41,29 @@ class Eviction(Enum):
     """Reason why the store removed an object before anything asked for that."""
 
     CAPACITY = "capacity"
-    """The memory, or the disk, is full."""
+    """The memory is full."""
     INDEX = "index"
     """The part of the index that the key belongs to is full."""
-    DAMAGED = "damaged"
-    """A file of the disk tier failed its check."""
+
+
+class DiskNumbers(NamedTuple):
+    """State of a disk tier, for metrics. Counts are since the start."""
+
+    most_bytes: int
+    objects: int
+    bytes: int
+    hits: int
+    """Objects that were found on disk, and not in memory."""
+    written: int
+    dropped: int
+    """Objects that were not written: the disk was too slow, or full."""
+    errors: int
+    """Accesses that failed."""
+    evicted: int
+    damaged: int
+    """Files that were removed because they did not pass their check."""
+    has_failed: bool
+    """Whether it is not used any more, because a purge could not be written."""
 
 
 class StoreNumbers(NamedTuple):
@@ -56,6 +74,8 @@ class StoreNumbers(NamedTuple):
     """Bytes in use for heads and bodies, including objects that are no longer valid until they are overwritten."""
     evictions: Mapping[Eviction, int] = MappingProxyType({})
     """Number of evicted objects since the start, by reason."""
+    disk: DiskNumbers | None = None
+    """None: there is no disk tier."""
 
 
 class StoredObject(Protocol):
@@ -196,6 +216,14 @@ class Store(Protocol):
         appeared, grown, ended or failed, or its lease has ended. Calls may be spurious, and changes may be merged.
         """
 
+    def recall(self, keys: Sequence[bytes], callback: Callable[[StoredObject | None], None]) -> bool:
+        """Look for the first of these keys that a slower tier has, after `find` has not found it. False: there is no
+        such tier, or it is busy; there is no call then.
+
+        The callback is called once, from the event loop: with an object that is only there, and that the caller has to
+        release; or with None: `find` finds it now, or it was not found in time.
+        """
+
     def remove(self, key: bytes) -> bool:
         """Remove the object of a key; return whether there was one. A fetch in flight is not affected."""
 
@@ -214,6 +242,9 @@ class Store(Protocol):
 
     def purge_all(self, *, soft: bool = False) -> Counting:
         """Purge all objects."""
+
+    def when_purged(self, callback: Callable[[], None]) -> None:
+        """Call back once the purges of this handle so far would also hold after a restart."""
 
     def numbers(self) -> StoreNumbers:
         """Return the state of the whole store, for all workers."""

@@ -10,14 +10,13 @@ sent 281, nginx 258 (Linux 6.18, CPython 3.11, 8 connections). TLS, HTTP/2 and f
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Final, NamedTuple, final
+from typing import Final, NamedTuple, Protocol, final
 
 from fastgw.errors import Fault
 from fastgw.eventloop.disk_threads import run_on_disk
 from fastgw.exchange import Exchange
 from fastgw.exchange.reply import ReplyBody
 from fastgw.files.beneath import read_at_once
-from fastgw.files.resources import OpenFile
 from fastgw.http.byte_ranges import ByteRange
 
 PIECE: Final = 65_536
@@ -30,6 +29,17 @@ PER_TURN: Final = 1_048_576
 """Bytes of one body that are sent in one turn of the loop; then other connections are served."""
 
 _CHANGED: Final = "the file was truncated or overwritten while it was sent"
+
+
+class SendableFile(Protocol):
+    """An open file, closed with the last reference."""
+
+    @property
+    def fd(self) -> int: ...
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether the content that was there at the opening is still there."""
 
 
 class FilePart(NamedTuple):
@@ -45,8 +55,8 @@ class FileBody(ReplyBody):
 
     length: int
 
-    def __init__(self, file: OpenFile, parts: Sequence[FilePart]) -> None:
-        self._file: OpenFile | None = file
+    def __init__(self, file: SendableFile, parts: Sequence[FilePart]) -> None:
+        self._file: SendableFile | None = file
         self._parts = parts
         self.length = sum(len(each.before) + (0 if each.range is None else each.range.length) for each in parts)
 
@@ -66,9 +76,9 @@ class _FileSender:
 
     __slots__ = ("_at", "_exchange", "_file", "_left", "_loop", "_parts", "_paused", "_scheduled")
 
-    def __init__(self, exchange: Exchange, file: OpenFile, parts: Sequence[FilePart]) -> None:
+    def __init__(self, exchange: Exchange, file: SendableFile, parts: Sequence[FilePart]) -> None:
         self._exchange: Exchange | None = exchange
-        self._file: OpenFile | None = file
+        self._file: SendableFile | None = file
         self._parts = list(reversed(parts))
         self._at = self._left = 0
         self._paused = self._scheduled = False
@@ -127,7 +137,7 @@ class _FileSender:
             if not self._pass(piece, self._left == len(piece) and not self._file.is_intact):
                 return
 
-    def _give_to_kernel(self, exchange: Exchange, file: OpenFile) -> int | None:
+    def _give_to_kernel(self, exchange: Exchange, file: SendableFile) -> int | None:
         """Send from the page cache to a plain socket. 0: that is not possible now; None: the response was aborted.
 
         A piece whose last page is cached counts as cached: files are read ahead, and dropped from the cache, in order.
@@ -164,7 +174,7 @@ class _FileSender:
         return True
 
     @staticmethod
-    def _read(file: OpenFile, count: int, at: int) -> tuple[bytes, bool]:
+    def _read(file: SendableFile, count: int, at: int) -> tuple[bytes, bool]:
         """Read in a thread. Returns the piece, and whether the file has lost content."""
         piece = os.pread(file.fd, count, at)
         return piece, not file.is_intact

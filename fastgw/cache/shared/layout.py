@@ -62,6 +62,12 @@ COLUMNS: Final = 88
 """Number of columns in use."""
 ALL_EVENTS: Final = 96
 """Number of events that concern all keys."""
+DISK_FAILED: Final = 104
+"""1: a purge could not be written to the disk tier, which is not used any more."""
+DISK_SHARD: Final = 112
+"""Number for the turns over the directories of the disk tier."""
+DISK_COUNTS: Final = 256
+"""Words with the number and the bytes of the files in each directory of the disk tier."""
 
 # Words of a column
 INSERTED: Final = 0
@@ -69,6 +75,16 @@ REMOVED: Final = 1
 """Entries that this process has added to the index, and removed."""
 EVICTED_FOR_CAPACITY: Final = 2
 EVICTED_FROM_INDEX: Final = 3
+DISK_HITS: Final = 4
+"""Objects that were found on disk."""
+DISK_WRITTEN: Final = 5
+DISK_DROPPED: Final = 6
+"""Objects that were not written, as too much was to be written already."""
+DISK_ERRORS: Final = 7
+"""Accesses to the disk that failed."""
+DISK_EVICTED: Final = 8
+DISK_DAMAGED: Final = 9
+"""Files that were removed because they did not pass their check."""
 _WATCHES: Final = 64
 _EVENTS: Final = _WATCHES + CLASSES
 _PINS: Final = _EVENTS + CLASSES

@@ -33,6 +33,13 @@ class LeaseStore(StoreParts, Protocol):
     def key_tag(self, key: bytes) -> int: ...
 
 
+class FetchBegin(NamedTuple):
+    """The begin of a fetch: purge sequence, and epoch seconds."""
+
+    began: int
+    date: float
+
+
 class _Written(NamedTuple):
     """A record that is in the index, and whose segment is pinned."""
 
@@ -50,12 +57,12 @@ class SharedLease:
 
     __slots__ = ("_began", "_cell", "_date", "_ended", "_store", "key", "why_not")
 
-    def __init__(self, store: LeaseStore, key: bytes, cell: LeaseCell) -> None:
+    def __init__(self, store: LeaseStore, key: bytes, cell: LeaseCell | None, former: FetchBegin | None = None) -> None:
+        """`cell`: None: it restores an object of a former fetch, `former`, and keeps no other from fetching."""
         self.key = key
         self.why_not = ""
         self._store, self._cell = store, cell
-        self._began = store.purges.sequence  # the fetch begins later
-        self._date = store.date()
+        self._began, self._date = former or (store.purges.sequence, store.date())  # the fetch begins later
         self._ended = False
 
     def __del__(self) -> None:
@@ -139,8 +146,14 @@ class SharedLease:
     def give_up(self, mark_s: float = 0.0) -> None:
         if not self._ended:
             self._ended = True
-            self._store.end_lease(self._cell, self.key, mark_s)
+            if self._cell is not None:
+                self._store.end_lease(self._cell, self.key, mark_s)
             self._store.report(self.key)
+
+    @property
+    def fetched(self) -> FetchBegin:
+        """The begin of the fetch."""
+        return FetchBegin(self._began, self._date)
 
     @property
     def _most_head(self) -> int:

@@ -211,6 +211,11 @@ class SharedWriter:
         self._end()
         return held
 
+    def hold(self, key: bytes) -> SharedObject:
+        """Return the object, pinned like one that was found. It does not count as one."""
+        self._store.segments.pin(self._where.segment)
+        return SharedObject(self._store, self._at, self._where.segment, key, is_soft_purged=False)
+
     def abort(self) -> None:
         if self._goes_on:
             self._words[self._at + words_of.STATUS] = RecordStatus.FAILED

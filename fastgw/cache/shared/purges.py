@@ -80,6 +80,10 @@ class Purges:
 
     def purge_prefix(self, prefix: bytes, *, soft: bool) -> int:
         """Purge the objects whose URL begins with this."""
+        write = self._marking_prefix(prefix, soft=soft)
+        return self.purge_all(soft=soft) if write is None else self._end_epoch(self._advance(write))
+
+    def _marking_prefix(self, prefix: bytes, *, soft: bool) -> Callable[[int], None] | None:
         for _ in range(_TRIES):
             at = self._prefixes + self._memory.add(NEXT_PREFIX) % PREFIXES * _STRIDE
             state = self._words[at]
@@ -89,7 +93,7 @@ class Purges:
                 if self._swap(at, state, _WRITING):
                     break
         else:
-            return self.purge_all(soft=soft)
+            return None
         self._memory.data[8 * (at + _TEXT) : 8 * (at + _TEXT) + len(prefix)] = prefix
         self._words[at + _PREFIX_LENGTH] = len(prefix)
         self._memory.fence()
@@ -97,7 +101,7 @@ class Purges:
         def write(number: int) -> None:
             self._words[at] = number << 2 | soft << 1
 
-        return self._end_epoch(self._advance(write))
+        return write
 
     def _marking(self, hashes: Iterable[int], *, soft: bool) -> Callable[[int], None]:
         cells = [at + soft for each in hashes for at in self._cells(each)]
@@ -121,6 +125,30 @@ class Purges:
     def _end_epoch(self, number: int) -> int:
         self._memory.add(LEASE_EPOCH)
         return number
+
+    # --- purges of former runs, in new memory that no process uses yet ---
+
+    def begin_at(self, number: int) -> None:
+        """Let the numbers of purges begin here."""
+        self._memory.raise_to(PURGE_SEQUENCE, number)
+
+    def raise_floor(self, number: int) -> None:
+        """Purge what was not checked since this number."""
+        self._memory.raise_to(PURGE_FLOOR, number)
+
+    def restore_hash(self, hash_: int, number: int, *, soft: bool) -> None:
+        """Purge the objects of a key or a tag whose fetch began before this number."""
+        self._marking((hash_,), soft=soft)(number)
+
+    def restore_prefix(self, prefix: bytes, number: int, *, soft: bool) -> None:
+        """Purge the objects whose URL begins with this, and whose fetch began before this number."""
+        write = self._marking_prefix(prefix, soft=soft)
+        assert write is not None
+        write(number)
+
+    def restore_all(self, number: int, *, soft: bool) -> None:
+        """Purge all objects whose fetch began before this number."""
+        self._memory.raise_to(ALL_SOFT if soft else ALL_HARD, number)
 
     # --- checking ---
 

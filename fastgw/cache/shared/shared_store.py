@@ -1,7 +1,7 @@
 """The store that all workers of a node share, as one worker, or the control process, uses it. See `Store`."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from fastgw.cache.shared import records as words_of
@@ -15,7 +15,7 @@ from fastgw.cache.shared.layout import (
     CacheMemory,
 )
 from fastgw.cache.shared.leases import MOST_S, LeaseCell, Leases
-from fastgw.cache.shared.lifecycle import SharedLease
+from fastgw.cache.shared.lifecycle import FetchBegin, SharedLease
 from fastgw.cache.shared.objects import SharedObject
 from fastgw.cache.shared.purges import Purges
 from fastgw.cache.shared.records import MOST_HITS, OpenRecord, Records, RecordStatus
@@ -28,7 +28,6 @@ from fastgw.cache.store import (
     Counting,
     Eviction,
     KeyWatch,
-    Lease,
     Refusal,
     StoredObject,
     StoreNumbers,
@@ -85,14 +84,14 @@ class SharedStore:
         self.memory, self.date = memory, date
         self.most_bytes = min(most_bytes, memory.geometry.segments * memory.geometry.segment // _SHARE)
         self._words = memory.words
-        self._counters = memory.use_column(column)
+        self.counters = memory.use_column(column)
         self.index = ObjectIndex(memory)
         self.segments = Segments(memory, column)
         self.records = Records(memory, self.index, self.segments)
         self.purges = Purges(memory)
         self.leases = Leases(memory, self.segments.owner, clock)
         self.ordinary = _compiled(memory, column, self.segments.owner)
-        self.space = Space(memory, self.index, self.segments, self.records, self._counters, self.ordinary)
+        self.space = Space(memory, self.index, self.segments, self.records, self.counters, self.ordinary)
         self._unchanged = 0
         self._watches = Watches(memory, column, loop, wakers)
 
@@ -145,7 +144,7 @@ class SharedStore:
             return False
         return self._words[stamp.position] == stamp.entry and self._words[PURGE_SEQUENCE] == stamp.sequence
 
-    def lease(self, key: bytes) -> Lease | Refusal:
+    def lease(self, key: bytes) -> SharedLease | Refusal:
         cell: LeaseCell | Refusal
         if self.ordinary is not None:
             at = self.ordinary.take_lease(key, *self.leases.ticks(LEASE_S))
@@ -155,6 +154,13 @@ class SharedStore:
                 return _REFUSALS[at]
         cell = self.leases.try_take(self.index.hash(key), LEASE_S)
         return cell if isinstance(cell, Refusal) else SharedLease(self, key, cell)
+
+    def recall(self, keys: Sequence[bytes], callback: Callable[[StoredObject | None], None]) -> bool:
+        return False
+
+    def restore(self, lease_key: bytes, former: FetchBegin) -> SharedLease:
+        """Return a lease to store an object as if a former fetch under a lease of this key had just ended."""
+        return SharedLease(self, lease_key, None, former)
 
     def watch(self, key: bytes, callback: Callable[[], None]) -> KeyWatch:
         return self._watches.add(self.index.hash(key), callback)
@@ -228,6 +234,9 @@ class SharedStore:
         words[at + words_of.CHECKED] = checked
         return checked
 
+    def when_purged(self, callback: Callable[[], None]) -> None:
+        callback()
+
     # numbers
 
     def numbers(self) -> StoreNumbers:
@@ -281,10 +290,10 @@ class SharedStore:
                 is_eviction = seen != 0 and self._coldness(seen) >= 0
                 if not index.replace(position, seen, entry):
                     continue
-                self._words[self._counters + INSERTED] += 1
+                self._words[self.counters + INSERTED] += 1
                 if is_eviction:
-                    self._words[self._counters + REMOVED] += 1
-                    self._words[self._counters + EVICTED_FROM_INDEX] += 1
+                    self._words[self.counters + REMOVED] += 1
+                    self._words[self.counters + EVICTED_FROM_INDEX] += 1
                 return self._settle(hash_, position, entry)
         return False
 
@@ -304,7 +313,7 @@ class SharedStore:
             self.segments.unpin(found.segment)
             first, loser = (other, (position, entry)) if other < position else (position, (other, seen))
             if self.index.replace(*loser, 0):
-                self._words[self._counters + REMOVED] += 1
+                self._words[self.counters + REMOVED] += 1
             if first != position:
                 return False
         return True
@@ -328,13 +337,13 @@ class SharedStore:
         position = self.index.position(hash_, where.word)
         if position is None or not self.index.replace(position, self.index.entry(hash_, where), 0):
             return False
-        self._words[self._counters + REMOVED] += 1
+        self._words[self.counters + REMOVED] += 1
         return True
 
     def _drop(self, found: OpenRecord) -> bool:
         """Remove a pinned record from the index, and unpin it."""
         removed = self.index.replace(found.position, found.entry, 0)
-        self._words[self._counters + REMOVED] += removed
+        self._words[self.counters + REMOVED] += removed
         self.segments.unpin(found.segment)
         return removed
 

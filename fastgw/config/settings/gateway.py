@@ -860,18 +860,38 @@ class State(Settings):
     """Prefix of all keys in Redis. Gateways with different prefixes share nothing."""
 
 
+class CacheDisk(Settings):
+    """Directory in which a cache store keeps its responses, also over restarts of the gateway."""
+
+    path: Annotated[str, Meta(min_length=1)]
+    """Directory of the files, for this store alone: a second gateway that is started with it stops with an error. The
+    gateway creates it if it does not exist, accessible only by its own user; the directory above it has to exist."""
+    size: Size
+    """Maximum size of all files, at least 16MiB. The responses that were not used for longest are evicted."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1 << 24:
+            raise ValueError("`size` is less than 16MiB")
+
+
 class CacheStore(Settings):
     """A store of the response cache, shared by all workers of the node."""
 
     memory: Size = 64 * 1024**2
     """Memory of the store, from 1MiB to 64GiB. It is allocated as responses are stored. A reload that changes it begins
-    with an empty store."""
+    with empty memory."""
+    disk: CacheDisk | None = None
+    """Files behind the memory: every stored response is written there as well, and found there when memory has lost
+    it. null = none. A reload that changes its path begins with empty memory."""
     max_object: Size = 64 * 1024**2
-    """Maximum size of a response's body. In addition, a response takes at most an eighth of `memory`."""
+    """Maximum size of a response's body. In addition, a response takes at most an eighth of `memory`; with `disk`,
+    larger ones that state their length are only on disk, and take at most an eighth of its `size`."""
 
     def __post_init__(self) -> None:
         if not 1 << 20 <= self.memory <= 1 << 36:
             raise ValueError("`memory` is not between 1MiB and 64GiB")
+        if self.disk is not None and self.disk.size < self.max_object:
+            raise ValueError("`disk.size` is less than `max_object`")
 
 
 class Quotas(Settings):

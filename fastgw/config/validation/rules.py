@@ -344,6 +344,20 @@ def upstreams_of_filters(merged: Merged) -> None:
                 check_takes_requests(merged, location.below(key), name)
 
 
+def one_directory_per_store(merged: Merged) -> None:
+    """Check that no two cache stores have the same directory."""
+    for location, caches in merged.single_entry("caches"):
+        taken: dict[str, str] = {}
+        for name, store in {} if caches is BROKEN else caches.items():
+            disk = None if store is BROKEN else store.disk
+            if disk is None or disk is BROKEN or disk.path is BROKEN:
+                continue
+            other = taken.setdefault(os.path.realpath(disk.path), name)
+            if other != name:
+                wrong = f"the store {format_value(other)} has the same directory"
+                location.below(name, "disk", "path").report(wrong, "expected one for each", at_key=False)
+
+
 def stores_of_filters(merged: Merged) -> None:
     """Check the cache stores that filters name."""
     known: set[str] = {"main"}
@@ -531,6 +545,7 @@ RULES: Final[tuple[Rule, ...]] = (
     roots_of_files_exist,
     values_of_requests_that_there_are,
     upstreams_of_filters,
+    one_directory_per_store,
     stores_of_filters,
     raw_paths_are_not_rewritten,
     upgrades_that_are_tunnels,

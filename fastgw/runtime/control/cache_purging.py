@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -16,6 +17,8 @@ from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, all_of, tags_to_pu
 if TYPE_CHECKING:
     from fastgw.redis.pipelined_connection import Pipe
 
+DISK_S: Final = 5.0
+"""Seconds that a purge waits for the disk."""
 _NODE_BYTES: Final = 16
 _STEPS: Final = 4
 """Steps of counting between two turns of the event loop."""
@@ -98,7 +101,18 @@ class CachePurging:
         if counting is None:
             return None
         self._announce(order)
-        return CachePurged(await count_objects(counting), self._replicator.scope)
+        count = await count_objects(counting)
+        await self._wait_for_disk(order.store)
+        return CachePurged(count, self._replicator.scope)
+
+    async def _wait_for_disk(self, name: str) -> None:
+        """Wait until the purges of a store would also hold after a restart, unless its disk hangs."""
+        store, written = self._store_of(name), asyncio.Event()
+        if store is not None:
+            store.when_purged(written.set)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DISK_S):
+                    await written.wait()
 
     def purged_by_worker(self, order: PurgeOrder) -> None:
         """Announce a purge of a worker, which has carried it out."""

@@ -18,7 +18,7 @@ from typing import Any, Final
 from fastgw.admin.dashboard import page
 from fastgw.admin.status_server import StatusPages
 from fastgw.cache.shared.layout import CONTROL
-from fastgw.cache.shared.node_stores import StoreHandles
+from fastgw.cache.tiers.node_stores import StoreHandles
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.gateway import Admin
 from fastgw.config.sources.files import pattern_in
@@ -47,7 +47,7 @@ from fastgw.runtime.ipc.channel import (
     Stop,
     UseCache,
 )
-from fastgw.runtime.node.cache_stores import store_settings
+from fastgw.runtime.node.cache_stores import disk_of, expires, store_settings
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.node.heartbeat import ControlHeartbeat
 from fastgw.runtime.node.node_state import NodeState
@@ -105,7 +105,7 @@ class Control:
         self._look_now = asyncio.Event()
         self._lookers: list[asyncio.Future[None]] = []
         self._revoking = Revoking(node_state, channel)
-        self._caches = StoreHandles(CONTROL, asyncio.get_running_loop(), node_state.caches)
+        self._caches = StoreHandles(CONTROL, asyncio.get_running_loop(), node_state.caches, expires)
         self._cache_purging = CachePurging(self._caches.get, lambda: store_settings(self._proposer.current.settings))
         self._view = NodeView(node_state, channel, self._proposer, self._revoking, self._cache_purging)
         self._watching = Watching(self._proposer.apply_watched_objects)
@@ -133,7 +133,7 @@ class Control:
 
     def _use_cache(self, order: UseCache) -> None:
         for descriptor in self._channel.take_descriptors():
-            self._caches.attach(order.name, descriptor, order.memory, order.most_bytes)
+            self._caches.attach(order.name, descriptor, order.memory, order.most_bytes, disk_of(order))
 
     async def serve(self) -> None:
         """Serve until it has to stop; then answer the requests in flight."""

@@ -84,6 +84,8 @@ class UseCache(Message):
     name: str
     memory: int
     most_bytes: int
+    disk: tuple[str, str, int] | None = None
+    """Path, id and size of its disk tier."""
 
 
 class Prepare(Message):

@@ -1,23 +1,49 @@
 """Stores of the response cache that a configuration asks for."""
 
+import os
+
 from fastgw.cache.shared.layout import CONTROL
-from fastgw.cache.shared.node_stores import NodeStores, StoreSettings, open_wakers
+from fastgw.cache.tiers.disk_claims import LEAVING_S
+from fastgw.cache.tiers.disk_tier import DiskLocation
+from fastgw.cache.tiers.node_stores import DiskSettings, NodeStores, StoreSettings, open_wakers
 from fastgw.config.settings.gateway import CacheStore, Config
+from fastgw.http.caching.records import StoredHead, decode_record
+from fastgw.runtime.ipc.channel import UseCache
 
 
 def store_settings(settings: Config) -> dict[str, StoreSettings]:
     """Return the stores of a configuration by name; `main` is always among them."""
     wanted = {"main": CacheStore(), **settings.caches}
-    return {name: StoreSettings(each.memory, each.max_object) for name, each in wanted.items()}
+    return {name: StoreSettings(each.memory, each.max_object, _disk_of(each)) for name, each in wanted.items()}
+
+
+def _disk_of(store: CacheStore) -> DiskSettings | None:
+    return None if store.disk is None else DiskSettings(os.path.abspath(store.disk.path), store.disk.size)
 
 
 def open_stores(settings: Config, workers: int) -> NodeStores:
-    """Create the stores of a node. Raises `OSError` and `MemoryError`."""
+    """Create the stores of a node. Raises `OSError`, `UnusableDisk` and `MemoryError`."""
     stores = NodeStores(open_wakers(workers))
-    stores.stores = stores.planned(store_settings(settings))
+    stores.stores = stores.planned(store_settings(settings), LEAVING_S)
     return stores
 
 
 def column_of(worker: int | None) -> int:
     """Return the column in the stores of a worker with this column in the shared memory; None: of control."""
     return CONTROL if worker is None else worker + 1
+
+
+def disk_of(order: UseCache) -> DiskLocation | None:
+    """Return the disk tier of a store that the supervisor sends."""
+    return None if order.disk is None else DiskLocation(*order.disk)
+
+
+def expires(head: bytes) -> float:
+    """Return the epoch seconds from which on a stored response is of no use. 0.0: it may be validated at any
+    time, or is a record of another kind.
+    """
+    record = decode_record(head)
+    if not isinstance(record, StoredHead) or record.etag is not None or record.last_modified is not None:
+        return 0.0
+    stale = max(record.stale_while_revalidate, record.stale_if_error, record.stale_when_unreachable)
+    return max(1.0, record.stored_date - record.initial_age + record.lifetime + stale)

@@ -196,6 +196,41 @@ CACHE_EVICTIONS: Final = Family(
     "fastgw_cache_evictions_total", "counter", ("reason", "store"), "Stored responses that were evicted, by reason."
 )
 
+CACHE_DISK_BYTES: Final = Family("fastgw_cache_disk_bytes", "gauge", ("store",), "Bytes of the files of a disk tier.")
+CACHE_DISK_OBJECTS: Final = Family(
+    "fastgw_cache_disk_objects", "gauge", ("store",), "Stored responses in a disk tier, also those in memory."
+)
+CACHE_DISK_HITS: Final = Family(
+    "fastgw_cache_disk_hits_total", "counter", ("store",), "Look-ups that found on disk what memory did not have."
+)
+CACHE_DISK_WRITES: Final = Family(
+    "fastgw_cache_disk_writes_total",
+    "counter",
+    ("result", "store"),
+    "Stored responses for the disk tier: written, or dropped because the disk was too slow or full.",
+)
+CACHE_DISK_EVICTIONS: Final = Family(
+    "fastgw_cache_disk_evictions_total",
+    "counter",
+    ("reason", "store"),
+    "Files removed from the disk tier: capacity, or damaged (they did not pass their check).",
+)
+CACHE_DISK_ERRORS: Final = Family(
+    "fastgw_cache_disk_errors_total", "counter", ("store",), "Accesses to the disk tier that failed."
+)
+CACHE_DISK_UP: Final = Family(
+    "fastgw_cache_disk_up", "gauge", ("store",), "0: the disk tier is not used, as a purge could not be written to it."
+)
+CACHE_DISK: Final = (
+    CACHE_DISK_BYTES,
+    CACHE_DISK_OBJECTS,
+    CACHE_DISK_HITS,
+    CACHE_DISK_WRITES,
+    CACHE_DISK_EVICTIONS,
+    CACHE_DISK_ERRORS,
+    CACHE_DISK_UP,
+)
+
 OF_HEALTH: Final = (TARGETS, BREAKER)
 OF_CONCURRENCY: Final = (CONCURRENCY_LIMIT, CONCURRENCY_IN_FLIGHT)
 POOLS: Final = (POOL_IN_USE, POOL_IDLE, POOL_WAITING)
@@ -228,7 +263,7 @@ OF_PROCESSES: Final[Mapping[Family, Callable[[Process], int | float]]] = {
     WORKER_FDS: lambda process: process.open_fds,
 }
 OF_TLS: Final = (HANDSHAKES, RESUMPTIONS, HANDSHAKE_FAILURES, CERTIFICATE_EXPIRY, CLIENT_AUTH_EXPIRY)
-CACHES: Final = (CACHE_BYTES, CACHE_OBJECTS, CACHE_EVICTIONS)
+CACHES: Final = (CACHE_BYTES, CACHE_OBJECTS, CACHE_EVICTIONS, *CACHE_DISK)
 FEEDS: Final = (FEED_UP, FEED_SUCCESS)
 FAMILIES: Final = (
     *families.FAMILIES,
@@ -349,6 +384,22 @@ class Exposition:
             for name, each in stores.items()
             for reason, count in each.evictions.items()
         ]
+        disks = [(name, each.disk) for name, each in stores.items() if each.disk is not None]
+        yield [("", labels(CACHE_DISK_BYTES, name), each.bytes) for name, each in disks]
+        yield [("", labels(CACHE_DISK_OBJECTS, name), each.objects) for name, each in disks]
+        yield [("", labels(CACHE_DISK_HITS, name), each.hits) for name, each in disks]
+        yield [
+            ("", labels(CACHE_DISK_WRITES, result, name), count)
+            for name, each in disks
+            for result, count in (("written", each.written), ("dropped", each.dropped))
+        ]
+        yield [
+            ("", labels(CACHE_DISK_EVICTIONS, reason, name), count)
+            for name, each in disks
+            for reason, count in (("capacity", each.evicted), ("damaged", each.damaged))
+        ]
+        yield [("", labels(CACHE_DISK_ERRORS, name), each.errors) for name, each in disks]
+        yield [("", labels(CACHE_DISK_UP, name), int(not each.has_failed)) for name, each in disks]
 
     def _healths(self, series: Series) -> Iterator[Sequence[Sample]]:
         """Return the health of upstreams. Targets of aggregated upstreams are added up; breakers are reported only by

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from fastgw.admin.gateway_registry import Registration
-from fastgw.cache.shared.node_stores import NodeStores
+from fastgw.cache.tiers.node_stores import NodeStores
 from fastgw.config import Problem
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import Config, Listener

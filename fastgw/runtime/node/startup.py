@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from fastgw import compiled
+from fastgw.cache.tiers.disk_claims import UnusableDisk
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import DEFAULT_ADMIN, DEFAULT_STATUS, Admin, Config, Status
 from fastgw.config.sources.virtual_files import awaits
@@ -43,6 +44,8 @@ def open_node_state(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherite
     try:
         shared = SharedMemory.create(gateway.layout, accepted.workers)
         caches = open_stores(settings, accepted.workers)
+    except UnusableDisk as error:
+        raise CannotStart(str(error)) from error
     except (MemoryError, OverflowError, OSError) as error:
         raise CannotStart(
             f"cannot have the shared memory that workers: {accepted.workers}, limits.connections: "

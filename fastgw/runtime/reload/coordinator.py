@@ -204,7 +204,7 @@ class Reloading:
             node_state.words.set_awaits(node_state.shared, False)
         node_state.listeners = two_phase_commit.listeners
         node_state.endpoints |= two_phase_commit.opened
-        node_state.caches.stores = two_phase_commit.caches
+        node_state.caches.use_stores(two_phase_commit.caches)
 
     def _end(self, why: str) -> None:
         """End the reload. `why`: reason of a failure; "": every worker serves the new generation."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Final
 
-from fastgw.cache.shared.node_stores import NodeStore
+from fastgw.cache.tiers.node_stores import NodeStore
 from fastgw.runtime.ipc.channel import DESCRIPTORS_MAX, Abort, Commit, Origin, Prepare, Sockets, UseCache
 from fastgw.runtime.node.child_slots import Child
 from fastgw.runtime.node.node_state import Sealed
@@ -143,8 +143,13 @@ def send_caches(child: Child, stores: Mapping[str, NodeStore]) -> None:
     for name, store in stores.items():
         if known.get(name) != store.number:
             known[name] = store.number
-            size = store.memory.memory
-            message = UseCache(generation=child.generation, name=name, memory=size, most_bytes=store.most_bytes)
+            message = UseCache(
+                generation=child.generation,
+                name=name,
+                memory=store.memory.memory,
+                most_bytes=store.most_bytes,
+                disk=store.disk,
+            )
             child.send(message, [store.memory.fd])
 
 

@@ -107,6 +107,8 @@ class CacheHandover(msgspec.Struct):
     fd: int
     memory: int
     most_bytes: int
+    disk: tuple[str, str, int] | None = None
+    """Path, id and size of its disk tier."""
 
 
 class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"}):
@@ -151,6 +153,8 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
     admin_token: str = ""
     """"": the old version has none."""
     caches: dict[str, CacheHandover] = {}
+    cache_claims: dict[str, int] = {}
+    """Descriptors of the claims to the directories of caches, by path."""
     wakers: dict[int, int] = {}
     """Descriptors by which processes wake each other, by column of the caches."""
     registration: tuple[str, int] | None = None
@@ -191,9 +195,10 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
             quota_claim=-1 if node_state.quota_claim is None else node_state.quota_claim.fd,
             admin_token=node_state.admin_token,
             caches={
-                name: CacheHandover(each.number, each.memory.fd, each.memory.memory, each.most_bytes)
+                name: CacheHandover(each.number, each.memory.fd, each.memory.memory, each.most_bytes, each.disk)
                 for name, each in node_state.caches.stores.items()
             },
+            cache_claims=node_state.caches.claims.held,
             wakers=node_state.caches.wakers,
             registration=None if held is None else (held.path, held.fd),
         )
@@ -208,6 +213,7 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
             *(descriptor for descriptor, _ in self.passed),
             *((self.quota_claim,) if self.quota_claim >= 0 else ()),
             *{each.fd for each in self.caches.values()},
+            *self.cache_claims.values(),
             *self.wakers.values(),
             *((self.registration[1],) if self.registration else ()),
         ]

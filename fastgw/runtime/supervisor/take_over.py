@@ -10,7 +10,9 @@ import uvloop
 
 from fastgw.admin.gateway_registry import Registration
 from fastgw.cache.shared.layout import CacheMemory, OtherCacheLayout
-from fastgw.cache.shared.node_stores import NodeStore, NodeStores, open_wakers
+from fastgw.cache.tiers.disk_claims import UnusableDisk
+from fastgw.cache.tiers.disk_tier import DiskLocation
+from fastgw.cache.tiers.node_stores import NodeStore, NodeStores, open_wakers
 from fastgw.gateway.tables import Gateway
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
@@ -101,7 +103,7 @@ def grow(node_state: NodeState) -> None:
 
 def attached_caches(handover: HandoverState, accepted: ConfigSnapshot) -> NodeStores:
     """Return the existing stores of the response cache; empty ones in place of those of another layout."""
-    stores = NodeStores(handover.wakers or open_wakers(accepted.workers))
+    stores = NodeStores(handover.wakers or open_wakers(accepted.workers), handover.cache_claims)
     memories: dict[int, CacheMemory] = {}
     for name, each in handover.caches.items():
         try:
@@ -109,9 +111,17 @@ def attached_caches(handover: HandoverState, accepted: ConfigSnapshot) -> NodeSt
         except (OtherCacheLayout, ValueError):
             continue
         memories[each.fd] = memory
-        stores.stores[name] = NodeStore(each.number, memory, each.most_bytes)
+        stores.stores[name] = NodeStore(
+            each.number, memory, each.most_bytes, None if each.disk is None else DiskLocation(*each.disk)
+        )
         stores.next_number = max(stores.next_number, each.number + 1)
-    stores.stores = stores.planned(store_settings(accepted.settings))
+    wanted = store_settings(accepted.settings)
+    try:
+        planned = stores.planned(wanted)
+    except UnusableDisk as error:
+        notice(OperatorEvent.CACHE_DISK_TROUBLE, f"upgrade: {error}; the store has no disk tier until a reload")
+        planned = stores.planned({name: each._replace(disk=None) for name, each in wanted.items()})
+    stores.use_stores(planned)
     return stores
 
 

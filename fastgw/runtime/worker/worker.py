@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from fastgw.cache.shared.layout import OtherCacheLayout
-from fastgw.cache.shared.node_stores import StoreHandles
+from fastgw.cache.tiers.node_stores import StoreHandles
 from fastgw.downstream import Server
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.filters.api import Services
@@ -58,7 +58,7 @@ from fastgw.runtime.ipc.channel import (
     Watch,
 )
 from fastgw.runtime.ipc.feed_values import RETRY_S, read_memfd, write_memfd
-from fastgw.runtime.node.cache_stores import column_of, store_settings
+from fastgw.runtime.node.cache_stores import column_of, disk_of, expires, store_settings
 from fastgw.runtime.node.heartbeat import WorkerHeartbeat
 from fastgw.runtime.node.metrics import Exposition
 from fastgw.runtime.node.node_state import NodeState
@@ -121,7 +121,7 @@ class Worker:
         self._channel = channel
         self._worker_loop = WorkerLoop(loop, words.held_body_budget(self._column))
         self._feeds = Feeds(node_state.feeds, self._request_feed)
-        self._caches = StoreHandles(column_of(bootstrap.column), loop, node_state.caches)
+        self._caches = StoreHandles(column_of(bootstrap.column), loop, node_state.caches, expires)
         self._services = Services(
             self._worker_loop,
             Fetcher(self._worker_loop),
@@ -229,7 +229,7 @@ class Worker:
     def _use_cache(self, order: UseCache) -> None:
         for descriptor in self._channel.take_descriptors():
             try:
-                self._caches.attach(order.name, descriptor, order.memory, order.most_bytes)
+                self._caches.attach(order.name, descriptor, order.memory, order.most_bytes, disk_of(order))
             except (OSError, MemoryError, OtherCacheLayout) as error:
                 self._is_short = True  # it serves without the cache until it is replaced
                 self._refused(order.generation, f"the memory of a cache cannot be used: {error}", True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable
+from queue import SimpleQueue
 from unittest import mock
 
 from fastgw.cache.process_store import ProcessStore
@@ -12,6 +13,9 @@ from fastgw.cache.shared import shared_store
 from fastgw.cache.shared.layout import COLUMNS, CacheMemory
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Lease, Refusal, Store, StoredObject, Writer
+from fastgw.cache.tiers.disk_claims import DiskClaims, restore_purges
+from fastgw.cache.tiers.disk_tier import DiskLocation, DiskTier
+from fastgw.cache.tiers.tiered_store import TieredStore
 from fastgw.shm import compare_and_swap
 
 
@@ -62,6 +66,7 @@ class FakeLoop:
         self.call_soon = call_soon
         self.readers: dict[int, Callable[[], None]] = {}
         self.later: list[FakeTimer] = []
+        self.call_soon_threadsafe: Callable[[Callable[[], None]], object] = call_soon
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> FakeTimer:
         self.later.append(FakeTimer(callback, self.later))
@@ -91,7 +96,7 @@ class SharedNode(Node):
         self.loops = {column: FakeLoop(self.call_soon) for column in (1, 2)}
         self.a, self.b = (self.open(column) for column in (1, 2))
 
-    def open(self, column: int) -> SharedStore:
+    def open(self, column: int) -> SharedStore | TieredStore:
         store = SharedStore(
             self.memory, column, self.loops[column], self.wakers, 1 << 30, clock=self.clock, date=self.date
         )
@@ -113,6 +118,75 @@ class SharedNode(Node):
         super().close()
         for waker in self.wakers.values():
             os.close(waker)
+
+
+class TieredNode(SharedNode):
+    """A node with a disk tier. Threads call back when `run` or `settle` runs. `expires`: see `DiskTier`."""
+
+    def __init__(
+        self,
+        path: str,
+        memory: int = 1 << 20,
+        size: int = 1 << 24,
+        expires: Callable[[bytes], float] = lambda head: 0.0,
+    ) -> None:
+        self.path, self.size, self.expires = path, size, expires
+        self.ready: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.claims = DiskClaims({})
+        self.journal = self.claims.begin_run(path, 0.0)
+        super().__init__(memory)
+
+    def open(self, column: int) -> TieredStore:
+        if column == 1:
+            restore_purges(self.memory, self.journal)
+        self.loops[column].call_soon_threadsafe = self.ready.put
+        memory = super().open(column)
+        disk = DiskLocation(self.path, self.journal.id, self.size)
+        tier = DiskTier(disk, memory, self.loops[column], self.expires, self.date)
+        return TieredStore(memory, tier, 1 << 30)
+
+    def run(self) -> int:
+        count = super().run()
+        while not self.ready.empty():
+            self.ready.get()()
+            count += 1
+        return count
+
+    def settle(self) -> None:
+        """Run callbacks until no thread has anything to do."""
+        while True:
+            self.run()
+            tiers = [each.tier for each in (self.a, self.b) if isinstance(each, TieredStore)]
+            if not any(each.is_busy for each in tiers):
+                return
+            self.ready.get(timeout=60)()
+
+    def recall(self, key: bytes, store: Store | None = None) -> StoredObject | None:
+        """Look for a key as a request does: in memory, then on disk, then in memory again."""
+        store = store or self.a
+        found: list[StoredObject | None] = []
+        if (present := store.find(key)) is not None:
+            return present
+        if not store.recall([key], found.append):
+            return None
+        while not found:
+            self.ready.get(timeout=60)()
+        return found[0] or store.find(key)
+
+    def forget(self) -> None:
+        """Remove everything from memory, as eviction does."""
+        for store in (self.a, self.b):
+            assert isinstance(store, TieredStore)
+            memory = store.memory
+            for bucket in memory.index.all():
+                for position, entry in bucket:
+                    memory.index.replace(position, entry, 0)
+
+    def close(self) -> None:
+        """End the node. Repeated calls do nothing."""
+        if self.claims.held:
+            super().close()
+            self.claims.release_others(set())
 
 
 class PlainNode(SharedNode):

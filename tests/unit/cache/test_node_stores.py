@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from fastgw.cache.shared.layout import CONTROL, MOST_COLUMNS
-from fastgw.cache.shared.node_stores import NodeStores, StoreHandles, StoreSettings, open_wakers
+from fastgw.cache.tiers.node_stores import NodeStores, StoreHandles, StoreSettings, open_wakers
 from tests.unit.cache.nodes import FakeLoop, leased, pins_in, put, read
 
 KEY = b"k" * 16
@@ -24,7 +24,7 @@ def stores() -> Iterator[NodeStores]:
 
 
 def handles(stores: NodeStores, column: int) -> StoreHandles:
-    return StoreHandles(column, FakeLoop(lambda callback: None), stores)
+    return StoreHandles(column, FakeLoop(lambda callback: None), stores, lambda head: 0.0)
 
 
 def test_a_change_keeps_what_it_can(stores: NodeStores) -> None:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from fastgw.cache.store import LEASE_S, MOST_HEAD, MOST_TAGS, MOST_URL, Eviction, Refusal
+from fastgw.cache.tiers.tiered_store import TieredStore
 from fastgw.routing.table import at_once
-from tests.unit.cache.nodes import Node, PlainNode, ProcessNode, SharedNode, begin, body_of, leased, put, read
+from tests.unit.cache.nodes import (
+    Node,
+    PlainNode,
+    ProcessNode,
+    SharedNode,
+    TieredNode,
+    begin,
+    body_of,
+    leased,
+    put,
+    read,
+)
 
 K, L, M = (bytes([each]) * 16 for each in b"KLM")
-NODES = [ProcessNode, SharedNode, PlainNode]
+NODES = [ProcessNode, SharedNode, PlainNode, TieredNode]
 
 
 @pytest.fixture(params=NODES)
-def node(request: pytest.FixtureRequest) -> Iterator[Node]:
-    made: Node = request.param()
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Node]:
+    made: Node = TieredNode(str(tmp_path)) if request.param is TieredNode else request.param()
     yield made
     made.close()
 
@@ -172,7 +185,8 @@ def test_too_large_is_refused_at_once(node: Node) -> None:
     assert lease.store(b"", size=node.a.most_bytes + 1) is None
     lease.give_up()
     writer = begin(node.a, K)
-    for _ in range(node.a.most_bytes // 65_536):
+    in_memory = node.a.memory if isinstance(node.a, TieredStore) else node.a
+    for _ in range(in_memory.most_bytes // 65_536):
         assert writer.append(bytes(65_536))
     assert not writer.append(bytes(65_536))
     assert node.b.find(K) is None

@@ -4,6 +4,7 @@ import asyncio
 from typing import Final, final
 
 from fastgw.cache.store import KeyWatch, Lease, Refusal, StoredObject
+from fastgw.cache.tiers.disk_object import DiskObject
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange
 from fastgw.filters.policies.cache.fetch import Fetch
@@ -33,7 +34,10 @@ class CachedRequest:
     __slots__ = (
         "_fields",
         "_has_waited",
+        "_is_recalled_again",
+        "_is_recalling",
         "_origin",
+        "_recalled",
         "_resource",
         "_search_key",
         "_timer",
@@ -65,6 +69,8 @@ class CachedRequest:
         self._fields: ForwardedFields | None = None
         self._why: Forwarded | None = None  # why the first look-up has not found an answer
         self._has_waited = False
+        self._is_recalling = self._is_recalled_again = False
+        self._recalled: frozenset[bytes] = frozenset()  # keys that slower tiers were asked for
         self._watch: KeyWatch | None = None
         self._watched = b""
         self._timer: asyncio.TimerHandle | None = None
@@ -105,6 +111,10 @@ class CachedRequest:
     def answer(self) -> bool:
         """Answer from the store, or fetch. False: the request has to be forwarded as it is."""
         found, record = self._find()
+        return self._recall() or self._use(found, record) if found is None else self._use(found, record)
+
+    def _use(self, found: StoredObject | None, record: StoredHead | None) -> bool:
+        """Answer with what was found, or fetch; see `answer`."""
         if found is None or record is None:
             why = Forwarded.URI_MISS if self.variants is None else Forwarded.VARY_MISS
             return self._fetch_or_wait(why, None, None)
@@ -164,16 +174,16 @@ class CachedRequest:
                 policy.ready.add(exchange, found, record, self.forward.marks)
             exchange.cache_status = hit_status(decision.ttl)
         if decision.use is Reuse.STALE_WHILE_REVALIDATE and found.is_complete:
-            self._validate_later()
+            self._validate_later(found)
         answer_from(exchange, policy, found, record, decision.age, self.forward.marks)
 
-    def _validate_later(self) -> None:
-        """Validate a stale response in the background, unless another request does."""
+    def _validate_later(self, sent: StoredObject) -> None:
+        """Validate a stale response in the background, unless another request does. `sent`: it is sent meanwhile."""
         store = self.policy.store
         lease = store.lease(self.key)
         if isinstance(lease, Refusal):
             return
-        found = store.find(self.key)
+        found = sent.copy() if isinstance(sent, DiskObject) else store.find(self.key)
         record = None if found is None else decode_record(found.head)
         if found is None or not isinstance(record, StoredHead):
             lease.give_up()
@@ -195,6 +205,12 @@ class CachedRequest:
             exchange.cache_result, exchange.cache_status = "miss", forwarded_status(why)
             return False
         lease = self.policy.store.lease(self.key)
+        if not isinstance(lease, Refusal) and self._has_waited and self._recalled and not self._is_recalled_again:
+            # What this request has waited for may be in a slower tier only.
+            self._is_recalled_again, self._recalled = True, frozenset()
+            if found is None and self._recall():
+                lease.give_up()
+                return True
         if lease is Refusal.IN_FLIGHT and why is not Forwarded.REQUEST:
             if found is not None:
                 found.release()
@@ -230,6 +246,48 @@ class CachedRequest:
         granted, refusal = (None, lease) if isinstance(lease, Refusal) else (lease, None)
         Fetch(self, granted, refusal, why, found, record, has_client=True).send_request(self.exchange)
 
+    # looking in slower tiers
+
+    def _recall(self) -> bool:
+        """Look in slower tiers for the keys that were not found, each once. False: there is nothing to wait for."""
+        keys = [key for key in self._missing() if key not in self._recalled]
+        if not keys or not self.policy.store.recall(keys, self._use_recalled):
+            return False
+        self._recalled = self._recalled.union(keys)
+        self._is_recalling = True
+        if self._timer is None:
+            self.exchange.service = self
+        return True
+
+    def _missing(self) -> tuple[bytes, ...]:
+        if self.variants is not None or self.rule is not None:
+            return (self.key,)
+        return self.exact, self.search_key
+
+    def _use_recalled(self, found: StoredObject | None) -> None:
+        """Go on with an object that only a slower tier has; None: look again in memory."""
+        self._is_recalling = False
+        exchange = self.exchange
+        if exchange.service is not self:  # the client has disconnected
+            if found is not None:
+                found.release()
+            return
+        if self._timer is None:
+            exchange.service = None
+        record = None if found is None else decode_record(found.head)
+        if found is not None and not isinstance(record, StoredHead):
+            found.release()
+            found = None
+        if found is None:
+            is_answered = self.answer()
+        elif found.key == self.key:
+            is_answered = self._use(found, record if isinstance(record, StoredHead) else None)
+        else:
+            found.release()
+            is_answered = self.answer()
+        if not is_answered:
+            self.forward(exchange)
+
     # waiting for another fetch
 
     def _wait(self) -> bool:
@@ -247,22 +305,28 @@ class CachedRequest:
         return self.answer()  # what has happened before the watch began
 
     def _look_again(self) -> None:
-        if self._timer is not None:
+        if self._timer is not None and not self._is_recalling:
             self.answer()
 
     def _waited_too_long(self) -> None:
         self._timer = None
+        if self._is_recalling:
+            self._stop_watching()
+            return
         self._fetch(Refusal.IN_FLIGHT, self._why or Forwarded.URI_MISS, None, None)
 
     def _stop_waiting(self) -> None:
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
+        self._stop_watching()
+        if self.exchange.service is self:
+            self.exchange.service = None
+
+    def _stop_watching(self) -> None:
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.cancel()
-        if self.exchange.service is self:
-            self.exchange.service = None
 
     # calls of the client's side (`ServiceSide`)
 

@@ -214,7 +214,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 url = policy.url_of(exchange, policy.query_of(exchange))
                 policy.store.purge_tags(tags_to_purge(url))
                 announce[0](PurgeOrder(self.store, PurgeTarget.URL, (url,)))
-                exchange.reply(Reply(204))
+                exchange.service = waiting = _PurgeWait(exchange)
+                policy.store.when_purged(waiting.answer)
 
         def response(exchange: Exchange) -> None:
             answer = exchange.response
@@ -284,6 +285,27 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
         if exchange.consumer is not None and not policy.by_consumer:
             told += "; stores only what says public or s-maxage, as the client has authenticated"
         return told
+
+
+class _PurgeWait:
+    """Service side of a request with PURGE, until the purge holds over restarts, too."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange: Exchange | None = exchange
+
+    def answer(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.service = None
+            exchange.reply(Reply(204))
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def feed_raw(self, chunk: bytes) -> None: ...
+    def end_raw(self) -> None: ...
+
+    def cancel(self) -> None:
+        self._exchange = None
 
 
 def _seconds(duration: float | None) -> int | None:

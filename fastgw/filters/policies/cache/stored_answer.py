@@ -7,13 +7,15 @@ see of the upstream's own response. Rule: an object that is read stays pinned un
 from typing import Final, final
 
 from fastgw.cache.store import KeyWatch, Store, StoredObject
+from fastgw.cache.tiers.disk_object import DiskObject
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Response
 from fastgw.exchange.reply import NO_CONTENT
+from fastgw.files.file_body import FileBody, FilePart
 from fastgw.filters.policies.cache.encoded_forms import StoredForms
 from fastgw.filters.policies.cache.policy import CachePolicy
-from fastgw.http.byte_ranges import content_range, unsatisfied_range
+from fastgw.http.byte_ranges import ByteRange, content_range, unsatisfied_range
 from fastgw.http.caching.records import StoredHead
 from fastgw.http.caching.validation import find_part, is_unchanged_for, not_modified_lines
 from fastgw.http.http1.parser import Http1ResponseHead, parse_response
@@ -65,6 +67,9 @@ def answer_from(
     response = Response(status, made, b"Age: %d\r\n" % age, dropped)
     if status == 200 and found.is_complete and exchange.chain.treats_responses:
         response.encoded_forms = StoredForms(policy.store, found)
+    if isinstance(found, DiskObject):
+        _send_file(exchange, found, response, first, found.length if end is None else end)
+        return
     if end is not None and end - first <= AT_ONCE and found.length >= end:
         payload = b"".join(found.pieces(first))[: end - first]
         found.release()
@@ -75,6 +80,18 @@ def answer_from(
     exchange.respond(response, b"", False)
     if exchange.service is body:  # otherwise a filter has replaced the response, or the client has disconnected
         body.send_more()
+
+
+def _send_file(exchange: Exchange, found: DiskObject, response: Response, first: int, end: int) -> None:
+    """Send a part of the body from the file that has it."""
+    file = found.file
+    assert file is not None
+    part = FilePart(b"", ByteRange(file.first + first, file.first + end - 1))
+    exchange.service = sender = FileBody(file, (part,)).service(exchange)
+    found.release()
+    exchange.respond(response, b"", False)
+    if exchange.service is sender:  # otherwise a filter has replaced the response, or the client has disconnected
+        sender.start_sending()
 
 
 def _head(status: int, reason: bytes, lines: bytes, method: bytes) -> Http1ResponseHead:

@@ -12,7 +12,7 @@ from prometheus_client.samples import Sample
 
 from fastgw.admin.node_interface import CertificateInfo, FeedInfo, VerifierInfo
 from fastgw.admin.prometheus_text import OPENMETRICS, PROMETHEUS, negotiate_format
-from fastgw.cache.store import Eviction, StoreNumbers
+from fastgw.cache.store import DiskNumbers, Eviction, StoreNumbers
 from fastgw.config.base.value_types import Address, Url
 from fastgw.config.settings import gateway as config
 from fastgw.downstream.tls.connection import HandshakeOutcome
@@ -32,6 +32,10 @@ from fastgw.shm.slot_assignment import MAX_CONSUMERS, SlotNames
 from fastgw.upstream.health.circuit_breaker import BreakerPhase
 
 BEGUN = 1_700_000_000.0
+
+DISK = DiskNumbers(
+    1 << 30, objects=3, bytes=12_288, hits=5, written=6, dropped=1, errors=2, evicted=4, damaged=1, has_failed=False
+)
 
 
 class Node:
@@ -71,7 +75,7 @@ class Node:
             lambda: feeds,
             lambda: {"users": OfUpstream({HealthVerdict.HEALTHY: 2, HealthVerdict.EJECTED: 1}, BreakerPhase.OPEN)},
             lambda: {"at_a_time": (10, 3)},
-            caches=lambda: {"main": StoreNumbers(2, 4096, {Eviction.CAPACITY: 7})},
+            caches=lambda: {"main": StoreNumbers(2, 4096, {Eviction.CAPACITY: 7}, DISK)},
         )
 
     def finish(self, route: str, status: int = 200, fault: str = "") -> None:

@@ -1,0 +1,117 @@
+"""Directories of disk tiers, as the supervisor claims them: one gateway at a time uses a directory.
+
+The claim is a lock on a file, which the processes of the gateway inherit: while one of them lives, no other gateway
+uses the directory.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Mapping, Set
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, final
+
+from fastgw.cache.shared.layout import CacheMemory
+from fastgw.cache.shared.purges import Purges
+from fastgw.cache.tiers.purge_journal import Run, begin_run
+
+LEAVING_S: Final = 2.0
+"""Seconds that a start waits for a gateway that is ending."""
+_LOCK: Final = "lock"
+_WAIT_S: Final = 0.05
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+class UnusableDisk(OSError):
+    """A directory that a disk tier cannot use; the text is the reason in one line."""
+
+
+def why_not_disk(path: str) -> str | None:
+    """Return the reason why a directory cannot be used for a disk tier, as far as it is seen without using it. None:
+    it can.
+    """
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        folder = Path(path).absolute().parent
+        if not folder.is_dir():
+            return f"{path}: the directory {folder} does not exist"
+        return None if os.access(folder, os.W_OK | os.X_OK) else f"{path} cannot be created: {folder} is not writable"
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    if not stat.S_ISDIR(status.st_mode):
+        return f"{path} is not a directory"
+    if status.st_uid != os.geteuid():
+        return f"{path} belongs to another user"
+    if status.st_mode & 0o022:
+        return f"{path} is writable for other users; chmod 0700"
+    return None if os.access(path, os.R_OK | os.W_OK | os.X_OK) else f"{path} is not writable"
+
+
+@final
+class DiskClaims:
+    """Claims of one gateway. `held`: those of the previous program, by path, with descriptors."""
+
+    def __init__(self, held: Mapping[str, int]) -> None:
+        self.held = dict(held)
+
+    def begin_run(self, path: str, timeout: float) -> Run:
+        """Claim a directory, which is made if need be, and begin a run of its journal. Raises `UnusableDisk`."""
+        if (why := why_not_disk(path)) is not None:
+            raise UnusableDisk(f"cache: {why}")
+        is_new = path not in self.held
+        try:
+            if is_new:
+                with suppress(FileExistsError):
+                    os.mkdir(path, 0o700)
+                self.held[path] = _locked(path, timeout)
+            return begin_run(path, rewrite=is_new)
+        except BlockingIOError:
+            raise UnusableDisk(f"cache: {path} is used by another gateway; each needs its own directory") from None
+        except OSError as error:
+            self.release_others({*self.held} - ({path} if is_new else set()))
+            raise UnusableDisk(f"cache: {path} cannot be written: {error.strerror}") from error
+
+    def release_others(self, used: Set[str]) -> None:
+        """Release all directories but these. Processes that have inherited a claim go on to hold it."""
+        for path in self.held.keys() - used:
+            os.close(self.held.pop(path))
+
+
+def _locked(path: str, timeout: float) -> int:
+    """Return a descriptor with the lock of a directory. Raises `BlockingIOError` and other `OSError`."""
+    fd, ends_at = os.open(os.path.join(path, _LOCK), _FLAGS, 0o600), time.monotonic() + timeout
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= ends_at:
+                    raise
+                time.sleep(_WAIT_S)
+            else:
+                return fd
+    except OSError as error:
+        os.close(fd)
+        if error.errno == errno.ENOLCK:
+            raise OSError(errno.ENOLCK, "the file system has no locks") from error
+        raise
+
+
+def restore_purges(memory: CacheMemory, run: Run) -> None:
+    """Let new memory know the purges of former runs."""
+    purges = Purges(memory)
+    for each in run.purges:
+        if each.kind == "key" or each.kind == "tag":
+            kind = b"k" if each.kind == "key" else b"t"
+            purges.restore_hash(purges.hash(kind, each.value), each.number, soft=each.soft)
+        elif each.kind == "prefix":
+            purges.restore_prefix(each.value, each.number, soft=each.soft)
+        elif each.kind == "all":
+            purges.restore_all(each.number, soft=each.soft)
+        elif each.kind == "floor":
+            purges.raise_floor(each.number)
+    purges.begin_at(run.number)

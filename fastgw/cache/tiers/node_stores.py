@@ -1,0 +1,181 @@
+"""The cache stores of a node: made by the supervisor, and handles of them in each process."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Final, NamedTuple, Protocol, final
+
+from fastgw.cache.shared.layout import CONTROL, MOST_COLUMNS, CacheMemory
+from fastgw.cache.shared.recovery import clean_up
+from fastgw.cache.shared.shared_store import SharedStore
+from fastgw.cache.store import Store, StoreNumbers
+from fastgw.cache.tiers.disk_claims import DiskClaims, restore_purges
+from fastgw.cache.tiers.disk_tier import DiskLocation, DiskTier
+from fastgw.cache.tiers.tier_threads import TierLoop
+from fastgw.cache.tiers.tiered_store import TieredStore
+
+_MOST_WAKERS: Final = 128
+"""Columns with an eventfd. A worker in another column looks at intervals only."""
+
+
+class NodeStore(NamedTuple):
+    """One store of the node. `number`: another one after each change of its settings. `disk`: None: it has no disk
+    tier.
+    """
+
+    number: int
+    memory: CacheMemory
+    most_bytes: int
+    disk: DiskLocation | None = None
+
+    @property
+    def settings(self) -> "StoreSettings":
+        disk = None if self.disk is None else DiskSettings(self.disk.path, self.disk.most_bytes)
+        return StoreSettings(self.memory.memory, self.most_bytes, disk)
+
+
+class DiskSettings(NamedTuple):
+    """Settings of a disk tier."""
+
+    path: str
+    most_bytes: int
+
+
+class StoreSettings(NamedTuple):
+    """Settings of a store that matter to its memory and its tiers."""
+
+    memory: int
+    most_bytes: int
+    disk: DiskSettings | None = None
+
+
+def open_wakers(workers: int) -> dict[int, int]:
+    """Return eventfds for the columns of control, of this many workers, and of their successors. Raises `OSError`."""
+    count = min(2 * workers + 2, _MOST_WAKERS)
+    return {column: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for column in range(count)}
+
+
+@final
+class NodeStores:
+    """The stores as the supervisor keeps them; its children inherit them. `wakers`: eventfds by column."""
+
+    def __init__(self, wakers: Mapping[int, int], claims: Mapping[str, int] | None = None) -> None:
+        """`claims`: directories that the previous program has claimed, with descriptors of the claims."""
+        self.wakers = dict(wakers)
+        self.claims = DiskClaims(claims or {})
+        self.stores: dict[str, NodeStore] = {}
+        self.next_number = 1
+
+    def planned(self, settings: Mapping[str, StoreSettings], timeout: float = 0.0) -> dict[str, NodeStore]:
+        """Return the stores for these settings: the present ones as far as they are the same. Raises `OSError` and
+        `UnusableDisk`. `timeout`: seconds to wait for a gateway that is ending and uses the same directory.
+        """
+        found = {}
+        for name, wanted in settings.items():
+            store = self.stores.get(name)
+            if store is None or store.settings != wanted:
+                store = self._made(wanted, store, timeout)
+                self.next_number += 1
+            found[name] = store
+        return found
+
+    def use_stores(self, stores: Mapping[str, NodeStore]) -> None:
+        """Make these the stores, and release the directories that none of them uses."""
+        self.stores = dict(stores)
+        self.claims.release_others({each.disk.path for each in stores.values() if each.disk is not None})
+
+    def _made(self, wanted: StoreSettings, before: NodeStore | None, timeout: float) -> NodeStore:
+        former, disk = None if before is None else before.disk, wanted.disk
+        if before is not None and before.memory.memory == wanted.memory:
+            # Purges of one directory have numbers of one memory.
+            if disk is None and former is None:
+                return NodeStore(self.next_number, before.memory, wanted.most_bytes)
+            if disk is not None and former is not None and disk.path == former.path:
+                used = former._replace(most_bytes=disk.most_bytes)
+                return NodeStore(self.next_number, before.memory, wanted.most_bytes, used)
+        memory = CacheMemory(wanted.memory)
+        if disk is None:
+            return NodeStore(self.next_number, memory, wanted.most_bytes)
+        run = self.claims.begin_run(disk.path, timeout)
+        restore_purges(memory, run)
+        return NodeStore(self.next_number, memory, wanted.most_bytes, DiskLocation(disk.path, run.id, disk.most_bytes))
+
+    def clean_up(self, column: int) -> None:
+        """Put the column of a dead process in order, in all stores."""
+        if column < MOST_COLUMNS:
+            for memory in {id(store.memory): store.memory for store in self.stores.values()}.values():
+                clean_up(memory, column, self.wakers)
+
+    def close(self) -> None:
+        """Close the eventfds, and release all directories."""
+        self.claims.release_others(set())
+        for waker in self.wakers.values():
+            os.close(waker)
+        self.wakers.clear()
+
+
+class WakeLoop(TierLoop, Protocol):
+    """The part of an event loop that handles need."""
+
+    def add_reader(self, fd: int, callback: Callable[[], None], /) -> object: ...
+
+    def remove_reader(self, fd: int, /) -> object: ...
+
+
+@final
+class StoreHandles:
+    """Handles of one process. `column`: see `CacheMemory`; with one that the memory does not have there are none.
+    `expires`: see `DiskTier`.
+    """
+
+    def __init__(self, column: int, loop: WakeLoop, stores: NodeStores, expires: Callable[[bytes], float]) -> None:
+        self._column, self._loop, self._wakers, self._expires = column, loop, stores.wakers, expires
+        self._handles: dict[str, SharedStore | TieredStore] = {}
+        self._former: list[SharedStore | TieredStore] = []  # tables from before a reload may still use them
+        for name, store in stores.stores.items():
+            self._open(name, store.memory, store.most_bytes, store.disk)
+        if (waker := self._wakers.get(column)) is not None:
+            loop.add_reader(waker, self._woken)
+
+    def get(self, name: str) -> Store | None:
+        """Return the handle of a store; None: there is no such store."""
+        return self._handles.get(name)
+
+    def numbers(self, names: Iterable[str]) -> dict[str, StoreNumbers]:
+        """Return the state of these stores, for all processes."""
+        return {name: handle.numbers() for name in names if (handle := self._handles.get(name)) is not None}
+
+    def attach(self, name: str, fd: int, memory: int, most_bytes: int, disk: DiskLocation | None = None) -> None:
+        """Use another store under a name. It takes over the descriptor. Raises `OSError` and `OtherCacheLayout`."""
+        self._open(name, CacheMemory.attach(fd, memory), most_bytes, disk)
+
+    def close(self) -> None:
+        """Close all handles."""
+        for handle in (*self._handles.values(), *self._former):
+            handle.close()
+        if (waker := self._wakers.get(self._column)) is not None:
+            self._loop.remove_reader(waker)
+
+    def _open(self, name: str, memory: CacheMemory, most_bytes: int, disk: DiskLocation | None) -> None:
+        if self._column >= MOST_COLUMNS:
+            return
+        made: SharedStore | TieredStore
+        made = shared = SharedStore(memory, self._column, self._loop, self._wakers, most_bytes)
+        if disk is not None:
+            made = TieredStore(shared, DiskTier(disk, shared, self._loop, self._expires), most_bytes)
+            if self._column == CONTROL:
+                made.tier.begin_scan()
+        if (before := self._handles.get(name)) is not None:
+            for each in self._former[:-1]:
+                if isinstance(each, TieredStore):
+                    each.tier.close(wait=False)
+            self._former = [*self._former[-1:], before]
+            if isinstance(before, TieredStore) and isinstance(made, TieredStore):
+                before.successor = made
+        self._handles[name] = made
+
+    def _woken(self) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._wakers[self._column])
+        for handle in (*self._handles.values(), *self._former):
+            handle.call_due()

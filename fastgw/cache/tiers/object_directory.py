@@ -1,0 +1,349 @@
+"""The files of a disk tier: how they appear, are replaced, counted and evicted. All of it waits for the disk.
+
+The file system is the truth: a file that is there, and passes its check, is an object. A file gets its name when it is
+complete, so none that is half written is ever seen (`O_TMPFILE` and `linkat`; elsewhere a temporary name). Files are
+spread over 256 directories by the first byte of the key. Changes of one of these need its lock (`flock`), so
+its files are counted exactly, over all processes, in a word of shared memory; a killed process leaves no lock behind.
+
+Eviction: a writer that finds the tier full removes the files that were unused for longest among those of some
+directories, in turns over all of them. The time of the last use is a file's `atime`, set at each hit from disk.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final, NamedTuple, Protocol, final
+
+from fastgw.cache.tiers.object_file import (
+    BadFile,
+    FoundRecord,
+    ObjectRecord,
+    block_digest,
+    cut_blocks,
+    encode_header,
+    encode_slot,
+    layout_for,
+    read_record,
+    slot_offset,
+    write_all,
+)
+
+SHARDS: Final = 256
+_UNIT: Final = 4096
+_NAME: Final = 32
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_SAMPLE: Final = 64
+"""Files among which the least recently used ones are evicted."""
+_ROUNDS: Final = 8
+_ABANDONED_S: Final = 600.0
+"""Seconds after which a temporary name has no writer any more."""
+_OTHER: Final = frozenset((errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO))
+_NO_TMPFILE: Final = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL))
+
+
+class ShardCounts(Protocol):
+    """Counts of the files in each directory, over all processes."""
+
+    def add_file(self, shard: int, objects: int, size: int) -> None:
+        """Add to the counts of a directory; its lock is held."""
+
+    def set_shard(self, shard: int, objects: int, size: int) -> None:
+        """Set the counts of a directory; its lock is held."""
+
+    def next_shard(self) -> int:
+        """Return a number for the turns over all directories."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+
+
+class NewFile(NamedTuple):
+    """A file without its final name. `name`: its temporary one; None: it has none."""
+
+    fd: int
+    name: str | None
+
+
+class _Old(NamedTuple):
+    used_at: int
+    shard: int
+    name: str
+    inode: int
+    size: int
+
+
+@final
+class ObjectDirectory:
+    """The directories of one tier. `most_bytes`: its size."""
+
+    def __init__(self, path: str, counts: ShardCounts, most_bytes: int) -> None:
+        """Raises `OSError`."""
+        self.most_bytes = most_bytes
+        self._counts = counts
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        self._fd = os.open(path, _DIRECTORY)
+        self._has_tmpfile = os.path.isdir("/proc/self/fd")
+
+    def __del__(self) -> None:
+        with suppress(AttributeError, OSError):
+            os.close(self._fd)
+
+    # reading
+
+    def open_object(self, key: bytes) -> int | None:
+        """Open the file of a key. None: there is none. Raises `BadFile` and `OSError`."""
+        try:
+            with self._shard(key[0]) as folder:
+                if folder is None:
+                    return None
+                fd = os.open(key.hex(), os.O_RDONLY | _FILE, dir_fd=folder)
+        except OSError as error:
+            if error.errno in _OTHER:
+                return None
+            raise
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            os.close(fd)
+            raise BadFile("it is not a regular file of the gateway's user")
+        return fd
+
+    def mark_used(self, fd: int) -> None:
+        """Note that an object was used."""
+        with suppress(OSError):
+            os.utime(fd, ns=(time.time_ns(), os.fstat(fd).st_mtime_ns))
+
+    # writing
+
+    def create_file(self) -> NewFile:
+        """Create a file that has no name yet. Raises `OSError`."""
+        if self._has_tmpfile:
+            try:
+                return NewFile(os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._fd), None)
+            except OSError as error:
+                if error.errno not in _NO_TMPFILE:
+                    raise
+                self._has_tmpfile = False
+        name = f".{os.getpid()}-{os.urandom(8).hex()}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FILE
+        return NewFile(os.open(name, flags, 0o600, dir_fd=self._fd), name)
+
+    def drop_file(self, new: NewFile) -> None:
+        """Close a new file, and remove it unless it has got its final name."""
+        os.close(new.fd)
+        if new.name is not None:
+            with suppress(OSError):
+                os.unlink(new.name, dir_fd=self._fd)
+
+    def write_object(self, key: bytes, record: ObjectRecord, pieces: Iterable[bytes | memoryview], length: int) -> bool:
+        """Write an object, in place of an older one. False: a newer one is there. Raises `OSError`."""
+        layout = layout_for(record, length)
+        new = self.create_file()
+        try:
+            digests, at = [], layout.body
+            for number, block in enumerate(cut_blocks(pieces)):
+                write_all(new.fd, block, at)
+                digests.append(block_digest(key, number, block))
+                at += len(block)
+            write_all(new.fd, b"".join(digests), at)
+            return self.finish_object(new, key, record, length)
+        finally:
+            self.drop_file(new)
+
+    def finish_object(self, new: NewFile, key: bytes, record: ObjectRecord, length: int) -> bool:
+        """Write the header of a new file with a body and digests, and give it its name; see `write_object`."""
+        layout = layout_for(record, length)
+        slot = encode_slot(key, layout, 1, record)
+        assert slot is not None
+        write_all(new.fd, slot, slot_offset(layout, 1))
+        write_all(new.fd, encode_header(key, layout), 0)
+        os.ftruncate(new.fd, layout.total)
+        shard = key[0]
+        with self._locked(shard, make=True) as folder:
+            assert folder is not None
+            if not self._remove_older(folder, key, record):
+                return False
+            if new.name is None:
+                os.link(f"/proc/self/fd/{new.fd}", key.hex(), dst_dir_fd=folder, follow_symlinks=True)
+            else:
+                os.link(new.name, key.hex(), src_dir_fd=self._fd, dst_dir_fd=folder)
+            self._counts.add_file(shard, 1, _size(layout.total))
+        return True
+
+    def _remove_older(self, folder: int, key: bytes, record: ObjectRecord) -> bool:
+        """Remove the present object of a key. False: it is newer."""
+        try:
+            fd = self.open_object(key)
+            if fd is None:
+                found = None
+            else:
+                try:
+                    found = read_record(fd, key).record
+                finally:
+                    os.close(fd)
+        except BadFile:
+            found = None
+        if found is not None and (found.began, found.stored_date) > (record.began, record.stored_date):
+            return False
+        self._unlink(folder, key[0], key.hex())
+        return True
+
+    def replace_record(self, key: bytes, head: bytes, began: int, stored_date: float, expires_date: float) -> bool:
+        """Write another head to the file of a key. False: there is no such file, or a newer one. Raises `OSError`."""
+        with self._locked(key[0]) as folder:
+            if folder is None:
+                return False
+            try:
+                fd = os.open(key.hex(), os.O_RDWR | _FILE, dir_fd=folder)
+            except OSError as error:
+                if error.errno in _OTHER:
+                    return False
+                raise
+            try:
+                return self._replace_in(fd, folder, key, (head, began, stored_date, expires_date))
+            finally:
+                os.close(fd)
+
+    def _replace_in(self, fd: int, folder: int, key: bytes, changed: tuple[bytes, int, float, float]) -> bool:
+        head, began, stored_date, expires_date = changed
+        try:
+            found: FoundRecord = read_record(fd, key)
+        except BadFile:
+            self._unlink(folder, key[0], key.hex())
+            return False
+        old = found.record
+        if (old.began, old.stored_date) > (began, stored_date):
+            return False
+        record = ObjectRecord(began, stored_date, expires_date, old.lease_key, old.url, old.tags, head)
+        slot = encode_slot(key, found.layout, found.number + 1, record)
+        if slot is None:
+            self._unlink(folder, key[0], key.hex())
+            return False
+        before = os.fstat(fd)
+        write_all(fd, slot, slot_offset(found.layout, found.number + 1))
+        os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))  # the time of a change is that of the body
+        return True
+
+    # removing
+
+    def remove_object(self, key: bytes, inode: int | None = None) -> bool:
+        """Remove the file of a key. `inode`: only if it is this one."""
+        with self._locked(key[0]) as folder:
+            return folder is not None and self._unlink(folder, key[0], key.hex(), inode)
+
+    def _unlink(self, folder: int, shard: int, name: str, inode: int | None = None) -> bool:
+        """Remove a file; the lock of its directory is held."""
+        try:
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if inode is not None and status.st_ino != inode:
+                return False
+            os.unlink(name, dir_fd=folder)
+        except FileNotFoundError:
+            return False
+        except IsADirectoryError:
+            return False
+        self._counts.add_file(shard, -1, -_size(status.st_size))
+        return True
+
+    def evict_down_to(self, most_bytes: int) -> int:
+        """Remove the files that were unused for longest until the tier has at most this size. Returns their number."""
+        count = 0
+        for _ in range(_ROUNDS):
+            if self._counts.size <= most_bytes:
+                break
+            sample: list[_Old] = []
+            for _ in range(SHARDS):
+                sample += self._files(self._counts.next_shard() % SHARDS)
+                if len(sample) >= _SAMPLE:
+                    break
+            sample.sort()
+            evicted = 0
+            for each in sample[: -(-len(sample) // 2)]:
+                if self._counts.size <= most_bytes:
+                    break
+                with self._locked(each.shard) as folder:
+                    evicted += folder is not None and self._unlink(folder, each.shard, each.name, each.inode)
+            count += evicted
+            if not evicted:
+                break
+        return count
+
+    def _files(self, shard: int) -> list[_Old]:
+        with self._shard(shard) as folder:
+            return [] if folder is None else list(_listed(folder, shard))
+
+    # counting
+
+    def count_shard(self, shard: int) -> None:
+        """Count what a directory has. Raises `OSError`."""
+        with self._locked(shard) as folder:
+            if folder is None:
+                self._counts.set_shard(shard, 0, 0)
+                return
+            objects = size = 0
+            for each in _listed(folder, shard):
+                objects, size = objects + 1, size + _size(each.size)
+            self._counts.set_shard(shard, objects, size)
+
+    def remove_abandoned(self, now: float) -> None:
+        """Remove files with a temporary name whose writer has died. `now`: epoch seconds."""
+        for name in os.listdir(self._fd):
+            if name.startswith("."):
+                with suppress(OSError):
+                    status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode) and abs(now - status.st_mtime) > _ABANDONED_S:
+                        os.unlink(name, dir_fd=self._fd)
+
+    # directories
+
+    @contextmanager
+    def _shard(self, shard: int, *, make: bool = False) -> Iterator[int | None]:
+        """Open a directory. None: it does not exist."""
+        name, folder = f"{shard:02x}", None
+        try:
+            folder = os.open(name, _DIRECTORY, dir_fd=self._fd)
+        except FileNotFoundError:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=self._fd)
+                folder = os.open(name, _DIRECTORY, dir_fd=self._fd)
+        try:
+            yield folder
+        finally:
+            if folder is not None:
+                os.close(folder)
+
+    @contextmanager
+    def _locked(self, shard: int, *, make: bool = False) -> Iterator[int | None]:
+        """Open a directory with its lock. None: it does not exist."""
+        with self._shard(shard, make=make) as folder:
+            if folder is not None:
+                fcntl.flock(folder, fcntl.LOCK_EX)  # until it is closed
+            yield folder
+
+
+def _listed(folder: int, shard: int) -> Iterator[_Old]:
+    """Yield the object files of a directory."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode) and _is_name(entry.name, shard):
+                    yield _Old(status.st_atime_ns, shard, entry.name, status.st_ino, status.st_size)
+            except FileNotFoundError:
+                continue
+
+
+def _is_name(name: str, shard: int) -> bool:
+    return len(name) == _NAME and name[:2] == f"{shard:02x}" and not name.strip("0123456789abcdef")
+
+
+def _size(count: int) -> int:
+    """Return the bytes that a file of this length takes."""
+    return -(-count // _UNIT) * _UNIT

@@ -1,0 +1,101 @@
+"""Writes the purges of one process to the journal of a disk tier, one batch after another."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from errno import EDQUOT, ENOSPC
+from typing import TYPE_CHECKING, Final, final
+
+from fastgw.cache.shared.layout import DISK_FAILED
+from fastgw.cache.tiers.purge_journal import DamagedJournal, Purge, append_purges, remove_journal
+from fastgw.cache.tiers.tier_threads import Work
+from fastgw.operator_events import OperatorEvent, log_event
+
+if TYPE_CHECKING:
+    from fastgw.cache.tiers.disk_tier import DiskTier
+
+MOST_PURGES: Final = 10_000
+"""Purges that are yet to be written; with more, everything is purged from the disk."""
+_ATTEMPTS: Final = 3
+
+
+@final
+class PurgeWriter:
+    """Purges of a process on their way to the journal."""
+
+    def __init__(self, tier: "DiskTier") -> None:
+        self._tier = tier
+        self._pending: list[Purge] = []
+        self._waiting: list[Callable[[], None]] = []
+        self._is_writing = False
+
+    def __repr__(self) -> str:
+        return f"<PurgeWriter pending={len(self._pending)}>"
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether not all purges are written."""
+        return bool(self._pending) or self._is_writing
+
+    def write(self, purges: Sequence[Purge]) -> None:
+        """Write purges, which hold already."""
+        if self._tier.has_failed:
+            return
+        self._pending += purges
+        if len(self._pending) > MOST_PURGES:
+            self._pending = [Purge("all", max(each.number for each in self._pending))]
+        self._write_next()
+
+    def when_written(self, callback: Callable[[], None]) -> None:
+        """Call back once all purges so far are in the journal, or it has failed."""
+        if self.is_busy:
+            self._waiting.append(callback)
+        else:
+            callback()
+
+    def close(self) -> None:
+        """Write what is left, without calls of the loop."""
+        purges, self._pending = self._pending, []
+        if purges:
+            self._tier.threads.run(Work.PURGE, lambda: self._append(purges), lambda is_written: None)
+
+    def _write_next(self) -> None:
+        if self._is_writing or not self._pending:
+            return
+        purges, self._pending = self._pending, []
+        self._is_writing = True
+
+        def done(is_written: bool | None) -> None:
+            self._is_writing = False
+            if self._pending:
+                self._write_next()
+                return
+            waiting, self._waiting = self._waiting, []
+            for each in waiting:
+                each()
+
+        self._tier.threads.run(Work.PURGE, lambda: self._append(purges), done)
+
+    def _append(self, purges: Sequence[Purge]) -> bool:
+        """Append to the journal, in a thread."""
+        tier = self._tier
+        why: OSError | DamagedJournal | None = None
+        for attempt in range(_ATTEMPTS):
+            try:
+                append_purges(tier.disk.path, tier.disk.id, purges)
+            except (OSError, DamagedJournal) as error:
+                why = error
+                if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+                    with suppress(OSError):
+                        tier.opened().evict_down_to(tier.counts.size * (9 - attempt) // 10)
+            else:
+                return True
+        tier.memory.words[DISK_FAILED] = 1
+        with suppress(OSError):
+            remove_journal(tier.disk.path)
+        log_event(
+            OperatorEvent.CACHE_DISK_FAILED,
+            "cache: a purge cannot be written to %s: %s; the disk is not used until the next start",
+            tier.disk.path,
+            getattr(why, "strerror", None) or why,
+        )
+        return False

@@ -1,0 +1,158 @@
+"""The disk tier of a cache through real gateways: restarts, kills, purges, and a directory that another one uses."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from tests.e2e.test_processes import samples
+from tests.support.gateway import Gateway, GatewayFailed, wait_until
+from tests.support.threaded import Threaded
+
+LARGE: Final = 3_000_000
+"""Bytes of a body that memory does not take."""
+LONG: Final = 60.0
+
+
+class Origin(BaseHTTPRequestHandler):
+    """An origin that counts its requests. Bodies follow from the path and the language."""
+
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    asked: Counter[str] = Counter()
+    versions = itertools.count(1)
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_GET(self) -> None:
+        name = f"{self.path} {self.headers['Accept-Language']}"
+        self.asked[name] += 1
+        etag = f'"{self.path}"'
+        if self.headers["If-None-Match"] == etag:
+            self.asked["304"] += 1
+            self.send_response(304)
+            body = b""
+        else:
+            body = body_of(name, LARGE if "large" in self.path else 500)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "max-age=1" if "short" in self.path else "max-age=600")
+        self.send_header("ETag", etag)
+        self.send_header("Surrogate-Key", "tagged" if "tagged" in self.path else "other")
+        if "vary" in self.path:
+            self.send_header("Vary", "Accept-Language")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(204)
+        self.end_headers()
+
+
+def body_of(name: str, size: int) -> bytes:
+    pattern = hashlib.sha256(name.encode()).hexdigest().encode()
+    return (pattern * (size // len(pattern) + 1))[:size]
+
+
+class Front:
+    """Gateways one after another, with one directory."""
+
+    def __init__(self, origin: str, folder: Path) -> None:
+        self.folder, self.cache = folder, folder / "cache"
+        disk = {"path": str(self.cache), "size": "64MiB"}
+        self.config: dict[str, Any] = {
+            "workers": 2,
+            "listeners": {"main": {"address": "127.0.0.1:0"}},
+            "status": {"address": "127.0.0.1:0"},
+            "admin": {"address": "127.0.0.1:0"},
+            "caches": {"main": {"memory": "1MiB", "max_object": "8MiB", "disk": disk}},
+            "upstreams": {"origin": {"targets": [origin]}},
+            "routes": [{"name": "all", "upstream": "origin", "filters": {"cache": {}}}],
+        }
+        self.number = 0
+
+    def start(self) -> Gateway:
+        self.number += 1
+        folder = self.folder / str(self.number)
+        folder.mkdir()
+        return Gateway(self.config, folder)
+
+    @contextmanager
+    def killed(self) -> Iterator[Gateway]:
+        """Start a gateway, and kill all of its processes at the end."""
+        gateway = self.start()
+        try:
+            yield gateway
+        finally:
+            gateway.kill()
+
+
+def ask(gateway: Gateway, path: str, language: str = "en", **headers: str) -> httpx.Response:
+    url = f"http://{gateway.address()}{path}"
+    return httpx.get(url, headers={"Accept-Language": language, **headers}, timeout=60.0, trust_env=False)
+
+
+def hit(gateway: Gateway, path: str, language: str = "en") -> bool:
+    """Whether a response is stored. It is checked, and stored afterwards."""
+    answer = ask(gateway, path, language)
+    assert answer.status_code == 200
+    assert answer.content == body_of(f"{path} {language}", LARGE if "large" in path else 500)
+    return "fastgw; hit" in answer.headers["Cache-Status"]
+
+
+def purge(gateway: Gateway, **body: Any) -> None:
+    url = f"http://{gateway.ready['admin']}/cache/purge"
+    assert httpx.post(url, json=body, headers=gateway.shown, timeout=60.0, trust_env=False).status_code == 200
+
+
+def on_disk(gateway: Gateway) -> float:
+    return samples(gateway.ready["status"])['fastgw_cache_disk_objects{store="main"}']
+
+
+SMALL: Final = [f"/small/{number}" for number in range(6)]
+
+
+def test_what_was_whole_survives_kill_9_and_what_was_purged_does_not(tmp_path: Path) -> None:
+    with Threaded(Origin, None) as origin:
+        origin.begin()
+        front = Front(origin.origin, tmp_path)
+        front.cache.mkdir(mode=0o700)
+        paths = [*SMALL, "/large", "/large/tagged", "/tagged", "/prefix/a", "/posted"]
+        with front.killed() as gateway:
+            assert not any(hit(gateway, path) for path in paths)
+            assert not any(hit(gateway, "/vary", language) for language in ("de", "fr"))
+            wait_until(lambda: on_disk(gateway) == len(paths) + 3, "all files", LONG)
+            with pytest.raises(GatewayFailed, match=r"cache is used by another gateway"), front.start():
+                pass
+
+        asked = Origin.asked.total()
+        with front.killed() as gateway:
+            assert all(hit(gateway, path) for path in paths)
+            assert all(hit(gateway, "/vary", language) for language in ("de", "fr"))
+            part = ask(gateway, "/large", Range="bytes=2500000-2500099")
+            assert part.status_code == 206
+            assert part.content == body_of("/large en", LARGE)[2_500_000:2_500_100]
+            assert ask(gateway, "/large", **{"If-None-Match": '"/large"'}).status_code == 304
+            assert Origin.asked.total() == asked
+            purge(gateway, tags=["tagged"])
+            purge(gateway, prefix="http://127.0.0.1/prefix/")
+            purge(gateway, url="http://127.0.0.1/small/0")
+            journal = front.cache / "purges"
+            before = journal.stat().st_size
+            httpx.post(f"http://{gateway.address()}/posted", content=b"x", timeout=60.0, trust_env=False)
+            wait_until(lambda: journal.stat().st_size > before, "the invalidation in the journal", LONG)
+
+        with front.start() as gateway:
+            purged = {"/large/tagged", "/tagged", "/prefix/a", "/small/0", "/posted"}
+            for path in paths:
+                assert hit(gateway, path) == (path not in purged), path
