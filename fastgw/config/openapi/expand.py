@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from fastgw.config.base.problems import Path, format_value
+from fastgw.config.base.problems import Path, format_value, suggest
 from fastgw.config.base.route_patterns import parse_path
 from fastgw.config.decoding.decoder import BROKEN, Reading
 from fastgw.config.decoding.merge import Derived, Merged, SourceLocation
@@ -37,8 +37,10 @@ FILTER: Final = "openapi"
 DOCUMENTATION: Final = "openapi_document"
 """Type, and name, of the filter that serves the documentation."""
 _SUFFIXES: Final = (".yaml", ".yml", ".json")
-_OWN: Final = ("use", "timeout", "retries")
+_OWN: Final = ("use", "timeout", "timeouts", "retries")
 """Settings of an entry that its routes have, and that `x-fastgw` may replace."""
+_OF_UPSTREAM: Final = ("timeouts", "retries")
+"""Settings among them that have no effect without an upstream."""
 _SHARED: Final = ("listeners", "hosts", "priority")
 
 
@@ -113,12 +115,24 @@ class _Expansion:
         definitions = openapi_name(settings.file, self.key, "schemas.json")
         self.files.derive(definitions, msgspec.json.encode(whole(schemas)))
         schemes = _schemes(spec)
+        self._check_entry(schemes)
         for each in operations:
             yield self._route(spec, schemas, each, definitions, schemes)
         if settings.unknown_paths == "pass" and settings.upstream is not None:
             yield self._of_entry("upstream"), self._made("other-paths", f"{base_path_of(spec, base)}/*")
         if settings.docs is not None:
             yield from self._documentation(settings.docs, spec, operations, schemas)
+
+    def _check_entry(self, schemes: Mapping[str, Any]) -> None:
+        """Report settings of the entry that have no effect on this document."""
+        settings = self.entry.openapi
+        for name in settings.security:
+            if name not in schemes:
+                at = self.location.below("openapi", "security", name)
+                at.report(f"the document has no security scheme {format_value(name)}", suggest(name, schemes))
+        if settings.unknown_paths == "pass" and settings.upstream is None:
+            at = self.location.below("openapi", "unknown_paths")
+            at.report("`unknown_paths: pass` needs an upstream", "expected `upstream`, or `unknown_paths: refuse`")
 
     def _base_path(self) -> str | None:
         base = self.entry.openapi.base_path
@@ -168,8 +182,9 @@ class _Expansion:
         settings["filters"] = self.entry.filters
         if mocked:
             settings["respond"] = Respond(status=200)
-            settings.pop("retries", None)
-            said.pop("retries", None)
+            for name in _OF_UPSTREAM:
+                settings.pop(name, None)
+                said.pop(name, None)
         else:
             settings["upstream"] = self.entry.openapi.upstream
             settings["strip_prefix"] = self.entry.strip_prefix

@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from fastgw.config.base.settings_base import NONE, Filters, FilterUse, Inner, Settings, Some
 from fastgw.config.base.value_types import Destination, Duration, ReadableFile, Size
-from fastgw.config.settings.upstreams import RouteRetries
+from fastgw.config.settings.upstreams import RouteRetries, RouteTimeouts
 
 LONGEST_BODY: Final = 128 * 1024
 """Maximum size in bytes of a body that is validated."""
@@ -65,6 +65,8 @@ class OpenApiRoutes(Settings):
     """Prefix to remove from the path before the request is sent, in whole path segments."""
     timeout: Duration | None = None
     """Timeout for the response head, over all attempts. null = only the timeouts of the upstream apply."""
+    timeouts: RouteTimeouts | None = None
+    """Timeouts for the upstream, where they differ from `timeouts` of the upstream."""
     retries: RouteRetries | None = None
     """Retries of failed requests of these routes, where they differ from `retries` of the upstream."""
     use: tuple[str, ...] = ()
@@ -83,6 +85,8 @@ class OperationExtension(Settings):
     """Names of filter sets, in place of those of the configuration."""
     timeout: Duration | None = None
     """Timeout for the response head, over all attempts."""
+    timeouts: RouteTimeouts | None = None
+    """Timeouts for the upstream."""
     retries: RouteRetries | None = None
     """Retries of failed requests."""
     validate: Mode | None = None

@@ -615,6 +615,7 @@ routes:
     priority: 10
     strip_prefix: /v1
     timeout: 10s
+    timeouts: {total: 1m}
     retries: {max: 1}
     use: [small]
     filters: {request_id: off}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, final
 from urllib.parse import unquote_to_bytes
 
@@ -11,8 +12,23 @@ from msgspec import Meta
 
 from fastgw.config.base.settings_base import Json
 from fastgw.config.settings.gateway import Settings
-from fastgw.filters.api import Bounded, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, ReadableFile, Reply, Size
+from fastgw.filters.api import (
+    BodyStage,
+    Bounded,
+    Env,
+    Exchange,
+    Fault,
+    Filter,
+    Hooks,
+    Outcome,
+    Phase,
+    ReadableFile,
+    Reply,
+    Size,
+    StageFactory,
+)
 from fastgw.filters.api.credential_locations import decoded
+from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
 from fastgw.filters.policies.content.schemas import Parameters, compile_schema, errors_of, read_schema
 from fastgw.http.strict_json import MOST_INLINE, InvalidJson, parse_json
 from fastgw.observe.metrics.families import FilterEvent
@@ -72,13 +88,16 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
     """Schema of the headers."""
     cookies: Schema | None = None
     """Schema of the cookies."""
+    response: Schema | None = None
+    """Schema of the JSON bodies of successful responses. They always pass; the log has their errors in `shadow`. One
+    that is longer than 128 KiB or has a content coding is not checked."""
     mode: Literal["enforce", "report"] = "enforce"
     """`report`: the request passes; the log has the errors in `shadow`, and they are counted as decisions in shadow
-    mode."""
+    mode. A body that is longer than `max_bytes` passes unchecked."""
 
     def __post_init__(self) -> None:
-        if not any((self.body, self.query, self.path, self.headers, self.cookies)):
-            raise ValueError("expected at least one of `body`, `query`, `path`, `headers` and `cookies`")
+        if not any((self.body, self.query, self.path, self.headers, self.cookies, self.response)):
+            raise ValueError("expected at least one of `body`, `query`, `path`, `headers`, `cookies` and `response`")
 
     def build(self, env: Env) -> Hooks:
         try:
@@ -86,24 +105,28 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
         except ModuleNotFoundError as error:
             raise ValueError("the package jsonschema_rs is missing; install fastgw[validate]") from error
         use = _Validation(env, self)
-        body = self.body
-        return Hooks(
-            request=use.request,
-            request_body=None if body is None else use.request_body,
-            needs_body=None if body is None else Bounded(body.max_bytes),
-        )
+        hooks: dict[str, Any] = {}
+        if self.body is not None and self.mode == "enforce":
+            hooks = {"request_body": StageFactory(use.request_stage), "needs_body": Bounded(self.body.max_bytes)}
+        elif self.body is not None:
+            hooks = {"request_body": StageFactory(use.request_stage, reads_only=True)}
+        if self.response is not None:
+            hooks["response_body"] = StageFactory(use.response_stage, reads_only=True)
+        return Hooks(request=use.request, **hooks)
 
 
 @final
 class _Validation:
     """Validation of the requests of a route."""
 
-    __slots__ = ("_body", "_instance", "_parameters", "_reports", "_requires_body")
+    __slots__ = ("_body", "_instance", "_most", "_parameters", "_reports", "_requires_body", "_response")
 
     def __init__(self, env: Env, settings: Validate) -> None:
         self._instance = env.instance
         self._reports = settings.mode == "report"
         self._body = None if settings.body is None else _compiled(env, settings.body)[0]
+        self._response = None if settings.response is None else _compiled(env, settings.response)[0]
+        self._most = MOST_INLINE if settings.body is None else settings.body.max_bytes
         self._requires_body = settings.body is not None and settings.body.required
         self._parameters: list[tuple[str, Validator, Parameters, Reader]] = []
         for location, schema in (
@@ -124,38 +147,66 @@ class _Validation:
         if self._body is not None and not errors:
             if exchange.request_body is None and exchange.body_length == 0:
                 if self._requires_body:
-                    errors.append(_error("body", "required", "expected a body"))
+                    errors.append(validation_error("body", "required", "expected a body"))
             elif not _is_json(exchange.field(b"content-type")):
                 return self._answer(exchange, exchange.refuse(Fault.UNSUPPORTED_MEDIA_TYPE, why="expected JSON"))
-        return self._answer(exchange, _refusal(exchange, errors)) if errors else None
+        return self._answer(exchange, refusal(exchange, errors)) if errors else None
 
-    def request_body(self, exchange: Exchange, payload: bytes) -> Reply | None:
-        """Check the whole body."""
-        assert self._body is not None
-        if not payload and not self._requires_body:
-            return None
-        if self._reports and not _is_json(exchange.field(b"content-type")):
+    def request_stage(self, exchange: Exchange) -> BodyStage | None:
+        """Return the stage that checks the body."""
+        if not _is_json(exchange.field(b"content-type")):
             return None  # reported already
-        try:
-            value = parse_json(payload)
-        except InvalidJson as error:
-            errors = [_error("body", "json", str(error))]
+        check = partial(self._check, exchange)
+        return BodyObserver(check, self._most) if self._reports else BodyCheck(check)
+
+    def _check(self, exchange: Exchange, payload: bytes) -> Reply | None:
+        """Return the response to a body that does not conform."""
+        assert self._body is not None
+        if not payload:
+            errors = [validation_error("body", "required", "expected a body")] if self._requires_body else []
         else:
-            if self._body.is_valid(value):
-                return None
-            errors = errors_of(self._body, value, "body", len(payload))
-        return self._answer(exchange, _refusal(exchange, errors))
+            errors = _body_errors(self._body, payload)
+        return self._answer(exchange, refusal(exchange, errors)) if errors else None
+
+    def response_stage(self, exchange: Exchange) -> BodyStage | None:
+        """Return the stage that checks the response; None: it is not one of the service, or not JSON."""
+        response = exchange.response
+        if response is None or response.head is None or not 200 <= response.status < 300:
+            return None
+        lines = response.values(b"content-type")
+        if not response.head.has_body or response.values(b"content-encoding") or len(lines) != 1:
+            return None
+        return BodyObserver(partial(self._check_response, exchange), MOST_INLINE) if _is_json(lines[0]) else None
+
+    def _check_response(self, exchange: Exchange, payload: bytes) -> None:
+        assert self._response is not None
+        errors = _body_errors(self._response, payload) if payload else []
+        if errors:
+            note(exchange, self._instance, f"response does not conform ({summary(errors)})")
 
     def _answer(self, exchange: Exchange, reply: Reply) -> Reply | None:
         """Return the reply; in the mode `report` None, once it is noted."""
         if not self._reports:
             return reply
-        behind = f"; {exchange.shadowed}" if exchange.shadowed else ""
         label = "" if reply.fault is None else f" {reply.fault.label}"
-        exchange.shadowed = f"{self._instance}: refuse {reply.status}{label} ({exchange.why}){behind}"
+        note(exchange, self._instance, f"refuse {reply.status}{label} ({exchange.why})")
         exchange.why = ""
-        exchange.client.count_filter(self._instance, FilterEvent.ANSWER)
         return None
+
+
+def note(exchange: Exchange, instance: str, text: str) -> None:
+    """Note a message that passes although it does not conform: in the log, and in the counts of shadow mode."""
+    behind = f"; {exchange.shadowed}" if exchange.shadowed else ""
+    exchange.shadowed = f"{instance}: {text}{behind}"
+    exchange.client.count_filter(instance, FilterEvent.ANSWER)
+
+
+def _body_errors(validator: Validator, payload: bytes) -> Errors:
+    try:
+        value = parse_json(payload)
+    except InvalidJson as error:
+        return [validation_error("body", "json", str(error))]
+    return [] if validator.is_valid(value) else errors_of(validator, value, "body", len(payload))
 
 
 def _compiled(env: Env, schema: Schema) -> tuple[Validator, Any]:
@@ -175,14 +226,18 @@ def _compiled(env: Env, schema: Schema) -> tuple[Validator, Any]:
         raise ValueError(f"{schema.schema}: {_UNUSABLE}") from error
 
 
-def _error(location: str, keyword: str, detail: str) -> dict[str, str]:
+def validation_error(location: str, keyword: str, detail: str) -> dict[str, str]:
     return {"in": location, "pointer": "", "keyword": keyword, "detail": detail}
 
 
-def _refusal(exchange: Exchange, errors: Errors) -> Reply:
+def summary(errors: Errors) -> str:
+    """Return the errors in the form of the log."""
+    return "; ".join(f"{each['in']} {each['pointer'] or '-'}: {each['keyword']}" for each in errors)
+
+
+def refusal(exchange: Exchange, errors: Errors) -> Reply:
     """Return the problem (RFC 9457) with the errors."""
-    why = "; ".join(f"{each['in']} {each['pointer'] or '-'}: {each['keyword']}" for each in errors)
-    reply = exchange.refuse(Fault.VALIDATION_FAILED, why=why)
+    reply = exchange.refuse(Fault.VALIDATION_FAILED, why=summary(errors))
     assert isinstance(reply.body, bytes)
     problem = orjson.loads(reply.body) | {"errors": errors}
     return Reply(reply.status, orjson.dumps(problem), reply.fields, reply.fault)
@@ -196,7 +251,7 @@ def _parameter_errors(
         for name, text in read(exchange, parameters.names):
             pairs.setdefault(name.decode(), []).append(text.decode())
     except UnicodeDecodeError:
-        return [_error(location, "encoding", "expected UTF-8")]
+        return [validation_error(location, "encoding", "expected UTF-8")]
     value = parameters.value(pairs)
     return [] if validator.is_valid(value) else errors_of(validator, value, location)
 

@@ -3,7 +3,7 @@
 from hashlib import sha256
 from typing import Final
 
-from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Reply
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, ReadableFile, Reply
 
 _SECURITY: Final = (
     (
@@ -17,7 +17,7 @@ _SECURITY: Final = (
 class OpenApiDocument(Filter, name="openapi_document", phase=Phase.VALIDATE):
     """Serve the documentation of an OpenAPI document. The routes of `docs` have it; write it nowhere yourself."""
 
-    file: str
+    file: ReadableFile
     """File with the content, which is made of the document."""
     content_type: str
     """Content type of the file."""

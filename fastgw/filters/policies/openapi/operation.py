@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, final
 
 import orjson
 
 from fastgw.config.base.settings_base import Json
+from fastgw.config.base.value_types import ReadableFile
 from fastgw.config.settings.openapi import LONGEST_BODY
-from fastgw.exchange.body_stages import BodyRefused
 from fastgw.filters.api import (
     BodyStage,
     Bounded,
@@ -25,7 +26,9 @@ from fastgw.filters.api import (
     StageFactory,
 )
 from fastgw.filters.api.credential_locations import decoded
+from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
 from fastgw.filters.policies.content.schemas import errors_of
+from fastgw.filters.policies.content.validate import note, refusal, summary, validation_error
 from fastgw.filters.policies.openapi.forms import MultipartForm, UrlencodedForm
 from fastgw.filters.policies.openapi.mock import Mock
 from fastgw.filters.policies.openapi.parameters import (
@@ -38,7 +41,6 @@ from fastgw.filters.policies.openapi.parameters import (
     query_pairs,
 )
 from fastgw.http.strict_json import InvalidJson, parse_json
-from fastgw.observe.metrics.families import FilterEvent
 
 if TYPE_CHECKING:
     from jsonschema_rs import Validator
@@ -56,7 +58,7 @@ class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
 
     operation: Json
     """The operation, as it is compiled from the document."""
-    schemas: str
+    schemas: ReadableFile
     """File with the schemas that the operations share."""
     mode: Literal["enforce", "report", "off"] = "enforce"
     """Validation of requests."""
@@ -257,31 +259,33 @@ class _Requests:
             for each in parameters:
                 errors += each.errors(exchange, pairs)
         if self._known is not None and exchange.query and self._has_unknown(exchange):
-            errors.append(_error("query", "unknown", "expected no other parameters than those of the operation"))
+            errors.append(
+                validation_error("query", "unknown", "expected no other parameters than those of the operation")
+            )
         if self._has_body and not errors:
             if exchange.request_body is None and exchange.body_length == 0:
                 if self._requires_body:
-                    errors.append(_error("body", "required", "expected a body"))
+                    errors.append(validation_error("body", "required", "expected a body"))
             elif self._body_of(exchange) is None:
                 why = f"expected {' or '.join(self._types)}"
                 return self._answer(exchange, exchange.refuse(Fault.UNSUPPORTED_MEDIA_TYPE, why=why))
-        return self._answer(exchange, _refusal(exchange, errors)) if errors else None
+        return self._answer(exchange, refusal(exchange, errors)) if errors else None
 
     def stage(self, exchange: Exchange) -> BodyStage | None:
         """Return the stage that checks the body; None: bodies of its type are not checked."""
         body = self._body_of(exchange)
         if body is None or not body.checks:
             return None
-        check = _BodyCheck(self, exchange, body)
-        return _Observer(check.report, self._max_body) if self._reports else check
+        check = partial(self._check, exchange, body)
+        return BodyObserver(check, self._max_body) if self._reports else BodyCheck(check)
 
-    def body_errors(self, exchange: Exchange, body: _Body, payload: bytes) -> list[Error]:
-        if not payload:
-            return [_error("body", "required", "expected a body")] if self._requires_body else []
-        return body.errors(payload, exchange.field(b"content-type") or b"")
-
-    def refused(self, exchange: Exchange, errors: list[Error]) -> Reply | None:
-        return self._answer(exchange, _refusal(exchange, errors))
+    def _check(self, exchange: Exchange, body: _Body, payload: bytes) -> Reply | None:
+        """Return the response to a body that does not conform; in the mode `report` None, once it is noted."""
+        if payload:
+            errors = body.errors(payload, exchange.field(b"content-type") or b"")
+        else:
+            errors = [validation_error("body", "required", "expected a body")] if self._requires_body else []
+        return self._answer(exchange, refusal(exchange, errors)) if errors else None
 
     def _body_of(self, exchange: Exchange) -> _Body | None:
         lines = exchange.values(b"content-type")
@@ -302,7 +306,7 @@ class _Requests:
         if not self._reports:
             return reply
         label = "" if reply.fault is None else f" {reply.fault.label}"
-        _note(exchange, self._instance, f"refuse {reply.status}{label} ({exchange.why})")
+        note(exchange, self._instance, f"refuse {reply.status}{label} ({exchange.why})")
         exchange.why = ""
         return None
 
@@ -324,9 +328,9 @@ class _Body:
         try:
             value = self._value(payload, content_type)
         except InvalidJson as error:
-            return [_error("body", "json", str(error))]
+            return [validation_error("body", "json", str(error))]
         except Unreadable as error:
-            return [_error("body", error.keyword, error.detail)]
+            return [validation_error("body", error.keyword, error.detail)]
         if self._validator is None or self._validator.is_valid(value):
             return []
         return _found(self._validator, value, "body", len(payload))
@@ -356,72 +360,6 @@ def _of_type(types: Mapping[str, _Body], content_type: bytes) -> _Body | None:
 
 
 @final
-class _BodyCheck(BodyStage):
-    """Stage that checks a whole body."""
-
-    keeps_length = True
-    changed = False
-    takes_empty = True
-
-    def __init__(self, requests: _Requests, exchange: Exchange, body: _Body) -> None:
-        self._requests, self._exchange, self._body = requests, exchange, body
-        self._fed = False
-
-    def feed(self, payload: bytes) -> bytes:
-        self._fed = True
-        self._check(payload)
-        return payload
-
-    def end(self) -> bytes:
-        if not self._fed:
-            self._check(b"")
-        return b""
-
-    def report(self, payload: bytes) -> None:
-        """Note the errors of a body that has passed."""
-        errors = self._requests.body_errors(self._exchange, self._body, payload)
-        if errors:
-            self._requests.refused(self._exchange, errors)
-
-    def _check(self, payload: bytes) -> None:
-        errors = self._requests.body_errors(self._exchange, self._body, payload)
-        if errors:
-            reply = self._requests.refused(self._exchange, errors)
-            assert reply is not None
-            raise BodyRefused(reply)
-
-
-@final
-class _Observer(BodyStage):
-    """Stage that copies a body as it passes, and reports on it at its end; not on one longer than `most` bytes."""
-
-    keeps_length = True
-    changed = False
-    takes_empty = True
-
-    def __init__(self, report: Callable[[bytes], None], most: int) -> None:
-        self._report, self._left = report, most
-        self._pieces: list[bytes] = []
-
-    def feed(self, payload: bytes) -> bytes:
-        self._left -= len(payload)
-        if self._left >= 0:
-            self._pieces.append(payload)
-        else:
-            self._pieces = []
-        return payload
-
-    def end(self) -> bytes:
-        pieces, self._pieces = self._pieces, []
-        if self._left >= 0:
-            self._report(b"".join(pieces))
-        return b""
-
-    def cancel(self) -> None:
-        self._pieces = []
-
-
-@final
 class _Responses:
     """Validation of the responses of an operation, which are only reported."""
 
@@ -442,7 +380,7 @@ class _Responses:
         if types is None:
             types = self._statuses.get("default")
         if types is None:
-            _note(exchange, self._instance, f"response {status} is not in the document")
+            note(exchange, self._instance, f"response {status} is not in the document")
             return None
         if (
             not types
@@ -454,7 +392,7 @@ class _Responses:
         lines = response.values(b"content-type")
         body = _of_type(types, lines[0] if len(lines) == 1 else b"")
         if body is None:
-            _note(exchange, self._instance, f"response {status} has a content type that is not in the document")
+            note(exchange, self._instance, f"response {status} has a content type that is not in the document")
             return None
         if not body.checks:
             return None
@@ -462,29 +400,6 @@ class _Responses:
         def report(payload: bytes, body: _Body = body) -> None:
             errors = body.errors(payload, b"") if payload else []
             if errors:
-                _note(exchange, self._instance, f"response {status} does not conform ({_summary(errors)})")
+                note(exchange, self._instance, f"response {status} does not conform ({summary(errors)})")
 
-        return _Observer(report, self._max_body)
-
-
-def _note(exchange: Exchange, instance: str, text: str) -> None:
-    """Note what passes although it does not conform: in the log, and in the counts of decisions in shadow mode."""
-    behind = f"; {exchange.shadowed}" if exchange.shadowed else ""
-    exchange.shadowed = f"{instance}: {text}{behind}"
-    exchange.client.count_filter(instance, FilterEvent.ANSWER)
-
-
-def _error(location: str, keyword: str, detail: str) -> Error:
-    return {"in": location, "pointer": "", "keyword": keyword, "detail": detail}
-
-
-def _summary(errors: list[Error]) -> str:
-    return "; ".join(f"{each['in']} {each['pointer'] or '-'}: {each['keyword']}" for each in errors)
-
-
-def _refusal(exchange: Exchange, errors: list[Error]) -> Reply:
-    """Return the problem (RFC 9457) with the errors."""
-    reply = exchange.refuse(Fault.VALIDATION_FAILED, why=_summary(errors))
-    assert isinstance(reply.body, bytes)
-    problem = orjson.loads(reply.body) | {"errors": errors}
-    return Reply(reply.status, orjson.dumps(problem), reply.fields, reply.fault)
+        return BodyObserver(report, self._max_body)

@@ -231,6 +231,10 @@ def test_the_entry_is_checked(tmp_path: Path) -> None:
     assert "expected a path such as /docs" in problems(tmp_path, good, {"docs": "docs"})
     assert "expected a path such as /v1" in problems(tmp_path, good, {"base_path": "v1"})
     assert "unknown key" in problems(tmp_path, good, {"validation": True})
+    assert "`unknown_paths: pass` needs an upstream" in problems(
+        tmp_path, good, {"upstream": None, "mock": True, "unknown_paths": "pass"}
+    )
+    assert 'the document has no security scheme "key"' in problems(tmp_path, good, {"security": {"key": {"jwt": {}}}})
     assert "unknown filter set" in problems(tmp_path, good, around={"use": ["a"]})
 
 

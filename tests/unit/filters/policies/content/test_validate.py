@@ -173,3 +173,45 @@ def test_it_is_explained() -> None:
 def test_settings_that_cannot_be_meant(settings: dict[str, Any], wrong: str) -> None:
     with pytest.raises(ConfigError, match=wrong):
         configured(Validate, **settings)
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_an_empty_body_without_a_length_is_no_body() -> None:
+    checked = Checked({"body": {"inline": ORDER}}, CHUNKED + b"0\r\n\r\n")
+    assert (checked.passed, checked.status, checked.errors) == (False, 400, [("body", "", "required")])
+    assert Checked({"body": {"inline": ORDER, "required": False}}, CHUNKED + b"0\r\n\r\n").passed
+
+
+def test_a_long_body_passes_in_the_mode_report() -> None:
+    settings = {"body": {"inline": ORDER, "max_bytes": 10}, "mode": "report"}
+    checked = Checked(settings, post(b'{"sku": 1, "more": 1}'))
+    assert checked.passed
+    assert checked.sent.endswith(b'{"sku": 1, "more": 1}')
+    assert [record.shadowed for record in checked.plane.records] == [""]
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "expected"),
+    [
+        (b"200 OK\r\nContent-Type: application/json", b'{"sku": "a"}', ""),
+        (
+            b"200 OK\r\nContent-Type: application/json",
+            b'{"sku": 1}',
+            "validate: response does not conform (body /sku: type)",
+        ),
+        (b"404 Not Found\r\nContent-Type: application/json", b"{}", ""),
+        (b"200 OK\r\nContent-Type: text/plain", b"{}", ""),
+        (b"200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip", b"{}", ""),
+    ],
+)
+def test_responses_are_reported_and_pass_as_they_are(head: bytes, body: bytes, expected: str) -> None:
+    filters = {"validate": {"response": {"inline": ORDER}}}
+    plane = Plane({"routes": [{"name": "all", "upstream": "u", "filters": filters}]})
+    client = plane.client()
+    client.sends(get("/"))
+    plane.connects().sends(b'HTTP/1.1 %b\r\nETag: "a"\r\nContent-Length: %d\r\n\r\n%b' % (head, len(body), body))
+    assert client.received.endswith(b"\r\n\r\n" + body)
+    assert b'ETag: "a"' in client.received
+    assert plane.records[-1].shadowed == expected

@@ -352,3 +352,30 @@ def test_concrete_paths_come_before_templates_and_heads_are_gets(tmp_path: Path)
     assert shop.sends(get("/v1/pets/a")) == 400
     assert shop.sends(get("/pets/7")) == 404
     assert shop.sends(b"DELETE /v1/pets/7 HTTP/1.1\r\nHost: a\r\n\r\n") == 405
+
+
+def test_a_reload_takes_the_new_document(tmp_path: Path) -> None:
+    def described(most: int, pattern: str) -> dict[str, Any]:
+        limit = {"name": "n", "in": "query", "schema": {"type": "integer", "maximum": most}}
+        return document(
+            {
+                "/a": {"get": operation(parameters=[limit])},
+                "/b": {"post": operation(requestBody=json_body({"$ref": "#/components/schemas/B"}))},
+            },
+            components={"schemas": {"B": {"type": "string", "pattern": pattern}}},
+        )
+
+    shop = Shop(tmp_path, described(5, "^a"))
+    assert (shop.sends(get("/a?n=9")), shop.sends(post("/b", b'"b"'))) == (400, 400)
+    shop.file.write_text(json.dumps(described(5, "^b")))  # only a schema that operations share
+    shop.plane.adopts({"routes": [{"openapi": shop.settings}]})
+    assert (shop.sends(get("/a?n=9")), shop.sends(post("/b", b'"b"'))) == (400, 204)
+    shop.file.write_text(json.dumps(described(9, "^b")))
+    shop.plane.adopts({"routes": [{"openapi": shop.settings}]})
+    assert (shop.sends(get("/a?n=9")), shop.sends(post("/b", b'"a"'))) == (204, 400)
+
+
+def test_a_pattern_cannot_take_exponential_time(tmp_path: Path) -> None:
+    given = parameter("query", {"type": "string", "pattern": "^(a+)+$"})
+    shop = Shop(tmp_path, document({"/x": {"get": operation(parameters=[given])}}))
+    assert shop.sends(get(f"/x?p={'a' * 4000}!")) == 400
