@@ -109,7 +109,14 @@ class StandIns:
             file.write_text("- {url: 'http://127.0.0.1:9001'}\n")
         elif what == "openapi":
             operation = {"operationId": "list", "responses": {"200": {"description": "ok"}}}
-            file.write_text(json.dumps({"openapi": "3.1.0", "paths": {"/pets": {"get": operation}}}))
+            scheme = {"type": "apiKey", "in": "header", "name": "X-Api-Key"}
+            document = {
+                "openapi": "3.1.0",
+                "servers": [{"url": "/v1"}],
+                "paths": {"/pets": {"get": operation}},
+                "components": {"securitySchemes": {"api_key": scheme}},
+            }
+            file.write_text(json.dumps(document))
         elif what == "kubeconfig":
             server = {"name": "dev", "cluster": {"server": "https://127.0.0.1:6443"}}
             context = {"name": "dev", "context": {"cluster": "dev", "user": "dev"}}

@@ -28,7 +28,10 @@ ITEM = {
     "additionalProperties": False,
 }
 ORDER = {"type": "object", "required": ["lines"], "properties": {"lines": {"type": "array", "items": ITEM}}}
-HEAD = b"POST /orders?limit=20&tag=a&tag=b HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+HEAD = (
+    b"POST /orders?limit=20&tag=a&tag=b HTTP/1.1\r\nHost: a\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+)
 PARAMETERS = [
     {
         "in": "query",

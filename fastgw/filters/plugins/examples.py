@@ -678,6 +678,7 @@ routes:
           is_collection: false
           wrap: prices
           flatmap: [{type: move, args: [price.amount, amount]}]
+          timeout: 1s
           error_as: "error_{name}"
 """,
     "routes[].files": """\

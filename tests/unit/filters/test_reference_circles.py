@@ -341,6 +341,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "path": {"inline": True},
             "headers": {"inline": True},
             "cookies": {"inline": True},
+            "response": {"inline": {"type": "object"}},
             "mode": "report",
         },
         {"query": {"inline": {"required": ["none"]}}},
