@@ -679,6 +679,7 @@ routes:
           wrap: prices
           flatmap: [{type: move, args: [price.amount, amount]}]
           timeout: 1s
+          encoding: json
           error_as: "error_{name}"
 """,
     "routes[].files": """\
