@@ -12,10 +12,12 @@ from fastgw.config.base.problems import suggest
 from fastgw.config.base.settings_base import Json
 from fastgw.config.base.value_types import Size, Statuses
 from fastgw.config.settings.gateway import NONE, Settings
-from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, StageFactory, WarningContext
+from fastgw.filters.api import Env, Exchange, FieldValue, Filter, Hooks, Outcome, Phase, StageFactory, WarningContext
 from fastgw.filters.authentication.templates import VALUES, is_known
 from fastgw.filters.policies.transform.json_mapping import steps_of
 from fastgw.filters.policies.transform.values import compile_value, variables_in
+from fastgw.filters.policies.transform.xml_reading import compile_xml_input
+from fastgw.filters.policies.transform.xml_writing import compile_xml_template
 from fastgw.http.json_projection import EACH
 from fastgw.http.strict_json import MOST_INLINE
 
@@ -94,20 +96,70 @@ def _paths_overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     return all(a == b or EACH in (a, b) for a, b in zip(one, other, strict=False))
 
 
+class XmlValue(Settings):
+    """Value in an XML document."""
+
+    path: Path
+    """Path from the element around it: names separated by slashes, with prefixes of `namespaces`; `@name` at the end is
+    an attribute, and `.` the element itself. A name without a prefix has no namespace."""
+    type: Literal["string", "number", "integer", "boolean"] = "string"
+    """Type in JSON. A text that is not of the type makes the document invalid; numbers stay as they were written."""
+    list: bool = False
+    """Whether the value is an array of all that the path matches. Otherwise more than one makes the document
+    invalid, and without one the member is missing."""
+
+
+class XmlObject(XmlValue):
+    """Value in an XML document, or an object of such values."""
+
+    fields: Annotated[Mapping[Name, XmlValue], Meta(max_length=_MOST)] = NONE
+    """Members of the object. Empty = the value is the text of the element or attribute."""
+
+
+class XmlField(XmlValue):
+    """Value in an XML document, or an object of values and objects."""
+
+    fields: Annotated[Mapping[Name, XmlObject], Meta(max_length=_MOST)] = NONE
+    """Members of the object. Empty = the value is the text of the element or attribute."""
+
+
+class XmlInput(Settings):
+    """Mapping of an XML document to a JSON object. A document with a document type declaration (DTD), another encoding
+    than UTF-8, more than 5,000 elements or 64 levels is refused. `xsi:nil` is null.
+    """
+
+    root: Path
+    """Path of the element that becomes the object, from the document element on."""
+    fields: Annotated[Mapping[Name, XmlField], Meta(min_length=1, max_length=_MOST)]
+    """Members of the object."""
+    namespaces: Annotated[Mapping[Name, Name], Meta(max_length=50)] = NONE
+    """Namespaces by the prefixes that paths use, whatever those of the document are."""
+
+
 class BodyChange(Settings):
     """Transformation of the bodies of one direction."""
 
-    input: Literal["json", "form"] = "json"
+    input: Literal["json", "form", "xml"] = "json"
     """Format of the bodies that are transformed, which their content type tells. `json`: `application/json` and
     `…+json`; also NDJSON and server-sent events, line by line. `form`: `application/x-www-form-urlencoded`, as an
-    object of strings; a repeated field is an array."""
+    object of strings; a repeated field is an array. `xml`: `application/xml`, `text/xml` and `…+xml`, by `xml`."""
+    xml: XmlInput | None = None
+    """Mapping of XML to an object, for `input: xml`."""
     json: JsonRules | None = None
     """Mapping of the body."""
     template: Json | None = None
     """The new body, in place of `json`: any JSON value with `{variable}` and `{{ expression }}` in its strings, as for
     `set`. A value that is missing is null."""
-    output: Literal["json", "form"] = "json"
-    """Format of the result. `form` is for an object of strings, numbers, booleans and arrays of these."""
+    output: Literal["json", "form", "xml"] = "json"
+    """Format of the result. `form` is for an object of strings, numbers, booleans and arrays of these; `xml` needs
+    `xml_template`."""
+    xml_template: str | None = None
+    """XML document with `{variable}` and `{{ expression }}` in text and in values of attributes, for `output: xml`;
+    expressions look at the result of `json` or `template`. An element with the attribute `each`, an expression, is
+    repeated for each element of the array; expressions within it look at that element. Values are escaped; a missing
+    attribute is left out."""
+    content_type: FieldValue | None = None
+    """Content type of the result. null = that of `output`; unchanged if it is also the `input`."""
     max_bytes: Annotated[Size, Meta(ge=1, le=MOST_INLINE)] = MOST_INLINE
     """Maximum size of a body, which is held until it is complete, or of one line or event."""
     other_types: Literal["pass", "refuse"] = "pass"
@@ -117,7 +169,13 @@ class BodyChange(Settings):
     def __post_init__(self) -> None:
         if self.json is not None and self.template is not None:
             raise ValueError("`json` and `template` are mutually exclusive")
-        if self.json is None and self.template is None and self.input == self.output:
+        if (self.xml is None) != (self.input != "xml"):
+            raise ValueError("`input: xml` and `xml` need each other; expected both or none")
+        if (self.xml_template is None) != (self.output != "xml"):
+            raise ValueError("`output: xml` and `xml_template` need each other; expected both or none")
+        if self.xml is not None:
+            compile_xml_input(self.xml)
+        if self.json is None and self.template is None and self.input == self.output != "xml":
             raise ValueError("expected `json` or `template`")
 
     def values(self) -> Iterable[tuple[tuple[str, ...], Any]]:
@@ -139,7 +197,7 @@ class ResponseChange(BodyChange):
 
 class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # type: ignore[literal-required]  # order: ours
     """Transform JSON bodies of requests and responses: select, rename, move and set values, or build a new body from a
-    template. Expressions need `fastgw[transform]`.
+    template; also forms and XML (SOAP), from and to JSON. Expressions need `fastgw[transform]`.
 
     JSON has to be UTF-8 without a byte order mark, with unique names in each object and at most 254 levels deep. A
     request with another body is answered 400, a too large one 413, and one with a `Content-Encoding` 415 (see
@@ -194,18 +252,33 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
                         expected or "expected a JMESPath expression such as {{ items[0].name }}",
                     )
                     continue
-                for name in sorted(variables_in(value)):
-                    if not is_known(name) and name.removeprefix("param.") not in known:
-                        wrong = f"unknown variable {{{name}}}: no path of this route has such a parameter"
-                        yield (side, *steps), wrong, suggest(name, [*VALUES, *known])
+                yield from _unknown_variables((side, *steps), value, known)
+            if change is not None and change.xml_template is not None:
+                try:
+                    compile_xml_template(change.xml_template)
+                except ValueError as error:
+                    wrong, _, expected = str(error).partition("; ")
+                    yield (side, "xml_template"), wrong, expected or "expected a well-formed XML document"
+                    continue
+                yield from _unknown_variables((side, "xml_template"), change.xml_template, known)
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
         """Warn about responses that have the client's identity and are stored in a cache."""
         if self.response is not None:
-            names = {name for _, value in self.response.values() for name in variables_in(value)}
+            values = [*(value for _, value in self.response.values()), self.response.xml_template]
+            names = {name for value in values for name in variables_in(value)}
             of_client = sorted(name for name in names if name.startswith(("consumer.", "claims.", "cookie.", "tls.")))
             if of_client and any(use.type == "cache" for use in context.preceding):
                 yield (
                     f"responses contain {{{of_client[0]}}} and are stored by `cache`, so other clients get the value; "
                     "remove one of both"
                 )
+
+
+def _unknown_variables(
+    steps: tuple[str, ...], value: Any, known: frozenset[str]
+) -> Iterable[tuple[tuple[str, ...], str, str]]:
+    for name in sorted(variables_in(value)):
+        if not is_known(name) and name.removeprefix("param.") not in known:
+            wrong = f"unknown variable {{{name}}}: no path of this route has such a parameter"
+            yield steps, wrong, suggest(name, [*VALUES, *known])

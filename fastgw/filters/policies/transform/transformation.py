@@ -13,6 +13,10 @@ from fastgw.filters.policies.transform.forms import form_to_json, json_to_form
 from fastgw.filters.policies.transform.json_mapping import JsonFunction, compile_mapping, compile_template
 from fastgw.filters.policies.transform.line_stages import EventStage, LineStage
 from fastgw.filters.policies.transform.values import UnmappableBody
+from fastgw.filters.policies.transform.xml_reading import compile_xml_input
+from fastgw.filters.policies.transform.xml_writing import compile_xml_template
+from fastgw.http.json_projection import Projection
+from fastgw.http.strict_json import InvalidJson
 
 if TYPE_CHECKING:
     from fastgw.filters.policies.transform.filter import BodyChange, ResponseChange
@@ -20,8 +24,13 @@ if TYPE_CHECKING:
 _CODING: Final = b"content-encoding"
 _CONTENT_TYPE: Final = frozenset((b"content-type",))
 _ACCEPT_ENCODING: Final = frozenset((b"accept-encoding",))
+_EVERYTHING: Final = Projection()
 _PARTIAL: Final = frozenset((206, 226))
-_TYPES_WRITTEN: Final = {"json": b"application/json", "form": b"application/x-www-form-urlencoded"}
+_TYPES_WRITTEN: Final = {
+    "json": b"application/json",
+    "form": b"application/x-www-form-urlencoded",
+    "xml": b"application/xml",
+}
 
 
 def _compiled(change: BodyChange) -> JsonFunction:
@@ -31,16 +40,24 @@ def _compiled(change: BodyChange) -> JsonFunction:
     elif change.template is not None:
         mapped = compile_template(change.template)
     else:
-        mapped = _unchanged
+        mapped = _checked_only
     if change.input == "json" and change.output == "json":
         return mapped
-    read = form_to_json if change.input == "form" else _same
+    read = (
+        compile_xml_input(change.xml) if change.xml is not None else form_to_json if change.input == "form" else _same
+    )
+    if change.xml_template is not None:
+        build = compile_xml_template(change.xml_template)
+        return lambda body, exchange: build(mapped(read(body), exchange), exchange)
     write = json_to_form if change.output == "form" else _same
     return lambda body, exchange: write(mapped(read(body), exchange))
 
 
-def _unchanged(body: bytes, exchange: Exchange) -> bytes:
-    return body
+def _checked_only(body: bytes, exchange: Exchange) -> bytes:
+    try:
+        return _EVERYTHING.apply(body)
+    except InvalidJson as error:
+        raise UnmappableBody(str(error)) from error
 
 
 def _same(body: bytes) -> bytes:
@@ -87,6 +104,8 @@ class _Direction:
         self._input = change.input
         self._streams = change.input == "json" and change.output == "json"
         self._type_written = b"" if change.input == change.output else _TYPES_WRITTEN[change.output]
+        if change.content_type is not None:
+            self._type_written = change.content_type.encode()
 
     def _takes(self, kind: BodyType) -> bool:
         streamed = kind in (BodyType.LINES, BodyType.EVENTS)

@@ -1,0 +1,143 @@
+"""XML from a template: elements and attributes are those of the configuration, values are escaped text.
+
+Rule: the template is parsed when it is loaded; a value never becomes markup.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+from xml.parsers import expat
+from xml.sax.saxutils import escape, quoteattr
+
+from fastgw.filters.api import Exchange
+from fastgw.filters.policies.transform.values import (
+    LARGEST_VALUE,
+    BodyValues,
+    Maker,
+    UnmappableBody,
+    compile_expression,
+    compile_value,
+)
+from fastgw.filters.policies.transform.xml_reading import parse_xml
+from fastgw.http.json_tree import opened, rendered, text_of
+
+EACH: Final = "each"
+"""Attribute of an element that is repeated: an expression whose result is an array. Expressions within the element look
+at the element of the array."""
+_DECLARATION: Final = '<?xml version="1.0" encoding="UTF-8"?>\n'
+# XML 1.0 section 2.2; carriage returns would be normalized.
+_FORBIDDEN: Final = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]").search
+
+Piece: TypeAlias = "str | Callable[[BodyValues, list[str]], None]"
+"""Markup, or a function that appends the text of values."""
+
+
+def compile_xml_template(template: str) -> Callable[[bytes, Exchange], bytes]:
+    """Return the function that builds an XML document from a JSON body. Raises `ValueError`."""
+    try:
+        parse_xml(template.encode())  # namespaces, no document type
+    except UnmappableBody as error:
+        raise ValueError(f"`xml_template`: {error}") from error
+    reading = _TemplateReading()
+    parser = expat.ParserCreate("utf-8")
+    parser.ordered_attributes = True
+    parser.buffer_text = True
+    parser.StartElementHandler = reading.start
+    parser.EndElementHandler = reading.end
+    parser.CharacterDataHandler = reading.text
+    parser.Parse(template.strip(), True)
+    pieces = reading.open_elements[0]
+
+    def build(body: bytes, exchange: Exchange) -> bytes:
+        out = [_DECLARATION]
+        _write(pieces, BodyValues(body, exchange), out)
+        return "".join(out).encode()
+
+    return build
+
+
+def _write(pieces: list[Piece], values: BodyValues, out: list[str]) -> None:
+    for piece in pieces:
+        if isinstance(piece, str):
+            out.append(piece)
+        else:
+            piece(values, out)
+
+
+class _TemplateReading:
+    """Handlers of the template's parser. `open_elements`: pieces of the document, and of each repeated element."""
+
+    def __init__(self) -> None:
+        self.open_elements: list[list[Piece]] = [[]]
+        self._repeated: list[Callable[[BodyValues], Any] | None] = []
+
+    def start(self, name: str, attributes: list[str]) -> None:
+        pairs = dict(zip(attributes[::2], attributes[1::2], strict=True))
+        each = pairs.pop(EACH, None)
+        self._repeated.append(None if each is None else compile_expression(each))
+        if each is not None:
+            self.open_elements.append([])
+        pieces = self.open_elements[-1]
+        pieces.append(f"<{name}")
+        for attribute, value in pairs.items():
+            if "{" in value or "}" in value:
+                pieces.append(_attribute(attribute, compile_value(value, f"@{attribute}")))
+            else:
+                pieces.append(f" {attribute}={quoteattr(value)}")
+        pieces.append(">")
+
+    def end(self, name: str) -> None:
+        self.open_elements[-1].append(f"</{name}>")
+        expression = self._repeated.pop()
+        if expression is not None:
+            pieces = self.open_elements.pop()
+            self.open_elements[-1].append(_repeat(expression, pieces))
+
+    def text(self, text: str) -> None:
+        if not text.strip():
+            return  # indentation
+        pieces = self.open_elements[-1]
+        if "{" in text or "}" in text:
+            make = compile_value(text.strip(), "text")
+            pieces.append(lambda values, out: out.append(escape(_text(make, values) or "")))
+        else:
+            pieces.append(escape(text))
+
+
+def _attribute(name: str, make: Maker) -> Piece:
+    def write(values: BodyValues, out: list[str]) -> None:
+        text = _text(make, values)
+        if text is not None:
+            out.append(f" {name}={quoteattr(text)}")
+
+    return write
+
+
+def _repeat(expression: Callable[[BodyValues], Any], pieces: list[Piece]) -> Piece:
+    def write(values: BodyValues, out: list[str]) -> None:
+        found = expression(values)
+        held = [] if found is None else opened(found)
+        if not isinstance(held, list):
+            raise UnmappableBody(f"the expression of `{EACH}` is no array")
+        for element in held:
+            _write(pieces, BodyValues(rendered(element), values.exchange), out)
+            if len(out) > LARGEST_VALUE // 8:
+                raise UnmappableBody("the XML is too large")
+
+    return write
+
+
+def _text(make: Maker, values: BodyValues) -> str | None:
+    """Return the text of a value; None: it is missing. Raises `UnmappableBody` for what XML cannot hold."""
+    node = make(values)
+    if node is None or node == b"null":
+        return None
+    held = text_of(node)
+    if held is None:
+        raise UnmappableBody("an object or array cannot be the text of an element or attribute")
+    text = held.decode()
+    if _FORBIDDEN(text) is not None:
+        raise UnmappableBody("a value has a character that XML cannot hold")
+    return text

@@ -1,0 +1,142 @@
+"""transform: XML and SOAP from and to JSON, by explicit mappings only."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from fastgw.filters.policies.transform import Transform
+from fastgw.testing import ConfigError, configured, run
+
+SOAP = "http://schemas.xmlsoap.org/soap/envelope/"
+XML_INPUT = {
+    "namespaces": {"s": SOAP, "p": "urn:prices"},
+    "root": "s:Envelope/s:Body/p:Response",
+    "fields": {
+        "price": {"path": "p:Price", "type": "number"},
+        "currency": {"path": "p:Price/@currency"},
+        "ok": {"path": "@ok", "type": "boolean"},
+        "items": {
+            "path": "p:Items/p:Item",
+            "list": True,
+            "fields": {"sku": {"path": "@sku"}, "name": {"path": "p:Name"}, "tags": {"path": "p:Tag", "list": True}},
+        },
+    },
+}
+DOCUMENT = f"""<?xml version="1.0" encoding="UTF-8"?>
+<e:Envelope xmlns:e="{SOAP}" xmlns="urn:prices"><e:Body><Response ok="1">
+  <Price currency="EUR"> 12345678901234567890123.10 </Price>
+  <Items><Item sku="a"><Name>A &lt; &quot;B&quot; é</Name><Tag>x</Tag></Item></Items>
+</Response></e:Body></e:Envelope>"""
+
+
+def post(body: bytes, kind: bytes = b"text/xml; charset=utf-8") -> bytes:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
+    return head % (kind, len(body)) + body
+
+
+def read(body: str | bytes, **xml: Any) -> Any:
+    ran = run(
+        configured(Transform, request={"input": "xml", "xml": {**XML_INPUT, **xml}}),
+        post(body if isinstance(body, bytes) else body.encode()),
+    )
+    return ran.sent_body if ran.passed else ran.status
+
+
+def test_soap_becomes_json_with_lists_and_numbers_as_mapped() -> None:
+    made = read(DOCUMENT)
+    assert made == (
+        b'{"price":12345678901234567890123.10,"currency":"EUR","ok":true,'
+        b'"items":[{"sku":"a","name":"A < \\"B\\" \xc3\xa9","tags":["x"]}]}'
+    )
+    assert read(DOCUMENT.replace("<Items>", "<Other>").replace("</Items>", "</Other>")).endswith(b'"items":[]}')
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><x>&b;</x>',
+        '<!DOCTYPE x SYSTEM "file:///etc/passwd"><x/>',
+        '<!DOCTYPE x [<!ENTITY e SYSTEM "http://127.0.0.1/">]><x>&e;</x>',
+        "<x>&nbsp;</x>",
+        "<x>" * 65 + "</x>" * 65,
+        "<x>" + "<y/>" * 12_000 + "</x>",
+        "<x>" * 18_000,
+        "<x><y></x></y>",
+        "<p:x/>",
+        "<x a='1' a='2'/>",
+        '<?xml version="1.0" encoding="utf-16"?><x/>',
+        "<x/>",
+        "",
+        "text",
+        DOCUMENT.encode("utf-16"),
+        b"<x>\xff</x>",
+        b"<x>\x00</x>",
+        DOCUMENT.replace("12345678901234567890123.10", "1,5"),
+        DOCUMENT.replace("12345678901234567890123.10", "<b>1</b>"),
+        DOCUMENT.replace("</Price>", "</Price><Price>2</Price>"),
+        DOCUMENT.replace('ok="1"', 'ok="yes"'),
+    ],
+)  # fmt: skip
+def test_documents_that_are_refused(document: str | bytes) -> None:
+    assert read(document or " ") == 400
+
+
+def test_nil_is_null() -> None:
+    nil = 'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:nil="true"'
+    document = f'<r xmlns:p="urn:prices"><p:Price {nil}/></r>'
+    assert read(document, root="r") == b'{"price":null,"items":[]}'
+
+
+TEMPLATE = f"""
+<s:Envelope xmlns:s="{SOAP}" xmlns:p="urn:prices">
+  <s:Body>
+    <p:Request id="{{{{ id }}}}" gone="{{{{ none }}}}" by="{{method}}">
+      <p:Item each="items" n="{{{{ n }}}}">{{{{ name }}}}!</p:Item>
+      <p:Note>a &amp; b</p:Note>
+    </p:Request>
+  </s:Body>
+</s:Envelope>
+"""
+
+
+def test_values_are_escaped_and_never_markup() -> None:
+    transform = configured(Transform, request={"output": "xml", "xml_template": TEMPLATE, "content_type": "text/xml"})
+    evil = '</p:Item><x a="1">&e;]]>'
+    body = {"id": '" x="1', "items": [{"n": 1.10, "name": evil}, {"n": 2, "name": "b"}, {}]}
+    ran = run(transform, post(json.dumps(body).replace("1.1,", "1.10,").encode(), b"application/json"))
+    assert ran.sent_fields.get_all(b"content-type") == [b"text/xml"]
+    (request,) = ElementTree.fromstring(ran.sent_body)[0]
+    assert request.attrib == {"id": '" x="1', "by": "POST"}
+    assert [(each.attrib, each.text) for each in request] == [
+        ({"n": "1.10"}, evil + "!"), ({"n": "2"}, "b!"), ({}, None), ({}, "a & b"),
+    ]  # fmt: skip
+    for value in ("\x00", "\x1b", "￿"):
+        assert run(transform, post(json.dumps({"id": value}).encode(), b"application/json")).status == 400
+    for wrong in ({"items": 1}, {"id": {}}):
+        assert run(transform, post(json.dumps(wrong).encode(), b"application/json")).status == 400
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"input": "xml"}, "need each other"),
+        ({"output": "xml"}, "need each other"),
+        ({"input": "xml", "xml": {"root": "q:x", "fields": {"a": {"path": "b"}}}}, 'unknown prefix "q"'),
+        ({"input": "xml", "xml": {"root": "x", "fields": {"a": {"path": "b//c"}}}}, "is not a path"),
+        ({"input": "xml",
+          "xml": {"root": "x", "fields": {"a": {"path": "@b", "fields": {"c": {"path": "."}}}}}}, "attribute"),
+        ({"output": "xml", "xml_template": "<a>"}, "not well-formed"),
+        ({"output": "xml", "xml_template": "<!DOCTYPE a><a/>"}, "document type"),
+        ({"output": "xml", "xml_template": "<q:a/>"}, "not well-formed"),
+        ({"output": "xml", "xml_template": "<a>{{ b. }}</a>"}, "not a JMESPath expression"),
+        ({"output": "xml", "xml_template": "<a>{nope}</a>"}, "unknown variable {nope}"),
+    ],
+)  # fmt: skip
+def test_mistakes(settings: dict[str, Any], error: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        configured(Transform, request=settings)
+    assert error in str(raised.value)
