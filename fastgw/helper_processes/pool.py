@@ -48,6 +48,13 @@ class HelperFailed(HelperError):
     """The program has raised an exception for this request; the text describes it."""
 
 
+class _Process(subprocess.Popen[bytes]):
+    """A process that may still be ending when its loop is closed: it was killed, and the system reaps it."""
+
+    def __del__(self) -> None:
+        super().__del__(_warn=lambda *args, **options: None)  # type: ignore[call-arg]  # not in typeshed
+
+
 class _State(Enum):
     STARTING = "starting"
     IDLE = "idle"
@@ -82,7 +89,7 @@ class HelperPool:
         self._was_ready = False
         self._failures = 0  # processes that have ended since one has answered
         self._restarts: set[asyncio.TimerHandle] = set()
-        self._ending: set[subprocess.Popen[bytes]] = set()
+        self._ending: set[_Process] = set()
 
     def __repr__(self) -> str:
         states = " ".join(sorted(helper.state.value for helper in self._helpers)) or "no process"
@@ -141,7 +148,7 @@ class HelperPool:
 
     # called by helpers
 
-    def reap(self, process: "subprocess.Popen[bytes]", delay: float) -> None:
+    def reap(self, process: _Process, delay: float) -> None:
         """Wait for the end of a killed process in steps; a worker that stops leaves it to the system."""
         self._ending.add(process)
         if process.poll() is not None:
@@ -363,9 +370,9 @@ def try_program(program: Program) -> str:
     return message[1:].decode(errors="replace") or "the process has ended without a message"
 
 
-def _start_process(standard_input: socket.socket) -> "subprocess.Popen[bytes]":
+def _start_process(standard_input: socket.socket) -> _Process:
     """Start a helper process with nothing of this one. Raises `OSError`."""
-    return subprocess.Popen(
+    return _Process(
         COMMAND,
         stdin=standard_input.fileno(),
         stdout=subprocess.DEVNULL,

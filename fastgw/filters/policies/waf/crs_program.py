@@ -10,7 +10,7 @@ look up addresses (REQUEST-910: GeoIP, DNS) and those of responses are left out.
 import ctypes
 import ctypes.util
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,7 +43,9 @@ setvar:tx.blocking_paranoia_level=%d,setvar:tx.detection_paranoia_level=%d"
 SecAction "id:900110,phase:1,nolog,pass,t:none,setvar:tx.inbound_anomaly_score_threshold=%d"
 """
 _VERSION: Final = re.compile(r"OWASP_CRS/(\d+)\.(\d+)\.(\d+)")
-_OF_LOG: Final = re.compile(rb'\[(id|severity|tag|msg) "((?:[^"\\]|\\.)*)"\]')
+_RULE: Final = re.compile(r'"id:(\d+),(.*?)(?<!\\)"', re.DOTALL)
+_TAG: Final = re.compile(r"tag:'(attack-[\w-]+)'")
+_OF_LOG: Final = re.compile(rb'\[(id|severity) "((?:[^"\\]|\\.)*)"\]')
 _SCORES: Final = {b"0": 5, b"1": 5, b"2": 5, b"3": 4, b"4": 3, b"5": 2}
 """Scores of the CRS by severity (emergency to notice)."""
 _MOST_MATCHES: Final = 64
@@ -155,6 +157,7 @@ class CrsEngine:
         library.msc_set_log_cb(self._engine, self._callback)
         self._rules = library.msc_create_rules_set()
         files = rule_files(Path(settings.rules))
+        self._tags = dict(_tags_of(files))
         found = _VERSION.search(next(file for file in files if "REQUEST-901-" in file.name).read_text())
         if found is None:
             raise CannotLoad(f"{settings.rules}: REQUEST-901-*.conf does not name its version")
@@ -192,8 +195,16 @@ class CrsEngine:
                 blocks = self._intervenes(transaction)
         finally:
             library.msc_transaction_cleanup(transaction)
-        matches = tuple(filter(None, map(_match_of, self._messages)))[:_MOST_MATCHES]
+        matches = tuple(filter(None, map(self._match_of, self._messages)))[:_MOST_MATCHES]
         return CrsVerdict(blocks, sum(match.score for match in matches), matches)
+
+    def _match_of(self, message: bytes) -> CrsMatch | None:
+        """Read a message of the library's log. None: it belongs to a rule that only sums up others."""
+        found = dict(_OF_LOG.findall(message))
+        id = int(found.get(b"id", b"0"))
+        if not id or 949000 <= id < 950000 or 980000 <= id < 981000:
+            return None
+        return CrsMatch(id, self._tags.get(id, ()), _SCORES.get(found.get(b"severity", b""), 0))
 
     def _intervenes(self, transaction: Any) -> bool:
         found = _Intervention(status=200)
@@ -206,16 +217,11 @@ class CrsEngine:
         return bool(found.disruptive)
 
 
-def _match_of(message: bytes) -> CrsMatch | None:
-    """Read a message of the library's log. None: it belongs to a rule that only sums up others."""
-    found: dict[bytes, list[bytes]] = {}
-    for name, value in _OF_LOG.findall(message):
-        found.setdefault(name, []).append(value)
-    id = int(found.get(b"id", [b"0"])[0] or 0)
-    if not id or 949000 <= id < 950000 or 980000 <= id < 981000:
-        return None
-    tags = tuple(tag.decode(errors="replace") for tag in found.get(b"tag", ()) if tag.startswith(b"attack-"))
-    return CrsMatch(id, tags, _SCORES.get(found.get(b"severity", [b""])[0], 0))
+def _tags_of(files: Sequence[Path]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield the tags of each rule; the library's log does not always have them."""
+    for file in files:
+        for found in _RULE.finditer(file.read_text()):
+            yield int(found[1]), tuple(_TAG.findall(found[2]))
 
 
 def start(argument: bytes) -> Callable[[bytes], bytes]:

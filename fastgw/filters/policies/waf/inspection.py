@@ -156,7 +156,7 @@ class Inspector:
         """Return the matches in some values: in one pass over all of them, and only if there are any, in each."""
         rules = self._sets[target]
         texts = [normalized(value) for _, value in values]
-        if not rules.matches(texts[0] if len(texts) == 1 else SEPARATOR.join(texts)):
+        if not rules.matches(texts[0] if len(texts) == 1 else SEPARATOR.join(dict.fromkeys(texts))):
             return []
         found: dict[int, Match] = {}
         for (name, _), text in zip(values, texts, strict=True):

@@ -12,8 +12,8 @@ import re2
 
 PLAIN: Final = re.compile(rb"[A-Za-z0-9_.,:=@~/ -]*").fullmatch
 """Matches text that normalization only turns into lower case: no escapes, and no character that has a meaning."""
-SEPARATOR: Final = b"\n\0\n"
-"""Separator of variants and values: `$` and `^` match at it, and no other text contains it."""
+SEPARATOR: Final = b"\0"
+"""Separator of variants and values: `$` and `^` of rules match at it, and normalized text does not contain it."""
 DECODINGS: Final = 2
 """How often percent-encoding is decoded. A third level is an anomaly that a rule reports."""
 

@@ -1,5 +1,6 @@
 """Compiled rules: one automaton of RE2 for each part of a request, which finds all rules that match in one pass."""
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final, final
@@ -11,6 +12,8 @@ from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule
 
 _MEMORY: Final = 8 * 1024**2
 """Initial memory limit of an automaton; most of it is used only by hostile text."""
+_TOKEN: Final = re.compile(rb"\\.|\[\^?\]?|.", re.DOTALL).finditer
+_ANCHORS: Final = {b"^": b"(?:^|\\x00)", b"$": b"(?:$|\\x00)"}
 _SHORT: Final = 256
 """Maximum length of text that is searched by one automaton for all rules, in bytes."""
 _GROUP: Final = 4
@@ -96,7 +99,18 @@ def _options() -> Any:
 
 
 def _multiline(rule: Rule) -> bytes:
-    return b"(?m)" + rule.pattern
+    """Return the pattern with anchors that also match at `SEPARATOR`, and at line ends."""
+    pieces, in_class = [b"(?m)"], False
+    for found in _TOKEN(rule.pattern):
+        token = found[0]
+        if token[:1] == b"[" and not in_class:
+            in_class = True
+        elif token == b"]":
+            in_class = False
+        elif token in _ANCHORS and not in_class:
+            token = _ANCHORS[token]
+        pieces.append(token)
+    return b"".join(pieces)
 
 
 def rule_sets(rules: Iterable[Rule]) -> dict[RequestPart, RuleSet]:

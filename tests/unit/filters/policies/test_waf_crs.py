@@ -1,0 +1,169 @@
+"""waf with the OWASP Core Rule Set, as Debian installs it, in a helper process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import uvloop
+from msgspec import msgpack
+
+from fastgw.filters.policies.waf import Waf
+from fastgw.filters.policies.waf import crs as crs_module
+from fastgw.filters.policies.waf.crs import CrsUse
+from fastgw.filters.policies.waf.crs_program import CrsRequest, CrsSettings, CrsVerdict
+from fastgw.gateway.tables import CompileError
+from fastgw.helper_processes.pool import HelperBusy, HelperDied, HelperError, HelperLate, HelperPool, try_program
+from fastgw.helper_processes.program import Program
+from fastgw.http.http1.parser import parse_request
+from fastgw.http.malformed import Malformed
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.testing import configured, run
+from tests.support.waf import get, regression_cases
+
+RULES = "/usr/share/modsecurity-crs"
+PATIENT_S = 60.0
+
+
+def program(paranoia: int = 1, rules: str = RULES, **options: Any) -> Program:
+    argument = msgpack.encode(CrsSettings(rules, paranoia, 5, **options))
+    module = "fastgw.filters.policies.waf.crs_program"
+    return Program(name="waf", module=module, argument=argument, deadline_s=PATIENT_S)
+
+
+def request_of(sent: bytes) -> CrsRequest:
+    head, body = parse_request(sent[: sent.index(b"\r\n\r\n") + 4]), sent.partition(b"\r\n\r\n")[2]
+    query = b"" if head.query is None else b"?" + head.query
+    return CrsRequest("192.0.2.1", head.method, head.raw_path + query, "1.1", [*head.fields()], body)
+
+
+def is_valid(sent: bytes) -> bool:
+    try:
+        request_of(sent)
+    except Malformed:  # refused before any rule
+        return False
+    return True
+
+
+def verdicts(which: Program, requests: list[CrsRequest]) -> list[CrsVerdict]:
+    async def ask() -> list[CrsVerdict]:
+        pool = HelperPool(asyncio.get_running_loop(), which)
+        pool.start()
+        try:
+            answers = [await pool.run_request(msgpack.encode(each)) for each in requests]
+        finally:
+            pool.close()
+            await pool.ended()
+        return [msgpack.decode(each, type=CrsVerdict) for each in answers]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(ask())
+
+
+def test_it_refuses_the_attacks_of_its_own_regression_data() -> None:
+    """All of level 1: the rules are loaded, and requests reach them whole."""
+    attacks = [case for case in regression_cases() if case.attack and case.level == 1 and is_valid(case.request)]
+    assert len(attacks) > 380
+    found = verdicts(program(), [request_of(case.request) for case in attacks])
+    seen = Counter(verdict.blocks for verdict in found)
+    assert seen[True] >= 0.97 * len(attacks), seen
+    sqli = next(each for case, each in zip(attacks, found, strict=True) if case.rule == 942100)
+    assert 942100 in {match.id for match in sqli.matches}
+    assert sqli.score >= 5
+    assert all("attack-sqli" in match.tags for match in sqli.matches if match.id == 942100)
+
+
+@pytest.mark.parametrize("paranoia", [1, 2, 3, 4])
+def test_all_levels_load(paranoia: int) -> None:
+    assert try_program(program(paranoia)) == ""
+
+
+def test_excluded_rules_are_removed() -> None:
+    attack = request_of(get("/?id=1%27%20or%20%271%27=%271", "User-Agent: x", "Accept: */*"))
+    before, after = verdicts(program(), [attack])[0], verdicts(program(without=(942100,)), [attack])[0]
+    assert before.blocks
+    assert 942100 not in {match.id for match in after.matches}
+
+
+def test_rules_that_do_not_load_are_an_error_of_check(tmp_path: Path) -> None:
+    """The library itself would go on without them, and let every request pass."""
+    waf = configured(Waf, crs={"rules": str(tmp_path)})
+    with pytest.raises(CompileError, match="expected the OWASP Core Rule Set"):
+        run(waf, get("/"))
+    (tmp_path / "REQUEST-901-X.conf").write_text("# OWASP_CRS/3.3.4\nSecNoSuchDirective On\n")
+    with pytest.raises(CompileError, match=r"REQUEST-901-X\.conf"):
+        run(waf, get("/"))
+
+
+def test_a_refused_request_has_its_rules_in_the_log() -> None:
+    waf = configured(Waf, rules="none", crs={"deadline": "60s"})
+    ran = run(waf, get("/?id=1%27%20or%20%271%27=%271", "User-Agent: x", "Accept: */*"))
+    assert ran.status == 403
+    assert ran.record.fault_detail == "CRS score 5: 942100 (attack-sqli)"
+
+
+# without a verdict
+
+
+class _Pool:
+    def __init__(self, error: HelperError) -> None:
+        self.error = error
+
+    async def run_request(self, request: bytes) -> bytes:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "event"),
+    [
+        (HelperLate("no result"), FilterEvent.HELPER_LATE),
+        (HelperBusy("full"), FilterEvent.HELPER_BUSY),
+        (HelperDied("killed"), FilterEvent.HELPER_FAILED),
+    ],
+)
+@pytest.mark.parametrize("refuses", [False, True])
+def test_without_a_verdict_the_setting_decides_and_it_is_counted(
+    error: HelperError, event: FilterEvent, refuses: bool
+) -> None:
+    counted: list[tuple[str, FilterEvent]] = []
+    exchange: Any = SimpleNamespace(
+        head=SimpleNamespace(version=11),
+        query=None,
+        raw_path=b"/",
+        client_ip="",
+        method=b"GET",
+        headers=[],
+        client=SimpleNamespace(count_filter=lambda *what: counted.append(what)),
+    )
+    use = CrsUse(program(), 1, refuses)
+    use._pool = _Pool(error)  # type: ignore[assignment]
+    why = asyncio.run(use.inspect(exchange, "waf", b""))
+    assert bool(why) is refuses
+    assert counted == [("waf", event)]
+
+
+def test_processes_are_divided_among_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    class Recorded:
+        def __init__(self, loop: object, program: Program) -> None:
+            started.append(program.processes)
+
+        def start(self) -> None: ...
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(crs_module, "HelperPool", Recorded)
+    for processes, workers in ((1, 4), (4, 2), (5, 2)):
+        use = CrsUse(program(), processes, refuses=False)
+        services: Any = SimpleNamespace(workers=lambda count=workers: count, worker_loop=SimpleNamespace(loop=None))
+        use.start(services)
+        use.start(services)  # another use of the filter
+        use.stop()
+        assert use._pool is not None
+        use.stop()
+        assert use._pool is None
+    assert started == [1, 2, 3]
