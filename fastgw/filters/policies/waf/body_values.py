@@ -12,7 +12,7 @@ import re2
 from fastgw.filters.policies.waf.normalization import decoded
 
 _PARAMETER: Final = re.compile(rb';[ \t]*([a-zA-Z0-9_*-]+)[ \t]*=[ \t]*(?:"([^"]*)"|([^;" \t]*))').findall
-_JSON_STRING: Final = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)(?:"|\\?\Z)[ \t\r\n]*(:?)', re.DOTALL).finditer
+_JSON_STRING: Final = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)(?:"|\\?\Z)[ \t\r\n]*(:?)', re.DOTALL).findall
 _JSON_ESCAPE: Final = re.compile(rb'\\(?:(["\\/bfnrt])|u([0-9a-fA-F]{4}))').sub
 _JSON_SIGNS: Final = {b"b": b"\x08", b"f": b"\x0c", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _XML_TEXT: Final = re.compile(rb">([^<>]+)").findall
@@ -50,11 +50,11 @@ def values_of(content_type: bytes | None, body: bytes, most: int) -> InspectedBo
     kind = (content_type or b"").partition(b";")[0].strip().lower()
     if kind == b"application/x-www-form-urlencoded" or not kind:
         if not kind and body.lstrip()[:1] in (b"{", b"["):
-            return InspectedBody([*_json_values(body)], counts=False)
+            return InspectedBody(_json_values(body), counts=False)
         return InspectedBody(form_values(body, most))
     if kind == b"application/json" or kind.endswith(b"+json") or kind in (b"text/json", b"application/x-ndjson"):
         if body.lstrip(b" \t\r\n\xef\xbb\xbf")[:1] in (b"{", b"[", b'"'):
-            return InspectedBody([*_json_values(body)], counts=False)
+            return InspectedBody(_json_values(body), counts=False)
         return InspectedBody(form_values(body, most), body)
     if kind.endswith((b"/xml", b"+xml")):
         return InspectedBody([*_xml_values(body)], counts=False)
@@ -74,15 +74,16 @@ def form_values(text: bytes, most: int) -> list[tuple[bytes, bytes]]:
     return pairs
 
 
-def _json_values(body: bytes) -> Iterator[tuple[bytes, bytes]]:
-    name = b""
-    for found in _JSON_STRING(body):
-        text = _JSON_ESCAPE(_of_json, found[1]) if b"\\" in found[1] else found[1]
-        if found[2]:
+def _json_values(body: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the strings, each after the last name before it, and the names."""
+    pairs, name = [], b""
+    for text, colon in _JSON_STRING(body):
+        if b"\\" in text:
+            text = _JSON_ESCAPE(_of_json, text)
+        if colon:
             name = text
-            yield text, b""
-        else:
-            yield name, text
+        pairs.append((name, b"" if colon else text))
+    return pairs
 
 
 def _of_json(found: re.Match[bytes]) -> bytes:

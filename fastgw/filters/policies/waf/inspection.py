@@ -118,15 +118,18 @@ class Inspector:
 
     def _inspect_arguments(self, pairs: Sequence[tuple[bytes, bytes]]) -> list[Match]:
         found: list[Match] = []
-        for name, value in pairs:
-            if b"\0" in value or b"\0" in name:
-                found += self._anomaly(protocol.NUL_BYTE, RequestPart.ARGUMENTS, name)
-            if not value.isascii() and IS_OVERLONG(value):
-                found += self._anomaly(protocol.OVERLONG_UTF8, RequestPart.ARGUMENTS, name)
-            if b"%" in value and _ESCAPE(value):
-                found += self._anomaly(protocol.DEEP_ENCODING, RequestPart.ARGUMENTS, name)
-        both = [(name, each) for name, value in pairs for each in (name, value) if each]
-        return found + self._matches(RequestPart.ARGUMENTS, both)
+        texts = {text: name for name, value in dict.fromkeys(pairs) for text in (name, value) if text}
+        whole = b"".join(texts)
+        if b"\0" in whole or b"%" in whole or not whole.isascii():
+            for text, name in texts.items():
+                if b"\0" in text:
+                    found += self._anomaly(protocol.NUL_BYTE, RequestPart.ARGUMENTS, name)
+                if IS_OVERLONG(text):
+                    found += self._anomaly(protocol.OVERLONG_UTF8, RequestPart.ARGUMENTS, name)
+                if _ESCAPE(text):
+                    found += self._anomaly(protocol.DEEP_ENCODING, RequestPart.ARGUMENTS, name)
+        named = [*dict.fromkeys((name, text) for name, value in pairs for text in (name, value) if text)]
+        return found + self._matches(RequestPart.ARGUMENTS, named)
 
     def _inspect_headers(self, exchange: Exchange) -> list[Match]:
         found: list[Match] = []
@@ -155,12 +158,12 @@ class Inspector:
     def _matches(self, target: RequestPart, values: Sequence[tuple[bytes, bytes]]) -> list[Match]:
         """Return the matches in some values: in one pass over all of them, and only if there are any, in each."""
         rules = self._sets[target]
-        texts = [normalized(value) for _, value in values]
-        if not rules.matches(texts[0] if len(texts) == 1 else SEPARATOR.join(dict.fromkeys(texts))):
+        texts = {value: normalized(value) for value in dict.fromkeys([value for _, value in values])}
+        if not rules.matches(SEPARATOR.join(texts.values())):
             return []
         found: dict[int, Match] = {}
-        for (name, _), text in zip(values, texts, strict=True):
-            for rule in rules.matches(text):
+        for name, value in values:
+            for rule in rules.matches(texts[value]):
                 # a rule counts once; further names matter only where one of them is excluded
                 if rule.id not in found or self._exclusions:
                     found.setdefault(len(found) if self._exclusions else rule.id, Match(rule, target.value, name))

@@ -197,3 +197,35 @@ def test_long_hostile_text_is_bounded(piece: bytes) -> None:
             assert len(normalized(value)) <= 2 * len(value) + 3
         assert sum(len(value) for _, value in values.arguments) <= 3 * len(text)
     assert len(normalized(decoded(text, plus=True))) <= 2 * len(text) + 3
+
+
+# shadow mode, and bodies that arrive in parts
+
+
+def test_in_shadow_requests_pass_and_the_log_has_the_decision() -> None:
+    of_head = run(WAF, get(f"/?id={ATTACK}"), shadow=True)
+    assert of_head.passed
+    assert of_head.record.shadowed.startswith("waf: refuse 403 waf_blocked (score 15: 4201 (attack-sqli)")
+    of_body = run(WAF, form(f"id={ATTACK}"), shadow=True)
+    assert of_body.passed
+    assert b"".join(of_body.pieces).endswith(ATTACK.encode())
+    assert of_body.record.shadowed.startswith("waf: refuse 403 waf_blocked (score 15: 4201 (attack-sqli)")
+    assert run(WAF, form("id=1"), shadow=True).record.shadowed == ""
+
+
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_a_body_that_arrives_in_parts_is_held_until_it_is_inspected(size: int) -> None:
+    body = b"a=1&b=<script>alert(1)</script>"
+    whole = post("application/x-www-form-urlencoded", body)
+    split = len(whole) - len(body)
+    parts = [whole[:split], *(whole[at : at + size] for at in range(split, len(whole), size))]
+    assert run(WAF, parts).requests == ()
+    harmless = [each.replace(b"<", b"l").replace(b">", b"g").replace(b"(", b"x") for each in parts]
+    assert run(WAF, harmless).passed
+
+
+def test_a_long_body_goes_on_while_it_arrives() -> None:
+    body = b"some plain text " * 4000
+    whole = post("text/plain", body)
+    ran = run(WAF, [whole[at : at + 9000] for at in range(0, len(whole), 9000)])
+    assert b"".join(ran.pieces) == body
