@@ -42,6 +42,7 @@ ORDER = [
         "filters/policies/grpc_bridges",
         "filters/policies/grpc_transcode",
         "filters/policies/oidc",
+        "filters/policies/shield",
         "filters/policies/traffic",
         "filters/policies/transform",
         "filters/policies/waf",

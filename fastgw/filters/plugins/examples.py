@@ -113,6 +113,10 @@ filters:
 filters:
   websocket: {message_bytes: 64KiB, rate: 100/s, idle: 1m, ping: 20s, origins: ["https://app.example"]}
 """,
+    "graphql": """\
+filters:
+  graphql: {max_depth: 8, max_cost: 500, costs: {search: 50}, max_aliases: 10, operations: [Home, Product]}
+""",
     "bandwidth": """\
 filters:
   bandwidth: {rate: 1MiB/s, request_rate: 512KiB/s, burst: 256KiB, key: consumer}

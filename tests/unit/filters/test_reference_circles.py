@@ -35,6 +35,12 @@ TLS = {"verify": False}
 RULE = [{"claim": "role", "any_of": ["admin"]}, {"claim": "tenant", "matches": "^t-"}]
 
 SAMPLES: dict[str, list[dict[str, Any]]] = {
+    "graphql": [
+        {"max_depth": 5, "max_cost": 10, "costs": {"a": 2}, "list_arguments": ["first"], "list_size": 3},
+        {"max_aliases": 1, "max_directives": 1, "max_root_fields": 1, "max_tokens": 10, "max_bytes": "1KiB"},
+        {"max_batch": 2, "introspection": True, "types": ["query"], "operations": ["A"], "mode": "report"},
+        {"persisted_queries": ["5e78863ed1ffb9fc66b1d61634b126bf8eb20267e7996297eeeb9b19c8c0f732"]},
+    ],
     "fault": [
         {"delay": {"time": "1s"}, "header": {"name": "X-A", "value": "b"}, "max_delayed": 1, "seed": 1},
         {"abort": {"status": 503}, "by_client": True, "max_delay": "1s"},
