@@ -162,3 +162,11 @@ def test_a_renamed_member_replaces_the_one_with_its_new_name() -> None:
     assert renames.apply(b'{"b":2,"a":1}') == b'{"b":1}'
     assert renames.apply(b'{"b":2}') == b'{"b":2}'
     assert Projection((), (), {("a",): "b", ("b",): "a"}).apply(b'{"a":1,"b":2}') == b'{"b":1,"a":2}'
+
+
+@pytest.mark.twin
+def test_escaped_names_are_read_by_the_reference_in_texts_with_few_objects_only() -> None:
+    projection = Projection([("*", "a")])
+    assert projection.apply(b'[{"\\u0061":1,"b":2}]') == b'[{"a":1}]'
+    with pytest.raises(InvalidJson, match="more than 5000 objects"):
+        projection.apply(b"[" + b",".join([b'{"\\u0061":1}'] * 5001) + b"]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 from urllib.parse import quote_plus, unquote_to_bytes
 
@@ -10,6 +11,7 @@ import orjson
 from fastgw.filters.policies.transform.values import UnmappableBody
 from fastgw.http.json_tree import opened, text_of
 
+_INVALID: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})").search
 MOST_PAIRS: Final = 1000
 """Maximum number of fields of a form."""
 
@@ -57,13 +59,9 @@ def json_to_form(body: bytes) -> bytes:
 
 
 def _decoded(text: bytes) -> str:
-    if text.count(b"%") != len([None for part in text.split(b"%")[1:] if _is_octet(part[:2])]):
+    if _INVALID(text) is not None:
         raise UnmappableBody("the form has an invalid percent-encoding")
     try:
         return unquote_to_bytes(text.replace(b"+", b" ")).decode()
     except UnicodeDecodeError as error:
         raise UnmappableBody("the form is not UTF-8") from error
-
-
-def _is_octet(digits: bytes) -> bool:
-    return len(digits) == 2 and all(byte in b"0123456789abcdefABCDEF" for byte in digits)

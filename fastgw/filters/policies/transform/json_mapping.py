@@ -7,6 +7,7 @@ the result as they were written.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import orjson
@@ -25,6 +26,8 @@ Holder: TypeAlias = "dict[str, Node] | list[Node]"
 Rule: TypeAlias = Callable[[Node, BodyValues], None]
 JsonFunction: TypeAlias = Callable[[bytes, Exchange], bytes]
 """Function from a body to the body that replaces it. Raises `UnmappableBody`."""
+MOST_MATCHES: Final = 5000
+"""Maximum number of values that a path of `move`, `default` or `set` matches: each is opened in the event loop."""
 _EVERYTHING: Final = Projection()
 
 
@@ -100,7 +103,9 @@ def _move(source: Path, destination: Path) -> Rule:
     def move(content: Node, document: BodyValues) -> None:
         if isinstance(content, bytes):
             return
-        moved = list(_popped(content, source, ()))
+        moved = list(islice(_popped(content, source, ()), MOST_MATCHES + 1))
+        if len(moved) > MOST_MATCHES:
+            raise UnmappableBody(f"a path matches more than {MOST_MATCHES} values")
         for value, bound in reversed(moved):
             holder: Node = content
             left = iter(bound)
@@ -121,6 +126,8 @@ def _popped(holder: Holder, path: Path, bound: tuple[str | int, ...]) -> Iterato
         keys = list(holder) if step == EACH else [step] if step in holder else []
     else:
         keys = range(len(holder)) if step == EACH else []
+    if len(keys) > MOST_MATCHES:
+        raise UnmappableBody(f"a path matches more than {MOST_MATCHES} values")
     for key in reversed(keys):
         matched = (*bound, key) if step == EACH else bound
         if not rest:
@@ -153,11 +160,15 @@ def _holders(content: Node, path: Sequence[str], creates: bool = False) -> list[
         for holder in held:
             keys: Sequence[str | int] = (step,)
             if step == EACH:
+                if len(holder) > MOST_MATCHES:
+                    raise UnmappableBody(f"a path matches more than {MOST_MATCHES} values")
                 keys = list(holder) if isinstance(holder, dict) else range(len(holder))
             for key in keys:
                 inner = _inner(holder, key, creates and step != EACH)
                 if not isinstance(inner, bytes):
                     found.append(inner)
+            if len(found) > MOST_MATCHES:
+                raise UnmappableBody(f"a path matches more than {MOST_MATCHES} objects and arrays")
         held = found
     return held
 

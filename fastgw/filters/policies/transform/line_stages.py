@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -15,8 +14,6 @@ Refuse: TypeAlias = Callable[[Exception], BaseException]
 """Function that returns the exception with which a stage ends the body."""
 _DONE: Final = b"[DONE]"
 """Data of the last event of some APIs, which is no JSON."""
-# The last `\r` of a piece may be followed by `\n` in the next one.
-_LINE: Final = re.compile(rb"([^\r\n]*)(?:\r\n|\n|\r(?!\Z))")
 
 
 class LineStage(BodyStage):
@@ -86,16 +83,23 @@ class EventStage(BodyStage):
             self._check_bound()
             return b""
         text = b"".join([*self._pieces, payload])
+        held = text[-1:] if text.endswith(b"\r") else b""  # which may be followed by `\n` in the next piece
+        if b"\r" in text:
+            text = text[: len(text) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, rest = text.split(b"\n")
+        self._pieces = [rest + held] if rest or held else []
         out: list[bytes] = []
-        at = 0
-        while (match := _LINE.match(text, at)) is not None:
-            at = match.end()
-            if match[1]:
-                self._event.append(match[1])
-                continue
-            out.append(self._completed())
-            self._held = len(text) - at
-        self._pieces = [text[at:]] if at < len(text) else []
+        event = self._event
+        for line in lines:
+            if line:
+                event.append(line)
+            elif event:
+                out.append(self._completed(event))
+                event = self._event = []
+            else:
+                out.append(b"\n")
+        if out:
+            self._held = len(rest) + sum(map(len, event))
         self._check_bound()
         return b"".join(out)
 
@@ -103,8 +107,7 @@ class EventStage(BodyStage):
         if self._held > self._most:
             raise self._refuse(UnmappableBody(f"an event is longer than {self._most} bytes"))
 
-    def _completed(self) -> bytes:
-        lines, self._event = self._event, []
+    def _completed(self, lines: list[bytes]) -> bytes:
         data = [_value(line) for line in lines if line == b"data" or line.startswith(b"data:")]
         text = b"\n".join(data)
         if len(text) > self._most:

@@ -272,3 +272,18 @@ def test_in_shadow_nothing_changes() -> None:
     transform = configured(Transform, request={"json": {"deny": ["s"]}}, response={"json": {"deny": ["s"]}})
     ran = run(transform, post(b'{"s":1}'), response=ok(b'{"s":1}'), shadow=True)
     assert (ran.sent_body, ran.body) == (b'{"s":1}', b'{"s":1}')
+
+
+@pytest.mark.parametrize("rules", [{"set": {"*.x": 1}}, {"move": {"*.a": "*.b"}}, {"default": {"*.*.x": 1}}])
+def test_paths_that_match_very_many_values_are_refused(rules: dict[str, Any]) -> None:
+    transform = configured(Transform, request={"json": rules})
+    assert run(transform, post(b"[" + b",".join([b'{"a":{}}'] * 5001) + b"]")).status == 400
+    assert run(transform, post(b"[" + b",".join([b'{"a":{}}'] * 100) + b"]")).passed
+
+
+def test_line_ends_of_events_of_all_kinds() -> None:
+    stream = b'\n\n\r\ndata: {"a":\rdata: 1}\r\rdata:{"s":1}\r\n\r\n\n'
+    for size in (1, 2, 5, 100):
+        pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+        ran = run(configured(Transform, response={"json": {"deny": ["s"]}}), GET, response=[EVENTS, *pieces])
+        assert ran.body == b'\n\n\ndata: {"a":1}\n\ndata: {}\n\n\n', size
