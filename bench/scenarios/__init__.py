@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from bench.scenarios import (
     cache,
     churn,
+    compose,
     compress,
     download,
     egress,
@@ -50,6 +51,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         reload,
         tcp,
         compress,
+        compose,
         cache,
     )
 }

@@ -505,6 +505,26 @@ egress:
       notes: {url: "https://notes.example", credentials: {type: bearer, token: {file: notes.token}}}
       maps: {url: "https://maps.example", credentials: {type: headers, headers: {X-API-Key: {file: maps.key}}}}
       files: {url: "https://files.example", credentials: {type: certificate, certificate: shop.pem, key: shop.pem.key}}
+      report:
+        url: "https://report.example"
+        credentials: {type: gcp_id_token, audience: "https://report.example", service_account_key: {file: report.json}}
+""",
+    "egress.apps.NAME.NAME.credentials.aws": """\
+egress:
+  apps:
+    shop:
+      archive:
+        url: "https://archive.s3.eu-central-1.amazonaws.com"
+        credentials:
+          type: aws_sigv4
+          aws:
+            region: eu-central-1
+            service: s3
+            access_key_id: {env: AWS_ACCESS_KEY_ID}
+            secret_access_key: {env: AWS_SECRET_ACCESS_KEY}
+            session_token: {env: AWS_SESSION_TOKEN}
+            sign_body: false
+            body_bytes: 1MiB
 """,
     "egress.apps.NAME.NAME.csrf": """\
 egress:
@@ -678,6 +698,8 @@ routes:
           for_each: "{part.basket.data.items}"
           concurrency: 4
           max: 50
+          timeout: 500ms
+          encoding: json
           default: {}
           is_collection: false
           wrap: prices
@@ -685,6 +707,23 @@ routes:
           timeout: 1s
           encoding: json
           error_as: "error_{name}"
+""",
+    "routes[].lambda": """\
+upstreams:
+  aws:
+    targets: ["https://lambda.eu-central-1.amazonaws.com"]
+    filters:
+      credentials:
+        aws_sigv4:
+          region: eu-central-1
+          service: lambda
+          access_key_id: {env: AWS_ACCESS_KEY_ID}
+          secret_access_key: {env: AWS_SECRET_ACCESS_KEY}
+routes:
+  - name: orders
+    paths: ["/orders/{id}"]
+    lambda: {upstream: aws, function: orders, qualifier: live, payload_format: "2.0", streaming: false, timeout: 10s,
+             max_bytes: 1MiB}
 """,
     "routes[].files": """\
 routes:

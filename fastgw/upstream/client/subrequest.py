@@ -357,7 +357,7 @@ def send_subrequest(
     for invalid headers, for the body of another exchange, or for a parent that is a sub-request itself, and
     `Malformed`, a subclass, for a target or method that cannot be sent.
     """
-    if isinstance(parent.client, Subrequest):
+    if type(parent.client) is Subrequest:  # `isinstance` asks the protocol
         raise ValueError("a sub-request asks nobody further")
     if isinstance(body, Relay) and body is not parent.request_body:
         raise ValueError("the body of another exchange; expected `exchange.request_body`")

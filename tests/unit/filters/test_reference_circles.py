@@ -339,6 +339,8 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "oauth2": {"token_url": "https://idp.test/token", "client_id": "a", "client_secret": "b"},
             "csrf": {"token_url": "https://api.test/csrf"},
         },
+        {"gcp_id_token": {"audience": "a"}},
+        {"aws_sigv4": {"region": "r", "service": "s3", "access_key_id": "a", "secret_access_key": "b"}},
     ],
     "validate": [
         {

@@ -182,6 +182,16 @@ SETTINGS: dict[str, list[Said]] = {
     "Config.consumer_files": [{"consumer_files": [name]} for name in FORMATS],
     "Kyma.directory": [{"providers": {"kyma": {"directory": "."}}, "egress": {"listener": "main"}}],
 }
+AWS = {"region": "r", "service": "s3", "access_key_id": "a", "secret_access_key": "b"}
+for _name in ("access_key_id", "secret_access_key", "session_token"):
+    SETTINGS[f"AwsSigV4.{_name}"] = [
+        route(credentials={"aws_sigv4": {**AWS, _name: SECRET}}),
+        credentials("aws_sigv4", aws={**AWS, _name: SECRET}),
+    ]
+SETTINGS["GcpIdToken.key"] = [route(credentials={"gcp_id_token": {"audience": "a", "key": SECRET}})]
+SETTINGS["EgressCredentials.service_account_key"] = [
+    credentials("gcp_id_token", audience="a", service_account_key=SECRET)
+]
 SETTINGS["GrpcTranscode.descriptors"] = [route(grpc_transcode={"descriptors": "FILE"})]
 SETTINGS["BodySchema.schema"] = [route(validate={"body": {"schema": "FILE"}})]
 SETTINGS["Schema.schema"] = [

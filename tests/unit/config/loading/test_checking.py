@@ -143,11 +143,13 @@ def test_upstreams(tmp_path, text, line):
         ("respond: {}, redirect: {to: /}", "5:4: routes[0]: respond and redirect are mutually exclusive; expected one"),
         (
             "methods: [GET]",
-            "5:4: routes[0]: the route has no action; expected one of upstream, respond, redirect, compose, files",
+            "5:4: routes[0]: the route has no action; "
+            "expected one of upstream, respond, redirect, compose, lambda, files",
         ),
         (
             "upstream: null",
-            "5:4: routes[0]: the route has no action; expected one of upstream, respond, redirect, compose, files",
+            "5:4: routes[0]: the route has no action; "
+            "expected one of upstream, respond, redirect, compose, lambda, files",
         ),
         ("upstream: v", '5:24: routes[0].upstream: unknown upstream "v"; expected one of "u"'),
         ("upstream: [u]", "5:24: routes[0].upstream: a list; expected the name of an upstream or a URL"),
