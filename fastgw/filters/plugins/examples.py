@@ -117,6 +117,10 @@ filters:
 filters:
   graphql: {max_depth: 8, max_cost: 500, costs: {search: 50}, max_aliases: 10, operations: [Home, Product]}
 """,
+    "sequence": """\
+filters:
+  sequence: {routes: [cart, address, pay], within: 15m, key: consumer}
+""",
     "bandwidth": """\
 filters:
   bandwidth: {rate: 1MiB/s, request_rate: 512KiB/s, burst: 256KiB, key: consumer}

@@ -35,6 +35,7 @@ TLS = {"verify": False}
 RULE = [{"claim": "role", "any_of": ["admin"]}, {"claim": "tenant", "matches": "^t-"}]
 
 SAMPLES: dict[str, list[dict[str, Any]]] = {
+    "sequence": [{"routes": ["a", "b"], "within": "1m", "key": "ip", "ipv6_prefix": 64}],
     "graphql": [
         {"max_depth": 5, "max_cost": 10, "costs": {"a": 2}, "list_arguments": ["first"], "list_size": 3},
         {"max_aliases": 1, "max_directives": 1, "max_root_fields": 1, "max_tokens": 10, "max_bytes": "1KiB"},

@@ -1,5 +1,6 @@
-"""Filters that limit what one request may ask of an API."""
+"""Filters that limit what one request, or a sequence of them, may ask of an API."""
 
 from fastgw.filters.policies.shield.graphql import Graphql
+from fastgw.filters.policies.shield.sequence import CallSequence
 
-__all__ = ["Graphql"]
+__all__ = ["CallSequence", "Graphql"]

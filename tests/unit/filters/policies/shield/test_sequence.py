@@ -1,0 +1,94 @@
+"""sequence: who skips a call is refused; who makes it passes, for as long as configured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fastgw.config import ConfigError
+from fastgw.filters.policies.shield import sequence
+from fastgw.shm.rate_limit_table import own_table
+from tests.support.memory import Plane
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 10_000.0
+        monkeypatch.setattr(sequence, "monotonic_ns", lambda: round(self.now * 1e9))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+class Services:
+    def __init__(self, cells: Any) -> None:
+        self.cells = cells
+
+
+class Started(Plane):
+    """Whose filters are started, all with one table."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.cells = own_table()
+        super().__init__(settings)
+
+    def _start(self) -> None:
+        super()._start()
+        for link in self.gateway.live:
+            if link.hooks.start is not None:
+                link.hooks.start(Services(self.cells))
+
+
+def plane_of(**more: Any) -> Plane:
+    names = ["cart", "address", "pay", "other"]
+    settings = {"routes": names[:3], "within": "10m", "key": "header:X-Client", **more}
+    routes = [{"name": name, "paths": [f"/{name}"], "upstream": "u"} for name in names]
+    return Started({"filters": {"sequence": settings}, "routes": routes})
+
+
+def status(plane: Plane, path: str, client_name: str = "a", answer: int = 200) -> int:
+    client = plane.client()
+    head = f"GET /{path} HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\nX-Client: {client_name}\r\n\r\n"
+    client.sends(head.encode())
+    if not client.received:
+        plane.connects().sends(b"HTTP/1.1 %d X\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" % answer)
+    return int(client.received.split(b" ")[1])
+
+
+def test_each_call_needs_the_one_before_it(clock: Clock) -> None:
+    plane = plane_of()
+    assert [status(plane, path) for path in ("address", "pay", "other")] == [403, 403, 200]
+    assert [status(plane, path) for path in ("cart", "pay", "address", "pay", "pay")] == [200, 403, 200, 200, 200]
+    assert status(plane, "pay", "b") == 403
+
+
+def test_clients_without_the_key_have_called_nothing(clock: Clock) -> None:
+    plane = plane_of()
+    assert [status(plane, path, "") for path in ("cart", "address")] == [200, 403]
+
+
+def test_a_call_that_failed_does_not_count(clock: Clock) -> None:
+    plane = plane_of()
+    assert status(plane, "cart", answer=500) == 500
+    assert status(plane, "address") == 403
+
+
+def test_the_time_runs_from_the_last_call(clock: Clock) -> None:
+    plane = plane_of()
+    status(plane, "cart")
+    clock.now += 400
+    assert status(plane, "address") == 200
+    status(plane, "cart")
+    clock.now += 599
+    assert status(plane, "address") == 200
+    clock.now += 2
+    assert status(plane, "address") == 403
+
+
+@pytest.mark.parametrize("routes", [[], ["cart"], ["cart", "cart"]])
+def test_a_sequence_has_several_routes(routes: list[str]) -> None:
+    with pytest.raises(ConfigError):
+        plane_of(routes=routes)
