@@ -8,7 +8,7 @@ from fastgw.config.base.problems import Path
 from fastgw.config.openapi.bodies import response_contents
 from fastgw.config.openapi.document import Spec
 from fastgw.config.openapi.parameters import is_json
-from fastgw.config.openapi.schemas import Schemas
+from fastgw.config.openapi.schemas import Schemas, as_reference
 from fastgw.http.grammar import IS_TOKEN, IS_VALUE
 
 _MOST_VALUES: Final = 500
@@ -129,7 +129,9 @@ class _Maker:
             listed = schema.get(key)
             if isinstance(listed, list) and listed:
                 chosen = self.value(listed[0], depth + 1)
-                return self._with_members(chosen, schema, depth) if isinstance(chosen, dict) else chosen
+                if not isinstance(chosen, dict):
+                    return chosen
+                return self._with_members(chosen, schema, depth) | _discriminated(schema, listed[0])
         return self._of_type(schema, depth)
 
     def _of_type(self, schema: dict[str, Any], depth: int) -> Any:
@@ -168,6 +170,20 @@ class _Maker:
             if value is not _NOTHING:
                 made[name] = value
         return made
+
+
+def _discriminated(schema: dict[str, Any], chosen: Any) -> dict[str, str]:
+    """Return the member that tells which of several schemas was chosen; none without a discriminator."""
+    said = schema.get("discriminator")
+    name = said.get("propertyName") if isinstance(said, dict) else None
+    reference = chosen.get("$ref") if isinstance(chosen, dict) else None
+    if not isinstance(name, str) or not isinstance(reference, str):
+        return {}
+    mapping = said.get("mapping") if isinstance(said, dict) else None
+    values = mapping.items() if isinstance(mapping, dict) else ()
+    return {
+        name: next((value for value, meant in values if as_reference(meant) == reference), reference.rpartition("/")[2])
+    }
 
 
 def _number(schema: dict[str, Any], *, whole: bool) -> Any:

@@ -182,9 +182,9 @@ class _Expansion:
         settings["filters"] = self.entry.filters
         if mocked:
             settings["respond"] = Respond(status=200)
-            for name in _OF_UPSTREAM:
-                settings.pop(name, None)
-                said.pop(name, None)
+            for key in _OF_UPSTREAM:
+                settings.pop(key, None)
+                said.pop(key, None)
         else:
             settings["upstream"] = self.entry.openapi.upstream
             settings["strip_prefix"] = self.entry.strip_prefix

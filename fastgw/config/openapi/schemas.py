@@ -268,7 +268,7 @@ class Schemas:
         mapping = self._spec.mapping_at(held, "mapping", at)
         values: dict[str, list[str]] = {}
         for value, meant in mapping.items():
-            values.setdefault(_as_reference(meant), []).append(value)
+            values.setdefault(as_reference(meant), []).append(value)
         chosen: list[Any] = []
         names: list[str] = []
         null = False
@@ -291,7 +291,7 @@ class Schemas:
         return [{"anyOf": [_NULL, alternatives]} if null else alternatives]
 
 
-def _as_reference(meant: Any) -> str:
+def as_reference(meant: Any) -> str:
     """Return the reference that a value of `mapping` stands for: itself, or the name of a component."""
     text = str(meant)
     return text if "/" in text or "#" in text else f"#/components/schemas/{text}"

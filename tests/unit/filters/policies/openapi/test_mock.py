@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.unit.filters.policies.openapi.shop import PET, Shop, document, get, json_body, operation, post
 
@@ -41,6 +42,7 @@ def shop(tmp_path: Path) -> Shop:
 
 def test_an_example_is_the_answer(shop: Shop) -> None:
     assert shop.sends(get("/pets")) == 200
+    assert shop.plane.records[-1].route == "GET /pets"
     assert json.loads(shop.body) == {"id": 1}
     assert b"X-Total: 3\r\n" in shop.received
     assert shop.sends(get("/pets", "Prefer: example=b")) == 200
@@ -81,3 +83,24 @@ def test_documentation_has_no_markup_of_the_document_and_nothing_from_elsewhere(
     assert shop.sends(get("/docs", f"If-None-Match: {tag}")) == 304
     assert shop.sends(get("/docs/openapi.json")) == 200
     assert json.loads(shop.body) == described
+
+
+EXAMPLE = Path(__file__).parents[5] / "examples" / "openapi" / "pets.yaml"
+
+
+def test_values_that_are_made_conform_to_the_document(tmp_path: Path) -> None:
+    """That of the examples, which has a discriminator, `allOf`, cookies and `deepObject`."""
+    described = yaml.safe_load(EXAMPLE.read_text())
+    described["paths"]["/pets"]["post"]["security"] = []
+    del described["paths"]["/pets"]["post"]["x-fastgw"]  # its limit counts in shared memory
+    described["paths"]["/pets/{id}/photo"]["put"]["security"] = []
+    shop = Shop(tmp_path, described, {"mock": True, "upstream": None})
+    assert shop.sends(get("/v1/pets?limit=5&filter[kind]=cat", "Cookie: session=0123456789abcdef")) == 200
+    (pet,) = json.loads(shop.body)
+    assert pet["kind"] == "cat"
+    assert shop.sends(post("/v1/pets", json.dumps(pet).encode())) == 201
+    assert shop.plane.records[-1].route == "addPet"
+    assert shop.sends(post("/v1/pets", b'{"kind": "dog", "name": "a", "tricks": [1]}')) == 400
+    assert shop.errors == [("body", "/tricks/0", "type")]
+    assert shop.sends(get("/v1/pets?filter[kind]=fish", "Cookie: session=a")) == 400
+    assert shop.errors == [("query", "/filter/kind", "enum"), ("cookie", "/session", "minLength")]
