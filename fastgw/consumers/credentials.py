@@ -130,7 +130,8 @@ class TokenSigner(msgspec.Struct, frozen=True, array_like=True):
         else:
             keys = read_keys(self.key, symmetric=True)
             if len(keys) != 1:
-                raise UnusableKey("; ".join(map(str, keys.passed_over[:1])) or "expected exactly one key")
+                reasons = [each.reason for each in keys.passed_over[:1]]  # without the key id: the file may be any
+                raise UnusableKey("".join(reasons) or "expected exactly one key")
             key = keys.keys[0]
         if self.algorithm not in key.algorithms:
             raise UnusableKey(f"not a key for {self.algorithm}; expected {EXPECTED_KEYS[self.algorithm].expected_key}")

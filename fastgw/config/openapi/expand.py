@@ -64,7 +64,8 @@ def expand_openapi(merged: Merged, filter_types: Mapping[str, type], files: File
         source = location.reading.document
         suffix = "" if settings.file.lower().endswith(_SUFFIXES) else ".yaml"
         read = partial(files.read, settings.file)
-        document = Document(settings.file, read, suffix=suffix, trusted=source.trusted, quotes=source.quotes)
+        quotes = source.trusted and source.quotes  # a remote user may name any file
+        document = Document(settings.file, read, suffix=suffix, trusted=source.trusted, quotes=quotes)
         reading = Reading(document, filter_types, files, [*document.problems])
         readings.append(reading)
         uses[settings.file] = number = uses.get(settings.file, 0) + 1

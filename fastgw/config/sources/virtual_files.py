@@ -34,6 +34,12 @@ def is_derived(name: str) -> bool:
     return name.startswith((DERIVED, OPENAPI))
 
 
+def check_derived(name: str) -> None:
+    """Check the file of a filter that only generated routes have. Raises `ValueError` for a file on the disk."""
+    if not is_derived(name):
+        raise ValueError("routes of `openapi` have this filter; it cannot be configured")
+
+
 def is_secret(name: str) -> bool:
     """Whether a derived file has a value of a Secret."""
     return name.startswith(DERIVED)

@@ -3,6 +3,7 @@
 from hashlib import sha256
 from typing import Final
 
+from fastgw.config.sources.virtual_files import check_derived
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, ReadableFile, Reply
 
 _SECURITY: Final = (
@@ -21,6 +22,9 @@ class OpenApiDocument(Filter, name="openapi_document", phase=Phase.VALIDATE):
     """File with the content, which is made of the document."""
     content_type: str
     """Content type of the file."""
+
+    def __post_init__(self) -> None:
+        check_derived(self.file)
 
     def build(self, env: Env) -> Hooks:
         content = env.read(self.file)

@@ -11,6 +11,7 @@ import orjson
 from fastgw.config.base.settings_base import Json
 from fastgw.config.base.value_types import ReadableFile
 from fastgw.config.settings.openapi import LONGEST_BODY
+from fastgw.config.sources.virtual_files import check_derived
 from fastgw.filters.api import (
     BodyStage,
     Bounded,
@@ -64,6 +65,9 @@ class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
     """Validation of requests."""
     max_body: Size = LONGEST_BODY
     """Maximum size of a body that is validated."""
+
+    def __post_init__(self) -> None:
+        check_derived(self.schemas)
 
     def build(self, env: Env) -> Hooks:
         plan = orjson.loads(self.operation)

@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from fastgw.config.base import redacted_problems
 from fastgw.config.base.route_patterns import parse_regex
 from fastgw.config.formats import yaml
 from fastgw.config.formats.positions import SyntaxProblem
@@ -55,7 +56,7 @@ def read_rules(content: bytes, file: str) -> list[CustomRule]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: expected UTF-8") from error
     except SyntaxProblem as error:
-        raise ValueError(f"{file}:{error.mark[0]}: {error.wrong}") from error
+        raise ValueError(f"{file}:{error.mark[0]}: {redacted_problems.wrong(error.wrong)}") from error
     rules = []
     for index, entry in enumerate(entries):
         try:

@@ -192,6 +192,11 @@ SETTINGS["GcpIdToken.key"] = [route(credentials={"gcp_id_token": {"audience": "a
 SETTINGS["EgressCredentials.service_account_key"] = [
     credentials("gcp_id_token", audience="a", service_account_key=SECRET)
 ]
+SETTINGS["ConsumerSubject.key"] = [
+    {"consumers": [{"name": "a", "jwt": [{"key_id": "a", "algorithm": each, "key": SECRET}]}]}
+    for each in ("HS256", "RS256", "ES256")
+]
+SETTINGS["Waf.rules_file"] = [route(waf={"rules_file": "FILE"})]
 SETTINGS["GrpcTranscode.descriptors"] = [route(grpc_transcode={"descriptors": "FILE"})]
 SETTINGS["BodySchema.schema"] = [route(validate={"body": {"schema": "FILE"}})]
 SETTINGS["Schema.schema"] = [
@@ -230,8 +235,22 @@ def file_settings() -> Iterator[str]:
                         waiting.append(below)
 
 
+GENERATED = {
+    "OpenApiOperation.schemas": route(openapi={"operation": "{}", "schemas": "FILE"}),
+    "OpenApiDocument.file": route(openapi_document={"file": "FILE", "content_type": "text/plain"}),
+}
+"""Files that only generated routes have: a configuration cannot name them."""
+
+
 def test_every_setting_that_names_a_file_is_tried_here():
-    assert {*file_settings()} - {*SETTINGS} == set()
+    assert {*file_settings()} - {*SETTINGS} == {*GENERATED}
+
+
+@pytest.mark.parametrize("setting", GENERATED)
+def test_a_file_on_the_disk_is_no_generated_one(tmp_path, written, setting):
+    told = told_by_check(tmp_path, written(GENERATED[setting], PLANTED))
+    assert "routes of `openapi` have this filter; it cannot be configured" in told
+    assert PLANTED not in told
 
 
 @pytest.fixture(scope="module")
@@ -302,6 +321,15 @@ def test_the_file_is_read(tmp_path, written, setting):
 def test_nor_of_what_a_document_that_was_sent_includes(tmp_path, written, name, content):
     text = written({"include": [name]}, content)
     told = told_to_the_api(tmp_path, text)
+    assert not [each for each in SPELLINGS if each.lower() in told.lower()], told
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+@pytest.mark.parametrize("name", FORMATS[:2])
+def test_nor_of_an_openapi_document_that_it_names(tmp_path, written, name, content):
+    routes = {"routes": [{"openapi": {"file": name, "upstream": "http://127.0.0.1:9"}}]}
+    told = told_to_the_api(tmp_path, written(routes, content))
+    assert told
     assert not [each for each in SPELLINGS if each.lower() in told.lower()], told
 
 
