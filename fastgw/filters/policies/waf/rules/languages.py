@@ -1,5 +1,6 @@
 """Rules for code of PHP, Java and JavaScript, templates, queries of document databases, and XML entities."""
 
+from base64 import b64encode
 from typing import Final
 
 from fastgw.filters.policies.waf.rules.rule import (
@@ -38,13 +39,24 @@ _PHP_STREAM: Final = (
     rb"\b(?:zlib|phar|expect|glob|data|ogg|rar|ssh2(?:\.[a-z]+)?|compress\.(?:zlib|bzip2))://"
 )
 _JAVA_CLASSES: Final = (
-    rb"\b(?:java\.(?:io|lang|util|net|nio|beans|rmi|sql|security|awt)\.[a-z]|"
+    rb"\b(?:java\.(?:runtime|process)|java\.(?:io|lang|util|net|nio|beans|rmi|sql|security|awt)\.[a-z]|"
     rb"javax?\.(?:script|naming|management|el|imageio)\.[a-z]|com\.opensymphony\.|"
     rb"com\.sun\.(?:jndi|rowset|org\.apache)|freemarker\.template|"
     rb"org\.apache\.(?:commons|struts2?|xalan|catalina|tomcat|logging|batik|ibatis|myfaces|wicket)\.|"
     rb"org\.(?:omg\.corba|springframework|codehaus\.groovy|hibernate|mozilla\.javascript|jboss|python\.core)\.|"
     rb"groovy\.lang\.|sun\.(?:misc|reflect|tracing)\.|ognl\.[a-z]|bsh\.interpreter|net\.sf\.(?:json|cglib)\.)"
 )
+
+
+def _in_base64(words: str) -> bytes:
+    """Return the alternation of words within base64, for each of their three alignments, in lower case."""
+    found = []
+    for word in words.split():
+        for offset in range(3):
+            text = b64encode(bytes(offset) + word.encode())
+            found.append(text[(0, 2, 3)[offset] : (offset + len(word)) * 8 // 6].decode().lower())
+    return alternatives(" ".join(each.replace("+", "\\+") for each in found))
+
 
 LANGUAGE_RULES: Final = (
     # 933: PHP
@@ -60,7 +72,7 @@ LANGUAGE_RULES: Final = (
     Rule(3304, "php", CRITICAL, 1, ARGUMENTS,
          rb"\b(?:allow_url_(?:fopen|include)|auto_(?:ap|pre)pend_file|disable_(?:functions|classes)|open_basedir|"
          rb"safe_mode(?:_[a-z_]+)?|suhosin\.[a-z._]+|cgi\.force_redirect|error_(?:ap|pre)pend_string|display_errors|"
-         rb"magic_quotes_[a-z]+|register_(?:globals|argc_argv|long_arrays)|session\.[a-z_]+|mbstring\.[a-z_]+|"
+         rb"magic_quotes_[a-z]+|register_(?:globals|argc_argv|long_arrays)|session\.[a-z0-9_]+|mbstring\.[a-z_]+|"
          rb"assert\.[a-z_]+|include_path|log_errors|mail\.[a-z_]+|opcache\.[a-z_]+|sendmail_(?:from|path)|"
          rb"unserialize_callback_func|user_ini\.filename|zend\.[a-z_]+|extension_dir|enable_dl|open_basedir|"
          rb"output_(?:buffering|handler)|post_max_size|upload_tmp_dir|expose_php|docref_(?:ext|root)|html_errors|"
@@ -71,7 +83,7 @@ LANGUAGE_RULES: Final = (
     Rule(3307, "php", CRITICAL, 1, ARGUMENTS,
          rb"\b(?:bzdecompress|call_user_func|base64_decode|chr|create_function|convert_uudecode|file_get_contents|"
          rb"file_put_contents|fsockopen|gzinflate|move_uploaded_file|passthru|phpinfo|popen|proc_open|shell_exec|"
-         rb"str_rot13|posix_getuid|readfile|gzuncompress|eval|assert|system|exec|unlink) ?\( ?[\"'$)\w]|"
+         rb"str_rot13|posix_getuid|readfile|gzuncompress|eval|assert|system|exec|unlink)[ \n]?\( ?[\"'$)\w]|"
          rb"\b(?:array_(?:diff_u?key|intersect_ukey)|mb_ereg_replace_callback|preg_replace_callback|"
          rb"register_shutdown_function|register_tick_function|spl_autoload_register|sqlite_createfunction|"
          rb"stream_context_create|bson_encode|bson_decode|bcompiler_[a-z_]+|wddx_[a-z]+|yaml_parse)\b"),
@@ -79,6 +91,10 @@ LANGUAGE_RULES: Final = (
          rb"\$[a-z_]\w*(?:\[[^]]*\]|->\w+|\{[^}]*\})* ?\([^)]*\)|\$[a-z_]\w*\[?[^ ]* ?= ?[\"'(\[$]|"
          rb"(?:\(|\[)['\"][a-z_0-9]+['\"](?:\)|\])(?:\[[^]]*\])* ?\([^)]*\)|\([a-z_]+\)\([^)]+\) ?;|"
          rb"\( ?string ?\) ?[\"']|(?:\( ?\( ?|\[ ?)['\"]\w+['\"].* ?[.^|] ?['\"]"),
+    Rule(3311, "php", CRITICAL, 1, PATH_AND_ARGUMENTS,
+         rb"base64_decode|call_user_func|bzdecompress|convert_uudecode|create_function|file_(?:get|put)_contents|"
+         rb"fsockopen|gzinflate|gzuncompress|move_uploaded_file|shell_exec|proc_open|str_rot13|posix_getuid|"
+         rb"\$\{[^}]*\} ?\([^)]*\)|\([a-z_.()]{4,}\)\( ?['\"]?[a-z]|\[ ?[a-z_]{3,} ?\] ?\[ ?[0-9]+ ?\] ?\("),
     Rule(3309, "php", CRITICAL, 1, frozenset((RequestPart.HEADERS, RequestPart.ARGUMENTS, RequestPart.PATH)),
          rb"\.(?:php[0-9]?|phtml|phar|pht|phps?)\.*\"?$"),
     Rule(3310, "php", CRITICAL, 3, ARGUMENTS, rb"\b[a-z_]{2,}[0-9]* ?\([^)]*\)|\$[a-z_]\w*"),
@@ -87,7 +103,8 @@ LANGUAGE_RULES: Final = (
          rb"__proto__|\bconstructor(?:\[['\"]|['\"]\]\[['\"]|\.)prototype\b|\bconstructor\[prototype\]|"
          rb"\.constructor ?\( ?['\"]|\[['\"]?constructor['\"]?\]"),
     Rule(3402, "generic", CRITICAL, 1, ARGUMENTS,
-         rb"_\$\$nd_func\$\$_|__js_function|\bnew +function ?\(|\brequire ?\( ?['\"]|\bchild_process\b|"
+         rb"_\$\$nd_func\$\$_|__js_function|\bnew +function ?\(|\bfunction ?\( ?\) ?\{|\brequire ?\( ?['\"]"
+         rb"|\bchild_process\b|"
          rb"\bprocess(?:\.|\[['\"`])(?:(?:access|binding|env|mainmodule|kill|exit|nexttick|stdout|dlopen)\b)|"
          rb"\bglobal(?:this)?(?:\.|\[)process\b|\bimport ?\( ?['\"`]|\b(?:exec|spawn|fork)(?:file)?sync ?\(|"
          rb"\bthis\.constructor\b|\bfunction ?\([^)]*\) ?\{[^}]*\} ?\( ?\)|\beval ?\( ?string\.fromcharcode|"
@@ -136,6 +153,10 @@ LANGUAGE_RULES: Final = (
          rb"url|dns|script|::|:)[^a-z0-9_}]|\$\{[^}]{0,40}\$\{|\bjndi ?: ?(?:ldaps?|rmi|dns|iiop|nis|corba|https?"
          rb"|nds)"),
     Rule(4406, "java", CRITICAL, 1, ALL, rb"\xac\xed\x00?\x05|\bro0abx|\brO0AB|\baced0005|\bkztaaq|\bkztaa"),
+    Rule(4409, "java", CRITICAL, 1, ALL, _in_base64(
+        "runtime processbuilder clonetransformer forclosure instantiatefactory instantiatetransformer "
+        "invokertransformer prototypeclonefactory prototypeserializationfactory whileclosure Runtime ProcessBuilder "
+        "InvokerTransformer InstantiateTransformer")),
     Rule(4407, "java", CRITICAL, 2, ALL,
          rb"\bjava\.|\bjavax\.|\b(?:runtime|process)\b.{0,40}\b(?:start|exec|load|eval|evaluate|method|byte|open|"
          rb"instance|reader|outputstream|builder|forclosure|parser)"),

@@ -42,7 +42,7 @@ PROTOCOL_RULES: Final = (
     Rule(1302, "scanner", CRITICAL, 1, PATH_AND_ARGUMENTS,
          rb"nessus_is_probing|/nikto-|acunetix[-_]?(?:wvs|test|product)|\bw00tw00t\b|appscan_fingerprint|/netsparker-|"
          rb"\bburpcollaborator\.net|\binteract\.sh\b|\boast(?:ify)?\.(?:com|pro|live|fun|me|site|online)\b|"
-         rb"/thereisnowaythat|/muieblackcat|/jmx-console"),
+         rb"/thereisnowaythat|/nessustest|/muieblackcat|/jmx-console"),
     Rule(1303, "scanner", CRITICAL, 2, HEADERS,
          rb"^(?:python-(?:requests|urllib)|libwww-perl|go-http-client|java/|curl/|wget/|ruby|perl|scrapy|php/|lwp)"),
     Rule(TOO_MANY_ARGUMENTS, "protocol", CRITICAL, 1, NO_TARGETS, b""),
@@ -60,12 +60,14 @@ PROTOCOL_RULES: Final = (
          rb"(?:/|https?:)[^ \n]*[ \n]+http/[0-9]"),
     Rule(2102, "protocol", CRITICAL, 1, PATH_AND_ARGUMENTS,
          rb"\n ?(?:content-(?:type|length|encoding|disposition)|transfer-encoding|set-cookie|location|refresh|host|"
-         rb"access-control-allow-origin|x-forwarded-(?:for|host)) ?:"),
+         rb"access-control-allow-origin|x-forwarded-(?:for|host)) ?:|\n ?<(?:html|meta)\b|"
+         rb"\n ?(?:get|post|head|put|delete|options|connect|trace) /[^ \n]*(?:\n|$)"),
     Rule(2103, "protocol", CRITICAL, 1, PATH_AND_ARGUMENTS, rb"\bhttp/[0-9](?:\.[0-9])? [1-5][0-9][0-9] [a-z]"),
     Rule(2104, "protocol", CRITICAL, 1, PATH, rb"\n"),
     Rule(2105, "protocol", CRITICAL, 2, ARGUMENTS, rb"\n ?[a-z][a-z0-9-]{2,30} ?: ?[^ \n/]"),
     Rule(2106, "ldap", CRITICAL, 1, ARGUMENTS,
-         rb"^[^:(]*\) ?\([&|!]|\( ?[&|!] ?\( ?[a-z]|\)\( ?(?:cn|uid|mail|objectclass|objectcategory|userpassword|"
+         rb"^[^:(]*\) ?[&|!]? ?\( ?(?:[&|!]|[a-z]+ ?[~<>]?=)|^[^(]*\)\( ?(?:cn|uid|mail|objectclass|objectcategory"
+         rb"|userpassword|"
          rb"samaccountname|[a-z]+) ?=|\* ?\) ?\( ?[a-z|&!]|\( ?[a-z]+[~<>]?= ?\*\)"),
     # names of attachments that escape their header
     Rule(2201, "protocol", CRITICAL, 1, ALL, rb"(?:^|;) ?(?:file)?name\*?=\"[^\"]*\"[^;\n ]+"),

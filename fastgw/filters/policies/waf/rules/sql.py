@@ -45,7 +45,8 @@ SQL_RULES: Final = (
          _QUOTE + rb" ?(?:=|<|>|<>|<=>|!=|\|\||&&|\^|~|\+|\*|%|-|\bdiv\b|\bmod\b|\bsounds\b) ?(?:" + _QUOTE
          + rb"|[0-9]+ ?(?:$|--|#)|\(select\b|char\()|^ ?" + _QUOTE + rb" ?(?:x?or|and|\|\||&&)\b? ?[\"'`(0-9!~@-]"),
     Rule(4204, "sqli", CRITICAL, 1, _SQL,
-         rb"\bunion[ (]+(?:all[ (]*|distinct[ (]*)?(?:\(? ?select\b[ (]*(?:[0-9'\"`@*(!~+-]|null\b|"
+         rb"[\"'`] ?union\b|\bunion (?:all )?select ?$|\bunion[ (]+(?:all[ (]*|distinct[ (]*)?(?:\(? ?select\b[ "
+         rb"(]*(?:[0-9'\"`@*(!~+-]|null\b|"
          rb"[\w.@]+ ?[,(]|\w+ from\b|distinct |top )|\(|values ?\()"),
     Rule(4205, "sqli", CRITICAL, 1, _SQL,
          rb"; ?(?:drop|create|alter|truncate|rename) (?:table|database|view|procedure|function|schema|user|index|"
@@ -115,7 +116,9 @@ SQL_RULES: Final = (
     Rule(4213, "sqli", CRITICAL, 1, _SQL,
          rb"\bcreate (?:or replace )?(?:function|procedure) .* (?:returns?|as|is|begin)\b|\bexec(?:ute)? "
          rb"(?:immediate|master|xp_|sp_|"
-         rb"\( ?[@'\"])|\bdeclare @?\w+ (?:varchar|nvarchar|int|char|cursor|table)\b|\bset @\w+ ?=|\bprint @@"
+         rb"\( ?[@'\"])|\bdeclare @?\w+ (?:varchar|nvarchar|int|char|cursor|table)\b|\bset @\w+ ?=|\bdeclare ?@\w"
+         rb"|[)`] ?as [\w`\"]+ from\b|\bselect pg_sleep|\b(?:current_user|db_name|database|user|version)\( ?(?:\)"
+         rb"|$|=)|\bprint @@"
          rb"|\bgrant .* to .* identified|"
          rb"\bsp_password\b|\blocal\(\)|\bbulk insert\b|\bmerge .* using ?\(|\bexecute immediate [\"'`]|\bdiv 0\b|"
          rb"\bselect .* (?:into|over) ?[(@]|\breferences \w+ ?\("),

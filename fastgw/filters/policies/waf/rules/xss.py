@@ -13,8 +13,8 @@ from fastgw.filters.policies.waf.rules.rule import (
 )
 
 _XSS: Final = HEADERS_AND_ARGUMENTS | {RequestPart.PATH}
-_SPACED_JAVASCRIPT: Final = b" ?".join(bytes([letter]) for letter in b"javascript")
-_SPACED_VBSCRIPT: Final = b" ?".join(bytes([letter]) for letter in b"vbscript")
+_SPACED_JAVASCRIPT: Final = b"[ \\n]?".join(bytes([letter]) for letter in b"javascript")
+_SPACED_VBSCRIPT: Final = b"[ \\n]?".join(bytes([letter]) for letter in b"vbscript")
 
 XSS_RULES: Final = (
     Rule(4101, "xss", CRITICAL, 1, _XSS, rb"<[ /]*(?:script|x:script|xss|noscript)\b|<[^>]*[:]script[ />]"),
@@ -46,11 +46,12 @@ XSS_RULES: Final = (
          rb"|lowsrc|"
          rb"dynsrc|background|poster|http-equiv|content|folder|behavior|xmlns|to|values|from|attributename"
          rb"|allowscript[a-z]*|"
-         rb"classid|rel|on[a-z]+)[ \n]*=|<[ /!?%]*" + alternatives(
+         rb"classid|rel|on[a-z]+)[ /\n]*=|<[a-z0-9]+:?[a-z0-9]* [^>]*\b(?:xmlns|xlink:href|xsi:)"
+         rb"|<[a-z]+:vmlframe\b|<[ /!?%]*" + alternatives(
              "applet base bgsound embed event-source frame(?:set)? iframe ilayer isindex keygen layer marquee meta "
              "noembed object plaintext svg math xmp xml-stylesheet import") + rb"[ />\n]"),
     Rule(4105, "xss", CRITICAL, 1, PATH_AND_ARGUMENTS,
-         rb"\b(?:document|window|self|top|parent|frames|this)(?:\.|\[ ?['\"`])(?:cookie|domain|write(?:ln)?|body"
+         rb"\b(?:document|window|self|top|parent|frames|this)\)? ?(?:\.|\[ ?['\"`]) ?(?:cookie|domain|write(?:ln)?|body"
          rb"|location|"
          rb"url|referrer|open|name|execcommand|createelement|getelement|documentelement|eval|alert|prompt|confirm|"
          rb"localstorage|sessionstorage|opener|import|atob|settimeout|setinterval|fetch)\b|"
@@ -74,8 +75,9 @@ XSS_RULES: Final = (
          rb"\{\{ ?constructor\.constructor|\bconstructor\.constructor\(|\bng-(?:app|init|click)\b ?=|"
          rb"\bv-(?:html|bind|on)\b[:=]|\bx-(?:data|init|html)\b ?="),
     Rule(4110, "xss", CRITICAL, 1, ARGUMENTS,
-         rb"\+/v[89+/]?|\+adw-|\+ad4-|\xbcscript|\xbc[^\xbe]*\xbe|(?:!!?\[\]|\[\]\[|\(!\[\]\+|\+\[\]\)?\[|\[\+!)"
-         rb"[()\[\]!+]{6,}|\bsource=[^ ]+ ?;.*\b(?:eval|with)\b"),
+         rb"\+/v[89+/]?|\+adw-|\+ad4-|\xbcscript|\xbc[^\xbe]*\xbe|(?:!!? ?\[\]|\[\] ?\[|\(! ?\[\] ?\+|\+ ?\[\]\)? "
+         rb"?\[|\[ ?\+ ?!)"
+         rb"[()\[\]!+ ]{6,}|\bsource=[^ ]+ ?;.*\b(?:eval|with)\b"),
     Rule(4111, "xss", CRITICAL, 2, _XSS,
          rb"<[a-z/!?%][^>]*>|<(?:a|abbr|b|br|div|font|hr|i|img|input|li|p|pre|span|table|td|u|ul|strong)\b"),
     Rule(4112, "xss", CRITICAL, 2, ARGUMENTS,
