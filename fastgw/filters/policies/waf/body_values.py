@@ -125,7 +125,7 @@ def _multipart_values(content_type: bytes, body: bytes, most: int) -> InspectedB
         if file_name is None:
             arguments.append((label, content))
         else:  # the content of a file is data
-            arguments.append((label, file_name[1] or file_name[2] or b""))
+            arguments.append((label, b'filename="%b"' % (file_name[1] or file_name[2] or b"")))
         if (kind := _PART_TYPE(head)) is not None:
             if charset_of(kind[1]) not in CHARSETS:
                 is_malformed = True

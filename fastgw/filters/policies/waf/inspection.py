@@ -14,6 +14,8 @@ from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule
 _PLAIN_QUERY: Final = re.compile(rb"[A-Za-z0-9_.,:@~/=&-]*").fullmatch
 _ESCAPE: Final = re.compile(rb"%[0-9a-fA-F]{2}").search
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9a-fA-F]{2}|u[0-9a-fA-F]{4})").search
+_NAMES_FILE: Final = re.compile(rb"(?i)x[-_.]?file[-_.]?name").fullmatch
+"""Matches the headers that name an upload, as a part of a multipart body does."""
 _SKIPPED: Final = frozenset(
     (
         *(b"accept", b"accept-charset", b"accept-encoding", b"accept-language", b"authorization", b"cache-control"),
@@ -133,7 +135,11 @@ class Inspector:
 
     def _inspect_headers(self, exchange: Exchange) -> list[Match]:
         found: list[Match] = []
-        lines = [(name, value) for name, value in exchange.headers if name.lower() not in _SKIPPED]
+        lines = [
+            (name, b'filename="%b"' % value if _NAMES_FILE(name) else value)
+            for name, value in exchange.headers
+            if name.lower() not in _SKIPPED
+        ]
         text = b"\n".join([value for _, value in lines])
         if text not in self._clean:
             found += self._matches(RequestPart.HEADERS, lines)

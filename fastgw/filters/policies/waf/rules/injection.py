@@ -19,16 +19,18 @@ _BODY: Final = frozenset((RequestPart.BODY,))
 
 # Commands that attackers run. Each is followed by the end of a word below.
 _UNIX: Final = alternatives(
-    "apt(?:-get)? aptitude arch ash awk base64 bash busybox bzip2 cat chattr chgrp chmod chown cksum cpio crontab csh "
-    "curl cut dash dd df diff dig dmesg dpkg echo egrep env expr fetch find finger fish ftp gawk gcc gdb getent git "
-    "grep gunzip gzip halt head hexdump hostname htop id ifconfig init ip(?:tables)? java kill(?:all)? ksh last "
-    "less ln "
-    "lsof ls lwp-(?:download|request|dump) lynx mail mkdir mkfifo more mount mv mysql(?:dump)? nano nc(?:at)? netcat "
-    "netstat nice nl nmap node(?:js)? nohup nslookup od openssl passwd perl(?:5)? pgrep php[0-9]? ping pkill poweroff "
-    "printenv printf ps psql pwd python[0-9.]* reboot rm rmdir rpm rsync ruby scp sed service sftp sh shutdown "
-    "sleep socat sort ssh strace strings su sudo sysctl tac tail tar tcpdump tcsh tee telnet tftp time timeout top "
-    "touch traceroute uname uptime unzip useradd usermod vi vim watch wc wget whereis which who(?:ami)? xargs xxd yum "
-    "zip zsh"
+    "apt(?:-get)? aptitude ash bash busybox bzip2 chattr chgrp chmod chown cksum cpio crontab csh curl dd df "
+    "dmesg dpkg egrep ftp gawk gcc gdb getent gunzip gzip hexdump hostname htop ifconfig ksh lsof ls "
+    "lwp-(?:download|request|dump) lynx mkfifo mysql(?:dump)? nc(?:at)? netcat netstat nmap nohup nslookup "
+    "openssl pgrep pkill poweroff printenv psql pwd rm rmdir rpm rsync scp sed sftp sh socat ssh strace sudo "
+    "sysctl tac tcpdump tcsh telnet tftp traceroute uname uptime unzip useradd usermod vi vim wget whereis xargs "
+    "xxd yum zsh"
+)
+_UNIX_WORDS: Final = alternatives(
+    "arch awk base64 cat cut dash diff dig echo env expr fetch find finger fish git grep halt head id init "
+    "ip(?:tables)? java kill(?:all)? last less ln mail mkdir more mount mv nano nice nl node(?:js)? od passwd "
+    "perl(?:5)? php[0-9]? ping printf ps python[0-9.]* reboot ruby service shutdown sleep sort strings su tail "
+    "tar tee time timeout top touch watch wc which who(?:ami)? zip"
 )
 _WINDOWS: Final = alternatives(
     "arp assoc attrib bitsadmin cacls call certutil cmd(?:\\.exe)? copy cscript del dir echo erase fc find findstr for "
@@ -89,16 +91,19 @@ INJECTION_RULES: Final = (
          rb"0251\.0376\.0251\.0376|\bmetadata\.(?:google\.internal|tencentyun\.com|goog)|100\.100\.100\.200|"
          rb"fd00:ec2::254|::ffff:a9fe:a9fe|192\.0\.0\.192|169\.254\.169\.254\.(?:nip|xip|sslip)\.io|"
          rb"/latest/(?:meta-data|user-data|dynamic)|/computemetadata/v1|/metadata/instance\?api)"),
-    Rule(3111, "ssrf", CRITICAL, 1, ARGUMENTS,
+    Rule(3111, "ssrf", ERROR, 1, ARGUMENTS,
          rb"^ ?(?:ftps?|https?|gopher|dict|ldap|file|tftp)://(?:[^ /\n@]*@)?(?:localhost|0\.0\.0\.0|127\.[0-9.]+|"
          rb"10\.[0-9.]+|192\.168\.[0-9.]+|172\.(?:1[6-9]|2[0-9]|3[01])\.[0-9.]+|0|"
          rb"\[(?:::1?|::ffff:[0-9a-f.:]+|f[cd][0-9a-f]{2}:[0-9a-f:]+|fe80:[0-9a-f:]+|0:0:0:0:0:0:0:1)\]|"
          rb"0x[0-9a-f]{8}|[0-9]{8,10}|0[0-7]{10,11})(?:[:/?#]|$)"),
     # 932: commands
-    Rule(3201, "rce", CRITICAL, 1, ARGUMENTS, _BEGIN + rb" ?" + _PATH_TO + _UNIX + _END + rb"(?:[^=:]|$)"),
+    Rule(3201, "rce", CRITICAL, 1, ARGUMENTS, _BEGIN + rb" ?" + _PATH_TO + _UNIX + _END + rb"(?:[^=:]|$)|"
+         + _BEGIN + rb" ?(?:" + _PATH_TO + _UNIX_WORDS + rb"(?:$| ?[;|&`)>]| [-+]{1,2}[a-z0-9]| [\"'$]*[/.~$*%]| "
+         rb"[0-9.]+$)|"
+         rb"(?:/[^ /]+)+/" + _UNIX_WORDS + rb"\b)"),
     Rule(3202, "rce", CRITICAL, 1, ARGUMENTS,
          rb"(?:[;|\n]|&&?|\|\||`|\( ?) ?@?\(? ?(?:call )?\"?(?:[a-z]:)?(?:[^ \n;|&<>()'\"=]*\\)?" + _WINDOWS
-         + rb" (?:[/-][a-z?]|[a-z]:|\\\\|[a-z]+ |[%*.])"),
+         + rb" (?:/[a-z?]|-[a-z]|[a-z]:|\\\\|[%*.])"),
     Rule(3203, "rce", CRITICAL, 1, HEADERS_AND_ARGUMENTS, rb"\$\([^)]{2,}\)|\$\(\(.+\)\)|[<>]\([^)]{2,}\)"),
     Rule(3204, "rce", CRITICAL, 1, HEADERS_AND_ARGUMENTS, rb"^ ?\( ?\) ?\{|\( ?\) ?\{ ?[:_]?[^}]*\} ?;"),
     Rule(3205, "rce", CRITICAL, 1, HEADERS_AND_ARGUMENTS,
@@ -106,7 +111,7 @@ INJECTION_RULES: Final = (
          rb"|wget|curl|ping|nc|sh|bash|uname|whoami),|\bbash -[ic]\b|"
          rb"\bsh -c\b|\bnc(?:at)? (?:-[a-z0-9]+ )*-[a-z]*e|\bmkfifo /"),
     Rule(3206, "rce", CRITICAL, 1, ARGUMENTS,
-         rb"\b(?:wget|curl|lwp-download|fetch|ftp|lynx) (?:-[a-z-]+ ?[^ ]* )*[\"']?(?:https?|ftp)://|"
+         rb"\b(?:wget|curl|lwp-download) (?:-[a-z-]+ ?[^ ]* )*[\"']?(?:https?|ftp)://|"
          rb"\b(?:rm|chmod|chown) -[rf]|\bchmod (?:[0-7]{3,4}|[ugoa]*\+)|\bping -[cnt] ?[0-9]"),
     Rule(3207, "rce", CRITICAL, 1, ARGUMENTS,
          rb"\bpowershell(?:\.exe)? |\bcmd(?:\.exe)? ?/[ckqr]|\bcertutil(?:\.exe)? .*-urlcache|\bregsvr32 |\brundll32 |"
@@ -123,11 +128,14 @@ INJECTION_RULES: Final = (
          rb"\bfor(?:/[dflr].*)? %+[^ ]+ in ?\(.*\) ?do|\bif(?:/i)?(?: not)?(?: exist\b| defined\b| errorlevel\b|"
          rb" cmdextversion\b|(?: |.*(?:==|\bgeq\b|\bequ\b|\bneq\b|\bleq\b|\bgtr\b|\blss\b)) ?%)|"
          rb"\bfor /[dflr] |\bif(?:/i)?(?: not)?[ (].*(?:==|\bgeq\b|\bequ\b|\bneq\b|\bleq\b|\bgtr\b|\blss\b)"),
-    Rule(3209, "rce", CRITICAL, 1, ARGUMENTS, rb"`[^`]*\b" + _UNIX + rb"\b[^`]*`|\$\{[a-z@]*[/#%:][^}]*\}|\$[@*]"),
+    Rule(3209, "rce", CRITICAL, 1, ARGUMENTS, rb"`[^`]*\b(?:" + _UNIX + rb"|" + _UNIX_WORDS + rb")\b[^`]*`"
+         rb"|\$\{[a-z@]*[/#%:][^}]*\}|\$[@*]"),
     Rule(3210, "rce", CRITICAL, 1, ARGUMENTS, rb"^ ?" + _PATH_TO + alternatives(
         "cat curl wget nc ncat netcat ping nslookup chmod chown uname whoami ifconfig ipconfig netstat systeminfo")
         + rb" (?:-[a-z0-9]|/[a-z]|https?:|[0-9]{1,3}\.[0-9])"),
-    Rule(3211, "rce", CRITICAL, 2, ARGUMENTS, _BEGIN + rb" ?" + _PATH_TO + _UNIX + rb"\b"),
-    Rule(3212, "rce", CRITICAL, 2, ARGUMENTS, rb"^ ?" + _UNIX + rb"(?: -|$)|\*[^ ]*/|/[^ ]*\?[^ ]*/|\[[^]]+\][^ ]*/"),
+    Rule(3211, "rce", CRITICAL, 2, ARGUMENTS,
+         _BEGIN + rb" ?" + _PATH_TO + rb"(?:" + _UNIX + rb"|" + _UNIX_WORDS + rb")\b"),
+    Rule(3212, "rce", CRITICAL, 2, ARGUMENTS, rb"^ ?(?:" + _UNIX + rb"|" + _UNIX_WORDS + rb")(?: -|$)|\*[^ ]*/|/[^ "
+         rb"]*\?[^ ]*/|\[[^]]+\][^ ]*/"),
     Rule(3213, "rce", ERROR, 3, ARGUMENTS, rb"[;|`]|&&|\$\("),
 )  # fmt: skip

@@ -9,7 +9,6 @@ from fastgw.filters.policies.waf.rules.rule import (
     CRITICAL,
     HEADERS_AND_ARGUMENTS,
     PATH_AND_ARGUMENTS,
-    RequestPart,
     Rule,
     alternatives,
 )
@@ -94,9 +93,10 @@ LANGUAGE_RULES: Final = (
     Rule(3311, "php", CRITICAL, 1, PATH_AND_ARGUMENTS,
          rb"base64_decode|call_user_func|bzdecompress|convert_uudecode|create_function|file_(?:get|put)_contents|"
          rb"fsockopen|gzinflate|gzuncompress|move_uploaded_file|shell_exec|proc_open|str_rot13|posix_getuid|"
-         rb"\$\{[^}]*\} ?\([^)]*\)|\([a-z_.()]{4,}\)\( ?['\"]?[a-z]|\[ ?[a-z_]{3,} ?\] ?\[ ?[0-9]+ ?\] ?\("),
-    Rule(3309, "php", CRITICAL, 1, frozenset((RequestPart.HEADERS, RequestPart.ARGUMENTS, RequestPart.PATH)),
-         rb"\.(?:php[0-9]?|phtml|phar|pht|phps?)\.*\"?$"),
+         rb"\$\{[^}]*\} ?\([^)]*\)|\([a-z_]*(?:system|exec|passthru|popen|eval|assert|phpinfo)[a-z_]*\) ?\("
+         rb"|\([a-z]+\.\([a-z]+\)\.[a-z]+\)\(|\[ ?[a-z_]{3,} ?\] ?\[ ?[0-9]+ ?\] ?\("),
+    Rule(3309, "php", CRITICAL, 1, HEADERS_AND_ARGUMENTS, rb"^filename=\"[^\"]*\.(?:php[0-9]?|phtml|phar|pht"
+         rb"|phps)\.*\""),
     Rule(3310, "php", CRITICAL, 3, ARGUMENTS, rb"\b[a-z_]{2,}[0-9]* ?\([^)]*\)|\$[a-z_]\w*"),
     # 934: JavaScript on a server
     Rule(3401, "generic", CRITICAL, 1, PATH_AND_ARGUMENTS,
@@ -123,7 +123,7 @@ LANGUAGE_RULES: Final = (
          rb"extends|debug|raw|macro|with) .*%\}|\$\{ ?[0-9'\"]+ ?[*+/-]|#\{ ?[0-9'\"]+ ?[*+/-]|<%= ?[^>]*%>|"
          rb"@\( ?[0-9]+ ?[*+]|\{php\}|\{literal\}|\$smarty\.|\*\{ ?[0-9t(]"),
     Rule(3411, "ssti", CRITICAL, 1, HEADERS_AND_ARGUMENTS,
-         rb"__(?:class|mro|subclasses|globals|builtins|import|base|bases|init|getattribute|dict|code)__|"
+         rb"__(?:class|mro|subclasses|globals|builtins|import|base|bases|getattribute|dict|code)__|"
          rb"\bt\( ?java\.|freemarker\.template\.utility|\?new\(\)|#set ?\( ?\$|#foreach ?\( ?\$|\$class\.inspect|"
          rb"\bregisterundefinedfiltercallback\b|\bgetfilter\b ?\("),
     # XML entities

@@ -5,7 +5,6 @@
 from typing import Final
 
 from fastgw.filters.policies.waf.rules.rule import (
-    ALL,
     ARGUMENTS,
     CRITICAL,
     HEADERS,
@@ -69,6 +68,4 @@ PROTOCOL_RULES: Final = (
          rb"^[^:(]*\) ?[&|!]? ?\( ?(?:[&|!]|[a-z]+ ?[~<>]?=)|^[^(]*\)\( ?(?:cn|uid|mail|objectclass|objectcategory"
          rb"|userpassword|"
          rb"samaccountname|[a-z]+) ?=|\* ?\) ?\( ?[a-z|&!]|\( ?[a-z]+[~<>]?= ?\*\)"),
-    # names of attachments that escape their header
-    Rule(2201, "protocol", CRITICAL, 1, ALL, rb"(?:^|;) ?(?:file)?name\*?=\"[^\"]*\"[^;\n ]+"),
 )  # fmt: skip

@@ -38,7 +38,7 @@ SQL_RULES: Final = (
     Rule(4202, "sqli", CRITICAL, 1, _SQL,
          rb"(?:^|[ ('\"=,)])-?[0-9]+[\"'`)]* (?:x?or|and|&&|\|\||having|where) [ ('\"`!~+-]*(?:not "
          rb")?[\"'`]?-?[0-9]+[\"'`)]* ?"
-         + _COMPARES + rb"|\b(?:x?or|and) ?\(? ?[\"'`]?([0-9]|[a-z]\b)[0-9a-z]*[\"'`]? ?=+ "
+         + _COMPARES + rb"|\b(?:x?or|and) ?\(? ?(?:[0-9]+|[\"'`][0-9a-z]+[\"'`]?) ?=+ "
          rb"?[\"'`]?[0-9a-z]+[\"'`)]*(?: ?--|"
          rb" ?#| ?;|$)"),
     Rule(4203, "sqli", CRITICAL, 1, _SQL,
@@ -105,7 +105,7 @@ SQL_RULES: Final = (
     Rule(4211, "sqli", CRITICAL, 1, _SQL,
          rb"(?:[\"'`)]|[0-9]) ?(?:order|group) by (?:[0-9]+|\(|[\w`]+ ?(?:--|#|,|desc\b|asc\b))|\bhaving "
          rb"[\"'`]?[0-9]+[\"'`]? ?[=<>]|"
-         rb"\b(?:order|group) by [0-9]+ ?(?:--|#|$)|\blimit [0-9]+ ?(?:,|offset) ?[0-9]+ ?(?:--|#|into|procedure"
+         rb"\b(?:order|group) by [0-9]+ ?(?:--|#)|\blimit [0-9]+ ?(?:,|offset) ?[0-9]+ ?(?:--|#|into|procedure"
          rb"|union)|"
          rb"[\"'`] ?(?:having|limit|procedure|rlike|regexp|collate)\b|\bcase when .* then\b|\bif ?\( "
          rb"?.*[=<>].*,.*,.*\)|"

@@ -34,11 +34,12 @@ XSS_RULES: Final = (
          rb"undo|unload|urlflip|volumechange|waiting|webkit[a-z]+|wheel|zoom)[ \n]*=[^=]"),
     Rule(4103, "xss", CRITICAL, 1, _XSS,
          rb"\b" + _SPACED_JAVASCRIPT + rb" ?:|" + _SPACED_VBSCRIPT + rb" ?:|\blivescript:|\bmocha:|"
-         rb"\bdata: ?(?:text/(?:html|xml|javascript|x-)|image/svg|application/(?:xhtml|xml|javascript)|[^,]*;base64,)|"
+         rb"\bdata: ?(?:text/(?:html|xml|javascript|x-)|image/svg|application/(?:xhtml|xml|javascript)|;|,"
+         rb"|[a-hj-z][^,]*;base64,)|"
          rb"\bx-(?:script|schema) ?:|\bfeed:(?:javascript|data)|\bview-source:"),
     Rule(4104, "xss", CRITICAL, 1, _XSS,
          rb"<[ /!?%]*" + alternatives(
-             "a(?:nimate[a-z]*|pplet|udio)? base basefont bgsound blink body button comment dialog embed event-source "
+             "a(?:nimate[a-z]*|pplet|udio) base basefont bgsound blink body button comment dialog embed event-source "
              "form frame(?:set)? handler head html i(?:frame|layer|mage|mg|nput|sindex) keygen layer link listener "
              "m(?:arquee|ath|eta|aind) noembed noframes object option param plaintext select server set style svg "
              "table template textarea title video xml xmp x")
