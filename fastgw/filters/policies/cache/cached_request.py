@@ -9,6 +9,7 @@ from fastgw.errors import Fault
 from fastgw.exchange import Exchange
 from fastgw.filters.policies.cache.fetch import Fetch
 from fastgw.filters.policies.cache.policy import CachePolicy, ForwardedFields, client_origin, client_url
+from fastgw.filters.policies.cache.ready_answers import Selection
 from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
 from fastgw.http.caching.directives import parse_request
@@ -41,6 +42,7 @@ class CachedRequest:
         "_resource",
         "_search_key",
         "_timer",
+        "_variants_stamp",
         "_watch",
         "_watched",
         "_why",
@@ -71,6 +73,7 @@ class CachedRequest:
         self._has_waited = False
         self._is_recalling = self._is_recalled_again = False
         self._recalled: frozenset[bytes] = frozenset()  # keys that slower tiers were asked for
+        self._variants_stamp: object | None = None  # of the list of variants
         self._watch: KeyWatch | None = None
         self._watched = b""
         self._timer: asyncio.TimerHandle | None = None
@@ -131,11 +134,13 @@ class CachedRequest:
 
     def _find(self) -> tuple[StoredObject | None, StoredHead | None]:
         """Look the request up. Sets `key` and `variants`."""
-        store = self.policy.store
+        policy, store = self.policy, self.policy.store
         self.key, self.primary, self.rule, self.variants = self.exact, self.exact, None, None
         found = store.find(self.exact) or self._find_equivalent()
         record = None if found is None else decode_record(found.head)
         if found is not None and isinstance(record, VariantsRecord):
+            if policy.ready is not None:
+                self._variants_stamp = store.stamp(found)
             found.release()
             self.variants = record
             self.key = variant_key(self.primary, record.vary, self.fields)
@@ -171,7 +176,9 @@ class CachedRequest:
         else:
             exchange.cache_result = "hit" if decision.use is Reuse.FRESH else "stale"
             if decision.use is Reuse.FRESH and policy.ready is not None and exchange.chain.ready_answer is not None:
-                policy.ready.add(exchange, found, record, self.forward.marks)
+                variants = self.variants
+                selection = None if variants is None else Selection(variants.vary, self._variants_stamp)
+                policy.ready.add(exchange, found, record, self.forward.marks, selection)
             exchange.cache_status = hit_status(decision.ttl)
         if decision.use is Reuse.STALE_WHILE_REVALIDATE and found.is_complete:
             self._validate_later(found)

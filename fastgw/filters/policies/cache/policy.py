@@ -105,9 +105,9 @@ class CachePolicy:
         self.methods, self.lock_timeout, self.max_variants = methods, lock_timeout, max_variants
         self.bypass_header, self.tag_headers = bypass_header, tag_headers
         self.has_store = False
-        # None: the key has parts that answers from memory are not told apart by
-        keyed = key_headers or key_cookies or by_consumer
-        self.ready = None if keyed else ReadyAnswers(ready_memory, bypass_header, time)
+        # None: the key has parts that are only known on the full path
+        is_apart = key_cookies or by_consumer
+        self.ready = None if is_apart else ReadyAnswers(ready_memory, bypass_header, key_headers, time)
         self.clock: Callable[[], float] = time  # epoch seconds
         self.dropped = (UNKEYED | frozenset(CONDITIONS)) - frozenset(key_headers)
 

@@ -119,6 +119,53 @@ def test_the_upstreams_of_a_split_have_answers_of_their_own() -> None:
     assert len(set.union(*answers.values())) == 2
 
 
+VARYING = DATED.replace(b"ETag", b"Vary: A-B\r\nETag")
+
+
+def ask(world: World, fields: bytes, answer: bytes = VARYING) -> bytes:
+    """Return the body of the answer to a request, whose fetch gets a body of its own."""
+    client = world.client(fields=fields)
+    if not client.received:
+        body = fields.strip() or b"none"
+        world.upstream().sends(answer % len(body) + body)
+    return client.received.rpartition(b"\r\n\r\n")[2]
+
+
+def test_variants_are_told_apart_by_the_headers_that_vary_names() -> None:
+    world = World()
+    values = [b"A-B: 1\r\n", b"A-B: 2\r\n", b"a-b: 2\r\nA-B: 3\r\n", b"A-B:\r\n", b""]
+    for fields in values * 3:
+        assert ask(world, fields) == (fields.strip() or b"none")
+    assert ready(world) == 1 + len(values)
+    hits = [record.cache for record in world.plane.records]
+    assert hits.count("miss") == len(values)
+    assert hits.count("hit") == 2 * len(values)
+
+
+def test_other_names_in_vary_end_the_answers_that_were_made_by_the_former_ones() -> None:
+    world = World()
+    for _ in range(2):
+        assert ask(world, b"A-B: 1\r\n") == b"A-B: 1"
+    more = VARYING.replace(b"A-B", b"A-B, C")
+    assert ask(world, b"A-B: 2\r\nC: 1\r\n", more) == b"A-B: 2\r\nC: 1"
+    for fields in (b"A-B: 1\r\nC: 2\r\n", b"A-B: 1\r\nC: 3\r\n") * 2:
+        assert ask(world, fields, more) == fields.strip()
+
+
+def test_headers_in_the_key_select_an_answer() -> None:
+    world = World(key={"headers": ["A-B"]})
+    for fields in (b"A-B: 1\r\n", b"A-B: 2\r\n", b"") * 3:
+        assert ask(world, fields, DATED) == (fields.strip() or b"none")
+    assert ready(world) == 3
+
+
+def test_long_headers_select_no_answer_from_memory() -> None:
+    world = World()
+    for _ in range(3):
+        assert ask(world, b"A-B: %b\r\n" % (b"x" * 2000)).endswith(b"xx")
+    assert ready(world) == 0
+
+
 def test_the_bytes_of_all_of_them_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ready_answers, "MOST_BYTES", 10_000)
     world = World()
