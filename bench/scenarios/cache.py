@@ -5,7 +5,7 @@ from http.client import HTTPException
 from bench import origin
 from bench.load.wrk import REQUESTS, Wrk
 from bench.origin import BODY
-from bench.peers import Fastgw, Nginx
+from bench.peers import Fastgw, Haproxy, Nginx
 from bench.peers.peer import HOST, Running
 from bench.prove import NotTheSameWork, client_of, expect
 from bench.scenarios.scenario import CORE_USED, CPU_US, P50, P99, RATE, SYSTEM_US, USER_US, Scenario, Table, ratio_to
@@ -16,6 +16,14 @@ CACHE = (
     "add_header Cache-Status $upstream_cache_status; "
 )
 ZONE = "proxy_cache_path @{folder}/nginx-cache levels=1:2 keys_zone=pages:10m; "
+HAPROXY_CACHE = "cache pages\n    total-max-size 64\n    max-object-size 100000\n    max-age 3600"
+HAPROXY_USE = (
+    "http-request set-var(txn.id) req.hdr(X-Request-Id)\n"
+    "    http-request cache-use pages\n"
+    "    http-response cache-store pages\n"
+    "    http-after-response set-header X-Request-Id %[var(txn.id)]\n"
+    "    http-after-response set-header Cache-Status hit if { res.cache_hit }"
+)
 UNCACHED = ", no cache"
 COLUMNS = (CPU_US, USER_US, SYSTEM_US, ratio_to("fastgw" + UNCACHED), ratio_to("nginx"), RATE, CORE_USED, P50, P99)
 
@@ -42,8 +50,8 @@ SCENARIO = Scenario(
     title="CPU per response from the cache",
     about=(
         "1,000 URLs with the headers of a browser, whose responses of 1 KiB all are stored for an hour, as they say. "
-        "nginx keeps its cache in files, with `sendfile`; `open_file_cache` keeps the files open. `no cache`: the same "
-        "requests, forwarded."
+        "nginx keeps its cache in files, with `sendfile`; `open_file_cache` keeps the files open. HAProxy keeps its in "
+        "memory. `no cache`: the same requests, forwarded."
     ),
     peers=(
         Fastgw(config={"filters": {"cache": {}}}),
@@ -53,6 +61,7 @@ SCENARIO = Scenario(
             "nginx, open_file_cache", fill={"http": ZONE + "sendfile on; open_file_cache max=2000;", "server": CACHE}
         ),
         Nginx("nginx" + UNCACHED),
+        Haproxy(fill={"sections": HAPROXY_CACHE, "frontend": HAPROXY_USE}),
     ),
     loads=(Wrk(script=REQUESTS.with_name("cached.lua"), arguments={"body": "@body.json"}),),
     tables=(Table("64 connections", COLUMNS),),
