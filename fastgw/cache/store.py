@@ -205,7 +205,7 @@ class Store(Protocol):
 
     def is_unchanged(self, stamp: object) -> bool:
         """Whether `find` would return the object of a stamp, unchanged. Cheaper than `find`; False also after a purge
-        of something else, and now and then, so that `find` sees which objects are popular.
+        of something else. Some of the calls count as a `find`, which shows which objects are popular.
         """
 
     def lease(self, key: bytes) -> Lease | Refusal:

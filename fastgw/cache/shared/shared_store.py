@@ -43,7 +43,7 @@ _REFUSALS: Final[Mapping[int, Refusal]] = {-1: Refusal.IN_FLIGHT, -3: Refusal.UN
 """Refusals of `Ordinary.take_lease`."""
 _TRIES: Final = 8
 _FOUND_AGAIN: Final = 64
-"""Every so many answers of `is_unchanged` one is no, so that `find` counts what is popular."""
+"""Every so many calls of `is_unchanged` one counts as a `find`, which shows what is popular."""
 _SHARE: Final = 8
 """An object takes at most this fraction of the memory."""
 
@@ -52,6 +52,7 @@ class _Stamp(NamedTuple):
     """An entry of the index, and the purge sequence at which it was valid."""
 
     memory: CacheMemory
+    key: bytes
     position: int
     entry: int
     sequence: int
@@ -134,14 +135,16 @@ class SharedStore:
         for position, entry in self.index.candidates(self.index.hash(found.key)):
             where = location(entry)
             if self.records.is_sound(where) and self.records.at(where.segment, where.offset) == found.at:
-                return _Stamp(self.memory, position, entry, sequence)
+                return _Stamp(self.memory, found.key, position, entry, sequence)
         return None
 
     def is_unchanged(self, stamp: object) -> bool:
         assert isinstance(stamp, _Stamp)
-        self._unchanged += 1
-        if stamp.memory is not self.memory or not self._unchanged % _FOUND_AGAIN:
+        if stamp.memory is not self.memory:
             return False
+        self._unchanged += 1
+        if not self._unchanged % _FOUND_AGAIN and (found := self.find(stamp.key)) is not None:
+            found.release()
         return self._words[stamp.position] == stamp.entry and self._words[PURGE_SEQUENCE] == stamp.sequence
 
     def lease(self, key: bytes) -> SharedLease | Refusal:
