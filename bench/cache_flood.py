@@ -3,7 +3,7 @@
     python -m bench.cache_flood --objects 1000000
 
 Some objects are found again and again meanwhile. Exit code 1: the memory has grown beyond its limit by more than 5 %,
-or most popular objects were evicted for those that nobody asked for again.
+or most popular objects were evicted for those that are found only once.
 """
 
 import asyncio
@@ -87,7 +87,7 @@ def main(
     mebibytes: Annotated[int, typer.Option("--memory", min=1, help="Memory of the store in MiB.")] = 64,
     length: Annotated[int, typer.Option(min=0, help="Bytes of each body.")] = 1024,
 ) -> None:
-    """Flood a cache store with objects that nobody asks for again."""
+    """Flood a cache store with objects that are not found again."""
     sys.exit(0 if flood(objects, mebibytes << 20, length) else 1)
 
 

@@ -306,7 +306,7 @@ cdef class Ordinary:
         cdef uint64_t hashed
         cdef int64_t total, body, tag_bytes = 8 * len(tags)
         cdef int64_t url_bytes = PyBytes_GET_SIZE(url), head_bytes = PyBytes_GET_SIZE(head)
-        cdef int number, place = -1
+        cdef int number, slot = -1
         cdef char* out
         if not self._read(key, &wanted) or fastgw_cache_load(self._words + PURGE_SEQUENCE) != began:
             return NOT_ORDINARY
@@ -325,14 +325,14 @@ cdef class Ordinary:
         for number in range(BUCKET):
             entry = fastgw_cache_load(bucket + number)
             if not entry:
-                if place < 0 and before is NULL:
-                    place, seen = number, 0
+                if slot < 0 and before is NULL:
+                    slot, seen = number, 0
             elif entry >> 48 == wanted.hash >> 48 and before is NULL:
                 before = self._opened(entry, &wanted, &pin)
                 if before is not NULL:
                     fastgw_cache_store(pin, pin[0] - 1)
-                    place, seen = number, entry
-        if place < 0:
+                    slot, seen = number, entry
+        if slot < 0:
             return NOT_ORDINARY
         where.offset = <int64_t> used[0] // UNIT
         state = self._words[self._states + where.segment]
@@ -358,13 +358,13 @@ cdef class Ordinary:
         self.segment, self.offset, self.generation = where.segment, where.offset, where.generation
         self.total, self.body = total, body
         entry = self._entry(&wanted, &where)
-        self.is_inserted = fastgw_cache_swap(bucket + place, seen, entry)
+        self.is_inserted = fastgw_cache_swap(bucket + slot, seen, entry)
         self.is_disputed = False
         if self.is_inserted and not seen:
             self._words[self._column + INSERTED] += 1
             for number in range(BUCKET):
                 seen = fastgw_cache_load(bucket + number)
-                if number != place and seen and seen >> 48 == wanted.hash >> 48:
+                if number != slot and seen and seen >> 48 == wanted.hash >> 48:
                     self.is_disputed = True
         return record - self._words
 
@@ -378,14 +378,14 @@ cdef class Ordinary:
 
     cdef uint64_t* _walked(self, int64_t segment, uint64_t generation, int64_t* offset, bint* is_chunk) noexcept nogil:
         """Return the record or chunk at an offset, which is set to that of the next one; NULL: there is none."""
-        cdef uint64_t place = <uint64_t> segment << 32 | <uint64_t> offset[0]
+        cdef uint64_t slot = <uint64_t> segment << 32 | <uint64_t> offset[0]
         cdef uint64_t* record
         cdef uint64_t total
         if offset[0] * UNIT >= <int64_t> self._words[self._used + segment] or offset[0] * UNIT > self._segment - UNIT:
             return NULL
         record = self._words + (self._data + segment * self._segment + offset[0] * UNIT) // 8
-        is_chunk[0] = record[SEAL] == self._mix(generation << 1 | 1, place)
-        if not is_chunk[0] and record[SEAL] != self._mix(generation << 1, place):
+        is_chunk[0] = record[SEAL] == self._mix(generation << 1 | 1, slot)
+        if not is_chunk[0] and record[SEAL] != self._mix(generation << 1, slot):
             return NULL
         total = record[TOTAL]
         if not total or total > <uint64_t> (self._segment - offset[0] * UNIT) or total % UNIT:
