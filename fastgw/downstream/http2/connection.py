@@ -28,6 +28,7 @@ from fastgw.http.http2.session import (
     CONNECT,
     DATA,
     END,
+    FEW_EVENTS,
     HEAD,
     MALFORMED,
     REFUSED,
@@ -185,7 +186,10 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         session = self.session
         events = session.feed(received, length, self._wheel.now)
         if events:
-            self._take_events(events)
+            if self._events:
+                self._events.extend(events)  # after earlier events
+            else:
+                self._handle(events)
         if self.write_paused:
             self._read_while_unsent += length
             if self._read_while_unsent > READ_WHILE_UNSENT:
@@ -194,7 +198,8 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._awaits_head = False
             if self._streams and not self.write_paused and not self._last_calls:
                 self.deadline = inf
-        self.server.worker_loop.count_body(self, length, framing_bytes(events))
+        framing = framing_bytes(events) if len(events) > FEW_EVENTS else 0
+        self.server.worker_loop.count_body(self, length, framing)
         if not self._flush_is_due and session.wants_attention:
             self.flush_soon()
 
@@ -253,12 +258,6 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                 self.transport.resume_reading()
 
     # received frames
-
-    def _take_events(self, events: list[Event]) -> None:
-        if self._events:
-            self._events.extend(events)  # after earlier events
-        else:
-            self._handle(events)
 
     def _handle(self, events: list[Event]) -> None:
         streams = self._streams
@@ -359,9 +358,15 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             return
         if protocol:
             head.came_by_connect(protocol)
-        stream = self._open(number)
+        streams = self._streams
+        stream = self._spare.pop() if self._spare else Http2Stream(self)
+        stream.id = number
+        if not streams and not self.write_paused and not self._last_calls:
+            self.deadline = inf
+        streams[number] = stream
+        self.requests += 1
         stream.receiving = not ended
-        if len(self._streams) > 1:
+        if len(streams) > 1:
             fault = server.admit(self.peer)
             if fault is not None:
                 stream.refuse(unreadable(text), fault, None)
@@ -372,10 +377,8 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         stream.serve(head)
 
     def _open(self, number: int) -> Http2Stream:
-        if self._spare:
-            stream = self._spare.pop()
-        else:
-            stream = Http2Stream(self)
+        """Open a stream for a request that is rejected; others are opened by `_begin_request`."""
+        stream = self._spare.pop() if self._spare else Http2Stream(self)
         stream.id = number
         if not self._streams and not self.write_paused and not self._last_calls:
             self.deadline = inf
@@ -417,15 +420,14 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             if stream.has_had_exchange:
                 stream.reset()
             self._spare.append(stream)
-        if not self._streams:
-            self._rest()
-
-    def _rest(self) -> None:
-        """Handle the state without an open stream."""
+        if self._streams:
+            return
         if self._last_calls == 2:
             self.flush_soon()
         elif not self._last_calls and not self.write_paused:
-            self.watch(self.server.keepalive)
+            self.deadline = deadline = self._wheel.now + server.keepalive
+            if deadline < self.filed_at:
+                self._wheel.file(self, deadline)
 
     def _check_peer(self) -> bool:
         """Evaluate the peer again, because the trusted proxies of the configuration have changed. False: its client
@@ -461,10 +463,16 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         if self.closed or self._closing:
             return
         session = self.session
-        self._write_all()
+        if not self.write_paused and (message := session.to_send()):
+            send(self.fd, message, self.transport, False)
+            if len(message) >= SENT_AT_ONCE:
+                self._write_all()  # the rest
         events = session.events()
         if events:
-            self._take_events(events)
+            if self._events:
+                self._events.extend(events)
+            else:
+                self._handle(events)
         if session.error is not None:
             self._write_all()  # written data may have caused it
         if self.sending:

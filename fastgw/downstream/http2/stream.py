@@ -8,7 +8,6 @@ switched, never with another 2xx; END_STREAM ends one direction of a tunnel, and
 """
 
 import asyncio
-from collections.abc import Mapping
 from math import inf
 from typing import TYPE_CHECKING, Final, final
 
@@ -193,8 +192,13 @@ class Http2Stream(Timed):
                 route, params = match
                 plan = route.fast_path
                 if plan is not None and (not plan.checks_path or head.path_as_sent):
-                    if plan.at_once and self._fits(head) and (not plan.calls_only or is_plain_call(head)):
-                        self._serve_fast(head, route, params)
+                    fits = not head.payload or self._fits(head)
+                    if plan.at_once and fits and (not plan.calls_only or is_plain_call(head)):
+                        fast_path = self.fast_path or self._make_fast_path()
+                        if peer.trusted:
+                            fast_path.client_ip = client_address(head, peer, listener.trusts)
+                        self.is_fast = True
+                        fast_path.send_request(head, route, params)
                         return
                     if not (head.payload or plan.checks_path or plan.calls_only):
                         fast_match = match
@@ -232,14 +236,6 @@ class Http2Stream(Timed):
     def _fits(self, head: Http1RequestHead) -> bool:
         """Whether a body that was received with its head is within the limit."""
         return not head.payload or len(head.payload) <= self._connection.server.body_bytes
-
-    def _serve_fast(self, head: Http1RequestHead, route: Route, params: Mapping[str, bytes]) -> None:
-        connection = self._connection
-        fast_path = self.fast_path or self._make_fast_path()
-        if connection.peer.trusted:
-            fast_path.client_ip = client_address(head, connection.peer, connection.listener.trusts)
-        self.is_fast = True
-        fast_path.send_request(head, route, params)
 
     def refuse(self, head: Http1RequestHead, fault: Fault, detail: str | None) -> None:
         """Answer a request that is rejected; `head`: stand-in for its head."""

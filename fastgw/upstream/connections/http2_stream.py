@@ -127,7 +127,8 @@ class Http2UpstreamStream(Timed):
         if self._number < 0:
             connection.worker_loop.loop.call_soon(self.lose, Fault.STREAM_REFUSED, "")
             return
-        self._see_held(connection.session.held(self._number))
+        if len(request) > MOST_HELD:
+            self._see_held(connection.session.held(self._number))
         self._watch_head()
 
     def attach_source(self, source: RequestSource | None) -> None:
@@ -156,9 +157,8 @@ class Http2UpstreamStream(Timed):
 
     def _see_held(self, held: int) -> None:
         """Update the number of bytes of the request that wait to be sent, and pause its source."""
-        if held:
-            self._connection.holds(self)
         if held > MOST_HELD and not self.write_paused:
+            self._connection.holds(self)
             self.write_paused = True
             self._held_at_last_look = held
             self._watch_head()
