@@ -22,6 +22,7 @@ from bench.scenarios import (
     slow,
     tcp,
     tls,
+    transform,
     upload,
     websocket,
     workers,
@@ -52,6 +53,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         tcp,
         compress,
         compose,
+        transform,
         cache,
     )
 }
