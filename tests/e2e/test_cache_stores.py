@@ -34,7 +34,8 @@ def test_what_is_stored_survives_deaths_reloads_and_upgrades(tmp_path: Path) -> 
     with Threaded(Counting, None) as origin:
         origin.begin()
         routes = [{"name": "all", "upstream": origin.origin, "filters": {"cache": {}}}]
-        caches = {"main": {"memory": "8MiB"}}
+        disk = {"path": str(tmp_path / "files"), "size": "64MiB"}
+        caches = {"main": {"memory": "8MiB", "disk": disk}}
         with upgradable(tmp_path, workers=2, routes=routes, caches=caches) as gateway:
             stored = bodies(gateway)
             assert bodies(gateway) == stored
@@ -49,7 +50,7 @@ def test_what_is_stored_survives_deaths_reloads_and_upgrades(tmp_path: Path) -> 
                 )
                 assert bodies(gateway) == stored
 
-            gateway.change(caches={"main": {"memory": "8MiB", "max_object": "1MiB"}})
+            gateway.change(caches={"main": {"memory": "8MiB", "max_object": "1MiB", "disk": disk}})
             gateway.reload()
             assert bodies(gateway) == stored
             gateway.installed.put({"__init__.py": ("", "\nVERSION = '9.9.9'\n")})
@@ -59,6 +60,12 @@ def test_what_is_stored_survives_deaths_reloads_and_upgrades(tmp_path: Path) -> 
             seen = samples(gateway.ready["status"])
             assert seen['fastgw_cache_objects{store="main"}'] >= len(TARGETS)
             assert 0 < seen['fastgw_cache_bytes{store="main"}'] <= 8 << 20
+            assert seen['fastgw_cache_disk_up{store="main"}'] == 1
+
+            # Other memory begins empty, and what is on disk is found there.
+            gateway.change(caches={"main": {"memory": "4MiB", "disk": disk}})
+            gateway.reload()
+            assert bodies(gateway) == stored
 
             gateway.change(caches={"main": {"memory": "4MiB"}, "other": {}})
             gateway.reload()

@@ -37,6 +37,25 @@ def test_what_is_wrong_is_refused(settings: dict[str, Any], problem: str) -> Non
     assert problem in str(caught.value)
 
 
+DISK = {"path": "/var/cache/a", "size": "1GiB"}
+
+
+@pytest.mark.parametrize(
+    ("stores", "problem"),
+    [
+        ({"main": {"disk": {"path": "/var/cache/a", "size": "1MiB"}}}, "`size` is less than 16MiB"),
+        ({"main": {"disk": {**DISK, "size": "32MiB"}}}, "`disk.size` is less than `max_object`"),
+        ({"main": {"disk": {"size": "1GiB"}}}, "caches.main.disk.path: missing"),
+        ({"main": {"disk": DISK}, "b": {"disk": {**DISK, "path": "/var/../var/cache/a"}}}, "has the same directory"),
+        ({"main": {"redis": True}}, "redis"),
+    ],
+)
+def test_wrong_stores_are_refused(stores: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load_text(json.dumps({**document(), "caches": stores}).encode(), "/test.json", TYPES)
+    assert problem in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("settings", "protocol", "warnings"),
     [

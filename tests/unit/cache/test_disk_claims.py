@@ -1,0 +1,99 @@
+"""Directories of disk tiers: which of them a gateway uses, and that it is the only one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fastgw.cache.tiers import disk_claims
+from fastgw.cache.tiers.disk_claims import DiskClaims, UnusableDisk, why_not_disk
+from fastgw.cache.tiers.node_stores import DiskSettings, NodeStores, StoreSettings, open_wakers
+
+DISK = 1 << 26
+
+
+def test_a_directory_is_made_and_locked(tmp_path: Path) -> None:
+    path = str(tmp_path / "cache")
+    one, other = DiskClaims({}), DiskClaims({})
+    first = one.begin_run(path, 0.0)
+    assert oct(os.stat(path).st_mode & 0o777) == "0o700"
+    with pytest.raises(UnusableDisk, match="is used by another gateway"):
+        other.begin_run(path, 0.1)
+    again = one.begin_run(path, 0.0)
+    assert (again.id, again.number) > (first.id, first.number)
+    passed = DiskClaims({path: os.dup(one.held[path])})  # as over an upgrade
+    one.release_others(set())
+    with pytest.raises(UnusableDisk, match="is used by another gateway"):
+        other.begin_run(path, 0.0)
+    passed.release_others(set())
+    third = other.begin_run(path, 0.0)
+    assert (third.id, third.number) > (again.id, again.number)
+    other.release_others(set())
+
+
+def test_unusable_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "own").mkdir(mode=0o755)
+    assert why_not_disk(str(tmp_path / "own")) is why_not_disk(str(tmp_path / "new")) is None
+    for name, why in (
+        ("none/cache", "does not exist"),
+        ("file", "is not a directory"),
+        ("link", "is not a directory"),
+        ("open", "is writable for other users"),
+        ("file/cache", "Not a directory"),
+    ):
+        told = why_not_disk(str(tmp_path / name))
+        assert told is not None
+        assert why in told
+        with pytest.raises(UnusableDisk, match=why):
+            DiskClaims({}).begin_run(str(tmp_path / name), 0.0)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert "is not writable" in str(why_not_disk(str(tmp_path / "own")))
+    assert "cannot be created" in str(why_not_disk(str(tmp_path / "new")))
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert "belongs to another user" in str(why_not_disk(str(tmp_path / "own")))
+
+
+def test_a_full_file_system_is_an_error_that_leaves_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: str, *, rewrite: bool) -> None:
+        raise OSError(28, "No space left on device")
+
+    claims = DiskClaims({})
+    with monkeypatch.context() as patched:
+        patched.setattr(disk_claims, "begin_run", fail)
+        with pytest.raises(UnusableDisk, match="cannot be written: No space left on device"):
+            claims.begin_run(str(tmp_path), 0.0)
+    assert not claims.held
+    claims.begin_run(str(tmp_path), 0.0)
+    claims.release_others(set())
+
+
+def test_a_change_of_the_disk_keeps_what_it_can(tmp_path: Path) -> None:
+    stores = NodeStores(open_wakers(2))
+    plain = StoreSettings(1 << 20, 1 << 16)
+    here, there = (plain._replace(disk=DiskSettings(str(tmp_path / name), DISK)) for name in ("here", "there"))
+    stores.use_stores(stores.planned({"main": plain}))
+    memory = stores.stores["main"].memory
+    stores.use_stores(stores.planned({"main": here}))
+    assert stores.stores["main"].memory is not memory
+    first = stores.stores["main"]
+    assert stores.planned({"main": here}) == stores.stores
+    assert first.disk is not None
+
+    larger = stores.planned({"main": here._replace(disk=DiskSettings(str(tmp_path / "here"), 2 * DISK))})["main"]
+    assert larger.memory is first.memory
+    assert larger.disk == first.disk._replace(most_bytes=2 * DISK)
+
+    stores.use_stores(stores.planned({"main": here._replace(memory=2 << 20)}))
+    assert stores.stores["main"].disk == first.disk
+    assert stores.stores["main"].memory is not first.memory
+    stores.use_stores(stores.planned({"main": there}))
+    assert [*stores.claims.held] == [str(tmp_path / "there")]
+    stores.use_stores(stores.planned({"main": plain}))
+    assert not stores.claims.held
+    stores.close()
