@@ -293,6 +293,8 @@ class ProcessStore:
         self._fetches.add(lease)
         return lease
 
+    has_slower_tiers = False
+
     def recall(self, keys: Sequence[bytes], callback: Callable[[StoredObject | None], None]) -> bool:
         return False
 

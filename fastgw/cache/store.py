@@ -195,6 +195,10 @@ class Store(Protocol):
     def most_bytes(self) -> int:
         """Maximum number of body bytes of an object."""
 
+    @property
+    def has_slower_tiers(self) -> bool:
+        """Whether `recall` may find something."""
+
     def find(self, key: bytes) -> StoredObject | None:
         """Return the valid object of this key, complete or growing; the caller has to release it."""
 

@@ -53,6 +53,11 @@ class Origin(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "3")
+        self.end_headers()
+
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(204)
@@ -110,6 +115,13 @@ def hit(gateway: Gateway, path: str, language: str = "en") -> bool:
     return "fastgw; hit" in answer.headers["Cache-Status"]
 
 
+def validated(gateway: Gateway, path: str) -> bool:
+    """Whether this request has validated a stored response, which is sent whole then."""
+    before = Origin.asked["304"]
+    hit(gateway, path)
+    return Origin.asked["304"] > before
+
+
 def purge(gateway: Gateway, **body: Any) -> None:
     url = f"http://{gateway.ready['admin']}/cache/purge"
     assert httpx.post(url, json=body, headers=gateway.shown, timeout=60.0, trust_env=False).status_code == 200
@@ -144,6 +156,13 @@ def test_what_was_whole_survives_kill_9_and_what_was_purged_does_not(tmp_path: P
             assert part.content == body_of("/large en", LARGE)[2_500_000:2_500_100]
             assert ask(gateway, "/large", **{"If-None-Match": '"/large"'}).status_code == 304
             assert Origin.asked.total() == asked
+            assert httpx.head(f"http://{gateway.address()}/new", trust_env=False).headers["Content-Length"] == "3"
+            assert httpx.head(f"http://{gateway.address()}/large", trust_env=False).headers["Age"]
+            assert ask(gateway, "/new", **{"Cache-Control": "only-if-cached"}).status_code == 504
+
+            # Memory does not take it: the 304 gives its file another head, and the body is sent from there.
+            assert not hit(gateway, "/short/large")
+            wait_until(lambda: validated(gateway, "/short/large"), "a validation of the stale object", LONG)
             purge(gateway, tags=["tagged"])
             purge(gateway, prefix="http://127.0.0.1/prefix/")
             purge(gateway, url="http://127.0.0.1/small/0")

@@ -134,13 +134,17 @@ class TestCheck:
             0,
         )
 
-    def test_a_file_for_quotas_that_cannot_be_written(self, files):
-        (files / "good.yaml").write_text(f"{GOOD}quotas: {{file: {files}/nowhere/quotas}}\n")
+    def test_files_that_cannot_be_written(self, files):
+        disk = f"{{path: {files}/nowhere/cache, size: 1GiB}}"
+        (files / "good.yaml").write_text(
+            f"{GOOD}quotas: {{file: {files}/nowhere/quotas}}\ncaches: {{main: {{disk: {disk}}}}}\n"
+        )
         ended = fastgw("check", "good.yaml", directory=files)
         noted = (
             f"quotas.file: directory {files}/nowhere does not exist: counters would be lost when the gateway stops\n"
         )
         assert (ended.stdout.partition(noted)[1], ended.returncode) == (noted, 0)
+        assert f"caches.main.disk.path: {files}/nowhere/cache: the directory {files}/nowhere does not" in ended.stdout
 
     def test_as_json(self, files):
         ended = fastgw("check", "bad.yaml", "--format", "json", directory=files)

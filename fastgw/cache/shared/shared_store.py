@@ -72,6 +72,8 @@ def _compiled(memory: CacheMemory, column: int, owner: int) -> "Ordinary | None"
 class SharedStore:
     """One process's handle of a shared store. `column`: see `CacheMemory`; no other living process has it."""
 
+    has_slower_tiers = False
+
     def __init__(
         self,
         memory: CacheMemory,

@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Mapping, Set
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final, final
 
@@ -22,6 +23,7 @@ LEAVING_S: Final = 2.0
 """Seconds that a start waits for a gateway that is ending."""
 _LOCK: Final = "lock"
 _WAIT_S: Final = 0.05
+_MOST_REMOVED: Final = 256
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -42,6 +44,8 @@ def why_not_disk(path: str) -> str | None:
         return None if os.access(folder, os.W_OK | os.X_OK) else f"{path} cannot be created: {folder} is not writable"
     except OSError as error:
         return f"{path}: {error.strerror}"
+    if stat.S_ISLNK(status.st_mode):
+        return f"{path} is a symbolic link; name the directory itself"
     if not stat.S_ISDIR(status.st_mode):
         return f"{path} is not a directory"
     if status.st_uid != os.geteuid():
@@ -68,7 +72,13 @@ class DiskClaims:
                 with suppress(FileExistsError):
                     os.mkdir(path, 0o700)
                 self.held[path] = _locked(path, timeout)
-            return begin_run(path, rewrite=is_new)
+            try:
+                return begin_run(path, rewrite=is_new)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                _make_space(path)
+                return begin_run(path, rewrite=is_new)
         except BlockingIOError:
             raise UnusableDisk(f"cache: {path} is used by another gateway; each needs its own directory") from None
         except OSError as error:
@@ -99,6 +109,13 @@ def _locked(path: str, timeout: float) -> int:
         if error.errno == errno.ENOLCK:
             raise OSError(errno.ENOLCK, "the file system has no locks") from error
         raise
+
+
+def _make_space(path: str) -> None:
+    """Remove some files of a full disk, so that a run can begin."""
+    for each in islice(Path(path).glob("objects-*/*/*"), _MOST_REMOVED):
+        with suppress(OSError):
+            each.unlink()
 
 
 def restore_purges(memory: CacheMemory, run: Run) -> None:

@@ -32,6 +32,8 @@ from fastgw.cache.tiers.purge_journal import Purge
 class TieredStore:
     """One process's handle. `most_bytes`: see `Store`."""
 
+    has_slower_tiers = True
+
     def __init__(self, memory: SharedStore, tier: DiskTier, most_bytes: int) -> None:
         self.memory, self.tier = memory, tier
         self.most_bytes = min(most_bytes, max(memory.most_bytes, tier.disk.most_bytes // 8))

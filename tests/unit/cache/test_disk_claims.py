@@ -43,7 +43,7 @@ def test_unusable_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name, why in (
         ("none/cache", "does not exist"),
         ("file", "is not a directory"),
-        ("link", "is not a directory"),
+        ("link", "is a symbolic link"),
         ("open", "is writable for other users"),
         ("file/cache", "Not a directory"),
     ):
@@ -69,7 +69,18 @@ def test_a_full_file_system_is_an_error_that_leaves_no_claim(tmp_path: Path, mon
         with pytest.raises(UnusableDisk, match="cannot be written: No space left on device"):
             claims.begin_run(str(tmp_path), 0.0)
     assert not claims.held
-    claims.begin_run(str(tmp_path), 0.0)
+    (tmp_path / "objects-0" / "00").mkdir(parents=True)
+    (tmp_path / "objects-0" / "00" / "file").touch()
+    begin_run, calls = disk_claims.begin_run, []
+
+    def fail_once(path: str, *, rewrite: bool) -> object:
+        calls.append(path)
+        return begin_run(path, rewrite=rewrite) if len(calls) > 1 else fail(path, rewrite=rewrite)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disk_claims, "begin_run", fail_once)
+        claims.begin_run(str(tmp_path), 0.0)
+    assert not (tmp_path / "objects-0" / "00" / "file").exists()
     claims.release_others(set())
 
 

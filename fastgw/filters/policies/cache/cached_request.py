@@ -257,8 +257,11 @@ class CachedRequest:
 
     def _recall(self) -> bool:
         """Look in slower tiers for the keys that were not found, each once. False: there is nothing to wait for."""
+        store = self.policy.store
+        if not store.has_slower_tiers:
+            return False
         keys = [key for key in self._missing() if key not in self._recalled]
-        if not keys or not self.policy.store.recall(keys, self._use_recalled):
+        if not keys or not store.recall(keys, self._use_recalled):
             return False
         self._recalled = self._recalled.union(keys)
         self._is_recalling = True
