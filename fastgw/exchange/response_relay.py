@@ -177,7 +177,7 @@ def _takes_trailers(exchange: "Exchange", response: Response) -> bool:
 def _tell_of_change(response: Response) -> None:
     """Drop the header fields that describe the received body, and make its ETag weak (RFC 9110 section 8.8.1)."""
     etags = response.values(b"etag")
-    weakens = bool(etags) and not etags[0].startswith(b"W/")
+    weakens = bool(etags) and not etags[0].startswith(b"W/") and b"etag" not in response.dropped  # by a filter
     response.dropped = _dropped_with_body(response.dropped, weakens)
     if weakens:
         response.added += b"ETag: W/%b\r\n" % etags[0]

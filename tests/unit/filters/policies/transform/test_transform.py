@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fastgw.filters.policies.content_coding import Compress
 from fastgw.filters.policies.transform import Transform
 from fastgw.testing import ConfigError, Ran, configured, run
 
@@ -149,6 +150,13 @@ def test_head_and_not_modified_are_told_the_same() -> None:
     assert (ran.status, ran.fields.get(b"etag")) == (304, b'W/"v1"')
     ran = answered(b"HTTP/1.1 204 No Content\r\n" + lines + b"\r\n", json={"deny": ["s"]})
     assert (ran.status, ran.fields.get(b"etag")) == (204, b'"v1"')
+
+
+def test_not_modified_has_one_etag_where_compress_has_weakened_it() -> None:
+    filters = [configured(Transform, response={"json": {"deny": ["s"]}}), configured(Compress)]
+    request = b'GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\nIf-None-Match: W/"v1"\r\n\r\n'
+    ran = run(filters, request, response=b'HTTP/1.1 304 Not Modified\r\nETag: "v1"\r\n\r\n')
+    assert (ran.status, ran.fields.get_all(b"etag")) == (304, [b'W/"v1"'])
 
 
 @pytest.mark.parametrize(
