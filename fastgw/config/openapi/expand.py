@@ -131,7 +131,15 @@ class _Expansion:
             if name not in schemes:
                 at = self.location.below("openapi", "security", name)
                 at.report(f"the document has no security scheme {format_value(name)}", suggest(name, schemes))
-        if settings.unknown_paths == "pass" and settings.upstream is None:
+        if settings.upstream is not None:
+            return
+        for key in ("strip_prefix", *_OF_UPSTREAM):
+            if getattr(self.entry, key) is not None:
+                self.location.below(key).report("has no effect without an upstream", "expected `openapi.upstream`")
+        if settings.responses != "off":
+            at = self.location.below("openapi", "responses")
+            at.report("has no effect without an upstream", "expected `upstream`, or `responses: off`")
+        if settings.unknown_paths == "pass":
             at = self.location.below("openapi", "unknown_paths")
             at.report("`unknown_paths: pass` needs an upstream", "expected `upstream`, or `unknown_paths: refuse`")
 

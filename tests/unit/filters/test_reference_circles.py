@@ -34,6 +34,11 @@ LOGIN = {"client_id": "a", "client_secret": "b", "session": {"secret": "c" * 32}
 TLS = {"verify": False}
 RULE = [{"claim": "role", "any_of": ["admin"]}, {"claim": "tenant", "matches": "^t-"}]
 
+GENERATED = "openapi:///shop.json/1/schemas.json"
+"""A file that is made of an OpenAPI document."""
+DEFINITIONS = {"$defs": {"0": {"type": "object"}}, "properties": {"0": {"$ref": "#/$defs/0"}}}
+GENERATED_FILES = {GENERATED: json.dumps(DEFINITIONS).encode()}
+
 SAMPLES: dict[str, list[dict[str, Any]]] = {
     "sequence": [{"routes": ["a", "b"], "within": "1m", "key": "ip", "ipv6_prefix": 64}],
     "graphql": [
@@ -242,13 +247,13 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
                 "responses": {"200": {"application/json": {"kind": "json"}}},
                 "mock": {"200": {"headers": [], "content": []}},
             },
-            "schemas": "FILES/schemas.json",
+            "schemas": GENERATED,
             "mode": mode,
             "max_body": "1KiB",
         }
         for mode in ("enforce", "report", "off")
     ],
-    "openapi_document": [{"file": "FILES/schemas.json", "content_type": "application/json"}],
+    "openapi_document": [{"file": GENERATED, "content_type": "application/json"}],
     "grpc_web": [{}],
     "connect_rpc": [{"message_bytes": "1MiB", "get": ["SayHello"]}],
     "grpc_transcode": [
@@ -395,8 +400,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sample_files(folder: Path) -> None:
     """Those that `SAMPLES` name."""
     (folder / "api.pb").write_bytes(api())
-    definitions = {"$defs": {"0": {"type": "object"}}, "properties": {"0": {"$ref": "#/$defs/0"}}}
-    (folder / "schemas.json").write_text(json.dumps(definitions))
     (folder / "keys.json").write_bytes(key_set(signer("ES256")))
     (folder / "users").write_text("alice:$2y$04$Ro0CUfOqk6cXEKf3dyaM7OhSCvnwM9s4wIX9JeLapehKK5YdLxKcm\n")
 
@@ -414,8 +417,8 @@ def garbage_of(configuration: Config, other: Config) -> list[str]:
         left: list[str] = []
         with no_collector():
             gc.freeze()  # what was there before is not looked through each time
-            base = compile(configuration, 1)
-            new = at_once(building(plan_after(configuration, other), 1, base))
+            base = compile(configuration, 1, GENERATED_FILES)
+            new = at_once(building(plan_after(configuration, other, GENERATED_FILES), 1, base))
             at_once(dismantling(base, new))
             del base, new
             gc.set_debug(gc.DEBUG_SAVEALL)

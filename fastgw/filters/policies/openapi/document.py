@@ -4,7 +4,7 @@ from hashlib import sha256
 from typing import Final
 
 from fastgw.config.sources.virtual_files import check_derived
-from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, ReadableFile, Reply
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Reply
 
 _SECURITY: Final = (
     (
@@ -18,7 +18,7 @@ _SECURITY: Final = (
 class OpenApiDocument(Filter, name="openapi_document", phase=Phase.VALIDATE):
     """Serve the documentation of an OpenAPI document. The routes of `docs` have it; write it nowhere yourself."""
 
-    file: ReadableFile
+    file: str
     """File with the content, which is made of the document."""
     content_type: str
     """Content type of the file."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, final
 import orjson
 
 from fastgw.config.base.settings_base import Json
-from fastgw.config.base.value_types import ReadableFile
 from fastgw.config.settings.openapi import LONGEST_BODY
 from fastgw.config.sources.virtual_files import check_derived
 from fastgw.filters.api import (
@@ -59,7 +58,7 @@ class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
 
     operation: Json
     """The operation, as it is compiled from the document."""
-    schemas: ReadableFile
+    schemas: str
     """File with the schemas that the operations share."""
     mode: Literal["enforce", "report", "off"] = "enforce"
     """Validation of requests."""

@@ -234,6 +234,10 @@ def test_the_entry_is_checked(tmp_path: Path) -> None:
     assert "`unknown_paths: pass` needs an upstream" in problems(
         tmp_path, good, {"upstream": None, "mock": True, "unknown_paths": "pass"}
     )
+    mocked = {"upstream": None, "mock": True}
+    assert "has no effect without an upstream" in problems(tmp_path, good, mocked, around={"strip_prefix": "/v1"})
+    assert "has no effect without an upstream" in problems(tmp_path, good, mocked, around={"retries": {"max": 1}})
+    assert "has no effect without an upstream" in problems(tmp_path, good, {**mocked, "responses": "report"})
     assert 'the document has no security scheme "key"' in problems(tmp_path, good, {"security": {"key": {"jwt": {}}}})
     assert "unknown filter set" in problems(tmp_path, good, around={"use": ["a"]})
 
