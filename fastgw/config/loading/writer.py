@@ -2,7 +2,8 @@
 
 Defaults are included. Left out are: `include`, because everything is merged; lists that are empty where a file needs an
 element; settings without effect on routes that have no upstream; consumers, which are data more than settings and may
-be very many; and `egress` with its providers, whose routes and upstreams are included.
+be very many; and `egress` with its providers, whose routes and upstreams are included. Routes of OpenAPI documents are
+written one by one; the files that their filters name are made of the documents, so they cannot be loaded again.
 """
 
 from collections.abc import Callable, Mapping

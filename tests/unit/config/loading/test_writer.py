@@ -24,7 +24,9 @@ from fastgw.config.settings.secrets import MASK
 from fastgw.filters import TYPES
 
 ROOT = Path(__file__).parents[4]
-FILES = [*sorted(ROOT.joinpath("examples").glob("*.*")), ROOT / "tests" / "contract" / "explain" / "gateway.yaml"]
+# Routes of an OpenAPI document name files that are made of it, and that only it can name.
+EXAMPLES = sorted(each for each in ROOT.joinpath("examples").glob("*.*") if each.name != "openapi.yaml")
+FILES = [*EXAMPLES, ROOT / "tests" / "contract" / "explain" / "gateway.yaml"]
 EVERYTHING = """
 version: 1
 workers: 3

@@ -19,7 +19,7 @@ from fastgw.filters.api import Consumer, Env, Fault, FeedSource, Filter, Hooks, 
 from fastgw.filters.policies.auth import CHANGED
 from fastgw.gateway.compiler import compile as compile_tables
 from fastgw.gateway.tables import CompileError
-from tests.support.generations import load_document
+from tests.support.generations import load_document, load_with_files
 from tests.support.memory import SERVICE, Plane
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a.test\r\nX-Client: theirs\r\n"
@@ -111,7 +111,9 @@ ALL = {**TYPES, "way": Way, "open": Open}
 
 class Plane_(Plane):
     def _load(self, settings: Mapping[str, Any]) -> Config:
-        return load_document({**SERVICE, **settings}, ALL)
+        loaded = load_with_files({**SERVICE, **settings}, ALL)
+        self.files = loaded.captured
+        return loaded.config
 
 
 def auth(*ways: dict[str, Any], **settings: Any) -> dict[str, Any]:
