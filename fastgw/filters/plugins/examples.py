@@ -454,7 +454,7 @@ error_pages:
     "consumer_files": 'consumer_files: ["consumers/*.yaml"]\n',
     "state": "state: {url: {env: REDIS_URL}, when_away: local, timeout: 100ms, prefix: fastgw}\n",
     "quotas": "quotas: {file: quotas.sqlite3}\n",
-    "caches": "caches:\n  main: {memory: 256MiB, max_object: 16MiB}\n",
+    "caches": "caches:\n  main: {memory: 256MiB, max_object: 16MiB, disk: {path: cache, size: 20GiB}}\n",
     "egress": """\
 listeners:
   apps: {address: "127.0.0.1:8080"}
@@ -708,8 +708,6 @@ routes:
           is_collection: false
           wrap: prices
           flatmap: [{type: move, args: [price.amount, amount]}]
-          timeout: 1s
-          encoding: json
           error_as: "error_{name}"
 """,
     "routes[].lambda": """\

@@ -254,6 +254,20 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         for mode in ("enforce", "report", "off")
     ],
     "openapi_document": [{"file": GENERATED, "content_type": "application/json"}],
+    "waf": [
+        {
+            "rules": "default",
+            "custom": [{"id": 10001, "pattern": "/old/", "targets": ["path"], "severity": "notice", "tags": ["old"]}],
+            "rules_file": "FILES/rules.yaml",
+            "paranoia": 2,
+            "threshold": 7,
+            "body_bytes": "1KiB",
+            "long_body": "refuse",
+            "max_arguments": 10,
+            "exclude": [{"rules": [4201], "paths": ["/a/*"], "arguments": ["b"]}],
+        },
+        {"rules": "none", "crs": {"processes": 1, "deadline": "1s", "on_timeout": "refuse"}},
+    ],
     "grpc_web": [{}],
     "connect_rpc": [{"message_bytes": "1MiB", "get": ["SayHello"]}],
     "grpc_transcode": [
@@ -401,6 +415,7 @@ def sample_files(folder: Path) -> None:
     """Those that `SAMPLES` name."""
     (folder / "api.pb").write_bytes(api())
     (folder / "keys.json").write_bytes(key_set(signer("ES256")))
+    (folder / "rules.yaml").write_text("- {id: 10002, pattern: secret, tags: [leak]}\n")
     (folder / "users").write_text("alice:$2y$04$Ro0CUfOqk6cXEKf3dyaM7OhSCvnwM9s4wIX9JeLapehKK5YdLxKcm\n")
 
 
