@@ -38,7 +38,7 @@ from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
 from fastgw.files.action import FilesAction
 from fastgw.files.resources import FileFinder
 from fastgw.filters.api import CACHES, STATE, Env, FilterResources, digest_of_caches, digest_of_state, secret_names
-from fastgw.filters.authentication.templates import raw_value
+from fastgw.filters.authentication.templates import fit_value
 from fastgw.filters.wrappers.forwarded_preflights import forwards_preflight
 from fastgw.filters.wrappers.misconfigured import Misconfigured
 from fastgw.filters.wrappers.shadow import in_shadow
@@ -573,7 +573,7 @@ class _Building:
         deadline_name = None if route.deadline_header is None else route.deadline_header.encode()
         how = route.forwarded, upgrade, route.timeout, deadline_name
         own = route.retries, route.timeouts, rewrites_variables(route)
-        differs = upstream, path_of(route, raw_value), *how, folder_of(route), route.via == "on", *own
+        differs = upstream, path_of(route, fit_value), *how, folder_of(route), route.via == "on", *own
         # Shared by all routes with equal behaviour, to stay in the CPU caches: see `exchange.chain.Route`.
         forward = self._forwards.get(differs)
         if forward is None:

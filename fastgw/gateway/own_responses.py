@@ -16,7 +16,7 @@ from fastgw.config.base.variables import OF_UPSTREAMS, is_variable
 from fastgw.config.settings import gateway as config
 from fastgw.exchange import Exchange, Reply
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyReply
-from fastgw.filters.authentication.templates import Unfit, Value, raw_value
+from fastgw.filters.authentication.templates import Value, fit_value
 from fastgw.forwarded_headers import Peer
 from fastgw.http.grammar import IS_VALUE
 from fastgw.http.messages import RequestHead
@@ -91,7 +91,7 @@ def redirect_action(route: config.Route, redirect: config.Redirect) -> Callable[
     """Return the action of a route with `redirect`."""
     to = parse_redirect(redirect.to)
     has_query = any(b"?" in literal for literal in to.literals)
-    expand, status = expander(to, route, raw_value), redirect.status
+    expand, status = expander(to, route, fit_value), redirect.status
 
     def answer(exchange: Exchange) -> None:
         try:
@@ -116,7 +116,7 @@ def _parts(text: str, route: config.Route) -> Parts:
         name = match[1]
         parameter = name.removeprefix(_PARAM)
         if parameter in known or (_is_variable(name) and name not in OF_UPSTREAMS):
-            read = raw_value(_PARAM + parameter if parameter in known else name)
+            read = fit_value(_PARAM + parameter if parameter in known else name)
             parts += (text[end : match.start()].encode(), read)
             end = match.end()
     parts.append(text[end:].encode())
@@ -131,18 +131,11 @@ def _is_variable(name: str) -> bool:
 
 
 def _joined(parts: Parts, exchange: Exchange, encode: Encode) -> bytes:
-    return b"".join(part if isinstance(part, bytes) else encode(_value(part, exchange) or b"") for part in parts)
+    return b"".join(part if isinstance(part, bytes) else encode(part(exchange) or b"") for part in parts)
 
 
 def _is_there(part: bytes | Value, exchange: Exchange) -> bool:
-    return isinstance(part, bytes) or bool(_value(part, exchange))
-
-
-def _value(read: Value, exchange: Exchange) -> bytes | None:
-    try:
-        return read(exchange)
-    except Unfit:
-        return None
+    return isinstance(part, bytes) or bool(part(exchange))
 
 
 def _in_json(value: bytes) -> bytes:

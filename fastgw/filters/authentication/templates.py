@@ -200,6 +200,19 @@ def raw_value(name: str) -> Value:
     return VALUES.get(name) or _source(name) or (_parameter(name) if claim_name(name) is None else _claim(name))
 
 
+def fit_value(name: str) -> Value:
+    """Return the function for a variable as `raw_value`, except that a value that is `Unfit` is missing."""
+    raw = raw_value(name)
+
+    def value(exchange: Exchange) -> bytes | None:
+        try:
+            return raw(exchange)
+        except Unfit:
+            return None
+
+    return value
+
+
 def is_known(name: str) -> bool:
     """Whether a variable exists for every request, unlike a path parameter."""
     return is_variable(name) or name.startswith(_MAP)

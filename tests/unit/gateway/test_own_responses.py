@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from fastgw import config
 from fastgw.config.base.variables import FIXED
 from fastgw.filters import TYPES
-from fastgw.filters.authentication.templates import VALUES
+from fastgw.filters.authentication.templates import VALUES, fit_value
 from tests.support.memory import Plane
 
 HOST = b"Host: a.test\r\n"
@@ -71,6 +72,12 @@ def test_a_redirect_has_values_percent_encoded(to: str, target: str, location: b
 def test_a_redirect_without_its_value_is_refused() -> None:
     assert answer({"redirect": {"to": "/y/{query.q}"}}, "/x/7").startswith(b"HTTP/1.1 400 ")
     assert answer({"redirect": {"to": "/y/{claim.sub}"}}, "/x/7").startswith(b"HTTP/1.1 403 ")
+
+
+@pytest.mark.parametrize("claim", [["a,b"], " a", "\ud800"])
+def test_a_claim_that_is_ambiguous_counts_as_missing(claim: object) -> None:
+    exchange: Any = SimpleNamespace(claims={"groups": claim})
+    assert fit_value("claims.groups")(exchange) is None
 
 
 def sent_path(rewrite: str, target: bytes) -> bytes:
