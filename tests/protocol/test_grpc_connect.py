@@ -7,6 +7,7 @@ import gzip
 import json
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,31 +36,65 @@ PROTO, JSON, STREAM = b"application/proto", b"application/json", b"application/c
 VERSION = (b"connect-protocol-version", b"1")
 
 
+def made_world(folder: Path, stack: contextlib.ExitStack, connect: dict[str, Any] | None = None, **more: Any) -> World:
+    filters = {"connect_rpc": connect or {}, "grpc_web": {}, **more.pop("filters", {})}
+    matched = {"grpc": None, "paths": ["/test.Greeter/*"], "methods": ["GET", "POST"]}
+    return World(folder, stack, route={**matched, "filters": filters}, **more)
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
+        yield partial(made_world, tmp_path, stack)
 
-        def made(connect: dict[str, Any] | None = None, **more: Any) -> World:
-            filters = {"connect_rpc": connect or {}, "grpc_web": {}, **more.pop("filters", {})}
-            matched = {"grpc": None, "paths": ["/test.Greeter/*"], "methods": ["GET", "POST"]}
-            return World(tmp_path, stack, route={**matched, "filters": filters}, **more)
 
-        yield made
+@pytest.fixture(scope="module")
+def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with contextlib.ExitStack() as stack:
+        yield made_world(tmp_path_factory.mktemp("world"), stack)
 
 
 @pytest.fixture
-def world(make: Any) -> World:
+def world(shared_world: World) -> World:
+    """A gateway before a server; all tests of this file have the same one."""
+    shared_world.greeter.forget()
+    return shared_world
+
+
+@pytest.fixture
+def own_world(make: Any) -> World:
+    """One for a test that stops the server, or reads the log."""
     return make()  # type: ignore[no-any-return]
 
 
-@pytest.fixture
-def origin() -> Iterator[Http2Origin]:
+@pytest.fixture(scope="module")
+def shared_origin() -> Iterator[Http2Origin]:
     with Http2Origin() as opened:
         yield opened
 
 
 @pytest.fixture
-def scripted(make: Any, origin: Http2Origin) -> World:
+def origin(shared_origin: Http2Origin) -> Iterator[Http2Origin]:
+    yield shared_origin
+    shared_origin.close_connections()
+
+
+@pytest.fixture(scope="module")
+def shared_scripted(tmp_path_factory: pytest.TempPathFactory, shared_origin: Http2Origin) -> Iterator[World]:
+    with contextlib.ExitStack() as stack:
+        upstream = {"targets": [{"url": shared_origin.url}], "health_checks": {"passive": None}}
+        yield made_world(tmp_path_factory.mktemp("scripted"), stack, upstream=upstream)
+
+
+@pytest.fixture
+def scripted(shared_scripted: World, origin: Http2Origin) -> World:
+    """A gateway before a server that says what the test says; all tests of this file have the same one."""
+    return shared_scripted
+
+
+@pytest.fixture
+def own_scripted(make: Any, origin: Http2Origin) -> World:
+    """One for a test that reads the log."""
     return make(upstream={"targets": [{"url": origin.url}]})  # type: ignore[no-any-return]
 
 
@@ -324,9 +359,9 @@ def test_gateway_faults_are_errors(make: Any, call: Call) -> None:
 
 
 @both
-def test_a_server_that_is_away_is_unavailable(world: World, call: Call) -> None:
-    world.server.stop(0).wait()
-    got = call(world, b"x", PROTO, b"Unary", VERSION)
+def test_a_server_that_is_away_is_unavailable(own_world: World, call: Call) -> None:
+    own_world.server.stop(0).wait()
+    got = call(own_world, b"x", PROTO, b"Unary", VERSION)
     assert (got.status, error_in(got)["code"]) == (502, "unavailable")
 
 

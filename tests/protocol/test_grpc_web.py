@@ -6,6 +6,7 @@ import contextlib
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,32 +34,65 @@ pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there
 WEB, TEXT = b"application/grpc-web+proto", b"application/grpc-web-text+proto"
 
 
+def made_world(folder: Path, stack: contextlib.ExitStack, **more: Any) -> World:
+    filters = {"grpc_web": {}, **more.pop("filters", {})}
+    route = {"filters": filters, **{name: more.pop(name) for name in ("fallback",) if name in more}}
+    return World(folder, stack, route=route, **more)
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
+        yield partial(made_world, tmp_path, stack)
 
-        def made(**more: Any) -> World:
-            filters = {"grpc_web": {}, **more.pop("filters", {})}
-            route = {"filters": filters, **{name: more.pop(name) for name in ("fallback",) if name in more}}
-            return World(tmp_path, stack, route=route, **more)
 
-        yield made
+@pytest.fixture(scope="module")
+def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with contextlib.ExitStack() as stack:
+        yield made_world(tmp_path_factory.mktemp("world"), stack)
 
 
 @pytest.fixture
-def world(make: Any) -> World:
+def world(shared_world: World) -> World:
+    """A gateway before a server; all tests of this file have the same one."""
+    shared_world.greeter.forget()
+    return shared_world
+
+
+@pytest.fixture
+def own_world(make: Any) -> World:
+    """One for a test that stops the server, or reads the log."""
     return make()  # type: ignore[no-any-return]
 
 
-@pytest.fixture
-def origin() -> Iterator[Http2Origin]:
+@pytest.fixture(scope="module")
+def shared_origin() -> Iterator[Http2Origin]:
     with Http2Origin() as opened:
         yield opened
 
 
 @pytest.fixture
-def scripted(make: Any, origin: Http2Origin) -> World:
-    """A gateway before a server that says what the test says."""
+def origin(shared_origin: Http2Origin) -> Iterator[Http2Origin]:
+    yield shared_origin
+    shared_origin.close_connections()
+
+
+@pytest.fixture(scope="module")
+def shared_scripted(tmp_path_factory: pytest.TempPathFactory, shared_origin: Http2Origin) -> Iterator[World]:
+    with contextlib.ExitStack() as stack:
+        upstream = {"targets": [{"url": shared_origin.url}], "health_checks": {"passive": None}}
+        yield made_world(tmp_path_factory.mktemp("scripted"), stack, upstream=upstream)
+
+
+@pytest.fixture
+def scripted(shared_scripted: World, origin: Http2Origin) -> World:
+    """A gateway before a server that says what the test says; all tests of this file have the same one."""
+    return shared_scripted
+
+
+@pytest.fixture
+def own_scripted(make: Any, origin: Http2Origin) -> World:
+    """One for a test that reads the log."""
     return make(upstream={"targets": [{"url": origin.url}]})  # type: ignore[no-any-return]
 
 
@@ -151,9 +185,9 @@ def test_gateway_faults_are_frames(make: Any, call: Call) -> None:
 
 
 @both
-def test_a_server_that_is_away_is_unavailable(world: World, call: Call) -> None:
-    world.server.stop(0).wait()
-    got = call(world, framed(b"x"))
+def test_a_server_that_is_away_is_unavailable(own_world: World, call: Call) -> None:
+    own_world.server.stop(0).wait()
+    got = call(own_world, framed(b"x"))
     assert got.trailers() == {b"grpc-status": b"14", b"grpc-message": b"The upstream service is unreachable."}
 
 
@@ -241,21 +275,21 @@ BAD = [
 
 @both
 @pytest.mark.parametrize(("kind", "body", "told"), BAD)
-def test_a_malformed_body_is_refused(world: World, call: Call, kind: bytes, body: bytes, told: bytes) -> None:
-    got = call(world, body, kind)
+def test_a_malformed_body_is_refused(own_world: World, call: Call, kind: bytes, body: bytes, told: bytes) -> None:
+    got = call(own_world, body, kind)
     if kind == TEXT:
         got = got._replace(body=decoded_text(got.body))
     assert (got.status, got.messages()) == (200, [])
     trailers = got.trailers()
     assert trailers[b"grpc-status"] == b"13"
     assert re.search(told, trailers[b"grpc-message"], re.IGNORECASE)
-    assert world.gateway.wait_for_record(path="/test.Greeter/Unary")["fault"] == "bad_request"
+    assert own_world.gateway.wait_for_record(path="/test.Greeter/Unary")["fault"] == "bad_request"
 
 
 @both
-def test_a_malformed_piece_ends_a_call_that_is_in_flight(scripted: World, origin: Http2Origin, call: Call) -> None:
+def test_a_malformed_piece_ends_a_call_that_is_in_flight(own_scripted: World, origin: Http2Origin, call: Call) -> None:
     """The server is told by a reset, the client by a status behind the messages that it has."""
-    with StreamingCall(scripted, call is call_http2, WEB) as client:
+    with StreamingCall(own_scripted, call is call_http2, WEB) as client:
         client.send(framed(b"a"))
         peer = origin.accept()
         request = peer.read_head()
@@ -267,12 +301,12 @@ def test_a_malformed_piece_ends_a_call_that_is_in_flight(scripted: World, origin
         last = framed(b"grpc-status:13\r\ngrpc-message:A message has the flags 0x80.\r\n", 0x80)
         assert client.read(len(last)) == last
         assert client.is_whole()
-    assert scripted.gateway.wait_for_record(path="/test.Greeter/ServerStream")["fault"] == "bad_request"
+    assert own_scripted.gateway.wait_for_record(path="/test.Greeter/ServerStream")["fault"] == "bad_request"
 
 
 @both
-def test_a_response_that_breaks_off_ends_with_a_status(scripted: World, origin: Http2Origin, call: Call) -> None:
-    with StreamingCall(scripted, call is call_http2, WEB) as client:
+def test_a_response_that_breaks_off_ends_with_a_status(own_scripted: World, origin: Http2Origin, call: Call) -> None:
+    with StreamingCall(own_scripted, call is call_http2, WEB) as client:
         client.send(framed(b"a"), ended=True)
         peer = origin.accept()
         request = peer.read_message()
@@ -283,7 +317,7 @@ def test_a_response_that_breaks_off_ends_with_a_status(scripted: World, origin: 
         last = client.read(5)
         assert (last[0], b"grpc-status:14\r\n" in client.read(int.from_bytes(last[1:], "big"))) == (0x80, True)
         assert client.is_whole()
-    record = scripted.gateway.wait_for_record(path="/test.Greeter/ServerStream")
+    record = own_scripted.gateway.wait_for_record(path="/test.Greeter/ServerStream")
     assert record["fault"] in ("connection_lost", "upstream_incomplete")
 
 
@@ -308,10 +342,10 @@ def test_within_a_message_nothing_but_a_broken_response_is_true(
     ("sent", "whole"), [(framed(b"x", 0x80), True), (framed(b"x", 0x04), True), (framed(b"xyz")[:7], False)]
 )
 def test_frames_of_the_server_that_are_none_are_not_passed_on(
-    scripted: World, origin: Http2Origin, call: Call, sent: bytes, whole: bool
+    own_scripted: World, origin: Http2Origin, call: Call, sent: bytes, whole: bool
 ) -> None:
     """A server, or what it was told to send, could forge trailers otherwise."""
-    with StreamingCall(scripted, call is call_http2, WEB) as client:
+    with StreamingCall(own_scripted, call is call_http2, WEB) as client:
         client.send(framed(b"a"), ended=True)
         peer = origin.accept()
         request = peer.read_message()
@@ -322,7 +356,7 @@ def test_frames_of_the_server_that_are_none_are_not_passed_on(
             last = client.read(5)
             assert (last[0], b"grpc-status:14\r\n" in client.read(int.from_bytes(last[1:], "big"))) == (0x80, True)
         assert client.is_whole() is whole
-    fault = scripted.gateway.wait_for_record(path="/test.Greeter/ServerStream")["fault"]
+    fault = own_scripted.gateway.wait_for_record(path="/test.Greeter/ServerStream")["fault"]
     assert fault == ("upstream_malformed" if whole else "upstream_incomplete")
 
 

@@ -28,6 +28,10 @@ class Greeter(grpc.GenericRpcHandler):  # type: ignore[misc]
         self.seen: list[dict[str, Any]] = []
         self.failures = 0
 
+    def forget(self) -> None:
+        """Begin anew, for the next test."""
+        self.cancelled, self.seen, self.failures = threading.Event(), [], 0
+
     def service(self, details: Any) -> Any:
         kind = {
             "Unary": grpc.unary_unary_rpc_method_handler,

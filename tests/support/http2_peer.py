@@ -246,9 +246,14 @@ class Http2Origin:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close_connections()
+        self._listening.close()
+
+    def close_connections(self) -> None:
+        """Close what was accepted: the next test begins with a connection of its own."""
         for each in self._open:
             each.close()
-        self._listening.close()
+        self._open.clear()
 
     def accept_plain(self) -> Peer:
         """Accept a connection without reading from it."""
