@@ -108,6 +108,8 @@ def test_every_family_is_told_with_its_labels_and_kind(node: Node, accept: bytes
     node.finish("user", 503)
     node.counters.count_filter("limit", FilterEvent.ANSWER)
     node.counters.count_filter("limit", FilterEvent.COPY_SENT)
+    node.counters.count_filter("limit", FilterEvent.HELPER_ANSWERED)
+    node.counters.count_filter("limit", FilterEvent.WAF_LFI)
     node.counters.count_consumer("alice")
     node.counters.count_websocket("main", "user", 0, 1, 1)
     node.counters.count_websocket("main", "user", 0, 1000, 1)
