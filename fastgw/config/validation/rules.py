@@ -40,6 +40,9 @@ from fastgw.redis.url import check_url
 
 Rule = Callable[[Merged], None]
 
+_VALUE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[^{}\s\"']+)?)\}")
+_ACTIVE: Final = re.compile(r"javascript|ecmascript|css|\{", re.IGNORECASE)
+"""Content types of scripts and style sheets, and those that a request decides."""
 ENDS: Final = ("upstream", "respond", "redirect", "compose", "lambda", "files")
 """Actions of a route: exactly one of them is needed."""
 OF_UPSTREAM: Final = (
@@ -321,6 +324,31 @@ def roots_of_files_exist(merged: Merged) -> None:
             at.report(f"{format_value(route.files.root)}: {why}", "expected a directory with files", at_key=False)
 
 
+def responses_that_are_no_scripts(merged: Merged) -> None:
+    """Check that no value of a request is inserted into a script or style sheet, for which no encoding is right at each
+    position, and that none decides the type of a body with values.
+    """
+    for location, route in merged.routes_to_validate():
+        respond = route.respond
+        if respond in (None, BROKEN) or route.paths is BROKEN or BROKEN in (respond.body, respond.headers):
+            continue
+        inserted = [name for name in _VALUE.findall(respond.body) if _is_value(name, route)]
+        content_type = next((each for name, each in respond.headers.items() if name.lower() == "content-type"), "")
+        if inserted and content_type is not BROKEN and _ACTIVE.search(content_type) is not None:
+            at = location.below("respond", "body")
+            wrong = f"{{{inserted[0]}}}: a value of the request cannot be inserted into {content_type}"
+            at.report(wrong, "expected a type in which it can be encoded: text/plain, JSON, HTML or XML", at_key=False)
+
+
+def _is_value(name: str, route: Route) -> bool:
+    """Whether `{name}` in a response of this route stands for a value of the request."""
+    paths = [patterns.parse_path(path).names for path in route.paths if isinstance(path, str)]
+    try:
+        return any(name.removeprefix("param.") in names for names in paths) or is_variable(name)
+    except ValueError:
+        return False
+
+
 def values_of_requests_that_there_are(merged: Merged) -> None:
     """Check the variables in filters: path parameters must exist in the route, or in any route if the route is not
     known.
@@ -543,6 +571,7 @@ RULES: Final[tuple[Rule, ...]] = (
     names_are_known,
     route_patterns,
     roots_of_files_exist,
+    responses_that_are_no_scripts,
     values_of_requests_that_there_are,
     upstreams_of_filters,
     one_directory_per_store,

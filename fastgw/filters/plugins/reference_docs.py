@@ -124,6 +124,8 @@ def _common_settings(shape: Decoder, above: str) -> Iterator[Setting]:
 
 def _default(field: Field, declared: Any) -> Any:
     value = declared.default if declared.default is not NODEFAULT else declared.default_factory()
+    if value == ():
+        return []
     return written(field.shape, value) if _structure(field.shape) is None or value is None else {}
 
 

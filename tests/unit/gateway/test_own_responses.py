@@ -131,3 +131,25 @@ def test_what_only_an_upstream_knows_is_no_part_of_a_redirect(tmp_path: Path) ->
     )
     with pytest.raises(config.ConfigError, match='unknown variable "target"'):
         config.load(str(file), TYPES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "is_valid"),
+    [
+        ("text/javascript", 'var a = "{query.a}"', False),
+        ("Application/ECMAScript", 'var a = "{id}"', False),
+        ("text/css", "a { color: {param.id} }", False),
+        ("{header.accept}", "{id}", False),
+        ("text/javascript", "function f() {return} {unknown}", True),
+        ("text/csv", "{id}", True),
+    ],
+)
+def test_no_value_is_inserted_into_a_script(kind: str, body: str, is_valid: bool) -> None:
+    """No encoding is right at each position of one."""
+    respond = {"body": body, "headers": {"content-type": kind}}
+    routes = [{"name": "r", "paths": ["/x/{id}"], "respond": respond}]
+    if is_valid:
+        Plane({"routes": routes})
+    else:
+        with pytest.raises(config.ConfigError, match="cannot be inserted into"):
+            Plane({"routes": routes})
