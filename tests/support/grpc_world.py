@@ -29,7 +29,7 @@ class Greeter(grpc.GenericRpcHandler):  # type: ignore[misc]
         self.failures = 0
 
     def forget(self) -> None:
-        """Begin anew, for the next test."""
+        """Forget the calls so far, for the next test."""
         self.cancelled, self.seen, self.failures = threading.Event(), [], 0
 
     def service(self, details: Any) -> Any:
