@@ -4,17 +4,11 @@ It checks nothing about a call but that it has a message. Run as `python -m benc
 """
 
 import asyncio
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from time import monotonic
 from typing import cast
 
-import uvloop
-
-from bench.ports import free_port, wait_until_open
-from bench.processes import pinned
+from bench.origin.program import running, serve
 from fastgw.http.http2.session import END, REQUEST, WHOLE, Session
 
 MESSAGE_BYTES = 1024
@@ -60,22 +54,9 @@ class Service(asyncio.BufferedProtocol):
             self._transport.write(message)
 
 
-@contextmanager
-def serving(folder: Path, core: int) -> Iterator[int]:
-    """Run the origin on `core` and yield its port."""
-    port = free_port()
-    command = [sys.executable, "-m", "bench.origin.grpc", str(port)]
-    root = Path(__file__).parents[2]
-    with pinned(command, [core], folder / "origin.out", environment={"PYTHONPATH": str(root)}) as origin:
-        wait_until_open(port, origin)
-        yield port
-
-
-async def _serve(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(Service, "127.0.0.1", port, backlog=4096)
-    await server.serve_forever()
+serving = partial(running, "bench.origin.grpc")
+"""Run the origin on a core and yield its port."""
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(int(sys.argv[1])))
+    serve(Service)

@@ -5,18 +5,12 @@ everything, and respond to the end with length and checksum. Run as `python -m b
 """
 
 import asyncio
-import sys
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from typing import cast
 
-import uvloop
-
+from bench.origin.program import running, serve
 from bench.origin.streams import PATTERN
-from bench.ports import free_port, wait_until_open
-from bench.processes import pinned
 
 BLOCK = 1 << 18
 LENGTH_BYTES = 8
@@ -73,22 +67,9 @@ class Service(asyncio.BufferedProtocol):
             self._transport.write(self._count.to_bytes(LENGTH_BYTES) + self._sum.to_bytes(LENGTH_BYTES))
 
 
-@contextmanager
-def serving(folder: Path, core: int) -> Iterator[int]:
-    """Run the origin on `core` and yield its port."""
-    port = free_port()
-    command = [sys.executable, "-m", "bench.origin.tcp", str(port)]
-    root = Path(__file__).parents[2]
-    with pinned(command, [core], folder / "origin.out", environment={"PYTHONPATH": str(root)}) as origin:
-        wait_until_open(port, origin)
-        yield port
-
-
-async def _serve(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(Service, "127.0.0.1", port, backlog=4096)
-    await server.serve_forever()
+serving = partial(running, "bench.origin.tcp")
+"""Run the origin on a core and yield its port."""
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(int(sys.argv[1])))
+    serve(Service)

@@ -3,7 +3,6 @@
 Rule: a value is encoded for its position, so that it never ends a string, an element, a segment or a header.
 """
 
-import re
 from collections.abc import Callable
 from html import escape
 from time import time
@@ -12,7 +11,7 @@ from typing import Final, final
 import orjson
 
 from fastgw.config.base.route_patterns import parse_path, parse_redirect
-from fastgw.config.base.variables import OF_UPSTREAMS, is_variable
+from fastgw.config.base.variables import IN_TEXT, OF_UPSTREAMS, is_variable
 from fastgw.config.settings import gateway as config
 from fastgw.exchange import Exchange, Reply
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyReply
@@ -22,7 +21,6 @@ from fastgw.http.grammar import IS_VALUE
 from fastgw.http.messages import RequestHead
 from fastgw.upstream.policies.path_rewrite import MissingVariable, expander
 
-_NAME: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[^{}\s\"']+)?)\}")
 _PARAM: Final = "param."
 Parts = tuple[bytes | Value, ...]
 
@@ -112,7 +110,7 @@ def _parts(text: str, route: config.Route) -> Parts:
     known = frozenset.intersection(*held) if held else frozenset()
     parts: list[bytes | Value] = []
     end = 0
-    for match in _NAME.finditer(text):
+    for match in IN_TEXT.finditer(text):
         name = match[1]
         parameter = name.removeprefix(_PARAM)
         if parameter in known or (_is_variable(name) and name not in OF_UPSTREAMS):

@@ -20,6 +20,8 @@ path parameters, also as `param.NAME`.
 """
 OF_UPSTREAMS: Final = frozenset(("upstream", "target"))
 """Variables that only requests to an upstream have."""
+IN_TEXT: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[^{}\s\"']+)?)\}")
+"""Pattern of possible variables in a text where other braces are literal, such as the body of `respond`."""
 CLAIM_PREFIXES: Final = ("claim.", "claims.")
 _SOURCE: Final = re.compile(r"query\..+|(?:header|cookie)\.[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 

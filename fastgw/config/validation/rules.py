@@ -17,7 +17,7 @@ from msgspec.structs import astuple
 from fastgw.config.base import route_patterns as patterns
 from fastgw.config.base.problems import Path, format_value, suggest
 from fastgw.config.base.value_types import Address
-from fastgw.config.base.variables import FIXED, OF_UPSTREAMS, is_variable
+from fastgw.config.base.variables import FIXED, IN_TEXT, OF_UPSTREAMS, is_variable
 from fastgw.config.decoding.decoder import BROKEN, fields_of
 from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.formats.positions import SyntaxProblem
@@ -40,7 +40,6 @@ from fastgw.redis.url import check_url
 
 Rule = Callable[[Merged], None]
 
-_VALUE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[^{}\s\"']+)?)\}")
 _ACTIVE: Final = re.compile(r"javascript|ecmascript|css|\{", re.IGNORECASE)
 """Content types of scripts and style sheets, and those that a request decides."""
 ENDS: Final = ("upstream", "respond", "redirect", "compose", "lambda", "files")
@@ -332,7 +331,7 @@ def responses_that_are_no_scripts(merged: Merged) -> None:
         respond = route.respond
         if respond in (None, BROKEN) or route.paths is BROKEN or BROKEN in (respond.body, respond.headers):
             continue
-        inserted = [name for name in _VALUE.findall(respond.body) if _is_value(name, route)]
+        inserted = [name for name in IN_TEXT.findall(respond.body) if _is_value(name, route)]
         content_type = next((each for name, each in respond.headers.items() if name.lower() == "content-type"), "")
         if inserted and content_type is not BROKEN and _ACTIVE.search(content_type) is not None:
             at = location.below("respond", "body")

@@ -123,8 +123,8 @@ class Parameters:
     def _converted(self, name: str, texts: list[str]) -> Any:
         types, items = self._types.get(name, ((), ()))
         if "array" in types:
-            return [_converted(text, items) for text in texts]
-        return _converted(texts[0], types) if len(texts) == 1 else texts
+            return [converted(text, items) for text in texts]
+        return converted(texts[0], types) if len(texts) == 1 else texts
 
 
 def _types_of(schema: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -139,7 +139,8 @@ def _names(types: Any) -> tuple[str, ...]:
     return (types,) if isinstance(types, str) else tuple(types) if isinstance(types, list) else ()
 
 
-def _converted(text: str, types: tuple[str, ...]) -> Any:
+def converted(text: str, types: Iterable[str]) -> Any:
+    """Return the value of a text: a number or boolean if its types say so and it is one."""
     if "integer" in types and _INTEGER.fullmatch(text):
         return int(text)
     if "number" in types and _NUMBER.fullmatch(text):

@@ -188,9 +188,7 @@ class _Validation:
         """Return the reply; in the mode `report` None, once it is noted."""
         if not self._reports:
             return reply
-        label = "" if reply.fault is None else f" {reply.fault.label}"
-        note(exchange, self._instance, f"refuse {reply.status}{label} ({exchange.why})")
-        exchange.why = ""
+        note_refusal(exchange, self._instance, reply)
         return None
 
 
@@ -199,6 +197,13 @@ def note(exchange: Exchange, instance: str, text: str) -> None:
     behind = f"; {exchange.shadowed}" if exchange.shadowed else ""
     exchange.shadowed = f"{instance}: {text}{behind}"
     exchange.client.count_filter(instance, FilterEvent.ANSWER)
+
+
+def note_refusal(exchange: Exchange, instance: str, reply: Reply) -> None:
+    """Note a request that passes although it would be refused with `reply`."""
+    label = "" if reply.fault is None else f" {reply.fault.label}"
+    note(exchange, instance, f"refuse {reply.status}{label} ({exchange.why})")
+    exchange.why = ""
 
 
 def _body_errors(validator: Validator, payload: bytes) -> Errors:

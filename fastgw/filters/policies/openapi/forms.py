@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any, Final, final
 
 from fastgw.filters.api.credential_locations import decoded
-from fastgw.filters.policies.openapi.parameters import MISSING, Style, Unreadable, converted, json_value, query_pairs
+from fastgw.filters.policies.content.schemas import converted
+from fastgw.filters.policies.openapi.parameters import MISSING, Style, Unreadable, json_value, query_pairs
 
 _MOST_PARTS: Final = 200
 _MOST_HEADERS: Final = 4096

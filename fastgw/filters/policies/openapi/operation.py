@@ -27,15 +27,14 @@ from fastgw.filters.api import (
 )
 from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
-from fastgw.filters.policies.content.schemas import errors_of
-from fastgw.filters.policies.content.validate import note, refusal, summary, validation_error
+from fastgw.filters.policies.content.schemas import converted, errors_of
+from fastgw.filters.policies.content.validate import note, note_refusal, refusal, summary, validation_error
 from fastgw.filters.policies.openapi.forms import MultipartForm, UrlencodedForm
 from fastgw.filters.policies.openapi.mock import Mock
 from fastgw.filters.policies.openapi.parameters import (
     MISSING,
     Style,
     Unreadable,
-    converted,
     cookie_pairs,
     json_value,
     query_pairs,
@@ -308,9 +307,7 @@ class _Requests:
         """Return the reply; in the mode `report` None, once it is noted."""
         if not self._reports:
             return reply
-        label = "" if reply.fault is None else f" {reply.fault.label}"
-        note(exchange, self._instance, f"refuse {reply.status}{label} ({exchange.why})")
-        exchange.why = ""
+        note_refusal(exchange, self._instance, reply)
         return None
 
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import unquote_to_bytes
 
 from fastgw.filters.api.credential_locations import decoded
+from fastgw.filters.policies.content.schemas import converted
 from fastgw.http.strict_json import InvalidJson, parse_json
 
 if TYPE_CHECKING:
     from fastgw.exchange import Exchange
 
-_INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,30})")
-_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 _DELIMITERS: Final = {
     "form": re.compile(rb","),
     "cookie": re.compile(rb","),
@@ -44,18 +42,6 @@ class Unreadable(ValueError):
 MISSING: Final = object()
 """Value of a parameter that the request does not have."""
 _ONCE: Final = "expected the parameter once"
-
-
-def converted(text: str, types: Iterable[str]) -> Any:
-    """Return the value of a text: a number or boolean if its types say so and it is one."""
-    if "integer" in types and _INTEGER.fullmatch(text):
-        return int(text)
-    if "number" in types and _NUMBER.fullmatch(text):
-        number = int(text) if _INTEGER.fullmatch(text) else float(text)
-        return number if isfinite(number) else text
-    if "boolean" in types and text in ("true", "false"):
-        return text == "true"
-    return text
 
 
 def _text(raw: bytes) -> str:
