@@ -1,0 +1,65 @@
+"""Query parameters of `GET /analytics`."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final, get_args
+
+from fastgw.analytics.queries import ROWS_MAX, STEPS, By, UsageQuery
+from fastgw.config.base.value_types import parse_duration
+
+SINCE: Final = "24h"
+_BY: Final = get_args(By)
+QUERY_PARAMETERS: Final = {
+    "by": f"Kind of the rows: {', '.join(_BY)}. Default: route.",
+    "since": f"Begin: a duration before now such as 7d, or a time such as 2026-01-31T00:00:00Z. Default: {SINCE}.",
+    "until": "End, in the same form. Default: now.",
+    "step": f"Rows for each step of the time: {', '.join(STEPS)}. Minutes are kept a day. Default: one row for all.",
+    "route": "Only this route; not by consumer or plan.",
+    "consumer": "Only this consumer; by consumer or plan.",
+    "offset": "Number of rows to leave out. Default: 0.",
+    "limit": f"Maximum number of rows, up to {ROWS_MAX}. Default: 1000.",
+}
+
+
+def read_query(asked: Mapping[str, str], now: float) -> UsageQuery:
+    """Read the parameters. `now`: epoch seconds. Raises `ValueError`, with a text for the client."""
+    by, step = asked.get("by", "route"), asked.get("step")
+    route, consumer = asked.get("route"), asked.get("consumer")
+    if by not in _BY:
+        raise ValueError(f"by must be one of {', '.join(_BY)}")
+    if step is not None and step not in STEPS:
+        raise ValueError(f"step must be one of {', '.join(STEPS)}")
+    of_consumers = by in ("consumer", "plan")
+    if route is not None and of_consumers:
+        raise ValueError(f"requests of a route are not counted by {by}")
+    if consumer is not None and not of_consumers:
+        raise ValueError(f"requests of a consumer are not counted by {by}")
+    since, until = _read_date("since", asked.get("since", SINCE), now), now
+    if "until" in asked:
+        until = _read_date("until", asked["until"], now)
+    if until <= since:
+        raise ValueError("until must be later than since")
+    offset = _read_number("offset", asked.get("offset", "0"), 0, 10**9)
+    limit = _read_number("limit", asked.get("limit", "1000"), 1, ROWS_MAX)
+    return UsageQuery(by, since, until, step, route, consumer, offset, limit)  # type: ignore[arg-type]
+
+
+def _read_date(name: str, text: str, now: float) -> float:
+    try:
+        return now - parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        date = datetime.fromisoformat(text)
+        if date.tzinfo is None:
+            raise ValueError("no offset from UTC")
+        return date.timestamp()
+    except (ValueError, OverflowError) as error:
+        expected = "a duration such as 7d, or a time with its offset such as 2026-01-31T00:00:00Z"
+        raise ValueError(f"{name} must be {expected}") from error
+
+
+def _read_number(name: str, text: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 12 and least <= int(text) <= most):
+        raise ValueError(f"{name} must be a number from {least} to {most}")
+    return int(text)

@@ -1,0 +1,131 @@
+"""Readings of the workers' counters, and the labels of each counter.
+
+A worker counts each request in its column of the shared memory, for metrics: analytics cost a request nothing. Counters
+of workers only grow, and outlive their process (`shm.memory`). So the difference of two readings is exact, even if a
+process was killed in between. The supervisor's columns of `carry_over` are left out: they move counts between names.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from fastgw.errors import Fault
+from fastgw.observe.metrics.families import CACHE_RESULTS, METHODS, NONE, OTHER
+from fastgw.observe.metrics.series_layout import (
+    CONSUMER_ROWS,
+    CONSUMERS_AT,
+    ROUTE_REQUEST_BYTES,
+    ROUTE_RESPONSE_BYTES,
+    ROUTE_ROWS,
+    ROUTE_WORDS,
+    ROUTES_AT,
+    SUM,
+    UNCELLED,
+    cache_cell_labels,
+    cell_labels,
+    consumer_row,
+    fault_cell_labels,
+    is_cache_cell,
+    is_fault_cell,
+    is_request_cell,
+    route_row,
+)
+from fastgw.observe.metrics.totals import sums
+from fastgw.shm.slot_assignment import SlotTable
+
+CELL: Final = 1 << 63
+"""Bit of the counters that are cells; the others are numbers of words."""
+_FAULTS: Final = (OTHER, *dict.fromkeys(fault.label for fault in Fault))
+_KIND_OF_WORD: Final = {
+    SUM: "microseconds",
+    ROUTE_REQUEST_BYTES: "request_bytes",
+    ROUTE_RESPONSE_BYTES: "response_bytes",
+}
+
+
+class SeriesLabels(NamedTuple):
+    """Labels of a counter in the database."""
+
+    kind: str
+    """`requests`, `latency`, `microseconds`, `request_bytes`, `response_bytes`, `cache`, `faults` or `consumers`."""
+    name: str
+    """The route, or of `consumers` the consumer."""
+    method: str = ""
+    status: int = 0
+    detail: str = ""
+    """Bucket of `latency`, result of `cache`, fault, or groups of a consumer."""
+
+
+class RowNames(NamedTuple):
+    """Names by row. A name that was removed is known until its row has another."""
+
+    routes: Mapping[int, str]
+    consumers: Mapping[int, tuple[str, str]]
+    """Consumer and its groups."""
+
+    def following(self, slot_table: SlotTable, groups: Mapping[str, str]) -> "RowNames":
+        """Return the names of another generation. `groups`: by consumer."""
+        routes = {route_row(slot): name for name, slot in slot_table.routes.items()}
+        consumers = {consumer_row(slot): (name, groups.get(name, "")) for name, slot in slot_table.consumers.items()}
+        return RowNames({**self.routes, **routes}, {**self.consumers, **consumers})
+
+
+NO_NAMES: Final = RowNames({0: OTHER, 1: NONE}, {0: (OTHER, "")})
+
+
+class CounterReading(NamedTuple):
+    """All counters at a time. `date`: epoch seconds."""
+
+    date: float
+    counts: Mapping[int, int]
+    names: RowNames
+    begins: bool = False
+    """Whether it is the begin of analytics in a gateway that runs: earlier requests are not counted."""
+
+
+def read_counters(
+    columns: Sequence[memoryview], names: RowNames, date: float, *, begins: bool = False
+) -> CounterReading:
+    """Read the columns of the workers. Takes some milliseconds."""
+    words, cells = sums(columns)
+    counts = {key: count for key, count in cells.items() if count and _is_kept(key)}
+    for first, length in (
+        (UNCELLED, 1),
+        (ROUTES_AT, ROUTE_ROWS * ROUTE_WORDS),
+        (CONSUMERS_AT, CONSUMER_ROWS),
+    ):
+        for word, count in enumerate(words[first : first + length], first):
+            if count:
+                counts[word] = count
+    return CounterReading(date, counts, names, begins)
+
+
+def _is_kept(key: int) -> bool:
+    return is_request_cell(key) or is_cache_cell(key) or is_fault_cell(key)
+
+
+def labels_of(counter: int, names: RowNames) -> SeriesLabels:
+    """Return the labels of a counter of a reading."""
+    if counter & CELL:
+        return _labels_of_cell(counter, names)
+    if counter == UNCELLED:
+        return SeriesLabels("requests", OTHER, METHODS[0].decode(), 0)
+    if counter >= CONSUMERS_AT:
+        consumer, groups = names.consumers.get(counter - CONSUMERS_AT, (OTHER, ""))
+        return SeriesLabels("consumers", consumer, detail=groups)
+    row, word = divmod(counter - ROUTES_AT, ROUTE_WORDS)
+    route = names.routes.get(row, OTHER)
+    if word < SUM:
+        return SeriesLabels("latency", route, detail=str(word))
+    return SeriesLabels(_KIND_OF_WORD[word], route)
+
+
+def _labels_of_cell(key: int, names: RowNames) -> SeriesLabels:
+    if is_fault_cell(key):
+        _, row, fault = fault_cell_labels(key)
+        label = _FAULTS[fault] if fault < len(_FAULTS) else OTHER
+        return SeriesLabels("faults", names.routes.get(row, OTHER), detail=label)
+    if is_cache_cell(key):
+        row, result = cache_cell_labels(key)
+        return SeriesLabels("cache", names.routes.get(row, OTHER), detail=CACHE_RESULTS[result])
+    _, row, method, status = cell_labels(key)
+    return SeriesLabels("requests", names.routes.get(row, OTHER), METHODS[method].decode(), status)

@@ -1,0 +1,163 @@
+"""The database of analytics: exact, bounded, and refused if it is none."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from fastgw.analytics.queries import DAY, HOUR, MINUTE, AnalyticsRow, UsageQuery
+from fastgw.analytics.readings import CELL, NO_NAMES, CounterReading, RowNames, SeriesLabels, labels_of, read_counters
+from fastgw.analytics.store import AnalyticsStore, CannotKeepAnalytics
+from fastgw.analytics.usage import TooMuch, read_usage, why_not_analytics
+from fastgw.observe.metrics.counters import ExchangeCounters
+from fastgw.observe.metrics.series_layout import CONSUMERS_AT, ROUTES_AT, WORDS, cell_name, series_of
+from fastgw.shm.slot_assignment import SlotNames, SlotTable, first
+
+NOW = 1_800_000_000.0 // DAY * DAY + 12 * HOUR
+NAMES = RowNames({**NO_NAMES.routes, 2: "users"}, {**NO_NAMES.consumers, 1: ("alice", "gold,team")})
+USERS = cell_name(1, 2, 1, 200)
+FAILED = cell_name(1, 2, 1, 503)
+
+
+def reading(date: float, counts: dict[int, int], *, begins: bool = False) -> CounterReading:
+    return CounterReading(date, counts, NAMES, begins)
+
+
+def stored(path: Path, **query: object) -> list[AnalyticsRow]:
+    asked = UsageQuery(**{"by": "route", "since_date": 0.0, "until_date": NOW + DAY, **query})  # type: ignore[arg-type]
+    return list(read_usage(str(path), asked).rows)
+
+
+def store_at(path: Path, *, keep: float = 30.0 * DAY, size: int = 1 << 24, memory: bytes = b"m") -> AnalyticsStore:
+    return AnalyticsStore(str(path), keep, size, memory)
+
+
+def test_counts_are_those_that_the_workers_have_counted(tmp_path: Path) -> None:
+    slots = first(SlotNames(listeners=["main"], routes=["users"], consumers=["alice"], consumer_count=1))
+    columns = [memoryview(bytearray(8 * WORDS)).cast("Q") for _ in range(2)]
+    for column, status in zip(columns, (200, 503), strict=True):
+        counters = ExchangeCounters(series_of(slots), column)
+        words = counters.series_words("main", "users", "", b"GET", status)
+        counters.count(tuple(words), 0.02, 10, 300)
+        column[CONSUMERS_AT + counters.consumers["alice"]] += 1
+    names = NO_NAMES.following(slots, {"alice": "gold"})
+    store = store_at(tmp_path / "a.db")
+    store.write([read_counters(columns, names, NOW)])
+    store.close()
+    (row,) = stored(tmp_path / "a.db")
+    assert (row.route, row.requests, row.errors, row.request_bytes, row.response_bytes) == ("users", 2, 1, 20, 600)
+    assert 0.01 < row.p50_s <= row.p99_s <= 0.025  # type: ignore[operator]
+    assert stored(tmp_path / "a.db", by="consumer") == [AnalyticsRow(2, consumer="alice")]
+    assert stored(tmp_path / "a.db", by="plan") == [AnalyticsRow(2, plan="gold")]
+    by_status = stored(tmp_path / "a.db", by="status", route="users")
+    assert by_status == [AnalyticsRow(1, status=200), AnalyticsRow(1, status=503)]
+    assert stored(tmp_path / "a.db", by="method", route="other") == []
+
+
+def test_what_is_written_twice_or_by_two_processes_is_counted_once(tmp_path: Path) -> None:
+    one, two = store_at(tmp_path / "a.db"), store_at(tmp_path / "a.db")
+    one.write([reading(NOW, {USERS: 5})])
+    two.write([reading(NOW, {USERS: 5}), reading(NOW + MINUTE, {USERS: 8})])
+    one.write([reading(NOW, {USERS: 5}), reading(NOW + MINUTE, {USERS: 7})])
+    one.write([reading(NOW + MINUTE, {USERS: 8, FAILED: 1})])
+    other = store_at(tmp_path / "a.db", memory=b"another gateway or run")
+    other.write([reading(NOW + MINUTE, {USERS: 100})])
+    for each in (one, two, other):
+        each.close()
+    counts = [(row.date, row.requests) for row in stored(tmp_path / "a.db", step="minute")]
+    assert counts == [(NOW, 5), (NOW + MINUTE, 104)]
+
+
+def test_requests_before_analytics_began_are_not_counted(tmp_path: Path) -> None:
+    store = store_at(tmp_path / "a.db")
+    store.write([reading(NOW, {USERS: 1000}, begins=True), reading(NOW, {USERS: 1003})])
+    store.close()
+    assert [row.requests for row in stored(tmp_path / "a.db")] == [3]
+
+
+def test_minutes_become_hours_after_a_day_and_are_deleted_after_keep(tmp_path: Path) -> None:
+    store = store_at(tmp_path / "a.db", keep=3.0 * DAY)
+    store.write([reading(NOW + minute * MINUTE, {USERS: minute + 1}) for minute in range(120)])
+    store.write([reading(NOW + 2 * DAY, {USERS: 121})])
+    hours = [(row.date, row.requests) for row in stored(tmp_path / "a.db", step="hour", until_date=NOW + 9 * DAY)]
+    assert hours == [(NOW, 60), (NOW + HOUR, 60), (NOW + 2 * DAY, 1)]
+    with closing(sqlite3.connect(tmp_path / "a.db")) as database:
+        assert database.execute("SELECT step, COUNT(*) FROM counts GROUP BY step").fetchall() == [(60, 1), (3600, 2)]
+    for number in range(3):  # an hour that is summed up is deleted by a later write
+        store.write([reading(NOW + 9 * DAY + number, {USERS: 122 + number})])
+    store.close()
+    assert [row.requests for row in stored(tmp_path / "a.db", until_date=NOW + 10 * DAY)] == [3]
+    with closing(sqlite3.connect(tmp_path / "a.db")) as database:
+        assert database.execute("SELECT COUNT(*) FROM series").fetchone() == (1,)
+
+
+def test_the_file_stays_within_its_size(tmp_path: Path) -> None:
+    size = 1 << 18
+    store = store_at(tmp_path / "a.db", size=size)
+    cells = [cell_name(listener, 2, 1, status) for listener in (1, 2) for status in range(100, 600)]
+    for minute in range(60):
+        store.write([reading(NOW + minute * 10 * MINUTE, dict.fromkeys(cells, minute + 1))])
+    found = sum(row.requests for row in stored(tmp_path / "a.db", until_date=NOW + 30 * DAY))
+    store.close()
+    assert found > 0
+    assert (tmp_path / "a.db").stat().st_size <= size
+
+
+def test_a_file_that_is_no_database_of_analytics_is_left_alone(tmp_path: Path) -> None:
+    foreign, broken = tmp_path / "foreign.db", tmp_path / "broken.db"
+    with closing(sqlite3.connect(foreign)) as database:
+        database.execute("CREATE TABLE t (a)")
+    broken.write_bytes(b"no database at all, but some text\n" * 200)
+    for path, why in ((foreign, "it is a database of another program"), (broken, "file is not a database")):
+        before = path.read_bytes()
+        with pytest.raises(CannotKeepAnalytics, match=why):
+            store_at(path).write([reading(NOW, {USERS: 1})])
+        assert why in why_not_analytics(str(path))
+        with pytest.raises(CannotKeepAnalytics, match=why):
+            stored(path)
+        assert path.read_bytes() == before
+    missing = tmp_path / "none" / "a.db"
+    with pytest.raises(CannotKeepAnalytics, match="No such file"):
+        store_at(missing).write([reading(NOW, {USERS: 1})])
+    assert "is not a directory" in why_not_analytics(str(missing))
+    assert why_not_analytics(str(tmp_path / "new.db")) == ""
+    assert stored(tmp_path / "new.db") == []
+
+
+def test_a_file_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    store = store_at(tmp_path / "a.db")
+    store.write([reading(NOW, {USERS: 1})])
+    for each in tmp_path.iterdir():
+        each.unlink()
+    store.write([reading(NOW, {USERS: 2})])
+    store.close()
+    assert [row.requests for row in stored(tmp_path / "a.db")] == [2]
+
+
+def test_pages_of_rows(tmp_path: Path) -> None:
+    store = store_at(tmp_path / "a.db")
+    store.write([reading(NOW, {cell_name(1, 2, 1, status): status for status in range(200, 210)})])
+    store.close()
+    query = UsageQuery("status", 0.0, NOW + DAY, offset=2, limit=3)
+    usage = read_usage(str(tmp_path / "a.db"), query)
+    assert (usage.total, [row.status for row in usage.rows]) == (10, [207, 206, 205])
+
+
+def test_a_query_with_too_many_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_at(tmp_path / "a.db")
+    store.write([reading(NOW, {USERS: 1, FAILED: 1})])
+    store.close()
+    monkeypatch.setattr("fastgw.analytics.usage.GROUPS_MAX", 1)
+    with pytest.raises(TooMuch, match="more than 1 rows"):
+        stored(tmp_path / "a.db", by="status")
+
+
+def test_a_removed_name_is_known_until_its_row_has_another() -> None:
+    names = NO_NAMES.following(SlotTable(routes={"a": 0}), {})
+    gone = names.following(SlotTable(), {})
+    assert labels_of(ROUTES_AT + 0, gone).name == "_other"
+    assert labels_of(cell_name(1, 2, 1, 200) | CELL, gone) == SeriesLabels("requests", "a", "GET", 200)
+    assert labels_of(cell_name(1, 2, 1, 200), gone.following(SlotTable(routes={"b": 0}), {})).name == "b"
