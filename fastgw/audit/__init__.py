@@ -1,0 +1,1 @@
+"""Audit log: who changed what, in a file whose entries are chained by hashes."""

@@ -1,0 +1,171 @@
+"""Writer of an audit log, in each process that has something to tell: a lock orders the entries of several.
+
+An entry is on disk (fsync) when `write` returns. Nothing is lost while the file cannot be written: entries wait in
+memory and are written later, with their own time, and the log says how many there were too many of. The file may be
+renamed by log rotation at any time: the chain goes on in the next one.
+"""
+
+import fcntl
+import os
+import stat
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from math import inf
+from typing import Final, final
+
+from fastgw.audit.chain import LINE_MAX, AuditEntry, BrokenChain, Link, chained_line, read_link
+from fastgw.operator_events import OperatorEvent
+from fastgw.operator_log import notice
+
+WAITING_MAX: Final = 1_000
+"""Maximum number of entries that wait while the file cannot be written."""
+RETRY_S: Final = 5.0
+LOCK_S: Final = 2.0
+"""Seconds to wait for another process that writes."""
+_LOCK_LOOK_S: Final = 0.01
+
+
+class CannotWrite(Exception):
+    """The file cannot be written; the text says why."""
+
+
+@final
+class AuditLog:
+    """Audit log of one process. `path` may be changed; None: there is none, and nothing is recorded."""
+
+    def __init__(self, path: str | None) -> None:
+        self.path = path
+        self.due_at = inf
+        """When to `write` again after a failure, monotonic seconds."""
+        self._waiting: deque[AuditEntry] = deque()
+        self._lost = 0
+        self._fd = -1  # stays open: after a rotation the chain goes on from the end of that file
+        self._last = Link()
+        self._lock = threading.Lock()
+        self._fails = False
+
+    def record(self, entry: AuditEntry) -> None:
+        """Add an entry, to be written by `write`."""
+        if self.path is None:
+            return
+        if len(self._waiting) < WAITING_MAX:
+            self._waiting.append(entry)
+        else:
+            self._lost += 1
+
+    def write(self) -> None:
+        """Write the entries that wait. It may block on the disk: a thread's work in a process with a loop."""
+        with self._lock:
+            self.due_at = inf
+            if self.path is None or not (self._waiting or self._lost):
+                return
+            try:
+                self._append(self.path)
+            except (OSError, CannotWrite) as error:
+                self.due_at = time.monotonic() + RETRY_S
+                if not self._fails:
+                    why = error.strerror if isinstance(error, OSError) else str(error)
+                    notice(
+                        OperatorEvent.AUDIT_NOT_WRITTEN,
+                        f"audit: {self.path} cannot be written: {why}; entries wait in memory",
+                    )
+                self._fails = True
+                return
+            if self._fails:
+                self._fails = False
+                notice(OperatorEvent.AUDIT_WRITTEN, f"audit: {self.path} is written again")
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _append(self, path: str) -> None:
+        fd = self._use(path)
+        _acquire(fd)
+        try:
+            size = self._find_end(fd)
+            lines, last, entries = bytearray(), self._last, list(self._waiting)
+            for entry in [*entries, *_loss_entries(self._lost)]:
+                line, last = chained_line(entry, last)
+                lines += line
+            try:
+                _write_all(fd, lines)
+                os.fsync(fd)
+            except OSError:
+                os.ftruncate(fd, size)  # whole entries or none
+                raise
+            self._last, self._lost = last, 0
+            for _ in entries:
+                self._waiting.popleft()
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+
+    def _use(self, path: str) -> int:
+        """Return the descriptor of the file of this path, which may be another one since the last time."""
+        # O_NONBLOCK: a FIFO without a reader would block.
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise CannotWrite("it is not a regular file")
+            if self._fd >= 0 and not os.path.samestat(found, os.fstat(self._fd)):
+                with suppress(CannotWrite):
+                    self._find_end(self._fd)  # entries of other processes since this one's last
+        except BaseException:
+            os.close(fd)
+            raise
+        self.close()
+        self._fd = fd
+        return fd
+
+    def _find_end(self, fd: int) -> int:
+        """Remove an incomplete entry of a process that was killed, find the last entry, and return the size."""
+        size = os.fstat(fd).st_size
+        tail = os.pread(fd, 2 * LINE_MAX, max(0, size - 2 * LINE_MAX))
+        complete = tail.rfind(b"\n") + 1
+        torn = tail[complete:]
+        if len(torn) > LINE_MAX:
+            raise CannotWrite("it is not an audit log: its last line is too long")
+        if complete:
+            start = tail.rfind(b"\n", 0, complete - 1) + 1
+            try:
+                self._last = read_link(tail[start : complete - 1])
+            except BrokenChain as flaw:
+                raise CannotWrite(f"it is not an audit log, or was changed; its last line: {flaw}") from flaw
+        elif torn and not torn.startswith(b'{"number":'):
+            raise CannotWrite("it is not an audit log")
+        if torn:
+            os.ftruncate(fd, size - len(torn))
+            found = f"an incomplete entry of {len(torn)} bytes was removed"
+            self._waiting.appendleft(AuditEntry(time.time(), "audit", "repair", found))
+        return size - len(torn)
+
+
+def _loss_entries(lost: int) -> list[AuditEntry]:
+    if not lost:
+        return []
+    return [AuditEntry(time.time(), "audit", "loss", f"{lost} entries were lost while the file could not be written")]
+
+
+def _acquire(fd: int) -> None:
+    """Lock the file until it is closed. Raises `CannotWrite`."""
+    ends_at = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= ends_at:
+                raise CannotWrite("another process holds its lock") from None
+            time.sleep(_LOCK_LOOK_S)
+        else:
+            return
+
+
+def _write_all(fd: int, lines: bytearray) -> None:
+    written = 0
+    with memoryview(lines) as view:
+        while written < len(lines):
+            written += os.write(fd, view[written:])
