@@ -1,0 +1,337 @@
+"""Spans of a finished request, with the attributes of OpenTelemetry's stable semantic conventions for HTTP, and those
+for gRPC.
+
+A server span for the request; a client span for each attempt at an upstream, also for those of sub-requests; and an
+internal span for each filter that the request has waited for. Attributes that are alike for many requests are encoded
+once (`Common`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol, TypeAlias, final
+
+from fastgw.http.grpc.calls import is_grpc
+from fastgw.http.grpc.status import GrpcStatus
+from fastgw.observe.access_log.formats import Mask, masked_path, masked_words
+from fastgw.observe.finished_exchange import CLIENT_LEFT, FinishedExchange
+from fastgw.observe.metrics.families import METHOD_INDEXES
+from fastgw.observe.tracing.trace import EndedAttempt, Trace
+
+Attribute: TypeAlias = tuple[str, str | int]
+
+INTERNAL: Final = 1
+SERVER: Final = 2
+CLIENT: Final = 3
+"""Kinds of spans, with their numbers in OTLP."""
+MOST_TEXT: Final = 2048
+"""Maximum length of an attribute; longer ones are cut."""
+_MOST_COMMON: Final = 8192
+_VERSIONS: Final = {10: "1.0", 11: "1.1", 20: "2"}
+_PORTS: Final = {b"http": 80, b"https": 443}
+_SERVER_ERRORS: Final = frozenset(
+    (
+        GrpcStatus.UNKNOWN,
+        GrpcStatus.DEADLINE_EXCEEDED,
+        GrpcStatus.UNIMPLEMENTED,
+        GrpcStatus.INTERNAL,
+        GrpcStatus.UNAVAILABLE,
+        GrpcStatus.DATA_LOSS,
+    )
+)
+"""Statuses that are errors of a server (semantic conventions for gRPC); for a client, all but OK are."""
+
+
+class Common:
+    """Attributes that many spans share. `encoded`: set by the encoder."""
+
+    __slots__ = ("attributes", "encoded", "is_error", "kind", "name")
+
+    def __init__(self, name: str, kind: int, attributes: Sequence[Attribute], is_error: bool) -> None:
+        self.name, self.kind, self.attributes, self.is_error = name, kind, attributes, is_error
+        self.encoded: bytes | None = None
+
+
+class TraceSpan(NamedTuple):
+    """A finished span. Times are nanoseconds since the epoch; ids are hexadecimal digits."""
+
+    trace: Trace
+    span_id: bytes
+    parent_id: bytes
+    """b"" = it is the root."""
+    is_remote: bool
+    """Whether its parent is in another process."""
+    begun_ns: int
+    ended_ns: int
+    common: Common
+    own: Sequence[Attribute]
+    """Further attributes, after the common ones."""
+    events: Sequence[tuple[int, str]] = ()
+
+
+class Routed(Protocol):
+    """A route of the configuration."""
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """Path patterns of the route."""
+
+
+class Encoder(Protocol):
+    """Encoding of spans."""
+
+    def encode(self, span: TraceSpan) -> bytes: ...
+
+
+class NewIds(Protocol):
+    def new_span_id(self) -> bytes: ...
+
+
+@final
+class SpanBuilder:
+    """Builds and encodes the spans of requests. `mask`: hides secrets in queries; `templates`: path patterns of the
+    routes, by name.
+    """
+
+    def __init__(self, encoder: Encoder, mask: Mask, templates: Mapping[str, Routed]) -> None:
+        self._encode = encoder.encode
+        self._mask = mask
+        self._templates = templates
+        self._servers: dict[tuple[object, ...], Common] = {}
+        self._clients: dict[tuple[object, ...], Common] = {}
+        self._waits: dict[str, Common] = {}
+
+    def use_templates(self, templates: Mapping[str, Routed]) -> None:
+        """Use the path patterns of another generation."""
+        self._templates = templates
+
+    def spans_of(self, ended: FinishedExchange, trace: Trace, now: float, date: float, ids: NewIds) -> list[bytes]:
+        """Return the encoded spans of a request that has ended. `now`: monotonic seconds; `date`: epoch seconds."""
+        offset = date - now
+        begun_ns, ended_ns = int((ended.begun_at + offset) * 1e9), int(date * 1e9)
+        call = is_grpc(ended.head) if ended.head.version == 20 else False
+        own, common = self._server(ended, call)
+        own_span = trace.span_id
+        server = TraceSpan(trace, own_span, trace.parent_id, bool(trace.parent_id), begun_ns, ended_ns, common, own)
+        spans = [self._encode(server)]
+        for each in trace.attempts:
+            spans.append(self._encode(self._client(ended, trace, each, offset, ids, call)))
+        if not trace.attempts and ended.target:
+            spans.append(self._encode(self._single(ended, trace, begun_ns, ended_ns, ids, call)))
+        for wait in trace.waits:
+            common = self._waits.get(wait.name) or self._wait(wait.name)
+            times = int((wait.begun_at + offset) * 1e9), int((wait.ended_at + offset) * 1e9)
+            spans.append(self._encode(TraceSpan(trace, ids.new_span_id(), own_span, False, *times, common, ())))
+        return spans
+
+    def _server(self, ended: FinishedExchange, call: bool) -> tuple[list[Attribute], Common]:
+        head, route, fault = ended.head, ended.route, ended.fault
+        raw_path = head.raw_path
+        name = "" if route is None else route.name
+        status = CLIENT_LEFT if ended.response is None else ended.response.status
+        routed = self._templates.get(name)
+        patterns = () if routed is None else routed.paths
+        pattern = patterns[0] if len(patterns) == 1 else _nearest(patterns, raw_path)
+        label = "" if fault is None else fault.label
+        key = (
+            *(
+                head.method,
+                name,
+                pattern,
+                getattr(head, "authority", head.host),
+                ended.scheme,
+                head.version,
+                status,
+                label,
+            ),
+            *(ended.listener.name, ended.cache_result, ended.upstream, ended.grpc_status, call and raw_path),
+        )
+        common = self._servers.get(key)
+        if common is None:
+            common = _remember_common(self._servers, key, _server_common(ended, status, label, pattern, call))
+        own: list[Attribute] = [("url.path", _text(self._shown(raw_path))), ("client.address", ended.client_ip)]
+        if head.query:
+            own.append(("url.query", _text(self._mask(head.query) or b"")))
+        agent = head.first(b"user-agent")
+        if agent:
+            own.append(("user_agent.original", _text(masked_words(agent, self._mask) or b"")))
+        if ended.request_id:
+            own.append(("fastgw.request_id", _text(ended.request_id)))
+        if ended.consumer is not None:
+            own.append(("fastgw.consumer", ended.consumer.name))
+        body = ended.request_body
+        request_bytes = ended.request_bytes if body is None else body.bytes
+        if request_bytes:
+            own.append(("http.request.body.size", request_bytes))
+        own.append(("http.response.body.size", ended.response_bytes))
+        if ended.why:
+            own.append(("fastgw.fault_detail", ended.why[:MOST_TEXT]))
+        if head.method not in METHOD_INDEXES:
+            own.append(("http.request.method_original", _text(head.method)))
+        return own, common
+
+    def _client(
+        self, ended: FinishedExchange, trace: Trace, each: EndedAttempt, offset: float, ids: NewIds, call: bool
+    ) -> TraceSpan:
+        method, target = _request_line(each.request_line) or (ended.head.method, ended.head.raw_path)
+        common = self._client_common(method, target, each, call)
+        own: list[Attribute] = [("url.full", self._url(each.scheme, each.target, target))]
+        steps = (
+            (each.tcp_at, "fastgw.tcp_connected"),
+            (each.tls_at, "fastgw.tls_established"),
+            (each.connected_at, "fastgw.connection_acquired"),
+            (each.head_at, "fastgw.first_byte"),
+        )
+        events = [(int((at + offset) * 1e9), name) for at, name in steps if at]
+        times = int((each.begun_at + offset) * 1e9), int(((each.ended_at or each.begun_at) + offset) * 1e9)
+        span_id = each.span_id or ids.new_span_id()
+        return TraceSpan(trace, span_id, trace.span_id, False, *times, common, own, events)
+
+    def _single(
+        self, ended: FinishedExchange, trace: Trace, begun_ns: int, ended_ns: int, ids: NewIds, call: bool
+    ) -> TraceSpan:
+        """Return the span of the only attempt of a request that was not sampled, from what is known for the log."""
+        head_at = ended.begun_at + ended.upstream_s if ended.upstream_s >= 0.0 else 0.0
+        status = 0 if ended.response is None or not head_at else ended.response.status
+        fault = "" if ended.fault is None or status else ended.fault.label
+        scheme, target = b"http", ended.target
+        each = EndedAttempt(
+            *(b"", ended.upstream, target, scheme, "first", 1, False, status, fault, 0.0, 0.0, 0.0, 0.0, b""),
+            grpc_status=ended.grpc_status,
+        )
+        common = self._client_common(ended.head.method, ended.head.raw_path, each, call)
+        own = [("url.full", self._url(scheme, target, ended.head.raw_path))]
+        return TraceSpan(trace, ids.new_span_id(), trace.span_id, False, begun_ns, ended_ns, common, own)
+
+    def _client_common(self, method: bytes, target: bytes, each: EndedAttempt, call: bool) -> Common:
+        rpc = target.partition(b"?")[0] if call else b""
+        key = (
+            *(method, each.upstream, each.target, each.scheme, each.kind, each.number, each.reused, each.status),
+            *(each.fault, each.grpc_status, rpc),
+        )
+        common = self._clients.get(key)
+        return common or _remember_common(self._clients, key, _client_common(method, each, rpc))
+
+    def _url(self, scheme: bytes, host: str, target: bytes) -> str:
+        path, mark, query = target.partition(b"?")
+        shown = self._shown(path)
+        if mark:
+            shown += mark + (self._mask(query) or b"")
+        return f"{scheme.decode()}://{host}{_text(shown)}"
+
+    def _shown(self, path: bytes) -> bytes:
+        return masked_path(path, self._mask) or b""
+
+    def _wait(self, name: str) -> Common:
+        common = Common(f"filter {name}", INTERNAL, (("fastgw.filter", name),), False)
+        return _remember_common(self._waits, name, common)
+
+
+def _remember_common(known: dict, key: object, common: Common) -> Common:  # type: ignore[type-arg]  # of several kinds of keys
+    if len(known) >= _MOST_COMMON:
+        known.clear()
+    known[key] = common
+    return common
+
+
+def _server_common(ended: FinishedExchange, status: int, fault: str, pattern: str, call: bool) -> Common:
+    head, route = ended.head, ended.route
+    method = _method(head.method)
+    host, port = _split(getattr(head, "authority", head.host), ended.scheme)
+    attributes: list[Attribute] = [
+        ("http.request.method", method),
+        ("url.scheme", ended.scheme.decode()),
+        ("server.address", host),
+        ("server.port", port),
+        ("network.protocol.version", _VERSIONS.get(head.version, "")),
+        ("fastgw.listener", ended.listener.name),
+    ]
+    if ended.response is not None:
+        attributes.append(("http.response.status_code", status))
+    if pattern:
+        attributes.append(("http.route", pattern))
+    if route is not None:
+        attributes.append(("fastgw.route", route.name))
+    if ended.upstream:
+        attributes.append(("fastgw.upstream", ended.upstream))
+    if ended.cache_result:
+        attributes.append(("fastgw.cache", ended.cache_result))
+    if fault:
+        attributes.append(("fastgw.fault", fault))
+    is_error = status >= 500
+    name = f"{'HTTP' if method == '_OTHER' else method} {pattern}".rstrip()
+    if call:
+        name, is_error = _add_rpc(attributes, head.raw_path, ended.grpc_status, _SERVER_ERRORS, is_error)
+    if is_error:
+        attributes.append(("error.type", fault or (ended.grpc_status if call and status < 500 else str(status))))
+    return Common(name, SERVER, attributes, is_error)
+
+
+def _client_common(method: bytes, each: EndedAttempt, rpc: bytes) -> Common:
+    shown = _method(method)
+    host, _, port = each.target.rpartition(":") if not each.target.startswith("unix:") else (each.target, "", "")
+    attributes: list[Attribute] = [
+        ("http.request.method", shown),
+        ("server.address", (host or each.target).strip("[]")),
+        ("fastgw.upstream", each.upstream),
+        ("fastgw.attempt", each.kind),
+        ("fastgw.connection_reused", str(each.reused).lower()),
+    ]
+    if port.isdecimal():
+        attributes.append(("server.port", int(port)))
+    if each.number > 1:
+        attributes.append(("http.request.resend_count", each.number - 1))
+    if each.status:
+        attributes.append(("http.response.status_code", each.status))
+    is_error = each.status >= 400 or bool(each.fault)
+    name = "HTTP" if shown == "_OTHER" else shown
+    if rpc:
+        errors = frozenset(GrpcStatus) - {GrpcStatus.OK}
+        name, is_error = _add_rpc(attributes, rpc, each.grpc_status, errors, is_error)
+    if is_error:
+        status = each.grpc_status if rpc and each.status < 400 else str(each.status)
+        attributes.append(("error.type", each.fault or status))
+    return Common(name, CLIENT, attributes, is_error)
+
+
+def _add_rpc(
+    attributes: list[Attribute], path: bytes, status: str, errors: Iterable[GrpcStatus], is_error: bool
+) -> tuple[str, bool]:
+    """Add the attributes of a gRPC call. Returns the name of its span, and whether it has failed."""
+    service, _, method = _text(path).strip("/").rpartition("/")
+    attributes += (("rpc.system", "grpc"), ("rpc.service", service), ("rpc.method", method))
+    known = GrpcStatus.__members__.get(status)
+    if known is not None:
+        attributes.append(("rpc.grpc.status_code", int(known)))
+        is_error = known in errors
+    return f"{service}/{method}", is_error
+
+
+def _method(method: bytes) -> str:
+    return method.decode() if method in METHOD_INDEXES else "_OTHER"
+
+
+def _split(authority: bytes, scheme: bytes) -> tuple[str, int]:
+    """Return host and port of an authority."""
+    host, colon, port = _text(authority).rpartition(":")
+    if colon and port.isdecimal():
+        return host.strip("[]"), int(port)
+    return _text(authority).strip("[]"), _PORTS.get(scheme, 0)
+
+
+def _request_line(line: bytes) -> tuple[bytes, bytes] | None:
+    parts = line.split(b" ", 2)
+    return (parts[0], parts[1]) if len(parts) > 1 else None
+
+
+def _nearest(patterns: Sequence[str], path: bytes) -> str:
+    """Return the pattern with the longest literal beginning that the path has; "" = none has one."""
+    found = ""
+    longest = -1
+    for pattern in patterns:
+        literal = pattern.partition("{")[0].partition("*")[0].encode()
+        if not pattern.startswith("~") and path.startswith(literal.rstrip(b"/")) and len(literal) > longest:
+            found, longest = pattern, len(literal)
+    return found
+
+
+def _text(value: bytes) -> str:
+    return value[:MOST_TEXT].decode(errors="backslashreplace")

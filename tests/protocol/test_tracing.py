@@ -1,0 +1,312 @@
+"""Traces: context in headers, spans as a collector decodes them, and collectors in trouble."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as service_grpc
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from tests.support.gateway import Gateway, wait_until
+from tests.support.origin import Origin
+
+ID, SPAN = "12345678901234567890123456789012", "1234567890123456"
+
+
+class Collector:
+    """OTLP/HTTP and Zipkin receiver. `answers`: statuses and headers of the next responses; afterwards 200."""
+
+    def __init__(self) -> None:
+        self.bodies: list[tuple[str, dict[str, str], bytes]] = []
+        self.answers: list[tuple[int, dict[str, str]]] = []
+        self.refused = 0
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                status, fields = collector.answers.pop(0) if collector.answers else (200, {})
+                if status == 200:
+                    collector.bodies.append((self.path, dict(self.headers.items()), body))
+                else:
+                    collector.refused += 1
+                self.send_response(status)
+                for name, value in {"Content-Length": "0", **fields}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def spans(self) -> list[Span]:
+        return [span for _, fields, body in [*self.bodies] for span in decoded(body, fields)]
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def decoded(body: bytes, fields: dict[str, str]) -> list[Span]:
+    if fields.get("Content-Encoding") == "gzip":
+        body = gzip.decompress(body)
+    request = service.ExportTraceServiceRequest.FromString(body)
+    return spans_of(request)
+
+
+def spans_of(request: service.ExportTraceServiceRequest) -> list[Span]:
+    return [span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans]
+
+
+def attributes(span: Span) -> dict[str, Any]:
+    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in span.attributes}
+
+
+def configuration(origin: Origin, export: dict[str, Any], **traces: Any) -> dict[str, Any]:
+    closed = {"targets": ["http://127.0.0.1:1"], "retries": {"max": 1}}
+    return {
+        "workers": 1,
+        "listeners": {"main": {"address": "127.0.0.1:0"}},
+        "status": {"address": "127.0.0.1:0"},
+        "telemetry": {"traces": {**export, **traces}},
+        "upstreams": {"users": {"targets": [origin.url]}, "closed": closed},
+        "routes": [
+            {"name": "user", "paths": ["/users/{id}"], "upstream": "users"},
+            {"name": "filtered", "paths": ["/filtered"], "upstream": "users", "filters": {"cors": {"origins": ["*"]}}},
+            {"name": "broken", "paths": ["/broken"], "upstream": "closed"},
+            {"name": "here", "paths": ["/here"], "respond": {"body": "ok"}},
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[Origin]:
+    found = Origin()
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    found = Collector()
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="module")
+def gateway(origin: Origin, collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    config = configuration(
+        origin,
+        {"otlp": {"url": collector.url, "compression": "gzip", "headers": {"X-Key": "s3cret"}}},
+        propagation=["tracecontext", "b3"],
+        server_timing=True,
+    )
+    running = Gateway(config, tmp_path_factory.mktemp("traces"))
+    yield running
+    running.stop()
+
+
+def exchanged(gateway: Gateway, origin: Origin, path: str = "/users/1", *lines: str) -> dict[str, list[str]]:
+    """Send a request; return the headers that the upstream got, by lower-case name."""
+    client = gateway.connect()
+    try:
+        fields = "".join(f"{line}\r\n" for line in lines)
+        client.send(f"GET {path} HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n".encode())
+        upstream = origin.accept_next()
+        got = upstream.answer()
+        client.read_response(b"GET")
+        found: dict[str, list[str]] = {}
+        for name, value in got.head.lines:
+            found.setdefault(name.decode().lower(), []).append(value.decode())
+        return found
+    finally:
+        client.close()
+        origin.clear()
+
+
+def kept(collector: Collector, trace_id: str, count: int) -> list[Span]:
+    """Wait for the spans of a trace."""
+
+    def found() -> list[Span]:
+        return [span for span in collector.spans() if span.trace_id.hex() == trace_id]
+
+    wait_until(lambda: len(found()) >= count, f"{count} spans", 60.0)
+    return found()
+
+
+@pytest.mark.parametrize("path", ["/users/1", "/filtered"])
+def test_a_trace_is_continued_by_one_header_of_its_own(gateway, origin, path):
+    got = exchanged(
+        gateway,
+        origin,
+        path,
+        f"TraceParent: 00-{ID}-{SPAN}-00",
+        "tracestate: a=1",
+        "tracestate: b=2",
+        f"b3: {ID}-{SPAN}-1",
+        "X-B3-TraceId: 1",
+    )
+    assert len(got["traceparent"]) == 1
+    version, trace_id, span_id, flags = got["traceparent"][0].split("-")
+    assert (version, trace_id, flags) == ("00", ID, "00")
+    assert span_id != SPAN
+    assert got["tracestate"] == ["a=1,b=2"]
+    assert got["b3"] == [f"{ID}-{span_id}-0"]
+    assert "x-b3-traceid" not in got
+
+
+@pytest.mark.parametrize("path", ["/users/1", "/filtered"])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (),
+        (f"traceparent: ff-{ID}-{SPAN}-01", "tracestate: a=1"),
+        (f"traceparent: 00-{ID}-{SPAN}-01", f"traceparent: 00-{ID}-{SPAN}-01", "tracestate: a=1"),
+        (f"traceparent: 00-{'0' * 32}-{SPAN}-01",),
+        (f"TRACEPARENT: 00-{ID.replace('1', 'A')}-{SPAN}-01",),
+    ],
+)
+def test_without_a_valid_context_a_trace_begins(gateway, origin, path, lines):
+    got = exchanged(gateway, origin, path, *lines)
+    assert len(got["traceparent"]) == 1
+    assert got["traceparent"][0].startswith("00-")
+    assert got["traceparent"][0].endswith("-03")
+    assert ID not in got["traceparent"][0]
+    assert "tracestate" not in got
+
+
+def test_spans_are_what_a_collector_decodes(gateway, origin, collector):
+    trace_id = "a" * 32
+    got = exchanged(
+        gateway, origin, "/users/7?token=hidden&a=1", f"traceparent: 00-{trace_id}-{SPAN}-01", "User-Agent: test"
+    )
+    spans = kept(collector, trace_id, 2)
+    (server,) = [span for span in spans if span.kind == Span.SPAN_KIND_SERVER]
+    (client,) = [span for span in spans if span.kind == Span.SPAN_KIND_CLIENT]
+    assert server.name == "GET /users/{id}"
+    assert server.parent_span_id.hex() == SPAN
+    assert client.parent_span_id == server.span_id
+    assert got["traceparent"] == [f"00-{trace_id}-{client.span_id.hex()}-01"]
+    found = attributes(server)
+    assert found["http.request.method"] == "GET"
+    assert found["http.route"] == "/users/{id}"
+    assert found["url.path"] == "/users/7"
+    assert found["url.query"] == "token=***&a=1"
+    assert found["url.scheme"] == "http"
+    assert found["server.address"] == "a.test"
+    assert found["http.response.status_code"] == 200
+    assert found["network.protocol.version"] == "1.1"
+    assert found["user_agent.original"] == "test"
+    assert "error.type" not in found
+    found = attributes(client)
+    assert found["url.full"] == f"{origin.url}/users/7?token=***&a=1"
+    names = [event.name for event in client.events]
+    new = [] if found["fastgw.connection_reused"] == "true" else ["fastgw.tcp_connected"]
+    assert names == [*new, "fastgw.connection_acquired", "fastgw.first_byte"]
+    assert server.start_time_unix_nano <= client.start_time_unix_nano <= client.end_time_unix_nano
+    record = gateway.wait_for_record(path="/users/7")
+    assert (record["trace_id"], record["span_id"]) == (trace_id, server.span_id.hex())
+    path, fields, _ = collector.bodies[0]
+    assert path == "/v1/traces"
+    assert (fields["Content-Type"], fields["X-Key"]) == ("application/x-protobuf", "s3cret")
+
+
+def test_a_failure_has_a_span_for_each_attempt_although_it_is_not_sampled(gateway, collector):
+    trace_id = "b" * 32
+    client = gateway.connect()
+    client.send(f"GET /broken HTTP/1.1\r\nHost: a.test\r\ntraceparent: 00-{trace_id}-{SPAN}-00\r\n\r\n".encode())
+    response = client.read_response(b"GET")
+    client.close()
+    spans = kept(collector, trace_id, 3)
+    assert [value for name, value in response.head.lines if name.lower() == b"server-timing"] == [
+        f'trace;desc="00-{trace_id}-{spans[0].span_id.hex()}-00"'.encode()
+    ]
+    server, first, retry = spans
+    assert attributes(server)["error.type"] == "connect_refused"
+    assert server.status.code == 2
+    assert attributes(first)["fastgw.attempt"] == "first"
+    assert attributes(retry)["fastgw.attempt"] == "retry"
+    assert attributes(retry)["http.request.resend_count"] == 1
+    assert {attributes(each)["error.type"] for each in (first, retry)} == {"connect_refused"}
+
+
+def test_an_unknown_method_and_a_404_are_no_errors_of_the_server(gateway, collector):
+    trace_id = "c" * 32
+    client = gateway.connect()
+    client.send(f"PROPFIND /none HTTP/1.1\r\nHost: a.test\r\ntraceparent: 00-{trace_id}-{SPAN}-01\r\n\r\n".encode())
+    client.read_response(b"PROPFIND")
+    client.close()
+    (server,) = kept(collector, trace_id, 1)
+    found = attributes(server)
+    assert found["http.request.method"] == "_OTHER"
+    assert found["http.request.method_original"] == "PROPFIND"
+    assert found["http.response.status_code"] == 404
+    assert "error.type" not in found
+    assert server.status.code == 0
+
+
+@pytest.mark.parametrize("answers", [[(503, {})], [(429, {"Retry-After": "1"})]], ids=["503", "429"])
+def test_a_batch_that_is_not_accepted_is_sent_again(gateway, origin, collector, answers):
+    trace_id = {503: "d", 429: "e"}[answers[0][0]] * 32
+    collector.answers += answers
+    exchanged(gateway, origin, "/users/1", f"traceparent: 00-{trace_id}-{SPAN}-01")
+    assert len(kept(collector, trace_id, 2)) == 2
+    assert not collector.answers
+
+
+@pytest.mark.twin
+def test_what_is_queued_is_exported_over_grpc_before_the_gateway_ends(origin, tmp_path):
+    """The worker is stopped before the interval of a batch is over."""
+    received: list[service.ExportTraceServiceRequest] = []
+
+    class Service(service_grpc.TraceServiceServicer):
+        def Export(self, request: Any, context: Any) -> Any:
+            received.append(request)
+            return service.ExportTraceServiceResponse()
+
+    with futures.ThreadPoolExecutor(2) as pool:
+        server = grpc.server(pool)
+        service_grpc.add_TraceServiceServicer_to_server(Service(), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        running = Gateway(
+            configuration(origin, {"otlp": {"url": f"http://127.0.0.1:{port}", "protocol": "grpc"}}), tmp_path
+        )
+        try:
+            got = exchanged(running, origin)
+        finally:
+            running.stop()
+        server.stop(None).wait()
+    trace_id = got["traceparent"][0].split("-")[1]
+    spans = [span for request in received for span in spans_of(request)]
+    assert [span.trace_id.hex() for span in spans] == [trace_id] * 2
+
+
+def test_zipkin_gets_json(origin, collector, tmp_path):
+    running = Gateway(configuration(origin, {"zipkin": {"url": f"{collector.url}/api/v2/spans"}}), tmp_path)
+    try:
+        got = exchanged(running, origin)
+    finally:
+        running.stop()
+    body = next(body for path, _, body in collector.bodies if path == "/api/v2/spans")
+    server, client = json.loads(body)
+    assert (server["kind"], client["kind"]) == ("SERVER", "CLIENT")
+    assert client["parentId"] == server["id"]
+    assert server["traceId"] == got["traceparent"][0].split("-")[1]
+    assert server["tags"]["http.route"] == "/users/{id}"
