@@ -153,12 +153,13 @@ cdef enum Attribute:
     REQUEST_ID
     CACHE_RESULT
     GRPC_STATUS
+    TRACE
     MOST_ATTRIBUTES
 
 cdef tuple _OF_EXCHANGE = (
     "head", "scheme", "client_ip", "consumer", "listener", "route", "request_body", "request_bytes", "response", "response_bytes",
     "begun_at", "upstream", "target", "upstream_s", "retries", "fault", "why", "shadowed", "subrequests", "request_id",
-    "cache_result", "grpc_status",
+    "cache_result", "grpc_status", "trace",
 )
 
 
@@ -509,6 +510,7 @@ cdef class Recorder:
 
         cache_result = _read(exchange, ended, CACHE_RESULT)
         grpc_status = _read(exchange, ended, GRPC_STATUS)
+        trace = _read(exchange, ended, TRACE)
         known = _read(exchange, ended, CONSUMER)
         known_as = None if known is None else self._consumer.read(known, 0)
         if known_as is not None:
@@ -519,9 +521,10 @@ cdef class Recorder:
         if self._held:
             if (
                 _is_given(_read(exchange, ended, WHY)) or _is_given(_read(exchange, ended, SHADOWED))
-                or _is_given(_read(exchange, ended, SUBREQUESTS))
             ):
                 return False
+            asked = _read(exchange, ended, SUBREQUESTS)
+            subrequests = None if asked is None else str(asked).encode(errors="backslashreplace") or None
             if not 0.0 <= date < 1e11:
                 return False
             if head is None:
@@ -548,7 +551,9 @@ cdef class Recorder:
                 sort.length + entry.length + client.length + host.length + path.length + query.length
                 + request_id.length + user_agent.length + referer.length + consumer.length
             )
-            if length > MAX_LINE - 256:  # the rest is numbers and quotes
+            if subrequests is not None:
+                length += len(subrequests)
+            if length > MAX_LINE - 416:  # the rest is numbers, quotes, and ids of a trace
                 return False
             if not client.length:
                 return False
@@ -606,6 +611,23 @@ cdef class Recorder:
                 to[0] = c"}"
                 to[1] = c"\n"
                 to += 2
+            if trace is not None:
+                request_id = _text(trace.trace_id)
+                memcpy(to - 2, b',"trace_id":', 12)
+                to = put_text(to + 10, request_id.start, request_id.length, &odd)
+                request_id = _text(trace.span_id)
+                memcpy(to, b',"span_id":', 11)
+                to = put_text(to + 11, request_id.start, request_id.length, &odd)
+                to[0] = c"}"
+                to[1] = c"\n"
+                to += 2
+            if subrequests is not None:
+                consumer = _text(subrequests)
+                memcpy(to - 2, b',"subrequests":', 15)
+                to = put_text(to + 13, consumer.start, consumer.length, &odd)
+                to[0] = c"}"
+                to[1] = c"\n"
+                to += 2
             if odd or user_agent_marks & EQUALS:  # hardly any of them has parameters
                 return False
             if path_marks | query_marks | referer_marks | user_agent_marks:
@@ -642,6 +664,8 @@ cdef class Recorder:
             add_to_word(&words[sort.fault_word], 1)
             if sort.status >= _ERRORS and entry.length:
                 self._reference.remember(ended)
+        if trace is not None and trace.is_kept(sort.status, duration_s):
+            trace.record(ended, now, date)
         for index in range(len(self._held)):
             if not (<LineQueue>self._held[index]).append_line(line, to - line):
                 self._drops[index]()

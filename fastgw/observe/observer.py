@@ -52,6 +52,10 @@ class Observer:
         route = "" if ended.route is None else ended.route.name
         self._counters.count_content_coding(route, operation, coding, bytes_in, bytes_out)
 
+    def count_spans(self, exported: int = 0, dropped: int = 0, failed: int = 0) -> None:
+        """Count spans by what has become of them."""
+        self._counters.count_spans(exported, dropped, failed)
+
     def _log(self, settings: AccessLog) -> Log:
         return Log(settings, self._counters, LineQueue if _twin is None else _twin.LineQueue)
 

@@ -95,8 +95,8 @@ class Recorder:
 
     def adopt(self, logs: list[Log]) -> None:
         """Change to these logs, and look up all words again."""
-        self.json_logs = [log for log in logs if log.format is json_line]
-        self.other_logs = [log for log in logs if log.format is not json_line]
+        self.json_logs = [log for log in logs if log.is_plain_json]
+        self.other_logs = [log for log in logs if not log.is_plain_json]
         self._kinds = self._forgotten.instead_of(self._kinds)
         self.consumers = self._counters.consumers
 
@@ -126,6 +126,9 @@ class Recorder:
         self._counters.count(words, duration_s, request_bytes, ended.response_bytes, ended.upstream_s, ended.retries)
         if fault is not None and route is not None and kind[6] >= ERRORS:
             self.remember(ended)
+        trace = ended.trace
+        if trace is not None and trace.is_kept(kind[6], duration_s):
+            trace.record(ended, now, date)
         if ended.consumer is not None:
             self.count_consumer(ended.consumer.name)
         if ended.cache_result:
@@ -159,10 +162,11 @@ class Recorder:
         return json_pieces(Record(**kind._asdict(), **_VARYING), slots)
 
     def log_others(self, ended: FinishedExchange, now: float, date: float) -> None:
-        """Log an exchange in the formats other than JSON."""
+        """Log an exchange in the formats other than JSON, with chosen fields, and in logs of some exchanges."""
         record = record_of(ended, now, date)
+        record.exchange = ended
         for log in self.other_logs:
-            log.add(log.format(record, log.secrets.mask))
+            log.add_record(record)
 
     def _learn(self, kind: SeriesKey) -> tuple[Words, bytes]:
         """Cache words and template of a kind. An unknown method is counted as `other`, and has no template."""
@@ -191,8 +195,10 @@ class Recorder:
         shown = b" ".join((searched, path, user_agent))
         if EQUALS in user_agent or may_hide(shown):  # hardly any user agent has parameters
             return b"", b""
-        sent = b" ".join((shown, host, request_id, client, consumer))
-        if not (host and path and client and sent.isascii()) or ended.why or ended.shadowed or ended.subrequests:
+        told = "" if ended.subrequests is None else str(ended.subrequests)
+        subrequests = told.encode(errors="backslashreplace")
+        sent = b" ".join((shown, host, request_id, client, consumer, subrequests))
+        if not (host and path and client and sent.isascii()) or ended.why or ended.shadowed:
             return b"", b""
         if head.upgrade:  # tunnels have more attributes
             return b"", b""
@@ -222,4 +228,8 @@ class Recorder:
             line = b'%b,"cache":"%b"}\n' % (line[:-2], ended.cache_result.encode())
         if ended.grpc_status:
             line = b'%b,"grpc_status":"%b"}\n' % (line[:-2], ended.grpc_status.encode())
+        if ended.trace is not None:
+            line = b'%b,"trace_id":"%b","span_id":"%b"}\n' % (line[:-2], ended.trace.trace_id, ended.trace.span_id)
+        if subrequests:
+            line = b'%b,"subrequests":"%b"}\n' % (line[:-2], subrequests)
         return (line, searched) if len(line) <= MAX_LINE else (b"", b"")

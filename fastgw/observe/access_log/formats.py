@@ -35,8 +35,8 @@ LineFormat = Callable[[Record, Mask], bytes]
 
 # The month names of strftime depend on the locale.
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_VERSIONS = {10: "1.0", 11: "1.1", 20: "2"}
-_PROTOCOLS = {TCP: "TCP", UDP: "UDP", 10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2"}
+VERSIONS = {10: "1.0", 11: "1.1", 20: "2"}
+PROTOCOLS = {TCP: "TCP", UDP: "UDP", 10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2"}
 _BETWEEN = re.compile("[-_]+")
 _NAME = re.compile(rb"(?:^|[&;?#])([^&;?#=]*)=")
 # The same names as bytes, each up to its `=`. PERF: 0.30 us for a URL of 64 bytes, 1.40 for `_NAME` (CPython 3.11).
@@ -171,30 +171,32 @@ def json_line(record: Record, mask: Mask) -> bytes:
         fields["cache"] = record.cache
     if record.grpc_status:
         fields["grpc_status"] = record.grpc_status
+    if record.trace_id:
+        fields["trace_id"], fields["span_id"] = text_of(record.trace_id), text_of(record.span_id)
     if record.subrequests:
         fields["subrequests"] = record.subrequests
     if record.shadowed:
         fields["shadow"] = record.shadowed
     if record.tunnel:
         fields["websocket"] = record.tunnel
-    return _fitted(fields)
+    return fitted(fields)
 
 
 def _json_fields(record: Record, mask: Mask) -> dict[str, Any]:
     return {
-        "time": _rfc3339(record.ended_date),
+        "time": rfc3339(record.ended_date),
         "client": record.client or None,
         "consumer": record.consumer or None,
         "listener": record.listener,
         "route": record.route or None,
         "upstream": record.upstream or None,
         "target": record.target or None,
-        "method": _text(record.method) if record.version in _VERSIONS else None,
-        "scheme": _text(record.scheme),
-        "host": _text(record.host),
-        "path": _text(_path(record, mask)),
-        "query": _text(mask(record.query)),
-        "protocol": _PROTOCOLS[record.version] if not record.connect_protocol else _text(record.connect_protocol),
+        "method": text_of(record.method) if record.version in VERSIONS else None,
+        "scheme": text_of(record.scheme),
+        "host": text_of(record.host),
+        "path": text_of(masked_path(record.path, mask)),
+        "query": text_of(mask(record.query)),
+        "protocol": PROTOCOLS[record.version] if not record.connect_protocol else text_of(record.connect_protocol),
         "status": record.status,
         "fault": record.fault or None,
         "fault_detail": record.fault_detail or None,
@@ -203,9 +205,9 @@ def _json_fields(record: Record, mask: Mask) -> dict[str, Any]:
         "duration_s": round(record.duration_s, 6),
         "upstream_s": round(record.upstream_s, 6) if record.upstream_s >= 0.0 else None,
         "retries": record.retries,
-        "request_id": _text(record.request_id),
-        "user_agent": _text(_words(record.user_agent, mask)),
-        "referer": _text(mask(record.referer)),
+        "request_id": text_of(record.request_id),
+        "user_agent": text_of(masked_words(record.user_agent, mask)),
+        "referer": text_of(mask(record.referer)),
     }
 
 
@@ -260,9 +262,9 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
     """Return a line of Elastic Common Schema with dotted names; fastgw's own are under `fastgw.`. Unset values are left
     out.
     """
-    is_http = record.version in _VERSIONS
+    is_http = record.version in VERSIONS
     fields = {
-        "@timestamp": _rfc3339(record.ended_date),
+        "@timestamp": rfc3339(record.ended_date),
         "ecs.version": ECS_VERSION,
         "event.kind": "event",
         "event.category": ["web" if is_http else "network"],
@@ -271,18 +273,18 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
         "event.duration": int(record.duration_s * 1e9),
         "client.address": record.client,
         "user.name": record.consumer,
-        "http.version": _VERSIONS.get(record.version),
-        "http.request.method": _text(record.method) if is_http else None,
-        "http.request.id": _text(record.request_id),
-        "http.request.referrer": _text(mask(record.referer)),
+        "http.version": VERSIONS.get(record.version),
+        "http.request.method": text_of(record.method) if is_http else None,
+        "http.request.id": text_of(record.request_id),
+        "http.request.referrer": text_of(mask(record.referer)),
         "http.request.body.bytes": record.request_bytes if is_http else None,
         "http.response.status_code": record.status if is_http else None,
         "http.response.body.bytes": record.response_bytes if is_http else None,
-        "url.scheme": _text(record.scheme),
-        "url.domain": _text(record.host),
-        "url.path": _text(_path(record, mask)),
-        "url.query": _text(mask(record.query)),
-        "user_agent.original": _text(_words(record.user_agent, mask)),
+        "url.scheme": text_of(record.scheme),
+        "url.domain": text_of(record.host),
+        "url.path": text_of(masked_path(record.path, mask)),
+        "url.query": text_of(mask(record.query)),
+        "user_agent.original": text_of(masked_words(record.user_agent, mask)),
         "error.code": record.fault,
         "error.message": record.fault_detail,
         "fastgw.listener": record.listener,
@@ -295,55 +297,60 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
         "fastgw.grpc_status": record.grpc_status,
         "fastgw.subrequests": record.subrequests,
         "fastgw.shadow": record.shadowed,
+        "trace.id": text_of(record.trace_id),
+        "span.id": text_of(record.span_id),
         "fastgw.websocket": record.tunnel,
-        "network.transport": None if is_http else _PROTOCOLS[record.version].lower(),
+        "network.transport": None if is_http else PROTOCOLS[record.version].lower(),
         "source.bytes": None if is_http else record.request_bytes,
         "destination.bytes": None if is_http else record.response_bytes,
         "fastgw.status": None if is_http else record.status,
     }
-    return _fitted({name: value for name, value in fields.items() if value or value == 0})
+    return fitted({name: value for name, value in fields.items() if value or value == 0})
 
 
 def combined_line(record: Record, mask: Mask) -> bytes:
     """Return a line of Apache's and nginx's `combined` format, escaped as in nginx: `\\x22`."""
+    return _common_line(record, mask, (mask(record.referer), masked_words(record.user_agent, mask)))
+
+
+def common_line(record: Record, mask: Mask) -> bytes:
+    """Return a line of the Common Log Format (NCSA): `combined` without `Referer` and `User-Agent`."""
+    return _common_line(record, mask, ())
+
+
+def _common_line(record: Record, mask: Mask, quoted: tuple[bytes | None, ...]) -> bytes:
     query = mask(record.query)
-    path = _path(record, mask) or b""
+    path = masked_path(record.path, mask) or b""
     request_target = path if query is None else b"%b?%b" % (path, query)
-    protocol = _PROTOCOLS[record.version].encode()
+    protocol = PROTOCOLS[record.version].encode()
     request = b"%b %b %b" % (record.method, request_target, protocol) if record.method else None
-    if record.version not in _VERSIONS:
+    if record.version not in VERSIONS:
         request = b"%b %b %b" % (record.scheme, record.host or b"-", protocol)
-    referer, user_agent = mask(record.referer), _words(record.user_agent, mask)
     client = record.client.encode(errors="backslashreplace")
     consumer = record.consumer.encode(errors="backslashreplace")
     date = _common_date(int(record.ended_date)).encode()
     limit = 2 * MAX_LINE
     while True:  # terminates: with 16 bytes of each value, escaped or not, the line fits
         limit //= 2
-        line = b'%b - %b [%b] "%b" %d %d "%b" "%b"\n' % (
+        line = b'%b - %b [%b] "%b" %d %d' % (
             _quoted(client, limit),
             _quoted(consumer, limit).replace(b" ", b"\\x20"),
             date,
             _quoted(request, limit),
             record.status,
             record.response_bytes,
-            _quoted(referer, limit),
-            _quoted(user_agent, limit),
         )
+        line = b"%b%b\n" % (line, b"".join(b' "%b"' % _quoted(value, limit) for value in quoted))
         if len(line) <= MAX_LINE:
             return line
 
 
-FORMATS: Final[Mapping[str, LineFormat]] = {"json": json_line, "ecs": ecs_line, "combined": combined_line}
-
-
-def _path(record: Record, mask: Mask) -> bytes | None:
+def masked_path(path: bytes, mask: Mask) -> bytes | None:
     """Return the path to show. It is cut at the value of a secret parameter, because tokens may contain slashes."""
-    path = record.path
     return mask(path) if path and (EQUALS in path or _PERCENT in path or _AT in path) else path
 
 
-def _words(text: bytes | None, mask: Mask) -> bytes | None:
+def masked_words(text: bytes | None, mask: Mask) -> bytes | None:
     """Return a text with masked URLs and parameters: a value ends with its word."""
     if not text or not (EQUALS in text or ((_AT in text or _PERCENT in text) and may_hide(text))):
         return text
@@ -351,12 +358,12 @@ def _words(text: bytes | None, mask: Mask) -> bytes | None:
     return b"".join(mask(word) or b"" if EQUALS in word or may_hide(word) else word for word in words)
 
 
-def _fitted(fields: dict[str, Any]) -> bytes:
+def fitted(fields: dict[str, Any]) -> bytes:
     line = _json(fields)
     limit = MAX_LINE
     while len(line) > MAX_LINE:  # terminates: with 16 characters of each value, escaped or not, the line fits
         limit //= 2
-        line = _json({name: _cut(value, limit) if type(value) is str else value for name, value in fields.items()})
+        line = _json({name: cut(value, limit) if type(value) is str else value for name, value in fields.items()})
     return line
 
 
@@ -365,11 +372,11 @@ def _json(fields: Any) -> bytes:
     return line if line.isascii() else _OBEYED.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), line)
 
 
-def _cut(text: str, limit: int) -> str:
+def cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - len(CUT)] + CUT
 
 
-def _text(value: bytes | None) -> str | None:
+def text_of(value: bytes | None) -> str | None:
     return value.decode(errors="backslashreplace") if value else None
 
 
@@ -381,7 +388,7 @@ def _quoted(value: bytes | None, limit: int) -> bytes:
     return _NOT_PLAIN.sub(lambda byte: b"\\x%02X" % byte[0][0], value)
 
 
-def _rfc3339(date: float) -> str:
+def rfc3339(date: float) -> str:
     second, ms = divmod(int(date * 1000), 1000)
     return f"{second_text(second).decode()}.{ms:03d}Z"
 

@@ -8,13 +8,16 @@ Rule 4: the thread only writes, and wakes rarely, because it holds the GIL meanw
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Thread
 from typing import Final, Protocol
 
-from fastgw.observe.access_log.formats import FORMATS, SecretNames
+from fastgw.observe.access_log.formats import SecretNames, json_line
+from fastgw.observe.access_log.line_formats import format_of, w3c_directives
 from fastgw.observe.access_log.line_queue import LineQueue
-from fastgw.observe.access_log.sink import Sink
+from fastgw.observe.access_log.record import Record
+from fastgw.observe.access_log.selection import SelectionCondition, selection_of
+from fastgw.observe.access_log.sink_kinds import RemoteSettings, sink_of
 from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.operator_events import OperatorEvent, log_event
 
@@ -30,12 +33,32 @@ class AccessLog(Protocol):
     """The settings of an access log."""
 
     @property
-    def sink(self) -> str:
-        """`stdout`, or the path of a file."""
+    def sink(self) -> str | RemoteSettings:
+        """`stdout`, the path of a file, or a sink on another machine."""
 
     @property
     def format(self) -> str:
-        """Key of `formats.FORMATS`."""
+        """Key of `line_formats.FORMATS`."""
+
+    @property
+    def fields(self) -> Sequence[str]:
+        """Fields of the line, see `log_fields.chosen_field`; none = those of the format."""
+
+    @property
+    def only(self) -> SelectionCondition | None:
+        """Requests that are logged; None: all."""
+
+    @property
+    def always(self) -> SelectionCondition | None:
+        """Requests that are logged whatever `only` and the shares say."""
+
+    @property
+    def sample(self) -> float:
+        """Share of requests that are logged."""
+
+    @property
+    def sample_routes(self) -> Mapping[str, float]:
+        """Share of requests of a route, in place of `sample`."""
 
     @property
     def redact(self) -> Sequence[str]:
@@ -61,10 +84,14 @@ class Log:
         held: Callable[[int, Callable[[], None], Callable[[], None]], Lines] = LineQueue,
     ) -> None:
         self.settings = settings
-        self.format = FORMATS[settings.format]
+        self.format = format_of(settings.format, settings.fields, settings.redact)
+        self._selects = selection_of(settings)
+        self.is_plain_json = self.format is json_line and self._selects is None
+        """Whether it logs every request as `json_line` does."""
         self.secrets = SecretNames(settings.redact)
         self._counters = counters
-        self._sink = Sink(settings.sink)
+        directives = w3c_directives(settings.fields) if settings.format == "w3c" else b""
+        self._sink = sink_of(settings.sink, directives)
         self._is_failing = False  # lines are dropped: reported once, the metric has the number
         self._wake, self._press = threading.Event(), threading.Event()  # there are lines; write at once
         self._stopping = False
@@ -75,6 +102,11 @@ class Log:
         """Queue a line, or drop it. Hot path."""
         if not self.held.add(line):
             self.drop()
+
+    def add_record(self, record: Record) -> None:
+        """Queue the line of a record, if this log has it."""
+        if self._selects is None or self._selects(record):
+            self.add(self.format(record, self.secrets.mask))
 
     def drop(self) -> None:
         """Count a dropped line."""
@@ -122,7 +154,7 @@ class Log:
         stopping = False
         while not stopping:
             if self.held.size <= 0:
-                self._wake.wait()
+                self._wake.wait(self._sink.idle_s)
             self._wake.clear()  # cleared before the queue is read, so that no line is missed
             self._press.wait(_GATHER_S)
             self._press.clear()
@@ -135,4 +167,6 @@ class Log:
                 lost = self._sink.write(batch)
                 if lost:
                     self._counters.drop_unwritten(lost)
+            if lost := self._sink.flush():
+                self._counters.drop_unwritten(lost)
         self._sink.close()

@@ -1,12 +1,24 @@
 """Record of a finished exchange, from which access log lines are made."""
 
-from typing import Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 TCP: Final = 1
 UDP: Final = 2
 """Protocol in place of an HTTP version: a connection of a TCP listener, a session of a UDP listener."""
+
+
+class LoggedExchange(Protocol):
+    """Exchange, as far as lines show more of it than its record has. The types are those of higher packages."""
+
+    @property
+    def head(self) -> Any:
+        """Request head, which has `received_fields`; that of a connection has no headers."""
+
+    @property
+    def response(self) -> object:
+        """Response or response head, which has `values`, or a ready answer, which is bytes; None: there was none."""
 
 
 class Record(msgspec.Struct, gc=False):
@@ -65,3 +77,9 @@ class Record(msgspec.Struct, gc=False):
     """Protocol of an extended CONNECT over HTTP/2."""
     tunnel: dict[str, object] | None = None
     """Message counts and close code of a WebSocket, if the route inspects it."""
+    trace_id: bytes = b""
+    """Trace of the request, 32 hexadecimal digits; b"" = requests are not traced."""
+    span_id: bytes = b""
+    """Span of the request in it, 16 hexadecimal digits."""
+    exchange: LoggedExchange | None = None
+    """The exchange itself, for the headers that a log shows."""

@@ -21,11 +21,11 @@ _MODE: Final = 0o640
 _LOOK_MS: Final = 100  # interval at which a wait for a reader checks whether it was abandoned
 
 
-def why_not(name: str) -> str | None:
+def why_not(name: object) -> str | None:
     """Return the reason why this destination cannot be written to, as far as it can be checked in advance; None = it
-    can.
+    can. One on another machine is only reached when there are lines.
     """
-    if name == STDOUT:
+    if name == STDOUT or not isinstance(name, str):
         return None
     if os.path.isdir(name):
         return f"{name} is a directory"
@@ -40,9 +40,11 @@ def why_not(name: str) -> str | None:
 class Sink:
     """One destination, used by one thread. Errors are logged once, in the operator log; they are never raised."""
 
-    def __init__(self, name: str) -> None:
-        """Open the destination. `name`: `stdout` or the path of a file, which is created if missing."""
-        self._name = name
+    def __init__(self, name: str, directives: bytes = b"") -> None:
+        """Open the destination. `name`: `stdout` or the path of a file, which is created if missing. `directives`:
+        lines that each worker writes first, also after the file was opened again.
+        """
+        self._name, self._directives = name, directives
         self._fd = -1
         self._regular = False
         self._poll = select.poll()
@@ -73,12 +75,23 @@ class Sink:
         self._fd, self._torn = fd, False
         self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
         self._poll.register(fd, select.POLLOUT)
+        if self._directives:
+            self._append(self._directives)
 
     def close(self) -> None:
         if self._fd >= 0:
             self._poll.unregister(self._fd)
             os.close(self._fd)
         self._fd = -1
+
+    @property
+    def idle_s(self) -> float | None:
+        """Seconds after which `refresh` has something to do; None: nothing by itself."""
+        return None
+
+    def flush(self) -> int:
+        """Do nothing: `write` holds no lines back."""
+        return 0
 
     def write(self, lines: bytes) -> int:
         """Append whole lines, and return the number of lost ones. Waits while a pipe is full."""

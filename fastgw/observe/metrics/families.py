@@ -204,6 +204,13 @@ LOG_RECORDS_DROPPED: Final = Family(
     (),
     "Access log lines that were dropped: a log was full, stuck or gone.",
 )
+TRACE_SPANS: Final = Family(
+    "fastgw_trace_spans_total",
+    "counter",
+    ("result",),
+    "Spans of traces: exported to the collector; dropped because the queue was full; or failed, because the collector "
+    "rejected them or was unreachable for too long.",
+)
 FILTER_ERRORS: Final = Family(
     "fastgw_filter_errors_total", "counter", ("filter",), "Steps of a filter that raised. Answered 500, never a pass."
 )
@@ -314,6 +321,7 @@ FAMILIES: Final = (
     TARGET_SECONDS,
     TARGET_ERRORS,
     LOG_RECORDS_DROPPED,
+    TRACE_SPANS,
     FILTER_ERRORS,
     FILTER_TIMEOUTS,
     FILTER_AWAY,

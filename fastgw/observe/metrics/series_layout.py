@@ -51,9 +51,10 @@ TARGET_FAULTS_AT: Final = SUM + 2
 TARGET_FAULT_WORDS: Final = {fault: TARGET_FAULTS_AT + slot for slot, fault in enumerate(TARGET_FAULTS)}
 TARGET_WORDS: Final = TARGET_FAULTS_AT + len(TARGET_FAULTS)
 
-# Words of a column: four single ones, then rows, then cells.
+# Words of a column: seven single ones, then rows, then cells.
 DROPPED_UNQUEUED, DROPPED_UNWRITTEN, UNCELLED, CARRYING = range(4)
-FAULTS_AT: Final = 4
+SPANS_EXPORTED, SPANS_DROPPED, SPANS_FAILED = range(4, 7)
+FAULTS_AT: Final = 7
 ROUTES_AT: Final = FAULTS_AT + FAULT_ROWS
 ROUTE_ROWS: Final = 2 + 2 * MAX_ROWS  # `_other`, `_none`, and the slots
 UPSTREAMS_AT: Final = ROUTES_AT + ROUTE_ROWS * ROUTE_WORDS

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fastgw.observe.metrics.families import (
+    BOUNDS_S,
     CACHE_RESULTS,
     METHODS,
     NONE,
@@ -32,6 +33,9 @@ from fastgw.observe.metrics.series_layout import (
     ROUTE_ROWS,
     ROUTE_WORDS,
     ROUTES_AT,
+    SPANS_DROPPED,
+    SPANS_EXPORTED,
+    SPANS_FAILED,
     TARGET_ROWS,
     TARGET_WORDS,
     TARGETS_AT,
@@ -84,6 +88,8 @@ class Totals:
     cache_requests: Mapping[tuple[str, str], int]
     """Requests by result of the route's cache, and route."""
     log_records_dropped: int
+    spans: Mapping[str, int]
+    """Spans of traces by what has become of them: `exported`, `dropped` or `failed`."""
 
 
 def totals(
@@ -113,7 +119,30 @@ def totals(
         coding_output_bytes=coding_output,
         cache_requests=_cache_requests(series, cells),
         log_records_dropped=words[DROPPED_UNQUEUED] + words[DROPPED_UNWRITTEN],
+        spans={
+            "dropped": words[SPANS_DROPPED],
+            "exported": words[SPANS_EXPORTED],
+            "failed": words[SPANS_FAILED],
+        },
     )
+
+
+def quantile(row: Sequence[int], share: float) -> float | None:
+    """Return the upper bound of this share of the requests in a histogram's row: within a bucket, as if they were
+    spread evenly.
+
+    None: there are none. Values above all bounds count as the highest.
+    """
+    counts = row[: len(BOUNDS_S) + 1]
+    wanted = share * sum(counts)
+    if not wanted:
+        return None
+    below, lower = 0, 0.0
+    for bound, count in zip(BOUNDS_S, counts, strict=False):
+        if below + count >= wanted:
+            return lower + (bound - lower) * (wanted - below) / count
+        below, lower = below + count, bound
+    return lower
 
 
 def sums(columns: Sequence[memoryview], returned: memoryview | None = None) -> tuple[Sequence[int], Mapping[int, int]]:

@@ -56,6 +56,7 @@ class Exchange:
     cache_result: str = ""
     grpc_status: str = ""
     shadowed: str = ""
+    trace: Any = None
     subrequests: object = None
     request_id: bytes = b""
 

@@ -38,6 +38,15 @@ def series_of(*routes: str) -> Series:
     return Series(first(SlotNames(["public"], routes, {"users": ()})), [fault.label for fault in Fault])
 
 
+class Traced:
+    """The trace of a request that is not sampled."""
+
+    trace_id, span_id = b"0123456789abcdef0123456789abcdef", b"0123456789abcdef"
+
+    def is_kept(self, status: int, duration_s: float) -> bool:
+        return False
+
+
 class Told:
     """A recorder with its column and one JSON log."""
 
@@ -125,7 +134,8 @@ def exchanges(draw: st.DrawFn) -> Exchange:
             grpc_status=draw(st.sampled_from(["", "", "OK", "UNAVAILABLE"])),
             cache_result=draw(st.sampled_from(["", "", "hit", "collapsed"])),
             shadowed=draw(st.sampled_from(["", "", "", 'ip: refuse 403 forbidden (a "reason")'])),
-            subrequests=draw(st.sampled_from([None, None, None, 'users "a":1 200 0.1'])),
+            trace=draw(st.sampled_from([None, None, Traced()])),
+            subrequests=draw(st.sampled_from([None, None, "", "a b:1 200 0.1", 'users "a":1 200 0.1', "s" * 4000])),
             request_id=draw(st.one_of(st.just(b""), st.just(b"01JD4Z"), st.binary(max_size=10))),
         )
     except Malformed:

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.observe.access_log import formats
-from fastgw.observe.access_log.formats import ALWAYS_MASKED, FORMATS, MAX_LINE, SecretNames, masker
+from fastgw.observe.access_log import formats, line_formats
+from fastgw.observe.access_log.formats import ALWAYS_MASKED, MAX_LINE, SecretNames, masker
+from fastgw.observe.access_log.line_formats import FORMATS
 from fastgw.observe.access_log.record import Record
 
 GOLDEN = Path(__file__).parents[3] / "contract" / "access_log"
@@ -71,6 +72,12 @@ def joined(parts: list[int | bytes]) -> bytes:
 def stripped(name: bytes) -> bytes:
     """Without the spaces that a `+` at an end stands for."""
     return name.strip(b"+")
+
+
+@pytest.fixture(autouse=True)
+def named_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The `host` of GELF."""
+    monkeypatch.setattr(line_formats, "source_name", lambda: "gateway-1")
 
 
 def line(record: Record, format: str = "json") -> bytes:
@@ -200,8 +207,8 @@ def test_what_is_always_masked_is_so_in_each_place(format: str, name: str) -> No
     )
     written = line(record, format)
     assert b"planted" not in written
-    assert written.count(b"=***") == 4
-    assert b" Chrome/1" in written
+    assert written.count(b"=***") == {"common": 2, "gelf": 5}.get(format, 4)  # GELF shows the path in its message too
+    assert format == "common" or re.search(rb"[ +]Chrome/1", written)
 
 
 @pytest.mark.parametrize(
@@ -244,11 +251,15 @@ def test_every_record_is_one_line_of_bounded_length(format: str, data: st.DataOb
     written = line(changed(PROXIED, **{field: data.draw(PEER_BYTES) for field in fields}, **names), format)
     assert len(written) <= MAX_LINE
     assert written.find(b"\n") == len(written) - 1
-    if format == "combined":
+    if format in ("combined", "common"):
         quoted = rb'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\x[0-9A-F]{2})*"'
-        assert re.fullmatch(rb".* - [^ ]+ \[[^]]*\] %b \d+ \d+ %b %b\n" % (quoted, quoted, quoted), written)
+        more = b" %b %b" % (quoted, quoted) if format == "combined" else b""
+        assert re.fullmatch(rb".* - [^ ]+ \[[^]]*\] %b \d+ \d+%b\n" % (quoted, more), written)
+    elif format == "w3c":
+        assert len(written.decode().split(" ")) == 15
     else:
-        assert orjson.loads(written)["status" if format == "json" else "http.response.status_code"] == 201
+        name = {"json": "status", "ecs": "http.response.status_code", "gelf": "_status"}[format]
+        assert orjson.loads(written)[name] == 201
 
 
 def test_a_long_value_is_cut_with_a_mark() -> None:

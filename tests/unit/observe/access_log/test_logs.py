@@ -11,10 +11,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -35,6 +36,11 @@ class AccessLog:
     sink: str
     format: str = "json"
     redact: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
+    only: Any = None
+    always: Any = None
+    sample: float = 1.0
+    sample_routes: Mapping[str, float] = field(default_factory=dict)
 
 
 class Worker:

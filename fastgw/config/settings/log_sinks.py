@@ -1,0 +1,131 @@
+"""Settings of access log sinks on other machines."""
+
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from fastgw.config.base.settings_base import NONE, Settings
+from fastgw.config.base.value_types import Duration, EndpointUrl, FileName, ReadableFile, Size, TargetUrl, Username
+from fastgw.config.settings.secrets import Secret, SecretError
+
+FACILITIES = ("local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7", "user", "daemon")
+LEAST_SPOOL = 1 << 20
+
+
+class Spool(Settings):
+    """Directory that keeps lines while a sink is unreachable, also over restarts and crashes of the gateway."""
+
+    path: Annotated[str, FileName(readable=False, is_directory=True)]
+    """Directory, for this sink alone, relative to the configuration file. The gateway creates it if it does not exist,
+    accessible only by its own user."""
+    size: Size
+    """Maximum size of its files, at least 1MiB. Lines beyond it are dropped and counted."""
+
+    def __post_init__(self) -> None:
+        if self.size < LEAST_SPOOL:
+            raise ValueError("`size` is less than 1MiB")
+
+
+class SyslogSink(Settings):
+    """A syslog server: each line is the message of an RFC 5424 record."""
+
+    address: TargetUrl
+    """`udp://host:514`, `tcp://host:514` (octet counting, RFC 6587) or `unix:/dev/log`."""
+    facility: Literal[FACILITIES] = "local0"  # type: ignore[valid-type]  # the names stand there once
+    """Facility of the records; their severity is `info`."""
+    app_name: Annotated[str, Meta(pattern="^[!-~]{1,48}$")] = "fastgw"
+    """`APP-NAME` of the records."""
+    timeout: Duration = 5.0
+    """Timeout for connecting, and for a server that does not read."""
+    spool: Spool | None = None
+    """Directory that keeps lines while the server is unreachable. null = 16 MiB of memory per worker. Over UDP
+    the gateway cannot detect whether the server receives lines."""
+
+    def __post_init__(self) -> None:
+        if self.address.scheme not in ("udp", "tcp", "unix"):
+            raise ValueError('`address` is not "udp://host:port", "tcp://host:port" or "unix:/path"')
+
+
+class HttpSink(Settings):
+    """An HTTP server that receives lines by POST, as `application/x-ndjson`."""
+
+    url: EndpointUrl
+    """URL to send lines to. A status of 2xx confirms them; 408, 429, 5xx and missing answers are retried after 1 s to
+    30 s, or `Retry-After`; lines with another status are dropped and counted. Lines may arrive twice if an answer was
+    lost."""
+    batch: Annotated[int, Meta(ge=1, le=10_000)] = 500
+    """Maximum number of lines per request. Fewer are sent after 50 ms."""
+    gzip: bool = False
+    """Whether requests are compressed (`Content-Encoding: gzip`)."""
+    token: Secret | None = None
+    """Token for `Authorization: Bearer`."""
+    username: Username | None = None
+    """Username for `Authorization: Basic`."""
+    password: Secret | None = None
+    """Password of `username`."""
+    ca: ReadableFile | None = None
+    """Certificates of the authorities that are trusted, in PEM. null = those of the system."""
+    timeout: Duration = 10.0
+    """Timeout for connecting, and for each wait for the server."""
+    spool: Spool | None = None
+    """Directory that keeps lines while the server is unreachable. null = 16 MiB of memory per worker."""
+
+    def __post_init__(self) -> None:
+        if (self.username is None) is not (self.password is None):
+            raise ValueError("`username` and `password` belong together")
+        if self.token is not None and self.username is not None:
+            raise ValueError("`token` and `username` exclude one another")
+
+    def authorization(self) -> str | None:
+        """Return the value of `Authorization`. Raises `ValueError` if its secret is unavailable."""
+        try:
+            if self.token is not None:
+                return f"Bearer {self.token.value()}"
+            if self.password is not None:
+                basic = f"{self.username}:{self.password.value()}"
+                return f"Basic {b64encode(basic.encode()).decode()}"
+        except SecretError as error:
+            raise ValueError(str(error)) from error
+        return None
+
+
+class LokiSink(HttpSink):
+    """Grafana Loki (`/loki/api/v1/push`)."""
+
+    labels: Mapping[
+        Annotated[str, Meta(pattern="^[a-zA-Z_][a-zA-Z0-9_]*$")], Annotated[str, Meta(min_length=1, max_length=256)]
+    ] = NONE
+    """Labels of the stream, in addition to `job="fastgw"`."""
+
+
+class ElasticsearchSink(HttpSink):
+    """Elasticsearch or OpenSearch (`/_bulk`). Needs a `format` of JSON objects."""
+
+    index: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9._-]{0,254}$")]
+    """Index or data stream."""
+
+
+class RemoteSink(Settings):
+    """Sink on another machine. Exactly one of its settings is set."""
+
+    syslog: SyslogSink | None = None
+    """A syslog server."""
+    http: HttpSink | None = None
+    """An HTTP server."""
+    loki: LokiSink | None = None
+    """Grafana Loki."""
+    elasticsearch: ElasticsearchSink | None = None
+    """Elasticsearch or OpenSearch."""
+
+    def __post_init__(self) -> None:
+        if sum(each is not None for each in (self.syslog, self.http, self.loki, self.elasticsearch)) != 1:
+            raise ValueError("expected exactly one of `syslog`, `http`, `loki` and `elasticsearch`")
+
+    def __str__(self) -> str:
+        if self.syslog is not None:
+            return f"syslog {self.syslog.address}"
+        sink = self.http or self.loki or self.elasticsearch
+        assert sink is not None
+        return str(sink.url.origin)

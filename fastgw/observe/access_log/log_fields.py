@@ -1,0 +1,193 @@
+"""Fields of a log line that the configuration chooses: names, templates, and the names that other formats give them.
+
+All of it is resolved once, when the configuration is loaded: a chosen field is a function from a record to a value.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from fastgw.http.fields import Fields
+from fastgw.observe.access_log.formats import (
+    PROTOCOLS,
+    VERSIONS,
+    Mask,
+    masked_path,
+    masked_words,
+    rfc3339,
+    text_of,
+)
+from fastgw.observe.access_log.record import Record
+
+Value = Callable[[Record, Mask], Any]
+"""Function that returns the value of a field: a text, a number, an object or None."""
+
+MOST_FIELDS: Final = 48
+MOST_NAME: Final = 64
+MOST_TEMPLATE: Final = 256
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+_VARIABLE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_REQUEST, _RESPONSE = "header.", "response_header."
+
+# Substrings of header names whose values are credentials. A false match is harmless, a missed secret is not.
+_CREDENTIALS: Final = re.compile(
+    r"auth|cookie|token|secret|passw|api[-_]?key|session|signature|credential|jwt|assertion", re.IGNORECASE
+)
+_CHALLENGES: Final = ("www-authenticate", "proxy-authenticate")
+
+
+class ChosenField(NamedTuple):
+    """Field of a line: its name in `json`, and its value. `is_ours`: one of `FIELDS`."""
+
+    name: str
+    value: Value
+    is_ours: bool
+
+
+def _seconds(seconds: float) -> float | None:
+    return round(seconds, 6) if seconds >= 0.0 else None
+
+
+FIELDS: Final[Mapping[str, Value]] = {
+    "time": lambda record, mask: rfc3339(record.ended_date),
+    "client": lambda record, mask: record.client or None,
+    "consumer": lambda record, mask: record.consumer or None,
+    "listener": lambda record, mask: record.listener,
+    "route": lambda record, mask: record.route or None,
+    "upstream": lambda record, mask: record.upstream or None,
+    "target": lambda record, mask: record.target or None,
+    "method": lambda record, mask: text_of(record.method) if record.version in VERSIONS else None,
+    "scheme": lambda record, mask: text_of(record.scheme),
+    "host": lambda record, mask: text_of(record.host),
+    "path": lambda record, mask: text_of(masked_path(record.path, mask)),
+    "query": lambda record, mask: text_of(mask(record.query)),
+    "protocol": lambda record, mask: text_of(record.connect_protocol) or PROTOCOLS[record.version],
+    "status": lambda record, mask: record.status,
+    "fault": lambda record, mask: record.fault or None,
+    "fault_detail": lambda record, mask: record.fault_detail or None,
+    "request_bytes": lambda record, mask: record.request_bytes,
+    "response_bytes": lambda record, mask: record.response_bytes,
+    "duration_s": lambda record, mask: round(record.duration_s, 6),
+    "upstream_s": lambda record, mask: _seconds(record.upstream_s),
+    "retries": lambda record, mask: record.retries,
+    "request_id": lambda record, mask: text_of(record.request_id),
+    "user_agent": lambda record, mask: text_of(masked_words(record.user_agent, mask)),
+    "referer": lambda record, mask: text_of(mask(record.referer)),
+    "cache": lambda record, mask: record.cache or None,
+    "grpc_status": lambda record, mask: record.grpc_status or None,
+    "trace_id": lambda record, mask: text_of(record.trace_id),
+    "span_id": lambda record, mask: text_of(record.span_id),
+    "subrequests": lambda record, mask: record.subrequests or None,
+    "shadow": lambda record, mask: record.shadowed or None,
+    "websocket": lambda record, mask: record.tunnel,
+}
+"""The fields of `json`, by name, with the values that they have there."""
+
+
+def check_field(text: str) -> str:
+    """Return the text of a chosen field, unchanged. Raises `ValueError` if it is none."""
+    chosen_field(text, ())
+    return text
+
+
+def name_of(text: str) -> str:
+    """Return the name of a chosen field in the line."""
+    return text.partition("=")[0]
+
+
+def chosen_field(text: str, redact: Iterable[str]) -> ChosenField:
+    """Return a chosen field: `NAME`, a variable, or `NAME=TEMPLATE`. `redact`: header names whose values are masked.
+
+    Raises `ValueError`.
+    """
+    name, equals, template = text.partition("=")
+    if not equals:
+        return ChosenField(name, _variable(name, redact), name in FIELDS)
+    if not _NAME.fullmatch(name) or len(name) > MOST_NAME:
+        raise ValueError(f"{name!r} is not a name of a field")
+    if len(template) > MOST_TEMPLATE:
+        raise ValueError(f"the template of `{name}` has more than {MOST_TEMPLATE} characters")
+    return ChosenField(name, _template(template, redact), False)
+
+
+def _variable(name: str, redact: Iterable[str]) -> Value:
+    if (known := FIELDS.get(name)) is not None:
+        return known
+    for prefix, header in ((_REQUEST, _request_header), (_RESPONSE, _response_header)):
+        sought = name.removeprefix(prefix)
+        if sought != name and _TOKEN.fullmatch(sought):
+            value = header(sought.lower().encode())
+            return _masked(value) if is_credential(sought, redact) else value
+    raise ValueError(f"unknown field `{name}`")
+
+
+def is_credential(name: str, redact: Iterable[str]) -> bool:
+    """Whether the value of a header is never shown."""
+    lower = name.casefold()
+    if lower in _CHALLENGES or lower.startswith("access-control-"):
+        return False
+    return _CREDENTIALS.search(name) is not None or lower in (each.casefold() for each in redact)
+
+
+def _masked(value: Value) -> Value:
+    """Return a field that only shows whether there is a value."""
+    return lambda record, mask: None if value(record, mask) is None else "***"
+
+
+def _request_header(name: bytes) -> Value:
+    def value(record: Record, mask: Mask) -> str | None:
+        exchange = record.exchange
+        if exchange is None or record.version not in VERSIONS:
+            return None
+        return _joined(exchange.head.received_fields().get_all(name), mask)
+
+    return value
+
+
+def _response_header(name: bytes) -> Value:
+    def value(record: Record, mask: Mask) -> str | None:
+        exchange = record.exchange
+        if exchange is None or exchange.response is None or record.version not in VERSIONS:
+            return None
+        return _joined(_response_values(exchange.response, name), mask)
+
+    return value
+
+
+def _response_values(response: Any, name: bytes) -> list[bytes]:
+    if not hasattr(response, "values"):  # a ready answer, whose head is bytes
+        return Fields.parse(response.head, response.head.find(b"\r\n") + 2).get_all(name)
+    added = getattr(response, "added", b"")
+    return [*response.values(name), *(Fields.parse(added, 0).get_all(name) if added else ())]
+
+
+def _joined(values: list[bytes], mask: Mask) -> str | None:
+    return text_of(masked_words(b", ".join(values), mask)) if values else None
+
+
+def _template(template: str, redact: Iterable[str]) -> Value:
+    pieces: list[str | Value] = []
+    end = 0
+    for found in _VARIABLE.finditer(template):
+        pieces.append(template[end : found.start()])
+        end = found.end()
+        if found[0] in ("{{", "}}"):
+            pieces.append(found[0][0])
+        elif found[1] is None:
+            raise ValueError(f"a brace without its pair in {template!r}; write {{{{ for a brace")
+        else:
+            pieces.append(_variable(found[1], redact))
+    pieces.append(template[end:])
+    parts = tuple(piece for piece in pieces if piece != "")
+    if len(parts) == 1 and not isinstance(parts[0], str):
+        return parts[0]  # a number stays one
+
+    def value(record: Record, mask: Mask) -> str:
+        return "".join(part if isinstance(part, str) else _as_text(part(record, mask)) for part in parts)
+
+    return value
+
+
+def _as_text(value: Any) -> str:
+    return "" if value is None else str(value)

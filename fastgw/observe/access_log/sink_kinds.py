@@ -1,0 +1,108 @@
+"""The sink that the settings of a log describe."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from fastgw.config.base.value_types import Endpoint, Url
+from fastgw.observe.access_log.http_delivery import BulkBody, HttpTransport, LineBody, LokiBody
+from fastgw.observe.access_log.remote_sink import RemoteSink
+from fastgw.observe.access_log.sink import Sink
+from fastgw.observe.access_log.spool import Spool
+from fastgw.observe.access_log.syslog import SyslogTransport
+
+SYSLOG_BATCH = 500
+
+
+class SpoolSettings(Protocol):
+    """Settings of a spool."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+
+
+class SyslogSettings(Protocol):
+    """Settings of a syslog server."""
+
+    @property
+    def address(self) -> Url: ...
+    @property
+    def facility(self) -> str: ...
+    @property
+    def app_name(self) -> str: ...
+    @property
+    def timeout(self) -> float: ...
+    @property
+    def spool(self) -> SpoolSettings | None: ...
+
+
+class HttpSettings(Protocol):
+    """Settings of an HTTP server."""
+
+    @property
+    def url(self) -> Endpoint: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def gzip(self) -> bool: ...
+    @property
+    def ca(self) -> str | None: ...
+    @property
+    def timeout(self) -> float: ...
+    @property
+    def spool(self) -> SpoolSettings | None: ...
+    def authorization(self) -> str | None:
+        """Return the value of `Authorization`. Raises `ValueError` if its secret is unavailable."""
+
+
+class LokiSettings(HttpSettings, Protocol):
+    """Settings of Loki."""
+
+    @property
+    def labels(self) -> Mapping[str, str]: ...
+
+
+class BulkSettings(HttpSettings, Protocol):
+    """Settings of Elasticsearch."""
+
+    @property
+    def index(self) -> str: ...
+
+
+class RemoteSettings(Protocol):
+    """Settings of a sink on another machine: exactly one is set."""
+
+    @property
+    def syslog(self) -> SyslogSettings | None: ...
+    @property
+    def http(self) -> HttpSettings | None: ...
+    @property
+    def loki(self) -> LokiSettings | None: ...
+    @property
+    def elasticsearch(self) -> BulkSettings | None: ...
+
+
+def sink_of(settings: str | RemoteSettings, directives: bytes = b"") -> Sink | RemoteSink:
+    """Return the sink. `settings`: `stdout`, the path of a file, or a sink on another machine. `directives`: lines that
+    begin a file.
+    """
+    if isinstance(settings, str):
+        return Sink(settings, directives)
+    name = str(settings)
+    if (syslog := settings.syslog) is not None:
+        transport = SyslogTransport(syslog.address, syslog.facility, syslog.app_name, syslog.timeout)
+        return RemoteSink(name, transport, SYSLOG_BATCH, _spool_of(syslog.spool))
+    body: LineBody = LineBody()
+    http = settings.http
+    if settings.loki is not None:
+        http, body = settings.loki, LokiBody(settings.loki.labels)
+    if settings.elasticsearch is not None:
+        http, body = settings.elasticsearch, BulkBody(settings.elasticsearch.index)
+    assert http is not None
+    sent = HttpTransport(http.url, body, http.authorization, http.timeout, http.ca, http.gzip)
+    return RemoteSink(name, sent, http.batch, _spool_of(http.spool))
+
+
+def _spool_of(settings: SpoolSettings | None) -> Spool | None:
+    return None if settings is None else Spool(settings.path, settings.size)

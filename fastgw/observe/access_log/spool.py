@@ -1,0 +1,105 @@
+"""Spool of an access log: a directory of files with lines, for a sink that is unreachable.
+
+All workers share it, also with those of the previous run: a file belongs to the worker that has locked it. It is
+complete when it has its name (a rename), and is removed when its lines are delivered; so a killed worker loses nothing,
+and at most the lines of one file arrive twice.
+"""
+
+import fcntl
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final, final
+
+_NAME: Final = re.compile(r"[0-9]{20}-[0-9]+-[0-9]+\.lines")
+_TEMPORARY: Final = re.compile(r"[0-9]{20}-[0-9]+-[0-9]+\.lines\.part")
+_ABANDONED_S: Final = 60.0
+MEASURED_EVERY: Final = 16
+"""Number of own files after which the size of the directory is measured again."""
+
+
+@final
+class Spool:
+    """Files of one sink, used by one thread. `most`: maximum size of all files in bytes; several workers together may
+    exceed it by some files.
+    """
+
+    def __init__(self, path: str, most: int) -> None:
+        self.path, self._most = path, most
+        self._known: deque[str] = deque()  # names, the oldest first
+        self._size = 0
+        self._count = 0
+        self._is_measured = False
+
+    def store_lines(self, lines: bytes) -> bool:
+        """Keep whole lines; False if there is no space for them. Raises `OSError`."""
+        if not self._is_measured or self._count % MEASURED_EVERY == 0:
+            self.measure()
+        if self._size + len(lines) > self._most:
+            return False
+        name = f"{time.time_ns():020}-{os.getpid()}-{self._count}.lines"
+        temporary = os.path.join(self.path, f"{name}.part")
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            with open(fd, "wb") as file:
+                file.write(lines)
+            os.rename(temporary, os.path.join(self.path, name))
+        except OSError:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+        self._count += 1
+        self._size += len(lines)
+        self._known.append(name)
+        return True
+
+    def measure(self) -> None:
+        """Read the directory, which is created if it does not exist. Raises `OSError`."""
+        os.makedirs(self.path, mode=0o700, exist_ok=True)
+        size, names, now = 0, [], time.time()
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # delivered by another worker
+                    if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                        size += entry.stat(follow_symlinks=False).st_size
+                        names.append(entry.name)
+                    elif _TEMPORARY.fullmatch(entry.name) and entry.stat().st_mtime < now - _ABANDONED_S:
+                        os.unlink(entry.path)  # of a worker that was killed
+        self._known, self._size, self._is_measured = deque(sorted(names)), size, True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is known to wait here."""
+        return not self._known
+
+    @contextmanager
+    def oldest(self) -> Iterator[bytes]:
+        """Hold the oldest lines that no other worker holds, in the block; b"" if there are none. They are removed if
+        the block ends without an exception. Raises `OSError`.
+        """
+        while self._known:
+            path = os.path.join(self.path, self._known[0])
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:  # delivered by another worker
+                self._known.popleft()
+                continue
+            with open(fd, "rb") as file:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:  # another worker delivers it
+                    self._known.popleft()
+                    continue
+                if not os.path.exists(path):  # delivered between the two calls
+                    self._known.popleft()
+                    continue
+                lines = file.read(self._most)
+                yield lines
+                os.unlink(path)
+                self._size = max(0, self._size - len(lines))
+                self._known.popleft()
+                return
+        yield b""

@@ -1,0 +1,325 @@
+"""Sinks on other machines: what servers receive, and what happens to lines while they are away."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import http.server
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastgw.config.base.value_types import parse_endpoint, parse_target_url
+from fastgw.config.settings.log_sinks import ElasticsearchSink, HttpSink, LokiSink, RemoteSink, Spool, SyslogSink
+from fastgw.config.settings.secrets import Secret
+from fastgw.observe.access_log import remote_sink
+from fastgw.observe.access_log.sink_kinds import sink_of
+
+RECORD = re.compile(
+    rb"<134>1 [0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z [!-~]+ fastgw [0-9]+ access - (.*)",
+    re.DOTALL,
+)
+WAIT_S = 30.0
+
+
+def lines(*texts: str) -> bytes:
+    return "".join(f"{text}\n" for text in texts).encode()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Answers with `answers`, each once and the last for ever; keeps requests."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        self.answers: list[tuple[int, dict[str, str], bytes]] = [(204, {}, b"")]
+        self.seen: list[tuple[str, dict[str, str], bytes]] = []
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/in?tenant=a"
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [body for _, _, body in self.seen]
+
+    def stop(self) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.seen.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+        answers = self.server.answers
+        status, fields, content = answers.pop(0) if len(answers) > 1 else answers[0]
+        self.send_response(status)
+        for name, value in fields.items():
+            self.send_header(name, value)
+        if status != 204:
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waits between attempts."""
+    monkeypatch.setattr(remote_sink, "RETRY_FIRST_S", 0.0)
+    monkeypatch.setattr(remote_sink, "RETRY_MOST_S", 0.0)
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Any]]:
+    made: list[Any] = []
+
+    def make_sink(**kind: Any) -> Any:
+        made.append(sink_of(RemoteSink(**kind)))
+        return made[-1]
+
+    yield make_sink
+    for each in made:
+        each.close()
+
+
+def http_sink(server: Server, **more: Any) -> dict[str, Any]:
+    return {"http": HttpSink(url=parse_endpoint(server.url), timeout=WAIT_S, **more)}
+
+
+class TestSyslog:
+    def test_each_line_is_a_datagram_of_rfc_5424(self, make):
+        with socket.socket(type=socket.SOCK_DGRAM) as server:
+            server.bind(("127.0.0.1", 0))
+            server.settimeout(WAIT_S)
+            sink = make(syslog=SyslogSink(address=parse_target_url(f"udp://127.0.0.1:{server.getsockname()[1]}")))
+            assert sink.write(lines('{"a":1}', "b")) == sink.flush() == 0
+            assert [RECORD.fullmatch(server.recv(4096))[1] for _ in range(2)] == [b'{"a":1}', b"b"]
+
+    @pytest.mark.parametrize("kind", ["tcp", "unix"])
+    def test_a_stream_counts_octets_and_is_opened_again(self, make, tmp_path, kind):
+        server = socket.create_server(("127.0.0.1", 0)) if kind == "tcp" else socket.socket(socket.AF_UNIX)
+        if kind == "unix":
+            server.bind(str(tmp_path / "log"))
+            server.listen()
+        where = f"tcp://127.0.0.1:{server.getsockname()[1]}" if kind == "tcp" else f"unix:{tmp_path / 'log'}"
+        sink = make(syslog=SyslogSink(address=parse_target_url(where)))
+        server.settimeout(WAIT_S)
+        with server:
+            for text in ("first", "second"):
+                sink.write(lines(text, "ü"))
+                sink.flush()
+                connection, _ = server.accept()
+                with connection, connection.makefile("rb") as stream:
+                    for expected in (text.encode(), "ü".encode()):
+                        length = b""
+                        while (byte := stream.read(1)) != b" ":
+                            length += byte
+                        assert RECORD.fullmatch(stream.read(int(length)))[1] == expected
+                    # The server leaves; the next delivery notices.
+
+    def test_a_unix_socket_may_take_datagrams(self, make, tmp_path):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+            server.bind(str(tmp_path / "log"))
+            server.settimeout(WAIT_S)
+            sink = make(
+                syslog=SyslogSink(
+                    address=parse_target_url(f"unix:{tmp_path / 'log'}"), facility="daemon", app_name="gw"
+                )
+            )
+            sink.write(lines("x" * 100_000))
+            assert sink.flush() == 0
+            assert server.recv(100_000).startswith(b"<30>1 ")
+
+
+class TestHttp:
+    def test_lines_are_posted_as_ndjson_in_batches(self, make, server):
+        sink = make(**http_sink(server, batch=2, gzip=True, token=Secret(text="t0ken")))
+        assert sink.write(lines("1", "2", "3")) == 0
+        assert sink.flush() == 0
+        assert [gzip.decompress(body) for body in server.bodies] == [b"1\n2\n", b"3\n"]
+        path, fields, _ = server.seen[0]
+        assert path == "/in?tenant=a"
+        assert fields["content-type"] == "application/x-ndjson"
+        assert fields["authorization"] == "Bearer t0ken"
+
+    def test_basic_credentials(self, make, server):
+        sink = make(**http_sink(server, username="u", password=Secret(text="p")))
+        sink.write(lines("1"))
+        sink.flush()
+        assert server.seen[0][1]["authorization"] == "Basic " + base64.b64encode(b"u:p").decode()
+
+    def test_without_its_secret_lines_are_kept_and_the_secret_is_not_shown(self, make, server, tmp_path, caplog):
+        password = tmp_path / "missing"
+        sink = make(
+            **http_sink(server, token=Secret(file=str(password)), spool=Spool(path=str(tmp_path / "s"), size=1 << 20))
+        )
+        sink.write(lines("1"))
+        assert sink.flush() == 0
+        assert server.seen == []
+        assert "kept in its spool" in caplog.text
+
+    @pytest.mark.usefixtures("quick")
+    def test_what_is_refused_for_a_while_is_sent_again_in_order(self, make, server):
+        server.answers = [(503, {}, b""), (429, {"Retry-After": "0"}, b""), (500, {}, b"oops"), (200, {}, b"ok")]
+        sink = make(**http_sink(server))
+        sink.write(lines("1"))
+        assert sink.flush() == 0
+        sink.write(lines("2"))
+        assert sink.flush() == 0
+        assert server.bodies == [b"1\n"] * 4 + [b"2\n"]
+
+    def test_what_is_refused_for_ever_is_counted(self, make, server):
+        server.answers = [(413, {}, b""), (204, {}, b"")]
+        sink = make(**http_sink(server))
+        sink.write(lines("1", "2"))
+        assert sink.flush() == 2
+        sink.write(lines("3"))
+        assert sink.flush() == 0
+
+    def test_a_stopped_log_does_not_wait_for_a_server(self, make, server):
+        server.answers = [(503, {}, b"")]
+        sink = make(**http_sink(server))
+        sink.write(lines("1"))
+        threading.Timer(0.05, lambda: setattr(sink, "abandoned", True)).start()
+        assert sink.flush() == 1
+
+    def test_loki_gets_a_stream_with_labels_and_ascending_dates(self, make, server):
+        sink = make(loki=LokiSink(url=parse_endpoint(server.url), labels={"env": "prod"}))
+        sink.write(lines('{"a":1}', "\udcff".encode("utf-8", "surrogateescape").decode("latin-1")))
+        assert sink.flush() == 0
+        [stream] = json.loads(server.bodies[0])["streams"]
+        assert stream["stream"] == {"job": "fastgw", "env": "prod"}
+        (first, line), (second, _) = stream["values"]
+        assert line == '{"a":1}'
+        assert int(second) == int(first) + 1
+
+    @pytest.mark.usefixtures("quick")
+    def test_of_a_bulk_only_what_was_refused_for_a_while_is_sent_again(self, make, server):
+        def told(*statuses: int) -> tuple[int, dict[str, str], bytes]:
+            items = [{"create": {"status": status}} for status in statuses]
+            return 200, {}, json.dumps({"errors": max(statuses) > 299, "items": items}).encode()
+
+        server.answers = [told(201, 429, 400), told(201)]
+        sink = make(elasticsearch=ElasticsearchSink(url=parse_endpoint(server.url), index="web"))
+        sink.write(lines('{"n":1}', '{"n":2}', '{"n":3}'))
+        sink.flush()
+        action = b'{"create":{"_index":"web"}}\n'
+        assert server.bodies[0] == action + b'{"n":1}\n' + action + b'{"n":2}\n' + action + b'{"n":3}\n'
+        assert server.bodies[1] == action + b'{"n":2}\n'
+
+
+class TestSpool:
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        return tmp_path / "spool"
+
+    @pytest.fixture
+    def spooled(self, path: Path) -> Spool:
+        return Spool(path=str(path), size=1 << 20)
+
+    def away(self) -> str:
+        with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+            return f"http://127.0.0.1:{taken.getsockname()[1]}/in"
+
+    def test_lines_survive_the_end_of_the_gateway_and_are_delivered_in_order_when_the_server_is_back(
+        self, make, path, spooled
+    ):
+        url = self.away()
+        first = make(http=HttpSink(url=parse_endpoint(url), spool=spooled))
+        for text in "123":
+            first.write(lines(text))
+            assert first.flush() == 0
+        assert [each.read_bytes() for each in sorted(path.iterdir())] == [b"1\n", b"2\n", b"3\n"]
+        assert path.stat().st_mode & 0o777 == 0o700
+        server = Server(int(url.rsplit(":", 1)[1].partition("/")[0]))
+        try:
+            second = make(http=HttpSink(url=parse_endpoint(url), spool=spooled))
+            while second.idle_s is not None and len(server.seen) < 3:
+                second.refresh()
+            second.write(lines("4"))
+            assert second.flush() == 0
+            assert server.bodies == [b"1\n", b"2\n", b"3\n", b"4\n"]
+            assert list(path.iterdir()) == []
+        finally:
+            server.stop()
+
+    def test_lines_of_a_log_that_stops_are_kept(self, make, path, spooled, server):
+        sink = make(**http_sink(server, spool=spooled))
+        sink.abandoned = True
+        sink.write(lines("1"))
+        assert sink.flush() == 0
+        assert [each.read_bytes() for each in path.iterdir()] == [b"1\n"]
+
+    def test_a_full_spool_loses_what_does_not_fit_and_counts_it(self, make, path, spooled, caplog):
+        sink = make(http=HttpSink(url=parse_endpoint(self.away()), spool=spooled, batch=1))
+        big = "x" * 400_000
+        assert [sink.write(lines(big)) for _ in range(4)] == [0, 0, 1, 1]
+        assert sum(each.stat().st_size for each in path.iterdir()) <= spooled.size
+        assert caplog.text.count("its spool is full") == 1
+
+    def test_a_full_disk_loses_lines_and_leaves_no_part_of_a_file(self, make, path, spooled, caplog):
+        sink = make(http=HttpSink(url=parse_endpoint(self.away()), spool=spooled))
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
+            sink.write(lines("1", "2"))
+            assert sink.flush() == 2
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, handler)
+        assert list(path.iterdir()) == []
+        assert "cannot be written" in caplog.text
+
+    def test_a_file_that_another_worker_delivers_is_left_to_it_and_foreign_files_stay(
+        self, make, path, spooled, server
+    ):
+        path.mkdir(mode=0o700)
+        (path / "notes.txt").write_text("mine")
+        (path / f"{0:020}-1-0.lines").symlink_to("/etc/hostname")
+        ours = make(http=HttpSink(url=parse_endpoint(self.away()), spool=spooled))
+        ours.write(lines("1"))
+        ours.flush()
+        one, other = make(**http_sink(server, spool=spooled)), make(**http_sink(server, spool=spooled))
+        other._spool.measure()
+        one._spool.measure()
+        with one._spool.oldest() as held:
+            assert held == b"1\n"
+            with other._spool.oldest() as nothing:
+                assert nothing == b""
+        assert sorted(each.name for each in path.iterdir()) == sorted([f"{0:020}-1-0.lines", "notes.txt"])
+
+    def test_parts_of_files_of_a_killed_worker_are_removed(self, path, spooled, make, server):
+        path.mkdir()
+        part = path / f"{1:020}-1-0.lines.part"
+        part.write_bytes(b"x")
+        os.utime(part, (1.0, 1.0))
+        make(**http_sink(server, spool=spooled)).refresh()
+        assert not part.exists()
