@@ -1,9 +1,10 @@
-"""Soak test of the response cache with its disk tier: a model checks every answer under purges, changes and kills.
+"""Soak test of the response cache with its disk and Redis tiers: a model checks every answer under purges and kills.
 
     python -m bench.cache_soak --minutes 30
 
 Workers are killed, configurations are changed, and now and then the whole gateway is killed, all of its processes at
-once, and starts again with the files that it has left. The origin changes its resources at random. Its model knows when
+once, and starts again with the files that it has left. Redis is killed, too, and evicts what is too much for it. The
+origin changes its resources at random. Its model knows when
 each version was replaced and how long it may be used afterwards, so for every answer it is known whether it may still
 be sent. Wrong is: another body than that of the version it names, a version that is too old or that was purged, a
 variant for another language, a stored answer that says no-store, or an answer for a consumer that another one gets.
@@ -16,9 +17,11 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
@@ -33,6 +36,7 @@ GROUPS: Final = 7
 LATE_S: Final = 3.0
 """Seconds that are forgiven: ages are whole seconds, and both processes wait for their turn."""
 READ_S: Final = 30.0
+REDIS_MEMORY: Final = "24mb"
 
 
 class Resource:
@@ -96,7 +100,7 @@ class World:
     def __init__(self) -> None:
         self.resources = [Resource(number) for number in range(RESOURCES)]
         self.answers = self.hits = self.broken = self.changes = self.purges = self.kills = self.reloads = 0
-        self.restarts = self.at_start = 0
+        self.restarts = self.at_start = self.redis_kills = 0
         """Kills of the whole gateway, and hits in the first second after a start."""
         self.port = 0
         """Of the gateway; 0: it is not running."""
@@ -230,7 +234,29 @@ async def _read_answer(reader: asyncio.StreamReader) -> Answer:
     return Answer(int(lines[0].split(" ")[1]), "fastgw; hit" in fields.get("cache-status", ""), body)
 
 
-def _document(origin: int, folder: Path, reload: int) -> dict[str, Any]:
+class Redis:
+    """A Redis without a disk, which evicts the least recently used keys, those of the purges included."""
+
+    def __init__(self, folder: Path) -> None:
+        self._socket, self._folder = folder / "redis.sock", folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self._socket}"
+
+    def start(self) -> None:
+        words = f"--port 0 --unixsocket {self._socket} --save  --appendonly no --maxmemory {REDIS_MEMORY}"
+        command = ["redis-server", *words.split(" "), "--maxmemory-policy", "allkeys-lru"]
+        self._process = subprocess.Popen(command, cwd=self._folder, stdout=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+def _document(origin: int, folder: Path, reload: int, redis: Redis) -> dict[str, Any]:
     """Return the configuration; each reload is another one, with the same store."""
     return {
         "version": 1,
@@ -239,8 +265,14 @@ def _document(origin: int, folder: Path, reload: int) -> dict[str, Any]:
         "admin": {"address": f"unix:{folder}/admin.sock"},
         "status": None,
         "access_logs": [],
+        "state": {"url": redis.url, "timeout": "5s"},
         "caches": {
-            "main": {"memory": "4MiB", "max_object": "8MiB", "disk": {"path": f"{folder}/cache", "size": "48MiB"}}
+            "main": {
+                "memory": "4MiB",
+                "max_object": "8MiB",
+                "disk": {"path": f"{folder}/cache", "size": "16MiB"},
+                "redis": True,
+            }
         },
         "upstreams": {"origin": {"targets": [f"http://127.0.0.1:{origin}"]}},
         "routes": [
@@ -269,14 +301,18 @@ async def soak(seconds: float, pace: Pace, tell_every: float, folder: Path) -> W
     tasks = [asyncio.create_task(world.visit(pace.pause)) for _ in range(pace.clients)]
     tasks += [asyncio.create_task(world.change()), asyncio.create_task(world.purge(folder))]
     begun = told_at = time.monotonic()
+    redis = Redis(folder)
+    redis.start()
     try:
         while (left := begun + seconds - time.monotonic()) > 0:
-            async with running_gateway(folder, _document(origin, folder, world.reloads)) as (supervisor, ports):
+            async with running_gateway(folder, _document(origin, folder, world.reloads, redis)) as (supervisor, ports):
                 world.port, world.begun_at = ports["main"], time.monotonic()
                 ends_at = world.begun_at + min(left, pace.life * (0.5 + random.random() / 2))
                 while time.monotonic() < ends_at:
                     await asyncio.sleep(min(1.0, max(0.0, ends_at - time.monotonic())))
-                    await _disturb(world, supervisor, origin, folder)
+                    await _disturb(
+                        world, supervisor, redis, lambda: _document(origin, folder, world.reloads, redis), folder
+                    )
                     for task in tasks:
                         if task.done():
                             task.result()  # raises
@@ -294,11 +330,18 @@ async def soak(seconds: float, pace: Pace, tell_every: float, folder: Path) -> W
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         server.close()
+        redis.kill()
     return world
 
 
-async def _disturb(world: World, supervisor: int, origin: int, folder: Path) -> None:
-    """Kill a worker, or change the configuration, now and then."""
+async def _disturb(
+    world: World, supervisor: int, redis: Redis, document: Callable[[], dict[str, Any]], folder: Path
+) -> None:
+    """Kill a worker or Redis, or change the configuration, now and then."""
+    if random.random() < 0.01:
+        world.redis_kills += 1
+        redis.kill()
+        redis.start()
     if random.random() < 0.1:
         workers = [pid for name, pid in processes(supervisor).items() if name.startswith("worker")]
         if workers:
@@ -307,7 +350,7 @@ async def _disturb(world: World, supervisor: int, origin: int, folder: Path) -> 
     if random.random() < 0.1:
         world.reloads += 1
         try:
-            await post_configuration(folder, json.dumps(_document(origin, folder, world.reloads)).encode())
+            await post_configuration(folder, json.dumps(document()).encode())
         except OSError:
             world.broken += 1
 
@@ -317,7 +360,7 @@ def _tell(now: float, world: World) -> None:
     print(
         f"{now:6.0f} s  {world.answers} answers, {share:.0f} % hits, {len(world.wrong)} wrong, {world.broken} broken "
         f"off  {world.changes} changes  {world.purges} purges  {world.kills} kills  {world.reloads} reloads  "
-        f"{world.restarts} restarts, {world.at_start} hits in their first second",
+        f"{world.redis_kills} Redis kills  {world.restarts} restarts, {world.at_start} hits in their first second",
         flush=True,
     )
 

@@ -176,6 +176,10 @@ class _Lease:
         self._store.changed(entry.key)
         return True
 
+    def store_whole(self, head: bytes, body: bytes, *, url: bytes, tags: Iterable[bytes]) -> bool:
+        writer = self.store(head, len(body), url=url, tags=tags)
+        return writer is not None and writer.append(body) and writer.complete()
+
     def freshen(self, found: StoredObject, head: bytes) -> bool:
         assert isinstance(found, _Found)
         before = found.entry
@@ -265,6 +269,9 @@ class ProcessStore:
 
     def __repr__(self) -> str:
         return f"<ProcessStore: {len(self._entries)} objects, {self._bytes} bytes, {len(self._fetches)} leases>"
+
+    def is_absent(self, key: bytes) -> bool:
+        return key not in self._entries
 
     def find(self, key: bytes) -> StoredObject | None:
         entry = self._entries.get(key)

@@ -66,6 +66,18 @@ class DiskNumbers(NamedTuple):
     """Whether it is not used any more, because a purge could not be written."""
 
 
+class RedisNumbers(NamedTuple):
+    """Counts of a Redis tier on this node since the start, for metrics."""
+
+    hits: int
+    """Objects that were found in Redis, and not nearer."""
+    written: int
+    dropped: int
+    """Objects that were not written: too many were in flight, or Redis has refused them."""
+    damaged: int
+    """Objects that were removed because they did not pass their check."""
+
+
 class StoreNumbers(NamedTuple):
     """State of a store, for metrics."""
 
@@ -76,6 +88,8 @@ class StoreNumbers(NamedTuple):
     """Number of evicted objects since the start, by reason."""
     disk: DiskNumbers | None = None
     """None: there is no disk tier."""
+    redis: RedisNumbers | None = None
+    """None: there is no Redis tier."""
 
 
 class StoredObject(Protocol):
@@ -165,10 +179,13 @@ class Lease(Protocol):
         `why_not`.
         """
 
+    def store_whole(self, head: bytes, body: bytes, *, url: bytes, tags: Iterable[bytes]) -> bool:
+        """Store a complete object with its body, and end the lease. False: see `why_not`; the lease may go on."""
+
     def freshen(self, found: StoredObject, head: bytes) -> bool:
         """Give a complete object another head (a 304 has validated it), as if it had been fetched under this lease, and
-        end the lease. False: the object is gone, was purged since the lease, or cannot be changed; it is unchanged
-        then. `found` stays as it is; the next `find` has the new head.
+        end the lease. False: the object is gone, was purged since the lease, or cannot be changed. `found` stays as it
+        is; the next `find` has the new head.
         """
 
     @property
@@ -201,6 +218,9 @@ class Store(Protocol):
 
     def find(self, key: bytes) -> StoredObject | None:
         """Return the valid object of this key, complete or growing; the caller has to release it."""
+
+    def is_absent(self, key: bytes) -> bool:
+        """Whether `find` would surely find nothing. Cheaper than `find`, and does not count as one."""
 
     def stamp(self, found: StoredObject) -> object | None:
         """Return a value with which `is_unchanged` recognizes this object after its release; None: it is not valid any

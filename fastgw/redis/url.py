@@ -1,7 +1,19 @@
 """URL of the Redis of `state`, validated without connecting."""
 
 from importlib.util import find_spec
+from typing import NamedTuple
 from urllib.parse import urlsplit
+
+
+class RedisSource(NamedTuple):
+    """The Redis of `state`. `url`: it may have a password. `prefix`: of all keys; `timeout`: seconds for an answer."""
+
+    url: str
+    prefix: str
+    timeout: float
+
+    def __repr__(self) -> str:
+        return f"<Redis of {self.prefix}>"
 
 
 def server_of(url: str) -> str:

@@ -50,10 +50,10 @@ class Front:
     def __init__(self, gateway: Gateway, folder: Path) -> None:
         self._gateway, self._folder = gateway, folder
 
-    def ask(self, target: str, language: str = "en", method: str = "GET") -> Response:
+    def ask(self, target: str, language: str = "en", method: str = "GET", more: str = "") -> Response:
         client = self._gateway.connect()
         try:
-            head = f"{method} {target} HTTP/1.1\r\nHost: a.test\r\nAccept-Language: {language}\r\n\r\n"
+            head = f"{method} {target} HTTP/1.1\r\nHost: a.test\r\nAccept-Language: {language}\r\n{more}\r\n"
             return client.exchange(head.encode())
         finally:
             client.close()
@@ -86,14 +86,20 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Front, Fro
             "listeners": {"main": {"address": "127.0.0.1:0"}},
             "admin": {"address": "127.0.0.1:0"},
             "access_logs": [],
-            "caches": {"other": {"memory": "1MiB"}},
+            "caches": {"other": {"memory": "1MiB"}, "shared": {"redis": True}},
             "state": {"url": redis.url},
             "routes": [
                 {
                     "name": "all",
                     "upstream": origin.origin,
                     "filters": {"cache": {"purge_method": {"allow": ["127.0.0.0/8"]}}},
-                }
+                },
+                {
+                    "name": "shared",
+                    "paths": ["/shared/*"],
+                    "upstream": origin.origin,
+                    "filters": {"cache": {"store": "shared"}},
+                },
             ],
         }
         with Gateway(config, folder) as one, Gateway({**config, "workers": 1}, other) as two:
@@ -131,8 +137,14 @@ def test_a_purge_removes_what_it_names_with_all_variants(front: Front, body: Any
 
 
 def test_the_method_purges_for_those_who_may(front: Front) -> None:
-    front.ask("/method")
-    assert front.ask("/method", method="PURGE").status == 204
+    for language in ("en", "de"):
+        front.ask("/method", language)
+    told = front.ask("/method", method="PURGE", more="Fastgw-Soft-Purge: 1\r\n")
+    assert (told.status, json.loads(told.body)["objects"] >= 2) == (200, True)
+    assert b"fwd=stale" in (front.ask("/method").get(b"Cache-Status") or b"")
+    assert front.is_stored("/method")
+    told = front.ask("/method", method="PURGE")
+    assert (told.status, json.loads(told.body)["objects"] >= 2) == (200, True)
     assert not front.is_stored("/method")
 
 
@@ -145,7 +157,7 @@ def test_a_purge_reaches_the_other_node(nodes: tuple[Front, Front], how: str) ->
     if how == "api":
         assert one.post({"url": f"http://a.test/{how}"}).status_code == 200
     else:
-        assert one.ask(f"/{how}", method="PURGE").status == 204
+        assert one.ask(f"/{how}", method="PURGE").status == 200
     wait_until(lambda: not two.is_stored(f"/{how}"), "the purge to reach the other node", 60.0)
 
 
@@ -154,7 +166,7 @@ def test_a_purge_by_the_method_outlives_the_control_process(nodes: tuple[Front, 
     one, two = nodes
     wait_until(lambda: two.is_stored("/outlives"), "earlier purges to have passed", 60.0)
     one.kill_control()
-    assert one.ask("/outlives", method="PURGE").status == 204
+    assert one.ask("/outlives", method="PURGE").status == 200
     wait_until(lambda: not two.is_stored("/outlives"), "the purge to reach the other node", 60.0)
 
 
@@ -193,3 +205,21 @@ def test_the_command_purges_too(front: Front) -> None:
 )
 def test_what_is_no_purge_is_refused(front: Front, body: Any, status: int) -> None:
     assert front.post(body).status_code == status
+
+
+def test_nodes_share_responses_in_redis(nodes: tuple[Front, Front]) -> None:
+    """What one node has fetched, the other one has; after a purge neither has it."""
+    one, two = nodes
+    wait_until(lambda: one.post({"tags": ["none"]}).json()["reach"] == "shared", "Redis", 60.0)
+
+    def is_shared(target: str) -> bool:
+        body = one.ask(target).body
+        return two.ask(target).body == body
+
+    numbers = itertools.count()
+    wait_until(lambda: is_shared(f"/shared/{next(numbers)}"), "both nodes to have connected to Redis", 60.0)
+    one.ask("/shared/last")
+    before = two.ask("/shared/last").body
+    assert one.post({"url": "http://a.test/shared/last", "store": "shared"}).status_code == 200
+    wait_until(lambda: two.ask("/shared/last").body != before, "the purge to reach the other node", 60.0)
+    assert one.ask("/shared/last").body != before

@@ -221,6 +221,21 @@ cdef class Ordinary:
             return record - self._words
         return MISS
 
+    def is_absent(self, bytes key not None):
+        """Whether the index has no entry that may be of a key."""
+        cdef Key wanted
+        cdef uint64_t* bucket
+        cdef uint64_t entry
+        cdef int number
+        if not self._read(key, &wanted):
+            return False
+        bucket = self._bucket(&wanted)
+        for number in range(BUCKET):
+            entry = fastgw_cache_load(bucket + number)
+            if entry and entry >> 48 == wanted.hash >> 48:
+                return False
+        return True
+
     # leases
 
     def take_lease(self, bytes key not None, uint64_t now, uint64_t ticks):
@@ -289,10 +304,10 @@ cdef class Ordinary:
     # records
 
     def write(self, bytes key not None, bytes head not None, bytes url not None, tuple tags not None, int64_t size,
-              uint64_t began, uint64_t date, int status, int64_t small, int64_t main):
-        """Write a record but for its body, pin its segment, and add it to the index; return its first word.
+              uint64_t began, uint64_t date, int status, int64_t small, int64_t main, bytes whole):
+        """Write a record, pin its segment, and add it to the index; return its first word.
 
-        `size`: of the body; -1: not known. `date`: microseconds. `small`, `main`: the open segment of each queue; -1:
+        `size`: of the body; -1: not known. `whole`: its body; None: it follows. `date`: microseconds. `small`, `main`: the open segment of each queue; -1:
         there is none. `NOT_ORDINARY`: nothing was written. Otherwise see `is_inserted` and `is_disputed`.
         """
         cdef Key wanted
@@ -309,6 +324,8 @@ cdef class Ordinary:
         cdef int number, slot = -1
         cdef char* out
         if not self._read(key, &wanted) or fastgw_cache_load(self._words + PURGE_SEQUENCE) != began:
+            return NOT_ORDINARY
+        if whole is not None and PyBytes_GET_SIZE(whole) != size:
             return NOT_ORDINARY
         body = HEADER + tag_bytes + url_bytes + head_bytes
         total = (body + (size if size >= 0 else FIRST_PART) + UNIT - 1) // UNIT * UNIT
@@ -350,6 +367,9 @@ cdef class Ordinary:
         out = <char*> record + HEADER + tag_bytes
         memcpy(out, PyBytes_AS_STRING(url), url_bytes)
         memcpy(out + url_bytes, PyBytes_AS_STRING(head), head_bytes)
+        if whole is not None:
+            memcpy(out + url_bytes + head_bytes, PyBytes_AS_STRING(whole), size)
+            record[LENGTH] = record[CAPACITY] = size
         fastgw_cache_store(
             record + SEAL, self._mix(where.generation << 1, <uint64_t> where.segment << 32 | <uint64_t> where.offset)
         )

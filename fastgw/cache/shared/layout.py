@@ -85,6 +85,15 @@ DISK_ERRORS: Final = 7
 DISK_EVICTED: Final = 8
 DISK_DAMAGED: Final = 9
 """Files that were removed because they did not pass their check."""
+REDIS_HITS: Final = 10
+"""Objects that were found in Redis."""
+REDIS_WRITTEN: Final = 11
+REDIS_DROPPED: Final = 12
+"""Objects that were not written to Redis, or were refused there."""
+REDIS_DAMAGED: Final = 13
+"""Objects that were removed from Redis because they did not pass their check."""
+REDIS_PENDING: Final = 14
+"""Purge sequence before the first purge of this process that Redis has not confirmed. 0: it has confirmed all."""
 _WATCHES: Final = 64
 _EVENTS: Final = _WATCHES + CLASSES
 _PINS: Final = _EVENTS + CLASSES

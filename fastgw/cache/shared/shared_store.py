@@ -129,6 +129,11 @@ class SharedStore:
             words[found.at + words_of.HITS] = hits + 1
         return SharedObject(self, found.at, found.segment, key, bool(checked & 1))
 
+    def is_absent(self, key: bytes) -> bool:
+        if self.ordinary is not None:
+            return self.ordinary.is_absent(key)
+        return next(iter(self.index.candidates(self.index.hash(key))), None) is None
+
     def stamp(self, found: StoredObject) -> object | None:
         assert isinstance(found, SharedObject)
         sequence = self._words[PURGE_SEQUENCE]

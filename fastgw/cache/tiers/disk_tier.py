@@ -33,6 +33,7 @@ from fastgw.cache.store import DiskNumbers, StoredObject
 from fastgw.cache.tiers.disk_object import DiskFile, DiskObject
 from fastgw.cache.tiers.object_directory import SHARDS, ObjectDirectory
 from fastgw.cache.tiers.object_file import BadFile, ObjectRecord, read_blocks, read_record
+from fastgw.cache.tiers.promotion import check_record, promote_object
 from fastgw.cache.tiers.purge_writer import PurgeWriter
 from fastgw.cache.tiers.shard_counts import MemoryCounts
 from fastgw.cache.tiers.tier_threads import TierLoop, TierThreads, Work
@@ -170,26 +171,13 @@ class DiskTier:
         if self.check(found.key, found.record).is_purged:
             self.remove(found.key)
             return False
-        record, body = found.record, found.body
-        present = self._store.find(found.key)
-        if present is not None:
-            present.release()
-        elif found.file is None:
-            lease = self._store.restore(record.lease_key, FetchBegin(record.began, record.stored_date))
-            writer = lease.store(record.head, len(body), key=found.key, url=record.url, tags=record.tags)
-            if writer is not None and (not body or writer.append(body)):
-                writer.complete()
+        if found.file is None:
+            promote_object(self._store, found.key, found.record, found.body)
         return True
 
     def check(self, key: bytes, record: ObjectRecord, began: int | None = None) -> Validity:
         """Return whether an object is valid. `began`: as if its fetch had begun at this purge sequence."""
-        store = self._store
-        hashes = [
-            *{store.key_tag(key), store.key_tag(record.lease_key)},
-            *(store.purges.hash(b"t", tag) for tag in record.tags),
-        ]
-        began = record.began if began is None else began
-        return store.purges.check(began, began, hashes, lambda: record.url)
+        return check_record(self._store, key, record, began)
 
     def _find_file(self, keys: Iterable[bytes]) -> _Found | None:
         directory = self.opened()

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Final, NamedTuple, Protocol, final
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, final
 
 from fastgw.cache.shared.layout import CONTROL, MOST_COLUMNS, CacheMemory
 from fastgw.cache.shared.recovery import clean_up
@@ -11,8 +11,14 @@ from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Store, StoreNumbers
 from fastgw.cache.tiers.disk_claims import DiskClaims, restore_purges
 from fastgw.cache.tiers.disk_tier import DiskLocation, DiskTier
+from fastgw.cache.tiers.redis_purges import ALL
+from fastgw.cache.tiers.redis_tier import RedisTier
 from fastgw.cache.tiers.tier_threads import TierLoop
 from fastgw.cache.tiers.tiered_store import TieredStore
+from fastgw.redis.url import RedisSource
+
+if TYPE_CHECKING:
+    from fastgw.cache.tiers.redis_client import CacheRedis
 
 _MOST_WAKERS: Final = 128
 """Columns with an eventfd. A worker in another column looks at intervals only."""
@@ -27,11 +33,13 @@ class NodeStore(NamedTuple):
     memory: CacheMemory
     most_bytes: int
     disk: DiskLocation | None = None
+    redis: bool = False
+    """Whether it has a Redis tier."""
 
     @property
     def settings(self) -> "StoreSettings":
         disk = None if self.disk is None else DiskSettings(self.disk.path, self.disk.most_bytes)
-        return StoreSettings(self.memory.memory, self.most_bytes, disk)
+        return StoreSettings(self.memory.memory, self.most_bytes, disk, self.redis)
 
 
 class DiskSettings(NamedTuple):
@@ -47,6 +55,7 @@ class StoreSettings(NamedTuple):
     memory: int
     most_bytes: int
     disk: DiskSettings | None = None
+    redis: bool = False
 
 
 def open_wakers(workers: int) -> dict[int, int]:
@@ -89,16 +98,17 @@ class NodeStores:
         if before is not None and before.memory.memory == wanted.memory:
             # Purges of one directory have numbers of one memory.
             if disk is None and former is None:
-                return NodeStore(self.next_number, before.memory, wanted.most_bytes)
+                return NodeStore(self.next_number, before.memory, wanted.most_bytes, None, wanted.redis)
             if disk is not None and former is not None and disk.path == former.path:
                 used = former._replace(most_bytes=disk.most_bytes)
-                return NodeStore(self.next_number, before.memory, wanted.most_bytes, used)
+                return NodeStore(self.next_number, before.memory, wanted.most_bytes, used, wanted.redis)
         memory = CacheMemory(wanted.memory)
         if disk is None:
-            return NodeStore(self.next_number, memory, wanted.most_bytes)
+            return NodeStore(self.next_number, memory, wanted.most_bytes, None, wanted.redis)
         run = self.claims.begin_run(disk.path, timeout)
         restore_purges(memory, run)
-        return NodeStore(self.next_number, memory, wanted.most_bytes, DiskLocation(disk.path, run.id, disk.most_bytes))
+        used = DiskLocation(disk.path, run.id, disk.most_bytes)
+        return NodeStore(self.next_number, memory, wanted.most_bytes, used, wanted.redis)
 
     def clean_up(self, column: int) -> None:
         """Put the column of a dead process in order, in all stores."""
@@ -132,8 +142,11 @@ class StoreHandles:
         self._column, self._loop, self._wakers, self._expires = column, loop, stores.wakers, expires
         self._handles: dict[str, SharedStore | TieredStore] = {}
         self._former: list[SharedStore | TieredStore] = []  # tables from before a reload may still use them
+        self._source: RedisSource | None = None
+        self._client: CacheRedis | None = None
+        self._redis_tiers: dict[str, tuple[int, RedisTier]] = {}  # with the inodes of their memory
         for name, store in stores.stores.items():
-            self._open(name, store.memory, store.most_bytes, store.disk)
+            self._open(name, store.memory, store.most_bytes, store.disk, redis=store.redis)
         if (waker := self._wakers.get(column)) is not None:
             loop.add_reader(waker, self._woken)
 
@@ -145,30 +158,83 @@ class StoreHandles:
         """Return the state of these stores, for all processes."""
         return {name: handle.numbers() for name in names if (handle := self._handles.get(name)) is not None}
 
-    def attach(self, name: str, fd: int, memory: int, most_bytes: int, disk: DiskLocation | None = None) -> None:
+    def attach(
+        self,
+        name: str,
+        fd: int,
+        memory: int,
+        most_bytes: int,
+        disk: DiskLocation | None = None,
+        *,
+        redis: bool = False,
+    ) -> None:
         """Use another store under a name. It takes over the descriptor. Raises `OSError` and `OtherCacheLayout`."""
-        self._open(name, CacheMemory.attach(fd, memory), most_bytes, disk)
+        self._open(name, CacheMemory.attach(fd, memory), most_bytes, disk, redis=redis)
+
+    def use_redis(self, source: RedisSource | None) -> None:
+        """Use this Redis for the stores that have such a tier; None: there is none. Needs `fastgw[redis]`, and the
+        running loop.
+        """
+        if source == self._source:
+            return
+        if self._client is not None:
+            self._client.release()
+        self._source, self._client = source, None
+        if source is not None:
+            from fastgw.cache.tiers.redis_client import CacheRedis  # it needs an extra
+
+            self._client = CacheRedis(source, self._redis_connected)
+            self._client.hold_connection()
+        for _, tier in self._redis_tiers.values():
+            tier.use_client(self._client)
+
+    def _redis_connected(self) -> None:
+        for _, tier in self._redis_tiers.values():
+            tier.resume_after_connect()
+
+    def _redis_tier(self, name: str, store: SharedStore) -> RedisTier:
+        """Return the tier of a store; the same one as long as it has the same memory, with the purges that it has yet
+        to send.
+        """
+        inode = os.fstat(store.memory.fd).st_ino
+        known, tier = self._redis_tiers.get(name, (0, None))
+        if tier is None or known != inode:
+            former, tier = tier, RedisTier(name, store, self._loop, self._expires)
+            if former is not None:
+                if former.purges.is_busy:
+                    tier.purges.announce_purge()
+                    tier.purges.write([ALL])
+                former.close()
+            tier.use_client(self._client)
+            self._redis_tiers[name] = inode, tier
+            if self._client is not None:
+                tier.resume_after_connect()
+        return tier
 
     def close(self) -> None:
         """Close all handles."""
         for handle in (*self._handles.values(), *self._former):
             handle.close()
+        if self._client is not None:
+            self._client.release()
         if (waker := self._wakers.get(self._column)) is not None:
             self._loop.remove_reader(waker)
 
-    def _open(self, name: str, memory: CacheMemory, most_bytes: int, disk: DiskLocation | None) -> None:
+    def _open(self, name: str, memory: CacheMemory, most_bytes: int, disk: DiskLocation | None, *, redis: bool) -> None:
         if self._column >= MOST_COLUMNS:
             return
         made: SharedStore | TieredStore
         made = shared = SharedStore(memory, self._column, self._loop, self._wakers, most_bytes)
-        if disk is not None:
-            made = TieredStore(shared, DiskTier(disk, shared, self._loop, self._expires), most_bytes)
-            if self._column == CONTROL:
-                made.tier.begin_scan()
+        disk_tier = None if disk is None else DiskTier(disk, shared, self._loop, self._expires)
+        redis_tier = self._redis_tier(name, shared) if redis else None
+        if disk_tier is not None or redis_tier is not None:
+            made = TieredStore(shared, most_bytes, self._expires, disk_tier, redis_tier)
+        if disk_tier is not None and self._column == CONTROL:
+            disk_tier.begin_scan()
         if (before := self._handles.get(name)) is not None:
             for each in self._former[:-1]:
-                if isinstance(each, TieredStore):
-                    each.tier.close(wait=False)
+                if isinstance(each, TieredStore) and each.disk is not None:
+                    each.disk.close(wait=False)
             self._former = [*self._former[-1:], before]
             if isinstance(before, TieredStore) and isinstance(made, TieredStore):
                 before.successor = made

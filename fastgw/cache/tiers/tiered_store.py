@@ -1,11 +1,12 @@
-"""A store with memory and a disk tier. Everything complete is written to disk; what memory has lost is found there.
+"""A store with memory and slower tiers: a disk, Redis, or both. Everything complete is written to them; what memory has
+lost is found there, on disk first.
 
 Objects that are larger than memory takes are only on disk. An object without a URL is only in memory: it was made of
 another one. See `Store` for the calls; all that concerns one object in memory is that of the memory.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Literal, final
 
 from fastgw.cache.shared.lifecycle import SharedLease
 from fastgw.cache.shared.objects import SharedObject, SharedWriter
@@ -26,26 +27,38 @@ from fastgw.cache.tiers.disk_tier import DiskTier
 from fastgw.cache.tiers.disk_writer import DiskWriter
 from fastgw.cache.tiers.object_file import ObjectRecord
 from fastgw.cache.tiers.purge_journal import Purge
+from fastgw.cache.tiers.redis_values import key_name, tag_name
+
+if TYPE_CHECKING:
+    from fastgw.cache.tiers.redis_tier import RedisTier
 
 
 @final
 class TieredStore:
-    """One process's handle. `most_bytes`: see `Store`."""
+    """One process's handle, with at least one of the tiers. `most_bytes`: see `Store`; `expires`: see `DiskTier`."""
 
     has_slower_tiers = True
 
-    def __init__(self, memory: SharedStore, tier: DiskTier, most_bytes: int) -> None:
-        self.memory, self.tier = memory, tier
-        self.most_bytes = min(most_bytes, max(memory.most_bytes, tier.disk.most_bytes // 8))
+    def __init__(
+        self,
+        memory: SharedStore,
+        most_bytes: int,
+        expires: Callable[[bytes], float],
+        disk: DiskTier | None = None,
+        redis: "RedisTier | None" = None,
+    ) -> None:
+        self.memory, self.disk, self.redis, self.expires = memory, disk, redis, expires
+        most_on_disk = 0 if disk is None else disk.disk.most_bytes // 8
+        self.most_bytes = min(most_bytes, max(memory.most_bytes, most_on_disk))
         self.successor: TieredStore | None = None
         """The handle that has replaced this one, with another memory: purges concern it, too."""
         # Without a step between: these are called for each request.
         self.find, self.is_unchanged = memory.find, memory.is_unchanged
+        self.is_absent = memory.is_absent
         self.watch, self.call_due = memory.watch, memory.call_due
-        self.recall, self.when_purged = tier.recall, tier.purges.when_written
 
     def __repr__(self) -> str:
-        return f"<TieredStore: {self.memory!r}, {self.tier!r}>"
+        return f"<TieredStore: {self.memory!r}, {self.disk!r}, {self.redis!r}>"
 
     def lease(self, key: bytes) -> Lease | Refusal:
         lease = self.memory.lease(key)
@@ -54,18 +67,51 @@ class TieredStore:
     def stamp(self, found: StoredObject) -> object | None:
         return None if isinstance(found, DiskObject) else self.memory.stamp(found)
 
+    def recall(self, keys: Sequence[bytes], callback: Callable[[StoredObject | None], None]) -> bool:
+        disk, redis = self.disk, self.redis
+        if redis is None:
+            return disk is not None and disk.recall(keys, callback)
+        if disk is None:
+            return redis.recall(keys, callback)
+
+        def go_on(found: StoredObject | None) -> None:
+            if found is not None or self._has_any(keys) or not redis.recall(keys, callback):
+                callback(found)
+
+        return disk.recall(keys, go_on) or redis.recall(keys, callback)
+
+    def _has_any(self, keys: Sequence[bytes]) -> bool:
+        for key in keys:
+            if (found := self.memory.find(key)) is not None:
+                found.release()
+                return True
+        return False
+
+    def when_purged(self, callback: Callable[[], None]) -> None:
+        disk, redis = self.disk, self.redis
+        after_disk = callback if redis is None else lambda: redis.purges.when_written(callback)
+        if disk is None:
+            after_disk()
+        else:
+            disk.purges.when_written(after_disk)
+
     def remove(self, key: bytes) -> bool:
         memory = self.memory
+        self._begin_purge()
         was_there = memory.remove(key)
         # A purge as well: a look-up that has begun must not bring it back, nor may a restart.
         number = memory.purges.purge_key(memory.key_tag(key), soft=False)
-        self.tier.purges.write([Purge("key", number, value=key)])
-        self.tier.remove(key)
+        if self.disk is not None:
+            self.disk.purges.write([Purge("key", number, value=key)])
+            self.disk.remove(key)
+        if self.redis is not None:
+            self.redis.purges.write([(b"t", b"0", key_name(key))])
         return was_there
 
     # --- purges ---
 
     def purge_key(self, key: bytes, *, soft: bool = False) -> Counting:
+        self._begin_purge()
         counting = self.memory.purge_key(key, soft=soft)
         self._record_purges("key", [key], soft=soft)
         if self.successor is not None:
@@ -74,6 +120,7 @@ class TieredStore:
 
     def purge_tags(self, tags: Iterable[bytes], *, soft: bool = False) -> Counting:
         tags = [*tags]
+        self._begin_purge()
         counting = self.memory.purge_tags(tags, soft=soft)
         self._record_purges("tag", tags, soft=soft)
         if self.successor is not None:
@@ -81,6 +128,8 @@ class TieredStore:
         return counting
 
     def purge_prefix(self, prefix: bytes, *, soft: bool = False) -> Counting:
+        if len(prefix) <= MOST_URL:
+            self._begin_purge()
         counting = self.memory.purge_prefix(prefix, soft=soft)
         self._record_purges("prefix", [prefix], soft=soft)
         if self.successor is not None:
@@ -88,25 +137,51 @@ class TieredStore:
         return counting
 
     def purge_all(self, *, soft: bool = False) -> Counting:
+        self._begin_purge()
         counting = self.memory.purge_all(soft=soft)
         self._record_purges("all", [b""], soft=soft)
         if self.successor is not None:
             self.successor.purge_all(soft=soft)
         return counting
 
-    def _record_purges(self, kind: str, values: Sequence[bytes], *, soft: bool) -> None:
-        # The number of this purge, or a later one: then it covers more, never less.
-        number = self.memory.purges.sequence
-        self.tier.purges.write([Purge(kind, number, soft, each) for each in values])  # type: ignore[arg-type]
+    def _begin_purge(self) -> None:
+        if self.redis is not None:
+            self.redis.purges.announce_purge()
+
+    def _record_purges(
+        self, kind: Literal["key", "tag", "prefix", "all"], values: Sequence[bytes], *, soft: bool
+    ) -> None:
+        if self.disk is not None:
+            # The number of this purge, or a later one: then it covers more, never less.
+            number = self.memory.purges.sequence
+            self.disk.purges.write([Purge(kind, number, soft, each) for each in values])
+        if self.redis is not None:
+            letter, name = _REDIS_KINDS[kind]
+            self.redis.purges.write([(letter, b"1" if soft else b"0", name(each)) for each in values])
 
     # numbers
 
     def numbers(self) -> StoreNumbers:
-        return self.memory.numbers()._replace(disk=self.tier.numbers())
+        disk, redis = self.disk, self.redis
+        return self.memory.numbers()._replace(
+            disk=None if disk is None else disk.numbers(), redis=None if redis is None else redis.numbers()
+        )
 
     def close(self) -> None:
-        self.tier.close()
+        if self.disk is not None:
+            self.disk.close()
+        if self.redis is not None:
+            self.redis.close()
         self.memory.close()
+
+
+_REDIS_KINDS: Final[Mapping[str, tuple[bytes, Callable[[bytes], bytes]]]] = {
+    "key": (b"t", key_name),
+    "tag": (b"t", tag_name),
+    "prefix": (b"p", bytes),
+    "all": (b"a", bytes),
+}
+"""Kinds of purges in Redis, and what their values are made of."""
 
 
 @final
@@ -115,6 +190,7 @@ class TieredLease:
 
     def __init__(self, store: TieredStore, inner: SharedLease) -> None:
         self._store, self._inner = store, inner
+        self._position = None if store.redis is None else store.redis.position
         self._is_pending = False  # it ends when the disk has written
 
     def __repr__(self) -> str:
@@ -139,13 +215,13 @@ class TieredLease:
     ) -> Writer | None:
         tags, key = (*dict.fromkeys(tags),), self.key if key is None else key
         store = self._store
-        if size is not None and store.memory.most_bytes < size <= store.most_bytes:
-            return self._store_on_disk(head, size, key, url, tags)
+        if store.disk is not None and size is not None and store.memory.most_bytes < size <= store.most_bytes:
+            return self._store_on_disk(store.disk, head, size, key, url, tags)
         writer = self._inner.store(head, size, key=key, url=url, tags=tags)
         if writer is None or not url:
             return writer
         assert isinstance(writer, SharedWriter)
-        return TieredWriter(store, writer, key, self._record(head, url, tags))
+        return TieredWriter(self, writer, key, self._record(head, url, tags))
 
     def store_head(
         self, head: bytes, *, key: bytes | None = None, url: bytes = b"", tags: Iterable[bytes] = ()
@@ -153,21 +229,39 @@ class TieredLease:
         tags, key = (*dict.fromkeys(tags),), self.key if key is None else key
         is_stored = self._inner.store_head(head, key=key, url=url, tags=tags)
         if is_stored and url:
-            self._store.tier.write(key, self._record(head, url, tags))
+            self.write(key, self._record(head, url, tags))
         return is_stored
 
+    def store_whole(self, head: bytes, body: bytes, *, url: bytes, tags: Iterable[bytes]) -> bool:
+        writer = self.store(head, len(body), url=url, tags=tags)
+        return writer is not None and writer.append(body) and writer.complete()
+
+    def write(self, key: bytes, record: ObjectRecord, held: StoredObject | None = None) -> None:
+        """Write a complete object to the slower tiers. `held`: it in memory, released afterwards; None: no body."""
+        store = self._store
+        if store.redis is not None:
+            store.redis.write(key, record, held, self._position)
+        if store.disk is not None:
+            store.disk.write(key, record, held)
+        elif held is not None:
+            held.release()
+
     def freshen(self, found: StoredObject, head: bytes) -> bool:
-        tier, fetched = self._store.tier, self._inner.fetched
+        store, fetched = self._store, self._inner.fetched
         if isinstance(found, SharedObject):
+            before = found.head
             is_fresh = self._inner.freshen(found, head)
-            if is_fresh:
-                tier.replace_record(found.key, head, fetched, lambda: None)
+            if is_fresh and store.disk is not None:
+                store.disk.replace_record(found.key, head, fetched, lambda: None)
+            if is_fresh and store.redis is not None:
+                store.redis.freshen(found.key, before, head, fetched.date, self._position)
             return is_fresh
         assert isinstance(found, DiskObject)
-        before = found.record
-        was = tier.check(found.key, before)
-        now = tier.check(found.key, before, fetched.began)
-        if was.is_purged or now.is_purged or self._is_pending or len(head) > MOST_HEAD:
+        tier, record = store.disk, found.record
+        if tier is None or self._is_pending or len(head) > MOST_HEAD:
+            return False
+        was, now = tier.check(found.key, record), tier.check(found.key, record, fetched.began)
+        if was.is_purged or now.is_purged:
             return False
         self._is_pending = tier.replace_record(found.key, head, fetched, self._inner.give_up)
         return self._is_pending
@@ -178,10 +272,12 @@ class TieredLease:
 
     def _record(self, head: bytes, url: bytes, tags: tuple[bytes, ...]) -> ObjectRecord:
         began, date = self._inner.fetched
-        return ObjectRecord(began, date, self._store.tier.expires(head), self.key, url, tags, head)
+        return ObjectRecord(began, date, self._store.expires(head), self.key, url, tags, head)
 
-    def _store_on_disk(self, head: bytes, size: int, key: bytes, url: bytes, tags: tuple[bytes, ...]) -> Writer | None:
-        inner, tier = self._inner, self._store.tier
+    def _store_on_disk(
+        self, tier: DiskTier, head: bytes, size: int, key: bytes, url: bytes, tags: tuple[bytes, ...]
+    ) -> Writer | None:
+        inner = self._inner
         if not url or len(head) > MOST_HEAD or len(url) > MOST_URL or len(tags) > MOST_TAGS or self._is_pending:
             inner.why_not = "the head, the URL or the tags are too long, or there is no URL"
             return None
@@ -204,10 +300,10 @@ class TieredLease:
 
 @final
 class TieredWriter:
-    """Writes an object to memory, and the complete object to disk; see `Writer`."""
+    """Writes an object to memory, and the complete object to the slower tiers; see `Writer`."""
 
-    def __init__(self, store: TieredStore, inner: SharedWriter, key: bytes, record: ObjectRecord) -> None:
-        self._store, self._inner, self._key, self._record = store, inner, key, record
+    def __init__(self, lease: TieredLease, inner: SharedWriter, key: bytes, record: ObjectRecord) -> None:
+        self._lease, self._inner, self._key, self._record = lease, inner, key, record
         self.append: Callable[[bytes | bytearray | memoryview], bool] = inner.append
         self.abort: Callable[[], None] = inner.abort
 
@@ -216,5 +312,5 @@ class TieredWriter:
         if not self._inner.complete():
             held.release()
             return False
-        self._store.tier.write(self._key, self._record, held)
+        self._lease.write(self._key, self._record, held)
         return True

@@ -143,7 +143,7 @@ class TieredNode(SharedNode):
         memory = super().open(column)
         disk = DiskLocation(self.path, self.journal.id, self.size)
         tier = DiskTier(disk, memory, self.loops[column], self.expires, self.date)
-        return TieredStore(memory, tier, 1 << 30)
+        return TieredStore(memory, 1 << 30, self.expires, tier)
 
     def run(self) -> int:
         count = super().run()
@@ -156,7 +156,7 @@ class TieredNode(SharedNode):
         """Run callbacks until no thread has anything to do."""
         while True:
             self.run()
-            tiers = [each.tier for each in (self.a, self.b) if isinstance(each, TieredStore)]
+            tiers = [each.disk for each in (self.a, self.b) if isinstance(each, TieredStore)]
             if not any(each.is_busy for each in tiers):
                 return
             self.ready.get(timeout=60)()

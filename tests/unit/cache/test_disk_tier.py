@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -14,7 +17,7 @@ import pytest
 from msgspec import structs
 
 from fastgw.cache.store import Counting, Store, StoredObject
-from fastgw.cache.tiers import purge_journal
+from fastgw.cache.tiers import disk_tier, purge_journal
 from fastgw.cache.tiers.disk_object import DiskObject
 from fastgw.cache.tiers.object_directory import ObjectDirectory
 from fastgw.cache.tiers.object_file import BLOCK, ObjectRecord, read_blocks, read_record
@@ -314,7 +317,7 @@ def test_a_failing_disk_costs_nothing_but_the_file(node: TieredNode, call: str, 
     assert not list(Path(node.path).glob("objects-*/.*"))
     tier = node.a
     assert isinstance(tier, TieredStore)
-    with mock.patch.object(tier.tier, "_full_until", 0.0):
+    with mock.patch.object(tier.disk, "_full_until", 0.0):
         store_one(node, K, b"newer")
     node.forget()
     assert content(node.recall(K)) == (b"head", b"newer")
@@ -441,7 +444,7 @@ def test_clocks_that_jump(node: TieredNode) -> None:
     store_one(node, L)
     tier = node.a
     assert isinstance(tier, TieredStore)
-    tier.tier.expires = node.expires
+    tier.disk.expires = tier.expires = node.expires
     store_one(node, M)
     node.forget()
     node.date.now += 11
@@ -473,7 +476,7 @@ def test_without_its_purges_nothing_of_a_directory_is_used(
     store_one(node, L)
     tier = node.a
     assert isinstance(tier, TieredStore)
-    tier.tier.scan()
+    tier.disk.scan()
     assert [each.name for each in files_in(node)] == [L.hex()]
 
 
@@ -540,7 +543,7 @@ def test_files_are_counted_again_by_a_scan(node: TieredNode, restart: Callable[[
     node = restart(node)
     tier = node.a
     assert isinstance(tier, TieredStore)
-    tier.tier.scan()
+    tier.disk.scan()
     after = node.b.numbers().disk
     assert after is not None
     assert (after.objects, after.bytes) == (20, before.bytes)
@@ -551,7 +554,7 @@ def test_a_full_queue_drops_writes_and_what_they_replace(node: TieredNode) -> No
     store_one(node, K, b"old")
     tier = node.a
     assert isinstance(tier, TieredStore)
-    with mock.patch.object(tier.tier, "_held_bytes", 1 << 30):
+    with mock.patch.object(tier.disk, "_held_bytes", 1 << 30):
         put(node.a, K, b"new", url=URL)
     node.settle()
     assert content(node.a.find(K)) == (b"head", b"new")
@@ -574,3 +577,73 @@ def test_a_disk_that_hangs_is_a_miss(node: TieredNode) -> None:
     node.settle()
     assert found == [None, None]
     assert content(node.a.find(K) or node.recall(K)) == (b"head", b"body")
+
+
+@contextmanager
+def small_file_system(folder: Path) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Make a folder a file system of 4 MiB. Yields a context within which the limit holds. Where nothing may be
+    mounted, files may have 32 KiB within it.
+    """
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    @contextmanager
+    def short_files() -> Iterator[None]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (32 * 1024, former[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, former)
+
+    @contextmanager
+    def little_space() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            subprocess.run(["mount", "-o", "remount,size=64m", str(folder)], check=True)
+
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        yield short_files
+        return
+    try:
+        yield little_space
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_file_system_that_is_really_full_costs_files_only(tmp_path: Path) -> None:
+    """Other files fill it as well: the tier's own size is never reached."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    with small_file_system(folder) as limited:
+        node = TieredNode(str(folder / "cache"), size=1 << 26)
+        try:
+            store = node.a
+            assert isinstance(store, TieredStore)
+            keys = [b"%016d" % number for number in range(80)]
+            with mock.patch.object(disk_tier, "PAUSE_S", 0.0), limited():
+                for number, key in enumerate(keys):
+                    store_one(node, key, bytes([number]) * 100_000, tags=[b"t"])
+                disk = store.numbers().disk
+                assert disk is not None
+                assert disk.errors > 0
+                assert not disk.has_failed
+                for number, key in enumerate(keys):
+                    node.forget()
+                    assert content(node.recall(key)) in (None, (b"head", bytes([number]) * 100_000))
+                assert not list(Path(node.path).glob("objects-*/.*"))
+
+                purged: list[None] = []
+                store.purge_tags([b"t"])
+                store.when_purged(lambda: purged.append(None))
+                node.settle()
+                assert purged
+                assert store.disk is not None
+                assert not store.disk.has_failed
+                assert [key for key in keys if node.recall(key) is not None] == []
+
+            store_one(node, K, b"k" * 100_000)
+            node.forget()
+            assert content(node.recall(K)) == (b"head", b"k" * 100_000)
+        finally:
+            node.close()

@@ -17,7 +17,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from fastgw.cache.shared import shared_store
+from fastgw.cache.shared import lifecycle, shared_store
 from fastgw.cache.shared.layout import CacheMemory, OtherCacheLayout
 from fastgw.cache.shared.recovery import clean_up
 from fastgw.cache.shared.segments import SegmentState, StateWord
@@ -185,6 +185,8 @@ def use_in_turn(node: SharedNode, number: int) -> None:
         assert lease.store_head(b"names", key=b"n" * 16, url=b"http://a/")
     other = key_of(1000 + number % 53) if number % 3 == 0 else None
     tags = (b"tag", b"b") if number % 4 == 0 else ()
+    if number % 19 == 0:
+        lease.store_whole(b"h" * chance.randrange(500), content(number, 0, length), url=b"u", tags=(b"tag",))
     writer = lease.store(b"h" * chance.randrange(500), chance.choice([None, length]), key=other, url=b"u", tags=tags)
     if writer is not None:
         body = content(number, 0, length)
@@ -591,3 +593,38 @@ class StoreModel(RuleBasedStateMachine):
 
 StoreModel.TestCase.settings = settings(max_examples=30, stateful_step_count=40)
 TestStoreModel = StoreModel.TestCase
+
+
+def test_a_head_of_an_object_of_several_segments_is_replaced(node: SharedNode) -> None:
+    """A response that a 304 has validated is fresh again, however large it is."""
+    body = content(1, 1, 100_000)
+    assert len(body) > node.memory.geometry.segment
+    put(node.a, key_of(1), body, b"old", tags=[b"t"], url=b"http://a.test/x")
+    for turn in range(12):
+        found = node.b.find(key_of(1))
+        assert found is not None
+        node.date.now += 1
+        assert leased(node.b, key_of(1)).freshen(found, b"new %d" % turn)
+        assert body_of(found) == body
+        found.release()
+        assert read(node.a, key_of(1)) == (b"new %d" % turn, body)
+    after = node.a.find(key_of(1))
+    assert after is not None
+    assert after.stored_date == node.date.now
+    lease = leased(node.a, key_of(1))
+    node.b.purge_tags([b"t"])
+    assert not lease.freshen(after, b"too late")
+    after.release()
+    lease.give_up()
+    assert node.a.find(key_of(1)) is None
+    with mock.patch.object(lifecycle, "_MOST_COPIED", 1000):
+        put(node.a, key_of(2), body)
+        found = node.a.find(key_of(2))
+        assert found is not None
+        lease = leased(node.a, key_of(2))
+        assert not lease.freshen(found, b"new")
+        assert lease.why_not == "it is too large to be copied"
+        found.release()
+        lease.give_up()
+        assert read(node.b, key_of(2)) == (b"head", body)
+    assert not pins_in(node.memory)

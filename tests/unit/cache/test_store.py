@@ -43,6 +43,30 @@ def test_a_stored_object_is_found_by_all_workers(node: Node) -> None:
     assert node.a.numbers().bytes >= 10
 
 
+@pytest.mark.parametrize("length", [0, 1, 1000, 60_000])
+def test_a_whole_object_is_stored_at_once(node: Node, length: int) -> None:
+    body = (b"0123456789" * (length // 10 + 1))[:length]
+    assert node.a.is_absent(K)
+    lease = leased(node.a, K)
+    assert node.b.lease(K) is Refusal.IN_FLIGHT
+    assert lease.store_whole(b"a head", body, url=b"http://a/", tags=(b"tag",))
+    assert not node.b.is_absent(K)
+    assert read(node.b, K) == (b"a head", body)
+    leased(node.b, K).give_up()  # it ended with the object
+    assert node.a.numbers().objects == 1
+    at_once(node.a.purge_tags([b"tag"]))
+    assert node.b.find(K) is None
+
+
+def test_a_purge_during_a_fetch_keeps_a_whole_object_out(node: Node) -> None:
+    lease = leased(node.a, K)
+    at_once(node.b.purge_all())
+    assert not lease.store_whole(b"head", b"body", url=b"http://a/", tags=())
+    assert lease.why_not
+    lease.give_up()
+    assert node.a.find(K) is None
+
+
 def test_an_object_without_body(node: Node) -> None:
     put(node.a, K)
     assert read(node.b, K) == (b"head", b"")

@@ -16,7 +16,7 @@ from redis import exceptions as of_redis
 
 from fastgw.filters.limiting.counter_store import LimitSpec, NodeCounterStore, limit_of
 from fastgw.filters.limiting.redis_counter_store import RedisCounters, RedisCounterStore
-from fastgw.redis import availability, rate_limits
+from fastgw.redis import availability, script_client
 from fastgw.redis.error_messages import in_words
 from fastgw.redis.pipelined_connection import Pipe, opened
 from fastgw.redis.rate_limits import CLOCK, SCRIPT, Asking, StateLimits, asking
@@ -272,10 +272,10 @@ def test_it_is_tried_again_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> 
         limits.release()
         await sleep(0)
 
-    monkeypatch.setattr(rate_limits, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": passes}))
+    monkeypatch.setattr(script_client, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": passes}))
     asyncio.run(play())
-    assert pauses[0] <= 1.5 * rate_limits.AGAIN_S
-    assert rate_limits.AGAIN_MOST_S <= pauses[-1] <= 1.5 * rate_limits.AGAIN_MOST_S
+    assert pauses[0] <= 1.5 * script_client.AGAIN_S
+    assert script_client.AGAIN_MOST_S <= pauses[-1] <= 1.5 * script_client.AGAIN_MOST_S
 
 
 @asynccontextmanager
@@ -339,17 +339,17 @@ def test_one_that_answers_nonsense_is_told_once_and_tried_ever_more_seldom(
             limits.release()
             await sleep(0)
 
-    monkeypatch.setattr(rate_limits, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": passes}))
+    monkeypatch.setattr(script_client, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": passes}))
     asyncio.run(play())
     assert [record.message.count("is unreachable") for record in caplog.records] == [1]
-    assert pauses[0] <= 1.5 * rate_limits.AGAIN_S
-    assert rate_limits.AGAIN_MOST_S <= pauses[-1] <= 1.5 * rate_limits.AGAIN_MOST_S
+    assert pauses[0] <= 1.5 * script_client.AGAIN_S
+    assert script_client.AGAIN_MOST_S <= pauses[-1] <= 1.5 * script_client.AGAIN_MOST_S
 
 
 def test_one_that_is_there_again_is_told_once_it_has_stayed(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(rate_limits, "STEADY_S", 0.01)
+    monkeypatch.setattr(script_client, "STEADY_S", 0.01)
 
     async def play() -> None:
         limits = StateLimits(redis.url, 30.0)
@@ -494,7 +494,7 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection_and_answers_nobody(
 
 
 def test_what_nobody_waits_for_is_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limits, "MOST_UNANSWERED", 3)
+    monkeypatch.setattr(script_client, "MOST_UNANSWERED", 3)
 
     async def play() -> None:
         async with answering(b"") as url:
@@ -519,8 +519,8 @@ def test_a_defect_while_it_connects_does_not_end_the_trying(
             raise ValueError("no such thing")
         return await opened(url, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rate_limits, "opened", failing)
-    monkeypatch.setattr(rate_limits, "AGAIN_MOST_S", 0.001)
+    monkeypatch.setattr(script_client, "opened", failing)
+    monkeypatch.setattr(script_client, "AGAIN_MOST_S", 0.001)
 
     async def play() -> None:
         limits = StateLimits(redis.url, 30.0)

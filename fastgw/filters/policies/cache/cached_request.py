@@ -8,7 +8,8 @@ from fastgw.cache.tiers.disk_object import DiskObject
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange
 from fastgw.filters.policies.cache.fetch import Fetch
-from fastgw.filters.policies.cache.policy import CachePolicy, ForwardedFields, client_origin, client_url
+from fastgw.filters.policies.cache.forwarded_fields import ForwardedFields
+from fastgw.filters.policies.cache.policy import CachePolicy, client_origin, client_url
 from fastgw.filters.policies.cache.ready_answers import Selection
 from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
@@ -18,6 +19,7 @@ from fastgw.http.caching.no_vary_search import SearchVariance, equivalent_key
 from fastgw.http.caching.records import SearchRecord, StoredHead, VariantsRecord, decode_record
 from fastgw.http.caching.reuse import Decision, Reuse, Trouble, decide_reuse, find_age, may_send_stale
 from fastgw.http.caching.vary import variant_key
+from fastgw.upstream.client.response_action import ResponseAction
 from fastgw.upstream.forwarding.forward_action import Forward
 
 _SENT: Final = frozenset((Reuse.FRESH, Reuse.STALE, Reuse.STALE_WHILE_REVALIDATE))
@@ -58,17 +60,17 @@ class CachedRequest:
         "variants",
     )
 
-    def __init__(self, policy: CachePolicy, exchange: Exchange, forward: Forward) -> None:
+    def __init__(self, policy: CachePolicy, exchange: Exchange, forward: Forward | ResponseAction) -> None:
         self.policy, self.exchange, self.forward = policy, exchange, forward
         self.directives = parse_request(exchange.head)
         self.query = policy.query_of(exchange)
-        self._origin = client_origin(exchange)
-        self._resource = policy.resource_of(exchange, forward, self._origin)
+        self._fields: ForwardedFields | None = None
+        self._origin = client_origin(exchange.head, exchange.peer)
+        self._resource = policy.resource_of(exchange, self.fields, forward, self._origin)
         self.exact = self.primary = self.key = primary_key(self._resource, self.query)
         self._search_key: bytes | None = None
         self.rule: SearchVariance | None = None
         self.variants: VariantsRecord | None = None
-        self._fields: ForwardedFields | None = None
         self._why: Forwarded | None = None  # why the first look-up has not found an answer
         self._has_waited = False
         self._is_recalling = self._is_recalled_again = False
@@ -139,7 +141,7 @@ class CachedRequest:
         found = store.find(self.exact) or self._find_equivalent()
         record = None if found is None else decode_record(found.head)
         if found is not None and isinstance(record, VariantsRecord):
-            if policy.ready is not None:
+            if policy.ready_hits is not None:
                 self._variants_stamp = store.stamp(found)
             found.release()
             self.variants = record
@@ -175,14 +177,30 @@ class CachedRequest:
             )
         else:
             exchange.cache_result = "hit" if decision.use is Reuse.FRESH else "stale"
-            if decision.use is Reuse.FRESH and policy.ready is not None and exchange.chain.ready_answer is not None:
-                variants = self.variants
-                selection = None if variants is None else Selection(variants.vary, self._variants_stamp)
-                policy.ready.add(exchange, found, record, self.forward.marks, selection)
+            if decision.use is Reuse.FRESH:
+                self._keep_ready(found, record)
             exchange.cache_status = hit_status(decision.ttl)
         if decision.use is Reuse.STALE_WHILE_REVALIDATE and found.is_complete:
             self._validate_later(found)
         answer_from(exchange, policy, found, record, decision.age, self.forward.marks)
+
+    def _keep_ready(self, found: StoredObject, record: StoredHead) -> None:
+        """Keep a fresh response in the memory of the worker."""
+        exchange, policy, forward, variants = self.exchange, self.policy, self.forward, self.variants
+        selection = None if variants is None else Selection(variants.vary, self._variants_stamp)
+        if self._may_be_ready:
+            assert policy.ready is not None
+            policy.ready.add(exchange, found, record, forward.marks, selection)
+        elif policy.ready_hits is not None and isinstance(forward, Forward):
+            policy.ready_hits.add(exchange, forward, found, record, selection)
+
+    @property
+    def _may_be_ready(self) -> bool:
+        """Whether the answer may be kept as ready bytes: it depends on nothing that their key does not have."""
+        if self.policy.ready is None or self.exchange.chain.ready_answer is None:
+            return False
+        # A value that this request does not have would select another response, too.
+        return isinstance(self.forward, Forward) or len(self.forward.key_values(self.exchange)) == 1
 
     def _validate_later(self, sent: StoredObject) -> None:
         """Validate a stale response in the background, unless another request does. `sent`: it is sent meanwhile."""

@@ -17,7 +17,7 @@ from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Response, Trailers
 from fastgw.exchange.states import ANSWERING, HOLDING
 from fastgw.filters.policies.cache.leader import Leader
-from fastgw.filters.policies.cache.policy import CachePolicy
+from fastgw.filters.policies.cache.policy import MARK_S, CachePolicy, name_of
 from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
@@ -39,10 +39,6 @@ from fastgw.upstream.forwarding.forward_action import CallRecorder
 if TYPE_CHECKING:
     from fastgw.filters.policies.cache.cached_request import CachedRequest
 
-MARK_S: Final = 1.0
-"""Seconds for which requests do not wait for each other after a response that was not stored."""
-MOST_TAGS: Final = 64
-LONGEST_TAG: Final = 256
 _NOT_SENT: Final = WRITTEN_HERE | {b"expect"}
 UNREACHABLE: Final = FAULTS["unavailable"] | FAULTS["unreachable"] | {Fault.CONNECTION_LOST}
 
@@ -106,7 +102,7 @@ class Fetch:
         self._lease, self._refusal, self._why = lease, refusal, why
         self._found, self._record = found, record
         self._head: RequestHead = exchange.head
-        self._storing = request.policy.storing_of(exchange, is_authenticated=request.is_authenticated)
+        self._storing = request.policy.storing_of(exchange.consumer, is_authenticated=request.is_authenticated)
         self._is_authenticated = request.is_authenticated
         self._leader = Leader(exchange, self) if has_client else None
         self._writer: Writer | None = None
@@ -120,9 +116,15 @@ class Fetch:
     def send_request(self, exchange: Exchange) -> None:
         """Send the request. `exchange`: of the client for whom it is sent first."""
         self._request_date = self._policy.clock()
-        exchange.upstream = self._forward.upstream.name
+        exchange.upstream = name_of(self._forward)
         conditions = [] if self._record is None else make_conditions(self._record)
         self._send(exchange, conditions)
+
+    def adopt_request(self, exchange: Exchange, request_date: float) -> Exchange:
+        """Go on with a request that is sent on the fast path. Returns the exchange of the call."""
+        self._request_date = request_date
+        self._call = DetachedCall(exchange, self._forward, self)
+        return self._call.prepare(exchange, sent_head(exchange, self._query), self._query, self._policy.dropped, b"")
 
     def _send(self, exchange: Exchange, conditions: Sequence[tuple[bytes, bytes]]) -> None:
         policy = self._policy
@@ -213,7 +215,7 @@ class Fetch:
             if isinstance(asked, Refusal):
                 return b"in-flight"
             lease = self._lease = asked
-        tags = [*self._tags(head), url_tag(self._url)]
+        tags = [*policy.tags_of(head), url_tag(self._url)]
         if not self._apply_rule(lease, parse_search_variance(head.values(b"no-vary-search"))):
             return b"store-full"
         if self._rule is not None:
@@ -265,13 +267,6 @@ class Fetch:
             keys = keys[1:]
         listed = encode_record(VariantsRecord(names, keys))
         return lease.store_head(listed, key=self._primary, url=self._url, tags=(url_tag(self._url),))
-
-    def _tags(self, head: ResponseHead) -> list[bytes]:
-        tags: list[bytes] = []
-        for name in self._policy.tag_headers:
-            for line in head.values(name):
-                tags += line.replace(b",", b" ").split()
-        return [tag for tag in dict.fromkeys(tags) if len(tag) <= LONGEST_TAG][:MOST_TAGS]
 
     def _forget(self, head: ResponseHead) -> None:
         """Remove what is stored if the new response, which is not stored, replaces it."""

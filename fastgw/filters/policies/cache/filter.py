@@ -1,12 +1,14 @@
 """cache: answer requests from stored responses (RFC 9111)."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, field
 
+from fastgw.cache.store import Counting
 from fastgw.config.base.value_types import Method, Name, Network, Notation, Token
-from fastgw.config.settings.gateway import NONE, Some
+from fastgw.config.settings.gateway import NONE, CacheStore, Some
 from fastgw.filters.api import (
     Duration,
     Env,
@@ -22,6 +24,7 @@ from fastgw.filters.api import (
     WarningContext,
 )
 from fastgw.filters.policies.cache.cached_request import CachedRequest
+from fastgw.filters.policies.cache.fast_fetch import begin_fetch
 from fastgw.filters.policies.cache.fetch import explain_fetch
 from fastgw.filters.policies.cache.policy import CachePolicy
 from fastgw.filters.policies.cache.ready_answers import ReadyMemory
@@ -34,6 +37,7 @@ from fastgw.http.caching.validation import FOR_ORIGIN, has_any
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
 from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, tags_to_purge
+from fastgw.upstream.client.response_action import ResponseAction
 from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 
 _CACHEABLE: Final = ("GET", "HEAD")
@@ -49,6 +53,9 @@ def parse_status(text: str) -> str:
 StatusCode = Annotated[
     str, Notation('a status code such as "404"', parse_status, {"type": "string", "pattern": "^[2-5][0-9]{2}$"})
 ]
+_SOFT_PURGE: Final = b"fastgw-soft-purge"
+_COUNTED_AT_ONCE: Final = 4
+"""Steps of counting between two turns of the event loop."""
 _METHOD: Final = forwarded_status(Forwarded.METHOD)
 _BYPASS: Final = forwarded_status(Forwarded.BYPASS)
 
@@ -108,6 +115,9 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     `key`. Responses to clients that have authenticated are only stored if they are marked `public` or `s-maxage`, or
     with `vary_by: [consumer]`; responses with `Set-Cookie` are not stored.
 
+    Responses of `compose` and `lambda` are stored as a whole. Their key also has the values of the request that the
+    parts are made of. An incomplete composition is not stored, nor is the status of a required part that has failed.
+
     The filter runs behind authentication and limits, so a stored response is only sent to those that may get it.
     Every response of an upstream or the store has `Cache-Status` (RFC 9211).
     """
@@ -150,7 +160,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
 
     purge_method: PurgeMethod | None = None
     """Clients that may purge a URL, with all its variants, by a request to it with the method PURGE, which is answered
-    204. It reaches all nodes, as `fastgw purge` does. null = PURGE is forwarded like any other method."""
+    200 with the number of objects: `{"objects":2}`. With the header `Fastgw-Soft-Purge: 1` they become stale instead of
+    being removed. It reaches all nodes, as `fastgw purge` does. null = PURGE is forwarded like any other method."""
 
     def __post_init__(self) -> None:
         if not {*self.methods} <= {*_CACHEABLE}:
@@ -166,7 +177,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             yield "`vary_by: [consumer]` has no effect: no filter before it authenticates clients"
 
     def build(self, env: Env) -> Hooks:
-        env.follow_caches()
+        tiers = _tiers_of(env.follow_caches().get(self.store))
         policy = self._compiled(env.shared(("cache", "ready answers"), ReadyMemory))
         bypass_header = policy.bypass_header
         may_purge = None if self.purge_method is None else address_check(self.purge_method.allow, ())
@@ -178,15 +189,16 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             store = services.caches(self.store)
             if store is not None:
                 policy.store, policy.has_store = store, True
-                if policy.ready is not None:
-                    policy.ready.store = store
+                for ready in (policy.ready, policy.ready_hits):
+                    if ready is not None:
+                        ready.store = store
 
-        def translate(exchange: Exchange, forward: Forward | CallRecorder) -> bool:
+        def translate(exchange: Exchange, forward: Forward | CallRecorder | ResponseAction) -> bool:
             if exchange.cache_status:  # it is forwarded past the cache, or a fallback takes over
                 return False
             head = exchange.head
             if exchange.method not in policy.methods:
-                if may_purge is not None and exchange.method == b"PURGE" and isinstance(forward, Forward):
+                if may_purge is not None and exchange.method == b"PURGE" and not isinstance(forward, CallRecorder):
                     purge(exchange, may_purge)
                     return True
                 exchange.cache_result, exchange.cache_status = "bypass", _METHOD
@@ -202,6 +214,11 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             if isinstance(forward, CallRecorder):
                 explain_fetch(policy, exchange, forward)
                 return True
+            if isinstance(forward, Forward):
+                if forward.refuse_path(exchange):
+                    return True
+                if policy.has_store and policy.ready_hits is not None and policy.ready_hits.answer(exchange, forward):
+                    return True
             return policy.has_store and CachedRequest(policy, exchange, forward).answer()
 
         def purge(exchange: Exchange, may_purge: Callable[[str], tuple[bool, str]]) -> None:
@@ -212,10 +229,12 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 exchange.fail(Fault.INTERNAL, why="there is no cache store")
             else:
                 url = policy.url_of(exchange, policy.query_of(exchange))
-                policy.store.purge_tags(tags_to_purge(url))
-                announce[0](PurgeOrder(self.store, PurgeTarget.URL, (url,)))
-                exchange.service = waiting = _PurgeWait(exchange)
-                policy.store.when_purged(waiting.answer)
+                is_soft = exchange.head.first(_SOFT_PURGE) == b"1"
+                counting = policy.store.purge_tags(tags_to_purge(url), soft=is_soft)
+                announce[0](PurgeOrder(self.store, PurgeTarget.URL, (url,), is_soft))
+                exchange.service = waiting = _PurgeWait(exchange, counting, policy.worker_loop.loop.call_soon)
+                policy.store.when_purged(waiting.note_written)
+                waiting.count_next()
 
         def response(exchange: Exchange) -> None:
             answer = exchange.response
@@ -227,10 +246,14 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 _invalidate(policy, exchange)
 
         def explain(exchange: Exchange) -> str:
-            return self._explained(policy, exchange)
+            return self._explained(policy, exchange, tiers)
 
-        ready = None if policy.ready is None else policy.ready.find
-        return Hooks(translate=translate, response=response, start=start, explain=explain, ready_answer=ready)
+        ready = fetch = None
+        if policy.ready is not None:
+            ready, fetch = policy.ready.find, partial(begin_fetch, policy)
+        return Hooks(
+            translate=translate, response=response, start=start, explain=explain, ready_answer=ready, fetch=fetch
+        )
 
     def _compiled(self, ready_memory: ReadyMemory) -> CachePolicy:
         query = self.key.query
@@ -268,7 +291,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             ready_memory=ready_memory,
         )
 
-    def _explained(self, policy: CachePolicy, exchange: Exchange) -> str:
+    def _explained(self, policy: CachePolicy, exchange: Exchange, tiers: str) -> str:
         """Say what the cache does with a request, as far as it is known without the store and the response."""
         if exchange.method not in policy.methods:
             if self.purge_method is not None and exchange.method == b"PURGE":
@@ -281,23 +304,45 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
         parts = [policy.url_of(exchange, policy.query_of(exchange)).decode("latin-1")]
         parts += (name.decode() for name in (*policy.key_headers, *policy.key_cookies))
         parts += ("consumer",) if policy.by_consumer else ()
-        told = f"store {self.store}, key {' + '.join(parts)}"
+        told = f"store {self.store}{tiers}, key {' + '.join(parts)}"
         if exchange.consumer is not None and not policy.by_consumer:
             told += "; stores only what says public or s-maxage, as the client has authenticated"
         return told
 
 
 class _PurgeWait:
-    """Service side of a request with PURGE, until the purge holds over restarts, too."""
+    """Service side of a request with PURGE, until the purge holds over restarts, too, and its objects are counted."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(
+        self, exchange: Exchange, counting: Counting, call_soon: Callable[[Callable[[], None]], object]
+    ) -> None:
         self._exchange: Exchange | None = exchange
+        self._counting, self._call_soon = counting, call_soon
+        self._objects: int | None = None
+        self._is_written = False
 
-    def answer(self) -> None:
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.service = None
-            exchange.reply(Reply(204))
+    def note_written(self) -> None:
+        self._is_written = True
+        self._answer()
+
+    def count_next(self) -> None:
+        """Count some objects, with turns of the event loop in between."""
+        if self._exchange is None:
+            return
+        for _ in range(_COUNTED_AT_ONCE):
+            try:
+                next(self._counting)
+            except StopIteration as end:
+                self._objects = int(end.value)
+                self._answer()
+                return
+        self._call_soon(self.count_next)
+
+    def _answer(self) -> None:
+        exchange = self._exchange
+        if exchange is not None and self._is_written and self._objects is not None:
+            self._exchange = exchange.service = None
+            exchange.reply(Reply(200, b'{"objects":%d}' % self._objects, [(b"Content-Type", b"application/json")]))
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
@@ -306,6 +351,12 @@ class _PurgeWait:
 
     def cancel(self) -> None:
         self._exchange = None
+
+
+def _tiers_of(store: CacheStore | None) -> str:
+    """Return what `explain` says about the slower tiers of a store."""
+    tiers = [] if store is None else [name for name, tier in (("disk", store.disk), ("Redis", store.redis)) if tier]
+    return f" ({', '.join(['memory', *tiers])})" if tiers else ""
 
 
 def _seconds(duration: float | None) -> int | None:

@@ -2,24 +2,32 @@
 
 from collections.abc import Callable, Mapping
 from time import time
-from typing import Final, NamedTuple, final
+from typing import Final, NamedTuple, cast, final
 
 from msgspec import structs
 
 from fastgw.cache.store import Store
+from fastgw.consumers.index import Consumer
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
+from fastgw.exchange.fast_fetch import FetchRequest
 from fastgw.exchange.request_keys import cookies_named
 from fastgw.filters.policies.cache.ready_answers import ReadyAnswers, ReadyMemory
-from fastgw.forwarded_headers import client_authority, client_scheme
+from fastgw.filters.policies.cache.ready_hits import ReadyHits
+from fastgw.forwarded_headers import Peer, client_authority, client_scheme
 from fastgw.http.caching.keys import QueryRule, filter_query, resource_text
 from fastgw.http.caching.storing import StorePolicy
 from fastgw.http.caching.validation import CONDITIONS
-from fastgw.http.caching.vary import normalized_value
-from fastgw.http.fields import Fields
+from fastgw.http.caching.vary import RequestFields, normalized_value
+from fastgw.http.messages import RequestHead, ResponseHead
+from fastgw.upstream.client.response_action import ResponseAction
 from fastgw.upstream.forwarding.forward_action import Forward
 
+MARK_S: Final = 1.0
+"""Seconds for which requests do not wait for each other after a response that was not stored."""
+MOST_TAGS: Final = 64
+LONGEST_TAG: Final = 256
 UNKEYED: Final = frozenset(
     b"x-forwarded-host x-forwarded-scheme x-forwarded-prefix x-forwarded-server x-forwarded-ssl x-forwarded-port "
     b"x-original-url x-original-host x-rewrite-url x-url-scheme x-host x-http-host-override x-http-method "
@@ -28,30 +36,6 @@ UNKEYED: Final = frozenset(
 """Headers of clients that change what an upstream answers without being in the key: with them one client could choose
 what others get (cache poisoning). The last two describe a body, which is not forwarded either."""
 _PORTS: Final[Mapping[bytes, bytes]] = {b"http": b":80", b"https": b":443"}
-
-
-@final
-class ForwardedFields:
-    """Request headers as the upstream gets them: with the changes of filters. For the values that `Vary` names."""
-
-    __slots__ = ("_added", "_exchange")
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-        self._added: Fields | None = None
-
-    def first(self, name: bytes) -> bytes | None:
-        values = self.values(name)
-        return values[0] if values else None
-
-    def values(self, name: bytes) -> list[bytes]:
-        exchange = self._exchange
-        values = [] if name in exchange.request_dropped else exchange.head.values(name)
-        if exchange.request_added:
-            if self._added is None:
-                self._added = Fields.parse(exchange.request_added, 0)
-            values += self._added.get_all(name)
-        return values
 
 
 @final
@@ -73,6 +57,7 @@ class CachePolicy:
         "methods",
         "query_rule",
         "ready",
+        "ready_hits",
         "store",
         "store_name",
         "tag_headers",
@@ -107,54 +92,80 @@ class CachePolicy:
         self.has_store = False
         # None: the key has parts that are only known on the full path
         is_apart = key_cookies or by_consumer
-        self.ready = None if is_apart else ReadyAnswers(ready_memory, bypass_header, key_headers, time)
+        answers = ReadyAnswers(ready_memory, bypass_header, key_headers, time)
+        self.ready = None if is_apart else answers
+        self.ready_hits: ReadyHits | None = None  # None: the key has cookies
+        if not key_cookies:
+            self.ready_hits = ReadyHits(ready_memory, answers, key_headers, by_consumer, time)
         self.clock: Callable[[], float] = time  # epoch seconds
         self.dropped = (UNKEYED | frozenset(CONDITIONS)) - frozenset(key_headers)
 
-    def storing_of(self, exchange: Exchange, *, is_authenticated: bool) -> StorePolicy:
+    def storing_of(self, consumer: Consumer | None, *, is_authenticated: bool) -> StorePolicy:
         """Return the rules that decide whether the response to this request is stored.
 
         They are stricter unless the key has the identity of the client: the consumer, if the client is one, or the
         credentials of a client that the gateway has not authenticated. Tokens without a consumer are not in the key.
         """
         if is_authenticated:
-            is_apart = self.by_consumer and exchange.consumer is not None
+            is_apart = self.by_consumer and consumer is not None
         else:
             is_apart = b"authorization" in self.key_headers
         return self._storing_apart if is_apart else self._storing
+
+    def tags_of(self, head: ResponseHead) -> list[bytes]:
+        """Return the tags of a response, for purges."""
+        tags: list[bytes] = []
+        for name in self.tag_headers:
+            for line in head.values(name):
+                tags += line.replace(b",", b" ").split()
+        return [tag for tag in dict.fromkeys(tags) if len(tag) <= LONGEST_TAG][:MOST_TAGS] if tags else tags
 
     def query_of(self, exchange: Exchange) -> bytes | None:
         """Return the query for the key and for the upstream."""
         sent = exchange.query_sent
         return filter_query(exchange.head.query if sent is UNCHANGED_QUERY else sent, self.query_rule)
 
-    def resource_of(self, exchange: Exchange, forward: Forward, origin: "ClientOrigin") -> bytes:
+    def resource_of(
+        self,
+        request: FetchRequest,
+        fields: RequestFields,
+        forward: Forward | ResponseAction,
+        origin: "ClientOrigin",
+    ) -> bytes:
         """Return what the keys of a request have in common: what was routed, and what is forwarded, but for the query.
 
-        The filters of another route may send other headers to the same URL of the upstream, so its name is a part.
+        `fields`: its headers as the upstream gets them. The filters of another route may send other headers to the same
+        URL of the upstream, so its name is a part.
         """
-        head, peer = exchange.head, exchange.peer
-        route = exchange.route
+        head, peer = request.head, request.peer
+        route = request.route
         parts: list[bytes | None] = [None if route is None else route.name.encode()]
         if self.key_headers or self.key_cookies:
-            fields = ForwardedFields(exchange)
             parts += (normalized_value(name, fields.values(name)) for name in self.key_headers)
             parts += (b"\n".join(cookies_named(head, name)) or None for name in self.key_cookies)
         if self.by_consumer:
-            parts.append(None if exchange.consumer is None else exchange.consumer.name.encode())
+            parts.append(None if request.consumer is None else request.consumer.name.encode())
         if peer.trusted and head.forwarded:  # they reach the upstream as the trusted proxy has sent them
             parts += (head.first(name) for name in (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port"))
+        path_of = forward.path_of if isinstance(forward, Forward) else None
+        if not isinstance(forward, Forward):
+            parts += forward.key_values(cast(Exchange, request))  # it is never on the fast path
         return resource_text(
             scheme=origin.scheme,
             authority=origin.authority,
-            path=exchange.path if forward.path_of is None else forward.path_of(exchange),
-            upstream=forward.upstream.name.encode(),
+            path=request.path if path_of is None else path_of(request),
+            upstream=name_of(forward).encode(),
             parts=parts,
         )
 
     def url_of(self, exchange: Exchange, query: bytes | None) -> bytes:
         """Return the URL as clients see it, for purges: without the listener's port, the path in its normal form."""
-        return client_url(client_origin(exchange), exchange.path, query)
+        return client_url(client_origin(exchange.head, exchange.peer), exchange.path, query)
+
+
+def name_of(forward: Forward | ResponseAction) -> str:
+    """Return the name of the upstream; "" for several ones."""
+    return forward.upstream.name if isinstance(forward, Forward) else ""
 
 
 class ClientOrigin(NamedTuple):
@@ -164,9 +175,8 @@ class ClientOrigin(NamedTuple):
     authority: bytes
 
 
-def client_origin(exchange: Exchange) -> ClientOrigin:
+def client_origin(head: RequestHead, peer: Peer) -> ClientOrigin:
     """Return the origin that the client has requested."""
-    head, peer = exchange.head, exchange.peer
     scheme, authority = client_scheme(head, peer), client_authority(head, peer)
     if b":" not in authority:
         return ClientOrigin(scheme, authority)

@@ -11,13 +11,14 @@ PERF: a hit of 1 KiB takes 8 us of CPU, on the full path 20, a proxied request 1
 import re
 from collections.abc import Callable
 from itertools import count
-from typing import Final, NamedTuple, final
+from typing import Final, NamedTuple, Protocol, final
 
 from fastgw.cache.store import Store, StoredObject
-from fastgw.exchange import Exchange
+from fastgw.exchange import Exchange, Route
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.forwarded_headers import Peer
 from fastgw.http.caching.records import StoredHead
+from fastgw.http.caching.vary import RequestFields
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import parse_response
 from fastgw.http.messages import RequestHead
@@ -26,13 +27,21 @@ MOST_BYTES: Final = 8 * 1024 * 1024
 """Maximum bytes of answers that a worker keeps."""
 LONGEST: Final = 64 * 1024
 """Maximum bytes of a body."""
-_LONGEST_VALUES: Final = 1024
+LONGEST_VALUES: Final = 1024
 """Maximum bytes of the headers that select an answer."""
-_OVERHEAD: Final = 1024
+OVERHEAD: Final = 1024
 _SPECIAL: Final = rb"\n[rRiIcCpP](?i:(?<=r)ange|(?<=i)f-|(?<=c)ache-control|(?<=p)ragma)"
 """Pattern of headers that the full path reads. PERF: half of the time of a pattern without the set of first letters:
 0.6 us for a head of 450 bytes (CPython 3.11).
 """
+
+
+class ReadyEntry(Protocol):
+    """Entry of a `ReadyMemory`."""
+
+    @property
+    def weight(self) -> int:
+        """Bytes that count for it."""
 
 
 @final
@@ -49,18 +58,18 @@ class _Entry:
 
     @property
     def weight(self) -> int:
-        return _OVERHEAD + len(self.head) + len(self.body)
+        return OVERHEAD + len(self.head) + len(self.body)
 
 
 @final
-class _Selector:
+class Selector:
     """Names of the request headers that select one of several answers (`Vary`); `stamp`: of the list of variants."""
 
     __slots__ = ("names", "stamp", "weight")
 
     def __init__(self, names: tuple[bytes, ...], stamp: object) -> None:
         self.names, self.stamp = names, stamp
-        self.weight = _OVERHEAD
+        self.weight = OVERHEAD
 
 
 class Selection(NamedTuple):
@@ -71,17 +80,17 @@ class Selection(NamedTuple):
 
 
 Key = tuple[object, ...]
-"""Number of a `ReadyAnswers`, scheme, authority, request target; then values of the headers that are in the key of the
-cache, and names and values of those that select a variant.
+"""Number of the use of the filter and of the chain, scheme, authority, request target; then values of the headers that
+are in the key of the cache, and names and values of those that select a variant.
 """
 
 
 @final
 class ReadyMemory:
-    """Answers of all uses of the filter in a process, within `MOST_BYTES`: the oldest one is removed for a new one."""
+    """Answers and hits of all uses of the filter in a process, within `MOST_BYTES`: the oldest is removed first."""
 
     def __init__(self) -> None:
-        self._entries: dict[Key, _Entry | _Selector] = {}
+        self._entries: dict[Key, ReadyEntry] = {}
         self._bytes = 0
         self._numbers = count()
         self.get = self._entries.get
@@ -93,7 +102,7 @@ class ReadyMemory:
         """Return the number of another `ReadyAnswers`: those of a replaced configuration are never found again."""
         return next(self._numbers)
 
-    def put_answer(self, key: Key, entry: _Entry | _Selector) -> None:
+    def put_answer(self, key: Key, entry: ReadyEntry) -> None:
         self.remove(key)
         self._entries[key] = entry
         self._bytes += entry.weight
@@ -144,14 +153,15 @@ class ReadyAnswers:
             return
         if record.date is None or (record.vary and selection is None):
             return
-        key: Key = (self._number, peer.scheme, head.authority, head.request_target, *_values(head, self._key_headers))
+        first = self._number, exchange.chain.number
+        key: Key = (*first, peer.scheme, head.authority, head.request_target, *values_of(head, self._key_headers))
         selector = None
         if selection is not None:
             if selection.stamp is None or b"cookie" in selection.names:  # there would be one for each client
                 return
-            selector = key, _Selector(*selection)
-            key = (*key, selection.names, *_values(head, selection.names))
-        if sum(len(part) for part in key[4:] if isinstance(part, bytes)) > _LONGEST_VALUES:
+            selector = key, Selector(*selection)
+            key = (*key, selection.names, *values_of(head, selection.names))
+        if sum(len(part) for part in key[5:] if isinstance(part, bytes)) > LONGEST_VALUES:
             return
         stamp = self.store.stamp(found)
         if stamp is None:
@@ -170,21 +180,23 @@ class ReadyAnswers:
             self._memory.put_answer(*selector)
         self._memory.put_answer(key, made)
 
-    def find(self, head: RequestHead, peer: Peer) -> ReadyAnswer | None:
+    def needs_full_path(self, head: RequestHead, peer: Peer) -> bool:
+        """Whether a GET has headers that the full path has to read."""
+        return head.any_line(self._is_special) or (peer.trusted and head.forwarded)
+
+    def find(self, head: RequestHead, peer: Peer, route: Route) -> ReadyAnswer | None:
         """Return the answer to an ordinary request without a body. None: the full path has to answer it."""
-        key: Key = (self._number, peer.scheme, head.authority, head.request_target)
+        key: Key = (self._number, route.chain.number, peer.scheme, head.authority, head.request_target)
         if self._key_headers:
-            key = (*key, *_values(head, self._key_headers))
+            key = (*key, *values_of(head, self._key_headers))
         entry = self._memory.get(key)
-        if entry is None or head.method != b"GET" or head.any_line(self._is_special):
+        if entry is None or head.method != b"GET" or self.needs_full_path(head, peer):
             return None
-        if peer.trusted and head.forwarded:
-            return None
-        if type(entry) is _Selector:
+        if type(entry) is Selector:
             if not self.store.is_unchanged(entry.stamp):
                 self._memory.remove(key)
                 return None
-            key = (*key, entry.names, *_values(head, entry.names))
+            key = (*key, entry.names, *values_of(head, entry.names))
             entry = self._memory.get(key)
         if type(entry) is not _Entry:
             return None
@@ -200,6 +212,6 @@ class ReadyAnswers:
         return answer
 
 
-def _values(head: RequestHead, names: tuple[bytes, ...]) -> list[bytes | None]:
+def values_of(fields: RequestFields, names: tuple[bytes, ...]) -> list[bytes | None]:
     """Return the values of headers; None: the request does not have it."""
-    return [b"\n".join(lines) if (lines := head.values(name)) else None for name in names]
+    return [b"\n".join(lines) if (lines := fields.values(name)) else None for name in names]

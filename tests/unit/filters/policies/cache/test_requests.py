@@ -287,11 +287,19 @@ def test_who_may_purge_a_url_by_its_method_does_so_on_all_nodes() -> None:
     world.client(b"/a?b")
     world.upstream().sends(FRESH)
     purging = world.client(b"/%61?b", method=b"PURGE")
-    assert purging.received.startswith(b"HTTP/1.1 204 ")
-    assert [(each.target.value, each.values) for each in world.announced] == [("url", (b"http://a.test/a?b",))]
+    assert purging.received.startswith(b"HTTP/1.1 200 ")
+    assert purging.received.endswith(b'{"objects":1}')
+    assert [(each.target.value, each.values, each.soft) for each in world.announced] == [
+        ("url", (b"http://a.test/a?b",), False)
+    ]
     again = world.client(b"/a?b")
     world.upstream().sends(FRESH)
     assert status(again) == b"fastgw; fwd=uri-miss; ttl=60; stored"
+    world.client(b"/a?b", method=b"PURGE", fields=b"Fastgw-Soft-Purge: 1\r\n")
+    assert world.announced[-1].soft
+    stale = world.client(b"/a?b")
+    world.upstream().sends(FRESH)
+    assert status(stale) == b"fastgw; fwd=stale; ttl=60; stored"
     world.plane.assert_quiet()
 
 
@@ -334,8 +342,8 @@ def test_the_identity_of_a_client_is_in_the_key_only_if_the_key_says_who_it_is(
     settings: dict[str, Any], consumer: str | None, is_authenticated: bool, is_apart: bool
 ) -> None:
     policy = configured(Cache, **settings)._compiled(ReadyMemory())
-    exchange: Any = SimpleNamespace(consumer=consumer)
-    assert policy.storing_of(exchange, is_authenticated=is_authenticated).identity_in_key is is_apart
+    known: Any = consumer and SimpleNamespace(name=consumer)
+    assert policy.storing_of(known, is_authenticated=is_authenticated).identity_in_key is is_apart
 
 
 def test_routes_do_not_share_responses() -> None:

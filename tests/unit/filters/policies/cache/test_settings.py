@@ -47,7 +47,7 @@ DISK = {"path": "/var/cache/a", "size": "1GiB"}
         ({"main": {"disk": {**DISK, "size": "32MiB"}}}, "`disk.size` is less than `max_object`"),
         ({"main": {"disk": {"size": "1GiB"}}}, "caches.main.disk.path: missing"),
         ({"main": {"disk": DISK}, "b": {"disk": {**DISK, "path": "/var/../var/cache/a"}}}, "has the same directory"),
-        ({"main": {"redis": True}}, "redis"),
+        ({"main": {"redis": True}}, "there is no `state`"),
     ],
 )
 def test_wrong_stores_are_refused(stores: dict[str, Any], problem: str) -> None:
@@ -87,3 +87,10 @@ def test_explain_says_the_key_and_what_passes_the_cache(settings: dict[str, Any]
     gateway = compile_tables(load_document(document(**settings), TYPES), 1)
     explained = explain(gateway, method, "http://a.test/x?a=1&b=2", ["X-B: 1"])
     assert any(told in step.decision for step in (*explained.early, *explained.filters)), explained
+
+
+def test_explain_says_the_tiers_of_the_store() -> None:
+    more = {"caches": {"main": {"disk": DISK, "redis": True}}, "state": {"url": "redis://127.0.0.1:1"}}
+    gateway = compile_tables(load_document({**document(), **more}, TYPES), 1)
+    explained = explain(gateway, "GET", "http://a.test/x", [])
+    assert any("store main (memory, disk, Redis), key" in step.decision for step in explained.filters), explained

@@ -25,7 +25,8 @@ class World:
     ) -> None:
         self.now = NOW
         filters = {"cache": settings, **((route or {}).get("filters", {}))}
-        routes = [{"name": "all", "upstream": "u", **(route or {}), "filters": filters}]
+        action = {} if route is not None and {*route} & {"compose", "lambda"} else {"upstream": "u"}
+        routes = [{"name": "all", **action, **(route or {}), "filters": filters}]
         with patch("fastgw.filters.policies.cache.policy.time", lambda: self.now):
             self.plane = Plane({"routes": routes, "upstreams": upstreams, "filters": {"request_id": {}}})
         turns = self.plane.worker_loop.turns

@@ -1,0 +1,223 @@
+"""The Redis tier of a store: small objects that several gateways share, beside their memory and disks.
+
+Objects that this node stores are written there as well, and objects that neither memory nor disk has are looked for
+there. It is optional: no request waits for it longer than the timeout of `state`, and while Redis is unreachable it is
+not asked.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
+
+from fastgw.cache.shared.layout import REDIS_DAMAGED, REDIS_DROPPED, REDIS_HITS, REDIS_WRITTEN
+from fastgw.cache.shared.shared_store import SharedStore
+from fastgw.cache.shared.watches import WatchLoop
+from fastgw.cache.store import RedisNumbers, StoredObject
+from fastgw.cache.tiers.object_file import ObjectRecord
+from fastgw.cache.tiers.promotion import check_record, promote_object
+from fastgw.cache.tiers.redis_purges import RedisPurges
+from fastgw.cache.tiers.redis_values import (
+    BadValue,
+    StoredParts,
+    decode_object,
+    encode_head,
+    encode_object,
+    head_name,
+)
+
+if TYPE_CHECKING:
+    from fastgw.cache.tiers.redis_client import CacheRedis
+
+LONGEST: Final = 256 * 1024
+"""Maximum bytes of a body in Redis."""
+MOST_TTL_S: Final = 86_400.0
+"""Maximum seconds for which Redis keeps an object."""
+MOST_AHEAD: Final = 4 * 1024 * 1024
+"""Maximum bytes that are written and not confirmed. With more, objects are dropped."""
+MOST_RECALLS: Final = 256
+CLOCK_S: Final = 60.0
+"""Seconds by which an object may be from the future, because the clocks of nodes differ."""
+_MOST_VALUE: Final = b"%d" % (2 * LONGEST)
+
+Recalled = Callable[[StoredObject | None], None]
+
+
+class PurgePosition(NamedTuple):
+    """State of the purges in Redis as of an answer: their epoch, and the number of the last one."""
+
+    epoch: bytes
+    number: int
+
+
+@final
+class RedisTier:
+    """The tier in one process. `name`: of the store. `expires`: see `DiskTier`."""
+
+    def __init__(self, name: str, store: SharedStore, loop: WatchLoop, expires: Callable[[bytes], float]) -> None:
+        self._store, self._expires, self._name = store, expires, name.encode()
+        self._client: CacheRedis | None = None
+        self._namespace = b""
+        self._recalls: dict[tuple[bytes, ...], list[Recalled]] = {}
+        self._ahead = 0
+        self.purges = RedisPurges(store.memory, store.counters, loop, self._send_purges)
+        self.position: PurgePosition | None = None
+        """The last known one: a fetch that begins now is newer. None: Redis has not answered yet."""
+
+    def __repr__(self) -> str:
+        return f"<RedisTier {self._client!r} recalls={len(self._recalls)} ahead={self._ahead}>"
+
+    def use_client(self, client: "CacheRedis | None") -> None:
+        """Use this connection from now on; None: none."""
+        self._client, self.position = client, None
+        if client is not None:
+            self._namespace = b"%b:cache:%b:" % (client.prefix, self._name)
+
+    def resume_after_connect(self) -> None:
+        """Send what has waited for a connection, and ask for the position."""
+        self.purges.send_next()
+        self._run_script([], b"n", [], lambda answer: None)
+
+    # look-ups
+
+    def recall(self, keys: Sequence[bytes], callback: Recalled) -> bool:
+        """See `Store.recall`. The callback gets None."""
+        name = tuple(keys)
+        callbacks = self._recalls.get(name)
+        if callbacks is None:
+            if len(self._recalls) >= MOST_RECALLS:
+                return False
+            began = self.purges.confirmed()
+
+            def answered(answer: list[Any] | None) -> None:
+                callbacks = self._recalls.pop(name)
+                if answer is not None and answer[2]:
+                    self._use(name[answer[2] - 1], answer, began)
+                for each in callbacks:
+                    each(None)
+
+            if not self._run_script(name, b"g", [_MOST_VALUE], answered):
+                return False
+            callbacks = self._recalls[name] = []
+        callbacks.append(callback)
+        return True
+
+    def _use(self, key: bytes, answer: list[Any], began: int) -> None:
+        """Put an object into memory. `began`: purge sequence up to which Redis has checked it."""
+        try:
+            soft, parts = answer[3], StoredParts(*answer[4:])
+            record = decode_object(key, parts, began)
+        except (BadValue, TypeError):
+            self.count(REDIS_DAMAGED)
+            self.remove(key)
+            return
+        now, store = self._store.date(), self._store
+        if record.stored_date > now + CLOCK_S or 0 < record.expires_date <= now:
+            self.remove(key)
+            return
+        if soft or check_record(store, key, record).is_purged:
+            return  # one that another node has softly purged would be taken as fresh here
+        self.count(REDIS_HITS)
+        promote_object(store, key, record, parts.body)
+
+    # writes
+
+    def write(
+        self, key: bytes, record: ObjectRecord, held: StoredObject | None, position: PurgePosition | None
+    ) -> None:
+        """Write an object. `held`: it in memory; None: it has no body. `position`: as of the begin of its fetch."""
+        ttl, length = self._ttl(record.expires_date), 0 if held is None else held.length
+        if position is None or self._client is None or not self._client.is_connected:
+            return
+        fits = ttl > 0 and length <= LONGEST
+        if not fits or self._ahead + length > MOST_AHEAD:
+            self.count(REDIS_DROPPED, int(fits))
+            self.remove(key)  # an older one
+            return
+        body = b"" if held is None else b"".join(held.pieces())
+        parts = encode_object(key, record, body)
+        self._ahead += len(body)
+
+        def answered(answer: list[Any] | None) -> None:
+            self._ahead -= len(body)
+            self.count(REDIS_WRITTEN if answer is not None and answer[2] else REDIS_DROPPED)
+
+        is_sent = self._run_script(
+            [key],
+            b"s",
+            [
+                position.epoch,
+                b"%d" % position.number,
+                parts.tags,
+                parts.url,
+                b"%d" % ttl,
+                b"%.6f" % record.stored_date,
+                head_name(record.head),
+                parts.fixed,
+                parts.changing,
+                parts.body,
+            ],
+            answered,
+        )
+        if not is_sent:
+            self._ahead -= len(body)
+
+    def freshen(
+        self, key: bytes, before: bytes, head: bytes, stored_date: float, position: PurgePosition | None
+    ) -> None:
+        """Give an object another head, if it still has the one from before."""
+        expires = self._expires(head)
+        ttl = self._ttl(expires)
+        if position is None:
+            return
+        if ttl <= 0:
+            self.remove(key)
+            return
+        arguments = [
+            position.epoch,
+            head_name(before),
+            b"%d" % position.number,
+            b"%.6f" % stored_date,
+            head_name(head),
+            encode_head(key, stored_date, expires, head),
+            b"%d" % ttl,
+        ]
+        self._run_script([key], b"f", arguments, lambda answer: None)
+
+    def remove(self, key: bytes) -> None:
+        """Remove the object of a key. It may come back from elsewhere, unless it is purged as well."""
+        self._run_script([key], b"d", [], lambda answer: None)
+
+    def _ttl(self, expires: float) -> int:
+        """Return milliseconds."""
+        left = expires - self._store.date() if expires else MOST_TTL_S
+        return int(1000 * min(left, MOST_TTL_S))
+
+    # calls
+
+    def _send_purges(self, words: Sequence[bytes], answered: Callable[[Any], None]) -> bool:
+        return self._run_script([], b"p", words, answered)
+
+    def _run_script(
+        self, keys: Sequence[bytes], what: bytes, arguments: Sequence[bytes], answered: Callable[[Any], None]
+    ) -> bool:
+        client = self._client
+        if client is None:
+            return False
+
+        def note(answer: list[Any] | None) -> None:
+            if answer is not None and self._client is client:
+                self.position = PurgePosition(answer[0], answer[1])
+            answered(answer)
+
+        names = [self._namespace + b"purges", *(self._namespace + key.hex().encode() for key in keys)]
+        return client.run_script(names, what, arguments, note)
+
+    def count(self, word: int, count: int = 1) -> None:
+        self._store.memory.add(self._store.counters + word, count)
+
+    def numbers(self) -> RedisNumbers:
+        total = self._store.memory.total
+        return RedisNumbers(total(REDIS_HITS), total(REDIS_WRITTEN), total(REDIS_DROPPED), total(REDIS_DAMAGED))
+
+    def close(self) -> None:
+        self.purges.close()
+        self._client = None

@@ -1,0 +1,212 @@
+"""Fast fetches: misses whose response is stored as it passes, and those that leave the fast path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from fastgw.filters.policies.cache import fast_fetch
+from tests.support.memory import Wire
+from tests.unit.filters.policies.cache.test_hits import FRESH, status
+from tests.unit.filters.policies.cache.world import World
+
+PRIVATE = b"HTTP/1.1 200 OK\r\nCache-Control: private\r\nContent-Length: 5\r\n\r\nhello"
+VARYING = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nVary: Accept-Encoding\r\nContent-Length: 5\r\n\r\nhello"
+POISON = b"X-Forwarded-Host: evil\r\nX-Original-URL: /admin\r\nContent-Type: text/evil\r\n"
+
+
+class Results:
+    """Results of all attempts to take a response on the fast path."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes | None] = []
+        self.begun: list[bool] = []
+
+
+@pytest.fixture
+def results() -> Iterator[Results]:
+    made = Results()
+    take, begin = fast_fetch.StoringFetch.take_response, fast_fetch.begin_fetch
+
+    def taken(fetch: fast_fetch.StoringFetch, *given: Any) -> bytes | None:
+        made.taken.append(take(fetch, *given))
+        return made.taken[-1]
+
+    def begun(*given: Any) -> fast_fetch.StoringFetch | None:
+        fetch = begin(*given)
+        made.begun.append(fetch is not None)
+        return fetch
+
+    with (
+        patch.object(fast_fetch.StoringFetch, "take_response", taken),
+        patch("fastgw.filters.policies.cache.filter.begin_fetch", begun),
+    ):
+        yield made
+
+
+def connected(**settings: Any) -> World:
+    """Return a world with an idle connection to the upstream."""
+    world = World(**settings)
+    world.client(b"/first")
+    world.upstream().sends(PRIVATE)
+    return world
+
+
+def lines(client: Wire) -> list[bytes]:
+    head = client.received.partition(b"\r\n\r\n")[0]
+    return sorted(line for line in head.split(b"\r\n") if not line.startswith((b"X-Request-Id", b"Date")))
+
+
+@pytest.mark.parametrize("response", [FRESH, PRIVATE, VARYING, FRESH.replace(b" 200 OK", b" 404 Not Found")])
+def test_it_is_equal_to_the_full_path(results: Results, response: bytes) -> None:
+    world, full = connected(), connected(route={"timeout": "10s"})
+    results.begun.clear()
+    results.taken.clear()
+    clients = []
+    for each in (world, full):
+        clients.append(each.client(fields=POISON))
+        sent = each.upstream().received.rpartition(b"GET /")[2]
+        assert b"evil" not in sent
+        assert b"/admin" not in sent
+        each.upstream().sends(response)
+        assert clients[-1].received.endswith(b"\r\n\r\nhello")
+    assert results.begun == [True]
+    assert len(results.taken) == 1
+    assert lines(clients[0]) == lines(clients[1])
+    assert world.store.numbers() == full.store.numbers()
+    one, other = (each.plane.records[-1] for each in (world, full))
+    assert (one.cache, one.status, one.response_bytes, one.upstream, one.target) == (
+        *(other.cache, other.status, other.response_bytes, other.upstream, other.target),
+    )
+    assert lines(world.client()) == lines(full.client())
+    for each in (world, full):
+        for upstream in each.busy():
+            upstream.sends(response)
+        each.plane.assert_quiet()
+
+
+def test_equal_requests_wait_for_it(results: Results) -> None:
+    world = connected()
+    clients = [world.client() for _ in range(3)]
+    assert len(world.busy()) == 1
+    world.upstream().sends(FRESH)
+    assert [client.received[-5:] for client in clients] == [b"hello"] * 3
+    assert status(clients[2]) == b"fastgw; fwd=uri-miss; ttl=60; stored; collapsed"
+    assert [record.cache for record in world.plane.records] == ["miss", "miss", "collapsed", "collapsed"]
+    world.plane.assert_quiet()
+
+
+def test_after_a_response_that_is_not_stored_requests_do_not_wait_for_each_other(results: Results) -> None:
+    world = connected()
+    for _ in range(2):
+        client = world.client()
+        world.upstream().sends(PRIVATE)
+        assert status(client) == b"fastgw; fwd=uri-miss; detail=private"
+    assert results.begun[-2:] == [True, True]
+    client = world.client()  # and what may be stored now is stored, in spite of the mark
+    world.upstream().sends(FRESH)
+    assert status(client) == b"fastgw; fwd=uri-miss; ttl=60; stored"
+    assert status(world.client()) == b"fastgw; hit; ttl=60"
+    world.plane.assert_quiet()
+
+
+@pytest.mark.parametrize("at", [0, 20, len(FRESH) - 2])
+def test_a_response_in_pieces_goes_on_on_the_full_path(results: Results, at: int) -> None:
+    world = connected()
+    client, other = world.client(), world.client()
+    upstream = world.upstream()
+    if at:
+        upstream.sends(FRESH[:at])
+    upstream.sends(FRESH[at:])
+    assert client.received.endswith(b"\r\n\r\nhello")
+    assert other.received.endswith(b"\r\n\r\nhello")
+    assert status(client) == b"fastgw; fwd=uri-miss; ttl=60; stored"
+    assert status(world.client()) == b"fastgw; hit; ttl=60"
+    world.plane.assert_quiet()
+
+
+def test_an_interim_response_is_passed_on(results: Results) -> None:
+    world = connected()
+    client = world.client()
+    world.upstream().sends(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + FRESH)
+    assert client.received.startswith(b"HTTP/1.1 103 ")
+    assert client.received.endswith(b"\r\n\r\nhello")
+    assert not world.client().received.startswith(b"HTTP/1.1 103 ")
+    world.plane.assert_quiet()
+
+
+def test_a_fetch_goes_on_without_its_client(results: Results) -> None:
+    world = connected()
+    client, other = world.client(), world.client()
+    client.resets()
+    world.upstream().sends(FRESH)
+    assert other.received.endswith(b"\r\n\r\nhello")
+    assert world.store.numbers().objects == 1
+    world.plane.assert_quiet()
+
+
+def test_a_broken_connection_is_tried_again(results: Results) -> None:
+    world = connected()
+    client = world.client()
+    world.upstream().resets()
+    world.plane.passes(1)
+    world.upstream().sends(FRESH)
+    assert client.received.endswith(b"\r\n\r\nhello")
+    assert status(world.client()) == b"fastgw; hit; ttl=60"
+    world.plane.assert_quiet()
+
+
+def test_a_malformed_response_is_a_502_and_frees_those_that_wait(results: Results) -> None:
+    world = connected()
+    client, other = world.client(), world.client()
+    world.upstream().sends(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n")
+    assert client.received.startswith(b"HTTP/1.1 502 ")
+    assert world.plane.records[-1].fault == "upstream_malformed"
+    world.upstream().sends(FRESH)
+    assert other.received.endswith(b"\r\n\r\nhello")
+
+
+def test_a_defect_in_the_filter_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
+    world = connected()
+    client = world.client()
+    with patch.object(fast_fetch, "decide_storing", side_effect=ZeroDivisionError):
+        world.upstream().sends(FRESH)
+    assert client.received.startswith(b"HTTP/1.1 500 ")
+    assert world.store.numbers().objects == 0
+    assert "a fetch on the fast path" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [b"Cache-Control: no-store\r\n", b"Pragma: no-cache\r\n", b"Range: bytes=0-1\r\n", b'If-None-Match: "a"\r\n'],
+)
+def test_requests_with_conditions_or_directives_take_the_full_path(results: Results, fields: bytes) -> None:
+    world = connected()
+    world.client(fields=fields)
+    assert results.begun[-1:] != [True]
+
+
+def test_a_purge_during_the_fetch_is_not_undone(results: Results) -> None:
+    world = connected()
+    client = world.client()
+    world.store.purge_all()
+    world.upstream().sends(FRESH)
+    assert client.received.endswith(b"\r\n\r\nhello")
+    assert status(client) == b"fastgw; fwd=uri-miss; detail=store-full"
+    assert world.store.numbers().objects == 0
+
+
+def test_a_pipelined_request_of_another_kind_follows(results: Results) -> None:
+    world = connected()
+    client = world.plane.client()
+    get = b"GET /%b HTTP/1.1\r\nHost: a.test\r\n\r\n"
+    client.sends(get % b"a" + get % b"b" + b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n")
+    world.upstream().sends(FRESH)
+    world.upstream().sends(PRIVATE)
+    world.upstream().sends(FRESH)
+    assert client.received.count(b"\r\n\r\nhello") == 3
+    assert [record.cache for record in world.plane.records] == ["miss", "miss", "miss", "bypass"]
+    world.plane.assert_quiet()
