@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
-from typing import NamedTuple, final
+from typing import NamedTuple, cast, final
 
 from fastgw.composition.outputs import FORMS, JSON, NEGOTIATED, OutputForm, negotiate_form, write_output
 from fastgw.composition.part import CompiledPart
@@ -11,8 +11,10 @@ from fastgw.composition.rules import flatmapping
 from fastgw.composition.run import ComposeRun
 from fastgw.config.settings.compose import Compose
 from fastgw.exchange import Exchange
-from fastgw.http.json_tree import Object, opened
-from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.http.json_splices import merge_objects
+from fastgw.http.json_tree import Object, opened, rendered
+from fastgw.upstream.client.response_action import MARKS
+from fastgw.upstream.forwarding.forward_action import Forward, is_translated
 from fastgw.upstream.upstream import Upstream
 
 _ETAG_BYTES = 12
@@ -30,10 +32,15 @@ class ComposeAction:
     """Sends the parts of each exchange of a route, and merges their answers."""
 
     __slots__ = (
+        "_are_apart",
+        "_digest",
         "_static",
         "completed_name",
+        "first",
         "flatmap",
         "form",
+        "indexes",
+        "marks",
         "most_bytes",
         "most_requests",
         "parts",
@@ -47,7 +54,7 @@ class ComposeAction:
         """`via`: of the route, as in `Forward`."""
         self.settings = settings
         order = settings.order()
-        indexes = {part.name: index for index, part in enumerate(settings.parts)}
+        self.indexes = indexes = {part.name: index for index, part in enumerate(settings.parts)}
         self.parts = tuple(
             CompiledPart(
                 index,
@@ -60,6 +67,12 @@ class ComposeAction:
             )
             for index, part in enumerate(settings.parts)
         )
+        for part in self.parts:
+            part.followers = tuple(other for other in self.parts if part.index in other.after)
+        self.first = tuple(part for part in self.parts if not part.after)
+        """Parts that wait for nothing."""
+        self.marks = MARKS
+        self._digest = blake2b(repr(settings).encode(), digest_size=_ETAG_BYTES).digest()
         self.timeout = settings.timeout
         self.most_bytes = settings.max_bytes
         self.most_requests = sum(1 if part.for_each is None else part.max for part in settings.parts) + len(self.parts)
@@ -70,15 +83,28 @@ class ComposeAction:
         self.form = FORMS.get(settings.output, JSON)
         self.takes_body = any(part.takes_body for part in settings.parts)
         self.flatmap = flatmapping(settings.flatmap) if settings.flatmap else None
-        self._static: Object | None = None
-        if settings.static is not None:
-            held = opened(settings.static.data.encode())
-            self._static = held if isinstance(held, dict) else None
+        self._static = None if settings.static is None else settings.static.data.encode()
+        groups = {part.group for part in settings.parts}
+        self._are_apart = (
+            None not in groups
+            and len(groups) == len(settings.parts)
+            and self.flatmap is None
+            and not any(part.error_as for part in settings.parts)
+        )
+        """Whether no two parts have a member in common: each is in a group of its own."""
 
     def __call__(self, exchange: Exchange) -> None:
+        if exchange.chain.translate_steps and is_translated(exchange, self):
+            return
         run = PassThrough(self, exchange) if self.settings.output == "no-op" else ComposeRun(self, exchange)
         exchange.service = run
         run.start()
+
+    def key_values(self, exchange: Exchange) -> list[bytes | None]:
+        """Return what the response depends on (`ResponseAction`): these settings, and the values of the request in the
+        requests of the parts. Values that no two requests have in common, such as the request id, are left out.
+        """
+        return [self._digest, *(value for part in self.parts for value in part.key_values(exchange))]
 
     @property
     def is_negotiated(self) -> bool:
@@ -88,19 +114,24 @@ class ComposeAction:
         """Return the representation for the client."""
         return negotiate_form(exchange.values(b"accept")) if self.is_negotiated else self.form
 
-    def static_for(self, complete: bool) -> Object | None:
-        """Return the fixed members for a response; None: none."""
+    def static_for(self, complete: bool) -> bytes | None:
+        """Return the object with the fixed members for a response; None: none."""
         if self.settings.static is None:
             return None
         strategy = self.settings.static.strategy
         wanted = strategy == "always" or complete is (strategy in ("success", "complete"))
         return self._static if wanted else None
 
-    def finished(self, merged: Object, static: Object | None, form: OutputForm, complete: bool) -> Composed:
-        """Return the body of the response. Raises `outputs.TooDeep`."""
+    def finished(self, contents: list[bytes], static: bytes | None, form: OutputForm, complete: bool) -> Composed:
+        """Return the body of the response. `contents`: of the parts. Raises `outputs.TooDeep`."""
         if self.flatmap is not None:
-            merged = self.flatmap(merged)
-        body = write_output(form, merged if static is None else {**merged, **static})
+            contents = [rendered(self.flatmap(cast(Object, opened(merge_objects(contents)))))]
+        if self._are_apart and static is None:
+            # PERF: 0.4 us for three parts of 1 KB, by `merge_objects` 4.5 (CPython 3.11, micro/compose).
+            merged = b"{%b}" % b",".join([content[1:-1] for content in contents])
+        else:
+            merged = merge_objects(contents if static is None else [*contents, static])
+        body = write_output(form, merged)
         return Composed(
             body, b'"%b"' % blake2b(body, digest_size=_ETAG_BYTES).hexdigest().encode() if complete else b""
         )

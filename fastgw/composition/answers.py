@@ -9,21 +9,22 @@ import orjson
 
 from fastgw.composition.call import PartAnswer
 from fastgw.composition.part import CompiledPart
-from fastgw.composition.rules import Unusable
-from fastgw.http.json_tree import Node, Object, opened
-from fastgw.http.strict_json import InvalidJson, check_json
+from fastgw.composition.rules import Unusable, member
+from fastgw.http.json_splices import check_text
+from fastgw.http.strict_json import InvalidJson
 
 _RATIO: Final = 100
 """Maximum ratio of an answer to its encoded form."""
+_AS_CONTENT: Final = member("content")
 _PIECE: Final = 16 * 1024
 _ALIASES: Final = {b"x-gzip": b"gzip"}
 
 
 class UsedAnswer(NamedTuple):
-    """An answer as received, for the templates of other parts, and its members by the rules of its part."""
+    """An answer as received, for the templates of other parts, and by the rules of its part: an object."""
 
-    received: Node
-    content: Object
+    received: bytes
+    content: bytes
 
 
 class UnusableAnswer(NamedTuple):
@@ -36,8 +37,8 @@ def use_answer(part: CompiledPart, answer: PartAnswer, most: int) -> UsedAnswer 
     """Return what the part uses of an answer. `most`: maximum bytes of its decoded body."""
     try:
         body = answer.body if not answer.coding else _decoded(answer.coding, answer.body, most)
-        received = _node_of(part, body)
-        return UsedAnswer(received, part.shape(dict(received) if isinstance(received, dict) else received))
+        received = _checked(part, body)
+        return UsedAnswer(received, part.shape(received))
     except (InvalidJson, Unusable) as error:
         why = str(error)
     except (ValueError, RecursionError):  # msgspec is stricter about lone surrogates
@@ -45,16 +46,15 @@ def use_answer(part: CompiledPart, answer: PartAnswer, most: int) -> UsedAnswer 
     return UnusableAnswer(f"the answer cannot be used: {why}")
 
 
-def _node_of(part: CompiledPart, body: bytes) -> Node:
+def _checked(part: CompiledPart, body: bytes) -> bytes:
     if part.settings.encoding == "string":
         try:
-            return {"content": orjson.dumps(body.decode())}
+            return _AS_CONTENT(orjson.dumps(body.decode()))
         except UnicodeDecodeError:
             raise Unusable("not UTF-8") from None
     if not body.strip():
-        return {}
-    check_json(body)
-    return opened(body)
+        return b"{}"
+    return check_text(body)
 
 
 def _decoded(coding: bytes, body: bytes, most: int) -> bytes:

@@ -1,13 +1,15 @@
 """One request of a part: sends it, and collects its answer within the limits of the composition."""
 
 from collections.abc import Callable
+from math import inf
 from typing import Final, final
 
 from fastgw.composition.part import CompiledPart, PartRequest
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Trailers
 from fastgw.http.messages import ResponseHead
-from fastgw.upstream.client.subrequest import Subrequest, SubrequestFailed, send_subrequest
+from fastgw.upstream.client.direct_subrequest import send_direct
+from fastgw.upstream.client.subrequest import ActiveSubrequest, SubrequestFailed, send_subrequest
 
 NO_MEMORY: Final = "the node's memory for held bodies is used up"
 
@@ -34,6 +36,8 @@ class PartAnswer:
     def coding(self) -> bytes:
         """Content coding of the body, in lower case; b"": none. Several ones are a list, which is unknown."""
         values = () if self.head is None else self.head.values(b"content-encoding")
+        if not values:
+            return b""
         coding = b",".join(values).strip().lower()
         return b"" if coding == b"identity" else coding
 
@@ -60,10 +64,18 @@ class PartCall:
         self._pieces: list[bytes] = []
         self._size = 0
         self._head: ResponseHead | None = None
-        self._sent: Subrequest | None = None
+        self._sent: ActiveSubrequest | None = None
 
     def send(self, exchange: Exchange, request: PartRequest, timeout: float, most_requests: int) -> None:
-        """Send the request. `done` may be called before this returns."""
+        """Send the request. `done` may be called before this returns. `timeout`: inf: that of the whole is enough."""
+        if timeout == inf:
+            direct = send_direct(
+                exchange, self.part.plan, self, request.target, request.fields, request.body, most_requests
+            )
+            if direct is not None:
+                if self._done is not None:
+                    self._sent = direct
+                return
         try:
             sent = send_subrequest(
                 exchange,
@@ -122,6 +134,14 @@ class PartCall:
             sent.cancel()
 
     # calls of the sub-request
+
+    def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        if len(body) > self._most:
+            self._refuse(f"the response has more than {self._most} bytes")
+        elif not self.takes_memory(len(body)):
+            self._refuse(NO_MEMORY)
+        else:
+            self._finish(PartAnswer(head, body))
 
     def on_response(self, head: ResponseHead) -> None:
         self._head = head

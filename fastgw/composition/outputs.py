@@ -12,7 +12,8 @@ from typing import Final, NamedTuple, cast
 import msgspec
 
 from fastgw.http.accept import parse_accept, weight_of
-from fastgw.http.json_tree import Node, Object, opened, rendered, text_of
+from fastgw.http.json_splices import path_of, value_at
+from fastgw.http.json_tree import Node, Object, opened, text_of
 
 DEEPEST: Final = 200
 """Maximum levels of a response as XML."""
@@ -21,7 +22,7 @@ _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_.\-\u00b7-\u00d6\u00d8-\u00f6\u0
 _FIRST_IN_NAMES: Final = re.compile(r"[A-Za-z_\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02ff\u0370-\u037d\u0400-\u1fff]")
 _NOT_IN_XML: Final = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ESCAPED: Final = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord("\r"): "&#13;"}
-_CONTENT: Final = "content"
+_CONTENT: Final = path_of(["content"])
 _NULL: Final = b"null"
 
 
@@ -53,19 +54,17 @@ def negotiate_form(accept: Sequence[bytes]) -> OutputForm:
     return XML if xml > weight_of(weights, b"application/json") else JSON
 
 
-def write_output(form: OutputForm, content: Object) -> bytes:
-    """Return the body of a response. Raises `TooDeep`."""
-    if form is XML:
-        return _xml(content)
-    return _text(content) if form is STRING else rendered(content)
+def write_output(form: OutputForm, content: bytes) -> bytes:
+    """Return the body of a response with this object. Raises `TooDeep`."""
+    if form is JSON:
+        return content
+    return _text(content) if form is STRING else _xml(cast(Object, opened(content)))
 
 
-def _text(content: Object) -> bytes:
+def _text(content: bytes) -> bytes:
     """Return the string in the member `content`; nothing if there is none, as KrakenD does."""
-    node = content.get(_CONTENT)
-    if not isinstance(node, bytes) or node.lstrip()[:1] != b'"':
-        return b""
-    return text_of(node) or b""
+    value = value_at(content, _CONTENT)
+    return b"" if value is None or value[:1] != b'"' else text_of(value) or b""
 
 
 def _xml(content: Object) -> bytes:

@@ -7,19 +7,24 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from fastgw.composition.rules import shaping
+from fastgw.composition.rules import member, shaping
 from fastgw.composition.templates import Body, TargetTemplate, TemplateValues, header_value
-from fastgw.config.base.part_templates import parse_list, parse_pieces
+from fastgw.config.base.part_templates import TemplateVariable, parse_list, parse_pieces
 from fastgw.config.settings.compose import Part
 from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.api.credential_locations import decoded
-from fastgw.http.json_tree import Node, Object, opened
+from fastgw.filters.authentication.templates import Unfit, raw_value
+from fastgw.upstream.client.direct_subrequest import RequestPlan
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
 
 _ALL: Final = "*"
+_UNIQUE: Final = frozenset(("request_id", "uuid", "latency"))
+"""Variables that no two requests have in common."""
 _TYPE: Final = b"content-type"
+_JSON_TYPE: Final = (b"Content-Type", b"application/json")
+_IDENTITY: Final = (b"Accept-Encoding", b"identity")
 
 
 class PartRequest(NamedTuple):
@@ -36,17 +41,23 @@ class CompiledPart:
     __slots__ = (
         "_body",
         "_fields",
+        "_fixed",
+        "_group",
         "_headers",
+        "_list_name",
         "_query",
         "_target",
+        "_variables",
         "after",
         "default",
         "error_name",
+        "followers",
         "forward",
         "index",
         "list_at",
         "method",
         "name",
+        "plan",
         "settings",
         "shape",
         "upstream",
@@ -64,14 +75,16 @@ class CompiledPart:
     ) -> None:
         self.index, self.settings, self.upstream, self.after = index, settings, upstream, tuple(after)
         self.forward = forward
+        self.followers: tuple[CompiledPart, ...] = ()
+        """Parts that wait for this one; set when all are compiled."""
         self.name = settings.name
         self.method = settings.method.encode()
         self.shape = shaping(settings)
+        self._group = None if settings.group is None else member(settings.group)
+        self._list_name = member(settings.group or settings.wrap)
         self.list_at = None if settings.for_each is None else parse_list(settings.for_each)
-        self.default: Object | None = None
-        if settings.default is not None:
-            held = opened(settings.default.encode())
-            self.default = held if isinstance(held, dict) else None
+        default = settings.default
+        self.default = default.encode() if default is not None and default.startswith("{") else None
         error_as = settings.error_as
         self.error_name = None if error_as is None else error_as.replace("{name}", settings.name)
         self._target = TargetTemplate(settings.path)
@@ -82,6 +95,9 @@ class CompiledPart:
         parameters = (*query_to_pass, *settings.query_to_pass)
         self._query = None if _ALL in parameters else frozenset(name.encode() for name in parameters)
         self._body = None if settings.body is None or settings.takes_body else Body(settings.body)
+        self._fixed = self._fixed_fields()
+        self._variables = tuple(sorted({*self._variables_of_requests()} - _UNIQUE))
+        self.plan = RequestPlan(forward, self.method, self._fixed)
 
     def request(self, answers: TemplateValues, client_body: bytes) -> PartRequest:
         """Return the request with the values that `answers` has. Raises `MissingValue`."""
@@ -91,36 +107,70 @@ class CompiledPart:
             pairs = b"&".join(self._passed_pairs(exchange))
             if pairs:
                 target += (b"&" if b"?" in target else b"?") + pairs
+        if self._fixed is not None:
+            return PartRequest(target, self._fixed, b"" if self._body is None else self._body.expand(answers))
         fields = [(name, header_value(pieces, answers)) for name, pieces in self._fields]
         fields += passed_fields(exchange, self._headers)
         body = b""
         if self._body is not None:
             body = self._body.expand(answers)
-            fields.append((b"Content-Type", b"application/json"))
+            fields.append(_JSON_TYPE)
         elif self.settings.takes_body:
             body = client_body
             if _TYPE not in self._headers:
                 fields += passed_fields(exchange, (_TYPE,))
-        fields.append((b"Accept-Encoding", b"identity"))
+        fields.append(_IDENTITY)
         return PartRequest(target, tuple(fields), body)
 
-    def merged_list(self, results: Sequence[Node]) -> Object:
-        """Return the part for the answers to all elements."""
-        return {self.settings.group or self.settings.wrap: list(results)}
+    def key_values(self, exchange: Exchange) -> Iterator[bytes | None]:
+        """Yield the values of the request in the requests of this part, except for those of its URL."""
+        for name in self._headers:
+            yield b"\n".join(value for _, value in passed_fields(exchange, (name,))) or None
+        for variable in self._variables:
+            try:
+                yield raw_value(variable)(exchange)
+            except Unfit:
+                yield None
 
-    def grouped(self, content: Object) -> Object:
-        return content if self.settings.group is None else {self.settings.group: content}
+    def _variables_of_requests(self) -> Iterator[str]:
+        """Yield the names of variables of a request that are not in its path, each time they are used."""
+        texts = [self._target.pieces, *(pieces for _, pieces in self._fields)]
+        if self._body is not None:
+            texts.append(self._body.variables)
+        for pieces in texts:
+            for piece in pieces:
+                if isinstance(piece, TemplateVariable) and not (piece.part or piece.is_item or piece.parameter):
+                    yield piece.name
 
-    def described_failure(self, status: int, body: bytes, body_type: bytes) -> Object:
-        """Return the members that describe a failure, if `error_as` is set."""
-        if self.error_name is None:
-            return {}
+    def _fixed_fields(self) -> tuple[tuple[bytes, bytes], ...] | None:
+        """Return the header lines of each request; None: they have values of the request."""
+        if self._headers or self.settings.takes_body:
+            return None
+        if any(isinstance(piece, TemplateVariable) for _, pieces in self._fields for piece in pieces):
+            return None
+        fields = [
+            (name, b"".join(piece for piece in pieces if isinstance(piece, bytes))) for name, pieces in self._fields
+        ]
+        if self._body is not None:
+            fields.append(_JSON_TYPE)
+        return (*fields, _IDENTITY)
+
+    def merged_list(self, results: Sequence[bytes]) -> bytes:
+        """Return the part, an object, for the answers to all elements."""
+        return self._list_name(b"[" + b",".join(results) + b"]")
+
+    def grouped(self, content: bytes) -> bytes:
+        return content if self._group is None else self._group(content)
+
+    def described_failure(self, status: int, body: bytes, body_type: bytes) -> bytes:
+        """Return an object that describes a failure. Only if `error_as` is set."""
+        assert self.error_name is not None
         said = {
             "http_status_code": status,
             "http_body": body.decode(errors="replace"),
             "http_body_encoding": body_type.decode("latin-1"),
         }
-        return {self.error_name: orjson.dumps({name: value for name, value in said.items() if value})}
+        return orjson.dumps({self.error_name: {name: value for name, value in said.items() if value}})
 
     def _passed_pairs(self, exchange: Exchange) -> Iterator[bytes]:
         others = exchange.for_others
@@ -148,3 +198,18 @@ def passed_fields(exchange: Exchange, names: Sequence[bytes]) -> Iterator[tuple[
         key, colon, value = line.partition(b":")
         if colon and key.lower() in names:
             yield key, value.strip(b" \t")
+
+
+class SentRequest:
+    """Request with the changes of filters, for its conditions: those of a cache are not the client's."""
+
+    __slots__ = ("_exchange", "method")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange, self.method = exchange, exchange.method
+
+    def first(self, name: bytes) -> bytes | None:
+        return next((value for _, value in passed_fields(self._exchange, (name,))), None)
+
+    def values(self, name: bytes) -> list[bytes]:
+        return [value for _, value in passed_fields(self._exchange, (name,))]

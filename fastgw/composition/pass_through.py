@@ -4,8 +4,6 @@ Rule 1: no body is held: a client that does not read stops the part, and a part 
 Rule 2: `timeout` counts until the response head; after that the timeouts of the upstream apply.
 """
 
-import asyncio
-from math import inf
 from typing import TYPE_CHECKING, Final, final
 
 from fastgw.composition.part import CompiledPart
@@ -13,7 +11,9 @@ from fastgw.composition.templates import MissingValue, RequestValues
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Relay, Response, Trailers, problem
 from fastgw.http.messages import ResponseHead
-from fastgw.upstream.client.subrequest import Subrequest, SubrequestFailed, send_subrequest
+from fastgw.upstream.client.response_action import is_for_cache
+from fastgw.upstream.client.subrequest import SubrequestFailed
+from fastgw.upstream.client.subrequest_service import SubrequestService
 
 if TYPE_CHECKING:
     from fastgw.composition.action import ComposeAction
@@ -22,17 +22,14 @@ _SAFE: Final = (b"GET", b"HEAD")
 
 
 @final
-class PassThrough:
+class PassThrough(SubrequestService):
     """Service side of the exchange, and listener to the response of the part."""
 
-    __slots__ = ("_action", "_exchange", "_head", "_paused", "_sent", "_timer")
+    __slots__ = ("_action", "_head")
 
     def __init__(self, action: "ComposeAction", exchange: Exchange) -> None:
+        super().__init__(exchange)
         self._action = action
-        self._exchange: Exchange | None = exchange
-        self._sent: Subrequest | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._paused = False
         self._head: ResponseHead | None = None  # of a response without a body, until its end
 
     def __repr__(self) -> str:
@@ -53,40 +50,17 @@ class PassThrough:
             return
         body: bytes | Relay | None = exchange.request_body if self._action.takes_body else request.body
         is_head = exchange.method == b"HEAD" and part.method in _SAFE
-        loop = part.upstream.worker_loop.loop
-        self._timer = loop.call_later(self._action.timeout, self._late)
-        try:
-            sent = send_subrequest(
-                exchange,
-                part.upstream,
-                self,
-                target=request.target,
-                method=b"HEAD" if is_head else part.method,
-                fields=request.fields,
-                body=body,
-                timeout=inf,
-                forward=part.forward,
-            )
-        except ValueError as error:
-            sent = SubrequestFailed(Fault.INTERNAL, str(error))
-        if isinstance(sent, SubrequestFailed):
-            self._fail(sent)
-        elif self._exchange is not None:
-            self._sent = sent
-            if self._paused:
-                sent.pause()
-
-    def _late(self) -> None:
-        self._timer = None
-        sent, self._sent = self._sent, None
-        if sent is not None:
-            sent.cancel()
-        self._fail(SubrequestFailed(Fault.UPSTREAM_TIMEOUT, f"no response within {self._action.timeout:g} s"))
-
-    def _stop_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
+        self._send(
+            exchange,
+            self,
+            part.forward,
+            target=request.target,
+            method=b"HEAD" if is_head else part.method,
+            fields=request.fields,
+            body=body,
+            timeout=self._action.timeout,
+            is_streamed=True,
+        )
 
     def _fail(self, failure: SubrequestFailed) -> None:
         """Answer with a fault, or abort the response if it has begun."""
@@ -104,26 +78,11 @@ class PassThrough:
 
     # calls of the exchange (`ServiceSide`)
 
-    def pause(self) -> None:
-        self._paused = True
-        if self._sent is not None:
-            self._sent.pause()
-
-    def resume(self) -> None:
-        self._paused = False
-        if self._sent is not None:
-            self._sent.resume()
-
-    def feed_raw(self, chunk: bytes) -> None: ...
-    def end_raw(self) -> None: ...
-
     def cancel(self) -> None:
         """End it: the response is not needed."""
         self._exchange = None
         self._stop_timer()
-        sent, self._sent = self._sent, None
-        if sent is not None:
-            sent.cancel()
+        self._cancel_sent()
 
     # calls of the sub-request
 
@@ -135,12 +94,15 @@ class PassThrough:
         exchange.keep_no_body()
         exchange.response_bytes = 0
         if head.has_body:
-            exchange.respond(self._response(head), b"", False)
+            exchange.respond(self._response(exchange, head), b"", False)
         else:
             self._head = head
 
-    def _response(self, head: ResponseHead) -> Response:
+    def _response(self, exchange: Exchange, head: ResponseHead) -> Response:
         action = self._action
+        if is_for_cache(exchange):  # what is not in the head is not stored
+            head.fields().set(action.completed_name, b"true")
+            return Response(head.status, head, b"", self._part.forward.marks)
         return Response(head.status, head, b"%b: true\r\n" % action.completed_name, action.replaced_names)
 
     def on_data(self, payload: bytes) -> None:
@@ -157,7 +119,7 @@ class PassThrough:
             if self._head is None:
                 exchange.response_sink.end(trailers)
             else:
-                exchange.respond(self._response(self._head), b"", True)
+                exchange.respond(self._response(exchange, self._head), b"", True)
 
     def on_failure(self, failure: SubrequestFailed) -> None:
         self._sent = None

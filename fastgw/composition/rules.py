@@ -1,7 +1,7 @@
 """Rules of a part: which members of its answer are used, and where they stand. Compiled from the settings.
 
 Order: `is_collection`, `target`, then either `flatmap` or `allow` (or `deny`) and `mapping`, then `group`. The meanings
-are KrakenD's.
+are KrakenD's. Each rule makes one text of another; only `flatmap`, and names that are `*`, need the values themselves.
 """
 
 from __future__ import annotations
@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from fastgw.config.settings.compose import FlatmapStep, Part
-from fastgw.http.json_tree import Node, Object, opened
+from fastgw.http.json_projection import EACH, Projection
+from fastgw.http.json_projection.projection import written_name
+from fastgw.http.json_splices import path_of, value_at
+from fastgw.http.json_tree import Node, Object, opened, rendered
 
 _ALL: Final = "*"
 Rule: TypeAlias = Callable[[Object], Object]
+TextRule: TypeAlias = Callable[[bytes], bytes]
 _Paths: TypeAlias = "dict[str, _Paths]"
 
 
@@ -21,24 +25,31 @@ class Unusable(ValueError):
     """An answer that a part cannot use. The message has nothing of it."""
 
 
-def shaping(part: Part) -> Callable[[Node], Object]:
-    """Return the function that applies the rules to one answer, except `group`. It raises `Unusable`."""
-    rules = list(_rules(part))
-    wraps = part.wrap if part.is_collection else None
+def shaping(part: Part) -> TextRule:
+    """Return the function that applies the rules to one checked answer, except `group`; its result is an object. It
+    raises `Unusable`, or `InvalidJson` for one with too many unusual names or numbers.
+    """
+    wrap = b"{" + written_name(part.wrap) + b":" if part.is_collection else None
+    rules = tuple(_rules(part))
 
-    def shape(answer: Node) -> Object:
-        content = opened(answer)
-        if wraps is not None:
-            if not isinstance(content, list):
+    def shape(text: bytes) -> bytes:
+        if wrap is not None:
+            if text[:1] != b"[":
                 raise Unusable("the answer is no array, and `is_collection` is set")
-            content = {wraps: content}
-        elif not isinstance(content, dict):
+            text = wrap + text + b"}"
+        elif text[:1] != b"{":
             raise Unusable("the answer is no object")
         for rule in rules:
-            content = rule(content)
-        return content
+            text = rule(text)
+        return text
 
     return shape
+
+
+def member(name: str) -> Callable[[bytes], bytes]:
+    """Return the function that makes an object with this only member of a value."""
+    begin = b"{" + written_name(name) + b":"
+    return lambda value: begin + value + b"}"
 
 
 def flatmapping(steps: Sequence[FlatmapStep]) -> Rule:
@@ -53,31 +64,39 @@ def flatmapping(steps: Sequence[FlatmapStep]) -> Rule:
     return flatmap
 
 
-def _rules(part: Part) -> Iterator[Rule]:
+def _rules(part: Part) -> Iterator[TextRule]:
     if part.target is not None:
-        path = part.target.split(".")
-        yield lambda content: _target(content, path)
+        target = path_of(part.target.split("."), members_only=True)
+
+        def object_at(text: bytes) -> bytes:
+            found = value_at(text, target)
+            return found if found is not None and found[:1] == b"{" else b"{}"
+
+        yield object_at
     if part.flatmap:
-        yield flatmapping(part.flatmap)
+        yield _opening(flatmapping(part.flatmap))
         return
-    if part.allow:
-        allowed = _tree(part.allow)
-        yield lambda content: _only(content, allowed)
-    elif part.deny:
-        denied = _tree(part.deny)
-        yield lambda content: _without(content, denied)
-    if part.mapping:
-        yield lambda content: _renamed(content, part.mapping)
+    allow = [tuple(path.split(".")) for path in part.allow]
+    deny = [] if allow else [tuple(path.split(".")) for path in part.deny]
+    if any(EACH in path for path in (*allow, *deny)):  # here it is a name like any other
+        tree = _tree(part.allow or part.deny)
+        yield _opening(lambda content: _only(content, tree) if allow else _without(content, tree))
+    elif allow or deny:
+        yield Projection(allow, deny).apply
+    names = part.mapping
+    if EACH in names or len({*names.values()}) < len(names):  # of members that get the same name the last one stays
+        yield _opening(lambda content: _renamed(content, names))
+    elif names:
+        yield Projection(rename={(old,): new for old, new in names.items()}).apply
 
 
-def _target(content: Object, path: Sequence[str]) -> Object:
-    """Return the object at a path; an empty one if there is none."""
-    for step in path:
-        inner = opened(content[step]) if step in content else None
-        if not isinstance(inner, dict):
-            return {}
-        content = inner
-    return content
+def _opening(rule: Rule) -> TextRule:
+    def apply(text: bytes) -> bytes:
+        content = opened(text)
+        assert isinstance(content, dict)
+        return rendered(rule(content))
+
+    return apply
 
 
 def _tree(paths: Sequence[str]) -> _Paths:

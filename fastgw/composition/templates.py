@@ -6,21 +6,25 @@ a value there is no text: `MissingValue`.
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol, final
 from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 import orjson
 
-from fastgw.config.base.part_templates import Pieces, TemplateVariable, parse_pieces, parse_target
+from fastgw.config.base.part_templates import Pieces, TemplateVariable, parse_pieces, parse_target, variables_in
 from fastgw.exchange import Exchange
 from fastgw.filters.authentication.templates import Unfit, raw_value
 from fastgw.http.grammar import IS_VALUE
-from fastgw.http.json_tree import Node, rendered, text_of, value_at
+from fastgw.http.json_splices import path_of, value_at
+from fastgw.http.json_tree import Node, rendered, text_of
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
+
+_IS_PLAIN: Final = re.compile(rb"[A-Za-z0-9_-]+").fullmatch
 
 
 class MissingValue(ValueError):
@@ -33,11 +37,11 @@ class TemplateValues(Protocol):
     @property
     def exchange(self) -> Exchange: ...
     @property
-    def item(self) -> Node | None:
-        """Element of `for_each`."""
+    def item(self) -> bytes | None:
+        """Element of `for_each`, as JSON."""
 
-    def answer(self, part: str) -> Node | None:
-        """Return the answer of an earlier part; None: it has failed."""
+    def answer_value(self, part: str, path: tuple[str, ...]) -> bytes | None:
+        """Return a value in the answer of an earlier part, as JSON; None: there is none."""
 
 
 @final
@@ -46,19 +50,21 @@ class RequestValues:
 
     __slots__ = ("exchange",)
 
-    item: Final[Node | None] = None
+    item: Final[bytes | None] = None
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
 
-    def answer(self, part: str) -> Node | None:
+    def answer_value(self, part: str, path: tuple[str, ...]) -> bytes | None:
         return None
 
 
-def node_of(variable: TemplateVariable, answers: TemplateValues) -> Node:
-    """Return the value in an answer, or of the element. Raises `MissingValue`."""
-    root = answers.item if variable.is_item else answers.answer(variable.part)
-    found = None if root is None else value_at(root, variable.path)
+def json_of(variable: TemplateVariable, answers: TemplateValues) -> bytes:
+    """Return the value in an answer, or of the element, as JSON. Raises `MissingValue`."""
+    if variable.is_item:
+        found = None if answers.item is None else value_at(answers.item, path_of(variable.path))
+    else:
+        found = answers.answer_value(variable.part, variable.path)
     if found is None:
         raise MissingValue(f"{{{variable.name}}} is missing")
     return found
@@ -69,7 +75,7 @@ def _text_of(variable: TemplateVariable, answers: TemplateValues) -> bytes:
     if variable.parameter:
         value: bytes | None = unquote_to_bytes(answers.exchange.params.get(variable.parameter, b""))
     elif variable.part or variable.is_item:
-        value = text_of(node_of(variable, answers))
+        value = text_of(json_of(variable, answers))
         if value is None:
             raise MissingValue(f"{{{variable.name}}} is no string, number or boolean")
     else:
@@ -85,27 +91,39 @@ def _text_of(variable: TemplateVariable, answers: TemplateValues) -> bytes:
 class TargetTemplate:
     """Template of a path with its query."""
 
-    __slots__ = ("_doubled", "_pieces", "_query_from")
+    __slots__ = ("_constant", "_doubled", "_query_from", "_simple", "pieces")
 
     def __init__(self, text: str) -> None:
-        self._pieces = parse_target(text)
-        queries = (index for index, each in enumerate(self._pieces) if isinstance(each, bytes) and b"?" in each)
+        self.pieces = parse_target(text)
+        queries = (index for index, each in enumerate(self.pieces) if isinstance(each, bytes) and b"?" in each)
         self._query_from = next(queries, sys.maxsize)
-        self._doubled = "//" in text.partition("?")[0]
+        path = text.partition("?")[0]
+        self._doubled = "//" in path
+        literals = [piece for piece in self.pieces if isinstance(piece, bytes)]
+        self._simple = not any(b"%" in piece for piece in literals)
+        """Whether values of plain characters leave the path in its normal form: they complete no escape sequence."""
+        self._constant = b"".join(literals) if len(literals) == len(self.pieces) else None
 
     def expand(self, answers: TemplateValues) -> bytes:
         """Return the target. Raises `MissingValue`."""
+        if self._constant is not None:
+            return self._constant
         made = b""
-        for index, piece in enumerate(self._pieces):
+        simple = self._simple
+        for index, piece in enumerate(self.pieces):
             if isinstance(piece, bytes):
                 made += piece
-            elif piece.parameter and index < self._query_from:  # normal form of a path, in a path
+                continue
+            if piece.parameter and index < self._query_from:  # normal form of a path, in a path
                 value = answers.exchange.params.get(piece.parameter, b"")
                 if not value:
                     raise MissingValue(f"{{{piece.name}}} is missing")
-                made += value
             else:
-                made += quote(_text_of(piece, answers), safe="").encode()
+                value = quote(_text_of(piece, answers), safe="").encode()
+            simple = simple and _IS_PLAIN(value) is not None
+            made += value
+        if simple:
+            return made
         path = made.partition(b"?")[0]
         try:
             normal = normalize(path)
@@ -133,14 +151,24 @@ def header_value(pieces: Pieces, answers: TemplateValues) -> bytes:
 class Body:
     """Template of a JSON body: values in it are replaced, and nothing is added to its structure."""
 
-    __slots__ = ("_make",)
+    __slots__ = ("_make", "variables")
 
     def __init__(self, text: str) -> None:
-        self._make = _compiled(orjson.loads(text))
+        value = orjson.loads(text)
+        self._make = _compiled(value)
+        self.variables: tuple[TemplateVariable, ...] = tuple(_variables_in(value))
 
     def expand(self, answers: TemplateValues) -> bytes:
         """Return the body. Raises `MissingValue`."""
         return rendered(self._make(answers))
+
+
+def _variables_in(value: Any) -> Iterator[TemplateVariable]:
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _variables_in(each)
+    elif isinstance(value, str):
+        yield from variables_in(parse_pieces(value))
 
 
 def _compiled(value: Any) -> Callable[[TemplateValues], Node]:
@@ -157,7 +185,7 @@ def _compiled(value: Any) -> Callable[[TemplateValues], Node]:
         return lambda answers: constant
     if len(pieces) == 1 and isinstance(only := pieces[0], TemplateVariable) and (only.part or only.is_item):
         variable = only
-        return lambda answers: node_of(variable, answers)
+        return lambda answers: json_of(variable, answers)
     return lambda answers: _string(pieces, answers)
 
 

@@ -91,7 +91,7 @@ def test_a_list_in_a_large_answer(client: Client, origin: Origin) -> None:
     items = [{"id": place} for place in range(20)]
     origin.answer(answer(json.dumps({"inner": {"items": items}, "pad": "x" * 300_000}).encode()), path=b"/list")
     origin.answer(answer(b'{"n": 1.0}'), path=b"/one")
-    assert get(client, "/each").body == b'{"ones":[%b]}' % b",".join([b'{"n":1.0}'] * 20)
+    assert get(client, "/each").body == b'{"ones":[%b]}' % b",".join([b'{"n": 1.0}'] * 20)
 
 
 def test_answers_with_a_content_coding(client: Client, origin: Origin) -> None:

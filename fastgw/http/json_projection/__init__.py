@@ -1,5 +1,5 @@
 """JSON projection: a JSON text with fewer members, or members with other names."""
 
-from fastgw.http.json_projection.projection import EACH, Projection
+from fastgw.http.json_projection.projection import EACH, CostlyJson, Projection
 
-__all__ = ["EACH", "Projection"]
+__all__ = ["EACH", "CostlyJson", "Projection"]

@@ -8,10 +8,10 @@ its target, retries and time, as long as both last (`report`). Rule 3: its end i
 """
 
 from collections.abc import Callable
-from typing import Final, Protocol, final
+from typing import TYPE_CHECKING, Final, Protocol, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import ClientSide, Exchange, Reply, Response, Trailers, new_exchange, problem
+from fastgw.exchange import ClientSide, Exchange, Reply, Response, Route, Trailers, new_exchange, problem
 from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.exchange.states import ENDED
 from fastgw.http.messages import RequestHead, ResponseHead
@@ -19,6 +19,9 @@ from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.client.translated_call import renewing
 from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
+
+if TYPE_CHECKING:
+    from fastgw.upstream.client.response_action import ResponseAction
 
 _NOBODY: Final = Nobody()
 
@@ -50,7 +53,9 @@ class DetachedCall(ClientSide):
 
     fd = body_goes_to = -1
 
-    def __init__(self, exchange: Exchange, forward: Forward | CallRecorder, listener: DetachedListener) -> None:
+    def __init__(
+        self, exchange: Exchange, forward: "Forward | CallRecorder | ResponseAction", listener: DetachedListener
+    ) -> None:
         """`exchange`: that of the client for whom it is sent."""
         self._listener: DetachedListener | None = listener
         self._forward = forward
@@ -64,20 +69,35 @@ class DetachedCall(ClientSide):
     def send(
         self, exchange: Exchange, head: RequestHead, query: bytes | None, dropped: frozenset[bytes], added: bytes
     ) -> None:
-        """Send a request without a body, with the data of the gateway that the exchange has been given so far.
+        """Send a request without a body, with the data of the gateway that the exchange has been given so far. See
+        `prepare`.
+        """
+        self._forward(self.prepare(exchange, head, query, dropped, added))
+
+    def prepare(
+        self, exchange: Exchange, head: RequestHead, query: bytes | None, dropped: frozenset[bytes], added: bytes
+    ) -> Exchange:
+        """Return the exchange of the call, which the caller forwards.
 
         `query`: as in `Exchange.query_sent`. `dropped`: lower-case names of headers of `head` that are not sent,
         in addition to those of the exchange. `added`: serialized header lines.
         """
         call = new_exchange(head, self, exchange.listener, exchange.peer, renewing(exchange.chain))
         call.client_ip, call.params, call.path = exchange.client_ip, exchange.params, exchange.path
+        call.trace = exchange.trace
         call.consumer, call.claims = exchange.consumer, exchange.claims
         call.request_added = exchange.request_added + added
         call.request_dropped = exchange.request_dropped | dropped if exchange.request_dropped else dropped
         call.query_sent = query
         call.answered_by = None
+        if not isinstance(self._forward, Forward | CallRecorder):
+            # It makes its requests of the values of the exchange, and has upstreams that filters keep things from.
+            route, others = exchange.route, exchange.for_others
+            call.route = None if route is None else Route(route.name, self._forward, call.chain, ())
+            call.request_id = exchange.request_id
+            call.for_others = None if others is None else (others[0] + added, others[1] | dropped, query)
         self._call = call
-        self._forward(call)
+        return call
 
     @property
     def is_over(self) -> bool:
@@ -88,6 +108,9 @@ class DetachedCall(ClientSide):
         call = self._call
         exchange.target, exchange.upstream_s, exchange.retries = call.target, call.upstream_s, call.retries
         exchange.sent = call.sent
+        exchange.fault, exchange.why = exchange.fault or call.fault, exchange.why or call.why
+        if exchange.subrequests is None and call.subrequests is not None and not call.subrequests.active:
+            exchange.subrequests = call.subrequests  # for the log
 
     def pause(self) -> None:
         self._paused = True

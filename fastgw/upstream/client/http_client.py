@@ -14,7 +14,6 @@ that is not active yet.
 import asyncio
 import ssl
 from collections.abc import Iterable
-from functools import partial
 from math import inf
 from pathlib import Path
 from time import monotonic
@@ -29,12 +28,13 @@ from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.fields import Fields
 from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.http.messages import ResponseHead
-from fastgw.upstream.connections.http1_connection import UpstreamConnection
+from fastgw.upstream.connections.connection_maker import connection_maker
 from fastgw.upstream.connections.pool import Pool
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import JUST_USED_S
+from fastgw.upstream.forwarding.request_trailers import TE_TRAILERS
 from fastgw.upstream.policies.retry import IDEMPOTENT
-from fastgw.upstream.targets.target import Target
+from fastgw.upstream.targets.target import MOST_STREAMS, Target
 from fastgw.upstream.targets.tls import ClientTls, Identity, client_tls, read_tls
 
 MOST: Final = 1024 * 1024
@@ -59,6 +59,7 @@ class Fetched(NamedTuple):
     fields: Fields
     """End-to-end header fields."""
     body: bytes
+    trailers: Trailers = ()
 
 
 class FetchFailed(Exception):
@@ -80,7 +81,7 @@ class Fetcher:
 
     def __init__(self, worker_loop: WorkerLoop) -> None:
         self._worker_loop = worker_loop
-        self._origins: dict[tuple[Url, str | None, Identity | None], _Origin] = {}
+        self._origins: dict[tuple[Url, str | None, Identity | None, bool], _Origin] = {}
         self._contexts: dict[Identity, asyncio.Task[ssl.SSLContext]] = {}
         self._read: dict[settings.UpstreamTls, ClientTls] = {_TLS: read_tls(_TLS, _contents)}
         self._stopped = False
@@ -99,6 +100,7 @@ class Fetcher:
         timeout: float = TIMEOUT,
         most: int = MOST,
         repeatable: bool | None = None,
+        http2: bool = False,
     ) -> Fetched:
         """Send a request and return the whole response. Raises `FetchFailed`.
 
@@ -106,17 +108,18 @@ class Fetcher:
         body; a longer one fails. `tls`: the files of settings are read once; callers that follow changes read them
         (`read_tls`).
         `repeatable`: whether the request may be sent again if a reused connection breaks without a response; None: its
-        method decides. Raises `ValueError` for invalid header fields, and for those that the client writes itself.
+        method decides. `http2`: over HTTP/2, without TLS by prior knowledge. Raises `ValueError` for invalid header
+        fields, and for those that the client writes itself.
         """
         endpoint = _endpoint(url)
-        request = _request(endpoint, method, fields, body)
+        request = _request(endpoint, method, fields, body, TE_TRAILERS if http2 else b"")
         if self._stopped:
             raise FetchFailed(Fault.GATEWAY_STOPPED, f"{endpoint.origin}: {Fault.GATEWAY_STOPPED.label}")
         asked = _ClientRequest(request, method, most, method in IDEMPOTENT if repeatable is None else repeatable)
         answer: Fetched | Failure
         try:
             async with asyncio.timeout(timeout):
-                answer = await asked.answer(await self._origin(endpoint.origin, tls))
+                answer = await asked.answer(await self._origin(endpoint.origin, tls, http2))
         except TimeoutError:
             answer = asked.late, f"timed out after {timeout:g} s"
         except OSError as error:  # invalid certificate or key
@@ -138,19 +141,23 @@ class Fetcher:
         self._contexts.clear()
         self._origins.clear()
 
-    async def _origin(self, url: Url, tls: settings.UpstreamTls | ClientTls) -> "_Origin":
+    async def _origin(self, url: Url, tls: settings.UpstreamTls | ClientTls, http2: bool) -> "_Origin":
         if isinstance(tls, settings.UpstreamTls):
             tls = self._read.get(tls) or await self._reading(tls)
+        if http2:
+            tls = tls._replace(identity=tls.identity._replace(protocols=("h2",)))
         identity = tls.identity if url.tls else None
-        key = url, tls.settings.server_name if url.tls else None, identity
+        key = url, tls.settings.server_name if url.tls else None, identity, http2
         origin = self._origins.get(key)
         if origin is None:
             context = None if identity is None else await self._context(tls, identity)
             origin = self._origins.get(key)  # another request may have created it in between
             if origin is None:
                 self._forget_old()
-                target = Target(url, tls=context, server_name=tls.settings.server_name, timeouts=_TIMEOUTS)
-                origin = self._origins[key] = _Origin(self._worker_loop, target, identity)
+                streams = MOST_STREAMS if http2 else 1
+                name = tls.settings.server_name
+                target = Target(url, tls=context, server_name=name, timeouts=_TIMEOUTS, streams=streams)
+                origin = self._origins[key] = _Origin(self._worker_loop, target, identity, http2)
         origin.asked_at = monotonic()
         return origin
 
@@ -188,12 +195,14 @@ class _Origin:
 
     __slots__ = ("asked_at", "asking", "identity", "pool", "target")
 
-    def __init__(self, worker_loop: WorkerLoop, target: Target, identity: Identity | None) -> None:
-        configured = settings.Upstream(targets=(_NOWHERE,), timeouts=_TIMEOUTS, pool=_POOL)
+    def __init__(self, worker_loop: WorkerLoop, target: Target, identity: Identity | None, http2: bool) -> None:
+        configured = settings.Upstream(
+            targets=(_NOWHERE,), timeouts=_TIMEOUTS, pool=_POOL, protocol="http2" if http2 else "http1"
+        )
         self.target = target
         self.identity = identity
-        self.pool: Pool[UpstreamConnection] = Pool(
-            (target,), configured, partial(UpstreamConnection, worker_loop), clock=worker_loop.wheel
+        self.pool: Pool[Any] = Pool(
+            (target,), configured, connection_maker(worker_loop, configured), clock=worker_loop.wheel
         )
         self.asking = 0
         self.asked_at = 0.0
@@ -295,7 +304,7 @@ class _ClientRequest:
         self._stream = None
         stream.release()
         fields = Fields(line for line in head.fields() if line[0].lower() not in HOP_BY_HOP)
-        self._finish(Fetched(head.status, fields, bytes(self._body)))
+        self._finish(Fetched(head.status, fields, bytes(self._body), trailers))
 
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
         stream, self._stream = self._stream, None
@@ -335,7 +344,9 @@ def _endpoint(url: Endpoint | Url | str) -> Endpoint:
     return parse_endpoint(str(url))
 
 
-def _request(endpoint: Endpoint, method: bytes, fields: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
+def _request(
+    endpoint: Endpoint, method: bytes, fields: Iterable[tuple[bytes, bytes]], body: bytes, hop_by_hop: bytes
+) -> bytes:
     lines = Fields(fields)
     for name, _ in lines:
         if name.lower() in _OURS:
@@ -345,4 +356,4 @@ def _request(endpoint: Endpoint, method: bytes, fields: Iterable[tuple[bytes, by
     if body or method in _WITH_BODY:
         lines.add(b"Content-Length", b"%d" % len(body))
     line = method, endpoint.target.encode(), endpoint.origin.authority.encode()
-    return b"%b %b HTTP/1.1\r\nHost: %b\r\n" % line + lines.render() + b"\r\n" + body
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n" % line + lines.render() + hop_by_hop + b"\r\n" + body

@@ -39,6 +39,7 @@ def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callabl
     sent = listener.sent = Subrequest(listener, exchange.client)
     copy = new_exchange(exchange.head, sent, exchange.listener, exchange.peer, NO_FILTERS)
     copy.client_ip, copy.params, copy.path = exchange.client_ip, exchange.params, exchange.path
+    copy.trace = exchange.trace
     copy.consumer, copy.claims = exchange.consumer, exchange.claims
     others = exchange.for_others or (exchange.request_added, exchange.request_dropped, exchange.query_sent)
     copy.request_added, dropped, copy.query_sent = others

@@ -31,7 +31,7 @@ from fastgw.exchange.chain import LOG_EVERY_S
 from fastgw.exchange.reply import body_at_once
 from fastgw.exchange.request_stages import begin_request_stages
 from fastgw.exchange.shadow_exchange import Nobody, ShadowExchange
-from fastgw.exchange.states import ENDED
+from fastgw.exchange.states import ENDED, FORWARDING
 from fastgw.exchange.upstream_chains import NO_FILTERS
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.field_names import HOP_BY_HOP
@@ -40,7 +40,11 @@ from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.client.subrequest_body import BodyFeeder
+from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.forwarding.forwarding import Forwarding
+from fastgw.upstream.targets.attempt_listener import AttemptRecord
+from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 
 MOST_PER_EXCHANGE: Final = 32
@@ -121,6 +125,11 @@ class Subrequest(ClientSide):
             self._timer = self._loop.call_later(timeout, self._late, timeout)
         chain = exchange.chain
         self._run_outcome(run_request(chain.request_steps, exchange) if chain.request_steps else None)
+
+    def adopt(self, exchange: Exchange, action: Forward, siblings: "Subrequests") -> None:
+        """Continue a sub-request that was sent already, and has no timeout of its own."""
+        self.exchange, self._action, self._siblings = exchange, action, siblings
+        exchange.upstream = action.upstream.name
 
     def feed_body(self, feeder: BodyFeeder) -> None:
         """Send a body that is produced in pieces."""
@@ -220,7 +229,7 @@ class Subrequest(ClientSide):
             if borrowed.kept is not None:
                 borrowed.detach()  # another receiver may follow
         if self._siblings is not None:
-            self._siblings.end(self, f"{exchange.upstream} {exchange.target or '-'} {outcome}")
+            self._siblings.end(self, exchange.upstream, exchange.target, outcome, monotonic() - exchange.begun_at)
         self._asker.count_subrequest(exchange, self._status if outcome.isdecimal() else 0)
         return listener
 
@@ -240,13 +249,7 @@ class Subrequest(ClientSide):
         try:
             listen(what)
         except Exception:  # the edge of a filter: the owner of the connection could not handle its error
-            exchange = self.exchange
-            logged_at = NO_FILTERS.logged_at = NO_FILTERS.logged_at or {}
-            if exchange.begun_at >= logged_at.get(exchange.upstream, -inf) + LOG_EVERY_S:
-                logged_at[exchange.upstream] = exchange.begun_at
-                log_event(
-                    OperatorEvent.FILTER_RAISED, "a listener to a sub-request to %s", exchange.upstream, error=True
-                )
+            log_raised(self.exchange)
             self.cancel()
 
     # calls of the exchange (`ClientSide`)
@@ -302,6 +305,14 @@ class Subrequest(ClientSide):
         return min(max(self._until - monotonic(), 0.0), self._asker.filter_timeout())
 
 
+class ActiveSubrequest(Protocol):
+    """Sub-request that has not ended."""
+
+    @property
+    def on_abandoned(self) -> Callable[[], None] | None: ...
+    def cancel(self) -> None: ...
+
+
 @final
 class Subrequests:
     """Sub-requests of one exchange. As text: those that have ended, in order of their ends, for the access log."""
@@ -309,16 +320,20 @@ class Subrequests:
     __slots__ = ("_ended", "active", "count")
 
     def __init__(self) -> None:
-        self.active: set[Subrequest] = set()
+        self.active: set[ActiveSubrequest] = set()
         self.count = 0
-        self._ended: list[str] = []
+        self._ended: list[tuple[str, str, str | int, float]] = []
 
     def __str__(self) -> str:
-        return ", ".join(self._ended)
+        ended = self._ended
+        return ", ".join(
+            f"{upstream} {target or '-'} {outcome} {took:.6f}" for upstream, target, outcome, took in ended
+        )
 
-    def end(self, sent: Subrequest, outcome: str) -> None:
+    def end(self, sent: ActiveSubrequest, upstream: str, target: str, outcome: str | int, seconds: float) -> None:
+        """Note an end. `outcome`: status of the response, or the reason why there is none."""
         self.active.discard(sent)
-        self._ended.append(f"{outcome} {monotonic() - sent.exchange.begun_at:.6f}")
+        self._ended.append((upstream, target, outcome, seconds))
 
     def cancel(self) -> None:
         for each in tuple(self.active):
@@ -385,6 +400,7 @@ def send_subrequest(
     exchange = new_exchange(head, sent, parent.listener, parent.peer, chain)
     exchange.client_ip, exchange.consumer, exchange.claims = parent.client_ip, parent.consumer, parent.claims
     exchange.answered_by = None
+    exchange.trace = real.trace
     exchange.request_body = relay
     if isinstance(body, Relay) and chain.request_body_hooks:
         why = f"filters of upstream {upstream.name} read bodies, which the request's own does not pass twice"
@@ -399,6 +415,55 @@ def send_subrequest(
     if feeder is not None:
         sent.feed_body(feeder)
     return sent
+
+
+def adopt_subrequest(
+    parent: Exchange,
+    forward: Forward,
+    listener: SubresponseListener,
+    head: BuiltRequestHead,
+    body: bytes,
+    begun_at: float,
+    target: Target | None,
+    stream: UpstreamStream | None,
+    record: AttemptRecord | None,
+) -> tuple[Subrequest, Forwarding]:
+    """Continue a direct sub-request (`direct_subrequest`), which its upstream has counted already, with an exchange.
+
+    `target`, `stream`, `record`: of its attempt, as in `Forward.resumed`.
+    """
+    upstream, siblings = forward.upstream, parent.subrequests
+    sent = Subrequest(listener, parent.client)
+    chain = parent.listener.upstream_chains.chain_of(upstream.name)
+    exchange = new_exchange(head, sent, parent.listener, parent.peer, chain)
+    exchange.client_ip, exchange.consumer, exchange.claims = parent.client_ip, parent.consumer, parent.claims
+    exchange.answered_by = None
+    exchange.begun_at = begun_at
+    exchange.request_body = Relay.whole(body, len(body)) if body else None
+    exchange.target = "" if target is None else target.label
+    siblings.active.add(sent)
+    sent.adopt(exchange, forward, siblings)
+    forwarding = forward.resumed(exchange, target, stream, record)
+    if stream is not None:
+        exchange.state, exchange.sent = FORWARDING, True
+        assert forwarding.current is not None
+        stream.hand_over(forwarding.current)
+    return sent, forwarding
+
+
+def log_raised(exchange: "Exchange | RaisedIn") -> None:
+    """Log the exception of a listener to a sub-request, once in a while for each upstream."""
+    logged_at = NO_FILTERS.logged_at = NO_FILTERS.logged_at or {}
+    if exchange.begun_at >= logged_at.get(exchange.upstream, -inf) + LOG_EVERY_S:
+        logged_at[exchange.upstream] = exchange.begun_at
+        log_event(OperatorEvent.FILTER_RAISED, "a listener to a sub-request to %s", exchange.upstream, error=True)
+
+
+class RaisedIn(Protocol):
+    """Sub-request without an exchange, for `log_raised`."""
+
+    begun_at: float
+    upstream: str
 
 
 def _relay_of(

@@ -74,6 +74,7 @@ class TranslatedCall(ClientSide):
         call = new_exchange(head, self, exchange.listener, exchange.peer, renewing(exchange.chain))
         call.begun_at = exchange.begun_at
         call.client_ip, call.params = exchange.client_ip, exchange.params
+        call.trace = exchange.trace
         call.consumer, call.claims = exchange.consumer, exchange.claims
         call.request_added, call.request_dropped = exchange.request_added, exchange.request_dropped
         call.query_sent = head.query

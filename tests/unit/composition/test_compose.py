@@ -11,10 +11,12 @@ from xml.etree import ElementTree
 import pytest
 
 from fastgw.composition import run
+from fastgw.composition.freshness import cache_fields
 from fastgw.config import ConfigError
 from fastgw.errors import Fault
 from fastgw.explain import as_text, explain
 from fastgw.gateway.compiler import compile
+from fastgw.http.http1.parser import parse_response
 from tests.support.commands import ended
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, Wire
@@ -530,7 +532,10 @@ _DAY = "Thu, 01 Jan 1970 00:00"
         ("private, max-age=5", "max-age=30", "private, max-age=5"),
         ("no-cache", None, "no-cache"),
         ("max-age=abc", "max-age=1", None),
-        ("max-age=60, s-maxage=600", "max-age=30", "max-age=30, s-maxage=30"),
+        ("max-age=60, s-maxage=600", "max-age=30", "max-age=30"),
+        ("max-age=60, s-maxage=10", "max-age=30", "max-age=10"),
+        ("max-age=60, s-maxage=600", "max-age=30, public", "max-age=30, s-maxage=30"),
+        ("s-maxage=600", "max-age=30", None),
         ('private="set-cookie, x", max-age=9', "max-age=30, must-revalidate", "private, must-revalidate, max-age=9"),
         ("max-age=60", "max-age=90\r\nAge: 50", "max-age=40"),
         (
@@ -551,6 +556,30 @@ def test_cache_fields(first: str, second: str | None, expected: str | None) -> N
     assert made.header("Cache-Control") == expected
     assert made.header("Vary") == ("X-A" if second is None else "X-A, X-B")
     assert made.header("ETag") != "x"
+
+
+@pytest.mark.parametrize("lines", [b"", b"Vary: %b\r\n" % b",".join([b"x"] * 1000)])
+def test_cache_fields_are_remembered_by_all_that_they_depend_on(lines: bytes) -> None:
+    def control(*fields: bytes, now: float = 0.0) -> bytes | None:
+        heads = [parse_response(b"HTTP/1.1 200 OK\r\n%b\r\n%b\r\n" % (each, lines), b"GET", 100) for each in fields]
+        return dict(cache_fields(heads, now)).get(b"Cache-Control")
+
+    for _ in range(2):
+        assert control(b"Cache-Control: max-age=9") == b"max-age=9"
+        assert control(b"Cache-Control: max-age=9\r\nAge: 2") == b"max-age=7"
+        assert control(b"Cache-Control: max-age=9", b"Cache-Control: max-age=5") == b"max-age=5"
+        assert control(b"Expires: Thu, 01 Jan 1970 00:00:10 GMT") == b"max-age=10"
+        assert control(b"Expires: Thu, 01 Jan 1970 00:00:10 GMT", now=4.0) == b"max-age=6"
+
+
+def test_parts_in_groups_of_their_own_are_joined() -> None:
+    parts = ({"name": "a", "group": 'x"'}, {"name": "b", "group": "y", "default": {}}, {"name": "c", "group": "z"})
+    made = composed({"/a": answer(b' {"n" : 1.10}\n'), "/b": answer({}, 500), "/c": answer({})}, *parts)
+    assert made.body == b'{"x\\"":{"n" : 1.10},"y":{},"z":{}}'
+    assert made.header("Fastgw-Completed") == "false"
+    static = {"strategy": "always", "data": {"z": 0}}
+    made = composed({f"/{name}": answer({}) for name in "abc"}, *parts, static=static)
+    assert made.body == b'{"x\\"":{},"y":{},"z":0}'
 
 
 def test_the_entity_tag_is_that_of_the_whole() -> None:
@@ -797,3 +826,84 @@ def test_it_is_explained_without_a_request() -> None:
     text = as_text(explain(compile(loaded, 1), "GET", "http://a/7"))
     assert "parts     a: GET /a/{id} of u\n" in text
     assert "b: GET /b of http://h:1 after a for each of {part.a}" in text
+
+
+# parts that are sent without an exchange
+
+
+def direct(path: str = "/a", more: Mapping[str, Any] = {}, **part: Any) -> Composed:
+    """Return a gateway with a composition whose part is sent over an idle connection, by the same request as before."""
+    upstream = {"targets": [{"url": "http://127.0.0.1:9"}], **more}
+    made = Composed({"name": "a", **part}, more={"upstreams": {"u": upstream}}).asks()
+    made.gets(path, answer({"a": 1}))
+    (connection,) = made.plane.pool.open
+    wire: Any = connection.transport
+    before = len(wire.received)
+    made.client = made.plane.client()
+    made.client.sends(GET)
+    assert not made.plane.pool.waiting
+    assert wire.received[before:] == made.requests[0]
+    made.open[path] = wire
+    return made
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/a", {}),
+        ("/a", {"host_header": "preserve"}),
+        ("/base/a", {"targets": [{"url": "http://127.0.0.1:9/base"}]}),
+        ("/a", {"load_balancing": {"algorithm": "least_connections"}, "circuit_breaker": {}}),
+    ],
+)
+@pytest.mark.parametrize("part", [{}, {"method": "PUT", "body": {"x": 1}}, {"headers": {"X-Id": "{id}"}}])
+def test_a_request_on_an_idle_connection_is_the_same(path: str, more: dict[str, Any], part: dict[str, Any]) -> None:
+    made = direct(path, more, **part)
+    made.gets(path, answer({"a": 2}))
+    assert made.body == b'{"a":2}'
+    ends = [record.subrequests.split(" ")[:3] for record in made.plane.records]
+    assert ends == [["u", "127.0.0.1:9", "200"]] * 2
+    made.ended()
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (b"HTTP/1.1 103 E\r\nLink: x\r\n\r\n", answer({"a": 2})),
+        (answer({"a": 2})[:20], answer({"a": 2})[20:]),
+        (answer({"a": 2})[:-2], answer({"a": 2})[-2:]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b'7\r\n{"a":2}\r\n0\r\n\r\n'),
+    ],
+)
+def test_a_response_in_pieces_is_received_by_an_exchange(pieces: tuple[bytes, ...]) -> None:
+    made = direct()
+    for piece in pieces:
+        made.open["/a"].sends(piece)
+        made.plane.settle()
+    assert json.loads(made.body) == {"a": 2}
+    made.ended()
+
+
+def test_a_connection_that_was_just_closed_is_replaced() -> None:
+    made = direct()
+    made.open.pop("/a").ends()
+    made.connects()
+    made.gets("/a", answer({"a": 3}))
+    assert made.body == b'{"a":3}'
+    assert made.plane.records[-1].subrequests.startswith("u 127.0.0.1:9 200 ")
+    made.ended()
+
+
+def test_a_client_that_leaves_cancels_it() -> None:
+    made = direct()
+    made.client.resets()
+    assert made.open["/a"].aborted
+    made.ended()
+
+
+def test_one_that_is_late_is_cancelled() -> None:
+    made = direct()
+    made.plane.passes(6)
+    assert made.status == 504
+    assert made.open["/a"].aborted
+    made.ended()

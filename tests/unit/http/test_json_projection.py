@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgw.http.json_projection import Projection
+from fastgw.http.json_projection import CostlyJson, Projection
 from fastgw.http.strict_json import InvalidJson
 
 NAMES = st.sampled_from(["a", "b", "c", "é", "*", ""])
@@ -168,5 +168,9 @@ def test_a_renamed_member_replaces_the_one_with_its_new_name() -> None:
 def test_escaped_names_are_read_by_the_reference_in_texts_with_few_objects_only() -> None:
     projection = Projection([("*", "a")])
     assert projection.apply(b'[{"\\u0061":1,"b":2}]') == b'[{"a":1}]'
-    with pytest.raises(InvalidJson, match="more than 5000 objects"):
-        projection.apply(b"[" + b",".join([b'{"\\u0061":1}'] * 5001) + b"]")
+    text = b"[" + b",".join([b'{"\\u0061":1}'] * 400) + b"]"
+    with pytest.raises(CostlyJson):
+        projection.apply(b'{"\\u0061":[' + b"1," * 3200 + b"1]}")
+    with pytest.raises(CostlyJson, match="more than 400 objects"):
+        projection.apply(text)
+    assert projection.apply(text, 500) == text.replace(b"\\u0061", b"a")

@@ -1,0 +1,62 @@
+"""Actions of routes that make responses of their own of those of upstreams: `compose` and `lambda`.
+
+A filter that takes an exchange over (`translate`), such as a cache, gets their responses in the form of an upstream's,
+with a head, and sends its requests by them.
+"""
+
+from typing import Final, Protocol
+
+from fastgw.exchange import Exchange, Reply, Response
+from fastgw.exchange.reply import NO_CONTENT, own_response
+from fastgw.http.http1 import serializer
+from fastgw.http.http1.parser import parse_response
+from fastgw.upstream.client.detached_call import DetachedCall
+
+MARKS: Final = frozenset((serializer.NO_VIA,))
+"""Value of `Response.dropped`: no `Via`, because the gateway is the origin of these responses."""
+_MOST_FIELDS: Final = 10_000
+_UNSTORED: Final = b"Cache-Control: no-store\r\n"
+_UNSTORED_MARKS: Final = MARKS | {b"cache-control"}
+
+
+class ResponseAction(Protocol):
+    """Action of a route that makes responses itself, as far as a cache uses it."""
+
+    @property
+    def marks(self) -> frozenset[bytes]:
+        """Markers in `Response.dropped`."""
+
+    def __call__(self, exchange: Exchange) -> None: ...
+
+    def key_values(self, exchange: Exchange) -> list[bytes | None]:
+        """Return what the response depends on in addition to route, URL and the headers that it names in `Vary`."""
+
+
+def is_for_cache(exchange: Exchange) -> bool:
+    """Whether a filter needs a response with a head."""
+    return type(exchange.client) is DetachedCall or bool(exchange.cache_status)
+
+
+def send_made(exchange: Exchange, reply: Reply, stored: bool = True) -> None:
+    """Answer with a response that was made of others. `stored`: whether caches of this gateway may store it."""
+    if reply.fault is not None or not isinstance(reply.body, bytes) or not is_for_cache(exchange):
+        exchange.reply(reply)
+        return
+    body = b"" if reply.status in NO_CONTENT or exchange.method == b"HEAD" else reply.body
+    response = made_response(exchange, reply, len(reply.body), stored)
+    exchange.response_bytes = len(body)
+    exchange.respond(response, body, True)
+
+
+def made_response(exchange: Exchange, reply: Reply, length: int | None, stored: bool = True) -> Response:
+    """Return the response for a reply that is no fault. `length`: of its body; None: unknown."""
+    if not is_for_cache(exchange):
+        return own_response(reply)
+    lines = b"".join(b"%b: %b\r\n" % (name, value.strip(b" \t")) for name, value in reply.fields)
+    if length is not None and reply.status not in NO_CONTENT:
+        lines += b"Content-Length: %d\r\n" % length
+    if not stored:
+        lines += _UNSTORED
+    raw = b"%b%b\r\n" % (serializer.status_line(reply.status), lines)
+    head = parse_response(raw, exchange.method, _MOST_FIELDS)
+    return Response(reply.status, head, b"", MARKS if stored else _UNSTORED_MARKS)

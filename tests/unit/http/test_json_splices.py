@@ -1,0 +1,212 @@
+"""JSON splices: the compiled module and the reference agree, and values keep their bytes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastgw.http.json_splices import check_text, elements_of, merge_objects, path_of, splices, value_at
+from fastgw.http.json_splices.splices import MOST_AT_ONCE
+from fastgw.http.strict_json import InvalidJson
+
+KINDS = [pytest.param("compiled", marks=pytest.mark.twin), "reference"]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "reference":
+        monkeypatch.setattr(splices, "_compiled", None)
+    return str(request.param)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{}",
+        b"[]",
+        b' {"a": [1, {"b":\t"c"}]} ',
+        b'"\\u00e9\\ud83d\\ude00"',
+        '{"gr\u00f6\u00dfe":"\u20ac\U0001f600"}'.encode(),
+        b"-0.5e+10",
+        b"1.7976931348623157e308",
+        b"1e-300",
+        b"123456789012345678901234567890",
+        b"true",
+        b"null",
+        b'{"a\\u0062":1,"b":2}',
+    ],
+)
+def test_valid_texts_keep_their_bytes(kind: str, text: bytes) -> None:
+    assert check_text(text) == text.strip()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b'{"a"}',
+        b'{"a":1,}',
+        b"[1,]",
+        b"[1 2]",
+        b"01",
+        b"1.",
+        b".5",
+        b"1e400",
+        b"+1",
+        b"NaN",
+        b"tru",
+        b'"\x01"',
+        b'"\\x"',
+        b'"\\ud800"',
+        b'"\\ud800\\u0041"',
+        b'"\\udc00"',
+        b'"\xc0\xaf"',
+        b'"\xed\xa0\x80"',
+        b'"\xf4\x90\x80\x80"',
+        b'"\xff"',
+        b'"a',
+        b'{"a":1,"a":2}',
+        b'{"a":1,"\\u0061":2}',
+        b'{"o":{"a":1,"b":1,"a":2}}',
+        b'{"a":1}x',
+        b"[" * 300 + b"]" * 300,
+    ],
+)
+def test_invalid_texts_are_refused(kind: str, text: bytes) -> None:
+    with pytest.raises(InvalidJson):
+        check_text(text)
+
+
+def test_duplicates_among_many_names_are_found(kind: str) -> None:
+    names = [f"n{number}" for number in range(100)]
+    check_text(json.dumps(dict.fromkeys(names, 1)).encode())
+    with pytest.raises(InvalidJson):
+        check_text(b"{" + b",".join(b'"%b":1' % name.encode() for name in (*names, "n42")) + b"}")
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("a", b"1.10"),
+        ("b.c", b'{"d": [0, {"e":"\\u00e9"}]}'),
+        ("b.c.d.1.e", b'"\\u00e9"'),
+        ("b.c.d.0", b"0"),
+        ("b.c.d.2", None),
+        ("b.c.d.01.e", b'"\\u00e9"'),
+        ("b.c.d.-1", None),
+        ("x", None),
+        ("a.b", None),
+        ('q"\\', b"7"),
+        ("0", b"8"),
+    ],
+)
+def test_values_by_their_path(kind: str, path: str, found: bytes | None) -> None:
+    text = b' {"a" : 1.10 ,"b":{"c": {"d": [0, {"e":"\\u00e9"}]}}, "q\\"\\\\":7,"0":8} '
+    assert value_at(text, path_of(path.split("."))) == found
+
+
+def test_a_path_of_members_goes_into_no_array(kind: str) -> None:
+    assert value_at(b'{"a":[1]}', path_of(["a", "0"])) == b"1"
+    assert value_at(b'{"a":[1]}', path_of(["a", "0"], members_only=True)) is None
+    assert value_at(b" 7 ", path_of([])) == b"7"
+
+
+def test_elements(kind: str) -> None:
+    assert elements_of(b' [1, {"a":[2]} ,"x"]', 3) == [b"1", b'{"a":[2]}', b'"x"']
+    assert elements_of(b"[ ]", 3) == []
+    assert elements_of(b"[1,2,3,4]", 3) == 4
+    assert elements_of(b'{"a":1}', 3) is None
+
+
+def test_later_members_replace_earlier_ones_in_their_position(kind: str) -> None:
+    texts = [b'{"a": 1.10, "b":2}', b"{}", b'{"c":3,"a":[ 1 ]}', b'{"\\u0063":4}']
+    assert merge_objects(texts) == b'{"a":[ 1 ],"b":2,"c":4}'
+    assert merge_objects([]) == b"{}"
+
+
+def test_escaped_names_are_written_with_the_escapes_that_they_need(kind: str) -> None:
+    name = b'\\u0041\\/\\\\\\"\\u001f\\b\\f\\n\\r\\t\\u00e9\\ud83d\\ude00\\u007f'
+    made = merge_objects([b'{"%b":1}' % name])
+    assert made == '{"A/\\\\\\"\\u001f\\b\\f\\n\\r\\t\u00e9\U0001f600\x7f":1}'.encode()
+    assert list(json.loads(made)) == list(json.loads(b'{"%b":1}' % name))
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+    max_leaves=12,
+)
+OBJECTS = st.lists(st.dictionaries(st.text('ab\u00e9"\\\x01', max_size=2), JSON, max_size=5), max_size=4)
+
+
+@pytest.mark.twin
+@settings(max_examples=150, deadline=None)
+@given(OBJECTS, st.booleans(), st.booleans())
+def test_the_union_is_that_of_the_reference(objects: list[dict[str, Any]], escaped: bool, spaced: bool) -> None:
+    separators = (" , ", " : ") if spaced else (",", ":")
+    texts = [json.dumps(each, ensure_ascii=escaped, separators=separators).encode(errors="ignore") for each in objects]
+    texts = [text for text in texts if _is_valid(text)]
+    expected: dict[str, Any] = {}
+    for text in texts:
+        expected |= json.loads(text)
+    made = merge_objects(texts)
+    assert list(json.loads(made).items()) == list(expected.items())
+    compiled, splices._compiled = splices._compiled, None
+    try:
+        assert merge_objects(texts) == made
+    finally:
+        splices._compiled = compiled
+
+
+def _is_valid(text: bytes) -> bool:
+    try:
+        return check_text(text) == text.strip()
+    except InvalidJson:
+        return False
+
+
+@pytest.mark.twin
+@settings(max_examples=200, deadline=None)
+@given(JSON, st.integers(0, 60), st.binary(max_size=2))
+def test_damaged_texts_are_judged_like_the_reference(value: Any, at: int, piece: bytes) -> None:
+    text = json.dumps(value).encode()
+    damaged = text[:at] + piece + text[at + 1 :]
+    judged = splices._compiled.check_text(damaged)
+    compiled, splices._compiled = splices._compiled, None
+    try:
+        assert judged is None or check_text(damaged) == judged
+    finally:
+        splices._compiled = compiled
+
+
+@pytest.mark.twin
+def test_long_texts_are_processed_beside_other_threads() -> None:
+    """While one thread works, another one gets the interpreter: it counts more than a few turns."""
+    text = b"{" + b",".join(b'"\\u0061%d":1' % number for number in range(200_000)) + b"}"
+    assert len(text) > MOST_AT_ONCE
+    done = threading.Event()
+
+    def work() -> None:
+        for _ in range(3):
+            merge_objects([check_text(text), b'{"a7":2}'])
+        done.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    turns = 0
+    while not done.is_set():
+        turns += 1
+    thread.join(60)
+    assert turns > 10
+
+
+def test_long_texts_that_are_invalid_are_refused(kind: str) -> None:
+    text = b"[" + b",".join([b"1"] * MOST_AT_ONCE) + b",]"
+    with pytest.raises(InvalidJson):
+        check_text(text)
