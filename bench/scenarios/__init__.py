@@ -24,6 +24,8 @@ from bench.scenarios import (
     tls,
     transform,
     upload,
+    validate,
+    waf,
     websocket,
     workers,
 )
@@ -54,6 +56,8 @@ SCENARIOS: Mapping[str, Scenario] = {
         compress,
         compose,
         transform,
+        validate,
+        waf,
         cache,
     )
 }

@@ -16,11 +16,13 @@ from typing import Final, final
 
 from msgspec import msgpack
 
+from fastgw import compiled
 from fastgw.helper_processes.program import FAILED, LENGTH_BYTES, MOST_BYTES, READY, Program, frame
 from fastgw.operator_events import OperatorEvent, log_event
 
 READ_BYTES: Final = 256 * 1024
 COMMAND: Final = (sys.executable, "-P", "-B", "-m", "fastgw.helper_processes.child")
+PURE_ENVIRONMENT: Final = {"FASTGW_PURE_PYTHON": "1"}
 FIRST_DELAY_S: Final = 0.1
 MOST_DELAY_S: Final = 30.0
 REAP_S: Final = 0.005
@@ -66,10 +68,10 @@ class _State(Enum):
 class _Job:
     """A request and the future of its caller."""
 
-    __slots__ = ("message", "result")
+    __slots__ = ("longest_run_s", "message", "result")
 
-    def __init__(self, message: bytes, result: "asyncio.Future[bytes]") -> None:
-        self.message, self.result = message, result
+    def __init__(self, message: bytes, result: "asyncio.Future[bytes]", longest_run_s: float) -> None:
+        self.message, self.result, self.longest_run_s = message, result, longest_run_s
 
     def fail(self, error: HelperError) -> None:
         if not self.result.done():
@@ -110,19 +112,21 @@ class HelperPool:
             self._start_one()
 
     async def run_request(self, request: bytes, deadline_s: float | None = None) -> bytes:
-        """Return the result for a request. `deadline_s`: instead of the program's. Raises `HelperError`, and
-        `ValueError` for a request of more than `MOST_BYTES`. Requests before the first process is ready wait for it.
+        """Return the result for a request. `deadline_s`: instead of the program's, also as the time of its run, unless
+        the program has `kill_after_s`. Raises `HelperError`, and `ValueError` for a request of more than `MOST_BYTES`.
+        Requests before the first process is ready wait for it.
 
         Cancellation is safe: the process completes the request, and the result is discarded.
         """
-        job = _Job(frame(request), self._loop.create_future())
+        seconds = self.program.deadline_s if deadline_s is None else deadline_s
+        longest_run_s = seconds if self.program.kill_after_s is None else self.program.kill_after_s
+        job = _Job(frame(request), self._loop.create_future(), longest_run_s)
         if self._idle:
             self._idle.pop().run(job)
         elif len(self._waiting) >= self.program.queue or not self._helpers:
             raise HelperBusy(f"{len(self._waiting)} requests are waiting for {len(self._helpers)} processes")
         else:
             self._waiting.append(job)
-        seconds = self.program.deadline_s if deadline_s is None else deadline_s
         if not self._was_ready:
             seconds += self.program.start_s
         timer = self._loop.call_later(seconds, job.fail, HelperLate(f"no result after {seconds:g} s"))
@@ -248,7 +252,7 @@ class _Helper:
 
     def run(self, job: _Job) -> None:
         self._job, self.state = job, _State.BUSY
-        self._limit_time(self._pool.program.longest_run_s, "a request took too long")
+        self._limit_time(job.longest_run_s, "a request took too long")
         self._send(job.message)
 
     def end(self, why: str) -> None:
@@ -371,13 +375,13 @@ def try_program(program: Program) -> str:
 
 
 def _start_process(standard_input: socket.socket) -> _Process:
-    """Start a helper process with nothing of this one. Raises `OSError`."""
+    """Start a helper process with nothing of this one but the choice of plain Python. Raises `OSError`."""
     return _Process(
         COMMAND,
         stdin=standard_input.fileno(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={},
+        env=PURE_ENVIRONMENT if compiled.PURE else {},
         cwd="/",
         close_fds=True,
     )

@@ -207,9 +207,12 @@ class Env:
         self.reads[STATE] = digest_of_state(self._state)
         return self._state
 
-    def follow_caches(self) -> None:
-        """Have the filter built and started again when `caches` changes: its stores are others then."""
+    def follow_caches(self) -> Mapping[str, CacheStore]:
+        """Return the configured cache stores. The filter is built and started again when they change: its handles are
+        others then.
+        """
         self.reads[CACHES] = digest_of_caches(self._caches)
+        return self._caches
 
     def secret(self, secret: Secret) -> str:
         """Return the value of a secret in the settings. Raises `SecretError`."""
@@ -314,6 +317,8 @@ class Services(NamedTuple):
     """Returns this worker's handle of the cache store with this name. None: there is no such store."""
     announce_purge: Callable[[PurgeOrder], None] = lambda order: None
     """Tells the other nodes about a purge of this worker, which holds for all workers of this node already."""
+    slot: int = 0
+    """Number of this worker among those of the node, from 0."""
 
 
 class NodeSide(Protocol):

@@ -146,6 +146,12 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
         return self._surroundings.config.timeouts.filters
 
     @property
+    def workers(self) -> int | None:
+        """Number of workers; None: it depends on the machine."""
+        workers = self._surroundings.config.workers
+        return workers if isinstance(workers, int) else None
+
+    @property
     def has_state(self) -> bool:
         """Whether nodes share state in Redis."""
         return self._surroundings.config.state is not None

@@ -301,6 +301,127 @@ limits:
 access_logs:
   - {sink: stdout, format: json}
   - {sink: access.log, format: combined, redact: [ticket]}
+  - sink: errors.log
+    fields: [time, route, status, fault, duration_s, header.X-Tenant, "caller={consumer}@{client}"]
+    only: {status: 5xx}
+  - sink: some.log
+    sample: 0.1
+    sample_routes: {user: 0.01}
+    always: {slower_than: 1s}
+  - {sink: {syslog: {address: "tcp://logs.internal:514", spool: {path: spool, size: 1GiB}}}}
+""",
+    "telemetry": """\
+telemetry:
+  traces:
+    otlp: {url: "http://collector:4318"}
+    sampling: {ratio: 0.1, slower_than: 1s}
+    propagation: [tracecontext, b3]
+""",
+    "telemetry.traces": """\
+telemetry:
+  traces:
+    zipkin: {url: "http://zipkin:9411/api/v2/spans"}
+    service: edge
+    sampling: {ratio: 0.5}
+    propagation: [b3]
+    b3: multi
+    redact: [ticket]
+    server_timing: true
+""",
+    "telemetry.traces.otlp": """\
+telemetry:
+  traces:
+    otlp:
+      url: https://collector.example:4317
+      protocol: grpc
+      headers: {X-Api-Key: {env: COLLECTOR_KEY}}
+      compression: gzip
+      timeout: 5s
+      tls: {ca: collector-ca.pem}
+""",
+    "telemetry.traces.zipkin": """\
+telemetry:
+  traces:
+    zipkin:
+      url: https://zipkin.example/api/v2/spans
+      headers: {Authorization: {env: ZIPKIN_AUTHORIZATION}}
+      compression: gzip
+      timeout: 5s
+      tls: {ca: collector-ca.pem}
+""",
+    "telemetry.traces.sampling": """\
+telemetry:
+  traces:
+    otlp: {url: "http://collector:4318"}
+    sampling: {parent: false, ratio: 0.5, rate: 100, errors: true, slower_than: 500ms}
+""",
+    "access_logs[].only": """\
+access_logs:
+  - sink: errors.log
+    only:                                   # each of these has to hold
+      status: [5xx, 429]
+      method: POST
+      route: user
+      listener: public
+      consumer: [alice, bob]
+      fault: true
+      slower_than: 250ms
+""",
+    "access_logs[].sink": """\
+access_logs:
+  - {sink: {syslog: {address: "tcp://logs.internal:514"}}}
+  - {sink: {http: {url: "https://logs.internal/in"}}}
+  - {sink: {loki: {url: "http://loki.internal:3100/loki/api/v1/push"}}}
+  - {sink: {elasticsearch: {url: "http://search.internal:9200/_bulk", index: web}}, format: ecs}
+""",
+    "access_logs[].sink.syslog": """\
+access_logs:
+  - sink:
+      syslog:
+        address: "tcp://logs.internal:514"
+        facility: local3
+        app_name: gateway
+        timeout: 2s
+        spool: {path: spool, size: 1GiB}
+""",
+    "access_logs[].sink.http": """\
+access_logs:
+  - sink:
+      http:
+        url: "https://logs.internal/in"
+        batch: 1000
+        gzip: true
+        token: {env: LOGS_TOKEN}            # or username: and password:
+        ca: logs-ca.pem
+        timeout: 5s
+        spool: {path: spool, size: 1GiB}
+""",
+    "access_logs[].sink.loki": """\
+access_logs:
+  - sink:
+      loki:
+        url: "https://loki.internal:3100/loki/api/v1/push"
+        labels: {env: prod}
+        batch: 1000
+        gzip: true
+        token: {env: LOGS_TOKEN}            # or username: and password:
+        ca: logs-ca.pem
+        timeout: 5s
+        spool: {path: spool, size: 1GiB}
+""",
+    "access_logs[].sink.elasticsearch": """\
+access_logs:
+  - format: ecs
+    sink:
+      elasticsearch:
+        url: "https://search.internal:9200/_bulk"
+        index: web
+        batch: 1000
+        gzip: true
+        token: {env: LOGS_TOKEN}            # or username: and password:
+        ca: logs-ca.pem
+        timeout: 5s
+        spool: {path: spool, size: 1GiB}
 """,
     "log": "log: {format: json, level: warning}\n",
     "upstreams": """\
@@ -454,7 +575,9 @@ error_pages:
     "consumer_files": 'consumer_files: ["consumers/*.yaml"]\n',
     "state": "state: {url: {env: REDIS_URL}, when_away: local, timeout: 100ms, prefix: fastgw}\n",
     "quotas": "quotas: {file: quotas.sqlite3}\n",
-    "caches": "caches:\n  main: {memory: 256MiB, max_object: 16MiB, disk: {path: cache, size: 20GiB}}\n",
+    "analytics": "analytics: {path: /var/lib/fastgw/analytics.db, keep: 30d, size: 512MiB}\n",
+    "audit": "audit: {path: /var/log/fastgw/audit.log}\n",
+    "caches": "caches:\n  main: {memory: 256MiB, max_object: 16MiB, disk: {path: cache, size: 20GiB}, redis: false}\n",
     "egress": """\
 listeners:
   apps: {address: "127.0.0.1:8080"}
@@ -512,6 +635,11 @@ egress:
       report:
         url: "https://report.example"
         credentials: {type: gcp_id_token, audience: "https://report.example", service_account_key: {file: report.json}}
+      jobs:
+        url: "https://jobs.example"
+        credentials:
+          {type: token_exchange, token_url: "https://sts.example/token", subject_token: {file: workload.token},
+           subject_token_type: jwt, requested_token_type: access_token, resource: "https://jobs.example/"}
 """,
     "egress.apps.NAME.NAME.credentials.aws": """\
 egress:

@@ -126,7 +126,8 @@ def _default(field: Field, declared: Any) -> Any:
     value = declared.default if declared.default is not NODEFAULT else declared.default_factory()
     if value == ():
         return []
-    return written(field.shape, value) if _structure(field.shape) is None or value is None else {}
+    is_plain = value is None or isinstance(value, str) or _structure(field.shape) is None
+    return written(field.shape, value) if is_plain else {}
 
 
 def _structure(shape: Decoder) -> tuple[str, type[Struct]] | None:

@@ -360,6 +360,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "csrf": {"token_url": "https://api.test/csrf"},
         },
         {"gcp_id_token": {"audience": "a"}},
+        {"token_exchange": {"token_url": "https://sts.test/token", "subject_token": "a"}},
         {"aws_sigv4": {"region": "r", "service": "s3", "access_key_id": "a", "secret_access_key": "b"}},
     ],
     "validate": [

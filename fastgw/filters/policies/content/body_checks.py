@@ -1,10 +1,12 @@
 """Checks of whole bodies: before they are forwarded, or as they pass."""
 
+from asyncio import Task
 from collections.abc import Callable
 from typing import final
 
-from fastgw.exchange.body_stages import BodyRefused
+from fastgw.exchange.body_stages import BodyRefused, PendingOutput
 from fastgw.filters.api import BodyStage, Reply
+from fastgw.http.strict_json import MOST_INLINE
 
 
 @final
@@ -17,20 +19,43 @@ class BodyCheck(BodyStage):
     changed = False
     takes_empty = True
 
-    def __init__(self, check: Callable[[bytes], Reply | None]) -> None:
-        """`check`: returns the response to a body that is refused."""
-        self._check = check
+    def __init__(
+        self,
+        check: Callable[[bytes], Reply | None],
+        submit: Callable[[bytes], Task[Reply | None]] | None = None,
+    ) -> None:
+        """`check`: returns the response to a body that is refused. `submit`: does so outside the event loop, for bodies
+        of more than `MOST_INLINE` bytes.
+        """
+        self._check, self._submit = check, submit
+        self.may_wait = submit is not None
         self._fed = False
+        self._held = b""
+        self._task: Task[Reply | None] | None = None
 
     def feed(self, payload: bytes) -> bytes:
         self._fed = True
+        if self._submit is not None and len(payload) > MOST_INLINE:
+            self._held, self._task = payload, self._submit(payload)
+            return b""
         self._refuse(self._check(payload))
         return payload
 
+    def pending(self) -> PendingOutput | None:
+        return self._task
+
     def end(self) -> bytes:
-        if not self._fed:
+        held, self._held = self._held, b""
+        if self._task is not None:
+            task, self._task = self._task, None
+            self._refuse(task.result())
+        elif not self._fed:
             self._refuse(self._check(b""))
-        return b""
+        return held
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
 
     def _refuse(self, reply: Reply | None) -> None:
         if reply is not None:

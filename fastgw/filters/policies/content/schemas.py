@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 MOST_ERRORS: Final = 10
 """Errors that are reported for one value."""
-ALL_ERRORS_BYTES: Final = 4096
+ALL_ERRORS_BYTES: Final = 512
 """Maximum length of a text of whose value several errors are reported; of a longer one it is the first.
 
 PERF: all errors of a value are collected before the first is returned: 13 ms for a list of 3,000 elements that have one
-each, the first alone 0.02 (CPython 3.11, jsonschema-rs 0.60)."""
+each, the first alone 0.02; 54 us for 8 errors in 1 KB, 6 for the first, so that a refusal costs no more than an
+acceptance (CPython 3.11, jsonschema-rs 0.60)."""
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,30})")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 _VALUE_LENGTH: Final = 200
@@ -49,6 +50,20 @@ def compile_schema(schema: Any) -> Validator:
         )
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
         raise ValueError(str(error).partition("\n")[0]) from error
+
+
+def body_errors(validator: Validator, payload: bytes) -> list[dict[str, str]]:
+    """Return the errors of a JSON body: [] if it conforms."""
+    try:
+        value = parse_json(payload)
+    except InvalidJson as error:
+        return [validation_error("body", "json", str(error))]
+    return [] if validator.is_valid(value) else errors_of(validator, value, "body", len(payload))
+
+
+def validation_error(location: str, keyword: str, detail: str) -> dict[str, str]:
+    """Return an error of a whole body or of a parameter."""
+    return {"in": location, "pointer": "", "keyword": keyword, "detail": detail}
 
 
 def errors_of(validator: Validator, value: Any, location: str, length: int = 0) -> list[dict[str, str]]:

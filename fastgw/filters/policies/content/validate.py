@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from asyncio import Task, get_running_loop
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, final
 from urllib.parse import unquote_to_bytes
 
 import orjson
-from msgspec import Meta
+from msgspec import Meta, msgpack
 
 from fastgw.config.base.settings_base import Json
 from fastgw.config.settings.gateway import Settings
+from fastgw.exchange.reply import extended
 from fastgw.filters.api import (
     BodyStage,
     Bounded,
+    Duration,
     Env,
     Exchange,
     Fault,
@@ -24,19 +27,41 @@ from fastgw.filters.api import (
     Phase,
     ReadableFile,
     Reply,
+    Services,
     Size,
     StageFactory,
 )
 from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
-from fastgw.filters.policies.content.schemas import Parameters, compile_schema, errors_of, read_schema
-from fastgw.http.strict_json import MOST_INLINE, InvalidJson, parse_json
+from fastgw.filters.policies.content.charsets import is_utf8
+from fastgw.filters.policies.content.helper_program import BodyToCheck
+from fastgw.filters.policies.content.schemas import (
+    Parameters,
+    body_errors,
+    compile_schema,
+    errors_of,
+    read_schema,
+    validation_error,
+)
+from fastgw.helper_processes.pool import HelperError
+from fastgw.helper_processes.program import Program
+from fastgw.helper_processes.shared_pool import SharedPool, event_of, fault_of
+from fastgw.http.strict_json import MOST_INLINE
 from fastgw.observe.metrics.families import FilterEvent
 
 if TYPE_CHECKING:
     from jsonschema_rs import Validator
 
 Errors = list[dict[str, str]]
+_MOST_OFFLOADED: Final = 8 * 1024**2
+_LONGEST_DEADLINE_S: Final = 30
+_PROGRAM: Final = Program(
+    name="body validate",
+    module="fastgw.filters.policies.content.helper_program",
+    deadline_s=_LONGEST_DEADLINE_S,
+    queue=16,
+    memory_bytes=1024**3,
+)
 _UNUSABLE: Final = (
     "it is no JSON Schema, refers to another document, or has a pattern with look-around or a back-reference"
 )
@@ -60,8 +85,12 @@ class BodySchema(Schema):
 
     required: bool = True
     """Whether a request without a body is refused."""
-    max_bytes: Annotated[Size, Meta(ge=1, le=MOST_INLINE)] = MOST_INLINE
-    """Maximum size of a body, which is held until it is complete. A longer one is answered 413."""
+    max_bytes: Annotated[Size, Meta(ge=1, le=_MOST_OFFLOADED)] = MOST_INLINE
+    """Maximum size of a body, which is held until it is complete. A longer one is answered 413. With more than 128 KiB
+    each worker has a helper process, which checks bodies above 128 KiB."""
+    deadline: Annotated[Duration, Meta(gt=0, le=_LONGEST_DEADLINE_S)] = 1.0
+    """Maximum time for a body in a helper process, including its time in the queue of 16 bodies per worker. Afterwards
+    the request is answered 504, or 503 if no process was free."""
 
 
 class Validate(Filter, name="validate", phase=Phase.VALIDATE):
@@ -98,6 +127,8 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
     def __post_init__(self) -> None:
         if not any((self.body, self.query, self.path, self.headers, self.cookies, self.response)):
             raise ValueError("expected at least one of `body`, `query`, `path`, `headers`, `cookies` and `response`")
+        if self.mode == "report" and self.body is not None and self.body.max_bytes > MOST_INLINE:
+            raise ValueError("`mode: report` checks no body above 128 KiB; expected a smaller `max_bytes`")
 
     def build(self, env: Env) -> Hooks:
         try:
@@ -112,6 +143,8 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
             hooks = {"request_body": StageFactory(use.request_stage, reads_only=True)}
         if self.response is not None:
             hooks["response_body"] = StageFactory(use.response_stage, reads_only=True)
+        if use.pool is not None:
+            hooks |= {"start": use.start, "stop": use.pool.stop}
         return Hooks(request=use.request, **hooks)
 
 
@@ -119,12 +152,21 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
 class _Validation:
     """Validation of the requests of a route."""
 
-    __slots__ = ("_body", "_instance", "_most", "_parameters", "_reports", "_requires_body", "_response")
+    __slots__ = ("_body", "_deadline_s", "_instance", "_most", "_parameters", "_reports", "_requires_body", "_response",
+                 "_schema", "pool")  # fmt: skip
 
     def __init__(self, env: Env, settings: Validate) -> None:
         self._instance = env.instance
         self._reports = settings.mode == "report"
-        self._body = None if settings.body is None else _compiled(env, settings.body)[0]
+        body = settings.body
+        self._body = None if body is None else _compiled(env, body)[0]
+        self._schema = b"" if body is None else _text_of(env, body)
+        self._deadline_s = 0.0 if body is None else body.deadline
+        self.pool = (
+            None
+            if body is None or body.max_bytes <= MOST_INLINE
+            else env.shared(_PROGRAM, lambda: SharedPool(_PROGRAM))
+        )
         self._response = None if settings.response is None else _compiled(env, settings.response)[0]
         self._most = MOST_INLINE if settings.body is None else settings.body.max_bytes
         self._requires_body = settings.body is not None and settings.body.required
@@ -148,16 +190,37 @@ class _Validation:
             if exchange.request_body is None and exchange.body_length == 0:
                 if self._requires_body:
                     errors.append(validation_error("body", "required", "expected a body"))
-            elif not _is_json(exchange.field(b"content-type")):
+            elif not _has_json(exchange):
                 return self._answer(exchange, exchange.refuse(Fault.UNSUPPORTED_MEDIA_TYPE, why="expected JSON"))
         return self._answer(exchange, refusal(exchange, errors)) if errors else None
 
     def request_stage(self, exchange: Exchange) -> BodyStage | None:
         """Return the stage that checks the body."""
-        if not _is_json(exchange.field(b"content-type")):
+        if not _has_json(exchange):
             return None  # reported already
         check = partial(self._check, exchange)
-        return BodyObserver(check, self._most) if self._reports else BodyCheck(check)
+        if self._reports:
+            return BodyObserver(check, self._most)
+        return BodyCheck(check, None if self.pool is None else partial(self._submit, exchange, self.pool))
+
+    def start(self, services: Services) -> None:
+        assert self.pool is not None
+        self.pool.start(services.worker_loop.loop, services.workers(), services.slot)
+
+    def _submit(self, exchange: Exchange, pool: SharedPool, payload: bytes) -> Task[Reply | None]:
+        """Check a body in a helper process, and return the future of the response to one that does not conform."""
+        return get_running_loop().create_task(self._check_in_helper(exchange, pool, payload))
+
+    async def _check_in_helper(self, exchange: Exchange, pool: SharedPool, payload: bytes) -> Reply | None:
+        count = exchange.client.count_filter
+        try:
+            found = await pool.run_request(msgpack.encode(BodyToCheck(self._schema, payload)), self._deadline_s)
+        except HelperError as error:
+            count(self._instance, event_of(error))
+            return exchange.refuse(fault_of(error), why=f"validate: {error}")
+        count(self._instance, FilterEvent.HELPER_ANSWERED)
+        errors: Errors = orjson.loads(found)
+        return refusal(exchange, errors) if errors else None
 
     def _check(self, exchange: Exchange, payload: bytes) -> Reply | None:
         """Return the response to a body that does not conform."""
@@ -165,7 +228,7 @@ class _Validation:
         if not payload:
             errors = [validation_error("body", "required", "expected a body")] if self._requires_body else []
         else:
-            errors = _body_errors(self._body, payload)
+            errors = body_errors(self._body, payload)
         return self._answer(exchange, refusal(exchange, errors)) if errors else None
 
     def response_stage(self, exchange: Exchange) -> BodyStage | None:
@@ -180,7 +243,7 @@ class _Validation:
 
     def _check_response(self, exchange: Exchange, payload: bytes) -> None:
         assert self._response is not None
-        errors = _body_errors(self._response, payload) if payload else []
+        errors = body_errors(self._response, payload) if payload else []
         if errors:
             note(exchange, self._instance, f"response does not conform ({summary(errors)})")
 
@@ -206,12 +269,8 @@ def note_refusal(exchange: Exchange, instance: str, reply: Reply) -> None:
     exchange.why = ""
 
 
-def _body_errors(validator: Validator, payload: bytes) -> Errors:
-    try:
-        value = parse_json(payload)
-    except InvalidJson as error:
-        return [validation_error("body", "json", str(error))]
-    return [] if validator.is_valid(value) else errors_of(validator, value, "body", len(payload))
+def _text_of(env: Env, schema: Schema) -> bytes:
+    return (schema.inline or "").encode() if schema.schema is None else env.read(schema.schema)
 
 
 def _compiled(env: Env, schema: Schema) -> tuple[Validator, Any]:
@@ -231,10 +290,6 @@ def _compiled(env: Env, schema: Schema) -> tuple[Validator, Any]:
         raise ValueError(f"{schema.schema}: {_UNUSABLE}") from error
 
 
-def validation_error(location: str, keyword: str, detail: str) -> dict[str, str]:
-    return {"in": location, "pointer": "", "keyword": keyword, "detail": detail}
-
-
 def summary(errors: Errors) -> str:
     """Return the errors in the form of the log."""
     return "; ".join(f"{each['in']} {each['pointer'] or '-'}: {each['keyword']}" for each in errors)
@@ -242,10 +297,7 @@ def summary(errors: Errors) -> str:
 
 def refusal(exchange: Exchange, errors: Errors) -> Reply:
     """Return the problem (RFC 9457) with the errors."""
-    reply = exchange.refuse(Fault.VALIDATION_FAILED, why=summary(errors))
-    assert isinstance(reply.body, bytes)
-    problem = orjson.loads(reply.body) | {"errors": errors}
-    return Reply(reply.status, orjson.dumps(problem), reply.fields, reply.fault)
+    return extended(exchange.refuse(Fault.VALIDATION_FAILED, why=summary(errors)), {"errors": errors})
 
 
 def _parameter_errors(
@@ -259,6 +311,12 @@ def _parameter_errors(
         return [validation_error(location, "encoding", "expected UTF-8")]
     value = parameters.value(pairs)
     return [] if validator.is_valid(value) else errors_of(validator, value, location)
+
+
+def _has_json(exchange: Exchange) -> bool:
+    """Whether the body of a request is JSON in UTF-8 to every reader."""
+    types = exchange.values(b"content-type")
+    return len(types) == 1 and _is_json(types[0]) and is_utf8(types[0])
 
 
 def _is_json(content_type: bytes | None) -> bool:

@@ -14,7 +14,17 @@ from time import monotonic
 from typing import Final, NamedTuple, TypeVar, final
 
 from fastgw.config.base.value_types import FieldName, is_far_in_the_clear
-from fastgw.config.settings.credentials import READABLE, AwsSigV4, Basic, Csrf, GcpIdToken, OAuth2, Values, check_own
+from fastgw.config.settings.credentials import (
+    READABLE,
+    AwsSigV4,
+    Basic,
+    Csrf,
+    GcpIdToken,
+    OAuth2,
+    TokenExchange,
+    Values,
+    check_own,
+)
 from fastgw.config.settings.gateway import NONE
 from fastgw.config.settings.secrets import Secret
 from fastgw.errors import Fault
@@ -35,9 +45,14 @@ from fastgw.filters.api import (
 from fastgw.filters.outbound.tls_settings import check_tls
 from fastgw.filters.policies.credentials.aws_signing import signing_hooks
 from fastgw.filters.policies.credentials.csrf_tokens import CsrfHolder, CsrfSource, CsrfToken, Shown, csrf_cache
-from fastgw.filters.policies.credentials.gcp_tokens import GcpTokenSource, gcp_token_cache
 from fastgw.filters.policies.credentials.messages import Unavailable
-from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder, TokenSource, token_cache
+from fastgw.filters.policies.credentials.oauth_tokens import (
+    Token,
+    TokenHolder,
+    TokenSettings,
+    TokenSource,
+    token_cache,
+)
 from fastgw.filters.policies.credentials.secret_files import SecretFiles, look_anew
 from fastgw.filters.policies.credentials.worker_cache import WorkerCache
 from fastgw.filters.policies.request_parameters import field_lines, values_of
@@ -56,15 +71,15 @@ _CSRF: Final = b"x-csrf-token"
 _COOKIE: Final = b"cookie"
 
 
-_WAYS: Final = ("basic", "bearer", "headers", "oauth2", "gcp_id_token", "aws_sigv4")
+_WAYS: Final = ("basic", "bearer", "headers", "oauth2", "token_exchange", "gcp_id_token", "aws_sigv4")
 
 
 class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
     """Send the gateway's own credentials to an API, so that clients need none.
 
-    Exactly one of `basic`, `bearer`, `headers`, `oauth2`, `gcp_id_token` and `aws_sigv4`. The client's `Authorization`,
-    and its headers with the names in `headers`, are removed; with `headers` or `csrf` alone `Authorization` is
-    forwarded, unless `hide_authorization` is set.
+    Exactly one of `basic`, `bearer`, `headers`, `oauth2`, `token_exchange`, `gcp_id_token` and `aws_sigv4`. The
+    client's `Authorization`, and its headers with the names in `headers`, are removed; with `headers` or `csrf` alone
+    `Authorization` is forwarded, unless `hide_authorization` is set.
 
     When the API answers 401 or 403, tokens are fetched again, and the request is sent once more if its body is still
     available (`retries.body_bytes`), whatever its method; the client gets the second response. All requests that were
@@ -85,6 +100,8 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
     """Secret headers, such as `X-API-Key`; several values are sent as several header lines."""
     oauth2: OAuth2 | None = None
     """Token that the gateway fetches for itself, sent as `Authorization: Bearer`."""
+    token_exchange: TokenExchange | None = None
+    """Token that a server issues for another token of the gateway (RFC 8693)."""
     gcp_id_token: GcpIdToken | None = None
     """Google-signed ID token that the gateway fetches for itself, sent as `Authorization: Bearer`."""
     aws_sigv4: AwsSigV4 | None = None
@@ -112,13 +129,15 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
         check_own(self.headers)
         if self.oauth2 is not None:
             check_tls(self.oauth2.token_url, self.oauth2.tls)
-        if self.gcp_id_token is not None and self.gcp_id_token.token_url is not None:
-            check_tls(self.gcp_id_token.token_url, self.gcp_id_token.tls)
+        for fetched in (self.gcp_id_token, self.token_exchange):
+            if fetched is not None and fetched.token_url is not None:
+                check_tls(fetched.token_url, fetched.tls)
         taken = {folded(name.encode()) for name in self.headers}
         if self.csrf is not None:
             check_tls(self.csrf.token_url, self.csrf.tls)
-            if self.gcp_id_token is not None:
-                raise ValueError("`gcp_id_token` and `csrf` are mutually exclusive; expected one of them")
+            for name in ("gcp_id_token", "token_exchange"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"`{name}` and `csrf` are mutually exclusive; expected one of them")
             if taken & {_CSRF, _COOKIE}:
                 raise ValueError("`csrf` sets X-CSRF-Token and Cookie; expected `headers` without them")
         if self.access_token_header is not None:
@@ -130,10 +149,8 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
         return (*self.headers, *((self.access_token_header,) if self.access_token_header else ()))
 
     def feeds(self) -> Iterable[FeedSource]:
-        if self.oauth2 is not None:
-            yield TokenSource.of(self.oauth2)
-        if self.gcp_id_token is not None:
-            yield GcpTokenSource.of(self.gcp_id_token)
+        if self._fetched is not None:
+            yield TokenSource.of(self._fetched)
         if self.csrf is not None:
             yield CsrfSource.of(self.csrf, self._sent_credentials)
         if any(secret.file for secret in self._unfetched):
@@ -142,10 +159,16 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
     def warnings(self, context: WarningContext) -> Iterable[str]:
         if context.generated:
             return
-        if self.oauth2 is not None and is_far_in_the_clear(self.oauth2.token_url.origin):
-            yield f"`oauth2.token_url` is http: {READABLE}"
+        for name, fetched in (("oauth2", self.oauth2), ("token_exchange", self.token_exchange)):
+            if fetched is not None and is_far_in_the_clear(fetched.token_url.origin):
+                yield f"`{name}.token_url` is http: {READABLE}"
         if self.csrf is not None and is_far_in_the_clear(self.csrf.token_url.origin):
             yield f"`csrf.token_url` is http: {READABLE}"
+
+    @property
+    def _fetched(self) -> TokenSettings | None:
+        """Return the settings of tokens that are fetched."""
+        return self.oauth2 or self.token_exchange or self.gcp_id_token
 
     @property
     def _unfetched(self) -> Iterable[Secret]:
@@ -164,9 +187,7 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
     def build(self, env: Env) -> Hooks:
         if self.aws_sigv4 is not None:
             return signing_hooks(self.aws_sigv4, env, self.access_token_header)
-        tokens = None if self.oauth2 is None else token_cache(env, self.oauth2)
-        if self.gcp_id_token is not None:
-            tokens = gcp_token_cache(env, self.gcp_id_token)
+        tokens = None if self._fetched is None else token_cache(env, self._fetched)
         ways = _Ways(
             _lines(self, env),
             tokens,
@@ -197,7 +218,9 @@ def _describe_endpoints(settings: Credentials) -> str:
     if settings.oauth2 is not None:
         asked.append(f"{str(settings.oauth2.token_url).partition('?')[0]} to get a token")
     if settings.gcp_id_token is not None:
-        asked.append(f"{GcpTokenSource.of(settings.gcp_id_token).name} to get an ID token")
+        asked.append(f"{TokenSource.of(settings.gcp_id_token).name} to get an ID token")
+    if settings.token_exchange is not None:
+        asked.append(f"{TokenSource.of(settings.token_exchange).name} to exchange a token")
     if settings.csrf is not None:
         asked.append(f"{str(settings.csrf.token_url).partition('?')[0]} to get a CSRF token")
     return " and ".join(asked)

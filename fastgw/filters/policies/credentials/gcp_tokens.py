@@ -17,19 +17,15 @@ import orjson
 from fastgw.config.base.value_types import Endpoint, parse_endpoint
 from fastgw.config.settings.credentials import GcpIdToken
 from fastgw.errors import Fault
-from fastgw.filters.api import Env
 from fastgw.filters.outbound.client_authentication import assertion_signer
 from fastgw.filters.outbound.tls_settings import client_tls
-from fastgw.filters.policies.credentials.control_fetcher import ControlFetch
 from fastgw.filters.policies.credentials.messages import (
     FetchContext,
     FetchedRecord,
     FetchResult,
-    Getter,
     Unavailable,
     renewal,
 )
-from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder
 from fastgw.filters.policies.credentials.token_endpoint import (
     LONGEST_S,
     MOST,
@@ -38,7 +34,6 @@ from fastgw.filters.policies.credentials.token_endpoint import (
     ReadFile,
     SecretReader,
     await_fetched,
-    key_of,
 )
 from fastgw.jose import TokenRefused
 from fastgw.jose.strict import members
@@ -58,38 +53,13 @@ _FROM_METADATA: Final = ((b"Metadata-Flavor", b"Google"),)
 _IS_JWT: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}").fullmatch
 
 
-class GcpTokenSource(ControlFetch, frozen=True, kw_only=True):
-    """Source of ID tokens."""
-
-    settings: GcpIdToken
-
-    @classmethod
-    def of(cls, settings: GcpIdToken) -> "GcpTokenSource":
-        return cls(key=_key(settings), settings=settings)
-
-    @property
-    def name(self) -> str:
-        return _name(self.settings)
-
-    def getter(self, read_file: Callable[[str], bytes]) -> Getter:
-        return GcpIdentity(self.key, self.settings, read_file)
+def endpoint_of(settings: GcpIdToken) -> Endpoint:
+    """Return the endpoint in the key of a source: that of the settings, or the metadata server."""
+    return settings.token_url or METADATA
 
 
-def gcp_token_cache(env: Env, settings: GcpIdToken) -> TokenHolder:
-    """Return the cache shared by all filters with the same settings and key. Its source is `GcpTokenSource.of`.
-
-    Raises `ValueError`, `SecretError` and `OSError`, without secrets.
-    """
-    key = _key(settings)
-    identity = GcpIdentity(key, settings, env.read)
-    return env.shared(("token", key, identity.material), lambda: TokenHolder(key, identity, Token))
-
-
-def _key(settings: GcpIdToken) -> str:
-    return key_of("token", settings.token_url or METADATA, settings)
-
-
-def _name(settings: GcpIdToken) -> str:
+def name_of(settings: GcpIdToken) -> str:
+    """Return the name of the endpoint, for the log."""
     if settings.token_url is not None:
         return str(settings.token_url).partition("?")[0]
     return str(METADATA) if settings.key is None else "the token_uri of the service account"
@@ -115,7 +85,7 @@ class GcpIdentity:
             self._url = parse_endpoint(self._token_uri) if url is None else url
         self._tls = client_tls(reader.file, settings.tls)
         self.material = reader.material
-        self.name = f"ID token of {_name(settings)}"
+        self.name = f"ID token of {name_of(settings)}"
         self.timeout, self.negative_ttl = settings.timeout, settings.negative_ttl
 
     def __repr__(self) -> str:

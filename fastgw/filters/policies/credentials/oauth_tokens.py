@@ -1,14 +1,18 @@
-"""OAuth tokens: fetched once per node by control (`TokenSource`), cached by workers (`TokenHolder`)."""
+"""Tokens for APIs: fetched once per node by control (`TokenSource`), cached by workers (`TokenHolder`)."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, TypeAlias
 
-from fastgw.config.settings.credentials import OAuth2
+from fastgw.config.base.value_types import Endpoint
+from fastgw.config.settings.credentials import GcpIdToken, OAuth2, TokenExchange
 from fastgw.filters.api import Env
+from fastgw.filters.policies.credentials import gcp_tokens
 from fastgw.filters.policies.credentials.control_fetcher import ControlFetch
 from fastgw.filters.policies.credentials.messages import Getter
-from fastgw.filters.policies.credentials.token_endpoint import TokenEndpoint, key_of
+from fastgw.filters.policies.credentials.token_endpoint import ReadFile, TokenEndpoint, key_of
 from fastgw.filters.policies.credentials.worker_cache import WorkerCache
+
+TokenSettings: TypeAlias = OAuth2 | GcpIdToken | TokenExchange
 
 
 class Token(NamedTuple):
@@ -25,32 +29,68 @@ TokenHolder = WorkerCache[Token]
 
 
 class TokenSource(ControlFetch, frozen=True, kw_only=True):
-    """Source of tokens: a token endpoint."""
+    """Source of tokens: a token endpoint, or a metadata server. Each kind of settings has a class of its own, by which
+    the control process decodes them."""
 
-    settings: OAuth2
+    settings: TokenSettings
 
     @classmethod
-    def of(cls, settings: OAuth2) -> "TokenSource":
+    def of(cls, settings: TokenSettings) -> "TokenSource":
         """Return the source. Tokens are shared only if all settings are the same."""
-        return cls(key=_key(settings), settings=settings)
+        return _SOURCES[type(settings)](key=_key(settings), settings=settings)
 
     @property
     def name(self) -> str:
-        return str(self.settings.token_url).partition("?")[0]
+        settings = self.settings
+        if isinstance(settings, GcpIdToken):
+            return gcp_tokens.name_of(settings)
+        return str(settings.token_url).partition("?")[0]
 
     def getter(self, read_file: Callable[[str], bytes]) -> Getter:
-        return TokenEndpoint(self.key, self.settings, read_file)
+        return _getter(self.key, self.settings, read_file)
 
 
-def token_cache(env: Env, settings: OAuth2) -> TokenHolder:
+class AccessTokenSource(TokenSource, frozen=True, kw_only=True):
+    """Source of access tokens by client credentials."""
+
+    settings: OAuth2
+
+
+class IdTokenSource(TokenSource, frozen=True, kw_only=True):
+    """Source of Google-signed ID tokens."""
+
+    settings: GcpIdToken
+
+
+class ExchangedTokenSource(TokenSource, frozen=True, kw_only=True):
+    """Source of exchanged tokens."""
+
+    settings: TokenExchange
+
+
+_SOURCES: Final[Mapping[type, Callable[..., TokenSource]]] = {
+    OAuth2: AccessTokenSource,
+    GcpIdToken: IdTokenSource,
+    TokenExchange: ExchangedTokenSource,
+}
+
+
+def token_cache(env: Env, settings: TokenSettings) -> TokenHolder:
     """Return the cache shared by all filters with the same settings and secrets. Its source is `TokenSource.of`.
 
     Raises `ValueError`, `SecretError` and `OSError`, without secrets.
     """
     key = _key(settings)
-    endpoint = TokenEndpoint(key, settings, env.read)
-    return env.shared(("token", key, endpoint.material), lambda: TokenHolder(key, endpoint, Token))
+    getter = _getter(key, settings, env.read)
+    return env.shared(("token", key, getter.material), lambda: TokenHolder(key, getter, Token))
 
 
-def _key(settings: OAuth2) -> str:
-    return key_of("token", settings.token_url, settings)
+def _getter(key: str, settings: TokenSettings, read_file: ReadFile) -> Getter:
+    if isinstance(settings, GcpIdToken):
+        return gcp_tokens.GcpIdentity(key, settings, read_file)
+    return TokenEndpoint(key, settings.as_grant() if isinstance(settings, TokenExchange) else settings, read_file)
+
+
+def _key(settings: TokenSettings) -> str:
+    url: Endpoint = gcp_tokens.endpoint_of(settings) if isinstance(settings, GcpIdToken) else settings.token_url
+    return key_of("token", url, settings)

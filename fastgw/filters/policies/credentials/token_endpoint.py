@@ -50,6 +50,11 @@ _OURS: Final = frozenset((b"host", b"content-length", b"content-type", b"transfe
 _IS_TOKEN: Final = re.compile(r"[!-~]+").fullmatch
 _IS_NUMBER: Final = re.compile(r"[0-9]{1,18}(\.[0-9]{0,18})?").fullmatch
 
+_SUBJECT: Final = "subject_token"
+_BEARER: Final = frozenset(("bearer",))
+_EXCHANGED: Final = frozenset(("bearer", "n_a"))
+"""Types of exchanged tokens: those that are no access tokens have none (RFC 8693 section 2.2.1)."""
+
 ReadFile = Callable[[str], bytes]
 
 
@@ -114,14 +119,15 @@ class TokenEndpoint:
     def __init__(self, key: str, settings: OAuth2, read_file: ReadFile) -> None:
         """Raises `ValueError`, `SecretError` and `OSError`, without secrets."""
         reader = SecretReader(key, read_file)
-        client_id = reader.secret(settings.client_id)
+        client_id = "" if settings.client_id == Secret() else reader.secret(settings.client_id)
         secret = None if settings.client_secret is None else reader.secret(settings.client_secret)
         private = None if settings.client_key is None else reader.secret(settings.client_key).encode()
         self._query = reader.secrets(settings.token_query)
         self._form = _asked_for(settings, reader.secrets(settings.token_form))
         self._fields = _fields(reader.secrets(settings.token_headers))
         self._tls = client_tls(reader.file, settings.tls)
-        self._ways = authenticate(settings, client_id, secret, private)
+        self._ways = authenticate(settings, client_id, secret, private) if client_id else {b"": _unauthenticated}
+        self._types = _EXCHANGED if any(name == _SUBJECT for name, _ in self._form) else _BEARER
         self._second_level: EncryptedRedisCache | None = None
         if settings.second_level is not None:
             known = secret or private or self._tls.material.key
@@ -173,7 +179,7 @@ class TokenEndpoint:
             if not _refuses_client(answers[-1]):
                 break
         answer = answers[0] if _refuses_client(answers[-1]) else answers[-1]
-        token, seconds = read_token(answer)
+        token, seconds = read_token(answer, self._types)
         now_date = time.time()
         # A token that is valid for less than twice the margin is used for half of its lifetime.
         good_until_date = now_date + max(seconds - self._settings.expiry_margin, seconds / 2, SHORTEST_S)
@@ -212,8 +218,14 @@ async def await_fetched(fetching: Any) -> Fetched:
     return answer
 
 
-def read_token(answer: Fetched) -> tuple[str, float]:
-    """Return the token and its lifetime in seconds (RFC 6749 section 5.1). Raises `Unavailable`."""
+def _unauthenticated(form: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return []
+
+
+def read_token(answer: Fetched, types: frozenset[str] = _BEARER) -> tuple[str, float]:
+    """Return the token and its lifetime in seconds (RFC 6749 section 5.1). `types`: in lower case. Raises
+    `Unavailable`.
+    """
     if answer.status != 200:
         raise Unavailable(Fault.TOKEN_REFUSED, f"it answers {answer.status} {_error(answer)}".rstrip())
     try:
@@ -225,7 +237,7 @@ def read_token(answer: Fetched) -> tuple[str, float]:
         raise Unavailable(Fault.TOKEN_REFUSED, "its answer has no `access_token`")
     if not _IS_TOKEN(token):
         raise Unavailable(Fault.TOKEN_REFUSED, "its token has characters that are not allowed in a header")
-    if kind is not None and (not isinstance(kind, str) or kind.lower() != "bearer"):
+    if kind is not None and (not isinstance(kind, str) or kind.lower() not in types):
         raise Unavailable(Fault.TOKEN_REFUSED, "its token is not a bearer token")
     return token, _seconds(said.get("expires_in"))
 

@@ -25,7 +25,7 @@ from fastgw.http.grpc import connect
 from fastgw.http.grpc.details import read_details
 from fastgw.http.grpc.frames import COMPRESSED, PREFIX, FrameError, FrameScanner, FrameTooLarge, MessageReader, frame
 from fastgw.http.grpc.status import TO_HTTP, GrpcStatus
-from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 
 _JSON: Final = b"application/json"
 _DROPPED: Final = frozenset(
@@ -76,7 +76,7 @@ class ConnectRpc(Filter, name="connect_rpc", phase=Phase.TRANSFORM, order=11):  
 
         def translate(exchange: Exchange, forward: Forward) -> bool:
             call = _call_of(exchange)
-            if call is None:
+            if call is None or not isinstance(forward, Forward | CallRecorder):
                 return False
             if call.is_stream:
                 StreamBridge(exchange, forward, call).begin(_stream_encodings(exchange))

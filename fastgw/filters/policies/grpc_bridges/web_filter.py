@@ -18,7 +18,7 @@ from fastgw.filters.policies.grpc_bridges.bridge import (
 from fastgw.http.grpc.frames import FrameError, FrameScanner
 from fastgw.http.grpc.status import GrpcStatus, status_trailers
 from fastgw.http.grpc.web import TextDecoder, WebResponse, WebType, parse_web_type, response_type
-from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 
 _DROPPED: Final = frozenset((b"x-grpc-web",))
 
@@ -53,7 +53,7 @@ def _pass(exchange: Exchange) -> None:
 
 def _translate(exchange: Exchange, forward: Forward) -> bool:
     kind = _web_type_of(exchange)
-    if kind is None:
+    if kind is None or not isinstance(forward, Forward | CallRecorder):
         return False
     WebBridge(exchange, forward, kind).send_call(kind.codec, (), _DROPPED, None)
     return True

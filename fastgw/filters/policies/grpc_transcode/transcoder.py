@@ -9,7 +9,7 @@ from fastgw.filters.policies.grpc_transcode.descriptors import Binding
 from fastgw.filters.policies.grpc_transcode.json_input import InvalidRequest
 from fastgw.filters.policies.grpc_transcode.messages import RequestReader, is_http_body
 from fastgw.filters.policies.grpc_transcode.transcoding import Transcoding, TranscodingUse
-from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 
 _RPC: Final = (b"application/grpc", b"application/connect+", b"application/proto")
 _JSON: Final = frozenset((b"application/json", b"text/json"))
@@ -88,7 +88,7 @@ class Transcoder:
 
 
 def speaks_grpc(forward: Forward) -> bool:
-    return forward.upstream.settings.protocol == "grpc"
+    return isinstance(forward, Forward | CallRecorder) and forward.upstream.settings.protocol == "grpc"
 
 
 def _is_rpc(exchange: Exchange) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final, final
 
 from fastgw.filters.api.credential_locations import decoded
+from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.content.schemas import converted
 from fastgw.filters.policies.openapi.parameters import MISSING, Style, Unreadable, json_value, query_pairs
 
@@ -76,6 +77,8 @@ class MultipartForm:
                 _add(made, name, "" if is_file else _decoded_text(content), listed=False)
                 continue
             _check_content_type(plan, sent)
+            if not is_file and not is_utf8(headers.get(b"content-type", b"")):
+                raise Unreadable("encoding", "expected UTF-8")
             _add(made, name, self._part(plan, content, sent, is_file=is_file), listed=plan["shape"] == "array")
         return made
 

@@ -27,8 +27,9 @@ from fastgw.filters.api import (
 )
 from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
-from fastgw.filters.policies.content.schemas import converted, errors_of
-from fastgw.filters.policies.content.validate import note, note_refusal, refusal, summary, validation_error
+from fastgw.filters.policies.content.charsets import is_utf8
+from fastgw.filters.policies.content.schemas import converted, errors_of, validation_error
+from fastgw.filters.policies.content.validate import note, note_refusal, refusal, summary
 from fastgw.filters.policies.openapi.forms import MultipartForm, UrlencodedForm
 from fastgw.filters.policies.openapi.mock import Mock
 from fastgw.filters.policies.openapi.parameters import (
@@ -291,7 +292,8 @@ class _Requests:
 
     def _body_of(self, exchange: Exchange) -> _Body | None:
         lines = exchange.values(b"content-type")
-        return _of_type(self._types, lines[0] if len(lines) == 1 else b"")
+        found = _of_type(self._types, lines[0] if len(lines) == 1 else b"")
+        return found if found is None or not found.checks or is_utf8(lines[0]) else None
 
     def _has_unknown(self, exchange: Exchange) -> bool:
         parameters = self._parameters.get("query", ())

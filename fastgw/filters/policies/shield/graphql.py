@@ -1,6 +1,7 @@
 """graphql: limit the operations of GraphQL that clients may send, without a GraphQL server."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from hashlib import sha256
 from typing import Annotated, Any, Final, Literal, NamedTuple, final
 
@@ -9,7 +10,21 @@ from msgspec import Meta
 
 from fastgw.config.base.settings_base import NONE
 from fastgw.config.base.value_types import Sha256, Size
-from fastgw.filters.api import Bounded, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
+from fastgw.filters.api import (
+    BodyStage,
+    Bounded,
+    Env,
+    Exchange,
+    Fault,
+    Filter,
+    Hooks,
+    Outcome,
+    Phase,
+    Reply,
+    StageFactory,
+)
+from fastgw.filters.policies.content.body_checks import BodyObserver
+from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.shield.graphql_document import (
     CEILING,
     CostRules,
@@ -23,6 +38,7 @@ from fastgw.routing.requirements import parameters_named
 
 _JSON, _TEXT, _NEW = b"application/json", b"application/graphql", b"application/graphql-response+json"
 _PARAMETERS: Final = ("query", "operationName", "variables", "extensions")
+_FOLDED: Final = frozenset(name.casefold() for name in _PARAMETERS)
 GraphqlName = Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 OperationType = Literal["query", "mutation", "subscription"]
@@ -75,10 +91,13 @@ class Graphql(Filter, name="graphql", phase=Phase.VALIDATE, order=10):  # type: 
     `PERSISTED_QUERY_NOT_FOUND`, so that clients send the text."""
     mode: Literal["enforce", "report"] = "enforce"
     """`report`: the request passes; the log has the reason in `shadow`, and it is counted as a decision in shadow mode.
-    """
+    A body that is longer than `max_bytes` passes unchecked."""
 
     def build(self, env: Env) -> Hooks:
         use = _Limits(self, env.instance)
+        if self.mode == "report":
+            observed = StageFactory(use.observer, reads_only=True)
+            return Hooks(request=use.request, request_body=observed, explain=use.explain)
         return Hooks(
             request=use.request,
             request_body=use.request_body,
@@ -137,13 +156,20 @@ class _Limits:
             return self._answer(exchange, refused)
         return None
 
+    def observer(self, exchange: Exchange) -> BodyStage | None:
+        """Return the stage that checks a body as it passes. None: there is none, or it is reported already."""
+        if exchange.method != b"POST" or exchange.shadowed.startswith(f"{self._instance}: "):
+            return None
+        return BodyObserver(partial(self.request_body, exchange), self._settings.max_bytes)
+
     def _check_post(self, exchange: Exchange) -> None:
         if any(True for name in _PARAMETERS for _ in parameters_named(name.encode(), exchange.query)):
             raise _Refused("Servers may read either the URL or the body: expected the body only.")
         if exchange.request_body is None:
             raise _Refused("The request has no body.")
-        if _media_type(exchange) not in (_JSON, _TEXT) or len(exchange.values(b"content-type")) != 1:
-            raise _Refused("Expected JSON.", "BAD_REQUEST", Fault.UNSUPPORTED_MEDIA_TYPE)
+        types = exchange.values(b"content-type")
+        if len(types) != 1 or _media_type(exchange) not in (_JSON, _TEXT) or not is_utf8(types[0]):
+            raise _Refused("Expected JSON in UTF-8.", "BAD_REQUEST", Fault.UNSUPPORTED_MEDIA_TYPE)
         if any(value.strip().lower() != b"identity" for value in exchange.values(b"content-encoding")):
             raise _Refused("Expected a body without a content coding.", "BAD_REQUEST", Fault.UNSUPPORTED_MEDIA_TYPE)
 
@@ -242,6 +268,8 @@ def _call_of(held: Any) -> _Call:
     """Return an operation of a request. Raises `_Refused`."""
     if not isinstance(held, dict):
         raise _Refused("A GraphQL request is an object.")
+    if any(each not in _PARAMETERS and each.casefold() in _FOLDED for each in held):  # the same to servers in Go
+        raise _Refused("A member has the name of a parameter in another case.")
     query, name, extensions = held.get("query"), held.get("operationName"), held.get("extensions")
     if not (query is None or isinstance(query, str)) or not (name is None or isinstance(name, str)):
         raise _Refused("query and operationName are strings.")

@@ -6,6 +6,8 @@ once, in the order in which they use each other, and never expanded: a bomb of f
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
+from math import ceil, isnan, nan
 from typing import Any, Final, NamedTuple, final
 
 MOST_NESTED: Final = 64
@@ -119,6 +121,7 @@ class _Reader:
     def __init__(self, tokens: list[tuple[str, str]], rules: CostRules, variables: Mapping[Any, Any]) -> None:
         self._tokens, self._at, self._level = tokens, 0, 0
         self._rules, self._variables = rules, variables
+        self._defaults = _defaults(tokens)
 
     def read_definitions(
         self,
@@ -227,7 +230,7 @@ class _Reader:
             self._mark(":")
             size = self._value()
             if name in lists:
-                factor = max(factor, self._rules.list_size if size is None else min(abs(size), CEILING))
+                factor = max(factor, self._rules.list_size if size is None else size)
         self._mark(")")
         return factor
 
@@ -242,15 +245,15 @@ class _Reader:
         return count
 
     def _value(self) -> int | None:
-        """Read a value. Returns a whole number, also of a variable; None: it is something else."""
+        """Read a value. Returns a number as the size of a list, also that of a variable; None: it is something else."""
         kind, text = self._next()
-        if kind == "number":
-            return int(text) if len(text) <= len(str(CEILING)) and text.lstrip("-").isdigit() else None
-        if kind in ("string", "block", "name"):
+        if kind in ("number", "string"):
+            return _size_of(text.strip('"'))
+        if kind in ("block", "name"):
             return None
         if text == "$":
-            held = self._variables.get(self._name())
-            return held if type(held) is int else None
+            name = self._name()
+            return _size_of(self._variables[name]) if name in self._variables else self._defaults.get(name)
         self._enter()
         if text == "[":
             while not self._is("]"):
@@ -292,6 +295,31 @@ class _Reader:
             self._name()
         if self._is("!"):
             self._next()
+
+
+def _defaults(tokens: list[tuple[str, str]]) -> dict[str, int]:
+    """Return the numbers that variables have by default; of several operations the largest. Fragments may stand before
+    the operations that define their variables, so definitions are looked for alone: `$name:`, a type, `=`.
+    """
+    found: dict[str, int] = {}
+    name = ""
+    for token, (_, following) in pairwise(tokens):
+        if token == ("mark", "$"):
+            name = following
+        elif token == ("mark", "="):
+            size = _size_of(following.strip('"'))
+            if size is not None:
+                found[name] = max(found.get(name, 0), size)
+    return found
+
+
+def _size_of(value: Any) -> int | None:
+    """Return a number as the size of a list, at most `CEILING`. Servers take 1e6 for an integer, some take strings."""
+    try:
+        size = abs(float(value)) if type(value) in (int, float, str) else nan
+    except ValueError:
+        return None
+    return None if isnan(size) else ceil(min(size, CEILING))
 
 
 def _spreads(selections: tuple[_Selection, ...]) -> set[str]:

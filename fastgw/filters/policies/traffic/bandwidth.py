@@ -25,7 +25,7 @@ class Bandwidth(Filter, name="bandwidth", phase=Phase.LIMIT_CONSUMER, order=40):
     a request waits, the client is not; timeouts for them do not run meanwhile, except for `timeouts.total` of the
     upstream. Files, cached responses and tunnels (to the client) are limited like other responses; problem documents
     of the gateway are not. Response bytes count as they are sent, compressed ones as compressed. If several of these
-    filters apply to a direction, the last one in running order counts.
+    filters apply to a request, such as one by route and one by consumer, each of them limits it.
     """
 
     rate: ByteRate | None = None
@@ -99,14 +99,14 @@ class _Directions:
         if self._request is not None and type(body) is Relay:
             bucket = self._bucket(exchange, _REQUEST, self._request)
             if type(body.source) is PacedSource:
-                body.source.replace_bucket(bucket, self)
+                body.source.add_bucket(bucket)
             else:
                 body.source = PacedSource(body, bucket, self)
         if self._response is not None:
             client: Any = exchange.client
             bucket = self._bucket(exchange, _RESPONSE, self._response)
             if type(client) is PacedClient:
-                client.replace_bucket(bucket)
+                client.add_bucket(bucket)
             else:
                 client = PacedClient(exchange, bucket)
                 exchange.client = exchange.response_sink = client

@@ -1,9 +1,10 @@
-"""Token buckets of bytes: of one body, or of all bodies of a key on the node.
+"""Token buckets of bytes: of one body, of all bodies of a key on the node, or several at once.
 
 Bytes are taken in portions of a tenth of a second, so that a body moves evenly and a timer runs at most ten times per
 second; a portion that is not complete yet is not taken.
 """
 
+from collections.abc import Sequence
 from time import monotonic, monotonic_ns
 from typing import Final, NamedTuple, Protocol, final
 
@@ -18,6 +19,10 @@ _LEAST_STEP: Final = 1_000_000
 
 
 class ByteBucket(Protocol):
+    @property
+    def portion(self) -> int:
+        """Minimum number of bytes that are taken at once, but for a rest."""
+
     def take_bytes(self, wanted: int) -> int:
         """Take up to `wanted` bytes, at least one portion or the rest; 0: none are available."""
 
@@ -49,6 +54,10 @@ class OwnBucket:
     def __init__(self, terms: ByteRateTerms) -> None:
         self._terms = terms
         self._available, self._at = float(terms.burst), monotonic()
+
+    @property
+    def portion(self) -> int:
+        return self._terms.portion
 
     def take_bytes(self, wanted: int) -> int:
         now, terms = monotonic(), self._terms
@@ -89,6 +98,10 @@ class NodeBucket:
     def __init__(self, of: NodeByteLimit, key: bytes) -> None:
         self._of, self._key, self._wait = of, key, 0.0
 
+    @property
+    def portion(self) -> int:
+        return self._of.portion
+
     def take_bytes(self, wanted: int) -> int:
         of, now, taken = self._of, monotonic_ns(), 0
         while taken < wanted:
@@ -101,3 +114,45 @@ class NodeBucket:
 
     def seconds_until(self, wanted: int) -> float:
         return self._wait
+
+
+@final
+class CombinedBuckets:
+    """Several buckets, each of which limits the same body.
+
+    Bytes are taken in steps of the smallest portion. A body keeps the bytes that one bucket has given and another one
+    has not: none are counted twice, and at most one step is withheld from other bodies.
+    """
+
+    __slots__ = ("_buckets", "_given", "_limiting", "portion")
+
+    def __init__(self, buckets: Sequence[ByteBucket]) -> None:
+        self.portion = min(bucket.portion for bucket in buckets)
+        self._buckets = buckets
+        self._given = [0] * len(buckets)
+        self._limiting = 0  # index of the bucket that has given less than a step
+
+    def take_bytes(self, wanted: int) -> int:
+        taken = 0
+        while taken < wanted:
+            step = min(wanted - taken, self.portion)
+            for index, bucket in enumerate(self._buckets):
+                lacking = step - self._given[index]
+                if lacking > 0:
+                    got = bucket.take_bytes(lacking)
+                    self._given[index] += got
+                    if got < lacking:
+                        self._limiting = index
+                        return taken
+            self._given = [given - step for given in self._given]
+            taken += step
+        return taken
+
+    def seconds_until(self, wanted: int) -> float:
+        lacking = min(wanted, self.portion) - self._given[self._limiting]
+        return self._buckets[self._limiting].seconds_until(max(lacking, 1))
+
+
+def combined(first: ByteBucket, second: ByteBucket) -> ByteBucket:
+    """Return a bucket that gives the bytes that both give."""
+    return CombinedBuckets((first, second))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from hmac import compare_digest
 from random import Random
 from typing import Annotated, Final, Literal, final
 
@@ -144,7 +145,10 @@ class _Injection:
         return None if abort is None else self._answer(exchange, abort)
 
     def _applies(self, exchange: Exchange) -> bool:
-        return self._header is None or exchange.values(self._header[0]) == [self._header[1]]
+        if self._header is None:
+            return True
+        values = exchange.values(self._header[0])
+        return len(values) == 1 and compare_digest(values[0], self._header[1])  # it may be a secret
 
     async def _wait(self, exchange: Exchange, seconds: Seconds, abort: "FaultAbort | int | None") -> Reply | None:
         self._delayed += 1
@@ -192,7 +196,7 @@ class _Injection:
             exchange.grpc_status = code.name
             lines = ((b"Content-Type", b"application/grpc"), (b"grpc-status", b"%d" % code))
             return Reply(200, fields=(*lines, (b"grpc-message", b"injected fault")), fault=Cause.FAULT_INJECTED)
-        body = b"" if status in (204, 304) else b"fault filter abort"
+        body = b"" if status in (204, 205, 304) else b"fault filter abort"
         fields = ((b"Content-Type", b"text/plain"),) if body else ()
         return Reply(status, body, fields, fault=Cause.FAULT_INJECTED)
 

@@ -13,7 +13,7 @@ from typing import Final, final
 from fastgw.errors import Fault
 from fastgw.exchange import ClientSide, Exchange, Response, ServiceSide, Trailers
 from fastgw.exchange.reply import NO_CONTENT, UNKNOWN
-from fastgw.filters.policies.traffic.byte_buckets import ByteBucket
+from fastgw.filters.policies.traffic.byte_buckets import ByteBucket, combined
 from fastgw.http.messages import AS_DECLARED, ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 
@@ -42,8 +42,9 @@ class PacedClient:
     def __repr__(self) -> str:
         return f"<PacedClient held={sum(map(len, self._held))} of {self.inner!r}>"
 
-    def replace_bucket(self, bucket: ByteBucket) -> None:
-        self._bucket = bucket
+    def add_bucket(self, bucket: ByteBucket) -> None:
+        """Limit the response by another filter too."""
+        self._bucket = combined(self._bucket, bucket)
 
     # calls of the source (`ClientSide`)
 

@@ -7,13 +7,13 @@ import asyncio
 from typing import final
 
 from fastgw.exchange.body_relay import BodySource, Relay
-from fastgw.filters.policies.traffic.byte_buckets import ByteBucket
+from fastgw.filters.policies.traffic.byte_buckets import ByteBucket, combined
 from fastgw.filters.policies.traffic.paced_client import SOON_S
 
 
 @final
 class PacedSource:
-    """`source`: the client's connection or stream. `owner`: the filter whose bandwidth it is."""
+    """`source`: the client's connection or stream. `owner`: the first of the filters that limit it."""
 
     __slots__ = ("_bucket", "_due", "_is_paused", "_relay", "_timer", "owner", "source")
 
@@ -28,8 +28,9 @@ class PacedSource:
     def __repr__(self) -> str:
         return f"<PacedSource due={self._due} of {self.source!r}>"
 
-    def replace_bucket(self, bucket: ByteBucket, owner: object) -> None:
-        self._bucket, self.owner = bucket, owner
+    def add_bucket(self, bucket: ByteBucket) -> None:
+        """Limit the body by another filter too."""
+        self._bucket = combined(self._bucket, bucket)
 
     def pause(self) -> None:
         self._is_paused = True

@@ -10,10 +10,22 @@ from msgspec import Meta
 
 from fastgw.config.base.problems import suggest
 from fastgw.config.base.settings_base import Json
-from fastgw.config.base.value_types import Size, Statuses
+from fastgw.config.base.value_types import Duration, Size, Statuses
 from fastgw.config.settings.gateway import NONE, Settings
-from fastgw.filters.api import Env, Exchange, FieldValue, Filter, Hooks, Outcome, Phase, StageFactory, WarningContext
+from fastgw.filters.api import (
+    Env,
+    Exchange,
+    FieldValue,
+    Filter,
+    Hooks,
+    Outcome,
+    Phase,
+    Services,
+    StageFactory,
+    WarningContext,
+)
 from fastgw.filters.authentication.templates import VALUES, is_known
+from fastgw.filters.policies.transform.expressions import LONGEST_PROGRAM, parse_jsonata
 from fastgw.filters.policies.transform.json_mapping import steps_of
 from fastgw.filters.policies.transform.values import compile_value, variables_in
 from fastgw.filters.policies.transform.xml_reading import compile_xml_input
@@ -22,6 +34,9 @@ from fastgw.http.json_projection import EACH
 from fastgw.http.strict_json import MOST_INLINE
 
 _MOST = 200
+_MOST_OFFLOADED = 8 * 1024**2
+_LONGEST_DEADLINE_S = 30
+Expression = Annotated[str, Meta(min_length=1, max_length=LONGEST_PROGRAM)]
 Path = Annotated[str, Meta(min_length=1, max_length=500)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Paths = Annotated[tuple[Path, ...], Meta(max_length=_MOST)]
@@ -150,6 +165,12 @@ class BodyChange(Settings):
     template: Json | None = None
     """The new body, in place of `json`: any JSON value with `{variable}` and `{{ expression }}` in its strings, as for
     `set`. A value that is missing is null."""
+    jq: Expression | None = None
+    """The new body, in place of `json`: a jq expression with one result; none is null. Runs in a helper process without
+    environment, files and network. A body with a number that a double does not hold exactly is refused. Needs
+    `fastgw[jq]`."""
+    jsonata: Expression | None = None
+    """The new body, in place of `json`: a JSONata expression, as for `jq`. Needs `fastgw[jsonata]`."""
     output: Literal["json", "form", "xml"] = "json"
     """Format of the result. `form` is for an object of strings, numbers, booleans and arrays of these; `xml` needs
     `xml_template`."""
@@ -160,23 +181,48 @@ class BodyChange(Settings):
     attribute is left out."""
     content_type: FieldValue | None = None
     """Content type of the result. null = that of `output`; unchanged if it is also the `input`."""
-    max_bytes: Annotated[Size, Meta(ge=1, le=MOST_INLINE)] = MOST_INLINE
-    """Maximum size of a body, which is held until it is complete, or of one line or event."""
+    max_bytes: Annotated[Size, Meta(ge=1, le=_MOST_OFFLOADED)] = MOST_INLINE
+    """Maximum size of a body, which is held until it is complete, or of one line or event (at most 128 KiB). With more
+    than 128 KiB each worker has a helper process, which transforms bodies above 128 KiB."""
+    deadline: Annotated[Duration, Meta(gt=0, le=_LONGEST_DEADLINE_S)] = 1.0
+    """Maximum time for a body in a helper process, including its time in the queue of 16 bodies per worker. A process
+    that takes longer is killed and replaced. It gets bodies of `jq` and `jsonata`, those above 128 KiB, and those that
+    take too long for the event loop: XML above 16 KiB, and bodies of which more than 400 values are opened one by one.
+    """
+    on_timeout: Literal["refuse", "pass"] = "refuse"
+    """Result if a helper process has not transformed a body: the deadline has passed, the queue is full, or the process
+    has ended. `refuse`: 504, or 503 if no process was free. `pass`: the body does not change. Counted in
+    `fastgw_filter_helper_requests_total`."""
     other_types: Literal["pass", "refuse"] = "pass"
     """Bodies that are not of the format `input`. `pass`: they do not change. `refuse`: a request is answered 415, and a
     response is replaced by a 502."""
 
     def __post_init__(self) -> None:
-        if self.json is not None and self.template is not None:
-            raise ValueError("`json` and `template` are mutually exclusive")
+        mappings = [name for name in ("json", "template", "jq", "jsonata") if getattr(self, name) is not None]
+        if len(mappings) > 1:
+            raise ValueError(f"`{mappings[0]}` and `{mappings[1]}` are mutually exclusive")
+        if self.on_timeout == "pass" and not (self.input == self.output and self.content_type is None):
+            raise ValueError("`on_timeout: pass` is for bodies that keep their content type; expected `refuse`")
         if (self.xml is None) != (self.input != "xml"):
             raise ValueError("`input: xml` and `xml` need each other; expected both or none")
         if (self.xml_template is None) != (self.output != "xml"):
             raise ValueError("`output: xml` and `xml_template` need each other; expected both or none")
         if self.xml is not None:
             compile_xml_input(self.xml)
-        if self.json is None and self.template is None and self.input == self.output != "xml":
-            raise ValueError("expected `json` or `template`")
+        if not mappings and self.input == self.output != "xml":
+            raise ValueError("expected `json`, `template`, `jq` or `jsonata`")
+
+    @property
+    def is_program(self) -> bool:
+        """Whether the change is an expression that runs in helper processes only."""
+        return self.jq is not None or self.jsonata is not None
+
+    @property
+    def needs_helper(self) -> bool:
+        """Whether ordinary bodies need a helper process, which starts with the worker. Otherwise it starts with the
+        first body that is too costly for the event loop.
+        """
+        return self.is_program or self.max_bytes > MOST_INLINE
 
     def values(self) -> Iterable[tuple[tuple[str, ...], Any]]:
         """Yield the values with variables and expressions, each with its path in the settings."""
@@ -221,10 +267,19 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
     def build(self, env: Env) -> Hooks:
         from fastgw.filters.policies.transform.transformation import RequestTransformation, ResponseTransformation
 
-        to_request = None if self.request is None else RequestTransformation(self.request)
-        to_response = None if self.response is None else ResponseTransformation(self.response)
+        to_request = None if self.request is None else RequestTransformation(env, self.request)
+        to_response = None if self.response is None else ResponseTransformation(env, self.response)
         steps = [each.request for each in (to_request, to_response) if each is not None]
         first, *second = steps
+        offloaded = [each.offloaded for each in (to_request, to_response) if each is not None]
+
+        def start(services: Services) -> None:
+            for each in offloaded:
+                each.start(services)
+
+        def stop() -> None:
+            for each in offloaded:
+                each.stop()
 
         def request(exchange: Exchange) -> Outcome:
             return first(exchange) or (second[0](exchange) if second else None)
@@ -236,6 +291,8 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
             explain=lambda exchange: "; ".join(
                 each.explain(exchange) for each in (to_request, to_response) if each is not None
             ),
+            start=start if offloaded else None,
+            stop=stop if offloaded else None,
         )
 
     def unknown_names(self, known: frozenset[str]) -> Iterable[tuple[tuple[str, ...], str, str]]:
@@ -253,6 +310,12 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
                     )
                     continue
                 yield from _unknown_variables((side, *steps), value, known)
+            if change is not None and change.jsonata is not None:
+                try:
+                    parse_jsonata(change.jsonata)
+                except ValueError as error:
+                    wrong, _, expected = str(error).partition("; ")
+                    yield (side, "jsonata"), wrong, expected or "expected an expression such as items.name"
             if change is not None and change.xml_template is not None:
                 try:
                     compile_xml_template(change.xml_template)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from asyncio import Task
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
-from fastgw.exchange.body_stages import BodyRefused, BodyTooLong, WholeBodyStage
-from fastgw.filters.api import BodyStage, Exchange, Fault, Outcome, Reply
+from fastgw.exchange.body_stages import BodyRefused, BodyTooLong, PendingOutput, WholeBodyStage
+from fastgw.filters.api import BodyStage, Env, Exchange, Fault, Outcome, Reply
 from fastgw.filters.policies.transform.body_types import BodyType, body_type
-from fastgw.filters.policies.transform.forms import form_to_json, json_to_form
-from fastgw.filters.policies.transform.json_mapping import JsonFunction, compile_mapping, compile_template
+from fastgw.filters.policies.transform.compiled_change import compile_change
+from fastgw.filters.policies.transform.json_mapping import JsonFunction
 from fastgw.filters.policies.transform.line_stages import EventStage, LineStage
-from fastgw.filters.policies.transform.values import UnmappableBody
-from fastgw.filters.policies.transform.xml_reading import compile_xml_input
-from fastgw.filters.policies.transform.xml_writing import compile_xml_template
-from fastgw.http.json_projection import Projection
-from fastgw.http.strict_json import InvalidJson
+from fastgw.filters.policies.transform.offloading import OffloadedChange
+from fastgw.filters.policies.transform.values import (
+    IN_STREAM,
+    CostlyBody,
+    UnmappableBody,
+    Variables,
+    variable_text,
+    variables_in,
+)
+from fastgw.helper_processes.pool import HelperError
+from fastgw.helper_processes.shared_pool import fault_of
+from fastgw.http.strict_json import MOST_INLINE
 
 if TYPE_CHECKING:
     from fastgw.filters.policies.transform.filter import BodyChange, ResponseChange
@@ -24,7 +32,8 @@ if TYPE_CHECKING:
 _CODING: Final = b"content-encoding"
 _CONTENT_TYPE: Final = frozenset((b"content-type",))
 _ACCEPT_ENCODING: Final = frozenset((b"accept-encoding",))
-_EVERYTHING: Final = Projection()
+_XML_AT_ONCE: Final = 16 * 1024
+"""Bytes of a body from or to XML that are transformed in the event loop."""
 _PARTIAL: Final = frozenset((206, 226))
 _TYPES_WRITTEN: Final = {
     "json": b"application/json",
@@ -33,40 +42,13 @@ _TYPES_WRITTEN: Final = {
 }
 
 
-def _compiled(change: BodyChange) -> JsonFunction:
-    """Return the function from a body to the one that replaces it."""
-    if change.json is not None:
-        mapped = compile_mapping(change.json)
-    elif change.template is not None:
-        mapped = compile_template(change.template)
-    else:
-        mapped = _checked_only
-    if change.input == "json" and change.output == "json":
-        return mapped
-    read = (
-        compile_xml_input(change.xml) if change.xml is not None else form_to_json if change.input == "form" else _same
-    )
-    if change.xml_template is not None:
-        build = compile_xml_template(change.xml_template)
-        return lambda body, exchange: build(mapped(read(body), exchange), exchange)
-    write = json_to_form if change.output == "form" else _same
-    return lambda body, exchange: write(mapped(read(body), exchange))
-
-
-def _checked_only(body: bytes, exchange: Exchange) -> bytes:
-    try:
-        return _EVERYTHING.apply(body)
-    except InvalidJson as error:
-        raise UnmappableBody(str(error)) from error
-
-
-def _same(body: bytes) -> bytes:
-    return body
-
-
 @final
 class _WholeStage(WholeBodyStage):
-    """Stage that replaces a body as a whole."""
+    """Stage that replaces a body as a whole: a costly one, or one of more than `at_once` bytes, in a helper process.
+    `unavailable`: returns the exception if that has not transformed the body; None: the body stays as it is.
+    """
+
+    may_wait = True
 
     def __init__(
         self,
@@ -74,9 +56,15 @@ class _WholeStage(WholeBodyStage):
         most: int,
         too_long: Callable[[], BaseException],
         refuse: Callable[[Exception], BaseException],
+        submit: Callable[[bytes], Task[bytes]],
+        unavailable: Callable[[HelperError], BaseException | None],
+        at_once: int,
     ) -> None:
         super().__init__(most)
         self._change, self._too_long, self._refuse = change, too_long, refuse
+        self._submit, self._unavailable, self._at_once = submit, unavailable, at_once
+        self._body = self._result = b""
+        self._task: Task[bytes] | None = None
 
     def feed(self, payload: bytes) -> bytes:
         try:
@@ -84,25 +72,58 @@ class _WholeStage(WholeBodyStage):
         except BodyTooLong as error:
             raise self._too_long() from error
 
+    def pending(self) -> PendingOutput | None:
+        body = self._body = self.whole()
+        if len(body) <= self._at_once:
+            try:
+                self._result = self._change(body)
+                return None
+            except CostlyBody:
+                pass
+            except UnmappableBody as error:
+                raise self._refuse(error) from error
+        self._task = self._submit(body)
+        return self._task
+
     def end(self) -> bytes:
-        body = self.whole()
+        body, self._body = self._body, b""
+        result = self._result if self._task is None else self._of_helper(self._task, body)
+        self.changed = result != body
+        return result
+
+    def _of_helper(self, task: Task[bytes], body: bytes) -> bytes:
+        self._task = None
         try:
-            changed = self._change(body)
+            return task.result()
         except UnmappableBody as error:
             raise self._refuse(error) from error
-        self.changed = changed != body
-        return changed
+        except HelperError as error:
+            refusal = self._unavailable(error)
+            if refusal is not None:
+                raise refusal from error
+            return body
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
 
 
 class _Direction:
     """Transformation of one direction."""
 
-    def __init__(self, change: BodyChange) -> None:
-        self._change = _compiled(change)
+    def __init__(self, env: Env, change: BodyChange) -> None:
+        names = {name for _, value in change.values() for name in variables_in(value)}
+        names |= variables_in(change.xml_template)
+        self.offloaded = OffloadedChange.build(env, change, frozenset(names))
+        self._change = _only_offloaded if change.is_program else compile_change(change)
+        has_xml = change.xml is not None or change.xml_template is not None
+        self._at_once = 0 if change.is_program else _XML_AT_ONCE if has_xml else MOST_INLINE
+        self._passes = change.on_timeout == "pass"
         self._most = change.max_bytes
         self._refuses_others = change.other_types == "refuse"
         self._input = change.input
-        self._streams = change.input == "json" and change.output == "json"
+        self._streams = change.input == "json" and change.output == "json" and not change.is_program
+        self._change_line = compile_change(change, IN_STREAM) if self._streams else self._change
         self._type_written = b"" if change.input == change.output else _TYPES_WRITTEN[change.output]
         if change.content_type is not None:
             self._type_written = change.content_type.encode()
@@ -118,16 +139,34 @@ class _Direction:
         too_long: Callable[[], BaseException],
         refuse: Callable[[Exception], BaseException],
     ) -> BodyStage:
-        change = partial(_applied, self._change, exchange)
-        if kind is BodyType.LINES:
-            return LineStage(change, self._most, refuse)
-        if kind is BodyType.EVENTS:
-            return EventStage(change, self._most, refuse)
-        return _WholeStage(change, self._most, too_long, refuse)
+        if kind is BodyType.LINES or kind is BodyType.EVENTS:
+            change = partial(_applied, self._change_line, exchange)
+            stage = LineStage if kind is BodyType.LINES else EventStage
+            return stage(change, min(self._most, MOST_INLINE), refuse)
+        return _WholeStage(
+            partial(_applied, self._change, exchange),
+            self._most,
+            too_long,
+            refuse,
+            partial(self.offloaded.submit, exchange),
+            partial(self._unavailable, exchange),
+            self._at_once,
+        )
+
+    def _unavailable(self, exchange: Exchange, error: HelperError) -> BaseException | None:
+        """Return the exception for a body that no helper process has transformed; None: the body stays as it is."""
+        if self._passes:
+            return None
+        return BodyRefused(exchange.refuse(fault_of(error), why=f"transform: {error}"))
 
 
 def _applied(change: JsonFunction, exchange: Exchange, body: bytes) -> bytes:
-    return change(body, exchange)
+    return change(body, partial(variable_text, exchange))
+
+
+def _only_offloaded(body: bytes, variables: Variables) -> bytes:
+    """Return an empty body as it is: jq and JSONata run in helper processes only."""
+    return body
 
 
 @final
@@ -175,8 +214,8 @@ class RequestTransformation(_Direction):
 class ResponseTransformation(_Direction):
     """Transformation of response bodies."""
 
-    def __init__(self, change: ResponseChange) -> None:
-        super().__init__(change)
+    def __init__(self, env: Env, change: ResponseChange) -> None:
+        super().__init__(env, change)
         self._statuses = frozenset(status for statuses in change.statuses for status in statuses)
 
     def request(self, exchange: Exchange) -> Outcome:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, TypeAlias, final
 
 import msgspec
@@ -26,6 +27,7 @@ LARGEST_VALUE: Final = 1024 * 1024
 """Maximum bytes of the result of an expression."""
 
 _PIECE: Final = re.compile(r"\{\{(.+?)\}\}(?!\})|\{([^{}]*)\}|[{}]|[^{}]+", re.DOTALL)
+_reader: Final = lru_cache(1024)(raw_value)
 _PARAMETER: Final = re.compile(r"(?:param\.)?[A-Za-z_][A-Za-z0-9_]*").fullmatch
 
 
@@ -33,14 +35,38 @@ class UnmappableBody(ValueError):
     """A body cannot be mapped. The message is for the log, and has nothing of the body."""
 
 
+class CostlyBody(UnmappableBody):
+    """A body takes too long for the event loop: it is left to a helper process. Whether it is valid is not known."""
+
+
+AT_ONCE: Final = 400
+"""Maximum number of values of a body that are opened one by one in one turn of the event loop: about 8 us for each."""
+IN_STREAM: Final = 2000
+"""Maximum number of such values in a line of NDJSON or an event, which no helper process transforms."""
+IN_HELPER: Final = 1_000_000
+"""Maximum number of such values in a helper process."""
+Variables: TypeAlias = Callable[[str], "str | None"]
+"""Function that returns the text of a variable of the request; None: it is missing. Raises `UnmappableBody`."""
+
+
+def variable_text(exchange: Exchange, name: str) -> str | None:
+    """Return the text of a variable of an exchange; None: it is missing. Raises `UnmappableBody`."""
+    try:
+        held = _reader(name)(exchange)
+        return held.decode() if held else None
+    except (Unfit, UnicodeDecodeError) as error:
+        raise UnmappableBody(f"{{{name}}} is not a text in UTF-8") from error
+
+
 @final
 class BodyValues:
-    """A body whose JSON is valid, and the exchange that it belongs to. Parsed once, and only if a value needs it."""
+    """A body whose JSON is valid, and the variables of its request. Parsed once, and only if a value needs it."""
 
-    __slots__ = ("_tree", "_value", "exchange", "text")
+    __slots__ = ("_most", "_tree", "_value", "text", "variables")
 
-    def __init__(self, text: bytes, exchange: Exchange) -> None:
-        self.text, self.exchange = text, exchange
+    def __init__(self, text: bytes, variables: Variables, most: int = IN_STREAM) -> None:
+        """`most`: maximum number of objects and arrays of which the value is computed."""
+        self.text, self.variables, self._most = text, variables, most
         self._tree: Node | None = None
         self._value: Any = self
 
@@ -54,6 +80,8 @@ class BodyValues:
     @property
     def value(self) -> Any:
         if self._value is self:
+            if self.text.count(b"{") + self.text.count(b"[") > self._most:
+                raise CostlyBody(f"expressions look at more than {self._most} objects and arrays")
             try:
                 self._value = parse_json(self.text)
             except InvalidJson as error:
@@ -158,16 +186,8 @@ def _variable(name: str) -> Callable[[BodyValues], str | None]:
         raise ValueError("{map.…} is for the `headers` filter; expected another variable")
     if not is_known(name) and not _PARAMETER(name):
         raise ValueError(f"unknown variable {{{name}}}")
-    raw = raw_value(name)
-
-    def value(document: BodyValues) -> str | None:
-        try:
-            held = raw(document.exchange)
-            return held.decode() if held else None
-        except (Unfit, UnicodeDecodeError) as error:
-            raise UnmappableBody(f"{{{name}}} is not a text in UTF-8") from error
-
-    return value
+    _reader(name)
+    return lambda document: document.variables(name)
 
 
 def compile_expression(text: str) -> Callable[[BodyValues], Node | None]:

@@ -11,12 +11,12 @@ from typing import Any, Final, TypeAlias
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
-from fastgw.filters.api import Exchange
 from fastgw.filters.policies.transform.values import (
     LARGEST_VALUE,
     BodyValues,
     Maker,
     UnmappableBody,
+    Variables,
     compile_expression,
     compile_value,
 )
@@ -34,7 +34,7 @@ Piece: TypeAlias = "str | Callable[[BodyValues, list[str]], None]"
 """Markup, or a function that appends the text of values."""
 
 
-def compile_xml_template(template: str) -> Callable[[bytes, Exchange], bytes]:
+def compile_xml_template(template: str) -> Callable[[bytes, Variables], bytes]:
     """Return the function that builds an XML document from a JSON body. Raises `ValueError`."""
     try:
         parse_xml(template.encode())  # namespaces, no document type
@@ -50,9 +50,9 @@ def compile_xml_template(template: str) -> Callable[[bytes, Exchange], bytes]:
     parser.Parse(template.strip(), True)
     pieces = reading.open_elements[0]
 
-    def build(body: bytes, exchange: Exchange) -> bytes:
+    def build(body: bytes, variables: Variables) -> bytes:
         out = [_DECLARATION]
-        _write(pieces, BodyValues(body, exchange), out)
+        _write(pieces, BodyValues(body, variables), out)
         return "".join(out).encode()
 
     return build
@@ -122,7 +122,7 @@ def _repeat(expression: Callable[[BodyValues], Any], pieces: list[Piece]) -> Pie
         if not isinstance(held, list):
             raise UnmappableBody(f"the expression of `{EACH}` is no array")
         for element in held:
-            _write(pieces, BodyValues(rendered(element), values.exchange), out)
+            _write(pieces, BodyValues(rendered(element), values.variables), out)
             if len(out) > LARGEST_VALUE // 8:
                 raise UnmappableBody("the XML is too large")
 

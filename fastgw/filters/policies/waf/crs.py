@@ -10,8 +10,9 @@ from msgspec import msgpack
 from fastgw.filters.api import Env, Exchange, Services
 from fastgw.filters.policies.waf.crs_program import CrsRequest, CrsSettings, CrsVerdict
 from fastgw.filters.policies.waf.inspection import Exclusion
-from fastgw.helper_processes.pool import HelperBusy, HelperError, HelperLate, HelperPool, try_program
+from fastgw.helper_processes.pool import HelperError, try_program
 from fastgw.helper_processes.program import Program
+from fastgw.helper_processes.shared_pool import SharedPool, event_of
 from fastgw.observe.metrics.families import FilterEvent
 
 if TYPE_CHECKING:
@@ -30,10 +31,8 @@ class CrsUse:
     """The processes of a rule set in a worker, shared by all uses of the filter with equal settings."""
 
     def __init__(self, program: Program, processes: int, refuses: bool) -> None:
-        self._program, self._processes = program, processes
+        self._pool = SharedPool(program, processes)
         self._refuses = refuses  # requests that were not inspected
-        self._pool: HelperPool | None = None
-        self._uses = 0
         self._encoder = msgpack.Encoder()
         self._decoder = msgpack.Decoder(CrsVerdict)
 
@@ -63,25 +62,10 @@ class CrsUse:
         )
 
     def start(self, services: Services) -> None:
-        self._uses += 1
-        if self._pool is None:
-            workers = max(services.workers(), 1)
-            program = Program(
-                name=self._program.name,
-                module=self._program.module,
-                argument=self._program.argument,
-                deadline_s=self._program.deadline_s,
-                kill_after_s=self._program.kill_after_s,
-                processes=max(-(-self._processes // workers), 1),
-            )
-            self._pool = HelperPool(services.worker_loop.loop, program)
-            self._pool.start()
+        self._pool.start(services.worker_loop.loop, services.workers(), services.slot)
 
     def stop(self) -> None:
-        self._uses -= 1
-        if not self._uses and self._pool is not None:
-            self._pool.close()
-            self._pool = None
+        self._pool.stop()
 
     async def inspect(self, exchange: Exchange, instance: str, body: bytes) -> str:
         """Return why the request is refused, for the log; "": it passes."""
@@ -98,13 +82,9 @@ class CrsUse:
         )
         count = exchange.client.count_filter
         try:
-            if self._pool is None:
-                raise HelperBusy("there is no process")
             verdict = self._decoder.decode(await self._pool.run_request(self._encoder.encode(request)))
         except HelperError as error:
-            late, busy = isinstance(error, HelperLate), isinstance(error, HelperBusy)
-            event = FilterEvent.HELPER_LATE if late else FilterEvent.HELPER_BUSY if busy else FilterEvent.HELPER_FAILED
-            count(instance, event)
+            count(instance, event_of(error))
             return f"CRS: not inspected ({error})" if self._refuses else ""
         count(instance, FilterEvent.HELPER_ANSWERED)
         if not verdict.blocks:

@@ -1,12 +1,14 @@
 """waf: refuse requests that look like attacks, by rules of fastgw and by the OWASP Core Rule Set."""
 
+import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Final, Literal, final
 
-import orjson
 from msgspec import Meta
 
+from fastgw.exchange.reply import extended
 from fastgw.filters.api import (
     BodyHead,
     Duration,
@@ -21,14 +23,29 @@ from fastgw.filters.api import (
     Reply,
     Settings,
     Size,
+    WarningContext,
 )
 from fastgw.filters.policies.waf.crs import CrsUse
 from fastgw.filters.policies.waf.custom_rules import CustomRule, read_rules
-from fastgw.filters.policies.waf.inspection import Exclusion, Inspector, Match, score_of
+from fastgw.filters.policies.waf.inspection import (
+    Exclusion,
+    InspectedRequest,
+    Inspector,
+    Match,
+    RequestCopy,
+    TextTooLong,
+    score_of,
+)
 from fastgw.filters.policies.waf.rules import DEFAULT_RULES
+from fastgw.http.grpc.calls import is_grpc
 from fastgw.observe.metrics.families import WAF_ATTACKS
 
 MOST_BODY: Final = 128 * 1024
+AT_ONCE: Final = 2048
+"""Bytes of path and query, of headers, and of a body that are inspected on the event loop: 1 ms for random text. Longer
+ones go to a thread: RE2 works without the lock of the interpreter.
+"""
+_thread: Final = ThreadPoolExecutor(1, "waf")
 _SHOWN: Final = 12
 """Maximum number of matches in a log line."""
 
@@ -57,7 +74,8 @@ class Crs(Settings):
     """Directory of the rule set, with `rules/*.conf`. It is read when a process starts. Rules that look up addresses
     (REQUEST-910) and rules for responses are not used."""
     processes: Annotated[int, Meta(ge=1, le=256)] = 1
-    """Number of processes for the node. They are divided among the workers, of which each has at least one."""
+    """Number of processes for the node, of about 80 MiB each. They are divided among the workers, of which each has at
+    least one: with more workers than `processes` there are as many as workers."""
     deadline: Duration = 0.05
     """Maximum time for one request, including its time in the queue."""
     on_timeout: Literal["pass", "refuse"] = "pass"
@@ -72,8 +90,9 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
     Core Rule Set. A request whose score reaches `threshold` is answered 403 (`waf_blocked`) with the id of the request,
     and nothing of the rules; the log has the score, the rules and their tags. Path, query, headers and cookies are
     inspected before the route is known, the body after authentication and before it is forwarded: fields of forms,
-    strings of JSON, fields and file names of `multipart/form-data`, text of XML, or the text itself. Bodies with a
-    content coding are not inspected, unless `decompress` precedes; bodies of gRPC and of upgraded connections are not.
+    strings of JSON, fields and file names of `multipart/form-data`, text of XML, or the text itself. A body
+    with a content coding is refused, unless `decompress` precedes; bodies of gRPC and of upgraded connections are not
+    inspected.
 
     Rules do not replace safe code in a service: they stop known patterns, and new ones pass.
     """
@@ -103,6 +122,14 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
     def __post_init__(self) -> None:
         if self.rules == "none" and not self.custom and self.rules_file is None and self.crs is None:
             raise ValueError("no rules: expected at least one of `custom`, `rules_file` and `crs`")
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        workers = context.workers
+        if self.crs is not None and workers is not None and self.crs.processes < workers:
+            yield (
+                f"`crs.processes: {self.crs.processes}` is less than `workers: {workers}`: each worker has a process, "
+                f"so there are {workers}"
+            )
 
     def build(self, env: Env) -> Hooks:
         own = [each.rule() for each in self.custom]
@@ -142,12 +169,14 @@ class _WafUse:
 
     def request(self, exchange: Exchange) -> Outcome:
         """Inspect path, query, headers and cookies."""
-        found = self._inspector.inspect_head(exchange)
-        if found and score_of(found) >= self._threshold:
-            return self._refuse(exchange, found)
-        if self._crs is None or (self._body_bytes and exchange.request_body is not None and _has_plain_body(exchange)):
-            return None  # with a body, the CRS sees all at once
-        return self._ask_crs(self._crs, exchange, b"")
+        try:
+            found = self._inspector.inspect_head(exchange, AT_ONCE)
+        except TextTooLong:
+            copy = RequestCopy(exchange)
+            return self._decide_later(
+                lambda: self._inspector.inspect_head(copy), lambda found: self._decide_head(exchange, found)
+            )
+        return self._decide_head(exchange, found)
 
     def inspect_body(self, exchange: Exchange) -> Outcome:
         """Inspect the beginning of the body, together with the matches of the head."""
@@ -156,12 +185,38 @@ class _WafUse:
         head = body.head(self._body_bytes)
         if self._refuses_long and (body.bytes > self._body_bytes or (exchange.body_length or 0) > self._body_bytes):
             return exchange.refuse(Fault.BODY_TOO_LARGE, why=f"waf: the body is longer than {self._body_bytes} bytes")
-        found = self._inspector.inspect_body(exchange, head)
+        if len(head) > AT_ONCE:
+            copy = RequestCopy(exchange)
+            return self._decide_later(
+                lambda: self._find_all(copy, head), lambda found: self._decide_all(exchange, head, found)
+            )
+        return self._decide_all(exchange, head, self._find_all(exchange, head))
+
+    def _find_all(self, request: InspectedRequest, head: bytes) -> list[Match]:
+        """Return the matches in the beginning of a body, and if there are any, those in the head."""
+        found = self._inspector.inspect_body(request, head)
         if found:
             known = {match.rule.id for match in found}
-            found += [match for match in self._inspector.inspect_head(exchange) if match.rule.id not in known]
-            if score_of(found) >= self._threshold:
-                return self._refuse(exchange, found)
+            found += [match for match in self._inspector.inspect_head(request) if match.rule.id not in known]
+        return found
+
+    async def _decide_later(
+        self, find: Callable[[], list[Match]], decide: Callable[[list[Match]], Outcome]
+    ) -> Reply | None:
+        """Find the matches in the thread, and decide."""
+        outcome = decide(await asyncio.get_running_loop().run_in_executor(_thread, find))
+        return outcome if outcome is None or isinstance(outcome, Reply) else await outcome
+
+    def _decide_head(self, exchange: Exchange, found: list[Match]) -> Outcome:
+        if found and score_of(found) >= self._threshold:
+            return self._refuse(exchange, found)
+        if self._crs is None or (self._body_bytes and exchange.request_body is not None and _has_plain_body(exchange)):
+            return None  # with a body, the CRS sees all at once
+        return self._ask_crs(self._crs, exchange, b"")
+
+    def _decide_all(self, exchange: Exchange, head: bytes, found: list[Match]) -> Outcome:
+        if found and score_of(found) >= self._threshold:
+            return self._refuse(exchange, found)
         return None if self._crs is None else self._ask_crs(self._crs, exchange, head)
 
     async def _ask_crs(self, crs: CrsUse, exchange: Exchange, body: bytes) -> Reply | None:
@@ -197,17 +252,14 @@ def described(found: Sequence[Match]) -> str:
 def _refusal(exchange: Exchange, why: str) -> Reply:
     """Return the problem (RFC 9457) with the id of the request."""
     reply = exchange.refuse(Fault.WAF_BLOCKED, why=why)
-    if not exchange.request_id or not isinstance(reply.body, bytes):
-        return reply
-    problem = orjson.loads(reply.body) | {"request_id": exchange.request_id.decode("latin-1")}
-    return Reply(reply.status, orjson.dumps(problem), reply.fields, reply.fault)
+    return extended(reply, {"request_id": exchange.request_id.decode("latin-1")}) if exchange.request_id else reply
 
 
 def _has_plain_body(exchange: Exchange) -> bool:
     """Whether to wait for the body: not for streams of gRPC, in which the client waits for the first response."""
     if exchange.head.upgrade or exchange.method == b"CONNECT":
         return False
-    return not (exchange.field(b"content-type") or b"").lower().startswith(b"application/grpc")
+    return exchange.head.version != 20 or len(exchange.values(b"content-type")) != 1 or not is_grpc(exchange.head)
 
 
 def _exclusion_of(settings: Exclude) -> Exclusion:

@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple, final
+from typing import Final, NamedTuple, Protocol, final
 
-from fastgw.exchange.exchange import Exchange
-from fastgw.filters.policies.waf.body_values import CHARSETS, charset_of, form_values, values_of
+from fastgw.filters.policies.waf.body_values import form_values, values_of
+from fastgw.filters.policies.waf.content_type import CHARSETS, charset_of
 from fastgw.filters.policies.waf.normalization import IS_OVERLONG, SEPARATOR, decoded, normalized
 from fastgw.filters.policies.waf.rule_sets import rule_sets
 from fastgw.filters.policies.waf.rules import protocol
 from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule
 
-_PLAIN_QUERY: Final = re.compile(rb"[A-Za-z0-9_.,:@~/=&-]*").fullmatch
+_PLAIN_QUERY: Final = re.compile(
+    rb"[A-Za-z0-9_.,:@~/-]*(?:=[A-Za-z0-9_.,:@~/-]*)?(?:&[A-Za-z0-9_.,:@~/-]*(?:=[A-Za-z0-9_.,:@~/-]*)?)*"
+).fullmatch
 _ESCAPE: Final = re.compile(rb"%[0-9a-fA-F]{2}").search
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9a-fA-F]{2}|u[0-9a-fA-F]{4})").search
 _NAMES_FILE: Final = re.compile(rb"(?i)x[-_.]?file[-_.]?name").fullmatch
@@ -26,7 +28,8 @@ _SKIPPED: Final = frozenset(
         *(b"sec-fetch-site", b"sec-fetch-user", b"dpop"),
     )
 )
-"""Headers that are not searched: opaque credentials, and values with a grammar of their own."""
+"""Headers that are not searched: opaque credentials, and values with a grammar of their own. Values with `${` are,
+since services log any header (Log4Shell)."""
 _REMEMBERED: Final = 4096
 """Maximum number of header and cookie texts without matches that are remembered, each up to `_REMEMBERED_BYTES`."""
 _REMEMBERED_BYTES: Final = 1024
@@ -49,6 +52,43 @@ class Exclusion(NamedTuple):
         return rule.id in self.rules or not self.tags.isdisjoint(rule.all_tags)
 
 
+class TextTooLong(Exception):
+    """The text is longer than what is searched on the event loop."""
+
+
+class InspectedRequest(Protocol):
+    """Request as the rules see it: an `Exchange`, or a `RequestCopy` of one."""
+
+    @property
+    def raw_path(self) -> bytes: ...
+
+    @property
+    def path(self) -> bytes: ...
+
+    @property
+    def query(self) -> bytes | None: ...
+
+    @property
+    def headers(self) -> Iterable[tuple[bytes, bytes]]: ...
+
+    def values(self, name: bytes) -> list[bytes]:
+        """Return all values of a header, by its lower-case name."""
+
+
+@final
+class RequestCopy:
+    """Copy of a request for another thread: the exchange may end meanwhile."""
+
+    __slots__ = ("headers", "path", "query", "raw_path")
+
+    def __init__(self, request: InspectedRequest) -> None:
+        self.raw_path, self.path, self.query = request.raw_path, request.path, request.query
+        self.headers = tuple(request.headers)
+
+    def values(self, name: bytes) -> list[bytes]:
+        return [value for each, value in self.headers if each.lower() == name]
+
+
 class Match(NamedTuple):
     """A rule that matches. `target`: where; `name`: of the argument, cookie or header."""
 
@@ -61,7 +101,7 @@ class Match(NamedTuple):
 class Inspector:
     """Rules in use, with their exclusions. Raises `rule_sets.BadPattern`."""
 
-    __slots__ = ("_clean", "_exclusions", "_sets", "most_arguments", "rules")
+    __slots__ = ("_clean_cookies", "_clean_headers", "_exclusions", "_sets", "most_arguments", "rules")
 
     def __init__(self, rules: Iterable[Rule], exclusions: Sequence[Exclusion], most_arguments: int) -> None:
         total = [each for each in exclusions if each.is_total]
@@ -69,34 +109,40 @@ class Inspector:
         self._exclusions = [each for each in exclusions if not each.is_total]
         self._sets = rule_sets(self.rules.values())
         self.most_arguments = most_arguments
-        self._clean: set[bytes] = set()
+        # two sets: cookies are decoded before they are searched, other headers are not
+        self._clean_headers: set[bytes] = set()
+        self._clean_cookies: set[bytes] = set()
 
-    def inspect_head(self, exchange: Exchange) -> list[Match]:
-        """Return the matches in path, query, headers and cookies."""
+    def inspect_head(self, request: InspectedRequest, most: int | None = None) -> list[Match]:
+        """Return the matches in path, query, headers and cookies. `most`: bytes of path and query, and of headers, that
+        are searched here. Raises `TextTooLong` for more. Texts without matches that are remembered do not count.
+        """
         found: list[Match] = []
-        path = exchange.raw_path
+        path, query = request.raw_path, request.query
+        if most is not None and len(path) + len(query or b"") > most:
+            raise TextTooLong
         if b"%" in path:
             path = decoded(path, plus=False)
-            found += self._anomalies(exchange.raw_path, path, RequestPart.PATH)
-        found += self._matches(RequestPart.PATH, ((b"", path),))
-        query = exchange.query
+            found += self._anomalies(request.raw_path, path, RequestPart.PATH)
+        if not self._is_clean(RequestPart.PATH, (path,)):
+            found += self._matches(RequestPart.PATH, ((b"", path),))
         if query:
             found += self._inspect_query(query)
-        found += self._inspect_headers(exchange)
-        return self._without_excluded(exchange, found) if found else found
+        found += self._inspect_headers(request, most)
+        return self._without_excluded(request, found) if found else found
 
-    def inspect_body(self, exchange: Exchange, body: bytes) -> list[Match]:
+    def inspect_body(self, request: InspectedRequest, body: bytes) -> list[Match]:
         """Return the matches in a body, or in its beginning."""
         found: list[Match] = []
-        types = exchange.values(b"content-type")
+        types = request.values(b"content-type")
         if len(types) > 1:
             found += self._anomaly(protocol.SEVERAL_CONTENT_TYPES)
         content_type = types[0] if types else None
         if charset_of(content_type or b"") not in CHARSETS:
             found += self._anomaly(protocol.ODD_CHARSET)
-        if (exchange.field(b"content-encoding") or b"").strip().lower() not in _DECLARED_BINARY:
+        if any(each.strip().lower() not in _DECLARED_BINARY for each in request.values(b"content-encoding")):
             found += self._anomaly(protocol.ENCODED_BODY)
-            return self._without_excluded(exchange, found)
+            return self._without_excluded(request, found)
         values = values_of(content_type, body, self.most_arguments)
         if values.is_malformed:
             found += self._anomaly(protocol.BAD_MULTIPART)
@@ -104,8 +150,10 @@ class Inspector:
             found += self._anomaly(protocol.TOO_MANY_ARGUMENTS)
         found += self._inspect_arguments(values.arguments)
         if values.text:
-            found += self._matches(RequestPart.BODY, ((b"", decoded(values.text, plus=False)),))
-        return self._without_excluded(exchange, found)
+            text = decoded(values.text, plus=False)
+            if not self._is_clean(RequestPart.BODY, (text,)):
+                found += self._matches(RequestPart.BODY, ((b"", text),))
+        return self._without_excluded(request, found)
 
     # parts of a request
 
@@ -116,11 +164,16 @@ class Inspector:
                 return []
         pairs = form_values(query, self.most_arguments)
         found = self._anomaly(protocol.TOO_MANY_ARGUMENTS) if len(pairs) > self.most_arguments else []
-        return found + self._anomalies(query, b"", RequestPart.ARGUMENTS) + self._inspect_arguments(pairs)
+        if b"%" in query and _BAD_ESCAPE(query):
+            found += self._anomaly(protocol.BAD_PERCENT, RequestPart.ARGUMENTS)
+        return found + self._inspect_arguments(pairs)
 
     def _inspect_arguments(self, pairs: Sequence[tuple[bytes, bytes]]) -> list[Match]:
         found: list[Match] = []
-        texts = {text: name for name, value in dict.fromkeys(pairs) for text in (name, value) if text}
+        texts = {}
+        for name, value in pairs:
+            texts[name] = texts[value] = name
+        texts.pop(b"", None)
         whole = b"".join(texts)
         if b"\0" in whole or b"%" in whole or not whole.isascii():
             for text, name in texts.items():
@@ -130,50 +183,50 @@ class Inspector:
                     found += self._anomaly(protocol.OVERLONG_UTF8, RequestPart.ARGUMENTS, name)
                 if _ESCAPE(text):
                     found += self._anomaly(protocol.DEEP_ENCODING, RequestPart.ARGUMENTS, name)
+        if self._is_clean(RequestPart.ARGUMENTS, texts):
+            return found
         named = [*dict.fromkeys((name, text) for name, value in pairs for text in (name, value) if text)]
         return found + self._matches(RequestPart.ARGUMENTS, named)
 
-    def _inspect_headers(self, exchange: Exchange) -> list[Match]:
+    def _inspect_headers(self, request: InspectedRequest, most: int | None) -> list[Match]:
         found: list[Match] = []
         lines = [
             (name, b'filename="%b"' % value if _NAMES_FILE(name) else value)
-            for name, value in exchange.headers
-            if name.lower() not in _SKIPPED
+            for name, value in request.headers
+            if name.lower() not in _SKIPPED or b"${" in value
         ]
         text = b"\n".join([value for _, value in lines])
-        if text not in self._clean:
-            found += self._matches(RequestPart.HEADERS, lines)
-            if not found:
-                self._remember(text)
-        for line in exchange.values(b"cookie"):
-            if line not in self._clean:
-                of_cookies = self._matches(RequestPart.COOKIES, [*_cookies(line)])
-                if not of_cookies:
-                    self._remember(line)
-                found += of_cookies
+        cookies = [line for line in request.values(b"cookie") if line not in self._clean_cookies]
+        is_known = text in self._clean_headers
+        if most is not None and (0 if is_known else len(text)) + sum(map(len, cookies)) > most:
+            raise TextTooLong
+        if not is_known:
+            if self._is_clean(RequestPart.HEADERS, dict.fromkeys([value for _, value in lines])):
+                _remember(self._clean_headers, text)
+            else:
+                found += self._matches(RequestPart.HEADERS, lines)
+        for line in cookies:
+            named = [*_cookies(line)]
+            if self._is_clean(RequestPart.COOKIES, dict.fromkeys([text for _, text in named])):
+                _remember(self._clean_cookies, line)
+            else:
+                found += self._matches(RequestPart.COOKIES, named)
         return found
-
-    def _remember(self, text: bytes) -> None:
-        if len(text) <= _REMEMBERED_BYTES:
-            if len(self._clean) >= _REMEMBERED:
-                self._clean.clear()
-            self._clean.add(text)
 
     # matching
 
+    def _is_clean(self, target: RequestPart, texts: Iterable[bytes]) -> bool:
+        """Whether no rule matches: in one pass over all texts."""
+        return not self._sets[target].matches(SEPARATOR.join(map(normalized, texts)))
+
     def _matches(self, target: RequestPart, values: Sequence[tuple[bytes, bytes]]) -> list[Match]:
-        """Return the matches in some values: in one pass over all of them, and only if there are any, in each."""
-        rules = self._sets[target]
-        texts = {value: normalized(value) for value in dict.fromkeys([value for _, value in values])}
-        if not rules.matches(SEPARATOR.join(texts.values())):
-            return []
-        found: dict[int, Match] = {}
-        for name, value in values:
-            for rule in rules.matches(texts[value]):
-                # a rule counts once; further names matter only where one of them is excluded
-                if rule.id not in found or self._exclusions:
-                    found.setdefault(len(found) if self._exclusions else rule.id, Match(rule, target.value, name))
-        return [*found.values()]
+        """Return the matches in some values: in one pass over all of them, and if there are any, where they are."""
+        values = [*dict.fromkeys(values)]
+        texts = [normalized(value) for _, value in values]
+        rules = self._sets[target].matches(SEPARATOR.join(texts))
+        # a rule counts once; further values matter only where one of them is excluded
+        found = self._sets[target].locate(texts, rules, once=not self._exclusions) if rules else ()
+        return [Match(rule, target.value, values[index][0]) for index, rule in found]
 
     def _anomalies(self, raw: bytes, text: bytes, target: RequestPart) -> list[Match]:
         found: list[Match] = []
@@ -189,14 +242,14 @@ class Inspector:
         rule = self.rules.get(id)
         return [] if rule is None else [Match(rule, target, name)]
 
-    def _without_excluded(self, exchange: Exchange, found: list[Match]) -> list[Match]:
+    def _without_excluded(self, request: InspectedRequest, found: list[Match]) -> list[Match]:
         """Return the matches that count, each rule once."""
         kept: dict[int, Match] = {}
         for match in found:
             if not any(
                 each.covers(match.rule)
                 and (not each.arguments or match.name in each.arguments)
-                and (not each.paths or any(pattern.fullmatch(exchange.path) for pattern in each.paths))
+                and (not each.paths or any(pattern.fullmatch(request.path) for pattern in each.paths))
                 for each in self._exclusions
             ):
                 kept.setdefault(match.rule.id, match)
@@ -208,6 +261,13 @@ def _cookies(line: bytes) -> Iterator[tuple[bytes, bytes]]:
         name, _, value = pair.strip().partition(b"=")
         yield name, decoded(name, plus=False)
         yield name, decoded(value, plus=False)
+
+
+def _remember(clean: set[bytes], text: bytes) -> None:
+    if len(text) <= _REMEMBERED_BYTES:
+        if len(clean) >= _REMEMBERED:
+            clean.clear()
+        clean.add(text)
 
 
 def score_of(found: Iterable[Match]) -> int:

@@ -46,7 +46,9 @@ def decoded(text: bytes, plus: bool) -> bytes:
     for _ in range(DECODINGS):
         if b"%" not in text:
             break
-        text = unquote_to_bytes(_UNICODE_PERCENT(_of_hex, text))
+        if b"%u" in text or b"%U" in text:
+            text = _UNICODE_PERCENT(_of_hex, text)
+        text = unquote_to_bytes(text)
     return text
 
 
@@ -68,7 +70,8 @@ def normalized(text: bytes) -> bytes:
     if _SPECIAL_SPACE(text):
         text = _SPACES(_of_space, text.replace(b"\0", b""))
     if _IS_QUOTED(text):
-        bare = _QUOTING(b"", _FIELD_SEPARATORS(b" ", text))
+        bare = _FIELD_SEPARATORS(b" ", text) if b"$" in text or b"()" in text else text
+        bare = _QUOTING(b"", bare)
         if bare != text:
             return text + SEPARATOR + bare
     return text

@@ -1,13 +1,15 @@
 """Compiled rules: one automaton of RE2 for each part of a request, which finds all rules that match in one pass."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final, final
 
 import re2
 
 from fastgw.config.base.route_patterns import re2_options, re2_problem
+from fastgw.filters.policies.waf.normalization import SEPARATOR
 from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule
 
 _MEMORY: Final = 8 * 1024**2
@@ -55,15 +57,44 @@ class RuleSet:
             return self._whole.matches(text)
         return [rule for group in self._groups for rule in group.matches(text)]
 
+    def locate(self, texts: Sequence[bytes], rules: Collection[Rule], *, once: bool) -> list[tuple[int, Rule]]:
+        """Return the matches of these rules in the texts, as index of the text and rule, in this order. `once`: only
+        the first match of each rule. Raises `MemoryError` as `matches`.
+
+        Long texts are searched by halves, by automata for a few rules each: 200 random ones, one after the other by the
+        automaton for all rules, take 0.4 s.
+        """
+        if sum(map(len, texts)) <= _SHORT:
+            by_text = [(index, rule) for index, text in enumerate(texts) for rule in self._whole.matches(text)]
+            first_of = {rule.id: index for index, rule in reversed(by_text)}
+            return [(index, rule) for index, rule in by_text if not once or first_of[rule.id] == index]
+        wanted = {rule.id for rule in rules}
+        found: list[tuple[int, int, Rule]] = []
+        for number, group in enumerate(self._groups):
+            missing = {rule.id for rule in group.rules} & wanted
+            halves = [(0, len(texts))] if missing else []
+            while halves:
+                first, end = halves.pop()
+                matching = [rule for rule in group.matches(SEPARATOR.join(texts[first:end])) if rule.id in missing]
+                if matching and end - first > 1:
+                    middle = (first + end) // 2
+                    halves += ((middle, end), (first, middle))
+                    continue
+                for rule in matching:
+                    found.append((first, number * _GROUP + group.rules.index(rule), rule))
+                    if once:
+                        missing.discard(rule.id)
+        return [(index, rule) for index, _, rule in sorted(found, key=itemgetter(0, 1))]
+
 
 @final
 class _Automaton:
     """One automaton of RE2 for some rules."""
 
-    __slots__ = ("_rules", "_set")
+    __slots__ = ("_set", "rules")
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        self._rules = rules
+        self.rules = rules
         options = _options()
         options.max_mem = _MEMORY
         # RE2 does not report an automaton without enough memory, which matches nothing: the last pattern matches
@@ -88,8 +119,8 @@ class _Automaton:
             return ()
         if not found:
             raise MemoryError("an automaton of rules has exceeded its memory")
-        last = len(self._rules)
-        return [self._rules[index] for index in sorted(found) if index != last]
+        last = len(self.rules)
+        return [self.rules[index] for index in sorted(found) if index != last]
 
 
 def _options() -> Any:

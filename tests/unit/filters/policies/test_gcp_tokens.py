@@ -18,8 +18,9 @@ from fastgw.config.base.value_types import parse_endpoint
 from fastgw.config.settings.credentials import GcpIdToken
 from fastgw.config.settings.secrets import Secret
 from fastgw.errors import Fault
-from fastgw.filters.policies.credentials.gcp_tokens import GcpIdentity, GcpTokenSource
+from fastgw.filters.policies.credentials.gcp_tokens import GcpIdentity
 from fastgw.filters.policies.credentials.messages import FetchedRecord, Unavailable
+from fastgw.filters.policies.credentials.oauth_tokens import TokenSource
 from fastgw.http.fields import Fields
 from fastgw.upstream.client.http_client import Fetched
 
@@ -134,6 +135,6 @@ def test_keys_that_are_none(key: str) -> None:
 
 
 def test_sources_differ_by_audience() -> None:
-    one, other = (GcpTokenSource.of(GcpIdToken(audience=each)) for each in ("a", "b"))
+    one, other = (TokenSource.of(GcpIdToken(audience=each)) for each in ("a", "b"))
     assert one.key != other.key
     assert one.name == "http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/identity"

@@ -10,9 +10,13 @@ import pytest
 from fastgw.config import ConfigError
 from fastgw.filters.policies.request_id import RequestId
 from fastgw.filters.policies.waf import Waf
+from fastgw.filters.policies.waf import filter as waf_filter
 from fastgw.filters.policies.waf.body_values import values_of
 from fastgw.filters.policies.waf.normalization import decoded, normalized
+from fastgw.filters.policies.waf.rule_sets import rule_sets
+from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule, Severity
 from fastgw.testing import configured, run
+from tests.support.memory import Plane
 from tests.support.waf import form, get, in_json
 
 ATTACK = "1%27%20or%20%271%27=%271"
@@ -103,6 +107,8 @@ def test_mistakes_in_own_rules_are_errors(tmp_path: Path) -> None:
         in_json({"<script>alert(1)</script>": 1}),
         post("application/json", b'{"a": "\\u003cscript\\u003ealert(1)</script>"}'),
         post("application/json", b"a=<script>alert(1)</script>"),  # the type does not decide alone
+        post("application/json", b"{'a': '<script>alert(1)</script>'}"),  # JSON to Gson
+        post("application/json", b'{"b": 1, a: <script>alert(1)</script>}'),
         post("application/xml", b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>'),
         post("application/xml", b"<a><![CDATA[<script>alert(1)</script>]]></a>"),
         post("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n'
@@ -123,6 +129,84 @@ def test_attacks_in_bodies_reach_no_upstream(request_bytes: bytes) -> None:
     ran = run(WAF, request_bytes)
     assert ran.status == 403
     assert ran.requests == ()
+
+
+SCRIPT = b"<script>alert(1)</script>"
+FIELD = b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + SCRIPT + b"\r\n--b--\r\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(
+            b"--b\r\nContent-Disposition: form-data; " + disposition + b"\r\n\r\n" + SCRIPT + b"\r\n--b--\r\n"
+            for disposition in (
+                b'name="a"; x=" filename=y"',
+                b'name="a; filename=y"',
+                b"name='a; filename=y'",
+                b'name="a\\"; filename=\\"y"',
+                b'name="a"\r\nX-Y: ; filename=y',
+                b'name="a"; filename=""',  # a field to Go
+                b"name=\"a\"; filename*=utf-8''y",  # a field to PHP
+                b'name="a"; filename=""; filename="y"',
+            )
+        ),
+        b"--b--\r\n" + FIELD,  # PHP reads on
+        FIELD.replace(SCRIPT, b"x") + FIELD,
+        FIELD.replace(b"--b\r\n", b"--b or not\r\n"),
+        FIELD.replace(SCRIPT, b"x\n--b\r\nContent-Disposition: form-data; name=f; filename=g\r\n\r\n" + SCRIPT),
+        FIELD.replace(b"\r\n\r\n" + SCRIPT, b"\r\nContent-Transfer-Encoding: base64\r\n\r\nPHNjcmlwdD4="),
+        FIELD.replace(b"\r\n\r\n" + SCRIPT, b"\r\nContent-Type: text/plain;\r\n charset=ibm037\r\n\r\nx"),
+    ],
+)
+def test_no_reader_of_multipart_bodies_gets_an_attack(body: bytes) -> None:
+    """What some server takes for a field is inspected, or the body is refused as malformed."""
+    assert run(WAF, post("multipart/form-data; boundary=b", body)).status == 403
+
+
+def test_ordinary_uploads_pass() -> None:
+    """As browsers and curl send them: the content of a file is not inspected."""
+    upload = (
+        b'--b\r\nContent-Disposition: form-data; name="f"; filename="x.js"\r\nContent-Type: text/javascript\r\n\r\n'
+    )
+    field = b"--b\r\ncontent-disposition: form-data; name=a\r\n\r\nx\r\n"
+    body = field + upload + SCRIPT + b"\n\r\n--b--"
+    for ending in (b"", b"\r\n", b"  \r\n"):
+        assert run(WAF, post("multipart/form-data; boundary=b", body + ending)).passed
+    cut = body + b"x" * 20_000 + b"\r\n--b--\r\n"
+    for size in range(100, len(body)):  # the inspected beginning may end anywhere
+        assert run(configured(Waf, body_bytes=size), post("multipart/form-data; boundary=b", cut)).passed
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ("Content-Type: application/json", "Content-Encoding: gzip"),  # most services ignore it
+        ("Content-Type: application/grpc", "Content-Type: application/json"),
+        ("Content-Type: application/grpc",),  # gRPC needs HTTP/2
+        ("Content-Type: application/json; charset=utf-8; charset=ibm037",),
+    ],
+)
+def test_no_header_switches_the_inspection_of_a_body_off(headers: tuple[str, ...]) -> None:
+    body = b'{"a": "<script>alert(1)</script>"}'
+    head = "\r\n".join(["POST / HTTP/1.1", "Host: a", *headers, f"Content-Length: {len(body)}", "", ""])
+    assert run(WAF, head.encode() + body).status == 403
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Accept", "Accept-Language", "If-None-Match", "X-Any", "Cookie"])
+def test_no_header_takes_expressions_for_a_log(name: str) -> None:
+    assert run(WAF, get("/", f"{name}: ${{jndi:ldap://x/a}}")).status == 403
+
+
+def test_a_cookie_is_inspected_although_a_header_had_its_text() -> None:
+    text = "a=%3Cscript%3Ealert(1)%3C/script%3E"
+    plane = Plane({"routes": [{"name": "r", "upstream": "u", "filters": {"waf": {}}}]})
+    client = plane.client()
+    client.sends(get("/", f"X-Text: {text}"))
+    assert not client.received  # forwarded: headers are not decoded
+    client = plane.client()
+    client.sends(get("/", f"Cookie: {text}"))
+    assert bytes(client.received).startswith(b"HTTP/1.1 403 ")
 
 
 def test_the_rest_of_a_long_body_passes_or_the_request_is_refused() -> None:
@@ -146,6 +230,54 @@ def test_the_scores_of_head_and_body_add_up() -> None:
     )
     assert run(both, post("text/plain", b"two").replace(b"/api", b"/one")).status == 403
     assert run(both, post("text/plain", b"x").replace(b"/api", b"/one")).passed
+
+
+# long texts, which are searched in a thread
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        get("/?a=" + "x" * 3000 + f"&id={ATTACK}"),
+        get("/", "Cookie: a=" + "x" * 3000 + f"; b={ATTACK}"),
+        get("/", "X-Text: " + "x" * 3000 + "<script>alert(1)</script>"),
+        form("a=" + "x" * 3000 + f"&id={ATTACK}"),
+    ],
+)
+def test_long_texts_are_inspected_alike(request_bytes: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_thread = run(WAF, request_bytes)
+    monkeypatch.setattr(waf_filter, "AT_ONCE", 100_000)
+    on_the_loop = run(WAF, request_bytes)
+    assert in_thread.status == on_the_loop.status == 403
+    assert in_thread.record.fault_detail == on_the_loop.record.fault_detail
+
+
+@pytest.mark.parametrize("request_bytes", [get("/?a=" + "x" * 3000), form("a=" + "b+" * 3000)])
+def test_long_harmless_texts_pass(request_bytes: bytes) -> None:
+    assert run(WAF, request_bytes).passed
+
+
+def test_a_value_with_an_equals_sign_is_searched_as_one() -> None:
+    assert not run(WAF, get("/?q=onload=alert")).passed
+
+
+def test_matches_are_found_in_the_same_values_however_they_are_searched() -> None:
+    rules = tuple(
+        Rule(10000 + each, "custom", Severity.NOTICE, 1, frozenset((RequestPart.ARGUMENTS,)), pattern)
+        for each, pattern in enumerate((b"one", b"^two$", b"th.*ree", b"fo[^u]*ur", b"five", b"six", b"(?:a|b)c"))
+    )
+    found = rule_sets(rules)[RequestPart.ARGUMENTS]
+    texts = [b"one", b"two", b"th", b"ree", b"x", b"three one", b"fo", b"ur", b"six", b"bc ac two", b"two"]
+    for more in (1, 40):
+        held = texts * more
+        for once in (True, False):
+            expected, seen = [], set()
+            for index, text in enumerate(held):
+                for rule in found.matches(text):
+                    if not once or rule.id not in seen:
+                        expected.append((index, rule))
+                    seen.add(rule.id)
+            assert found.locate(held, found.matches(b"\0".join(held)), once=once) == expected
 
 
 # evasions

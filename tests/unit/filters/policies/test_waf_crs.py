@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,17 +13,22 @@ import pytest
 import uvloop
 from msgspec import msgpack
 
+from fastgw import config
+from fastgw.filters import TYPES
+from fastgw.filters.lint.warnings import warnings_of
 from fastgw.filters.policies.waf import Waf
-from fastgw.filters.policies.waf import crs as crs_module
 from fastgw.filters.policies.waf.crs import CrsUse
 from fastgw.filters.policies.waf.crs_program import CrsRequest, CrsSettings, CrsVerdict
 from fastgw.gateway.tables import CompileError
+from fastgw.helper_processes import shared_pool
 from fastgw.helper_processes.pool import HelperBusy, HelperDied, HelperError, HelperLate, HelperPool, try_program
 from fastgw.helper_processes.program import Program
+from fastgw.helper_processes.shared_pool import share_of
 from fastgw.http.http1.parser import parse_request
 from fastgw.http.malformed import Malformed
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.testing import configured, run
+from tests.support.memory import SERVICE
 from tests.support.waf import get, regression_cases
 
 RULES = "/usr/share/modsecurity-crs"
@@ -106,6 +112,24 @@ def test_a_refused_request_has_its_rules_in_the_log() -> None:
     assert ran.record.fault_detail == "CRS score 5: 942100 (attack-sqli)"
 
 
+@pytest.mark.parametrize("processes", [1, 2, 4, 5, 7, 16])
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 8])
+def test_the_processes_of_the_node_are_divided_exactly(processes: int, workers: int) -> None:
+    """Each worker has one at least, and there are no more than configured otherwise."""
+    shares = [share_of(processes, workers, slot) for slot in range(workers)]
+    assert sum(shares) == max(processes, workers)
+    assert max(shares) - min(shares) <= 1
+
+
+@pytest.mark.parametrize(("processes", "is_noted"), [(2, True), (4, False)])
+def test_fewer_processes_than_workers_are_noted(tmp_path: Path, processes: int, is_noted: bool) -> None:
+    file = tmp_path / "gw.json"
+    waf = {"crs": {"processes": processes}}
+    file.write_text(json.dumps({**SERVICE, "workers": 4, "filters": {"waf": waf}}))
+    notes = str([*warnings_of(config.load(str(file), TYPES).config)])
+    assert ("each worker has a process, so there are 4" in notes) is is_noted
+
+
 # without a verdict
 
 
@@ -156,14 +180,15 @@ def test_processes_are_divided_among_the_workers(monkeypatch: pytest.MonkeyPatch
         def start(self) -> None: ...
         def close(self) -> None: ...
 
-    monkeypatch.setattr(crs_module, "HelperPool", Recorded)
-    for processes, workers in ((1, 4), (4, 2), (5, 2)):
+    monkeypatch.setattr(shared_pool, "HelperPool", Recorded)
+    for processes, workers, slot in ((1, 4, 0), (4, 2, 1), (5, 2, 0), (5, 2, 1)):
         use = CrsUse(program(), processes, refuses=False)
-        services: Any = SimpleNamespace(workers=lambda count=workers: count, worker_loop=SimpleNamespace(loop=None))
+        loop = SimpleNamespace(loop=None)
+        services: Any = SimpleNamespace(workers=lambda count=workers: count, worker_loop=loop, slot=slot)
         use.start(services)
         use.start(services)  # another use of the filter
         use.stop()
-        assert use._pool is not None
+        assert use._pool._pool is not None
         use.stop()
-        assert use._pool is None
-    assert started == [1, 2, 3]
+        assert use._pool._pool is None
+    assert started == [1, 2, 3, 2]

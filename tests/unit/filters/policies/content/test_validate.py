@@ -167,7 +167,8 @@ def test_it_is_explained() -> None:
         ({}, "at least one of"),
         ({"body": {}}, "exactly one of"),
         ({"body": {"inline": {}, "schema": "x"}}, "."),
-        ({"body": {"inline": {}, "max_bytes": "1MiB"}}, "max_bytes"),
+        ({"body": {"inline": {}, "max_bytes": "9MiB"}}, "max_bytes"),
+        ({"body": {"inline": {}, "max_bytes": "1MiB"}, "mode": "report"}, "smaller `max_bytes`"),
     ],
 )
 def test_settings_that_cannot_be_meant(settings: dict[str, Any], wrong: str) -> None:

@@ -37,10 +37,18 @@ def measured(text: str, variables: Any = None) -> Any:
         ("{a(x: {y: [1.5e3, {z: ENUM}], w: null}) ... on B @include(if: $n) {c} ...F} fragment F on B {d {e}}", 2, 4),
         ('{a(x: """block "quoted" \\""" {b}""", y: "\\u{1F600}\\"") # comment {\n}', 1, 1),
         ("\ufeff,{a,,b}", 1, 2),
+        ("query Q($d: Int = 90) {a(first: $d) {b}}", 2, 1 + 90),
+        ("fragment F on A {a(first: $d) {b}} query Q($x: [Int!]! = [1], $d: Int! = 90 @c) {...F}", 2, 1 + 90),
+        ("query Q($n: Int = 90) {a(first: $n) {b}}", 2, 1 + 7),
+        ("{a(first: 1e3) {b}}", 2, 1 + 1000),
+        ('{a(first: "1000") {b}}', 2, 1 + 1000),
+        ("{a(first: $float) {b}}", 2, 1 + 1000),
+        ("{a(first: $text) {b}}", 2, 1 + 1000),
+        ("{a(first: %s) {b}}" % ("9" * 400), 2, CEILING),
     ],
 )
 def test_depth_and_cost(text: str, depth: int, cost: int) -> None:
-    operation = measured(text, {"n": 7, "other": "x"})
+    operation = measured(text, {"n": 7, "other": "x", "float": 1e3, "text": "1000"})
     assert (operation.measures.depth, operation.measures.cost) == (depth, cost)
 
 
@@ -154,6 +162,8 @@ PERSISTED = {"persistedQuery": {"version": 1, "sha256Hash": HASH}}
         ({}, {"query": "{a"}, 400, "GRAPHQL_PARSE_FAILED"),
         ({}, {"query": 1}, 400, "BAD_REQUEST"),
         ({}, b'{"query": "{a}", "query": "{b}"}', 400, "BAD_REQUEST"),
+        ({}, {"query": "{a}", "Query": "{b}"}, 400, "BAD_REQUEST"),  # one name to encoding/json of Go
+        ({}, {"query": "{a}", "variable\u017f": {}}, 400, "BAD_REQUEST"),
         ({}, b"{", 400, "BAD_REQUEST"),
         ({}, {}, 400, "BAD_REQUEST"),
         ({"max_depth": 2}, {"query": "{a {b {c}}}"}, 400, "BAD_REQUEST"),
@@ -183,6 +193,7 @@ PERSISTED = {"persistedQuery": {"version": 1, "sha256Hash": HASH}}
         ({"persisted_queries": [HASH]}, {"query": "{b}"}, 403, "FORBIDDEN"),
         ({}, {"query": "{b}", "extensions": PERSISTED}, 400, "BAD_REQUEST"),
         ({"mode": "report"}, {"query": "{a"}, 200, ""),
+        ({"mode": "report", "max_bytes": 100}, {"query": "{a}" + " " * 100}, 200, ""),
     ],
 )
 def test_a_body_is_within_the_limits(limits: dict[str, Any], body: Any, status: int, code: str | None) -> None:
@@ -205,6 +216,8 @@ def test_a_body_is_within_the_limits(limits: dict[str, Any], body: Any, status: 
         (get("a=b"), 400),
         (post(b"{a}", "application/graphql"), 200),
         (post({"query": "{a}"}, "text/plain"), 415),
+        (post({"query": "{a}"}, "application/json; charset=UTF-8"), 200),
+        (post({"query": "{a}", "+AHE-uery": "{b}"}, "application/json; charset=utf-7"), 415),
         (post({"query": "{a}"}, target="/?query=" + quote("{b}")), 400),
         (post({"query": "{a}"}, fields="Content-Encoding: gzip\r\n"), 415),
         (b"DELETE / HTTP/1.1\r\nHost: a.test\r\n\r\n", 405),

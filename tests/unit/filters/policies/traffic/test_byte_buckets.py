@@ -6,7 +6,7 @@ import pytest
 
 from fastgw.config.base.value_types import parse_byte_rate, write_byte_rate
 from fastgw.filters.policies.traffic import Bandwidth, byte_buckets
-from fastgw.filters.policies.traffic.byte_buckets import NodeByteLimit, OwnBucket, terms_of
+from fastgw.filters.policies.traffic.byte_buckets import NodeByteLimit, OwnBucket, combined, terms_of
 from fastgw.shm.rate_limit_table import own_table
 
 
@@ -52,6 +52,31 @@ def test_a_rest_smaller_than_a_portion_is_given(clock: Clock) -> None:
     assert bucket.take_bytes(50) == 0
     clock.now += 0.051
     assert bucket.take_bytes(50) == 50
+
+
+@pytest.mark.parametrize("slow_first", [False, True])
+def test_of_two_each_limits_and_none_is_charged_for_more(clock: Clock, slow_first: bool) -> None:
+    """Two bodies of one key, each with a bandwidth of its own: 3,000 bytes a second together, 2,000 each."""
+    limit = NodeByteLimit(own_table(), b"n", terms_of(3000, 750))
+    pairs = [(OwnBucket(terms_of(2000, 500)), limit.bucket(b"k")) for _ in range(2)]
+    buckets = [combined(*(pair if slow_first else pair[::-1])) for pair in pairs]
+    begun, taken = clock.now, [0, 0]
+    while clock.now - begun < 5:
+        for index, bucket in enumerate(buckets):
+            taken[index] += bucket.take_bytes(100_000)
+        clock.now += 0.05
+    passed = clock.now - begun
+    assert sum(taken) <= 750 + 3000 * passed + 1
+    assert max(taken) <= 500 + 2000 * passed + 1
+    assert sum(taken) >= 0.8 * 3000 * passed
+    assert all(bucket.seconds_until(100_000) >= 0 for bucket in buckets)
+    one = buckets[0]
+    alone = 0
+    begun = clock.now
+    while clock.now - begun < 5:
+        alone += one.take_bytes(100_000)
+        clock.now += 0.05
+    assert 0.8 * 2000 * (clock.now - begun) <= alone <= 500 + 2000 * (clock.now - begun) + 1
 
 
 @pytest.mark.parametrize("text", ["1MiB/s", "500B/s", "1GB/s"])

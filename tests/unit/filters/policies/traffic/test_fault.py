@@ -56,6 +56,7 @@ def test_a_header_says_who_is_tested() -> None:
 def test_a_client_may_ask_where_it_is_allowed() -> None:
     allowed = plane_of(by_client=True)
     assert status(allowed, b"X-Fastgw-Fault-Abort: 429\r\n") == 429
+    assert status(allowed, b"X-Fastgw-Fault-Abort: 205\r\n") == 205
     assert status(allowed, b"X-Fastgw-Fault-Abort: 99\r\n") == 200
     assert status(allowed, b"X-Fastgw-Fault-Abort: 4 2\r\n") == 200
     assert status(allowed, b"X-Fastgw-Fault-Delay: 0\r\n") == 200

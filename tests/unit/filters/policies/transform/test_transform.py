@@ -9,6 +9,8 @@ import pytest
 
 from fastgw.filters.policies.content_coding import Compress
 from fastgw.filters.policies.transform import Transform
+from fastgw.filters.policies.transform.compiled_change import compile_change
+from fastgw.filters.policies.transform.values import IN_HELPER, CostlyBody
 from fastgw.testing import ConfigError, Ran, configured, run
 
 JSON = b"application/json"
@@ -245,7 +247,7 @@ def test_a_stream_is_cut_off_at_what_cannot_be_mapped(head: bytes) -> None:
     ("settings", "error"),
     [
         ({}, "expected `request` or `response`"),
-        ({"request": {}}, "expected `json` or `template`"),
+        ({"request": {}}, "expected `json`, `template`, `jq` or `jsonata`"),
         ({"request": {"json": {}}}, "expected at least one of wrap"),
         ({"request": {"json": {"allow": ["a"]}, "template": {}}}, "mutually exclusive"),
         ({"request": {"json": {"allow": ["a..b"]}}}, "empty step"),
@@ -260,7 +262,12 @@ def test_a_stream_is_cut_off_at_what_cannot_be_mapped(head: bytes) -> None:
         ({"request": {"json": {"set": {"a": "{"}}}}, "single brace"),
         ({"response": {"template": {"a": ["{{ " + "a || " * 300 + "b }}"]}}}, "expected at most 1000"),
         ({"response": {"template": {"a": "{{ " + "[" * 40 + "a" + "]" * 40 + " }}"}}}, "nested too deeply"),
-        ({"response": {"json": {"deny": ["a"]}, "max_bytes": "1MiB"}}, "max_bytes"),
+        ({"response": {"json": {"deny": ["a"]}, "max_bytes": "9MiB"}}, "max_bytes"),
+        ({"request": {"jq": ".", "template": 1}}, "`template` and `jq` are mutually exclusive"),
+        ({"request": {"jq": ".", "output": "form", "on_timeout": "pass"}}, "keep their content type"),
+        ({"request": {"jq": ".", "deadline": "31s"}}, "deadline"),
+        ({"request": {"jsonata": "a +"}}, "not a JSONata expression: Unexpected end of expression (character 3)"),
+        ({"request": {"jsonata": "$eval(a)"}}, "$eval would run data as an expression"),
     ],
 )
 def test_mistakes(settings: dict[str, Any], error: str) -> None:
@@ -282,11 +289,34 @@ def test_in_shadow_nothing_changes() -> None:
     assert (ran.sent_body, ran.body) == (b'{"s":1}', b'{"s":1}')
 
 
-@pytest.mark.parametrize("rules", [{"set": {"*.x": 1}}, {"move": {"*.a": "*.b"}}, {"default": {"*.*.x": 1}}])
-def test_paths_that_match_very_many_values_are_refused(rules: dict[str, Any]) -> None:
-    transform = configured(Transform, request={"json": rules})
-    assert run(transform, post(b"[" + b",".join([b'{"a":{}}'] * 5001) + b"]")).status == 400
-    assert run(transform, post(b"[" + b",".join([b'{"a":{}}'] * 100) + b"]")).passed
+@pytest.mark.parametrize(
+    ("rules", "elements"),
+    [
+        ({"set": {"*.x": 1}}, 401),
+        ({"move": {"*.a": "*.b"}}, 401),
+        ({"default": {"*.*.x": 1}}, 401),
+        ({"set": {"x": "{{ length(@) }}"}, "wrap": "l"}, 401),
+        ({"set": {"y": 1}, "wrap": "l"}, 8002),
+    ],
+)
+def test_bodies_of_which_very_many_values_are_opened_are_left_to_a_helper_process(
+    rules: dict[str, Any], elements: int
+) -> None:
+    request = configured(Transform, request={"json": rules}).request
+    assert request is not None
+    change = compile_change(request)
+    few = b"[" + b",".join([b'{"a":{}}'] * 100) + b"]"
+    many = b"[" + b",".join([b'{"a":{}}'] * elements) + b"]"
+    assert change(few, lambda name: None)
+    with pytest.raises(CostlyBody):
+        change(many, lambda name: None)
+    assert compile_change(request, IN_HELPER)(many, lambda name: None)
+
+
+def test_a_costly_body_is_transformed_in_a_helper_process() -> None:
+    transform = configured(Transform, request={"json": {"set": {"*.x": 1}}, "deadline": "30s"})
+    ran = run(transform, post(b"[" + b",".join([b'{"a":1.10}'] * 500) + b"]"), timeout=60)
+    assert ran.sent_body == b"[" + b",".join([b'{"a":1.10,"x":1}'] * 500) + b"]"
 
 
 def test_line_ends_of_events_of_all_kinds() -> None:

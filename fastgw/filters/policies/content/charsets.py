@@ -1,0 +1,15 @@
+"""Charsets of bodies that are checked as UTF-8."""
+
+import re
+from typing import Final
+
+_UTF8: Final = re.compile(rb';[ \t]*charset[ \t]*=[ \t]*(?:"(?:utf-?8|us-ascii)"|(?:utf-?8|us-ascii)(?=[ \t]*(?:;|$)))')
+
+
+def is_utf8(content_type: bytes) -> bool:
+    """Whether text of this content type is UTF-8: without `charset`, with this one, or with its subset US-ASCII.
+
+    Servers decode by the parameter: in UTF-7, `+AHE-uery` is another name of a member than the one that was checked.
+    """
+    kind = content_type.lower()
+    return kind.count(b"charset") == len(_UTF8.findall(kind))

@@ -1,0 +1,60 @@
+"""Compiled change: the function from a body to the one that replaces it, for the settings of one direction."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from fastgw.filters.policies.transform.expressions import compile_jq, compile_jsonata
+from fastgw.filters.policies.transform.forms import form_to_json, json_to_form
+from fastgw.filters.policies.transform.json_mapping import JsonFunction, compile_mapping, compile_template
+from fastgw.filters.policies.transform.values import AT_ONCE, CostlyBody, UnmappableBody, Variables
+from fastgw.filters.policies.transform.xml_reading import compile_xml_input
+from fastgw.filters.policies.transform.xml_writing import compile_xml_template
+from fastgw.http.json_projection import CostlyJson, Projection
+from fastgw.http.strict_json import InvalidJson
+
+if TYPE_CHECKING:
+    from fastgw.filters.policies.transform.filter import BodyChange
+
+_EVERYTHING: Final = Projection()
+
+
+def compile_change(change: BodyChange, most: int = AT_ONCE) -> JsonFunction:
+    """Return the function for these settings. Raises `ValueError`. `most`: maximum number of values of a body that are
+    opened one by one, above which the function raises `CostlyBody`.
+    """
+    mapped = _mapped(change, most)
+    if change.input == "json" and change.output == "json":
+        return mapped
+    read = (
+        compile_xml_input(change.xml) if change.xml is not None else form_to_json if change.input == "form" else _same
+    )
+    if change.xml_template is not None:
+        build = compile_xml_template(change.xml_template)
+        return lambda body, variables: build(mapped(read(body), variables), variables)
+    write = json_to_form if change.output == "form" else _same
+    return lambda body, variables: write(mapped(read(body), variables))
+
+
+def _mapped(change: BodyChange, most: int) -> JsonFunction:
+    if change.json is not None:
+        return compile_mapping(change.json, most)
+    if change.template is not None:
+        return compile_template(change.template, most)
+    if change.jq is not None:
+        return compile_jq(change.jq)
+    return partial(_checked_only, most) if change.jsonata is None else compile_jsonata(change.jsonata)
+
+
+def _checked_only(most: int, body: bytes, variables: Variables) -> bytes:
+    try:
+        return _EVERYTHING.apply(body, most)
+    except CostlyJson as error:
+        raise CostlyBody(str(error)) from error
+    except InvalidJson as error:
+        raise UnmappableBody(str(error)) from error
+
+
+def _same(body: bytes) -> bytes:
+    return body

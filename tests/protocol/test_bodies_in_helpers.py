@@ -1,0 +1,147 @@
+"""Bodies that are transformed or validated in helper processes: large ones, jq and JSONata, through a gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.protocol.test_transform import JSON, whole
+from tests.support.lanes import Kind, Lane, Lanes, running
+
+LARGE = 300 * 1024
+ENDLESS = "def f: f; f"
+
+
+def _kind(request: dict[str, Any] | None, response: dict[str, Any] | None) -> Kind:
+    directions = {"request": request, "response": response}
+    return Kind(route={"filters": {"transform": {name: each for name, each in directions.items() if each is not None}}})
+
+
+LARGE_RULES = {"json": {"deny": ["secret"], "set": {"by": "{consumer.name}", "n": "{{ n }}"}}, "max_bytes": "1MiB",
+               "deadline": "30s"}  # fmt: skip
+KINDS = {
+    "large": _kind(LARGE_RULES, LARGE_RULES),
+    "jq": _kind(
+        {"jq": ".items | map(.id)", "deadline": "30s"}, {"jq": "[.a + 1, env, $ENV, input_filename]", "deadline": "30s"}
+    ),
+    "jsonata": _kind({"jsonata": "$sum(items.price)", "deadline": "30s"}, None),
+    "validated": Kind(
+        route={
+            "filters": {
+                "validate": {
+                    "body": {
+                        "inline": {"properties": {"n": {"type": "integer"}}},
+                        "max_bytes": "1MiB",
+                        "deadline": "30s",
+                    }
+                }
+            }
+        }
+    ),
+    "endless": _kind({"jq": ENDLESS, "deadline": "1s"}, None),
+    "endless_pass": _kind(None, {"jq": ENDLESS, "deadline": "1s", "on_timeout": "pass"}),
+}
+
+
+@pytest.fixture(scope="module")
+def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
+    yield from running(Lanes(tmp_path_factory.mktemp("transform-helpers"), KINDS, count=4))
+
+
+@pytest.fixture
+def lane(lanes: Lanes, request: pytest.FixtureRequest) -> Iterator[Lane]:
+    lane = lanes.take(request.param)
+    yield lane
+    lane.end()
+
+
+def on(kind: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("lane", [kind], indirect=True)
+
+
+def _large(number: bytes) -> bytes:
+    return b'{"n": %b, "secret": 1, "filler": "%b"}' % (number, b"x" * LARGE)
+
+
+def _kept(number: bytes) -> bytes:
+    return b'{"n":%b,"filler":"%b"}' % (number, b"x" * LARGE)
+
+
+@on("large")
+def test_large_bodies_are_transformed_and_keep_their_numbers(lane: Lane) -> None:
+    got, response = lane.forward(lane.post(_large(b"1.10"), JSON), whole(_large(b"12345678901234567890123")))
+    assert (got.body, response.body) == (_kept(b"1.10"), _kept(b"12345678901234567890123"))
+
+
+@on("large")
+def test_invalid_large_bodies_are_refused_and_the_connection_goes_on(lane: Lane) -> None:
+    client = lane.client()
+    for bad in (b'{"a": 1, "a": "%b"}' % (b"x" * LARGE), b'{"a": "%b\xff"}' % (b"x" * LARGE), b"[" * LARGE):
+        client.send(lane.post(bad, JSON))
+        assert client.read_response().status == 400
+    client.send(lane.post(b'{"a": "%b"}' % (b"x" * 1024**2), JSON))
+    assert client.read_response().status == 413
+    client = lane.client()
+    client.send(lane.get())
+    lane.origin.accept_next().answer(whole(b'{"a":1,"a":"%b"}' % (b"x" * LARGE)))
+    assert client.read_response().status == 502
+
+
+@on("large")
+def test_a_client_that_leaves_during_the_transformation_disturbs_nobody(lane: Lane) -> None:
+    leaving = lane.client()
+    leaving.send(lane.post(_large(b"1"), JSON))
+    leaving.close()
+    got, response = lane.forward(lane.post(_large(b"2"), JSON), whole(_large(b"3")))
+    assert (got.body, response.body) == (_kept(b"2"), _kept(b"3"))
+
+
+@on("jq")
+def test_jq_builds_the_bodies_and_sees_neither_environment_nor_files(lane: Lane) -> None:
+    got, response = lane.forward(lane.post(b'{"items": [{"id": 1}, {"id": "x"}]}', JSON), whole(b'{"a": 41}'))
+    assert (got.body, response.body) == (b'[1,"x"]', b"[42,{},{},null]")
+
+
+@on("jq")
+def test_jq_refuses_bodies_that_it_cannot_keep_exactly_and_those_on_which_it_fails(lane: Lane) -> None:
+    client = lane.client()
+    for bad in (b'{"items": [{"id": 9007199254740993}]}', b'{"items": 1}', b'{"items": [], "items": []}', b"{"):
+        client.send(lane.post(bad, JSON))
+        assert client.read_response().status == 400
+
+
+@on("jsonata")
+def test_jsonata_builds_the_body(lane: Lane) -> None:
+    got, _ = lane.forward(lane.post(b'{"items": [{"price": 1.5}, {"price": 2}]}', JSON), whole(b""))
+    assert got.body == b"3.5"
+
+
+@on("validated")
+def test_large_bodies_are_validated_and_forwarded_as_they_are(lane: Lane) -> None:
+    client = lane.client()
+    for bad, keyword in (
+        (_large(b'"x"'), b"type"),
+        (b'{"n": 1, "n": "%b"}' % (b"x" * LARGE), b"json"),
+        (_large(b"1")[:-1], b"json"),
+    ):
+        client.send(lane.post(bad, JSON))
+        response = client.read_response()
+        assert (response.status, keyword in response.body) == (400, True)
+    got, response = lane.forward(lane.post(_large(b"1"), JSON), whole(b"{}"))
+    assert got.body == _large(b"1")
+    assert got.get(b"Content-Length") == b"%d" % len(_large(b"1"))
+
+
+@on("endless")
+def test_an_expression_that_does_not_end_is_killed_and_the_request_answered_504(lane: Lane) -> None:
+    client = lane.client()
+    client.send(lane.post(b"{}", JSON))
+    assert client.read_response().status in (503, 504)  # 503: the process that was killed is being replaced
+
+
+@on("endless_pass")
+def test_an_expression_that_does_not_end_lets_the_body_pass_where_configured(lane: Lane) -> None:
+    _, response = lane.forward(lane.get(), whole(b'{"a": 1.10}'))
+    assert response.body == b'{"a": 1.10}'
