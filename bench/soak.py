@@ -29,7 +29,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 
 MIB: Final = 1 << 20
-START_S: Final = 30.0
+START_S: Final = 180.0
 ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 REQUESTS: Final = 20
 """Maximum number of requests on one connection."""

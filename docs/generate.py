@@ -20,7 +20,8 @@ from fastgw.config.decoding.json_schema import field_docs
 from fastgw.filters import TYPES
 from fastgw.filters.plugins.reference_docs import as_markdown, settings_as_markdown
 from fastgw.http.http1.serializer_reference import PHRASES
-from fastgw.observe.access_log.formats import FORMATS, masker
+from fastgw.observe.access_log.formats import masker
+from fastgw.observe.access_log.line_formats import FORMATS, source_name
 from fastgw.observe.access_log.record import Record
 from fastgw.runtime.node.metrics import FAMILIES
 
@@ -57,6 +58,8 @@ MEANINGS: Final[Mapping[str, str]] = {
         "status. Left out if there are none."
     ),
     "grpc_status": "Status that a gRPC call has ended with: `OK`, `UNAVAILABLE` and others. Left out otherwise.",
+    "trace_id": "The [trace](../guides/tracing.md) of the request, 32 hexadecimal digits. Left out without traces.",
+    "span_id": "The span of the request in it, 16 hexadecimal digits. Left out without traces.",
     "cache": (
         "What the filter `cache` did: `hit`, `stale`, `revalidated`, `miss`, `collapsed` (answered with the response "
         "to an equal request) or `bypass`. Left out on routes without the filter."
@@ -76,11 +79,19 @@ def log() -> Iterator[str]:
 access_logs:
   - {sink: stdout, format: json}
   - {sink: access.log, format: combined, redact: [ticket]}
+  - {sink: errors.log, fields: [time, route, status, header.X-Tenant], only: {status: 5xx}}
 ```
 
 A line has at most 4,096 bytes; values that are too long are truncated and end in `...`. `json` writes every field in
-every line, `null` where there is no value. `ecs` (Elastic Common Schema) leaves empty fields out. `combined` is
-the format of Apache and nginx. Control characters are escaped, so no client can forge a line.
+every line, `null` where there is no value. `ecs` (Elastic Common Schema) leaves empty fields out, and so does `gelf`
+(Graylog Extended Log Format), which has the names of `json` with `_` before them. `combined` and `common` are the
+formats of Apache and nginx. `w3c` is the W3C Extended Log File Format: `-` where there is no value, `+` for white
+space; each worker begins a file with the directives `#Version`, `#Software` and `#Fields`. Control characters are
+escaped, so no client can forge a line.
+
+[`fields`](settings.md#access_logs) chooses the fields of `json`, `ecs`, `gelf` and `w3c`: names of the left column,
+headers (`header.NAME`, `response_header.NAME`), and texts of them (`caller={consumer}@{client}`). In `ecs` headers and
+texts are `labels.…`. `only`, `sample`, `sample_routes` and `always` choose the requests that have a line.
 
 | `json` | `ecs` | meaning |
 |---|---|---|"""
@@ -97,9 +108,10 @@ the format of Apache and nginx. Control characters are escaped, so no client can
     fixed = {name: value for name, value in fixed.items() if name not in ("event.duration", "event.outcome")}
     listed = ", ".join(f"`{name}` ({_plain(value)})" for name, value in fixed.items())
     yield f"`ecs` has these as well: {listed}, and `event.outcome`: `success` for a status below 400, else `failure`."
-    yield "\nThe same exchange in the three formats:"
-    for name, kind in (("json", "json"), ("ecs", "json"), ("combined", "text")):
-        yield f"\n```{kind}\n{FORMATS[name](_EXAMPLE, masker(())).decode().rstrip()}\n```"
+    yield "\nThe same exchange in all formats:"
+    for make in FORMATS.values():
+        line = make(_EXAMPLE, masker(())).decode().rstrip().replace(f'"{source_name()}"', '"gateway-1"', 1)
+        yield f"\n```{'json' if line.startswith('{') else 'text'}\n{line}\n```"
     yield """\
 
 Values of parameters that usually are secrets (`token`, `password`, `code`, `api_key` and others) are replaced by
@@ -211,8 +223,7 @@ def commands() -> Iterator[str]:
 | `USR1` | reopens log files |
 | `TERM`, `QUIT` | finishes requests in flight, then stops |
 | `INT` | stops at once |"""
-    group: Any = typer.main.get_command(app)
-    for name, command in group.commands.items():
+    for name, command in _leaves(typer.main.get_command(app)):
         arguments = [each for each in command.params if each.param_type_name == "argument"]
         options = [each for each in command.params if each.param_type_name == "option" and not each.hidden]
         usage = " ".join(each.metavar if each.required else f"[{each.metavar}]" for each in arguments)
@@ -223,6 +234,15 @@ def commands() -> Iterator[str]:
         for each in options:
             value = "" if each.is_flag else f" {each.metavar or _choices(each.type)}"
             yield f"- `{', '.join(each.opts)}{value}`: {each.help}"
+
+
+def _leaves(group: Any) -> Iterator[tuple[str, Any]]:
+    """The commands of a group and of its groups, with their names: `audit verify`."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from ((f"{name} {inner}", leaf) for inner, leaf in _leaves(command))
+        else:
+            yield name, command
 
 
 def _choices(kind: Any) -> str:

@@ -51,6 +51,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+audit_app = typer.Typer(help="Audit logs.", no_args_is_help=True)
+app.add_typer(audit_app, name="audit")
 
 
 T = TypeVar("T")
@@ -59,6 +61,26 @@ T = TypeVar("T")
 class Format(StrEnum):
     TEXT = "text"
     JSON = "json"
+
+
+class AnalyticsFormat(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+class By(StrEnum):
+    ROUTE = "route"
+    CONSUMER = "consumer"
+    PLAN = "plan"
+    STATUS = "status"
+    METHOD = "method"
+
+
+class AnalyticsStep(StrEnum):
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
 
 
 class FilterFormat(StrEnum):
@@ -91,6 +113,8 @@ STDIN: Final = "-"
 """Argument in place of a file's name."""
 _LIKE_TOML: Final = re.compile(rb"^(\[\[?[\w.\"' -]+\]\]?[ \t]*(#.*)?\r?|[\w.-]+[ \t]*=[ \t]*\S.*)$", re.MULTILINE)
 """Matches a line that begins a table, or assigns a value to a key."""
+MORE_FILES: Final = {"allow_extra_args": True}
+"""Settings of commands that refuse further arguments themselves (`_expect_one_file`), with a hint."""
 FileArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="A configuration (YAML, TOML or JSON); - reads it from stdin.")
 ]
@@ -220,14 +244,17 @@ def run(
         raise typer.BadParameter("expected a file, or --listen and --to")
 
 
-@app.command()
+@app.command(context_settings=MORE_FILES)
 def check(
+    context: typer.Context,
     file: FileArgument,
     syntax: SyntaxOption = Syntax.YAML,
     extension_dir: ExtensionDirOption = None,
     answer: FormatOption = Format.TEXT,
 ) -> None:
     """Check a configuration and report all errors and notes."""
+    _expect_one_file(context)
+    from fastgw.analytics.usage import why_not_analytics
     from fastgw.cache.tiers.disk_claims import why_not_disk
     from fastgw.filters import TYPES
     from fastgw.gateway.compiler import compile
@@ -252,6 +279,10 @@ def check(
             notes.append(
                 config.Problem(file, 0, 0, "quotas.file", f"{reason}: counters would be lost when the gateway stops")
             )
+        if (audit := loaded.config.audit) and (reason := why_not(audit.path)):
+            notes.append(config.Problem(file, 0, 0, "audit.path", f"{reason}: entries would wait in memory"))
+        if (kept := loaded.config.analytics) and (reason := why_not_analytics(kept.path)):
+            notes.append(config.Problem(file, 0, 0, "analytics.path", f"{reason}: counts would wait in memory"))
         for name, each in loaded.config.caches.items():
             if each.disk is not None and (reason := why_not_disk(each.disk.path)):
                 notes.append(config.Problem(file, 0, 0, f"caches.{name}.disk.path", reason))
@@ -495,6 +526,47 @@ def status(
 
 
 @app.command()
+def analytics(
+    by: Annotated[By, typer.Option(help="Kind of the rows.")] = By.ROUTE,
+    since: Annotated[
+        str, typer.Option(metavar="TIME", help="Begin: 7d before now, or a time such as 2026-01-31T00:00:00Z.")
+    ] = "24h",
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="End, in the same form. Default: now.")] = None,
+    step: Annotated[
+        AnalyticsStep | None, typer.Option(help="Rows for each step of the time. Default: one for all.")
+    ] = None,
+    route: Annotated[str | None, typer.Option(metavar="NAME", help="Only this route.")] = None,
+    consumer: Annotated[str | None, typer.Option(metavar="NAME", help="Only this consumer.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="Maximum number of rows.")] = 1000,
+    file: ConfigOption = None,
+    name: NameOption = None,
+    admin: AdminOption = None,
+    token_file: TokenOption = None,
+    certificate: CertificateOption = None,
+    answer: Annotated[AnalyticsFormat, typer.Option("--format", help="Output format.")] = AnalyticsFormat.TABLE,
+) -> None:
+    """Show the requests of a running gateway by route, consumer, plan, status or method, over minutes to weeks."""
+    from urllib.parse import urlencode
+
+    from fastgw.admin.node_interface import Analytics
+
+    given = {"until": until, "step": step, "route": route, "consumer": consumer}
+    asked = {"by": by.value, "since": since, "limit": limit, **{key: each for key, each in given.items() if each}}
+    path = f"/analytics?{urlencode(asked)}"
+    wanted = _gateway_choice(file, name, admin, token_file)
+    if answer is AnalyticsFormat.JSON:
+        typer.echo(_query_gateway(wanted, certificate, lambda client: client.get(path)))
+        return
+    found = _query_gateway(wanted, certificate, lambda client: client.read(path, Analytics))
+    from fastgw.admin import analytics_tables
+
+    if answer is AnalyticsFormat.CSV:
+        typer.echo(analytics_tables.as_csv(found), nl=False)
+    else:
+        analytics_tables.print_table(found)
+
+
+@app.command()
 def token(
     file: ConfigOption = None,
     name: NameOption = None,
@@ -569,6 +641,42 @@ def filters(
         typer.echo(reference_docs.as_markdown(chosen), nl=False)
     else:
         typer.echo(reference_docs.table(all_manuals) if name is None else reference_docs.as_text(all_manuals[0]))
+
+
+@audit_app.command("verify")
+def audit_verify(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="Audit logs; rotated ones in their order, the oldest first.")
+    ],
+    expect: Annotated[
+        str | None, typer.Option(metavar="HASH", help="Hash of an entry, noted earlier, that must be among them.")
+    ] = None,
+    answer: FormatOption = Format.TEXT,
+) -> None:
+    """Verify that no entry of an audit log was changed, removed or inserted: exit status 0, else 1."""
+    from fastgw.audit.chain import LINE_MAX, BrokenChain, Link, verify
+
+    first: Link | None = None
+    last: Link | None = None
+    met = expect is None
+    for file in files:
+        try:
+            with open(file, "rb") as log:
+                for link in verify(iter(lambda log=log: log.readline(LINE_MAX + 1), b""), last):  # type: ignore[misc]
+                    first, last = first or link, link
+                    met = met or link.hash == expect
+        except OSError as error:
+            _fail(WRONG, f"fastgw: {file}: {error.strerror}")
+        except BrokenChain as flaw:
+            _fail(WRONG, f"{file}:{flaw.line}: {flaw}")
+    if first is None or last is None:
+        _fail(WRONG, f"fastgw: {files[-1]}: there are no entries")
+    if not met:
+        _fail(WRONG, f"fastgw: no entry has the hash {expect}: entries were removed, or the log was written anew")
+    if answer is Format.JSON:
+        _print_json({"entries": last.number - first.number + 1, "first": first.number, "hash": last.hash})
+    else:
+        typer.echo(f"intact: entries {first.number} to {last.number}; hash of the last one: {last.hash}")
 
 
 @app.command()
@@ -823,6 +931,12 @@ def _announce(bound: Bound) -> None:
 
 def _notes_suffix(notes: Sequence[config.Problem]) -> str:
     return f", with {'a note' if len(notes) == 1 else 'notes'} above" if notes else ""
+
+
+def _expect_one_file(context: typer.Context) -> None:
+    if context.args:
+        further = ", ".join(context.args)
+        raise typer.BadParameter(f"expected one FILE, but got {further} too; one FILE may `include` others")
 
 
 def _check_open(descriptor: int) -> None:

@@ -23,6 +23,7 @@ from fastgw.config.decoding.decoder import (
     Sequence,
     Structure,
     Table,
+    Text,
     fields_of,
     shape_of,
 )
@@ -30,6 +31,7 @@ from fastgw.config.egress.expand import service_of
 from fastgw.config.loading.writer import fitting, masked, written
 from fastgw.config.settings.gateway import Filters, FilterUse, Route
 from fastgw.config.settings.secrets import MASK
+from fastgw.config.sources.virtual_files import is_derived
 from fastgw.consumers.index import ConsumerEntry, Index, index_of
 
 Deed = Literal["added", "removed", "changed", "reordered"]
@@ -334,6 +336,13 @@ class _Comparison:
         else:
             yield from self._leaves(shape, old, new, path)
 
+    def _texts(self, shape: Text, old: Any, new: Any, path: Path) -> Iterator[Change]:
+        """Compare texts, of which one may name a file that is made of others, such as the schemas of a document."""
+        if old == new and new in self._rewritten and is_derived(new):
+            yield Change(path_text(path), "changed", f"{path_text(path)} {_plain(new)} has other contents", old, new)
+        else:
+            yield from self._leaves(shape, old, new, path)
+
     def _structures(self, shape: Structure, old: Struct, new: Struct, path: Path) -> Iterator[Change]:
         return self._fields(old, new, path)
 
@@ -375,6 +384,7 @@ _BELOW: Final[Mapping[type[Decoder], _Below]] = {
     Table: _Comparison._tables,
     Sequence: _Comparison._sequences,
     File: _Comparison._files,
+    Text: _Comparison._texts,
     Hidden: _Comparison._secrets,
 }
 """Comparisons by type of value; values of other types are compared as a whole."""

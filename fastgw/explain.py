@@ -47,6 +47,9 @@ from fastgw.net.pem import decoded
 from fastgw.net.server_name import ClientHello
 from fastgw.observe.access_log.formats import masker
 from fastgw.observe.metrics.families import FilterEvent
+from fastgw.observe.tracing.otlp import OtlpEncoder
+from fastgw.observe.tracing.spans import SpanBuilder
+from fastgw.observe.tracing.tracer import Tracer
 from fastgw.operator_events import silently
 from fastgw.pipeline.route_selection import (
     OtherRoute,
@@ -235,6 +238,10 @@ def explain(
         explanation.reserved = tuple(name.decode() for name in chosen.reserved.take_out_of(head))
     exchange = OpenExchange(head, _Listening(), chosen, peer, chosen.early)
     exchange.client_ip = client_address(head, peer, chosen.trusts)
+    traces = gateway.config.telemetry.traces
+    if traces is not None:
+        builder = SpanBuilder(OtlpEncoder(), masker(traces.redact), {})
+        exchange.trace = Tracer(traces, gateway.workers, builder, lambda spans: None).begin_trace(head)
     explanation.client = exchange.client_ip
     if gateway.limits.body_bytes is not None and (head.body_length or 0) > gateway.limits.body_bytes:
         exchange.reply(problem(Fault.BODY_TOO_LARGE))

@@ -75,6 +75,10 @@ class OperatorEvent(Enum):
     CACHE_DISK_FAILED = ERROR, "A purge could not be written to a cache's disk tier, which is not used any more."
     QUOTAS_NOT_KEPT = ERROR, "Counts of quotas cannot be kept in their file."
     QUOTAS_KEPT = WARNING, "Counts of quotas are kept in their file again."
+    AUDIT_NOT_WRITTEN = ERROR, "The audit log cannot be written: its entries wait in memory."
+    AUDIT_WRITTEN = WARNING, "The audit log is written again."
+    ANALYTICS_NOT_KEPT = ERROR, "Analytics cannot be written to their database: counts wait in memory."
+    ANALYTICS_KEPT = WARNING, "Analytics are written to their database again."
     # filters
     FILTER_RAISED = ERROR, "A step of a filter failed by an error of its own."
     FILTER_VALUE_UNFIT = WARNING, "A filter could not set a header: its value is not allowed in one."
@@ -87,6 +91,10 @@ class OperatorEvent(Enum):
     # access logs and internal errors
     ACCESS_LOG_FAILED = ERROR, "An access log cannot be written: lines are dropped and counted."
     ACCESS_LOG_BACK = WARNING, "An access log can be written again."
+    # traces
+    TRACES_FAILED = ERROR, "Spans cannot be exported to the collector: they are dropped once the queue is full."
+    TRACES_REJECTED = WARNING, "The collector has rejected spans: they are dropped."
+    TRACES_BACK = WARNING, "Spans are exported again."
     ADMIN_UNANSWERED = ERROR, "The admin listener cannot be served for a while."
     ADMIN_BACK = WARNING, "The admin listener is served again."
     ADMIN_TOKEN_UNREADABLE = ERROR, "The token of the admin API cannot be read: requests with it are rejected."

@@ -17,14 +17,14 @@ PACKAGE = Path(__file__).parent.parent / "fastgw"
 # there is no circle of folders. A module at the top of the package is like a folder of its own.
 ORDER = [
     {"_slots", "admin/dashboard", "aws", "compiled", "http", "jose", "kernel", "operator_events"},
-    {"http/content_coding", "http/json_projection"},
+    {"http/content_coding", "http/json_projection", "http/json_splices"},
     {"cache", "errors", "http/caching", "http/grpc", "http/http1", "http/http2", "http/websocket", "net", "shm"},
     {"cache/shared", "config/base", "eventloop", "forwarded_headers", "observe/metrics", "redis", "sync"},
     {"cache/tiers", "config/formats", "observe/access_log", "routing", "runtime/ipc", "runtime/sockets"},
     {"config/sources", "observe"},
-    {"config/settings"},
+    {"config/settings", "observe/tracing"},
     {"config/decoding", "consumers", "operator_log", "upstream/targets"},
-    {"config/egress", "config/openapi", "exchange", "filters/outbound", "helper_processes"},
+    {"analytics", "audit", "config/egress", "config/openapi", "exchange", "filters/outbound", "helper_processes"},
     {"config/kyma", "config/validation", "files", "upstream/connections", "upstream/load_balancing"},
     {"config/loading", "upstream/health", "upstream/policies"},
     {"config", "upstream"},
@@ -42,7 +42,6 @@ ORDER = [
         "filters/policies/grpc_bridges",
         "filters/policies/grpc_transcode",
         "filters/policies/oidc",
-        "filters/policies/shield",
         "filters/policies/traffic",
         "filters/policies/transform",
         "filters/policies/waf",
@@ -51,7 +50,7 @@ ORDER = [
         "runtime/control/kubernetes",
         "runtime/process",
     },
-    {"filters/policies/openapi"},
+    {"filters/policies/openapi", "filters/policies/shield"},
     {"composition", "downstream/http1", "downstream/tcp", "filters", "functions"},
     {"downstream/http2", "downstream/udp", "filters/lint"},
     {"downstream/tls"},
@@ -78,6 +77,7 @@ PURE = {
     "http/http1",
     "http/http2",
     "http/json_projection",
+    "http/json_splices",
     "http/websocket",
     "jose",
     "routing",
@@ -103,6 +103,7 @@ EDGES = {
     "filters/plugins/loader.py": 2,  # what a package raises when it is imported, or its settings are read
     "filters/policies/grpc_transcode/messages.py": 4,  # what the library raises for messages that it cannot convert
     "filters/policies/grpc_transcode/conversions.py": 1,  # what a conversion raises is told to who has asked for it
+    "filters/policies/transform/expressions.py": 1,  # what JSONata raises for a body
     "filters/policies/websocket/guard.py": 1,  # who cannot be authenticated again does not go on
     "filters/wrappers/shadow.py": 6,  # what a filter in shadow raises is told, and nothing else happens
     "exchange/body_stages.py": 1,  # a stage that raises as it is cancelled: the others are still told
@@ -119,8 +120,9 @@ EDGES = {
     "upstream/client/detached_call.py": 1,  # a listener that raises: its client is answered 500
     "upstream/client/translated_call.py": 2,  # a listener that raises: its exchange is answered 500, or breaks off
     "upstream/forwarding/forward_action.py": 1,  # what a filter could not translate is not forwarded
+    "upstream/client/direct_subrequest.py": 2,  # as on the fast path: sending a request; and as in `subrequest`
     "upstream/client/subrequest.py": 1,  # a listener of a filter's that raises is told no more
-    "upstream/forwarding/fast_path.py": 2,  # a defect on the fast path is the answer of its exchange
+    "upstream/forwarding/fast_path.py": 3,  # a defect on the fast path is the answer of its exchange
     "upstream/forwarding/credential_renewal.py": 2,  # a filter that raises has renewed nothing; later it is an answer
     "upstream/forwarding/attempt.py": 2,  # a defect behind the pool is the answer of the exchange that waits for it
 }
@@ -277,7 +279,7 @@ def test_a_command_that_asks_a_running_gateway_imports_nothing_of_one() -> None:
     folders = {folder_named(name) for name in names if name.startswith("fastgw.")}
     assert folders == {
         *("admin", "cli", "config", "config/base", "config/formats", "config/settings", "config/sources"),
-        *("http", "kernel", "redis", "sync"),
+        *("analytics", "http", "kernel", "redis", "sync"),
     }
     assert not {"fastgw.config.settings.gateway", "fastgw.config.loading", "asyncio", "cryptography", "yaml"} & set(
         names

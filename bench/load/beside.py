@@ -1,11 +1,14 @@
-"""A load concurrent with slow clients of `python -m bench hold`."""
+"""A load concurrent with other clients: slow ones of `python -m bench hold`, or one with requests of its own."""
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from time import monotonic
 
 from bench.load.load import Environment, Load, NoAnswers
 from bench.peers.peer import Running
@@ -48,3 +51,54 @@ class BesideSlowOnes:
             finally:
                 hold.terminate()
                 hold.communicate(timeout=STOP_SECONDS)
+
+
+@dataclass(frozen=True)
+class BesideRequests:
+    """`load` concurrent with a client that posts `body` to `target`, `per_second` times."""
+
+    name: str
+    load: Load
+    target: str
+    body: bytes
+    per_second: int
+
+    @property
+    def cut_off(self) -> int:
+        return self.load.cut_off + self.per_second * TIMEOUT  # requests of the client
+
+    def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told | None:
+        over, failures = threading.Event(), list[str]()
+        client = threading.Thread(target=self._post, args=(running.port, over, failures))
+        client.start()
+        try:
+            told = self.load.run(name, running, environment, seconds)
+        finally:
+            over.set()
+            client.join()
+        if failures:
+            raise NoAnswers(f"{name}: {failures[0]}")
+        return told
+
+    def _post(self, port: int, over: threading.Event, failures: list[str]) -> None:
+        connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+        due = monotonic()
+        fields = {
+            "Host": "api.example.com",
+            "User-Agent": "bench",
+            "Accept": "*/*",
+            "Content-Type": "application/json",
+        }
+        try:
+            while not over.wait(max(due - monotonic(), 0)):
+                due = max(due + 1 / self.per_second, monotonic() - 1)
+                connection.request("POST", self.target, self.body, fields)
+                response = connection.getresponse()
+                response.read()
+                if response.status != 200:
+                    failures.append(f"{self.target} is answered {response.status}")
+                    return
+        except (OSError, HTTPException) as error:
+            failures.append(f"{self.target}: {error}")
+        finally:
+            connection.close()

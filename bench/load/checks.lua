@@ -2,13 +2,13 @@
 -- Options of all scripts: count=N requests, 1,000 unless told; routes=N, 100 unless told: they go to /svc0/ ... /svcN-1/;
 -- close=1: every request asks for its connection to be closed, so each has one of its own.
 --
--- An answer is right if it has status 200, exactly the body that its request calls for, and the X-Request-Id of a request
+-- An answer is right if it has status 200, or the one of the option status=N, exactly the body that its request calls for, and the X-Request-Id of a request
 -- that is waiting for one (so answers that went to the wrong client are seen). A request without an answer is passed
 -- over when its turn comes again, and lost after `TIMEOUT` turns: wrk itself would wait for it in silence. At the end
 -- one line of JSON is printed.
 
 local TIMEOUT = 10
-local checks = {options = {count = "1000", routes = "100"}}
+local checks = {options = {count = "1000", routes = "100", status = "200"}}
 
 function checks.hex(digits)
   local text = {}
@@ -97,7 +97,7 @@ function request()
 end
 
 function response(status, headers, body)
-  if status ~= 200 then wrong_status = wrong_status + 1 end
+  if status ~= tonumber(checks.options.status) then wrong_status = wrong_status + 1 end
   local number = number_of[headers["X-Request-Id"] or headers["x-request-id"]]
   if number and waiting[number] then
     waiting[number] = nil

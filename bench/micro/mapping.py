@@ -9,6 +9,7 @@ import orjson
 from bench.micro.timing import Room
 from fastgw.filters.policies.transform import Transform
 from fastgw.filters.policies.transform.json_mapping import JsonFunction, compile_mapping
+from fastgw.filters.policies.transform.values import variable_text
 from fastgw.testing import configured
 
 RULES: dict[str, dict[str, Any]] = {
@@ -34,7 +35,7 @@ def rooms() -> Iterator[Room]:
 
 
 def _applied(mapped: JsonFunction, body: bytes) -> bytes:
-    return mapped(body, NO_EXCHANGE)
+    return mapped(body, partial(variable_text, NO_EXCHANGE))
 
 
 def _mapping(rules: Mapping[str, Any]) -> JsonFunction:

@@ -1,7 +1,7 @@
 """Recording of an exchange: counted, formatted, and queued for the log's thread; compiled and in plain Python."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,7 +11,8 @@ from bench.micro.timing import Room
 from fastgw.compiled import twin
 from fastgw.http.http1.parser import parse_request
 from fastgw.observe import Series
-from fastgw.observe.access_log.formats import FORMATS, LineFormat, Mask, SecretNames
+from fastgw.observe.access_log.formats import LineFormat, Mask, SecretNames
+from fastgw.observe.access_log.line_formats import FORMATS
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.access_log.record import Record
@@ -59,6 +60,7 @@ class Exchange:
     cache_result: str = ""
     grpc_status: str = ""
     shadowed: str = ""
+    trace: None = None
     subrequests: object = None
     tunnel = None
 
@@ -68,6 +70,11 @@ class Settings:
     sink: str = "stdout"
     format: str = "json"
     redact: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
+    only: None = None
+    always: None = None
+    sample: float = 1.0
+    sample_routes: Mapping[str, float] = field(default_factory=dict)
 
 
 def rooms() -> Iterator[Room]:

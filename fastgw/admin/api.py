@@ -19,9 +19,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fastgw.admin import browser_sessions, cache_purges, dashboard, revocations
-from fastgw.admin.authorization import Access, Gate
+from fastgw.admin.analytics_query import QUERY_PARAMETERS, read_query
+from fastgw.admin.authorization import ACTOR, SAFE, Access, Gate
 from fastgw.admin.node_interface import (
     JSON,
+    Analytics,
     CachePurged,
     Consumers,
     Draining,
@@ -47,6 +49,8 @@ from fastgw.admin.node_interface import (
 from fastgw.admin.openapi import document
 from fastgw.admin.operation import Act, Operation
 from fastgw.admin.responses import answer, json_response, refused
+from fastgw.analytics.store import CannotKeepAnalytics
+from fastgw.analytics.usage import TooMuch
 from fastgw.config.base.problems import shorten
 from fastgw.config.settings.secrets import SecretError
 from fastgw.operator_events import OperatorEvent, log_event
@@ -66,6 +70,8 @@ SUFFIXES: Final[Mapping[str, str]] = {
 """File suffixes by content type of a configuration."""
 LIST_SUFFIXES: Final = {kind: suffix for kind, suffix in SUFFIXES.items() if suffix != ".toml"}
 """File suffixes by content type of a list of targets: TOML has no top-level lists."""
+DETAIL: Final = "detail"
+"""Key in a request's state: details for the audit log."""
 STATUS_OF: Final[Mapping[Reason, int]] = {"": 200, "rejected": 422, "busy": 409, "failed": 503}
 
 
@@ -100,7 +106,7 @@ def create_app(node: Node, access: Access) -> Starlette:
     paths = dict.fromkeys(each.path for each in OPERATIONS)
     app = Starlette(
         routes=[_route(node, [each for each in OPERATIONS if each.path == path]) for path in paths],
-        middleware=[Middleware(Gate, access)],
+        middleware=[Middleware(Gate, access, node.record)],
         exception_handlers={HTTPException: _refuse, ClientDisconnect: _incomplete_request, Exception: _own_fault},
     )
     app.router.redirect_slashes = False
@@ -115,11 +121,46 @@ def _route(node: Node, operations: Sequence[Operation]) -> Route:
     async def endpoint(request: Request) -> Response:
         operation = by_method[request.method]
         _check_query(request, (*operation.flags, *operation.asks, *operation.repeats), operation.repeats)
-        return await operation.act(node, request)
+        if operation.reads or request.method in SAFE or request.query_params.get("dry_run") == "true":
+            return await operation.act(node, request)
+        return await _audited(operation, node, request)
 
     # Names of objects generated from `egress` contain slashes, and so do targets that are unix sockets.
     path = operations[0].path.replace("{name}", "{name:path}").replace("{target}", "{target:path}")
     return Route(path, endpoint, methods=list(by_method))
+
+
+async def _audited(operation: Operation, node: Node, request: Request) -> Response:
+    """Perform an operation that changes something, and record it in the audit log."""
+    result = "500"
+    try:
+        response = await operation.act(node, request)
+        result = f"{response.status_code} {_summary(response)}".rstrip()
+        return response
+    except HTTPException as refusal:
+        result = f"{refusal.status_code} {refusal.detail}"
+        raise
+    finally:
+        detail: Mapping[str, str] = getattr(request.state, DETAIL, {})
+        path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        await node.record(getattr(request.state, ACTOR), f"{request.method} {path}", result, detail)
+
+
+def _summary(response: Response) -> str:
+    """Return the line for people in the response, if it has one."""
+    try:
+        return msgspec.json.decode(response.body, type=_Summary).summary
+    except msgspec.MsgspecError:
+        return ""
+
+
+class _Summary(msgspec.Struct, frozen=True):
+    summary: str = ""
+
+
+def _note(request: Request, **detail: object) -> None:
+    """Set the details of the request for the audit log. Secrets and tokens do not belong there."""
+    setattr(request.state, DETAIL, {name: str(value) for name, value in detail.items() if value not in (None, "", ())})
 
 
 async def _refuse(request: Request, refusal: Exception) -> Response:
@@ -294,6 +335,7 @@ async def _rollback(node: Node, request: Request) -> Response:
         wanted = msgspec.json.decode(body or b"{}", type=Rollback)
     except ValueError as error:  # includes MsgspecError and text that is not UTF-8
         raise HTTPException(400, f"Invalid rollback request: {error}.") from error
+    _note(request, generation=wanted.generation)
     return _outcome_response(await node.rollback(wanted.generation))
 
 
@@ -304,6 +346,7 @@ async def _revoke(node: Node, request: Request) -> Response:
         records, about = revocations.read(msgspec.json.decode(body, type=revocations.Revocation))
     except ValueError as error:  # includes MsgspecError
         raise HTTPException(400, f"Invalid revocation: {error}.") from error
+    _note(request, kind=about.kind, issuer=about.issuer, subject=about.subject, jti=about.jti)
     return json_response(Revoked(about.expires_date, node.revoke(records, about)))
 
 
@@ -311,9 +354,11 @@ async def _purge_cache(node: Node, request: Request) -> Response:
     body = await _body(request)
     _content_type(request, JSON)
     try:
-        order = cache_purges.read_purge(msgspec.json.decode(body, type=cache_purges.CachePurge))
+        wanted = msgspec.json.decode(body, type=cache_purges.CachePurge)
+        order = cache_purges.read_purge(wanted)
     except ValueError as error:  # includes MsgspecError
         raise HTTPException(400, f"Invalid purge: {error}.") from error
+    _note(request, **msgspec.structs.asdict(wanted))
     purged = await node.purge_cache(order)
     if purged is None:
         raise HTTPException(404, "Unknown cache store; `caches` of the configuration lists them, and `main` exists.")
@@ -323,6 +368,21 @@ async def _purge_cache(node: Node, request: Request) -> Response:
 async def _quotas(node: Node, request: Request) -> Response:
     asked = request.query_params
     return json_response(Quotas(node.quotas(asked.get("consumer"), asked.getlist("key"))))
+
+
+async def _analytics(node: Node, request: Request) -> Response:
+    try:
+        query = read_query(request.query_params, time.time())
+        usage = await node.analytics(query)
+    except ValueError as error:
+        raise HTTPException(400, f"{error}.") from error
+    except TooMuch as error:
+        raise HTTPException(422, f"The query is refused: {error}.") from error
+    except CannotKeepAnalytics as error:
+        raise HTTPException(503, f"Analytics: {error}.") from error
+    if usage is None:
+        raise HTTPException(404, "No analytics are kept; `analytics` of the configuration begins them.")
+    return json_response(Analytics(query.since_date, query.until_date, usage.rows, usage.total))
 
 
 async def _limits(node: Node, request: Request) -> Response:
@@ -341,6 +401,7 @@ async def _reset_quota(node: Node, request: Request) -> Response:
         raise HTTPException(
             400, "Invalid reset request: expected `consumer`, `key`, or both where the quota counts by both."
         )
+    _note(request, filter=wanted.filter, consumer=wanted.consumer, key="given" if keys else "")
     reset = node.reset_quota(wanted.filter, wanted.consumer, keys)
     if reset is None:
         raise HTTPException(404, f'There is no quota "{shorten(wanted.filter)}" with this key.')
@@ -489,6 +550,14 @@ OPERATIONS: Final = (
     ),
     Operation(
         "GET",
+        "/analytics",
+        "Analytics: requests by route, consumer, plan, status or method, over minutes to weeks.",
+        _analytics,
+        {200: Analytics},
+        asks=QUERY_PARAMETERS,
+    ),
+    Operation(
+        "GET",
         "/limits",
         "Usage of limits and of the shared memory that holds their counters.",
         _limits,
@@ -509,6 +578,7 @@ OPERATIONS: Final = (
         _explain,
         {200: Explained},
         takes={JSON: RequestToExplain},
+        reads=True,
     ),
     Operation(
         "POST", "/drain", "Drain: finish requests in flight, accept no new ones, and stop.", _drain, {202: Draining}

@@ -22,6 +22,7 @@ import hmac
 import ipaddress
 import re
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,11 +40,21 @@ from fastgw.operator_log import RareNotice
 
 CERTIFIED: Final = "client_certificate"
 """Key in the request's state: whether the client has a certificate that TLS has verified."""
+PEER: Final = "peer"
+"""Key in the request's state: who is connected: an address and port, or the user of a unix socket."""
+SUBJECT: Final = "certificate_subject"
+"""Key in the request's state: subject of the certificate."""
+ACTOR: Final = "actor"
+"""Key in the request's state: the client, for the audit log: `token from 127.0.0.1:41234`."""
 SAFE: Final = ("GET", "HEAD")
 """Methods that change nothing."""
 OWN_SITES: Final = (None, "same-origin", "none")
 """Accepted values of `Sec-Fetch-Site`: not a browser; the same origin; the user, who has typed the address."""
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@]+)(?::[0-9]{1,5})?")
+
+
+Record = Callable[[str, str, str, Mapping[str, str]], Awaitable[None]]
+"""Type of `Node.record`."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +109,59 @@ def _is_ip(host: str) -> bool:
     return True
 
 
+class Denials:
+    """Limit on recorded denials: clients without credentials must not fill the audit log."""
+
+    PER_MINUTE: Final = 30
+
+    def __init__(self) -> None:
+        self._minute_ends = 0.0
+        self._recorded = self._others = 0
+
+    def count(self, now: float) -> dict[str, str] | None:
+        """Return the details of the entry; None: there is none, because there were too many in this minute."""
+        if now >= self._minute_ends:
+            self._minute_ends, self._recorded = now + 60.0, 0
+        if self._recorded >= self.PER_MINUTE:
+            self._others += 1
+            return None
+        self._recorded += 1
+        others, self._others = self._others, 0
+        return {"others_before": str(others)} if others else {}
+
+
 class Gate:
     """Middleware in front of the routes: accepts or rejects each request."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: Access, record: Record) -> None:
         self._app = app
         self._access = access
+        self._record = record
         self._complain = RareNotice()
+        self._denials = Denials()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (self._refusal(scope) or self._app)(scope, receive, send)
+        if scope["type"] != "http":
+            return
+        refusal = self._refusal(scope)
+        state = scope.setdefault("state", {})
+        state[ACTOR] = f"{self._credential(scope)} from {state.get(PEER, 'an unknown address')}"
+        if refusal is not None and scope["method"] not in SAFE:
+            detail = self._denials.count(time.monotonic())
+            if detail is not None:
+                await self._record(state[ACTOR], f"{scope['method']} {scope['path']}", "denied", detail)
+        await (refusal or self._app)(scope, receive, send)
+
+    def _credential(self, scope: Scope) -> str:
+        """Return what the client authenticates with, valid or not."""
+        fields, state = Headers(scope=scope), scope["state"]
+        if self._access.anonymous:
+            return "owner of the socket"
+        if state.get(CERTIFIED):
+            return f"certificate {state.get(SUBJECT, '')}".rstrip()
+        if "authorization" in fields:
+            return "token"
+        return "session" if "cookie" in fields else "nobody"
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         fields = Headers(scope=scope)

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, Protocol
 from msgspec import Struct
 
 from fastgw.admin.explanation import Explanation
+from fastgw.analytics.queries import AnalyticsRow, Usage, UsageQuery
 from fastgw.config import Problem
 from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.revocations import RevocationEvent
@@ -241,6 +242,26 @@ class QuotaFileInfo(Struct, frozen=True):
     """Reason why the file cannot be read or written; "" = it can."""
 
 
+class AnalyticsInfo(Struct, frozen=True):
+    """Database of analytics."""
+
+    file: str
+    written_date: float | None
+    """Date of the last write; null = none since the control process started."""
+    problem: str
+    """Reason why the database cannot be written; "" = it can."""
+
+
+class Analytics(Struct, frozen=True):
+    """Analytics of a time, most requests first; with steps the oldest step first."""
+
+    since_date: float
+    until_date: float
+    rows: Sequence[AnalyticsRow]
+    total: int
+    """Number of rows before `offset` and `limit`."""
+
+
 class Status(Struct, frozen=True):
     """The node and its workers."""
 
@@ -270,6 +291,8 @@ class Status(Struct, frozen=True):
     """Feeds of the filters."""
     quota_file: QuotaFileInfo | None = None
     """File of the quotas; null = counts are lost when the gateway stops."""
+    analytics: AnalyticsInfo | None = None
+    """Database of analytics; null = none are kept."""
     rates: None = None
 
 
@@ -603,6 +626,9 @@ class Node(Protocol):
 
     async def limits(self) -> Limits: ...
 
+    async def analytics(self, query: UsageQuery) -> Usage | None:
+        """Return the rows of a query. None: no analytics are kept. Raises `CannotKeepAnalytics` or `TooMuch`."""
+
     def reset_quota(self, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
         """Reset the counts of a key. Returns the number of uses that had counts; None: no quota counts by this key."""
 
@@ -611,6 +637,9 @@ class Node(Protocol):
 
     async def purge_cache(self, order: PurgeOrder) -> CachePurged | None:
         """Purge objects of a cache store. None: there is no such store."""
+
+    async def record(self, actor: str, action: str, result: str, detail: Mapping[str, str]) -> None:
+        """Record a change in the audit log, if there is one."""
 
     def drain(self) -> None:
         """Begin to drain the node."""

@@ -28,5 +28,7 @@ class Operation:
     """Boolean query parameters, with descriptions."""
     asks: Mapping[str, str] = field(default_factory=dict)
     """Text query parameters, with descriptions."""
+    reads: bool = False
+    """Whether it changes nothing, although its method could: it is not part of the audit log."""
     repeats: Mapping[str, str] = field(default_factory=dict)
     """Query parameters that may be repeated, with descriptions."""

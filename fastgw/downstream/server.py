@@ -28,6 +28,7 @@ from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
 from fastgw.forwarded_headers import Peer
 from fastgw.net.session_tickets import TicketKeySeeds
 from fastgw.observe import Observer
+from fastgw.observe.tracing.tracer import RequestTracer
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.routing.table import Router
 from fastgw.shm.node_limits import AddressLimit, NodeLimit
@@ -192,6 +193,8 @@ class Server:
         tickets; None: the keys are valid in this process only. `session_limit`: the node's limit of UDP sessions; None:
         this worker has all of it."""
         self.worker_loop = worker_loop
+        self.tracer: RequestTracer | None = None
+        """Begins the traces of requests; None: requests are not traced."""
         self.date_line = DateLine(worker_loop.wheel).now
         self.connections: set[ClientConnection] = set()
         self.udp = UdpSessions(self)

@@ -37,8 +37,8 @@ class RequestStages(Protocol):
     def feed(self, payload: bytes) -> bytes | None:
         """None: the exchange is over."""
 
-    def end(self) -> bytes | None:
-        """None: the exchange is over."""
+    def end(self, when_done: Callable[[bytes], None]) -> bytes | None:
+        """None: the exchange is over, or a stage still computes the output, with which `when_done` is called later."""
 
     def cancel(self) -> None: ...
 
@@ -172,10 +172,13 @@ class Relay:
                 return False
             if passed:
                 self._keep_staged(passed)
-        if self.ended:
-            return self._end_stages(stages)
         if stages.holds:
-            self._when_whole = when_whole
+            self._when_whole = when_whole  # first: the output may be there later
+        if self.ended:
+            if not self._end_stages(stages):
+                return False
+            self._when_whole = None
+        elif stages.holds:
             self.resume()
         return True
 
@@ -210,10 +213,20 @@ class Relay:
         self.sent_bytes += len(passed)
 
     def _end_stages(self, stages: RequestStages) -> bool:
-        """Take the data that the stages have held back. False: the exchange has ended."""
-        rest = stages.end()
+        """Take the data that the stages have held back. False: the exchange has ended, or the data comes later."""
+        rest = stages.end(self._complete)
         if rest is None:
             return False
+        self._take_rest(stages, rest)
+        return True
+
+    def _complete(self, rest: bytes) -> None:
+        """Take the data that a stage has computed after the end of the body."""
+        assert self._stages is not None
+        self._take_rest(self._stages, rest)
+        self._all_received()
+
+    def _take_rest(self, stages: RequestStages, rest: bytes) -> None:
         if self.sink is not None:
             if rest:
                 self.sent_bytes += len(rest)
@@ -222,7 +235,6 @@ class Relay:
             self._keep_staged(rest)
         if stages.holds or (self.sink is None and not stages.keeps_length):
             self.length = None if self.trailers else self.sent_bytes
-        return True
 
     def feed(self, payload: bytes) -> None:
         stages = self._stages
@@ -267,8 +279,11 @@ class Relay:
     def end(self, trailers: Trailers = ()) -> None:
         stages = self._stages
         self.ended, self.trailers = True, trailers  # first: everything was read, regardless of the stages
-        if stages is not None and not self._end_stages(stages):
-            return
+        if stages is None or self._end_stages(stages):
+            self._all_received()
+
+    def _all_received(self) -> None:
+        trailers = self.trailers
         if trailers and self.sink is None:
             self.length = None  # they can only follow the last chunk
         if self._when_head is not None:

@@ -9,7 +9,7 @@ could not check or change is not forwarded.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 from fastgw.config.base.value_types import parse_size
 from fastgw.exchange.reply import Reply
@@ -35,6 +35,13 @@ class Bounded:
         return f"Bounded({self.size})"
 
 
+class PendingOutput(Protocol):
+    """Future of the output of a stage, which is computed outside the event loop."""
+
+    def add_done_callback(self, callback: Callable[[Any], object], /) -> None: ...
+    def cancel(self) -> bool: ...
+
+
 class BodyStage:
     """Stage of one filter for one body: it receives bytes and returns others. It has to limit the data that it holds
     back.
@@ -42,11 +49,13 @@ class BodyStage:
     `keeps_length`: the output has as many bytes as the input, and never more than were fed; the body is aborted if a
     stage violates this. `changed`: whether the output differs from the input; False only if that is certain.
     `takes_empty`: `end` is called for an empty body, too; otherwise neither `feed` nor `end` is called for one.
+    `may_wait`: `pending` is called before `end`; only for a stage that holds a whole body.
     """
 
     keeps_length: bool = False
     changed: bool = True
     takes_empty: bool = False
+    may_wait: bool = False
 
     def feed(self, payload: bytes) -> bytes:
         """Take the next piece, which is never empty, and return the output; b"": nothing yet."""
@@ -55,6 +64,12 @@ class BodyStage:
     def end(self) -> bytes:
         """Handle the end of the body: return the data that was held back."""
         return b""
+
+    def pending(self) -> PendingOutput | None:
+        """Begin to compute the output outside the event loop, and return its future: `end` is called once that is done,
+        whatever its result. None: `end` is called at once.
+        """
+        return None
 
     def cancel(self) -> None:
         """Handle a body that will not be completed, or is empty: data that was held back is discarded. Not called after
@@ -183,18 +198,25 @@ class _Collected(WholeBodyStage):
     def __init__(self, stage: BodyStage, most: int) -> None:
         super().__init__(most)
         self._stage = stage
-        self.takes_empty = stage.takes_empty
+        self.takes_empty, self.may_wait = stage.takes_empty, stage.may_wait
+        self._passed: bytes | None = None
+
+    def pending(self) -> PendingOutput | None:
+        self._passed = self._feed()
+        return self._stage.pending()
 
     def end(self) -> bytes:
+        out = (self._feed() if self._passed is None else self._passed) + self._stage.end()
+        self.changed = self._stage.changed
+        return out
+
+    def _feed(self) -> bytes:
         body = self.whole()
         try:
-            passed = self._stage.feed(body) if body else b""
+            return self._stage.feed(body) if body else b""
         except BaseException:
             self._stage.cancel()
             raise
-        out = passed + self._stage.end()
-        self.changed = self._stage.changed
-        return out
 
     def cancel(self) -> None:
         self._stage.cancel()
@@ -250,18 +272,30 @@ class BodyStages:
         self.failing = None
         return payload
 
-    def end(self) -> bytes:
+    def end(self) -> bytes | PendingOutput:
         """Return the final output; nothing for an empty body, unless a stage takes it. An exception of a stage
-        propagates.
+        propagates. A future: a stage waits for it; call `end_pending` once it is done.
         """
-        out = b""
-        for place, (hook, stage) in enumerate(self._stages):
-            if not (self._fed or out or stage.takes_empty):
-                self._cancel_next()
-                continue
+        return self._end_from(b"", False)
+
+    def end_pending(self) -> bytes | PendingOutput:
+        """Continue `end` after the stage that has waited."""
+        return self._end_from(b"", True)
+
+    def _end_from(self, out: bytes, waited: bool) -> bytes | PendingOutput:
+        for place in range(self._ended, len(self._stages)):
+            hook, stage = self._stages[place]
             self.failing = hook
-            came = len(out)
-            fed = stage.feed(out) if out else b""
+            came, fed = len(out), b""
+            if not waited:
+                if not (self._fed or out or stage.takes_empty):
+                    self._cancel_next()
+                    continue
+                fed = stage.feed(out) if out else b""
+                if stage.may_wait and (pending := stage.pending()) is not None:
+                    self._checked(place, came, fed)
+                    return pending
+            waited = False
             self._ended += 1
             out = self._checked(place, came, fed + stage.end())
             if self._held[place]:

@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from inspect import CORO_CREATED, getcoroutinestate, isawaitable, iscoroutine, iscoroutinefunction
+from itertools import count
 from math import inf
+from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
 
@@ -27,6 +29,7 @@ from fastgw.exchange.request_ids import RequestIds
 from fastgw.exchange.states import ENDED
 from fastgw.exchange.tunnel import TunnelStep
 from fastgw.observe.metrics.families import FilterEvent
+from fastgw.observe.tracing.trace import EndedWait
 from fastgw.operator_events import OperatorEvent, log_event
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from fastgw.exchange.body_relay import Trailers
     from fastgw.exchange.error_pages import ErrorPages
     from fastgw.exchange.exchange import Exchange
+    from fastgw.exchange.fast_fetch import FetchStep
     from fastgw.exchange.ready_answer import ReadyAnswer
     from fastgw.http.messages import RequestHead, ResponseHead
 
@@ -51,8 +55,9 @@ TrailerStep: TypeAlias = "Callable[[Exchange, Trailers], Iterable[tuple[bytes, b
 RenewStep: TypeAlias = "Callable[[Exchange, ResponseHead], Awaitable[bool] | None]"
 TranslateStep: TypeAlias = "Callable[[Exchange, Any], bool]"
 """The second argument is the `Forward` of the route."""
-ReadyStep: TypeAlias = "Callable[[RequestHead, Any], ReadyAnswer | None]"
+ReadyStep: TypeAlias = "Callable[[RequestHead, Any, Route], ReadyAnswer | None]"
 """The second argument is the `Peer` of the connection."""
+_NUMBERS: Final = count()
 
 
 @final
@@ -145,9 +150,11 @@ class Hooks:
     translate: `(exchange, forward) -> bool`, once all request steps and body hooks have let the request pass, for a
     route with an upstream. True: the filter has taken the exchange over and answers it, with a
     `upstream.client.translated_call` by `forward`. False: the next one of the chain is asked, and the exchange is
-    forwarded as usual if none has taken it. ready_answer: `(head, peer) -> None | ReadyAnswer`, for a plain GET on a
-    route where no other filter has a step for requests or responses: a whole response from memory, in place of all
-    other steps. None: the request is processed as usual. full_path: the request step replaces a
+    forwarded as usual if none has taken it. ready_answer: `(head, peer, route) -> None | ReadyAnswer`, for a plain GET
+    on a route where no other filter has a step for requests or responses: a whole response from memory, in place of all
+    other steps. None: the request is processed as usual. fetch: of the same filter:
+    `(request, forward) -> None | FastFetch`, in place of `translate`, for such a request without a ready answer, if it
+    can take the fast path. full_path: the request step replaces a
     side of the exchange, so that no request of the route takes the fast path. body_head: a `BodyHead`, whose step runs
     once all request steps have let a request with a body pass and the beginning of the body was received, which is
     `exchange.request_body.head(most)`. The body stays as it is. Not called for sub-requests.
@@ -158,6 +165,7 @@ class Hooks:
         "body_head",
         "changes_body",
         "explain",
+        "fetch",
         "finish",
         "full_path",
         "looks_at",
@@ -203,6 +211,7 @@ class Hooks:
         tunnel: TunnelStep | None = None,
         translate: TranslateStep | None = None,
         ready_answer: ReadyStep | None = None,
+        fetch: FetchStep | None = None,
         full_path: bool = False,
         body_head: BodyHead | None = None,
     ) -> None:
@@ -224,6 +233,7 @@ class Hooks:
         self.tunnel = tunnel
         self.translate = translate
         self.ready_answer = ready_answer
+        self.fetch = fetch
         self.full_path = full_path
         self.body_head = body_head
 
@@ -270,9 +280,11 @@ class Chain:
         "body_heads",
         "drops_ranges",
         "error_pages",
+        "fetch_plan",
         "finish_steps",
         "links",
         "logged_at",
+        "number",
         "preflight",
         "ready_answer",
         "renew_steps",
@@ -291,6 +303,7 @@ class Chain:
 
     def __init__(self, links: Iterable[FilterInstance], error_pages: ErrorPages | None = None) -> None:
         self.links = tuple(links)
+        self.number = next(_NUMBERS)  # another one for each chain: filters may be kept over a reload, a route is not
         self.error_pages = error_pages  # for the gateway's own faults; None: they are answered with problem documents
         self.logged_at: dict[object, float] | None = None  # monotonic time of the last log line, by step
         hooks = [link.hooks for link in self.links]
@@ -320,12 +333,20 @@ class Chain:
         self.request_ids = next((h.request_ids for h in reversed(hooks) if h.request_ids is not None), None)
         self.translate_steps = tuple(h.translate for h in hooks if h.translate is not None)
         self.ready_answer = self._ready_answer(hooks)
+        self.fetch_plan: Any = None  # `FastPathPlan` for requests without a ready answer; None: there is none
 
     @property
     def is_bare(self) -> bool:
         """Whether no filter sees requests or responses: the action alone decides about the answer."""
         seen = self.request_steps or self.response_steps or self.reply_steps or self.finish_steps
         return not (seen or self.treats_bodies or self.translate_steps)
+
+    @property
+    def fetch_step(self) -> FetchStep | None:
+        """Step that fetches a response on the fast path; None: the requests have to take the full path."""
+        if self.ready_answer is None:
+            return None
+        return next((link.hooks.fetch for link in self.links if link.hooks.fetch is not None), None)
 
     def _ready_answer(self, hooks: Iterable[Hooks]) -> ReadyStep | None:
         """Return the step that answers from memory, if no other filter has to see the request or the response."""
@@ -444,10 +465,10 @@ class FastPathPlan:
     `forward`: the route's action. `checks_path`: the route has a path check (`Route.check_path`); with `at_once` it
     accepts every path that is already in normal form. `at_once`: no filter processes all requests or responses, or
     bodies.
-    `calls_only`: it is for gRPC calls without a timeout only, which come over HTTP/2.
+    `calls_only`: it is for gRPC calls only, which come over HTTP/2.
     `looks_at`: whether a response on the fast path has to continue on the full path because a filter processes it;
     None: never. `meets_answers`: whether filters process all responses. `id_of`: returns the id of a request; None:
-    requests have no id.
+    requests have no id. `fetch`: the step of the filter that stores the response; None: there is none.
     """
 
     forward: Any
@@ -457,6 +478,7 @@ class FastPathPlan:
     meets_answers: bool
     id_of: Callable[[RequestHead], bytes] | None = None
     calls_only: bool = False
+    fetch: FetchStep | None = None
 
 
 class _PendingStep:
@@ -573,12 +595,16 @@ def run_request(steps: Iterable[RequestStep], exchange: Exchange) -> Outcome:
 async def _wait(
     step: RequestStep, outcome: Awaitable[Reply | None], left: Iterable[RequestStep], exchange: Exchange
 ) -> Reply | None:
+    begun_at = 0.0 if exchange.trace is None else monotonic()
     try:
         reply = checked(await outcome if isawaitable(outcome) else outcome)
     except BaseException as error:  # in a task it would end the worker or be lost
         if exchange.state is ENDED and not isinstance(error, Exception):
             return None  # cancelled: the exchange has ended
         return _raised(step, exchange)
+    finally:
+        if exchange.trace is not None and exchange.trace.is_sampled:
+            exchange.trace.waits.append(EndedWait(exchange.chain.name_of(step), begun_at, monotonic()))
     if reply is not None or exchange.state is ENDED:  # the step ignored its cancellation
         return reply
     later = run_request(left, exchange)

@@ -39,6 +39,7 @@ from fastgw.http.fields import Fields
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.websocket.handshake import WEBSOCKET, fault_in_response
 from fastgw.observe.metrics.families import FilterEvent
+from fastgw.observe.tracing.trace import Trace
 from fastgw.operator_events import OperatorEvent, log_event
 
 log = logging.getLogger("fastgw")
@@ -180,6 +181,7 @@ class Exchange:
         "state",
         "subrequests",
         "target",
+        "trace",
         "tunnel",
         "upstream",
         "upstream_s",
@@ -234,6 +236,7 @@ class Exchange:
         self.renewed = False  # filters were asked to renew the credentials for the upstream
         self.tunnel: Tunnel | None = None  # set by a filter's tunnel hook
         self.subrequests: Any = None  # sub-requests of filters, which are cancelled when the exchange ends
+        self.trace: Trace | None = None  # None: requests are not traced
         self.renewed_earlier = False  # the retry used credentials renewed earlier: one more renewal may follow
         if chain.request_ids is not None:
             chain.request_ids.identify(self)
@@ -520,6 +523,8 @@ class Exchange:
         """Run the response steps for a response whose head is known. False: call `answer_instead`."""
         self.state = event[self.state]
         self.response = response
+        if self.trace is not None:
+            response.added += self.trace.response_line
         chain, answered_by, before = self.chain, self.answered_by, response.status
         for step in chain.response_steps if answered_by is None else chain.response_steps_due(answered_by):
             try:

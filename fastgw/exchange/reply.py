@@ -1,6 +1,6 @@
 """Responses for filters: the gateway's own replies, the response to a fault, and the response of the upstream."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 import orjson
@@ -91,7 +91,7 @@ class Reply:
 def title_of(fault: Fault) -> str:
     """Return the title in words; protocol names stay in capitals."""
     first, *words = fault.label.split("_")
-    return " ".join([first.upper() if first in ("dns", "tls") else first.capitalize(), *words])
+    return " ".join([first.upper() if first in ("dns", "tls", "waf") else first.capitalize(), *words])
 
 
 def _document(fault: Fault, detail: str) -> bytes:
@@ -123,6 +123,14 @@ def problem(fault: Fault, detail: str | None = None, fields: Iterable[tuple[byte
     if fault.status in (429, 503) and not any(name.lower() == b"retry-after" for name, _ in lines):
         lines.append((b"Retry-After", b"1"))
     return Reply(fault.status, body, lines, fault)
+
+
+def extended(reply: Reply, members: Mapping[str, object]) -> Reply:
+    """Add members to a problem (RFC 9457 section 3.2), at least one, and return it."""
+    body = reply.body
+    assert isinstance(body, bytes)
+    reply.body = b"%b,%b" % (body[:-1], orjson.dumps(members)[1:])
+    return reply
 
 
 class EncodedForms(Protocol):

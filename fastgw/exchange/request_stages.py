@@ -5,7 +5,7 @@ from functools import partial
 from typing import Final, final
 
 from fastgw.errors import Fault
-from fastgw.exchange.body_stages import BodyRefused, BodyStages
+from fastgw.exchange.body_stages import BodyRefused, BodyStages, PendingOutput
 from fastgw.exchange.chain import failed_stage, stages_of
 from fastgw.exchange.exchange import Exchange
 from fastgw.http.field_names import EXPECT
@@ -66,17 +66,31 @@ class _RequestStages:
         return self._stages.complete
 
     def feed(self, payload: bytes) -> bytes | None:
-        return self._run(self._stages.feed, payload)
+        passed = self._run(self._stages.feed, payload)
+        assert passed is None or isinstance(passed, bytes)
+        return passed
 
-    def end(self) -> bytes | None:
-        return self._run(self._stages.end)
+    def end(self, when_done: Callable[[bytes], None]) -> bytes | None:
+        return self._settled(self._run(self._stages.end), when_done)
+
+    def _settled(self, output: bytes | PendingOutput | None, when_done: Callable[[bytes], None]) -> bytes | None:
+        """Return the output. None: there is none, or it is passed to `when_done` later."""
+        if output is None or isinstance(output, bytes):
+            return output
+        output.add_done_callback(partial(self._continue, when_done))
+        return None
+
+    def _continue(self, when_done: Callable[[bytes], None], _: object) -> None:
+        rest = self._settled(self._run(self._stages.end_pending), when_done)
+        if rest is not None:
+            when_done(rest)
 
     def cancel(self) -> None:
         if not self._over:
             self._over = True
             self._stages.cancel()
 
-    def _run(self, step: Callable[..., bytes], *given: bytes) -> bytes | None:
+    def _run(self, step: Callable[..., bytes | PendingOutput], *given: bytes) -> bytes | PendingOutput | None:
         if self._over:
             return None
         try:

@@ -6,12 +6,12 @@ Rule 2: a body that may have changed is sent without digest, strong ETag and ran
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, final
 
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import BodySink, Trailers
-from fastgw.exchange.body_stages import BodyStages
+from fastgw.exchange.body_stages import BodyStages, PendingOutput
 from fastgw.exchange.chain import count_raised, failed_stage
 from fastgw.exchange.reply import UNKNOWN, Response
 from fastgw.exchange.states import ANSWER_BEGUN
@@ -67,7 +67,7 @@ class ResponseRelay(BodySink):
     def _take_all(self, response: Response, payload: bytes) -> None:
         """Handle the complete body."""
         passed = self._pass(payload)
-        rest = None if passed is None else self._pass_end()
+        rest = None if passed is None else self._pass_end(())
         if passed is not None and rest is not None:
             self._answer_whole(response, passed + rest, ())
 
@@ -109,7 +109,7 @@ class ResponseRelay(BodySink):
 
     def end(self, trailers: Trailers) -> None:
         exchange = self._exchange
-        rest = None if self._over else self._pass_end()
+        rest = None if self._over else self._pass_end(trailers)
         if rest is None:
             return
         assert exchange.response is not None
@@ -133,12 +133,31 @@ class ResponseRelay(BodySink):
     # the stages
 
     def _pass(self, payload: bytes) -> bytes | None:
-        return self._run(self._stages.feed, payload) if payload else b""
+        passed = self._run(self._stages.feed, payload) if payload else b""
+        assert passed is None or isinstance(passed, bytes)
+        return passed
 
-    def _pass_end(self) -> bytes | None:
-        return self._run(self._stages.end)
+    def _pass_end(self, trailers: Trailers) -> bytes | None:
+        return self._settled(self._run(self._stages.end), trailers)
 
-    def _run(self, step: Callable[..., bytes], *given: bytes) -> bytes | None:
+    def _settled(self, output: bytes | PendingOutput | None, trailers: Trailers) -> bytes | None:
+        """Return the output. None: there is none, or a stage still computes it, so that the whole response is sent
+        later: such a stage holds all of it, so nothing was sent yet.
+        """
+        if output is None or isinstance(output, bytes):
+            return output
+        output.add_done_callback(partial(self._continue, trailers))
+        return None
+
+    def _continue(self, trailers: Trailers, _: object) -> None:
+        if self._over:
+            return
+        rest = self._settled(self._run(self._stages.end_pending), trailers)
+        response = self._exchange.response
+        if rest is not None and response is not None:
+            self._answer_whole(response, rest, trailers)
+
+    def _run(self, step: Callable[..., bytes | PendingOutput], *given: bytes) -> bytes | PendingOutput | None:
         """None: a stage has raised, and the exchange gets another response or is aborted."""
         try:
             return step(*given)

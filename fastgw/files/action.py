@@ -11,7 +11,7 @@ from typing import Final, final
 
 from fastgw.errors import Fault
 from fastgw.eventloop.disk_threads import run_on_disk
-from fastgw.exchange import Exchange, Reply, problem
+from fastgw.exchange import Exchange, Reply, Route, problem
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyReply
 from fastgw.files.open_files import MAX_FILES, UNUSED_S, HeldFile, OpenFileCache, ReadyFile
 from fastgw.files.request_path import FilePath, file_path
@@ -79,7 +79,7 @@ class FilesAction:
             self._keep_ready(exchange.head, held)
         exchange.reply(self._reply_with_file(exchange, held.resource))
 
-    def ready_answer(self, head: RequestHead, peer: Peer) -> ReadyAnswer | None:
+    def ready_answer(self, head: RequestHead, peer: Peer, route: Route) -> ReadyAnswer | None:
         """Return the response to a plain GET for a small file that is in the cache (`Hooks.ready_answer`)."""
         held = self._ready.get(head.path)
         if held is None or head.method != b"GET" or (peer.trusted and head.forwarded):

@@ -1,12 +1,14 @@
 """Action of a route with `lambda`, compiled from its settings."""
 
+from hashlib import blake2b
 from typing import final
 from urllib.parse import quote
 
 from fastgw.config.settings.functions import Lambda
 from fastgw.exchange import Exchange
 from fastgw.functions.invocation import Invocation
-from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.client.response_action import MARKS
+from fastgw.upstream.forwarding.forward_action import Forward, is_translated
 from fastgw.upstream.upstream import Upstream
 
 
@@ -14,11 +16,13 @@ from fastgw.upstream.upstream import Upstream
 class LambdaAction:
     """Invokes a function for each exchange of a route."""
 
-    __slots__ = ("forward", "settings", "target", "upstream")
+    __slots__ = ("_digest", "forward", "marks", "settings", "target", "upstream")
 
     def __init__(self, settings: Lambda, upstream: Upstream, via: bool) -> None:
         """`via`: of the route, as in `Forward`."""
         self.settings, self.upstream = settings, upstream
+        self.marks = MARKS
+        self._digest = blake2b(repr(settings).encode(), digest_size=16).digest()
         self.forward = Forward(upstream, None, None, (), None, via=via)
         version, kind = ("2021-11-15", "response-streaming-invocations") if settings.streaming else _WHOLE
         target = f"/{version}/functions/{settings.function}/{kind}"
@@ -28,8 +32,16 @@ class LambdaAction:
         """Path and query of an invocation."""
 
     def __call__(self, exchange: Exchange) -> None:
+        if exchange.chain.translate_steps and is_translated(exchange, self):
+            return
         exchange.service = invocation = Invocation(self, exchange)
         invocation.start()
+
+    def key_values(self, exchange: Exchange) -> list[bytes | None]:
+        """Return what the response depends on (`ResponseAction`): these settings. A function gets the whole request, as
+        an upstream does, and says by `Vary` what else it has used.
+        """
+        return [self._digest]
 
     def describe(self) -> str:
         """Describe the function, for people."""

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import orjson
@@ -24,7 +23,9 @@ from fastgw.functions.streamed import StreamedResponse
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.client.held_body import HeldBody
-from fastgw.upstream.client.subrequest import Subrequest, SubrequestFailed, send_subrequest
+from fastgw.upstream.client.response_action import send_made
+from fastgw.upstream.client.subrequest import SubrequestFailed
+from fastgw.upstream.client.subrequest_service import SubrequestService
 
 if TYPE_CHECKING:
     from fastgw.functions.action import LambdaAction
@@ -41,23 +42,19 @@ _TOO_MANY_REQUESTS: Final = 429
 
 
 @final
-class Invocation:
+class Invocation(SubrequestService):
     """Service side of the exchange, and listener to the response of Lambda."""
 
-    __slots__ = ("_action", "_body", "_exchange", "_head", "_held", "_paused", "_pieces", "_sent", "_streamed",
-                 "_timer")  # fmt: skip
+    __slots__ = ("_action", "_body", "_head", "_held", "_pieces", "_streamed")
 
     def __init__(self, action: "LambdaAction", exchange: Exchange) -> None:
+        super().__init__(exchange)
         self._action = action
-        self._exchange: Exchange | None = exchange
         self._body: HeldBody | None = None
-        self._sent: Subrequest | None = None
         self._head: ResponseHead | None = None
         self._streamed: StreamedResponse | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._pieces: list[bytes] = []
         self._held = 0
-        self._paused = False
 
     def __repr__(self) -> str:
         return f"<Invocation of {self._action.settings.function}>"
@@ -83,9 +80,9 @@ class Invocation:
             except TooManyParameters:
                 return None
 
-        self._compute(len(body), write, self._send)
+        self._compute(len(body), write, self._send_event)
 
-    def _send(self, event: bytes | None) -> None:
+    def _send_event(self, event: bytes | None) -> None:
         exchange, action = self._exchange, self._action
         assert exchange is not None
         if event is None:
@@ -94,29 +91,17 @@ class Invocation:
         if len(event) > MOST_PAYLOAD:
             exchange.fail(Fault.BODY_TOO_LARGE, why="the event is longer than 6 MiB")
             return
-        timeout = action.settings.timeout
-        if action.settings.streaming:
-            self._timer = action.upstream.worker_loop.loop.call_later(timeout, self._late)
-        try:
-            sent = send_subrequest(
-                exchange,
-                action.upstream,
-                self,
-                target=action.target,
-                method=b"POST",
-                fields=_FIELDS,
-                body=event,
-                timeout=inf if action.settings.streaming else timeout,
-                forward=action.forward,
-            )
-        except ValueError as error:
-            sent = SubrequestFailed(Fault.INTERNAL, str(error))
-        if isinstance(sent, SubrequestFailed):
-            self.fail(sent.fault, sent.why)
-        elif self._exchange is not None:
-            self._sent = sent
-            if self._paused:
-                sent.pause()
+        self._send(
+            exchange,
+            self,
+            action.forward,
+            target=action.target,
+            method=b"POST",
+            fields=_FIELDS,
+            body=event,
+            timeout=action.settings.timeout,
+            is_streamed=action.settings.streaming,
+        )
 
     def _compute(self, size: int, work: Callable[[], T], then: Callable[[T], None]) -> None:
         """Run work whose cost grows with `size`, in a thread if it is large."""
@@ -134,10 +119,6 @@ class Invocation:
                 then(future.result())
 
         self._action.upstream.worker_loop.loop.run_in_executor(_threads, work).add_done_callback(done)
-
-    def _late(self) -> None:
-        self._timer = None
-        self.fail(Fault.UPSTREAM_TIMEOUT, f"no response within {self._action.settings.timeout:g} s")
 
     # endings
 
@@ -159,19 +140,6 @@ class Invocation:
 
     # calls of the exchange (`ServiceSide`)
 
-    def pause(self) -> None:
-        self._paused = True
-        if self._sent is not None:
-            self._sent.pause()
-
-    def resume(self) -> None:
-        self._paused = False
-        if self._sent is not None:
-            self._sent.resume()
-
-    def feed_raw(self, chunk: bytes) -> None: ...
-    def end_raw(self) -> None: ...
-
     def cancel(self) -> None:
         """End it: the response is decided, or not needed."""
         exchange, self._exchange = self._exchange, None
@@ -182,17 +150,10 @@ class Invocation:
             self._streamed.is_over = True
         if self._body is not None:
             self._body.release()
-        sent, self._sent = self._sent, None
-        if sent is not None:
-            sent.cancel()
+        self._cancel_sent()
         self._pieces = []
         self._action.upstream.worker_loop.held_body_budget.give_back(self._held)
         self._held = 0
-
-    def _stop_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
 
     # calls of the sub-request
 
@@ -255,7 +216,7 @@ class Invocation:
         if isinstance(response, str):
             self.fail(Fault.FUNCTION_FAILED, response)
         elif (exchange := self.finish()) is not None:
-            exchange.reply(Reply(response.status, response.body, response.fields))
+            send_made(exchange, Reply(response.status, response.body, response.fields))
 
     def on_failure(self, failure: SubrequestFailed) -> None:
         self._sent = None

@@ -18,6 +18,8 @@ _JSON: Final = (b"Content-Type", b"application/json")
 _LEFT_OUT: Final = HOP_BY_HOP | WRITTEN_HERE | {b"content-length", b"date"}
 MOST_FIELDS: Final = 1000
 """Maximum number of headers of a response."""
+MOST_HEAD: Final = 64 * 1024
+"""Maximum bytes of all headers, as for upstreams: clients refuse longer ones."""
 
 
 class UnusableResponse(ValueError):
@@ -71,6 +73,8 @@ def parse_head(result: dict[str, Any]) -> FunctionResponse:
     fields = [*_fields(result)]
     if len(fields) > MOST_FIELDS:
         raise UnusableResponse(f"the function's response has more than {MOST_FIELDS} headers")
+    if sum(len(name) + len(value) for name, value in fields) > MOST_HEAD:
+        raise UnusableResponse(f"the headers of the function's response have more than {MOST_HEAD} bytes")
     if status not in NO_CONTENT and not any(name.lower() == b"content-type" for name, _ in fields):
         fields.append(_JSON)
     return FunctionResponse(status, fields, b"")

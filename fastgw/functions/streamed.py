@@ -11,8 +11,9 @@ import orjson
 
 from fastgw.aws.event_stream import EventStreamParser, InvalidEventStream, StreamMessage
 from fastgw.exchange import Exchange, Reply
-from fastgw.exchange.reply import NO_CONTENT, UNKNOWN, own_response
+from fastgw.exchange.reply import NO_CONTENT, UNKNOWN
 from fastgw.functions.responses import FunctionResponse, UnusableResponse, parse_head
+from fastgw.upstream.client.response_action import made_response
 
 MOST_HEAD: Final = 64 * 1024
 """Maximum bytes of status and headers; a longer text is a body."""
@@ -110,7 +111,7 @@ class StreamedResponse:
         self._head = None
         self._begun()
         exchange = self._exchange
-        response = own_response(Reply(head.status, b"", head.fields))
+        response = made_response(exchange, Reply(head.status, b"", head.fields), None)
         has_none = head.status in NO_CONTENT or exchange.method == b"HEAD"
         if head.status not in NO_CONTENT:
             response.body_length = UNKNOWN

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from fastgw.composition.action import ComposeAction
 from fastgw.config.base.route_patterns import parse_strip_prefix
-from fastgw.config.base.value_types import Url
+from fastgw.config.base.value_types import Url, parse_field_value
 from fastgw.config.decoding.filter_levels import by_route, early, early_turn, running_order
 from fastgw.config.egress.expand import service_of
 from fastgw.config.loading.load import PROBLEMS_LISTED, no_collections
@@ -48,6 +48,7 @@ from fastgw.gateway.own_responses import RespondAction, redirect_action, respond
 from fastgw.gateway.tables import CompiledRoute, CompileError, Gateway
 from fastgw.http.error_templates import html_template, json_template
 from fastgw.http.http2.session import why_missing
+from fastgw.redis.url import RedisSource
 from fastgw.routing.table import Conditions, Router, Rule, Steps, at_once, rule_of
 from fastgw.upstream.forwarding.fallback import Fallback
 from fastgw.upstream.forwarding.forward_action import Forward
@@ -195,6 +196,7 @@ class _Building:
             there = base.upstreams.get(name) if name in plan.same_upstreams else None
             yield from self._upstream(name, plan.upstreams[name] if there is None else there.settings)
             yield
+        made.cache_redis = self._cache_redis()
         chains = []
         for name in self._names:
             chains.append(self._early(name))
@@ -222,6 +224,7 @@ class _Building:
         for name, chain, on_listener in zip(self._names, chains, rules, strict=True):
             listeners.append((yield from self._listener(name, chain, on_listener, upstream_chains[name])))
         made.listeners = tuple(listeners)
+        made.trace_headers = self._trace_headers()
         made.reads |= {file: digest for file, digest in self._base.reads.items() if self._digest(file) == digest}
         made.reads |= {file: sha256(self._content(file)).digest() for file in self._page_files}
         return made
@@ -261,6 +264,23 @@ class _Building:
         made.upstreams[name] = upstream
         return upstream
 
+    def _trace_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the headers for the collector of traces."""
+        traces, files = self._plan.settings.telemetry.traces, self._plan.files
+        if traces is None:
+            return ()
+        if traces.otlp is not None and traces.otlp.protocol == "grpc" and (why := why_missing()) is not None:
+            raise CompileError(f"telemetry.traces.otlp.protocol: `grpc` needs HTTP/2, which is missing: {why}")
+        kind, made = "otlp" if traces.otlp is not None else "zipkin", []
+        for name, held in traces.export.headers.items():
+            try:
+                value = secret_in(held.file, files[held.file]) if held.file in files else held.value()
+                made.append((name.encode(), parse_field_value(value).encode()))
+            except (SecretError, ValueError) as error:
+                reason = error if isinstance(error, SecretError) else "its value is not allowed in a header"
+                raise CompileError(f"telemetry.traces.{kind}.headers.{name}: {reason}") from error
+        return tuple(made)
+
     def _sticky_key(self, name: str, settings: config.Upstream) -> bytes:
         """Return the signing key of sticky-session cookies; b"": the configuration has no key."""
         sticky, files = settings.load_balancing.sticky, self._plan.files
@@ -272,6 +292,19 @@ class _Building:
         except SecretError as error:
             raise CompileError(f"upstreams.{name}.load_balancing.sticky.key: {error}") from error
         return key.encode()
+
+    def _cache_redis(self) -> RedisSource | None:
+        """Return the Redis of cache stores. Raises `CompileError`."""
+        settings, files = self._plan.settings, self._plan.files
+        state = settings.state
+        if state is None or not any(store.redis for store in settings.caches.values()):
+            return None
+        held = state.url
+        try:
+            url = secret_in(held.file, files[held.file]) if held.file in files else held.value()
+        except SecretError as error:
+            raise CompileError(f"state.url: {error}") from error
+        return RedisSource(url, state.prefix, state.timeout)
 
     def _destinations(self, names: Iterable[str | Url]) -> Steps[tuple[Upstream, ...]]:
         """Return the upstreams of a route; for a URL, an upstream shared by all routes with this URL."""
@@ -472,7 +505,7 @@ class _Building:
         live = tuple(link for link in links if link.is_live)
         if route.fallback is not None and route.fallback.upstream is not None:
             upstreams = (*upstreams, self._made.upstreams[route.fallback.upstream])
-        return CompiledRoute((*upstreams, *of_parts), route.use, reads, live, tuple(rules))
+        return CompiledRoute((*upstreams, *of_parts), route.use, reads, live, tuple(rules), route.paths)
 
     def _divided(
         self,
@@ -532,6 +565,8 @@ class _Building:
         chain = Chain(stay + links, pages)
         if isinstance(action, FilesAction | RespondAction) and chain.is_bare:
             chain.ready_answer = action.ready_answer
+        if isinstance(action, Forward) and action.checks_path:
+            chain.ready_answer = None  # its path has values of the request that do not select a ready answer
         for_preflights = None if chain.preflight is None else _for_preflights(chain, links)
         steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
         path_sent = action.path_of if isinstance(action, Forward) else None
@@ -539,9 +574,10 @@ class _Building:
         plan: FastPathPlan | None = None
         # A path in normal form can only be rejected for its slashes, and is checked only if there are steps.
         slash_allowed = bool(steps) or route.path.encoded_slash == "keep"
-        is_plain = slash_allowed and not chain.needs_full_path and not chain.translate_steps
-        is_plain = is_plain and not rewrites_captures(route)  # its path is checked in any case
-        if isinstance(action, Forward) and action.allows_fast_path and is_plain:
+        is_plain = slash_allowed and not chain.needs_full_path and not rewrites_captures(route)
+        # The path of a route that rewrites captures is checked in any case.
+        is_fast = isinstance(action, Forward) and action.allows_fast_path and is_plain
+        if is_fast and isinstance(action, Forward) and not chain.translate_steps:
             meets_answers = chain.meets_answers
             at_once = not (steps or chain.request_body_hooks or chain.body_heads or meets_answers)
             id_of = None if chain.request_ids is None else chain.request_ids.of
@@ -550,6 +586,9 @@ class _Building:
                     action, check_path is not None, at_once, chain.looks_at, meets_answers, id_of, action.grpc
                 )
                 plan = self._fast_paths.setdefault(plan, plan)
+        elif is_fast and isinstance(action, Forward) and not action.grpc and (fetch := chain.fetch_step) is not None:
+            id_of = None if chain.request_ids is None else chain.request_ids.of
+            chain.fetch_plan = FastPathPlan(action, check_path is not None, False, None, False, id_of, fetch=fetch)
         takes_options = "OPTIONS" in route.methods
         made = Route(route.name, action, chain, steps, check_path, plan, route.timeout, for_preflights, takes_options)
         if route.fallback is not None:
@@ -661,15 +700,28 @@ class _Building:
 
 
 def rest_of(configuration: config.Config) -> config.Config:
-    """Return the configuration without routes, their sources, upstreams and consumers; access logs mask the secrets
-    that filters read.
+    """Return the configuration without routes, their sources, upstreams and consumers; access logs and traces mask
+    the secrets that filters read.
     """
     distinct = {id(use): use for use in uses(configuration)}  # thousands of routes may have equal ones
     names = {name for use in distinct.values() for name in secret_names(use.settings)}
     logs = configuration.access_logs
     if names:
         logs = tuple(replace(log, redact=tuple(dict.fromkeys((*log.redact, *sorted(names))))) for log in logs)
-    return replace(configuration, routes=(), egress=None, upstreams=config.NONE, consumers=(), access_logs=logs)
+    telemetry = configuration.telemetry
+    if telemetry.traces is not None:
+        shown_nowhere = {*names, *telemetry.traces.redact, *(name for log in logs for name in log.redact)}
+        traces = replace(telemetry.traces, redact=tuple(sorted(shown_nowhere)))
+        telemetry = replace(telemetry, traces=traces)
+    return replace(
+        configuration,
+        routes=(),
+        egress=None,
+        upstreams=config.NONE,
+        consumers=(),
+        access_logs=logs,
+        telemetry=telemetry,
+    )
 
 
 def _trusted_alike(before: ListenerTable, settings: config.Listener, tls: ServerContexts | None) -> bool:

@@ -6,14 +6,14 @@ Rule: a value is encoded for its position, so that it never ends a string, an el
 from collections.abc import Callable
 from html import escape
 from time import time
-from typing import Final, final
+from typing import final
 
 import orjson
 
 from fastgw.config.base.route_patterns import parse_path, parse_redirect
-from fastgw.config.base.variables import IN_TEXT, OF_UPSTREAMS, is_variable
+from fastgw.config.base.variables import inserted_values
 from fastgw.config.settings import gateway as config
-from fastgw.exchange import Exchange, Reply
+from fastgw.exchange import Exchange, Reply, Route
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyReply
 from fastgw.filters.authentication.templates import Value, fit_value
 from fastgw.forwarded_headers import Peer
@@ -21,7 +21,6 @@ from fastgw.http.grammar import IS_VALUE
 from fastgw.http.messages import RequestHead
 from fastgw.upstream.policies.path_rewrite import MissingVariable, expander
 
-_PARAM: Final = "param."
 Parts = tuple[bytes | Value, ...]
 
 
@@ -34,7 +33,7 @@ class RespondAction:
     def __call__(self, exchange: Exchange) -> None:
         exchange.reply(self._reply)
 
-    def ready_answer(self, head: RequestHead, peer: Peer) -> ReadyAnswer | None:
+    def ready_answer(self, head: RequestHead, peer: Peer, route: Route) -> ReadyAnswer | None:
         """Return the answer to a plain GET (`Hooks.ready_answer`)."""
         if self._ready is None or head.method != b"GET" or (peer.trusted and head.forwarded):
             return None
@@ -110,22 +109,11 @@ def _parts(text: str, route: config.Route) -> Parts:
     known = frozenset.intersection(*held) if held else frozenset()
     parts: list[bytes | Value] = []
     end = 0
-    for match in IN_TEXT.finditer(text):
-        name = match[1]
-        parameter = name.removeprefix(_PARAM)
-        if parameter in known or (_is_variable(name) and name not in OF_UPSTREAMS):
-            read = fit_value(_PARAM + parameter if parameter in known else name)
-            parts += (text[end : match.start()].encode(), read)
-            end = match.end()
+    for match, name in inserted_values(text, known):
+        parts += (text[end : match.start()].encode(), fit_value(name))
+        end = match.end()
     parts.append(text[end:].encode())
     return tuple(part for part in parts if part != b"")
-
-
-def _is_variable(name: str) -> bool:
-    try:
-        return is_variable(name)
-    except ValueError:  # a claim that is no path
-        return False
 
 
 def _joined(parts: Parts, exchange: Exchange, encode: Encode) -> bytes:

@@ -31,6 +31,7 @@ from fastgw.observe.metrics.series_layout import (
     series_of,
 )
 from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.redis.url import RedisSource
 from fastgw.routing.table import Router, Rule, Steps, at_once
 from fastgw.shm.last_errors import LastErrors
 from fastgw.shm.memory import Column, Layout
@@ -80,6 +81,8 @@ class CompiledRoute(NamedTuple):
     """Filters of the route that hold resources in a worker's loop."""
     rules: tuple[Rule[Route] | None, ...]
     """Rules of the route on each listener, in their order."""
+    paths: tuple[str, ...] = ()
+    """Path patterns of the route, as they are configured."""
 
 
 class Gateway:
@@ -107,8 +110,12 @@ class Gateway:
         """The files that filters have read, and the digest of each."""
         self.live: set[FilterInstance] = set()
         """The filters that hold resources in a worker's loop."""
+        self.cache_redis: RedisSource | None = None
+        """The Redis of cache stores; None: none of them has such a tier."""
         self.layout = Layout()
         """Layout of the shared memory that is needed; the runtime adds its own words before it maps the memory."""
+        self.trace_headers: tuple[tuple[bytes, bytes], ...] = ()
+        """Headers that are sent to the collector of traces."""
         self._counted = counted_in(self.layout)
         self._drained: Set[str] = frozenset()
         """Upstreams that have drained targets."""

@@ -16,6 +16,7 @@ from fastgw.kernel import when_alone
 from fastgw.net import openssl
 from fastgw.operator_log import call_process, configure
 from fastgw.runtime.ipc.channel import FIRST_GENERATION
+from fastgw.runtime.node.analytics_writer import write_last_counts
 from fastgw.runtime.node.bound_addresses import Bound
 from fastgw.runtime.node.child_slots import Work
 from fastgw.runtime.node.config_snapshot import accept
@@ -103,4 +104,5 @@ def run_gateway(
         if node_state.registration is not None:
             opened.callback(node_state.registration.end)
         Supervisor(node_state, announce, ready_fd, companions, past).run()
+        write_last_counts(node_state)
         keep_all(node_state.shared.quotas, node_state.sealed.settings, node_state.run_key, node_state.quota_claim)

@@ -40,7 +40,7 @@ class HeldBodyBudget:
     def in_use(self) -> int:
         """Bytes taken by all processes."""
         word = self._word
-        return sum(view[word] for view in self._views)
+        return sum([view[word] for view in self._views])
 
     def try_take(self, count: int) -> bool:
         """Take bytes, which the caller has to return. False: not enough left."""

@@ -183,6 +183,11 @@ class SharedMemory:
         return self._all[1:]
 
     @property
+    def identity(self) -> bytes:
+        """Identity of this memory, which an upgrade keeps with it."""
+        return blake2b(self._secret, digest_size=16, person=b"identity").digest()
+
+    @property
     def supervisor(self) -> "Column":
         return self._all[0]
 

@@ -64,6 +64,8 @@ EXIT_CODES = {
         "explain good.yaml GET a",
         "diff good.yaml bad.yaml",
         "status --token-file missing",
+        "audit verify good.txt",
+        "audit verify missing.log",
     ],
     2: [
         "",
@@ -87,6 +89,8 @@ EXIT_CODES = {
         "check good.yaml --syntax xml",
         "completion tcsh",
         "diff - -",
+        "audit",
+        "audit verify",
     ],
     3: [
         "run --listen 127.0.0.1:TAKEN --to http://127.0.0.1:1",
@@ -117,7 +121,9 @@ def described() -> str:
     """Every command, as `name ARGUMENT… --option…: what it does`."""
     group = typer.main.get_command(app)
     lines = []
-    for name, command in group.commands.items():  # type: ignore[attr-defined]  # it is a group of commands
+    commands = dict(group.commands)  # type: ignore[attr-defined]  # it is a group of commands
+    commands |= {f"audit {name}": each for name, each in commands.pop("audit").commands.items()}
+    for name, command in commands.items():
         names = [str(each.metavar) for each in command.params if each.param_type_name == "argument"]
         options = [each.opts[-1] for each in command.params if each.param_type_name == "option"]
         lines.append(f"{' '.join([name, *names, *sorted(options)])}: {(command.help or '').splitlines()[0]}")

@@ -167,7 +167,8 @@ def test_everything_else_is_answered_while_one_is_checked(tmp_path: Path) -> Non
 def test_the_process_has_none_of_controls_descriptors(tmp_path: Path) -> None:
     with gateway_saying("v1", tmp_path) as gateway, held_check(gateway) as (_, pid):
         opened = {each.name: os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()}
-        beyond = [leads_to for number, leads_to in opened.items() if int(number) > 2]
+        own = f"/proc/{pid}/statm"  # if it was stopped while it looked at its memory
+        beyond = [leads_to for number, leads_to in opened.items() if int(number) > 2 and leads_to != own]
         assert len(beyond) == 1
         assert beyond[0].startswith("pipe:")
 

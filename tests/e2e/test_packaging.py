@@ -155,12 +155,13 @@ def test_what_the_package_imports_is_what_it_depends_on():
     extras = project["optional-dependencies"]
     chosen = [
         each
-        for extra in ("compression", "dns", "grpc", "kubernetes", "redis", "transform", "validate")
+        for extra in ("compression", "dns", "grpc", "jq", "jsonata", "kubernetes", "redis", "transform", "validate")
         for each in extras[extra]
     ]
     wanted = [*project["dependencies"], *chosen]
     names = {re.split(r"[\[<>=!~ ]", each, maxsplit=1)[0].lower() for each in wanted}
     called = {"protobuf": "google", "google-re2": "re2", "pyyaml": "yaml", "argon2-cffi": "argon2", "dnspython": "dns"}
+    called["jsonata-python"] = "jsonata"
     called["backports.zstd"] = "backports"  # of 3.14, in `compression`, which is of the standard library there
     imported = set()
     for file in ROOT.joinpath("fastgw").rglob("*.py"):

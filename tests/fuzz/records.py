@@ -151,12 +151,18 @@ class Ended:
     grpc_status: str
     shadowed: str
     subrequests: str | None
+    trace: None = None
 
 
 @dataclass(frozen=True)
 class Log:
     format: str
     redact: list[str]
+    fields: tuple[str, ...] = ()
+    only: None = None
+    always: None = None
+    sample: float = 1.0
+    sample_routes: None = None
     sink: str = "stdout"  # never opened: the lines are taken before a thread would write them
 
 

@@ -31,6 +31,14 @@ def lanes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
         "file": Kind(route={"upstream": None, "files": {"root": str(root)}, "filters": {"bandwidth": SLOW}}),
         "by-host": Kind(route={"filters": {"bandwidth": {**SLOW, "key": "host"}}}),
         "upload": Kind(route={"filters": {"bandwidth": {"request_rate": "64KiB/s", "burst": "8KiB"}}}),
+        "both": Kind(
+            route={
+                "filters": {
+                    "bandwidth": {**SLOW, "key": "host", "request_rate": "64KiB/s"},
+                    "each": {"type": "bandwidth", "rate": "1MiB/s", "request_rate": "1MiB/s"},
+                }
+            }
+        ),
         "crawling": Kind(route={"filters": {"bandwidth": {"rate": "1KiB/s"}}}),
     }
     yield from running(Lanes(directory, kinds, count=2, version=request.param))
@@ -118,6 +126,22 @@ def test_a_request_body_is_read_not_faster(lanes: Lanes) -> None:
     assert upstream.read_request().body == body
     upstream.send(_ok(b"ok"))
     assert client.read_response().body == b"ok"
+    sending.join()
+    lane.end()
+
+
+def test_of_two_filters_the_narrower_one_is_not_lost(lanes: Lanes) -> None:
+    """Whichever runs last, each of them limits request and response."""
+    lane = lanes.take("both")
+    client = lane.client()
+    sending = threading.Thread(target=client.send, args=(lane.post(BODY),))
+    sending.start()
+    upstream = lane.accept()
+    assert upstream.read_request().body == BODY
+    begun = monotonic()
+    upstream.send(_ok(BODY))
+    assert client.read_response().body == BODY
+    assert monotonic() - begun >= LEAST
     sending.join()
     lane.end()
 

@@ -17,6 +17,8 @@ def lanes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     delay = {"delay": {"time": f"{DELAY * 1000:.0f}ms"}}
     kinds = {
         "delayed": Kind(route={"filters": {"fault": delay}}),
+        "grpc": Kind(route={"filters": {"fault": {"abort": {"grpc_status": "unavailable"}}}}),
+        "asked": Kind(route={"filters": {"fault": {"by_client": True}}}),
         "both": Kind(route={"filters": {"fault": {**delay, "abort": {"status": 418}}}}),
     }
     yield from running(Lanes(tmp_path_factory.mktemp("fault"), kinds, count=2, version=request.param))
@@ -41,4 +43,27 @@ def test_a_request_may_be_delayed_and_aborted(lanes: Lanes) -> None:
     record = lane.gateway.wait_for_record(host=lane.host.decode(), status=418)
     assert record["fault"] == "fault_injected"
     assert record["fault_detail"] == "fault: injected"
+    lane.end()
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "code"),
+    [
+        ("grpc", b"", 14),
+        ("asked", b"X-Fastgw-Fault-Grpc: 8\r\n", 8),
+    ],
+)
+def test_a_call_of_grpc_is_aborted_by_its_status(lanes: Lanes, kind: str, fields: bytes, code: int) -> None:
+    """The answer is one of trailers only: status 200, and the status of the call in the head."""
+    lane = lanes.take(kind)
+    client = lane.client()
+    client.send(lane.post(b"\0\0\0\0\0", b"Content-Type: application/grpc\r\nTE: trailers\r\n" + fields))
+    response = client.read_response()
+    assert (response.status, response.body) == (200, b"")
+    assert response.get_all(b"grpc-status") == [b"%d" % code]
+    assert response.get_all(b"content-type") == [b"application/grpc"]
+    record = lane.gateway.wait_for_record(host=lane.host.decode(), fault="fault_injected")
+    assert record["grpc_status"] == {8: "RESOURCE_EXHAUSTED", 14: "UNAVAILABLE"}[code]
+    client.send(lane.get(fields=fields))  # not a call of gRPC
+    assert client.read_response().status == 500
     lane.end()

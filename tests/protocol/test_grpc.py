@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from fastgw.compiled import PURE
 from tests.support.client import Client
 from tests.support.grpc_world import CODES, DEADLINE, World
-from tests.support.http2_peer import Http2Client, Http2Origin, answer
+from tests.support.http2_peer import RST_STREAM, Http2Client, Http2Origin, answer
 
 pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
 CALL1 = b"POST /test.Greeter/Unary HTTP/1.1\r\nHost: a.test\r\n%bContent-Length: 2\r\n\r\n%b"
@@ -52,6 +52,16 @@ def test_the_status_of_the_server_arrives_as_it_is(world: World, code: str) -> N
     with pytest.raises(grpc.RpcError) as failed:
         world.unary("Fail")(code.encode(), timeout=DEADLINE)
     assert (failed.value.code(), failed.value.details()) == (CODES[code], "why: 100 % ä")
+
+
+def test_an_injected_fault_is_a_status_for_calls_of_each_kind(make: Any) -> None:
+    world = make(route={"filters": {"fault": {"abort": {"grpc_status": "resource_exhausted"}}}})
+    stream = world.channel.stream_stream("/test.Greeter/Bidi")
+    for call in (lambda: world.unary()(b"x", timeout=DEADLINE), lambda: [*stream(iter([b"x"]), timeout=DEADLINE)]):
+        with pytest.raises(grpc.RpcError) as failed:
+            call()
+        assert (failed.value.code(), failed.value.details()) == (CODES.RESOURCE_EXHAUSTED, "injected fault")
+    assert world.greeter.seen == []
 
 
 def test_streams_of_either_side_and_of_both(world: World) -> None:
@@ -114,12 +124,15 @@ def test_a_unary_call_in_one_piece_each_way(make: Any) -> None:
         world = make(upstream={"targets": [{"url": origin.url}]})
         with Http2Client(world.gateway.address()) as client:
             fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
-            for number in range(3):  # the first one opens a connection
+            timed = [*fields, (b"grpc-timeout", b"90M")]
+            for number in range(4):  # the first one opens a connection
                 path = b"/test.Greeter/Call%d" % number
-                stream = client.ask(fields, b"\0\0\0\0\1a", method=b"POST", path=path)
+                stream = client.ask(timed if number > 1 else fields, b"\0\0\0\0\1a", method=b"POST", path=path)
                 if not number:
                     peer = origin.accept()
                 request = peer.read_message()
+                left = request.get(b"grpc-timeout")
+                assert left is None if number <= 1 else 5_000_000 < int((left or b"")[:-1]) <= 5_400_000
                 assert (request.body, request.get(b"te")) == (b"\0\0\0\0\1a", b"trailers")
                 assert request.get(b"content-length") is None
                 head = [(b":status", b"200"), (b"content-type", b"application/grpc")]
@@ -132,6 +145,17 @@ def test_a_unary_call_in_one_piece_each_way(make: Any) -> None:
                 record = world.gateway.wait_for_record(path=path.decode())
                 assert (record["grpc_status"], record["fault"]) == ("NOT_FOUND", None)
                 assert (record["request_bytes"], record["response_bytes"]) == (6, 6)
+            # the deadline of a call that the target does not answer
+            stream = client.ask(
+                [*fields, (b"grpc-timeout", b"200m")], b"\0\0\0\0\1a", method=b"POST", path=b"/test.Greeter/Late"
+            )
+            request = peer.read_message()
+            assert 0 < int((request.get(b"grpc-timeout") or b"")[:-1]) <= 200
+            response = client.read_message(stream)
+            assert (response.status, response.get(b"grpc-status"), response.body) == (200, b"4", b"")
+            record = world.gateway.wait_for_record(path="/test.Greeter/Late")
+            assert (record["grpc_status"], record["fault"]) == ("DEADLINE_EXCEEDED", "upstream_timeout")
+            assert peer.read_until_frame(RST_STREAM, request.stream).code == 8
 
 
 def test_a_deadline_in_the_middle_of_a_response_ends_it_with_a_status(make: Any) -> None:

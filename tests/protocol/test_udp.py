@@ -236,8 +236,10 @@ def test_dns_by_its_own_client(tmp_path: Path) -> None:
     made["listeners"]["tcp"] = {"address": f"127.0.0.1:{gateway_port}", "protocol": "tcp", "upstream": "stream"}
     made["upstreams"]["stream"] = {"targets": [f"tcp://127.0.0.1:{port}"]}
     try:
+        direct = [dig, "@127.0.0.1", "-p", str(port), "+short", "+tries=1", "+time=1", "a.test"]
+        wait_until(lambda: _told(direct) == "192.0.2.7\n", "the DNS server")
         with Gateway(made, tmp_path):
-            ask = [dig, "@127.0.0.1", "-p", str(gateway_port), "+short", "+tries=1", "+time=5"]
+            ask = [dig, "@127.0.0.1", "-p", str(gateway_port), "+short", "+tries=1", "+time=1"]
             wait_until(lambda: _told([*ask, "a.test"]) == "192.0.2.7\n", "DNS through the gateway")
             for _ in range(20):
                 assert _told([*ask, "a.test"]) == "192.0.2.7\n"

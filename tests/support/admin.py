@@ -7,7 +7,7 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,7 @@ from fastgw.admin.node_interface import (
     UpstreamInfo,
     Worker,
 )
+from fastgw.analytics.queries import AnalyticsRow, Usage, UsageQuery
 from fastgw.config import Problem
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.secrets import Secret
@@ -70,6 +71,8 @@ class FakeNode:
         self.asked = 0
         """Number of changes requested; those in `told` are complete."""
         self.told: list[object] = []
+        self.recorded: list[tuple[str, str, str, dict[str, str]]] = []
+        """Entries for the audit log."""
         self.outcome = RELOADED
         self.upstreams_known = [
             UpstreamInfo("users", "round_robin", 1, [TargetInfo("http://u1:9001", 3, "healthy", 2, 5, 0)])
@@ -77,6 +80,9 @@ class FakeNode:
         self.broken: Exception | None = None
         self.hold: Future[None] | None = None
         """Changes of the configuration wait for this event."""
+
+    async def record(self, actor: str, action: str, result: str, detail: Mapping[str, str]) -> None:
+        self.recorded.append((actor, action, result, dict(detail)))
 
     def status(self) -> Status:
         if self.broken is not None:
@@ -104,6 +110,14 @@ class FakeNode:
 
     def history(self) -> History:
         return History(10.0, [0.001, 0.01], [])
+
+    async def analytics(self, query: UsageQuery) -> Usage | None:
+        self.told.append(query)
+        if self.broken is not None:
+            raise self.broken
+        if query.by == "consumer":
+            return None
+        return Usage([AnalyticsRow(3, route="users", errors=1)], 2)
 
     def routes(self) -> list[RouteInfo]:
         return [

@@ -146,6 +146,7 @@ class Figures:
             "verifiers": [],
             "feeds": [],
             "quota_file": None,
+            "analytics": None,
         }
 
     def history(self) -> dict[str, Any]:
@@ -174,6 +175,9 @@ class Figures:
 
     async def rollback(self, generation: int | None) -> dict[str, Any]:
         return self._changed("rollback")
+
+    async def record(self, *_: object) -> None:
+        """This node has no audit log."""
 
     def drain(self) -> None:
         self._changed("drain")

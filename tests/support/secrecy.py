@@ -10,7 +10,8 @@ import msgspec
 from fastgw.explain import as_text, explain
 from fastgw.gateway.tables import Gateway
 from fastgw.observe import Record
-from fastgw.observe.access_log.formats import FORMATS, masker
+from fastgw.observe.access_log.formats import masker
+from fastgw.observe.access_log.line_formats import FORMATS
 
 
 def reported(records: list[Record], gateway: Gateway) -> str:

@@ -38,7 +38,7 @@ class Notation:
     """Unit that a number without a unit was probably meant in."""
 
 
-_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _LONGEST: Final = 365 * 24 * 3600
 _BYTES: Final = {
     "B": 1,
@@ -52,7 +52,7 @@ _BYTES: Final = {
 }
 MAX_BYTE_RATE: Final = 1 << 40
 """Maximum bandwidth in bytes per second."""
-_DURATION = r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)"
+_DURATION = r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)"
 _SIZE = r"([0-9]+)(B|kB|KB|MB|GB|KiB|MiB|GiB)"
 _STATUSES = r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?"
 _PERCENT = r"([0-9]+(?:\.[0-9]+)?)%"
@@ -72,8 +72,8 @@ _HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?"
 
 
 def parse_duration(text: str) -> float:
-    """Parse `250ms`, `10s`, `5m`, `1h` as seconds: above zero, because a zero timeout never succeeds, and at most a
-    year.
+    """Parse `250ms`, `10s`, `5m`, `1h`, `30d` as seconds: above zero, because a zero timeout never succeeds, and at
+    most a year.
     """
     match = re.fullmatch(_DURATION, text)
     if match is None:
@@ -93,8 +93,9 @@ def parse_delay(text: str) -> float:
 
 
 def write_duration(seconds: float) -> str:
-    """Format seconds in the largest unit that gives a whole number, else in milliseconds."""
-    for unit, length in reversed(_SECONDS.items()):
+    """Format seconds in the largest unit up to hours that gives a whole number, else in milliseconds."""
+    for unit in ("h", "m", "s", "ms"):
+        length = _SECONDS[unit]
         number = f"{seconds / length:.10g}"
         if seconds and number.isdigit():
             return f"{number}{unit}"
@@ -592,7 +593,7 @@ def _written(pattern: str) -> dict[str, Any]:
 Duration = Annotated[
     float,
     Notation(
-        'a duration such as "250ms", "10s", "5m" or "1h"',
+        'a duration such as "250ms", "10s", "5m", "1h" or "30d"',
         parse_duration,
         _written(_DURATION),
         write=write_duration,

@@ -1,6 +1,7 @@
 """Names of the variables that stand for values of a request: in headers, queries, rewrites, redirects and responses."""
 
 import re
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from fastgw.jose import claim_path
@@ -23,6 +24,7 @@ OF_UPSTREAMS: Final = frozenset(("upstream", "target"))
 IN_TEXT: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[^{}\s\"']+)?)\}")
 """Pattern of possible variables in a text where other braces are literal, such as the body of `respond`."""
 CLAIM_PREFIXES: Final = ("claim.", "claims.")
+_PARAMETER: Final = "param."
 _SOURCE: Final = re.compile(r"query\..+|(?:header|cookie)\.[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -41,3 +43,24 @@ def is_variable(name: str) -> bool:
         claim_path(claim)
         return True
     return name in FIXED or _SOURCE.fullmatch(name) is not None
+
+
+def inserted_values(text: str, parameters: Collection[str]) -> Iterator[tuple[re.Match[str], str]]:
+    """Yield each part of a `respond` text that stands for a value of the request, and its name: `param.NAME` for a path
+    parameter. `parameters`: those that all paths of the route have. Other braces are literal, and so are variables that
+    only requests to an upstream have.
+    """
+    for match in IN_TEXT.finditer(text):
+        name = match[1]
+        parameter = name.removeprefix(_PARAMETER)
+        if parameter in parameters:
+            yield match, _PARAMETER + parameter
+        elif name not in OF_UPSTREAMS and _is_valid_variable(name):
+            yield match, name
+
+
+def _is_valid_variable(name: str) -> bool:
+    try:
+        return is_variable(name)
+    except ValueError:  # a claim that is no path
+        return False

@@ -23,7 +23,15 @@ from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.incremental_cache import IncrementalCache
 from fastgw.config.decoding.merge import Derived, Merged, SourceLocation
 from fastgw.config.egress.consumers import Guard, guards
-from fastgw.config.settings.credentials import READABLE, Basic, Csrf, GcpIdToken, OAuth2, RequestParameters
+from fastgw.config.settings.credentials import (
+    READABLE,
+    Basic,
+    Csrf,
+    GcpIdToken,
+    OAuth2,
+    RequestParameters,
+    TokenExchange,
+)
 from fastgw.config.settings.egress import Addressing, Egress, EgressCredentials, EgressEntry, EgressService, Providers
 from fastgw.config.settings.gateway import FilterUse, PathForwarding, Respond, Route
 from fastgw.config.settings.upstreams import Retries, Target, Upstream, UpstreamTimeouts, UpstreamTls
@@ -445,6 +453,8 @@ class _Expansion:
                     token_url=credentials.token_url,
                     tls=credentials.token_tls,
                 )
+            case "token_exchange":
+                said["token_exchange"] = self._token_exchange(each, credentials)
             case "oauth2" | "oauth2_mtls":
                 said["oauth2"] = self._oauth2(each, credentials)
         if each.settings.csrf is not None:
@@ -452,6 +462,25 @@ class _Expansion:
         if egress.access_token_header is not None:
             said["access_token_header"] = egress.access_token_header
         return said
+
+    def _token_exchange(self, each: _Called, credentials: Any) -> Any:
+        try:
+            return TokenExchange(
+                token_url=credentials.token_url,
+                subject_token=credentials.subject_token,
+                subject_token_type=credentials.subject_token_type,
+                requested_token_type=credentials.requested_token_type,
+                audience=credentials.audience,
+                resource=credentials.resource,
+                scopes=credentials.scopes,
+                client_id=credentials.client_id,
+                client_secret=credentials.client_secret,
+                tls=credentials.token_tls,
+            )
+        except ValueError as error:
+            wrong, _, expected = str(error).partition("; ")
+            each.location.below("credentials").report(wrong, expected)
+            return BROKEN
 
     def _oauth2(self, each: _Called, credentials: Any) -> Any:
         headers, query = credentials.token_headers, credentials.token_query

@@ -1,5 +1,6 @@
 """Bodies of requests and responses, in the form that they are checked by."""
 
+import re
 from typing import Any, Final
 
 from fastgw.config.base.problems import Path, format_value, shorten
@@ -10,6 +11,7 @@ from fastgw.config.openapi.schemas import Schemas
 
 _STYLES: Final = ("form", "spaceDelimited", "pipeDelimited", "deepObject")
 _FORM: Final = "application/x-www-form-urlencoded"
+_CONTENT_TYPE: Final = re.compile(r"[!#-'*+.0-9A-Z^-z|~-]+/[!#-'*+.0-9A-Z^-z|~-]+[ \t]*(?:;[\t -~]*)?").fullmatch
 
 
 def request_body_of(spec: Spec, schemas: Schemas, operation: dict[str, Any], path: Path) -> dict[str, Any] | None:
@@ -20,7 +22,7 @@ def request_body_of(spec: Spec, schemas: Schemas, operation: dict[str, Any], pat
     if resolved is None:
         return None
     held, at = resolved
-    content = spec.mapping_at(held, "content", at)
+    content = _content_of(spec, held, at)
     if not content:
         spec.report((*at, "content"), "no content types", "expected at least one", at_key=True)
     made = {bare_type(name): _media(spec, schemas, name, content, (*at, "content"), False) for name in content}
@@ -54,8 +56,20 @@ def response_contents(spec: Spec, operation: dict[str, Any], path: Path) -> list
         if resolved is not None:
             held, held_path = resolved
             shown = status if status == "default" else status.upper()
-            found.append((shown, spec.mapping_at(held, "content", held_path), (*held_path, "content")))
+            found.append((shown, _content_of(spec, held, held_path), (*held_path, "content")))
     return found
+
+
+def _content_of(spec: Spec, held: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the content by content type, which mocks send as it is written."""
+    content = spec.mapping_at(held, "content", path)
+    for name in content:
+        if _CONTENT_TYPE(name) is None:
+            at = *path, "content", name
+            spec.report(
+                at, shorten(format_value(name)), "expected a content type such as application/json", at_key=True
+            )
+    return content
 
 
 def _media(

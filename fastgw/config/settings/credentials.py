@@ -151,6 +151,78 @@ class GcpIdToken(Settings):
     """Time for which the first failure is cached; it doubles with each further failure, up to half a minute."""
 
 
+TokenType = Literal["access_token", "refresh_token", "id_token", "saml1", "saml2", "jwt"]
+TOKEN_TYPE: Final = "urn:ietf:params:oauth:token-type:"
+_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
+
+
+class TokenExchange(Settings):
+    """Token that a server issues for another token of the gateway itself: OAuth 2.0 Token Exchange (RFC 8693).
+
+    With it, workloads authenticate by an identity that their platform gives them, such as the service account token of
+    Kubernetes, at function platforms and clouds, without a secret of their own. The issued token is sent as
+    `Authorization: Bearer`. It is fetched and renewed as access tokens of `oauth2` are: once per node, before it
+    expires, and when the API rejects it.
+    """
+
+    token_url: EndpointUrl
+    """URL of the token endpoint."""
+    subject_token: Secret
+    """Token that is exchanged: usually a file, which is read again when it changes."""
+    subject_token_type: TokenType = "jwt"
+    """Type of `subject_token`."""
+    requested_token_type: TokenType | None = None
+    """Type of the token to issue. null = the server decides."""
+    audience: Word | None = None
+    """Name of the service that the token is for, at the server."""
+    resource: Word | None = None
+    """URL of the service that the token is for."""
+    scopes: tuple[Word, ...] = ()
+    """Scopes to request."""
+    client_id: Secret | None = None
+    """Client id of the gateway at the server. null = the client does not authenticate."""
+    client_secret: Secret | None = None
+    """Client secret of the gateway. null = with `client_id`, a public client."""
+    client_auth: Literal["auto", "basic", "basic_encoded", "body"] = "auto"
+    """Way in which `client_secret` is sent, as in `oauth2`."""
+    tls: UpstreamTls = UpstreamTls()
+    """TLS settings for the token endpoint, if its URL is https."""
+    timeout: Duration = 5.0
+    """Timeout for the whole token response; a request waits at most this long."""
+    negative_ttl: Annotated[Delay, Meta(le=3600)] = 1.0
+    """Time for which the first failure is cached; it doubles with each further failure, up to half a minute."""
+
+    def __post_init__(self) -> None:
+        if self.client_secret is not None and self.client_id is None:
+            raise ValueError("`client_secret` without `client_id`; expected both")
+        if self.client_secret is None and self.client_auth != "auto":
+            raise ValueError(f"`client_auth: {self.client_auth}` without `client_secret`; expected both")
+
+    def as_grant(self) -> OAuth2:
+        """Return the settings of the request. Without a client id its text is empty."""
+        form = {
+            "grant_type": Secret(text=_EXCHANGE),
+            "subject_token": self.subject_token,
+            "subject_token_type": Secret(text=TOKEN_TYPE + self.subject_token_type),
+        }
+        if self.requested_token_type is not None:
+            form["requested_token_type"] = Secret(text=TOKEN_TYPE + self.requested_token_type)
+        if self.resource is not None:
+            form["resource"] = Secret(text=self.resource)
+        return OAuth2(
+            token_url=self.token_url,
+            client_id=self.client_id or Secret(),
+            client_secret=self.client_secret,
+            client_auth="none" if self.client_secret is None else self.client_auth,
+            scopes=self.scopes,
+            audience=self.audience,
+            token_form=form,
+            tls=self.tls,
+            timeout=self.timeout,
+            negative_ttl=self.negative_ttl,
+        )
+
+
 class Csrf(Settings):
     """CSRF token, which the API issues to authenticated clients.
 

@@ -23,7 +23,15 @@ from fastgw.config.base.value_types import (
     Size,
     TargetUrl,
 )
-from fastgw.config.settings.credentials import AwsSigV4, ClientAuth, Csrf, RequestParameters, Values, Word
+from fastgw.config.settings.credentials import (
+    AwsSigV4,
+    ClientAuth,
+    Csrf,
+    RequestParameters,
+    TokenType,
+    Values,
+    Word,
+)
 from fastgw.config.settings.secrets import RedisUrl, Secret
 from fastgw.config.settings.upstreams import Retries, UpstreamTimeouts, UpstreamTls
 
@@ -34,13 +42,22 @@ class EgressCredentials(Settings):
     """Credentials that the gateway sends to the API in place of the application."""
 
     type: Literal[
-        "none", "basic", "oauth2", "oauth2_mtls", "certificate", "bearer", "headers", "aws_sigv4", "gcp_id_token"
+        "none",
+        "basic",
+        "oauth2",
+        "oauth2_mtls",
+        "certificate",
+        "bearer",
+        "headers",
+        "aws_sigv4",
+        "gcp_id_token",
+        "token_exchange",
     ]
     """`none`: the application's own credentials are forwarded; `basic`: `username` and `password`; `oauth2`: a token
     fetched from `token_url` with `client_id` and `client_secret`; `oauth2_mtls`: the same with a client certificate
     (RFC 8705); `certificate`: a client certificate for the API itself; `bearer`: a static `token`; `headers`: secrets
-    in headers; `aws_sigv4`: a signature of AWS; `gcp_id_token`: a Google-signed ID token. See the filter
-    `credentials`."""
+    in headers; `aws_sigv4`: a signature of AWS; `gcp_id_token`: a Google-signed ID token; `token_exchange`: a
+    token that is issued for `subject_token` (RFC 8693). See the filter `credentials`."""
     username: Secret | None = None
     """Username, for `basic`."""
     password: Secret | None = None
@@ -50,22 +67,30 @@ class EgressCredentials(Settings):
     headers: Mapping[FieldName, Values] = NONE
     """Headers with secrets, for `headers`."""
     token_url: EndpointUrl | None = None
-    """Token endpoint, for `oauth2` and `oauth2_mtls`; for `gcp_id_token` in place of the one in the key, or of the
-    metadata server."""
+    """Token endpoint, for `oauth2`, `oauth2_mtls` and `token_exchange`; for `gcp_id_token` in place of the one in the
+    key, or of the metadata server."""
     client_id: Secret | None = None
-    """Client id of the gateway at the authorization server, for `oauth2` and `oauth2_mtls`."""
+    """Client id of the gateway at the authorization server, for `oauth2`, `oauth2_mtls` and `token_exchange`."""
     client_secret: Secret | None = None
-    """Client secret of the gateway at the authorization server, for `oauth2`."""
+    """Client secret of the gateway at the authorization server, for `oauth2` and `token_exchange`."""
     client_key: Secret | None = None
     """Private key in PEM, for `oauth2` with `client_auth: private_key_jwt`."""
     client_auth: ClientAuth = "auto"
     """Authentication of the gateway to the token endpoint, for `oauth2`. See the filter `credentials`."""
     scopes: tuple[Word, ...] = ()
-    """Scopes that are requested, for `oauth2` and `oauth2_mtls`."""
+    """Scopes that are requested, for `oauth2`, `oauth2_mtls` and `token_exchange`."""
     audience: Word | None = None
-    """Audience of the token, for `oauth2`, `oauth2_mtls` and `gcp_id_token`."""
+    """Audience of the token, for `oauth2`, `oauth2_mtls`, `token_exchange` and `gcp_id_token`."""
     aws: AwsSigV4 | None = None
     """Region, service and keys, for `aws_sigv4`."""
+    subject_token: Secret | None = None
+    """Token that is exchanged, for `token_exchange`: usually a file."""
+    subject_token_type: TokenType = "jwt"
+    """Type of `subject_token`, for `token_exchange`."""
+    requested_token_type: TokenType | None = None
+    """Type of the token to issue, for `token_exchange`. null = the server decides."""
+    resource: Word | None = None
+    """URL of the service that the token is for, for `token_exchange`."""
     service_account_key: Secret | None = None
     """Key of a service account, for `gcp_id_token`: its JSON file. null = the metadata server."""
     assertion_audience: Word | None = None
@@ -75,7 +100,7 @@ class EgressCredentials(Settings):
     token_query: Mapping[Word, Values] = NONE
     """Further query parameters of the token request, for `oauth2` and `oauth2_mtls`."""
     token_tls: UpstreamTls = UpstreamTls()
-    """TLS settings for the token endpoint, for `oauth2`, `oauth2_mtls` and `gcp_id_token`."""
+    """TLS settings for the token endpoint, for `oauth2`, `oauth2_mtls`, `token_exchange` and `gcp_id_token`."""
     second_level: RedisUrl | None = None
     """Redis in which nodes share tokens, encrypted, for `oauth2` and `oauth2_mtls`."""
     certificate: ReadableFile | None = None
@@ -105,6 +130,13 @@ OF_TYPES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "bearer": (("token",), ()),
     "headers": (("headers",), ()),
     "aws_sigv4": (("aws",), ()),
+    "token_exchange": (
+        ("token_url", "subject_token"),
+        (
+            *("subject_token_type", "requested_token_type", "resource", "client_id", "client_secret"),
+            *("scopes", "audience", "token_tls"),
+        ),
+    ),
     "gcp_id_token": (("audience",), ("service_account_key", "token_url", "token_tls")),
 }
 """Settings that credentials of each type require, and those that they allow."""

@@ -62,8 +62,11 @@ from fastgw.config.base.value_types import (
 from fastgw.config.settings.compose import Compose, FlatmapStep, Part, StaticData
 from fastgw.config.settings.egress import Egress, Providers
 from fastgw.config.settings.functions import Lambda
+from fastgw.config.settings.log_lines import LogCondition, LogField
+from fastgw.config.settings.log_sinks import RemoteSink
 from fastgw.config.settings.openapi import OpenApiRoutes
 from fastgw.config.settings.secrets import Secret
+from fastgw.config.settings.telemetry import Analytics, Telemetry
 from fastgw.config.settings.upstreams import (
     OF_HTTP_CHECKS,
     ActiveHealth,
@@ -92,6 +95,8 @@ from fastgw.config.settings.upstreams import (
 )
 from fastgw.http.error_templates import json_template
 from fastgw.http.field_names import RESERVED
+from fastgw.observe.access_log.line_formats import FIXED
+from fastgw.observe.access_log.log_fields import MOST_FIELDS, name_of
 
 __all__ = [
     "DEFAULT_ADMIN",
@@ -162,6 +167,7 @@ __all__ = [
     "TargetsDns",
     "TargetsFile",
     "TargetsSrv",
+    "Telemetry",
     "Threshold",
     "Timeouts",
     "TlsRoute",
@@ -441,10 +447,26 @@ class Limits(Settings):
 class AccessLog(Settings):
     """Access log, with one line per request."""
 
-    sink: LogSink = "stdout"
-    """`stdout`, or the path of a file, relative to the configuration file. The file is reopened on SIGUSR1."""
-    format: Literal["json", "ecs", "combined"] = "json"
-    """`json`: fastgw's own names; `ecs`: Elastic Common Schema; `combined`: the format of Apache and nginx."""
+    sink: LogSink | RemoteSink = "stdout"
+    """`stdout`; the path of a file, relative to the configuration file, which is reopened on SIGUSR1; or a sink on
+    another machine."""
+    format: Literal["json", "ecs", "gelf", "combined", "common", "w3c"] = "json"
+    """`json`: fastgw's own names; `ecs`: Elastic Common Schema; `gelf`: Graylog Extended Log Format 1.1; `combined` and
+    `common`: the formats of Apache and nginx; `w3c`: W3C Extended Log File Format."""
+    fields: Annotated[tuple[LogField, ...], Meta(max_length=MOST_FIELDS)] = ()
+    """Fields of the line, in this order, in place of those of the format: names of [log fields](log.md);
+    `header.NAME` and `response_header.NAME`, a header of the request as the client sent it, or of the response as the
+    upstream and filters made it, without the headers that the gateway adds at the end; `NAME=TEMPLATE`, a text with
+    these in braces, such as `caller={consumer}@{client}`. Headers for credentials and those in `redact` are shown as
+    `***`. Not for `combined` and `common`, whose fields are fixed."""
+    only: LogCondition | None = None
+    """Condition of requests that are logged. null = all."""
+    sample: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
+    """Share of these requests that is logged: 0.1 = one in ten, at random."""
+    sample_routes: Mapping[str, Annotated[float, Meta(ge=0.0, le=1.0)]] = NONE
+    """Share of the requests of a route, by its name, in place of `sample`."""
+    always: LogCondition | None = None
+    """Condition of requests that are logged even if `only` or the shares leave them out. null = none."""
     redact: tuple[str, ...] = ()
     """Parameters to mask in the query, the path, `Referer` and `User-Agent`, in addition to token, access_token,
     id_token, refresh_token, auth_token, api_token, id_token_hint, logout_token, jwt, bearer, authorization, auth,
@@ -452,6 +474,16 @@ class AccessLog(Settings):
     credentials, key, api_key, x-api-key, secret_key, private_key, sig, signature, x-amz-signature, x-amz-credential and
     x-amz-security-token. Case is ignored, and so is whether words are joined by `_`, `-` or nothing. Names with
     brackets are compared part by part: `user[password]`, `token[]`. Usernames and passwords in URLs are masked too."""
+
+    def __post_init__(self) -> None:
+        if self.fields and self.format in FIXED:
+            raise ValueError(f"`format: {self.format}` has fixed fields; expected json, ecs, gelf or w3c with `fields`")
+        names = [name_of(each) for each in self.fields]
+        if len(set(names)) < len(names):
+            raise ValueError("`fields` has a name twice")
+        selects = self.only is not None or self.sample < 1.0 or self.sample_routes
+        if self.always is not None and not selects:
+            raise ValueError("`always` is set, but neither `only`, `sample` nor `sample_routes` leaves requests out")
 
 
 class Log(Settings):
@@ -843,7 +875,8 @@ class ConsumerFile(Settings):
 
 
 class State(Settings):
-    """Redis or Valkey in which several nodes share revoked tokens and the counts of limits. Needs `fastgw[redis]`."""
+    """Redis or Valkey in which several nodes share revoked tokens, the counts of limits, purges of caches, and stored
+    responses of caches with `redis`. Needs `fastgw[redis]`."""
 
     url: Secret
     """URL of Redis: `redis://[user]:password@host:6379/0`, `rediss://` for TLS, or `unix:///path?db=0`. Redis 6.2 or
@@ -887,6 +920,11 @@ class CacheStore(Settings):
     """Maximum size of a response's body. In addition, a response takes at most an eighth of `memory`; with `disk`,
     larger ones that state their length are only on disk, and take at most an eighth of its `size`."""
 
+    redis: bool = False
+    """Whether responses are also kept in the Redis of `state`, shared by all gateways with the same `state.prefix` and
+    store: complete responses of up to 256KiB, for at most a day. Purges reach them. While Redis is unreachable the
+    store does without it. Limit the memory of Redis (`maxmemory`, `maxmemory-policy`)."""
+
     def __post_init__(self) -> None:
         if not 1 << 20 <= self.memory <= 1 << 36:
             raise ValueError("`memory` is not between 1MiB and 64GiB")
@@ -903,6 +941,15 @@ class Quotas(Settings):
     second gateway from starting with the same file. If the file cannot be written, counting continues in memory, and
     log and status report it. null = `quotas.sqlite3` in the directory that systemd gives to the service
     (`StateDirectory`), else counts are lost when the gateway stops."""
+
+
+class Audit(Settings):
+    """Audit log: who changed what."""
+
+    path: Annotated[str, FileName(readable=False)]
+    """File that entries are added to, relative to the configuration file. The gateway creates it if it does not exist,
+    readable only by its own user. Log rotation may rename it at any time; the chain goes on in the next file. While it
+    cannot be written, entries wait in memory, and the log reports it."""
 
 
 class Config(Settings):
@@ -951,8 +998,15 @@ class Config(Settings):
     """Shared state of several nodes. null = none: each node counts on its own."""
     quotas: Quotas = Quotas()
     """Persistence of the counts of quotas."""
+    audit: Audit | None = None
+    """Audit log of changes: requests to the admin API, reloads, drains, upgrades, start and stop, one JSON object per
+    line, chained by hashes (`fastgw audit verify`). null = none."""
+    analytics: Analytics | None = None
+    """Analytics kept by the gateway: `fastgw analytics` shows them. null = none."""
     caches: Mapping[Name, CacheStore] = NONE
     """Stores of the response cache, by name. The store `main` exists, with these defaults, unless it is given here."""
+    telemetry: Telemetry = Telemetry()
+    """Telemetry that is sent to collectors."""
     egress: Egress | None = None
     """External APIs that internal applications call by name. They become routes and upstreams named `egress/…`, after
     those of the files. null = none."""

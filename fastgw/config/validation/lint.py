@@ -14,7 +14,8 @@ from fastgw.config.base.value_types import Url
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.egress.expand import NAME as EGRESS
-from fastgw.config.settings.gateway import Files, FilterUse, Route
+from fastgw.config.settings.gateway import AccessLog, Files, FilterUse, Route
+from fastgw.observe.access_log.selection import listed
 
 _EXPANSION: Final = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*(:?[-+?=][^}]*)?\}")
 _NGINX: Final = re.compile(
@@ -95,6 +96,20 @@ def _sinks(merged: Merged) -> Iterator[Problem]:
             yield location.below("sink").value_problem(
                 f"this writes to a file named {format_value(sink)}; a sink is {meant}{none}"
             )
+        if access_log is not BROKEN:
+            yield from _routes_of_log(merged, location, access_log)
+
+
+def _routes_of_log(merged: Merged, location: SourceLocation, access_log: AccessLog) -> Iterator[Problem]:
+    conditions = [("only", access_log.only), ("always", access_log.always)]
+    named = {key: set(listed(each.route)) for key, each in conditions if each is not None}
+    named["sample_routes"] = set(access_log.sample_routes)
+    if not any(named.values()):
+        return
+    known = {route.name for _, route in merged.routes()}
+    for key, names in named.items():
+        for name in sorted(names - known):
+            yield location.below(key).value_problem(f"there is no route with the name {format_value(name)}")
 
 
 def _of_routes(merged: Merged) -> Iterator[Problem]:

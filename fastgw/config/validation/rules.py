@@ -17,7 +17,7 @@ from msgspec.structs import astuple
 from fastgw.config.base import route_patterns as patterns
 from fastgw.config.base.problems import Path, format_value, suggest
 from fastgw.config.base.value_types import Address
-from fastgw.config.base.variables import FIXED, IN_TEXT, OF_UPSTREAMS, is_variable
+from fastgw.config.base.variables import FIXED, OF_UPSTREAMS, inserted_values, is_variable
 from fastgw.config.decoding.decoder import BROKEN, fields_of
 from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.formats.positions import SyntaxProblem
@@ -331,30 +331,30 @@ def responses_that_are_no_scripts(merged: Merged) -> None:
         respond = route.respond
         if respond in (None, BROKEN) or route.paths is BROKEN or BROKEN in (respond.body, respond.headers):
             continue
-        inserted = [name for name in IN_TEXT.findall(respond.body) if _is_value(name, route)]
+        held = [patterns.parse_path(path).names for path in route.paths if isinstance(path, str)]
+        known = frozenset.intersection(*held) if held else frozenset()
+        inserted = next((match[0] for match, _ in inserted_values(respond.body, known)), None)
         content_type = next((each for name, each in respond.headers.items() if name.lower() == "content-type"), "")
         if inserted and content_type is not BROKEN and _ACTIVE.search(content_type) is not None:
             at = location.below("respond", "body")
-            wrong = f"{{{inserted[0]}}}: a value of the request cannot be inserted into {content_type}"
+            wrong = f"{inserted}: a value of the request cannot be inserted into {content_type}"
             at.report(wrong, "expected a type in which it can be encoded: text/plain, JSON, HTML or XML", at_key=False)
-
-
-def _is_value(name: str, route: Route) -> bool:
-    """Whether `{name}` in a response of this route stands for a value of the request."""
-    paths = [patterns.parse_path(path).names for path in route.paths if isinstance(path, str)]
-    try:
-        return any(name.removeprefix("param.") in names for names in paths) or is_variable(name)
-    except ValueError:
-        return False
 
 
 def values_of_requests_that_there_are(merged: Merged) -> None:
     """Check the variables in filters: path parameters must exist in the route, or in any route if the route is not
     known.
     """
-    for location, use, known in _all_uses(merged):
+    anywhere: frozenset[str] | None = None
+    for location, use, paths in _all_uses(merged):
         unknown_names = getattr(getattr(use, "settings", None), "unknown_names", None)
         if unknown_names is not None:
+            if paths is not None:
+                known = _parameters(paths)
+            else:
+                if anywhere is None:
+                    anywhere = frozenset().union(*(_parameters(route.paths) for _, route in merged.routes()))
+                known = anywhere
             for steps, wrong, expected in unknown_names(known):
                 location.below(*steps).report(wrong, expected, at_key=False)
 
@@ -385,6 +385,17 @@ def one_directory_per_store(merged: Merged) -> None:
                 location.below(name, "disk", "path").report(wrong, "expected one for each", at_key=False)
 
 
+def redis_tiers_with_state(merged: Merged) -> None:
+    """Check that there is a Redis for the cache stores with such a tier."""
+    has_state = any(state is not None for _, state in merged.single_entry("state"))
+    for location, caches in merged.single_entry("caches"):
+        for name, store in {} if caches is BROKEN else caches.items():
+            if store is not BROKEN and store.redis is True and not has_state:
+                location.below(name, "redis").report(
+                    "there is no `state`, whose Redis it would use", "expected `state: {url: ...}` beside it"
+                )
+
+
 def stores_of_filters(merged: Merged) -> None:
     """Check the cache stores that filters name."""
     known: set[str] = {"main"}
@@ -400,23 +411,20 @@ def stores_of_filters(merged: Merged) -> None:
                 location.below(key).report(wrong, suggest(name, known), at_key=False)
 
 
-def _all_uses(merged: Merged) -> Sequence[tuple[SourceLocation, Any, frozenset[str]]]:
-    """Return every use of a filter to validate, with the path parameters available to it."""
-    anywhere = frozenset().union(*(_parameters(route.paths) for _, route in merged.routes()))
-    uses = [(location, use, anywhere) for location, use in merged.maps["filters"].values()]
+def _all_uses(merged: Merged) -> Sequence[tuple[SourceLocation, Any, Any]]:
+    """Return every use of a filter to validate, with the paths of its route; None: the route is not known."""
+    uses = [(location, use, None) for location, use in merged.maps["filters"].values()]
     for location, _, each in (*merged.whole("listeners"), *merged.upstreams_to_validate()):
-        uses += _uses(location.below("filters"), each.filters, anywhere)
+        uses += _uses(location.below("filters"), each.filters, None)
     for location, _, filters in merged.whole("filter_sets"):
-        uses += _uses(location, filters, anywhere)
+        uses += _uses(location, filters, None)
     for location, route in merged.routes_to_validate():
-        uses += _uses(location.below("filters"), route.filters, _parameters(route.paths))
+        uses += _uses(location.below("filters"), route.filters, route.paths)
     return uses
 
 
-def _uses(
-    location: SourceLocation, filters: Any, known: frozenset[str]
-) -> Iterator[tuple[SourceLocation, Any, frozenset[str]]]:
-    return ((location.below(name), use, known) for name, use in (() if filters is BROKEN else filters.items()))
+def _uses(location: SourceLocation, filters: Any, paths: Any) -> Iterator[tuple[SourceLocation, Any, Any]]:
+    return ((location.below(name), use, paths) for name, use in (() if filters is BROKEN else filters.items()))
 
 
 def _parameters(paths: Any) -> frozenset[str]:
@@ -560,6 +568,7 @@ RULES: Final[tuple[Rule, ...]] = (
     served_tls_that_works,
     admin_is_guarded,
     state_that_works,
+    redis_tiers_with_state,
     kubernetes_that_can_be_asked,
     sticky_keys_that_sign,
     consumers_are_distinguishable,

@@ -420,18 +420,34 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                         if peer.trusted:
                             fast_path.client_ip = client_address(head, peer, listener.trusts)
                         self.is_fast = True
+                        if self.server.tracer is not None:
+                            fast_path.trace = self.server.tracer.begin_trace(head)
                         fast_path.send_request(head, route, params)
                         return
                     if not (length or plan.checks_path or plan.calls_only):  # otherwise `choose` has to check it
                         fast_match = match
                 elif not length and (step := route.chain.ready_answer) is not None:
-                    answer = step(head, peer)
+                    answer = step(head, peer, route)
                     if answer is not None:
                         self._send_ready(head, route, answer)
                         return
+                    plan = route.chain.fetch_plan
+                    if plan is not None and (not plan.checks_path or head.path_as_sent):
+                        fast_path = self.fast_path or self.make_fast_path()
+                        if fast_path.begin_fetch(head, route, params, plan):
+                            self.deadline = inf
+                            if peer.trusted:
+                                fast_path.client_ip = client_address(head, peer, listener.trusts)
+                            self.is_fast = True
+                            if self.server.tracer is not None:
+                                fast_path.trace = self.server.tracer.begin_trace(head)
+                            fast_path.send_request(head, route, params)
+                            return
         chain = early if fast_match is None else fast_match[0].chain
         stream = self._stream or self.stream
         exchange = stream.exchange = new_exchange(head, stream, listener, peer, chain)
+        if self.server.tracer is not None:
+            exchange.trace = self.server.tracer.begin_trace(head)
         if peer.trusted:
             exchange.client_ip = client_address(head, peer, listener.trusts)
         piece: bytes | None
@@ -459,6 +475,9 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         record = self.fast_path or self.make_fast_path()
         request_id = record.begin_ready(head, route, answer)
         id_line = serializer.id_line(request_id) if request_id else b""
+        if self.server.tracer is not None:
+            record.trace = self.server.tracer.begin_trace(head)
+            id_line += record.trace.response_line
         message_head = b"%b%b%b\r\n" % (answer.head, id_line, _CLOSE if self.closing else b"")
         if answer.length <= JOINED:
             send(self.fd, message_head + answer.body, self.transport, self.write_paused)
@@ -616,6 +635,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             assert fast_path is not None
             server.finish(fast_path)
             fast_path.response, fast_path.head, fast_path.route = None, NO_HEAD, NO_ROUTE  # as `forget`
+            fast_path.cache_result = ""
+            fast_path.trace = None
         else:
             exchange.finish()
             server.finish(exchange)

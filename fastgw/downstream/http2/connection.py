@@ -16,7 +16,7 @@ from fastgw.downstream.http2.stream import Http2Stream
 from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.timer_wheel import Timed
-from fastgw.eventloop.worker_loop import unsent
+from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, unsent
 from fastgw.exchange import Trailers
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer
@@ -28,8 +28,12 @@ from fastgw.http.http2.session import (
     CONNECT,
     DATA,
     END,
+    ENDING,
     FEW_EVENTS,
+    HAS_OUTPUT,
     HEAD,
+    HOLDS,
+    IN_HEAD,
     MALFORMED,
     REFUSED,
     REQUEST,
@@ -58,8 +62,6 @@ LAST_REQUEST_S: Final = 1.0
 READ_WHILE_UNSENT: Final = 65536
 """Maximum bytes that are read from a client that does not read its responses; then reading pauses."""
 REQUESTS: Final = frozenset((WHOLE, HEAD, CONNECT, REQUEST))
-SENT_AT_ONCE: Final = 65536
-"""Bytes of a full result of `Session.to_send`."""
 SPARE_STREAMS: Final = 32
 """Maximum number of closed streams that are kept for reuse."""
 
@@ -199,8 +201,11 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             if self._streams and not self.write_paused and not self._last_calls:
                 self.deadline = inf
         framing = framing_bytes(events) if len(events) > FEW_EVENTS else 0
-        self.server.worker_loop.count_body(self, length, framing)
-        if not self._flush_is_due and session.wants_attention:
+        if framing or self.read_since_rest + length >= BODY_BYTES_PER_TURN:
+            self.server.worker_loop.count_body(self, length, framing)
+        else:
+            self.read_since_rest += length
+        if not self._flush_is_due and session.state():
             self.flush_soon()
 
     def eof_received(self) -> bool:
@@ -260,27 +265,35 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
     # received frames
 
     def _handle(self, events: list[Event]) -> None:
+        if len(events) > REQUESTS_PER_TURN:
+            events = self._keep_rest_back(events)
         streams = self._streams
-        left = REQUESTS_PER_TURN
-        for place, (kind, number, value) in enumerate(events):
-            if kind in REQUESTS:
-                if not left:
-                    self._events.extend(events[place:])
-                    self._stop_or_start()
-                    self.server.worker_loop.loop.call_soon(self._resume_requests)
-                    return
-                left -= 1
+        for kind, number, value in events:
             try:
                 if kind == WHOLE:
                     self._begin_request(number, value, True)
                 elif kind == CLOSED:
-                    if number in streams:
-                        self._stream_closed(streams.pop(number))
+                    stream = streams.pop(number, None)
+                    if stream is not None:
+                        self._stream_closed(stream)
                 else:
                     self._handle_event(kind, number, value)
             except Exception:  # the edge of this stream: the others of the connection continue
                 log_event(OperatorEvent.DEFECT, "a defect in stream %d of %s", number, self.peer.ip, error=True)
                 self._fail_stream(number)
+
+    def _keep_rest_back(self, events: list[Event]) -> list[Event]:
+        """Return the events up to the last request of this turn; the others are handled in the next one."""
+        left = REQUESTS_PER_TURN
+        for place, event in enumerate(events):
+            if event[0] in REQUESTS:
+                if not left:
+                    self._events.extend(events[place:])
+                    self._stop_or_start()
+                    self.server.worker_loop.loop.call_soon(self._resume_requests)
+                    return events[:place]
+                left -= 1
+        return events
 
     def _handle_event(self, kind: int, number: int, value: Any) -> None:
         streams = self._streams
@@ -358,21 +371,23 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             return
         if protocol:
             head.came_by_connect(protocol)
-        streams = self._streams
+        streams, peer = self._streams, self.peer
         stream = self._spare.pop() if self._spare else Http2Stream(self)
         stream.id = number
-        if not streams and not self.write_paused and not self._last_calls:
-            self.deadline = inf
-        streams[number] = stream
-        self.requests += 1
         stream.receiving = not ended
-        if len(streams) > 1:
-            fault = server.admit(self.peer)
+        self.requests += 1
+        if not streams:
+            streams[number] = stream
+            if not self.write_paused and not self._last_calls:
+                self.deadline = inf
+        else:
+            streams[number] = stream
+            fault = server.admit(peer)
             if fault is not None:
                 stream.refuse(unreadable(text), fault, None)
                 return
             stream.has_place, stream.address_limit = True, server.address_limit
-        if not self.peer.trusted:
+        if not peer.trusted:
             listener.reserved.take_out_of(head)
         stream.serve(head)
 
@@ -463,41 +478,36 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         if self.closed or self._closing:
             return
         session = self.session
-        if not self.write_paused and (message := session.to_send()):
-            send(self.fd, message, self.transport, False)
-            if len(message) >= SENT_AT_ONCE:
-                self._write_all()  # the rest
+        if not self.write_paused and (rest := session.send_on(self.fd)):
+            self.transport.write(rest)
         events = session.events()
         if events:
             if self._events:
                 self._events.extend(events)
             else:
                 self._handle(events)
-        if session.error is not None:
-            self._write_all()  # written data may have caused it
+        state = session.state()
+        if state & HAS_OUTPUT:
+            self._write_all()  # more than one piece, or the last words after an error
         if self.sending:
-            some_is_held = session.held_by_all > 0
             for stream in self.sending:
-                if some_is_held or stream.braked:
+                if state & HOLDS or stream.braked:
                     stream.look_at_held()
             self.sending.clear()
         if self._last_calls == 2 and not self._streams:
             self._end(ErrorCode.NO_ERROR)
-        elif session.wants_attention:
-            if session.error is not None or session.done:
-                if not self.write_paused:
-                    self._break_off_all(Fault.CLIENT_LEFT)
-                    self.close()
-            elif session.in_head and self.deadline == inf:
-                self._awaits_head = True
-                self.watch(self.server.timeouts.request_headers)
+        elif state & ENDING:
+            if (session.error is not None or session.done) and not self.write_paused:
+                self._break_off_all(Fault.CLIENT_LEFT)
+                self.close()
+        elif state & IN_HEAD and self.deadline == inf:
+            self._awaits_head = True
+            self.watch(self.server.timeouts.request_headers)
 
     def _write_all(self) -> None:
         session = self.session
-        while not self.write_paused and (message := session.to_send()):
-            send(self.fd, message, self.transport, False)
-            if len(message) < SENT_AT_ONCE:  # nothing is left
-                break
+        while not self.write_paused and (rest := session.send_on(self.fd)):
+            self.transport.write(rest)
 
     def _end(self, code: int) -> None:
         """Close with GOAWAY."""

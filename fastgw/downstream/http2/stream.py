@@ -19,7 +19,7 @@ from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, new_exch
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_CONTENT, body_at_once
 from fastgw.forwarded_headers import client_address
-from fastgw.http.grpc.calls import is_plain_call
+from fastgw.http.grpc.calls import timeout_of_call
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import Http1RequestHead, Http1ResponseHead
 from fastgw.http.http2.session import ErrorCode
@@ -160,6 +160,9 @@ class Http2Stream(Timed):
         record = self.fast_path or self._make_fast_path()
         request_id = record.begin_ready(head, route, answer)
         id_line = serializer.id_line(request_id) if request_id else b""
+        if connection.server.tracer is not None:
+            record.trace = connection.server.tracer.begin_trace(head)
+            id_line += record.trace.response_line
         connection.session.respond(self.id, b"%b%b\r\n%b" % (answer.head, id_line, answer.body), True)
         connection.sending.append(self)
         if connection.server.draining:
@@ -193,23 +196,42 @@ class Http2Stream(Timed):
                 plan = route.fast_path
                 if plan is not None and (not plan.checks_path or head.path_as_sent):
                     fits = not head.payload or self._fits(head)
-                    if plan.at_once and fits and (not plan.calls_only or is_plain_call(head)):
+                    due_in = timeout_of_call(head) if plan.calls_only else inf
+                    if plan.at_once and fits and due_in is not None:
                         fast_path = self.fast_path or self._make_fast_path()
+                        if due_in != inf:
+                            fast_path.call_due_at = connection.server.worker_loop.wheel.now + due_in
+                            self.watch(due_in)
                         if peer.trusted:
                             fast_path.client_ip = client_address(head, peer, listener.trusts)
                         self.is_fast = True
+                        if connection.server.tracer is not None:
+                            fast_path.trace = connection.server.tracer.begin_trace(head)
                         fast_path.send_request(head, route, params)
                         return
                     if not (head.payload or plan.checks_path or plan.calls_only):
                         fast_match = match
                 elif not head.length and (step := route.chain.ready_answer) is not None:
-                    answer = step(head, peer)
+                    answer = step(head, peer, route)
                     if answer is not None:
                         self._send_ready(head, route, answer)
                         return
+                    plan = route.chain.fetch_plan
+                    if plan is not None and (not plan.checks_path or head.path_as_sent):
+                        fast_path = self.fast_path or self._make_fast_path()
+                        if fast_path.begin_fetch(head, route, params, plan):
+                            if peer.trusted:
+                                fast_path.client_ip = client_address(head, peer, listener.trusts)
+                            self.is_fast = True
+                            if connection.server.tracer is not None:
+                                fast_path.trace = connection.server.tracer.begin_trace(head)
+                            fast_path.send_request(head, route, params)
+                            return
         chain = early if fast_match is None else fast_match[0].chain
         self.has_had_exchange = True
         exchange = self.exchange = new_exchange(head, self, listener, peer, chain)
+        if connection.server.tracer is not None:
+            exchange.trace = connection.server.tracer.begin_trace(head)
         if peer.trusted:
             exchange.client_ip = client_address(head, peer, listener.trusts)
         if head.connect_protocol:
@@ -341,6 +363,7 @@ class Http2Stream(Timed):
         connection = self._connection
         server = connection.server
         self.is_fast = False
+        self.deadline = inf  # that of a call
         message = serializer.whole(head, server.date_line, b"", dropped, added, request_id)
         connection.session.respond(self.id, message, True)
         connection.sending.append(self)
@@ -372,6 +395,7 @@ class Http2Stream(Timed):
             head, head.status, dropped, b"", payload, length, server.date_line, b"", request_id
         )
         lines = b"".join([b"%b: %b\r\n" % line for line in trailers])
+        self.deadline = inf  # that of the call
         connection.session.respond(self.id, message, True, lines)
         connection.sending.append(self)
         if server.draining:
@@ -385,6 +409,7 @@ class Http2Stream(Timed):
     def leave_fast_path(self, exchange: Exchange) -> None:
         self.is_fast, self.has_had_exchange = False, True
         self.exchange = exchange
+        self.deadline = inf  # that of a call: its forwarding has it
 
     # client side of the exchange (`ClientSide`)
 
@@ -607,7 +632,10 @@ class Http2Stream(Timed):
             connection.flush_soon()
         elif self.exchange is not None:
             self.exchange.fail(Fault.REQUEST_TIMEOUT)
-        elif not self.is_fast:
+        elif self.is_fast:
+            assert self.fast_path is not None
+            self.fast_path.expire(now)
+        else:
             connection.session.reset(self.id, ErrorCode.NO_ERROR)
             connection.flush_soon()
 

@@ -240,7 +240,7 @@ cdef class PlainConnection(FdListener):
     cdef bint _is_over[2]  # our direction has ended
     cdef Phase _phase
 
-    consumer = request_body = subrequests = None
+    consumer = request_body = subrequests = trace = None
     request_id, shadowed, cache_result, grpc_status = b"", "", "", ""
     path = raw_path = b""
     params = {}

@@ -132,7 +132,8 @@ class TcpConnection(Timed):
 
     # constants that only requests have
     consumer = request_body = None
-    request_id, shadowed, cache_result, grpc_status, subrequests = b"", "", "", "", None
+    request_id, shadowed, cache_result, grpc_status = b"", "", "", ""
+    subrequests = trace = None
     path = raw_path = b""
     params: Any = {}
     is_fast = False

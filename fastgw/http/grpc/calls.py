@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 TIMEOUT: Final = b"grpc-timeout"
+GRPC_TIMEOUT: Final = frozenset((TIMEOUT,))
 _TYPE: Final = re.compile(rb"application/grpc(?:\+|[ \t]*;|$)", re.IGNORECASE)
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS: Final = MappingProxyType({b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9})
@@ -34,11 +35,6 @@ def is_grpc(head: Fielded) -> bool:
     return kind is not None and _TYPE.match(kind) is not None
 
 
-def is_plain_call(head: CallHead) -> bool:
-    """Whether a request is a gRPC call without a timeout."""
-    return head.method == b"POST" and head.version == 20 and head.first(TIMEOUT) is None and is_grpc(head)
-
-
 def timeout_of(head: Fielded) -> float | None:
     """Return the timeout of the caller in seconds; inf: none; None: it is invalid."""
     value = head.first(TIMEOUT)
@@ -46,6 +42,11 @@ def timeout_of(head: Fielded) -> float | None:
         return inf
     found = _TIMEOUT.fullmatch(value)
     return None if found is None else int(found[1]) * _UNITS[found[2]]
+
+
+def timeout_of_call(head: CallHead) -> float | None:
+    """Return the same for a gRPC call over HTTP/2; None also for any other request."""
+    return timeout_of(head) if head.method == b"POST" and head.version == 20 and is_grpc(head) else None
 
 
 def timeout_line(seconds: float) -> bytes:

@@ -20,6 +20,12 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy
 
+cdef extern from "sys/socket.h" nogil:
+    enum:
+        MSG_DONTWAIT
+        MSG_NOSIGNAL
+    ssize_t send_bytes "send"(int fd, const void* bytes, size_t length, int flags)
+
 cdef extern from "nghttp2/nghttp2.h":
     ctypedef struct nghttp2_session:
         pass
@@ -188,8 +194,17 @@ cdef enum:
     E_REQUEST = 15
 
 
+# Flags of `Session.state`.
+cdef enum:
+    STATE_ENDING = 1
+    STATE_IN_HEAD = 2
+    STATE_HAS_OUTPUT = 4
+    STATE_HOLDS = 8
+
+
 cdef enum:
     FIELDS_ON_STACK = 256  # fields of a sent head; more of them are in memory of their own
+    NAMES_ON_STACK = 2048  # bytes of a sent head in which the names are kept there
     OUT_BYTES = 65536
     FRAME = 9 + 16384
     KEPT_BLOCK = 4096
@@ -232,7 +247,8 @@ cdef struct Block:
 
 cdef struct SentHead:
     # Fields of a head that is sent, and the memory of their names.
-    uint8_t* names
+    uint8_t names_on_stack[NAMES_ON_STACK]
+    uint8_t* names  # longer ones
     nghttp2_nv* fields
     nghttp2_nv* many  # their memory, if there are too many for the stack
 
@@ -855,8 +871,8 @@ cdef class Session:
             self._widen(stream)
         nghttp2_session_consume_stream(self._session, stream, length)
 
-    def to_send(self):
-        """Return the next bytes to send, at most 64 KiB; empty: none for now."""
+    cdef size_t _fill(self) noexcept:
+        """Move the next bytes to send into `_out`, and return their number; 0: there are none for now."""
         cdef const uint8_t* piece
         cdef ssize_t length
         cdef size_t total = 0
@@ -868,22 +884,50 @@ cdef class Session:
                 break
             memcpy(_out + total, piece, length)
             total += length
+        return total
+
+    def to_send(self):
+        """Return the next bytes to send, at most 64 KiB; empty: none for now."""
+        cdef size_t total = self._fill()
         return PyBytes_FromStringAndSize(<const char*>_out, total) if total else b""
+
+    def send_on(self, int fd):
+        """Send on a socket as much as it accepts without waiting. Returns the bytes that it did not accept, like
+        `to_send`; further ones may follow. `fd`: -1: only the transport can send, so it accepts nothing.
+        """
+        cdef size_t total
+        cdef ssize_t sent
+        while True:
+            total = self._fill()
+            if not total:
+                return b""
+            sent = send_bytes(fd, _out, total, MSG_DONTWAIT | MSG_NOSIGNAL) if fd >= 0 else 0
+            if sent < 0:
+                sent = 0  # also on an error: the transport reports it
+            if <size_t>sent < total:
+                return PyBytes_FromStringAndSize(<const char*>_out + sent, total - sent)
+            if total < OUT_BYTES:
+                return b""
 
     @property
     def done(self):
         """Whether nothing more is received or sent: the connection can be closed."""
         return not nghttp2_session_want_read(self._session) and not nghttp2_session_want_write(self._session)
 
-    @property
-    def wants_attention(self):
-        """Whether `to_send` has data, a head is incomplete, or the connection has to end."""
-        return (
-            self.in_head
-            or self.error is not None
-            or bool(nghttp2_session_want_write(self._session))
-            or not nghttp2_session_want_read(self._session)
-        )
+    def state(self):
+        """Return flags. `ENDING`: the connection has to end. `IN_HEAD`: a head is incomplete. `HAS_OUTPUT`: there are
+        bytes to send. `HOLDS`: bytes of bodies wait to be sent.
+        """
+        cdef int flags = 0
+        if self.error is not None or not nghttp2_session_want_read(self._session):
+            flags = STATE_ENDING
+        if nghttp2_session_want_write(self._session):
+            flags |= STATE_HAS_OUTPUT
+        if self.in_head:
+            flags |= STATE_IN_HEAD
+        if self.held_by_all > 0:
+            flags |= STATE_HOLDS
+        return flags
 
     def announce_goaway(self):
         """Announce that streams will not be accepted soon (RFC 9113 section 6.8); those in transit still are."""
@@ -969,16 +1013,17 @@ cdef int _take_apart(
     while line_end < stop and line_end[0] != c"\r":
         line_end = <const uint8_t*>memchr(line_end, c"\n", stop - line_end) + 1
         lines += 1
-    head.names = <uint8_t*>malloc(line_end - at + 1)
-    if head.names is NULL:
-        raise MemoryError
+    name = head.names_on_stack
+    if line_end - at > NAMES_ON_STACK:
+        name = head.names = <uint8_t*>malloc(line_end - at)
+        if name is NULL:
+            raise MemoryError
     if lines > FIELDS_ON_STACK:
         head.many = <nghttp2_nv*>malloc(lines * sizeof(nghttp2_nv))
         if head.many is NULL:
             raise MemoryError
         memcpy(head.many, fields, count * sizeof(nghttp2_nv))
         fields = head.fields = head.many
-    name = head.names
     stop = line_end
     has_host = False
     end_at[0] = line_end + 2 - base

@@ -90,6 +90,8 @@ class ErrorCode(IntEnum):
     ENHANCE_YOUR_CALM = 11
 
 
+ENDING, IN_HEAD, HAS_OUTPUT, HOLDS = 1, 2, 4, 8
+"""Flags of `Session.state`."""
 FRAME_HEADER: Final = 9
 """Bytes of a frame beside its payload."""
 FEW_EVENTS: Final = 64

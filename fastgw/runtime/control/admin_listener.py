@@ -6,10 +6,11 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import h11
 from starlette.types import ASGIApp
@@ -17,7 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from fastgw.admin.authorization import CERTIFIED
+from fastgw.admin.authorization import CERTIFIED, PEER, SUBJECT
 from fastgw.admin.responses import refused
 from fastgw.eventloop.socket_server import serve_on
 from fastgw.runtime.sockets.listening_sockets import BACKLOG
@@ -33,6 +34,8 @@ EXCHANGE_TIMEOUT: Final = 180.0
 HANDSHAKE_TIMEOUT: Final = 5.0
 END_TIMEOUT: Final = 2.0
 """Seconds in which requests in flight may be answered when serving ends."""
+_CREDENTIALS: Final = struct.Struct("3i")
+_SHORT: Final = {"commonName": "CN", "organizationName": "O", "organizationalUnitName": "OU"}
 
 
 async def serve(
@@ -122,7 +125,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self.app_state = {CERTIFIED: bool(transport.get_extra_info("peercert"))}
+        certificate = transport.get_extra_info("peercert")
+        self.app_state = {CERTIFIED: bool(certificate), PEER: _peer(transport), SUBJECT: _subject(certificate or {})}
         self._wait()
         self._clients.make_room()
 
@@ -161,6 +165,26 @@ class Connection(H11Protocol):
         self._clients.waiting.pop(self, None)
         if self._late is not None:
             self._late.cancel()
+
+
+def _peer(transport: asyncio.Transport) -> str:
+    """Return who is connected, for the audit log: the address, or the user of a unix socket."""
+    name = transport.get_extra_info("peername")
+    if isinstance(name, tuple):
+        return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+    connection = transport.get_extra_info("socket")
+    try:
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    except OSError:
+        return "a unix socket"
+    pid, uid, _ = _CREDENTIALS.unpack(credentials)
+    return f"uid {uid} (pid {pid})"
+
+
+def _subject(certificate: Mapping[str, Any]) -> str:
+    """Return the subject of a verified client certificate: `CN=ops,O=Example`; "": there is none."""
+    names = (name for part in certificate.get("subject", ()) for name in part)
+    return ",".join(f"{_SHORT.get(kind, kind)}={value}" for kind, value in names)
 
 
 def _bad_request() -> bytes:

@@ -26,6 +26,8 @@ from fastgw.downstream.tls.contexts import files_of, server_context
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import STDERR, configure, described, notice
+from fastgw.runtime.control.analytics import Analytics
+from fastgw.runtime.control.auditing import Auditing
 from fastgw.runtime.control.cache_purging import CachePurging
 from fastgw.runtime.control.feed_runner import FeedRunner
 from fastgw.runtime.control.health_checker import Checks
@@ -47,7 +49,7 @@ from fastgw.runtime.ipc.channel import (
     Stop,
     UseCache,
 )
-from fastgw.runtime.node.cache_stores import disk_of, expires, store_settings
+from fastgw.runtime.node.cache_stores import disk_of, expires, redis_of, store_settings
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.node.heartbeat import ControlHeartbeat
 from fastgw.runtime.node.node_state import NodeState
@@ -104,15 +106,19 @@ class Control:
         self._feeding.look_at_files = self._look_at_files
         self._look_now = asyncio.Event()
         self._lookers: list[asyncio.Future[None]] = []
+        self._auditing = Auditing()
+        self._analytics = Analytics(node_state)
         self._revoking = Revoking(node_state, channel)
         self._caches = StoreHandles(CONTROL, asyncio.get_running_loop(), node_state.caches, expires)
         self._cache_purging = CachePurging(self._caches.get, lambda: store_settings(self._proposer.current.settings))
-        self._view = NodeView(node_state, channel, self._proposer, self._revoking, self._cache_purging)
+        self._view = NodeView(node_state, channel, self._proposer, self._revoking, self._cache_purging, self._auditing)
         self._watching = Watching(self._proposer.apply_watched_objects)
         self._view.feeds = lambda: [*self._feeding.feed_infos(), *self._watching.feed_infos()]
         self._checks = Checks(self._worker_loop, node_state.shared, node_state.words.targets.health)
         self._view.health = self._checks
         self._quotas = QuotaKeeper(node_state.shared.quotas, node_state.run_key)
+        self._view.analytics_info = lambda: self._analytics.info
+        self._view.query_analytics = self._analytics.query
         self._view.quota_file = lambda: self._quotas.file_info
         self._view.caches = lambda: self._caches.numbers(store_settings(self._proposer.current.settings))
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -123,7 +129,7 @@ class Control:
                 ReloadRequest: lambda order: self._start_task(self._proposer.reload("signal")),
                 ReloadResult: self._proposer.on_outcome,
                 FeedRefreshRequest: lambda order: self._feeding.refresh_requested(order),
-                Revoke: self._revoking.revocation_received,
+                Revoke: self._was_revoked,
                 AnnouncePurge: lambda order: self._cache_purging.purged_by_worker(order.order),
                 UseCache: self._use_cache,
                 Columns: lambda order: node_state.shared.widen(order.count),
@@ -131,9 +137,16 @@ class Control:
             }
         )
 
+    def _was_revoked(self, order: Revoke) -> None:
+        self._revoking.revocation_received(order)
+        for event in order.events:
+            self._auditing.revoked(event)
+
     def _use_cache(self, order: UseCache) -> None:
         for descriptor in self._channel.take_descriptors():
-            self._caches.attach(order.name, descriptor, order.memory, order.most_bytes, disk_of(order))
+            self._caches.attach(
+                order.name, descriptor, order.memory, order.most_bytes, disk_of(order), redis=order.redis
+            )
 
     async def serve(self) -> None:
         """Serve until it has to stop; then answer the requests in flight."""
@@ -143,6 +156,9 @@ class Control:
         self._feed(self._proposer.current)
         self._quotas.use_configuration(self._proposer.current.settings, begins=True)
         self._start_task(self._quotas.run())
+        self._start_task(self._auditing.run())
+        self._analytics.use_configuration(self._proposer.current, begins=True)
+        self._start_task(self._analytics.run())
         self._view.past.tick()  # a reference for later counts
         self._start_task(self._view.past.run())
         self._start_task(self._watch_files())
@@ -171,6 +187,8 @@ class Control:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._checks.stop()
         await self._quotas.write_changes()
+        await self._analytics.stop()
+        await self._auditing.stop()
         self._quotas.close()
         self._fetcher.stop()
         self._worker_loop.close()
@@ -182,7 +200,9 @@ class Control:
         source = shared_state(accepted)
         self._revoking.use_state(source)
         self._cache_purging.use_state(source)
+        self._caches.use_redis(redis_of(accepted.settings, source))
         self._watching.watch_provider(accepted.settings.providers, accepted.captured)
+        self._auditing.use_configuration(accepted.settings)
         self._view.drained.retain_targets(accepted.slot_table.targets, accepted.generation)
 
     def _start_task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -246,6 +266,7 @@ class Control:
         """Run the feeds of the current filters, and restart the admin listener if its certificates have changed."""
         self._feed(now)
         configure(now.settings.log)
+        self._analytics.use_configuration(now)
         self._quotas.use_configuration(now.settings)
         if self._admin is None or now.settings.admin != self._admin_settings or self._admin_settings.tls is None:
             return

@@ -7,12 +7,13 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Final, NamedTuple
 
 from fastgw import VERSION, config
 from fastgw.admin import node_interface
+from fastgw.analytics.queries import Usage, UsageQuery
 from fastgw.cache.store import StoreNumbers
 from fastgw.config.base.value_types import Url
 from fastgw.config.decoding.filter_levels import running
@@ -28,7 +29,9 @@ from fastgw.observe.metrics.series_layout import (
     UPSTREAM_RETRIES,
     series_of,
 )
+from fastgw.observe.metrics.totals import quantile
 from fastgw.runtime.control import limit_report
+from fastgw.runtime.control.auditing import Auditing
 from fastgw.runtime.control.cache_purging import CachePurging
 from fastgw.runtime.control.drained_targets import DrainedTargets
 from fastgw.runtime.control.explain_requests import Explaining
@@ -74,12 +77,14 @@ class NodeView:
         proposer: Proposer,
         revoking: Revoking,
         cache_purging: CachePurging,
+        auditing: Auditing,
     ) -> None:
         self._node_state = node_state
         self._channel = channel
         self._proposer = proposer
         self._revoking = revoking
         self._cache_purging = cache_purging
+        self._auditing = auditing
         self._explaining = Explaining(proposer)
         self._supervisor = os.getppid()
         self._exposition = Exposition(
@@ -107,6 +112,9 @@ class NodeView:
         self.drained = DrainedTargets(channel, node_state.feeds.get(FEED, b""), proposer.current.generation)
         self.quota_file: Callable[[], node_interface.QuotaFileInfo | None] = lambda: None
         """Returns the state of the quota file."""
+        self.analytics_info: Callable[[], node_interface.AnalyticsInfo | None] = lambda: None
+        """Returns the state of the analytics database."""
+        self.query_analytics: Callable[[UsageQuery], Awaitable[Usage | None]] = _no_analytics
         self.past = TrafficHistory(self._totals, self.live)
         self._certified: tuple[object, object] = (None, None)
         self._of_tls: OfTls = ((), ())
@@ -144,6 +152,7 @@ class NodeView:
             verifiers=self.status_of_tls()[1],
             feeds=self.feeds(),
             quota_file=self.quota_file(),
+            analytics=self.analytics_info(),
         )
 
     def status_of_tls(self) -> OfTls:
@@ -300,6 +309,9 @@ class NodeView:
         uses = limit_report.limits(configuration, index, shared.quotas, self._in_flight, totals.filters)
         return node_interface.Limits(time.time(), tables, list(uses))
 
+    async def analytics(self, query: UsageQuery) -> Usage | None:
+        return await self.query_analytics(query)
+
     def reset_quota(self, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
         return limit_report.reset(self._node_state.shared.quotas, self._proposer.config, instance, consumer, keys)
 
@@ -314,6 +326,9 @@ class NodeView:
 
     async def purge_cache(self, order: PurgeOrder) -> node_interface.CachePurged | None:
         return await self._cache_purging.purge(order)
+
+    async def record(self, actor: str, action: str, result: str, detail: Mapping[str, str]) -> None:
+        await self._auditing.record(actor, action, result, detail)
 
     def drain(self) -> None:
         self._channel.send(DrainAll(generation=self._proposer.current.generation))
@@ -448,24 +463,6 @@ class Parts:
         return {**self.config.upstreams, **{name: Upstream(targets=(Target(url=url),)) for name, url in urls.items()}}
 
 
-def quantile(row: Sequence[int], share: float) -> float | None:
-    """Return the upper bound of this share of the requests in a histogram's row: within a bucket, as if they were
-    spread evenly.
-
-    None: there are none. Values above all bounds count as the highest.
-    """
-    counts = row[: len(BOUNDS_S) + 1]
-    wanted = share * sum(counts)
-    if not wanted:
-        return None
-    below, lower = 0, 0.0
-    for bound, count in zip(BOUNDS_S, counts, strict=False):
-        if below + count >= wanted:
-            return lower + (bound - lower) * (wanted - below) / count
-        below, lower = below + count, bound
-    return lower
-
-
 def _attempts(row: Sequence[int]) -> int:
     """Counts of a target: responses, and failures without one."""
     return response_count(row) + sum(row[word] for word in TARGET_FAULT_WORDS.values())
@@ -496,6 +493,10 @@ def _by_fault(totals: Totals) -> Counter[str]:
 def _counted(totals: Totals, upstream: str, word: int) -> int:
     row = totals.upstreams.get(upstream)
     return 0 if row is None else row[word]
+
+
+async def _no_analytics(query: UsageQuery) -> Usage | None:
+    return None
 
 
 def _consumers(index: Index) -> list[node_interface.ConsumerInfo]:

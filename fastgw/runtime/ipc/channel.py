@@ -86,6 +86,7 @@ class UseCache(Message):
     most_bytes: int
     disk: tuple[str, str, int] | None = None
     """Path, id and size of its disk tier."""
+    redis: bool = False
 
 
 class Prepare(Message):
@@ -127,6 +128,8 @@ class Propose(Message):
 
     source: Origin
     subject: Subject = "file"
+    changes: str = ""
+    """Description of the changes, if there is an audit log."""
 
 
 class Rejected(Message):

@@ -8,13 +8,16 @@ from fastgw.cache.tiers.disk_tier import DiskLocation
 from fastgw.cache.tiers.node_stores import DiskSettings, NodeStores, StoreSettings, open_wakers
 from fastgw.config.settings.gateway import CacheStore, Config
 from fastgw.http.caching.records import StoredHead, decode_record
+from fastgw.redis.url import RedisSource
 from fastgw.runtime.ipc.channel import UseCache
 
 
 def store_settings(settings: Config) -> dict[str, StoreSettings]:
     """Return the stores of a configuration by name; `main` is always among them."""
     wanted = {"main": CacheStore(), **settings.caches}
-    return {name: StoreSettings(each.memory, each.max_object, _disk_of(each)) for name, each in wanted.items()}
+    return {
+        name: StoreSettings(each.memory, each.max_object, _disk_of(each), each.redis) for name, each in wanted.items()
+    }
 
 
 def _disk_of(store: CacheStore) -> DiskSettings | None:
@@ -36,6 +39,14 @@ def column_of(worker: int | None) -> int:
 def disk_of(order: UseCache) -> DiskLocation | None:
     """Return the disk tier of a store that the supervisor sends."""
     return None if order.disk is None else DiskLocation(*order.disk)
+
+
+def redis_of(settings: Config, source: tuple[str, str] | None) -> RedisSource | None:
+    """Return the Redis of cache stores. `source`: URL and prefix of `state`. None: no store has such a tier."""
+    state = settings.state
+    if source is None or state is None or not any(each.redis for each in settings.caches.values()):
+        return None
+    return RedisSource(*source, state.timeout)
 
 
 def expires(head: bytes) -> float:

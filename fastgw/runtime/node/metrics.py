@@ -88,6 +88,9 @@ WORKERS: Final = Family("fastgw_workers", "gauge", (), "Workers that accept conn
 DEATHS: Final = Family("fastgw_child_deaths_total", "counter", (), "Processes that died and were replaced.")
 BUILD: Final = Family("fastgw_build_info", "gauge", ("version",), "Always 1, with the version as label.")
 START_TIME: Final = Family("fastgw_start_time_seconds", "gauge", (), "When the gateway started, epoch seconds.")
+ANALYTICS_FAILURES: Final = Family(
+    "fastgw_analytics_write_failures_total", "counter", (), "Failed writes of the analytics database; counts wait."
+)
 RELOADS: Final = Family("fastgw_reloads_total", "counter", ("result",), "Reloads: ok, or failed and without effect.")
 LAST_RELOAD: Final = Family(
     "fastgw_config_last_reload_success",
@@ -230,6 +233,25 @@ CACHE_DISK: Final = (
     CACHE_DISK_ERRORS,
     CACHE_DISK_UP,
 )
+CACHE_REDIS_HITS: Final = Family(
+    "fastgw_cache_redis_hits_total",
+    "counter",
+    ("store",),
+    "Look-ups that found in Redis what neither memory nor disk had.",
+)
+CACHE_REDIS_WRITES: Final = Family(
+    "fastgw_cache_redis_writes_total",
+    "counter",
+    ("result", "store"),
+    "Stored responses for the Redis tier: written, or dropped because too many were in flight or Redis refused them.",
+)
+CACHE_REDIS_DAMAGED: Final = Family(
+    "fastgw_cache_redis_damaged_total",
+    "counter",
+    ("store",),
+    "Values removed from the Redis tier because they did not pass their check.",
+)
+CACHE_REDIS: Final = (CACHE_REDIS_HITS, CACHE_REDIS_WRITES, CACHE_REDIS_DAMAGED)
 
 OF_HEALTH: Final = (TARGETS, BREAKER)
 OF_CONCURRENCY: Final = (CONCURRENCY_LIMIT, CONCURRENCY_IN_FLIGHT)
@@ -246,6 +268,7 @@ OF_THE_NODE: Final = (
     DEATHS,
     BUILD,
     START_TIME,
+    ANALYTICS_FAILURES,
     RELOADS,
     LAST_RELOAD,
     LAST_RELOAD_TIME,
@@ -263,7 +286,7 @@ OF_PROCESSES: Final[Mapping[Family, Callable[[Process], int | float]]] = {
     WORKER_FDS: lambda process: process.open_fds,
 }
 OF_TLS: Final = (HANDSHAKES, RESUMPTIONS, HANDSHAKE_FAILURES, CERTIFICATE_EXPIRY, CLIENT_AUTH_EXPIRY)
-CACHES: Final = (CACHE_BYTES, CACHE_OBJECTS, CACHE_EVICTIONS, *CACHE_DISK)
+CACHES: Final = (CACHE_BYTES, CACHE_OBJECTS, CACHE_EVICTIONS, *CACHE_DISK, *CACHE_REDIS)
 FEEDS: Final = (FEED_UP, FEED_SUCCESS)
 FAMILIES: Final = (
     *families.FAMILIES,
@@ -400,6 +423,14 @@ class Exposition:
         ]
         yield [("", labels(CACHE_DISK_ERRORS, name), each.errors) for name, each in disks]
         yield [("", labels(CACHE_DISK_UP, name), int(not each.has_failed)) for name, each in disks]
+        redis = [(name, each.redis) for name, each in stores.items() if each.redis is not None]
+        yield [("", labels(CACHE_REDIS_HITS, name), each.hits) for name, each in redis]
+        yield [
+            ("", labels(CACHE_REDIS_WRITES, result, name), count)
+            for name, each in redis
+            for result, count in (("written", each.written), ("dropped", each.dropped))
+        ]
+        yield [("", labels(CACHE_REDIS_DAMAGED, name), each.damaged) for name, each in redis]
 
     def _healths(self, series: Series) -> Iterator[Sequence[Sample]]:
         """Return the health of upstreams. Targets of aggregated upstreams are added up; breakers are reported only by
@@ -432,6 +463,7 @@ class Exposition:
         yield [("", "", own[words.deaths])]
         yield [("", labels(BUILD, VERSION), 1)]
         yield [("", "", self._begun_date)]
+        yield [("", "", own[words.analytics_failures])]
         results = {"ok": own[words.reloads_ok], "failed": own[words.reloads_failed]}
         yield [("", labels(RELOADS, result), count) for result, count in results.items()]
         keeps_files = self._keeps_files()
@@ -564,6 +596,8 @@ def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[S
         ],
     )
     yield families.LOG_RECORDS_DROPPED, [("", "", totals.log_records_dropped)]
+    spans = families.TRACE_SPANS
+    yield spans, [("", labels(spans, result), count) for result, count in totals.spans.items()]
     yield families.ROUTES_FOLDED, [("", "", series.slot_table.routes_folded)]
     yield families.TARGETS_FOLDED, [("", "", series.slot_table.targets_folded)]
     yield families.UPSTREAMS_FOLDED, [("", "", series.slot_table.upstreams_folded)]

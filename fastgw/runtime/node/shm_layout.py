@@ -71,6 +71,8 @@ class ShmLayout:
         self.reloads_ok = layout.counter("reloads_ok")
         self.reloads_failed = layout.counter("reloads_failed")
         """Counter in the supervisor's column: failed reloads."""
+        self.analytics_failures = layout.counter("analytics_failures")
+        """Counter in the supervisor's column, written by control: failed writes of the analytics database."""
         self.last_reload_failed = layout.gauge("last_reload_failed")
         """Gauge in the supervisor's column: sum of `CONFIG_FAILED` and `CONTENTS_FAILED`, for the kinds of changes
         whose last attempt has failed.

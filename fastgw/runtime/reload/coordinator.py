@@ -47,7 +47,8 @@ class Reloading:
     """Coordinates one change at a time. Nothing here waits.
 
     `workers`: those that serve, including silent ones. `answer`: sends to control. `changed`: called when another
-    generation is active, with the new addresses of control.
+    generation is active, with the new addresses of control. `recorded`: called after each attempt, with a
+    description of the changes, before `changed`.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class Reloading:
         workers: Callable[[], Iterable[Child]],
         answer: Callable[[ReloadResult], None],
         changed: Callable[[Mapping[str, ListeningEndpoint]], None],
+        recorded: Callable[[ReloadRecord, str], None],
     ) -> None:
         self._node_state = node_state
         self._is_serving = is_serving
         self._workers = workers
         self._answer = answer
         self._changed = changed
+        self._recorded = recorded
         self._two_phase_commit: TwoPhaseCommit | None = None
         self._proposal: Propose | None = None  # proposal of this change, or of the last one
         self._present: frozenset[Child] = frozenset()  # when the change began
@@ -239,7 +242,12 @@ class Reloading:
         configure(node_state.sealed.settings.log)
         notice(OperatorEvent.RELOADED, describe_outcome(outcome))
         self._remember(
-            True, outcome.generation, two_phase_commit.source, describe_outcome(outcome), self._proposal.subject
+            True,
+            outcome.generation,
+            two_phase_commit.source,
+            describe_outcome(outcome),
+            self._proposal.subject,
+            self._proposal.changes,
         )
         self._answer(outcome)
         self._changed(self._own)
@@ -259,15 +267,18 @@ class Reloading:
         """Abort a proposal; no state has changed."""
         stays = self._node_state.sealed.generation
         notice(OperatorEvent.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
-        self._remember(False, stays, proposal.source, why, proposal.subject)
+        self._remember(False, stays, proposal.source, why, proposal.subject, proposal.changes)
         workers = self._node_state.workers
         self._answer(ReloadResult(generation=stays, ok=False, why=why, workers=workers, passing=passing))
 
-    def _remember(self, ok: bool, generation: int, source: Origin, summary: str, subject: Subject) -> None:
+    def _remember(
+        self, ok: bool, generation: int, source: Origin, summary: str, subject: Subject, changes: str = ""
+    ) -> None:
         node_state, date = self._node_state, time.time()
         record = ReloadRecord(generation, date, ok, source, summary, subject=subject)
         node_state.records[:] = [*node_state.records, record][-RECORDS:]
         node_state.words.reloaded(node_state.shared, ok, date, of_contents=subject == "contents")
+        self._recorded(record, changes)
 
 
 def _check_readable(sealed: Sealed) -> None:

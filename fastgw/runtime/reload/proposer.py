@@ -19,6 +19,7 @@ import msgspec
 
 from fastgw import config
 from fastgw.admin.node_interface import Committed, KeptFile, Outcome, OverBound, Reason, Stale
+from fastgw.audit.chain import TEXT_MAX
 from fastgw.config import ConfigError, Loaded, Problem, Remembered, Source
 from fastgw.config.base.problems import path_text, with_counts
 from fastgw.config.base.value_types import Address
@@ -492,6 +493,7 @@ class Proposer:
                 outcome = self._rejected(self._blamed, source, subject)
                 self._failed_by_contents = self.records[-1]
                 return outcome
+            changes = await asyncio.to_thread(self._audited_changes, loaded)
             descriptor = seal(accepted)
         except Exception as error:
             if why := why_not_now(error):
@@ -504,7 +506,8 @@ class Proposer:
             self._answer = asyncio.get_running_loop().create_future()
             # If the files have not changed since they became active, this counts as a reload of them.
             about = "file" if subject == "contents" and self._staleness.is_same else subject
-            self._channel.send(Propose(generation=accepted.generation, source=source, subject=about), [descriptor])
+            proposal = Propose(generation=accepted.generation, source=source, subject=about, changes=changes)
+            self._channel.send(proposal, [descriptor])
         except ChannelFull:
             return self._postponed("too many messages are in flight", source, subject)
         finally:
@@ -706,6 +709,12 @@ class Proposer:
             problems=problems,
             reason="rejected",
         )
+
+    def _audited_changes(self, loaded: Loaded) -> str:
+        """Describe the changes of a proposal for the audit log; "": there is none."""
+        if self.current.settings.audit is None and loaded.config.audit is None:
+            return ""
+        return self._changes(loaded)[:TEXT_MAX]
 
     def _changes(self, loaded: Loaded) -> str:
         """Describe the changes of a proposal."""

@@ -149,6 +149,7 @@ def send_caches(child: Child, stores: Mapping[str, NodeStore]) -> None:
                 memory=store.memory.memory,
                 most_bytes=store.most_bytes,
                 disk=store.disk,
+                redis=store.redis,
             )
             child.send(message, [store.memory.fd])
 

@@ -109,6 +109,7 @@ class CacheHandover(msgspec.Struct):
     most_bytes: int
     disk: tuple[str, str, int] | None = None
     """Path, id and size of its disk tier."""
+    redis: bool = False
 
 
 class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"}):
@@ -195,7 +196,9 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
             quota_claim=-1 if node_state.quota_claim is None else node_state.quota_claim.fd,
             admin_token=node_state.admin_token,
             caches={
-                name: CacheHandover(each.number, each.memory.fd, each.memory.memory, each.most_bytes, each.disk)
+                name: CacheHandover(
+                    each.number, each.memory.fd, each.memory.memory, each.most_bytes, each.disk, each.redis
+                )
                 for name, each in node_state.caches.stores.items()
             },
             cache_claims=node_state.caches.claims.held,

@@ -115,12 +115,14 @@ class Lifecycle:
             for child in self._children:
                 child.send(Stop(generation=child.generation))
 
-    def log_end(self) -> None:
-        if self.phase is LifecyclePhase.STOPPING:
-            notice(OperatorEvent.STOPPED, "at once, without draining")
-        else:
+    def log_end(self) -> str:
+        """Log how it ended, and return the text."""
+        text = "at once, without draining"
+        if self.phase is not LifecyclePhase.STOPPING:
             took = time.monotonic() - self._end_began_at
-            notice(OperatorEvent.STOPPED, f"drained {self._drained} requests in {took:.1f} s, {self._cut} cut")
+            text = f"drained {self._drained} requests in {took:.1f} s, {self._cut} cut"
+        notice(OperatorEvent.STOPPED, text)
+        return text
 
     def _drain(self) -> None:
         drain = self._node_state.sealed.settings.timeouts.drain

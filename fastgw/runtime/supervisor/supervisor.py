@@ -26,6 +26,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from fastgw import VERSION
+from fastgw.audit.chain import AuditEntry
+from fastgw.audit.log import AuditLog
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import RareNotice, call_ourselves, notice, notice_logs
 from fastgw.runtime.control.control import import_admin
@@ -57,7 +59,7 @@ from fastgw.runtime.node.cache_stores import column_of
 from fastgw.runtime.node.child_slots import LOOP_DEATHS, SETTLED, Child, Slot, Work, cut_off
 from fastgw.runtime.node.gateway_registration import own_addresses, write_entry
 from fastgw.runtime.node.heartbeat_monitor import SILENT_S
-from fastgw.runtime.node.node_state import NodeState
+from fastgw.runtime.node.node_state import NodeState, ReloadRecord
 from fastgw.runtime.node.quota_persistence import file_of
 from fastgw.runtime.node.startup import CannotStart
 from fastgw.runtime.node.systemd_notify import Notifier
@@ -104,9 +106,9 @@ class Supervisor:
         """Purges by workers, and when they were received."""
         self._actions: Mapping[int, Callable[[], None]] = {
             signal.SIGCHLD: self._reap,
-            signal.SIGTERM: lambda: self._life.terminate("SIGTERM"),
-            signal.SIGQUIT: lambda: self._life.terminate("SIGQUIT"),
-            signal.SIGINT: lambda: self._life.stop(),
+            signal.SIGTERM: lambda: self._terminate("SIGTERM"),
+            signal.SIGQUIT: lambda: self._terminate("SIGQUIT"),
+            signal.SIGINT: self._interrupt,
             signal.SIGHUP: self._reload,
             signal.SIGUSR1: self._reopen,
             signal.SIGUSR2: self._begin_upgrade,
@@ -136,8 +138,11 @@ class Supervisor:
         self._adoption = SlotAdoption()
         self._overseer = HangDetector(self._beat_of, self._lateness_of, self._silence_changed)
         self._succession = Succession(node_state, self._children, self._fork, self._settle)
-        self._reloading = Reloading(node_state, self._is_serving, self._children.present, self._answer, self._changed)
+        self._reloading = Reloading(
+            node_state, self._is_serving, self._children.present, self._answer, self._changed, self._record_reload
+        )
         self._upgrade = Upgrade()
+        self._audit = AuditLog(self._audit_path)
         self._watchdog_at = inf if self._notifier.watchdog_interval is None else 0.0
         self._watching: Child | None = None  # the worker that answers the probes
         self._control_is_away = True  # as last sent to the workers
@@ -169,7 +174,8 @@ class Supervisor:
         finally:
             self._selector.close()
             self._signals.close()
-        self._life.log_end()
+        self._record("gateway", "stop", self._life.log_end())
+        self._audit.close()
 
     def _inherit(self, past: HandoverState) -> None:
         """Take over the children of the previous program; they are replaced one by one."""
@@ -198,6 +204,7 @@ class Supervisor:
             OperatorEvent.UPGRADED,
             f"fastgw {VERSION} takes over from the previous version and replaces its workers one by one",
         )
+        self._record("gateway", "upgrade", f"fastgw {VERSION} has taken over from the previous version")
         self._notifier.ready("upgraded")
         if self._reload_due:
             self._notifier.reloading()  # the previous notification ended with the exec
@@ -245,10 +252,12 @@ class Supervisor:
         if not self._life.goes_on:
             self._upgrade.give_up()
         self._life.do_what_is_due(now)
+        if now >= self._audit.due_at:
+            self._audit.write()
 
     def _select_timeout(self) -> float | None:
         """Return the seconds until the next timed action; None: there is none."""
-        due = [self._life.due_at, *(child.kill_at for child in self._children)]
+        due = [self._life.due_at, self._audit.due_at, *(child.kill_at for child in self._children)]
         if self._life.phase is LifecyclePhase.SERVING:
             due += [slot.due_at for slot in self._children.slots if slot.is_vacant]
             due += [self._reloading.due_at, self._upgrade.due_at, self._succession.due_at]
@@ -396,6 +405,8 @@ class Supervisor:
                 code = os.waitstatus_to_exitcode(status)
                 if pid == self._upgrade.preflight:
                     self._upgrade.decide(code)
+                    if not self._upgrade.has_passed:
+                        self._record("gateway", "upgrade", "refused: the installed version cannot serve; see the log")
                 # As process 1 of a container we also inherit orphans, which have to be reaped.
                 for child in [child for child in self._children if child.pid == pid]:
                     self._died(child, code)
@@ -476,6 +487,13 @@ class Supervisor:
         bound = Bound.of(self._node_state)
         self._announce(bound)
         self._tell_own_addresses()
+        self._record(
+            f"uid {os.getuid()}",
+            "start",
+            f"fastgw {VERSION} serves generation {self._node_state.sealed.generation}",
+            configuration=self._node_state.sealed.accepted.file,
+            hash=self._node_state.sealed.accepted.hash,
+        )
         self._notifier.ready(f"listening on {bound}")
         if self._ready_fd is not None:
             write_ready(self._ready_fd, bound)
@@ -558,6 +576,16 @@ class Supervisor:
                 ),
             )
 
+    def _terminate(self, signal_name: str) -> None:
+        went_on = self._life.goes_on
+        self._life.terminate(signal_name)
+        if went_on:
+            self._record(f"signal {signal_name}", "drain", "no new connections, then stop")
+
+    def _interrupt(self) -> None:
+        self._record("signal SIGINT", "stop", "at once")
+        self._life.stop()
+
     # --- reload ---
 
     def _reload(self) -> None:
@@ -634,6 +662,31 @@ class Supervisor:
             send_sockets(child, node_state.endpoints)
         self._settle()
 
+    # --- audit log ---
+
+    @property
+    def _audit_path(self) -> str | None:
+        audit = self._node_state.sealed.settings.audit
+        return None if audit is None else audit.path
+
+    def _record(self, actor: str, action: str, result: str, **detail: str) -> None:
+        """Add an entry. The supervisor may block on the disk here; workers and control go on."""
+        self._audit.record(AuditEntry(time.time(), actor, action, result, detail))
+        self._audit.write()
+
+    def _record_reload(self, reload: ReloadRecord, changes: str) -> None:
+        detail = {"subject": reload.subject, "changes": changes}
+        result = reload.summary if reload.ok else f"refused: {reload.summary}"
+        self._record(reload.source, "reload", result, **{name: value for name, value in detail.items() if value})
+        path = self._audit_path
+        if path == self._audit.path:
+            return
+        if self._audit.path is not None:
+            self._record("configuration", "audit", "ends here" if path is None else f"continued in {path}")
+        self._audit.path = path
+        if path is not None:
+            self._record("configuration", "audit", f"begins with generation {reload.generation}")
+
     # --- upgrade ---
 
     def _begin_upgrade(self) -> None:
@@ -643,6 +696,7 @@ class Supervisor:
             notice(OperatorEvent.UPGRADE_REFUSED, "SIGUSR2: not possible now: an upgrade is in progress")
         else:
             self._upgrade.start_preflight(self._handover_state())
+            self._record("signal SIGUSR2", "upgrade", "the installed version is tried")
 
     def _handover_state(self) -> HandoverState:
         return HandoverState.of(self._node_state, self._children, self._adoption, self._reload_due)

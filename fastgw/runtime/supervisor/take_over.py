@@ -112,7 +112,11 @@ def attached_caches(handover: HandoverState, accepted: ConfigSnapshot) -> NodeSt
             continue
         memories[each.fd] = memory
         stores.stores[name] = NodeStore(
-            each.number, memory, each.most_bytes, None if each.disk is None else DiskLocation(*each.disk)
+            each.number,
+            memory,
+            each.most_bytes,
+            None if each.disk is None else DiskLocation(*each.disk),
+            each.redis,
         )
         stores.next_number = max(stores.next_number, each.number + 1)
     wanted = store_settings(accepted.settings)

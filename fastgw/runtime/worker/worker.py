@@ -68,6 +68,7 @@ from fastgw.runtime.worker.accepting_sockets import AcceptingSockets
 from fastgw.runtime.worker.acceptor import Acceptor
 from fastgw.runtime.worker.sliced_work import Slices
 from fastgw.runtime.worker.table_swap import TableSwap
+from fastgw.runtime.worker.trace_export import TraceExports
 from fastgw.sync import drained_targets
 from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.feeds import Feeds
@@ -137,6 +138,7 @@ class Worker:
             self._feed_others,
             self._caches.get,
             self._announce_purge,
+            bootstrap.slot,
         )
         gateway.stock.roster.share_revocations(node_state.revoked, self._revoke)
         self._observer = Observer(
@@ -145,6 +147,8 @@ class Worker:
             series=gateway.series,
             note=partial(words.last_errors.note_route, self._column),
         )
+        self._traces = TraceExports(self._services.fetcher, self._observer)
+        self._traces.adopt(gateway)
         self._server = Server(
             self._worker_loop,
             gateway,
@@ -155,6 +159,7 @@ class Worker:
             node_state.tickets,
             words.session_limit(self._column, gateway.limits),
         )
+        self._server.tracer = self._traces.tracer
         self._server.complain = RareNotice()
         self._slices = Slices(loop)
         self._table_swap = TableSwap(
@@ -203,6 +208,7 @@ class Worker:
         self._loop.set_exception_handler(_log_unforeseen)
         self._observer.start()
         self._worker_loop.start()
+        self._caches.use_redis(self._table_swap.gateway.cache_redis)
         self._table_swap.gateway.start(self._services, self._column)
         self._words.enter(self._column, self._slot)
         self._words.count_tokens(self._column)
@@ -221,6 +227,7 @@ class Worker:
             self._probes.watch([])
             self._server.stop()
             self._table_swap.gateway.stop()
+            await self._traces.stop(FLUSH_S if self._drain is not None else FLUSH_NOW_S)
             self._services.fetcher.stop()
             self._caches.close()
             self._worker_loop.close()
@@ -229,7 +236,9 @@ class Worker:
     def _use_cache(self, order: UseCache) -> None:
         for descriptor in self._channel.take_descriptors():
             try:
-                self._caches.attach(order.name, descriptor, order.memory, order.most_bytes, disk_of(order))
+                self._caches.attach(
+                    order.name, descriptor, order.memory, order.most_bytes, disk_of(order), redis=order.redis
+                )
             except (OSError, MemoryError, OtherCacheLayout) as error:
                 self._is_short = True  # it serves without the cache until it is replaced
                 self._refused(order.generation, f"the memory of a cache cannot be used: {error}", True)
@@ -319,15 +328,18 @@ class Worker:
             self._refused(order.generation, "it is not prepared")
             return
         gateway, prepare = committed
+        self._caches.use_redis(gateway.cache_redis)
         gateway.drain(drained_now(self._services))
         configure(gateway.config.log)
         words, column, limits = self._words, self._column, gateway.limits
         placed = dict(zip(gateway.tables, prepare.listeners, strict=True))
         self._standing.accept_queued(placed)
         self._observer.adopt(gateway.config.access_logs, gateway.series)
+        self._traces.adopt(gateway)
         gateway.stock.roster.use_index(gateway.index)
         node_limits = words.connection_limit(column, limits), words.address_limit(column, limits)
         self._server.adopt(gateway, *node_limits, words.session_limit(column, limits))
+        self._server.tracer = self._traces.tracer
         if self._drain is None:  # otherwise nothing is accepted any more
             self._standing.serve(gateway.listeners, placed)
             self._words.serve(column, order.generation)

@@ -11,7 +11,8 @@ import ssl
 from collections import deque
 from collections.abc import Iterable
 from enum import Enum
-from typing import Final, Protocol, cast, final
+from time import monotonic
+from typing import Any, Final, Protocol, cast, final
 
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
@@ -103,6 +104,7 @@ async def connect(
                 sock, address = await _dial_unix(addresses[0]), addresses[0]
             else:
                 sock, address = await _Race(target, addresses).run()
+            tcp_at = monotonic()
             if isinstance(protocol, SocketConnection):
                 protocol.take_socket(sock, address)
                 return address
@@ -113,17 +115,25 @@ async def connect(
                 step = ConnectStep.HANDSHAKE
             if step is not ConnectStep.HANDSHAKE or handshake is None:
                 await _hand_over(sock, address, target, protocol)
+                _note_steps(protocol, target, tcp_at)
                 step = ConnectStep.SETTINGS
                 await _settle(protocol)
                 return address
         timeout = handshake
         async with asyncio.timeout(timeout):
             await _hand_over(sock, address, target, protocol)
+            _note_steps(protocol, target, tcp_at)
             step = ConnectStep.SETTINGS
             await _settle(protocol)
             return address
     except OSError as error:
         raise _failed(step, error, timeout) from error
+
+
+def _note_steps(protocol: Connecting, target: Target, tcp_at: float) -> None:
+    """Record when TCP and TLS were established, for traces."""
+    connection: Any = protocol.chosen if isinstance(protocol, NegotiatingConnection) else protocol
+    connection.established = tcp_at, 0.0 if target.tls is None else monotonic()
 
 
 async def secure(

@@ -29,6 +29,7 @@ from fastgw.http.http1.body import BodyReader
 from fastgw.http.http1.parser import Http1ResponseHead, find_head_end, leading_bytes, parse_answer, take_answer
 from fastgw.http.malformed import Malformed
 from fastgw.upstream.connections.stream import (
+    NOT_ESTABLISHED,
     BodyListener,
     HeadListener,
     RequestSource,
@@ -90,6 +91,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "_unsent",
         "_wheel",
         "closed",
+        "established",
         "fd",
         "idle_since",
         "idle_timeout",
@@ -130,6 +132,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._targets_turn = True
         self._unasked_body = False
         self.uses = self.streams = 0
+        self.established = NOT_ESTABLISHED
         self.idle_since = worker_loop.wheel.now
         self.idle_timeout = target.timeouts.idle  # seconds between two bytes of a response
         self._head_timeout = target.timeouts.response_headers  # seconds from the end of a request to a response head

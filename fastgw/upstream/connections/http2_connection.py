@@ -33,6 +33,7 @@ from fastgw.http.http2.session import (
 )
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.connections.http2_stream import MAX_FIELDS, Http2UpstreamStream
+from fastgw.upstream.connections.stream import NOT_ESTABLISHED
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
 from fastgw.upstream.targets.target import MOST_STREAMS, Target
 
@@ -71,6 +72,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "_wheel",
         "capacity",
         "closed",
+        "established",
         "fd",
         "idle_since",
         "pool",
@@ -97,6 +99,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         )
         self.capacity = MOST_STREAMS
         self.streams = self.uses = 0
+        self.established = NOT_ESTABLISHED
         self.idle_since = wheel.now
         self.closed = False
         """Whether it lends no more streams."""

@@ -95,6 +95,10 @@ class Http2UpstreamStream(Timed):
 
     # calls of the borrower (`UpstreamStream`)
 
+    @property
+    def established(self) -> tuple[float, float]:
+        return self._connection.established
+
     def limit_times(self, head: float, idle: float) -> None:
         self._head_timeout, self.idle_timeout = head, idle
 

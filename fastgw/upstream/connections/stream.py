@@ -7,7 +7,7 @@ no further calls.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from fastgw.errors import Fault
 from fastgw.exchange import Trailers
@@ -92,6 +92,9 @@ class SocketEnd(Protocol):
     body_goes_to: int
 
 
+NOT_ESTABLISHED: Final = 0.0, 0.0
+
+
 class UpstreamStream(Protocol):
     """Interface of a stream for its borrower."""
 
@@ -106,6 +109,10 @@ class UpstreamStream(Protocol):
     @property
     def reused(self) -> bool:
         """Whether its connection has carried a request before."""
+
+    @property
+    def established(self) -> tuple[float, float]:
+        """When TCP and TLS of its connection were established, in monotonic seconds; 0.0: not known, or no TLS."""
 
     def limit_times(self, head: float, idle: float) -> None:
         """Set the timeouts of this request, in seconds, in place of the target's: for the response head, and for the

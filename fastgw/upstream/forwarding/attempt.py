@@ -59,7 +59,9 @@ class Attempt(Timed):
         upstream = self._upstream
         if upstream.hedging is not None:
             self._begun_at = monotonic()
-        if upstream.attempt_listener is not None or kind is not AttemptKind.FIRST:
+        trace = self.exchange.trace
+        is_traced = trace is not None and trace.is_sampled
+        if upstream.attempt_listener is not None or kind is not AttemptKind.FIRST or is_traced:
             self._record = self._new_record(kind, monotonic()).report_begun()
         if self._forwarding.forward.rules.per_try is not inf and self._request_is_whole():
             self._limit_time()
@@ -119,6 +121,8 @@ class Attempt(Timed):
             stream.limit_times(forward.timeouts.response_headers, forward.timeouts.idle)
         if self._record is not None:
             self._record.connect(stream.reused, monotonic())
+            if self._record.span_id and not stream.reused:
+                self._record.established = stream.established
         try:
             exchange.sent = True
             if exchange.state is not FORWARDING:  # another attempt may be in flight as well
@@ -128,7 +132,11 @@ class Attempt(Timed):
             forwarding = self._forwarding
             call_left = forwarding.call_due_at - self._upstream.worker_loop.wheel.now
             taken = b"" if body is None else self._take_body(body)
-            request = forward.request(exchange, self.target, left, taken, call_left)
+            record = self._record
+            span_id = b"" if record is None else record.span_id
+            request = forward.request(exchange, self.target, left, taken, call_left, span_id)
+            if record is not None and span_id:
+                record.trace_request(request)
             if exchange.ordinary and (body is None or not body.trailers or stream.frames_bodies):
                 stream.send_request(self, request, exchange.method)
             else:

@@ -24,14 +24,17 @@ from fastgw.exchange import (
     new_exchange,
 )
 from fastgw.exchange.exchange import UNCHANGED_QUERY
+from fastgw.exchange.fast_fetch import FastFetch
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
+from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
 from fastgw.http.grpc.status import STATUS, outcome_of, parse_status
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import Http1RequestHead, Http1ResponseHead
 from fastgw.http.messages import AS_DECLARED, ResponseHead
+from fastgw.observe.tracing.trace import Trace
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import JUST_USED_S
@@ -102,10 +105,12 @@ class FastPath:
         "_attempt",
         "_client",
         "_exchange",
+        "_fetch",
         "_params",
         "_stream",
         "begun_at",
         "cache_result",
+        "call_due_at",
         "client_ip",
         "consumer",
         "fault",
@@ -124,6 +129,7 @@ class FastPath:
         "shadowed",
         "subrequests",
         "target",
+        "trace",
         "upstream",
         "upstream_s",
         "why",
@@ -149,9 +155,13 @@ class FastPath:
         self.scheme = peer.scheme
         self.response: Http1ResponseHead | ReadyAnswer | None = None
         self._exchange: Exchange | None = None  # the exchange on the fast path, if filters process it
+        self._fetch: FastFetch | None = None  # of a filter that stores the response
         # Record of every request without an exchange:
         self.request_body = self.consumer = self.fault = self.subrequests = None
         self.retries = 0
+        self.trace: Trace | None = None
+        self.call_due_at = inf
+        """Deadline of the caller of a gRPC call, by the wheel's clock. The client calls `expire` then."""
         self.request_id, self.why, self.shadowed, self.cache_result, self.grpc_status = b"", "", "", "", ""
 
     def __repr__(self) -> str:
@@ -169,13 +179,28 @@ class FastPath:
     def params(self) -> Mapping[str, bytes]:
         return self._params
 
+    def begin_fetch(
+        self, head: Http1RequestHead, route: Route, params: Mapping[str, bytes], plan: FastPathPlan
+    ) -> bool:
+        """Let a filter fetch the response to the next request, if it can be on the fast path. `plan`: the route's
+        `chain.fetch_plan`.
+        """
+        self.head, self.route, self._params = head, route, params
+        assert plan.fetch is not None
+        self._fetch = plan.fetch(self, plan.forward)
+        if self._fetch is None:
+            self.forget()
+            return False
+        return True
+
     def send_request(self, head: Http1RequestHead, route: Route, params: Mapping[str, bytes]) -> None:
         """Send an ordinary request to the upstream of a route that has a `plan`."""
         self.begun_at = monotonic()
         self.head = head
         self.route = route
         self._params = params
-        plan: FastPathPlan = route.fast_path
+        fetch = self._fetch
+        plan: FastPathPlan = route.fast_path if fetch is None else route.chain.fetch_plan
         id_of = plan.id_of
         self.request_id = request_id = b"" if id_of is None else id_of(head)
         forward: Forward = plan.forward
@@ -189,7 +214,8 @@ class FastPath:
             self._switch_to_forwarding(None).attempt(fresh=False, again=False)
             return
         self.target = target.label
-        if upstream.attempt_listener is not None:
+        trace = self.trace
+        if upstream.attempt_listener is not None or (trace is not None and trace.is_sampled):
             record = AttemptRecord(self, upstream, target, AttemptKind.FIRST, 1, self.begun_at)
             self._attempt = record.report_begun()
         method, payload = head.method, head.payload
@@ -207,8 +233,15 @@ class FastPath:
                 drop, added = FAMILY, self.peer.set_lines(head.authority)
             else:
                 drop, added = fields_for_upstream(forward.forwarded, self.peer, head, self.client_ip)
-            if forward.marks:
+            if fetch is not None:
+                drop = forward.joined(drop, fetch.dropped)
+            elif self.call_due_at != inf:
+                drop = forward.joined(drop, GRPC_TIMEOUT)
+                added += timeout_line(self.call_due_at - upstream.worker_loop.wheel.now)
+            elif forward.marks:
                 drop = forward.joined(drop, NO_NAMES)
+            if trace is not None:
+                drop, added = trace.rewrite(drop, added, b"" if self._attempt is None else self._attempt.span_id)
             length = AS_DECLARED
             if head.http2:
                 if head.accepts_trailers or forward.grpc:
@@ -218,6 +251,8 @@ class FastPath:
             sent_target = None if forward.keeps_path and head.path_as_sent else forward.sent_target(self, target)
             host = target.host_header
             request = serializer.request(head, sent_target, host, drop, added, payload, request_id, length)
+            if trace is not None and self._attempt is not None:
+                self._attempt.trace_request(request)
             stream.send_request(self, request, method)
         except Exception:  # the edge of this exchange: an exception is answered with a fault
             log_event(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
@@ -239,7 +274,6 @@ class FastPath:
 
     def end_ready(self) -> None:
         """Release it, after it was recorded."""
-        self.cache_result = ""
         self.forget()
 
     def send_exchange(self, exchange: Exchange, route: Route) -> None:
@@ -256,7 +290,8 @@ class FastPath:
             self._switch_to_forwarding(None).attempt(fresh=False, again=False)
             return
         exchange.target = target.label
-        if upstream.attempt_listener is not None:
+        trace = exchange.trace
+        if upstream.attempt_listener is not None or (trace is not None and trace.is_sampled):
             record = AttemptRecord(exchange, upstream, target, AttemptKind.FIRST, 1, monotonic())
             self._attempt = record.report_begun()
         head: Any = exchange.head  # HTTP/1 only: other connections do not use the fast path
@@ -280,6 +315,8 @@ class FastPath:
                 drop = forward.joined(drop, exchange.request_dropped)
             if exchange.request_added:
                 added += exchange.request_added
+            if trace is not None:
+                drop, added = trace.rewrite(drop, added, b"" if self._attempt is None else self._attempt.span_id)
             length = AS_DECLARED
             if head.http2:
                 if head.accepts_trailers:
@@ -289,6 +326,8 @@ class FastPath:
             as_sent = forward.keeps_path and head.path_as_sent and query is UNCHANGED_QUERY
             sent_target = None if as_sent else forward.sent_target(exchange, target, query)
             request = serializer.request(head, sent_target, target.host_header, drop, added, payload, length=length)
+            if trace is not None and self._attempt is not None:
+                self._attempt.trace_request(request)
             stream.send_request(self, request, method)
         except Exception:  # the edge of this exchange: an exception is answered with a fault
             log_event(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
@@ -301,15 +340,28 @@ class FastPath:
         assert attempt is not None
         return attempt
 
+    def expire(self, now: float) -> None:
+        """Handle the deadline of the caller: the exchange ends as on the full path."""
+        if self._stream is not None and self.call_due_at <= now:
+            self._switch_to_forwarding(self._stream.target).expire(now)
+
     def _switch_to_forwarding(self, target: Target | None) -> "Forwarding":
         """Create them. `target`: None if none could be selected."""
         stream, self._stream = self._stream, None
-        exchange = self._exchange_so_far()
-        forward: Forward = self.route.fast_path.forward
+        exchange = sent = self._exchange_so_far()
+        fetch, self._fetch = self._fetch, None
+        if fetch is None:
+            forward: Forward = self.route.fast_path.forward
+        else:
+            forward = self.route.chain.fetch_plan.forward
+            sent = fetch.leave_fast_path(exchange)
         record, self._attempt = self._attempt, None
-        forwarding = forward.resumed(exchange, target, stream, record)
+        call_left = inf
+        if self.call_due_at != inf:
+            call_left = self.call_due_at - forward.upstream.worker_loop.wheel.now
+        forwarding = forward.resumed(sent, target, stream, record, call_left)
         if stream is not None:
-            exchange.state, exchange.sent = FORWARDING, True
+            sent.state, sent.sent = FORWARDING, True
             assert forwarding.current is not None
             stream.hand_over(forwarding.current)
         self._client.leave_fast_path(exchange)
@@ -323,6 +375,7 @@ class FastPath:
             exchange = new_exchange(self.head, self._client.stream, self.listener, self.peer, NO_ROUTE.chain)
             exchange.chain = self.route.chain
             exchange.begun_at, exchange.client_ip = self.begun_at, self.client_ip
+            exchange.trace = self.trace
             exchange.route, exchange.params = self.route, self._params
             exchange.answered_by = None
             exchange.upstream, exchange.target = self.upstream, self.target
@@ -342,7 +395,9 @@ class FastPath:
         self.response = None
         self.head = NO_HEAD
         self.route = NO_ROUTE
-        self.grpc_status = ""
+        self.grpc_status = self.cache_result = ""
+        self.trace = None
+        self.call_due_at = inf
 
     # calls of the stream (`HeadListener`)
 
@@ -351,7 +406,9 @@ class FastPath:
         path; the head follows.
         """
         plan: FastPathPlan = self.route.fast_path
-        looked_at = self._exchange is not None or (plan.looks_at is not None and plan.looks_at(head))
+        looked_at = (
+            self._exchange is not None or self._fetch is not None or (plan.looks_at is not None and plan.looks_at(head))
+        )
         if looked_at or not self._client.takes_trailers:
             return False
         now = monotonic()
@@ -363,7 +420,7 @@ class FastPath:
             sent = next((value for name, value in trailers if name.lower() == STATUS), None)
             if sent is not None:
                 self.grpc_status = parse_status(sent).name
-            status = outcome_of(status, sent)
+            status = outcome_of(status, sent, self.call_due_at != inf)
         if self._attempt is not None:
             record, self._attempt = self._attempt, None
             record.answer(status, now)
@@ -378,6 +435,9 @@ class FastPath:
 
     def on_head(self, head: Any, payload: bytes | None, ended: bool) -> None:
         length, exchange = head.payload_length, self._exchange
+        if self._fetch is not None:
+            self._on_fetched(self._fetch, head, payload, ended)
+            return
         plan: FastPathPlan = self.route.fast_path
         if payload is not None or not length or (plan.looks_at is not None and plan.looks_at(head)):
             self.leave_fast_path().on_head(head, payload, ended)
@@ -396,7 +456,8 @@ class FastPath:
             self.upstream_s = now - self.begun_at
             self.response = head
             self.response_bytes = length
-            self._client.answer_fast(head, None, plan.forward.marks, b"", self.request_id)
+            added = b"" if self.trace is None else self.trace.response_line
+            self._client.answer_fast(head, None, plan.forward.marks, added, self.request_id)
             return
         self._exchange = None
         self.route = NO_ROUTE
@@ -407,6 +468,8 @@ class FastPath:
         response = Response(status, head, b"", plan.forward.marks)
         if not plan.meets_answers:
             exchange.state, exchange.response = ANSWER_BEGUN[exchange.state], response
+            if exchange.trace is not None:
+                response.added = exchange.trace.response_line
         else:
             if not exchange.pass_response_steps(response):
                 self._client.leave_fast_path(exchange)
@@ -418,6 +481,36 @@ class FastPath:
                 self._client.stream.answer(response, head.payload, True)
                 return
         self._client.answer_fast(head, exchange, response.dropped, response.added, exchange.id_shown)
+
+    def _on_fetched(self, fetch: FastFetch, head: Http1ResponseHead, payload: bytes | None, ended: bool) -> None:
+        """Handle the response to a request whose response a filter stores."""
+        whole = head.payload if payload is None else None
+        try:
+            added = fetch.take_response(head, whole) if whole else None
+        except Exception:  # the edge of a filter: data that it could not check is not forwarded
+            log_event(OperatorEvent.FILTER_RAISED, "a fetch on the fast path", error=True)
+            self.leave_fast_path().exchange.fail(Fault.INTERNAL, why="a filter could not take the response")
+            return
+        if added is None:
+            self.leave_fast_path().on_head(head, payload, ended)
+            return
+        now = monotonic()
+        stream, forward = self._stream, self.route.chain.fetch_plan.forward
+        assert stream is not None
+        forward.upstream.active -= 1
+        if self._attempt is not None:
+            record, self._attempt = self._attempt, None
+            record.answer(head.status, now)
+            record.end(now)
+        self._stream = self._fetch = None
+        stream.release()
+        self.upstream_s = now - self.begun_at
+        self.response = head
+        self.response_bytes = head.payload_length
+        self.cache_result = fetch.result
+        if self.trace is not None:
+            added += self.trace.response_line
+        self._client.answer_fast(head, None, forward.marks, added, self.request_id)
 
     def on_interim(self, head: ResponseHead) -> None:
         self.leave_fast_path().on_interim(head)

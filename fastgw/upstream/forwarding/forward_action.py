@@ -5,7 +5,7 @@
 
 from collections.abc import Callable
 from math import inf
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from fastgw.config.settings.gateway import RouteRetries, RouteTimeouts
 from fastgw.errors import Fault
@@ -16,7 +16,7 @@ from fastgw.exchange.reply import NO_NAMES, problem
 from fastgw.forwarded_headers import Policy, fields_for_upstream
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.field_names import DIGESTS, EXPECT
-from fastgw.http.grpc.calls import TIMEOUT, is_grpc, timeout_line, timeout_of
+from fastgw.http.grpc.calls import GRPC_TIMEOUT, is_grpc, timeout_line, timeout_of
 from fastgw.http.http1 import serializer
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import AS_DECLARED
@@ -30,7 +30,9 @@ from fastgw.upstream.targets.attempt_listener import AttemptRecord
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 
-_GRPC_TIMEOUT: Final = frozenset((TIMEOUT,))
+if TYPE_CHECKING:
+    from fastgw.upstream.client.response_action import ResponseAction
+
 _NO_VIA: Final = frozenset((serializer.NO_VIA,))
 
 
@@ -190,13 +192,20 @@ class Forward:
         return True
 
     def resumed(
-        self, exchange: Exchange, target: Target | None, stream: UpstreamStream | None, record: AttemptRecord | None
+        self,
+        exchange: Exchange,
+        target: Target | None,
+        stream: UpstreamStream | None,
+        record: AttemptRecord | None,
+        call_left: float = inf,
     ) -> Forwarding:
         """Return the forwarding of an exchange that leaves the fast path; the upstream has already counted it.
 
-        `record`: of its attempt at `target`, if there are listeners.
+        `record`: of its attempt at `target`, if there are listeners. `call_left`: total seconds that a gRPC call has.
         """
         forwarding = self._forwarding(exchange)
+        if call_left != inf:
+            forwarding.limit_time(call_left)
         if target is not None:
             forwarding.adopt_attempt(target, stream, record)
         return forwarding
@@ -235,12 +244,13 @@ class Forward:
         left: float | None = None,
         payload: bytes = b"",
         call_left: float = inf,
+        span_id: bytes = b"",
     ) -> bytes:
         """Return the request for the target: the head is re-serialized, without hop-by-hop fields, and with the
         gateway's own forwarding headers.
 
         `left`: seconds that the attempt has; None: the configured timeout. `payload`: framed bytes that are sent with
-        the head. `call_left`: total seconds that a gRPC call has.
+        the head. `call_left`: total seconds that a gRPC call has. `span_id`: of the attempt, if it is traced.
         """
         head = exchange.head
         drop, added = fields_for_upstream(self.forwarded, exchange.peer, head, exchange.client_ip)
@@ -253,7 +263,7 @@ class Forward:
             left = self._most_time() if left is None else left
             added += b"%b: %d\r\n" % (self.deadline_name, max(left * 1000, 1))
         if call_left != inf:
-            drop |= _GRPC_TIMEOUT
+            drop |= GRPC_TIMEOUT
             added += timeout_line(call_left)
         if self.grpc:
             added += TE_TRAILERS  # servers reset calls without it, and the gateway itself does accept trailers
@@ -261,6 +271,8 @@ class Forward:
             added += self._special_lines(exchange)
             if head.expects_continue and target.minor == 0:
                 drop |= EXPECT  # HTTP/1.0 has no 100: the gateway has sent it already
+        if exchange.trace is not None:
+            drop, added = exchange.trace.rewrite(drop, added, span_id)
         sent_target = self.sent_target(exchange, target, exchange.query_sent)
         length, body = AS_DECLARED, exchange.request_body
         if body is not None:
@@ -318,7 +330,7 @@ class CallRecorder:
         self.call = call
 
 
-def is_translated(exchange: Exchange, forward: Forward | CallRecorder) -> bool:
+def is_translated(exchange: Exchange, forward: "Forward | CallRecorder | ResponseAction") -> bool:
     """Whether a filter has taken the exchange over, or has failed to."""
     for translate in exchange.chain.translate_steps:
         try:

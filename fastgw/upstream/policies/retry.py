@@ -106,7 +106,11 @@ def rules_of(settings: config.Retries) -> RetryRules:
 
 def asked_wait(head: ResponseHead) -> float:
     """Return the seconds in `Retry-After` (RFC 9110 section 10.2.3); 0: it is missing or invalid."""
-    value = head.first(b"retry-after")
+    return wait_in(head.first(b"retry-after"))
+
+
+def wait_in(value: bytes | None) -> float:
+    """Return the seconds in a value of `Retry-After`; None: it is missing."""
     if value is None:
         return 0.0
     if value.isdigit():

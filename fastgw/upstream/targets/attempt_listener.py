@@ -7,10 +7,11 @@ connected, and then the head of its response may be received.
 """
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, Final, Protocol, final
 
 from fastgw.errors import Fault
 from fastgw.observe.finished_exchange import FinishedExchange
+from fastgw.observe.tracing.trace import EndedAttempt, Trace
 from fastgw.upstream.targets.target import Target
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ class AttemptKind(IntEnum):
     FIRST = 0
     RETRY = 1
     HEDGE = 2  # in parallel to others in flight
+
+
+KINDS: Final = tuple(kind.name.lower() for kind in AttemptKind)
+LONGEST_LINE: Final = 4096
+"""Maximum bytes of a request line that a span shows."""
 
 
 class AttemptListener(Protocol):
@@ -57,6 +63,8 @@ class AttemptedExchange(FinishedExchange, Protocol):
 
     target: str
     retries: int
+    grpc_status: str
+    trace: Trace | None
 
 
 class ListenedUpstream(Protocol):
@@ -82,12 +90,15 @@ class AttemptRecord:
         "begun_at",
         "connected_at",
         "ended_at",
+        "established",
         "exchange",
         "head_at",
         "kind",
         "number",
         "refused",
+        "request_line",
         "reused",
+        "span_id",
         "status",
         "target",
     )
@@ -110,12 +121,18 @@ class AttemptRecord:
         """Number of the attempt at this upstream for the exchange, from 1."""
         self.begun_at = begun_at
         self.connected_at = self.head_at = self.ended_at = 0.0
+        self.established = 0.0, 0.0
+        """When TCP and TLS of a new connection were established, if it is traced."""
         self.reused = False
         """Whether its connection had carried a request before."""
         self.status = 0
         """Status of the response; 0 until its head has come."""
         self.refused = False
         """The response was dropped for another attempt."""
+        self.span_id = b""
+        """Id of its span, which the target gets as its parent; b"": it has none, or not yet."""
+        self.request_line = b""
+        """First line of the request that was sent, if it is traced."""
 
     def __repr__(self) -> str:
         return f"<AttemptRecord {self.number} ({self.kind.name}) at {self.target.label}, status={self.status}>"
@@ -125,7 +142,9 @@ class AttemptRecord:
         return self._upstream.name
 
     def report_begun(self) -> "Self":
-        upstream = self._upstream
+        upstream, trace = self._upstream, self.exchange.trace
+        if trace is not None:
+            self.span_id = trace.new_span_id()
         if self.kind is not AttemptKind.FIRST:
             self.exchange.retries += 1
             upstream.failure_listener.attempt_begun(self)
@@ -147,17 +166,54 @@ class AttemptRecord:
 
     def end(self, now: float) -> None:
         self.ended_at = now
+        if self.exchange.trace is not None:
+            self._add_to_trace(None)
         listener = self._upstream.attempt_listener
         if listener is not None:
             listener.attempt_ended(self)
 
     def give_up(self, fault: Fault | None, why: str, now: float) -> None:
         self.ended_at = now
+        if self.exchange.trace is not None:
+            self._add_to_trace(fault)
         upstream = self._upstream
         if fault is not None or self.refused:
             upstream.failure_listener.attempt_given_up(self, fault, why)
         if upstream.attempt_listener is not None:
             upstream.attempt_listener.attempt_given_up(self, fault, why)
+
+    def trace_request(self, request: bytes) -> None:
+        """Record the request that is sent, for the span."""
+        if self.span_id:
+            self.request_line = request[: min(request.index(b"\r\n"), LONGEST_LINE)]
+
+    def _add_to_trace(self, fault: Fault | None) -> None:
+        exchange, target = self.exchange, self.target
+        trace = exchange.trace
+        # The connection may have been opened for another request, before this one.
+        tcp_at, tls_at = (at if at >= self.begun_at else 0.0 for at in self.established)
+        assert trace is not None
+        trace.attempts.append(
+            EndedAttempt(
+                self.span_id,
+                self.upstream,
+                target.label,
+                b"http" if target.tls is None else b"https",
+                KINDS[self.kind],
+                self.number,
+                self.reused,
+                self.status,
+                "" if fault is None else fault.label,
+                self.begun_at,
+                self.connected_at,
+                self.head_at,
+                self.ended_at,
+                self.request_line,
+                tcp_at,
+                tls_at,
+                exchange.grpc_status,
+            )
+        )
 
 
 @final

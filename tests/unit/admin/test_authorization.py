@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastgw.admin import browser_sessions
-from fastgw.admin.authorization import Access
+from fastgw.admin.authorization import Access, Denials
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import Admin
 from fastgw.config.settings.secrets import Secret
@@ -290,3 +290,11 @@ class TestSession:
             refused(here, 403, "GET /status", cookie, csrf, f"Sec-Fetch-Site: {site}")
             for own in ("same-origin", "none"):
                 assert here.ask("GET /status", cookie, f"Sec-Fetch-Site: {own}")[0] == 200
+
+
+def test_denials_are_recorded_up_to_a_number_per_minute_and_then_counted() -> None:
+    denials = Denials()
+    told = [denials.count(float(second)) for second in range(Denials.PER_MINUTE + 5)]
+    assert told == [{}] * Denials.PER_MINUTE + [None] * 5
+    assert denials.count(60.0) == {"others_before": "5"}
+    assert denials.count(61.0) == {}

@@ -30,6 +30,7 @@ def said(folder, old, new, **options):
 
 UPSTREAM = "upstreams: {users: {targets: [{url: 'http://users-1:9001'}], %s}}\n"
 ROUTE = "routes: [{name: user, %s}]\n"
+LOG = "{sink: stdout, format: json, fields: [], only: null, sample: 1.0, sample_routes: {}, always: null, redact: []}"
 
 
 @pytest.mark.parametrize(
@@ -55,8 +56,7 @@ ROUTE = "routes: [{name: user, %s}]\n"
         (
             "access_logs: [{}, {}]",
             "access_logs: [{}]",
-            ["access_logs [{sink: stdout, format: json, redact: []}, {sink: stdout, format: json, redact: []}] -> "
-             "[{sink: stdout, format: json, redact: []}]"],
+            [f"access_logs [{LOG}, {LOG}] -> [{LOG}]"],
         ),
         ("admin: null", "admin: {token: abc}",
          ["admin null -> {address: 127.0.0.1:9901, token: ***, tls: null, document_bytes: 1MiB, "
@@ -259,3 +259,26 @@ def test_consumers_in_files_of_their_own_are_compared_too(tmp_path):
         (tmp_path / f"{name}.yaml").write_text(f"consumers: [{{name: {name}}}]")
     said_of = [f"consumer_files: [{name}.yaml]\n" for name in ("a", "b")]
     assert said(tmp_path, *said_of)[-2:] == ["consumer a: removed", "consumer b: added"]
+
+
+def test_shared_schemas_of_a_document_are_compared_by_what_is_in_them(tmp_path):
+    """An operation that refers to a component has no other settings when the component changes."""
+    reference = {"$ref": "#/components/schemas/Order"}
+    document = {
+        "openapi": "3.1.0",
+        "info": {"title": "Shop", "version": "1"},
+        "paths": {"/orders": {"post": {"operationId": "add", "responses": {}, "requestBody": {
+            "content": {"application/json": {"schema": reference}}}}}},
+        "components": {"schemas": {"Order": {"type": "object"}}},
+    }  # fmt: skip
+    text = (
+        "upstreams: {shop: {targets: [{url: 'http://shop'}]}}\nroutes: [{openapi: {file: shop.json, upstream: shop}}]\n"
+    )
+    (tmp_path / "shop.json").write_text(json.dumps(document))
+    old = read(tmp_path, text)
+    assert differences(old, read(tmp_path, text)) == Differences()
+    document["components"]["schemas"]["Order"]["required"] = ["sku"]
+    (tmp_path / "shop.json").write_text(json.dumps(document))
+    told = as_text(differences(old, read(tmp_path, text)))
+    file = f"openapi://{tmp_path}/shop.json/1/schemas.json"
+    assert told == f"filter openapi of route add: schemas {file} has other contents"

@@ -220,6 +220,7 @@ def test_a_result_without_a_status_is_the_body(payload: Any, expected: bytes) ->
         {"statusCode": 200, "body": "*", "isBase64Encoded": True},
         {"statusCode": 200, "headers": {"X": "a\r\nY: b"}},
         {"statusCode": 200, "headers": {"X Y": "a"}},
+        {"statusCode": 200, "headers": {"X": "a" * 65536}},
         {"statusCode": 200, "headers": [1]},
         {"statusCode": 200, "headers": {"X": None}},
         {"statusCode": 200, "multiValueHeaders": {"X": "a"}},

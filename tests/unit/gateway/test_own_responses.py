@@ -141,6 +141,7 @@ def test_what_only_an_upstream_knows_is_no_part_of_a_redirect(tmp_path: Path) ->
         ("text/css", "a { color: {param.id} }", False),
         ("{header.accept}", "{id}", False),
         ("text/javascript", "function f() {return} {unknown}", True),
+        ("text/javascript", "let {target} = {upstream}, {claim.a..b}", True),  # literal in `respond`
         ("text/csv", "{id}", True),
     ],
 )

@@ -76,6 +76,10 @@ def route(**filters: Any) -> Said:
     return {"routes": [{"name": "r", "upstream": "http://127.0.0.1:9", "filters": filters}]}
 
 
+def traces(**more: Any) -> Said:
+    return {"telemetry": {"traces": more}}
+
+
 def upstream(**more: Any) -> Said:
     return {"upstreams": {"u": {"targets": [{"url": "https://127.0.0.1:9"}], **more}}}
 
@@ -96,7 +100,17 @@ def oidc(**login: Any) -> Said:
 CA, PAIR = {"ca": "FILE"}, {"certificate": "CERTIFICATE", "key": "KEY"}
 FORMATS = ("FILE.yaml", "FILE.json", "FILE.toml")
 
+
+def log_sink(kind: str, **more: Any) -> Said:
+    index = {"index": "web"} if kind == "elasticsearch" else {}
+    return {"access_logs": [{"sink": {kind: {"url": "https://logs.example/in", **index, **more}}}]}
+
+
+SINKS = {"HttpSink": "http", "LokiSink": "loki", "ElasticsearchSink": "elasticsearch"}
 SETTINGS: dict[str, list[Said]] = {
+    **{f"{name}.token": [log_sink(kind, token=SECRET)] for name, kind in SINKS.items()},
+    **{f"{name}.password": [log_sink(kind, username="a", password=SECRET)] for name, kind in SINKS.items()},
+    **{f"{name}.ca": [log_sink(kind, ca="FILE")] for name, kind in SINKS.items()},
     "Admin.token": [{"admin": {"address": "127.0.0.1:0", "token": SECRET}}],
     "Basic.password": [route(credentials={"basic": {"username": "a", "password": SECRET}})],
     "Basic.username": [route(credentials={"basic": {"username": SECRET, "password": "a"}})],
@@ -175,6 +189,8 @@ SETTINGS: dict[str, list[Said]] = {
     "State.url": [{"state": {"url": SECRET}}],
     "Sticky.key": [upstream(load_balancing={"sticky": {"cookie": "a", "key": SECRET}})],
     "TargetsFile.file": [upstream(targets={"file": name}) for name in FORMATS],
+    "OtlpExport.headers": [traces(otlp={"url": "http://127.0.0.1:4318", "headers": {"X-Key": SECRET}})],
+    "ZipkinExport.headers": [traces(zipkin={"url": "http://127.0.0.1:9411/", "headers": {"X-Key": SECRET}})],
     "UpstreamTls.ca": [upstream(tls=CA)],
     "UpstreamTls.certificate": [upstream(tls={"certificate": "FILE", "key": "KEY"})],
     "UpstreamTls.key": [upstream(tls={"certificate": "CERTIFICATE", "key": "FILE"})],
@@ -192,6 +208,10 @@ SETTINGS["GcpIdToken.key"] = [route(credentials={"gcp_id_token": {"audience": "a
 SETTINGS["EgressCredentials.service_account_key"] = [
     credentials("gcp_id_token", audience="a", service_account_key=SECRET)
 ]
+EXCHANGE = {"token_url": "https://sts.test/token", "subject_token": "a", "client_id": "b", "client_secret": "c"}
+for _name in ("subject_token", "client_id", "client_secret"):
+    SETTINGS[f"TokenExchange.{_name}"] = [route(credentials={"token_exchange": {**EXCHANGE, _name: SECRET}})]
+SETTINGS["EgressCredentials.subject_token"] = [credentials("token_exchange", **{**EXCHANGE, "subject_token": SECRET})]
 SETTINGS["ConsumerSubject.key"] = [
     {"consumers": [{"name": "a", "jwt": [{"key_id": "a", "algorithm": each, "key": SECRET}]}]}
     for each in ("HS256", "RS256", "ES256")

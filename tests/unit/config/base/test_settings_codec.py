@@ -184,6 +184,17 @@ def test_settings_of_every_filter_can_be_decoded() -> None:
         check_class(kind)
 
 
+def test_sources_of_every_filter_can_be_decoded() -> None:
+    left, checked = [FeedSource], []
+    while left:
+        kind = left.pop()
+        left += kind.__subclasses__()
+        if not kind.__subclasses__() and kind.__module__.startswith("fastgw."):
+            check_class(kind)
+            checked.append(kind.__name__)
+    assert {"AccessTokenSource", "IdTokenSource", "ExchangedTokenSource", "JwksSource"} <= set(checked), checked
+
+
 def test_tagged_structs_may_stand_in_one_place() -> None:
     check_class(Paint)
     for colour in (Red(), Blue(), Blue(depth=2)):

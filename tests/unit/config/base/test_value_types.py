@@ -12,6 +12,7 @@ from fastgw.config.base import value_types
         (value_types.parse_duration, "10s", 10.0),
         (value_types.parse_duration, "5m", 300.0),
         (value_types.parse_duration, "1.5h", 5400.0),
+        (value_types.parse_duration, "30d", 2_592_000.0),
         (value_types.parse_size, "0B", 0),
         (value_types.parse_size, "32KiB", 32768),
         (value_types.parse_size, "10MB", 10_000_000),
@@ -38,7 +39,7 @@ def test_what_is_written_is_held(parse, text, held):
 @pytest.mark.parametrize(
     ("parse", "texts"),
     [
-        (value_types.parse_duration, ["10", "10 s", "-1s", "0s", "1h30m", "1d", "", "\u0661s"]),
+        (value_types.parse_duration, ["10", "10 s", "-1s", "0s", "1h30m", "1w", "", "\u0661s"]),
         (value_types.parse_size, ["32", "32K", "1.5MiB", "-1B", "32kib"]),
         (value_types.parse_percent, ["20", "101%", "-1%", "%"]),
         (value_types.parse_statuses, ["", "20", "99", "600", "399-200", "200-", "2xx", "200 - 399"]),

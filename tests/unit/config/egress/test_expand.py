@@ -236,7 +236,7 @@ WRONG = {
     "credentials of another type": (
         f"{API}, credentials: {{type: bearer, token: {PLANTED}, scopes: [a]}}",
         ":7: egress.apps.shop.orders.credentials: `scopes` has no effect with `type: bearer`; "
-        "it is for oauth2 or oauth2_mtls",
+        "it is for oauth2 or oauth2_mtls or token_exchange",
     ),
     "a secret that is not needed": (
         f"{API}, credentials: {{type: oauth2, token_url: http://idp/t, {SECRETS}, client_auth: none}}",

@@ -192,3 +192,10 @@ def test_quotes_around_what_would_be_right_without_them_are_told(tmp_path, said,
     file.write_text(f"{said}\nlisteners: {{main: {{address: ':0'}}}}\nroutes: [{{name: a, respond: {{}}}}]\n")
     lines = CliRunner().invoke(app, ["check", str(file)]).output.splitlines()
     assert [line.split(": ", 1)[1] for line in lines] == [told]
+
+
+def test_a_second_file_is_a_clear_mistake() -> None:
+    """Users of other gateways give several files."""
+    told = CliRunner().invoke(app, ["check", "a.yaml", "b.yaml", "c.yaml"])
+    assert told.exit_code == 2
+    assert "expected one FILE, but got b.yaml, c.yaml too; one FILE may `include` others" in told.output

@@ -180,6 +180,17 @@ LOOP = {"$ref": "#/components/schemas/A"}
         ),
         (document({"/a/{x}": {"get": operation()}, "/a/{y}": {"get": operation()}}), "matches the same requests as"),
         (document({"/a": {"get": {"responses": {"2000": {}}}}}), "expected a status such as 200"),
+        *(
+            (
+                document({"/a": {"get": {"responses": {"200": {"content": {name: {}}}}}}}),
+                "expected a content type such as",
+            )
+            for name in ("json", "text/plain\r\nX: y", "text/plän", "a/b c", "")
+        ),
+        (
+            document({"/a": {"post": operation(requestBody={"content": {"json": {}}})}}),
+            "expected a content type such as",
+        ),
         (document({"/a": {"$ref": "#/paths/~1a"}}), "the reference leads back to itself"),
         (document({"/a": {"get": operation(**{"x-fastgw": {"filter": {}}})}}), 'did you mean "filters"?'),
     ],

@@ -106,7 +106,7 @@ def test_an_include_may_be_named_so(tmp_path, variables):
             "access_logs: [{format: {env: GW_HELD}}]",
             "a.yaml:3:30: access_logs[0].format.env: the environment variable GW_HELD does not have a valid value "
             "for this setting; "
-            'expected "json", "ecs" or "combined"',
+            'expected "json", "ecs", "gelf", "combined", "common" or "w3c"',
         ),
         (
             "routes: [{name: a, upstream: {env: GW_HELD}}]",

@@ -3,7 +3,7 @@
 import pytest
 
 from fastgw.observe.metrics.families import BOUNDS_S
-from fastgw.runtime.control.node_view import quantile
+from fastgw.observe.metrics.totals import quantile
 
 
 def row(counts: dict[int, int]) -> list[int]:

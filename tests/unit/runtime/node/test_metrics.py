@@ -12,7 +12,7 @@ from prometheus_client.samples import Sample
 
 from fastgw.admin.node_interface import CertificateInfo, FeedInfo, VerifierInfo
 from fastgw.admin.prometheus_text import OPENMETRICS, PROMETHEUS, negotiate_format
-from fastgw.cache.store import DiskNumbers, Eviction, StoreNumbers
+from fastgw.cache.store import DiskNumbers, Eviction, RedisNumbers, StoreNumbers
 from fastgw.config.base.value_types import Address, Url
 from fastgw.config.settings import gateway as config
 from fastgw.downstream.tls.connection import HandshakeOutcome
@@ -75,7 +75,7 @@ class Node:
             lambda: feeds,
             lambda: {"users": OfUpstream({HealthVerdict.HEALTHY: 2, HealthVerdict.EJECTED: 1}, BreakerPhase.OPEN)},
             lambda: {"at_a_time": (10, 3)},
-            caches=lambda: {"main": StoreNumbers(2, 4096, {Eviction.CAPACITY: 7}, DISK)},
+            caches=lambda: {"main": StoreNumbers(2, 4096, {Eviction.CAPACITY: 7}, DISK, RedisNumbers(1, 2, 3, 4))},
         )
 
     def finish(self, route: str, status: int = 200, fault: str = "") -> None:

@@ -31,12 +31,14 @@ class Node(Crew):
         self.serving = True
         self.outcomes: list[ReloadResult] = []
         self.changes: list[Mapping[str, ListeningEndpoint]] = []
+        self.recorded: list[tuple[str, bool, str]] = []
         self.reloading = Reloading(
             self.node_state,
             lambda: self.serving,
             lambda: [child for child in self.children if child.ready and not child.leaving],
             self.outcomes.append,
             self.changes.append,
+            lambda reload, changes: self.recorded.append((reload.source, reload.ok, changes)),
         )
 
     def propose(self, generation: int = 2, listeners: Sequence[str] = ("main",), more: str = "") -> None:
