@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -224,14 +225,11 @@ def test_dns_by_its_own_client(tmp_path: Path) -> None:
     server, dig = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin"), shutil.which("dig")
     assert server, "dnsmasq is not installed: make test installs it"
     assert dig, "dig is not installed: make test installs it"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port, gateway_port = _free_ports(2)
     options = ["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--user=root"]
     options += [f"--port={port}", "--listen-address=127.0.0.1", "--bind-interfaces", "--pid-file="]
     records = ["--address=/a.test/192.0.2.7", "--txt-record=long.test," + ",".join(["t" * 200] * 12)]
     process = subprocess.Popen([server, *options, *records], stderr=subprocess.DEVNULL)
-    gateway_port = port + 1 if port < 65_000 else port - 1
     made = config(f"udp://127.0.0.1:{port}", address=f"127.0.0.1:{gateway_port}", workers=2)
     made["listeners"]["tcp"] = {"address": f"127.0.0.1:{gateway_port}", "protocol": "tcp", "upstream": "stream"}
     made["upstreams"]["stream"] = {"targets": [f"tcp://127.0.0.1:{port}"]}
@@ -239,7 +237,7 @@ def test_dns_by_its_own_client(tmp_path: Path) -> None:
         direct = [dig, "@127.0.0.1", "-p", str(port), "+short", "+tries=1", "+time=1", "a.test"]
         wait_until(lambda: _told(direct) == "192.0.2.7\n", "the DNS server")
         with Gateway(made, tmp_path):
-            ask = [dig, "@127.0.0.1", "-p", str(gateway_port), "+short", "+tries=1", "+time=1"]
+            ask = [dig, "@127.0.0.1", "-p", str(gateway_port), "+short", "+tries=1", f"+time={DEADLINE:.0f}"]
             wait_until(lambda: _told([*ask, "a.test"]) == "192.0.2.7\n", "DNS through the gateway")
             for _ in range(20):
                 assert _told([*ask, "a.test"]) == "192.0.2.7\n"
@@ -249,6 +247,20 @@ def test_dns_by_its_own_client(tmp_path: Path) -> None:
     finally:
         process.terminate()
         process.wait(DEADLINE)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Numbers that are free for UDP and TCP, below those that the system gives to other tests meanwhile."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    free: list[int] = []
+    for port in random.sample(range(first - 10_000, first), 1_000):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp, suppress(OSError):
+            udp.bind(("127.0.0.1", port))
+            tcp.bind(("127.0.0.1", port))
+            free.append(port)
+        if len(free) == count:
+            return free
+    raise AssertionError("no port is free")
 
 
 def _told(command: list[str]) -> str:

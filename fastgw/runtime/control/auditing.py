@@ -9,6 +9,7 @@ from typing import Final
 from fastgw.audit.chain import AuditEntry
 from fastgw.audit.log import AuditLog
 from fastgw.config.settings.gateway import Config
+from fastgw.runtime.node.node_state import ReloadRecord
 from fastgw.sync.revocations import RevocationEvent
 
 ANSWER_S: Final = 2.0
@@ -41,6 +42,10 @@ class Auditing:
     def revoked(self, event: RevocationEvent) -> None:
         """Record a revocation that a worker has made, such as a logout."""
         self.note("client", "revoke", "revoked", described_revocation(event))
+
+    def rejected(self, reload: ReloadRecord) -> None:
+        """Record a reload that control has rejected itself: before the answer to the client that requested it."""
+        self.note(reload.source, "reload", f"refused: {reload.summary}", {"subject": reload.subject})
 
     async def run(self) -> None:
         """Write entries as they come; after a failure, again from time to time."""

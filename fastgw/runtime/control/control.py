@@ -172,6 +172,7 @@ class Control:
             else:
                 self._admin = self._start_task(self._keep_serving_admin())
         self._proposer.on_change = self._apply_snapshot
+        self._proposer.on_reject = self._auditing.rejected
         self._proposer.on_missed = self._stop_requested.set  # the next control process starts with the active one
         loop.add_reader(self._channel, self._receive_orders)
         self._channel.send(Ready(generation=self._node_state.sealed.generation))

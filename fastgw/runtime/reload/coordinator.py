@@ -128,7 +128,7 @@ class Reloading:
         stays = self._node_state.sealed.generation
         why = message.why if message.passing else "see the errors above"
         notice(OperatorEvent.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
-        self._remember(False, stays, message.source, message.why, message.subject)
+        self._remember(False, stays, message.source, message.why, message.subject)  # control has recorded it
 
     def _check_timely(self, sealed: Sealed) -> None:
         generation = self._node_state.sealed.generation
@@ -241,14 +241,9 @@ class Reloading:
         )
         configure(node_state.sealed.settings.log)
         notice(OperatorEvent.RELOADED, describe_outcome(outcome))
-        self._remember(
-            True,
-            outcome.generation,
-            two_phase_commit.source,
-            describe_outcome(outcome),
-            self._proposal.subject,
-            self._proposal.changes,
-        )
+        proposal, summary = self._proposal, describe_outcome(outcome)
+        record = self._remember(True, outcome.generation, two_phase_commit.source, summary, proposal.subject)
+        self._recorded(record, proposal.changes)
         self._answer(outcome)
         self._changed(self._own)
         self._drop_kept()
@@ -267,18 +262,17 @@ class Reloading:
         """Abort a proposal; no state has changed."""
         stays = self._node_state.sealed.generation
         notice(OperatorEvent.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
-        self._remember(False, stays, proposal.source, why, proposal.subject, proposal.changes)
+        record = self._remember(False, stays, proposal.source, why, proposal.subject)
+        self._recorded(record, proposal.changes)
         workers = self._node_state.workers
         self._answer(ReloadResult(generation=stays, ok=False, why=why, workers=workers, passing=passing))
 
-    def _remember(
-        self, ok: bool, generation: int, source: Origin, summary: str, subject: Subject, changes: str = ""
-    ) -> None:
+    def _remember(self, ok: bool, generation: int, source: Origin, summary: str, subject: Subject) -> ReloadRecord:
         node_state, date = self._node_state, time.time()
         record = ReloadRecord(generation, date, ok, source, summary, subject=subject)
         node_state.records[:] = [*node_state.records, record][-RECORDS:]
         node_state.words.reloaded(node_state.shared, ok, date, of_contents=subject == "contents")
-        self._recorded(record, changes)
+        return record
 
 
 def _check_readable(sealed: Sealed) -> None:

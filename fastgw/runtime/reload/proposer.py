@@ -116,6 +116,8 @@ class Proposer:
         """Called with a snapshot before it is proposed."""
         self.on_change: Callable[[ConfigSnapshot, ConfigSnapshot], None] = lambda before, now: None
         """Called with the previous active snapshot, and the new one."""
+        self.on_reject: Callable[[ReloadRecord], None] = lambda rejected: None
+        """Called with the record of an attempt that is not proposed to the supervisor."""
         self.on_missed: Callable[[], None] = lambda: None
         """Called when the active snapshot is not the one known here."""
         self._kept = {document.generation: document for document in node_state.documents}
@@ -663,9 +665,10 @@ class Proposer:
         summary: str,
         subject: Subject,
         problems: Sequence[Problem] = (),
-    ) -> None:
+    ) -> ReloadRecord:
         record = ReloadRecord(generation, time.time(), ok, source, summary, tuple(problems[:PROBLEMS]), subject)
         self.records = [*self.records, record][-RECORDS:]
+        return record
 
     def _retry_note(self, subject: Subject) -> str:
         """Describe, for people, the next attempt after a transient failure."""
@@ -684,7 +687,7 @@ class Proposer:
             return self._refused("failed", f"it cannot be determined: {why}")
         why += self._retry_note(subject) if again else ""
         stays = self.current.generation
-        self._remember(False, stays, source, why, subject)
+        self.on_reject(self._remember(False, stays, source, why, subject))
         self._channel.send(Rejected(generation=stays, source=source, why=why[:1000], subject=subject, passing=True))
         return self._refused("failed", f"not reloaded, generation {stays} stays: {why}")
 
@@ -697,7 +700,7 @@ class Proposer:
             for problem in with_counts(problems):
                 notice(OperatorEvent.CONFIG_PROBLEM, str(problem))
             stays = self.current.generation
-            self._remember(False, stays, source, why, subject, problems)
+            self.on_reject(self._remember(False, stays, source, why, subject, problems))
             self._channel.send(Rejected(generation=stays, source=source, why=why[:1000], subject=subject))
         stays = self.current.generation
         text = "the configuration is wrong" if dry_run else f"not reloaded: generation {stays} stays"

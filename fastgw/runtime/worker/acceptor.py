@@ -61,6 +61,7 @@ class Acceptor:
         self._most = connections_held(self._files)
         self._complain = RareNotice()
         self._most_held = 0  # connections since the last release of memory
+        self._held_at_look = 0  # connections at the last check
         self._look: asyncio.TimerHandle | None = None
 
     @property
@@ -159,9 +160,10 @@ class Acceptor:
         return len(server.connections) + len(server.handshakes) + len(self._openings) + len(self._greetings)
 
     def _look_at_crowd(self) -> None:
-        """Free the memory of many connections after at least half of them have closed."""
-        held = self._connection_count()
-        if 2 * held <= self._most_held:
+        """Free the memory of many connections after at least half of them have closed, and no more are closing."""
+        held, before = self._connection_count(), self._held_at_look
+        self._held_at_look = held
+        if 2 * held <= self._most_held and held >= before:
             trim()
             self._most_held = held
         crowded = self._most_held >= CROWD
