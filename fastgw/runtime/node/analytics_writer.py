@@ -22,8 +22,8 @@ from fastgw.shm.slot_assignment import SlotTable
 EVERY_S: Final = 5.0
 """Interval of writes: the most that a power failure, or the death of all processes at once, may lose."""
 WAITING_MAX: Final = 60
-"""Maximum number of minutes that wait in memory while the database cannot be written. Beyond them two minutes become
-one: requests are not lost, but counted in a later minute."""
+"""Maximum number of readings, one a minute and one a reload, that wait in memory while the database cannot be written.
+Beyond them two become one: requests are not lost, but counted in a later minute, with the names of then."""
 
 
 @final
@@ -75,10 +75,10 @@ class AnalyticsWriter:
         reading = read_counters(columns, self._names, date, begins=begins)
         with self._lock:
             waiting = self._readings
-            if waiting and not waiting[-1].begins and waiting[-1].date // MINUTE == date // MINUTE:
-                # The names of before may matter for the counts of before: see `use_configuration`.
-                if waiting[-1].names == self._names:
-                    waiting.pop()
+            is_same_minute = waiting and not waiting[-1].begins and waiting[-1].date // MINUTE == date // MINUTE
+            # The names of before may matter for the counts of before: see `use_configuration`.
+            if is_same_minute and waiting[-1].names == self._names:
+                waiting.pop()
             elif len(waiting) >= WAITING_MAX:
                 del waiting[1]
             waiting.append(reading)
