@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
+from collections import deque
 from contextlib import closing
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -15,6 +19,7 @@ from fastgw.analytics.usage import TooMuch, read_usage, why_not_analytics
 from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.series_layout import CONSUMERS_AT, ROUTES_AT, WORDS, cell_name, series_of
 from fastgw.shm.slot_assignment import SlotNames, SlotTable, first
+from tests.support.small_file_system import small_file_system
 
 NOW = 1_800_000_000.0 // DAY * DAY + 12 * HOUR
 NAMES = RowNames({**NO_NAMES.routes, 2: "users"}, {**NO_NAMES.consumers, 1: ("alice", "gold,team")})
@@ -104,6 +109,48 @@ def test_the_file_stays_within_its_size(tmp_path: Path) -> None:
     store.close()
     assert found > 0
     assert (tmp_path / "a.db").stat().st_size <= size
+
+
+def test_a_full_disk_leaves_what_was_written_and_loses_nothing_later(tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    with small_file_system(folder) as limited:
+        store = store_at(folder / "a.db")
+        store.write([reading(NOW, {USERS: 7})])
+        cells = [cell_name(listener, 2, 1, status) for listener in range(2, 60) for status in range(100, 600)]
+        with limited():
+            (folder / "others").write_bytes(b"x" * 20_000)
+            minutes = [reading(NOW + each * MINUTE, {USERS: 7, **dict.fromkeys(cells, each)}) for each in range(1, 20)]
+            with pytest.raises(CannotKeepAnalytics, match=r"full|disk I/O error"):
+                deque(map(store.write, ([each] for each in minutes)))
+        store.write([reading(NOW + 20 * MINUTE, {USERS: 9, **dict.fromkeys(cells, 20)})])
+        store.close()
+        counts = {row.date: row.requests for row in stored(folder / "a.db", step="minute")}
+        assert counts[NOW] == 7
+        assert sum(counts.values()) == 9 + 20 * len(cells)
+
+
+def test_a_writer_that_is_killed_at_any_time_has_counted_each_request_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    program = (
+        "import sys\n"
+        "from tests.unit.analytics.test_store import *\n"
+        "store = store_at(Path(sys.argv[1]))\n"
+        "for count in range(int(sys.argv[2]), 1_000_000):\n"
+        "    store.write([reading(NOW + count * MINUTE / 8, {USERS: count, FAILED: 2 * count})])\n"
+        "    print(count, flush=True)\n"
+    )
+    written = 0
+    for kills in range(1, 9):
+        with subprocess.Popen([sys.executable, "-c", program, str(path), str(written + 1)], stdout=PIPE) as process:
+            assert process.stdout is not None
+            for _ in range(7 * kills):
+                written = int(process.stdout.readline())
+            process.kill()
+            written = int(([b"%d" % written, *process.stdout.read().splitlines()])[-1])
+        found = {row.status: row.requests for row in stored(path, by="status", until_date=NOW + 30 * DAY)}
+        assert found in ({200: each, 503: 2 * each} for each in (written, written + 1))
+        written = found[200]
 
 
 def test_a_file_that_is_no_database_of_analytics_is_left_alone(tmp_path: Path) -> None:

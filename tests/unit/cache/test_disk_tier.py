@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -23,6 +20,7 @@ from fastgw.cache.tiers.object_directory import ObjectDirectory
 from fastgw.cache.tiers.object_file import BLOCK, ObjectRecord, read_blocks, read_record
 from fastgw.cache.tiers.tiered_store import TieredStore
 from fastgw.routing.table import at_once
+from tests.support.small_file_system import small_file_system
 from tests.unit.cache.nodes import TieredNode, begin, leased, put
 
 K, L, M = (bytes([each]) * 16 for each in b"KLM")
@@ -577,38 +575,6 @@ def test_a_disk_that_hangs_is_a_miss(node: TieredNode) -> None:
     node.settle()
     assert found == [None, None]
     assert content(node.a.find(K) or node.recall(K)) == (b"head", b"body")
-
-
-@contextmanager
-def small_file_system(folder: Path) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """Make a folder a file system of 4 MiB. Yields a context within which the limit holds. Where nothing may be
-    mounted, files may have 32 KiB within it.
-    """
-    former = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    @contextmanager
-    def short_files() -> Iterator[None]:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (32 * 1024, former[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, former)
-
-    @contextmanager
-    def little_space() -> Iterator[None]:
-        try:
-            yield
-        finally:
-            subprocess.run(["mount", "-o", "remount,size=64m", str(folder)], check=True)
-
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        yield short_files
-        return
-    try:
-        yield little_space
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_file_system_that_is_really_full_costs_files_only(tmp_path: Path) -> None:
