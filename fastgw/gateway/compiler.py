@@ -487,7 +487,9 @@ class _Building:
             elif rule is None or not same or not same_filters:
                 if conditions is None:
                     conditions = yield from conditions_of(route)
-                    if route.lambda_ is not None:
+                    if route.variants:
+                        pass  # each has an action of its own
+                    elif route.lambda_ is not None:
                         actions = [LambdaAction(route.lambda_, of_parts[0], route.via == "on")]
                     elif route.compose is None:
                         actions = [self._action(route, upstream) for upstream in upstreams or (None,)]
@@ -505,7 +507,8 @@ class _Building:
         live = tuple(link for link in links if link.is_live)
         if route.fallback is not None and route.fallback.upstream is not None:
             upstreams = (*upstreams, self._made.upstreams[route.fallback.upstream])
-        return CompiledRoute((*upstreams, *of_parts), route.use, reads, live, tuple(rules), route.paths)
+        sets = (*route.use, *(name for each in route.variants for name in each.use))
+        return CompiledRoute((*upstreams, *of_parts), sets, reads, live, tuple(rules), route.paths)
 
     def _divided(
         self,
@@ -517,17 +520,22 @@ class _Building:
         links_before: Sequence[FilterInstance],
     ) -> Route:
         """Compile a route on a listener; with several upstreams, one variant for each of them."""
-        if not isinstance(route.upstream, Mapping):
+        variants: Sequence[tuple[config.Route, Upstream | None, Callable[[Exchange], None], str, int]]
+        if route.variants:
+            variants = [*self._variants(route)]
+        elif isinstance(route.upstream, Mapping):
+            shares = zip(upstreams, actions, route.upstream, route.upstream.values(), strict=True)
+            variants = [(route, *each) for each in shares]
+        else:
             upstream = upstreams[0] if upstreams else None
             return self._on_listener(listener, route, upstream, actions[0], early_chain, links_before)
         parts: list[Route] = []
-        for upstream, action in zip(upstreams, actions, strict=True):
+        for variant, sent_to, action, _, _ in variants:
             # A filter of the route itself is a single instance for all of its upstreams.
             before = (*links_before, *(link for part in parts for link in part.chain.links))
-            parts.append(self._on_listener(listener, route, upstream, action, early_chain, before))
+            parts.append(self._on_listener(listener, variant, sent_to, action, early_chain, before))
         for part in parts:
             part.chain.ready_answer = None  # it is asked before an upstream is chosen
-        names = tuple(route.upstream)
         divided = Route(
             *(route.name, parts[0].action, parts[0].chain, parts[0].steps, parts[0].check_path),
             filter_timeout=parts[0].filter_timeout,
@@ -535,9 +543,19 @@ class _Building:
             takes_options=parts[0].takes_options,
         )
         divided.forwards_preflight = parts[0].forwards_preflight
-        splitter = Splitter(route.name, names, tuple(route.upstream.values()), route.split or config.Split())
+        names, weights = [each[3] for each in variants], [each[4] for each in variants]
+        splitter = Splitter(route.name, names, weights, route.split or config.Split())
         divided.division = Division(tuple(parts), splitter)
         return divided
+
+    def _variants(
+        self, route: config.Route
+    ) -> Iterator[tuple[config.Route, Upstream | None, Callable[[Exchange], None], str, int]]:
+        """Yield the variants of a route as routes, each with its upstream, action, label and weight."""
+        for each in route.variants:
+            variant = route.with_variant(each)
+            upstream = None if each.upstream is None else self._made.upstreams[str(each.upstream)]
+            yield variant, upstream, self._action(variant, upstream), each.label, each.weight
 
     def _on_listener(
         self,
@@ -611,7 +629,7 @@ class _Building:
         upgrade = tuple(protocol.lower().encode() for protocol in route.upgrade)
         deadline_name = None if route.deadline_header is None else route.deadline_header.encode()
         how = route.forwarded, upgrade, route.timeout, deadline_name
-        own = route.retries, route.timeouts, rewrites_variables(route)
+        own = route.retries, route.timeouts, rewrites_variables(route), route.host_header
         differs = upstream, path_of(route, fit_value), *how, folder_of(route), route.via == "on", *own
         # Shared by all routes with equal behaviour, to stay in the CPU caches: see `exchange.chain.Route`.
         forward = self._forwards.get(differs)

@@ -13,13 +13,16 @@ import orjson
 from fastgw.config.base.route_patterns import parse_path, parse_redirect
 from fastgw.config.base.variables import inserted_values
 from fastgw.config.settings import gateway as config
+from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Route
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyReply
 from fastgw.filters.authentication.templates import Value, fit_value
-from fastgw.forwarded_headers import Peer
+from fastgw.forwarded_headers import Peer, client_scheme
+from fastgw.http.authority import DEFAULT_PORTS, parse_authority
 from fastgw.http.grammar import IS_VALUE
 from fastgw.http.messages import RequestHead
-from fastgw.upstream.policies.path_rewrite import MissingVariable, expander
+from fastgw.http.path_normalization import normalize
+from fastgw.upstream.policies.path_rewrite import MissingVariable, expander, path_replacer
 
 Parts = tuple[bytes | Value, ...]
 
@@ -86,6 +89,8 @@ def static_reply(respond: config.Respond) -> Reply:
 
 def redirect_action(route: config.Route, redirect: config.Redirect) -> Callable[[Exchange], None]:
     """Return the action of a route with `redirect`."""
+    if redirect.to is None:
+        return _parts_redirect(redirect)
     to = parse_redirect(redirect.to)
     has_query = any(b"?" in literal for literal in to.literals)
     expand, status = expander(to, route, fit_value), redirect.status
@@ -97,6 +102,36 @@ def redirect_action(route: config.Route, redirect: config.Redirect) -> Callable[
             exchange.fail(missing.fault, "A value of the redirect is missing.", why=f"redirect: {missing}")
             return
         if not has_query and exchange.query_shown is not None:
+            location += b"?" + exchange.query_shown
+        exchange.reply(Reply(status, fields=((b"Location", location),)))
+
+    return answer
+
+
+def _parts_redirect(redirect: config.Redirect) -> Callable[[Exchange], None]:
+    """Return the action of a redirect to the URL of the request with other parts."""
+    path_of = path_replacer(redirect.strip_prefix, redirect.add_prefix)
+    whole = None if redirect.path is None else normalize(redirect.path.encode())
+    host = None if redirect.host is None else redirect.host.encode()
+    scheme = None if redirect.scheme is None else redirect.scheme.encode()
+    keeps_path = redirect.strip_prefix is redirect.add_prefix is None
+    status = redirect.status
+
+    def answer(exchange: Exchange) -> None:
+        name, port = exchange.host if host is None else host, redirect.port
+        path = whole
+        if path is None:
+            path = exchange.path if keeps_path else path_of(exchange)
+        if not (name and exchange.path.startswith(b"/")):  # HTTP/1.0 without Host; OPTIONS * and CONNECT have no path
+            exchange.fail(Fault.BAD_REQUEST, "The request has no URL that can be redirected.")
+            return
+        used = scheme or client_scheme(exchange.head, exchange.peer)
+        if port is None and scheme is None:
+            port = parse_authority(exchange.authority).port
+        shown = b"" if port is None or port == DEFAULT_PORTS[used] else b":%d" % port
+        # Paths are normalized, so none begins with a host.
+        location = b"%b://%b%b%b" % (used, name, shown, path)
+        if exchange.query_shown is not None:
             location += b"?" + exchange.query_shown
         exchange.reply(Reply(status, fields=((b"Location", location),)))
 

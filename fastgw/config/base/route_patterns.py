@@ -191,6 +191,14 @@ def parse_strip_prefix(text: str) -> bytes:
     return pattern.literal
 
 
+def parse_plain_path(text: str) -> bytes:
+    """Parse a path without parameters, in normal form, with or without a trailing slash."""
+    pattern = parse_path(text)
+    if pattern.kind is not PathKind.EXACT:
+        raise ValueError(f"{text!r} is a pattern; expected a plain path such as /api")
+    return pattern.literal
+
+
 def parse_rewrite(text: str) -> Template:
     """Parse a path in which `{name}` stands for a parameter of the route's paths, or for a variable.
 

@@ -54,7 +54,8 @@ def of_listener(config: Config, listener: str) -> tuple[Filters, ...]:
 def of_route(config: Config, listener: str, route: Route) -> tuple[Filters, ...]:
     """Return the levels of a request on `listener` that matched `route`; with several upstreams, those of each."""
     upstreams = (config.upstreams[name].filters for name in route.destinations if isinstance(name, str))
-    sets = (config.filter_sets[name] for name in route.use)
+    names = (*route.use, *(name for each in route.variants for name in each.use))
+    sets = (config.filter_sets[name] for name in names)
     return *of_listener(config, listener), *upstreams, *sets, route.filters
 
 

@@ -38,6 +38,8 @@ from fastgw.config.base.value_types import (
     FieldValue,
     FileName,
     Fingerprint,
+    HostHeader,
+    HostName,
     HttpVersion,
     Identity,
     ListenAddress,
@@ -175,6 +177,7 @@ __all__ = [
     "UpstreamTimeouts",
     "UpstreamTls",
     "ValueCondition",
+    "Variant",
     "view",
 ]
 
@@ -497,6 +500,9 @@ class Log(Settings):
     """Minimum level of the log."""
 
 
+Share = Annotated[int, Meta(ge=0, le=1_000_000)]
+
+
 class Respond(Settings):
     """Response of the gateway itself."""
 
@@ -512,18 +518,85 @@ class Respond(Settings):
 
 
 class Redirect(Settings):
-    """Redirect of the client to another URL."""
+    """Redirect of the client to another URL: to the URL of `to`, or to the URL of the request with some of its parts
+    replaced.
+    """
 
     status: Literal[301, 302, 303, 307, 308] = 308
     """307 and 308 keep the method; clients may cache 301 and 308."""
-    to: str
+    to: str | None = None
     """Value of `Location`: a URL or a path. `{name}` in its path, query or fragment stands for a path parameter of the
     route, or for a variable as in the `headers` filter, such as `{claim.tenant}` or `{query.page}`; its value is
     percent-encoded, only `{path}` keeps its slashes, of which the first may stand before it (`/{path}`). If a value is
     missing, the request is answered 400, or 403 if it is the consumer's or a claim.
 
-    If the value has no query, the query of the request is appended, without credentials that filters hide.
+    If the value has no query, the query of the request is appended, without credentials that filters hide. null = the
+    parts below.
     """
+    scheme: Literal["http", "https"] | None = None
+    """Scheme of the URL. null = the scheme of the request."""
+    host: HostName | None = None
+    """Host of the URL. null = the host of the request."""
+    port: Annotated[int, Meta(ge=1, le=65535)] | None = None
+    """Port of the URL; the default port of the scheme is left out. null = the default port of `scheme`, or the port of
+    the request if `scheme` is not set."""
+    path: str | None = None
+    """Path of the URL. null = the path of the request, changed by `strip_prefix` and `add_prefix`."""
+    strip_prefix: str | None = None
+    """Prefix to remove from the path, in whole path segments. null = nothing is removed."""
+    add_prefix: str | None = None
+    """Prefix to put before the path, once `strip_prefix` is removed. null = none."""
+
+    def __post_init__(self) -> None:
+        parts = (self.scheme, self.host, self.port, self.path, self.strip_prefix, self.add_prefix)
+        if (self.to is None) == all(part is None for part in parts):
+            raise ValueError("expected either `to`, or some of `scheme`, `host`, `port`, `path` and the prefixes")
+        if self.path is not None and not (self.strip_prefix is self.add_prefix is None):
+            raise ValueError("`path` replaces the whole path; expected it without `strip_prefix` and `add_prefix`")
+
+
+class Variant(Settings):
+    """One of several destinations of a route, with its share of the requests: exactly one of `upstream`, `respond` and
+    `redirect`. Settings that are left out are those of the route.
+    """
+
+    weight: Share = 1
+    """Share of the requests, relative to the other variants. 0 = none, except for those of a canary."""
+    upstream: Destination | None = None
+    """Destination of the requests: the name of an upstream, or the URL of a single target."""
+    respond: Respond | None = None
+    """Response of the gateway itself."""
+    redirect: Redirect | None = None
+    """Redirect of the client to another URL."""
+    strip_prefix: str | None = None
+    """Prefix to remove from the path before the request is sent, as in the route."""
+    add_prefix: str | None = None
+    """Prefix to put before the path, as in the route."""
+    rewrite: str | None = None
+    """Path to send instead of the request path, as in the route."""
+    host_header: HostHeader | None = None
+    """`Host` of the requests, as in the route."""
+    use: tuple[str, ...] = ()
+    """Names of further filter sets for these requests, in addition to those of the route."""
+
+    def __post_init__(self) -> None:
+        if sum(each is not None for each in (self.upstream, self.respond, self.redirect)) != 1:
+            raise ValueError("expected exactly one of `upstream`, `respond` and `redirect`")
+        if self.upstream is None and any(getattr(self, name) is not None for name in _OF_VARIANT):
+            raise ValueError(f"expected {', '.join(f'`{name}`' for name in _OF_VARIANT)} only with `upstream`")
+
+    @property
+    def label(self) -> str:
+        """Return a short name for people."""
+        if self.upstream is not None:
+            return str(self.upstream)
+        if self.respond is not None:
+            return f"respond {self.respond.status}"
+        assert self.redirect is not None
+        return f"redirect {self.redirect.status}"
+
+
+_OF_VARIANT: Final = ("strip_prefix", "add_prefix", "rewrite", "host_header")
 
 
 class Files(Settings):
@@ -581,9 +654,6 @@ class Fallback(Settings):
     def __post_init__(self) -> None:
         if (self.upstream is None) == (self.respond is None):
             raise ValueError("expected exactly one of `upstream` and `respond`")
-
-
-Share = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
 class Canary(Settings):
@@ -651,7 +721,7 @@ class ValueCondition(Settings):
 
 class Route(Settings):
     """Conditions, and the action for requests that meet all of them: one of `upstream`, `respond`, `redirect`,
-    `compose`, `lambda` and `files`."""
+    `variants`, `compose`, `lambda` and `files`."""
 
     name: Annotated[str, Meta(min_length=1)]
     """Name of the route in logs, metrics and `explain`."""
@@ -690,8 +760,11 @@ class Route(Settings):
     ) = None
     """Destination of requests: the name of an upstream, the URL of a single target, or the names of several upstreams
     with their shares."""
+    variants: tuple[Variant, ...] = ()
+    """Several destinations with their shares, which may differ in the path and `Host` that are sent and in filters, and
+    may be responses of the gateway itself. `split` distributes the requests among them."""
     split: Split | None = None
-    """Distribution of requests over several upstreams. null = by the client's address."""
+    """Distribution of requests over several upstreams or variants. null = by the client's address."""
     respond: Respond | None = None
     """Response of the gateway itself, without an upstream."""
     redirect: Redirect | None = None
@@ -706,11 +779,16 @@ class Route(Settings):
     """Replacement for an upstream that fails. null = the client gets the error."""
     strip_prefix: str | None = None
     """Prefix to remove from the path before the request is sent, or a file is looked up, in whole path segments."""
+    add_prefix: str | None = None
+    """Prefix to put before the path, once `strip_prefix` is removed, before the request is sent. With both, the prefix
+    is replaced: `/old` and `/old/x` become `/new` and `/new/x`."""
     rewrite: str | None = None
     """Path to send instead of the request path. `{name}` stands for a path parameter of the route, or for a variable as
     in `redirect.to`, such as `/tenants/{claim.tenant}/{path}`; missing values are answered as there."""
     path: PathForwarding = PathForwarding()
     """Form of the path that is sent to the upstream."""
+    host_header: HostHeader | None = None
+    """`Host` of requests to the upstream, as in `host_header` of the upstream. null = that of the upstream."""
     forwarded: Literal["append", "set", "strip", "pass"] | None = None
     """Handling of the forwarding headers. Left out = `append` if the peer is a trusted proxy, else `set`.
 
@@ -750,9 +828,19 @@ class Route(Settings):
     @property
     def destinations(self) -> tuple[str | Url, ...]:
         """Return the upstreams, by name or URL."""
+        if self.variants:
+            return tuple(each.upstream for each in self.variants if each.upstream is not None)
         if self.upstream is None or isinstance(self.upstream, str | Url):
             return () if self.upstream is None else (self.upstream,)
         return tuple(self.upstream)
+
+    def with_variant(self, variant: Variant) -> "Route":
+        """Return the route that forwards every request as this variant does."""
+        given = {name: value for name in _OF_VARIANT if (value := getattr(variant, name)) is not None}
+        ends = {"upstream": variant.upstream, "respond": variant.respond, "redirect": variant.redirect}
+        if given.keys() & {"strip_prefix", "add_prefix", "rewrite"}:
+            given = {"strip_prefix": None, "add_prefix": None, "rewrite": None, **given}
+        return msgspec.structs.replace(self, variants=(), split=None, use=(*self.use, *variant.use), **ends, **given)
 
     @property
     def part_destinations(self) -> tuple[str | Url, ...]:

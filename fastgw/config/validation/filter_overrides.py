@@ -85,10 +85,14 @@ class FilterRules:
     def _own_levels(self, location: SourceLocation, route: Route) -> Iterator[Level]:
         """Yield a route's filter sets, if they exist, then its own filters."""
         sets = self.merged.maps["filter_sets"]
-        for index, name in enumerate(route.use):
+        used = [(location.below("use", index), name) for index, name in enumerate(route.use)]
+        for place, variant in enumerate(route.variants):
+            if not isinstance(variant, Broken):
+                at = location.below("variants", place, "use")
+                used += [(at.below(index), name) for index, name in enumerate(variant.use)]
+        for at, name in used:
             _, filters = sets.get(name, (None, BROKEN))
             if not isinstance(filters, Broken):
-                at = location.below("use", index)
                 yield Level(
                     f"filter set {format_value(name)}", "a route", {key: (at, use) for key, use in filters.items()}
                 )

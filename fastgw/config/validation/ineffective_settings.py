@@ -85,6 +85,12 @@ def _of_route(location: SourceLocation, route: Route, upstreams: Mapping[str, Up
                 yield location.below("upstream", name).problem(
                     "it gets no requests: its share is 0 and no canary uses it"
                 )
+    canary_names = {canary.upstream for canary in (() if route.split is None else route.split.canaries)}
+    for index, variant in enumerate(route.variants):
+        if not variant.weight and variant.upstream not in canary_names:
+            yield location.below("variants", index).problem(
+                "it gets no requests: its weight is 0 and no canary uses it"
+            )
     for destination in route.destinations:
         upstream = upstreams.get(destination) if isinstance(destination, str) else None
         own = None if route.retries is None else route.retries.per_try_timeout

@@ -160,7 +160,7 @@ def _of_route(location: SourceLocation, route: Route, catching_all: list[Route])
 def _templates(route: Route) -> Iterator[tuple[Path, str]]:
     if route.rewrite is not None:
         yield ("rewrite",), route.rewrite
-    if route.redirect is not None:
+    if route.redirect is not None and route.redirect.to is not None:
         yield ("redirect", "to"), route.redirect.to
 
 

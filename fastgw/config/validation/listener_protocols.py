@@ -10,9 +10,10 @@ from typing import Any, Final
 from msgspec import Struct, structs
 
 from fastgw.config.base.problems import format_value, suggest
+from fastgw.config.base.value_types import Url
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourceLocation
-from fastgw.config.settings.gateway import Listener
+from fastgw.config.settings.gateway import Listener, Route
 from fastgw.config.settings.upstreams import Upstream
 
 _HTTP_SCHEMES: Final = ("http", "https")
@@ -175,9 +176,7 @@ def _check_routes(merged: Merged, schemes: Schemes, others: Mapping[str, str], r
                     f"listener {format_value(name)} has `protocol: {others[name]}`, so it receives no requests",
                     at_key=False,
                 )
-        named = [(location.below("upstream"), each) for each in route.destinations]
-        if isinstance(route.upstream, Mapping):
-            named = [(location.below("upstream", each), each) for each in route.destinations]
+        named = [*destinations_at(location, route)]
         if route.compose not in (None, BROKEN):
             parts = enumerate(() if route.compose.parts is BROKEN else route.compose.parts)
             named += [
@@ -194,6 +193,19 @@ def _check_routes(merged: Merged, schemes: Schemes, others: Mapping[str, str], r
                 _report_no_requests(at, upstream, schemes[upstream])
             elif isinstance(upstream, str) and schemes.get(upstream) == "" and upstream in relayed:
                 _report_relayed(at, upstream, relayed[upstream])
+
+
+def destinations_at(location: SourceLocation, route: Route) -> Iterator[tuple[SourceLocation, str | Url]]:
+    """Yield the upstreams of a route, each with its position."""
+    if route.variants:
+        variants: tuple[Any, ...] = route.variants
+        for index, variant in enumerate(variants):
+            if variant not in (None, BROKEN) and variant.upstream not in (None, BROKEN):
+                yield location.below("variants", index, "upstream"), variant.upstream
+    elif isinstance(route.upstream, Mapping):
+        yield from ((location.below("upstream", each), each) for each in route.upstream)
+    else:
+        yield from ((location.below("upstream"), each) for each in route.destinations)
 
 
 def _relayed_to(merged: Merged) -> Mapping[str, str]:

@@ -22,13 +22,14 @@ from fastgw.config.decoding.decoder import BROKEN, fields_of
 from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.egress import Kubernetes, Kyma, Providers
-from fastgw.config.settings.gateway import Config, Route
+from fastgw.config.settings.gateway import Config, Route, Variant
 from fastgw.config.settings.secrets import SecretError, secret_in
 from fastgw.config.settings.upstreams import SHORTEST_KEY, Retries
 from fastgw.config.validation.composition import composed_routes, functions_have_upstreams
 from fastgw.config.validation.kubeconfig import check_kubernetes
 from fastgw.config.validation.listener_protocols import (
     check_takes_requests,
+    destinations_at,
     listeners_of_one_protocol,
     targets_of_one_protocol,
 )
@@ -42,11 +43,11 @@ Rule = Callable[[Merged], None]
 
 _ACTIVE: Final = re.compile(r"javascript|ecmascript|css|\{", re.IGNORECASE)
 """Content types of scripts and style sheets, and those that a request decides."""
-ENDS: Final = ("upstream", "respond", "redirect", "compose", "lambda", "files")
+ENDS: Final = ("upstream", "variants", "respond", "redirect", "compose", "lambda", "files")
 """Actions of a route: exactly one of them is needed."""
 OF_UPSTREAM: Final = (
-    *("split", "fallback", "strip_prefix", "rewrite", "path", "forwarded", "upgrade", "timeout"),
-    *("timeouts", "retries", "deadline_header"),
+    *("split", "fallback", "strip_prefix", "add_prefix", "rewrite", "path", "host_header", "forwarded", "upgrade"),
+    *("timeout", "timeouts", "retries", "deadline_header"),
 )
 """Settings that only affect requests sent to an upstream."""
 
@@ -186,12 +187,12 @@ def route_retries_fit_upstreams(merged: Merged) -> None:
 
 def routes_have_one_end(merged: Merged) -> None:
     for location, _ in merged.routes_to_validate():
-        given = [end for end in ENDS if location.raw.get(end) is not None]
+        given = [end for end in ENDS if location.raw.get(end) is not None and location.raw[end] != []]
         if len(given) > 1:
             location.report(f"{' and '.join(given)} are mutually exclusive", "expected one of them")
         elif not given and not any(location.below(end).misspelt for end in ENDS):
             location.report("the route has no action", f"expected one of {', '.join(ENDS)}")
-        if given and "upstream" not in given:
+        if given and not {"upstream", "variants"}.intersection(given):
             for key in OF_UPSTREAM:
                 if key in location.raw and (key, given[0]) != ("strip_prefix", "files"):
                     location.below(key).report(
@@ -213,10 +214,17 @@ def names_are_known(merged: Merged) -> None:
                     )
         known = merged.maps["upstreams"]
         split = isinstance(route.upstream, Mapping)
-        for name in route.destinations:
+        for at, name in destinations_at(location, route):
             if isinstance(name, str) and name not in known:
-                at = location.below("upstream", name) if split else location.below("upstream")
                 at.report(f"unknown upstream {format_value(name)}", suggest(name, known), at_key=split)
+        for index, variant in _whole(route.variants):
+            for place, name in _whole(variant.use):
+                if name not in merged.maps["filter_sets"]:
+                    location.below("variants", index, "use", place).report(
+                        f"unknown filter set {format_value(name)}",
+                        suggest(name, merged.maps["filter_sets"]),
+                        at_key=False,
+                    )
         for index, canary in _whole(route.split.canaries if route.split is not None else ()):
             if canary.upstream not in route.destinations:
                 wrong = f"{format_value(canary.upstream)} is not one of the route's upstreams"
@@ -228,6 +236,9 @@ def names_are_known(merged: Merged) -> None:
             at.report(f"unknown upstream {format_value(fallback)}", suggest(fallback, known), at_key=False)
         if isinstance(route.upstream, Mapping) and not any(route.upstream.values()):
             location.below("upstream").report("all shares are 0", "expected at least one share above 0")
+        elif route.variants:
+            if not any(each.weight for _, each in _whole(route.variants)):
+                location.below("variants").report("all weights are 0", "expected at least one weight above 0")
         elif not split and route.split is not None:
             location.below("split").report(
                 "the route has only one upstream: there is no traffic to split",
@@ -243,18 +254,38 @@ def route_patterns(merged: Merged) -> None:
         parsed = [_parsed(patterns.parse_path, path, location.below("paths", i)) for i, path in _whole(route.paths)]
         paths = None if BROKEN in parsed or BROKEN in route.paths else parsed
         _check_prefix(route, location, paths)
-        _check_parameters(patterns.parse_rewrite, route.rewrite, location.below("rewrite"), paths, FIXED - {"target"})
-        if route.redirect is not None and route.redirect.to is not BROKEN:
-            at = location.below("redirect", "to")
-            _check_parameters(patterns.parse_redirect, route.redirect.to, at, paths, FIXED - OF_UPSTREAMS)
+        _check_path_sent(route, location, paths)
+        for index, variant in _whole(route.variants):
+            _check_path_sent(variant, location.below("variants", index), paths)
 
 
-def _check_prefix(route: Route, location: SourceLocation, paths: list[Any] | None) -> None:
+def _check_path_sent(owner: Route | Variant, location: SourceLocation, paths: list[Any] | None) -> None:
+    """Check the path that a route or variant sends, or redirects to."""
+    _check_prefix(owner, location, paths)
+    _check_parameters(patterns.parse_rewrite, owner.rewrite, location.below("rewrite"), paths, FIXED - {"target"})
+    redirect: Any = owner.redirect
+    if redirect in (None, BROKEN):
+        return
+    at = location.below("redirect")
+    if redirect.to is not BROKEN:
+        _check_parameters(patterns.parse_redirect, redirect.to, at.below("to"), paths, FIXED - OF_UPSTREAMS)
+    _check_prefix(redirect, at, paths)
+    if redirect.path is not None:
+        _parsed(patterns.parse_plain_path, redirect.path, at.below("path"))
+
+
+def _check_prefix(route: Any, location: SourceLocation, paths: list[Any] | None) -> None:
+    """Check the prefixes that a route, variant or redirect removes and adds."""
+    if route.add_prefix is not None:
+        at = location.below("add_prefix")
+        _parsed(patterns.parse_plain_path, route.add_prefix, at)
+        if getattr(route, "rewrite", None) is not None:
+            at.report("add_prefix and rewrite are mutually exclusive", "expected one of them")
     if route.strip_prefix is None:
         return
     at = location.below("strip_prefix")
     prefix = _parsed(patterns.parse_strip_prefix, route.strip_prefix, at)
-    if route.rewrite is not None:
+    if getattr(route, "rewrite", None) is not None:
         at.report("strip_prefix and rewrite are mutually exclusive", "expected one of them")
     if prefix is not BROKEN and paths and not any(_may_begin(path, prefix) for path in paths):
         wrong = f"no path of this route starts with {format_value(route.strip_prefix)}"

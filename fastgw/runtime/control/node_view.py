@@ -526,6 +526,8 @@ def _destination(route: Route) -> str:
         return f"lambda {route.lambda_.function}"
     if route.compose is not None:
         return f"compose {', '.join(map(str, route.compose.destinations))}"
+    if route.variants:
+        return ", ".join(f"{each.label} {each.weight}" for each in route.variants)
     if isinstance(route.upstream, Mapping):
         return ", ".join(f"{name} {share}" for name, share in route.upstream.items())
     return str(route.upstream)

@@ -27,7 +27,7 @@ from fastgw.upstream.load_balancing import BalancingRequest
 from fastgw.upstream.policies.path_rewrite import MissingVariable
 from fastgw.upstream.policies.retry import rules_of
 from fastgw.upstream.targets.attempt_listener import AttemptRecord
-from fastgw.upstream.targets.target import Target
+from fastgw.upstream.targets.target import Target, host_header_of
 from fastgw.upstream.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -45,13 +45,14 @@ class Forward:
     `timeout`: seconds until the response head. `deadline_name`: header with the number of milliseconds that an attempt
     has; None: there is none. `via`: whether requests and responses get a `Via` of the gateway.
     `checks_path`: whether `path_of` contains values of the request, so that it may refuse one.
-    `retries`, `own_timeouts`: of the route, in place of the upstream's.
+    `retries`, `own_timeouts`, `host_header`: of the route, in place of the upstream's.
     """
 
     __slots__ = (
         "_cut",
         "_deadline_dropped",
         "_folder",
+        "_host_header",
         "_joined",
         "_own_retries",
         "_unrewritten",
@@ -85,6 +86,7 @@ class Forward:
         retries: RouteRetries | None = None,
         own_timeouts: RouteTimeouts | None = None,
         checks_path: bool = False,
+        host_header: str | None = None,
     ) -> None:
         self.upstream = upstream
         self._own_retries = retries
@@ -96,6 +98,7 @@ class Forward:
         self.upgrade = upgrade
         self.own_timeouts = own_timeouts
         self.checks_path = checks_path
+        self._host_header = host_header
         settings = upstream.settings.timeouts
         self.timeouts = settings if own_timeouts is None else own_timeouts.over(settings)
         self.total_timeout = self.timeouts.total or inf  # seconds
@@ -114,7 +117,7 @@ class Forward:
         rules = self.rules
         timed = self.timeout is not inf or rules.per_try is not inf or self.deadline_name is not None
         timed = timed or self.own_timeouts is not None
-        timed = timed or self.checks_path
+        timed = timed or self.checks_path or self._host_header is not None
         return not (timed or rules.statuses or rules.grpc_statuses or self.upstream.hedging)
 
     def unrewritten(self) -> "Forward":
@@ -127,6 +130,7 @@ class Forward:
                 via=not self.marks,
                 retries=self._own_retries,
                 own_timeouts=self.own_timeouts,
+                host_header=self._host_header,
             )
             self._unrewritten = made
         return made
@@ -280,7 +284,12 @@ class Forward:
                 drop |= DIGESTS
             if body.length != head.body_length:
                 length = serializer.IN_CHUNKS if body.length is None else body.length
-        return serializer.request(head, sent_target, target.host_header, drop, added, payload, length=length)
+        return serializer.request(head, sent_target, self.host_header(target), drop, added, payload, length=length)
+
+    def host_header(self, target: Target) -> bytes | None:
+        """Return the `Host` of requests to a target; None: that of the client."""
+        own = self._host_header
+        return target.host_header if own is None else host_header_of(target.authority, own)
 
     def joined(self, drop: frozenset[bytes], dropped: frozenset[bytes]) -> frozenset[bytes]:
         """Return the union with `marks`; the previous object if it is equal, which `render` recognizes."""

@@ -57,10 +57,33 @@ def path_of(route: config.Route, value_of: ValueOf) -> Callable[[BalancingReques
         return lambda asked: template.expand(asked.params)
     raw = route.path.forward == "raw"
     prefix = b"" if route.strip_prefix is None else parse_strip_prefix(route.strip_prefix)
+    if route.add_prefix is not None:
+        cut = _Cut(prefix, b"")
+        return _prefixed(cut.raw if raw else cut.normal, route.add_prefix)
     if not prefix:
         return _raw if raw else None
     cut = _Cut(prefix, b"/" if route.path.root == "slash" else b"")
     return cut.raw if raw else cut.normal
+
+
+def path_replacer(strip_prefix: str | None, add_prefix: str | None) -> Callable[[BalancingRequest], bytes]:
+    """Return the function that replaces a prefix of the normalized path by another one."""
+    cut = _Cut(b"" if strip_prefix is None else parse_strip_prefix(strip_prefix), b"")
+    return _prefixed(cut.normal, "/" if add_prefix is None else add_prefix)
+
+
+def _prefixed(rest_of: Callable[[BalancingRequest], bytes], add_prefix: str) -> Callable[[BalancingRequest], bytes]:
+    """Return the function that puts a prefix before a path. `rest_of`: returns the path; b"": the prefix alone is sent,
+    as it is written.
+    """
+    prefix = parse_strip_prefix(add_prefix) if add_prefix != "/" else b""
+    alone = prefix + b"/" if add_prefix.endswith("/") else prefix
+
+    def path(asked: BalancingRequest) -> bytes:
+        rest = rest_of(asked)
+        return prefix + rest if rest else alone
+
+    return path
 
 
 def rewrites_captures(route: config.Route) -> bool:
@@ -147,7 +170,7 @@ class _Cut:
 
 def folder_of(route: config.Route) -> bytes:
     """Return the prefix of a rewrite that only removes it, except for its last slash; b"": it is another rewrite."""
-    if route.rewrite is not None or route.strip_prefix is None:
+    if route.rewrite is not None or route.strip_prefix is None or route.add_prefix is not None:
         return b""
     return parse_strip_prefix(route.strip_prefix) + b"/"
 

@@ -29,6 +29,7 @@ class Target:
     __slots__ = (
         "_literal",
         "_name",
+        "authority",
         "base_path",
         "capacity",
         "counted",
@@ -78,7 +79,8 @@ class Target:
         self.base_path = url.base_path.encode()
         self.negotiates = negotiates
         self.minor = 1  # HTTP/1 minor version of its last response
-        self.host_header = _host_header(url, host_header)
+        self.authority = url.authority
+        self.host_header = host_header_of(url.authority, host_header)
         self.tls = TargetTls(tls) if tls is not None and (url.tls or url.scheme == "tcp") else None
         # An IP address is verified against the certificate's addresses, and not sent as SNI (RFC 6066 section 3).
         self.server_name = server_name or url.host.rstrip(".")
@@ -180,11 +182,11 @@ def label_of(url: Url) -> str:
     return f"[{url.host}]:{url.port}" if ":" in url.host else f"{url.host}:{url.port}"
 
 
-def _host_header(url: Url, setting: str) -> bytes | None:
-    """Return the value of `Host`; None = unchanged."""
+def host_header_of(authority: str, setting: str) -> bytes | None:
+    """Return the value of `Host` for a target with this authority; None = unchanged."""
     if setting == "preserve":
         return None
-    return (url.authority if setting == "target" else setting).encode()
+    return (authority if setting == "target" else setting).encode()
 
 
 def _literal(url: Url) -> TargetAddress | None:

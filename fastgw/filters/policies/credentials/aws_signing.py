@@ -74,7 +74,8 @@ class _Signing:
         query = exchange.query_sent = canonical_query(exchange.head.query if sent is UNCHANGED_QUERY else sent)
         target = forward.sent_target(exchange, first, query)
         assert target is not None  # only an unchanged query leaves it unchanged
-        host = exchange.authority if first.host_header is None else first.host_header
+        sent_host = forward.host_header(first)
+        host = exchange.authority if sent_host is None else sent_host
         path = target.partition(b"?")[0]
         exchange.request_added += self._signer.sign(exchange.method, host, path, query, digest, time.time())
         return None

@@ -144,12 +144,12 @@ def test_upstreams(tmp_path, text, line):
         (
             "methods: [GET]",
             "5:4: routes[0]: the route has no action; "
-            "expected one of upstream, respond, redirect, compose, lambda, files",
+            "expected one of upstream, variants, respond, redirect, compose, lambda, files",
         ),
         (
             "upstream: null",
             "5:4: routes[0]: the route has no action; "
-            "expected one of upstream, respond, redirect, compose, lambda, files",
+            "expected one of upstream, variants, respond, redirect, compose, lambda, files",
         ),
         ("upstream: v", '5:24: routes[0].upstream: unknown upstream "v"; expected one of "u"'),
         ("upstream: [u]", "5:24: routes[0].upstream: a list; expected the name of an upstream or a URL"),
@@ -182,7 +182,7 @@ def test_upstreams(tmp_path, text, line):
         ("redirect: {to: /, status: 304}", "5:40: routes[0].redirect.status: 304; expected 301, 302, 303, 307 or 308"),
         ("upstream: u, path: {forward: raw}, rewrite: /b", "5:49: routes[0].rewrite: the client's path is forwarded u"),
         ("files: {}", "5:14: routes[0].files.root: missing; expected the name of a directory"),
-        ("redirect: {}", "5:14: routes[0].redirect.to: missing; expected a string"),
+        ("redirect: {}", "5:24: routes[0].redirect: expected either `to`, or some of `scheme`, `host`, `port`, `path` and the prefixes"),
         ("respond: {}, deadline_header: X-A", "5:27: routes[0].deadline_header: has no effect without an upstream; mu"),
         ("upstream: u, deadline_header: HOST", '5:44: routes[0].deadline_header: "HOST" is a header that the gateway'),
         ("respond: {}, timeout: 1s", "5:27: routes[0].timeout: has no effect without an upstream; mutually exclusive"),
