@@ -182,7 +182,7 @@ def test_upstreams(tmp_path, text, line):
         ("redirect: {to: /, status: 304}", "5:40: routes[0].redirect.status: 304; expected 301, 302, 303, 307 or 308"),
         ("upstream: u, path: {forward: raw}, rewrite: /b", "5:49: routes[0].rewrite: the client's path is forwarded u"),
         ("files: {}", "5:14: routes[0].files.root: missing; expected the name of a directory"),
-        ("redirect: {}", "5:24: routes[0].redirect: expected either `to`, or some of `scheme`, `host`, `port`, `path` and the prefixes"),
+        ("redirect: {}", "5:24: routes[0].redirect: expected either `to`, or some of"),
         ("respond: {}, deadline_header: X-A", "5:27: routes[0].deadline_header: has no effect without an upstream; mu"),
         ("upstream: u, deadline_header: HOST", '5:44: routes[0].deadline_header: "HOST" is a header that the gateway'),
         ("respond: {}, timeout: 1s", "5:27: routes[0].timeout: has no effect without an upstream; mutually exclusive"),
