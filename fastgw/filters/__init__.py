@@ -33,7 +33,7 @@ from fastgw.filters.policies.request_id import RequestId
 from fastgw.filters.policies.request_parameters import RequestParameters
 from fastgw.filters.policies.response_urls import ResponseUrls
 from fastgw.filters.policies.security_headers import SecurityHeaders
-from fastgw.filters.policies.shield import CallSequence, Graphql
+from fastgw.filters.policies.shield import CallSequence, Graphql, Misdirected
 from fastgw.filters.policies.size import Size
 from fastgw.filters.policies.target_errors import TargetErrors
 from fastgw.filters.policies.traffic import Bandwidth, FaultInjection
@@ -44,6 +44,7 @@ from fastgw.filters.policies.websocket import Websocket
 TYPES: Final = FilterTypes(
     (
         RequestId,
+        Misdirected,
         HttpsRedirect,
         Ip,
         Cors,

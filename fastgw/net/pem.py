@@ -2,7 +2,7 @@
 
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Literal, NamedTuple, cast
 
@@ -75,6 +75,14 @@ class Together(NamedTuple):
     indexes: list[int]
 
 
+_ANY_LABELS: Final = "**"
+
+
+def any_labels(name: str) -> str:
+    """Return the part after `*.` of a name that stands for any number of labels; "": it is another name."""
+    return name.removeprefix(_ANY_LABELS + "*.") if name.startswith(_ANY_LABELS) else ""
+
+
 class Grouping:
     """Groups a listener's certificates by context."""
 
@@ -84,9 +92,13 @@ class Grouping:
         self._by_names: dict[frozenset[str], list[Together]] = {}
         self._count = 0
 
-    def add(self, certificate: bytes) -> Together:
-        """Return the group that the next certificate belongs to. Raises `ssl.SSLError`."""
-        names, kind, index = dns_names(decoded(certificate)), key_kind(certificate), self._count
+    def add(self, certificate: bytes, hosts: Sequence[str] = ()) -> Together:
+        """Return the group that the next certificate belongs to. `hosts`: names in place of those in it. Raises
+        `ssl.SSLError`.
+        """
+        own = dns_names(decoded(certificate))
+        names = [_ANY_LABELS + each.lower() if each.startswith("*.") else each.lower() for each in hosts] or own
+        kind, index = key_kind(certificate), self._count
         self._count += 1
         alike = self._by_names.setdefault(frozenset(names), [])
         for group in alike if kind and names else ():

@@ -25,6 +25,7 @@ KINDS = {
     "few-uses": Kind(upstream={"pool": {"max_uses": 3}}),
     "short-idle": Kind(upstream={"pool": {"idle_timeout": "200ms"}}),
     "no-idle": Kind(upstream={"pool": {"max_idle": 0}}),
+    "lost": Kind(upstream={"retries": {"max": 2, "conditions": ["reset", "409"], "backoff": {"base": 0}}}),
     "one": Kind(upstream={"pool": {"max_connections": 1}}),
 }
 
@@ -132,6 +133,41 @@ def test_a_request_read_on_a_fresh_connection_is_not_sent_again(lane: Lane) -> N
     upstream.reset()
     assert_fault(client.read_response(), "connection_lost")
     lane.origin.assert_no_further_connection()
+
+
+def test_a_request_that_is_lost_on_a_fresh_connection_is_sent_again_where_that_is_asked_for(lanes: Lanes) -> None:
+    lane = lanes.take("lost")
+    client = lane.client()
+    client.send(lane.get(b"/lost"))
+    for _ in range(2):
+        upstream = lane.accept()
+        upstream.read_request()
+        upstream.close()
+    lane.accept().answer()
+    assert client.read_response().status == 200
+    assert lane.gateway.wait_for_record(host=lane.host.decode(), path="/lost")["retries"] == 2
+    lane.end()
+
+
+def test_a_post_that_is_lost_is_not_sent_again(lanes: Lanes) -> None:
+    lane = lanes.take("lost")
+    client = lane.client()
+    client.send(lane.get(b"/lost-post", method=b"POST"))
+    upstream = lane.accept()
+    upstream.read_request()
+    upstream.close()
+    assert_fault(client.read_response(), "connection_lost")
+    lane.end()
+
+
+def test_any_status_may_be_retried(lanes: Lanes) -> None:
+    lane = lanes.take("lost")
+    client = lane.client()
+    client.send(lane.get(b"/conflict"))
+    lane.accept().answer(b"HTTP/1.1 409 Conflict\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    lane.accept().answer()
+    assert client.read_response().status == 200
+    lane.end()
 
 
 def test_a_request_is_not_sent_again_after_a_byte_of_response(lane: Lane, kept: OriginConnection) -> None:

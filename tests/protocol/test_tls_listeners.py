@@ -78,6 +78,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         for name in ("a.test", "one.wild.test rsa", "rsa", "one.wild.test")
     ]
     tls = {"certificates": certificates, "handshake_timeout": "1s"}
+    by_host = [
+        dict(certificates[0]),
+        {**certificates[1], "hosts": ["*.deep.test"]},
+        {**certificates[2], "hosts": ["x.deep.test"]},
+    ]
     asking = {"ca": authority.ca, "crl": authority.revoke(issued["mallory"][0])}
     anywhere = {"address": "127.0.0.1:0"}
     with Origin() as origin:
@@ -94,6 +99,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
                     "trusted_proxies": ["127.0.0.0/8"],
                 },
                 "both": {**anywhere, "tls": {**tls, "certificates": of_both_kinds}},
+                "by-host": {
+                    **anywhere,
+                    "tls": {**tls, "certificates": by_host},
+                    "filters": {"misdirected": {"groups": [["x.deep.test"], ["*.deep.test"]]}},
+                },
                 "newest": {**anywhere, "tls": {**tls, "min_version": "1.3"}},
                 "unticketed": {**anywhere, "tls": {**tls, "session_tickets": False}},
                 "required": {**anywhere, "tls": {**tls, "client_auth": asking}},
@@ -116,6 +126,46 @@ def metric(place: Place, name: str) -> float:
 
 
 # --- what is shown, and agreed on ---
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("x.deep.test", "one.wild.test"),
+        ("y.deep.test", "*.wild.test"),
+        ("a.b.deep.test", "*.wild.test"),
+        ("one.wild.test", "a.test"),
+    ],
+)
+def test_a_certificate_may_be_for_other_names_than_those_in_it(place: Place, name: str, shown: str) -> None:
+    """`hosts` of a certificate: the exact name, then a wildcard for any number of labels, then the first one."""
+    tls = client_tls(place.authority)
+    tls.check_hostname = False
+    with place.client(tls, "by-host", name=name) as client:
+        assert client.serial == place.serial(shown)
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "status"),
+    [
+        ("x.deep.test", "x.deep.test", 200),
+        ("x.deep.test", "y.deep.test", 421),
+        ("x.deep.test", "a.test", 421),
+        ("y.deep.test", "z.y.deep.test", 200),
+        ("y.deep.test", "X.deep.test:443", 421),
+        ("a.test", "other.test", 200),
+        ("a.test", "y.deep.test", 421),
+    ],
+)
+def test_a_request_for_another_group_of_hosts_is_misdirected(place: Place, name: str, host: str, status: int) -> None:
+    """RFC 9110 section 15.5.20: the filter `misdirected`, by the server name of the connection."""
+    tls = client_tls(place.authority)
+    tls.check_hostname = False
+    with place.client(tls, "by-host", name=name) as client:
+        client.sock.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        received = b"".join(iter(lambda: client.sock.recv(65_536), b""))
+        assert received.startswith(b"HTTP/1.1 %d " % status)
+        assert (b"urn:fastgw:fault:misdirected" in received) is (status == 421)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,9 @@ class World:
             "unknown-ca": (self.origin, {"ca": stranger.ca, "server_name": NAME}),
             "system-ca": (self.origin, {"server_name": NAME}),
             "wrong-name": (self.origin, {"ca": authority.ca}),
+            "named": (self.origin, {"ca": authority.ca, "subject_alt_names": [f"DNS:{NAME}", "URI:spiffe://a/b"]}),
+            "misnamed": (self.origin, {**trusting, "subject_alt_names": ["DNS:other.test", "URI:spiffe://a/b"]}),
+            "stranger-named": (self.origin, {"ca": stranger.ca, "subject_alt_names": [f"DNS:{NAME}"]}),
             "unverified": (self.origin, {"verify": False}),
             "alice": (self.strict, {**trusting, **alice}),
             "bob": (self.strict, {**trusting, **bob}),
@@ -73,7 +76,11 @@ def test_a_target_of_a_trusted_authority_is_served_and_asked_for_by_name(world: 
     assert NAME in world.asked
 
 
-@pytest.mark.parametrize("upstream", ["unknown-ca", "system-ca", "wrong-name"])
+def test_a_name_of_the_certificate_may_be_named_in_place_of_the_server_name(world: World) -> None:
+    assert world.ask("named").body == b"ok"
+
+
+@pytest.mark.parametrize("upstream", ["unknown-ca", "system-ca", "wrong-name", "misnamed", "stranger-named"])
 def test_a_target_that_cannot_prove_who_it_is_is_not_spoken_to(world: World, upstream: str) -> None:
     """RFC 9110 section 4.3.4: another authority or another name is a 502, and no request is sent."""
     before = len(world.origin.requests)

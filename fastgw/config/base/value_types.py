@@ -745,6 +745,37 @@ AlpnProtocol = Annotated[str, Notation('a protocol such as "h2" or "http/1.1"', 
 HostHeader = Annotated[str, Notation('"target", "preserve" or the host to send', parse_host_header, {"type": "string"})]
 
 
+RETRY_CONDITIONS: Final = (
+    "connect_failure",
+    "reset_before_response",
+    "reset",
+    "per_try_timeout",
+    "cancelled",
+    "deadline_exceeded",
+    "internal",
+    "resource_exhausted",
+    "unavailable",
+)
+_STATUS_TO_RETRY: Final = "[45][0-9]{2}"
+
+
+def parse_retry_condition(text: str) -> str:
+    """Parse a reason for a retry: a name, or a status of errors. Raises `ValueError`."""
+    if text not in RETRY_CONDITIONS and re.fullmatch(_STATUS_TO_RETRY, text) is None:
+        raise ValueError(f'"{text}" is not a reason for a retry')
+    return text
+
+
+RetryCondition = Annotated[
+    str,
+    Notation(
+        "one of " + ", ".join(RETRY_CONDITIONS) + ' or a status such as "503"',
+        parse_retry_condition,
+        {"type": "string", "pattern": f"^({'|'.join(RETRY_CONDITIONS)}|{_STATUS_TO_RETRY})$"},
+    ),
+]
+
+
 def parse_relative_path(text: str) -> str:
     """Parse the path of a file relative to a directory that it does not leave. Raises `ValueError`."""
     segments = text.split("/")

@@ -193,6 +193,9 @@ class ServerCertificate(Settings):
     """PEM file with the certificate and its chain."""
     key: ReadableFile
     """PEM file with the certificate's private key, without a password."""
+    hosts: Some[ServerNamePattern] = ()
+    """Server names (SNI) that the certificate is for, in place of those in it: `api.example.com`, or `*.example.com`
+    for any number of labels before it. Left out = the names in the certificate."""
 
 
 class ClientAuth(Settings):

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from fastgw.config.base.settings_base import NONE, Filters, OrFrom, Settings, Shorthand, Some
 from fastgw.config.base.value_types import (
+    CertificateName,
     CheckPath,
     Delay,
     Duration,
@@ -17,6 +18,7 @@ from fastgw.config.base.value_types import (
     HostName,
     Percent,
     ReadableFile,
+    RetryCondition,
     Size,
     Statuses,
     TargetUrl,
@@ -248,21 +250,6 @@ class Backoff(Settings):
             raise ValueError("`base` is longer than `max`")
 
 
-RetryCondition = Literal[
-    "connect_failure",
-    "reset_before_response",
-    "per_try_timeout",
-    "429",
-    "500",
-    "502",
-    "503",
-    "504",
-    "cancelled",
-    "deadline_exceeded",
-    "internal",
-    "resource_exhausted",
-    "unavailable",
-]
 RetryConditions = tuple[RetryCondition, ...]
 
 
@@ -278,9 +265,10 @@ class Retries(Settings):
     """`connect_failure`: no connection could be opened; `reset_before_response`: a reused connection was closed before
     any response, or the target refused the request unprocessed, over HTTP/2 by `GOAWAY` or `REFUSED_STREAM` (then POST
     is retried too). In these two cases the upstream has not processed the request. In the others it may have, and would
-    process it twice, so they apply only to idempotent requests (GET, HEAD, OPTIONS, PUT, DELETE): `per_try_timeout`: no
-    response head within that time, or within `timeouts.response_headers`; `"429"`, `"500"`, `"502"`, `"503"`, `"504"`:
-    the target answered with this status; `cancelled`, `deadline_exceeded`, `internal`, `resource_exhausted`,
+    process it twice, so they apply only to idempotent requests (GET, HEAD, OPTIONS, PUT, DELETE): `reset`: the
+    connection was lost before any response, also a new one; `per_try_timeout`: no response head within that time, or
+    within `timeouts.response_headers`; `"503"` or another status from 400 to 599: the target answered with it;
+    `cancelled`, `deadline_exceeded`, `internal`, `resource_exhausted`,
     `unavailable`: a call of gRPC ended with this status before any message (calls are POST: see `non_idempotent`). The
     last response is forwarded as it is, also if no other target is available after it (all are ejected, or the circuit
     breaker has opened)."""
@@ -352,6 +340,10 @@ class UpstreamTls(Settings):
     """PEM file with the CA certificates to trust. null = those of the system."""
     server_name: str | None = None
     """Name to send as SNI and to verify. null = the target's host."""
+    subject_alt_names: Annotated[tuple[CertificateName, ...], Meta(max_length=100)] = ()
+    """Subject alternative names, of which the target's certificate has to have one, in place of `server_name`:
+    `DNS:host`, `URI:spiffe://…`, `email:a@b` or `IP:10.0.0.1`. A certificate for `*.example.com` has
+    `DNS:a.example.com`. Left out = the certificate has to be valid for `server_name`."""
     certificate: ReadableFile | None = None
     """PEM file with the client certificate and its chain. Needs `key`."""
     key: ReadableFile | None = None
@@ -359,6 +351,10 @@ class UpstreamTls(Settings):
     verify: bool = True
     """Whether the target's certificate is verified. With false, an attacker in between can read and change everything.
     """
+
+    def __post_init__(self) -> None:
+        if self.subject_alt_names and not self.verify:
+            raise ValueError("`subject_alt_names` is set, but `verify` is false; expected verification")
 
 
 _DEFAULT_TLS: Final = UpstreamTls()

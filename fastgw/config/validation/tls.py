@@ -107,7 +107,7 @@ def _never_shown(tls: Any, at: SourceLocation) -> Iterator[Problem]:
     for index, pair in _whole(tls.certificates):
         if _decoded(pair.certificate, at) is None:
             return
-        group = grouping.add(at.reading.files.read(pair.certificate))
+        group = grouping.add(at.reading.files.read(pair.certificate), pair.hosts)
         if group is grouping.groups[-1] and len(group.indexes) == 1 and group.names and taken.issuperset(group.names):
             wrong = "the certificate is never used: earlier ones cover the same names"
             yield at.below("certificates", index, "certificate").problem(wrong)

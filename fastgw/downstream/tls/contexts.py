@@ -19,7 +19,7 @@ import msgspec
 
 from fastgw.config.settings.gateway import NONE, ServerTls
 from fastgw.net import openssl
-from fastgw.net.pem import Grouping, as_file, authority_dates, key_kind, load_pair, revocation_dates
+from fastgw.net.pem import Grouping, any_labels, as_file, authority_dates, key_kind, load_pair, revocation_dates
 from fastgw.net.session_tickets import NAME_BYTES, TicketKeySeeds
 from fastgw.routing.table import Steps, at_once
 
@@ -174,11 +174,12 @@ def server_contexts(
     """
     exact: dict[str, ssl.SSLContext | None] = {}
     wild: dict[str, ssl.SSLContext | None] = {}
+    wider: dict[str, ssl.SSLContext | None] = {}
     pairs = [(_read(each.certificate, held), _read(each.key, held)) for each in tls.certificates]
     grouping = Grouping()
-    for certificate, _ in pairs:
+    for (certificate, _), each in zip(pairs, tls.certificates, strict=True):
         yield
-        grouping.add(certificate)
+        grouping.add(certificate, each.hosts)
     first = [pairs[index] for index in grouping.groups[0].indexes]
     for group in grouping.groups:
         yield
@@ -186,9 +187,12 @@ def server_contexts(
         if group is not grouping.groups[0]:
             context = _context(tls, held, [pairs[index] for index in group.indexes], alpn)
         for host in group.names:
+            if below := any_labels(host):
+                wider.setdefault(below, context)
+                continue
             names = wild if host.startswith("*.") else exact
             names.setdefault(host.removeprefix("*."), context)
-    choose = _chooser(exact, wild)
+    choose = _chooser(exact, wild, wider)
 
     def entry(held: Mapping[str, bytes]) -> ssl.SSLContext:
         made = _context(tls, held, first, alpn)
@@ -213,9 +217,12 @@ def server_context(tls: ServerTls, held: Mapping[str, bytes] = NONE) -> ssl.SSLC
 
 
 def _chooser(
-    exact: Mapping[str, ssl.SSLContext | None], wild: Mapping[str, ssl.SSLContext | None]
+    exact: Mapping[str, ssl.SSLContext | None],
+    wild: Mapping[str, ssl.SSLContext | None],
+    wider: Mapping[str, ssl.SSLContext | None],
 ) -> Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]:
-    """Create the callback that selects a certificate.
+    """Create the callback that selects a certificate. `exact`: by name; `wild`, `wider`: by the part of a name after
+    its first label, and after any number of labels.
 
     It must not refer to the contexts that it is set in: that would be a reference cycle.
     """
@@ -224,7 +231,15 @@ def _chooser(
         if name is None:
             return
         host = name.lower().removesuffix(".")
-        chosen = exact[host] if host in exact else wild.get(host.partition(".")[2])
+        if host in exact:
+            chosen = exact[host]
+        else:
+            parent = host.partition(".")[2]
+            chosen = wild.get(parent)
+            if wider and parent not in wild:
+                while parent and parent not in wider:
+                    parent = parent.partition(".")[2]
+                chosen = wider.get(parent)
         if chosen is not None:
             connection.context = chosen
 

@@ -19,6 +19,10 @@ filters:
 listeners:
   plain: {address: ":80", filters: {https_redirect: {exceptions: ["/.well-known/acme-challenge/*"]}}}
 """,
+    "misdirected": """\
+filters:
+  misdirected: {groups: [["api.example.com"], ["*.example.com"]]}
+""",
     "ip": """\
 filters:
   office: {type: ip, allow: [10.0.0.0/8, "2001:db8::/32"], deny: [10.6.6.6]}

@@ -82,7 +82,12 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
     expose: tuple[FieldName, ...] = ()
     """Response headers that pages may read, in addition to the CORS-safelisted ones. `*` alone = all headers."""
     credentials: bool = False
-    """Whether pages may send the user's cookies and read the responses. Mutually exclusive with `*`."""
+    """Whether pages may send the user's cookies and read the responses. Mutually exclusive with `*`, unless
+    `reflect` is true."""
+    reflect: bool = False
+    """Whether `*` stands for whatever a request names, so that it may be used with `credentials`: the response repeats
+    the origin, and the method and headers that a preflight asks for. Every page may then act with the user's cookies,
+    so this is only for services that cookies do not authenticate."""
     max_age: Duration | None = None
     """Time for which browsers cache the response to a preflight. null = the default of browsers, 5 s."""
     private_network: bool = False
@@ -96,11 +101,13 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
     preflight."""
 
     def __post_init__(self) -> None:
+        if self.reflect and ANY not in (*self.origins, *self.methods, *self.headers):
+            raise ValueError('`reflect` has no effect without "*" in `origins`, `methods` or `headers`')
         for name in ("origins", "methods", "headers", "expose"):
             said = getattr(self, name)
             if ANY not in said:
                 continue
-            if self.credentials:
+            if self.credentials and not self.reflect:
                 raise ValueError(
                     f'`{name}` has "*" and `credentials` is true; expected them by name, for with credentials browsers '
                     'do not take "*"'
@@ -109,11 +116,12 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
                 raise ValueError(f'`{name}` has "*" and others; expected "*" alone, or no "*"')
 
     def build(self, env: Env) -> Hooks:
-        everybody = ANY in self.origins
+        everybody = ANY in self.origins and not self.reflect
         vary = b"" if everybody else b"Vary: Origin\r\n"
         exposed = _line(b"Access-Control-Expose-Headers", self.expose)
-        may_read = _allowed(self.origins, self.credentials, exposed + vary)
-        may_call = _allowed(self.origins, self.credentials, self._preflight_headers())
+        may_read = _allowed(self.origins, self.credentials, exposed + vary, self.reflect)
+        may_call = _allowed(self.origins, self.credentials, self._preflight_headers() + exposed, self.reflect)
+        asked_lines = self._asked_lines()
         asked = [] if everybody else ["Origin"]
         asked += ["Access-Control-Request-Method", "Access-Control-Request-Headers"]
         if self.private_network:
@@ -143,6 +151,10 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
                 asks_privately = exchange.field(b"access-control-request-private-network") == b"true"
                 if fields is not None and asks_privately:
                     fields += private_network
+                if fields is not None:
+                    for name, line in asked_lines:
+                        wanted = exchange.field(name)
+                        fields += line % wanted if wanted else b""
                 fields = (fields or b"") + preflight_vary
             else:
                 fields = may_read(b"" if everybody else exchange.head.first(b"origin") or b"")
@@ -155,9 +167,22 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
 
     def _preflight_headers(self) -> bytes:
         """Return the headers for a preflight, without the origin."""
-        lines = _line(b"Access-Control-Allow-Methods", self.methods)
-        lines += _line(b"Access-Control-Allow-Headers", self.headers)
+        lines = b"" if self._reflects(self.methods) else _line(b"Access-Control-Allow-Methods", self.methods)
+        if not self._reflects(self.headers):
+            lines += _line(b"Access-Control-Allow-Headers", self.headers)
         return lines if self.max_age is None else lines + b"Access-Control-Max-Age: %d\r\n" % self.max_age
+
+    def _reflects(self, listed: Iterable[str]) -> bool:
+        return self.reflect and ANY in listed
+
+    def _asked_lines(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers of a preflight that are repeated, each with the line of the response."""
+        lines = []
+        if self._reflects(self.methods):
+            lines.append((b"access-control-request-method", b"Access-Control-Allow-Methods: %b\r\n"))
+        if self._reflects(self.headers):
+            lines.append((b"access-control-request-headers", b"Access-Control-Allow-Headers: %b\r\n"))
+        return lines
 
 
 def is_preflight(exchange: Exchange) -> bool:
@@ -165,11 +190,16 @@ def is_preflight(exchange: Exchange) -> bool:
     return exchange.field(b"access-control-request-method") is not None and exchange.field(b"origin") is not None
 
 
-def _allowed(origins: Iterable[str], credentials: bool, more: bytes) -> Callable[[bytes], bytes | None]:
-    """Return the header lines for an allowed origin, with `more` appended; None: it is not allowed."""
+def _allowed(origins: Iterable[str], credentials: bool, more: bytes, reflect: bool) -> Callable[[bytes], bytes | None]:
+    """Return the header lines for an allowed origin, with `more` appended; None: it is not allowed. `reflect`: `*` is
+    answered with the origin.
+    """
     listed = tuple(origins)
     if credentials:
         more = b"Access-Control-Allow-Credentials: true\r\n" + more
+    if ANY in listed and reflect:
+        begin = b"Access-Control-Allow-Origin: "
+        return lambda origin: b"%b%b\r\n%b" % (begin, origin, more) if 0 < len(origin) <= LONGEST_ORIGIN else None
     if ANY in listed:
         anybody = b"Access-Control-Allow-Origin: *\r\n" + more
         return lambda origin: anybody

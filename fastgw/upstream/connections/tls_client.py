@@ -11,7 +11,7 @@ from typing import Final, Protocol, cast, final
 from fastgw.eventloop.tls_transport import Above, TlsTransport
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
-from fastgw.upstream.targets.tls import Resuming
+from fastgw.upstream.targets.tls import ClientContext, Resuming
 
 _PLAIN: Final = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "PACKET_LENGTH_TOO_LONG"))
 """Errors of OpenSSL for a response that is not TLS."""
@@ -76,6 +76,15 @@ class TlsClientTransport(TlsTransport):
         self._send(last)
         client, self._client = self._client, None
         assert client is not None
+        context = self._tls.context
+        if isinstance(context, ClientContext) and context.names:
+            try:
+                context.check_names(self._tls)
+            except ssl.SSLCertVerificationError as error:
+                self._shut()
+                self._below.close()
+                self._set_result(error)
+                return
         if isinstance(client, NegotiatingConnection):
             try:
                 client = cast(Client, client.choose(self._tls.selected_alpn_protocol()))

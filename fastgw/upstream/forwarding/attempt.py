@@ -20,7 +20,7 @@ from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.request_trailers import sent_trailers
-from fastgw.upstream.policies.retry import CONNECT_FAILURE, NEVER, PER_TRY_TIMEOUT, REFUSED, RESET
+from fastgw.upstream.policies.retry import CONNECT_FAILURE, LOST, NEVER, PER_TRY_TIMEOUT, REFUSED, RESET
 from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target
 
@@ -271,6 +271,8 @@ class Attempt(Timed):
         elif forwarding.is_replayable():
             if fault.retry is Retry.IF_REUSED and silent and stream.reused:
                 condition = RESET
+            elif fault.retry is Retry.IF_REUSED and silent and forwarding.forward.rules.retries_lost:
+                condition = LOST
             elif fault.retry is Retry.IF_ASKED:
                 condition = PER_TRY_TIMEOUT
         # A target may close idle connections, and refuse unprocessed requests: these are not failures.

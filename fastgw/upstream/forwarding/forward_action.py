@@ -118,7 +118,7 @@ class Forward:
         timed = self.timeout is not inf or rules.per_try is not inf or self.deadline_name is not None
         timed = timed or self.own_timeouts is not None
         timed = timed or self.checks_path or self._host_header is not None
-        return not (timed or rules.statuses or rules.grpc_statuses or self.upstream.hedging)
+        return not (timed or rules.retries_lost or rules.statuses or rules.grpc_statuses or self.upstream.hedging)
 
     def unrewritten(self) -> "Forward":
         """Return the same action for requests whose path is sent as it is."""

@@ -27,6 +27,8 @@ SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 NEVER: Final = ""
 CONNECT_FAILURE: Final = "connect_failure"
 RESET: Final = "reset_before_response"
+LOST: Final = "reset"
+"""Condition: the connection was lost before any response, whether it was reused or not."""
 PER_TRY_TIMEOUT: Final = "per_try_timeout"
 REFUSED: Final = "stream_refused"
 """Condition: the target reported over HTTP/2 that it has not processed the request. Implied by `RESET`."""
@@ -38,7 +40,8 @@ has put no load on them.
 
 @final
 class RetryRules:
-    """Retry policy, compiled from `retries`. `statuses`: response statuses that are retried; `grpc_statuses`:
+    """Retry policy, compiled from `retries`. `retries_lost`: whether requests on lost new connections are retried;
+    `statuses`: response statuses that are retried; `grpc_statuses`:
     conditions for gRPC statuses.
     """
 
@@ -51,6 +54,7 @@ class RetryRules:
         "grpc_statuses",
         "max",
         "per_try",
+        "retries_lost",
         "statuses",
     )
 
@@ -59,6 +63,7 @@ class RetryRules:
         self._conditions: frozenset[str] = frozenset(settings.conditions)
         if RESET in self._conditions:
             self._conditions |= {REFUSED}
+        self.retries_lost = LOST in self._conditions and self.max > 0
         self.statuses = frozenset(int(each) for each in settings.conditions if each.isdecimal()) if self.max else ()
         self.grpc_statuses = {
             b"%d" % GrpcStatus[each.upper()]: each

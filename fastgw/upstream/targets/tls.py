@@ -8,12 +8,12 @@ A private key is only briefly in a memory file, because OpenSSL reads it by the 
 
 import re
 import ssl
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from time import monotonic
-from typing import Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, final
 
 from fastgw.config.settings import gateway as settings
 from fastgw.http.http2.session import why_missing
@@ -55,6 +55,8 @@ class Identity(NamedTuple):
     key: bytes | None
     protocols: tuple[str, ...] = HTTP
     """Protocols that are offered (ALPN)."""
+    names: tuple[str, ...] = ()
+    """Subject alternative names that are accepted; (): the server name."""
 
 
 def material_of(tls: settings.UpstreamTls, files: Mapping[str, bytes]) -> Material:
@@ -76,7 +78,7 @@ def _material(tls: settings.UpstreamTls, read: Callable[[str], bytes]) -> Materi
 
 def identity_of(tls: settings.UpstreamTls, material: Material, protocols: tuple[str, ...] = HTTP) -> Identity:
     ca, certificate, key = (None if content is None else sha256(content).digest() for content in material)
-    return Identity(tls.verify, ca, certificate, key, protocols)
+    return Identity(tls.verify, ca, certificate, key, protocols, tls.subject_alt_names)
 
 
 def protocols_of(upstream: settings.Upstream) -> tuple[str, ...]:
@@ -104,6 +106,41 @@ def read_tls(tls: settings.UpstreamTls, read: Callable[[str], bytes]) -> ClientT
     return ClientTls(tls, material, identity_of(tls, material))
 
 
+class ClientContext(ssl.SSLContext):
+    """Context for targets. `names`: subject alternative names, of which a certificate has to have one; (): OpenSSL
+    verifies the server name.
+    """
+
+    names: tuple[str, ...] = ()
+
+    def check_names(self, connection: ssl.SSLObject) -> None:
+        """Verify the names of a connection's certificate. Raises `ssl.SSLCertVerificationError`."""
+        if self.names and not has_any_name(connection.getpeercert() or {}, self.names):
+            error = ssl.SSLCertVerificationError(1, _NO_NAME)
+            error.verify_message = _NO_NAME
+            raise error
+
+
+def has_any_name(certificate: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Whether a certificate, as `ssl.SSLObject.getpeercert` returns it, has one of these subject alternative names."""
+    held = {
+        f"DNS:{value.lower()}" if kind == "DNS" else f"{_KINDS.get(kind, kind)}:{value}"
+        for kind, value in certificate.get("subjectAltName", ())
+    }
+    for name in names:
+        if name.startswith("DNS:"):
+            host = name[4:].lower()
+            if not held.isdisjoint((f"DNS:{host}", f"DNS:*.{host.partition('.')[2]}")):
+                return True
+        elif name in held:
+            return True
+    return False
+
+
+_KINDS: Final = {"IP Address": "IP"}
+_NO_NAME: Final = "the certificate has none of the names of `subject_alt_names`"
+
+
 def client_tls(
     tls: settings.UpstreamTls, material: Material, protocols: tuple[str, ...] = HTTP
 ) -> Steps[ssl.SSLContext]:
@@ -112,13 +149,16 @@ def client_tls(
 
     Configured files are one step, the system's certificates one each: 140 take 20 ms.
     """
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made = ClientContext(ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     made.options |= ssl.OP_NO_RENEGOTIATION  # renegotiation is not needed
     openssl.spare_memory(made)
     if protocols:
         made.set_alpn_protocols(protocols)
     yield
+    if tls.subject_alt_names:
+        made.check_hostname = False
+        made.names = tls.subject_alt_names
     if not tls.verify:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE

@@ -56,6 +56,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         {"request_rate": "1kB/s"},
     ],
     "request_id": [{"header": "X-Id", "trust_client": True}],
+    "misdirected": [{"groups": [["a.test"], ["*.test"]]}],
     "https_redirect": [{"status": 301, "port": 8443, "hosts": ["a.test"], "exceptions": ["/.well-known/*"]}],
     "ip": [{"allow": ["10.0.0.0/8"], "deny": ["10.1.0.0/16", "fe80::/10"], "unix": True}],
     "cors": [

@@ -111,6 +111,18 @@ def test_credentials_and_what_may_be_read() -> None:
     }
 
 
+def test_any_origin_with_credentials_is_repeated_where_that_is_asked_for() -> None:
+    settings = {"origins": ["*"], "methods": ["*"], "headers": ["*"], "credentials": True, "reflect": True}
+    got = answered(settings, origin(APP))
+    assert got == {
+        "access-control-allow-origin": [APP],
+        "access-control-allow-credentials": ["true"],
+        "vary": ["Origin"],
+    }
+    got = answered({**settings, "origins": [APP]}, origin("https://evil.test"))
+    assert got == {"vary": ["Origin"]}
+
+
 @pytest.mark.parametrize("asks", [APP, "https://evil.test"])
 def test_what_the_service_says_does_not_count(asks: str) -> None:
     own = b"access-control-allow-origin: *\r\nAccess-Control-Allow-Credentials: true\r\nAccess-Control-Max-Age: 9\r\n"
@@ -481,6 +493,7 @@ def test_two_are_not_added_up() -> None:
         ({"origins": [APP], "methods": ["*"], "credentials": True}, "`methods` has"),
         ({"origins": [APP], "headers": ["*"], "credentials": True}, "`headers` has"),
         ({"origins": [APP], "expose": ["*"], "credentials": True}, "`expose` has"),
+        ({"origins": [APP], "reflect": True}, "`reflect` has no effect"),
         ({"origins": ["*", APP]}, "and others"),
         ({"origins": ["https://app.example/"]}, "ends with a slash, which is not allowed in an origin; expected"),
         ({"origins": ["app.example"]}, "is not an origin"),
