@@ -436,6 +436,47 @@ def _tell_outcome(outcome: Outcome, answer: Format) -> None:
 
 
 @app.command()
+def tap(
+    route: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Requests of this route.")] = None,
+    status: Annotated[list[str] | None, typer.Option(metavar="STATUS", help="This status, or class: 5xx.")] = None,
+    method: Annotated[list[str] | None, typer.Option(metavar="METHOD", help="Requests with this method.")] = None,
+    path: Annotated[str, typer.Option(metavar="PREFIX", help="Requests whose path begins like this.")] = "",
+    consumer: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Requests of this consumer.")] = None,
+    sample: Annotated[float, typer.Option(metavar="RATIO", help="Share of these requests: 0.1 = one in ten.")] = 1.0,
+    body: Annotated[str, typer.Option(metavar="SIZE", help="Maximum size of each body; 0: no bodies.")] = "16KiB",
+    requests: Annotated[int, typer.Option(metavar="N", min=0, help="End after N requests; 0: with Ctrl-C.")] = 0,
+    file: ConfigOption = None,
+    name: NameOption = None,
+    admin: AdminOption = None,
+    token_file: TokenOption = None,
+    certificate: CertificateOption = None,
+    answer: FormatOption = Format.TEXT,
+) -> None:
+    """Show requests and responses of a running gateway with their bodies, as they end. Secrets are masked. Options for
+    routes, statuses, methods and consumers may be repeated.
+    """
+    from fastgw.admin.tap_text import as_text
+    from fastgw.admin.tapped_request import TappedRequest, TapRequest
+    from fastgw.config.base.value_types import parse_size
+
+    try:
+        size = 0 if body == "0" else parse_size(body)
+        methods = [each.upper() for each in method or ()]
+        wanted = TapRequest(route or (), methods, status or (), path, consumer or (), sample, body_bytes=size)
+    except ValueError as error:
+        _fail(USAGE, f"fastgw: {error}")
+
+    def show(client: AdminClient) -> None:
+        for count, line in enumerate(client.stream_lines("/tap", wanted), 1):
+            text = line.decode() if answer is Format.JSON else as_text(msgspec.json.decode(line, type=TappedRequest))
+            typer.echo(text, nl=answer is not Format.JSON)
+            if count == requests:
+                return
+
+    _query_gateway(_gateway_choice(file, name, admin, token_file), certificate, show)
+
+
+@app.command()
 def purge(
     url: Annotated[str | None, typer.Option(metavar="URL", help="Purge this URL, as clients see it.")] = None,
     prefix: Annotated[str | None, typer.Option(metavar="URL", help="Purge all URLs with this beginning.")] = None,

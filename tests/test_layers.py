@@ -25,7 +25,7 @@ ORDER = [
     {"config/settings", "observe/tracing"},
     {"config/decoding", "consumers", "operator_log", "upstream/targets"},
     {"analytics", "audit", "config/egress", "config/openapi", "exchange", "filters/outbound", "helper_processes"},
-    {"config/kyma", "config/validation", "files", "upstream/connections", "upstream/load_balancing"},
+    {"capture", "config/kyma", "config/validation", "files", "upstream/connections", "upstream/load_balancing"},
     {"config/loading", "upstream/health", "upstream/policies"},
     {"config", "upstream"},
     {"diff"},

@@ -49,6 +49,8 @@ from fastgw.admin.node_interface import (
 from fastgw.admin.openapi import document
 from fastgw.admin.operation import Act, Operation
 from fastgw.admin.responses import answer, json_response, refused
+from fastgw.admin.tapped_request import TapRequest
+from fastgw.admin.taps import NDJSON, tap
 from fastgw.analytics.store import CannotKeepAnalytics
 from fastgw.analytics.usage import TooMuch
 from fastgw.config.base.problems import shorten
@@ -365,6 +367,19 @@ async def _purge_cache(node: Node, request: Request) -> Response:
     return json_response(purged)
 
 
+async def _tap(node: Node, request: Request) -> Response:
+    body = await _body(request, EXPLAINED_BYTES)
+    if body:
+        _content_type(request, JSON)
+    try:
+        wanted = msgspec.json.decode(body or b"{}", type=TapRequest)
+    except ValueError as error:  # includes MsgspecError
+        raise HTTPException(400, f"Invalid tap: {shorten(str(error))}.") from error
+    said = msgspec.structs.asdict(wanted)
+    _note(request, **{name: ",".join(value) if isinstance(value, Sequence) else value for name, value in said.items()})
+    return await tap(node, request, wanted)
+
+
 async def _quotas(node: Node, request: Request) -> Response:
     asked = request.query_params
     return json_response(Quotas(node.quotas(asked.get("consumer"), asked.getlist("key"))))
@@ -533,6 +548,14 @@ OPERATIONS: Final = (
         _purge_cache,
         {200: CachePurged},
         takes={JSON: cache_purges.CachePurge},
+    ),
+    Operation(
+        "POST",
+        "/tap",
+        "Tap: stream requests and responses with their bodies as they end, a line of JSON each, without secrets.",
+        _tap,
+        {200: NDJSON},
+        takes={JSON: TapRequest},
     ),
     Operation(
         "GET",

@@ -7,6 +7,7 @@ import http.client
 import os
 import socket
 import ssl
+from collections.abc import Iterator
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -92,6 +93,27 @@ class AdminClient:
     def change(self, path: str, kind: type[T], body: object = None) -> T:
         """Send a request that changes something, and return its result, successful or not. `body`: sent as JSON."""
         return self._decoded(self._send_request("POST", path, CHANGE_TIMEOUT, body), kind)
+
+    def stream_lines(self, path: str, body: object) -> Iterator[bytes]:
+        """Send a request, and yield the lines of the response as they come, without empty ones."""
+        fields = {**self._fields, "Content-Type": JSON}
+        connection = _Connection(self._admin, self._tls)
+        try:
+            connection.connect()
+            connection.sock.settimeout(TIMEOUT)
+            connection.request("POST", path, msgspec.json.encode(body), fields)
+            response = connection.getresponse()
+            if response.status != 200:
+                raise self._refused(response.status, response.read())
+            while line := response.readline():
+                if line.strip():
+                    yield line
+        except OSError as error:
+            raise self._unreachable(error) from error
+        except http.client.HTTPException as error:
+            raise self._stranger(f"it does not speak HTTP: {type(error).__name__}") from error
+        finally:
+            connection.close()
 
     def _decoded(self, body: bytes, kind: type[T]) -> T:
         try:

@@ -5,7 +5,8 @@ Counts are totals since the node started; for a rate, subtract two responses. `_
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, Protocol
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from msgspec import Struct
 
@@ -14,6 +15,10 @@ from fastgw.analytics.queries import AnalyticsRow, Usage, UsageQuery
 from fastgw.config import Problem
 from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.revocations import RevocationEvent
+
+if TYPE_CHECKING:
+    from fastgw.capture.captured_exchange import CapturedExchange, CaptureOrder
+    from fastgw.capture.redaction import Redaction
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -579,6 +584,21 @@ class Refusal(Struct, frozen=True):
     type: str = "about:blank"
 
 
+class TooManyCaptures(Exception):
+    """There are as many captures as are allowed."""
+
+
+class CapturedExchanges(Protocol):
+    """Captured exchanges of all workers, as they end."""
+
+    @property
+    def dropped(self) -> int:
+        """Number of exchanges that were dropped so far, because they were too many or too large."""
+
+    async def next(self, seconds: float) -> "CapturedExchange | None":
+        """Return the next exchange. None: none has come within this time."""
+
+
 class Node(Protocol):
     """The node behind the admin API. Only `explain` raises errors for a request, and only `async` methods take long.
 
@@ -634,6 +654,12 @@ class Node(Protocol):
 
     def revoke(self, records: bytes, about: RevocationEvent) -> RevokedEverywhere:
         """Add these records (`fastgw.sync.revocations`). `about`: description for people."""
+
+    def capturing(self, order: "CaptureOrder") -> AbstractAsyncContextManager[CapturedExchanges]:
+        """Capture exchanges on all workers. Raises `TooManyCaptures` and `OSError` on entry."""
+
+    def redaction(self) -> "Redaction":
+        """Return the redaction with the secrets of the active configuration."""
 
     async def purge_cache(self, order: PurgeOrder) -> CachePurged | None:
         """Purge objects of a cache store. None: there is no such store."""

@@ -1,6 +1,6 @@
 """Responses for filters: the gateway's own replies, the response to a fault, and the response of the upstream."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 import orjson
@@ -182,6 +182,11 @@ class Response(Struct, eq=False, gc=False):  # no reference cycles
             return self.headers.get_all(name)
         return self.head.values(name)
 
+    def sent_fields(self) -> list[tuple[bytes, bytes]]:
+        """Return the header fields that are sent, without those that the client's side adds."""
+        kept = [line for line in self.headers if line[0].lower() not in self.dropped]
+        return kept + list(fields_in(self.added))
+
     def may_become(self, before: int, method: bytes) -> bool:
         """Whether it can be sent with the new status in place of `before`. `method`: the request's."""
         status, head = self.status, self.head
@@ -191,6 +196,14 @@ class Response(Struct, eq=False, gc=False):  # no reference cycles
             return True
         # A complete body of the gateway is left out.
         return self.body_length == AS_DECLARED or method == b"HEAD" if head is None else not head.has_body
+
+
+def fields_in(lines: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the fields of serialized header lines."""
+    for line in lines.split(b"\r\n"):
+        if line:
+            name, _, value = line.partition(b":")
+            yield name, value.strip()
 
 
 def own_response(reply: Reply) -> Response:

@@ -6,14 +6,14 @@ earlier shadow filters would have set.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, TypeAlias, final
 
 from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import Trailers
 from fastgw.exchange.exchange import Exchange
-from fastgw.exchange.reply import Response
+from fastgw.exchange.reply import Response, fields_in
 from fastgw.http.fields import Fields
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
@@ -90,11 +90,11 @@ class ShadowExchange(Exchange):
         """Return the differences to the real response: `status`, and the names of fields."""
         assert self.response is not None
         status = [] if self.response.status == real.status else ["status"]
-        return status + _changes(_sent(real), _sent(self.response))
+        return status + _changes(real.sent_fields(), self.response.sent_fields())
 
     def _request(self) -> list[tuple[bytes, bytes]]:
         kept = [line for line in self.head.fields() if line[0].lower() not in self.request_dropped]
-        return kept + list(_lines(self.request_added))
+        return kept + list(fields_in(self.request_added))
 
 
 @final
@@ -120,18 +120,6 @@ class ShadowRun:
 
     def passed(self, copy: ShadowExchange) -> None:
         self._who, self._known = (copy.consumer, copy.claims), copy.known
-
-
-def _sent(response: Response) -> list[tuple[bytes, bytes]]:
-    kept = [line for line in response.headers if line[0].lower() not in response.dropped]
-    return kept + list(_lines(response.added))
-
-
-def _lines(added: bytes) -> Iterator[tuple[bytes, bytes]]:
-    for line in added.split(b"\r\n"):
-        if line:
-            name, _, value = line.partition(b":")
-            yield name, value.strip()
 
 
 def _changes(before: list[tuple[bytes, bytes]], after: list[tuple[bytes, bytes]]) -> list[str]:

@@ -20,6 +20,7 @@ from uvicorn.server import ServerState
 
 from fastgw.admin.authorization import CERTIFIED, PEER, SUBJECT
 from fastgw.admin.responses import refused
+from fastgw.admin.taps import LASTING
 from fastgw.eventloop.socket_server import serve_on
 from fastgw.runtime.sockets.listening_sockets import BACKLOG
 
@@ -126,7 +127,12 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         certificate = transport.get_extra_info("peercert")
-        self.app_state = {CERTIFIED: bool(certificate), PEER: _peer(transport), SUBJECT: _subject(certificate or {})}
+        self.app_state = {
+            CERTIFIED: bool(certificate),
+            PEER: _peer(transport),
+            SUBJECT: _subject(certificate or {}),
+            LASTING: self._let_last,
+        }
         self._wait()
         self._clients.make_room()
 
@@ -146,6 +152,11 @@ class Connection(H11Protocol):
         if self in self._clients.waiting and self.cycle is not None and not self.cycle.response_complete:
             self._stop_waiting()
             self._late = self.loop.call_later(EXCHANGE_TIMEOUT, self.drop)
+
+    def _let_last(self, seconds: float) -> None:
+        """Let the response to the current request take this number of seconds."""
+        self._stop_waiting()
+        self._late = self.loop.call_later(seconds, self.drop)
 
     def on_response_complete(self) -> None:
         self._wait()

@@ -8,6 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import cached_property
 from typing import Final, NamedTuple
 
@@ -15,10 +16,14 @@ from fastgw import VERSION, config
 from fastgw.admin import node_interface
 from fastgw.analytics.queries import Usage, UsageQuery
 from fastgw.cache.store import StoreNumbers
+from fastgw.capture.captured_exchange import CaptureOrder
+from fastgw.capture.redaction import Redaction
 from fastgw.config.base.value_types import Url
 from fastgw.config.decoding.filter_levels import running
 from fastgw.config.settings.gateway import NONE, Config, Route, Target, Upstream
 from fastgw.consumers.index import Index
+from fastgw.filters.api import secret_names
+from fastgw.gateway.compiler import uses
 from fastgw.observe import Totals
 from fastgw.observe.metrics.families import BOUNDS_S
 from fastgw.observe.metrics.series_layout import (
@@ -33,6 +38,7 @@ from fastgw.observe.metrics.totals import quantile
 from fastgw.runtime.control import limit_report
 from fastgw.runtime.control.auditing import Auditing
 from fastgw.runtime.control.cache_purging import CachePurging
+from fastgw.runtime.control.captures import Captures, CaptureStream
 from fastgw.runtime.control.drained_targets import DrainedTargets
 from fastgw.runtime.control.explain_requests import Explaining
 from fastgw.runtime.control.health_checker import Checks
@@ -115,6 +121,8 @@ class NodeView:
         self.analytics_info: Callable[[], node_interface.AnalyticsInfo | None] = lambda: None
         """Returns the state of the analytics database."""
         self.query_analytics: Callable[[UsageQuery], Awaitable[Usage | None]] = _no_analytics
+        self.captures = Captures(channel, lambda: proposer.current.generation)
+        self._redaction: tuple[Config | None, Redaction] = None, Redaction()
         self.past = TrafficHistory(self._totals, self.live)
         self._certified: tuple[object, object] = (None, None)
         self._of_tls: OfTls = ((), ())
@@ -323,6 +331,17 @@ class NodeView:
 
     def revoke(self, records: bytes, about: RevocationEvent) -> node_interface.RevokedEverywhere:
         return self._revoking.revoke(records, about)
+
+    def capturing(self, order: CaptureOrder) -> AbstractAsyncContextManager[CaptureStream]:
+        return self.captures.capturing(order)
+
+    def redaction(self) -> Redaction:
+        config = self._proposer.config
+        if self._redaction[0] is not config:
+            named = {name for use in uses(config) for name in secret_names(use.settings)}
+            listed = {name for log in config.access_logs for name in log.redact}
+            self._redaction = config, Redaction(sorted(named | listed))
+        return self._redaction[1]
 
     async def purge_cache(self, order: PurgeOrder) -> node_interface.CachePurged | None:
         return await self._cache_purging.purge(order)

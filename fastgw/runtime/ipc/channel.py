@@ -23,7 +23,7 @@ DESCRIPTORS_MAX: Final = 128
 _ANCILLARY: Final = socket.CMSG_SPACE(DESCRIPTORS_MAX * array("i").itemsize)
 LATER: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
 """Errors of `sendmsg` while there are too many messages or descriptors in transit (unix(7))."""
-PROTOCOL: Final = 4
+PROTOCOL: Final = 5
 """Version of these messages. A new version of fastgw takes over the workers of an old one only if the versions are
 equal.
 """
@@ -245,6 +245,16 @@ class AnnouncePurge(Message):
     order: PurgeOrder
 
 
+class Capture(Message):
+    """Control, then supervisor: hand over samples of requests; the socket for them is sent as a descriptor. Without a
+    descriptor: the capture with this number ends.
+    """
+
+    number: int
+    order: bytes = b""
+    """Encoded `capture.captured_exchange.CaptureOrder`."""
+
+
 AnyMessage = (
     Ready
     | Adopt
@@ -273,6 +283,7 @@ AnyMessage = (
     | FeedRefreshRequest
     | Revoke
     | AnnouncePurge
+    | Capture
 )
 
 _decoder: Final[msgspec.msgpack.Decoder[AnyMessage]] = msgspec.msgpack.Decoder(AnyMessage)

@@ -34,6 +34,7 @@ from fastgw.runtime.control.control import import_admin
 from fastgw.runtime.ipc.channel import (
     AnnouncePurge,
     AnyMessage,
+    Capture,
     ChannelClosed,
     ControlAway,
     DrainAll,
@@ -67,6 +68,7 @@ from fastgw.runtime.process.signals import Signals, outcome
 from fastgw.runtime.reload.coordinator import Reloading
 from fastgw.runtime.reload.two_phase_commit import send_caches, send_sockets
 from fastgw.runtime.sockets.listening_sockets import CannotListen, ListeningEndpoint
+from fastgw.runtime.supervisor.capture_relay import CaptureRelay
 from fastgw.runtime.supervisor.children import Children
 from fastgw.runtime.supervisor.handover_state import HandoverState
 from fastgw.runtime.supervisor.hang_detection import HangDetector
@@ -127,9 +129,13 @@ class Supervisor:
             FeedRefreshRequest: self._was_asked,
             Revoke: self._was_revoked,
             AnnouncePurge: self._has_purged,
+            Capture: lambda child, message: self._captures.pass_on(
+                message, child.channel.take_descriptors(), self._children.that_work()
+            ),
             DrainAll: lambda child, message: self._life.start_shutdown("the admin API"),
         }
         self._complain = RareNotice()
+        self._captures = CaptureRelay()
         self._selector = selectors.EpollSelector()  # poll fails for more than the limit of descriptors
         self._signals = Signals(tuple(self._actions))
         self._children = Children(node_state, companions, self._signals, self._forget)
@@ -324,6 +330,7 @@ class Supervisor:
         if child.column is not None:
             self._reloading.is_ready(child)
             child.send(ControlAway(generation=child.generation, away=self._control_is_away))
+            self._captures.catch_up(child)
         elif child is self._children.control.child:
             for purged_at, purge in self._purges:
                 if purged_at > time.monotonic() - _ANNOUNCED_AGAIN_S:
@@ -418,6 +425,8 @@ class Supervisor:
         self._adoption.forget(child)
         if self._watching is child:
             self._watching = None
+        if child.name == self._children.control.name:
+            self._captures.forget_all()
         if child.column is not None:
             self._node_state.words.worker_reaped(self._node_state.shared, child.column)
         if child.column is not None or child.name == self._children.control.name:

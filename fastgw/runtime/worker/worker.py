@@ -34,6 +34,7 @@ from fastgw.runtime.ipc.channel import (
     Adopt,
     AnnouncePurge,
     AnyMessage,
+    Capture,
     Channel,
     ChannelClosed,
     ChannelFull,
@@ -66,6 +67,7 @@ from fastgw.runtime.process.event_loop import run_child_loop
 from fastgw.runtime.process.fallback_probes import Probes
 from fastgw.runtime.worker.accepting_sockets import AcceptingSockets
 from fastgw.runtime.worker.acceptor import Acceptor
+from fastgw.runtime.worker.captures import Captures
 from fastgw.runtime.worker.sliced_work import Slices
 from fastgw.runtime.worker.table_swap import TableSwap
 from fastgw.runtime.worker.trace_export import TraceExports
@@ -167,6 +169,7 @@ class Worker:
         )
         self._acceptor = Acceptor(loop, self._server)
         self._standing = AcceptingSockets(self._acceptor, node_state.endpoints, node_state.listeners, gateway.listeners)
+        self._captures = Captures(lambda: self._table_swap.gateway.listeners)
         self._heart = WorkerHeartbeat(loop, words, self._column)
         self._probes = Probes(
             loop,
@@ -197,6 +200,7 @@ class Worker:
                 ControlAway: self._note_control,
                 FeedUpdate: lambda order: self._feeds.deliver(order.key, read_memfd(*channel.take_descriptors())),
                 Revoke: lambda order: self._table_swap.gateway.stock.roster.merge_revocations(order.records),
+                Capture: lambda order: self._captures.handle(order, channel.take_descriptors()),
                 Reopen: lambda order: self._observer.reopen(),
                 Drain: self._begin_drain,
                 Stop: lambda order: self._end(),
@@ -224,6 +228,7 @@ class Worker:
         finally:
             self._loop.remove_reader(self._channel)
             self._slices.stop()
+            self._captures.stop()
             self._probes.watch([])
             self._server.stop()
             self._table_swap.gateway.stop()
@@ -340,6 +345,7 @@ class Worker:
         node_limits = words.connection_limit(column, limits), words.address_limit(column, limits)
         self._server.adopt(gateway, *node_limits, words.session_limit(column, limits))
         self._server.tracer = self._traces.tracer
+        self._captures.use_tables()
         if self._drain is None:  # otherwise nothing is accepted any more
             self._standing.serve(gateway.listeners, placed)
             self._words.serve(column, order.generation)

@@ -1,0 +1,1 @@
+"""Capture of exchanges with their bodies, for `fastgw tap` and `fastgw record`."""
