@@ -24,6 +24,7 @@ ORDER = [
     {"config/sources", "observe"},
     {"config/settings", "observe/tracing"},
     {"config/decoding", "consumers", "operator_log", "upstream/targets"},
+    {"config/kubernetes"},
     {"analytics", "audit", "config/egress", "config/openapi", "exchange", "filters/outbound", "helper_processes"},
     {"capture", "config/kyma", "config/validation", "files", "upstream/connections", "upstream/load_balancing"},
     {"config/loading", "upstream/health", "upstream/policies"},

@@ -40,6 +40,7 @@ def conditions_of(route: config.Route) -> Steps[Conditions]:
         query=tuple((name.encode(), value.encode()) for name, value in _equal(route.query)),
         others=requirements_of(route),
         priority=route.priority,
+        rank=route.rank,
     )
 
 

@@ -2,8 +2,8 @@
 
 Match order (the contract): highest priority; then exact host > longest wildcard > any; then exact path > parameters
 (text before a parameter, at the first segment where they differ) > longest prefix > regular expressions in file order >
-any path; then a path as it was written > one with another trailing slash; then most conditions on headers, query,
-cookies and clients; then file order. This orders *all* matching routes: a route for any host answers requests that
+any path; then a path as it was written > one with another trailing slash; then the highest rank, by default the number of
+conditions on headers, query, cookies and clients; then file order. This orders *all* matching routes: a route for any host answers requests that
 match no route of their own host. A route whose method does not match is skipped like any other.
 
 Rule 1: user patterns run on RE2 only. Rule 2: no step visits all routes: the cost of a lookup grows with the segments
@@ -84,6 +84,8 @@ class Conditions:
     others: tuple[Requirement, ...] = ()
     """Further conditions: `routing.requirements`."""
     priority: int = 0
+    rank: int | None = None
+    """Precedence among routes of the same host and path; None: the number of conditions on headers, query and so on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +355,7 @@ class RouteEntry(Generic[R]):
         "places",
         "priority",
         "query",
+        "rank",
         "ready",
         "regex",
         "route",
@@ -369,6 +372,7 @@ class RouteEntry(Generic[R]):
         route: R,
         others: tuple[Requirement, ...] = (),
         priority: int = 0,
+        rank: int | None = None,
     ) -> None:
         self.host = host
         self.path = path
@@ -379,6 +383,7 @@ class RouteEntry(Generic[R]):
         self.others = others
         self.priority = priority
         self.only_method = not (fields or query or others)
+        self.rank = len(fields) + len(query) + len(others) if rank is None else rank
         self.regex: Any = None
         """Regular expression with named groups, which are the parameters."""
         self.places: tuple[tuple[str, int], ...] = ()
@@ -390,10 +395,6 @@ class RouteEntry(Generic[R]):
         elif path is not None and b"(?P<" in path.regex:
             self.regex = re2.compile(path.regex, re2_options())
         self.ready = None if self.places or self.regex is not None else (route, _NO_PARAMETERS)
-
-    @property
-    def condition_count(self) -> int:
-        return len(self.fields) + len(self.query) + len(self.others)
 
     @property
     def is_written(self) -> bool:
@@ -440,7 +441,9 @@ def rule_of(conditions: Conditions, route: R) -> Steps[Rule[R]]:
     for host in conditions.hosts or (None,):
         for path in conditions.paths or (None,):
             entries.append(
-                RouteEntry(host, path, methods, fields, query, route, conditions.others, conditions.priority)
+                RouteEntry(
+                    host, path, methods, fields, query, route, conditions.others, conditions.priority, conditions.rank
+                )
             )
             if not len(entries) % _PIECE:
                 yield
@@ -557,7 +560,7 @@ class _HostTable(Generic[R]):
         """Insert each row. `base`: the previous rows of this host."""
         by_rank: dict[tuple[bool, int], list[RouteEntry[R]]] = {}
         for place, entry in enumerate(self.rows, 1):
-            by_rank.setdefault((entry.is_written, entry.condition_count), []).append(entry)
+            by_rank.setdefault((entry.is_written, entry.rank), []).append(entry)
             if entry.path is not None and entry.path.kind is PathKind.REGEX:
                 self._regexes.append(entry)
             if not place % _PIECE:
@@ -761,7 +764,7 @@ def _weakness(entry: RouteEntry[Any], first: RouteEntry[Any]) -> str:
     if entry.is_written != first.is_written:
         return "the other has this trailing slash as its own"
     by_conditions = entry.path is None or entry.path.kind is not PathKind.REGEX
-    if by_conditions and entry.condition_count != first.condition_count:
+    if by_conditions and entry.rank != first.rank:
         return "fewer conditions on the request"
     return "later in the file"
 

@@ -30,6 +30,7 @@ from fastgw.config.sources.environment_variables import KEY as VARIABLE
 from fastgw.config.sources.environment_variables import VariableError, text_of, variable_in
 from fastgw.config.sources.extension_packages import UnknownType, type_called
 from fastgw.config.sources.files import Files
+from fastgw.config.sources.virtual_files import is_derived
 
 
 class Broken:
@@ -303,6 +304,8 @@ class File(Decoder):
             return self.read_variable(value, path, reading)
         if value in self.name.words:
             return value
+        if reading.document.is_generated:
+            return self._read_derived(value, path, reading)
         absolute = os.path.normpath(os.path.join(reading.document.folder, value))
         if self.name.readable:
             try:
@@ -310,6 +313,16 @@ class File(Decoder):
             except SyntaxProblem as flaw:
                 return reading.report(path, f"{format_value(value)} {flaw.wrong}", "expected a readable file")
         return absolute
+
+    def _read_derived(self, value: str, path: Path, reading: Reading) -> Any:
+        """Read the name of a derived file: generated configuration may name no other."""
+        try:
+            if not is_derived(value):
+                raise SyntaxProblem("is a file of the gateway's machine")
+            reading.files.read(value)
+        except SyntaxProblem as flaw:
+            return reading.report(path, f"{format_value(value)} {flaw.wrong}", "expected a value of a Secret")
+        return value
 
 
 @dataclass(frozen=True)

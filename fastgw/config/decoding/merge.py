@@ -129,6 +129,8 @@ class Merged:
     """Whether a provider has not delivered its services yet."""
     validated: Container[int] = ()
     """Identities of routes and upstreams that were valid in the last reading, among the same others."""
+    validated_elsewhere: Container[int] = ()
+    """Likewise, of the Kubernetes provider."""
     with_notes: set[int] = field(default_factory=set)
     """Identities of the routes and upstreams that rules have reported on."""
 
@@ -147,11 +149,14 @@ class Merged:
 
     def routes_to_validate(self) -> Iterator[tuple[SourceLocation, Any]]:
         """Return the routes not validated yet, for rules about each route by itself."""
-        return ((location, route) for location, route in self.routes() if id(route) not in self.validated)
+        return ((location, route) for location, route in self.routes() if not self._is_validated(route))
 
     def upstreams_to_validate(self) -> Iterator[tuple[SourceLocation, str, Any]]:
         """Return the upstreams not validated yet."""
-        return (each for each in self.whole("upstreams") if id(each[2]) not in self.validated)
+        return (each for each in self.whole("upstreams") if not self._is_validated(each[2]))
+
+    def _is_validated(self, each: object) -> bool:
+        return id(each) in self.validated or id(each) in self.validated_elsewhere
 
     def note(self, each: object, notes: Iterable[Problem]) -> None:
         """Record that rules have reported on this route or upstream, if there are any `notes`."""

@@ -32,7 +32,7 @@ from fastgw.config.settings.credentials import (
     RequestParameters,
     TokenExchange,
 )
-from fastgw.config.settings.egress import Addressing, Egress, EgressCredentials, EgressEntry, EgressService, Providers
+from fastgw.config.settings.egress import Addressing, Egress, EgressCredentials, EgressEntry, EgressService
 from fastgw.config.settings.gateway import FilterUse, PathForwarding, Respond, Route
 from fastgw.config.settings.upstreams import Retries, Target, Upstream, UpstreamTimeouts, UpstreamTls
 from fastgw.config.sources.extension_packages import UnknownType, type_called
@@ -115,7 +115,7 @@ class _Made:
 def expand(merged: Merged, filter_types: Mapping[str, type], kept: EgressKept | None = None) -> list[Problem]:
     """Generate the routes and upstreams of `egress`. Reports problems, and returns the notes."""
     location = merged.egress_location or next(
-        (at for at, said in merged.single_entry("providers") if said != Providers()), None
+        (at for at, said in merged.single_entry("providers") if said.kyma is not None), None
     )
     if location is None:
         return []

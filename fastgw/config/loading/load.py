@@ -16,6 +16,7 @@ from fastgw.config.base.value_types import ADDRESS, URL, Notation
 from fastgw.config.decoding.filter_levels import with_defaults
 from fastgw.config.decoding.merge import Merged, add_consumers, merge, put_targets, targets_in_files
 from fastgw.config.egress.expand import EgressKept, expand
+from fastgw.config.kubernetes.provider import KubernetesKept, add_kubernetes
 from fastgw.config.kyma.provider import KymaKept, Refused, add_kyma
 from fastgw.config.openapi.expand import expand_openapi
 from fastgw.config.settings.gateway import MOST_WORKERS, NONE, AccessLog, Config, Listener, Route, Status
@@ -71,11 +72,13 @@ class Remembered:
 
     def __init__(self) -> None:
         self.kyma = KymaKept()
+        self.kubernetes = KubernetesKept()
         self.egress = EgressKept()
 
     def end_reading(self, merged: Merged | None) -> None:
         """End a successful reading; None: it has failed."""
         self.kyma.end_reading(merged is not None)
+        self.kubernetes.end_reading(merged)
         self.egress.end_reading(merged)
 
 
@@ -188,12 +191,21 @@ def _checked(found: FoundFile, filter_types: Mapping[str, type], files: Files, r
 
 
 def _validated(
-    found: FoundFile, filter_types: Mapping[str, type], files: Files, remembered: Remembered, refused: Refused
+    found: FoundFile,
+    filter_types: Mapping[str, type],
+    files: Files,
+    remembered: Remembered,
+    refused: Refused,
+    refused_objects: frozenset[str] = frozenset(),
+    refused_notes: tuple[Problem, ...] = (),
 ) -> tuple[Loaded, Merged]:
-    """Return the merged, validated configuration. `refused`: Kyma services to leave out."""
+    """Return the merged, validated configuration. `refused`: Kyma services to leave out; `refused_objects`: objects of
+    the Kubernetes provider, with `refused_notes`.
+    """
     filter_types, of_extensions = extended(found.documents, filter_types)
     merged = merge([each for each in found.documents if not each.upstream], filter_types, files)
     of_kyma = add_kyma(merged, filter_types, files, refused, remembered.kyma)
+    of_kubernetes = add_kubernetes(merged, filter_types, files, refused_objects, remembered.kubernetes)
     of_egress = expand(merged, filter_types, remembered.egress)
     of_openapi = expand_openapi(merged, filter_types, files)
     in_files, without_targets = targets_in_files(merged, filter_types, files)
@@ -206,13 +218,14 @@ def _validated(
     consumer_files, notes = add_consumers(merged, filter_types, files)
     readings += consumer_files
     deprecated = [note for reading in readings for note in reading.notes.values()]
-    notes = deprecated + found.notes + overlaid + without_targets + of_kyma.notes + of_egress + notes
+    of_objects = [*of_kyma.notes, *of_kubernetes.notes, *refused_notes]
+    notes = deprecated + found.notes + overlaid + without_targets + of_objects + of_egress + notes
     documents = [*found.documents, *(reading.document for reading in (*of_openapi, *in_files, *consumer_files))]
     if all(document.value is not None for document in documents):
         for rule in RULES:
             rule(merged)
         notes += FilterRules(merged, filter_types).check() + tls_notes(merged) + http2_notes(merged)
-    names = [*(document.name for document in documents), *of_kyma.files]
+    names = [*(document.name for document in documents), *of_kyma.files, *of_kubernetes.files]
     order = {name: number for number, name in enumerate(names)}
     problems = found.problems + of_extensions + [problem for reading in readings for problem in reading.problems]
     problems += _odd_paths({*names, *files.contents_read})
@@ -221,6 +234,10 @@ def _validated(
         raise ConfigError(sorted_problems(problems, order), excerpts)
     if of_kyma.refused:
         return _validated(found, filter_types, files, remembered, {**refused, **of_kyma.refused})
+    if of_kubernetes.refused:
+        left_out = refused_objects | of_kubernetes.refused
+        said = (*refused_notes, *of_kubernetes.problems)
+        return _validated(found, filter_types, files, remembered, refused, left_out, said)
     notes += idle_settings(merged) + lint(merged)
     loaded = Loaded(
         config=_with_defaults(merged.config(), filter_types),

@@ -32,6 +32,7 @@ from fastgw.config.settings.credentials import (
     Values,
     Word,
 )
+from fastgw.config.settings.kubernetes import KubernetesProvider
 from fastgw.config.settings.secrets import RedisUrl, Secret
 from fastgw.config.settings.upstreams import Retries, UpstreamTimeouts, UpstreamTls
 
@@ -321,7 +322,9 @@ class Kyma(Settings):
 
 
 class Providers(Settings):
-    """Further sources of `egress` services, in addition to the file itself."""
+    """Further sources of configuration, in addition to the files."""
 
     kyma: Kyma | None = None
-    """Kyma's documents. null = none."""
+    """Kyma's documents. They become services of `egress`. null = none."""
+    kubernetes: KubernetesProvider | None = None
+    """Gateway API and Ingress of a Kubernetes cluster. null = none."""

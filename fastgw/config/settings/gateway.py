@@ -758,6 +758,9 @@ class Route(Settings):
     """Networks that the client's address belongs to. Left out = any client."""
     priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
     """Routes with a higher priority are tried first, however specific their hosts, paths and conditions are."""
+    rank: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    """Precedence among routes of the same host and path; the higher one is tried first. null = the number of conditions
+    on headers, query, cookies and clients."""
     upstream: (
         Destination | Annotated[Mapping[Name, Share], Meta(min_length=1, examples=["{users: 90, users_v2: 10}"])] | None
     ) = None
@@ -1102,7 +1105,7 @@ class Config(Settings):
     """External APIs that internal applications call by name. They become routes and upstreams named `egress/…`, after
     those of the files. null = none."""
     providers: Providers = Providers()
-    """Further sources of `egress` services, in addition to the files."""
+    """Further sources of configuration, in addition to the files."""
     routes: tuple[Annotated[Route, OrEntry(OpenApiRoutes)], ...] = ()
     """Routes. Their order matters only between routes that match equally well. An entry `{openapi: …}` stands for the
     routes of an OpenAPI document."""

@@ -62,6 +62,8 @@ class Document:
     """Whether environment variables may be used: not in a document from the API."""
     quotes = True
     """Whether problems may quote it (`unquoted`)."""
+    is_generated = False
+    """Whether a provider has made it of what others wrote: it may name derived files only."""
 
     def __init__(
         self,

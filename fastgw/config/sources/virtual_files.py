@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 KUBERNETES: Final = "kubernetes://"
 DERIVED: Final = "kyma://"
 OPENAPI: Final = "openapi://"
+OF_CLUSTER: Final = "kubernetes-object://"
 NOTHING: Final = b"[]"
 """Content of a watch without any result yet."""
 
@@ -30,8 +31,13 @@ def openapi_name(file: str, entry: str, kind: str) -> str:
     return f"{OPENAPI}{quote(file)}/{quote(entry, safe='')}/{kind}"
 
 
+def cluster_name(kind: str, namespace: str, name: str, key: str) -> str:
+    """Return the name of the file with one value of a Secret or ConfigMap of the Kubernetes provider."""
+    return OF_CLUSTER + "/".join(quote(each, safe="") for each in (namespace, name, kind, key))
+
+
 def is_derived(name: str) -> bool:
-    return name.startswith((DERIVED, OPENAPI))
+    return name.startswith((DERIVED, OPENAPI, OF_CLUSTER))
 
 
 def check_derived(name: str) -> None:
@@ -42,12 +48,12 @@ def check_derived(name: str) -> None:
 
 def is_secret(name: str) -> bool:
     """Whether a derived file has a value of a Secret."""
-    return name.startswith(DERIVED)
+    return name.startswith((DERIVED, OF_CLUSTER))
 
 
 def secret_in(name: str) -> str:
     """Return the Secret, as `namespace/name`, that a derived file belongs to."""
-    return "/".join(map(unquote, name.removeprefix(DERIVED).split("/")[:2]))
+    return "/".join(map(unquote, name.removeprefix(DERIVED).removeprefix(OF_CLUSTER).split("/")[:2]))
 
 
 def watched_name(provider: str) -> str:

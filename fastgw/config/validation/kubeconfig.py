@@ -8,11 +8,12 @@ import yaml
 
 from fastgw.config.base.problems import format_value
 from fastgw.config.settings.egress import Kubernetes
+from fastgw.config.settings.kubernetes import KubernetesProvider
 
 PACKAGES: Final = ("kubernetes_asyncio", "aiohttp")
 
 
-def check_kubernetes(settings: Kubernetes, read: Callable[[str], bytes]) -> None:
+def check_kubernetes(settings: Kubernetes | KubernetesProvider, read: Callable[[str], bytes]) -> None:
     """Check a kubeconfig. `read`: returns the contents of a file. Raises `ValueError`: the error, a semicolon, the
     expected form.
     """

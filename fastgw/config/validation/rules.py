@@ -23,6 +23,7 @@ from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.egress import Kubernetes, Kyma, Providers
 from fastgw.config.settings.gateway import Config, Route, Variant
+from fastgw.config.settings.kubernetes import KubernetesProvider
 from fastgw.config.settings.secrets import SecretError, secret_in
 from fastgw.config.settings.upstreams import SHORTEST_KEY, Retries
 from fastgw.config.validation.composition import composed_routes, functions_have_upstreams
@@ -59,8 +60,16 @@ def needs_version_and_listeners(merged: Merged) -> None:
         files = merged.readings if field.key in merged.maps else merged.readings[:1]
         location = main.below(field.key)
         said = any(field.key in (reading.document.value or {}) for reading in files)
+        if field.key == "listeners" and _makes_listeners(merged):
+            continue
         if field.required and not said and not location.misspelt:
             location.report("missing", f"expected {field.shape.expected}")
+
+
+def _makes_listeners(merged: Merged) -> bool:
+    """Whether a provider adds listeners."""
+    said = [providers for _, providers in merged.single_entry("providers") if isinstance(providers, Providers)]
+    return any(isinstance(each.kubernetes, KubernetesProvider) for each in said)
 
 
 def one_listener_per_address(merged: Merged) -> None:
@@ -521,6 +530,12 @@ def kubernetes_that_can_be_asked(merged: Merged) -> None:
                 check_kubernetes(kubernetes, location.reading.files.read)
             except ValueError as error:
                 location.below("kyma", "kubernetes").report(*str(error).split("; ", 1))
+        own = providers.kubernetes if isinstance(providers, Providers) else None
+        if isinstance(own, KubernetesProvider) and not _broken_in(own):
+            try:
+                check_kubernetes(own, location.reading.files.read)
+            except ValueError as error:
+                location.below("kubernetes").report(*str(error).split("; ", 1))
 
 
 def sticky_keys_that_sign(merged: Merged) -> None:

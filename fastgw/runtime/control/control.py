@@ -31,6 +31,7 @@ from fastgw.runtime.control.auditing import Auditing
 from fastgw.runtime.control.cache_purging import CachePurging
 from fastgw.runtime.control.feed_runner import FeedRunner
 from fastgw.runtime.control.health_checker import Checks
+from fastgw.runtime.control.kubernetes.cluster_controller import ClusterControl
 from fastgw.runtime.control.kubernetes.watch import Watching
 from fastgw.runtime.control.node_view import NodeView
 from fastgw.runtime.control.revocation import Revoking
@@ -113,7 +114,12 @@ class Control:
         self._cache_purging = CachePurging(self._caches.get, lambda: store_settings(self._proposer.current.settings))
         self._view = NodeView(node_state, channel, self._proposer, self._revoking, self._cache_purging, self._auditing)
         self._watching = Watching(self._proposer.apply_watched_objects)
-        self._view.feeds = lambda: [*self._feeding.feed_infos(), *self._watching.feed_infos()]
+        self._cluster = ClusterControl(self._proposer.apply_watched_objects)
+        self._view.feeds = lambda: [
+            *self._feeding.feed_infos(),
+            *self._watching.feed_infos(),
+            *self._cluster.feed_infos(),
+        ]
         self._checks = Checks(self._worker_loop, node_state.shared, node_state.words.targets.health)
         self._view.health = self._checks
         self._quotas = QuotaKeeper(node_state.shared.quotas, node_state.run_key)
@@ -181,6 +187,7 @@ class Control:
         loop.remove_reader(self._channel)
         self._feeding.stop()
         self._watching.stop()
+        await self._cluster.end()
         self._revoking.stop()
         self._cache_purging.stop()
         for task in self._tasks:
@@ -203,6 +210,7 @@ class Control:
         self._cache_purging.use_state(source)
         self._caches.use_redis(redis_of(accepted.settings, source))
         self._watching.watch_provider(accepted.settings.providers, accepted.captured)
+        self._cluster.watch_provider(accepted.settings.providers, accepted.captured)
         self._auditing.use_configuration(accepted.settings)
         self._view.drained.retain_targets(accepted.slot_table.targets, accepted.generation)
 

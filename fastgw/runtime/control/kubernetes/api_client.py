@@ -11,6 +11,7 @@ import os
 from base64 import b64decode
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -18,6 +19,7 @@ import yaml
 
 from fastgw.config.kyma.services import VERSION
 from fastgw.config.settings.egress import Kubernetes
+from fastgw.config.settings.kubernetes import KubernetesProvider
 from fastgw.kernel import memory_file
 
 if TYPE_CHECKING:
@@ -39,6 +41,17 @@ _TOKEN: Final = "BearerToken"
 _WHY_MOST: Final = 500
 _ODD: Final = (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError)
 """Errors that the library raises about an invalid kubeconfig, in addition to its own exception."""
+
+_FINE: Final = frozenset((200, 201, 202))
+_QUERY: Final = {
+    "limit": "limit",
+    "_continue": "continue",
+    "watch": "watch",
+    "allow_watch_bookmarks": "allowWatchBookmarks",
+    "resource_version": "resourceVersion",
+    "timeout_seconds": "timeoutSeconds",
+}
+"""Parameters of the API by the library's names."""
 
 Query = Mapping[str, str | int | bool]
 
@@ -97,12 +110,17 @@ class ClusterClient:
     """Requests objects of one kind. Call `import_library` first."""
 
     def __init__(self, api: Any, kind: str, namespace: str) -> None:
-        """`api`: the library's. `kind`: `applications` or `secrets`; `namespace`: of the secrets."""
+        """`api`: the library's. `kind`: `applications`, `secrets` or the path of the objects; `namespace`: of the
+        secrets.
+        """
         from kubernetes_asyncio.client import CoreV1Api, CustomObjectsApi
 
         self._api = api
+        self._call: Any
         self._arguments: tuple[str, ...]
-        if kind == "applications":
+        if kind.startswith("/"):
+            self._call, self._arguments = partial(_get, api), (kind,)
+        elif kind == "applications":
             self._call, self._arguments = CustomObjectsApi(api).list_cluster_custom_object, (*VERSION.split("/"), kind)
         else:
             self._call, self._arguments = CoreV1Api(api).list_namespaced_secret, (namespace,)
@@ -117,7 +135,15 @@ class ClusterClient:
         """Return one secret. Raises `CannotAsk`."""
         return await self._whole(self._one, (name, self._namespace), {})
 
-    async def _whole(self, call: Any, arguments: tuple[str, ...], query: Query) -> bytes:
+    async def get(self, path: str) -> bytes:
+        """Return one object. Raises `CannotAsk`."""
+        return await self._whole(partial(_get, self._api), (path,), {})
+
+    async def send(self, method: str, path: str, body: Any, content_type: str = "application/json") -> bytes:
+        """Send an object, or changes of one, and return the object. Raises `CannotAsk`."""
+        return await self._whole(partial(_send, self._api, method, content_type), (path, body), {})
+
+    async def _whole(self, call: Any, arguments: tuple[Any, ...], query: Query) -> bytes:
         with _as_cannot_ask():
             async with asyncio.timeout(ANSWER_S):
                 async with await call(
@@ -128,7 +154,7 @@ class ClusterClient:
                         content += piece
                         if len(content) > MOST_BYTES:
                             raise TooLong(f"an answer of more than {MOST_BYTES // 1024**2} MiB")
-        if got.status != 200:
+        if got.status not in _FINE:
             raise refusal(bytes(content), got.status)
         return bytes(content)
 
@@ -147,6 +173,39 @@ class ClusterClient:
 
     async def close(self) -> None:
         await self._api.close()
+
+
+async def _get(api: Any, path: str, *, _preload_content: bool, _request_timeout: Any, **query: Any) -> Any:
+    """Request a path with the names that the library has for queries."""
+    said = [(_QUERY[name], str(value).lower() if isinstance(value, bool) else value) for name, value in query.items()]
+    return await _send(api, "GET", "", path, None, said, _request_timeout=_request_timeout)
+
+
+async def _send(
+    api: Any,
+    method: str,
+    content_type: str,
+    path: str,
+    body: Any,
+    query: Any = (),
+    *,
+    _request_timeout: Any,
+    _preload_content: bool = False,
+) -> Any:
+    headers = {"Accept": "application/json"}
+    if content_type:
+        headers["Content-Type"] = content_type
+    return await api.call_api(
+        path,
+        method,
+        {},
+        [*query],
+        headers,
+        body=body,
+        auth_settings=[_TOKEN],
+        _preload_content=False,
+        _request_timeout=_request_timeout,
+    )
 
 
 def _client_timeout(silence_s: float | None = None) -> "ClientTimeout":
@@ -183,7 +242,9 @@ async def _lines(content: "StreamReader") -> AsyncIterator[bytes]:
 class ClusterAccess:
     """Address of the API server, and the gateway's credentials for it."""
 
-    def __init__(self, settings: Kubernetes, kubeconfig: bytes = b"", account: str = ACCOUNT) -> None:
+    def __init__(
+        self, settings: Kubernetes | KubernetesProvider, kubeconfig: bytes = b"", account: str = ACCOUNT
+    ) -> None:
         """`kubeconfig`: the contents of that file, if there is one; `account`: otherwise the folder of the service
         account.
         """

@@ -89,6 +89,11 @@ class Objects:
         """Named Secrets."""
         return frozenset(self._uses)
 
+    def name_of(self, metadata: Any) -> Name:
+        """Return the name under which an object is stored: Secrets are those of one namespace."""
+        name: Name = metadata.name
+        return name
+
     def is_wanted(self, kind: str, name: Name) -> bool:
         """Whether such an object is stored."""
         return kind == APPLICATIONS or name in self._uses

@@ -10,10 +10,10 @@ watch from a future version reports nothing.
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from math import inf
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -54,6 +54,8 @@ LONGEST_PAUSE_S: Final = 5.0
 SOON_S: Final = 1.0
 UNLOGGED_TRIES: Final = 5
 """Number of times in a row that a watch may end soon before that is reported."""
+MISSING_S: Final = 15.0
+"""Seconds until the API server is asked again about a kind that it does not know."""
 _GONE: Final = 410
 _NOT_FOUND: Final = 404
 HINTS: Final[Mapping[tuple[int, str], str]] = {
@@ -65,19 +67,22 @@ HINTS: Final[Mapping[tuple[int, str], str]] = {
 }
 
 
-class _Metadata(msgspec.Struct):
+class Metadata(msgspec.Struct):
+    """Metadata of an object or list, as far as watches read them."""
+
     name: str = ""
+    namespace: str = ""
     resource_version: str = msgspec.field(name="resourceVersion", default="")
     goes_on: str = msgspec.field(name="continue", default="")
     """Token of the next page of a list."""
 
 
 class _Object(msgspec.Struct):
-    metadata: _Metadata
+    metadata: Metadata
 
 
 class _Page(msgspec.Struct):
-    metadata: _Metadata
+    metadata: Metadata
     items: list[msgspec.Raw] | None = None
 
 
@@ -126,11 +131,37 @@ class WatchReport:
         self.info = FeedInfo(self.info.feed, self.info.last_success_date, why)
 
 
+class WatchedObjects(Protocol):
+    """Store of the objects that a watch follows."""
+
+    @property
+    def named(self) -> Collection[str]: ...
+    def name_of(self, metadata: Metadata) -> str:
+        """Return the name under which an object is stored."""
+
+    def is_wanted(self, kind: str, name: str) -> bool: ...
+    def replace(self, kind: str, raws: Mapping[str, bytes], named: Collection[str]) -> None: ...
+    def store(self, kind: str, name: str, raw: bytes) -> None: ...
+    def delete(self, kind: str, name: str) -> None: ...
+
+
 class Following:
     """Lists and watches one kind of object."""
 
-    def __init__(self, kind: str, access: ClusterAccess, namespace: str, objects: Objects, feed: str) -> None:
+    def __init__(
+        self,
+        kind: str,
+        access: ClusterAccess,
+        namespace: str,
+        objects: WatchedObjects,
+        feed: str,
+        path: str = "",
+        optional: bool = False,
+    ) -> None:
+        """`path`: of the objects; "": that of the kind. `optional`: whether the API server may not know the kind."""
         self._kind = kind
+        self._path = path or kind
+        self._optional = optional
         self._access = access
         self._namespace = namespace
         self._objects = objects
@@ -144,12 +175,18 @@ class Following:
         """List and watch forever."""
         while True:
             try:
-                client = await self._access.client(self._kind, self._namespace)
+                client = await self._access.client(self._path, self._namespace)
                 try:
                     await self._list_and_watch(client)
                 finally:
                     await client.close()
             except CannotAsk as error:
+                if self._optional and isinstance(error, RequestRefused) and error.status == _NOT_FOUND:
+                    self._objects.replace(self._kind, {}, ())
+                    self.has_listed.set()
+                    self._since = ""
+                    await asyncio.sleep(MISSING_S)
+                    continue
                 was_well, self._well_at = self._well_at, inf
                 pause = self._pauses.next_delay(soon=time.monotonic() - was_well < SOON_S)
                 # Connections end, tokens are replaced, servers restart: only repeated failures are errors.
@@ -191,7 +228,7 @@ class Following:
             page = msgspec.json.decode(raw, type=_Page)
             since = since or page.metadata.resource_version
             for each in page.items or ():
-                name = msgspec.json.decode(each, type=_Object).metadata.name
+                name = self._objects.name_of(msgspec.json.decode(each, type=_Object).metadata)
                 if self._objects.is_wanted(self._kind, name):
                     found[name] = bytes(each)
                     size += len(found[name])
@@ -221,10 +258,11 @@ class Following:
         if event.type == "ERROR":
             raise refusal(bytes(event.object))
         metadata = msgspec.json.decode(event.object, type=_Object).metadata
+        name = self._objects.name_of(metadata)
         if event.type == "DELETED":
-            self._objects.delete(self._kind, metadata.name)
-        elif event.type != "BOOKMARK" and self._objects.is_wanted(self._kind, metadata.name):
-            self._objects.store(self._kind, metadata.name, bytes(event.object))
+            self._objects.delete(self._kind, name)
+        elif event.type != "BOOKMARK" and self._objects.is_wanted(self._kind, name):
+            self._objects.store(self._kind, name, bytes(event.object))
         self._since = metadata.resource_version
 
 
@@ -272,7 +310,7 @@ class KubernetesWatch:
         )
         async with asyncio.TaskGroup() as group:
             for work, report in works:
-                group.create_task(_again_and_again(work, report))
+                group.create_task(run_repeatedly(work, report))
 
     async def _fetch(self) -> None:
         """Fetch Secrets that are named for the first time: they may be older than the watch."""
@@ -349,7 +387,8 @@ class KubernetesWatch:
             await asyncio.sleep(pauses.next_delay(soon=True))
 
 
-async def _again_and_again(work: Callable[[], Awaitable[None]], report: WatchReport) -> None:
+async def run_repeatedly(work: Callable[[], Awaitable[None]], report: WatchReport) -> None:
+    """Run work that ends only by a defect, and restart it then."""
     while True:
         try:
             await work()

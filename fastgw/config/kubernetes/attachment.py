@@ -1,0 +1,108 @@
+"""Attachment of routes to listeners, the same for all kinds of routes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastgw.config.kubernetes.cluster import CONTROLLER, GATEWAY_GROUP, Object, generation_of
+from fastgw.config.kubernetes.conditions import Condition
+from fastgw.config.kubernetes.hostnames import covers, intersection
+from fastgw.config.kubernetes.model import Context, Listener, parent_condition
+
+PARENTS = frozenset(("Gateway", "ListenerSet"))
+
+
+@dataclass
+class Attachment:
+    """A parent of a route."""
+
+    reference: dict[str, Any]
+    """The parent reference as in the status."""
+    condition: Condition
+    hosts: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    """Hostnames by the index of the listener in `listeners`; () = any."""
+    listeners: list[Listener] = field(default_factory=list)
+    """Listeners that the route attaches to."""
+
+    def status(self, *others: Condition) -> dict[str, Any]:
+        """Return the entry of `status.parents`. `others`: further conditions."""
+        return {
+            "parentRef": self.reference,
+            "controllerName": CONTROLLER,
+            "conditions": [self.condition, *others],
+        }
+
+
+def attach(item: Object, kind: str, context: Context) -> list[Attachment]:
+    """Return the attachments of a route to parents that are served here, in the order of its references."""
+    spec = item.get("spec") or {}
+    namespace = item["metadata"]["namespace"]
+    hostnames = [each.lower() for each in spec.get("hostnames") or ()]
+    found = []
+    for reference in spec.get("parentRefs") or ():
+        parent_kind = reference.get("kind") or "Gateway"
+        if parent_kind not in PARENTS or reference.get("group", GATEWAY_GROUP) != GATEWAY_GROUP:
+            continue
+        key = reference.get("namespace") or namespace, reference["name"]
+        listeners = context.listeners_of(parent_kind, key)
+        if listeners is None:
+            continue
+        found.append(_attached(item, kind, reference, listeners, hostnames, context))
+    return found
+
+
+def _attached(
+    item: Object,
+    kind: str,
+    reference: Object,
+    listeners: Sequence[Listener],
+    hostnames: Sequence[str],
+    context: Context,
+) -> Attachment:
+    namespace = item["metadata"]["namespace"]
+    generation = generation_of(item)
+    section, port = reference.get("sectionName"), reference.get("port")
+    shown = {"group": GATEWAY_GROUP, "kind": "Gateway", **reference}
+
+    def refused(reason: str, message: str) -> Attachment:
+        return Attachment(shown, parent_condition(reason, generation, message))
+
+    matching = [each for each in listeners if section in (None, each.name) and port in (None, each.port)]
+    if not matching:
+        return refused("NoMatchingParent", "no listener has this sectionName and port")
+    allowed = [each for each in matching if kind in each.kinds and each.allows(namespace, context.cluster)]
+    if not allowed:
+        return refused("NotAllowedByListeners", "no listener allows routes of this kind and namespace")
+    attachment = Attachment(shown, parent_condition("", generation))
+    for listener in allowed:
+        hosts = hosts_on(listener, hostnames)
+        if hosts is not None:
+            attachment.hosts[len(attachment.listeners)] = hosts
+            attachment.listeners.append(listener)
+    if not attachment.listeners:
+        return refused("NoMatchingListenerHostname", "no hostname matches that of a listener")
+    return attachment
+
+
+def hosts_on(listener: Listener, hostnames: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the hostnames of a route on a listener; () = any; None: it has none there."""
+    if not hostnames:
+        return (listener.hostname,) if listener.hostname else ()
+    found = [host for each in hostnames if (host := intersection(listener.hostname, each)) is not None]
+    return tuple(dict.fromkeys(found)) or None
+
+
+def isolated(listener: Listener, hosts: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the hosts that are served by this listener, and by no more specific one at the same port. None: none."""
+    if not hosts:
+        return hosts
+    others = [
+        each.hostname
+        for each in listener.gateway.listeners
+        if each.entry == listener.entry
+        and each.hostname != listener.hostname
+        and each.is_valid
+        and covers(listener.hostname, each.hostname)
+    ]
+    kept = tuple(host for host in hosts if not any(covers(other, host) for other in others))
+    return kept or None

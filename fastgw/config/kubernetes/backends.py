@@ -1,0 +1,132 @@
+"""Backends of routes: Services become upstreams, and the endpoints of their EndpointSlices the targets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from fastgw.config.kubernetes import backend_tls
+from fastgw.config.kubernetes.cluster import GATEWAY_GROUP, Cluster, Object
+from fastgw.config.kubernetes.model import Context, Gateway
+
+PROTOCOLS: Final[Mapping[str, str]] = MappingProxyType(
+    {"kubernetes.io/h2c": "http2", "kubernetes.io/ws": "http1", "grpc": "grpc", "kubernetes.io/wss": "http1"}
+)
+"""Protocol of an upstream by the `appProtocol` of a Service."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Backend of a route."""
+
+    weight: int
+    upstream: str = ""
+    """Name of its upstream; "" = requests for it are answered 500."""
+    reason: str = ""
+    """Reason why the reference is not resolved; "" = it is."""
+    message: str = ""
+
+
+def resolve(
+    reference: Object,
+    kind: str,
+    namespace: str,
+    context: Context,
+    *,
+    scheme: str = "http",
+    protocol: str = "auto",
+    gateway: Gateway | None = None,
+) -> Backend:
+    """Return the backend that a reference of a route names. `kind`, `namespace`: of the route. `scheme`: of targets
+    without TLS; `protocol`: of the upstream, unless the Service has an `appProtocol`. `gateway`: whose certificate
+    targets with TLS are shown.
+    """
+    weight = 1 if reference.get("weight") is None else int(reference["weight"])
+    if reference.get("group") or reference.get("kind", "Service") != "Service":
+        return Backend(weight, reason="InvalidKind", message="a backend is a Service")
+    where, name = reference.get("namespace") or namespace, reference["name"]
+    if not context.cluster.is_granted((GATEWAY_GROUP, kind, namespace), ("", "Service", where, name)):
+        message = f"no ReferenceGrant permits the Service {where}/{name}"
+        return Backend(weight, reason="RefNotPermitted", message=message)
+    service = context.cluster.get("Service", where, name)
+    if service is None:
+        return Backend(weight, reason="BackendNotFound", message=f"the Service {where}/{name} does not exist")
+    port = port_of(service, reference.get("port"))
+    if port is None:
+        return Backend(weight, reason="BackendNotFound", message=f"the Service {where}/{name} has no such port")
+    said = port.get("appProtocol") or ""
+    if said in PROTOCOLS:
+        protocol = PROTOCOLS[said]
+    policy = backend_tls.policy_for(where, name, port.get("name") or "", context)
+    tls: dict[str, Any] | None = None
+    parts = [where, name, str(port["port"])]
+    if policy is not None:
+        if gateway is not None:
+            context.policy_ancestors.setdefault(policy.key, set()).add(gateway.key)
+        if policy.settings is None:
+            return Backend(weight, message="its BackendTLSPolicy is not valid")
+        tls, scheme = {**policy.settings}, {"http": "https"}.get(scheme, scheme)
+        if gateway is not None and gateway.client_certificate is not None:
+            tls["certificate"], tls["key"] = gateway.client_certificate
+            parts += ["of", *gateway.key]
+    if scheme not in ("http", "https"):
+        parts.append(scheme)
+    if protocol != "auto":
+        parts.append(protocol)
+    upstream = "/".join(parts)
+    if upstream not in context.upstreams:
+        settings: dict[str, Any] = {
+            "targets": targets_of(service, port, context.cluster, scheme),
+            "host_header": "preserve",
+        }
+        if protocol != "auto":
+            settings["protocol"] = protocol
+        if tls is not None:
+            settings["tls"] = tls
+        context.upstreams[upstream] = settings
+    return Backend(weight, upstream)
+
+
+def port_of(service: Object, number: int | None) -> Object | None:
+    """Return a port of a Service; `number` None: its only one."""
+    ports: list[Object] = (service.get("spec") or {}).get("ports") or []
+    if number is None:
+        return ports[0] if len(ports) == 1 else None
+    return next((each for each in ports if each["port"] == number), None)
+
+
+def targets_of(service: Object, port: Object, cluster: Cluster, scheme: str) -> list[dict[str, Any]]:
+    """Return the ready endpoints of a port of a Service; those that still serve while they end, if no other is."""
+    metadata = service["metadata"]
+    ready: dict[str, None] = {}
+    ending: dict[str, None] = {}
+    for each in cluster.slices.get((metadata["namespace"], metadata["name"]), ()):
+        if each.get("addressType", "IPv4") == "FQDN":
+            continue
+        number = next(
+            (said["port"] for said in each.get("ports") or () if (said.get("name") or "") == (port.get("name") or "")),
+            None,
+        )
+        if number is None:
+            continue
+        for endpoint in each.get("endpoints") or ():
+            conditions = endpoint.get("conditions") or {}
+            addresses = endpoint.get("addresses") or ()
+            if conditions.get("ready") is not False:
+                ready.update(dict.fromkeys(_url(scheme, address, number) for address in addresses))
+            elif conditions.get("serving"):
+                ending.update(dict.fromkeys(_url(scheme, address, number) for address in addresses))
+    return [{"url": url} for url in sorted(ready or ending)]
+
+
+def _url(scheme: str, address: str, port: int) -> str:
+    return f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"
+
+
+def add_upstreams(context: Context) -> None:
+    """Add the pieces with the upstreams, once all routes are translated."""
+    for name, settings in context.upstreams.items():
+        namespace, service, *_ = name.split("/")
+        tls = settings.get("tls") or {}
+        files = {tls[part]: context.files[tls[part]] for part in ("ca", "certificate", "key") if part in tls}
+        context.add_piece(f"Service/{namespace}/{service}", upstreams={name: settings}, files=files)

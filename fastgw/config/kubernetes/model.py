@@ -1,0 +1,218 @@
+"""Gateways and listeners while a cluster is translated, and the result of a translation."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from fastgw.config.kubernetes.cluster import GATEWAY_GROUP, POLICY_GROUP, Cluster, Key, Object, selects
+from fastgw.config.kubernetes.conditions import Condition, condition
+from fastgw.config.settings.kubernetes import KubernetesProvider
+
+Id = tuple[str, str, str]
+"""Kind, namespace and name of an object."""
+Statuses = dict[Id, dict[str, Any]]
+"""Statuses to write, by object: the members of `status` that belong to the gateway. Entries of `parents` and
+`ancestors` that belong to other controllers are kept by the writer."""
+
+
+class Piece(msgspec.Struct, omit_defaults=True):
+    """Part of the configuration, made from one object. Values are plain, as in a file."""
+
+    object: str
+    """Kind, namespace and name of the object, for notes: `HTTPRoute/shop/cart`."""
+    listeners: dict[str, Any] = {}
+    upstreams: dict[str, Any] = {}
+    routes: list[dict[str, Any]] = []
+    filter_sets: dict[str, Any] = {}
+    consumers: list[dict[str, Any]] = []
+    files: dict[str, str] = {}
+    """Contents of derived files, by name (`virtual_files.kubernetes_name`)."""
+
+
+@dataclass
+class Listener:
+    """Listener of a Gateway or of a ListenerSet."""
+
+    owner: Id
+    gateway: "Gateway"
+    spec: Object
+    name: str
+    port: int
+    protocol: str
+    hostname: str
+    """Hostname in lower case; "" = any."""
+    entry: str = ""
+    """Name of the listener of the configuration: one for each port of a Gateway."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of routes that may attach."""
+    accepted: str = ""
+    """Reason why the listener is not accepted; "" = it is."""
+    conflict: str = ""
+    """Reason of a conflict; "" = none."""
+    unresolved: str = ""
+    """Reason why references are not resolved; "" = they are."""
+    is_usable: bool = True
+    """Whether its references allow it to serve."""
+    message: str = ""
+    certificates: list[tuple[str, str]] = field(default_factory=list)
+    """Derived files of certificates and keys."""
+    attached: int = 0
+    """Number of attached routes."""
+
+    @property
+    def is_valid(self) -> bool:
+        return not self.accepted and self.is_usable
+
+    @property
+    def passes_through(self) -> bool:
+        """Whether TLS is passed through."""
+        return (self.spec.get("tls") or {}).get("mode") == "Passthrough"
+
+    def allows(self, namespace: str, cluster: Cluster) -> bool:
+        """Whether routes of a namespace may attach."""
+        said = (self.spec.get("allowedRoutes") or {}).get("namespaces") or {}
+        return allows_namespace(said, said.get("from") or "Same", namespace, self.owner[1], cluster)
+
+    def status(self, generation: int) -> dict[str, Any]:
+        """Return its entry in the status of its owner."""
+        problem = self.accepted or ("" if self.is_usable else "Invalid")
+        conditions = [
+            condition("Accepted", not self.accepted, self.accepted or "Accepted", generation, self.message),
+            condition("Programmed", not problem, problem or "Programmed", generation, self.message),
+            condition("ResolvedRefs", not self.unresolved, self.unresolved or "ResolvedRefs", generation, self.message),
+            condition("Conflicted", bool(self.conflict), self.conflict or "NoConflicts", generation),
+        ]
+        kinds = () if self.accepted in HIDING_KINDS else self.kinds
+        return {
+            "name": self.name,
+            "supportedKinds": [{"group": GATEWAY_GROUP, "kind": kind} for kind in kinds],
+            "attachedRoutes": self.attached,
+            "conditions": conditions,
+        }
+
+
+HIDING_KINDS: Final = frozenset(("UnsupportedProtocol", "ProtocolConflict"))
+"""Reasons for which a listener supports no kind of route."""
+
+
+def allows_namespace(said: Object, which: str, namespace: str, own: str, cluster: Cluster) -> bool:
+    """Whether a rule with `from` (`which`) and a `selector` allows a namespace. `own`: that of the object itself."""
+    if which == "Selector":
+        return selects(said.get("selector"), cluster.labels_of_namespace(namespace))
+    return which == "All" or (which == "Same" and namespace == own)
+
+
+@dataclass
+class Gateway:
+    """Gateway that is served."""
+
+    key: Key
+    item: Object
+    listeners: list[Listener] = field(default_factory=list)
+    """Listeners of its own, then those of its ListenerSets."""
+    address: str = ""
+    """Address that its listeners are bound to; "" = all."""
+    shown: list[dict[str, str]] = field(default_factory=list)
+    """Addresses in its status."""
+    refused: tuple[str, str] | None = None
+    """Reason and message why it is not accepted."""
+    unprogrammed: tuple[str, str] | None = None
+    """Reason and message why it is not programmed."""
+    unresolved: tuple[str, str] | None = None
+    """Reason and message why references of its own are not resolved."""
+    client_certificate: tuple[str, str] | None = None
+    """Derived files of the certificate and key that backends are shown."""
+    attached_sets: int = 0
+
+
+@dataclass
+class Entry:
+    """Listener of the configuration: a port of a Gateway."""
+
+    name: str
+    gateway: Gateway
+    port: int
+    """Port as in the specification."""
+    bound: int
+    """Port that is bound."""
+    protocol: str
+    listeners: list[Listener] = field(default_factory=list)
+    upstream: str | None = None
+    """Upstream of a TCP or UDP listener."""
+    tls_routes: list[dict[str, Any]] = field(default_factory=list)
+    """Routes of a TLS listener, in the terms of `listeners.*.routes`."""
+
+
+@dataclass
+class Child:
+    """Object that the gateway creates and keeps for another one."""
+
+    owner: Object
+    body: dict[str, Any]
+
+
+@dataclass
+class Context:
+    """State of one translation."""
+
+    cluster: Cluster
+    settings: KubernetesProvider
+    gateways: dict[Key, Gateway] = field(default_factory=dict)
+    sets: dict[Key, tuple[Object, list[Listener]]] = field(default_factory=dict)
+    """ListenerSets that are attached, with their listeners."""
+    entries: dict[str, Entry] = field(default_factory=dict)
+    pieces: list[Piece] = field(default_factory=list)
+    statuses: Statuses = field(default_factory=dict)
+    children: list[Child] = field(default_factory=list)
+    upstreams: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Upstreams by name, in the terms of settings."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Contents of derived files."""
+    policies: dict[Key, Any] = field(default_factory=dict)
+    """BackendTLSPolicies (`backend_tls.Policy`)."""
+    policy_of: dict[tuple[str, str, str], Any] = field(default_factory=dict)
+    """The policy in force by namespace and name of a Service, and name of a port, "" for all."""
+    conflicted: dict[tuple[str, str, str], list[Any]] = field(default_factory=dict)
+    """Policies that conflict with the one in force."""
+    policy_ancestors: dict[Key, set[Key]] = field(default_factory=dict)
+    """Gateways whose routes use a BackendTLSPolicy, by policy."""
+
+    own_namespace: str = ""
+    """Namespace of the gateway's own pods."""
+    assigned_ports: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    """Ports of the pods by namespace and name of a Gateway, and port."""
+
+    filter_sets: dict[Id, str] = field(default_factory=dict)
+    """Filter sets of policies that routes may refer to, by object: names in the configuration."""
+
+    def filter_set_of(self, reference: Object, namespace: str) -> str:
+        """Return the filter set that an `extensionRef` names; "" = there is none."""
+        if reference.get("group") != POLICY_GROUP:
+            return ""
+        return self.filter_sets.get((reference.get("kind") or "", namespace, reference.get("name") or ""), "")
+
+    def add_piece(self, of: str, **parts: Any) -> None:
+        self.pieces.append(Piece(of, **parts))
+
+    def listeners_of(self, kind: str, key: Key) -> list[Listener] | None:
+        """Return the listeners of a parent; None: it is none of this gateway's."""
+        if kind == "ListenerSet":
+            return self.sets[key][1] if key in self.sets else None
+        gateway = self.gateways.get(key)
+        return None if gateway is None else [each for each in gateway.listeners if each.owner[0] == "Gateway"]
+
+
+@dataclass(frozen=True)
+class Translation:
+    """Result of a translation."""
+
+    pieces: list[Piece]
+    statuses: Mapping[Id, dict[str, Any]]
+    children: list[Child]
+
+
+def parent_condition(reason: str, generation: int, message: str = "") -> Condition:
+    """Return the condition `Accepted` of a route at a parent. `reason`: "" = it is accepted."""
+    return condition("Accepted", not reason, reason or "Accepted", generation, message)

@@ -1,0 +1,190 @@
+"""Filters of HTTPRoutes and GRPCRoutes in the terms of settings."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+from fastgw.config.kubernetes import backends
+from fastgw.config.kubernetes.cluster import Object
+from fastgw.config.kubernetes.model import Context, Gateway
+from fastgw.http.field_names import WRITTEN_HERE
+
+_UNITS: Final[Mapping[str, float]] = MappingProxyType({"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001})
+_DURATION: Final = re.compile(r"([0-9]+)(h|ms|m|s)")
+
+
+def seconds_of(text: str | None) -> float:
+    """Return the seconds of a duration of the Gateway API, such as `1m30s`; 0: none."""
+    return sum(int(number) * _UNITS[unit] for number, unit in _DURATION.findall(text or ""))
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the terms of settings."""
+    return f"{max(1, round(seconds * 1000))}ms"
+
+
+@dataclass
+class RouteFilters:
+    """Result of the filters of a rule, or of a backend."""
+
+    filters: dict[str, Any] = field(default_factory=dict)
+    forwarding: dict[str, Any] = field(default_factory=dict)
+    """Settings of routes and variants that change what is forwarded: `host_header`, `rewrite` and so on."""
+    redirect: dict[str, Any] | None = None
+    unsupported: str = ""
+    """Filter that is not supported; "" = none."""
+    reason: str = ""
+    """Reason why a reference is not resolved; "" = they are."""
+    message: str = ""
+    use: list[str] = field(default_factory=list)
+    """Names of filter sets."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Position of filters: the rule of a route."""
+
+    kind: str
+    namespace: str
+    context: Context
+    gateway: Gateway
+    prefix: str = ""
+    """Path prefix that the rule matches; "" = it matches others."""
+    port: int = 80
+    """Port of the listeners, as clients name it."""
+    protocol: str = "HTTP"
+
+
+def read(filters: list[Object] | None, place: Place) -> RouteFilters:
+    """Read the filters of a rule or backend, in order."""
+    made = RouteFilters()
+    for index, each in enumerate(filters or ()):
+        reader = READERS.get(each.get("type", ""))
+        if reader is None:
+            made.unsupported = made.unsupported or each.get("type", "")
+        else:
+            reader(each, index, made, place)
+    return made
+
+
+def _edits(said: Object) -> dict[str, Any]:
+    """Return the changes of a header modifier. Those of connection headers are left out: the gateway sets these."""
+    edits: dict[str, Any] = {}
+    for key in ("set", "add"):
+        values = {
+            each["name"]: each["value"].replace("{", "{{").replace("}", "}}")
+            for each in said.get(key) or ()
+            if each["name"].lower().encode() not in WRITTEN_HERE
+        }
+        if values:
+            edits[key] = values
+    removed = [name for name in said.get("remove") or () if name.lower().encode() not in WRITTEN_HERE]
+    if removed:
+        edits["remove"] = removed
+    return edits
+
+
+def _modify(side: str, key: str) -> Any:
+    def reader(each: Object, index: int, made: RouteFilters, place: Place) -> None:
+        edits = _edits(each.get(key) or {})
+        if edits:
+            made.filters[f"{side}-headers-{index}"] = {"type": "headers", side: edits}
+
+    return reader
+
+
+def _mirror(each: Object, index: int, made: RouteFilters, place: Place) -> None:
+    said = each["requestMirror"]
+    backend = backends.resolve(
+        said["backendRef"],
+        place.kind,
+        place.namespace,
+        place.context,
+        gateway=place.gateway,
+        protocol="grpc" if place.kind == "GRPCRoute" else "auto",
+    )
+    if backend.reason:
+        made.reason, made.message = backend.reason, backend.message
+    if not backend.upstream:
+        return
+    share = 1.0
+    if said.get("percent") is not None:
+        share = said["percent"] / 100
+    elif said.get("fraction"):
+        share = said["fraction"]["numerator"] / (said["fraction"].get("denominator") or 100)
+    if share:
+        made.filters[f"mirror-{index}"] = {"type": "mirror", "upstream": backend.upstream, "share": min(share, 1.0)}
+
+
+def _redirect(each: Object, index: int, made: RouteFilters, place: Place) -> None:
+    said = each.get("requestRedirect") or {}
+    redirect: dict[str, Any] = {"status": said.get("statusCode") or 302}
+    scheme = said.get("scheme")
+    if scheme:
+        redirect["scheme"] = scheme
+    if said.get("hostname"):
+        redirect["host"] = said["hostname"]
+    if said.get("port"):
+        redirect["port"] = said["port"]
+    elif not scheme:
+        redirect["port"] = place.port
+    path = said.get("path") or {}
+    if path.get("type") == "ReplaceFullPath":
+        redirect["path"] = path.get("replaceFullPath") or "/"
+    elif path.get("type") == "ReplacePrefixMatch":
+        redirect["strip_prefix"] = place.prefix or "/"
+        redirect["add_prefix"] = path.get("replacePrefixMatch") or "/"
+    made.redirect = redirect
+
+
+def _rewrite(each: Object, index: int, made: RouteFilters, place: Place) -> None:
+    said = each.get("urlRewrite") or {}
+    if said.get("hostname"):
+        made.forwarding["host_header"] = said["hostname"]
+    path = said.get("path") or {}
+    if path.get("type") == "ReplaceFullPath":
+        made.forwarding["rewrite"] = path.get("replaceFullPath") or "/"
+    elif path.get("type") == "ReplacePrefixMatch":
+        if place.prefix.strip("/"):
+            made.forwarding["strip_prefix"] = place.prefix
+        replacement = (path.get("replacePrefixMatch") or "/").rstrip("/")
+        if replacement:
+            made.forwarding["add_prefix"] = replacement
+
+
+def _cors(each: Object, index: int, made: RouteFilters, place: Place) -> None:
+    said = each.get("cors") or {}
+    cors: dict[str, Any] = {"origins": said.get("allowOrigins") or [], "headers": said.get("allowHeaders") or []}
+    if said.get("allowMethods"):
+        cors["methods"] = said["allowMethods"]
+    if said.get("exposeHeaders"):
+        cors["expose"] = said["exposeHeaders"]
+    if said.get("allowCredentials"):
+        cors["credentials"] = True
+    cors["max_age"] = f"{said['maxAge']}s" if said.get("maxAge") else None
+    if cors["origins"]:
+        made.filters["cors"] = cors
+
+
+def _extension(each: Object, index: int, made: RouteFilters, place: Place) -> None:
+    reference = each.get("extensionRef") or {}
+    name = place.context.filter_set_of(reference, place.namespace)
+    if name:
+        made.use.append(name)
+    else:
+        made.unsupported = made.unsupported or "ExtensionRef"
+
+
+READERS: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "RequestHeaderModifier": _modify("request", "requestHeaderModifier"),
+        "ResponseHeaderModifier": _modify("response", "responseHeaderModifier"),
+        "RequestMirror": _mirror,
+        "RequestRedirect": _redirect,
+        "URLRewrite": _rewrite,
+        "CORS": _cors,
+        "ExtensionRef": _extension,
+    }
+)

@@ -1,0 +1,255 @@
+"""Rules of HTTPRoutes and GRPCRoutes become routes: what both kinds have in common."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from fastgw.config.kubernetes import backends, route_filters
+from fastgw.config.kubernetes.attachment import Attachment, attach, isolated
+from fastgw.config.kubernetes.backends import Backend
+from fastgw.config.kubernetes.cluster import CONTROLLER, Object, generation_of, key_of
+from fastgw.config.kubernetes.conditions import Condition, condition
+from fastgw.config.kubernetes.model import Context, Entry
+from fastgw.config.kubernetes.route_filters import Place, RouteFilters, duration, seconds_of
+
+ERROR: Final = {"respond": {"status": 500}}
+"""Action of requests without a backend (Gateway API)."""
+_MOST_RETRIES: Final = 10
+
+
+@dataclass
+class Match:
+    """Conditions of a rule, in the terms of routes. A request meets them on one of the paths."""
+
+    conditions: dict[str, Any]
+    rank: int
+    paths: list[str] = field(default_factory=list)
+    prefix: str = ""
+    """Path prefix that is matched; "" = the paths are others."""
+
+
+Matches = Callable[[Object], list[Match]]
+"""Returns the conditions of a rule."""
+
+
+@dataclass
+class Group:
+    """Listeners on which a route is the same."""
+
+    hosts: tuple[str, ...]
+    entries: list[Entry]
+
+
+@dataclass
+class _Problems:
+    """Problems of the references and filters of a route, the first of each."""
+
+    reason: str = ""
+    message: str = ""
+    unsupported: str = ""
+
+    def add(self, reason: str, message: str) -> None:
+        if reason and not self.reason:
+            self.reason, self.message = reason, message
+
+
+def translate(kind: str, matches: Matches, context: Context) -> None:
+    """Add the routes and statuses of all routes of a kind."""
+    for item in context.cluster.oldest_first(kind):
+        _translate_route(item, kind, matches, context)
+
+
+def _translate_route(item: Object, kind: str, matches: Matches, context: Context) -> None:
+    namespace, name = key_of(item)
+    attachments = attach(item, kind, context)
+    if not attachments:
+        parents = (item.get("status") or {}).get("parents") or ()
+        if any(each.get("controllerName") == CONTROLLER for each in parents):
+            context.statuses[kind, namespace, name] = {"parents": []}
+        return
+    problems = _Problems()
+    routes: list[dict[str, Any]] = []
+    sets: dict[str, Any] = {}
+    groups = _groups(attachments, context)
+    for number, group in enumerate(groups):
+        behind = f"/{number}" if len(groups) > 1 else ""
+        rule_maker = _RuleMaker(kind, item, group, context, problems, sets)
+        for index, rule in enumerate((item.get("spec") or {}).get("rules") or ()):
+            called = rule.get("name") or str(index)
+            routes += rule_maker.routes_of(rule, f"{kind}/{namespace}/{name}/{called}", behind, matches)
+    if not groups:
+        _check_references(item, kind, context, problems)
+    if routes:
+        context.add_piece(f"{kind}/{namespace}/{name}", routes=routes, filter_sets=sets)
+    for listener in {id(each): each for at in attachments for each in at.listeners}.values():
+        listener.attached += 1
+    others = _conditions(problems, generation_of(item))
+    context.statuses[kind, namespace, name] = {"parents": [each.status(*others) for each in attachments]}
+
+
+def _conditions(problems: _Problems, generation: int) -> list[Condition]:
+    found = [
+        condition("ResolvedRefs", not problems.reason, problems.reason or "ResolvedRefs", generation, problems.message)
+    ]
+    if problems.unsupported:
+        message = f"{problems.unsupported} is not supported: requests of its rule are answered 500"
+        found.append(condition("PartiallyInvalid", True, "UnsupportedValue", generation, message))
+    return found
+
+
+def _groups(attachments: list[Attachment], context: Context) -> list[Group]:
+    hosts: dict[str, dict[str, None]] = {}
+    everywhere: set[str] = set()
+    for attachment in attachments:
+        for place, listener in enumerate(attachment.listeners):
+            if not listener.entry or not listener.is_valid:
+                continue
+            served = isolated(listener, attachment.hosts[place])
+            if served is None:
+                continue
+            hosts.setdefault(listener.entry, {}).update(dict.fromkeys(served))
+            if not served:
+                everywhere.add(listener.entry)
+    groups: dict[tuple[Any, ...], Group] = {}
+    for name, found in hosts.items():
+        entry = context.entries[name]
+        names = () if name in everywhere else tuple(sorted(found))
+        gateway = entry.gateway
+        key = names, gateway.key if gateway.client_certificate is not None else None, entry.port
+        groups.setdefault(key, Group(names, [])).entries.append(entry)
+    return list(groups.values())
+
+
+def _check_references(item: Object, kind: str, context: Context, problems: _Problems) -> None:
+    """Check the backends of a route that is served nowhere."""
+    for rule in (item.get("spec") or {}).get("rules") or ():
+        for reference in rule.get("backendRefs") or ():
+            backend = backends.resolve(reference, kind, item["metadata"]["namespace"], context)
+            problems.add(backend.reason, backend.message)
+
+
+@dataclass
+class _RuleMaker:
+    """Makes the routes of the rules of one route on one group of listeners."""
+
+    kind: str
+    item: Object
+    group: Group
+    context: Context
+    problems: _Problems
+    sets: dict[str, Any]
+
+    def routes_of(self, rule: Object, name: str, behind: str, matches: Matches) -> Iterator[dict[str, Any]]:
+        entry = self.group.entries[0]
+        found = matches(rule)
+        for number, match in enumerate(found):
+            place = Place(
+                self.kind,
+                self.item["metadata"]["namespace"],
+                self.context,
+                entry.gateway,
+                match.prefix,
+                entry.port,
+                entry.protocol,
+            )
+            route: dict[str, Any] = {
+                "name": f"{name}{f'.{number}' if len(found) > 1 else ''}{behind}",
+                "listeners": [each.name for each in self.group.entries],
+                **match.conditions,
+                "rank": match.rank,
+            }
+            if match.paths:
+                route["paths"] = match.paths
+            if self.group.hosts:
+                route["hosts"] = list(self.group.hosts)
+            route.update(self._action(rule, place, f"{name}{behind}"))
+            yield route
+
+    def _action(self, rule: Object, place: Place, name: str) -> dict[str, Any]:
+        """Return what a route does, with its filters."""
+        made = route_filters.read(rule.get("filters"), place)
+        self._note(made)
+        if made.unsupported:
+            return ERROR
+        action: dict[str, Any] = {}
+        if made.filters:
+            action["filters"] = made.filters
+        if made.use:
+            action["use"] = made.use
+        if made.redirect is not None:
+            return {**action, "redirect": made.redirect}
+        forwarding = self._forwarding(rule, place, name, made)
+        if "respond" in forwarding:
+            return {**action, **forwarding}
+        if "variants" not in forwarding:
+            action.update(made.forwarding)
+        return {**action, **forwarding, **_policies(rule)}
+
+    def _note(self, made: RouteFilters) -> None:
+        self.problems.add(made.reason, made.message)
+        self.problems.unsupported = self.problems.unsupported or made.unsupported
+
+    def _forwarding(self, rule: Object, place: Place, name: str, made: RouteFilters) -> dict[str, Any]:
+        """Return the upstreams of a rule: one, several with shares, or variants if they differ in more."""
+        found: list[tuple[Backend, RouteFilters]] = []
+        protocol = "grpc" if self.kind == "GRPCRoute" else "auto"
+        for reference in rule.get("backendRefs") or ():
+            backend = backends.resolve(
+                reference, self.kind, place.namespace, self.context, protocol=protocol, gateway=place.gateway
+            )
+            self.problems.add(backend.reason, backend.message)
+            own = route_filters.read(reference.get("filters"), place)
+            self._note(own)
+            found.append((backend, own))
+        weighted = [each for each in found if each[0].weight]
+        usable = [each for each in weighted if each[0].upstream and not each[1].unsupported]
+        if not usable:
+            return ERROR
+        plain = not any(own.filters or own.forwarding or own.redirect or own.use for _, own in usable)
+        if plain and len(usable) == len(weighted):
+            shares: dict[str, int] = {}
+            for backend, _ in usable:
+                shares[backend.upstream] = shares.get(backend.upstream, 0) + backend.weight
+            if len(shares) == 1:
+                return {"upstream": next(iter(shares))}
+            return {"upstream": shares, "split": {"by": "request"}}
+        variants = [self._variant(backend, own, f"{name}.{at}", made) for at, (backend, own) in enumerate(weighted)]
+        return {"variants": variants, "split": {"by": "request"}} if len(variants) > 1 else {"variants": variants}
+
+    def _variant(self, backend: Backend, own: RouteFilters, name: str, made: RouteFilters) -> dict[str, Any]:
+        if not backend.upstream or own.unsupported:
+            return {"weight": backend.weight, **ERROR}
+        if own.redirect is not None:
+            return {"weight": backend.weight, "redirect": own.redirect}
+        variant: dict[str, Any] = {"weight": backend.weight, "upstream": backend.upstream}
+        variant.update(made.forwarding)
+        variant.update(own.forwarding)
+        use = list(own.use)
+        if own.filters:
+            self.sets[name] = own.filters
+            use.append(name)
+        if use:
+            variant["use"] = use
+        return variant
+
+
+def _policies(rule: Object) -> dict[str, Any]:
+    """Return the timeouts and retries of a rule."""
+    settings: dict[str, Any] = {}
+    timeouts = rule.get("timeouts") or {}
+    whole, each = seconds_of(timeouts.get("request")), seconds_of(timeouts.get("backendRequest"))
+    if whole:
+        settings["timeout"] = duration(whole)
+    if each or whole:
+        settings["timeouts"] = {"response_headers": duration(each or whole)}
+    retry = rule.get("retry")
+    if retry is not None:
+        conditions = ["connect_failure", "reset_before_response", "reset"]
+        conditions += ["per_try_timeout"] if each else []
+        conditions += sorted({str(code) for code in retry.get("codes") or ()})
+        attempts = 1 if retry.get("attempts") is None else retry["attempts"]
+        settings["retries"] = {"max": min(attempts, _MOST_RETRIES), "conditions": conditions}
+        backoff = seconds_of(retry.get("backoff"))
+        if backoff:
+            settings["retries"]["backoff"] = {"base": duration(backoff), "max": duration(max(backoff * 8, backoff))}
+    return settings

@@ -1,0 +1,65 @@
+"""Translates the objects of a cluster: the kinds in their order. A pure function of the objects and the settings."""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from fastgw.config.kubernetes import (
+    addresses,
+    backend_tls,
+    backends,
+    gateway,
+    gateway_class,
+    grpc_route,
+    http_route,
+)
+from fastgw.config.kubernetes.cluster import Cluster
+from fastgw.config.kubernetes.model import Context, Piece, Translation
+from fastgw.config.settings.kubernetes import KubernetesProvider
+
+ROUTES: Final[tuple[Callable[[Context], None], ...]] = (http_route.translate, grpc_route.translate)
+"""Translations of the kinds of routes, in order."""
+NOT_FOUND: Final = "kubernetes/not-found"
+"""Route of requests that no other route of a Gateway matches."""
+
+
+class Translator:
+    """Translates the states of a cluster one after the other."""
+
+    def __init__(self, settings: KubernetesProvider, own_namespace: str) -> None:
+        self._settings, self._own_namespace = settings, own_namespace
+
+    def translate(self, cluster: Cluster) -> tuple[Translation, bytes]:
+        """Return the translation, and the content of the file with its pieces, one per line."""
+        translation = translate(cluster, self._settings, self._own_namespace)
+        lines = [msgspec.json.encode(each) for each in translation.pieces]
+        return translation, b"[\n" + b",\n".join(lines) + b"\n]\n" if lines else b"[]\n"
+
+
+def translate(cluster: Cluster, settings: KubernetesProvider, own_namespace: str = "") -> Translation:
+    """Return the configuration and the statuses of a cluster."""
+    context = Context(cluster, settings, own_namespace=own_namespace)
+    classes = gateway_class.translate(context)
+    backend_tls.translate(context)
+    gateway.translate(context, classes)
+    for each in ROUTES:
+        each(context)
+    gateway.add_listeners(context)
+    backends.add_upstreams(context)
+    _add_not_found(context)
+    gateway.add_statuses(context)
+    backend_tls.add_statuses(context)
+    addresses.add_children(context)
+    return Translation(context.pieces, context.statuses, context.children)
+
+
+def _add_not_found(context: Context) -> None:
+    """Add the route that answers 404 in place of 405, and that isolates hostnames from less specific ones."""
+    names = [name for piece in context.pieces for name, each in piece.listeners.items() if "protocol" not in each]
+    if not names:
+        return
+    hosts = sorted({each.hostname for entry in context.entries.values() for each in entry.listeners if each.hostname})
+    answer = {"listeners": names, "respond": {"status": 404}}
+    routes = [{"name": f"{NOT_FOUND}/hosts", "hosts": hosts, **answer}] if hosts else []
+    context.pieces.append(Piece("Gateway", routes=[*routes, {"name": NOT_FOUND, **answer}]))

@@ -1,0 +1,192 @@
+"""Controller of the Kubernetes provider: watches all kinds, translates them, activates the result, writes statuses.
+
+Rule 1: while the API server is unreachable, what is known stays in force. Rule 2: a status is written once the
+configuration that it is about serves. Rule 3: changes are collected for a moment, and translated together.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+import yaml
+
+from fastgw.admin.node_interface import FeedInfo
+from fastgw.config.kubernetes.cluster import KINDS, Kind
+from fastgw.config.kubernetes.model import Translation
+from fastgw.config.kubernetes.provider import FILE
+from fastgw.config.kubernetes.translation import Translator
+from fastgw.config.settings.egress import Providers
+from fastgw.config.settings.kubernetes import KubernetesProvider
+from fastgw.config.sources.virtual_files import set_content
+from fastgw.runtime.control.kubernetes.api_client import ACCOUNT, CannotAsk, ClusterAccess
+from fastgw.runtime.control.kubernetes.cluster_objects import ClusterObjects
+from fastgw.runtime.control.kubernetes.leader_election import LEASE, LeaderElection
+from fastgw.runtime.control.kubernetes.status_writer import StatusWriter
+from fastgw.runtime.control.kubernetes.watch import GATHER_S, MOST, Following, Pauses, WatchReport, run_repeatedly
+
+LIST_S: Final = 30.0
+"""Seconds for which the first lists are awaited before one that fails is left out: an API server that refuses one kind
+must not stop the others."""
+
+
+class ClusterController:
+    """Follows one cluster. `take`: activates the new configuration, if possible now."""
+
+    def __init__(
+        self, settings: KubernetesProvider, access: ClusterAccess, namespace: str, take: Callable[[], Awaitable[bool]]
+    ) -> None:
+        """`namespace`: of the gateway itself."""
+        self._settings, self._take = settings, take
+        self._changed, self._written = asyncio.Event(), asyncio.Event()
+        self._objects = ClusterObjects(self._changed.set, self._written.set)
+        self._following = [
+            following
+            for kind in KINDS.values()
+            for following in _watches(kind, settings.namespaces, access, self._objects)
+        ]
+        self._translator = Translator(settings, namespace)
+        self._translation: Translation | None = None
+        self._active = b""
+        self._writer = StatusWriter(access, self._objects)
+        self._election = LeaderElection(access, namespace, f"{LEASE}-{settings.gateway_class}", self._written.set)
+        self._report = WatchReport(FILE)
+        self._writing = WatchReport(f"{FILE} (status)")
+
+    def feed_infos(self) -> Sequence[FeedInfo]:
+        """Return the states of the watches."""
+        others = [each.info for each in (self._report, self._writing) if each.info.problem]
+        return [*(each.report.info for each in self._following), *others]
+
+    async def run(self) -> None:
+        """Follow the cluster until cancelled."""
+        works = [(each.run, each.report) for each in self._following]
+        works += [(self._apply_changes, self._report), (self._write_statuses, self._writing)]
+        async with asyncio.TaskGroup() as group:
+            for work, report in works:
+                group.create_task(run_repeatedly(work, report))
+            group.create_task(run_repeatedly(self._election.run, self._writing))
+
+    async def _apply_changes(self) -> None:
+        try:
+            async with asyncio.timeout(LIST_S):
+                for each in self._following:
+                    await each.has_listed.wait()
+        except TimeoutError:
+            pass  # what is missing is reported by its watch
+        self._changed.set()
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(GATHER_S)
+            self._changed.clear()
+            began_at = time.monotonic()
+            await self._apply(self._objects)
+            took_s = time.monotonic() - began_at
+            await asyncio.sleep(min(took_s, 1.0) / 2)
+
+    async def _apply(self, objects: ClusterObjects) -> None:
+        """Translate the objects, and activate the result."""
+        cluster = objects.cluster()
+        translation, content = await asyncio.to_thread(self._translator.translate, cluster)
+        if len(content) > MOST:
+            self._report.failed("size", f"{len(content)} bytes of configuration, more than {MOST}")
+            return
+        self._report.succeeded()
+        if content != self._active:
+            set_content(FILE, content)
+            pauses = Pauses()
+            while not await self._take():
+                await asyncio.sleep(pauses.next_delay(soon=True))
+            self._active = content
+        self._translation = translation
+        self._written.set()
+
+    async def _write_statuses(self) -> None:
+        pauses = Pauses()
+        while True:
+            await self._written.wait()
+            self._written.clear()
+            translation = self._translation
+            if translation is None or not self._election.is_leader:
+                continue
+            is_done = False
+            try:
+                is_done = await self._writer.write(translation.statuses, translation.children)
+                self._writing.succeeded()
+            except CannotAsk as error:
+                self._writing.failed(type(error).__name__, str(error))
+            if not is_done:
+                self._written.set()
+                await asyncio.sleep(pauses.next_delay(soon=True))
+
+
+def _watches(kind: Kind, namespaces: Sequence[str], access: ClusterAccess, objects: ClusterObjects) -> list[Following]:
+    if not kind.namespaced or not namespaces:
+        return [Following(kind.name, access, "", objects, f"{FILE}/{kind.plural}", kind.path(), kind.optional)]
+    return [
+        Following(
+            f"{kind.name}@{each}", access, "", objects, f"{FILE}/{kind.plural}@{each}", kind.path(each), kind.optional
+        )
+        for each in namespaces
+    ]
+
+
+class ClusterControl:
+    """Follows the cluster of the active configuration. `take`: activates the new contents of a file, if possible
+    now.
+    """
+
+    def __init__(self, take: Callable[[str], Awaitable[bool]]) -> None:
+        self._take = take
+        self._wanted: object = None
+        self._controller: ClusterController | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    def watch_provider(self, providers: Providers, captured: Mapping[str, bytes]) -> None:
+        """Switch to this provider; all continues if the provider and its credentials are unchanged."""
+        settings = providers.kubernetes
+        if settings is None:
+            self.stop()
+            return
+        kubeconfig = captured.get(settings.kubeconfig or "", b"")
+        wanted = settings, kubeconfig
+        if wanted == self._wanted:
+            return
+        self.stop()
+        self._wanted = wanted
+        access = ClusterAccess(settings, kubeconfig)
+        namespace = _own_namespace(settings, kubeconfig)
+        self._controller = ClusterController(settings, access, namespace, partial(self._take, FILE))
+        self._running = asyncio.get_running_loop().create_task(self._controller.run())
+
+    def feed_infos(self) -> Sequence[FeedInfo]:
+        """Return the states of the watches."""
+        return () if self._controller is None else self._controller.feed_infos()
+
+    def stop(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+        self._wanted = self._controller = self._running = None
+
+    async def end(self) -> None:
+        """Stop, and give the Lease back."""
+        running = self._running
+        self.stop()
+        if running is not None:
+            await asyncio.gather(running, return_exceptions=True)
+
+
+def _own_namespace(settings: KubernetesProvider, kubeconfig: bytes) -> str:
+    """Return the namespace that the gateway runs in."""
+    try:
+        if settings.kubeconfig is None:
+            with open(os.path.join(ACCOUNT, "namespace"), encoding="utf-8") as file:
+                return file.read().strip() or "default"
+        written: Any = yaml.safe_load(kubeconfig)
+        wanted = settings.context or written.get("current-context")
+        named = {each["name"]: each["context"] for each in written["contexts"]}
+        return named[wanted].get("namespace") or "default"
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError):
+        return "default"  # the client reports what is wrong

@@ -1,0 +1,159 @@
+"""Writes statuses and the objects of Gateways to the API server, and only what has changed."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from fastgw.config.kubernetes.cluster import CONTROLLER, KINDS, Object, generation_of
+from fastgw.config.kubernetes.model import Child, Id
+from fastgw.runtime.control.kubernetes.api_client import ClusterAccess, ClusterClient, RequestRefused
+from fastgw.runtime.control.kubernetes.cluster_objects import ClusterObjects
+
+AT_ONCE: Final = 16
+"""Number of concurrent requests."""
+MERGE: Final = "application/merge-patch+json"
+_SHARED: Final = ("parents", "ancestors")
+"""Members of statuses with entries of several controllers."""
+_CONFLICT: Final = 409
+_NOT_FOUND: Final = 404
+
+
+def merged_status(status: Mapping[str, Any] | None, wanted: Mapping[str, Any], now: str) -> dict[str, Any]:
+    """Return the members of a status to write: those wanted, with the times of conditions that stay as they are, and
+    the entries of other controllers.
+    """
+    before = status or {}
+    made: dict[str, Any] = {}
+    for key, value in wanted.items():
+        held = before.get(key)
+        if key == "conditions":
+            made[key] = _timed(held, value, now)
+        elif key in _SHARED:
+            made[key] = _entries(key, held or [], value, now)
+        elif key == "listeners":
+            by_name = {each["name"]: each for each in held or ()}
+            made[key] = [
+                {**each, "conditions": _timed(by_name.get(each["name"], {}).get("conditions"), each["conditions"], now)}
+                for each in value
+            ]
+        else:
+            made[key] = value
+    return made
+
+
+def _entries(key: str, held: Sequence[Any], wanted: Sequence[Any], now: str) -> list[Any]:
+    reference = "parentRef" if key == "parents" else "ancestorRef"
+    others = [each for each in held if each.get("controllerName") != CONTROLLER]
+    own = [each for each in held if each.get("controllerName") == CONTROLLER]
+    made = []
+    for each in wanted:
+        same: Mapping[str, Any] = next((entry for entry in own if entry.get(reference) == each[reference]), {})
+        made.append({**each, "conditions": _timed(same.get("conditions"), each["conditions"], now)})
+    return [*made, *others]
+
+
+def _timed(held: Sequence[Any] | None, wanted: Sequence[Any], now: str) -> list[Any]:
+    by_type = {each.get("type"): each for each in held or ()}
+    made = []
+    for each in wanted:
+        before = by_type.get(each["type"]) or {}
+        stays = before.get("status") == each["status"] and before.get("lastTransitionTime")
+        made.append({**each, "lastTransitionTime": before["lastTransitionTime"] if stays else now})
+    return made
+
+
+class StatusWriter:
+    """Writes what a translation wants, for the leader."""
+
+    def __init__(self, access: ClusterAccess, objects: ClusterObjects) -> None:
+        self._access, self._objects = access, objects
+
+    async def write(self, statuses: Mapping[Id, dict[str, Any]], children: Sequence[Child]) -> bool:
+        """Write everything that differs. False: something could not be written yet. Raises `CannotAsk`."""
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        works: list[tuple[Any, tuple[Any, ...]]] = []
+        for id_, wanted in statuses.items():
+            item = self._objects.latest(*id_)
+            if item is None or not _is_current(item, wanted):
+                continue
+            status = merged_status(item.get("status"), wanted, now)
+            if any((item.get("status") or {}).get(key) != value for key, value in status.items()):
+                works.append((self._write_status, (id_, item, status)))
+        for child in children:
+            kind, metadata = child.body["kind"], child.body["metadata"]
+            item = self._objects.latest(kind, metadata["namespace"], metadata["name"])
+            body = _with_owner(child)
+            if item is None or not _includes(item, body):
+                works.append((self._write_child, (body, item)))
+        if not works:
+            return True
+        client = await self._access.client("/api", "")
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def work(write: Any, arguments: Any) -> bool:
+            async with turns:
+                try:
+                    await write(client, *arguments)
+                except RequestRefused as error:
+                    if error.status == _CONFLICT:
+                        return False  # it was changed: the watch will show how
+                    if error.status != _NOT_FOUND:
+                        raise
+                return True
+
+        try:
+            done = await asyncio.gather(*(work(*each) for each in works), return_exceptions=True)
+        finally:
+            await client.close()
+        for each in done:
+            if isinstance(each, BaseException):
+                raise each
+        return all(done)
+
+    async def _write_status(self, client: ClusterClient, id_: Id, item: Object, status: dict[str, Any]) -> None:
+        kind = KINDS[id_[0]]
+        body = {"metadata": {"resourceVersion": item["metadata"].get("resourceVersion")}, "status": status}
+        written = await client.send("PATCH", kind.path(id_[1], id_[2], "status"), body, MERGE)
+        self._objects.store_written(kind.name, written)
+
+    async def _write_child(self, client: ClusterClient, body: dict[str, Any], item: Object | None) -> None:
+        kind, metadata = KINDS[body["kind"]], body["metadata"]
+        if item is None:
+            await client.send("POST", kind.path(metadata["namespace"]), body)
+        else:
+            written = await client.send("PATCH", kind.path(metadata["namespace"], metadata["name"]), body, MERGE)
+            self._objects.store_written(kind.name, written)
+
+
+def _is_current(item: Object, wanted: Mapping[str, Any]) -> bool:
+    """Whether a status is about the object as it is now: the translation may be about an older one."""
+    conditions = list(wanted.get("conditions") or ())
+    for key in _SHARED:
+        for each in wanted.get(key) or ():
+            conditions += each["conditions"]
+    generation = generation_of(item)
+    return all(each["observedGeneration"] == generation for each in conditions)
+
+
+def _with_owner(child: Child) -> dict[str, Any]:
+    owner, metadata = child.owner, child.body["metadata"]
+    reference = {
+        "apiVersion": KINDS["Gateway"].api_version,
+        "kind": "Gateway",
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"].get("uid", ""),
+        "controller": True,
+    }
+    return {**child.body, "metadata": {**metadata, "ownerReferences": [reference]}}
+
+
+def _includes(held: Any, wanted: Any) -> bool:
+    """Whether an object has everything that is wanted. The owner never changes, and is not kept."""
+    if isinstance(wanted, dict):
+        return isinstance(held, dict) and all(
+            key == "ownerReferences" or _includes(held.get(key), value) for key, value in wanted.items()
+        )
+    if isinstance(wanted, list):
+        return isinstance(held, list | tuple) and len(held) == len(wanted) and all(map(_includes, held, wanted))
+    return bool(held == wanted)
