@@ -2,9 +2,10 @@
 
 Match order (the contract): highest priority; then exact host > longest wildcard > any; then exact path > parameters
 (text before a parameter, at the first segment where they differ) > longest prefix > regular expressions in file order >
-any path; then a path as it was written > one with another trailing slash; then the highest rank, by default the number of
-conditions on headers, query, cookies and clients; then file order. This orders *all* matching routes: a route for any host answers requests that
-match no route of their own host. A route whose method does not match is skipped like any other.
+any path; then a path as it was written > one with another trailing slash; then the highest rank, by default the number
+of conditions on headers, query, cookies and clients; then file order. This orders *all* matching routes: a route for
+any host answers requests that match no route of their own host. A route whose method does not match is skipped like any
+other.
 
 Rule 1: user patterns run on RE2 only. Rule 2: no step visits all routes: the cost of a lookup grows with the segments
 of the request's path, plus the routes that share its host and path and differ only in method, header and query

@@ -130,7 +130,7 @@ class Merged:
     validated: Container[int] = ()
     """Identities of routes and upstreams that were valid in the last reading, among the same others."""
     validated_elsewhere: Container[int] = ()
-    """Likewise, of the Kubernetes provider."""
+    """Identities of valid routes and upstreams of the Kubernetes provider."""
     with_notes: set[int] = field(default_factory=set)
     """Identities of the routes and upstreams that rules have reported on."""
 

@@ -9,8 +9,8 @@ import hashlib
 import re
 from typing import Any, Final
 
-from fastgw.config.kubernetes.cluster import GATEWAY_GROUP, Object
-from fastgw.config.kubernetes.model import Child, Context, Gateway
+from fastgw.config.kubernetes.cluster import GATEWAY_GROUP, ClusterObject
+from fastgw.config.kubernetes.model import ManagedObject, ServedGateway, TranslationContext
 
 FIRST_PORT: Final = 20_000
 """First port of pods that is assigned."""
@@ -29,12 +29,12 @@ def shortened(text: str) -> str:
     return f"{text[: _LABEL_MAX - 9].rstrip('-.')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def service_name(gateway: Gateway) -> str:
+def service_name(gateway: ServedGateway) -> str:
     """Return the name of the Service of a Gateway."""
     return shortened(re.sub(r"[^a-z0-9-]", "-", f"fastgw-{gateway.key[1]}"))
 
 
-def assign(context: Context) -> None:
+def assign(context: TranslationContext) -> None:
     """Assign an address to each Gateway."""
     if context.settings.addresses.pool:
         _assign_pool(context)
@@ -51,11 +51,11 @@ def assign(context: Context) -> None:
             gateway.unprogrammed = "AddressNotAssigned", "its Service has no address yet"
 
 
-def _asked(gateway: Gateway) -> list[Object]:
+def _asked(gateway: ServedGateway) -> list[ClusterObject]:
     return gateway.item["spec"].get("addresses") or []
 
 
-def _addresses_of(service: Object) -> list[dict[str, str]]:
+def _addresses_of(service: ClusterObject) -> list[dict[str, str]]:
     found = []
     for each in ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ():
         kind = "IPAddress" if each.get("ip") else "Hostname"
@@ -66,7 +66,7 @@ def _addresses_of(service: Object) -> list[dict[str, str]]:
     return found
 
 
-def _assign_pool(context: Context) -> None:
+def _assign_pool(context: TranslationContext) -> None:
     pool = context.settings.addresses.addresses
     known = frozenset(pool)
     taken: set[str] = set()
@@ -82,13 +82,13 @@ def _assign_pool(context: Context) -> None:
         elif len(values) > 1 or values[0] not in known or values[0] in taken:
             gateway.unprogrammed = "AddressNotUsable", "expected one free address of the pool"
         else:
-            _take(gateway, values[0], taken)
+            _assign_address(gateway, values[0], taken)
     unassigned = []
     for gateway in left:
         before = [each.get("value") for each in (gateway.item.get("status") or {}).get("addresses") or ()]
         held = next((value for value in before if value in known and value not in taken), None)
         if held is not None:
-            _take(gateway, held, taken)
+            _assign_address(gateway, held, taken)
         else:
             unassigned.append(gateway)
     free = (value for value in pool if value not in taken)
@@ -100,12 +100,12 @@ def _assign_pool(context: Context) -> None:
             gateway.address, gateway.shown = value, [{"type": "IPAddress", "value": value}]
 
 
-def _take(gateway: Gateway, value: str, taken: set[str]) -> None:
+def _assign_address(gateway: ServedGateway, value: str, taken: set[str]) -> None:
     taken.add(value)
     gateway.address, gateway.shown = value, [{"type": "IPAddress", "value": value}]
 
 
-def bound_port(gateway: Gateway, port: int, context: Context) -> int | None:
+def bound_port(gateway: ServedGateway, port: int, context: TranslationContext) -> int | None:
     """Return the port that is bound for one of a Gateway; None: there is none."""
     if context.settings.addresses.pool:
         bound = port + context.settings.port_offset
@@ -127,7 +127,7 @@ def bound_port(gateway: Gateway, port: int, context: Context) -> int | None:
     return assigned[key]
 
 
-def add_children(context: Context) -> None:
+def add_children(context: TranslationContext) -> None:
     """Add the Services of the Gateways, and the EndpointSlices that lead them to the pods."""
     for gateway in context.gateways.values():
         infrastructure = gateway.item["spec"].get("infrastructure") or {}
@@ -149,12 +149,12 @@ def add_children(context: Context) -> None:
             own = context.cluster.get("Service", context.own_namespace, context.settings.addresses.service or "")
             spec["type"] = ((own or {}).get("spec") or {}).get("type") or "ClusterIP"
         service = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
-        context.children.append(Child(gateway.item, service))
+        context.children.append(ManagedObject(gateway.item, service))
         if not context.settings.addresses.pool:
-            context.children.append(Child(gateway.item, _slice(metadata, ports, context)))
+            context.children.append(ManagedObject(gateway.item, _slice(metadata, ports, context)))
 
 
-def _ports(gateway: Gateway, context: Context) -> list[dict[str, Any]]:
+def _ports(gateway: ServedGateway, context: TranslationContext) -> list[dict[str, Any]]:
     ports: dict[tuple[str, int], dict[str, Any]] = {}
     for listener in gateway.listeners:
         if listener.accepted:
@@ -171,7 +171,7 @@ def _ports(gateway: Gateway, context: Context) -> list[dict[str, Any]]:
     return list(ports.values())
 
 
-def _slice(metadata: dict[str, Any], ports: list[dict[str, Any]], context: Context) -> dict[str, Any]:
+def _slice(metadata: dict[str, Any], ports: list[dict[str, Any]], context: TranslationContext) -> dict[str, Any]:
     addresses: list[str] = []
     for each in context.cluster.slices.get((context.own_namespace, context.settings.addresses.service or ""), ()):
         if each.get("addressType", "IPv4") != "IPv4":

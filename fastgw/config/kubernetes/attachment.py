@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastgw.config.kubernetes.cluster import CONTROLLER, GATEWAY_GROUP, Object, generation_of
+from fastgw.config.kubernetes.cluster import CONTROLLER, GATEWAY_GROUP, ClusterObject, generation_of
 from fastgw.config.kubernetes.conditions import Condition
 from fastgw.config.kubernetes.hostnames import covers, intersection
-from fastgw.config.kubernetes.model import Context, Listener, parent_condition
+from fastgw.config.kubernetes.model import GatewayListener, TranslationContext, parent_condition
 
 PARENTS = frozenset(("Gateway", "ListenerSet"))
 
@@ -21,7 +21,7 @@ class Attachment:
     condition: Condition
     hosts: dict[int, tuple[str, ...]] = field(default_factory=dict)
     """Hostnames by the index of the listener in `listeners`; () = any."""
-    listeners: list[Listener] = field(default_factory=list)
+    listeners: list[GatewayListener] = field(default_factory=list)
     """Listeners that the route attaches to."""
 
     def status(self, *others: Condition) -> dict[str, Any]:
@@ -33,7 +33,7 @@ class Attachment:
         }
 
 
-def attach(item: Object, kind: str, context: Context) -> list[Attachment]:
+def attach(item: ClusterObject, kind: str, context: TranslationContext) -> list[Attachment]:
     """Return the attachments of a route to parents that are served here, in the order of its references."""
     spec = item.get("spec") or {}
     namespace = item["metadata"]["namespace"]
@@ -52,12 +52,12 @@ def attach(item: Object, kind: str, context: Context) -> list[Attachment]:
 
 
 def _attached(
-    item: Object,
+    item: ClusterObject,
     kind: str,
-    reference: Object,
-    listeners: Sequence[Listener],
+    reference: ClusterObject,
+    listeners: Sequence[GatewayListener],
     hostnames: Sequence[str],
-    context: Context,
+    context: TranslationContext,
 ) -> Attachment:
     namespace = item["metadata"]["namespace"]
     generation = generation_of(item)
@@ -84,7 +84,7 @@ def _attached(
     return attachment
 
 
-def hosts_on(listener: Listener, hostnames: Sequence[str]) -> tuple[str, ...] | None:
+def hosts_on(listener: GatewayListener, hostnames: Sequence[str]) -> tuple[str, ...] | None:
     """Return the hostnames of a route on a listener; () = any; None: it has none there."""
     if not hostnames:
         return (listener.hostname,) if listener.hostname else ()
@@ -92,7 +92,7 @@ def hosts_on(listener: Listener, hostnames: Sequence[str]) -> tuple[str, ...] | 
     return tuple(dict.fromkeys(found)) or None
 
 
-def isolated(listener: Listener, hosts: tuple[str, ...]) -> tuple[str, ...] | None:
+def isolated(listener: GatewayListener, hosts: tuple[str, ...]) -> tuple[str, ...] | None:
     """Return the hosts that are served by this listener, and by no more specific one at the same port. None: none."""
     if not hosts:
         return hosts

@@ -4,18 +4,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastgw.config.kubernetes import references
-from fastgw.config.kubernetes.cluster import CONTROLLER, GATEWAY_GROUP, Key, Object, age_of, generation_of, key_of
+from fastgw.config.kubernetes.cluster import (
+    CONTROLLER,
+    GATEWAY_GROUP,
+    ClusterObject,
+    ObjectKey,
+    age_of,
+    generation_of,
+    key_of,
+)
 from fastgw.config.kubernetes.conditions import condition
-from fastgw.config.kubernetes.model import Context
+from fastgw.config.kubernetes.model import TranslationContext
 
 _PREFIXES = {"Hostname": ("DNS", "hostname"), "URI": ("URI", "uri")}
 
 
 @dataclass
-class Policy:
+class TlsPolicy:
     """Policy with its result."""
 
-    item: Object
+    item: ClusterObject
     settings: dict[str, Any] | None = None
     """TLS settings of upstreams; None: it is not valid."""
     refused: tuple[str, str] = ("", "")
@@ -24,35 +32,35 @@ class Policy:
     is_conflicted: bool = False
 
     @property
-    def key(self) -> Key:
+    def key(self) -> ObjectKey:
         return key_of(self.item)
 
 
-def translate(context: Context) -> None:
+def translate(context: TranslationContext) -> None:
     """Read all policies: the oldest for a Service and port name takes precedence."""
     for item in sorted(context.cluster.all("BackendTLSPolicy").values(), key=age_of):
-        policy = Policy(item)
+        policy = TlsPolicy(item)
         namespace = policy.key[0]
         _read(policy, context)
         context.policies[policy.key] = policy
         for target in item["spec"].get("targetRefs") or ():
             if target.get("group") or target.get("kind") != "Service":
                 continue
-            place = namespace, target["name"], target.get("sectionName") or ""
-            if place in context.policy_of:
+            position = namespace, target["name"], target.get("sectionName") or ""
+            if position in context.policy_of:
                 policy.is_conflicted = True
-                context.conflicted.setdefault(place, []).append(policy)
+                context.conflicted.setdefault(position, []).append(policy)
             else:
-                context.policy_of[place] = policy
+                context.policy_of[position] = policy
 
 
-def policy_for(namespace: str, service: str, port_name: str, context: Context) -> Policy | None:
+def policy_for(namespace: str, service: str, port_name: str, context: TranslationContext) -> TlsPolicy | None:
     """Return the policy of a port of a Service: the one for the port by name, else the one for the whole Service."""
     own = context.policy_of.get((namespace, service, port_name)) if port_name else None
     return own or context.policy_of.get((namespace, service, ""))
 
 
-def _read(policy: Policy, context: Context) -> None:
+def _read(policy: TlsPolicy, context: TranslationContext) -> None:
     validation = policy.item["spec"].get("validation") or {}
     namespace, name = policy.key
     settings: dict[str, Any] = {"server_name": validation.get("hostname") or ""}
@@ -78,10 +86,10 @@ def _read(policy: Policy, context: Context) -> None:
     policy.settings = settings
 
 
-def add_statuses(context: Context) -> None:
+def add_statuses(context: TranslationContext) -> None:
     """Add the statuses of the policies, with the Gateways whose routes use them as ancestors."""
-    for place, losers in context.conflicted.items():
-        holder = context.policy_of[place]
+    for position, losers in context.conflicted.items():
+        holder = context.policy_of[position]
         for loser in losers:
             ancestors = context.policy_ancestors.get(holder.key, set())
             context.policy_ancestors.setdefault(loser.key, set()).update(ancestors)

@@ -6,8 +6,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from fastgw.config.kubernetes import backend_tls
-from fastgw.config.kubernetes.cluster import GATEWAY_GROUP, Cluster, Object
-from fastgw.config.kubernetes.model import Context, Gateway
+from fastgw.config.kubernetes.cluster import GATEWAY_GROUP, Cluster, ClusterObject
+from fastgw.config.kubernetes.model import ServedGateway, TranslationContext
 
 PROTOCOLS: Final[Mapping[str, str]] = MappingProxyType(
     {"kubernetes.io/h2c": "http2", "kubernetes.io/ws": "http1", "grpc": "grpc", "kubernetes.io/wss": "http1"}
@@ -28,14 +28,14 @@ class Backend:
 
 
 def resolve(
-    reference: Object,
+    reference: ClusterObject,
     kind: str,
     namespace: str,
-    context: Context,
+    context: TranslationContext,
     *,
     scheme: str = "http",
     protocol: str = "auto",
-    gateway: Gateway | None = None,
+    gateway: ServedGateway | None = None,
 ) -> Backend:
     """Return the backend that a reference of a route names. `kind`, `namespace`: of the route. `scheme`: of targets
     without TLS; `protocol`: of the upstream, unless the Service has an `appProtocol`. `gateway`: whose certificate
@@ -87,15 +87,15 @@ def resolve(
     return Backend(weight, upstream)
 
 
-def port_of(service: Object, number: int | None) -> Object | None:
+def port_of(service: ClusterObject, number: int | None) -> ClusterObject | None:
     """Return a port of a Service; `number` None: its only one."""
-    ports: list[Object] = (service.get("spec") or {}).get("ports") or []
+    ports: list[ClusterObject] = (service.get("spec") or {}).get("ports") or []
     if number is None:
         return ports[0] if len(ports) == 1 else None
     return next((each for each in ports if each["port"] == number), None)
 
 
-def targets_of(service: Object, port: Object, cluster: Cluster, scheme: str) -> list[dict[str, Any]]:
+def targets_of(service: ClusterObject, port: ClusterObject, cluster: Cluster, scheme: str) -> list[dict[str, Any]]:
     """Return the ready endpoints of a port of a Service; those that still serve while they end, if no other is."""
     metadata = service["metadata"]
     ready: dict[str, None] = {}
@@ -123,7 +123,7 @@ def _url(scheme: str, address: str, port: int) -> str:
     return f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"
 
 
-def add_upstreams(context: Context) -> None:
+def add_upstreams(context: TranslationContext) -> None:
     """Add the pieces with the upstreams, once all routes are translated."""
     for name, settings in context.upstreams.items():
         namespace, service, *_ = name.split("/")

@@ -9,8 +9,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-Object = Mapping[str, Any]
-Key = tuple[str, str]
+ClusterObject = Mapping[str, Any]
+ObjectKey = tuple[str, str]
 """Namespace ("" for kinds without) and name."""
 
 GATEWAY_GROUP: Final = "gateway.networking.k8s.io"
@@ -22,8 +22,8 @@ INGRESS_CONTROLLER: Final = "fastgw.dev/ingress-controller"
 _SERVICE_NAME: Final = "kubernetes.io/service-name"
 
 
-class Kind(NamedTuple):
-    """Kind of object."""
+class ObjectKind(NamedTuple):
+    """ObjectKind of object."""
 
     name: str
     group: str
@@ -46,29 +46,29 @@ class Kind(NamedTuple):
         return "/".join(filter(None, (f"{root}{within}/{self.plural}", name, subresource)))
 
 
-KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
+KINDS: Final[Mapping[str, ObjectKind]] = MappingProxyType(
     {
         each.name: each
         for each in (
-            Kind("Namespace", "", "v1", "namespaces", namespaced=False),
-            Kind("Service", "", "v1", "services"),
-            Kind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices"),
-            Kind("Secret", "", "v1", "secrets"),
-            Kind("ConfigMap", "", "v1", "configmaps"),
-            Kind("GatewayClass", GATEWAY_GROUP, "v1", "gatewayclasses", False, True, True),
-            Kind("Gateway", GATEWAY_GROUP, "v1", "gateways", True, True, True),
-            Kind("ListenerSet", GATEWAY_GROUP, "v1", "listenersets", True, True, True),
-            Kind("HTTPRoute", GATEWAY_GROUP, "v1", "httproutes", True, True, True),
-            Kind("GRPCRoute", GATEWAY_GROUP, "v1", "grpcroutes", True, True, True),
-            Kind("TLSRoute", GATEWAY_GROUP, "v1", "tlsroutes", True, True, True),
-            Kind("TCPRoute", GATEWAY_GROUP, "v1", "tcproutes", True, True, True),
-            Kind("UDPRoute", GATEWAY_GROUP, "v1", "udproutes", True, True, True),
-            Kind("ReferenceGrant", GATEWAY_GROUP, "v1beta1", "referencegrants", True, True),
-            Kind("BackendTLSPolicy", GATEWAY_GROUP, "v1", "backendtlspolicies", True, True, True),
-            Kind("Ingress", "networking.k8s.io", "v1", "ingresses", True, False, True),
-            Kind("IngressClass", "networking.k8s.io", "v1", "ingressclasses", False),
-            Kind("FastgwPolicy", POLICY_GROUP, "v1", "fastgwpolicies", True, True, True),
-            Kind("FastgwConsumer", POLICY_GROUP, "v1", "fastgwconsumers", True, True, True),
+            ObjectKind("Namespace", "", "v1", "namespaces", namespaced=False),
+            ObjectKind("Service", "", "v1", "services"),
+            ObjectKind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices"),
+            ObjectKind("Secret", "", "v1", "secrets"),
+            ObjectKind("ConfigMap", "", "v1", "configmaps"),
+            ObjectKind("GatewayClass", GATEWAY_GROUP, "v1", "gatewayclasses", False, True, True),
+            ObjectKind("Gateway", GATEWAY_GROUP, "v1", "gateways", True, True, True),
+            ObjectKind("ListenerSet", GATEWAY_GROUP, "v1", "listenersets", True, True, True),
+            ObjectKind("HTTPRoute", GATEWAY_GROUP, "v1", "httproutes", True, True, True),
+            ObjectKind("GRPCRoute", GATEWAY_GROUP, "v1", "grpcroutes", True, True, True),
+            ObjectKind("TLSRoute", GATEWAY_GROUP, "v1", "tlsroutes", True, True, True),
+            ObjectKind("TCPRoute", GATEWAY_GROUP, "v1", "tcproutes", True, True, True),
+            ObjectKind("UDPRoute", GATEWAY_GROUP, "v1", "udproutes", True, True, True),
+            ObjectKind("ReferenceGrant", GATEWAY_GROUP, "v1beta1", "referencegrants", True, True),
+            ObjectKind("BackendTLSPolicy", GATEWAY_GROUP, "v1", "backendtlspolicies", True, True, True),
+            ObjectKind("Ingress", "networking.k8s.io", "v1", "ingresses", True, False, True),
+            ObjectKind("IngressClass", "networking.k8s.io", "v1", "ingressclasses", False),
+            ObjectKind("FastgwPolicy", POLICY_GROUP, "v1", "fastgwpolicies", True, True, True),
+            ObjectKind("FastgwConsumer", POLICY_GROUP, "v1", "fastgwconsumers", True, True, True),
         )
     }
 )
@@ -89,17 +89,17 @@ def trimmed(kind: str, item: dict[str, Any]) -> dict[str, Any]:
     return item
 
 
-def key_of(item: Object) -> Key:
+def key_of(item: ClusterObject) -> ObjectKey:
     metadata = item["metadata"]
     return metadata.get("namespace") or "", metadata["name"]
 
 
-def generation_of(item: Object) -> int:
+def generation_of(item: ClusterObject) -> int:
     generation: int = item["metadata"].get("generation") or 1
     return generation
 
 
-def age_of(item: Object) -> tuple[str, str, str]:
+def age_of(item: ClusterObject) -> tuple[str, str, str]:
     """Return the precedence of an object among conflicting ones: the oldest first, then by namespace and name."""
     metadata = item["metadata"]
     return metadata.get("creationTimestamp") or "", metadata.get("namespace") or "", metadata["name"]
@@ -108,33 +108,33 @@ def age_of(item: Object) -> tuple[str, str, str]:
 class Cluster:
     """The known objects of a cluster, at one time."""
 
-    def __init__(self, objects: Mapping[str, Mapping[Key, Object]]) -> None:
+    def __init__(self, objects: Mapping[str, Mapping[ObjectKey, ClusterObject]]) -> None:
         """`objects`: by kind."""
         self._objects = objects
 
     @classmethod
-    def of(cls, items: Iterable[Object]) -> "Cluster":
+    def of(cls, items: Iterable[ClusterObject]) -> "Cluster":
         """Return the cluster of these objects, each with its `kind`."""
-        objects: dict[str, dict[Key, Object]] = {}
+        objects: dict[str, dict[ObjectKey, ClusterObject]] = {}
         for item in items:
             objects.setdefault(item["kind"], {})[key_of(item)] = item
         return cls(objects)
 
-    def get(self, kind: str, namespace: str, name: str) -> Object | None:
+    def get(self, kind: str, namespace: str, name: str) -> ClusterObject | None:
         """Return an object; None: it does not exist."""
         return self._objects.get(kind, {}).get((namespace, name))
 
-    def all(self, kind: str) -> Mapping[Key, Object]:
+    def all(self, kind: str) -> Mapping[ObjectKey, ClusterObject]:
         return self._objects.get(kind, {})
 
-    def oldest_first(self, kind: str) -> list[Object]:
+    def oldest_first(self, kind: str) -> list[ClusterObject]:
         """Return the objects of a kind in their order of precedence."""
         return sorted(self.all(kind).values(), key=age_of)
 
     @cached_property
-    def slices(self) -> Mapping[Key, list[Object]]:
+    def slices(self) -> Mapping[ObjectKey, list[ClusterObject]]:
         """EndpointSlices by namespace and name of their Service."""
-        found: dict[Key, list[Object]] = {}
+        found: dict[ObjectKey, list[ClusterObject]] = {}
         for key, item in sorted(self.all("EndpointSlice").items()):
             service = (item["metadata"].get("labels") or {}).get(_SERVICE_NAME)
             if service:
@@ -142,9 +142,9 @@ class Cluster:
         return found
 
     @cached_property
-    def grants(self) -> Mapping[str, list[Object]]:
+    def grants(self) -> Mapping[str, list[ClusterObject]]:
         """ReferenceGrants by namespace."""
-        found: dict[str, list[Object]] = {}
+        found: dict[str, list[ClusterObject]] = {}
         for (namespace, _), item in self.all("ReferenceGrant").items():
             found.setdefault(namespace, []).append(item)
         return found
@@ -164,7 +164,7 @@ class Cluster:
         return {} if item is None else item["metadata"].get("labels") or {}
 
 
-def _permits(grant: Object, of: tuple[str, str, str], group: str, kind: str, name: str) -> bool:
+def _permits(grant: ClusterObject, of: tuple[str, str, str], group: str, kind: str, name: str) -> bool:
     spec = grant.get("spec") or {}
     source = any((each.get("group", ""), each["kind"], each["namespace"]) == of for each in spec.get("from") or ())
     return source and any(
@@ -183,7 +183,7 @@ _OPERATORS: Final[Mapping[str, Callable[[str | None, Collection[str | None]], bo
 )
 
 
-def selects(selector: Object | None, labels: Mapping[str, str]) -> bool:
+def selects(selector: ClusterObject | None, labels: Mapping[str, str]) -> bool:
     """Whether a label selector selects these labels. None selects nothing, an empty one everything."""
     if selector is None:
         return False

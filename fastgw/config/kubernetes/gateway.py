@@ -5,10 +5,16 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from fastgw.config.kubernetes import addresses, references
-from fastgw.config.kubernetes.cluster import GATEWAY_GROUP, Object, age_of, generation_of, key_of
+from fastgw.config.kubernetes.cluster import GATEWAY_GROUP, ClusterObject, age_of, generation_of, key_of
 from fastgw.config.kubernetes.conditions import Condition, condition
-from fastgw.config.kubernetes.model import Context, Entry, Gateway, Listener, allows_namespace
-from fastgw.config.kubernetes.references import Unresolved
+from fastgw.config.kubernetes.model import (
+    GatewayListener,
+    PortListener,
+    ServedGateway,
+    TranslationContext,
+    allows_namespace,
+)
+from fastgw.config.kubernetes.references import UnresolvedReference
 
 KINDS_OF: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -23,11 +29,11 @@ KINDS_OF: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 _HAVE_TLS: Final = ("HTTPS", "TLS")
 
 
-def translate(context: Context, classes: frozenset[str]) -> None:
+def translate(context: TranslationContext, classes: frozenset[str]) -> None:
     """Add the Gateways of these classes with their listeners, and the listeners of the configuration."""
     for item in context.cluster.oldest_first("Gateway"):
         if (item.get("spec") or {}).get("gatewayClassName") in classes:
-            context.gateways[key_of(item)] = Gateway(key_of(item), item)
+            context.gateways[key_of(item)] = ServedGateway(key_of(item), item)
     addresses.assign(context)
     for gateway in context.gateways.values():
         _check(gateway, context)
@@ -41,7 +47,7 @@ def translate(context: Context, classes: frozenset[str]) -> None:
                 _add_entry(gateway, listener, context)
 
 
-def _check(gateway: Gateway, context: Context) -> None:
+def _check(gateway: ServedGateway, context: TranslationContext) -> None:
     """Check the settings of a Gateway outside of its listeners."""
     spec = gateway.item["spec"]
     if (spec.get("infrastructure") or {}).get("parametersRef") is not None:
@@ -52,15 +58,17 @@ def _check(gateway: Gateway, context: Context) -> None:
             gateway.client_certificate = references.certificate_of(
                 reference, "Gateway", gateway.key[0], context, "InvalidClientCertificateRef"
             )
-        except Unresolved as error:
+        except UnresolvedReference as error:
             gateway.unresolved = error.reason, str(error)
 
 
-def _listeners(kind: str, item: Object, gateway: Gateway, context: Context) -> list[Listener]:
+def _listeners(
+    kind: str, item: ClusterObject, gateway: ServedGateway, context: TranslationContext
+) -> list[GatewayListener]:
     namespace, name = key_of(item)
     made = []
     for spec in (item.get("spec") or {}).get("listeners") or ():
-        listener = Listener(
+        listener = GatewayListener(
             owner=(kind, namespace, name),
             gateway=gateway,
             spec=spec,
@@ -74,7 +82,7 @@ def _listeners(kind: str, item: Object, gateway: Gateway, context: Context) -> l
     return made
 
 
-def _read(listener: Listener, context: Context) -> None:
+def _read(listener: GatewayListener, context: TranslationContext) -> None:
     supported = KINDS_OF.get(listener.protocol)
     if supported is None:
         listener.accepted, listener.message = "UnsupportedProtocol", "expected HTTP, HTTPS, TLS, TCP or UDP"
@@ -88,8 +96,8 @@ def _read(listener: Listener, context: Context) -> None:
                     references.certificate_of(reference, listener.owner[0], listener.owner[1], context)
                 )
             if not listener.certificates:
-                raise Unresolved("InvalidCertificateRef", "no certificateRefs")
-        except Unresolved as error:
+                raise UnresolvedReference("InvalidCertificateRef", "no certificateRefs")
+        except UnresolvedReference as error:
             listener.unresolved, listener.message, listener.is_usable = error.reason, str(error), False
     if listener.protocol == "HTTPS":
         if listener.passes_through:
@@ -97,7 +105,7 @@ def _read(listener: Listener, context: Context) -> None:
         _read_client_validation(listener, context)
 
 
-def _kinds(listener: Listener, supported: tuple[str, ...]) -> tuple[str, ...]:
+def _kinds(listener: GatewayListener, supported: tuple[str, ...]) -> tuple[str, ...]:
     """Return the kinds of routes that may attach."""
     asked = (listener.spec.get("allowedRoutes") or {}).get("kinds")
     if not asked:
@@ -110,18 +118,18 @@ def _kinds(listener: Listener, supported: tuple[str, ...]) -> tuple[str, ...]:
     return kinds
 
 
-def client_validation(gateway: Gateway, port: int) -> Object | None:
+def client_validation(gateway: ServedGateway, port: int) -> ClusterObject | None:
     """Return the settings by which client certificates are verified at a port."""
     frontend = ((gateway.item["spec"].get("tls") or {}).get("frontend")) or {}
     for each in frontend.get("perPort") or ():
         if each["port"] == port:
-            validation: Object | None = (each.get("tls") or {}).get("validation")
+            validation: ClusterObject | None = (each.get("tls") or {}).get("validation")
             return validation
-    default: Object | None = (frontend.get("default") or {}).get("validation")
+    default: ClusterObject | None = (frontend.get("default") or {}).get("validation")
     return default
 
 
-def _read_client_validation(listener: Listener, context: Context) -> None:
+def _read_client_validation(listener: GatewayListener, context: TranslationContext) -> None:
     validation = client_validation(listener.gateway, listener.port)
     if validation is None:
         return
@@ -136,14 +144,14 @@ def _read_client_validation(listener: Listener, context: Context) -> None:
 # conflicts
 
 
-def _family(listener: Listener) -> str:
+def _family(listener: GatewayListener) -> str:
     """Return the listeners that may share a port: those with equal results."""
     if listener.protocol == "TLS":
         return "TLS/Passthrough" if listener.passes_through else "TLS/Terminate"
     return listener.protocol
 
 
-def _find_conflicts(before: Iterable[Listener], listeners: list[Listener], *, together: bool) -> None:
+def _find_conflicts(before: Iterable[GatewayListener], listeners: list[GatewayListener], *, together: bool) -> None:
     """Refuse listeners that conflict with one in `before`, or with each other. `together`: all of those that conflict
     with each other are refused, not only the later ones.
     """
@@ -162,12 +170,12 @@ def _find_conflicts(before: Iterable[Listener], listeners: list[Listener], *, to
             held.append(listener)
 
 
-def _refuse(listener: Listener, reason: str) -> None:
+def _refuse(listener: GatewayListener, reason: str) -> None:
     listener.accepted = listener.conflict = reason
     listener.message = "another listener has this port"
 
 
-def _conflict(one: Listener, other: Listener) -> str:
+def _conflict(one: GatewayListener, other: GatewayListener) -> str:
     if one.port != other.port or (one.protocol == "UDP") != (other.protocol == "UDP"):
         return ""
     if _family(one) != _family(other):
@@ -178,7 +186,7 @@ def _conflict(one: Listener, other: Listener) -> str:
 # ListenerSets
 
 
-def _add_sets(context: Context) -> None:
+def _add_sets(context: TranslationContext) -> None:
     for item in sorted(context.cluster.all("ListenerSet").values(), key=age_of):
         parent = item["spec"]["parentRef"]
         namespace, name = key_of(item)
@@ -202,7 +210,7 @@ def _add_sets(context: Context) -> None:
         context.sets[namespace, name] = item, listeners
 
 
-def _add_entry(gateway: Gateway, listener: Listener, context: Context) -> None:
+def _add_entry(gateway: ServedGateway, listener: GatewayListener, context: TranslationContext) -> None:
     """Add a listener to the one of the configuration for its port."""
     if gateway.refused or gateway.unprogrammed:
         return
@@ -215,14 +223,14 @@ def _add_entry(gateway: Gateway, listener: Listener, context: Context) -> None:
     listener.entry = name
     entry = context.entries.get(name)
     if entry is None:
-        entry = context.entries[name] = Entry(name, gateway, listener.port, bound, listener.protocol)
+        entry = context.entries[name] = PortListener(name, gateway, listener.port, bound, listener.protocol)
     entry.listeners.append(listener)
 
 
 # statuses, once routes are attached
 
 
-def add_statuses(context: Context) -> None:
+def add_statuses(context: TranslationContext) -> None:
     """Add the statuses of all Gateways and ListenerSets."""
     for (namespace, name), gateway in context.gateways.items():
         own = [each for each in gateway.listeners if each.owner[0] == "Gateway"]
@@ -248,14 +256,14 @@ def add_statuses(context: Context) -> None:
         }
 
 
-def _accepted(listeners: list[Listener]) -> tuple[bool, str]:
+def _accepted(listeners: list[GatewayListener]) -> tuple[bool, str]:
     valid = sum(each.is_valid for each in listeners)
     if valid == len(listeners):
         return True, "Accepted"
     return valid > 0, "ListenersNotValid"
 
 
-def _conditions(gateway: Gateway, own: list[Listener], generation: int) -> list[Condition]:
+def _conditions(gateway: ServedGateway, own: list[GatewayListener], generation: int) -> list[Condition]:
     accepted, reason, message = *_accepted(own), ""
     if gateway.refused is not None:
         accepted, (reason, message) = False, gateway.refused
@@ -273,7 +281,7 @@ def _conditions(gateway: Gateway, own: list[Listener], generation: int) -> list[
     return found
 
 
-def is_insecure(gateway: Gateway, port: int) -> bool:
+def is_insecure(gateway: ServedGateway, port: int) -> bool:
     """Whether clients may connect with an invalid certificate, or none."""
     validation = client_validation(gateway, port)
     return validation is not None and validation.get("mode") == "AllowInsecureFallback"
@@ -282,7 +290,7 @@ def is_insecure(gateway: Gateway, port: int) -> bool:
 # listeners of the configuration
 
 
-def add_listeners(context: Context) -> None:
+def add_listeners(context: TranslationContext) -> None:
     """Add the pieces with the listeners of the configuration, once routes are attached."""
     for entry in context.entries.values():
         settings = _settings(entry, context)
@@ -295,7 +303,7 @@ def add_listeners(context: Context) -> None:
             )
 
 
-def _settings(entry: Entry, context: Context) -> dict[str, Any] | None:
+def _settings(entry: PortListener, context: TranslationContext) -> dict[str, Any] | None:
     """Return the settings of a listener; None: it cannot serve."""
     host = entry.gateway.address
     shown = f"[{host}]" if ":" in host else host
@@ -311,23 +319,27 @@ def _settings(entry: Entry, context: Context) -> dict[str, Any] | None:
         return {**settings, "protocol": "tls", "routes": entry.tls_routes} if entry.tls_routes else None
     if entry.protocol == "HTTPS":
         settings["tls"] = _tls(entry, usable, context)
+        groups = [[each.hostname] for each in usable if each.hostname]
+        if groups:
+            settings["filters"] = {"misdirected": {"groups": groups}}
     else:
         settings["protocols"] = ["http1", "http2"]
     return settings
 
 
-def _tls(entry: Entry, usable: list[Listener], context: Context) -> dict[str, Any]:
+def _tls(entry: PortListener, usable: list[GatewayListener], context: TranslationContext) -> dict[str, Any]:
     certificates = []
     for listener in sorted(usable, key=lambda each: not each.hostname):
         for certificate, key in listener.certificates:
-            certificates.append({"certificate": certificate, "key": key})
+            hosts = {"hosts": [listener.hostname]} if listener.hostname else {}
+            certificates.append({"certificate": certificate, "key": key, **hosts})
     tls: dict[str, Any] = {"certificates": certificates}
     validation = client_validation(entry.gateway, entry.port)
-    if validation is not None:
+    if validation is not None and not is_insecure(entry.gateway, entry.port):
         namespace, name = entry.gateway.key
         text, _ = references.authorities_of(validation.get("caCertificateRefs") or [], "Gateway", namespace, context)
         file = references.add_authorities(text, namespace, f"{name}/{entry.port}", "Gateway", context)
-        tls["client_auth"] = {"mode": "optional" if is_insecure(entry.gateway, entry.port) else "required", "ca": file}
+        tls["client_auth"] = {"mode": "required", "ca": file}
     return tls
 
 

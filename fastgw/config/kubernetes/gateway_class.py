@@ -4,7 +4,7 @@ from typing import Final
 
 from fastgw.config.kubernetes.cluster import CONTROLLER, generation_of
 from fastgw.config.kubernetes.conditions import condition
-from fastgw.config.kubernetes.model import Context
+from fastgw.config.kubernetes.model import TranslationContext
 
 FEATURES: Final = (
     "BackendTLSPolicy",
@@ -55,7 +55,7 @@ FEATURES: Final = (
 """Supported features, sorted."""
 
 
-def translate(context: Context) -> frozenset[str]:
+def translate(context: TranslationContext) -> frozenset[str]:
     """Return the names of the classes whose Gateways are served."""
     served = set()
     for (_, name), item in context.cluster.all("GatewayClass").items():

@@ -4,9 +4,9 @@ import re
 from typing import Any, Final
 
 from fastgw.config.kubernetes import rules
-from fastgw.config.kubernetes.cluster import Object
-from fastgw.config.kubernetes.model import Context
-from fastgw.config.kubernetes.rules import Match
+from fastgw.config.kubernetes.cluster import ClusterObject
+from fastgw.config.kubernetes.model import TranslationContext
+from fastgw.config.kubernetes.rules import RuleMatch
 
 KIND: Final = "HTTPRoute"
 _ANY: Final = {"path": {"type": "PathPrefix", "value": "/"}}
@@ -15,20 +15,20 @@ _RANK_OF_METHOD: Final = 10_000
 _RANK_OF_HEADER: Final = 100
 
 
-def translate(context: Context) -> None:
+def translate(context: TranslationContext) -> None:
     rules.translate(KIND, matches_of, context)
 
 
-def matches_of(rule: Object) -> list[Match]:
+def matches_of(rule: ClusterObject) -> list[RuleMatch]:
     """Return the conditions of a rule; those that differ in their paths only, together."""
     needs_prefix = any(_replaces_prefix(each) for each in _filters_of(rule))
-    found: dict[Any, Match] = {}
-    for place, match in enumerate(rule.get("matches") or (_ANY,)):
+    found: dict[Any, RuleMatch] = {}
+    for position, match in enumerate(rule.get("matches") or (_ANY,)):
         headers = conditions_of(match.get("headers"), lower=True)
         query = conditions_of(match.get("queryParams"))
         method = match.get("method")
         path, prefix = _path(match.get("path") or _ANY["path"])
-        key = (place,) if needs_prefix else (method, repr(headers), repr(query))
+        key = (position,) if needs_prefix else (method, repr(headers), repr(query))
         made = found.get(key)
         if made is None:
             conditions: dict[str, Any] = {}
@@ -39,13 +39,13 @@ def matches_of(rule: Object) -> list[Match]:
             if query:
                 conditions["query"] = query
             rank = (_RANK_OF_METHOD if method else 0) + _RANK_OF_HEADER * len(headers) + len(query)
-            made = found[key] = Match(conditions, rank, prefix=prefix)
+            made = found[key] = RuleMatch(conditions, rank, prefix=prefix)
         if path not in made.paths:
             made.paths.append(path)
     return list(found.values())
 
 
-def conditions_of(said: list[Object] | None, *, lower: bool = False) -> dict[str, Any]:
+def conditions_of(said: list[ClusterObject] | None, *, lower: bool = False) -> dict[str, Any]:
     """Return conditions on headers or query parameters; of equal names the first counts. `lower`: names of headers."""
     found: dict[str, Any] = {}
     for each in said or ():
@@ -56,7 +56,7 @@ def conditions_of(said: list[Object] | None, *, lower: bool = False) -> dict[str
     return found
 
 
-def _path(said: Object) -> tuple[str, str]:
+def _path(said: ClusterObject) -> tuple[str, str]:
     """Return a path in the terms of routes, and the prefix that it matches."""
     kind, value = said.get("type") or "PathPrefix", said.get("value") or "/"
     if kind == "RegularExpression":
@@ -68,13 +68,13 @@ def _path(said: Object) -> tuple[str, str]:
     return (f"{literal}/*", literal or "/") if kind == "PathPrefix" else (literal, "")
 
 
-def _filters_of(rule: Object) -> list[Object]:
+def _filters_of(rule: ClusterObject) -> list[ClusterObject]:
     found = list(rule.get("filters") or ())
     for backend in rule.get("backendRefs") or ():
         found += backend.get("filters") or ()
     return found
 
 
-def _replaces_prefix(said: Object) -> bool:
+def _replaces_prefix(said: ClusterObject) -> bool:
     parts = (said.get("urlRewrite") or {}, said.get("requestRedirect") or {})
     return any((each.get("path") or {}).get("type") == "ReplacePrefixMatch" for each in parts)

@@ -6,13 +6,13 @@ from typing import Any, Final
 
 import msgspec
 
-from fastgw.config.kubernetes.cluster import GATEWAY_GROUP, POLICY_GROUP, Cluster, Key, Object, selects
+from fastgw.config.kubernetes.cluster import GATEWAY_GROUP, POLICY_GROUP, Cluster, ClusterObject, ObjectKey, selects
 from fastgw.config.kubernetes.conditions import Condition, condition
 from fastgw.config.settings.kubernetes import KubernetesProvider
 
-Id = tuple[str, str, str]
+ObjectId = tuple[str, str, str]
 """Kind, namespace and name of an object."""
-Statuses = dict[Id, dict[str, Any]]
+Statuses = dict[ObjectId, dict[str, Any]]
 """Statuses to write, by object: the members of `status` that belong to the gateway. Entries of `parents` and
 `ancestors` that belong to other controllers are kept by the writer."""
 
@@ -32,12 +32,12 @@ class Piece(msgspec.Struct, omit_defaults=True):
 
 
 @dataclass
-class Listener:
+class GatewayListener:
     """Listener of a Gateway or of a ListenerSet."""
 
-    owner: Id
-    gateway: "Gateway"
-    spec: Object
+    owner: ObjectId
+    gateway: "ServedGateway"
+    spec: ClusterObject
     name: str
     port: int
     protocol: str
@@ -97,7 +97,7 @@ HIDING_KINDS: Final = frozenset(("UnsupportedProtocol", "ProtocolConflict"))
 """Reasons for which a listener supports no kind of route."""
 
 
-def allows_namespace(said: Object, which: str, namespace: str, own: str, cluster: Cluster) -> bool:
+def allows_namespace(said: ClusterObject, which: str, namespace: str, own: str, cluster: Cluster) -> bool:
     """Whether a rule with `from` (`which`) and a `selector` allows a namespace. `own`: that of the object itself."""
     if which == "Selector":
         return selects(said.get("selector"), cluster.labels_of_namespace(namespace))
@@ -105,12 +105,12 @@ def allows_namespace(said: Object, which: str, namespace: str, own: str, cluster
 
 
 @dataclass
-class Gateway:
+class ServedGateway:
     """Gateway that is served."""
 
-    key: Key
-    item: Object
-    listeners: list[Listener] = field(default_factory=list)
+    key: ObjectKey
+    item: ClusterObject
+    listeners: list[GatewayListener] = field(default_factory=list)
     """Listeners of its own, then those of its ListenerSets."""
     address: str = ""
     """Address that its listeners are bound to; "" = all."""
@@ -128,17 +128,17 @@ class Gateway:
 
 
 @dataclass
-class Entry:
+class PortListener:
     """Listener of the configuration: a port of a Gateway."""
 
     name: str
-    gateway: Gateway
+    gateway: ServedGateway
     port: int
     """Port as in the specification."""
     bound: int
     """Port that is bound."""
     protocol: str
-    listeners: list[Listener] = field(default_factory=list)
+    listeners: list[GatewayListener] = field(default_factory=list)
     upstream: str | None = None
     """Upstream of a TCP or UDP listener."""
     tls_routes: list[dict[str, Any]] = field(default_factory=list)
@@ -146,48 +146,48 @@ class Entry:
 
 
 @dataclass
-class Child:
+class ManagedObject:
     """Object that the gateway creates and keeps for another one."""
 
-    owner: Object
+    owner: ClusterObject
     body: dict[str, Any]
 
 
 @dataclass
-class Context:
+class TranslationContext:
     """State of one translation."""
 
     cluster: Cluster
     settings: KubernetesProvider
-    gateways: dict[Key, Gateway] = field(default_factory=dict)
-    sets: dict[Key, tuple[Object, list[Listener]]] = field(default_factory=dict)
+    gateways: dict[ObjectKey, ServedGateway] = field(default_factory=dict)
+    sets: dict[ObjectKey, tuple[ClusterObject, list[GatewayListener]]] = field(default_factory=dict)
     """ListenerSets that are attached, with their listeners."""
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[str, PortListener] = field(default_factory=dict)
     pieces: list[Piece] = field(default_factory=list)
     statuses: Statuses = field(default_factory=dict)
-    children: list[Child] = field(default_factory=list)
+    children: list[ManagedObject] = field(default_factory=list)
     upstreams: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Upstreams by name, in the terms of settings."""
     files: dict[str, str] = field(default_factory=dict)
     """Contents of derived files."""
-    policies: dict[Key, Any] = field(default_factory=dict)
+    policies: dict[ObjectKey, Any] = field(default_factory=dict)
     """BackendTLSPolicies (`backend_tls.Policy`)."""
     policy_of: dict[tuple[str, str, str], Any] = field(default_factory=dict)
     """The policy in force by namespace and name of a Service, and name of a port, "" for all."""
     conflicted: dict[tuple[str, str, str], list[Any]] = field(default_factory=dict)
     """Policies that conflict with the one in force."""
-    policy_ancestors: dict[Key, set[Key]] = field(default_factory=dict)
+    policy_ancestors: dict[ObjectKey, set[ObjectKey]] = field(default_factory=dict)
     """Gateways whose routes use a BackendTLSPolicy, by policy."""
 
     own_namespace: str = ""
     """Namespace of the gateway's own pods."""
     assigned_ports: dict[tuple[str, str, int], int] = field(default_factory=dict)
-    """Ports of the pods by namespace and name of a Gateway, and port."""
+    """Ports of the pods by namespace and name of a ServedGateway, and port."""
 
-    filter_sets: dict[Id, str] = field(default_factory=dict)
+    filter_sets: dict[ObjectId, str] = field(default_factory=dict)
     """Filter sets of policies that routes may refer to, by object: names in the configuration."""
 
-    def filter_set_of(self, reference: Object, namespace: str) -> str:
+    def filter_set_of(self, reference: ClusterObject, namespace: str) -> str:
         """Return the filter set that an `extensionRef` names; "" = there is none."""
         if reference.get("group") != POLICY_GROUP:
             return ""
@@ -196,7 +196,7 @@ class Context:
     def add_piece(self, of: str, **parts: Any) -> None:
         self.pieces.append(Piece(of, **parts))
 
-    def listeners_of(self, kind: str, key: Key) -> list[Listener] | None:
+    def listeners_of(self, kind: str, key: ObjectKey) -> list[GatewayListener] | None:
         """Return the listeners of a parent; None: it is none of this gateway's."""
         if kind == "ListenerSet":
             return self.sets[key][1] if key in self.sets else None
@@ -209,8 +209,8 @@ class Translation:
     """Result of a translation."""
 
     pieces: list[Piece]
-    statuses: Mapping[Id, dict[str, Any]]
-    children: list[Child]
+    statuses: Mapping[ObjectId, dict[str, Any]]
+    children: list[ManagedObject]
 
 
 def parent_condition(reason: str, generation: int, message: str = "") -> Condition:

@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from fastgw.config.kubernetes import backends
-from fastgw.config.kubernetes.cluster import Object
-from fastgw.config.kubernetes.model import Context, Gateway
+from fastgw.config.kubernetes.cluster import ClusterObject
+from fastgw.config.kubernetes.model import ServedGateway, TranslationContext
 from fastgw.http.field_names import WRITTEN_HERE
 
 _UNITS: Final[Mapping[str, float]] = MappingProxyType({"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001})
@@ -43,13 +43,13 @@ class RouteFilters:
 
 
 @dataclass(frozen=True)
-class Place:
+class RulePosition:
     """Position of filters: the rule of a route."""
 
     kind: str
     namespace: str
-    context: Context
-    gateway: Gateway
+    context: TranslationContext
+    gateway: ServedGateway
     prefix: str = ""
     """Path prefix that the rule matches; "" = it matches others."""
     port: int = 80
@@ -57,7 +57,7 @@ class Place:
     protocol: str = "HTTP"
 
 
-def read(filters: list[Object] | None, place: Place) -> RouteFilters:
+def read(filters: list[ClusterObject] | None, position: RulePosition) -> RouteFilters:
     """Read the filters of a rule or backend, in order."""
     made = RouteFilters()
     for index, each in enumerate(filters or ()):
@@ -65,12 +65,12 @@ def read(filters: list[Object] | None, place: Place) -> RouteFilters:
         if reader is None:
             made.unsupported = made.unsupported or each.get("type", "")
         else:
-            reader(each, index, made, place)
+            reader(each, index, made, position)
     return made
 
 
-def _edits(said: Object) -> dict[str, Any]:
-    """Return the changes of a header modifier. Those of connection headers are left out: the gateway sets these."""
+def _edits(said: ClusterObject) -> dict[str, Any]:
+    """Return the changes of a header modifier. Connection headers, which the gateway sets, are left out."""
     edits: dict[str, Any] = {}
     for key in ("set", "add"):
         values = {
@@ -87,7 +87,7 @@ def _edits(said: Object) -> dict[str, Any]:
 
 
 def _modify(side: str, key: str) -> Any:
-    def reader(each: Object, index: int, made: RouteFilters, place: Place) -> None:
+    def reader(each: ClusterObject, index: int, made: RouteFilters, position: RulePosition) -> None:
         edits = _edits(each.get(key) or {})
         if edits:
             made.filters[f"{side}-headers-{index}"] = {"type": "headers", side: edits}
@@ -95,15 +95,15 @@ def _modify(side: str, key: str) -> Any:
     return reader
 
 
-def _mirror(each: Object, index: int, made: RouteFilters, place: Place) -> None:
+def _mirror(each: ClusterObject, index: int, made: RouteFilters, position: RulePosition) -> None:
     said = each["requestMirror"]
     backend = backends.resolve(
         said["backendRef"],
-        place.kind,
-        place.namespace,
-        place.context,
-        gateway=place.gateway,
-        protocol="grpc" if place.kind == "GRPCRoute" else "auto",
+        position.kind,
+        position.namespace,
+        position.context,
+        gateway=position.gateway,
+        protocol="grpc" if position.kind == "GRPCRoute" else "auto",
     )
     if backend.reason:
         made.reason, made.message = backend.reason, backend.message
@@ -115,10 +115,14 @@ def _mirror(each: Object, index: int, made: RouteFilters, place: Place) -> None:
     elif said.get("fraction"):
         share = said["fraction"]["numerator"] / (said["fraction"].get("denominator") or 100)
     if share:
-        made.filters[f"mirror-{index}"] = {"type": "mirror", "upstream": backend.upstream, "share": min(share, 1.0)}
+        made.filters[f"mirror-{index}"] = {
+            "type": "mirror",
+            "upstream": backend.upstream,
+            "share": f"{min(share, 1.0) * 100:g}%",
+        }
 
 
-def _redirect(each: Object, index: int, made: RouteFilters, place: Place) -> None:
+def _redirect(each: ClusterObject, index: int, made: RouteFilters, position: RulePosition) -> None:
     said = each.get("requestRedirect") or {}
     redirect: dict[str, Any] = {"status": said.get("statusCode") or 302}
     scheme = said.get("scheme")
@@ -129,17 +133,17 @@ def _redirect(each: Object, index: int, made: RouteFilters, place: Place) -> Non
     if said.get("port"):
         redirect["port"] = said["port"]
     elif not scheme:
-        redirect["port"] = place.port
+        redirect["port"] = position.port
     path = said.get("path") or {}
     if path.get("type") == "ReplaceFullPath":
         redirect["path"] = path.get("replaceFullPath") or "/"
     elif path.get("type") == "ReplacePrefixMatch":
-        redirect["strip_prefix"] = place.prefix or "/"
+        redirect["strip_prefix"] = position.prefix or "/"
         redirect["add_prefix"] = path.get("replacePrefixMatch") or "/"
     made.redirect = redirect
 
 
-def _rewrite(each: Object, index: int, made: RouteFilters, place: Place) -> None:
+def _rewrite(each: ClusterObject, index: int, made: RouteFilters, position: RulePosition) -> None:
     said = each.get("urlRewrite") or {}
     if said.get("hostname"):
         made.forwarding["host_header"] = said["hostname"]
@@ -147,14 +151,14 @@ def _rewrite(each: Object, index: int, made: RouteFilters, place: Place) -> None
     if path.get("type") == "ReplaceFullPath":
         made.forwarding["rewrite"] = path.get("replaceFullPath") or "/"
     elif path.get("type") == "ReplacePrefixMatch":
-        if place.prefix.strip("/"):
-            made.forwarding["strip_prefix"] = place.prefix
+        if position.prefix.strip("/"):
+            made.forwarding["strip_prefix"] = position.prefix
         replacement = (path.get("replacePrefixMatch") or "/").rstrip("/")
         if replacement:
             made.forwarding["add_prefix"] = replacement
 
 
-def _cors(each: Object, index: int, made: RouteFilters, place: Place) -> None:
+def _cors(each: ClusterObject, index: int, made: RouteFilters, position: RulePosition) -> None:
     said = each.get("cors") or {}
     cors: dict[str, Any] = {"origins": said.get("allowOrigins") or [], "headers": said.get("allowHeaders") or []}
     if said.get("allowMethods"):
@@ -163,14 +167,16 @@ def _cors(each: Object, index: int, made: RouteFilters, place: Place) -> None:
         cors["expose"] = said["exposeHeaders"]
     if said.get("allowCredentials"):
         cors["credentials"] = True
+        if any("*" in cors.get(key, ()) for key in ("origins", "methods", "headers")):
+            cors["reflect"] = True
     cors["max_age"] = f"{said['maxAge']}s" if said.get("maxAge") else None
     if cors["origins"]:
         made.filters["cors"] = cors
 
 
-def _extension(each: Object, index: int, made: RouteFilters, place: Place) -> None:
+def _extension(each: ClusterObject, index: int, made: RouteFilters, position: RulePosition) -> None:
     reference = each.get("extensionRef") or {}
-    name = place.context.filter_set_of(reference, place.namespace)
+    name = position.context.filter_set_of(reference, position.namespace)
     if name:
         made.use.append(name)
     else:

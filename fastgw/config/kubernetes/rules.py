@@ -7,10 +7,10 @@ from typing import Any, Final
 from fastgw.config.kubernetes import backends, route_filters
 from fastgw.config.kubernetes.attachment import Attachment, attach, isolated
 from fastgw.config.kubernetes.backends import Backend
-from fastgw.config.kubernetes.cluster import CONTROLLER, Object, generation_of, key_of
+from fastgw.config.kubernetes.cluster import CONTROLLER, ClusterObject, generation_of, key_of
 from fastgw.config.kubernetes.conditions import Condition, condition
-from fastgw.config.kubernetes.model import Context, Entry
-from fastgw.config.kubernetes.route_filters import Place, RouteFilters, duration, seconds_of
+from fastgw.config.kubernetes.model import PortListener, TranslationContext
+from fastgw.config.kubernetes.route_filters import RouteFilters, RulePosition, duration, seconds_of
 
 ERROR: Final = {"respond": {"status": 500}}
 """Action of requests without a backend (Gateway API)."""
@@ -18,7 +18,7 @@ _MOST_RETRIES: Final = 10
 
 
 @dataclass
-class Match:
+class RuleMatch:
     """Conditions of a rule, in the terms of routes. A request meets them on one of the paths."""
 
     conditions: dict[str, Any]
@@ -28,16 +28,16 @@ class Match:
     """Path prefix that is matched; "" = the paths are others."""
 
 
-Matches = Callable[[Object], list[Match]]
+Matches = Callable[[ClusterObject], list[RuleMatch]]
 """Returns the conditions of a rule."""
 
 
 @dataclass
-class Group:
+class ListenerGroup:
     """Listeners on which a route is the same."""
 
     hosts: tuple[str, ...]
-    entries: list[Entry]
+    entries: list[PortListener]
 
 
 @dataclass
@@ -53,13 +53,13 @@ class _Problems:
             self.reason, self.message = reason, message
 
 
-def translate(kind: str, matches: Matches, context: Context) -> None:
+def translate(kind: str, matches: Matches, context: TranslationContext) -> None:
     """Add the routes and statuses of all routes of a kind."""
     for item in context.cluster.oldest_first(kind):
         _translate_route(item, kind, matches, context)
 
 
-def _translate_route(item: Object, kind: str, matches: Matches, context: Context) -> None:
+def _translate_route(item: ClusterObject, kind: str, matches: Matches, context: TranslationContext) -> None:
     namespace, name = key_of(item)
     attachments = attach(item, kind, context)
     if not attachments:
@@ -97,30 +97,30 @@ def _conditions(problems: _Problems, generation: int) -> list[Condition]:
     return found
 
 
-def _groups(attachments: list[Attachment], context: Context) -> list[Group]:
+def _groups(attachments: list[Attachment], context: TranslationContext) -> list[ListenerGroup]:
     hosts: dict[str, dict[str, None]] = {}
     everywhere: set[str] = set()
     for attachment in attachments:
-        for place, listener in enumerate(attachment.listeners):
+        for position, listener in enumerate(attachment.listeners):
             if not listener.entry or not listener.is_valid:
                 continue
-            served = isolated(listener, attachment.hosts[place])
+            served = isolated(listener, attachment.hosts[position])
             if served is None:
                 continue
             hosts.setdefault(listener.entry, {}).update(dict.fromkeys(served))
             if not served:
                 everywhere.add(listener.entry)
-    groups: dict[tuple[Any, ...], Group] = {}
+    groups: dict[tuple[Any, ...], ListenerGroup] = {}
     for name, found in hosts.items():
         entry = context.entries[name]
         names = () if name in everywhere else tuple(sorted(found))
         gateway = entry.gateway
         key = names, gateway.key if gateway.client_certificate is not None else None, entry.port
-        groups.setdefault(key, Group(names, [])).entries.append(entry)
+        groups.setdefault(key, ListenerGroup(names, [])).entries.append(entry)
     return list(groups.values())
 
 
-def _check_references(item: Object, kind: str, context: Context, problems: _Problems) -> None:
+def _check_references(item: ClusterObject, kind: str, context: TranslationContext, problems: _Problems) -> None:
     """Check the backends of a route that is served nowhere."""
     for rule in (item.get("spec") or {}).get("rules") or ():
         for reference in rule.get("backendRefs") or ():
@@ -133,17 +133,17 @@ class _RuleMaker:
     """Makes the routes of the rules of one route on one group of listeners."""
 
     kind: str
-    item: Object
-    group: Group
-    context: Context
+    item: ClusterObject
+    group: ListenerGroup
+    context: TranslationContext
     problems: _Problems
     sets: dict[str, Any]
 
-    def routes_of(self, rule: Object, name: str, behind: str, matches: Matches) -> Iterator[dict[str, Any]]:
+    def routes_of(self, rule: ClusterObject, name: str, behind: str, matches: Matches) -> Iterator[dict[str, Any]]:
         entry = self.group.entries[0]
         found = matches(rule)
         for number, match in enumerate(found):
-            place = Place(
+            position = RulePosition(
                 self.kind,
                 self.item["metadata"]["namespace"],
                 self.context,
@@ -162,12 +162,12 @@ class _RuleMaker:
                 route["paths"] = match.paths
             if self.group.hosts:
                 route["hosts"] = list(self.group.hosts)
-            route.update(self._action(rule, place, f"{name}{behind}"))
+            route.update(self._action(rule, position, f"{name}{behind}"))
             yield route
 
-    def _action(self, rule: Object, place: Place, name: str) -> dict[str, Any]:
+    def _action(self, rule: ClusterObject, position: RulePosition, name: str) -> dict[str, Any]:
         """Return what a route does, with its filters."""
-        made = route_filters.read(rule.get("filters"), place)
+        made = route_filters.read(rule.get("filters"), position)
         self._note(made)
         if made.unsupported:
             return ERROR
@@ -178,7 +178,7 @@ class _RuleMaker:
             action["use"] = made.use
         if made.redirect is not None:
             return {**action, "redirect": made.redirect}
-        forwarding = self._forwarding(rule, place, name, made)
+        forwarding = self._forwarding(rule, position, name, made)
         if "respond" in forwarding:
             return {**action, **forwarding}
         if "variants" not in forwarding:
@@ -189,16 +189,16 @@ class _RuleMaker:
         self.problems.add(made.reason, made.message)
         self.problems.unsupported = self.problems.unsupported or made.unsupported
 
-    def _forwarding(self, rule: Object, place: Place, name: str, made: RouteFilters) -> dict[str, Any]:
+    def _forwarding(self, rule: ClusterObject, position: RulePosition, name: str, made: RouteFilters) -> dict[str, Any]:
         """Return the upstreams of a rule: one, several with shares, or variants if they differ in more."""
         found: list[tuple[Backend, RouteFilters]] = []
         protocol = "grpc" if self.kind == "GRPCRoute" else "auto"
         for reference in rule.get("backendRefs") or ():
             backend = backends.resolve(
-                reference, self.kind, place.namespace, self.context, protocol=protocol, gateway=place.gateway
+                reference, self.kind, position.namespace, self.context, protocol=protocol, gateway=position.gateway
             )
             self.problems.add(backend.reason, backend.message)
-            own = route_filters.read(reference.get("filters"), place)
+            own = route_filters.read(reference.get("filters"), position)
             self._note(own)
             found.append((backend, own))
         weighted = [each for each in found if each[0].weight]
@@ -233,7 +233,7 @@ class _RuleMaker:
         return variant
 
 
-def _policies(rule: Object) -> dict[str, Any]:
+def _policies(rule: ClusterObject) -> dict[str, Any]:
     """Return the timeouts and retries of a rule."""
     settings: dict[str, Any] = {}
     timeouts = rule.get("timeouts") or {}

@@ -15,10 +15,10 @@ from fastgw.config.kubernetes import (
     http_route,
 )
 from fastgw.config.kubernetes.cluster import Cluster
-from fastgw.config.kubernetes.model import Context, Piece, Translation
+from fastgw.config.kubernetes.model import Piece, Translation, TranslationContext
 from fastgw.config.settings.kubernetes import KubernetesProvider
 
-ROUTES: Final[tuple[Callable[[Context], None], ...]] = (http_route.translate, grpc_route.translate)
+ROUTES: Final[tuple[Callable[[TranslationContext], None], ...]] = (http_route.translate, grpc_route.translate)
 """Translations of the kinds of routes, in order."""
 NOT_FOUND: Final = "kubernetes/not-found"
 """Route of requests that no other route of a Gateway matches."""
@@ -39,7 +39,7 @@ class Translator:
 
 def translate(cluster: Cluster, settings: KubernetesProvider, own_namespace: str = "") -> Translation:
     """Return the configuration and the statuses of a cluster."""
-    context = Context(cluster, settings, own_namespace=own_namespace)
+    context = TranslationContext(cluster, settings, own_namespace=own_namespace)
     classes = gateway_class.translate(context)
     backend_tls.translate(context)
     gateway.translate(context, classes)
@@ -54,7 +54,7 @@ def translate(cluster: Cluster, settings: KubernetesProvider, own_namespace: str
     return Translation(context.pieces, context.statuses, context.children)
 
 
-def _add_not_found(context: Context) -> None:
+def _add_not_found(context: TranslationContext) -> None:
     """Add the route that answers 404 in place of 405, and that isolates hostnames from less specific ones."""
     names = [name for piece in context.pieces for name, each in piece.listeners.items() if "protocol" not in each]
     if not names:

@@ -1059,8 +1059,8 @@ class Config(Settings):
     extensions: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
     """Installed packages whose filters may be used: by name, those that the package declares as entry points of
     `fastgw.filters`; any other as `type: "package.module:Class"`. No other package is imported."""
-    listeners: Annotated[Mapping[Name, Listener], Meta(min_length=1, examples=['{main: {address: "127.0.0.1:8080"}}'])]
-    """Addresses that clients connect to, by name."""
+    listeners: Annotated[Mapping[Name, Listener], Meta(examples=['{main: {address: "127.0.0.1:8080"}}'])] = NONE
+    """Addresses that clients connect to, by name: at least one, unless `providers.kubernetes` adds them."""
     status: Status | None = DEFAULT_STATUS
     """The status listener. null = none. Left out = 127.0.0.1:9902 unless that is taken."""
     admin: Admin | None = DEFAULT_ADMIN

@@ -60,10 +60,16 @@ def needs_version_and_listeners(merged: Merged) -> None:
         files = merged.readings if field.key in merged.maps else merged.readings[:1]
         location = main.below(field.key)
         said = any(field.key in (reading.document.value or {}) for reading in files)
-        if field.key == "listeners" and _makes_listeners(merged):
-            continue
         if field.required and not said and not location.misspelt:
             location.report("missing", f"expected {field.shape.expected}")
+    location = main.below("listeners")
+    if not merged.maps["listeners"] and not location.misspelt and not _makes_listeners(merged):
+        expected = f"expected {fields_of(Config)['listeners'].shape.expected}"
+        reading = next((each for each in merged.readings if "listeners" in (each.document.value or {})), None)
+        if reading is None:
+            location.report("missing", expected)
+        elif not reading.problems:
+            SourceLocation(reading, ("listeners",)).report("an empty object", expected, at_key=False)
 
 
 def _makes_listeners(merged: Merged) -> bool:

@@ -735,6 +735,18 @@ providers:
       use: [small]
       filters: {target_errors: null}
 """,
+    "providers.kubernetes": """\
+providers:
+  kubernetes:
+    kubeconfig: kubeconfig.yaml     # in a pod: left out
+    context: dev
+    namespaces: [shop, infra]
+    gateway_class: fastgw
+    ingress_class: fastgw
+    addresses: {pool: [127.0.0.2-127.0.0.99]}
+    port_offset: 8000
+""",
+    "providers.kubernetes.addresses": "providers: {kubernetes: {addresses: {service: fastgw}}}\n",
     "routes": """\
 filter_sets: {small: {size: {body: 1MiB}}}
 routes:

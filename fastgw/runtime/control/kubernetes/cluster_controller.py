@@ -14,7 +14,7 @@ from typing import Any, Final
 import yaml
 
 from fastgw.admin.node_interface import FeedInfo
-from fastgw.config.kubernetes.cluster import KINDS, Kind
+from fastgw.config.kubernetes.cluster import KINDS, ObjectKind
 from fastgw.config.kubernetes.model import Translation
 from fastgw.config.kubernetes.provider import FILE
 from fastgw.config.kubernetes.translation import Translator
@@ -122,7 +122,9 @@ class ClusterController:
                 await asyncio.sleep(pauses.next_delay(soon=True))
 
 
-def _watches(kind: Kind, namespaces: Sequence[str], access: ClusterAccess, objects: ClusterObjects) -> list[Following]:
+def _watches(
+    kind: ObjectKind, namespaces: Sequence[str], access: ClusterAccess, objects: ClusterObjects
+) -> list[Following]:
     if not kind.namespaced or not namespaces:
         return [Following(kind.name, access, "", objects, f"{FILE}/{kind.plural}", kind.path(), kind.optional)]
     return [
@@ -189,4 +191,4 @@ def _own_namespace(settings: KubernetesProvider, kubeconfig: bytes) -> str:
         named = {each["name"]: each["context"] for each in written["contexts"]}
         return named[wanted].get("namespace") or "default"
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError):
-        return "default"  # the client reports what is wrong
+        return "default"  # the client reports the error

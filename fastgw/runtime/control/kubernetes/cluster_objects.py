@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
-from fastgw.config.kubernetes.cluster import Cluster, Key, Object, key_of, trimmed
-from fastgw.runtime.control.kubernetes.watch import Metadata
+from fastgw.config.kubernetes.cluster import Cluster, ClusterObject, ObjectKey, key_of, trimmed
+from fastgw.runtime.control.kubernetes.watch import ObjectMetadata
 
 _UNREAD_SECRETS: Final = frozenset(("helm.sh/release.v1", "kubernetes.io/service-account-token"))
 """Types of Secrets that no translation reads."""
@@ -19,8 +19,8 @@ class ClusterObjects:
 
     def __init__(self, changed: Callable[[], None], seen: Callable[[], None]) -> None:
         self._changed, self._seen = changed, seen
-        self._by_feed: dict[str, dict[Key, Object]] = {}
-        self._latest: dict[tuple[str, str, str], Object] = {}
+        self._by_feed: dict[str, dict[ObjectKey, ClusterObject]] = {}
+        self._latest: dict[tuple[str, str, str], ClusterObject] = {}
         self.named: Collection[str] = ()
 
     def __repr__(self) -> str:
@@ -28,18 +28,18 @@ class ClusterObjects:
 
     def cluster(self) -> Cluster:
         """Return the objects of this moment."""
-        objects: dict[str, dict[Key, Object]] = {}
+        objects: dict[str, dict[ObjectKey, ClusterObject]] = {}
         for feed, held in self._by_feed.items():
             objects.setdefault(kind_of(feed), {}).update(held)
         return Cluster(objects)
 
-    def latest(self, kind: str, namespace: str, name: str) -> Object | None:
+    def latest(self, kind: str, namespace: str, name: str) -> ClusterObject | None:
         """Return an object as it was last seen, with its status."""
         return self._latest.get((kind, namespace, name))
 
     # the side of the watches (`WatchedObjects`)
 
-    def name_of(self, metadata: Metadata) -> str:
+    def name_of(self, metadata: ObjectMetadata) -> str:
         return f"{metadata.namespace}/{metadata.name}"
 
     def is_wanted(self, feed: str, name: str) -> bool:
@@ -71,7 +71,7 @@ class ClusterObjects:
         if feed is not None:
             self.store(feed, "/".join(key), raw)
 
-    def _store(self, feed: str, key: Key, raw: bytes) -> bool:
+    def _store(self, feed: str, key: ObjectKey, raw: bytes) -> bool:
         kind = kind_of(feed)
         item = trimmed(kind, msgspec.json.decode(raw))
         if kind == "Secret" and item.get("type") in _UNREAD_SECRETS:
@@ -83,7 +83,7 @@ class ClusterObjects:
         self._by_feed[feed][key] = item
         return True
 
-    def _drop(self, feed: str, key: Key) -> bool:
+    def _drop(self, feed: str, key: ObjectKey) -> bool:
         self._latest.pop((kind_of(feed), *key), None)
         return self._by_feed.get(feed, {}).pop(key, None) is not None
 
@@ -93,12 +93,12 @@ def kind_of(feed: str) -> str:
     return feed.partition("@")[0]
 
 
-def _key(name: str) -> Key:
+def _key(name: str) -> ObjectKey:
     namespace, _, own = name.partition("/")
     return namespace, own
 
 
-def _essence(kind: str, item: Object) -> tuple[Any, Any]:
+def _essence(kind: str, item: ClusterObject) -> tuple[Any, Any]:
     """Return what the translation reads of an object."""
     metadata = {key: value for key, value in item["metadata"].items() if key != "resourceVersion"}
     left_out = ("metadata",) if kind in _STATUS_READ else ("metadata", "status")

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from fastgw.config.kubernetes.cluster import CONTROLLER, KINDS, Object, generation_of
-from fastgw.config.kubernetes.model import Child, Id
+from fastgw.config.kubernetes.cluster import CONTROLLER, KINDS, ClusterObject, generation_of
+from fastgw.config.kubernetes.model import ManagedObject, ObjectId
 from fastgw.runtime.control.kubernetes.api_client import ClusterAccess, ClusterClient, RequestRefused
 from fastgw.runtime.control.kubernetes.cluster_objects import ClusterObjects
 
@@ -69,7 +69,7 @@ class StatusWriter:
     def __init__(self, access: ClusterAccess, objects: ClusterObjects) -> None:
         self._access, self._objects = access, objects
 
-    async def write(self, statuses: Mapping[Id, dict[str, Any]], children: Sequence[Child]) -> bool:
+    async def write(self, statuses: Mapping[ObjectId, dict[str, Any]], children: Sequence[ManagedObject]) -> bool:
         """Write everything that differs. False: something could not be written yet. Raises `CannotAsk`."""
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         works: list[tuple[Any, tuple[Any, ...]]] = []
@@ -111,13 +111,15 @@ class StatusWriter:
                 raise each
         return all(done)
 
-    async def _write_status(self, client: ClusterClient, id_: Id, item: Object, status: dict[str, Any]) -> None:
+    async def _write_status(
+        self, client: ClusterClient, id_: ObjectId, item: ClusterObject, status: dict[str, Any]
+    ) -> None:
         kind = KINDS[id_[0]]
         body = {"metadata": {"resourceVersion": item["metadata"].get("resourceVersion")}, "status": status}
         written = await client.send("PATCH", kind.path(id_[1], id_[2], "status"), body, MERGE)
         self._objects.store_written(kind.name, written)
 
-    async def _write_child(self, client: ClusterClient, body: dict[str, Any], item: Object | None) -> None:
+    async def _write_child(self, client: ClusterClient, body: dict[str, Any], item: ClusterObject | None) -> None:
         kind, metadata = KINDS[body["kind"]], body["metadata"]
         if item is None:
             await client.send("POST", kind.path(metadata["namespace"]), body)
@@ -126,7 +128,7 @@ class StatusWriter:
             self._objects.store_written(kind.name, written)
 
 
-def _is_current(item: Object, wanted: Mapping[str, Any]) -> bool:
+def _is_current(item: ClusterObject, wanted: Mapping[str, Any]) -> bool:
     """Whether a status is about the object as it is now: the translation may be about an older one."""
     conditions = list(wanted.get("conditions") or ())
     for key in _SHARED:
@@ -136,7 +138,7 @@ def _is_current(item: Object, wanted: Mapping[str, Any]) -> bool:
     return all(each["observedGeneration"] == generation for each in conditions)
 
 
-def _with_owner(child: Child) -> dict[str, Any]:
+def _with_owner(child: ManagedObject) -> dict[str, Any]:
     owner, metadata = child.owner, child.body["metadata"]
     reference = {
         "apiVersion": KINDS["Gateway"].api_version,

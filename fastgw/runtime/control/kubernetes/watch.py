@@ -67,8 +67,8 @@ HINTS: Final[Mapping[tuple[int, str], str]] = {
 }
 
 
-class Metadata(msgspec.Struct):
-    """Metadata of an object or list, as far as watches read them."""
+class ObjectMetadata(msgspec.Struct):
+    """ObjectMetadata of an object or list, as far as watches read them."""
 
     name: str = ""
     namespace: str = ""
@@ -78,11 +78,11 @@ class Metadata(msgspec.Struct):
 
 
 class _Object(msgspec.Struct):
-    metadata: Metadata
+    metadata: ObjectMetadata
 
 
 class _Page(msgspec.Struct):
-    metadata: Metadata
+    metadata: ObjectMetadata
     items: list[msgspec.Raw] | None = None
 
 
@@ -136,7 +136,7 @@ class WatchedObjects(Protocol):
 
     @property
     def named(self) -> Collection[str]: ...
-    def name_of(self, metadata: Metadata) -> str:
+    def name_of(self, metadata: ObjectMetadata) -> str:
         """Return the name under which an object is stored."""
 
     def is_wanted(self, kind: str, name: str) -> bool: ...
