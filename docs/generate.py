@@ -192,6 +192,7 @@ status: {address: "127.0.0.1:9902"}
 _SECTIONS: Final = {
     "Requests": r"fastgw_(request|response|faults|connections|consumer_requests|log_)",
     "Upstreams": r"fastgw_(upstream|target|pool|retries|hedges|kept_body)",
+    "Service level objectives": r"fastgw_slo_",
     "Filters, limits and credentials": r"fastgw_(filter|limits|token|concurrency|revo|quota|state)",
 }
 _REST: Final = "The gateway itself"

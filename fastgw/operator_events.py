@@ -95,6 +95,9 @@ class OperatorEvent(Enum):
     TRACES_FAILED = ERROR, "Spans cannot be exported to the collector: they are dropped once the queue is full."
     TRACES_REJECTED = WARNING, "The collector has rejected spans: they are dropped."
     TRACES_BACK = WARNING, "Spans are exported again."
+    # metrics
+    METRICS_NOT_PUSHED = ERROR, "Metrics cannot be pushed: they are pushed later, with the counts of then."
+    METRICS_PUSHED = WARNING, "Metrics are pushed again."
     ADMIN_UNANSWERED = ERROR, "The admin listener cannot be served for a while."
     ADMIN_BACK = WARNING, "The admin listener is served again."
     ADMIN_TOKEN_UNREADABLE = ERROR, "The token of the admin API cannot be read: requests with it are rejected."

@@ -26,6 +26,7 @@ from fastgw.config.loading.load import PROBLEMS_LISTED, no_collections
 from fastgw.config.loading.locate_filter import Where
 from fastgw.config.settings import gateway as config
 from fastgw.config.settings.secrets import SecretError, secret_in
+from fastgw.config.settings.telemetry import OtlpExport, ZipkinExport
 from fastgw.consumers.index import NOBODY, Index, index_of
 from fastgw.downstream import Listener, ListenerTable
 from fastgw.downstream.protocols import offered_by_alpn
@@ -266,20 +267,14 @@ class _Building:
 
     def _trace_headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """Return the headers for the collector of traces."""
-        traces, files = self._plan.settings.telemetry.traces, self._plan.files
+        telemetry, files = self._plan.settings.telemetry, self._plan.files
+        traces, pushed = telemetry.traces, None if telemetry.metrics is None else telemetry.metrics.otlp
+        if pushed is not None:  # the control process pushes metrics; here they are only checked
+            collector_headers("telemetry.metrics.otlp", pushed, files)
         if traces is None:
             return ()
-        if traces.otlp is not None and traces.otlp.protocol == "grpc" and (why := why_missing()) is not None:
-            raise CompileError(f"telemetry.traces.otlp.protocol: `grpc` needs HTTP/2, which is missing: {why}")
-        kind, made = "otlp" if traces.otlp is not None else "zipkin", []
-        for name, held in traces.export.headers.items():
-            try:
-                value = secret_in(held.file, files[held.file]) if held.file in files else held.value()
-                made.append((name.encode(), parse_field_value(value).encode()))
-            except (SecretError, ValueError) as error:
-                reason = error if isinstance(error, SecretError) else "its value is not allowed in a header"
-                raise CompileError(f"telemetry.traces.{kind}.headers.{name}: {reason}") from error
-        return tuple(made)
+        kind = "otlp" if traces.otlp is not None else "zipkin"
+        return collector_headers(f"telemetry.traces.{kind}", traces.export, files)
 
     def _sticky_key(self, name: str, settings: config.Upstream) -> bytes:
         """Return the signing key of sticky-session cookies; b"": the configuration has no key."""
@@ -717,9 +712,30 @@ class _Building:
             raise CompileError(f"listeners.{name}.tls: {error.strerror or error}") from error
 
 
+def collector_headers(
+    where: str, export: OtlpExport | ZipkinExport, files: Mapping[str, bytes]
+) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers for a collector. `where`: path of its settings. `files`: contents of referenced files.
+
+    Raises `CompileError`.
+    """
+    is_call = isinstance(export, OtlpExport) and export.protocol == "grpc"
+    if is_call and (why := why_missing()) is not None:
+        raise CompileError(f"{where}.protocol: `grpc` needs HTTP/2, which is missing: {why}")
+    made = []
+    for name, held in export.headers.items():
+        try:
+            value = secret_in(held.file, files[held.file]) if held.file in files else held.value()
+            made.append((name.encode(), parse_field_value(value).encode()))
+        except (SecretError, ValueError) as error:
+            reason = error if isinstance(error, SecretError) else "its value is not allowed in a header"
+            raise CompileError(f"{where}.headers.{name}: {reason}") from error
+    return tuple(made)
+
+
 def rest_of(configuration: config.Config) -> config.Config:
     """Return the configuration without routes, their sources, upstreams and consumers; access logs and traces mask
-    the secrets that filters read.
+    the secrets that filters read, and `telemetry` has the objectives of routes.
     """
     distinct = {id(use): use for use in uses(configuration)}  # thousands of routes may have equal ones
     names = {name for use in distinct.values() for name in secret_names(use.settings)}
@@ -731,6 +747,8 @@ def rest_of(configuration: config.Config) -> config.Config:
         shown_nowhere = {*names, *telemetry.traces.redact, *(name for log in logs for name in log.redact)}
         traces = replace(telemetry.traces, redact=tuple(sorted(shown_nowhere)))
         telemetry = replace(telemetry, traces=traces)
+    if slos := {route.name: route.slo for route in configuration.routes if route.slo is not None}:
+        telemetry = replace(telemetry, route_slos={**telemetry.route_slos, **slos})
     return replace(
         configuration,
         routes=(),

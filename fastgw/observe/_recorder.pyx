@@ -400,8 +400,8 @@ cdef class Recorder:
         self._response, self._body, self._fault = Reader(("status",)), Reader(("bytes",)), Reader(("label",))
         self._follow()
 
-    def adopt(self, logs):
-        self._reference.adopt(logs)
+    def adopt(self, logs, meters=()):
+        self._reference.adopt(logs, meters)
         self._follow()
 
     cdef int _follow(self) except -1:

@@ -8,6 +8,7 @@ from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import AccessLog, Log
 from fastgw.observe.finished_exchange import FinishedExchange
 from fastgw.observe.metrics.counters import ExchangeCounters, Note
+from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter
 from fastgw.observe.metrics.series_layout import WORDS, Series
 from fastgw.observe.recorder import Recorder
 
@@ -21,19 +22,26 @@ class Observer:
     """Count an exchange and queue its log lines. Once per exchange, when it ends; never waits."""
 
     def __init__(
-        self, *, logs: Sequence[AccessLog], column: memoryview | None, series: Series, note: Note | None = None
+        self,
+        *,
+        logs: Sequence[AccessLog],
+        column: memoryview | None,
+        series: Series,
+        note: Note | None = None,
+        plan: MeterPlan | None = None,
     ) -> None:
         """Create the observer. `column`: `series_layout.WORDS` words, written by this worker alone. None: the counts
-        are not read. `note`: records the last error of a route."""
+        are not read. `note`: records the last error of a route. `plan`: what is measured besides; None: nothing."""
         if column is None:
             column = memoryview(bytearray(8 * WORDS)).cast("Q")
         self._counters = ExchangeCounters(series, column, note)
         self._logs = [self._log(settings) for settings in logs]
-        recorder = Recorder(self._counters, self._logs)
+        recorder = Recorder(self._counters, self._logs, self._meters(plan))
         self._recorder = recorder if _twin is None else _twin.Recorder(recorder)
         self._ending: list[Log] = []  # of earlier generations; their threads may still write
         self.finish = self._recorder.finish
         self.count_filter = self._counters.count_filter
+        self.note_exemplar = self._counters.note_exemplar
 
     def count_subrequest(self, ended: FinishedExchange, status: int) -> None:
         """Count a sub-request for its upstream. `status`: 0 = no complete response."""
@@ -56,10 +64,13 @@ class Observer:
         """Count spans by what has become of them."""
         self._counters.count_spans(exported, dropped, failed)
 
+    def _meters(self, plan: MeterPlan | None) -> list[RequestMeter]:
+        return [] if plan is None else [self._counters.meter(plan)]
+
     def _log(self, settings: AccessLog) -> Log:
         return Log(settings, self._counters, LineQueue if _twin is None else _twin.LineQueue)
 
-    def adopt(self, logs: Sequence[AccessLog], series: Series) -> None:
+    def adopt(self, logs: Sequence[AccessLog], series: Series, plan: MeterPlan | None = None) -> None:
         """Change to another generation, between two exchanges and without waiting.
 
         Exchanges in flight count for their route, upstream and listener by name, or as `_other` if these no longer
@@ -79,7 +90,7 @@ class Observer:
                 gone.remove(same)
                 self._logs.append(same)
         self._counters.adopt(series)
-        self._recorder.adopt(self._logs)
+        self._recorder.adopt(self._logs, self._meters(plan))
         for log in gone:
             log.begin_stop()
         self._ending += gone

@@ -4,7 +4,7 @@ Common exchanges are counted in words that are looked up once, and their JSON li
 of `json_line`. All others are logged from a `Record` by the format's function.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from time import monotonic, time
 from typing import Any, Final, NamedTuple, final
 
@@ -25,6 +25,7 @@ from fastgw.observe.access_log.record import Record
 from fastgw.observe.finished_exchange import CLIENT_LEFT, FinishedExchange, record_of
 from fastgw.observe.metrics.counters import ExchangeCounters, SeriesWords, Words
 from fastgw.observe.metrics.families import METHOD_INDEXES
+from fastgw.observe.metrics.request_meter import RequestMeter
 
 MAX_KINDS: Final = 16_384
 ERRORS: Final = 500
@@ -84,19 +85,19 @@ class LazyDisposal:
 class Recorder:
     """Counts and logs exchanges. Compiled module: `fastgw.observe._recorder`."""
 
-    def __init__(self, counters: ExchangeCounters, logs: list[Log]) -> None:
+    def __init__(self, counters: ExchangeCounters, logs: list[Log], meters: Sequence[RequestMeter] = ()) -> None:
         self._counters = counters
         self.column = counters.column
         self.count_consumer = counters.count_consumer
         self.count_cache = counters.count_cache
         self._kinds: dict[tuple[object, ...], tuple[Words, bytes]] = {}
         self._forgotten = LazyDisposal()
-        self.adopt(logs)
+        self.adopt(logs, meters)
 
-    def adopt(self, logs: list[Log]) -> None:
-        """Change to these logs, and look up all words again."""
+    def adopt(self, logs: list[Log], meters: Sequence[RequestMeter] = ()) -> None:
+        """Change to these logs and meters, and look up all words again."""
         self.json_logs = [log for log in logs if log.is_plain_json]
-        self.other_logs = [log for log in logs if not log.is_plain_json]
+        self.other_logs: list[Log | RequestMeter] = [*(log for log in logs if not log.is_plain_json), *meters]
         self._kinds = self._forgotten.instead_of(self._kinds)
         self.consumers = self._counters.consumers
 
@@ -162,7 +163,9 @@ class Recorder:
         return json_pieces(Record(**kind._asdict(), **_VARYING), slots)
 
     def log_others(self, ended: FinishedExchange, now: float, date: float) -> None:
-        """Log an exchange in the formats other than JSON, with chosen fields, and in logs of some exchanges."""
+        """Log an exchange in the formats other than JSON, with chosen fields, and in logs of some exchanges; and tell
+        the meters.
+        """
         record = record_of(ended, now, date)
         record.exchange = ended
         for log in self.other_logs:

@@ -68,7 +68,7 @@ from fastgw.config.settings.log_lines import LogCondition, LogField
 from fastgw.config.settings.log_sinks import RemoteSink
 from fastgw.config.settings.openapi import OpenApiRoutes
 from fastgw.config.settings.secrets import Secret
-from fastgw.config.settings.telemetry import Analytics, Telemetry
+from fastgw.config.settings.telemetry import Analytics, Slo, Telemetry
 from fastgw.config.settings.upstreams import (
     OF_HTTP_CHECKS,
     ActiveHealth,
@@ -823,6 +823,8 @@ class Route(Settings):
     error_pages: ErrorPages = NONE
     """Pages for faults of the gateway on this route, by status or class. They take precedence over those of the
     listener."""
+    slo: Slo | None = None
+    """Service level objectives of this route. null = those of `telemetry`."""
 
     completes_itself = True
 

@@ -1,4 +1,4 @@
-"""Settings of telemetry: traces."""
+"""Settings of telemetry: traces, metrics that are pushed, and service level objectives."""
 
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
@@ -6,13 +6,27 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from fastgw.config.base.settings_base import NONE, Settings
-from fastgw.config.base.value_types import Duration, Endpoint, EndpointUrl, FieldName, FileName, Size, TargetUrl
+from fastgw.config.base.value_types import (
+    Duration,
+    Endpoint,
+    EndpointUrl,
+    FieldName,
+    FileName,
+    Percent,
+    Size,
+    TargetUrl,
+)
 from fastgw.config.settings.secrets import Secret
 from fastgw.config.settings.upstreams import UpstreamTls
 from fastgw.http.field_names import WRITTEN_HERE
+from fastgw.observe.metrics.families import BOUNDS_S
+from fastgw.observe.metrics.meter_rows import LABELS, MOST_BOUNDS
+from fastgw.observe.metrics.request_meter import MeterPlan, Objectives
 
 _OURS: Final = WRITTEN_HERE | {b"content-encoding", b"content-type", b"grpc-encoding", b"grpc-timeout"}
 TRACE_SERVICE: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+METRICS_SERVICE: Final = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
+STATSD_LABELS: Final = ("route", "method", "status")
 
 
 def check_collector(url: Endpoint, tls: UpstreamTls, headers: Mapping[str, Secret]) -> None:
@@ -25,11 +39,11 @@ def check_collector(url: Endpoint, tls: UpstreamTls, headers: Mapping[str, Secre
 
 
 class OtlpExport(Settings):
-    """Export of spans to an OpenTelemetry collector by OTLP, encoded as protobuf."""
+    """Export to an OpenTelemetry collector by OTLP, encoded as protobuf."""
 
     url: TargetUrl
-    """URL of the collector, such as `http://collector:4318`. With `protocol: http`, `/v1/traces` is appended to its
-    path."""
+    """URL of the collector, such as `http://collector:4318`. With `protocol: http`, `/v1/traces` or `/v1/metrics` is
+    appended to its path."""
     protocol: Literal["http", "grpc"] = "http"
     """`http`: OTLP/HTTP, usually port 4318; `grpc`: OTLP/gRPC, usually port 4317, which needs HTTP/2."""
     headers: Mapping[FieldName, Secret] = NONE
@@ -53,9 +67,100 @@ class OtlpExport(Settings):
     @property
     def endpoint(self) -> Endpoint:
         """URL that batches are sent to."""
+        return self._endpoint(TRACE_SERVICE, "traces")
+
+    def _endpoint(self, service: str, signal: str) -> Endpoint:
         url = self.url
         origin = type(url)(url.scheme, url.host, url.port, url.socket)
-        return Endpoint(origin, TRACE_SERVICE if self.protocol == "grpc" else f"{url.base_path}/v1/traces")
+        return Endpoint(origin, service if self.protocol == "grpc" else f"{url.base_path}/v1/{signal}")
+
+
+class OtlpMetrics(OtlpExport):
+    """Push of metrics to an OpenTelemetry collector by OTLP: all of `/metrics`, with the same names, and cumulative
+    temporality. A push that fails is repeated with the counts of then, so nothing is lost."""
+
+    interval: Annotated[Duration, Meta(ge=1.0, le=3600.0)] = 60.0
+    """Interval of pushes."""
+    service: Annotated[str, Meta(min_length=1, max_length=255)] = "fastgw"
+    """Name of this gateway (`service.name`)."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """URL that metrics are sent to."""
+        return self._endpoint(METRICS_SERVICE, "metrics")
+
+
+class StatsdPush(Settings):
+    """Push of counts and durations of requests to a StatsD server."""
+
+    address: Annotated[str, Meta(pattern=r"^(unix:/.+|[^:/\s]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5})$")]
+    """`host:port` for UDP, or `unix:/path` for a datagram socket."""
+    format: Literal["statsd", "dogstatsd", "graphite"] = "statsd"
+    """`dogstatsd`: with the tags `route`, `method` and `status`; `graphite`: with the same tags in the name, as
+    `fastgw.requests;route=user;method=GET;status=200`; `statsd`: without tags, totals alone."""
+    interval: Annotated[Duration, Meta(ge=1.0, le=3600.0)] = 10.0
+    """Interval of pushes."""
+
+
+class RequestDuration(Settings):
+    """Histograms of the durations of requests by labels of choice, as `fastgw_request_duration_seconds`. There may be
+    1,000 combinations per worker; requests with others are counted with all labels `_other`, and by
+    `fastgw_request_duration_folded_total`."""
+
+    labels: Annotated[tuple[Literal[LABELS], ...], Meta(min_length=1)] = ("route",)  # type: ignore[valid-type]  # once
+    """Labels: `route`, `upstream`, `consumer`, `method`, `status`, `status_class` (such as `5xx`) and `fault`. Each one
+    multiplies the number of series."""
+    buckets: Annotated[tuple[Duration, ...], Meta(min_length=1, max_length=MOST_BOUNDS)] = BOUNDS_S
+    """Upper bounds of the buckets, ascending. With other buckets or labels, histograms begin at 0."""
+    route_buckets: Mapping[str, Annotated[tuple[Duration, ...], Meta(min_length=1, max_length=MOST_BOUNDS)]] = NONE
+    """Upper bounds for routes, by name, in place of `buckets`."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("`labels` has an entry twice")
+        if {"status", "status_class"} <= {*self.labels}:
+            raise ValueError("`labels` has `status` and `status_class`; expected one of them")
+        if self.route_buckets and "route" not in self.labels:
+            raise ValueError("`route_buckets` needs the label `route`")
+        for bounds in (self.buckets, *self.route_buckets.values()):
+            if list(bounds) != sorted(set(bounds)):
+                raise ValueError("the bounds of buckets are not in ascending order")
+
+
+class Metrics(Settings):
+    """Metrics that are pushed, and that are measured in addition. Pushes come from a process of their own, which reads
+    the counters of the workers: requests do not wait for them."""
+
+    otlp: OtlpMetrics | None = None
+    """Push by OTLP. null = none."""
+    statsd: StatsdPush | None = None
+    """Push to a StatsD server: `fastgw.requests` (counter) and `fastgw.request.duration` (timer, ms). null = none."""
+    request_duration: RequestDuration | None = None
+    """Histograms by labels of choice. null = only `fastgw_request_seconds`, by route."""
+
+
+class Slo(Settings):
+    """Service level objectives of a route. Requests are counted by `fastgw_slo_requests_total`, and
+    `fastgw_slo_burn_rate` shows how fast the error budget is spent: 1 = just within the objective."""
+
+    availability: Percent | None = None
+    """Share of the requests that are not answered 500 and above, such as `99.9%`. null = no objective."""
+    latency: Duration | None = None
+    """Duration that `latency_share` of the requests do not exceed, such as `300ms`: whole requests, without those that
+    are answered 500 and above, and without tunnels. null = no objective."""
+    latency_share: Percent = 0.99
+    """Share of the requests that are not slower than `latency`."""
+
+    def __post_init__(self) -> None:
+        if self.availability is None and self.latency is None:
+            raise ValueError("expected `availability`, `latency` or both")
+        if not (self.availability is None or 0.0 < self.availability < 1.0) or not 0.0 < self.latency_share < 1.0:
+            raise ValueError("an objective is not between 0% and 100%; such as 99.9%")
+
+    @property
+    def objectives(self) -> Objectives:
+        """The objectives, for the meter."""
+        return Objectives(self.availability, self.latency, self.latency_share)
 
 
 class ZipkinExport(Settings):
@@ -169,3 +274,28 @@ class Telemetry(Settings):
 
     traces: Traces | None = None
     """Distributed traces. null = none."""
+    metrics: Metrics | None = None
+    """Metrics that are pushed, and that are measured in addition. null = none."""
+    slo: Slo | None = None
+    """Service level objectives of each route that has none of its own. null = none."""
+    route_slos: Mapping[str, Slo] = NONE
+    """Service level objectives by the name of the route. `slo` of the route takes precedence."""
+
+    @property
+    def meter_plan(self) -> MeterPlan | None:
+        """What workers measure in addition; None: nothing."""
+        metrics = self.metrics or Metrics()
+        duration = metrics.request_duration
+        if duration is None and metrics.statsd is None and self.slo is None and not self.route_slos:
+            return None
+        labels = () if duration is None else duration.labels
+        if metrics.statsd is not None:
+            labels = (*(label for label in labels if label != "status_class"), *STATSD_LABELS)
+        return MeterPlan(
+            tuple(dict.fromkeys(labels)),
+            (duration or RequestDuration()).buckets,
+            {} if duration is None else dict(duration.route_buckets),
+            None if self.slo is None else self.slo.objectives,
+            {name: slo.objectives for name, slo in self.route_slos.items()},
+            duration is not None,
+        )

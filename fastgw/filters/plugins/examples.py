@@ -359,6 +359,44 @@ telemetry:
     otlp: {url: "http://collector:4318"}
     sampling: {parent: false, ratio: 0.5, rate: 100, errors: true, slower_than: 500ms}
 """,
+    "telemetry.metrics": """\
+telemetry:
+  metrics:
+    otlp: {url: "http://collector:4318", interval: 30s}
+    statsd: {address: "127.0.0.1:8125", format: dogstatsd}
+    request_duration: {labels: [route, method, status_class]}
+""",
+    "telemetry.metrics.otlp": """\
+telemetry:
+  metrics:
+    otlp:
+      url: https://collector.example:4317
+      protocol: grpc
+      headers: {X-Api-Key: {env: COLLECTOR_KEY}}
+      compression: gzip
+      timeout: 5s
+      tls: {ca: collector-ca.pem}
+      interval: 30s
+      service: edge
+""",
+    "telemetry.metrics.statsd": """\
+telemetry:
+  metrics:
+    statsd: {address: "unix:/run/datadog/dsd.socket", format: dogstatsd, interval: 5s}
+""",
+    "telemetry.metrics.request_duration": """\
+telemetry:
+  metrics:
+    request_duration:
+      labels: [route, upstream, consumer, method, status_class, fault]
+      buckets: [10ms, 50ms, 100ms, 300ms, 1s, 10s]
+      route_buckets: {user: [1ms, 5ms, 10ms]}
+""",
+    "telemetry.slo": """\
+telemetry:
+  slo: {availability: 99.9%, latency: 300ms, latency_share: 95%}
+  route_slos: {user: {availability: 99.99%}}
+""",
     "access_logs[].only": """\
 access_logs:
   - sink: errors.log

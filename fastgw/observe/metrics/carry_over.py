@@ -12,11 +12,13 @@ before and after the move alike. `CARRYING` is odd while words are being moved.
 
 from collections.abc import Collection, Iterable, Sequence
 
+from fastgw.observe.metrics.meter_rows import COUNTS, MeterKey, MeterRows, unpacked
 from fastgw.observe.metrics.series_layout import (
     CARRYING,
     CONSUMERS_AT,
     FILTER_WORDS,
     FILTERS_AT,
+    METERS_AT,
     ROUTE_WORDS,
     ROUTES_AT,
     TARGET_WORDS,
@@ -36,7 +38,7 @@ from fastgw.observe.metrics.series_layout import (
     target_row,
     upstream_row,
 )
-from fastgw.observe.metrics.totals import sums
+from fastgw.observe.metrics.totals import measured_rows, sums
 from fastgw.shm.node_limits import MemoryFence
 from fastgw.shm.slot_assignment import SlotTable
 
@@ -47,6 +49,7 @@ class CounterCarryOver:
     def __init__(self, added: memoryview, returned: memoryview) -> None:
         self._added, self._returned = added, returned
         self._added_cells, self._returned_cells = SeriesCells(added), SeriesCells(returned)
+        self._added_rows, self._returned_rows = MeterRows(added, METERS_AT), MeterRows(returned, METERS_AT)
         self._fence = MemoryFence()
 
     def carry(self, columns: Sequence[memoryview], before: SlotTable, after: SlotTable) -> None:
@@ -60,6 +63,7 @@ class CounterCarryOver:
         if not (routes or upstreams or filters or consumers or targets or listeners):
             return
         words, cells = sums([*columns, self._added], self._returned)
+        measured, _ = measured_rows([*columns, self._added], self._returned)
         self._added[CARRYING] += 1
         self._fence()
         self._carry_rows(words, routes, ROUTES_AT, ROUTE_WORDS)
@@ -80,8 +84,25 @@ class CounterCarryOver:
                     0 if listener in listeners else listener, 0 if route in routes else route, method, status
                 )
                 self._carry_cell(name, target, count)
+        for (key, shape), counts in measured.items():
+            slots = unpacked(key)
+            left = slots._replace(
+                route=0 if slots.route in routes else slots.route,
+                upstream=0 if slots.upstream in upstreams else slots.upstream,
+                consumer=0 if slots.consumer in consumers else slots.consumer,
+            )
+            if left != slots and any(counts):
+                self._carry_measured(key, left, shape, counts)
         self._fence()
         self._added[CARRYING] += 1
+
+    def _carry_measured(self, key: int, kept: MeterKey, shape: int, counts: Sequence[int]) -> None:
+        """Move a row of measured requests; without a free row, as `_carry_cell`."""
+        to, back = self._added_rows.word(kept.packed(), shape), self._returned_rows.word(key, shape)
+        if to is not None and back is not None:
+            for word, count in enumerate(counts, COUNTS):
+                self._added[to + word] += count
+                self._returned[back + word] += count
 
     def _carry_rows(self, words: Sequence[int], rows: Iterable[int], at: int, width: int) -> None:
         for row in rows:

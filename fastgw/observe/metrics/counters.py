@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import Final, NamedTuple, TypeAlias
 
+from fastgw.observe.metrics.exemplars import write_exemplar
 from fastgw.observe.metrics.families import BOUNDS_S, CACHE_RESULTS, METHOD_INDEXES, FilterEvent
+from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter
 from fastgw.observe.metrics.series_layout import (
     DROPPED_UNQUEUED,
     DROPPED_UNWRITTEN,
@@ -28,6 +30,7 @@ from fastgw.observe.metrics.series_layout import (
     cache_cell_name,
     cell_name,
     coding_cell_name,
+    exemplar_word,
     fault_cell_name,
     websocket_cell_name,
 )
@@ -208,6 +211,17 @@ class ExchangeCounters:
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         """Count an event of a filter, in shadow mode or not. Rare, so its name is looked up each time."""
         self.column[self._series.filter_words(instance) + event] += 1
+
+    def meter(self, plan: MeterPlan) -> RequestMeter:
+        """Return the meter for a plan, with the names of this generation."""
+        return RequestMeter(plan, self._series, self.column, self.cells)
+
+    def note_exemplar(self, route: str, trace_id: bytes, duration_s: float, date: float) -> None:
+        """Record a request whose spans are exported as the example of its bucket. `route`: "" if none matched."""
+        row = self._series.routes_by_name.get(route, 0)
+        write_exemplar(
+            self.column, exemplar_word(row, bisect_left(BOUNDS_S, duration_s)), route, trace_id, duration_s, date
+        )
 
     def count_spans(self, exported: int, dropped: int, failed: int) -> None:
         """Count spans by what has become of them."""

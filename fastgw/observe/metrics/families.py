@@ -126,6 +126,15 @@ class ContentCoding(IntEnum):
         return cls[coding.decode().upper()]
 
 
+class SloCount(IntEnum):
+    """Counts of a route with service level objectives."""
+
+    AVAILABILITY_ALL = 0
+    AVAILABILITY_BAD = 1
+    LATENCY_ALL = 2
+    LATENCY_BAD = 3
+
+
 CACHE_RESULTS: Final = ("hit", "stale", "revalidated", "miss", "collapsed", "bypass")
 """Results of a cache for a request, as in the log: answered from the store, fresh or stale; answered from the store
 after the upstream has confirmed it; fetched from the upstream, by this request or by an equal one at the same time;
@@ -293,6 +302,25 @@ CACHE_REQUESTS: Final = Family(
     "Requests of routes with the filter cache, by result: hit, stale, revalidated, miss, collapsed (answered with the "
     "response to an equal request) or bypass.",
 )
+REQUEST_DURATION: Final = Family(
+    "fastgw_request_duration_seconds",
+    "histogram",
+    ("route",),
+    "From the first byte of a request to the end of its exchange, with the labels and buckets of "
+    "`telemetry.metrics.request_duration`. Absent without it.",
+)
+REQUEST_DURATION_FOLDED: Final = Family(
+    "fastgw_request_duration_folded_total",
+    "counter",
+    (),
+    'Requests that fastgw_request_duration_seconds counts with all labels "_other": there are too many combinations.',
+)
+SLO_REQUESTS: Final = Family(
+    "fastgw_slo_requests_total",
+    "counter",
+    ("result", "route", "slo"),
+    "Requests of routes with service level objectives (availability, latency) that meet them (good) or not (bad).",
+)
 ROUTES_FOLDED: Final = Family("fastgw_routes_folded", "gauge", (), 'Routes counted together as route="_other".')
 TARGETS_FOLDED: Final = Family(
     "fastgw_targets_folded", "gauge", (), 'Targets counted together as target="_other", upstream="_other".'
@@ -336,6 +364,9 @@ FAMILIES: Final = (
     CODING_INPUT_BYTES,
     CODING_OUTPUT_BYTES,
     CACHE_REQUESTS,
+    REQUEST_DURATION,
+    REQUEST_DURATION_FOLDED,
+    SLO_REQUESTS,
     ROUTES_FOLDED,
     TARGETS_FOLDED,
     UPSTREAMS_FOLDED,

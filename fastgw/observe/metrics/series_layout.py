@@ -15,7 +15,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from fastgw.errors import Fault
+from fastgw.observe.metrics.exemplars import EXEMPLAR_WORDS
 from fastgw.observe.metrics.families import BOUNDS_S, NONE, OTHER, FilterEvent
+from fastgw.observe.metrics.meter_rows import METER_WORDS
 from fastgw.shm.memory import Layout
 from fastgw.shm.slot_assignment import MAX_CONSUMERS, MAX_FILTERS, MAX_ROWS, SlotTable, target_name
 
@@ -66,7 +68,13 @@ CONSUMER_ROWS: Final = 1 + 2 * MAX_CONSUMERS  # one word each: requests
 TARGETS_AT: Final = CONSUMERS_AT + CONSUMER_ROWS
 TARGET_ROWS: Final = 1 + 2 * MAX_ROWS
 CELLS_AT: Final = TARGETS_AT + TARGET_ROWS * TARGET_WORDS
-WORDS: Final = CELLS_AT + 2 * CELLS
+METERS_AT: Final = CELLS_AT + 2 * CELLS
+"""Rows of measured requests: see `meter_rows`."""
+EXEMPLARS_AT: Final = METERS_AT + METER_WORDS
+"""Exemplars of each route's row, one for each bucket."""
+CARRIED: Final = EXEMPLARS_AT
+"""Words that are counts; exemplars are not."""
+WORDS: Final = EXEMPLARS_AT + ROUTE_ROWS * SUM * EXEMPLAR_WORDS
 """Length of a column in words."""
 
 _CLAIMED: Final = 1 << 63  # the key of a used cell is never 0
@@ -74,6 +82,7 @@ _FAULT: Final = 1 << 62  # set in the key of a fault by route and upstream
 _WEBSOCKET: Final = 1 << 31  # it counts messages or ends of WebSockets: the top bit of the method's place
 _CODING: Final = 1 << 30  # it counts bytes before and after a content coding: the next bit
 _CACHE: Final = 1 << 29  # it counts results of caches: the bit after that
+_SLO: Final = 1 << 28  # it counts requests of a service level objective: the bit after that
 NO_UPSTREAM: Final = 0x3FFF
 """Marker in place of an upstream's row: the fault happened before an upstream was selected."""
 
@@ -237,8 +246,27 @@ def cache_cell_labels(name: int) -> tuple[int, int]:
     return name >> 32 & 0xFFFF, name & 0xFFFF
 
 
+def slo_cell_name(route: int, count: int) -> int:
+    """Return the key of a cell that counts requests of an objective, by its number in `families.SloCount`."""
+    return _CLAIMED | route << 32 | _SLO | count
+
+
+def is_slo_cell(name: int) -> bool:
+    return not name & (_FAULT | _WEBSOCKET | _CODING | _CACHE) and bool(name & _SLO)
+
+
+def slo_cell_labels(name: int) -> tuple[int, int]:
+    """Return the arguments of `slo_cell_name` for a key."""
+    return name >> 32 & 0xFFFF, name & 0xFFFF
+
+
 def is_request_cell(name: int) -> bool:
-    return not name & (_FAULT | _WEBSOCKET | _CODING | _CACHE)
+    return not name & (_FAULT | _WEBSOCKET | _CODING | _CACHE | _SLO)
+
+
+def exemplar_word(route_row_number: int, bucket: int) -> int:
+    """Return the first word of the exemplar of a bucket of a route's row."""
+    return EXEMPLARS_AT + (route_row_number * SUM + bucket) * EXEMPLAR_WORDS
 
 
 def is_fault_cell(name: int) -> bool:

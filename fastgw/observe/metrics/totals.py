@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import add, sub
 from typing import Final
 
 from fastgw.observe.metrics.families import (
@@ -18,6 +19,7 @@ from fastgw.observe.metrics.families import (
     WebsocketSide,
     close_label,
 )
+from fastgw.observe.metrics.meter_rows import FOLDED, claimed_rows
 from fastgw.observe.metrics.series_layout import (
     CARRYING,
     CELLS_AT,
@@ -29,6 +31,7 @@ from fastgw.observe.metrics.series_layout import (
     FILTER_ROWS,
     FILTER_WORDS,
     FILTERS_AT,
+    METERS_AT,
     NO_UPSTREAM,
     ROUTE_ROWS,
     ROUTE_WORDS,
@@ -53,7 +56,9 @@ from fastgw.observe.metrics.series_layout import (
     is_coding_cell,
     is_fault_cell,
     is_request_cell,
+    is_slo_cell,
     is_websocket_cell,
+    slo_cell_labels,
     websocket_cell_labels,
 )
 from fastgw.shm.node_limits import MemoryFence
@@ -87,6 +92,11 @@ class Totals:
     coding_output_bytes: Mapping[tuple[str, str, str], int]
     cache_requests: Mapping[tuple[str, str], int]
     """Requests by result of the route's cache, and route."""
+    objectives: Mapping[tuple[str, int], int]
+    """Requests of routes with service level objectives, by route and `SloCount`."""
+    measured: Mapping[tuple[int, int], Sequence[int]]
+    """Rows of measured requests: see `meter_rows`."""
+    measured_folded: int
     log_records_dropped: int
     spans: Mapping[str, int]
     """Spans of traces by what has become of them: `exported`, `dropped` or `failed`."""
@@ -100,9 +110,9 @@ def totals(
     Raises `TimeoutError` if the supervisor has stopped while it moved counts.
     """
     if added is None or returned is None:
-        words, cells = sums(columns)
+        (words, cells), (measured, folded) = sums(columns), measured_rows(columns)
     else:
-        words, cells = _at_rest(columns, added, returned)
+        (words, cells), (measured, folded) = _at_rest(columns, added, returned)
     messages, closes = _websockets(series, cells)
     coding_input, coding_output = _content_codings(series, cells)
     return Totals(
@@ -118,6 +128,9 @@ def totals(
         coding_input_bytes=coding_input,
         coding_output_bytes=coding_output,
         cache_requests=_cache_requests(series, cells),
+        objectives=_objectives(series, cells),
+        measured=measured,
+        measured_folded=folded,
         log_records_dropped=words[DROPPED_UNQUEUED] + words[DROPPED_UNWRITTEN],
         spans={
             "dropped": words[SPANS_DROPPED],
@@ -150,18 +163,21 @@ def sums(columns: Sequence[memoryview], returned: memoryview | None = None) -> t
     return _summed([_read_names(column) for column in columns], None if returned is None else _read_names(returned))
 
 
-def _at_rest(
-    columns: Sequence[memoryview], added: memoryview, returned: memoryview
-) -> tuple[Sequence[int], Mapping[int, int]]:
-    """Return sums read while the supervisor moved no counts."""
+_Sums = tuple[Sequence[int], Mapping[int, int]]
+_Measured = tuple[Mapping[tuple[int, int], Sequence[int]], int]
+
+
+def _at_rest(columns: Sequence[memoryview], added: memoryview, returned: memoryview) -> tuple[_Sums, _Measured]:
+    """Return sums and measured rows, read while the supervisor moved no counts."""
     fence = MemoryFence()
     for _ in range(_LOOKS):
         before = added[CARRYING]
         fence()
         looks, taken_back = [_read_names(column) for column in (*columns, added)], _read_names(returned)
+        measured = measured_rows([*columns, added], returned)
         fence()
         if before % 2 == 0 and before == added[CARRYING]:
-            return _summed(looks, taken_back)
+            return _summed(looks, taken_back), measured
     raise TimeoutError("the supervisor does not finish moving counts")
 
 
@@ -244,6 +260,33 @@ def _cache_requests(series: Series, cells: Mapping[int, int]) -> Mapping[tuple[s
             route, result = cache_cell_labels(name)
             found[CACHE_RESULTS[result], routes.get(route, OTHER)] += count
     return found
+
+
+def _objectives(series: Series, cells: Mapping[int, int]) -> Mapping[tuple[str, int], int]:
+    routes = {row: name for name, row in series.routes.items()}
+    found: Counter[tuple[str, int]] = Counter()
+    for name, count in cells.items():
+        if count and is_slo_cell(name):
+            route, which = slo_cell_labels(name)
+            found[routes.get(route, OTHER), which] += count
+    return found
+
+
+def measured_rows(
+    columns: Sequence[memoryview], returned: memoryview | None = None
+) -> tuple[Mapping[tuple[int, int], Sequence[int]], int]:
+    """Return the rows of measured requests by key and shape, summed over the columns, less the returned counts; and the
+    number of requests that were folded.
+    """
+    rows: dict[tuple[int, int], list[int]] = {}
+    for column in columns:
+        for key, shape, counts in claimed_rows(column, METERS_AT):
+            known = rows.get((key, shape))
+            rows[key, shape] = [*counts] if known is None else [*map(add, known, counts)]
+    for key, shape, counts in () if returned is None else claimed_rows(returned, METERS_AT):
+        if (key, shape) in rows:
+            rows[key, shape] = [*map(sub, rows[key, shape], counts)]
+    return rows, sum(column[METERS_AT + FOLDED] for column in columns)
 
 
 def _faults(series: Series, cells: Mapping[int, int], words: Sequence[int]) -> Mapping[tuple[str, str, str], int]:

@@ -4,42 +4,18 @@ A span is encoded once it has ended, as one element of `ScopeSpans.spans`; a bat
 Sources: opentelemetry/proto/trace/v1/trace.proto, collector/trace/v1/trace_service.proto (1.x, stable).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
 
 from fastgw.compiled import twin
-from fastgw.observe.tracing.spans import Attribute, Common, Encoder, TraceSpan
+from fastgw.http.grpc.protobuf import field, key_value, resource_of, scope_of, varint
+from fastgw.observe.tracing.spans import Common, Encoder, TraceSpan
 
 _compiled: Final[Any] = twin("fastgw.observe.tracing._otlp")
 
 _HAS_IS_REMOTE: Final = 0x100
 _IS_REMOTE: Final = 0x200
 _ERROR: Final = b"\x7a\x02\x18\x02"  # Span.status = 15: {code = 3: STATUS_CODE_ERROR}
-_SHORT: Final = tuple(bytes((number,)) for number in range(128))
-
-
-def varint(number: int) -> bytes:
-    """Encode a number that is not negative."""
-    if number < 128:
-        return _SHORT[number]
-    pieces = bytearray()
-    while number > 127:
-        pieces.append(number & 127 | 128)
-        number >>= 7
-    pieces.append(number)
-    return bytes(pieces)
-
-
-def _field(tag: bytes, payload: bytes) -> bytes:
-    return tag + varint(len(payload)) + payload
-
-
-def _key_value(attribute: Attribute) -> bytes:
-    """Encode a `KeyValue`, with its key as field 1 and an `AnyValue` as field 2."""
-    name, value = attribute
-    key = name.encode()
-    given = _field(b"\x0a", value.encode()) if type(value) is str else b"\x18" + varint(int(value))
-    return _field(b"\x0a", key) + _field(b"\x12", given)
 
 
 @final
@@ -58,7 +34,7 @@ class OtlpEncoder:
             b"\x12\x08" + bytes.fromhex(span.span_id.decode()),
         ]
         if trace.state:
-            pieces.append(_field(b"\x1a", trace.state))
+            pieces.append(field(b"\x1a", trace.state))
         if span.parent_id:
             pieces.append(b"\x22\x08" + bytes.fromhex(span.parent_id.decode()))
         pieces.append(fixed)
@@ -75,20 +51,20 @@ class OtlpEncoder:
             pair = key + varint(len(given)) + given
             pieces.append(b"\x4a" + varint(len(pair)) + pair)
         for at, name in span.events:
-            pieces.append(_field(b"\x5a", b"\x09" + at.to_bytes(8, "little") + _field(b"\x12", name.encode())))
+            pieces.append(field(b"\x5a", b"\x09" + at.to_bytes(8, "little") + field(b"\x12", name.encode())))
         pieces.append(b"\x85\x01" + flags.to_bytes(4, "little"))
-        return _field(b"\x12", b"".join(pieces))
+        return field(b"\x12", b"".join(pieces))
 
     def learn_key(self, name: str) -> bytes:
         """Encode the name of an attribute, with what precedes its value."""
-        key = self.keys[name] = _field(b"\x0a", name.encode()) + b"\x12"
+        key = self.keys[name] = field(b"\x0a", name.encode()) + b"\x12"
         return key
 
     def encode_common(self, common: Common) -> bytes:
         """Encode the attributes that many spans share, once."""
-        attributes = b"".join(_field(b"\x4a", _key_value(each)) for each in common.attributes)
+        attributes = b"".join(field(b"\x4a", key_value(*each)) for each in common.attributes)
         error = _ERROR if common.is_error else b""
-        name = _field(b"\x2a", common.name.encode())
+        name = field(b"\x2a", common.name.encode())
         common.encoded = encoded = name + b"\x30" + varint(common.kind) + attributes + error
         return encoded
 
@@ -106,53 +82,9 @@ class OtlpEnvelope:
     content_type = b"application/x-protobuf"
 
     def __init__(self, resource: Mapping[str, str], scope: str, version: str) -> None:
-        pairs = b"".join(_field(b"\x0a", _key_value(each)) for each in resource.items())
-        self._resource = _field(b"\x0a", pairs)
-        self._scope = _field(b"\x0a", _field(b"\x0a", scope.encode()) + _field(b"\x12", version.encode()))
+        self._resource, self._scope = resource_of(resource), scope_of(scope, version)
 
     def seal(self, spans: Sequence[bytes]) -> bytes:
         """Return the request for these spans."""
-        scoped = _field(b"\x12", b"".join((self._scope, *spans)))
-        return _field(b"\x0a", self._resource + scoped)
-
-
-def rejected_spans(response: bytes) -> int:
-    """Return the spans that a collector has rejected: `ExportTraceServiceResponse.partial_success.rejected_spans`.
-
-    A response that is malformed rejects none: the collector has answered with success.
-    """
-    try:
-        for number, value in _fields(response):
-            if number == 1 and isinstance(value, bytes):
-                return next((each for inner, each in _fields(value) if inner == 1 and isinstance(each, int)), 0)
-    except IndexError:
-        pass
-    return 0
-
-
-def _fields(message: bytes) -> Iterable[tuple[int, int | bytes]]:
-    """Yield number and value of each varint and length-delimited field. Raises `IndexError` if it is cut off."""
-    at = 0
-    while at < len(message):
-        tag, at = _read_varint(message, at)
-        if tag & 7 == 0:
-            number, at = _read_varint(message, at)
-            yield tag >> 3, number
-        elif tag & 7 == 2:
-            length, at = _read_varint(message, at)
-            yield tag >> 3, message[at : at + length]
-            at += length
-        else:
-            return
-
-
-def _read_varint(message: bytes, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while shift < 64:
-        byte = message[at]
-        at += 1
-        number |= (byte & 127) << shift
-        if byte < 128:
-            break
-        shift += 7
-    return number, at
+        scoped = field(b"\x12", b"".join((self._scope, *spans)))
+        return field(b"\x0a", self._resource + scoped)

@@ -90,6 +90,13 @@ class TraceRate:
         return True
 
 
+NoteExemplar = Callable[[str, bytes, float, float], None]
+"""Function that records a request as an exemplar: its route, trace, seconds, and date."""
+
+
+def _note_nothing(route: str, trace_id: bytes, seconds: float, date: float) -> None: ...
+
+
 class RequestTracer(Protocol):
     """A tracer, as connections use it."""
 
@@ -99,10 +106,16 @@ class RequestTracer(Protocol):
 
 @final
 class Tracer:
-    """Tracer with one set of settings. `add`: queues the encoded spans of a request, with their number."""
+    """Tracer with one set of settings. `add`: queues the encoded spans of a request; `note`: records the request as an
+    exemplar."""
 
     def __init__(
-        self, settings: TraceSettings, workers: int, builder: SpanBuilder, add: Callable[[list[bytes]], None]
+        self,
+        settings: TraceSettings,
+        workers: int,
+        builder: SpanBuilder,
+        add: Callable[[list[bytes]], None],
+        note: NoteExemplar = _note_nothing,
     ) -> None:
         self.settings = settings
         self.ids = _IDS
@@ -120,7 +133,7 @@ class Tracer:
             for name in settings.propagation
         )
         self._builder = builder
-        self._add = add
+        self._add, self._note = add, note
 
     def __repr__(self) -> str:
         return f"<Tracer {self.settings!r}>"
@@ -173,6 +186,7 @@ class Tracer:
 
     def record(self, ended: FinishedExchange, trace: Trace, now: float, date: float) -> None:
         """Encode and queue the spans of a request that has ended. `now`: monotonic seconds; `date`: epoch seconds."""
+        self._note("" if ended.route is None else ended.route.name, trace.trace_id, now - ended.begun_at, date)
         self._add(self._builder.spans_of(ended, trace, now, date, self.ids))
 
 

@@ -33,6 +33,7 @@ from fastgw.runtime.control.feed_runner import FeedRunner
 from fastgw.runtime.control.health_checker import Checks
 from fastgw.runtime.control.kubernetes.cluster_controller import ClusterControl
 from fastgw.runtime.control.kubernetes.watch import Watching
+from fastgw.runtime.control.metric_push import MetricPush
 from fastgw.runtime.control.node_view import NodeView
 from fastgw.runtime.control.revocation import Revoking
 from fastgw.runtime.control.shared_stream import shared_state
@@ -113,6 +114,8 @@ class Control:
         self._caches = StoreHandles(CONTROL, asyncio.get_running_loop(), node_state.caches, expires)
         self._cache_purging = CachePurging(self._caches.get, lambda: store_settings(self._proposer.current.settings))
         self._view = NodeView(node_state, channel, self._proposer, self._revoking, self._cache_purging, self._auditing)
+        self._pushing = MetricPush(node_state, self._view.exposition, self._fetcher)
+        self._proposer.on_accept = self._prepare_names
         self._watching = Watching(self._proposer.apply_watched_objects)
         self._cluster = ClusterControl(self._proposer.apply_watched_objects)
         self._view.feeds = lambda: [
@@ -148,6 +151,11 @@ class Control:
         for event in order.events:
             self._auditing.revoked(event)
 
+    def _prepare_names(self, accepted: ConfigSnapshot) -> None:
+        """Add the names of a generation before it is committed."""
+        self._view.prepare_names(accepted)
+        self._pushing.prepare(accepted.slot_table)
+
     def _use_cache(self, order: UseCache) -> None:
         for descriptor in self._channel.take_descriptors():
             self._caches.attach(
@@ -165,6 +173,8 @@ class Control:
         self._start_task(self._auditing.run())
         self._analytics.use_configuration(self._proposer.current, begins=True)
         self._start_task(self._analytics.run())
+        self._pushing.use_configuration(self._proposer.current)
+        self._start_task(self._view.slo.run())
         self._view.past.tick()  # a reference for later counts
         self._start_task(self._view.past.run())
         self._start_task(self._watch_files())
@@ -194,6 +204,7 @@ class Control:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._checks.stop()
+        await self._pushing.stop()
         await self._quotas.write_changes()
         await self._analytics.stop()
         await self._auditing.stop()
@@ -277,6 +288,7 @@ class Control:
         configure(now.settings.log)
         self._analytics.use_configuration(now)
         self._quotas.use_configuration(now.settings)
+        self._pushing.use_configuration(now)
         if self._admin is None or now.settings.admin != self._admin_settings or self._admin_settings.tls is None:
             return
         if any(before.captured[file] != now.captured[file] for file in files_of(self._admin_settings.tls)):

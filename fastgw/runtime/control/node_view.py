@@ -43,8 +43,10 @@ from fastgw.runtime.control.drained_targets import DrainedTargets
 from fastgw.runtime.control.explain_requests import Explaining
 from fastgw.runtime.control.health_checker import Checks
 from fastgw.runtime.control.revocation import Revoking
+from fastgw.runtime.control.slo_history import SloHistory
 from fastgw.runtime.control.traffic_history import EVERY_S, Recent, TrafficHistory, response_count
 from fastgw.runtime.ipc.channel import Channel, DrainAll
+from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.node.metrics import Exposition, OfTls, OfUpstream, target_errors
 from fastgw.runtime.node.node_state import NodeState, ReloadRecord
 from fastgw.runtime.process.process_stats import Process, process
@@ -105,7 +107,10 @@ class NodeView:
             lambda: self._proposer.stale is not None,
             lambda: bool(self._proposer.kept_files),
             lambda: self.caches(),
+            lambda: proposer.current.settings.telemetry.meter_plan,
+            lambda: self.slo.burn_rates(),
         )
+        self.slo = SloHistory(self._totals, lambda: proposer.current.settings.telemetry.meter_plan)
         self._looking = asyncio.Lock()
         self._limits: node_interface.Limits | None = None
         self._in_flight = node_state.shared.supervisor.in_flight()  # read-only
@@ -127,14 +132,20 @@ class NodeView:
         self._certified: tuple[object, object] = (None, None)
         self._of_tls: OfTls = ((), ())
         self._parts = Parts(proposer.config)
-        proposer.on_accept = lambda accepted: self._exposition.prepare(
-            accepted.generation, series_of(accepted.slot_table)
-        )
 
     # state
 
     def is_ready(self) -> bool:
         return self._node_state.words.is_ready(self._node_state.shared)
+
+    def prepare_names(self, accepted: ConfigSnapshot) -> None:
+        """Add the names of a generation to the metrics before it is committed."""
+        self._exposition.prepare(accepted.generation, series_of(accepted.slot_table))
+
+    @property
+    def exposition(self) -> Exposition:
+        """The metrics of the node."""
+        return self._exposition
 
     def metrics(self, accept: bytes) -> tuple[bytes, bytes]:
         return self._exposition.text(accept)

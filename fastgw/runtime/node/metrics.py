@@ -9,9 +9,12 @@ from typing import Final, NamedTuple
 from fastgw import VERSION
 from fastgw.admin.node_interface import CertificateInfo, FeedInfo, VerifierInfo
 from fastgw.admin.prometheus_text import (
+    OPENMETRICS,
     PROMETHEUS,
     ExpositionFormat,
     Sample,
+    bucket_labels,
+    exemplar_text,
     exposed,
     histogram,
     labels,
@@ -21,16 +24,19 @@ from fastgw.cache.store import StoreNumbers
 from fastgw.downstream.tls.connection import HandshakeOutcome
 from fastgw.observe import Series, Totals
 from fastgw.observe.metrics import families
+from fastgw.observe.metrics.exemplars import Exemplar, latest
 from fastgw.observe.metrics.families import (
     BOUNDS_S,
     COPIES,
     HELPER_RESULTS,
+    NONE,
     OTHER,
     SHADOW_DECISIONS,
     WAF_ATTACKS,
     Family,
     FilterEvent,
 )
+from fastgw.observe.metrics.request_meter import MeterPlan
 from fastgw.observe.metrics.series_layout import (
     ROUTE_REQUEST_BYTES,
     ROUTE_RESPONSE_BYTES,
@@ -44,7 +50,9 @@ from fastgw.observe.metrics.series_layout import (
     UPSTREAM_RETRIES,
     UPSTREAM_RETRIES_DENIED,
     UPSTREAM_WAITS,
+    exemplar_word,
 )
+from fastgw.runtime.node.measured_metrics import measured
 from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.runtime.process.process_stats import Process, process
 from fastgw.shm.health_words import HealthVerdict
@@ -253,6 +261,26 @@ CACHE_REDIS_DAMAGED: Final = Family(
 )
 CACHE_REDIS: Final = (CACHE_REDIS_HITS, CACHE_REDIS_WRITES, CACHE_REDIS_DAMAGED)
 
+SLO_OBJECTIVE: Final = Family(
+    "fastgw_slo_objective_ratio",
+    "gauge",
+    ("route", "slo"),
+    "Objective of a route: share of its requests that are good. Absent without requests.",
+)
+SLO_BURN_RATE: Final = Family(
+    "fastgw_slo_burn_rate",
+    "gauge",
+    ("route", "slo", "window"),
+    "How fast a route spends its error budget: share of bad requests in the window, divided by the share that the "
+    "objective allows. 1 = just within the objective. Windows begin with the control process.",
+)
+METRIC_PUSHES: Final = Family(
+    "fastgw_metric_pushes_total",
+    "counter",
+    ("exporter", "result"),
+    "Pushes of metrics (otlp, statsd): ok, or failed. Those that fail are repeated with the counts of then.",
+)
+OF_SLO: Final = (SLO_OBJECTIVE, SLO_BURN_RATE)
 OF_HEALTH: Final = (TARGETS, BREAKER)
 OF_CONCURRENCY: Final = (CONCURRENCY_LIMIT, CONCURRENCY_IN_FLIGHT)
 POOLS: Final = (POOL_IN_USE, POOL_IDLE, POOL_WAITING)
@@ -298,6 +326,8 @@ FAMILIES: Final = (
     *OF_TLS,
     *CACHES,
     *FEEDS,
+    *OF_SLO,
+    METRIC_PUSHES,
     *OF_WORKERS,
     *OF_PROCESSES,
 )
@@ -306,6 +336,7 @@ FAMILIES: Final = (
 OfTls = tuple[Sequence[CertificateInfo], Sequence[VerifierInfo]]
 """Certificates of listeners, and certificates that verify clients."""
 
+EXPORTERS: Final = ("otlp", "statsd")
 _BOUNDS: Final = {bound: "+Inf" if bound == inf else f"{bound}" for bound in (*BOUNDS_S, inf)}
 
 
@@ -334,9 +365,12 @@ class Exposition:
         is_stale: Callable[[], bool] = bool,
         keeps_files: Callable[[], bool] = bool,
         caches: Callable[[], Mapping[str, StoreNumbers]] = dict,
+        plan: Callable[[], MeterPlan | None] = lambda: None,
+        burn_rates: Callable[[], Mapping[tuple[str, str, str], float]] = dict,
     ) -> None:
         """`is_stale`: whether the configuration's own files differ from the active configuration; `keeps_files`:
-        whether the present contents of a referenced file are not active; `caches`: stores of the response cache.
+        whether the present contents of a referenced file are not active; `caches`: stores of the response cache;
+        `plan`: what is measured; `burn_rates`: of service level objectives, by route, objective and window.
         """
         self._is_stale, self._keeps_files = is_stale, keeps_files
         self._generations = {0: series}
@@ -348,6 +382,8 @@ class Exposition:
         self._health = health
         self._concurrency = concurrency
         self._caches = caches
+        self._plan = plan
+        self._burn_rates = burn_rates
 
     def prepare(self, generation: int, series: Series) -> None:
         """Add the names of a generation before it is committed."""
@@ -364,11 +400,33 @@ class Exposition:
     def text(self, accept: bytes = b"") -> tuple[bytes, bytes]:
         """Return content type and text, in the format requested by this Accept header."""
         form: ExpositionFormat = negotiate_format(accept)
-        return form.content_type, exposed(self._families(), form)
+        exemplars = {families.REQUEST_SECONDS.name: self._exemplar_texts()} if form is OPENMETRICS else {}
+        return form.content_type, exposed(self.families(), form, exemplars)
 
-    def _families(self) -> Iterator[tuple[Family, Sequence[Sample] | Iterator[Sample]]]:
+    def exemplars(self) -> Mapping[str, Mapping[int, Exemplar]]:
+        """Return the exemplars of `fastgw_request_seconds` by route and bucket."""
+        columns = [self._words.counted(column) for column in self._shared.columns]
+        found: dict[str, dict[int, Exemplar]] = {}
+        series = self.series
+        for name, row in series.routes.items():
+            for bucket in range(SUM):
+                known = latest(columns, exemplar_word(row, bucket), "" if name == NONE else name)
+                if known is not None:
+                    found.setdefault(name, {})[bucket] = known
+        return found
+
+    def _exemplar_texts(self) -> Mapping[str, str]:
+        bounds = tuple(_BOUNDS.values())
+        return {
+            bucket_labels(labels(families.REQUEST_SECONDS, route), bounds[bucket]): exemplar_text(*each)
+            for route, buckets in self.exemplars().items()
+            for bucket, each in buckets.items()
+        }
+
+    def families(self) -> Iterator[tuple[Family, Sequence[Sample] | Iterator[Sample]]]:
         series, found = self._totals()
-        yield from counted(series, found)
+        plan = self._plan()
+        yield from counted(series, found, plan)
         yield from self._pools(series)
         yield from zip(OF_HEALTH, self._healths(series), strict=True)
         yield from zip(OF_CONCURRENCY, self._limited(), strict=True)
@@ -378,6 +436,8 @@ class Exposition:
         yield from zip(OF_TLS, self._tls(), strict=True)
         yield from zip(CACHES, self._stored(), strict=True)
         yield from zip(FEEDS, self._fed(), strict=True)
+        yield from zip(OF_SLO, self._objectives(found, plan), strict=True)
+        yield METRIC_PUSHES, self._pushes()
         yield from self._workers()
 
     def _totals(self) -> tuple[Series, Totals]:
@@ -491,6 +551,23 @@ class Exposition:
         dates = [(each, each.last_success_date) for each in known]
         yield [("", labels(FEED_SUCCESS, each.feed, each.used_by), date) for each, date in dates if date is not None]
 
+    def _objectives(self, found: Totals, plan: MeterPlan | None) -> Iterator[Sequence[Sample]]:
+        known = {} if plan is None else {route: plan.objectives_of(route) for route, _ in found.objectives}
+        yield [
+            ("", labels(SLO_OBJECTIVE, route, name), objective)
+            for route, each in known.items()
+            if each is not None
+            for name, objective in each.named.items()
+        ]
+        yield [("", labels(SLO_BURN_RATE, *key), rate) for key, rate in self._burn_rates().items()]
+
+    def _pushes(self) -> Sequence[Sample]:
+        own, at = self._shared.supervisor.words, self._words.metric_pushes
+        results = [(exporter, result) for exporter in EXPORTERS for result in ("ok", "failed")]
+        return [
+            ("", labels(METRIC_PUSHES, *each), own[at + word]) for word, each in enumerate(results) if own[at + word]
+        ]
+
     def _workers(self) -> Iterator[tuple[Family, Sequence[Sample]]]:
         alive = [(f"{number}", column) for number, column in enumerate(self._shared.columns, 1)]
         alive = [(worker, column) for worker, column in alive if column.words[self._words.pid]]
@@ -501,8 +578,10 @@ class Exposition:
             yield family, [("", labels(family, worker), of_process(seen)) for worker, seen in looked_at if seen]
 
 
-def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[Sample] | Iterator[Sample]]]:
-    """Yield the metric families that the observers count."""
+def counted(
+    series: Series, totals: Totals, plan: MeterPlan | None = None
+) -> Iterator[tuple[Family, Sequence[Sample] | Iterator[Sample]]]:
+    """Yield the metric families that the observers count. `plan`: what is measured."""
     requests = families.REQUESTS
     yield (
         requests,
@@ -584,6 +663,7 @@ def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[S
     ):
         yield family, [("", labels(family, *names), count) for names, count in counts.items()]
     cached = totals.cache_requests.items()
+    yield from measured(series, totals, plan)
     yield families.CACHE_REQUESTS, [("", labels(families.CACHE_REQUESTS, *names), count) for names, count in cached]
     yield families.FAULTS, [("", labels(families.FAULTS, *names), count) for names, count in totals.faults.items()]
     yield families.TARGET_SECONDS, _target_seconds(totals)

@@ -14,6 +14,7 @@ from fastgw.gateway.tables import Gateway
 from fastgw.observe import Series, Totals
 from fastgw.observe.metrics.carry_over import CounterCarryOver
 from fastgw.observe.metrics.series_layout import (
+    CARRIED,
     TARGET_WORDS,
     TARGETS_AT,
     UNCELLED,
@@ -57,7 +58,7 @@ class ShmLayout:
         layout = gateway.layout
         layout.connections = max(layout.connections, gateway.limits.connections)
         self._counted = counted_in(layout)
-        self._returned = layout.counter("series_returned", COUNTED)
+        self._returned = layout.counter("series_returned", CARRIED)
         self.targets = TargetWords(layout)
         self.last_errors = LastErrors(layout)
         self.tokens = layout.counter("token_cache", credential_cache.WORDS)
@@ -73,6 +74,14 @@ class ShmLayout:
         """Counter in the supervisor's column: failed reloads."""
         self.analytics_failures = layout.counter("analytics_failures")
         """Counter in the supervisor's column, written by control: failed writes of the analytics database."""
+        self.metric_pushes = layout.counter("metric_pushes", 4)
+        """Counters in the supervisor's column, written by control: pushes by OTLP that succeeded and failed, then those
+        to StatsD.
+        """
+        self.statsd_begun = layout.gauge("statsd_begun")
+        """Gauge in the supervisor's column, written by control: 1 once counts are pushed to StatsD, so that a later
+        control process does not push them again.
+        """
         self.last_reload_failed = layout.gauge("last_reload_failed")
         """Gauge in the supervisor's column: sum of `CONFIG_FAILED` and `CONTENTS_FAILED`, for the kinds of changes
         whose last attempt has failed.
@@ -312,7 +321,7 @@ class ShmLayout:
         return answers_at(shared.views, row) <= error.answers
 
     def _given_back(self, column: Column) -> memoryview:
-        return column.words[self._returned : self._returned + COUNTED]
+        return column.words[self._returned : self._returned + CARRIED]
 
     def carry(self, shared: SharedMemory, before: SlotTable, after: SlotTable) -> None:
         """Carry counts over to the new names, in the supervisor, when all workers are prepared and before any commits:

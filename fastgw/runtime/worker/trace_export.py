@@ -7,8 +7,6 @@ failed. Rule 4: a worker that ends exports what is queued first, within the time
 """
 
 import asyncio
-import gzip
-import random
 import socket
 from contextlib import suppress
 from time import monotonic
@@ -17,49 +15,22 @@ from typing import Final, final
 from fastgw import VERSION
 from fastgw.config.settings.telemetry import OtlpExport
 from fastgw.gateway.tables import Gateway
-from fastgw.http.grpc.frames import PREFIX, frame
-from fastgw.http.grpc.status import STATUS, GrpcStatus, parse_status
+from fastgw.http.grpc.protobuf import rejected_items
 from fastgw.observe import Observer
 from fastgw.observe.access_log.formats import SecretNames
-from fastgw.observe.tracing.otlp import OtlpEnvelope, otlp_encoder, rejected_spans
+from fastgw.observe.tracing.otlp import OtlpEnvelope, otlp_encoder
 from fastgw.observe.tracing.queue import SpanQueue
 from fastgw.observe.tracing.spans import Encoder, SpanBuilder
 from fastgw.observe.tracing.tracer import RequestTracer, Tracer, fast_tracer
 from fastgw.observe.tracing.zipkin import ZipkinEncoder, ZipkinEnvelope
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.upstream.client.http_client import Fetched, Fetcher, FetchFailed
-from fastgw.upstream.policies.retry import wait_in
+from fastgw.upstream.client.collector_client import BatchRefused, CollectorClient, CollectorHeaders, RetryPause
+from fastgw.upstream.client.http_client import Fetcher
 
 INTERVAL_S: Final = 1.0
 """Maximum seconds that a span waits for others of its batch."""
-FIRST_BACKOFF_S: Final = 0.5
-MOST_BACKOFF_S: Final = 30.0
 GIVE_UP_S: Final = 120.0
 """Seconds after which a batch that the collector does not accept is given up."""
-MOST_ASKED_S: Final = 60.0
-"""Maximum seconds in `Retry-After` that are respected."""
-_RETRIED: Final = frozenset((429, 502, 503, 504))
-_RETRIED_CALLS: Final = frozenset(
-    (
-        GrpcStatus.CANCELLED,
-        GrpcStatus.DEADLINE_EXCEEDED,
-        GrpcStatus.ABORTED,
-        GrpcStatus.OUT_OF_RANGE,
-        GrpcStatus.UNAVAILABLE,
-        GrpcStatus.DATA_LOSS,
-    )
-)
-"""Failures that are retried, according to the OTLP specification."""
-
-CollectorHeaders = tuple[tuple[bytes, bytes], ...]
-
-
-class BatchRefused(Exception):
-    """A batch was not accepted. The text is for the log. `wait`: seconds until a retry; None: it is not retried."""
-
-    def __init__(self, reason: str, wait: float | None) -> None:
-        super().__init__(reason)
-        self.wait = wait
 
 
 @final
@@ -70,9 +41,8 @@ class TraceExport:
         settings = gateway.config.telemetry.traces
         assert settings is not None
         self.settings, self.headers, self.workers = settings, headers, gateway.workers
-        self._fetcher, self._observer = fetcher, observer
+        self._observer = observer
         self._export = settings.export
-        self._is_call = isinstance(self._export, OtlpExport) and self._export.protocol == "grpc"
         resource = {
             "service.name": settings.service,
             "service.version": VERSION,
@@ -87,11 +57,14 @@ class TraceExport:
             encoder, self._envelope = otlp_encoder(), OtlpEnvelope(resource, "fastgw", VERSION)
         else:
             encoder, self._envelope = ZipkinEncoder(settings.service), ZipkinEnvelope()
+        is_call = settings.otlp is not None and settings.otlp.protocol == "grpc"
+        content_type = self._envelope.content_type
+        self._client = CollectorClient(fetcher, self._export, headers, content_type, is_call=is_call)
         self._pressed = asyncio.Event()
         self._stopping = asyncio.Event()
         self.queue = SpanQueue(self._pressed.set, lambda count: observer.count_spans(dropped=count))
         builder = SpanBuilder(encoder, SecretNames(settings.redact).mask, gateway.routes_by_name)
-        self.tracer = fast_tracer(Tracer(settings, gateway.workers, builder, self.queue.add))
+        self.tracer = fast_tracer(Tracer(settings, gateway.workers, builder, self.queue.add, observer.note_exemplar))
         self._builder = builder
         self._in_flight = 0  # spans of the batch that is being sent
         self._is_failing = False
@@ -147,20 +120,20 @@ class TraceExport:
 
     async def _deliver(self, batch: list[bytes]) -> None:
         """Send a batch until it is accepted, or given up."""
-        body = await self._body(batch)
-        until, backoff = monotonic() + GIVE_UP_S, FIRST_BACKOFF_S
+        body = await self._client.prepare(self._envelope.seal(batch))
+        until, pause = monotonic() + GIVE_UP_S, RetryPause()
         while True:
             try:
-                rejected = min(await self._send(body), len(batch))
+                response = await self._client.send(body)
             except BatchRefused as refused:
                 self._note_failure(str(refused), refused.wait is None)
                 if refused.wait is None or monotonic() >= until:
                     self._observer.count_spans(failed=len(batch))
                     return
-                wait = max(refused.wait, backoff * random.uniform(0.5, 1.0))  # jitter
-                backoff = min(2 * backoff, MOST_BACKOFF_S)
-                await self._pause(wait)
+                await self._pause(pause.after(refused.wait))
             else:
+                is_otlp = isinstance(self._export, OtlpExport)
+                rejected = min(rejected_items(response), len(batch)) if is_otlp else 0
                 self._observer.count_spans(exported=len(batch) - rejected, failed=rejected)
                 self._note_success(rejected)
                 return
@@ -173,45 +146,6 @@ class TraceExport:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
-
-    async def _body(self, batch: list[bytes]) -> bytes:
-        sealed = self._envelope.seal(batch)
-        if self._export.compression == "gzip":
-            loop = asyncio.get_running_loop()
-            sealed = await loop.run_in_executor(None, gzip.compress, sealed, 1)
-        return frame(sealed, int(self._export.compression == "gzip")) if self._is_call else sealed
-
-    async def _send(self, body: bytes) -> int:
-        """Send a batch once. Returns the spans that the collector has rejected. Raises `BatchRefused`."""
-        export, is_gzip = self._export, self._export.compression == "gzip"
-        fields: list[tuple[bytes, bytes]] = [*self.headers]
-        if self._is_call:
-            fields.append((b"Content-Type", b"application/grpc"))
-            fields += ((b"Grpc-Encoding", b"gzip"),) if is_gzip else ()
-        else:
-            fields.append((b"Content-Type", self._envelope.content_type))
-            fields += ((b"Content-Encoding", b"gzip"),) if is_gzip else ()
-        try:
-            answer = await self._fetcher.fetch(
-                export.endpoint,
-                method=b"POST",
-                fields=fields,
-                body=body,
-                tls=export.tls,
-                timeout=export.timeout,
-                repeatable=True,
-                http2=self._is_call,
-            )
-        except FetchFailed as failed:
-            raise BatchRefused(failed.reason, 0.0) from None
-        wait = min(wait_in(answer.fields.get(b"Retry-After")), MOST_ASKED_S)
-        if self._is_call and answer.status == 200:
-            return _outcome_of_call(answer, wait)
-        if not 200 <= answer.status < 300:
-            raise BatchRefused(
-                f"{export.endpoint.origin}: status {answer.status}", wait if answer.status in _RETRIED else None
-            )
-        return rejected_spans(answer.body) if isinstance(export, OtlpExport) else 0
 
     def _note_failure(self, reason: str, is_final: bool) -> None:
         """Log the first failure after a success."""
@@ -227,15 +161,6 @@ class TraceExport:
         elif self._is_failing:
             self._is_failing = False
             log_event(OperatorEvent.TRACES_BACK, "spans are exported again")
-
-
-def _outcome_of_call(answer: Fetched, wait: float) -> int:
-    """Return the rejected spans of a gRPC call. Raises `BatchRefused`."""
-    sent = next((value for name, value in answer.trailers if name.lower() == STATUS), answer.fields.get(STATUS))
-    status = parse_status(sent)
-    if status is not GrpcStatus.OK:
-        raise BatchRefused(f"gRPC status {status.name}", wait if status in _RETRIED_CALLS else None)
-    return rejected_spans(answer.body[PREFIX:])
 
 
 @final

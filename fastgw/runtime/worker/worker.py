@@ -148,6 +148,7 @@ class Worker:
             column=words.counted(self._column),
             series=gateway.series,
             note=partial(words.last_errors.note_route, self._column),
+            plan=gateway.config.telemetry.meter_plan,
         )
         self._traces = TraceExports(self._services.fetcher, self._observer)
         self._traces.adopt(gateway)
@@ -180,6 +181,7 @@ class Worker:
                 words,
                 node_state.begun_date,
                 caches=lambda: self._caches.numbers(store_settings(self._table_swap.gateway.config)),
+                plan=lambda: self._table_swap.gateway.config.telemetry.meter_plan,
             ).text(accept),
         )
         self._ended: asyncio.Future[None] = loop.create_future()
@@ -339,7 +341,7 @@ class Worker:
         words, column, limits = self._words, self._column, gateway.limits
         placed = dict(zip(gateway.tables, prepare.listeners, strict=True))
         self._standing.accept_queued(placed)
-        self._observer.adopt(gateway.config.access_logs, gateway.series)
+        self._observer.adopt(gateway.config.access_logs, gateway.series, gateway.config.telemetry.meter_plan)
         self._traces.adopt(gateway)
         gateway.stock.roster.use_index(gateway.index)
         node_limits = words.connection_limit(column, limits), words.address_limit(column, limits)

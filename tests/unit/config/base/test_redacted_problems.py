@@ -190,6 +190,9 @@ SETTINGS: dict[str, list[Said]] = {
     "Sticky.key": [upstream(load_balancing={"sticky": {"cookie": "a", "key": SECRET}})],
     "TargetsFile.file": [upstream(targets={"file": name}) for name in FORMATS],
     "OtlpExport.headers": [traces(otlp={"url": "http://127.0.0.1:4318", "headers": {"X-Key": SECRET}})],
+    "OtlpMetrics.headers": [
+        {"telemetry": {"metrics": {"otlp": {"url": "http://127.0.0.1:4318", "headers": {"X-Key": SECRET}}}}}
+    ],
     "ZipkinExport.headers": [traces(zipkin={"url": "http://127.0.0.1:9411/", "headers": {"X-Key": SECRET}})],
     "UpstreamTls.ca": [upstream(tls=CA)],
     "UpstreamTls.certificate": [upstream(tls={"certificate": "FILE", "key": "KEY"})],

@@ -17,6 +17,7 @@ from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.families import BOUNDS_S, METHODS
 from fastgw.observe.metrics.series_layout import (
     CELLS,
+    METERS_AT,
     ROUTE_REQUEST_BYTES,
     ROUTE_RESPONSE_BYTES,
     SUM,
@@ -144,7 +145,7 @@ def test_the_last_cell_is_within_the_column() -> None:
     own = column()
     counters = ExchangeCounters(series(), own)
     words = [counters.cells.word(1 << 63 | each) for each in range(CELLS + 2)]
-    assert words[-3:] == [WORDS - 1, None, None]
+    assert words[-3:] == [METERS_AT - 1, None, None]
     assert ExchangeCounters(series(), own).cells.word(1 << 63) == words[0]
 
 

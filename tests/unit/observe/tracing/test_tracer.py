@@ -19,9 +19,10 @@ from fastgw.compiled import PURE
 from fastgw.config.base.value_types import Url
 from fastgw.config.settings.telemetry import OtlpExport, Sampling, Traces
 from fastgw.errors import Fault
+from fastgw.http.grpc.protobuf import rejected_items
 from fastgw.http.http1.parser import parse_request
 from fastgw.observe.access_log.formats import masker
-from fastgw.observe.tracing.otlp import OtlpEncoder, OtlpEnvelope, otlp_encoder, rejected_spans
+from fastgw.observe.tracing.otlp import OtlpEncoder, OtlpEnvelope, otlp_encoder
 from fastgw.observe.tracing.queue import SpanQueue
 from fastgw.observe.tracing.spans import CLIENT, Common, SpanBuilder, TraceSpan
 from fastgw.observe.tracing.trace import EndedAttempt, EndedWait, Trace
@@ -341,4 +342,4 @@ def test_the_queue_is_bounded_and_gives_whole_batches() -> None:
     ],
 )
 def test_rejected_spans_are_read(response: bytes, rejected: int) -> None:
-    assert rejected_spans(response) == rejected
+    assert rejected_items(response) == rejected

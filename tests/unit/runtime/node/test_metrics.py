@@ -19,7 +19,9 @@ from fastgw.downstream.tls.connection import HandshakeOutcome
 from fastgw.filters.policies.size import Size
 from fastgw.gateway.compiler import compile as compiled
 from fastgw.gateway.tables import Gateway
+from fastgw.observe import Record
 from fastgw.observe.metrics.counters import ExchangeCounters
+from fastgw.observe.metrics.request_meter import MeterPlan, Objectives
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.metrics.series_layout import UPSTREAM_CONNECTS, series_of
 from fastgw.redis import availability
@@ -36,6 +38,9 @@ BEGUN = 1_700_000_000.0
 DISK = DiskNumbers(
     1 << 30, objects=3, bytes=12_288, hits=5, written=6, dropped=1, errors=2, evicted=4, damaged=1, has_failed=False
 )
+
+PLAN = MeterPlan(("route",), (0.1, 1.0), {}, Objectives(0.99, None, 0.99), {})
+RECORD = Record(BEGUN, "::1", "public", b"GET", b"http", b"a", b"/", None, 11, 200, 0, 0, 0.25, route="user")
 
 
 class Node:
@@ -76,6 +81,8 @@ class Node:
             lambda: {"users": OfUpstream({HealthVerdict.HEALTHY: 2, HealthVerdict.EJECTED: 1}, BreakerPhase.OPEN)},
             lambda: {"at_a_time": (10, 3)},
             caches=lambda: {"main": StoreNumbers(2, 4096, {Eviction.CAPACITY: 7}, DISK, RedisNumbers(1, 2, 3, 4))},
+            plan=lambda: PLAN,
+            burn_rates=lambda: {("user", "availability", "1h"): 2.5},
         )
 
     def finish(self, route: str, status: int = 200, fault: str = "") -> None:
@@ -115,6 +122,8 @@ def test_every_family_is_told_with_its_labels_and_kind(node: Node, accept: bytes
     node.counters.count_websocket("main", "user", 0, 1000, 1)
     node.counters.count_content_coding("user", 0, 2, 1000, 300)
     node.counters.count_cache("user", "hit")
+    node.counters.meter(PLAN).add_record(RECORD)
+    node.shared.supervisor.words[node.words.metric_pushes] = 1
     node.own.words[node.words.state_up] = availability.UP
     content_type, text = node.exposition.text(accept)
     assert content_type == (OPENMETRICS if accept else PROMETHEUS).content_type

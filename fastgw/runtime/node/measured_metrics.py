@@ -1,0 +1,90 @@
+"""Metrics that are measured on request: histograms by labels of choice, and service level objectives."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import inf
+from typing import Final
+
+from fastgw.admin.prometheus_text import Sample, histogram, labels
+from fastgw.observe import Series, Totals
+from fastgw.observe.metrics import families
+from fastgw.observe.metrics.families import NONE, OTHER, Family, SloCount
+from fastgw.observe.metrics.meter_rows import LABELS, NO_FAULT, NO_ROW, MeterKey, unpacked
+from fastgw.observe.metrics.request_meter import MeterPlan
+
+SLO_COUNTS: Final = (
+    ("availability", SloCount.AVAILABILITY_ALL, SloCount.AVAILABILITY_BAD),
+    ("latency", SloCount.LATENCY_ALL, SloCount.LATENCY_BAD),
+)
+"""Objectives by name, with the counts of all and of bad requests."""
+
+
+def measured(
+    series: Series, totals: Totals, plan: MeterPlan | None
+) -> Iterator[tuple[Family, Sequence[Sample] | Iterator[Sample]]]:
+    """Yield histograms by labels of choice, and counts of objectives."""
+    histograms: list[Sample] = []
+    folded: list[Sample] = []
+    if plan is not None and plan.is_exposed:
+        family = families.REQUEST_DURATION._replace(labels=tuple(sorted(plan.labels)))
+        for names, bounds, counts in measured_by_labels(series, totals, plan):
+            labelled = labels(family, *(names[label] for label in family.labels))
+            texts = {bound: "+Inf" if bound == inf else f"{bound}" for bound in (*bounds, inf)}
+            histograms += histogram(labelled, texts, counts[: len(texts)], counts[-1] / 1e6)
+        folded.append(("", "", totals.measured_folded))
+    yield families.REQUEST_DURATION, histograms
+    yield families.REQUEST_DURATION_FOLDED, folded
+    requests = totals.objectives
+    slo = families.SLO_REQUESTS
+    samples: list[Sample] = []
+    for route in dict.fromkeys(route for route, _ in requests):
+        for name, every, bad in SLO_COUNTS:
+            if total := requests.get((route, every), 0):
+                failed = requests.get((route, bad), 0)
+                samples.append(("", labels(slo, "good", route, name), total - failed))
+                samples.append(("", labels(slo, "bad", route, name), failed))
+    yield slo, samples
+
+
+def measured_by_labels(
+    series: Series, totals: Totals, plan: MeterPlan
+) -> Iterator[tuple[Mapping[str, str], Sequence[float], Sequence[int]]]:
+    """Yield the histograms of a plan: labels, upper bounds, and counts with the sum in microseconds as the last."""
+    names = MeterNames(series, plan.labels)
+    shapes = plan.shapes
+    summed: dict[tuple[str, ...], tuple[Sequence[float], Sequence[int]]] = {}
+    for (key, shape), counts in totals.measured.items():
+        bounds = shapes.get(shape)
+        if bounds is None or not any(counts):
+            continue
+        labelled = names.labels_of(unpacked(key))
+        known = summed.get(labelled)
+        if known is not None and known[0] == bounds:  # rows of removed names
+            counts = [one + other for one, other in zip(known[1], counts, strict=True)]
+        summed[labelled] = bounds, counts
+    for values, (limits, counts) in summed.items():
+        yield dict(zip(plan.labels, values, strict=True)), limits, counts
+
+
+class MeterNames:
+    """Names of the labels of measured requests in one generation."""
+
+    def __init__(self, series: Series, chosen: Sequence[str]) -> None:
+        self._chosen = [LABELS.index(label) for label in chosen]
+        self._routes = {row: name for name, row in series.routes.items()}
+        self._upstreams = {row: name for name, row in series.upstreams.items()} | {NO_ROW: NONE}
+        self._consumers = {row: name for name, row in series.consumers.items()} | {NO_ROW: NONE}
+        self._faults = {row: name for name, row in series.faults.items()} | {NO_FAULT: NONE}
+
+    def labels_of(self, key: MeterKey) -> tuple[str, ...]:
+        """Return the values of the chosen labels."""
+        status = f"{key.status}" if key.status else OTHER
+        values = (
+            self._routes.get(key.route, OTHER),
+            self._upstreams.get(key.upstream, OTHER),
+            self._consumers.get(key.consumer, OTHER),
+            families.METHODS[key.method].decode() if key.status or key.method else OTHER,
+            status,
+            f"{status}xx" if key.status else OTHER,
+            self._faults.get(key.fault, OTHER),
+        )
+        return tuple(values[index] for index in self._chosen)
