@@ -31,7 +31,7 @@ class Observer:
         plan: MeterPlan | None = None,
     ) -> None:
         """Create the observer. `column`: `series_layout.WORDS` words, written by this worker alone. None: the counts
-        are not read. `note`: records the last error of a route. `plan`: what is measured besides; None: nothing."""
+        are not read. `note`: records the last error of a route. `plan`: of the meter; None: there is none."""
         if column is None:
             column = memoryview(bytearray(8 * WORDS)).cast("Q")
         self._counters = ExchangeCounters(series, column, note)

@@ -283,7 +283,7 @@ class Telemetry(Settings):
 
     @property
     def meter_plan(self) -> MeterPlan | None:
-        """What workers measure in addition; None: nothing."""
+        """Plan for the meters of workers; None: they measure nothing in addition."""
         metrics = self.metrics or Metrics()
         duration = metrics.request_duration
         if duration is None and metrics.statsd is None and self.slo is None and not self.route_slos:

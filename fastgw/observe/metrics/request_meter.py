@@ -1,6 +1,6 @@
 """Meter of a worker's requests: histograms by chosen labels, and counts of service level objectives.
 
-It exists only if the configuration asks for either, and is told of a request as an access log is: a request costs
+It exists only if the configuration asks for either, and receives the record of a request as an access log does: a request costs
 nothing otherwise.
 """
 
@@ -46,7 +46,7 @@ class Objectives(NamedTuple):
 
 
 class MeterPlan(NamedTuple):
-    """What is measured. Equal plans measure alike."""
+    """Plan of a meter: labels and buckets of histograms, and objectives of routes."""
 
     labels: tuple[str, ...]
     """Labels of the histograms, some of `meter_rows.LABELS`; empty: there are no histograms."""

@@ -182,7 +182,7 @@ class _OtlpPush(_Periodic):
         super().__init__(settings.interval)
 
     async def push(self) -> None:
-        """Push all metrics. What fails for the moment is tried again until the next push is due."""
+        """Push all metrics. A failure that may pass is retried until the next push is due."""
         exposed = [(family, list(samples)) for family, samples in self._exposition.families()]
         exemplars = self._exposition.exemplars()
         due_at, pause = time.monotonic() + self.settings.interval, RetryPause()
@@ -231,7 +231,7 @@ class _StatsdPush(_Periodic):
         self._counts.read(self._columns(), self._names, self.plan)
 
     async def push(self) -> None:
-        """Send what was counted. What cannot be sent stays for the next push."""
+        """Send what was counted. Series that cannot be sent stay for the next push."""
         self.read()
         counts = self._counts
         if self.settings.format == "statsd":

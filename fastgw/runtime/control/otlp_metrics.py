@@ -104,7 +104,7 @@ class MetricsEncoder:
         for _, labelled, value in samples:
             begun = b""
             if family.kind == "counter":
-                begun = b"\x11" + self._begun(family, labelled, value, seen).to_bytes(8, "little")
+                begun = b"\x11" + self._begun_ns_of(family, labelled, value, seen).to_bytes(8, "little")
             number = b"\x31" + pack("<q", value) if isinstance(value, int) else b"\x21" + pack("<d", value)
             time = b"\x19" + now_ns.to_bytes(8, "little")
             yield field(b"\x0a", begun + time + number + _attributes(b"\x3a", labelled))
@@ -119,7 +119,7 @@ class MetricsEncoder:
     ) -> Iterator[bytes]:
         for each in _histograms(samples):
             count = sum(each.counts)
-            begun = self._begun(family, each.labelled, count, seen)
+            begun = self._begun_ns_of(family, each.labelled, count, seen)
             examples = b""
             if family is families.REQUEST_SECONDS:
                 route = dict(parse_labels(each.labelled)).get("route", "")
@@ -140,7 +140,7 @@ class MetricsEncoder:
                 ),
             )
 
-    def _begun(self, family: Family, labelled: str, value: float, seen: dict[tuple[str, str], _Since]) -> int:
+    def _begun_ns_of(self, family: Family, labelled: str, value: float, seen: dict[tuple[str, str], _Since]) -> int:
         """Return the time since which a series counts, in nanoseconds."""
         key = family.name, labelled
         known = self._series.get(key)

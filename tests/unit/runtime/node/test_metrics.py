@@ -21,8 +21,8 @@ from fastgw.gateway.compiler import compile as compiled
 from fastgw.gateway.tables import Gateway
 from fastgw.observe import Record
 from fastgw.observe.metrics.counters import ExchangeCounters
-from fastgw.observe.metrics.request_meter import MeterPlan, Objectives
 from fastgw.observe.metrics.families import FilterEvent
+from fastgw.observe.metrics.request_meter import MeterPlan, Objectives
 from fastgw.observe.metrics.series_layout import UPSTREAM_CONNECTS, series_of
 from fastgw.redis import availability
 from fastgw.runtime.control.health_checker import OfUpstream
