@@ -1,7 +1,7 @@
 """Meter of a worker's requests: histograms by chosen labels, and counts of service level objectives.
 
-It exists only if the configuration asks for either, and receives the record of a request as an access log does: a request costs
-nothing otherwise.
+It exists only if the configuration asks for either, and receives the record of a request as an access log does: a
+request costs nothing otherwise.
 """
 
 from bisect import bisect_left
