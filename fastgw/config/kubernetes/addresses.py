@@ -68,6 +68,8 @@ def _addresses_of(service: ClusterObject) -> list[dict[str, str]]:
 
 def _assign_pool(context: TranslationContext) -> None:
     pool = context.settings.addresses.addresses
+    if context.cluster.all("Ingress") or context.cluster.all("IngressClass"):
+        pool = pool[:-1]  # Ingresses are served at the last one
     known = frozenset(pool)
     taken: set[str] = set()
     left = []

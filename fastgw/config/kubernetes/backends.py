@@ -77,8 +77,9 @@ def resolve(
     if upstream not in context.upstreams:
         settings: dict[str, Any] = {
             "targets": targets_of(service, port, context.cluster, scheme),
-            "host_header": "preserve",
         }
+        if scheme in ("http", "https"):
+            settings["host_header"] = "preserve"
         if protocol != "auto":
             settings["protocol"] = protocol
         if tls is not None:

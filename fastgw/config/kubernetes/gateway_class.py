@@ -51,6 +51,9 @@ FEATURES: Final = (
     "HTTPRouteSchemeRedirect",
     "ListenerSet",
     "ReferenceGrant",
+    "TCPRoute",
+    "TLSRoute",
+    "UDPRoute",
 )
 """Supported features, sorted."""
 

@@ -13,12 +13,21 @@ from fastgw.config.kubernetes import (
     gateway_class,
     grpc_route,
     http_route,
+    ingress,
+    stream_routes,
 )
 from fastgw.config.kubernetes.cluster import Cluster
 from fastgw.config.kubernetes.model import Piece, Translation, TranslationContext
 from fastgw.config.settings.kubernetes import KubernetesProvider
 
-ROUTES: Final[tuple[Callable[[TranslationContext], None], ...]] = (http_route.translate, grpc_route.translate)
+ROUTES: Final[tuple[Callable[[TranslationContext], None], ...]] = (
+    http_route.translate,
+    grpc_route.translate,
+    stream_routes.translate_tls,
+    stream_routes.translate_tcp,
+    stream_routes.translate_udp,
+    ingress.translate,
+)
 """Translations of the kinds of routes, in order."""
 NOT_FOUND: Final = "kubernetes/not-found"
 """Route of requests that no other route of a Gateway matches."""

@@ -251,10 +251,16 @@ class ClusterAccess:
         self._settings = settings
         self._kubeconfig = kubeconfig
         self._account = account
+        self._turn = asyncio.Lock()
 
     async def client(self, kind: str, namespace: str) -> ClusterClient:
         """Return a client, which the caller closes. Raises `CannotAsk`."""
         await import_library()
+        async with self._turn:  # a client may load the system's certificates, which takes 20 ms: not all in one turn
+            await asyncio.sleep(0.001)
+            return await self._new_client(kind, namespace)
+
+    async def _new_client(self, kind: str, namespace: str) -> ClusterClient:
         from kubernetes_asyncio.client import ApiClient, Configuration
 
         configuration = Configuration()

@@ -1,0 +1,235 @@
+"""Ingress (networking.k8s.io/v1): rules become routes on two listeners, for HTTP and HTTPS.
+
+Each Ingress is a piece of its own, so that one with problems does not affect others. Among equal hosts and paths the
+oldest Ingress counts.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from fastgw.config.kubernetes import backends, references
+from fastgw.config.kubernetes.cluster import INGRESS_CONTROLLER, POLICY_GROUP, ClusterObject, key_of
+from fastgw.config.kubernetes.model import TranslationContext
+from fastgw.config.kubernetes.references import UnresolvedReference
+
+KIND: Final = "Ingress"
+HTTP: Final = "ingress/80"
+"""Listener of all Ingresses."""
+HTTPS: Final = "ingress/443"
+"""Listener of all Ingresses with certificates."""
+POD_PORTS: Final[Mapping[int, int]] = MappingProxyType({80: 8080, 443: 8443})
+"""Ports of the pods that the Service of the gateway maps the ports of Ingresses to."""
+_CLASS: Final = "kubernetes.io/ingress.class"
+_DEFAULT: Final = "ingressclass.kubernetes.io/is-default-class"
+_UNAVAILABLE: Final = {"respond": {"status": 503}}
+"""Action of paths whose Service does not exist."""
+_ON: Final = "true"
+
+
+def translate(context: TranslationContext) -> None:
+    """Add the listeners, routes and statuses of Ingresses."""
+    served = [item for item in context.cluster.oldest_first(KIND) if is_served(item, context)]
+    if not served and not _has_class(context):
+        return
+    certificates: dict[tuple[str, str], list[str] | None] = {}
+    for item in served:
+        _read_certificates(item, certificates, context)
+    address = address_of(context)
+    listeners: dict[str, Any] = {HTTP: {"address": _bound(address, 80, context), "protocols": ["http1", "http2"]}}
+    files: dict[str, str] = {}
+    if certificates:
+        pairs = [
+            {"certificate": certificate, "key": key, **({"hosts": hosts} if hosts else {})}
+            for (certificate, key), hosts in certificates.items()
+        ]
+        listeners[HTTPS] = {"address": _bound(address, 443, context), "tls": {"certificates": pairs}}
+        files = {name: context.files[name] for pair in certificates for name in pair}
+    context.add_piece(KIND, listeners=listeners, files=files)
+    shown = _shown(address, context)
+    for item in served:
+        namespace, name = key_of(item)
+        routes = _IngressRoutes(item, context, HTTPS in listeners).routes()
+        if routes:
+            context.add_piece(f"{KIND}/{namespace}/{name}", routes=routes)
+        context.statuses[KIND, namespace, name] = {"loadBalancer": {"ingress": shown} if shown else {}}
+
+
+def is_served(item: ClusterObject, context: TranslationContext) -> bool:
+    """Whether an Ingress belongs to the class of the gateway."""
+    wanted = context.settings.ingress_class
+    said = (item.get("spec") or {}).get("ingressClassName")
+    annotation = (item["metadata"].get("annotations") or {}).get(_CLASS)
+    item_class = context.cluster.get("IngressClass", "", wanted)
+    is_ours = _has_class(context)
+    if said is not None:
+        return is_ours and said == wanted
+    if annotation is not None:
+        return bool(annotation == wanted)
+    return is_ours and item_class is not None and (item_class["metadata"].get("annotations") or {}).get(_DEFAULT) == _ON
+
+
+def _has_class(context: TranslationContext) -> bool:
+    """Whether the cluster has the IngressClass of the gateway: then its listener exists without Ingresses, too."""
+    item = context.cluster.get("IngressClass", "", context.settings.ingress_class)
+    return item is not None and (item.get("spec") or {}).get("controller") == INGRESS_CONTROLLER
+
+
+# addresses
+
+
+def address_of(context: TranslationContext) -> str:
+    """Return the address that Ingresses are served at: the last one of the pool; "" = all of the pod."""
+    pool = context.settings.addresses.addresses
+    return pool[-1] if pool else ""
+
+
+def _bound(address: str, port: int, context: TranslationContext) -> str:
+    shown = f"[{address}]" if ":" in address else address
+    return f"{shown}:{port + context.settings.port_offset if address else POD_PORTS[port]}"
+
+
+def _shown(address: str, context: TranslationContext) -> list[dict[str, str]]:
+    """Return the addresses in the status of Ingresses."""
+    if address:
+        return [{"ip": address}]
+    service = context.cluster.get("Service", context.own_namespace, context.settings.addresses.service or "") or {}
+    found = [
+        {key: each[key] for key in ("ip", "hostname") if each.get(key)}
+        for each in ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
+    ]
+    own = (service.get("spec") or {}).get("clusterIP")
+    return found or ([{"ip": own}] if own and own != "None" else [])
+
+
+def _read_certificates(
+    item: ClusterObject, found: dict[tuple[str, str], list[str] | None], context: TranslationContext
+) -> None:
+    """Add the certificates of an Ingress, each with its hosts; None: the names in it. Secrets without a valid
+    certificate are left out.
+    """
+    for each in (item.get("spec") or {}).get("tls") or ():
+        if not each.get("secretName"):
+            continue
+        try:
+            pair = references.certificate_of({"name": each["secretName"]}, KIND, key_of(item)[0], context)
+        except UnresolvedReference:
+            continue
+        hosts = [host.lower() for host in each.get("hosts") or ()]
+        held = found.get(pair, [])
+        found[pair] = [*dict.fromkeys([*held, *hosts])] if hosts and held is not None else None
+
+
+# routes
+
+Setting = Callable[[str], dict[str, Any]]
+
+
+def _filter(name: str, key: str) -> Setting:
+    return lambda value: {"filters": {name: {key: value}}}
+
+
+ANNOTATIONS: Final[Mapping[str, Setting]] = MappingProxyType(
+    {
+        "timeout": lambda value: {"timeout": value},
+        "strip-prefix": lambda value: {"strip_prefix": value},
+        "add-prefix": lambda value: {"add_prefix": value},
+        "host-header": lambda value: {"host_header": value},
+        "body-size": _filter("size", "body"),
+        "allow": lambda value: {"filters": {"ip": {"allow": _listed(value)}}},
+        "cors-origins": lambda value: {"filters": {"cors": {"origins": _listed(value)}}},
+        "retries": lambda value: {"retries": {"max": int(value)}} if value.isdigit() else {},
+    }
+)
+"""Settings of routes by annotation, behind `fastgw.dev/`."""
+
+
+def _listed(text: str) -> list[str]:
+    return [each for each in re.split(r"[,\s]+", text) if each]
+
+
+class _IngressRoutes:
+    """Makes the routes of one Ingress."""
+
+    def __init__(self, item: ClusterObject, context: TranslationContext, has_tls: bool) -> None:
+        self._item, self._context = item, context
+        self._namespace, self._name = key_of(item)
+        annotations = item["metadata"].get("annotations") or {}
+        prefix = f"{POLICY_GROUP}/"
+        self._said = {key.removeprefix(prefix): text for key, text in annotations.items() if key.startswith(prefix)}
+        self._names = [HTTP, HTTPS] if has_tls else [HTTP]
+        self._redirects = has_tls and self._said.get("https-redirect") == _ON
+        self._settings = self._of_annotations()
+
+    def routes(self) -> list[dict[str, Any]]:
+        made: list[dict[str, Any]] = []
+        spec = self._item.get("spec") or {}
+        for number, rule in enumerate(spec.get("rules") or ()):
+            for index, each in enumerate((rule.get("http") or {}).get("paths") or ()):
+                made += self._of_path((rule.get("host") or "").lower(), each, f"{number}.{index}")
+        default = spec.get("defaultBackend")
+        if default is not None:
+            made += self._on_listeners({"name": self._called("default")}, default)
+        return made
+
+    def _called(self, what: str) -> str:
+        return f"{KIND}/{self._namespace}/{self._name}/{what}"
+
+    def _of_path(self, host: str, path: ClusterObject, number: str) -> list[dict[str, Any]]:
+        route: dict[str, Any] = {"name": self._called(number), "paths": [_pattern(path)]}
+        if host:
+            route["hosts"] = [host]
+        if host.startswith("*."):  # a wildcard stands for one label
+            ending = re.escape(host[1:])
+            route["headers"] = {"host": {"regex": rf"(?i)^[^.:]+{ending}\.?(:[0-9]+)?$"}}
+        return self._on_listeners(route, path.get("backend") or {})
+
+    def _on_listeners(self, route: dict[str, Any], backend: ClusterObject) -> list[dict[str, Any]]:
+        action = self._action(backend)
+        if not self._redirects:
+            return [{**route, "listeners": self._names, **action}]
+        redirect = {**route, "name": f"{route['name']}/https", "listeners": [HTTP], "redirect": {"scheme": "https"}}
+        return [redirect, {**route, "listeners": [HTTPS], **action}]
+
+    def _action(self, backend: ClusterObject) -> dict[str, Any]:
+        said = backend.get("service")
+        if said is None:
+            return dict(_UNAVAILABLE)
+        service = self._context.cluster.get("Service", self._namespace, said["name"])
+        port = said.get("port") or {}
+        number = port.get("number")
+        if service is not None and port.get("name"):
+            ports = (service.get("spec") or {}).get("ports") or ()
+            number = next((each["port"] for each in ports if each.get("name") == port["name"]), -1)
+        protocol = self._said.get("backend-protocol", "auto")
+        scheme = "https" if protocol == "https" else "http"
+        found = backends.resolve(
+            {"name": said["name"], "port": number},
+            KIND,
+            self._namespace,
+            self._context,
+            scheme=scheme,
+            protocol=protocol if protocol in ("http1", "http2", "grpc") else "auto",
+        )
+        if not found.upstream:
+            return dict(_UNAVAILABLE)
+        return {"upstream": found.upstream, **self._settings}
+
+    def _of_annotations(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {}
+        for name, setting in ANNOTATIONS.items():
+            if name in self._said:
+                for key, value in setting(self._said[name]).items():
+                    settings[key] = {**settings.get(key, {}), **value} if key == "filters" else value
+        return settings
+
+
+def _pattern(path: ClusterObject) -> str:
+    """Return a path in the terms of routes."""
+    value = path.get("path") or "/"
+    is_exact = path.get("pathType") == "Exact"
+    literal = value if is_exact else value.rstrip("/")
+    if re.search(r"[*{}]|^~", literal):
+        return f"~^{re.escape(literal)}{'$' if is_exact else '(?:/.*)?$'}"
+    return literal if is_exact else f"{literal}/*"

@@ -1,0 +1,175 @@
+"""Ingress: classes, hosts, paths, certificates, annotations and statuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fastgw.config.kubernetes.cluster import INGRESS_CONTROLLER, Cluster
+from fastgw.config.kubernetes.ingress import HTTP, HTTPS
+from fastgw.config.kubernetes.model import Translation
+from fastgw.config.kubernetes.translation import translate
+from fastgw.config.settings.kubernetes import GatewayAddresses, KubernetesProvider
+from tests.support.certificates import Certificates
+
+POOL = KubernetesProvider(addresses=GatewayAddresses(pool=("192.0.2.1-192.0.2.2",)), port_offset=8000)
+
+
+def object_of(kind: str, name: str, spec: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    return {"kind": kind, "metadata": {"namespace": "shop", "name": name, "generation": 1, **metadata}, "spec": spec}
+
+
+def ingress_class(**annotations: str) -> dict[str, Any]:
+    item = object_of("IngressClass", "fastgw", {"controller": INGRESS_CONTROLLER}, annotations=annotations)
+    item["metadata"]["namespace"] = ""
+    return item
+
+
+def service(name: str, port: int = 80) -> list[dict[str, Any]]:
+    ports = [{"name": "web", "port": port}]
+    endpoints = [{"addresses": ["198.51.100.7"], "conditions": {"ready": True}}]
+    slices = {
+        "kind": "EndpointSlice",
+        "metadata": {"namespace": "shop", "name": name, "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4",
+        "endpoints": endpoints,
+        "ports": [{"name": "web", "port": 9000}],
+    }
+    return [object_of("Service", name, {"ports": ports}), slices]
+
+
+def rule(host: str = "", path: str = "/", kind: str = "Prefix", to: str = "cart", port: Any = None) -> dict[str, Any]:
+    backend = {"service": {"name": to, "port": port or {"number": 80}}}
+    made: dict[str, Any] = {"http": {"paths": [{"path": path, "pathType": kind, "backend": backend}]}}
+    return {**made, "host": host} if host else made
+
+
+def ingress(*rules: dict[str, Any], annotations: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    said = {"ingressClassName": "fastgw", "rules": list(rules), **spec}
+    return object_of("Ingress", "front", said, annotations=annotations or {})
+
+
+def translated(*items: dict[str, Any], settings: KubernetesProvider = POOL) -> Translation:
+    return translate(Cluster.of([ingress_class(), *service("cart"), *items]), settings)
+
+
+def routes_of(translation: Translation) -> list[dict[str, Any]]:
+    return [route for piece in translation.pieces if piece.object.startswith("Ingress/") for route in piece.routes]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "pattern"),
+    [
+        ("/foo", "Exact", "/foo"),
+        ("/foo/", "Exact", "/foo/"),
+        ("/foo", "Prefix", "/foo/*"),
+        ("/foo/", "Prefix", "/foo/*"),
+        ("/", "Prefix", "/*"),
+        ("/foo", "ImplementationSpecific", "/foo/*"),
+        ("/a{b}", "Exact", r"~^/a\{b\}$"),
+    ],
+)
+def test_path_types(path: str, kind: str, pattern: str) -> None:
+    (route,) = routes_of(translated(ingress(rule("a.example", path, kind))))
+    assert (route["hosts"], route["paths"], route["upstream"]) == (["a.example"], [pattern], "shop/cart/80")
+
+
+def test_a_wildcard_stands_for_one_label() -> None:
+    """networking.k8s.io/v1, IngressRule: `*.foo.com` does not match `baz.bar.foo.com`."""
+    (route,) = routes_of(translated(ingress(rule("*.foo.com"))))
+    assert route["hosts"] == ["*.foo.com"]
+    assert route["headers"]["host"]["regex"].startswith("(?i)^[^.:]+")
+
+
+def test_a_default_backend_takes_what_no_rule_matches() -> None:
+    said = ingress(rule("a.example"), defaultBackend={"service": {"name": "cart", "port": {"name": "web"}}})
+    *_, default = routes_of(translated(said))
+    assert "hosts" not in default
+    assert "paths" not in default
+    assert default["upstream"] == "shop/cart/80"
+
+
+@pytest.mark.parametrize("port", [{"number": 81}, {"name": "other"}])
+def test_a_missing_port_is_answered_503(port: dict[str, Any]) -> None:
+    (route,) = routes_of(translated(ingress(rule("a.example", port=port))))
+    assert route["respond"] == {"status": 503}
+
+
+@pytest.mark.parametrize(
+    ("item", "classes", "is_served"),
+    [
+        (ingress(rule()), ingress_class(), True),
+        (ingress(rule(), ingressClassName="nginx"), ingress_class(), False),
+        (ingress(rule(), ingressClassName=None), ingress_class(), False),
+        (
+            ingress(rule(), ingressClassName=None),
+            ingress_class(**{"ingressclass.kubernetes.io/is-default-class": "true"}),
+            True,
+        ),
+        (
+            ingress(rule(), ingressClassName=None, annotations={"kubernetes.io/ingress.class": "fastgw"}),
+            ingress_class(),
+            True,
+        ),
+    ],
+)
+def test_classes(item: dict[str, Any], classes: dict[str, Any], is_served: bool) -> None:
+    made = translate(Cluster.of([classes, *service("cart"), item]), POOL)
+    assert bool(routes_of(made)) is is_served
+    assert (("Ingress", "shop", "front") in made.statuses) is is_served
+
+
+def test_the_address_is_the_last_one_of_the_pool() -> None:
+    made = translated(ingress(rule()))
+    assert made.statuses["Ingress", "shop", "front"] == {"loadBalancer": {"ingress": [{"ip": "192.0.2.2"}]}}
+    (listeners,) = (piece.listeners for piece in made.pieces if piece.object == "Ingress")
+    assert listeners == {HTTP: {"address": "192.0.2.2:8080", "protocols": ["http1", "http2"]}}
+
+
+def test_the_address_is_that_of_the_service_of_the_pods() -> None:
+    own = object_of("Service", "fastgw", {"clusterIP": "10.0.0.9", "ports": []})
+    own["metadata"]["namespace"] = "fastgw-system"
+    cluster = Cluster.of([ingress_class(), *service("cart"), ingress(rule()), own])
+    made = translate(cluster, KubernetesProvider(), "fastgw-system")
+    assert made.statuses["Ingress", "shop", "front"]["loadBalancer"] == {"ingress": [{"ip": "10.0.0.9"}]}
+    (listeners,) = (piece.listeners for piece in made.pieces if piece.object == "Ingress")
+    assert listeners[HTTP]["address"] == ":8080"
+
+
+def test_certificates_are_for_the_hosts_of_their_entry(tmp_path: Any) -> None:
+    secret = secret_of(tmp_path)
+    tls = [{"hosts": ["A.example"], "secretName": "pair"}, {"secretName": "missing"}]
+    made = translated(ingress(rule("a.example"), tls=tls), secret)
+    (listeners,) = (piece.listeners for piece in made.pieces if piece.object == "Ingress")
+    (pair,) = listeners[HTTPS]["tls"]["certificates"]
+    assert pair["hosts"] == ["a.example"]
+    (route,) = routes_of(made)
+    assert route["listeners"] == [HTTP, HTTPS]
+
+
+def test_requests_are_redirected_to_https_where_that_is_asked_for(tmp_path: Any) -> None:
+    said = ingress(rule("a.example"), tls=[{"secretName": "pair"}], annotations={"fastgw.dev/https-redirect": "true"})
+    first, second = routes_of(translated(said, secret_of(tmp_path)))
+    assert (first["listeners"], first["redirect"]) == ([HTTP], {"scheme": "https"})
+    assert (second["listeners"], second["upstream"]) == ([HTTPS], "shop/cart/80")
+
+
+def secret_of(directory: Any) -> dict[str, Any]:
+    from base64 import b64encode
+    from pathlib import Path
+
+    certificate, key = Certificates(directory).issue("other.example")
+    data = {"tls.crt": certificate, "tls.key": key}
+    item = object_of("Secret", "pair", {})
+    item["data"] = {name: b64encode(Path(file).read_bytes()).decode() for name, file in data.items()}
+    return item
+
+
+def test_annotations_are_settings_of_the_routes() -> None:
+    said = {"timeout": "5s", "body-size": "1MiB", "allow": "10.0.0.0/8, 192.0.2.0/24", "backend-protocol": "http2"}
+    item = ingress(rule("a.example"), annotations={f"fastgw.dev/{key}": value for key, value in said.items()})
+    (route,) = routes_of(translated(item))
+    assert route["timeout"] == "5s"
+    assert route["filters"] == {"size": {"body": "1MiB"}, "ip": {"allow": ["10.0.0.0/8", "192.0.2.0/24"]}}
+    assert route["upstream"] == "shop/cart/80/http2"

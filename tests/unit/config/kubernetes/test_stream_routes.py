@@ -1,0 +1,91 @@
+"""TLSRoute, TCPRoute and UDPRoute: upstreams, shares, precedence and statuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fastgw.config.kubernetes.cluster import CONTROLLER, Cluster
+from fastgw.config.kubernetes.model import Translation
+from fastgw.config.kubernetes.translation import translate
+from fastgw.config.settings.kubernetes import GatewayAddresses, KubernetesProvider
+from tests.unit.config.kubernetes.test_ingress import object_of, service
+
+SETTINGS = KubernetesProvider(addresses=GatewayAddresses(pool=("192.0.2.1",)))
+
+
+def gateway(protocol: str, **more: Any) -> dict[str, Any]:
+    listener = {"name": "one", "port": 9000, "protocol": protocol, **more}
+    return object_of("Gateway", "edge", {"gatewayClassName": "fastgw", "listeners": [listener]})
+
+
+def route(kind: str, name: str, *backends: dict[str, Any], created: str = "2026-01-01T00:00:00Z", **spec: Any) -> Any:
+    said = {"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": list(backends)}], **spec}
+    return object_of(kind, name, said, creationTimestamp=created)
+
+
+def backend(name: str, weight: int | None = None) -> dict[str, Any]:
+    return {"name": name, "port": 80, **({} if weight is None else {"weight": weight})}
+
+
+def translated(*items: dict[str, Any]) -> Translation:
+    class_ = {"kind": "GatewayClass", "metadata": {"name": "fastgw"}, "spec": {"controllerName": CONTROLLER}}
+    return translate(Cluster.of([class_, *service("cart"), *service("books"), *items]), SETTINGS)
+
+
+def parts(made: Translation) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the listeners and the upstreams."""
+    listeners: dict[str, Any] = {}
+    upstreams: dict[str, Any] = {}
+    for piece in made.pieces:
+        listeners.update(piece.listeners)
+        upstreams.update(piece.upstreams)
+    return listeners, upstreams
+
+
+def resolved(made: Translation, kind: str, name: str) -> tuple[str, str]:
+    (parent,) = made.statuses[kind, "shop", name]["parents"]
+    (found,) = (each for each in parent["conditions"] if each["type"] == "ResolvedRefs")
+    return found["status"], found["reason"]
+
+
+@pytest.mark.parametrize(("kind", "protocol", "scheme"), [("TCPRoute", "TCP", "tcp"), ("UDPRoute", "UDP", "udp")])
+def test_the_oldest_route_has_the_listener(kind: str, protocol: str, scheme: str) -> None:
+    made = translated(
+        gateway(protocol),
+        route(kind, "newer", backend("books"), created="2026-02-01T00:00:00Z"),
+        route(kind, "older", backend("cart")),
+    )
+    listeners, upstreams = parts(made)
+    (listener,) = (each for each in listeners.values() if each.get("protocol") == scheme)
+    assert listener["upstream"] == f"shop/cart/80/{scheme}"
+    assert upstreams[listener["upstream"]]["targets"] == [{"url": f"{scheme}://198.51.100.7:9000"}]
+    assert made.statuses["Gateway", "shop", "edge"]["listeners"][0]["attachedRoutes"] == 2
+
+
+def test_backends_have_their_shares() -> None:
+    made = translated(gateway("TCP"), route("TCPRoute", "both", backend("cart", 70), backend("missing", 30)))
+    assert parts(made)[0]["gateway/shop/edge/9000"]["upstream"] == "shop/cart/80/tcp"
+    assert resolved(made, "TCPRoute", "both") == ("False", "BackendNotFound")
+
+
+def test_a_route_without_a_backend_has_an_upstream_without_targets() -> None:
+    """Its connections are reset, because there is nobody to answer."""
+    made = translated(gateway("TCP"), route("TCPRoute", "none", backend("missing")))
+    listeners, upstreams = parts(made)
+    assert upstreams[listeners["gateway/shop/edge/9000"]["upstream"]]["targets"] == []
+
+
+def test_tls_routes_are_selected_by_server_name() -> None:
+    made = translated(
+        gateway("TLS", hostname="*.example.com", tls={"mode": "Passthrough"}),
+        route("TLSRoute", "a", backend("cart"), hostnames=["a.example.com", "b.other.example"]),
+        route("TLSRoute", "rest", backend("books")),
+    )
+    listener = parts(made)[0]["gateway/shop/edge/9000"]
+    assert listener["protocol"] == "tls"
+    assert listener["routes"] == [
+        {"upstream": "shop/cart/80/tcp", "sni": ["a.example.com"]},
+        {"upstream": "shop/books/80/tcp", "sni": ["*.example.com"]},
+    ]
