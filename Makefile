@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help setup run lint test test-pythons wheel wheels programs docs docs-site fuzz bench bench-check clean
+.PHONY: help setup run lint test test-pythons wheel wheels programs deb deb-check lock docs docs-site fuzz bench bench-check clean
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 600
@@ -159,6 +159,36 @@ wheels: wheel  ## the same for the Pythons of other Debians as well; as root, SU
 	  tests/clean_root.sh $$suite make wheel; cp build/roots/$$suite/root/fastgw/dist/*.whl dist/; \
 	done
 	@ls dist
+
+DEB_TOOLS := dpkg-buildpackage=dpkg-dev dh=debhelper dh_python3=dh-python lintian=lintian
+DEB_PACKAGES := gcc libc6-dev libnghttp2-dev python3-dev python3-pip python3-venv
+
+# In a copy: dpkg-buildpackage leaves its files beside and below the sources.
+deb:  ## make dist/*.deb, the Debian package for this Debian's Python, and let lintian read it
+	@$(call install_programs,$(DEB_TOOLS),make deb)
+	@missing=; for each in $(DEB_PACKAGES); do dpkg -s "$$each" >/dev/null 2>&1 || missing+=" $$each"; done; \
+	$(call install,$${missing# },make deb)
+	@rm -rf build/deb && mkdir -p build/deb/fastgw dist
+	@git ls-files -z --cached --others --exclude-standard | while IFS= read -r -d '' file; do \
+	  if [ -e "$$file" ]; then printf '%s\0' "$$file"; fi; \
+	done | tar --null --files-from=- --create | tar --extract --directory=build/deb/fastgw
+	@cp -r build/deb/fastgw/deploy/debian build/deb/fastgw/debian
+	cd build/deb/fastgw && dpkg-buildpackage -us -uc -b
+	lintian --fail-on error,warning --suppress-tags bad-distribution-in-changes-file build/deb/*.changes
+	@mv build/deb/*.deb dist/ && ls dist/*.deb
+
+deb-check: deb  ## install, upgrade and remove the Debian package in a clean root of this Debian; as root
+	@$(call install_programs,debootstrap=debootstrap,make deb-check)
+	tests/debian_package.sh
+
+lock:  ## write deploy/requirements.lock anew: all extras, at today's versions
+	@$(PYTHON) -m venv .venv/lock && .venv/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@{ sed -n '/^#/p' deploy/requirements.lock; \
+	.venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --no-annotate pyproject.toml $$($(PYTHON) -c 'import tomllib; \
+	  extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+	  print(*(f"--extra={each}" for each in extras if each not in ("dev", "bench", "docs")))'); } >.venv/lock/written
+	@mv .venv/lock/written deploy/requirements.lock
 
 docs: setup  ## write the generated pages of docs/reference anew, from the code that they describe
 	$(BIN)/python docs/generate.py

@@ -18,8 +18,15 @@ import tarfile
 import tomllib
 import zipfile
 from dataclasses import dataclass, field
+from importlib.metadata import distributions
 from pathlib import Path
 from shutil import which
+from string import Template
+
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from fastgw import VERSION
 from tests.e2e.programs import environment, program, started
@@ -37,6 +44,7 @@ PROGRAMS = {
     "libnghttp2-dev": (),
 }
 PAGE = ("*.html", "*.css", "*.js")  # what the dashboard is made of
+NOT_SHIPPED = ("dev", "bench", "docs")  # extras for those who work on fastgw
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 GET = b"GET / HTTP/1.1\r\nHost: demo.test\r\nConnection: close\r\n\r\n"
 
@@ -193,11 +201,15 @@ class Stage:
 def read_dockerfile() -> list[Stage]:
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     stages: list[Stage] = []
+    given: dict[str, str] = {}  # what is said before the first stage
     for line in filter(None, map(str.strip, text.splitlines())):
         instruction, rest = line.split(maxsplit=1)
         if instruction == "FROM":
             image, *name = rest.split(" AS ")
-            stages.append(Stage(image, name[0] if name else ""))
+            stages.append(Stage(Template(image).substitute(given), name[0] if name else ""))
+        elif not stages:
+            name, _, value = rest.partition("=")
+            given[name] = value
         else:
             stages[-1].steps.append((instruction, rest))
     return stages
@@ -275,6 +287,34 @@ class Builder:
             shutil.copy(held, file)
 
 
+def test_what_is_pinned_is_what_the_package_asks_for():
+    """The image and the Debian package are installed from these versions, and no others: `make lock`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = [
+        *project["dependencies"],
+        *(each for name, its in extras.items() if name not in NOT_SHIPPED for each in its),
+    ]
+    text = (ROOT / "deploy" / "requirements.lock").read_text()
+    pinned = {canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, re.M)}
+    wrong = [
+        str(each)
+        for each in map(Requirement, asked)
+        if not each.specifier.contains(pinned.get(canonicalize_name(each.name), "0"))
+    ]
+    assert wrong == []
+
+
+def test_the_debian_package_is_of_this_version_and_has_a_manual_page_for_each_command(tmp_path):
+    first = (ROOT / "deploy" / "debian" / "changelog").read_text().splitlines()[0]
+    assert first.startswith(f"fastgw ({VERSION}) ")
+    run(sys.executable, ROOT / "docs" / "man.py", tmp_path / "man", directory=tmp_path)
+    pages = {path.name: path.read_text() for path in tmp_path.joinpath("man").iterdir()}
+    commands = set(re.findall(r"^## fastgw (.+)$", (ROOT / "docs" / "reference" / "commands.md").read_text(), re.M))
+    assert {f"fastgw-{each.replace(' ', '-')}.1" for each in commands} <= {*pages}
+    assert ".B \\-\\-ready\\-fd N\n" in pages["fastgw-run.1"]
+
+
 STAGES = read_dockerfile()
 LAST = STAGES[-1]
 
@@ -306,6 +346,16 @@ def test_the_image_serves_is_found_healthy_and_holds_nothing_that_builds(tmp_pat
     (packages,) = root.glob("opt/fastgw/lib/python3*/site-packages")
     assert packages.joinpath("fastgw").is_dir()
     assert not [path.name for path in packages.iterdir() if BUILD_TOOLS.match(path.name)]
+
+    # The same sources make the same files: bytecode goes by digests of the sources, not by their dates (PEP 552).
+    flags_of = [int.from_bytes(each.read_bytes()[4:8], "little") for each in packages.rglob("*.pyc")]
+    assert {*flags_of} == {0b11}
+    bill = root.joinpath("opt/fastgw/sbom.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill) is None
+    listed = {each["name"]: each["version"] for each in json.loads(bill)["components"]}
+    assert listed.pop("libnghttp2")
+    installed = {canonicalize_name(each.name): each.version for each in distributions(path=[str(packages)])}
+    assert {"fastgw": VERSION} | listed == installed
 
     scripts = root / "opt" / "fastgw" / "bin"
     works(scripts / "fastgw", tmp_path, "compiled")
