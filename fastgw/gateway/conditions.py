@@ -41,6 +41,7 @@ def conditions_of(route: config.Route) -> Steps[Conditions]:
         others=requirements_of(route),
         priority=route.priority,
         rank=route.rank,
+        implies_head=route.head == "as_get",
     )
 
 

@@ -87,6 +87,8 @@ class Conditions:
     priority: int = 0
     rank: int | None = None
     """Precedence among routes of the same host and path; None: the number of conditions on headers, query and so on."""
+    implies_head: bool = True
+    """Whether GET includes HEAD."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,7 +437,7 @@ Rule: TypeAlias = tuple[RouteEntry[R], ...]
 
 
 def rule_of(conditions: Conditions, route: R) -> Steps[Rule[R]]:
-    methods = _with_implied_methods(conditions.methods)
+    methods = _with_implied_methods(conditions.methods) if conditions.implies_head else conditions.methods
     fields = tuple([(name.lower(), value) for name, value in conditions.headers])
     query = tuple([_query_pattern(name, value) for name, value in conditions.query])
     entries: list[RouteEntry[R]] = []

@@ -34,6 +34,8 @@ def matches_of(rule: ClusterObject) -> list[RuleMatch]:
             conditions: dict[str, Any] = {}
             if method:
                 conditions["methods"] = [method]
+                if method == "GET":
+                    conditions["head"] = "separate"
             if headers:
                 conditions["headers"] = headers
             if query:

@@ -248,6 +248,8 @@ def _policies(rule: ClusterObject) -> dict[str, Any]:
         conditions += ["per_try_timeout"] if each else []
         conditions += sorted({str(code) for code in retry.get("codes") or ()})
         attempts = 1 if retry.get("attempts") is None else retry["attempts"]
+        # Clients of the Gateway API expect 503 when no attempt got a response, as other gateways answer.
+        settings["fallback"] = {"conditions": ["broken"], "respond": {"status": 503}}
         settings["retries"] = {"max": min(attempts, _MOST_RETRIES), "conditions": conditions}
         backoff = seconds_of(retry.get("backoff"))
         if backoff:

@@ -743,6 +743,8 @@ class Route(Settings):
     case; regular expressions match as written."""
     methods: Some[Method] = ()
     """HTTP methods. GET includes HEAD. Left out = any method."""
+    head: Literal["as_get", "separate"] = "as_get"
+    """Whether GET among the `methods` includes HEAD. `separate`: only if HEAD is among them."""
     grpc: GrpcMatch | None = None
     """Service and methods of gRPC, instead of `paths` and `methods`. null = any request."""
     headers: Mapping[FieldName, str | ValueCondition] = NONE

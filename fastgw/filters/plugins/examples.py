@@ -794,6 +794,8 @@ routes:
     paths: ["/users/{id}"]
     trailing_slash: same
     methods: [GET, PUT]
+    head: separate
+    rank: 2
     headers: {X-Version: "2", X-Client: {prefix: ios-}, X-Debug: {present: false}}
     query: {format: json, fields: {regex: "^[a-z,]+$"}}
     cookies: {tier: {exact: gold}}

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from base64 import b64decode
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -34,6 +34,8 @@ SILENCE_S: Final = 15.0
 """Seconds without data after the agreed end of a watch until its connection counts as dead."""
 MOST_BYTES: Final = 32 * 1024 * 1024
 """Maximum bytes of one response."""
+MOST_CONNECTIONS: Final = 128
+"""Maximum number of connections of a client for many kinds, each of which has a watch."""
 MOST_LINE: Final = 4 * 1024 * 1024
 """Maximum bytes of one event. The API server accepts no object above 3 MiB."""
 _TOKEN: Final = "BearerToken"
@@ -109,13 +111,16 @@ async def import_library() -> None:
 class ClusterClient:
     """Requests objects of one kind. Call `import_library` first."""
 
-    def __init__(self, api: Any, kind: str, namespace: str) -> None:
+    def __init__(
+        self, api: Any, kind: str, namespace: str, closed: Callable[[bool], Awaitable[None]] | None = None
+    ) -> None:
         """`api`: the library's. `kind`: `applications`, `secrets` or the path of the objects; `namespace`: of the
-        secrets.
+        secrets. `closed`: called in place of closing the library's client.
         """
         from kubernetes_asyncio.client import CoreV1Api, CustomObjectsApi
 
         self._api = api
+        self._closed = closed
         self._call: Any
         self._arguments: tuple[str, ...]
         if kind.startswith("/"):
@@ -171,8 +176,12 @@ class ClusterClient:
                     raise refusal(await got.content.read(MOST_LINE), got.status)
                 yield _lines(got.content)
 
-    async def close(self) -> None:
-        await self._api.close()
+    async def close(self, failed: bool = True) -> None:
+        """Close the client. `failed`: whether a shared one is not used again."""
+        if self._closed is None:
+            await self._api.close()
+        else:
+            await self._closed(failed)
 
 
 async def _get(api: Any, path: str, *, _preload_content: bool, _request_timeout: Any, **query: Any) -> Any:
@@ -239,6 +248,44 @@ async def _lines(content: "StreamReader") -> AsyncIterator[bytes]:
             raise TooLong(f"an event of more than {MOST_LINE // 1024**2} MiB")
 
 
+class SharedAccess:
+    """Access with one client for many kinds: it has one connection pool, and reads the credentials once.
+
+    After an error its users drop it, and the next one reads the credentials again.
+    """
+
+    def __init__(self, access: "ClusterAccess") -> None:
+        self._access = access
+        self._making = asyncio.Lock()
+        self._shared: _SharedClient | None = None
+
+    async def client(self, path: str, namespace: str = "") -> "ClusterClient":
+        """Return a client for the objects at a path, which the caller closes. Raises `CannotAsk`."""
+        async with self._making:
+            if self._shared is None or self._shared.is_dropped:
+                self._shared = _SharedClient(await self._access.api(MOST_CONNECTIONS))
+            return self._shared.use(path, namespace)
+
+
+class _SharedClient:
+    """A client of the library, closed with its last user once it is dropped."""
+
+    def __init__(self, api: Any) -> None:
+        self._api = api
+        self._users = 0
+        self.is_dropped = False
+
+    def use(self, path: str, namespace: str) -> "ClusterClient":
+        self._users += 1
+        return ClusterClient(self._api, path, namespace, self._done)
+
+    async def _done(self, failed: bool) -> None:
+        self.is_dropped = self.is_dropped or failed
+        self._users -= 1
+        if self.is_dropped and not self._users:
+            await self._api.close()
+
+
 class ClusterAccess:
     """Address of the API server, and the gateway's credentials for it."""
 
@@ -255,6 +302,10 @@ class ClusterAccess:
 
     async def client(self, kind: str, namespace: str) -> ClusterClient:
         """Return a client, which the caller closes. Raises `CannotAsk`."""
+        return ClusterClient(await self.api(8), kind, namespace)
+
+    async def api(self, most_connections: int) -> Any:
+        """Return a client of the library, which the caller closes. Raises `CannotAsk`."""
         await import_library()
         async with self._turn:  # a client may load the system's certificates, which takes 20 ms: not all in one turn
             await asyncio.sleep(0.001)
@@ -264,7 +315,7 @@ class ClusterAccess:
         from kubernetes_asyncio.client import ApiClient, Configuration
 
         configuration = Configuration()
-        configuration.connection_pool_maxsize = 8
+        configuration.connection_pool_maxsize = most_connections
         with ExitStack() as kept:
             try:
                 if self._settings.kubeconfig is None:
@@ -272,7 +323,7 @@ class ClusterAccess:
                 else:
                     await self._by_file(configuration, self._settings.kubeconfig, kept)
                 _in_one_line(configuration)
-                return ClusterClient(ApiClient(configuration), kind, namespace)
+                return ApiClient(configuration)
             except _ODD as error:
                 raise CannotAsk(
                     f"{self._settings.kubeconfig or 'the service account'}: {_error_text(error)}"

@@ -21,7 +21,7 @@ from fastgw.config.kubernetes.translation import Translator
 from fastgw.config.settings.egress import Providers
 from fastgw.config.settings.kubernetes import KubernetesProvider
 from fastgw.config.sources.virtual_files import set_content
-from fastgw.runtime.control.kubernetes.api_client import ACCOUNT, CannotAsk, ClusterAccess
+from fastgw.runtime.control.kubernetes.api_client import ACCOUNT, CannotAsk, ClusterAccess, SharedAccess
 from fastgw.runtime.control.kubernetes.cluster_objects import ClusterObjects
 from fastgw.runtime.control.kubernetes.leader_election import LEASE, LeaderElection
 from fastgw.runtime.control.kubernetes.status_writer import StatusWriter
@@ -36,7 +36,7 @@ class ClusterController:
     """Follows one cluster. `take`: activates the new configuration, if possible now."""
 
     def __init__(
-        self, settings: KubernetesProvider, access: ClusterAccess, namespace: str, take: Callable[[], Awaitable[bool]]
+        self, settings: KubernetesProvider, access: SharedAccess, namespace: str, take: Callable[[], Awaitable[bool]]
     ) -> None:
         """`namespace`: of the gateway itself."""
         self._settings, self._take = settings, take
@@ -123,7 +123,7 @@ class ClusterController:
 
 
 def _watches(
-    kind: ObjectKind, namespaces: Sequence[str], access: ClusterAccess, objects: ClusterObjects
+    kind: ObjectKind, namespaces: Sequence[str], access: SharedAccess, objects: ClusterObjects
 ) -> list[Following]:
     if not kind.namespaced or not namespaces:
         return [Following(kind.name, access, "", objects, f"{FILE}/{kind.plural}", kind.path(), kind.optional)]
@@ -158,7 +158,7 @@ class ClusterControl:
             return
         self.stop()
         self._wanted = wanted
-        access = ClusterAccess(settings, kubeconfig)
+        access = SharedAccess(ClusterAccess(settings, kubeconfig))
         namespace = _own_namespace(settings, kubeconfig)
         self._controller = ClusterController(settings, access, namespace, partial(self._take, FILE))
         self._running = asyncio.get_running_loop().create_task(self._controller.run())

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from fastgw.runtime.control.kubernetes.api_client import CannotAsk, ClusterAccess, ClusterClient, RequestRefused
+from fastgw.runtime.control.kubernetes.api_client import CannotAsk, ClusterClient, RequestRefused, SharedAccess
 
 LEASE: Final = "fastgw-controller"
 DURATION_S: Final = 15
@@ -29,7 +29,7 @@ _NOT_FOUND: Final = 404
 class LeaderElection:
     """Takes part in an election. `changed`: called when this replica has become the leader, or is no longer."""
 
-    def __init__(self, access: ClusterAccess, namespace: str, name: str, changed: Callable[[], None]) -> None:
+    def __init__(self, access: SharedAccess, namespace: str, name: str, changed: Callable[[], None]) -> None:
         self._access, self._changed = access, changed
         self._namespace, self._name = namespace, name
         self.identity = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -48,10 +48,12 @@ class LeaderElection:
             while True:
                 try:
                     client = await self._client()
+                    failed = True
                     try:
                         await self._take_part(client)
+                        failed = False
                     finally:
-                        await client.close()
+                        await client.close(failed)
                 except CannotAsk:
                     pass  # the watches report that the API server is unreachable
                 if self._was_leader != self.is_leader:

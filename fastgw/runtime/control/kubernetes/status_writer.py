@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from fastgw.config.kubernetes.cluster import CONTROLLER, KINDS, ClusterObject, generation_of
 from fastgw.config.kubernetes.model import ManagedObject, ObjectId
-from fastgw.runtime.control.kubernetes.api_client import ClusterAccess, ClusterClient, RequestRefused
+from fastgw.runtime.control.kubernetes.api_client import ClusterClient, RequestRefused, SharedAccess
 from fastgw.runtime.control.kubernetes.cluster_objects import ClusterObjects
 
 AT_ONCE: Final = 16
@@ -66,7 +66,7 @@ def _timed(held: Sequence[Any] | None, wanted: Sequence[Any], now: str) -> list[
 class StatusWriter:
     """Writes what a translation wants, for the leader."""
 
-    def __init__(self, access: ClusterAccess, objects: ClusterObjects) -> None:
+    def __init__(self, access: SharedAccess, objects: ClusterObjects) -> None:
         self._access, self._objects = access, objects
 
     async def write(self, statuses: Mapping[ObjectId, dict[str, Any]], children: Sequence[ManagedObject]) -> bool:
@@ -102,10 +102,11 @@ class StatusWriter:
                         raise
                 return True
 
+        done: Sequence[bool | BaseException] = ()
         try:
             done = await asyncio.gather(*(work(*each) for each in works), return_exceptions=True)
         finally:
-            await client.close()
+            await client.close(any(isinstance(each, BaseException) for each in done))
         for each in done:
             if isinstance(each, BaseException):
                 raise each

@@ -29,6 +29,7 @@ from fastgw.runtime.control.kubernetes.api_client import (
     ClusterAccess,
     ClusterClient,
     RequestRefused,
+    SharedAccess,
     TooLong,
     refusal,
 )
@@ -56,6 +57,7 @@ UNLOGGED_TRIES: Final = 5
 """Number of times in a row that a watch may end soon before that is reported."""
 MISSING_S: Final = 15.0
 """Seconds until the API server is asked again about a kind that it does not know."""
+_UNAUTHORIZED: Final = 401
 _GONE: Final = 410
 _NOT_FOUND: Final = 404
 HINTS: Final[Mapping[tuple[int, str], str]] = {
@@ -151,7 +153,7 @@ class Following:
     def __init__(
         self,
         kind: str,
-        access: ClusterAccess,
+        access: ClusterAccess | SharedAccess,
         namespace: str,
         objects: WatchedObjects,
         feed: str,
@@ -176,10 +178,14 @@ class Following:
         while True:
             try:
                 client = await self._access.client(self._path, self._namespace)
+                failed = True
                 try:
                     await self._list_and_watch(client)
+                except RequestRefused as error:
+                    failed = error.status == _UNAUTHORIZED
+                    raise
                 finally:
-                    await client.close()
+                    await client.close(failed)
             except CannotAsk as error:
                 if self._optional and isinstance(error, RequestRefused) and error.status == _NOT_FOUND:
                     self._objects.replace(self._kind, {}, ())
