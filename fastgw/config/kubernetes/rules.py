@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
+from fastgw.config.base.route_patterns import parse_regex
 from fastgw.config.kubernetes import backends, route_filters
 from fastgw.config.kubernetes.attachment import Attachment, attach, isolated
 from fastgw.config.kubernetes.backends import Backend
@@ -92,7 +94,7 @@ def _conditions(problems: _Problems, generation: int) -> list[Condition]:
         condition("ResolvedRefs", not problems.reason, problems.reason or "ResolvedRefs", generation, problems.message)
     ]
     if problems.unsupported:
-        message = f"{problems.unsupported} is not supported: requests of its rule are answered 500"
+        message = f"{problems.unsupported} is not supported: its rule does not forward requests"
         found.append(condition("PartiallyInvalid", True, "UnsupportedValue", generation, message))
     return found
 
@@ -143,6 +145,9 @@ class _RuleMaker:
         entry = self.group.entries[0]
         found = matches(rule)
         for number, match in enumerate(found):
+            if invalid := _invalid_regex(match):
+                self.problems.unsupported = self.problems.unsupported or f"the regular expression {invalid}"
+                continue
             position = RulePosition(
                 self.kind,
                 self.item["metadata"]["namespace"],
@@ -231,6 +236,23 @@ class _RuleMaker:
         if use:
             variant["use"] = use
         return variant
+
+
+def _invalid_regex(match: RuleMatch) -> str:
+    """Return a regular expression of a rule that is not valid in RE2; "" = none."""
+    values = [*match.conditions.get("headers", {}).values(), *match.conditions.get("query", {}).values()]
+    regexes = [path[1:] for path in match.paths if path.startswith("~")]
+    regexes += [each["regex"] for each in values if isinstance(each, dict)]
+    return next((each for each in regexes if not _is_regex(each)), "")
+
+
+@lru_cache(maxsize=4096)
+def _is_regex(text: str) -> bool:
+    try:
+        parse_regex(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _policies(rule: ClusterObject) -> dict[str, Any]:

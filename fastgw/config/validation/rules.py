@@ -377,7 +377,10 @@ def responses_that_are_no_scripts(merged: Merged) -> None:
         respond = route.respond
         if respond in (None, BROKEN) or route.paths is BROKEN or BROKEN in (respond.body, respond.headers):
             continue
-        held = [patterns.parse_path(path).names for path in route.paths if isinstance(path, str)]
+        try:
+            held = [patterns.parse_path(path).names for path in route.paths if isinstance(path, str)]
+        except ValueError:
+            continue  # reported with the paths
         known = frozenset.intersection(*held) if held else frozenset()
         inserted = next((match[0] for match, _ in inserted_values(respond.body, known)), None)
         content_type = next((each for name, each in respond.headers.items() if name.lower() == "content-type"), "")

@@ -1,0 +1,251 @@
+"""Translation of Kubernetes objects: configuration and statuses, without a cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from fastgw.config import load_text
+from fastgw.config.kubernetes.cluster import CONTROLLER, Cluster, selects
+from fastgw.config.kubernetes.model import Translation
+from fastgw.config.kubernetes.provider import FILE
+from fastgw.config.kubernetes.translation import Translator
+from fastgw.config.settings.kubernetes import GatewayAddresses, KubernetesProvider, addresses_in
+from fastgw.filters import TYPES
+from fastgw.runtime.control.kubernetes.status_writer import merged_status
+
+SETTINGS = KubernetesProvider(addresses=GatewayAddresses(pool=("127.0.0.2-127.0.0.9",)), port_offset=8000)
+GROUP = "gateway.networking.k8s.io"
+
+
+def an_object(kind: str, name: str, spec: Any = None, namespace: str = "shop", **more: Any) -> dict[str, Any]:
+    metadata = {"name": name, "generation": 3, "creationTimestamp": more.pop("created", "2026-01-01T00:00:00Z")}
+    if namespace:
+        metadata["namespace"] = namespace
+    return {"kind": kind, "metadata": {**metadata, **more.pop("metadata", {})}, "spec": spec or {}, **more}
+
+
+def the_class(name: str = "fastgw") -> dict[str, Any]:
+    return an_object("GatewayClass", name, {"controllerName": CONTROLLER}, "")
+
+
+def a_gateway(name: str = "web", *listeners: dict[str, Any], **more: Any) -> dict[str, Any]:
+    held = listeners or ({"name": "http", "port": 80, "protocol": "HTTP"},)
+    return an_object("Gateway", name, {"gatewayClassName": "fastgw", "listeners": list(held), **more})
+
+
+def a_service(name: str = "cart", namespace: str = "shop", **port: Any) -> list[dict[str, Any]]:
+    ports = [{"name": "http", "port": 80, **port}]
+    labels = {"labels": {"kubernetes.io/service-name": name}}
+    endpoints = [
+        {"addresses": ["10.0.0.2"], "conditions": {"ready": True}},
+        {"addresses": ["10.0.0.3"], "conditions": {"ready": False, "serving": True}},
+    ]
+    return [
+        an_object("Service", name, {"ports": ports}, namespace),
+        an_object(
+            "EndpointSlice",
+            f"{name}-1",
+            None,
+            namespace,
+            metadata=labels,
+            ports=[{"name": "http", "port": 9000}],
+            endpoints=endpoints,
+            addressType="IPv4",
+        ),
+    ]
+
+
+def a_route(name: str = "cart", *rules: dict[str, Any], kind: str = "HTTPRoute", **more: Any) -> dict[str, Any]:
+    held = rules or ({"backendRefs": [{"name": "cart", "port": 80}]},)
+    parents = more.pop("parents", [{"name": "web"}])
+    return an_object(kind, name, {"parentRefs": parents, "rules": list(held), **more})
+
+
+def translated(*items: Any) -> Translation:
+    flat = [each for item in items for each in (item if isinstance(item, list) else [item])]
+    return Translator(SETTINGS, "fastgw").translate(Cluster.of(flat))[0]
+
+
+def routes_in(translation: Translation, of: str) -> list[dict[str, Any]]:
+    return [route for piece in translation.pieces if piece.object == of for route in piece.routes]
+
+
+def conditions_in(status: Any) -> dict[str, tuple[str, str]]:
+    return {each["type"]: (each["status"], each["reason"]) for each in status["conditions"]}
+
+
+def at_parent(translation: Translation, name: str, kind: str = "HTTPRoute") -> dict[str, tuple[str, str]]:
+    return conditions_in(translation.statuses[kind, "shop", name]["parents"][0])
+
+
+def loaded(*items: Any) -> Any:
+    flat = [each for item in items for each in (item if isinstance(item, list) else [item])]
+    content = Translator(SETTINGS, "fastgw").translate(Cluster.of(flat))[1]
+    text = b"version: 1\nadmin: null\nproviders: {kubernetes: {kubeconfig: kube, addresses: {pool: [127.0.0.2]}}}\n"
+    kube = b"current-context: a\ncontexts: [{name: a, context: {}}]\n"
+    return load_text(text, "/etc/gw.yaml", TYPES, instead={"/etc/kube": kube, FILE: content})
+
+
+def test_a_route_of_a_gateway_becomes_a_route_on_its_listener_with_the_ready_endpoints() -> None:
+    found = loaded(the_class(), a_gateway(), a_service(), a_route(hostnames=["shop.example"]))
+    listener = found.config.listeners["gateway/shop/web/80"]
+    assert str(listener.address) == "127.0.0.2:8080"
+    route = next(each for each in found.config.routes if each.name.startswith("HTTPRoute"))
+    assert (route.hosts, route.paths, route.upstream) == (("shop.example",), ("/*",), "shop/cart/80")
+    assert [str(each.url) for each in found.config.upstreams["shop/cart/80"].targets] == ["http://10.0.0.2:9000"]
+
+
+def test_statuses_have_the_generation_and_count_routes() -> None:
+    translation = translated(the_class(), a_gateway(), a_service(), a_route(), a_route("other"))
+    gateway = translation.statuses["Gateway", "shop", "web"]
+    assert conditions_in(gateway)["Programmed"] == ("True", "Programmed")
+    assert {each["observedGeneration"] for each in gateway["conditions"]} == {3}
+    assert gateway["addresses"] == [{"type": "IPAddress", "value": "127.0.0.2"}]
+    assert gateway["listeners"][0]["attachedRoutes"] == 2
+    assert {each["kind"] for each in gateway["listeners"][0]["supportedKinds"]} == {"HTTPRoute", "GRPCRoute"}
+    parent = translation.statuses["HTTPRoute", "shop", "cart"]["parents"][0]
+    assert parent["parentRef"] == {"group": GROUP, "kind": "Gateway", "name": "web"}
+    assert conditions_in(parent)["Accepted"] == ("True", "Accepted")
+
+
+@pytest.mark.parametrize(
+    ("parent", "hostname", "reason"),
+    [
+        ({"name": "web", "sectionName": "no"}, None, "NoMatchingParent"),
+        ({"name": "web", "port": 81}, None, "NoMatchingParent"),
+        ({"name": "web"}, "other.example", "NoMatchingListenerHostname"),
+        ({"name": "web"}, "a.shop.example", "Accepted"),
+    ],
+)
+def test_a_route_that_no_listener_takes_says_why(parent: Any, hostname: str | None, reason: str) -> None:
+    listener = {"name": "http", "port": 80, "protocol": "HTTP", "hostname": "*.shop.example"}
+    more = {"hostnames": [hostname]} if hostname else {}
+    translation = translated(the_class(), a_gateway("web", listener), a_service(), a_route(parents=[parent], **more))
+    assert at_parent(translation, "cart")["Accepted"][1] == reason
+
+
+def test_routes_of_another_namespace_need_to_be_allowed() -> None:
+    route = an_object("HTTPRoute", "cart", {"parentRefs": [{"name": "web", "namespace": "shop"}]}, "other")
+    status = translated(the_class(), a_gateway(), route).statuses["HTTPRoute", "other", "cart"]
+    assert conditions_in(status["parents"][0])["Accepted"] == ("False", "NotAllowedByListeners")
+    selector = {"from": "Selector", "selector": {"matchLabels": {"team": "a"}}}
+    listener = {"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": selector}}
+    namespace = an_object("Namespace", "other", None, "", metadata={"labels": {"team": "a"}})
+    status = translated(the_class(), a_gateway("web", listener), route, namespace).statuses[
+        "HTTPRoute", "other", "cart"
+    ]
+    assert conditions_in(status["parents"][0])["Accepted"] == ("True", "Accepted")
+
+
+def test_a_backend_of_another_namespace_needs_a_grant() -> None:
+    route = a_route("cart", {"backendRefs": [{"name": "cart", "namespace": "back", "port": 80}]})
+    items = [the_class(), a_gateway(), a_service("cart", "back"), route]
+    refused = translated(*items)
+    assert at_parent(refused, "cart")["ResolvedRefs"] == ("False", "RefNotPermitted")
+    assert routes_in(refused, "HTTPRoute/shop/cart")[0]["respond"] == {"status": 500}
+    rule = {
+        "from": [{"group": GROUP, "kind": "HTTPRoute", "namespace": "shop"}],
+        "to": [{"group": "", "kind": "Service"}],
+    }
+    granted = translated(*items, an_object("ReferenceGrant", "g", rule, "back"))
+    assert at_parent(granted, "cart")["ResolvedRefs"] == ("True", "ResolvedRefs")
+    assert routes_in(granted, "HTTPRoute/shop/cart")[0]["upstream"] == "back/cart/80"
+
+
+@pytest.mark.parametrize(
+    ("reference", "reason"),
+    [
+        ({"name": "none", "port": 80}, "BackendNotFound"),
+        ({"name": "cart", "port": 81}, "BackendNotFound"),
+        ({"name": "cart", "port": 80, "kind": "Bucket", "group": "x"}, "InvalidKind"),
+    ],
+)
+def test_a_backend_that_cannot_be_used_gets_its_share_of_500(reference: Any, reason: str) -> None:
+    rule = {"backendRefs": [{"name": "cart", "port": 80, "weight": 9}, reference]}
+    translation = translated(the_class(), a_gateway(), a_service(), a_route("cart", rule))
+    assert at_parent(translation, "cart")["ResolvedRefs"] == ("False", reason)
+    route = routes_in(translation, "HTTPRoute/shop/cart")[0]
+    assert route["variants"] == [
+        {"weight": 9, "upstream": "shop/cart/80"},
+        {"weight": 1, "respond": {"status": 500}},
+    ]
+
+
+def test_a_method_precedes_headers_which_precede_parameters() -> None:
+    header = {"name": "A", "value": "1"}
+    matches = [{"method": "PUT"}, {"headers": [header]}, {"queryParams": [header, {"name": "b", "value": "2"}]}]
+    translation = translated(the_class(), a_gateway(), a_service(), a_route("cart", {"matches": matches}))
+    ranks = [each["rank"] for each in routes_in(translation, "HTTPRoute/shop/cart")]
+    assert ranks == sorted(ranks, reverse=True)
+
+
+def test_listeners_of_one_port_conflict_by_protocol_and_hostname() -> None:
+    one = {"name": "a", "port": 80, "protocol": "HTTP", "hostname": "a.example"}
+    listeners = [one, {**one, "name": "b"}, {**one, "name": "c", "hostname": "c.example"}]
+    status = translated(the_class(), a_gateway("web", *listeners)).statuses["Gateway", "shop", "web"]
+    reasons = [conditions_in(each)["Conflicted"] for each in status["listeners"]]
+    assert reasons == [("True", "HostnameConflict"), ("True", "HostnameConflict"), ("False", "NoConflicts")]
+    assert conditions_in(status)["Accepted"] == ("True", "ListenersNotValid")
+
+
+def test_a_gateway_keeps_its_address_and_others_get_free_ones() -> None:
+    held = a_gateway("zz")
+    held["status"] = {"addresses": [{"type": "IPAddress", "value": "127.0.0.2"}]}
+    statuses = translated(the_class(), a_gateway("aa"), held).statuses
+    assert statuses["Gateway", "shop", "zz"]["addresses"][0]["value"] == "127.0.0.2"
+    assert statuses["Gateway", "shop", "aa"]["addresses"][0]["value"] == "127.0.0.3"
+
+
+def test_a_regular_expression_that_is_not_valid_is_left_out_and_told() -> None:
+    bad = {"matches": [{"path": {"type": "RegularExpression", "value": "("}}], "backendRefs": []}
+    translation = translated(the_class(), a_gateway(), a_service(), a_route("cart", bad))
+    assert at_parent(translation, "cart")["PartiallyInvalid"] == ("True", "UnsupportedValue")
+    assert not routes_in(translation, "HTTPRoute/shop/cart")
+
+
+def test_a_bad_object_is_left_out_and_the_others_serve() -> None:
+    rewrite = {"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplaceFullPath", "replaceFullPath": "no slash"}}}
+    bad = a_route("bad", {"filters": [rewrite], "backendRefs": [{"name": "cart", "port": 80}]})
+    found = loaded(the_class(), a_gateway(), a_service(), a_route(), bad)
+    assert [each.name for each in found.config.routes if "HTTPRoute" in each.name] == ["HTTPRoute/shop/cart/0"]
+    assert any("HTTPRoute/shop/bad" in each.path for each in found.notes)
+
+
+def test_a_piece_names_no_file_of_the_machine() -> None:
+    piece = {"object": "X/a/b", "upstreams": {"u": {"targets": ["https://a.example"], "tls": {"ca": "/etc/passwd"}}}}
+    text = b"version: 1\nproviders: {kubernetes: {kubeconfig: kube}}\n"
+    kube = b"current-context: a\ncontexts: [{name: a, context: {}}]\n"
+    contents = {"/etc/kube": kube, FILE: msgspec.json.encode([piece])}
+    found = load_text(text, "/etc/gw.yaml", TYPES, instead=contents)
+    assert not found.config.upstreams
+    assert any("is a file of the gateway's machine" in each.wrong for each in found.notes)
+
+
+def test_a_status_keeps_times_and_the_entries_of_other_controllers() -> None:
+    condition = {"type": "Accepted", "status": "True", "reason": "Accepted", "observedGeneration": 1, "message": ""}
+    entry = {"parentRef": {"name": "web"}, "controllerName": CONTROLLER, "conditions": [condition]}
+    other = {"parentRef": {"name": "web"}, "controllerName": "x/y", "conditions": []}
+    before = {"parents": [other, {**entry, "conditions": [{**condition, "lastTransitionTime": "then"}]}]}
+    wanted = {"parents": [{**entry, "conditions": [{**condition, "observedGeneration": 2}]}]}
+    made = merged_status(before, wanted, "now")["parents"]
+    assert made[1] == other
+    assert made[0]["conditions"][0]["lastTransitionTime"] == "then"
+    assert merged_status({"parents": made}, wanted, "later")["parents"] == made
+
+
+def test_label_selectors() -> None:
+    labels = {"a": "1"}
+    assert selects({}, labels)
+    assert not selects(None, labels)
+    assert selects({"matchExpressions": [{"key": "a", "operator": "In", "values": ["1"]}]}, labels)
+    assert not selects({"matchExpressions": [{"key": "b", "operator": "Exists"}]}, labels)
+
+
+def test_ranges_of_addresses() -> None:
+    assert addresses_in("127.0.0.2-127.0.0.4") == ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
+    for wrong in ("127.0.0.4-127.0.0.2", "127.0.0.1-::1", "a"):
+        with pytest.raises(ValueError, match=wrong):
+            addresses_in(wrong)
