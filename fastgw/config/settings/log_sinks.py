@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from fastgw.config.base.settings_base import NONE, Settings
-from fastgw.config.base.value_types import Duration, EndpointUrl, FileName, ReadableFile, Size, TargetUrl, Username
+from fastgw.config.base.value_types import (
+    Duration,
+    Endpoint,
+    EndpointUrl,
+    FileName,
+    ReadableFile,
+    Size,
+    TargetUrl,
+    Username,
+)
 from fastgw.config.settings.secrets import Secret, SecretError
 
 FACILITIES = ("local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7", "user", "daemon")
@@ -107,6 +116,28 @@ class ElasticsearchSink(HttpSink):
     """Index or data stream."""
 
 
+class OtlpSink(HttpSink):
+    """An OpenTelemetry collector: each line is a log record, sent by OTLP over HTTP, encoded as protobuf. Of lines in
+    JSON the fields are attributes, and the record has the trace and span of the request."""
+
+    url: EndpointUrl
+    """URL of the collector, such as `http://collector:4318`; `/v1/logs` is appended to its path."""
+    protocol: Literal["http"] = "http"
+    """`http`: OTLP/HTTP, usually port 4318."""
+    service: Annotated[str, Meta(min_length=1, max_length=255)] = "fastgw"
+    """Name of this gateway (`service.name`)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "?" in self.url.target:
+            raise ValueError("`url` has a query; expected scheme, host and port")
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """URL that lines are sent to."""
+        return Endpoint(self.url.origin, f"{self.url.target.rstrip('/')}/v1/logs")
+
+
 class RemoteSink(Settings):
     """Sink on another machine. Exactly one of its settings is set."""
 
@@ -118,14 +149,17 @@ class RemoteSink(Settings):
     """Grafana Loki."""
     elasticsearch: ElasticsearchSink | None = None
     """Elasticsearch or OpenSearch."""
+    otlp: OtlpSink | None = None
+    """An OpenTelemetry collector."""
 
     def __post_init__(self) -> None:
-        if sum(each is not None for each in (self.syslog, self.http, self.loki, self.elasticsearch)) != 1:
-            raise ValueError("expected exactly one of `syslog`, `http`, `loki` and `elasticsearch`")
+        kinds = (self.syslog, self.http, self.loki, self.elasticsearch, self.otlp)
+        if sum(each is not None for each in kinds) != 1:
+            raise ValueError("expected exactly one of `syslog`, `http`, `loki`, `elasticsearch` and `otlp`")
 
     def __str__(self) -> str:
         if self.syslog is not None:
             return f"syslog {self.syslog.address}"
-        sink = self.http or self.loki or self.elasticsearch
+        sink = self.http or self.loki or self.elasticsearch or self.otlp
         assert sink is not None
         return str(sink.url.origin)

@@ -415,6 +415,7 @@ access_logs:
   - {sink: {http: {url: "https://logs.internal/in"}}}
   - {sink: {loki: {url: "http://loki.internal:3100/loki/api/v1/push"}}}
   - {sink: {elasticsearch: {url: "http://search.internal:9200/_bulk", index: web}}, format: ecs}
+  - {sink: {otlp: {url: "http://collector:4318"}}}
 """,
     "access_logs[].sink.syslog": """\
 access_logs:
@@ -458,6 +459,20 @@ access_logs:
       elasticsearch:
         url: "https://search.internal:9200/_bulk"
         index: web
+        batch: 1000
+        gzip: true
+        token: {env: LOGS_TOKEN}            # or username: and password:
+        ca: logs-ca.pem
+        timeout: 5s
+        spool: {path: spool, size: 1GiB}
+""",
+    "access_logs[].sink.otlp": """\
+access_logs:
+  - sink:
+      otlp:
+        url: "https://collector.example:4318"
+        protocol: http
+        service: edge
         batch: 1000
         gzip: true
         token: {env: LOGS_TOKEN}            # or username: and password:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from fastgw.config.base.value_types import Endpoint, Url
 from fastgw.observe.access_log.http_delivery import BulkBody, HttpTransport, LineBody, LokiBody
+from fastgw.observe.access_log.otlp_logs import OtlpLogBody
 from fastgw.observe.access_log.remote_sink import RemoteSink
 from fastgw.observe.access_log.sink import Sink
 from fastgw.observe.access_log.spool import Spool
@@ -70,6 +71,15 @@ class BulkSettings(HttpSettings, Protocol):
     def index(self) -> str: ...
 
 
+class OtlpSettings(HttpSettings, Protocol):
+    """Settings of an OpenTelemetry collector."""
+
+    @property
+    def service(self) -> str: ...
+    @property
+    def endpoint(self) -> Endpoint: ...
+
+
 class RemoteSettings(Protocol):
     """Settings of a sink on another machine: exactly one is set."""
 
@@ -81,6 +91,8 @@ class RemoteSettings(Protocol):
     def loki(self) -> LokiSettings | None: ...
     @property
     def elasticsearch(self) -> BulkSettings | None: ...
+    @property
+    def otlp(self) -> OtlpSettings | None: ...
 
 
 def sink_of(settings: str | RemoteSettings, directives: bytes = b"") -> Sink | RemoteSink:
@@ -99,8 +111,11 @@ def sink_of(settings: str | RemoteSettings, directives: bytes = b"") -> Sink | R
         http, body = settings.loki, LokiBody(settings.loki.labels)
     if settings.elasticsearch is not None:
         http, body = settings.elasticsearch, BulkBody(settings.elasticsearch.index)
+    if settings.otlp is not None:
+        http, body = settings.otlp, OtlpLogBody(settings.otlp.service)
     assert http is not None
-    sent = HttpTransport(http.url, body, http.authorization, http.timeout, http.ca, http.gzip)
+    url = http.url if settings.otlp is None else settings.otlp.endpoint
+    sent = HttpTransport(url, body, http.authorization, http.timeout, http.ca, http.gzip)
     return RemoteSink(name, sent, http.batch, _spool_of(http.spool))
 
 

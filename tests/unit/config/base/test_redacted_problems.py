@@ -106,7 +106,7 @@ def log_sink(kind: str, **more: Any) -> Said:
     return {"access_logs": [{"sink": {kind: {"url": "https://logs.example/in", **index, **more}}}]}
 
 
-SINKS = {"HttpSink": "http", "LokiSink": "loki", "ElasticsearchSink": "elasticsearch"}
+SINKS = {"HttpSink": "http", "LokiSink": "loki", "ElasticsearchSink": "elasticsearch", "OtlpSink": "otlp"}
 SETTINGS: dict[str, list[Said]] = {
     **{f"{name}.token": [log_sink(kind, token=SECRET)] for name, kind in SINKS.items()},
     **{f"{name}.password": [log_sink(kind, username="a", password=SECRET)] for name, kind in SINKS.items()},

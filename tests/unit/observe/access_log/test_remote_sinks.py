@@ -18,9 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 
 from fastgw.config.base.value_types import parse_endpoint, parse_target_url
-from fastgw.config.settings.log_sinks import ElasticsearchSink, HttpSink, LokiSink, RemoteSink, Spool, SyslogSink
+from fastgw.config.settings.log_sinks import (
+    ElasticsearchSink,
+    HttpSink,
+    LokiSink,
+    OtlpSink,
+    RemoteSink,
+    Spool,
+    SyslogSink,
+)
 from fastgw.config.settings.secrets import Secret
 from fastgw.observe.access_log import remote_sink
 from fastgw.observe.access_log.sink_kinds import sink_of
@@ -219,6 +228,39 @@ class TestHttp:
         (first, line), (second, _) = stream["values"]
         assert line == '{"a":1}'
         assert int(second) == int(first) + 1
+
+    def test_a_collector_decodes_records_with_trace_and_severity(self, make, server):
+        sink = make(otlp=OtlpSink(url=parse_endpoint(server.url.partition("?")[0]), service="edge"))
+        trace, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+        line = f'{{"time":"2026-01-31T12:00:00.125Z","status":502,"duration_s":0.5,"path":"/ü","trace_id":"{trace}",'
+        line += f'"span_id":"{span}","consumer":null,"websocket":{{"closed":1000}}}}'
+        ecs = f'{{"@timestamp":"2026-01-31T12:00:00.125Z","http.response.status_code":200,"trace.id":"{trace}"}}'
+        sink.write(lines(line, ecs, "127.0.0.1 - - a line"))
+        assert sink.flush() == 0
+        [(path, fields, body)] = server.seen
+        assert (path, fields["content-type"]) == ("/in/v1/logs", "application/x-protobuf")
+        [resource] = ExportLogsServiceRequest.FromString(body).resource_logs
+        assert {each.key: each.value.string_value for each in resource.resource.attributes}["service.name"] == "edge"
+        first, second, third = resource.scope_logs[0].log_records
+        assert (first.trace_id.hex(), first.span_id.hex()) == (trace, span)
+        assert first.time_unix_nano == 1_769_860_800_125_000_000
+        assert first.observed_time_unix_nano > first.time_unix_nano
+        assert (first.severity_number, first.severity_text) == (17, "ERROR")
+        assert first.body.string_value == line
+        told = {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in first.attributes}
+        assert (told["status"], told["duration_s"], told["path"]) == (502, 0.5, "/ü")
+        assert told["websocket"] == '{"closed":1000}'
+        assert "consumer" not in told
+        assert (second.trace_id.hex(), second.severity_text) == (trace, "INFO")
+        assert (third.body.string_value, list(third.attributes)) == ("127.0.0.1 - - a line", [])
+
+    def test_records_that_a_collector_rejects_are_lost(self, make, server):
+        rejected = ExportLogsServiceResponse()
+        rejected.partial_success.rejected_log_records = 2
+        server.answers = [(200, {}, rejected.SerializeToString())]
+        sink = make(otlp=OtlpSink(url=parse_endpoint(server.url.partition("?")[0])))
+        sink.write(lines("a", "b", "c"))
+        assert sink.flush() == 2
 
     @pytest.mark.usefixtures("quick")
     def test_of_a_bulk_only_what_was_refused_for_a_while_is_sent_again(self, make, server):
