@@ -99,6 +99,9 @@ def _read(listener: GatewayListener, context: TranslationContext) -> None:
                 raise UnresolvedReference("InvalidCertificateRef", "no certificateRefs")
         except UnresolvedReference as error:
             listener.unresolved, listener.message, listener.is_usable = error.reason, str(error), False
+    if listener.protocol == "TLS" and not listener.passes_through:
+        listener.accepted, listener.message = "UnsupportedValue", "TLS is passed through: expected mode Passthrough"
+        listener.kinds = ()
     if listener.protocol == "HTTPS":
         if listener.passes_through:
             listener.accepted, listener.message = "UnsupportedValue", "HTTPS ends TLS: expected mode Terminate"

@@ -26,6 +26,8 @@ _DEFAULT: Final = "ingressclass.kubernetes.io/is-default-class"
 _UNAVAILABLE: Final = {"respond": {"status": 503}}
 """Action of paths whose Service does not exist."""
 _ON: Final = "true"
+_SERVER: Final = {"server": {"type": "headers", "response": {"set": {"Server": "fastgw"}}}}
+"""Filter of the listeners: clients of an Ingress expect `Server` (ingress-controller-conformance)."""
 
 
 def translate(context: TranslationContext) -> None:
@@ -37,14 +39,20 @@ def translate(context: TranslationContext) -> None:
     for item in served:
         _read_certificates(item, certificates, context)
     address = address_of(context)
-    listeners: dict[str, Any] = {HTTP: {"address": _bound(address, 80, context), "protocols": ["http1", "http2"]}}
+    listeners: dict[str, Any] = {
+        HTTP: {"address": _bound(address, 80, context), "protocols": ["http1", "http2"], "filters": _SERVER}
+    }
     files: dict[str, str] = {}
     if certificates:
         pairs = [
             {"certificate": certificate, "key": key, **({"hosts": hosts} if hosts else {})}
             for (certificate, key), hosts in certificates.items()
         ]
-        listeners[HTTPS] = {"address": _bound(address, 443, context), "tls": {"certificates": pairs}}
+        listeners[HTTPS] = {
+            "address": _bound(address, 443, context),
+            "tls": {"certificates": pairs},
+            "filters": _SERVER,
+        }
         files = {name: context.files[name] for pair in certificates for name in pair}
     context.add_piece(KIND, listeners=listeners, files=files)
     shown = _shown(address, context)

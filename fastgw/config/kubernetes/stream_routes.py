@@ -14,6 +14,8 @@ from fastgw.config.kubernetes.cluster import CONTROLLER, ClusterObject, generati
 from fastgw.config.kubernetes.conditions import Condition, condition
 from fastgw.config.kubernetes.model import GatewayListener, TranslationContext
 
+NO_TARGETS: Final = "kubernetes/no-targets"
+"""Upstream of connections that no TLSRoute matches."""
 MOST_WEIGHT: Final = 1000
 """Maximum weight of a target."""
 
@@ -30,6 +32,17 @@ def translate_tls(context: TranslationContext) -> None:
             if names:
                 route["sni"] = list(names)
             context.entries[listener.entry].tls_routes.append(route)
+    _refuse_others(context)
+
+
+def _refuse_others(context: TranslationContext) -> None:
+    """Reset connections with another server name: the Gateway API wants an end without an alert."""
+    entries = [each for each in context.entries.values() if each.tls_routes]
+    for entry in entries:
+        if all("sni" in route for route in entry.tls_routes):
+            entry.tls_routes.append({"upstream": NO_TARGETS})
+    if entries:
+        context.add_piece("TLSRoute", upstreams={NO_TARGETS: {"targets": []}})
 
 
 def translate_tcp(context: TranslationContext) -> None:

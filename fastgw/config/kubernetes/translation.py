@@ -14,6 +14,7 @@ from fastgw.config.kubernetes import (
     grpc_route,
     http_route,
     ingress,
+    policies,
     stream_routes,
 )
 from fastgw.config.kubernetes.cluster import Cluster
@@ -52,9 +53,11 @@ def translate(cluster: Cluster, settings: KubernetesProvider, own_namespace: str
     classes = gateway_class.translate(context)
     backend_tls.translate(context)
     gateway.translate(context, classes)
+    policies.translate(context)
     for each in ROUTES:
         each(context)
     gateway.add_listeners(context)
+    policies.attach(context)
     backends.add_upstreams(context)
     _add_not_found(context)
     gateway.add_statuses(context)

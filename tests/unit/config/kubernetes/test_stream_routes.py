@@ -88,4 +88,5 @@ def test_tls_routes_are_selected_by_server_name() -> None:
     assert listener["routes"] == [
         {"upstream": "shop/cart/80/tcp", "sni": ["a.example.com"]},
         {"upstream": "shop/books/80/tcp", "sni": ["*.example.com"]},
+        {"upstream": "kubernetes/no-targets"},  # any other name is reset
     ]

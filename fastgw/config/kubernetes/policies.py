@@ -1,0 +1,222 @@
+"""FastgwPolicy and FastgwConsumer: filters and API consumers as objects of tenants.
+
+A policy is a filter set that the routes of its targets use; for a Gateway, filters of its listeners. Tenants may use
+the filters of `ALLOWED` only: they neither read files nor environment variables of the gateway, import nothing, and
+name no address of the gateway's own machine or link. A policy that is refused, or that the configuration refuses, takes
+its routes with it: a route is never served without a filter that it is meant to have.
+"""
+
+from base64 import b64decode
+from collections.abc import Iterator
+from typing import Any, Final
+
+from fastgw.config.base.value_types import parse_url
+from fastgw.config.kubernetes.cluster import CONTROLLER, GATEWAY_GROUP, ClusterObject, generation_of, key_of
+from fastgw.config.kubernetes.conditions import condition
+from fastgw.config.kubernetes.model import Piece, TranslationContext
+from fastgw.config.kyma.names import why_not_there
+from fastgw.config.sources.virtual_files import cluster_name
+
+POLICY: Final = "FastgwPolicy"
+CONSUMER: Final = "FastgwConsumer"
+ALLOWED: Final = frozenset(
+    (
+        *("auth", "authorize", "bandwidth", "basic_auth", "compress", "concurrency", "cors", "decompress", "fault"),
+        *("graphql", "headers", "hmac", "https_redirect", "introspection", "ip", "jwt", "key_auth", "quota"),
+        *("rate_limit", "request_id", "response_urls", "security_headers", "size", "target_errors", "transform"),
+        *("validate", "waf", "websocket"),
+    )
+)
+"""Filters that tenants may use: those that neither name upstreams nor files, nor keep anything for other tenants."""
+_SOURCES: Final = frozenset(("env", "file", "vault", "credential"))
+"""Members of an object that stand for a value from somewhere else."""
+TARGETS: Final = frozenset(("Gateway", "HTTPRoute", "GRPCRoute", "Ingress"))
+_CONSUMER_KEYS: Final = frozenset(("groups", "key_auth", "basic_auth", "hmac", "jwt", "certificates"))
+
+
+class Refused(Exception):
+    """An object that a tenant may not have. The text is for its owner."""
+
+
+def translate(context: TranslationContext) -> None:
+    """Add the filter sets of policies, and the consumers."""
+    for item in context.cluster.oldest_first(POLICY):
+        namespace, name = key_of(item)
+        try:
+            filters = {**((item.get("spec") or {}).get("filters") or {})}
+            check_filters(filters)
+        except Refused:
+            continue  # its status says so once its targets are known
+        set_name = f"{POLICY}/{namespace}/{name}"
+        context.filter_sets[POLICY, namespace, name] = set_name
+        context.add_piece(set_name, filter_sets={set_name: filters})
+    for item in context.cluster.oldest_first(CONSUMER):
+        _add_consumer(item, context)
+
+
+def check_filters(filters: dict[str, Any]) -> None:
+    """Check the filters of a policy. Raises `Refused`."""
+    if not filters:
+        raise Refused("spec.filters is empty")
+    for name, settings in filters.items():
+        if not isinstance(settings, dict):
+            raise Refused(f"filters.{name}: expected an object")
+        kind = settings.get("type", name)
+        if kind not in ALLOWED:
+            raise Refused(f"filters.{name}: the filter {kind} is not one of those that policies may use")
+        _check_values(settings, f"filters.{name}")
+
+
+def _check_values(value: Any, where: str) -> None:
+    if isinstance(value, dict):
+        if sources := _SOURCES.intersection(value):
+            raise Refused(f"{where}: a policy may not read {min(sources)}")
+        for key, held in value.items():
+            if key in ("any_of", "all_of") and isinstance(held, list):
+                for index, each in enumerate(held):
+                    if isinstance(each, dict):
+                        check_filters(each)
+                    _check_values(each, f"{where}.{key}.{index}")
+                continue
+            _check_values(held, f"{where}.{key}")
+    elif isinstance(value, list):
+        for index, held in enumerate(value):
+            _check_values(held, f"{where}.{index}")
+    elif isinstance(value, str) and value.startswith(("http://", "https://", "unix:", "tcp://", "udp://")):
+        _check_url(value, where)
+
+
+def _check_url(text: str, where: str) -> None:
+    if text.startswith("unix:"):
+        raise Refused(f"{where}: a policy may not name a socket of the gateway's machine")
+    if "*" in text:  # an origin of CORS, which is a pattern
+        return
+    try:
+        why = why_not_there(parse_url(text))
+    except ValueError:
+        return  # the settings say what is wrong
+    if why:
+        raise Refused(f"{where}: {why}")
+
+
+# targets
+
+
+def attach(context: TranslationContext) -> None:
+    """Let the routes and listeners of their targets use the policies. All routes and listeners have been added."""
+    by_object: dict[str, list[Piece]] = {}
+    for piece in context.pieces:
+        by_object.setdefault(piece.object, []).append(piece)
+    for item in context.cluster.oldest_first(POLICY):
+        namespace, name = key_of(item)
+        set_name = context.filter_sets.get((POLICY, namespace, name), "")
+        problem = ""
+        if not set_name:
+            try:
+                check_filters({**((item.get("spec") or {}).get("filters") or {})})
+            except Refused as error:
+                problem = str(error)
+        ancestors = [
+            _ancestor(item, reference, set_name, problem, by_object)
+            for reference in (item.get("spec") or {}).get("targetRefs") or ()
+        ]
+        context.statuses[POLICY, namespace, name] = {"ancestors": ancestors}
+
+
+def _ancestor(
+    item: ClusterObject, reference: ClusterObject, set_name: str, problem: str, by_object: dict[str, list[Piece]]
+) -> dict[str, Any]:
+    """Attach a policy to one target, and return the entry of its status."""
+    namespace = key_of(item)[0]
+    kind, name, section = reference.get("kind", ""), reference.get("name", ""), reference.get("sectionName")
+    reason, message = "", problem
+    if problem:
+        reason = "Invalid"
+    elif kind not in TARGETS:
+        reason, message = "Invalid", f"the target has kind {kind}; expected one of {', '.join(sorted(TARGETS))}"
+    pieces = by_object.get(f"{kind}/{namespace}/{name}", [])
+    if not reason and not any(piece.routes or piece.listeners for piece in pieces):
+        reason, message = "TargetNotFound", f"no {kind} {name} is served in this namespace"
+    for piece in pieces if not reason or problem else ():
+        for route in _of_section(piece, section):
+            if problem:
+                _refuse(route)
+            else:
+                route["use"] = [*route.get("use", ()), set_name]
+        if kind == "Gateway" and not problem:
+            for listener in piece.listeners.values():
+                listener["filters"] = {**_filters_of(item), **listener.get("filters", {})}
+    group = "networking.k8s.io" if kind == "Ingress" else GATEWAY_GROUP
+    return {
+        "ancestorRef": {"group": group, **reference},
+        "controllerName": CONTROLLER,
+        "conditions": [condition("Accepted", not reason, reason or "Accepted", generation_of(item), message)],
+    }
+
+
+def _filters_of(item: ClusterObject) -> dict[str, Any]:
+    return {**(item["spec"].get("filters") or {})}
+
+
+def _of_section(piece: Piece, section: str | None) -> Iterator[dict[str, Any]]:
+    """Yield the routes of a piece that belong to a rule; None: all."""
+    for route in piece.routes:
+        called = route["name"].removeprefix(f"{piece.object}/").partition("/")[0].partition(".")[0]
+        if section in (None, called):
+            yield route
+
+
+def _refuse(route: dict[str, Any]) -> None:
+    """Let a route answer 500, because it must not be served without its policy."""
+    for key in ("upstream", "variants", "split", "redirect", "rewrite", "strip_prefix", "add_prefix", "host_header"):
+        route.pop(key, None)
+    for key in ("timeout", "timeouts", "retries"):
+        route.pop(key, None)
+    route["respond"] = {"status": 500}
+
+
+# consumers
+
+
+def _add_consumer(item: ClusterObject, context: TranslationContext) -> None:
+    namespace, name = key_of(item)
+    reason, message = "", ""
+    try:
+        files: dict[str, str] = {}
+        spec = {**(item.get("spec") or {})}
+        if unknown := spec.keys() - _CONSUMER_KEYS:
+            raise Refused(f"spec.{min(unknown)} is unknown; expected one of {', '.join(sorted(_CONSUMER_KEYS))}")
+        settings = _with_secrets(spec, "spec", namespace, context, files)
+        of = f"{CONSUMER}/{namespace}/{name}"
+        context.add_piece(of, consumers=[{"name": f"{namespace}.{name}", **settings}], files=files)
+    except Refused as error:
+        reason, message = "Invalid", str(error)
+    accepted = condition("Accepted", not reason, reason or "Accepted", generation_of(item), message)
+    context.statuses[CONSUMER, namespace, name] = {"conditions": [accepted]}
+
+
+def _with_secrets(value: Any, where: str, namespace: str, context: TranslationContext, files: dict[str, str]) -> Any:
+    """Return settings with `{secret: {name: …, key: …}}` replaced by derived files. Raises `Refused`."""
+    if isinstance(value, list):
+        return [_with_secrets(each, f"{where}.{at}", namespace, context, files) for at, each in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    if sources := _SOURCES.intersection(value):
+        raise Refused(f"{where}: a consumer may not read {min(sources)}")
+    if value.keys() == {"secret"} and isinstance(value["secret"], dict):
+        said = value["secret"]
+        file = cluster_name("Secret", namespace, str(said.get("name")), str(said.get("key")))
+        files[file] = _secret_text(said, where, namespace, context)
+        return {"file": file}
+    return {key: _with_secrets(each, f"{where}.{key}", namespace, context, files) for key, each in value.items()}
+
+
+def _secret_text(said: ClusterObject, where: str, namespace: str, context: TranslationContext) -> str:
+    item = context.cluster.get("Secret", namespace, str(said.get("name")))
+    encoded = ((item or {}).get("data") or {}).get(str(said.get("key")))
+    if not isinstance(encoded, str):
+        raise Refused(f"{where}: the Secret {said.get('name')} has no {said.get('key')}")
+    try:
+        return b64decode(encoded, validate=True).decode("latin-1")
+    except ValueError as error:
+        raise Refused(f"{where}: the Secret {said.get('name')} is malformed") from error
