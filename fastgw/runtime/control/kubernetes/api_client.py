@@ -309,9 +309,9 @@ class ClusterAccess:
         await import_library()
         async with self._turn:  # a client may load the system's certificates, which takes 20 ms: not all in one turn
             await asyncio.sleep(0.001)
-            return await self._new_client(kind, namespace)
+            return await self._new_api(most_connections)
 
-    async def _new_client(self, kind: str, namespace: str) -> ClusterClient:
+    async def _new_api(self, most_connections: int) -> Any:
         from kubernetes_asyncio.client import ApiClient, Configuration
 
         configuration = Configuration()
