@@ -29,7 +29,7 @@ ORDER = [
     {"capture", "config/kyma", "config/validation", "files", "upstream/connections", "upstream/load_balancing"},
     {"config/loading", "upstream/health", "upstream/policies"},
     {"config", "upstream"},
-    {"diff"},
+    {"diff", "recording"},
     {"upstream/forwarding"},
     {"upstream/client"},
     {"filters/api"},
@@ -62,6 +62,7 @@ ORDER = [
     {"runtime/control"},
     {"demo", "runtime/supervisor"},
     {"runtime"},
+    {"replay"},
     {"cli"},
     {"__main__"},
 ]

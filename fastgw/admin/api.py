@@ -38,6 +38,9 @@ from fastgw.admin.node_interface import (
     Quotas,
     QuotaWasReset,
     Reason,
+    RecordingBegun,
+    RecordingEnded,
+    RecordingWanted,
     RequestToExplain,
     Revocations,
     Revoked,
@@ -63,6 +66,7 @@ BODY_TIMEOUT: Final = 30.0
 EXPLAINED_BYTES: Final = 128 * 1024
 """Maximum size in bytes of a request to explain, as JSON."""
 HTML: Final = "text/html; charset=utf-8"
+MESSAGE_PACK: Final = "application/vnd.msgpack"
 OPENMETRICS: Final = "application/openmetrics-text"
 SUFFIXES: Final[Mapping[str, str]] = {
     "application/yaml": ".yaml",
@@ -434,6 +438,35 @@ async def _explain(node: Node, request: Request) -> Response:
         raise HTTPException(503, "The explanation took too long; try again later.") from error
 
 
+async def _begin_recording(node: Node, request: Request) -> Response:
+    body = await _body(request)
+    _content_type(request, JSON)
+    try:
+        wanted = msgspec.json.decode(body, type=RecordingWanted)
+        begun = await node.begin_recording(wanted)
+    except ValueError as error:  # includes MsgspecError
+        raise HTTPException(400, f"Invalid recording: {error}.") from error
+    _note(request, requests=wanted.requests, ratio=wanted.ratio, routes=",".join(wanted.routes))
+    if begun is None:
+        raise HTTPException(409, "There is a recording already; it ends if nobody fetches its records.")
+    return json_response(begun)
+
+
+async def _fetch_records(node: Node, request: Request) -> Response:
+    records = await node.fetch_records(request.path_params["id"])
+    if records is None:
+        raise HTTPException(404, "There is no such recording.")
+    return answer(records, MESSAGE_PACK)
+
+
+async def _end_recording(node: Node, request: Request) -> Response:
+    await _no_body(request)
+    ended = node.end_recording(request.path_params["id"])
+    if ended is None:
+        raise HTTPException(404, "There is no such recording.")
+    return json_response(ended)
+
+
 async def _drain(node: Node, request: Request) -> Response:
     await _no_body(request)
     node.drain()
@@ -603,6 +636,22 @@ OPERATIONS: Final = (
         takes={JSON: RequestToExplain},
         reads=True,
     ),
+    Operation(
+        "POST",
+        "/recordings",
+        "Begin to record requests, without their credentials. One recording at a time.",
+        _begin_recording,
+        {200: RecordingBegun},
+        takes={JSON: RecordingWanted},
+    ),
+    Operation(
+        "GET",
+        "/recordings/{id}",
+        "Fetch the next records, as soon as there are any, for `fastgw record`, which encrypts them.",
+        _fetch_records,
+        {200: MESSAGE_PACK},
+    ),
+    Operation("DELETE", "/recordings/{id}", "End a recording.", _end_recording, {200: RecordingEnded}),
     Operation(
         "POST", "/drain", "Drain: finish requests in flight, accept no new ones, and stop.", _drain, {202: Draining}
     ),

@@ -18,6 +18,7 @@ from fastgw.admin.node_interface import JSON, Refusal
 from fastgw.config.base.value_types import Address, parse_address
 from fastgw.config.settings.secrets import Secret
 
+MESSAGE_PACK: Final = "application/vnd.msgpack"
 DEFAULT: Final = "127.0.0.1:9901"
 TOKEN: Final = "FASTGW_ADMIN_TOKEN"
 """Environment variable with the token."""
@@ -86,6 +87,14 @@ class AdminClient:
         """Return the response to a GET request, as JSON."""
         return self._send_request("GET", path, TIMEOUT)
 
+    def fetch(self, path: str) -> bytes:
+        """Return the response to a GET request whose content is not JSON."""
+        return self._send_request("GET", path, TIMEOUT, kind=MESSAGE_PACK)
+
+    def delete(self, path: str) -> bytes:
+        """Return the response to a DELETE request, as JSON."""
+        return self._send_request("DELETE", path, TIMEOUT)
+
     def read(self, path: str, kind: type[T]) -> T:
         """Return the response to a GET request, as a struct."""
         return self._decoded(self.get(path), kind)
@@ -121,7 +130,7 @@ class AdminClient:
         except msgspec.MsgspecError as error:
             raise self._stranger(f"its response is invalid: {error}") from error
 
-    def _send_request(self, method: str, path: str, timeout: float, body: object = None) -> bytes:
+    def _send_request(self, method: str, path: str, timeout: float, body: object = None, kind: str = JSON) -> bytes:
         fields: dict[str, str | bytes] = {**self._fields}
         if body is not None:
             fields["Content-Type"] = JSON
@@ -138,7 +147,7 @@ class AdminClient:
             raise self._stranger(f"it does not speak HTTP: {type(error).__name__}") from error
         finally:
             connection.close()
-        if response.headers.get_content_type() != JSON:
+        if response.headers.get_content_type() != kind:
             raise self._refused(response.status, answer)
         return answer
 

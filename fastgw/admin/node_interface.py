@@ -575,6 +575,45 @@ class CachePurged(Struct, frozen=True):
     reach: RevokedEverywhere
 
 
+class RecordingWanted(Struct, frozen=True, forbid_unknown_fields=True):
+    """Requests to record, of all workers."""
+
+    requests: int = 1000
+    """Number of requests after which the recording ends, at most 1,000,000."""
+    seconds: float = 3600.0
+    """Seconds after which it ends, at most 86,400."""
+    ratio: float = 1.0
+    """Share of the requests that is recorded, chosen at random: from 0 to 1."""
+    routes: Sequence[str] = ()
+    """Names of the routes; empty = all, and requests without a route."""
+    statuses: Sequence[str] = ()
+    """Statuses of the responses, such as `404` or `5xx`; empty = all."""
+    body_bytes: int = 65536
+    """Maximum bytes that are kept of each body, at most 1 MiB: longer ones are cut."""
+    redact: Sequence[str] = ()
+    """Further names of headers, query parameters and cookies whose values are masked."""
+    keep_cookies: bool = False
+    """Whether values of cookies are recorded. Those of cookies that filters check are masked nevertheless."""
+
+
+class RecordingBegun(Struct, frozen=True):
+    """The recording has begun. It ends if its records are not fetched for 30 seconds."""
+
+    id: str
+    version: str
+    """Version of fastgw."""
+    generation: int
+    """Generation of the configuration."""
+
+
+class RecordingEnded(Struct, frozen=True):
+    """The recording has ended."""
+
+    requests: int
+    dropped: int
+    """Requests that were not recorded because a bound was reached."""
+
+
 class Refusal(Struct, frozen=True):
     """Reason why a request was not served (RFC 9457)."""
 
@@ -663,6 +702,15 @@ class Node(Protocol):
 
     async def purge_cache(self, order: PurgeOrder) -> CachePurged | None:
         """Purge objects of a cache store. None: there is no such store."""
+
+    async def begin_recording(self, wanted: RecordingWanted) -> RecordingBegun | None:
+        """Begin to record requests. None: there is a recording already. Raises `ValueError`."""
+
+    async def fetch_records(self, recording: str) -> bytes | None:
+        """Return the next records, as soon as there are any, within seconds. None: there is no such recording."""
+
+    def end_recording(self, recording: str) -> RecordingEnded | None:
+        """End a recording. None: there is no such one."""
 
     async def record(self, actor: str, action: str, result: str, detail: Mapping[str, str]) -> None:
         """Record a change in the audit log, if there is one."""

@@ -91,6 +91,8 @@ class Plan(NamedTuple):
     """Names of the upstreams that are equal to those in use, which are reused."""
     verifies: bool = False
     """Whether building a filter may wait for a check of its settings."""
+    adapt: Callable[[config.FilterUse, Hooks], Hooks] | None = None
+    """Replaces the hooks of a filter: for a sandbox, which does not contact what filters contact."""
 
     @classmethod
     def of(
@@ -113,11 +115,12 @@ def compile(
     index: Index | None = None,
     base: Gateway | None = None,
     same: Sequence[int] = (),
+    adapt: Callable[[config.FilterUse, Hooks], Hooks] | None = None,
 ) -> Gateway:
-    """Compile the tables for `workers` processes. `files`, `same`: as in `Plan`; `index`: of the consumers; `base`: as
-    in `building`. Raises `CompileError`.
+    """Compile the tables for `workers` processes. `files`, `same`, `adapt`: as in `Plan`; `index`: of the consumers;
+    `base`: as in `building`. Raises `CompileError`.
     """
-    plan = Plan.of(configuration, files, index)
+    plan = Plan.of(configuration, files, index)._replace(adapt=adapt)
     with no_collections():
         return at_once(building(plan._replace(same=same, verifies=True), workers, base))
 
@@ -418,6 +421,8 @@ class _Building:
             elif wrong:
                 self._unbuilt[where] = level, wrong
         self._made.reads |= env.reads
+        if self._plan.adapt is not None:
+            hooks = self._plan.adapt(use, hooks)
         acting = in_shadow(use.name, hooks) if use.shadow else hooks
         always, is_early = use.settings.phase.always, route is None
         return FilterInstance(use, acting, always, level, env.reads, env.keeps, own=hooks, early=is_early)

@@ -61,6 +61,7 @@ from fastgw.runtime.process.fallback_probes import status_server
 from fastgw.runtime.process.transient_errors import RetryBackoff, is_passing
 from fastgw.runtime.reload.file_watch import LOOK_EVERY, FileWatch, SourceWatch
 from fastgw.runtime.reload.proposer import Proposer
+from fastgw.sync import recordings
 from fastgw.upstream.client.http_client import Fetcher
 
 STILL_AFTER: Final = 10
@@ -175,6 +176,7 @@ class Control:
         self._start_task(self._analytics.run())
         self._pushing.use_configuration(self._proposer.current)
         self._start_task(self._view.slo.run())
+        self._view.recording.start(self._node_state.feeds.get(recordings.FEED, b""))
         self._view.past.tick()  # a reference for later counts
         self._start_task(self._view.past.run())
         self._start_task(self._watch_files())
@@ -195,6 +197,7 @@ class Control:
         self._start_task(self._proposer.warm_cache())
         await self._stop_requested.wait()
         loop.remove_reader(self._channel)
+        self._view.recording.stop()
         self._feeding.stop()
         self._watching.stop()
         await self._cluster.end()
@@ -223,6 +226,7 @@ class Control:
         self._watching.watch_provider(accepted.settings.providers, accepted.captured)
         self._cluster.watch_provider(accepted.settings.providers, accepted.captured)
         self._auditing.use_configuration(accepted.settings)
+        self._view.recording.use_configuration()
         self._view.drained.retain_targets(accepted.slot_table.targets, accepted.generation)
 
     def _start_task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -42,6 +42,7 @@ from fastgw.runtime.control.captures import Captures, CaptureStream
 from fastgw.runtime.control.drained_targets import DrainedTargets
 from fastgw.runtime.control.explain_requests import Explaining
 from fastgw.runtime.control.health_checker import Checks
+from fastgw.runtime.control.recording import RecordingHub
 from fastgw.runtime.control.revocation import Revoking
 from fastgw.runtime.control.slo_history import SloHistory
 from fastgw.runtime.control.traffic_history import EVERY_S, Recent, TrafficHistory, response_count
@@ -128,6 +129,7 @@ class NodeView:
         self.query_analytics: Callable[[UsageQuery], Awaitable[Usage | None]] = _no_analytics
         self.captures = Captures(channel, lambda: proposer.current.generation)
         self._redaction: tuple[Config | None, Redaction] = None, Redaction()
+        self.recording = RecordingHub(channel, lambda: proposer.config, lambda: proposer.current.generation)
         self.past = TrafficHistory(self._totals, self.live)
         self._certified: tuple[object, object] = (None, None)
         self._of_tls: OfTls = ((), ())
@@ -356,6 +358,15 @@ class NodeView:
 
     async def purge_cache(self, order: PurgeOrder) -> node_interface.CachePurged | None:
         return await self._cache_purging.purge(order)
+
+    async def begin_recording(self, wanted: node_interface.RecordingWanted) -> node_interface.RecordingBegun | None:
+        return await self.recording.begin(wanted, len(self._workers()))
+
+    async def fetch_records(self, recording: str) -> bytes | None:
+        return await self.recording.fetch(recording)
+
+    def end_recording(self, recording: str) -> node_interface.RecordingEnded | None:
+        return self.recording.end(recording)
 
     async def record(self, actor: str, action: str, result: str, detail: Mapping[str, str]) -> None:
         await self._auditing.record(actor, action, result, detail)

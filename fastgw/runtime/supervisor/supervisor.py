@@ -77,9 +77,11 @@ from fastgw.runtime.supervisor.slot_adoption import SlotAdoption
 from fastgw.runtime.supervisor.upgrade import Upgrade
 from fastgw.runtime.supervisor.worker_replacement import Succession
 from fastgw.runtime.worker.worker import FLUSH_S
-from fastgw.sync.drained_targets import FEED
+from fastgw.sync import drained_targets, recordings
 from fastgw.sync.revocations import MOST
 
+_LASTING: Final = {drained_targets.FEED, recordings.FEED}
+"""Feeds of control itself, which no configuration names."""
 _MOST_PURGES: Final = 1000
 _ANNOUNCED_AGAIN_S: Final = 60.0
 """Age in seconds of purges that the next control process announces again."""
@@ -635,7 +637,7 @@ class Supervisor:
         self._resize()
         node_state = self._node_state
         accepted = node_state.sealed.accepted
-        for key in node_state.feeds.keys() - accepted.feeds.keys() - accepted.lazy_feeds.keys() - {FEED}:
+        for key in node_state.feeds.keys() - accepted.feeds.keys() - accepted.lazy_feeds.keys() - _LASTING:
             del node_state.feeds[key]
         now, before = node_state.sealed.settings, node_state.kept[-1].settings
         if node_state.quota_claim is not None and node_state.quota_claim.path != file_of(now):

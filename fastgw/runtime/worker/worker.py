@@ -68,6 +68,7 @@ from fastgw.runtime.process.fallback_probes import Probes
 from fastgw.runtime.worker.accepting_sockets import AcceptingSockets
 from fastgw.runtime.worker.acceptor import Acceptor
 from fastgw.runtime.worker.captures import Captures
+from fastgw.runtime.worker.recording import WorkerRecording
 from fastgw.runtime.worker.sliced_work import Slices
 from fastgw.runtime.worker.table_swap import TableSwap
 from fastgw.runtime.worker.trace_export import TraceExports
@@ -168,6 +169,7 @@ class Worker:
         self._table_swap = TableSwap(
             self._slices, gateway, node_state.sealed.generation, self._starting, self._prepared, self._refused
         )
+        self._recording = WorkerRecording(loop, self._feeds, lambda: self._table_swap.gateway)
         self._acceptor = Acceptor(loop, self._server)
         self._standing = AcceptingSockets(self._acceptor, node_state.endpoints, node_state.listeners, gateway.listeners)
         self._captures = Captures(lambda: self._table_swap.gateway.listeners)
@@ -223,6 +225,7 @@ class Worker:
         self._heart.start()
         self._publish()
         self._feeds[drained_targets.FEED].on_change(self._drain_targets)
+        self._recording.start()
         self._loop.add_reader(self._channel, self._receive_orders)
         self._channel.send(Ready(generation=self._table_swap.generation))
         try:
@@ -233,6 +236,7 @@ class Worker:
             self._captures.stop()
             self._probes.watch([])
             self._server.stop()
+            self._recording.stop()
             self._table_swap.gateway.stop()
             await self._traces.stop(FLUSH_S if self._drain is not None else FLUSH_NOW_S)
             self._services.fetcher.stop()
@@ -346,6 +350,7 @@ class Worker:
         gateway.stock.roster.use_index(gateway.index)
         node_limits = words.connection_limit(column, limits), words.address_limit(column, limits)
         self._server.adopt(gateway, *node_limits, words.session_limit(column, limits))
+        self._recording.adopt()
         self._server.tracer = self._traces.tracer
         self._captures.use_tables()
         if self._drain is None:  # otherwise nothing is accepted any more

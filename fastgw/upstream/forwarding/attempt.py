@@ -18,6 +18,7 @@ from fastgw.http.grpc.status import STATUS, outcome_of, parse_status
 from fastgw.http.http1 import serializer
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.recording.tap import RecordedTrace
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.request_trailers import sent_trailers
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, LOST, NEVER, PER_TRY_TIMEOUT, REFUSED, RESET
@@ -137,6 +138,9 @@ class Attempt(Timed):
             request = forward.request(exchange, self.target, left, taken, call_left, span_id)
             if record is not None and span_id:
                 record.trace_request(request)
+                trace: object = exchange.trace
+                if type(trace) is RecordedTrace:
+                    stream = self.stream = trace.tap(stream, record, request)
             if exchange.ordinary and (body is None or not body.trailers or stream.frames_bodies):
                 stream.send_request(self, request, exchange.method)
             else:

@@ -1,0 +1,1 @@
+"""Recordings of requests: what is recorded of one, without credentials, and the encrypted file that holds them."""

@@ -1,0 +1,459 @@
+"""Tap: records one request without changing it, on its way through the gateway.
+
+It stands in three places: as the trace of the exchange, which all attempts and sub-requests share; between the exchange
+and its client; and between each attempt and its stream. Rule 1: everything is passed on at once and unchanged, and no
+more than the limit of a body is kept. Rule 2: the record is complete when the exchange ends; what comes later (copies
+of a mirror, refreshes of a cache) is not part of it. Rule 3: the references to the exchange end with it.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from time import monotonic, time
+from typing import Any, Final, Protocol, final
+
+import orjson
+
+from fastgw.errors import Fault
+from fastgw.exchange import ClientSide, Exchange, Response, Trailers
+from fastgw.exchange.upstream_chains import NO_FILTERS
+from fastgw.http.field_names import HOP_BY_HOP
+from fastgw.http.http1 import serializer
+from fastgw.http.http1.parser import find_head_end, parse_request
+from fastgw.http.malformed import Malformed
+from fastgw.http.messages import ResponseHead
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.observe.tracing.trace import EndedAttempt, EndedWait, Trace
+from fastgw.recording.records import RecordedBody, RecordedCall, RecordedIdentity, RecordedRequest
+from fastgw.recording.redaction import Redaction, TooLongToMask
+from fastgw.upstream.connections.stream import RequestSource, UpstreamStream
+
+MOST_CALLS: Final = 64
+"""Maximum number of attempts and sub-requests that are recorded of a request."""
+
+
+class _Body:
+    """Beginning of a body, up to the limit."""
+
+    __slots__ = ("_most", "is_over", "length", "pieces", "size")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.pieces: list[bytes] = []
+        self.size = self.length = 0
+        self.is_over = False
+
+    def add(self, payload: bytes) -> None:
+        self.length += len(payload)
+        if self.size < self._most and payload:
+            piece = bytes(payload[: self._most - self.size])
+            self.pieces.append(piece)
+            self.size += len(piece)
+
+    def recorded(self) -> RecordedBody:
+        return RecordedBody(b"".join(self.pieces), self.length, self.length > self.size or not self.is_over)
+
+
+@final
+class _Call:
+    """One attempt at a target."""
+
+    __slots__ = ("also", "begun_at", "call", "request_body", "response_body")
+
+    def __init__(self, call: RecordedCall, also: frozenset[bytes], most: int) -> None:
+        self.call, self.also = call, also
+        self.request_body, self.response_body = _Body(most), _Body(most)
+        self.begun_at = monotonic()
+
+    def finished(self) -> RecordedCall:
+        call = self.call
+        call.request_body, call.response_body = self.request_body.recorded(), self.response_body.recorded()
+        call.is_over = self.response_body.is_over
+        return call
+
+
+class TracedRecord(Protocol):
+    """Record of an attempt (`AttemptRecord`)."""
+
+    exchange: Any
+
+    @property
+    def upstream(self) -> str: ...
+
+
+Finished = Callable[[RecordedRequest], None]
+"""Takes a record once its request has ended."""
+
+
+@final
+class RecordedTrace:
+    """Trace of a request that is recorded, in place of its own trace, which goes on unchanged."""
+
+    __slots__ = ("_calls", "_finished", "_left", "_most", "_redaction", "attempts", "exchange", "inner", "is_discarded",
+                 "request_body", "response", "response_body", "status", "trailers", "waits")  # fmt: skip
+
+    is_sampled: Final = True  # attempts have to tell of themselves
+
+    def __init__(
+        self, exchange: Exchange, most_body: int, redaction: Redaction, finished: Finished, left: Callable[[], None]
+    ) -> None:
+        """`left`: called when the exchange is left, recorded or not."""
+        self.inner: Trace | None = exchange.trace
+        self.exchange: Exchange | None = exchange
+        self._most, self._redaction, self._finished, self._left = most_body, redaction, finished, left
+        self._calls: list[_Call] = []
+        self.attempts: list[EndedAttempt] = [] if self.inner is None else self.inner.attempts
+        self.waits: list[EndedWait] = [] if self.inner is None else self.inner.waits
+        self.request_body = _Body(most_body)
+        self.response_body = _Body(most_body)
+        self.response = b""
+        self.status = 0
+        self.trailers: Trailers = ()
+        self.is_discarded = False  # it is no request with one response
+        exchange.trace = self  # type: ignore[assignment]  # it stands in for a trace
+        client = RecordedClient(self, exchange)
+        exchange.client = exchange.response_sink = client
+
+    def __repr__(self) -> str:
+        return f"<RecordedTrace calls={len(self._calls)} of {self.exchange!r}>"
+
+    # interface of a trace
+
+    @property
+    def trace_id(self) -> bytes:
+        return b"" if self.inner is None else self.inner.trace_id
+
+    @property
+    def span_id(self) -> bytes:
+        return b"" if self.inner is None else self.inner.span_id
+
+    def new_span_id(self) -> bytes:
+        return (b"" if self.inner is None else self.inner.new_span_id()) or b"0" * 16
+
+    def rewrite(self, drop: frozenset[bytes], added: bytes, span_id: bytes = b"") -> tuple[frozenset[bytes], bytes]:
+        inner = self.inner
+        if inner is None:
+            return drop, added
+        return inner.rewrite(drop, added, span_id if inner.is_sampled else b"")
+
+    @property
+    def response_line(self) -> bytes:
+        return b"" if self.inner is None else self.inner.response_line
+
+    # attempts
+
+    def tap(self, stream: UpstreamStream, record: TracedRecord, request: bytes) -> UpstreamStream:
+        """Return the stream for an attempt, which sends `request`: the head, and the first part of the body."""
+        exchange: Exchange = record.exchange
+        if self.exchange is None or exchange.chain is NO_FILTERS or len(self._calls) >= MOST_CALLS:
+            return stream  # its request has ended, or it is a copy of a mirror
+        end = find_head_end(request)
+        call = RecordedCall(record.upstream, stream.target.label, request[:end], RecordedBody())
+        kept = _Call(call, _private_names(exchange), self._most)
+        self._calls.append(kept)
+        kept.request_body.add(_unframed(request, end) if stream.frames_bodies else request[end:])
+        return TappedStream(stream, kept)
+
+    # the exchange
+
+    def discard(self) -> None:
+        """Record nothing of the request."""
+        self.is_discarded = True
+
+    def detach(self) -> Exchange | None:
+        """Leave the exchange as it would be without the tap. None: it was left before."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            return None
+        client = exchange.client
+        if type(client) is RecordedClient:
+            if exchange.response_sink is client:
+                exchange.response_sink = client.inner
+            exchange.client = client.inner
+        exchange.trace = self.inner
+        self._left()
+        return exchange
+
+    def finish(self) -> None:
+        """Complete the record: the exchange has ended."""
+        exchange = self.detach()
+        if exchange is not None and not self.is_discarded:
+            with suppress(TooLongToMask):  # such a request is not recorded
+                self._finished(self._record(exchange))
+
+    def _record(self, exchange: Exchange) -> RecordedRequest:
+        head, peer, route, found = exchange.head, exchange.peer, exchange.route, set[bytes]()
+        masked = self._redaction.head
+        body, taken = exchange.request_body, self.request_body
+        if body is not None and not taken.length and body.kept:
+            taken.add(b"".join(body.kept))  # answered before a filter could see it
+        taken.is_over = body is None or (body.ended and taken.length == body.bytes)
+        calls = []
+        for each in self._calls_in_order():
+            call = each.finished()
+            call.request = masked(call.request, found, each.also)
+            call.response = masked(call.response, found)
+            calls.append(call)
+        answered_by = exchange.answered_by
+        by = exchange.chain.name_of(answered_by) if answered_by is not None else ""
+        record = RecordedRequest(
+            time(),
+            monotonic() - exchange.begun_at,
+            exchange.listener.name,
+            exchange.scheme,
+            peer.ip,
+            peer.port,
+            peer.server_port,
+            peer.trusted,
+            exchange.client_ip,
+            head.version,
+            masked(_received_head(head), found),
+            self.request_body.recorded(),
+            () if body is None else body.trailers,
+            _identity_of(exchange),
+            "" if route is None else route.name,
+            self.status,
+            masked(self.response, found),
+            self.response_body.recorded(),
+            self.trailers,
+            "" if exchange.fault is None else exchange.fault.label,
+            exchange.why,
+            "" if by == "?" else by,
+            exchange.shadowed,
+            exchange.cache_result,
+            tuple(calls),
+        )
+        self._redaction.request(record, found)
+        return record
+
+    def _calls_in_order(self) -> list[_Call]:
+        """Return the attempts, with those that have got no connection."""
+        calls = self._calls
+        for each in self.attempts:
+            if not each.connected_at and each.fault and len(calls) < MOST_CALLS:
+                unsent = RecordedCall(each.upstream, each.target, b"", RecordedBody(), fault=each.fault)
+                calls.append(_Call(unsent, frozenset(), 0))
+                calls[-1].begun_at = each.begun_at
+        return sorted(calls, key=lambda call: call.begun_at)
+
+
+def _received_head(head: Any) -> bytes:
+    raw: bytes = head.raw  # only received requests are recorded
+    return raw[: find_head_end(raw)]
+
+
+def _identity_of(exchange: Exchange) -> RecordedIdentity:
+    consumer, claims = exchange.consumer, exchange.claims
+    try:
+        encoded = orjson.dumps(dict(claims), default=str) if claims else b""
+    except (TypeError, ValueError):
+        encoded = b""
+    return RecordedIdentity(
+        "" if consumer is None else consumer.name,
+        () if consumer is None else tuple(sorted(consumer.groups)),
+        encoded,
+        consumer is not None or bool(claims) or exchange.is_authenticated,
+    )
+
+
+def _private_names(exchange: Exchange) -> frozenset[bytes]:
+    """Return the names of the headers that filters have added for the upstream of the route only: credentials."""
+    others = exchange.for_others
+    if others is None:
+        return frozenset()
+    added = exchange.request_added.removeprefix(others[0])
+    return frozenset(line.partition(b":")[0].strip().lower() for line in added.split(b"\r\n") if line)
+
+
+def _unframed(request: bytes, end: int) -> bytes:
+    """Return the first part of the body behind a head that ends at `end`."""
+    rest = request[end:]
+    if not rest:
+        return b""
+    try:
+        return parse_request(request[:end]).body().feed(rest)
+    except Malformed:
+        return rest
+
+
+def response_head(exchange: Exchange, response: Response) -> bytes:
+    """Return the head of a response as the client gets it, without framing and `Date` of the gateway."""
+    head, dropped, shown = response.head, response.dropped, exchange.id_shown
+    if head is not None:
+        return serializer.response(head, response.status, dropped, response.added, b"", -1, None, b"", shown)
+    lines = response.added
+    if shown:
+        lines += serializer.id_line(shown)
+        dropped |= serializer.REQUEST_IDS
+    block = response.headers.render(dropped | HOP_BY_HOP, serializer.names_alike(dropped) if dropped else ())
+    return b"%b%b%b\r\n" % (serializer.status_line(response.status), block, lines)
+
+
+@final
+class RecordedClient(ClientSide):
+    """Client side of an exchange that is recorded. `inner`: the client itself."""
+
+    __slots__ = ("_exchange", "_trace", "inner")
+
+    def __init__(self, trace: RecordedTrace, exchange: Exchange) -> None:
+        self.inner: ClientSide = exchange.client
+        self._trace, self._exchange = trace, exchange
+
+    def __repr__(self) -> str:
+        return f"<RecordedClient of {self.inner!r}>"
+
+    @property
+    def fd(self) -> int:
+        return self.inner.fd
+
+    @property
+    def body_goes_to(self) -> int:
+        return self.inner.body_goes_to
+
+    @body_goes_to.setter
+    def body_goes_to(self, fd: int) -> None:
+        self.inner.body_goes_to = fd
+
+    @property
+    def accepts_more(self) -> bool:
+        return self.inner.accepts_more
+
+    def send_interim(self, head: ResponseHead | None) -> None:
+        self.inner.send_interim(head)
+
+    def answer(self, response: Response, payload: bytes, ended: bool) -> None:
+        trace, exchange = self._trace, self._exchange
+        trace.status, trace.response = response.status, response_head(exchange, response)
+        head = response.head
+        if exchange.method != b"HEAD" and (head is None or head.has_body):
+            trace.response_body.add(payload)
+        trace.response_body.is_over = ended
+        self.inner.answer(response, payload, ended)
+
+    def feed(self, payload: bytes) -> None:
+        self._trace.response_body.add(payload)
+        self.inner.feed(payload)
+
+    def end(self, trailers: Trailers) -> None:
+        self._trace.response_body.is_over, self._trace.trailers = True, trailers
+        self.inner.end(trailers)
+
+    def abort(self, fault: Fault) -> None:
+        self.inner.abort(fault)
+
+    def tunnel(self, early: bytes, timeout: float) -> None:
+        self._trace.discard()
+        self.inner.tunnel(early, timeout)
+
+    def pause_tunnel(self) -> None:
+        self.inner.pause_tunnel()
+
+    def resume_tunnel(self) -> None:
+        self.inner.resume_tunnel()
+
+    def count_filter(self, instance: str, event: FilterEvent) -> None:
+        self.inner.count_filter(instance, event)
+
+    def count_subrequest(self, exchange: Exchange, status: int) -> None:
+        self.inner.count_subrequest(exchange, status)
+
+    def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None:
+        self.inner.count_websocket(exchange, side, what, count)
+
+    def count_content_coding(
+        self, exchange: Exchange, operation: int, coding: int, bytes_in: int, bytes_out: int
+    ) -> None:
+        self.inner.count_content_coding(exchange, operation, coding, bytes_in, bytes_out)
+
+    def filter_timeout(self) -> float:
+        return self.inner.filter_timeout()
+
+
+@final
+class TappedStream:
+    """Stream of an attempt that is recorded. `inner`: the stream itself, which does everything."""
+
+    __slots__ = ("_kept", "inner")
+
+    def __init__(self, inner: UpstreamStream, kept: _Call) -> None:
+        self.inner, self._kept = inner, kept
+
+    def __repr__(self) -> str:
+        return f"<TappedStream of {self.inner!r}>"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def send_request(self, listener: Any, request: bytes, method: bytes) -> None:
+        self._kept.request_body.is_over = True
+        self.inner.send_request(TappedListener(listener, self._kept), request, method)
+
+    def begin_special(
+        self,
+        listener: Any,
+        request: bytes,
+        method: bytes,
+        *,
+        whole: bool,
+        chunked: bool = False,
+        source: RequestSource | None = None,
+        expects_continue: bool = False,
+        upgrade: Sequence[bytes] = (),
+        tunnel: Any = None,
+    ) -> None:
+        self._kept.request_body.is_over = whole
+        self.inner.begin_special(
+            TappedListener(listener, self._kept),
+            request,
+            method,
+            whole=whole,
+            chunked=chunked,
+            source=source,
+            expects_continue=expects_continue,
+            upgrade=upgrade,
+            tunnel=tunnel,
+        )
+
+    def send_body(self, payload: bytes) -> None:
+        self._kept.request_body.add(payload)
+        self.inner.send_body(payload)
+
+    def end_body(self, trailers: Trailers) -> None:
+        self._kept.request_body.is_over = True
+        self.inner.end_body(trailers)
+
+    def hand_over(self, listener: Any) -> None:
+        self.inner.hand_over(TappedListener(listener, self._kept))
+
+
+@final
+class TappedListener:
+    """Listener to the response of an attempt that is recorded. `inner`: the listener itself."""
+
+    __slots__ = ("_inner", "_kept")
+
+    def __init__(self, inner: Any, kept: _Call) -> None:
+        self._inner, self._kept = inner, kept
+
+    def on_interim(self, head: ResponseHead) -> None:
+        self._inner.on_interim(head)
+
+    def on_head(self, head: ResponseHead, payload: bytes | None, ended: bool) -> None:
+        kept = self._kept
+        call = kept.call
+        call.status, call.seconds = head.status, monotonic() - kept.begun_at
+        call.response = b"%b%b\r\n" % (serializer.status_line(head.status), head.fields().render(HOP_BY_HOP, ()))
+        kept.response_body.add((head.payload or b"") if payload is None else payload)
+        kept.response_body.is_over = ended
+        self._inner.on_head(head, payload, ended)
+
+    def on_data(self, payload: bytes) -> None:
+        self._kept.response_body.add(payload)
+        self._inner.on_data(payload)
+
+    def on_end(self, trailers: Trailers) -> None:
+        self._kept.response_body.is_over, self._kept.call.trailers = True, trailers
+        self._inner.on_end(trailers)
+
+    def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
+        self._kept.call.fault = fault.label
+        self._inner.on_failure(fault, silent, why)
