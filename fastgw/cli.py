@@ -762,12 +762,12 @@ def record(
 ) -> None:
     """Record requests of a running gateway with their responses, without credentials, for `fastgw replay`."""
     from fastgw.admin.node_interface import RecordingWanted
-    from fastgw.recording.file import UnusableKey, is_exposed, read_key
-    from fastgw.replay.capture import CannotWrite, capture, describe_size
+    from fastgw.recording.file import UnusableRecordingKey, is_exposed, read_key
+    from fastgw.replay.capture import CannotWriteRecording, capture, describe_size
 
     try:
         key = read_key(key_file, create=True)
-    except UnusableKey as error:
+    except UnusableRecordingKey as error:
         _fail(USAGE, f"fastgw: {error}")
     if is_exposed(key_file):
         typer.echo(f"fastgw: {key_file} can be read by other users: chmod 600 {key_file}", err=True)
@@ -784,7 +784,7 @@ def record(
             certificate,
             lambda client: capture(client, wanted, out, key, began),
         )
-    except CannotWrite as error:
+    except CannotWriteRecording as error:
         _fail(USAGE, f"fastgw: {error}")
     if captured.why:
         typer.echo(f"fastgw: the recording has ended early: {captured.why}", err=True)
@@ -819,7 +819,7 @@ def replay(
     """Replay a recording in a sandbox, and report every difference: exit status 0 for none, 1 for some, else 2."""
     from fastgw.filters import TYPES
     from fastgw.gateway.tables import CompileError
-    from fastgw.recording.file import UnreadableRecording, UnusableKey, is_exposed, read_key, read_recording
+    from fastgw.recording.file import UnreadableRecording, UnusableRecordingKey, is_exposed, read_key, read_recording
     from fastgw.replay.rules import InvalidRules, read_rules
     from fastgw.replay.run import as_text
     from fastgw.replay.run import replay as replay_recording
@@ -828,7 +828,7 @@ def replay(
         rules = () if allow is None else read_rules(allow)
         key = read_key(key_file)
         content = read_recording(recording, key)
-    except (UnusableKey, UnreadableRecording, InvalidRules) as error:
+    except (UnusableRecordingKey, UnreadableRecording, InvalidRules) as error:
         _fail(USAGE, f"fastgw: {error}")
     if is_exposed(key_file):
         typer.echo(f"fastgw: {key_file} can be read by other users: chmod 600 {key_file}", err=True)
@@ -855,6 +855,70 @@ def replay(
         typer.echo(as_text(report))
     if report.differences:
         raise typer.Exit(WRONG)
+
+
+@app.command(name="shadow-report")
+def shadow_report(
+    recording: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Count by route, from the requests of this recording instead.")
+    ] = None,
+    key_file: Annotated[
+        str | None, typer.Option("--key-file", metavar="FILE", help="The key of the recording.")
+    ] = None,
+    file: ConfigOption = None,
+    name: NameOption = None,
+    admin: AdminOption = None,
+    token_file: TokenOption = None,
+    certificate: CertificateOption = None,
+    answer: FormatOption = Format.TEXT,
+) -> None:
+    """Sum up what filters in shadow mode would have done, since the start of a running gateway or in a recording."""
+    from fastgw.admin import traffic_tables
+
+    if recording is not None:
+        from fastgw.recording.file import UnreadableRecording, UnusableRecordingKey, read_key, read_recording
+        from fastgw.replay.shadows import shadow_decisions
+
+        if key_file is None:
+            raise typer.BadParameter("--recording needs --key-file")
+        try:
+            report = shadow_decisions(read_recording(recording, read_key(key_file)))
+        except (UnusableRecordingKey, UnreadableRecording) as error:
+            _fail(USAGE, f"fastgw: {error}")
+    else:
+        choice = _gateway_choice(file, name, admin, token_file)
+        report = _query_gateway(choice, certificate, traffic_tables.read_shadow_report)
+    if answer is Format.JSON:
+        _print_json(report)
+    else:
+        traffic_tables.console().print(traffic_tables.shadow_text(report))
+
+
+@app.command()
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print one table, and end.")] = False,
+    interval: Annotated[
+        float, typer.Option(min=0.1, max=60.0, metavar="S", help="Seconds over which rates are measured.")
+    ] = 2.0,
+    file: ConfigOption = None,
+    name: NameOption = None,
+    admin: AdminOption = None,
+    token_file: TokenOption = None,
+    certificate: CertificateOption = None,
+    answer: FormatOption = Format.TEXT,
+) -> None:
+    """Show the busiest routes and consumers of a running gateway, with rates, errors and latencies, until Ctrl-C."""
+    from fastgw.admin import traffic_tables
+
+    choice = _gateway_choice(file, name, admin, token_file)
+    if not once and answer is Format.TEXT and sys.stdout.isatty():
+        _query_gateway(choice, certificate, lambda client: traffic_tables.watch_top(client, interval))
+        return
+    seen = _query_gateway(choice, certificate, lambda client: traffic_tables.read_top(client, interval))
+    if answer is Format.JSON:
+        _print_json(seen)
+    else:
+        traffic_tables.console().print(traffic_tables.top_table(seen))
 
 
 @app.command()

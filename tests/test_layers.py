@@ -98,6 +98,7 @@ EDGES = {
     "runtime/reload/coordinator.py": 1,  # a package that the supervisor cannot import changes nothing
     "cache/tiers/tier_threads.py": 1,  # whatever a job of the disk tier raises, requests go on without it
     "runtime/worker/sliced_work.py": 1,  # work on a worker's loop that nobody waits for
+    "replay/sandbox.py": 1,  # what a filter raises that was not started
     "explain.py": 2,  # what a filter raises that is asked by explain
     "gateway/compiler.py": 1,  # what a filter's build raises
     "gateway/tables.py": 2,  # what its start and stop raise

@@ -91,6 +91,10 @@ class AdminClient:
         """Return the response to a GET request whose content is not JSON."""
         return self._send_request("GET", path, TIMEOUT, kind=MESSAGE_PACK)
 
+    def metrics(self) -> bytes:
+        """Return the metrics, in the format of Prometheus."""
+        return self._send_request("GET", "/metrics", TIMEOUT, kind="text/plain")
+
     def delete(self, path: str) -> bytes:
         """Return the response to a DELETE request, as JSON."""
         return self._send_request("DELETE", path, TIMEOUT)

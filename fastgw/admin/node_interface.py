@@ -593,7 +593,7 @@ class RecordingWanted(Struct, frozen=True, forbid_unknown_fields=True):
     redact: Sequence[str] = ()
     """Further names of headers, query parameters and cookies whose values are masked."""
     keep_cookies: bool = False
-    """Whether values of cookies are recorded. Those of cookies that filters check are masked nevertheless."""
+    """Whether values of cookies are recorded. Cookies that filters check are masked nevertheless."""
 
 
 class RecordingBegun(Struct, frozen=True):

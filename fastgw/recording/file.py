@@ -41,7 +41,7 @@ _CHECK: Final = 16
 _TAG: Final = 16
 
 
-class UnusableKey(Exception):
+class UnusableRecordingKey(Exception):
     """The key file cannot be used. The text is one line for the user, without the key."""
 
 
@@ -52,7 +52,7 @@ class UnreadableRecording(Exception):
 def read_key(path: str, *, create: bool = False) -> bytes:
     """Return the content of a key file. `create`: a missing file is created, with a random key and mode 0600.
 
-    Raises `UnusableKey`.
+    Raises `UnusableRecordingKey`.
     """
     try:
         if create and not os.path.exists(path):
@@ -62,9 +62,11 @@ def read_key(path: str, *, create: bool = False) -> bytes:
         with open(path, "rb") as file:
             content = file.read(LONGEST_KEY + 1).strip()
     except OSError as error:
-        raise UnusableKey(f"{path}: {error.strerror}") from error
+        raise UnusableRecordingKey(f"{path}: {error.strerror}") from error
     if not SHORTEST_KEY <= len(content) <= LONGEST_KEY:
-        raise UnusableKey(f"{path}: a key has from {SHORTEST_KEY} to {LONGEST_KEY} bytes, this one {len(content)}")
+        raise UnusableRecordingKey(
+            f"{path}: a key has from {SHORTEST_KEY} to {LONGEST_KEY} bytes, this one {len(content)}"
+        )
     return content
 
 
@@ -77,7 +79,7 @@ def is_exposed(path: str) -> bool:
 
 
 def _derive(key: bytes, salt: bytes) -> tuple[AESGCM, bytes]:
-    """Return the cipher, and a check by which a wrong key is told from a changed file."""
+    """Return the cipher, and a check that distinguishes a wrong key from a changed file."""
     derived = HKDF(SHA256(), 32 + _CHECK, salt, MAGIC).derive(key)
     return AESGCM(derived[:32]), derived[32:]
 
@@ -106,7 +108,7 @@ class RecordingWriter:
     def __repr__(self) -> str:
         return f"<RecordingWriter {self._path} requests={self.requests}>"
 
-    def begin(self, entry: RecordingBegin) -> None:
+    def write_begin(self, entry: RecordingBegin) -> None:
         self._add(encode(entry))
 
     def add(self, request: bytes) -> None:

@@ -15,12 +15,11 @@ import orjson
 
 from fastgw.errors import Fault
 from fastgw.exchange import ClientSide, Exchange, Response, Trailers
-from fastgw.exchange.upstream_chains import NO_FILTERS
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import find_head_end, parse_request
 from fastgw.http.malformed import Malformed
-from fastgw.http.messages import ResponseHead
+from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.tracing.trace import EndedAttempt, EndedWait, Trace
 from fastgw.recording.records import RecordedBody, RecordedCall, RecordedIdentity, RecordedRequest
@@ -144,8 +143,8 @@ class RecordedTrace:
     def tap(self, stream: UpstreamStream, record: TracedRecord, request: bytes) -> UpstreamStream:
         """Return the stream for an attempt, which sends `request`: the head, and the first part of the body."""
         exchange: Exchange = record.exchange
-        if self.exchange is None or exchange.chain is NO_FILTERS or len(self._calls) >= MOST_CALLS:
-            return stream  # its request has ended, or it is a copy of a mirror
+        if self.exchange is None or is_copy(exchange) or len(self._calls) >= MOST_CALLS:
+            return stream  # its request has ended, or no exchange waits for the response
         end = find_head_end(request)
         call = RecordedCall(record.upstream, stream.target.label, request[:end], RecordedBody())
         kept = _Call(call, _private_names(exchange), self._most)
@@ -236,9 +235,14 @@ class RecordedTrace:
         return sorted(calls, key=lambda call: call.begun_at)
 
 
-def _received_head(head: Any) -> bytes:
-    raw: bytes = head.raw  # only received requests are recorded
-    return raw[: find_head_end(raw)]
+def is_copy(exchange: Exchange) -> bool:
+    """Whether it is the copy of a request that a mirror sends."""
+    return bool(getattr(exchange.client, "is_copy", False))
+
+
+def _received_head(head: RequestHead) -> bytes:
+    version = b"1.0" if head.version == 10 else b"1.1"
+    return b"%b %b HTTP/%b\r\n%b\r\n" % (head.method, head.request_target, version, head.received_fields().render())
 
 
 def _identity_of(exchange: Exchange) -> RecordedIdentity:

@@ -13,10 +13,10 @@ from fastgw.admin.client import AdminClient, RefusedByGateway, Unreachable
 from fastgw.admin.node_interface import RecordingBegun, RecordingWanted
 from fastgw.recording.file import RecordingWriter
 from fastgw.recording.records import RecordingBegin
-from fastgw.sync.recordings import Records
+from fastgw.sync.recordings import RecordBatch
 
 
-class CannotWrite(Exception):
+class CannotWriteRecording(Exception):
     """The recording cannot be written. The text is one line for the user."""
 
 
@@ -37,21 +37,22 @@ def capture(
 ) -> Captured:
     """Record until the recording ends, and write it. `began`: called once requests are recorded.
 
-    Raises `CannotWrite`; `Unreachable` or `RefusedByGateway` if the recording cannot begin.
+    Raises `CannotWriteRecording`; `Unreachable` or `RefusedByGateway` if the recording cannot begin.
     """
     try:
         writer = RecordingWriter(path, key)
     except OSError as error:
-        raise CannotWrite(f"{path}: {error.strerror}") from error
+        raise CannotWriteRecording(f"{path}: {error.strerror}") from error
     begun: RecordingBegun | None = None
     try:
-        begun = client.change("/recordings", RecordingBegun, wanted)
-        writer.begin(RecordingBegin(begun.version, begun.generation, time.time()))
-        began()
-        dropped, why = _fetch_all(client, begun.id, writer, wanted.requests)
+        with _interrupted() as is_interrupted:
+            begun = client.change("/recordings", RecordingBegun, wanted)
+            writer.write_begin(RecordingBegin(begun.version, begun.generation, time.time()))
+            began()
+            dropped, why = _fetch_all(client, begun.id, writer, wanted.requests, is_interrupted)
         writer.finish(dropped)
     except OSError as error:
-        raise CannotWrite(f"{path}: {error.strerror}") from error
+        raise CannotWriteRecording(f"{path}: {error.strerror}") from error
     finally:
         writer.discard()
         if begun is not None:
@@ -60,22 +61,23 @@ def capture(
     return Captured(writer.requests, dropped, why)
 
 
-def _fetch_all(client: AdminClient, recording: str, writer: RecordingWriter, most: int) -> tuple[int, str]:
+def _fetch_all(
+    client: AdminClient, recording: str, writer: RecordingWriter, most: int, is_interrupted: Callable[[], bool]
+) -> tuple[int, str]:
     """Return the number of dropped records, and why the recording has ended early."""
     dropped = 0
-    with _interrupted() as is_interrupted:
-        while writer.requests < most:
-            if is_interrupted():
-                return dropped, "interrupted"
-            try:
-                fetched = msgspec.msgpack.decode(client.fetch(f"/recordings/{recording}"), type=Records)
-            except (Unreachable, RefusedByGateway) as error:
-                return dropped, str(error)
-            dropped = fetched.dropped
-            for record in fetched.records[: most - writer.requests]:
-                writer.add(record)
-            if fetched.is_over and not fetched.records:
-                return dropped, "the time is over" if writer.requests < most else ""
+    while writer.requests < most:
+        if is_interrupted():
+            return dropped, "interrupted"
+        try:
+            fetched = msgspec.msgpack.decode(client.fetch(f"/recordings/{recording}"), type=RecordBatch)
+        except (Unreachable, RefusedByGateway) as error:
+            return dropped, str(error)
+        dropped = fetched.dropped
+        for record in fetched.records[: most - writer.requests]:
+            writer.add(record)
+        if fetched.is_over and not fetched.records:
+            return dropped, "the time is over" if writer.requests < most else ""
     return dropped, ""
 
 

@@ -1,6 +1,6 @@
 """Comparison of two records of the same request: what a client, an upstream or an operator would notice.
 
-What differs between any two requests is left out (`IGNORED`), and so are values that were masked. A body that was cut
+Headers that differ between any two requests (`IGNORED`) and values that were masked are left out. A body that was cut
 is compared as far as it goes.
 """
 

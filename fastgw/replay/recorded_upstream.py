@@ -11,10 +11,10 @@ from typing import Any, Final, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Trailers
-from fastgw.exchange.upstream_chains import NO_FILTERS
 from fastgw.http.http1.parser import parse_response
 from fastgw.http.malformed import Malformed
 from fastgw.recording.records import RecordedBody, RecordedCall, RecordedRequest
+from fastgw.recording.tap import is_copy
 from fastgw.upstream.connections.stream import NOT_ESTABLISHED
 from fastgw.upstream.targets.target import Target
 
@@ -42,7 +42,7 @@ class RecordedState:
         self._left.remove(call)
         return _FAULTS.get(call.fault, Fault.CONNECT_REFUSED)
 
-    def take(self, upstream: str, request: bytes) -> RecordedCall | None:
+    def take_call(self, upstream: str, request: bytes) -> RecordedCall | None:
         """Return the call to answer with. None: nothing was recorded for it."""
         line = request[: request.find(b"\r\n")]
         left = [each for each in self._left if each.request]
@@ -94,11 +94,11 @@ class RecordedPool:
         state = getattr(exchange.peer, "state", None)
         if not isinstance(state, RecordedState):
             return Fault.CONNECT_REFUSED
-        if exchange.chain is not NO_FILTERS and (fault := state.refused_connection(self._upstream)) is not None:
+        copies = is_copy(exchange)
+        if not copies and (fault := state.refused_connection(self._upstream)) is not None:
             self._waiting.add(borrower)
             self._loop.call_soon(self._fail, borrower, fault)
             return None
-        copies = exchange.chain is NO_FILTERS
         return RecordedStream(target, self._loop, self._upstream, None if copies else state)
 
     def _fail(self, borrower: Any, fault: Fault) -> None:
@@ -169,7 +169,7 @@ class RecordedStream:
         listener = self._listener
         if listener is None:
             return
-        call = _OK if self._state is None else self._state.take(self._upstream, self._request)
+        call = _OK if self._state is None else self._state.take_call(self._upstream, self._request)
         if call is None or not call.status:
             fault = Fault.CONNECTION_LOST if call is None else _FAULTS.get(call.fault, Fault.CONNECTION_LOST)
             self._listener = None

@@ -28,7 +28,7 @@ class InvalidRules(Exception):
     """The rules cannot be used. The text is one line for the user."""
 
 
-class Rule(NamedTuple):
+class DifferenceRule(NamedTuple):
     """A difference that is allowed."""
 
     route: re.Pattern[str] | None
@@ -42,7 +42,7 @@ class Rule(NamedTuple):
         return self.name.fullmatch(name) is not None
 
 
-def read_rules(path: str) -> Sequence[Rule]:
+def read_rules(path: str) -> Sequence[DifferenceRule]:
     """Read a file of rules. Raises `InvalidRules`."""
     try:
         with open(path, encoding="utf-8") as file:
@@ -63,22 +63,24 @@ def read_rules(path: str) -> Sequence[Rule]:
     return [_rule(f"{path}: rule {number}", each) for number, each in enumerate(listed, 1)]
 
 
-def _rule(place: str, given: Any) -> Rule:
+def _rule(where: str, given: Any) -> DifferenceRule:
     if not isinstance(given, dict):
-        raise InvalidRules(f"{place}: expected an object, such as {{route: users, header: X-Version}}")
+        raise InvalidRules(f"{where}: expected an object, such as {{route: users, header: X-Version}}")
     kinds = [key for key in given if key != "route"]
     unknown = [key for key in kinds if key not in KEYS]
     if unknown:
-        raise InvalidRules(f'{place}: unknown key "{unknown[0]}"; expected route and one of {", ".join(KEYS)}')
+        raise InvalidRules(f'{where}: unknown key "{unknown[0]}"; expected route and one of {", ".join(KEYS)}')
     if len(kinds) != 1:
-        raise InvalidRules(f"{place}: expected exactly one of {', '.join(KEYS)}, besides route")
+        raise InvalidRules(f"{where}: expected exactly one of {', '.join(KEYS)}, besides route")
     kind, route = kinds[0], given.get("route")
     value = given[kind]
     if not isinstance(value, str | int):
-        raise InvalidRules(f"{place}: {kind} is {value!r}; expected text")
+        raise InvalidRules(f"{where}: {kind} is {value!r}; expected text")
     if route is not None and not isinstance(route, str):
-        raise InvalidRules(f"{place}: route is {route!r}; expected text")
-    return Rule(None if route is None else _pattern(route), KEYS[kind], _pattern(str(value), kind == "header"))
+        raise InvalidRules(f"{where}: route is {route!r}; expected text")
+    return DifferenceRule(
+        None if route is None else _pattern(route), KEYS[kind], _pattern(str(value), kind == "header")
+    )
 
 
 def _pattern(text: str, ignores_case: bool = False) -> re.Pattern[str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -14,7 +14,7 @@ from fastgw.recording.file import Recording
 from fastgw.recording.records import RecordedRequest
 from fastgw.recording.redaction import Redaction
 from fastgw.replay.comparison import compare, slower
-from fastgw.replay.rules import Rule
+from fastgw.replay.rules import DifferenceRule
 from fastgw.replay.sandbox import Sandbox
 
 NO_ROUTE: Final = "-"
@@ -44,33 +44,29 @@ class ReplayReport(msgspec.Struct):
     requests: int
     routes: dict[str, RouteReport]
     differences: list[DifferenceReport]
-    """Those that no rule allows."""
+    """Differences that no rule allows."""
     allowed: list[DifferenceReport]
-    """Those that a rule allows."""
+    """Differences that a rule allows."""
 
 
 def replay(
     recording: Recording,
     new: Loaded,
     old: Loaded | None,
-    rules: Sequence[Rule],
+    rules: Sequence[DifferenceRule],
     *,
     live: bool,
-    told: Callable[[int], None] = lambda count: None,
 ) -> ReplayReport:
-    """Replay a recording. `old` None: compare with the recorded responses. `told`: called with the number of requests
-    so far. Raises `CompileError`.
-    """
-    return asyncio.run(_replay(recording, new, old, rules, live, told))
+    """Replay a recording. `old` None: compare with the recorded responses. Raises `CompileError`."""
+    return asyncio.run(_replay(recording, new, old, rules, live))
 
 
 async def _replay(
     recording: Recording,
     new: Loaded,
     old: Loaded | None,
-    rules: Sequence[Rule],
+    rules: Sequence[DifferenceRule],
     live: bool,
-    told: Callable[[int], None],
 ) -> ReplayReport:
     names = {
         name
@@ -86,20 +82,20 @@ async def _replay(
     try:
         for sandbox in sandboxes:
             sandbox.start()
-        return await _compare_all(recording, sandboxes, rules, told)
+        return await _compare_all(recording, sandboxes, rules)
     finally:
         for sandbox in sandboxes:
             await sandbox.stop()
 
 
 async def _compare_all(
-    recording: Recording, sandboxes: Sequence[Sandbox], rules: Sequence[Rule], told: Callable[[int], None]
+    recording: Recording, sandboxes: Sequence[Sandbox], rules: Sequence[DifferenceRule]
 ) -> ReplayReport:
     counts: Counter[tuple[str, str, str]] = Counter()
     routes: dict[str, RouteReport] = {}
     seconds: dict[str, tuple[list[float], list[float]]] = {}
     is_recorded = len(sandboxes) == 1
-    for number, recorded in enumerate(sorted(recording.requests, key=_received_at), 1):
+    for recorded in sorted(recording.requests, key=_received_at):
         after, *others = [await sandbox.replay(recorded) for sandbox in sandboxes]
         before: RecordedRequest | None = others[0] if others else recorded
         route = recorded.route or NO_ROUTE
@@ -114,7 +110,6 @@ async def _compare_all(
                 taken = seconds.setdefault(route, ([], []))
                 taken[0].append(before.seconds)
                 taken[1].append(after.seconds)
-        told(number)
     for route, (first, second) in seconds.items():
         if slower(first, second):
             counts[route, "latency", "p95"] += len(second)

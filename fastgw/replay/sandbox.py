@@ -178,9 +178,9 @@ class Sandbox:
             return None
 
     def _sample(self, exchange: Exchange) -> None:
-        RecordedTrace(exchange, MOST_BODY, self._redaction, self._take, lambda: None)
+        RecordedTrace(exchange, MOST_BODY, self._redaction, self._take_record, lambda: None)
 
-    def _take(self, record: RecordedRequest) -> None:
+    def _take_record(self, record: RecordedRequest) -> None:
         if self._finished is not None and not self._finished.done():
             self._finished.set_result(record)
 
@@ -353,10 +353,10 @@ class _ReplayStream(ClientSide):
 
 @final
 class _NoFetcher:
-    """Fetcher of a sandbox: it contacts nobody."""
+    """Fetcher of a sandbox: it makes no connection."""
 
     async def fetch(self, url: Any, **asked: Any) -> Any:
-        raise FetchFailed(Fault.CONNECT_REFUSED, "a sandbox contacts nobody")
+        raise FetchFailed(Fault.CONNECT_REFUSED, "a sandbox makes no connections")
 
     def stop(self) -> None: ...
 

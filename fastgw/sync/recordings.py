@@ -17,7 +17,7 @@ A connection begins with the token of the recording."""
 
 
 class RecordingOrder(msgspec.Struct, frozen=True):
-    """What to record."""
+    """Selection of the requests to record, and what is kept of them. Empty: none are recorded."""
 
     address: str = ""
     """Abstract address of the socket, without its leading NUL; "": nothing is recorded."""
@@ -37,7 +37,7 @@ class RecordingOrder(msgspec.Struct, frozen=True):
     """Whether values of other cookies are recorded."""
 
 
-class Records(msgspec.Struct, array_like=True):
+class RecordBatch(msgspec.Struct, array_like=True):
     """Response of the admin API to a fetch, as MessagePack."""
 
     is_over: bool

@@ -360,7 +360,7 @@ class NodeView:
         return await self._cache_purging.purge(order)
 
     async def begin_recording(self, wanted: node_interface.RecordingWanted) -> node_interface.RecordingBegun | None:
-        return await self.recording.begin(wanted, len(self._workers()))
+        return await self.recording.begin_recording(wanted, len(self._workers()))
 
     async def fetch_records(self, recording: str) -> bytes | None:
         return await self.recording.fetch(recording)

@@ -25,7 +25,7 @@ from fastgw.filters.api import secret_names
 from fastgw.gateway.compiler import uses
 from fastgw.runtime.ipc.channel import Channel, ChannelClosed, ChannelFull, FeedUpdate
 from fastgw.runtime.ipc.feed_values import RETRY_S, write_memfd
-from fastgw.sync.recordings import DROPPED, FEED, NOTHING, RECORD, TOKEN_BYTES, RecordingOrder, Records, written
+from fastgw.sync.recordings import DROPPED, FEED, NOTHING, RECORD, TOKEN_BYTES, RecordBatch, RecordingOrder, written
 
 FETCHED_EVERY_S: Final = 30.0
 BEGIN_S: Final = 2.0
@@ -69,7 +69,7 @@ class RecordingHub:
             self._order = NOTHING
             self._send_to_workers()
 
-    async def begin(self, wanted: RecordingWanted, workers: int) -> RecordingBegun | None:
+    async def begin_recording(self, wanted: RecordingWanted, workers: int) -> RecordingBegun | None:
         """Begin a recording, and wait a little until all workers record. None: there is one already. Raises
         `ValueError` for invalid bounds.
         """
@@ -101,7 +101,7 @@ class RecordingHub:
             self._send_to_workers()
 
     async def fetch(self, recording: str) -> bytes | None:
-        """Return `Records`. None: there is no such recording."""
+        """Return `RecordBatch`. None: there is no such recording."""
         current = self._current
         if current is None or not secrets.compare_digest(recording.encode(), current.token.hex().encode()):
             return None
@@ -268,7 +268,7 @@ class _Recording:
         finally:
             self._timer.cancel()
             self._timer = self._loop.call_later(FETCHED_EVERY_S, self._abandon)
-        return msgspec.msgpack.encode(Records(self._is_over and not self._waiting, self.dropped, fetched))
+        return msgspec.msgpack.encode(RecordBatch(self._is_over and not self._waiting, self.dropped, fetched))
 
 
 @final

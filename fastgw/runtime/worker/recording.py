@@ -44,8 +44,8 @@ class WorkerRecording:
         return f"<WorkerRecording {'on' if self._link is not None else 'off'}>"
 
     def start(self) -> None:
-        self._feed.on_change(self._follow)
-        self._follow(self._feed.value)
+        self._feed.on_change(self._follow_order)
+        self._follow_order(self._feed.value)
 
     def adopt(self) -> None:
         """Record with the tables that were just put in use."""
@@ -53,10 +53,10 @@ class WorkerRecording:
             self._link.install(self._tables())
 
     def stop(self) -> None:
-        self._feed.forget(self._follow)
+        self._feed.forget(self._follow_order)
         self._end()
 
-    def _follow(self, value: bytes) -> None:
+    def _follow_order(self, value: bytes) -> None:
         order = read(value)
         if order != self._order:
             self._end()

@@ -142,6 +142,11 @@ class Subrequest(ClientSide):
         self._borrowed = body
 
     @property
+    def is_copy(self) -> bool:
+        """Whether no exchange waits for it: it is the copy of a request."""
+        return self._siblings is None
+
+    @property
     def is_over(self) -> bool:
         return self._listener is None
 
