@@ -64,9 +64,8 @@ def read_key(path: str, *, create: bool = False) -> bytes:
     except OSError as error:
         raise UnusableRecordingKey(f"{path}: {error.strerror}") from error
     if not SHORTEST_KEY <= len(content) <= LONGEST_KEY:
-        raise UnusableRecordingKey(
-            f"{path}: a key has from {SHORTEST_KEY} to {LONGEST_KEY} bytes, this one {len(content)}"
-        )
+        bounds = f"from {SHORTEST_KEY} to {LONGEST_KEY} bytes"
+        raise UnusableRecordingKey(f"{path}: a key has {bounds}, this one {len(content)}")
     return content
 
 

@@ -40,7 +40,7 @@ class TooLongToMask(Exception):
 
 
 @final
-class Redaction:
+class RecordRedaction:
     """Masks records. `names`: of headers, query parameters and cookies with secrets. `keeps_cookies`: whether values of
     other cookies are recorded.
     """

@@ -23,7 +23,7 @@ from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.tracing.trace import EndedAttempt, EndedWait, Trace
 from fastgw.recording.records import RecordedBody, RecordedCall, RecordedIdentity, RecordedRequest
-from fastgw.recording.redaction import Redaction, TooLongToMask
+from fastgw.recording.redaction import RecordRedaction, TooLongToMask
 from fastgw.upstream.connections.stream import RequestSource, UpstreamStream
 
 MOST_CALLS: Final = 64
@@ -93,7 +93,12 @@ class RecordedTrace:
     is_sampled: Final = True  # attempts have to tell of themselves
 
     def __init__(
-        self, exchange: Exchange, most_body: int, redaction: Redaction, finished: Finished, left: Callable[[], None]
+        self,
+        exchange: Exchange,
+        most_body: int,
+        redaction: RecordRedaction,
+        finished: Finished,
+        left: Callable[[], None],
     ) -> None:
         """`left`: called when the exchange is left, recorded or not."""
         self.inner: Trace | None = exchange.trace

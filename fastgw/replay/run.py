@@ -12,7 +12,7 @@ from fastgw.filters.api import secret_names
 from fastgw.gateway.compiler import uses
 from fastgw.recording.file import Recording
 from fastgw.recording.records import RecordedRequest
-from fastgw.recording.redaction import Redaction
+from fastgw.recording.redaction import RecordRedaction
 from fastgw.replay.comparison import compare, slower
 from fastgw.replay.rules import DifferenceRule
 from fastgw.replay.sandbox import Sandbox
@@ -75,7 +75,7 @@ async def _replay(
         for use in uses(loaded.config)
         for name in secret_names(use.settings)
     }
-    redaction = Redaction(sorted(names), keeps_cookies=True)
+    redaction = RecordRedaction(sorted(names), keeps_cookies=True)
     sandboxes = [Sandbox(new, redaction, live)]
     if old is not None:
         sandboxes.append(Sandbox(old, redaction, live))

@@ -48,7 +48,7 @@ from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.pipeline.request_pipeline import Waited, cancel_waiting, run_early_steps
 from fastgw.recording.records import RecordedRequest
-from fastgw.recording.redaction import Redaction
+from fastgw.recording.redaction import RecordRedaction
 from fastgw.recording.tables import install, link_of
 from fastgw.recording.tap import RecordedTrace
 from fastgw.replay.recorded_upstream import RecordedPool, RecordedState
@@ -79,7 +79,7 @@ class ReplayPeer(Peer):
 class Sandbox:
     """Data plane of one configuration. `live`: whether its upstreams are contacted."""
 
-    def __init__(self, loaded: Loaded, redaction: Redaction, live: bool) -> None:
+    def __init__(self, loaded: Loaded, redaction: RecordRedaction, live: bool) -> None:
         """Raises `CompileError`."""
         self._redaction = redaction
         self._live = live

@@ -74,6 +74,8 @@ def settings(origin: str) -> dict[str, Any]:
                 "filters": {"auth": auth, "authorize": {"consumers": {"any": ["alice", "bob"]}}},
             },
             {"name": "open", "paths": ["/open/*"], "upstream": "users"},
+            {"name": "tried", "paths": ["/tried"], "respond": {"body": "tried"},
+             "filters": {"ip": {"allow": ["192.0.2.0/24"], "shadow": True}}},
             {"name": "said", "paths": ["/said"], "respond": {"body": "hello"}},
             {
                 "name": "page",
@@ -134,6 +136,7 @@ CALLS: Mapping[tuple[str, ...], str] = {
     ("-I", "/open/8"): "501",
     ("/open/9/down",): "503",
     ("/said",): "200",
+    ("/tried",): "200",
     ("/page/7",): "200",
     ("/nowhere",): "404",
 }
@@ -247,9 +250,10 @@ def test_a_filter_that_refuses_is_named_with_the_status(scene: Scene) -> None:
 
 
 def test_a_body_is_compared_by_its_json_paths_and_a_route_by_its_name(scene: Scene) -> None:
-    page = scene.config["routes"][3]["compose"]["parts"]
+    page = scene.config["routes"][4]["compose"]["parts"]
     _, report = scene.replay(scene.routes("page", compose={"parts": [page[0], {**page[1], "wrap": "bought"}]}))
-    assert found(report) == [("page", "body", "$.bought", 1), ("page", "body", "$.orders", 1)]
+    changed = [("body", "$.bought"), ("body", "$.orders"), ("header", "Etag")]
+    assert found(report) == [("page", *each, 1) for each in changed]
     _, report = scene.replay(scene.routes("page", compose={"parts": [page[0]]}))
     assert ("page", "upstream", "missing", 1) in found(report)
     _, report = scene.replay(scene.routes("said", name="uttered"))
@@ -403,3 +407,30 @@ def test_a_client_that_leaves_ends_its_recording_and_no_space_is_an_error(scene:
     with Recorder(scene.gateway, scene.directory, 1, name="next.bin") as recorder:  # the last one has been ended
         assert call(scene.gateway, "/said") == "200"
     assert recorder.code == 0, recorder.output
+
+
+def test_filters_in_shadow_are_summed_up_by_the_gateway_and_over_a_recording(scene: Scene) -> None:
+    address, token = str(scene.gateway.ready["admin"]), scene.directory / "token"
+    token.write_text(scene.gateway.token)
+    running = ("--admin", address, "--token-file", str(token), "--format", "json")
+    told = ended("shadow-report", *running, directory=scene.directory)
+    report = json.loads(told.stdout)
+    assert report["rows"] == [{"filter": "ip", "route": "*", "decision": "answer", "requests": 1}]
+    assert report["routes"] == {"ip": ["tried"]}
+    told = ended("shadow-report", "--recording", "r.bin", "--key-file", "key", directory=scene.directory)
+    assert told.exit_code == 0
+    assert told.stdout.split()[-8:-4] == ["ip", "tried", "answer", "1"]
+    code, replayed = scene.replay(scene.routes("tried", filters={}))
+    assert (code, found(replayed)) == (1, [("tried", "filters", "ip", 1)])
+
+
+def test_top_shows_routes_and_consumers(scene: Scene) -> None:
+    running = ("--admin", str(scene.gateway.ready["admin"]), "--token-file", str(scene.directory / "token"))
+    told = ended("top", *running, "--format", "json", "--interval", "0.1", directory=scene.directory)
+    seen = json.loads(told.stdout)
+    assert {each["name"] for each in seen["routes"]} >= {"users", "open", "said"}
+    assert {each["name"] for each in seen["consumers"]} >= {"alice", "bob"}
+    told = ended("top", *running, "--once", "--interval", "0.1", directory=scene.directory)
+    assert told.exit_code == 0
+    assert "requests/s" in told.stdout
+    assert "alice" in told.stdout

@@ -15,7 +15,7 @@ from fastgw.exchange import Exchange
 from fastgw.gateway.tables import Gateway
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.recording.records import RecordedRequest, encode
-from fastgw.recording.redaction import Redaction
+from fastgw.recording.redaction import RecordRedaction
 from fastgw.recording.tables import install, link_of
 from fastgw.recording.tap import RecordedTrace
 from fastgw.sync.feeds import Feeds
@@ -31,10 +31,18 @@ MOST_AT_ONCE: Final = 256
 
 @final
 class WorkerRecording:
-    """`tables_in_use`: returns the tables whose listeners are recorded."""
+    """`tables_in_use`: returns the tables whose listeners are recorded. `changed`: called when the routers of listeners
+    have changed.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, feeds: Feeds, tables_in_use: Callable[[], Gateway]) -> None:
-        self._loop, self._tables = loop, tables_in_use
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        feeds: Feeds,
+        tables_in_use: Callable[[], Gateway],
+        changed: Callable[[], None],
+    ) -> None:
+        self._loop, self._tables, self._changed = loop, tables_in_use, changed
         self._feed = feeds[FEED]
         self._order = NOTHING
         self._link: _RecordingLink | None = None
@@ -76,6 +84,7 @@ class WorkerRecording:
             if order is self._order:
                 self._link = link
                 self._link.install(self._tables())
+                self._changed()
             else:
                 link.close()
 
@@ -99,6 +108,7 @@ class WorkerRecording:
         for listener in gateway.listeners:
             table = gateway.tables[listener.name]
             listener.early, listener.router = table.early, table.router
+        self._changed()
 
 
 @final
@@ -108,7 +118,7 @@ class _RecordingLink(asyncio.Protocol):
     def __init__(self, order: RecordingOrder, lost: "Callable[[_RecordingLink], None]") -> None:
         self._order, self._lost = order, lost
         self._transport: asyncio.WriteTransport | None = None
-        self._redaction = Redaction(order.redact, order.keep_cookies)
+        self._redaction = RecordRedaction(order.redact, order.keep_cookies)
         self._filter = link_of(self._sample)
         self._random = random.Random()
         self._in_flight = self._dropped = 0
@@ -118,6 +128,8 @@ class _RecordingLink(asyncio.Protocol):
 
     def install(self, gateway: Gateway) -> None:
         for listener in gateway.listeners:
+            table = gateway.tables[listener.name]
+            listener.early, listener.router = table.early, table.router
             install(cast(Any, listener), self._filter, self._order.routes or None)
         if not self._is_known and self._transport is not None:  # from now on requests are recorded
             self._is_known = True

@@ -169,7 +169,9 @@ class Worker:
         self._table_swap = TableSwap(
             self._slices, gateway, node_state.sealed.generation, self._starting, self._prepared, self._refused
         )
-        self._recording = WorkerRecording(loop, self._feeds, lambda: self._table_swap.gateway)
+        self._recording = WorkerRecording(
+            loop, self._feeds, lambda: self._table_swap.gateway, lambda: self._captures.use_tables()
+        )
         self._acceptor = Acceptor(loop, self._server)
         self._standing = AcceptingSockets(self._acceptor, node_state.endpoints, node_state.listeners, gateway.listeners)
         self._captures = Captures(lambda: self._table_swap.gateway.listeners)
