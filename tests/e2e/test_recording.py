@@ -164,9 +164,9 @@ class Scene:
         told = ended(*arguments, directory=self.directory)
         return told.exit_code, json.loads(told.stdout) if told.exit_code < 2 else told.output
 
-    def routes(self, name: str, **changes: Any) -> dict[str, Any]:
+    def routes(self, route: str, /, **changes: Any) -> dict[str, Any]:
         """The routes, with changes of one."""
-        return {"routes": [{**each, **changes} if each["name"] == name else each for each in self.config["routes"]]}
+        return {"routes": [{**each, **changes} if each["name"] == route else each for each in self.config["routes"]]}
 
 
 @pytest.fixture(scope="module")
@@ -419,7 +419,7 @@ def test_filters_in_shadow_are_summed_up_by_the_gateway_and_over_a_recording(sce
     assert report["routes"] == {"ip": ["tried"]}
     told = ended("shadow-report", "--recording", "r.bin", "--key-file", "key", directory=scene.directory)
     assert told.exit_code == 0
-    assert told.stdout.split()[-8:-4] == ["ip", "tried", "answer", "1"]
+    assert "ip tried answer 1 " in " ".join(told.stdout.split())
     code, replayed = scene.replay(scene.routes("tried", filters={}))
     assert (code, found(replayed)) == (1, [("tried", "filters", "ip", 1)])
 
