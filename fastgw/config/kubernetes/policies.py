@@ -94,7 +94,7 @@ def _check_url(text: str, where: str) -> None:
     try:
         why = why_not_there(parse_url(text))
     except ValueError:
-        return  # the settings say what is wrong
+        return  # told when the settings are read
     if why:
         raise Refused(f"{where}: {why}")
 
