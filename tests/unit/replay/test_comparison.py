@@ -1,0 +1,40 @@
+"""Bodies are compared by JSON paths, as far as they were recorded; latencies tolerantly."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastgw.recording.records import RecordedBody
+from fastgw.replay.comparison import body_differences, slower
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "paths"),
+    [
+        (b'{"a": 1, "b": [1, 2]}', b'{"b": [1, 2], "a": 1}', []),
+        (b'{"a": 1}', b'{"a": 1.0}', ["$.a"]),
+        (b'{"a": {"b": 1}}', b'{"a": {"c": 1}}', ["$.a.b", "$.a.c"]),
+        (b'[{"n": 1}, {"n": 2}]', b'[{"n": 3}, {"n": 4}]', ["$[].n"]),
+        (b"[1, 2]", b"[1]", ["$[]"]),
+        (b'{"t": "*** a"}', b'{"t": "*** b"}', []),
+        (b"no JSON", b"no json", ["digest"]),
+        (b"1", b"null", ["$"]),
+    ],
+)
+def test_json(old: bytes, new: bytes, paths: list[str]) -> None:
+    bodies = RecordedBody(old, len(old)), RecordedBody(new, len(new))
+    assert [*body_differences(*bodies, True)] == paths
+    assert [*body_differences(*bodies, False)] == (["digest"] if old != new else [])
+
+
+def test_a_cut_body_is_compared_as_far_as_it_goes() -> None:
+    cut = RecordedBody(b"abc", 10, True)
+    assert not [*body_differences(cut, RecordedBody(b"abcdefghij", 10), True)]
+    assert [*body_differences(cut, RecordedBody(b"abX", 3), True)] == ["digest"]
+
+
+def test_a_latency_differs_if_it_is_clearly_larger() -> None:
+    assert slower([0.01] * 10, [0.2] * 10)
+    assert not slower([0.01] * 10, [0.05] * 10)
+    assert not slower([0.2] * 10, [0.3] * 10)
+    assert not slower([0.01] * 3, [0.9] * 3)

@@ -1,0 +1,157 @@
+"""A sandbox answers as a gateway would, with the recorded clients and upstreams, and contacts no other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastgw import config
+from fastgw.filters import TYPES
+from fastgw.recording.file import Recording
+from fastgw.recording.records import (
+    RecordedBody,
+    RecordedCall,
+    RecordedIdentity,
+    RecordedRequest,
+    RecordingBegin,
+    RecordingEnd,
+)
+from fastgw.replay.run import ReplayReport, replay
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n"
+NO_BODY = RecordedBody()
+
+
+def recorded(path: str, identity: RecordedIdentity | None = None, date: float = 1e9, **more: Any) -> RecordedRequest:
+    """A request that the upstream `users` has answered with `ok`."""
+    line = f"GET {path} HTTP/1.1\r\nHost: a\r\n"
+    sent = f"{line}Via: 1.1 fastgw\r\n\r\n"
+    calls = (
+        RecordedCall("users", "h:1", sent.encode(), NO_BODY, 200, OK, RecordedBody(b"ok", 2), is_over=True),
+    )  # fmt: skip
+    values: dict[str, Any] = {
+        "date": date,
+        "seconds": 0.01,
+        "listener": "main",
+        "scheme": b"https",
+        "peer_ip": "192.0.2.7",
+        "peer_port": 1234,
+        "server_port": 443,
+        "is_trusted": False,
+        "client_ip": "192.0.2.7",
+        "version": 11,
+        "request": f"{line}\r\n".encode(),
+        "request_body": NO_BODY,
+        "request_trailers": (),
+        "identity": identity or RecordedIdentity(),
+        "route": "users",
+        "status": 200,
+        "response": OK,
+        "response_body": RecordedBody(b"ok", 2),
+        "trailers": (),
+        "fault": "",
+        "why": "",
+        "answered_by": "",
+        "shadowed": "",
+        "cache_result": "",
+        "calls": calls,
+    }
+    return RecordedRequest(**{**values, **more})
+
+
+def replayed(
+    requests: list[RecordedRequest], tmp_path: Path, upstream: dict[str, Any] | None = None, **route: Any
+) -> ReplayReport:
+    users = {"targets": [{"url": "http://h:1"}], "host_header": "preserve", **(upstream or {})}
+    document = {
+        "version": 1,
+        "listeners": {"main": {"address": "127.0.0.1:1"}},
+        "upstreams": {"users": users},
+        "consumers": [{"name": "alice", "groups": ["staff"], "key_auth": [{"key": "a-key-of-alice"}]}],
+        "routes": [{"name": "users", "paths": ["/*"], "upstream": "users", "forwarded": "strip", **route}],
+    }
+    file = tmp_path / "new.json"
+    file.write_text(json.dumps(document))
+    recording = Recording(RecordingBegin("0", 1, 0.0), requests, RecordingEnd(len(requests), 0))
+    return replay(recording, config.load(str(file), TYPES), None, (), live=False)
+
+
+def found(report: ReplayReport) -> list[tuple[str, str, int]]:
+    return [(each.where, each.name, each.count) for each in report.differences]
+
+
+def decided(report: ReplayReport) -> list[tuple[str, str, int]]:
+    """Without the headers that a limit adds."""
+    return [each for each in found(report) if each[0] != "header"]
+
+
+def test_an_equal_route_has_no_difference(tmp_path: Path) -> None:
+    assert found(replayed([recorded("/a"), recorded("/b?c=d")], tmp_path)) == []
+
+
+def test_a_client_is_the_recorded_one_with_its_claims(tmp_path: Path) -> None:
+    jwt = {
+        "issuer": "https://idp.example",
+        "audiences": ["api"],
+        "jwks_uri": "https://idp.example/jwks.json",
+        "algorithms": ["RS256"],
+    }
+    claims = RecordedIdentity("", (), b'{"sub": "u1", "role": "reader"}', True)
+    report = replayed([recorded("/a", claims)], tmp_path, filters={"jwt": jwt})
+    assert found(report) == []
+    rules = {"jwt": jwt, "authorize": {"claims": {"role": {"any": ["writer"]}}}}
+    report = replayed([recorded("/a", claims)], tmp_path, filters=rules)
+    assert found(report) == [("filters", "authorize", 1), ("status", "200 -> 403", 1)]
+    report = replayed([recorded("/a")], tmp_path, filters={"jwt": jwt})
+    assert ("status", "200 -> 401", 1) in found(report)
+
+
+def test_a_consumer_that_is_gone_is_refused(tmp_path: Path) -> None:
+    alice, carol = (RecordedIdentity(name, (), b"", True) for name in ("alice", "carol"))
+    report = replayed([recorded("/a", alice), recorded("/a", carol)], tmp_path, filters={"key_auth": {}})
+    assert found(report) == [("filters", "key_auth", 1), ("status", "200 -> 401", 1)]
+
+
+def test_limits_count_in_the_time_of_the_recording(tmp_path: Path) -> None:
+    limit = {"rate_limit": {"limit": 2, "window": "1s", "key": "ip"}}
+    slow = [recorded("/a", date=1e9 + number) for number in range(8)]
+    assert not decided(replayed(slow, tmp_path, filters=limit))
+    fast = [recorded("/a", date=1e9 + number / 100) for number in range(8)]
+    expected = [("filters", "rate_limit", 6), ("status", "200 -> 429", 6)]
+    assert decided(replayed(fast, tmp_path, filters=limit)) == expected
+
+
+def test_a_failed_attempt_fails_again_and_the_retry_is_answered(tmp_path: Path) -> None:
+    request = recorded("/a")
+    refused = RecordedCall("users", "h:1", b"", NO_BODY, fault="connect_refused")
+    request.calls = (refused, *request.calls)
+    assert found(replayed([request], tmp_path)) == []
+
+
+def test_responses_due_to_a_state_are_not_compared_and_hits_of_a_cache_are_answered(tmp_path: Path) -> None:
+    limited = recorded("/a", status=429, fault="rate_limited", answered_by="rate_limit", calls=())
+    assert found(replayed([limited], tmp_path)) == []
+    hit = recorded("/a", cache_result="hit", calls=())
+    assert found(replayed([hit], tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    "upstream",
+    [
+        {"targets": [{"url": "https://h:1"}]},
+        {"protocol": "http2"},
+        {"targets": [{"url": "http://h:1"}, {"url": "http://h:2"}], "host_header": "target"},
+        {"load_balancing": {"algorithm": "least_connections"}, "circuit_breaker": {}},
+        {"health_checks": {"active": {"path": "/up"}}, "hedge": {"after": "1s"}},
+    ],
+)
+def test_every_kind_of_upstream_answers_as_recorded(upstream: dict[str, Any], tmp_path: Path) -> None:
+    requests = [recorded("/a"), recorded("/b")]
+    for request in requests:
+        if upstream.get("host_header") == "target":
+            call = request.calls[0]
+            call.request = call.request.replace(b"Host: a", b"Host: h:1")
+    assert found(replayed(requests, tmp_path, upstream)) == []
