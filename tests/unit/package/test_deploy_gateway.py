@@ -1,0 +1,95 @@
+"""The controller in deploy/: kustomize and the Helm chart. Kubernetes takes both, and they fit what fastgw reads."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from fastgw.config.kubernetes.cluster import CONTROLLER, INGRESS_CONTROLLER, KINDS
+from fastgw.config.kubernetes.ingress import POD_PORTS
+
+DEPLOY = Path(__file__).parents[3] / "deploy"
+KUSTOMIZE = DEPLOY / "kubernetes-gateway"
+CHART = DEPLOY / "helm" / "fastgw"
+MANIFESTS = {path.name: yaml.safe_load(path.read_text()) for path in sorted(KUSTOMIZE.glob("*.yaml"))}
+KUSTOMIZATION = MANIFESTS.pop("kustomization.yaml")
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+EXPRESSION = re.compile(r"\{\{ \.([A-Za-z.]+) \}\}")
+"""All that the templates use of Helm: values, without functions."""
+
+
+def rendered(text: str) -> Any:
+    """Render a template as `helm template --namespace fastgw-system` does."""
+
+    def value(match: re.Match[str]) -> str:
+        found: Any = {"Values": VALUES, "Release": {"Namespace": "fastgw-system"}}
+        for step in match[1].split("."):
+            found = found[step]
+        return str(found)
+
+    text = EXPRESSION.sub(value, text)
+    assert "{{" not in text
+    return yaml.safe_load(text)
+
+
+CHARTED = {path.name: rendered(path.read_text()) for path in sorted((CHART / "templates").glob("*.yaml"))}
+OWN_KINDS = {"GatewayClass", "CustomResourceDefinition"}
+"""Kinds whose schemas kubernetes-validate does not have."""
+
+
+@pytest.mark.parametrize("version", ["1.27", kubernetes_validate.latest_version()])
+@pytest.mark.parametrize("made", [MANIFESTS, CHARTED], ids=["kustomize", "helm"])
+def test_kubernetes_takes_every_object(made: dict[str, Any], version: str) -> None:
+    for item in made.values():
+        if item["kind"] not in OWN_KINDS:
+            kubernetes_validate.validate(item, version, strict=True)
+
+
+def test_the_kustomization_has_every_file() -> None:
+    assert sorted(KUSTOMIZATION["resources"]) == sorted(MANIFESTS)
+
+
+def test_the_chart_has_the_same_objects() -> None:
+    """By default; images, and the namespace that Helm makes, aside."""
+    left_out = {"namespace.yaml", *(name for name in MANIFESTS if name.startswith("crd-"))}
+    assert CHARTED.keys() == MANIFESTS.keys() - left_out
+    for name, item in CHARTED.items():
+        if name not in ("deployment.yaml", "configmap.yaml"):
+            assert item == MANIFESTS[name], name
+    definitions = {path.name: yaml.safe_load(path.read_text()) for path in (CHART / "crds").glob("*.yaml")}
+    assert definitions == {name.removeprefix("crd-"): MANIFESTS[name] for name in MANIFESTS if name.startswith("crd-")}
+
+
+def test_the_role_permits_exactly_what_is_read_and_written() -> None:
+    allowed: dict[tuple[str, str], set[str]] = {}
+    for rule in MANIFESTS["clusterrole.yaml"]["rules"]:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                allowed.setdefault((group, resource), set()).update(rule["verbs"])
+    wanted = {(kind.group, kind.plural): {"get", "list", "watch"} for kind in KINDS.values()}
+    wanted |= {(kind.group, f"{kind.plural}/status"): {"patch"} for kind in KINDS.values() if kind.status}
+    for made in (("", "services"), ("discovery.k8s.io", "endpointslices")):
+        wanted[made] = wanted[made] | {"create", "patch"}
+    assert allowed == wanted
+
+
+def test_classes_and_ports_are_those_of_the_controller() -> None:
+    assert MANIFESTS["gatewayclass.yaml"]["spec"]["controllerName"] == CONTROLLER
+    assert MANIFESTS["ingressclass.yaml"]["spec"]["controller"] == INGRESS_CONTROLLER
+    (container,) = MANIFESTS["deployment.yaml"]["spec"]["template"]["spec"]["containers"]
+    by_name = {port["name"]: port["containerPort"] for port in container["ports"]}
+    mapped = {port["port"]: by_name[port["targetPort"]] for port in MANIFESTS["service.yaml"]["spec"]["ports"]}
+    assert mapped == POD_PORTS
+
+
+def test_definitions_name_the_kinds_that_are_watched() -> None:
+    for name in ("crd-fastgwpolicies.yaml", "crd-fastgwconsumers.yaml"):
+        spec = MANIFESTS[name]["spec"]
+        kind = KINDS[spec["names"]["kind"]]
+        (version,) = spec["versions"]
+        assert (spec["group"], spec["names"]["plural"], version["name"]) == (kind.group, kind.plural, kind.version)
