@@ -1,0 +1,54 @@
+"""Measured requests: labels, the bound on combinations, and counts of removed names."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastgw.observe import Record
+from fastgw.observe.metrics import meter_rows
+from fastgw.observe.metrics.carry_over import CounterCarryOver
+from fastgw.observe.metrics.counters import ExchangeCounters
+from fastgw.observe.metrics.meter_rows import MeterKey, unpacked
+from fastgw.observe.metrics.request_meter import MeterPlan
+from fastgw.observe.metrics.series_layout import WORDS, series_of
+from fastgw.observe.metrics.totals import totals
+from fastgw.shm.slot_assignment import SlotNames, first
+
+BOUNDS = (0.1, 1.0)
+
+
+def column() -> memoryview:
+    return memoryview(bytearray(8 * WORDS)).cast("Q")
+
+
+def record(route: str, status: int = 200, method: bytes = b"GET") -> Record:
+    return Record(1.0, "::1", "main", method, b"http", b"a", b"/", None, 11, status, 0, 0, 0.5, route=route)
+
+
+def test_a_key_is_read_as_it_was_written() -> None:
+    key = MeterKey(1001, 1000, meter_rows.NO_ROW, meter_rows.NO_FAULT, 11, 999)
+    assert unpacked(key.packed()) == key
+    assert MeterKey().packed() != 0
+
+
+def test_combinations_beyond_the_bound_are_folded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter_rows, "METER_ROWS", meter_rows.RESERVED_ROWS + 3)
+    series, own = series_of(first(SlotNames(routes=["a"]))), column()
+    meter = ExchangeCounters(series, own).meter(MeterPlan(("status",), BOUNDS, {}, None, {}))
+    for status in (200, 201, 202, 203, 202):
+        meter.add_record(record("a", status))
+    found = totals(series, [own])
+    assert found.measured_folded == 3
+    assert sorted(unpacked(key).status for key, _ in found.measured) == [0, 200, 201]
+    assert sum(sum(counts[:-1]) for counts in found.measured.values()) == 5
+
+
+def test_counts_of_a_removed_route_are_those_of_others() -> None:
+    own, added, returned = column(), column(), column()
+    before = first(SlotNames(routes=["a"]))
+    plan = MeterPlan(("route", "method"), BOUNDS, {}, None, {})
+    ExchangeCounters(series_of(before), own).meter(plan).add_record(record("a"))
+    after = first(SlotNames(routes=["b"]))
+    CounterCarryOver(added, returned).carry([own], before, after)
+    found = totals(series_of(after), [own], added, returned).measured
+    assert {unpacked(key).route: sum(counts[:-1]) for (key, _), counts in found.items() if any(counts)} == {0: 1}
