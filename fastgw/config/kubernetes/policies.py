@@ -137,6 +137,8 @@ def _ancestor(
     pieces = by_object.get(f"{kind}/{namespace}/{name}", [])
     if not reason and not any(piece.routes or piece.listeners for piece in pieces):
         reason, message = "TargetNotFound", f"no {kind} {name} is served in this namespace"
+    if problem and kind == "Gateway":
+        _refuse_gateway(f"gateway/{namespace}/{name}/", by_object)
     for piece in pieces if not reason or problem else ():
         for route in _of_section(piece, section):
             if problem:
@@ -152,6 +154,14 @@ def _ancestor(
         "controllerName": CONTROLLER,
         "conditions": [condition("Accepted", not reason, reason or "Accepted", generation_of(item), message)],
     }
+
+
+def _refuse_gateway(prefix: str, by_object: dict[str, list[Piece]]) -> None:
+    """Let all routes of a Gateway answer 500. `prefix`: of the names of its listeners."""
+    for pieces in by_object.values():
+        for route in (route for piece in pieces for route in piece.routes):
+            if any(each.startswith(prefix) for each in route.get("listeners", ())):
+                _refuse(route)
 
 
 def _filters_of(item: ClusterObject) -> dict[str, Any]:

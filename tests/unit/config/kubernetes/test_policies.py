@@ -10,6 +10,8 @@ import pytest
 from fastgw.config.kubernetes.model import Piece, Translation
 from tests.unit.config.kubernetes.test_ingress import ingress, object_of, routes_of, rule
 from tests.unit.config.kubernetes.test_ingress import translated as of_ingress
+from tests.unit.config.kubernetes.test_stream_routes import backend, gateway, route
+from tests.unit.config.kubernetes.test_stream_routes import translated as of_gateway
 
 LIMIT = {"rate_limit": {"limit": 10, "window": "1s"}}
 
@@ -27,7 +29,7 @@ def accepted(made: Translation) -> tuple[str, str, str]:
 
 def test_routes_of_the_target_use_the_filters() -> None:
     made = of_ingress(ingress(rule("a.example"), rule("b.example")), policy(LIMIT))
-    assert [route["use"] for route in routes_of(made)] == [["FastgwPolicy/shop/limits"]] * 2
+    assert [each["use"] for each in routes_of(made)] == [["FastgwPolicy/shop/limits"]] * 2
     assert [piece.filter_sets for piece in made.pieces if piece.filter_sets] == [{"FastgwPolicy/shop/limits": LIMIT}]
     assert accepted(made) == ("True", "Accepted", "")
 
@@ -60,15 +62,30 @@ def test_what_tenants_may_not_say_is_refused_and_its_routes_are_not_served_witho
     status, reason, message = accepted(made)
     assert (status, reason) == ("False", "Invalid")
     assert why in message
-    (route,) = routes_of(made)
-    assert route["respond"] == {"status": 500}
-    assert "upstream" not in route
+    (only,) = routes_of(made)
+    assert only["respond"] == {"status": 500}
+    assert "upstream" not in only
+
+
+@pytest.mark.parametrize(("filters", "is_served"), [(LIMIT, True), ({"mirror": {"upstream": "a"}}, False)])
+def test_a_policy_of_a_gateway_is_for_all_of_its_routes(filters: dict[str, Any], is_served: bool) -> None:
+    """Filters of its listeners; if they are refused, none of its routes is served without them."""
+    web = gateway("HTTP")
+    made = of_gateway(
+        web,
+        route("HTTPRoute", "cart", backend("cart")),
+        policy(filters, group="gateway.networking.k8s.io", kind="Gateway", name="edge"),
+    )
+    (listener,) = (each for piece in made.pieces for each in piece.listeners.values())
+    assert listener.get("filters", {}) == (LIMIT if is_served else {})
+    (only,) = (each for piece in made.pieces if piece.object.startswith("HTTPRoute/") for each in piece.routes)
+    assert ("upstream" in only, only.get("respond")) == (is_served, None if is_served else {"status": 500})
 
 
 def test_a_section_is_one_rule() -> None:
     said = ingress(rule("a.example"), rule("b.example"))
     made = of_ingress(said, policy(LIMIT, sectionName="1"))
-    assert [route.get("use") for route in routes_of(made)] == [None, ["FastgwPolicy/shop/limits"]]
+    assert [each.get("use") for each in routes_of(made)] == [None, ["FastgwPolicy/shop/limits"]]
 
 
 def consumers(*items: dict[str, Any]) -> tuple[list[Piece], dict[str, Any]]:
