@@ -50,6 +50,9 @@ class OperatorEvent(Enum):
     FILE_BACK = INFO, "A file is valid again."
     FILE_WARNING = WARNING, "A note on the active contents of a file."
     FILES_NOT_WATCHED = ERROR, "The configuration's files are no longer watched."
+    CERTIFICATE_MISSING = WARNING, "A certificate is not issued yet: clients get a self-signed placeholder."
+    CERTIFICATE_ISSUED = INFO, "A certificate was obtained by ACME."
+    CERTIFICATE_NOT_ISSUED = ERROR, "A certificate could not be obtained by ACME; it is tried again."
     # clients
     CONNECTION_REFUSED = WARNING, "A client connection was refused."
     TLS_HANDSHAKE_FAILED = WARNING, "A client's TLS handshake failed or was aborted."

@@ -19,7 +19,7 @@ ORDER = [
     {"_slots", "admin/dashboard", "aws", "compiled", "http", "jose", "kernel", "operator_events"},
     {"http/content_coding", "http/json_projection", "http/json_splices"},
     {"cache", "errors", "http/caching", "http/grpc", "http/http1", "http/http2", "http/websocket", "net", "shm"},
-    {"cache/shared", "config/base", "eventloop", "forwarded_headers", "observe/metrics", "redis", "sync"},
+    {"acme", "cache/shared", "config/base", "eventloop", "forwarded_headers", "observe/metrics", "redis", "sync"},
     {"cache/tiers", "config/formats", "observe/access_log", "routing", "runtime/ipc", "runtime/sockets"},
     {"config/sources", "observe"},
     {"config/settings", "observe/tracing"},
@@ -59,6 +59,7 @@ ORDER = [
     {"gateway"},
     {"explain", "runtime/node", "testing"},
     {"runtime/reload", "runtime/worker"},
+    {"runtime/control/acme"},
     {"runtime/control"},
     {"demo", "runtime/supervisor"},
     {"runtime"},
@@ -89,6 +90,7 @@ OUTSIDE = {"asyncio", "uvloop", "selectors", "select", "threading", "subprocess"
 
 # The edges of the processes, where what nobody foresaw is logged and answered: path -> how many `except Exception`.
 EDGES = {
+    "acme/issuing.py": 1,  # the end of the process: control reports what was not foreseen
     "cli.py": 1,  # a defect of a command is one line too
     "runtime/supervisor/children.py": 1,  # the end of a child
     "runtime/reload/proposer.py": 1,  # a configuration that shows a defect is refused, and all goes on

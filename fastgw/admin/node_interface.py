@@ -119,6 +119,30 @@ class CertificateInfo(Struct, frozen=True):
     """Reason why the file's current contents are not in force; "" = they are."""
 
 
+class AcmeInfo(Struct, frozen=True):
+    """A certificate that is obtained by ACME."""
+
+    certificate: str
+    """Certificate file."""
+    names: Sequence[str]
+    challenge: str
+    issuer: str
+    """Directory of its issuer; "" = there is no certificate yet, or it is not known."""
+    issued: bool
+    """Whether there is a certificate; otherwise clients get a self-signed placeholder that has expired."""
+    expires_date: float | None
+    """null = there is no certificate yet."""
+    renews_date: float | None
+    """Date of the renewal; null = there is no certificate yet."""
+    attempt_date: float | None
+    """Date of the last attempt; null = none is known."""
+    next_attempt_date: float
+    failures: int
+    """Number of failed attempts since the last success."""
+    problem: str
+    """Reason why the last attempt has failed; "" = it has not."""
+
+
 class VerifierInfo(Struct, frozen=True):
     """CA or revocation list for client certificates."""
 
@@ -292,6 +316,8 @@ class Status(Struct, frozen=True):
     """Server certificates for TLS."""
     verifiers: Sequence[VerifierInfo] = ()
     """CAs and revocation lists for client certificates."""
+    acme: Sequence[AcmeInfo] = ()
+    """Certificates that are obtained by ACME."""
     feeds: Sequence[FeedInfo] = ()
     """Feeds of the filters."""
     quota_file: QuotaFileInfo | None = None

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from fastgw.admin.client import AdminClient, RefusedByGateway, Unreachable
 from fastgw.admin.node_interface import (
+    AcmeInfo,
     CertificateInfo,
     FeedInfo,
     LastError,
@@ -73,6 +74,8 @@ def overview(status: Status, upstreams: Upstreams, routes: Routes, before: Statu
         parts.append(_routes(shown, len(routes.routes)))
     if status.certificates:
         parts.append(_certificates(status.certificates))
+    if status.acme:
+        parts.append(_issued(status.acme))
     if status.verifiers:
         parts.append(_verifiers(status.verifiers))
     if status.feeds:
@@ -251,6 +254,20 @@ def _certificates(certificates: Iterable[CertificateInfo]) -> Table:
         names = ", ".join(each.names)
         ends = _ends(each.expires_date, now, SOON_S)
         table.add_row(Text(each.listener), Text(names), Text(each.certificate), *ends, Text(each.problem, "red"))
+    return table
+
+
+def _issued(certificates: Iterable[AcmeInfo]) -> Table:
+    table = _table(
+        "certificates by ACME", ("names", "challenge", "issuer", "issued", "renews in", "next try", "problem")
+    )
+    now = time.time()
+    for each in certificates:
+        issued = Text("yes") if each.issued else Text("no", "red")
+        renews = "" if each.renews_date is None else span(max(each.renews_date - now, 0.0))
+        again = span(max(each.next_attempt_date - now, 0.0)) if each.problem else ""
+        names, problem = Text(", ".join(each.names)), Text(each.problem, "red")
+        table.add_row(names, Text(each.challenge), Text(each.issuer), issued, Text(renews), Text(again), problem)
     return table
 
 

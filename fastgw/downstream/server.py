@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from email.utils import formatdate
@@ -17,7 +18,7 @@ from fastgw.downstream.protocols import speaks_http1, speaks_http2
 from fastgw.downstream.tcp.connection import TcpConnection
 from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.connection import HandshakeOutcome, TlsConnection
-from fastgw.downstream.tls.contexts import ServerContexts
+from fastgw.downstream.tls.contexts import ServerContexts, challenge_context
 from fastgw.downstream.trusted_proxies import reserved_fields
 from fastgw.downstream.udp.sessions import UdpSession, UdpSessions
 from fastgw.errors import Fault
@@ -204,6 +205,8 @@ class Server:
         self.shaken = [0] * len(HandshakeOutcome) if shaken is None else shaken
         self.complain: Complain = lambda event, text, kind: log_event(event, text)
         """Reports a failed handshake; there may be thousands per second."""
+        self.acme_contexts: Mapping[str, ssl.SSLContext] = {}
+        """TLS contexts that answer ACME challenges in progress (tls-alpn-01), by server name."""
         self._shook_hands = asyncio.Event()
         self._seeds = seeds
         self.draining = False
@@ -321,6 +324,10 @@ class Server:
             f"listener {listener.name}: TLS handshake with {peer.ip} failed: {reason}",
             reason,
         )
+
+    def answer_challenges(self, pairs: Mapping[str, str]) -> None:
+        """Answer these ACME challenges (tls-alpn-01): certificate and key by server name."""
+        self.acme_contexts = {name: challenge_context(pair.encode()) for name, pair in pairs.items()}
 
     async def end_handshakes(self) -> None:
         """Give handshakes in progress a short time, then end them."""

@@ -44,6 +44,8 @@ from fastgw.filters.wrappers.forwarded_preflights import forwards_preflight
 from fastgw.filters.wrappers.misconfigured import Misconfigured
 from fastgw.filters.wrappers.shadow import in_shadow
 from fastgw.functions.action import LambdaAction
+from fastgw.gateway import acme_http
+from fastgw.gateway.acme_http import answers_http
 from fastgw.gateway.conditions import conditions_of
 from fastgw.gateway.own_responses import RespondAction, redirect_action, respond_action, static_reply
 from fastgw.gateway.tables import CompiledRoute, CompileError, Gateway
@@ -160,6 +162,7 @@ class _Building:
             name in base.tables
             and old.filters == new.filters
             and base.tables[name].settings.filters == new.listeners[name].filters
+            and answers_http(old, base.tables[name].settings) == answers_http(new, new.listeners[name])
             and all(self._changed.isdisjoint(link.reads) for link in base.tables[name].early.links)
             and base.tables[name].early.error_pages == self._pages[name]
             for name in self._names
@@ -360,8 +363,9 @@ class _Building:
             raise CompileError(f"{file}: {error.strerror or error}") from error
 
     def _levels(self, listener: str) -> tuple[Level, ...]:
-        settings = self._plan.settings
-        return ("gateway", settings.filters), ("listener", settings.listeners[listener].filters)
+        settings, own = self._plan.settings, self._plan.settings.listeners[listener]
+        levels = ("gateway", settings.filters), ("listener", own.filters)
+        return (("gateway", {acme_http.NAME: acme_http.USE}), *levels) if answers_http(settings, own) else levels
 
     def _route_levels(self, route: config.Route, upstream: Upstream | None) -> Iterator[Level]:
         if upstream is not None:

@@ -67,6 +67,15 @@ class Certificates:
         )
         return str(certificate_file), str(key_file)
 
+    def sign(self, key: ec.EllipticCurvePublicKey | RSAPublicKey, names: list[str], days: float) -> bytes:
+        """Issue a certificate for another's key, followed by ours."""
+        made = self._begin(x509.Name([]), key, days)
+        made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(each) for each in names]), critical=True)
+        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        signed = made.add_extension(signer, critical=False).sign(self._key, hashes.SHA256())
+        form = serialization.Encoding.PEM
+        return signed.public_bytes(form) + self._certificate.public_bytes(form)
+
     def revoke(self, *certificates: str, days: float = 1) -> str:
         """Create a revocation list with these certificates. `days`: validity from now."""
         now = datetime.datetime.now(datetime.UTC)

@@ -40,10 +40,13 @@ export class Certificates {
     ],
   });
 
-  show({ certificates, verifiers }) {
-    const shown = certificates.map(({ listener, names, certificate, expires_date: date, problem }) => (
-      { listener, names: names.join(" "), file: certificate, date, problem, kind: "certificate" }
-    ));
+  show({ certificates, verifiers, acme }) {
+    const issued = new Map(acme.map((each) => [each.certificate, each]));
+    const shown = certificates.map(({ listener, names, certificate, expires_date: date, problem }) => {
+      const by = issued.get(certificate);
+      const kind = by === undefined ? "certificate" : by.issued ? "certificate (ACME)" : "placeholder (ACME)";
+      return { listener, names: names.join(" "), file: certificate, date, problem: problem || by?.problem || "", kind };
+    });
     const verified = verifiers.map(({ listener, kind, file, expires_date: date, problem }) => (
       { listener, names: "", file, date, problem, kind: kind === "ca" ? "client authority" : "revocation list" }
     ));

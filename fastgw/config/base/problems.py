@@ -80,6 +80,8 @@ def shown_file(name: str) -> str:
     URL.
     """
     kind, is_url, rest = name.partition("://")
+    if is_url and kind == "acme":
+        return rest.rpartition("?")[0]  # a file on the disk
     return f"{kind}: {rest.partition('?')[0]}" if is_url and kind in LOOKUPS else name
 
 

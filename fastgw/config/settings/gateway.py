@@ -61,6 +61,7 @@ from fastgw.config.base.value_types import (
     Username,
     trait,
 )
+from fastgw.config.settings.acme import Acme, AcmeCertificate
 from fastgw.config.settings.compose import Compose, FlatmapStep, Part, StaticData
 from fastgw.config.settings.egress import Egress, Providers
 from fastgw.config.settings.functions import Lambda
@@ -107,6 +108,8 @@ __all__ = [
     "NONE",
     "OF_HTTP_CHECKS",
     "AccessLog",
+    "Acme",
+    "AcmeCertificate",
     "ActiveHealth",
     "Admin",
     "Backoff",
@@ -187,15 +190,28 @@ Connections = Annotated[int, Meta(ge=1, le=10_000_000)]
 
 
 class ServerCertificate(Settings):
-    """Certificate of a listener, with its key."""
+    """Certificate of a listener: its files, or `acme`."""
 
-    certificate: ReadableFile
+    certificate: ReadableFile | None = None
     """PEM file with the certificate and its chain."""
-    key: ReadableFile
+    key: ReadableFile | None = None
     """PEM file with the certificate's private key, without a password."""
     hosts: Some[ServerNamePattern] = ()
     """Server names (SNI) that the certificate is for, in place of those in it: `api.example.com`, or `*.example.com`
     for any number of labels before it. Left out = the names in the certificate."""
+    acme: AcmeCertificate | None = None
+    """Certificate that is obtained and renewed by ACME, instead of files. Until the first one is issued, clients get a
+    self-signed one that has expired."""
+
+    @property
+    def certificate_file(self) -> str:
+        """File with the certificate and its chain."""
+        return self.acme.file if self.acme is not None else self.certificate or ""
+
+    @property
+    def key_file(self) -> str:
+        """File with the private key."""
+        return self.acme.file if self.acme is not None else self.key or ""
 
 
 class ClientAuth(Settings):
@@ -1092,6 +1108,8 @@ class Config(Settings):
     """Files with further `consumers`, by name or pattern, relative to this one. They are watched: changed, added and
     removed files take effect at once, without a reload. If a file is invalid, its previous contents stay in use, the
     log reports it, and the other files are not affected."""
+    acme: Acme | None = None
+    """Certificates that the gateway obtains and renews by itself. null = none."""
     state: State | None = None
     """Shared state of several nodes. null = none: each node counts on its own."""
     quotas: Quotas = Quotas()

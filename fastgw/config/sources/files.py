@@ -14,7 +14,18 @@ from fastgw.config.base.problems import shown_file
 from fastgw.config.formats.positions import OUT_OF, MissingPackage, OutOfResources, SyntaxProblem
 from fastgw.config.sources.dns_targets import AT_START_S, UNKNOWN, is_lookup, looked_up
 from fastgw.config.sources.include_globs import Search
-from fastgw.config.sources.virtual_files import content_of, is_derived, is_watched
+from fastgw.config.sources.virtual_files import (
+    content_of,
+    is_derived,
+    is_issued,
+    is_watched,
+    issued_in,
+    known_content,
+    remember,
+    set_content,
+)
+from fastgw.net.pem import pair_problem
+from fastgw.net.placeholder import placeholder
 
 LARGEST: Final = 64 * 1024 * 1024
 """Maximum size in bytes of all configuration files together, and also of all files that they name."""
@@ -117,6 +128,8 @@ class Disk:
     def _found(self, name: str) -> bytes:
         if is_watched(name):
             return content_of(name)
+        if is_issued(name):
+            return _issued(name, self._left)
         return self._looked_up(name) if is_lookup(name) else read_file(name, self._left)
 
     def _looked_up(self, name: str) -> bytes:
@@ -147,6 +160,27 @@ class Disk:
         if name not in self._held:
             self._held[name] = os.fsencode("\0".join(self._search.find("/", pattern_in(name))))
         return _found_in(self._held[name])
+
+
+def _issued(name: str, most: int) -> bytes:
+    """Return a certificate obtained by ACME, with its key; while there is none, the one in force, or a placeholder.
+
+    Raises `OSError` for a file that cannot be read; `SyntaxProblem` above `most` bytes.
+    """
+    file, domains = issued_in(name)
+    try:
+        content = read_file(file, most)
+    except (FileNotFoundError, NotADirectoryError):
+        content = b""
+    if content and pair_problem(content, content) is None:
+        set_content(name, content)
+        return content
+    known = known_content(name)
+    if known is None:
+        remember(name, placeholder(domains))
+        known = known_content(name)
+    assert known is not None
+    return known
 
 
 class Memory:

@@ -1,11 +1,14 @@
 """Virtual files, which are on no disk: the content of Kubernetes watches, single values of Secrets, and what is made of
-OpenAPI documents.
+OpenAPI documents; and certificates obtained by ACME, which are on the disk once they are issued.
 
 Rule: they are stored with the files of a configuration (`files.Disk`), so validation, caching and reload treat them
 alike. A derived file is computed again whenever its source documents are read.
 """
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Collection, Mapping
+from hashlib import sha256
 from threading import Lock
 from typing import Final
 from urllib.parse import quote, unquote
@@ -14,6 +17,7 @@ KUBERNETES: Final = "kubernetes://"
 DERIVED: Final = "kyma://"
 OPENAPI: Final = "openapi://"
 OF_CLUSTER: Final = "kubernetes-object://"
+ISSUED: Final = "acme://"
 NOTHING: Final = b"[]"
 """Content of a watch without any result yet."""
 
@@ -34,6 +38,24 @@ def openapi_name(file: str, entry: str, kind: str) -> str:
 def cluster_name(kind: str, namespace: str, name: str, key: str) -> str:
     """Return the name of the file with one value of a Secret or ConfigMap of the Kubernetes provider."""
     return OF_CLUSTER + "/".join(quote(each, safe="") for each in (namespace, name, kind, key))
+
+
+def issued_name(storage: str, domains: Collection[str], kind: str) -> str:
+    """Return the name of the file with a certificate obtained by ACME, and its key. `kind`: of the key."""
+    identity = sha256(" ".join([kind, *sorted(domains)]).encode()).hexdigest()[:12]
+    stem = re.sub(r"[^a-z0-9.-]", "_", next(iter(domains)))[:80]
+    return f"{ISSUED}{os.path.join(storage, 'certificates', f'{stem}-{identity}.pem')}?{','.join(domains)}"
+
+
+def is_issued(name: str) -> bool:
+    """Whether a file is a certificate obtained by ACME. While the disk has none, its content is a placeholder."""
+    return name.startswith(ISSUED)
+
+
+def issued_in(name: str) -> tuple[str, list[str]]:
+    """Return the file on the disk with a certificate obtained by ACME, and the names of the certificate."""
+    file, _, domains = name.removeprefix(ISSUED).rpartition("?")
+    return file, domains.split(",")
 
 
 def is_derived(name: str) -> bool:
@@ -86,6 +108,11 @@ def remember(name: str, content: bytes) -> None:
     """Set the content in force, used until the watch of this process has a result."""
     with _lock:
         _contents.setdefault(name, (0, content))
+
+
+def known_content(name: str) -> bytes | None:
+    """Return the content in force; None: there is none."""
+    return _contents[name][1] if name in _contents else None
 
 
 def content_of(name: str) -> bytes:

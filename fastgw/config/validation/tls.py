@@ -7,12 +7,13 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any, Final
 
 from fastgw.config.base.problems import Problem, format_value
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourceLocation
-from fastgw.config.settings.gateway import Upstream, UpstreamTls
+from fastgw.config.settings.gateway import ServerCertificate, Upstream, UpstreamTls
 from fastgw.net.pem import (
     Grouping,
     authority_ends,
@@ -24,7 +25,9 @@ from fastgw.net.pem import (
     revocations_end,
     revocations_problem,
 )
+from fastgw.net.placeholder import is_placeholder
 
+ACME_PACKAGES: Final = ("acme", "josepy")
 EXPIRES_SOON_S: Final = {"certificate": 14 * 24 * 3600, "ca": 14 * 24 * 3600, "crl": 24 * 3600}
 """Time before expiry from which a warning is given, in seconds. Many revocation lists are renewed weekly."""
 
@@ -58,11 +61,69 @@ def served_tls_that_works(merged: Merged) -> None:
     """Check the certificates of listeners, and of the admin listener."""
     for at, tls in _served(merged):
         for index, pair in _whole(tls.certificates):
-            _try_pair(pair.certificate, pair.key, at.below("certificates", index))
+            _check_source(merged, pair, at.below("certificates", index))
         if tls.client_auth not in (None, BROKEN):
             below = at.below("client_auth")
             _try(tls.client_auth.ca, below.below("ca"), authority_problem)
             _try(tls.client_auth.crl, below.below("crl"), revocations_problem)
+
+
+def _check_source(merged: Merged, pair: ServerCertificate, at: SourceLocation) -> None:
+    """Check a certificate's files, or its settings of ACME."""
+    if pair.acme is not None:
+        for key in ("certificate", "key"):
+            if key in at.raw:
+                at.below(key).report("the certificate is obtained by ACME", f"expected `acme` or `{key}`, not both")
+        _check_acme(merged, pair.acme, at.below("acme"))
+        return
+    lacking = [key for key, value in (("certificate", pair.certificate), ("key", pair.key)) if value is None]
+    if lacking and {"certificate", "key", "acme"}.isdisjoint(at.raw):
+        at.report("there is no certificate", "expected `certificate` and `key`, or `acme`")
+        return
+    for key in lacking:
+        if key not in at.raw and "acme" not in at.raw:
+            at.report(f"missing `{key}`")
+    _try_pair(pair.certificate, pair.key, at)
+
+
+def _check_acme(merged: Merged, acme: Any, at: SourceLocation) -> None:
+    """Check that a certificate can be obtained: there is an issuer, and a wildcard is verified by DNS."""
+    if acme is BROKEN:
+        return
+    for package in ACME_PACKAGES:
+        if find_spec(package) is None:
+            at.report(f"the package {package} is missing", "install fastgw[acme]")
+            return
+    settings = merged.single.get("acme", (None, None))[1]
+    if settings is None:
+        at.report("there is no issuer", "expected `acme` with its `directory` at the top of the configuration")
+        return
+    if acme.challenge is BROKEN or acme.domains is BROKEN:
+        return
+    for index, domain in _whole(acme.domains):
+        if domain.startswith("*.") and acme.challenge != "dns-01":
+            wrong = f"{format_value(domain)} is a wildcard, which {acme.challenge} cannot verify"
+            at.below("domains", index).report(wrong, "expected the challenge dns-01", at_key=False)
+    if acme.challenge == "dns-01" and settings is not BROKEN and settings.dns_hook is None:
+        at.below("challenge").report("there is no `acme.dns_hook`", "expected the executable that sets DNS records")
+    listeners = [listener for _, _, listener in merged.whole("listeners") if listener.protocol == "http"]
+    if acme.challenge == "http-01" and all(each.tls is not None for each in listeners):
+        wrong = "no HTTP listener without TLS answers http-01"
+        at.below("challenge").report(wrong, "expected a listener on port 80, or another challenge", at_key=False)
+
+
+def _file_of(pair: Any) -> Any:
+    """Return the certificate file of a listener; `BROKEN` or None if it is not known."""
+    if pair.acme is None:
+        return pair.certificate
+    if pair.acme is BROKEN or BROKEN in (pair.acme.domains, pair.acme.storage, pair.acme.key):
+        return BROKEN
+    return BROKEN if BROKEN in pair.acme.domains else pair.certificate_file or None
+
+
+def _key_of(pair: Any) -> str:
+    """Return the setting that a certificate comes from."""
+    return "certificate" if pair.acme is None else "acme"
 
 
 def tls_notes(merged: Merged) -> list[Problem]:
@@ -73,9 +134,9 @@ def tls_notes(merged: Merged) -> list[Problem]:
     for at, tls in _served(merged):
         notes += [*_never_shown(tls, at), *_late_verifiers(tls, at, now)]
         for index, pair in _whole(tls.certificates):
-            certificate = _decoded(pair.certificate, at)
+            certificate = _decoded(_file_of(pair), at)
             if certificate is not None:
-                location = at.below("certificates", index, "certificate")
+                location = at.below("certificates", index, _key_of(pair))
                 notes += [location.problem(wrong) for wrong in _certificate_warnings(certificate, now)]
     return [*notes, *_unnamed_hosts(merged)]
 
@@ -90,6 +151,9 @@ def _served(merged: Merged) -> Iterator[tuple[SourceLocation, Any]]:
 
 
 def _certificate_warnings(certificate: dict[str, Any], now: float) -> Iterator[str]:
+    if is_placeholder(certificate):
+        yield "there is no certificate yet: clients get a self-signed one that has expired, until one is issued"
+        return
     since, until = (ssl.cert_time_to_seconds(certificate[each]) for each in ("notBefore", "notAfter"))
     if now < since:
         yield f"the certificate is not valid before {certificate['notBefore']}"
@@ -105,12 +169,12 @@ def _never_shown(tls: Any, at: SourceLocation) -> Iterator[Problem]:
     """Yield certificates whose names are all covered by earlier ones with keys of the same kind."""
     grouping, taken = Grouping(), set[str]()
     for index, pair in _whole(tls.certificates):
-        if _decoded(pair.certificate, at) is None:
+        if _decoded(_file_of(pair), at) is None:
             return
-        group = grouping.add(at.reading.files.read(pair.certificate), pair.hosts)
+        group = grouping.add(at.reading.files.read(pair.certificate_file), pair.hosts)
         if group is grouping.groups[-1] and len(group.indexes) == 1 and group.names and taken.issuperset(group.names):
             wrong = "the certificate is never used: earlier ones cover the same names"
-            yield at.below("certificates", index, "certificate").problem(wrong)
+            yield at.below("certificates", index, _key_of(pair)).problem(wrong)
         taken.update(group.names)
 
 
@@ -148,7 +212,7 @@ def _unnamed_hosts(merged: Merged) -> Iterator[Problem]:
         if listener.tls in (None, BROKEN):
             continue
         pairs = [pair for _, pair in _whole(listener.tls.certificates)]
-        certificates = [_decoded(pair.certificate, location) for pair in pairs]
+        certificates = [_decoded(_file_of(pair), location) for pair in pairs]
         if all(each is not None for each in certificates):
             named[name] = {host for each in certificates if each is not None for host in dns_names(each)}
     for location, route in merged.routes() if named else ():

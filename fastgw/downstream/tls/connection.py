@@ -27,10 +27,12 @@ from fastgw.net.client_hello import DECODE_ERROR, HANDSHAKE, NO_APPLICATION_PROT
 from fastgw.net.server_name import server_name_of
 from fastgw.operator_events import OperatorEvent
 from fastgw.shm.node_limits import AddressLimit
+from fastgw.sync import acme_challenges
 
 if TYPE_CHECKING:
     from fastgw.downstream.server import Listener, Server
 
+ACME_TLS: Final = acme_challenges.PROTOCOL.encode()
 _HTTP1: Final = frozenset((b"http/1.1", b"http/1.0"))
 
 
@@ -179,6 +181,10 @@ class TlsConnection(TlsTransport):
         if tls is None:  # since the first bytes
             self._answer_plain(received)
             return
+        challenges = self._server.acme_contexts
+        if challenges and ACME_TLS in (protocols_offered(hello.message()) or ()):
+            self._answer_challenge(challenges.get(self._server_name), received)
+            return
         offered = None if self.listener.tcp is not None else protocols_offered(hello.message())
         if offered is not None and not self._speaks_one_of(offered):
             send_at_once(self._fd, NO_APPLICATION_PROTOCOL)  # OpenSSL would continue without a protocol
@@ -191,6 +197,15 @@ class TlsConnection(TlsTransport):
         self._begin_handshake(
             tls.entry(received).wrap_bio(memory.incoming, memory.outgoing, server_side=True), received
         )
+
+    def _answer_challenge(self, context: ssl.SSLContext | None, received: bytes) -> None:
+        """Begin the handshake of an ACME issuer (RFC 8737), after which the connection ends."""
+        if context is None:
+            send_at_once(self._fd, NO_APPLICATION_PROTOCOL)
+            self._fail(HandshakeOutcome.NO_AGREEMENT, "no ACME challenge is in progress for this name")
+            return
+        memory = self.memory
+        self._begin_handshake(context.wrap_bio(memory.incoming, memory.outgoing, server_side=True), received)
 
     def _speaks_one_of(self, offered: Collection[bytes]) -> bool:
         listener = self.listener
@@ -216,6 +231,9 @@ class TlsConnection(TlsTransport):
         plain.refuse(Fault.TLS_REQUIRED, received)
 
     def _handshake_completed(self, last: bytes) -> None:
+        if self._tls.selected_alpn_protocol() == acme_challenges.PROTOCOL:
+            self._end_challenge(last)
+            return
         certificate = self._certificate()
         # OpenSSL verifies nothing when a session is resumed. The new ticket that it has created is not sent.
         if certificate is not None and self._tls.session_reused:
@@ -249,6 +267,17 @@ class TlsConnection(TlsTransport):
         above.attach_transport(cast(asyncio.Transport, self), self._address_limit)
         above.trust_as_of(self._trusts, self._vouched)
         self._read_early()
+
+    def _end_challenge(self, last: bytes) -> None:
+        """End a connection that has shown the certificate of an ACME challenge."""
+        self._send(last)
+        self._shut()
+        server = self._server
+        server.handshake_done(self)
+        server.shaken[HandshakeOutcome.FULL] += 1
+        self._admitted = False
+        server.release(self.peer, self._address_limit)
+        self._below.close()
 
     def _certificate(self) -> ClientCertificate | None:
         der = self._tls.getpeercert(binary_form=True)

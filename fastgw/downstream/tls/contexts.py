@@ -22,6 +22,7 @@ from fastgw.net import openssl
 from fastgw.net.pem import Grouping, any_labels, as_file, authority_dates, key_kind, load_pair, revocation_dates
 from fastgw.net.session_tickets import NAME_BYTES, TicketKeySeeds
 from fastgw.routing.table import Steps, at_once
+from fastgw.sync.acme_challenges import PROTOCOL
 
 VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 MODES: Final = {"optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
@@ -36,7 +37,7 @@ Pair = tuple[bytes, bytes]
 
 def files_of(tls: ServerTls) -> frozenset[str]:
     """Return the files that it is read from."""
-    files = {file for each in tls.certificates for file in (each.certificate, each.key)}
+    files = {file for each in tls.certificates for file in (each.certificate_file, each.key_file)}
     if tls.client_auth is not None:
         files |= {file for file in (tls.client_auth.ca, tls.client_auth.crl) if file is not None}
     return frozenset(files)
@@ -175,7 +176,7 @@ def server_contexts(
     exact: dict[str, ssl.SSLContext | None] = {}
     wild: dict[str, ssl.SSLContext | None] = {}
     wider: dict[str, ssl.SSLContext | None] = {}
-    pairs = [(_read(each.certificate, held), _read(each.key, held)) for each in tls.certificates]
+    pairs = [(_read(each.certificate_file, held), _read(each.key_file, held)) for each in tls.certificates]
     grouping = Grouping()
     for (certificate, _), each in zip(pairs, tls.certificates, strict=True):
         yield
@@ -214,6 +215,19 @@ def server_contexts(
 def server_context(tls: ServerTls, held: Mapping[str, bytes] = NONE) -> ssl.SSLContext:
     """Like `server_contexts`, at once, for callers that need a single context. Raises `OSError`."""
     return at_once(server_contexts("", tls, held)).first
+
+
+def challenge_context(pair: bytes) -> ssl.SSLContext:
+    """Return the context that answers the ACME challenge tls-alpn-01 with this certificate and key. Raises
+    `ssl.SSLError`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols([PROTOCOL])
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    context.num_tickets = 0
+    load_pair(context, pair, pair)
+    return context
 
 
 def _chooser(

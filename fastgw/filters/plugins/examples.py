@@ -630,6 +630,15 @@ error_pages:
   "5xx": {html: "<h1>{status} {title}</h1>", json: '{"error": "{fault}", "id": "{request_id}"}'}
 """,
     "consumer_files": 'consumer_files: ["consumers/*.yaml"]\n',
+    "acme": """\
+acme:
+  email: ops@example.com
+  directory: "https://acme-v02.api.letsencrypt.org/directory"
+  agree: true
+  storage: /var/lib/fastgw/acme
+listeners:
+  public: {address: ":443", tls: {certificates: [{acme: {domains: [api.example.com], challenge: tls-alpn-01}}]}}
+""",
     "state": "state: {url: {env: REDIS_URL}, when_away: local, timeout: 100ms, prefix: fastgw}\n",
     "quotas": "quotas: {file: quotas.sqlite3}\n",
     "analytics": "analytics: {path: /var/lib/fastgw/analytics.db, keep: 30d, size: 512MiB}\n",

@@ -26,6 +26,7 @@ from fastgw.downstream.tls.contexts import files_of, server_context
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import STDERR, configure, described, notice
+from fastgw.runtime.control.acme.issuing import Issuing
 from fastgw.runtime.control.analytics import Analytics
 from fastgw.runtime.control.auditing import Auditing
 from fastgw.runtime.control.cache_purging import CachePurging
@@ -118,6 +119,8 @@ class Control:
         self._pushing = MetricPush(node_state, self._view.exposition, self._fetcher)
         self._proposer.on_accept = self._prepare_names
         self._watching = Watching(self._proposer.apply_watched_objects)
+        self._issuing = Issuing(node_state, channel, self._look_at_files)
+        self._view.acme = self._issuing.infos
         self._cluster = ClusterControl(self._proposer.apply_watched_objects)
         self._view.feeds = lambda: [
             *self._feeding.feed_infos(),
@@ -201,6 +204,7 @@ class Control:
         self._feeding.stop()
         self._watching.stop()
         await self._cluster.end()
+        self._issuing.stop()
         self._revoking.stop()
         self._cache_purging.stop()
         for task in self._tasks:
@@ -227,6 +231,7 @@ class Control:
         self._cluster.watch_provider(accepted.settings.providers, accepted.captured)
         self._auditing.use_configuration(accepted.settings)
         self._view.recording.use_configuration()
+        self._issuing.use_configuration(accepted)
         self._view.drained.retain_targets(accepted.slot_table.targets, accepted.generation)
 
     def _start_task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

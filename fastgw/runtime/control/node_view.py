@@ -110,6 +110,7 @@ class NodeView:
             lambda: self.caches(),
             lambda: proposer.current.settings.telemetry.meter_plan,
             lambda: self.slo.burn_rates(),
+            lambda: self.acme(),
         )
         self.slo = SloHistory(self._totals, lambda: proposer.current.settings.telemetry.meter_plan)
         self._looking = asyncio.Lock()
@@ -124,6 +125,7 @@ class NodeView:
         self.drained = DrainedTargets(channel, node_state.feeds.get(FEED, b""), proposer.current.generation)
         self.quota_file: Callable[[], node_interface.QuotaFileInfo | None] = lambda: None
         """Returns the state of the quota file."""
+        self.acme: Callable[[], Sequence[node_interface.AcmeInfo]] = tuple
         self.analytics_info: Callable[[], node_interface.AnalyticsInfo | None] = lambda: None
         """Returns the state of the analytics database."""
         self.query_analytics: Callable[[UsageQuery], Awaitable[Usage | None]] = _no_analytics
@@ -171,6 +173,7 @@ class NodeView:
             kept_files=self._proposer.kept_files,
             certificates=self.status_of_tls()[0],
             verifiers=self.status_of_tls()[1],
+            acme=self.acme(),
             feeds=self.feeds(),
             quota_file=self.quota_file(),
             analytics=self.analytics_info(),

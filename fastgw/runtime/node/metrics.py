@@ -7,7 +7,7 @@ from math import inf
 from typing import Final, NamedTuple
 
 from fastgw import VERSION
-from fastgw.admin.node_interface import CertificateInfo, FeedInfo, VerifierInfo
+from fastgw.admin.node_interface import AcmeInfo, CertificateInfo, FeedInfo, VerifierInfo
 from fastgw.admin.prometheus_text import (
     OPENMETRICS,
     PROMETHEUS,
@@ -148,6 +148,30 @@ CERTIFICATE_EXPIRY: Final = Family(
     "gauge",
     ("certificate", "listener"),
     "When a server certificate expires, epoch seconds.",
+)
+ACME_ATTEMPTS: Final = Family(
+    "fastgw_acme_attempts_total",
+    "counter",
+    ("result",),
+    "Attempts to obtain a certificate by ACME: ok, or failed.",
+)
+ACME_ISSUED: Final = Family(
+    "fastgw_acme_certificate_issued",
+    "gauge",
+    ("certificate",),
+    "Whether a certificate was obtained by ACME (1), or clients get a placeholder (0).",
+)
+ACME_SUCCESS: Final = Family(
+    "fastgw_acme_last_attempt_success",
+    "gauge",
+    ("certificate",),
+    "Whether the last attempt to obtain the certificate has succeeded: 1 or 0.",
+)
+ACME_RENEWAL: Final = Family(
+    "fastgw_acme_renewal_timestamp_seconds",
+    "gauge",
+    ("certificate",),
+    "When the certificate is renewed, epoch seconds.",
 )
 CLIENT_AUTH_EXPIRY: Final = Family(
     "fastgw_client_auth_expiry_timestamp_seconds",
@@ -315,6 +339,7 @@ OF_PROCESSES: Final[Mapping[Family, Callable[[Process], int | float]]] = {
 }
 OF_TLS: Final = (HANDSHAKES, RESUMPTIONS, HANDSHAKE_FAILURES, CERTIFICATE_EXPIRY, CLIENT_AUTH_EXPIRY)
 CACHES: Final = (CACHE_BYTES, CACHE_OBJECTS, CACHE_EVICTIONS, *CACHE_DISK, *CACHE_REDIS)
+ACME: Final = (ACME_ATTEMPTS, ACME_ISSUED, ACME_SUCCESS, ACME_RENEWAL)
 FEEDS: Final = (FEED_UP, FEED_SUCCESS)
 FAMILIES: Final = (
     *families.FAMILIES,
@@ -324,6 +349,7 @@ FAMILIES: Final = (
     STATE_UP,
     *OF_THE_NODE,
     *OF_TLS,
+    *ACME,
     *CACHES,
     *FEEDS,
     *OF_SLO,
@@ -367,6 +393,7 @@ class Exposition:
         caches: Callable[[], Mapping[str, StoreNumbers]] = dict,
         plan: Callable[[], MeterPlan | None] = lambda: None,
         burn_rates: Callable[[], Mapping[tuple[str, str, str], float]] = dict,
+        acme: Callable[[], Sequence[AcmeInfo]] = tuple,
     ) -> None:
         """`is_stale`: whether the configuration's own files differ from the active configuration; `keeps_files`:
         whether the present contents of a referenced file are not active; `caches`: stores of the response cache;
@@ -384,6 +411,7 @@ class Exposition:
         self._caches = caches
         self._plan = plan
         self._burn_rates = burn_rates
+        self._acme = acme
 
     def prepare(self, generation: int, series: Series) -> None:
         """Add the names of a generation before it is committed."""
@@ -434,6 +462,7 @@ class Exposition:
         yield STATE_UP, [] if is_up is None else [("", "", int(is_up))]
         yield from zip(OF_THE_NODE, self._node(), strict=True)
         yield from zip(OF_TLS, self._tls(), strict=True)
+        yield from zip(ACME, self._issued(), strict=True)
         yield from zip(CACHES, self._stored(), strict=True)
         yield from zip(FEEDS, self._fed(), strict=True)
         yield from zip(OF_SLO, self._objectives(found, plan), strict=True)
@@ -544,6 +573,16 @@ class Exposition:
         yield [("", labels(CERTIFICATE_EXPIRY, *each), expires_date) for each, expires_date in shown.items()]
         ends = {(each.file, each.kind, each.listener): each.expires_date for each in verifiers}
         yield [("", labels(CLIENT_AUTH_EXPIRY, *each), date) for each, date in ends.items() if date is not None]
+
+    def _issued(self) -> Iterator[Sequence[Sample]]:
+        known, at = self._acme(), self._words.acme_attempts
+        counts = self._shared.supervisor.words[at : at + 2]
+        yield [("", labels(ACME_ATTEMPTS, name), n) for name, n in zip(("ok", "failed"), counts, strict=True) if known]
+        yield [("", labels(ACME_ISSUED, each.certificate), int(each.issued)) for each in known]
+        tried = [each for each in known if each.attempt_date is not None]
+        yield [("", labels(ACME_SUCCESS, each.certificate), int(not each.problem)) for each in tried]
+        dates = [(each.certificate, each.renews_date) for each in known]
+        yield [("", labels(ACME_RENEWAL, name), date) for name, date in dates if date is not None]
 
     def _fed(self) -> Iterator[Sequence[Sample]]:
         known = [each for each in self._feeds() if each.problem or each.last_success_date is not None]

@@ -82,6 +82,10 @@ class ShmLayout:
         """Gauge in the supervisor's column, written by control: 1 once counts are pushed to StatsD, so that a later
         control process does not push them again.
         """
+        self.acme_attempts = layout.counter("acme_attempts", 2)
+        """Counters in the supervisor's column, written by control: successful attempts to obtain a certificate by ACME,
+        then failed ones.
+        """
         self.last_reload_failed = layout.gauge("last_reload_failed")
         """Gauge in the supervisor's column: sum of `CONFIG_FAILED` and `CONTENTS_FAILED`, for the kinds of changes
         whose last attempt has failed.
@@ -113,6 +117,8 @@ class ShmLayout:
         """The slot of the worker."""
         self.began = layout.gauge("began")
         """Start of the process, in nanoseconds of the monotonic clock."""
+        self.challenges = layout.gauge("acme_challenges")
+        """Number (`turn`) of the ACME challenges that the worker answers."""
         self.connections = layout.gauge("connections")
         """Client connections."""
         self.udp_sessions = layout.gauge("udp_sessions")
@@ -213,6 +219,14 @@ class ShmLayout:
         """Return the oldest generation served by any worker, including those that are leaving or not ready yet."""
         served = [column.words[self.generation] for column in shared.columns]
         return min(filter(None, served), default=shared.supervisor.words[self.generation])
+
+    def workers_answer(self, shared: SharedMemory, turn: int) -> bool:
+        """Whether all workers answer the ACME challenges with this number."""
+        return all(
+            column.words[self.challenges] >= turn
+            for column in shared.columns
+            if column.words[self.pid] and not column.words[self.leaving]
+        )
 
     def control_has_beaten(self, shared: SharedMemory, at_ns: int) -> None:
         """Record a heartbeat of control at this instant of the monotonic clock."""

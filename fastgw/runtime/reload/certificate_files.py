@@ -12,9 +12,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 from fastgw.admin.node_interface import CertificateInfo, VerifierInfo
+from fastgw.config.base.problems import shown_file
 from fastgw.config.kyma.objects import ObjectFile
 from fastgw.config.kyma.provider import documents_in
 from fastgw.config.settings.gateway import Config, ServerCertificate, ServerTls
@@ -29,6 +30,7 @@ from fastgw.net.pem import (
     revocations_end,
     revocations_problem,
 )
+from fastgw.net.placeholder import is_placeholder
 
 OF_ADMIN: Final = "(admin)"
 """Name of the admin listener, which cannot be that of a listener."""
@@ -101,9 +103,9 @@ def renamed(config: Config, before: Files, now: Files) -> Why:
     """Return, by file, new certificates for other names, if the listener has no certificate for the previous names."""
     found: dict[str, str] = {}
     for _, tls in _served(config):
-        lost_of = {each.certificate: _removed_names(each, before, now) for each in tls.certificates}
+        lost_of = {each.certificate_file: _removed_names(each, before, now) for each in tls.certificates}
         if any(lost_of.values()):
-            still = {name for each in tls.certificates for name in _names(now.get(each.certificate, b""))}
+            still = {name for each in tls.certificates for name in _names(now.get(each.certificate_file, b""))}
             for file, lost in lost_of.items():
                 gone = [name for name in lost if not {name, "*." + name.partition(".")[2]} & still]
                 if gone:
@@ -113,7 +115,7 @@ def renamed(config: Config, before: Files, now: Files) -> Why:
 
 
 def _removed_names(each: ServerCertificate, before: Files, now: Files) -> list[str]:
-    old, new = before.get(each.certificate), now.get(each.certificate)
+    old, new = before.get(each.certificate_file), now.get(each.certificate_file)
     if old is None or new is None or old == new:
         return []
     return [name for name in _names(old) if name not in _names(new)]
@@ -135,7 +137,7 @@ def _groups(config: Config) -> Iterator[tuple[tuple[str, ...], Callable[[Files],
     """Yield groups of related files, with their error. Derived files are always consistent."""
     for _, tls in _served(config):
         for each in tls.certificates:
-            yield _pair(each.certificate, each.key)
+            yield _pair(each.certificate_file, each.key_file)
         if tls.client_auth is not None:
             yield _single_file_check(tls.client_auth.ca, authority_problem)
             if tls.client_auth.crl is not None:
@@ -191,18 +193,22 @@ def certificate_infos(config: Config, captured: Files, why: Why) -> list[Certifi
     for listener, tls in _served(config):
         for each in tls.certificates:
             with suppress(ssl.SSLError, KeyError):
-                certificate = decoded(captured[each.certificate])
+                certificate = decoded(captured[each.certificate_file])
                 found.append(
                     CertificateInfo(
                         listener=listener,
-                        certificate=each.certificate,
+                        certificate=shown_file(each.certificate_file),
                         names=dns_names(certificate),
                         serial=certificate["serialNumber"],
                         expires_date=expiry(certificate),
-                        problem=why.get(each.certificate, ""),
+                        problem=why.get(each.certificate_file, "") or _placeholder_note(certificate),
                     )
                 )
     return found
+
+
+def _placeholder_note(certificate: dict[str, Any]) -> str:
+    return "not issued yet: clients get a self-signed placeholder" if is_placeholder(certificate) else ""
 
 
 def verifiers(config: Config, captured: Files, why: Why) -> list[VerifierInfo]:

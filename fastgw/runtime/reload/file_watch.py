@@ -13,7 +13,7 @@ from fastgw.config.sources.dns_targets import is_lookup, keep_failures, turn_of
 from fastgw.config.sources.documents import Source, patterns_of
 from fastgw.config.sources.files import pattern_in
 from fastgw.config.sources.include_globs import Search
-from fastgw.config.sources.virtual_files import is_derived, is_watched
+from fastgw.config.sources.virtual_files import is_derived, is_issued, is_watched, issued_in
 from fastgw.config.sources.virtual_files import turn_of as turn_of_watched
 
 LOOK_EVERY: Final = 0.5
@@ -93,7 +93,7 @@ def trait_of(path: str) -> Trait | None:
     if is_watched(path):
         return (str(turn_of_watched(path)),)
     try:
-        found = os.stat(path)
+        found = os.stat(issued_in(path)[0] if is_issued(path) else path)
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

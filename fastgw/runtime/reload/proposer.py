@@ -30,7 +30,7 @@ from fastgw.config.loading.locate_filter import Where
 from fastgw.config.settings.gateway import DEFAULT_ADMIN, Config
 from fastgw.config.sources.dns_targets import UNKNOWN, is_lookup
 from fastgw.config.sources.files import brought_forward, found_by_patterns, pattern_in, read_again, why_no_folder
-from fastgw.config.sources.virtual_files import content_of, is_watched, remember
+from fastgw.config.sources.virtual_files import content_of, is_issued, is_watched, remember
 from fastgw.consumers.index import index_of
 from fastgw.diff import as_text, differences
 from fastgw.filters import TYPES
@@ -126,7 +126,7 @@ class Proposer:
         self._withheld_dates: Mapping[str, float] = {}  # since when
         self.warnings: Why = {}
         """Warnings about active files, by file."""
-        for name in filter(is_watched, self.current.captured):
+        for name in (each for each in self.current.captured if is_watched(each) or is_issued(each)):
             remember(name, self.current.captured[name])
         self._due_date = inf
         self._staleness = Staleness(self.records)

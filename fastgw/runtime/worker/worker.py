@@ -72,7 +72,7 @@ from fastgw.runtime.worker.recording import WorkerRecording
 from fastgw.runtime.worker.sliced_work import Slices
 from fastgw.runtime.worker.table_swap import TableSwap
 from fastgw.runtime.worker.trace_export import TraceExports
-from fastgw.sync import drained_targets
+from fastgw.sync import acme_challenges, drained_targets
 from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.feeds import Feeds
 from fastgw.sync.revocations import RevocationEvent
@@ -228,6 +228,8 @@ class Worker:
         self._publish()
         self._feeds[drained_targets.FEED].on_change(self._drain_targets)
         self._recording.start()
+        self._feeds[acme_challenges.FEED].on_change(self._answer_challenges)
+        self._answer_challenges(self._feeds[acme_challenges.FEED].value)
         self._loop.add_reader(self._channel, self._receive_orders)
         self._channel.send(Ready(generation=self._table_swap.generation))
         try:
@@ -296,6 +298,12 @@ class Worker:
         """Drain targets, also for requests that use previous tables and wait in a filter."""
         for gateway in self._table_swap.gateways():
             gateway.drain(drained_targets.read(value))
+
+    def _answer_challenges(self, value: bytes) -> None:
+        """Answer these ACME challenges, and tell control that this worker does: filters have them from this feed."""
+        challenges = acme_challenges.read(value)
+        self._server.answer_challenges(challenges.tls)
+        self._column.words[self._words.challenges] = challenges.turn
 
     def _publish(self) -> None:
         """Report the load of the targets at intervals."""

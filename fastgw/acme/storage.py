@@ -1,0 +1,127 @@
+"""Storage of ACME: account keys, certificates, and what is known about each of them, all readable only by their owner.
+
+Rule: a file is replaced as a whole, after its contents are on the disk: a killed process leaves the previous one.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+MOST_BYTES: Final = 1024 * 1024
+"""Maximum size of a file that is read."""
+
+
+class Account(Struct, frozen=True):
+    """Account with an issuer. `key`: in PEM. `uri`: its URL; "": it is not registered yet."""
+
+    key: str
+    uri: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Account {self.uri}>"
+
+
+class CertificateState(Struct, frozen=True):
+    """State of a certificate beside its contents. Dates are in epoch seconds, 0 = none."""
+
+    failures: int = 0
+    """Number of failed attempts since the last success."""
+    attempt_date: float = 0.0
+    """Date of the last attempt."""
+    retry_date: float = 0.0
+    """Date before which no issuer is asked again."""
+    error: str = ""
+    """Reason why the last attempt has failed; "" = it has not."""
+    issuer: str = ""
+    """Directory of the issuer of the certificate."""
+    renew_date: float = 0.0
+    """Date of the renewal."""
+    ask_date: float = 0.0
+    """Date from which the issuer is asked for the renewal date again (RFC 9773)."""
+    serial: str = ""
+    """Serial number of the certificate that the dates are about, in hexadecimal."""
+    settings: str = ""
+    """Digest of the settings that a failure may be due to."""
+
+
+def account_file(storage: str, directory: str, email: str, key_id: str) -> Path:
+    """Return the file of the account with an issuer."""
+    identity = sha256("\n".join((directory, email, key_id)).encode()).hexdigest()[:16]
+    return Path(storage, "accounts", f"{identity}.json")
+
+
+def state_file(certificate: str) -> Path:
+    """Return the file with the state of the certificate in this file."""
+    return Path(certificate).with_suffix(".json")
+
+
+def read_account(file: Path) -> Account | None:
+    """Return the stored account; None: there is none, or it is unreadable."""
+    try:
+        with file.open("rb") as opened:
+            return msgspec.json.decode(opened.read(MOST_BYTES), type=Account)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def read_state(file: Path) -> CertificateState:
+    """Return the stored state; the initial one if there is none, or it is unreadable."""
+    try:
+        with file.open("rb") as opened:
+            return msgspec.json.decode(opened.read(MOST_BYTES), type=CertificateState)
+    except (OSError, msgspec.DecodeError):
+        return CertificateState()
+
+
+def write(file: Path, content: bytes) -> None:
+    """Replace a file. Raises `OSError`."""
+    _make_folder(file.parent)
+    new = file.with_name(f".{file.name}.{os.getpid()}.new")
+    try:
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(descriptor)
+        new.replace(file)
+    except OSError:
+        with suppress(OSError):
+            new.unlink()
+        raise
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _make_folder(folder: Path) -> None:
+    """Create a folder of the storage, and the storage. Raises `OSError`."""
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Remove new files of this name that killed processes have left. The caller has the lock of the name."""
+    for each in folder.glob(f".{name}.*.new"):
+        with suppress(OSError):
+            each.unlink()
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold the lock of a file, which no other process of this machine has meanwhile. Waits. Raises `OSError`."""
+    _make_folder(file.parent)
+    descriptor = os.open(file.with_name(f".{file.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,86 @@
+"""Schedule of a certificate: when it is renewed, and when an issuer is asked again after a failure. Dates are in epoch
+seconds.
+"""
+
+import random
+import ssl
+from typing import Final, NamedTuple
+
+import msgspec
+
+from fastgw.acme.messages import Failed, Renewal
+from fastgw.acme.storage import CertificateState
+from fastgw.net.pem import decoded, dns_names, pair_problem
+from fastgw.net.placeholder import is_placeholder
+
+FIRST_RETRY_S: Final = 60.0
+LONGEST_RETRY_S: Final = 24 * 3600.0
+MOST_FAILURES: Final = 30
+ASK_RETRY_S: Final = 3600.0
+"""Seconds after which a failed question for the renewal date is repeated."""
+
+
+class Held(NamedTuple):
+    """Certificate in a file."""
+
+    serial: str
+    since: float
+    until: float
+
+
+def held_in(content: bytes, domains: list[str]) -> Held | None:
+    """Return the certificate in a file's contents; None: there is none for these names."""
+    if not content or pair_problem(content, content) is not None:
+        return None
+    certificate = decoded(content)
+    if is_placeholder(certificate) or not {*domains} <= {*dns_names(certificate)}:
+        return None
+    since, until = (ssl.cert_time_to_seconds(certificate[each]) for each in ("notBefore", "notAfter"))
+    return Held(certificate["serialNumber"], since, until)
+
+
+def default_renewal(held: Held) -> float:
+    """Return a random date when a third of the validity period is left, or a little less."""
+    period = held.until - held.since
+    return held.until - period / 3 + random.uniform(0, period / 30)
+
+
+def following(state: CertificateState, held: Held, now: float) -> CertificateState:
+    """Return the state for this certificate: a new one gets a renewal date."""
+    if state.serial == held.serial and state.renew_date:
+        return state
+    return msgspec.structs.replace(state, serial=held.serial, renew_date=default_renewal(held), ask_date=now)
+
+
+def due_date(state: CertificateState, held: Held | None, now: float) -> float:
+    """Return when the next attempt is due. A date of a clock that was wrong does not delay it by more than the longest
+    delay.
+    """
+    wanted = now if held is None or held.until <= now or now < held.since else state.renew_date
+    retry_date = state.retry_date if state.retry_date <= now + LONGEST_RETRY_S * 1.3 else now
+    return max(wanted, retry_date)
+
+
+def after_failure(state: CertificateState, failed: Failed, now: float) -> CertificateState:
+    """Return the state after a failed attempt. Delays are doubled, and at least what the issuer demands."""
+    failures = min(state.failures + 1, MOST_FAILURES)
+    wait = min(FIRST_RETRY_S * 2 ** (failures - 1), LONGEST_RETRY_S)
+    wait = max(wait, min(failed.retry_after, LONGEST_RETRY_S)) * random.uniform(1.0, 1.2)
+    return msgspec.structs.replace(
+        state, failures=failures, attempt_date=now, retry_date=now + wait, error=failed.why or "it has failed"
+    )
+
+
+def after_success(state: CertificateState, issuer: str, now: float) -> CertificateState:
+    """Return the state after a certificate was obtained. It is not replaced again within a while, whatever its dates
+    are.
+    """
+    return CertificateState(attempt_date=now, retry_date=now + FIRST_RETRY_S, issuer=issuer or state.issuer)
+
+
+def with_renewal(state: CertificateState, told: Renewal | Failed, now: float) -> CertificateState:
+    """Return the state after the issuer was asked for the renewal date."""
+    if isinstance(told, Failed):
+        return msgspec.structs.replace(state, ask_date=now + max(ASK_RETRY_S, min(told.retry_after, LONGEST_RETRY_S)))
+    renew_date = told.renew_date or state.renew_date
+    return msgspec.structs.replace(state, renew_date=renew_date, ask_date=told.ask_date)
