@@ -14,19 +14,19 @@ from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.sources.files import Files
 
 
-def place_certificates(merged: Merged, files: Files) -> None:
+def set_acme_storage(merged: Merged, files: Files) -> None:
     """Set the directory of each certificate that is obtained by ACME, and read it."""
     acme = merged.single.get("acme", (None, None))[1]
     storage = None if acme in (None, BROKEN) or acme.storage is BROKEN else acme.storage
     for name, (location, listener) in list(merged.maps["listeners"].items()):
         if listener is not BROKEN:
-            merged.maps["listeners"][name] = location, _placed(listener, location, storage, files)
+            merged.maps["listeners"][name] = location, _with_storage(listener, location, storage, files)
     for location, admin in list(merged.single_entry("admin")):
         if admin is not BROKEN:
-            merged.single["admin"] = location, _placed(admin, location, storage, files)
+            merged.single["admin"] = location, _with_storage(admin, location, storage, files)
 
 
-def _placed(owner: Any, location: SourceLocation, storage: str | None, files: Files) -> Any:
+def _with_storage(owner: Any, location: SourceLocation, storage: str | None, files: Files) -> Any:
     """Return a listener whose certificates have a directory."""
     if owner.tls in (None, BROKEN) or owner.tls.certificates is BROKEN:
         return owner

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from fastgw.config.base.problems import ConfigError, Problem, begin_hints
 from fastgw.config.base.value_types import ADDRESS, URL, Notation
-from fastgw.config.decoding.acme_certificates import place_certificates
+from fastgw.config.decoding.acme_certificates import set_acme_storage
 from fastgw.config.decoding.filter_levels import with_defaults
 from fastgw.config.decoding.merge import Merged, add_consumers, merge, put_targets, targets_in_files
 from fastgw.config.egress.expand import EgressKept, expand
@@ -205,7 +205,7 @@ def _validated(
     """
     filter_types, of_extensions = extended(found.documents, filter_types)
     merged = merge([each for each in found.documents if not each.upstream], filter_types, files)
-    place_certificates(merged, files)
+    set_acme_storage(merged, files)
     of_kyma = add_kyma(merged, filter_types, files, refused, remembered.kyma)
     of_kubernetes = add_kubernetes(merged, filter_types, files, refused_objects, remembered.kubernetes)
     of_egress = expand(merged, filter_types, remembered.egress)

@@ -97,9 +97,9 @@ class AcmeCertificate(Settings):
     domains: Annotated[Some[ServerNamePattern], Meta(max_length=MOST_DOMAINS)]
     """Names of the certificate. A wildcard (`*.example.com`) needs the challenge dns-01."""
     challenge: Challenge = "tls-alpn-01"
-    """How the issuer verifies the control of the names. `tls-alpn-01`: by a TLS connection to port 443, which any
-    listener with TLS answers; `http-01`: by a request to port 80, which any HTTP listener without TLS answers before
-    its filters and routes; `dns-01`: by a DNS record that `acme.dns_hook` sets."""
+    """Method by which the issuer verifies the control of the names. `tls-alpn-01`: by a TLS connection to port 443,
+    which any listener with TLS answers; `http-01`: by a request to port 80, which any HTTP listener without TLS answers
+    before its filters and routes; `dns-01`: by a DNS record that `acme.dns_hook` sets."""
     key: Literal["ecdsa", "rsa"] = "ecdsa"
     """Kind of the certificate's key, a new one with each certificate: ECDSA with P-256, or RSA with 2048 bits."""
     storage: Annotated[str, FileName(readable=False, is_directory=True)] | None = None

@@ -24,8 +24,6 @@ from fastgw.config.sources.virtual_files import (
     remember,
     set_content,
 )
-from fastgw.net.pem import pair_problem
-from fastgw.net.placeholder import placeholder
 
 LARGEST: Final = 64 * 1024 * 1024
 """Maximum size in bytes of all configuration files together, and also of all files that they name."""
@@ -167,6 +165,9 @@ def _issued(name: str, most: int) -> bytes:
 
     Raises `OSError` for a file that cannot be read; `SyntaxProblem` above `most` bytes.
     """
+    from fastgw.net.pem import pair_problem  # it takes time, and most commands do not need it
+    from fastgw.net.placeholder import placeholder
+
     file, domains = issued_in(name)
     try:
         content = read_file(file, most)

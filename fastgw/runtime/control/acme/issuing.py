@@ -109,7 +109,7 @@ class _Certificate:
         self._file = Path(file)
         self._held: Held | None = None
         self._state = CertificateState()
-        self._task = asyncio.get_running_loop().create_task(self._keep())
+        self._task = asyncio.get_running_loop().create_task(self._keep_valid())
         self._task.add_done_callback(self._report_defect)
 
     def is_of(self, acme: Acme | None, certificate: AcmeCertificate | None) -> bool:
@@ -147,9 +147,9 @@ class _Certificate:
         hook = None if self._acme.dns_hook is None else self._acme.dns_hook.command
         return sha256(repr((asked, self._acme.email, hook, self._certificate.challenge)).encode()).hexdigest()[:16]
 
-    async def _keep(self) -> None:
+    async def _keep_valid(self) -> None:
         """Obtain the certificate, and renew it, until cancelled."""
-        await asyncio.to_thread(self._begin)
+        await asyncio.to_thread(self._read_state)
         if self._held is None:
             names = ", ".join(self._domains)
             notice(
@@ -160,12 +160,12 @@ class _Certificate:
             now = time.time()
             self._held = await asyncio.to_thread(self._read_certificate)
             if self._held is not None:
-                await self._change(following(self._state, self._held, now))
+                await self._change_state(following(self._state, self._held, now))
             due = due_date(self._state, self._held, now)
             if due <= now:
                 await self._attempt()
             elif self._held is not None and self._asks_at <= now:
-                await self._ask()
+                await self._ask_renewal_date()
             else:
                 until = due if self._held is None else min(due, self._asks_at)
                 await asyncio.sleep(min(max(until - now, 0.05), LONGEST_SLEEP_S))
@@ -175,7 +175,7 @@ class _Certificate:
         """Date from which the issuer is asked for the renewal date; after a wrong clock, at once."""
         return self._state.ask_date if self._state.ask_date <= time.time() + LONGEST_RETRY_S else 0.0
 
-    def _begin(self) -> None:
+    def _read_state(self) -> None:
         state = read_state(state_file(str(self._file)))
         if state.settings != self._settings_digest:
             state = msgspec.structs.replace(state, failures=0, retry_date=0.0, settings=self._settings_digest)
@@ -191,12 +191,12 @@ class _Certificate:
     async def _attempt(self) -> None:
         async with self._issuing.turns:
             self._held = await asyncio.to_thread(self._read_certificate)
-            result = await self._run(asks=False)
+            result = await self._run_job(asks=False)
             now = time.time()
             names = ", ".join(self._domains)
             if isinstance(result, Issued):
                 self._issuing.count(True)
-                await self._change(after_success(self._state, result.issuer, now))
+                await self._change_state(after_success(self._state, result.issuer, now))
                 self._held = await asyncio.to_thread(self._read_certificate)
                 by = f" by {result.issuer}" if result.issuer else ", which another gateway has obtained"
                 more = f"; others have failed: {result.failed}" if result.failed else ""
@@ -205,7 +205,7 @@ class _Certificate:
                 return
             failed = result if isinstance(result, Failed) else Failed("the process has sent another result")
             self._issuing.count(False)
-            await self._change(after_failure(self._state, failed, now))
+            await self._change_state(after_failure(self._state, failed, now))
             stays = "the certificate in use stays" if self._held is not None else "there is no certificate yet"
             wait = self._state.retry_date - now
             notice(
@@ -213,14 +213,14 @@ class _Certificate:
                 f"no certificate for {names}: {failed.why}; {stays}, tried again in {wait:.0f} s",
             )
 
-    async def _ask(self) -> None:
+    async def _ask_renewal_date(self) -> None:
         """Ask the issuer when to renew the certificate."""
         async with self._issuing.turns:
-            told = await self._run(asks=True)
-        told = told if isinstance(told, Renewal | Failed) else Failed("")
-        await self._change(with_renewal(self._state, told, time.time()))
+            answer = await self._run_job(asks=True)
+        answer = answer if isinstance(answer, Renewal | Failed) else Failed("")
+        await self._change_state(with_renewal(self._state, answer, time.time()))
 
-    async def _run(self, *, asks: bool) -> Issued | Renewal | Failed:
+    async def _run_job(self, *, asks: bool) -> Issued | Renewal | Failed:
         try:
             issuers = [self._issuer_of(number) for number in range(len(self._acme.issuers))]
         except SecretError as error:
@@ -244,11 +244,11 @@ class _Certificate:
             unless_serial="" if held is None else held.serial,
         )
         try:
-            return await run_job(job, partial(self._answer, str(self._file)))
+            return await run_job(job, partial(self._answer_challenges, str(self._file)))
         finally:
             self._issuing.board.remove(str(self._file))
 
-    async def _answer(self, file: str, challenges: ToAnswer) -> None:
+    async def _answer_challenges(self, file: str, challenges: ToAnswer) -> None:
         await self._issuing.board.post(file, challenges)
 
     def _issuer_of(self, number: int) -> Issuer:
@@ -261,7 +261,7 @@ class _Certificate:
         key = secret_in(file, self._captured[file]) if file in self._captured else account.key.value()
         return Issuer(str(each.directory), ca, account.key_id, key)
 
-    async def _change(self, state: CertificateState) -> None:
+    async def _change_state(self, state: CertificateState) -> None:
         """Store another state. If that fails, it holds in memory."""
         state = msgspec.structs.replace(state, settings=self._settings_digest)
         if state == self._state:

@@ -78,9 +78,9 @@ def after_success(state: CertificateState, issuer: str, now: float) -> Certifica
     return CertificateState(attempt_date=now, retry_date=now + FIRST_RETRY_S, issuer=issuer or state.issuer)
 
 
-def with_renewal(state: CertificateState, told: Renewal | Failed, now: float) -> CertificateState:
+def with_renewal(state: CertificateState, answer: Renewal | Failed, now: float) -> CertificateState:
     """Return the state after the issuer was asked for the renewal date."""
-    if isinstance(told, Failed):
-        return msgspec.structs.replace(state, ask_date=now + max(ASK_RETRY_S, min(told.retry_after, LONGEST_RETRY_S)))
-    renew_date = told.renew_date or state.renew_date
-    return msgspec.structs.replace(state, renew_date=renew_date, ask_date=told.ask_date)
+    if isinstance(answer, Failed):
+        return msgspec.structs.replace(state, ask_date=now + max(ASK_RETRY_S, min(answer.retry_after, LONGEST_RETRY_S)))
+    renew_date = answer.renew_date or state.renew_date
+    return msgspec.structs.replace(state, renew_date=renew_date, ask_date=answer.ask_date)
