@@ -228,6 +228,7 @@ class _Issuing:
 
     def _log_in(self, stack: ExitStack) -> None:
         """Use the stored account, or register one."""
+        remove_leftovers(self._account_file.parent, self._account_file.name)
         account = read_account(self._account_file)
         if account is None:
             account = Account(_pem_of(ec.generate_private_key(ec.SECP256R1())))

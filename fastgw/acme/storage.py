@@ -109,7 +109,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path, name: str) -> None:
-    """Remove new files of this name that killed processes have left. The caller has the lock of the name."""
+    """Remove new files of this name that killed processes have left. No other process writes a file of this name."""
     for each in folder.glob(f".{name}.*.new"):
         with suppress(OSError):
             each.unlink()

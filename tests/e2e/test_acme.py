@@ -34,17 +34,6 @@ esac
 """
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that the issuer connects to: it has to know them before the gateway starts."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 def other_control(gateway: Gateway, pid: int) -> bool:
     """Whether another control process answers."""
     pids = [each for each in gateway.child_pids if name_of(each) == "fastgw control"]
@@ -62,7 +51,6 @@ class Service:
 
     def __init__(self, folder: Path, issuer: AcmeIssuer, *certificates: dict[str, Any], **acme: Any) -> None:
         self.folder, self.issuer = folder, issuer
-        issuer.tls, issuer.http = free_ports(2)
         hook = folder / "hook"
         hook.write_text(HOOK)
         hook.chmod(0o700)
@@ -82,21 +70,30 @@ class Service:
             "admin": {"address": f"unix:{folder}/admin"},
             "listeners": {
                 "main": {
-                    "address": f"127.0.0.1:{issuer.tls}",
+                    "address": "127.0.0.1:0",
                     "tls": {"certificates": [{"acme": each} for each in certificates]},
                 },
                 "plain": {
-                    "address": f"127.0.0.1:{issuer.http}",
+                    "address": "127.0.0.1:0",
                     "filters": {"ip": {"allow": ["192.0.2.1"]}},
                 },
             },
             "routes": [{"name": "all", "respond": {"body": "served"}}],
         }
         self.tls = ssl.create_default_context(cafile=issuer.ca)
-        self.gateway = Gateway(self.config, folder)
+        self.start()
 
-    def start_again(self) -> None:
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.gateway.stop()
+
+    def start(self) -> None:
+        self.issuer.located.clear()
         self.gateway = Gateway(self.config, self.folder)
+        self.issuer.tls, self.issuer.http = self.gateway.port("main"), self.gateway.port("plain")
+        self.issuer.located.set()
 
     def serial(self, name: str) -> int:
         """Serial number of the verified certificate for this name; 0: there is none."""
@@ -232,10 +229,11 @@ def test_other_issuers_are_asked_when_one_is_unreachable(tmp_path: Path) -> None
         key.write_text(b64(b"the secret of the binding"))
         account = {"key_id": "the key id", "key": {"file": str(key)}}
         good = {"directory": issuer.directory, "ca": issuer.ca, "external_account": account}
-        (port,) = free_ports(1)
-        away = f"https://127.0.0.1:{port}/directory"
-        made = Service(tmp_path, issuer, {"domains": ["a.test"]}, directory=away, fallback=[good])
-        with made.gateway as gateway:
+        deaf = socket.socket()  # it does not listen
+        deaf.bind(("127.0.0.1", 0))
+        away = f"https://127.0.0.1:{deaf.getsockname()[1]}/directory"
+        with deaf, Service(tmp_path, issuer, {"domains": ["a.test"]}, directory=away, fallback=[good]) as made:
+            gateway = made.gateway
             made.wait_for("a.test")
             line = gateway.stderr.wait_for(lambda line: b"was issued" in line)
             assert f"by {issuer.directory}; others have failed: {away}: unreachable".encode() in line
@@ -258,7 +256,7 @@ def test_a_gateway_that_is_killed_while_it_obtains_a_certificate_begins_again(tm
             assert "no certificate yet" in x509.load_der_x509_certificate(shown).issuer.rfc4514_string()
         made.gateway.kill()
         issuer.hold_finalize.set()
-        made.start_again()
+        made.start()
         with made.gateway:
             made.wait_for("a.test")
         assert len(issuer.accounts) == 1

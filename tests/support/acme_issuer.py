@@ -95,7 +95,9 @@ class Behaviour:
 
 
 class AcmeIssuer(Threaded):
-    """`http`, `tls`: ports that are connected to in place of 80 and 443; `records`: file with a TXT record per line."""
+    """Issuer. `http`, `tls`: ports that are connected to in place of 80 and 443; `records`: file with a TXT record in
+    each line.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.authority_of_server = Certificates(folder)
@@ -103,6 +105,8 @@ class AcmeIssuer(Threaded):
         super().__init__(_Answering, server_tls(issued))
         self.signer = self.authority_of_server
         self.http = self.tls = 0
+        self.located = threading.Event()
+        """Set once the ports are known."""
         self.records = folder / "records"
         self.behaviour = Behaviour()
         self.accounts: dict[str, Account] = {}
@@ -153,6 +157,7 @@ class AcmeIssuer(Threaded):
             found = self.records.read_text().splitlines() if self.records.exists() else []
             assert wanted in found, f"no TXT record {wanted}; there are {found}"
             return
+        assert self.located.wait(DEADLINE), "the ports are not known"
         for _ in range(VERIFICATIONS):
             (self._over_http if kind == "http-01" else self._over_tls)(name, token, text)
 

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from fastgw.acme.messages import Failed, Issued, Issuer, Job, Renewal, ToAnswer
-from fastgw.acme.storage import CertificateState, read_state, state_file, write
+from fastgw.acme.storage import CertificateState, read_state, remove_leftovers, state_file, write
 from fastgw.admin.node_interface import AcmeInfo
 from fastgw.config.settings.acme import Acme, AcmeCertificate
 from fastgw.config.settings.gateway import Config
@@ -176,7 +176,9 @@ class _Certificate:
         return self._state.ask_date if self._state.ask_date <= time.time() + LONGEST_RETRY_S else 0.0
 
     def _read_state(self) -> None:
-        state = read_state(state_file(str(self._file)))
+        file = state_file(str(self._file))
+        remove_leftovers(file.parent, file.name)
+        state = read_state(file)
         if state.settings != self._settings_digest:
             state = msgspec.structs.replace(state, failures=0, retry_date=0.0, settings=self._settings_digest)
         self._state = state

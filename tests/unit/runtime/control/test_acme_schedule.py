@@ -1,0 +1,94 @@
+"""When certificates are renewed, and when issuers are asked again."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from fastgw.acme.messages import Failed, Renewal
+from fastgw.acme.storage import CertificateState, read_state, write
+from fastgw.net.placeholder import placeholder
+from fastgw.runtime.control.acme.schedule import (
+    LONGEST_RETRY_S,
+    Held,
+    after_failure,
+    after_success,
+    default_renewal,
+    due_date,
+    following,
+    held_in,
+    with_renewal,
+)
+
+NOW = 1_800_000_000.0
+DAY = 86_400.0
+HELD = Held("AB", NOW - 30 * DAY, NOW + 60 * DAY)
+
+
+def test_delays_are_doubled_up_to_a_day_and_never_shorter_than_the_issuer_demands() -> None:
+    state = CertificateState()
+    waits = []
+    for _ in range(20):
+        state = after_failure(state, Failed("refused"), NOW)
+        waits.append(state.retry_date - NOW)
+    assert 60 <= waits[0] <= 72
+    assert all(2 / 1.2 <= later / sooner <= 2 * 1.2 for sooner, later in itertools.pairwise(waits[:10]))
+    assert LONGEST_RETRY_S <= waits[-1] <= LONGEST_RETRY_S * 1.2
+    assert after_failure(CertificateState(), Failed("limited", 7200.0), NOW).retry_date >= NOW + 7200
+
+
+def test_a_certificate_is_due_at_its_renewal_date_and_not_before_the_retry_date() -> None:
+    state = following(CertificateState(), HELD, NOW)
+    assert HELD.until - 30 * DAY <= state.renew_date <= HELD.until - 27 * DAY
+    assert due_date(state, HELD, NOW) == state.renew_date
+    assert due_date(state, None, NOW) == NOW
+    failed = after_failure(state, Failed("refused"), NOW)
+    assert due_date(failed, None, NOW) == failed.retry_date
+    assert due_date(failed, HELD, NOW) == state.renew_date
+
+
+def test_a_clock_that_was_wrong_delays_no_attempt_for_long() -> None:
+    state = CertificateState(retry_date=NOW + 400 * DAY, failures=3)
+    assert due_date(state, None, NOW) == NOW
+
+
+def test_a_certificate_just_obtained_is_not_replaced_at_once_even_if_the_clock_makes_it_expired() -> None:
+    expired = Held("AB", NOW - 90 * DAY, NOW - 1)
+    assert due_date(after_success(CertificateState(), "issuer", NOW), expired, NOW) >= NOW + 60
+
+
+def test_the_issuer_moves_the_renewal_date() -> None:
+    state = following(CertificateState(), HELD, NOW)
+    assert with_renewal(state, Renewal(NOW - 5, NOW + 3600), NOW).renew_date == NOW - 5
+    assert with_renewal(state, Renewal(0.0, NOW + 3600), NOW).renew_date == state.renew_date
+    unknown = with_renewal(state, Failed("unreachable"), NOW)
+    assert (unknown.renew_date, unknown.ask_date >= NOW + 3600) == (state.renew_date, True)
+
+
+def test_another_certificate_gets_a_date_of_its_own() -> None:
+    state = CertificateState(serial="CD", renew_date=NOW, issuer="issuer")
+    assert following(state, HELD, NOW).renew_date > NOW
+    assert following(state, HELD, NOW).issuer == "issuer"
+    assert default_renewal(HELD) < HELD.until
+
+
+def test_a_placeholder_is_no_certificate() -> None:
+    assert held_in(placeholder(["a.test"]), ["a.test"]) is None
+    assert held_in(b"", ["a.test"]) is None
+    assert held_in(b"broken", ["a.test"]) is None
+
+
+def test_a_full_disk_leaves_the_previous_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "certificates" / "state.json"
+    write(file, b'{"failures":1}')
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(file, b'{"failures":2}')
+    assert read_state(file).failures == 1
+    assert [each.name for each in file.parent.iterdir()] == ["state.json"]
