@@ -482,6 +482,37 @@ def tap(
 
 
 @app.command()
+def stories(
+    story: Annotated[str | None, typer.Argument(metavar="[ID]", help="Request id, trace id or number.")] = None,
+    route: Annotated[str | None, typer.Option(metavar="NAME", help="Stories of this route.")] = None,
+    status: Annotated[str | None, typer.Option(metavar="STATUS", help="This status, or class: 5xx.")] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Maximum number of stories.")] = 20,
+    file: ConfigOption = None,
+    name: NameOption = None,
+    admin: AdminOption = None,
+    token_file: TokenOption = None,
+    certificate: CertificateOption = None,
+    answer: FormatOption = Format.TEXT,
+) -> None:
+    """Show the stories of failed and slow requests of a running gateway: filters, attempts and timings."""
+    from urllib.parse import quote, urlencode
+
+    from fastgw.admin.story_text import as_table, as_text
+    from fastgw.observe.access_log.formats import rfc3339
+
+    asked = {"limit": str(limit), **({"route": route} if route else {}), **({"status": status} if status else {})}
+    path = f"/stories?{urlencode(asked)}" if story is None else f"/stories/{quote(story, safe='')}"
+    wanted = _gateway_choice(file, name, admin, token_file)
+    found = _query_gateway(wanted, certificate, lambda client: client.read(path, dict[str, Any]))
+    if answer is Format.JSON:
+        _print_json(found)
+    elif story is not None:
+        typer.echo(as_text(found, rfc3339))
+    else:
+        typer.echo(as_table(found["stories"], rfc3339))
+
+
+@app.command()
 def purge(
     url: Annotated[str | None, typer.Option(metavar="URL", help="Purge this URL, as clients see it.")] = None,
     prefix: Annotated[str | None, typer.Option(metavar="URL", help="Purge all URLs with this beginning.")] = None,

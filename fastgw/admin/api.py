@@ -52,10 +52,13 @@ from fastgw.admin.node_interface import (
 from fastgw.admin.openapi import document
 from fastgw.admin.operation import Act, Operation
 from fastgw.admin.responses import answer, json_response, refused
+from fastgw.admin.stories import QUERY_PARAMETERS as QUERY_PARAMETERS_OF_STORIES
+from fastgw.admin.stories import StoryList, list_stories, one_story
 from fastgw.admin.tapped_request import TapRequest
 from fastgw.admin.taps import NDJSON, tap
 from fastgw.analytics.store import CannotKeepAnalytics
 from fastgw.analytics.usage import TooMuch
+from fastgw.capture.story_record import Story
 from fastgw.config.base.problems import shorten
 from fastgw.config.settings.secrets import SecretError
 from fastgw.operator_events import OperatorEvent, log_event
@@ -589,6 +592,21 @@ OPERATIONS: Final = (
         _tap,
         {200: NDJSON},
         takes={JSON: TapRequest},
+    ),
+    Operation(
+        "GET",
+        "/stories",
+        "Stories of failed and slow requests, newest first.",
+        list_stories,
+        {200: StoryList},
+        asks=QUERY_PARAMETERS_OF_STORIES,
+    ),
+    Operation(
+        "GET",
+        "/stories/{id}",
+        "The story of a request, by its request id, trace id or number: filters, attempts and timings.",
+        one_story,
+        {200: Story},
     ),
     Operation(
         "GET",

@@ -19,6 +19,7 @@ from fastgw.sync.revocations import RevocationEvent
 if TYPE_CHECKING:
     from fastgw.capture.captured_exchange import CapturedExchange, CaptureOrder
     from fastgw.capture.redaction import Redaction
+    from fastgw.capture.story_record import Story
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -722,6 +723,12 @@ class Node(Protocol):
 
     def capturing(self, order: "CaptureOrder") -> AbstractAsyncContextManager[CapturedExchanges]:
         """Capture exchanges on all workers. Raises `TooManyCaptures` and `OSError` on entry."""
+
+    def stories(self) -> "Sequence[Story] | None":
+        """Return the stories that are kept, newest first. None: the configuration has none."""
+
+    def stories_dropped(self) -> int:
+        """Return the number of stories that were dropped."""
 
     def redaction(self) -> "Redaction":
         """Return the redaction with the secrets of the active configuration."""

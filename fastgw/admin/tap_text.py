@@ -6,13 +6,13 @@ from typing import Final
 from fastgw.admin.tapped_request import TappedMessage, TappedRequest
 
 _HIDDEN: Final = (*range(9), 11, 12, *range(14, 32), *range(127, 160))
-_CONTROLS: Final = {13: None} | {code: f"\\x{code:02x}" for code in _HIDDEN}
+CONTROLS: Final = {13: None} | {code: f"\\x{code:02x}" for code in _HIDDEN}
 """Control characters could change the terminal."""
 
 
 def as_text(tapped: TappedRequest) -> str:
     """Return the text, in the style of `curl -v`."""
-    return "\n".join(_lines(tapped)).translate(_CONTROLS)
+    return "\n".join(_lines(tapped)).translate(CONTROLS)
 
 
 def _lines(tapped: TappedRequest) -> Iterator[str]:

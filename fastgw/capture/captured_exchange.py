@@ -9,7 +9,7 @@ MOST_BODY: Final = 1024 * 1024
 
 
 @final
-class CaptureOrder(msgspec.Struct, frozen=True, kw_only=True):
+class CaptureOrder(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Order to capture exchanges. Empty lists select all. A request that matches no route is not captured."""
 
     routes: tuple[str, ...] = ()

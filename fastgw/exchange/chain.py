@@ -29,7 +29,7 @@ from fastgw.exchange.request_ids import RequestIds
 from fastgw.exchange.states import ENDED
 from fastgw.exchange.tunnel import TunnelStep
 from fastgw.observe.metrics.families import FilterEvent
-from fastgw.observe.tracing.trace import EndedWait
+from fastgw.observe.tracing.trace import MOST_TIMELINE, EndedWait
 from fastgw.operator_events import OperatorEvent, log_event
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastgw")
 
 LOG_EVERY_S: Final = 1.0
+LONG_WAIT_S: Final = 0.001
+"""Seconds from which a wait for a filter is part of the story of a request."""
 RENEWED_ON: Final = frozenset((401, 403))
 """Response status codes of the upstream that reject credentials."""
 
@@ -595,7 +597,7 @@ def run_request(steps: Iterable[RequestStep], exchange: Exchange) -> Outcome:
 async def _wait(
     step: RequestStep, outcome: Awaitable[Reply | None], left: Iterable[RequestStep], exchange: Exchange
 ) -> Reply | None:
-    begun_at = 0.0 if exchange.trace is None else monotonic()
+    begun_at = monotonic()
     try:
         reply = checked(await outcome if isawaitable(outcome) else outcome)
     except BaseException as error:  # in a task it would end the worker or be lost
@@ -603,8 +605,11 @@ async def _wait(
             return None  # cancelled: the exchange has ended
         return _raised(step, exchange)
     finally:
-        if exchange.trace is not None and exchange.trace.is_sampled:
-            exchange.trace.waits.append(EndedWait(exchange.chain.name_of(step), begun_at, monotonic()))
+        if exchange.trace is not None:
+            if exchange.trace.is_sampled:
+                exchange.trace.waits.append(EndedWait(exchange.chain.name_of(step), begun_at, monotonic()))
+        elif (now := monotonic()) - begun_at > LONG_WAIT_S and len(exchange.timeline) < MOST_TIMELINE:
+            exchange.timeline = (*exchange.timeline, EndedWait(exchange.chain.name_of(step), begun_at, now))
     if reply is not None or exchange.state is ENDED:  # the step ignored its cancellation
         return reply
     later = run_request(left, exchange)

@@ -39,7 +39,7 @@ from fastgw.http.fields import Fields
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.websocket.handshake import WEBSOCKET, fault_in_response
 from fastgw.observe.metrics.families import FilterEvent
-from fastgw.observe.tracing.trace import Trace
+from fastgw.observe.tracing.trace import EndedAttempt, EndedWait, Trace
 from fastgw.operator_events import OperatorEvent, log_event
 
 log = logging.getLogger("fastgw")
@@ -181,6 +181,7 @@ class Exchange:
         "state",
         "subrequests",
         "target",
+        "timeline",
         "trace",
         "tunnel",
         "upstream",
@@ -237,6 +238,8 @@ class Exchange:
         self.tunnel: Tunnel | None = None  # set by a filter's tunnel hook
         self.subrequests: Any = None  # sub-requests of filters, which are cancelled when the exchange ends
         self.trace: Trace | None = None  # None: requests are not traced
+        # Unusual attempts and waits, for the story of a request without a trace.
+        self.timeline: tuple[EndedAttempt | EndedWait, ...] = ()
         self.renewed_earlier = False  # the retry used credentials renewed earlier: one more renewal may follow
         if chain.request_ids is not None:
             chain.request_ids.identify(self)

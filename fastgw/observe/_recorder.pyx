@@ -367,6 +367,8 @@ cdef class Recorder:
     cdef tuple _secret_names  # kept for `_secret_texts`
     cdef Text* _secret_texts  # what `_secrets` refers to
     cdef Secrets _secrets
+    cdef int _story_status  # stories are kept of requests with this status and above,
+    cdef double _slower_than  # and of those that take longer
     cdef int64_t _second
     cdef bytes _second_text
     cdef dict _exchanges  # class -> its reader
@@ -399,10 +401,20 @@ cdef class Recorder:
         self._consumer, self._listener, self._route = Reader(("name",)), Reader(("name",)), Reader(("name",))
         self._response, self._body, self._fault = Reader(("status",)), Reader(("bytes",)), Reader(("label",))
         self._follow()
+        self._follow_stories()
 
     def adopt(self, logs, meters=()):
         self._reference.adopt(logs, meters)
         self._follow()
+
+    def keep_stories(self, keep, slower_than):
+        """Compiled `Recorder.keep_stories`."""
+        self._reference.keep_stories(keep, slower_than)
+        self._follow_stories()
+
+    cdef int _follow_stories(self) except -1:
+        self._story_status, self._slower_than = self._reference.story_status, self._reference.slower_than
+        return 0
 
     cdef int _follow(self) except -1:
         """Take over what the reference has adopted."""
@@ -666,6 +678,8 @@ cdef class Recorder:
                 self._reference.remember(ended)
         if trace is not None and trace.is_kept(sort.status, duration_s):
             trace.record(ended, now, date)
+        if sort.status >= self._story_status or duration_s > self._slower_than:
+            self._reference.keep_story(ended, now, date)
         for index in range(len(self._held)):
             if not (<LineQueue>self._held[index]).append_line(line, to - line):
                 self._drops[index]()

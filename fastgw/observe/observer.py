@@ -10,7 +10,7 @@ from fastgw.observe.finished_exchange import FinishedExchange
 from fastgw.observe.metrics.counters import ExchangeCounters, Note
 from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter
 from fastgw.observe.metrics.series_layout import WORDS, Series
-from fastgw.observe.recorder import Recorder
+from fastgw.observe.recorder import KeepStory, Recorder
 
 _twin = twin("fastgw.observe._recorder")
 
@@ -42,6 +42,10 @@ class Observer:
         self.finish = self._recorder.finish
         self.count_filter = self._counters.count_filter
         self.note_exemplar = self._counters.note_exemplar
+
+    def keep_stories(self, keep: KeepStory | None, slower_than: float) -> None:
+        """Call `keep` for requests with errors, and for those that take longer than this number of seconds."""
+        self._recorder.keep_stories(keep, slower_than)
 
     def count_subrequest(self, ended: FinishedExchange, status: int) -> None:
         """Count a sub-request for its upstream. `status`: 0 = no complete response."""

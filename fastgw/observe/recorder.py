@@ -4,7 +4,8 @@ Common exchanges are counted in words that are looked up once, and their JSON li
 of `json_line`. All others are logged from a `Record` by the format's function.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
+from math import inf
 from time import monotonic, time
 from typing import Any, Final, NamedTuple, final
 
@@ -27,6 +28,9 @@ from fastgw.observe.metrics.counters import ExchangeCounters, SeriesWords, Words
 from fastgw.observe.metrics.families import METHOD_INDEXES
 from fastgw.observe.metrics.request_meter import RequestMeter
 
+KeepStory = Callable[[FinishedExchange, float, float], None]
+"""Function that keeps the story of a request that has ended; monotonic and epoch seconds."""
+_NO_STATUS: Final = 1000
 MAX_KINDS: Final = 16_384
 ERRORS: Final = 500
 """Statuses from here on are errors of the gateway or an upstream."""
@@ -92,6 +96,7 @@ class Recorder:
         self.count_cache = counters.count_cache
         self._kinds: dict[tuple[object, ...], tuple[Words, bytes]] = {}
         self._forgotten = LazyDisposal()
+        self.keep_stories(None, inf)
         self.adopt(logs, meters)
 
     def adopt(self, logs: list[Log], meters: Sequence[RequestMeter] = ()) -> None:
@@ -100,6 +105,13 @@ class Recorder:
         self.other_logs: list[Log | RequestMeter] = [*(log for log in logs if not log.is_plain_json), *meters]
         self._kinds = self._forgotten.instead_of(self._kinds)
         self.consumers = self._counters.consumers
+
+    def keep_stories(self, keep: KeepStory | None, slower_than: float) -> None:
+        """Call `keep` for requests with errors, and for those that take longer than this number of seconds. None: for
+        none.
+        """
+        self.keep_story = keep
+        self.story_status, self.slower_than = (ERRORS, slower_than) if keep is not None else (_NO_STATUS, inf)
 
     def finish(self, ended: FinishedExchange) -> None:
         """Count and log an exchange. Once per exchange, when it ends; never waits."""
@@ -130,6 +142,8 @@ class Recorder:
         trace = ended.trace
         if trace is not None and trace.is_kept(kind[6], duration_s):
             trace.record(ended, now, date)
+        if (kind[6] >= self.story_status or duration_s > self.slower_than) and self.keep_story is not None:
+            self.keep_story(ended, now, date)
         if ended.consumer is not None:
             self.count_consumer(ended.consumer.name)
         if ended.cache_result:

@@ -69,7 +69,7 @@ from fastgw.config.settings.log_lines import LogCondition, LogField
 from fastgw.config.settings.log_sinks import RemoteSink
 from fastgw.config.settings.openapi import OpenApiRoutes
 from fastgw.config.settings.secrets import Secret
-from fastgw.config.settings.telemetry import Analytics, Slo, Telemetry
+from fastgw.config.settings.telemetry import Analytics, Slo, Stories, Telemetry
 from fastgw.config.settings.upstreams import (
     OF_HTTP_CHECKS,
     ActiveHealth,
@@ -1119,6 +1119,8 @@ class Config(Settings):
     line, chained by hashes (`fastgw audit verify`). null = none."""
     analytics: Analytics | None = None
     """Analytics kept by the gateway: `fastgw analytics` shows them. null = none."""
+    stories: Stories | None = None
+    """Stories of failed and slow requests: `fastgw stories` and the dashboard show them. null = none."""
     caches: Mapping[Name, CacheStore] = NONE
     """Stores of the response cache, by name. The store `main` exists, with these defaults, unless it is given here."""
     telemetry: Telemetry = Telemetry()

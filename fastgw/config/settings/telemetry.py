@@ -269,6 +269,17 @@ class Analytics(Settings):
             raise ValueError("`keep` is less than 1h")
 
 
+class Stories(Settings):
+    """Stories of failed and slow requests: the filters of each with their decisions, the attempts with their timings,
+    and the fault. They are kept in the memory of the control process, for the dashboard and the admin API.
+    """
+
+    slower_than: Duration = 1.0
+    """Requests that take longer are kept, in addition to those with a response of 500 and above."""
+    keep: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    """Maximum number of stories; the oldest are forgotten first. A story takes 2 to 20 KiB."""
+
+
 class Telemetry(Settings):
     """Telemetry that the gateway sends to others."""
 

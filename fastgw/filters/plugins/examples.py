@@ -642,6 +642,7 @@ listeners:
     "state": "state: {url: {env: REDIS_URL}, when_away: local, timeout: 100ms, prefix: fastgw}\n",
     "quotas": "quotas: {file: quotas.sqlite3}\n",
     "analytics": "analytics: {path: /var/lib/fastgw/analytics.db, keep: 30d, size: 512MiB}\n",
+    "stories": "stories: {slower_than: 500ms, keep: 1000}\n",
     "audit": "audit: {path: /var/log/fastgw/audit.log}\n",
     "caches": "caches:\n  main: {memory: 256MiB, max_object: 16MiB, disk: {path: cache, size: 20GiB}, redis: false}\n",
     "egress": """\

@@ -49,6 +49,10 @@ class EndedWait(NamedTuple):
     ended_at: float
 
 
+MOST_TIMELINE: Final = 32
+"""Maximum number of attempts and waits that an exchange without a trace keeps."""
+
+
 @final
 class Trace:
     """Trace of one request. Ids are hexadecimal digits.

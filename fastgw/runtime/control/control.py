@@ -207,6 +207,7 @@ class Control:
         self._issuing.stop()
         self._revoking.stop()
         self._cache_purging.stop()
+        self._view.story_store.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -232,6 +233,7 @@ class Control:
         self._auditing.use_configuration(accepted.settings)
         self._view.recording.use_configuration()
         self._issuing.use_configuration(accepted)
+        self._view.story_store.use_configuration(accepted.settings, self._view.redaction())
         self._view.drained.retain_targets(accepted.slot_table.targets, accepted.generation)
 
     def _start_task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -18,6 +18,7 @@ from fastgw.analytics.queries import Usage, UsageQuery
 from fastgw.cache.store import StoreNumbers
 from fastgw.capture.captured_exchange import CaptureOrder
 from fastgw.capture.redaction import Redaction
+from fastgw.capture.story_record import Story
 from fastgw.config.base.value_types import Url
 from fastgw.config.decoding.filter_levels import running
 from fastgw.config.settings.gateway import NONE, Config, Route, Target, Upstream
@@ -45,6 +46,7 @@ from fastgw.runtime.control.health_checker import Checks
 from fastgw.runtime.control.recording import RecordingHub
 from fastgw.runtime.control.revocation import Revoking
 from fastgw.runtime.control.slo_history import SloHistory
+from fastgw.runtime.control.stories import StoryStore
 from fastgw.runtime.control.traffic_history import EVERY_S, Recent, TrafficHistory, response_count
 from fastgw.runtime.ipc.channel import Channel, DrainAll
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
@@ -130,6 +132,7 @@ class NodeView:
         """Returns the state of the analytics database."""
         self.query_analytics: Callable[[UsageQuery], Awaitable[Usage | None]] = _no_analytics
         self.captures = Captures(channel, lambda: proposer.current.generation)
+        self.story_store = StoryStore(self.captures)
         self._redaction: tuple[Config | None, Redaction] = None, Redaction()
         self.recording = RecordingHub(channel, lambda: proposer.config, lambda: proposer.current.generation)
         self.past = TrafficHistory(self._totals, self.live)
@@ -350,6 +353,12 @@ class NodeView:
 
     def capturing(self, order: CaptureOrder) -> AbstractAsyncContextManager[CaptureStream]:
         return self.captures.capturing(order)
+
+    def stories(self) -> list[Story] | None:
+        return self.story_store.all()
+
+    def stories_dropped(self) -> int:
+        return self.story_store.dropped
 
     def redaction(self) -> Redaction:
         config = self._proposer.config

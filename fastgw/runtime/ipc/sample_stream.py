@@ -68,6 +68,10 @@ class SampleWriter:
         else:
             self.dropped = 0
 
+    def count_dropped(self) -> None:
+        """Count a sample that was not even made."""
+        self.dropped += 1
+
     def close(self) -> None:
         self.is_closed = True
         self._end.close()

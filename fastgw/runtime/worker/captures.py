@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 from typing import Final, final
 
 import msgspec
@@ -16,24 +17,30 @@ import msgspec
 from fastgw.capture.capture_session import CaptureSession
 from fastgw.capture.captured_exchange import CaptureOrder
 from fastgw.capture.observed_routes import RouteObserver, observed_router
+from fastgw.capture.story_keeper import StoryKeeper
+from fastgw.capture.story_record import StoryOrder
 from fastgw.downstream import Listener
+from fastgw.observe import Observer
 from fastgw.runtime.ipc.channel import Capture, close_descriptors
 from fastgw.runtime.ipc.sample_stream import SampleWriter
 
 MOST: Final = 64
 """Maximum number of captures at a time."""
-_decode: Final = msgspec.msgpack.Decoder(CaptureOrder).decode
+_decode: Final = msgspec.msgpack.Decoder(CaptureOrder | StoryOrder).decode
 
 
 @final
-class _Exchanges:
-    """Capture of exchanges, with the socket for them."""
+class _Capture:
+    """Capture of exchanges, or the stories of requests (`session` None), with the socket for them."""
 
-    def __init__(self, session: CaptureSession, writer: SampleWriter, expiry: asyncio.TimerHandle) -> None:
-        self.session, self.writer, self.expiry = session, writer, expiry
+    def __init__(
+        self, writer: SampleWriter, session: CaptureSession | None = None, expiry: asyncio.TimerHandle | None = None
+    ) -> None:
+        self.writer, self.session, self.expiry = writer, session, expiry
 
     def stop(self) -> None:
-        self.expiry.cancel()
+        if self.expiry is not None:
+            self.expiry.cancel()
         asyncio.get_running_loop().remove_reader(self.writer)
         self.writer.close()
 
@@ -42,9 +49,10 @@ class _Exchanges:
 class Captures:
     """Captures by number. `listeners`: returns the listeners in use."""
 
-    def __init__(self, listeners: Callable[[], Sequence[Listener]]) -> None:
-        self._listeners = listeners
-        self._active: dict[int, _Exchanges] = {}
+    def __init__(self, listeners: Callable[[], Sequence[Listener]], observer: Observer) -> None:
+        self._listeners, self._observer = listeners, observer
+        self._active: dict[int, _Capture] = {}
+        self._stories = 0  # number of the capture of stories; 0: there is none
 
     def __repr__(self) -> str:
         return f"<Captures {[*self._active]}>"
@@ -63,20 +71,29 @@ class Captures:
         order = _decode(message.order)
         loop, stop = asyncio.get_running_loop(), partial(self._stop, message.number)
         writer = SampleWriter(socket.socket(fileno=descriptor), os.getpid())
-        expiry = loop.call_later(max(0.0, order.until_date - time.time()), stop)
         loop.add_reader(writer, stop)  # nothing is sent in this direction: control has closed its end
-        self._active[message.number] = _Exchanges(CaptureSession(order, writer.send), writer, expiry)
+        if isinstance(order, StoryOrder):
+            keeper = StoryKeeper(order, writer.send, writer.count_dropped)
+            self._active[message.number] = _Capture(writer)
+            self._stories = message.number
+            self._observer.keep_stories(keeper.keep, order.slower_than)
+            return
+        expiry = loop.call_later(max(0.0, order.until_date - time.time()), stop)
+        self._active[message.number] = _Capture(writer, CaptureSession(order, writer.send), expiry)
         self.use_tables()
 
     def _stop(self, number: int) -> None:
         capture = self._active.pop(number, None)
         if capture is not None:
             capture.stop()
-            self.use_tables()
+            if capture.session is not None:
+                self.use_tables()
+            elif self._stories == number:
+                self._observer.keep_stories(None, inf)
 
     def use_tables(self) -> None:
         """Observe the routes of the tables in use, which may be new ones."""
-        observers: list[RouteObserver] = [each.session for each in self._active.values()]
+        observers: list[RouteObserver] = [each.session for each in self._active.values() if each.session is not None]
         for listener in self._listeners():
             listener.router = observed_router(listener.router, observers)
 

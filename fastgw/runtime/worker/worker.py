@@ -174,7 +174,7 @@ class Worker:
         )
         self._acceptor = Acceptor(loop, self._server)
         self._standing = AcceptingSockets(self._acceptor, node_state.endpoints, node_state.listeners, gateway.listeners)
-        self._captures = Captures(lambda: self._table_swap.gateway.listeners)
+        self._captures = Captures(lambda: self._table_swap.gateway.listeners, self._observer)
         self._heart = WorkerHeartbeat(loop, words, self._column)
         self._probes = Probes(
             loop,

@@ -120,9 +120,11 @@ class Attempt(Timed):
         exchange, forward = self.exchange, self._forwarding.forward
         if forward.own_timeouts is not None:
             stream.limit_times(forward.timeouts.response_headers, forward.timeouts.idle)
+        if self._record is None and not stream.reused:
+            self._record = self._new_record(AttemptKind.FIRST, exchange.begun_at)  # for the story of the request
         if self._record is not None:
             self._record.connect(stream.reused, monotonic())
-            if self._record.span_id and not stream.reused:
+            if not stream.reused:
                 self._record.established = stream.established
         try:
             exchange.sent = True

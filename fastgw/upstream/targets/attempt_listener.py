@@ -7,11 +7,12 @@ connected, and then the head of its response may be received.
 """
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, Protocol, final
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from fastgw.errors import Fault
 from fastgw.observe.finished_exchange import FinishedExchange
-from fastgw.observe.tracing.trace import EndedAttempt, Trace
+from fastgw.observe.tracing.trace import MOST_TIMELINE, EndedAttempt, Trace
 from fastgw.upstream.targets.target import Target
 
 if TYPE_CHECKING:
@@ -166,16 +167,16 @@ class AttemptRecord:
 
     def end(self, now: float) -> None:
         self.ended_at = now
-        if self.exchange.trace is not None:
-            self._add_to_trace(None)
+        if self.exchange.trace is not None or not self.reused or self.number > 1:
+            self._add_to_timeline(None)
         listener = self._upstream.attempt_listener
         if listener is not None:
             listener.attempt_ended(self)
 
     def give_up(self, fault: Fault | None, why: str, now: float) -> None:
         self.ended_at = now
-        if self.exchange.trace is not None:
-            self._add_to_trace(fault)
+        if self.exchange.trace is not None or fault is not None or self.refused:
+            self._add_to_timeline(fault)
         upstream = self._upstream
         if fault is not None or self.refused:
             upstream.failure_listener.attempt_given_up(self, fault, why)
@@ -187,33 +188,39 @@ class AttemptRecord:
         if self.span_id:
             self.request_line = request[: min(request.index(b"\r\n"), LONGEST_LINE)]
 
-    def _add_to_trace(self, fault: Fault | None) -> None:
-        exchange, target = self.exchange, self.target
-        trace = exchange.trace
+    def _add_to_timeline(self, fault: Fault | None) -> None:
+        """Keep it for the trace of the request, or for its story. Ordinary attempts of requests without a trace are not
+        kept: the story of such a request knows all of it.
+        """
+        exchange: Any = self.exchange
+        target, trace = self.target, exchange.trace
+        if trace is None and not hasattr(exchange, "timeline"):
+            return  # not HTTP, or the fast path
         # The connection may have been opened for another request, before this one.
         tcp_at, tls_at = (at if at >= self.begun_at else 0.0 for at in self.established)
-        assert trace is not None
-        trace.attempts.append(
-            EndedAttempt(
-                self.span_id,
-                self.upstream,
-                target.label,
-                b"http" if target.tls is None else b"https",
-                KINDS[self.kind],
-                self.number,
-                self.reused,
-                self.status,
-                "" if fault is None else fault.label,
-                self.begun_at,
-                self.connected_at,
-                self.head_at,
-                self.ended_at,
-                self.request_line,
-                tcp_at,
-                tls_at,
-                exchange.grpc_status,
-            )
+        ended = EndedAttempt(
+            self.span_id,
+            self.upstream,
+            target.label,
+            b"http" if target.tls is None else b"https",
+            KINDS[self.kind],
+            self.number,
+            self.reused,
+            self.status,
+            "" if fault is None else fault.label,
+            self.begun_at,
+            self.connected_at,
+            self.head_at,
+            self.ended_at or monotonic(),
+            self.request_line,
+            tcp_at,
+            tls_at,
+            exchange.grpc_status,
         )
+        if trace is not None:
+            trace.attempts.append(ended)
+        elif len(exchange.timeline) < MOST_TIMELINE:
+            exchange.timeline = (*exchange.timeline, ended)
 
 
 @final
