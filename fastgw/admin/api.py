@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from fastgw.admin import browser_sessions, cache_purges, dashboard, revocations
 from fastgw.admin.analytics_query import QUERY_PARAMETERS, read_query
-from fastgw.admin.authorization import ACTOR, SAFE, Access, Gate
+from fastgw.admin.authorization import ACTOR, CERTIFIED, SAFE, Access, Gate
 from fastgw.admin.node_interface import (
     JSON,
     Analytics,
@@ -60,7 +60,7 @@ from fastgw.analytics.store import CannotKeepAnalytics
 from fastgw.analytics.usage import TooMuch
 from fastgw.capture.story_record import Story
 from fastgw.config.base.problems import shorten
-from fastgw.config.settings.secrets import SecretError
+from fastgw.config.settings.secrets import Secret, SecretError
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.operator_log import described
 
@@ -273,10 +273,27 @@ async def _begin_session(node: Node, request: Request) -> Response:
     await _no_body(request)
     access: Access = request.app.state.access
     try:
-        cookie, session = browser_sessions.create_session(access.token.value(), time.time())
+        token = _token_of(request, access)
+        cookie, session = browser_sessions.create_session(token.value(), time.time())
     except SecretError as error:
         raise HTTPException(503, "The token cannot be read; see the gateway's log.") from error
     return json_response(session, Set_Cookie=_cookie(request, access, cookie))
+
+
+def _token_of(request: Request, access: Access) -> Secret:
+    """Return the token that the client has authenticated with, which its session begins with. Raises `SecretError`."""
+    if access.anonymous or getattr(request.state, CERTIFIED, False):
+        return access.token
+    shown = request.headers.get("authorization")
+    if shown is not None:
+        token = access.token_in(shown)
+    else:  # a session is renewed
+        name = browser_sessions.cookie_name(request.headers["host"], tls=access.tls)
+        cookie = browser_sessions.cookie_in(request.headers.get("cookie", ""), name)
+        token = access.session_token(cookie or "", time.time())
+    if token is None:  # it has changed, or the session has ended, since the request was let in
+        raise HTTPException(401, "The token is wrong.")
+    return token
 
 
 async def _end_session(node: Node, request: Request) -> Response:

@@ -48,6 +48,8 @@ ACTOR: Final = "actor"
 """Key in the request's state: the client, for the audit log: `token from 127.0.0.1:41234`."""
 SAFE: Final = ("GET", "HEAD")
 """Methods that change nothing."""
+FOR_READERS: Final = frozenset(("/session", "/explain"))
+"""Paths that the read-only token may be used for with any method: they change nothing in the gateway."""
 OWN_SITES: Final = (None, "same-origin", "none")
 """Accepted values of `Sec-Fetch-Site`: not a browser; the same origin; the user, who has typed the address."""
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@]+)(?::[0-9]{1,5})?")
@@ -72,12 +74,15 @@ class Access:
     """Whether the token was generated rather than configured."""
     document_bytes: int = Admin().document_bytes
     """Maximum size of a request body in bytes."""
+    read_only: Secret | None = None
+    """Token of clients that may only look; None: there is none."""
 
     @classmethod
     def of(cls, admin: Admin, made: str) -> "Access":
         """Return the rules of a listener. `made`: generated token, used if none is configured."""
         token = admin.token or Secret(text=made)
-        return cls(admin.address, token, admin.tls is not None, admin.token is None, admin.document_bytes)
+        tls, made_one = admin.tls is not None, admin.token is None
+        return cls(admin.address, token, tls, made_one, admin.document_bytes, admin.read_only_token)
 
     @property
     def anonymous(self) -> bool:
@@ -93,12 +98,23 @@ class Access:
         host = match[1].strip("[]").removesuffix(".")
         return host in ("localhost", self.address.host.removesuffix(".")) or _is_ip(host)
 
-    def admits(self, shown: str) -> bool:
-        """Whether the value of an `Authorization` header contains the token. Raises `SecretError`."""
+    def token_in(self, shown: str) -> Secret | None:
+        """Return the token that the value of an `Authorization` header contains. None: it contains neither. Raises
+        `SecretError`.
+        """
         scheme, _, credentials = shown.partition(" ")
         if scheme.lower() != "bearer":
-            return False
-        return hmac.compare_digest(credentials.strip(" \t").encode("latin-1"), self.token.value().encode())
+            return None
+        given = credentials.strip(" \t").encode("latin-1")
+        is_full = hmac.compare_digest(given, self.token.value().encode())
+        read_only = self.read_only
+        may_look = read_only is not None and hmac.compare_digest(given, read_only.value().encode())
+        return self.token if is_full else read_only if may_look else None
+
+    def session_token(self, cookie: str, now_date: float) -> Secret | None:
+        """Return the token that a session began with. None: it has ended. Raises `SecretError`."""
+        tokens = (self.token,) if self.read_only is None else (self.token, self.read_only)
+        return next((each for each in tokens if browser_sessions.is_good(each.value(), cookie, now_date)), None)
 
 
 def _is_ip(host: str) -> bool:
@@ -179,7 +195,7 @@ class Gate:
         if self._access.anonymous or scope.get("state", {}).get(CERTIFIED):
             return None
         try:
-            return self._unproved(fields, scope["method"])
+            return self._unproved(fields, scope["method"], scope["path"])
         except SecretError as error:
             self._complain(
                 OperatorEvent.ADMIN_TOKEN_UNREADABLE,
@@ -187,24 +203,32 @@ class Gate:
             )
             return refused(503, "The admin token cannot be read; see the gateway's log.")
 
-    def _unproved(self, fields: Headers, method: str) -> ASGIApp | None:
+    def _unproved(self, fields: Headers, method: str, path: str) -> ASGIApp | None:
         """Return the rejection of a request without a certificate; None: it is authenticated. Raises `SecretError`."""
         challenge = 'Bearer realm="fastgw admin"'
         shown = fields.get("authorization")
         if shown is not None:
-            if self._access.admits(shown):
-                return None
+            given = self._access.token_in(shown)
+            if given is not None:
+                return self._overreach(given, method, path)
             return refused(401, "The token is wrong.", WWW_Authenticate=f'{challenge}, error="invalid_token"')
         name = browser_sessions.cookie_name(fields["host"], tls=self._access.tls)
         cookie = browser_sessions.cookie_in(fields.get("cookie", ""), name)
         if cookie is None:
             return refused(401, "A token is required: Authorization: Bearer …", WWW_Authenticate=challenge)
-        token = self._access.token.value()
-        if not browser_sessions.is_good(token, cookie, time.time()):
+        begun_with = self._access.session_token(cookie, time.time())
+        if begun_with is None:
             return refused(401, "The session has ended.", WWW_Authenticate=challenge)
-        if method in SAFE or browser_sessions.may_change(token, cookie, fields.get(browser_sessions.CSRF, "")):
-            return None
+        csrf = fields.get(browser_sessions.CSRF, "")
+        if method in SAFE or browser_sessions.may_change(begun_with.value(), cookie, csrf):
+            return self._overreach(begun_with, method, path)
         return refused(
             403,
             f"With a session cookie the header {browser_sessions.CSRF} is required, with the value from POST /session.",
         )
+
+    def _overreach(self, token: Secret, method: str, path: str) -> ASGIApp | None:
+        """Return the rejection of a request that this token does not allow; None: it does."""
+        if token is self._access.token or method in SAFE or path in FOR_READERS:
+            return None
+        return refused(403, "This token may look, and change nothing.")

@@ -244,6 +244,7 @@ def served(
     bound: str = "127.0.0.1",
     named: str | None = None,
     tls: ssl.SSLContext | None = None,
+    read_only: Secret | None = None,
 ) -> Iterator[Served]:
     """Serve the admin API. `named`: the configured host, if it differs from the bound address.
 
@@ -258,7 +259,8 @@ def served(
         if path is not None and token is None:
             path.chmod(0o600)
         here = Served(address, token=MADE if token is None and path is None else "")
-        app = create_app(here.node, Access(configured, token or Secret(text=MADE), tls is not None, token is None))
+        access = Access(configured, token or Secret(text=MADE), tls is not None, token is None, read_only=read_only)
+        app = create_app(here.node, access)
         started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = Future()
 
         async def run() -> None:

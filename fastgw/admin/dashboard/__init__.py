@@ -30,6 +30,7 @@ SCRIPTS: Final = (
     "reloads",
     "certificates",
     "limits",
+    "stories",
     "explain",
     "actions",
     "configuration",

@@ -13,12 +13,13 @@ import { Overview } from "./overview.js";
 import { Poll } from "./poll.js";
 import { Reloads } from "./reloads.js";
 import { Routes } from "./routes.js";
+import { Stories } from "./stories.js";
 import { beginTheme } from "./theme.js";
 import { Upstreams } from "./upstreams.js";
 import { countText, spanText } from "./words.js";
 import { Workers } from "./workers.js";
 
-const VIEWS = ["overview", "routes", "upstreams", "workers", "certificates", "limits", "explain", "reloads", "config"];
+const VIEWS = ["overview", "routes", "upstreams", "workers", "certificates", "limits", "stories", "explain", "reloads", "config"];
 const LIVE = "/live";
 /** Milliseconds until an answer must be there. That of /live is small, and late only when something is wrong. */
 const LIVE_TIMEOUT = 3000;
@@ -63,6 +64,7 @@ class Dashboard {
   #workers = new Workers();
   #certificates = new Certificates();
   #limits = new Limits();
+  #stories = new Stories();
   #hour = new Hour();
   #reloads = new Reloads();
   #view = "overview";
@@ -80,6 +82,7 @@ class Dashboard {
     history: this.#poll("/history", 10000, () => this.#shows("overview"),
       (told) => this.#hour.show(told, pageTime())),
     limits: this.#poll("/limits", 5000, () => this.#shows("limits"), (told) => this.#limits.show(told)),
+    stories: new Poll({ every: 5000, wanted: () => !byId("ask").open && this.#shows("stories"), ask: () => this.#askStories() }),
     config: this.#poll("/config", 60000, () => this.#shows("config"), showConfiguration),
   };
 
@@ -117,6 +120,22 @@ class Dashboard {
     }
     if (this.#troubles.delete(path)) this.#showNotice();
     take(told);
+    return true;
+  }
+
+  /** A configuration without stories is no trouble. */
+  async #askStories() {
+    try {
+      this.#stories.show(await ask("/stories?limit=1000", TIMEOUT));
+    } catch (error) {
+      if (!(error instanceof Unanswered)) throw error;
+      if (error.status !== 404) {
+        this.#takeTrouble("/stories", error);
+        return false;
+      }
+      this.#stories.showNone();
+    }
+    if (this.#troubles.delete("/stories")) this.#showNotice();
     return true;
   }
 

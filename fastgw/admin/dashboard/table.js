@@ -36,7 +36,7 @@ export class Table {
 
   /**
    * `columns`: {title, text(row)} each; with `value(row)` it can be sorted by, `numeric` puts it to the right, and
-   * `mark(row)` gives the class of a badge. `key(row)` is unique. `noun`: what the rows are, where they are worth
+   * `mark(row)` gives the class of a badge; with `pick(key)` it is a button. `key(row)` is unique. `noun`: what the rows are, where they are worth
    * counting. `order`: the title of the column that it is sorted by at first and whether downwards; null leaves the
    * rows as they come.
    */
@@ -128,12 +128,18 @@ export class Table {
   }
 
   #newLine(key) {
-    const contents = this.#columns.map(() => make("span"));
+    const contents = this.#columns.map(({ pick }) => (pick ? this.#button(key, pick) : make("span")));
     const cells = this.#columns.map(({ title, numeric }, place) =>
       make("td", { role: "cell", "data-title": title, class: numeric ? "numeric" : "" }, contents[place]),
     );
     const line = make("tr", { role: "row" }, ...cells);
     return Object.assign(line, { key, contents });
+  }
+
+  #button(key, pick) {
+    const button = make("button", { type: "button", class: "pick" });
+    button.addEventListener("click", () => pick(key));
+    return button;
   }
 
   #renderHeads() {

@@ -389,6 +389,9 @@ class Admin(Settings):
     token: Secret | None = None
     """Bearer token of the admin API (`Authorization: Bearer`). null = a token is generated at the start and kept in the
     runtime directory, in a file that only the gateway's user can read: `fastgw token` prints it."""
+    read_only_token: Secret | None = None
+    """A second bearer token, whose holders may look at everything but the bodies of requests (`fastgw tap`), and change
+    nothing. null = there is none."""
     tls: ServerTls | None = None
     """TLS settings of the listener. null = plaintext."""
     document_bytes: Annotated[Size, Meta(ge=1024, le=256 * 1024**2)] = 1024**2

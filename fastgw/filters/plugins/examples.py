@@ -279,6 +279,7 @@ admin:
   address: "0.0.0.0:9901"
   token: {env: ADMIN_TOKEN}
   tls: {certificates: [{certificate: admin.pem, key: admin.key}]}
+  read_only_token: {env: FASTGW_READ_ONLY_TOKEN}
   document_bytes: 4MiB
   document_time: 1m
   document_memory: 1GiB

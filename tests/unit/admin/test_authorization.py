@@ -205,13 +205,13 @@ class TestWhereNothingHasToBeShown:
     def test_never_over_tcp(self, bound):
         access = Access.of(Admin(address=Address(host=bound, port=1)), "made")
         assert not access.anonymous
-        assert access.admits("Bearer made")
-        assert not access.admits("Bearer ")
+        assert access.token_in("Bearer made") is access.token
+        assert access.token_in("Bearer ") is None
 
     def test_what_is_configured_stands_in_place_of_what_was_made(self):
         access = Access.of(Admin(token=Secret(text="x")), "made")
-        assert access.admits("Bearer x")
-        assert not access.admits("Bearer made")
+        assert access.token_in("Bearer x") is access.token
+        assert access.token_in("Bearer made") is None
 
 
 class TestSession:
@@ -298,3 +298,29 @@ def test_denials_are_recorded_up_to_a_number_per_minute_and_then_counted() -> No
     assert told == [{}] * Denials.PER_MINUTE + [None] * 5
     assert denials.count(60.0) == {"others_before": "5"}
     assert denials.count(61.0) == {}
+
+
+class TestReadOnly:
+    LOOKS = "Authorization: Bearer may-look"
+
+    def test_the_second_token_may_look_and_change_nothing(self):
+        with served(Secret(text=TOKEN), read_only=Secret(text="may-look")) as here:
+            for request in EVERYWHERE[:-1]:
+                assert here.ask(request, self.LOOKS)[0] == 200
+            for request in (*CHANGES, "POST /tap", "POST /quotas/reset", "POST /nowhere"):
+                refused(here, 403, request, self.LOOKS)
+            assert here.ask("POST /reload", SHOWN)[0] == 200
+            refused_later = here.ask("GET /status", "Authorization: Bearer may-loo")
+            assert refused_later[0] == 401
+
+    def test_a_session_of_it_changes_nothing_either(self):
+        with served(Secret(text=TOKEN), read_only=Secret(text="may-look")) as here:
+            status, head, body = here.ask("POST /session", self.LOOKS)
+            assert status == 200
+            cookie = head.lower().partition("set-cookie: ")[2].partition(";")[0]
+            shown = f"Cookie: {cookie}", f"X-CSRF-Token: {json.loads(body)['csrf']}"
+            assert here.ask("GET /status", *shown)[0] == 200
+            refused(here, 403, "POST /reload", *shown)
+            status, head, body = here.ask("POST /session", *shown)  # one that is renewed is no other
+            again = head.lower().partition("set-cookie: ")[2].partition(";")[0]
+            refused(here, 403, "POST /reload", f"Cookie: {again}", f"X-CSRF-Token: {json.loads(body)['csrf']}")
