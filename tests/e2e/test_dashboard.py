@@ -18,7 +18,18 @@ from tests.support.browser import Browser, Page
 from tests.support.gateway import wait_until
 
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">\"'`</script><script>document.title='taken'</script>"
-VIEWS = ("overview", "routes", "upstreams", "workers", "certificates", "limits", "stories", "explain", "reloads", "config")
+VIEWS = (
+    "overview",
+    "routes",
+    "upstreams",
+    "workers",
+    "certificates",
+    "limits",
+    "stories",
+    "explain",
+    "reloads",
+    "config",
+)
 PHONE = 360  # CSS pixels
 TOKEN = "open-sesame-\N{CHECK MARK}"
 
