@@ -60,6 +60,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
     "https_redirect": [{"status": 301, "port": 8443, "hosts": ["a.test"], "exceptions": ["/.well-known/*"]}],
     "ip": [{"allow": ["10.0.0.0/8"], "deny": ["10.1.0.0/16", "fe80::/10"], "unix": True}],
     "cors": [
+        {"origins": ["*"], "methods": ["*"], "headers": ["*"], "credentials": True, "reflect": True},
         {
             "origins": ["https://a.test", "https://*.b.test"],
             "methods": ["GET"],
