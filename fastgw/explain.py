@@ -71,6 +71,10 @@ SECRET_FIELDS: Final = re.compile(SECRET_NAMES.pattern.encode(), re.IGNORECASE)
 """Pattern of header names whose values are not shown. A false match is harmless, a missed secret is not."""
 CHALLENGES: Final = (b"www-authenticate", b"proxy-authenticate")
 """Headers with a challenge, which contain no credentials."""
+_OF_HTTP1: Final = frozenset(
+    (b"host", b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"proxy-connection")
+)
+"""Headers of the text of a head that are not sent over HTTP/2 (RFC 9113 section 8.2.2); `:authority` is the host."""
 CORS: Final = b"access-control-"
 """Prefix of CORS response headers, including the one about credentials."""
 
@@ -92,6 +96,21 @@ class _Shown:
         request_line, _, fields = head.partition(b"\r\n")
         shown = b" ".join(self._mask(word) or b"" for word in request_line.split(b" "))
         return (shown.decode("latin-1"), *self.fields(fields))
+
+    def http2_head(self, head: bytes, scheme: str) -> tuple[str, ...]:
+        """Return the fields of a request over HTTP/2 for its head as text: pseudo-headers, then names in lower case."""
+        request_line, _, fields = head.partition(b"\r\n")
+        method, path, _ = request_line.split(b" ")
+        named = [line.partition(b":")[::2] for line in fields.split(b"\r\n") if line]
+        authority = next((value.strip() for name, value in named if name.lower() == b"host"), b"")
+        sent = (self.line(name.lower(), value.strip(b" \t")) for name, value in named if name.lower() not in _OF_HTTP1)
+        return (
+            f":method: {method.decode('latin-1')}",
+            f":scheme: {scheme}",
+            f":path: {(self._mask(path) or b'').decode('latin-1')}",
+            *((f":authority: {authority.decode('latin-1')}",) if authority else ()),
+            *sent,
+        )
 
     def path(self, path: bytes) -> str:
         return (self._mask(path) or b"").decode()
@@ -302,7 +321,11 @@ def explain(
                 return _describe_response(explanation, exchange, shown)
         elif (action.grpc and action.refuse_non_call(exchange, any_version=True)) or action.refuse_path(exchange):
             return _describe_response(explanation, exchange, shown)
-        explanation.sends = shown.head(recorder.action.request(recorder.call or exchange, target))
+        sent = recorder.action.request(recorder.call or exchange, target)
+        if action.upstream.settings.protocol in ("http2", "grpc"):
+            explanation.sends = shown.http2_head(sent, "http" if target.tls is None else "https")
+        else:
+            explanation.sends = shown.head(sent)
         fallback = exchange.route.fallback
         fallback_text = (f"fallback: {fallback.description}",) if isinstance(fallback, Fallback) else ()
         explanation.fails = (*_tried_again(action, exchange), *fallback_text)

@@ -15,6 +15,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from fastgw.http.grammar import TOKEN, VALUE
 from fastgw.http.messages import RequestHead
 from fastgw.net.client_certificate import ClientCertificate
+from fastgw.net.proxy_protocol import NO_TLVS, ProxyTlvs
 
 Policy: TypeAlias = Literal["append", "set", "strip", "pass"]
 
@@ -75,9 +76,21 @@ class Peer:
 
     `ip`: its address, `unix:` for a unix socket. `trusted`: whether it is a trusted proxy. `certificate`: its verified
     client certificate; None: it has presented none. `tls`: of the connection to the gateway; None: there is no TLS.
+    `tlvs`: values of its PROXY header.
     """
 
-    __slots__ = ("_authority", "_lines", "certificate", "ip", "port", "scheme", "server_port", "tls", "trusted")
+    __slots__ = (
+        "_authority",
+        "_lines",
+        "certificate",
+        "ip",
+        "port",
+        "scheme",
+        "server_port",
+        "tls",
+        "tlvs",
+        "trusted",
+    )
 
     def __init__(
         self,
@@ -87,9 +100,11 @@ class Peer:
         trusted: bool,
         scheme: bytes = b"http",
         certificate: ClientCertificate | None = None,
+        tlvs: ProxyTlvs = NO_TLVS,
     ) -> None:
         self.ip, self.port, self.server_port, self.trusted, self.scheme = ip, port, server_port, trusted, scheme
         self.certificate = certificate
+        self.tlvs = tlvs
         self.tls: TlsParameters | None = None
         self._authority: bytes | None = None
         self._lines = b""

@@ -27,6 +27,7 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Chain, Route
 from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
 from fastgw.forwarded_headers import Peer
+from fastgw.net.proxy_protocol import NO_TLVS, ProxyTlvs
 from fastgw.net.session_tickets import TicketKeySeeds
 from fastgw.observe import Observer
 from fastgw.observe.tracing.tracer import RequestTracer
@@ -124,7 +125,7 @@ class Listener:
         trusted = self.trusts(peer.ip)
         if trusted is peer.trusted:
             return peer
-        made = Peer(peer.ip, peer.port, peer.server_port, trusted, peer.scheme, peer.certificate)
+        made = Peer(peer.ip, peer.port, peer.server_port, trusted, peer.scheme, peer.certificate, peer.tlvs)
         made.tls = peer.tls
         return made
 
@@ -273,11 +274,12 @@ class Server:
             self.worker_loop.loop.call_soon(self._tell_changed, connections)
 
     def accepted(
-        self, listener: Listener, client: tuple[str, int], server_port: int
+        self, listener: Listener, client: tuple[str, int], server_port: int, tlvs: ProxyTlvs = NO_TLVS
     ) -> Http1ClientConnection | Http2ClientConnection:
         """Return the protocol for an accepted connection. `client`: its address and port, or those of a trusted PROXY
-        protocol header; `("unix:", 0)` for a unix socket. `server_port`: 0 for a unix socket."""
-        peer = Peer(client[0], client[1], server_port, listener.trusts(client[0]))
+        protocol header; `("unix:", 0)` for a unix socket. `server_port`: 0 for a unix socket. `tlvs`: of that header.
+        """
+        peer = Peer(client[0], client[1], server_port, listener.trusts(client[0]), tlvs=tlvs)
         if listener.speaks_http1 or not listener.speaks_http2:
             return Http1ClientConnection(self, listener, peer)
         return Http2ClientConnection(self, listener, peer)
@@ -302,17 +304,23 @@ class Server:
         connection.receive(received, len(received))
 
     def serve_tcp(
-        self, listener: Listener, accepted: socket.socket, client: tuple[str, int], local: tuple[str, int] | None
+        self,
+        listener: Listener,
+        accepted: socket.socket,
+        client: tuple[str, int],
+        local: tuple[str, int] | None,
+        tlvs: ProxyTlvs = NO_TLVS,
     ) -> None:
         """Serve an accepted connection of a TCP listener that does not terminate TLS."""
         accepted.setblocking(False)
-        TcpConnection(self, listener, Peer(client[0], client[1], 0, False), local).accept(accepted)
+        TcpConnection(self, listener, Peer(client[0], client[1], 0, False, tlvs=tlvs), local).accept(accepted)
 
-    def secured(self, listener: Listener, client: tuple[str, int], server_port: int) -> TlsConnection:
-        """Accept a connection that begins with a TLS handshake."""
-        return TlsConnection(
-            self, listener, Peer(client[0], client[1], server_port, listener.trusts(client[0]), b"https")
-        )
+    def secured(
+        self, listener: Listener, client: tuple[str, int], server_port: int, tlvs: ProxyTlvs = NO_TLVS
+    ) -> TlsConnection:
+        """Accept a connection that begins with a TLS handshake. Arguments as of `accepted`."""
+        peer = Peer(client[0], client[1], server_port, listener.trusts(client[0]), b"https", tlvs=tlvs)
+        return TlsConnection(self, listener, peer)
 
     def handshake_failed(self, listener: Listener, peer: Peer, outcome: HandshakeOutcome, why: str) -> None:
         """Count a failed handshake, and log it occasionally."""

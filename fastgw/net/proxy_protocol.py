@@ -8,7 +8,7 @@ so an unclear header is a defect or an attack.
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final
+from typing import Final, NamedTuple
 
 from fastgw.http.malformed import Malformed
 
@@ -37,13 +37,32 @@ _V2_FAMILIES: Final[dict[int, tuple[type[IPv4Address | IPv6Address] | None, int]
 }
 
 
-_V2_AUTHORITY, _V2_SSL = 0x02, 0x20  # types of TLVs (section 2.2)
+_V2_ALPN, _V2_AUTHORITY, _V2_UNIQUE_ID, _V2_SSL = 0x01, 0x02, 0x05, 0x20  # types of TLVs (section 2.2)
 _V2_SSL_VERSION, _V2_SSL_CN, _V2_SSL_CIPHER = 0x21, 0x22, 0x23
 _CLIENT_SSL, _CLIENT_CERT_CONN = 0x01, 0x02
 LOCAL_V2: Final = SIGNATURE + bytes((_LOCAL, 0, 0, 0))
 """Header of a connection that the gateway opens for itself, such as a health check."""
 UNKNOWN_V1: Final = b"PROXY UNKNOWN\r\n"
 """The same header in version 1."""
+
+
+_READ_TLVS: Final = {_V2_ALPN: (0, 255), _V2_AUTHORITY: (1, 255), _V2_UNIQUE_ID: (2, 128)}
+"""Places in `ProxyTlvs` and longest values of the TLVs that are read."""
+_VISIBLE: Final = re.compile(rb"[\x21-\x7e]+")
+
+
+class ProxyTlvs(NamedTuple):
+    """Values of a PROXY header of version 2 about the client's connection; "" = none, or not visible ASCII."""
+
+    alpn: str = ""
+    """Protocol that the sender has negotiated with the client, such as `h2`."""
+    authority: str = ""
+    """Server name that the client has sent (SNI)."""
+    unique_id: str = ""
+    """Id of the connection, given by the sender."""
+
+
+NO_TLVS: Final = ProxyTlvs()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +89,7 @@ class Parsed:
     destination: Address | None
     consumed: int
     """Length of the header: the client's data follows directly."""
+    tlvs: ProxyTlvs = NO_TLVS
 
 
 def parse(buffer: bytes) -> Parsed | None:
@@ -123,12 +143,29 @@ def _parse_v2(buffer: bytes) -> Parsed | None:
     if block_length < 2 * size + (4 if address_type else 0):
         raise Malformed("The PROXY protocol header is too short for its addresses.")
     if address_type is None:
-        return Parsed(None, None, consumed)
+        return Parsed(None, None, consumed, _tlvs_in(buffer[ports:consumed]))
     return Parsed(
         _endpoint(address_type(buffer[V2_HEADER_LENGTH : V2_HEADER_LENGTH + size]), _port(buffer, ports)),
         _endpoint(address_type(buffer[V2_HEADER_LENGTH + size : ports]), _port(buffer, ports + 2)),
         consumed,
+        _tlvs_in(buffer[ports + 4 : consumed]),
     )
+
+
+def _tlvs_in(block: bytes) -> ProxyTlvs:
+    """Return the values that are read, the first of each type. What is behind a TLV that does not fit is ignored."""
+    found = ["", "", ""]
+    at = 0
+    while at + 3 <= len(block):
+        kind, start = block[at], at + 3
+        at = start + int.from_bytes(block[at + 1 : start], "big")
+        if at > len(block):
+            break
+        place, most = _READ_TLVS.get(kind, (0, 0))
+        value = block[start:at]
+        if 0 < len(value) <= most and not found[place] and _VISIBLE.fullmatch(value):
+            found[place] = value.decode("ascii")
+    return ProxyTlvs(*found) if any(found) else NO_TLVS
 
 
 def header_v1(source: Address | None, destination: Address | None) -> bytes:
@@ -141,11 +178,14 @@ def header_v1(source: Address | None, destination: Address | None) -> bytes:
 
 
 def header_v2(
-    source: Address | None, destination: Address | None, server_name: str = "", tls: TerminatedTls | None = None
+    source: Address | None,
+    destination: Address | None,
+    tlvs: ProxyTlvs = NO_TLVS,
+    tls: TerminatedTls | None = None,
 ) -> bytes:
-    """Return the header for a client at `source` connected to `destination`, with its server name and TLS session.
+    """Return the header for a client at `source` connected to `destination`, with these values and its TLS session.
 
-    `server_name`: requested by SNI. `tls`: None = TLS was not terminated here.
+    `tls`: None = TLS was not terminated here.
     """
     addresses = _same_family(source, destination)
     family, block = 0x00, b""
@@ -153,8 +193,9 @@ def header_v2(
         family = 0x11 if addresses[0].version == 4 else 0x21
         ports = source[1].to_bytes(2) + destination[1].to_bytes(2)
         block = addresses[0].packed + addresses[1].packed + ports
-    if server_name:
-        block += _tlv(_V2_AUTHORITY, server_name.encode())
+    for kind, value in zip(_READ_TLVS, tlvs, strict=True):
+        if value:
+            block += _tlv(kind, value.encode())
     if tls is not None:
         flags = _CLIENT_SSL | (_CLIENT_CERT_CONN if tls.has_certificate else 0)
         verified = 0 if tls.has_certificate else 1  # 0: the client presented a valid certificate

@@ -656,6 +656,8 @@ cdef class Recorder:
         add_to_word(&words[entry.request], 1)
         if _is_given(cache_result):
             self._reference.count_cache(<object>entry.route, cache_result)
+        if _is_given(grpc_status):
+            self._reference.count_grpc(<object>entry.route, grpc_status)
         add_to_word(&words[entry.row + _bucket(duration_s)], 1)
         add_to_word(&words[entry.row + _SUM], <uint64_t>(duration_s * 1e6))
         if request_bytes:

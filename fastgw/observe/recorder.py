@@ -93,7 +93,7 @@ class Recorder:
         self._counters = counters
         self.column = counters.column
         self.count_consumer = counters.count_consumer
-        self.count_cache = counters.count_cache
+        self.count_cache, self.count_grpc = counters.count_cache, counters.count_grpc
         self._kinds: dict[tuple[object, ...], tuple[Words, bytes]] = {}
         self._forgotten = LazyDisposal()
         self.keep_stories(None, inf)
@@ -148,6 +148,8 @@ class Recorder:
             self.count_consumer(ended.consumer.name)
         if ended.cache_result:
             self.count_cache(kind[1], ended.cache_result)
+        if ended.grpc_status:
+            self.count_grpc(kind[1], ended.grpc_status)
         if self.other_logs:
             self.log_others(ended, now, date)
         if self.json_logs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -237,7 +238,8 @@ def test_a_status_may_be_retried(make: Any) -> None:
     assert world.gateway.wait_for_record(path="/test.Greeter/FailOnce")["retries"] == 1
 
 
-def test_the_log_has_the_status(world: World) -> None:
+def test_the_log_and_the_metrics_have_the_status(make: Any) -> None:
+    world = make(status={"address": "127.0.0.1:0"})
     world.unary()(b"x", timeout=DEADLINE)
     assert world.gateway.wait_for_record(path="/test.Greeter/Unary")["grpc_status"] == "OK"
     assert world.unary("Fail").future(b"NOT_FOUND", timeout=DEADLINE).exception() is not None
@@ -245,6 +247,13 @@ def test_the_log_has_the_status(world: World) -> None:
     assert world.unary("Nothing", "test.None").future(b"", timeout=DEADLINE).exception() is not None
     record = world.gateway.wait_for_record(path="/test.None/Nothing")
     assert (record["status"], record["grpc_status"]) == (404, "UNIMPLEMENTED")
+    with Client(world.gateway.ready["status"]) as client:
+        text = client.exchange(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").body.decode()
+    assert set(re.findall(r"^fastgw_grpc_calls_total(.*)$", text, re.MULTILINE)) == {
+        '{grpc_status="OK",route="greeter"} 1.0',
+        '{grpc_status="NOT_FOUND",route="greeter"} 1.0',
+        '{grpc_status="UNIMPLEMENTED",route="_none"} 1.0',
+    }
 
 
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "NOT_FOUND"])

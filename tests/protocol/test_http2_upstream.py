@@ -21,9 +21,11 @@ from tests.support.http2_peer import (
     DATA,
     GOAWAY,
     HEADERS,
+    HTTP_1_1_REQUIRED,
     INITIAL_WINDOW_SIZE,
     INTERNAL_ERROR,
     MAX_CONCURRENT_STREAMS,
+    MAX_HEADER_LIST_SIZE,
     OK,
     PING,
     PREFACE,
@@ -192,6 +194,19 @@ def test_no_more_streams_than_the_target_allows(world: World) -> None:
     assert clients[2].read_response().status == 200
     first.headers(second_request.stream, [(b":status", b"204")], end=True)
     assert clients[1].read_response().status == 204
+
+
+def test_a_head_that_is_too_long_for_the_target_is_refused_and_disturbs_nobody(world: World) -> None:
+    """SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113 section 6.5.2): targets may end the connection for a longer one."""
+    client = world.client()
+    client.send(b"GET / HTTP/1.1\r\nHost: a.test\r\nX-A: %b\r\n\r\n" % (b"a" * 5000))
+    peer = world.origin.accept({MAX_HEADER_LIST_SIZE: 4096})
+    assert client.read_response().status == 431
+    record = world.gateway.wait_for_record(fault="head_too_large")
+    assert record["fault_detail"] == "the target accepts no head of this length (SETTINGS_MAX_HEADER_LIST_SIZE)"
+    client.send(GET % b"/next")
+    assert answer(peer).get(b":path") == b"/next"
+    assert client.read_response().status == 200
 
 
 def test_what_the_target_does_not_take_of_a_body_holds_the_client_back(make: Any) -> None:
@@ -503,6 +518,38 @@ def test_an_upgrade_gets_a_connection_over_http1_where_the_target_may_choose(mak
     client.send(GET % b"/")  # still over HTTP/2
     answer(shared)
     assert client.read_response().body == b"ok"
+
+
+@pytest.mark.parametrize("by", ["stream", "connection"])
+def test_a_target_that_requires_http1_gets_the_request_over_it(make: Any, tmp_path: Path, by: str) -> None:
+    """RFC 9113 section 7: HTTP_1_1_REQUIRED. Nothing was processed, so that a POST is sent again as well."""
+    authority = Certificates(tmp_path)
+    tls = server_tls(authority.issue("inside.test"))
+    tls.set_alpn_protocols(["h2", "http/1.1"])
+    world = make(Http2Origin(tls), protocol="auto", tls={"ca": authority.ca, "server_name": "inside.test"})
+    client = world.client()
+    client.send(post(b"/", b"body"))
+    peer = world.origin.accept()
+    stream = peer.read_message().stream
+    if by == "stream":
+        peer.rst(stream, HTTP_1_1_REQUIRED)
+    else:
+        peer.goaway(0, HTTP_1_1_REQUIRED)
+    alone = world.origin.accept_plain()
+    assert alone.sock.selected_alpn_protocol() == "http/1.1"
+    assert alone.read_until(b"body").startswith(b"POST / HTTP/1.1\r\n")
+    alone.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    assert client.read_response(b"POST").body == b"ok"
+    assert world.gateway.wait_for_record(method="POST")["retries"] == 1
+
+
+def test_a_target_that_requires_http1_and_has_no_choice_is_a_failure(world: World) -> None:
+    client = world.client()
+    client.send(GET % b"/")
+    peer = world.origin.accept()
+    peer.rst(peer.read_message().stream, HTTP_1_1_REQUIRED)
+    assert_fault(client.read_response(), "connection_lost")
+    assert world.gateway.wait_for_record(method="GET")["fault_detail"] == "reset: HTTP_1_1_REQUIRED"
 
 
 def test_a_target_that_must_speak_http2_and_does_not_is_a_failed_handshake(make: Any, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from fastgw.net.proxy_protocol import SIGNATURE, parse
+from fastgw.net.proxy_protocol import NO_TLVS, SIGNATURE, ProxyTlvs, header_v2, parse
 from tests.support.certificates import Certificates, client_tls
 from tests.support.gateway import Gateway
 from tests.support.peer import DEADLINE
@@ -295,6 +295,25 @@ def test_a_target_that_is_not_who_it_should_be(place: Place, tmp_path: Path) -> 
             place.a.accept(place.server_tls())
         assert is_reset(client)
         assert gateway.wait_for_record(fault="tls_failed")["status"] == 502
+
+
+def test_what_a_header_of_version_2_says_is_told_on(place: Place, tmp_path: Path) -> None:
+    """Server name, ALPN protocol and id of the connection; a connection without an id gets one, which is logged."""
+    listener = {"proxy_protocol": "required", "trusted_proxies": ["127.0.0.0/8"]}
+    told = ProxyTlvs("h2", "a.test", "id-1")
+    with Gateway(tcp_config(place.a, listener, proxy_protocol="v2"), tmp_path) as gateway:
+        for tlvs in (told, NO_TLVS):
+            with connected(gateway.port()) as client:
+                client.sendall(header_v2(("192.0.2.1", 1111), ("192.0.2.2", 2222), tlvs))
+                with place.a.accept() as service:
+                    sent = _behind_header(service)
+            given = gateway.wait_for_record(client="192.0.2.1", request_id=sent[5].decode())
+            assert given["status"] == 200
+            if tlvs is told:
+                assert sent == {1: b"h2", 2: b"a.test", 5: b"id-1"}
+            else:
+                assert set(sent) == {5}
+                assert len(sent[5]) == 32
 
 
 def test_a_header_of_a_proxy_is_read_and_told_on(place: Place, tmp_path: Path) -> None:

@@ -521,8 +521,10 @@ class Upstream(Settings):
     """
     proxy_protocol: Literal["v1", "v2"] | None = None
     """PROXY protocol header with the client's address, sent first on each connection to a `tcp` target, before TLS.
-    `v2` also has the server name (SNI) and, if the gateway terminates TLS, its version and cipher and the common name
-    of a verified client certificate. null = none."""
+    `v2` also has the server name (SNI), an id of the connection (the one of the header that it came with, or a new
+    one), which is `request_id` in the access log, and, if the gateway terminates TLS, its version and cipher and the
+    common name of a verified client certificate. The ALPN protocol of a header that it came with is passed on. null =
+    none."""
     filters: Filters = NONE
     """Filters for requests to this upstream."""
 

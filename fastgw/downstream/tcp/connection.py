@@ -23,7 +23,7 @@ from fastgw.downstream.tcp.ends import DROP, End, EndState, PlainEnd, TlsEnd
 from fastgw.errors import Fault, Retry
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.forwarded_headers import Peer
-from fastgw.net.proxy_protocol import Address, TerminatedTls, header_v1, header_v2
+from fastgw.net.proxy_protocol import Address, ProxyTlvs, TerminatedTls, header_v1, header_v2
 from fastgw.net.server_name import Alert, ClientHello, HelloReader, InvalidHello
 from fastgw.observe.access_log.record import TCP
 from fastgw.operator_events import OperatorEvent, log_event
@@ -43,6 +43,7 @@ CONNECTED: Final = 200
 """Status, in log and metrics, of a connection that was connected to a target, whatever happened later."""
 FAREWELL_S: Final = 1.0
 """Seconds for a client to receive an alert and close."""
+_ID_BYTES: Final = 16
 _NO_HELLO: Final = ClientHello()
 
 
@@ -119,6 +120,7 @@ class TcpConnection(Timed):
         "listener",
         "peer",
         "request_bytes",
+        "request_id",
         "response",
         "response_bytes",
         "retries",
@@ -132,7 +134,7 @@ class TcpConnection(Timed):
 
     # constants that only requests have
     consumer = request_body = None
-    request_id, shadowed, cache_result, grpc_status = b"", "", "", ""
+    shadowed = cache_result = grpc_status = ""
     subrequests = trace = None
     path = raw_path = b""
     params: Any = {}
@@ -164,6 +166,7 @@ class TcpConnection(Timed):
         self._target_end: End | None = None
         self._greeting: HelloReader | None = None
         self._tls: TerminatedTls | None = None
+        self.request_id = peer.tlvs.unique_id.encode()
         self._vouched: bytes | None = None
         self._upstream: Upstream | None = None
         self._target: Target | None = None
@@ -445,7 +448,10 @@ class TcpConnection(Timed):
         local = self._local or self._client_end.local
         if version == "v1":
             return header_v1(source, local)
-        return header_v2(source, local, self.head.host.decode(), self._tls)
+        if not self.request_id:
+            self.request_id = os.urandom(_ID_BYTES).hex().encode()
+        name = self.head.host.decode() or peer.tlvs.authority
+        return header_v2(source, local, ProxyTlvs(peer.tlvs.alpn, name, self.request_id.decode()), self._tls)
 
     def _open(self, target: End) -> None:
         """Connect both ends with each other."""

@@ -21,6 +21,7 @@ from fastgw.filters.api import Exchange
 from fastgw.forwarded_headers import client_scheme
 from fastgw.http.grammar import IS_VALUE
 from fastgw.jose import claim_path, find_claim
+from fastgw.net.proxy_protocol import ProxyTlvs
 from fastgw.routing.requirements import parameters_named
 
 Value: TypeAlias = Callable[[Exchange], bytes | None]
@@ -72,6 +73,11 @@ def _of_handshake(attribute: str) -> Value:
     return value
 
 
+def _of_proxy(attribute: str) -> Value:
+    """Return a value of the PROXY header of the client's connection."""
+    return lambda exchange: getattr(exchange.peer.tlvs, attribute).encode() or None
+
+
 _OF_CERTIFICATES: Final = ("subject", "common_name", "fingerprint", "serial", "issuer")
 VALUES: Final[Mapping[str, Value]] = {
     "client_ip": lambda exchange: None if exchange.client_ip == "unix:" else exchange.client_ip.encode(),
@@ -93,6 +99,7 @@ VALUES: Final[Mapping[str, Value]] = {
     "tls.cipher": _of_handshake("cipher"),
     "tls.sni": _of_handshake("server_name"),
     **{f"tls.{name}": _of_certificate(name) for name in _OF_CERTIFICATES},
+    **{f"proxy.{name}": _of_proxy(name) for name in ProxyTlvs._fields},
     **{f"tls.client_{name}": _of_certificate(name) for name in _OF_CERTIFICATES},
 }
 """Functions of the variables with a fixed name (`config.base.variables.FIXED`)."""

@@ -96,8 +96,9 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
     `{param.NAME}` for a path parameter; `{header.NAME}`, `{query.NAME}` and `{cookie.NAME}` of the client's request,
     which are missing if they are repeated with different values; `{tls.version}`, `{tls.cipher}` and `{tls.sni}` of the
     client's connection; `{tls.client_subject}`, `{tls.client_common_name}`, `{tls.client_fingerprint}`,
-    `{tls.client_serial}` and `{tls.client_issuer}` of a verified client certificate (also without `client_`); `{uuid}`,
-    a random one each time; `{latency}`, the seconds since the request began; `{upstream}` and `{target}`, which are
+    `{tls.client_serial}` and `{tls.client_issuer}` of a verified client certificate (also without `client_`);
+    `{proxy.alpn}`, `{proxy.authority}` and `{proxy.unique_id}` of a PROXY protocol header, version 2; `{uuid}`, a
+    random one each time; `{latency}`, the seconds since the request began; `{upstream}` and `{target}`, which are
     known in responses; and `{map.NAME}`, the result of one of the `maps`. Lists are joined by commas. `{{` and `}}` are
     literal braces. If a value is missing or empty, or not allowed in a header, the header is left out; but if the
     consumer's identity is not allowed in a header, the request is answered 403.

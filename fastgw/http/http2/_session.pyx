@@ -203,6 +203,7 @@ cdef enum:
 
 
 cdef enum:
+    FIELD_OVERHEAD = 32  # of a field in the size of a head (RFC 9113 section 6.5.2)
     FIELDS_ON_STACK = 256  # fields of a sent head; more of them are in memory of their own
     NAMES_ON_STACK = 2048  # bytes of a sent head in which the names are kept there
     OUT_BYTES = 65536
@@ -776,7 +777,9 @@ cdef class Session:
             free(head.many)
 
     def request(self, bytes message not None, bint ended):
-        """Send a request, like `respond`. Returns its stream; -1: no further stream can be opened."""
+        """Send a request, like `respond`. Returns its stream; -1: no further stream can be opened; -2: the peer does
+        not accept so long a head.
+        """
         cdef nghttp2_nv on_stack[FIELDS_ON_STACK]
         cdef SentHead head
         cdef Py_ssize_t end = 0
@@ -787,6 +790,10 @@ cdef class Session:
         head.names, head.fields, head.many = NULL, on_stack, NULL
         try:
             count = _take_apart(message, &head, True, self._secure, &end)
+            if end + FIELD_OVERHEAD * count > nghttp2_session_get_remote_settings(
+                self._session, SETTING_MAX_HEADER_LIST_SIZE
+            ) and self._is_head_too_long(head.fields, count):
+                return -2
             if ended and end == PyBytes_GET_SIZE(message):
                 return nghttp2_submit_request(self._session, NULL, head.fields, count, NULL, NULL)
             outgoing = self._out(0, message, end, ended)
@@ -800,6 +807,14 @@ cdef class Session:
         finally:
             free(head.names)
             free(head.many)
+
+    cdef bint _is_head_too_long(self, const nghttp2_nv* fields, int count) noexcept:
+        """Whether a head is longer than the peer accepts (RFC 9113 section 6.5.2)."""
+        cdef size_t size = 0
+        cdef int index
+        for index in range(count):
+            size += fields[index].namelen + fields[index].valuelen + FIELD_OVERHEAD
+        return size > nghttp2_session_get_remote_settings(self._session, SETTING_MAX_HEADER_LIST_SIZE)
 
     cdef _Outgoing _out(self, int32_t stream, bytes message, Py_ssize_t at, bint ended):
         cdef _Outgoing outgoing = _Outgoing.__new__(_Outgoing)

@@ -88,6 +88,7 @@ class ErrorCode(IntEnum):
     REFUSED_STREAM = 7
     CANCEL = 8
     ENHANCE_YOUR_CALM = 11
+    HTTP_1_1_REQUIRED = 13
 
 
 ENDING, IN_HEAD, HAS_OUTPUT, HOLDS = 1, 2, 4, 8

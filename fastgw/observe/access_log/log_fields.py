@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from fastgw.http.fields import Fields
+from fastgw.net.proxy_protocol import ProxyTlvs
 from fastgw.observe.access_log.formats import (
     PROTOCOLS,
     VERSIONS,
@@ -29,6 +30,9 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _VARIABLE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _REQUEST, _RESPONSE = "header.", "response_header."
+_PROXY: Final = "proxy."
+_OF_PROXY: Final = frozenset(f"{_PROXY}{name}" for name in ProxyTlvs._fields)
+"""Values of the PROXY header of the client's connection."""
 
 # Substrings of header names whose values are credentials. A false match is harmless, a missed secret is not.
 _CREDENTIALS: Final = re.compile(
@@ -114,12 +118,22 @@ def chosen_field(text: str, redact: Iterable[str]) -> ChosenField:
 def _variable(name: str, redact: Iterable[str]) -> Value:
     if (known := FIELDS.get(name)) is not None:
         return known
+    if name in _OF_PROXY:
+        return _proxy_value(name.removeprefix(_PROXY))
     for prefix, header in ((_REQUEST, _request_header), (_RESPONSE, _response_header)):
         sought = name.removeprefix(prefix)
         if sought != name and _TOKEN.fullmatch(sought):
             value = header(sought.lower().encode())
             return _masked(value) if is_credential(sought, redact) else value
     raise ValueError(f"unknown field `{name}`")
+
+
+def _proxy_value(attribute: str) -> Value:
+    def value(record: Record, mask: Mask) -> str | None:
+        peer = getattr(record.exchange, "peer", None)  # sessions of UDP have none
+        return None if peer is None else getattr(peer.tlvs, attribute) or None
+
+    return value
 
 
 def is_credential(name: str, redact: Iterable[str]) -> bool:

@@ -6,6 +6,7 @@ from threading import Lock
 from typing import Final, NamedTuple, TypeAlias
 
 from fastgw.observe.metrics.exemplars import write_exemplar
+from fastgw.http.grpc.status import GrpcStatus
 from fastgw.observe.metrics.families import BOUNDS_S, CACHE_RESULTS, METHOD_INDEXES, FilterEvent
 from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter
 from fastgw.observe.metrics.series_layout import (
@@ -32,6 +33,7 @@ from fastgw.observe.metrics.series_layout import (
     coding_cell_name,
     exemplar_word,
     fault_cell_name,
+    grpc_cell_name,
     websocket_cell_name,
 )
 from fastgw.shm.slot_assignment import SlotTable
@@ -72,6 +74,7 @@ class ExchangeCounters:
         self.cells = SeriesCells(self.column)
         self._series = series
         self._cache_words: dict[tuple[str, str], int] = {}  # by route and result
+        self._grpc_words: dict[tuple[str, str], int] = {}  # by route and status
         self._target_rows: dict[tuple[str, str], tuple[int, int]] = {}  # of sub-requests, by upstream and target
         self._unwritten = Lock()
 
@@ -84,6 +87,7 @@ class ExchangeCounters:
         """Use the slots of another generation. Places returned before are invalid from now on."""
         self._series = series
         self._cache_words = {}
+        self._grpc_words = {}
         self._target_rows = {}
 
     def series_words(
@@ -206,6 +210,18 @@ class ExchangeCounters:
             if word is None:
                 return
             self._cache_words[key] = word
+        self.column[word] += 1
+
+    def count_grpc(self, route: str, status: str) -> None:
+        """Count a gRPC call by the name of its status. Not counted if the column has no free cell."""
+        key = route, status
+        word = self._grpc_words.get(key)
+        if word is None:
+            name = grpc_cell_name(self._series.routes_by_name.get(route, 0), GrpcStatus[status])
+            word = self.cells.word(name)
+            if word is None:
+                return
+            self._grpc_words[key] = word
         self.column[word] += 1
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:

@@ -321,6 +321,12 @@ SLO_REQUESTS: Final = Family(
     ("result", "route", "slo"),
     "Requests of routes with service level objectives (availability, latency) that meet them (good) or not (bad).",
 )
+GRPC_CALLS: Final = Family(
+    "fastgw_grpc_calls_total",
+    "counter",
+    ("grpc_status", "route"),
+    "Finished gRPC calls with a status, of the target or of the gateway, by its name: OK, NOT_FOUND and so on.",
+)
 ROUTES_FOLDED: Final = Family("fastgw_routes_folded", "gauge", (), 'Routes counted together as route="_other".')
 TARGETS_FOLDED: Final = Family(
     "fastgw_targets_folded", "gauge", (), 'Targets counted together as target="_other", upstream="_other".'
@@ -367,6 +373,7 @@ FAMILIES: Final = (
     REQUEST_DURATION,
     REQUEST_DURATION_FOLDED,
     SLO_REQUESTS,
+    GRPC_CALLS,
     ROUTES_FOLDED,
     TARGETS_FOLDED,
     UPSTREAMS_FOLDED,

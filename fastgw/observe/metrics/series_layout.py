@@ -83,6 +83,7 @@ _WEBSOCKET: Final = 1 << 31  # it counts messages or ends of WebSockets: the top
 _CODING: Final = 1 << 30  # it counts bytes before and after a content coding: the next bit
 _CACHE: Final = 1 << 29  # it counts results of caches: the bit after that
 _SLO: Final = 1 << 28  # it counts requests of a service level objective: the bit after that
+_GRPC: Final = 1 << 27  # it counts gRPC calls: the bit after that
 NO_UPSTREAM: Final = 0x3FFF
 """Marker in place of an upstream's row: the fault happened before an upstream was selected."""
 
@@ -260,8 +261,22 @@ def slo_cell_labels(name: int) -> tuple[int, int]:
     return name >> 32 & 0xFFFF, name & 0xFFFF
 
 
+def grpc_cell_name(route: int, status: int) -> int:
+    """Return the key of a cell that counts gRPC calls, by the number of their status."""
+    return _CLAIMED | route << 32 | _GRPC | status
+
+
+def is_grpc_cell(name: int) -> bool:
+    return not name & (_FAULT | _WEBSOCKET | _CODING | _CACHE | _SLO) and bool(name & _GRPC)
+
+
+def grpc_cell_labels(name: int) -> tuple[int, int]:
+    """Return the arguments of `grpc_cell_name` for a key."""
+    return name >> 32 & 0xFFFF, name & 0xFFFF
+
+
 def is_request_cell(name: int) -> bool:
-    return not name & (_FAULT | _WEBSOCKET | _CODING | _CACHE | _SLO)
+    return not name & (_FAULT | _WEBSOCKET | _CODING | _CACHE | _SLO | _GRPC)
 
 
 def exemplar_word(route_row_number: int, bucket: int) -> int:

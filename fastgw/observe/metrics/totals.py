@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from operator import add, sub
 from typing import Final
 
+from fastgw.http.grpc.status import GrpcStatus
 from fastgw.observe.metrics.families import (
     BOUNDS_S,
     CACHE_RESULTS,
@@ -52,9 +53,11 @@ from fastgw.observe.metrics.series_layout import (
     claimed,
     coding_cell_labels,
     fault_cell_labels,
+    grpc_cell_labels,
     is_cache_cell,
     is_coding_cell,
     is_fault_cell,
+    is_grpc_cell,
     is_request_cell,
     is_slo_cell,
     is_websocket_cell,
@@ -97,6 +100,8 @@ class Totals:
     measured: Mapping[tuple[int, int], Sequence[int]]
     """Rows of measured requests: see `meter_rows`."""
     measured_folded: int
+    grpc_calls: Mapping[tuple[str, str], int]
+    """gRPC calls by name of the status and route."""
     log_records_dropped: int
     spans: Mapping[str, int]
     """Spans of traces by what has become of them: `exported`, `dropped` or `failed`."""
@@ -131,6 +136,7 @@ def totals(
         objectives=_objectives(series, cells),
         measured=measured,
         measured_folded=folded,
+        grpc_calls=_grpc_calls(series, cells),
         log_records_dropped=words[DROPPED_UNQUEUED] + words[DROPPED_UNWRITTEN],
         spans={
             "dropped": words[SPANS_DROPPED],
@@ -287,6 +293,16 @@ def measured_rows(
         if (key, shape) in rows:
             rows[key, shape] = [*map(sub, rows[key, shape], counts)]
     return rows, sum(column[METERS_AT + FOLDED] for column in columns)
+
+
+def _grpc_calls(series: Series, cells: Mapping[int, int]) -> Mapping[tuple[str, str], int]:
+    routes = {row: name for name, row in series.routes.items()}
+    found: Counter[tuple[str, str]] = Counter()
+    for name, count in cells.items():
+        if count and is_grpc_cell(name):
+            route, status = grpc_cell_labels(name)
+            found[GrpcStatus(status).name, routes.get(route, OTHER)] += count
+    return found
 
 
 def _faults(series: Series, cells: Mapping[int, int], words: Sequence[int]) -> Mapping[tuple[str, str, str], int]:

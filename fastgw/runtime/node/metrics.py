@@ -699,11 +699,11 @@ def counted(
         (families.WEBSOCKET_CLOSES, totals.websocket_closes),
         (families.CODING_INPUT_BYTES, totals.coding_input_bytes),
         (families.CODING_OUTPUT_BYTES, totals.coding_output_bytes),
+        (families.CACHE_REQUESTS, totals.cache_requests),
+        (families.GRPC_CALLS, totals.grpc_calls),
     ):
         yield family, [("", labels(family, *names), count) for names, count in counts.items()]
-    cached = totals.cache_requests.items()
     yield from measured(series, totals, plan)
-    yield families.CACHE_REQUESTS, [("", labels(families.CACHE_REQUESTS, *names), count) for names, count in cached]
     yield families.FAULTS, [("", labels(families.FAULTS, *names), count) for names, count in totals.faults.items()]
     yield families.TARGET_SECONDS, _target_seconds(totals)
     yield (

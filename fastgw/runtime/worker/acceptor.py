@@ -16,7 +16,7 @@ from fastgw.compiled import twin
 from fastgw.downstream import Listener, Server
 from fastgw.downstream.udp.listening import tell_destinations
 from fastgw.http.malformed import Malformed
-from fastgw.net.proxy_protocol import Parsed, parse
+from fastgw.net.proxy_protocol import NO_TLVS, Parsed, ProxyTlvs, parse
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import RareNotice
 from fastgw.runtime.process.machine_capacity import connections_held, file_limit
@@ -192,21 +192,25 @@ class Acceptor:
         )
         client.close()
 
-    def serve(self, client: socket.socket, listener: Listener, peer: Peer, local: Peer | None) -> None:
+    def serve(
+        self, client: socket.socket, listener: Listener, peer: Peer, local: Peer | None, tlvs: ProxyTlvs = NO_TLVS
+    ) -> None:
         """Pass the connection to the server. `local`: the address that the client connected to, if it is not that of
-        the socket.
+        the socket. `tlvs`: of its PROXY header.
         """
         if listener.tcp is not None and listener.tls is None:
-            self._server.serve_tcp(listener, client, peer, local)
+            self._server.serve_tcp(listener, client, peer, local, tlvs)
             return
-        opening = self._loop.create_task(self._open(client, listener, peer, local))
+        opening = self._loop.create_task(self._open(client, listener, peer, local, tlvs))
         self._openings.add(opening)
         opening.add_done_callback(self._openings.discard)
 
-    async def _open(self, client: socket.socket, listener: Listener, peer: Peer, local: Peer | None) -> None:
+    async def _open(
+        self, client: socket.socket, listener: Listener, peer: Peer, local: Peer | None, tlvs: ProxyTlvs
+    ) -> None:
         name = local or client.getsockname()
         accepted = self._server.accepted if listener.tls is None else self._server.secured
-        protocol = accepted(listener, peer, name[1] if isinstance(name, tuple) else 0)
+        protocol = accepted(listener, peer, name[1] if isinstance(name, tuple) else 0, tlvs)
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, client)
         except OSError as error:
@@ -250,7 +254,8 @@ class Greeting:
             return
         if parsed is not None:
             self._end()
-            self._acceptor.serve(self._client, self._listener, parsed.source or self._peer, parsed.destination)
+            source = parsed.source or self._peer
+            self._acceptor.serve(self._client, self._listener, source, parsed.destination, parsed.tlvs)
 
     def _read_header(self) -> Parsed | None:
         """Take the bytes of the header from the socket; None while it is incomplete. Raises `Malformed`, `OSError`.

@@ -32,7 +32,7 @@ from fastgw.http.http2.session import (
     framing_bytes,
 )
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.upstream.connections.http2_stream import MAX_FIELDS, Http2UpstreamStream
+from fastgw.upstream.connections.http2_stream import HEAD_TOO_LONG, MAX_FIELDS, Http2UpstreamStream
 from fastgw.upstream.connections.stream import NOT_ESTABLISHED
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
 from fastgw.upstream.targets.target import MOST_STREAMS, Target
@@ -75,6 +75,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "established",
         "fd",
         "idle_since",
+        "needs_http1",
         "pool",
         "read_since_rest",
         "resting",
@@ -103,6 +104,8 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.idle_since = wheel.now
         self.closed = False
         """Whether it lends no more streams."""
+        self.needs_http1 = False
+        """Whether the target has ended it because it requires HTTP/1.1."""
         self._gone = False
         self._streams: dict[int, Http2UpstreamStream] = {}
         self._holding: set[Http2UpstreamStream] = set()  # their bodies wait for the target's windows
@@ -164,8 +167,12 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
     # for the streams
 
     def start_request(self, stream: Http2UpstreamStream, request: bytes, ended: bool) -> int:
-        """Start a request. Returns its stream identifier; -1: no stream can be opened any more."""
+        """Start a request. Returns its stream identifier; -1: no stream can be opened any more; -2: its head is longer
+        than the target accepts.
+        """
         number = -1 if self.closed else self.session.request(request, ended)
+        if number == HEAD_TOO_LONG:
+            return number
         if number < 0:
             self._leave()
             return -1
@@ -275,6 +282,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
                 if kind == SETTINGS:
                     self._settle("")
                 elif kind == GOAWAY:
+                    self.needs_http1 = value == ErrorCode.HTTP_1_1_REQUIRED
                     self._leave()
                 continue
             try:

@@ -29,10 +29,14 @@ from fastgw.upstream.targets.target import Target
 if TYPE_CHECKING:
     from fastgw.upstream.connections.http2_connection import Http2UpstreamConnection
 
+HEAD_TOO_LONG: Final = -2
+"""Instead of a number: the request's head is longer than the target accepts."""
 MOST_HELD: Final = 65536
 """Bytes of a request that wait for the target's window above which its source is paused until half of them are sent."""
 MAX_FIELDS: Final = 101
 """Maximum number of header lines of a response, plus the line for the framing of its text."""
+NEEDS_HTTP1: Final = "reset: HTTP_1_1_REQUIRED"
+"""Reason of a refusal after which the request may be sent over HTTP/1.1 (RFC 9113 section 7)."""
 _UNSIZED: Final = b"transfer-encoding: chunked\r\n\r\n"
 """End of the text of a head whose body has no declared length. No target can send it: HTTP/2 forbids this header."""
 
@@ -128,6 +132,10 @@ class Http2UpstreamStream(Timed):
         self._listener, self._method = listener, method
         self.phase = AWAITING
         self._number = connection.start_request(self, request, not self._sending)
+        if self._number == HEAD_TOO_LONG:
+            why = "the target accepts no head of this length (SETTINGS_MAX_HEADER_LIST_SIZE)"
+            connection.worker_loop.loop.call_soon(self.break_off, Fault.HEAD_TOO_LARGE, why)
+            return
         if self._number < 0:
             connection.worker_loop.loop.call_soon(self.lose, Fault.STREAM_REFUSED, "")
             return
@@ -349,12 +357,19 @@ class Http2UpstreamStream(Timed):
         if self._ended is not None:
             self._sending = False  # no more is accepted
             return
-        if code == ErrorCode.REFUSED_STREAM:
+        needs_http1 = self._connection.needs_http1 or code == ErrorCode.HTTP_1_1_REQUIRED
+        if needs_http1 and self._has_no_response and self.target.negotiates:
+            self.lose(Fault.STREAM_REFUSED, NEEDS_HTTP1)
+        elif code == ErrorCode.REFUSED_STREAM:
             self.lose(Fault.STREAM_REFUSED, "")
         else:
             why = f"reset: {ErrorCode(code).name}" if code in ErrorCode.__members__.values() else f"reset: {code}"
             fault = Fault.UPSTREAM_INCOMPLETE if self.phase is RECEIVING else Fault.CONNECTION_LOST
             self._fail(fault, why, silent=False)
+
+    @property
+    def _has_no_response(self) -> bool:
+        return self.phase is AWAITING and self._head_text is None and not self._informed
 
     def lose(self, fault: Fault, why: str) -> None:
         """Handle the loss of the connection, or that the target has refused the request unprocessed."""

@@ -19,6 +19,7 @@ from fastgw.http.http1 import serializer
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.recording.tap import RecordedTrace
+from fastgw.upstream.connections.http2_stream import NEEDS_HTTP1
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.request_trailers import sent_trailers
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, LOST, NEVER, PER_TRY_TIMEOUT, REFUSED, RESET
@@ -91,7 +92,9 @@ class Attempt(Timed):
             return
         # A request that cannot be sent again could be lost on a connection that the target is closing.
         idle_at_most = inf if self._forwarding.is_replayable() else JUST_USED_S
-        http1 = target.negotiates and not exchange.ordinary and bool(self._forwarding.forward.asked_upgrade(exchange))
+        http1 = self._forwarding.needs_http1 or (
+            target.negotiates and not exchange.ordinary and bool(self._forwarding.forward.asked_upgrade(exchange))
+        )
         lent = self._upstream.pool.lend(target, self, fresh, idle_at_most, http1)
         if isinstance(lent, Fault):
             self.failed(lent)
@@ -274,6 +277,7 @@ class Attempt(Timed):
         condition = NEVER
         if fault is Fault.STREAM_REFUSED and self.exchange.may_be_sent_again:
             condition = REFUSED
+            forwarding.needs_http1 |= why == NEEDS_HTTP1
         elif forwarding.is_replayable():
             if fault.retry is Retry.IF_REUSED and silent and stream.reused:
                 condition = RESET

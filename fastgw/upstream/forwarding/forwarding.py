@@ -58,6 +58,7 @@ class Forwarding(Timed):
         "exchange",
         "forward",
         "head_due_at",
+        "needs_http1",
         "upstream",
     )
 
@@ -67,6 +68,7 @@ class Forwarding(Timed):
         self.upstream = forward.upstream
         self.exchange = exchange
         self.head_due_at = self.call_due_at = self._total_at = inf  # monotonic seconds of the timer wheel
+        self.needs_http1 = False  # a target has refused it over HTTP/2
         self.continued = False  # the gateway has sent 100 Continue instead of the target
         self.current: Attempt | None = None
         self._hedges: tuple[Attempt, ...] = ()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.http.malformed import Malformed
-from fastgw.net.proxy_protocol import SIGNATURE, V2_BLOCK_MAX, Parsed, parse
+from fastgw.net.proxy_protocol import NO_TLVS, SIGNATURE, V2_BLOCK_MAX, Parsed, ProxyTlvs, header_v2, parse
 
 V4_BLOCK = socket.inet_aton("192.0.2.1") + socket.inet_aton("198.51.100.2") + struct.pack("!HH", 56324, 443)
 V6_BLOCK = (
@@ -79,7 +79,8 @@ REFUSED = [
 @pytest.mark.parametrize("behind", [b"", b"GET / HTTP/1.1\r\n\r\n", SIGNATURE])
 @pytest.mark.parametrize(("header", "source", "destination"), ACCEPTED)
 def test_a_header_tells_both_addresses_and_where_the_clients_bytes_begin(header, source, destination, behind):
-    assert parse(header + behind) == Parsed(source, destination, len(header))
+    told = ProxyTlvs("h2") if header.endswith(TLVS) and header[12] == 0x21 else NO_TLVS
+    assert parse(header + behind) == Parsed(source, destination, len(header), told)
 
 
 @pytest.mark.parametrize("header", [header for header, *_ in ACCEPTED])
@@ -97,6 +98,32 @@ def test_anything_else_is_refused_and_at_no_byte_accepted(header):
     with pytest.raises(Malformed) as refusal:
         feed(header)
     assert refusal.value.status == 400
+
+
+def tlv(kind: int, value: bytes) -> bytes:
+    return struct.pack("!BH", kind, len(value)) + value
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        (tlv(1, b"h2") + tlv(2, b"a.test") + tlv(5, b"id-1"), ProxyTlvs("h2", "a.test", "id-1")),
+        (tlv(4, b"") + tlv(5, b"x" * 128) + tlv(0x20, bytes(5)), ProxyTlvs(unique_id="x" * 128)),
+        (tlv(5, b"one") + tlv(5, b"two"), ProxyTlvs(unique_id="one")),
+        (tlv(5, b"x" * 129) + tlv(1, b""), NO_TLVS),
+        (tlv(2, "ü".encode()) + tlv(5, b"a b") + tlv(1, b"h2\r\n"), NO_TLVS),
+        (tlv(1, b"h2") + b"\x05\x00\xff1", ProxyTlvs("h2")),
+        (tlv(1, b"h2") + b"\x05\x00", ProxyTlvs("h2")),
+    ],
+)
+def test_what_is_said_beside_the_addresses(block: bytes, expected: ProxyTlvs) -> None:
+    for family, addresses in ((0x11, V4_BLOCK), (0x21, V6_BLOCK), (0x31, UNIX_BLOCK), (0x00, b"")):
+        parsed = parse(v2(0x21, family, addresses + block))
+        assert parsed is not None
+        assert parsed.tlvs == expected
+    assert parse(v2(0x20, 0x11, V4_BLOCK + block)).tlvs is NO_TLVS  # LOCAL: the block is ignored
+    source, destination = ("192.0.2.1", 1), ("192.0.2.2", 2)
+    assert parse(header_v2(source, destination, expected)).tlvs == expected
 
 
 @given(

@@ -76,6 +76,8 @@ def reference(told: Told, ended: Exchange, now: float, date: float) -> bytes:
         told.counters.count_consumer(record.consumer)
     if record.cache:
         told.counters.count_cache(record.route, record.cache)
+    if record.grpc_status:
+        told.counters.count_grpc(record.route, record.grpc_status)
     return json_line(record, masker(REDACT))
 
 

@@ -55,9 +55,9 @@ class ConnectRpc(Filter, name="connect_rpc", phase=Phase.TRANSFORM, order=11):  
 
     message_bytes: Size = 4 * 1024 * 1024
     """Maximum size of the response message of a unary call, and of the request message if its length is not declared:
-    they are held, as their status or length comes first. Messages of streams pass at once. Such request messages share
-    the memory of bodies kept for retries (64 MiB on the node, 64 KiB of each not counted; `fastgw_kept_body_bytes`); if
-    it is used up, a call is answered `resource_exhausted` (429)."""
+    they are held, as their status or length comes first. Messages of streams pass at once. Held messages share the
+    memory of bodies kept for retries (64 MiB on the node, 64 KiB of each call not counted; `fastgw_kept_body_bytes`);
+    if it is used up, a call is answered `resource_exhausted` (429)."""
     get: Some[MethodName] = ()
     """Methods without side effects, which clients may call by GET: `GetFeature`, or `routeguide.RouteGuide/GetFeature`
     for those of one service. Any page can make browsers send GET requests, so no method is allowed by default. The
@@ -304,8 +304,8 @@ class StreamBridge(ConnectBridge):
 class UnaryBridge(ConnectBridge):
     """Bridge of a unary call: its bodies are messages without frames, and its status comes first.
 
-    A request whose length is declared passes as it comes. Otherwise at most `most` bytes are held; until the end of the
-    call they are counted in the memory limit, as the upstream may not take them at once.
+    A request whose length is declared passes as it comes. Otherwise at most `most` bytes are held, as of the response;
+    until the end of the call they are counted in the memory limit, as the upstream may not take them at once.
     """
 
     def __init__(self, exchange: Exchange, forward: Forward, call: ConnectCall, most: int) -> None:
@@ -321,7 +321,7 @@ class UnaryBridge(ConnectBridge):
         body = exchange.request_body
         self._length = 0 if body is None else body.length  # None: it is not declared, and the message is held
         self._held = bytearray()
-        self._bytes = 0
+        self._bytes = self._response_bytes = 0
         self._reader = MessageReader(most)
         self._response: Response | None = None
         self._messages: list[tuple[int, bytes]] = []
@@ -341,13 +341,19 @@ class UnaryBridge(ConnectBridge):
             return self._prefix(self._length) + payload if first else payload
         if self._bytes > self._most:
             raise FrameTooLarge(f"the message is longer than the {self._most} bytes allowed")
-        wanted = self._bytes - MAX_KEPT - self._taken
-        if wanted > 0:
-            if not self._upstream.worker_loop.held_body_budget.try_take(wanted):
-                raise NoMemoryLeft("too many messages of undeclared length are held: declare it by content-length")
-            self._taken += wanted
+        if not self._may_hold(self._bytes):
+            raise NoMemoryLeft("too many messages of undeclared length are held: declare it by content-length")
         self._held += payload
         return b""
+
+    def _may_hold(self, count: int) -> bool:
+        """Reserve memory for these bytes of a message, of which the first are free."""
+        wanted = count - MAX_KEPT - self._taken
+        if wanted > 0:
+            if not self._upstream.worker_loop.held_body_budget.try_take(wanted):
+                return False
+            self._taken += wanted
+        return True
 
     def convert_end(self) -> bytes:
         if self._message is not None:
@@ -367,6 +373,11 @@ class UnaryBridge(ConnectBridge):
 
     def on_data(self, payload: bytes) -> None:
         if self._response is None:
+            return
+        self._response_bytes += len(payload)
+        if not self._may_hold(self._response_bytes):
+            fault = Fault.TOO_MANY_AT_ONCE
+            self.break_off(fault, fault.detail, "the node's memory for held bodies is used up")
             return
         try:
             self._messages += self._reader.feed(payload)

@@ -171,6 +171,28 @@ def test_what_has_ended_goes_at_once(filters: dict[str, object], kind: bytes, mo
     assert [each for each in found if "Bridge" in each or each in ("Exchange", "Relay", "TranslatedCall")] == []
 
 
+def test_responses_that_are_held_share_the_memory_of_the_node() -> None:
+    plane = Plane({"filters": {"connect_rpc": {}}})
+    budget = plane.worker_loop.held_body_budget
+    budget.limit = 100_000
+    begin = chunked_request(b"application/proto", b"Connect-Protocol-Version: 1\r\n")
+    first, second = plane.client(), plane.client()
+    answers = []
+    for client in (first, second):
+        client.sends(begin + in_chunks(b"x") + b"0\r\n\r\n")
+        answers.append(plane.connects())
+    whole = response(framed(b"y" * 140_000))
+    answers[0].sends(whole[:130_000])
+    assert 0 < budget.in_use <= 130_000 - 65_536
+    answers[1].sends(whole[:130_000])
+    assert second.received.startswith(b"HTTP/1.1 429 ")
+    assert json.loads(second.received.partition(b"\r\n\r\n")[2])["code"] == "resource_exhausted"
+    answers[0].sends(whole[130_000:])
+    assert first.received.endswith(b"y" * 140_000)
+    del first, second, answers, client
+    assert budget.in_use == 0
+
+
 @pytest.mark.parametrize("way", ["whole", "left", "lost"])
 def test_messages_that_are_held_share_the_memory_of_the_node(way: str) -> None:
     """What the upstream does not take at once counts until the end of the call."""

@@ -124,6 +124,7 @@ def test_every_family_is_told_with_its_labels_and_kind(node: Node, accept: bytes
     node.counters.count_cache("user", "hit")
     node.counters.meter(PLAN).add_record(RECORD)
     node.shared.supervisor.words[node.words.metric_pushes] = 1
+    node.counters.count_grpc("user", "NOT_FOUND")
     node.own.words[node.words.state_up] = availability.UP
     content_type, text = node.exposition.text(accept)
     assert content_type == (OPENMETRICS if accept else PROMETHEUS).content_type
