@@ -23,7 +23,9 @@ from fastgw.admin.analytics_query import QUERY_PARAMETERS, read_query
 from fastgw.admin.authorization import ACTOR, CERTIFIED, SAFE, Access, Gate
 from fastgw.admin.node_interface import (
     JSON,
+    MOST_CACHED_SHOWN,
     Analytics,
+    CacheInfo,
     CachePurged,
     Consumers,
     Draining,
@@ -376,6 +378,13 @@ async def _revoke(node: Node, request: Request) -> Response:
     return json_response(Revoked(about.expires_date, node.revoke(records, about)))
 
 
+async def _cache(node: Node, request: Request) -> Response:
+    asked = request.query_params.get("objects", "20")
+    if not asked.isdecimal() or not 0 <= int(asked[:9]) <= MOST_CACHED_SHOWN:
+        raise HTTPException(400, f"Invalid `objects`; expected a number from 0 to {MOST_CACHED_SHOWN}.")
+    return json_response(await node.cache(int(asked)))
+
+
 async def _purge_cache(node: Node, request: Request) -> Response:
     body = await _body(request)
     _content_type(request, JSON)
@@ -593,6 +602,14 @@ OPERATIONS: Final = (
         _revoke,
         {200: Revoked},
         takes={JSON: revocations.Revocation},
+    ),
+    Operation(
+        "GET",
+        "/cache",
+        "The stores of the response cache, and the objects in memory that are found most often.",
+        _cache,
+        {200: CacheInfo},
+        asks={"objects": "How many objects of each store are shown: 20 by default, 100 at most."},
     ),
     Operation(
         "POST",

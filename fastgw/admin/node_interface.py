@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fastgw.capture.redaction import Redaction
     from fastgw.capture.story_record import Story
 
+MOST_CACHED_SHOWN: Final = 100
+"""Maximum number of objects of each cache store that are shown."""
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 """Content type of a `Refusal`; all other responses are `JSON`."""
@@ -292,6 +294,72 @@ class Analytics(Struct, frozen=True):
     """Number of rows before `offset` and `limit`."""
 
 
+class DiskTierInfo(Struct, frozen=True):
+    """Disk tier of a store of the response cache. Counts are since the start."""
+
+    path: str
+    most_bytes: int
+    bytes: int
+    objects: int
+    """Objects on disk, also those in memory."""
+    hits: int
+    """Lookups that found on disk what memory did not have."""
+    written: int
+    dropped: int
+    """Objects that were not written: the disk was too slow, or full."""
+    evicted: int
+    damaged: int
+    """Files that were removed because they did not pass their check."""
+    errors: int
+    """Accesses that failed."""
+    is_up: bool
+    """Whether it is used; otherwise a purge could not be written to it."""
+
+
+class RedisTierInfo(Struct, frozen=True):
+    """Redis tier of a store, as this node uses it. Counts are since the start."""
+
+    hits: int
+    written: int
+    dropped: int
+    damaged: int
+
+
+class CacheStoreInfo(Struct, frozen=True):
+    """Store of the response cache."""
+
+    name: str
+    most_bytes: int
+    """Size of its memory."""
+    bytes: int
+    """Bytes in use, including objects that are no longer valid until they are overwritten."""
+    objects: int
+    evicted: int
+    """Objects removed for lack of memory since the start."""
+    disk: DiskTierInfo | None = None
+    """null = there is no disk tier."""
+    redis: RedisTierInfo | None = None
+
+
+class CachedObject(Struct, frozen=True):
+    """Object in the memory of a store."""
+
+    store: str
+    url: str
+    """URL, with masked secrets in the query."""
+    found: int
+    """How often requests found it since it was stored, approximately."""
+    bytes: int
+    """Length of its body."""
+
+
+class CacheInfo(Struct, frozen=True):
+    """The stores of the response cache, and their objects that are found most often."""
+
+    stores: Sequence[CacheStoreInfo]
+    objects: Sequence[CachedObject]
+
+
 class Status(Struct, frozen=True):
     """The node and its workers."""
 
@@ -325,6 +393,8 @@ class Status(Struct, frozen=True):
     """File of the quotas; null = counts are lost when the gateway stops."""
     analytics: AnalyticsInfo | None = None
     """Database of analytics; null = none are kept."""
+    caches: Sequence[CacheStoreInfo] = ()
+    """Stores of the response cache that hold something, or have a disk tier."""
     rates: None = None
 
 
@@ -732,6 +802,9 @@ class Node(Protocol):
 
     def redaction(self) -> "Redaction":
         """Return the redaction with the secrets of the active configuration."""
+
+    async def cache(self, most: int) -> CacheInfo:
+        """Return the stores of the response cache, with at most so many objects of each."""
 
     async def purge_cache(self, order: PurgeOrder) -> CachePurged | None:
         """Purge objects of a cache store. None: there is no such store."""

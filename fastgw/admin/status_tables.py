@@ -15,6 +15,7 @@ from rich.text import Text
 from fastgw.admin.client import AdminClient, RefusedByGateway, Unreachable
 from fastgw.admin.node_interface import (
     AcmeInfo,
+    CacheStoreInfo,
     CertificateInfo,
     FeedInfo,
     LastError,
@@ -80,6 +81,8 @@ def overview(status: Status, upstreams: Upstreams, routes: Routes, before: Statu
         parts.append(_verifiers(status.verifiers))
     if status.feeds:
         parts.append(_feeds(status.feeds))
+    if status.caches:
+        parts.append(_caches(status.caches))
     if status.reloads.last:
         parts.append(_reloads(status.reloads))
     return Group(*parts)
@@ -300,6 +303,27 @@ def _feeds(feeds: Iterable[FeedInfo]) -> Table:
         when = "not yet" if date is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(date))
         used_by = each.used_by + (f" and {each.users - 1} more" if each.users > 1 else "")
         table.add_row(Text(each.feed), Text(used_by), Text(when), Text(each.problem, "red"))
+    return table
+
+
+def _caches(caches: Iterable[CacheStoreInfo]) -> Table:
+    names = ("store", "tier", "objects", "used", "of", "hits", "evicted", "problem")
+    table = _table("stores of the response cache", names)
+    for each in caches:
+        table.add_row(
+            *map(Text, (each.name, "memory", f"{each.objects:,}", size(each.bytes), size(each.most_bytes), "")),
+            Text(f"{each.evicted:,}"),
+            "",
+        )
+        disk, redis = each.disk, each.redis
+        if disk is not None:
+            problem = "" if disk.is_up else "not used: a purge could not be written"
+            if disk.is_up and disk.errors:
+                problem = f"{disk.errors:,} accesses failed"
+            shown = f"{disk.objects:,}", size(disk.bytes), size(disk.most_bytes), f"{disk.hits:,}", f"{disk.evicted:,}"
+            table.add_row(Text(each.name), Text(f"disk {disk.path}"), *map(Text, shown), Text(problem, "red"))
+        if redis is not None:
+            table.add_row(*map(Text, (each.name, "Redis", "", "", "", f"{redis.hits:,}", "", "")))
     return table
 
 

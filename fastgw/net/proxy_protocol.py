@@ -153,7 +153,7 @@ def _parse_v2(buffer: bytes) -> Parsed | None:
 
 
 def _tlvs_in(block: bytes) -> ProxyTlvs:
-    """Return the values that are read, the first of each type. What is behind a TLV that does not fit is ignored."""
+    """Return the values that are read, the first of each type. All bytes behind a TLV that does not fit are ignored."""
     found = ["", "", ""]
     at = 0
     while at + 3 <= len(block):

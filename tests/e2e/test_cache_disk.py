@@ -160,6 +160,21 @@ def test_what_was_whole_survives_kill_9_and_what_was_purged_does_not(tmp_path: P
             assert httpx.head(f"http://{gateway.address()}/large", trust_env=False).headers["Age"]
             assert ask(gateway, "/new", **{"Cache-Control": "only-if-cached"}).status_code == 504
 
+            for _ in range(20):
+                assert hit(gateway, "/small/3")
+            assert hit(gateway, "/small/1?token=secret") is False
+            assert hit(gateway, "/small/1?token=secret")
+            url = f"http://{gateway.ready['admin']}/cache?objects=100"
+            told = httpx.get(url, headers=gateway.shown, timeout=60.0, trust_env=False).json()
+            (store,) = told["stores"]
+            assert (store["name"], store["most_bytes"], store["disk"]["path"]) == ("main", 2**20, str(front.cache))
+            assert (store["disk"]["is_up"], store["disk"]["errors"]) == (True, 0)
+            assert store["disk"]["hits"] >= len(SMALL)
+            found = {each["url"]: each for each in told["objects"]}
+            assert told["objects"][0] == found["http://127.0.0.1/small/3"]
+            assert found["http://127.0.0.1/small/3"]["found"] >= 20
+            assert "http://127.0.0.1/small/1?token=***" in found
+
             # Memory does not take it: the 304 gives its file another head, and the body is sent from there.
             assert not hit(gateway, "/short/large")
             wait_until(lambda: validated(gateway, "/short/large"), "a validation of the stale object", LONG)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from fastgw.admin.explanation import Explanation
-from fastgw.admin.node_interface import Effective, Limits, Live, Routes, Status, Upstreams
+from fastgw.admin.node_interface import CacheInfo, Effective, Limits, Live, Routes, Status, Upstreams
 from tests.e2e.programs import program
 from tests.support.admin_stub import AdminStub, Figures, limit_use, rejected, route, table_use, upstream
 from tests.support.browser import Browser, Page
@@ -26,6 +26,7 @@ VIEWS = (
     "certificates",
     "limits",
     "stories",
+    "cache",
     "explain",
     "reloads",
     "config",
@@ -112,7 +113,7 @@ def look(page: Page, stub: AdminStub, view: str = "overview") -> None:
     """Open a view, and wait for its data."""
     page.go(f"{stub.url}#{view}")
     page.until("document.getElementById('state').textContent === 'Serving'")
-    if view in ("routes", "upstreams", "workers", "limits", "reloads"):
+    if view in ("routes", "upstreams", "workers", "limits", "cache", "reloads"):
         page.until(f"document.querySelector('#table-{view} tbody tr')")
     if view == "config":
         page.until("document.getElementById('config-text').textContent")
@@ -150,6 +151,7 @@ def is_wider_than(page: Page, width: int) -> bool:
         ({"upstreams": Figures().upstreams()}, Upstreams),
         (asyncio.run(Figures().config()), Effective),
         (asyncio.run(Figures().limits()), Limits),
+        (asyncio.run(Figures().cache(20)), CacheInfo),
     ],
     ids=lambda each: each.__name__ if isinstance(each, type) else "",
 )
@@ -578,7 +580,8 @@ def test_nothing_but_the_admin_api_is_asked(page: Page, stub: AdminStub) -> None
     for view in VIEWS:
         page.click(f"nav a[href='#{view}']")
     wait_until(lambda: "/config" in stub.asked, "the configuration to be asked for")
-    assert set(stub.asked) == {"/", "/live", "/history", "/status", "/routes", "/upstreams", "/limits", "/config"}
+    views = {"/history", "/status", "/routes", "/upstreams", "/limits", "/cache", "/config"}
+    assert set(stub.asked) == {"/", "/live", *views}
     told = page.run("performance.getEntriesByType('resource').map((each) => new URL(each.name).origin)")
     assert set(told) == {stub.url.rstrip("/")}
     assert page.complaints == []
@@ -686,6 +689,19 @@ def test_limits_are_told_with_what_is_in_use_and_what_is_not_known(page: Page, s
     assert page.run(marks)[1] == "bad"
     assert cells(page, "tables", "Share") == ["1.7 %", "90.6 %", "0 %"]
     assert cells(page, "tables", "Without a slot") == [UNKNOWN, UNKNOWN, "4"]
+    assert page.complaints == []
+
+
+def test_the_cache_is_shown_with_its_tiers_and_what_is_found_most_often(page: Page, stub: AdminStub) -> None:
+    figures = stub.figures
+    figures.object_list += [{"store": "big", "url": HOSTILE, "found": 9000, "bytes": 10}]
+    figures.store_list[1]["disk"]["is_up"] = False
+    look(page, stub, "cache")
+    assert cells(page, "cache", "URL") == [HOSTILE, "http://a.test/x?token=***"]
+    assert cells(page, "cache", "Found") == ["9,000", "4,321"]
+    assert cells(page, "stores", "Objects") == ["1,234", "0"]
+    assert cells(page, "stores", "Disk") == [UNKNOWN, "not used"]
+    assert cells(page, "stores", "Found on disk") == [UNKNOWN, "7"]
     assert page.complaints == []
 
 

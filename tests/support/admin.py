@@ -18,6 +18,9 @@ from fastgw.admin.api import create_app
 from fastgw.admin.authorization import Access
 from fastgw.admin.explanation import Explanation
 from fastgw.admin.node_interface import (
+    CachedObject,
+    CacheInfo,
+    CacheStoreInfo,
     Committed,
     ConsumerInfo,
     Effective,
@@ -167,6 +170,10 @@ class FakeNode:
     def quotas(self, consumer: str | None, keys: Sequence[str]) -> list[QuotaInfo]:
         used = 3 if consumer == "alice" else None
         return [QuotaInfo("quota", "route user", "consumer", "month", 1.8e9, 10, used, None if used is None else 7)]
+
+    async def cache(self, most: int) -> CacheInfo:
+        store = CacheStoreInfo("main", 2**26, 5000, 2, 0)
+        return CacheInfo([store], [CachedObject("main", "http://a.test/x", 7, 1000)][:most])
 
     async def limits(self) -> Limits:
         tables = [TableUse("rate_limit", 3, 2**21, 0, 0, 0)]

@@ -52,6 +52,14 @@ class Figures:
         self.minutes_kept = 60
         self.table_list = [table_use("connections", 340, 20_000), table_use("rate_limit", 1_900_000, 2_097_152)]
         self.limit_list = [limit_use("plan", "quota"), limit_use("crowd", "concurrency")]
+        disk = {"path": "/var/cache/fastgw", "most_bytes": 2**30, "bytes": 2**20, "objects": 40, "hits": 7}
+        disk |= {"written": 41, "dropped": 0, "evicted": 1, "damaged": 0, "errors": 0, "is_up": True}
+        self.store_list = [
+            {"name": "main", "most_bytes": 2**26, "bytes": 2**20, "objects": 1234, "evicted": 5, "disk": None}
+            | {"redis": None},
+            {"name": "big", "most_bytes": 2**26, "bytes": 0, "objects": 0, "evicted": 0, "disk": disk, "redis": None},
+        ]
+        self.object_list = [{"store": "main", "url": "http://a.test/x?token=***", "found": 4321, "bytes": 2048}]
         self.certificate_list: list[dict[str, Any]] = []
         self.explanation = Explanation(route="user", target="http://127.0.0.1:9001")
         self.explanation_text = "listener  public   client 127.0.0.1\nroute     user   any host, path /users/{id}"
@@ -166,6 +174,9 @@ class Figures:
             "latency": counts,
             "loop_lag_s": self.loop_lag_s,
         }
+
+    async def cache(self, most: int) -> dict[str, Any]:
+        return {"stores": self.store_list, "objects": self.object_list[:most]}
 
     async def limits(self) -> dict[str, Any]:
         return {"date": STARTED_DATE + self.uptime_s, "tables": self.table_list, "limits": self.limit_list}

@@ -31,6 +31,7 @@ SCRIPTS: Final = (
     "certificates",
     "limits",
     "stories",
+    "cache",
     "explain",
     "actions",
     "configuration",

@@ -2,6 +2,7 @@
 
 import { Unanswered, ask, session } from "./connection.js";
 import { Actions } from "./actions.js";
+import { Cache } from "./cache.js";
 import { Certificates } from "./certificates.js";
 import { showConfiguration } from "./configuration.js";
 import { byId, setClass, setText } from "./elements.js";
@@ -19,7 +20,8 @@ import { Upstreams } from "./upstreams.js";
 import { countText, spanText } from "./words.js";
 import { Workers } from "./workers.js";
 
-const VIEWS = ["overview", "routes", "upstreams", "workers", "certificates", "limits", "stories", "explain", "reloads", "config"];
+const VIEWS = ["overview", "routes", "upstreams", "workers", "certificates", "limits", "stories", "cache", "explain",
+  "reloads", "config"];
 const LIVE = "/live";
 /** Milliseconds until an answer must be there. That of /live is small, and late only when something is wrong. */
 const LIVE_TIMEOUT = 3000;
@@ -65,6 +67,7 @@ class Dashboard {
   #certificates = new Certificates();
   #limits = new Limits();
   #stories = new Stories();
+  #cache = new Cache();
   #hour = new Hour();
   #reloads = new Reloads();
   #view = "overview";
@@ -83,6 +86,7 @@ class Dashboard {
       (told) => this.#hour.show(told, pageTime())),
     limits: this.#poll("/limits", 5000, () => this.#shows("limits"), (told) => this.#limits.show(told)),
     stories: new Poll({ every: 5000, wanted: () => !byId("ask").open && this.#shows("stories"), ask: () => this.#askStories() }),
+    cache: this.#poll("/cache", 5000, () => this.#shows("cache"), (told) => this.#cache.show(told)),
     config: this.#poll("/config", 60000, () => this.#shows("config"), showConfiguration),
   };
 

@@ -64,6 +64,7 @@ cdef enum:
     CAPACITY = 12
     NEXT = 13
     OWNER = 14
+    FOUND = 15
     MOST_HITS = 3
     COMPLETE = 2
     SMALL = 0
@@ -218,6 +219,7 @@ cdef class Ordinary:
                 return NOT_ORDINARY
             if record[HITS] < MOST_HITS:
                 record[HITS] += 1
+            record[FOUND] += 1
             return record - self._words
         return MISS
 

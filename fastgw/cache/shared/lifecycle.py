@@ -151,6 +151,7 @@ class SharedLease:
         words[new + words_of.CAPACITY] = found.length
         words[new + words_of.CHECKED] = self._began << 1 | now.is_soft_purged
         words[new + words_of.HITS] = words[at + words_of.HITS]
+        words[new + words_of.FOUND] = words[at + words_of.FOUND]
         words[new + words_of.STATUS] = RecordStatus.COMPLETE
         store.space.commit(extent)
         store.memory.fence()

@@ -44,6 +44,8 @@ NEXT: Final = 13
 """Location of the next chunk; 0: there is none."""
 OWNER: Final = 14
 """Owner of the process that writes the body."""
+FOUND: Final = 15
+"""How often it was found since it was stored. Processes count without a lock: a count may be lost."""
 # Words of the header of a chunk, in addition to SEAL and TOTAL
 CHUNK_RECORD: Final = 1
 """Location of the record."""

@@ -17,6 +17,7 @@ from fastgw.cache.shared.layout import (
 from fastgw.cache.shared.leases import MOST_S, LeaseCell, Leases
 from fastgw.cache.shared.lifecycle import FetchBegin, SharedLease
 from fastgw.cache.shared.objects import SharedObject
+from fastgw.cache.shared.popular import Popular, popular_objects
 from fastgw.cache.shared.purges import Purges
 from fastgw.cache.shared.records import MOST_HITS, OpenRecord, Records, RecordStatus
 from fastgw.cache.shared.segments import Segments
@@ -127,6 +128,7 @@ class SharedStore:
             return None
         if (hits := words[found.at + words_of.HITS]) < MOST_HITS:
             words[found.at + words_of.HITS] = hits + 1
+        words[found.at + words_of.FOUND] += 1
         return SharedObject(self, found.at, found.segment, key, bool(checked & 1))
 
     def is_absent(self, key: bytes) -> bool:
@@ -151,6 +153,8 @@ class SharedStore:
             return False
         self._unchanged += 1
         if not self._unchanged % _FOUND_AGAIN and (found := self.find(stamp.key)) is not None:
+            if isinstance(found, SharedObject) and found.at >= 0:
+                self._words[found.at + words_of.FOUND] += _FOUND_AGAIN - 1
             found.release()
         return self._words[stamp.position] == stamp.entry and self._words[PURGE_SEQUENCE] == stamp.sequence
 
@@ -211,6 +215,10 @@ class SharedStore:
         number = self.purges.purge_all(soft=soft)
         self._watches.report_all()
         return self._sweep(number, lambda at: True)
+
+    def popular(self, most: int) -> Popular:
+        """Return the `most` objects that were found most often, in steps."""
+        return popular_objects(self._words, self.index, self.records, self.segments, most)
 
     def _sweep(self, number: int, matches: Callable[[int], bool]) -> Counting:
         """Check all objects, remove purged ones, and count those of before this purge that it matches."""

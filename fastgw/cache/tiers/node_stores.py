@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, final
 
 from fastgw.cache.shared.layout import CONTROL, MOST_COLUMNS, CacheMemory
+from fastgw.cache.shared.popular import Popular
 from fastgw.cache.shared.recovery import clean_up
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Store, StoreNumbers
@@ -157,6 +158,11 @@ class StoreHandles:
     def numbers(self, names: Iterable[str]) -> dict[str, StoreNumbers]:
         """Return the state of these stores, for all processes."""
         return {name: handle.numbers() for name in names if (handle := self._handles.get(name)) is not None}
+
+    def popular(self, name: str, most: int) -> Popular | None:
+        """Return the work that finds the objects in memory that were found most often; None: there is no such store."""
+        handle = self._handles.get(name)
+        return None if handle is None else handle.popular(most)
 
     def attach(
         self,

@@ -54,7 +54,7 @@ class TieredStore:
         """The handle that has replaced this one, with another memory: purges concern it, too."""
         # Without a step between: these are called for each request.
         self.find, self.is_unchanged = memory.find, memory.is_unchanged
-        self.is_absent = memory.is_absent
+        self.is_absent, self.popular = memory.is_absent, memory.popular
         self.watch, self.call_due = memory.watch, memory.call_due
 
     def __repr__(self) -> str:

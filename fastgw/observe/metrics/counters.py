@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import Final, NamedTuple, TypeAlias
 
-from fastgw.observe.metrics.exemplars import write_exemplar
 from fastgw.http.grpc.status import GrpcStatus
+from fastgw.observe.metrics.exemplars import write_exemplar
 from fastgw.observe.metrics.families import BOUNDS_S, CACHE_RESULTS, METHOD_INDEXES, FilterEvent
 from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter
 from fastgw.observe.metrics.series_layout import (

@@ -24,11 +24,13 @@ from fastgw.config.settings.gateway import Admin
 from fastgw.config.sources.files import pattern_in
 from fastgw.downstream.tls.contexts import files_of, server_context
 from fastgw.eventloop.worker_loop import WorkerLoop
+from fastgw.observe.access_log.formats import Mask, masker
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import STDERR, configure, described, notice
 from fastgw.runtime.control.acme.issuing import Issuing
 from fastgw.runtime.control.analytics import Analytics
 from fastgw.runtime.control.auditing import Auditing
+from fastgw.runtime.control.cache_contents import CacheContents
 from fastgw.runtime.control.cache_purging import CachePurging
 from fastgw.runtime.control.feed_runner import FeedRunner
 from fastgw.runtime.control.health_checker import Checks
@@ -133,6 +135,9 @@ class Control:
         self._view.analytics_info = lambda: self._analytics.info
         self._view.query_analytics = self._analytics.query
         self._view.quota_file = lambda: self._quotas.file_info
+        self._view.contents = CacheContents(
+            self._caches, lambda: store_settings(self._proposer.current.settings), self._mask_urls
+        )
         self._view.caches = lambda: self._caches.numbers(store_settings(self._proposer.current.settings))
         self._tasks: set[asyncio.Task[Any]] = set()
         self._admin: asyncio.Task[None] | None = None
@@ -235,6 +240,9 @@ class Control:
         self._issuing.use_configuration(accepted)
         self._view.story_store.use_configuration(accepted.settings, self._view.redaction())
         self._view.drained.retain_targets(accepted.slot_table.targets, accepted.generation)
+
+    def _mask_urls(self) -> Mask:
+        return masker({name for each in self._proposer.config.access_logs for name in each.redact})
 
     def _start_task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)

@@ -38,6 +38,7 @@ from fastgw.observe.metrics.series_layout import (
 from fastgw.observe.metrics.totals import quantile
 from fastgw.runtime.control import limit_report
 from fastgw.runtime.control.auditing import Auditing
+from fastgw.runtime.control.cache_contents import CacheContents
 from fastgw.runtime.control.cache_purging import CachePurging
 from fastgw.runtime.control.captures import Captures, CaptureStream
 from fastgw.runtime.control.drained_targets import DrainedTargets
@@ -124,6 +125,8 @@ class NodeView:
         """Returns the states of the feeds."""
         self.caches: Callable[[], Mapping[str, StoreNumbers]] = dict
         """Returns the state of the stores of the response cache."""
+        self.contents: CacheContents | None = None
+        """Contents of these stores."""
         self.drained = DrainedTargets(channel, node_state.feeds.get(FEED, b""), proposer.current.generation)
         self.quota_file: Callable[[], node_interface.QuotaFileInfo | None] = lambda: None
         """Returns the state of the quota file."""
@@ -180,7 +183,12 @@ class NodeView:
             feeds=self.feeds(),
             quota_file=self.quota_file(),
             analytics=self.analytics_info(),
+            caches=self._caches_in_use(),
         )
+
+    def _caches_in_use(self) -> list[node_interface.CacheStoreInfo]:
+        stores = [] if self.contents is None else self.contents.stores()
+        return [each for each in stores if each.objects or each.disk is not None]
 
     def status_of_tls(self) -> OfTls:
         """Return the certificates of all listeners, and those that verify clients. They are parsed once."""
@@ -367,6 +375,9 @@ class NodeView:
             listed = {name for log in config.access_logs for name in log.redact}
             self._redaction = config, Redaction(sorted(named | listed))
         return self._redaction[1]
+
+    async def cache(self, most: int) -> node_interface.CacheInfo:
+        return node_interface.CacheInfo((), ()) if self.contents is None else await self.contents.read(most)
 
     async def purge_cache(self, order: PurgeOrder) -> node_interface.CachePurged | None:
         return await self._cache_purging.purge(order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -9,7 +10,15 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from fastgw.admin import status_tables
-from fastgw.admin.node_interface import CertificateInfo, FeedInfo, Status, VerifierInfo
+from fastgw.admin.node_interface import (
+    CacheStoreInfo,
+    CertificateInfo,
+    DiskTierInfo,
+    FeedInfo,
+    RedisTierInfo,
+    Status,
+    VerifierInfo,
+)
 from tests.support.admin import FakeNode
 
 DAY_S = 86400
@@ -48,6 +57,21 @@ def test_an_end_that_comes_near_is_seen(left_s: float, told: str, colour: str) -
 
 def test_why_a_newer_file_is_not_shown_is_told() -> None:
     assert "\x1b[31m/etc/tls/a.key: it is not the key" in shown(90 * DAY_S, "/etc/tls/a.key: it is not the key")
+
+
+@pytest.mark.parametrize(
+    ("is_up", "errors", "told"),
+    [(True, 0, ""), (True, 3, "\x1b[31m3 accesses failed"), (False, 3, "\x1b[31mnot used: a purge could not be")],
+)
+def test_the_tiers_of_the_response_cache_are_told(is_up: bool, errors: int, told: str) -> None:
+    disk = DiskTierInfo("/var/cache", 2**30, 2**20, 40, 7, 41, 0, 1, 0, errors, is_up)
+    store = CacheStoreInfo("main", 2**26, 2**20, 1234, 5, disk, RedisTierInfo(9, 1, 0, 0))
+    status = replace(FakeNode().status(), caches=[store])
+    assert re.search(r"main *memory *1,234 *1.0 MiB *64.0 MiB *5", line_of(status, "memory"))
+    line = line_of(status, "disk /var/cache")
+    assert re.search(r"40 *1.0 MiB *1.0 GiB *7 *1", line)
+    assert told in line
+    assert "9" in line_of(status, "Redis")
 
 
 def test_who_shows_none_sees_no_table() -> None:

@@ -54,6 +54,39 @@ def node(request: pytest.FixtureRequest) -> Iterator[SharedNode]:
     made.close()
 
 
+# what is found most often
+
+
+def popular(store: shared_store.SharedStore, most: int = 10) -> list[tuple[bytes, int, int]]:
+    search = store.popular(most)
+    while True:
+        try:
+            next(search)
+        except StopIteration as end:
+            return [tuple(each) for each in end.value]
+
+
+def test_the_objects_that_are_found_most_often_are_told_in_order(node: SharedNode) -> None:
+    for number in range(100):
+        put(node.a, key_of(number), content(number, 0, number), url=b"http://a/%d" % number)
+    put(node.a, key_of(1000), b"of another one")  # without a URL
+    for number, times in ((7, 30), (50, 20), (99, 10), (1000, 40)):
+        for store in (node.a, node.b) * (times // 2):
+            assert read(store, key_of(number)) is not None
+    assert popular(node.a, 3) == [(b"http://a/7", 30, 7), (b"http://a/50", 20, 50), (b"http://a/99", 10, 99)]
+    found = node.b.find(key_of(50))
+    assert found is not None
+    stamp = node.b.stamp(found)
+    found.release()
+    for _ in range(1280):  # ready answers, of which some are counted for all
+        assert node.b.is_unchanged(stamp)
+    ((url, count, _),) = popular(node.a, 1)
+    assert (url, count) == (b"http://a/50", 21 + 1280)
+    node.a.remove(key_of(50))
+    put(node.a, key_of(99), b"again", url=b"http://a/99")
+    assert [url for url, _, _ in popular(node.a)] == [b"http://a/7"]
+
+
 # memory
 
 
