@@ -160,8 +160,9 @@ def test_what_was_whole_survives_kill_9_and_what_was_purged_does_not(tmp_path: P
             assert httpx.head(f"http://{gateway.address()}/large", trust_env=False).headers["Age"]
             assert ask(gateway, "/new", **{"Cache-Control": "only-if-cached"}).status_code == 504
 
-            for _ in range(20):
-                assert hit(gateway, "/small/3")
+            with httpx.Client(trust_env=False) as client:  # hits from a worker's own memory are counted by the 64
+                for _ in range(200):
+                    client.get(f"http://{gateway.address()}/small/3")
             assert hit(gateway, "/small/1?token=secret") is False
             assert hit(gateway, "/small/1?token=secret")
             url = f"http://{gateway.ready['admin']}/cache?objects=100"
@@ -172,7 +173,7 @@ def test_what_was_whole_survives_kill_9_and_what_was_purged_does_not(tmp_path: P
             assert store["disk"]["hits"] >= len(SMALL)
             found = {each["url"]: each for each in told["objects"]}
             assert told["objects"][0] == found["http://127.0.0.1/small/3"]
-            assert found["http://127.0.0.1/small/3"]["found"] >= 20
+            assert found["http://127.0.0.1/small/3"]["found"] >= 128
             assert "http://127.0.0.1/small/1?token=***" in found
 
             # Memory does not take it: the 304 gives its file another head, and the body is sent from there.

@@ -155,6 +155,7 @@ class Figures:
             "feeds": [],
             "quota_file": None,
             "analytics": None,
+            "caches": [],
         }
 
     def history(self) -> dict[str, Any]:

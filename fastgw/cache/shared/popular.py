@@ -26,7 +26,7 @@ Popular = Generator[None, None, list[PopularObject]]
 
 
 def popular_objects(words: memoryview, index: ObjectIndex, records: Records, segments: Segments, most: int) -> Popular:
-    """Return the `most` objects that were found most often, in order. Those without a URL were made of others."""
+    """Return the `most` objects that were found most often, in order. Objects without a URL were made of others."""
     best: list[tuple[int, int, int]] = []  # found, position and entry
     for number, bucket in enumerate(index.all()):
         for position, entry in bucket:

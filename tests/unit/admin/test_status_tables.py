@@ -67,7 +67,7 @@ def test_the_tiers_of_the_response_cache_are_told(is_up: bool, errors: int, told
     disk = DiskTierInfo("/var/cache", 2**30, 2**20, 40, 7, 41, 0, 1, 0, errors, is_up)
     store = CacheStoreInfo("main", 2**26, 2**20, 1234, 5, disk, RedisTierInfo(9, 1, 0, 0))
     status = replace(FakeNode().status(), caches=[store])
-    assert re.search(r"main *memory *1,234 *1.0 MiB *64.0 MiB *5", line_of(status, "memory"))
+    assert re.search(r"main *memory *1,234 *1.0 MiB *64.0 MiB *5", line_of(status, "memory  "))
     line = line_of(status, "disk /var/cache")
     assert re.search(r"40 *1.0 MiB *1.0 GiB *7 *1", line)
     assert told in line

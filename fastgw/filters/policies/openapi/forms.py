@@ -1,31 +1,18 @@
 """Forms: the values of `application/x-www-form-urlencoded` and `multipart/form-data` (RFC 7578), with bounds.
 
-Parts of multipart bodies are found by their boundary, and read strictly: what two readers could read in two ways is
-refused.
+Parts of multipart bodies are read by `http.multipart`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import Any, Final, final
+from collections.abc import Iterator, Mapping
+from typing import Any, final
 
 from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.content.schemas import converted
 from fastgw.filters.policies.openapi.parameters import MISSING, Style, Unreadable, json_value, query_pairs
-
-_MOST_PARTS: Final = 200
-_MOST_HEADERS: Final = 4096
-"""Bytes of the headers of a part."""
-_BOUNDARY: Final = re.compile(
-    rb'(?:^|;)[ \t]*boundary=(?:"([^"\\]{1,70})"|([^;" \t]{1,70}))[ \t]*(?=;|$)', re.IGNORECASE
-)
-_BOUNDARY_TEXT: Final = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
-_DISPOSITION: Final = re.compile(
-    rb'form-data((?:[ \t]*;[ \t]*[a-z*]+=(?:"(?:[^"\\\r\n]|\\.)*"|[^;"\s]+))*)[ \t]*', re.I
-)
-_PARAMETER: Final = re.compile(rb';[ \t]*([a-z*]+)=(?:"((?:[^"\\\r\n]|\\.)*)"|([^;"\s]+))', re.IGNORECASE)
+from fastgw.http.multipart import InvalidMultipart, boundary_of, names_of, parts_of
 
 
 @final
@@ -69,8 +56,8 @@ class MultipartForm:
     def value(self, payload: bytes, content_type: bytes) -> dict[str, Any]:
         """Return the object. Raises `Unreadable`."""
         made: dict[str, Any] = {}
-        for headers, content in parts_of(payload, boundary_of(content_type)):
-            name, is_file = _name_of(headers)
+        for name, file_name, headers, content in _parts(payload, content_type):
+            is_file = file_name is not None
             plan = self._fields.get(name)
             sent = headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
             if plan is None:
@@ -88,6 +75,16 @@ class MultipartForm:
         if is_file or plan["binary"]:
             return ""
         return converted(_decoded_text(content), plan["types"])
+
+
+def _parts(payload: bytes, content_type: bytes) -> Iterator[tuple[str, bytes | None, dict[bytes, bytes], bytes]]:
+    """Yield the parts: name, name of its file or None, headers, and content. Raises `Unreadable`."""
+    try:
+        for headers, content in parts_of(payload, boundary_of(content_type)):
+            name, file_name = names_of(headers)
+            yield _decoded_text(name), file_name, headers, content
+    except InvalidMultipart as error:
+        raise Unreadable("multipart", str(error)) from error
 
 
 def _check_content_type(plan: Mapping[str, Any], sent: str) -> None:
@@ -109,62 +106,6 @@ def _add(made: dict[str, Any], name: str, value: Any, *, listed: bool) -> None:
         raise Unreadable("repeated", "expected each field once")
     else:
         made[name] = value
-
-
-def boundary_of(content_type: bytes) -> bytes:
-    """Return the boundary of a multipart content type (RFC 2046 section 5.1.1). Raises `Unreadable`."""
-    found = _BOUNDARY.findall(content_type.partition(b";")[2])
-    boundary = (found[0][0] or found[0][1]) if len(found) == 1 else b""
-    if _BOUNDARY_TEXT.fullmatch(boundary) is None:
-        raise Unreadable("multipart", "expected a boundary")
-    return bytes(boundary)
-
-
-def parts_of(payload: bytes, boundary: bytes) -> list[tuple[dict[bytes, bytes], bytes]]:
-    """Return the parts of a multipart body: headers in lower case, and content. Raises `Unreadable`."""
-    delimiter = b"\r\n--" + boundary
-    pieces = (b"\r\n" + payload).split(delimiter, _MOST_PARTS + 2)
-    if len(pieces) > _MOST_PARTS + 2:
-        raise Unreadable("multipart", f"expected at most {_MOST_PARTS} parts")
-    if len(pieces) < 2 or pieces[0].strip(b"\r\n"):
-        raise Unreadable("multipart", "expected parts with the boundary")
-    if not pieces[-1].startswith(b"--") or pieces[-1][2:].strip(b" \t\r\n"):
-        raise Unreadable("multipart", "expected the last boundary, and nothing after it")
-    return [_part_of(piece) for piece in pieces[1:-1]]
-
-
-def _part_of(piece: bytes) -> tuple[dict[bytes, bytes], bytes]:
-    start = piece.lstrip(b" \t")
-    if not start.startswith(b"\r\n"):
-        raise Unreadable("multipart", "expected a line break after the boundary")
-    head, mark, content = start.partition(b"\r\n\r\n")
-    if not mark or len(head) > _MOST_HEADERS:
-        raise Unreadable("multipart", "expected headers, and an empty line, in each part")
-    headers: dict[bytes, bytes] = {}
-    for line in head[2:].split(b"\r\n"):
-        name, colon, value = line.partition(b":")
-        name = name.lower()
-        if not colon or not name or name != name.strip() or name in headers:
-            raise Unreadable("multipart", "expected each header of a part once")
-        headers[name] = value.strip(b" \t")
-    if b"content-transfer-encoding" in headers and headers[b"content-transfer-encoding"].lower() not in (
-        b"7bit",
-        b"8bit",
-        b"binary",
-    ):
-        raise Unreadable("multipart", "expected parts without a transfer encoding")
-    return headers, content
-
-
-def _name_of(headers: Mapping[bytes, bytes]) -> tuple[str, bool]:
-    """Return the name of a part, and whether it is a file. Raises `Unreadable`."""
-    disposition = _DISPOSITION.fullmatch(headers.get(b"content-disposition", b""))
-    parameters = _PARAMETER.findall(disposition[1]) if disposition is not None else []
-    names = [quoted or token for key, quoted, token in parameters if key.lower() == b"name"]
-    if len(names) != 1:
-        raise Unreadable("multipart", "expected each part to have one name")
-    keys = {key.lower() for key, _, _ in parameters}
-    return _decoded_text(re.sub(rb"\\(.)", rb"\1", names[0])), bool(keys & {b"filename", b"filename*"})
 
 
 def _decoded_text(raw: bytes) -> str:

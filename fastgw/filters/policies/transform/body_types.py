@@ -15,6 +15,8 @@ class BodyType(Enum):
     EVENTS = "events"
     """Server-sent events whose data is JSON."""
     FORM = "form"
+    MULTIPART = "multipart"
+    """Forms with files."""
     XML = "xml"
     OTHER = "other"
 
@@ -27,6 +29,7 @@ _TYPES: Final = {
     b"application/x-jsonlines": BodyType.LINES,
     b"text/event-stream": BodyType.EVENTS,
     b"application/x-www-form-urlencoded": BodyType.FORM,
+    b"multipart/form-data": BodyType.MULTIPART,
     b"application/xml": BodyType.XML,
     b"text/xml": BodyType.XML,
 }

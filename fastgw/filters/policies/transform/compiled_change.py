@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from fastgw.filters.policies.transform.expressions import compile_jq, compile_jsonata
-from fastgw.filters.policies.transform.forms import form_to_json, json_to_form
+from fastgw.filters.policies.transform.forms import form_to_json, json_to_form, multipart_to_json
 from fastgw.filters.policies.transform.json_mapping import JsonFunction, compile_mapping, compile_template
 from fastgw.filters.policies.transform.values import AT_ONCE, CostlyBody, UnmappableBody, Variables
 from fastgw.filters.policies.transform.xml_reading import compile_xml_input
@@ -27,9 +28,7 @@ def compile_change(change: BodyChange, most: int = AT_ONCE) -> JsonFunction:
     mapped = _mapped(change, most)
     if change.input == "json" and change.output == "json":
         return mapped
-    read = (
-        compile_xml_input(change.xml) if change.xml is not None else form_to_json if change.input == "form" else _same
-    )
+    read = _READERS[change.input] if change.xml is None else compile_xml_input(change.xml)
     if change.xml_template is not None:
         build = compile_xml_template(change.xml_template)
         return lambda body, variables: build(mapped(read(body), variables), variables)
@@ -58,3 +57,11 @@ def _checked_only(most: int, body: bytes, variables: Variables) -> bytes:
 
 def _same(body: bytes) -> bytes:
     return body
+
+
+_READERS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
+    "json": _same,
+    "form": form_to_json,
+    "multipart": multipart_to_json,
+}
+"""Readers of the other formats of `input` than XML."""

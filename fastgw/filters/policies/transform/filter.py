@@ -154,10 +154,12 @@ class XmlInput(Settings):
 class BodyChange(Settings):
     """Transformation of the bodies of one direction."""
 
-    input: Literal["json", "form", "xml"] = "json"
+    input: Literal["json", "form", "multipart", "xml"] = "json"
     """Format of the bodies that are transformed, which their content type tells. `json`: `application/json` and
     `…+json`; also NDJSON and server-sent events, line by line. `form`: `application/x-www-form-urlencoded`, as an
-    object of strings; a repeated field is an array. `xml`: `application/xml`, `text/xml` and `…+xml`, by `xml`."""
+    object of strings; a repeated field is an array. `multipart`: `multipart/form-data`, as `form`; a file is an object
+    with `filename`, `content_type` and `content` in Base64. `xml`: `application/xml`, `text/xml` and `…+xml`, by
+    `xml`."""
     xml: XmlInput | None = None
     """Mapping of XML to an object, for `input: xml`."""
     json: JsonRules | None = None

@@ -1,17 +1,20 @@
-"""Forms (`application/x-www-form-urlencoded`) from and to JSON objects."""
+"""Forms (`application/x-www-form-urlencoded`, `multipart/form-data`) from and to JSON objects."""
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from base64 import b64encode
+from typing import Any, Final
 from urllib.parse import quote_plus, unquote_to_bytes
 
 import orjson
 
 from fastgw.filters.policies.transform.values import UnmappableBody
 from fastgw.http.json_tree import opened, text_of
+from fastgw.http.multipart import InvalidMultipart, boundary_of, names_of, parts_of
 
 _INVALID: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})").search
+_END_OF_TYPE: Final = b"\n"  # no content type has it
 MOST_PAIRS: Final = 1000
 """Maximum number of fields of a form."""
 
@@ -20,20 +23,48 @@ def form_to_json(body: bytes) -> bytes:
     """Return the fields of a form as an object of strings; a repeated field is an array. Raises `UnmappableBody`."""
     if body.count(b"&") >= MOST_PAIRS:
         raise UnmappableBody(f"the form has more than {MOST_PAIRS} fields")
-    fields: dict[str, str | list[str]] = {}
+    fields: dict[str, Any] = {}
     for pair in body.split(b"&"):
         if not pair:
             continue
         name, _, value = pair.partition(b"=")
-        key, text = _decoded(name), _decoded(value)
-        held = fields.get(key)
-        if held is None:
-            fields[key] = text
-        elif isinstance(held, list):
-            held.append(text)
-        else:
-            fields[key] = [held, text]
+        _add(fields, _decoded(name), _decoded(value))
     return orjson.dumps(fields)
+
+
+def with_content_type(content_type: bytes, body: bytes) -> bytes:
+    """Return a multipart body preceded by its content type, which has the boundary."""
+    return content_type + _END_OF_TYPE + body
+
+
+def multipart_to_json(body: bytes) -> bytes:
+    """Return the fields of a multipart form (`with_content_type`) as an object of strings; a repeated field is an
+    array, and a file an object with `filename`, `content_type` and `content` in Base64. Raises `UnmappableBody`.
+    """
+    content_type, _, body = body.partition(_END_OF_TYPE)
+    fields: dict[str, Any] = {}
+    try:
+        for headers, content in parts_of(body, boundary_of(content_type)):
+            name, file_name = names_of(headers)
+            if file_name is None:
+                _add(fields, _text(name), _text(content))
+            else:
+                kind = _text(headers.get(b"content-type", b"application/octet-stream"))
+                file = {"filename": _text(file_name), "content_type": kind, "content": b64encode(content).decode()}
+                _add(fields, _text(name), file)
+    except InvalidMultipart as error:
+        raise UnmappableBody(f"multipart: {error}") from error
+    return orjson.dumps(fields)
+
+
+def _add(fields: dict[str, Any], key: str, value: Any) -> None:
+    held = fields.get(key)
+    if held is None:
+        fields[key] = value
+    elif isinstance(held, list):
+        held.append(value)
+    else:
+        fields[key] = [held, value]
 
 
 def json_to_form(body: bytes) -> bytes:
@@ -61,7 +92,11 @@ def json_to_form(body: bytes) -> bytes:
 def _decoded(text: bytes) -> str:
     if _INVALID(text) is not None:
         raise UnmappableBody("the form has an invalid percent-encoding")
+    return _text(unquote_to_bytes(text.replace(b"+", b" ")))
+
+
+def _text(raw: bytes) -> str:
     try:
-        return unquote_to_bytes(text.replace(b"+", b" ")).decode()
+        return raw.decode()
     except UnicodeDecodeError as error:
         raise UnmappableBody("the form is not UTF-8") from error

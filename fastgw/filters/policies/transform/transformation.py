@@ -5,12 +5,13 @@ from __future__ import annotations
 from asyncio import Task
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 from fastgw.exchange.body_stages import BodyRefused, BodyTooLong, PendingOutput, WholeBodyStage
 from fastgw.filters.api import BodyStage, Env, Exchange, Fault, Outcome, Reply
 from fastgw.filters.policies.transform.body_types import BodyType, body_type
 from fastgw.filters.policies.transform.compiled_change import compile_change
+from fastgw.filters.policies.transform.forms import with_content_type
 from fastgw.filters.policies.transform.json_mapping import JsonFunction
 from fastgw.filters.policies.transform.line_stages import EventStage, LineStage
 from fastgw.filters.policies.transform.offloading import OffloadedChange
@@ -28,6 +29,8 @@ from fastgw.http.strict_json import MOST_INLINE
 
 if TYPE_CHECKING:
     from fastgw.filters.policies.transform.filter import BodyChange, ResponseChange
+
+T = TypeVar("T")
 
 _CODING: Final = b"content-encoding"
 _CONTENT_TYPE: Final = frozenset((b"content-type",))
@@ -138,17 +141,23 @@ class _Direction:
         kind: BodyType,
         too_long: Callable[[], BaseException],
         refuse: Callable[[Exception], BaseException],
+        content_type: bytes = b"",
     ) -> BodyStage:
+        """Return the stage for a body of this format and, if it is multipart, this content type."""
         if kind is BodyType.LINES or kind is BodyType.EVENTS:
             change = partial(_applied, self._change_line, exchange)
             stage = LineStage if kind is BodyType.LINES else EventStage
             return stage(change, min(self._most, MOST_INLINE), refuse)
+        change, submit = partial(_applied, self._change, exchange), partial(self.offloaded.submit, exchange)
+        if kind is BodyType.MULTIPART:
+            change = partial(_with_type, change, content_type)
+            submit = partial(_with_type, submit, content_type)
         return _WholeStage(
-            partial(_applied, self._change, exchange),
+            change,
             self._most,
             too_long,
             refuse,
-            partial(self.offloaded.submit, exchange),
+            submit,
             partial(self._unavailable, exchange),
             self._at_once,
         )
@@ -158,6 +167,10 @@ class _Direction:
         if self._passes:
             return None
         return BodyRefused(exchange.refuse(fault_of(error), why=f"transform: {error}"))
+
+
+def _with_type(take: Callable[[bytes], T], content_type: bytes, body: bytes) -> T:
+    return take(with_content_type(content_type, body))
 
 
 def _applied(change: JsonFunction, exchange: Exchange, body: bytes) -> bytes:
@@ -190,10 +203,12 @@ class RequestTransformation(_Direction):
         return None
 
     def stage_for(self, exchange: Exchange) -> BodyStage | None:
-        kind = body_type(exchange.values(b"content-type"))
+        values = exchange.values(b"content-type")
+        kind = body_type(values)
         if not self._takes(kind):
             return None
-        return self._stage(exchange, kind, partial(self._too_long, exchange), partial(self._refused, exchange))
+        refuse = partial(self._refused, exchange)
+        return self._stage(exchange, kind, partial(self._too_long, exchange), refuse, values[0] if values else b"")
 
     def explain(self, exchange: Exchange) -> str:
         if exchange.body_length == 0:
@@ -233,7 +248,8 @@ class ResponseTransformation(_Direction):
             )
         if response.status not in self._statuses or response.status == 204:
             return None
-        kind = body_type(response.values(b"content-type"))
+        values = response.values(b"content-type")
+        kind = body_type(values)
         refuse = partial(self._refused, exchange)
         if not self._takes(kind):
             return _RefusingStage(refuse, f"expected {self._input}") if self._refuses_others else None
@@ -244,7 +260,7 @@ class ResponseTransformation(_Direction):
         if self._type_written:
             response.dropped |= _CONTENT_TYPE
             response.added += b"Content-Type: %b\r\n" % self._type_written
-        return self._stage(exchange, kind, partial(self._too_long, exchange), refuse)
+        return self._stage(exchange, kind, partial(self._too_long, exchange), refuse, values[0] if values else b"")
 
     def explain(self, exchange: Exchange) -> str:
         return f"{self._input} responses are transformed, up to {self._most} bytes"

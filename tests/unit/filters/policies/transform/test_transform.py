@@ -211,6 +211,53 @@ def test_forms() -> None:
         assert run(to_json, post(body, b"application/x-www-form-urlencoded")).status == 400, body
 
 
+MULTIPART = (
+    b'--B\r\nContent-Disposition: form-data; name="a"\r\n\r\n1 2\r\n'
+    b'--B\r\nContent-Disposition: form-data; name="b"\r\n\r\n\xc3\xa9\r\n'
+    b'--B\r\nContent-Disposition: form-data; name="b"\r\n\r\n\r\n'
+    b'--B\r\nContent-Disposition: form-data; name="f"; filename="x \\"y\\".bin"\r\n'
+    b"Content-Type: image/png\r\n\r\n\0\xff\r\n--B--\r\n"
+)
+OF_B = b"multipart/form-data; boundary=B"
+
+
+@pytest.mark.parametrize("max_bytes", ["64KiB", "1B"])
+def test_multipart_forms(max_bytes: str) -> None:
+    to_json = configured(Transform, request={"input": "multipart", "max_bytes": max_bytes, "json": {"set": {"v": 1}}})
+    ran = run(to_json, post(MULTIPART, OF_B))
+    if max_bytes == "1B":
+        assert ran.status == 413
+        return
+    assert ran.sent_fields.get_all(b"content-type") == [b"application/json"]
+    file = b'{"filename":"x \\"y\\".bin","content_type":"image/png","content":"AP8="}'
+    assert ran.sent_body == b'{"a":"1 2","b":["\xc3\xa9",""],"f":%b,"v":1}' % file
+    to_form = configured(Transform, request={"input": "multipart", "output": "form", "json": {"deny": ["f"]}})
+    ran = run(to_form, post(MULTIPART, OF_B))
+    assert ran.sent_body == b"a=1+2&b=%C3%A9&b="
+    assert ran.sent_fields.get_all(b"content-type") == [b"application/x-www-form-urlencoded"]
+    passed = run(to_form, post(b"a=1", b"application/x-www-form-urlencoded"))
+    assert passed.sent_body == b"a=1"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (MULTIPART, b"multipart/form-data; boundary=C"),
+        (MULTIPART, b"multipart/form-data"),
+        (MULTIPART, b"multipart/form-data; boundary=B; boundary=B"),
+        (MULTIPART.replace(b"--B--", b"--B"), OF_B),
+        (MULTIPART.replace(b'name="a"', b'name="a"; name="b"'), OF_B),
+        (MULTIPART.replace(b"\xc3\xa9", b"\xc3"), OF_B),
+        (MULTIPART.split(b"\r\n--B--")[0][:-40] + b"\r\n--B--\r\n", OF_B),
+        (b"--B\r\nContent-Disposition: form-data; name=a\r\n\r\n\r\n" * 201 + b"--B--", OF_B),
+        (b"x", OF_B),
+    ],
+)
+def test_multipart_that_two_readers_could_read_in_two_ways_is_refused(body: bytes, content_type: bytes) -> None:
+    to_json = configured(Transform, request={"input": "multipart", "json": {"set": {"v": 1}}})
+    assert run(to_json, post(body, content_type)).status == 400
+
+
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 LINES = EVENTS.replace(b"text/event-stream", b"application/x-ndjson")
 

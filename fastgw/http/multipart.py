@@ -1,0 +1,84 @@
+"""Multipart bodies (RFC 2046, RFC 7578), with bounds.
+
+Parts are found by their boundary, and read strictly: what two readers could read in two ways is refused.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+_MOST_PARTS: Final = 200
+_MOST_HEADERS: Final = 4096
+"""Bytes of the headers of a part."""
+_BOUNDARY: Final = re.compile(
+    rb'(?:^|;)[ \t]*boundary=(?:"([^"\\]{1,70})"|([^;" \t]{1,70}))[ \t]*(?=;|$)', re.IGNORECASE
+)
+_BOUNDARY_TEXT: Final = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
+_DISPOSITION: Final = re.compile(
+    rb'form-data((?:[ \t]*;[ \t]*[a-z*]+=(?:"(?:[^"\\\r\n]|\\.)*"|[^;"\s]+))*)[ \t]*', re.I
+)
+_PARAMETER: Final = re.compile(rb';[ \t]*([a-z*]+)=(?:"((?:[^"\\\r\n]|\\.)*)"|([^;"\s]+))', re.IGNORECASE)
+
+
+class InvalidMultipart(ValueError):
+    """A body that is not multipart, or not unambiguously. The text says what is expected."""
+
+
+def boundary_of(content_type: bytes) -> bytes:
+    """Return the boundary of a multipart content type (RFC 2046 section 5.1.1). Raises `InvalidMultipart`."""
+    found = _BOUNDARY.findall(content_type.partition(b";")[2])
+    boundary = (found[0][0] or found[0][1]) if len(found) == 1 else b""
+    if _BOUNDARY_TEXT.fullmatch(boundary) is None:
+        raise InvalidMultipart("expected a boundary")
+    return bytes(boundary)
+
+
+def parts_of(payload: bytes, boundary: bytes) -> list[tuple[dict[bytes, bytes], bytes]]:
+    """Return the parts of a multipart body: headers in lower case, and content. Raises `InvalidMultipart`."""
+    delimiter = b"\r\n--" + boundary
+    pieces = (b"\r\n" + payload).split(delimiter, _MOST_PARTS + 2)
+    if len(pieces) > _MOST_PARTS + 2:
+        raise InvalidMultipart(f"expected at most {_MOST_PARTS} parts")
+    if len(pieces) < 2 or pieces[0].strip(b"\r\n"):
+        raise InvalidMultipart("expected parts with the boundary")
+    if not pieces[-1].startswith(b"--") or pieces[-1][2:].strip(b" \t\r\n"):
+        raise InvalidMultipart("expected the last boundary, and nothing after it")
+    return [_part_of(piece) for piece in pieces[1:-1]]
+
+
+def _part_of(piece: bytes) -> tuple[dict[bytes, bytes], bytes]:
+    start = piece.lstrip(b" \t")
+    if not start.startswith(b"\r\n"):
+        raise InvalidMultipart("expected a line break after the boundary")
+    head, mark, content = start.partition(b"\r\n\r\n")
+    if not mark or len(head) > _MOST_HEADERS:
+        raise InvalidMultipart("expected headers, and an empty line, in each part")
+    headers: dict[bytes, bytes] = {}
+    for line in head[2:].split(b"\r\n"):
+        name, colon, value = line.partition(b":")
+        name = name.lower()
+        if not colon or not name or name != name.strip() or name in headers:
+            raise InvalidMultipart("expected each header of a part once")
+        headers[name] = value.strip(b" \t")
+    if b"content-transfer-encoding" in headers and headers[b"content-transfer-encoding"].lower() not in (
+        b"7bit",
+        b"8bit",
+        b"binary",
+    ):
+        raise InvalidMultipart("expected parts without a transfer encoding")
+    return headers, content
+
+
+def names_of(headers: Mapping[bytes, bytes]) -> tuple[bytes, bytes | None]:
+    """Return the name of a part, and that of its file; None: it is no file. Raises `InvalidMultipart`."""
+    disposition = _DISPOSITION.fullmatch(headers.get(b"content-disposition", b""))
+    parameters = _PARAMETER.findall(disposition[1]) if disposition is not None else []
+    names = [quoted or token for key, quoted, token in parameters if key.lower() == b"name"]
+    if len(names) != 1:
+        raise InvalidMultipart("expected each part to have one name")
+    files = [quoted or token for key, quoted, token in parameters if key.lower() in (b"filename", b"filename*")]
+    return _unescaped(names[0]), _unescaped(files[0]) if files else None
+
+
+def _unescaped(text: bytes) -> bytes:
+    return re.sub(rb"\\(.)", rb"\1", text)
