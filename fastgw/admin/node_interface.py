@@ -721,7 +721,7 @@ class Refusal(Struct, frozen=True):
 
 
 class TooManyCaptures(Exception):
-    """There are as many captures as are allowed."""
+    """The maximum number of captures is reached."""
 
 
 class CapturedExchanges(Protocol):

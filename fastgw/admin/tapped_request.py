@@ -14,7 +14,7 @@ _CLASSES: Final = frozenset(("2xx", "3xx", "4xx", "5xx"))
 
 
 class TapRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """Selection of the requests of a tap. What is left out selects all. Requests that match no route are not shown."""
+    """Selection of the requests of a tap. An empty member selects all. Requests that match no route are not shown."""
 
     routes: Sequence[str] = ()
     """Names of routes."""

@@ -38,10 +38,10 @@ class _Body(BodyStage):
         self.is_complete = False
 
     def feed(self, payload: bytes) -> bytes:
-        self.keep(payload)
+        self.keep_payload(payload)
         return payload
 
-    def keep(self, payload: bytes) -> None:
+    def keep_payload(self, payload: bytes) -> None:
         self.bytes += len(payload)
         session = self._session
         taken = min(len(payload), session.order.body_bytes - len(self.kept), MOST_HELD - session.held)
@@ -84,7 +84,7 @@ class CaptureSession:
         self.link = observer_link(
             "capture",
             Hooks(
-                request=self._begin,
+                request=self._begin_capture,
                 request_body=StageFactory(self._request_body, reads_only=True) if order.body_bytes else None,
                 response_body=StageFactory(self._response_body, reads_only=True) if order.body_bytes else None,
                 reply=self._reply if order.body_bytes else None,
@@ -104,7 +104,7 @@ class CaptureSession:
             and request.path.startswith(self.order.path_prefix)
         )
 
-    def _begin(self, exchange: Exchange) -> Outcome:
+    def _begin_capture(self, exchange: Exchange) -> Outcome:
         # It may run for a request that only another observer wants.
         route = exchange.route
         if route is not None and self.wants(exchange, route) and random.random() < self.order.ratio:  # no secret

@@ -26,7 +26,7 @@ class CaptureOrder(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     body_bytes: int = 16 * 1024
     """Maximum bytes of each body; the rest is cut off. 0 = no bodies."""
     until_date: float = 0.0
-    """When the capture ends, in epoch seconds, even if nobody ends it."""
+    """When the capture ends, in epoch seconds, even without a request to end it."""
 
 
 @final

@@ -1,8 +1,8 @@
-"""Observed routes: variants of routes with further filters, which observe exchanges while somebody asks for them.
+"""Observed routes: variants of routes with further filters, which observe exchanges while a capture runs.
 
-Rule: nobody pays who does not ask. While there are no observers, requests use the compiled tables. With observers, the
-router is replaced by one that returns a variant of the route for the requests that one of them wants; they take the
-full path. All other requests stay on the fast path.
+Rule: without a capture requests cost nothing more. While there are no observers, requests use the compiled tables.
+With observers, the router is replaced by one that returns a variant of the route for the requests that one of them
+wants; they take the full path. All other requests stay on the fast path.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class RouteObserver(Protocol):
 
     @property
     def link(self) -> FilterInstance:
-        """Its filter, for all routes."""
+        """Filter of this observer, for all routes."""
 
     def wants(self, request: Routable, route: Route) -> bool:
         """Whether to observe a request of this route."""

@@ -1,4 +1,4 @@
-"""Redaction of captured exchanges: credentials, cookies and secret parameters are hidden before anybody sees them.
+"""Redaction of captured exchanges: credentials, cookies and secret parameters are hidden before it is shown.
 
 Rule: a body that cannot be read cannot be redacted, so it is left out: one with an unknown content coding, or of an
 unknown type that is not text.
@@ -25,14 +25,14 @@ _SECRET_HEADERS: Final = frozenset(
 _COOKIES: Final = frozenset((b"cookie", b"set-cookie"))
 _SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9_-]*) +\S")
 _JSON_MEMBER: Final = re.compile(
-    rb'("((?:[^"\\]|\\.){1,128}+)"\s*+:\s*+)("(?:[^"\\]|\\.)*+"?|[^\s\[{",}\]][^,}\]\s]*+|[\[{][^\[\]{}]*+[\]}]?)'
+    rb'("((?>(?:[^"\\]|\\.){1,128}))"\s*+:\s*+)("(?>(?:[^"\\]|\\.)*)"?|[^\s\[{",}\]][^,}\]\s]*+|[\[{][^\[\]{}]*+[\]}]?)'
 )
 # JSON inside of a JSON string, and parameters inside of any text.
 _ESCAPED_MEMBER: Final = re.compile(rb'(\\++"([\w.-]{1,128}+)\\++"\s*+:\s*+)(\\++"[^"\\]*+(?:\\++")?|[^\s,}\]"\\]++)')
 _PARAMETER: Final = re.compile(rb"""((?:^|[?&;"'\s])([\w.%\[\]-]{1,128}+)=)([^&\s"'<>\\]++)""")
 _XML_ELEMENT: Final = re.compile(rb"(<(?:[\w.-]{1,64}:)?([\w.-]{1,128})(?:\s[^<>]*+)?>)([^<]++)")
 _FORM_PART: Final = re.compile(
-    rb'(name="([^"\r\n]{0,128})"[^\r\n]*+(?:\r\n[^\r\n]++)*+\r\n\r\n)((?:(?!\r\n--).)*+)', re.S
+    rb'(name="([^"\r\n]{0,128})"[^\r\n]*+(?>(?:\r\n[^\r\n]++)*)\r\n\r\n)((?>(?:(?!\r\n--).)*))', re.S
 )
 _TEXT: Final = re.compile(
     rb"(?:text/|application/(?:[\w.+-]*\b(?:json|xml|yaml|javascript|graphql|ndjson)\b))", re.IGNORECASE

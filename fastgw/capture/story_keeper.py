@@ -30,7 +30,7 @@ class StoryKeeper:
         self._rate, self._send, self._drop = order.rate, send, drop
         self._tokens, self._filled_at = order.rate, 0.0
 
-    def keep(self, ended: FinishedExchange, now: float, date: float) -> None:
+    def keep_story(self, ended: FinishedExchange, now: float, date: float) -> None:
         """Build and send the story of a request that has ended. `now`: monotonic seconds; `date`: epoch seconds."""
         self._tokens = min(self._rate, self._tokens + (now - self._filled_at) * self._rate)
         self._filled_at = now

@@ -34,7 +34,7 @@ TARGETS: Final = frozenset(("Gateway", "HTTPRoute", "GRPCRoute", "Ingress"))
 _CONSUMER_KEYS: Final = frozenset(("groups", "key_auth", "basic_auth", "hmac", "jwt", "certificates"))
 
 
-class Refused(Exception):
+class PolicyRefused(Exception):
     """An object that a tenant may not have. The text is for its owner."""
 
 
@@ -45,7 +45,7 @@ def translate(context: TranslationContext) -> None:
         try:
             filters = {**((item.get("spec") or {}).get("filters") or {})}
             check_filters(filters)
-        except Refused:
+        except PolicyRefused:
             continue  # its status says so once its targets are known
         set_name = f"{POLICY}/{namespace}/{name}"
         context.filter_sets[POLICY, namespace, name] = set_name
@@ -55,22 +55,22 @@ def translate(context: TranslationContext) -> None:
 
 
 def check_filters(filters: dict[str, Any]) -> None:
-    """Check the filters of a policy. Raises `Refused`."""
+    """Check the filters of a policy. Raises `PolicyRefused`."""
     if not filters:
-        raise Refused("spec.filters is empty")
+        raise PolicyRefused("spec.filters is empty")
     for name, settings in filters.items():
         if not isinstance(settings, dict):
-            raise Refused(f"filters.{name}: expected an object")
+            raise PolicyRefused(f"filters.{name}: expected an object")
         kind = settings.get("type", name)
         if kind not in ALLOWED:
-            raise Refused(f"filters.{name}: the filter {kind} is not one of those that policies may use")
+            raise PolicyRefused(f"filters.{name}: the filter {kind} is not one of those that policies may use")
         _check_values(settings, f"filters.{name}")
 
 
 def _check_values(value: Any, where: str) -> None:
     if isinstance(value, dict):
         if sources := _SOURCES.intersection(value):
-            raise Refused(f"{where}: a policy may not read {min(sources)}")
+            raise PolicyRefused(f"{where}: a policy may not read {min(sources)}")
         for key, held in value.items():
             if key in ("any_of", "all_of") and isinstance(held, list):
                 for index, each in enumerate(held):
@@ -88,7 +88,7 @@ def _check_values(value: Any, where: str) -> None:
 
 def _check_url(text: str, where: str) -> None:
     if text.startswith("unix:"):
-        raise Refused(f"{where}: a policy may not name a socket of the gateway's machine")
+        raise PolicyRefused(f"{where}: a policy may not name a socket of the gateway's machine")
     if "*" in text:  # an origin of CORS, which is a pattern
         return
     try:
@@ -96,7 +96,7 @@ def _check_url(text: str, where: str) -> None:
     except ValueError:
         return  # told when the settings are read
     if why:
-        raise Refused(f"{where}: {why}")
+        raise PolicyRefused(f"{where}: {why}")
 
 
 # targets
@@ -114,7 +114,7 @@ def attach(context: TranslationContext) -> None:
         if not set_name:
             try:
                 check_filters({**((item.get("spec") or {}).get("filters") or {})})
-            except Refused as error:
+            except PolicyRefused as error:
                 problem = str(error)
         ancestors = [
             _ancestor(item, reference, set_name, problem, by_object)
@@ -195,24 +195,24 @@ def _add_consumer(item: ClusterObject, context: TranslationContext) -> None:
         files: dict[str, str] = {}
         spec = {**(item.get("spec") or {})}
         if unknown := spec.keys() - _CONSUMER_KEYS:
-            raise Refused(f"spec.{min(unknown)} is unknown; expected one of {', '.join(sorted(_CONSUMER_KEYS))}")
+            raise PolicyRefused(f"spec.{min(unknown)} is unknown; expected one of {', '.join(sorted(_CONSUMER_KEYS))}")
         settings = _with_secrets(spec, "spec", namespace, context, files)
         of = f"{CONSUMER}/{namespace}/{name}"
         context.add_piece(of, consumers=[{"name": f"{namespace}.{name}", **settings}], files=files)
-    except Refused as error:
+    except PolicyRefused as error:
         reason, message = "Invalid", str(error)
     accepted = condition("Accepted", not reason, reason or "Accepted", generation_of(item), message)
     context.statuses[CONSUMER, namespace, name] = {"conditions": [accepted]}
 
 
 def _with_secrets(value: Any, where: str, namespace: str, context: TranslationContext, files: dict[str, str]) -> Any:
-    """Return settings with `{secret: {name: …, key: …}}` replaced by derived files. Raises `Refused`."""
+    """Return settings with `{secret: {name: …, key: …}}` replaced by derived files. Raises `PolicyRefused`."""
     if isinstance(value, list):
         return [_with_secrets(each, f"{where}.{at}", namespace, context, files) for at, each in enumerate(value)]
     if not isinstance(value, dict):
         return value
     if sources := _SOURCES.intersection(value):
-        raise Refused(f"{where}: a consumer may not read {min(sources)}")
+        raise PolicyRefused(f"{where}: a consumer may not read {min(sources)}")
     if value.keys() == {"secret"} and isinstance(value["secret"], dict):
         said = value["secret"]
         file = cluster_name("Secret", namespace, str(said.get("name")), str(said.get("key")))
@@ -225,8 +225,8 @@ def _secret_text(said: ClusterObject, where: str, namespace: str, context: Trans
     item = context.cluster.get("Secret", namespace, str(said.get("name")))
     encoded = ((item or {}).get("data") or {}).get(str(said.get("key")))
     if not isinstance(encoded, str):
-        raise Refused(f"{where}: the Secret {said.get('name')} has no {said.get('key')}")
+        raise PolicyRefused(f"{where}: the Secret {said.get('name')} has no {said.get('key')}")
     try:
         return b64decode(encoded, validate=True).decode("latin-1")
     except ValueError as error:
-        raise Refused(f"{where}: the Secret {said.get('name')} is malformed") from error
+        raise PolicyRefused(f"{where}: the Secret {said.get('name')} is malformed") from error

@@ -45,10 +45,10 @@ class StoryStore:
 
     async def _collect(self, settings: StorySettings) -> None:
         order = StoryOrder(slower_than=settings.slower_than)
-        async with self._captures.sampling(_encode(order), self._take):
+        async with self._captures.sampling(_encode(order), self._take_sample):
             await asyncio.get_running_loop().create_future()
 
-    def _take(self, sample: Sample) -> None:
+    def _take_sample(self, sample: Sample) -> None:
         self.dropped += sample.dropped
         if len(sample.content) > MOST_BYTES:
             self.dropped += 1

@@ -1,8 +1,8 @@
 """Stream of samples from workers to the control process: captured exchanges, and stories of requests.
 
 Control creates a pair of sockets and sends one end to all workers; each packet is a part of one sample. The stream
-ends for all workers when control closes its end, also if control dies. Rule: a worker never waits. What control has not
-read in time is dropped, and the number of dropped samples is sent with the next one.
+ends for all workers when control closes its end, also if control dies. Rule: a worker never waits. Samples that control
+has not read in time are dropped, and the number of dropped samples is sent with the next one.
 """
 
 import socket
@@ -104,9 +104,9 @@ class SampleReader:
                 return
             if len(packet) < _PREFIX.size:
                 return
-            self._take(packet)
+            self._take_packet(packet)
 
-    def _take(self, packet: bytes) -> None:
+    def _take_packet(self, packet: bytes) -> None:
         sender, flags, dropped = _PREFIX.unpack_from(packet)
         part = packet[_PREFIX.size :]
         if flags & _FIRST:

@@ -1,4 +1,4 @@
-"""Captures of a worker: as long as there are any, its listeners use observed routes (`capture.observed_routes`).
+"""Running captures of a worker: while there are any, listeners use observed routes (`capture.observed_routes`).
 
 A capture ends when control says so, when its time is over, or when control has closed its end of the socket.
 """
@@ -46,7 +46,7 @@ class _Capture:
 
 
 @final
-class Captures:
+class RunningCaptures:
     """Captures by number. `listeners`: returns the listeners in use."""
 
     def __init__(self, listeners: Callable[[], Sequence[Listener]], observer: Observer) -> None:
@@ -55,7 +55,7 @@ class Captures:
         self._stories = 0  # number of the capture of stories; 0: there is none
 
     def __repr__(self) -> str:
-        return f"<Captures {[*self._active]}>"
+        return f"<RunningCaptures {[*self._active]}>"
 
     def handle(self, message: Capture, descriptors: Sequence[int]) -> None:
         """Begin or end a capture. The descriptors belong to it."""
@@ -76,7 +76,7 @@ class Captures:
             keeper = StoryKeeper(order, writer.send, writer.count_dropped)
             self._active[message.number] = _Capture(writer)
             self._stories = message.number
-            self._observer.keep_stories(keeper.keep, order.slower_than)
+            self._observer.keep_stories(keeper.keep_story, order.slower_than)
             return
         expiry = loop.call_later(max(0.0, order.until_date - time.time()), stop)
         self._active[message.number] = _Capture(writer, CaptureSession(order, writer.send), expiry)

@@ -67,7 +67,7 @@ from fastgw.runtime.process.event_loop import run_child_loop
 from fastgw.runtime.process.fallback_probes import Probes
 from fastgw.runtime.worker.accepting_sockets import AcceptingSockets
 from fastgw.runtime.worker.acceptor import Acceptor
-from fastgw.runtime.worker.captures import Captures
+from fastgw.runtime.worker.captures import RunningCaptures
 from fastgw.runtime.worker.recording import WorkerRecording
 from fastgw.runtime.worker.sliced_work import Slices
 from fastgw.runtime.worker.table_swap import TableSwap
@@ -174,7 +174,7 @@ class Worker:
         )
         self._acceptor = Acceptor(loop, self._server)
         self._standing = AcceptingSockets(self._acceptor, node_state.endpoints, node_state.listeners, gateway.listeners)
-        self._captures = Captures(lambda: self._table_swap.gateway.listeners, self._observer)
+        self._captures = RunningCaptures(lambda: self._table_swap.gateway.listeners, self._observer)
         self._heart = WorkerHeartbeat(loop, words, self._column)
         self._probes = Probes(
             loop,
