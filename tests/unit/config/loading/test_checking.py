@@ -34,7 +34,7 @@ def test_the_first_minute(tmp_path):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("zzz: 1", '3:1: zzz: unknown key; expected one of "access_logs", "admin", "'),
+        ("zzz: 1", '3:1: zzz: unknown key; expected one of "access_logs", "acme", "'),
         ("workers: 1.5", '3:10: workers: 1.5; expected a whole number from 1 to 1024 or "auto"'),
         ("workers: true", '3:10: workers: true; expected a whole number from 1 to 1024 or "auto"'),
         ("timeouts: null", "3:11: timeouts: null; expected an object"),
