@@ -163,7 +163,18 @@ def test_what_the_package_imports_is_what_it_depends_on():
     extras = project["optional-dependencies"]
     chosen = [
         each
-        for extra in ("acme", "compression", "dns", "grpc", "jq", "jsonata", "kubernetes", "redis", "transform", "validate")
+        for extra in (
+            "acme",
+            "compression",
+            "dns",
+            "grpc",
+            "jq",
+            "jsonata",
+            "kubernetes",
+            "redis",
+            "transform",
+            "validate",
+        )
         for each in extras[extra]
     ]
     wanted = [*project["dependencies"], *chosen]

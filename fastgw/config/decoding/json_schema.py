@@ -193,7 +193,10 @@ class _Drawing:
         }
         required = [key for key, field in fields.items() if field.required and not field.former]
         renamed = [self._one_name(each) for each in fields.values() if each.former]
-        return drawn | ({"required": required} if required else {}) | ({"allOf": renamed} if renamed else {})
+        # Sets of settings of which exactly one is given, such as the files of a certificate, or `acme`.
+        sets: Schema = {"oneOf": [{"required": [*each]} for each in getattr(settings, "ALTERNATIVES", ())]}
+        drawn |= {"required": required} if required else {}
+        return drawn | ({"allOf": renamed} if renamed else {}) | (sets if sets["oneOf"] else {})
 
     def _former(self, field: Field) -> Schema:
         """Return the schema of a setting under its deprecated name."""

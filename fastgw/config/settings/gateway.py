@@ -5,7 +5,7 @@ to one worker. Settings are immutable: mappings are read-only views.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -191,6 +191,9 @@ Connections = Annotated[int, Meta(ge=1, le=10_000_000)]
 
 class ServerCertificate(Settings):
     """Certificate of a listener: its files, or `acme`."""
+
+    ALTERNATIVES: ClassVar = (("certificate", "key"), ("acme",))
+    """Sets of settings of which exactly one is given."""
 
     certificate: ReadableFile | None = None
     """PEM file with the certificate and its chain."""

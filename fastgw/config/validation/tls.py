@@ -82,7 +82,7 @@ def _check_source(merged: Merged, pair: ServerCertificate, at: SourceLocation) -
         return
     for key in lacking:
         if key not in at.raw and "acme" not in at.raw:
-            at.report(f"missing `{key}`")
+            at.below(key).report("missing", "expected the name of a file")
     _try_pair(pair.certificate, pair.key, at)
 
 

@@ -273,6 +273,24 @@ listeners:
       session_tickets: true
       handshake_timeout: 5s
 """,
+    "listeners.NAME.tls.certificates[]": """\
+listeners:
+  public:
+    address: ":443"
+    tls:
+      certificates:
+        - {certificate: api.pem, key: api.key, hosts: [api.example.com]}
+""",
+    "listeners.NAME.tls.certificates[].acme": """\
+acme: {directory: "https://acme.example/directory", agree: true, storage: /var/lib/fastgw/acme}
+listeners:
+  plain: {address: ":80"}
+  public:
+    address: ":443"
+    tls:
+      certificates:
+        - acme: {domains: [api.example.com], challenge: http-01, key: rsa, storage: /var/lib/fastgw/api}
+""",
     "status": 'status: {address: "127.0.0.1:9902"}\n',
     "admin": """\
 admin:
@@ -321,6 +339,8 @@ telemetry:
     otlp: {url: "http://collector:4318"}
     sampling: {ratio: 0.1, slower_than: 1s}
     propagation: [tracecontext, b3]
+  slo: {availability: 99.9%, latency: 300ms, latency_share: 95%}
+  route_slos: {user: {availability: 99.99%}}
 """,
     "telemetry.traces": """\
 telemetry:
@@ -364,8 +384,11 @@ telemetry:
 telemetry:
   metrics:
     otlp: {url: "http://collector:4318", interval: 30s}
-    statsd: {address: "127.0.0.1:8125", format: dogstatsd}
-    request_duration: {labels: [route, method, status_class]}
+    statsd: {address: "127.0.0.1:8125", format: dogstatsd, interval: 5s}
+    request_duration:
+      labels: [route, method, status_class]
+      buckets: [10ms, 50ms, 100ms, 300ms, 1s, 10s]
+      route_buckets: {user: [1ms, 5ms, 10ms]}
 """,
     "telemetry.metrics.otlp": """\
 telemetry:
@@ -379,24 +402,6 @@ telemetry:
       tls: {ca: collector-ca.pem}
       interval: 30s
       service: edge
-""",
-    "telemetry.metrics.statsd": """\
-telemetry:
-  metrics:
-    statsd: {address: "unix:/run/datadog/dsd.socket", format: dogstatsd, interval: 5s}
-""",
-    "telemetry.metrics.request_duration": """\
-telemetry:
-  metrics:
-    request_duration:
-      labels: [route, upstream, consumer, method, status_class, fault]
-      buckets: [10ms, 50ms, 100ms, 300ms, 1s, 10s]
-      route_buckets: {user: [1ms, 5ms, 10ms]}
-""",
-    "telemetry.slo": """\
-telemetry:
-  slo: {availability: 99.9%, latency: 300ms, latency_share: 95%}
-  route_slos: {user: {availability: 99.99%}}
 """,
     "access_logs[].only": """\
 access_logs:
@@ -640,6 +645,17 @@ acme:
 listeners:
   public: {address: ":443", tls: {certificates: [{acme: {domains: [api.example.com], challenge: tls-alpn-01}}]}}
 """,
+    "acme.fallback[]": """\
+acme:
+  email: ops@example.com
+  directory: "https://acme.example/directory"
+  agree: true
+  storage: /var/lib/fastgw/acme
+  fallback:
+    - directory: "https://acme.internal/directory"
+      ca: issuer-ca.pem
+      external_account: {id: account-1, key: {file: account.key}}
+""",
     "state": "state: {url: {env: REDIS_URL}, when_away: local, timeout: 100ms, prefix: fastgw}\n",
     "quotas": "quotas: {file: quotas.sqlite3}\n",
     "analytics": "analytics: {path: /var/lib/fastgw/analytics.db, keep: 30d, size: 512MiB}\n",
@@ -807,10 +823,9 @@ providers:
     namespaces: [shop, infra]
     gateway_class: fastgw
     ingress_class: fastgw
-    addresses: {pool: [127.0.0.2-127.0.0.99]}
+    addresses: {pool: [127.0.0.2-127.0.0.99]}     # in a cluster: {service: fastgw}
     port_offset: 8000
 """,
-    "providers.kubernetes.addresses": "providers: {kubernetes: {addresses: {service: fastgw}}}\n",
     "routes": """\
 filter_sets: {small: {size: {body: 1MiB}}}
 routes:
@@ -949,6 +964,26 @@ routes:
     paths: ["/reports/*"]
     upstream: "http://127.0.0.1:9001"
     timeouts: {response_headers: 2m, idle: 30s, tunnel_idle: 10m, total: 5m}
+""",
+    "routes[].variants[]": """\
+routes:
+  - name: shop
+    paths: ["/shop/*"]
+    split: {by: request}
+    variants:
+      - {weight: 90, upstream: "http://127.0.0.1:9001", strip_prefix: /shop, add_prefix: /v1}
+      - {weight: 9, upstream: "http://127.0.0.1:9002", rewrite: "/v2{path}", host_header: v2.example, use: [preview]}
+      - {weight: 1, redirect: {to: "https://new.example/"}}
+      - {weight: 0, respond: {status: 503}}
+filter_sets: {preview: {headers: {response: {set: {X-Preview: "1"}}}}}
+""",
+    "routes[].redirect": """\
+routes:
+  - {name: moved, paths: ["/old/*"], redirect: {status: 308, to: "https://new.example/"}}
+  - name: parts
+    paths: ["/shop/*"]
+    redirect: {status: 302, scheme: https, host: shop.example, port: 8443, strip_prefix: /shop, add_prefix: /store}
+  - {name: page, paths: ["/page"], redirect: {path: /pages/1}}
 """,
     "routes[].retries": """\
 routes:

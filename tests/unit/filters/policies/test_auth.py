@@ -353,6 +353,7 @@ def test_everything_that_a_filter_may_change_is_put_back() -> None:
         "state",
         "subrequests",
         "target",
+        "timeline",
         "trace",
         "tunnel",
         "upstream",

@@ -10,7 +10,7 @@ from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.samples import Sample
 
-from fastgw.admin.node_interface import CertificateInfo, FeedInfo, VerifierInfo
+from fastgw.admin.node_interface import AcmeInfo, CertificateInfo, FeedInfo, VerifierInfo
 from fastgw.admin.prometheus_text import OPENMETRICS, PROMETHEUS, negotiate_format
 from fastgw.cache.store import DiskNumbers, Eviction, RedisNumbers, StoreNumbers
 from fastgw.config.base.value_types import Address, Url
@@ -82,6 +82,9 @@ class Node:
             lambda: {"at_a_time": (10, 3)},
             caches=lambda: {"main": StoreNumbers(2, 4096, {Eviction.CAPACITY: 7}, DISK, RedisNumbers(1, 2, 3, 4))},
             plan=lambda: PLAN,
+            acme=lambda: [
+                AcmeInfo("/a.pem", ["a.example"], "http-01", "", True, BEGUN + 86400, BEGUN, BEGUN, 0, 0, "")
+            ],
             burn_rates=lambda: {("user", "availability", "1h"): 2.5},
         )
 
