@@ -597,7 +597,8 @@ upstreams:
 upstreams:
   orders:
     targets: ["https://10.0.0.7:8443"]
-    tls: {ca: internal.pem, server_name: orders.internal, certificate: gateway.pem, key: gateway.key, verify: true}
+    tls: {ca: internal.pem, server_name: orders.internal, certificate: gateway.pem, key: gateway.key, verify: true,
+          subject_alt_names: ["DNS:orders.internal", "URI:spiffe://internal/orders"]}
 """,
     "filter_sets": """\
 filter_sets:
@@ -639,7 +640,10 @@ error_pages:
     "acme": """\
 acme:
   email: ops@example.com
-  directory: "https://acme-v02.api.letsencrypt.org/directory"
+  directory: "https://acme.example/directory"
+  ca: issuer-ca.pem
+  external_account: {key_id: account-1, key: {file: account.key}}
+  dns_hook: {command: [/usr/local/bin/set-record, --zone=example.com], timeout: 1m}
   agree: true
   storage: /var/lib/fastgw/acme
 listeners:
@@ -654,7 +658,7 @@ acme:
   fallback:
     - directory: "https://acme.internal/directory"
       ca: issuer-ca.pem
-      external_account: {id: account-1, key: {file: account.key}}
+      external_account: {key_id: account-1, key: {file: account.key}}
 """,
     "state": "state: {url: {env: REDIS_URL}, when_away: local, timeout: 100ms, prefix: fastgw}\n",
     "quotas": "quotas: {file: quotas.sqlite3}\n",
@@ -844,6 +848,8 @@ routes:
     priority: 10
     upstream: "http://127.0.0.1:9001"
     rewrite: "/internal/users/{id}"
+    host_header: users.internal
+    slo: {availability: 99.9%, latency: 300ms, latency_share: 95%}
     forwarded: set
     via: off
     upgrade: []
@@ -851,7 +857,7 @@ routes:
     deadline_header: X-Request-Timeout
     use: [small]
     filters: {request_id: off}
-  - {name: files, paths: ["/files/*"], upstream: "http://127.0.0.1:9002", strip_prefix: /files,
+  - {name: files, paths: ["/files/*"], upstream: "http://127.0.0.1:9002", strip_prefix: /files, add_prefix: /public,
      path: {forward: raw, encoded_slash: keep, root: bare}}
   - {name: moved, paths: ["/old/{rest:path}"], redirect: {status: 301, to: "/{rest}"}}
   - {name: hello, paths: ["/"], respond: {status: 200, body: "<p>hello", headers: {Content-Type: text/html}},
@@ -974,7 +980,7 @@ routes:
       - {weight: 90, upstream: "http://127.0.0.1:9001", strip_prefix: /shop, add_prefix: /v1}
       - {weight: 9, upstream: "http://127.0.0.1:9002", rewrite: "/v2{path}", host_header: v2.example, use: [preview]}
       - {weight: 1, redirect: {to: "https://new.example/"}}
-      - {weight: 0, respond: {status: 503}}
+      - {weight: 0, respond: {status: 503, body: "not yet"}}
 filter_sets: {preview: {headers: {response: {set: {X-Preview: "1"}}}}}
 """,
     "routes[].redirect": """\
