@@ -97,6 +97,13 @@ def oidc(**login: Any) -> Said:
     return route(oidc={"issuer": "https://idp.example", "login": {**LOGIN, **login}})
 
 
+def acme(**more: Any) -> Said:
+    issued = {"domains": ["a.example"]}
+    listener = {"address": "127.0.0.1:0", "tls": {"certificates": [{"acme": issued}]}}
+    issuer = {"directory": "https://acme.example/directory", "storage": ".", "agree": True}
+    return {"listeners": {"main": listener}, "acme": {**issuer, **more}}
+
+
 CA, PAIR = {"ca": "FILE"}, {"certificate": "CERTIFICATE", "key": "KEY"}
 FORMATS = ("FILE.yaml", "FILE.json", "FILE.toml")
 
@@ -111,6 +118,10 @@ SETTINGS: dict[str, list[Said]] = {
     **{f"{name}.token": [log_sink(kind, token=SECRET)] for name, kind in SINKS.items()},
     **{f"{name}.password": [log_sink(kind, username="a", password=SECRET)] for name, kind in SINKS.items()},
     **{f"{name}.ca": [log_sink(kind, ca="FILE")] for name, kind in SINKS.items()},
+    "Acme.ca": [acme(ca="FILE")],
+    "AcmeAccountKey.key": [acme(external_account={"key_id": "a", "key": SECRET})],
+    "AcmeIssuer.ca": [acme(fallback=[{"directory": "https://acme.internal/directory", "ca": "FILE"}])],
+    "Admin.read_only_token": [{"admin": {"address": "127.0.0.1:0", "token": "b", "read_only_token": SECRET}}],
     "Admin.token": [{"admin": {"address": "127.0.0.1:0", "token": SECRET}}],
     "Basic.password": [route(credentials={"basic": {"username": "a", "password": SECRET}})],
     "Basic.username": [route(credentials={"basic": {"username": SECRET, "password": "a"}})],
@@ -155,6 +166,7 @@ SETTINGS: dict[str, list[Said]] = {
     ],
     "Jwt.jwks_file": [route(jwt={"jwks_file": "FILE", "algorithms": ["RS256"]})],
     "Jwt.secret": [route(jwt={"secret": SECRET, "algorithms": ["HS256"]})],
+    "KubernetesProvider.kubeconfig": [{"providers": {"kubernetes": {"kubeconfig": "FILE"}}}],
     "Kubernetes.kubeconfig": [{"providers": {"kyma": {"kubernetes": {"kubeconfig": "FILE"}}}, **credentials("none")}],
     "Login.client_key": [oidc(client_secret=None, client_key="FILE")],
     "Login.client_secret": [oidc(client_secret=SECRET)],
