@@ -564,7 +564,7 @@ def test_every_field_and_picture_has_a_name(page: Page, stub: AdminStub) -> None
     assert page.run("[...document.querySelectorAll('input, textarea')].every((field) => field.labels.length === 1)")
     assert page.run("[...document.querySelectorAll('svg:not([aria-hidden])')].every((each) => each.ariaLabel)")
     assert page.run("[...document.querySelectorAll('table')].every((each) => each.caption?.textContent)")
-    assert page.run("document.querySelectorAll('[aria-live], [role=status], [role=alert]').length") == 4
+    assert page.run("document.querySelectorAll('[aria-live], [role=status], [role=alert]').length") == 5
 
 
 def test_nothing_moves_by_itself(page: Page, stub: AdminStub) -> None:
@@ -580,7 +580,7 @@ def test_nothing_but_the_admin_api_is_asked(page: Page, stub: AdminStub) -> None
     for view in VIEWS:
         page.click(f"nav a[href='#{view}']")
     wait_until(lambda: "/config" in stub.asked, "the configuration to be asked for")
-    views = {"/history", "/status", "/routes", "/upstreams", "/limits", "/cache", "/config"}
+    views = {"/history", "/status", "/routes", "/upstreams", "/limits", "/cache", "/stories", "/config"}
     assert set(stub.asked) == {"/", "/live", *views}
     told = page.run("performance.getEntriesByType('resource').map((each) => new URL(each.name).origin)")
     assert set(told) == {stub.url.rstrip("/")}

@@ -151,6 +151,7 @@ class Figures:
             },
             "rates": None,
             "certificates": self.certificate_list,
+            "acme": [],
             "verifiers": [],
             "feeds": [],
             "quota_file": None,
