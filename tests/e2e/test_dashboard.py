@@ -544,14 +544,14 @@ def test_the_theme_follows_the_system_until_it_is_chosen(page: Page, stub: Admin
 def test_the_keyboard_reaches_everything(page: Page, stub: AdminStub) -> None:
     look(page, stub, "routes")
     reached = []
-    for _ in range(16):
+    for _ in range(18):
         page.press("Tab")
         reached.append(page.run("document.activeElement.id || document.activeElement.textContent"))
-    assert reached[:14] == [
+    assert reached[:16] == [
         *("Skip to the content", "do-reload", "do-rollback", "do-drain", "theme", "Overview", "Routes", "Upstreams"),
-        *("Workers", "Certificates", "Limits", "Explain", "Reloads", "Config"),
+        *("Workers", "Certificates", "Limits", "Stories", "Cache", "Explain", "Reloads", "Config"),
     ]
-    assert reached[14:16] == ["search-routes", "Route"]
+    assert reached[16:18] == ["search-routes", "Route"]
     page.press("Enter")
     assert page.run("document.activeElement.closest('th').ariaSort") == "ascending"
     outline = page.run("getComputedStyle(document.activeElement).outlineStyle")

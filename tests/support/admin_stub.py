@@ -18,6 +18,7 @@ from fastgw.admin.authorization import Access
 from fastgw.admin.explanation import Explanation
 from fastgw.admin.node_interface import Committed, Explained, Node, Outcome, RequestToExplain
 from fastgw.admin.responses import refused
+from fastgw.capture.story_record import Story, StoryAttempt, StoryFilter
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.secrets import Secret
 from fastgw.runtime.control.admin_listener import serve
@@ -158,6 +159,56 @@ class Figures:
             "analytics": None,
             "caches": [],
         }
+
+    def stories(self) -> list[Story]:
+        """As a node has them, as the API selects rows from them: one with two attempts."""
+        attempts = [
+            StoryAttempt("users", f"users-{n}.internal:9001", kind, n, n > 0, status, fault, *times)
+            for n, (kind, status, fault, times) in enumerate(
+                [
+                    ("first", None, "connection_lost", (0.01, 0.02, 0.04, 0.05, None, 0.2)),
+                    ("retry", 503, None, (0.21, None, None, 0.22, 0.6, 0.7)),
+                ]
+            )
+        ]
+        return [
+            Story(
+                date=STARTED_DATE,
+                duration_s=0.7,
+                reason="error",
+                listener="public",
+                client="192.0.2.7",
+                consumer="alice",
+                method="GET",
+                scheme="https",
+                host="api.example.com",
+                path="/users/7",
+                query=None,
+                protocol=20,
+                status=503,
+                route="user",
+                fault=None,
+                fault_detail=None,
+                upstream="users",
+                target="users-1.internal:9001",
+                upstream_s=0.6,
+                retries=1,
+                cache=None,
+                grpc_status=None,
+                shadow=None,
+                subrequests=None,
+                request_bytes=0,
+                response_bytes=12,
+                request_id="made-up-1",
+                trace_id=None,
+                number=1,
+                filters=[StoryFilter("request_id", "request_id", "passed")],
+                attempts=attempts,
+            )
+        ]
+
+    def stories_dropped(self) -> int:
+        return 0
 
     def history(self) -> dict[str, Any]:
         points = [self._point(age * 10) for age in reversed(range(self.minutes_kept * 6))]
