@@ -26,7 +26,7 @@ def test_values_of_a_proxy_header_are_variables_and_fields_of_the_log(tmp_path: 
             with gateway.connect() as client:
                 client.send(first + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
                 assert client.read_response().body == told
-        wait_until(lambda: file.read_bytes().count(b"\n") == 2, "two lines")
+        wait_until(lambda: file.exists() and file.read_bytes().count(b"\n") == 2, "two lines")
     lines = {line["client"]: line for line in map(json.loads, file.read_bytes().splitlines())}
     assert lines["192.0.2.1"] == {"client": "192.0.2.1", "proxy.unique_id": "id-1", "id": "h2"}
     assert lines["127.0.0.1"]["proxy.unique_id"] is None
