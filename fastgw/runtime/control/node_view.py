@@ -115,7 +115,7 @@ class NodeView:
             lambda: self.slo.burn_rates(),
             lambda: self.acme(),
         )
-        self.slo = SloHistory(self._totals, lambda: proposer.current.settings.telemetry.meter_plan)
+        self.slo = SloHistory(self._totals, lambda: proposer.current.settings.telemetry.meter_plan, self._uptime_s)
         self._looking = asyncio.Lock()
         self._limits: node_interface.Limits | None = None
         self._in_flight = node_state.shared.supervisor.in_flight()  # read-only

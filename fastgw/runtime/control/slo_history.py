@@ -32,15 +32,18 @@ class _Mark(NamedTuple):
 
 @final
 class SloHistory:
-    """History of one control process. `totals`: current counts; `plan`: what is measured."""
+    """History of one control process. `totals`: current counts; `plan`: what is measured; `uptime`: seconds since the
+    start of the gateway, whose first requests may end before the first reading.
+    """
 
     def __init__(
         self,
         totals: Callable[[], Totals],
         plan: Callable[[], MeterPlan | None],
+        uptime: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._totals, self._plan, self._clock = totals, plan, clock
+        self._totals, self._plan, self._uptime, self._clock = totals, plan, uptime, clock
         self._marks = {window: deque[_Mark](maxlen=_STEPS + 2) for window in WINDOWS}
 
     async def run(self) -> None:
@@ -56,7 +59,8 @@ class SloHistory:
                 marks.clear()
             return
         now = self._clock()
-        mark = _Mark(now, self._totals().objectives)
+        begins = self._uptime() < EVERY_S and not any(self._marks.values())
+        mark = _Mark(now, {} if begins else self._totals().objectives)
         for window, marks in self._marks.items():
             if not marks or now - marks[-1].at >= WINDOWS[window] / _STEPS - EVERY_S / 2:
                 marks.append(mark)
