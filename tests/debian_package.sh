@@ -64,7 +64,7 @@ echo '# a line of the operator' >>/etc/fastgw/gateway.yaml
 apt-get install -qq -y ./second.deb >/tmp/apt.log 2>&1 || { cat /tmp/apt.log; exit 1; }
 grep -q '^# a line of the operator' /etc/fastgw/gateway.yaml
 kill -USR2 $gateway  # which the package does where systemd runs
-wait_for grep -i 'upgrade' /tmp/fastgw.log
+wait_for grep ' upgraded: .* new$' /tmp/fastgw.log
 get
 kill -TERM $gateway
 wait $gateway
