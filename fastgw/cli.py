@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
@@ -42,6 +43,8 @@ UNREACHABLE: Final = 3
 PROGRAM: Final = "fastgw"
 COMPLETE: Final = "_FASTGW_COMPLETE"
 """Environment variable by which a shell requests completions."""
+STORY_S: Final = 5.0
+"""Seconds to wait for the story of a request that was answered."""
 DEFECT: Final = 70  # EX_SOFTWARE of sysexits.h: an internal error
 
 app = typer.Typer(
@@ -510,6 +513,81 @@ def stories(
         typer.echo(as_text(found, rfc3339))
     else:
         typer.echo(as_table(found["stories"], rfc3339))
+
+
+@app.command()
+def debug(
+    url: Annotated[
+        str | None, typer.Argument(metavar="[URL]", help="Request this URL, and show the story of the request.")
+    ] = None,
+    method: Annotated[str, typer.Option("-X", "--method", metavar="METHOD", help="Method of the request.")] = "GET",
+    header: Annotated[
+        list[str] | None, typer.Option("-H", "--header", metavar="'N: V'", help="Header of the request.")
+    ] = None,
+    route: Annotated[str, typer.Option(metavar="NAME", help="The token is valid for this route alone.")] = "",
+    lifetime: Annotated[str, typer.Option("--for", metavar="TIME", help="Lifetime of the token, at most 1h.")] = "10m",
+    file: ConfigOption = None,
+    name: NameOption = None,
+    admin: AdminOption = None,
+    token_file: TokenOption = None,
+    certificate: CertificateOption = None,
+    answer: FormatOption = Format.TEXT,
+) -> None:
+    """Show the story of a request to URL; without a URL, make a token for the header X-Fastgw-Debug of any request."""
+    from fastgw.admin.client import send_debugged
+    from fastgw.admin.node_interface import DebugTokenMade, DebugWanted
+    from fastgw.admin.story_text import as_text
+    from fastgw.config.base.value_types import parse_duration
+    from fastgw.observe.access_log.formats import rfc3339
+
+    try:
+        wanted = DebugWanted(route, parse_duration(lifetime))
+        fields = dict(_header(each) for each in header or ())
+    except ValueError as error:
+        _fail(USAGE, f"fastgw: {error}")
+
+    def debugged(client: AdminClient) -> None:
+        made = client.change("/debug", DebugTokenMade, wanted)
+        if url is None:
+            if answer is Format.JSON:
+                _print_json(made)
+            else:
+                typer.echo(f"X-Fastgw-Debug: {made.token}")
+                typer.echo(f"valid until {rfc3339(made.expires_date)}", err=True)
+            return
+        story = _debugged_story(client, lambda: send_debugged(url, method, fields, made.token))
+        if answer is Format.JSON:
+            _print_json(story)
+        else:
+            typer.echo(as_text(story, rfc3339))
+
+    try:
+        _query_gateway(_gateway_choice(file, name, admin, token_file), certificate, debugged)
+    except ValueError as error:
+        _fail(USAGE, f"fastgw: {error}")
+
+
+def _header(text: str) -> tuple[str, str]:
+    """Return name and value of a header. Raises `ValueError`."""
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise ValueError(f"\"{text}\" is not a header; expected 'Name: value'")
+    return name.strip(), value.strip()
+
+
+def _debugged_story(client: AdminClient, send: Callable[[], tuple[int, str]]) -> dict[str, Any]:
+    """Send a request, and return its story, which comes a moment later than the response."""
+    status, number = send()
+    until = time.monotonic() + STORY_S
+    if not number:
+        _fail(WRONG, f"fastgw: the response ({status}) has no story: is it a URL of this gateway, and of the route?")
+    while True:
+        try:
+            return client.read(f"/stories/{number}", dict[str, Any])
+        except RefusedByGateway:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.05)
 
 
 @app.command()

@@ -40,6 +40,7 @@ from fastgw.gateway.tables import Gateway
 from fastgw.http.fields import Fields, folded
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import parse_request
+from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.net.client_certificate import ClientCertificate
@@ -253,6 +254,7 @@ def explain(
         exchange = OpenExchange(unreadable(raw), _Listening(), chosen, peer, chosen.early)
         exchange.reply(problem(fault_of(malformed), malformed.reason))
         return _describe_response(explanation, exchange, shown)
+    OWN_FIELDS.take_out_of(head)
     if not peer.trusted:
         explanation.reserved = tuple(name.decode() for name in chosen.reserved.take_out_of(head))
     exchange = OpenExchange(head, _Listening(), chosen, peer, chosen.early)

@@ -28,6 +28,8 @@ from fastgw.admin.node_interface import (
     CacheInfo,
     CachePurged,
     Consumers,
+    DebugTokenMade,
+    DebugWanted,
     Draining,
     Effective,
     Explained,
@@ -60,6 +62,7 @@ from fastgw.admin.tapped_request import TapRequest
 from fastgw.admin.taps import NDJSON, tap
 from fastgw.analytics.store import CannotKeepAnalytics
 from fastgw.analytics.usage import TooMuch
+from fastgw.capture.debug_token import MOST_S as MOST_DEBUGGED_S
 from fastgw.capture.story_record import Story
 from fastgw.config.base.problems import shorten
 from fastgw.config.settings.secrets import Secret, SecretError
@@ -467,6 +470,23 @@ async def _explain(node: Node, request: Request) -> Response:
         raise HTTPException(503, "The explanation took too long; try again later.") from error
 
 
+async def _new_debug_token(node: Node, request: Request) -> Response:
+    body = await _body(request)
+    if body:
+        _content_type(request, JSON)
+    try:
+        wanted = msgspec.json.decode(body or b"{}", type=DebugWanted)
+    except ValueError as error:  # includes MsgspecError
+        raise HTTPException(400, f"Invalid debug token: {shorten(str(error))}.") from error
+    if not 0.0 < wanted.seconds <= MOST_DEBUGGED_S:
+        raise HTTPException(400, f"Invalid debug token: `seconds` must be above 0, at most {MOST_DEBUGGED_S:g}.")
+    _note(request, route=wanted.route, seconds=wanted.seconds)
+    made = await node.new_debug_token(wanted.route, wanted.seconds)
+    if made is None:
+        raise HTTPException(404, f'There is no route "{shorten(wanted.route)}"; /routes lists all routes.')
+    return json_response(made)
+
+
 async def _begin_recording(node: Node, request: Request) -> Response:
     body = await _body(request)
     _content_type(request, JSON)
@@ -630,7 +650,7 @@ OPERATIONS: Final = (
     Operation(
         "GET",
         "/stories",
-        "Stories of failed and slow requests, newest first.",
+        "Stories of failed, slow and debugged requests, newest first.",
         list_stories,
         {200: StoryList},
         asks=QUERY_PARAMETERS_OF_STORIES,
@@ -638,9 +658,17 @@ OPERATIONS: Final = (
     Operation(
         "GET",
         "/stories/{id}",
-        "The story of a request, by its request id, trace id or number: filters, attempts and timings.",
+        "The story of a request, by its request id, trace id, debug id or number: filters, attempts and timings.",
         one_story,
         {200: Story},
+    ),
+    Operation(
+        "POST",
+        "/debug",
+        "Make a debug token: a request with it in `X-Fastgw-Debug` is answered with its story.",
+        _new_debug_token,
+        {200: DebugTokenMade},
+        takes={JSON: DebugWanted},
     ),
     Operation(
         "GET",

@@ -187,6 +187,31 @@ class AdminClient:
         return Unreachable(f"{self._admin.text} is not the admin API of fastgw: {why}; give --admin ADDR")
 
 
+def send_debugged(url: str, method: str, fields: dict[str, str], token: str) -> tuple[int, str]:
+    """Send a request with a debug token; return its status and the id of its story, "" if it was not debugged.
+
+    Raises `ValueError` for an invalid URL or header, and `Unreachable`.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise ValueError(f'"{url}" is not a URL; expected http://host:port/path')
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname, parts.port or _PORTS[parts.scheme], timeout=CHANGE_TIMEOUT)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    try:
+        connection.request(method, target, headers={**fields, "X-Fastgw-Debug": token})
+        response = connection.getresponse()
+        while response.read(65536):
+            pass
+        return response.status, response.headers.get("X-Fastgw-Debug-Story", "")
+    except OSError as error:
+        raise Unreachable(f"{url}: {_error_text(error)}") from error
+    except http.client.HTTPException as error:
+        raise Unreachable(f"{url}: it does not speak HTTP: {type(error).__name__}") from error
+    finally:
+        connection.close()
+
+
 class _Connection(http.client.HTTPConnection):
     """Connection to a host, with or without TLS, or to a unix socket."""
 

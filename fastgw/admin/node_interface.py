@@ -711,6 +711,24 @@ class RecordingEnded(Struct, frozen=True):
     """Requests that were not recorded because a bound was reached."""
 
 
+class DebugWanted(Struct, frozen=True, forbid_unknown_fields=True):
+    """Debug token to make."""
+
+    route: str = ""
+    """Name of the only route whose requests it is valid for; "": all requests, also those without a route."""
+    seconds: float = 600.0
+    """Lifetime; at most one hour."""
+
+
+class DebugTokenMade(Struct, frozen=True):
+    """Debug token: requests that have it as `X-Fastgw-Debug` are answered with their stories."""
+
+    token: str
+    expires_date: float
+    """End of its lifetime, in epoch seconds."""
+    route: str
+
+
 class Refusal(Struct, frozen=True):
     """Reason why a request was not served (RFC 9457)."""
 
@@ -793,6 +811,9 @@ class Node(Protocol):
 
     def capturing(self, order: "CaptureOrder") -> AbstractAsyncContextManager[CapturedExchanges]:
         """Capture exchanges on all workers. Raises `TooManyCaptures` and `OSError` on entry."""
+
+    async def new_debug_token(self, route: str, seconds: float) -> DebugTokenMade | None:
+        """Make a debug token for requests of a route, or of any (""). None: there is no such route."""
 
     def stories(self) -> "Sequence[Story] | None":
         """Return the stories that are kept, newest first. None: the configuration has none."""

@@ -17,7 +17,7 @@ MOST_ROWS: Final = 1000
 QUERY_PARAMETERS: Final[Mapping[str, str]] = {
     "route": "Stories of this route.",
     "status": "Stories with this status, or class of statuses, such as `5xx`.",
-    "reason": "`error` or `slow`.",
+    "reason": "`error`, `slow` or `debug`.",
     "consumer": "Stories of this consumer.",
     "upstream": "Stories of this upstream.",
     "fault": "Stories with this fault.",
@@ -84,9 +84,9 @@ async def one_story(node: Node, request: Request) -> Response:
     if stories is None:
         raise _ABSENT
     for story in stories:
-        if wanted in (story.request_id, story.trace_id, str(story.number)):
+        if wanted in (story.request_id, story.trace_id, story.debug_id, str(story.number)):
             return json_response(story)
-    raise HTTPException(404, "There is no such story: it may be forgotten, or the request was neither failed nor slow.")
+    raise HTTPException(404, "There is no such story: it may be forgotten, or the request neither failed nor slow.")
 
 
 def _row(story: Story) -> StoryRow:

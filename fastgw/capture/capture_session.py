@@ -12,7 +12,7 @@ from typing import Final, final
 import msgspec
 
 from fastgw.capture.captured_exchange import CapturedExchange, CaptureOrder, encode, matches_status
-from fastgw.capture.observed_routes import observer_link
+from fastgw.capture.observed_tables import observer_link
 from fastgw.exchange import Exchange
 from fastgw.exchange.body_stages import BodyStage, StageFactory
 from fastgw.exchange.chain import Hooks, Outcome, Route
@@ -81,6 +81,7 @@ class CaptureSession:
         self._tokens, self._filled_at = max(order.rate, 1.0), monotonic()
         self.dropped = 0
         """Number of exchanges above the rate."""
+        self.early_link = None
         self.link = observer_link(
             "capture",
             Hooks(
@@ -97,7 +98,7 @@ class CaptureSession:
         return f"<CaptureSession {self.order!r}: {len(self._open)} open>"
 
     def wants(self, request: Routable, route: Route) -> bool:
-        """Implements `RouteObserver.wants`."""
+        """Implements `ExchangeObserver.wants`."""
         return (
             (not self._routes or route.name in self._routes)
             and (not self._methods or request.method in self._methods)

@@ -16,6 +16,11 @@ class StoryOrder(msgspec.Struct, frozen=True, tag=True):
 
 
 @final
+class DebugOrder(msgspec.Struct, frozen=True, tag=True):
+    """Order to answer requests with a valid debug token with their stories, and to send these."""
+
+
+@final
 class StoryFilter(msgspec.Struct, frozen=True):
     """Filter of the route, and what it has decided about the request."""
 
@@ -64,7 +69,7 @@ class Story(msgspec.Struct, kw_only=True):
     """End of the request, in epoch seconds."""
     duration_s: float
     reason: str
-    """`error`: its status is 500 or above; or `slow`."""
+    """`error`: its status is 500 or above; `slow`; or `debug`: it had a debug token."""
     listener: str
     client: str
     consumer: str | None
@@ -96,6 +101,8 @@ class Story(msgspec.Struct, kw_only=True):
     trace_id: str | None
     filters: list[StoryFilter]
     attempts: list[StoryAttempt]
+    debug_id: str | None = None
+    """`X-Fastgw-Debug-Story` of its response; null: it had no debug token."""
     number: int = 0
     """Number of the story, given by the control process."""
 

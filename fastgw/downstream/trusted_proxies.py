@@ -5,13 +5,14 @@ from functools import lru_cache
 from ipaddress import ip_address
 
 from fastgw.config.base.value_types import Network
+from fastgw.http.field_names import DEBUG_TOKEN
 from fastgw.http.http1.reserved_fields import ReservedFields
 
 
 @lru_cache(maxsize=256)
 def reserved_fields(names: tuple[str, ...]) -> ReservedFields:
-    """Return the names of `config.Listener.reserved_headers`, as a set of header fields."""
-    return ReservedFields(name.lower().encode() for name in names)
+    """Return the names of `config.Listener.reserved_headers` and `OWN_FIELDS`, as a set of header fields."""
+    return ReservedFields((DEBUG_TOKEN, *(name.lower().encode() for name in names)))
 
 
 def trust(networks: Iterable[Network]) -> Callable[[str], bool]:

@@ -22,6 +22,9 @@ READ_IN_REQUESTS: Final = (
 )
 """Fields of a request that the gateway reads and processes by special rules."""
 
+DEBUG_TOKEN: Final = b"x-fastgw-debug"
+"""Field of a request with a token for its story. It is for the gateway alone, and never forwarded."""
+
 EXPECT: Final = frozenset((b"expect",))
 
 DIGESTS: Final = frozenset((b"content-digest", b"content-md5", b"digest", b"repr-digest"))

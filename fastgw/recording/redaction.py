@@ -26,6 +26,7 @@ CREDENTIAL_HEADERS: Final = frozenset(
         b"x-csrf-token",
         b"x-amz-security-token",
         b"x-forwarded-client-cert",
+        b"x-fastgw-debug",
         b"authentication-info",
         b"proxy-authentication-info",
     )

@@ -17,6 +17,7 @@ import orjson
 from msgspec.structs import replace
 
 from fastgw.cache.process_store import ProcessStore
+from fastgw.capture.observed_tables import observe_tables
 from fastgw.config import Loaded
 from fastgw.config.settings import gateway as config
 from fastgw.config.settings.telemetry import Telemetry
@@ -43,13 +44,14 @@ from fastgw.forwarded_headers import Peer, client_address
 from fastgw.gateway.compiler import compile
 from fastgw.gateway.tables import Gateway
 from fastgw.http.http1.parser import Http1RequestHead, parse_request, read_http2_request
+from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.pipeline.request_pipeline import Waited, cancel_waiting, run_early_steps
+from fastgw.recording.record_observer import RecordObserver
 from fastgw.recording.records import RecordedRequest
 from fastgw.recording.redaction import RecordRedaction
-from fastgw.recording.tables import install, link_of
 from fastgw.recording.tap import RecordedTrace
 from fastgw.replay.recorded_upstream import RecordedPool, RecordedState
 from fastgw.shm.node_limits import own_counts
@@ -109,13 +111,13 @@ class Sandbox:
             else:
                 pool: Any = RecordedPool(upstream.name, self._loop)
                 upstream.worker_loop, upstream.pool = self._worker_loop, pool
-        self._link = link_of(self._sample)
+        observer = RecordObserver(self._sample)
         self._listeners: dict[str, Listener] = {}
         for listener in gateway.listeners:
             listener.use_table(gateway.tables[listener.name])
             if listener.tcp is None and not listener.is_udp:
                 tables: Any = listener
-                install(tables, self._link, choose=_recorded_part)
+                observe_tables(tables, tables, [observer], _recorded_part)
                 self._listeners[listener.name] = listener
         self._started = False
         self._finished: asyncio.Future[RecordedRequest] | None = None
@@ -156,8 +158,7 @@ class Sandbox:
             recorded.scheme,
         )
         peer.state = RecordedState(recorded)
-        if not peer.trusted:
-            listener.reserved.take_out_of(head)
+        (OWN_FIELDS if peer.trusted else listener.reserved).take_out_of(head)
         self._clock.set_date(recorded.date - recorded.seconds)
         self._finished = finished = self._loop.create_future()
         stream = _ReplayStream(self._loop)

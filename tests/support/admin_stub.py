@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fastgw.admin.api import create_app
 from fastgw.admin.authorization import Access
 from fastgw.admin.explanation import Explanation
-from fastgw.admin.node_interface import Committed, Explained, Node, Outcome, RequestToExplain
+from fastgw.admin.node_interface import Committed, DebugTokenMade, Explained, Node, Outcome, RequestToExplain
 from fastgw.admin.responses import refused
 from fastgw.capture.story_record import Story, StoryAttempt, StoryFilter
 from fastgw.config.base.value_types import Address
@@ -159,6 +159,11 @@ class Figures:
             "analytics": None,
             "caches": [],
         }
+
+    async def new_debug_token(self, route: str, seconds: float) -> DebugTokenMade:
+        return (
+            None if route == "nowhere" else DebugTokenMade("fgd1.1767225600.00.YQ.c2ln", STARTED_DATE + seconds, route)
+        )
 
     def stories(self) -> list[Story]:
         """As a node has them, as the API selects rows from them: one with two attempts."""

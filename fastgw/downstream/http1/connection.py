@@ -51,6 +51,7 @@ from fastgw.http.http1.parser import (
     parse_request,
     take_request,
 )
+from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.http2.session import PREFACE
 from fastgw.http.malformed import Malformed
 from fastgw.pipeline.request_pipeline import (
@@ -398,8 +399,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self._refuse_unread(Fault.CONNECTION_OUTDATED, None, head.raw)
             return
         peer = self.peer
-        if not peer.trusted:
-            listener.reserved.take_out_of(head)
+        (OWN_FIELDS if peer.trusted else listener.reserved).take_out_of(head)
         self.phase = REQUEST[self.phase]
         self.closing = listener.closing or head.close
         early = listener.early

@@ -22,6 +22,7 @@ from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.body import parse_trailers
 from fastgw.http.http1.parser import read_http2_request
+from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.http2.session import (
     BROKEN,
     CLOSED,
@@ -387,8 +388,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                 stream.refuse(unreadable(text), fault, None)
                 return
             stream.has_place, stream.address_limit = True, server.address_limit
-        if not peer.trusted:
-            listener.reserved.take_out_of(head)
+        (OWN_FIELDS if peer.trusted else listener.reserved).take_out_of(head)
         stream.serve(head)
 
     def _open(self, number: int) -> Http2Stream:

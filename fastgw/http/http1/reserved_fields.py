@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, final
 
 from fastgw.compiled import twin
+from fastgw.http.field_names import DEBUG_TOKEN
 from fastgw.http.fields import folded
 from fastgw.http.grammar import TOKEN
 from fastgw.http.http1.known_fields import SIGNS, spelled
@@ -66,3 +67,6 @@ if TYPE_CHECKING:
 else:
     _twin = twin("fastgw.http.http1._reserved_fields")
     ReservedFields = _ReservedFields if _twin is None else _twin.ReservedFields
+
+OWN_FIELDS: Final = ReservedFields((DEBUG_TOKEN,))
+"""Fields that are for the gateway alone: they are removed from the requests of trusted peers, too."""

@@ -64,7 +64,7 @@ from fastgw.runtime.process.fallback_probes import status_server
 from fastgw.runtime.process.transient_errors import RetryBackoff, is_passing
 from fastgw.runtime.reload.file_watch import LOOK_EVERY, FileWatch, SourceWatch
 from fastgw.runtime.reload.proposer import Proposer
-from fastgw.sync import recordings
+from fastgw.sync import debugging, recordings
 from fastgw.upstream.client.http_client import Fetcher
 
 STILL_AFTER: Final = 10
@@ -184,6 +184,7 @@ class Control:
         self._start_task(self._analytics.run())
         self._pushing.use_configuration(self._proposer.current)
         self._start_task(self._view.slo.run())
+        self._view.debugging.start(self._node_state.feeds.get(debugging.FEED, b""))
         self._view.recording.start(self._node_state.feeds.get(recordings.FEED, b""))
         self._view.past.tick()  # a reference for later counts
         self._start_task(self._view.past.run())
@@ -213,6 +214,7 @@ class Control:
         self._revoking.stop()
         self._cache_purging.stop()
         self._view.story_store.stop()
+        self._view.debugging.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -41,6 +41,7 @@ from fastgw.runtime.control.auditing import Auditing
 from fastgw.runtime.control.cache_contents import CacheContents
 from fastgw.runtime.control.cache_purging import CachePurging
 from fastgw.runtime.control.captures import Captures, CaptureStream
+from fastgw.runtime.control.debugging import Debugging
 from fastgw.runtime.control.drained_targets import DrainedTargets
 from fastgw.runtime.control.explain_requests import Explaining
 from fastgw.runtime.control.health_checker import Checks
@@ -136,6 +137,11 @@ class NodeView:
         self.query_analytics: Callable[[UsageQuery], Awaitable[Usage | None]] = _no_analytics
         self.captures = Captures(channel, lambda: proposer.current.generation)
         self.story_store = StoryStore(self.captures)
+        self.debugging = Debugging(
+            *(channel, self.captures, node_state.run_key, lambda: proposer.current.generation),
+            lambda: len(self._workers()),
+            self.story_store.take_debugged,
+        )
         self._redaction: tuple[Config | None, Redaction] = None, Redaction()
         self.recording = RecordingHub(channel, lambda: proposer.config, lambda: proposer.current.generation)
         self.past = TrafficHistory(self._totals, self.live)
@@ -361,6 +367,12 @@ class NodeView:
 
     def capturing(self, order: CaptureOrder) -> AbstractAsyncContextManager[CaptureStream]:
         return self.captures.capturing(order)
+
+    async def new_debug_token(self, route: str, seconds: float) -> node_interface.DebugTokenMade | None:
+        if route and route not in self._current_parts().filters:
+            return None
+        token, expires_date = await self.debugging.new_token(route, seconds)
+        return node_interface.DebugTokenMade(token, expires_date, route)
 
     def stories(self) -> list[Story] | None:
         return self.story_store.all()

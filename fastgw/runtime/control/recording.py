@@ -23,8 +23,8 @@ from fastgw.admin.node_interface import RecordingBegun, RecordingEnded, Recordin
 from fastgw.config.settings.gateway import Config
 from fastgw.filters.api import secret_names
 from fastgw.gateway.compiler import uses
-from fastgw.runtime.ipc.channel import Channel, ChannelClosed, ChannelFull, FeedUpdate
-from fastgw.runtime.ipc.feed_values import RETRY_S, write_memfd
+from fastgw.runtime.control.published_feed import PublishedFeed
+from fastgw.runtime.ipc.channel import Channel
 from fastgw.sync.recordings import DROPPED, FEED, NOTHING, RECORD, TOKEN_BYTES, RecordBatch, RecordingOrder, written
 
 FETCHED_EVERY_S: Final = 30.0
@@ -51,23 +51,22 @@ class RecordingHub:
     def __init__(
         self, channel: Channel, config_in_use: Callable[[], Config], generation_in_use: Callable[[], int]
     ) -> None:
-        self._channel = channel
         self._config, self._generation = config_in_use, generation_in_use
         self._current: _Recording | None = None
         self._order = NOTHING
-        self._unsent = False
+        self._feed = PublishedFeed(channel, FEED, generation_in_use, lambda: written(self._order))
 
     def start(self, left: bytes) -> None:
         """`left`: order of the previous process, whose recording has ended with it."""
         if left:
-            self._send_to_workers()
+            self._feed.publish()
 
     def stop(self) -> None:
         current, self._current = self._current, None
         if current is not None:
             current.close()
             self._order = NOTHING
-            self._send_to_workers()
+            self._feed.publish()
 
     async def begin_recording(self, wanted: RecordingWanted, workers: int) -> RecordingBegun | None:
         """Begin a recording, and wait a little until all workers record. None: there is one already. Raises
@@ -90,7 +89,7 @@ class RecordingHub:
             return None
         recording = self._current = _Recording(wanted, self._is_over)
         self._order = self._order_of(recording)
-        self._send_to_workers()
+        self._feed.publish()
         await recording.wait_for(workers)
         return RecordingBegun(recording.token.hex(), VERSION, self._generation())
 
@@ -98,7 +97,7 @@ class RecordingHub:
         """Mask the secrets of the current filters."""
         if self._current is not None and (order := self._order_of(self._current)) != self._order:
             self._order = order
-            self._send_to_workers()
+            self._feed.publish()
 
     async def fetch(self, recording: str) -> bytes | None:
         """Return `RecordBatch`. None: there is no such recording."""
@@ -133,26 +132,9 @@ class RecordingHub:
         """Handle the end of a recording, whose last records may still be fetched unless it is `abandoned`."""
         if recording is self._current:
             self._order = NOTHING
-            self._send_to_workers()
+            self._feed.publish()
             if abandoned:
                 self._current = None
-
-    def _send_to_workers(self) -> None:
-        if not self._unsent:
-            self._unsent = True
-            self._send()
-
-    def _send(self) -> None:
-        descriptor = write_memfd(written(self._order))
-        try:
-            self._channel.send(FeedUpdate(generation=self._generation(), key=FEED), [descriptor])
-            self._unsent = False
-        except ChannelFull:
-            asyncio.get_running_loop().call_later(RETRY_S, self._send)
-        except ChannelClosed:
-            pass  # the supervisor has ended, so this process ends too
-        finally:
-            os.close(descriptor)
 
 
 @final

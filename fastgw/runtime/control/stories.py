@@ -1,4 +1,4 @@
-"""Stories of failed and slow requests in the control process: the last ones, in bounded memory."""
+"""Stories of failed, slow and debugged requests in the control process: the last ones, in bounded memory."""
 
 import asyncio
 from collections import deque
@@ -15,6 +15,8 @@ from fastgw.runtime.ipc.sample_stream import Sample
 
 MOST_BYTES: Final = 32 * 1024
 """Maximum size of a story; longer ones are dropped."""
+MOST_DEBUGGED: Final = 100
+"""Maximum number of stories of debugged requests, which are kept apart: others do not displace them."""
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -26,6 +28,7 @@ class StoryStore:
         self._captures = captures
         self._settings: StorySettings | None = None
         self._stories: deque[bytes] = deque()
+        self._debugged: deque[bytes] = deque(maxlen=MOST_DEBUGGED)
         self._redaction = Redaction()
         self._count = 0
         self.dropped = 0
@@ -49,6 +52,13 @@ class StoryStore:
             await asyncio.get_running_loop().create_future()
 
     def _take_sample(self, sample: Sample) -> None:
+        self._keep(sample, self._stories)
+
+    def take_debugged(self, sample: Sample) -> None:
+        """Keep the story of a debugged request, whatever the configuration."""
+        self._keep(sample, self._debugged)
+
+    def _keep(self, sample: Sample, kept: deque[bytes]) -> None:
         self.dropped += sample.dropped
         if len(sample.content) > MOST_BYTES:
             self.dropped += 1
@@ -59,13 +69,14 @@ class StoryStore:
         story.path = redaction.path(story.path.encode()).decode(errors="replace")
         if story.query is not None:
             story.query = (redaction.query(story.query.encode()) or b"").decode(errors="replace")
-        self._stories.append(_encode(story))  # PERF: encoded, a story takes a tenth of the memory of its objects
+        kept.append(_encode(story))  # PERF: encoded, a story takes a tenth of the memory of its objects
 
     def all(self) -> list[Story] | None:
         """Return the stories, newest first. None: none are kept."""
-        if self._settings is None:
+        if self._settings is None and not self._debugged:
             return None
-        return [decode(each) for each in reversed(self._stories)]
+        found = [decode(each) for each in (*self._stories, *self._debugged)]
+        return sorted(found, key=lambda story: story.number, reverse=True)
 
     def stop(self) -> None:
         if self._collecting is not None:

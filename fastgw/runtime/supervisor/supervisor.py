@@ -77,10 +77,10 @@ from fastgw.runtime.supervisor.slot_adoption import SlotAdoption
 from fastgw.runtime.supervisor.upgrade import Upgrade
 from fastgw.runtime.supervisor.worker_replacement import Succession
 from fastgw.runtime.worker.worker import FLUSH_S
-from fastgw.sync import drained_targets, recordings
+from fastgw.sync import debugging, drained_targets, recordings
 from fastgw.sync.revocations import MOST
 
-_LASTING: Final = {drained_targets.FEED, recordings.FEED}
+_LASTING: Final = {debugging.FEED, drained_targets.FEED, recordings.FEED}
 """Feeds of control itself, which no configuration names."""
 _MOST_PURGES: Final = 1000
 _ANNOUNCED_AGAIN_S: Final = 60.0

@@ -1,4 +1,4 @@
-"""Running captures of a worker: while there are any, listeners use observed routes (`capture.observed_routes`).
+"""Running captures of a worker: taps, the stories of failed and slow requests, and those of debugged ones.
 
 A capture ends when control says so, when its time is over, or when control has closed its end of the socket.
 """
@@ -7,7 +7,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from math import inf
 from typing import Final, final
@@ -16,27 +16,30 @@ import msgspec
 
 from fastgw.capture.capture_session import CaptureSession
 from fastgw.capture.captured_exchange import CaptureOrder
-from fastgw.capture.observed_routes import RouteObserver, observed_router
+from fastgw.capture.debug_session import DebugSession
+from fastgw.capture.observed_tables import ExchangeObserver
 from fastgw.capture.story_keeper import StoryKeeper
-from fastgw.capture.story_record import StoryOrder
-from fastgw.downstream import Listener
+from fastgw.capture.story_record import DebugOrder, StoryOrder
 from fastgw.observe import Observer
 from fastgw.runtime.ipc.channel import Capture, close_descriptors
 from fastgw.runtime.ipc.sample_stream import SampleWriter
+from fastgw.runtime.worker.observed_listeners import ObservedListeners
 
 MOST: Final = 64
 """Maximum number of captures at a time."""
-_decode: Final = msgspec.msgpack.Decoder(CaptureOrder | StoryOrder).decode
+_decode: Final = msgspec.msgpack.Decoder(CaptureOrder | StoryOrder | DebugOrder).decode
 
 
 @final
 class _Capture:
-    """Capture of exchanges, or the stories of requests (`session` None), with the socket for them."""
+    """Capture of exchanges (`observer`), or the stories of failed and slow requests (None), with the socket for
+    them.
+    """
 
     def __init__(
-        self, writer: SampleWriter, session: CaptureSession | None = None, expiry: asyncio.TimerHandle | None = None
+        self, writer: SampleWriter, observer: ExchangeObserver | None = None, expiry: asyncio.TimerHandle | None = None
     ) -> None:
-        self.writer, self.session, self.expiry = writer, session, expiry
+        self.writer, self.observer, self.expiry = writer, observer, expiry
 
     def stop(self) -> None:
         if self.expiry is not None:
@@ -47,10 +50,10 @@ class _Capture:
 
 @final
 class RunningCaptures:
-    """Captures by number. `listeners`: returns the listeners in use."""
+    """Captures by number. `observed`: the listeners; `run_key`: key of the node."""
 
-    def __init__(self, listeners: Callable[[], Sequence[Listener]], observer: Observer) -> None:
-        self._listeners, self._observer = listeners, observer
+    def __init__(self, observed: ObservedListeners, observer: Observer, run_key: bytes) -> None:
+        self._observed, self._observer, self._run_key = observed, observer, run_key
         self._active: dict[int, _Capture] = {}
         self._stories = 0  # number of the capture of stories; 0: there is none
 
@@ -78,24 +81,26 @@ class RunningCaptures:
             self._stories = message.number
             self._observer.keep_stories(keeper.keep_story, order.slower_than)
             return
-        expiry = loop.call_later(max(0.0, order.until_date - time.time()), stop)
-        self._active[message.number] = _Capture(writer, CaptureSession(order, writer.send), expiry)
-        self.use_tables()
+        session: ExchangeObserver
+        expiry = None
+        if isinstance(order, DebugOrder):
+            session = DebugSession(order, self._run_key, writer.send)
+        else:
+            session = CaptureSession(order, writer.send)
+            expiry = loop.call_later(max(0.0, order.until_date - time.time()), stop)
+        self._active[message.number] = _Capture(writer, session, expiry)
+        self._observed.add(session)
+        if isinstance(order, DebugOrder):
+            writer.send(b"")  # a greeting: control waits until its tokens are looked for
 
     def _stop(self, number: int) -> None:
         capture = self._active.pop(number, None)
         if capture is not None:
             capture.stop()
-            if capture.session is not None:
-                self.use_tables()
+            if capture.observer is not None:
+                self._observed.remove(capture.observer)
             elif self._stories == number:
                 self._observer.keep_stories(None, inf)
-
-    def use_tables(self) -> None:
-        """Observe the routes of the tables in use, which may be new ones."""
-        observers: list[RouteObserver] = [each.session for each in self._active.values() if each.session is not None]
-        for listener in self._listeners():
-            listener.router = observed_router(listener.router, observers)
 
     def stop(self) -> None:
         """End all captures."""

@@ -9,15 +9,15 @@ import random
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, cast, final
+from typing import Final, cast, final
 
 from fastgw.exchange import Exchange
-from fastgw.gateway.tables import Gateway
 from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.recording.record_observer import RecordObserver
 from fastgw.recording.records import RecordedRequest, encode
 from fastgw.recording.redaction import RecordRedaction
-from fastgw.recording.tables import install, link_of
 from fastgw.recording.tap import RecordedTrace
+from fastgw.runtime.worker.observed_listeners import ObservedListeners
 from fastgw.sync.feeds import Feeds
 from fastgw.sync.recordings import DROPPED, FEED, NOTHING, RECORD, RecordingOrder, read, takes_status
 
@@ -31,18 +31,10 @@ MOST_AT_ONCE: Final = 256
 
 @final
 class WorkerRecording:
-    """`tables_in_use`: returns the tables whose listeners are recorded. `changed`: called when the routers of listeners
-    have changed.
-    """
+    """`observed`: the listeners whose requests are recorded."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        feeds: Feeds,
-        tables_in_use: Callable[[], Gateway],
-        changed: Callable[[], None],
-    ) -> None:
-        self._loop, self._tables, self._changed = loop, tables_in_use, changed
+    def __init__(self, loop: asyncio.AbstractEventLoop, feeds: Feeds, observed: ObservedListeners) -> None:
+        self._loop, self._observed = loop, observed
         self._feed = feeds[FEED]
         self._order = NOTHING
         self._link: _RecordingLink | None = None
@@ -54,11 +46,6 @@ class WorkerRecording:
     def start(self) -> None:
         self._feed.on_change(self._follow_order)
         self._follow_order(self._feed.value)
-
-    def adopt(self) -> None:
-        """Record with the tables that were just put in use."""
-        if self._link is not None:
-            self._link.install(self._tables())
 
     def stop(self) -> None:
         self._feed.forget(self._follow_order)
@@ -83,15 +70,15 @@ class WorkerRecording:
             _, link = await self._loop.create_unix_connection(lambda: _RecordingLink(order, self._lost), sock=sock)
             if order is self._order:
                 self._link = link
-                self._link.install(self._tables())
-                self._changed()
+                self._observed.add(link.observer)
+                link.tell_that_it_records()
             else:
                 link.close()
 
     def _lost(self, link: "_RecordingLink") -> None:
         if link is self._link:
             self._link = None
-            self._restore_tables()
+            self._observed.remove(link.observer)
 
     def _end(self) -> None:
         connecting, self._connecting = self._connecting, None
@@ -99,16 +86,9 @@ class WorkerRecording:
             connecting.cancel()
         link, self._link = self._link, None
         if link is not None:
-            self._restore_tables()
+            self._observed.remove(link.observer)
             link.close()
         self._order = NOTHING
-
-    def _restore_tables(self) -> None:
-        gateway = self._tables()
-        for listener in gateway.listeners:
-            table = gateway.tables[listener.name]
-            listener.early, listener.router = table.early, table.router
-        self._changed()
 
 
 @final
@@ -119,20 +99,14 @@ class _RecordingLink(asyncio.Protocol):
         self._order, self._lost = order, lost
         self._transport: asyncio.WriteTransport | None = None
         self._redaction = RecordRedaction(order.redact, order.keep_cookies)
-        self._filter = link_of(self._sample)
+        self.observer = RecordObserver(self._sample, order.routes or None)
         self._random = random.Random()
         self._in_flight = self._dropped = 0
-        self._is_known = False
         self._second = self._sent = 0  # bytes that were sent in this second
         self._loop = asyncio.get_running_loop()
 
-    def install(self, gateway: Gateway) -> None:
-        for listener in gateway.listeners:
-            table = gateway.tables[listener.name]
-            listener.early, listener.router = table.early, table.router
-            install(cast(Any, listener), self._filter, self._order.routes or None)
-        if not self._is_known and self._transport is not None:  # from now on requests are recorded
-            self._is_known = True
+    def tell_that_it_records(self) -> None:
+        if self._transport is not None:
             self._transport.write(bytes.fromhex(self._order.token))
 
     def close(self) -> None:

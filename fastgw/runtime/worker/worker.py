@@ -68,6 +68,7 @@ from fastgw.runtime.process.fallback_probes import Probes
 from fastgw.runtime.worker.accepting_sockets import AcceptingSockets
 from fastgw.runtime.worker.acceptor import Acceptor
 from fastgw.runtime.worker.captures import RunningCaptures
+from fastgw.runtime.worker.observed_listeners import ObservedListeners
 from fastgw.runtime.worker.recording import WorkerRecording
 from fastgw.runtime.worker.sliced_work import Slices
 from fastgw.runtime.worker.table_swap import TableSwap
@@ -169,12 +170,11 @@ class Worker:
         self._table_swap = TableSwap(
             self._slices, gateway, node_state.sealed.generation, self._starting, self._prepared, self._refused
         )
-        self._recording = WorkerRecording(
-            loop, self._feeds, lambda: self._table_swap.gateway, lambda: self._captures.use_tables()
-        )
+        self._observed = ObservedListeners(lambda: self._table_swap.gateway)
+        self._recording = WorkerRecording(loop, self._feeds, self._observed)
         self._acceptor = Acceptor(loop, self._server)
         self._standing = AcceptingSockets(self._acceptor, node_state.endpoints, node_state.listeners, gateway.listeners)
-        self._captures = RunningCaptures(lambda: self._table_swap.gateway.listeners, self._observer)
+        self._captures = RunningCaptures(self._observed, self._observer, node_state.run_key)
         self._heart = WorkerHeartbeat(loop, words, self._column)
         self._probes = Probes(
             loop,
@@ -360,9 +360,8 @@ class Worker:
         gateway.stock.roster.use_index(gateway.index)
         node_limits = words.connection_limit(column, limits), words.address_limit(column, limits)
         self._server.adopt(gateway, *node_limits, words.session_limit(column, limits))
-        self._recording.adopt()
         self._server.tracer = self._traces.tracer
-        self._captures.use_tables()
+        self._observed.use_tables()
         if self._drain is None:  # otherwise nothing is accepted any more
             self._standing.serve(gateway.listeners, placed)
             self._words.serve(column, order.generation)

@@ -9,6 +9,7 @@ from typing import Final
 
 from fastgw.exchange import Exchange, Trailers
 from fastgw.http.fields import Fields, folded
+from fastgw.http.http1.reserved_fields import OWN_FIELDS
 
 TE_TRAILERS: Final = b"Connection: TE\r\nTE: trailers\r\n"
 """Header lines that say to the target that trailers are accepted (RFC 9110 section 10.1.4)."""
@@ -27,6 +28,5 @@ def sent_trailers(exchange: Exchange, trailers: Trailers) -> Trailers:
     known.update(folded(name) for name, _ in edited)
     known |= edited.taken
     sent = tuple(line for line in trailers if folded(line[0]) not in known)
-    if exchange.peer.trusted:
-        return sent
-    return tuple(line for line in sent if not exchange.listener.reserved.has(line[0]))
+    reserved = OWN_FIELDS if exchange.peer.trusted else exchange.listener.reserved
+    return tuple(line for line in sent if not reserved.has(line[0]))
