@@ -31,6 +31,9 @@ class IncrementalCache(Generic[K, V]):
         self._now[key] = made
         return made
 
+    def items(self) -> Iterable[tuple[K, V]]:
+        return chain(self._before.items(), self._now.items())
+
     def values(self) -> Iterable[V]:
         return chain(self._before.values(), self._now.values())
 

@@ -27,6 +27,10 @@ class Piece(msgspec.Struct, omit_defaults=True):
     routes: list[dict[str, Any]] = []
     filter_sets: dict[str, Any] = {}
     consumers: list[dict[str, Any]] = []
+    policies: dict[str, list[str]] = {}
+    """Filter sets by listener: those of the policies of a Gateway, whose filters its listener has."""
+    problem: str = ""
+    """Reason for which the translation refuses the object; "" = it does not."""
     files: dict[str, str] = {}
     """Contents of derived files, by name (`virtual_files.kubernetes_name`)."""
 

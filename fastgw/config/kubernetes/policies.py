@@ -2,8 +2,8 @@
 
 A policy is a filter set that the routes of its targets use; for a Gateway, filters of its listeners. Tenants may use
 the filters of `ALLOWED` only: they neither read files nor environment variables of the gateway, import nothing, and
-name no address of the gateway's own machine or link. A policy that is refused, or that the configuration refuses, takes
-its routes with it: a route is never served without a filter that it is meant to have.
+name no address of the gateway's own machine or link. A policy that is refused here has a piece that says so; it is
+treated like one that the configuration refuses (`provider`): it takes its routes with it.
 """
 
 from base64 import b64decode
@@ -42,14 +42,15 @@ def translate(context: TranslationContext) -> None:
     """Add the filter sets of policies, and the consumers."""
     for item in context.cluster.oldest_first(POLICY):
         namespace, name = key_of(item)
-        try:
-            filters = {**((item.get("spec") or {}).get("filters") or {})}
-            check_filters(filters)
-        except PolicyRefused:
-            continue  # its status says so once its targets are known
         set_name = f"{POLICY}/{namespace}/{name}"
         context.filter_sets[POLICY, namespace, name] = set_name
-        context.add_piece(set_name, filter_sets={set_name: filters})
+        filters = {**((item.get("spec") or {}).get("filters") or {})}
+        problem = ""
+        try:
+            check_filters(filters)
+        except PolicyRefused as error:
+            filters, problem = {}, str(error)
+        context.add_piece(set_name, filter_sets={set_name: filters}, problem=problem)
     for item in context.cluster.oldest_first(CONSUMER):
         _add_consumer(item, context)
 
@@ -109,63 +110,37 @@ def attach(context: TranslationContext) -> None:
         by_object.setdefault(piece.object, []).append(piece)
     for item in context.cluster.oldest_first(POLICY):
         namespace, name = key_of(item)
-        set_name = context.filter_sets.get((POLICY, namespace, name), "")
-        problem = ""
-        if not set_name:
-            try:
-                check_filters({**((item.get("spec") or {}).get("filters") or {})})
-            except PolicyRefused as error:
-                problem = str(error)
+        set_name = context.filter_sets[POLICY, namespace, name]
         ancestors = [
-            _ancestor(item, reference, set_name, problem, by_object)
+            _ancestor(item, reference, set_name, by_object)
             for reference in (item.get("spec") or {}).get("targetRefs") or ()
         ]
         context.statuses[POLICY, namespace, name] = {"ancestors": ancestors}
 
 
 def _ancestor(
-    item: ClusterObject, reference: ClusterObject, set_name: str, problem: str, by_object: dict[str, list[Piece]]
+    item: ClusterObject, reference: ClusterObject, set_name: str, by_object: dict[str, list[Piece]]
 ) -> dict[str, Any]:
     """Attach a policy to one target, and return the entry of its status."""
     namespace = key_of(item)[0]
     kind, name, section = reference.get("kind", ""), reference.get("name", ""), reference.get("sectionName")
-    reason, message = "", problem
-    if problem:
-        reason = "Invalid"
-    elif kind not in TARGETS:
+    reason, message = "", ""
+    if kind not in TARGETS:
         reason, message = "Invalid", f"the target has kind {kind}; expected one of {', '.join(sorted(TARGETS))}"
     pieces = by_object.get(f"{kind}/{namespace}/{name}", [])
     if not reason and not any(piece.routes or piece.listeners for piece in pieces):
         reason, message = "TargetNotFound", f"no {kind} {name} is served in this namespace"
-    if problem and kind == "Gateway":
-        _refuse_gateway(f"gateway/{namespace}/{name}/", by_object)
-    for piece in pieces if not reason or problem else ():
+    for piece in pieces if not reason else ():
         for route in _of_section(piece, section):
-            if problem:
-                _refuse(route)
-            else:
-                route["use"] = [*route.get("use", ()), set_name]
-        if kind == "Gateway" and not problem:
-            for listener in piece.listeners.values():
-                listener["filters"] = {**_filters_of(item), **listener.get("filters", {})}
+            route["use"] = [*route.get("use", ()), set_name]
+        for listener in piece.listeners:
+            piece.policies = {**piece.policies, listener: [*piece.policies.get(listener, ()), set_name]}
     group = "networking.k8s.io" if kind == "Ingress" else GATEWAY_GROUP
     return {
         "ancestorRef": {"group": group, **reference},
         "controllerName": CONTROLLER,
         "conditions": [condition("Accepted", not reason, reason or "Accepted", generation_of(item), message)],
     }
-
-
-def _refuse_gateway(prefix: str, by_object: dict[str, list[Piece]]) -> None:
-    """Let all routes of a Gateway answer 500. `prefix`: of the names of its listeners."""
-    for pieces in by_object.values():
-        for route in (route for piece in pieces for route in piece.routes):
-            if any(each.startswith(prefix) for each in route.get("listeners", ())):
-                _refuse(route)
-
-
-def _filters_of(item: ClusterObject) -> dict[str, Any]:
-    return {**(item["spec"].get("filters") or {})}
 
 
 def _of_section(piece: Piece, section: str | None) -> Iterator[dict[str, Any]]:
@@ -176,32 +151,22 @@ def _of_section(piece: Piece, section: str | None) -> Iterator[dict[str, Any]]:
             yield route
 
 
-def _refuse(route: dict[str, Any]) -> None:
-    """Let a route answer 500, because it must not be served without its policy."""
-    for key in ("upstream", "variants", "split", "redirect", "rewrite", "strip_prefix", "add_prefix", "host_header"):
-        route.pop(key, None)
-    for key in ("timeout", "timeouts", "retries"):
-        route.pop(key, None)
-    route["respond"] = {"status": 500}
-
-
 # consumers
 
 
 def _add_consumer(item: ClusterObject, context: TranslationContext) -> None:
     namespace, name = key_of(item)
-    reason, message = "", ""
+    of = f"{CONSUMER}/{namespace}/{name}"
     try:
         files: dict[str, str] = {}
         spec = {**(item.get("spec") or {})}
         if unknown := spec.keys() - _CONSUMER_KEYS:
             raise PolicyRefused(f"spec.{min(unknown)} is unknown; expected one of {', '.join(sorted(_CONSUMER_KEYS))}")
         settings = _with_secrets(spec, "spec", namespace, context, files)
-        of = f"{CONSUMER}/{namespace}/{name}"
         context.add_piece(of, consumers=[{"name": f"{namespace}.{name}", **settings}], files=files)
     except PolicyRefused as error:
-        reason, message = "Invalid", str(error)
-    accepted = condition("Accepted", not reason, reason or "Accepted", generation_of(item), message)
+        context.add_piece(of, problem=str(error))
+    accepted = condition("Accepted", True, "Accepted", generation_of(item))
     context.statuses[CONSUMER, namespace, name] = {"conditions": [accepted]}
 
 

@@ -52,6 +52,8 @@ class Loaded(Struct, frozen=True):
     """
     withheld: Mapping[str, str] = MappingProxyType({})
     """Reasons why the previous contents of a file stay in force instead of the current ones, by file."""
+    refused_objects: Mapping[str, str] = MappingProxyType({})
+    """Objects of the Kubernetes provider that are left out, with the reasons."""
 
     @classmethod
     def of(cls, config: Config) -> "Loaded":
@@ -68,7 +70,8 @@ class Loaded(Struct, frozen=True):
 class Remembered:
     """Cache for the next reading, which then processes only changes. One reading at a time.
 
-    It never affects the result, which depends on the files alone.
+    It never affects the result, which depends on the files alone; only what the compiler has refused of the Kubernetes
+    provider is left out until it changes.
     """
 
     def __init__(self) -> None:
@@ -197,7 +200,7 @@ def _validated(
     files: Files,
     remembered: Remembered,
     refused: Refused,
-    refused_objects: frozenset[str] = frozenset(),
+    refused_objects: Mapping[str, str] = MappingProxyType({}),
     refused_notes: tuple[Problem, ...] = (),
 ) -> tuple[Loaded, Merged]:
     """Return the merged, validated configuration. `refused`: Kyma services to leave out; `refused_objects`: objects of
@@ -236,8 +239,8 @@ def _validated(
         raise ConfigError(sorted_problems(problems, order), excerpts)
     if of_kyma.refused:
         return _validated(found, filter_types, files, remembered, {**refused, **of_kyma.refused})
-    if of_kubernetes.refused:
-        left_out = refused_objects | of_kubernetes.refused
+    if newly_refused := of_kubernetes.newly_refused:
+        left_out = {**refused_objects, **newly_refused}
         said = (*refused_notes, *of_kubernetes.problems)
         return _validated(found, filter_types, files, remembered, refused, left_out, said)
     notes += idle_settings(merged) + lint(merged)
@@ -250,6 +253,7 @@ def _validated(
         withheld=MappingProxyType(
             {name: why for name, why in files.unresolved.items() if files.contents_read[name] != UNKNOWN}
         ),
+        refused_objects=MappingProxyType(of_kubernetes.refused),
     )
     return loaded, merged
 

@@ -120,7 +120,7 @@ class Control:
         self._view = NodeView(node_state, channel, self._proposer, self._revoking, self._cache_purging, self._auditing)
         self._pushing = MetricPush(node_state, self._view.exposition, self._fetcher)
         self._proposer.on_accept = self._prepare_names
-        self._watching = Watching(self._proposer.apply_watched_objects)
+        self._watching = Watching(self._apply_applications)
         self._issuing = Issuing(node_state, channel, self._look_at_files)
         self._view.acme = self._issuing.infos
         self._cluster = ClusterControl(self._proposer.apply_watched_objects)
@@ -154,6 +154,9 @@ class Control:
                 Stop: lambda order: self._stop_requested.set(),
             }
         )
+
+    async def _apply_applications(self, name: str) -> bool:
+        return (await self._proposer.apply_watched_objects(name)).is_tried
 
     def _was_revoked(self, order: Revoke) -> None:
         self._revoking.revocation_received(order)

@@ -97,6 +97,8 @@ class ConfigSnapshot(msgspec.Struct, dict=True, kw_only=True):
     """Users of the feeds, by key."""
     known_notes: list[str] = []
     """Keys of the notes on it (`runtime.reload.config_notes`)."""
+    refused_objects: dict[str, str] = {}
+    """Objects of the Kubernetes provider that are left out, with the reasons."""
     image: bytes = b""
     """Image of the consumers' index; b"": there are no consumers, or it is mapped."""
 
@@ -253,6 +255,7 @@ def accept(
         lazy_feeds=lazy_feeds,
         feed_users=feed_users,
         known_notes=[*known_notes],
+        refused_objects=dict(loaded.refused_objects),
         image=index.image if index is not NOBODY else b"",
     )
 

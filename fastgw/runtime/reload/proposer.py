@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from math import inf
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -68,6 +68,8 @@ from fastgw.runtime.reload.document_checks import (
 from fastgw.runtime.reload.rollback_history import retained_generations
 from fastgw.runtime.reload.stale_configuration import Staleness
 
+PROBLEMS_SHOWN: Final = 3
+"""Maximum number of errors in the statuses of a cluster."""
 PROBLEMS: Final = 20
 """Maximum number of errors of one attempt that are kept."""
 BYTES_PER_VALUE: Final = 8
@@ -87,6 +89,19 @@ Read = Callable[[Contents], Loaded]
 """Function that reads a configuration, with these contents in place of those of referenced files."""
 Present = tuple[Contents, Why]
 """Contents of files to become active, and the reasons why some are older ones."""
+
+
+class Activation(NamedTuple):
+    """Result of activating the objects of a watch."""
+
+    is_tried: bool
+    """False: they cannot be tried now, or have failed in a worker. Invalid objects count as tried."""
+    rejected: str = ""
+    """Reason for which they are not in force; "" = they are."""
+    refused: Mapping[str, str] = MappingProxyType({})
+    """Objects that are left out, with the reasons."""
+    again_s: float | None = None
+    """Seconds until listeners are tried again whose addresses cannot be opened now; None: there are none."""
 
 
 class Proposer:
@@ -134,6 +149,7 @@ class Proposer:
         self._again_for: Origin = "file"  # origin of the request to read the file
         self._is_postponed = False  # the current attempt
         self._untaken: Contents = {}  # contents that were tried and are invalid
+        self._unbound_again = RetryBackoff()  # of listeners of a cluster whose addresses cannot be opened
 
     async def reload(self, source: Origin) -> Outcome:
         """Load the file."""
@@ -327,18 +343,51 @@ class Proposer:
             # Clears the failure of the last attempt.
             await self._offer(self._read_now(self.current.captured), "file", subject="contents")
 
-    async def apply_watched_objects(self, name: str) -> bool:
-        """Load the objects of a watch, and no other files. False: they cannot be tried now, or have failed in a worker;
-        invalid objects count as tried.
-        """
+    async def apply_watched_objects(self, name: str) -> Activation:
+        """Load the objects of a watch, and no other files."""
         async with self._lock:
             content, untaken = content_of(name), self._untaken
-            if name not in self.current.captured or content in (self.current.captured[name], untaken.get(name)):
-                return True
+            if name not in self.current.captured:
+                return Activation(True)
+            if content == self.current.captured[name]:
+                await self._open_unbound()
+                return self._activation()
+            if content == untaken.get(name):
+                return self._activation(self.withheld.get(name, "it was rejected"))
             now = {**self.current.captured, name: content}
-            outcome = await self._offer(self._read_now(now), "file", present=(now, {}), alone=True, subject="contents")
+            unbound = self._remembered.kubernetes.unbound
+            if self._unbound_again.due_at <= time.monotonic():
+                unbound.clear()
+            present: Present = now, {}
+            while True:
+                outcome = await self._offer(
+                    self._read_now(now), "file", present=present, alone=True, subject="contents"
+                )
+                if outcome.ok or not self._remembered.kubernetes.refuse_unbound(outcome.summary):
+                    break
+                self._unbound_again.failed(time.monotonic())
+            if outcome.ok and not unbound:
+                self._unbound_again.forget()
             self._untaken = {**{file: each for file, each in untaken.items() if file != name}, **self._untaken}
-            return outcome.ok or outcome.reason == "rejected"
+            why = "" if outcome.ok else "; ".join(map(str, outcome.problems[:PROBLEMS_SHOWN])) or outcome.summary
+            return self._activation(why, is_tried=outcome.ok or outcome.reason == "rejected")
+
+    async def _open_unbound(self) -> None:
+        """Try the listeners of a cluster again whose addresses could not be opened."""
+        kubernetes, again = self._remembered.kubernetes, self._unbound_again
+        if not kubernetes.unbound or again.due_at > time.monotonic():
+            return
+        kubernetes.unbound.clear()
+        outcome = await self._offer(self._read_now(self.current.captured), "file", subject="contents")
+        if outcome.ok:
+            again.forget()
+        elif kubernetes.refuse_unbound(outcome.summary):
+            again.failed(time.monotonic())
+
+    def _activation(self, rejected: str = "", *, is_tried: bool = True) -> Activation:
+        unbound = self._remembered.kubernetes.unbound
+        again_s = max(0.1, self._unbound_again.due_at - time.monotonic()) if unbound else None
+        return Activation(is_tried, rejected, self.current.refused_objects, again_s)
 
     def _read_now(self, now: Contents) -> Read:
         """Read the active files, with these contents of referenced files."""
@@ -556,7 +605,7 @@ class Proposer:
             files = changed(before, now)
         else:
             try:
-                loaded, accepted = self._make(read(NO_CONTENTS), source, file, strict=spares)
+                loaded, accepted = self._make_without_refused(read, NO_CONTENTS, source, file, strict=spares)
                 why = settled(self.config, before, {**before, **loaded.captured})[1] if spares else {}
                 if not why:
                     return loaded, accepted
@@ -571,7 +620,8 @@ class Proposer:
         def make(held: Collection[str]) -> tuple[Loaded, ConfigSnapshot]:
             try:
                 known = {each: before[each] for each in why if each in before}
-                return self._make(read({**known, **previous_contents(before, now, held)}), source, file, strict=spares)
+                contents = {**known, **previous_contents(before, now, held)}
+                return self._make_without_refused(read, contents, source, file, strict=spares)
             except ConfigError as error:
                 self._blamed = self._blamed or error.problems
                 raise
@@ -583,6 +633,18 @@ class Proposer:
         withheld = {each: wrong for each, wrong in why.items() if each in {*loaded.captured, *new}} | held
         withheld |= loaded.withheld
         return msgspec.structs.replace(loaded, withheld=withheld), accepted
+
+    def _make_without_refused(
+        self, read: Read, contents: Contents, source: Origin, file: str, *, strict: bool
+    ) -> tuple[Loaded, ConfigSnapshot]:
+        """Read and compile, without the objects of the Kubernetes provider that cannot be compiled."""
+        while True:
+            try:
+                return self._make(read(contents), source, file, strict=strict)
+            except ConfigError as error:
+                cause = error.__cause__
+                if not isinstance(cause, CompileError) or not self._remembered.kubernetes.refuse(cause.unbuilt.items()):
+                    raise
 
     def _spoilt(self, gateway: Gateway, loaded: Loaded) -> dict[Where, str]:
         """Return filters that cannot use the changed contents of files, with the error: the previous contents can stay

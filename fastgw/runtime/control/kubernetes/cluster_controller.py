@@ -1,13 +1,15 @@
 """Controller of the Kubernetes provider: watches all kinds, translates them, activates the result, writes statuses.
 
 Rule 1: while the API server is unreachable, what is known stays in force. Rule 2: a status is written once the
-configuration that it is about serves. Rule 3: changes are collected for a moment, and translated together.
+configuration that it is about serves, or once it is known not to. Rule 3: changes are collected for a moment, and
+translated together.
 """
 
 import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -15,8 +17,9 @@ import yaml
 
 from fastgw.admin.node_interface import FeedInfo
 from fastgw.config.kubernetes.cluster import KINDS, ObjectKind
-from fastgw.config.kubernetes.model import Translation
+from fastgw.config.kubernetes.model import Statuses, Translation
 from fastgw.config.kubernetes.provider import FILE
+from fastgw.config.kubernetes.refusals import with_refusals
 from fastgw.config.kubernetes.translation import Translator
 from fastgw.config.settings.egress import Providers
 from fastgw.config.settings.kubernetes import KubernetesProvider
@@ -26,22 +29,30 @@ from fastgw.runtime.control.kubernetes.cluster_objects import ClusterObjects
 from fastgw.runtime.control.kubernetes.leader_election import LEASE, LeaderElection
 from fastgw.runtime.control.kubernetes.status_writer import StatusWriter
 from fastgw.runtime.control.kubernetes.watch import GATHER_S, MOST, Following, Pauses, WatchReport, run_repeatedly
+from fastgw.runtime.reload.proposer import Activation
 
 LIST_S: Final = 30.0
 """Seconds for which the first lists are awaited before one that fails is left out: an API server that refuses one kind
 must not stop the others."""
+SHOWN_AFTER: Final = 3
+"""Number of attempts to activate a translation after which its statuses say why it is not in force yet."""
 
 
 class ClusterController:
     """Follows one cluster. `take`: activates the new configuration, if possible now."""
 
     def __init__(
-        self, settings: KubernetesProvider, access: SharedAccess, namespace: str, take: Callable[[], Awaitable[bool]]
+        self,
+        settings: KubernetesProvider,
+        access: SharedAccess,
+        namespace: str,
+        take: Callable[[], Awaitable[Activation]],
     ) -> None:
         """`namespace`: of the gateway itself."""
         self._settings, self._take = settings, take
-        self._changed, self._written = asyncio.Event(), asyncio.Event()
-        self._objects = ClusterObjects(self._changed.set, self._written.set)
+        self._wake, self._written = asyncio.Event(), asyncio.Event()
+        self._is_changed = True
+        self._objects = ClusterObjects(self._objects_changed, self._written.set)
         self._following = [
             following
             for kind in KINDS.values()
@@ -49,7 +60,8 @@ class ClusterController:
         ]
         self._translator = Translator(settings, namespace)
         self._translation: Translation | None = None
-        self._active = b""
+        self._statuses: Statuses = {}
+        """Statuses of the translation, with what the configuration made of it."""
         self._writer = StatusWriter(access, self._objects)
         self._election = LeaderElection(access, namespace, f"{LEASE}-{settings.gateway_class}", self._written.set)
         self._report = WatchReport(FILE)
@@ -59,6 +71,14 @@ class ClusterController:
         """Return the states of the watches."""
         others = [each.info for each in (self._report, self._writing) if each.info.problem]
         return [*(each.report.info for each in self._following), *others]
+
+    def _objects_changed(self) -> None:
+        self._is_changed = True
+        self._wake.set()
+
+    def configuration_changed(self) -> None:
+        """Look again at what is in force of the translation: the configuration has changed."""
+        self._wake.set()
 
     async def run(self) -> None:
         """Follow the cluster until cancelled."""
@@ -76,31 +96,48 @@ class ClusterController:
                     await each.has_listed.wait()
         except TimeoutError:
             pass  # what is missing is reported by its watch
-        self._changed.set()
+        self._wake.set()
+        again_s: float | None = None
         while True:
-            await self._changed.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(again_s):
+                    await self._wake.wait()
             await asyncio.sleep(GATHER_S)
-            self._changed.clear()
+            self._wake.clear()
             began_at = time.monotonic()
-            await self._apply(self._objects)
+            again_s = await self._apply()
             took_s = time.monotonic() - began_at
             await asyncio.sleep(min(took_s, 1.0) / 2)
 
-    async def _apply(self, objects: ClusterObjects) -> None:
-        """Translate the objects, and activate the result."""
-        cluster = objects.cluster()
-        translation, content = await asyncio.to_thread(self._translator.translate, cluster)
-        if len(content) > MOST:
-            self._report.failed("size", f"{len(content)} bytes of configuration, more than {MOST}")
-            return
-        self._report.succeeded()
-        if content != self._active:
+    async def _apply(self) -> float | None:
+        """Translate the objects, if they have changed, and activate the result. Returns the seconds after which to try
+        again what could not be activated; None: there is none.
+        """
+        translation = self._translation
+        if self._is_changed or translation is None:
+            self._is_changed = False
+            made, content = await asyncio.to_thread(self._translator.translate, self._objects.cluster())
+            translation = made
+            if len(content) > MOST:
+                why = f"{len(content)} bytes of configuration, more than {MOST}"
+                self._report.failed("size", why)
+                self._is_changed = True
+                self._show_statuses(translation, why, {})
+                return None
+            self._report.succeeded()
             set_content(FILE, content)
-            pauses = Pauses()
-            while not await self._take():
-                await asyncio.sleep(pauses.next_delay(soon=True))
-            self._active = content
+        pauses = Pauses()
+        while not (done := await self._take()).is_tried:
+            if pauses.tries >= SHOWN_AFTER:
+                self._show_statuses(translation, done.rejected, done.refused)
+            await asyncio.sleep(pauses.next_delay(soon=True))
+        self._show_statuses(translation, done.rejected, done.refused)
+        return done.again_s
+
+    def _show_statuses(self, translation: Translation, rejected: str, refused: Mapping[str, str]) -> None:
+        """Write the statuses of a translation, with what the configuration made of it."""
         self._translation = translation
+        self._statuses = with_refusals(translation.statuses, refused, rejected)
         self._written.set()
 
     async def _write_statuses(self) -> None:
@@ -113,7 +150,7 @@ class ClusterController:
                 continue
             is_done = False
             try:
-                is_done = await self._writer.write(translation.statuses, translation.children)
+                is_done = await self._writer.write(self._statuses, translation.children)
                 self._writing.succeeded()
             except CannotAsk as error:
                 self._writing.failed(type(error).__name__, str(error))
@@ -140,7 +177,7 @@ class ClusterControl:
     now.
     """
 
-    def __init__(self, take: Callable[[str], Awaitable[bool]]) -> None:
+    def __init__(self, take: Callable[[str], Awaitable[Activation]]) -> None:
         self._take = take
         self._wanted: object = None
         self._controller: ClusterController | None = None
@@ -155,6 +192,8 @@ class ClusterControl:
         kubeconfig = captured.get(settings.kubeconfig or "", b"")
         wanted = settings, kubeconfig
         if wanted == self._wanted:
+            if self._controller is not None:
+                self._controller.configuration_changed()
             return
         self.stop()
         self._wanted = wanted

@@ -5,9 +5,15 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import Any
 
+import msgspec
 import pytest
 
+from fastgw.config import Loaded, load_text
 from fastgw.config.kubernetes.model import Piece, Translation
+from fastgw.config.kubernetes.provider import FILE
+from fastgw.config.kubernetes.refusals import with_refusals
+from fastgw.config.settings.gateway import Route
+from fastgw.filters import TYPES
 from tests.unit.config.kubernetes.test_ingress import ingress, object_of, routes_of, rule
 from tests.unit.config.kubernetes.test_ingress import translated as of_ingress
 from tests.unit.config.kubernetes.test_stream_routes import backend, gateway, route
@@ -21,10 +27,24 @@ def policy(filters: dict[str, Any], **target: Any) -> dict[str, Any]:
     return object_of("FastgwPolicy", "limits", {"targetRefs": [reference], "filters": filters})
 
 
-def accepted(made: Translation) -> tuple[str, str, str]:
-    (ancestor,) = made.statuses["FastgwPolicy", "shop", "limits"]["ancestors"]
-    (found,) = ancestor["conditions"]
-    return found["status"], found["reason"], found["message"]
+def loaded(made: Translation, more: str = "") -> Loaded:
+    text = f"version: 1\nadmin: null\nproviders: {{kubernetes: {{kubeconfig: kube}}}}\n{more}".encode()
+    kube = b"current-context: a\ncontexts: [{name: a, context: {}}]\n"
+    return load_text(
+        text, "/etc/gw.yaml", TYPES, instead={"/etc/kube": kube, FILE: msgspec.json.encode([*made.pieces])}
+    )
+
+
+def accepted(made: Translation, found: Loaded | None = None) -> tuple[str, str, str]:
+    """Return the condition of the policy once the translation is in force. `found`: the configuration."""
+    statuses = with_refusals(made.statuses, (found or loaded(made)).refused_objects, "")
+    (ancestor,) = statuses["FastgwPolicy", "shop", "limits"]["ancestors"]
+    (condition,) = ancestor["conditions"]
+    return condition["status"], condition["reason"], condition["message"]
+
+
+def served(found: Loaded, of: str) -> list[Route]:
+    return [route for route in found.config.routes if route.name.startswith(of)]
 
 
 def test_routes_of_the_target_use_the_filters() -> None:
@@ -53,21 +73,39 @@ def test_a_target_that_is_not_there_is_said(target: dict[str, str]) -> None:
         ({"jwt": {"jwks_uri": "http://169.254.169.254/latest"}}, "link-local"),
         ({"jwt": {"jwks_uri": "unix:/run/admin.sock"}}, "socket of the gateway"),
         ({"auth": {"any_of": [{"forward_auth": {"url": "http://auth.example"}}]}}, "not one of those"),
+        ({"rate_limit": {"limit": -1, "window": "1s"}}, "spec.filters.rate_limit.limit: -1; expected"),
+        ({"rate_limit": {**LIMIT["rate_limit"], "windw": "1s"}}, "spec.filters.rate_limit.windw: unknown key"),
     ],
 )
-def test_what_tenants_may_not_say_is_refused_and_its_routes_are_not_served_without_it(
+def test_a_policy_that_is_refused_says_why_and_only_its_own_routes_are_not_served(
     filters: dict[str, Any], why: str
 ) -> None:
-    made = of_ingress(ingress(rule("a.example")), policy(filters))
-    status, reason, message = accepted(made)
+    """What tenants may not say, and what the settings of a filter do not allow."""
+    other = {**ingress(rule("b.example"))}
+    other["metadata"] = {**other["metadata"], "name": "other"}
+    made = of_ingress(ingress(rule("a.example")), other, policy(filters))
+    found = loaded(made)
+    status, reason, message = accepted(made, found)
     assert (status, reason) == ("False", "Invalid")
     assert why in message
-    (only,) = routes_of(made)
-    assert only["respond"] == {"status": 500}
-    assert "upstream" not in only
+    (mine,), (others,) = served(found, "Ingress/shop/front"), served(found, "Ingress/shop/other")
+    assert (mine.hosts, mine.respond.status, mine.upstream) == (("a.example",), 500, None)
+    assert others.upstream == "shop/cart/80"
 
 
-@pytest.mark.parametrize(("filters", "is_served"), [(LIMIT, True), ({"mirror": {"upstream": "a"}}, False)])
+def test_a_filter_that_the_operator_enforces_is_the_problem_of_the_policy_that_replaces_it() -> None:
+    made = of_ingress(ingress(rule("a.example")), policy(LIMIT))
+    found = loaded(made, "filters: {rate_limit: {limit: 5, window: 1s, enforced: true}}\n")
+    status, reason, message = accepted(made, found)
+    assert (status, reason) == ("False", "Invalid")
+    assert "enforced by the gateway" in message
+    assert [route.respond.status for route in served(found, "Ingress/shop/front")] == [500]
+
+
+@pytest.mark.parametrize(
+    ("filters", "is_served"),
+    [(LIMIT, True), ({"mirror": {"upstream": "a"}}, False), ({"rate_limit": {"limit": 0}}, False)],
+)
 def test_a_policy_of_a_gateway_is_for_all_of_its_routes(filters: dict[str, Any], is_served: bool) -> None:
     """Filters of its listeners; if they are refused, none of its routes is served without them."""
     web = gateway("HTTP")
@@ -76,10 +114,13 @@ def test_a_policy_of_a_gateway_is_for_all_of_its_routes(filters: dict[str, Any],
         route("HTTPRoute", "cart", backend("cart")),
         policy(filters, group="gateway.networking.k8s.io", kind="Gateway", name="edge"),
     )
-    (listener,) = (each for piece in made.pieces for each in piece.listeners.values())
-    assert listener.get("filters", {}) == (LIMIT if is_served else {})
-    (only,) = (each for piece in made.pieces if piece.object.startswith("HTTPRoute/") for each in piece.routes)
-    assert ("upstream" in only, only.get("respond")) == (is_served, None if is_served else {"status": 500})
+    found = loaded(made)
+    assert [*found.config.listeners["gateway/shop/edge/9000"].filters] == ([*LIMIT] if is_served else [])
+    (only,) = served(found, "HTTPRoute/")
+    assert (only.upstream, only.respond and only.respond.status) == (
+        ("shop/cart/80", None) if is_served else (None, 500)
+    )
+    assert accepted(made, found)[0] == ("True" if is_served else "False")
 
 
 def test_a_section_is_one_rule() -> None:
@@ -90,7 +131,8 @@ def test_a_section_is_one_rule() -> None:
 
 def consumers(*items: dict[str, Any]) -> tuple[list[Piece], dict[str, Any]]:
     made = of_ingress(ingress(rule("a.example")), *items)
-    status = made.statuses["FastgwConsumer", "shop", "alice"]["conditions"][0]
+    statuses = with_refusals(made.statuses, loaded(made).refused_objects, "")
+    status = statuses["FastgwConsumer", "shop", "alice"]["conditions"][0]
     return [piece for piece in made.pieces if piece.consumers], status
 
 
@@ -112,10 +154,10 @@ def test_a_consumer_has_its_secrets_from_secrets_of_its_namespace() -> None:
         ({"key_auth": [{"key": {"file": "/etc/shadow"}}]}, "may not read file"),
         ({"key_auth": [{"key": {"secret": {"name": "gone", "key": "a"}}}]}, "has no a"),
         ({"name": "root"}, "spec.name is unknown"),
+        ({"groups": "staff, admin", "key_auth": [{"kee": "a"}]}, "spec.key_auth[0]"),
     ],
 )
 def test_a_consumer_that_is_refused_says_why(spec: dict[str, Any], why: str) -> None:
-    pieces, status = consumers(object_of("FastgwConsumer", "alice", spec))
-    assert pieces == []
+    _, status = consumers(object_of("FastgwConsumer", "alice", spec))
     assert (status["status"], status["reason"]) == ("False", "Invalid")
     assert why in status["message"]

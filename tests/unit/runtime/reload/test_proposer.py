@@ -803,8 +803,8 @@ async def test_what_a_watch_says_is_taken_and_of_other_files_nothing(following):
     assert captured[WATCHED] == b"[]\n"
     assert b"alice" in captured[str(following.consumer_file)]
     following.answer(generation)
-    assert await taking
-    assert await following.proposer.apply_watched_objects(WATCHED), "it is in force"
+    assert (await taking).is_tried
+    assert (await following.proposer.apply_watched_objects(WATCHED)).is_tried, "it is in force"
     assert following.proposer.current.captured[WATCHED] == b"[]\n"
 
 
@@ -812,16 +812,16 @@ async def test_what_a_watch_says_is_taken_and_of_other_files_nothing(following):
 async def test_what_a_watch_says_is_to_be_tried_again_where_it_could_not_be(following):
     virtual_files.set_content(WATCHED, b"[]\n")
     following.node_state.words.set_ready(following.node_state.shared, False)
-    assert not await following.proposer.apply_watched_objects(WATCHED), (
+    assert not (await following.proposer.apply_watched_objects(WATCHED)).is_tried, (
         "before the start is over, or once the end has begun"
     )
     following.node_state.words.set_ready(following.node_state.shared, True)
     taking = asyncio.create_task(following.proposer.apply_watched_objects(WATCHED))
     generation, _ = await following.captured()
     following.answer(generation, why="a worker has refused")
-    assert not await taking
+    assert not (await taking).is_tried
 
 
 @on_loop
 async def test_what_a_watch_says_concerns_nobody_who_does_not_name_it(control):
-    assert await control.proposer.apply_watched_objects(WATCHED)
+    assert (await control.proposer.apply_watched_objects(WATCHED)).is_tried

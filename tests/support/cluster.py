@@ -1,0 +1,189 @@
+"""Stand-in of a Kubernetes cluster for the Gateway API: the API server of the runner of the conformance suite, on a
+thread of its own, with the kinds of the Gateway API and of fastgw."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from tests.e2e.gateway_api.runner import Api
+from tests.support.gateway import wait_until
+from tests.support.peer import DEADLINE
+
+T = TypeVar("T")
+Object = dict[str, Any]
+
+ROOT = Path(__file__).parents[2]
+DEFINITIONS = ROOT / "tests/e2e/gateway_api/gateway-api-schemas.json"
+OWN = ROOT / "deploy/kubernetes-gateway"
+GROUP = "gateway.networking.k8s.io"
+LONG = 30.0
+"""For what takes well below a second, on a machine that is busy."""
+
+
+class _Server(Api):  # type: ignore[misc]  # the runner has no types
+    has_definitions = False
+
+    def crds(self) -> list[Object]:
+        found, self.has_definitions = ([] if self.has_definitions else super().crds()), True
+        return found
+
+
+class ClusterStandIn:
+    """A cluster with one GatewayClass. Objects are plain dictionaries with `apiVersion` and `kind`."""
+
+    def __init__(self) -> None:
+        own = [_kind_of(yaml.safe_load(file.read_text())) for file in sorted(OWN.glob("crd-*.yaml"))]
+        self.api = _Server([*json.loads(DEFINITIONS.read_text())["resources"], *own], 2.0)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.start()
+        self.put(
+            _object("v1", "Namespace", "shop", None),
+            _object(f"{GROUP}/v1", "GatewayClass", "fastgw", None, controllerName="fastgw.dev/gateway-controller"),
+        )
+
+    def __enter__(self) -> ClusterStandIn:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(DEADLINE)
+        self._loop.close()
+
+    def start(self) -> None:
+        """Listen, on the previous port if there was one."""
+        self._run(self.api.start(self.api.port or 0))
+
+    def stop(self) -> None:
+        """End all connections, and refuse further ones."""
+        self._run(self.api.stop())
+
+    def kubeconfig(self, file: Path) -> Path:
+        self.api.kubeconfig(str(file))
+        return file
+
+    def put(self, *objects: Object) -> None:
+        """Create objects, or replace all but their metadata."""
+        self.call(lambda: [self.api.upsert(each) for each in objects])
+
+    def edit(self, kind: str, name: str, change: Callable[[Object], object]) -> None:
+        """Change an object. `name`: with its namespace."""
+        self.call(lambda: self.api.edit(kind, name, change))
+
+    def remove(self, kind: str, name: str) -> None:
+        self.call(lambda: self.api.remove(kind, name))
+
+    def get(self, kind: str, name: str) -> Object | None:
+        found: Object | None = self.call(lambda: self.api.get(kind, name))
+        return found
+
+    def drop_watches(self) -> None:
+        self.call(self.api.drop_watches)
+
+    def forget_history(self) -> None:
+        """Answer 410 to watches from now on that continue at an earlier version."""
+        self.call(self.api.compact)
+
+    def condition(self, kind: str, name: str, type_: str) -> tuple[str, str, str]:
+        """Return status, reason and message of a condition, of the first parent or ancestor; of none, empty texts."""
+        item = self.get(kind, name) or {}
+        status = item.get("status") or {}
+        held = next(iter(status.get("parents") or status.get("ancestors") or ()), status)
+        generation = item.get("metadata", {}).get("generation")
+        for each in held.get("conditions") or ():
+            if each["type"] == type_ and each.get("observedGeneration") == generation:
+                return each["status"], each["reason"], each["message"]
+        return "", "", ""
+
+    def wait_for(self, kind: str, name: str, type_: str, status: str, reason: str = "") -> str:
+        """Wait for a condition, and return its message."""
+
+        def fits() -> bool:
+            found = self.condition(kind, name, type_)
+            return found[0] == status and reason in ("", found[1])
+
+        wait_until(fits, f"{kind} {name}: {type_}={status} {reason}", LONG)
+        return self.condition(kind, name, type_)[2]
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Call a function on the thread of the API server."""
+
+        async def run() -> T:
+            return work()
+
+        return self._run(run())
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(LONG)
+
+
+def _kind_of(definition: Mapping[str, Any]) -> Object:
+    """Return a definition in the terms of the runner."""
+    spec = definition["spec"]
+    (version,) = spec["versions"]
+    names = spec["names"]
+    schema = version["schema"]["openAPIV3Schema"]
+    return {
+        "group": spec["group"],
+        "versions": [version["name"]],
+        "plural": names["plural"],
+        "kind": names["kind"],
+        "namespaced": spec["scope"] == "Namespaced",
+        "status": True,
+        "schema": {"properties": {}, **schema},
+    }
+
+
+def _object(version: str, kind: str, name: str, namespace: str | None = "shop", **spec: Any) -> Object:
+    metadata = {"name": name, **({"namespace": namespace} if namespace else {})}
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, **({"spec": spec} if spec else {})}
+
+
+def gateway(name: str, *listeners: Object, **more: Any) -> Object:
+    held = listeners or ({"name": "http", "port": 80, "protocol": "HTTP"},)
+    return _object(f"{GROUP}/v1", "Gateway", name, gatewayClassName="fastgw", listeners=[*held], **more)
+
+
+def http_route(name: str, service: str, path: str = "/", parent: str = "web", **rule: Any) -> Object:
+    rules = [
+        {
+            "matches": [{"path": {"type": "PathPrefix", "value": path}}],
+            "backendRefs": [{"name": service, "port": 80}],
+            **rule,
+        }
+    ]
+    return _object(f"{GROUP}/v1", "HTTPRoute", name, parentRefs=[{"name": parent}], rules=rules)
+
+
+def policy(name: str, filters: Object, target: str, kind: str = "HTTPRoute") -> Object:
+    references = [{"group": GROUP, "kind": kind, "name": target}]
+    return _object("fastgw.dev/v1", "FastgwPolicy", name, targetRefs=references, filters=filters)
+
+
+def consumer(name: str, **spec: Any) -> Object:
+    return _object("fastgw.dev/v1", "FastgwConsumer", name, **spec)
+
+
+def service(name: str, *addresses: str) -> list[Object]:
+    """Return a Service with these endpoints (`127.0.0.1:8000`), one slice for each port."""
+    ports: dict[int, list[str]] = {}
+    for each in addresses:
+        host, _, port = each.rpartition(":")
+        ports.setdefault(int(port), []).append(host)
+    slices = []
+    for port, hosts in ports.items():
+        made = _object("discovery.k8s.io/v1", "EndpointSlice", f"{name}-{port}")
+        made["metadata"]["labels"] = {"kubernetes.io/service-name": name}
+        made |= {"addressType": "IPv4", "ports": [{"name": "http", "port": port, "protocol": "TCP"}]}
+        made["endpoints"] = [{"addresses": hosts, "conditions": {"ready": True}}]
+        slices.append(made)
+    return [_object("v1", "Service", name, ports=[{"name": "http", "port": 80}]), *slices]
