@@ -1,4 +1,4 @@
-"""Debug tokens: who sends one in `X-Fastgw-Debug` gets the story of the request.
+"""Debug tokens: a request with one in `X-Fastgw-Debug` is answered with its story.
 
 A token has the form `fgd1.EXPIRES.NONCE.ROUTE.SIGNATURE`: epoch seconds, random, the name of a route as base64url ("" =
 any request), and an HMAC with SHA-256 of all before it. Its key belongs to the node, and is kept over reloads and
@@ -19,7 +19,7 @@ _VERSION: Final = b"fgd1"
 
 
 class DebugToken(NamedTuple):
-    """What a valid token allows."""
+    """Contents of a valid token."""
 
     expires_date: int
     """End of its lifetime, in epoch seconds."""
@@ -40,7 +40,7 @@ def sign(key: bytes, token: DebugToken) -> str:
 
 
 def verify(key: bytes, text: bytes, date: float) -> DebugToken | None:
-    """Return what a token allows. None: it is invalid or has expired. `date`: epoch seconds."""
+    """Return the contents of a token. None: it is invalid or has expired. `date`: epoch seconds."""
     if len(text) > MOST_BYTES:
         return None
     signed, _, signature = text.rpartition(b".")

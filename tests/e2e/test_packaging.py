@@ -170,6 +170,7 @@ def test_what_the_package_imports_is_what_it_depends_on():
             "grpc",
             "jq",
             "jsonata",
+            "kafka",
             "kubernetes",
             "redis",
             "transform",

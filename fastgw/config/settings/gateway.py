@@ -476,8 +476,8 @@ class AccessLog(Settings):
     """Access log, with one line per request."""
 
     sink: LogSink | RemoteSink = "stdout"
-    """`stdout`; the path of a file, relative to the configuration file, which is reopened on SIGUSR1; or a sink on
-    another machine."""
+    """`stdout`; the path of a file, relative to the configuration file, which is reopened on SIGUSR1; or another sink:
+    a file that the gateway rotates, or another machine."""
     format: Literal["json", "ecs", "gelf", "combined", "common", "w3c"] = "json"
     """`json`: fastgw's own names; `ecs`: Elastic Common Schema; `gelf`: Graylog Extended Log Format 1.1; `combined` and
     `common`: the formats of Apache and nginx; `w3c`: W3C Extended Log File Format."""

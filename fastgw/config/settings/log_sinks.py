@@ -1,7 +1,8 @@
-"""Settings of access log sinks on other machines."""
+"""Settings of access log sinks other than stdout and plain files."""
 
 from base64 import b64encode
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -21,6 +22,9 @@ from fastgw.config.settings.secrets import Secret, SecretError
 
 FACILITIES = ("local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7", "user", "daemon")
 LEAST_SPOOL = 1 << 20
+LEAST_ROTATED = 1 << 16
+LEAST_INTERVAL_S = 60.0
+Broker = Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")]
 
 
 class Spool(Settings):
@@ -138,9 +142,90 @@ class OtlpSink(HttpSink):
         return Endpoint(self.url.origin, f"{self.url.target.rstrip('/')}/v1/logs")
 
 
-class RemoteSink(Settings):
-    """Sink on another machine. Exactly one of its settings is set."""
+class KafkaSasl(Settings):
+    """Authentication at Kafka brokers (SASL)."""
 
+    username: Annotated[str, Meta(min_length=1, max_length=256)]
+    """Name of the user."""
+    password: Secret
+    """Password of the user."""
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    """Mechanism. `PLAIN` sends the password itself, and needs `tls`."""
+
+
+class KafkaSink(Settings):
+    """A topic of Kafka: each line is the value of a message without a key. Needs `fastgw[kafka]`."""
+
+    brokers: Annotated[tuple[Broker, ...], Meta(min_length=1, max_length=64)]
+    """Brokers to begin with, such as `kafka-1:9092`; they name the others."""
+    topic: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
+    """Topic to send lines to. Lines are spread over its partitions."""
+    acks: Literal["all", "leader", "none"] = "all"
+    """Confirmation of lines: by `all` replicas in sync, by the `leader` of the partition, or `none`: lines may be lost.
+    Lines that are not confirmed are retried after 1 s to 30 s, and may arrive twice."""
+    batch: Annotated[int, Meta(ge=1, le=10_000)] = 500
+    """Maximum number of lines that wait for their confirmation. Fewer are sent after 50 ms."""
+    gzip: bool = False
+    """Whether batches are compressed."""
+    tls: bool = False
+    """Whether connections use TLS. The names in the brokers' certificates are verified."""
+    ca: ReadableFile | None = None
+    """Certificates of the authorities that are trusted, in PEM. null = those of the system."""
+    sasl: KafkaSasl | None = None
+    """Authentication. null = none."""
+    timeout: Duration = 10.0
+    """Timeout for connecting, and for the confirmation of a batch."""
+    spool: Spool | None = None
+    """Directory that keeps lines while the brokers are unreachable. null = 16 MiB of memory per worker."""
+
+    def __post_init__(self) -> None:
+        if find_spec("aiokafka") is None:
+            raise ValueError("the package aiokafka is missing; install fastgw[kafka]")
+        if self.ca is not None and not self.tls:
+            raise ValueError("`ca` is set, but `tls` is not")
+        if self.sasl is not None and self.sasl.mechanism == "PLAIN" and not self.tls:
+            raise ValueError("`sasl.mechanism` PLAIN sends the password itself; expected `tls: true`, or SCRAM-SHA-512")
+
+    def credentials(self) -> tuple[str, str, str] | None:
+        """Return mechanism, username and password. Raises `ValueError` if the secret is unavailable."""
+        if self.sasl is None:
+            return None
+        try:
+            return self.sasl.mechanism, self.sasl.username, self.sasl.password.value()
+        except SecretError as error:
+            raise ValueError(str(error)) from error
+
+
+class FileSink(Settings):
+    """A file that the gateway rotates itself, without signals: it is renamed to `PATH.20260131-235959-123456` (UTC);
+    a new one begins. Lines stay whole; none is lost or doubled. It is reopened on SIGUSR1 as other files are."""
+
+    path: Annotated[str, FileName(readable=False)]
+    """Path of the file, relative to the configuration file."""
+    size: Size | None = None
+    """Size from which on it is rotated, at least 64KiB; by some lines more. null = any size."""
+    every: Duration | None = None
+    """Interval of rotations, at least 1m, counted from midnight UTC for parts of a day: `1h`, `1d`. The first line of a
+    new interval rotates the file. null = by size alone."""
+    keep: Annotated[int, Meta(ge=1, le=10_000)] = 10
+    """Maximum number of rotated files; the oldest are deleted."""
+    gzip: bool = False
+    """Whether rotated files are compressed, as `PATH.20260131-235959-123456.gz`, in a thread of their own."""
+
+    def __post_init__(self) -> None:
+        if self.size is None and self.every is None:
+            raise ValueError("expected `size`, `every` or both")
+        if self.size is not None and self.size < LEAST_ROTATED:
+            raise ValueError("`size` is less than 64KiB")
+        if self.every is not None and self.every < LEAST_INTERVAL_S:
+            raise ValueError("`every` is less than 1m")
+
+
+class RemoteSink(Settings):
+    """Sink on another machine, or a rotated file. Exactly one of its settings is set."""
+
+    file: FileSink | None = None
+    """A file that the gateway rotates."""
     syslog: SyslogSink | None = None
     """A syslog server."""
     http: HttpSink | None = None
@@ -151,13 +236,21 @@ class RemoteSink(Settings):
     """Elasticsearch or OpenSearch."""
     otlp: OtlpSink | None = None
     """An OpenTelemetry collector."""
+    kafka: KafkaSink | None = None
+    """A topic of Kafka."""
 
     def __post_init__(self) -> None:
-        kinds = (self.syslog, self.http, self.loki, self.elasticsearch, self.otlp)
+        kinds = (self.file, self.syslog, self.http, self.loki, self.elasticsearch, self.otlp, self.kafka)
         if sum(each is not None for each in kinds) != 1:
-            raise ValueError("expected exactly one of `syslog`, `http`, `loki`, `elasticsearch` and `otlp`")
+            raise ValueError(
+                "expected exactly one of `file`, `syslog`, `http`, `loki`, `elasticsearch`, `otlp` and `kafka`"
+            )
 
     def __str__(self) -> str:
+        if self.file is not None:
+            return self.file.path
+        if self.kafka is not None:
+            return f"kafka {','.join(self.kafka.brokers)}"
         if self.syslog is not None:
             return f"syslog {self.syslog.address}"
         sink = self.http or self.loki or self.elasticsearch or self.otlp

@@ -422,6 +422,33 @@ access_logs:
   - {sink: {loki: {url: "http://loki.internal:3100/loki/api/v1/push"}}}
   - {sink: {elasticsearch: {url: "http://search.internal:9200/_bulk", index: web}}, format: ecs}
   - {sink: {otlp: {url: "http://collector:4318"}}}
+  - {sink: {kafka: {brokers: ["kafka-1:9092", "kafka-2:9092"], topic: access}}}
+  - {sink: {file: {path: access.log, every: 1d, keep: 14, gzip: true}}}
+""",
+    "access_logs[].sink.file": """\
+access_logs:
+  - sink:
+      file:
+        path: access.log
+        size: 100MiB
+        every: 1d
+        keep: 14
+        gzip: true
+""",
+    "access_logs[].sink.kafka": """\
+access_logs:
+  - sink:
+      kafka:
+        brokers: ["kafka-1.internal:9093", "kafka-2.internal:9093"]
+        topic: access
+        acks: leader
+        batch: 1000
+        gzip: true
+        tls: true
+        ca: kafka-ca.pem
+        sasl: {username: gateway, password: {env: KAFKA_PASSWORD}, mechanism: SCRAM-SHA-256}
+        timeout: 5s
+        spool: {path: spool, size: 1GiB}
 """,
     "access_logs[].sink.syslog": """\
 access_logs:

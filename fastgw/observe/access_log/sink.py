@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
+from fastgw.observe.access_log.rotation import Rotation
 from fastgw.operator_events import OperatorEvent, log_event
 
 STDOUT: Final = "stdout"
@@ -25,6 +26,8 @@ def why_not(name: object) -> str | None:
     """Return the reason why this destination cannot be written to, as far as it can be checked in advance; None = it
     can. One on another machine is only reached when there are lines.
     """
+    file = getattr(name, "file", None)  # one that is rotated
+    name = name if file is None else file.path
     if name == STDOUT or not isinstance(name, str):
         return None
     if os.path.isdir(name):
@@ -40,11 +43,11 @@ def why_not(name: object) -> str | None:
 class Sink:
     """One destination, used by one thread. Errors are logged once, in the operator log; they are never raised."""
 
-    def __init__(self, name: str, directives: bytes = b"") -> None:
+    def __init__(self, name: str, directives: bytes = b"", rotation: Rotation | None = None) -> None:
         """Open the destination. `name`: `stdout` or the path of a file, which is created if missing. `directives`:
-        lines that each worker writes first, also after the file was opened again.
+        lines that each worker writes first, also after the file was opened again. `rotation`: of the file.
         """
-        self._name, self._directives = name, directives
+        self._name, self._directives, self._rotation = name, directives, rotation
         self._fd = -1
         self._regular = False
         self._poll = select.poll()
@@ -75,7 +78,14 @@ class Sink:
         self._fd, self._torn = fd, False
         self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
         self._poll.register(fd, select.POLLOUT)
-        if self._directives:
+        if self._directives and self._regular and self._rotation is not None:
+            with self._rotation.writing(fd) as is_present:
+                if is_present:
+                    self._append(self._directives)
+            if not is_present:
+                self._current = False
+                self.refresh()
+        elif self._directives:
             self._append(self._directives)
 
     def close(self) -> None:
@@ -100,7 +110,21 @@ class Sink:
         self.refresh()
         if self._fd < 0:
             return lines.count(b"\n")
+        if self._regular and self._rotation is not None:
+            return self._append_rotated(lines, self._rotation)
         return self._append(lines) if self._regular else sum(map(self._append, _packed(lines)))
+
+    def _append_rotated(self, lines: bytes, rotation: Rotation) -> int:
+        """Append lines to the present file, which may have to be rotated first."""
+        while True:
+            fd = self._fd
+            with rotation.writing(fd) as is_present:
+                if is_present:
+                    return self._append(lines)
+            self.expire()
+            self.refresh()
+            if not self._current:  # it cannot be opened
+                return self._append(lines)
 
     def _append(self, batch: bytes) -> int:
         written = 0

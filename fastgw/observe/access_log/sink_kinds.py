@@ -1,12 +1,14 @@
 """The sink that the settings of a log describe."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from fastgw.config.base.value_types import Endpoint, Url
 from fastgw.observe.access_log.http_delivery import BulkBody, HttpTransport, LineBody, LokiBody
+from fastgw.observe.access_log.kafka_delivery import Acks, KafkaTransport
 from fastgw.observe.access_log.otlp_logs import OtlpLogBody
 from fastgw.observe.access_log.remote_sink import RemoteSink
+from fastgw.observe.access_log.rotation import Rotation
 from fastgw.observe.access_log.sink import Sink
 from fastgw.observe.access_log.spool import Spool
 from fastgw.observe.access_log.syslog import SyslogTransport
@@ -80,9 +82,51 @@ class OtlpSettings(HttpSettings, Protocol):
     def endpoint(self) -> Endpoint: ...
 
 
-class RemoteSettings(Protocol):
-    """Settings of a sink on another machine: exactly one is set."""
+class KafkaSettings(Protocol):
+    """Settings of a topic of Kafka."""
 
+    @property
+    def brokers(self) -> Sequence[str]: ...
+    @property
+    def topic(self) -> str: ...
+    @property
+    def acks(self) -> Acks: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def gzip(self) -> bool: ...
+    @property
+    def tls(self) -> bool: ...
+    @property
+    def ca(self) -> str | None: ...
+    @property
+    def timeout(self) -> float: ...
+    @property
+    def spool(self) -> SpoolSettings | None: ...
+    def credentials(self) -> tuple[str, str, str] | None:
+        """Return mechanism, username and password. Raises `ValueError` if the secret is unavailable."""
+
+
+class FileSettings(Protocol):
+    """Settings of a file that is rotated."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def size(self) -> int | None: ...
+    @property
+    def every(self) -> float | None: ...
+    @property
+    def keep(self) -> int: ...
+    @property
+    def gzip(self) -> bool: ...
+
+
+class RemoteSettings(Protocol):
+    """Settings of a sink other than stdout and plain files: exactly one is set."""
+
+    @property
+    def file(self) -> FileSettings | None: ...
     @property
     def syslog(self) -> SyslogSettings | None: ...
     @property
@@ -93,15 +137,31 @@ class RemoteSettings(Protocol):
     def elasticsearch(self) -> BulkSettings | None: ...
     @property
     def otlp(self) -> OtlpSettings | None: ...
+    @property
+    def kafka(self) -> KafkaSettings | None: ...
 
 
 def sink_of(settings: str | RemoteSettings, directives: bytes = b"") -> Sink | RemoteSink:
-    """Return the sink. `settings`: `stdout`, the path of a file, or a sink on another machine. `directives`: lines that
+    """Return the sink. `settings`: `stdout`, the path of a file, or another sink. `directives`: lines that
     begin a file.
     """
     if isinstance(settings, str):
         return Sink(settings, directives)
+    if (file := settings.file) is not None:
+        return Sink(file.path, directives, Rotation(file.path, file.size, file.every, file.keep, file.gzip))
     name = str(settings)
+    if (kafka := settings.kafka) is not None:
+        producer = KafkaTransport(
+            kafka.brokers,
+            kafka.topic,
+            acks=kafka.acks,
+            compresses=kafka.gzip,
+            tls=kafka.tls,
+            ca=kafka.ca,
+            sasl=kafka.credentials,
+            timeout=kafka.timeout,
+        )
+        return RemoteSink(name, producer, kafka.batch, _spool_of(kafka.spool))
     if (syslog := settings.syslog) is not None:
         transport = SyslogTransport(syslog.address, syslog.facility, syslog.app_name, syslog.timeout)
         return RemoteSink(name, transport, SYSLOG_BATCH, _spool_of(syslog.spool))

@@ -52,13 +52,13 @@ class StoryStore:
             await asyncio.get_running_loop().create_future()
 
     def _take_sample(self, sample: Sample) -> None:
-        self._keep(sample, self._stories)
+        self._keep_story(sample, self._stories)
 
     def take_debugged(self, sample: Sample) -> None:
         """Keep the story of a debugged request, whatever the configuration."""
-        self._keep(sample, self._debugged)
+        self._keep_story(sample, self._debugged)
 
-    def _keep(self, sample: Sample, kept: deque[bytes]) -> None:
+    def _keep_story(self, sample: Sample, kept: deque[bytes]) -> None:
         self.dropped += sample.dropped
         if len(sample.content) > MOST_BYTES:
             self.dropped += 1

@@ -113,11 +113,16 @@ def log_sink(kind: str, **more: Any) -> Said:
     return {"access_logs": [{"sink": {kind: {"url": "https://logs.example/in", **index, **more}}}]}
 
 
+KAFKA = {"brokers": ["kafka:9092"], "topic": "access"}
 SINKS = {"HttpSink": "http", "LokiSink": "loki", "ElasticsearchSink": "elasticsearch", "OtlpSink": "otlp"}
 SETTINGS: dict[str, list[Said]] = {
     **{f"{name}.token": [log_sink(kind, token=SECRET)] for name, kind in SINKS.items()},
     **{f"{name}.password": [log_sink(kind, username="a", password=SECRET)] for name, kind in SINKS.items()},
     **{f"{name}.ca": [log_sink(kind, ca="FILE")] for name, kind in SINKS.items()},
+    "KafkaSink.ca": [{"access_logs": [{"sink": {"kafka": {**KAFKA, "tls": True, "ca": "FILE"}}}]}],
+    "KafkaSasl.password": [
+        {"access_logs": [{"sink": {"kafka": {**KAFKA, "sasl": {"username": "a", "password": SECRET}}}}]}
+    ],
     "Acme.ca": [acme(ca="FILE")],
     "AcmeAccountKey.key": [acme(external_account={"key_id": "a", "key": SECRET})],
     "AcmeIssuer.ca": [acme(fallback=[{"directory": "https://acme.internal/directory", "ca": "FILE"}])],

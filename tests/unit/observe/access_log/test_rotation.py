@@ -1,0 +1,130 @@
+"""Files that the gateway rotates: by size and time, by several processes at once, without a lost or doubled line."""
+
+from __future__ import annotations
+
+import gzip
+import multiprocessing
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fastgw.config.settings.log_sinks import FileSink, RemoteSink
+from fastgw.observe.access_log.rotation import Rotation
+from fastgw.observe.access_log.sink import Sink, why_not
+from fastgw.observe.access_log.sink_kinds import sink_of
+
+KIB = 1024
+
+
+def rotated(path: Path) -> list[Path]:
+    return sorted(each for each in path.parent.iterdir() if each.name.startswith(f"{path.name}."))
+
+
+def content(path: Path) -> bytes:
+    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
+def wait_for_threads() -> None:
+    for each in threading.enumerate():
+        if each.name.startswith("rotation of "):
+            each.join()
+
+
+def write_many(path: str, worker: int, count: int) -> None:
+    sink = Sink(path, b"", Rotation(path, 4 * KIB, None, 1000, True))
+    for number in range(count):
+        assert sink.write(b"".join(b"%d-%d-%d %s\n" % (worker, number, each, b"x" * 50) for each in range(5))) == 0
+    sink.close()
+    wait_for_threads()
+
+
+def test_processes_that_write_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=write_many, args=(str(path), each, 100)) for each in range(3)]
+    for each in workers:
+        each.start()
+    for each in workers:
+        each.join()
+        assert each.exitcode == 0
+    Rotation(str(path), 4 * KIB, None, 1000, True).tidy()
+    files = rotated(path)
+    assert len(files) > 10
+    assert {each.suffix for each in files} == {".gz"}
+    lines = b"".join(content(each) for each in (*files, path)).splitlines()
+    assert all(line.endswith(b" " + b"x" * 50) for line in lines)
+    wanted = {f"{worker}-{number}-{each}" for worker in range(3) for number in range(100) for each in range(5)}
+    found = [line.split()[0].decode() for line in lines]
+    assert (len(found), set(found)) == (len(wanted), wanted)
+    assert max(len(content(each)) for each in files) < 6 * KIB
+
+
+def test_the_oldest_are_deleted_and_other_files_stay(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    others = ("access.log.1", "access.log.20260131-235959-123456.bak", "access.logs.20260131-235959-123456")
+    for name in others:
+        (tmp_path / name).write_bytes(b"mine")
+    sink = Sink(str(path), b"", Rotation(str(path), KIB, None, 2, False))
+    for number in range(6):
+        assert sink.write(b"%d\n" % number * KIB) == 0
+    sink.close()
+    wait_for_threads()
+    Rotation(str(path), KIB, None, 2, False).tidy()
+    kept = [each for each in rotated(path) if each.name not in others]
+    assert [content(each)[:1] for each in kept] == [b"3", b"4"]
+    assert path.read_bytes()[:1] == b"5"
+    assert all((tmp_path / name).read_bytes() == b"mine" for name in others)
+
+
+def test_the_first_line_of_an_interval_rotates_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    path.write_bytes(b"yesterday\n")
+    os.utime(path, (time.time() - 86_400,) * 2)
+    sink = Sink(str(path), b"#Version: 1.0\n", Rotation(str(path), None, 86_400.0, 5, False))
+    assert sink.write(b"today\n") == 0
+    sink.close()
+    assert path.read_bytes() == b"#Version: 1.0\ntoday\n"
+    assert [content(each).splitlines()[0] for each in rotated(path)] == [b"yesterday"]
+
+
+def test_what_a_killed_worker_has_left_is_compressed_later(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    left = tmp_path / "access.log.20260131-235959-123456"
+    left.write_bytes(b"left\n")
+    left.with_name(f"{left.name}.gz.part").write_bytes(b"half")
+    Rotation(str(path), KIB, None, 5, True).tidy()
+    assert [(each.name, content(each)) for each in rotated(path)] == [(f"{left.name}.gz", b"left\n")]
+
+
+def test_a_file_that_cannot_be_renamed_is_written_to_nevertheless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    path = tmp_path / "access.log"
+    sink = Sink(str(path), b"", Rotation(str(path), KIB, None, 5, False))
+    for _ in range(4):
+        assert sink.write(b"x\n" * KIB) == 0
+    sink.close()
+    assert path.stat().st_size == 8 * KIB
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert told.endswith("it cannot be rotated: Operation not permitted; lines are written to it nevertheless")
+
+
+def test_settings(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected `size`, `every` or both"):
+        FileSink(path="a.log")
+    with pytest.raises(ValueError, match="less than 64KiB"):
+        FileSink(path="a.log", size=100)
+    settings = RemoteSink(file=FileSink(path=str(tmp_path / "missing" / "a.log"), every=3600.0))
+    assert str(settings) == str(tmp_path / "missing" / "a.log")
+    assert why_not(settings) == f"directory {tmp_path / 'missing'} does not exist"
+    sink = sink_of(RemoteSink(file=FileSink(path=str(tmp_path / "a.log"), size=1 << 20)))
+    assert sink.write(b"a\n") == 0
+    sink.close()
+    assert (tmp_path / "a.log").read_bytes() == b"a\n"
