@@ -3,19 +3,24 @@ the cluster."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.clients import LoadCounts, call
 from tests.e2e.programs import Nginx
+from tests.e2e.test_nothing_lost import enough
 from tests.e2e.test_processes import ask
 from tests.e2e.test_reload import Reloadable
 from tests.support.cluster import LONG, ClusterStandIn, consumer, gateway, http_route, policy, service
 from tests.support.gateway import wait_until
 
+CALLERS = 4
 OFFSET = 20_000
 BLOCK = f"127.{100 + os.getpid() % 100}.1"
 """Addresses of its own, for tests that run at the same time."""
@@ -24,22 +29,23 @@ BLOCK = f"127.{100 + os.getpid() % 100}.1"
 class Controller(Reloadable):
     """A gateway that is the controller of a stand-in."""
 
-    def __init__(self, cluster: ClusterStandIn, directory: Path, block: str = BLOCK) -> None:
+    def __init__(self, cluster: ClusterStandIn, directory: Path, offset: int = OFFSET) -> None:
         kubeconfig = cluster.kubeconfig(directory / "kubeconfig")
-        pool = {"addresses": {"pool": [f"{block}.2-{block}.9"]}, "port_offset": OFFSET}
+        pool = {"addresses": {"pool": [f"{BLOCK}.2-{BLOCK}.9"]}, "port_offset": offset}
         super().__init__({"providers": {"kubernetes": {"kubeconfig": str(kubeconfig), **pool}}}, directory)
-        self.edge = f"{block}.2:{OFFSET + 80}"
+        self.edge = f"{BLOCK}.2:{offset + 80}"
 
-    def answers(self, path: str, status: int) -> None:
-        """Wait until this is the status of the answer at the first address."""
+    def answers(self, path: str, status: int, text: str = "") -> None:
+        """Wait until this is the answer at the first address. `text`: of its body; "" = any."""
 
         def fact() -> bool:
             try:
-                return ask(self.edge, path).status == status
+                answer = ask(self.edge, path)
             except OSError:
                 return False  # not bound yet
+            return answer.status == status and text in answer.body.decode()
 
-        wait_until(fact, f"{path} to be answered {status}", LONG)
+        wait_until(fact, f"{path} to be answered {status} {text}", LONG)
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +150,82 @@ def test_a_state_that_is_rejected_as_a_whole_is_told_until_it_is_mended(
     controller.reload()
     cluster.wait_for("Gateway", "shop/web", "Programmed", "True")
     wait_until(lambda: not cluster.condition("GatewayClass", "fastgw", "Programmed")[0], "no condition", LONG)
+
+
+def holder(cluster: ClusterStandIn) -> str:
+    """Return the identity of the leader."""
+    lease = cluster.get("Lease", "default/fastgw-controller-fastgw")
+    return "" if lease is None else str(lease["spec"]["holderIdentity"])
+
+
+async def under_load(
+    addresses: Sequence[str], counts: Sequence[LoadCounts], events: Callable[[], Awaitable[None]]
+) -> None:
+    """Ask at all addresses without pause while `events` happen."""
+    goes_on = True
+    async with asyncio.TaskGroup() as tasks:
+        for address, counted in zip(addresses, counts, strict=True):
+            for _ in range(CALLERS):
+                tasks.create_task(call(address, lambda: goes_on, counted))
+        await events()
+        goes_on = False
+
+
+def test_no_request_is_lost_while_the_api_server_is_away_and_the_leader_is_killed(
+    controller: Controller, cluster: ClusterStandIn, backend: Nginx, tmp_path: Path
+) -> None:
+    """Two replicas serve all the time. What happened meanwhile is in force once the API server is back, and the status
+    is written once, by the one that has taken over."""
+    cluster.put(http_route("all", "cart"))
+    with (
+        Nginx(tmp_path / "other", "location / { return 200 'other'; }") as other,
+        Controller(cluster, tmp_path, OFFSET + 1000) as second,
+    ):
+        replicas = controller, second
+        for each in replicas:
+            each.answers("/", 200)
+
+        counts = [LoadCounts() for _ in replicas]
+
+        async def more() -> None:
+            """Wait for answers to further requests."""
+            for each in counts:
+                await enough(each, 100)
+
+        async def disturb() -> None:
+            for _ in range(2):
+                cluster.drop_watches()
+                await more()
+            cluster.stop()
+            await more()
+            cluster.rewrite_all()
+            for item in service("cart", other.address)[1:]:
+                cluster.put(item)
+            cluster.remove("EndpointSlice", f"shop/cart-{backend.port}")
+            cluster.put(http_route("toys", "cart", "/toys"))
+            cluster.forget_history()
+            cluster.start()
+            for each in replicas:
+                await asyncio.to_thread(each.answers, "/", 200, "other")
+            before = holder(cluster)
+            (leader,) = (each for each in replicas if f"-{each.control_pid}-" in before)
+            os.kill(leader.control_pid, signal.SIGKILL)
+            # As if the seconds of the Lease had passed.
+            cluster.edit(
+                "Lease",
+                "default/fastgw-controller-fastgw",
+                lambda item: item["spec"].update(leaseDurationSeconds=1),
+            )
+            await asyncio.to_thread(wait_until, lambda: holder(cluster) not in ("", before), "take-over", LONG)
+            await more()
+
+        asyncio.run(under_load([each.edge for each in replicas], counts, disturb))
+        for counted in counts:
+            assert (counted.lost, set(counted.statuses)) == ([], {200}), counted
+        began = len(cluster.api.status_log)
+        cluster.put(http_route("toys", "cart", "/toys/new"))
+        for each in replicas:
+            each.answers("/toys", 200, "other")
+        cluster.wait_for("HTTPRoute", "shop/toys", "Accepted", "True")
+        writes = [each for each in cluster.api.status_log[began:] if each[1] == "HTTPRoute"]
+        assert len(writes) == 1, writes

@@ -86,6 +86,19 @@ class ClusterStandIn:
         found: Object | None = self.call(lambda: self.api.get(kind, name))
         return found
 
+    def rewrite_all(self) -> None:
+        """Change an annotation of every object, as backups that are restored do."""
+
+        def rewrite() -> None:
+            for resource in self.api.res:
+                for key, item in [*resource.objects.items()]:
+                    annotations = {**item["metadata"].get("annotations", {}), "restored": str(self.api.rv)}
+                    self.api.replace(
+                        resource, key, {**item, "metadata": {**item["metadata"], "annotations": annotations}}
+                    )
+
+        self.call(rewrite)
+
     def drop_watches(self) -> None:
         self.call(self.api.drop_watches)
 
