@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.e2e.programs import Nginx
 from tests.e2e.test_nothing_lost import enough
 from tests.e2e.test_processes import ask
 from tests.e2e.test_reload import Reloadable
-from tests.support.cluster import LONG, ClusterStandIn, consumer, gateway, http_route, policy, service
+from tests.support.cluster import LONG, ClusterStandIn, a_class, consumer, gateway, http_route, policy, service
 from tests.support.gateway import wait_until
 
 CALLERS = 4
@@ -29,10 +30,10 @@ BLOCK = f"127.{100 + os.getpid() % 100}.1"
 class Controller(Reloadable):
     """A gateway that is the controller of a stand-in."""
 
-    def __init__(self, cluster: ClusterStandIn, directory: Path, offset: int = OFFSET) -> None:
+    def __init__(self, cluster: ClusterStandIn, directory: Path, offset: int = OFFSET, **settings: Any) -> None:
         kubeconfig = cluster.kubeconfig(directory / "kubeconfig")
-        pool = {"addresses": {"pool": [f"{BLOCK}.2-{BLOCK}.9"]}, "port_offset": offset}
-        super().__init__({"providers": {"kubernetes": {"kubeconfig": str(kubeconfig), **pool}}}, directory)
+        settings = settings or {"addresses": {"pool": [f"{BLOCK}.2-{BLOCK}.9"]}, "port_offset": offset}
+        super().__init__({"providers": {"kubernetes": {"kubeconfig": str(kubeconfig), **settings}}}, directory)
         self.edge = f"{BLOCK}.2:{offset + 80}"
 
     def answers(self, path: str, status: int, text: str = "") -> None:
@@ -229,3 +230,39 @@ def test_no_request_is_lost_while_the_api_server_is_away_and_the_leader_is_kille
         cluster.wait_for("HTTPRoute", "shop/toys", "Accepted", "True")
         writes = [each for each in cluster.api.status_log[began:] if each[1] == "HTTPRoute"]
         assert len(writes) == 1, writes
+
+
+def test_a_gateway_has_a_service_of_its_own_that_leads_to_the_pods(
+    cluster: ClusterStandIn, controller: Controller, tmp_path: Path
+) -> None:
+    """`addresses: {service: …}`, for a class of its own."""
+    edge = gateway("inside", {"name": "http", "port": 80, "protocol": "HTTP"})
+    edge["spec"]["gatewayClassName"] = "inside"
+    cluster.put(a_class("inside"), edge, http_route("in", "cart", "/in", parent="inside"))
+    cluster.put(*service("fastgw", "127.0.0.1:9902", namespace="default"))
+    with Controller(cluster, tmp_path, gateway_class="inside", addresses={"service": "fastgw"}) as pod:
+        cluster.wait_for("Gateway", "shop/inside", "Programmed", "False", "AddressNotAssigned")
+        wait_until(lambda: cluster.get("EndpointSlice", "shop/fastgw-inside"), "its Service", LONG)
+        cluster.edit("Service", "shop/fastgw-inside", lambda item: item["spec"].update(clusterIP="10.96.0.7"))
+        cluster.wait_for("Gateway", "shop/inside", "Programmed", "True")
+        made, leads, status = (
+            cluster.get(kind, name)
+            for kind, name in (
+                ("Service", "shop/fastgw-inside"),
+                ("EndpointSlice", "shop/fastgw-inside"),
+                ("Gateway", "shop/inside"),
+            )
+        )
+        assert made is not None
+        assert leads is not None
+        assert status is not None
+        ((said,), (port,)) = made["spec"]["ports"], leads["ports"]
+        assert (said["port"], said["targetPort"]) == (80, port["port"])
+        assert leads["endpoints"] == [{"addresses": ["127.0.0.1"]}]
+        (owner,) = made["metadata"]["ownerReferences"]
+        assert (owner["name"], owner["kind"], owner["controller"]) == ("inside", "Gateway", True)
+        assert status["status"]["addresses"] == [{"type": "IPAddress", "value": "10.96.0.7"}]
+        pod.edge = f"127.0.0.1:{port['port']}"
+        pod.answers("/in", 200)
+    cluster.remove("Gateway", "shop/inside")
+    cluster.remove("HTTPRoute", "shop/in")

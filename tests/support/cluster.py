@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import ssl
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from aiohttp import web
 
-from tests.e2e.gateway_api.runner import Api
+from tests.e2e.gateway_api.runner import Api, status_of
 from tests.support.gateway import wait_until
 from tests.support.peer import DEADLINE
 
@@ -28,7 +31,28 @@ LONG = 30.0
 
 
 class _Server(Api):  # type: ignore[misc]  # the runner has no types
+    tls: ssl.SSLContext | None = None
+    tokens: frozenset[str] = frozenset()
+    """Tokens that are accepted; empty: no token is needed."""
     has_definitions = False
+
+    async def start(self, port: int = 0) -> None:
+        app = web.Application(client_max_size=64 << 20)
+        app.router.add_route("*", "/{path:.*}", self.serve)
+        self.runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+        await self.runner.setup()
+        listening = socket.create_server(("127.0.0.1", port))
+        self.port = listening.getsockname()[1]
+        await web.SockSite(self.runner, listening, ssl_context=self.tls).start()
+        for each in self.crds():
+            self.create(self.by["apiextensions.k8s.io", "customresourcedefinitions"], each)
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        said = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self.tokens and said not in self.tokens:
+            return web.json_response(status_of(401, "Unauthorized", "Unauthorized"), status=401)
+        answer: web.StreamResponse = await super().serve(request)
+        return answer
 
     def crds(self) -> list[Object]:
         found, self.has_definitions = ([] if self.has_definitions else super().crds()), True
@@ -36,18 +60,22 @@ class _Server(Api):  # type: ignore[misc]  # the runner has no types
 
 
 class ClusterStandIn:
-    """A cluster with one GatewayClass. Objects are plain dictionaries with `apiVersion` and `kind`."""
+    """A cluster with one GatewayClass. Objects are plain dictionaries with `apiVersion` and `kind`.
 
-    def __init__(self) -> None:
+    `tls`: of the API server.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         own = [_kind_of(yaml.safe_load(file.read_text())) for file in sorted(OWN.glob("crd-*.yaml"))]
         self.api = _Server([*json.loads(DEFINITIONS.read_text())["resources"], *own], 2.0)
+        self.api.tls = tls
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.start()
         self.put(
             _object("v1", "Namespace", "shop", None),
-            _object(f"{GROUP}/v1", "GatewayClass", "fastgw", None, controllerName="fastgw.dev/gateway-controller"),
+            a_class("fastgw"),
         )
 
     def __enter__(self) -> ClusterStandIn:
@@ -161,6 +189,10 @@ def _object(version: str, kind: str, name: str, namespace: str | None = "shop", 
     return {"apiVersion": version, "kind": kind, "metadata": metadata, **({"spec": spec} if spec else {})}
 
 
+def a_class(name: str) -> Object:
+    return _object(f"{GROUP}/v1", "GatewayClass", name, None, controllerName="fastgw.dev/gateway-controller")
+
+
 def gateway(name: str, *listeners: Object, **more: Any) -> Object:
     held = listeners or ({"name": "http", "port": 80, "protocol": "HTTP"},)
     return _object(f"{GROUP}/v1", "Gateway", name, gatewayClassName="fastgw", listeners=[*held], **more)
@@ -186,7 +218,7 @@ def consumer(name: str, **spec: Any) -> Object:
     return _object("fastgw.dev/v1", "FastgwConsumer", name, **spec)
 
 
-def service(name: str, *addresses: str) -> list[Object]:
+def service(name: str, *addresses: str, namespace: str = "shop") -> list[Object]:
     """Return a Service with these endpoints (`127.0.0.1:8000`), one slice for each port."""
     ports: dict[int, list[str]] = {}
     for each in addresses:
@@ -194,9 +226,9 @@ def service(name: str, *addresses: str) -> list[Object]:
         ports.setdefault(int(port), []).append(host)
     slices = []
     for port, hosts in ports.items():
-        made = _object("discovery.k8s.io/v1", "EndpointSlice", f"{name}-{port}")
+        made = _object("discovery.k8s.io/v1", "EndpointSlice", f"{name}-{port}", namespace)
         made["metadata"]["labels"] = {"kubernetes.io/service-name": name}
         made |= {"addressType": "IPv4", "ports": [{"name": "http", "port": port, "protocol": "TCP"}]}
         made["endpoints"] = [{"addresses": hosts, "conditions": {"ready": True}}]
         slices.append(made)
-    return [_object("v1", "Service", name, ports=[{"name": "http", "port": 80}]), *slices]
+    return [_object("v1", "Service", name, namespace, ports=[{"name": "http", "port": 80}]), *slices]

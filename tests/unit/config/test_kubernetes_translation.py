@@ -199,6 +199,18 @@ def test_a_gateway_keeps_its_address_and_others_get_free_ones() -> None:
     assert statuses["Gateway", "shop", "aa"]["addresses"][0]["value"] == "127.0.0.3"
 
 
+def test_ports_of_pods_are_those_that_the_services_of_the_gateways_already_have() -> None:
+    """So they stay after a restart, and are the same in all replicas."""
+    ports = [{"name": "tcp-80", "port": 80, "targetPort": 20_007}]
+    held = an_object("Service", "fastgw-zz", {"ports": ports, "clusterIP": "10.96.0.7"})
+    other = an_object("Service", "fastgw-aa", {"ports": [], "clusterIP": "10.96.0.8"})
+    settings = KubernetesProvider(addresses=GatewayAddresses(service="fastgw"))
+    items = [the_class(), a_gateway("aa"), a_gateway("zz"), held, other]
+    made = Translator(settings, "fastgw").translate(Cluster.of(items))[0]
+    addresses = {name: each["address"] for piece in made.pieces for name, each in piece.listeners.items()}
+    assert addresses == {"gateway/shop/aa/80": ":20000", "gateway/shop/zz/80": ":20007"}
+
+
 def test_a_regular_expression_that_is_not_valid_is_left_out_and_told() -> None:
     bad = {"matches": [{"path": {"type": "RegularExpression", "value": "("}}], "backendRefs": []}
     translation = translated(the_class(), a_gateway(), a_service(), a_route("cart", bad))
