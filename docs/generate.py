@@ -294,6 +294,7 @@ _PATH_PARAMETERS: Final = {
     ("/upstreams/{name}/targets", "name"): "the upstream.",
     ("/upstreams/{name}/targets/{target}/drain", "name"): "the upstream.",
     ("/upstreams/{name}/targets/{target}/drain", "target"): "`host:port` of the target.",
+    ("/connections/{id}", "id"): "the connection, as services get it in `X-Connection-Id`.",
     ("/recordings/{id}", "id"): "the recording, as `POST /recordings` has returned it.",
 }
 

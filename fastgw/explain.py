@@ -67,6 +67,7 @@ from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward, is_
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, IDEMPOTENT, SAFE
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
+from fastgw.websocket_api.action import WebsocketApiAction
 
 SECRET_FIELDS: Final = re.compile(SECRET_NAMES.pattern.encode(), re.IGNORECASE)
 """Pattern of header names whose values are not shown. A false match is harmless, a missed secret is not."""
@@ -337,6 +338,11 @@ def explain(
         return explanation
     if isinstance(action, LambdaAction):
         explanation.function = action.describe()
+        return explanation
+    if isinstance(action, WebsocketApiAction):
+        if action.refuse(exchange):
+            return _describe_response(explanation, exchange, shown)
+        explanation.events = tuple(action.describe())
         return explanation
     if isinstance(action, FilesAction):
         explanation.file = action.answer_waiting(exchange)
@@ -640,13 +646,14 @@ def as_text(explanation: Explanation) -> str:
     if explanation.function:
         lines.append(("function", explanation.function))
     lines += [("parts" if not index else "", each) for index, each in enumerate(explanation.parts)]
+    lines += [("events" if not index else "", each) for index, each in enumerate(explanation.events)]
     if explanation.target:
         how = f"{explanation.picked_by}, 1 of {explanation.targets}"
         lines.append(("target", f"{explanation.target}   ({how}; upstream {explanation.upstream})"))
         lines.append(("sends", " · ".join(explanation.sends)))
         if explanation.fails:
             lines.append(("fails", " · ".join(explanation.fails)))
-    elif not explanation.parts and not explanation.function:
+    elif not (explanation.parts or explanation.function or explanation.events):
         if explanation.file:
             lines.append(("file", explanation.file))
         fault = f" {explanation.fault}" if explanation.fault else ""

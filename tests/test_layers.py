@@ -52,7 +52,7 @@ ORDER = [
         "runtime/process",
     },
     {"filters/policies/openapi", "filters/policies/shield"},
-    {"composition", "downstream/http1", "downstream/tcp", "filters", "functions"},
+    {"composition", "downstream/http1", "downstream/tcp", "filters", "functions", "websocket_api"},
     {"downstream/http2", "downstream/udp", "filters/lint"},
     {"downstream/tls"},
     {"downstream"},

@@ -66,6 +66,14 @@ from fastgw.capture.debug_token import MOST_S as MOST_DEBUGGED_S
 from fastgw.capture.story_record import Story
 from fastgw.config.base.problems import shorten
 from fastgw.config.settings.secrets import Secret, SecretError
+from fastgw.eventloop.addressed_connections import (
+    MOST_PAYLOAD,
+    ConnectionOrder,
+    ConnectionStatus,
+    OrderAnswer,
+    Result,
+    Verb,
+)
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.operator_log import described
 
@@ -73,6 +81,7 @@ BODY_TIMEOUT: Final = 30.0
 """Timeout in seconds for a whole request body."""
 EXPLAINED_BYTES: Final = 128 * 1024
 """Maximum size in bytes of a request to explain, as JSON."""
+BYTES: Final = "application/octet-stream"
 HTML: Final = "text/html; charset=utf-8"
 MESSAGE_PACK: Final = "application/vnd.msgpack"
 OPENMETRICS: Final = "application/openmetrics-text"
@@ -100,6 +109,12 @@ class QuotaReset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Value of another key: address, host, route, or value of the header, cookie or claim. A list for a quota with
     several keys, in their order.
     """
+
+
+class ConnectionDone(msgspec.Struct, frozen=True):
+    """Response to a message for a connection, or to its end."""
+
+    done: bool = True
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -516,6 +531,42 @@ async def _end_recording(node: Node, request: Request) -> Response:
     return json_response(ended)
 
 
+async def _send_to_connection(node: Node, request: Request) -> Response:
+    """Send a message. It is not audited: it is traffic, and changes nothing in the gateway."""
+    kind = _content_type(request, JSON, BYTES)
+    body = await _body(request, MOST_PAYLOAD)
+    await _order(node, request, Verb.SEND_TEXT if kind == JSON else Verb.SEND_BINARY, body)
+    return json_response(ConnectionDone())
+
+
+async def _connection(node: Node, request: Request) -> Response:
+    return json_response((await _order(node, request, Verb.LOOK)).status)
+
+
+async def _close_connection(node: Node, request: Request) -> Response:
+    await _no_body(request)
+    await _order(node, request, Verb.CLOSE)
+    return json_response(ConnectionDone())
+
+
+async def _order(node: Node, request: Request, verb: Verb, payload: bytes = b"") -> OrderAnswer:
+    try:
+        answer = await node.order_connection(ConnectionOrder(request.path_params["id"], verb, payload))
+    except OSError as error:
+        raise HTTPException(503, "The worker of this connection does not answer; try again later.") from error
+    if answer.result is not Result.DONE:
+        status, detail = _NOT_DONE[answer.result]
+        raise HTTPException(status, detail)
+    return answer
+
+
+_NOT_DONE: Final[Mapping[Result, tuple[int, str]]] = {
+    Result.GONE: (410, "There is no such connection on this node, or it is closing."),
+    Result.BUSY: (429, "The client does not read the messages that were sent to it; try again later."),
+    Result.INVALID: (413, "The message is longer than message_bytes of the route, or its text is not UTF-8."),
+}
+
+
 async def _drain(node: Node, request: Request) -> Response:
     await _no_body(request)
     node.drain()
@@ -732,6 +783,25 @@ OPERATIONS: Final = (
         {200: MESSAGE_PACK},
     ),
     Operation("DELETE", "/recordings/{id}", "End a recording.", _end_recording, {200: RecordingEnded}),
+    Operation(
+        "POST",
+        "/connections/{id}",
+        "Send a message to a connection of a WebSocket API: a text message from JSON, a binary one from bytes.",
+        _send_to_connection,
+        {200: ConnectionDone},
+        takes={JSON: bytes, BYTES: bytes},
+        reads=True,
+    ),
+    Operation(
+        "GET", "/connections/{id}", "Status of a connection of a WebSocket API.", _connection, {200: ConnectionStatus}
+    ),
+    Operation(
+        "DELETE",
+        "/connections/{id}",
+        "Close a connection of a WebSocket API.",
+        _close_connection,
+        {200: ConnectionDone},
+    ),
     Operation(
         "POST", "/drain", "Drain: finish requests in flight, accept no new ones, and stop.", _drain, {202: Draining}
     ),

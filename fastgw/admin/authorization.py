@@ -50,6 +50,8 @@ SAFE: Final = ("GET", "HEAD")
 """Methods that change nothing."""
 FOR_READERS: Final = frozenset(("/session", "/explain"))
 """Paths that the read-only token may be used for with any method: they change nothing in the gateway."""
+CONNECTIONS: Final = "/connections/"
+"""Beginning of the paths that the token for connections may be used for."""
 OWN_SITES: Final = (None, "same-origin", "none")
 """Accepted values of `Sec-Fetch-Site`: not a browser; the same origin; the user, who has typed the address."""
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@]+)(?::[0-9]{1,5})?")
@@ -76,13 +78,16 @@ class Access:
     """Maximum size of a request body in bytes."""
     read_only: Secret | None = None
     """Token of clients that may only look; None: there is none."""
+    connections: Secret | None = None
+    """Token of clients that may only use the connections of WebSocket APIs; None: there is none."""
 
     @classmethod
     def of(cls, admin: Admin, made: str) -> "Access":
         """Return the rules of a listener. `made`: generated token, used if none is configured."""
         token = admin.token or Secret(text=made)
         tls, made_one = admin.tls is not None, admin.token is None
-        return cls(admin.address, token, tls, made_one, admin.document_bytes, admin.read_only_token)
+        others = admin.read_only_token, admin.connections_token
+        return cls(admin.address, token, tls, made_one, admin.document_bytes, *others)
 
     @property
     def anonymous(self) -> bool:
@@ -106,10 +111,12 @@ class Access:
         if scheme.lower() != "bearer":
             return None
         given = credentials.strip(" \t").encode("latin-1")
-        is_full = hmac.compare_digest(given, self.token.value().encode())
-        read_only = self.read_only
-        may_look = read_only is not None and hmac.compare_digest(given, read_only.value().encode())
-        return self.token if is_full else read_only if may_look else None
+        fitting = [
+            each
+            for each in (self.token, self.read_only, self.connections)
+            if each is not None and hmac.compare_digest(given, each.value().encode())
+        ]
+        return fitting[0] if fitting else None
 
     def session_token(self, cookie: str, now_date: float) -> Secret | None:
         """Return the token that a session began with. None: it has ended. Raises `SecretError`."""
@@ -229,6 +236,11 @@ class Gate:
 
     def _overreach(self, token: Secret, method: str, path: str) -> ASGIApp | None:
         """Return the rejection of a request that this token does not allow; None: it does."""
-        if token is self._access.token or method in SAFE or path in FOR_READERS:
+        if token is self._access.token:
+            return None
+        if token is self._access.connections:
+            is_allowed = path.startswith(CONNECTIONS)
+            return None if is_allowed else refused(403, "This token is for connections of WebSocket APIs only.")
+        if method in SAFE or path in FOR_READERS:
             return None
         return refused(403, "This token may look, and change nothing.")

@@ -67,6 +67,8 @@ class Explanation(msgspec.Struct, omit_defaults=True):
     """
     function: str = ""
     """Function that answers, the upstream by which it is invoked, and the format of its events."""
+    events: tuple[str, ...] = ()
+    """Requests for the events of a WebSocket, by route key."""
     status: int = 0
     """Status of the gateway's own response, if it sends one."""
     fault: str = ""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastgw.capture.captured_exchange import CapturedExchange, CaptureOrder
     from fastgw.capture.redaction import Redaction
     from fastgw.capture.story_record import Story
+    from fastgw.eventloop.addressed_connections import ConnectionOrder, OrderAnswer
 
 MOST_CACHED_SHOWN: Final = 100
 """Maximum number of objects of each cache store that are shown."""
@@ -838,6 +839,9 @@ class Node(Protocol):
 
     def end_recording(self, recording: str) -> RecordingEnded | None:
         """End a recording. None: there is no such one."""
+
+    async def order_connection(self, order: "ConnectionOrder") -> "OrderAnswer":
+        """Carry out an order for a connection of a WebSocket API. Raises `OSError` if its worker does not answer."""
 
     async def record(self, actor: str, action: str, result: str, detail: Mapping[str, str]) -> None:
         """Record a change in the audit log, if there is one."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
+from fastgw.eventloop.addressed_connections import AddressedConnections
 from fastgw.eventloop.socket_poller import SocketPoller, new_socket_poller
 from fastgw.eventloop.socket_send import room
 from fastgw.eventloop.splice_pipes import SplicePipes
@@ -224,6 +225,7 @@ class WorkerLoop:
         self.hangups = Hangups(loop)
         self._sockets: SocketPoller | None = None
         self._relay_buffer: memoryview | None = None
+        self._connections: AddressedConnections | None = None
         self.pipes = SplicePipes()
         self.held_body_budget = HeldBodyBudget.single_process() if held_body_budget is None else held_body_budget
         self.rests = Rests(loop.call_soon)
@@ -269,6 +271,13 @@ class WorkerLoop:
             self._relay_buffer = memoryview(bytearray(RELAY_BYTES))
         return self._relay_buffer
 
+    @property
+    def connections(self) -> AddressedConnections:
+        """Connections that other processes can reach; created on first use."""
+        if self._connections is None:
+            self._connections = AddressedConnections(self.loop)
+        return self._connections
+
     def start(self) -> None:
         self._advance_timers()
 
@@ -293,4 +302,6 @@ class WorkerLoop:
         self.hangups.close()
         if self._sockets is not None:
             self._sockets.close()
+        if self._connections is not None:
+            self._connections.close()
         self.pipes.close()

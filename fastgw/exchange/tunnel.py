@@ -1,4 +1,6 @@
-"""Tunnel inspected by a filter: it sits between the two sides of an exchange after the upstream has sent 101."""
+"""Tunnel inspected by a filter: it sits between the two sides of an exchange after the upstream has sent 101. Or that
+of an action that is itself the other end.
+"""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeAlias

@@ -66,6 +66,7 @@ from fastgw.upstream.policies.traffic_split import Splitter
 from fastgw.upstream.targets.target import build_targets
 from fastgw.upstream.targets.tls import client_tls, identity_of, material_of, protocols_of
 from fastgw.upstream.upstream import Upstream
+from fastgw.websocket_api.action import WebsocketApiAction
 
 log = logging.getLogger("fastgw")
 
@@ -495,6 +496,11 @@ class _Building:
                         pass  # each has an action of its own
                     elif route.lambda_ is not None:
                         actions = [LambdaAction(route.lambda_, of_parts[0], route.via == "on")]
+                    elif route.websocket_api is not None:
+                        by_name = {
+                            str(name): each for name, each in zip(route.part_destinations, of_parts, strict=True)
+                        }
+                        actions = [WebsocketApiAction(route.websocket_api, by_name, route.via == "on")]
                     elif route.compose is None:
                         actions = [self._action(route, upstream) for upstream in upstreams or (None,)]
                     else:
@@ -818,7 +824,7 @@ def levels(configuration: config.Config) -> Iterator[Level]:
 def _upgrades(rule: Rule[Route]) -> bool:
     """Whether connections may change to another protocol on a route."""
     action = rule[0].route.action
-    return isinstance(action, Forward) and bool(action.upgrade)
+    return isinstance(action, WebsocketApiAction) or (isinstance(action, Forward) and bool(action.upgrade))
 
 
 def _is_for(upstream: Upstream, link: FilterInstance) -> bool:

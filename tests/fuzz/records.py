@@ -152,6 +152,7 @@ class Ended:
     shadowed: str
     subrequests: str | None
     trace: None = None
+    tunnel: None = None
 
 
 @dataclass(frozen=True)

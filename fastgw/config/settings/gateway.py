@@ -96,6 +96,7 @@ from fastgw.config.settings.upstreams import (
     UpstreamTimeouts,
     UpstreamTls,
 )
+from fastgw.config.settings.websocket_api import WebsocketApi
 from fastgw.http.error_templates import json_template
 from fastgw.http.field_names import RESERVED
 from fastgw.observe.access_log.line_formats import FIXED
@@ -395,6 +396,9 @@ class Admin(Settings):
     read_only_token: Secret | None = None
     """A second bearer token, whose holders may look at everything but the bodies of requests (`fastgw tap`), and change
     nothing. null = there is none."""
+    connections_token: Secret | None = None
+    """A bearer token of back ends, which may use the connections of WebSocket APIs (`/connections/{id}`) and nothing
+    else. null = there is none."""
     tls: ServerTls | None = None
     """TLS settings of the listener. null = plaintext."""
     document_bytes: Annotated[Size, Meta(ge=1024, le=256 * 1024**2)] = 1024**2
@@ -746,7 +750,7 @@ class ValueCondition(Settings):
 
 class Route(Settings):
     """Conditions, and the action for requests that meet all of them: one of `upstream`, `respond`, `redirect`,
-    `variants`, `compose`, `lambda` and `files`."""
+    `variants`, `compose`, `lambda`, `websocket_api` and `files`."""
 
     name: Annotated[str, Meta(min_length=1)]
     """Name of the route in logs, metrics and `explain`."""
@@ -805,6 +809,8 @@ class Route(Settings):
     """Response that is composed of several requests to upstreams."""
     lambda_: Lambda | None = msgspec.field(default=None, name="lambda")
     """Function of AWS Lambda."""
+    websocket_api: WebsocketApi | None = None
+    """API of a WebSocket gateway: the events of WebSocket connections are requests to upstreams."""
     fallback: Fallback | None = None
     """Replacement for an upstream that fails. null = the client gets the error."""
     strip_prefix: str | None = None
@@ -877,10 +883,12 @@ class Route(Settings):
     @property
     def part_destinations(self) -> tuple[str | Url, ...]:
         """Return the upstreams of the gateway's own requests for the route: of the parts of a composed one, of a
-        function.
+        function, of the events of a WebSocket API.
         """
         if self.lambda_ is not None:
             return (self.lambda_.upstream,)
+        if self.websocket_api is not None:
+            return self.websocket_api.destinations
         return () if self.compose is None else self.compose.destinations
 
 

@@ -12,6 +12,7 @@ from fastgw.config.base.problems import format_value, suggest
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.settings.compose import Compose, Part
+from fastgw.config.validation.listener_protocols import upstreams_of_events
 from fastgw.http.field_names import READ_IN_REQUESTS
 
 Rule = Callable[[Merged], None]
@@ -54,6 +55,15 @@ def functions_have_upstreams(merged: Merged) -> None:
         if function.upstream not in known:
             wrong = f"unknown upstream {format_value(function.upstream)}"
             location.below("lambda", "upstream").report(wrong, suggest(function.upstream, known), at_key=False)
+
+
+def events_have_upstreams(merged: Merged) -> None:
+    """Check that the upstreams of WebSocket APIs exist."""
+    known = merged.maps["upstreams"]
+    for location, route in merged.routes_to_validate():
+        for at, upstream in upstreams_of_events(location, route):
+            if isinstance(upstream, str) and upstream not in known:
+                at.report(f"unknown upstream {format_value(upstream)}", suggest(upstream, known), at_key=False)
 
 
 def _check_untouched(part: Part, at: SourceLocation) -> None:

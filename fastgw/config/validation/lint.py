@@ -15,6 +15,7 @@ from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.egress.expand import NAME as EGRESS
 from fastgw.config.settings.gateway import AccessLog, Files, FilterUse, Route
+from fastgw.config.validation.listener_protocols import upstreams_of_events
 from fastgw.observe.access_log.selection import listed
 
 _EXPANSION: Final = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*(:?[-+?=][^}]*)?\}")
@@ -56,6 +57,7 @@ def lint(merged: Merged) -> list[Problem]:
         *_upstreams_that_nobody_uses(merged),
         *_filters_of_parts(merged),
         *_filters_of_functions(merged),
+        *_filters_of_events(merged),
     ]
 
 
@@ -301,6 +303,26 @@ def _filters_of_functions(merged: Merged) -> Iterator[Problem]:
         if idle:
             wrong = f"filters of this upstream do not run for a function: {', '.join(idle)}; use them on the route"
             yield location.below("lambda", "upstream").value_problem(wrong)
+
+
+def _filters_of_events(merged: Merged) -> Iterator[Problem]:
+    """Yield a note for each upstream of a WebSocket API whose filters do not run for its requests, and for each API
+    whose clients may send as many messages as they want.
+    """
+    apis = [(location, route) for location, route in merged.routes() if route.websocket_api is not None]
+    filters = {name: upstream.filters for _, name, upstream in merged.whole("upstreams")} if apis else {}
+    limits = any(use.type == "websocket" for use in _filters(merged)) if apis else True
+    for location, route in apis:
+        for at, upstream in upstreams_of_events(location, route):
+            uses = filters.get(upstream, {}) if isinstance(upstream, str) else {}
+            idle = [name for name, use in uses.items() if use is not None and not use.settings.for_its_upstream]
+            if idle:
+                wrong = f"filters of this upstream do not run for events: {', '.join(idle)}; use them on the route"
+                yield at.value_problem(wrong)
+        if not limits:
+            yield location.below("websocket_api").value_problem(
+                "clients may send any number of messages, and from any origin: the filter `websocket` limits both"
+            )
 
 
 def _filter_types(merged: Merged) -> Iterator[str]:

@@ -186,6 +186,7 @@ def _check_routes(merged: Merged, schemes: Schemes, others: Mapping[str, str], r
             ]
         if route.lambda_ not in (None, BROKEN):
             named.append((location.below("lambda", "upstream"), route.lambda_.upstream))
+        named += upstreams_of_events(location, route)
         if route.fallback not in (None, BROKEN):
             named.append((location.below("fallback", "upstream"), route.fallback.upstream))
         for at, upstream in named:
@@ -206,6 +207,19 @@ def destinations_at(location: SourceLocation, route: Route) -> Iterator[tuple[So
         yield from ((location.below("upstream", each), each) for each in route.upstream)
     else:
         yield from ((location.below("upstream"), each) for each in route.destinations)
+
+
+def upstreams_of_events(location: SourceLocation, route: Route) -> Iterator[tuple[SourceLocation, str | Url]]:
+    """Yield the upstreams of a WebSocket API, each with its position."""
+    api: Any = route.websocket_api
+    if api in (None, BROKEN):
+        return
+    at = location.below("websocket_api")
+    if api.upstream is not BROKEN:
+        yield at.below("upstream"), api.upstream
+    for key, event in {} if api.routes is BROKEN else api.routes.items():
+        if event is not BROKEN and event.upstream not in (None, BROKEN):
+            yield at.below("routes", key, "upstream"), event.upstream
 
 
 def _relayed_to(merged: Merged) -> Mapping[str, str]:

@@ -26,7 +26,7 @@ from fastgw.config.settings.gateway import Config, Route, Variant
 from fastgw.config.settings.kubernetes import KubernetesProvider
 from fastgw.config.settings.secrets import SecretError, secret_in
 from fastgw.config.settings.upstreams import SHORTEST_KEY, Retries
-from fastgw.config.validation.composition import composed_routes, functions_have_upstreams
+from fastgw.config.validation.composition import composed_routes, events_have_upstreams, functions_have_upstreams
 from fastgw.config.validation.kubeconfig import check_kubernetes
 from fastgw.config.validation.listener_protocols import (
     check_takes_requests,
@@ -44,7 +44,7 @@ Rule = Callable[[Merged], None]
 
 _ACTIVE: Final = re.compile(r"javascript|ecmascript|css|\{", re.IGNORECASE)
 """Content types of scripts and style sheets, and those that a request decides."""
-ENDS: Final = ("upstream", "variants", "respond", "redirect", "compose", "lambda", "files")
+ENDS: Final = ("upstream", "variants", "respond", "redirect", "compose", "lambda", "websocket_api", "files")
 """Actions of a route: exactly one of them is needed."""
 OF_UPSTREAM: Final = (
     *("split", "fallback", "strip_prefix", "add_prefix", "rewrite", "path", "host_header", "forwarded", "upgrade"),
@@ -645,6 +645,7 @@ RULES: Final[tuple[Rule, ...]] = (
     deadline_headers_are_free,
     composed_routes,
     functions_have_upstreams,
+    events_have_upstreams,
     targets_of_one_protocol,
     listeners_of_one_protocol,
 )

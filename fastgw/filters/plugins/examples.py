@@ -298,6 +298,7 @@ admin:
   token: {env: ADMIN_TOKEN}
   tls: {certificates: [{certificate: admin.pem, key: admin.key}]}
   read_only_token: {env: FASTGW_READ_ONLY_TOKEN}
+  connections_token: {env: FASTGW_CONNECTIONS_TOKEN}
   document_bytes: 4MiB
   document_time: 1m
   document_memory: 1GiB
@@ -984,6 +985,26 @@ routes:
     paths: ["/orders/{id}"]
     lambda: {upstream: aws, function: orders, qualifier: live, payload_format: "2.0", streaming: false, timeout: 10s,
              max_bytes: 1MiB}
+""",
+    "routes[].websocket_api": """\
+upstreams:
+  chat: {targets: ["http://127.0.0.1:9001"]}
+routes:
+  - name: chat
+    paths: [/chat]
+    filters: {websocket: {rate: 20/s, idle: 10m, ping: 30s}}
+    websocket_api:
+      upstream: chat
+      select: action
+      message_bytes: 32KiB
+      concurrency: 1
+      timeout: 10s
+      connections_url: http://127.0.0.1:9901
+      routes:
+        $connect: {path: /connected}
+        $disconnect: {path: /disconnected}
+        $default: {path: /unknown, reply: true}
+        history: {path: /history, upstream: "http://127.0.0.1:9002", reply: true}
 """,
     "routes[].files": """\
 routes:

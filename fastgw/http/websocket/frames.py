@@ -351,3 +351,13 @@ def control_frame(opcode: int, payload: bytes, masked: bool) -> bytes:
 
 def close_frame(code: int, reason: str, masked: bool) -> bytes:
     return control_frame(CLOSE, code.to_bytes(2, "big") + reason.encode()[:123], masked)
+
+
+def message_frame(opcode: int, payload: bytes) -> bytes:
+    """Return a whole message of a server in one frame. `opcode`: `TEXT` or `BINARY`."""
+    length = len(payload)
+    if length < 126:
+        return bytes((128 | opcode, length)) + payload
+    if length < 65536:
+        return bytes((128 | opcode, 126)) + length.to_bytes(2, "big") + payload
+    return bytes((128 | opcode, 127)) + length.to_bytes(8, "big") + payload

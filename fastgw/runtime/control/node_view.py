@@ -23,6 +23,7 @@ from fastgw.config.base.value_types import Url
 from fastgw.config.decoding.filter_levels import running
 from fastgw.config.settings.gateway import NONE, Config, Route, Target, Upstream
 from fastgw.consumers.index import Index
+from fastgw.eventloop.addressed_connections import ConnectionOrder, OrderAnswer, send_order
 from fastgw.filters.api import secret_names
 from fastgw.gateway.compiler import uses
 from fastgw.observe import Totals
@@ -403,6 +404,9 @@ class NodeView:
     def end_recording(self, recording: str) -> node_interface.RecordingEnded | None:
         return self.recording.end(recording)
 
+    async def order_connection(self, order: ConnectionOrder) -> OrderAnswer:
+        return await send_order(order)
+
     async def record(self, actor: str, action: str, result: str, detail: Mapping[str, str]) -> None:
         await self._auditing.record(actor, action, result, detail)
 
@@ -600,6 +604,8 @@ def _destination(route: Route) -> str:
         return f"files {route.files.root}"
     if route.lambda_ is not None:
         return f"lambda {route.lambda_.function}"
+    if route.websocket_api is not None:
+        return f"websocket_api {', '.join(map(str, route.websocket_api.destinations))}"
     if route.compose is not None:
         return f"compose {', '.join(map(str, route.compose.destinations))}"
     if route.variants:

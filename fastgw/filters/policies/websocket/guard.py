@@ -90,6 +90,7 @@ class WebsocketGuard(Timed):
         "close_code",
         "closed_by",
         "exchange",
+        "service_summary",
     )
 
     def __init__(
@@ -108,6 +109,8 @@ class WebsocketGuard(Timed):
         self._from_client = FrameReader(True, limits.message_bytes, deflate[0])
         self._from_upstream = FrameReader(False, limits.message_bytes, deflate[1])
         self.exchange: Exchange | None = None
+        self.service_summary: Callable[[], dict[str, object]] | None = None
+        """Returns the part of the summary that the other side knows."""
         self._inner: ServiceSide | None = None
         self._tokens, self._spent_at = max(limits.rate, 1.0), wheel.now
         self._heard_at = wheel.now
@@ -153,6 +156,7 @@ class WebsocketGuard(Timed):
             "upstream_messages": upstream[WebsocketMessage.TEXT] + upstream[WebsocketMessage.BINARY],
             "close_code": self.close_code,
             "closed_by": self.closed_by,
+            **({} if self.service_summary is None else self.service_summary()),
         }
 
     def finished(self) -> None:
@@ -234,6 +238,8 @@ class WebsocketGuard(Timed):
             self._tokens -= int(self._tokens) - max(reader.allowance, 0)
         if reader.frames != frames:
             self._passed()
+        if reader.close is not None:
+            self._peer_closed("client", reader.close)  # first: the other side may answer at once
         if passed:
             inner.feed_raw(passed)
         if reader.own_pong is None:
@@ -241,8 +247,6 @@ class WebsocketGuard(Timed):
         if reader.violation is not None:
             code, reason = reader.violation
             self._close(code, reason, _FAULTS.get(code, Fault.BAD_REQUEST))
-        elif reader.close is not None:
-            self._peer_closed("client", reader.close)
 
     def _refill(self, reader: FrameReader) -> None:
         now = self._wheel.now

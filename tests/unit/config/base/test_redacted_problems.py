@@ -126,6 +126,7 @@ SETTINGS: dict[str, list[Said]] = {
     "Acme.ca": [acme(ca="FILE")],
     "AcmeAccountKey.key": [acme(external_account={"key_id": "a", "key": SECRET})],
     "AcmeIssuer.ca": [acme(fallback=[{"directory": "https://acme.internal/directory", "ca": "FILE"}])],
+    "Admin.connections_token": [{"admin": {"address": "127.0.0.1:0", "token": "b", "connections_token": SECRET}}],
     "Admin.read_only_token": [{"admin": {"address": "127.0.0.1:0", "token": "b", "read_only_token": SECRET}}],
     "Admin.token": [{"admin": {"address": "127.0.0.1:0", "token": SECRET}}],
     "Basic.password": [route(credentials={"basic": {"username": "a", "password": SECRET}})],

@@ -1,0 +1,40 @@
+"""Headers of the requests for the events of a connection."""
+
+from typing import Final
+
+from fastgw.exchange import Exchange
+from fastgw.exchange.exchange import UNCHANGED_QUERY
+from fastgw.exchange.reply import fields_in
+from fastgw.http.field_names import FORWARDING, WRITTEN_HERE
+
+CONNECTION_ID: Final = b"X-Connection-Id"
+EVENT_TYPE: Final = b"X-Event-Type"
+ROUTE_KEY: Final = b"X-Route-Key"
+CLOSE_CODE: Final = b"X-Close-Code"
+CONNECTIONS_URL: Final = b"X-Connections-Url"
+Lines = list[tuple[bytes, bytes]]
+_OURS: Final = frozenset(name.lower() for name in (CONNECTION_ID, EVENT_TYPE, ROUTE_KEY, CLOSE_CODE, CONNECTIONS_URL))
+_NOT_SENT: Final = (
+    WRITTEN_HERE
+    | FORWARDING
+    | _OURS
+    | {b"expect", b"via", b"content-type", b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions"}
+)
+
+
+def lines_of_filters(exchange: Exchange) -> Lines:
+    """Return the headers that filters have added for upstreams, such as the name of the consumer."""
+    added = exchange.request_added if exchange.for_others is None else exchange.for_others[0]
+    return [line for line in fields_in(added) if line[0].lower() not in _NOT_SENT]
+
+
+def lines_of_client(exchange: Exchange) -> Lines:
+    """Return the headers of the client's handshake that `$connect` gets."""
+    dropped = exchange.request_dropped if exchange.for_others is None else exchange.for_others[1]
+    return [line for line in exchange.headers if (name := line[0].lower()) not in _NOT_SENT and name not in dropped]
+
+
+def query_of(exchange: Exchange) -> bytes | None:
+    """Return the client's query, without parameters that filters hide."""
+    query = exchange.query_sent if exchange.for_others is None else exchange.for_others[2]
+    return exchange.query if query is UNCHANGED_QUERY else query

@@ -1,0 +1,438 @@
+"""`websocket_api`: clients of the library `websockets`, a back end without WebSockets, two workers between them."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.client import ClientProtocol
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.protocol import State
+from websockets.sync.client import ClientConnection, connect
+from websockets.uri import parse_uri
+
+from tests.support.client import Client
+from tests.support.event_backend import Event, EventBackend
+from tests.support.gateway import Gateway, wait_until
+from tests.support.http2 import frames
+from tests.support.http2.client import Http2Client
+from tests.support.peer import DEADLINE
+
+JSON, BYTES = "application/json", "application/octet-stream"
+BACK_END = {"Authorization": "Bearer token-of-back-ends"}
+EVENTS = {
+    "$connect": {"path": "/connect"},
+    "$disconnect": {"path": "/disconnect"},
+    "$default": {"path": "/bytes", "reply": True},
+    "echo": {"path": "/echo", "reply": True},
+    "fail": {"path": "/fail", "reply": True},
+    "held": {"path": "/held", "reply": True},
+    "note": {"path": "/note?a=1"},
+    "7": {"path": "/echo", "reply": True},
+}
+
+
+@pytest.fixture(scope="module")
+def back_end() -> Iterator[EventBackend]:
+    with EventBackend() as server:
+        yield server
+
+
+def configuration(back_end: EventBackend) -> dict[str, Any]:
+    api = {"upstream": "events", "select": "head.action", "message_bytes": 1000, "routes": EVENTS}
+    few = {"upstream": back_end.origin, "routes": {"echo": {"path": "/echo", "reply": True}}}
+    key_auth = {"key_auth": {}, "headers": {"request": {"set": {"X-User": "{consumer.name}"}}}}
+    return {
+        "workers": 2,
+        "admin": {"address": "127.0.0.1:0", "connections_token": "token-of-back-ends"},
+        "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}},
+        "consumers": [{"name": "ann", "key_auth": [{"key": "key-of-ann"}]}],
+        "upstreams": {"events": {"targets": [back_end.origin]}},
+        "routes": [
+            {"name": "plain", "paths": ["/plain"], "filters": key_auth, "websocket_api": api},
+            {"name": "guarded", "paths": ["/guarded"], "filters": {"websocket": {}, **key_auth}, "websocket_api": api},
+            {
+                "name": "large",
+                "paths": ["/large"],
+                "websocket_api": {"upstream": "events", "routes": {"$connect": EVENTS["$connect"]}},
+            },
+            {"name": "few", "paths": ["/few"], "websocket_api": {**few, "connections_url": "http://10.0.0.1:9901"}},
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def gateway(back_end: EventBackend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with Gateway(configuration(back_end), tmp_path_factory.mktemp("api")) as gateway:
+        yield gateway
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(back_end: EventBackend) -> Iterator[None]:
+    back_end.open.clear()
+    yield
+    back_end.open.set()
+    left = list(back_end.events.queue)
+    back_end.events.queue.clear()
+    assert left == []
+
+
+both = pytest.mark.parametrize("path", ["plain", "guarded"])
+
+
+@contextlib.contextmanager
+def opened(
+    gateway: Gateway, back_end: EventBackend, path: str, **options: Any
+) -> Iterator[tuple[ClientConnection, Event]]:
+    """A connection, and the request for its beginning."""
+    url = f"ws://{gateway.address()}/{path}?room=5"
+    fields = {"X-Api-Key": "key-of-ann", "X-Connection-Id": "mine"}
+    with connect(
+        url, additional_headers=fields, open_timeout=DEADLINE, close_timeout=DEADLINE, compression=None, **options
+    ) as client:
+        yield client, back_end.next()
+
+
+def ask(gateway: Gateway, method: str, connection: str, body: bytes = b"", kind: str = JSON) -> tuple[int, Any]:
+    """An order of a back end, with the token for connections."""
+    admin = http.client.HTTPConnection(gateway.ready["admin"], timeout=DEADLINE)
+    fields = {**BACK_END, **({"Content-Type": kind} if body else {})}
+    admin.request(method, f"/connections/{connection}", body or None, fields)
+    response = admin.getresponse()
+    told = json.loads(response.read())
+    admin.close()
+    return response.status, told
+
+
+def message(action: Any, **more: Any) -> str:
+    return json.dumps({"head": {"action": action}, **more})
+
+
+@both
+def test_a_connection_from_its_beginning_to_its_end(gateway: Gateway, back_end: EventBackend, path: str) -> None:
+    with opened(gateway, back_end, path) as (client, event):
+        assert event.kind == ("CONNECT", "$connect")
+        assert event.target == "/connect?room=5"
+        assert event.headers.get_all("X-Connection-Id") == [event.connection]  # not the client's
+        assert event.headers["X-User"] == "ann"
+        assert event.headers["User-Agent"].startswith("Python")
+        assert "Sec-WebSocket-Key" not in event.headers
+        client.send(message("echo", text="ü"))
+        echoed = back_end.next()
+        assert echoed.kind == ("MESSAGE", "echo")
+        assert (echoed.headers["Content-Type"], echoed.headers["X-User"]) == (JSON, "ann")
+        assert echoed.connection == event.connection
+        assert client.recv(DEADLINE) == message("echo", text="ü")
+        client.close(4000, "bye")
+        assert (client.close_code, client.close_reason) == (4000, "")
+        ended = back_end.next()
+        assert ended.kind == ("DISCONNECT", "$disconnect")
+        assert (ended.connection, ended.headers["X-Close-Code"]) == (event.connection, "4000")
+        record = gateway.wait_for_record(route=path, status=101)
+        said = record["websocket"]
+        assert (said["client_messages"], said["upstream_messages"]) == (1, 1)
+        assert (said["closed_by"], said["close_code"]) == ("client", 4000)
+        assert len(said["connection_id"]) == 24
+
+
+@pytest.mark.parametrize(
+    ("sent", "target", "kind"),
+    [
+        (message("note"), "/note?a=1", JSON),
+        (message(7), "/echo", JSON),
+        (message("unknown"), "/bytes", JSON),
+        (message("$connect"), "/bytes", JSON),
+        (message("$disconnect"), "/bytes", JSON),
+        (message(True), "/bytes", JSON),
+        (message(["echo"]), "/bytes", JSON),
+        ('{"head": "echo"}', "/bytes", JSON),
+        ("[1]", "/bytes", JSON),
+        ("no JSON", "/bytes", "text/plain; charset=utf-8"),
+        (b"\x00\xff", "/bytes", BYTES),
+    ],
+)
+def test_a_message_selects_its_request(
+    gateway: Gateway, back_end: EventBackend, sent: str | bytes, target: str, kind: str
+) -> None:
+    """A client cannot name the events of the gateway itself."""
+    with opened(gateway, back_end, "plain") as (client, _):
+        client.send(sent)
+        event = back_end.next()
+        assert (event.target, event.headers["Content-Type"]) == (target, kind)
+        payload = sent.encode() if isinstance(sent, str) else sent
+        assert event.body == payload
+        if target == "/bytes":
+            assert client.recv(DEADLINE) == b"\x00\xff" + payload
+        client.close()
+        back_end.next()
+
+
+@both
+def test_the_back_end_refuses_a_connection(gateway: Gateway, back_end: EventBackend, path: str) -> None:
+    fields, url = {"X-Api-Key": "key-of-ann"}, f"ws://{gateway.address()}/{path}?deny"
+    with pytest.raises(InvalidStatus) as refused, connect(url, additional_headers=fields):
+        pass
+    response = refused.value.response
+    assert (response.status_code, response.body) == (401, b'{"error": "who"}')
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert back_end.next().kind[0] == "CONNECT"
+
+
+def test_filters_refuse_before_the_back_end_is_asked(gateway: Gateway) -> None:
+    with pytest.raises(InvalidStatus, match="401"), connect(f"ws://{gateway.address()}/plain"):
+        pass
+
+
+def test_the_back_end_selects_the_subprotocol(gateway: Gateway, back_end: EventBackend) -> None:
+    with opened(gateway, back_end, "guarded", subprotocols=["chat.v1", "chat.v2"]) as (client, _):
+        assert client.subprotocol == "chat.v2"
+        client.close()
+        back_end.next()
+
+
+@both
+def test_a_failed_request_is_told_to_the_client(gateway: Gateway, back_end: EventBackend, path: str) -> None:
+    with opened(gateway, back_end, path) as (client, event):
+        client.send(message("fail"))
+        back_end.next()
+        assert json.loads(client.recv(DEADLINE)) == {
+            "message": "Internal server error",
+            "connectionId": event.connection,
+        }
+        client.close(1000)
+        back_end.next()
+        record = gateway.wait_for_record(route=path, fault_detail="fail: the response has the status 500")
+        assert record["websocket"]["failed_messages"] == 1
+
+
+def test_a_message_without_a_request_is_refused(gateway: Gateway, back_end: EventBackend) -> None:
+    """Neither is there a `$connect` or `$disconnect`: the route has one request only."""
+    with connect(f"ws://{gateway.address()}/few", close_timeout=DEADLINE) as client:
+        client.send('{"action": "other"}')
+        assert json.loads(client.recv(DEADLINE))["message"] == "Forbidden"
+        client.send('{"action": "echo"}')
+        assert client.recv(DEADLINE) == '{"action": "echo"}'
+        assert back_end.next().headers["X-Connections-Url"] == "http://10.0.0.1:9901"
+
+
+def test_messages_of_a_connection_keep_their_order_and_wait(gateway: Gateway, back_end: EventBackend) -> None:
+    """The second message is not sent before the first is answered; many wait without being read."""
+    with opened(gateway, back_end, "plain") as (client, _):
+        client.send(message("held", n=0))
+        assert back_end.next().target == "/held"
+        for n in range(1, 60):
+            client.send(message("echo", n=n, filler="x" * 500))
+        assert ask(gateway, "GET", "A" * 24)[0] == 410  # the gateway serves others meanwhile
+        assert back_end.events.empty()
+        back_end.open.set()
+        assert [json.loads(client.recv(DEADLINE))["n"] for _ in range(60)] == list(range(60))
+        client.close()
+        assert [back_end.next().kind for _ in range(60)] == [("MESSAGE", "echo")] * 59 + [("DISCONNECT", "$disconnect")]
+
+
+def test_accepted_messages_are_sent_although_the_client_leaves(gateway: Gateway, back_end: EventBackend) -> None:
+    with opened(gateway, back_end, "plain") as (client, _):
+        client.send(message("held"))
+        client.send(message("note"))
+        assert back_end.next().target == "/held"
+        client.socket.shutdown(socket.SHUT_RDWR)
+        back_end.open.set()
+        assert [back_end.next().target for _ in range(2)] == ["/note?a=1", "/disconnect"]
+
+
+# back ends send messages
+
+
+@both
+def test_back_ends_reach_connections_of_all_workers(gateway: Gateway, back_end: EventBackend, path: str) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(opened(gateway, back_end, path)) for _ in range(8)]
+        for client, event in clients:
+            check_orders(gateway, back_end, client, event, path)
+
+
+def check_orders(gateway: Gateway, back_end: EventBackend, client: ClientConnection, event: Event, path: str) -> None:
+    assert ask(gateway, "POST", event.connection, '{"ü": 1}'.encode()) == (200, {"done": True})
+    assert ask(gateway, "POST", event.connection, b"\x00\xff", BYTES)[0] == 200
+    assert client.recv(DEADLINE) == '{"ü": 1}'
+    assert client.recv(DEADLINE) == b"\x00\xff"
+    status, told = ask(gateway, "GET", event.connection)
+    assert (status, told["route"], told["consumer"], told["client"]) == (200, path, "ann", "127.0.0.1")
+    assert told["last_active_date"] >= told["connected_date"]
+    assert ask(gateway, "DELETE", event.connection)[0] == 200
+    with pytest.raises(ConnectionClosed):
+        client.recv(DEADLINE)
+    assert (client.close_code, client.close_reason) == (1000, "closed by the service")
+    assert ask(gateway, "POST", event.connection, b"1")[0] == 410
+    assert back_end.next().headers["X-Close-Code"] == "1000"
+
+
+def test_what_back_ends_may_not_send(gateway: Gateway, back_end: EventBackend) -> None:
+    with opened(gateway, back_end, "plain") as (client, event):
+        assert ask(gateway, "POST", event.connection, b"x" * 1001)[0] == 413
+        assert ask(gateway, "POST", event.connection, b"\xff")[0] == 413
+        assert ask(gateway, "POST", event.connection, b"text", "text/plain")[0] == 415
+        assert ask(gateway, "POST", event.connection[:-1], b"1")[0] == 410
+        assert ask(gateway, "POST", "A" * 24, b"1")[0] == 410
+        client.close()
+        back_end.next()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "authorization", "status"),
+    [
+        ("POST", f"/connections/{'A' * 24}", "Bearer wrong", 401),
+        ("POST", f"/connections/{'A' * 24}", "", 401),
+        ("GET", "/status", BACK_END["Authorization"], 403),
+        ("POST", "/reload", BACK_END["Authorization"], 403),
+        ("POST", "/session", BACK_END["Authorization"], 403),
+        ("GET", "/connections/../status", BACK_END["Authorization"], 404),
+    ],
+)
+def test_the_token_for_connections_is_for_nothing_else(
+    gateway: Gateway, method: str, path: str, authorization: str, status: int
+) -> None:
+    admin = http.client.HTTPConnection(gateway.ready["admin"], timeout=DEADLINE)
+    admin.request(method, path, headers={"Authorization": authorization} if authorization else {})
+    assert admin.getresponse().status == status
+    admin.close()
+
+
+def test_a_client_that_does_not_read_gets_no_more(gateway: Gateway, back_end: EventBackend) -> None:
+    """What waits for it is bounded by its socket, and the back end is told 429."""
+    asking = (
+        b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    with Client(gateway.address()) as client:
+        client.send(asking)
+        event = back_end.next()
+        admin = http.client.HTTPConnection(gateway.ready["admin"], timeout=DEADLINE)
+        statuses = [200]
+        while statuses[-1] == 200 and len(statuses) < 1000:
+            fields = {**BACK_END, "Content-Type": JSON}
+            admin.request("POST", f"/connections/{event.connection}", b"1" * 100_000, fields)
+            response = admin.getresponse()
+            response.read()
+            statuses.append(response.status)
+        admin.close()
+        assert statuses[-1] == 429
+
+
+# limits, HTTP/2, and the end
+
+
+@both
+def test_a_message_too_big_closes_the_connection(gateway: Gateway, back_end: EventBackend, path: str) -> None:
+    with opened(gateway, back_end, path) as (client, _):
+        client.send("x" * 1001)
+        with pytest.raises(ConnectionClosed):
+            client.recv(DEADLINE)
+        assert client.close_code == 1009
+        assert back_end.next().headers["X-Close-Code"] == "1009"
+
+
+@pytest.mark.parametrize(
+    "asking",
+    [
+        b"GET /plain HTTP/1.1\r\nHost: a\r\nX-Api-Key: key-of-ann\r\n\r\n",
+        b"POST /plain HTTP/1.1\r\nHost: a\r\nX-Api-Key: key-of-ann\r\nContent-Length: 2\r\n\r\nab",
+        b"GET /plain HTTP/1.1\r\nHost: a\r\nX-Api-Key: key-of-ann\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"GET /plain HTTP/1.1\r\nHost: a\r\nX-Api-Key: key-of-ann\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 8\r\n\r\n",
+    ],
+)
+def test_other_requests_are_refused(gateway: Gateway, asking: bytes) -> None:
+    with Client(gateway.address()) as client:
+        client.send(asking)
+        assert client.read_response().status == 400
+
+
+@both
+def test_over_http2(gateway: Gateway, back_end: EventBackend, path: str) -> None:
+    """RFC 8441. The frames are made and read by `websockets`, without its transport."""
+    protocol = ClientProtocol(parse_uri("ws://a/"), state=State.OPEN)
+    with Http2Client(gateway.address()) as client:
+        client.begin_plainly()
+
+        def send(end: bool = False) -> None:
+            client.send_piece(1, b"".join(protocol.data_to_send()), end)
+
+        pseudo = [*frames.pseudo(b"CONNECT", f"/{path}".encode(), b"a"), (b":protocol", b"websocket")]
+        fields = [(b"sec-websocket-version", b"13"), (b"x-api-key", b"key-of-ann")]
+        client.send(frames.headers(frames.block(*pseudo, *fields), 1, False))
+        event = back_end.next()
+        protocol.send_text(message("echo").encode())
+        send()
+        assert back_end.next().connection == event.connection
+        client.wait(lambda: b"echo" in client.answer(1).body, "the reply")
+        assert client.answer(1).status == 200
+        assert ask(gateway, "POST", event.connection, b'"posted"')[0] == 200
+        client.wait(lambda: b"posted" in client.answer(1).body, "the message of the back end")
+        protocol.receive_data(client.answer(1).body)
+        assert [received.data for received in protocol.events_received()] == [message("echo").encode(), b'"posted"']
+        protocol.send_close(1000)
+        send(end=True)
+        assert back_end.next().headers["X-Close-Code"] == "1000"
+        client.wait(lambda: client.answer(1).over, "the end of the stream")
+
+
+@both
+def test_a_drain_closes_and_tells_the_back_end(back_end: EventBackend, tmp_path: Path, path: str) -> None:
+    """1001, and `$disconnect` is answered before the worker ends."""
+    with Gateway(configuration(back_end), tmp_path) as gateway, opened(gateway, back_end, path) as (client, event):
+        gateway.signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosed):
+            client.recv(DEADLINE)
+        assert client.close_code == 1001
+        ended = back_end.next()
+        assert (ended.connection, ended.headers["X-Close-Code"]) == (event.connection, "1001")
+        gateway.wait()
+
+
+def test_a_reload_and_a_worker_that_is_killed(back_end: EventBackend, tmp_path: Path) -> None:
+    """A connection follows the new settings of its route; one of a killed worker is gone for back ends."""
+    with Gateway(configuration(back_end), tmp_path) as gateway, opened(gateway, back_end, "plain") as (client, event):
+        (file,) = tmp_path.glob("*.json")
+        file.write_text(file.read_text().replace("/note?a=1", "/note?a=2"))
+        gateway.signal(signal.SIGHUP)
+
+        def noted() -> str:
+            client.send(message("note"))
+            return back_end.next().target
+
+        wait_until(lambda: noted() == "/note?a=2", "the new settings")
+        assert ask(gateway, "POST", event.connection, b'"there"')[0] == 200
+        assert client.recv(DEADLINE) == '"there"'
+        for worker in gateway.worker_pids:
+            os.kill(worker, signal.SIGKILL)
+        with pytest.raises(ConnectionClosed):
+            client.recv(DEADLINE)
+        assert ask(gateway, "POST", event.connection, b'"there"')[0] == 410
+
+
+def test_a_route_that_is_gone_closes_its_connections(back_end: EventBackend, tmp_path: Path) -> None:
+    with Gateway(configuration(back_end), tmp_path) as gateway, opened(gateway, back_end, "plain") as (client, _):
+        (file,) = tmp_path.glob("*.json")
+        file.write_text(file.read_text().replace('"/plain"', '"/other"'))
+        gateway.signal(signal.SIGHUP)
+
+        def is_closed() -> bool:
+            try:
+                client.send(message("echo"))
+                client.recv(DEADLINE)
+            except ConnectionClosed:
+                return True
+            return False
+
+        wait_until(is_closed, "the end of the connection")
+        assert (client.close_code, client.close_reason) == (1001, "the route is gone")
+        back_end.events.queue.clear()
