@@ -59,8 +59,8 @@ LOG = "{sink: stdout, format: json, fields: [], only: null, sample: 1.0, sample_
             [f"access_logs [{LOG}, {LOG}] -> [{LOG}]"],
         ),
         ("admin: null", "admin: {token: abc}",
-         ["admin null -> {address: 127.0.0.1:9901, token: ***, read_only_token: null, connections_token: null, tls: null, "
-          "document_bytes: 1MiB, document_time: 30s, document_memory: 512MiB}"]),
+         ["admin null -> {address: 127.0.0.1:9901, token: ***, read_only_token: null, connections_token: null, "
+          "tls: null, document_bytes: 1MiB, document_time: 30s, document_memory: 512MiB}"]),
         ("", "admin: {address: 'unix:/run/a'}",
          ["admin.address 127.0.0.1:9901 -> unix:/run/a", "note: admin: 127.0.0.1:9901 is closed"]),
         (UPSTREAM % "", UPSTREAM % "timeouts: {connect: 250ms}",
