@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import queue
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+import threading
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +62,37 @@ class Events:
             self._loop.call_soon_threadsafe(each.release)
 
 
-@pytest.fixture
-def events() -> Events:
-    return Events()
+class Services:
+    """One gateway in front of three services: WebSocket on `websockets` and on uvicorn, and the events of a test."""
+
+    def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
+        self.events = Events()
+        services = {
+            "events": stack.enter_context(Uvicorn(self)).url,
+            "uvicorn": stack.enter_context(Uvicorn(uvicorn_speaks)).url,
+            "websockets": stack.enter_context(speaking()),
+        }
+        self.gateway = stack.enter_context(Gateway(fronting(workers=1, **services), directory))
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.events(scope, receive, send)
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    with contextlib.ExitStack() as stack:
+        yield Services(tmp_path_factory.mktemp("streams"), stack)
 
 
 @pytest.fixture
-def event_url(events: Events, tmp_path: Path) -> Iterator[str]:
-    with Uvicorn(events) as uvicorn, Gateway(fronting(workers=1, events=uvicorn.url), tmp_path) as gateway:
-        yield f"{gateway.url('events')}/"
+def events(services: Services) -> Events:
+    services.events = Events()
+    return services.events
+
+
+@pytest.fixture
+def event_url(services: Services) -> str:
+    return f"{services.gateway.url('events')}/"
 
 
 def test_events_reach_httpx_as_they_happen(events: Events, event_url: str) -> None:
@@ -146,27 +170,26 @@ Talk = Callable[[str], Coroutine[Any, Any, None]]
 
 
 @pytest.fixture(params=["websockets", "uvicorn"])
-def talk(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Talk], None]:
+def talk(request: pytest.FixtureRequest, services: Services) -> Callable[[Talk], None]:
     """Runs a conversation with the gateway's URL, before a service on `websockets` or on uvicorn."""
 
-    def run(conversation: Talk) -> None:
+    def run(conversation: Talk, path: str = "/chat") -> None:
         async def all_of_it() -> None:
-            async with origin(request.param) as url:
-                with Gateway(fronting(workers=1, chat=url), tmp_path) as gateway:
-                    async with asyncio.timeout(4 * DEADLINE):
-                        await conversation(f"ws://{gateway.address('chat')}/chat")
+            async with asyncio.timeout(4 * DEADLINE):
+                await conversation(f"ws://{services.gateway.address(request.param)}{path}")
 
         asyncio.run(all_of_it())
 
     return run
 
 
-@contextlib.asynccontextmanager
-async def origin(kind: str) -> AsyncIterator[str]:
-    if kind == "uvicorn":
-        with Uvicorn(uvicorn_speaks) as uvicorn:
-            yield uvicorn.url
-    else:
+@contextlib.contextmanager
+def speaking() -> Iterator[str]:
+    """The service on `websockets`, on a thread."""
+    started: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Event, str]] = queue.SimpleQueue()
+
+    async def serving() -> None:
+        ended = asyncio.Event()
         async with serve(
             speak,
             "127.0.0.1",
@@ -175,7 +198,16 @@ async def origin(kind: str) -> AsyncIterator[str]:
             max_size=None,
             backlog=1024,
         ) as server:
-            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            started.put((asyncio.get_running_loop(), ended, url))
+            await ended.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serving()), daemon=True)
+    thread.start()
+    loop, ended, url = started.get(timeout=DEADLINE)
+    yield url
+    loop.call_soon_threadsafe(ended.set)
+    thread.join(DEADLINE)
 
 
 async def uvicorn_speaks(scope: Any, receive: Any, send: Any) -> None:
@@ -337,7 +369,8 @@ def test_what_was_sent_before_the_close_arrives(talk: Callable[[Talk], None]) ->
     talk(conversation)
 
 
-def test_a_refused_handshake_is_the_services_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("talk", ["uvicorn"], indirect=True)
+def test_a_refused_handshake_is_the_services_answer(talk: Callable[..., None]) -> None:
     """403 of uvicorn reaches the client, who can tell it from the gateway's."""
 
     async def conversation(url: str) -> None:
@@ -346,9 +379,4 @@ def test_a_refused_handshake_is_the_services_answer(tmp_path: Path) -> None:
         assert refused.value.response.status_code == 403
         assert "Proxy-Status" not in refused.value.response.headers
 
-    async def all_of_it() -> None:
-        async with origin("uvicorn") as url:
-            with Gateway(fronting(workers=1, chat=url), tmp_path) as gateway:
-                await conversation(f"ws://{gateway.address('chat')}/refused")
-
-    asyncio.run(all_of_it())
+    talk(conversation, "/refused")
