@@ -1,22 +1,18 @@
 """Credentials of consumers: each credential belongs to exactly one consumer."""
 
+from __future__ import annotations
+
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
+from functools import cache
 from hashlib import sha256
-from typing import Final, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
 from unicodedata import normalize
 
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
-from http_message_signatures import HTTPMessageSignaturesException, HTTPSignatureAlgorithm
-from http_message_signatures.algorithms import (
-    ECDSA_P256_SHA256,
-    ECDSA_P384_SHA384,
-    ED25519,
-    HMAC_SHA256,
-    RSA_PSS_SHA512,
-)
 
 from fastgw.config.base.problems import Path
 from fastgw.config.settings.gateway import Consumer, ConsumerSigningKey, ConsumerSubject
@@ -24,13 +20,13 @@ from fastgw.config.settings.secrets import Secret, secret_in
 from fastgw.jose import ALGORITHMS as EXPECTED_KEYS
 from fastgw.jose import Key, UnusableKey, key_from_secret, read_keys, secret_from_base64
 
+if TYPE_CHECKING:
+    from http_message_signatures import HTTPSignatureAlgorithm
+
 LONGEST_KEY: Final = 1024
 """Maximum length in bytes of a key or password."""
 SHORTEST_SECRET: Final = 16
 """Minimum length in bytes of a secret that requests are signed with."""
-ALGORITHMS: Final[Mapping[str, type[HTTPSignatureAlgorithm]]] = {
-    each.algorithm_id: each for each in (HMAC_SHA256, ED25519, ECDSA_P256_SHA256, ECDSA_P384_SHA384, RSA_PSS_SHA512)
-}
 Read = Callable[[str], bytes]
 """Function that returns the content of a file named in the configuration."""
 
@@ -175,10 +171,30 @@ def _signing(signing: ConsumerSigningKey, place: int, read: Read) -> Mark:
     )
 
 
+@cache
+def signature_algorithms() -> Mapping[str, type[HTTPSignatureAlgorithm]]:
+    """Return the algorithms of message signatures, by name.
+
+    Imports the library: most gateways verify no signatures, and it takes 15 ms of each start.
+    """
+    from http_message_signatures import algorithms
+
+    classes = (
+        algorithms.HMAC_SHA256,
+        algorithms.ED25519,
+        algorithms.ECDSA_P256_SHA256,
+        algorithms.ECDSA_P384_SHA384,
+        algorithms.RSA_PSS_SHA512,
+    )
+    return MappingProxyType({each.algorithm_id: each for each in classes})
+
+
 def why_not_a_public_key(algorithm: str, pem: bytes) -> str:
     """Return the reason why it cannot verify signatures of this algorithm; "" if it can."""
+    from http_message_signatures import HTTPMessageSignaturesException
+
     try:
-        ALGORITHMS[algorithm](public_key=pem)
+        signature_algorithms()[algorithm](public_key=pem)
     except (ValueError, UnsupportedAlgorithm, HTTPMessageSignaturesException):
         return f"not a PEM public key for {algorithm}"
     return ""

@@ -110,7 +110,7 @@ class Sticky(Settings):
     target that is drained until it is removed, and with a target of another priority group than the one in use."""
     ttl: Duration | None = None
     """Lifetime of the session; after it the client may be given another target. null = until the browser is closed."""
-    path: Annotated[str, Meta(pattern=r"^/[^\x00-\x20;\x7f-\U0010ffff]*$")] = "/"
+    path: Annotated[str, Meta(pattern=r"^/[!-:<-~]*$")] = "/"
     """`Path` of the cookie."""
     secure: bool | None = None
     """Whether the cookie is sent over https only. null = only if the client's request came over https."""

@@ -4,22 +4,24 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from hmac import compare_digest
-from typing import Annotated, Any, Final, NamedTuple, final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, cast, final
 
 import http_sf
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from http_message_signatures import HTTPMessageSignaturesException, HTTPMessageVerifier, HTTPSignatureKeyResolver
 from msgspec import Meta
 
 from fastgw.config.base.value_types import Delay, Duration, Realm
 from fastgw.config.settings.gateway import Some
-from fastgw.consumers.credentials import ALGORITHMS
+from fastgw.consumers.credentials import signature_algorithms
 from fastgw.consumers.index import Roster
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply, WarningContext
 from fastgw.filters.api.credential_locations import CredentialLocations
 from fastgw.filters.api.warning_context import CONSUMERS, ClientIdentity
 from fastgw.filters.policies.key_auth import explain_consumer
 from fastgw.http.fields import folded, twins_of
+
+if TYPE_CHECKING:
+    from http_message_signatures import HTTPSignatureKeyResolver
 
 REMEMBERED: Final = 4096
 """Maximum number of signing keys that are cached."""
@@ -91,8 +93,8 @@ class SigningKey(NamedTuple):
 
 
 @final
-class SigningKeys(HTTPSignatureKeyResolver):
-    """Cache from key ids to keys. All filters of a worker share one."""
+class SigningKeys:
+    """Cache from key ids to keys: the key resolver of the library's verifiers. All filters of a worker share one."""
 
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
@@ -135,10 +137,15 @@ class _HmacUse:
     """HTTP message signatures: one use of the filter."""
 
     def __init__(self, settings: Hmac, env: Env) -> None:
+        # Where no signatures are verified, it is not imported: a start would take 15 ms longer.
+        from http_message_signatures import HTTPMessageSignaturesException, HTTPMessageVerifier
+
+        self._invalid = HTTPMessageSignaturesException
         self._keys = env.shared(("hmac",), lambda: SigningKeys(env.roster))
+        keys = cast("HTTPSignatureKeyResolver", self._keys)
         self._verifiers = {
-            name: HTTPMessageVerifier(signature_algorithm=each, key_resolver=self._keys)
-            for name, each in ALGORITHMS.items()
+            name: HTTPMessageVerifier(signature_algorithm=each, key_resolver=keys)
+            for name, each in signature_algorithms().items()
         }
         for verifier in self._verifiers.values():
             verifier.max_clock_skew = timedelta(seconds=settings.clock_skew)
@@ -212,7 +219,7 @@ class _HmacUse:
             (verified,) = verifier.verify(
                 SignedMessage(exchange), max_age=self._max_age, expect_tag=self._tag, require_components=tuple(required)
             )
-        except HTTPMessageSignaturesException as error:
+        except self._invalid as error:
             raise Unsigned(f"{type(error).__name__}: {error}"[:200]) from error
         if verified.label != label:
             raise Unsigned("the request has another verified signature")

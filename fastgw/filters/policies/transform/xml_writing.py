@@ -28,7 +28,8 @@ EACH: Final = "each"
 at the element of the array."""
 _DECLARATION: Final = '<?xml version="1.0" encoding="UTF-8"?>\n'
 # XML 1.0 section 2.2; carriage returns would be normalized.
-_FORBIDDEN: Final = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]").search
+# PERF: as the complement of the allowed ones it takes 4 ms to compile, not 0.1 (CPython 3.11, `python -X importtime`).
+_FORBIDDEN: Final = re.compile("[\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]").search
 
 Piece: TypeAlias = "str | Callable[[BodyValues, list[str]], None]"
 """Markup, or a function that appends the text of values."""

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from http_message_signatures import ContentDigest, HTTPMessageSigner, HTTPSignatureKeyResolver
 
 from fastgw.config import ConfigError
-from fastgw.consumers.credentials import ALGORITHMS
+from fastgw.consumers.credentials import signature_algorithms
 from fastgw.consumers.index import index_of
 from tests.support.memory import Plane, Wire
 from tests.support.secrecy import explained, reported
@@ -86,7 +86,7 @@ def signed(
 ) -> list[str]:
     """The field lines of a request that is signed so."""
     request = Request(method, target, headers or {})
-    signer = HTTPMessageSigner(signature_algorithm=ALGORITHMS[algorithm], key_resolver=Keys(key))
+    signer = HTTPMessageSigner(signature_algorithm=signature_algorithms()[algorithm], key_resolver=Keys(key))
     signer.content_digest_class = AnyDigest if headers else ContentDigest
     created = datetime.now(UTC) - timedelta(seconds=age)
     signer.sign(request, key_id=key_id, created=created, covered_component_ids=covered, body=body, **more)

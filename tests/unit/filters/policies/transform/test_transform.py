@@ -37,8 +37,8 @@ def sent(body: bytes, request: bytes | None = None, **rules: Any) -> bytes:
     return ran.sent_body
 
 
-def answered(response: bytes, request: bytes = GET, **change: Any) -> Ran:
-    return run(configured(Transform, response=change), request, response=response)
+def answered(response: bytes, request: bytes = GET, timeout: float = 5.0, **change: Any) -> Ran:
+    return run(configured(Transform, response=change), request, response=response, timeout=timeout)
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def test_claims_that_are_no_text_refuse_the_request() -> None:
     "rules", [{"json": {"allow": ["b"]}}, {"json": {"set": {"b": 1}}}, {"template": {"b": "{{ b }}"}}]
 )
 def test_bodies_with_more_than_one_meaning_are_refused(body: bytes, rules: dict[str, Any]) -> None:
-    ran = run(configured(Transform, request=rules), post(body))
+    ran = run(configured(Transform, request=rules), post(body), timeout=60)  # a helper process starts for large ones
     assert (ran.status, ran.fault, ran.passed) == (400, "bad_request", False)
     assert b"application/problem+json" in ran.received
-    ran = answered(ok(body), **rules)
+    ran = answered(ok(body), timeout=60, **rules)
     assert (ran.status, ran.fault) == (502, "upstream_malformed")
     assert ran.why.startswith("transform: ")
 

@@ -1,0 +1,39 @@
+"""The command line prepares the command that is named and no other, which nobody notices."""
+
+from __future__ import annotations
+
+import pytest
+import typer.main
+from click import Context
+from typer.core import TyperGroup
+
+from fastgw import cli
+
+
+def all_of_them() -> TyperGroup:
+    group = typer.main.get_command(cli.app)
+    assert isinstance(group, TyperGroup)
+    return group
+
+
+def help_of(group: TyperGroup, name: str) -> str:
+    command = group.commands[name]
+    return command.get_help(Context(command, info_name=name))
+
+
+@pytest.mark.parametrize("name", sorted(all_of_them().commands))
+def test_a_command_that_is_named_is_the_same_without_the_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = help_of(all_of_them(), name)
+    monkeypatch.setattr(cli.app, "registered_commands", list(cli.app.registered_commands))
+    cli._keep_command([name])
+    assert help_of(all_of_them(), name) == expected
+    if name != "audit":  # a group of its own
+        assert set(all_of_them().commands) == {name, "audit"}
+
+
+@pytest.mark.parametrize("named", [[], ["--help"], ["frobnicate"], [""]])
+def test_all_are_there_where_none_is_named(named: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = set(all_of_them().commands)
+    monkeypatch.setattr(cli.app, "registered_commands", list(cli.app.registered_commands))
+    cli._keep_command(named)
+    assert set(all_of_them().commands) == expected
