@@ -8,6 +8,9 @@ from itertools import islice
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, final
 
+from fastgw.config.base import redacted_problems
+from fastgw.config.formats import json
+from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.http.strict_json import InvalidJson, parse_json
 
 if TYPE_CHECKING:
@@ -26,6 +29,15 @@ _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][
 _VALUE_LENGTH: Final = 200
 
 
+class UnusableSchema(ValueError):
+    """A schema is no JSON Schema that can be used. The message has nothing of the schema. `path`: to the keyword."""
+
+    def __init__(self, wrong: str, path: Iterable[str | int] = ()) -> None:
+        self.wrong, self.path = wrong, tuple(path)
+        at = pointer_of(self.path)
+        super().__init__(f"{at}: {wrong}" if at else wrong)
+
+
 def read_schema(content: bytes) -> Any:
     """Return the schema in a JSON text. Raises `ValueError`."""
     try:
@@ -38,7 +50,7 @@ def read_schema(content: bytes) -> Any:
 
 
 def compile_schema(schema: Any) -> Validator:
-    """Return the validator of a schema: draft 2020-12, or as `$schema` says. Raises `ValueError`.
+    """Return the validator of a schema: draft 2020-12, or as `$schema` says. Raises `UnusableSchema`.
 
     References to other documents are errors, and so are patterns with look-around or back-references.
     """
@@ -49,7 +61,43 @@ def compile_schema(schema: Any) -> Validator:
             schema, validate_formats=True, offline=True, pattern_options=jsonschema_rs.RegexOptions()
         )
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
-        raise ValueError(str(error).partition("\n")[0]) from error
+        raise _unusable(error) from error
+
+
+def _unusable(error: Any) -> UnusableSchema:
+    path = tuple(getattr(error, "instance_path", ()))
+    keyword = next((each for each in reversed(path) if isinstance(each, str)), "")
+    if "meta-schema" in str(error):
+        return UnusableSchema("unknown draft; expected draft 2020-12, 2019-09, 7, 6 or 4", ("$schema",))
+    if not path:
+        return UnusableSchema(
+            "a `$ref` leads to another document, or to nothing; expected a part of this schema, such as #/$defs/NAME"
+        )
+    if keyword == "pattern" or "patternProperties" in path or error.kind.name == "format":
+        wrong = "the pattern is not valid, or takes more than linear time"
+        return UnusableSchema(f"{wrong}; expected a regular expression without look-around and back-references", path)
+    return UnusableSchema(f"not valid JSON Schema: `{keyword}`; expected a value that the keyword may have", path)
+
+
+def place_in(content: bytes, error: UnusableSchema) -> str:
+    """Return line and column of what is wrong in the text of a schema, as `LINE:COLUMN`."""
+    line, column = json.trace(content.decode()).root.find(error.path).value
+    return f"{line}:{column}"
+
+
+def syntax_error_in(content: bytes) -> str:
+    """Describe why a text is no schema, as `LINE:COLUMN: what is wrong`, with nothing of the text; "" = not known."""
+    try:
+        text = content.decode()
+        _, doubled = json.read(text)
+    except UnicodeDecodeError:
+        return ""
+    except SyntaxProblem as error:
+        return f"{error.mark[0]}:{error.mark[1]}: {redacted_problems.wrong(error.wrong)}"
+    if not doubled:
+        return ""
+    repeat = json.trace(text).repeats[0]
+    return f"{repeat.mark[0]}:{repeat.mark[1]}: duplicate key; first defined on line {repeat.first[0]}"
 
 
 def body_errors(validator: Validator, payload: bytes) -> list[dict[str, str]]:

@@ -37,10 +37,13 @@ from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.content.helper_program import BodyToCheck
 from fastgw.filters.policies.content.schemas import (
     Parameters,
+    UnusableSchema,
     body_errors,
     compile_schema,
     errors_of,
+    place_in,
     read_schema,
+    syntax_error_in,
     validation_error,
 )
 from fastgw.helper_processes.pool import HelperError
@@ -61,9 +64,6 @@ _PROGRAM: Final = Program(
     deadline_s=_LONGEST_DEADLINE_S,
     queue=16,
     memory_bytes=1024**3,
-)
-_UNUSABLE: Final = (
-    "it is no JSON Schema, refers to another document, or has a pattern with look-around or a back-reference"
 )
 
 
@@ -283,11 +283,12 @@ def _compiled(env: Env, schema: Schema) -> tuple[Validator, Any]:
     try:
         read = read_schema(content)
     except ValueError as error:
-        raise ValueError(f"{schema.schema}: {error}") from error
+        where = syntax_error_in(content)
+        raise ValueError(f"{schema.schema}:{where}" if where else f"{schema.schema}: {error}") from error
     try:
         return env.shared(("validate", content), lambda: compile_schema(read)), read
-    except ValueError as error:
-        raise ValueError(f"{schema.schema}: {_UNUSABLE}") from error
+    except UnusableSchema as error:
+        raise ValueError(f"{schema.schema}:{place_in(content, error)}: {error.wrong}") from error
 
 
 def summary(errors: Errors) -> str:
