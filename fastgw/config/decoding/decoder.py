@@ -253,8 +253,16 @@ class InNotation(Decoder):
                     return self._refuse_unitless(value, path, reading)
                 return reading.report(path, str(error), f"expected {self.expected}")
         if (self.bounds.least, self.bounds.most) != (None, None) and not self.bounds.allows(held):
-            return reading.report(path, format_value(value), f"expected {self.bounds.expected}")
+            return reading.report(path, format_value(value), f"expected {self._bounded}")
         return held
+
+    @property
+    def _bounded(self) -> str:
+        """What is expected, with the bounds in the notation."""
+        write, least, most = self.notation.write, self.bounds.least, self.bounds.most
+        low = "" if least is None else f" from {write(least)}"
+        high = "" if most is None else f" to {write(most)}"
+        return f"{self.expected.partition(' such as ')[0]}{low}{high}"
 
     def plain(self, text: str) -> Any:
         is_number = re.fullmatch(r"[0-9]{1,20}", text) is not None and int(text) in self.notation.numbers

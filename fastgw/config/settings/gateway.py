@@ -1038,7 +1038,7 @@ class CacheDisk(Settings):
 class CacheStore(Settings):
     """A store of the response cache, shared by all workers of the node."""
 
-    memory: Size = 64 * 1024**2
+    memory: Annotated[Size, Meta(ge=1 << 20, le=1 << 36)] = 64 * 1024**2
     """Memory of the store, from 1MiB to 64GiB. It is allocated as responses are stored. A reload that changes it begins
     with empty memory."""
     disk: CacheDisk | None = None
@@ -1054,8 +1054,6 @@ class CacheStore(Settings):
     store does without it. Limit the memory of Redis (`maxmemory`, `maxmemory-policy`)."""
 
     def __post_init__(self) -> None:
-        if not 1 << 20 <= self.memory <= 1 << 36:
-            raise ValueError("`memory` is not between 1MiB and 64GiB")
         if self.disk is not None and self.disk.size < self.max_object:
             raise ValueError("`disk.size` is less than `max_object`")
 

@@ -83,6 +83,11 @@ class Surroundings:
         return f"<Surroundings of {len(self._warned)} filters>"
 
     @cached_property
+    def routes(self) -> frozenset[str]:
+        """Return the names of all routes."""
+        return frozenset(route.name for route in self.config.routes)
+
+    @cached_property
     def positions(self) -> Mapping[int, Sequence[FilterPosition]]:
         """Return the positions of each use in `warned`, by its identity."""
         found: defaultdict[int, list[FilterPosition]] = defaultdict(list)
@@ -129,6 +134,11 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is one of several methods of `auth`: clients may authenticate with another one."""
     _surroundings: Surroundings
     _use: FilterUse
+
+    @property
+    def routes(self) -> frozenset[str]:
+        """Names of all routes."""
+        return self._surroundings.routes
 
     @property
     def consumers(self) -> Sequence[Consumer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, final
@@ -61,22 +61,33 @@ def compile_schema(schema: Any) -> Validator:
             schema, validate_formats=True, offline=True, pattern_options=jsonschema_rs.RegexOptions()
         )
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
-        raise _unusable(error) from error
+        raise _unusable(error, schema) from error
 
 
-def _unusable(error: Any) -> UnusableSchema:
+def _unusable(error: Any, schema: Any) -> UnusableSchema:
     path = tuple(getattr(error, "instance_path", ()))
     keyword = next((each for each in reversed(path) if isinstance(each, str)), "")
     if "meta-schema" in str(error):
         return UnusableSchema("unknown draft; expected draft 2020-12, 2019-09, 7, 6 or 4", ("$schema",))
     if not path:
         return UnusableSchema(
-            "a `$ref` leads to another document, or to nothing; expected a part of this schema, such as #/$defs/NAME"
+            "a `$ref` leads to another document, or to nothing; expected a part of this schema, such as #/$defs/NAME",
+            next((path for path, target in _references(schema, ()) if target in str(error)), ()),
         )
     if keyword == "pattern" or "patternProperties" in path or error.kind.name == "format":
         wrong = "the pattern is not valid, or takes more than linear time"
         return UnusableSchema(f"{wrong}; expected a regular expression without look-around and back-references", path)
     return UnusableSchema(f"not valid JSON Schema: `{keyword}`; expected a value that the keyword may have", path)
+
+
+def _references(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield the references of a schema: the path to each, and its target without `#`."""
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, member in members:
+        if name == "$ref" and isinstance(member, str):
+            yield (*path, name), member.removeprefix("#")
+        else:
+            yield from _references(member, (*path, name))
 
 
 def place_in(content: bytes, error: UnusableSchema) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, final
 
 from msgspec import Meta
 
+from fastgw.config.base.problems import format_value, suggest
 from fastgw.config.base.settings_base import Some
 from fastgw.config.base.settings_codec import digest
 from fastgw.config.base.value_types import Name, Trait, write_duration
@@ -49,7 +50,10 @@ class CallSequence(Filter, name="sequence", phase=Phase.LIMIT_CONSUMER, order=50
         return traits_of(self.key)
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
-        return key_warnings(context, are_of_somebody(self.traits), ())
+        yield from key_warnings(context, are_of_somebody(self.traits), ())
+        for name in self.routes:
+            if name not in context.routes:
+                yield f"`routes` has {format_value(name)}, which is no route; {suggest(name, context.routes)}"
 
     def build(self, env: Env) -> Hooks:
         if env.route not in self.routes:

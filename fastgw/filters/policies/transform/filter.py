@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import orjson
 from msgspec import Meta
 
-from fastgw.config.base.problems import suggest
+from fastgw.config.base.problems import format_value, suggest
 from fastgw.config.base.settings_base import Json
 from fastgw.config.base.value_types import Duration, Size, Statuses
 from fastgw.config.settings.gateway import NONE, Settings
@@ -36,6 +37,7 @@ from fastgw.http.strict_json import MOST_INLINE
 _MOST = 200
 _MOST_OFFLOADED = 8 * 1024**2
 _LONGEST_DEADLINE_S = 30
+_INDEXED = re.compile(r"\[(?:-?\d*|\*)\]$")
 Expression = Annotated[str, Meta(min_length=1, max_length=LONGEST_PROGRAM)]
 Path = Annotated[str, Meta(min_length=1, max_length=500)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -90,6 +92,16 @@ class JsonRules(Settings):
                 raise ValueError(f'"{destination}" ends with `*`; expected the name of a member at the end')
         for path in (*self.rename, *self.move):
             self._check_source(path)
+
+    def foreign_paths(self, *, names_have_brackets: bool) -> Iterator[str]:
+        """Warn about paths in the form of JSONPath and JMESPath: here they are names, which no member has."""
+        for path in dict.fromkeys((*self.allow, *self.deny, *self.rename, *self.move, *self.default, *self.set)):
+            steps = steps_of(path)
+            indexed = next((step for step in steps if _INDEXED.search(step)), None)
+            if steps[0] == "$" and len(steps) > 1:
+                yield f"{format_value(path)} begins with a member `$`; paths begin with a name: {path[2:]}"
+            elif indexed is not None and not names_have_brackets:
+                yield f"{format_value(path)} has a member `{indexed}`; elements of an array are a step, `*`"
 
     def _check_source(self, path: str) -> None:
         """Raise `ValueError` for a rule whose path is never there."""
@@ -328,7 +340,12 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
                 yield from _unknown_variables((side, "xml_template"), change.xml_template, known)
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
-        """Warn about responses that have the client's identity and are stored in a cache."""
+        """Warn about responses that have the client's identity and are stored in a cache, and about paths of other
+        languages, which match nothing here.
+        """
+        for change in (self.request, self.response):
+            if change is not None and change.json is not None:
+                yield from change.json.foreign_paths(names_have_brackets=change.input in ("form", "multipart"))
         if self.response is not None:
             values = [*(value for _, value in self.response.values()), self.response.xml_template]
             names = {name for value in values for name in variables_in(value)}

@@ -13,12 +13,13 @@ from fastgw.filters.api import Settings
 from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule, Severity
 
 MOST_RULES: Final = 1000
+LOWEST_ID: Final = 10_000
 
 
 class CustomRule(Settings):
     """A rule of your own."""
 
-    id: Annotated[int, Meta(ge=10000, le=899999)]
+    id: Annotated[int, Meta(ge=LOWEST_ID, le=899999)]
     """Number of the rule, for the log and for `exclude`."""
     pattern: str
     """RE2 regular expression in ASCII. It is searched in text that is decoded, in lower case, and without comments and

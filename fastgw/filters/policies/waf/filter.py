@@ -2,12 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Final, Literal, final
 
 from msgspec import Meta
 
+from fastgw.config.base.problems import format_value, suggest
 from fastgw.exchange.reply import extended
 from fastgw.filters.api import (
     BodyHead,
@@ -26,7 +27,7 @@ from fastgw.filters.api import (
     WarningContext,
 )
 from fastgw.filters.policies.waf.crs import CrsUse
-from fastgw.filters.policies.waf.custom_rules import CustomRule, read_rules
+from fastgw.filters.policies.waf.custom_rules import LOWEST_ID, CustomRule, read_rules
 from fastgw.filters.policies.waf.inspection import (
     Exclusion,
     InspectedRequest,
@@ -130,6 +131,23 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
                 f"`crs.processes: {self.crs.processes}` is less than `workers: {workers}`: each worker has a process, "
                 f"so there are {workers}"
             )
+
+        if self.crs is None:
+            yield from self._exclusions_of_nothing()
+
+    def _exclusions_of_nothing(self) -> Iterator[str]:
+        """Warn about exclusions of rules and tags that do not exist; those of `rules_file` are not known here."""
+        rules = (*(DEFAULT_RULES if self.rules == "default" else ()), *(each.rule() for each in self.custom))
+        ids = {rule.id for rule in rules}
+        tags = {tag for rule in rules for tag in rule.all_tags}
+        from_file = self.rules_file is not None
+        for each in self.exclude:
+            for number in each.rules:
+                if number not in ids and not (from_file and number >= LOWEST_ID):
+                    yield f"`exclude` has {number}, which is the id of no rule here"
+            for tag in each.tags:
+                if tag not in tags and not from_file:
+                    yield f"`exclude` has {format_value(tag)}, which is the tag of no rule here; {suggest(tag, tags)}"
 
     def build(self, env: Env) -> Hooks:
         own = [each.rule() for each in self.custom]

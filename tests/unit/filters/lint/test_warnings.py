@@ -34,6 +34,7 @@ CLIENT = {"client_id": "app", "client_secret": "s"}
 JWT = {"algorithms": ["RS256"], "jwks_uri": "https://idp.test/keys"}
 ASKED = {"url": "http://10.0.0.1/", "client_id": "gateway", "client_secret": "of-the-gateway"}
 UNKNOWN = "no filter before it authenticates the client: "
+CUSTOM = {"id": 10001, "pattern": "x", "tags": ["tag"]}
 NAMING = {"request": {"set": {"X-Who": "{consumer.name}"}}}
 
 
@@ -55,6 +56,26 @@ def notes_of(folder: Path, types: Any = TYPES, **settings: object) -> list[str]:
         (
             {"headers": NAMING},
             f"headers: {UNKNOWN}{{consumer.…}} and {{claims.…}} are always empty",
+        ),
+        (
+            {"waf": {"exclude": [{"rules": [4201, 942100]}]}},
+            "waf: `exclude` has 942100, which is the id of no rule here",
+        ),
+        (
+            {"waf": {"exclude": [{"tags": ["attack-slqi", "tag"]}], "custom": [CUSTOM]}},
+            'waf: `exclude` has "attack-slqi", which is the tag of no rule here; did you mean "attack-sqli"?',
+        ),
+        (
+            {"sequence": {"routes": ["all", "pay"], "within": "1m", "key": "ip"}},
+            'sequence: `routes` has "pay", which is no route; expected one of "all"',
+        ),
+        (
+            {"transform": {"response": {"json": {"deny": ["$.user.password", "user.name"]}}}},
+            'transform: "$.user.password" begins with a member `$`; paths begin with a name: user.password',
+        ),
+        (
+            {"transform": {"request": {"json": {"allow": ["items[*].id", "items.*.sku", "a[b]"]}}}},
+            'transform: "items[*].id" has a member `items[*]`; elements of an array are a step, `*`',
         ),
         (
             {"headers": {"response": {"add": {"X-Sub": "{claims.sub}"}}}},
