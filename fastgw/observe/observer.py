@@ -41,6 +41,7 @@ class Observer:
         self._ending: list[Log] = []  # of earlier generations; their threads may still write
         self.finish = self._recorder.finish
         self.count_filter = self._counters.count_filter
+        self.count_validation = self._counters.count_validation
         self.note_exemplar = self._counters.note_exemplar
 
     def keep_stories(self, keep: KeepStory | None, slower_than: float) -> None:

@@ -258,7 +258,7 @@ class InNotation(Decoder):
 
     @property
     def _bounded(self) -> str:
-        """What is expected, with the bounds in the notation."""
+        """The correct form, with the bounds in the notation."""
         write, least, most = self.notation.write, self.bounds.least, self.bounds.most
         low = "" if least is None else f" from {write(least)}"
         high = "" if most is None else f" to {write(most)}"

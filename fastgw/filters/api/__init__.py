@@ -319,6 +319,8 @@ class Services(NamedTuple):
     """Tells the other nodes about a purge of this worker, which holds for all workers of this node already."""
     slot: int = 0
     """Number of this worker among those of the node, from 0."""
+    count_validation: Callable[[str, str], None] = lambda route, message: None
+    """Count a message, `request` or `response`, of a route that does not conform to its schema and passes."""
 
 
 class NodeSide(Protocol):

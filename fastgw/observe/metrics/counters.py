@@ -7,7 +7,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from fastgw.http.grpc.status import GrpcStatus
 from fastgw.observe.metrics.exemplars import write_exemplar
-from fastgw.observe.metrics.families import BOUNDS_S, CACHE_RESULTS, METHOD_INDEXES, FilterEvent
+from fastgw.observe.metrics.families import BOUNDS_S, CACHE_RESULTS, METHOD_INDEXES, VALIDATED_MESSAGES, FilterEvent
 from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter
 from fastgw.observe.metrics.series_layout import (
     DROPPED_UNQUEUED,
@@ -34,6 +34,7 @@ from fastgw.observe.metrics.series_layout import (
     exemplar_word,
     fault_cell_name,
     grpc_cell_name,
+    validation_cell_name,
     websocket_cell_name,
 )
 from fastgw.shm.slot_assignment import SlotTable
@@ -223,6 +224,15 @@ class ExchangeCounters:
                 return
             self._grpc_words[key] = word
         self.column[word] += 1
+
+    def count_validation(self, route: str, message: str) -> None:
+        """Count a message (`VALIDATED_MESSAGES`) that does not conform to its schema and passes. `route`: "" if none
+        matched. Not counted if the column has no free cell.
+        """
+        row = self._series.routes_by_name.get(route, 0)
+        word = self.cells.word(validation_cell_name(row, VALIDATED_MESSAGES.index(message)))
+        if word is not None:
+            self.column[word] += 1
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         """Count an event of a filter, in shadow mode or not. Rare, so its name is looked up each time."""

@@ -135,6 +135,7 @@ class SloCount(IntEnum):
     LATENCY_BAD = 3
 
 
+VALIDATED_MESSAGES: Final = ("request", "response")
 CACHE_RESULTS: Final = ("hit", "stale", "revalidated", "miss", "collapsed", "bypass")
 """Results of a cache for a request, as in the log: answered from the store, fresh or stale; answered from the store
 after the upstream has confirmed it; fetched from the upstream, by this request or by an equal one at the same time;
@@ -302,6 +303,13 @@ CACHE_REQUESTS: Final = Family(
     "Requests of routes with the filter cache, by result: hit, stale, revalidated, miss, collapsed (answered with the "
     "response to an equal request) or bypass.",
 )
+VALIDATION_REPORTS: Final = Family(
+    "fastgw_validation_reports_total",
+    "counter",
+    ("message", "route"),
+    "Reports of requests and responses that do not conform to their schema and pass, because validate or openapi only "
+    "reports them. Requests that are refused are in fastgw_faults_total.",
+)
 REQUEST_DURATION: Final = Family(
     "fastgw_request_duration_seconds",
     "histogram",
@@ -370,6 +378,7 @@ FAMILIES: Final = (
     CODING_INPUT_BYTES,
     CODING_OUTPUT_BYTES,
     CACHE_REQUESTS,
+    VALIDATION_REPORTS,
     REQUEST_DURATION,
     REQUEST_DURATION_FOLDED,
     SLO_REQUESTS,

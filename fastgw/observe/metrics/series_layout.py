@@ -84,6 +84,7 @@ _CODING: Final = 1 << 30  # it counts bytes before and after a content coding: t
 _CACHE: Final = 1 << 29  # it counts results of caches: the bit after that
 _SLO: Final = 1 << 28  # it counts requests of a service level objective: the bit after that
 _GRPC: Final = 1 << 27  # it counts gRPC calls: the bit after that
+_VALIDATION: Final = 1 << 26  # it counts messages that do not conform and pass: the bit after that
 NO_UPSTREAM: Final = 0x3FFF
 """Marker in place of an upstream's row: the fault happened before an upstream was selected."""
 
@@ -275,8 +276,23 @@ def grpc_cell_labels(name: int) -> tuple[int, int]:
     return name >> 32 & 0xFFFF, name & 0xFFFF
 
 
+def validation_cell_name(route: int, message: int) -> int:
+    """Return the key of a cell that counts messages that do not conform and pass, by the index in
+    `VALIDATED_MESSAGES`."""
+    return _CLAIMED | route << 32 | _VALIDATION | message
+
+
+def is_validation_cell(name: int) -> bool:
+    return not name & (_FAULT | _WEBSOCKET | _CODING | _CACHE | _SLO | _GRPC) and bool(name & _VALIDATION)
+
+
+def validation_cell_labels(name: int) -> tuple[int, int]:
+    """Return the arguments of `validation_cell_name` for a key."""
+    return name >> 32 & 0xFFFF, name & 0xFFFF
+
+
 def is_request_cell(name: int) -> bool:
-    return not name & (_FAULT | _WEBSOCKET | _CODING | _CACHE | _SLO | _GRPC)
+    return not name & (_FAULT | _WEBSOCKET | _CODING | _CACHE | _SLO | _GRPC | _VALIDATION)
 
 
 def exemplar_word(route_row_number: int, bucket: int) -> int:

@@ -14,6 +14,7 @@ from fastgw.observe.metrics.families import (
     METHODS,
     NONE,
     OTHER,
+    VALIDATED_MESSAGES,
     CodingOperation,
     ContentCoding,
     WebsocketMessage,
@@ -60,8 +61,10 @@ from fastgw.observe.metrics.series_layout import (
     is_grpc_cell,
     is_request_cell,
     is_slo_cell,
+    is_validation_cell,
     is_websocket_cell,
     slo_cell_labels,
+    validation_cell_labels,
     websocket_cell_labels,
 )
 from fastgw.shm.node_limits import MemoryFence
@@ -102,6 +105,8 @@ class Totals:
     measured_folded: int
     grpc_calls: Mapping[tuple[str, str], int]
     """gRPC calls by name of the status and route."""
+    validation_reports: Mapping[tuple[str, str], int]
+    """Messages that do not conform and pass, by kind of message and route."""
     log_records_dropped: int
     spans: Mapping[str, int]
     """Spans of traces by what has become of them: `exported`, `dropped` or `failed`."""
@@ -137,6 +142,7 @@ def totals(
         measured=measured,
         measured_folded=folded,
         grpc_calls=_grpc_calls(series, cells),
+        validation_reports=_validation_reports(series, cells),
         log_records_dropped=words[DROPPED_UNQUEUED] + words[DROPPED_UNWRITTEN],
         spans={
             "dropped": words[SPANS_DROPPED],
@@ -265,6 +271,16 @@ def _cache_requests(series: Series, cells: Mapping[int, int]) -> Mapping[tuple[s
         if count and is_cache_cell(name):
             route, result = cache_cell_labels(name)
             found[CACHE_RESULTS[result], routes.get(route, OTHER)] += count
+    return found
+
+
+def _validation_reports(series: Series, cells: Mapping[int, int]) -> Mapping[tuple[str, str], int]:
+    routes = {row: name for name, row in series.routes.items()}
+    found: Counter[tuple[str, str]] = Counter()
+    for name, count in cells.items():
+        if count and is_validation_cell(name):
+            route, message = validation_cell_labels(name)
+            found[VALIDATED_MESSAGES[message], routes.get(route, OTHER)] += count
     return found
 
 

@@ -143,6 +143,7 @@ class Worker:
             self._caches.get,
             self._announce_purge,
             bootstrap.slot,
+            lambda route, message: self._observer.count_validation(route, message),
         )
         gateway.stock.roster.share_revocations(node_state.revoked, self._revoke)
         self._observer = Observer(

@@ -91,13 +91,13 @@ def _references(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple
 
 
 def place_in(content: bytes, error: UnusableSchema) -> str:
-    """Return line and column of what is wrong in the text of a schema, as `LINE:COLUMN`."""
+    """Return line and column of the keyword in the text of a schema, as `LINE:COLUMN`."""
     line, column = json.trace(content.decode()).root.find(error.path).value
     return f"{line}:{column}"
 
 
 def syntax_error_in(content: bytes) -> str:
-    """Describe why a text is no schema, as `LINE:COLUMN: what is wrong`, with nothing of the text; "" = not known."""
+    """Describe why a text is no schema, as `LINE:COLUMN: error`, with nothing of the text; "" = not known."""
     try:
         text = content.decode()
         _, doubled = json.read(text)

@@ -144,7 +144,9 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
         if self.response is not None:
             hooks["response_body"] = StageFactory(use.response_stage, reads_only=True)
         if use.pool is not None:
-            hooks |= {"start": use.start, "stop": use.pool.stop}
+            hooks["stop"] = use.pool.stop
+        if use.pool is not None or self.mode == "report" or self.response is not None:
+            hooks["start"] = use.start
         return Hooks(request=use.request, **hooks)
 
 
@@ -153,10 +155,11 @@ class _Validation:
     """Validation of the requests of a route."""
 
     __slots__ = ("_body", "_deadline_s", "_instance", "_most", "_parameters", "_reports", "_requires_body", "_response",
-                 "_schema", "pool")  # fmt: skip
+                 "_schema", "pool", "reports")  # fmt: skip
 
     def __init__(self, env: Env, settings: Validate) -> None:
         self._instance = env.instance
+        self.reports = Reports(env)
         self._reports = settings.mode == "report"
         body = settings.body
         self._body = None if body is None else _compiled(env, body)[0]
@@ -204,8 +207,9 @@ class _Validation:
         return BodyCheck(check, None if self.pool is None else partial(self._submit, exchange, self.pool))
 
     def start(self, services: Services) -> None:
-        assert self.pool is not None
-        self.pool.start(services.worker_loop.loop, services.workers(), services.slot)
+        self.reports.start(services)
+        if self.pool is not None:
+            self.pool.start(services.worker_loop.loop, services.workers(), services.slot)
 
     def _submit(self, exchange: Exchange, pool: SharedPool, payload: bytes) -> Task[Reply | None]:
         """Check a body in a helper process, and return the future of the response to one that does not conform."""
@@ -245,28 +249,50 @@ class _Validation:
         assert self._response is not None
         errors = body_errors(self._response, payload) if payload else []
         if errors:
-            note(exchange, self._instance, f"response does not conform ({summary(errors)})")
+            self.reports.report_response(exchange, f"response does not conform ({summary(errors)})")
 
     def _answer(self, exchange: Exchange, reply: Reply) -> Reply | None:
         """Return the reply; in the mode `report` None, once it is noted."""
         if not self._reports:
             return reply
-        note_refusal(exchange, self._instance, reply)
+        self.reports.report_request(exchange, reply)
         return None
 
 
-def note(exchange: Exchange, instance: str, text: str) -> None:
-    """Note a message that passes although it does not conform: in the log, and in the counts of shadow mode."""
-    behind = f"; {exchange.shadowed}" if exchange.shadowed else ""
-    exchange.shadowed = f"{instance}: {text}{behind}"
-    exchange.client.count_filter(instance, FilterEvent.ANSWER)
+@final
+class Reports:
+    """Reports of messages that pass although they do not conform: in the log, in the counts of shadow mode, and by
+    route."""
+
+    __slots__ = ("_count", "_instance", "_route")
+
+    def __init__(self, env: Env) -> None:
+        self._instance, self._route = env.instance, env.route or ""
+        self._count: Callable[[str, str], None] = _not_counted
+
+    def start(self, services: Services) -> None:
+        """Count from now on."""
+        self._count = services.count_validation
+
+    def report_request(self, exchange: Exchange, refused: Reply) -> None:
+        """Report a request that would be answered with `refused`."""
+        label = "" if refused.fault is None else f" {refused.fault.label}"
+        self._report(exchange, "request", f"refuse {refused.status}{label} ({exchange.why})")
+        exchange.why = ""
+
+    def report_response(self, exchange: Exchange, text: str) -> None:
+        """Report a response."""
+        self._report(exchange, "response", text)
+
+    def _report(self, exchange: Exchange, message: str, text: str) -> None:
+        behind = f"; {exchange.shadowed}" if exchange.shadowed else ""
+        exchange.shadowed = f"{self._instance}: {text}{behind}"
+        exchange.client.count_filter(self._instance, FilterEvent.ANSWER)
+        self._count(self._route, message)
 
 
-def note_refusal(exchange: Exchange, instance: str, reply: Reply) -> None:
-    """Note a request that passes although it would be refused with `reply`."""
-    label = "" if reply.fault is None else f" {reply.fault.label}"
-    note(exchange, instance, f"refuse {reply.status}{label} ({exchange.why})")
-    exchange.why = ""
+def _not_counted(route: str, message: str) -> None:
+    """Stand in for the counts of a worker, for `explain` and tests."""
 
 
 def _text_of(env: Env, schema: Schema) -> bytes:

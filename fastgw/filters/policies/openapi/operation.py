@@ -29,7 +29,7 @@ from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
 from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.content.schemas import converted, errors_of, validation_error
-from fastgw.filters.policies.content.validate import note, note_refusal, refusal, summary
+from fastgw.filters.policies.content.validate import Reports, refusal, summary
 from fastgw.filters.policies.openapi.forms import MultipartForm, UrlencodedForm
 from fastgw.filters.policies.openapi.mock import Mock
 from fastgw.filters.policies.openapi.parameters import (
@@ -73,10 +73,13 @@ class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
         schemas = _Schemas(env, self.schemas)
         mock = Mock(plan["mock"]) if "mock" in plan else None
         hooks: dict[str, Any] = {}
+        reports = Reports(env)
+        if self.mode == "report" or "responses" in plan:
+            hooks["start"] = reports.start
         if mock is not None:
             hooks["reply"] = mock.reply
         if self.mode != "off":
-            requests = _Requests(env.instance, plan, schemas, self.max_body, reports=self.mode == "report")
+            requests = _Requests(reports, plan, schemas, self.max_body, only_reports=self.mode == "report")
             if requests.is_needed:
                 hooks["request"] = requests.request
             if requests.checks_bodies and self.mode == "enforce":
@@ -84,7 +87,7 @@ class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
             elif requests.checks_bodies:
                 hooks["request_body"] = StageFactory(requests.stage, reads_only=True)
         if "responses" in plan:
-            responses = _Responses(env.instance, plan["responses"], schemas, self.max_body)
+            responses = _Responses(reports, plan["responses"], schemas, self.max_body)
             hooks["response_body"] = StageFactory(responses.stage, reads_only=True)
         identifier = plan["id"]
         return Hooks(**hooks, explain=lambda exchange: f"operation {identifier}")
@@ -230,9 +233,9 @@ class _Requests:
     """Validation of the requests of an operation."""
 
     def __init__(
-        self, instance: str, plan: Mapping[str, Any], schemas: _Schemas, max_body: int, *, reports: bool
+        self, reports: Reports, plan: Mapping[str, Any], schemas: _Schemas, max_body: int, *, only_reports: bool
     ) -> None:
-        self._instance, self._reports, self._max_body = instance, reports, max_body
+        self._reports, self._only_reports, self._max_body = reports, only_reports, max_body
         held = [_Parameter(each, schemas) for each in plan["parameters"]]
         self._parameters = {
             where: [each for each in held if each.location == where]
@@ -280,7 +283,7 @@ class _Requests:
         if body is None or not body.checks:
             return None
         check = partial(self._check, exchange, body)
-        return BodyObserver(check, self._max_body) if self._reports else BodyCheck(check)
+        return BodyObserver(check, self._max_body) if self._only_reports else BodyCheck(check)
 
     def _check(self, exchange: Exchange, body: _Body, payload: bytes) -> Reply | None:
         """Return the response to a body that does not conform; in the mode `report` None, once it is noted."""
@@ -307,9 +310,9 @@ class _Requests:
 
     def _answer(self, exchange: Exchange, reply: Reply) -> Reply | None:
         """Return the reply; in the mode `report` None, once it is noted."""
-        if not self._reports:
+        if not self._only_reports:
             return reply
-        note_refusal(exchange, self._instance, reply)
+        self._reports.report_request(exchange, reply)
         return None
 
 
@@ -365,8 +368,8 @@ def _of_type(types: Mapping[str, _Body], content_type: bytes) -> _Body | None:
 class _Responses:
     """Validation of the responses of an operation, which are only reported."""
 
-    def __init__(self, instance: str, plan: Mapping[str, Any], schemas: _Schemas, max_body: int) -> None:
-        self._instance, self._max_body = instance, max_body
+    def __init__(self, reports: Reports, plan: Mapping[str, Any], schemas: _Schemas, max_body: int) -> None:
+        self._report, self._max_body = reports.report_response, max_body
         self._statuses = {
             status: {name: _Body(each, schemas) for name, each in content.items()} for status, content in plan.items()
         }
@@ -382,7 +385,7 @@ class _Responses:
         if types is None:
             types = self._statuses.get("default")
         if types is None:
-            note(exchange, self._instance, f"response {status} is not in the document")
+            self._report(exchange, f"response {status} is not in the document")
             return None
         if (
             not types
@@ -394,7 +397,7 @@ class _Responses:
         lines = response.values(b"content-type")
         body = _of_type(types, lines[0] if len(lines) == 1 else b"")
         if body is None:
-            note(exchange, self._instance, f"response {status} has a content type that is not in the document")
+            self._report(exchange, f"response {status} has a content type that is not in the document")
             return None
         if not body.checks:
             return None
@@ -402,6 +405,6 @@ class _Responses:
         def report(payload: bytes, body: _Body = body) -> None:
             errors = body.errors(payload, b"") if payload else []
             if errors:
-                note(exchange, self._instance, f"response {status} does not conform ({summary(errors)})")
+                self._report(exchange, f"response {status} does not conform ({summary(errors)})")
 
         return BodyObserver(report, self._max_body)

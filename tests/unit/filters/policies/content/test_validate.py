@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -139,6 +140,28 @@ def test_report_lets_pass_and_tells_the_log(request_: bytes) -> None:
     assert record.shadowed.startswith("validate: refuse 4")
     assert (record.fault, record.status) == ("", 204)
     assert checked.plane.observer.filters == [("validate", FilterEvent.ANSWER)]
+
+
+class CountingPlane(Plane):
+    """Whose filters are started, with the counts of a worker."""
+
+    def _start(self) -> None:
+        super()._start()
+        self.counted: list[tuple[str, str]] = []
+        services: Any = SimpleNamespace(count_validation=lambda *labels: self.counted.append(labels))
+        for link in self.gateway.live:
+            if link.hooks.start is not None:
+                link.hooks.start(services)
+
+
+def test_reports_are_counted_by_route() -> None:
+    filters = {"validate": {"body": {"inline": ORDER}, "mode": "report", "response": {"inline": ORDER}}}
+    plane = CountingPlane({"routes": [{"name": "orders", "upstream": "u", "filters": filters}]})
+    for body, answer in ((b'{"sku":"a"}', b"{}"), (b"{}", b'{"sku":"a"}')):
+        plane.client().sends(post(body))
+        head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        plane.connects().sends(head % len(answer) + answer)
+    assert plane.counted == [("orders", "response"), ("orders", "request")]
 
 
 def test_a_schema_of_a_file(tmp_path: Path) -> None:
