@@ -441,7 +441,8 @@ def _of_connection(explanation: Explanation, routes: TcpRoutes, name: str, clien
     explanation.client = client
     upstream = routes.find(ClientHello(name))
     if upstream is None:
-        explanation.detail = f'no route for the server name "{name}": the connection is closed (unrecognized_name)'
+        how = " (unrecognized_name)" if routes.needs_hello else ""
+        explanation.detail = f'no route for the server name "{name}": the connection is closed{how}'
         return explanation
     explanation.route, explanation.upstream = routes.name, upstream.name
     labels = ", ".join(target.label for target in upstream.targets) or "none"

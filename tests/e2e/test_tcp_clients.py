@@ -126,7 +126,11 @@ def test_redis_behind_tls_that_ends_here(authority: Certificates, tmp_path: Path
     certificate, key = authority.issue("redis.test", "127.0.0.1")
     with RedisServer(tmp_path) as redis:
         listener = {"tls": {"certificates": [{"certificate": certificate, "key": key}]}}
-        with Gateway(tcp_config(f"tcp://127.0.0.1:{redis.port}", listener), tmp_path) as gateway:
+        config = tcp_config(f"tcp://127.0.0.1:{redis.port}", listener)
+        (upstream,) = config["upstreams"]
+        routes = [{"sni": ["*.test"], "upstream": upstream}]
+        config["listeners"]["by_name"] = {"address": "127.0.0.1:0", "protocol": "tcp", **listener, "routes": routes}
+        with Gateway(config, tmp_path) as gateway:
             cli = (program("redis-cli"), "-p", str(gateway.port()), "-a", PASSWORD, "--no-auth-warning", "--tls")
             cli += ("--cacert", authority.ca, "--sni", "redis.test")
             value = "v" * 3_000_000
@@ -136,6 +140,13 @@ def test_redis_behind_tls_that_ends_here(authority: Certificates, tmp_path: Path
             assert run(*cli, text=many).split()[-1] == "1000"
             record = gateway.wait_for_record(host="redis.test")
             assert (record["scheme"], record["status"]) == ("tls", 200)
+            by_name = [*cli]
+            by_name[2] = str(gateway.port("by_name"))
+            assert run(*by_name, "get", "counter").split() == ["1000"]
+            by_name[-1] = "redis.example"
+            refused = subprocess.run([*by_name, "ping"], capture_output=True, timeout=COMMAND_S, check=False)
+            assert b"PONG" not in refused.stdout
+            assert gateway.wait_for_record(fault="route_not_found")["host"] == "redis.example"
 
 
 def test_mqtt_through_tls_passthrough(authority: Certificates, tmp_path: Path) -> None:

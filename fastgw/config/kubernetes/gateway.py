@@ -99,9 +99,6 @@ def _read(listener: GatewayListener, context: TranslationContext) -> None:
                 raise UnresolvedReference("InvalidCertificateRef", "no certificateRefs")
         except UnresolvedReference as error:
             listener.unresolved, listener.message, listener.is_usable = error.reason, str(error), False
-    if listener.protocol == "TLS" and not listener.passes_through:
-        listener.accepted, listener.message = "UnsupportedValue", "TLS is passed through: expected mode Passthrough"
-        listener.kinds = ()
     if listener.protocol == "HTTPS":
         if listener.passes_through:
             listener.accepted, listener.message = "UnsupportedValue", "HTTPS ends TLS: expected mode Terminate"
@@ -319,7 +316,11 @@ def _settings(entry: PortListener, context: TranslationContext) -> dict[str, Any
             return None
         return {**settings, "protocol": entry.protocol.lower(), "upstream": entry.upstream}
     if entry.protocol == "TLS":
-        return {**settings, "protocol": "tls", "routes": entry.tls_routes} if entry.tls_routes else None
+        if not entry.tls_routes:
+            return None
+        if usable[0].passes_through:
+            return {**settings, "protocol": "tls", "routes": entry.tls_routes}
+        return {**settings, "protocol": "tcp", "tls": _tls(entry, usable, context), "routes": entry.tls_routes}
     if entry.protocol == "HTTPS":
         settings["tls"] = _tls(entry, usable, context)
         groups = [[each.hostname] for each in usable if each.hostname]

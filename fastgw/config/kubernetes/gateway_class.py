@@ -53,6 +53,7 @@ FEATURES: Final = (
     "ReferenceGrant",
     "TCPRoute",
     "TLSRoute",
+    "TLSRouteModeTerminate",
     "UDPRoute",
 )
 """Supported features, sorted."""

@@ -276,15 +276,15 @@ class Http2(Settings):
 
 
 class TlsRoute(Settings):
-    """TLS passthrough: connections routed to an upstream by their ClientHello. The route with the exact name comes
-    first, then the longest wildcard, then routes without `sni`; among equal ones, the first in the file whose `alpn`
-    matches."""
+    """Connections routed to an upstream by their ClientHello. The route with the exact name comes first, then the
+    longest wildcard, then routes without `sni`; among equal ones, the first in the file whose `alpn` matches."""
 
     sni: Some[ServerNamePattern] = ()
     """Server names (SNI): `api.example.com`, or `*.example.com` for any number of labels before it. Left out = any
     connection, including those without a server name."""
     alpn: Some[AlpnProtocol] = ()
-    """Protocols of which the client offers at least one (ALPN), such as `h2` or `postgresql`. Left out = any."""
+    """Protocols of which the client offers at least one (ALPN), such as `h2` or `postgresql`; with `protocol: tls`
+    only. Left out = any."""
     upstream: Name
     """Upstream of these connections."""
 
@@ -322,13 +322,14 @@ class Listener(Settings):
     Port 0 lets the system choose."""
     protocol: Literal["http", "tcp", "tls", "udp"] = "http"
     """`http`: requests, which `routes` at the top direct. `tcp`: connections of any protocol, to `upstream`; with `tls`
-    their TLS ends here. `tls`: TLS passthrough: connections are directed by the server name (SNI) of their ClientHello,
-    and not decrypted. `udp`: datagrams, to `upstream`; a client's address and port is a session, which stays with its
-    target for as long as datagrams come (`timeouts.tunnel_idle` of the upstream)."""
+    their TLS ends here, and `routes` may direct them by server name (SNI). `tls`: TLS passthrough: connections are
+    directed by the server name (SNI) of their ClientHello, and not decrypted. `udp`: datagrams, to `upstream`; a
+    client's address and port is a session, which stays with its target for as long as datagrams come
+    (`timeouts.tunnel_idle` of the upstream)."""
     upstream: Name | None = None
     """Upstream of a listener with `protocol: tcp` or `udp`."""
     routes: tuple[TlsRoute, ...] = ()
-    """Routes of a listener with `protocol: tls`."""
+    """Routes of a listener with `protocol: tls`, or with `protocol: tcp` and `tls`, in place of `upstream`."""
     protocols: Some[HttpVersion] | None = None
     """Versions of HTTP that clients may use: `http1` is HTTP/1.1 and HTTP/1.0. With TLS the client chooses by ALPN;
     without TLS a client of HTTP/2 begins with it ("prior knowledge"); `Upgrade: h2c` is never answered. null = both

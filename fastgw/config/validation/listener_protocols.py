@@ -144,22 +144,25 @@ def _upstreams(location: SourceLocation, listener: Any) -> Iterator[tuple[Source
     if protocol != "tcp" and listener.tls is not None:
         wrong = "`protocol: tls` passes TLS through as it is" if protocol == "tls" else "there is no TLS over UDP"
         location.below("tls").report(wrong, "expected `protocol: tcp` to terminate TLS")
-    if protocol == "tls":
+    ends_tls = protocol == "tcp" and listener.tls is not None
+    if protocol == "tls" or (ends_tls and listener.routes):
         if listener.upstream is not None:
             location.below("upstream").report(
-                "has no effect with `protocol: tls`",
+                "has no effect with `protocol: tls`" if protocol == "tls" else "has no effect with `routes`",
                 "expected `routes`; one without `sni` matches all other connections",
             )
         if not listener.routes:
             location.report("`protocol: tls` needs routes", "expected `routes: [{sni: [...], upstream: NAME}]`")
         for index, route in enumerate(() if listener.routes is BROKEN else listener.routes):
-            if route is not BROKEN:
-                yield location.below("routes", index, "upstream"), route.upstream
+            if route is BROKEN:
+                continue
+            if ends_tls and route.alpn not in ((), BROKEN):
+                location.below("routes", index, "alpn").report("has no effect with `protocol: tcp`", _NOWHERE)
+            yield location.below("routes", index, "upstream"), route.upstream
         return
     if listener.routes:
-        location.below("routes").report(
-            f"has no effect with `protocol: {protocol}`", "expected `protocol: tls`, or `upstream`"
-        )
+        expected = "expected `protocol: tls`, `tls`, or `upstream`" if protocol == "tcp" else "expected `upstream`"
+        location.below("routes").report(f"has no effect with `protocol: {protocol}`", expected)
     if listener.upstream is None:
         location.report(f"`protocol: {protocol}` needs an upstream", "expected `upstream: NAME`")
     else:

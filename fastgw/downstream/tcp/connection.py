@@ -228,7 +228,7 @@ class TcpConnection(Timed):
         self._enter(end, limit)
         if server_name:
             self.head = ConnectionHead(server_name.encode())
-        self._choose(_NO_HELLO)
+        self._choose(ClientHello(server_name))
 
     def _enter(self, client: End, limit: "AddressLimit | None") -> None:
         self._client = client
@@ -331,8 +331,8 @@ class TcpConnection(Timed):
     def _choose(self, hello: ClientHello) -> None:
         upstream = self.route.find(hello)
         if upstream is None:
-            name = hello.server_name
-            self._refuse(Fault.ROUTE_NOT_FOUND, "" if name else "no server name (SNI)", Alert.UNRECOGNIZED_NAME)
+            alert = Alert.UNRECOGNIZED_NAME if self._tls is None else None
+            self._refuse(Fault.ROUTE_NOT_FOUND, "" if hello.server_name else "no server name (SNI)", alert)
             return
         self._upstream = upstream
         self.upstream = upstream.name

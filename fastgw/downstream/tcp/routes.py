@@ -1,5 +1,5 @@
-"""Routes of a TCP listener: one upstream for all connections, or selected by server name and ALPN of the
-ClientHello.
+"""Routes of a TCP listener: one upstream for all connections, or selected by server name and ALPN of the ClientHello,
+also of TLS that has been terminated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class TcpRoutes:
         self.name = label_of(listener)
         """Name of the route in logs and metrics."""
         self.needs_hello = settings.protocol == "tls"
-        """Whether the route depends on a ClientHello."""
+        """Whether the route depends on a ClientHello that is passed through."""
         self._exact: dict[str, list[TcpRoute]] = {}
         self._wildcards: dict[str, list[TcpRoute]] = {}  # by the part after `*.`; `_ANY`: any name, or none
         if settings.upstream is not None:

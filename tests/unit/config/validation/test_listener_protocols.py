@@ -28,6 +28,9 @@ def told(listener: str = "{}", upstream: str = "", more: str = "") -> list[str]:
     return []
 
 
+TLS = "tls: {certificates: [{certificate: a.pem, key: a.key}]}"
+
+
 def of(protocol: str, more: str) -> str:
     return f"{{address: '127.0.0.1:1', protocol: {protocol}, {more}}}"
 
@@ -56,6 +59,8 @@ def test_what_is_right(listener: str) -> None:
         (of("tcp", "upstream: udp"), 'the targets of "udp" are not tcp:// URLs'),
         (of("tcp", "upstream: nobody"), 'unknown upstream "nobody"'),
         (of("tcp", "upstream: tcp, routes: [{upstream: tcp}]"), "routes: has no effect with `protocol: tcp`"),
+        (of("tcp", f"{TLS}, upstream: tcp, routes: [{{upstream: tcp}}]"), "upstream: has no effect with `routes`"),
+        (of("tcp", f"{TLS}, routes: [{{alpn: [h2], upstream: tcp}}]"), "alpn: has no effect with `protocol: tcp`"),
         (of("tcp", "upstream: tcp, filters: {cors: {}}"), "filters: has no effect with `protocol: tcp`"),
         (of("tcp", "upstream: tcp, protocols: [http1]"), "protocols: has no effect with `protocol: tcp`"),
         (of("tcp", "upstream: tcp, ambiguous_paths: allow"), "ambiguous_paths: has no effect with `protocol: tcp`"),
