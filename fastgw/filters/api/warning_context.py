@@ -190,6 +190,13 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset(config.upstreams[each].protocol if isinstance(each, str) else "http1" for each in destinations)
 
     @property
+    def only_own_answers(self) -> bool:
+        """Whether the gateway answers all requests that it runs for by itself: by `respond`, `redirect` or `files`."""
+        routes = {position.route for position in self.positions}
+        held = [route for route in self._surroundings.config.routes if route.name in routes]
+        return bool(held) and all(any((route.respond, route.redirect, route.files)) for route in held)
+
+    @property
     def client_certificates(self) -> bool:
         """Whether any listener that it runs for asks clients for certificates."""
         return any(position.client_certificates for position in self.positions)

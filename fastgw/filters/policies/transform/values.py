@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, TypeAlias, final
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 import orjson
@@ -27,7 +28,6 @@ LARGEST_VALUE: Final = 1024 * 1024
 """Maximum bytes of the result of an expression."""
 
 _PIECE: Final = re.compile(r"\{\{(.+?)\}\}(?!\})|\{([^{}]*)\}|[{}]|[^{}]+", re.DOTALL)
-_reader: Final = lru_cache(1024)(raw_value)
 _PARAMETER: Final = re.compile(r"(?:param\.)?[A-Za-z_][A-Za-z0-9_]*").fullmatch
 
 
@@ -47,6 +47,15 @@ IN_HELPER: Final = 1_000_000
 """Maximum number of such values in a helper process."""
 Variables: TypeAlias = Callable[[str], "str | None"]
 """Function that returns the text of a variable of the request; None: it is missing. Raises `UnmappableBody`."""
+
+
+@lru_cache(1024)
+def _reader(name: str) -> Callable[[Exchange], bytes | None]:
+    """Return the function for a variable. Path parameters have the escapes of the path, which a text does not."""
+    raw = raw_value(name)
+    if is_known(name):
+        return raw
+    return lambda exchange: unquote_to_bytes(raw(exchange) or b"")
 
 
 def variable_text(exchange: Exchange, name: str) -> str | None:

@@ -75,6 +75,23 @@ def test_what_has_no_effect_is_told(settings: dict[str, Any], protocol: str, war
 
 
 @pytest.mark.parametrize(
+    ("action", "warnings"),
+    [
+        ({"respond": {"body": "x"}}, 1),
+        ({"redirect": {"to": "/x"}}, 1),
+        ({"compose": {"parts": [{"name": "a", "upstream": "u", "path": "/"}]}}, 0),
+    ],
+)
+def test_a_route_that_answers_by_itself_has_nothing_to_cache(action: dict[str, Any], warnings: int) -> None:
+    given = {**document(), "routes": [{"name": "all", **action}]}
+    found = [warning for _, warning in warnings_of(load_document(given, TYPES))]
+    assert (
+        found
+        == ["responses of `files`, `respond` and `redirect` are not cached: the filter has no effect here"] * warnings
+    )
+
+
+@pytest.mark.parametrize(
     ("settings", "method", "told"),
     [
         ({}, "GET", "store main, key http://a.test/x?a=1&b=2"),

@@ -12,6 +12,7 @@ from fastgw.filters.policies.transform import Transform
 from fastgw.filters.policies.transform.compiled_change import compile_change
 from fastgw.filters.policies.transform.values import IN_HELPER, CostlyBody
 from fastgw.testing import ConfigError, Ran, configured, run
+from tests.support.memory import Plane
 
 JSON = b"application/json"
 
@@ -85,6 +86,20 @@ def test_values_of_the_request_are_texts_and_cannot_add_members() -> None:
     request = post(b"{}", target=b"/?q=%22,%22admin%22:true")
     ran = run(configured(Transform, request={"json": {"set": {"q": "<{query.q}>"}}}), request)
     assert json.loads(ran.sent_body) == {"q": '<","admin":true>'}
+
+
+@pytest.mark.parametrize(
+    ("target", "body"), [(b"/users/J%C3%B6rg%22", '{"n":"J\u00f6rg\\""}'), (b"/users/a%2Fb%2520", '{"n":"a/b%20"}')]
+)
+def test_path_parameters_are_decoded(target: bytes, body: str) -> None:
+    """As in `compose`, and as values of the query are. A name that is not UTF-8 is refused."""
+    filters = {"transform": {"request": {"json": {"set": {"n": "{name}"}}}}}
+    plane = Plane({"routes": [{"name": "user", "paths": ["/users/{name}"], "upstream": "u", "filters": filters}]})
+    plane.client().sends(post(b"{}", target=target))
+    assert plane.connects().received.endswith(b"\r\n\r\n" + body.encode())
+    refused = plane.client()
+    refused.sends(post(b"{}", target=b"/users/%ff"))
+    assert refused.received.startswith(b"HTTP/1.1 400 ")
 
 
 def test_claims_that_are_no_text_refuse_the_request() -> None:
