@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from tests.e2e.programs import Nginx
 from tests.e2e.test_nothing_lost import enough
 from tests.e2e.test_processes import ask
 from tests.e2e.test_reload import Reloadable
-from tests.support.cluster import LONG, ClusterStandIn, a_class, consumer, gateway, http_route, policy, service
+from tests.support.cluster import LONG, ROOT, ClusterStandIn, a_class, consumer, gateway, http_route, policy, service
 from tests.support.gateway import wait_until
 
 CALLERS = 4
@@ -153,6 +155,31 @@ def test_a_state_that_is_rejected_as_a_whole_is_told_until_it_is_mended(
     wait_until(lambda: not cluster.condition("GatewayClass", "fastgw", "Programmed")[0], "no condition", LONG)
 
 
+KUBECTL = shutil.which("kubectl")
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")
+def test_kubectl_deploys_the_manifests_and_shows_what_the_guide_says(
+    controller: Controller, cluster: ClusterStandIn, tmp_path: Path
+) -> None:
+    kubeconfig = str(cluster.kubeconfig(tmp_path / "kubeconfig"))
+
+    def kubectl(*arguments: str, text: str = "") -> str:
+        command = [str(KUBECTL), "--kubeconfig", kubeconfig, *arguments]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    manifests = kubectl("kustomize", str(ROOT / "deploy/kubernetes-gateway"))
+    applied = kubectl("apply", "--validate=false", "-f", "-", text=manifests).splitlines()
+    assert len(applied) == manifests.count("\nkind: ")
+    assert "deployment.apps/fastgw created" in applied
+    kubectl("wait", "--for=condition=Programmed", "-n", "shop", "gateway/web", "--timeout=30s")
+    address = kubectl("get", "-n", "shop", "gateway/web", "-o", "jsonpath={.status.addresses[0].value}")
+    assert address == f"{BLOCK}.2"
+    assert "Accepted" in kubectl("describe", "-n", "shop", "httproute/cart")
+
+
 def holder(cluster: ClusterStandIn) -> str:
     """Return the identity of the leader."""
     lease = cluster.get("Lease", "default/fastgw-controller-fastgw")
@@ -230,6 +257,8 @@ def test_no_request_is_lost_while_the_api_server_is_away_and_the_leader_is_kille
         cluster.wait_for("HTTPRoute", "shop/toys", "Accepted", "True")
         writes = [each for each in cluster.api.status_log[began:] if each[1] == "HTTPRoute"]
         assert len(writes) == 1, writes
+        cluster.put(*service("cart", backend.address))
+        cluster.remove("EndpointSlice", f"shop/cart-{other.port}")
 
 
 def test_a_gateway_has_a_service_of_its_own_that_leads_to_the_pods(

@@ -26,6 +26,16 @@ ROOT = Path(__file__).parents[2]
 DEFINITIONS = ROOT / "tests/e2e/gateway_api/gateway-api-schemas.json"
 OWN = ROOT / "deploy/kubernetes-gateway"
 GROUP = "gateway.networking.k8s.io"
+OTHERS = (
+    ("rbac.authorization.k8s.io", "v1", "roles", "Role", True),
+    ("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", True),
+    ("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", False),
+    ("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", False),
+    ("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", True),
+    ("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", True),
+    ("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", True),
+)
+"""Kinds of what is deployed with a gateway: group, version, plural, kind and whether it has a namespace."""
 LONG = 30.0
 """For what takes well below a second, on a machine that is busy."""
 
@@ -66,8 +76,13 @@ class ClusterStandIn:
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        others = [
+            {"group": group, "versions": [version], "plural": plural, "kind": kind, "namespaced": namespaced}
+            | {"status": False, "schema": None}
+            for group, version, plural, kind, namespaced in OTHERS
+        ]
         own = [_kind_of(yaml.safe_load(file.read_text())) for file in sorted(OWN.glob("crd-*.yaml"))]
-        self.api = _Server([*json.loads(DEFINITIONS.read_text())["resources"], *own], 2.0)
+        self.api = _Server([*json.loads(DEFINITIONS.read_text())["resources"], *own, *others], 2.0)
         self.api.tls = tls
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
