@@ -1128,9 +1128,10 @@ cdef bint _submit_trailers(nghttp2_session* session, int32_t stream, bytes trail
     cdef SentHead head
     cdef Py_ssize_t end = 0
     cdef int count
+    cdef bytes text = b"HTTP/1.1 200 \r\n" + trailers + b"\r\n"  # the fields point into it until they are submitted
     head.names, head.fields, head.many = NULL, on_stack, NULL
     try:
-        count = _take_apart(b"HTTP/1.1 200 \r\n" + trailers + b"\r\n", &head, False, False, &end)
+        count = _take_apart(text, &head, False, False, &end)
         return count > 1 and not nghttp2_submit_trailer(session, stream, head.fields + 1, count - 1)
     except (ValueError, MemoryError):
         return False

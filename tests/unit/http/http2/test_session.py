@@ -111,6 +111,19 @@ def test_a_body_in_pieces_with_trailers_is_read_as_it_was_said(pieces: list[byte
     assert reader.ended
 
 
+@pytest.mark.parametrize("length", [1, 600])
+def test_trailers_are_read_as_they_were_said(length: int) -> None:
+    """The fields stay in memory until libnghttp2 has them; `tests.fuzz.test_sanitized` looks at that."""
+    session = server()
+    reader = Reader(session)
+    session.respond(1, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", False)
+    session.send(1, b"body")
+    session.end(1, b"grpc-status: 0\r\nX-Long: %b\r\n" % (b"v" * length))
+    reader.exchange()
+    assert reader.heads[1:] == [[(b"grpc-status", b"0"), (b"x-long", b"v" * length)]]
+    assert reader.ended
+
+
 @given(
     st.sampled_from([b"GET", b"POST", b"OPTIONS", b"X-Y"]),
     st.text("abc/?&=%25", max_size=30).map(lambda path: b"/" + path.encode()),
