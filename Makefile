@@ -30,6 +30,7 @@ PROVIDER := tests/support/provider
 RPC_CLIENTS := tests/support/rpc_clients
 # The conformance suite for HTTP caches, and where npm puts what it takes.
 CACHE_SUITE := tests/support/cache_suite
+NPM_PACKAGES := tests/support/npm_packages
 BENCH_PROGRAMS := nginx=nginx wrk=wrk h2load=nghttp2-client haproxy=haproxy caddy=caddy
 # What nginx + lua takes beyond them: Debian packages without a program.
 BENCH_PACKAGES := libnginx-mod-http-lua lua-cjson libnginx-mod-stream
@@ -133,7 +134,7 @@ $(SSLYZE): | .venv/.installed
 # A worker that ends amid a test is not replaced: its test would be the next one's first, and hang again.
 AT_ONCE := -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
-test: lint programs $(PROVIDER)/node_modules/.installed $(RPC_CLIENTS)/node_modules/.installed $(CACHE_SUITE)/node_modules/.installed $(SSLYZE)  ## lint, then every test; apt-get installs what they run, when you are root
+test: lint programs $(PROVIDER)/node_modules/.installed $(RPC_CLIENTS)/node_modules/.installed $(CACHE_SUITE)/node_modules/.installed $(NPM_PACKAGES)/node_modules/.installed $(SSLYZE)  ## lint, then every test; apt-get installs what they run, when you are root
 	$(BIN)/python -m pytest $(AT_ONCE)
 	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest $(AT_ONCE) -m 'not twin' $(TWICE)
 
@@ -227,4 +228,4 @@ bench-check: setup  ## name what costs more instructions than bench/budgets.toml
 
 clean:  ## remove what the others made
 	find fastgw -name '_*.c' -delete -o -name '_*.so' -delete
-	rm -rf $(PROVIDER)/node_modules $(RPC_CLIENTS)/node_modules $(CACHE_SUITE)/node_modules .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(PROVIDER)/node_modules $(RPC_CLIENTS)/node_modules $(CACHE_SUITE)/node_modules $(NPM_PACKAGES)/node_modules .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

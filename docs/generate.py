@@ -290,7 +290,8 @@ Errors are problem details (RFC 9457). For tasks see [Operations](../guides/oper
 
 
 _PATH_PARAMETERS: Final = {
-    ("/stories/{id}", "id"): "the request id, the trace id, or the number of the story.",
+    ("/config/history/{generation}", "generation"): "a generation of `GET /config/history`.",
+    ("/stories/{id}", "id"): "the request id, the trace id, the debug id, or the number of the story.",
     ("/upstreams/{name}/targets", "name"): "the upstream.",
     ("/upstreams/{name}/targets/{target}/drain", "name"): "the upstream.",
     ("/upstreams/{name}/targets/{target}/drain", "target"): "`host:port` of the target.",

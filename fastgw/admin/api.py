@@ -27,6 +27,8 @@ from fastgw.admin.node_interface import (
     Analytics,
     CacheInfo,
     CachePurged,
+    ConfigChanges,
+    ConfigHistory,
     Consumers,
     DebugTokenMade,
     DebugWanted,
@@ -385,6 +387,19 @@ async def _rollback(node: Node, request: Request) -> Response:
     return _outcome_response(await node.rollback(wanted.generation))
 
 
+async def _config_changes(node: Node, request: Request) -> Response:
+    asked = request.path_params["generation"]
+    if not asked.isdecimal() or len(asked) > 18:
+        raise HTTPException(404, "A generation is a number; /config/history lists those that are kept.")
+    try:
+        changes = await node.config_changes(int(asked))
+    except ValueError as error:
+        raise HTTPException(409, f"{shorten(str(error))}.") from error
+    if changes is None:
+        raise HTTPException(404, "This generation is not kept; /config/history lists those that are.")
+    return json_response(changes)
+
+
 async def _revoke(node: Node, request: Request) -> Response:
     body = await _body(request)
     _content_type(request, JSON)
@@ -658,6 +673,20 @@ OPERATIONS: Final = (
     Operation("POST", "/reload", "Reload the configuration file.", _reload, _OUTCOMES),
     Operation(
         "POST", "/rollback", "Roll back to an earlier configuration.", _rollback, _OUTCOMES, takes={JSON: Rollback}
+    ),
+    Operation(
+        "GET",
+        "/config/history",
+        "The configurations that are kept for a rollback, newest first.",
+        _telling(lambda node: node.config_history()),
+        {200: ConfigHistory},
+    ),
+    Operation(
+        "GET",
+        "/config/history/{generation}",
+        "The changes from a kept configuration to the active one, without secrets.",
+        _config_changes,
+        {200: ConfigChanges},
     ),
     Operation(
         "GET",

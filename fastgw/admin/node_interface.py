@@ -557,6 +557,34 @@ class Outcome(Struct, frozen=True):
     """For a refused rollback: the generations that are valid as `generation` of `POST /rollback`."""
 
 
+class KeptConfiguration(Struct, frozen=True):
+    """Configuration that was active before, and can be returned to."""
+
+    generation: int
+    """Valid as `generation` of `POST /rollback`."""
+    hash: str
+    date: float | None
+    """When it became active, in epoch seconds; null: unknown."""
+    source: Literal["signal", "api", "file", "rollback", "start"]
+
+
+class ConfigHistory(Struct, frozen=True):
+    """Configurations that are kept, newest first."""
+
+    active: int
+    """Generation of the active configuration."""
+    kept: Sequence[KeptConfiguration]
+
+
+class ConfigChanges(Struct, frozen=True):
+    """Changes from a kept configuration to the active one."""
+
+    generation: int
+    active: int
+    changes: str
+    """One line for each change, without secrets."""
+
+
 class Latency(Struct, frozen=True):
     """Histogram of response times."""
 
@@ -786,6 +814,14 @@ class Node(Protocol):
         """Drain the target with this label on all workers; with `drained` false, end its drain.
 
         None: there is no such target.
+        """
+
+    def config_history(self) -> ConfigHistory:
+        """Return the configurations that are kept for a rollback."""
+
+    async def config_changes(self, generation: int) -> ConfigChanges | None:
+        """Return the changes from a kept configuration to the active one. None: it is not kept. Raises `ValueError` if
+        it is no longer valid.
         """
 
     async def rollback(self, generation: int | None) -> Outcome:

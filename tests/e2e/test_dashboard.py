@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import msgspec
@@ -20,12 +21,15 @@ from tests.support.gateway import wait_until
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">\"'`</script><script>document.title='taken'</script>"
 VIEWS = (
     "overview",
+    "analytics",
     "routes",
     "upstreams",
     "workers",
     "certificates",
+    "consumers",
     "limits",
     "stories",
+    "tap",
     "cache",
     "explain",
     "reloads",
@@ -79,6 +83,11 @@ PALE = """(() => {
   return pale;
 })()"""
 
+AXE = Path(__file__).parents[1] / "support" / "npm_packages" / "node_modules" / "axe-core" / "axe.min.js"
+# What axe-core finds: rule, what it is about, and where.
+BARRIERS = """axe.run(document, {resultTypes: ["violations"]}).then(({violations}) =>
+  violations.map(({id, help, nodes}) => [id, help, nodes.slice(0, 3).map(({html}) => html.slice(0, 160))]))"""
+
 # From here on `waits` has for how many milliseconds each timer was set; they are `faster` times as fast.
 WAITS = """(() => {
   const set = setTimeout;
@@ -117,6 +126,11 @@ def look(page: Page, stub: AdminStub, view: str = "overview") -> None:
         page.until(f"document.querySelector('#table-{view} tbody tr')")
     if view == "config":
         page.until("document.getElementById('config-text').textContent")
+
+
+def tap(page: Page) -> None:
+    page.click("#tap-begin")
+    page.until("document.querySelectorAll('#table-tap tbody tr').length === 2")
 
 
 def certificate(listener: str, days: float) -> dict[str, object]:
@@ -502,6 +516,41 @@ def test_no_window_has_to_be_scrolled_sideways(page: Page, stub: AdminStub, widt
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, PHONE])
+def test_axe_finds_nothing_in_any_view(page: Page, stub: AdminStub, scheme: str, width: int) -> None:
+    """All of its rules, those for good practice as well; also with a story, an explanation and both dialogs open."""
+    page.prefer(prefers_color_scheme=scheme)
+    page.window(width, is_phone=width == PHONE)
+    stub.figures.client_errors = 3
+    look(page, stub)
+    page.run(AXE.read_text())
+    found = {}
+    for view in VIEWS:
+        page.run(f"location.hash = {view!r}")
+        page.until(f"!document.getElementById('view-{view}').hidden")
+        if view == "stories":
+            page.until("document.querySelector('#table-stories tbody tr')")
+            page.click("#table-stories .pick")
+            page.until("!document.getElementById('story').hidden")
+        if view == "consumers":
+            page.until("document.querySelector('#table-consumers tbody tr')")
+            page.click("#table-consumers .pick")
+            page.until("document.querySelector('#table-quotas tbody tr')")
+        if view == "tap":
+            tap(page)
+            page.click("#table-tap .pick")
+        if view == "reloads":
+            page.until("document.querySelector('#table-versions tbody tr')")
+            page.click("#table-versions .pick")
+            page.until("!document.getElementById('version-changes').hidden")
+        found[view] = page.run(BARRIERS)
+    page.click("#do-rollback")
+    page.until("document.getElementById('confirm').open")
+    found["confirm"] = page.run(BARRIERS)
+    assert {view: barriers for view, barriers in found.items() if barriers} == {}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everything_can_be_read_in_light_and_in_dark(page: Page, stub: AdminStub, scheme: str) -> None:
     page.prefer(prefers_color_scheme=scheme)
     stub.figures.state = "draining"  # a notice stands there too
@@ -512,6 +561,8 @@ def test_everything_can_be_read_in_light_and_in_dark(page: Page, stub: AdminStub
     for view in VIEWS:
         page.run(f"location.hash = '#{view}'")
         page.until(f"document.getElementById('view-{view}').checkVisibility()")
+        if view == "tap":
+            tap(page)
         page.until(f"!document.getElementById('table-{view}') || document.querySelector('#table-{view} tbody tr')")
         if view == "explain":
             page.type("#explain-url", "http://a.test/")
@@ -544,14 +595,15 @@ def test_the_theme_follows_the_system_until_it_is_chosen(page: Page, stub: Admin
 def test_the_keyboard_reaches_everything(page: Page, stub: AdminStub) -> None:
     look(page, stub, "routes")
     reached = []
-    for _ in range(18):
+    for _ in range(22):
         page.press("Tab")
         reached.append(page.run("document.activeElement.id || document.activeElement.textContent"))
-    assert reached[:16] == [
-        *("Skip to the content", "do-reload", "do-rollback", "do-drain", "theme", "Overview", "Routes", "Upstreams"),
-        *("Workers", "Certificates", "Limits", "Stories", "Cache", "Explain", "Reloads", "Config"),
+    assert reached[:20] == [
+        *("Skip to the content", "API", "do-reload", "do-rollback", "do-drain", "theme", "Overview", "Analytics"),
+        *("Routes", "Upstreams", "Workers", "Certificates", "Consumers", "Limits", "Stories", "Live tail", "Cache"),
+        *("Explain", "Reloads", "Config"),
     ]
-    assert reached[16:18] == ["search-routes", "Route"]
+    assert reached[20:22] == ["search-routes", "Route"]
     page.press("Enter")
     assert page.run("document.activeElement.closest('th').ariaSort") == "ascending"
     outline = page.run("getComputedStyle(document.activeElement).outlineStyle")
@@ -564,7 +616,7 @@ def test_every_field_and_picture_has_a_name(page: Page, stub: AdminStub) -> None
     assert page.run("[...document.querySelectorAll('input, textarea')].every((field) => field.labels.length === 1)")
     assert page.run("[...document.querySelectorAll('svg:not([aria-hidden])')].every((each) => each.ariaLabel)")
     assert page.run("[...document.querySelectorAll('table')].every((each) => each.caption?.textContent)")
-    assert page.run("document.querySelectorAll('[aria-live], [role=status], [role=alert]').length") == 5
+    assert page.run("document.querySelectorAll('[aria-live], [role=status], [role=alert]').length") == 9
 
 
 def test_nothing_moves_by_itself(page: Page, stub: AdminStub) -> None:
@@ -581,6 +633,7 @@ def test_nothing_but_the_admin_api_is_asked(page: Page, stub: AdminStub) -> None
         page.click(f"nav a[href='#{view}']")
     wait_until(lambda: "/config" in stub.asked, "the configuration to be asked for")
     views = {"/history", "/status", "/routes", "/upstreams", "/limits", "/cache", "/stories", "/config"}
+    views |= {"/analytics", "/consumers", "/config/history"}
     assert set(stub.asked) == {"/", "/live", *views}
     told = page.run("performance.getEntriesByType('resource').map((each) => new URL(each.name).origin)")
     assert set(told) == {stub.url.rstrip("/")}
@@ -720,3 +773,84 @@ def test_what_changes_the_gateway_is_asked_for_twice(page: Page, stub: AdminStub
     assert page.text("#confirm-said") == (
         "The gateway is draining and then stops." if what == "drain" else f"{what}: done"
     )
+
+
+# --- what was, and what comes in ---
+
+
+def test_analytics_are_plotted_over_hours_and_days_of_all_routes_or_one(page: Page, stub: AdminStub) -> None:
+    look(page, stub, "analytics")
+    page.until("document.querySelectorAll('#table-analytics tbody tr').length === 2")
+    assert cells(page, "analytics", "5xx share") == ["1 %", "1 %"]
+    page.until("document.querySelector('#chart-days-requests svg').getAttribute('aria-label').includes('all 2/s')")
+    assert "of 24 hours." in page.run("document.querySelector('#chart-days-requests svg').getAttribute('aria-label')")
+    assert f"p99 {UNKNOWN}" in page.run("document.querySelector('#chart-days-latency svg').getAttribute('aria-label')")
+    page.click("#table-analytics .pick")
+    page.until("document.querySelector('#chart-days-latency svg').getAttribute('aria-label').includes('p99 30 ms')")
+    page.run("document.getElementById('analytics-span').value = '30d'")
+    page.run("document.getElementById('analytics-span').dispatchEvent(new Event('change'))")
+    page.until("document.querySelector('#chart-days-requests svg').getAttribute('aria-label').includes('of 30 days.')")
+    assert {query.step for query in stub.figures.queries} == {None, "hour", "day"}
+    stub.figures.keeps_analytics = False
+    page.click("#table-analytics .pick")
+    page.until("document.getElementById('analytics-about').innerText.includes('No analytics are kept')")
+
+
+def test_requests_are_shown_as_they_end_until_somebody_stops_or_leaves(page: Page, stub: AdminStub) -> None:
+    look(page, stub, "tap")
+    page.type("#tap-status", "5xx, 200")
+    page.type("#tap-route", "user")
+    page.type("#tap-sample", "50")
+    tap(page)
+    assert page.text("#tap-begin") == "Stop"
+    (order,) = stub.figures.captures
+    assert (order.statuses, order.routes, order.ratio) == (("5xx", "200"), ("user",), 0.5)
+    assert cells(page, "tap", "Request") == ["POST /orders", "POST /users/7"]
+    page.click("#table-tap .pick")
+    shown = page.text("#tapped-request")
+    assert "Authorization: Bearer ***" in shown
+    assert '{"password":"***"}' in shown
+    assert page.text("#tapped-response").startswith("502")
+    page.type("#search-tap", "users")
+    page.until("document.querySelectorAll('#table-tap tbody tr').length === 1")
+    page.click("#tap-begin")
+    page.until("document.getElementById('tap-about').textContent === 'Ended after 2 requests.'")
+    wait_until(lambda: stub.figures.captures_ended == 1, "the end of the tap")
+    page.click("#tap-begin")
+    page.until("document.getElementById('tap-begin').textContent === 'Stop'")
+    page.run("location.hash = 'routes'")
+    wait_until(lambda: stub.figures.captures_ended == 2, "the end of the other tap")
+    page.run("location.hash = 'tap'")
+    page.type("#tap-status", "often")
+    page.click("#tap-begin")
+    page.until("document.getElementById('tap-about').textContent.includes('is not a status')")
+
+
+def test_a_consumer_shows_what_it_has_used_of_its_quotas(page: Page, stub: AdminStub) -> None:
+    look(page, stub, "consumers")
+    page.until("document.querySelectorAll('#table-consumers tbody tr').length === 3")
+    page.type("#search-consumers", "gold")
+    page.until("document.querySelectorAll('#table-consumers tbody tr').length === 2")
+    page.click("#table-consumers .pick")
+    page.until("document.querySelector('#table-quotas tbody tr')")
+    assert page.text("#quotas-title") == "Quotas of team-1"
+    assert (cells(page, "quotas", "Used"), cells(page, "quotas", "Left")) == (["950"], ["50"])
+    page.click("#quotas-close")
+    page.until("document.activeElement.id === 'search-consumers'")
+
+
+def test_an_earlier_configuration_shows_what_has_changed_and_is_returned_to(page: Page, stub: AdminStub) -> None:
+    look(page, stub, "reloads")
+    page.until("document.querySelectorAll('#table-versions tbody tr').length === 2")
+    page.click("#table-versions .pick")
+    page.until("!document.getElementById('version-changes').hidden")
+    generation = stub.figures.generation - 1
+    assert page.text("#version-title") == f"Generation {generation}"
+    assert page.text("#version-changes") == "route user: removed\nroute new: added"
+    page.click("#version-roll-back")
+    page.until("document.getElementById('confirm').open")
+    assert page.text("#confirm-title") == f"Roll back to generation {generation}?"
+    page.click("#confirm-yes")
+    page.until("document.getElementById('confirm-said').textContent.includes('done')")
+    assert stub.figures.asked_to == [f"rollback to {generation}"]
+    assert page.complaints == []

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Self, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,8 +18,23 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fastgw.admin.api import create_app
 from fastgw.admin.authorization import Access
 from fastgw.admin.explanation import Explanation
-from fastgw.admin.node_interface import Committed, DebugTokenMade, Explained, Node, Outcome, RequestToExplain
+from fastgw.admin.node_interface import (
+    Committed,
+    ConfigChanges,
+    ConfigHistory,
+    ConsumerInfo,
+    DebugTokenMade,
+    Explained,
+    KeptConfiguration,
+    Node,
+    Outcome,
+    QuotaInfo,
+    RequestToExplain,
+)
 from fastgw.admin.responses import refused
+from fastgw.analytics.queries import STEPS, AnalyticsRow, Usage, UsageQuery
+from fastgw.capture.captured_exchange import CapturedExchange, CaptureOrder
+from fastgw.capture.redaction import Redaction
 from fastgw.capture.story_record import Story, StoryAttempt, StoryFilter
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.secrets import Secret
@@ -26,6 +43,49 @@ from tests.support.peer import DEADLINE
 
 STARTED_DATE = 1_790_000_000.0
 BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Tapped:
+    """Two requests, and then none."""
+
+    dropped = 0
+
+    def __init__(self) -> None:
+        self._left = [self.exchange(200, b"/users/7"), self.exchange(502, b"/orders")]
+
+    async def next(self, seconds: float) -> CapturedExchange | None:
+        if self._left:
+            return self._left.pop(0)
+        await asyncio.sleep(min(seconds, 0.05))
+        return None
+
+    @staticmethod
+    def exchange(status: int, path: bytes) -> CapturedExchange:
+        head = b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nAuthorization: Bearer t" % path
+        return CapturedExchange(
+            date=STARTED_DATE,
+            duration_s=0.012,
+            listener="public",
+            route="user",
+            client_ip="192.0.2.7",
+            scheme=b"https",
+            method=b"POST",
+            host=b"a",
+            path=path,
+            query=b"token=t",
+            version=11,
+            request_head=head,
+            request_body=b'{"password":"geheim"}',
+            request_bytes=21,
+            request_complete=True,
+            status=status,
+            response_fields=[(b"Content-Type", b"text/plain")],
+            response_body=b"done",
+            response_bytes=4,
+            response_complete=True,
+            upstream="users",
+            target="users-0.internal:9001",
+        )
 
 
 class Figures:
@@ -68,6 +128,10 @@ class Figures:
         self.not_explained = ""
         """Reason why requests cannot be explained."""
         self.asked_to: list[str] = []
+        self.keeps_analytics = True
+        self.queries: list[UsageQuery] = []
+        self.captures: list[CaptureOrder] = []
+        self.captures_ended = 0
         self._lock = threading.Lock()  # the test and the server are in different threads
         self.configuration: dict[str, Any] = {"version": 1, "workers": 4, "admin": {"token": "***"}}
         self.restart()
@@ -212,6 +276,44 @@ class Figures:
             )
         ]
 
+    async def consumers(self) -> list[ConsumerInfo]:
+        return [ConsumerInfo(f"team-{n}", ("gold",) if n else (), n, 0, 1, 0, 0) for n in range(3)]
+
+    def quotas(self, consumer: str | None, keys: Any) -> list[QuotaInfo]:
+        used = 950 if consumer == "team-1" else 0
+        return [QuotaInfo("quota", "gateway", "consumer", "day", STARTED_DATE + 86400, 1000, used, 1000 - used)]
+
+    async def analytics(self, query: UsageQuery) -> Usage | None:
+        if not self.keeps_analytics:
+            return None
+        self.queries.append(query)
+        step = STEPS[query.step] if query.step else 0
+        dates = range(int(query.since_date) // step * step, int(query.until_date), step) if step else [None]
+        routes = [query.route] if query.route else ["user", "order"]
+        figures = {"requests": 3600, "errors": 36, "p50_s": 0.01, "p95_s": 0.02, "p99_s": 0.03, "request_bytes": 1}
+        rows = [
+            AnalyticsRow(route=each, response_bytes=2048, **figures, **({} if date is None else {"date": float(date)}))
+            for date in dates
+            for each in routes
+        ]
+        return Usage(rows, len(rows))
+
+    def config_history(self) -> ConfigHistory:
+        kept = [KeptConfiguration(self.generation - n, "ab" * 32, STARTED_DATE - n, "signal") for n in (1, 2)]
+        return ConfigHistory(self.generation, kept)
+
+    async def config_changes(self, generation: int) -> ConfigChanges | None:
+        return ConfigChanges(generation, self.generation, "route user: removed\nroute new: added")
+
+    def redaction(self) -> Redaction:
+        return Redaction()
+
+    @asynccontextmanager
+    async def capturing(self, order: CaptureOrder) -> AsyncIterator[Any]:
+        self.captures.append(order)
+        yield Tapped()
+        self.captures_ended += 1
+
     def stories_dropped(self) -> int:
         return 0
 
@@ -243,7 +345,7 @@ class Figures:
         return self._changed("reload")
 
     async def rollback(self, generation: int | None) -> dict[str, Any]:
-        return self._changed("rollback")
+        return self._changed("rollback" if generation is None else f"rollback to {generation}")
 
     async def record(self, *_: object) -> None:
         """This node has no audit log."""

@@ -31,13 +31,25 @@ export class Actions {
   /** `done()`: something may be otherwise now. */
   constructor(done) {
     this.#done = done;
-    for (const name of Object.keys(ACTIONS)) byId(`do-${name}`).addEventListener("click", () => this.#ask(name));
+    for (const [name, action] of Object.entries(ACTIONS)) {
+      byId(`do-${name}`).addEventListener("click", () => this.#ask(action));
+    }
     byId("confirm-no").addEventListener("click", () => byId("confirm").close());
     byId("confirm-form").addEventListener("submit", (event) => this.#do(event));
   }
 
-  #ask(name) {
-    this.#action = ACTIONS[name];
+  /** Ask whether to return to a generation. */
+  rollBackTo(generation) {
+    this.#ask({
+      path: "/rollback",
+      body: { generation },
+      title: `Roll back to generation ${generation}?`,
+      about: "That configuration becomes active again, as a new generation, until the next reload.",
+    });
+  }
+
+  #ask(action) {
+    this.#action = action;
     setText(byId("confirm-title"), this.#action.title);
     setText(byId("confirm-about"), this.#action.about);
     setText(byId("confirm-said"), "");
@@ -51,7 +63,7 @@ export class Actions {
     byId("confirm-yes").hidden = true;
     setText(byId("confirm-said"), "Requested; waiting for all workers.");
     try {
-      setText(byId("confirm-said"), saidText(await change(this.#action.path, CHANGE_TIMEOUT)));
+      setText(byId("confirm-said"), saidText(await change(this.#action.path, CHANGE_TIMEOUT, this.#action.body)));
     } catch (error) {
       if (!(error instanceof Unanswered)) throw error;
       setText(byId("confirm-said"), error.message);

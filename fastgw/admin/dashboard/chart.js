@@ -3,7 +3,7 @@
 
 import { make, makeSvg, setText } from "./elements.js";
 import { SHOWN_S } from "./history.js";
-import { UNKNOWN } from "./words.js";
+import { UNKNOWN, wholeSpanText } from "./words.js";
 
 const HEIGHT = 150;
 const TOP = 20; // room for the highest label
@@ -14,6 +14,11 @@ const GRID = [0, 0.5, 1];
 function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 5, 10].map((step) => step * power).find((each) => each >= value * 0.999) ?? 10 * power;
+}
+
+/** Seconds that a chart of minutes shows exactly. */
+function agoText(seconds) {
+  return seconds < 7200 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 3600)} h`;
 }
 
 export class Chart {
@@ -28,6 +33,7 @@ export class Chart {
   #title;
   #moment = make("li", { class: "moment" });
   #points = [];
+  #begin = makeSvg("text", { x: 0, y: HEIGHT - 4 });
   #end = makeSvg("text", { y: HEIGHT - 4, "text-anchor": "end" }, "now");
   #now = 0;
   #pointed = null;
@@ -39,6 +45,7 @@ export class Chart {
   constructor(figure, { lines, format, least, shown = SHOWN_S }) {
     this.#shown = shown;
     this.#title = figure.querySelector("figcaption").firstChild.textContent.trim();
+    this.#svg.setAttribute("aria-label", this.#title); // until something is drawn
     this.#format = format;
     this.#least = least;
     this.#lines = lines.map((line) => this.#line(line));
@@ -51,6 +58,11 @@ export class Chart {
     this.#svg.addEventListener("pointermove", (event) => this.#point(event.offsetX));
     this.#svg.addEventListener("pointerleave", () => this.#point(null));
     new ResizeObserver(() => this.#render()).observe(this.#plot);
+  }
+
+  /** Show so many seconds from the next drawing on. */
+  span(seconds) {
+    this.#shown = seconds;
   }
 
   draw(points, now) {
@@ -72,7 +84,7 @@ export class Chart {
   }
 
   #times() {
-    return [makeSvg("text", { x: 0, y: HEIGHT - 4 }, `${this.#shown / 60} min ago`), this.#end];
+    return [this.#begin, this.#end];
   }
 
   #point(x) {
@@ -85,6 +97,7 @@ export class Chart {
     if (width === 0) return; // not shown
     this.#svg.setAttribute("width", width);
     this.#end.setAttribute("x", width);
+    setText(this.#begin, `${wholeSpanText(this.#shown)} ago`);
     const top = this.#highest();
     const toX = (at) => width * (1 - (this.#now - at) / this.#shown);
     const toY = (value) => HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (value / top);
@@ -131,13 +144,13 @@ export class Chart {
     const shown = this.#pointed === null ? this.#points.at(-1) : this.#nearest(toX);
     this.#cursor.toggleAttribute("hidden", this.#pointed === null || !shown);
     if (shown) for (const name of ["x1", "x2"]) this.#cursor.setAttribute(name, toX(shown.at));
-    const ago = shown && this.#pointed !== null ? `${Math.round(this.#now - shown.at)} s ago` : "";
+    const ago = shown && this.#pointed !== null ? `${agoText(this.#now - shown.at)} ago` : "";
     setText(this.#moment, ago);
     const texts = this.#lines.map(({ key, label, value }) => {
       setText(value, shown ? this.#format(shown[key]) : UNKNOWN);
       return `${label} ${value.textContent}`;
     });
-    const about = `${this.#title}, line chart of ${this.#shown / 60} minutes. ${ago || "Now"}: ${texts.join(", ")}`;
+    const about = `${this.#title}, line chart of ${wholeSpanText(this.#shown, ["days", "hours", "minutes"])}. ${ago || "Now"}: ${texts.join(", ")}`;
     this.#svg.setAttribute("aria-label", about);
   }
 

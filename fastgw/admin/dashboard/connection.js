@@ -58,11 +58,40 @@ export async function post(path, timeout, what) {
 }
 
 /** Have something done, and hear what became of it. A refusal that says why is an answer as well. */
-export async function change(path, timeout) {
-  const response = await send(path, timeout, { method: "POST" });
+export async function change(path, timeout, what) {
+  const body = what && { headers: { "Content-Type": "application/json" }, body: JSON.stringify(what) };
+  const response = await send(path, timeout, { method: "POST", ...body });
   const isOutcome = response.headers.get("Content-Type")?.startsWith("application/json");
   if (!response.ok && !isOutcome) throw await refusal(path, response, session.number);
   return response.json();
+}
+
+/** The lines of JSON of the answer to `what`, as they come; null for an empty one. They end with `signal`. */
+export function stream(path, what, signal) {
+  return streamed(path, what, signal);
+}
+
+async function* streamed(path, what, signal) {
+  const asked = session.number;
+  const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(what), signal };
+  const response = await send(path, null, options);
+  if (!response.ok) throw await refusal(path, response, asked);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let left = "";
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const lines = (left + value).split("\n");
+      left = lines.pop();
+      for (const line of lines) yield line ? JSON.parse(line) : null;
+    }
+  } catch (error) {
+    if (signal.aborted) return;
+    throw new Unanswered(0, error instanceof SyntaxError ? error.message : AWAY);
+  } finally {
+    await reader.cancel().catch(() => {});
+  }
 }
 
 async function answered(path, response, asked = session.number) {
@@ -85,12 +114,13 @@ function asBytes(text) {
   return String.fromCharCode(...new TextEncoder().encode(text));
 }
 
-/** `options`: of `fetch`. What is needed to change anything is sent along. */
+/** `options`: of `fetch`; without a `signal`, `timeout` counts. What is needed to change anything is sent along. */
 async function send(path, timeout, { headers = {}, ...options } = {}) {
   const csrf = localStorage.getItem(CSRF);
   const all = { Accept: "application/json", ...(csrf && { "X-CSRF-Token": csrf }), ...headers };
   try {
-    return await fetch(path, { ...options, headers: all, cache: "no-store", signal: AbortSignal.timeout(timeout) });
+    const signal = options.signal ?? AbortSignal.timeout(timeout);
+    return await fetch(path, { ...options, headers: all, cache: "no-store", signal });
   } catch {
     throw new Unanswered(0, AWAY);
   }

@@ -2,9 +2,11 @@
 
 import { Unanswered, ask, session } from "./connection.js";
 import { Actions } from "./actions.js";
+import { AnalyticsView } from "./analytics.js";
 import { Cache } from "./cache.js";
 import { Certificates } from "./certificates.js";
 import { showConfiguration } from "./configuration.js";
+import { Consumers } from "./consumers.js";
 import { byId, setClass, setText } from "./elements.js";
 import { Explain } from "./explain.js";
 import { History } from "./history.js";
@@ -15,13 +17,15 @@ import { Poll } from "./poll.js";
 import { Reloads } from "./reloads.js";
 import { Routes } from "./routes.js";
 import { Stories } from "./stories.js";
+import { Tap } from "./tap.js";
 import { beginTheme } from "./theme.js";
 import { Upstreams } from "./upstreams.js";
+import { Versions } from "./versions.js";
 import { countText, spanText } from "./words.js";
 import { Workers } from "./workers.js";
 
-const VIEWS = ["overview", "routes", "upstreams", "workers", "certificates", "limits", "stories", "cache", "explain",
-  "reloads", "config"];
+const VIEWS = ["overview", "analytics", "routes", "upstreams", "workers", "certificates", "consumers", "limits",
+  "stories", "tap", "cache", "explain", "reloads", "config"];
 const LIVE = "/live";
 /** Milliseconds until an answer must be there. That of /live is small, and late only when something is wrong. */
 const LIVE_TIMEOUT = 3000;
@@ -70,6 +74,11 @@ class Dashboard {
   #cache = new Cache();
   #hour = new Hour();
   #reloads = new Reloads();
+  #analytics = new AnalyticsView();
+  #consumers = new Consumers();
+  #tap = new Tap();
+  #actions = new Actions(() => this.#askAll());
+  #versions = new Versions((generation) => this.#actions.rollBackTo(generation));
   #view = "overview";
   #troubles = new Map();
   #answeredAt = null;
@@ -87,6 +96,9 @@ class Dashboard {
     limits: this.#poll("/limits", 5000, () => this.#shows("limits"), (told) => this.#limits.show(told)),
     stories: new Poll({ every: 5000, wanted: () => !byId("ask").open && this.#shows("stories"), ask: () => this.#askStories() }),
     cache: this.#poll("/cache", 5000, () => this.#shows("cache"), (told) => this.#cache.show(told)),
+    analytics: new Poll({ every: 60000, wanted: () => !byId("ask").open && this.#shows("analytics"), ask: () => this.#askAnalytics() }),
+    consumers: this.#poll("/consumers", 15000, () => this.#shows("consumers"), (told) => this.#consumers.show(told)),
+    versions: this.#poll("/config/history", 15000, () => this.#shows("reloads"), (told) => this.#versions.show(told)),
     config: this.#poll("/config", 60000, () => this.#shows("config"), showConfiguration),
   };
 
@@ -95,7 +107,6 @@ class Dashboard {
     byId("ask-form").addEventListener("submit", (event) => this.#takeToken(event));
     byId("ask").addEventListener("cancel", (event) => event.preventDefault()); // there is nothing behind it
     byId("forget").addEventListener("click", () => this.#endSession());
-    new Actions(() => this.#askAll());
     new Explain();
     if (linked) await this.#beginSession(linked); // nothing is asked before
     addEventListener("hashchange", () => this.#turnTo(location.hash.slice(1)));
@@ -143,6 +154,16 @@ class Dashboard {
     return true;
   }
 
+  async #askAnalytics() {
+    try {
+      return await this.#analytics.refresh();
+    } catch (error) {
+      if (!(error instanceof Unanswered)) throw error;
+      this.#takeTrouble("/analytics", error);
+      return false;
+    }
+  }
+
   #takeTrouble(path, error) {
     const isOfSession = error.status === 401 && error.session === session.number; // not of one before
     if (isOfSession) this.#askForToken(""); // and that is all there is to say
@@ -165,7 +186,7 @@ class Dashboard {
     const isFirst = this.#generation === null;
     this.#generation = generation;
     setText(byId("generation"), String(generation));
-    if (!isFirst) for (const name of ["status", "routes", "upstreams", "config"]) this.#polls[name].now();
+    if (!isFirst) for (const name of ["status", "routes", "upstreams", "config", "versions"]) this.#polls[name].now();
   }
 
   #showLive(live) {
@@ -214,6 +235,7 @@ class Dashboard {
 
   #turnTo(view) {
     if (VIEWS.includes(view)) this.#view = view; // anything else is a place within the page
+    if (this.#view !== "tap") this.#tap.leave();
     for (const path of [...this.#troubles.keys()].filter((each) => each !== LIVE)) this.#troubles.delete(path);
     for (const name of VIEWS) byId(`view-${name}`).hidden = name !== this.#view;
     for (const link of document.querySelectorAll("nav a")) {

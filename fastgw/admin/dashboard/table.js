@@ -52,6 +52,7 @@ export class Table {
     table.append(make("caption", {}, caption), make("thead", { role: "rowgroup" }, heads), this.#body);
     if (noun) table.after(make("p", { class: "more" }, this.#about, " ", this.#more));
     this.#more.addEventListener("click", () => this.#showMore());
+    this.#renderHeads();
   }
 
   /** Rows come with `searched`, what they are found by in lower case, where the table is searched. */

@@ -62,6 +62,12 @@ export function spanText(value) {
   }).join(" ");
 }
 
+/** A round span of time in its largest unit, as `names` call days, hours and minutes. */
+export function wholeSpanText(seconds, names = ["d", "h", "min"]) {
+  if (seconds > 172800) return `${seconds / 86400} ${names[0]}`;
+  return seconds > 7200 ? `${seconds / 3600} ${names[1]}` : `${seconds / 60} ${names[2]}`;
+}
+
 /** What failed, by fault, the most frequent first. */
 export function errorsText(counts) {
   const sorted = Object.entries(counts).sort(([, one], [, other]) => other - one);

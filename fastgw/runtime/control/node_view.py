@@ -325,6 +325,22 @@ class NodeView:
         (self.drained.drain if drained else self.drained.restore)(target_name(upstream, target))
         return self._target(upstream, found[0], target, self._snapshot(self._totals()))
 
+    def config_history(self) -> node_interface.ConfigHistory:
+        kept = [
+            node_interface.KeptConfiguration(each.generation, each.hash, each.date or None, each.source)
+            for each in self._proposer.kept_configurations()
+        ]
+        return node_interface.ConfigHistory(self._proposer.current.generation, kept)
+
+    async def config_changes(self, generation: int) -> node_interface.ConfigChanges | None:
+        try:
+            changes = await self._proposer.changes_since(generation)
+        except config.ConfigError as error:
+            raise ValueError(f"generation {generation} is no longer valid: {error.problems[0]}") from error
+        if changes is None:
+            return None
+        return node_interface.ConfigChanges(generation, self._proposer.current.generation, changes)
+
     async def rollback(self, generation: int | None) -> node_interface.Outcome:
         return await self._proposer.rollback(generation)
 

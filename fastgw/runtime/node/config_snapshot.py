@@ -198,10 +198,14 @@ class RollbackPoint(msgspec.Struct):
     hash: str
     sources: list[Source]
     captured: dict[str, bytes]
+    date: float = 0.0
+    """Date of acceptance (epoch seconds); 0.0: it was accepted by an earlier version."""
+    source: Origin = "start"
 
     @classmethod
     def of(cls, accepted: ConfigSnapshot) -> "RollbackPoint":
-        return cls(accepted.generation, accepted.hash, accepted.sources, accepted.captured)
+        parts = accepted.generation, accepted.hash, accepted.sources, accepted.captured
+        return cls(*parts, accepted.date, accepted.source)
 
 
 def accept(

@@ -462,6 +462,23 @@ class Proposer:
             read = partial(config.load_sources, wanted.sources, captured, TYPES, self._remembered)
             return await self._offer(lambda _: read(), "rollback", spares=False, subject="document")
 
+    def kept_configurations(self) -> list[RollbackPoint]:
+        """Return the configurations that are kept for a rollback, newest first, without the active one."""
+        others = (each for each in self._kept.values() if each.sources and each.sources != self.current.sources)
+        return sorted(others, key=lambda each: each.generation, reverse=True)
+
+    async def changes_since(self, generation: int) -> str | None:
+        """Describe the changes from a kept configuration to the active one, a line each, without secrets. None: it is
+        not kept. Raises `ConfigError` if it is no longer valid, such as without a file.
+        """
+        async with self._lock:
+            kept = self._kept.get(generation)
+            if kept is None or not kept.sources:
+                return None
+            captured = brought_forward(kept.captured, self.current.captured)
+            read = partial(config.load_sources, kept.sources, captured, TYPES, self._remembered)
+            return await asyncio.to_thread(lambda: as_text(differences(read(), self.config)))
+
     def _before(self) -> int:
         """Return the last generation with other contents before the active one; 0: none is kept."""
         current = self.current

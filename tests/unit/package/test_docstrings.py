@@ -287,10 +287,15 @@ def test_later_sentences_of_docstrings_are_in_the_words_of_the_field() -> None:
     assert [(place, why) for place, why in found if why] == []
 
 
+def own_files(folder: Path) -> Iterator[Path]:
+    """Yield the modules of a folder, without those of npm packages."""
+    return (file for file in folder.rglob("*.py") if "node_modules" not in file.parts)
+
+
 def test_docstrings_of_the_benchmark_and_of_the_tests_support_are_in_the_words_of_the_field() -> None:
     found = []
     for folder in ("bench", "tests/support"):
-        for file in sorted((PACKAGE.parent / folder).rglob("*.py")):
+        for file in sorted(own_files(PACKAGE.parent / folder)):
             for each in docstrings_of(ast.parse(file.read_text())):
                 found += [(f"{file.name}:{each.lineno}", why) for why in later_complaints(str(each.value))]
     assert found == []
@@ -299,7 +304,7 @@ def test_docstrings_of_the_benchmark_and_of_the_tests_support_are_in_the_words_o
 def test_comments_are_in_the_words_of_the_field() -> None:
     found = []
     for folder in ("fastgw", "bench", "tests/support"):
-        for file in sorted((PACKAGE.parent / folder).rglob("*.py")):
+        for file in sorted(own_files(PACKAGE.parent / folder)):
             for line, text in comments(file.read_text()):
                 found += [(f"{file.name}:{line}", why) for why in private_words(text)]
     assert found == []
