@@ -421,6 +421,9 @@ def _hashed(trait: Trait | None, exchange: Exchange, shown: _Shown) -> str:
 def _listener(gateway: Gateway, url: str, name: str | None) -> Listener:
     # Listeners of a configuration that is not served may still have the previous tables.
     listeners = [Listener(each, table) for each, table in gateway.tables.items()]
+    if not listeners:
+        known = "those of `providers.kubernetes` are known to a running gateway only: ask its admin API (POST /explain)"
+        raise ValueError(f"there are no listeners; {known}")
     if name is not None:
         for listener in listeners:
             if listener.name == name:

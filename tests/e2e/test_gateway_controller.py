@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.e2e.clients import LoadCounts, call
@@ -153,6 +154,15 @@ def test_a_state_that_is_rejected_as_a_whole_is_told_until_it_is_mended(
     controller.reload()
     cluster.wait_for("Gateway", "shop/web", "Programmed", "True")
     wait_until(lambda: not cluster.condition("GatewayClass", "fastgw", "Programmed")[0], "no condition", LONG)
+
+
+def test_the_admin_api_explains_a_request_by_the_objects_of_the_cluster(
+    controller: Controller, cluster: ClusterStandIn
+) -> None:
+    asked = {"method": "GET", "url": "http://a.test/cart/1", "listener": "gateway/shop/web/80"}
+    told = httpx.post(f"http://{controller.ready['admin']}/explain", json=asked, headers=controller.shown).json()
+    told = told["explanation"]
+    assert (told["route"], told["upstream"]) == ("HTTPRoute/shop/cart/0", "shop/cart/80")
 
 
 KUBECTL = shutil.which("kubectl")

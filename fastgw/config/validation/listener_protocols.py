@@ -117,7 +117,7 @@ def listeners_of_one_protocol(merged: Merged) -> None:
             if upstream not in known:
                 at.report(f"unknown upstream {format_value(upstream)}", suggest(upstream, known), at_key=False)
             elif schemes[upstream] not in ("", _TRANSPORT[listener.protocol]) or (
-                listener.protocol == "udp" and not schemes[upstream]
+                listener.protocol == "udp" and not schemes[upstream] and known[upstream][1].targets
             ):
                 wanted = _TRANSPORT[listener.protocol]
                 wrong = f"the targets of {format_value(upstream)} are not {wanted}:// URLs"

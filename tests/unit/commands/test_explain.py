@@ -442,3 +442,12 @@ def test_a_call_that_is_refused_is_shown_as_refused(tmp_path: Path) -> None:
     url = "http://a.test/a.B/C?connect=v1&encoding=json&message=%7B%7D"
     shown = as_text(explain(gateway(tmp_path, filters={"connect_rpc": {}}), "GET", url, []))
     assert "answers   405" in shown
+
+
+def test_without_listeners_it_says_where_those_of_a_cluster_are_known(tmp_path: Path) -> None:
+    (tmp_path / "kube").write_text("current-context: a\ncontexts: [{name: a, context: {}}]\n")
+    file = tmp_path / "gw.yaml"
+    file.write_text("version: 1\nproviders: {kubernetes: {kubeconfig: kube}}\n")
+    ended = CliRunner().invoke(app, ["explain", str(file), "GET", "http://a.test/"])
+    assert ended.exit_code == 1
+    assert "those of `providers.kubernetes` are known to a running gateway only" in ended.output

@@ -5,15 +5,13 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import Any
 
-import msgspec
 import pytest
 
-from fastgw.config import Loaded, load_text
+from fastgw.config import Loaded
 from fastgw.config.kubernetes.model import Piece, Translation
-from fastgw.config.kubernetes.provider import FILE
 from fastgw.config.kubernetes.refusals import with_refusals
 from fastgw.config.settings.gateway import Route
-from fastgw.filters import TYPES
+from tests.unit.config.kubernetes.loading import loaded
 from tests.unit.config.kubernetes.test_ingress import ingress, object_of, routes_of, rule
 from tests.unit.config.kubernetes.test_ingress import translated as of_ingress
 from tests.unit.config.kubernetes.test_stream_routes import backend, gateway, route
@@ -25,14 +23,6 @@ LIMIT = {"rate_limit": {"limit": 10, "window": "1s"}}
 def policy(filters: dict[str, Any], **target: Any) -> dict[str, Any]:
     reference = {"group": "networking.k8s.io", "kind": "Ingress", "name": "front", **target}
     return object_of("FastgwPolicy", "limits", {"targetRefs": [reference], "filters": filters})
-
-
-def loaded(made: Translation, more: str = "") -> Loaded:
-    text = f"version: 1\nadmin: null\nproviders: {{kubernetes: {{kubeconfig: kube}}}}\n{more}".encode()
-    kube = b"current-context: a\ncontexts: [{name: a, context: {}}]\n"
-    return load_text(
-        text, "/etc/gw.yaml", TYPES, instead={"/etc/kube": kube, FILE: msgspec.json.encode([*made.pieces])}
-    )
 
 
 def accepted(made: Translation, found: Loaded | None = None) -> tuple[str, str, str]:

@@ -10,6 +10,7 @@ from fastgw.config.kubernetes.cluster import CONTROLLER, Cluster
 from fastgw.config.kubernetes.model import Translation
 from fastgw.config.kubernetes.translation import translate
 from fastgw.config.settings.kubernetes import GatewayAddresses, KubernetesProvider
+from tests.unit.config.kubernetes.loading import loaded
 from tests.unit.config.kubernetes.test_ingress import object_of, service
 
 SETTINGS = KubernetesProvider(addresses=GatewayAddresses(pool=("192.0.2.1",)))
@@ -90,3 +91,10 @@ def test_tls_routes_are_selected_by_server_name() -> None:
         {"upstream": "shop/books/80/tcp", "sni": ["*.example.com"]},
         {"upstream": "kubernetes/no-targets"},  # any other name is reset
     ]
+
+
+@pytest.mark.parametrize("protocol", ["TCP", "UDP", "TLS"])
+def test_a_route_without_a_usable_backend_leaves_its_gateway_in_force(protocol: str) -> None:
+    more = {"tls": {"mode": "Passthrough"}} if protocol == "TLS" else {}
+    made = translated(gateway(protocol, **more), route(f"{protocol}Route", "gone", backend("gone")))
+    assert loaded(made).refused_objects == {}
