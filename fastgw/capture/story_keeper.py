@@ -47,11 +47,13 @@ def story_of(ended: FinishedExchange, now: float, date: float) -> Story:
     head, route, body, fault, trace = ended.head, ended.route, ended.request_body, ended.fault, ended.trace
     status = CLIENT_LEFT if ended.response is None else ended.response.status
     timeline = getattr(ended, "timeline", ())
-    waits = {each.name: each.ended_at - each.begun_at for each in timeline if type(each) is EndedWait}
+    ended_waits = [each for each in timeline if type(each) is EndedWait]
     attempts = [each for each in timeline if type(each) is EndedAttempt]
     if trace is not None:
         attempts = [*getattr(trace, "attempts", ())] or attempts
-        waits |= {each.name: each.ended_at - each.begun_at for each in getattr(trace, "waits", ())}
+        ended_waits += getattr(trace, "waits", ())
+    waits = {each.name: each.ended_at - each.begun_at for each in ended_waits}
+    begun_at = max((each.ended_at for each in ended_waits), default=ended.begun_at)
     return Story(
         date=date,
         duration_s=now - ended.begun_at,
@@ -82,7 +84,8 @@ def story_of(ended: FinishedExchange, now: float, date: float) -> Story:
         request_id=_text(ended.request_id) or None,
         trace_id=None if trace is None else _text(trace.trace_id),
         filters=_filters(ended, waits)[:MOST_PARTS],
-        attempts=[_attempt(each, ended.begun_at) for each in attempts[:MOST_PARTS]] or _only_attempt(ended, now),
+        attempts=[_attempt(each, ended.begun_at) for each in attempts[:MOST_PARTS]]
+        or _only_attempt(ended, now, begun_at),
     )
 
 
@@ -138,14 +141,17 @@ def _attempt(each: EndedAttempt, begun_at: float) -> StoryAttempt:
     )
 
 
-def _only_attempt(ended: FinishedExchange, now: float) -> list[StoryAttempt]:
-    """Return the attempt of a request that had a connection at once and was not retried, of what the log knows."""
+def _only_attempt(ended: FinishedExchange, now: float, begun_at: float) -> list[StoryAttempt]:
+    """Return the attempt of a request that had a connection at once and was not retried, of what the log knows.
+    `begun_at`: when the last filter that it has waited for let it pass.
+    """
     if not ended.target:
         return []
     first_byte = ended.upstream_s if ended.upstream_s >= 0.0 else None
     status = None if ended.response is None or first_byte is None else ended.response.status
     fault = None if ended.fault is None else ended.fault.label
-    times = 0.0, None, None, 0.0, first_byte, now - ended.begun_at
+    begun_s = max(0.0, min(begun_at - ended.begun_at, now - ended.begun_at if first_byte is None else first_byte))
+    times = begun_s, None, None, begun_s, first_byte, now - ended.begun_at
     return [StoryAttempt(ended.upstream, ended.target, "first", 1, True, status, fault, *times)]
 
 
