@@ -5,7 +5,7 @@ Rule: lint rejects nothing, and reports only what is almost certain. Values that
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from fastgw.config.base.problems import Path, Problem, format_value
@@ -49,6 +49,7 @@ def lint(merged: Merged) -> list[Problem]:
     return [
         *_expansions(merged),
         *_sinks(merged),
+        *_routes_of_telemetry(merged),
         *_of_routes(merged),
         *_configuration_in_roots(merged),
         *_missing_pages(merged),
@@ -106,12 +107,28 @@ def _routes_of_log(merged: Merged, location: SourceLocation, access_log: AccessL
     conditions = [("only", access_log.only), ("always", access_log.always)]
     named = {key: set(listed(each.route)) for key, each in conditions if each is not None}
     named["sample_routes"] = set(access_log.sample_routes)
-    if not any(named.values()):
+    yield from _unknown_routes(merged, [(location.below(key), names) for key, names in named.items()])
+
+
+def _routes_of_telemetry(merged: Merged) -> Iterator[Problem]:
+    for location, telemetry in merged.single_entry("telemetry"):
+        if telemetry is BROKEN:
+            continue
+        named = [(location.below("route_slos"), set(telemetry.route_slos))]
+        duration = None if telemetry.metrics is None else telemetry.metrics.request_duration
+        if duration is not None:
+            named.append((location.below("metrics", "request_duration", "route_buckets"), set(duration.route_buckets)))
+        yield from _unknown_routes(merged, named)
+
+
+def _unknown_routes(merged: Merged, named: Sequence[tuple[SourceLocation, set[str]]]) -> Iterator[Problem]:
+    """Report names in settings that no route has."""
+    if not any(names for _, names in named):
         return
     known = {route.name for _, route in merged.routes()}
-    for key, names in named.items():
+    for location, names in named:
         for name in sorted(names - known):
-            yield location.below(key).value_problem(f"there is no route with the name {format_value(name)}")
+            yield location.value_problem(f"there is no route with the name {format_value(name)}")
 
 
 def _of_routes(merged: Merged) -> Iterator[Problem]:

@@ -77,6 +77,14 @@ def problems(folder, text):
             ("routes: []\nfilters: {headers: {request: {set: {X-A: '$remote_addr'}}}}"),
             "`$remote_addr` is taken literally: variables in strings are not supported",
         ),
+        (
+            "routes: []\ntelemetry: {route_slos: {gone: {availability: 99%}}}",
+            '5:25: telemetry.route_slos: there is no route with the name "gone"',
+        ),
+        (
+            "routes: []\ntelemetry: {metrics: {request_duration: {labels: [route], route_buckets: {gone: [1ms]}}}}",
+            'telemetry.metrics.request_duration.route_buckets: there is no route with the name "gone"',
+        ),
         ("routes: []\naccess_logs: [{sink: stderr}]", 'access_logs[0].sink: this writes to a file named "stderr"'),
         (
             "routes: []\nconsumers: [{name: a, key_auth: [{key: a-key-of-alice}]}, "
