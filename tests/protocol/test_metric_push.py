@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from tests.support.gateway import Gateway, wait_until, write_config
+from tests.e2e.programs import program
+from tests.support.gateway import STOP_DEADLINE, Gateway, wait_until, write_config
 from tests.support.telemetry import Collector
 
 LINE = re.compile(r"(fastgw\.request[a-z.]+):([0-9.e+-]+)\|(c|ms)(?:\|@([0-9.]+))?(?:\|#(.*))?")
@@ -58,6 +60,43 @@ class StatsdServer:
 
     def close(self) -> None:
         self._socket.close()
+
+
+class EtsyServer:
+    """The StatsD server itself, from npm, within a `with`. Its console tells what it has."""
+
+    SCRIPT = Path(__file__).parents[1] / "support" / "npm_packages" / "node_modules" / "statsd" / "stats.js"
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
+            for each in (udp, tcp):
+                each.bind(("127.0.0.1", 0))
+            self.port, self._console = udp.getsockname()[1], tcp.getsockname()[1]
+        settings = folder / "statsd.js"
+        settings.write_text(
+            f"{{address: '127.0.0.1', port: {self.port}, mgmt_address: '127.0.0.1', mgmt_port: {self._console}, "
+            "backends: [], flushInterval: 3600000}"
+        )
+        self._command = [program("node"), str(self.SCRIPT), str(settings)]
+
+    def __enter__(self) -> EtsyServer:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        wait_until(lambda: self.ask("gauges") is not None, "the StatsD server")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(STOP_DEADLINE)
+
+    def ask(self, command: str) -> str | None:
+        """Return what the console says; None: it does not answer yet."""
+        with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", self._console), 5.0) as sock:
+            sock.sendall(command.encode())  # a packet is a command
+            told = b""
+            while not told.endswith(b"END\n\n"):
+                told += sock.recv(65536)
+            return told.decode()
+        return None
 
 
 def configuration(metrics: dict[str, Any], *routes: str, **rest: Any) -> dict[str, Any]:
@@ -125,6 +164,19 @@ def running(config: dict[str, Any], folder: Path) -> Iterator[Gateway]:
         yield gateway
     finally:
         gateway.stop()
+
+
+def test_the_statsd_server_of_etsy_reads_every_line(tmp_path: Path) -> None:
+    with EtsyServer(tmp_path) as server:
+        push = {"statsd": {"address": f"127.0.0.1:{server.port}", "interval": "1s"}}
+        with Gateway(write_config(configuration(push, "a", "b"), tmp_path), tmp_path) as gateway:
+            for path, times in (("/a", 5), ("/b", 3), ("/bad", 2)):
+                get(gateway, path, times)
+            wait_until(lambda: "'fastgw.requests': 10" in (server.ask("counters") or ""), "all requests")
+        timers = server.ask("timers") or ""
+        (listed,) = re.findall(r"'fastgw\.request\.duration': \[([^\]]*)\]", timers)
+        assert len(listed.split(",")) == 10
+        assert "'statsd.bad_lines_seen': 0" in (server.ask("counters") or "")
 
 
 @pytest.fixture
