@@ -19,13 +19,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
-import click
 import msgspec
 import typer
 from typer.main import get_command_name
 
 from fastgw import VERSION, config
-from fastgw.admin.client import TOKEN, AdminClient, RefusedByGateway, Unreachable
+from fastgw.admin import TOKEN
 from fastgw.config.base.value_types import Address, parse_address
 from fastgw.config.settings.secrets import SecretError
 from fastgw.config.sources.files import LARGEST
@@ -34,6 +33,7 @@ from fastgw.kernel import CallRefused
 if TYPE_CHECKING:
     from typer.models import CommandInfo
 
+    from fastgw.admin.client import AdminClient
     from fastgw.admin.gateway_registry import Found
     from fastgw.admin.gateway_selection import Choice, GatewayChoice
     from fastgw.admin.node_interface import Outcome
@@ -584,6 +584,8 @@ def _header(text: str) -> tuple[str, str]:
 
 def _debugged_story(client: AdminClient, send: Callable[[], tuple[int, str]]) -> dict[str, Any]:
     """Send a request, and return its story, which comes a moment later than the response."""
+    from fastgw.admin.client import RefusedByGateway
+
     status, number = send()
     until = time.monotonic() + STORY_S
     if not number:
@@ -1222,17 +1224,21 @@ def _chosen(wanted: GatewayChoice) -> Choice:
 
 
 def _ask_which(found: Sequence[Found]) -> Found:
+    from click import IntRange
+
     from fastgw.admin.gateway_selection import listed
 
     typer.echo("Several gateways run:", err=True)
     for index, line in enumerate(listed(found), 1):
         typer.echo(f"  {index}  {line}", err=True)
-    number: int = typer.prompt("Which one", type=click.IntRange(1, len(found)), err=True)
+    number: int = typer.prompt("Which one", type=IntRange(1, len(found)), err=True)
     return found[number - 1]
 
 
 def _query_gateway(wanted: GatewayChoice, certificate: str | None, ask: Callable[[AdminClient], T]) -> T:
     """Return the response of a running gateway."""
+    from fastgw.admin.client import AdminClient, RefusedByGateway, Unreachable
+
     choice = _chosen(wanted)
     if certificate is not None and not choice.admin.tls:
         raise typer.BadParameter("a client certificate needs https://", param_hint="--certificate")

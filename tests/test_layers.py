@@ -280,7 +280,7 @@ def test_only_the_edges_catch_everything(file: Path) -> None:
 
 def test_a_command_that_asks_a_running_gateway_imports_nothing_of_one() -> None:
     """It is there at once: whoever serves or checks imports what it needs for that."""
-    told = "import sys, fastgw.cli; print(*sys.modules)"
+    told = "import sys, fastgw.cli, fastgw.admin.client; print(*sys.modules)"
     names = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.split()
     folders = {folder_named(name) for name in names if name.startswith("fastgw.")}
     assert folders == {

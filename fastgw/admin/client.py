@@ -14,14 +14,13 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
+from fastgw.admin import TOKEN
 from fastgw.admin.node_interface import JSON, Refusal
 from fastgw.config.base.value_types import Address, parse_address
 from fastgw.config.settings.secrets import Secret
 
 MESSAGE_PACK: Final = "application/vnd.msgpack"
 DEFAULT: Final = "127.0.0.1:9901"
-TOKEN: Final = "FASTGW_ADMIN_TOKEN"
-"""Environment variable with the token."""
 TIMEOUT: Final = 10.0
 """Timeout in seconds for a connection, and for each read of a response."""
 CHANGE_TIMEOUT: Final = 180.0

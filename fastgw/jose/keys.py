@@ -11,7 +11,6 @@ from hashlib import sha256
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, final
 
-from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
@@ -333,14 +332,19 @@ def keys_from_pem(raw: bytes) -> Sequence[Key]:
     return [_key_from_block(label, block) for label, block in blocks]
 
 
+def _certified(block: bytes) -> Any:
+    from cryptography import x509  # takes 14 ms of each start, and only certificates need it
+
+    return x509.load_pem_x509_certificate(block).public_key()
+
+
 def _key_from_block(label: bytes, block: bytes) -> Key:
     if label.endswith(b"PRIVATE KEY"):
         raise UnusableKey("it contains a private key; expected the public key only")
     if label not in (b"PUBLIC KEY", b"RSA PUBLIC KEY", b"CERTIFICATE"):
         raise UnusableKey("it contains a PEM block that is neither a public key nor a certificate")
     try:
-        certified = label == b"CERTIFICATE"
-        key: Any = x509.load_pem_x509_certificate(block).public_key() if certified else load_pem_public_key(block)
+        key: Any = _certified(block) if label == b"CERTIFICATE" else load_pem_public_key(block)
     except (ValueError, UnsupportedAlgorithm):
         raise UnusableKey("it contains a key that cannot be parsed") from None
     if isinstance(key, rsa.RSAPublicKey):

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Literal, NamedTuple, cast
 
-from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from fastgw.kernel import memory_file
@@ -57,12 +56,19 @@ def dns_names(certificate: dict[str, Any]) -> list[str]:
     return [name.lower() for kind, name in certificate.get("subjectAltName", ()) if kind == "DNS"]
 
 
+def public_key_of(certificate: bytes) -> Any:
+    """Return the public key of the first certificate of a file. Raises `ValueError`, `UnsupportedAlgorithm`."""
+    from cryptography import x509  # takes 14 ms of each start, and only certificates need it
+
+    return x509.load_pem_x509_certificate(certificate).public_key()
+
+
 def key_kind(certificate: bytes) -> str:
     """Return the key type of the first certificate of a file; "" = unknown. A context has one certificate of each type,
     selected by what the client can verify.
     """
     try:
-        return type(x509.load_pem_x509_certificate(certificate).public_key()).__name__
+        return type(public_key_of(certificate)).__name__
     except (ValueError, UnsupportedAlgorithm):
         return ""
 
@@ -192,6 +198,8 @@ def revocations_end(revocations: bytes) -> float | None:
 
 def revocation_dates(revocations: bytes) -> list[float]:
     """Return the expiry (`nextUpdate`) of each revocation list in epoch seconds; some have none."""
+    from cryptography import x509  # see `public_key_of`
+
     ends = []
     for block in _LIST.findall(revocations):
         try:

@@ -7,10 +7,8 @@ import ssl
 from collections.abc import Sequence
 from typing import Any, Final
 
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from fastgw.net.pem import decoded
 
@@ -20,6 +18,9 @@ _SINCE: Final = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 
 def placeholder(domains: Sequence[str]) -> bytes:
     """Return a self-signed certificate for these names, followed by its key."""
+    from cryptography import x509  # takes 14 ms of each start, and only certificates need it
+    from cryptography.x509.oid import NameOID
+
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, COMMON_NAME)])
     made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())

@@ -397,14 +397,22 @@ class TestProxyProtocol:
         listener = {"address": "127.0.0.1:0", "trusted_proxies": [trusted], "proxy_protocol": "required"}
         return answering(workers=1, listeners={"main": listener}, **more)
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def trusting(cls, tmp_path_factory):
+        """Where a header is required, and believed."""
+        with Gateway(cls.config("127.0.0.1"), tmp_path_factory.mktemp("trusting")) as gateway:
+            yield gateway
+
     @pytest.mark.parametrize("send", [whole, byte_by_byte])
     @pytest.mark.parametrize(("header", "client"), PROXY_HEADERS)
-    def test_the_header_tells_the_client(self, tmp_path, send, header, client):
+    def test_the_header_tells_the_client(self, trusting, send, header, client):
         """And what follows it in the same segment is the request."""
-        with Gateway(self.config("127.0.0.1"), tmp_path) as gateway, gateway.connect() as peer:
-            send(peer, header + GET)
+        path = f"/{send.__name__}/{header.hex()}"
+        with trusting.connect() as peer:
+            send(peer, header + GET.replace(b"/", path.encode(), 1))
             assert peer.read_response().status == 200
-            assert gateway.wait_for_record(status=200)["client"] == client
+            assert trusting.wait_for_record(path=path)["client"] == client
 
     def test_the_upstream_learns_of_the_client(self, tmp_path):
         with Origin() as origin:
@@ -433,8 +441,8 @@ class TestProxyProtocol:
             gateway.stderr.wait_for(lambda line: b"listener main: connection from 127.0.0.1 refused" in line)
 
     @pytest.mark.parametrize("header", [b"", b"PROXY TCP4 nonsense\r\n", V2 + b"\x31\x11\x00\x0c"])
-    def test_without_a_proper_header_nothing_is_served(self, tmp_path, header):
-        with Gateway(self.config("127.0.0.1"), tmp_path) as gateway, gateway.connect() as peer:
+    def test_without_a_proper_header_nothing_is_served(self, trusting, header):
+        with trusting.connect() as peer:
             peer.send_gently(header + GET)
             peer.assert_ended()
 

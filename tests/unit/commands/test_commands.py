@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import typer
 import typer.main
-from click import Context
 from typer.core import TyperGroup
 
 from fastgw import cli
@@ -18,7 +18,7 @@ def all_of_them() -> TyperGroup:
 
 def help_of(group: TyperGroup, name: str) -> str:
     command = group.commands[name]
-    return command.get_help(Context(command, info_name=name))
+    return command.get_help(typer.Context(command, info_name=name))
 
 
 @pytest.mark.parametrize("name", sorted(all_of_them().commands))
