@@ -26,7 +26,7 @@ ORDER = [
     {"config/decoding", "consumers", "operator_log", "upstream/targets"},
     {"analytics", "audit", "config/egress", "config/openapi", "exchange", "filters/outbound", "helper_processes"},
     {"capture", "config/kyma", "config/validation", "files", "upstream/connections", "upstream/load_balancing"},
-    {"config/kubernetes"},
+    {"config/kubernetes", "discovery"},
     {"config/loading", "upstream/health", "upstream/policies"},
     {"config", "upstream"},
     {"diff", "recording"},

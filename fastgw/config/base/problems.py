@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Final
+from urllib.parse import unquote
 
 from msgspec import Struct
 from msgspec.structs import force_setattr, replace
@@ -15,6 +16,10 @@ Path = tuple[str | int, ...]
 
 LOOKUPS: Final = ("dns", "srv")
 """Kinds of target lookups, as named in the configuration and in the names of virtual files."""
+DISCOVERIES: Final = ("consul", "nacos", "eureka", "docker")
+"""Kinds of service discovery, likewise."""
+VAULT: Final = "vault"
+"""Kind of secrets of Vault, likewise."""
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)} | {ord("\n"): "\\n", ord("\t"): "\\t"}
 _LONGEST = 300
 _EXPECTED: Final = "expected "
@@ -76,13 +81,17 @@ def _with_count(problem: Problem, more: int) -> Problem:
 
 
 def shown_file(name: str) -> str:
-    """Return a file's name for people. The virtual file of a DNS lookup has a name of its own, which only looks like a
-    URL.
+    """Return a file's name for people. The virtual files of DNS lookups and of other services have names of their own,
+    which only look like URLs.
     """
     kind, is_url, rest = name.partition("://")
     if is_url and kind == "acme":
         return rest.rpartition("?")[0]  # a file on the disk
-    return f"{kind}: {rest.partition('?')[0]}" if is_url and kind in LOOKUPS else name
+    if is_url and kind in (VAULT, *DISCOVERIES):
+        rest = unquote(rest.partition("/")[2])
+    elif not is_url or kind not in LOOKUPS:
+        return name
+    return f"{kind}: {rest.partition('?')[0]}"
 
 
 class ConfigError(Exception):

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
-from fastgw.config.base.problems import Path, Problem, format_value, nearest, suggest
+from fastgw.config.base.problems import VAULT, Path, Problem, format_value, nearest, shown_file, suggest
 from fastgw.config.base.settings_base import AnyValue, Besides, OrEntry, Renamed, Shorthand
 from fastgw.config.base.value_types import FileName, Notation
 from fastgw.config.formats.positions import SyntaxProblem
@@ -30,6 +30,7 @@ from fastgw.config.sources.environment_variables import KEY as VARIABLE
 from fastgw.config.sources.environment_variables import VariableError, text_of, variable_in
 from fastgw.config.sources.extension_packages import UnknownType, type_called
 from fastgw.config.sources.files import Files
+from fastgw.config.sources.followed_files import FollowedFile
 from fastgw.config.sources.virtual_files import is_derived
 
 
@@ -38,6 +39,12 @@ class Broken:
 
 
 BROKEN: Final = Broken()
+CREDENTIALS_DIRECTORY: Final = "CREDENTIALS_DIRECTORY"
+"""Environment variable in which systemd names the directory of a unit's credentials."""
+CREDENTIAL: Final = r"[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,254}"
+"""Name of a credential of a systemd unit."""
+VAULT_SUBJECT: Final = r"[A-Za-z0-9_.~@-]+(/[A-Za-z0-9_.~@-]+)*#[A-Za-z0-9_.~@/-]+"
+"""Path and key of a secret of Vault."""
 
 
 @dataclass
@@ -346,7 +353,8 @@ class Hidden(Decoder):
 
     @property
     def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
-        return f"{'a quoted string, ' if self.text else ''}{{env: NAME}} or {{file: path}}"
+        text = "a quoted string, " if self.text else ""
+        return f"{text}{{env: NAME}}, {{file: path}}, {{credential: NAME}} or {{vault: path#key}}"
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         match value:
@@ -360,16 +368,44 @@ class Hidden(Decoder):
                 if file is BROKEN:
                     return BROKEN
                 return self._in_file(Secret(file=file), below, reading)
+            case {"credential": str(name)} if len(value) == 1:
+                return self._credential(name, (*path, "credential"), reading)
+            case {"vault": str(subject)} if len(value) == 1:
+                return self._in_vault(subject, (*path, "vault"), reading)
             case _:
                 return reading.report(path, "not a valid secret", f"expected {self.expected}")
         return self._with_value(secret, secret.value, below, reading)
+
+    def _credential(self, name: str, path: Path, reading: Reading) -> Any:
+        """Read a credential of the systemd unit, which is a file in a directory of its own."""
+        if not re.fullmatch(CREDENTIAL, name):
+            return reading.report(path, f"{format_value(name)} is not the name of a credential", "expected a file name")
+        folder = os.environ.get(CREDENTIALS_DIRECTORY)
+        if not folder:
+            wrong = f"the environment variable {CREDENTIALS_DIRECTORY} is not set"
+            return reading.report(path, wrong, f"expected a systemd unit with LoadCredential={name}:…")
+        if reading.document.is_generated:
+            return reading.report(path, "is a credential of the gateway's machine", "expected a value of a Secret")
+        return self._in_file(Secret(file=os.path.normpath(os.path.join(folder, name))), path, reading)
+
+    def _in_vault(self, subject: str, path: Path, reading: Reading) -> Any:
+        if not re.fullmatch(VAULT_SUBJECT, subject) or {".", ".."} & {*subject.partition("#")[0].split("/")}:
+            return reading.report(
+                path, "not a secret of Vault", 'expected a path and a key such as "secret/app#password"'
+            )
+        if reading.document.is_generated:
+            return reading.report(path, "is a secret of the gateway", "expected a value of a Secret")
+        identity = reading.files.remotes.identities.get(VAULT)
+        if identity is None:
+            return reading.report(path, "Vault is not configured", "expected a valid `vault` at the top level")
+        return self._in_file(Secret(file=FollowedFile(VAULT, identity, subject).name), path, reading)
 
     def _in_file(self, secret: Secret, path: Path, reading: Reading) -> Any:
         """Capture the file like other files, so that changes are noticed."""
         try:
             content = reading.files.read(secret.file)
         except SyntaxProblem as flaw:
-            return reading.report(path, f"{secret.file} {flaw.wrong}", "expected a secret")
+            return reading.report(path, f"{shown_file(secret.file)} {flaw.wrong}", "expected a secret")
         return self._with_value(secret, lambda: secret_in(secret.file, content), path, reading)
 
     def _with_value(self, secret: Secret, value: Callable[[], str], path: Path, reading: Reading) -> Any:
@@ -381,7 +417,7 @@ class Hidden(Decoder):
             return reading.report(path, str(error), "expected a secret")
         except ValueError as error:
             assert self.checked is not None
-            where = f"{secret.file}: " if secret.file else ""
+            where = f"{shown_file(secret.file)}: " if secret.file else ""
             return reading.report(path, f"{where}{error}", self.checked.expected)
         return secret
 

@@ -39,6 +39,7 @@ from fastgw.config.settings.gateway import Config
 from fastgw.config.sources.environment_variables import KEY, NAME
 
 Schema = dict[str, Any]
+SECRET_SOURCES: Final = ("env", "file", "credential", "vault")
 VARIABLE: Final[Schema] = {
     "type": "object",
     "description": "The value of an environment variable.",
@@ -245,7 +246,10 @@ _DRAW: Final[Mapping[type[Decoder], Callable[[_Drawing, Any], Schema]]] = {
     InNotation: lambda drawing, shape: dict(shape.notation.schema),
     File: lambda drawing, shape: {"type": "string", "minLength": 1},
     Hidden: lambda drawing, shape: {
-        "anyOf": [*([{"type": "string", "minLength": 1}] if shape.text else ()), _source("env"), _source("file")]
+        "anyOf": [
+            *([{"type": "string", "minLength": 1}] if shape.text else ()),
+            *map(_source, SECRET_SOURCES),
+        ]
     },
     Sequence: _Drawing.sequence,
     Table: _Drawing.table,

@@ -10,16 +10,18 @@ from glob import has_magic
 from types import MappingProxyType
 from typing import Any, Final
 
-from msgspec.structs import astuple, replace
+from msgspec.structs import astuple, fields, replace
 
 from fastgw.config.base.problems import Path, Problem, format_value, shown_file, suggest
 from fastgw.config.decoding.decoder import BROKEN, Reading, Structure, shape_of
 from fastgw.config.formats.positions import SyntaxProblem
+from fastgw.config.settings.discovered_targets import DiscoveredTargets
 from fastgw.config.settings.egress import Egress
 from fastgw.config.settings.gateway import Config, ConsumerFile, Targets, TargetsDns, TargetsFile, TargetsSrv
 from fastgw.config.sources.dns_targets import UNKNOWN, is_lookup, lookup_name
 from fastgw.config.sources.documents import Document
 from fastgw.config.sources.files import Files
+from fastgw.config.sources.followed_files import FollowedFile, is_discovered
 
 MAPS: Final = ("listeners", "upstreams", "filter_sets", "filters")
 LISTS: Final = ("include", "extensions", "access_logs", "consumers", "consumer_files", "routes")
@@ -234,12 +236,16 @@ def targets_in_files(
     notes: list[Problem] = []
     for location, name, upstream in list(merged.whole("upstreams")):
         source = upstream.targets
-        if not isinstance(source, TargetsFile | TargetsDns | TargetsSrv):
+        if not isinstance(source, TargetsFile | TargetsDns | TargetsSrv | DiscoveredTargets):
             continue
-        file = _name_of(source, upstream.resolve.interval)
+        if isinstance(source, DiscoveredTargets):
+            file = _discovered_name(source, location, files)
+        else:
+            file = _name_of(source, upstream.resolve.interval)
         if file is not BROKEN and _is_unknown(file, files):
             merged.maps["upstreams"][name] = location, replace(upstream, targets=())
-            why = files.unresolved.get(file, f"{shown_file(file)}: not resolved yet")
+            missing = "no targets" if is_discovered(file) else "not resolved yet"
+            why = files.unresolved.get(file, f"{shown_file(file)}: {missing}")
             notes.append(location.below("targets").problem(f"{why}: requests are answered 503 until it can be"))
         elif file is not BROKEN:
             suffix = "" if isinstance(source, TargetsFile) else ".json"
@@ -257,11 +263,26 @@ def targets_in_files(
 
 
 def _is_unknown(file: str, files: Files) -> bool:
-    """Whether this is a lookup without any result yet."""
+    """Whether this is a lookup without any result yet, or an empty list of service discovery."""
     try:
-        return is_lookup(file) and files.read(file) == UNKNOWN
+        return (is_lookup(file) or is_discovered(file)) and files.read(file) == UNKNOWN
     except SyntaxProblem:
         return False  # its next reader reports it
+
+
+def _discovered_name(source: DiscoveredTargets, location: SourceLocation, files: Files) -> Any:
+    """Return the file with the targets of service discovery; `BROKEN` if it is unknown."""
+    if any(each is BROKEN for each in astuple(source)):
+        return BROKEN
+    kind = next(iter(fields(source))).name
+    identity = files.remotes.identities.get(kind)
+    if identity is None:
+        at = location.below("targets", kind)
+        at.report(
+            f"`providers.{kind}` is not configured", f"expected valid settings of `providers.{kind}`", at_key=False
+        )
+        return BROKEN
+    return FollowedFile(kind, identity, getattr(source, kind), source.options).name
 
 
 def _name_of(source: TargetsFile | TargetsDns | TargetsSrv, interval: float) -> Any:

@@ -15,6 +15,7 @@ from fastgw.config.base.problems import ConfigError, Problem, begin_hints
 from fastgw.config.base.value_types import ADDRESS, URL, Notation
 from fastgw.config.decoding.acme_certificates import set_acme_storage
 from fastgw.config.decoding.filter_levels import with_defaults
+from fastgw.config.decoding.followed_services import identity_of, services_in
 from fastgw.config.decoding.merge import Merged, add_consumers, merge, put_targets, targets_in_files
 from fastgw.config.egress.expand import EgressKept, expand
 from fastgw.config.kubernetes.provider import KubernetesKept, add_kubernetes
@@ -25,6 +26,7 @@ from fastgw.config.sources.dns_targets import UNKNOWN
 from fastgw.config.sources.documents import Document, FoundFile, Source, read_all
 from fastgw.config.sources.extension_packages import Types, extended
 from fastgw.config.sources.files import Disk, Files, Memory
+from fastgw.config.sources.followed_files import Remotes
 from fastgw.config.validation.filter_overrides import FilterRules
 from fastgw.config.validation.http2 import http2_notes
 from fastgw.config.validation.ineffective_settings import idle_settings, overlaid_targets
@@ -188,10 +190,24 @@ def _checked(found: FoundFile, filter_types: Mapping[str, type], files: Files, r
     begin_hints()
     merged: Merged | None = None
     try:
-        loaded, merged = _validated(found, filter_types, files, remembered, {})
+        with _remotes(services_in(found.documents, filter_types, files), files) as files.remotes:
+            loaded, merged = _validated(found, filter_types, files, remembered, {})
         return loaded
     finally:
         remembered.end_reading(merged)
+
+
+@contextmanager
+def _remotes(services: Mapping[str, Any], files: Files) -> Iterator[Remotes]:
+    """Yield the services that followed files come from; for a reading without access to the disk, their identities."""
+    identities = {kind: identity_of(each) for kind, each in services.items()}
+    if not services or isinstance(files, Memory):
+        yield Remotes(identities)
+        return
+    from fastgw.discovery.sources import fetching  # it takes time, and most configurations do not need it
+
+    with fetching(services, files.contents_read) as fetch:
+        yield Remotes(identities, fetch)
 
 
 def _validated(

@@ -32,6 +32,7 @@ from fastgw.config.settings.credentials import (
     Values,
     Word,
 )
+from fastgw.config.settings.discovery import Consul, Docker, Eureka, Nacos
 from fastgw.config.settings.kubernetes import KubernetesProvider
 from fastgw.config.settings.secrets import RedisUrl, Secret
 from fastgw.config.settings.upstreams import Retries, UpstreamTimeouts, UpstreamTls
@@ -328,3 +329,11 @@ class Providers(Settings):
     """Kyma's documents. They become services of `egress`. null = none."""
     kubernetes: KubernetesProvider | None = None
     """Gateway API and Ingress of a Kubernetes cluster. null = none."""
+    consul: Consul | None = None
+    """Consul, for `targets: {consul: …}`. null = none."""
+    nacos: Nacos | None = None
+    """Nacos, for `targets: {nacos: …}`. null = none."""
+    eureka: Eureka | None = None
+    """Eureka, for `targets: {eureka: …}`. null = none."""
+    docker: Docker | None = None
+    """Docker, for `targets: {docker: …}`. null = none."""

@@ -96,6 +96,7 @@ from fastgw.config.settings.upstreams import (
     UpstreamTimeouts,
     UpstreamTls,
 )
+from fastgw.config.settings.vault import Vault
 from fastgw.config.settings.websocket_api import WebsocketApi
 from fastgw.http.error_templates import json_template
 from fastgw.http.field_names import RESERVED
@@ -1123,6 +1124,8 @@ class Config(Settings):
     log reports it, and the other files are not affected."""
     acme: Acme | None = None
     """Certificates that the gateway obtains and renews by itself. null = none."""
+    vault: Vault | None = None
+    """Vault, for secrets that are written `{vault: path#key}`. null = none."""
     state: State | None = None
     """Shared state of several nodes. null = none: each node counts on its own."""
     quotas: Quotas = Quotas()

@@ -7,10 +7,13 @@ from typing import Annotated, Any, Final
 
 from msgspec import Struct
 
+from fastgw.config.base.problems import shown_file
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.sources import environment_variables
 from fastgw.config.sources.environment_variables import VariableError, decoded, text_of
 from fastgw.config.sources.files import read_file
+from fastgw.config.sources.followed_files import is_followed
+from fastgw.config.sources.virtual_files import known_content
 from fastgw.redis.address import check_redis
 
 LONGEST: Final = environment_variables.LONGEST
@@ -46,7 +49,8 @@ class SecretError(Exception):
 
 
 class Secret(Struct, frozen=True):
-    """A text that is never shown: from an environment variable, a file, or the configuration itself.
+    """A text that is never shown: from an environment variable, a file (also one that is followed in Vault), or the
+    configuration itself.
 
     One of the fields is set, the others are "".
     """
@@ -83,7 +87,7 @@ RedisUrl = Annotated[Secret, Checked(check_redis, "expected a Redis URL")]
 
 def secret_in(file: str, content: bytes) -> str:
     """Return the secret in a file's contents. Raises `SecretError`."""
-    return _checked(file, content.removesuffix(b"\n").removesuffix(b"\r"))
+    return _checked(shown_file(file), content.removesuffix(b"\n").removesuffix(b"\r"))
 
 
 def _checked(where: str, raw: bytes) -> str:
@@ -94,6 +98,11 @@ def _checked(where: str, raw: bytes) -> str:
 
 
 def _contents(file: str) -> bytes:
+    if is_followed(file):
+        content = known_content(file)
+        if content is None:
+            raise SecretError(f"{shown_file(file)} is not known yet")
+        return content
     try:
         return read_file(file, LONGEST + 2)  # and a trailing newline
     except OSError as error:

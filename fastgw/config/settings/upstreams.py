@@ -27,6 +27,7 @@ from fastgw.config.base.value_types import (
     Url,
     trait,
 )
+from fastgw.config.settings.discovered_targets import TARGETS_BY_KIND
 from fastgw.config.settings.secrets import Secret
 
 PoolNumber = Annotated[int, Meta(le=1_000_000)]
@@ -87,6 +88,9 @@ class TargetsSrv(Settings):
     """Interval between lookups; null = `resolve.interval` of the upstream. A failed lookup is retried after 1 s, 2 s
     and so on, up to this interval. Meanwhile the previous targets stay in use; if there are none yet, as after a start,
     requests are answered 503 (`no_healthy_target`)."""
+
+
+_TARGET_SOURCES: Final = (TargetsFile, TargetsDns, TargetsSrv, *TARGETS_BY_KIND.values())
 
 
 class Resolve(Settings):
@@ -484,9 +488,10 @@ class CircuitBreaker(Settings):
 class Upstream(Settings):
     """Upstream: a named group of targets that serve the same requests."""
 
-    targets: Annotated[tuple[WrittenTarget, ...], OrFrom((TargetsFile, TargetsDns, TargetsSrv))]
+    targets: Annotated[tuple[WrittenTarget, ...], OrFrom(_TARGET_SOURCES)]
     """Targets of the upstream: a list of `{url: …}` or of URLs, or a source of targets: `{file: path}`, `{dns: name,
-    port: 9000}` or `{srv: name}`. Changes in a source take effect without a reload."""
+    port: 9000}`, `{srv: name}`, `{consul: name}`, `{nacos: name}`, `{eureka: name}` or `{docker: label}`. Changes in a
+    source take effect without a reload."""
     protocol: Literal["http1", "http2", "auto", "grpc"] = "auto"
     """Protocol spoken to the targets. `http1`: HTTP/1.1; `http2`: HTTP/2, which `https` targets must select by ALPN and
     others must support by prior knowledge; `auto`: the version that an `https` target selects by ALPN, HTTP/1.1 for

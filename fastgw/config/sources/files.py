@@ -13,6 +13,7 @@ from typing import Final
 from fastgw.config.base.problems import shown_file
 from fastgw.config.formats.positions import OUT_OF, MissingPackage, OutOfResources, SyntaxProblem
 from fastgw.config.sources.dns_targets import AT_START_S, UNKNOWN, is_lookup, looked_up
+from fastgw.config.sources.followed_files import NO_REMOTES, is_discovered, is_followed
 from fastgw.config.sources.include_globs import Search
 from fastgw.config.sources.virtual_files import (
     content_of,
@@ -90,6 +91,8 @@ class Disk:
         self._known = known
         self._lookups_end_at = inf
         self.unresolved: dict[str, str] = {}
+        self.remotes = NO_REMOTES
+        """Services that followed files are fetched from."""
         self._held: dict[str, bytes] = {}
         self._left = LARGEST
         self._search = Search()
@@ -111,8 +114,9 @@ class Disk:
                     raise OutOfResources(f"{name} cannot be read: {error.strerror}") from error
                 raise SyntaxProblem(f"cannot be read: {error.strerror or error}") from error
             except SyntaxProblem as flaw:
-                if is_lookup(name):
-                    if self._known is None or isinstance(flaw, MissingPackage):
+                if is_lookup(name) or is_followed(name):
+                    is_needed = is_followed(name) and not is_discovered(name) and name not in (self._known or {})
+                    if self._known is None or isinstance(flaw, MissingPackage) or is_needed:
                         raise
                     self.unresolved[name] = f"{shown_file(name)}: {flaw.wrong}"
                     self._held[name] = self._known.get(name, UNKNOWN)
@@ -126,9 +130,19 @@ class Disk:
     def _found(self, name: str) -> bytes:
         if is_watched(name):
             return content_of(name)
+        if is_followed(name):
+            return self._followed(name)
         if is_issued(name):
             return _issued(name, self._left)
         return self._looked_up(name) if is_lookup(name) else read_file(name, self._left)
+
+    def _followed(self, name: str) -> bytes:
+        """Return the content that the control process follows; in other processes, and at first, fetch it."""
+        content = known_content(name)
+        if content is None:
+            content = self.remotes.fetch(name)
+            remember(name, content)
+        return content
 
     def _looked_up(self, name: str) -> bytes:
         now = monotonic()
@@ -190,6 +204,8 @@ class Memory:
 
     unresolved: Mapping[str, str] = MappingProxyType({})
     """Always empty: no lookups are made."""
+    remotes = NO_REMOTES
+    """Services that followed files have come from: their identities only."""
 
     def __init__(self, held: Mapping[str, bytes]) -> None:
         self.contents_read = {name: content for name, content in held.items() if not is_derived(name)}

@@ -96,12 +96,15 @@ def awaits(captured: Mapping[str, bytes]) -> bool:
     return any(is_watched(name) and content == NOTHING for name, content in captured.items())
 
 
-def set_content(name: str, content: bytes) -> None:
-    """Set the content of a virtual file for all later readers in this process. Thread-safe."""
+def set_content(name: str, content: bytes) -> bool:
+    """Set the content of a virtual file for all later readers in this process. Returns whether it is another one.
+    Thread-safe.
+    """
     with _lock:
         turn, before = _contents.get(name, (0, b""))
         if content != before:
             _contents[name] = turn + 1, content
+        return content != before
 
 
 def remember(name: str, content: bytes) -> None:

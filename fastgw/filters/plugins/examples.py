@@ -688,6 +688,16 @@ acme:
       ca: issuer-ca.pem
       external_account: {key_id: account-1, key: {file: account.key}}
 """,
+    "vault": """\
+vault:
+  address: https://vault.example:8200
+  auth: {approle: {role_id: {env: VAULT_ROLE_ID}, secret_id: {file: /run/fastgw/secret-id}, mount: approle}}
+  mount: secret
+  namespace: team
+  interval: 60s
+  timeout: 5s
+  tls: {ca: /etc/fastgw/vault-ca.pem}
+""",
     "state": "state: {url: {env: REDIS_URL}, when_away: local, timeout: 100ms, prefix: fastgw}\n",
     "quotas": "quotas: {file: quotas.sqlite3}\n",
     "analytics": "analytics: {path: /var/lib/fastgw/analytics.db, keep: 30d, size: 512MiB}\n",
@@ -846,6 +856,46 @@ providers:
       tls: {ca: company.pem}
       use: [small]
       filters: {target_errors: null}
+""",
+    "providers.consul": """\
+providers:
+  consul:
+    address: https://consul.example:8501
+    token: {file: /run/fastgw/consul-token}
+    namespace: shop
+    wait: 5m
+    tls: {ca: /etc/fastgw/consul-ca.pem}
+upstreams:
+  users: {targets: {consul: users, tags: [v2], datacenter: dc1, scheme: http}}
+""",
+    "providers.nacos": """\
+providers:
+  nacos:
+    address: http://nacos.example:8848/nacos
+    namespace: shop
+    username: gateway
+    password: {env: NACOS_PASSWORD}
+    interval: 5s
+    tls: {}
+upstreams:
+  users: {targets: {nacos: users, group: DEFAULT_GROUP, clusters: [DEFAULT], scheme: http}}
+""",
+    "providers.eureka": """\
+providers:
+  eureka:
+    address: http://eureka.example:8761/eureka
+    username: gateway
+    password: {env: EUREKA_PASSWORD}
+    interval: 10s
+    tls: {}
+upstreams:
+  users: {targets: {eureka: USERS, scheme: http}}
+""",
+    "providers.docker": """\
+providers:
+  docker: {address: "unix:/var/run/docker.sock", network: shop, tls: {}}
+upstreams:
+  users: {targets: {docker: users, port: 8080, scheme: http}}
 """,
     "providers.kubernetes": """\
 providers:

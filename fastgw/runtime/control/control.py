@@ -33,6 +33,7 @@ from fastgw.runtime.control.auditing import Auditing
 from fastgw.runtime.control.cache_contents import CacheContents
 from fastgw.runtime.control.cache_purging import CachePurging
 from fastgw.runtime.control.feed_runner import FeedRunner
+from fastgw.runtime.control.followed_sources import FollowedSources
 from fastgw.runtime.control.health_checker import Checks
 from fastgw.runtime.control.kubernetes.cluster_controller import ClusterControl
 from fastgw.runtime.control.kubernetes.watch import Watching
@@ -123,11 +124,13 @@ class Control:
         self._watching = Watching(self._apply_applications)
         self._issuing = Issuing(node_state, channel, self._look_at_files)
         self._view.acme = self._issuing.infos
+        self._followed = FollowedSources(self._look_at_files)
         self._cluster = ClusterControl(self._proposer.apply_watched_objects)
         self._view.feeds = lambda: [
             *self._feeding.feed_infos(),
             *self._watching.feed_infos(),
             *self._cluster.feed_infos(),
+            *self._followed.feed_infos(),
         ]
         self._checks = Checks(self._worker_loop, node_state.shared, node_state.words.targets.health)
         self._view.health = self._checks
@@ -212,6 +215,7 @@ class Control:
         self._view.recording.stop()
         self._feeding.stop()
         self._watching.stop()
+        self._followed.stop()
         await self._cluster.end()
         self._issuing.stop()
         self._revoking.stop()
@@ -239,6 +243,7 @@ class Control:
         self._cache_purging.use_state(source)
         self._caches.use_redis(redis_of(accepted.settings, source))
         self._watching.watch_provider(accepted.settings.providers, accepted.captured)
+        self._followed.use_configuration(accepted)
         self._cluster.watch_provider(accepted.settings.providers, accepted.captured)
         self._auditing.use_configuration(accepted.settings)
         self._view.recording.use_configuration()

@@ -12,6 +12,7 @@ from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.sources.dns_targets import is_lookup, keep_failures, turn_of
 from fastgw.config.sources.documents import Source, patterns_of
 from fastgw.config.sources.files import pattern_in
+from fastgw.config.sources.followed_files import is_followed
 from fastgw.config.sources.include_globs import Search
 from fastgw.config.sources.virtual_files import is_derived, is_issued, is_watched, issued_in
 from fastgw.config.sources.virtual_files import turn_of as turn_of_watched
@@ -90,7 +91,7 @@ def trait_of(path: str) -> Trait | None:
     """Return the fingerprint of a file, which changes with its contents; None if it does not exist."""
     if is_lookup(path):
         return (turn_of(path),)
-    if is_watched(path):
+    if is_watched(path) or is_followed(path):
         return (str(turn_of_watched(path)),)
     try:
         found = os.stat(issued_in(path)[0] if is_issued(path) else path)

@@ -30,6 +30,7 @@ from fastgw.config.loading.locate_filter import Where
 from fastgw.config.settings.gateway import DEFAULT_ADMIN, Config
 from fastgw.config.sources.dns_targets import UNKNOWN, is_lookup
 from fastgw.config.sources.files import brought_forward, found_by_patterns, pattern_in, read_again, why_no_folder
+from fastgw.config.sources.followed_files import is_followed
 from fastgw.config.sources.virtual_files import content_of, is_issued, is_watched, remember
 from fastgw.consumers.index import index_of
 from fastgw.diff import as_text, differences
@@ -141,8 +142,9 @@ class Proposer:
         self._withheld_dates: Mapping[str, float] = {}  # since when
         self.warnings: Why = {}
         """Warnings about active files, by file."""
-        for name in (each for each in self.current.captured if is_watched(each) or is_issued(each)):
-            remember(name, self.current.captured[name])
+        for name, content in self.current.captured.items():
+            if is_watched(name) or is_issued(name) or is_followed(name):
+                remember(name, content)
         self._due_date = inf
         self._staleness = Staleness(self.records)
         self._again: Mapping[Subject, RetryBackoff] = {"file": RetryBackoff(), "contents": RetryBackoff()}
@@ -185,7 +187,7 @@ class Proposer:
         """
         alike: dict[str, list[str]] = {}
         for file, why in self.withheld.items():
-            if not is_lookup(file):
+            if not is_lookup(file) and not is_followed(file):
                 alike.setdefault(why, []).append(file)
         return [
             KeptFile(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Final, NamedTuple
 
+from fastgw.config.sources.followed_files import use_contents
 from fastgw.gateway.compiler import building
 from fastgw.gateway.tables import CompileError, Gateway, dismantling
 from fastgw.operator_log import described
@@ -100,6 +101,7 @@ class TableSwap:
             accepted = yield from unsealing(descriptor, sources=False)
         finally:
             os.close(descriptor)
+        use_contents(accepted.captured)
         base = self.gateway if accepted.base == self.generation else None
         gateway = yield from building(accepted.plan, accepted.workers, base)
         gateway.slot_table = accepted.slot_table

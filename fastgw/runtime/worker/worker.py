@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from fastgw.cache.shared.layout import OtherCacheLayout
 from fastgw.cache.tiers.node_stores import StoreHandles
+from fastgw.config.sources.followed_files import use_contents
 from fastgw.downstream import Server
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.filters.api import Services
@@ -104,6 +105,7 @@ class WorkerBootstrap:
         if node_state.sealed.generation == node_state.compiled:
             return node_state.gateway
         accepted = node_state.sealed.whole()
+        use_contents(accepted.captured)
         gateway = at_once(building(accepted.plan, accepted.workers, None))
         gateway.slot_table = accepted.slot_table
         for name, table in gateway.tables.items():

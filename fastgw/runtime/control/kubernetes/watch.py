@@ -280,7 +280,7 @@ class KubernetesWatch:
         feed: str,
         access: ClusterAccess,
         namespace: str,
-        publish: Callable[[bytes], None],
+        publish: Callable[[bytes], object],
         take: Callable[[], Awaitable[bool]],
     ) -> None:
         """`feed`: its name in reports."""

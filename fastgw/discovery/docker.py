@@ -1,0 +1,123 @@
+"""Targets from Docker: running containers with a label, listed again when an event tells of a container."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+
+from fastgw.config.settings.discovery import Docker
+from fastgw.config.settings.secrets import Secret
+from fastgw.config.sources.followed_files import FollowedFile
+from fastgw.discovery.http_client import ServiceClient, SourceFailed, SourceRefused
+from fastgw.discovery.targets import Instance, TargetList, decode_answer, target_list
+
+TIMEOUT_S: Final = 5.0
+LABEL: Final = "fastgw.upstream"
+PORT: Final = "fastgw.port"
+WEIGHT: Final = "fastgw.weight"
+PRIORITY: Final = "fastgw.priority"
+EVENTS: Final = ("start", "die", "destroy", "pause", "unpause", "health_status")
+"""Events of containers after which the list may be another one."""
+RELISTED_S: Final = 60.0
+"""Interval after which the list is read again without an event, in case one was lost."""
+GATHER_S: Final = 0.1
+"""Seconds for which further events are awaited: containers start in groups."""
+_UNHEALTHY: Final = ("(unhealthy)", "(health: starting)")
+
+
+class _Port(msgspec.Struct):
+    PrivatePort: int = 0
+    Type: str = "tcp"
+
+
+class _Network(msgspec.Struct):
+    IPAddress: str = ""
+    GlobalIPv6Address: str = ""
+
+
+class _Networks(msgspec.Struct):
+    Networks: dict[str, _Network] = {}
+
+
+class _Container(msgspec.Struct):
+    Labels: dict[str, str] = {}
+    State: str = ""
+    Status: str = ""
+    Ports: list[_Port] = []
+    NetworkSettings: _Networks = msgspec.field(default_factory=_Networks)
+
+
+class DockerList:
+    """The running containers with one value of the label."""
+
+    def __init__(
+        self, settings: Docker, file: FollowedFile, client: ServiceClient, secret: Callable[[Secret], str]
+    ) -> None:
+        self._settings, self._file, self._client = settings, file, client
+
+    async def follow(self) -> AsyncIterator[TargetList]:
+        """Yield the list at once, and again after each event. Raises `SourceFailed`.
+
+        The list is read after the subscription to the events, so none between the two is lost.
+        """
+        filters = {"type": ["container"], "event": [*EVENTS], "label": [f"{LABEL}={self._file.subject}"]}
+        target = f"/events?{urlencode({'filters': _json(filters)})}"
+        while True:
+            with suppress(TimeoutError):  # no event for a while: the connection is replaced, in case it is dead
+                async with self._client.stream(target, silence=RELISTED_S) as (head, events):
+                    if head.status != 200:
+                        raise SourceRefused(head.status, f"Docker says {head.status} to the request for events")
+                    yield await self.fetch()
+                    async for _ in events:
+                        await asyncio.sleep(GATHER_S)
+                        yield await self.fetch()
+                    raise SourceFailed("Docker has ended the events")
+
+    async def fetch(self) -> TargetList:
+        """Return the list. Raises `SourceFailed`."""
+        filters = {"label": [f"{LABEL}={self._file.subject}"], "status": ["running"]}
+        got = await self._client.request(
+            f"/containers/json?{urlencode({'filters': _json(filters)})}", timeout=TIMEOUT_S
+        )
+        if got.status != 200:
+            raise SourceRefused(got.status, f"Docker says {got.status}")
+        usable = (each for each in decode_answer(got.body, list[_Container]) if _is_usable(each, self._file.subject))
+        return target_list(map(self._instance, usable), self._file.option("scheme"))
+
+    def _instance(self, container: _Container) -> Instance:
+        """Return the instance of a container; its address or port is empty if there is none."""
+        labels = container.Labels
+        exposed = {each.PrivatePort for each in container.Ports if each.Type == "tcp"}
+        only = next(iter(exposed)) if len(exposed) == 1 else 0
+        port = _number(labels.get(PORT), _number(self._file.option("port"), only))
+        address = _address(container.NetworkSettings.Networks, self._settings.network)
+        return Instance(address, port, _number(labels.get(WEIGHT), 1), _number(labels.get(PRIORITY), 0))
+
+
+def _is_usable(container: _Container, value: str) -> bool:
+    """The filters of the request are checked again: a proxy in front of the socket may drop them."""
+    return (
+        container.Labels.get(LABEL) == value
+        and container.State == "running"
+        and not any(each in container.Status for each in _UNHEALTHY)
+    )
+
+
+def _address(networks: dict[str, _Network], wanted: str | None) -> str:
+    names: Iterable[str] = sorted(networks) if wanted is None else (wanted,)
+    for name in names:
+        network = networks.get(name)
+        if network is not None and (network.IPAddress or network.GlobalIPv6Address):
+            return network.IPAddress or network.GlobalIPv6Address
+    return ""
+
+
+def _number(text: str | None, otherwise: int) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else otherwise
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

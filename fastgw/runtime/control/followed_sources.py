@@ -1,0 +1,224 @@
+"""Followed sources of the control process: secrets of Vault and lists of service discovery, once for the node.
+
+What a source delivers becomes the content of a file of the configuration, and reaches the workers like a changed file.
+Rule 1: a failure changes nothing; the last content stays. Rule 2: failures are repeated with an increasing, randomized
+delay. Rule 3: each source is by itself: one that hangs or is unreachable never delays another.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+from fastgw.admin.node_interface import FeedInfo
+from fastgw.config.base.problems import VAULT, shown_file
+from fastgw.config.decoding.followed_services import services_of
+from fastgw.config.settings.vault import Vault
+from fastgw.config.sources.followed_files import FollowedFile, followed_in, is_followed
+from fastgw.config.sources.virtual_files import set_content
+from fastgw.operator_events import OperatorEvent
+from fastgw.operator_log import described, notice
+from fastgw.runtime.node.config_snapshot import ConfigSnapshot
+
+FIRST_BACKOFF_S: Final = 0.5
+MOST_BACKOFF_S: Final = 30.0
+EVERY_S: Final = 0.2
+"""Minimum interval between two lists of one source."""
+WELL_S: Final = 10.0
+"""Seconds after which a source that works again begins with the shortest delay at its next failure."""
+
+
+class SourceReport:
+    """State of one source, for the admin API, metrics and the log, which has each problem once."""
+
+    def __init__(self, feed: str) -> None:
+        self.info = FeedInfo(feed, None, "")
+
+    def succeeded(self, problem: str = "") -> None:
+        """Record a success. `problem`: what is wrong with a part of it."""
+        if self.info.problem and not problem:
+            notice(OperatorEvent.FEED_BACK, f"{self.info.feed}: reachable again")
+        elif problem and problem != self.info.problem:
+            notice(OperatorEvent.FEED_FAILED, f"{self.info.feed}: {problem}")
+        self.info = FeedInfo(self.info.feed, time.time(), problem)
+
+    def failed(self, why: str) -> None:
+        """Record a failure."""
+        if not self.info.problem:
+            notice(OperatorEvent.FEED_FAILED, f"{self.info.feed}: {why}; the last known content stays in use")
+        self.info = FeedInfo(self.info.feed, self.info.last_success_date, why)
+
+
+class Backoff:
+    """Increasing, randomized delay between attempts that fail."""
+
+    def __init__(self) -> None:
+        self._seconds = FIRST_BACKOFF_S
+        self._well_at = 0.0
+
+    def succeeded(self) -> None:
+        """Record that the source works."""
+        now = time.monotonic()
+        self._well_at = self._well_at or now
+        if now - self._well_at >= WELL_S:
+            self._seconds = FIRST_BACKOFF_S
+
+    def failed(self) -> float:
+        """Return the seconds until the next attempt."""
+        seconds = self._seconds * random.uniform(0.5, 1.0)
+        self._seconds = min(MOST_BACKOFF_S, 2 * self._seconds)
+        self._well_at = 0.0
+        return seconds
+
+
+class _Follower:
+    """Follows one service, or one list of it. `publish`: sets the content of a file."""
+
+    def __init__(self, feed: str, publish: Callable[[str, bytes], None]) -> None:
+        self.report = SourceReport(feed)
+        self._publish = publish
+        self._backoff = Backoff()
+        self._running = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        from fastgw.discovery.http_client import SourceFailed
+
+        while True:
+            try:
+                await self._follow()
+            except SourceFailed as error:
+                self.report.failed(str(error))
+            except Exception as error:  # the edge: a defect in the client of one service leaves the others alone
+                self.report.failed(described(error))
+            await asyncio.sleep(self._backoff.failed())
+
+    async def _follow(self) -> None:
+        """Follow until `SourceFailed` is raised."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        self._running.cancel()
+
+
+class _ListFollower(_Follower):
+    """Follows one list of targets."""
+
+    def __init__(
+        self, file: FollowedFile, settings: Any, files: Mapping[str, bytes], publish: Callable[[str, bytes], None]
+    ) -> None:
+        from fastgw.discovery.sources import target_source
+
+        self._file = file
+        self._source = target_source(file, settings, files)
+        super().__init__(shown_file(file.name), publish)
+
+    async def _follow(self) -> None:
+        async with aclosing(self._source.follow()) as lists:  # type: ignore[type-var]  # an async generator
+            async for each in lists:
+                self._backoff.succeeded()
+                self.report.succeeded(each.problem)
+                self._publish(self._file.name, each.content)
+                await asyncio.sleep(EVERY_S)
+
+
+class _VaultFollower(_Follower):
+    """Follows the secrets that a configuration names. `names`: of their files."""
+
+    def __init__(
+        self,
+        settings: Vault,
+        names: Collection[str],
+        files: Mapping[str, bytes],
+        publish: Callable[[str, bytes], None],
+    ) -> None:
+        from fastgw.discovery.sources import vault_session
+        from fastgw.discovery.vault import VaultFiles
+
+        self._interval = settings.interval
+        self._names = sorted(names)
+        self._session = vault_session(settings, files)
+        self._files = VaultFiles(self._session)
+        super().__init__(f"{VAULT}: {settings.address}", publish)
+
+    async def _follow(self) -> None:
+        while True:
+            contents, problems = await self._files.fetch(self._names)
+            for name, content in contents.items():
+                self._publish(name, content)
+            self._backoff.succeeded()
+            self.report.succeeded("; ".join(dict.fromkeys(problems.values())))
+            until = time.monotonic() + self._interval * random.uniform(0.9, 1.1)
+            while (left := until - time.monotonic()) > 0:
+                await asyncio.sleep(min(left, max(self._session.wait, EVERY_S)))
+                await self._session.keep_token()
+
+
+class FollowedSources:
+    """Follows the services of the active configuration. `look_at_files`: activates changed contents."""
+
+    def __init__(self, look_at_files: Callable[[], Awaitable[None]]) -> None:
+        self._look_at_files = look_at_files
+        self._following: dict[str, tuple[object, _Follower]] = {}
+        self._looking: asyncio.Task[None] | None = None
+        self._look_again = False
+
+    def use_configuration(self, accepted: ConfigSnapshot) -> None:
+        """Follow what this configuration names; unchanged sources with unchanged credentials continue."""
+        names = [name for name in accepted.captured if is_followed(name)]
+        if not names and not self._following:
+            return
+        services = services_of(accepted.settings)
+        wanted: dict[str, tuple[object, Callable[[], _Follower]]] = {}
+        of_vault = sorted(name for name in names if followed_in(name).kind == VAULT)
+        if of_vault and VAULT in services:
+            settings = services[VAULT]
+            identity = settings, of_vault, _held(settings, accepted.captured)
+            wanted[VAULT] = identity, lambda: _VaultFollower(settings, of_vault, accepted.captured, self._publish)
+        for name in names:
+            file = followed_in(name)
+            if file.kind != VAULT and file.kind in services:
+                wanted[name] = self._list_follower(file, services[file.kind], accepted.captured)
+        for name in [
+            name for name, (key, _) in self._following.items() if name not in wanted or wanted[name][0] != key
+        ]:
+            self._following.pop(name)[1].stop()
+        for name, (key, begin) in wanted.items():
+            if name not in self._following:
+                self._following[name] = key, begin()
+
+    def _list_follower(
+        self, file: FollowedFile, settings: Any, files: Mapping[str, bytes]
+    ) -> tuple[object, Callable[[], _Follower]]:
+        return (settings, _held(settings, files)), lambda: _ListFollower(file, settings, files, self._publish)
+
+    def feed_infos(self) -> Sequence[FeedInfo]:
+        """Return the states of the sources."""
+        return [follower.report.info for _, follower in self._following.values()]
+
+    def stop(self) -> None:
+        """Follow nothing any more."""
+        for _, follower in self._following.values():
+            follower.stop()
+        self._following.clear()
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def _publish(self, name: str, content: bytes) -> None:
+        if set_content(name, content):
+            self._look_again = True
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.get_running_loop().create_task(self._look())
+
+    async def _look(self) -> None:
+        while self._look_again:
+            self._look_again = False
+            await self._look_at_files()
+
+
+def _held(settings: Any, files: Mapping[str, bytes]) -> list[tuple[str, bytes]]:
+    """Return the files that settings name, such as those of tokens and certificates, with their contents."""
+    from fastgw.discovery.sources import files_in
+
+    return [(name, files[name]) for name in files_in(settings) if name in files]
