@@ -7,17 +7,14 @@ Python creates them.
 import os
 import ssl
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final
 
+from fastgw.net.tls_profiles import HYBRID
+
 KEY_BYTES: Final = 80
 """Length of session ticket keys in bytes: their name, and the keys for signing and encryption."""
-GROUPS: Final = "X25519:P-256:P-384"
-"""Groups for the key exchange, as recommended by Mozilla."""
-HYBRID: Final = "X25519MLKEM768:"
-"""Preferred groups with OpenSSL 3.5 or later: traffic recorded today cannot be decrypted by future quantum
-computers.
-"""
 
 MISSING: Final = (ImportError, OSError, AttributeError, MemoryError)
 """Errors if `ctypes` is missing, or OpenSSL is not a shared library."""
@@ -108,11 +105,16 @@ def set_ticket_keys(context: ssl.SSLContext, keys: bytes) -> None:
         _library.control(context, _SET_KEYS, KEY_BYTES, keys)
 
 
-def set_groups(context: ssl.SSLContext) -> None:
-    """Allow only `GROUPS` in the key exchange."""
+def knows_group(name: str) -> bool:
+    """Whether this OpenSSL has a group for the key exchange."""
+    return name != HYBRID or ssl.OPENSSL_VERSION_INFO >= (3, 5)
+
+
+def set_groups(context: ssl.SSLContext, groups: Iterable[str]) -> None:
+    """Allow only these groups in the key exchange, the preferred one first."""
     if _library is not None:
-        groups = (HYBRID if ssl.OPENSSL_VERSION_INFO >= (3, 5) else "") + GROUPS
-        _library.control(context, _SET_GROUPS, 0, groups.encode())
+        known = ":".join(each for each in groups if knows_group(each))
+        _library.control(context, _SET_GROUPS, 0, known.encode())
 
 
 def spare_memory(context: ssl.SSLContext) -> None:

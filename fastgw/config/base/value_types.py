@@ -370,6 +370,15 @@ def parse_server_name(text: str) -> str:
     return f"*{name}" if name.startswith(".") else name
 
 
+def parse_cipher(text: str) -> str:
+    """Validate the name of a cipher suite, as OpenSSL has it. Raises `ValueError`."""
+    from fastgw.net.tls_profiles import is_cipher  # it takes OpenSSL, which most programs do not need
+
+    if re.fullmatch(r"[A-Z0-9-]{1,64}", text) is None or not is_cipher(text):
+        raise ValueError(f"{text!r} is not a cipher suite of TLS 1.2 or earlier that OpenSSL has here")
+    return text
+
+
 def parse_alpn(text: str) -> str:
     """Validate an ALPN protocol name (RFC 7301 section 3.1): 1 to 255 visible ASCII characters."""
     if not (0 < len(text) <= 255 and text.isascii() and text.isprintable() and " " not in text):
@@ -740,6 +749,9 @@ HostName = Annotated[str, Notation('a host name such as "users.internal"', parse
 ServerNamePattern = Annotated[
     str,
     Notation('a server name such as "api.example.com" or "*.example.com"', parse_server_name, {"type": "string"}),
+]
+CipherName = Annotated[
+    str, Notation('a cipher suite such as "ECDHE-RSA-AES128-GCM-SHA256"', parse_cipher, _written("[A-Z0-9-]{1,64}"))
 ]
 AlpnProtocol = Annotated[str, Notation('a protocol such as "h2" or "http/1.1"', parse_alpn, {"type": "string"})]
 HostHeader = Annotated[str, Notation('"target", "preserve" or the host to send', parse_host_header, {"type": "string"})]

@@ -29,6 +29,7 @@ from fastgw.config.base.value_types import (
     BaseName,
     CertificateName,
     CertificateSubject,
+    CipherName,
     Delay,
     Destination,
     Duration,
@@ -100,6 +101,7 @@ from fastgw.config.settings.vault import Vault
 from fastgw.config.settings.websocket_api import WebsocketApi
 from fastgw.http.error_templates import json_template
 from fastgw.http.field_names import RESERVED
+from fastgw.net.tls_profiles import PROFILES, GroupName, ProfileName, VersionName
 from fastgw.observe.access_log.line_formats import FIXED
 from fastgw.observe.access_log.log_fields import MOST_FIELDS, name_of
 
@@ -249,8 +251,20 @@ class ServerTls(Settings):
     """Certificates, selected by SNI: one for the exact name that the client asks for, else one with a wildcard for it
     (`*.`), else the first. If two certificates for the same names have keys of different kinds (RSA, ECDSA), the client
     gets the one that it can verify."""
-    min_version: Literal["1.2", "1.3"] = "1.2"
-    """Minimum version of TLS."""
+    profile: ProfileName = "intermediate"
+    """Mozilla's recommendation for versions, cipher suites and groups. `modern`: TLS 1.3 only; `intermediate`: TLS 1.2
+    and 1.3, with forward secrecy and authenticated encryption; `old`: TLS 1.0 and later, also with CBC and without
+    forward secrecy, for clients that cannot be replaced. The settings below take precedence over it."""
+    min_version: VersionName | None = None
+    """Minimum version of TLS. null = that of the profile."""
+    max_version: Literal["1.2", "1.3"] | None = None
+    """Maximum version of TLS. null = the latest."""
+    ciphers: Annotated[tuple[CipherName, ...], Meta(max_length=64)] = ()
+    """Cipher suites of TLS 1.2 and earlier by OpenSSL's names, the preferred one first: the order decides, not that of
+    the client. `[]` = those of the profile, in the client's order. The suites of TLS 1.3 are always used."""
+    groups: Annotated[tuple[GroupName, ...], Meta(max_length=16)] = ()
+    """Groups (curves) for the key exchange, the preferred one first. `[]` = those of the profile, and X25519MLKEM768
+    before them. X25519MLKEM768 needs OpenSSL 3.5; with an earlier one it is left out."""
     client_auth: ClientAuth | None = None
     """Verification of client certificates. null = clients are not asked for a certificate."""
     session_tickets: bool = True
@@ -259,6 +273,16 @@ class ServerTls(Settings):
     handshake_timeout: Duration = 10.0
     """Timeout for the whole handshake, from the time the connection was opened. Total. Then the connection is closed
     without an answer."""
+
+    def __post_init__(self) -> None:
+        if self.max_version is not None and self.least_version > self.max_version:
+            wrong = f"`max_version` is {self.max_version}, and the minimum is {self.least_version}"
+            raise ValueError(f"{wrong}; expected at least one version")
+
+    @property
+    def least_version(self) -> str:
+        """Minimum version."""
+        return self.min_version or PROFILES[self.profile].min_version
 
 
 class Http2(Settings):

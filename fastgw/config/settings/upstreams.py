@@ -10,6 +10,7 @@ from fastgw.config.base.settings_base import NONE, Filters, OrFrom, Settings, Sh
 from fastgw.config.base.value_types import (
     CertificateName,
     CheckPath,
+    CipherName,
     Delay,
     Duration,
     FieldName,
@@ -29,6 +30,7 @@ from fastgw.config.base.value_types import (
 )
 from fastgw.config.settings.discovered_targets import TARGETS_BY_KIND
 from fastgw.config.settings.secrets import Secret
+from fastgw.net.tls_profiles import VersionName
 
 PoolNumber = Annotated[int, Meta(le=1_000_000)]
 
@@ -352,6 +354,11 @@ class UpstreamTls(Settings):
     """PEM file with the client certificate and its chain. Needs `key`."""
     key: ReadableFile | None = None
     """PEM file with the private key of the client certificate. Needs `certificate`."""
+    min_version: VersionName = "1.2"
+    """Minimum version of TLS. `1.0` and `1.1` are for targets that cannot be replaced."""
+    ciphers: Annotated[tuple[CipherName, ...], Meta(max_length=64)] = ()
+    """Cipher suites of TLS 1.2 and earlier by OpenSSL's names, the preferred one first. `[]` = those of OpenSSL. The
+    suites of TLS 1.3 are always offered."""
     verify: bool = True
     """Whether the target's certificate is verified. With false, an attacker in between can read and change everything.
     """

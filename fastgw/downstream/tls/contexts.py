@@ -21,15 +21,11 @@ from fastgw.config.settings.gateway import NONE, ServerTls
 from fastgw.net import openssl
 from fastgw.net.pem import Grouping, any_labels, as_file, authority_dates, key_kind, load_pair, revocation_dates
 from fastgw.net.session_tickets import NAME_BYTES, TicketKeySeeds
+from fastgw.net.tls_profiles import HYBRID, PROFILES, cipher_text, set_versions
 from fastgw.routing.table import Steps, at_once
 from fastgw.sync.acme_challenges import PROTOCOL
 
-VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 MODES: Final = {"optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
-CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""The cipher suites of TLS 1.2 that have forward secrecy and authenticated encryption. All suites of TLS 1.3
-have both.
-"""
 
 Pair = tuple[bytes, bytes]
 """A certificate followed by its chain, and its key."""
@@ -109,7 +105,9 @@ class ServerContexts:
         if {key_kind(certificate) for certificate, _ in before._pairs} - {key_kind(each) for each, _ in self._pairs}:
             return
         for old, new in zip(before._entries, self._entries, strict=True):
-            old.minimum_version = new.minimum_version
+            old.minimum_version, old.maximum_version = new.minimum_version, new.maximum_version
+            old.set_ciphers(_ciphers(self.settings))
+            old.options = new.options
             for pair in self._pairs:
                 load_pair(old, *pair)
             old.sni_callback = new.sni_callback
@@ -263,12 +261,17 @@ def _chooser(
 def _context(tls: ServerTls, held: Mapping[str, bytes], pairs: Sequence[Pair], alpn: Sequence[str]) -> ssl.SSLContext:
     """Check that all certificates of a listener verify clients in the same way."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = VERSIONS[tls.min_version]
-    context.set_ciphers(CIPHERS)
+    profile = PROFILES[tls.profile]
+    set_versions(context, tls.least_version, tls.max_version)
+    context.set_ciphers(_ciphers(tls))
     context.options |= ssl.OP_NO_RENEGOTIATION
+    if profile.prefers_own or tls.ciphers:
+        context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    else:
+        context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
     if alpn:
         context.set_alpn_protocols([*alpn])
-    openssl.set_groups(context)
+    openssl.set_groups(context, tls.groups or ((HYBRID,) if HYBRID not in profile.groups else ()) + profile.groups)
     openssl.spare_memory(context)
     if not tls.session_tickets:
         context.options |= ssl.OP_NO_TICKET
@@ -284,6 +287,10 @@ def _context(tls: ServerTls, held: Mapping[str, bytes], pairs: Sequence[Pair], a
     for pair in pairs:
         load_pair(context, *pair)
     return context
+
+
+def _ciphers(tls: ServerTls) -> str:
+    return cipher_text(tls.ciphers or PROFILES[tls.profile].ciphers, tls.least_version)
 
 
 def _purpose(name: str, tls: ServerTls, held: Mapping[str, bytes]) -> bytes:

@@ -268,7 +268,11 @@ listeners:
     address: ":443"
     tls:
       certificates: [{certificate: api.pem, key: api.key}, {certificate: www.pem, key: www.key}]
-      min_version: "1.3"
+      profile: intermediate
+      min_version: "1.2"
+      max_version: "1.3"
+      ciphers: [ECDHE-ECDSA-AES128-GCM-SHA256, ECDHE-RSA-AES128-GCM-SHA256]
+      groups: [X25519, P-256]
       client_auth: {mode: optional, ca: clients.pem, crl: revoked.pem}
       session_tickets: true
       handshake_timeout: 5s
@@ -626,7 +630,8 @@ upstreams:
   orders:
     targets: ["https://10.0.0.7:8443"]
     tls: {ca: internal.pem, server_name: orders.internal, certificate: gateway.pem, key: gateway.key, verify: true,
-          subject_alt_names: ["DNS:orders.internal", "URI:spiffe://internal/orders"]}
+          subject_alt_names: ["DNS:orders.internal", "URI:spiffe://internal/orders"],
+          min_version: "1.2", ciphers: [ECDHE-ECDSA-AES128-GCM-SHA256]}
 """,
     "filter_sets": """\
 filter_sets:

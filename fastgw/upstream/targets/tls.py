@@ -19,6 +19,7 @@ from fastgw.config.settings import gateway as settings
 from fastgw.http.http2.session import why_missing
 from fastgw.net import openssl
 from fastgw.net.pem import as_file
+from fastgw.net.tls_profiles import cipher_text, set_versions
 from fastgw.routing.table import Steps
 
 _CERTIFICATE: Final = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
@@ -57,6 +58,8 @@ class Identity(NamedTuple):
     """Protocols that are offered (ALPN)."""
     names: tuple[str, ...] = ()
     """Subject alternative names that are accepted; (): the server name."""
+    min_version: str = "1.2"
+    ciphers: tuple[str, ...] = ()
 
 
 def material_of(tls: settings.UpstreamTls, files: Mapping[str, bytes]) -> Material:
@@ -78,7 +81,8 @@ def _material(tls: settings.UpstreamTls, read: Callable[[str], bytes]) -> Materi
 
 def identity_of(tls: settings.UpstreamTls, material: Material, protocols: tuple[str, ...] = HTTP) -> Identity:
     ca, certificate, key = (None if content is None else sha256(content).digest() for content in material)
-    return Identity(tls.verify, ca, certificate, key, protocols, tls.subject_alt_names)
+    names = tls.subject_alt_names
+    return Identity(tls.verify, ca, certificate, key, protocols, names, tls.min_version, tls.ciphers)
 
 
 def protocols_of(upstream: settings.Upstream) -> tuple[str, ...]:
@@ -144,13 +148,15 @@ _NO_NAME: Final = "the certificate has none of the names of `subject_alt_names`"
 def client_tls(
     tls: settings.UpstreamTls, material: Material, protocols: tuple[str, ...] = HTTP
 ) -> Steps[ssl.SSLContext]:
-    """Create a context: TLS 1.2 or later, verified unless switched off, with these ALPN protocols. Raises
+    """Create a context: TLS of the configured versions, verified unless switched off, with these ALPN protocols. Raises
     `ssl.SSLError`, `OSError`.
 
     Configured files are one step, the system's certificates one each: 140 take 20 ms.
     """
     made = ClientContext(ssl.PROTOCOL_TLS_CLIENT)
-    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    set_versions(made, tls.min_version, None)
+    if tls.ciphers or tls.min_version < "1.2":
+        made.set_ciphers(cipher_text(tls.ciphers or ("DEFAULT",), tls.min_version))
     made.options |= ssl.OP_NO_RENEGOTIATION  # renegotiation is not needed
     openssl.spare_memory(made)
     if protocols:
