@@ -11,7 +11,7 @@ from fastgw.config.settings.discovery import Consul
 from fastgw.config.settings.secrets import Secret
 from fastgw.config.sources.followed_files import FollowedFile
 from fastgw.discovery.http_client import ServiceClient, SourceFailed, SourceRefused
-from fastgw.discovery.targets import Instance, TargetList, decode_answer, polled, target_list
+from fastgw.discovery.targets import ServiceInstance, TargetList, decode_answer, polled, target_list
 
 FIRST_S: Final = 5.0
 """Timeout of a query that is answered at once."""
@@ -71,7 +71,7 @@ class ConsulList:
         self._index = _next_index(got.headers.get("x-consul-index", ""), index)
         return listed
 
-    def follow(self) -> AsyncIterator[TargetList]:
+    def follow_list(self) -> AsyncIterator[TargetList]:
         """Yield lists. Raises `SourceFailed`."""
         return polled(self.fetch, lambda: self.pause)
 
@@ -89,8 +89,8 @@ def _next_index(said: str, before: int) -> int:
     return 0 if index < before else index
 
 
-def _instance(entry: _Entry) -> Instance:
-    return Instance(
+def _instance(entry: _Entry) -> ServiceInstance:
+    return ServiceInstance(
         entry.Service.Address or entry.Node.Address, entry.Service.Port, max(entry.Service.Weights.Passing, 0)
     )
 

@@ -12,7 +12,7 @@ from fastgw.config.settings.discovery import Docker
 from fastgw.config.settings.secrets import Secret
 from fastgw.config.sources.followed_files import FollowedFile
 from fastgw.discovery.http_client import ServiceClient, SourceFailed, SourceRefused
-from fastgw.discovery.targets import Instance, TargetList, decode_answer, target_list
+from fastgw.discovery.targets import ServiceInstance, TargetList, decode_answer, target_list
 
 TIMEOUT_S: Final = 5.0
 LABEL: Final = "fastgw.upstream"
@@ -58,7 +58,7 @@ class DockerList:
     ) -> None:
         self._settings, self._file, self._client = settings, file, client
 
-    async def follow(self) -> AsyncIterator[TargetList]:
+    async def follow_list(self) -> AsyncIterator[TargetList]:
         """Yield the list at once, and again after each event. Raises `SourceFailed`.
 
         The list is read after the subscription to the events, so none between the two is lost.
@@ -87,14 +87,14 @@ class DockerList:
         usable = (each for each in decode_answer(got.body, list[_Container]) if _is_usable(each, self._file.subject))
         return target_list(map(self._instance, usable), self._file.option("scheme"))
 
-    def _instance(self, container: _Container) -> Instance:
+    def _instance(self, container: _Container) -> ServiceInstance:
         """Return the instance of a container; its address or port is empty if there is none."""
         labels = container.Labels
         exposed = {each.PrivatePort for each in container.Ports if each.Type == "tcp"}
         only = next(iter(exposed)) if len(exposed) == 1 else 0
         port = _number(labels.get(PORT), _number(self._file.option("port"), only))
         address = _address(container.NetworkSettings.Networks, self._settings.network)
-        return Instance(address, port, _number(labels.get(WEIGHT), 1), _number(labels.get(PRIORITY), 0))
+        return ServiceInstance(address, port, _number(labels.get(WEIGHT), 1), _number(labels.get(PRIORITY), 0))
 
 
 def _is_usable(container: _Container, value: str) -> bool:

@@ -12,7 +12,7 @@ from fastgw.config.settings.discovery import Eureka
 from fastgw.config.settings.secrets import Secret
 from fastgw.config.sources.followed_files import FollowedFile
 from fastgw.discovery.http_client import ServiceClient, SourceRefused
-from fastgw.discovery.targets import Instance, TargetList, decode_answer, polled, target_list
+from fastgw.discovery.targets import ServiceInstance, TargetList, decode_answer, polled, target_list
 
 TIMEOUT_S: Final = 5.0
 _UP: Final = "UP"
@@ -36,7 +36,7 @@ class _Application(msgspec.Struct):
     instance: Any = ()
 
 
-class _Answer(msgspec.Struct):
+class _Found(msgspec.Struct):
     application: _Application
 
 
@@ -63,7 +63,7 @@ class EurekaList:
             raise SourceRefused(got.status, f"Eureka says {got.status}")
         return target_list(_instances(got.body, secure=scheme == "https"), scheme)
 
-    def follow(self) -> AsyncIterator[TargetList]:
+    def follow_list(self) -> AsyncIterator[TargetList]:
         """Yield lists. Raises `SourceFailed`."""
         return polled(self.fetch, lambda: self.pause)
 
@@ -73,11 +73,13 @@ class EurekaList:
         return self._settings.interval * random.uniform(0.9, 1.1)
 
 
-def _instances(body: bytes, *, secure: bool) -> Iterator[Instance]:
-    listed = decode_answer(body, _Answer).application.instance
+def _instances(body: bytes, *, secure: bool) -> Iterator[ServiceInstance]:
+    listed = decode_answer(body, _Found).application.instance
     several = listed if isinstance(listed, list | tuple) else [listed]  # older servers do not list a single one
     for each in decode_answer(msgspec.json.encode(several), list[_Instance]):
         port = each.securePort if secure else each.port
         if each.status == _UP and str(port.enabled).lower() == "true":
             number = str(port.number)
-            yield Instance(each.ipAddr or each.hostName, int(number) if number.isascii() and number.isdigit() else 0)
+            yield ServiceInstance(
+                each.ipAddr or each.hostName, int(number) if number.isascii() and number.isdigit() else 0
+            )

@@ -44,7 +44,7 @@ class SourceRefused(SourceFailed):
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServiceAnswer:
     """Answer of a service."""
 
     status: int
@@ -81,7 +81,7 @@ class ServiceClient:
         body: bytes = b"",
         timeout: float,
         most: int = MOST_BYTES,
-    ) -> Answer:
+    ) -> ServiceAnswer:
         """Send a request; `target`: path and query below the address. Raises `SourceFailed`."""
         content = bytearray()
         try:
@@ -93,7 +93,7 @@ class ServiceClient:
                             raise SourceFailed(f"{self._address}: an answer of more than {most} bytes")
         except TimeoutError as error:
             raise SourceFailed(f"{self._address}: timed out after {timeout:g} s") from error
-        return Answer(head.status, head.headers, bytes(content))
+        return ServiceAnswer(head.status, head.headers, bytes(content))
 
     @asynccontextmanager
     async def stream(
@@ -104,7 +104,7 @@ class ServiceClient:
         headers: Headers = (),
         body: bytes = b"",
         silence: float | None = None,
-    ) -> AsyncIterator[tuple[Answer, AsyncIterator[bytes]]]:
+    ) -> AsyncIterator[tuple[ServiceAnswer, AsyncIterator[bytes]]]:
         """Send a request, and yield the head of the answer and the pieces of its body. `silence`: timeout for each
         piece. Raises `SourceFailed`.
         """
@@ -174,7 +174,7 @@ class _Exchange:
             sent += self._http.send(h11.Data(data=body)) or b""
         return sent + (self._http.send(h11.EndOfMessage()) or b"")
 
-    async def head(self) -> Answer:
+    async def head(self) -> ServiceAnswer:
         """Return the head of the answer."""
         event = await self._next()
         while isinstance(event, h11.InformationalResponse):
@@ -182,7 +182,7 @@ class _Exchange:
         if not isinstance(event, h11.Response):
             raise EOFError("the connection was closed without an answer")
         headers = {name.decode("ascii"): value.decode("latin-1") for name, value in event.headers}
-        return Answer(event.status_code, headers, b"")
+        return ServiceAnswer(event.status_code, headers, b"")
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Return the body in pieces."""

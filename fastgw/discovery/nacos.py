@@ -12,7 +12,7 @@ from fastgw.config.settings.discovery import Nacos
 from fastgw.config.settings.secrets import Secret
 from fastgw.config.sources.followed_files import FollowedFile
 from fastgw.discovery.http_client import ServiceClient, SourceFailed, SourceRefused
-from fastgw.discovery.targets import Instance, TargetList, decode_answer, polled, target_list
+from fastgw.discovery.targets import ServiceInstance, TargetList, decode_answer, polled, target_list
 
 TIMEOUT_S: Final = 5.0
 RENEWED_AFTER: Final = 0.8
@@ -66,7 +66,7 @@ class NacosList:
         usable = (each for each in hosts if each.healthy and each.enabled)
         return target_list(map(_instance, usable), self._file.option("scheme"))
 
-    def follow(self) -> AsyncIterator[TargetList]:
+    def follow_list(self) -> AsyncIterator[TargetList]:
         """Yield lists. Raises `SourceFailed`."""
         return polled(self.fetch, lambda: self.pause)
 
@@ -94,7 +94,7 @@ class NacosList:
         return self._token
 
 
-def _instance(host: _Host) -> Instance:
+def _instance(host: _Host) -> ServiceInstance:
     """Return an instance. Weights of Nacos are decimal numbers, 1.0 unless set."""
     weight = host.weight if 0 <= host.weight <= 1000 else 1.0
-    return Instance(host.ip, host.port, 0 if weight == 0 else max(1, round(weight)))
+    return ServiceInstance(host.ip, host.port, 0 if weight == 0 else max(1, round(weight)))

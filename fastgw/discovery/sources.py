@@ -1,9 +1,9 @@
 """Sources of followed files, made from the settings of their services; and fetches of files, without an event loop."""
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Protocol, TypeVar
 
@@ -40,7 +40,7 @@ class TargetSource(Protocol):
     def fetch(self) -> Awaitable[TargetList]:
         """Return the list. Raises `SourceFailed`."""
 
-    def follow(self) -> AsyncIterator[TargetList]:
+    def follow_list(self) -> AsyncIterator[TargetList]:
         """Yield the list, and each later one. Raises `SourceFailed`."""
 
 
@@ -149,23 +149,14 @@ def _run(work: Coroutine[Any, Any, T], seconds: float) -> T:
     """Run a coroutine in a thread with a loop of its own: the caller may be in one. Raises what it raises, and
     `TimeoutError`.
     """
-    ended: list[T] = []
-    failed: list[BaseException] = []
 
-    async def bounded() -> None:
+    async def bounded() -> T:
         async with asyncio.timeout(seconds):
-            ended.append(await work)
+            return await work
 
-    def run() -> None:
-        try:
-            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-                runner.run(bounded())
-        except Exception as error:  # of the caller
-            failed.append(error)
+    def run() -> T:
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            return runner.run(bounded())
 
-    thread = threading.Thread(target=run, name="fetch of a followed file", daemon=True)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return ended[0]
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result()

@@ -18,7 +18,7 @@ MOST_PRIORITY: Final = 100
 
 
 @dataclass(frozen=True)
-class Instance:
+class ServiceInstance:
     """One instance of a service. `weight`: 0 = it gets no requests."""
 
     host: str
@@ -35,9 +35,9 @@ class TargetList:
     problem: str = ""
 
 
-def target_list(instances: Iterable[Instance], scheme: str) -> TargetList:
-    """Return the list of these instances, sorted so that the order of answers does not matter. Those whose address is
-    invalid are left out. Raises `SourceFailed` for too many.
+def target_list(instances: Iterable[ServiceInstance], scheme: str) -> TargetList:
+    """Return the list of these instances, sorted so that the order of answers does not matter. Instances whose address
+    is invalid are left out. Raises `SourceFailed` for too many.
     """
     found: dict[str, dict[str, Any]] = {}
     unusable = 0

@@ -19,7 +19,7 @@ from fastgw.config.settings.secrets import Secret, SecretError
 from fastgw.config.settings.vault import Vault
 from fastgw.config.sources.files import read_file
 from fastgw.config.sources.followed_files import followed_in
-from fastgw.discovery.http_client import Answer, ServiceClient, SourceFailed, SourceRefused
+from fastgw.discovery.http_client import ServiceAnswer, ServiceClient, SourceFailed, SourceRefused
 
 RENEWED_AFTER: Final = 2 / 3
 """Share of its lifetime after which a token is renewed."""
@@ -103,7 +103,7 @@ class VaultSession:
             return
         if self._token and self._renewable and now < self._ends_at:
             with suppress(SourceRefused):
-                auth = _decode(await self._call("/v1/auth/token/renew-self", {}), _Login).auth
+                auth = _decode(await self._call_api("/v1/auth/token/renew-self", {}), _Login).auth
                 if auth is not None and auth.lease_duration > SHORTEST_S:
                     self._use(self._token, auth.lease_duration, auth.renewable)
                     return
@@ -122,7 +122,7 @@ class VaultSession:
         token, self._token = self._token, ""
         if token and self._settings.auth.token is None:
             with suppress(SourceFailed):
-                await self._call("/v1/auth/token/revoke-self", {}, token)
+                await self._call_api("/v1/auth/token/revoke-self", {}, token)
 
     async def _log_in(self) -> None:
         auth = self._settings.auth
@@ -130,7 +130,7 @@ class VaultSession:
         if auth.token is not None:
             token = self._value(auth.token).strip()
             try:
-                data = _decode(await self._call("/v1/auth/token/lookup-self", None, token), _Lookup).data
+                data = _decode(await self._call_api("/v1/auth/token/lookup-self", None, token), _Lookup).data
             except SourceRefused as error:
                 raise SourceFailed(f"the token is not accepted: {error}") from error
             self._use(token, data.ttl, data.renewable)
@@ -147,7 +147,7 @@ class VaultSession:
                 raise SourceFailed(f"{file} cannot be read: {error.strerror or error}") from error
             said = {"role": auth.kubernetes.role, "jwt": jwt.decode("ascii", "replace").strip()}
         try:
-            held = _decode(await self._call(f"/v1/auth/{quote(mount)}/login", said, ""), _Login).auth
+            held = _decode(await self._call_api(f"/v1/auth/{quote(mount)}/login", said, ""), _Login).auth
         except SourceRefused as error:
             raise SourceFailed(f"login at auth/{mount}: {error}") from error
         if held is None or not held.client_token:
@@ -174,7 +174,7 @@ class VaultSession:
             if not path:
                 raise SourceFailed(f"the path {mount} has no mount: expected one such as secret/{mount}")
         try:
-            content = await self._call(f"/v1/{quote(mount)}/data/{quote(path)}", None)
+            content = await self._call_api(f"/v1/{quote(mount)}/data/{quote(path)}", None)
         except SourceRefused as error:
             raise SourceRefused(error.status, f"{mount}/{path}: {error}") from error
         values = _decode(content, _Secret).data.data
@@ -182,7 +182,7 @@ class VaultSession:
             raise SourceRefused(404, f"{mount}/{path}: the secret was deleted")
         return {key: value for key, value in values.items() if isinstance(value, str)}
 
-    async def _call(self, target: str, body: Any, token: str | None = None) -> bytes:
+    async def _call_api(self, target: str, body: Any, token: str | None = None) -> bytes:
         """Return the body of an answer. `body`: None: GET. Raises `SourceFailed`."""
         token = self._token if token is None else token
         if not (token.isascii() and token.isprintable()):
@@ -239,7 +239,7 @@ def _decode(content: bytes, kind: type[Any]) -> Any:
         raise SourceFailed(f"{VAULT}: an invalid answer") from error  # its text may show a secret
 
 
-def _refusal(got: Answer) -> SourceRefused:
+def _refusal(got: ServiceAnswer) -> SourceRefused:
     try:
         said = ", ".join(msgspec.json.decode(got.body, type=_Errors).errors)
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -38,7 +38,7 @@ _OLD: Final = (
 
 
 class TlsProfile(NamedTuple):
-    """What a listener speaks."""
+    """Versions, cipher suites and groups of a listener."""
 
     min_version: VersionName
     ciphers: tuple[str, ...]

@@ -17,9 +17,9 @@ Path = tuple[str | int, ...]
 LOOKUPS: Final = ("dns", "srv")
 """Kinds of target lookups, as named in the configuration and in the names of virtual files."""
 DISCOVERIES: Final = ("consul", "nacos", "eureka", "docker")
-"""Kinds of service discovery, likewise."""
+"""Kinds of service discovery, as named there."""
 VAULT: Final = "vault"
-"""Kind of secrets of Vault, likewise."""
+"""Kind of secrets of Vault, as named there."""
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)} | {ord("\n"): "\\n", ord("\t"): "\\t"}
 _LONGEST = 300
 _EXPECTED: Final = "expected "

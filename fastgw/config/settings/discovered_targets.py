@@ -26,7 +26,7 @@ class TargetsConsul(Settings):
 
     @property
     def options(self) -> tuple[tuple[str, str], ...]:
-        """What the list depends on, in addition to the service's name."""
+        """Settings that the list depends on, in addition to the service's name."""
         place = () if self.datacenter is None else (("dc", self.datacenter),)
         return (*(("tag", each) for each in sorted(self.tags)), *place, ("scheme", self.scheme))
 
@@ -46,7 +46,7 @@ class TargetsNacos(Settings):
 
     @property
     def options(self) -> tuple[tuple[str, str], ...]:
-        """What the list depends on, in addition to the service's name."""
+        """Settings that the list depends on, in addition to the service's name."""
         clusters = (("cluster", each) for each in sorted(self.clusters))
         return (("group", self.group), *clusters, ("scheme", self.scheme))
 
@@ -63,7 +63,7 @@ class TargetsEureka(Settings):
 
     @property
     def options(self) -> tuple[tuple[str, str], ...]:
-        """What the list depends on, in addition to the application's name."""
+        """Settings that the list depends on, in addition to the application's name."""
         return (("scheme", self.scheme),)
 
 
@@ -82,7 +82,7 @@ class TargetsDocker(Settings):
 
     @property
     def options(self) -> tuple[tuple[str, str], ...]:
-        """What the list depends on, in addition to the label's value."""
+        """Settings that the list depends on, in addition to the label's value."""
         port = () if self.port is None else (("port", str(self.port)),)
         return (*port, ("scheme", self.scheme))
 

@@ -71,7 +71,7 @@ class Eureka(Settings):
 
 
 class Docker(Settings):
-    """Docker, whose containers upstreams name by a label: `targets: {docker: users}`. Who may use Docker's socket has
+    """Docker, whose containers upstreams name by a label: `targets: {docker: users}`. A client of Docker's socket has
     all rights on its machine: give the gateway a proxy of the socket that allows reading only."""
 
     address: ServiceUrl = DOCKER_SOCKET

@@ -274,11 +274,6 @@ class ServerTls(Settings):
     """Timeout for the whole handshake, from the time the connection was opened. Total. Then the connection is closed
     without an answer."""
 
-    def __post_init__(self) -> None:
-        if self.max_version is not None and self.least_version > self.max_version:
-            wrong = f"`max_version` is {self.max_version}, and the minimum is {self.least_version}"
-            raise ValueError(f"{wrong}; expected at least one version")
-
     @property
     def least_version(self) -> str:
         """Minimum version."""

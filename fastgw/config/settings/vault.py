@@ -18,9 +18,9 @@ class VaultAppRole(Settings):
     """Authentication by AppRole."""
 
     role_id: Secret
-    """RoleID."""
+    """RoleID of the gateway."""
     secret_id: Secret
-    """SecretID."""
+    """SecretID of the gateway."""
     mount: Mount = "approle"
     """Path of the auth method, below `auth/`."""
 
@@ -40,9 +40,9 @@ class VaultAuth(Settings):
     """Authentication to Vault: exactly one of its settings."""
 
     approle: VaultAppRole | None = None
-    """AppRole."""
+    """Authentication by AppRole."""
     kubernetes: VaultKubernetes | None = None
-    """Kubernetes service account."""
+    """Authentication by the token of a Kubernetes service account."""
     token: Secret | None = None
     """A token, such as `{file: /run/vault/token}`, which Vault Agent writes. It is renewed if it is renewable."""
 
@@ -59,7 +59,7 @@ class Vault(Settings):
     address: VaultUrl
     """URL, such as `https://vault.example:8200`."""
     auth: VaultAuth
-    """Authentication."""
+    """Authentication at Vault."""
     mount: Mount | None = None
     """Path of the KV engine. Paths of secrets are relative to it. null = the first segment of a path is the mount, as
     in `vault kv get secret/app`."""

@@ -29,7 +29,7 @@ class FollowedFile:
     identity: str
     """Digest of the settings of the service: others are another file."""
     subject: str
-    """What is asked for: the path and key of a secret, or the name of a service."""
+    """Path and key of a secret, or name of a service."""
     options: tuple[tuple[str, str], ...] = ()
 
     @property

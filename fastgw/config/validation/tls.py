@@ -62,6 +62,10 @@ def served_tls_that_works(merged: Merged) -> None:
     for at, tls in _served(merged):
         for index, pair in _whole(tls.certificates):
             _check_source(merged, pair, at.below("certificates", index))
+        is_whole = BROKEN not in (tls.profile, tls.min_version, tls.max_version)
+        if is_whole and tls.max_version is not None and tls.least_version > tls.max_version:
+            wrong = f"the minimum version is {tls.least_version}"
+            at.below("max_version").report(wrong, "expected at least one version", at_key=False)
         if tls.client_auth not in (None, BROKEN):
             below = at.below("client_auth")
             _try(tls.client_auth.ca, below.below("ca"), authority_problem)

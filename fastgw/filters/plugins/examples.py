@@ -533,10 +533,23 @@ upstreams:
   listed: {targets: {file: targets.yaml}}
   postgres: {targets: ["tcp://10.0.0.5:5432"], proxy_protocol: v2}
   found: {targets: {srv: _http._tcp.users.internal, scheme: https, interval: 10s}}
+  registered: {targets: {eureka: USERS, scheme: http}}
+  contained: {targets: {docker: users, port: 8080, scheme: http}}
+providers: {eureka: {address: "http://eureka:8761/eureka"}, docker: {}}
 """,
     "upstreams.NAME.targets{dns}": """\
 upstreams:
   users: {targets: {dns: users.internal, port: 9000, scheme: http, interval: 10s}}
+""",
+    "upstreams.NAME.targets{consul}": """\
+providers: {consul: {address: "http://127.0.0.1:8500"}}
+upstreams:
+  users: {targets: {consul: users, tags: [v2], datacenter: dc1, scheme: http}}
+""",
+    "upstreams.NAME.targets{nacos}": """\
+providers: {nacos: {address: "http://nacos:8848/nacos"}}
+upstreams:
+  users: {targets: {nacos: users, group: DEFAULT_GROUP, clusters: [DEFAULT], scheme: http}}
 """,
     "upstreams.NAME.load_balancing": """\
 upstreams:
@@ -702,6 +715,13 @@ vault:
   interval: 60s
   timeout: 5s
   tls: {ca: /etc/fastgw/vault-ca.pem}
+""",
+    "vault.auth": """\
+vault:
+  address: https://vault.example:8200
+  auth: {approle: {role_id: {env: VAULT_ROLE_ID}, secret_id: {file: /run/fastgw/secret-id}, mount: approle}}
+  # or kubernetes: {role: gateway, token_file: /run/secrets/token, mount: kubernetes}
+  # or token: {file: /run/vault/token}
 """,
     "state": "state: {url: {env: REDIS_URL}, when_away: local, timeout: 100ms, prefix: fastgw}\n",
     "quotas": "quotas: {file: quotas.sqlite3}\n",

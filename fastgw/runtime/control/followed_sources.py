@@ -1,6 +1,6 @@
 """Followed sources of the control process: secrets of Vault and lists of service discovery, once for the node.
 
-What a source delivers becomes the content of a file of the configuration, and reaches the workers like a changed file.
+The value of a source becomes the content of a file of the configuration, and reaches the workers like a changed file.
 Rule 1: a failure changes nothing; the last content stays. Rule 2: failures are repeated with an increasing, randomized
 delay. Rule 3: each source is by itself: one that hangs or is unreachable never delays another.
 """
@@ -37,7 +37,7 @@ class SourceReport:
         self.info = FeedInfo(feed, None, "")
 
     def succeeded(self, problem: str = "") -> None:
-        """Record a success. `problem`: what is wrong with a part of it."""
+        """Record a success. `problem`: error of a part of it."""
         if self.info.problem and not problem:
             notice(OperatorEvent.FEED_BACK, f"{self.info.feed}: reachable again")
         elif problem and problem != self.info.problem:
@@ -81,20 +81,23 @@ class _Follower:
         self._publish = publish
         self._backoff = Backoff()
         self._running = asyncio.get_running_loop().create_task(self._run())
+        self._running.add_done_callback(self._report_defect)
 
     async def _run(self) -> None:
         from fastgw.discovery.http_client import SourceFailed
 
         while True:
             try:
-                await self._follow()
+                await self._follow_service()
             except SourceFailed as error:
                 self.report.failed(str(error))
-            except Exception as error:  # the edge: a defect in the client of one service leaves the others alone
-                self.report.failed(described(error))
             await asyncio.sleep(self._backoff.failed())
 
-    async def _follow(self) -> None:
+    def _report_defect(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            notice(OperatorEvent.DEFECT, f"{self.report.info.feed} is not followed any more: {described(error)}")
+
+    async def _follow_service(self) -> None:
         """Follow until `SourceFailed` is raised."""
         raise NotImplementedError
 
@@ -114,8 +117,8 @@ class _ListFollower(_Follower):
         self._source = target_source(file, settings, files)
         super().__init__(shown_file(file.name), publish)
 
-    async def _follow(self) -> None:
-        async with aclosing(self._source.follow()) as lists:  # type: ignore[type-var]  # an async generator
+    async def _follow_service(self) -> None:
+        async with aclosing(self._source.follow_list()) as lists:  # type: ignore[type-var]  # an async generator
             async for each in lists:
                 self._backoff.succeeded()
                 self.report.succeeded(each.problem)
@@ -142,7 +145,7 @@ class _VaultFollower(_Follower):
         self._files = VaultFiles(self._session)
         super().__init__(f"{VAULT}: {settings.address}", publish)
 
-    async def _follow(self) -> None:
+    async def _follow_service(self) -> None:
         while True:
             contents, problems = await self._files.fetch(self._names)
             for name, content in contents.items():
@@ -209,9 +212,9 @@ class FollowedSources:
         if set_content(name, content):
             self._look_again = True
             if self._looking is None or self._looking.done():
-                self._looking = asyncio.get_running_loop().create_task(self._look())
+                self._looking = asyncio.get_running_loop().create_task(self._activate_contents())
 
-    async def _look(self) -> None:
+    async def _activate_contents(self) -> None:
         while self._look_again:
             self._look_again = False
             await self._look_at_files()

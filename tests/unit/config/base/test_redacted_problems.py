@@ -108,6 +108,14 @@ CA, PAIR = {"ca": "FILE"}, {"certificate": "CERTIFICATE", "key": "KEY"}
 FORMATS = ("FILE.yaml", "FILE.json", "FILE.toml")
 
 
+def vault(**auth: Any) -> Said:
+    return {"vault": {"address": "http://127.0.0.1:9", "auth": auth}}
+
+
+def registry(kind: str, **more: Any) -> Said:
+    return {"providers": {kind: {"address": "http://127.0.0.1:9", **more}}}
+
+
 def log_sink(kind: str, **more: Any) -> Said:
     index = {"index": "web"} if kind == "elasticsearch" else {}
     return {"access_logs": [{"sink": {kind: {"url": "https://logs.example/in", **index, **more}}}]}
@@ -116,6 +124,12 @@ def log_sink(kind: str, **more: Any) -> Said:
 KAFKA = {"brokers": ["kafka:9092"], "topic": "access"}
 SINKS = {"HttpSink": "http", "LokiSink": "loki", "ElasticsearchSink": "elasticsearch", "OtlpSink": "otlp"}
 SETTINGS: dict[str, list[Said]] = {
+    "VaultAppRole.role_id": [vault(approle={"role_id": SECRET, "secret_id": "b"})],
+    "VaultAppRole.secret_id": [vault(approle={"role_id": "a", "secret_id": SECRET})],
+    "VaultAuth.token": [vault(token=SECRET)],
+    "Consul.token": [registry("consul", token=SECRET)],
+    "Nacos.password": [registry("nacos", username="a", password=SECRET)],
+    "Eureka.password": [registry("eureka", username="a", password=SECRET)],
     **{f"{name}.token": [log_sink(kind, token=SECRET)] for name, kind in SINKS.items()},
     **{f"{name}.password": [log_sink(kind, username="a", password=SECRET)] for name, kind in SINKS.items()},
     **{f"{name}.ca": [log_sink(kind, ca="FILE")] for name, kind in SINKS.items()},

@@ -57,7 +57,7 @@ def test_what_is_right(judge, text):
         "admin: {token: {value: a}}",
         "admin: {tls: {}}",
         "admin: {tls: {certificates: [{certificate: a}]}}",
-        "admin: {tls: {certificates: [{certificate: a, key: b}], min_version: '1.1'}}",
+        "admin: {tls: {certificates: [{certificate: a, key: b}], min_version: '0.9'}}",
         "timeouts: {drain: {delay: 5}}",
         "timeouts: {keepalive: 10}",
         "limits: {body_bytes: 5 KiB}",

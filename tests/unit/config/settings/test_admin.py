@@ -128,7 +128,7 @@ def test_one_mistake_is_one_line(tmp_path):
         (
             "{certificates: [{certificate: $certificate, key: $key}], min_version: 1.2, client_auth: {ca: $key}}",
             [
-                '3: admin.tls.min_version: 1.2 without quotes; expected "1.2" or "1.3"',
+                '3: admin.tls.min_version: 1.2 without quotes; expected "1.0", "1.1", "1.2" or "1.3"',
                 "3: admin.tls.client_auth.ca: it holds a private key: are certificate and key swapped?; "
                 "expected a PEM file",
             ],

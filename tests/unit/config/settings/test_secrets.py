@@ -75,6 +75,9 @@ def test_its_value_is_that_of_the_moment(tmp_path, monkeypatch):
         Secret(env="GW_SECRET").value()
 
 
+FORMS = "expected a quoted string, {env: NAME}, {file: path}, {credential: NAME} or {vault: path#key}"
+
+
 @pytest.mark.parametrize(
     ("token", "told"),
     [
@@ -88,7 +91,10 @@ def test_its_value_is_that_of_the_moment(tmp_path, monkeypatch):
         ("{file: long}", f"3:23: admin.token.file: long has more than {LONGEST // 1024} KiB; expected a secret"),
         ("''", "3:16: admin.token: the secret is empty; expected a secret"),
         *(
-            (form, "3:16: admin.token: not a valid secret; expected a quoted string, {env: NAME} or {file: path}")
+            (
+                form,
+                f"3:16: admin.token: not a valid secret; {FORMS}",
+            )
             for form in (
                 "12345678",
                 "true",

@@ -41,7 +41,7 @@ def pair(issued: tuple[str, str], more: str = "") -> str:
 def test_what_is_left_out(tmp_path: Path, authority: Certificates) -> None:
     tls = load(written(tmp_path, pair(authority.issue("a.test"))), {}).config.listeners["l1"].tls
     assert tls is not None
-    assert tls == ServerTls(certificates=tls.certificates, min_version="1.2", client_auth=None)
+    assert tls == ServerTls(certificates=tls.certificates, profile="intermediate", min_version=None, client_auth=None)
     assert (tls.session_tickets, tls.handshake_timeout) == (True, 10.0)
 
 
