@@ -3,6 +3,7 @@
 from typing import Final
 
 from fastgw.filters.plugins.loader import FilterTypes
+from fastgw.filters.policies.all_of import AllOf
 from fastgw.filters.policies.auth import Auth
 from fastgw.filters.policies.authorize import Authorize
 from fastgw.filters.policies.basic_auth import BasicAuth
@@ -59,6 +60,7 @@ TYPES: Final = FilterTypes(
         ForwardAuth,
         Oidc,
         Auth,
+        AllOf,
         Authorize,
         RateLimit,
         Quota,

@@ -261,15 +261,8 @@ class _Expansion:
         optional = len(ways) < len(each.security)
         if len(filters) == 1 and not optional:
             return {_filter_of(use.name): replace(use, name=_filter_of(use.name)) for use in filters[0]}
-        if any(len(held) > 1 for held in filters):
-            spec.report(
-                (*each.path, "security"),
-                "alternatives of several schemes each are not supported",
-                "expected alternatives of one scheme each, or one requirement",
-            )
-            return {}
-        any_of = tuple(replace(use, name=use.type) for (use,) in filters)
         try:
+            any_of = tuple(self._together([replace(use, name=use.type) for use in held]) for held in filters)
             auth = type_called("auth", self.filter_types)(
                 any_of=any_of, **({"anonymous": "anonymous"} if optional else {})
             )
@@ -278,6 +271,14 @@ class _Expansion:
             spec.report((*each.path, "security"), wrong, expected)
             return {}
         return {"security": FilterUse(name="security", type="auth", settings=auth)}
+
+    def _together(self, held: list[FilterUse]) -> FilterUse:
+        """Return the filter for the schemes of one alternative, all of which are required."""
+        if len(held) == 1:
+            return held[0]
+        return FilterUse(
+            name="all_of", type="all_of", settings=type_called("all_of", self.filter_types)(methods=tuple(held))
+        )
 
     def _scheme(
         self, spec: Spec, each: ApiOperation, name: str, scopes: list[str], schemes: Mapping[str, Any]

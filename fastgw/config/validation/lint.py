@@ -347,7 +347,7 @@ def _filter_types(merged: Merged) -> Iterator[str]:
 
 
 def _filters(merged: Merged) -> Iterator[FilterUse]:
-    """Yield every use of a filter, including those inside `any_of`."""
+    """Yield every use of a filter, including those inside `auth` and `all_of`."""
     held = [{name: use for name, (_, use) in merged.maps["filters"].items()}]
     held += [filters for _, _, filters in merged.whole("filter_sets")]
     for part in ("listeners", "upstreams"):
@@ -356,5 +356,13 @@ def _filters(merged: Merged) -> Iterator[FilterUse]:
     for filters in held:
         for use in filters.values():
             if use is not None and use is not BROKEN:
-                yield use
-                yield from (each for each in getattr(use.settings, "any_of", ()) if isinstance(each, FilterUse))
+                yield from _with_inner(use)
+
+
+def _with_inner(use: FilterUse) -> Iterator[FilterUse]:
+    yield use
+    for name in ("any_of", "methods"):
+        inner = getattr(use.settings, name, ())
+        for each in inner if isinstance(inner, tuple) else ():
+            if isinstance(each, FilterUse):
+                yield from _with_inner(each)

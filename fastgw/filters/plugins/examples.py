@@ -99,6 +99,13 @@ filters:
       - key_auth: {}
       - basic_auth: {htpasswd: users.htpasswd}
 """,
+    "all_of": """\
+filters:
+  auth:
+    any_of:
+      - all_of: {methods: [{key_auth: {}}, {certificate_auth: {}}]}
+      - basic_auth: {htpasswd: users.htpasswd}
+""",
     "authorize": """\
 filters:
   key_auth: {}

@@ -115,7 +115,7 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
         late = CredentialLocations(tuple(name for name in written if folded(name) in verified))
         ways = [
             _Way(name, use.settings.build(env.inner(name, use.settings)), _places_beside(use, places, late))
-            for name, use in _named(self.any_of)
+            for name, use in named_methods(self.any_of)
         ]
         anonymous = None if self.anonymous == REJECT else _Anonymous(self.anonymous, env.roster)
         any_of = _AnyOf(
@@ -140,7 +140,7 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
         )
 
 
-def _named(uses: Iterable[FilterUse]) -> Iterator[tuple[str, FilterUse]]:
+def named_methods(uses: Iterable[FilterUse]) -> Iterator[tuple[str, FilterUse]]:
     """Yield a name for each method: its type, with a number if it is not the first of its type."""
     met: dict[str, int] = {}
     for use in uses:

@@ -181,6 +181,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         OIDC | {"login": LOGIN},
     ],
     "auth": [{"any_of": [{"key_auth": {}}, {"basic_auth": {}}, {"jwt": JWKS}], "anonymous": "alice"}],
+    "all_of": [{"methods": [{"key_auth": {}}, {"basic_auth": {}}]}],
     "authorize": [
         {
             "consumers": {"any": ["alice"]},
