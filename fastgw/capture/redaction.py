@@ -15,14 +15,16 @@ from fastgw.observe.access_log.formats import SecretNames, masked_path, masked_w
 HIDDEN: Final = b"***"
 MOST_INFLATED: Final = 1024 * 1024
 """Maximum bytes of a compressed body after decompression."""
-_SECRET_HEADERS: Final = frozenset(
+SECRET_HEADERS: Final = frozenset(
     (
+        *(b"x-api-key", b"apikey", b"api-key"),
         *(b"authorization", b"proxy-authorization", b"authentication-info", b"proxy-authentication-info"),
         *(b"x-forwarded-client-cert", b"x-amz-security-token", b"x-fastgw-debug", b"x-csrf-token", b"x-xsrf-token"),
         *(b"x-auth-token", b"x-access-token", b"sec-websocket-key", b"dpop"),
     )
 )
-_COOKIES: Final = frozenset((b"cookie", b"set-cookie"))
+"""Headers whose values are always hidden."""
+COOKIES: Final = frozenset((b"cookie", b"set-cookie"))
 _SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9_-]*) +\S")
 _JSON_MEMBER: Final = re.compile(
     rb'("((?>(?:[^"\\]|\\.){1,128}))"\s*+:\s*+)("(?>(?:[^"\\]|\\.)*)"?|[^\s\[{",}\]][^,}\]\s]*+|[\[{][^\[\]{}]*+[\]}]?)'
@@ -55,11 +57,15 @@ class Redaction:
         listed = tuple(names)
         self._secrets = SecretNames(listed)
         self._mask = self._secrets.mask
-        self._headers = _SECRET_HEADERS | {name.lower().encode() for name in listed}
+        self._headers = SECRET_HEADERS | {name.lower().encode() for name in listed}
 
     def is_secret(self, name: bytes) -> bool:
         """Whether the value of this parameter, member or header is hidden."""
         return not self._secrets.none_in(name + b"=")
+
+    def hides_header(self, name: bytes) -> bool:
+        """Whether the value of a header is hidden, which has this name in lower case."""
+        return name in self._headers or self.is_secret(name)
 
     def path(self, path: bytes) -> bytes:
         return masked_path(path, self._mask) or b""
@@ -72,9 +78,9 @@ class Redaction:
         return [(name, self._value(name.lower(), value)) for name, value in fields]
 
     def _value(self, name: bytes, value: bytes) -> bytes:
-        if name in _COOKIES:
+        if name in COOKIES:
             return _without_cookies(value, name == b"set-cookie")
-        if name in self._headers or self.is_secret(name):
+        if self.hides_header(name):
             scheme = _SCHEME.match(value) if name.endswith(b"authorization") else None
             return HIDDEN if scheme is None else scheme[1] + b" " + HIDDEN
         return masked_words(value, self._mask) or b""

@@ -10,29 +10,14 @@ from collections.abc import Iterable
 from typing import Final, final
 from urllib.parse import unquote_to_bytes
 
+from fastgw.capture.redaction import COOKIES, Redaction
 from fastgw.observe.access_log.formats import MAX_LINE, SecretNames
 from fastgw.recording.records import MASK, RecordedBody, RecordedRequest
 
 SHORTEST_VALUE: Final = 6
 """Minimum bytes of a masked value that is replaced elsewhere too."""
-CREDENTIAL_HEADERS: Final = frozenset(
-    (
-        b"authorization",
-        b"proxy-authorization",
-        b"x-api-key",
-        b"apikey",
-        b"api-key",
-        b"x-auth-token",
-        b"x-csrf-token",
-        b"x-amz-security-token",
-        b"x-forwarded-client-cert",
-        b"x-fastgw-debug",
-        b"authentication-info",
-        b"proxy-authentication-info",
-    )
-)
-"""Headers whose values are always masked."""
-COOKIES: Final = frozenset((b"cookie", b"set-cookie"))
+_KEPT_HEADERS: Final = frozenset((b"sec-websocket-key",))
+"""Headers that taps hide, and that a handshake needs to be replayed."""
 _URLS: Final = frozenset((b"referer", b"location", b"content-location"))
 
 
@@ -48,7 +33,7 @@ class RecordRedaction:
 
     def __init__(self, names: Iterable[str], keeps_cookies: bool = False) -> None:
         names = [*names]
-        self._headers = CREDENTIAL_HEADERS | {name.lower().encode() for name in names}
+        self._hides_header = Redaction(names).hides_header
         self._cookies = frozenset(name.encode() for name in names)
         self._secrets = SecretNames(names)
         self._keeps_cookies = keeps_cookies
@@ -69,7 +54,7 @@ class RecordRedaction:
         low = name.strip().lower()
         if not colon:
             return line
-        if low in self._headers or low in also:
+        if low in also or (self._hides_header(low) and low not in _KEPT_HEADERS):
             value = value.strip()
             scheme, space, _ = value.partition(b" ")
             is_scheme = bool(space) and low in (b"authorization", b"proxy-authorization")

@@ -6,6 +6,7 @@ import base64
 
 import pytest
 
+from fastgw.capture.redaction import SECRET_HEADERS
 from fastgw.recording.redaction import RecordRedaction, TooLongToMask
 
 
@@ -26,6 +27,16 @@ def test_a_header_is_masked(line: bytes, masked: bytes) -> None:
     head = b"GET / HTTP/1.1\r\n%b\r\n\r\n"
     assert RecordRedaction(["x-key"]).head(head % line, found) == head % masked
     assert (b"abcdefgh" in found) == (line != masked)
+
+
+def test_what_a_tap_hides_is_not_recorded() -> None:
+    """But for the key of a handshake, which could not be replayed without it."""
+    for name in sorted(SECRET_HEADERS):
+        found = set[bytes]()
+        head = RecordRedaction(()).head(b"GET / HTTP/1.1\r\n%b: geheim-7\r\n" % name, found)
+        assert (b"geheim-7" in head, b"geheim-7" in found) == (
+            (True, False) if name == b"sec-websocket-key" else (False, True)
+        )
 
 
 def test_parameters_are_masked_as_in_the_log_and_by_name() -> None:
