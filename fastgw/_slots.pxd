@@ -1,4 +1,7 @@
-"""Offsets at which CPython keeps the values of `__slots__` in an instance."""
+"""Offsets at which CPython keeps the values of `__slots__` in an instance, and accesses to them."""
+
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 
 cdef extern from *:
     """
@@ -9,5 +12,83 @@ cdef extern from *:
         const PyMemberDef *member = ((PyMemberDescrObject *)descriptor)->d_member;
         return member->type == T_OBJECT_EX && !member->flags ? member->offset : 0;
     }
+    /* The member by which instances of exactly this class keep an attribute. NULL: the class keeps it in another way. */
+    static inline const PyMemberDef *member_of(PyTypeObject *owner, PyObject *name)
+    {
+        PyObject *descriptor = _PyType_Lookup(owner, name);
+        const PyMemberDef *member;
+        if (owner->tp_getattro != PyObject_GenericGetAttr || descriptor == NULL ||
+            !Py_IS_TYPE(descriptor, &PyMemberDescr_Type) || !PyType_IsSubtype(owner, PyDescr_TYPE(descriptor)))
+            return NULL;
+        member = ((PyMemberDescrObject *)descriptor)->d_member;
+        return member->type == T_OBJECT_EX && !(member->flags & ~READONLY) ? member : NULL;
+    }
+    static inline int can_set(PyTypeObject *owner, const PyMemberDef *member)
+    {
+        return !member->flags && owner->tp_setattro == PyObject_GenericSetAttr;
+    }
     """
+    ctypedef struct PyTypeObject:
+        pass
+    ctypedef struct PyMemberDef:
+        Py_ssize_t offset
+    PyTypeObject* type_of "Py_TYPE"(object instance)
     Py_ssize_t member_offset(object descriptor)  # a `MemberDescriptorType`
+    const PyMemberDef* member_of(PyTypeObject* owner, object name)
+    bint can_set(PyTypeObject* owner, const PyMemberDef* member)
+
+
+cdef struct Slot:
+    # An attribute, and where instances of one class keep it. The pointers are references that are never given up.
+    PyTypeObject* reads  # class; NULL: it is not in a slot of it, or nothing was learned
+    PyTypeObject* writes  # likewise
+    Py_ssize_t at
+    PyObject* name
+
+
+cdef inline int learn(Slot* slot, type owner, str name) except -1:
+    """Look up where instances of exactly this class keep an attribute."""
+    cdef const PyMemberDef* member = member_of(<PyTypeObject*>owner, name)
+    Py_INCREF(name)
+    slot.name = <PyObject*>name
+    slot.reads = slot.writes = NULL
+    if member is not NULL:
+        Py_INCREF(owner)
+        slot.at = member.offset
+        slot.reads = <PyTypeObject*>owner
+        if can_set(slot.reads, member):
+            slot.writes = slot.reads
+    return 0
+
+
+cdef inline object read(const Slot* slot, object owner):
+    """Return an attribute, as `getattr` does; without a call if `owner` is of the learned class and has set it.
+
+    Each access checks the class and whether the attribute is set, and returns a reference of its own. So it is as safe
+    as in Python, whatever `owner` is and whatever runs in between.
+    """
+    cdef PyObject* value
+    if type_of(owner) is slot.reads:
+        value = (<PyObject**>(<char*><PyObject*>owner + slot.at))[0]
+        if value is not NULL:
+            return <object>value
+    if slot.name is NULL:
+        raise SystemError("an attribute that was not learned")
+    return getattr(owner, <object>slot.name)
+
+
+cdef inline int write(const Slot* slot, object owner, object value) except -1:
+    """Set an attribute, as `setattr` does. The previous value is released last, because that may run any code."""
+    cdef PyObject** place
+    cdef PyObject* before
+    if type_of(owner) is slot.writes:
+        place = <PyObject**>(<char*><PyObject*>owner + slot.at)
+        before = place[0]
+        Py_INCREF(value)
+        place[0] = <PyObject*>value
+        Py_XDECREF(before)
+        return 0
+    if slot.name is NULL:
+        raise SystemError("an attribute that was not learned")
+    setattr(owner, <object>slot.name, value)
+    return 0

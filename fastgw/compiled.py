@@ -6,6 +6,7 @@ module does not, and does all the work if fastgw was installed without a compile
 
 import os
 import re
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ PURE: Final = bool(os.environ.get("FASTGW_PURE_PYTHON"))
 _IS_TWIN: Final = re.compile(r"fastgw(?:\.\w+)*\._\w+").fullmatch
 in_use: dict[str, bool] = {}
 """Full name of each compiled module that was requested -> whether it is in use."""
+replaced: dict[tuple[type, str], Callable[..., Any]] = {}
+"""Class and name of each method that was replaced -> the method of the reference."""
 
 
 def twin(name: str) -> Any | None:
@@ -28,6 +31,13 @@ def twin(name: str) -> Any | None:
                 raise
     in_use[name] = module is not None
     return module
+
+
+def replace(owner: type, *methods: Callable[..., Any]) -> None:
+    """Replace methods of a class by the functions of its compiled module that have their names."""
+    for method in methods:
+        replaced[owner, method.__name__] = getattr(owner, method.__name__)
+        setattr(owner, method.__name__, method)
 
 
 def describe() -> str:

@@ -26,11 +26,16 @@ cdef inline Py_ssize_t _sent(int fd, bytes message) noexcept:
     return sent if sent > 0 else 0
 
 
-def send(int fd, bytes message not None, transport, bint waiting):
-    """Compiled `socket_send.send`."""
+cdef int send_message(int fd, bytes message, transport, bint waiting) except -1:
     cdef Py_ssize_t sent = 0 if waiting or fd < 0 else _sent(fd, message)
     if sent < PyBytes_GET_SIZE(message):
         transport.write(message[sent:] if sent else message)
+    return 0
+
+
+def send(int fd, bytes message not None, transport, bint waiting):
+    """Compiled `socket_send.send`."""
+    send_message(fd, message, transport, waiting)
 
 
 def send_at_once(int fd, bytes message not None):

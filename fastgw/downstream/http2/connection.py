@@ -11,6 +11,7 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
+from fastgw.compiled import twin
 from fastgw.downstream.http1.rejected_head import unreadable
 from fastgw.downstream.http2.stream import Http2Stream
 from fastgw.errors import Fault, fault_of
@@ -633,3 +634,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                 stream.break_off(Fault.GATEWAY_STOPPED)
                 self.session.reset(stream.id, ErrorCode.INTERNAL_ERROR)
         return count
+
+
+if not TYPE_CHECKING and (_twin := twin("fastgw.downstream.http2._connection")) is not None:
+    _twin.adopt(Http2ClientConnection, Http2Stream)

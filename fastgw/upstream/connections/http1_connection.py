@@ -17,8 +17,9 @@ from enum import IntEnum
 from errno import errorcode
 from math import inf
 from ssl import SSLError, SSLWantReadError
-from typing import Any, Final, Protocol, cast, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast, final
 
+from fastgw.compiled import twin
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.timer_wheel import Timed
@@ -660,3 +661,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 def _errno_of(error: Exception | None) -> str:
     """The name of the errno that ended a connection; "" if there is none."""
     return errorcode.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+
+
+if not TYPE_CHECKING and (_twin := twin("fastgw.upstream.connections._http1_connection")) is not None:
+    _twin.adopt_connection(UpstreamConnection, IDLE, AWAITING)

@@ -21,8 +21,9 @@ from functools import partial
 from itertools import islice, takewhile
 from math import inf
 from time import monotonic
-from typing import Any, Final, Generic, Protocol, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast, final
 
+from fastgw.compiled import twin
 from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
 from fastgw.operator_events import OperatorEvent, log_event
@@ -384,7 +385,7 @@ class Pool(Generic[S]):
         if self.idle_count > self._max_idle:
             self._drop(self._longest_idle())
         if self._sweeper is None and self.idle_count:
-            self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+            self._sweep_later()
 
     def _hand_on(self, connection: Pooled[S]) -> bool:
         """Lend the connection to a waiting borrower, or close it in favour of another target's, in turn. False:
@@ -704,6 +705,9 @@ class Pool(Generic[S]):
         finally:
             self._fill()  # it schedules the next tick if any are left
 
+    def _sweep_later(self) -> None:
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+
     def _sweep(self) -> None:
         """Close expired idle connections; checks only those, and one more per target."""
         self._sweeper = None
@@ -713,4 +717,8 @@ class Pool(Generic[S]):
             for connection in expired:
                 self._drop(connection)
         if self.idle_count:
-            self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+            self._sweep_later()
+
+
+if not TYPE_CHECKING and (_twin := twin("fastgw.upstream.connections._http1_connection")) is not None:
+    _twin.adopt_pool(Pool)

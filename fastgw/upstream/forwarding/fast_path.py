@@ -11,6 +11,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
+from fastgw.compiled import twin
 from fastgw.errors import Fault
 from fastgw.exchange import (
     Chain,
@@ -517,3 +518,7 @@ class FastPath:
 
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
         self.leave_fast_path().on_failure(fault, silent, why)
+
+
+if not TYPE_CHECKING and (_twin := twin("fastgw.upstream.forwarding._fast_path")) is not None:
+    _twin.adopt(FastPath, NO_HEAD, NO_ROUTE)

@@ -1,0 +1,569 @@
+# cython: language_level=3
+"""Compiled methods of `connection.Http2ClientConnection` and `stream.Http2Stream`: those of an ordinary request.
+
+A request is received, begins, is answered from the fast path, and its stream is closed. All other cases are left to
+methods of the reference. Objects of other classes are used through their attributes (`_slots.read`).
+"""
+
+from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
+
+from math import inf
+
+from fastgw.compiled import replace
+from fastgw.downstream.http1.rejected_head import unreadable
+from fastgw.downstream.http2 import connection as reference
+from fastgw.downstream.http2.stream import Http2Stream
+from fastgw.errors import Fault, fault_of
+from fastgw.eventloop.timer_wheel import Wheel
+from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN
+from fastgw.exchange import Chain, FastPathPlan, Relay, Route, new_exchange, problem
+from fastgw.forwarded_headers import Peer, client_address
+from fastgw.http.grpc.calls import timeout_of_call
+from fastgw.http.http1 import serializer
+from fastgw.http.http1.parser import Http1RequestHead
+from fastgw.http.http2 import session as kinds
+from fastgw.http.http2.session import ErrorCode, framing_bytes
+from fastgw.http.malformed import Malformed
+from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.pipeline.request_pipeline import find_route, run_early_steps, run_route_steps
+from fastgw.routing.requirements import ClientUnknown
+from fastgw.upstream.forwarding.fast_path import FastPath
+
+cdef struct OfConnection:
+    Slot awaits_head
+    Slot buffer
+    Slot closed
+    Slot closing
+    Slot deadline
+    Slot events
+    Slot fd
+    Slot filed_at
+    Slot flush_is_due
+    Slot last_calls
+    Slot listener
+    Slot peer
+    Slot read_since_rest
+    Slot requests
+    Slot sending
+    Slot server
+    Slot session
+    Slot spare
+    Slot streams
+    Slot trusts
+    Slot wheel
+    Slot write_paused
+
+cdef struct OfStream:
+    Slot ahead
+    Slot address_limit
+    Slot asked_to_continue
+    Slot braked
+    Slot connection
+    Slot deadline
+    Slot exchange
+    Slot fast_path
+    Slot filed_at
+    Slot has_had_exchange
+    Slot has_place
+    Slot id
+    Slot is_fast
+    Slot receiving
+
+cdef struct OfHead:
+    Slot length
+    Slot ordinary
+    Slot path_as_sent
+    Slot payload
+
+cdef struct OfListener:
+    Slot early
+    Slot reserved
+    Slot router
+    Slot trusts
+
+cdef struct OfPath:
+    Slot call_due_at
+    Slot client_ip
+    Slot trace
+
+cdef struct OfPlan:
+    Slot at_once
+    Slot calls_only
+    Slot checks_path
+
+cdef struct OfRoute:
+    Slot chain
+    Slot fast_path
+
+cdef OfConnection of_connection
+cdef OfStream of_stream
+cdef OfHead of_head
+cdef OfListener of_listener
+cdef OfPath of_path
+cdef OfPlan of_plan
+cdef OfRoute of_route
+cdef Slot now_of_wheel
+cdef Slot trusted_of_peer
+cdef Slot request_steps_of_chain
+cdef PyTypeObject* _stream_class  # the class whose methods these are; NULL until `adopt`
+
+cdef object INF = inf
+cdef double _INF = inf
+cdef bytes _NO_BYTES = b""
+# PERF: the names of a module by its dict: 500 instructions less than as an attribute (CPython 3.11, micro/http2).
+cdef dict _serializer = serializer.__dict__
+cdef dict _reference = reference.__dict__
+cdef int WHOLE = kinds.WHOLE
+cdef int CLOSED = kinds.CLOSED
+cdef int ENDING = kinds.ENDING
+cdef int IN_HEAD = kinds.IN_HEAD
+cdef int HAS_OUTPUT = kinds.HAS_OUTPUT
+cdef int HOLDS = kinds.HOLDS
+cdef Py_ssize_t FEW_EVENTS = kinds.FEW_EVENTS
+cdef Py_ssize_t _BODY_BYTES_PER_TURN = BODY_BYTES_PER_TURN
+cdef object _UNFRAMED = serializer.UNFRAMED
+
+learn(&of_head.length, Http1RequestHead, "length")
+learn(&of_head.ordinary, Http1RequestHead, "ordinary")
+learn(&of_head.path_as_sent, Http1RequestHead, "path_as_sent")
+learn(&of_head.payload, Http1RequestHead, "payload")
+learn(&of_path.call_due_at, FastPath, "call_due_at")
+learn(&of_path.client_ip, FastPath, "client_ip")
+learn(&of_path.trace, FastPath, "trace")
+learn(&of_plan.at_once, FastPathPlan, "at_once")
+learn(&of_plan.calls_only, FastPathPlan, "calls_only")
+learn(&of_plan.checks_path, FastPathPlan, "checks_path")
+learn(&of_route.chain, Route, "chain")
+learn(&of_route.fast_path, Route, "fast_path")
+learn(&now_of_wheel, Wheel, "now")
+learn(&trusted_of_peer, Peer, "trusted")
+learn(&request_steps_of_chain, Chain, "request_steps")
+
+
+def adopt(type owner not None, type stream_owner not None):
+    """Replace the methods of `Http2ClientConnection` and `Http2Stream`."""
+    global _stream_class
+    learn(&of_connection.awaits_head, owner, "_awaits_head")
+    learn(&of_connection.buffer, owner, "_buffer")
+    learn(&of_connection.closed, owner, "closed")
+    learn(&of_connection.closing, owner, "_closing")
+    learn(&of_connection.deadline, owner, "deadline")
+    learn(&of_connection.events, owner, "_events")
+    learn(&of_connection.fd, owner, "fd")
+    learn(&of_connection.filed_at, owner, "filed_at")
+    learn(&of_connection.flush_is_due, owner, "_flush_is_due")
+    learn(&of_connection.last_calls, owner, "_last_calls")
+    learn(&of_connection.listener, owner, "listener")
+    learn(&of_connection.peer, owner, "peer")
+    learn(&of_connection.read_since_rest, owner, "read_since_rest")
+    learn(&of_connection.requests, owner, "requests")
+    learn(&of_connection.sending, owner, "sending")
+    learn(&of_connection.server, owner, "server")
+    learn(&of_connection.session, owner, "session")
+    learn(&of_connection.spare, owner, "_spare")
+    learn(&of_connection.streams, owner, "_streams")
+    learn(&of_connection.trusts, owner, "_trusts")
+    learn(&of_connection.wheel, owner, "_wheel")
+    learn(&of_connection.write_paused, owner, "write_paused")
+    learn(&of_stream.address_limit, stream_owner, "address_limit")
+    learn(&of_stream.ahead, stream_owner, "_ahead")
+    learn(&of_stream.asked_to_continue, stream_owner, "_asked_to_continue")
+    learn(&of_stream.braked, stream_owner, "braked")
+    learn(&of_stream.connection, stream_owner, "_connection")
+    learn(&of_stream.deadline, stream_owner, "deadline")
+    learn(&of_stream.exchange, stream_owner, "exchange")
+    learn(&of_stream.fast_path, stream_owner, "fast_path")
+    learn(&of_stream.filed_at, stream_owner, "filed_at")
+    learn(&of_stream.has_had_exchange, stream_owner, "has_had_exchange")
+    learn(&of_stream.has_place, stream_owner, "has_place")
+    learn(&of_stream.id, stream_owner, "id")
+    learn(&of_stream.is_fast, stream_owner, "is_fast")
+    learn(&of_stream.receiving, stream_owner, "receiving")
+    replace(
+        owner, get_buffer, buffer_updated, receive, _handle, _begin_request, _stream_closed, flush_soon, flush_alone, _flush
+    )
+    replace(stream_owner, serve, answer_fast, answer_with_trailers)
+    _stream_class = of_stream.id.reads
+
+
+cdef int _learn_listener(type owner) except -1:
+    """Learn where listeners keep their attributes, by the first one: their class is defined after the connections."""
+    learn(&of_listener.early, owner, "early")
+    learn(&of_listener.reserved, owner, "reserved")
+    learn(&of_listener.router, owner, "router")
+    learn(&of_listener.trusts, owner, "trusts")
+    return 0
+
+
+# --- what is received ---
+
+
+cdef int _receive(connection, received, length) except -1:
+    session = read(&of_connection.session, connection)
+    found = session.feed(received, length, read(&now_of_wheel, read(&of_connection.wheel, connection)))
+    count = len(found)
+    if count:
+        waiting = read(&of_connection.events, connection)
+        if waiting:
+            waiting.extend(found)  # after earlier events
+        else:
+            _handle_all(connection, found)
+    if read(&of_connection.write_paused, connection):
+        connection._read_while_unsent += length
+        if connection._read_while_unsent > _reference["READ_WHILE_UNSENT"]:
+            connection._stop_or_start()
+    if read(&of_connection.awaits_head, connection) and not session.in_head:
+        write(&of_connection.awaits_head, connection, False)
+        if _may_wait(connection) and read(&of_connection.streams, connection):
+            write(&of_connection.deadline, connection, INF)
+    framing = framing_bytes(found) if count > FEW_EVENTS else 0
+    read_so_far = read(&of_connection.read_since_rest, connection) + length
+    if framing or read_so_far >= _BODY_BYTES_PER_TURN:
+        read(&of_connection.server, connection).worker_loop.count_body(connection, length, framing)
+    else:
+        write(&of_connection.read_since_rest, connection, read_so_far)
+    if not read(&of_connection.flush_is_due, connection) and session.state():
+        _flush_later(connection)
+    return 0
+
+
+cdef bint _may_wait(connection) except -1:
+    """Whether it has no deadline while a stream is open."""
+    return not read(&of_connection.write_paused, connection) and not read(&of_connection.last_calls, connection)
+
+
+cdef int _handle_all(connection, found) except -1:
+    cdef int kind
+    if len(found) > _reference["REQUESTS_PER_TURN"]:
+        found = connection._keep_rest_back(found)
+    streams = read(&of_connection.streams, connection)
+    for kind, number, value in found:
+        try:
+            if kind == WHOLE:
+                _begin(connection, number, value, True, _NO_BYTES, None)
+            elif kind == CLOSED:
+                stream = streams.pop(number, None)
+                if stream is not None:
+                    _close(connection, stream)
+            else:
+                connection._handle_event(kind, number, value)
+        except Exception:  # the edge of this stream: the others of the connection continue
+            log_event(OperatorEvent.DEFECT, "a defect in stream %d of %s", number, connection.peer.ip, error=True)
+            connection._fail_stream(number)
+    return 0
+
+
+cdef int _begin(connection, number, text, bint ended, protocol, payload) except -1:
+    server, listener = read(&of_connection.server, connection), read(&of_connection.listener, connection)
+    if of_listener.trusts.name is NULL:
+        _learn_listener(type(listener))
+    if (
+        read(&of_connection.trusts, connection) is not read(&of_listener.trusts, listener)
+        and not connection._check_peer()
+    ):
+        connection._refuse(number, Fault.CONNECTION_OUTDATED, None, text)
+        connection.leave()
+        return 0
+    try:
+        head = _reference["read_http2_request"](text, server.header_count, payload)
+    except Malformed as malformed:
+        connection._refuse(number, fault_of(malformed), malformed.reason, text)
+        return 0
+    if protocol:
+        head.came_by_connect(protocol)
+    streams, peer = read(&of_connection.streams, connection), read(&of_connection.peer, connection)
+    spare = read(&of_connection.spare, connection)
+    stream = spare.pop() if spare else Http2Stream(connection)
+    write(&of_stream.id, stream, number)
+    write(&of_stream.receiving, stream, not ended)
+    write(&of_connection.requests, connection, read(&of_connection.requests, connection) + 1)
+    if not streams:
+        streams[number] = stream
+        if _may_wait(connection):
+            write(&of_connection.deadline, connection, INF)
+    else:
+        streams[number] = stream
+        fault = server.admit(peer)
+        if fault is not None:
+            stream.refuse(unreadable(text), fault, None)
+            return 0
+        write(&of_stream.has_place, stream, True)
+        write(&of_stream.address_limit, stream, server.address_limit)
+    if not read(&trusted_of_peer, peer):
+        read(&of_listener.reserved, listener).take_out_of(head)
+    if type_of(stream) is _stream_class:
+        return _serve(stream, head)
+    stream.serve(head)
+    return 0
+
+
+cdef int _close(connection, stream) except -1:
+    cdef double deadline
+    if read(&of_stream.exchange, stream) is not None or read(&of_stream.is_fast, stream):
+        stream.break_off(Fault.CLIENT_LEFT)
+    server = read(&of_connection.server, connection)
+    if <double>read(&of_stream.filed_at, stream) != _INF:
+        read(&of_connection.wheel, connection).drop(stream)
+    if read(&of_stream.has_place, stream):
+        write(&of_stream.has_place, stream, False)
+        server.release(read(&of_connection.peer, connection), read(&of_stream.address_limit, stream))
+    spare = read(&of_connection.spare, connection)
+    if len(spare) < _reference["SPARE_STREAMS"]:
+        if read(&of_stream.has_had_exchange, stream):
+            stream.reset()
+        spare.append(stream)
+    if read(&of_connection.streams, connection):
+        return 0
+    last_calls = read(&of_connection.last_calls, connection)
+    if last_calls == 2:
+        _flush_later(connection)
+    elif not last_calls and not read(&of_connection.write_paused, connection):
+        wheel = read(&of_connection.wheel, connection)
+        deadline = <double>read(&now_of_wheel, wheel) + <double>server.keepalive
+        write(&of_connection.deadline, connection, deadline)
+        if deadline < <double>read(&of_connection.filed_at, connection):
+            wheel.file(connection, deadline)
+    return 0
+
+
+def get_buffer(self, sizehint):
+    """Compiled `Http2ClientConnection.get_buffer`."""
+    return read(&of_connection.buffer, self)
+
+
+def buffer_updated(self, nbytes):
+    """Compiled `Http2ClientConnection.buffer_updated`."""
+    _receive(self, read(&of_connection.buffer, self), nbytes)
+
+
+def receive(self, received, length):
+    """Compiled `Http2ClientConnection.receive`."""
+    _receive(self, received, length)
+
+
+def _handle(self, events):
+    """Compiled `Http2ClientConnection._handle`."""
+    _handle_all(self, events)
+
+
+def _begin_request(self, number, text, bint ended, protocol=b"", payload=None):
+    """Compiled `Http2ClientConnection._begin_request`."""
+    _begin(self, number, text, ended, protocol, payload)
+
+
+def _stream_closed(self, stream):
+    """Compiled `Http2ClientConnection._stream_closed`."""
+    _close(self, stream)
+
+
+# --- what is sent ---
+
+
+cdef int _flush_later(connection) except -1:
+    if not read(&of_connection.flush_is_due, connection):
+        write(&of_connection.flush_is_due, connection, True)
+        read(&of_connection.server, connection).worker_loop.loop.call_soon(connection._flush)
+    return 0
+
+
+cdef int _flush_if_alone(connection) except -1:
+    if len(read(&of_connection.streams, connection)) == 1 and not read(&of_connection.flush_is_due, connection):
+        return _flush_now(connection)
+    return _flush_later(connection)
+
+
+cdef int _flush_now(connection) except -1:
+    cdef int state
+    write(&of_connection.flush_is_due, connection, False)
+    if read(&of_connection.closed, connection) or read(&of_connection.closing, connection):
+        return 0
+    session = read(&of_connection.session, connection)
+    if not read(&of_connection.write_paused, connection):
+        rest = session.send_on(read(&of_connection.fd, connection))
+        if rest:
+            connection.transport.write(rest)
+    found = session.events()
+    if found:
+        waiting = read(&of_connection.events, connection)
+        if waiting:
+            waiting.extend(found)
+        else:
+            _handle_all(connection, found)
+    state = session.state()
+    if state & HAS_OUTPUT:
+        connection._write_all()  # more than one piece, or the last words after an error
+    sending = read(&of_connection.sending, connection)
+    if sending:
+        for stream in sending:
+            if state & HOLDS or read(&of_stream.braked, stream):
+                stream.look_at_held()
+        sending.clear()
+    if read(&of_connection.last_calls, connection) == 2 and not read(&of_connection.streams, connection):
+        connection._end(ErrorCode.NO_ERROR)
+    elif state & ENDING:
+        if (session.error is not None or session.done) and not read(&of_connection.write_paused, connection):
+            connection._break_off_all(Fault.CLIENT_LEFT)
+            connection.close()
+    elif state & IN_HEAD and <double>read(&of_connection.deadline, connection) == _INF:
+        write(&of_connection.awaits_head, connection, True)
+        connection.watch(read(&of_connection.server, connection).timeouts.request_headers)
+    return 0
+
+
+def flush_soon(self):
+    """Compiled `Http2ClientConnection.flush_soon`."""
+    _flush_later(self)
+
+
+def flush_alone(self):
+    """Compiled `Http2ClientConnection.flush_alone`."""
+    _flush_if_alone(self)
+
+
+def _flush(self):
+    """Compiled `Http2ClientConnection._flush`."""
+    _flush_now(self)
+
+
+# --- the stream ---
+
+
+cdef int _serve(stream, head) except -1:
+    connection = read(&of_stream.connection, stream)
+    server = read(&of_connection.server, connection)
+    listener, peer = read(&of_connection.listener, connection), read(&of_connection.peer, connection)
+    if of_listener.trusts.name is NULL:
+        _learn_listener(type(listener))
+    early = read(&of_listener.early, listener)
+    match = fast_match = None
+    if read(&of_head.ordinary, head) and not read(&request_steps_of_chain, early):
+        try:
+            match = read(&of_listener.router, listener).find(head)
+        except ClientUnknown:
+            match = None  # found again with the exchange
+        if match is not None:
+            route, params = match
+            payload = read(&of_head.payload, head)
+            plan = read(&of_route.fast_path, route)
+            if plan is not None and _accepts_path(plan, head):
+                fits = not payload or stream._fits(head)
+                calls_only = read(&of_plan.calls_only, plan)
+                due_in = timeout_of_call(head) if calls_only else INF
+                if read(&of_plan.at_once, plan) and fits and due_in is not None:
+                    fast_path = read(&of_stream.fast_path, stream) or stream._make_fast_path()
+                    if due_in is not INF and due_in != INF:
+                        due_at = read(&now_of_wheel, read(&of_connection.wheel, connection)) + due_in
+                        write(&of_path.call_due_at, fast_path, due_at)
+                        stream.watch(due_in)
+                    return _send_fast(stream, fast_path, server, listener, peer, head, route, params)
+                if not (payload or read(&of_plan.checks_path, plan) or calls_only):
+                    fast_match = match
+            elif not read(&of_head.length, head):
+                chain = read(&of_route.chain, route)
+                step = chain.ready_answer
+                if step is not None:
+                    answer = step(head, peer, route)
+                    if answer is not None:
+                        stream._send_ready(head, route, answer)
+                        return 0
+                    plan = chain.fetch_plan
+                    if plan is not None and _accepts_path(plan, head):
+                        fast_path = read(&of_stream.fast_path, stream) or stream._make_fast_path()
+                        if fast_path.begin_fetch(head, route, params, plan):
+                            return _send_fast(stream, fast_path, server, listener, peer, head, route, params)
+    return _begin_exchange(stream, connection, server, listener, peer, early, head, match, fast_match)
+
+
+cdef bint _accepts_path(plan, head) except -1:
+    return not read(&of_plan.checks_path, plan) or read(&of_head.path_as_sent, head)
+
+
+cdef int _send_fast(stream, fast_path, server, listener, peer, head, route, params) except -1:
+    if read(&trusted_of_peer, peer):
+        write(&of_path.client_ip, fast_path, client_address(head, peer, read(&of_listener.trusts, listener)))
+    write(&of_stream.is_fast, stream, True)
+    tracer = server.tracer
+    if tracer is not None:
+        write(&of_path.trace, fast_path, tracer.begin_trace(head))
+    fast_path.send_request(head, route, params)
+    return 0
+
+
+cdef int _begin_exchange(stream, connection, server, listener, peer, early, head, match, fast_match) except -1:
+    chain = early if fast_match is None else read(&of_route.chain, fast_match[0])
+    write(&of_stream.has_had_exchange, stream, True)
+    exchange = new_exchange(head, stream, listener, peer, chain)
+    write(&of_stream.exchange, stream, exchange)
+    tracer = server.tracer
+    if tracer is not None:
+        exchange.trace = tracer.begin_trace(head)
+    if read(&trusted_of_peer, peer):
+        exchange.client_ip = client_address(head, peer, read(&of_listener.trusts, listener))
+    payload = read(&of_head.payload, head)
+    if head.connect_protocol:
+        write(&of_stream.ahead, stream, [])
+        write(&of_stream.asked_to_continue, stream, False)  # the client waits for a 100
+    elif read(&of_stream.receiving, stream):
+        if not stream._expect_body(exchange, head):
+            return 0
+    elif payload:
+        exchange.request_body = Relay.whole(payload, head.body_length)
+        if not stream._fits(head):
+            exchange.reply(problem(Fault.BODY_TOO_LARGE))
+            return 0
+    if fast_match is not None:
+        route, exchange.params = fast_match
+        exchange.route, exchange.answered_by = route, None
+        run_route_steps(stream, exchange, route, True)
+    elif early.request_steps:
+        run_early_steps(stream, exchange, read(&of_listener.router, listener))
+    else:
+        exchange.answered_by = None  # all of them have run
+        find_route(stream, exchange, read(&of_listener.router, listener), match)
+    return 0
+
+
+def serve(self, head):
+    """Compiled `Http2Stream.serve`."""
+    _serve(self, head)
+
+
+cdef int _end_answer(stream, connection, server, exchange) except -1:
+    read(&of_connection.sending, connection).append(stream)
+    if server.draining:
+        server.drained += 1
+    if exchange is None:
+        fast_path = read(&of_stream.fast_path, stream)
+        assert fast_path is not None
+        server.finish(fast_path)
+        fast_path.forget()
+    else:
+        exchange.finish()
+        server.finish(exchange)
+    return _flush_if_alone(connection)
+
+
+def answer_fast(self, head, exchange, dropped, added, request_id):
+    """Compiled `Http2Stream.answer_fast`."""
+    connection = read(&of_stream.connection, self)
+    server = read(&of_connection.server, connection)
+    write(&of_stream.is_fast, self, False)
+    write(&of_stream.deadline, self, INF)  # that of a call
+    message = _serializer["whole"](head, server.date_line, _NO_BYTES, dropped, added, request_id)
+    read(&of_connection.session, connection).respond(read(&of_stream.id, self), message, True)
+    _end_answer(self, connection, server, exchange)
+
+
+def answer_with_trailers(self, head, payload, trailers, dropped, request_id):
+    """Compiled `Http2Stream.answer_with_trailers`."""
+    connection = read(&of_stream.connection, self)
+    server = read(&of_connection.server, connection)
+    write(&of_stream.is_fast, self, False)
+    length = _UNFRAMED if head.chunked else head.length
+    message = _serializer["response"](
+        head, head.status, dropped, _NO_BYTES, payload, length, server.date_line, _NO_BYTES, request_id
+    )
+    lines = b"".join([b"%b: %b\r\n" % line for line in trailers])
+    write(&of_stream.deadline, self, INF)  # that of the call
+    read(&of_connection.session, connection).respond(read(&of_stream.id, self), message, True, lines)
+    _end_answer(self, connection, server, None)
