@@ -10,10 +10,12 @@ from tests.fuzz.hunting import hunt
 from tests.fuzz.sanitized import build
 
 CORPORA = (
+    "downstream/http2",
     "exchange/test_new_exchange.py",
     "http",
     "observe/access_log/test_formats.py",
     "observe/test_recorder.py",
+    "package/test_replaced_methods.py",
     "routing/test_table_compiled.py",
     "shm/test_rate_limit_table.py",
 )
