@@ -58,9 +58,14 @@ class ConnectRequest(SubrequestService):
             exchange.fail(fault, why=f"$connect: {why or fault.label}")
 
     def cancel(self) -> None:
-        """Handle the end of the exchange, or that this is decided."""
+        """Handle the end of the exchange, or a failure: the service, which may have accepted the connection, gets
+        `$disconnect`.
+        """
+        exchange, sent = self._exchange, self._sent
         self._exchange = None
         self._cancel_sent()
+        if exchange is not None and sent is not None:
+            self._connection.cancel()
 
     # calls of the sub-request
 

@@ -27,6 +27,10 @@ from tests.support.http2.client import Http2Client
 from tests.support.peer import DEADLINE
 
 JSON, BYTES = "application/json", "application/octet-stream"
+HANDSHAKE = (
+    b"Host: a\r\nX-Api-Key: key-of-ann\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 BACK_END = {"Authorization": "Bearer token-of-back-ends"}
 EVENTS = {
     "$connect": {"path": "/connect"},
@@ -186,6 +190,16 @@ def test_the_back_end_refuses_a_connection(gateway: Gateway, back_end: EventBack
     assert back_end.next().kind[0] == "CONNECT"
 
 
+@both
+def test_a_client_that_leaves_before_it_is_connected(gateway: Gateway, back_end: EventBackend, path: str) -> None:
+    """The back end may have accepted it, so it learns of the end."""
+    with Client(gateway.address()) as client:
+        client.send(b"GET /%b?hold HTTP/1.1\r\n%b" % (path.encode(), HANDSHAKE))
+        event = back_end.next()
+    ended = back_end.next()
+    assert (ended.kind[0], ended.connection, ended.headers["X-Close-Code"]) == ("DISCONNECT", event.connection, "1006")
+
+
 def test_filters_refuse_before_the_back_end_is_asked(gateway: Gateway) -> None:
     with pytest.raises(InvalidStatus, match="401"), connect(f"ws://{gateway.address()}/plain"):
         pass
@@ -308,12 +322,8 @@ def test_the_token_for_connections_is_for_nothing_else(
 
 def test_a_client_that_does_not_read_gets_no_more(gateway: Gateway, back_end: EventBackend) -> None:
     """What waits for it is bounded by its socket, and the back end is told 429."""
-    asking = (
-        b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    )
     with Client(gateway.address()) as client:
-        client.send(asking)
+        client.send(b"GET /large HTTP/1.1\r\n%b" % HANDSHAKE)
         event = back_end.next()
         admin = http.client.HTTPConnection(gateway.ready["admin"], timeout=DEADLINE)
         statuses = [200]

@@ -30,7 +30,7 @@ class Event:
 
 
 class EventBackend(Threaded):
-    """Answers by path. `/held` waits until `open` is set."""
+    """Answers by path. `/held` waits until `open` is set, and so does `/connect?hold`."""
 
     def __init__(self) -> None:
         super().__init__(_Answering, None)
@@ -52,6 +52,8 @@ class _Answering(BaseHTTPRequestHandler):
         status, kind, answer, more = 200, "application/json", b"", {}
         match path:
             case "/connect":
+                if "hold" in self.path:
+                    server.open.wait(DEADLINE)
                 if "deny" in self.path:
                     status, answer, more = 401, b'{"error": "who"}', {"WWW-Authenticate": "Bearer"}
                 elif self.headers["Sec-WebSocket-Protocol"]:

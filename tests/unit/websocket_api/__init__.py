@@ -1,0 +1,1 @@
+"""Settings of WebSocket APIs; `tests/protocol/test_websocket_api.py` has the connections."""
