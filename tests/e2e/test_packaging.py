@@ -23,8 +23,6 @@ from pathlib import Path
 from shutil import which
 from string import Template
 
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -352,6 +350,9 @@ def test_the_image_starts_fastgw_without_a_shell():
 
 
 def test_the_image_serves_is_found_healthy_and_holds_nothing_that_builds(tmp_path):
+    from cyclonedx.schema import SchemaVersion  # not by every process that collects this file: it takes 2 s
+    from cyclonedx.validation.json import JsonStrictValidator
+
     root = Builder(tmp_path).build(STAGES)
     assert not [step for step in LAST.all("RUN") if BUILD_TOOLS.search(step)]
     assert {path.name for path in root.iterdir()} == {"etc", "opt"}

@@ -8,6 +8,7 @@ import json
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
@@ -43,13 +44,16 @@ class Signer:
         self.alg = alg
         self.kid = kid
         self.secret = secret
-        self.key: Any = None
-        if alg[:2] in ("RS", "PS"):
-            self.key = rsa.generate_private_key(65537, bits)
-        elif alg in CURVES:
-            self.key = ec.generate_private_key(CURVES[alg][1])
-        elif alg in ("EdDSA", "Ed25519"):
-            self.key = ed25519.Ed25519PrivateKey.generate()
+        self._bits = bits
+
+    @cached_property
+    def key(self) -> Any:
+        """The private key; None = a shared secret."""
+        if self.alg[:2] in ("RS", "PS"):
+            return rsa.generate_private_key(65537, self._bits)
+        if self.alg in CURVES:
+            return ec.generate_private_key(CURVES[self.alg][1])
+        return ed25519.Ed25519PrivateKey.generate() if self.alg in ("EdDSA", "Ed25519") else None
 
     @property
     def jwk(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ed448
+from cryptography.hazmat.primitives.asymmetric import ed448
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -231,6 +231,23 @@ def public_pem(key: Any) -> bytes:
     return raw
 
 
+# Made once: looking for its primes takes a second.
+DSA = b"""\
+-----BEGIN PUBLIC KEY-----
+MIIBtjCCASsGByqGSM44BAEwggEeAoGBAOKsn8Hp2v9K4g5otVzG9Yg7ELRODDXm
+XKLd0XEuiwLcPtSA4++SajaKYDaHcHMhXMfBNUfl/p50SBftQQkYW1IoPLY+50lp
+DYbQew1heNmWB0VVUpZ7lODlMbzI7n0l7f1e8KrbP2jK2gdUGKp8pD6J0ibRzHwh
+1Ygs5dZSthm7AhUAsEYw7a65ISARcu6pQFEVt7UoGAsCgYAcWHmKVc07uQes7abr
+m+KLRWvgR8woG1KtR9XqNKj+BwKEksZpS0FDPDhjdAT5RkZlG8hSNJyRUetzEsUJ
+7IIAsEoLaCJtqxWSL//T2jyJWAe28H9DE/ljNf0rWsdCvSuByNd0H9kYEZkdaefK
+gydEKFRh9Bps8kFmCSL173CGNwOBhAACgYADBzZ8MwqI9qCk5Kw1X0yO1iP5PvvQ
+ONWdHC9mfXx0TlpowaI2ltBXrP3uECXUXO6ScZxCNauLl1tvPoqugCj2lJaABcJx
+VobOSHk1ehez5JUbQTfZ4PUwIIpqZaM+8fAo1VAoa7ZRmM1xtVziQI7l5WXhHn/k
+ULsYg3K4xwh1aQ==
+-----END PUBLIC KEY-----
+"""
+
+
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
@@ -244,7 +261,7 @@ def public_pem(key: Any) -> bytes:
         (b"-----BEGIN DH PARAMETERS-----\nAAAA\n-----END DH PARAMETERS-----\n", "neither a public key"),
         (WEAK.pem, "1024 bits"),
         (public_pem(ed448.Ed448PrivateKey.generate()), "it contains a key of a type that is not supported for JWTs"),
-        (public_pem(dsa.generate_private_key(2048)), "it contains a key of a type that is not supported for JWTs"),
+        (DSA, "it contains a key of a type that is not supported for JWTs"),
         (ES.pem * 300, "more than 256"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

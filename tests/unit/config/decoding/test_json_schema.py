@@ -4,7 +4,6 @@ import json
 import tomllib
 from pathlib import Path
 
-import jsonschema
 import pytest
 
 from fastgw import config
@@ -19,6 +18,8 @@ HEAD = "version: 1\nlisteners: {main: {address: 'localhost:0'}}\n"
 
 @pytest.fixture(scope="module")
 def judge():
+    import jsonschema  # not by every process that collects this file: it takes 2 s
+
     drawn = json.loads(json.dumps(schema(TYPES)))
     jsonschema.Draft202012Validator.check_schema(drawn)
     return jsonschema.Draft202012Validator(drawn)
@@ -73,6 +74,8 @@ def test_what_is_right(judge, text):
     ],
 )
 def test_what_is_wrong(judge, text):
+    import jsonschema
+
     with pytest.raises(jsonschema.ValidationError):
         judge.validate(yaml.read(HEAD + text)[0])
 

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-import jsonschema
 import pytest
 
 from fastgw import config
@@ -126,6 +125,8 @@ def test_the_new_name_is_not_noted_and_is_the_only_one_that_is_written(tmp_path:
 
 
 def test_the_schema_has_both_and_calls_the_former_one_deprecated() -> None:
+    import jsonschema  # not by every process that collects this file: it takes 2 s
+
     drawn = json.loads(json.dumps(schema(TYPES)))
     (login,) = [each for name, each in drawn["$defs"].items() if name.endswith(".Login")]
     assert "deprecated" not in login["properties"]["timeout"]

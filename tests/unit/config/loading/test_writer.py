@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import jsonschema
 import pytest
 from msgspec.structs import replace
 
@@ -74,6 +73,8 @@ def test_the_same_again(tmp_path, file):
 
 
 def test_every_kind_of_value_again(tmp_path):
+    import jsonschema  # not by every process that collects this file: it takes 2 s
+
     loaded = config.load_text(EVERYTHING.encode(), str(tmp_path / "a.yaml"), TYPES).config
     said = config.effective(loaded)
     jsonschema.Draft202012Validator(schema(TYPES)).validate(said)
