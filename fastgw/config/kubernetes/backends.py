@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fastgw.config.kubernetes import backend_tls
 from fastgw.config.kubernetes.cluster import GATEWAY_GROUP, Cluster, ClusterObject
@@ -25,6 +25,15 @@ class Backend:
     reason: str = ""
     """Reason why the reference is not resolved; "" = it is."""
     message: str = ""
+
+
+class BackendUpstream(NamedTuple):
+    """Upstream of a port of a Service. `settings`: without its targets."""
+
+    service: ClusterObject
+    port: ClusterObject
+    scheme: str
+    settings: dict[str, Any]
 
 
 def resolve(
@@ -63,6 +72,7 @@ def resolve(
     if policy is not None:
         if gateway is not None:
             context.policy_ancestors.setdefault(policy.key, set()).add(gateway.key)
+            context.used_policies.append((policy.key, gateway.key))
         if policy.settings is None:
             return Backend(weight, message="its BackendTLSPolicy is not valid")
         tls, scheme = {**policy.settings}, {"http": "https"}.get(scheme, scheme)
@@ -74,18 +84,26 @@ def resolve(
     if protocol != "auto":
         parts.append(protocol)
     upstream = "/".join(parts)
-    if upstream not in context.upstreams:
-        settings: dict[str, Any] = {
-            "targets": targets_of(service, port, context.cluster, scheme),
-        }
+    if upstream not in context.memo.backends:
+        settings: dict[str, Any] = {}
         if scheme in ("http", "https"):
             settings["host_header"] = "preserve"
         if protocol != "auto":
             settings["protocol"] = protocol
         if tls is not None:
             settings["tls"] = tls
-        context.upstreams[upstream] = settings
+        context.memo.backends[upstream] = BackendUpstream(service, port, scheme, settings)
+    add_upstream(upstream, context)
+    context.used_upstreams.append(upstream)
     return Backend(weight, upstream)
+
+
+def add_upstream(name: str, context: TranslationContext) -> None:
+    """Add the upstream of a backend with its present targets."""
+    if name not in context.upstreams:
+        made: BackendUpstream = context.memo.backends[name]
+        targets = targets_of(made.service, made.port, context.cluster, made.scheme)
+        context.upstreams[name] = {"targets": targets, **made.settings}
 
 
 def port_of(service: ClusterObject, number: int | None) -> ClusterObject | None:

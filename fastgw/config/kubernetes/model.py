@@ -2,11 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
 
-from fastgw.config.kubernetes.cluster import GATEWAY_GROUP, POLICY_GROUP, Cluster, ClusterObject, ObjectKey, selects
+from fastgw.config.kubernetes.cluster import (
+    GATEWAY_GROUP,
+    KINDS,
+    POLICY_GROUP,
+    Cluster,
+    ClusterObject,
+    ObjectKey,
+    selects,
+)
 from fastgw.config.kubernetes.conditions import Condition, condition
 from fastgw.config.settings.kubernetes import KubernetesProvider
 
@@ -157,6 +166,52 @@ class ManagedObject:
     body: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class TranslatedRoute:
+    """Everything that the translation of a route adds."""
+
+    piece: Piece | None
+    status: dict[str, Any] | None
+    attached: tuple[tuple[ObjectId, str], ...]
+    """Listeners that it is attached to: owner and name."""
+    upstreams: tuple[str, ...]
+    policies: tuple[tuple[ObjectKey, ObjectKey], ...]
+    """BackendTLSPolicies, each with the Gateway whose routes use it."""
+
+
+class RouteMemo:
+    """Translations of HTTPRoutes and GRPCRoutes, reused while neither the route nor anything else has changed that a
+    translation reads. Endpoints are no part of it: they are the targets of upstreams, which are always made again.
+    """
+
+    APART: Final = frozenset(("HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute", "EndpointSlice"))
+    """Kinds that the translation of another route does not depend on."""
+
+    def __init__(self) -> None:
+        self.translated_count = 0
+        """Number of routes that the last translation has not reused."""
+        self.backends: dict[str, Any] = {}
+        """Upstreams by name, without targets (`backends.BackendUpstream`)."""
+        self._around: Mapping[str, Mapping[ObjectKey, ClusterObject]] = {}
+        self._before: dict[ObjectId, tuple[ClusterObject, TranslatedRoute]] = {}
+        self._now: dict[ObjectId, tuple[ClusterObject, TranslatedRoute]] = {}
+
+    def begin_translation(self, cluster: Cluster) -> None:
+        """Begin a translation. Objects that have not changed are identical to those of the last one."""
+        around = {kind: cluster.all(kind) for kind in KINDS if kind not in self.APART}
+        self._before = self._now if around == self._around else {}
+        if not self._before:
+            self.backends = {}
+        self._around, self._now, self.translated_count = around, {}, 0
+
+    def find(self, id_: ObjectId, item: ClusterObject) -> TranslatedRoute | None:
+        held = self._before.get(id_)
+        return held[1] if held is not None and held[0] is item else None
+
+    def store(self, id_: ObjectId, item: ClusterObject, made: TranslatedRoute) -> None:
+        self._now[id_] = item, made
+
+
 @dataclass
 class TranslationContext:
     """State of one translation."""
@@ -185,6 +240,12 @@ class TranslationContext:
 
     own_namespace: str = ""
     """Namespace of the gateway's own pods."""
+    memo: RouteMemo = field(default_factory=RouteMemo)
+    """Translations of routes that may be reused."""
+    used_upstreams: list[str] = field(default_factory=list)
+    """Upstreams that the route which is being translated uses."""
+    used_policies: list[tuple[ObjectKey, ObjectKey]] = field(default_factory=list)
+    """BackendTLSPolicies that it uses, each with a Gateway."""
     assigned_ports: dict[tuple[str, str, int], int] = field(default_factory=dict)
     """Ports of the pods by namespace and name of a ServedGateway, and port."""
 
@@ -199,6 +260,12 @@ class TranslationContext:
 
     def add_piece(self, of: str, **parts: Any) -> None:
         self.pieces.append(Piece(of, **parts))
+
+    @cached_property
+    def listeners_by_name(self) -> Mapping[tuple[ObjectId, str], GatewayListener]:
+        """Listeners of all Gateways and ListenerSets, by owner and name."""
+        listeners = (each for gateway in self.gateways.values() for each in gateway.listeners)
+        return {(each.owner, each.name): each for each in listeners}
 
     def listeners_of(self, kind: str, key: ObjectKey) -> list[GatewayListener] | None:
         """Return the listeners of a parent; None: it is none of this gateway's."""

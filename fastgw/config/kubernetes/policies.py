@@ -7,8 +7,10 @@ treated like one that the configuration refuses (`provider`): it takes its route
 """
 
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from fastgw.config.base.value_types import parse_url
 from fastgw.config.kubernetes.cluster import CONTROLLER, GATEWAY_GROUP, ClusterObject, generation_of, key_of
@@ -105,36 +107,39 @@ def _check_url(text: str, where: str) -> None:
 
 def attach(context: TranslationContext) -> None:
     """Let the routes and listeners of their targets use the policies. All routes and listeners have been added."""
-    by_object: dict[str, list[Piece]] = {}
-    for piece in context.pieces:
-        by_object.setdefault(piece.object, []).append(piece)
+    by_object: dict[str, list[int]] = {}
+    for index, piece in enumerate(context.pieces):
+        by_object.setdefault(piece.object, []).append(index)
     for item in context.cluster.oldest_first(POLICY):
         namespace, name = key_of(item)
         set_name = context.filter_sets[POLICY, namespace, name]
         ancestors = [
-            _ancestor(item, reference, set_name, by_object)
+            _ancestor(item, reference, set_name, by_object, context.pieces)
             for reference in (item.get("spec") or {}).get("targetRefs") or ()
         ]
         context.statuses[POLICY, namespace, name] = {"ancestors": ancestors}
 
 
 def _ancestor(
-    item: ClusterObject, reference: ClusterObject, set_name: str, by_object: dict[str, list[Piece]]
+    item: ClusterObject,
+    reference: ClusterObject,
+    set_name: str,
+    by_object: Mapping[str, Sequence[int]],
+    pieces: list[Piece],
 ) -> dict[str, Any]:
-    """Attach a policy to one target, and return the entry of its status."""
+    """Attach a policy to one target, and return the entry of its status. `by_object`: indexes of the pieces, which are
+    replaced, because they are reused in the next translation.
+    """
     namespace = key_of(item)[0]
     kind, name, section = reference.get("kind", ""), reference.get("name", ""), reference.get("sectionName")
     reason, message = "", ""
     if kind not in TARGETS:
         reason, message = "Invalid", f"the target has kind {kind}; expected one of {', '.join(sorted(TARGETS))}"
-    pieces = by_object.get(f"{kind}/{namespace}/{name}", [])
-    if not reason and not any(piece.routes or piece.listeners for piece in pieces):
+    targets = by_object.get(f"{kind}/{namespace}/{name}", ())
+    if not reason and not any(pieces[index].routes or pieces[index].listeners for index in targets):
         reason, message = "TargetNotFound", f"no {kind} {name} is served in this namespace"
-    for piece in pieces if not reason else ():
-        for route in _of_section(piece, section):
-            route["use"] = [*route.get("use", ()), set_name]
-        for listener in piece.listeners:
-            piece.policies = {**piece.policies, listener: [*piece.policies.get(listener, ()), set_name]}
+    for index in targets if not reason else ():
+        pieces[index] = _with_policy(pieces[index], section, set_name)
     group = "networking.k8s.io" if kind == "Ingress" else GATEWAY_GROUP
     return {
         "ancestorRef": {"group": group, **reference},
@@ -143,12 +148,15 @@ def _ancestor(
     }
 
 
-def _of_section(piece: Piece, section: str | None) -> Iterator[dict[str, Any]]:
-    """Yield the routes of a piece that belong to a rule; None: all."""
-    for route in piece.routes:
-        called = route["name"].removeprefix(f"{piece.object}/").partition("/")[0].partition(".")[0]
-        if section in (None, called):
-            yield route
+def _with_policy(piece: Piece, section: str | None, set_name: str) -> Piece:
+    """Return a piece whose listeners, and routes of a rule (None: of all), use a filter set."""
+
+    def used(route: dict[str, Any]) -> dict[str, Any]:
+        rule = route["name"].removeprefix(f"{piece.object}/").partition("/")[0].partition(".")[0]
+        return {**route, "use": [*route.get("use", ()), set_name]} if section in (None, rule) else route
+
+    policies = {listener: [*piece.policies.get(listener, ()), set_name] for listener in piece.listeners}
+    return replace(piece, routes=[used(route) for route in piece.routes], policies=policies)
 
 
 # consumers

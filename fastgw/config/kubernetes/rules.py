@@ -11,7 +11,7 @@ from fastgw.config.kubernetes.attachment import Attachment, attach, isolated
 from fastgw.config.kubernetes.backends import Backend
 from fastgw.config.kubernetes.cluster import CONTROLLER, ClusterObject, generation_of, key_of
 from fastgw.config.kubernetes.conditions import Condition, condition
-from fastgw.config.kubernetes.model import PortListener, TranslationContext
+from fastgw.config.kubernetes.model import ObjectId, Piece, PortListener, TranslatedRoute, TranslationContext
 from fastgw.config.kubernetes.route_filters import RouteFilters, RulePosition, duration, seconds_of
 
 ERROR: Final = {"respond": {"status": 500}}
@@ -57,18 +57,38 @@ class _Problems:
 
 def translate(kind: str, matches: Matches, context: TranslationContext) -> None:
     """Add the routes and statuses of all routes of a kind."""
+    memo = context.memo
     for item in context.cluster.oldest_first(kind):
-        _translate_route(item, kind, matches, context)
+        id_ = kind, *key_of(item)
+        made = memo.find(id_, item)
+        if made is None:
+            made = _translated(item, kind, matches, context)
+            memo.translated_count += 1
+        memo.store(id_, item, made)
+        _add(id_, made, context)
 
 
-def _translate_route(item: ClusterObject, kind: str, matches: Matches, context: TranslationContext) -> None:
+def _add(id_: ObjectId, made: TranslatedRoute, context: TranslationContext) -> None:
+    if made.piece is not None:
+        context.pieces.append(made.piece)
+    if made.status is not None:
+        context.statuses[id_] = made.status
+    for listener in made.attached:
+        context.listeners_by_name[listener].attached += 1
+    for name in made.upstreams:
+        backends.add_upstream(name, context)
+    for policy, gateway in made.policies:
+        context.policy_ancestors.setdefault(policy, set()).add(gateway)
+
+
+def _translated(item: ClusterObject, kind: str, matches: Matches, context: TranslationContext) -> TranslatedRoute:
     namespace, name = key_of(item)
+    context.used_upstreams, context.used_policies = [], []
     attachments = attach(item, kind, context)
     if not attachments:
         parents = (item.get("status") or {}).get("parents") or ()
-        if any(each.get("controllerName") == CONTROLLER for each in parents):
-            context.statuses[kind, namespace, name] = {"parents": []}
-        return
+        was_ours = any(each.get("controllerName") == CONTROLLER for each in parents)
+        return TranslatedRoute(None, {"parents": []} if was_ours else None, (), (), ())
     problems = _Problems()
     routes: list[dict[str, Any]] = []
     sets: dict[str, Any] = {}
@@ -81,12 +101,14 @@ def _translate_route(item: ClusterObject, kind: str, matches: Matches, context: 
             routes += rule_maker.routes_of(rule, f"{kind}/{namespace}/{name}/{called}", behind, matches)
     if not groups:
         _check_references(item, kind, context, problems)
-    if routes:
-        context.add_piece(f"{kind}/{namespace}/{name}", routes=routes, filter_sets=sets)
-    for listener in {id(each): each for at in attachments for each in at.listeners}.values():
-        listener.attached += 1
     others = _conditions(problems, generation_of(item))
-    context.statuses[kind, namespace, name] = {"parents": [each.status(*others) for each in attachments]}
+    return TranslatedRoute(
+        Piece(f"{kind}/{namespace}/{name}", routes=routes, filter_sets=sets) if routes else None,
+        {"parents": [each.status(*others) for each in attachments]},
+        tuple(dict.fromkeys((each.owner, each.name) for at in attachments for each in at.listeners)),
+        tuple(dict.fromkeys(context.used_upstreams)),
+        tuple(dict.fromkeys(context.used_policies)),
+    )
 
 
 def _conditions(problems: _Problems, generation: int) -> list[Condition]:

@@ -18,7 +18,7 @@ from fastgw.config.kubernetes import (
     stream_routes,
 )
 from fastgw.config.kubernetes.cluster import Cluster
-from fastgw.config.kubernetes.model import Piece, Translation, TranslationContext
+from fastgw.config.kubernetes.model import Piece, RouteMemo, Translation, TranslationContext
 from fastgw.config.settings.kubernetes import KubernetesProvider
 
 ROUTES: Final[tuple[Callable[[TranslationContext], None], ...]] = (
@@ -39,17 +39,22 @@ class Translator:
 
     def __init__(self, settings: KubernetesProvider, own_namespace: str) -> None:
         self._settings, self._own_namespace = settings, own_namespace
+        self.memo = RouteMemo()
+        """Routes of the last translation: only what has changed is translated again."""
 
     def translate(self, cluster: Cluster) -> tuple[Translation, bytes]:
         """Return the translation, and the content of the file with its pieces, one per line."""
-        translation = translate(cluster, self._settings, self._own_namespace)
+        self.memo.begin_translation(cluster)
+        translation = translate(cluster, self._settings, self._own_namespace, self.memo)
         lines = [msgspec.json.encode(each) for each in translation.pieces]
         return translation, b"[\n" + b",\n".join(lines) + b"\n]\n" if lines else b"[]\n"
 
 
-def translate(cluster: Cluster, settings: KubernetesProvider, own_namespace: str = "") -> Translation:
-    """Return the configuration and the statuses of a cluster."""
-    context = TranslationContext(cluster, settings, own_namespace=own_namespace)
+def translate(
+    cluster: Cluster, settings: KubernetesProvider, own_namespace: str = "", memo: RouteMemo | None = None
+) -> Translation:
+    """Return the configuration and the statuses of a cluster. `memo`: begun for it; None: nothing is reused."""
+    context = TranslationContext(cluster, settings, own_namespace=own_namespace, memo=memo or RouteMemo())
     classes = gateway_class.translate(context)
     backend_tls.translate(context)
     gateway.translate(context, classes)

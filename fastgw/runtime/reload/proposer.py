@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from math import inf
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -40,6 +40,7 @@ from fastgw.gateway.tables import CompileError, Gateway
 from fastgw.observe.access_log.sink import why_not
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
+from fastgw.runtime.control.kubernetes.activation import Activation
 from fastgw.runtime.ipc.channel import Channel, ChannelFull, Origin, Propose, Rejected, Subject
 from fastgw.runtime.ipc.channel import ReloadResult as Verdict
 from fastgw.runtime.node.config_snapshot import (
@@ -90,19 +91,6 @@ Read = Callable[[Contents], Loaded]
 """Function that reads a configuration, with these contents in place of those of referenced files."""
 Present = tuple[Contents, Why]
 """Contents of files to become active, and the reasons why some are older ones."""
-
-
-class Activation(NamedTuple):
-    """Result of activating the objects of a watch."""
-
-    is_tried: bool
-    """False: they cannot be tried now, or have failed in a worker. Invalid objects count as tried."""
-    rejected: str = ""
-    """Reason for which they are not in force; "" = they are."""
-    refused: Mapping[str, str] = MappingProxyType({})
-    """Objects that are left out, with the reasons."""
-    again_s: float | None = None
-    """Seconds until listeners are tried again whose addresses cannot be opened now; None: there are none."""
 
 
 class Proposer:

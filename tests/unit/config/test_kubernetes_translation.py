@@ -211,6 +211,50 @@ def test_ports_of_pods_are_those_that_the_services_of_the_gateways_already_have(
     assert addresses == {"gateway/shop/aa/80": ":20000", "gateway/shop/zz/80": ":20007"}
 
 
+def changed(item: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    return {**item, "spec": {**item["spec"], **spec}}
+
+
+def a_policy() -> dict[str, Any]:
+    references = [{"group": GROUP, "kind": "HTTPRoute", "name": "cart"}]
+    return an_object("FastgwPolicy", "limits", {"targetRefs": references, "filters": {"size": {"body": "1MiB"}}})
+
+
+def test_only_what_has_changed_is_translated_anew_with_the_result_of_a_translation_of_all() -> None:
+    route, other = a_route(), a_route("other", {"backendRefs": [{"name": "books", "port": 80}]})
+    (cart, slices), books = a_service(), a_service("books")
+    far = a_route("far", {"backendRefs": [{"name": "cart", "namespace": "back", "port": 80}]})
+    grant_rule = {
+        "from": [{"group": GROUP, "kind": "HTTPRoute", "namespace": "shop"}],
+        "to": [{"group": "", "kind": "Service"}],
+    }
+    grant = an_object("ReferenceGrant", "g", grant_rule, "back")
+    call = an_object("GRPCRoute", "call", {"parentRefs": [{"name": "web"}], "rules": [{"backendRefs": []}]})
+    held = [the_class(), a_gateway(), cart, slices, *books, *a_service("cart", "back"), route, other, far, grant, call]
+    moved = {**slices, "endpoints": [{"addresses": ["10.0.0.9"], "conditions": {"ready": True}}]}
+    listener = {"name": "http", "port": 80, "protocol": "HTTP", "hostname": "*.shop.example"}
+    changes: list[tuple[dict[str, Any] | None, dict[str, Any] | None, int]] = [
+        (None, None, 0),  # nothing
+        (route, changed(route, hostnames=["a.shop.example"]), 1),
+        (slices, moved, 0),
+        (other, None, 0),
+        (None, a_route("new"), 1),
+        (None, a_policy(), 4),
+        (cart, changed(cart, ports=[{"name": "http", "port": 80, "appProtocol": "kubernetes.io/h2c"}]), 4),
+        (held[1], a_gateway("web", listener), 4),
+        (grant, None, 4),
+        (moved, None, 0),
+    ]
+    translator = Translator(SETTINGS, "fastgw")
+    translator.translate(Cluster.of(held))
+    for before, now, count in changes:
+        held = [each for each in held if each is not before] + ([now] if now is not None else [])
+        made, content = translator.translate(Cluster.of(held))
+        whole, content_of_all = Translator(SETTINGS, "fastgw").translate(Cluster.of(held))
+        assert translator.memo.translated_count == count
+        assert (content, made.statuses) == (content_of_all, whole.statuses)
+
+
 def test_a_regular_expression_that_is_not_valid_is_left_out_and_told() -> None:
     bad = {"matches": [{"path": {"type": "RegularExpression", "value": "("}}], "backendRefs": []}
     translation = translated(the_class(), a_gateway(), a_service(), a_route("cart", bad))
