@@ -32,8 +32,8 @@ from fastgw.runtime.control.analytics import Analytics
 from fastgw.runtime.control.auditing import Auditing
 from fastgw.runtime.control.cache_contents import CacheContents
 from fastgw.runtime.control.cache_purging import CachePurging
+from fastgw.runtime.control.discovery.followed_sources import FollowedSources
 from fastgw.runtime.control.feed_runner import FeedRunner
-from fastgw.runtime.control.followed_sources import FollowedSources
 from fastgw.runtime.control.health_checker import Checks
 from fastgw.runtime.control.kubernetes.cluster_controller import ClusterControl
 from fastgw.runtime.control.kubernetes.watch import Watching
