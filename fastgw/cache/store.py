@@ -18,7 +18,7 @@ KEY_BYTES: Final = 16
 """Length of a key, which is a digest, so that clients cannot choose keys."""
 MOST_HEAD: Final = 128 * 1024
 """Maximum length of a head."""
-MOST_TAGS: Final = 128
+MOST_TAGS: Final = 512
 """Maximum number of tags of an object; one with more is not stored."""
 MOST_URL: Final = 8 * 1024
 """Maximum length of an object's URL and of a purged prefix; an object with a longer URL is not stored."""

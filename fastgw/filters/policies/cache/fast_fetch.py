@@ -15,7 +15,7 @@ from fastgw.exchange import Exchange
 from fastgw.exchange.fast_fetch import FetchRequest
 from fastgw.filters.policies.cache.cached_request import CachedRequest
 from fastgw.filters.policies.cache.fetch import Fetch
-from fastgw.filters.policies.cache.policy import MARK_S, CachePolicy, client_origin, client_url
+from fastgw.filters.policies.cache.policy import MARK_S, MOST_TAGS, CachePolicy, client_origin, client_url
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status
 from fastgw.http.caching.directives import NO_REQUEST_DIRECTIVES
 from fastgw.http.caching.keys import primary_key, search_key
@@ -113,7 +113,11 @@ class StoringFetch:
             return _status_line(forwarded_status(Forwarded.URI_MISS, detail=judged.value))
         if lease is None:
             return None
-        tags = [*policy.tags_of(head), url_tag(self._url)]
+        tags = policy.tags_of(head)
+        if len(tags) > MOST_TAGS:
+            lease.give_up(MARK_S)
+            return _status_line(forwarded_status(Forwarded.URI_MISS, detail=b"tags"))
+        tags.append(url_tag(self._url))
         if not lease.store_whole(encode_record(judged), payload, url=self._url, tags=tags):
             lease.give_up(MARK_S)
             return _status_line(forwarded_status(Forwarded.URI_MISS, detail=b"store-full"))

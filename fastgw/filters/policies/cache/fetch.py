@@ -17,7 +17,7 @@ from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Response, Trailers
 from fastgw.exchange.states import ANSWERING, HOLDING
 from fastgw.filters.policies.cache.leader import Leader
-from fastgw.filters.policies.cache.policy import MARK_S, CachePolicy, name_of
+from fastgw.filters.policies.cache.policy import MARK_S, MOST_TAGS, CachePolicy, name_of
 from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
@@ -215,7 +215,10 @@ class Fetch:
             if isinstance(asked, Refusal):
                 return b"in-flight"
             lease = self._lease = asked
-        tags = [*policy.tags_of(head), url_tag(self._url)]
+        tags = policy.tags_of(head)
+        if len(tags) > MOST_TAGS:
+            return b"tags"
+        tags.append(url_tag(self._url))
         if not self._apply_rule(lease, parse_search_variance(head.values(b"no-vary-search"))):
             return b"store-full"
         if self._rule is not None:

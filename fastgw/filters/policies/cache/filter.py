@@ -156,7 +156,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     bypass: Bypass | None = None
     """Requests that are forwarded past the cache; null = none."""
     tag_header: tuple[FieldName, ...] = ("Surrogate-Key", "Cache-Tag")
-    """Response headers with the tags for purges, separated by spaces or commas; at most 64 of 256 bytes count."""
+    """Response headers with the tags for purges, separated by spaces or commas. A response with
+    more than 500 is not stored."""
 
     purge_method: PurgeMethod | None = None
     """Clients that may purge a URL, with all its variants, by a request to it with the method PURGE, which is answered

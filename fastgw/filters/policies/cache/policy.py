@@ -26,8 +26,8 @@ from fastgw.upstream.forwarding.forward_action import Forward
 
 MARK_S: Final = 1.0
 """Seconds for which requests do not wait for each other after a response that was not stored."""
-MOST_TAGS: Final = 64
-LONGEST_TAG: Final = 256
+MOST_TAGS: Final = 500
+"""Maximum number of tags of a response; one with more is not stored, because purges would not find it."""
 UNKEYED: Final = frozenset(
     b"x-forwarded-host x-forwarded-scheme x-forwarded-prefix x-forwarded-server x-forwarded-ssl x-forwarded-port "
     b"x-original-url x-original-host x-rewrite-url x-url-scheme x-host x-http-host-override x-http-method "
@@ -118,7 +118,7 @@ class CachePolicy:
         for name in self.tag_headers:
             for line in head.values(name):
                 tags += line.replace(b",", b" ").split()
-        return [tag for tag in dict.fromkeys(tags) if len(tag) <= LONGEST_TAG][:MOST_TAGS] if tags else tags
+        return [*dict.fromkeys(tags)] if tags else tags
 
     def query_of(self, exchange: Exchange) -> bytes | None:
         """Return the query for the key and for the upstream."""

@@ -66,6 +66,24 @@ def test_a_304_that_says_no_store_or_has_another_etag_removes_the_stored_respons
     world.plane.assert_quiet()
 
 
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_every_tag_of_a_stored_response_purges_it(is_fast: bool) -> None:
+    """A response with more than are kept is not stored: a purge by one of the others would miss it."""
+    world = World()
+    fields = b"" if is_fast else b"Cache-Control: max-age=1000\r\n"
+    tags = [*(b"tag%d" % number for number in range(499)), b"t" * 300]
+    response = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nSurrogate-Key: %b\r\nContent-Length: 1\r\n\r\nx"
+    for target, held in ((b"/a", tags), (b"/b", [*tags, b"last"])):
+        client = world.client(target, fields)
+        world.upstream().sends(response % b" ".join(held))
+        detail = b"; ttl=60; stored" if held is tags else b"; detail=tags"
+        assert status(client) == b"fastgw; fwd=uri-miss" + detail
+    assert world.store.numbers().objects == 1
+    world.store.purge_tags([tags[-1]])
+    world.client(b"/a")
+    assert world.busy()
+
+
 def test_conditions_ranges_and_head_of_clients_are_answered_from_the_store() -> None:
     world = World()
     stored(world)
