@@ -56,13 +56,22 @@ def pytest_runtest_logstart() -> None:
 pytest_runtest_logfinish = pytest_runtest_logstart
 
 
-# Files that take more than a minute. A file is one process's: the last to begin would keep all others waiting.
-LONG = ("test_upgrade.py", "test_sanitized.py", "test_supervision.py", "test_packaging.py", "test_streams.py")
+# Files that take the longest, in this order. A file is one process's: the last to begin would keep all others waiting.
+LONG = (
+    "test_sanitized.py",
+    "test_packaging.py",
+    "test_upgrade.py",
+    "test_gateway_api.py",
+    "test_supervision.py",
+    "test_cells_processes.py",
+    "test_cli.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [each for each in items if not (each.get_closest_marker("http1") and "http2" in each.name)]
-    items.sort(key=lambda item: item.path.name not in LONG)
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
 
 
 @pytest.hookimpl(trylast=True)
