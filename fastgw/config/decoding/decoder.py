@@ -442,7 +442,9 @@ class Sequence(Decoder):
         if not isinstance(value, list):
             return self.read_variable(value, path, reading)
         if len(value) < self.shortest:
-            return reading.report(path, "an empty list", "expected at least one")
+            found = "an empty list" if not value else f"a list of {len(value)}"
+            least = "one" if self.shortest == 1 else self.shortest
+            return reading.report(path, found, f"expected at least {least}")
         if self.longest is not None and len(value) > self.longest:
             return reading.report(path, f"a list of {len(value)}", f"expected at most {self.longest}")
         return tuple(self.each.read(inner, (*path, index), reading) for index, inner in enumerate(value))

@@ -121,7 +121,7 @@ def test_it_is_explained() -> None:
 @pytest.mark.parametrize(
     ("methods", "error", "wrong"),
     [
-        ([{"key_auth": {}}], ConfigError, "methods"),
+        ([{"key_auth": {}}], ConfigError, "methods: a list of 1; expected at least 2"),
         ([{"key_auth": {}}, {"auth": {"any_of": [{"key_auth": {}}]}}], ConfigError, "within `all_of` is not allowed"),
         ([{"key_auth": {}}, {"cors": {}}], ConfigError, "cors"),
         ([{"key_auth": {}}, {"hmac": {}}], CompileError, "`hmac` does more than to look at the head of a request"),
