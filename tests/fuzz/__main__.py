@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.fuzz.hunting import Found, hunt
+from tests.fuzz.hunting import Found, hunt, hunt_http2
 from tests.fuzz.sanitized import build
 
 
@@ -22,7 +22,8 @@ def main() -> None:
         environment = build(Path(folder))
         print(f"seed {wanted.seed}, {wanted.seconds:.0f} s", flush=True)
         try:
-            print(hunt(Path(folder), environment, wanted.seed, sys.maxsize, wanted.seconds))
+            print(hunt(Path(folder), environment, wanted.seed, sys.maxsize, wanted.seconds / 2), flush=True)
+            print(hunt_http2(Path(folder), environment, wanted.seed, wanted.seconds / 2))
         except Found as found:
             sys.exit(str(found))
 
