@@ -17,6 +17,7 @@ CORPORA = (
     "observe/test_recorder.py",
     "package/test_replaced_methods.py",
     "routing/test_table_compiled.py",
+    "upstream/connections/test_http2_liveness.py",
     "shm/test_rate_limit_table.py",
 )
 FOUND = "tests/fuzz/test_found.py"

@@ -5,8 +5,6 @@ A connection is lent, carries a request, receives a response with one read, and 
 to methods of the reference. Objects of other classes are used through their attributes (`_slots.read`).
 """
 
-from cpython.object cimport PyObject
-
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.eventloop._socket_send cimport send_message
 from fastgw.http.http1._parser cimport Http1ResponseHead
@@ -21,13 +19,11 @@ from fastgw.upstream.targets.target import Target
 cdef struct OfConnection:
     Slot begun
     Slot buffer
-    Slot closed
     Slot deadline
     Slot fd
     Slot filed_at
     Slot full
     Slot head_timeout
-    Slot idle_since
     Slot listener
     Slot method
     Slot paused
@@ -35,14 +31,20 @@ cdef struct OfConnection:
     Slot pool
     Slot reusable
     Slot special
-    Slot streams
     Slot target
     Slot tls
     Slot transport
     Slot unasked_body
-    Slot uses
     Slot wheel
     Slot write_paused
+
+cdef struct OfPooled:
+    Slot capacity
+    Slot closed
+    Slot idle_since
+    Slot streams
+    Slot target
+    Slot uses
 
 cdef struct OfPool:
     Slot clock
@@ -62,6 +64,8 @@ cdef struct OfTarget:
     Slot shared
 
 cdef OfConnection of_connection
+cdef OfPooled of_http1  # what the pool reads of a connection, by its class
+cdef OfPooled of_http2
 cdef OfPool of_pool
 cdef OfTarget of_target
 cdef Slot now_of_wheel
@@ -86,13 +90,11 @@ def adopt_connection(type owner not None, idle, awaiting):
     IDLE, AWAITING, _buffer_updated = idle, awaiting, owner.buffer_updated
     learn(&of_connection.begun, owner, "_begun")
     learn(&of_connection.buffer, owner, "_buffer")
-    learn(&of_connection.closed, owner, "closed")
     learn(&of_connection.deadline, owner, "deadline")
     learn(&of_connection.fd, owner, "fd")
     learn(&of_connection.filed_at, owner, "filed_at")
     learn(&of_connection.full, owner, "_full")
     learn(&of_connection.head_timeout, owner, "_head_timeout")
-    learn(&of_connection.idle_since, owner, "idle_since")
     learn(&of_connection.listener, owner, "_listener")
     learn(&of_connection.method, owner, "_method")
     learn(&of_connection.paused, owner, "paused")
@@ -100,16 +102,34 @@ def adopt_connection(type owner not None, idle, awaiting):
     learn(&of_connection.pool, owner, "pool")
     learn(&of_connection.reusable, owner, "reusable")
     learn(&of_connection.special, owner, "_special")
-    learn(&of_connection.streams, owner, "streams")
     learn(&of_connection.target, owner, "target")
     learn(&of_connection.tls, owner, "_tls")
     learn(&of_connection.transport, owner, "transport")
     learn(&of_connection.unasked_body, owner, "_unasked_body")
-    learn(&of_connection.uses, owner, "uses")
     learn(&of_connection.wheel, owner, "_wheel")
     learn(&of_connection.write_paused, owner, "write_paused")
+    _learn_pooled(&of_http1, owner)
     replace(owner, get_buffer, buffer_updated, send_request, release, _answered_whole)
     _connection_class = of_connection.phase.reads
+
+
+cdef int _learn_pooled(OfPooled* pooled, type owner) except -1:
+    learn(&pooled.capacity, owner, "capacity")
+    learn(&pooled.closed, owner, "closed")
+    learn(&pooled.idle_since, owner, "idle_since")
+    learn(&pooled.streams, owner, "streams")
+    learn(&pooled.target, owner, "target")
+    learn(&pooled.uses, owner, "uses")
+    return 0
+
+
+cdef inline const OfPooled* _pooled(connection) noexcept:
+    return &of_http2 if type_of(connection) is of_http2.closed.reads else &of_http1
+
+
+def learn_http2(type owner not None):
+    """Learn where the other class of connections in a pool keeps its attributes."""
+    _learn_pooled(&of_http2, owner)
 
 
 def adopt_pool(type owner not None):
@@ -124,7 +144,7 @@ def adopt_pool(type owner not None):
     learn(&of_pool.stopped, owner, "_stopped")
     learn(&of_pool.sweeper, owner, "_sweeper")
     learn(&of_pool.waiters, owner, "_waiters")
-    replace(owner, try_lend, give_back)
+    replace(owner, try_lend, _lend_shared, _lend_one, give_back)
     _pool_class = of_pool.waiters.reads
 
 
@@ -133,8 +153,9 @@ def adopt_pool(type owner not None):
 
 cdef object _lend(pool, target, double idle_at_most):
     cdef double now, idle_for
+    cdef const OfPooled* of
     if read(&of_target.shared, target):
-        shared = pool._lend_shared(target)
+        shared = _lend_any_shared(pool, target)
         if shared is not None:
             return shared
     idle = read(&of_target.idle, target)
@@ -143,21 +164,22 @@ cdef object _lend(pool, target, double idle_at_most):
     now = read(&now_of_wheel, read(&of_pool.clock, pool))
     while idle:
         connection = idle.popitem()[0]  # the most recently used: the others can expire
+        of = _pooled(connection)
         write(&of_pool.idle_count, pool, read(&of_pool.idle_count, pool) - 1)
-        idle_for = now - <double>read(&of_connection.idle_since, connection)
-        if read(&of_connection.closed, connection) or idle_for >= <double>read(&of_pool.idle_timeout, pool):
+        idle_for = now - <double>read(&of.idle_since, connection)
+        if read(&of.closed, connection) or idle_for >= <double>read(&of_pool.idle_timeout, pool):
             pool._drop(connection)
-        elif idle_for > idle_at_most and connection.capacity == 1:  # HTTP/2 reports unprocessed requests
+        elif idle_for > idle_at_most and read(&of.capacity, connection) == 1:  # HTTP/2 reports unprocessed requests
             idle[connection] = None  # other requests may use it, and older ones were idle for longer
             write(&of_pool.idle_count, pool, read(&of_pool.idle_count, pool) + 1)
             break
         else:
-            uses = read(&of_connection.uses, connection) + 1
-            write(&of_connection.uses, connection, uses)
-            write(&of_connection.streams, connection, ONE)
+            uses = read(&of.uses, connection) + 1
+            write(&of.uses, connection, uses)
+            write(&of.streams, connection, ONE)
             if (
                 read(&of_target.capacity, target) > 1
-                and connection.capacity > 1
+                and read(&of.capacity, connection) > 1
                 and uses < read(&of_pool.max_uses, pool)
             ):
                 read(&of_target.shared, target)[connection] = None
@@ -167,13 +189,38 @@ cdef object _lend(pool, target, double idle_at_most):
     return None
 
 
+cdef object _lend_any_shared(pool, target):
+    while True:
+        shared = read(&of_target.shared, target)
+        if not shared:
+            return None
+        connection = next(iter(shared))
+        if not read(&_pooled(connection).closed, connection):
+            return _lend_one_more(pool, connection)
+        del shared[connection]
+
+
+cdef object _lend_one_more(pool, connection):
+    cdef const OfPooled* of = _pooled(connection)
+    uses, streams = read(&of.uses, connection) + 1, read(&of.streams, connection) + 1
+    write(&of.uses, connection, uses)
+    write(&of.streams, connection, streams)
+    shared = read(&of_target.shared, read(&of.target, connection))
+    if streams < read(&of.capacity, connection) and uses < read(&of_pool.max_uses, pool):
+        shared[connection] = None
+    else:
+        shared.pop(connection, None)
+    return connection.open_stream()
+
+
 cdef int _give_back(pool, connection) except -1:
-    streams = read(&of_connection.streams, connection) - 1
-    write(&of_connection.streams, connection, streams)
+    cdef const OfPooled* of = _pooled(connection)
+    streams = read(&of.streams, connection) - 1
+    write(&of.streams, connection, streams)
     leaving = read(&of_pool.leaving, pool)
     if (
-        read(&of_connection.closed, connection)
-        or read(&of_connection.uses, connection) >= read(&of_pool.max_uses, pool)
+        read(&of.closed, connection)
+        or read(&of.uses, connection) >= read(&of_pool.max_uses, pool)
         or read(&of_pool.stopped, pool)
         or (leaving and connection in leaving)
     ):
@@ -181,15 +228,15 @@ cdef int _give_back(pool, connection) except -1:
         return 0
     if read(&of_pool.waiters, pool) and pool._hand_on(connection):
         return 0
-    target = read(&of_connection.target, connection)
+    target = read(&of.target, connection)
     shared = read(&of_target.shared, target)
     if streams:
-        if streams < connection.capacity:  # the target may have lowered its limit
+        if streams < read(&of.capacity, connection):  # the target may have lowered its limit
             shared[connection] = None
         return 0
     if shared:
         shared.pop(connection, None)
-    write(&of_connection.idle_since, connection, read(&now_of_wheel, read(&of_pool.clock, pool)))
+    write(&of.idle_since, connection, read(&now_of_wheel, read(&of_pool.clock, pool)))
     read(&of_target.idle, target)[connection] = None
     count = read(&of_pool.idle_count, pool) + 1
     write(&of_pool.idle_count, pool, count)
@@ -205,9 +252,26 @@ def try_lend(self, target, double idle_at_most=INF):
     return _lend(self, target, idle_at_most)
 
 
+def _lend_shared(self, target):
+    """Compiled `Pool._lend_shared`."""
+    return _lend_any_shared(self, target)
+
+
+def _lend_one(self, connection):
+    """Compiled `Pool._lend_one`."""
+    return _lend_one_more(self, connection)
+
+
 def give_back(self, connection):
     """Compiled `Pool.give_back`."""
     _give_back(self, connection)
+
+
+cdef int give_back_to(pool, connection) except -1:
+    if type_of(pool) is _pool_class:
+        return _give_back(pool, connection)
+    pool.give_back(connection)
+    return 0
 
 
 cdef object lend_from(pool, target, double idle_at_most):
@@ -266,10 +330,7 @@ cdef int _release(connection) except -1:
         and read(&of_connection.reusable, connection)
         and not read(&of_connection.write_paused, connection)
     ):
-        if type_of(pool) is _pool_class:
-            _give_back(pool, connection)
-        else:
-            pool.give_back(connection)
+        return give_back_to(pool, connection)
     else:
         connection.close()
         pool.discard(connection)

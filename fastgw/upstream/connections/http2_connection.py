@@ -8,8 +8,9 @@ REFUSED_STREAM) fail with `Fault.STREAM_REFUSED`, after which any request may be
 
 import asyncio
 from math import inf
-from typing import Any, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, cast, final
 
+from fastgw.compiled import twin
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.timer_wheel import Timed
@@ -385,3 +386,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         """Close a connection that is not in the pool, or not any more."""
         if not self._gone:
             self.close()
+
+
+if not TYPE_CHECKING and (_twin := twin("fastgw.upstream.connections._http2_connection")) is not None:
+    _twin.adopt(Http2UpstreamConnection, Http2UpstreamStream)

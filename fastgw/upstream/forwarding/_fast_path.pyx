@@ -19,6 +19,8 @@ from fastgw.errors import Fault
 from fastgw.exchange import FastPathPlan, Route
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
 from fastgw.exchange.reply import NO_NAMES
+from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
+from fastgw.http.grpc.status import STATUS, outcome_of, parse_status
 from fastgw.http.http1 import serializer
 from fastgw.http.messages import AS_DECLARED
 from fastgw.operator_events import OperatorEvent, log_event
@@ -162,7 +164,7 @@ def adopt(type owner not None, no_head, no_route):
     learn(&of_path.trace, owner, "trace")
     learn(&of_path.upstream, owner, "upstream")
     learn(&of_path.upstream_s, owner, "upstream_s")
-    replace(owner, send_request, forget, on_head)
+    replace(owner, send_request, forget, take_message, on_head)
 
 
 cdef inline double _now() noexcept:
@@ -192,7 +194,6 @@ def send_request(self, head, route, params):
         type(head) is not Http1RequestHead
         or read(&of_path.fetch, self) is not None
         or read(&of_path.trace, self) is not None
-        or read(&of_path.call_due_at, self) is not INF
     ):
         _send_request(self, head, route, params)
         return
@@ -242,7 +243,11 @@ def send_request(self, head, route, params):
             drop, added = FAMILY, _set_lines(peer, read(&of_head.authority, head))
         else:
             drop, added = fields_for_upstream(forwarded, peer, head, self.client_ip)
-        if read(&of_forward.marks, forward):
+        call_due_at = read(&of_path.call_due_at, self)
+        if call_due_at is not INF and call_due_at != INF:
+            drop = forward.joined(drop, GRPC_TIMEOUT)
+            added += timeout_line(call_due_at - upstream.worker_loop.wheel.now)
+        elif read(&of_forward.marks, forward):
             drop = forward.joined(drop, NO_NAMES)
         length = AS_DECLARED
         if ours.http2:
@@ -311,3 +316,44 @@ def on_head(self, head, payload, ended):
     added = _NO_BYTES if trace is None else trace.response_line
     client = read(&of_path.client, self)
     client.answer_fast(head, None, read(&of_forward.marks, forward), added, read(&of_path.request_id, self))
+
+
+def take_message(self, head, payload, trailers):
+    """Compiled `FastPath.take_message`."""
+    cdef double now
+    if read(&of_path.exchange, self) is not None or read(&of_path.fetch, self) is not None:
+        return False
+    plan = read(&fast_path_of_route, read(&of_path.route, self))
+    client, looks_at = read(&of_path.client, self), read(&of_plan.looks_at, plan)
+    if (looks_at is not None and looks_at(head)) or not client.takes_trailers:
+        return False
+    now = _now()
+    forward = read(&of_plan.forward, plan)
+    upstream = read(&of_forward.upstream, forward)
+    stream = read(&of_path.stream, self)
+    assert stream is not None
+    write(&of_upstream.active, upstream, read(&of_upstream.active, upstream) - 1)
+    status = head.status
+    if read(&of_forward.grpc, forward):
+        sent = None
+        for name, value in trailers:
+            if name.lower() == STATUS:
+                sent = value
+                break
+        if sent is not None:
+            write(&of_path.grpc_status, self, parse_status(sent).name)
+        status = outcome_of(status, sent, read(&of_path.call_due_at, self) != INF)
+    record = read(&of_path.attempt, self)
+    if record is not None:
+        write(&of_path.attempt, self, None)
+        record.answer(status, now)
+        record.end(now)
+    write(&of_path.stream, self, None)
+    release_stream(stream)
+    write(&of_path.upstream_s, self, now - <double>read(&of_path.begun_at, self))
+    write(&of_path.response, self, head)
+    write(&of_path.response_bytes, self, len(payload))
+    client.answer_with_trailers(
+        head, payload, trailers, read(&of_forward.marks, forward), read(&of_path.request_id, self)
+    )
+    return True

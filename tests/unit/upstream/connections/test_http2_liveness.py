@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fastgw.errors import Fault
+from fastgw.eventloop.timer_wheel import Timed
 from fastgw.http.http2.session import Session
 from fastgw.upstream.targets.target import build_targets
 from tests.support.http2 import frames
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.twin
 if Session is not None:
     from fastgw.upstream.connections import http2_connection
     from fastgw.upstream.connections.http2_connection import Http2UpstreamConnection
+    from fastgw.upstream.connections.http2_stream import Http2UpstreamStream
 
 BEGUN = 1000.0
 PONG = frames.ping(bytes(8), Flag.ACK)
@@ -120,6 +122,17 @@ def kinds(received: bytes) -> Iterator[tuple[int, int]]:
     while 0 <= at < len(received):
         yield received[at + 3], received[at + 4]
         at += 9 + int.from_bytes(received[at : at + 3])
+
+
+@on_loop
+async def test_a_stream_begins_as_its_class_makes_it() -> None:
+    with World() as world:
+        opened = world.connection.open_stream()
+        made = Http2UpstreamStream(world.connection, world.connection.target, False)
+        assert type(opened) is Http2UpstreamStream
+        for name in (*Http2UpstreamStream.__slots__, *Timed.__slots__):
+            assert getattr(opened, name) == getattr(made, name), name
+        assert opened._early is not world.connection.open_stream()._early
 
 
 @on_loop

@@ -1,0 +1,547 @@
+# cython: language_level=3
+"""Compiled methods of `http2_connection.Http2UpstreamConnection` and `http2_stream.Http2UpstreamStream`: those of an
+ordinary exchange.
+
+A stream is opened, carries a request that is complete, receives a response with one read, and is given back. All other
+cases are left to methods of the reference. Objects of other classes are used through their attributes (`_slots.read`).
+"""
+
+from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
+from fastgw.eventloop._socket_send cimport send_message
+from fastgw.upstream.connections._http1_connection cimport give_back_to
+
+from math import inf
+
+from fastgw.compiled import replace
+from fastgw.errors import Fault
+from fastgw.eventloop.timer_wheel import Wheel
+from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN
+from fastgw.http.http1.body import parse_trailers
+from fastgw.http.http1.parser import read_http2_response
+from fastgw.http.http2 import session as kinds
+from fastgw.http.http2.session import ErrorCode, framing_bytes
+from fastgw.http.malformed import Malformed
+from fastgw.upstream.connections import http2_connection as reference
+from fastgw.upstream.connections._http1_connection import learn_http2
+from fastgw.upstream.connections.http1_connection import AWAITING as _awaiting, CLOSED as _over, IDLE as _idle
+from fastgw.upstream.connections.http1_connection import RECEIVING as _receiving
+from fastgw.upstream.connections.http2_stream import HEAD_TOO_LONG, MAX_FIELDS, MOST_HELD, _UNSIZED
+
+cdef extern from "Python.h":
+    object PyType_GenericAlloc(type of, Py_ssize_t items)
+
+cdef struct OfConnection:
+    Slot asked_at
+    Slot buffer
+    Slot closed
+    Slot deadline
+    Slot fd
+    Slot filed_at
+    Slot flush_is_due
+    Slot gone
+    Slot heard_at
+    Slot holding
+    Slot pool
+    Slot read_since_rest
+    Slot session
+    Slot streams
+    Slot target
+    Slot transport
+    Slot uses
+    Slot wheel
+    Slot worker_loop
+    Slot write_paused
+
+cdef struct OfStream:
+    Slot connection
+    Slot deadline
+    Slot early
+    Slot ended
+    Slot filed_at
+    Slot head_text
+    Slot head_timeout
+    Slot held_at_last_look
+    Slot idle_timeout
+    Slot informed
+    Slot kept
+    Slot listener
+    Slot method
+    Slot number
+    Slot paused
+    Slot phase
+    Slot reused
+    Slot sending
+    Slot source
+    Slot target
+    Slot targets_turn
+    Slot wheel
+    Slot write_paused
+
+cdef OfConnection of_connection
+cdef OfStream of_stream
+cdef Slot now_of_wheel
+cdef PyTypeObject* _connection_class  # the classes whose methods these are; NULL until `adopt`
+cdef PyTypeObject* _stream_class
+cdef type _Stream
+cdef object _take_data  # the method of the reference
+
+cdef object INF = inf
+cdef object NEVER = -inf
+cdef double _INF = inf
+cdef bytes _NO_BYTES = b""
+cdef object AWAITING = _awaiting
+cdef object IDLE = _idle
+cdef object OVER = _over
+cdef object RECEIVING = _receiving
+cdef bytes UNSIZED = _UNSIZED
+cdef int WHOLE = kinds.WHOLE
+cdef int HEAD = kinds.HEAD
+cdef int DATA = kinds.DATA
+cdef int END = kinds.END
+cdef int SETTINGS = kinds.SETTINGS
+cdef int GOAWAY = kinds.GOAWAY
+cdef Py_ssize_t FEW_EVENTS = kinds.FEW_EVENTS
+cdef Py_ssize_t _BODY_BYTES_PER_TURN = BODY_BYTES_PER_TURN
+cdef Py_ssize_t _MOST_HELD = MOST_HELD
+cdef object _MOST_USES = reference.MOST_USES
+cdef object SILENCE_S = reference.SILENCE_S
+cdef bytes _HTTP1 = reference._HTTP1
+
+learn(&now_of_wheel, Wheel, "now")
+
+
+def adopt(type owner not None, type stream_owner not None):
+    """Replace the methods of `Http2UpstreamConnection` and `Http2UpstreamStream`."""
+    global _connection_class, _stream_class, _Stream, _take_data
+    _take_data = stream_owner.take_data
+    learn(&of_connection.asked_at, owner, "_asked_at")
+    learn(&of_connection.buffer, owner, "_buffer")
+    learn(&of_connection.closed, owner, "closed")
+    learn(&of_connection.deadline, owner, "deadline")
+    learn(&of_connection.fd, owner, "fd")
+    learn(&of_connection.filed_at, owner, "filed_at")
+    learn(&of_connection.flush_is_due, owner, "_flush_is_due")
+    learn(&of_connection.gone, owner, "_gone")
+    learn(&of_connection.heard_at, owner, "_heard_at")
+    learn(&of_connection.holding, owner, "_holding")
+    learn(&of_connection.pool, owner, "pool")
+    learn(&of_connection.read_since_rest, owner, "read_since_rest")
+    learn(&of_connection.session, owner, "session")
+    learn(&of_connection.streams, owner, "_streams")
+    learn(&of_connection.target, owner, "target")
+    learn(&of_connection.transport, owner, "transport")
+    learn(&of_connection.uses, owner, "uses")
+    learn(&of_connection.wheel, owner, "_wheel")
+    learn(&of_connection.worker_loop, owner, "worker_loop")
+    learn(&of_connection.write_paused, owner, "write_paused")
+    learn(&of_stream.connection, stream_owner, "_connection")
+    learn(&of_stream.deadline, stream_owner, "deadline")
+    learn(&of_stream.early, stream_owner, "_early")
+    learn(&of_stream.ended, stream_owner, "_ended")
+    learn(&of_stream.filed_at, stream_owner, "filed_at")
+    learn(&of_stream.head_text, stream_owner, "_head_text")
+    learn(&of_stream.head_timeout, stream_owner, "_head_timeout")
+    learn(&of_stream.held_at_last_look, stream_owner, "_held_at_last_look")
+    learn(&of_stream.idle_timeout, stream_owner, "idle_timeout")
+    learn(&of_stream.informed, stream_owner, "_informed")
+    learn(&of_stream.kept, stream_owner, "_kept")
+    learn(&of_stream.listener, stream_owner, "_listener")
+    learn(&of_stream.method, stream_owner, "_method")
+    learn(&of_stream.number, stream_owner, "_number")
+    learn(&of_stream.paused, stream_owner, "paused")
+    learn(&of_stream.phase, stream_owner, "phase")
+    learn(&of_stream.reused, stream_owner, "reused")
+    learn(&of_stream.sending, stream_owner, "_sending")
+    learn(&of_stream.source, stream_owner, "_source")
+    learn(&of_stream.target, stream_owner, "target")
+    learn(&of_stream.targets_turn, stream_owner, "_targets_turn")
+    learn(&of_stream.wheel, stream_owner, "_wheel")
+    learn(&of_stream.write_paused, stream_owner, "write_paused")
+    replace(owner, open_stream, start_request, end_stream, flush_soon, get_buffer, buffer_updated, _handle, _flush)
+    replace(
+        stream_owner, send_request, _send_request, release, _end, _watch_head, take_head, take_data, take_end, take_rest
+    )
+    learn_http2(owner)
+    _connection_class, _stream_class = of_connection.session.reads, of_stream.number.reads
+    _Stream = stream_owner
+
+
+cdef int _watch(wheel, timed, const Slot* deadline_of, const Slot* filed_at_of, double deadline) except -1:
+    """Set a deadline, as `Wheel.watch` does."""
+    if type(wheel) is not Wheel:
+        wheel.watch(timed, deadline)
+        return 0
+    write(deadline_of, timed, deadline)
+    if deadline < <double>read(filed_at_of, timed):
+        wheel.file(timed, deadline)
+    return 0
+
+
+# --- the connection ---
+
+
+cdef int _flush_later(connection) except -1:
+    if not read(&of_connection.flush_is_due, connection):
+        write(&of_connection.flush_is_due, connection, True)
+        read(&of_connection.worker_loop, connection).loop.call_soon(connection._flush)
+    return 0
+
+
+cdef object _start(connection, stream, bytes request, bint ended):
+    if read(&of_connection.closed, connection):
+        number = -1
+    else:
+        number = read(&of_connection.session, connection).request(request, ended)
+    if number == HEAD_TOO_LONG:
+        return number
+    if number < 0:
+        connection._leave()
+        return -1
+    streams = read(&of_connection.streams, connection)
+    if not streams:
+        wheel = read(&of_connection.wheel, connection)
+        now = read(&now_of_wheel, wheel)
+        write(&of_connection.heard_at, connection, now)
+        _watch(wheel, connection, &of_connection.deadline, &of_connection.filed_at, now + SILENCE_S)
+    streams[number] = stream
+    _flush_later(connection)
+    if read(&of_connection.uses, connection) >= _MOST_USES:
+        connection._leave()
+    return number
+
+
+cdef int _finish_stream(connection, stream, number, bint reset) except -1:
+    holding = read(&of_connection.holding, connection)
+    if holding:
+        holding.discard(stream)
+    removed = read(&of_connection.streams, connection).pop(number, None)
+    if removed is not None and reset and not read(&of_connection.gone, connection):
+        read(&of_connection.session, connection).reset(number, ErrorCode.CANCEL)
+        _flush_later(connection)
+    return give_back_to(read(&of_connection.pool, connection), connection)
+
+
+cdef int _handle_all(connection, events) except -1:
+    cdef int kind
+    streams = read(&of_connection.streams, connection)
+    begun = []  # streams whose response may be complete in this read
+    for kind, number, value in events:
+        stream = None if kind == GOAWAY else streams.get(number)  # its identifier: the last stream processed
+        if stream is None:
+            if kind == SETTINGS:
+                connection._settle("")
+            elif kind == GOAWAY:
+                connection.needs_http1 = value == ErrorCode.HTTP_1_1_REQUIRED
+                connection._leave()
+            continue
+        try:
+            if kind == DATA:
+                stream.take_data(value)
+            elif kind == HEAD or kind == WHOLE:
+                stream.take_head(value, kind == WHOLE)
+            elif kind == END:
+                stream.take_end(value)
+            else:
+                connection._handle_event(stream, kind, value)
+        except Exception:  # the edge of this stream: the others of the connection continue
+            connection._fail_stream(stream)
+            continue
+        if kind == HEAD or kind == WHOLE:
+            begun.append(stream)
+    for stream in begun:
+        try:
+            stream.take_rest()
+        except Exception:  # the edge of this stream
+            connection._fail_stream(stream)
+    return 0
+
+
+def open_stream(self):
+    """Compiled `Http2UpstreamConnection.open_stream`."""
+    target = read(&of_connection.target, self)
+    timeouts = target.timeouts
+    stream = PyType_GenericAlloc(_Stream, 0)
+    write(&of_stream.deadline, stream, INF)
+    write(&of_stream.filed_at, stream, INF)
+    write(&of_stream.connection, stream, self)
+    write(&of_stream.wheel, stream, read(&of_connection.wheel, self))
+    write(&of_stream.target, stream, target)
+    write(&of_stream.reused, stream, read(&of_connection.uses, self) > 1)
+    write(&of_stream.phase, stream, IDLE)
+    write(&of_stream.paused, stream, False)
+    write(&of_stream.write_paused, stream, False)
+    write(&of_stream.idle_timeout, stream, timeouts.idle)
+    write(&of_stream.head_timeout, stream, timeouts.response_headers)
+    write(&of_stream.listener, stream, None)
+    write(&of_stream.source, stream, None)
+    write(&of_stream.number, stream, 0)
+    write(&of_stream.method, stream, _NO_BYTES)
+    write(&of_stream.sending, stream, False)
+    write(&of_stream.targets_turn, stream, True)
+    write(&of_stream.informed, stream, 0)
+    write(&of_stream.held_at_last_look, stream, 0)
+    write(&of_stream.head_text, stream, None)
+    write(&of_stream.early, stream, [])
+    write(&of_stream.kept, stream, None)
+    write(&of_stream.ended, stream, None)
+    return stream
+
+
+def start_request(self, stream, bytes request, bint ended):
+    """Compiled `Http2UpstreamConnection.start_request`."""
+    return _start(self, stream, request, ended)
+
+
+def end_stream(self, stream, number, bint reset):
+    """Compiled `Http2UpstreamConnection.end_stream`."""
+    _finish_stream(self, stream, number, reset)
+
+
+def flush_soon(self):
+    """Compiled `Http2UpstreamConnection.flush_soon`."""
+    _flush_later(self)
+
+
+def get_buffer(self, sizehint):
+    """Compiled `Http2UpstreamConnection.get_buffer`."""
+    return read(&of_connection.buffer, self)
+
+
+def buffer_updated(self, nbytes):
+    """Compiled `Http2UpstreamConnection.buffer_updated`."""
+    if read(&of_connection.gone, self):
+        return
+    now = read(&now_of_wheel, read(&of_connection.wheel, self))
+    write(&of_connection.heard_at, self, now)
+    write(&of_connection.asked_at, self, NEVER)
+    buffer = read(&of_connection.buffer, self)
+    events = read(&of_connection.session, self).feed(buffer, nbytes, now)
+    _handle_all(self, events)
+    if not read(&of_connection.uses, self) and nbytes >= len(_HTTP1) and bytes(buffer[: len(_HTTP1)]) == _HTTP1:
+        self._settle(reference.SPEAKS_HTTP1)
+    framing = framing_bytes(events) if len(events) > FEW_EVENTS else 0
+    read_so_far = read(&of_connection.read_since_rest, self) + nbytes
+    if framing or read_so_far >= _BODY_BYTES_PER_TURN:
+        read(&of_connection.worker_loop, self).count_body(self, nbytes, framing)
+    else:
+        write(&of_connection.read_since_rest, self, read_so_far)
+    _flush_later(self)
+
+
+def _handle(self, events):
+    """Compiled `Http2UpstreamConnection._handle`."""
+    _handle_all(self, events)
+
+
+def _flush(self):
+    """Compiled `Http2UpstreamConnection._flush`."""
+    write(&of_connection.flush_is_due, self, False)
+    session, transport = read(&of_connection.session, self), read(&of_connection.transport, self)
+    if read(&of_connection.gone, self) or transport is None:
+        return
+    while not read(&of_connection.write_paused, self) and not transport.is_closing():
+        message = session.to_send()
+        if not message:
+            break
+        send_message(read(&of_connection.fd, self), message, transport, False)
+    events = session.events()
+    if events:
+        _handle_all(self, events)
+    holding = read(&of_connection.holding, self)
+    if holding:
+        for stream in tuple(holding):
+            if not stream.look_at_held():
+                holding.discard(stream)
+    error = session.error
+    if error is not None:
+        self._lose(Fault.UPSTREAM_MALFORMED, f"HTTP/2: {error}")
+        self._end()
+    elif session.done:
+        self._lose(Fault.CONNECTION_LOST, "")
+        self._end()
+
+
+# --- the stream ---
+
+
+cdef int _watch_stream(stream, seconds) except -1:
+    wheel = read(&of_stream.wheel, stream)
+    return _watch(wheel, stream, &of_stream.deadline, &of_stream.filed_at, read(&now_of_wheel, wheel) + seconds)
+
+
+cdef int _watch_for_head(stream) except -1:
+    if read(&of_stream.phase, stream) is not AWAITING:
+        return 0
+    turn = read(&of_stream.targets_turn, stream) or read(&of_stream.write_paused, stream)
+    if turn and not read(&of_stream.paused, stream):
+        return _watch_stream(stream, read(&of_stream.head_timeout, stream))
+    return write(&of_stream.deadline, stream, INF)
+
+
+cdef int _send(stream, listener, bytes request, method) except -1:
+    cdef long long started
+    connection = read(&of_stream.connection, stream)
+    write(&of_stream.listener, stream, listener)
+    write(&of_stream.method, stream, method)
+    write(&of_stream.phase, stream, AWAITING)
+    ended = not read(&of_stream.sending, stream)
+    if type_of(connection) is _connection_class:
+        number = _start(connection, stream, request, ended)
+    else:
+        number = connection.start_request(stream, request, ended)
+    write(&of_stream.number, stream, number)
+    started = number
+    if started < 0:
+        loop = connection.worker_loop.loop
+        if number == HEAD_TOO_LONG:
+            why = "the target accepts no head of this length (SETTINGS_MAX_HEADER_LIST_SIZE)"
+            loop.call_soon(stream.break_off, Fault.HEAD_TOO_LARGE, why)
+        else:
+            loop.call_soon(stream.lose, Fault.STREAM_REFUSED, "")
+        return 0
+    if len(request) > _MOST_HELD:
+        stream._see_held(connection.session.held(number))
+    return _watch_for_head(stream)
+
+
+cdef int _give_up(stream, bint reset) except -1:
+    write(&of_stream.phase, stream, OVER)
+    write(&of_stream.listener, stream, None)
+    write(&of_stream.source, stream, None)
+    write(&of_stream.deadline, stream, INF)
+    if <double>read(&of_stream.filed_at, stream) != _INF:
+        read(&of_stream.wheel, stream).drop(stream)
+    write(&of_stream.kept, stream, None)
+    connection, number = read(&of_stream.connection, stream), read(&of_stream.number, stream)
+    if type_of(connection) is _connection_class:
+        return _finish_stream(connection, stream, number, reset)
+    connection.end_stream(stream, number, reset)
+    return 0
+
+
+def send_request(self, listener, bytes request, method):
+    """Compiled `Http2UpstreamStream.send_request`."""
+    _send(self, listener, request, method)
+
+
+def _send_request(self, listener, bytes request, method):
+    """Compiled `Http2UpstreamStream._send_request`."""
+    _send(self, listener, request, method)
+
+
+def release(self):
+    """Compiled `Http2UpstreamStream.release`."""
+    if read(&of_stream.phase, self) is not OVER:
+        _give_up(self, read(&of_stream.ended, self) is None or read(&of_stream.sending, self))
+
+
+def _end(self, bint reset):
+    """Compiled `Http2UpstreamStream._end`."""
+    _give_up(self, reset)
+
+
+def _watch_head(self):
+    """Compiled `Http2UpstreamStream._watch_head`."""
+    _watch_for_head(self)
+
+
+def take_head(self, text, ended):
+    """Compiled `Http2UpstreamStream.take_head`."""
+    write(&of_stream.head_text, self, text)
+    if ended:
+        write(&of_stream.ended, self, ())
+
+
+def take_data(self, payload):
+    """Compiled `Http2UpstreamStream.take_data`."""
+    if read(&of_stream.head_text, self) is not None:
+        read(&of_stream.early, self).append(payload)
+        return
+    if read(&of_stream.paused, self) or read(&of_stream.kept, self) is not None:
+        _take_data(self, payload)
+    elif read(&of_stream.phase, self) is RECEIVING:
+        now = read(&now_of_wheel, read(&of_stream.wheel, self))
+        write(&of_stream.deadline, self, now + read(&of_stream.idle_timeout, self))
+        read(&of_stream.listener, self).on_data(payload)
+        self._consume(len(payload))
+
+
+def take_end(self, lines):
+    """Compiled `Http2UpstreamStream.take_end`."""
+    trailers = ()
+    if lines:
+        try:
+            trailers = parse_trailers(b"\r\n" + lines + b"\r\n")
+        except Malformed as malformed:
+            self.break_off(Fault.UPSTREAM_MALFORMED, malformed.reason)
+            return
+    write(&of_stream.ended, self, trailers)
+    if (
+        read(&of_stream.head_text, self) is None
+        and not read(&of_stream.paused, self)
+        and read(&of_stream.kept, self) is None
+    ):
+        self._tell_end()
+
+
+def take_rest(self):
+    """Compiled `Http2UpstreamStream.take_rest`."""
+    cdef bytes text, payload, received
+    text = read(&of_stream.head_text, self)
+    write(&of_stream.head_text, self, None)
+    if text is None or read(&of_stream.phase, self) is not AWAITING:
+        return
+    early = read(&of_stream.early, self)
+    if early:
+        payload = early[0] if len(early) == 1 else b"".join(early)
+        write(&of_stream.early, self, [])
+    else:
+        payload = _NO_BYTES
+    trailers = read(&of_stream.ended, self)
+    ended = trailers is not None and not trailers
+    received = text
+    if ended:
+        if text.endswith(UNSIZED):
+            length = b"content-length: %d\r\n\r\n" % len(payload) if payload else b"\r\n"
+            text = text[: len(text) - len(UNSIZED)] + length
+        received = text + payload
+    try:
+        head = read_http2_response(received, len(text), read(&of_stream.method, self), MAX_FIELDS)
+    except Malformed as malformed:
+        self.break_off(Fault.UPSTREAM_MALFORMED, malformed.reason)
+        return
+    listener = read(&of_stream.listener, self)
+    if not head.has_body:
+        if payload:
+            self.break_off(Fault.UPSTREAM_MALFORMED, "There is a body where none may be.")
+            return
+        ended = True  # what follows is ignored
+    if ended:
+        _rest(self)
+        listener.on_head(head, None if head.whole else payload, True)
+        return
+    if trailers and not read(&of_stream.paused, self):
+        take_message = getattr(listener, "take_message", None)  # of a `MessageListener`
+        if take_message is not None:
+            _rest(self)
+            if take_message(head, payload, trailers):
+                return
+            write(&of_stream.listener, self, listener)
+    write(&of_stream.phase, self, RECEIVING)
+    _watch_stream(self, read(&of_stream.idle_timeout, self))
+    listener.on_head(head, payload, False)
+    self._consume(len(payload))
+    if (
+        read(&of_stream.ended, self) is not None
+        and not read(&of_stream.paused, self)
+        and read(&of_stream.kept, self) is None
+        and read(&of_stream.phase, self) is RECEIVING
+    ):
+        self._tell_end()  # else the listener has cancelled it
+
+
+cdef int _rest(stream) except -1:
+    """Mark a stream as one that waits for nothing."""
+    write(&of_stream.phase, stream, IDLE)
+    write(&of_stream.listener, stream, None)
+    return write(&of_stream.deadline, stream, INF)
