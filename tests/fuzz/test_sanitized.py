@@ -17,8 +17,8 @@ CORPORA = (
     "observe/test_recorder.py",
     "package/test_replaced_methods.py",
     "routing/test_table_compiled.py",
-    "upstream/connections/test_http2_liveness.py",
     "shm/test_rate_limit_table.py",
+    "upstream/connections/test_http2_liveness.py",
 )
 FOUND = "tests/fuzz/test_found.py"
 DEADLINE = 300.0
