@@ -1348,8 +1348,8 @@ def _name_of(command: CommandInfo) -> str:
 
 def main() -> None:
     """Entry point of the command line: unexpected exceptions are reported in one line as well."""
-    # PERF: nearly all that is allocated by imports stays, and each collection would walk it again: a command takes 0.48 s
-    # of CPU instead of 0.54 (CPython 3.11, `time fastgw check`). What serves goes on for long, and collects as usual.
+    # PERF: nearly all that is allocated by imports stays, and each collection would walk it again: a command takes
+    # 0.48 s of CPU instead of 0.54 (CPython 3.11, `time fastgw check`). What serves goes on, and collects as usual.
     if sys.argv[1:2] not in (["run"], ["demo"]):
         gc.set_threshold(UNCOLLECTED, *gc.get_threshold()[1:])
     try:
