@@ -40,7 +40,6 @@ from fastgw.gateway.tables import CompileError, Gateway
 from fastgw.observe.access_log.sink import why_not
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
-from fastgw.runtime.control.kubernetes.activation import Activation
 from fastgw.runtime.ipc.channel import Channel, ChannelFull, Origin, Propose, Rejected, Subject
 from fastgw.runtime.ipc.channel import ReloadResult as Verdict
 from fastgw.runtime.node.config_snapshot import (
@@ -55,6 +54,7 @@ from fastgw.runtime.node.node_state import NodeState, ReloadRecord
 from fastgw.runtime.node.startup import OWN
 from fastgw.runtime.process.machine_capacity import auto_workers, usable_cpus
 from fastgw.runtime.process.transient_errors import RetryBackoff
+from fastgw.runtime.reload.activation import Activation
 from fastgw.runtime.reload.bad_file_isolation import changed, previous_contents, tried, with_previous
 from fastgw.runtime.reload.certificate_files import Why, looked_at_again, renamed, settled
 from fastgw.runtime.reload.config_notes import key_of, log_notes, new_among, notes_of

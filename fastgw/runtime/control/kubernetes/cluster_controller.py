@@ -24,12 +24,12 @@ from fastgw.config.kubernetes.translation import Translator
 from fastgw.config.settings.egress import Providers
 from fastgw.config.settings.kubernetes import KubernetesProvider
 from fastgw.config.sources.virtual_files import set_content
-from fastgw.runtime.control.kubernetes.activation import Activation
 from fastgw.runtime.control.kubernetes.api_client import ACCOUNT, CannotAsk, ClusterAccess, SharedAccess
 from fastgw.runtime.control.kubernetes.cluster_objects import ClusterObjects
 from fastgw.runtime.control.kubernetes.leader_election import LEASE, LeaderElection
 from fastgw.runtime.control.kubernetes.status_writer import StatusWriter
 from fastgw.runtime.control.kubernetes.watch import GATHER_S, MOST, Following, Pauses, WatchReport, run_repeatedly
+from fastgw.runtime.reload.activation import Activation
 
 LIST_S: Final = 30.0
 """Seconds for which the first lists are awaited before one that fails is left out: an API server that refuses one kind

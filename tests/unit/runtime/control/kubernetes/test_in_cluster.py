@@ -10,9 +10,9 @@ import pytest
 
 from fastgw.config.settings.kubernetes import KubernetesProvider
 from fastgw.runtime.control.kubernetes import cluster_controller
-from fastgw.runtime.control.kubernetes.activation import Activation
 from fastgw.runtime.control.kubernetes.api_client import ClusterAccess, SharedAccess
 from fastgw.runtime.control.kubernetes.cluster_controller import ClusterController
+from fastgw.runtime.reload.activation import Activation
 from tests.support.certificates import Certificates, server_tls
 from tests.support.cluster import ClusterStandIn, gateway, service
 from tests.support.gateway import wait_until
