@@ -38,7 +38,7 @@ def put(store: Store, number: int, body: bytes) -> None:
     url = b"https://www.example.com/items/%d" % number
     writer = lease.store(b"h" * 400, len(body), url=url, tags=(b"\0" + url,))
     if writer is None or not writer.append(body) or not writer.complete():
-        raise SystemExit(f"object {number} was not stored: {lease.why_not}")
+        raise SystemExit(f"object {number} was not stored: {lease.why_not.name}")
 
 
 def is_found(store: Store, number: int) -> bool:

@@ -19,6 +19,7 @@ from fastgw.cache.store import (
     Eviction,
     KeyWatch,
     Lease,
+    NotStored,
     Refusal,
     StoredObject,
     StoreNumbers,
@@ -146,7 +147,7 @@ class _Lease:
         self.key = key
         self.until = until
         self.purges: list[_Purge] = []  # since it began
-        self.why_not = ""
+        self.why_not = NotStored.FULL
         self._store = store
         self._date = store.date()
         self._ended = False
@@ -184,7 +185,7 @@ class _Lease:
         assert isinstance(found, _Found)
         before = found.entry
         if self._ended or not before.is_complete or not self._store.holds(before) or len(head) > MOST_HEAD:
-            self.why_not = "the object is gone or cannot be changed"
+            self.why_not = NotStored.GONE
             return False
         entry = _Entry(before.key, head, before.size, before.url, before.tags)
         entry.groups = before.groups
@@ -207,11 +208,11 @@ class _Lease:
         entry = _Entry(key, head, size, url, frozenset(tags))
         entry.groups |= {self.key}
         if self._ended:
-            self.why_not = "the lease has ended"
+            self.why_not = NotStored.EXPIRED
         elif len(head) > MOST_HEAD or len(url) > MOST_URL or len(entry.tags) > MOST_TAGS:
-            self.why_not = "the head, the URL or the tags are too long"
+            self.why_not = NotStored.HEAD_SIZE
         elif (size or 0) > self._store.most_bytes:
-            self.why_not = "the body is too large"
+            self.why_not = NotStored.BODY_SIZE
         elif self._admit(entry):
             return entry
         return None
@@ -219,11 +220,11 @@ class _Lease:
     def _admit(self, entry: _Entry) -> bool:
         entry.date = self._date
         if any(purge.matches(entry) for purge in self.purges if not purge.soft):
-            self.why_not = "it was purged during the fetch"
+            self.why_not = NotStored.PURGED
             return False
         entry.is_soft_purged = any(purge.matches(entry) for purge in self.purges)
         if not self._store.insert(entry):
-            self.why_not = "the store is full"
+            self.why_not = NotStored.FULL
             return False
         return True
 

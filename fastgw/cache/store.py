@@ -37,6 +37,27 @@ class Refusal(Enum):
     NO_SLOT = "too many fetches are in flight: fetch without the store"
 
 
+class NotStored(Enum):
+    """Reason why a lease has not stored something. The value is the `detail` of `Cache-Status`."""
+
+    HEAD_SIZE = b"head-too-large"
+    """The head, with the URL and the tags, is longer than the store takes."""
+    BODY_SIZE = b"body-too-large"
+    """The body is longer than `Store.most_bytes`."""
+    FULL = b"store-full"
+    """All memory is in use by readers and writers."""
+    DISK_BUSY = b"disk-busy"
+    """The object is for the disk alone, which has too much to write."""
+    PURGED = b"purged"
+    """It was purged during the fetch."""
+    CONTESTED = b"contested"
+    """Another request has stored it at the same time."""
+    EXPIRED = b"expired"
+    """The lease has ended."""
+    GONE = b"gone"
+    """The object to freshen is no longer in the store."""
+
+
 class Eviction(Enum):
     """Reason why the store removed an object before anything asked for that."""
 
@@ -189,8 +210,10 @@ class Lease(Protocol):
         """
 
     @property
-    def why_not(self) -> str:
-        """Reason for the last `None` of `store` or `False` of `store_head` and `freshen`, for logs and tests."""
+    def why_not(self) -> NotStored:
+        """Reason for the last `None` of `store`, or `False` of another method. A writer that fails has found no space:
+        `NotStored.FULL`.
+        """
 
     def give_up(self, mark_s: float = 0.0) -> None:
         """End the lease without an object. `mark_s`: for so many seconds requests for this key have to fetch

@@ -11,7 +11,7 @@ from fastgw.cache.shared.purges import Purges
 from fastgw.cache.shared.records import HEADER, RecordParts, RecordStatus, rounded
 from fastgw.cache.shared.segments import Queue
 from fastgw.cache.shared.space import Extent
-from fastgw.cache.store import MOST_HEAD, MOST_TAGS, MOST_URL, StoredObject, Writer
+from fastgw.cache.store import MOST_HEAD, MOST_TAGS, MOST_URL, NotStored, StoredObject, Writer
 
 _SMALL = 16
 """An object of at most this part of a segment is never divided."""
@@ -64,7 +64,7 @@ class SharedLease:
     def __init__(self, store: LeaseStore, key: bytes, cell: LeaseCell | None, former: FetchBegin | None = None) -> None:
         """`cell`: None: it restores an object of a former fetch, `former`, and keeps no other from fetching."""
         self.key = key
-        self.why_not = ""
+        self.why_not = NotStored.FULL
         self._store, self._cell = store, cell
         self._began, self._date = former or (store.purges.sequence, store.date())  # the fetch begins later
         self._ended = False
@@ -117,25 +117,28 @@ class SharedLease:
         store, records, words = self._store, self._store.records, self._store.memory.words
         assert isinstance(found, SharedObject)
         at = found.at
-        if self._ended or len(head) > self._most_head or at < 0 or not found.is_complete:
-            self.why_not = "the lease has ended, or the object cannot be changed"
+        if self._ended or at < 0 or not found.is_complete:
+            self.why_not = NotStored.EXPIRED if self._ended else NotStored.GONE
+            return False
+        tags, url = records.tags(at), records.url(at)
+        parts = RecordParts(8 * len(tags), len(url), len(head))
+        if self._is_too_long(parts):
+            self.why_not = NotStored.HEAD_SIZE
             return False
         hash_ = self._store.index.hash(found.key)
         old = records.open(hash_)
         if old is None or old.at != at:
             if old is not None:
                 store.segments.unpin(old.segment)
-            self.why_not = "the object is gone"
+            self.why_not = NotStored.GONE
             return False
         store.segments.unpin(old.segment)  # `found` has a pin of its own
-        tags, url = records.tags(at), records.url(at)
         was = store.purges.check(words[at + words_of.BEGAN], words[at + words_of.CHECKED] >> 1, tags, lambda: url)
         now = store.purges.check(self._began, self._began, tags, lambda: url)
         if was.is_purged or now.is_purged:
-            self.why_not = "it was purged"
+            self.why_not = NotStored.PURGED
             return False
         body = found.pieces()
-        parts = RecordParts(8 * len(tags), len(url), len(head))
         if rounded(parts.body + found.length) > store.segments.size:
             return self._freshen_by_copy(found, head, url, [*tags])
         extent = self._reserve(Queue.MAIN, parts.body + found.length, parts.body + found.length)
@@ -156,7 +159,7 @@ class SharedLease:
         store.space.commit(extent)
         store.memory.fence()
         if not store.index.replace(old.position, old.entry, store.index.entry(hash_, where)):
-            self.why_not = "the object is gone"
+            self.why_not = NotStored.GONE
             return False
         self.give_up()
         store.report(found.key)
@@ -165,7 +168,7 @@ class SharedLease:
     def _freshen_by_copy(self, found: SharedObject, head: bytes, url: bytes, tags: list[int]) -> bool:
         """Replace an object of several segments by a copy with another head."""
         if found.length > _MOST_COPIED:
-            self.why_not = "it is too large to be copied"
+            self.why_not = NotStored.BODY_SIZE
             return False
         written = self._write_record_of(found.key, head, url, tags, found.length, RecordStatus.GROWING, None)
         if written is None:
@@ -182,7 +185,7 @@ class SharedLease:
         )
         is_whole = all(writer.append(piece) for piece in found.pieces()) and writer.complete()
         if not is_whole:
-            self.why_not = "all memory is in use by readers and writers"
+            self.why_not = NotStored.FULL
         return is_whole
 
     def give_up(self, mark_s: float = 0.0) -> None:
@@ -197,9 +200,9 @@ class SharedLease:
         """The begin of the fetch."""
         return FetchBegin(self._began, self._date)
 
-    @property
-    def _most_head(self) -> int:
-        return min(MOST_HEAD, self._store.segments.size // 4)
+    def _is_too_long(self, parts: RecordParts) -> bool:
+        """Whether what precedes the body does not fit where records are, beside those that move there."""
+        return parts.head > MOST_HEAD or parts.body > self._store.segments.size // 2
 
     def _write(
         self,
@@ -216,17 +219,18 @@ class SharedLease:
         key = self.key if key is None else key
         names = frozenset(tags)
         if self._ended:
-            self.why_not = "the lease has ended"
-            return None
-        if len(head) > self._most_head or len(url) > MOST_URL or len(names) > MOST_TAGS:
-            self.why_not = "the head, the URL or the tags are too long"
-            return None
-        if (size or 0) > store.most_bytes:
-            self.why_not = "the body is too large"
+            self.why_not = NotStored.EXPIRED
             return None
         hashes = [store.key_tag(self.key), *[store.purges.hash(b"t", name) for name in names]]
         if key != self.key:
             hashes.append(store.key_tag(key))
+        is_too_long = self._is_too_long(RecordParts(8 * len(hashes), len(url), len(head)))
+        if is_too_long or len(url) > MOST_URL or len(names) > MOST_TAGS:
+            self.why_not = NotStored.HEAD_SIZE
+            return None
+        if (size or 0) > store.most_bytes:
+            self.why_not = NotStored.BODY_SIZE
+            return None
         return self._write_record_of(key, head, url, hashes, size, status, body)
 
     def _write_record_of(
@@ -248,7 +252,7 @@ class SharedLease:
                 return written
         validity = store.purges.check(self._began, self._began, hashes, lambda: url)
         if validity.is_purged:
-            self.why_not = "it was purged during the fetch"
+            self.why_not = NotStored.PURGED
             return None
         hash_ = store.index.hash(key)
         parts = RecordParts(8 * len(hashes), len(url), len(head))
@@ -301,16 +305,13 @@ class SharedLease:
             return written
         store.memory.words[at + words_of.STATUS] = RecordStatus.FAILED
         store.segments.unpin(written.where.segment)
-        self.why_not = "another request has stored it at the same time"
+        self.why_not = NotStored.CONTESTED
         return None
 
     def _reserve(self, queue: Queue, least: int, wanted: int) -> Extent | None:
-        if rounded(least) > self._store.segments.size:
-            self.why_not = "it is too large to be copied"
-            return None
         extent = self._store.space.reserve(queue, least, wanted)
         if extent is None:
-            self.why_not = "all memory is in use by readers and writers"
+            self.why_not = NotStored.FULL
         return extent
 
     def _write_record(

@@ -17,6 +17,7 @@ from fastgw.cache.store import (
     MOST_URL,
     Counting,
     Lease,
+    NotStored,
     Refusal,
     StoredObject,
     StoreNumbers,
@@ -201,7 +202,7 @@ class TieredLease:
         return self._inner.key
 
     @property
-    def why_not(self) -> str:
+    def why_not(self) -> NotStored:
         return self._inner.why_not
 
     def store(
@@ -279,14 +280,14 @@ class TieredLease:
     ) -> Writer | None:
         inner = self._inner
         if not url or len(head) > MOST_HEAD or len(url) > MOST_URL or len(tags) > MOST_TAGS or self._is_pending:
-            inner.why_not = "the head, the URL or the tags are too long, or there is no URL"
+            inner.why_not = NotStored.EXPIRED if self._is_pending else NotStored.HEAD_SIZE
             return None
         record = self._record(head, url, tags)
         if tier.check(key, record).is_purged:
-            inner.why_not = "it was purged during the fetch"
+            inner.why_not = NotStored.PURGED
             return None
         if not tier.can_write(0):
-            inner.why_not = "the disk has too much to write"
+            inner.why_not = NotStored.DISK_BUSY
             return None
         self._store.memory.remove(key)  # an older one
 

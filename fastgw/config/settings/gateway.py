@@ -1060,8 +1060,8 @@ class CacheStore(Settings):
     """A store of the response cache, shared by all workers of the node."""
 
     memory: Annotated[Size, Meta(ge=1 << 20, le=1 << 36)] = 64 * 1024**2
-    """Memory of the store, from 1MiB to 64GiB. It is allocated as responses are stored. A reload that changes it begins
-    with empty memory."""
+    """Memory of the store, from 1MiB to 64GiB, with at least 256KiB for each worker. It is allocated as responses are
+    stored. A reload that changes it begins with empty memory."""
     disk: CacheDisk | None = None
     """Files behind the memory: every stored response is written there as well, and found there when memory has lost
     it. null = none. A reload that changes its path begins with empty memory."""

@@ -21,7 +21,7 @@ from fastgw.cache.shared import lifecycle, shared_store
 from fastgw.cache.shared.layout import CacheMemory, OtherCacheLayout
 from fastgw.cache.shared.recovery import clean_up
 from fastgw.cache.shared.segments import SegmentState, StateWord
-from fastgw.cache.store import Refusal, StoredObject, Writer
+from fastgw.cache.store import MOST_TAGS, MOST_URL, NotStored, Refusal, StoredObject, Writer
 from fastgw.routing.table import at_once
 from tests.unit.cache.nodes import (
     PlainNode,
@@ -118,6 +118,22 @@ def test_the_memory_stays_within_its_limit_whatever_is_stored(length: int) -> No
     node.close()
 
 
+def test_a_long_head_fits_into_the_smallest_store_however_full_it_is(node: SharedNode) -> None:
+    """Nothing is in use, so nothing is a reason to refuse it: what survives leaves space for what is new."""
+    tags = [b"%d" % number for number in range(MOST_TAGS)]
+    order = random.Random(1)
+    for number in range(600):
+        head, body = bytes(order.randrange(20_000)), content(number, 0, order.choice((5, 3000, 30_000, 100_000)))
+        lease = leased((node.a, node.b)[number % 2], key_of(number))
+        assert lease.store_whole(head, body, url=b"x" * MOST_URL, tags=tags), (number, lease.why_not)
+        for recent in range(max(0, number - 8), number + 1):
+            read(node.a, key_of(recent))
+    lease = leased(node.a, key_of(1))
+    assert not lease.store_head(bytes(node.memory.geometry.segment // 2))
+    assert lease.why_not is NotStored.HEAD_SIZE
+    assert pins_in(node.memory) == 0
+
+
 def test_what_is_asked_for_again_survives_a_scan(node: SharedNode) -> None:
     popular = range(50)
     for number in popular:
@@ -153,7 +169,7 @@ def test_readers_and_writers_that_hold_all_memory_make_it_full_and_not_wrong(nod
         lease = leased(node.a, key_of(number))
         writer = lease.store(b"head", 30_000)
         if writer is None or not writer.append(content(number, 0, 30_000)):
-            assert writer is not None or "in use" in lease.why_not
+            assert writer is not None or lease.why_not is NotStored.FULL
             refused += 1
             lease.give_up()
             continue
@@ -656,7 +672,7 @@ def test_a_head_of_an_object_of_several_segments_is_replaced(node: SharedNode) -
         assert found is not None
         lease = leased(node.a, key_of(2))
         assert not lease.freshen(found, b"new")
-        assert lease.why_not == "it is too large to be copied"
+        assert lease.why_not is NotStored.BODY_SIZE
         found.release()
         lease.give_up()
         assert read(node.b, key_of(2)) == (b"head", body)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.cache.store import LEASE_S, MOST_HEAD, MOST_TAGS, MOST_URL, Eviction, Refusal
+from fastgw.cache.store import LEASE_S, MOST_HEAD, MOST_TAGS, MOST_URL, Eviction, NotStored, Refusal
 from fastgw.cache.tiers.tiered_store import TieredStore
 from fastgw.routing.table import at_once
 from tests.unit.cache.nodes import (
@@ -62,7 +62,7 @@ def test_a_purge_during_a_fetch_keeps_a_whole_object_out(node: Node) -> None:
     lease = leased(node.a, K)
     at_once(node.b.purge_all())
     assert not lease.store_whole(b"head", b"body", url=b"http://a/", tags=())
-    assert lease.why_not
+    assert lease.why_not is NotStored.PURGED
     lease.give_up()
     assert node.a.find(K) is None
 
@@ -195,7 +195,7 @@ def test_a_lease_that_has_ended_stores_nothing(node: Node) -> None:
     lease = leased(node.a, K)
     lease.give_up()
     assert lease.store(b"head") is None
-    assert lease.why_not
+    assert lease.why_not is NotStored.EXPIRED
     assert not lease.store_head(b"head")
     assert node.b.find(K) is None
 
@@ -203,10 +203,11 @@ def test_a_lease_that_has_ended_stores_nothing(node: Node) -> None:
 def test_too_large_is_refused_at_once(node: Node) -> None:
     lease = leased(node.a, K)
     assert lease.store(b"x" * (MOST_HEAD + 1)) is None
-    assert lease.why_not
+    assert lease.why_not is NotStored.HEAD_SIZE
     assert lease.store(b"", tags=[b"%d" % number for number in range(MOST_TAGS + 1)]) is None
     assert lease.store(b"", url=b"x" * (MOST_URL + 1)) is None
     assert lease.store(b"", size=node.a.most_bytes + 1) is None
+    assert lease.why_not is NotStored.BODY_SIZE
     lease.give_up()
     writer = begin(node.a, K)
     in_memory = node.a.memory if isinstance(node.a, TieredStore) else node.a
@@ -377,7 +378,7 @@ def test_a_fetch_that_began_before_a_purge_fills_nothing_and_is_not_joined(node:
     purge()
     other = leased(node.b, K)
     assert lease.store(b"head", key=L, url=b"http://h/a", tags=[b"red"]) is None
-    assert lease.why_not
+    assert lease.why_not is NotStored.PURGED
     lease.give_up()
     writer = other.store(b"head", key=L, url=b"http://h/a", tags=[b"red"])
     assert writer is not None

@@ -120,7 +120,7 @@ class StoringFetch:
         tags.append(url_tag(self._url))
         if not lease.store_whole(encode_record(judged), payload, url=self._url, tags=tags):
             lease.give_up(MARK_S)
-            return _status_line(forwarded_status(Forwarded.URI_MISS, detail=b"store-full"))
+            return _status_line(forwarded_status(Forwarded.URI_MISS, detail=lease.why_not.value))
         ttl = judged.lifetime - judged.initial_age
         return _status_line(forwarded_status(Forwarded.URI_MISS, stored=True, ttl=ttl))
 

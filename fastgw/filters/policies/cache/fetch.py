@@ -220,7 +220,7 @@ class Fetch:
             return b"tags"
         tags.append(url_tag(self._url))
         if not self._apply_rule(lease, parse_search_variance(head.values(b"no-vary-search"))):
-            return b"store-full"
+            return lease.why_not.value
         if self._rule is not None:
             tags.append(search_tag(self._url))
         key = self._key
@@ -231,11 +231,11 @@ class Fetch:
                 return b"vary"
             key = variant_key(self._primary, names, self._fields)
             if not self._list_variant(lease, names, key):
-                return b"store-full"
+                return lease.why_not.value
         size = self._size(head) if whole is None else whole
         self._writer = lease.store(encode_record(record), size, key=key, url=self._url, tags=tags)
         if self._writer is None:
-            return b"store-full"
+            return lease.why_not.value
         self._key = key
         leader = self._leader
         # Otherwise each object would count as found once, also those that no other request asks for.

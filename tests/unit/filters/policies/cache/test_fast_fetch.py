@@ -195,7 +195,7 @@ def test_a_purge_during_the_fetch_is_not_undone(results: Results) -> None:
     world.store.purge_all()
     world.upstream().sends(FRESH)
     assert client.received.endswith(b"\r\n\r\nhello")
-    assert status(client) == b"fastgw; fwd=uri-miss; detail=store-full"
+    assert status(client) == b"fastgw; fwd=uri-miss; detail=purged"
     assert world.store.numbers().objects == 0
 
 
