@@ -49,7 +49,7 @@ class NotStored(Enum):
     DISK_BUSY = b"disk-busy"
     """The object is for the disk alone, which has too much to write."""
     PURGED = b"purged"
-    """It was purged during the fetch."""
+    """A purge during the fetch concerns the object."""
     CONTESTED = b"contested"
     """Another request has stored it at the same time."""
     EXPIRED = b"expired"
