@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from fastgw.compiled import twin
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import AccessLog, Log
+from fastgw.observe.access_log.sink_kinds import CallCollector
 from fastgw.observe.finished_exchange import FinishedExchange
 from fastgw.observe.metrics.counters import ExchangeCounters, Note
 from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter
@@ -29,12 +30,15 @@ class Observer:
         series: Series,
         note: Note | None = None,
         plan: MeterPlan | None = None,
+        call_collector: CallCollector | None = None,
     ) -> None:
         """Create the observer. `column`: `series_layout.WORDS` words, written by this worker alone. None: the counts
-        are not read. `note`: records the last error of a route. `plan`: of the meter; None: there is none."""
+        are not read. `note`: records the last error of a route. `plan`: of the meter; None: there is none.
+        `call_collector`: transport of logs over gRPC; None: no log uses it."""
         if column is None:
             column = memoryview(bytearray(8 * WORDS)).cast("Q")
         self._counters = ExchangeCounters(series, column, note)
+        self._call_collector = call_collector
         self._logs = [self._log(settings) for settings in logs]
         recorder = Recorder(self._counters, self._logs, self._meters(plan))
         self._recorder = recorder if _twin is None else _twin.Recorder(recorder)
@@ -73,7 +77,7 @@ class Observer:
         return [] if plan is None else [self._counters.meter(plan)]
 
     def _log(self, settings: AccessLog) -> Log:
-        return Log(settings, self._counters, LineQueue if _twin is None else _twin.LineQueue)
+        return Log(settings, self._counters, LineQueue if _twin is None else _twin.LineQueue, self._call_collector)
 
     def adopt(self, logs: Sequence[AccessLog], series: Series, plan: MeterPlan | None = None) -> None:
         """Change to another generation, between two exchanges and without waiting.

@@ -10,6 +10,8 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs_service
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2_grpc as logs_service_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as service_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -235,22 +237,28 @@ def test_a_batch_that_is_not_accepted_is_sent_again(gateway, origin, collector, 
 
 @pytest.mark.twin
 def test_what_is_queued_is_exported_over_grpc_before_the_gateway_ends(origin, tmp_path):
-    """The worker is stopped before the interval of a batch is over."""
+    """The worker is stopped before the interval of a batch is over. Its access log goes to the same collector."""
     received: list[service.ExportTraceServiceRequest] = []
+    logged: list[logs_service.ExportLogsServiceRequest] = []
 
     class Service(service_grpc.TraceServiceServicer):
         def Export(self, request: Any, context: Any) -> Any:
             received.append(request)
             return service.ExportTraceServiceResponse()
 
+    class Logs(logs_service_grpc.LogsServiceServicer):
+        def Export(self, request: Any, context: Any) -> Any:
+            logged.append(request)
+            return logs_service.ExportLogsServiceResponse()
+
     with futures.ThreadPoolExecutor(2) as pool:
         server = grpc.server(pool)
         service_grpc.add_TraceServiceServicer_to_server(Service(), server)
+        logs_service_grpc.add_LogsServiceServicer_to_server(Logs(), server)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
-        running = Gateway(
-            configuration(origin, {"otlp": {"url": f"http://127.0.0.1:{port}", "protocol": "grpc"}}), tmp_path
-        )
+        export = {"otlp": {"url": f"http://127.0.0.1:{port}", "protocol": "grpc"}}
+        running = Gateway(configuration(origin, export) | {"access_logs": [{"sink": export}]}, tmp_path)
         try:
             got = exchanged(running, origin)
         finally:
@@ -259,6 +267,10 @@ def test_what_is_queued_is_exported_over_grpc_before_the_gateway_ends(origin, tm
     trace_id = got["traceparent"][0].split("-")[1]
     spans = [span for request in received for span in spans_of(request)]
     assert [span.trace_id.hex() for span in spans] == [trace_id] * 2
+    (record,) = [
+        record for request in logged for each in request.resource_logs for record in each.scope_logs[0].log_records
+    ]
+    assert (record.trace_id.hex(), record.span_id) == (trace_id, spans[0].span_id)
 
 
 def test_zipkin_gets_json(origin, collector, tmp_path):

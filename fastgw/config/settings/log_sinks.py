@@ -20,6 +20,7 @@ from fastgw.config.base.value_types import (
 )
 from fastgw.config.settings.secrets import Secret, SecretError
 
+LOGS_SERVICE = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 FACILITIES = ("local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7", "user", "daemon")
 LEAST_SPOOL = 1 << 20
 LEAST_ROTATED = 1 << 16
@@ -121,13 +122,16 @@ class ElasticsearchSink(HttpSink):
 
 
 class OtlpSink(HttpSink):
-    """An OpenTelemetry collector: each line is a log record, sent by OTLP over HTTP, encoded as protobuf. Of lines in
-    JSON the fields are attributes, and the record has the trace and span of the request."""
+    """An OpenTelemetry collector: each line is a log record, sent by OTLP, encoded as protobuf. Of lines in JSON the
+    fields are attributes, and the record has the trace and span of the request."""
 
     url: EndpointUrl
-    """URL of the collector, such as `http://collector:4318`; `/v1/logs` is appended to its path."""
-    protocol: Literal["http"] = "http"
-    """`http`: OTLP/HTTP, usually port 4318."""
+    """URL of the collector, such as `http://collector:4318`. With `protocol: http`, `/v1/logs` is appended to its path.
+    """
+    protocol: Literal["http", "grpc"] = "http"
+    """`http`: OTLP/HTTP, usually port 4318; `grpc`: OTLP/gRPC, usually port 4317, which needs HTTP/2. Statuses of gRPC
+    are retried as OTLP specifies, and those that wrong settings cause (`UNAUTHENTICATED`, `PERMISSION_DENIED`,
+    `UNIMPLEMENTED`) as well."""
     service: Annotated[str, Meta(min_length=1, max_length=255)] = "fastgw"
     """Name of this gateway (`service.name`)."""
 
@@ -135,11 +139,14 @@ class OtlpSink(HttpSink):
         super().__post_init__()
         if "?" in self.url.target:
             raise ValueError("`url` has a query; expected scheme, host and port")
+        if self.protocol == "grpc" and self.url.target != "/":
+            raise ValueError("`url` has a path, which gRPC does not have; expected scheme, host and port")
 
     @property
     def endpoint(self) -> Endpoint:
         """URL that lines are sent to."""
-        return Endpoint(self.url.origin, f"{self.url.target.rstrip('/')}/v1/logs")
+        target = LOGS_SERVICE if self.protocol == "grpc" else f"{self.url.target.rstrip('/')}/v1/logs"
+        return Endpoint(self.url.origin, target)
 
 
 class KafkaSasl(Settings):

@@ -17,7 +17,7 @@ from fastgw.observe.access_log.line_formats import format_of, w3c_directives
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.record import Record
 from fastgw.observe.access_log.selection import SelectionCondition, selection_of
-from fastgw.observe.access_log.sink_kinds import RemoteSettings, sink_of
+from fastgw.observe.access_log.sink_kinds import CallCollector, RemoteSettings, sink_of
 from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.operator_events import OperatorEvent, log_event
 
@@ -82,6 +82,7 @@ class Log:
         settings: AccessLog,
         counters: ExchangeCounters,
         held: Callable[[int, Callable[[], None], Callable[[], None]], Lines] = LineQueue,
+        call_collector: CallCollector | None = None,
     ) -> None:
         self.settings = settings
         self.format = format_of(settings.format, settings.fields, settings.redact)
@@ -91,7 +92,7 @@ class Log:
         self.secrets = SecretNames(settings.redact)
         self._counters = counters
         directives = w3c_directives(settings.fields) if settings.format == "w3c" else b""
-        self._sink = sink_of(settings.sink, directives)
+        self._sink = sink_of(settings.sink, directives, call_collector)
         self._is_failing = False  # lines are dropped: reported once, the metric has the number
         self._wake, self._press = threading.Event(), threading.Event()  # there are lines; write at once
         self._stopping = False

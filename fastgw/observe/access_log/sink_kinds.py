@@ -1,13 +1,13 @@
 """The sink that the settings of a log describe."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from fastgw.config.base.value_types import Endpoint, Url
 from fastgw.observe.access_log.http_delivery import BulkBody, HttpTransport, LineBody, LokiBody
 from fastgw.observe.access_log.kafka_delivery import Acks, KafkaTransport
 from fastgw.observe.access_log.otlp_logs import OtlpLogBody
-from fastgw.observe.access_log.remote_sink import RemoteSink
+from fastgw.observe.access_log.remote_sink import RemoteSink, Transport
 from fastgw.observe.access_log.rotation import Rotation
 from fastgw.observe.access_log.sink import Sink
 from fastgw.observe.access_log.spool import Spool
@@ -77,6 +77,8 @@ class OtlpSettings(HttpSettings, Protocol):
     """Settings of an OpenTelemetry collector."""
 
     @property
+    def protocol(self) -> str: ...
+    @property
     def service(self) -> str: ...
     @property
     def endpoint(self) -> Endpoint: ...
@@ -141,9 +143,15 @@ class RemoteSettings(Protocol):
     def kafka(self) -> KafkaSettings | None: ...
 
 
-def sink_of(settings: str | RemoteSettings, directives: bytes = b"") -> Sink | RemoteSink:
+CallCollector = Callable[[OtlpSettings], Transport]
+"""Function that returns the transport to a collector over gRPC, whose client is of a higher package."""
+
+
+def sink_of(
+    settings: str | RemoteSettings, directives: bytes = b"", call_collector: CallCollector | None = None
+) -> Sink | RemoteSink:
     """Return the sink. `settings`: `stdout`, the path of a file, or another sink. `directives`: lines that
-    begin a file.
+    begin a file. `call_collector`: None where no sink uses gRPC.
     """
     if isinstance(settings, str):
         return Sink(settings, directives)
@@ -165,6 +173,9 @@ def sink_of(settings: str | RemoteSettings, directives: bytes = b"") -> Sink | R
     if (syslog := settings.syslog) is not None:
         transport = SyslogTransport(syslog.address, syslog.facility, syslog.app_name, syslog.timeout)
         return RemoteSink(name, transport, SYSLOG_BATCH, _spool_of(syslog.spool))
+    if (otlp := settings.otlp) is not None and otlp.protocol == "grpc":
+        assert call_collector is not None
+        return RemoteSink(name, call_collector(otlp), otlp.batch, _spool_of(otlp.spool))
     body: LineBody = LineBody()
     http = settings.http
     if settings.loki is not None:

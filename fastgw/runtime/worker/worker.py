@@ -79,6 +79,7 @@ from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.feeds import Feeds
 from fastgw.sync.revocations import RevocationEvent
 from fastgw.upstream.client.http_client import Fetcher
+from fastgw.upstream.client.log_collector import LogCollector
 
 PUBLISH_EVERY: Final = 1.0
 """Seconds between two reports of the load of the targets."""
@@ -154,6 +155,7 @@ class Worker:
             series=gateway.series,
             note=partial(words.last_errors.note_route, self._column),
             plan=gateway.config.telemetry.meter_plan,
+            call_collector=LogCollector,
         )
         self._traces = TraceExports(self._services.fetcher, self._observer)
         self._traces.adopt(gateway)

@@ -21,6 +21,7 @@ MOST_ASKED_S: Final = 60.0
 """Maximum seconds in `Retry-After` that are respected."""
 PROTOBUF: Final = b"application/x-protobuf"
 _RETRIED: Final = frozenset((429, 502, 503, 504))
+_OF_SETTINGS: Final = frozenset((401, 403, 404))
 _RETRIED_CALLS: Final = frozenset(
     (
         GrpcStatus.CANCELLED,
@@ -32,6 +33,9 @@ _RETRIED_CALLS: Final = frozenset(
     )
 )
 """Failures that are retried, according to the OTLP specification."""
+_CALLS_OF_SETTINGS: Final = frozenset(
+    (GrpcStatus.UNAUTHENTICATED, GrpcStatus.PERMISSION_DENIED, GrpcStatus.UNIMPLEMENTED)
+)
 
 CollectorHeaders = tuple[tuple[bytes, bytes], ...]
 
@@ -50,11 +54,13 @@ class ExportSettings(Protocol):
 
 
 class BatchRefused(Exception):
-    """A batch was not accepted. The text is for the log. `wait`: seconds until a retry; None: it is not retried."""
+    """A batch was not accepted. The text is for the log. `wait`: seconds until a retry; None: OTLP does not retry it.
+    `is_of_settings`: the URL or the credentials are wrong, so the batch may be accepted once they are mended.
+    """
 
-    def __init__(self, reason: str, wait: float | None) -> None:
+    def __init__(self, reason: str, wait: float | None, *, is_of_settings: bool = False) -> None:
         super().__init__(reason)
-        self.wait = wait
+        self.wait, self.is_of_settings = wait, is_of_settings
 
 
 class RetryPause:
@@ -119,7 +125,9 @@ class CollectorClient:
         if self._is_call and answer.status == 200:
             return _outcome_of_call(answer, wait)
         if not 200 <= answer.status < 300:
-            raise BatchRefused(f"{self.origin}: status {answer.status}", wait if answer.status in _RETRIED else None)
+            wished = wait if answer.status in _RETRIED else None
+            is_of_settings = answer.status in _OF_SETTINGS
+            raise BatchRefused(f"{self.origin}: status {answer.status}", wished, is_of_settings=is_of_settings)
         return answer.body
 
 
@@ -128,5 +136,6 @@ def _outcome_of_call(answer: Fetched, wait: float) -> bytes:
     sent = next((value for name, value in answer.trailers if name.lower() == STATUS), answer.fields.get(STATUS))
     status = parse_status(sent)
     if status is not GrpcStatus.OK:
-        raise BatchRefused(f"gRPC status {status.name}", wait if status in _RETRIED_CALLS else None)
+        wished = wait if status in _RETRIED_CALLS else None
+        raise BatchRefused(f"gRPC status {status.name}", wished, is_of_settings=status in _CALLS_OF_SETTINGS)
     return answer.body[PREFIX:]
