@@ -41,6 +41,7 @@ from fastgw.admin.node_interface import (
     Node,
     Outcome,
     OverBound,
+    PurgeNotRecorded,
     Quotas,
     QuotaWasReset,
     Reason,
@@ -427,7 +428,13 @@ async def _purge_cache(node: Node, request: Request) -> Response:
     except ValueError as error:  # includes MsgspecError
         raise HTTPException(400, f"Invalid purge: {error}.") from error
     _note(request, **msgspec.structs.asdict(wanted))
-    purged = await node.purge_cache(order)
+    try:
+        purged = await node.purge_cache(order)
+    except PurgeNotRecorded as error:
+        raise HTTPException(
+            503,
+            "The purge holds on this node only: it could neither be sent to Redis nor recorded for later. Repeat it.",
+        ) from error
     if purged is None:
         raise HTTPException(404, "Unknown cache store; `caches` of the configuration lists them, and `main` exists.")
     return json_response(purged)

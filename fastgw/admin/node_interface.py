@@ -699,6 +699,12 @@ class CachePurged(Struct, frozen=True):
     objects: int
     """Number of objects in the store that were purged."""
     reach: RevokedEverywhere
+    """`shared`: the Redis of `state` has it for the other nodes. `away`: it reaches them when Redis is reachable again,
+    unless the whole gateway ends before."""
+
+
+class PurgeNotRecorded(Exception):
+    """A purge holds on this node, but it is neither announced nor recorded: other nodes may never receive it."""
 
 
 class RecordingWanted(Struct, frozen=True, forbid_unknown_fields=True):
@@ -865,7 +871,7 @@ class Node(Protocol):
         """Return the stores of the response cache, with at most so many objects of each."""
 
     async def purge_cache(self, order: PurgeOrder) -> CachePurged | None:
-        """Purge objects of a cache store. None: there is no such store."""
+        """Purge objects of a cache store. None: there is no such store. Raises `PurgeNotRecorded`."""
 
     async def begin_recording(self, wanted: RecordingWanted) -> RecordingBegun | None:
         """Begin to record requests. None: there is a recording already. Raises `ValueError`."""

@@ -1,15 +1,17 @@
 """Purges of caches, as nodes and processes announce them to each other."""
 
+import os
 from collections.abc import Iterable
 from enum import Enum
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 MOST_TAGS: Final = 256
 """Maximum number of tags in one purge."""
 LONGEST: Final = 8192
 """Maximum length of a URL, a prefix or a tag in bytes."""
+_ID_BYTES: Final = 16
 
 
 class PurgeTarget(Enum):
@@ -29,6 +31,9 @@ class PurgeOrder(Struct, frozen=True, array_like=True):
     values: tuple[bytes, ...] = ()
     soft: bool = False
     """Whether objects become stale instead of being removed."""
+    id: bytes = b""
+    """Identity under which it is announced: a node carries it out once. b"": it is not announced yet, or by a version
+    without identities."""
 
 
 def url_tag(url: bytes) -> bytes:
@@ -51,3 +56,8 @@ def tags_to_purge(url: bytes) -> list[bytes]:
 def all_of(stores: Iterable[str]) -> list[PurgeOrder]:
     """Return the purges of everything."""
     return [PurgeOrder(store, PurgeTarget.ALL) for store in stores]
+
+
+def identified(order: PurgeOrder) -> PurgeOrder:
+    """Return the purge with an identity."""
+    return order if order.id else structs.replace(order, id=os.urandom(_ID_BYTES))

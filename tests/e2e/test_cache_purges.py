@@ -76,10 +76,16 @@ class Front:
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Front, Front]]:
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[tuple[Front, Front]]:
     """Two nodes that share a Redis."""
     folder, other = (tmp_path_factory.mktemp(name) for name in ("node", "other"))
-    with Threaded(Counting, None) as origin, RedisServer(folder) as redis:
+    with Threaded(Counting, None) as origin:
         origin.begin()
         config = {
             "workers": 2,
@@ -223,3 +229,17 @@ def test_nodes_share_responses_in_redis(nodes: tuple[Front, Front]) -> None:
     assert one.post({"url": "http://a.test/shared/last", "store": "shared"}).status_code == 200
     wait_until(lambda: two.ask("/shared/last").body != before, "the purge to reach the other node", 60.0)
     assert one.ask("/shared/last").body != before
+
+
+def test_a_purge_outlives_a_killed_redis_and_a_killed_control_process(
+    nodes: tuple[Front, Front], redis: RedisServer
+) -> None:
+    """The response says that it has reached this node alone; the other one follows when Redis is back."""
+    one, two = nodes
+    wait_until(lambda: two.is_stored("/killed"), "earlier purges to have passed", 60.0)
+    redis.stop()
+    wait_until(lambda: one.post({"url": "http://a.test/killed"}).json()["reach"] == "away", "the outage", 60.0)
+    one.kill_control()
+    assert two.is_stored("/killed")
+    redis.start()
+    wait_until(lambda: not two.is_stored("/killed"), "the purge to reach the other node", 60.0)

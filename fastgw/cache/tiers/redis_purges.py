@@ -2,6 +2,9 @@
 
 A purge holds in the shared memory at once. Until Redis has confirmed it, a word of the process says since when: all
 processes of the node take what they find in Redis as fetched before that, and check it against their own purges.
+
+Purges in Redis have an epoch (see `redis_script`). A process whose purges were confirmed in one epoch and that finds
+another purges everything there: after a failover and back, a Redis has the objects and the epoch of before.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,6 +38,7 @@ class RedisPurges:
         self._waiting: list[Callable[[], None]] = []
         self._timer: TimerHandle | None = None
         self._is_sending = False
+        self._epoch = b""  # in which the last purge was confirmed
 
     def __repr__(self) -> str:
         return f"<RedisPurges pending={len(self._pending)}>"
@@ -57,6 +61,13 @@ class RedisPurges:
             self._pending = [ALL]
         self.send_next()
 
+    def find_epoch(self, epoch: bytes) -> None:
+        """Note the epoch that Redis has."""
+        if self._epoch not in (b"", epoch):
+            self._epoch = b""
+            self.announce_purge()
+            self.write([ALL])
+
     def when_written(self, callback: Callable[[], None]) -> None:
         """Call back once Redis has confirmed all purges so far, or is unreachable."""
         if self._is_sending:
@@ -77,10 +88,12 @@ class RedisPurges:
                 self._pending = [*purges, *self._pending]
                 if self._timer is None:
                     self._timer = self._loop.call_later(_AGAIN_S, self._send_again)
-            elif self._pending:
-                self.send_next()
             else:
-                self._words[self._word] = 0
+                self._epoch = answer[0]
+                if self._pending:
+                    self.send_next()
+                else:
+                    self._words[self._word] = 0
             if not self._is_sending:
                 waiting, self._waiting = self._waiting, []
                 for each in waiting:

@@ -206,6 +206,7 @@ class RedisTier:
         def note(answer: list[Any] | None) -> None:
             if answer is not None and self._client is client:
                 self.position = PurgePosition(answer[0], answer[1])
+                self.purges.find_epoch(answer[0])
             answered(answer)
 
         names = [self._namespace + b"purges", *(self._namespace + key.hex().encode() for key in keys)]

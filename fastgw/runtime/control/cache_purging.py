@@ -1,93 +1,168 @@
 """Purges of the caches in the control process: those of the admin API, of workers, and of other nodes."""
 
 import asyncio
-import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from fastgw.admin.node_interface import CachePurged
+from fastgw.admin.node_interface import CachePurged, PurgeNotRecorded
 from fastgw.cache.store import Counting, Store
 from fastgw.operator_events import OperatorEvent
-from fastgw.runtime.control.shared_stream import FIRST, LOG_MOST, SharedStream, run_transaction
-from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, all_of, tags_to_purge
+from fastgw.runtime.control.shared_stream import FIRST, LOG_MOST, SharedStream, run_command, run_transaction
+from fastgw.runtime.ipc.channel import MESSAGE_MAX, AnnouncePurge, PurgesAnnounced
+from fastgw.runtime.ipc.feed_values import RETRY_S
+from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, all_of, identified, tags_to_purge
+from fastgw.sync.purge_backlog import RECENT_S, PurgeBacklog
 
 if TYPE_CHECKING:
     from fastgw.redis.pipelined_connection import Pipe
 
 DISK_S: Final = 5.0
 """Seconds that a purge waits for the disk."""
-_NODE_BYTES: Final = 16
+ANNOUNCED_S: Final = 3.0
+"""Seconds that a purge waits for Redis."""
+_RECONNECT_S: Final = 60.0
+"""Seconds that other nodes may take to announce their recent purges again."""
 _STEPS: Final = 4
 """Steps of counting between two turns of the event loop."""
 
 
 class PurgeReplicator(SharedStream[PurgeOrder]):
     """Purges of this node for the others. `take`: receives those of the others. `names`: returns the stores' names.
+    `announced`: gets the identities of those that Redis has.
 
-    A node that could not read the stream catches up with what it has missed; if Redis no longer has all of that, it
-    purges everything.
+    Rule 1: each node carries a purge out once, so announcing it again costs nothing. A node whose last purge is not in
+    the stream any more (Redis has failed over, or lost its data) announces all recent ones again. Rule 2: a node that
+    could not read the stream catches up with what it has missed. If Redis no longer has all of that, and it may be too
+    old to be announced again, the node purges everything.
     """
 
-    def __init__(self, take: Callable[[PurgeOrder], object], names: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self,
+        take: Callable[[PurgeOrder], object],
+        names: Callable[[], Iterable[str]],
+        announced: Callable[[list[bytes]], None],
+        backlog: PurgeBacklog,
+    ) -> None:
         super().__init__(
             "purges",
             "purges are caught up with",
             "they reach only this node until then",
             OperatorEvent.PURGES_NOT_SHARED,
         )
-        self._take, self._names = take, names
-        self._node = os.urandom(_NODE_BYTES)
+        self._take, self._names, self._announced = take, names, announced
+        self.backlog = backlog
+        self._written = FIRST  # number of the last entry of this node
         self._seen = FIRST
+        self._seen_at = inf  # when everything up to then was read; inf: never
+        # Identities of purges that are carried out.
+        self._done: dict[bytes, None] = {each.id: None for each in (*backlog.announced, *backlog.waiting)}
 
     def publish(self, order: PurgeOrder) -> None:
-        """Announce a purge to the other nodes."""
-        if len(self._unsent) >= LOG_MOST:
-            self._unsent.clear()
-            self._unsent.extend(all_of(self._names()))
-        else:
+        """Announce a purge, which is carried out, to the other nodes."""
+        self.backlog.add(order, monotonic())
+        self._is_new(order.id)
+        if self.backlog.is_waiting(order.id):
             self._unsent.append(order)
-        self._wake.set()
+            self._wake.set()
+        else:  # it is part of a larger one now
+            self._announce_again()
+
+    def _announce_again(self) -> None:
+        self._unsent.clear()
+        self._unsent.extend((*self.backlog.announced, *self.backlog.waiting))
+        if self._unsent:
+            self._wake.set()
+
+    def _is_new(self, id_: bytes) -> bool:
+        """Whether a purge is not carried out yet; from now on it is."""
+        if not id_:
+            return True
+        if id_ in self._done:
+            return False
+        self._done[id_] = None
+        if len(self._done) > 2 * LOG_MOST:
+            del self._done[next(iter(self._done))]
+        return True
 
     async def replicate(self, url: str, prefix: str) -> None:
         await self.run(url, f"{prefix}:cache:purges".encode())
 
     async def _join(self, redis: "Pipe") -> bytes:
-        if self._seen != FIRST and _moment(self._seen) < _moment(await self._earliest(redis)):
-            for order in all_of(self._names()):
-                self._take(order)
-            self._seen = await self._latest(redis)
+        alone_s = monotonic() - self._seen_at
+        if not await self._has(redis, self._seen):
+            length = await run_command(redis, b"XLEN", self._stream)
+            is_trimmed = isinstance(length, int) and length >= LOG_MOST
+            if is_trimmed or alone_s > RECENT_S - _RECONNECT_S:
+                self._seen = await self._latest(redis)  # first: later entries are read, and not part of this purge
+                self._purge_everything()
+            else:
+                self._seen = FIRST  # entries of another Redis may have any number
+        if self._written == FIRST or not await self._has(redis, self._written):
+            self._announce_again()
         self.is_there = True
         return self._seen
 
+    async def _has(self, redis: "Pipe", number: bytes) -> bool:
+        """Whether an entry is in the stream, and with it all before it but for those that were trimmed."""
+        if number == FIRST:
+            return self._seen_at == inf  # nothing was read so far, and nothing is missing
+        return bool(await run_command(redis, b"XRANGE", self._stream, number, number))
+
+    def _purge_everything(self) -> None:
+        for each in all_of(self._names()):
+            self._take(each)
+
+    async def _pass_time(self, redis: "Pipe") -> None:
+        self._seen_at = monotonic()
+        self.backlog.forget_old(self._seen_at)
+
     def _receive(self, number: bytes, fields: Mapping[bytes, bytes]) -> None:
         self._seen = number
-        if fields.get(b"n") != self._node:
-            try:
-                order = msgspec.msgpack.decode(fields.get(b"p", b""), type=PurgeOrder)
-            except msgspec.DecodeError:  # of another version: it may have purged anything
-                for each in all_of(self._names()):
-                    self._take(each)
-            else:
+        try:
+            order = msgspec.msgpack.decode(fields.get(b"p", b""), type=PurgeOrder)
+        except msgspec.DecodeError:  # of another version: it may have purged anything
+            self._purge_everything()
+        else:
+            if self._is_new(order.id):
                 self._take(order)
 
     async def _write(self, redis: "Pipe", items: list[PurgeOrder]) -> None:
-        commands = [self._adding(b"n", self._node, b"p", msgspec.msgpack.encode(order)) for order in items]
-        await run_transaction(redis, commands)
+        commands = [self._adding(b"p", msgspec.msgpack.encode(order)) for order in items]
+        self._written = bytes(memoryview((await run_transaction(redis, commands))[-1]))
+        ids = [order.id for order in items]
+        self.backlog.confirm(ids, monotonic())
+        self._announced(ids)
 
 
 class CachePurging:
-    """Control's access to the stores. `store_of`: returns a store by its name; `names`: the names of all."""
+    """Control's access to the stores. `store_of`: returns a store by its name; `names`: the names of all; `tell`: sends
+    a message to the supervisor, and returns False if that is not possible now; `backlog`: of the supervisor, as of the
+    fork.
+    """
 
-    def __init__(self, store_of: Callable[[str], Store | None], names: Callable[[], Iterable[str]]) -> None:
-        self._store_of = store_of
-        self._replicator = PurgeReplicator(self._begin_purge, names)
+    def __init__(
+        self,
+        store_of: Callable[[str], Store | None],
+        names: Callable[[], Iterable[str]],
+        tell: Callable[[AnnouncePurge | PurgesAnnounced], bool],
+        backlog: PurgeBacklog,
+    ) -> None:
+        self._store_of, self._tell = store_of, tell
+        self._replicator = PurgeReplicator(self._begin_purge, names, self._are_announced, backlog)
+        self._waiters: dict[bytes, asyncio.Event] = {}
 
     def use_state(self, source: tuple[str, str] | None) -> None:
         """Share purges over this Redis: its URL, and the prefix of names. None: this node is alone."""
         self._replicator.use_state(source)
+        if source is None:
+            ids = [each.id for each in self._replicator.backlog.waiting]
+            self._replicator.backlog.confirm(ids, monotonic())
+            self._are_announced(ids)
 
     def stop(self) -> None:
         self._replicator.stop()
@@ -95,15 +170,31 @@ class CachePurging:
     async def purge(self, order: PurgeOrder) -> CachePurged | None:
         """Purge on this node, announce it to the others, and count the objects. None: there is no such store.
 
-        The purge holds before the first step of counting, and also if the caller leaves.
+        The purge holds before the first step of counting, and also if the caller leaves. It is announced, or recorded
+        where the next control process finds it, before this returns; otherwise it raises `PurgeNotRecorded`.
         """
+        order = identified(order)
         counting = self._begin_purge(order)
         if counting is None:
             return None
-        self._announce(order)
-        count = await count_objects(counting)
-        await self._wait_for_disk(order.store)
-        return CachePurged(count, self._replicator.scope)
+        if self._replicator.is_alone:
+            count = await count_objects(counting)
+            await self._wait_for_disk(order.store)
+            return CachePurged(count, "node")
+        announced = self._waiters[order.id] = asyncio.Event()
+        try:
+            is_recorded = self._tell(AnnouncePurge(generation=0, order=_recordable(order)))
+            self._replicator.publish(order)
+            count = await count_objects(counting)
+            await self._wait_for_disk(order.store)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ANNOUNCED_S if self._replicator.is_there else 0.0):
+                    await announced.wait()
+        finally:
+            del self._waiters[order.id]
+        if not (is_recorded or announced.is_set()):
+            raise PurgeNotRecorded
+        return CachePurged(count, "shared" if announced.is_set() else "away")
 
     async def _wait_for_disk(self, name: str) -> None:
         """Wait until the purges of a store would also hold after a restart, unless its disk hangs."""
@@ -114,13 +205,19 @@ class CachePurging:
                 async with asyncio.timeout(DISK_S):
                     await written.wait()
 
-    def purged_by_worker(self, order: PurgeOrder) -> None:
-        """Announce a purge of a worker, which has carried it out."""
-        self._announce(order)
+    def purge_recorded(self, message: AnnouncePurge) -> None:
+        """Announce a purge that a worker has carried out."""
+        if self._replicator.is_alone:
+            self._are_announced([message.order.id])
+        else:
+            self._replicator.publish(message.order)
 
-    def _announce(self, order: PurgeOrder) -> None:
-        if not self._replicator.is_alone:
-            self._replicator.publish(order)
+    def _are_announced(self, ids: list[bytes]) -> None:
+        for each in ids:
+            if (waiter := self._waiters.get(each)) is not None:
+                waiter.set()
+        if ids and not self._tell(PurgesAnnounced(generation=0, ids=ids)):
+            asyncio.get_running_loop().call_later(RETRY_S, self._are_announced, ids)
 
     def _begin_purge(self, order: PurgeOrder) -> Counting | None:
         """Purge. Returns the count as work in steps; None: this node has no such store."""
@@ -150,7 +247,8 @@ async def count_objects(counting: Counting) -> int:
         await asyncio.sleep(0)
 
 
-def _moment(number: bytes) -> tuple[int, int]:
-    """Return milliseconds and sequence of the number of an entry."""
-    at, _, sequence = number.partition(b"-")
-    return int(at), int(sequence or b"0")
+def _recordable(order: PurgeOrder) -> PurgeOrder:
+    """Return a purge that fits into a message: the same one, or one of everything."""
+    if sum(map(len, order.values)) + 8 * len(order.values) <= MESSAGE_MAX // 2:
+        return order
+    return PurgeOrder(order.store, PurgeTarget.ALL, soft=order.soft, id=order.id)

@@ -117,7 +117,12 @@ class Control:
         self._analytics = Analytics(node_state)
         self._revoking = Revoking(node_state, channel)
         self._caches = StoreHandles(CONTROL, asyncio.get_running_loop(), node_state.caches, expires)
-        self._cache_purging = CachePurging(self._caches.get, lambda: store_settings(self._proposer.current.settings))
+        self._cache_purging = CachePurging(
+            self._caches.get,
+            lambda: store_settings(self._proposer.current.settings),
+            self._tell_supervisor,
+            node_state.purges,
+        )
         self._view = NodeView(node_state, channel, self._proposer, self._revoking, self._cache_purging, self._auditing)
         self._pushing = MetricPush(node_state, self._view.exposition, self._fetcher)
         self._proposer.on_accept = self._prepare_names
@@ -151,12 +156,20 @@ class Control:
                 ReloadResult: self._proposer.on_outcome,
                 FeedRefreshRequest: lambda order: self._feeding.refresh_requested(order),
                 Revoke: self._was_revoked,
-                AnnouncePurge: lambda order: self._cache_purging.purged_by_worker(order.order),
+                AnnouncePurge: self._cache_purging.purge_recorded,
                 UseCache: self._use_cache,
                 Columns: lambda order: node_state.shared.widen(order.count),
                 Stop: lambda order: self._stop_requested.set(),
             }
         )
+
+    def _tell_supervisor(self, message: AnyMessage) -> bool:
+        """Send a message. False: that is not possible now."""
+        try:
+            self._channel.send(message)
+        except ChannelClosed:
+            return False
+        return True
 
     async def _apply_applications(self, name: str) -> bool:
         return (await self._proposer.apply_watched_objects(name)).is_tried

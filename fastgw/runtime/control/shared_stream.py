@@ -220,11 +220,13 @@ async def run_command(redis: "Pipe", *words: bytes) -> Any:
         return await redis.execute(*words)
 
 
-async def run_transaction(redis: "Pipe", commands: Sequence[Sequence[bytes]]) -> None:
-    """Run commands in one transaction. Raises errors of the connection, also after a timeout, and `WrongAnswer`."""
+async def run_transaction(redis: "Pipe", commands: Sequence[Sequence[bytes]]) -> Sequence[Any]:
+    """Run commands in one transaction, and return their responses. Raises errors of the connection, also after a
+    timeout, and `WrongAnswer`.
+    """
     with wrong_answers():
         async with asyncio.timeout(TIMEOUT_S):
-            await redis.execute_transaction(*commands)
+            return await redis.execute_transaction(*commands)
 
 
 @contextmanager

@@ -240,9 +240,18 @@ class Revoke(Message):
 
 
 class AnnouncePurge(Message):
-    """Worker, then supervisor: a worker has purged a cache of this node; control announces it to the other nodes."""
+    """Worker, then supervisor: a worker has purged a cache of this node; control announces it to the other nodes.
+
+    From control: it has purged itself, and announces it; the supervisor keeps it for the next control process.
+    """
 
     order: PurgeOrder
+
+
+class PurgesAnnounced(Message):
+    """Control: the Redis of `state` has these purges, or there is none."""
+
+    ids: list[bytes]
 
 
 class Capture(Message):
@@ -283,6 +292,7 @@ AnyMessage = (
     | FeedRefreshRequest
     | Revoke
     | AnnouncePurge
+    | PurgesAnnounced
     | Capture
 )
 

@@ -26,6 +26,7 @@ from fastgw.runtime.sockets.listening_sockets import ListeningEndpoint, close_en
 from fastgw.runtime.sockets.systemd_activation import Inherited
 from fastgw.shm.memory import SharedMemory
 from fastgw.shm.quota_store import Claim
+from fastgw.sync.purge_backlog import PurgeBacklog
 from fastgw.sync.revocations import MOST_EVENTS, RevocationEvent, RevocationList
 
 
@@ -111,6 +112,8 @@ class NodeState:
     """Revocation list. Each child starts with a copy as of its fork."""
     revocation_events: deque[RevocationEvent] = field(default_factory=lambda: deque(maxlen=MOST_EVENTS))
     """The most recent revocations, for the status."""
+    purges: PurgeBacklog = field(default_factory=PurgeBacklog)
+    """Purges that other nodes may not have received. Control starts with a copy as of its fork."""
     follows_files: bool = False
     """Whether changes of the configuration's files are loaded automatically."""
     begun_date: float = 0.0

@@ -25,6 +25,7 @@ from fastgw.runtime.sockets.systemd_activation import Inherited, Passed
 from fastgw.runtime.supervisor.children import Children
 from fastgw.runtime.supervisor.slot_adoption import SlotAdoption
 from fastgw.shm.slot_assignment import SlotTable
+from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.revocations import RevocationEvent
 
 TAKE_OVER: Final = "FASTGW_TAKE_OVER"
@@ -149,6 +150,8 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
     revoked: bytes = b""
     """The revocation list, as records."""
     revocation_events: list[RevocationEvent] = msgspec.field(default_factory=list, name="revoked_told")
+    purges: list[PurgeOrder] = []
+    """Purges that other nodes may not have received."""
     quota_claim: int = -1
     """Descriptor of its lock; -1: there is none."""
     admin_token: str = ""
@@ -193,6 +196,7 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
             run_key=node_state.run_key,
             revoked=node_state.revoked.joined(time.time()),
             revocation_events=list(node_state.revocation_events),
+            purges=[*node_state.purges.announced, *node_state.purges.waiting],
             quota_claim=-1 if node_state.quota_claim is None else node_state.quota_claim.fd,
             admin_token=node_state.admin_token,
             caches={

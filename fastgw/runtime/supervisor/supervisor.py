@@ -17,7 +17,6 @@ import os
 import selectors
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -44,6 +43,7 @@ from fastgw.runtime.ipc.channel import (
     GenerationCommitted,
     Prepared,
     Propose,
+    PurgesAnnounced,
     Ready,
     Rejected,
     ReloadRefused,
@@ -78,13 +78,11 @@ from fastgw.runtime.supervisor.upgrade import Upgrade
 from fastgw.runtime.supervisor.worker_replacement import Succession
 from fastgw.runtime.worker.worker import FLUSH_S
 from fastgw.sync import debugging, drained_targets, recordings
+from fastgw.sync.cache_purges import identified
 from fastgw.sync.revocations import MOST
 
 _LASTING: Final = {debugging.FEED, drained_targets.FEED, recordings.FEED}
 """Feeds of control itself, which no configuration names."""
-_MOST_PURGES: Final = 1000
-_ANNOUNCED_AGAIN_S: Final = 60.0
-"""Age in seconds of purges that the next control process announces again."""
 
 
 class Supervisor:
@@ -106,8 +104,6 @@ class Supervisor:
         self._node_state = node_state
         self._announce = announce
         self._ready_fd = ready_fd
-        self._purges: deque[tuple[float, AnnouncePurge]] = deque(maxlen=_MOST_PURGES)
-        """Purges by workers, and when they were received."""
         self._actions: Mapping[int, Callable[[], None]] = {
             signal.SIGCHLD: self._reap,
             signal.SIGTERM: lambda: self._terminate("SIGTERM"),
@@ -131,6 +127,7 @@ class Supervisor:
             FeedRefreshRequest: self._was_asked,
             Revoke: self._was_revoked,
             AnnouncePurge: self._has_purged,
+            PurgesAnnounced: lambda child, message: self._node_state.purges.confirm(message.ids, time.monotonic()),
             Capture: lambda child, message: self._captures.pass_on(
                 message, child.channel.take_descriptors(), self._children.that_work()
             ),
@@ -182,6 +179,11 @@ class Supervisor:
         finally:
             self._selector.close()
             self._signals.close()
+        if waiting := len(self._node_state.purges.waiting):
+            notice(
+                OperatorEvent.PURGES_NOT_SHARED,
+                f"{waiting} purges of caches have not reached Redis: repeat them on another node",
+            )
         self._record("gateway", "stop", self._life.log_end())
         self._audit.close()
 
@@ -333,10 +335,6 @@ class Supervisor:
             self._reloading.is_ready(child)
             child.send(ControlAway(generation=child.generation, away=self._control_is_away))
             self._captures.catch_up(child)
-        elif child is self._children.control.child:
-            for purged_at, purge in self._purges:
-                if purged_at > time.monotonic() - _ANNOUNCED_AGAIN_S:
-                    child.send(purge)
         self._settle()
 
     def _has_committed(self, child: Child, message: GenerationCommitted) -> None:
@@ -381,10 +379,12 @@ class Supervisor:
             self._children.control.child.send(message)
 
     def _has_purged(self, child: Child, message: AnnouncePurge) -> None:
-        """Pass a worker's purge on to control, and again to its successor: it may die before it has announced it."""
-        self._purges.append((time.monotonic(), message))
-        if self._children.control.child is not None:
-            self._children.control.child.send(message)
+        """Keep a purge for the next control process, and pass a worker's on to the present one."""
+        now, order, control = time.monotonic(), identified(message.order), self._children.control.child
+        self._node_state.purges.forget_old(now)
+        self._node_state.purges.add(order, now)
+        if control is not None and control is not child:
+            control.send(AnnouncePurge(generation=control.generation, order=order))
 
     def _was_revoked(self, child: Child, message: Revoke) -> None:
         """Store a revocation for later children, and send it to the others."""

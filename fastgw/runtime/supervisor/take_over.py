@@ -84,6 +84,8 @@ def take_over(handover: HandoverState, accepted: ConfigSnapshot, gateway: Gatewa
     node_state.registration = handover.registration and Registration(*handover.registration)
     node_state.revoked.add(handover.revoked, time.time())
     node_state.revocation_events.extend(handover.revocation_events)
+    for order in handover.purges:
+        node_state.purges.add(order, time.monotonic())
     opened.callback(close_node_state, node_state)
     grow(node_state)
     warn(node_state, again=True)

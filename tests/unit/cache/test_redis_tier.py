@@ -209,6 +209,27 @@ def test_purges_of_an_outage_reach_redis_after_it(redis: RedisServer) -> None:
     play(scene, redis)
 
 
+def test_a_purge_outlives_a_failover_and_the_way_back(redis: RedisServer, tmp_path: Path) -> None:
+    """The first Redis is reachable again, with the objects and the epoch of before, and lacks the purge."""
+
+    async def scene(a: SharingNode, b: SharingNode) -> None:
+        put(a.store, K, b"old", url=URL, tags=[b"t"])
+        await a.settle()
+        with RedisServer(tmp_path) as replica:
+            a.handles.use_redis(RedisSource(replica.url, "test", TIMEOUT_S))
+            await until(lambda: a.tier.position)
+            purged: list[None] = []
+            a.store.purge_tags([b"t"])
+            await until(lambda: not a.tier.purges.is_busy)
+            a.store.when_purged(lambda: purged.append(None))
+            assert purged
+            a.handles.use_redis(a.source)
+            await until(lambda: a.tier.position and not a.tier.purges.is_busy)
+            assert await b.recall(K) is None
+
+    play(scene, redis)
+
+
 def test_unconfirmed_purges_of_a_dead_process_purge_everything(redis: RedisServer) -> None:
     async def run() -> None:
         async with SharingNode(redis) as a:

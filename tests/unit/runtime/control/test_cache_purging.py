@@ -1,17 +1,21 @@
 """Purges in the control process: of stores, and over a Redis that nodes share."""
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
-from fastgw.admin.node_interface import CachePurged
+from fastgw.admin.node_interface import CachePurged, PurgeNotRecorded
 from fastgw.cache.process_store import ProcessStore
 from fastgw.cache.store import Refusal
 from fastgw.runtime.control.cache_purging import CachePurging
 from fastgw.runtime.control.shared_stream import FIRST
+from fastgw.runtime.ipc.channel import AnnouncePurge, PurgesAnnounced
 from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, url_tag
+from fastgw.sync.purge_backlog import RECENT_S, PurgeBacklog
 from tests.support.redis_server import RedisServer
 
 DEADLINE_S = 30.0
@@ -26,11 +30,23 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 class Node:
-    """A node with a store of its own."""
+    """A node with a store of its own. `backlog`: of its supervisor."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, supervised: bool = True) -> None:
         self.store = ProcessStore(asyncio.get_running_loop().call_soon)
-        self.purging = CachePurging({"main": self.store}.get, lambda: ["main"])
+        self.backlog, self.supervised = PurgeBacklog(), supervised
+        self.purging = self.control()
+
+    def control(self) -> CachePurging:
+        """Return a control process as it begins."""
+        return CachePurging({"main": self.store}.get, lambda: ["main"], self.tell, copy.deepcopy(self.backlog))
+
+    def tell(self, message: AnnouncePurge | PurgesAnnounced) -> bool:
+        if isinstance(message, PurgesAnnounced):
+            self.backlog.confirm(message.ids, 0.0)
+        elif self.supervised:
+            self.backlog.add(message.order, 0.0)
+        return self.supervised
 
     def fill(self, name: bytes = b"k", url: bytes = URL, *tags: bytes) -> None:
         lease = self.store.lease(name * 16)
@@ -93,10 +109,11 @@ def test_nodes_purge_what_others_purge_and_catch_up(redis: RedisServer) -> None:
             await until(lambda: not two.has())
             # Its own announcement does not purge what it has stored since.
             one.fill()
-            assert await two.purging.purge(PurgeOrder("main", PurgeTarget.TAGS, (b"any",))) is not None
             seen = one.purging._replicator._seen
+            assert await two.purging.purge(PurgeOrder("main", PurgeTarget.TAGS, (b"any",))) is not None
             await until(lambda: one.purging._replicator._seen != seen)
             assert one.has()
+            assert not one.backlog.waiting
             late.fill()
             late.purging.use_state(state)
             await until(lambda: not late.has())
@@ -120,6 +137,7 @@ def test_a_node_that_has_missed_more_than_is_kept_purges_everything(redis: Redis
             node.purging.stop()
             await asyncio.sleep(0)
             node.purging._replicator._seen = b"1-1"
+            node.purging._replicator._seen_at = monotonic() - RECENT_S
             node.purging._replicator._source = None
             before = other.purging._replicator._seen
             await other.purging.purge(PurgeOrder("main", PurgeTarget.TAGS, (b"any",)))
@@ -131,6 +149,78 @@ def test_a_node_that_has_missed_more_than_is_kept_purges_everything(redis: Redis
             node.purging.stop()
             other.purging.stop()
             await asyncio.sleep(0)
+
+    play(act)
+
+
+def test_a_purge_outlives_a_redis_that_has_lost_it(tmp_path: Path) -> None:
+    """Redis has confirmed it and fails before another node has read it; each node carries it out once."""
+
+    async def act() -> None:
+        one, two, three = Node(), Node(), Node()
+        nodes = one, two, three
+        with RedisServer(tmp_path) as server:
+            try:
+                for node in (one, two):
+                    node.purging.use_state((server.url, "lost"))
+                    await until(lambda node=node: node.purging._replicator.is_there)
+                    node.fill()
+                three.fill()
+                assert await one.purging.purge(OF_URL) == CachePurged(1, "shared")
+                await until(lambda: not two.has())
+                server.stop()
+                two.fill()  # since the purge
+                two.fill(b"l", b"http://a.test/c")
+                server.start()
+                three.purging.use_state((server.url, "lost"))
+                await until(lambda: not three.has())
+                assert await two.purging.purge(PurgeOrder("main", PurgeTarget.TAGS, (b"any",))) is not None
+                await until(lambda: two.purging._replicator.is_there and not two.backlog.waiting)
+                assert (two.has(), two.has(b"l")) == (True, True)
+            finally:
+                for node in nodes:
+                    node.purging.stop()
+                await asyncio.sleep(0)
+
+    play(act)
+
+
+def test_a_purge_outlives_the_control_process_that_could_not_announce_it(tmp_path: Path) -> None:
+    async def act() -> None:
+        one, two = Node(), Node()
+        with RedisServer(tmp_path) as server:
+            server.stop()
+            one.purging.use_state((server.url, "killed"))
+            assert await one.purging.purge(OF_URL) == CachePurged(0, "away")
+            one.purging.stop()
+            successor = one.control()
+            successor.use_state((server.url, "killed"))
+            server.start()
+            two.fill()
+            two.purging.use_state((server.url, "killed"))
+            try:
+                await until(lambda: not two.has())
+                await until(lambda: not one.backlog.waiting)
+            finally:
+                successor.stop()
+                two.purging.stop()
+                await asyncio.sleep(0)
+
+    play(act)
+
+
+def test_a_purge_that_is_neither_announced_nor_recorded_is_an_error(tmp_path: Path) -> None:
+    async def act() -> None:
+        node = Node(supervised=False)
+        node.fill()
+        assert await node.purging.purge(OF_URL) == CachePurged(1, "node")  # alone, there is nobody to tell
+        node.fill()
+        node.purging.use_state(("redis://127.0.0.1:1", "none"))
+        with pytest.raises(PurgeNotRecorded):
+            await node.purging.purge(OF_URL)
+        assert not node.has()
+        node.purging.stop()
+        await asyncio.sleep(0)
 
     play(act)
 
