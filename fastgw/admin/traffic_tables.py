@@ -196,7 +196,8 @@ def read_shadow_report(client: AdminClient) -> ShadowReport:
         for labels, value in samples(client, "fastgw_filter_shadow_decisions_total")
         if value
     ]
-    shadowed = shadow_filters(client.read("/config", Effective).config)
+    named = shadow_filters(client.read("/config", Effective).config)
+    shadowed = named.union(row.filter for row in rows)  # the filters of an OpenAPI document are in no configuration
     known = client.read("/routes", Routes).routes
     routes = {name: [each.name for each in known if name in each.filters] for name in sorted(shadowed)}
     return ShadowReport(sorted(rows, key=_order), routes)

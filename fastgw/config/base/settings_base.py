@@ -78,6 +78,11 @@ Filters = Mapping[Name, FilterUse | None]
 
 
 @dataclass(frozen=True)
+class Generated:
+    """Marks a field that is no setting: no file has it."""
+
+
+@dataclass(frozen=True)
 class OrFrom:
     """Marks a list that may come from another source, such as a file. The elements of the source, possibly none,
     replace the list; a list in the configuration has at least one element."""

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
 from fastgw.config.base.problems import VAULT, Path, Problem, format_value, nearest, shown_file, suggest
-from fastgw.config.base.settings_base import AnyValue, Besides, OrEntry, Renamed, Shorthand
+from fastgw.config.base.settings_base import AnyValue, Besides, Generated, OrEntry, Renamed, Shorthand
 from fastgw.config.base.value_types import FileName, Notation
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.gateway import FilterUse, Inner, OrFrom
@@ -819,6 +819,7 @@ def fields_of(settings: type[Struct]) -> Mapping[str, Field]:
             _former_name(each.type),
         )
         for each in msgspec.structs.fields(settings)
+        if Generated() not in typing.get_args(each.type)[1:]
     }
 
 

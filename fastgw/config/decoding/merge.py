@@ -127,6 +127,10 @@ class Merged:
     """Services of `egress.apps`, and those added by providers."""
     app_consumers: dict[str, tuple[SourceLocation, Any]] = field(default_factory=dict)
     """Names of the consumers that may call as an application, by application."""
+    target_sources: dict[str, Any] = field(default_factory=dict)
+    """Sources of the targets that are not listed, by upstream."""
+    openapi_entries: list[tuple[int, int, Any]] = field(default_factory=list)
+    """Entries for OpenAPI documents, each with the position of its first route and the number of its routes."""
     awaits_services: bool = False
     """Whether a provider has not delivered its services yet."""
     validated: Container[int] = ()
@@ -224,6 +228,7 @@ def put_targets(merged: Merged, document: Document, filter_types: Mapping[str, t
     location, upstream = upstreams[document.upstream]
     if BROKEN not in (upstream, targets):
         upstreams[document.upstream] = location, replace(upstream, targets=targets)
+        merged.target_sources.pop(document.upstream, None)
     return reading
 
 
@@ -243,6 +248,7 @@ def targets_in_files(
         else:
             file = _name_of(source, upstream.resolve.interval)
         if file is not BROKEN and _is_unknown(file, files):
+            merged.target_sources[name] = source
             merged.maps["upstreams"][name] = location, replace(upstream, targets=())
             missing = "no targets" if is_discovered(file) else "not resolved yet"
             why = files.unresolved.get(file, f"{shown_file(file)}: {missing}")
@@ -254,6 +260,7 @@ def targets_in_files(
                 reading = Reading(document, filter_types, files, [*document.problems])
             else:
                 reading = put_targets(merged, document, filter_types, files)
+            merged.target_sources[name] = source
             readings.append(reading)
             if reading.problems:
                 merged.maps["upstreams"][name] = location, BROKEN

@@ -20,6 +20,7 @@ from fastgw.config.decoding.merge import Merged, add_consumers, merge, put_targe
 from fastgw.config.egress.expand import EgressKept, expand
 from fastgw.config.kubernetes.provider import KubernetesKept, add_kubernetes
 from fastgw.config.kyma.provider import KymaKept, Refused, add_kyma
+from fastgw.config.loading.writer import origins_of
 from fastgw.config.openapi.expand import expand_openapi
 from fastgw.config.settings.gateway import MOST_WORKERS, NONE, AccessLog, Config, Listener, Route, Status
 from fastgw.config.sources.dns_targets import UNKNOWN
@@ -261,7 +262,7 @@ def _validated(
         return _validated(found, filter_types, files, remembered, refused, left_out, said)
     notes += idle_settings(merged) + lint(merged)
     loaded = Loaded(
-        config=_with_defaults(merged.config(), filter_types),
+        config=_with_defaults(replace(merged.config(), origins=origins_of(merged)), filter_types),
         notes=tuple(sorted_problems(notes, order)),
         files=tuple(document.name for document in found.documents if not document.upstream),
         sources=tuple(document.source for document in found.documents),

@@ -1,12 +1,15 @@
 """Writes a configuration as a document: the inverse of `decoder`. Secrets are written as `***`.
 
-Defaults are included. Left out are: `include`, because everything is merged; lists that are empty where a file needs an
-element; settings without effect on routes that have no upstream; consumers, which are data more than settings and may
-be very many; and `egress` with its providers, whose routes and upstreams are included. Routes of OpenAPI documents are
-written one by one; the files that their filters name are made of the documents, so they cannot be loaded again.
+A document can be read back to the same configuration. Defaults are included. Targets from DNS, service discovery or a
+file are written as their source, and the routes of an OpenAPI document as the entry for it. Left out are: `include`,
+because everything is merged; lists that are empty where a file needs an element; settings without effect on routes that
+have no upstream; consumers, which are data more than settings and may be very many; and `egress`, `providers.kyma` and
+`providers.kubernetes`, whose routes and upstreams are included. Parts from Kubernetes may have values that only the
+cluster has, such as certificates, so they cannot be read back without it.
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -31,8 +34,11 @@ from fastgw.config.decoding.decoder import (
     Text,
     Truth,
     fields_of,
+    shape_of,
 )
+from fastgw.config.decoding.merge import Merged
 from fastgw.config.settings.gateway import Config, FilterUse, Route
+from fastgw.config.settings.origins import OpenApiEntry, Origins
 from fastgw.config.settings.secrets import MASK, SECRET_NAMES, Secret
 from fastgw.config.validation.rules import OF_UPSTREAM
 
@@ -40,9 +46,22 @@ from fastgw.config.validation.rules import OF_UPSTREAM
 def effective(config: Config) -> dict[str, Any]:
     """Return a whole configuration in built-in types."""
     said = _settings(config)
-    for key in ("include", "consumers", "egress", "providers"):
+    for key in ("include", "consumers", "egress"):
         del said[key]
+    for key in ("kyma", "kubernetes"):
+        del said["providers"][key]
+    for name, source in config.origins.targets.items():
+        said["upstreams"][name]["targets"] = msgspec.json.decode(source)
+    for each in reversed(config.origins.openapi):
+        said["routes"][each.first : each.first + each.count] = [msgspec.json.decode(each.entry)]
     return said
+
+
+def origins_of(merged: Merged) -> Origins:
+    """Return the origins of the generated parts of a valid configuration."""
+    sources = {name: _as_json(each) for name, each in merged.target_sources.items()}
+    entries = (OpenApiEntry(first=at, count=count, entry=_as_json(each)) for at, count, each in merged.openapi_entries)
+    return Origins(targets=MappingProxyType(sources), openapi=tuple(entries))
 
 
 def written(shape: Decoder, value: Any) -> Any:
@@ -62,6 +81,10 @@ def masked(shape: Table, key: str) -> bool:
     """Whether the text under this key is masked: the value of a header such as `Authorization`."""
     each = shape.each.shapes if isinstance(shape.each, Either) else (shape.each,)
     return any(isinstance(shape, Text | InNotation) for shape in each) and SECRET_NAMES.search(key) is not None
+
+
+def _as_json(value: Struct) -> str:
+    return msgspec.json.encode(written(shape_of(type(value)), value)).decode()
 
 
 def _settings(value: Struct) -> dict[str, Any]:

@@ -71,7 +71,9 @@ def expand_openapi(merged: Merged, filter_types: Mapping[str, type], files: File
         uses[settings.file] = number = uses.get(settings.file, 0) + 1
         if document.value is not None:
             expansion = _Expansion(location, each, reading, filter_types, files, str(each.name or number), names)
+            first = len(routes)
             routes += expansion.routes()
+            merged.openapi_entries.append((first, len(routes) - first, each))
     merged.lists["routes"] = routes
     return readings
 

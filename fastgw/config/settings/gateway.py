@@ -14,6 +14,7 @@ from fastgw.config.base.settings_base import (
     NONE,
     Filters,
     FilterUse,
+    Generated,
     Inner,
     OrEntry,
     OrFrom,
@@ -69,6 +70,7 @@ from fastgw.config.settings.functions import Lambda
 from fastgw.config.settings.log_lines import LogCondition, LogField
 from fastgw.config.settings.log_sinks import RemoteSink
 from fastgw.config.settings.openapi import OpenApiRoutes
+from fastgw.config.settings.origins import Origins
 from fastgw.config.settings.secrets import Secret
 from fastgw.config.settings.telemetry import Analytics, Slo, Stories, Telemetry
 from fastgw.config.settings.upstreams import (
@@ -1168,3 +1170,5 @@ class Config(Settings):
     routes: tuple[Annotated[Route, OrEntry(OpenApiRoutes)], ...] = ()
     """Routes. Their order matters only between routes that match equally well. An entry `{openapi: …}` stands for the
     routes of an OpenAPI document."""
+    origins: Annotated[Origins, Generated()] = Origins()
+    """Origins of the generated parts."""

@@ -44,7 +44,7 @@ def test_they_are_as_if_they_stood_in_the_configuration(file: Path) -> None:
     assert made.captured[str(file)] == file.read_bytes()
     file.unlink()
     assert config.load_sources(made.sources, made.captured, TYPES).config == made.config
-    assert effective(made.config)["upstreams"]["u"]["targets"][0]["weight"] == 3
+    assert effective(made.config)["upstreams"]["u"]["targets"] == {"file": str(file)}
 
 
 def test_json_by_its_ending(file: Path) -> None:

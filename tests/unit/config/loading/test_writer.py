@@ -18,14 +18,12 @@ from fastgw.config.base.value_types import (
     write_size,
 )
 from fastgw.config.decoding.json_schema import schema
-from fastgw.config.settings.egress import Providers
 from fastgw.config.settings.secrets import MASK
+from fastgw.config.sources import files
 from fastgw.filters import TYPES
 
 ROOT = Path(__file__).parents[4]
-# Routes of an OpenAPI document name files that are made of it, and that only it can name.
-LEFT_OUT = ("openapi.yaml", "discovery.yaml")  # filters that cannot be written; targets that registries have
-EXAMPLES = sorted(each for each in ROOT.joinpath("examples").glob("*.*") if each.name not in LEFT_OUT)
+EXAMPLES = sorted(ROOT.joinpath("examples").glob("*.*"))
 FILES = [*EXAMPLES, ROOT / "tests" / "contract" / "explain" / "gateway.yaml"]
 EVERYTHING = """
 version: 1
@@ -65,7 +63,8 @@ def again(folder, said):
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_the_same_again(tmp_path, file):
     loaded = config.load(str(file), TYPES).config
-    told_elsewhere = {"consumers": (), "egress": None, "providers": Providers()}
+    providers = replace(loaded.providers, kyma=None, kubernetes=None)
+    told_elsewhere = {"consumers": (), "egress": None, "providers": providers}
     said = config.effective(loaded)
     if MASK in json.dumps(said):  # its secrets are nobody's to see, and all that is told of them is told again
         assert config.effective(again(tmp_path, said)) == said
@@ -88,6 +87,44 @@ def test_every_kind_of_value_again(tmp_path):
     assert said["upstreams"]["u"]["retries"]["budget"] == "12.5%"
     assert said["filters"]["limit"] == {"type": "size", "enforced": False, "shadow": False, "body": "1MiB"}
     assert said["listeners"]["a"]["trusted_proxies"] == ["10.0.0.0/8", "::1/128"]
+
+
+SOURCES = {
+    "file": ({"file": "list.yaml"}, {}),
+    "dns": ({"dns": "users.invalid", "port": 80, "scheme": "https", "interval": "1m"}, {}),
+    "srv": ({"srv": "_http._tcp.users.invalid"}, {}),
+    "consul": ({"consul": "users", "tags": ["v2"]}, {"consul": {"address": "http://127.0.0.1:9"}}),
+    "nacos": ({"nacos": "users", "clusters": ["a"]}, {"nacos": {"address": "http://127.0.0.1:9"}}),
+    "eureka": ({"eureka": "users"}, {"eureka": {"address": "http://127.0.0.1:9"}}),
+    "docker": ({"docker": "users", "port": 80}, {"docker": {"address": "unix:/nowhere"}}),
+}
+
+
+@pytest.mark.parametrize(("source", "providers"), SOURCES.values(), ids=SOURCES)
+def test_targets_are_written_as_their_source(tmp_path, monkeypatch, source, providers):
+    """Whether it has targets yet or not, such a list is followed again by who reads the document."""
+    monkeypatch.setattr(files, "looked_up", lambda name: b'["http://127.0.0.1:1"]')
+    tmp_path.joinpath("list.yaml").write_text('["http://127.0.0.1:1"]')
+    head = {"version": 1, "listeners": {"a": {"address": "127.0.0.1:0"}}, "providers": providers}
+    loaded = again(tmp_path, head | {"upstreams": {"u": {"targets": source}}})
+    said = config.effective(loaded)
+    expected = source | ({"file": str(tmp_path / "list.yaml")} if "file" in source else {})
+    assert {**said["upstreams"]["u"]["targets"], **expected} == said["upstreams"]["u"]["targets"]
+    assert again(tmp_path, said) == loaded
+
+
+def test_routes_of_an_openapi_document_are_written_as_its_entry(tmp_path):
+    """Routes before and after it stay where they are, and the document's are made of it again."""
+    paths = {f"/{name}": {"get": {"operationId": name, "responses": {}}} for name in "abc"}
+    tmp_path.joinpath("a.json").write_text(json.dumps({"openapi": "3.1.0", "info": {}, "paths": paths}))
+    entry = {"openapi": {"file": "a.json", "upstream": "http://127.0.0.1:1"}}
+    routes = [{"name": "first", "respond": {}}, entry, {"name": "between", "respond": {}}, entry | {"name": "again"}]
+    head = {"version": 1, "listeners": {"a": {"address": "127.0.0.1:0"}}, "routes": routes}
+    loaded = again(tmp_path, head)
+    assert [each.name for each in loaded.routes][:5] == ["first", "a", "b", "c", "between"]
+    said = config.effective(loaded)
+    assert ["openapi" in each for each in said["routes"]] == [False, True, False, True]
+    assert again(tmp_path, said) == loaded
 
 
 def test_includes_are_merged_in_it(tmp_path):
