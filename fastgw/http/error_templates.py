@@ -1,7 +1,7 @@
 """Templates of error pages: text with the values of a fault, escaped."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from typing import Final
 
@@ -10,6 +10,9 @@ import orjson
 VALUES: Final = ("status", "title", "detail", "fault", "request_id")
 """Names of the values in templates."""
 _PLACEHOLDER: Final = re.compile(r"\{(" + "|".join(VALUES) + r")\}")
+_NAMED: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_-]*)\}")
+_PROGRAM: Final = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+"""Parts of HTML in which braces belong to another language, and comments."""
 
 
 class ErrorTemplate:
@@ -32,6 +35,13 @@ class ErrorTemplate:
     def render(self, values: Mapping[str, str]) -> bytes:
         parts = (self._escape(values[part]) if index % 2 else part for index, part in enumerate(self._parts))
         return "".join(parts).encode(errors="replace")
+
+
+def unknown_placeholders(text: str, *, is_html: bool) -> Iterator[tuple[int, str]]:
+    """Yield offset and name of each `{name}` that is sent as it is, outside scripts and style sheets."""
+    if is_html:
+        text = _PROGRAM.sub(lambda found: " " * len(found[0]), text)
+    return ((found.start(), found[1]) for found in _NAMED.finditer(text) if found[1] not in VALUES)
 
 
 def html_template(text: str) -> ErrorTemplate:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from fastgw.config.base.problems import Path, Problem, format_value
+from fastgw.config.base.problems import Path, Problem, format_value, shorten, suggest
 from fastgw.config.base.route_patterns import LIKE_REGEX
 from fastgw.config.base.value_types import Url
 from fastgw.config.decoding.decoder import BROKEN
@@ -16,6 +16,7 @@ from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.egress.expand import NAME as EGRESS
 from fastgw.config.settings.gateway import AccessLog, Files, FilterUse, Route
 from fastgw.config.validation.listener_protocols import upstreams_of_events
+from fastgw.http.error_templates import VALUES, unknown_placeholders
 from fastgw.observe.access_log.selection import listed
 
 _EXPANSION: Final = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*(:?[-+?=][^}]*)?\}")
@@ -53,6 +54,7 @@ def lint(merged: Merged) -> list[Problem]:
         *_of_routes(merged),
         *_configuration_in_roots(merged),
         *_missing_pages(merged),
+        *_placeholders_of_error_pages(merged),
         *_never_reached(merged),
         *_credentials_that_nobody_reads(merged),
         *_upstreams_that_nobody_uses(merged),
@@ -211,6 +213,31 @@ def _missing_pages(merged: Merged) -> Iterator[Problem]:
             continue
         if location.reading.files.is_missing(os.path.join(files.root, files.spa)):
             yield location.below("files", "spa").value_problem("no such file in `root`: its paths are answered 404")
+
+
+def _placeholders_of_error_pages(merged: Merged) -> Iterator[Problem]:
+    """Yield a note for each name in braces that is sent as it is."""
+    holders = [
+        *((location, pages) for location, pages in merged.single_entry("error_pages") if pages is not BROKEN),
+        *((location.below("error_pages"), each.error_pages) for location, _, each in merged.whole("listeners")),
+        *((location.below("error_pages"), each.error_pages) for location, each in merged.routes()),
+    ]
+    for location, pages in holders:
+        for status, page in pages.items():
+            for key, text in (("html", page.html), ("json", page.json)):
+                for _, name in unknown_placeholders(text or "", is_html=key == "html"):
+                    yield location.below(status, key).value_problem(_not_replaced(name))
+    for file in sorted({page.file for _, pages in holders for page in pages.values() if page.file is not None}):
+        page_text = merged.readings[0].files.contents_read.get(file, b"").decode(errors="replace")
+        for at, name in unknown_placeholders(page_text, is_html=True):
+            before = page_text[:at]
+            line, column = before.count("\n") + 1, at - (before.rfind("\n") + 1) + 1
+            yield Problem(file, line, column, "", _not_replaced(name))
+
+
+def _not_replaced(name: str) -> str:
+    shown = shorten(name)
+    return f"{{{shown}}} is not a placeholder, and is sent as it is; {suggest(name.lower().replace('-', '_'), VALUES)}"
 
 
 def _overlap(one: Route, other: Route) -> bool:

@@ -311,6 +311,33 @@ def test_a_root_with_the_configuration_or_a_key_is_noted(tmp_path):
     assert told(keys) == ["a.yaml:3:34: routes[0].files.root: " + wrong.format(Path(key).relative_to(tmp_path))]
 
 
+def test_a_misspelt_placeholder_of_an_error_page_is_noted_where_it_stands(tmp_path):
+    (tmp_path / "404.html").write_text(
+        "<style>b{color} {titel}</style>\n<!-- {titel} --><script>const {x} = y</script>\n"
+        "<h1>{status} {titel}</h1>é{Request-ID} {x: 1} { title } {}\n<p>{unknown}"
+    )
+    told = notes(
+        tmp_path,
+        HEAD
+        + """\
+error_pages: {"404": {file: 404.html}, "5xx": {html: "<h1>{status}</h1> {faullt}"}}
+routes:
+  - {name: a, paths: ["/*"], upstream: u, error_pages: {"502": {json: '{"a": "{detail} {detial}"}'}}}
+  - {name: b, paths: ["/b"], upstream: u, error_pages: {"502": {file: 404.html}}}
+""",
+    )
+    told = [each for each in told if "placeholder" in each]
+    assert told == [
+        '404.html:3:14: {titel} is not a placeholder, and is sent as it is; did you mean "title"?',
+        '404.html:3:27: {Request-ID} is not a placeholder, and is sent as it is; did you mean "request_id"?',
+        "404.html:4:4: {unknown} is not a placeholder, and is sent as it is; "
+        'expected one of "detail", "fault", "request_id", "status", "title"',
+        'a.yaml:4:54: error_pages.5xx.html: {faullt} is not a placeholder, and is sent as it is; did you mean "fault"?',
+        "a.yaml:6:71: routes[0].error_pages.502.json: {detial} is not a placeholder, and is sent as it is; "
+        'did you mean "detail"?',
+    ]
+
+
 def test_a_missing_page_of_a_single_page_application_is_noted(tmp_path):
     """It may come later, so it is no error."""
     (tmp_path / "public").mkdir()
