@@ -16,6 +16,7 @@ from fastgw.config.settings import gateway as config
 from fastgw.consumers.index import NOBODY, Index
 from fastgw.downstream import Listener, ListenerTable
 from fastgw.errors import Fault
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import FilterInstance, Route
 from fastgw.filters.api import FilterResources, Services
 from fastgw.filters.wrappers.misconfigured import Misconfigured
@@ -45,7 +46,7 @@ from fastgw.upstream.health.upstream_health import Health, HealthPoller
 from fastgw.upstream.health.upstream_health import HealthEvent as HealthEvent
 from fastgw.upstream.load_balancing.load_tracking import Loads
 from fastgw.upstream.policies.retry_budget import SPARE_RETRIES
-from fastgw.upstream.targets.target import Target
+from fastgw.upstream.targets.target import Target, build_targets
 from fastgw.upstream.targets.tls import Identity
 from fastgw.upstream.upstream import Upstream
 
@@ -197,18 +198,12 @@ class Gateway:
                 # A retired upstream of this name and its connections in use share the same counters.
                 connections = column.limit(words.connections + slot, most.max_connections, counted + UPSTREAM_CONNECTS)
                 pending = column.limit(words.pending + slot, most.max_pending, counted + UPSTREAM_WAITS)
-                for target in upstream.targets:
-                    target.slot = self.target_slot(name, target)
-                    target.counted = self._counted + series.target_words(name, target.label)
                 loads = Loads(column.words, column.views, words.under_way, words.under_way_all + slot)
-                spare = column.limit(words.spare_retries + slot, SPARE_RETRIES)
-                upstream.count_in(spare, column.words, counted, self._noting(name, column))
+                self._count(upstream, series, column)
                 upstream.start(worker_loop, self.workers, connections, pending, loads, services.run_key)
                 self._look_after(upstream, column, slot, counted)
             yield
-        if looked_after := [each.health for each in self.upstreams.values() if each.health is not None]:
-            self._outlook = HealthPoller(worker_loop.wheel, words.health, column, looked_after)
-            self._outlook.start()
+        self._follow_health(worker_loop, column)
         if self.upstreams:
             self.drain(drained_now(services))
         for link in self.live:
@@ -216,6 +211,47 @@ class Gateway:
                 link.started = True
                 _start(link, services)
                 yield
+
+    def _follow_health(self, worker_loop: WorkerLoop, column: Column) -> None:
+        """Follow the node's decisions on all upstreams from now on."""
+        self._stop_looking()
+        if looked_after := [each.health for each in self.upstreams.values() if each.health is not None]:
+            self._outlook = HealthPoller(worker_loop.wheel, self._words.health, column, looked_after)
+            self._outlook.start()
+
+    def _count(self, upstream: Upstream, series: Series, column: Column) -> None:
+        """Let an upstream and its targets count in their slots."""
+        name, slot = upstream.name, self.slot_table.upstreams[upstream.name]
+        for target in upstream.targets:
+            target.slot = self.target_slot(name, target)
+            target.counted = self._counted + series.target_words(name, target.label)
+        spare = column.limit(self._words.spare_retries + slot, SPARE_RETRIES)
+        first_word = self._counted + series.upstream_words(name)
+        upstream.count_in(spare, column.words, first_word, self._noting(name, column))
+
+    def use_targets(
+        self, changed: Mapping[str, config.Upstream], slot_table: SlotTable, started: "tuple[WorkerLoop, Column] | None"
+    ) -> None:
+        """Replace the targets of these upstreams in place, and nothing else: routes stay as they are. `slot_table`:
+        the slots with those of the new targets. `started`: loop and column of the worker that serves these tables;
+        None: they serve no requests.
+        """
+        self.slot_table = slot_table
+        self.__dict__.pop("names", None)
+        series = self.series
+        for name, settings in changed.items():
+            upstream = self.upstreams[name]
+            if upstream.settings == settings:  # shared with other tables, where they were replaced
+                continue
+            context = None if upstream.identity is None else self.contexts[upstream.identity]
+            upstream.use_targets(settings, build_targets(settings, context, upstream.targets_by_url))
+            if upstream.started and started is not None:
+                column = started[1]
+                self._count(upstream, series, column)
+                counted = self._counted + series.upstream_words(name)
+                self._look_after(upstream, column, slot_table.upstreams[name], counted)
+        if started is not None:
+            self._follow_health(*started)
 
     def _noting(self, upstream: str, column: Column) -> Note:
         slot_table, errors = self.slot_table, self._last_errors

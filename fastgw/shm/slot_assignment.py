@@ -81,10 +81,7 @@ class SlotTable(msgspec.Struct, frozen=True):
         def assigned(
             kind: str, wanted: Iterable[str], capacity: int, held: Callable[[int], bool] | None = None
         ) -> Placed:
-            resting = {at: freed_by for at, freed_by in self.freed.get(kind, {}).items() if freed_by > oldest}
-            previous: dict[str, int] = getattr(self, kind)
-            given = assign(previous, wanted, capacity, resting if held is None else _Busy(resting, held))
-            return given, resting | dict.fromkeys(set(previous.values()).difference(given.values()), generation)
+            return self._assigned(kind, wanted, capacity, generation, oldest, held)
 
         placed = {
             "listeners": assigned("listeners", names.listeners, MAX_LISTENERS),
@@ -108,6 +105,43 @@ class SlotTable(msgspec.Struct, frozen=True):
             freed={kind: resting for kind, (_, resting) in placed.items()},
             **{kind: given for kind, (given, _) in placed.items()},
         )
+
+    def with_targets(self, upstreams: Mapping[str, Sequence[str]], oldest: int) -> "SlotTable":
+        """Return the slots of the same generation with other targets of some upstreams. `upstreams`: their labels;
+        `oldest`: the oldest generation that a process serves.
+
+        Slots of removed targets are reserved until every process serves a later generation. Raises `OutOfSlots`.
+        """
+        changed = {target_name(each, label): None for each, labels in upstreams.items() for label in labels}
+        wanted = {name: None for name in self.targets if upstream_of(name) not in upstreams} | changed
+        freed_by = self.generation + 1
+        targets, resting = self._assigned("targets", wanted, MAX_TARGETS, freed_by, oldest)
+        rows, resting_rows = self._assigned("target_rows", wanted, MAX_ROWS, freed_by, oldest)
+        folded = len(wanted) - len(rows)
+        if len(targets) < len(wanted) or (resting_rows and folded > self.targets_folded):
+            raise OutOfSlots("slots of removed targets are reserved until the next generation")
+        return msgspec.structs.replace(
+            self,
+            targets=targets,
+            target_rows=rows,
+            targets_folded=folded,
+            freed={**self.freed, "targets": resting, "target_rows": resting_rows},
+        )
+
+    def _assigned(
+        self,
+        kind: str,
+        wanted: Iterable[str],
+        capacity: int,
+        generation: int,
+        oldest: int,
+        held: Callable[[int], bool] | None = None,
+    ) -> "Placed":
+        """Return the slots of a kind, and the reserved ones. `generation`: that frees what is not wanted any more."""
+        resting = {at: freed_by for at, freed_by in self.freed.get(kind, {}).items() if freed_by > oldest}
+        previous: dict[str, int] = getattr(self, kind)
+        given = assign(previous, wanted, capacity, resting if held is None else _Busy(resting, held))
+        return given, resting | dict.fromkeys(set(previous.values()).difference(given.values()), generation)
 
 
 Placed = tuple[dict[str, int], dict[int, int]]

@@ -98,9 +98,7 @@ class Upstream:
         self.targets = targets
         self.identity = identity
         self.key = key
-        self.members = tuple(
-            Member(target, each.weight, each.priority) for target, each in zip(targets, settings.targets, strict=True)
-        )
+        self.members = _members(settings, targets)
         self.started = False
         self.shunned: Set[Target] = _NONE  # unhealthy targets: see `settle`
         self.drained: Set[Target] = _NONE  # targets drained by an operator
@@ -209,15 +207,39 @@ class Upstream:
             self.pool.on_connected = health.connected
         self.settle()
 
+    def use_targets(self, settings: config.Upstream, targets: tuple[Target, ...]) -> None:
+        """Replace the targets in place: routes and requests in flight keep this upstream. `settings`: equal but for
+        the targets. Targets that stay keep their connections and counts; requests in flight to others are completed.
+
+        If it is started, `count_in` and `look_after` follow.
+        """
+        self._leave_health()
+        gone = set(self.targets).difference(targets)
+        self.settings, self.targets = settings, targets
+        self.members = _members(settings, targets)
+        self.shunned, self.drained = self.shunned - gone, self.drained - gone
+        if self.started:
+            self.pool.add_targets(targets)
+            self.pool.release(gone)
+            if self._latencies is not None:
+                self._latencies.take_over_from(self._latencies, targets)
+        self.settle()
+
+    def _leave_health(self) -> None:
+        """Stop following the node's decisions. Attempts in flight do not count any more."""
+        if self.health is None:
+            return
+        self.health.stop()
+        if self.pool.on_connected == self.health.connected:  # its successor may have the same pool
+            self.pool.on_connected = None
+        self.attempt_listener, self.health = self._listener_without_health, None
+
     def retire(self, heir: "Upstream | None") -> None:
         """Retire an upstream that was removed from the configuration or replaced: keep only the connections that its
         successor of the same name keeps.
         """
         if self.health is not None:  # attempts still in flight must not count: the slots may be reused
-            self.health.stop()
-            if self.pool.on_connected == self.health.connected:  # its successor may have the same pool
-                self.pool.on_connected = None
-            self.attempt_listener, self.health = self._listener_without_health, None
+            self._leave_health()
             self.settle()  # without its breaker
         if heir is not None and heir.started and heir.pool is self.pool:
             self.pool.release(set(self.targets).difference(heir.targets))
@@ -303,6 +325,12 @@ class _Alarm(Timed):
         upstream = self._upstream()
         if upstream is not None:
             upstream.settle()
+
+
+def _members(settings: config.Upstream, targets: tuple[Target, ...]) -> tuple[Member, ...]:
+    return tuple(
+        Member(target, each.weight, each.priority) for target, each in zip(targets, settings.targets, strict=True)
+    )
 
 
 def _in_turn(upstream: Upstream, members: Sequence[Member]) -> Balancer:

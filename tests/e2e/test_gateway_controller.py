@@ -271,6 +271,45 @@ def test_no_request_is_lost_while_the_api_server_is_away_and_the_leader_is_kille
         cluster.remove("EndpointSlice", f"shop/cart-{other.port}")
 
 
+def test_endpoints_are_replaced_without_a_reload_and_no_request_is_lost(
+    controller: Controller, cluster: ClusterStandIn, backend: Nginx, tmp_path: Path
+) -> None:
+    """A worker that is started later has them, too, and so has the generation of the next changed route."""
+    cluster.put(http_route("all", "cart"))
+    controller.answers("/", 200, "cart")
+    counts = [LoadCounts()]
+    with Nginx(tmp_path, "location / { return 200 'other'; }") as other:
+
+        async def move() -> None:
+            await enough(counts[0], 100)
+            for item in service("cart", other.address)[1:]:
+                cluster.put(item)
+            cluster.remove("EndpointSlice", f"shop/cart-{backend.port}")
+            await asyncio.to_thread(controller.answers, "/", 200, "other")
+            await enough(counts[0], 100)
+
+        generation = controller.status()["generation"]
+        asyncio.run(under_load([controller.edge], counts, move))
+        assert (counts[0].lost, set(counts[0].statuses)) == ([], {200})
+        assert controller.status()["generation"] == generation
+        before = set(controller.worker_pids)
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: len(set(controller.worker_pids) - before) == len(before), "new workers", LONG)
+        for _ in before:
+            controller.answers("/", 200, "other")
+        assert controller.status()["generation"] == generation
+        cluster.put(http_route("toys", "cart", "/toys"))
+        cluster.wait_for("HTTPRoute", "shop/toys", "Accepted", "True")
+        assert controller.status()["generation"] > generation
+        controller.answers("/toys", 200, "other")
+    cluster.put(*service("cart", backend.address))
+    cluster.remove("EndpointSlice", f"shop/cart-{other.port}")
+    controller.answers("/", 200, "cart")
+    cluster.remove("HTTPRoute", "shop/toys")
+    cluster.remove("HTTPRoute", "shop/all")
+
+
 def test_a_gateway_has_a_service_of_its_own_that_leads_to_the_pods(
     cluster: ClusterStandIn, controller: Controller, tmp_path: Path
 ) -> None:

@@ -132,6 +132,14 @@ class Propose(Message):
     """Description of the changes, if there is an audit log."""
 
 
+class ProposeTargets(Message):
+    """Control: the active generation with other targets. Two descriptors: its sealed document, and the change."""
+
+
+class UseTargets(Message):
+    """Supervisor: use other targets in this generation. The change (`TargetChange`) is sent as a descriptor."""
+
+
 class Rejected(Message):
     """Control: the requested configuration is invalid, and was not proposed. `generation`: the one that stays
     active.
@@ -278,6 +286,8 @@ AnyMessage = (
     | Abort
     | GenerationCommitted
     | Propose
+    | ProposeTargets
+    | UseTargets
     | Rejected
     | ReloadResult
     | ReloadRequest

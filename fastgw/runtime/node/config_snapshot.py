@@ -36,7 +36,7 @@ from fastgw.gateway.compiler import Plan, levels, rest_of
 from fastgw.kernel import memory_file
 from fastgw.routing.table import Steps, at_once
 from fastgw.runtime.ipc.channel import Origin
-from fastgw.shm.slot_assignment import SlotTable
+from fastgw.shm.slot_assignment import SlotTable, upstream_of
 
 T = TypeVar("T")
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -191,6 +191,32 @@ def _is_same(one: Struct, other: Struct | None) -> bool:
     return one is other or one == other
 
 
+class TargetChange(msgspec.Struct):
+    """Other targets of some upstreams, which replace those in use without a new generation."""
+
+    encoded_upstreams: dict[str, bytes]
+    """The changed upstreams, whole."""
+    targets: dict[str, int]
+    """Slots of their targets."""
+    target_rows: dict[str, int]
+
+    def upstreams(self) -> Mapping[str, Upstream]:
+        return {name: decode(raw, Upstream, TYPES.built_in) for name, raw in self.encoded_upstreams.items()}
+
+    def slots_in(self, slot_table: SlotTable) -> SlotTable:
+        """Return the slots with those of the changed targets."""
+        changed = self.encoded_upstreams
+
+        def with_changed(slots: Mapping[str, int], mine: Mapping[str, int]) -> dict[str, int]:
+            return {name: slot for name, slot in slots.items() if upstream_of(name) not in changed} | dict(mine)
+
+        return msgspec.structs.replace(
+            slot_table,
+            targets=with_changed(slot_table.targets, self.targets),
+            target_rows=with_changed(slot_table.target_rows, self.target_rows),
+        )
+
+
 class RollbackPoint(msgspec.Struct):
     """Everything needed to return to a configuration that was accepted."""
 
@@ -262,6 +288,27 @@ def accept(
         refused_objects=dict(loaded.refused_objects),
         image=index.image if index is not NOBODY else b"",
     )
+
+
+def with_targets(
+    accepted: ConfigSnapshot, changed: Mapping[str, Upstream], loaded: Loaded, slot_table: SlotTable
+) -> tuple[ConfigSnapshot, TargetChange]:
+    """Return the snapshot of the same generation with other targets, and the change for running workers. `changed`:
+    upstreams with other targets; `loaded`: what they were read from.
+    """
+    encoded = {name: _encoded(each, Upstream) for name, each in changed.items()}
+    made = msgspec.structs.replace(
+        accepted,
+        hash=_hash(loaded),
+        captured=dict(loaded.captured),
+        encoded_upstreams=accepted.encoded_upstreams | encoded,
+        changed_upstreams=[*dict.fromkeys((*accepted.changed_upstreams, *changed))],
+        slot_table=slot_table,
+        image=accepted.index.image if accepted.index is not NOBODY else b"",
+    )
+    slots = {name: slot for name, slot in slot_table.targets.items() if upstream_of(name) in changed}
+    rows = {name: row for name, row in slot_table.target_rows.items() if upstream_of(name) in changed}
+    return made, TargetChange(encoded, slots, rows)
 
 
 def _encoded(part: T, kind: type[T]) -> bytes:

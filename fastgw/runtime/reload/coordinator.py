@@ -14,7 +14,16 @@ from fastgw.config.sources.virtual_files import awaits, is_derived, is_secret, i
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import configure, described, notice
 from fastgw.routing.table import at_once
-from fastgw.runtime.ipc.channel import Commit, Origin, Propose, Rejected, ReloadResult, Subject
+from fastgw.runtime.ipc.channel import (
+    Commit,
+    Origin,
+    Propose,
+    ProposeTargets,
+    Rejected,
+    ReloadResult,
+    Subject,
+    UseTargets,
+)
 from fastgw.runtime.node.cache_stores import store_settings
 from fastgw.runtime.node.child_slots import Child, cut_off
 from fastgw.runtime.node.config_snapshot import unsealing
@@ -118,6 +127,48 @@ class Reloading:
         )
         self._present = frozenset(self._workers())
         self._two_phase_commit.start_prepare(child for child in self._present if child.able)
+
+    def propose_targets(self, message: ProposeTargets, descriptor: int, change: int, children: Iterable[Child]) -> None:
+        """Use other targets in the active generation: later processes start with them, and workers (`children`)
+        replace theirs. It takes over the descriptors.
+        """
+        node_state = self._node_state
+        why = ""
+        if not self._is_serving() or self._two_phase_commit is not None:
+            why = "another change is in progress"
+        elif message.generation != node_state.sealed.generation:
+            why = f"it is based on generation {message.generation}, but {node_state.sealed.generation} is active"
+        if not why:
+            try:
+                sealed = Sealed(at_once(unsealing(descriptor, tables=False)), descriptor)
+            except (OSError, MemoryError) as error:
+                why = f"the supervisor cannot read it: {described(error)}"
+        if why:
+            os.close(descriptor)
+        else:
+            before, node_state.sealed = node_state.sealed, sealed
+            node_state.compiled = 0  # later processes compile their own tables
+            node_state.words.carry(node_state.shared, before.accepted.slot_table, sealed.accepted.slot_table)
+            os.close(before.descriptor)
+            for child in children:
+                if child.outdated:
+                    continue  # it is replaced, and may be of a program without this message
+                if child.asked == message.generation and child.generation != message.generation:
+                    child.asked = 0
+                    self.catch_up(child)  # it prepares the generation with the previous targets
+                else:
+                    child.send(UseTargets(generation=message.generation), [change])
+        os.close(change)
+        self._answer_targets(why)
+
+    def targets_lost(self) -> None:
+        """Handle targets that were not received: too many open files."""
+        self._answer_targets("the supervisor may have no more files open (ulimit -n)")
+
+    def _answer_targets(self, why: str) -> None:
+        """Tell control whether other targets are in use. `why`: "" = they are."""
+        generation, workers = self._node_state.sealed.generation, self._node_state.workers
+        self._answer(ReloadResult(generation=generation, ok=not why, why=why, workers=workers, passing=bool(why)))
 
     def proposal_lost(self, message: Propose) -> None:
         """Handle a document that was not received: too many open files."""

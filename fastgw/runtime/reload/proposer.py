@@ -32,7 +32,7 @@ from fastgw.config.sources.dns_targets import UNKNOWN, is_lookup
 from fastgw.config.sources.files import brought_forward, found_by_patterns, pattern_in, read_again, why_no_folder
 from fastgw.config.sources.followed_files import is_followed
 from fastgw.config.sources.virtual_files import content_of, is_issued, is_watched, remember
-from fastgw.consumers.index import index_of
+from fastgw.consumers.index import Index, index_of
 from fastgw.diff import as_text, differences
 from fastgw.filters import TYPES
 from fastgw.gateway.compiler import compile
@@ -40,15 +40,18 @@ from fastgw.gateway.tables import CompileError, Gateway
 from fastgw.observe.access_log.sink import why_not
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
-from fastgw.runtime.ipc.channel import Channel, ChannelFull, Origin, Propose, Rejected, Subject
+from fastgw.runtime.ipc.channel import Channel, ChannelFull, Origin, Propose, ProposeTargets, Rejected, Subject
 from fastgw.runtime.ipc.channel import ReloadResult as Verdict
+from fastgw.runtime.ipc.feed_values import write_memfd
 from fastgw.runtime.node.config_snapshot import (
     ConfigSnapshot,
     FeedsKept,
     PreviousGeneration,
     RollbackPoint,
+    TargetChange,
     accept,
     seal,
+    with_targets,
 )
 from fastgw.runtime.node.node_state import NodeState, ReloadRecord
 from fastgw.runtime.node.startup import OWN
@@ -69,6 +72,9 @@ from fastgw.runtime.reload.document_checks import (
 )
 from fastgw.runtime.reload.rollback_history import retained_generations
 from fastgw.runtime.reload.stale_configuration import Staleness
+from fastgw.runtime.reload.target_changes import labels_in, only_targets_differ
+from fastgw.shm.slot_assignment import OutOfSlots
+from fastgw.sync.feeds import MOST_BYTES
 
 PROBLEMS_SHOWN: Final = 3
 """Maximum number of errors in the statuses of a cluster."""
@@ -111,6 +117,8 @@ class Proposer:
         """
         self._tried: tuple[ConfigSnapshot, Gateway] | None = None
         """Snapshot compiled last, and its tables."""
+        self._tried_targets: tuple[ConfigSnapshot, TargetChange] | None = None
+        """Snapshot made last with other targets only, and the change."""
         self._remembered = Remembered()
         self._feeds = FeedsKept()
         self.records = [*node_state.records]
@@ -138,6 +146,7 @@ class Proposer:
         self._again: Mapping[Subject, RetryBackoff] = {"file": RetryBackoff(), "contents": RetryBackoff()}
         self._again_for: Origin = "file"  # origin of the request to read the file
         self._is_postponed = False  # the current attempt
+        self._may_use_targets = False  # whether it is about contents of files that sources of targets have changed
         self._untaken: Contents = {}  # contents that were tried and are invalid
         self._unbound_again = RetryBackoff()  # of listeners of a cluster whose addresses cannot be opened
 
@@ -542,10 +551,12 @@ class Proposer:
         subject: Subject,
     ) -> Outcome:
         file = name or self.current.file
+        self._may_use_targets = present is not None
         try:
             with _no_collections():
                 loaded, accepted = await asyncio.to_thread(self._make_most, read, source, file, present, spares)
                 tried, self._tried = self._tried, None
+                of_targets, self._tried_targets = self._tried_targets, None
             if present is not None and loaded.captured == self.current.captured:
                 self._withhold({**(self.withheld if alone else {}), **loaded.withheld})
                 outcome = self._rejected(self._blamed, source, subject)
@@ -558,6 +569,8 @@ class Proposer:
                 return self._postponed(why, source, subject)
             return self._rejected(problems_of(error, file), source, subject)
         notes = new_among(loaded.notes, self.current.known_notes)
+        if of_targets is not None and of_targets[0] is accepted:
+            return await self._use_targets(accepted, of_targets[1], loaded, descriptor, source, subject, alone)
         try:
             kept = _kept_note(loaded)
             self.on_accept(accepted)
@@ -595,6 +608,63 @@ class Proposer:
             notes=notes if answer.ok else (),
             reason="" if answer.ok else "failed",
         )
+
+    async def _use_targets(
+        self,
+        accepted: ConfigSnapshot,
+        change: TargetChange,
+        loaded: Loaded,
+        descriptor: int,
+        source: Origin,
+        subject: Subject,
+        alone: bool,
+    ) -> Outcome:
+        """Replace targets in the active generation. `descriptor`: of its sealed snapshot, which is closed."""
+        try:
+            self.on_accept(accepted)
+            changed_targets = write_memfd(msgspec.msgpack.encode(change))
+            try:
+                self._answer = asyncio.get_running_loop().create_future()
+                message = ProposeTargets(generation=accepted.generation)
+                self._channel.send(message, [descriptor, changed_targets])
+            finally:
+                os.close(changed_targets)
+        except ChannelFull:
+            return self._postponed("too many messages are in flight", source, subject)
+        finally:
+            os.close(descriptor)
+        answer = await self._answer
+        if not answer.ok:
+            return self._postponed(answer.why, source, subject)
+        if self._tables is not None:
+            self._tables.use_targets(change.upstreams(), accepted.slot_table, None)
+        self._record_accepted(accepted, loaded, whole=not alone)
+        return Outcome(
+            ok=True, generation=answer.generation, workers=Committed(answer.workers, answer.workers), summary=""
+        )
+
+    def _with_targets(self, loaded: Loaded, index: Index) -> ConfigSnapshot | None:
+        """Return the active snapshot with other targets, if nothing else differs from it."""
+        current = self.current
+        if index.digest != current.index.digest or not only_targets_differ(loaded, self.config, current):
+            return None
+        before = self.config.upstreams
+        changed = {
+            name: each
+            for name, each in loaded.config.upstreams.items()
+            if each is not before[name] and each != before[name]
+        }
+        oldest = self._node_state.words.oldest_generation(self._node_state.shared)
+        labels = {name: labels_in(each) for name, each in changed.items()}
+        try:
+            slot_table = current.slot_table.with_targets(labels, oldest)
+        except OutOfSlots:  # a new generation releases those of removed targets
+            return None
+        accepted, change = with_targets(current, changed, loaded, slot_table)
+        if len(msgspec.msgpack.encode(change)) > MOST_BYTES:
+            return None
+        self._tried_targets = accepted, change
+        return accepted
 
     def _make_most(
         self, read: Read, source: Origin, file: str, present: Present | None, spares: bool
@@ -672,6 +742,9 @@ class Proposer:
             if why := why_not(access_log.sink):
                 raise ConfigError([Problem(file, 0, 0, f"access_logs[{number}].sink", why)])
         index = index_of(settings.consumers, loaded.captured, self.current.index.key)
+        self._tried_targets = None
+        if self._may_use_targets and (of_targets := self._with_targets(loaded, index)) is not None:
+            return loaded, of_targets
         base = PreviousGeneration(self.current, self.config, self._feeds)
         same = base.same(settings.routes)
         tables = self._tables
@@ -712,9 +785,10 @@ class Proposer:
     def _record_accepted(self, accepted: ConfigSnapshot, loaded: Loaded, whole: bool) -> None:
         """Make an accepted configuration the active one. `whole`: the contents of all files were considered."""
         before = self.current
-        stays = retained_generations(self._kept.values(), before, accepted)
-        self._kept[before.generation] = RollbackPoint.of(before)
-        self._kept = {generation: document for generation, document in self._kept.items() if generation in stays}
+        if accepted.generation != before.generation:
+            stays = retained_generations(self._kept.values(), before, accepted)
+            self._kept[before.generation] = RollbackPoint.of(before)
+            self._kept = {generation: document for generation, document in self._kept.items() if generation in stays}
         self.current, self.config = accepted, msgspec.structs.replace(loaded.config, consumers=())
         taken, held = accepted.captured, before.captured
         stay = {file: why for file, why in self.withheld.items() if not whole and taken.get(file) == held.get(file)}

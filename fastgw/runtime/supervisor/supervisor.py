@@ -43,6 +43,7 @@ from fastgw.runtime.ipc.channel import (
     GenerationCommitted,
     Prepared,
     Propose,
+    ProposeTargets,
     PurgesAnnounced,
     Ready,
     Rejected,
@@ -52,6 +53,7 @@ from fastgw.runtime.ipc.channel import (
     Reopen,
     Revoke,
     Watch,
+    close_descriptors,
 )
 from fastgw.runtime.ipc.feed_values import read_memfd
 from fastgw.runtime.ipc.outbox import AGAIN_S
@@ -122,6 +124,7 @@ class Supervisor:
             GenerationCommitted: self._has_committed,
             Drained: self._has_drained,
             Propose: self._was_proposed,
+            ProposeTargets: self._targets_were_proposed,
             Rejected: self._was_rejected,
             FeedUpdate: self._was_fed,
             FeedRefreshRequest: self._was_asked,
@@ -360,6 +363,14 @@ class Supervisor:
             self._reloading.propose(message, *descriptors)
         else:
             self._reloading.proposal_lost(message)
+
+    def _targets_were_proposed(self, child: Child, message: ProposeTargets) -> None:
+        descriptors = child.channel.take_descriptors()
+        if len(descriptors) == 2:
+            self._reloading.propose_targets(message, descriptors[0], descriptors[1], self._children.that_work())
+        else:  # too many open files
+            close_descriptors(descriptors)
+            self._reloading.targets_lost()
 
     def _was_rejected(self, child: Child, message: Rejected) -> None:
         self._reload_due = False

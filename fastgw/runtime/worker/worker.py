@@ -18,6 +18,8 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final
 
+import msgspec
+
 from fastgw.cache.shared.layout import OtherCacheLayout
 from fastgw.cache.tiers.node_stores import StoreHandles
 from fastgw.config.sources.followed_files import use_contents
@@ -57,10 +59,12 @@ from fastgw.runtime.ipc.channel import (
     Sockets,
     Stop,
     UseCache,
+    UseTargets,
     Watch,
 )
 from fastgw.runtime.ipc.feed_values import RETRY_S, read_memfd, write_memfd
 from fastgw.runtime.node.cache_stores import column_of, disk_of, expires, store_settings
+from fastgw.runtime.node.config_snapshot import TargetChange
 from fastgw.runtime.node.heartbeat import WorkerHeartbeat
 from fastgw.runtime.node.metrics import Exposition
 from fastgw.runtime.node.node_state import NodeState
@@ -207,6 +211,7 @@ class Worker:
                 Prepare: self._prepare,
                 Commit: self._commit,
                 Abort: lambda order: self._abort(),
+                UseTargets: self._use_targets,
                 Watch: lambda order: self._probes.watch(channel.take_descriptors()),
                 ControlAway: self._note_control,
                 FeedUpdate: lambda order: self._feeds.deliver(order.key, read_memfd(*channel.take_descriptors())),
@@ -371,6 +376,16 @@ class Worker:
             self._standing.serve(gateway.listeners, placed)
             self._words.serve(column, order.generation)
         self._channel.send(GenerationCommitted(generation=order.generation))
+
+    def _use_targets(self, order: UseTargets) -> None:
+        """Replace the targets of some upstreams, between two requests."""
+        for descriptor in self._channel.take_descriptors():
+            change = msgspec.msgpack.decode(read_memfd(descriptor), type=TargetChange)
+            if order.generation == self._table_swap.generation:  # otherwise it prepares a later document
+                gateway = self._table_swap.gateway
+                slot_table = change.slots_in(gateway.slot_table)
+                gateway.use_targets(change.upstreams(), slot_table, (self._worker_loop, self._column))
+                gateway.drain(drained_now(self._services))
 
     def _abort(self) -> None:
         self._table_swap.abort()

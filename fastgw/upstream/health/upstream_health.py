@@ -171,8 +171,11 @@ class Health:
 
     def attempt_answered(self, attempt: AttemptRecord) -> None:
         words, target = self._mine, attempt.target
+        counted_at = self._attempts_at.get(target)
+        if counted_at is None:
+            return  # the target was removed while the request was in flight
         words[self._attempts] += 1
-        words[self._attempts_at[target]] += 1
+        words[counted_at] += 1
         seconds = attempt.head_at - attempt.begun_at
         if attempt.status >= ERRORS:
             self._erred(target, seconds, sent=True)
@@ -181,10 +184,9 @@ class Health:
             self.breaker.succeeded(self._clock() - seconds)
 
     def attempt_given_up(self, attempt: AttemptRecord, fault: Fault | None, why: str) -> None:
-        sent = None if fault is None else OWN_FAULTS.get(fault)
-        if sent is None:
+        sent, target = None if fault is None else OWN_FAULTS.get(fault), attempt.target
+        if sent is None or target not in self._slots:  # or the target was removed while the request was in flight
             return
-        target = attempt.target
         if not self._watches_answers:
             if sent is AttemptStage.NOTHING:
                 self._not_connected(target)

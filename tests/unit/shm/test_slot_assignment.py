@@ -98,3 +98,24 @@ def test_places_travel() -> None:
     assert isinstance(slot_table, SlotTable)
     assert slot_table.targets[target_name("users", "unix:/a")] == 1
     assert [upstream_of(name) for name in slot_table.targets] == ["users", "users"]
+
+
+def test_removed_targets_keep_their_places_until_a_later_generation() -> None:
+    slot_table = first(SlotNames(upstreams={"a": ["1", "2"], "b": ["1"]}))
+    now = slot_table.with_targets({"a": ["2", "3"]}, oldest=1)
+    assert now.generation == 1
+    assert now.targets == {"b 1": 2, "a 2": 1, "a 3": 3}
+    assert now.target_rows == now.targets
+    again = now.with_targets({"a": ["1"]}, oldest=1)
+    assert again.targets == {"b 1": 2, "a 1": 4}
+    later = again.following(SlotNames(upstreams={"a": ["1", "4"], "b": ["1"]}), 2, oldest=1)
+    assert later.targets == {"a 1": 4, "a 4": 5, "b 1": 2}
+    assert later.following(SlotNames(upstreams={"a": ["5"]}), 3, oldest=2).targets == {"a 5": 0}
+
+
+def test_targets_that_find_no_free_place_among_the_kept_ones_need_a_generation() -> None:
+    slot_table = first(SlotNames(upstreams={"a": ["0"]}))
+    for turn in range(1, 2 * MAX_ROWS):
+        slot_table = slot_table.with_targets({"a": [str(turn)]}, oldest=1)
+    with pytest.raises(OutOfSlots):
+        slot_table.with_targets({"a": ["more"]}, oldest=1)

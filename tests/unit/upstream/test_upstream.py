@@ -6,6 +6,7 @@ from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from fastgw.config.base.value_types import parse_url
@@ -231,3 +232,31 @@ def test_explaining_needs_no_worker():
         upstream = Upstream("u", configuration, build_targets(configuration), None)
         assert upstream.balancer.pick(asked()) in upstream.targets
         assert Loads().of(upstream.targets[0]) == 0
+
+
+# --- other targets in place
+
+
+def test_targets_that_are_replaced_in_place_share_at_once_and_the_others_keep_their_state() -> None:
+    running = Running(configured(1, 1, 2))
+    upstream, kept = running.upstream, running.target("b")
+    running.shun("c")
+    more = configured(0, 1, 0, 3)
+    now = msgspec.structs.replace(upstream.settings, targets=(more.targets[1], more.targets[3]))
+    upstream.use_targets(now, build_targets(now, None, upstream.targets_by_url))
+    assert running.shares() == {"b": pytest.approx(0.25, abs=0.01), "d": pytest.approx(0.75, abs=0.01)}
+    assert running.target("b") is kept
+    assert not upstream.shunned
+    assert set(upstream.pool.targets) == set(upstream.targets)
+    upstream.use_targets(msgspec.structs.replace(now, targets=()), ())
+    assert isinstance(upstream.balancer, NoTarget)
+
+
+def test_a_target_that_is_added_in_place_starts_slowly() -> None:
+    running = Running(configured(1, 1, slow_start=10.0))
+    running.advance(20)
+    now = msgspec.structs.replace(running.upstream.settings, targets=configured(1, 1, 1).targets)
+    running.upstream.use_targets(now, build_targets(now, None, running.upstream.targets_by_url))
+    assert running.shares()["c"] < 0.1
+    running.advance(20)
+    assert running.shares()["c"] == pytest.approx(1 / 3, abs=0.02)

@@ -9,7 +9,17 @@ import pytest
 
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import DEFAULT_STATUS
-from fastgw.runtime.ipc.channel import Abort, Commit, Prepare, Propose, Rejected, ReloadResult, Sockets
+from fastgw.runtime.ipc.channel import (
+    Abort,
+    Commit,
+    Prepare,
+    Propose,
+    ProposeTargets,
+    Rejected,
+    ReloadResult,
+    Sockets,
+    UseTargets,
+)
 from fastgw.runtime.node import node_state, startup
 from fastgw.runtime.node.child_slots import Child
 from fastgw.runtime.reload.coordinator import RECORDS, Reloading, changed_files, describe_outcome
@@ -83,6 +93,45 @@ def test_all_prepare_then_it_is_in_force_then_all_commit(node):
     (outcome,) = node.outcomes
     assert describe_outcome(outcome) == "reloaded: generation 2 on 2/2 workers"
     assert not node.reloading.under_way
+
+
+def test_other_targets_are_used_in_the_same_generation_and_a_late_worker_prepares_anew(node):
+    """A worker that still prepares the generation has the previous document of it."""
+    one, two = node.children
+    node.change()
+    late = node.born(1)
+    node.reloading.catch_up(late)
+    assert [node.told(child) for child in (one, two, late)] == [
+        [Prepare, Commit],
+        [Prepare, Commit],
+        [Sockets, Prepare],
+    ]
+    before = node.node_state.sealed
+    sealed = sealed_document(2, more="status: null")
+    node.reloading.propose_targets(
+        ProposeTargets(generation=2), sealed.descriptor, os.memfd_create("change"), [one, two, late]
+    )
+    assert [node.told(child) for child in (one, two, late)] == [[UseTargets], [UseTargets], [Prepare]]
+    assert node.node_state.sealed is not before
+    assert [(each.ok, each.generation) for each in node.outcomes] == [(True, 2), (True, 2)]
+    assert not node.reloading.under_way
+
+
+@pytest.mark.parametrize(
+    ("generation", "why"), [(1, "another change is in progress"), (2, "it is based on generation 2, but 1 is active")]
+)
+def test_other_targets_wait_for_a_change_and_need_the_active_generation(node, generation, why):
+    if generation == 1:
+        node.propose()
+    node.reloading.propose_targets(
+        ProposeTargets(generation=generation),
+        sealed_document(generation).descriptor,
+        os.memfd_create("change"),
+        node.children,
+    )
+    (outcome,) = node.outcomes
+    assert (outcome.ok, outcome.why, outcome.passing) == (False, why, True)
+    assert [UseTargets in node.told(child) for child in node.children] == [False, False]
 
 
 @pytest.mark.parametrize("generation", [1, 3])

@@ -535,3 +535,15 @@ def test_whoever_follows_is_settled_once_per_change() -> None:
         worker.outlook.stop()
     node.passes(10.0)
     assert [worker.settled for worker in node.workers] == [1, 1, 1]
+
+
+def test_results_of_a_target_that_was_removed_meanwhile_do_not_count() -> None:
+    """Its requests are still in flight when the targets are replaced in place."""
+    node = Node(breaker=BREAKER, passive=PASSIVE)
+    gone = build_targets(settings.Upstream(targets=(settings.Target(url=parse_url("http://gone:80")),)))
+    (worker, *_) = node.workers
+    for _ in range(30):
+        worker.health.attempt_answered(record(gone[0], 0.0, 500))
+        worker.health.attempt_given_up(record(gone[0], 0.0), Fault.CONNECT_REFUSED, "")
+    assert node.out() == ""
+    assert node.phase() is BreakerPhase.CLOSED
