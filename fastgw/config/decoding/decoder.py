@@ -39,6 +39,10 @@ class Broken:
 
 
 BROKEN: Final = Broken()
+_KEYS_NAMED: Final = 6
+"""Maximum number of keys that an error names of an object."""
+_HOMES_NAMED: Final = 6
+"""Maximum number of objects that an error names as the right place of a key."""
 CREDENTIALS_DIRECTORY: Final = "CREDENTIALS_DIRECTORY"
 """Environment variable in which systemd names the directory of a unit's credentials."""
 CREDENTIAL: Final = r"[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,254}"
@@ -649,7 +653,7 @@ class Structure(Decoder):
         if self.shorthand and variable_in(value) is not None:
             return self.read_variable(value, path, reading)
         if not isinstance(value, dict):
-            return self.refuse(value, path, reading)
+            return self._refuse_value(value, path, reading)
         before = len(reading.problems)
         held = self.read_fields(value, path, reading, also)
         for known in self.fields.values():
@@ -685,8 +689,28 @@ class Structure(Decoder):
             elif key not in also:
                 if (meant := nearest(key, known)) is not None:
                     reading.misspelt.add((*path, meant))
-                reading.report((*path, key), "unknown key", suggest(key, [*known, *also]), at_key=True)
+                homes = [] if meant is not None else self._fields_with(key)
+                expected = f"expected it in {_alternatives(homes)}" if homes else suggest(key, [*known, *also])
+                reading.report((*path, key), "unknown key", expected, at_key=True)
         return held
+
+    def _refuse_value(self, value: Any, path: Path, reading: Reading) -> Broken:
+        """Refuse a value that is not an object. For a single value the keys of the object are named."""
+        if value is None or isinstance(value, list) or not path or self.is_secret or self.shorthand:
+            return self.refuse(value, path, reading)
+        required = [field.key for field in self.fields.values() if field.required]
+        optional = [field.key for field in self.fields.values() if not field.required]
+        keys = " and ".join(format_value(key) for key in required) if required else _alternatives(optional)
+        return reading.report(path, format_value(value), f"expected {self.expected} with {keys}" if keys else "")
+
+    def _fields_with(self, key: str) -> list[str]:
+        """Return the keys of the fields that are objects with this key; none if there are too many to be of help."""
+        homes = [
+            field.key
+            for field in self.fields.values()
+            if any(isinstance(each, Structure) and key in each.fields for each in (field.shape, *_options(field.shape)))
+        ]
+        return homes if len(homes) <= _HOMES_NAMED else []
 
     def _read_former(self, field: Field, value: dict[str, Any], path: Path, reading: Reading) -> dict[str, Any]:
         """Read a setting given by its deprecated name. Returns it by its new name if valid, else {}."""
@@ -729,6 +753,14 @@ class AnyJson(Decoder):
             return msgspec.json.encode(value).decode()
         except (TypeError, ValueError, OverflowError):
             return reading.report(path, "a value that JSON has no form for", "expected a value such as in JSON")
+
+
+def _alternatives(keys: list[str]) -> str:
+    """Return the keys for people, at most `_KEYS_NAMED`."""
+    named = [format_value(key) for key in keys[:_KEYS_NAMED]]
+    more = [f"{len(keys) - _KEYS_NAMED} more"] if len(keys) > _KEYS_NAMED else []
+    *others, last = [*named, *more] or [""]
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _options(shape: Decoder) -> tuple[Decoder, ...]:

@@ -26,6 +26,10 @@ _NGINX: Final = re.compile(
 )
 _GROUP: Final = re.compile(r"\$[0-9](?![0-9])|\\[0-9]")
 _BRACES: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
+_DOLLAR: Final = re.compile(r"\$(\{[a-z_]+(\.[A-Za-z0-9_-]+)+\}|\{\{.*?\}\})")
+"""Variables and expressions of fastgw with the `$` of other syntaxes."""
+_ARN: Final = re.compile(r"arn:aws[a-z-]*:lambda:([a-z0-9-]+):")
+_OF_LAMBDA: Final = re.compile(r"lambda\.([a-z0-9-]+)\.amazonaws\.com")
 _MODIFIER: Final = re.compile(r"~\*?\s+|~\*")
 """Modifiers of nginx for regular expressions, which begin with `~` here."""
 _ELSEWHERE: Final = re.compile(r"/(:[A-Za-z_]\w*|<[^/<>]+>)(?=/|$)")
@@ -60,6 +64,9 @@ def lint(merged: Merged) -> list[Problem]:
         *_upstreams_that_nobody_uses(merged),
         *_filters_of_parts(merged),
         *_filters_of_functions(merged),
+        *_regions_of_functions(merged),
+        *_files_without_reading(merged),
+        *_caches_that_nobody_uses(merged),
         *_filters_of_events(merged),
     ]
 
@@ -75,6 +82,8 @@ def _expansions(merged: Merged) -> Iterator[Problem]:
             at = SourceLocation(reading, path)
             if _EXPANSION.search(text) is not None:
                 yield at.value_problem("`${…}` is taken literally; write {env: NAME} in place of the whole value")
+            elif (found := _DOLLAR.search(text)) is not None:
+                yield at.value_problem(f"the `$` of `{found[0]}` is taken literally; write {found[1]}")
             elif (found := _NGINX.search(text)) is not None:
                 yield at.value_problem(f"`{found[0]}` is taken literally: variables in strings are not supported")
 
@@ -347,6 +356,45 @@ def _filters_of_functions(merged: Merged) -> Iterator[Problem]:
         if idle:
             wrong = f"filters of this upstream do not run for a function: {', '.join(idle)}; use them on the route"
             yield location.below("lambda", "upstream").value_problem(wrong)
+        if not any(use is not None and use.settings.for_its_upstream for use in uses.values()):
+            wrong = "requests are not signed, so AWS answers 403: the upstream has no `credentials` with `aws_sigv4`"
+            named = "" if isinstance(function.upstream, str) else "; a URL has no filters, so define an upstream for it"
+            yield location.below("lambda", "upstream").value_problem(wrong + named)
+
+
+def _regions_of_functions(merged: Merged) -> Iterator[Problem]:
+    """Yield a note for each function whose ARN has another region than the URL."""
+    upstreams = {name: upstream for _, name, upstream in merged.whole("upstreams")}
+    for location, route in merged.routes():
+        function = route.lambda_
+        arn = None if function is None else _ARN.match(function.function)
+        if function is None or arn is None:
+            continue
+        named = upstreams.get(function.upstream) if isinstance(function.upstream, str) else None
+        urls = [function.upstream] if named is None else [target.url for target in named.targets]
+        hosts = {each.host for each in urls if isinstance(each, Url) and _OF_LAMBDA.match(each.host)}
+        regions = {found[1] for host in hosts if (found := _OF_LAMBDA.match(host))}
+        if regions and arn[1] not in regions:
+            wrong = f"the function is in {arn[1]}, but its requests are sent to {', '.join(sorted(regions))}"
+            yield location.below("lambda", "function").value_problem(wrong)
+
+
+def _files_without_reading(merged: Merged) -> Iterator[Problem]:
+    """Yield a note for each route with files that answers neither GET nor HEAD."""
+    for location, route in merged.routes():
+        if route.files is not None and route.methods and not {"GET", "HEAD"}.intersection(route.methods):
+            wrong = "static files answer GET and HEAD only: every request of this route is refused"
+            yield location.below("methods").problem(wrong)
+
+
+def _caches_that_nobody_uses(merged: Merged) -> Iterator[Problem]:
+    if merged.lists.get("extensions"):
+        return  # filters of an extension may use them
+    used = {use.settings.store for use in _filters(merged) if use.type == "cache"}
+    for location, stores in merged.single_entry("caches"):
+        for name in () if stores is BROKEN else stores:
+            if name not in used:
+                yield location.below(name).problem("it is unused: no filter `cache` has it as its `store`")
 
 
 def _filters_of_events(merged: Merged) -> Iterator[Problem]:

@@ -22,6 +22,10 @@ LONGEST: Final = 500
 """Maximum number of characters of a warning, or of an exception of a filter."""
 
 
+BODILESS: Final = frozenset(("GET", "HEAD"))
+"""Methods whose requests have no body as a rule."""
+
+
 class ClientIdentity(NamedTuple):
     """Identities that a filter may give a client."""
 
@@ -188,6 +192,18 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
         routes = {position.route for position in self.positions}
         destinations = {each for route in config.routes if route.name in routes for each in route.destinations}
         return frozenset(config.upstreams[each].protocol if isinstance(each, str) else "http1" for each in destinations)
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """Methods of the requests that it runs for. None: any method."""
+        routes = {position.route for position in self.positions}
+        held = [route.methods for route in self._surroundings.config.routes if route.name in routes]
+        return frozenset(method for methods in held for method in methods) if all(held) else frozenset()
+
+    @property
+    def without_bodies(self) -> str:
+        """Methods of the requests that it runs for, for people, if all of them are requests without a body; else ""."""
+        return " and ".join(sorted(self.methods)) if self.methods <= BODILESS else ""
 
     @property
     def only_own_answers(self) -> bool:

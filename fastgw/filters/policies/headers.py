@@ -120,6 +120,10 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
             raise ValueError("the `source` of a map is another map; expected other variables")
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
+        used = {name for text in self._texts() for name in maps_in(text)}
+        for name in self.maps:
+            if name not in used:
+                yield f"`maps.{name}` is unused: no value of this filter has {{map.{name}}}"
         if not context.positions:
             return
         if self._any_value(names_request) and not any(_may_name_requests(use) for use in context.preceding):

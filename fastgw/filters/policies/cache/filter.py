@@ -176,6 +176,9 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             yield "all upstreams behind it speak gRPC, whose responses are not cached"
         if context.only_own_answers:
             yield "responses of `files`, `respond` and `redirect` are not cached: the filter has no effect here"
+        if context.methods and context.methods.isdisjoint((*self.methods, "GET")):
+            methods = " and ".join(sorted(context.methods))
+            yield f"{methods} requests are not answered from the cache: the filter has no effect here"
         if "consumer" in self.vary_by and not context.identified and not context.client_certificates:
             yield "`vary_by: [consumer]` has no effect: no filter before it authenticates clients"
 

@@ -30,6 +30,7 @@ from fastgw.filters.api import (
     Services,
     Size,
     StageFactory,
+    WarningContext,
 )
 from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
@@ -129,6 +130,12 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
             raise ValueError("expected at least one of `body`, `query`, `path`, `headers`, `cookies` and `response`")
         if self.mode == "report" and self.body is not None and self.body.max_bytes > MOST_INLINE:
             raise ValueError("`mode: report` checks no body above 128 KiB; expected a smaller `max_bytes`")
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        """Warn about a schema for bodies that no request has."""
+        if self.body is not None and context.without_bodies:
+            result = "every request is refused, unless `body.required` is false" if self.body.required else "no effect"
+            yield f"`body`: {context.without_bodies} requests have no body: {result}"
 
     def build(self, env: Env) -> Hooks:
         try:

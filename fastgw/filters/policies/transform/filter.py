@@ -60,7 +60,8 @@ class JsonRules(Settings):
     deny: Paths = ()
     """Paths that are removed, also from what is allowed."""
     rename: Annotated[Mapping[Path, Name], Meta(max_length=_MOST)] = NONE
-    """New names of members, by their paths. A member that has the new name already is removed."""
+    """New names of members, by their paths. A new name is no path: a dot in it is a part of the name. A member that has
+    the new name already is removed."""
     move: Annotated[Mapping[Path, Path], Meta(max_length=_MOST)] = NONE
     """New paths of values, by their paths after `rename`. Missing objects are created. Each `*` of the new path stands
     for what the same `*` of the old one has matched."""
@@ -100,8 +101,14 @@ class JsonRules(Settings):
             indexed = next((step for step in steps if _INDEXED.search(step)), None)
             if steps[0] == "$" and len(steps) > 1:
                 yield f"{format_value(path)} begins with a member `$`; paths begin with a name: {path[2:]}"
+            elif path.startswith("/"):
+                yield f"{format_value(path)} is one name with slashes; a path is written {path[1:].replace('/', '.')}"
             elif indexed is not None and not names_have_brackets:
                 yield f"{format_value(path)} has a member `{indexed}`; elements of an array are a step, `*`"
+        for path, name in self.rename.items():
+            if "." in name:
+                wrong = f"{format_value(path)} gets a name with a dot, {format_value(name)}"
+                yield f"{wrong}: `rename` takes a name, not a path; `move` takes a path"
 
     def _check_source(self, path: str) -> None:
         """Raise `ValueError` for a rule whose path is never there."""
@@ -340,9 +347,11 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
                 yield from _unknown_variables((side, "xml_template"), change.xml_template, known)
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
-        """Warn about responses that have the client's identity and are stored in a cache, and about paths of other
-        languages, which match nothing here.
+        """Warn about responses that have the client's identity and are stored in a cache, about paths of other
+        languages, which match nothing here, and about requests that have no body.
         """
+        if self.request is not None and context.without_bodies:
+            yield f"`request` has no effect: {context.without_bodies} requests have no body"
         for change in (self.request, self.response):
             if change is not None and change.json is not None:
                 yield from change.json.foreign_paths(names_have_brackets=change.input in ("form", "multipart"))
