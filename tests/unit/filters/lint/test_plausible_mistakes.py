@@ -76,8 +76,8 @@ NOTES = {
         "routes[0].methods: static files answer GET and HEAD only: every request of this route is refused"
     ),
     route(f"lambda: {{function: f, upstream: '{LAMBDA}'}}"): (
-        "routes[0].lambda.upstream: requests are not signed, so AWS answers 403: the upstream has no `credentials` with "
-        "`aws_sigv4`; a URL has no filters, so define an upstream for it"
+        "routes[0].lambda.upstream: requests are not signed, so AWS answers 403: the upstream has no `credentials` "
+        "with `aws_sigv4`; a URL has no filters, so define an upstream for it"
     ),
     f"upstreams: {{l: {{targets: ['{LAMBDA}']}}}}\n" + route("lambda: {function: f, upstream: l}"): (
         "requests are not signed, so AWS answers 403: the upstream has no `credentials` with `aws_sigv4`"
