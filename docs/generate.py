@@ -93,6 +93,11 @@ escaped, so no client can forge a line.
 headers (`header.NAME`, `response_header.NAME`), and texts of them (`caller={consumer}@{client}`). In `ecs` headers and
 texts are `labels.…`. `only`, `sample`, `sample_routes` and `always` choose the requests that have a line.
 
+`request_body` and `response_body` (in `ecs` `http.request.body.content` and `http.response.body.content`) are only in
+lines whose `fields` name them: the first 1,024 bytes of a body, decompressed, as text. Values of secret members,
+parameters and elements are `***`. What cannot be searched for secrets is left out, and the value says so: `(type
+image/png is not shown)`. Bodies of tunnels, and of requests that match no route, are `null`.
+
 | `json` | `ecs` | meaning |
 |---|---|---|"""
     ours, ecs = (msgspec.json.decode(FORMATS[name](_distinct(), lambda query: query)) for name in ("json", "ecs"))

@@ -11,7 +11,7 @@ from fastgw.observe.finished_exchange import FinishedExchange
 from fastgw.observe.metrics.counters import ExchangeCounters, Note
 from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter
 from fastgw.observe.metrics.series_layout import WORDS, Series
-from fastgw.observe.recorder import KeepStory, Recorder
+from fastgw.observe.recorder import KeepStory, Recorder, TakeBodies
 
 _twin = twin("fastgw.observe._recorder")
 
@@ -31,16 +31,18 @@ class Observer:
         note: Note | None = None,
         plan: MeterPlan | None = None,
         call_collector: CallCollector | None = None,
+        take_bodies: TakeBodies | None = None,
     ) -> None:
         """Create the observer. `column`: `series_layout.WORDS` words, written by this worker alone. None: the counts
         are not read. `note`: records the last error of a route. `plan`: of the meter; None: there is none.
-        `call_collector`: transport of logs over gRPC; None: no log uses it."""
+        `call_collector`: transport of logs over gRPC; None: no log uses it. `take_bodies`: for logs that
+        show bodies; None: they show none."""
         if column is None:
             column = memoryview(bytearray(8 * WORDS)).cast("Q")
         self._counters = ExchangeCounters(series, column, note)
         self._call_collector = call_collector
         self._logs = [self._log(settings) for settings in logs]
-        recorder = Recorder(self._counters, self._logs, self._meters(plan))
+        recorder = Recorder(self._counters, self._logs, self._meters(plan), take_bodies)
         self._recorder = recorder if _twin is None else _twin.Recorder(recorder)
         self._ending: list[Log] = []  # of earlier generations; their threads may still write
         self.finish = self._recorder.finish

@@ -22,7 +22,7 @@ from fastgw.observe.access_log.formats import (
     second_text,
 )
 from fastgw.observe.access_log.log import Log
-from fastgw.observe.access_log.record import Record
+from fastgw.observe.access_log.record import LoggedBodies, Record
 from fastgw.observe.finished_exchange import CLIENT_LEFT, FinishedExchange, record_of
 from fastgw.observe.metrics.counters import ExchangeCounters, SeriesWords, Words
 from fastgw.observe.metrics.families import METHOD_INDEXES
@@ -30,6 +30,8 @@ from fastgw.observe.metrics.request_meter import RequestMeter
 
 KeepStory = Callable[[FinishedExchange, float, float], None]
 """Function that keeps the story of a request that has ended; monotonic and epoch seconds."""
+TakeBodies = Callable[[FinishedExchange], LoggedBodies | None]
+"""Function that returns the bodies of an exchange that has just ended."""
 _NO_STATUS: Final = 1000
 MAX_KINDS: Final = 16_384
 ERRORS: Final = 500
@@ -89,8 +91,15 @@ class LazyDisposal:
 class Recorder:
     """Counts and logs exchanges. Compiled module: `fastgw.observe._recorder`."""
 
-    def __init__(self, counters: ExchangeCounters, logs: list[Log], meters: Sequence[RequestMeter] = ()) -> None:
-        self._counters = counters
+    def __init__(
+        self,
+        counters: ExchangeCounters,
+        logs: list[Log],
+        meters: Sequence[RequestMeter] = (),
+        take_bodies: TakeBodies | None = None,
+    ) -> None:
+        """Create the recorder. `take_bodies`: None: no bodies are collected."""
+        self._counters, self._take_bodies = counters, take_bodies
         self.column = counters.column
         self.count_consumer = counters.count_consumer
         self.count_cache, self.count_grpc = counters.count_cache, counters.count_grpc
@@ -184,6 +193,8 @@ class Recorder:
         """
         record = record_of(ended, now, date)
         record.exchange = ended
+        if self._take_bodies is not None:
+            record.bodies = self._take_bodies(ended)
         for log in self.other_logs:
             log.add_record(record)
 

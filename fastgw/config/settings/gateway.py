@@ -513,7 +513,9 @@ class AccessLog(Settings):
     `header.NAME` and `response_header.NAME`, a header of the request as the client sent it, or of the response as the
     upstream and filters made it, without the headers that the gateway adds at the end; `NAME=TEMPLATE`, a text with
     these in braces, such as `caller={consumer}@{client}`. Headers for credentials and those in `redact` are shown as
-    `***`. Not for `combined` and `common`, whose fields are fixed."""
+    `***`. `request_body` and `response_body` are the first 1024 bytes of bodies, with secrets as in
+    [taps](../guides/debugging.md) and those in `redact` masked; requests that such a log may have take the full path,
+    so `only` should name their routes. Not for `combined` and `common`, whose fields are fixed."""
     only: LogCondition | None = None
     """Condition of requests that are logged. null = all."""
     sample: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0

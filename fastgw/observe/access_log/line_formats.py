@@ -58,6 +58,8 @@ ECS_FIELDS: Final[Mapping[str, str]] = {
     "fault_detail": "error.message",
     "request_bytes": "http.request.body.bytes",
     "response_bytes": "http.response.body.bytes",
+    "request_body": "http.request.body.content",
+    "response_body": "http.response.body.content",
     "duration_s": "event.duration",
     "request_id": "http.request.id",
     "user_agent": "user_agent.original",

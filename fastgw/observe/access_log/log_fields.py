@@ -26,6 +26,8 @@ Value = Callable[[Record, Mask], Any]
 MOST_FIELDS: Final = 48
 MOST_NAME: Final = 64
 MOST_TEMPLATE: Final = 256
+MOST_BODY: Final = 1024
+"""Maximum bytes of a body that is shown: a line has at most `formats.MAX_LINE`."""
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _VARIABLE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -42,7 +44,7 @@ _CHALLENGES: Final = ("www-authenticate", "proxy-authenticate")
 
 
 class ChosenField(NamedTuple):
-    """Field of a line: its name in `json`, and its value. `is_ours`: one of `FIELDS`."""
+    """Field of a line: its name in `json`, and its value. `is_ours`: one of `FIELDS` or `BODIES`."""
 
     name: str
     value: Value
@@ -89,6 +91,25 @@ FIELDS: Final[Mapping[str, Value]] = {
 """The fields of `json`, by name, with the values that they have there."""
 
 
+_Bodies = Callable[[Record, tuple[str, ...]], str | None]
+BODIES: Final[Mapping[str, _Bodies]] = {
+    "request_body": lambda record, redact: None if record.bodies is None else record.bodies.request_text(redact),
+    "response_body": lambda record, redact: None if record.bodies is None else record.bodies.response_text(redact),
+}
+"""Fields that only lines with chosen fields have, because their values are collected while a request passes."""
+
+
+def shows_bodies(fields: Iterable[str]) -> bool:
+    """Whether chosen fields show bodies."""
+    for each in fields:
+        name, equals, template = each.partition("=")
+        if not BODIES.keys().isdisjoint(found[1] for found in _VARIABLE.finditer(template)) or (
+            not equals and name in BODIES
+        ):
+            return True
+    return False
+
+
 def check_field(text: str) -> str:
     """Return the text of a chosen field, unchanged. Raises `ValueError` if it is none."""
     chosen_field(text, ())
@@ -107,7 +128,7 @@ def chosen_field(text: str, redact: Iterable[str]) -> ChosenField:
     """
     name, equals, template = text.partition("=")
     if not equals:
-        return ChosenField(name, _variable(name, redact), name in FIELDS)
+        return ChosenField(name, _variable(name, redact), name in FIELDS or name in BODIES)
     if not _NAME.fullmatch(name) or len(name) > MOST_NAME:
         raise ValueError(f"{name!r} is not a name of a field")
     if len(template) > MOST_TEMPLATE:
@@ -118,6 +139,9 @@ def chosen_field(text: str, redact: Iterable[str]) -> ChosenField:
 def _variable(name: str, redact: Iterable[str]) -> Value:
     if (known := FIELDS.get(name)) is not None:
         return known
+    if (body := BODIES.get(name)) is not None:
+        names = tuple(redact)
+        return lambda record, mask: body(record, names)
     if name in _OF_PROXY:
         return _proxy_value(name.removeprefix(_PROXY))
     for prefix, header in ((_REQUEST, _request_header), (_RESPONSE, _response_header)):

@@ -21,6 +21,18 @@ class LoggedExchange(Protocol):
         """Response or response head, which has `values`, or a ready answer, which is bytes; None: there was none."""
 
 
+class LoggedBodies(Protocol):
+    """Bodies of an exchange, as far as they were collected: their beginnings. `redact`: names of parameters, members
+    and headers whose values are masked, in addition to well-known ones.
+    """
+
+    def request_text(self, redact: tuple[str, ...]) -> str | None:
+        """Return the body of the request without secrets; None: it has none."""
+
+    def response_text(self, redact: tuple[str, ...]) -> str | None:
+        """Return the body of the response without secrets; None: it has none."""
+
+
 class Record(msgspec.Struct, gc=False):
     """One finished exchange. Bytes come from the peer, unvalidated. Not available: `""`, `b""`, None, or a negative
     time.
@@ -83,3 +95,5 @@ class Record(msgspec.Struct, gc=False):
     """Span of the request in it, 16 hexadecimal digits."""
     exchange: LoggedExchange | None = None
     """The exchange itself, for the headers that a log shows."""
+    bodies: LoggedBodies | None = None
+    """Bodies of the exchange, for the logs that show them; None: no log does, or the request matched no route."""

@@ -22,6 +22,7 @@ import msgspec
 
 from fastgw.cache.shared.layout import OtherCacheLayout
 from fastgw.cache.tiers.node_stores import StoreHandles
+from fastgw.capture.log_bodies import LogBodies
 from fastgw.config.sources.followed_files import use_contents
 from fastgw.downstream import Server
 from fastgw.eventloop.worker_loop import WorkerLoop
@@ -153,6 +154,7 @@ class Worker:
             lambda route, message: self._observer.count_validation(route, message),
         )
         gateway.stock.roster.share_revocations(node_state.revoked, self._revoke)
+        self._log_bodies = LogBodies()
         self._observer = Observer(
             logs=gateway.config.access_logs,
             column=words.counted(self._column),
@@ -160,6 +162,7 @@ class Worker:
             note=partial(words.last_errors.note_route, self._column),
             plan=gateway.config.telemetry.meter_plan,
             call_collector=LogCollector,
+            take_bodies=self._log_bodies.take_bodies,
         )
         self._traces = TraceExports(self._services.fetcher, self._observer)
         self._traces.adopt(gateway)
@@ -180,6 +183,7 @@ class Worker:
             self._slices, gateway, node_state.sealed.generation, self._starting, self._prepared, self._refused
         )
         self._observed = ObservedListeners(lambda: self._table_swap.gateway)
+        self._observe_log_bodies(gateway)
         self._recording = WorkerRecording(loop, self._feeds, self._observed)
         self._acceptor = Acceptor(loop, self._server)
         self._standing = AcceptingSockets(self._acceptor, node_state.endpoints, node_state.listeners, gateway.listeners)
@@ -371,6 +375,7 @@ class Worker:
         node_limits = words.connection_limit(column, limits), words.address_limit(column, limits)
         self._server.adopt(gateway, *node_limits, words.session_limit(column, limits))
         self._server.tracer = self._traces.tracer
+        self._observe_log_bodies(gateway)
         self._observed.use_tables()
         if self._drain is None:  # otherwise nothing is accepted any more
             self._standing.serve(gateway.listeners, placed)
@@ -386,6 +391,12 @@ class Worker:
                 slot_table = change.slots_in(gateway.slot_table)
                 gateway.use_targets(change.upstreams(), slot_table, (self._worker_loop, self._column))
                 gateway.drain(drained_now(self._services))
+
+    def _observe_log_bodies(self, gateway: Gateway) -> None:
+        """Observe the requests whose bodies the access logs show."""
+        self._observed.remove(self._log_bodies)
+        if self._log_bodies.use_logs(gateway.config.access_logs):
+            self._observed.add(self._log_bodies)
 
     def _abort(self) -> None:
         self._table_swap.abort()
