@@ -10,7 +10,6 @@ from fastgw.config.kubernetes.provider import FILE
 from fastgw.config.settings.gateway import NONE, Config, Upstream
 from fastgw.config.sources.followed_files import is_discovered
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
-from fastgw.runtime.reload.bad_file_isolation import changed
 from fastgw.upstream.targets.target import labels_of
 
 _STREAMS: Final = frozenset(("tcp", "tls", "udp"))
@@ -21,8 +20,8 @@ def only_targets_differ(loaded: Loaded, active: Config, current: ConfigSnapshot)
     """Whether a configuration differs from the active one in targets that a registry or a cluster has listed, and in
     nothing else, so that they can be replaced in place. Its consumers are compared by the caller.
     """
-    now = loaded.config
-    files = changed(current.captured, loaded.captured)
+    now, before_files = loaded.config, current.captured
+    files = [name for name, content in loaded.captured.items() if before_files.get(name) != content]
     if (
         not all(is_discovered(each) or each == FILE for each in files)
         or loaded.captured.keys() != current.captured.keys()
