@@ -35,7 +35,7 @@ from fastgw.cache.tiers.object_directory import SHARDS, ObjectDirectory
 from fastgw.cache.tiers.object_file import BadFile, ObjectRecord, read_blocks, read_record
 from fastgw.cache.tiers.promotion import check_record, promote_object
 from fastgw.cache.tiers.purge_writer import PurgeWriter
-from fastgw.cache.tiers.shard_counts import MemoryCounts
+from fastgw.cache.tiers.shard_counts import DiskGhosts, MemoryCounts
 from fastgw.cache.tiers.tier_threads import TierLoop, TierThreads, Work
 from fastgw.operator_events import OperatorEvent, log_event
 
@@ -271,6 +271,7 @@ class DiskTier:
         is_written = directory.write_object(key, record, pieces, length)
         pieces.clear()
         self.count(DISK_WRITTEN, is_written)
+        self.restore_limit(directory)
         return is_written
 
     def make_space(self, directory: ObjectDirectory, length: int) -> None:
@@ -280,6 +281,11 @@ class DiskTier:
             self.count(DISK_EVICTED, directory.evict_down_to(max(0, most - most // 32 - length)))
             if self.counts.size + length > most + most // 64:
                 raise OSError(errno.ENOSPC, "the disk tier is full")
+
+    def restore_limit(self, directory: ObjectDirectory) -> None:
+        """Evict what is too much after a write: others may have taken the space that was made for it."""
+        if self.counts.size > self.disk.most_bytes:
+            self.count(DISK_EVICTED, directory.evict_down_to(self.disk.most_bytes))
 
     def replace_record(self, key: bytes, head: bytes, fetched: FetchBegin, done: Callable[[], None]) -> bool:
         """Give the file of a key another head, if there is one; call `done` then. False: nothing is done."""
@@ -364,7 +370,9 @@ class DiskTier:
         with self._opening:
             if self._directory is None:
                 path = os.path.join(self.disk.path, OBJECTS + self.disk.id)
-                self._directory = ObjectDirectory(path, self.counts, self.disk.most_bytes)
+                self._directory = ObjectDirectory(
+                    path, self.counts, DiskGhosts(self._store.index), self.disk.most_bytes
+                )
             return self._directory
 
     def _on_error(self, error: Exception) -> None:

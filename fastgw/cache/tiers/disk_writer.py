@@ -133,6 +133,7 @@ class DiskWriter:
         write_all(file.fd, b"".join(self._digests), self._layout.body + self._size)
         is_written = directory.finish_object(file, self._key, self._record, self._size)
         self._tier.count(DISK_WRITTEN, is_written)
+        self._tier.restore_limit(directory)
 
     def _drop(self, directory: ObjectDirectory) -> None:
         file, self._file = self._file, None

@@ -5,8 +5,9 @@ complete, so none that is half written is ever seen (`O_TMPFILE` and `linkat`; e
 spread over 256 directories by the first byte of the key. Changes of one of these need its lock (`flock`), so
 its files are counted exactly, over all processes, in a word of shared memory; a killed process leaves no lock behind.
 
-Eviction: a writer that finds the tier full removes the files that were unused for longest among those of some
-directories, in turns over all of them. The time of the last use is a file's `atime`, set at each hit from disk.
+Eviction: a writer that finds the tier full evicts by S3-FIFO among the files of some directories, in turns over all of
+them. A file's `atime` has its queue, its hits from disk and when it entered its queue, see `_encode_state`; nothing
+else of the gateway changes it (`O_NOATIME`). Other programs that change it cost order, and nothing else.
 """
 
 import errno
@@ -31,14 +32,16 @@ from fastgw.cache.tiers.object_file import (
     slot_offset,
     write_all,
 )
+from fastgw.cache.tiers.s3_fifo import QueuedObject, QueueState, plan_eviction
 
 SHARDS: Final = 256
 _UNIT: Final = 4096
+_SECOND: Final = 1_000_000_000
 _NAME: Final = 32
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_FILE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOATIME
 _SAMPLE: Final = 64
-"""Files among which the least recently used ones are evicted."""
+"""Least number of files among which some are evicted, at most half of their bytes."""
 _ROUNDS: Final = 8
 _ABANDONED_S: Final = 600.0
 """Seconds after which a temporary name has no writer any more."""
@@ -63,6 +66,14 @@ class ShardCounts(Protocol):
         """Bytes of all files."""
 
 
+class Ghosts(Protocol):
+    """Keys that were evicted from the small queue lately. They may be forgotten, or taken for others."""
+
+    def remember(self, key: bytes) -> None: ...
+
+    def is_remembered(self, key: bytes) -> bool: ...
+
+
 class NewFile(NamedTuple):
     """A file without its final name. `name`: its temporary one; None: it has none."""
 
@@ -70,22 +81,23 @@ class NewFile(NamedTuple):
     name: str | None
 
 
-class _Old(NamedTuple):
-    used_at: int
+class _Listed(NamedTuple):
     shard: int
     name: str
     inode: int
     size: int
+    accessed_ns: int
+    modified_ns: int
 
 
 @final
 class ObjectDirectory:
     """The directories of one tier. `most_bytes`: its size."""
 
-    def __init__(self, path: str, counts: ShardCounts, most_bytes: int) -> None:
+    def __init__(self, path: str, counts: ShardCounts, ghosts: Ghosts, most_bytes: int) -> None:
         """Raises `OSError`."""
         self.most_bytes = most_bytes
-        self._counts = counts
+        self._counts, self._ghosts = counts, ghosts
         with suppress(FileExistsError):
             os.mkdir(path, 0o700)
         self._fd = os.open(path, _DIRECTORY)
@@ -107,6 +119,8 @@ class ObjectDirectory:
         except OSError as error:
             if error.errno in _OTHER:
                 return None
+            if error.errno == errno.EPERM:  # O_NOATIME is for the owner
+                raise BadFile("it is not of the gateway's user") from error
             raise
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
@@ -117,7 +131,9 @@ class ObjectDirectory:
     def mark_used(self, fd: int) -> None:
         """Note that an object was used."""
         with suppress(OSError):
-            os.utime(fd, ns=(time.time_ns(), os.fstat(fd).st_mtime_ns))
+            status = os.fstat(fd)
+            state = _decode_state(status.st_atime_ns).found()
+            os.utime(fd, ns=(_encode_state(state), status.st_mtime_ns))
 
     # writing
 
@@ -167,14 +183,22 @@ class ObjectDirectory:
         shard = key[0]
         with self._locked(shard, make=True) as folder:
             assert folder is not None
+            state = self._state_of(folder, key)
             if not self._remove_older(folder, key, record):
                 return False
+            os.utime(new.fd, ns=(_encode_state(state), os.fstat(new.fd).st_mtime_ns))
             if new.name is None:
                 os.link(f"/proc/self/fd/{new.fd}", key.hex(), dst_dir_fd=folder, follow_symlinks=True)
             else:
                 os.link(new.name, key.hex(), src_dir_fd=self._fd, dst_dir_fd=folder)
             self._counts.add_file(shard, 1, _size(layout.total))
         return True
+
+    def _state_of(self, folder: int, key: bytes) -> QueueState:
+        """Return the state of a new file: that of the one in whose place it comes."""
+        with suppress(OSError):
+            return _decode_state(os.stat(key.hex(), dir_fd=folder, follow_symlinks=False).st_atime_ns)
+        return QueueState(time.time_ns(), is_main=self._ghosts.is_remembered(key))
 
     def _remove_older(self, folder: int, key: bytes, record: ObjectRecord) -> bool:
         """Remove the present object of a key. False: it is newer."""
@@ -252,29 +276,43 @@ class ObjectDirectory:
         return True
 
     def evict_down_to(self, most_bytes: int) -> int:
-        """Remove the files that were unused for longest until the tier has at most this size. Returns their number."""
+        """Evict files until the tier has at most this size. Returns their number."""
         count = 0
         for _ in range(_ROUNDS):
-            if self._counts.size <= most_bytes:
+            excess = self._counts.size - most_bytes
+            if excess <= 0:
                 break
-            sample: list[_Old] = []
+            sample: list[_Listed] = []
             for _ in range(SHARDS):
                 sample += self._files(self._counts.next_shard() % SHARDS)
                 if len(sample) >= _SAMPLE:
                     break
-            sample.sort()
-            evicted = 0
-            for each in sample[: -(-len(sample) // 2)]:
-                if self._counts.size <= most_bytes:
-                    break
-                with self._locked(each.shard) as folder:
-                    evicted += folder is not None and self._unlink(folder, each.shard, each.name, each.inode)
+            objects = [QueuedObject(_decode_state(each.accessed_ns), _size(each.size)) for each in sample]
+            most = max(1, sum(each.size for each in objects) // 2)
+            changes = plan_eviction(objects, min(excess, most), time.time_ns())
+            evicted = sum(self._change_state(sample[index], state) for index, state in changes.items())
             count += evicted
             if not evicted:
                 break
         return count
 
-    def _files(self, shard: int) -> list[_Old]:
+    def _change_state(self, file: _Listed, state: QueueState | None) -> bool:
+        """Change the state of a file; None: evict it. Returns whether it is evicted."""
+        with self._locked(file.shard) as folder:
+            if folder is None:
+                return False
+            if state is None:
+                if not self._unlink(folder, file.shard, file.name, file.inode):
+                    return False
+                if not _decode_state(file.accessed_ns).is_main:
+                    self._ghosts.remember(bytes.fromhex(file.name))
+                return True
+            with suppress(OSError):
+                times = _encode_state(state), file.modified_ns
+                os.utime(file.name, ns=times, dir_fd=folder, follow_symlinks=False)
+            return False
+
+    def _files(self, shard: int) -> list[_Listed]:
         with self._shard(shard) as folder:
             return [] if folder is None else list(_listed(folder, shard))
 
@@ -328,20 +366,35 @@ class ObjectDirectory:
             yield folder
 
 
-def _listed(folder: int, shard: int) -> Iterator[_Old]:
+def _listed(folder: int, shard: int) -> Iterator[_Listed]:
     """Yield the object files of a directory."""
     with os.scandir(folder) as entries:
         for entry in entries:
             try:
                 status = entry.stat(follow_symlinks=False)
                 if stat.S_ISREG(status.st_mode) and _is_name(entry.name, shard):
-                    yield _Old(status.st_atime_ns, shard, entry.name, status.st_ino, status.st_size)
+                    times = status.st_atime_ns, status.st_mtime_ns
+                    yield _Listed(shard, entry.name, status.st_ino, status.st_size, *times)
             except FileNotFoundError:
                 continue
 
 
 def _is_name(name: str, shard: int) -> bool:
     return len(name) == _NAME and name[:2] == f"{shard:02x}" and not name.strip("0123456789abcdef")
+
+
+def _encode_state(state: QueueState) -> int:
+    """Return an `atime` in nanoseconds. Its seconds, in units of eight, and its nanoseconds, in eighths, say when the
+    object entered its queue; the last three bits of the seconds are the queue and the hits. So a file system that keeps
+    whole seconds loses no more than order.
+    """
+    seconds, rest = divmod(state.entered, 8 * _SECOND)
+    return (8 * seconds + 4 * state.is_main + state.hits) * _SECOND + rest // 8
+
+
+def _decode_state(accessed_ns: int) -> QueueState:
+    seconds, rest = divmod(accessed_ns, _SECOND)
+    return QueueState(seconds // 8 * 8 * _SECOND + 8 * rest, bool(seconds & 4), seconds & 3)
 
 
 def _size(count: int) -> int:

@@ -1,7 +1,8 @@
-"""Counts of the files of a disk tier, in the shared memory of its store."""
+"""Counts of the files of a disk tier, and keys of those evicted lately, in the shared memory of its store."""
 
 from typing import Final, final
 
+from fastgw.cache.shared.index import KeyHash, ObjectIndex
 from fastgw.cache.shared.layout import DISK_COUNTS, DISK_SHARD, CacheMemory
 from fastgw.cache.tiers.object_directory import SHARDS
 
@@ -37,3 +38,20 @@ class MemoryCounts:
 
     def _shards(self) -> list[int]:
         return self._words[DISK_COUNTS : DISK_COUNTS + SHARDS].tolist()
+
+
+@final
+class DiskGhosts:
+    """See `Ghosts`. They are among those of the memory, under hashes of their own."""
+
+    def __init__(self, index: ObjectIndex) -> None:
+        self._index = index
+
+    def remember(self, key: bytes) -> None:
+        self._index.remember(self._hash(key))
+
+    def is_remembered(self, key: bytes) -> bool:
+        return self._index.is_remembered(self._hash(key))
+
+    def _hash(self, key: bytes) -> KeyHash:
+        return self._index.hash(key[8:] + key[:8])

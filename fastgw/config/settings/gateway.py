@@ -1053,7 +1053,7 @@ class CacheDisk(Settings):
     """Directory of the files, for this store alone: a second gateway that is started with it stops with an error. The
     gateway creates it if it does not exist, accessible only by its own user; the directory above it has to exist."""
     size: Size
-    """Maximum size of all files, at least 16MiB. The responses that were not used for longest are evicted."""
+    """Maximum size of all files, at least 16MiB. Responses that are not requested again are evicted first (S3-FIFO)."""
 
     def __post_init__(self) -> None:
         if self.size < 1 << 24:

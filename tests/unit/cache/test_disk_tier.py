@@ -13,11 +13,14 @@ from unittest import mock
 import pytest
 from msgspec import structs
 
+from fastgw.cache.shared.index import ObjectIndex
+from fastgw.cache.shared.layout import CacheMemory
 from fastgw.cache.store import Counting, Store, StoredObject
 from fastgw.cache.tiers import disk_tier, purge_journal
 from fastgw.cache.tiers.disk_object import DiskObject
 from fastgw.cache.tiers.object_directory import ObjectDirectory
 from fastgw.cache.tiers.object_file import BLOCK, ObjectRecord, read_blocks, read_record
+from fastgw.cache.tiers.shard_counts import DiskGhosts, MemoryCounts
 from fastgw.cache.tiers.tiered_store import TieredStore
 from fastgw.routing.table import at_once
 from tests.support.small_file_system import small_file_system
@@ -345,6 +348,19 @@ class Counts:
         return self.turns
 
 
+class Remembered:
+    """Ghosts that are never forgotten."""
+
+    def __init__(self) -> None:
+        self.keys: set[bytes] = set()
+
+    def remember(self, key: bytes) -> None:
+        self.keys.add(key)
+
+    def is_remembered(self, key: bytes) -> bool:
+        return key in self.keys
+
+
 def read_file(directory: ObjectDirectory) -> tuple[bytes, bytes] | None:
     fd = directory.open_object(K)
     if fd is None:
@@ -358,7 +374,7 @@ def read_file(directory: ObjectDirectory) -> tuple[bytes, bytes] | None:
 
 @pytest.mark.parametrize("has_tmpfile", [True, False])
 def test_a_killed_writer_leaves_whole_files_only(tmp_path: Path, has_tmpfile: bool) -> None:
-    directory = ObjectDirectory(str(tmp_path / "objects"), Counts(), 1 << 30)
+    directory = ObjectDirectory(str(tmp_path / "objects"), Counts(), Remembered(), 1 << 30)
     directory._has_tmpfile = has_tmpfile
     record = ObjectRecord(1, 1000.0, 0.0, K, URL, (), b"old")
     directory.write_object(K, record, [b"old"], 3)
@@ -431,6 +447,57 @@ def test_the_size_is_held_and_what_is_used_stays(tmp_path: Path) -> None:
     assert disk.objects == len(files_in(node))
     assert disk.evicted > 200
     node.close()
+
+
+def test_what_is_asked_for_again_survives_what_is_asked_for_once(tmp_path: Path) -> None:
+    """The latter is younger, so that the least recently used would be what is popular."""
+    node = TieredNode(str(tmp_path), memory=4 << 20)
+    body, popular = os.urandom(100_000), [bytes([number]) * 16 for number in range(20)]
+    for key in popular:
+        put(node.a, key, body, url=URL)
+        node.settle()
+    for _ in range(2):
+        node.forget()
+        for key in popular:
+            assert content(node.recall(key)) == (b"head", body)
+    for number in range(400):
+        put(node.a, b"once" + number.to_bytes(2, "little") * 6, body, url=URL)
+        node.settle()
+    node.forget()
+    assert sum(node.recall(key) is not None for key in popular) == len(popular)
+    node.close()
+
+
+def test_what_is_asked_for_again_after_its_eviction_goes_to_the_main_queue(tmp_path: Path) -> None:
+    memory, ghosts = CacheMemory(1 << 20), Remembered()
+    counts = MemoryCounts(memory)
+    directory = ObjectDirectory(str(tmp_path / "objects"), counts, ghosts, 1 << 30)
+    record = ObjectRecord(1, 1000.0, 0.0, K, URL, (), b"head")
+
+    def is_there(key: bytes) -> bool:
+        fd = directory.open_object(key)
+        if fd is not None:
+            os.close(fd)
+        return fd is not None
+
+    directory.write_object(K, record, [b"body"], 4)
+    assert directory.evict_down_to(0) == 1
+    assert ghosts.keys == {K}
+    younger = [number.to_bytes(2, "little") * 8 for number in range(50)]
+    for key in (K, *younger):
+        directory.write_object(key, record, [b"body"], 4)
+    directory.evict_down_to(counts.size // 4)
+    assert is_there(K)
+    directory.write_object(K, structs.replace(record, began=2), [b"new"], 3)  # it stays there
+    assert directory.evict_down_to(4096) > 0
+    assert is_there(K)
+    assert not any(map(is_there, younger))
+    assert directory.evict_down_to(0) == 1
+    assert ghosts.keys == {K, *younger}
+    kept, key = DiskGhosts(ObjectIndex(memory)), bytes(range(16))
+    kept.remember(key)
+    assert (kept.is_remembered(key), kept.is_remembered(L)) == (True, False)
+    assert not ObjectIndex(memory).is_remembered(ObjectIndex(memory).hash(key))
 
 
 def test_clocks_that_jump(node: TieredNode) -> None:
