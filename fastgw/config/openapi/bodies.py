@@ -8,6 +8,7 @@ from fastgw.config.openapi.document import Spec
 from fastgw.config.openapi.kinds import kind_of
 from fastgw.config.openapi.parameters import bare_type, is_json
 from fastgw.config.openapi.schemas import Schemas
+from fastgw.config.openapi.xml_bodies import is_xml, xml_mapping
 
 _STYLES: Final = ("form", "spaceDelimited", "pipeDelimited", "deepObject")
 _FORM: Final = "application/x-www-form-urlencoded"
@@ -83,11 +84,13 @@ def _media(
     held, at = resolved
     bare = bare_type(name)
     if "schema" not in held:
-        return {"kind": "json"} if is_json(bare) else {"kind": "any"}
+        return {"kind": "json" if is_json(bare) else "xml" if is_xml(bare) else "any"}
     raw, schema_path = held["schema"], (*at, "schema")
     schema = schemas.schema(raw, schema_path, response)
     if is_json(bare):
         return {"kind": "json", "schema": schema}
+    if is_xml(bare) and (mapping := xml_mapping(spec, schemas, raw, schema_path)) is not None:
+        return {"kind": "xml", "schema": schema, "xml": mapping}
     if bare in (_FORM, "multipart/form-data") and not response:
         fields = _fields(spec, schemas, held, raw, at, is_form=bare == _FORM)
         return {"kind": "form" if bare == _FORM else "multipart", "schema": schema, "fields": fields}

@@ -43,30 +43,30 @@ class ValueKind:
 def kind_of(schemas: Schemas, raw: Any) -> ValueKind:
     """Return the kind of the values of a schema: all that one of its alternatives allows."""
     kind = ValueKind()
-    for each in _combined(schemas, raw):
+    for each in combined_schemas(schemas, raw):
         kind.types |= _types(each)
-        for item in _combined(schemas, each.get("items")):
+        for item in combined_schemas(schemas, each.get("items")):
             kind.items |= _types(item)
         properties = each.get("properties")
         for name, held in properties.items() if isinstance(properties, dict) else ():
             types = kind.properties.setdefault(name, {})
-            for member in _combined(schemas, held):
+            for member in combined_schemas(schemas, held):
                 own = _types(member)
                 types |= own
                 if "array" in own:
                     kind.arrays.add(name)
-                    for item in _combined(schemas, member.get("items")):
+                    for item in combined_schemas(schemas, member.get("items")):
                         types |= _types(item)
                         kind.formats.setdefault(name, str(item.get("format", "")))
                 kind.formats[name] = kind.formats.get(name) or str(member.get("format", ""))
         if each.get("additionalProperties") is False:
             kind.is_closed = True
-        for member in _combined(schemas, each.get("additionalProperties")):
+        for member in combined_schemas(schemas, each.get("additionalProperties")):
             kind.additional |= _types(member)
     return kind
 
 
-def _combined(schemas: Schemas, raw: Any) -> list[dict[str, Any]]:
+def combined_schemas(schemas: Schemas, raw: Any) -> list[dict[str, Any]]:
     """Return the schemas that are combined in one, itself included."""
     found: list[dict[str, Any]] = []
     waiting = [raw]

@@ -40,6 +40,7 @@ from fastgw.filters.policies.openapi.parameters import (
     json_value,
     query_pairs,
 )
+from fastgw.filters.policies.openapi.xml import XmlDocument, xml_element
 from fastgw.http.strict_json import InvalidJson, parse_json
 
 if TYPE_CHECKING:
@@ -325,6 +326,7 @@ class _Body:
         self._validator = schemas.validator(plan.get("schema", True))
         self._form = UrlencodedForm(plan["fields"]) if self._kind == "form" else None
         self._multipart = MultipartForm(plan["fields"]) if self._kind == "multipart" else None
+        self._xml = XmlDocument(plan["xml"]) if "xml" in plan else None
         self._types: tuple[str, ...] = tuple(plan.get("types", ()))
         self.checks = self._kind != "any"
         """Whether anything about such bodies is checked."""
@@ -349,6 +351,8 @@ class _Body:
             return self._multipart.value(payload, content_type)
         if self._kind == "any":
             return None
+        if self._kind == "xml":
+            return xml_element(payload) if self._xml is None else self._xml.value(payload)
         try:
             return converted(payload.decode(), self._types)
         except UnicodeDecodeError:
