@@ -253,10 +253,12 @@ class _Building:
                     context = yield from client_tls(settings.client_tls, material, protocols)
                 made.contexts[identity] = context
         except (OSError, ssl.SSLError) as error:
-            raise CompileError(f"upstreams.{name}.tls: {error.strerror or error}") from error
+            text = f"upstreams.{name}.tls: {error.strerror or error}"
+            raise CompileError(text, part=Where("upstreams", name, "")) from error
         if settings.protocol in ("http2", "grpc") and (why := why_missing()) is not None:
             raise CompileError(
-                f"upstreams.{name}.protocol: `{settings.protocol}` needs HTTP/2, which is missing: {why}"
+                f"upstreams.{name}.protocol: `{settings.protocol}` needs HTTP/2, which is missing: {why}",
+                part=Where("upstreams", name, ""),
             )
         key = self._sticky_key(name, settings)
         lends_sockets = name in self._lends_sockets
@@ -724,7 +726,8 @@ class _Building:
                 return before.tls
             return (yield from server_contexts(name, settings, self._plan.files, identity, alpn))
         except OSError as error:
-            raise CompileError(f"listeners.{name}.tls: {error.strerror or error}") from error
+            text = f"listeners.{name}.tls: {error.strerror or error}"
+            raise CompileError(text, part=Where("listeners", name, "")) from error
 
 
 def collector_headers(

@@ -56,11 +56,13 @@ _COUNTED_AT: Final = {HealthEvent.EJECTED: UPSTREAM_EJECTIONS, HealthEvent.OPENE
 class CompileError(Exception):
     """The configuration cannot be compiled. The text is one line for each error, with its position.
 
-    `unbuilt`: the error of each filter that cannot be built, by its position.
+    `unbuilt`: the error of each filter that cannot be built, by its position. `part`: the listener or upstream that
+    cannot be built as a whole.
     """
 
-    def __init__(self, detail: str, unbuilt: Mapping[Where, str] = config.NONE) -> None:
+    def __init__(self, detail: str, unbuilt: Mapping[Where, str] = config.NONE, part: Where | None = None) -> None:
         self.unbuilt = unbuilt
+        self.parts = {} if part is None else {part: detail}
         super().__init__(detail)
 
     def problems(self, loaded: Loaded, filter_types: Mapping[str, type]) -> Sequence[Problem]:

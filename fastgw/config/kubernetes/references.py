@@ -1,7 +1,6 @@
 """References to Secrets and ConfigMaps with certificates."""
 
 import binascii
-import ssl
 from base64 import b64decode
 from functools import lru_cache
 from typing import Final
@@ -9,7 +8,7 @@ from typing import Final
 from fastgw.config.kubernetes.cluster import GATEWAY_GROUP, ClusterObject
 from fastgw.config.kubernetes.model import TranslationContext
 from fastgw.config.sources.virtual_files import cluster_name
-from fastgw.net.pem import pair_problem
+from fastgw.net.pem import authority_problem, pair_problem
 
 CERTIFICATE: Final = "tls.crt"
 KEY: Final = "tls.key"
@@ -55,7 +54,8 @@ def certificate_of(
 def authorities_of(
     references: list[ClusterObject], kind: str, namespace: str, context: TranslationContext, *, local: bool = False
 ) -> tuple[str, UnresolvedReference | None]:
-    """Return the PEM text of the CA certificates that references name, "" if there is none, and the first problem.
+    """Return the PEM text of the CA certificates that references name, byte by byte as characters, "" if there is none,
+    and the first problem.
 
     `local`: whether references have no namespace.
     """
@@ -80,10 +80,10 @@ def _authority(reference: ClusterObject, kind: str, namespace: str, context: Tra
         raise UnresolvedReference("RefNotPermitted", f"no ReferenceGrant permits the {of} {where}/{name}")
     item = context.cluster.get(of, where, name)
     said = None if item is None else (item.get("data") or {}).get(CA)
-    text = (_decoded(said).decode("latin-1") if of == "Secret" else said) if isinstance(said, str) else ""
-    if not text or not _is_authority(text):
+    content = (_decoded(said) if of == "Secret" else said.encode()) if isinstance(said, str) else b""
+    if not content or not _is_authority(content):
         raise UnresolvedReference("InvalidCACertificateRef", f"the {of} {where}/{name} has no valid {CA}")
-    return text
+    return content.decode("latin-1")
 
 
 def add_authorities(text: str, namespace: str, name: str, kind: str, context: TranslationContext) -> str:
@@ -106,9 +106,5 @@ def _is_wrong(certificate: bytes, key: bytes) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _is_authority(text: str) -> bool:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
-    except (ssl.SSLError, ValueError):
-        return False
-    return True
+def _is_authority(content: bytes) -> bool:
+    return not authority_problem(content)

@@ -1,10 +1,10 @@
 """Outcome of a translation, in its statuses: objects that are refused, and whether it is in force."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from fastgw.config.kubernetes.conditions import Condition, condition
-from fastgw.config.kubernetes.model import ObjectId, Statuses
+from fastgw.config.kubernetes.model import ObjectId, Piece, Statuses
 
 REASONS: Final[Mapping[str, tuple[str, str]]] = {
     "FastgwPolicy": ("Accepted", "Invalid"),
@@ -22,20 +22,49 @@ LONGEST: Final = 4000
 NOT_IN_FORCE: Final = "the gateway still serves an older state: "
 
 
-def with_refusals(statuses: Mapping[ObjectId, dict[str, Any]], refused: Mapping[str, str], rejected: str) -> Statuses:
+def with_refusals(
+    statuses: Mapping[ObjectId, dict[str, Any]],
+    refused: Mapping[str, str],
+    rejected: str,
+    pieces: Iterable[Piece] = (),
+) -> Statuses:
     """Return the statuses of a translation with what the configuration made of it.
 
     `refused`: objects that are left out (`HTTPRoute/shop/cart`), with the reasons; `rejected`: why the whole is not in
-    force; "" = it is.
+    force; "" = it is. `pieces`: those of the translation.
     """
     shown = {**statuses}
+    without_backend = _routes_without_backend(pieces, refused) if refused else {}
     for id_, status in statuses.items():
+        why = without_backend.get("/".join(id_))
+        if why is not None:
+            status = shown[id_] = _with_condition(status, "ResolvedRefs", "InvalidBackend", why)
         why = refused.get("/".join(id_))
         if why is not None and id_[0] in REASONS:
             shown[id_] = _with_condition(status, *REASONS[id_[0]], why)
         if rejected and id_[0] in ("Gateway", "GatewayClass"):
             shown[id_] = _with_condition(shown[id_], "Programmed", "Invalid", f"{NOT_IN_FORCE}{rejected}")
     return shown
+
+
+def _routes_without_backend(pieces: Iterable[Piece], refused: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the objects with routes to upstreams that are left out, with the reasons. Their requests get 500."""
+    pieces = [*pieces]
+    lacking = {
+        name: f"{each.object}: {refused[each.object]}"
+        for each in pieces
+        if each.object in refused
+        for name in each.upstreams
+    }
+    found: dict[str, str] = {}
+    for each in pieces if lacking else ():
+        for route in each.routes:
+            upstream = route.get("upstream")
+            named = [upstream] if isinstance(upstream, str) else [*(upstream or ())]
+            named += [variant.get("upstream", "") for variant in route.get("variants", ())]
+            for name in lacking.keys() & named:
+                found.setdefault(each.object, lacking[name])
+    return found
 
 
 def _with_condition(status: Mapping[str, Any], kind: str, reason: str, message: str) -> dict[str, Any]:

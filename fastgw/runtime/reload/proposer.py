@@ -720,7 +720,9 @@ class Proposer:
                 return self._make(read(contents), source, file, strict=strict)
             except ConfigError as error:
                 cause = error.__cause__
-                if not isinstance(cause, CompileError) or not self._remembered.kubernetes.refuse(cause.unbuilt.items()):
+                if not isinstance(cause, CompileError):
+                    raise
+                if not self._remembered.kubernetes.refuse([*cause.unbuilt.items(), *cause.parts.items()]):
                     raise
 
     def _spoilt(self, gateway: Gateway, loaded: Loaded) -> dict[Where, str]:

@@ -11,6 +11,7 @@ from fastgw.config import load_text
 from fastgw.config.kubernetes.cluster import CONTROLLER, Cluster, selects
 from fastgw.config.kubernetes.model import Translation
 from fastgw.config.kubernetes.provider import FILE
+from fastgw.config.kubernetes.refusals import with_refusals
 from fastgw.config.kubernetes.translation import Translator
 from fastgw.config.settings.kubernetes import GatewayAddresses, KubernetesProvider, addresses_in
 from fastgw.filters import TYPES
@@ -305,3 +306,25 @@ def test_ranges_of_addresses() -> None:
     for wrong in ("127.0.0.4-127.0.0.2", "127.0.0.1-::1", "a"):
         with pytest.raises(ValueError, match=wrong):
             addresses_in(wrong)
+
+
+def test_a_route_whose_service_is_refused_is_told() -> None:
+    """It answers 500, and a Service has no status that could say why."""
+    both = [{"name": "cart", "port": 80, "weight": 1}, {"name": "toys", "port": 80, "weight": 2}]
+    made = translated(
+        the_class(),
+        a_gateway(),
+        a_service(),
+        a_service("toys"),
+        a_route("one"),
+        a_route("two", {"backendRefs": both}),
+        a_route("three", {"backendRefs": both[1:]}),
+    )
+    statuses = with_refusals(made.statuses, {"Service/shop/cart": "no valid key"}, "", made.pieces)
+    told = {
+        name: [each["message"] for each in conditions if each["type"] == "ResolvedRefs" and each["status"] == "False"]
+        for (kind, _, name), status in statuses.items()
+        for conditions in [each["conditions"] for each in status.get("parents", ())]
+        if kind == "HTTPRoute"
+    }
+    assert told == {"one": ["Service/shop/cart: no valid key"], "two": ["Service/shop/cart: no valid key"], "three": []}

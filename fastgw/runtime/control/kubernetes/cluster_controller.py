@@ -137,7 +137,7 @@ class ClusterController:
     def _show_statuses(self, translation: Translation, rejected: str, refused: Mapping[str, str]) -> None:
         """Write the statuses of a translation, with what the configuration made of it."""
         self._translation = translation
-        self._statuses = with_refusals(translation.statuses, refused, rejected)
+        self._statuses = with_refusals(translation.statuses, refused, rejected, translation.pieces)
         self._written.set()
 
     async def _write_statuses(self) -> None:
