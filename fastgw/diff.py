@@ -29,11 +29,15 @@ from fastgw.config.decoding.decoder import (
 )
 from fastgw.config.egress.expand import service_of
 from fastgw.config.loading.writer import fitting, masked, written
+from fastgw.config.openapi.expand import FILTER as OPERATION
+from fastgw.config.openapi.shared_schemas import SharedSchemas, changed_places
 from fastgw.config.settings.gateway import Filters, FilterUse, Route
 from fastgw.config.settings.secrets import MASK
 from fastgw.config.sources.virtual_files import is_derived
 from fastgw.consumers.index import ConsumerEntry, Index, index_of
 
+_ROUTES_SHOWN: Final = 5
+"""Maximum number of routes that a line names."""
 Deed = Literal["added", "removed", "changed", "reordered"]
 
 
@@ -59,6 +63,8 @@ class Item(Struct, frozen=True, omit_defaults=True):
     """Level of a filter: `the gateway`, `listener public`, `upstream users`, `route user` or `filter set api`."""
     changes: tuple[Change, ...] = ()
     """None if it was added or removed as a whole."""
+    routes: tuple[str, ...] = ()
+    """Routes that use the filter set of a filter, before or after, in the order of the new configuration."""
 
 
 class Part(Struct, frozen=True):
@@ -112,7 +118,7 @@ def differences(old: Loaded | Config, new: Loaded | Config, *, known: tuple[Inde
     `known`: the consumers of both, with a common key; None = those of the configurations.
     """
     before, after = (each.config if isinstance(each, Loaded) else each for each in (old, new))
-    compare = _Comparison(_rewritten(old, new))
+    compare = _Comparison(_rewritten(old, new), (_captured(old), _captured(new)))
     old_routes, new_routes = ({route.name: route for route in each.routes} for each in (before, after))
     services = _services(old_routes), _services(new_routes)
     settings = [*compare.settings(before, after)]
@@ -124,7 +130,10 @@ def differences(old: Loaded | Config, new: Loaded | Config, *, known: tuple[Inde
         upstreams=compare.part(before.upstreams, after.upstreams),
         routes=_merge_services(compare.part(old_routes, new_routes), "name", *services),
         consumers=_consumers(*(known or _known(old, new))),
-        filters=_merge_services(compare.filters(_levels(before), _levels(after)), "level", *map(_as_levels, services)),
+        filters=_with_routes(
+            _merge_services(compare.filters(_levels(before), _levels(after)), "level", *map(_as_levels, services)),
+            _routes_by_set(before, after),
+        ),
         needs=tuple(_needs(before, after)),
     )
 
@@ -138,9 +147,41 @@ def as_text(differences: Differences) -> str:
 def _lines(kind: str, part: Part) -> Iterator[str]:
     for deed in ("removed", "changed", "added"):
         for item in getattr(part, deed):
-            level = f" of {item.level}" if item.level else ""
+            level = f" of {item.level}{_of_routes(item.routes)}" if item.level else ""
             subject = f"{kind} {_plain(item.name)}{level}: " if kind else ""
             yield from (f"{subject}{words}" for words in [change.words for change in item.changes] or [deed])
+
+
+def _of_routes(names: tuple[str, ...]) -> str:
+    """Return the routes that use a filter set, for people."""
+    if not names:
+        return ""
+    shown = ", ".join(map(_plain, names[:_ROUTES_SHOWN]))
+    more = f" and {len(names) - _ROUTES_SHOWN} more" if len(names) > _ROUTES_SHOWN else ""
+    return f" (route{'s' if len(names) > 1 else ''} {shown}{more})"
+
+
+def _routes_by_set(old: Config, new: Config) -> Mapping[str, tuple[str, ...]]:
+    """Return the routes that use each filter set, by its level."""
+    found: dict[str, dict[str, None]] = {}
+    for route in (*new.routes, *old.routes):
+        for name in route.use:
+            found.setdefault(f"filter set {_plain(name)}", {})[route.name] = None
+    return {level: tuple(names) for level, names in found.items()}
+
+
+def _with_routes(part: Part, routes: Mapping[str, tuple[str, ...]]) -> Part:
+    """Return the differences of filters with the routes that use their filter sets."""
+
+    def told(items: tuple[Item, ...]) -> tuple[Item, ...]:
+        return tuple(replace(each, routes=routes[each.level]) if each.level in routes else each for each in items)
+
+    return Part(added=told(part.added), removed=told(part.removed), changed=told(part.changed))
+
+
+def _captured(side: Loaded | Config) -> Mapping[str, bytes]:
+    """Return the contents of the files that a configuration names."""
+    return side.captured if isinstance(side, Loaded) else {}
 
 
 def _rewritten(old: Loaded | Config, new: Loaded | Config) -> frozenset[str]:
@@ -265,10 +306,14 @@ def _of_workers(old: int | str, new: int | str) -> str:
 
 
 class _Comparison:
-    """Comparison of two values at once, by their type. `rewritten`: files whose contents have changed."""
+    """Comparison of two values at once, by their type. `rewritten`: files whose contents have changed; `captured`: the
+    contents of all files, before and after.
+    """
 
-    def __init__(self, rewritten: frozenset[str]) -> None:
+    def __init__(self, rewritten: frozenset[str], captured: tuple[Mapping[str, bytes], Mapping[str, bytes]]) -> None:
         self._rewritten = rewritten
+        self._captured = captured
+        self._schemas: dict[str, tuple[SharedSchemas, SharedSchemas]] = {}
 
     def settings(self, old: Config, new: Config) -> Iterator[Item]:
         for key, field in fields_of(Config).items():
@@ -305,7 +350,21 @@ class _Comparison:
             return
         yield from self._leaves(shape_of(bool), old.enforced, new.enforced, ("enforced",))
         yield from self._leaves(shape_of(bool), old.shadow, new.shadow, ("shadow",))
-        yield from self._fields(old.settings, new.settings, ())
+        if new.type == OPERATION and old.settings.schemas == new.settings.schemas in self._rewritten:
+            yield from self._operations(old.settings, new.settings)
+        else:
+            yield from self._fields(old.settings, new.settings, ())
+
+    def _operations(self, old: Any, new: Any) -> Iterator[Change]:
+        """Compare operations of two versions of a document, with the schemas that they use."""
+        if new.schemas not in self._schemas:
+            before, after = (SharedSchemas(files[new.schemas]) for files in self._captured)
+            self._schemas[new.schemas] = before, after
+        before, after = self._schemas[new.schemas]
+        same = before.named(old.operation) == after.named(new.operation)
+        yield from self._fields(old, new, (), without=("operation", "schemas") if same else ("schemas",))
+        for place in changed_places(before.used_by(old.operation), after.used_by(new.operation)):
+            yield Change(place, "changed", f"{_plain(place)} has other contents")
 
     def _values(self, shape: Decoder, old: Any, new: Any, path: Path) -> Iterator[Change]:
         if self._same(old, new):
@@ -337,7 +396,7 @@ class _Comparison:
             yield from self._leaves(shape, old, new, path)
 
     def _texts(self, shape: Text, old: Any, new: Any, path: Path) -> Iterator[Change]:
-        """Compare texts, of which one may name a file that is made of others, such as the schemas of a document."""
+        """Compare texts, of which one may name a file that is made of others, such as the page about a document."""
         if old == new and new in self._rewritten and is_derived(new):
             yield Change(path_text(path), "changed", f"{path_text(path)} {_plain(new)} has other contents", old, new)
         else:

@@ -14,6 +14,8 @@ from fastgw.config.openapi.document import DEEPEST, Spec
 
 DEFINITIONS: Final = "urn:fastgw:openapi"
 """URI of the definitions."""
+PLACES: Final = "x-fastgw-places"
+"""Member with the places of the definitions in the document, by number."""
 _ONE: Final = {
     *("additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then"),
     *("unevaluatedItems", "unevaluatedProperties"),
@@ -82,6 +84,16 @@ class Schemas:
             edges = self._edges[number] = set()
             self.definitions[number] = self._made(held, at, of_response, edges, 0, frozenset())
         return made
+
+    def places(self) -> dict[str, str]:
+        """Return the places of the definitions in the document, by number; those of responses are definitions of their
+        own.
+        """
+        made = {number: (path, response) for (path, response), number in self._numbers.items()}
+        return {
+            number: ".".join(map(str, path)) + (" in responses" if response else "")
+            for number, (path, response) in made.items()
+        }
 
     def report_cycles(self) -> None:
         """Report definitions that refer to themselves without a member or element between: they have no meaning."""
@@ -321,6 +333,7 @@ def whole(schemas: Schemas) -> dict[str, Any]:
         "$schema": _DIALECTS[0],
         "$id": DEFINITIONS,
         "$defs": schemas.definitions,
+        PLACES: schemas.places(),
         "properties": members,
         "additionalProperties": False,
     }

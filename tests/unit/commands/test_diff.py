@@ -283,5 +283,53 @@ def test_shared_schemas_of_a_document_are_compared_by_what_is_in_them(tmp_path):
     document["components"]["schemas"]["Order"]["required"] = ["sku"]
     (tmp_path / "shop.json").write_text(json.dumps(document))
     told = as_text(differences(old, read(tmp_path, text)))
-    file = f"openapi://{tmp_path}/shop.json/1/schemas.json"
-    assert told == f"filter openapi of route add: schemas {file} has other contents"
+    assert told == "filter openapi of route add: components.schemas.Order has other contents"
+
+
+def test_a_shared_schema_is_told_for_each_route_that_uses_it_and_for_no_other(tmp_path):
+    """Also if it is used through others, in responses, or has another number because the document has grown."""
+    item, order, other = ({"$ref": f"#/components/schemas/{name}"} for name in ("Item", "Order", "Other"))
+
+    def operation(name, schema, **more):
+        content = {"application/json": {"schema": schema}}
+        return {"post": {"operationId": name, "responses": {}, "requestBody": {"content": content}, **more}}
+
+    schemas = {
+        "Order": {"type": "object", "properties": {"items": {"type": "array", "items": item}}},
+        "Item": {"type": "object", "properties": {"parts": {"type": "array", "items": item}}},
+        "Other": {"type": "string"},
+    }
+    answer = {"200": {"description": "", "content": {"application/json": {"schema": item}}}}
+    paths = {
+        "/orders": operation("order", order),
+        "/others": operation("other", other),
+        "/plain": operation("plain", {"type": "integer"}),
+        "/answers": operation("answer", other, responses=answer),
+    }
+    document = {"openapi": "3.1.0", "info": {}, "paths": paths, "components": {"schemas": schemas}}
+    entry = "routes: [{openapi: {file: shop.json, upstream: 'http://shop', responses: report}}]\n"
+
+    def loaded():
+        (tmp_path / "shop.json").write_text(json.dumps(document))
+        return read(tmp_path, entry)
+
+    old = loaded()
+    schemas["Item"]["required"] = ["sku"]
+    assert as_text(differences(old, loaded())).splitlines() == [
+        "filter openapi of route order: components.schemas.Item has other contents",
+        'filter openapi of route answer: "components.schemas.Item in responses" has other contents',
+    ]
+    before = loaded()
+    document["paths"] = {"/new": operation("new", {"type": "object", "properties": {"o": order}}), **paths}
+    told = as_text(differences(before, loaded())).splitlines()
+    assert [line for line in told if "openapi" in line] == ["filter openapi of route new: added"]
+
+
+def test_changes_of_a_filter_set_name_the_routes_that_use_it(tmp_path):
+    routes = "".join(f"  - {{name: r{number}, respond: {{}}, use: [s]}}\n" for number in range(7))
+    alone = "  - {name: alone, respond: {}, use: [t]}\n  - {name: none, respond: {}}\n"
+    text = "filter_sets: {s: {size: {body: %s}}, t: {size: {body: %s}}}\nroutes:\n" + routes + alone
+    assert said(tmp_path, text % ("1KiB", "1KiB"), text % ("2KiB", "3KiB")) == [
+        "filter size of filter set s (routes r0, r1, r2, r3, r4 and 2 more): body 1KiB -> 2KiB",
+        "filter size of filter set t (route alone): body 1KiB -> 3KiB",
+    ]
