@@ -178,6 +178,10 @@ class KafkaSink(Settings):
     """Whether connections use TLS. The names in the brokers' certificates are verified."""
     ca: ReadableFile | None = None
     """Certificates of the authorities that are trusted, in PEM. null = those of the system."""
+    certificate: ReadableFile | None = None
+    """PEM file with the client certificate and its chain. Needs `key`."""
+    key: ReadableFile | None = None
+    """PEM file with the private key of the client certificate, without a passphrase. Needs `certificate`."""
     sasl: KafkaSasl | None = None
     """Authentication. null = none."""
     timeout: Duration = 10.0
@@ -188,8 +192,11 @@ class KafkaSink(Settings):
     def __post_init__(self) -> None:
         if find_spec("aiokafka") is None:
             raise ValueError("the package aiokafka is missing; install fastgw[kafka]")
-        if self.ca is not None and not self.tls:
-            raise ValueError("`ca` is set, but `tls` is not")
+        for name in ("ca", "certificate", "key"):
+            if getattr(self, name) is not None and not self.tls:
+                raise ValueError(f"`{name}` is set, but `tls` is not")
+        if (self.certificate is None) is not (self.key is None):
+            raise ValueError("`certificate` and `key` belong together")
         if self.sasl is not None and self.sasl.mechanism == "PLAIN" and not self.tls:
             raise ValueError("`sasl.mechanism` PLAIN sends the password itself; expected `tls: true`, or SCRAM-SHA-512")
 

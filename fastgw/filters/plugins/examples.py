@@ -458,6 +458,8 @@ access_logs:
         gzip: true
         tls: true
         ca: kafka-ca.pem
+        certificate: gateway.pem
+        key: gateway.key
         sasl: {username: gateway, password: {env: KAFKA_PASSWORD}, mechanism: SCRAM-SHA-256}
         timeout: 5s
         spool: {path: spool, size: 1GiB}

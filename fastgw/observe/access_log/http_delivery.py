@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import socket
-import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, final
@@ -17,6 +16,7 @@ import orjson
 from fastgw import VERSION
 from fastgw.config.base.value_types import Endpoint, Url
 from fastgw.observe.access_log.remote_sink import Undelivered
+from fastgw.observe.access_log.sink_tls import connection_reason, sink_context
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection
@@ -142,8 +142,8 @@ class HttpTransport:
                 if is_used:  # an idle connection that the server has closed
                     is_used = False
                     continue
-                why = error.strerror if isinstance(error, OSError) else None
-                raise Undelivered(why or str(error) or type(error).__name__, lines) from error
+                why = connection_reason(error) if isinstance(error, OSError) else str(error) or type(error).__name__
+                raise Undelivered(why, lines) from error
 
     def close(self) -> None:
         if self._connection is not None:
@@ -157,8 +157,7 @@ class HttpTransport:
         if origin.socket:
             return _unix_connection(origin, self._timeout)
         if origin.tls:
-            context = ssl.create_default_context(cafile=self._ca)
-            return HTTPSConnection(origin.host, origin.port, timeout=self._timeout, context=context)
+            return HTTPSConnection(origin.host, origin.port, timeout=self._timeout, context=sink_context(self._ca))
         return HTTPConnection(origin.host, origin.port, timeout=self._timeout)
 
 

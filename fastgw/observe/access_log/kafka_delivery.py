@@ -7,17 +7,50 @@ during deliveries only.
 
 import asyncio
 import logging
-import ssl
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Literal, final
 
 from fastgw import VERSION
 from fastgw.observe.access_log.remote_sink import Undelivered
+from fastgw.observe.access_log.sink_tls import connection_reason, sink_context
 
 Acks = Literal["all", "leader", "none"]
 _ACKS: Final = {"all": "all", "leader": 1, "none": 0}
 _CLOSE_S: Final = 2.0
+
+
+@final
+class _Causes(logging.Handler):
+    """Takes what the client logs, which is more than it raises: why a connection failed. The log of the gateway gets
+    nothing of it: the sink reports its failures, once each. Each thread has its own causes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._of_thread = threading.local()
+
+    def forget_causes(self) -> None:
+        """Forget earlier causes."""
+        logger = logging.getLogger("aiokafka")
+        if self not in logger.handlers:
+            logger.addHandler(self)
+        logger.propagate = False
+        self._of_thread.last = None
+
+    def last_cause(self) -> BaseException | None:
+        """Return the last cause since `forget_causes`."""
+        cause: BaseException | None = getattr(self._of_thread, "last", None)
+        return cause
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for each in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(each, BaseException):
+                self._of_thread.last = each
+
+
+_CAUSES: Final = _Causes()
 
 
 @final
@@ -37,11 +70,13 @@ class KafkaTransport:
         compresses: bool,
         tls: bool,
         ca: str | None,
+        certificate: str | None,
+        key: str | None,
         sasl: Callable[[], tuple[str, str, str] | None],
         timeout: float,
     ) -> None:
         self._brokers, self._topic, self._acks, self._compresses = [*brokers], topic, acks, compresses
-        self._tls, self._ca, self._sasl, self._timeout = tls, ca, sasl, timeout
+        self._tls, self._files, self._sasl, self._timeout = tls, (ca, certificate, key), sasl, timeout
         self._runner: asyncio.Runner | None = None
         self._producer: Any = None
 
@@ -71,8 +106,9 @@ class KafkaTransport:
                 results = await asyncio.gather(*(each for _, each in sent), return_exceptions=True)
         except (KafkaError, OSError, ValueError) as error:
             await self._end()
+            cause = _CAUSES.last_cause() or error
             acknowledged = {id(line) for line, each in sent if each.done() and not _fails(each)}
-            raise Undelivered(_reason(error), [line for line in lines if id(line) not in acknowledged]) from error
+            raise Undelivered(_reason(cause), [line for line in lines if id(line) not in acknowledged]) from error
         failed = [(line, error) for (line, _), error in zip(sent, results, strict=True) if _is_error(error)]
         refused += sum(isinstance(error, MessageSizeTooLargeError) for _, error in failed)
         again = [line for line, error in failed if not isinstance(error, MessageSizeTooLargeError)]
@@ -85,7 +121,7 @@ class KafkaTransport:
         """Connect to the brokers. Raises `KafkaError`, `OSError` and `ValueError`."""
         from aiokafka import AIOKafkaProducer
 
-        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the sink reports its failures, once each
+        _CAUSES.forget_causes()
         sasl = self._sasl()
         protocol = ("SASL_" if sasl else "") + ("SSL" if self._tls else "PLAINTEXT")
         mechanism, username, password = sasl or ("PLAIN", None, None)
@@ -96,7 +132,7 @@ class KafkaTransport:
             compression_type="gzip" if self._compresses else None,
             request_timeout_ms=int(self._timeout * 1000),
             security_protocol=protocol,
-            ssl_context=ssl.create_default_context(cafile=self._ca) if self._tls else None,
+            ssl_context=sink_context(*self._files) if self._tls else None,
             sasl_mechanism=mechanism,
             sasl_plain_username=username,
             sasl_plain_password=password,
@@ -107,6 +143,7 @@ class KafkaTransport:
             await producer.stop()
             raise
         self._producer = producer
+        _CAUSES.forget_causes()
         return producer
 
     async def _end(self) -> None:
@@ -132,8 +169,24 @@ def _fails(future: "asyncio.Future[Any]") -> bool:
 
 
 def _reason(error: object) -> str:
-    if isinstance(error, TimeoutError):
-        return "timed out"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+    """Return why lines were not delivered, in the words of people where the client has its own."""
+    from aiokafka.errors import (
+        KafkaConnectionError,
+        SaslAuthenticationFailed,
+        TopicAuthorizationFailedError,
+        UnknownTopicOrPartitionError,
+        UnsupportedSaslMechanismError,
+    )
+
+    if isinstance(error, KafkaConnectionError) and isinstance(error.__cause__, OSError):
+        error = error.__cause__
+    if isinstance(error, OSError):
+        return connection_reason(error)
+    told = {
+        SaslAuthenticationFailed: "the broker refuses `sasl`: username or password is wrong",
+        UnsupportedSaslMechanismError: "the broker does not have `sasl.mechanism`",
+        TopicAuthorizationFailedError: "the user may not write to the topic",
+        UnknownTopicOrPartitionError: "the topic does not exist",
+    }
+    known = next((text for kind, text in told.items() if isinstance(error, kind)), None)
+    return known or f"{type(error).__name__}: {error}".partition("\n")[0][:200]

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 from fastgw.observe.access_log.rotation import Rotation
+from fastgw.observe.access_log.sink_tls import sink_context
 from fastgw.operator_events import OperatorEvent, log_event
 
 STDOUT: Final = "stdout"
@@ -24,8 +25,14 @@ _LOOK_MS: Final = 100  # interval at which a wait for a reader checks whether it
 
 def why_not(name: object) -> str | None:
     """Return the reason why this destination cannot be written to, as far as it can be checked in advance; None = it
-    can. One on another machine is only reached when there are lines.
+    can. One on another machine is only reached when there are lines, but its files for TLS are read.
     """
+    for kind in ("http", "loki", "elasticsearch", "otlp", "kafka"):
+        if (remote := getattr(name, kind, None)) is not None:
+            try:
+                sink_context(remote.ca, getattr(remote, "certificate", None), getattr(remote, "key", None))
+            except OSError as error:
+                return error.strerror
     file = getattr(name, "file", None)  # one that is rotated
     name = name if file is None else file.path
     if name == STDOUT or not isinstance(name, str):

@@ -102,6 +102,10 @@ class KafkaSettings(Protocol):
     @property
     def ca(self) -> str | None: ...
     @property
+    def certificate(self) -> str | None: ...
+    @property
+    def key(self) -> str | None: ...
+    @property
     def timeout(self) -> float: ...
     @property
     def spool(self) -> SpoolSettings | None: ...
@@ -166,6 +170,8 @@ def sink_of(
             compresses=kafka.gzip,
             tls=kafka.tls,
             ca=kafka.ca,
+            certificate=kafka.certificate,
+            key=kafka.key,
             sasl=kafka.credentials,
             timeout=kafka.timeout,
         )

@@ -134,6 +134,12 @@ SETTINGS: dict[str, list[Said]] = {
     **{f"{name}.password": [log_sink(kind, username="a", password=SECRET)] for name, kind in SINKS.items()},
     **{f"{name}.ca": [log_sink(kind, ca="FILE")] for name, kind in SINKS.items()},
     "KafkaSink.ca": [{"access_logs": [{"sink": {"kafka": {**KAFKA, "tls": True, "ca": "FILE"}}}]}],
+    "KafkaSink.certificate": [
+        {"access_logs": [{"sink": {"kafka": {**KAFKA, "tls": True, "certificate": "FILE", "key": "KEY"}}}]}
+    ],
+    "KafkaSink.key": [
+        {"access_logs": [{"sink": {"kafka": {**KAFKA, "tls": True, "certificate": "CERTIFICATE", "key": "FILE"}}}]}
+    ],
     "KafkaSasl.password": [
         {"access_logs": [{"sink": {"kafka": {**KAFKA, "sasl": {"username": "a", "password": SECRET}}}}]}
     ],

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -13,9 +16,12 @@ from fastgw.config.settings.secrets import Secret
 from fastgw.observe.access_log import remote_sink
 from fastgw.observe.access_log.kafka_delivery import KafkaTransport
 from fastgw.observe.access_log.remote_sink import Undelivered
+from fastgw.observe.access_log.sink import why_not
 from fastgw.observe.access_log.sink_kinds import sink_of
+from tests.support.certificates import Certificates, server_tls
 from tests.support.kafka_broker import TOPIC, KafkaBroker
 from tests.support.peer import DEADLINE
+from tests.support.secure_kafka import SecureBroker
 
 
 @pytest.fixture
@@ -26,8 +32,9 @@ def broker() -> Iterator[KafkaBroker]:
     made.close()
 
 
-def transport(broker: KafkaBroker, **more: object) -> KafkaTransport:
-    settings = {"acks": "all", "compresses": False, "tls": False, "ca": None, "sasl": lambda: None, "timeout": 2.0}
+def transport(broker: KafkaBroker | SecureBroker, **more: object) -> KafkaTransport:
+    files = {"ca": None, "certificate": None, "key": None}
+    settings = {"acks": "all", "compresses": False, "tls": False, **files, "sasl": lambda: None, "timeout": 2.0}
     return KafkaTransport([broker.address], TOPIC, **(settings | more))  # type: ignore[arg-type]  # by name
 
 
@@ -68,7 +75,7 @@ def test_a_broker_that_is_killed_costs_no_line(
         assert {b"%d" % number for number in range(30)} == set(broker.lines(30))
     finally:
         sink.close()
-    told = [record.getMessage() for record in caplog.records]
+    told = [record.getMessage() for record in caplog.records if record.name == "fastgw"]
     assert len(told) == 2, told
     assert told[0].startswith(f"access log kafka {broker.address}: ")
     assert told[1].endswith("can be written again")
@@ -106,3 +113,121 @@ def test_passwords_are_not_sent_in_the_clear(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="PLAIN sends the password itself"):
         KafkaSink(brokers=("a:9092",), topic=TOPIC, sasl=plain)
     assert KafkaSink(brokers=("a:9092",), topic=TOPIC, sasl=plain, tls=True).credentials() == ("PLAIN", "a", "b")
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("kafka"))
+
+
+@pytest.fixture(scope="module")
+def issued(certificates: Certificates) -> tuple[str, str]:
+    return certificates.issue("127.0.0.1")
+
+
+@contextmanager
+def secure_broker(
+    issued: tuple[str, str] | None, mechanism: str = "", clients: str | None = None, topic: str = TOPIC
+) -> Iterator[SecureBroker]:
+    broker = SecureBroker(None if issued is None else server_tls(issued, clients), mechanism, topic)
+    try:
+        yield broker
+    finally:
+        broker.close()
+
+
+def refusal(broker: SecureBroker, **more: object) -> str:
+    """The reason why a line is not delivered."""
+    sent = transport(broker, timeout=1.0, **more)
+    try:
+        with pytest.raises(Undelivered) as refused:
+            sent.deliver([b"a"])
+        assert refused.value.lines == [b"a"]
+        return str(refused.value)
+    finally:
+        sent.close()
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+def test_a_user_is_authenticated_over_tls(
+    certificates: Certificates, issued: tuple[str, str], mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+) -> None:
+    with secure_broker(issued, mechanism) as broker:
+        sasl = KafkaSasl(username="gateway", password=Secret(text="geheim"), mechanism=mechanism)
+        settings = KafkaSink(brokers=(broker.address,), topic=TOPIC, tls=True, ca=certificates.ca, sasl=sasl)
+        sink = sink_of(RemoteSink(kafka=settings))
+        try:
+            assert sink.write(b"a line\n") + sink.flush() == 0
+        finally:
+            sink.close()
+        assert broker.has(b"a line")
+        wrong = refusal(broker, tls=True, ca=certificates.ca, sasl=lambda: (mechanism, "gateway", "falsch"))
+        assert wrong == "the broker refuses `sasl`: username or password is wrong"
+
+
+def test_scram_needs_no_tls_and_another_mechanism_is_told() -> None:
+    with secure_broker(None, "SCRAM-SHA-256") as broker:
+        sent = transport(broker, sasl=lambda: ("SCRAM-SHA-256", "gateway", "geheim"))
+        try:
+            assert sent.deliver([b"a line"]) == 0
+        finally:
+            sent.close()
+        assert broker.has(b"a line")
+        other = refusal(broker, sasl=lambda: ("SCRAM-SHA-512", "gateway", "geheim"))
+        assert other == "the broker does not have `sasl.mechanism`"
+
+
+def test_client_certificates_are_shown(certificates: Certificates, issued: tuple[str, str]) -> None:
+    certificate, key = certificates.issue("gateway.test", subject="gateway")
+    with secure_broker(issued, clients=certificates.ca) as broker:
+        sent = transport(broker, tls=True, ca=certificates.ca, certificate=certificate, key=key)
+        try:
+            assert sent.deliver([b"a line"]) == 0
+        finally:
+            sent.close()
+        assert broker.has(b"a line")
+        assert ((("commonName", "gateway"),),) in broker.subjects
+        assert re.match("Connection reset|TLS failed: ", refusal(broker, tls=True, ca=certificates.ca))
+
+
+def test_what_is_wrong_with_tls_is_told(certificates: Certificates, issued: tuple[str, str], tmp_path: Path) -> None:
+    other = Certificates(tmp_path)
+    elsewhere = certificates.issue("other.test")
+    (tmp_path / "no.pem").write_text("no certificate")
+    with secure_broker(issued) as broker:
+        assert refusal(broker, tls=True, ca=other.ca).startswith("its certificate is not valid: ")
+        empty = str(tmp_path / "no.pem")
+        assert refusal(broker, tls=True, ca=empty) == f"{empty} has no certificate in PEM"
+        missing = str(tmp_path / "missing.pem")
+        assert refusal(broker, tls=True, ca=missing) == f"{missing}: No such file or directory"
+        mixed = refusal(broker, tls=True, ca=certificates.ca, certificate=issued[0], key=elsewhere[1])
+        assert mixed == f"{elsewhere[1]} is not the key of {issued[0]}"
+    with secure_broker(elsewhere) as broker:
+        assert "IP address mismatch" in refusal(broker, tls=True, ca=certificates.ca)
+    with secure_broker(None) as broker:
+        assert re.match("timed out|Connection|TLS failed: ", refusal(broker, tls=True, ca=certificates.ca))
+
+
+def test_a_topic_that_does_not_exist_is_told() -> None:
+    with secure_broker(None, topic="another") as broker:
+        assert refusal(broker) == "the topic does not exist"
+
+
+def test_files_of_tls_are_read_before_the_gateway_starts(certificates: Certificates, tmp_path: Path) -> None:
+    certificate, key = certificates.issue("gateway.test", subject="gateway")
+    other = certificates.issue("another.test")[1]
+    whole = KafkaSink(brokers=("a:9092",), topic=TOPIC, tls=True, ca=certificates.ca, certificate=certificate, key=key)
+    assert why_not(RemoteSink(kafka=whole)) is None
+    mixed = KafkaSink(brokers=("a:9092",), topic=TOPIC, tls=True, certificate=certificate, key=other)
+    assert why_not(RemoteSink(kafka=mixed)) == f"{other} is not the key of {certificate}"
+    swapped = KafkaSink(brokers=("a:9092",), topic=TOPIC, tls=True, certificate=key, key=certificate)
+    assert "are not a certificate and its key without a passphrase" in str(why_not(RemoteSink(kafka=swapped)))
+
+
+@pytest.mark.parametrize("name", ["ca", "certificate", "key"])
+def test_files_of_tls_need_tls_and_one_another(certificates: Certificates, name: str) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` is set, but `tls` is not"):
+        KafkaSink(brokers=("a:9092",), topic=TOPIC, **{name: certificates.ca})
+    if name != "ca":
+        with pytest.raises(ValueError, match="belong together"):
+            KafkaSink(brokers=("a:9092",), topic=TOPIC, tls=True, **{name: certificates.ca})
