@@ -1,6 +1,6 @@
 """Schemas that operations share, by the place in their document: for comparisons of two versions of it.
 
-The numbers of definitions differ between versions as soon as one is added, so definitions are identified by their places.
+Numbers of definitions differ between versions as soon as one is added, so definitions are identified by their places.
 """
 
 import re
