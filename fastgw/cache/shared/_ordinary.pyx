@@ -12,6 +12,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from fastgw._slots cimport Slot, learn, read, write
+
+from fastgw.compiled import replace
+
 cdef extern from *:
     """
     #include <stdint.h>
@@ -185,6 +189,12 @@ cdef class Ordinary:
             fastgw_cache_store(pin[0], pin[0][0] - 1)
             return NULL
         return record
+
+    cdef bint _holds(self, int64_t position, uint64_t value) except -1:
+        """Whether a word has this value."""
+        if not 0 <= position < self._view.len // 8:
+            raise IndexError("a word outside of the memory")
+        return fastgw_cache_load(self._words + position) == value
 
     def key_tag(self, bytes key not None):
         """Return the hash of a key for purges, `Purges.hash`. Call it with keys of 16 bytes only."""
@@ -502,3 +512,44 @@ cdef class Ordinary:
             if fastgw_cache_load(bucket + number) == entry:
                 return True
         return False
+
+
+# --- the store ---
+
+cdef struct OfStore:
+    Slot memory
+    Slot ordinary
+    Slot unchanged
+
+cdef OfStore of_store
+cdef type _stamp_class
+cdef object _is_unchanged  # the method of the reference
+cdef Py_ssize_t _FOUND_AGAIN
+
+
+def adopt_store(type owner not None, type stamp not None, Py_ssize_t found_again):
+    """Replace the method of `SharedStore`. `stamp`: the class of its stamps. `found_again`: every so many calls, the
+    reference is called.
+    """
+    global _stamp_class, _is_unchanged, _FOUND_AGAIN
+    _stamp_class, _is_unchanged, _FOUND_AGAIN = stamp, owner.is_unchanged, found_again
+    learn(&of_store.memory, owner, "memory")
+    learn(&of_store.ordinary, owner, "ordinary")
+    learn(&of_store.unchanged, owner, "_unchanged")
+    replace(owner, is_unchanged)
+
+
+def is_unchanged(self, stamp):
+    """Compiled `SharedStore.is_unchanged`."""
+    cdef Py_ssize_t calls
+    ordinary = read(&of_store.ordinary, self)
+    if type(ordinary) is not Ordinary or type(stamp) is not _stamp_class:
+        return _is_unchanged(self, stamp)
+    memory, _, position, entry, sequence = <tuple>stamp
+    if memory is not read(&of_store.memory, self):
+        return False
+    calls = read(&of_store.unchanged, self)
+    if (calls + 1) % _FOUND_AGAIN == 0:
+        return _is_unchanged(self, stamp)
+    write(&of_store.unchanged, self, calls + 1)
+    return (<Ordinary>ordinary)._holds(position, entry) and (<Ordinary>ordinary)._holds(PURGE_SEQUENCE, sequence)

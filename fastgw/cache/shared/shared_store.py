@@ -73,6 +73,23 @@ def _compiled(memory: CacheMemory, column: int, owner: int) -> "Ordinary | None"
 class SharedStore:
     """One process's handle of a shared store. `column`: see `CacheMemory`; no other living process has it."""
 
+    __slots__ = (
+        "_unchanged",
+        "_watches",
+        "_words",
+        "counters",
+        "date",
+        "index",
+        "leases",
+        "memory",
+        "most_bytes",
+        "ordinary",
+        "purges",
+        "records",
+        "segments",
+        "space",
+    )
+
     has_slower_tiers = False
 
     def __init__(
@@ -148,8 +165,9 @@ class SharedStore:
         return None
 
     def is_unchanged(self, stamp: object) -> bool:
+        memory = self.memory
         assert isinstance(stamp, _Stamp)
-        if stamp.memory is not self.memory:
+        if stamp.memory is not memory:
             return False
         self._unchanged += 1
         if not self._unchanged % _FOUND_AGAIN and (found := self.find(stamp.key)) is not None:
@@ -372,3 +390,7 @@ class SharedStore:
             return -1
         growing = self._words[at + words_of.STATUS] == RecordStatus.GROWING
         return self._words[at + words_of.HITS] + (MOST_HITS + 1 if growing else 0)
+
+
+if _twin is not None:
+    _twin.adopt_store(SharedStore, _Stamp, _FOUND_AGAIN)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Final, cast, final
 
+from fastgw.compiled import twin
 from fastgw.downstream.http1.rejected_head import unreadable
 from fastgw.downstream.http1.states import (
     ACTIVE,
@@ -848,3 +849,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self._break_off(Fault.GATEWAY_STOPPED)
         self.abort()
         return exchange is not None
+
+
+if not TYPE_CHECKING and (_twin := twin("fastgw.downstream.http1._connection")) is not None:
+    _twin.adopt(Http1ClientConnection, IDLE)

@@ -597,6 +597,24 @@ cdef bytes method_of(Http1RequestHead head):
     return <bytes>head.shown[METHOD]
 
 
+cdef bint has_field(Http1RequestHead head, bytes name) except -1:
+    cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(name)
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(name)
+    cdef uint8_t slot
+    cdef int number
+    cdef const uint8_t* line
+    if not length:
+        return False
+    slot = slot_of(text, length)
+    number = _number_in(slot, text, length)
+    if number >= 0 and _REQUEST_KNOWN >> number & 1:
+        return head.names >> number & 1
+    if not head.others[slot >> 6] >> (slot & 63) & 1:
+        return False
+    line = <const uint8_t*>PyBytes_AS_STRING(head.source) + head.first_line
+    return _next_of_any(head, name, &line) is not None
+
+
 cdef bint _show_request(Http1RequestHead head) except -1:
     """Store the attributes that nearly every request needs, after the head was parsed."""
     cdef bint is_get = head.method_at.length == 3 and not memcmp(PyBytes_AS_STRING(head.source), b"GET", 3)

@@ -74,7 +74,8 @@ class ExchangeCounters:
         self.column = column[:WORDS]
         self.cells = SeriesCells(self.column)
         self._series = series
-        self._cache_words: dict[tuple[str, str], int] = {}  # by route and result
+        self.cache_words: dict[tuple[str, str], int] = {}
+        """Words of the counters of `count_cache` that are known, by route and result. It stays the same object."""
         self._grpc_words: dict[tuple[str, str], int] = {}  # by route and status
         self._target_rows: dict[tuple[str, str], tuple[int, int]] = {}  # of sub-requests, by upstream and target
         self._unwritten = Lock()
@@ -87,7 +88,7 @@ class ExchangeCounters:
     def adopt(self, series: Series) -> None:
         """Use the slots of another generation. Places returned before are invalid from now on."""
         self._series = series
-        self._cache_words = {}
+        self.cache_words.clear()
         self._grpc_words = {}
         self._target_rows = {}
 
@@ -204,13 +205,13 @@ class ExchangeCounters:
         cell.
         """
         key = route, result
-        word = self._cache_words.get(key)
+        word = self.cache_words.get(key)
         if word is None:
             name = cache_cell_name(self._series.routes_by_name.get(route, 0), CACHE_RESULTS.index(result))
             word = self.cells.word(name)
             if word is None:
                 return
-            self._cache_words[key] = word
+            self.cache_words[key] = word
         self.column[word] += 1
 
     def count_grpc(self, route: str, status: str) -> None:

@@ -1,11 +1,12 @@
 # cython: language_level=3
-"""Compiled methods of `fast_path.FastPath`: an ordinary request, and an ordinary response to it.
+"""Compiled methods of `fast_path.FastPath`: an ordinary request, and an ordinary response to it, or one from memory.
 
 All other cases are left to methods of the reference. Objects of other classes are used through their attributes
 (`_slots.read`).
 """
 
-from fastgw._slots cimport Slot, learn, read, write
+from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
+from fastgw.exchange._request_ids cimport RequestIds, is_as_read
 from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead
 from fastgw.upstream.connections._http1_connection cimport lend_from, release_stream, send_on
 
@@ -14,8 +15,9 @@ from time import monotonic
 
 from fastgw.compiled import replace
 from fastgw.errors import Fault
-from fastgw.exchange import FastPathPlan, Route
+from fastgw.exchange import Chain, FastPathPlan, Route
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
+from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
 from fastgw.http.grpc.status import STATUS, outcome_of, parse_status
@@ -56,6 +58,10 @@ cdef struct OfFastPath:
 
 cdef OfFastPath of_path
 
+cdef struct OfAnswer:
+    Slot cache_result
+    Slot length
+
 cdef struct OfForward:
     Slot forwarded
     Slot grpc
@@ -88,16 +94,20 @@ cdef struct OfUpstream:
     Slot name
     Slot pool
 
+cdef OfAnswer of_answer
 cdef OfForward of_forward
 cdef OfHead of_head
 cdef OfPeer of_peer
 cdef OfPlan of_plan
 cdef OfUpstream of_upstream
+cdef Slot chain_of_route
 cdef Slot fast_path_of_route
+cdef Slot ids_of_chain
 cdef Slot any_method_of_rules
 cdef Slot host_header_of_target
 cdef Slot label_of_target
 cdef Slot target_of_balancer
+cdef PyTypeObject* _path_class  # the class whose methods these are; NULL until `adopt`
 
 cdef object INF = inf
 cdef object FIRST = AttemptKind.FIRST
@@ -105,8 +115,12 @@ cdef double _JUST_USED_S = JUST_USED_S
 cdef object NO_HEAD, NO_ROUTE
 cdef object _send_request, _on_head  # methods of the reference
 cdef bytes _NO_BYTES = b""
+cdef object _ZERO = 0
+cdef object _NEVER = -1.0
 cdef dict _serializer = serializer.__dict__
 
+learn(&of_answer.cache_result, ReadyAnswer, "cache_result")
+learn(&of_answer.length, ReadyAnswer, "length")
 learn(&of_forward.forwarded, Forward, "forwarded")
 learn(&of_forward.grpc, Forward, "grpc")
 learn(&of_forward.keeps_path, Forward, "keeps_path")
@@ -129,6 +143,8 @@ learn(&of_upstream.attempt_listener, Upstream, "attempt_listener")
 learn(&of_upstream.balancer, Upstream, "balancer")
 learn(&of_upstream.name, Upstream, "name")
 learn(&of_upstream.pool, Upstream, "pool")
+learn(&chain_of_route, Route, "chain")
+learn(&ids_of_chain, Chain, "request_ids")
 learn(&fast_path_of_route, Route, "fast_path")
 learn(&any_method_of_rules, RetryRules, "any_method")
 learn(&host_header_of_target, Target, "host_header")
@@ -138,7 +154,7 @@ learn(&target_of_balancer, SingleTarget, "_target")
 
 def adopt(type owner not None, no_head, no_route):
     """Replace the methods of `FastPath`. `no_head`, `no_route`: its head and route when it is released."""
-    global NO_HEAD, NO_ROUTE, _send_request, _on_head
+    global NO_HEAD, NO_ROUTE, _send_request, _on_head, _path_class
     NO_HEAD, NO_ROUTE = no_head, no_route
     _send_request, _on_head = owner.send_request, owner.on_head
     learn(&of_path.attempt, owner, "_attempt")
@@ -162,7 +178,8 @@ def adopt(type owner not None, no_head, no_route):
     learn(&of_path.trace, owner, "trace")
     learn(&of_path.upstream, owner, "upstream")
     learn(&of_path.upstream_s, owner, "upstream_s")
-    replace(owner, send_request, forget, take_message, on_head)
+    replace(owner, send_request, begin_ready, forget, take_message, on_head)
+    _path_class = of_path.head.reads
 
 
 cdef inline object _picked(balancer, asked):
@@ -176,8 +193,7 @@ cdef inline bytes _set_lines(peer, bytes authority):
     return peer.set_lines(authority)
 
 
-def send_request(self, head, route, params):
-    """Compiled `FastPath.send_request`."""
+cdef int _send(self, head, route, params) except -1:
     cdef Http1RequestHead ours
     cdef bytes payload, request_id, added, request
     cdef double idle_at_most
@@ -187,7 +203,7 @@ def send_request(self, head, route, params):
         or read(&of_path.trace, self) is not None
     ):
         _send_request(self, head, route, params)
-        return
+        return 0
     ours = <Http1RequestHead>head
     begun_at = monotonic()
     write(&of_path.begun_at, self, begun_at)
@@ -206,7 +222,7 @@ def send_request(self, head, route, params):
     if target is None:
         write(&of_path.target, self, "")
         self._switch_to_forwarding(None).attempt(fresh=False, again=False)
-        return
+        return 0
     label = read(&label_of_target, target)
     write(&of_path.target, self, label)
     if read(&of_upstream.attempt_listener, upstream) is not None:
@@ -223,7 +239,7 @@ def send_request(self, head, route, params):
     write(&of_path.stream, self, stream)
     if stream is None:
         self._switch_to_forwarding(target).request_stream()
-        return
+        return 0
     attempt = read(&of_path.attempt, self)
     if attempt is not None:
         attempt.connect(stream.reused, attempt.begun_at)
@@ -257,10 +273,31 @@ def send_request(self, head, route, params):
     except Exception:  # the edge of this exchange: an exception is answered with a fault
         log_event(OperatorEvent.DEFECT, "a defect while sending a request to %s", label, error=True)
         self.leave_fast_path().exchange.fail(Fault.INTERNAL)
+    return 0
 
 
-def forget(self):
-    """Compiled `FastPath.forget`."""
+cdef bytes _begin_ready(self, head, route, answer):
+    cdef bytes request_id = _NO_BYTES
+    write(&of_path.begun_at, self, monotonic())
+    write(&of_path.head, self, head)
+    write(&of_path.route, self, route)
+    write(&of_path.request_bytes, self, _ZERO)
+    write(&of_path.upstream, self, "")
+    write(&of_path.target, self, "")
+    write(&of_path.upstream_s, self, _NEVER)
+    write(&of_path.response_bytes, self, read(&of_answer.length, answer))
+    write(&of_path.response, self, answer)
+    write(&of_path.cache_result, self, read(&of_answer.cache_result, answer))
+    ids = read(&ids_of_chain, read(&chain_of_route, route))
+    if type(ids) is RequestIds and type(head) is Http1RequestHead and is_as_read(<Http1RequestHead>head):
+        request_id = (<RequestIds>ids).made_for(<Http1RequestHead>head)
+    elif ids is not None:
+        request_id = ids.of(head)
+    write(&of_path.request_id, self, request_id)
+    return request_id
+
+
+cdef int _forget(self) except -1:
     write(&of_path.response, self, None)
     write(&of_path.head, self, NO_HEAD)
     write(&of_path.route, self, NO_ROUTE)
@@ -268,6 +305,42 @@ def forget(self):
     write(&of_path.grpc_status, self, "")
     write(&of_path.trace, self, None)
     write(&of_path.call_due_at, self, INF)
+    return 0
+
+
+def send_request(self, head, route, params):
+    """Compiled `FastPath.send_request`."""
+    _send(self, head, route, params)
+
+
+def begin_ready(self, head, route, answer):
+    """Compiled `FastPath.begin_ready`."""
+    return _begin_ready(self, head, route, answer)
+
+
+def forget(self):
+    """Compiled `FastPath.forget`."""
+    _forget(self)
+
+
+cdef int send_request_on(path, head, route, params) except -1:
+    if type_of(path) is _path_class:
+        return _send(path, head, route, params)
+    path.send_request(head, route, params)
+    return 0
+
+
+cdef bytes begin_ready_on(path, head, route, answer):
+    if type_of(path) is _path_class:
+        return _begin_ready(path, head, route, answer)
+    return path.begin_ready(head, route, answer)
+
+
+cdef int forget_on(path) except -1:
+    if type_of(path) is _path_class:
+        return _forget(path)
+    path.forget()
+    return 0
 
 
 def on_head(self, head, payload, ended):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from fastgw.downstream.http1.connection import Http1ClientConnection
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Phase, Reply, Services
 from fastgw.filters.policies.headers import Headers
 from fastgw.filters.policies.request_id import RequestId
@@ -20,6 +21,7 @@ from fastgw.http.fields import Fields
 from fastgw.testing import OK, ConfigError, Fetched, Ran, configured, run
 from fastgw.upstream.forwarding.fast_path import FastPath
 from tests.support.memory import probe
+from tests.support.replaced import use_references
 
 HOST = b"Host: a.test\r\n"
 GET = b"GET /users/7?a=1 HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -248,6 +250,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         begun.append("go_on")
         go_on(passage, *told)
 
+    use_references(monkeypatch, Http1ClientConnection)  # the compiled ones call no attribute of the class
     monkeypatch.setattr(FastPath, "send_request", begins)
     monkeypatch.setattr(FastPath, "send_exchange", goes_on)
     return begun

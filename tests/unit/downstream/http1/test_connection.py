@@ -20,6 +20,7 @@ from fastgw.filters.api import Exchange, Phase, Reply
 from fastgw.upstream.connections import http1_connection as upstream_connection
 from tests.support import memory
 from tests.support.memory import Plane, probe
+from tests.support.replaced import use_references
 
 HOST = b"Host: a.test\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -243,6 +244,7 @@ class Rooms(dict[int, int]):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(worker_loop, "room", self.__getitem__)
+        use_references(monkeypatch, downstream_connection.Http1ClientConnection)  # the compiled ones send by themselves
         for connection in (downstream_connection, upstream_connection):
             monkeypatch.setattr(connection, "send", lambda fd, message, transport, waiting: transport.write(message))
         numbers = count(3)

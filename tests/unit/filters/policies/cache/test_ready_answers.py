@@ -6,11 +6,22 @@ from typing import Any
 
 import pytest
 
+from fastgw.downstream.http1.connection import Http1ClientConnection
 from fastgw.filters.policies.cache import ready_answers
-from fastgw.filters.policies.cache.ready_answers import ReadyMemory
+from fastgw.filters.policies.cache.ready_answers import ReadyAnswers, ReadyMemory
+from fastgw.upstream.forwarding.fast_path import FastPath
 from tests.support.memory import Wire
+from tests.support.replaced import use_references
 from tests.unit.filters.policies.cache.test_hits import value
 from tests.unit.filters.policies.cache.world import World
+
+
+@pytest.fixture(autouse=True, params=["compiled", "reference"])
+def methods(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test takes the compiled methods, and those of the reference."""
+    if request.param == "reference":
+        use_references(monkeypatch, Http1ClientConnection, ReadyAnswers, FastPath)
+
 
 DATED = (
     b"HTTP/1.1 200 OK\r\nDate: Fri, 15 Jan 2027 08:00:00 GMT\r\nCache-Control: max-age=60\r\nX-Request-Id: theirs\r\n"
@@ -58,8 +69,14 @@ def test_it_is_equal_to_the_answer_on_the_full_path(length: int) -> None:
     ("fields", "start"),
     [
         (b'If-None-Match: "a"\r\n', b"HTTP/1.1 304 "),
+        (b'IF-NONE-MATCH:"a"\r\n', b"HTTP/1.1 304 "),
+        (b"If-Modified-Since: Fri, 15 Jan 2027 09:00:00 GMT\r\n", b"HTTP/1.1 304 "),
+        (b"If-Match: *\r\n", b""),
+        (b"If-Unmodified-Since: Fri, 15 Jan 2027 08:00:00 GMT\r\n", b""),
         (b"Range: bytes=0-1\r\n", b"HTTP/1.1 206 "),
-        (b"Cache-Control: no-cache\r\n", b""),
+        (b'Range: bytes=0-1\r\nIf-Range: "a"\r\n', b"HTTP/1.1 206 "),
+        (b"cache-control:no-cache\r\n", b""),
+        (b"X-A: b\r\nCache-Control: no-cache\r\n", b""),
         (b"pragma: no-cache\r\n", b""),
     ],
 )
@@ -67,6 +84,15 @@ def test_requests_with_conditions_or_directives_take_the_full_path(fields: bytes
     world, _ = with_hit()
     client = world.client(fields=fields)
     assert client.received[:13] == start
+
+
+@pytest.mark.parametrize("name", ["X-Request-Id", "X-No-Cache", "If"])
+def test_a_request_with_the_header_for_a_bypass_takes_the_full_path(name: str) -> None:
+    """Whether the name is one that the parser knows, or any other."""
+    world, _ = with_hit(bypass={"header": name})
+    assert ready(world) == 1
+    assert value(world.client(), b"Cache-Status") == b"fastgw; hit; ttl=60"
+    assert world.client(fields=name.lower().encode() + b": 1\r\n").received == b""
 
 
 @pytest.mark.parametrize("end", ["stale", "purged", "soft", "removed"])

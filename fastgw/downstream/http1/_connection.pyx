@@ -1,0 +1,453 @@
+# cython: language_level=3
+"""Compiled methods of `connection.Http1ClientConnection`: those of an ordinary request.
+
+A request is received with one read, is answered from the fast path or from memory, and the connection is ready for the
+next one. All other cases are left to methods of the reference. Objects of other classes are used through their
+attributes (`_slots.read`).
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcpy
+
+from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
+from fastgw.eventloop._socket_send cimport send_message
+from fastgw.upstream.forwarding._fast_path cimport begin_ready_on, forget_on, send_request_on
+
+from math import inf
+
+from fastgw.compiled import replace
+from fastgw.downstream.http1 import connection as reference
+from fastgw.errors import Fault
+from fastgw.eventloop.timer_wheel import Wheel
+from fastgw.exchange import Chain, FastPathPlan, Route
+from fastgw.exchange.ready_answer import ReadyAnswer
+from fastgw.forwarded_headers import Peer, client_address
+from fastgw.http.http1 import serializer
+from fastgw.http.http1._parser import take_request
+from fastgw.http.http1.parser import Http1RequestHead
+from fastgw.http.http1.reserved_fields import OWN_FIELDS
+from fastgw.pipeline.request_pipeline import find_route, run_early_steps, run_route_steps
+from fastgw.routing.requirements import ClientUnknown
+from fastgw.upstream.forwarding.fast_path import FastPath
+
+cdef struct OfConnection:
+    Slot ahead
+    Slot beginning
+    Slot buffer
+    Slot closing
+    Slot deadline
+    Slot fast_path
+    Slot fd
+    Slot filed_at
+    Slot is_fast
+    Slot listener
+    Slot paused
+    Slot peer
+    Slot phase
+    Slot requests
+    Slot server
+    Slot starting
+    Slot stream
+    Slot transport
+    Slot trusts
+    Slot wheel
+    Slot write_paused
+
+cdef struct OfAnswer:
+    Slot body
+    Slot head
+    Slot length
+
+cdef struct OfChain:
+    Slot fetch_plan
+    Slot ready_answer
+    Slot request_steps
+
+cdef struct OfHead:
+    Slot close
+    Slot length
+    Slot ordinary
+    Slot path_as_sent
+
+cdef struct OfListener:
+    Slot closing
+    Slot early
+    Slot reserved
+    Slot router
+    Slot trusts
+
+cdef struct OfPath:
+    Slot client_ip
+    Slot trace
+
+cdef struct OfPlan:
+    Slot at_once
+    Slot calls_only
+    Slot checks_path
+
+cdef struct OfRoute:
+    Slot chain
+    Slot fast_path
+
+cdef struct OfServer:
+    Slot body_bytes
+    Slot date_line
+    Slot draining
+    Slot finish
+    Slot header_bytes
+    Slot header_count
+    Slot keepalive
+    Slot tracer
+
+cdef OfConnection of_connection
+cdef OfAnswer of_answer
+cdef OfChain of_chain
+cdef OfHead of_head
+cdef OfListener of_listener
+cdef OfPath of_path
+cdef OfPlan of_plan
+cdef OfRoute of_route
+cdef OfServer of_server
+cdef Slot now_of_wheel
+cdef Slot trusted_of_peer
+cdef PyTypeObject* _connection_class  # the class whose methods these are; NULL until `adopt`
+
+cdef object INF = inf
+cdef object IDLE  # the phase of this name
+cdef object _buffer_updated  # the method of the reference
+cdef bytes _NO_BYTES = b""
+cdef bytes _CLOSE = b"Connection: close\r\n"
+# PERF: the names of a module by its dict: 500 instructions less than as an attribute (CPython 3.11, micro/http2).
+cdef dict _serializer = serializer.__dict__
+cdef dict _reference = reference.__dict__
+cdef Py_ssize_t _JOINED = reference.JOINED
+
+learn(&of_answer.body, ReadyAnswer, "body")
+learn(&of_answer.head, ReadyAnswer, "head")
+learn(&of_answer.length, ReadyAnswer, "length")
+learn(&of_chain.fetch_plan, Chain, "fetch_plan")
+learn(&of_chain.ready_answer, Chain, "ready_answer")
+learn(&of_chain.request_steps, Chain, "request_steps")
+learn(&of_head.close, Http1RequestHead, "close")
+learn(&of_head.length, Http1RequestHead, "length")
+learn(&of_head.ordinary, Http1RequestHead, "ordinary")
+learn(&of_head.path_as_sent, Http1RequestHead, "path_as_sent")
+learn(&of_path.client_ip, FastPath, "client_ip")
+learn(&of_path.trace, FastPath, "trace")
+learn(&of_plan.at_once, FastPathPlan, "at_once")
+learn(&of_plan.calls_only, FastPathPlan, "calls_only")
+learn(&of_plan.checks_path, FastPathPlan, "checks_path")
+learn(&of_route.chain, Route, "chain")
+learn(&of_route.fast_path, Route, "fast_path")
+learn(&now_of_wheel, Wheel, "now")
+learn(&trusted_of_peer, Peer, "trusted")
+
+
+def adopt(type owner not None, idle):
+    """Replace the methods of `Http1ClientConnection`. `idle`: its phase of this name."""
+    global IDLE, _buffer_updated, _connection_class
+    IDLE, _buffer_updated = idle, owner.buffer_updated
+    learn(&of_connection.ahead, owner, "_ahead")
+    learn(&of_connection.beginning, owner, "_beginning")
+    learn(&of_connection.buffer, owner, "_buffer")
+    learn(&of_connection.closing, owner, "closing")
+    learn(&of_connection.deadline, owner, "deadline")
+    learn(&of_connection.fast_path, owner, "fast_path")
+    learn(&of_connection.fd, owner, "fd")
+    learn(&of_connection.filed_at, owner, "filed_at")
+    learn(&of_connection.is_fast, owner, "is_fast")
+    learn(&of_connection.listener, owner, "listener")
+    learn(&of_connection.paused, owner, "paused")
+    learn(&of_connection.peer, owner, "peer")
+    learn(&of_connection.phase, owner, "phase")
+    learn(&of_connection.requests, owner, "requests")
+    learn(&of_connection.server, owner, "server")
+    learn(&of_connection.starting, owner, "_starting")
+    learn(&of_connection.stream, owner, "_stream")
+    learn(&of_connection.transport, owner, "transport")
+    learn(&of_connection.trusts, owner, "_trusts")
+    learn(&of_connection.wheel, owner, "_wheel")
+    learn(&of_connection.write_paused, owner, "write_paused")
+    replace(owner, get_buffer, buffer_updated, _serve, _send_ready, answer_fast, response_sent, _next)
+    _connection_class = of_connection.phase.reads
+
+
+cdef int _learn_server(type server, type listener) except -1:
+    """Learn where servers and listeners keep their attributes, by the first ones: their classes are defined after the
+    connections."""
+    learn(&of_server.body_bytes, server, "body_bytes")
+    learn(&of_server.date_line, server, "date_line")
+    learn(&of_server.draining, server, "draining")
+    learn(&of_server.finish, server, "finish")
+    learn(&of_server.header_bytes, server, "header_bytes")
+    learn(&of_server.header_count, server, "header_count")
+    learn(&of_server.keepalive, server, "keepalive")
+    learn(&of_server.tracer, server, "tracer")
+    learn(&of_listener.closing, listener, "closing")
+    learn(&of_listener.early, listener, "early")
+    learn(&of_listener.reserved, listener, "reserved")
+    learn(&of_listener.router, listener, "router")
+    learn(&of_listener.trusts, listener, "trusts")
+    return 0
+
+
+cdef inline object _server_of(connection):
+    server = read(&of_connection.server, connection)
+    if of_server.tracer.name is NULL:
+        _learn_server(type(server), type(read(&of_connection.listener, connection)))
+    return server
+
+
+# --- a request ---
+
+
+cdef int _serve_request(connection, head) except -1:
+    server, listener = _server_of(connection), read(&of_connection.listener, connection)
+    if read(&of_connection.trusts, connection) is not read(&of_listener.trusts, listener) and not connection._check_peer():
+        connection._refuse_unread(Fault.CONNECTION_OUTDATED, None, head.raw)
+        return 0
+    peer = read(&of_connection.peer, connection)
+    trusted = read(&trusted_of_peer, peer)
+    (OWN_FIELDS if trusted else read(&of_listener.reserved, listener)).take_out_of(head)
+    write(&of_connection.phase, connection, _reference["REQUEST"][read(&of_connection.phase, connection)])
+    write(&of_connection.closing, connection, read(&of_listener.closing, listener) or read(&of_head.close, head))
+    early = read(&of_listener.early, listener)
+    ordinary, length = read(&of_head.ordinary, head), read(&of_head.length, head)
+    match = fast_match = None
+    if ordinary and not read(&of_chain.request_steps, early):
+        try:
+            match = read(&of_listener.router, listener).find(head)
+        except ClientUnknown:
+            match = None  # found again with the exchange
+        if match is not None:
+            route, params = match
+            plan = read(&of_route.fast_path, route)
+            if plan is not None and _accepts_path(plan, head):
+                calls_only = read(&of_plan.calls_only, plan)
+                if (
+                    read(&of_plan.at_once, plan)
+                    and (not length or length <= read(&of_server.body_bytes, server))
+                    and not calls_only
+                ):
+                    return _send_fast(connection, _fast_path_of(connection), server, listener, peer, head, route, params)
+                if not (length or read(&of_plan.checks_path, plan) or calls_only):  # otherwise `choose` has to check it
+                    fast_match = match
+            elif not length:
+                chain = read(&of_route.chain, route)
+                step = read(&of_chain.ready_answer, chain)
+                if step is not None:
+                    answer = step(head, peer, route)
+                    if answer is not None:
+                        return _send_from_memory(connection, head, route, answer)
+                    plan = read(&of_chain.fetch_plan, chain)
+                    if plan is not None and _accepts_path(plan, head):
+                        fast_path = _fast_path_of(connection)
+                        if fast_path.begin_fetch(head, route, params, plan):
+                            return _send_fast(connection, fast_path, server, listener, peer, head, route, params)
+    return _begin_exchange(connection, server, listener, peer, early, head, match, fast_match)
+
+
+cdef inline object _fast_path_of(connection):
+    return read(&of_connection.fast_path, connection) or connection.make_fast_path()
+
+
+cdef inline bint _accepts_path(plan, head) except -1:
+    return not read(&of_plan.checks_path, plan) or read(&of_head.path_as_sent, head)
+
+
+cdef int _send_fast(connection, fast_path, server, listener, peer, head, route, params) except -1:
+    write(&of_connection.deadline, connection, INF)
+    if read(&trusted_of_peer, peer):
+        write(&of_path.client_ip, fast_path, client_address(head, peer, read(&of_listener.trusts, listener)))
+    write(&of_connection.is_fast, connection, True)
+    tracer = read(&of_server.tracer, server)
+    if tracer is not None:
+        write(&of_path.trace, fast_path, tracer.begin_trace(head))
+    return send_request_on(fast_path, head, route, params)
+
+
+cdef int _begin_exchange(connection, server, listener, peer, early, head, match, fast_match) except -1:
+    chain = early if fast_match is None else read(&of_route.chain, fast_match[0])
+    stream = read(&of_connection.stream, connection) or connection.stream
+    exchange = _reference["new_exchange"](head, stream, listener, peer, chain)
+    stream.exchange = exchange
+    tracer = read(&of_server.tracer, server)
+    if tracer is not None:
+        exchange.trace = tracer.begin_trace(head)
+    if read(&trusted_of_peer, peer):
+        exchange.client_ip = client_address(head, peer, read(&of_listener.trusts, listener))
+    if read(&of_head.ordinary, head) and not read(&of_head.length, head):
+        write(&of_connection.deadline, connection, INF)
+        piece = _NO_BYTES
+    else:
+        piece = stream.expect_body(exchange, head)
+        if piece is None:
+            return 0  # refused
+    if fast_match is not None:
+        route, exchange.params = fast_match
+        exchange.route, exchange.answered_by = route, None
+        run_route_steps(stream, exchange, route, True)
+    elif early.request_steps:
+        run_early_steps(stream, exchange, read(&of_listener.router, listener))
+    else:
+        exchange.answered_by = None  # all of them have run
+        find_route(stream, exchange, read(&of_listener.router, listener), match)
+    if read(&of_connection.beginning, connection):
+        connection._handle_incomplete_body(piece)
+    return 0
+
+
+def get_buffer(self, sizehint):
+    """Compiled `Http1ClientConnection.get_buffer`."""
+    return read(&of_connection.buffer, self)
+
+
+def buffer_updated(self, nbytes):
+    """Compiled `Http1ClientConnection.buffer_updated`."""
+    if read(&of_connection.phase, self) is not IDLE:
+        _buffer_updated(self, nbytes)
+        return
+    server = _server_of(self)
+    request = take_request(
+        read(&of_connection.buffer, self), nbytes, read(&of_server.header_bytes, server),
+        read(&of_server.header_count, server),
+    )
+    if isinstance(request, bytes):
+        write(&of_connection.ahead, self, request)
+        self._read_requests()
+    elif type_of(self) is _connection_class:
+        _serve_request(self, request)
+    else:
+        self._serve(request)
+
+
+def _serve(self, head):
+    """Compiled `Http1ClientConnection._serve`."""
+    _serve_request(self, head)
+
+
+# --- its answer ---
+
+
+cdef int _send_from_memory(connection, head, route, answer) except -1:
+    cdef bytes request_id, answer_head, body, lines = _NO_BYTES
+    cdef bytes last = _CLOSE if read(&of_connection.closing, connection) else _NO_BYTES
+    cdef bytes message
+    server = _server_of(connection)
+    write(&of_connection.deadline, connection, INF)
+    record = _fast_path_of(connection)
+    request_id = begin_ready_on(record, head, route, answer)
+    tracer = read(&of_server.tracer, server)
+    if tracer is not None:
+        trace = tracer.begin_trace(head)
+        write(&of_path.trace, record, trace)
+        lines = trace.response_line
+    answer_head, body = read(&of_answer.head, answer), read(&of_answer.body, answer)
+    fd, transport = read(&of_connection.fd, connection), read(&of_connection.transport, connection)
+    write_paused = read(&of_connection.write_paused, connection)
+    if read(&of_answer.length, answer) <= _JOINED:
+        send_message(fd, _joined(answer_head, request_id, lines, last, body), transport, write_paused)
+    else:
+        message = _joined(answer_head, request_id, lines, last, _NO_BYTES)
+        _reference["send_parts"](fd, message, body, transport, write_paused)
+    if read(&of_server.draining, server):
+        server.drained += 1
+    read(&of_server.finish, server)(record)
+    forget_on(record)
+    return _sent(connection, False)
+
+
+cdef bytes _joined(bytes head, bytes request_id, bytes lines, bytes last, bytes body):
+    """Return the message. `lines`: further headers."""
+    cdef Py_ssize_t id_length = PyBytes_GET_SIZE(request_id)
+    cdef bytes message = PyBytes_FromStringAndSize(
+        NULL,
+        PyBytes_GET_SIZE(head) + (16 + id_length if id_length else 0) + PyBytes_GET_SIZE(lines)
+        + PyBytes_GET_SIZE(last) + 2 + PyBytes_GET_SIZE(body),
+    )
+    cdef char* out = _put(PyBytes_AS_STRING(message), head)
+    if id_length:
+        memcpy(out, b"X-Request-Id: ", 14)
+        out = _put(out + 14, request_id)
+        memcpy(out, b"\r\n", 2)
+        out += 2
+    out = _put(_put(out, lines), last)
+    memcpy(out, b"\r\n", 2)
+    _put(out + 2, body)
+    return message
+
+
+cdef inline char* _put(char* out, bytes text) noexcept:
+    memcpy(out, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+    return out + PyBytes_GET_SIZE(text)
+
+
+cdef int _sent(connection, unread) except -1:
+    write(&of_connection.requests, connection, read(&of_connection.requests, connection) + 1)
+    if read(&of_connection.closing, connection):
+        connection._end(unread)
+        return 0
+    phase = read(&of_connection.phase, connection)
+    if read(&of_connection.write_paused, connection):
+        write(&of_connection.phase, connection, _reference["RESPONSE_WAITS"][phase])
+        return 0
+    return _await_next(connection, phase)
+
+
+cdef int _await_next(connection, phase) except -1:
+    cdef double deadline
+    write(&of_connection.phase, connection, _reference["NEXT"][phase])
+    server, wheel = _server_of(connection), read(&of_connection.wheel, connection)
+    if read(&of_listener.closing, read(&of_connection.listener, connection)):
+        seconds = _reference["LAST_REQUEST_S"]
+    else:
+        seconds = read(&of_server.keepalive, server)
+    deadline = <double>read(&now_of_wheel, wheel) + <double>seconds
+    write(&of_connection.deadline, connection, deadline)
+    if deadline < <double>read(&of_connection.filed_at, connection):
+        wheel.file(connection, deadline)
+    if read(&of_connection.paused, connection):
+        connection.resume()
+    if read(&of_connection.ahead, connection) and not read(&of_connection.starting, connection):
+        connection._read_requests()
+    return 0
+
+
+def _send_ready(self, head, route, answer):
+    """Compiled `Http1ClientConnection._send_ready`."""
+    _send_from_memory(self, head, route, answer)
+
+
+def answer_fast(self, head, exchange, dropped, added, request_id):
+    """Compiled `Http1ClientConnection.answer_fast`."""
+    cdef bytes last, message
+    server = _server_of(self)
+    write(&of_connection.is_fast, self, False)
+    last = _CLOSE if read(&of_connection.closing, self) else _NO_BYTES
+    date_line = read(&of_server.date_line, server)
+    message = _serializer["whole"](head, date_line, last, dropped, added, request_id)
+    send_message(
+        read(&of_connection.fd, self), message, read(&of_connection.transport, self),
+        read(&of_connection.write_paused, self),
+    )
+    if read(&of_server.draining, server):
+        server.drained += 1
+    if exchange is None:
+        fast_path = read(&of_connection.fast_path, self)
+        assert fast_path is not None
+        read(&of_server.finish, server)(fast_path)
+        forget_on(fast_path)
+    else:
+        exchange.finish()
+        read(&of_server.finish, server)(exchange)
+    _sent(self, False)
+
+
+def response_sent(self, unread):
+    """Compiled `Http1ClientConnection.response_sent`."""
+    _sent(self, unread)
+
+
+def _next(self):
+    """Compiled `Http1ClientConnection._next`."""
+    _await_next(self, read(&of_connection.phase, self))

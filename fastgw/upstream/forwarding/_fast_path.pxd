@@ -1,0 +1,4 @@
+# Each does what the method of a `FastPath` does, whatever its class is; a call for those of the compiled methods.
+cdef int send_request_on(path, head, route, params) except -1
+cdef bytes begin_ready_on(path, head, route, answer)
+cdef int forget_on(path) except -1
