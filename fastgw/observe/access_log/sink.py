@@ -55,6 +55,7 @@ class Sink:
         lines that each worker writes first, also after the file was opened again. `rotation`: of the file.
         """
         self._name, self._directives, self._rotation = name, directives, rotation
+        self._due = b""  # directives that the file does not have yet
         self._fd = -1
         self._regular = False
         self._poll = select.poll()
@@ -85,15 +86,16 @@ class Sink:
         self._fd, self._torn = fd, False
         self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
         self._poll.register(fd, select.POLLOUT)
+        self._due = self._directives
         if self._directives and self._regular and self._rotation is not None:
             with self._rotation.writing(fd) as is_present:
                 if is_present:
-                    self._append(self._directives)
+                    self._append(b"")
             if not is_present:
                 self._current = False
                 self.refresh()
         elif self._directives:
-            self._append(self._directives)
+            self._append(b"")
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -134,6 +136,12 @@ class Sink:
                 return self._append(lines)
 
     def _append(self, batch: bytes) -> int:
+        """Append lines, after directives that are due, and return the number of lost ones."""
+        if self._due:
+            due, self._due = self._due, b""
+            if lost := self._append(due):
+                self._due = b"".join(due.splitlines(keepends=True)[-lost:])
+                return batch.count(b"\n")
         written = 0
         try:
             if self._torn:

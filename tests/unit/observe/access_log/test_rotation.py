@@ -7,7 +7,9 @@ import multiprocessing
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -15,6 +17,7 @@ from fastgw.config.settings.log_sinks import FileSink, RemoteSink
 from fastgw.observe.access_log.rotation import Rotation
 from fastgw.observe.access_log.sink import Sink, why_not
 from fastgw.observe.access_log.sink_kinds import sink_of
+from tests.support.small_file_system import small_file_system
 
 KIB = 1024
 
@@ -60,6 +63,67 @@ def test_processes_that_write_at_once_lose_and_double_nothing(tmp_path: Path) ->
     found = [line.split()[0].decode() for line in lines]
     assert (len(found), set(found)) == (len(wanted), wanted)
     assert max(len(content(each)) for each in files) < 6 * KIB
+
+
+@pytest.mark.parametrize("compresses", [False, True])
+def test_a_full_disk_loses_whole_lines_that_are_counted_and_the_rest_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, compresses: bool
+) -> None:
+    path = tmp_path / "access.log"
+    directives = b"#Version: 1.0\n"
+    random = Random(7)
+    lost = total = 0
+
+    def write_batch(sink: Sink) -> int:
+        nonlocal lost, total
+        batch = b"".join(b"%d %s\n" % (total + each, random.randbytes(500).hex().encode()) for each in range(8))
+        total += 8
+        missing = sink.write(batch)
+        lost += missing
+        return missing
+
+    with small_file_system(tmp_path) as limited:
+        sink = Sink(str(path), directives, Rotation(str(path), 64 * KIB, None, 1000, compresses))
+        with limited():
+            while write_batch(sink) == 0:
+                assert total < 10_000
+                wait_for_threads()
+            for _ in range(20):
+                write_batch(sink)  # while the disk stays full
+        for _ in range(20):
+            assert write_batch(sink) == 0
+        sink.close()
+        wait_for_threads()
+        Rotation(str(path), 64 * KIB, None, 1000, compresses).tidy()
+        files = [*rotated(path), path]
+        assert all(each.suffix == ".gz" for each in files[:-1] if compresses)
+        assert all(content(each).startswith(directives) for each in files)
+        lines = [line for each in files for line in content(each).splitlines() if not line.startswith(b"#")]
+    assert lost > 0
+    assert len(lines) == total - lost
+    assert {len(line.split()[1]) for line in lines} == {1000}
+    numbers = [int(line.split()[0]) for line in lines]
+    assert numbers == sorted({*numbers})
+    told = [record.getMessage() for record in caplog.records]
+    assert told.count(f"access log {path} can be written again") == 1
+    assert sum("lines are dropped until it can be written" in each for each in told) == 1
+
+
+def test_a_file_that_begins_on_a_full_disk_has_its_directives_before_its_lines(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    directives = b"#Version: 1.0\n"
+    with small_file_system(tmp_path) as limited:
+        sink = Sink(str(path), directives, Rotation(str(path), 64 * KIB, None, 1000, False))
+        assert sink.write(b"x" * 1023 + b"\n") == 0
+        assert sink.write((b"x" * 1023 + b"\n") * 64) == 0
+        with limited():
+            with suppress(OSError), (tmp_path / "filler").open("wb", buffering=0) as filler:
+                while True:
+                    filler.write(b"x" * KIB)
+            sink.write(b"a\n")
+        assert sink.write(b"b\n") == 0
+        sink.close()
+        assert path.read_bytes() in (directives + b"b\n", directives + b"a\nb\n")
 
 
 def test_the_oldest_are_deleted_and_other_files_stay(tmp_path: Path) -> None:
