@@ -10,18 +10,32 @@ import signal
 import socket
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from tests.e2e.clients import LoadCounts, call
 from tests.e2e.programs import Nginx
 from tests.e2e.test_nothing_lost import enough
 from tests.e2e.test_processes import ask
 from tests.e2e.test_reload import Reloadable
-from tests.support.cluster import LONG, ROOT, ClusterStandIn, a_class, consumer, gateway, http_route, policy, service
+from tests.support.cluster import (
+    LONG,
+    ROOT,
+    ClusterStandIn,
+    a_class,
+    consumer,
+    gateway,
+    http_route,
+    ingress,
+    ingress_class,
+    policy,
+    service,
+)
 from tests.support.gateway import wait_until
 
 CALLERS = 4
@@ -271,6 +285,41 @@ def test_no_request_is_lost_while_the_api_server_is_away_and_the_leader_is_kille
         cluster.remove("EndpointSlice", f"shop/cart-{other.port}")
 
 
+def test_an_ingress_with_problems_is_told_by_events(controller: Controller, cluster: ClusterStandIn) -> None:
+    """It has no conditions. Other Ingresses serve."""
+    cluster.put(ingress_class("fastgw"), ingress("good", "cart", "good.test"))
+    cluster.put(
+        ingress("secure", "cart", "secure.test", "absent"), ingress("wrong", "cart", "wrong.test", timeout="-1")
+    )
+
+    def told(name: str) -> list[str]:
+        return [each["message"] for each in cluster.events("Ingress", f"shop/{name}")]
+
+    wait_until(lambda: told("secure") and told("wrong"), "Events", LONG)
+    assert told("secure") == ["spec.tls: the Secret shop/absent does not exist"]
+    (why,) = told("wrong")
+    assert why.startswith("it is not served: rule ")
+    assert 'timeout: "-1" is not a duration' in why
+
+    def serves(host: str) -> bool:
+        answer = httpx.get(f"http://{BLOCK}.9:{OFFSET + 80}/", headers={"Host": host})
+        return answer.status_code == 200
+
+    wait_until(lambda: serves("good.test"), "good.test", LONG)
+    assert told("good") == []
+    cluster.put(ingress("wrong", "cart", "wrong.test", timeout="2s"))
+    wait_until(lambda: serves("wrong.test"), "wrong.test", LONG)
+    for name in ("good", "secure", "wrong"):
+        cluster.remove("Ingress", f"shop/{name}")
+    cluster.remove("IngressClass", "fastgw")
+
+    def is_open() -> bool:
+        with socket.socket() as client:
+            return client.connect_ex((f"{BLOCK}.9", OFFSET + 80)) == 0
+
+    wait_until(lambda: not is_open(), "the listener of Ingresses to be closed", LONG)
+
+
 def test_endpoints_are_replaced_without_a_reload_and_no_request_is_lost(
     controller: Controller, cluster: ClusterStandIn, backend: Nginx, tmp_path: Path
 ) -> None:
@@ -344,3 +393,25 @@ def test_a_gateway_has_a_service_of_its_own_that_leads_to_the_pods(
         pod.answers("/in", 200)
     cluster.remove("Gateway", "shop/inside")
     cluster.remove("HTTPRoute", "shop/in")
+
+
+def test_the_controller_calls_what_its_roles_permit_and_nothing_else(
+    controller: Controller, cluster: ClusterStandIn
+) -> None:
+    """All tests before this one have made calls. Kinds whose statuses they do not write are permitted all the same."""
+    cluster.put(gateway("last"))
+    cluster.wait_for("Gateway", "shop/last", "Programmed", "True")
+    permitted: set[tuple[str, str, str]] = set()
+    for file in ("clusterrole.yaml", "role.yaml"):
+        for rule in yaml.safe_load((ROOT / "deploy/kubernetes-gateway" / file).read_text())["rules"]:
+            permitted.update(product(rule["apiGroups"], rule["resources"], rule["verbs"]))
+    assert cluster.api.calls - permitted == set()
+    unused = {each for each in permitted - cluster.api.calls if not each[1].endswith("/status")}
+    written = {
+        ("", "services"),
+        ("", "events"),
+        ("discovery.k8s.io", "endpointslices"),
+        ("coordination.k8s.io", "leases"),
+    }
+    assert {each for each in unused if each[:2] not in written} == set()
+    cluster.remove("Gateway", "shop/last")

@@ -46,6 +46,11 @@ class _Server(Api):  # type: ignore[misc]  # the runner has no types
     """Tokens that are accepted; empty: no token is needed."""
     has_definitions = False
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.calls: set[tuple[str, str, str]] = set()
+        """Group, resource and verb of each call that was not made by kubectl, in the terms of roles."""
+
     async def start(self, port: int = 0) -> None:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_route("*", "/{path:.*}", self.serve)
@@ -61,12 +66,31 @@ class _Server(Api):  # type: ignore[misc]  # the runner has no types
         said = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if self.tokens and said not in self.tokens:
             return web.json_response(status_of(401, "Unauthorized", "Unauthorized"), status=401)
+        if not request.headers.get("User-Agent", "").startswith("kubectl"):
+            self.calls.add(_call_of(request))
         answer: web.StreamResponse = await super().serve(request)
         return answer
 
     def crds(self) -> list[Object]:
         found, self.has_definitions = ([] if self.has_definitions else super().crds()), True
         return found
+
+
+def _call_of(request: web.Request) -> tuple[str, str, str]:
+    """Return group, resource and verb of a request."""
+    _, root, *rest = request.path.split("/")
+    group = "" if root == "api" else rest.pop(0)
+    rest = rest[1:]  # without the version
+    if rest[:1] == ["namespaces"] and len(rest) > 2:
+        rest = rest[2:]
+    resource, *named = rest or [""]
+    verb = _VERBS[request.method]
+    if verb == "get" and not named:
+        verb = "watch" if request.query.get("watch") else "list"
+    return group, "/".join((resource, *named[1:])), verb
+
+
+_VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
 class ClusterStandIn:
@@ -149,6 +173,16 @@ class ClusterStandIn:
         """Answer 410 to watches from now on that continue at an earlier version."""
         self.call(self.api.compact)
 
+    def events(self, kind: str, name: str) -> list[Object]:
+        """Return the Events of an object. `name`: with its namespace."""
+        held = self.call(lambda: [*self.api.by["", "events"].objects.values()])
+        return [
+            each
+            for each in held
+            if (each["involvedObject"]["kind"], f"{each['metadata']['namespace']}/{each['involvedObject']['name']}")
+            == (kind, name)
+        ]
+
     def condition(self, kind: str, name: str, type_: str) -> tuple[str, str, str]:
         """Return status, reason and message of a condition, of the first parent or ancestor; of none, empty texts."""
         item = self.get(kind, name) or {}
@@ -222,6 +256,20 @@ def http_route(name: str, service: str, path: str = "/", parent: str = "web", **
         }
     ]
     return _object(f"{GROUP}/v1", "HTTPRoute", name, parentRefs=[{"name": parent}], rules=rules)
+
+
+def ingress(name: str, service: str, host: str, secret: str = "", **annotations: str) -> Object:
+    """`annotations`: behind `fastgw.dev/`, with underscores."""
+    path = {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": service, "port": {"number": 80}}}}
+    tls = [{"hosts": [host], "secretName": secret}] if secret else []
+    rules = [{"host": host, "http": {"paths": [path]}}]
+    made = _object("networking.k8s.io/v1", "Ingress", name, ingressClassName="fastgw", tls=tls, rules=rules)
+    made["metadata"]["annotations"] = {f"fastgw.dev/{key.replace('_', '-')}": text for key, text in annotations.items()}
+    return made
+
+
+def ingress_class(name: str) -> Object:
+    return _object("networking.k8s.io/v1", "IngressClass", name, None, controller="fastgw.dev/ingress-controller")
 
 
 def policy(name: str, filters: Object, target: str, kind: str = "HTTPRoute") -> Object:

@@ -115,14 +115,15 @@ def _read_certificates(
     item: ClusterObject, found: dict[tuple[str, str], list[str] | None], context: TranslationContext
 ) -> None:
     """Add the certificates of an Ingress, each with its hosts; None: the names in it. Secrets without a valid
-    certificate are left out.
+    certificate are left out, with a warning.
     """
     for each in (item.get("spec") or {}).get("tls") or ():
         if not each.get("secretName"):
             continue
         try:
             pair = references.certificate_of({"name": each["secretName"]}, KIND, key_of(item)[0], context)
-        except UnresolvedReference:
+        except UnresolvedReference as error:
+            context.warnings.setdefault((KIND, *key_of(item)), f"spec.tls: {error}")
             continue
         hosts = [host.lower() for host in each.get("hosts") or ()]
         held = found.get(pair, [])

@@ -225,6 +225,8 @@ class TranslationContext:
     pieces: list[Piece] = field(default_factory=list)
     statuses: Statuses = field(default_factory=dict)
     children: list[ManagedObject] = field(default_factory=list)
+    warnings: dict[ObjectId, str] = field(default_factory=dict)
+    """Problems of objects without conditions."""
     upstreams: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Upstreams by name, in the terms of settings."""
     files: dict[str, str] = field(default_factory=dict)
@@ -282,6 +284,8 @@ class Translation:
     pieces: list[Piece]
     statuses: Mapping[ObjectId, dict[str, Any]]
     children: list[ManagedObject]
+    warnings: Mapping[ObjectId, str]
+    """Problems of objects without conditions, for Events."""
 
 
 def parent_condition(reason: str, generation: int, message: str = "") -> Condition:

@@ -16,7 +16,8 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
     "TCPRoute": ("Accepted", "UnsupportedValue"),
     "UDPRoute": ("Accepted", "UnsupportedValue"),
 }
-"""Type and reason of the condition of a refused object, by kind. An Ingress has no conditions."""
+"""Type and reason of the condition of a refused object, by kind. An Ingress has no conditions: see `warnings_of`."""
+_WITHOUT_CONDITIONS: Final = "Ingress"
 LONGEST: Final = 4000
 """Maximum number of characters of a message; the API server allows 32,768."""
 NOT_IN_FORCE: Final = "the gateway still serves an older state: "
@@ -45,6 +46,16 @@ def with_refusals(
         if rejected and id_[0] in ("Gateway", "GatewayClass"):
             shown[id_] = _with_condition(shown[id_], "Programmed", "Invalid", f"{NOT_IN_FORCE}{rejected}")
     return shown
+
+
+def warnings_of(warnings: Mapping[ObjectId, str], refused: Mapping[str, str]) -> Mapping[ObjectId, str]:
+    """Return the problems of objects without conditions: those of a translation, and why objects are left out."""
+    found = {**warnings}
+    for of, why in refused.items():
+        kind, *key = of.split("/")
+        if kind == _WITHOUT_CONDITIONS and len(key) == 2:
+            found[kind, key[0], key[1]] = f"it is not served: {why}"
+    return found
 
 
 def _routes_without_backend(pieces: Iterable[Piece], refused: Mapping[str, str]) -> Mapping[str, str]:

@@ -68,7 +68,7 @@ def translate(
     gateway.add_statuses(context)
     backend_tls.add_statuses(context)
     addresses.add_children(context)
-    return Translation(context.pieces, context.statuses, context.children)
+    return Translation(context.pieces, context.statuses, context.children, context.warnings)
 
 
 def _add_not_found(context: TranslationContext) -> None:

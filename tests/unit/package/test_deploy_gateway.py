@@ -71,10 +71,11 @@ def test_the_role_permits_exactly_what_is_read_and_written() -> None:
         for group in rule["apiGroups"]:
             for resource in rule["resources"]:
                 allowed.setdefault((group, resource), set()).update(rule["verbs"])
-    wanted = {(kind.group, kind.plural): {"get", "list", "watch"} for kind in KINDS.values()}
+    wanted = {(kind.group, kind.plural): {"list", "watch"} for kind in KINDS.values()}
     wanted |= {(kind.group, f"{kind.plural}/status"): {"patch"} for kind in KINDS.values() if kind.status}
     for made in (("", "services"), ("discovery.k8s.io", "endpointslices")):
         wanted[made] = wanted[made] | {"create", "patch"}
+    wanted["", "events"] = {"create"}
     assert allowed == wanted
 
 

@@ -17,9 +17,9 @@ import yaml
 
 from fastgw.admin.node_interface import FeedInfo
 from fastgw.config.kubernetes.cluster import KINDS, ObjectKind
-from fastgw.config.kubernetes.model import Statuses, Translation
+from fastgw.config.kubernetes.model import ObjectId, Statuses, Translation
 from fastgw.config.kubernetes.provider import FILE
-from fastgw.config.kubernetes.refusals import with_refusals
+from fastgw.config.kubernetes.refusals import warnings_of, with_refusals
 from fastgw.config.kubernetes.translation import Translator
 from fastgw.config.settings.egress import Providers
 from fastgw.config.settings.kubernetes import KubernetesProvider
@@ -62,6 +62,8 @@ class ClusterController:
         self._translation: Translation | None = None
         self._statuses: Statuses = {}
         """Statuses of the translation, with what the configuration made of it."""
+        self._warnings: Mapping[ObjectId, str] = {}
+        """Problems of objects without conditions."""
         self._writer = StatusWriter(access, self._objects)
         self._election = LeaderElection(access, namespace, f"{LEASE}-{settings.gateway_class}", self._written.set)
         self._report = WatchReport(FILE)
@@ -138,6 +140,7 @@ class ClusterController:
         """Write the statuses of a translation, with what the configuration made of it."""
         self._translation = translation
         self._statuses = with_refusals(translation.statuses, refused, rejected, translation.pieces)
+        self._warnings = warnings_of(translation.warnings, refused)
         self._written.set()
 
     async def _write_statuses(self) -> None:
@@ -150,7 +153,7 @@ class ClusterController:
                 continue
             is_done = False
             try:
-                is_done = await self._writer.write(self._statuses, translation.children)
+                is_done = await self._writer.write(self._statuses, translation.children, self._warnings)
                 self._writing.succeeded()
             except CannotAsk as error:
                 self._writing.failed(type(error).__name__, str(error))

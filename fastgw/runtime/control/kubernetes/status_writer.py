@@ -1,11 +1,18 @@
-"""Writes statuses and the objects of Gateways to the API server, and only what has changed."""
+"""Writes statuses, Events and the objects of Gateways to the API server, and only what has changed."""
 
 import asyncio
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from fastgw.config.kubernetes.cluster import CONTROLLER, KINDS, ClusterObject, generation_of
+from fastgw.config.kubernetes.cluster import (
+    CONTROLLER,
+    INGRESS_CONTROLLER,
+    KINDS,
+    ClusterObject,
+    generation_of,
+)
 from fastgw.config.kubernetes.model import ManagedObject, ObjectId
 from fastgw.runtime.control.kubernetes.api_client import ClusterClient, RequestRefused, SharedAccess
 from fastgw.runtime.control.kubernetes.cluster_objects import ClusterObjects
@@ -15,6 +22,8 @@ AT_ONCE: Final = 16
 MERGE: Final = "application/merge-patch+json"
 _SHARED: Final = ("parents", "ancestors")
 """Members of statuses with entries of several controllers."""
+_MOST_TEXT: Final = 1024
+"""Maximum number of characters of the message of an Event."""
 _CONFLICT: Final = 409
 _NOT_FOUND: Final = 404
 
@@ -68,9 +77,18 @@ class StatusWriter:
 
     def __init__(self, access: SharedAccess, objects: ClusterObjects) -> None:
         self._access, self._objects = access, objects
+        self._warned: dict[ObjectId, tuple[str, str]] = {}
+        """Versions of objects and problems that Events were written for."""
 
-    async def write(self, statuses: Mapping[ObjectId, dict[str, Any]], children: Sequence[ManagedObject]) -> bool:
-        """Write everything that differs. False: something could not be written yet. Raises `CannotAsk`."""
+    async def write(
+        self,
+        statuses: Mapping[ObjectId, dict[str, Any]],
+        children: Sequence[ManagedObject],
+        warnings: Mapping[ObjectId, str],
+    ) -> bool:
+        """Write everything that differs. `warnings`: problems of objects, each for an Event. False: something could not
+        be written yet. Raises `CannotAsk`.
+        """
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         works: list[tuple[Any, tuple[Any, ...]]] = []
         for id_, wanted in statuses.items():
@@ -86,6 +104,11 @@ class StatusWriter:
             body = _with_owner(child)
             if item is None or not _includes(item, body):
                 works.append((self._write_child, (body, item)))
+        self._warned = {id_: said for id_, said in self._warned.items() if id_ in warnings}
+        for id_, why in warnings.items():
+            item = self._objects.latest(*id_)
+            if item is not None and self._warned.get(id_) != _warning_of(item, why):
+                works.append((self._write_event, (id_, item, why, now)))
         if not works:
             return True
         client = await self._access.client("/api", "")
@@ -120,6 +143,37 @@ class StatusWriter:
         written = await client.send("PATCH", kind.path(id_[1], id_[2], "status"), body, MERGE)
         self._objects.store_written(kind.name, written)
 
+    async def _write_event(self, client: ClusterClient, id_: ObjectId, item: ClusterObject, why: str, now: str) -> None:
+        """Write an Event for a problem, once: its name is made from both."""
+        kind, namespace, name = id_
+        uid = str(item["metadata"].get("uid") or "")
+        digest = hashlib.sha256("\0".join((uid, *_warning_of(item, why))).encode()).hexdigest()[:16]
+        body = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{name[:200]}.{digest}", "namespace": namespace},
+            "involvedObject": {
+                "apiVersion": KINDS[kind].api_version,
+                "kind": kind,
+                "namespace": namespace,
+                "name": name,
+                "uid": uid,
+            },
+            "type": "Warning",
+            "reason": "Invalid",
+            "message": why[:_MOST_TEXT],
+            "source": {"component": INGRESS_CONTROLLER},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        try:
+            await client.send("POST", f"/api/v1/namespaces/{namespace}/events", body)
+        except RequestRefused as error:
+            if error.status != _CONFLICT:  # by an earlier leader
+                raise
+        self._warned[id_] = _warning_of(item, why)
+
     async def _write_child(self, client: ClusterClient, body: dict[str, Any], item: ClusterObject | None) -> None:
         kind, metadata = KINDS[body["kind"]], body["metadata"]
         if item is None:
@@ -137,6 +191,10 @@ def _is_current(item: ClusterObject, wanted: Mapping[str, Any]) -> bool:
             conditions += each["conditions"]
     generation = generation_of(item)
     return all(each["observedGeneration"] == generation for each in conditions)
+
+
+def _warning_of(item: ClusterObject, why: str) -> tuple[str, str]:
+    return str(generation_of(item)), why
 
 
 def _with_owner(child: ManagedObject) -> dict[str, Any]:
