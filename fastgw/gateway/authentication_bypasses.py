@@ -13,7 +13,7 @@ from urllib.parse import quote_plus
 
 from fastgw.config.base.problems import format_value
 from fastgw.config.base.route_patterns import Parameter, PathKind, PathPattern, either_slash
-from fastgw.config.decoding.filter_levels import running
+from fastgw.config.decoding.filter_levels import of_route, running, running_before_routing
 from fastgw.config.loading.locate_filter import Where
 from fastgw.config.settings.gateway import Config, FilterUse, Route
 from fastgw.filters.api import Phase
@@ -55,24 +55,32 @@ class _Reached:
     def __init__(self, config: Config, listener: str) -> None:
         self._config, self._listener = config, listener
         self._routes = [route for route in config.routes if not route.listeners or listener in route.listeners]
-        self._known: dict[int, list[FilterUse]] = {}
+        self._known: dict[tuple[int, ...], list[FilterUse]] = {}
+        self._early = running_before_routing(config, listener)
         self._by_place: dict[str, list[Route]] = {}
+        self._places_of: dict[str, frozenset[str]] = {}  # by destination
         for route in self._routes:
             for place in self._places(route):
                 self._by_place.setdefault(place, []).append(route)
 
     def _places(self, route: Route) -> set[str]:
         """Return the destinations of a route: upstreams and URLs, which other routes may share."""
-        places = {str(name) for name in route.destinations}
-        upstreams = (self._config.upstreams.get(place) for place in tuple(places))
-        return places.union(str(target.url) for upstream in upstreams if upstream for target in upstream.targets)
+        places: set[str] = set()
+        for name in map(str, route.destinations):
+            if name not in self._places_of:
+                upstream = self._config.upstreams.get(name)
+                urls = () if upstream is None else (str(target.url) for target in upstream.targets)
+                self._places_of[name] = frozenset((name, *urls))
+            places |= self._places_of[name]
+        return places
 
     def _guards(self, route: Route) -> list[FilterUse]:
-        """Filters for authentication and authorization."""
-        if id(route) not in self._known:
-            uses = running(self._config, self._listener, route)
-            self._known[id(route)] = [use for use in uses if use.settings.phase in _GUARDS and not use.shadow]
-        return self._known[id(route)]
+        """Filters for authentication and authorization: known by the levels, which most routes have in common."""
+        levels = tuple(map(id, of_route(self._config, self._listener, route)))
+        if levels not in self._known:
+            uses = running(self._config, self._listener, route, self._early)
+            self._known[levels] = [use for use in uses if use.settings.phase in _GUARDS and not use.shadow]
+        return self._known[levels]
 
     def _missing(self, narrow: Route, wide: Route) -> list[str]:
         """Return the names of filters that protect one route and not the other."""

@@ -77,6 +77,8 @@ class StatusWriter:
 
     def __init__(self, access: SharedAccess, objects: ClusterObjects) -> None:
         self._access, self._objects = access, objects
+        self._settled: dict[ObjectId, tuple[dict[str, Any], ClusterObject]] = {}
+        """Statuses that objects have, with these objects: most stay the same ones."""
         self._warned: dict[ObjectId, tuple[str, str]] = {}
         """Versions of objects and problems that Events were written for."""
 
@@ -91,13 +93,22 @@ class StatusWriter:
         """
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         works: list[tuple[Any, tuple[Any, ...]]] = []
+        settled, self._settled = self._settled, {}
         for id_, wanted in statuses.items():
             item = self._objects.latest(*id_)
-            if item is None or not _is_current(item, wanted):
+            if item is None:
+                continue
+            held = settled.get(id_)
+            if held is not None and held[0] is wanted and held[1] is item:
+                self._settled[id_] = held
+                continue
+            if not _is_current(item, wanted):
                 continue
             status = merged_status(item.get("status"), wanted, now)
             if any((item.get("status") or {}).get(key) != value for key, value in status.items()):
                 works.append((self._write_status, (id_, item, status)))
+            else:
+                self._settled[id_] = wanted, item
         for child in children:
             kind, metadata = child.body["kind"], child.body["metadata"]
             item = self._objects.latest(kind, metadata["namespace"], metadata["name"])
