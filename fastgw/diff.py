@@ -7,8 +7,10 @@ Secrets and the values of secret headers are compared, and shown as `***`.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import unified_diff
 from typing import Any, Final, Literal
 
+import yaml
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -28,7 +30,7 @@ from fastgw.config.decoding.decoder import (
     shape_of,
 )
 from fastgw.config.egress.expand import service_of
-from fastgw.config.loading.writer import fitting, masked, written
+from fastgw.config.loading.writer import effective, fitting, masked, written
 from fastgw.config.openapi.expand import FILTER as OPERATION
 from fastgw.config.openapi.shared_schemas import SharedSchemas, changed_places
 from fastgw.config.settings.gateway import Filters, FilterUse, Route
@@ -36,6 +38,8 @@ from fastgw.config.settings.secrets import MASK
 from fastgw.config.sources.virtual_files import is_derived
 from fastgw.consumers.index import ConsumerEntry, Index, index_of
 
+MOST_COMPARED: Final = 1024 * 1024
+"""Maximum size in bytes of a configuration, in JSON, that is compared line by line: a MiB takes some seconds."""
 _ROUTES_SHOWN: Final = 5
 """Maximum number of routes that a line names."""
 Deed = Literal["added", "removed", "changed", "reordered"]
@@ -519,3 +523,15 @@ def _plain(text: str) -> str:
     if text and text.isprintable() and not set(text) & set(" \"',"):
         return shorten(text)
     return shorten(json.dumps(text, ensure_ascii=not text.isprintable()))
+
+
+def yaml_diff(old: Config, new: Config) -> str:
+    """Return a unified diff of two whole configurations in YAML, without secrets and consumers; "" if nothing in it
+    differs, or one of them is larger than `MOST_COMPARED`.
+    """
+    both = effective(old), effective(new)
+    if max(len(json.dumps(each)) for each in both) > MOST_COMPARED:
+        return ""
+    before, after = (yaml.safe_dump(each, sort_keys=False, allow_unicode=True, width=120) for each in both)
+    lines = unified_diff(before.splitlines(), after.splitlines(), "before", "now", lineterm="")
+    return "\n".join(lines)

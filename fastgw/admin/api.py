@@ -319,6 +319,15 @@ def _token_of(request: Request, access: Access) -> Secret:
     return token
 
 
+async def _role(node: Node, request: Request) -> Response:
+    access: Access = request.app.state.access
+    try:
+        is_full = _token_of(request, access) is access.token
+    except SecretError as error:
+        raise HTTPException(503, "The token cannot be read; see the gateway's log.") from error
+    return json_response(browser_sessions.SessionRole("full" if is_full else "read_only"))
+
+
 async def _end_session(node: Node, request: Request) -> Response:
     await _no_body(request)
     return json_response(Ended(), Set_Cookie=_cookie(request, request.app.state.access, ""))
@@ -604,6 +613,13 @@ OPERATIONS: Final = (
         "Start a dashboard session: returns a session cookie and a CSRF token.",
         _begin_session,
         {200: browser_sessions.Session},
+    ),
+    Operation(
+        "GET",
+        "/session",
+        "Role of the client: what its credentials allow.",
+        _role,
+        {200: browser_sessions.SessionRole},
     ),
     Operation("DELETE", "/session", "End the dashboard session: the cookie is deleted.", _end_session, {200: Ended}),
     Operation(

@@ -7,7 +7,7 @@ second value, which the page stores for its own origin only and sends in a heade
 """
 
 import hmac
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -15,6 +15,12 @@ LIFETIME_S: Final = 7 * 86_400.0
 CSRF: Final = "X-CSRF-Token"
 _PREFIX: Final = "fastgw-admin"
 _COOKIES_MAX: Final = 8 * 1024
+
+
+class SessionRole(Struct, frozen=True):
+    """Role of the client that asks: `read_only` clients may look, and change nothing."""
+
+    role: Literal["full", "read_only"]
 
 
 class Session(Struct, frozen=True):

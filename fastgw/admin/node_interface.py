@@ -583,6 +583,9 @@ class ConfigChanges(Struct, frozen=True):
     active: int
     changes: str
     """One line for each change, without secrets."""
+    diff: str = ""
+    """Changes as a unified diff of both configurations in YAML, with defaults, without secrets and consumers; "" if
+    nothing in it differs, or it would be too long."""
 
 
 class Latency(Struct, frozen=True):

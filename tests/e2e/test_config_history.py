@@ -38,9 +38,13 @@ def test_kept_configurations_are_compared_and_returned_to(tmp_path: Path) -> Non
         changes = ask(f"GET /config/history/{oldest}", token="reader").json
         assert changes["active"] == active
         assert {"route one: removed", "route two: added"} <= {*changes["changes"].splitlines()}, changes
+        assert {"-- name: one", "+- name: two", "-    body: one", "+    body: two"} <= {*changes["diff"].splitlines()}
         compared = ask(f"GET /config/history/{newest}").json["changes"]
         assert "ada" in compared
         assert "geheim" not in compared
+        assert "geheim" not in changes["diff"]
+        assert ask("GET /session", token="reader").json == {"role": "read_only"}
+        assert ask("GET /session").json == {"role": "full"}
         assert ask("GET /config/history/999").status == 404
         assert ask("GET /config/history/x").status == 404
         wanted = json.dumps({"generation": oldest})

@@ -385,6 +385,21 @@ def test_the_token_is_asked_for_and_becomes_a_cookie_that_no_script_reads(page: 
     assert page.run("localStorage.length") == 0
 
 
+def test_a_role_that_may_only_look_has_no_buttons_that_change_something(page: Page, stub: AdminStub) -> None:
+    stub.token, stub.read_only_token = TOKEN, "looker"
+    changing = "[...document.querySelectorAll('[data-changes]')]"
+    page.go(stub.url)
+    for token, is_shown in (("looker", False), (TOKEN, True)):
+        page.until("document.getElementById('ask').open")
+        page.type("#ask-token", token)
+        page.press("Enter")
+        page.until(f"{changing}.every((each) => each.hidden !== {str(is_shown).lower()})")
+        assert page.run(f"{changing}.length") == 5
+        page.until("!document.getElementById('forget').hidden")
+        page.click("#forget")
+    page.until("document.getElementById('ask').open")
+
+
 def test_the_address_of_the_start_line_signs_in_and_keeps_no_token(page: Page, stub: AdminStub) -> None:
     stub.token = TOKEN
     page.go(f"{stub.url}#token={quote(TOKEN)}")
@@ -633,7 +648,7 @@ def test_nothing_but_the_admin_api_is_asked(page: Page, stub: AdminStub) -> None
         page.click(f"nav a[href='#{view}']")
     wait_until(lambda: "/config" in stub.asked, "the configuration to be asked for")
     views = {"/history", "/status", "/routes", "/upstreams", "/limits", "/cache", "/stories", "/config"}
-    views |= {"/analytics", "/consumers", "/config/history"}
+    views |= {"/analytics", "/consumers", "/config/history", "/session"}
     assert set(stub.asked) == {"/", "/live", *views}
     told = page.run("performance.getEntriesByType('resource').map((each) => new URL(each.name).origin)")
     assert set(told) == {stub.url.rstrip("/")}
@@ -847,6 +862,8 @@ def test_an_earlier_configuration_shows_what_has_changed_and_is_returned_to(page
     generation = stub.figures.generation - 1
     assert page.text("#version-title") == f"Generation {generation}"
     assert page.text("#version-changes") == "route user: removed\nroute new: added"
+    lines = page.run("[...document.querySelectorAll('#version-diff span')].map((e) => e.className + e.textContent)")
+    assert lines[2:] == ["hunk@@ -1,3 +1,3 @@\n", " routes:\n", "bad-- name: user\n", "good+- name: new\n"]
     page.click("#version-roll-back")
     page.until("document.getElementById('confirm').open")
     assert page.text("#confirm-title") == f"Roll back to generation {generation}?"

@@ -88,6 +88,9 @@ class Tapped:
         )
 
 
+DIFF = "--- before\n+++ now\n@@ -1,3 +1,3 @@\n routes:\n-- name: user\n+- name: new"
+
+
 class Figures:
     """A fake node. Its documents are plain dictionaries, so that they may contain impossible values.
 
@@ -303,7 +306,7 @@ class Figures:
         return ConfigHistory(self.generation, kept)
 
     async def config_changes(self, generation: int) -> ConfigChanges | None:
-        return ConfigChanges(generation, self.generation, "route user: removed\nroute new: added")
+        return ConfigChanges(generation, self.generation, "route user: removed\nroute new: added", DIFF)
 
     def redaction(self) -> Redaction:
         return Redaction()
@@ -499,6 +502,8 @@ class AdminStub:
         self.figures = Figures()
         self.token = ""
         """Required token; "" = none."""
+        self.read_only_token = ""
+        """Token of clients that may only look; "" = none."""
         self.failing: dict[str, int] = {}
         """Status to answer, by path."""
         self.asked: list[str] = []
@@ -548,4 +553,5 @@ class AdminStub:
     def _app(self, token: str) -> ASGIApp:
         if not token:
             return create_app(cast(Node, self.figures), Open(self._address, Secret(text="made")))
-        return create_app(cast(Node, self.figures), Access(self._address, Secret(text=token)))
+        reader = Secret(text=self.read_only_token) if self.read_only_token else None
+        return create_app(cast(Node, self.figures), Access(self._address, Secret(text=token), read_only=reader))

@@ -48,6 +48,11 @@ export class Actions {
     });
   }
 
+  /** Leave out what a role may not ask for. */
+  allow(role) {
+    for (const button of document.querySelectorAll("[data-changes]")) button.hidden = role === "read_only";
+  }
+
   #ask(action) {
     this.#action = action;
     setText(byId("confirm-title"), this.#action.title);

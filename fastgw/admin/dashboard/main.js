@@ -86,6 +86,7 @@ class Dashboard {
   /** Why the files say something else than what runs; "" when they do not. */
   #stale = "";
   #polls = {
+    role: this.#poll("/session", 60000, () => true, ({ role }) => this.#actions.allow(role)),
     live: this.#poll(LIVE, 1000, () => true, (live) => this.#takeLive(live)),
     status: this.#poll("/status", 5000, () => !document.hidden, (status) => this.#takeStatus(status)),
     routes: this.#poll("/routes", 5000, () => this.#shows("routes"), (told) => this.#routes.show(told, pageTime())),

@@ -6,6 +6,9 @@ import { Table, numberColumn } from "./table.js";
 import { countText, dateText } from "./words.js";
 
 const VERSIONS_TIMEOUT = 60000;
+/** Characters; a browser stalls on more in one piece. */
+const DIFF_SHOWN = 200000;
+const LINE_MARKS = { "+": "good", "-": "bad", "@": "hunk" };
 
 export class Versions {
   #rollBack;
@@ -40,10 +43,12 @@ export class Versions {
     this.#chosen = number;
     setText(byId("version-title"), `Generation ${number}`);
     let said;
+    let lines = "";
     try {
-      const { active, changes } = await ask(`/config/history/${number}`, VERSIONS_TIMEOUT);
+      const { active, changes, diff } = await ask(`/config/history/${number}`, VERSIONS_TIMEOUT);
       setText(byId("version-about"), `From generation ${number} to generation ${active}, which is active:`);
       said = changes;
+      lines = diff;
     } catch (error) {
       if (!(error instanceof Unanswered)) throw error;
       setText(byId("version-about"), error.message);
@@ -51,8 +56,21 @@ export class Versions {
     }
     setText(byId("version-changes"), said);
     byId("version-changes").hidden = !said;
+    this.#showDiff(lines);
     byId("version").hidden = false;
     byId("version-title").focus();
+  }
+
+  #showDiff(diff) {
+    const shown = diff.length > DIFF_SHOWN ? `${diff.slice(0, DIFF_SHOWN)}\n…` : diff;
+    const rows = shown.split("\n").map((line) => {
+      const row = document.createElement("span");
+      row.className = LINE_MARKS[line[0]] ?? "";
+      row.textContent = `${line}\n`;
+      return row;
+    });
+    byId("version-diff").replaceChildren(...rows);
+    byId("version-diff").hidden = !diff;
   }
 
   #close() {

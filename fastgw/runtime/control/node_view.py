@@ -339,7 +339,7 @@ class NodeView:
             raise ValueError(f"generation {generation} is no longer valid: {error.problems[0]}") from error
         if changes is None:
             return None
-        return node_interface.ConfigChanges(generation, self._proposer.current.generation, changes)
+        return node_interface.ConfigChanges(generation, self._proposer.current.generation, *changes)
 
     async def rollback(self, generation: int | None) -> node_interface.Outcome:
         return await self._proposer.rollback(generation)

@@ -33,7 +33,7 @@ from fastgw.config.sources.files import brought_forward, found_by_patterns, patt
 from fastgw.config.sources.followed_files import is_followed
 from fastgw.config.sources.virtual_files import content_of, is_issued, is_watched, remember
 from fastgw.consumers.index import Index, index_of
-from fastgw.diff import as_text, differences
+from fastgw.diff import as_text, differences, yaml_diff
 from fastgw.filters import TYPES
 from fastgw.gateway.compiler import compile
 from fastgw.gateway.tables import CompileError, Gateway
@@ -466,9 +466,9 @@ class Proposer:
         others = (each for each in self._kept.values() if each.sources and each.sources != self.current.sources)
         return sorted(others, key=lambda each: each.generation, reverse=True)
 
-    async def changes_since(self, generation: int) -> str | None:
-        """Describe the changes from a kept configuration to the active one, a line each, without secrets. None: it is
-        not kept. Raises `ConfigError` if it is no longer valid, such as without a file.
+    async def changes_since(self, generation: int) -> tuple[str, str] | None:
+        """Describe the changes from a kept configuration to the active one, a line each, and as a diff of both in YAML,
+        without secrets. None: it is not kept. Raises `ConfigError` if it is no longer valid, such as without a file.
         """
         async with self._lock:
             kept = self._kept.get(generation)
@@ -476,7 +476,7 @@ class Proposer:
                 return None
             captured = brought_forward(kept.captured, self.current.captured)
             read = partial(config.load_sources, kept.sources, captured, TYPES, self._remembered)
-            return await asyncio.to_thread(lambda: as_text(differences(read(), self.config)))
+            return await asyncio.to_thread(lambda: _changes(read(), self.config))
 
     def _before(self) -> int:
         """Return the last generation with other contents before the active one; 0: none is kept."""
@@ -913,3 +913,8 @@ def _no_collections() -> Iterator[None]:
         gc.collect()
         gc.freeze()
         gc.enable()
+
+
+def _changes(old: Loaded, new: Config) -> tuple[str, str]:
+    """Return the changes between two configurations, and their diff in YAML."""
+    return as_text(differences(old, new)), yaml_diff(old.config, new)
