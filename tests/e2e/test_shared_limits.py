@@ -22,6 +22,7 @@ from tests.support.redis_server import RedisServer
 YEAR = "8760h"  # so that nothing comes back during a test
 ALGORITHMS = ("token_bucket", "fixed_window", "sliding_window")
 LIMIT = 60
+STEPS = ("cart", "pay")
 CLIENTS = 8  # of each gateway
 EACH = 10  # requests of each of these
 
@@ -35,6 +36,12 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 def limited(name: str, **settings: Any) -> dict[str, Any]:
     terms = {"limit": LIMIT, "window": YEAR, "key": "host", **settings}
     return {"name": name, "paths": [f"/{name}"], "respond": {"body": "ok"}, "filters": {"rate_limit": terms}}
+
+
+def called(name: str) -> dict[str, Any]:
+    """Return a route of a sequence."""
+    steps = {"routes": [*STEPS], "within": YEAR, "key": "host"}
+    return {"name": name, "paths": [f"/{name}"], "respond": {}, "filters": {"sequence": steps}}
 
 
 def config(redis: RedisServer, when_away: str, timeout: str) -> dict[str, Any]:
@@ -62,6 +69,7 @@ def config(redis: RedisServer, when_away: str, timeout: str) -> dict[str, Any]:
                     "narrow": {"type": "rate_limit", "limit": 1, "window": YEAR, "key": "header:x-key"},
                 },
             },
+            *(called(name) for name in STEPS),
         ],
         "access_logs": [],
     }
@@ -117,6 +125,10 @@ def test_two_gateways_admit_exactly_one_limit(redis: RedisServer, tmp_path: Path
         assert load(gateways, "own") == {200: 2 * LIMIT, 429: many - 2 * LIMIT}
         assert [away(gateway) for gateway in gateways] == [0, 0]
         assert len(redis.names()) == len(ALGORITHMS)
+        with ExitStack() as clients:
+            one, other = (clients.enter_context(gateway.connect()) for gateway in gateways)
+            assert [ask(one, "pay"), ask(other, "pay"), ask(one, "cart")] == [403, 403, 200]
+            wait_until(lambda: ask(other, "pay") == 200, "the other gateway to know the call")
         connections = redis.ask("CLIENT", "LIST").count(b"user=") - 1  # but for who asks
         assert connections <= 2 * (2 + 2)  # of each worker, and of each control: for revocations, and for purges
 

@@ -1,9 +1,9 @@
-"""Counter store for all nodes, in the Redis of `state`. Imported only if that is configured: it requires
+"""Counter store and calls for all nodes, in the Redis of `state`. Imported only if that is configured: it requires
 `fastgw[redis]`.
 """
 
 from collections.abc import Awaitable
-from typing import Any, NamedTuple, final
+from typing import Any, Final, NamedTuple, final
 
 from fastgw.config.settings.gateway import State
 from fastgw.errors import Fault
@@ -11,6 +11,8 @@ from fastgw.filters.api import Env
 from fastgw.filters.limiting.counter_store import Left, LimitDecision, LimitSpec, NodeCounterStore
 from fastgw.redis.rate_limits import Answer, StateLimits, asking
 from fastgw.shm import rate_limit_table
+
+_FULL: Final = 2  # permits: a charge fills a bucket up to twice its size, whatever is in it
 
 
 class RedisCounters(NamedTuple):
@@ -22,6 +24,9 @@ class RedisCounters(NamedTuple):
 
     def counter_store(self, name: bytes, terms: LimitSpec, local: NodeCounterStore) -> "RedisCounterStore":
         return RedisCounterStore(self, name, terms, local)
+
+    def calls(self, name: bytes, within: float) -> "RedisCalls":
+        return RedisCalls(self, name, within)
 
 
 def shared_by(env: Env, state: State) -> RedisCounters:
@@ -87,3 +92,37 @@ class RedisCounterStore:
 
     def remaining(self, key: bytes, mark: Any = None, /) -> Left:
         return (mark.left, mark.renewed_s) if type(mark) is _Mark else self._local.remaining(key, mark)
+
+
+@final
+class RedisCalls:
+    """Calls of clients, of which a filter asks whether one was made within a time, in seconds.
+
+    A call is a bucket that one charge fills: what is left of it is the rest of the time.
+    """
+
+    __slots__ = ("_asking", "_limits", "refuses")
+
+    def __init__(self, counters: RedisCounters, name: bytes, within: float) -> None:
+        self._limits, self.refuses = counters.limits, counters.refuses
+        step = max(1, round(within * 1e9 / _FULL))
+        self._asking = asking(counters.prefix, "token_bucket", within, 1, step, name)
+
+    @property
+    def retry_s(self) -> float:
+        """Seconds after which Redis may be reachable again."""
+        return self._limits.retry_s
+
+    def record(self, key: bytes) -> None:
+        """Record a call, in place of an earlier one. It is lost while Redis is unreachable."""
+        self._limits.send_without_reply(self._asking.question(b"c", key, _FULL))
+
+    def was_made(self, key: bytes) -> Awaitable[bool | None] | None:
+        """Return whether a call was made within the time. None, at once or later: Redis is unreachable."""
+        answer = self._limits.send_command(self._asking.question(b"s", key, 0))
+        return None if answer is None else _was_made(answer)
+
+
+async def _was_made(answer: Awaitable[Answer | None]) -> bool | None:
+    reply = await answer
+    return None if reply is None else reply[1] == 0

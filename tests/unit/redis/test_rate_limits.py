@@ -15,7 +15,7 @@ import pytest
 from redis import exceptions as of_redis
 
 from fastgw.filters.limiting.counter_store import LimitSpec, NodeCounterStore, limit_of
-from fastgw.filters.limiting.redis_counter_store import RedisCounters, RedisCounterStore
+from fastgw.filters.limiting.redis_counter_store import RedisCalls, RedisCounters, RedisCounterStore
 from fastgw.redis import availability, script_client
 from fastgw.redis.error_messages import in_words
 from fastgw.redis.pipelined_connection import Pipe, opened
@@ -297,6 +297,47 @@ async def answering(said: bytes) -> AsyncIterator[str]:
     yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     server.close()
     await asyncio.gather(*filter(None, serving))  # who asks has closed its connections
+
+
+def test_a_call_counts_on_every_node_for_exactly_its_time(redis: RedisServer) -> None:
+    """The time begins again with each call; other clients and other routes have made none."""
+    within = 600
+    told = RedisCalls(RedisCounters(StateLimits(redis.url, 30.0), "calls", refuses=False), b"cart", within)._asking
+
+    async def play(pipe: Pipe) -> None:
+        async def ask(what: bytes, cost: int, seconds: float, key: bytes = KEY) -> list[int]:
+            now = START + round(seconds * 1e6)
+            answer = await pipe.execute(b"EVAL", SET_CLOCK, *told.question(what, key, cost), b"%d" % now)
+            assert isinstance(answer, list)
+            return answer
+
+        assert (await ask(b"s", 0, 0))[1] == 1
+        await ask(b"c", 2, 0)
+        assert [(await ask(b"s", 0, seconds))[1] for seconds in (0, 1, 300, 599.9)] == [0] * 4
+        assert (await ask(b"s", 0, 1, b"another"))[1] == 1
+        await ask(b"c", 2, 500)
+        assert [(await ask(b"s", 0, seconds))[1] for seconds in (601, 1099.9, 1100, 1101)] == [0, 0, 1, 1]
+
+    asyncio.run(connected(redis, play))
+
+
+def test_calls_are_recorded_and_asked_for_by_different_nodes(redis: RedisServer) -> None:
+    async def play() -> None:
+        nodes = [StateLimits(redis.url, 30.0) for _ in range(2)]
+        one, other = (RedisCalls(RedisCounters(each, "calls", refuses=False), b"step 0", 3600) for each in nodes)
+        assert one.was_made(b"a") is None  # not connected
+        for each in nodes:
+            each.hold_connection()
+            while each._pipe is None:
+                await asyncio.sleep(0)
+        one.record(b"a")
+        assert await one.was_made(b"a") is True  # type: ignore[misc]  # connected
+        assert await other.was_made(b"a") is True  # type: ignore[misc]
+        assert await other.was_made(b"b") is False  # type: ignore[misc]
+        for each in nodes:
+            each.release()
+
+    asyncio.run(asyncio.wait_for(play(), 5.0))
 
 
 @pytest.mark.parametrize("said", [b"*1\r\n:0\r\n", b"*5\r\n:0\r\n:1\r\n:1\r\n:1\r\n+1\r\n", b"+OK\r\n", b"$-1\r\n"])
