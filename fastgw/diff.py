@@ -32,7 +32,7 @@ from fastgw.config.decoding.decoder import (
 from fastgw.config.egress.expand import service_of
 from fastgw.config.loading.writer import effective, fitting, masked, written
 from fastgw.config.openapi.expand import FILTER as OPERATION
-from fastgw.config.openapi.shared_schemas import SharedSchemas, changed_places
+from fastgw.config.openapi.shared_schemas import SharedSchemas, changed_schemas
 from fastgw.config.settings.gateway import Filters, FilterUse, Route
 from fastgw.config.settings.secrets import MASK
 from fastgw.config.sources.virtual_files import is_derived
@@ -177,10 +177,10 @@ def _routes_by_set(old: Config, new: Config) -> Mapping[str, tuple[str, ...]]:
 def _with_routes(part: Part, routes: Mapping[str, tuple[str, ...]]) -> Part:
     """Return the differences of filters with the routes that use their filter sets."""
 
-    def told(items: tuple[Item, ...]) -> tuple[Item, ...]:
+    def with_routes(items: tuple[Item, ...]) -> tuple[Item, ...]:
         return tuple(replace(each, routes=routes[each.level]) if each.level in routes else each for each in items)
 
-    return Part(added=told(part.added), removed=told(part.removed), changed=told(part.changed))
+    return Part(added=with_routes(part.added), removed=with_routes(part.removed), changed=with_routes(part.changed))
 
 
 def _captured(side: Loaded | Config) -> Mapping[str, bytes]:
@@ -367,8 +367,8 @@ class _Comparison:
         before, after = self._schemas[new.schemas]
         same = before.named(old.operation) == after.named(new.operation)
         yield from self._fields(old, new, (), without=("operation", "schemas") if same else ("schemas",))
-        for place in changed_places(before.used_by(old.operation), after.used_by(new.operation)):
-            yield Change(place, "changed", f"{_plain(place)} has other contents")
+        for location in changed_schemas(before.used_by(old.operation), after.used_by(new.operation)):
+            yield Change(location, "changed", f"{_plain(location)} has other contents")
 
     def _values(self, shape: Decoder, old: Any, new: Any, path: Path) -> Iterator[Change]:
         if self._same(old, new):

@@ -14,8 +14,8 @@ from fastgw.config.openapi.document import DEEPEST, Spec
 
 DEFINITIONS: Final = "urn:fastgw:openapi"
 """URI of the definitions."""
-PLACES: Final = "x-fastgw-places"
-"""Member with the places of the definitions in the document, by number."""
+LOCATIONS: Final = "x-fastgw-locations"
+"""Member with the locations of the definitions in the document, by number."""
 _ONE: Final = {
     *("additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then"),
     *("unevaluatedItems", "unevaluatedProperties"),
@@ -85,10 +85,8 @@ class Schemas:
             self.definitions[number] = self._made(held, at, of_response, edges, 0, frozenset())
         return made
 
-    def places(self) -> dict[str, str]:
-        """Return the places of the definitions in the document, by number; those of responses are definitions of their
-        own.
-        """
+    def locations(self) -> dict[str, str]:
+        """Return the locations of the definitions in the document, by number. Responses have definitions of their own."""
         made = {number: (path, response) for (path, response), number in self._numbers.items()}
         return {
             number: ".".join(map(str, path)) + (" in responses" if response else "")
@@ -333,7 +331,7 @@ def whole(schemas: Schemas) -> dict[str, Any]:
         "$schema": _DIALECTS[0],
         "$id": DEFINITIONS,
         "$defs": schemas.definitions,
-        PLACES: schemas.places(),
+        LOCATIONS: schemas.locations(),
         "properties": members,
         "additionalProperties": False,
     }

@@ -40,13 +40,13 @@ def xml_mapping(spec: Spec, schemas: Schemas, raw: Any, path: Path) -> dict[str,
 
 @dataclass(frozen=True)
 class _Naming:
-    """Name and place of a value in a document."""
+    """Name and node type of a value in a document."""
 
     name: str
     namespace: str
     inherited: str
     """Namespace of the elements below it that have none themselves."""
-    place: str
+    node_type: str
     """`element`, `attribute` or `text`."""
     is_wrapped: bool
     """Whether the elements of an array have an element around them."""
@@ -61,20 +61,22 @@ def _naming(schemas: Schemas, raws: tuple[Any, ...], name: str, inherited: str) 
     for each in _keywords(schemas, raws):
         held = each | held
     kind = held.get("nodeType")
-    place = "text" if kind in _TEXTS else "attribute" if held.get("attribute") is True or kind == "attribute" else ""
+    node_type = (
+        "text" if kind in _TEXTS else "attribute" if held.get("attribute") is True or kind == "attribute" else ""
+    )
     own, prefix = held.get("namespace"), held.get("prefix")
     if isinstance(own, str):
         namespace, below = own, inherited if prefix else own
     elif isinstance(prefix, str) and prefix:
         namespace, below = "*", inherited
     else:
-        namespace, below = "" if place == "attribute" else inherited, inherited
+        namespace, below = "" if node_type == "attribute" else inherited, inherited
     named = held.get("name")
     return _Naming(
         name=named if isinstance(named, str) and named else name,
         namespace=namespace,
         inherited=below,
-        place=place or "element",
+        node_type=node_type or "element",
         is_wrapped=held.get("wrapped") is True or kind == "element",
     )
 
@@ -136,9 +138,9 @@ class _Mapping:
     def _member(self, key: str, raws: tuple[Any, ...], inherited: str) -> dict[str, Any]:
         naming = _naming(self._schemas, raws, key, inherited)
         is_array = kind_of(self._schemas, {"anyOf": [*raws]}).shape == "array"
-        member: dict[str, Any] = {"key": key, "place": naming.place}
-        if is_array and not naming.is_wrapped and naming.place == "element":
-            return member | {"place": "list", **self._item(raws, inherited, naming.name)}
+        member: dict[str, Any] = {"key": key, "node_type": naming.node_type}
+        if is_array and not naming.is_wrapped and naming.node_type == "element":
+            return member | {"node_type": "list", **self._item(raws, inherited, naming.name)}
         node = self.number(raws, naming.inherited, naming.name)
         return member | {"tag": naming.tag(naming.name), "node": node}
 

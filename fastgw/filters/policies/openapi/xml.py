@@ -80,7 +80,7 @@ class XmlDocument:
                 others[_local_name(child.tag)] = held
                 continue
             key, value = member["key"], self._value(member["node"], child)
-            if member["place"] == "list":
+            if member["node_type"] == "list":
                 made.setdefault(key, []).append(value)
             elif key in made:
                 raise Unreadable("repeated", "expected each element once")
@@ -108,9 +108,9 @@ class _Node:
         self.additional: int | None = plan.get("additional")
         members = plan.get("members", ())
         self.keys = frozenset(each["key"] for each in members)
-        self.attributes = {each["tag"]: each for each in members if each["place"] == "attribute"}
-        self.elements = {each["tag"]: each for each in members if each["place"] in ("element", "list")}
-        self.text: Mapping[str, Any] | None = next((each for each in members if each["place"] == "text"), None)
+        self.attributes = {each["tag"]: each for each in members if each["node_type"] == "attribute"}
+        self.elements = {each["tag"]: each for each in members if each["node_type"] in ("element", "list")}
+        self.text: Mapping[str, Any] | None = next((each for each in members if each["node_type"] == "text"), None)
 
 
 def xml_element(payload: bytes) -> Element:

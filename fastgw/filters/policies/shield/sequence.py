@@ -45,7 +45,7 @@ class CallSequence(Filter, name="sequence", phase=Phase.LIMIT_CONSUMER, order=50
     The calls are kept in the node's table of rate limits, exactly for all workers, and with `state` in Redis as well,
     for all nodes. Redis is asked only about calls that the node itself does not know. While it is unreachable, the
     node's own calls count, or with `state.when_away: refuse` the others are answered 503. A call counts on other nodes
-    as soon as Redis has it, which is told as the response is sent.
+    as soon as Redis has it, to which it is sent with the response.
     """
 
     routes: Annotated[tuple[Name, ...], Meta(min_length=2, max_length=16)]
