@@ -86,7 +86,7 @@ class Schemas:
         return made
 
     def locations(self) -> dict[str, str]:
-        """Return the locations of the definitions in the document, by number. Responses have definitions of their own."""
+        """Return the locations of the definitions in the document, by number. Responses have their own ones."""
         made = {number: (path, response) for (path, response), number in self._numbers.items()}
         return {
             number: ".".join(map(str, path)) + (" in responses" if response else "")
