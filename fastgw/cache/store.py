@@ -38,7 +38,7 @@ class Refusal(Enum):
 
 
 class NotStored(Enum):
-    """Reason why a lease has not stored something. The value is the `detail` of `Cache-Status`."""
+    """Reason why something that may be stored is not in the store. The value is the `detail` of `Cache-Status`."""
 
     HEAD_SIZE = b"head-too-large"
     """The head, with the URL and the tags, is longer than the store takes."""
@@ -56,6 +56,10 @@ class NotStored(Enum):
     """The lease has ended."""
     GONE = b"gone"
     """The object to freshen is no longer in the store."""
+    TAGS = b"tags"
+    """The response has more tags than purges would find."""
+    IN_FLIGHT = b"in-flight"
+    """Another request fetches the key, or too many fetches are in flight."""
 
 
 class Eviction(Enum):

@@ -321,6 +321,8 @@ class Services(NamedTuple):
     """Number of this worker among those of the node, from 0."""
     count_validation: Callable[[str, str], None] = lambda route, message: None
     """Count a message, `request` or `response`, of a route that does not conform to its schema and passes."""
+    count_cache_miss: Callable[[str, str], None] = lambda route, reason: None
+    """Count a response that the cache of a route has fetched: `stored`, or why it was not."""
 
 
 class NodeSide(Protocol):

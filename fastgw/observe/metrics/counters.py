@@ -7,7 +7,14 @@ from typing import Final, NamedTuple, TypeAlias
 
 from fastgw.http.grpc.status import GrpcStatus
 from fastgw.observe.metrics.exemplars import write_exemplar
-from fastgw.observe.metrics.families import BOUNDS_S, CACHE_RESULTS, METHOD_INDEXES, VALIDATED_MESSAGES, FilterEvent
+from fastgw.observe.metrics.families import (
+    BOUNDS_S,
+    CACHE_MISS_REASONS,
+    CACHE_RESULTS,
+    METHOD_INDEXES,
+    VALIDATED_MESSAGES,
+    FilterEvent,
+)
 from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter
 from fastgw.observe.metrics.series_layout import (
     DROPPED_UNQUEUED,
@@ -29,6 +36,7 @@ from fastgw.observe.metrics.series_layout import (
     Series,
     SeriesCells,
     cache_cell_name,
+    cache_miss_cell_name,
     cell_name,
     coding_cell_name,
     exemplar_word,
@@ -213,6 +221,15 @@ class ExchangeCounters:
                 return
             self.cache_words[key] = word
         self.column[word] += 1
+
+    def count_cache_miss(self, route: str, reason: str) -> None:
+        """Count a response that a cache has fetched (`CACHE_MISS_REASONS`). Not counted if the column has no free
+        cell.
+        """
+        row = self._series.routes_by_name.get(route, 0)
+        word = self.cells.word(cache_miss_cell_name(row, CACHE_MISS_REASONS.index(reason)))
+        if word is not None:
+            self.column[word] += 1
 
     def count_grpc(self, route: str, status: str) -> None:
         """Count a gRPC call by the name of its status. Not counted if the column has no free cell."""

@@ -7,6 +7,9 @@ label value.
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from fastgw.cache.store import NotStored
+from fastgw.http.caching.storing import Unstorable
+
 OTHER: Final = "_other"
 """Label of everything without a slot: routes or upstreams beyond `MAX_ROWS`, or of a replaced configuration."""
 NONE: Final = "_none"
@@ -140,6 +143,9 @@ CACHE_RESULTS: Final = ("hit", "stale", "revalidated", "miss", "collapsed", "byp
 """Results of a cache for a request, as in the log: answered from the store, fresh or stale; answered from the store
 after the upstream has confirmed it; fetched from the upstream, by this request or by an equal one at the same time;
 forwarded past the cache."""
+
+CACHE_MISS_REASONS: Final = ("stored", *(each.value.decode() for each in (*Unstorable, *NotStored)))
+"""Results of misses: the response was stored, or why it was not, as in the `detail` of `Cache-Status`."""
 
 
 def close_label(code: int) -> str:
@@ -303,6 +309,12 @@ CACHE_REQUESTS: Final = Family(
     "Requests of routes with the filter cache, by result: hit, stale, revalidated, miss, collapsed (answered with the "
     "response to an equal request) or bypass.",
 )
+CACHE_MISSES: Final = Family(
+    "fastgw_cache_misses_total",
+    "counter",
+    ("reason", "route"),
+    "Responses that a cache has fetched, by reason: stored, or why they were not, as in the detail of Cache-Status.",
+)
 VALIDATION_REPORTS: Final = Family(
     "fastgw_validation_reports_total",
     "counter",
@@ -378,6 +390,7 @@ FAMILIES: Final = (
     CODING_INPUT_BYTES,
     CODING_OUTPUT_BYTES,
     CACHE_REQUESTS,
+    CACHE_MISSES,
     VALIDATION_REPORTS,
     REQUEST_DURATION,
     REQUEST_DURATION_FOLDED,

@@ -82,6 +82,7 @@ _FAULT: Final = 1 << 62  # set in the key of a fault by route and upstream
 _WEBSOCKET: Final = 1 << 31  # it counts messages or ends of WebSockets: the top bit of the method's place
 _CODING: Final = 1 << 30  # it counts bytes before and after a content coding: the next bit
 _CACHE: Final = 1 << 29  # it counts results of caches: the bit after that
+_MISS: Final = 1 << 15  # with it: reasons of their misses
 _SLO: Final = 1 << 28  # it counts requests of a service level objective: the bit after that
 _GRPC: Final = 1 << 27  # it counts gRPC calls: the bit after that
 _VALIDATION: Final = 1 << 26  # it counts messages that do not conform and pass: the bit after that
@@ -240,12 +241,26 @@ def cache_cell_name(route: int, result: int) -> int:
 
 
 def is_cache_cell(name: int) -> bool:
-    return not name & (_FAULT | _WEBSOCKET | _CODING) and bool(name & _CACHE)
+    return not name & (_FAULT | _WEBSOCKET | _CODING | _MISS) and bool(name & _CACHE)
 
 
 def cache_cell_labels(name: int) -> tuple[int, int]:
     """Return the arguments of `cache_cell_name` for a key."""
     return name >> 32 & 0xFFFF, name & 0xFFFF
+
+
+def cache_miss_cell_name(route: int, reason: int) -> int:
+    """Return the key of a cell that counts misses of a cache, by the index of the reason in `CACHE_MISS_REASONS`."""
+    return _CLAIMED | route << 32 | _CACHE | _MISS | reason
+
+
+def is_cache_miss_cell(name: int) -> bool:
+    return not name & (_FAULT | _WEBSOCKET | _CODING) and bool(name & _CACHE) and bool(name & _MISS)
+
+
+def cache_miss_cell_labels(name: int) -> tuple[int, int]:
+    """Return the arguments of `cache_miss_cell_name` for a key."""
+    return name >> 32 & 0xFFFF, name & (_MISS - 1)
 
 
 def slo_cell_name(route: int, count: int) -> int:

@@ -10,6 +10,7 @@ from typing import Final
 from fastgw.http.grpc.status import GrpcStatus
 from fastgw.observe.metrics.families import (
     BOUNDS_S,
+    CACHE_MISS_REASONS,
     CACHE_RESULTS,
     METHODS,
     NONE,
@@ -50,12 +51,14 @@ from fastgw.observe.metrics.series_layout import (
     UPSTREAMS_AT,
     Series,
     cache_cell_labels,
+    cache_miss_cell_labels,
     cell_labels,
     claimed,
     coding_cell_labels,
     fault_cell_labels,
     grpc_cell_labels,
     is_cache_cell,
+    is_cache_miss_cell,
     is_coding_cell,
     is_fault_cell,
     is_grpc_cell,
@@ -98,6 +101,8 @@ class Totals:
     coding_output_bytes: Mapping[tuple[str, str, str], int]
     cache_requests: Mapping[tuple[str, str], int]
     """Requests by result of the route's cache, and route."""
+    cache_misses: Mapping[tuple[str, str], int]
+    """Responses that a cache has fetched, by reason and route."""
     objectives: Mapping[tuple[str, int], int]
     """Requests of routes with service level objectives, by route and `SloCount`."""
     measured: Mapping[tuple[int, int], Sequence[int]]
@@ -138,6 +143,7 @@ def totals(
         coding_input_bytes=coding_input,
         coding_output_bytes=coding_output,
         cache_requests=_cache_requests(series, cells),
+        cache_misses=_cache_misses(series, cells),
         objectives=_objectives(series, cells),
         measured=measured,
         measured_folded=folded,
@@ -271,6 +277,16 @@ def _cache_requests(series: Series, cells: Mapping[int, int]) -> Mapping[tuple[s
         if count and is_cache_cell(name):
             route, result = cache_cell_labels(name)
             found[CACHE_RESULTS[result], routes.get(route, OTHER)] += count
+    return found
+
+
+def _cache_misses(series: Series, cells: Mapping[int, int]) -> Mapping[tuple[str, str], int]:
+    routes = {row: name for name, row in series.routes.items()}
+    found: Counter[tuple[str, str]] = Counter()
+    for name, count in cells.items():
+        if count and is_cache_miss_cell(name):
+            route, reason = cache_miss_cell_labels(name)
+            found[CACHE_MISS_REASONS[reason], routes.get(route, OTHER)] += count
     return found
 
 

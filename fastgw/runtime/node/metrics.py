@@ -700,6 +700,7 @@ def counted(
         (families.CODING_INPUT_BYTES, totals.coding_input_bytes),
         (families.CODING_OUTPUT_BYTES, totals.coding_output_bytes),
         (families.CACHE_REQUESTS, totals.cache_requests),
+        (families.CACHE_MISSES, totals.cache_misses),
         (families.VALIDATION_REPORTS, totals.validation_reports),
         (families.GRPC_CALLS, totals.grpc_calls),
     ):

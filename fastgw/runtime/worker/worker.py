@@ -152,6 +152,7 @@ class Worker:
             self._announce_purge,
             bootstrap.slot,
             lambda route, message: self._observer.count_validation(route, message),
+            lambda route, reason: self._observer.count_cache_miss(route, reason),
         )
         gateway.stock.roster.share_revocations(node_state.revoked, self._revoke)
         self._log_bodies = LogBodies()

@@ -10,7 +10,7 @@ PERF: a miss of 1 KiB that is stored takes 45 us of CPU, on the full path 72 (CP
 
 from typing import TYPE_CHECKING, Final, final
 
-from fastgw.cache.store import Lease, Refusal
+from fastgw.cache.store import Lease, NotStored, Refusal
 from fastgw.exchange import Exchange
 from fastgw.exchange.fast_fetch import FetchRequest
 from fastgw.filters.policies.cache.cached_request import CachedRequest
@@ -67,6 +67,7 @@ class StoringFetch:
         "_policy",
         "_refusal",
         "_request_date",
+        "_route",
         "_url",
         "dropped",
         "result",
@@ -83,6 +84,7 @@ class StoringFetch:
     ) -> None:
         self._policy, self._forward, self._lease, self._refusal, self._url = policy, forward, lease, refusal, url
         self._head = request.head
+        self._route = "" if request.route is None else request.route.name
         self._is_authenticated = request.peer.certificate is not None
         self._request_date = policy.clock()
         self.dropped = policy.dropped
@@ -110,19 +112,24 @@ class StoringFetch:
         if isinstance(judged, Unstorable):
             if lease is not None:
                 lease.give_up(MARK_S)
-            return _status_line(forwarded_status(Forwarded.URI_MISS, detail=judged.value))
+            return self._unstored_line(judged.value)
         if lease is None:
             return None
         tags = policy.tags_of(head)
         if len(tags) > MOST_TAGS:
             lease.give_up(MARK_S)
-            return _status_line(forwarded_status(Forwarded.URI_MISS, detail=b"tags"))
+            return self._unstored_line(NotStored.TAGS.value)
         tags.append(url_tag(self._url))
         if not lease.store_whole(encode_record(judged), payload, url=self._url, tags=tags):
             lease.give_up(MARK_S)
-            return _status_line(forwarded_status(Forwarded.URI_MISS, detail=lease.why_not.value))
+            return self._unstored_line(lease.why_not.value)
+        policy.count_miss(self._route, None)
         ttl = judged.lifetime - judged.initial_age
         return _status_line(forwarded_status(Forwarded.URI_MISS, stored=True, ttl=ttl))
+
+    def _unstored_line(self, detail: bytes) -> bytes:
+        self._policy.count_miss(self._route, detail)
+        return _status_line(forwarded_status(Forwarded.URI_MISS, detail=detail))
 
     def leave_fast_path(self, exchange: Exchange) -> Exchange:
         request = CachedRequest(self._policy, exchange, self._forward)

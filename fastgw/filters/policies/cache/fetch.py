@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from msgspec import structs
 
-from fastgw.cache.store import Lease, Refusal, StoredObject, Writer
+from fastgw.cache.store import Lease, NotStored, Refusal, StoredObject, Writer
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Response, Trailers
 from fastgw.exchange.states import ANSWERING, HOLDING
@@ -104,6 +104,7 @@ class Fetch:
         self._head: RequestHead = exchange.head
         self._storing = request.policy.storing_of(exchange.consumer, is_authenticated=request.is_authenticated)
         self._is_authenticated = request.is_authenticated
+        self._route = "" if exchange.route is None else exchange.route.name
         self._leader = Leader(exchange, self) if has_client else None
         self._writer: Writer | None = None
         self._request_date = 0.0
@@ -179,6 +180,7 @@ class Fetch:
         else:
             detail = self._begin_storing(judged, head, len(payload) if ended else None)
         stored = judged if self._writer is not None and isinstance(judged, StoredHead) else None
+        self._policy.count_miss(self._route, detail)
         if stored is None:
             self._end_lease(MARK_S)
         else:
@@ -208,16 +210,16 @@ class Fetch:
         policy, lease = self._policy, self._lease
         if lease is None:
             if self._refusal is not Refusal.UNCACHEABLE:
-                return b"in-flight"
+                return NotStored.IN_FLIGHT.value
             # What was not stored the last time is stored now: the mark has done its work.
             policy.store.purge_key(self._key)
             asked = policy.store.lease(self._key)
             if isinstance(asked, Refusal):
-                return b"in-flight"
+                return NotStored.IN_FLIGHT.value
             lease = self._lease = asked
         tags = policy.tags_of(head)
         if len(tags) > MOST_TAGS:
-            return b"tags"
+            return NotStored.TAGS.value
         tags.append(url_tag(self._url))
         if not self._apply_rule(lease, parse_search_variance(head.values(b"no-vary-search"))):
             return lease.why_not.value

@@ -191,7 +191,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
 
         def start(services: Services) -> None:
             announce[:] = [services.announce_purge]
-            policy.worker_loop = services.worker_loop
+            policy.worker_loop, policy.count = services.worker_loop, services.count_cache_miss
             store = services.caches(self.store)
             if store is not None:
                 policy.store, policy.has_store = store, True

@@ -48,6 +48,7 @@ class CachePolicy:
         "by_consumer",
         "bypass_header",
         "clock",
+        "count",
         "dropped",
         "has_store",
         "key_cookies",
@@ -66,6 +67,7 @@ class CachePolicy:
 
     store: Store
     worker_loop: WorkerLoop
+    count: Callable[[str, str], None]
 
     def __init__(
         self,
@@ -111,6 +113,10 @@ class CachePolicy:
         else:
             is_apart = b"authorization" in self.key_headers
         return self._storing_apart if is_apart else self._storing
+
+    def count_miss(self, route: str, detail: bytes | None) -> None:
+        """Count a response that was fetched. `detail`: why it was not stored; None: it was."""
+        self.count(route, "stored" if detail is None else detail.decode())
 
     def tags_of(self, head: ResponseHead) -> list[bytes]:
         """Return the tags of a response, for purges."""

@@ -125,6 +125,7 @@ def test_every_family_is_told_with_its_labels_and_kind(node: Node, accept: bytes
     node.counters.count_websocket("main", "user", 0, 1000, 1)
     node.counters.count_content_coding("user", 0, 2, 1000, 300)
     node.counters.count_cache("user", "hit")
+    node.counters.count_cache_miss("user", "no-store")
     node.counters.count_validation("user", "response")
     node.counters.meter(PLAN).add_record(RECORD)
     node.shared.supervisor.words[node.words.metric_pushes] = 1

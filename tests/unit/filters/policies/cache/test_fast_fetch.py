@@ -76,6 +76,8 @@ def test_it_is_equal_to_the_full_path(results: Results, response: bytes) -> None
     assert results.begun == [True]
     assert len(results.taken) == 1
     assert lines(clients[0]) == lines(clients[1])
+    assert world.fetched == full.fetched
+    assert len(world.fetched) == 2
     assert world.store.numbers() == full.store.numbers()
     one, other = (each.plane.records[-1] for each in (world, full))
     assert (one.cache, one.status, one.response_bytes, one.upstream, one.target) == (
@@ -196,6 +198,7 @@ def test_a_purge_during_the_fetch_is_not_undone(results: Results) -> None:
     world.upstream().sends(FRESH)
     assert client.received.endswith(b"\r\n\r\nhello")
     assert status(client) == b"fastgw; fwd=uri-miss; detail=purged"
+    assert world.fetched[-1] == ("all", "purged")
     assert world.store.numbers().objects == 0
 
 

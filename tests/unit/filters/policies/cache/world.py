@@ -34,8 +34,13 @@ class World:
             turns.call_soon, 8 * 1024**2, clock=lambda: self.now, date=lambda: self.now
         )
         self.announced: list[Any] = []
+        self.fetched: list[tuple[str, str]] = []
+        """Routes and reasons of the misses that were counted."""
         services: Any = SimpleNamespace(
-            worker_loop=self.plane.worker_loop, caches=lambda name: self.store, announce_purge=self.announced.append
+            worker_loop=self.plane.worker_loop,
+            caches=lambda name: self.store,
+            announce_purge=self.announced.append,
+            count_cache_miss=lambda *labels: self.fetched.append(labels),
         )
         for link in self.plane.gateway.live:
             if link.hooks.start is not None:
