@@ -11,6 +11,8 @@ import re
 import socket
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections import Counter
+from collections.abc import Mapping
 from enum import IntEnum
 from functools import partial
 from typing import Any, Final, Protocol, cast, final
@@ -86,6 +88,9 @@ class OrderAnswer(msgspec.Struct, array_like=True, frozen=True):
 class AddressedConnection(Protocol):
     """Connection that takes orders."""
 
+    route_name: str
+    """Name of its route; empty if it has none."""
+
     def take_order(self, order: ConnectionOrder) -> OrderAnswer:
         """Carry out an order."""
 
@@ -103,10 +108,16 @@ class AddressedConnections:
         self._loop = loop
         self._worker = os.urandom(_WORKER_BYTES)
         self._connections: dict[str, AddressedConnection] = {}
+        self._by_route: Counter[str] = Counter()
         self._starting: asyncio.Task[asyncio.Server] | None = None
 
     def __len__(self) -> int:
         return len(self._connections)
+
+    @property
+    def by_route(self) -> Mapping[str, int]:
+        """Number of connections by route, of those that have some."""
+        return self._by_route
 
     def new_id(self) -> str:
         """Return an id for a connection of this worker."""
@@ -125,9 +136,14 @@ class AddressedConnections:
             serving = serve_on(listening, partial(_OrderReader, self._connections), backlog=_BACKLOG)
             self._starting = self._loop.create_task(serving)
         self._connections[connection_id] = connection
+        self._by_route[connection.route_name] += 1
 
     def remove(self, connection_id: str) -> None:
-        self._connections.pop(connection_id, None)
+        connection = self._connections.pop(connection_id, None)
+        if connection is not None:
+            self._by_route[connection.route_name] -= 1
+            if not self._by_route[connection.route_name]:
+                del self._by_route[connection.route_name]
 
     def close(self) -> None:
         """Listen no more."""

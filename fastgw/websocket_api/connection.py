@@ -94,6 +94,7 @@ class ApiConnection(Timed):
         "_router",
         "_worker_loop",
         "id",
+        "route_name",
     )
 
     def __init__(self, action: "WebsocketApiAction", exchange: Exchange) -> None:
@@ -102,6 +103,7 @@ class ApiConnection(Timed):
         self._worker_loop = action.worker_loop
         self._router = exchange.listener.router
         self.id = self._worker_loop.connections.new_id()
+        self.route_name = "" if exchange.route is None else exchange.route.name
         lines = [*lines_of_filters(exchange), (CONNECTION_ID, self.id.encode())]
         self._client = ConnectionClient(
             *(exchange.client, exchange.listener, exchange.peer, exchange.client_ip, exchange.consumer),
@@ -364,10 +366,10 @@ class ApiConnection(Timed):
         return OrderAnswer(Result.DONE)
 
     def _status(self) -> ConnectionStatus:
-        exchange, consumer = self._exchange, self._client.consumer
+        consumer = self._client.consumer
         return ConnectionStatus(
             self.id,
-            "" if exchange.route is None else exchange.route.name,
+            self.route_name,
             self._client.client_ip,
             "" if consumer is None else consumer.name,
             self._connected_date,

@@ -116,6 +116,16 @@ def ask(gateway: Gateway, method: str, connection: str, body: bytes = b"", kind:
     return response.status, told
 
 
+def scraped(gateway: Gateway) -> str:
+    """The metrics, as the admin API has them."""
+    admin = http.client.HTTPConnection(gateway.ready["admin"], timeout=DEADLINE)
+    admin.request("GET", "/metrics", headers=gateway.shown)
+    response = admin.getresponse()
+    text = response.read().decode()
+    admin.close()
+    return text
+
+
 def message(action: Any, **more: Any) -> str:
     return json.dumps({"head": {"action": action}, **more})
 
@@ -129,6 +139,8 @@ def test_a_connection_from_its_beginning_to_its_end(gateway: Gateway, back_end: 
         assert event.headers["X-User"] == "ann"
         assert event.headers["User-Agent"].startswith("Python")
         assert "Sec-WebSocket-Key" not in event.headers
+        open_now = f'fastgw_websocket_api_connections{{route="{path}"}} 1'
+        wait_until(lambda: open_now in scraped(gateway), "the connection is in the metrics")
         client.send(message("echo", text="ü"))
         echoed = back_end.next()
         assert echoed.kind == ("MESSAGE", "echo")

@@ -116,6 +116,7 @@ class NodeView:
             lambda: proposer.current.settings.telemetry.meter_plan,
             lambda: self.slo.burn_rates(),
             lambda: self.acme(),
+            lambda: [route.name for route in proposer.config.routes if route.websocket_api is not None],
         )
         self.slo = SloHistory(self._totals, lambda: proposer.current.settings.telemetry.meter_plan, self._uptime_s)
         self._looking = asyncio.Lock()

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Final, NamedTuple
 
@@ -76,6 +76,12 @@ POOL_IN_USE: Final = Family("fastgw_pool_in_use_connections", "gauge", ("upstrea
 POOL_IDLE: Final = Family("fastgw_pool_idle_connections", "gauge", ("upstream",), "Idle upstream connections.")
 POOL_WAITING: Final = Family(
     "fastgw_pool_waiting_requests", "gauge", ("upstream",), "Requests that wait for a connection."
+)
+WEBSOCKET_API_CONNECTIONS: Final = Family(
+    "fastgw_websocket_api_connections",
+    "gauge",
+    ("route",),
+    "Open connections of routes with `websocket_api`. They can be sent messages; those that are closing cannot.",
 )
 TOKEN_HITS: Final = Family(
     "fastgw_token_cache_hits_total",
@@ -344,6 +350,7 @@ FEEDS: Final = (FEED_UP, FEED_SUCCESS)
 FAMILIES: Final = (
     *families.FAMILIES,
     *POOLS,
+    WEBSOCKET_API_CONNECTIONS,
     *OF_HEALTH,
     *OF_CONCURRENCY,
     STATE_UP,
@@ -394,10 +401,12 @@ class Exposition:
         plan: Callable[[], MeterPlan | None] = lambda: None,
         burn_rates: Callable[[], Mapping[tuple[str, str, str], float]] = dict,
         acme: Callable[[], Sequence[AcmeInfo]] = tuple,
+        websocket_apis: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         """`is_stale`: whether the configuration's own files differ from the active configuration; `keeps_files`:
         whether the present contents of a referenced file are not active; `caches`: stores of the response cache;
-        `plan`: what is measured; `burn_rates`: of service level objectives, by route, objective and window.
+        `plan`: what is measured; `burn_rates`: of service level objectives, by route, objective and window;
+        `websocket_apis`: names of the routes with `websocket_api`, which are reported without connections as well.
         """
         self._is_stale, self._keeps_files = is_stale, keeps_files
         self._generations = {0: series}
@@ -412,6 +421,7 @@ class Exposition:
         self._plan = plan
         self._burn_rates = burn_rates
         self._acme = acme
+        self._websocket_apis = websocket_apis
 
     def prepare(self, generation: int, series: Series) -> None:
         """Add the names of a generation before it is committed."""
@@ -456,6 +466,7 @@ class Exposition:
         plan = self._plan()
         yield from counted(series, found, plan)
         yield from self._pools(series)
+        yield WEBSOCKET_API_CONNECTIONS, self._websockets(series)
         yield from zip(OF_HEALTH, self._healths(series), strict=True)
         yield from zip(OF_CONCURRENCY, self._limited(), strict=True)
         is_up = self._words.is_state_up(self._shared)
@@ -485,6 +496,11 @@ class Exposition:
                 name = upstream if upstream in found else OTHER
                 found[name] = found.get(name, 0) + numbers[number]
             yield family, [("", labels(family, name), value) for name, value in found.items()]
+
+    def _websockets(self, series: Series) -> Sequence[Sample]:
+        found = {name if name in series.routes else OTHER: 0 for name in self._websocket_apis()}
+        found |= self._words.websockets(self._shared, series)
+        return [("", labels(WEBSOCKET_API_CONNECTIONS, name), count) for name, count in found.items()]
 
     def _stored(self) -> Iterator[Sequence[Sample]]:
         """Return bytes, objects and evictions of the stores of the response cache."""

@@ -6,6 +6,8 @@ They are at the same positions in every generation of the configuration; only th
 
 import os
 import time
+from array import array
+from collections.abc import Mapping
 from typing import Final, Literal
 
 from fastgw.config.settings import gateway as config
@@ -15,6 +17,7 @@ from fastgw.observe import Series, Totals
 from fastgw.observe.metrics.carry_over import CounterCarryOver
 from fastgw.observe.metrics.series_layout import (
     CARRIED,
+    ROUTE_ROWS,
     TARGET_WORDS,
     TARGETS_AT,
     UNCELLED,
@@ -123,6 +126,8 @@ class ShmLayout:
         """Client connections."""
         self.udp_sessions = layout.gauge("udp_sessions")
         """Sessions of UDP listeners."""
+        self.websocket_connections = layout.gauge("websocket_connections", ROUTE_ROWS)
+        """Connections of WebSocket APIs, by the row of their route in the active generation."""
         self.kept_bytes = layout.gauge("kept_bytes")
         """Bytes of request bodies that are kept for retries, beyond the free allowance of each."""
         self._shaken = layout.counter("tls_handshakes", len(HandshakeOutcome))
@@ -293,8 +298,9 @@ class ShmLayout:
                 f"memory counts the addresses of {shared.sketch.connections} connections"
             )
 
-    def publishing(self, column: Column, gateway: Gateway) -> Steps[None]:
-        """Write this worker's load of the targets, in steps."""
+    def publishing(self, column: Column, gateway: Gateway, websockets: Mapping[str, int]) -> Steps[None]:
+        """Write this worker's load of the targets, in steps, and its connections of WebSocket APIs by route."""
+        self.write_websockets(column, gateway.series, websockets)
         stored = 0
         for name, upstream in gateway.upstreams.items():
             for target in upstream.targets:
@@ -304,6 +310,19 @@ class ShmLayout:
                 stored += 1
                 if stored % PUBLISHED_AT_ONCE == 0:
                     yield
+
+    def write_websockets(self, column: Column, series: Series, by_route: Mapping[str, int]) -> None:
+        """Write this worker's connections of WebSocket APIs."""
+        counts = array("Q", bytes(8 * ROUTE_ROWS))
+        for route, count in by_route.items():
+            counts[series.routes_by_name.get(route, 0)] += count
+        column.words[self.websocket_connections : self.websocket_connections + ROUTE_ROWS] = memoryview(counts)
+
+    def websockets(self, shared: SharedMemory, series: Series) -> dict[str, int]:
+        """Return the connections of WebSocket APIs on the node by route, of those that have some."""
+        span = slice(self.websocket_connections, self.websocket_connections + ROUTE_ROWS)
+        counts = [sum(each) for each in zip(*(view[span].tolist() for view in shared.views), strict=True)]
+        return {route: counts[row] for route, row in series.routes.items() if counts[row]}
 
     # counts
 

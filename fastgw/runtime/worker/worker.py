@@ -87,7 +87,7 @@ from fastgw.upstream.client.http_client import Fetcher
 from fastgw.upstream.client.log_collector import LogCollector
 
 PUBLISH_EVERY: Final = 1.0
-"""Seconds between two reports of the load of the targets."""
+"""Seconds between two reports of the load of the targets, and of the connections of WebSocket APIs."""
 SUCCESSION_S: Final = 1.0
 """Seconds for which requests wait for the next control process."""
 SHORT: Final = "sockets could not be handed over: too many open files (ulimit -n)"
@@ -321,8 +321,9 @@ class Worker:
         self._column.words[self._words.challenges] = challenges.turn
 
     def _publish(self) -> None:
-        """Report the load of the targets at intervals."""
-        steps = self._words.publishing(self._column, self._table_swap.gateway)
+        """Report the load of the targets, and the connections of WebSocket APIs, at intervals."""
+        websockets = self._worker_loop.connections.by_route
+        steps = self._words.publishing(self._column, self._table_swap.gateway, websockets)
 
         def again(_: object) -> None:
             self._loop.call_later(PUBLISH_EVERY, self._publish)

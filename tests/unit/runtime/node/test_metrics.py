@@ -86,6 +86,7 @@ class Node:
                 AcmeInfo("/a.pem", ["a.example"], "http-01", "", True, BEGUN + 86400, BEGUN, BEGUN, 0, 0, "")
             ],
             burn_rates=lambda: {("user", "availability", "1h"): 2.5},
+            websocket_apis=lambda: ["user", "ü"],
         )
 
     def finish(self, route: str, status: int = 200, fault: str = "") -> None:
@@ -258,6 +259,19 @@ def test_a_pool_is_told_by_its_upstream(node: Node) -> None:
     assert numbers["fastgw_pool_in_use_connections"] == 4
     assert numbers["fastgw_pool_idle_connections"] == 2
     assert numbers["fastgw_pool_waiting_requests"] == 6
+
+
+def test_connections_of_websocket_apis_are_told_by_their_route(node: Node) -> None:
+    """Summed over workers; a worker that is dead has none. Routes without connections are told as well."""
+    for column, open_now in zip(node.shared.columns, ({"user": 2, "gone": 1}, {"user": 3}), strict=True):
+        node.words.write_websockets(column, node.gateway.series, open_now)
+    name = "fastgw_websocket_api_connections"
+    told = {each.labels["route"]: each.value for each in node.samples() if each.name == name}
+    assert told == {"user": 5, "_other": 1, "ü": 0}
+    node.words.worker_reaped(node.shared, 1)
+    assert node.value(name, route="user") == 2
+    node.words.write_websockets(node.own, node.gateway.series, {})
+    assert node.value(name, route="user") == 0
 
 
 def test_what_a_pool_opens_is_counted(node: Node) -> None:
