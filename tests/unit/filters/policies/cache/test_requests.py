@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -11,6 +12,8 @@ from fastgw.errors import Fault
 from fastgw.filters.policies.cache import Cache
 from fastgw.filters.policies.cache.ready_answers import ReadyMemory
 from fastgw.testing import configured
+from tests.support.counted_plane import CountedPlane, played
+from tests.support.memory import SERVICE
 from tests.unit.filters.policies.cache.test_hits import FRESH, status, value
 from tests.unit.filters.policies.cache.world import World
 
@@ -163,6 +166,21 @@ def test_a_stale_response_is_sent_in_place_of_an_error() -> None:
     world.upstream().sends(FRESH)
     assert status(client) == b"fastgw; fwd=stale; ttl=60; stored"
     world.plane.assert_quiet()
+
+
+def test_a_stale_response_is_sent_while_the_circuit_breaker_is_open() -> None:
+    breaker = {"error_rate": "1%", "min_requests": 1}
+    with played(), patch("tests.unit.filters.policies.cache.world.Plane", CountedPlane):
+        world = World(upstreams={"u": {**SERVICE["upstreams"]["u"], "circuit_breaker": breaker}})
+        stored(world)
+        world.now += 11
+        world.client(b"/failing")
+        world.upstream().sends(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+        assert world.client(b"/other").received.startswith(b"HTTP/1.1 503 ")
+        client = world.client()
+        assert client.received.endswith(b"\r\n\r\nhello")
+        assert status(client) == b"fastgw; hit; ttl=-1; detail=unreachable"
+        assert not world.busy()
 
 
 def test_a_stale_response_is_sent_while_the_upstream_is_unreachable() -> None:
