@@ -132,6 +132,11 @@ def names_request(text: str) -> bool:
     return any(name == "request_id" for _, name in _pieces(text))
 
 
+def names_target(text: str) -> bool:
+    """Whether the text contains the upstream or the target, which are known in responses only."""
+    return any(name in ("upstream", "target") for _, name in _pieces(text))
+
+
 def compiled(text: str, maps: Mapping[str, Value] = _NO_MAPS) -> bytes | Value:
     """Return the text as bytes if it is constant, otherwise a function that computes it. `maps`: for `map.NAME`."""
     pieces = _pieces(text)

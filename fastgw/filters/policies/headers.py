@@ -22,6 +22,7 @@ from fastgw.filters.authentication.templates import (
     is_identity,
     maps_in,
     names_request,
+    names_target,
     parameters,
     parse_template,
 )
@@ -124,6 +125,11 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
         for name in self.maps:
             if name not in used:
                 yield f"`maps.{name}` is unused: no value of this filter has {{map.{name}}}"
+        for edit in (self.request.set, self.request.add):
+            for name, value in edit.items():
+                if isinstance(value, str) and names_target(value):
+                    why = "{upstream} and {target} are known in responses only"
+                    yield f"`request`: {name} is always left out: {why}"
         if not context.positions:
             return
         if self._any_value(names_request) and not any(_may_name_requests(use) for use in context.preceding):

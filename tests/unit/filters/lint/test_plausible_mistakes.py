@@ -69,6 +69,9 @@ NOTES = {
     filtered("headers: {maps: {plan: {source: '{header.x}', values: {a: b}}}, request: {remove: [x]}}"): (
         "`maps.plan` is unused: no value of this filter has {map.plan}"
     ),
+    filtered("headers: {request: {set: {x-to: 'a {target}'}}}"): (
+        "`request`: x-to is always left out: {upstream} and {target} are known in responses only"
+    ),
     f"caches: {{big: {{memory: 1GiB}}}}\n{filtered('cache: {}')}": (
         "a.yaml:3:10: caches.big: it is unused: no filter `cache` has it as its `store`"
     ),
@@ -92,6 +95,7 @@ SIGNED = (
 SAID_WELL = {
     "a path of another form": filtered("transform: {request: {json: {rename: {a.b: c}, set: {d.e: '{header.x}'}}}}"),
     "a body that may be there": filtered("transform: {request: {json: {deny: [a]}}}", "methods: [GET, POST], "),
+    "a target in a response": filtered("headers: {response: {set: {x-from: '{target}'}}}"),
     "a map in use": filtered(
         "headers: {maps: {p: {source: '{header.x}', values: {a: b}}}, request: {set: {x-plan: '{map.p}'}}}"
     ),
