@@ -1,23 +1,30 @@
 """Action of a composed route, compiled from its settings."""
 
 from collections.abc import Iterator, Mapping
-from hashlib import blake2b
-from typing import NamedTuple, cast, final
+from hashlib import blake2b, sha256
+from typing import TYPE_CHECKING, NamedTuple, cast, final
 
+from fastgw.compiled import twin
 from fastgw.composition.outputs import FORMS, JSON, NEGOTIATED, OutputForm, negotiate_form, write_output
 from fastgw.composition.part import CompiledPart
 from fastgw.composition.pass_through import PassThrough
 from fastgw.composition.rules import flatmapping
-from fastgw.composition.run import ComposeRun
+from fastgw.composition.run import new_run
 from fastgw.config.settings.compose import Compose
 from fastgw.exchange import Exchange
-from fastgw.http.json_splices import merge_objects
+from fastgw.http.json_splices import OF_VALUES, merge_objects
 from fastgw.http.json_tree import Object, opened, rendered
 from fastgw.upstream.client.response_action import MARKS
 from fastgw.upstream.forwarding.forward_action import Forward, is_translated
 from fastgw.upstream.upstream import Upstream
 
 _ETAG_BYTES = 12
+
+
+def entity_tag(body: bytes) -> bytes:
+    """Return the entity tag of a response with this body."""
+    # PERF: 2.1 us for 3.3 KB, by BLAKE2b 3.8 (CPython 3.11, OpenSSL 3 on a processor with instructions for SHA).
+    return b'"%b"' % sha256(body).hexdigest()[: 2 * _ETAG_BYTES].encode()
 
 
 class Composed(NamedTuple):
@@ -35,6 +42,7 @@ class ComposeAction:
         "_are_apart",
         "_digest",
         "_static",
+        "answers_plainly",
         "completed_name",
         "first",
         "flatmap",
@@ -44,6 +52,7 @@ class ComposeAction:
         "most_bytes",
         "most_requests",
         "parts",
+        "plain_lines",
         "replaced_names",
         "settings",
         "takes_body",
@@ -92,11 +101,15 @@ class ComposeAction:
             and not any(part.error_as for part in settings.parts)
         )
         """Whether no two parts have a member in common: each is in a group of its own."""
+        self.answers_plainly = self.form is JSON and not self.is_negotiated and not (settings.static or self.flatmap)
+        """Whether its responses are the merged members, in JSON."""
+        self.plain_lines = b"Content-Type: %b\r\n%b: true\r\n" % (JSON.media_type, self.completed_name)
+        """Header lines of a complete response, unless it is negotiated."""
 
     def __call__(self, exchange: Exchange) -> None:
         if exchange.chain.translate_steps and is_translated(exchange, self):
             return
-        run = PassThrough(self, exchange) if self.settings.output == "no-op" else ComposeRun(self, exchange)
+        run = PassThrough(self, exchange) if self.settings.output == "no-op" else new_run(self, exchange)
         exchange.service = run
         run.start()
 
@@ -113,6 +126,10 @@ class ComposeAction:
     def form_for(self, exchange: Exchange) -> OutputForm:
         """Return the representation for the client."""
         return negotiate_form(exchange.values(b"accept")) if self.is_negotiated else self.form
+
+    def cost_of(self, form: OutputForm) -> int:
+        """Return how many times as long as merging alone the response takes."""
+        return OF_VALUES if self.flatmap is not None else form.cost
 
     def static_for(self, complete: bool) -> bytes | None:
         """Return the object with the fixed members for a response; None: none."""
@@ -132,9 +149,7 @@ class ComposeAction:
         else:
             merged = merge_objects(contents if static is None else [*contents, static])
         body = write_output(form, merged)
-        return Composed(
-            body, b'"%b"' % blake2b(body, digest_size=_ETAG_BYTES).hexdigest().encode() if complete else b""
-        )
+        return Composed(body, entity_tag(body) if complete else b"")
 
     def describe(self) -> Iterator[str]:
         """Yield a line for each part, for people, and one for an output other than JSON."""
@@ -145,3 +160,7 @@ class ComposeAction:
             yield f"{part.name}: {part.settings.method} {part.settings.path} of {part.upstream.name}{after}{each}"
         if self.settings.output != JSON.name:
             yield f"output: {self.settings.output}"
+
+
+if not TYPE_CHECKING and (_twin := twin("fastgw.composition._run")) is not None:
+    _twin.adopt_action(ComposeAction)

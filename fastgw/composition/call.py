@@ -1,8 +1,7 @@
 """One request of a part: sends it, and collects its answer within the limits of the composition."""
 
-from collections.abc import Callable
 from math import inf
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from fastgw.composition.part import CompiledPart, PartRequest
 from fastgw.errors import Fault
@@ -10,6 +9,9 @@ from fastgw.exchange import Exchange, Trailers
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.client.direct_subrequest import send_direct
 from fastgw.upstream.client.subrequest import ActiveSubrequest, SubrequestFailed, send_subrequest
+
+if TYPE_CHECKING:
+    from fastgw.composition.run import ComposeRun
 
 NO_MEMORY: Final = "the node's memory for held bodies is used up"
 
@@ -51,40 +53,47 @@ class PartAnswer:
 class PartCall:
     """Listener to the response to one request of a part. `index`: of its element, for `for_each`."""
 
-    __slots__ = ("_done", "_head", "_most", "_pieces", "_sent", "_size", "held", "index", "part")
+    __slots__ = ("_head", "_pieces", "_run", "_sent", "_size", "index", "part")
 
-    def __init__(
-        self, part: CompiledPart, index: int, most: int, done: "Callable[[PartCall, PartAnswer], None]"
-    ) -> None:
+    def __init__(self, part: CompiledPart, index: int, run: "ComposeRun") -> None:
         self.part, self.index = part, index
-        self.held = 0
-        """Bytes taken from the node's memory for held bodies; the composition returns them."""
-        self._most = most
-        self._done: Callable[[PartCall, PartAnswer], None] | None = done
-        self._pieces: list[bytes] = []
+        self._run: ComposeRun | None = run  # until the end of the request
+        self._pieces: list[bytes] | None = None
         self._size = 0
         self._head: ResponseHead | None = None
         self._sent: ActiveSubrequest | None = None
 
     def send(self, exchange: Exchange, request: PartRequest, timeout: float, most_requests: int) -> None:
-        """Send the request. `done` may be called before this returns. `timeout`: inf: that of the whole is enough."""
+        """Send the request, which may end before this returns. `timeout`: inf: that of the whole is enough."""
         if timeout == inf:
             direct = send_direct(
                 exchange, self.part.plan, self, request.target, request.fields, request.body, most_requests
             )
             if direct is not None:
-                if self._done is not None:
+                if self._run is not None:
                     self._sent = direct
                 return
+        self.send_with_exchange(exchange, request.target, request.fields, request.body, timeout, most_requests)
+
+    def send_with_exchange(
+        self,
+        exchange: Exchange,
+        target: bytes,
+        fields: tuple[tuple[bytes, bytes], ...],
+        body: bytes,
+        timeout: float,
+        most_requests: int,
+    ) -> None:
+        """Send the request by an exchange of its own."""
         try:
             sent = send_subrequest(
                 exchange,
                 self.part.upstream,
                 self,
-                target=request.target,
+                target=target,
                 method=self.part.method,
-                fields=request.fields,
-                body=request.body,
+                fields=fields,
+                body=body,
                 timeout=timeout,
                 most=most_requests,
                 forward=self.part.forward,
@@ -94,15 +103,8 @@ class PartCall:
             return
         if isinstance(sent, SubrequestFailed):
             self._finish(PartAnswer.failed(sent.fault, sent.why))
-        elif self._done is not None:
+        elif self._run is not None:
             self._sent = sent
-
-    def takes_memory(self, size: int) -> bool:
-        """Take memory for the decoded body from the node's budget; False: there is not enough."""
-        if not self.part.upstream.worker_loop.held_body_budget.try_take(size):
-            return False
-        self.held += size
-        return True
 
     def expire(self) -> None:
         """End the request, because the time of the whole has passed."""
@@ -110,16 +112,16 @@ class PartCall:
 
     def cancel(self) -> None:
         """Cancel the request: its answer is not needed any more."""
-        self._done = None
+        self._run = None
         sent, self._sent = self._sent, None
         if sent is not None:
             sent.cancel()
 
     def _finish(self, answer: PartAnswer) -> None:
-        done, self._done = self._done, None
-        self._sent = None
-        if done is not None:
-            done(self, answer)
+        run, self._run = self._run, None
+        self._sent = self._pieces = None
+        if run is not None:
+            run.answered(self, answer)
 
     def _refuse(self, why: str) -> None:
         """End the request, whose response cannot be held."""
@@ -128,7 +130,6 @@ class PartCall:
     def _end(self, answer: PartAnswer) -> None:
         """End the request before the end of its response."""
         sent, self._sent = self._sent, None
-        self._pieces = []
         self._finish(answer)
         if sent is not None:
             sent.cancel()
@@ -136,32 +137,35 @@ class PartCall:
     # calls of the sub-request
 
     def on_whole(self, head: ResponseHead, body: bytes) -> None:
-        if len(body) > self._most:
-            self._refuse(f"the response has more than {self._most} bytes")
-        elif not self.takes_memory(len(body)):
-            self._refuse(NO_MEMORY)
-        else:
+        if self._takes(len(body)):
             self._finish(PartAnswer(head, body))
 
     def on_response(self, head: ResponseHead) -> None:
         self._head = head
 
     def on_data(self, payload: bytes) -> None:
-        if self._done is None:
-            return
-        self._size += len(payload)
-        if self._size > self._most:
-            self._refuse(f"the response has more than {self._most} bytes")
-            return
-        if not self.part.upstream.worker_loop.held_body_budget.try_take(len(payload)):
-            self._refuse(NO_MEMORY)
-            return
-        self.held += len(payload)
-        self._pieces.append(payload)
+        if self._takes(len(payload)):
+            if self._pieces is None:
+                self._pieces = [payload]
+            else:
+                self._pieces.append(payload)
 
     def on_end(self, trailers: Trailers) -> None:
-        pieces, self._pieces = self._pieces, []
-        self._finish(PartAnswer(self._head, pieces[0] if len(pieces) == 1 else b"".join(pieces)))
+        self._finish(PartAnswer(self._head, b"".join(self._pieces or ())))
 
     def on_failure(self, failure: SubrequestFailed) -> None:
         self._finish(PartAnswer.failed(failure.fault, failure.why))
+
+    def _takes(self, size: int) -> bool:
+        """Whether more bytes of the body can be held; otherwise the request ends."""
+        run = self._run
+        if run is None:
+            return False
+        self._size += size
+        if self._size > run.most_bytes:
+            self._refuse(f"the response has more than {run.most_bytes} bytes")
+            return False
+        if not run.take_memory(size):
+            self._refuse(NO_MEMORY)
+            return False
+        return True

@@ -14,7 +14,7 @@ _RESTRICTIONS = (b"no-store", b"no-cache", b"private", b"must-revalidate", b"pro
 others: they count without them."""
 _NO_STORE = _RESTRICTIONS[0]
 _MAX_AGE, _SHARED, _PUBLIC = b"max-age", b"s-maxage", b"public"
-_SAYING = (b"cache-control", b"expires", b"vary")
+SAYING: Final = (b"cache-control", b"expires", b"vary")
 """Headers without which nothing is said of the whole."""
 _TAG_HEADERS: Final = ((b"Surrogate-Key", b" "), (b"Cache-Tag", b", "))
 _MOST_TAGS: Final = 64
@@ -39,7 +39,7 @@ def cache_fields(answers: Sequence[ReceivedHead], now: float) -> tuple[tuple[byt
     its part. A part states its lifetime by `max-age` or `Expires`, for shared caches also by `s-maxage`. If one states
     none, the whole says nothing but what restricts it.
     """
-    if not any(head.first(name) is not None for head in answers for name in _SAYING):
+    if not any(head.first(name) is not None for head in answers for name in SAYING):
         return ()  # PERF: 1.1 us for three answers, 6 in full (CPython 3.11, micro/compose)
     stated = tuple([_freshness(head, now) for head in answers])
     # PERF: services send the same lines with each response: 5 us instead of 20 (CPython 3.11, bench compose).

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, cast
 import msgspec
 
 from fastgw.http.accept import parse_accept, weight_of
-from fastgw.http.json_splices import path_of, value_at
+from fastgw.http.json_splices import OF_VALUES, path_of, value_at
 from fastgw.http.json_tree import Node, Object, opened, text_of
 
 DEEPEST: Final = 200
@@ -37,11 +37,13 @@ class OutputForm(NamedTuple):
 
     name: str
     media_type: bytes
+    cost: int = 1
+    """How many times as long as JSON it takes to write."""
 
 
 JSON: Final = OutputForm("json", b"application/json")
 STRING: Final = OutputForm("string", b"text/plain; charset=utf-8")
-XML: Final = OutputForm("xml", b"application/xml; charset=utf-8")
+XML: Final = OutputForm("xml", b"application/xml; charset=utf-8", OF_VALUES)
 FORMS: Final = {form.name: form for form in (JSON, STRING, XML)}
 NEGOTIATED: Final = "negotiate"
 _XML_TYPES: Final = (b"application/xml", b"text/xml")

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from fastgw.composition.rules import member, shaping
+from fastgw.composition.rules import is_kept, member, member_begin, shaping
 from fastgw.composition.templates import Body, TargetTemplate, TemplateValues, header_value
 from fastgw.config.base.part_templates import TemplateVariable, parse_list, parse_pieces
 from fastgw.config.settings.compose import Part
@@ -15,6 +15,7 @@ from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.authentication.templates import Unfit, raw_value
+from fastgw.http.json_splices import OF_VALUES
 from fastgw.upstream.client.direct_subrequest import RequestPlan
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
@@ -41,25 +42,28 @@ class CompiledPart:
     __slots__ = (
         "_body",
         "_fields",
-        "_fixed",
-        "_group",
         "_headers",
         "_list_name",
         "_query",
-        "_target",
         "_variables",
         "after",
+        "cost",
         "default",
         "error_name",
+        "fixed",
         "followers",
         "forward",
+        "group_begin",
         "index",
+        "is_plain",
+        "keeps_answers",
         "list_at",
         "method",
         "name",
         "plan",
         "settings",
         "shape",
+        "target",
         "upstream",
     )
 
@@ -80,14 +84,17 @@ class CompiledPart:
         self.name = settings.name
         self.method = settings.method.encode()
         self.shape = shaping(settings)
-        self._group = None if settings.group is None else member(settings.group)
+        names = [*settings.allow, *settings.deny, *settings.mapping]
+        self.cost = OF_VALUES if settings.flatmap or any("*" in name for name in names) else 1
+        """How many times as long as the check of an answer its use takes."""
+        self.group_begin = None if settings.group is None else member_begin(settings.group)
         self._list_name = member(settings.group or settings.wrap)
         self.list_at = None if settings.for_each is None else parse_list(settings.for_each)
         default = settings.default
         self.default = default.encode() if default is not None and default.startswith("{") else None
         error_as = settings.error_as
         self.error_name = None if error_as is None else error_as.replace("{name}", settings.name)
-        self._target = TargetTemplate(settings.path)
+        self.target = TargetTemplate(settings.path)
         self._fields = tuple((name.encode(), parse_pieces(text)) for name, text in settings.headers.items())
         own = {name.lower() for name in settings.headers}
         passed = dict.fromkeys(name.lower() for name in (*headers_to_pass, *settings.headers_to_pass))
@@ -95,20 +102,32 @@ class CompiledPart:
         parameters = (*query_to_pass, *settings.query_to_pass)
         self._query = None if _ALL in parameters else frozenset(name.encode() for name in parameters)
         self._body = None if settings.body is None or settings.takes_body else Body(settings.body)
-        self._fixed = self._fixed_fields()
+        self.fixed = self._fixed_fields()
+        """Header lines of each request; None: they have values of the request."""
+        self.is_plain = (
+            not self.after
+            and self.list_at is None
+            and settings.timeout is None
+            and self.fixed is not None
+            and self._body is None
+            and self._query == frozenset()
+        )
+        """Whether it waits for nothing, and its request has values of the client's in its target only."""
+        self.keeps_answers = settings.encoding == "json" and is_kept(settings)
+        """Whether it uses answers, which are objects, as they are."""
         self._variables = tuple(sorted({*self._variables_of_requests()} - _UNIQUE))
-        self.plan = RequestPlan(forward, self.method, self._fixed)
+        self.plan = RequestPlan(forward, self.method, self.fixed)
 
     def request(self, answers: TemplateValues, client_body: bytes) -> PartRequest:
         """Return the request with the values that `answers` has. Raises `MissingValue`."""
         exchange = answers.exchange
-        target = self._target.expand(answers)
+        target = self.target.expand(answers)
         if self._query is None or self._query:
             pairs = b"&".join(self._passed_pairs(exchange))
             if pairs:
                 target += (b"&" if b"?" in target else b"?") + pairs
-        if self._fixed is not None:
-            return PartRequest(target, self._fixed, b"" if self._body is None else self._body.expand(answers))
+        if self.fixed is not None:
+            return PartRequest(target, self.fixed, b"" if self._body is None else self._body.expand(answers))
         fields = [(name, header_value(pieces, answers)) for name, pieces in self._fields]
         fields += passed_fields(exchange, self._headers)
         body = b""
@@ -134,7 +153,7 @@ class CompiledPart:
 
     def _variables_of_requests(self) -> Iterator[str]:
         """Yield the names of variables of a request that are not in its path, each time they are used."""
-        texts = [self._target.pieces, *(pieces for _, pieces in self._fields)]
+        texts = [self.target.pieces, *(pieces for _, pieces in self._fields)]
         if self._body is not None:
             texts.append(self._body.variables)
         for pieces in texts:
@@ -143,7 +162,6 @@ class CompiledPart:
                     yield piece.name
 
     def _fixed_fields(self) -> tuple[tuple[bytes, bytes], ...] | None:
-        """Return the header lines of each request; None: they have values of the request."""
         if self._headers or self.settings.takes_body:
             return None
         if any(isinstance(piece, TemplateVariable) for _, pieces in self._fields for piece in pieces):
@@ -160,7 +178,7 @@ class CompiledPart:
         return self._list_name(b"[" + b",".join(results) + b"]")
 
     def grouped(self, content: bytes) -> bytes:
-        return content if self._group is None else self._group(content)
+        return content if self.group_begin is None else self.group_begin + content + b"}"
 
     def described_failure(self, status: int, body: bytes, body_type: bytes) -> bytes:
         """Return an object that describes a failure. Only if `error_as` is set."""

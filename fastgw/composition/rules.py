@@ -29,7 +29,7 @@ def shaping(part: Part) -> TextRule:
     """Return the function that applies the rules to one checked answer, except `group`; its result is an object. It
     raises `Unusable`, or `InvalidJson` for one with too many unusual names or numbers.
     """
-    wrap = b"{" + written_name(part.wrap) + b":" if part.is_collection else None
+    wrap = member_begin(part.wrap) if part.is_collection else None
     rules = tuple(_rules(part))
 
     def shape(text: bytes) -> bytes:
@@ -46,9 +46,19 @@ def shaping(part: Part) -> TextRule:
     return shape
 
 
+def is_kept(part: Part) -> bool:
+    """Whether the rules leave an answer as it is."""
+    return not part.is_collection and not any(True for _ in _rules(part))
+
+
+def member_begin(name: str) -> bytes:
+    """Return the beginning of an object with this only member."""
+    return b"{" + written_name(name) + b":"
+
+
 def member(name: str) -> Callable[[bytes], bytes]:
     """Return the function that makes an object with this only member of a value."""
-    begin = b"{" + written_name(name) + b":"
+    begin = member_begin(name)
     return lambda value: begin + value + b"}"
 
 

@@ -14,6 +14,7 @@ from math import inf
 from time import time
 from typing import TYPE_CHECKING, Final, TypeVar, cast, final
 
+from fastgw.compiled import twin
 from fastgw.composition.answers import UnusableAnswer, UsedAnswer, use_answer
 from fastgw.composition.call import NO_MEMORY, PartAnswer, PartCall
 from fastgw.composition.freshness import cache_fields, tag_fields
@@ -23,6 +24,7 @@ from fastgw.composition.templates import MissingValue
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Reply, Response, problem
+from fastgw.exchange.body_relay import MAX_KEPT
 from fastgw.http.json_splices import MOST_AT_ONCE, elements_of, path_of, value_at
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.preconditions import PreconditionResult, Validators, evaluate
@@ -39,6 +41,7 @@ T = TypeVar("T")
 _threads: Final = ThreadPoolExecutor(1, "json")
 """Thread for long texts: the interpreter runs one at a time anyway, and gives the event loop its turns."""
 _SAFE: Final = (b"GET", b"HEAD")
+_NO_ANSWERS: Final[list[bytes]] = []
 _CONDITIONS: Final = (b"if-none-match", b"if-match")
 """Conditions by the entity tag: the response has no date."""
 _TIMED_OUT: Final = frozenset(
@@ -74,7 +77,7 @@ class _PartState:
         """The answer as received, for the templates of others."""
         self.values: dict[tuple[str, ...], bytes | None] | None = None
         """Values in it that others have used."""
-        self.answers: list[bytes] = []
+        self.answers: list[bytes] = _NO_ANSWERS
         self.content: bytes | None = None
         """Object with its members in the response."""
         self.failure: PartAnswer | None = None
@@ -110,7 +113,7 @@ class ComposeRun(Timed):
     """Service side of a composed exchange."""
 
     __slots__ = ("_action", "_body", "_calls", "_client_body", "_draining", "_due_at", "_exchange", "_heads", "_held",
-                 "_ready", "_states", "_unsettled", "_upstream")  # fmt: skip
+                 "_ready", "_states", "_taken", "_unsettled", "_upstream")  # fmt: skip
 
     def __init__(self, action: ComposeAction, exchange: Exchange) -> None:
         self.deadline = self.filed_at = inf
@@ -122,7 +125,7 @@ class ComposeRun(Timed):
         self._ready: deque[Callable[[], None]] = deque()
         self._draining = False
         self._calls: set[PartCall] = set()
-        self._held = 0
+        self._held = self._taken = 0
         self._heads: list[ResponseHead] = []
         self._body: HeldBody | None = None
         self._client_body = b""
@@ -166,12 +169,30 @@ class ComposeRun(Timed):
         calls, self._calls = self._calls, set()
         for call in calls:
             call.cancel()
-            self._held += call.held
         self._ready.clear()
         if self.filed_at != inf:
             self._upstream.worker_loop.wheel.drop(self)
-        self._upstream.worker_loop.held_body_budget.give_back(self._held)
-        self._held = 0
+        if self._taken:
+            self._upstream.worker_loop.held_body_budget.give_back(self._taken)
+            self._taken = 0
+
+    @property
+    def most_bytes(self) -> int:
+        """Maximum bytes of an answer."""
+        return self._action.most_bytes
+
+    def take_memory(self, size: int) -> bool:
+        """Hold this many bytes more, until the end. False: what exceeds the free allowance of an exchange does not fit
+        into the node's memory for held bodies.
+        """
+        held = self._held + size
+        wanted = held - MAX_KEPT - self._taken
+        if wanted > 0:
+            if not self._upstream.worker_loop.held_body_budget.try_take(wanted):
+                return False
+            self._taken += wanted
+        self._held = held
+        return True
 
     def expire(self, now: float) -> None:
         """The time of the whole has passed: parts without an answer have failed."""
@@ -275,22 +296,22 @@ class ComposeRun(Timed):
     def _send(self, part: CompiledPart, state: _PartState, index: int) -> None:
         exchange = self._exchange
         assert exchange is not None
-        call = PartCall(part, index, self._action.most_bytes, self._answered)
+        call = PartCall(part, index, self)
         self._calls.add(call)
         state.in_flight += 1
         if self._due_at <= self._upstream.worker_loop.wheel.now:
-            self._answered(call, PartAnswer.failed(Fault.UPSTREAM_TIMEOUT))
+            self.answered(call, PartAnswer.failed(Fault.UPSTREAM_TIMEOUT))
             return
         timeout = inf if part.settings.timeout is None else part.settings.timeout
         values = _Values(exchange, self, None if state.items is None else state.items[index])
         try:
             request = part.request(values, self._client_body)
         except MissingValue as missing:
-            self._answered(call, PartAnswer.failed(Fault.COMPOSITION_FAILED, str(missing)))
+            self.answered(call, PartAnswer.failed(Fault.COMPOSITION_FAILED, str(missing)))
             return
         call.send(exchange, request, timeout, self._action.most_requests)
 
-    def _answered(self, call: PartCall, answer: PartAnswer) -> None:
+    def answered(self, call: PartCall, answer: PartAnswer) -> None:
         """Handle the end of a request, from whichever stack."""
         if self._exchange is None:
             return
@@ -300,9 +321,10 @@ class ComposeRun(Timed):
         part, most, size = call.part, self._action.most_bytes, len(answer.body)
         if answer.coding:
             size = most
-            if not call.takes_memory(most):
+            if not self.take_memory(most):
                 self._note_next(call, PartAnswer.failed(Fault.RESPONSE_TOO_LARGE, NO_MEMORY, answer.head), None)
                 return
+        size *= part.cost
         if size <= MOST_AT_ONCE:
             try:
                 used = use_answer(part, answer, most)
@@ -363,7 +385,6 @@ class ComposeRun(Timed):
         if self._exchange is None or call not in self._calls:
             return
         self._calls.discard(call)
-        self._held += call.held
         part = call.part
         state = self._states[part.index]
         state.in_flight -= 1
@@ -444,7 +465,7 @@ class ComposeRun(Timed):
             except (TooDeep, RecursionError):
                 return None
 
-        self._compute(self._held, write, lambda made: self._reply(made, form, failed))
+        self._compute(self._held * action.cost_of(form), write, lambda made: self._reply(made, form, failed))
 
     def _reply(self, made: Composed | None, form: OutputForm, failed: list[CompiledPart]) -> None:
         exchange, action = self._exchange, self._action
@@ -528,3 +549,17 @@ class ComposeRun(Timed):
 
 def _reason(answer: PartAnswer) -> str:
     return answer.why or str(answer.status)
+
+
+def _new_run(action: ComposeAction, exchange: Exchange) -> ComposeRun:
+    return ComposeRun(action, exchange)
+
+
+if TYPE_CHECKING:
+    new_run = _new_run
+else:
+    _twin = twin("fastgw.composition._run")
+    new_run = ComposeRun
+    if _twin is not None:
+        _twin.adopt(ComposeRun, _PartState, PartCall)
+        new_run = _twin.new_run

@@ -176,6 +176,11 @@ class Response(Struct, eq=False, gc=False):  # no reference cycles
             fields = self._fields = Fields() if self.head is None else self.head.fields()
         return fields
 
+    @property
+    def has_lines_only(self) -> bool:
+        """Whether it is one of the gateway that has no header fields but the lines in `added`."""
+        return self.head is None and self._fields is None
+
     def values(self, name: bytes) -> list[bytes]:
         """Return all values of the field with this lower-case name. Cheaper than `headers`, which parses all fields."""
         if self._fields is not None or self.head is None:

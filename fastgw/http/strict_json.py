@@ -1,5 +1,6 @@
 """Strict JSON (RFC 8259): one meaning only. Duplicate names and bytes that are not UTF-8 are refused."""
 
+import gc
 import json
 from typing import Any, Final
 
@@ -8,6 +9,7 @@ import orjson
 MOST_INLINE: Final = 128 * 1024
 """Bytes that are parsed in the event loop; longer texts are parsed in a thread."""
 _QUOTE: Final = b'"'
+_LONG: Final = 4096
 
 
 class InvalidJson(ValueError):
@@ -22,7 +24,7 @@ def parse_json(text: bytes) -> Any:
     PERF: 0.13 ms for 100 KB; a function for each object takes 1 to 4 (CPython 3.11).
     """
     try:
-        value = orjson.loads(text)
+        value = _loaded(text)
     except ValueError:
         raise InvalidJson("not JSON in UTF-8") from None
     try:
@@ -34,6 +36,20 @@ def parse_json(text: bytes) -> Any:
     elif _quotes_in(text) != _quotes_in(written):
         raise InvalidJson("duplicate names in an object")
     return value
+
+
+def _loaded(text: bytes) -> Any:
+    """Return the value of a text. No garbage is collected meanwhile: a value of JSON refers to none.
+
+    PERF: 128 KiB of nested arrays take 3.3 ms, with collections 6.6 (CPython 3.11).
+    """
+    if len(text) < _LONG or not gc.isenabled():  # it is only enabled by whoever has disabled it
+        return orjson.loads(text)
+    gc.disable()
+    try:
+        return orjson.loads(text)
+    finally:
+        gc.enable()
 
 
 def _quotes_in(text: bytes) -> int:

@@ -22,7 +22,7 @@ from fastgw.http.http1._parser cimport Http1RequestHead, Span, version_of
 import re
 from types import MemberDescriptorType
 
-from fastgw.observe.metrics import families, series_layout as series
+from fastgw.observe.metrics import counters, families, series_layout as series
 from fastgw.observe.access_log import line_queue as held, formats as lines, record
 from fastgw.observe import recorder
 from fastgw.observe.finished_exchange import CLIENT_LEFT
@@ -242,6 +242,8 @@ cdef Py_ssize_t _SUM = series.SUM
 cdef Py_ssize_t _ROUTE_REQUEST_BYTES = series.ROUTE_REQUEST_BYTES
 cdef Py_ssize_t _ROUTE_RESPONSE_BYTES = series.ROUTE_RESPONSE_BYTES
 cdef short _ERRORS = recorder.ERRORS
+cdef Py_ssize_t _MOST_TARGETS = counters.MOST_TARGETS
+cdef Py_ssize_t _TARGET_SERVER_ERRORS = series.TARGET_SERVER_ERRORS
 cdef Py_ssize_t _UPSTREAM_RETRIES = series.UPSTREAM_RETRIES
 cdef Py_ssize_t _CONSUMERS_AT = series.CONSUMERS_AT
 cdef Py_ssize_t _CONSUMER_ROWS = series.CONSUMER_ROWS
@@ -371,6 +373,7 @@ cdef class Recorder:
     cdef double _slower_than  # and of those that take longer
     cdef int64_t _second
     cdef bytes _second_text
+    cdef dict _target_rows  # of sub-requests, by upstream and target
     cdef dict _exchanges  # class -> its reader
     cdef Reader _exchange  # the one used last
     cdef dict _consumers  # as `ExchangeCounters.consumers`
@@ -450,6 +453,7 @@ cdef class Recorder:
         self._learned = self._forgotten.instead_of(self._learned)
         self._sorts = self._forgotten.instead_of(self._sorts)
         self._pieces = {}
+        self._target_rows = {}
         return 0
 
     def __dealloc__(self):
@@ -461,6 +465,38 @@ cdef class Recorder:
         PyMem_Free(self._room)
         PyMem_Free(self._secret_texts)
         PyBuffer_Release(&self._column)
+
+    def count_subrequest(self, ended, int status):
+        """Compiled `Recorder.count_subrequest`."""
+        cdef Py_ssize_t upstream_row, target_row
+        cdef double seconds = ended.upstream_s
+        cdef uint64_t micros
+        cdef int bucket
+        if ended.retries:
+            self._reference.count_subrequest(ended, status)
+            return
+        if not seconds >= 0.0:
+            return
+        key = (ended.upstream, ended.target)
+        rows = self._target_rows.get(key)
+        if rows is None:
+            if len(self._target_rows) >= _MOST_TARGETS:
+                self._target_rows.clear()
+            rows = self._target_rows[key] = self._reference.upstream_rows(*key)
+        upstream_row, target_row = rows
+        bucket, micros = _bucket(seconds), <uint64_t>(seconds * 1e6)
+        add_to_word(self._at(upstream_row + bucket), 1)
+        add_to_word(self._at(upstream_row + _SUM), micros)
+        add_to_word(self._at(target_row + bucket), 1)
+        add_to_word(self._at(target_row + _SUM), micros)
+        if status >= _ERRORS:
+            add_to_word(self._at(target_row + _TARGET_SERVER_ERRORS), 1)
+
+    cdef uint64_t* _at(self, Py_ssize_t word) except NULL:
+        """Return the word of this number, which exists."""
+        if not 0 <= word < self._word_count:
+            raise IndexError("a word outside of the column")
+        return &self._words[word]
 
     def finish(self, ended):
         cdef timespec now, date

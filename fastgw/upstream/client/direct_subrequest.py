@@ -11,6 +11,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
+from fastgw.compiled import twin
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Trailers
 from fastgw.exchange.states import ENDED
@@ -55,7 +56,7 @@ class RequestPlan:
     `fields`: these lines; None: they differ from request to request. `forward`: by which it is sent.
     """
 
-    __slots__ = ("_begin", "_end", "_sized", "allowed", "forward", "method")
+    __slots__ = ("_begin", "_end", "_sized", "_via", "allowed", "forward", "method")
 
     def __init__(self, forward: Forward, method: bytes, fields: Lines | None) -> None:
         self.forward, self.method = forward, method
@@ -63,6 +64,7 @@ class RequestPlan:
         self.allowed = forward.allows_fast_path and not forward.grpc and upstream.cookies is None
         self._begin = method + b" "
         self._sized = method in (b"POST", b"PUT", b"PATCH")
+        self._via = b"" if forward.marks else _OF_VERSION
         self._end: bytes | None = None
         if fields is not None:
             head = BuiltRequestHead(method, b"localhost", b"/", fields)
@@ -74,10 +76,9 @@ class RequestPlan:
         if self._end is not None and not peer.trusted:
             host = target.host_header or sent.authority
             length = b"Content-Length: %d\r\n" % len(body) if body or self._sized else b""
-            via = b"" if forward.marks else _OF_VERSION
             return b"".join(
                 (self._begin, target.base_path, sent.sent_target, b" HTTP/1.1\r\nHost: ", host, b"\r\n",
-                 self._end, peer.set_lines(sent.authority), length, via, b"\r\n", body)
+                 self._end, peer.set_lines(sent.authority), length, self._via, b"\r\n", body)
             )  # fmt: skip
         head = sent.head
         drop, added = fields_for_upstream(None, peer, head, sent.client_ip)
@@ -257,7 +258,7 @@ class DirectSubrequest:
         return False
 
 
-def send_direct(
+def _send_direct(
     parent: Exchange,
     plan: RequestPlan,
     listener: WholeListener,
@@ -287,3 +288,13 @@ def send_direct(
     sent = DirectSubrequest(parent, plan, listener, target, fields, body)
     sent.start(siblings)
     return sent
+
+
+if TYPE_CHECKING:
+    send_direct = _send_direct
+else:
+    _twin = twin("fastgw.upstream.client._direct_subrequest")
+    send_direct = _send_direct
+    if _twin is not None:
+        _twin.adopt(DirectSubrequest, RequestPlan)
+        send_direct = _twin.send_direct

@@ -11,15 +11,19 @@ from xml.etree import ElementTree
 import pytest
 
 from fastgw.composition import run
+from fastgw.composition.call import PartCall
 from fastgw.composition.freshness import cache_fields
 from fastgw.config import ConfigError
 from fastgw.errors import Fault
+from fastgw.exchange.body_relay import MAX_KEPT
 from fastgw.explain import as_text, explain
 from fastgw.gateway.compiler import compile
 from fastgw.http.http1.parser import parse_response
+from fastgw.upstream.client.direct_subrequest import DirectSubrequest, RequestPlan
 from tests.support.commands import ended
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, Wire
+from tests.support.replaced import use_references
 
 GET = b"GET /d/7?page=2&tag=a%26b HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer s\r\nX-A: 1\r\n\r\n"
 
@@ -907,3 +911,93 @@ def test_one_that_is_late_is_cancelled() -> None:
     assert made.status == 504
     assert made.open["/a"].aborted
     made.ended()
+
+
+# the compiled methods beside those of the reference
+
+
+@pytest.fixture(params=["as installed", "reference"])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both: what is installed, and the methods in plain Python."""
+    if request.param == "reference":
+        use_references(monkeypatch, run.ComposeRun, PartCall, DirectSubrequest, RequestPlan)
+
+
+def both_parts(request: bytes, a: bytes, b: bytes, *parts: Mapping[str, Any], **compose: Any) -> Composed:
+    """Return a composition of the parts a and b, both over idle connections, with these answers."""
+    of_a, of_b = parts or ({}, {})
+    made = Composed({"name": "a", **of_a}, {"name": "b", **of_b}, **compose).asks()
+    made.gets("/a", answer({"a": 1}))
+    made.gets("/b", answer({"b": 1}))
+    first, second = (connection.transport for connection in made.plane.pool.open)
+    made.client = made.plane.client()
+    made.client.sends(request)
+    assert not made.plane.pool.waiting
+    wires: list[Any] = [first, second]
+    made.open = {wire.received.rsplit(b"GET ", 1)[1].split(b" ")[0].decode(): wire for wire in wires}
+    made.gets("/b", b)
+    made.gets("/a", a)
+    return made
+
+
+GOOD, EMPTY = answer({"a": [1, {}], "x": "a"}), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+CACHED = answer({"x": "b"}, 200, "Cache-Control: private", "Vary: Origin")
+ENCODED = answer({"x": "b"}, 200, "Content-Encoding: x-none")
+IN_CHUNKS = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{"x":"b"}\r\n0\r\n\r\n'
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("request_", [GET, GET.replace(b"GET", b"HEAD", 1), GET[:-2] + b"If-None-Match: *\r\n\r\n"])
+@pytest.mark.parametrize(
+    ("b", "merged"),
+    [
+        (answer({"x": "b"}), b'{"a":[1, {}],"x":"b"}'),
+        (answer(b' {"x":"b"}\r\n'), b'{"a":[1, {}],"x":"b"}'),
+        (CACHED, b'{"a":[1, {}],"x":"b"}'),
+        (IN_CHUNKS, b'{"a":[1, {}],"x":"b"}'),
+        (EMPTY, b'{"a":[1, {}],"x":"a"}'),
+        (answer(b"  "), b'{"a":[1, {}],"x":"a"}'),
+        (ENCODED, None),
+        (answer({"x": 1}, 503), None),
+        (answer(b"[1]"), None),
+        (answer(b'{"x":1,"x":2}'), None),
+        (answer(b"{"), None),
+    ],
+)
+def test_answers_over_idle_connections(request_: bytes, b: bytes, merged: bytes | None) -> None:
+    made = both_parts(request_, GOOD, b, max_bytes=4096)
+    complete = merged is not None
+    conditional = complete and b"If-None-Match" in request_
+    assert made.status == (304 if conditional else 200)
+    assert f"Fastgw-Completed: {str(complete).lower()}\r\n".encode() in made.client.received
+    assert (b"Cache-Control: private\r\nVary: Origin\r\n" in made.client.received) is (b is CACHED)
+    if request_.startswith(b"GET") and not conditional:
+        body = made.client.received.partition(b"\r\n\r\n")[2]
+        assert json.loads(body) == json.loads(merged or b'{"a":[1,{}],"x":"a"}')
+    assert (b"ETag: " in made.client.received) is complete
+    asked = made.plane.records[-1].subrequests.split(", ")
+    assert [each.split(" ")[0] for each in asked] == ["u", "u"]
+    made.ended()
+
+
+@pytest.mark.usefixtures("either")
+def test_parts_in_groups_over_idle_connections() -> None:
+    made = both_parts(GET, answer({"a": 1}), answer({}), {"group": "a"}, {"group": "b", "after": []})
+    assert made.body == b'{"a":{"a": 1},"b":{}}'
+    made.ended()
+
+
+@pytest.mark.usefixtures("either")
+def test_what_exceeds_the_free_allowance_counts_towards_the_memory_of_the_node() -> None:
+    large = answer({"a": "x" * MAX_KEPT})
+    made = Composed({"name": "a"}, {"name": "b"}).asks()
+    made.gets("/a", answer({"a": 1}))
+    assert made.plane.worker_loop.held_body_budget.in_use == 0
+    made.gets("/b", large)
+    made.ended()
+    held = Composed({"name": "a"}, {"name": "b"}).asks()
+    held.gets("/a", large)
+    assert 0 < held.plane.worker_loop.held_body_budget.in_use < 2048
+    held.gets("/b", answer({"b": 1}))
+    assert held.plane.worker_loop.held_body_budget.in_use == 0
+    held.ended()

@@ -1,0 +1,474 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Compiled methods of `run.ComposeRun`, and of `call.PartCall`: ordinary parts, and the merging of their answers.
+
+An ordinary part waits for nothing, and its requests differ in their paths only; an ordinary answer is received as a
+whole, short, and a JSON object. Everything else is left to methods of the reference, before anything was changed.
+Objects of other classes are used through their attributes (`_slots.read`).
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcpy
+
+from fastgw._slots cimport Slot, learn, read, write
+from fastgw.http.http1._parser cimport Http1ResponseHead
+from fastgw.upstream.client._direct_subrequest cimport send_directly
+
+from collections import deque as _deque
+from hashlib import sha256
+from math import inf
+from time import time
+
+from fastgw.compiled import replace
+from fastgw.composition.freshness import SAYING, cache_fields
+from fastgw.composition.part import CompiledPart
+from fastgw.composition.templates import TargetTemplate
+from fastgw.exchange import Chain, Exchange, Response
+from fastgw.exchange.body_relay import MAX_KEPT
+from fastgw.exchange.states import ANSWER_BEGUN
+from fastgw.http.json_splices import MOST_AT_ONCE, merge_objects
+from fastgw.http.json_splices._splices import check_text
+from fastgw.upstream.client.detached_call import DetachedCall
+
+cdef extern from "Python.h":
+    object PyType_GenericAlloc(type of, Py_ssize_t items)
+
+cdef struct OfRun:
+    Slot action
+    Slot body
+    Slot calls
+    Slot client_body
+    Slot deadline
+    Slot draining
+    Slot due_at
+    Slot exchange
+    Slot filed_at
+    Slot heads
+    Slot held
+    Slot ready
+    Slot states
+    Slot taken
+    Slot unsettled
+    Slot upstream
+
+cdef struct OfState:
+    Slot answers
+    Slot content
+    Slot failure
+    Slot in_flight
+    Slot items
+    Slot left
+    Slot next
+    Slot received
+    Slot settled
+    Slot values
+    Slot waits
+
+cdef struct OfCall:
+    Slot head
+    Slot index
+    Slot part
+    Slot pieces
+    Slot run
+    Slot sent
+    Slot size
+
+cdef struct OfPart:
+    Slot after
+    Slot fixed
+    Slot followers
+    Slot group_begin
+    Slot index
+    Slot is_plain
+    Slot keeps_answers
+    Slot plan
+    Slot target
+
+cdef struct OfTarget:
+    Slot constant
+    Slot pieces
+    Slot query_from
+    Slot simple
+
+cdef struct OfAction:
+    Slot are_apart
+    Slot answers_plainly
+    Slot most_bytes
+    Slot most_requests
+    Slot parts
+    Slot plain_lines
+
+cdef struct OfExchange:
+    Slot cache_status
+    Slot chain
+    Slot client
+    Slot head
+    Slot method
+    Slot params
+    Slot response
+    Slot service
+    Slot state
+    Slot trace
+
+cdef struct OfChain:
+    Slot reply_steps
+    Slot response_steps
+    Slot treats_responses
+
+cdef OfRun of_run
+cdef OfState of_state
+cdef OfCall of_call
+cdef OfPart of_part
+cdef OfTarget of_target
+cdef OfAction of_action
+cdef OfExchange of_exchange
+cdef OfChain of_chain
+
+cdef type _run_class, _state_class, _call_class
+cdef object _reference_start_part, _reference_merge, _reference_on_whole
+cdef object INF = inf
+cdef Py_ssize_t _MOST_AT_ONCE = MOST_AT_ONCE
+cdef Py_ssize_t _FREE = MAX_KEPT
+cdef bytes _GET = b"GET"
+cdef bytes _HEAD = b"HEAD"
+cdef tuple _SAYING = SAYING
+cdef list _NO_ANSWERS = []
+
+learn(&of_part.after, CompiledPart, "after")
+learn(&of_part.fixed, CompiledPart, "fixed")
+learn(&of_part.followers, CompiledPart, "followers")
+learn(&of_part.group_begin, CompiledPart, "group_begin")
+learn(&of_part.index, CompiledPart, "index")
+learn(&of_part.is_plain, CompiledPart, "is_plain")
+learn(&of_part.keeps_answers, CompiledPart, "keeps_answers")
+learn(&of_part.plan, CompiledPart, "plan")
+learn(&of_part.target, CompiledPart, "target")
+learn(&of_target.constant, TargetTemplate, "_constant")
+learn(&of_target.pieces, TargetTemplate, "pieces")
+learn(&of_target.query_from, TargetTemplate, "_query_from")
+learn(&of_target.simple, TargetTemplate, "_simple")
+learn(&of_exchange.cache_status, Exchange, "cache_status")
+learn(&of_exchange.chain, Exchange, "chain")
+learn(&of_exchange.client, Exchange, "client")
+learn(&of_exchange.head, Exchange, "head")
+learn(&of_exchange.method, Exchange, "method")
+learn(&of_exchange.params, Exchange, "params")
+learn(&of_exchange.response, Exchange, "response")
+learn(&of_exchange.service, Exchange, "service")
+learn(&of_exchange.state, Exchange, "state")
+learn(&of_exchange.trace, Exchange, "trace")
+learn(&of_chain.reply_steps, Chain, "reply_steps")
+learn(&of_chain.response_steps, Chain, "response_steps")
+learn(&of_chain.treats_responses, Chain, "treats_responses")
+
+
+def adopt(type run not None, type state not None, type call not None):
+    """Replace methods of `ComposeRun` and `PartCall`. `state`: class of the state of a part."""
+    global _run_class, _state_class, _call_class, _reference_start_part, _reference_merge, _reference_on_whole
+    _run_class, _state_class, _call_class = run, state, call
+    _reference_start_part, _reference_merge, _reference_on_whole = run._start_part, run._merge, call.on_whole
+    learn(&of_run.action, run, "_action")
+    learn(&of_run.body, run, "_body")
+    learn(&of_run.calls, run, "_calls")
+    learn(&of_run.client_body, run, "_client_body")
+    learn(&of_run.deadline, run, "deadline")
+    learn(&of_run.draining, run, "_draining")
+    learn(&of_run.due_at, run, "_due_at")
+    learn(&of_run.exchange, run, "_exchange")
+    learn(&of_run.filed_at, run, "filed_at")
+    learn(&of_run.heads, run, "_heads")
+    learn(&of_run.held, run, "_held")
+    learn(&of_run.ready, run, "_ready")
+    learn(&of_run.states, run, "_states")
+    learn(&of_run.taken, run, "_taken")
+    learn(&of_run.unsettled, run, "_unsettled")
+    learn(&of_run.upstream, run, "_upstream")
+    learn(&of_state.answers, state, "answers")
+    learn(&of_state.content, state, "content")
+    learn(&of_state.failure, state, "failure")
+    learn(&of_state.in_flight, state, "in_flight")
+    learn(&of_state.items, state, "items")
+    learn(&of_state.left, state, "left")
+    learn(&of_state.next, state, "next")
+    learn(&of_state.received, state, "received")
+    learn(&of_state.settled, state, "settled")
+    learn(&of_state.values, state, "values")
+    learn(&of_state.waits, state, "waits")
+    learn(&of_call.head, call, "_head")
+    learn(&of_call.index, call, "index")
+    learn(&of_call.part, call, "part")
+    learn(&of_call.pieces, call, "_pieces")
+    learn(&of_call.run, call, "_run")
+    learn(&of_call.sent, call, "_sent")
+    learn(&of_call.size, call, "_size")
+    replace(run, _start_part, _merge)
+    replace(call, on_whole)
+
+
+def adopt_action(type action not None):
+    """Learn the attributes of `ComposeAction`."""
+    learn(&of_action.are_apart, action, "_are_apart")
+    learn(&of_action.answers_plainly, action, "answers_plainly")
+    learn(&of_action.most_bytes, action, "most_bytes")
+    learn(&of_action.most_requests, action, "most_requests")
+    learn(&of_action.parts, action, "parts")
+    learn(&of_action.plain_lines, action, "plain_lines")
+
+
+# --- sending ---
+
+
+cdef bint _is_plain(bytes value) noexcept:
+    """Whether a value is of letters, digits, hyphens and underscores."""
+    cdef const unsigned char* text = <const unsigned char*>PyBytes_AS_STRING(value)
+    cdef Py_ssize_t index
+    cdef unsigned char byte
+    for index in range(PyBytes_GET_SIZE(value)):
+        byte = text[index]
+        if not (c"a" <= byte | 32 <= c"z" or c"0" <= byte <= c"9" or byte == c"-" or byte == c"_"):
+            return False
+    return True
+
+
+cdef bytes _target_for(template, exchange):
+    """Return the target that `TargetTemplate.expand` makes; None: it is left to that."""
+    cdef Py_ssize_t index = 0, query_from
+    target = read(&of_target.constant, template)
+    if target is not None:
+        return target
+    if not read(&of_target.simple, template):
+        return None
+    query_from = read(&of_target.query_from, template)
+    params = read(&of_exchange.params, exchange)
+    made = []
+    for piece in <tuple>read(&of_target.pieces, template):
+        if type(piece) is not bytes:
+            name = piece.parameter
+            piece = params.get(name) if name and index < query_from else None
+            if not piece or type(piece) is not bytes or not _is_plain(<bytes>piece):
+                return None
+        made.append(piece)
+        index += 1
+    return b"".join(made)
+
+
+def _start_part(self, part):
+    """Compiled `ComposeRun._start_part`."""
+    exchange = read(&of_run.exchange, self)
+    target = None
+    if read(&of_part.is_plain, part) and read(&of_run.due_at, self) > self._upstream.worker_loop.wheel.now:
+        target = _target_for(read(&of_part.target, part), exchange)
+    if target is None:
+        _reference_start_part(self, part)
+        return
+    action = read(&of_run.action, self)
+    call = PyType_GenericAlloc(_call_class, 0)
+    write(&of_call.part, call, part)
+    write(&of_call.index, call, 0)
+    write(&of_call.run, call, self)
+    write(&of_call.pieces, call, None)
+    write(&of_call.size, call, 0)
+    write(&of_call.head, call, None)
+    write(&of_call.sent, call, None)
+    state = read(&of_run.states, self)[<Py_ssize_t>read(&of_part.index, part)]
+    write(&of_state.left, state, 1)
+    write(&of_state.next, state, 1)
+    write(&of_state.in_flight, state, 1)
+    read(&of_run.calls, self).add(call)
+    fields = read(&of_part.fixed, part)
+    most = read(&of_action.most_requests, action)
+    sent = send_directly(exchange, read(&of_part.plan, part), call, target, fields, b"", most)
+    if sent is None:
+        call.send_with_exchange(exchange, target, fields, b"", INF, most)
+    elif read(&of_call.run, call) is not None:
+        write(&of_call.sent, call, sent)
+
+
+# --- answers ---
+
+
+def on_whole(self, head, body):
+    """Compiled `PartCall.on_whole`."""
+    if not _note_whole(self, head, body):
+        _reference_on_whole(self, head, body)
+
+
+cdef bint _note_whole(call, head, bytes body) except -1:
+    """Note an ordinary answer. False: it is none, and nothing has changed."""
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(body), held
+    cdef long unsettled
+    cdef int status
+    run, part = read(&of_call.run, call), read(&of_call.part, call)
+    if type(run) is not _run_class or type(head) is not Http1ResponseHead or read(&of_run.draining, run):
+        return False
+    status = (<Http1ResponseHead>head).status
+    held = <Py_ssize_t>read(&of_run.held, run) + length
+    if not 200 <= status < 300 or held > _FREE or length > _MOST_AT_ONCE:
+        return False
+    action = read(&of_run.action, run)
+    state = read(&of_run.states, run)[<Py_ssize_t>read(&of_part.index, part)]
+    if (
+        not read(&of_part.keeps_answers, part)
+        or length > <Py_ssize_t>read(&of_action.most_bytes, action)
+        or read(&of_state.items, state) is not None
+        or read(&of_run.exchange, run) is None
+        or call not in read(&of_run.calls, run)
+        or head.first(b"content-encoding") is not None
+    ):
+        return False
+    received = check_text(body)
+    if received is None or PyBytes_AS_STRING(<bytes>received)[0] != c"{":
+        return False
+    write(&of_call.run, call, None)
+    write(&of_call.sent, call, None)
+    write(&of_run.held, run, held)
+    read(&of_run.calls, run).discard(call)
+    read(&of_run.heads, run).append(head)
+    write(&of_state.in_flight, state, 0)
+    write(&of_state.left, state, 0)
+    write(&of_state.received, state, received)
+    begin = read(&of_part.group_begin, part)
+    write(&of_state.content, state, received if begin is None else b"".join((begin, received, b"}")))
+    write(&of_run.draining, run, True)
+    try:
+        if read(&of_part.followers, part):
+            run._settle(part, state)
+        else:
+            write(&of_state.settled, state, True)
+            unsettled = <long>read(&of_run.unsettled, run) - 1
+            write(&of_run.unsettled, run, unsettled)
+            if not unsettled:
+                if read(&of_run.ready, run):
+                    run._ready.append(run._merge)
+                else:
+                    _merge(run)
+    except BaseException:
+        run._report_defect()
+        raise
+    finally:
+        write(&of_run.draining, run, False)
+    if read(&of_run.ready, run):
+        run._drain()
+    return True
+
+
+# --- the response ---
+
+
+cdef bytes _joined(list contents):
+    """Return an object with the members of these objects, of which none is empty, and which have none in common."""
+    cdef Py_ssize_t size = 1
+    cdef char* to
+    for each in contents:
+        size += PyBytes_GET_SIZE(<bytes>each) - 1
+    made = PyBytes_FromStringAndSize(NULL, size)
+    to = PyBytes_AS_STRING(<bytes>made)
+    for each in contents:
+        size = PyBytes_GET_SIZE(<bytes>each)
+        memcpy(to, PyBytes_AS_STRING(<bytes>each), size)
+        to[0] = c","
+        to += size - 1
+    to[0] = c"}"
+    PyBytes_AS_STRING(<bytes>made)[0] = c"{"
+    return made
+
+
+def _merge(self):
+    """Compiled `ComposeRun._merge`."""
+    cdef bytes lines
+    exchange, action = read(&of_run.exchange, self), read(&of_run.action, self)
+    if (
+        exchange is None
+        or not read(&of_action.answers_plainly, action)
+        or <Py_ssize_t>read(&of_run.held, self) > _MOST_AT_ONCE
+        or not _answers_plainly(exchange)
+    ):
+        _reference_merge(self)
+        return
+    contents = []
+    for state in <list>read(&of_run.states, self):
+        content = read(&of_state.content, state)
+        if read(&of_state.failure, state) is not None or content is None:
+            _reference_merge(self)
+            return
+        contents.append(content)
+    body = _joined(contents) if read(&of_action.are_apart, action) else merge_objects(contents)
+    lines = read(&of_action.plain_lines, action)
+    heads = read(&of_run.heads, self)
+    if _says_something(heads):
+        for name, value in cache_fields(heads, time()):
+            lines += b"%b: %b\r\n" % (name, value)
+    lines += b'ETag: "%b"\r\n' % sha256(body).hexdigest()[:24].encode()
+    self.cancel()
+    write(&of_exchange.service, exchange, None)
+    response = Response(200, None, lines)
+    trace = read(&of_exchange.trace, exchange)
+    if trace is not None:
+        response.added += trace.response_line
+    write(&of_exchange.state, exchange, ANSWER_BEGUN[read(&of_exchange.state, exchange)])
+    write(&of_exchange.response, exchange, response)
+    read(&of_exchange.client, exchange).answer(response, body, True)
+
+
+cdef bint _answers_plainly(exchange) except -1:
+    """Whether no filter sees the response, and the request has no conditions."""
+    method = read(&of_exchange.method, exchange)
+    if method != _GET and method != _HEAD:
+        return False
+    chain = read(&of_exchange.chain, exchange)
+    if read(&of_chain.response_steps, chain) or read(&of_chain.reply_steps, chain):
+        return False
+    if read(&of_chain.treats_responses, chain) or read(&of_exchange.cache_status, exchange):
+        return False
+    if type(read(&of_exchange.client, exchange)) is DetachedCall:
+        return False
+    head = read(&of_exchange.head, exchange)
+    return head.first(b"if-none-match") is None and head.first(b"if-match") is None
+
+
+cdef bint _says_something(list heads) except -1:
+    """Whether one has a header for caches."""
+    for head in heads:
+        for name in _SAYING:
+            if head.first(name) is not None:
+                return True
+    return False
+
+
+def new_run(action, exchange):
+    """Create a `ComposeRun`."""
+    cdef tuple parts = read(&of_action.parts, action)
+    run = PyType_GenericAlloc(_run_class, 0)
+    write(&of_run.deadline, run, INF)
+    write(&of_run.filed_at, run, INF)
+    write(&of_run.action, run, action)
+    write(&of_run.exchange, run, exchange)
+    write(&of_run.upstream, run, parts[0].upstream)
+    states = []
+    for part in parts:
+        state = PyType_GenericAlloc(_state_class, 0)
+        write(&of_state.waits, state, len(<tuple>read(&of_part.after, part)))
+        write(&of_state.items, state, None)
+        write(&of_state.next, state, 0)
+        write(&of_state.left, state, 0)
+        write(&of_state.in_flight, state, 0)
+        write(&of_state.received, state, None)
+        write(&of_state.values, state, None)
+        write(&of_state.answers, state, _NO_ANSWERS)
+        write(&of_state.content, state, None)
+        write(&of_state.failure, state, None)
+        write(&of_state.settled, state, False)
+        states.append(state)
+    write(&of_run.states, run, states)
+    write(&of_run.unsettled, run, len(parts))
+    write(&of_run.ready, run, _deque())
+    write(&of_run.draining, run, False)
+    write(&of_run.calls, run, set())
+    write(&of_run.held, run, 0)
+    write(&of_run.taken, run, 0)
+    write(&of_run.heads, run, [])
+    write(&of_run.body, run, None)
+    write(&of_run.client_body, run, b"")
+    write(&of_run.due_at, run, INF)
+    return run
+
+
