@@ -81,6 +81,7 @@ cdef struct OfPart:
     Slot is_plain
     Slot keeps_answers
     Slot plan
+    Slot takes_short_json
     Slot target
 
 cdef struct OfTarget:
@@ -141,6 +142,7 @@ learn(&of_part.index, CompiledPart, "index")
 learn(&of_part.is_plain, CompiledPart, "is_plain")
 learn(&of_part.keeps_answers, CompiledPart, "keeps_answers")
 learn(&of_part.plan, CompiledPart, "plan")
+learn(&of_part.takes_short_json, CompiledPart, "takes_short_json")
 learn(&of_part.target, CompiledPart, "target")
 learn(&of_target.constant, TargetTemplate, "_constant")
 learn(&of_target.pieces, TargetTemplate, "pieces")
@@ -307,7 +309,7 @@ cdef bint _note_whole(call, head, bytes body) except -1:
     action = read(&of_run.action, run)
     state = read(&of_run.states, run)[<Py_ssize_t>read(&of_part.index, part)]
     if (
-        not read(&of_part.keeps_answers, part)
+        not read(&of_part.takes_short_json, part)
         or length > <Py_ssize_t>read(&of_action.most_bytes, action)
         or read(&of_state.items, state) is not None
         or read(&of_run.exchange, run) is None
@@ -316,8 +318,17 @@ cdef bint _note_whole(call, head, bytes body) except -1:
     ):
         return False
     received = check_text(body)
-    if received is None or PyBytes_AS_STRING(<bytes>received)[0] != c"{":
+    if received is None:
         return False
+    if read(&of_part.keeps_answers, part):
+        if PyBytes_AS_STRING(<bytes>received)[0] != c"{":
+            return False
+        content = received
+    else:
+        try:
+            content = part.shape(received)
+        except (ValueError, RecursionError):  # what the reference says of it
+            return False
     write(&of_call.run, call, None)
     write(&of_call.sent, call, None)
     write(&of_run.held, run, held)
@@ -327,7 +338,7 @@ cdef bint _note_whole(call, head, bytes body) except -1:
     write(&of_state.left, state, 0)
     write(&of_state.received, state, received)
     begin = read(&of_part.group_begin, part)
-    write(&of_state.content, state, received if begin is None else b"".join((begin, received, b"}")))
+    write(&of_state.content, state, content if begin is None else b"".join((begin, content, b"}")))
     write(&of_run.draining, run, True)
     try:
         if read(&of_part.followers, part):

@@ -63,6 +63,7 @@ class CompiledPart:
         "plan",
         "settings",
         "shape",
+        "takes_short_json",
         "target",
         "upstream",
     )
@@ -113,8 +114,10 @@ class CompiledPart:
             and self._query == frozenset()
         )
         """Whether it waits for nothing, and its request has values of the client's in its target only."""
-        self.keeps_answers = settings.encoding == "json" and is_kept(settings)
+        self.keeps_answers = is_kept(settings)
         """Whether it uses answers, which are objects, as they are."""
+        self.takes_short_json = settings.encoding == "json" and self.cost == 1
+        """Whether the use of its answers takes no longer than their check."""
         self._variables = tuple(sorted({*self._variables_of_requests()} - _UNIQUE))
         self.plan = RequestPlan(forward, self.method, self.fixed)
 
