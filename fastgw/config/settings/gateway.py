@@ -104,7 +104,7 @@ from fastgw.config.settings.websocket_api import WebsocketApi
 from fastgw.http.error_templates import json_template
 from fastgw.http.field_names import RESERVED
 from fastgw.net.tls_profiles import PROFILES, GroupName, ProfileName, VersionName
-from fastgw.observe.access_log.line_formats import FIXED
+from fastgw.observe.access_log.line_formats import FIXED, JSON_FORMATS
 from fastgw.observe.access_log.log_fields import MOST_FIELDS, name_of
 
 __all__ = [
@@ -535,6 +535,9 @@ class AccessLog(Settings):
     def __post_init__(self) -> None:
         if self.fields and self.format in FIXED:
             raise ValueError(f"`format: {self.format}` has fixed fields; expected json, ecs, gelf or w3c with `fields`")
+        needs_json = isinstance(self.sink, RemoteSink) and self.sink.elasticsearch is not None
+        if needs_json and self.format not in JSON_FORMATS:
+            raise ValueError(f"`format: {self.format}` is not JSON, as `elasticsearch` needs; expected `json`")
         names = [name_of(each) for each in self.fields]
         if len(set(names)) < len(names):
             raise ValueError("`fields` has a name twice")

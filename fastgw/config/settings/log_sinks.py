@@ -1,5 +1,6 @@
 """Settings of access log sinks other than stdout and plain files."""
 
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from fastgw.config.base.value_types import (
     Endpoint,
     EndpointUrl,
     FileName,
+    Notation,
     ReadableFile,
     Size,
     TargetUrl,
@@ -25,7 +27,18 @@ FACILITIES = ("local0", "local1", "local2", "local3", "local4", "local5", "local
 LEAST_SPOOL = 1 << 20
 LEAST_ROTATED = 1 << 16
 LEAST_INTERVAL_S = 60.0
-Broker = Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")]
+_BROKER = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$"
+
+
+def _parse_broker(text: str) -> str:
+    if re.fullmatch(_BROKER, text) is None:
+        raise ValueError(f"{text!r} is not a host and a port")
+    return text
+
+
+Broker = Annotated[
+    str, Notation('a broker such as "kafka-1:9092"', _parse_broker, {"type": "string", "pattern": _BROKER})
+]
 
 
 class Spool(Settings):
@@ -139,6 +152,8 @@ class OtlpSink(HttpSink):
         super().__post_init__()
         if "?" in self.url.target:
             raise ValueError("`url` has a query; expected scheme, host and port")
+        if self.url.target.rstrip("/").endswith("/v1/logs"):
+            raise ValueError("`url` ends with `/v1/logs`, which is appended to it; expected the URL before it")
         if self.protocol == "grpc" and self.url.target != "/":
             raise ValueError("`url` has a path, which gRPC does not have; expected scheme, host and port")
 

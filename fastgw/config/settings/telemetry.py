@@ -1,5 +1,6 @@
 """Settings of telemetry: traces, metrics that are pushed, and service level objectives."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
@@ -12,6 +13,7 @@ from fastgw.config.base.value_types import (
     EndpointUrl,
     FieldName,
     FileName,
+    Notation,
     Percent,
     Size,
     TargetUrl,
@@ -62,6 +64,8 @@ class OtlpExport(Settings):
             raise ValueError("`url` is a unix socket with a path; expected the socket alone")
         if self.protocol == "grpc" and self.url.base_path:
             raise ValueError("`url` has a path, which gRPC does not have; expected scheme, host and port")
+        if (found := re.search("/v1/(?:traces|metrics|logs)/?$", self.url.base_path)) is not None:
+            raise ValueError(f"`url` ends with `{found[0]}`, which is appended to it; expected the URL before it")
         check_collector(self.endpoint, self.tls, self.headers)
 
     @property
@@ -90,10 +94,26 @@ class OtlpMetrics(OtlpExport):
         return self._endpoint(METRICS_SERVICE, "metrics")
 
 
+_STATSD: Final = r"^(unix:/.+|[^:/\s]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5})$"
+
+
+def _parse_statsd(text: str) -> str:
+    if re.fullmatch(_STATSD, text) is None:
+        raise ValueError(f"{text!r} is not an address of a StatsD server")
+    return text
+
+
 class StatsdPush(Settings):
     """Push of counts and durations of requests to a StatsD server."""
 
-    address: Annotated[str, Meta(pattern=r"^(unix:/.+|[^:/\s]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5})$")]
+    address: Annotated[
+        str,
+        Notation(
+            '"host:port" such as "127.0.0.1:8125", or "unix:/path"',
+            _parse_statsd,
+            {"type": "string", "pattern": _STATSD},
+        ),
+    ]
     """`host:port` for UDP, or `unix:/path` for a datagram socket."""
     format: Literal["statsd", "dogstatsd", "graphite"] = "statsd"
     """`dogstatsd`: with the tags `route`, `method` and `status`; `graphite`: with the same tags in the name, as

@@ -34,6 +34,7 @@ _MODIFIER: Final = re.compile(r"~\*?\s+|~\*")
 """Modifiers of nginx for regular expressions, which begin with `~` here."""
 _ELSEWHERE: Final = re.compile(r"/(:[A-Za-z_]\w*|<[^/<>]+>)(?=/|$)")
 """Path parameters in the syntax of Express and Kong, and of Flask."""
+_INTAKES: Final = {"loki": "/loki/api/v1/push", "elasticsearch": "/_bulk"}
 _NO_SINKS: Final = ("stderr", "syslog", "journal", "off", "none", "-")
 _PARAMETER: Final = re.compile(r"\{[^}:]*")
 _PRIVATE_KEY: Final = b"PRIVATE KEY-----"
@@ -111,6 +112,11 @@ def _sinks(merged: Merged) -> Iterator[Problem]:
                 f"this writes to a file named {format_value(sink)}; a sink is {meant}{none}"
             )
         if access_log is not BROKEN:
+            for kind, path in _INTAKES.items():
+                settings = getattr(access_log.sink, kind, None)
+                if settings is not None and settings.url.target == "/":
+                    setting = location.below("sink", kind, "url")
+                    yield setting.value_problem(f"this has no path; its servers accept lines at {path}")
             yield from _routes_of_log(merged, location, access_log)
 
 
@@ -125,6 +131,10 @@ def _routes_of_telemetry(merged: Merged) -> Iterator[Problem]:
     for location, telemetry in merged.single_entry("telemetry"):
         if telemetry is BROKEN:
             continue
+        zipkin = None if telemetry.traces is None else telemetry.traces.zipkin
+        if zipkin is not None and zipkin.url.target == "/":
+            setting = location.below("traces", "zipkin", "url")
+            yield setting.value_problem("this has no path; Zipkin accepts spans at /api/v2/spans")
         named = [(location.below("route_slos"), set(telemetry.route_slos))]
         duration = None if telemetry.metrics is None else telemetry.metrics.request_duration
         if duration is not None:

@@ -123,14 +123,48 @@ def _covers(one: IPv4Address | IPv6Address, other: IPv4Address | IPv6Address) ->
     return one.version == other.version and (one == other or one.is_unspecified or other.is_unspecified)
 
 
-def sinks_are_files(merged: Merged) -> None:
+_SINKS: Final = {
+    "http": '{http: {url: "https://logs.internal/in"}}',
+    "syslog": '{syslog: {address: "udp://logs.internal:514"}}',
+    "kafka": '{kafka: {brokers: ["kafka-1:9092"], topic: access}}',
+    "loki": '{loki: {url: "http://loki:3100/loki/api/v1/push"}}',
+    "elasticsearch": '{elasticsearch: {url: "http://search:9200/_bulk", index: web}}',
+    "otlp": '{otlp: {url: "http://collector:4318"}}',
+}
+"""Sinks on other machines, each in its shortest form."""
+
+
+def sinks_are_no_urls(merged: Merged) -> None:
     for location, access_log in merged.lists.get("access_logs", ()):
         sink = None if access_log is BROKEN else location.raw.get("sink")
         if isinstance(sink, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", sink) is not None:
             kind = sink.partition("://")[0]
-            wrong = f"a URL ({kind}://…): sending logs is not supported"
-            expected = 'expected "stdout" or a file that a log collector reads'
-            location.below("sink").report(wrong, expected, at_key=False)
+            form = _SINKS["syslog" if kind in ("udp", "tcp", "syslog") else "kafka" if kind == "kafka" else "http"]
+            expected = f"expected the kind of server, such as {form}"
+            location.below("sink").report(f"a URL ({kind}://…)", expected, at_key=False)
+
+
+def sinks_share_no_files(merged: Merged) -> None:
+    """Check that no two logs use one spool, whose lines would go to either server, or a file that one of them
+    rotates.
+    """
+    spools: dict[str, int] = {}
+    files: dict[str, tuple[int, bool]] = {}
+    for number, (location, access_log) in enumerate(merged.lists.get("access_logs", ()), 1):
+        sink = None if access_log is BROKEN else access_log.sink
+        for kind in _SINKS:
+            spool = getattr(getattr(sink, kind, None), "spool", None)
+            if spool is not None and (first := spools.setdefault(spool.path, number)) != number:
+                setting = location.below("sink", kind, "spool")
+                setting.report(f"the spool of access log {first} as well", "expected a directory of its own")
+        rotated = getattr(sink, "file", None)
+        path = sink if isinstance(sink, str) else None if rotated is None else rotated.path
+        if path is None or path == "stdout":
+            continue
+        first, is_rotated = files.setdefault(path, (number, rotated is not None))
+        if first != number and (is_rotated or rotated is not None):
+            wrong = f"the file of access log {first} as well, and one of the two rotates it"
+            location.below("sink").report(wrong, "expected a file of its own", at_key=False)
 
 
 def proxy_protocol_needs_trust(merged: Merged) -> None:
@@ -617,7 +651,8 @@ def _parsed(parse: Callable[[str], Any], text: str, location: SourceLocation) ->
 RULES: Final[tuple[Rule, ...]] = (
     needs_version_and_listeners,
     one_listener_per_address,
-    sinks_are_files,
+    sinks_are_no_urls,
+    sinks_share_no_files,
     proxy_protocol_needs_trust,
     tls_that_works,
     served_tls_that_works,

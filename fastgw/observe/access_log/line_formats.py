@@ -168,6 +168,8 @@ FORMATS: Final[Mapping[str, LineFormat]] = {
     "w3c": w3c_line,
 }
 """Formats with their default fields."""
+JSON_FORMATS: Final = ("json", "ecs", "gelf")
+"""Formats whose lines are JSON objects."""
 FIXED: Final = ("combined", "common")
 """Formats without a choice of fields."""
 

@@ -158,11 +158,88 @@ def test_upstreams_of_egress_are_used_by_its_routes(tmp_path):
     assert notes(tmp_path, HEAD + text) == []
 
 
-@pytest.mark.parametrize("sink", ["http://logs:9000", "tcp://logs:514", "syslog://localhost"])
-def test_a_sink_that_is_a_url_is_refused(tmp_path, sink):
+@pytest.mark.parametrize(
+    ("sink", "form"),
+    [
+        ("http://logs:9000", '{http: {url: "https://logs.internal/in"}}'),
+        ("tcp://logs:514", '{syslog: {address: "udp://logs.internal:514"}}'),
+        ("syslog://localhost", '{syslog: {address: "udp://logs.internal:514"}}'),
+        ("kafka://logs:9092", '{kafka: {brokers: ["kafka-1:9092"], topic: access}}'),
+    ],
+)
+def test_a_sink_that_is_a_url_is_told_the_form_of_its_kind(tmp_path, sink, form):
     (told,) = problems(tmp_path, f"{HEAD}routes: []\naccess_logs: [{{sink: '{sink}'}}]\n")
     assert "access_logs[0].sink: a URL" in told
-    assert 'expected "stdout" or a file that a log collector reads' in told
+    assert told.endswith(f"expected the kind of server, such as {form}")
+
+
+@pytest.mark.parametrize(
+    ("sinks", "problem"),
+    [
+        (
+            "[{sink: {http: {url: 'http://a/', spool: {path: s, size: 1GiB}}}}, "
+            "{sink: {loki: {url: 'http://b/p', spool: {path: s, size: 1GiB}}}}]",
+            "access_logs[1].sink.loki.spool: the spool of access log 1 as well; expected a directory of its own",
+        ),
+        (
+            "[{sink: {file: {path: a.log, size: 1GiB}}}, {sink: a.log}]",
+            "access_logs[1].sink: the file of access log 1 as well, and one of the two rotates it; "
+            "expected a file of its own",
+        ),
+        (
+            "[{sink: {elasticsearch: {url: 'http://a/_bulk', index: web}}, format: combined}]",
+            "access_logs[0]: `format: combined` is not JSON, as `elasticsearch` needs; expected `json`",
+        ),
+        (
+            "[{sink: {otlp: {url: 'http://a:4318/v1/logs'}}}]",
+            "sink.otlp: `url` ends with `/v1/logs`, which is appended to it; expected the URL before it",
+        ),
+        (
+            "[{sink: {kafka: {brokers: [kafka], topic: t}}}]",
+            """brokers[0]: 'kafka' is not a host and a port; expected a broker such as "kafka-1:9092\"""",
+        ),
+    ],
+)
+def test_plausible_mistakes_in_sinks_are_told_with_what_to_do(tmp_path, sinks, problem):
+    (told,) = problems(tmp_path, f"{HEAD}routes: []\naccess_logs: {sinks}\n")
+    assert told.startswith("a.yaml:5:")
+    assert told.endswith(problem)
+
+
+def test_logs_may_share_a_file_that_none_rotates(tmp_path):
+    assert notes(tmp_path, f"{HEAD}routes: []\naccess_logs: [{{sink: a.log}}, {{sink: a.log}}, {{}}, {{}}]\n") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("access_logs: [{sink: {loki: {url: 'http://a:3100'}}}]", "lines at /loki/api/v1/push"),
+        ("access_logs: [{sink: {elasticsearch: {url: 'http://a:9200', index: w}}}]", "lines at /_bulk"),
+        ("telemetry: {traces: {zipkin: {url: 'http://a:9411'}}}", "Zipkin accepts spans at /api/v2/spans"),
+    ],
+)
+def test_a_server_without_the_path_of_its_intake_is_told(tmp_path, text, note):
+    (told,) = notes(tmp_path, f"{HEAD}routes: []\n{text}\n")
+    assert told.endswith(note)
+    assert "url: this has no path; " in told
+
+
+@pytest.mark.parametrize(
+    ("telemetry", "problem"),
+    [
+        (
+            "{traces: {otlp: {url: 'http://a:4318/v1/traces'}}}",
+            "otlp: `url` ends with `/v1/traces`, which is appended to it; expected the URL before it",
+        ),
+        (
+            "{metrics: {statsd: {address: 'udp://a:8125'}}}",
+            """is not an address of a StatsD server; expected "host:port" such as "127.0.0.1:8125", or "unix:/path\"""",
+        ),
+    ],
+)
+def test_plausible_mistakes_in_telemetry_are_told_with_what_to_do(tmp_path, telemetry, problem):
+    (told,) = problems(tmp_path, f"{HEAD}routes: []\ntelemetry: {telemetry}\n")
+    assert told.endswith(problem)
 
 
 def test_where_text_is_not_expanded_and_wrong_it_is_said_what_to_write(tmp_path):
