@@ -192,7 +192,7 @@ def test_an_http_server_is_no_collector(tmp_path: Path, caplog: pytest.LogCaptur
     assert "lines are kept in its spool" in caplog.text
 
 
-@pytest.mark.parametrize("url", ["http://a:4317/v1/logs", "http://a:4317/?b"])
+@pytest.mark.parametrize("url", ["http://a:4317/logs", "http://a:4317/?b"])
 def test_a_url_of_grpc_has_no_path(url: str) -> None:
     with pytest.raises(ValueError, match="expected scheme, host and port"):
         OtlpSink(url=parse_endpoint(url), protocol="grpc")
