@@ -113,7 +113,7 @@ EDGES = {
     "capture/story_keeper.py": 1,  # what a filter raises that explains its decision after the end of the request
     "exchange/body_stages.py": 1,  # a stage that raises as it is cancelled: the others are still told
     "helper_processes/child.py": 2,  # what the program of a helper process raises is passed to its worker
-    "exchange/chain.py": 5,  # a filter's step that raises is a fault, never a pass
+    "exchange/chain.py": 6,  # a filter's step that raises is a fault, never a pass
     "exchange/exchange.py": 5,  # likewise
     "exchange/request_stages.py": 1,  # likewise
     "downstream/http2/connection.py": 1,  # a defect ends its stream, not the connection of the others
@@ -127,7 +127,7 @@ EDGES = {
     "upstream/forwarding/forward_action.py": 1,  # what a filter could not translate is not forwarded
     "upstream/client/direct_subrequest.py": 2,  # as on the fast path: sending a request; and as in `subrequest`
     "upstream/client/subrequest.py": 1,  # a listener of a filter's that raises is told no more
-    "upstream/forwarding/fast_path.py": 3,  # a defect on the fast path is the answer of its exchange
+    "upstream/forwarding/fast_path.py": 4,  # a defect on the fast path is the answer of its exchange
     "upstream/forwarding/credential_renewal.py": 2,  # a filter that raises has renewed nothing; later it is an answer
     "upstream/forwarding/attempt.py": 2,  # a defect behind the pool is the answer of the exchange that waits for it
 }

@@ -85,14 +85,21 @@ class StageFactory:
     `ranges`: whether clients may request ranges of a body that a response stage may change; otherwise ranges are never
     requested from the upstream, because its offsets refer to the unchanged body. `reads_only`: the stages return what
     they get, so that nothing in the head of the message changes; they set `keeps_length`, and `changed` to False.
+    `change_whole`: called in place of `make` for the body of a response that is complete and not empty, if no other
+    filter has a stage for it: returns the changed body, or what `make` would return.
     """
 
-    __slots__ = ("make", "ranges", "reads_only")
+    __slots__ = ("change_whole", "make", "ranges", "reads_only")
 
     def __init__(
-        self, make: Callable[[Exchange], BodyStage | None], ranges: bool = False, reads_only: bool = False
+        self,
+        make: Callable[[Exchange], BodyStage | None],
+        ranges: bool = False,
+        reads_only: bool = False,
+        change_whole: Callable[[Exchange, bytes], bytes | BodyStage | None] | None = None,
     ) -> None:
         self.make, self.ranges, self.reads_only = make, ranges or reads_only, reads_only
+        self.change_whole = change_whole
 
 
 class BodyTooLong(Exception):

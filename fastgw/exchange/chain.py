@@ -11,7 +11,7 @@ from itertools import count
 from math import inf
 from time import monotonic
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast, final
 
 from fastgw.errors import Fault
 from fastgw.exchange.body_stages import (
@@ -301,6 +301,7 @@ class Chain:
         "treats_bodies",
         "treats_responses",
         "tunnel_steps",
+        "whole_hook",
     )
 
     def __init__(self, links: Iterable[FilterInstance], error_pages: ErrorPages | None = None) -> None:
@@ -334,8 +335,19 @@ class Chain:
         self.preflight = next((h.preflight for h in reversed(hooks) if h.preflight is not None), None)
         self.request_ids = next((h.request_ids for h in reversed(hooks) if h.request_ids is not None), None)
         self.translate_steps = tuple(h.translate for h in hooks if h.translate is not None)
+        self.whole_hook = self._whole_hook()
         self.ready_answer = self._ready_answer(hooks)
         self.fetch_plan: Any = None  # `FastPathPlan` for requests without a ready answer; None: there is none
+
+    def _whole_hook(self) -> BodyHook | None:
+        """Return the hook that changes complete response bodies at once (`StageFactory.change_whole`). None: there is
+        none, or other filters take part.
+        """
+        if len(self.response_body_hooks) != 1 or self.trailer_steps:
+            return None
+        hook = self.response_body_hooks[0][1]
+        is_able = isinstance(hook.step, StageFactory) and hook.step.change_whole is not None and hook.bound is None
+        return hook if is_able else None
 
     @property
     def is_bare(self) -> bool:
@@ -669,6 +681,21 @@ def stages_of(hooks: Iterable[BodyHook], exchange: Exchange, kind: str) -> BodyS
         if stage is not None:
             stages.append((hook, stage))
     return BodyStages(stages, raised)
+
+
+def changed_whole(hook: BodyHook, exchange: Exchange, body: bytes) -> bytes | BodyStages | str:
+    """Return a complete response body as a hook changes it (`Chain.whole_hook`), or the stages, as `stages_of` does."""
+    step = hook.step
+    assert isinstance(step, StageFactory)
+    assert step.change_whole is not None
+    try:
+        made = step.change_whole(exchange, body)
+    except BaseException:  # the edge of a filter: data that it could not check is not forwarded
+        return count_raised(step, "response body", exchange)
+    if type(made) is bytes:
+        return made
+    stages = () if made is None else ((hook, cast(BodyStage, made)),)
+    return BodyStages(stages, partial(count_raised, kind="response body", exchange=exchange))
 
 
 def failed_stage(error: BaseException, stages: BodyStages, exchange: Exchange, kind: str, too_long: Fault) -> None:

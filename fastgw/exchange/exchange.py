@@ -10,7 +10,16 @@ from fastgw.compiled import twin
 from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import BodySink, Relay, Trailers
-from fastgw.exchange.chain import Chain, RequestStep, Route, before_any, checked, count_raised, stages_of
+from fastgw.exchange.chain import (
+    Chain,
+    RequestStep,
+    Route,
+    before_any,
+    changed_whole,
+    checked,
+    count_raised,
+    stages_of,
+)
 from fastgw.exchange.reply import (
     NO_CONTENT,
     NO_NAMES,
@@ -22,7 +31,7 @@ from fastgw.exchange.reply import (
     own_response,
     problem,
 )
-from fastgw.exchange.response_relay import ResponseRelay
+from fastgw.exchange.response_relay import ResponseRelay, tell_of_change
 from fastgw.exchange.states import (
     ANSWER_BEGUN,
     ANSWER_ENDED,
@@ -409,9 +418,22 @@ class Exchange:
 
     def _respond_through_stages(self, response: Response, payload: bytes, ended: bool) -> None:
         """Send a response through the filters' hooks for its body and trailers."""
+        hook = None
         if ended:
             response.whole_bytes = len(payload)
-        stages = stages_of(self.chain.response_body_hooks_due(self.answered_by), self, "response body")
+            if payload and self.answered_by is None and response.head is not None and response.head.has_body:
+                hook = self.chain.whole_hook
+        if hook is not None:
+            made = changed_whole(hook, self, payload)
+            if isinstance(made, bytes):
+                tell_of_change(response)
+                self.response_bytes = response.body_length = len(made)
+                self.state = ANSWER_BEGUN[self.state]
+                self.client.answer(response, made, True)
+                return
+            stages = made
+        else:
+            stages = stages_of(self.chain.response_body_hooks_due(self.answered_by), self, "response body")
         if isinstance(stages, str):
             self.why = stages
             self.answer_instead()

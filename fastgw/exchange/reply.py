@@ -1,6 +1,6 @@
 """Responses for filters: the gateway's own replies, the response to a fault, and the response of the upstream."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 import orjson
@@ -186,6 +186,10 @@ class Response(Struct, eq=False, gc=False):  # no reference cycles
         if self._fields is not None or self.head is None:
             return self.headers.get_all(name)
         return self.head.values(name)
+
+    def reader(self) -> Callable[[bytes], list[bytes]]:
+        """Return a function that does what `values` does until the response is changed, for several look-ups."""
+        return self.values if self._fields is not None or self.head is None else self.head.values
 
     def sent_fields(self) -> list[tuple[bytes, bytes]]:
         """Return the header fields that are sent, without those that the client's side adds."""

@@ -42,14 +42,14 @@ class ResponseRelay(BodySink):
         is_empty = ended and not payload and not stages.takes_empty
         if is_empty or not _has_body(exchange, response):
             if stages.changes and (exchange.method == b"HEAD" or response.status == 304):
-                _tell_of_change(response)
+                tell_of_change(response)
                 response.body_length = UNKNOWN
             self._over = True
             stages.cancel()
             self._send(payload, ended)
             return
         if not stages.holds and stages.changes:
-            _tell_of_change(response)
+            tell_of_change(response)
         if ended:
             self._take_all(response, payload)
             return
@@ -74,7 +74,7 @@ class ResponseRelay(BodySink):
     def _answer_whole(self, response: Response, body: bytes, trailers: Trailers) -> None:
         exchange, stages = self._exchange, self._stages
         if stages.holds and stages.changed:
-            _tell_of_change(response)
+            tell_of_change(response)
         trailers = self._pass_trailers(trailers)
         if self._over:
             return
@@ -193,7 +193,7 @@ def _takes_trailers(exchange: "Exchange", response: Response) -> bool:
     return head.version >= 11 and (head.accepts_trailers or in_chunks)
 
 
-def _tell_of_change(response: Response) -> None:
+def tell_of_change(response: Response) -> None:
     """Drop the header fields that describe the received body, and make its ETag weak (RFC 9110 section 8.8.1)."""
     etags = response.values(b"etag")
     weakens = bool(etags) and not etags[0].startswith(b"W/") and b"etag" not in response.dropped  # by a filter

@@ -84,6 +84,7 @@ class ExchangeCounters:
         self._series = series
         self.cache_words: dict[tuple[str, str], int] = {}
         """Words of the counters of `count_cache` that are known, by route and result. It stays the same object."""
+        self._coding_words: dict[tuple[str, int, int], tuple[int | None, int | None]] = {}  # before and after
         self._grpc_words: dict[tuple[str, str], int] = {}  # by route and status
         self._target_rows: dict[tuple[str, str], tuple[int, int]] = {}  # of sub-requests, by upstream and target
         self._unwritten = Lock()
@@ -97,6 +98,7 @@ class ExchangeCounters:
         """Use the slots of another generation. Places returned before are invalid from now on."""
         self._series = series
         self.cache_words.clear()
+        self._coding_words = {}
         self._grpc_words = {}
         self._target_rows = {}
 
@@ -202,11 +204,20 @@ class ExchangeCounters:
         """Count the bytes of a body before and after an operation with a content coding. `route`: "" if none matched.
         Not counted if the column has no free cell.
         """
-        row = self._series.routes_by_name.get(route, 0)
-        for output, count in ((False, bytes_in), (True, bytes_out)):
-            word = self.cells.word(coding_cell_name(row, operation, coding, output))
-            if word is not None:
-                self.column[word] += count
+        words = self._coding_words.get((route, operation, coding))
+        if words is None:
+            row = self._series.routes_by_name.get(route, 0)
+            words = (
+                self.cells.word(coding_cell_name(row, operation, coding, False)),
+                self.cells.word(coding_cell_name(row, operation, coding, True)),
+            )
+            if None not in words:
+                self._coding_words[route, operation, coding] = words
+        before, after = words
+        if before is not None:
+            self.column[before] += bytes_in
+        if after is not None:
+            self.column[after] += bytes_out
 
     def count_cache(self, route: str, result: str) -> None:
         """Count a request by the result of its route's cache (`CacheResult`). Not counted if the column has no free

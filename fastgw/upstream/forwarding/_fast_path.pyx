@@ -357,11 +357,17 @@ def on_head(self, head, payload, ended):
     length = read(&of_head.payload_length, head)
     plan = read(&fast_path_of_route, read(&of_path.route, self))
     looks_at = read(&of_plan.looks_at, plan)
-    if not length or (looks_at is not None and looks_at(head)):
+    forward = read(&of_plan.forward, plan)
+    if not length:
         self.leave_fast_path().on_head(head, payload, ended)
         return
+    if looks_at is not None and looks_at(head):
+        if self._may_be_sent_again(forward):
+            self.leave_fast_path().on_head(head, payload, ended)
+        else:
+            self._respond(head, forward)
+        return
     now = monotonic()
-    forward = read(&of_plan.forward, plan)
     upstream = read(&of_forward.upstream, forward)
     stream = read(&of_path.stream, self)
     assert stream is not None

@@ -440,8 +440,14 @@ class FastPath:
             self._on_fetched(self._fetch, head, payload, ended)
             return
         plan: FastPathPlan = self.route.fast_path
-        if payload is not None or not length or (plan.looks_at is not None and plan.looks_at(head)):
+        if payload is not None or not length:
             self.leave_fast_path().on_head(head, payload, ended)
+            return
+        if plan.looks_at is not None and plan.looks_at(head):
+            if self._may_be_sent_again(plan.forward):
+                self.leave_fast_path().on_head(head, payload, ended)
+            else:
+                self._respond(head, plan.forward)
             return
         now = monotonic()
         stream, upstream = self._stream, plan.forward.upstream
@@ -482,6 +488,37 @@ class FastPath:
                 self._client.stream.answer(response, head.payload, True)
                 return
         self._client.answer_fast(head, exchange, response.dropped, response.added, exchange.id_shown)
+
+    def _may_be_sent_again(self, forward: "Forward") -> bool:
+        """Whether its response may cause another attempt, or has to be changed by the forwarding."""
+        return bool(self.route.chain.renew_steps) or forward.upstream.cookies is not None or forward.grpc
+
+    def _respond(self, head: Http1ResponseHead, forward: "Forward") -> None:
+        """Let filters process a response that was received as a whole: the exchange goes on without a forwarding, which
+        would have nothing left to do.
+        """
+        now = monotonic()
+        stream, payload = self._stream, head.payload
+        assert stream is not None
+        assert payload is not None
+        exchange = self._exchange_so_far()
+        forward.upstream.active -= 1
+        if self._attempt is not None:
+            record, self._attempt = self._attempt, None
+            record.answer(head.status, now)
+            record.end(now)
+        self._stream = self._exchange = None
+        stream.release()
+        exchange.state, exchange.sent = FORWARDING, True
+        exchange.upstream_s = now - exchange.begun_at
+        exchange.response_bytes = len(payload)
+        self._client.leave_fast_path(exchange)
+        self.forget()
+        try:
+            exchange.respond(Response(head.status, head, b"", forward.marks), payload, True)
+        except Exception:  # the edge of this exchange: the connection calls no listener any more
+            log_event(OperatorEvent.DEFECT, "a defect while taking the response of %s", exchange.target, error=True)
+            exchange.fail(Fault.INTERNAL)
 
     def _on_fetched(self, fetch: FastFetch, head: Http1ResponseHead, payload: bytes | None, ended: bool) -> None:
         """Handle the response to a request whose response a filter stores."""

@@ -80,7 +80,7 @@ class Compress(Filter, name="compress", phase=Phase.VALIDATE, order=-20):  # typ
         )
         return Hooks(
             request=compression.request,
-            response_body=StageFactory(compression.stage_for, ranges=True),
+            response_body=StageFactory(compression.stage_for, ranges=True, change_whole=compression.change_whole),
             looks_at=compression.may_compress,
             explain=compression.explain,
         )

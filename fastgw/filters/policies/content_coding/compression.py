@@ -7,15 +7,18 @@ import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from secrets import randbelow
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from fastgw.exchange.reply import UNKNOWN, Response
 from fastgw.filters.api import BodyStage, Exchange
 from fastgw.filters.policies.content_coding.media_types import Kind, MediaTypes
 from fastgw.http.content_coding.accept_encoding import Negotiated, negotiate
 from fastgw.http.content_coding.compressors import (
+    BROTLI,
     EVENT_CODINGS,
+    GZIP,
     MAX_PADDING,
+    ZSTD,
     Compressor,
     Level,
     PaddedCompressor,
@@ -41,6 +44,8 @@ _NO_BODY: Final = frozenset((204, 205))
 _NO_TRANSFORM: Final = re.compile(rb"(?:^|[, \t])no-transform(?:$|[, \t=])", re.IGNORECASE).search
 _ACCEPT_ENCODING: Final = b"accept-encoding"
 _VARY: Final = b"Vary: Accept-Encoding\r\n"
+_COMPRESS: Final = CodingOperation.COMPRESS
+_NUMBERS: Final = {coding: ContentCoding.named(coding) for coding in (BROTLI, GZIP, ZSTD)}
 
 
 @final
@@ -74,27 +79,56 @@ class Compression:
 
     def stage_for(self, exchange: Exchange) -> BodyStage | None:
         """Return the stage that compresses the response of an exchange, and mark the response as compressed."""
+        chosen = self._choose(exchange)
+        return None if chosen is None else self._stage(exchange, chosen)
+
+    def change_whole(self, exchange: Exchange, body: bytes) -> bytes | BodyStage | None:
+        """Return the compressed body of a response that is complete, and mark the response as compressed; or what
+        `stage_for` returns.
+        """
+        chosen = self._choose(exchange)
+        if chosen is None:
+            return None
+        response = exchange.response
+        assert response is not None
+        if self._pads or response.encoded_forms is not None:
+            return self._stage(exchange, chosen)
+        # PERF: 5 us of CPU less than through a stage (CPython 3.11, micro/content_coding).
+        coding = chosen.coding
+        out = self._whole[coding].compress(body)
+        _count(exchange, coding, len(body), len(out))
+        return out
+
+    def _choose(self, exchange: Exchange) -> "_Chosen | None":
+        """Decide about the response of an exchange, and mark it. None: it is not compressed."""
         response = exchange.response
         assert response is not None
         status = response.status
         if status == 304:
             _weaken_not_modified(exchange, response)
             return None
-        kind = self._kind_of(response)
+        values = response.reader()
+        kind = self._kind_of(values)
         if kind is Kind.OTHER or status in _NO_BODY:
             return None
-        if not _varies(response):
+        if not _varies(values(b"vary")):
             response.added += _VARY
-        if status in _PARTIAL or response.values(b"content-range") or _forbids(exchange.values(b"cache-control")):
+        if status in _PARTIAL or values(b"content-range") or _forbids(exchange.values(b"cache-control")):
             return None
-        chosen = self._negotiated(exchange, kind)
+        negotiated = self._negotiated(exchange, kind)
         length = _length_of(exchange, response)
-        too_small = length == 0 or (0 < length < self._min_bytes and not chosen.identity_refused)
+        too_small = length == 0 or (0 < length < self._min_bytes and not negotiated.identity_refused)
         too_large = response.whole_bytes > LARGEST_AT_ONCE
-        coding = chosen.coding
+        coding = negotiated.coding
         if coding is None or too_small or too_large:
             return None
         response.added += self._lines[coding]
+        return _Chosen(coding, kind, length)
+
+    def _stage(self, exchange: Exchange, chosen: "_Chosen") -> BodyStage:
+        coding, kind, length = chosen
+        response = exchange.response
+        assert response is not None
         keep: Callable[[bytes], None] | None = None
         if response.encoded_forms is not None and length >= SMALLEST_STORED and not self._pads:
             form = b"%b %b" % (coding, self._level.encode())
@@ -114,15 +148,13 @@ class Compression:
             return head.status == 304
         return self._types.kind_of(content_type) is not Kind.OTHER and head.first(b"content-encoding") is None
 
-    def _kind_of(self, response: Response) -> Kind:
-        """Return the treatment of a response by its header."""
-        types = response.values(b"content-type")
+    def _kind_of(self, values: Callable[[bytes], list[bytes]]) -> Kind:
+        """Return the treatment of a response by its header. `values`: its `reader`."""
+        types = values(b"content-type")
         if len(types) != 1:
             return Kind.OTHER
         kind = self._types.kind_of(types[0])
-        if kind is not Kind.OTHER and (
-            response.values(b"content-encoding") or _forbids(response.values(b"cache-control"))
-        ):
+        if kind is not Kind.OTHER and (values(b"content-encoding") or _forbids(values(b"cache-control"))):
             return Kind.OTHER
         return kind
 
@@ -138,14 +170,26 @@ class Compression:
         return PaddedCompressor(coding, made, 1 + randbelow(MAX_PADDING)) if self._pads else made
 
 
+class _Chosen(NamedTuple):
+    """How a response is compressed. `length`: bytes of the content before."""
+
+    coding: bytes
+    kind: Kind
+    length: int
+
+
+def _count(exchange: Exchange, coding: bytes, bytes_in: int, bytes_out: int) -> None:
+    exchange.client.count_content_coding(exchange, _COMPRESS, _NUMBERS[coding], bytes_in, bytes_out)
+
+
 def _forbids(values: list[bytes]) -> bool:
     """Whether `Cache-Control` has `no-transform` (RFC 9111 sections 5.2.1.6 and 5.2.2.6)."""
     return bool(values) and any(map(_NO_TRANSFORM, values))
 
 
-def _varies(response: Response) -> bool:
-    """Whether `Vary` names `Accept-Encoding` already, or everything."""
-    for value in response.values(b"vary"):
+def _varies(values: list[bytes]) -> bool:
+    """Whether `Vary` with these values names `Accept-Encoding` already, or everything."""
+    for value in values:
         for member in value.split(b","):
             if member.strip(b" \t").lower() in (b"accept-encoding", b"*"):
                 return True
@@ -177,7 +221,7 @@ def _weaken_not_modified(exchange: Exchange, response: Response) -> None:
     if b"W/" + etags[0] in held:
         response.dropped |= {b"etag"}
         response.added += b"ETag: W/%b\r\n" % etags[0]
-        if not _varies(response):
+        if not _varies(response.values(b"vary")):
             response.added += _VARY
 
 
@@ -195,9 +239,7 @@ class _CountingStage(BodyStage):
         """Count the bytes."""
         exchange, self._exchange = self._exchange, None
         if exchange is not None and self._bytes_in:
-            exchange.client.count_content_coding(
-                exchange, CodingOperation.COMPRESS, ContentCoding.named(self._coding), self._bytes_in, self._bytes_out
-            )
+            _count(exchange, self._coding, self._bytes_in, self._bytes_out)
 
 
 @final
