@@ -49,6 +49,12 @@ class CertificateState(Struct, frozen=True):
     """Serial number of the certificate that the dates are about, in hexadecimal."""
     settings: str = ""
     """Digest of the settings that a failure may be due to."""
+    name: str = ""
+    """Name that it was ordered for on demand; "" = it is listed in the configuration."""
+    used_date: float = 0.0
+    """Date on which a client last asked for the name."""
+    order_date: float = 0.0
+    """Date on which the name was first ordered."""
 
 
 def account_file(storage: str, directory: str, email: str, key_id: str) -> Path:

@@ -145,6 +145,23 @@ class AcmeInfo(Struct, frozen=True):
     """Number of failed attempts since the last success."""
     problem: str
     """Reason why the last attempt has failed; "" = it has not."""
+    on_demand: bool = False
+    """Whether it was ordered on demand (`acme.on_demand`)."""
+    used_date: float | None = None
+    """When a client last asked for its name, of one ordered on demand; null = it is listed in the configuration."""
+
+
+class OnDemandInfo(Struct, frozen=True):
+    """Certificates that are ordered on demand (`acme.on_demand`)."""
+
+    names: int
+    """Number of names with a certificate."""
+    most_names: int
+    """Maximum number of such names."""
+    pending: int
+    """Number of names whose first certificate is being ordered, or that `ask` is asked about."""
+    refused: Mapping[str, int]
+    """Number of refused requests by reason, since the start."""
 
 
 class VerifierInfo(Struct, frozen=True):
@@ -388,6 +405,8 @@ class Status(Struct, frozen=True):
     """CAs and revocation lists for client certificates."""
     acme: Sequence[AcmeInfo] = ()
     """Certificates that are obtained by ACME."""
+    on_demand: OnDemandInfo | None = None
+    """Certificates that are ordered on demand; null = `acme.on_demand` is not set."""
     feeds: Sequence[FeedInfo] = ()
     """Feeds of the filters."""
     quota_file: QuotaFileInfo | None = None

@@ -19,6 +19,7 @@ from fastgw.admin.node_interface import (
     CertificateInfo,
     FeedInfo,
     LastError,
+    OnDemandInfo,
     Reloads,
     RouteInfo,
     Routes,
@@ -75,8 +76,10 @@ def overview(status: Status, upstreams: Upstreams, routes: Routes, before: Statu
         parts.append(_routes(shown, len(routes.routes)))
     if status.certificates:
         parts.append(_certificates(status.certificates))
-    if status.acme:
+    if any(not each.on_demand or each.problem for each in status.acme):
         parts.append(_issued(status.acme))
+    if status.on_demand is not None:
+        parts.append(_on_demand(status.on_demand))
     if status.verifiers:
         parts.append(_verifiers(status.verifiers))
     if status.feeds:
@@ -266,11 +269,20 @@ def _issued(certificates: Iterable[AcmeInfo]) -> Table:
     )
     now = time.time()
     for each in certificates:
+        if each.on_demand and not each.problem:
+            continue  # there may be thousands
         issued = Text("yes") if each.issued else Text("no", "red")
         renews = "" if each.renews_date is None else span(max(each.renews_date - now, 0.0))
         again = span(max(each.next_attempt_date - now, 0.0)) if each.problem else ""
         names, problem = Text(", ".join(each.names)), Text(each.problem, "red")
         table.add_row(names, Text(each.challenge), Text(each.issuer), issued, Text(renews), Text(again), problem)
+    return table
+
+
+def _on_demand(numbers: OnDemandInfo) -> Table:
+    table = _table("certificates on demand", ("names", "of", "pending", "refused"))
+    refused = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in numbers.refused.items() if count)
+    table.add_row(*(Text(f"{each:,}") for each in (numbers.names, numbers.most_names, numbers.pending)), Text(refused))
     return table
 
 

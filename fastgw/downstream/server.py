@@ -19,6 +19,7 @@ from fastgw.downstream.tcp.connection import TcpConnection
 from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.connection import HandshakeOutcome, TlsConnection
 from fastgw.downstream.tls.contexts import ServerContexts, challenge_context
+from fastgw.downstream.tls.on_demand import OnDemandCertificates
 from fastgw.downstream.trusted_proxies import reserved_fields
 from fastgw.downstream.udp.sessions import UdpSession, UdpSessions
 from fastgw.errors import Fault
@@ -204,6 +205,7 @@ class Server:
         "header_bytes",
         "header_count",
         "keepalive",
+        "on_demand",
         "session_limit",
         "shaken",
         "timeouts",
@@ -240,6 +242,8 @@ class Server:
         """Reports a failed handshake; there may be thousands per second."""
         self.acme_contexts: Mapping[str, ssl.SSLContext] = {}
         """TLS contexts that answer ACME challenges in progress (tls-alpn-01), by server name."""
+        self.on_demand: OnDemandCertificates | None = None
+        """On-demand certificates; None: there are none."""
         self._shook_hands = asyncio.Event()
         self._seeds = seeds
         self.draining = False

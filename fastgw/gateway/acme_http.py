@@ -52,6 +52,9 @@ def answers_http(config: Config, listener: Listener) -> bool:
 
 def _is_used(config: Config) -> bool:
     owners = (*config.listeners.values(), *(() if config.admin is None else (config.admin,)))
+    acme = config.acme
+    if acme is not None and acme.on_demand is not None and acme.on_demand.challenge == "http-01":
+        return True
     return any(_has_http(each.tls) for each in owners if each.tls is not None)
 
 

@@ -220,6 +220,7 @@ class Figures:
             "rates": None,
             "certificates": self.certificate_list,
             "acme": [],
+            "on_demand": None,
             "verifiers": [],
             "feeds": [],
             "quota_file": None,

@@ -47,11 +47,17 @@ export class Certificates {
       const kind = by === undefined ? "certificate" : by.issued ? "certificate (ACME)" : "placeholder (ACME)";
       return { listener, names: names.join(" "), file: certificate, date, problem: problem || by?.problem || "", kind };
     });
+    const ordered = acme.filter((each) => each.on_demand && each.issued).map((each) => (
+      {
+        listener: "", names: each.names.join(" "), file: each.certificate, date: each.expires_date,
+        problem: each.problem, kind: "certificate (ACME, on demand)",
+      }
+    ));
     const verified = verifiers.map(({ listener, kind, file, expires_date: date, problem }) => (
       { listener, names: "", file, date, problem, kind: kind === "ca" ? "client authority" : "revocation list" }
     ));
     const now = Date.now() / 1000;
-    this.#table.show([...shown, ...verified].map((each, place) => (
+    this.#table.show([...shown, ...ordered, ...verified].map((each, place) => (
       { ...each, place, days: each.date === null ? null : (each.date - now) / DAY_S }
     )));
   }

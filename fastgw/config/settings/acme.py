@@ -1,11 +1,12 @@
 """Settings of ACME (RFC 8555): certificates that the gateway obtains and renews by itself."""
 
+import os
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
 from fastgw.config.base.settings_base import Settings, Some
-from fastgw.config.base.value_types import Duration, EndpointUrl, FileName, ReadableFile, ServerNamePattern
+from fastgw.config.base.value_types import Delay, Duration, EndpointUrl, FileName, ReadableFile, ServerNamePattern
 from fastgw.config.settings.secrets import Secret
 from fastgw.config.sources.virtual_files import issued_name
 
@@ -14,6 +15,7 @@ MOST_DOMAINS: Final = 100
 """Maximum number of names of a certificate, as with most issuers."""
 
 Challenge = Literal["tls-alpn-01", "http-01", "dns-01"]
+KeyKind = Literal["ecdsa", "rsa"]
 
 
 class AcmeAccountKey(Settings):
@@ -55,6 +57,50 @@ class DnsHook(Settings):
             raise ValueError("`command` does not begin with an absolute path")
 
 
+class OnDemand(Settings):
+    """Certificates that are ordered when a client first connects with a name (SNI) that no certificate of the listener
+    has, at listeners with `tls.on_demand`. Names that `allow` does not match get the listener's first certificate, as
+    without these settings. A handshake with an allowed name waits for its certificate, or is refused
+    (`unrecognized_name`)."""
+
+    allow: Annotated[tuple[ServerNamePattern, ...], Meta(max_length=1000)] = ()
+    """Names that certificates are ordered for: `shop.example.com`, or `*.example.com` for any number of labels before
+    it. With `ask`, its answer is needed too. `[]` = any name, which needs `ask`."""
+    ask: EndpointUrl | None = None
+    """URL that is asked whether a name is allowed, with `?domain=NAME`: 200 allows an order, any other answer refuses
+    it. It is asked again before a renewal; if it is unreachable then, the certificate is renewed. null = `allow` alone
+    decides: clients can then use up `orders_per_hour` and `names` with names of their choice below a wildcard."""
+    ask_timeout: Duration = 3.0
+    """Timeout of one question to `ask`. Total."""
+    challenge: Challenge = "tls-alpn-01"
+    """Method by which the issuer verifies the control of the names, as for other certificates."""
+    key: KeyKind = "ecdsa"
+    """Kind of the certificates' keys: ECDSA with P-256, or RSA with 2048 bits."""
+    names: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    """Maximum number of names with a certificate. Above it no further name gets one until another one is forgotten."""
+    orders_per_hour: Annotated[int, Meta(ge=1, le=10_000)] = 60
+    """Maximum number of names that certificates are ordered for within an hour. Renewals do not count."""
+    orders_at_once: Annotated[int, Meta(ge=1, le=16)] = 4
+    """Maximum number of orders in progress."""
+    wait: Delay = 8.0
+    """Maximum time that a handshake waits for the certificate, at most `tls.handshake_timeout`; then the client is
+    refused, and may come back later. 0 = it is refused at once, while the certificate is ordered."""
+    refused_for: Duration = 300.0
+    """Time for which a name is refused without another question or order, after `ask` has refused it, or its order has
+    failed."""
+    unused_for: Duration = 30 * 86_400.0
+    """Time without any handshake after which a name is forgotten: its certificate is not renewed, and is deleted."""
+
+    def __post_init__(self) -> None:
+        if not self.allow and self.ask is None:
+            raise ValueError("there is neither `allow` nor `ask`: any client could order certificates")
+
+    def certificate(self, name: str, storage: str) -> "AcmeCertificate":
+        """Return the settings of a name's certificate. `storage`: of all certificates."""
+        folder = os.path.join(storage, "on-demand")
+        return AcmeCertificate(domains=(name,), challenge=self.challenge, key=self.key, storage=folder)
+
+
 class Acme(Settings):
     """Certificates that are obtained and renewed by ACME. Each one is listed with a listener: `certificates: [{acme:
     {domains: [...]}}]`. Renewed certificates are used without a reload. While an issuer is unreachable, or refuses, the
@@ -78,6 +124,9 @@ class Acme(Settings):
     """Further issuers, which are asked in this order when those before them have failed."""
     dns_hook: DnsHook | None = None
     """Executable that sets DNS records, for the challenge dns-01."""
+    on_demand: OnDemand | None = None
+    """Certificates of names that are not listed, ordered when a client first connects with them, at listeners with
+    `tls.on_demand`. null = none."""
 
     def __post_init__(self) -> None:
         _check_directory(self.directory)
@@ -100,7 +149,7 @@ class AcmeCertificate(Settings):
     """Method by which the issuer verifies the control of the names. `tls-alpn-01`: by a TLS connection to port 443,
     which any listener with TLS answers; `http-01`: by a request to port 80, which any HTTP listener without TLS answers
     before its filters and routes; `dns-01`: by a DNS record that `acme.dns_hook` sets."""
-    key: Literal["ecdsa", "rsa"] = "ecdsa"
+    key: KeyKind = "ecdsa"
     """Kind of the certificate's key, a new one with each certificate: ECDSA with P-256, or RSA with 2048 bits."""
     storage: Annotated[str, FileName(readable=False, is_directory=True)] | None = None
     """Directory of this certificate. null = `acme.storage`."""

@@ -253,6 +253,9 @@ class ServerTls(Settings):
     """Certificates, selected by SNI: one for the exact name that the client asks for, else one with a wildcard for it
     (`*.`), else the first. If two certificates for the same names have keys of different kinds (RSA, ECDSA), the client
     gets the one that it can verify."""
+    on_demand: bool = False
+    """Whether clients that ask for another name (SNI) get a certificate of `acme.on_demand`, which is ordered when its
+    name is first asked for. Listeners only, not the admin listener."""
     profile: ProfileName = "intermediate"
     """Mozilla's recommendation for versions, cipher suites and groups. `modern`: TLS 1.3 only; `intermediate`: TLS 1.2
     and 1.3, with forward secrecy and authenticated encryption; `old`: TLS 1.0 and later, also with CBC and without

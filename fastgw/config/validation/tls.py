@@ -59,9 +59,12 @@ def tls_that_works(merged: Merged) -> None:
 
 def served_tls_that_works(merged: Merged) -> None:
     """Check the certificates of listeners, and of the admin listener."""
+    _check_on_demand(merged)
     for at, tls in _served(merged):
         for index, pair in _whole(tls.certificates):
             _check_source(merged, pair, at.below("certificates", index))
+        if tls.on_demand is True:
+            _check_on_demand_use(merged, at.below("on_demand"))
         is_whole = BROKEN not in (tls.profile, tls.min_version, tls.max_version)
         if is_whole and tls.max_version is not None and tls.least_version > tls.max_version:
             wrong = f"the minimum version is {tls.least_version}"
@@ -92,12 +95,8 @@ def _check_source(merged: Merged, pair: ServerCertificate, at: SourceLocation) -
 
 def _check_acme(merged: Merged, acme: Any, at: SourceLocation) -> None:
     """Check that a certificate can be obtained: there is an issuer, and a wildcard is verified by DNS."""
-    if acme is BROKEN:
+    if acme is BROKEN or _lacks_packages(at):
         return
-    for package in ACME_PACKAGES:
-        if find_spec(package) is None:
-            at.report(f"the package {package} is missing", "install fastgw[acme]")
-            return
     settings = merged.single.get("acme", (None, None))[1]
     if settings is None:
         at.report("there is no issuer", "expected `acme` with its `directory` at the top of the configuration")
@@ -108,10 +107,47 @@ def _check_acme(merged: Merged, acme: Any, at: SourceLocation) -> None:
         if domain.startswith("*.") and acme.challenge != "dns-01":
             wrong = f"{format_value(domain)} is a wildcard, which {acme.challenge} cannot verify"
             at.below("domains", index).report(wrong, "expected the challenge dns-01", at_key=False)
-    if acme.challenge == "dns-01" and settings is not BROKEN and settings.dns_hook is None:
+    _check_challenge(merged, acme.challenge, settings, at)
+
+
+def _lacks_packages(at: SourceLocation) -> bool:
+    """Whether packages for ACME are missing, which is reported."""
+    for package in ACME_PACKAGES:
+        if find_spec(package) is None:
+            at.report(f"the package {package} is missing", "install fastgw[acme]")
+            return True
+    return False
+
+
+def _check_on_demand(merged: Merged) -> None:
+    """Check that certificates can be ordered on demand."""
+    location, acme = merged.single.get("acme", (None, None))
+    if location is None or acme in (None, BROKEN) or acme.on_demand in (None, BROKEN):
+        return
+    at, policy = location.below("on_demand"), acme.on_demand
+    if _lacks_packages(at) or policy.challenge is BROKEN:
+        return
+    _check_challenge(merged, policy.challenge, acme, at)
+    listeners = [listener for _, _, listener in merged.whole("listeners")]
+    if all(each.tls in (None, BROKEN) or each.tls.on_demand is not True for each in listeners):
+        at.report("no listener orders certificates on demand", "expected `on_demand: true` in `tls` of a listener")
+
+
+def _check_on_demand_use(merged: Merged, at: SourceLocation) -> None:
+    """Check that a listener with `on_demand` has a rule to follow."""
+    _, acme = merged.single.get("acme", (None, None))
+    if at.path[0] == "admin":
+        at.report("the admin listener orders no certificates on demand", "expected a certificate in `certificates`")
+    elif acme is not BROKEN and (acme is None or acme.on_demand is None):
+        at.report("there is no rule for names", "expected `acme.on_demand` with `allow` or `ask`", at_key=False)
+
+
+def _check_challenge(merged: Merged, challenge: str, settings: Any, at: SourceLocation) -> None:
+    """Check that the challenge can be answered."""
+    if challenge == "dns-01" and settings is not BROKEN and settings.dns_hook is None:
         at.below("challenge").report("there is no `acme.dns_hook`", "expected the executable that sets DNS records")
     listeners = [listener for _, _, listener in merged.whole("listeners") if listener.protocol == "http"]
-    if acme.challenge == "http-01" and all(each.tls is not None for each in listeners):
+    if challenge == "http-01" and all(each.tls is not None for each in listeners):
         wrong = "no HTTP listener without TLS answers http-01"
         at.below("challenge").report(wrong, "expected a listener on port 80, or another challenge", at_key=False)
 

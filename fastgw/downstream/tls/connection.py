@@ -16,6 +16,8 @@ from fastgw.downstream.http1.connection import TOKEN_START, Http1ClientConnectio
 from fastgw.downstream.http2.connection import Http2ClientConnection
 from fastgw.downstream.tcp.connection import TcpConnection
 from fastgw.downstream.tcp.ends import TlsEnd
+from fastgw.downstream.tls.contexts import ServerContexts
+from fastgw.downstream.tls.on_demand import NameDecision
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send_at_once
 from fastgw.eventloop.timer_wheel import Timed
@@ -23,8 +25,15 @@ from fastgw.eventloop.tls_transport import CLOSED, OPEN, SILENT, TlsTransport
 from fastgw.forwarded_headers import Peer, TlsParameters
 from fastgw.http.malformed import Malformed
 from fastgw.net.client_certificate import ClientCertificate
-from fastgw.net.client_hello import DECODE_ERROR, HANDSHAKE, NO_APPLICATION_PROTOCOL, HelloBuffer, protocols_offered
-from fastgw.net.server_name import server_name_of
+from fastgw.net.client_hello import (
+    DECODE_ERROR,
+    HANDSHAKE,
+    LONGEST_HELLO,
+    NO_APPLICATION_PROTOCOL,
+    HelloBuffer,
+    protocols_offered,
+)
+from fastgw.net.server_name import Alert, server_name_of
 from fastgw.operator_events import OperatorEvent
 from fastgw.shm.node_limits import AddressLimit
 from fastgw.sync import acme_challenges
@@ -57,6 +66,8 @@ class HandshakeOutcome(IntEnum):
     """The client has sent no TLS, or broken records."""
     SHED = 9
     """A limit of connections was reached, or the gateway stops."""
+    NAME_UNRECOGNIZED = 10
+    """The requested name has no on-demand certificate, or none yet."""
 
 
 _BY_REASON: Final = {
@@ -92,6 +103,16 @@ class _Limit(Timed):
 
 
 @final
+class _WaitingHello:
+    """ClientHello whose answer waits for a certificate. `received`: all bytes of the client."""
+
+    __slots__ = ("contexts", "received")
+
+    def __init__(self, contexts: ServerContexts, received: bytes) -> None:
+        self.contexts, self.received = contexts, bytearray(received)
+
+
+@final
 class TlsConnection(TlsTransport):
     """A client connection over TLS.
 
@@ -109,6 +130,7 @@ class TlsConnection(TlsTransport):
         "_trusts",
         "_until",
         "_vouched",
+        "_waiting",
         "listener",
         "peer",
     )
@@ -129,6 +151,7 @@ class TlsConnection(TlsTransport):
         self._address_limit: AddressLimit | None = None
         self._trusts, self._vouched = listener.trusts, b""
         self._until = inf  # see `ServerContexts`, as of the start of the handshake
+        self._waiting: _WaitingHello | None = None  # for an on-demand certificate
 
     def __repr__(self) -> str:
         return f"<TlsConnection {self.peer.ip} {self.stage.name} {self._above!r}>"
@@ -151,6 +174,10 @@ class TlsConnection(TlsTransport):
     def _received_early(self, received: memoryview) -> None:
         if self.stage is not SILENT:
             self._do_handshake(received)
+        elif self._waiting is not None:
+            self._waiting.received += received
+            if len(self._waiting.received) > 2 * LONGEST_HELLO:  # nothing follows a ClientHello before the answer
+                self._fail(HandshakeOutcome.PROTOCOL_ERROR, "data before the handshake")
         elif self._hello is None:
             self._read_first_bytes(bytes(received))
         else:
@@ -185,18 +212,49 @@ class TlsConnection(TlsTransport):
         if challenges and ACME_TLS in (protocols_offered(hello.message()) or ()):
             self._answer_challenge(challenges.get(self._server_name), received)
             return
-        offered = None if self.listener.tcp is not None else protocols_offered(hello.message())
+        self._speak(tls, protocols_offered(hello.message()), received)
+
+    def _speak(self, tls: ServerContexts, protocols: Collection[bytes] | None, received: bytes) -> None:
+        """Begin the handshake if the client offers a protocol of the listener, and once its certificate is there."""
+        offered = None if self.listener.tcp is not None else protocols
         if offered is not None and not self._speaks_one_of(offered):
             send_at_once(self._fd, NO_APPLICATION_PROTOCOL)  # OpenSSL would continue without a protocol
             spoken = " or ".join(tls.alpn)
             self._fail(HandshakeOutcome.NO_AGREEMENT, f"the client does not offer {spoken} by ALPN")
             return
+        if tls.settings.on_demand and self._server_name and self._server_name not in tls.names:
+            certificates = self._server.on_demand
+            answer = NameDecision.FIRST if certificates is None else certificates.find(tls, self._server_name, self)
+            if answer is NameDecision.WAIT:
+                self._waiting = _WaitingHello(tls, received)
+                return
+            if answer is NameDecision.REFUSE:
+                self._refuse_name()
+                return
+        self._present(tls, received)
+
+    def _present(self, tls: ServerContexts, received: bytes) -> None:
+        """Begin the handshake with the certificate for the client's name."""
         self._trusts, self._vouched = self.listener.trusts, tls.vouches
         self._until = tls.until
         memory = self.memory
         self._begin_handshake(
             tls.entry(received).wrap_bio(memory.incoming, memory.outgoing, server_side=True), received
         )
+
+    def proceed(self, answer: NameDecision) -> None:
+        """Continue a handshake that has waited for its certificate."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is None or self.stage is not SILENT:
+            return
+        if answer is NameDecision.PRESENT:
+            self._present(waiting.contexts, bytes(waiting.received))
+        else:
+            self._refuse_name()
+
+    def _refuse_name(self) -> None:
+        send_at_once(self._fd, Alert.UNRECOGNIZED_NAME.record)
+        self._fail(HandshakeOutcome.NAME_UNRECOGNIZED, "there is no certificate for the requested name yet")
 
     def _answer_challenge(self, context: ssl.SSLContext | None, received: bytes) -> None:
         """Begin the handshake of an ACME issuer (RFC 8737), after which the connection ends."""
@@ -313,6 +371,9 @@ class TlsConnection(TlsTransport):
     def _shut(self) -> None:
         super()._shut()
         self._drop_limit()
+        if self._waiting is not None and self._server.on_demand is not None:
+            self._waiting = None
+            self._server.on_demand.leave(self._server_name, self)
 
     def _drop_limit(self) -> None:
         limit, self._limit = self._limit, None

@@ -13,7 +13,7 @@ from hashlib import sha256
 from math import inf
 from pathlib import Path
 from time import time
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -29,6 +29,41 @@ MODES: Final = {"optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 Pair = tuple[bytes, bytes]
 """A certificate followed by its chain, and its key."""
+
+
+class OnDemandContext(NamedTuple):
+    """Context of an on-demand certificate. `serial`: of the certificate, as control has sent it."""
+
+    serial: str
+    context: ssl.SSLContext
+
+
+class _Names:
+    """Contexts of a listener's certificates by their names. None: the context that the handshake has begun with.
+    `exact`: by name; `wild`, `wider`: by the part of a name after its first label, and after any number of labels.
+    """
+
+    def __init__(self) -> None:
+        self.exact: dict[str, ssl.SSLContext | None] = {}
+        self.wild: dict[str, ssl.SSLContext | None] = {}
+        self.wider: dict[str, ssl.SSLContext | None] = {}
+
+    def __contains__(self, host: str) -> bool:
+        """Whether a certificate is for this name, in lower case without a trailing dot."""
+        parent = host.partition(".")[2]
+        return host in self.exact or parent in self.wild or self._wider(parent) in self.wider
+
+    def find(self, host: str) -> ssl.SSLContext | None:
+        if host in self.exact:
+            return self.exact[host]
+        parent = host.partition(".")[2]
+        return self.wild[parent] if parent in self.wild else self.wider.get(self._wider(parent))
+
+    def _wider(self, parent: str) -> str:
+        """Return the longest part of a name that a wildcard for any number of labels is for; "": there is none."""
+        while self.wider and parent and parent not in self.wider:
+            parent = parent.partition(".")[2]
+        return parent if self.wider else ""
 
 
 def files_of(tls: ServerTls) -> frozenset[str]:
@@ -77,6 +112,12 @@ class ServerContexts:
         self._over = 0  # number of them that have passed
         self.until = inf
         """When currently valid tickets for client certificates become invalid: the next such time; epoch seconds."""
+        self.names = _Names()
+        """Names of the certificates."""
+        self.on_demand: dict[str, OnDemandContext] = {}
+        """On-demand certificates by name, those used last at the end."""
+        self.make_context: Callable[[bytes], ssl.SSLContext]
+        """Creates the context of one more certificate. Raises `OSError` for invalid contents."""
         self._check_expiry(time())
 
     def _check_expiry(self, now: float) -> None:
@@ -171,9 +212,8 @@ def server_contexts(
     `held`: the contents of files; missing ones are read. Raises `OSError` (`ssl.SSLError` is a subclass) if a file is
     invalid.
     """
-    exact: dict[str, ssl.SSLContext | None] = {}
-    wild: dict[str, ssl.SSLContext | None] = {}
-    wider: dict[str, ssl.SSLContext | None] = {}
+    names = _Names()
+    on_demand: dict[str, OnDemandContext] = {}
     pairs = [(_read(each.certificate_file, held), _read(each.key_file, held)) for each in tls.certificates]
     grouping = Grouping()
     for (certificate, _), each in zip(pairs, tls.certificates, strict=True):
@@ -187,15 +227,15 @@ def server_contexts(
             context = _context(tls, held, [pairs[index] for index in group.indexes], alpn)
         for host in group.names:
             if below := any_labels(host):
-                wider.setdefault(below, context)
+                names.wider.setdefault(below, context)
                 continue
-            names = wild if host.startswith("*.") else exact
-            names.setdefault(host.removeprefix("*."), context)
-    choose = _chooser(exact, wild, wider)
+            those = names.wild if host.startswith("*.") else names.exact
+            those.setdefault(host.removeprefix("*."), context)
+    choose = _chooser(names, on_demand)
 
     def entry(held: Mapping[str, bytes]) -> ssl.SSLContext:
         made = _context(tls, held, first, alpn)
-        if len(grouping.groups) > 1:
+        if len(grouping.groups) > 1 or tls.on_demand:
             made.sni_callback = choose
         return made
 
@@ -205,9 +245,11 @@ def server_contexts(
         entries.append(entry(held))
     auth = tls.client_auth
     verifiers = {} if auth is None else {file: _read(file, held) for file in (auth.ca, auth.crl) if file is not None}
-    return ServerContexts(
+    made = ServerContexts(
         tls, identity, _purpose(name, tls, held), entries, first, _ends(tls, held), partial(entry, verifiers), alpn
     )
+    made.names, made.on_demand, made.make_context = names, on_demand, partial(_one_pair_context, tls, verifiers, alpn)
+    return made
 
 
 def server_context(tls: ServerTls, held: Mapping[str, bytes] = NONE) -> ssl.SSLContext:
@@ -229,12 +271,9 @@ def challenge_context(pair: bytes) -> ssl.SSLContext:
 
 
 def _chooser(
-    exact: Mapping[str, ssl.SSLContext | None],
-    wild: Mapping[str, ssl.SSLContext | None],
-    wider: Mapping[str, ssl.SSLContext | None],
+    names: _Names, on_demand: Mapping[str, OnDemandContext]
 ) -> Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]:
-    """Create the callback that selects a certificate. `exact`: by name; `wild`, `wider`: by the part of a name after
-    its first label, and after any number of labels.
+    """Create the callback that selects a certificate.
 
     It must not refer to the contexts that it is set in: that would be a reference cycle.
     """
@@ -243,19 +282,20 @@ def _chooser(
         if name is None:
             return
         host = name.lower().removesuffix(".")
-        if host in exact:
-            chosen = exact[host]
-        else:
-            parent = host.partition(".")[2]
-            chosen = wild.get(parent)
-            if wider and parent not in wild:
-                while parent and parent not in wider:
-                    parent = parent.partition(".")[2]
-                chosen = wider.get(parent)
+        chosen = names.find(host)
+        if chosen is None and host in on_demand and host not in names:
+            chosen = on_demand[host].context
         if chosen is not None:
             connection.context = chosen
 
     return choose
+
+
+def _one_pair_context(
+    tls: ServerTls, held: Mapping[str, bytes], alpn: tuple[str, ...], content: bytes
+) -> ssl.SSLContext:
+    """`content`: a certificate with its chain and its key."""
+    return _context(tls, held, [(content, content)], alpn)
 
 
 def _context(tls: ServerTls, held: Mapping[str, bytes], pairs: Sequence[Pair], alpn: Sequence[str]) -> ssl.SSLContext:

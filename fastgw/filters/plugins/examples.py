@@ -704,6 +704,27 @@ acme:
 listeners:
   public: {address: ":443", tls: {certificates: [{acme: {domains: [api.example.com], challenge: tls-alpn-01}}]}}
 """,
+    "acme.on_demand": """\
+acme:
+  directory: "https://acme.example/directory"
+  agree: true
+  storage: /var/lib/fastgw/acme
+  on_demand:
+    allow: [shop.example.net, "*.shops.example.com"]
+    ask: "http://127.0.0.1:9100/may-have-a-certificate"
+    ask_timeout: 2s
+    challenge: http-01
+    key: ecdsa
+    names: 5000
+    orders_per_hour: 100
+    orders_at_once: 8
+    wait: 5s
+    refused_for: 10m
+    unused_for: 60d
+listeners:
+  plain: {address: ":80"}
+  public: {address: ":443", tls: {certificates: [{acme: {domains: [example.com]}}], on_demand: true}}
+""",
     "acme.fallback[]": """\
 acme:
   email: ops@example.com

@@ -44,6 +44,7 @@ from fastgw.runtime.control.shared_stream import shared_state
 from fastgw.runtime.ipc.channel import (
     AnnouncePurge,
     AnyMessage,
+    CertificateRequest,
     Channel,
     ChannelClosed,
     Columns,
@@ -127,8 +128,8 @@ class Control:
         self._pushing = MetricPush(node_state, self._view.exposition, self._fetcher)
         self._proposer.on_accept = self._prepare_names
         self._watching = Watching(self._apply_applications)
-        self._issuing = Issuing(node_state, channel, self._look_at_files)
-        self._view.acme = self._issuing.infos
+        self._issuing = Issuing(node_state, channel, self._fetcher, self._look_at_files)
+        self._view.acme, self._view.on_demand = self._issuing.infos, self._issuing.on_demand_info
         self._followed = FollowedSources(self._look_at_files)
         self._cluster = ClusterControl(self._proposer.apply_watched_objects)
         self._view.feeds = lambda: [
@@ -155,6 +156,7 @@ class Control:
                 ReloadRequest: lambda order: self._start_task(self._proposer.reload("signal")),
                 ReloadResult: self._proposer.on_outcome,
                 FeedRefreshRequest: lambda order: self._feeding.refresh_requested(order),
+                CertificateRequest: lambda order: self._issuing.on_demand.requested(order.name),
                 Revoke: self._was_revoked,
                 AnnouncePurge: self._cache_purging.purge_recorded,
                 UseCache: self._use_cache,

@@ -13,8 +13,8 @@ import msgspec
 from fastgw.capture.debug_token import DebugToken, debug_key, sign
 from fastgw.capture.story_record import DebugOrder
 from fastgw.runtime.control.captures import Captures
-from fastgw.runtime.control.published_feed import PublishedFeed
 from fastgw.runtime.ipc.channel import Channel
+from fastgw.runtime.ipc.published_feed import PublishedFeed
 from fastgw.runtime.ipc.sample_stream import Sample
 from fastgw.sync.debugging import FEED, read, written
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Container
 
-from fastgw.runtime.control.published_feed import PublishedFeed
 from fastgw.runtime.ipc.channel import Channel
+from fastgw.runtime.ipc.published_feed import PublishedFeed
 from fastgw.sync.drained_targets import FEED, read, written
 
 

@@ -23,8 +23,8 @@ from fastgw.admin.node_interface import RecordingBegun, RecordingEnded, Recordin
 from fastgw.config.settings.gateway import Config
 from fastgw.filters.api import secret_names
 from fastgw.gateway.compiler import uses
-from fastgw.runtime.control.published_feed import PublishedFeed
 from fastgw.runtime.ipc.channel import Channel
+from fastgw.runtime.ipc.published_feed import PublishedFeed
 from fastgw.sync.recordings import DROPPED, FEED, NOTHING, RECORD, TOKEN_BYTES, RecordBatch, RecordingOrder, written
 
 FETCHED_EVERY_S: Final = 30.0

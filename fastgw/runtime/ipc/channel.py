@@ -238,6 +238,14 @@ class FeedRefreshRequest(Message):
     seen: bytes = b""
 
 
+class CertificateRequest(Message):
+    """Worker, then supervisor: a client asks for the certificate of a name (`acme.on_demand`), whether there is one or
+    not.
+    """
+
+    name: str
+
+
 class Revoke(Message):
     """Worker or control, then supervisor: these records (`node/revoked`) are new. `told`: description of the
     last one.
@@ -300,6 +308,7 @@ AnyMessage = (
     | ControlAway
     | FeedUpdate
     | FeedRefreshRequest
+    | CertificateRequest
     | Revoke
     | AnnouncePurge
     | PurgesAnnounced

@@ -7,7 +7,7 @@ from math import inf
 from typing import Final, NamedTuple
 
 from fastgw import VERSION
-from fastgw.admin.node_interface import AcmeInfo, CertificateInfo, FeedInfo, VerifierInfo
+from fastgw.admin.node_interface import AcmeInfo, CertificateInfo, FeedInfo, OnDemandInfo, VerifierInfo
 from fastgw.admin.prometheus_text import (
     OPENMETRICS,
     PROMETHEUS,
@@ -166,6 +166,18 @@ ACME_ISSUED: Final = Family(
     "gauge",
     ("certificate",),
     "Whether a certificate was obtained by ACME (1), or clients get a placeholder (0).",
+)
+ACME_ON_DEMAND: Final = Family(
+    "fastgw_acme_on_demand_names",
+    "gauge",
+    ("state",),
+    "Names of certificates on demand: issued, or pending (ordered, or asked about).",
+)
+ACME_REFUSED: Final = Family(
+    "fastgw_acme_on_demand_refused_total",
+    "counter",
+    ("reason",),
+    "Names that got no certificate on demand, by reason.",
 )
 ACME_SUCCESS: Final = Family(
     "fastgw_acme_last_attempt_success",
@@ -345,7 +357,7 @@ OF_PROCESSES: Final[Mapping[Family, Callable[[Process], int | float]]] = {
 }
 OF_TLS: Final = (HANDSHAKES, RESUMPTIONS, HANDSHAKE_FAILURES, CERTIFICATE_EXPIRY, CLIENT_AUTH_EXPIRY)
 CACHES: Final = (CACHE_BYTES, CACHE_OBJECTS, CACHE_EVICTIONS, *CACHE_DISK, *CACHE_REDIS)
-ACME: Final = (ACME_ATTEMPTS, ACME_ISSUED, ACME_SUCCESS, ACME_RENEWAL)
+ACME: Final = (ACME_ATTEMPTS, ACME_ISSUED, ACME_SUCCESS, ACME_RENEWAL, ACME_ON_DEMAND, ACME_REFUSED)
 FEEDS: Final = (FEED_UP, FEED_SUCCESS)
 FAMILIES: Final = (
     *families.FAMILIES,
@@ -402,6 +414,7 @@ class Exposition:
         burn_rates: Callable[[], Mapping[tuple[str, str, str], float]] = dict,
         acme: Callable[[], Sequence[AcmeInfo]] = tuple,
         websocket_apis: Callable[[], Iterable[str]] = tuple,
+        on_demand: Callable[[], OnDemandInfo | None] = lambda: None,
     ) -> None:
         """`is_stale`: whether the configuration's own files differ from the active configuration; `keeps_files`:
         whether the present contents of a referenced file are not active; `caches`: stores of the response cache;
@@ -420,7 +433,7 @@ class Exposition:
         self._caches = caches
         self._plan = plan
         self._burn_rates = burn_rates
-        self._acme = acme
+        self._acme, self._on_demand = acme, on_demand
         self._websocket_apis = websocket_apis
 
     def prepare(self, generation: int, series: Series) -> None:
@@ -591,14 +604,20 @@ class Exposition:
         yield [("", labels(CLIENT_AUTH_EXPIRY, *each), date) for each, date in ends.items() if date is not None]
 
     def _issued(self) -> Iterator[Sequence[Sample]]:
-        known, at = self._acme(), self._words.acme_attempts
+        """Yield the samples of ACME. Certificates on demand are counted: labels with their names would be too many."""
+        found, at, on_demand = self._acme(), self._words.acme_attempts, self._on_demand()
+        known = [each for each in found if not each.on_demand]
         counts = self._shared.supervisor.words[at : at + 2]
-        yield [("", labels(ACME_ATTEMPTS, name), n) for name, n in zip(("ok", "failed"), counts, strict=True) if known]
+        yield [("", labels(ACME_ATTEMPTS, name), n) for name, n in zip(("ok", "failed"), counts, strict=True) if found]
         yield [("", labels(ACME_ISSUED, each.certificate), int(each.issued)) for each in known]
         tried = [each for each in known if each.attempt_date is not None]
         yield [("", labels(ACME_SUCCESS, each.certificate), int(not each.problem)) for each in tried]
         dates = [(each.certificate, each.renews_date) for each in known]
         yield [("", labels(ACME_RENEWAL, name), date) for name, date in dates if date is not None]
+        numbers = {} if on_demand is None else {"issued": on_demand.names, "pending": on_demand.pending}
+        yield [("", labels(ACME_ON_DEMAND, name), number) for name, number in numbers.items()]
+        refused = {} if on_demand is None else on_demand.refused
+        yield [("", labels(ACME_REFUSED, why), count) for why, count in refused.items()]
 
     def _fed(self) -> Iterator[Sequence[Sample]]:
         known = [each for each in self._feeds() if each.problem or each.last_success_date is not None]

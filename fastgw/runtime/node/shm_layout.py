@@ -37,6 +37,7 @@ from fastgw.shm.node_limits import AddressLimit, NodeLimit
 from fastgw.shm.slot_assignment import OutOfSlots, SlotTable
 from fastgw.shm.upstream_words import TargetWords
 from fastgw.sync import credential_cache
+from fastgw.sync.on_demand import OrderRefusal
 
 WorkerState = Literal["ready", "silent", "starting", "draining"]
 
@@ -88,6 +89,10 @@ class ShmLayout:
         self.acme_attempts = layout.counter("acme_attempts", 2)
         """Counters in the supervisor's column, written by control: successful attempts to obtain a certificate by ACME,
         then failed ones.
+        """
+        self.acme_refusals = layout.counter("acme_refusals", len(OrderRefusal))
+        """Counters in the supervisor's column, written by control: names that get no certificate on demand, by
+        `OrderRefusal`.
         """
         self.last_reload_failed = layout.gauge("last_reload_failed")
         """Gauge in the supervisor's column: sum of `CONFIG_FAILED` and `CONTENTS_FAILED`, for the kinds of changes

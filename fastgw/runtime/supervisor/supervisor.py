@@ -34,6 +34,7 @@ from fastgw.runtime.ipc.channel import (
     AnnouncePurge,
     AnyMessage,
     Capture,
+    CertificateRequest,
     ChannelClosed,
     ControlAway,
     DrainAll,
@@ -79,11 +80,11 @@ from fastgw.runtime.supervisor.slot_adoption import SlotAdoption
 from fastgw.runtime.supervisor.upgrade import Upgrade
 from fastgw.runtime.supervisor.worker_replacement import Succession
 from fastgw.runtime.worker.worker import FLUSH_S
-from fastgw.sync import debugging, drained_targets, recordings
+from fastgw.sync import acme_challenges, debugging, drained_targets, on_demand, recordings
 from fastgw.sync.cache_purges import identified
 from fastgw.sync.revocations import MOST
 
-_LASTING: Final = {debugging.FEED, drained_targets.FEED, recordings.FEED}
+_LASTING: Final = {acme_challenges.FEED, debugging.FEED, drained_targets.FEED, on_demand.FEED, recordings.FEED}
 """Feeds of control itself, which no configuration names."""
 
 
@@ -128,6 +129,7 @@ class Supervisor:
             Rejected: self._was_rejected,
             FeedUpdate: self._was_fed,
             FeedRefreshRequest: self._was_asked,
+            CertificateRequest: self._was_asked,
             Revoke: self._was_revoked,
             AnnouncePurge: self._has_purged,
             PurgesAnnounced: lambda child, message: self._node_state.purges.confirm(message.ids, time.monotonic()),
@@ -385,7 +387,7 @@ class Supervisor:
             if value := read_memfd(descriptor):
                 self._node_state.feeds[message.key] = value  # for later workers
 
-    def _was_asked(self, child: Child, message: FeedRefreshRequest) -> None:
+    def _was_asked(self, child: Child, message: FeedRefreshRequest | CertificateRequest) -> None:
         if self._children.control.child is not None:
             self._children.control.child.send(message)
 

@@ -25,6 +25,7 @@ from fastgw.cache.tiers.node_stores import StoreHandles
 from fastgw.capture.log_bodies import LogBodies
 from fastgw.config.sources.followed_files import use_contents
 from fastgw.downstream import Server
+from fastgw.downstream.tls.on_demand import OnDemandCertificates
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.filters.api import Services
 from fastgw.gateway.compiler import building
@@ -39,6 +40,7 @@ from fastgw.runtime.ipc.channel import (
     AnnouncePurge,
     AnyMessage,
     Capture,
+    CertificateRequest,
     Channel,
     ChannelClosed,
     ChannelFull,
@@ -79,7 +81,7 @@ from fastgw.runtime.worker.recording import WorkerRecording
 from fastgw.runtime.worker.sliced_work import Slices
 from fastgw.runtime.worker.table_swap import TableSwap
 from fastgw.runtime.worker.trace_export import TraceExports
-from fastgw.sync import acme_challenges, drained_targets
+from fastgw.sync import acme_challenges, drained_targets, on_demand
 from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.feeds import Feeds
 from fastgw.sync.revocations import RevocationEvent
@@ -179,6 +181,7 @@ class Worker:
         )
         self._server.tracer = self._traces.tracer
         self._server.complain = RareNotice()
+        self._on_demand = OnDemandCertificates(loop, self._feeds[on_demand.FEED], self._request_certificate)
         self._slices = Slices(loop)
         self._table_swap = TableSwap(
             self._slices, gateway, node_state.sealed.generation, self._starting, self._prepared, self._refused
@@ -245,6 +248,8 @@ class Worker:
         self._recording.start()
         self._feeds[acme_challenges.FEED].on_change(self._answer_challenges)
         self._answer_challenges(self._feeds[acme_challenges.FEED].value)
+        self._on_demand.use_configuration(self._table_swap.gateway.config.acme)
+        self._server.on_demand = self._on_demand
         self._loop.add_reader(self._channel, self._receive_orders)
         self._channel.send(Ready(generation=self._table_swap.generation))
         try:
@@ -254,6 +259,7 @@ class Worker:
             self._slices.stop()
             self._captures.stop()
             self._probes.watch([])
+            self._on_demand.stop()
             self._server.stop()
             self._recording.stop()
             self._table_swap.gateway.stop()
@@ -276,6 +282,10 @@ class Worker:
     def _request_feed(self, key: str, seen: bytes) -> None:
         with suppress(ChannelClosed):  # if the supervisor cannot receive it, the next request repeats it
             self._channel.send(FeedRefreshRequest(generation=self._table_swap.generation, key=key, seen=seen))
+
+    def _request_certificate(self, name: str) -> None:
+        with suppress(ChannelClosed):  # if the supervisor cannot receive it, a later handshake repeats it
+            self._channel.send(CertificateRequest(generation=self._table_swap.generation, name=name))
 
     def _note_control(self, order: ControlAway) -> None:
         self._control_gone_at = min(self._control_gone_at, monotonic()) if order.away else inf
@@ -378,6 +388,7 @@ class Worker:
         self._server.adopt(gateway, *node_limits, words.session_limit(column, limits))
         self._server.tracer = self._traces.tracer
         self._observe_log_bodies(gateway)
+        self._on_demand.use_configuration(gateway.config.acme)
         self._observed.use_tables()
         if self._drain is None:  # otherwise nothing is accepted any more
             self._standing.serve(gateway.listeners, placed)

@@ -1,65 +1,35 @@
-"""Issuing: obtains and renews the certificates of the active configuration, each in a task of its own.
-
-Rule 1: whatever fails, the certificate in use stays in use. Rule 2: an issuer is asked again only after the delay that
-is stored beside the certificate, also after a restart.
-"""
+"""Issuing: obtains and renews the certificates of the active configuration, and those that are ordered on demand."""
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from functools import partial
-from hashlib import sha256
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-import msgspec
-
-from fastgw.acme.messages import Failed, Issued, Issuer, Job, Renewal, ToAnswer
-from fastgw.acme.storage import CertificateState, read_state, remove_leftovers, state_file, write
-from fastgw.admin.node_interface import AcmeInfo
-from fastgw.config.settings.acme import Acme, AcmeCertificate
+from fastgw.admin.node_interface import AcmeInfo, OnDemandInfo
+from fastgw.config.settings.acme import AcmeCertificate
 from fastgw.config.settings.gateway import Config
-from fastgw.config.settings.secrets import SecretError, secret_in
-from fastgw.config.sources.files import read_file
-from fastgw.config.sources.virtual_files import issued_in
-from fastgw.operator_events import OperatorEvent
-from fastgw.operator_log import described, notice
 from fastgw.runtime.control.acme.challenge_board import ChallengeBoard
-from fastgw.runtime.control.acme.issuing_process import run_job
-from fastgw.runtime.control.acme.schedule import (
-    LONGEST_RETRY_S,
-    Held,
-    after_failure,
-    after_success,
-    due_date,
-    following,
-    held_in,
-    with_renewal,
-)
+from fastgw.runtime.control.acme.kept_certificate import IssuingParts, KeptCertificate
+from fastgw.runtime.control.acme.on_demand import OnDemandIssuing
 from fastgw.runtime.ipc.channel import Channel
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.node.node_state import NodeState
+from fastgw.upstream.client.http_client import Fetcher
 
-ATTEMPT_S: Final = 300.0
-"""Time limit of an attempt, without the hook's."""
-ASK_S: Final = 60.0
-"""Time limit of a question for the renewal date."""
 AT_ONCE: Final = 4
-"""Maximum number of attempts at the same time."""
-LONGEST_SLEEP_S: Final = 600.0
-"""Seconds after which dates are compared again: the clock may have been set."""
-MOST_BYTES: Final = 1024 * 1024
+"""Maximum number of attempts at the same time, without those on demand."""
 
 
 class Issuing:
     """Certificates of the active configuration. `look_at_files`: activates changed files."""
 
-    def __init__(self, node_state: NodeState, channel: Channel, look_at_files: Callable[[], Awaitable[None]]) -> None:
-        self.look_at_files = look_at_files
-        self.board = ChallengeBoard(node_state, channel)
-        self.turns = asyncio.Semaphore(AT_ONCE)
+    def __init__(
+        self, node_state: NodeState, channel: Channel, fetcher: Fetcher, look_at_files: Callable[[], Awaitable[None]]
+    ) -> None:
         self._words, self._shared = node_state.words, node_state.shared
-        self._running: dict[str, _Certificate] = {}
+        self._parts = IssuingParts(ChallengeBoard(node_state, channel), look_at_files, self._count)
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._running: dict[str, KeptCertificate] = {}
+        self.on_demand = OnDemandIssuing(node_state, channel, fetcher, self._parts)
 
     def use_configuration(self, accepted: ConfigSnapshot) -> None:
         """Obtain these certificates from now on."""
@@ -69,17 +39,23 @@ class Issuing:
             self._running.pop(name).stop()
         for name, certificate in wanted.items():
             if acme is not None and name not in self._running:
-                self._running[name] = _Certificate(self, name, acme, certificate, accepted.captured)
+                self._running[name] = KeptCertificate(
+                    self._parts, self._turns, name, acme, certificate, accepted.captured
+                )
+        self.on_demand.use_configuration(accepted)
 
     def infos(self) -> Sequence[AcmeInfo]:
-        return [each.info for each in self._running.values()]
+        return [*(each.info for each in self._running.values()), *self.on_demand.infos()]
 
-    def count(self, succeeded: bool) -> None:
-        """Count an attempt."""
+    def on_demand_info(self) -> OnDemandInfo | None:
+        return self.on_demand.info
+
+    def _count(self, succeeded: bool) -> None:
         words = self._shared.supervisor.words
         words[self._words.acme_attempts + (0 if succeeded else 1)] += 1
 
     def stop(self) -> None:
+        self.on_demand.stop()
         for each in self._running.values():
             each.stop()
         self._running.clear()
@@ -90,198 +66,3 @@ def certificates_of(settings: Config) -> dict[str, AcmeCertificate]:
     owners = (*settings.listeners.values(), *(() if settings.admin is None else (settings.admin,)))
     tls = (owner.tls for owner in owners if owner.tls is not None)
     return {pair.acme.file: pair.acme for each in tls for pair in each.certificates if pair.acme is not None}
-
-
-class _Certificate:
-    """A certificate, and the task that obtains and renews it."""
-
-    def __init__(
-        self,
-        issuing: Issuing,
-        name: str,
-        acme: Acme,
-        certificate: AcmeCertificate,
-        captured: Mapping[str, bytes],
-    ) -> None:
-        self._issuing, self._acme, self._certificate = issuing, acme, certificate
-        self._captured = {file: captured[file] for file in _files_of(acme) if file in captured}
-        file, self._domains = issued_in(name)
-        self._file = Path(file)
-        self._held: Held | None = None
-        self._state = CertificateState()
-        self._task = asyncio.get_running_loop().create_task(self._keep_valid())
-        self._task.add_done_callback(self._report_defect)
-
-    def is_of(self, acme: Acme | None, certificate: AcmeCertificate | None) -> bool:
-        return acme == self._acme and certificate == self._certificate
-
-    def stop(self) -> None:
-        self._task.cancel()
-
-    def _report_defect(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            names = ", ".join(self._domains)
-            notice(OperatorEvent.DEFECT, f"the certificate for {names} is not renewed any more: {described(error)}")
-
-    @property
-    def info(self) -> AcmeInfo:
-        state, held = self._state, self._held
-        return AcmeInfo(
-            certificate=str(self._file),
-            names=self._domains,
-            challenge=self._certificate.challenge,
-            issuer=state.issuer,
-            issued=held is not None,
-            expires_date=None if held is None else held.until,
-            renews_date=state.renew_date if held is not None and state.renew_date else None,
-            attempt_date=state.attempt_date or None,
-            next_attempt_date=due_date(state, held, time.time()),
-            failures=state.failures,
-            problem=state.error,
-        )
-
-    @property
-    def _settings_digest(self) -> str:
-        """Digest of the settings that a failure may be due to: after a change there is no need to wait."""
-        asked = [(str(each.directory), each.ca, each.external_account is not None) for each in self._acme.issuers]
-        hook = None if self._acme.dns_hook is None else self._acme.dns_hook.command
-        return sha256(repr((asked, self._acme.email, hook, self._certificate.challenge)).encode()).hexdigest()[:16]
-
-    async def _keep_valid(self) -> None:
-        """Obtain the certificate, and renew it, until cancelled."""
-        await asyncio.to_thread(self._read_state)
-        if self._held is None:
-            names = ", ".join(self._domains)
-            notice(
-                OperatorEvent.CERTIFICATE_MISSING,
-                f"there is no certificate for {names} yet: clients get a self-signed one that has expired",
-            )
-        while True:
-            now = time.time()
-            self._held = await asyncio.to_thread(self._read_certificate)
-            if self._held is not None:
-                await self._change_state(following(self._state, self._held, now))
-            due = due_date(self._state, self._held, now)
-            if due <= now:
-                await self._attempt()
-            elif self._held is not None and self._asks_at <= now:
-                await self._ask_renewal_date()
-            else:
-                until = due if self._held is None else min(due, self._asks_at)
-                await asyncio.sleep(min(max(until - now, 0.05), LONGEST_SLEEP_S))
-
-    @property
-    def _asks_at(self) -> float:
-        """Date from which the issuer is asked for the renewal date; after a wrong clock, at once."""
-        return self._state.ask_date if self._state.ask_date <= time.time() + LONGEST_RETRY_S else 0.0
-
-    def _read_state(self) -> None:
-        file = state_file(str(self._file))
-        remove_leftovers(file.parent, file.name)
-        state = read_state(file)
-        if state.settings != self._settings_digest:
-            state = msgspec.structs.replace(state, failures=0, retry_date=0.0, settings=self._settings_digest)
-        self._state = state
-        self._held = self._read_certificate()
-
-    def _read_certificate(self) -> Held | None:
-        try:
-            return held_in(read_file(str(self._file), MOST_BYTES), self._domains)
-        except OSError:
-            return None
-
-    async def _attempt(self) -> None:
-        async with self._issuing.turns:
-            self._held = await asyncio.to_thread(self._read_certificate)
-            result = await self._run_job(asks=False)
-            now = time.time()
-            names = ", ".join(self._domains)
-            if isinstance(result, Issued):
-                self._issuing.count(True)
-                await self._change_state(after_success(self._state, result.issuer, now))
-                self._held = await asyncio.to_thread(self._read_certificate)
-                by = f" by {result.issuer}" if result.issuer else ", which another gateway has obtained"
-                more = f"; others have failed: {result.failed}" if result.failed else ""
-                notice(OperatorEvent.CERTIFICATE_ISSUED, f"a certificate for {names} was issued{by}{more}")
-                await self._issuing.look_at_files()
-                return
-            failed = result if isinstance(result, Failed) else Failed("the process has sent another result")
-            self._issuing.count(False)
-            await self._change_state(after_failure(self._state, failed, now))
-            stays = "the certificate in use stays" if self._held is not None else "there is no certificate yet"
-            wait = self._state.retry_date - now
-            notice(
-                OperatorEvent.CERTIFICATE_NOT_ISSUED,
-                f"no certificate for {names}: {failed.why}; {stays}, tried again in {wait:.0f} s",
-            )
-
-    async def _ask_renewal_date(self) -> None:
-        """Ask the issuer when to renew the certificate."""
-        async with self._issuing.turns:
-            answer = await self._run_job(asks=True)
-        answer = answer if isinstance(answer, Renewal | Failed) else Failed("")
-        await self._change_state(with_renewal(self._state, answer, time.time()))
-
-    async def _run_job(self, *, asks: bool) -> Issued | Renewal | Failed:
-        try:
-            issuers = [self._issuer_of(number) for number in range(len(self._acme.issuers))]
-        except SecretError as error:
-            return Failed(str(error))
-        hook, held = self._acme.dns_hook, self._held
-        seconds = ATTEMPT_S if hook is None else ATTEMPT_S + hook.timeout * 2 * len(self._domains)
-        job = Job(
-            issuers=issuers,
-            email=self._acme.email or "",
-            storage=self._acme.storage,
-            file=str(self._file),
-            domains=self._domains,
-            challenge=self._certificate.challenge,
-            key=self._certificate.key,
-            seconds=ASK_S if asks else seconds,
-            hook=() if hook is None else hook.command,
-            hook_seconds=0.0 if hook is None else hook.timeout,
-            asks=asks,
-            replaces=held is not None,
-            replaced_issuer=self._state.issuer,
-            unless_serial="" if held is None else held.serial,
-        )
-        try:
-            return await run_job(job, partial(self._answer_challenges, str(self._file)))
-        finally:
-            self._issuing.board.remove(str(self._file))
-
-    async def _answer_challenges(self, file: str, challenges: ToAnswer) -> None:
-        await self._issuing.board.post(file, challenges)
-
-    def _issuer_of(self, number: int) -> Issuer:
-        """Return an issuer with the contents of its files. Raises `SecretError`."""
-        each, account = self._acme.issuers[number], self._acme.issuers[number].external_account
-        ca = "" if each.ca is None else self._captured[each.ca].decode("latin-1")
-        if account is None:
-            return Issuer(str(each.directory), ca)
-        file = account.key.file
-        key = secret_in(file, self._captured[file]) if file in self._captured else account.key.value()
-        return Issuer(str(each.directory), ca, account.key_id, key)
-
-    async def _change_state(self, state: CertificateState) -> None:
-        """Store another state. If that fails, it holds in memory."""
-        state = msgspec.structs.replace(state, settings=self._settings_digest)
-        if state == self._state:
-            return
-        self._state = state
-        try:
-            await asyncio.to_thread(write, state_file(str(self._file)), msgspec.json.encode(state))
-        except OSError as error:
-            notice(
-                OperatorEvent.CERTIFICATE_NOT_ISSUED,
-                f"{state_file(str(self._file))} cannot be written: {error.strerror or error}",
-            )
-
-
-def _files_of(acme: Acme) -> Iterator[str]:
-    """Yield the files that the settings of issuers name."""
-    for each in acme.issuers:
-        if each.ca is not None:
-            yield each.ca
-        if each.external_account is not None:
-            yield each.external_account.key.file

@@ -10,7 +10,7 @@ from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.samples import Sample
 
-from fastgw.admin.node_interface import AcmeInfo, CertificateInfo, FeedInfo, VerifierInfo
+from fastgw.admin.node_interface import AcmeInfo, CertificateInfo, FeedInfo, OnDemandInfo, VerifierInfo
 from fastgw.admin.prometheus_text import OPENMETRICS, PROMETHEUS, negotiate_format
 from fastgw.cache.store import DiskNumbers, Eviction, RedisNumbers, StoreNumbers
 from fastgw.config.base.value_types import Address, Url
@@ -85,6 +85,7 @@ class Node:
             acme=lambda: [
                 AcmeInfo("/a.pem", ["a.example"], "http-01", "", True, BEGUN + 86400, BEGUN, BEGUN, 0, 0, "")
             ],
+            on_demand=lambda: OnDemandInfo(3, 1000, 1, {"rate": 2, "names": 0}),
             burn_rates=lambda: {("user", "availability", "1h"): 2.5},
             websocket_apis=lambda: ["user", "ü"],
         )
