@@ -42,6 +42,7 @@ from fastgw.http.websocket.handshake import accept_for
 from fastgw.http.websocket.messages import Received, WebsocketMessageReader
 from fastgw.observe.metrics.families import WebsocketMessage, WebsocketSide
 from fastgw.upstream.client.response_action import MARKS
+from fastgw.upstream.client.subrequest import Subrequests
 from fastgw.websocket_api.event_call import ConnectionClient, EventAnswer, EventCall
 from fastgw.websocket_api.event_headers import CLOSE_CODE, CONNECTION_ID, Lines, lines_of_filters
 
@@ -104,10 +105,13 @@ class ApiConnection(Timed):
         self._router = exchange.listener.router
         self.id = self._worker_loop.connections.new_id()
         self.route_name = "" if exchange.route is None else exchange.route.name
+        if exchange.subrequests is None:
+            exchange.subrequests = Subrequests()
         lines = [*lines_of_filters(exchange), (CONNECTION_ID, self.id.encode())]
         self._client = ConnectionClient(
             *(exchange.client, exchange.listener, exchange.peer, exchange.client_ip, exchange.consumer),
             *(exchange.claims, exchange.authority or b"localhost", lines),
+            *(exchange.trace, exchange.subrequests),
         )
         self._reader = WebsocketMessageReader(action.settings.message_bytes)
         self._queue: deque[Received] = deque()

@@ -1,14 +1,16 @@
 """Request for one event of a connection. It may outlive the connection: a message that was accepted is sent."""
 
 from collections.abc import Callable, Iterable, Mapping
+from time import monotonic
 from typing import Any, NamedTuple, final
 
 from fastgw.consumers.index import Consumer
 from fastgw.exchange import Chain, ClientSide, Relay, Trailers, new_exchange
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.messages import ResponseHead
+from fastgw.observe.tracing.trace import Trace
 from fastgw.shm.held_body_budget import HeldBodyBudget
-from fastgw.upstream.client.subrequest import Subrequest, SubrequestFailed
+from fastgw.upstream.client.subrequest import CANCELLED, Subrequest, SubrequestFailed, Subrequests
 from fastgw.upstream.forwarding.forward_action import Forward
 
 
@@ -24,6 +26,9 @@ class ConnectionClient(NamedTuple):
     authority: bytes
     lines: list[tuple[bytes, bytes]]
     """Headers of every request."""
+    trace: Trace | None
+    sent: Subrequests
+    """For the access log of the connection."""
 
 
 class EventAnswer(NamedTuple):
@@ -38,7 +43,7 @@ class EventAnswer(NamedTuple):
 class EventCall:
     """Listener to the response."""
 
-    __slots__ = ("_body", "_budget", "_done", "_head", "_keeps", "_most", "_sent")
+    __slots__ = ("_body", "_budget", "_done", "_head", "_keeps", "_log", "_most", "_sent")
 
     def __init__(self, most: int, keeps: bool, budget: HeldBodyBudget, done: Callable[[EventAnswer], None]) -> None:
         """`most`: maximum bytes of the response. `keeps`: whether its body is needed. `done`: called once."""
@@ -56,21 +61,23 @@ class EventCall:
         payload: bytes,
         timeout: float,
     ) -> None:
-        """Send the request. `done` may be called before this returns. `timeout`: seconds for the whole response.
-
-        It is not part of the connection's trace, which would grow with every message.
-        """
+        """Send the request. `done` may be called before this returns. `timeout`: seconds for the whole response."""
         head = BuiltRequestHead(b"POST", client.authority, target, [*client.lines, *lines], len(payload))
         self._sent = sent = Subrequest(self, client.side)
+        self._log = client.sent
         chain: Chain = client.listener.upstream_chains.chain_of(forward.upstream.name)
         exchange = new_exchange(head, sent, client.listener, client.peer, chain)
         exchange.client_ip, exchange.consumer, exchange.claims = client.client_ip, client.consumer, client.claims
-        exchange.answered_by = None
+        exchange.answered_by, exchange.trace = None, client.trace
         exchange.request_body = Relay.whole(payload, len(payload)) if payload else None
         sent.send(exchange, forward, timeout)
 
-    def _finish(self, answer: EventAnswer) -> None:
+    def _finish(self, answer: EventAnswer, outcome: str) -> None:
+        """`outcome`: for the access log."""
         done, self._done = self._done, _ignore
+        assert self._sent is not None
+        exchange = self._sent.exchange
+        self._log.end_detached(exchange.upstream, exchange.target, outcome, monotonic() - exchange.begun_at)
         self._budget.give_back(len(self._body))
         self._body, self._sent = bytearray(), None
         done(answer)
@@ -90,7 +97,7 @@ class EventCall:
             why = "the node's memory for held bodies is used up"
         if why:
             self._sent.cancel()
-            self._finish(EventAnswer(why=why))
+            self._finish(EventAnswer(why=why), CANCELLED)
         else:
             self._body += payload
 
@@ -98,10 +105,10 @@ class EventCall:
         head = self._head
         assert head is not None
         why = "" if 200 <= head.status < 300 else f"the response has the status {head.status}"
-        self._finish(EventAnswer(bytes(self._body), head.first(b"content-type") or b"", why))
+        self._finish(EventAnswer(bytes(self._body), head.first(b"content-type") or b"", why), str(head.status))
 
     def on_failure(self, failure: SubrequestFailed) -> None:
-        self._finish(EventAnswer(why=failure.why or failure.fault.label))
+        self._finish(EventAnswer(why=failure.why or failure.fault.label), failure.fault.label)
 
 
 def _ignore(answer: EventAnswer) -> None: ...

@@ -56,6 +56,9 @@ def configuration(back_end: EventBackend) -> dict[str, Any]:
     key_auth = {"key_auth": {}, "headers": {"request": {"set": {"X-User": "{consumer.name}"}}}}
     return {
         "workers": 2,
+        "telemetry": {
+            "traces": {"otlp": {"url": f"{back_end.origin}/spans"}, "sampling": {"ratio": 0.0, "errors": False}}
+        },
         "admin": {"address": "127.0.0.1:0", "connections_token": "token-of-back-ends"},
         "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}},
         "consumers": [{"name": "ann", "key_auth": [{"key": "key-of-ann"}]}],
@@ -157,6 +160,11 @@ def test_a_connection_from_its_beginning_to_its_end(gateway: Gateway, back_end: 
         assert (said["client_messages"], said["upstream_messages"]) == (1, 1)
         assert (said["closed_by"], said["close_code"]) == ("client", 4000)
         assert len(said["connection_id"]) == 24
+        traces = {each.headers["Traceparent"].split("-")[1] for each in (event, echoed, ended)}
+        assert traces == {record["trace_id"]}
+        sent = [each.split() for each in record["subrequests"].split(", ")]
+        to = back_end.origin.removeprefix("http://")
+        assert [each[:3] for each in sent] == [["events", to, "200"]] * 3  # with `$connect` and `$disconnect`
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,10 @@ class EndedWait(NamedTuple):
     ended_at: float
 
 
+MOST_ATTEMPTS: Final = 256
+"""Maximum number of attempts with a span: a connection may cause requests for as long as it lives. Further ones belong
+to the trace too: their targets get the server span as parent.
+"""
 MOST_TIMELINE: Final = 32
 """Maximum number of attempts and waits that an exchange without a trace keeps."""
 

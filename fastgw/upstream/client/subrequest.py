@@ -8,6 +8,7 @@ sub-request is reported once, unless it is cancelled. Rule 4: an exchange has `M
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable
 from math import inf
 from time import monotonic
@@ -322,22 +323,30 @@ class ActiveSubrequest(Protocol):
 class Subrequests:
     """Sub-requests of one exchange. As text: those that have ended, in order of their ends, for the access log."""
 
-    __slots__ = ("_ended", "active", "count")
+    __slots__ = ("_earlier", "_ended", "active", "count")
 
     def __init__(self) -> None:
         self.active: set[ActiveSubrequest] = set()
         self.count = 0
-        self._ended: list[tuple[str, str, str | int, float]] = []
+        self._ended: deque[tuple[str, str, str | int, float]] = deque()
+        self._earlier = 0  # ends that were dropped
 
     def __str__(self) -> str:
-        ended = self._ended
-        return ", ".join(
-            f"{upstream} {target or '-'} {outcome} {took:.6f}" for upstream, target, outcome, took in ended
-        )
+        ended = [f"{upstream} {target or '-'} {outcome} {took:.6f}" for upstream, target, outcome, took in self._ended]
+        return ", ".join([f"({self._earlier} earlier)", *ended] if self._earlier else ended)
 
     def end(self, sent: ActiveSubrequest, upstream: str, target: str, outcome: str | int, seconds: float) -> None:
         """Note an end. `outcome`: status of the response, or the reason why there is none."""
         self.active.discard(sent)
+        self._ended.append((upstream, target, outcome, seconds))
+
+    def end_detached(self, upstream: str, target: str, outcome: str, seconds: float) -> None:
+        """Note the end of a request that does not end with the exchange, and of which there may be any number: the last
+        `MOST_PER_EXCHANGE` are kept.
+        """
+        if len(self._ended) >= MOST_PER_EXCHANGE:
+            self._ended.popleft()
+            self._earlier += 1
         self._ended.append((upstream, target, outcome, seconds))
 
     def cancel(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from fastgw.errors import Fault
 from fastgw.observe.finished_exchange import FinishedExchange
-from fastgw.observe.tracing.trace import MOST_TIMELINE, EndedAttempt, Trace
+from fastgw.observe.tracing.trace import MOST_ATTEMPTS, MOST_TIMELINE, EndedAttempt, Trace
 from fastgw.upstream.targets.target import Target
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class AttemptRecord:
 
     def report_begun(self) -> "Self":
         upstream, trace = self._upstream, self.exchange.trace
-        if trace is not None:
+        if trace is not None and len(trace.attempts) < MOST_ATTEMPTS:
             self.span_id = trace.new_span_id()
         if self.kind is not AttemptKind.FIRST:
             self.exchange.retries += 1
@@ -218,7 +218,8 @@ class AttemptRecord:
             exchange.grpc_status,
         )
         if trace is not None:
-            trace.attempts.append(ended)
+            if len(trace.attempts) < MOST_ATTEMPTS:
+                trace.attempts.append(ended)
         elif len(exchange.timeline) < MOST_TIMELINE:
             exchange.timeline = (*exchange.timeline, ended)
 

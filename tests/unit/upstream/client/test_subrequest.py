@@ -19,7 +19,13 @@ from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.testing import ConfigError, configured, run
 from fastgw.upstream.client import subrequest
-from fastgw.upstream.client.subrequest import Subrequest, SubrequestFailed, send_subrequest
+from fastgw.upstream.client.subrequest import (
+    MOST_PER_EXCHANGE,
+    Subrequest,
+    SubrequestFailed,
+    Subrequests,
+    send_subrequest,
+)
 from fastgw.upstream.targets.attempt_listener import AttemptKind
 from tests.support.attempts import Watch
 from tests.support.memory import Plane, Wire, probe
@@ -470,3 +476,19 @@ def test_who_awaits_it_gets_the_header_that_is_not_for_the_connection_alone() ->
     assert (response.status, list(response.fields), response.body) == (200, [(b"X-A", b"1")], b"ok")
     client.resets()
     plane.settle()
+
+
+def test_of_requests_without_a_bound_the_last_are_told() -> None:
+    """Those that a connection causes as long as it lives."""
+    sent = Subrequests()
+    for number in range(MOST_PER_EXCHANGE):
+        sent.end_detached("events", "", f"{200 + number}", 0.25)
+    assert str(sent).split(", ")[0] == "events - 200 0.250000"
+    sent.end_detached("events", "10.0.0.1:80", "connect_refused", 0.5)
+    told = str(sent).split(", ")
+    assert (told[0], told[1], told[-1]) == (
+        "(1 earlier)",
+        "events - 201 0.250000",
+        "events 10.0.0.1:80 connect_refused 0.500000",
+    )
+    assert len(told) == 1 + MOST_PER_EXCHANGE
