@@ -43,7 +43,7 @@ def _loaded(text: bytes) -> Any:
 
     PERF: 128 KiB of nested arrays take 3.3 ms, with collections 6.6 (CPython 3.11).
     """
-    if len(text) < _LONG or not gc.isenabled():  # it is only enabled by whoever has disabled it
+    if len(text) < _LONG or not gc.isenabled():  # only those who have disabled it enable it again
         return orjson.loads(text)
     gc.disable()
     try:

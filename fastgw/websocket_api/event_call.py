@@ -28,7 +28,7 @@ class ConnectionClient(NamedTuple):
     """Headers of every request."""
     trace: Trace | None
     sent: Subrequests
-    """For the access log of the connection."""
+    """Requests sent so far, which the access log of the connection lists."""
 
 
 class EventAnswer(NamedTuple):

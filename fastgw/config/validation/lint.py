@@ -400,7 +400,7 @@ def _files_without_reading(merged: Merged) -> Iterator[Problem]:
 def _caches_that_nobody_uses(merged: Merged) -> Iterator[Problem]:
     if merged.lists.get("extensions"):
         return  # filters of an extension may use them
-    used = {use.settings.store for use in _filters(merged) if use.type == "cache"}
+    used = {getattr(use.settings, "store", None) for use in _filters(merged)}
     for location, stores in merged.single_entry("caches"):
         for name in () if stores is BROKEN else stores:
             if name not in used:

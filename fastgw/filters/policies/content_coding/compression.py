@@ -171,7 +171,7 @@ class Compression:
 
 
 class _Chosen(NamedTuple):
-    """How a response is compressed. `length`: bytes of the content before."""
+    """The way in which a response is compressed. `length`: bytes of the content before."""
 
     coding: bytes
     kind: Kind
