@@ -73,7 +73,7 @@ class Graphql(Filter, name="graphql", phase=Phase.VALIDATE, order=10):  # type: 
     max_root_fields: Count = 20
     """Maximum number of fields at the root of an operation."""
     max_tokens: Annotated[int, Meta(ge=1, le=20_000)] = 1000
-    """Maximum number of tokens of a document: names, numbers, strings, punctuation."""
+    """Maximum number of tokens of a document: names, numbers, strings, punctuation, and comments."""
     max_bytes: Annotated[Size, Meta(ge=1, le=MOST_INLINE)] = 32 * 1024
     """Maximum size of a request body; a longer one is answered 413."""
     max_batch: Annotated[int, Meta(ge=1, le=100)] = 1

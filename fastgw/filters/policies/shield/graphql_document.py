@@ -15,7 +15,8 @@ MOST_NESTED: Final = 64
 CEILING: Final = 1 << 40
 """Bound of a cost and of a number in an argument: above it, it is not counted on."""
 _TOKEN: Final = re.compile(
-    r"(?P<ignored>[ \t\r\n,\ufeff]+|#[^\r\n]*)"
+    r"(?P<ignored>[ \t\r\n,\ufeff]+)"
+    r"|(?P<comment>#[^\r\n]*)"
     r"|(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
     r"|(?P<mark>\.\.\.|[!$&():=@\[\]{|}])"
     r'|(?P<block>"""(?:[^"\\]|\\"""|\\(?!""")|"{1,2}(?!"))*""")'
@@ -98,19 +99,23 @@ def read_operations(text: str, most_tokens: int, rules: CostRules, variables: An
 
 
 def _tokens(text: str, most: int) -> list[tuple[str, str]]:
-    """Return kind and text of each token."""
+    """Return kind and text of each token. Comments are not among them, but count: a body may have 60,000."""
     tokens: list[tuple[str, str]] = []
-    at, match = 0, _TOKEN.match
+    at, comments, match = 0, 0, _TOKEN.match
     while at < len(text):
         found = match(text, at)
         if found is None:
             raise InvalidDocument("not a GraphQL document")
         at = found.end()
         kind = found.lastgroup or ""
-        if kind != "ignored":
+        if kind == "ignored":
+            continue
+        if kind == "comment":
+            comments += 1
+        else:
             tokens.append((kind, found[0]))
-            if len(tokens) > most:
-                raise InvalidDocument(f"the document has more than {most} tokens")
+        if len(tokens) + comments > most:
+            raise InvalidDocument(f"the document has more than {most} tokens and comments")
     return tokens
 
 

@@ -172,6 +172,7 @@ PERSISTED = {"persistedQuery": {"version": 1, "sha256Hash": HASH}}
         ({"max_directives": 1}, {"query": "{a @b @b}"}, 400, "BAD_REQUEST"),
         ({"max_root_fields": 1}, {"query": "{a b}"}, 400, "BAD_REQUEST"),
         ({"max_tokens": 2}, {"query": "{a}"}, 400, "GRAPHQL_PARSE_FAILED"),
+        ({"max_tokens": 4}, {"query": "{a #1\n#2\n}"}, 400, "GRAPHQL_PARSE_FAILED"),
         ({"max_bytes": 100}, {"query": "{a}" + " " * 100}, 413, None),
         ({}, {"query": "{__schema {types {name}}}"}, 403, "INTROSPECTION_DISABLED"),
         ({"introspection": True}, {"query": "{__schema {types {name}}}"}, 200, ""),
