@@ -19,6 +19,7 @@ from tests.support.gateway import Gateway
 from tests.support.http2_peer import (
     CANCEL,
     DATA,
+    END_HEADERS,
     GOAWAY,
     HEADERS,
     HTTP_1_1_REQUIRED,
@@ -34,6 +35,7 @@ from tests.support.http2_peer import (
     Http2Client,
     Http2Origin,
     answer,
+    frame,
 )
 from tests.support.origin import Origin
 
@@ -353,6 +355,37 @@ def test_goaway_ends_what_is_above_and_lets_end_what_is_below(world: World, meth
     assert below.read_response().body == b"ok"
     peer.read_until_frame(GOAWAY)  # with the last stream the connection ends
     peer.read_to_end()
+
+
+@pytest.mark.parametrize(
+    ("begin", "status"), [(b"\x48\x03103", 103), (b"\x88", 502)], ids=["interim response", "response"]
+)
+def test_a_stream_that_is_refused_after_an_answer_is_not_tried_again(world: World, begin: bytes, status: int) -> None:
+    """RFC 9113 section 8.7: the code says that nothing was processed, which the answer has disproved."""
+    client = world.client()
+    client.send(post(b"/", b"abc"))
+    peer = world.origin.accept()
+    stream = peer.read_message().stream
+    peer.send(frame(HEADERS, END_HEADERS, stream, begin) + frame(RST_STREAM, 0, stream, b"\0\0\0\x07"))
+    response = client.read_response(b"POST")
+    assert response.status == status
+    if status == 103:
+        response = client.read_response(b"POST")
+    assert_fault(response, "connection_lost")
+    peer.wait_until_read()
+    assert not peer.messages
+    assert world.origin.none_waits()
+
+
+def test_goaway_below_a_response_that_has_begun_breaks_it(world: World) -> None:
+    client = world.client()
+    client.send(GET % b"/")
+    peer = world.origin.accept()
+    peer.headers(peer.read_message().stream, [(b":status", b"200")])
+    client.read_response_head()
+    peer.goaway(0)
+    client.read_to_end()
+    assert world.gateway.wait_for_record(path="/")["fault"] == "upstream_incomplete"
 
 
 def test_a_reset_by_the_target_is_not_tried_again(world: World) -> None:

@@ -360,7 +360,7 @@ class Http2UpstreamStream(Timed):
         needs_http1 = self._connection.needs_http1 or code == ErrorCode.HTTP_1_1_REQUIRED
         if needs_http1 and self._has_no_response and self.target.negotiates:
             self.lose(Fault.STREAM_REFUSED, NEEDS_HTTP1)
-        elif code == ErrorCode.REFUSED_STREAM:
+        elif code == ErrorCode.REFUSED_STREAM and self._has_no_response:  # otherwise something was processed
             self.lose(Fault.STREAM_REFUSED, "")
         else:
             why = f"reset: {ErrorCode(code).name}" if code in ErrorCode.__members__.values() else f"reset: {code}"
