@@ -146,14 +146,14 @@ def begin_hints() -> None:
     _hints_left.set(MOST_HINTS)
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str | None:
     """Return the known name most similar to a name. None if none is similar, if this reading has no hints left, or if
-    there are too many names to compare."""
+    there are too many names to compare. `similarity`: from 0, of any two names, to 1, of equal ones."""
     left = _hints_left.get()
     _hints_left.set(left - 1)
     if left <= 0 or len(names := sorted(known)) > NAMES_COMPARED:
         return None
-    near = get_close_matches(name, names, n=1)
+    near = get_close_matches(name, names, n=1, cutoff=similarity)
     return near[0] if near else None
 
 

@@ -18,9 +18,11 @@ HIDDEN: Final = "…"
 """Placeholder for an unknown key."""
 NOT_EXPECTED: Final = "not a valid value"
 UNKNOWN_KEY: Final = "unknown key"
+UNKNOWN_KEYWORD: Final = "unknown keyword, which JSON Schema ignores"
 # Texts about a value that do not show it.
 _SAFE: Final = re.compile(
-    rf"(?:missing|{UNKNOWN_KEY}|not UTF-8|nested too deep|the file is empty|an empty list|not a valid secret"
+    rf"(?:missing|{UNKNOWN_KEY}|{UNKNOWN_KEYWORD}|not UTF-8|nested too deep|the file is empty|an empty list"
+    r"|not a valid secret"
     r"|an? (?:object|list)|duplicate key; first defined on line [0-9]+|more than one YAML document; expected one per "
     r"file"
     r"|longer than [0-9]+ (?:MiB|bytes)[a-z ]*|cannot be read: [A-Za-z -]+|already defined at [^\"\s]+"
@@ -40,7 +42,7 @@ def expected(text: str, of: str) -> str:
     """Return the expected form, or "" if it quotes names that may come from the file: only the names of settings may be
     listed. `of`: the error.
     """
-    return text if '"' not in text or of == UNKNOWN_KEY else ""
+    return text if '"' not in text or of in (UNKNOWN_KEY, UNKNOWN_KEYWORD) else ""
 
 
 def path(found: Path) -> Path:

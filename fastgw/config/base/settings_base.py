@@ -94,8 +94,12 @@ class OrFrom:
 class AnyValue:
     """Marks a setting that may be any value; it is held as its JSON text."""
 
+    is_schema: bool = False
+    """Whether it is a JSON Schema, whose misspelt keywords are noted."""
+
 
 Json = Annotated[str, AnyValue()]
+InlineSchema = Annotated[str, AnyValue(is_schema=True)]
 
 
 @dataclass(frozen=True)

@@ -832,7 +832,10 @@ class FileName:
     """Words with a special meaning, which are kept as they are."""
     is_directory: bool = False
     """Whether it names a directory."""
+    is_schema: bool = False
+    """Whether it has a JSON Schema, whose misspelt keywords are noted."""
 
 
 ReadableFile = Annotated[str, FileName()]
+SchemaFile = Annotated[str, FileName(is_schema=True)]
 LogSink = Annotated[str, FileName(readable=False, words=("stdout",))]

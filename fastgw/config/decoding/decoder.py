@@ -12,7 +12,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
@@ -20,6 +20,8 @@ import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
 from fastgw.config.base.problems import VAULT, Path, Problem, format_value, nearest, shown_file, suggest
+from fastgw.config.base.redacted_problems import UNKNOWN_KEYWORD
+from fastgw.config.base.schema_keywords import misspelt_keywords
 from fastgw.config.base.settings_base import AnyValue, Besides, Generated, OrEntry, Renamed, Shorthand
 from fastgw.config.base.value_types import FileName, Notation
 from fastgw.config.formats.positions import SyntaxProblem
@@ -65,7 +67,7 @@ class Reading:
     of_keys: bool = False
     """Whether keys are being read, so that problems point at keys."""
     notes: dict[Path, Problem] = field(default_factory=dict)
-    """Notes on deprecated keys, by path: each once, however often it is read."""
+    """Notes on deprecated keys and misspelt keywords, by path: each once, however often it is read."""
 
     def trial(self) -> "Reading":
         """Return a reading of the same file whose problems do not count, to try one of several forms."""
@@ -74,6 +76,10 @@ class Reading:
     def report(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> Broken:
         self.problems.append(self.document.problem(path, wrong, expected, at_key=at_key or self.of_keys))
         return BROKEN
+
+    def note_keyword(self, path: Path, meant: str) -> None:
+        """Note a misspelt keyword of a JSON Schema in this file."""
+        self.notes[path] = self.document.problem(path, UNKNOWN_KEYWORD, _did_you_mean(meant), at_key=True)
 
 
 class Decoder(ABC):
@@ -331,7 +337,18 @@ class File(Decoder):
                 reading.files.read(absolute)
             except SyntaxProblem as flaw:
                 return reading.report(path, f"{format_value(value)} {flaw.wrong}", "expected a readable file")
+        if self.name.is_schema:
+            self._note_keywords(absolute, path, reading)
         return absolute
+
+    def _note_keywords(self, absolute: str, path: Path, reading: Reading) -> None:
+        """Note misspelt keywords of a file with a JSON Schema, by their position alone: nothing of a file that a
+        setting names is shown. A file without a schema is reported where it is compiled.
+        """
+        schema = Document(absolute, partial(reading.files.read, absolute), suffix=".json", quotes=False)
+        for at, meant in misspelt_keywords(schema.value):
+            problem = schema.problem(at, UNKNOWN_KEYWORD, _did_you_mean(meant), at_key=True)
+            reading.notes[*path, *at] = msgspec.structs.replace(problem, path="")
 
     def _read_derived(self, value: str, path: Path, reading: Reading) -> Any:
         """Read the name of a derived file: generated configuration may name no other."""
@@ -746,13 +763,22 @@ class AnyJson(Decoder):
     """Decoder of any value, which is held as its JSON text."""
 
     expected: str = "any value"
+    is_schema: bool = False
+    """Whether it is a JSON Schema, whose misspelt keywords are noted."""
     may_be_variable = False
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         try:
-            return msgspec.json.encode(value).decode()
+            text = msgspec.json.encode(value).decode()
         except (TypeError, ValueError, OverflowError):
             return reading.report(path, "a value that JSON has no form for", "expected a value such as in JSON")
+        for at, meant in misspelt_keywords(value) if self.is_schema else ():
+            reading.note_keyword((*path, *at), meant)
+        return text
+
+
+def _did_you_mean(meant: str) -> str:
+    return f"did you mean {format_value(meant)}?"
 
 
 def _alternatives(keys: list[str]) -> str:
@@ -883,7 +909,7 @@ def shape_of(annotation: Any) -> Decoder:
         if isinstance(note, FileName):
             return File(note)
         if isinstance(note, AnyValue):
-            return AnyJson()
+            return AnyJson(is_schema=note.is_schema)
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         shapes = [shape_of(each) for each in inner if each is not types.NoneType]

@@ -10,6 +10,7 @@ members that are `readOnly` are not required in requests, nor `writeOnly` ones i
 from typing import Any, Final
 
 from fastgw.config.base.problems import Path, format_value, shorten
+from fastgw.config.base.schema_keywords import meant_by
 from fastgw.config.openapi.document import DEEPEST, Spec
 
 DEFINITIONS: Final = "urn:fastgw:openapi"
@@ -189,6 +190,8 @@ class Schemas:
                     name: self._made(each, (*at, name), response, below, depth + 1, frozenset())
                     for name, each in self._spec.mapping(value, at).items()
                 }
+            elif (meant := meant_by(key, value)) is not None:
+                self._spec.reading.note_keyword(at, meant)
         self._adapt(made, raw, path, extra)
         if extra:
             made["allOf"] = [*made.get("allOf", ()), *extra]

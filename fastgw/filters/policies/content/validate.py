@@ -11,7 +11,8 @@ from urllib.parse import unquote_to_bytes
 import orjson
 from msgspec import Meta, msgpack
 
-from fastgw.config.base.settings_base import Json
+from fastgw.config.base.settings_base import InlineSchema
+from fastgw.config.base.value_types import SchemaFile
 from fastgw.config.settings.gateway import Settings
 from fastgw.exchange.reply import extended
 from fastgw.filters.api import (
@@ -25,7 +26,6 @@ from fastgw.filters.api import (
     Hooks,
     Outcome,
     Phase,
-    ReadableFile,
     Reply,
     Services,
     Size,
@@ -71,9 +71,9 @@ _PROGRAM: Final = Program(
 class Schema(Settings):
     """A JSON Schema: exactly one of `schema` and `inline`. Draft 2020-12, or the one that its `$schema` names."""
 
-    schema: ReadableFile | None = None
+    schema: SchemaFile | None = None
     """JSON file with the schema. References to other documents are not followed."""
-    inline: Json | None = None
+    inline: InlineSchema | None = None
     """The schema itself."""
 
     def __post_init__(self) -> None:
