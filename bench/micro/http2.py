@@ -22,6 +22,8 @@ from fastgw.upstream.targets.target import Target
 
 SETTINGS = b"\x00\x00\x06\x04\x00\x00\x00\x00\x00" + b"\x00\x04" + (2**31 - 1).to_bytes(4)
 """The client accepts all bodies (SETTINGS_INITIAL_WINDOW_SIZE)."""
+ACKNOWLEDGED = b"\x00\x00\x00\x04\x01\x00\x00\x00\x00"
+"""The peer has the settings of the gateway, which credits the window of the connection only then."""
 WINDOW = b"\x00\x00\x04\x08\x00\x00\x00\x00\x00" + (2**31 - 1 - 65535).to_bytes(4)
 HEADERS, DATA = 1, 0
 CALL = (
@@ -52,6 +54,7 @@ class Http2Plane(Plane):
         """Start HTTP/2 on a new connection."""
         self.client = self._accepted()
         self.turn(lambda: self.client.receive(PREFACE + SETTINGS + WINDOW))
+        self.turn(lambda: self.client.receive(ACKNOWLEDGED))
         self.connection: Any = self.client._protocol
         self._next = 1
         self.client.written.clear()
@@ -99,6 +102,7 @@ class GrpcPlane(Http2Plane):
             self.turn(lambda: self.client.receive(b"".join(map(self.frame, request))))
             for _ in range(10):  # as in `Plane.connect`
                 self.turn(lambda: None)
+        self.turn(lambda: self.upstream.receive(ACKNOWLEDGED))
         self._next_answer = 1
         self.upstream_connection: Any = self.upstream._protocol
         self.turn(lambda: self.upstream.receive(b"".join(map(self.answer_frame, answer))))
@@ -183,6 +187,19 @@ def frames(request: bytes) -> tuple[bytes, bytes]:
     return sent[0], sent[1]
 
 
+def literal_frame() -> bytes:
+    """Return a HEADERS frame of the same request, whose fields are literals that no table keeps (RFC 7541, 6.2.2)."""
+    fields = (
+        (b":method", b"GET"),
+        (b":scheme", b"http"),
+        (b":authority", b"127.0.0.1:8080"),
+        (b":path", b"/svc1/echo"),
+        (b"user-agent", b"h2load nghttp2/1.52.0"),
+    )
+    block = b"".join(b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value for name, value in fields)
+    return len(block).to_bytes(3) + bytes([HEADERS, 5]) + b"\0\0\0\0" + block
+
+
 def rooms() -> Iterator[Room]:
     simple = b"GET /svc1/echo HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nuser-agent: h2load nghttp2/1.52.0\r\n\r\n"
     answers = ANSWERS[:1000]
@@ -194,6 +211,9 @@ def rooms() -> Iterator[Room]:
         plane.prove([([first], answers[:1])])
         plane.prove(turns[:10])
         yield Room("a GET over HTTP/2", plane.exchange_turn, turns, plane.turn)
+        plain = [([literal_frame()], [answer]) for answer in answers]
+        plane.prove(plain[:10])
+        yield Room("a GET over HTTP/2 without HPACK's table", plane.exchange_turn, plain, plane.turn)
     first_call, later_call, first_answer, later_answer = calls()
     configured = _configuration()
     configured["upstreams"]["origin"]["protocol"] = "grpc"
