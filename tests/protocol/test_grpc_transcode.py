@@ -463,6 +463,7 @@ SHELF = framed(b"\x0a\x01n")
         (framed(b"\x0a\x01n", 2), OK, "upstream_malformed"),
         (b"\0\xff\xff\xff\xff", OK, "response_too_large"),
         (SHELF, [(b"x-other", b"1")], "upstream_malformed"),  # no status
+        (SHELF, [(b"grpc-status", b"5"), *OK], "upstream_malformed"),  # two of them
     ],
 )
 def test_a_response_that_lies_is_a_502(make: Any, body: bytes, trailers: Any, fault: str) -> None:
@@ -486,6 +487,8 @@ def test_a_response_that_lies_is_a_502(make: Any, body: bytes, trailers: Any, fa
         ([(b":status", b"200"), *GRPC, (b"grpc-status", b"99")], 500, "urn:fastgw:grpc:unknown"),
         ([(b":status", b"401")], 401, "urn:fastgw:grpc:unauthenticated"),
         ([(b":status", b"503"), (b"content-type", b"text/html")], 503, "urn:fastgw:grpc:unavailable"),
+        ([(b":status", b"503"), *GRPC, *OK], 503, "urn:fastgw:grpc:unavailable"),
+        ([(b":status", b"200"), *GRPC, *OK, (b"grpc-status", b"5")], 502, "urn:fastgw:fault:upstream_malformed"),
         ([(b":status", b"200"), *GRPC, (b"grpc-status", b"5"), (b"grpc-message", b"%zz%C3")], 404, "not_found"),
         (
             [(b":status", b"200"), *GRPC, (b"grpc-status", b"5"), (b"grpc-status-details-bin", b"%%%")],

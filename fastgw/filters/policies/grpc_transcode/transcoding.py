@@ -303,7 +303,7 @@ class Transcoding(BodySink, CallListener):
             return
         status = self._status_in(trailers)
         if status is None:
-            self._fail(Fault.UPSTREAM_MALFORMED, "the call ended without a status")
+            self._fail(Fault.UPSTREAM_MALFORMED, "the call ended without a status, or with several")
         elif status.code is not GrpcStatus.OK:
             self._conversions.add(0, bool, lambda _: self._answer_status(status))
         elif self._binding.method.server_streams:
@@ -331,18 +331,22 @@ class Transcoding(BodySink, CallListener):
         return self._response.head.status
 
     def _status_in(self, trailers: Trailers) -> Status | None:
+        """Return the status of the call; None: there is none, or several, which contradict each other."""
         assert self._response is not None
         head = self._response.head
         assert head is not None
-        told = {name.lower(): value for name, value in trailers}
-        if STATUS not in told:
-            told = {name: value for name in (STATUS, MESSAGE, DETAILS) if (value := head.first(name)) is not None}
-        if STATUS not in told:
-            if head.status == 200:
-                return None
+        told = [(name.lower(), value) for name, value in trailers]
+        statuses = [value for name, value in told if name == STATUS]
+        if not statuses:
+            told = [(name, value) for name in (MESSAGE, DETAILS) for value in head.values(name)]
+            statuses = head.values(STATUS)
+        if head.status != 200 and (not statuses or parse_status(statuses[0]) is GrpcStatus.OK):
             code = OF_UPSTREAM.get(head.status, GrpcStatus.UNKNOWN)
             return Status(code, f"The upstream service answered with the HTTP status {head.status}.")
-        return Status(parse_status(told[STATUS]), decode_message(told.get(MESSAGE, b"")), told.get(DETAILS))
+        if len(statuses) != 1:
+            return None
+        fields = dict(told)
+        return Status(parse_status(statuses[0]), decode_message(fields.get(MESSAGE, b"")), fields.get(DETAILS))
 
     def _written(self, message: bytes) -> tuple[bytes, bytes]:
         """Return the content type and the bytes of a message."""
