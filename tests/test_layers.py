@@ -57,7 +57,7 @@ ORDER = [
     {"downstream"},
     {"gateway"},
     {"explain", "runtime/node", "testing"},
-    {"runtime/reload", "runtime/worker"},
+    {"runtime/control/sharing", "runtime/reload", "runtime/worker"},
     {"runtime/control/acme", "runtime/control/discovery", "runtime/control/kubernetes"},
     {"runtime/control"},
     {"demo", "runtime/supervisor"},

@@ -8,23 +8,19 @@ once: there may be thousands.
 """
 
 import asyncio
-import os
 import struct
 import time
 from hashlib import sha256
 from hmac import digest
 from typing import Any, Final, final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.redis.address import RedisAddress
 from fastgw.redis.error_messages import in_words
+from fastgw.redis.sealing import Sealer, derived_key
 
 TIMEOUT_S: Final = 0.25
 AWAY_S: Final = 1.0
-_NONCE: Final = 12
 _UNTIL: Final = struct.Struct("<d")
 
 
@@ -95,7 +91,7 @@ _known: Final[dict[RedisAddress, _Redis]] = {}
 class EncryptedRedisCache:
     """Cache for credentials, shared by all nodes. Its user has to close it."""
 
-    __slots__ = ("_address", "_away_until", "_library", "_name_key", "_redis", "_seal")
+    __slots__ = ("_address", "_away_until", "_library", "_name_key", "_redis", "_sealer")
 
     def __init__(self, address: RedisAddress, secret: bytes, purpose: bytes) -> None:
         """Create the cache. `secret`: known to all nodes, and not to Redis. `purpose`: entries of other purposes are
@@ -109,8 +105,8 @@ class EncryptedRedisCache:
             raise ValueError(f"the package {error.name} is missing; install fastgw[redis]") from error
         self._library = cache_client
         self._address = address
-        self._name_key = _derived(secret, b"name", purpose)
-        self._seal = AESGCM(_derived(secret, b"value", purpose))
+        self._name_key = derived_key(secret, b"name", purpose)
+        self._sealer = Sealer(secret, purpose)
         self._redis: _Redis | None = None
         self._away_until = 0.0  # one timeout each: of many concurrent requests some may be late
 
@@ -135,11 +131,10 @@ class EncryptedRedisCache:
         """
         name = self._name(credential)
         sealed = await self._send_command("get", name)
-        if not isinstance(sealed, bytes) or len(sealed) < _NONCE:
+        if not isinstance(sealed, bytes):
             return None
-        try:
-            opened = self._seal.decrypt(sealed[:_NONCE], sealed[_NONCE:], name.encode())
-        except InvalidTag:
+        opened = self._sealer.open(name.encode(), sealed)
+        if opened is None:
             log_event(
                 OperatorEvent.STATE_STRANGE,
                 "second level: %s has a value that fastgw did not write",
@@ -153,8 +148,8 @@ class EncryptedRedisCache:
         """Store a value with this expiry (epoch seconds)."""
         left = until_date - time.time()
         if left >= 0.001:
-            name, nonce = self._name(credential), os.urandom(_NONCE)
-            sealed = nonce + self._seal.encrypt(nonce, _UNTIL.pack(until_date) + value, name.encode())
+            name = self._name(credential)
+            sealed = self._sealer.seal(name.encode(), _UNTIL.pack(until_date) + value)
             await self._send_command("set", name, sealed, ttl=float(left))
 
     def _name(self, credential: bytes) -> str:
@@ -171,9 +166,3 @@ class EncryptedRedisCache:
 
 
 _closing: Final[set[asyncio.Task[None]]] = set()
-
-
-def _derived(secret: bytes, use: bytes, purpose: bytes) -> bytes:
-    """Derive a separate key for each use (RFC 5869 with one block of output)."""
-    extracted = digest(b"fastgw second level", secret, sha256)
-    return digest(extracted, use + b"\0" + purpose + b"\x01", sha256)

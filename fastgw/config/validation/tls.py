@@ -13,7 +13,9 @@ from typing import Any, Final
 from fastgw.config.base.problems import Problem, format_value
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourceLocation
+from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.gateway import ServerCertificate, Upstream, UpstreamTls
+from fastgw.config.settings.secrets import SecretError, secret_in
 from fastgw.net.pem import (
     Grouping,
     authority_ends,
@@ -28,6 +30,8 @@ from fastgw.net.pem import (
 from fastgw.net.placeholder import is_placeholder
 
 ACME_PACKAGES: Final = ("acme", "josepy")
+LEAST_SECRET: Final = 32
+"""Minimum length of `acme.shared_secret`: a reader of Redis may try to guess it."""
 EXPIRES_SOON_S: Final = {"certificate": 14 * 24 * 3600, "ca": 14 * 24 * 3600, "crl": 24 * 3600}
 """Time before expiry from which a warning is given, in seconds. Many revocation lists are renewed weekly."""
 
@@ -60,6 +64,7 @@ def tls_that_works(merged: Merged) -> None:
 def served_tls_that_works(merged: Merged) -> None:
     """Check the certificates of listeners, and of the admin listener."""
     _check_on_demand(merged)
+    _check_sharing(merged)
     for at, tls in _served(merged):
         for index, pair in _whole(tls.certificates):
             _check_source(merged, pair, at.below("certificates", index))
@@ -131,6 +136,33 @@ def _check_on_demand(merged: Merged) -> None:
     listeners = [listener for _, _, listener in merged.whole("listeners")]
     if all(each.tls in (None, BROKEN) or each.tls.on_demand is not True for each in listeners):
         at.report("no listener orders certificates on demand", "expected `on_demand: true` in `tls` of a listener")
+
+
+def _check_sharing(merged: Merged) -> None:
+    """Check that nodes with the same Redis have a secret to share certificates by."""
+    location, acme = merged.single.get("acme", (None, None))
+    if location is None or acme in (None, BROKEN) or acme.shared_secret is BROKEN:
+        return
+    has_state = any(state is not None for _, state in merged.single_entry("state"))
+    secret, expected = acme.shared_secret, "expected a secret of at least 32 characters, the same on all nodes"
+    if secret is None:
+        if has_state:
+            wrong = "nodes with `state` share certificates, but there is no `shared_secret` that encrypts their keys"
+            location.report(wrong, expected)
+        return
+    at = location.below("shared_secret")
+    if not has_state:
+        at.report(
+            "there is no `state`, through which certificates are shared", "expected `state: {url: ...}` beside it"
+        )
+        return
+    file = secret.file
+    try:
+        length = len(secret_in(file, location.reading.files.read(file)) if file else secret.value())
+    except (SecretError, SyntaxProblem):  # reported where it is read
+        return
+    if length < LEAST_SECRET:
+        at.report("the secret is too short", expected)
 
 
 def _check_on_demand_use(merged: Merged, at: SourceLocation) -> None:

@@ -701,6 +701,8 @@ acme:
   dns_hook: {command: [/usr/local/bin/set-record, --zone=example.com], timeout: 1m}
   agree: true
   storage: /var/lib/fastgw/acme
+  shared_secret: {env: ACME_SHARED_SECRET}
+state: {url: "redis://redis.internal:6379/0"}
 listeners:
   public: {address: ":443", tls: {certificates: [{acme: {domains: [api.example.com], challenge: tls-alpn-01}}]}}
 """,

@@ -12,7 +12,7 @@ import msgspec
 from fastgw.admin.node_interface import CachePurged, PurgeNotRecorded
 from fastgw.cache.store import Counting, Store
 from fastgw.operator_events import OperatorEvent
-from fastgw.runtime.control.shared_stream import FIRST, LOG_MOST, SharedStream, run_command, run_transaction
+from fastgw.runtime.control.sharing.shared_stream import FIRST, LOG_MOST, SharedStream, run_command, run_transaction
 from fastgw.runtime.ipc.channel import MESSAGE_MAX, AnnouncePurge, PurgesAnnounced
 from fastgw.runtime.ipc.feed_values import RETRY_S
 from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, all_of, identified, tags_to_purge

@@ -40,7 +40,7 @@ from fastgw.runtime.control.kubernetes.watch import Watching
 from fastgw.runtime.control.metric_push import MetricPush
 from fastgw.runtime.control.node_view import NodeView
 from fastgw.runtime.control.revocation import Revoking
-from fastgw.runtime.control.shared_stream import shared_state
+from fastgw.runtime.control.sharing.shared_stream import shared_state
 from fastgw.runtime.ipc.channel import (
     AnnouncePurge,
     AnyMessage,
@@ -262,7 +262,7 @@ class Control:
         self._cluster.watch_provider(accepted.settings.providers, accepted.captured)
         self._auditing.use_configuration(accepted.settings)
         self._view.recording.use_configuration()
-        self._issuing.use_configuration(accepted)
+        self._issuing.use_configuration(accepted, source)
         self._view.story_store.use_configuration(accepted.settings, self._view.redaction())
         self._view.drained.retain_targets(accepted.slot_table.targets, accepted.generation)
 

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from fastgw.operator_events import OperatorEvent
-from fastgw.runtime.control.shared_stream import PIECE, SharedStream, run_command, run_transaction, wrong_answers
+from fastgw.runtime.control.sharing.shared_stream import (
+    PIECE,
+    SharedStream,
+    run_command,
+    run_transaction,
+    wrong_answers,
+)
 from fastgw.sync.revocations import LENGTH, MARK, MOST, RevocationEvent, RevocationList, records_in
 
 if TYPE_CHECKING:

@@ -492,7 +492,7 @@ def test_revocations_are_shared_again_whatever_was_answered(
     said: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What is there in place of Redis is a reason to try it again, not a defect."""
-    monkeypatch.setattr("fastgw.runtime.control.shared_stream.AGAIN_S", 0.0)
+    monkeypatch.setattr("fastgw.runtime.control.sharing.shared_stream.AGAIN_S", 0.0)
     tried = 0
 
     async def play() -> None:

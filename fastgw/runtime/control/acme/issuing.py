@@ -10,6 +10,7 @@ from fastgw.config.settings.gateway import Config
 from fastgw.runtime.control.acme.challenge_board import ChallengeBoard
 from fastgw.runtime.control.acme.kept_certificate import IssuingParts, KeptCertificate
 from fastgw.runtime.control.acme.on_demand import OnDemandIssuing
+from fastgw.runtime.control.acme.shared_issuing import SharedIssuing
 from fastgw.runtime.ipc.channel import Channel
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.node.node_state import NodeState
@@ -26,13 +27,16 @@ class Issuing:
         self, node_state: NodeState, channel: Channel, fetcher: Fetcher, look_at_files: Callable[[], Awaitable[None]]
     ) -> None:
         self._words, self._shared = node_state.words, node_state.shared
-        self._parts = IssuingParts(ChallengeBoard(node_state, channel), look_at_files, self._count)
+        board = ChallengeBoard(node_state, channel)
+        self._sharing = SharedIssuing(board)
+        self._parts = IssuingParts(board, self._sharing, look_at_files, self._count)
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._running: dict[str, KeptCertificate] = {}
         self.on_demand = OnDemandIssuing(node_state, channel, fetcher, self._parts)
 
-    def use_configuration(self, accepted: ConfigSnapshot) -> None:
-        """Obtain these certificates from now on."""
+    def use_configuration(self, accepted: ConfigSnapshot, source: tuple[str, str] | None) -> None:
+        """Obtain these certificates from now on. `source`: URL and prefix of the Redis of `state`, if any."""
+        self._sharing.use_configuration(accepted, source)
         acme = accepted.settings.acme
         wanted = {} if acme is None else certificates_of(accepted.settings)
         for name in [name for name, each in self._running.items() if not each.is_of(acme, wanted.get(name))]:
@@ -59,6 +63,7 @@ class Issuing:
         for each in self._running.values():
             each.stop()
         self._running.clear()
+        self._sharing.stop()
 
 
 def certificates_of(settings: Config) -> dict[str, AcmeCertificate]:

@@ -7,6 +7,7 @@ is stored beside the certificate, also after a restart.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +24,7 @@ from fastgw.config.settings.secrets import SecretError, secret_in
 from fastgw.config.sources.files import read_file
 from fastgw.config.sources.virtual_files import issued_in
 from fastgw.operator_events import OperatorEvent
-from fastgw.operator_log import described, notice
+from fastgw.operator_log import RareNotice, described, notice
 from fastgw.runtime.control.acme.challenge_board import ChallengeBoard
 from fastgw.runtime.control.acme.issuing_process import run_job
 from fastgw.runtime.control.acme.schedule import (
@@ -35,6 +36,16 @@ from fastgw.runtime.control.acme.schedule import (
     following,
     held_in,
     with_renewal,
+)
+from fastgw.runtime.control.acme.shared_issuing import (
+    LOOK_S,
+    OrderLease,
+    RedisAway,
+    SharedIssuing,
+    SharedRecord,
+    is_newer,
+    may_order_alone,
+    shared_name,
 )
 
 ATTEMPT_S: Final = 300.0
@@ -54,10 +65,11 @@ class IssuingParts:
     def __init__(
         self,
         board: ChallengeBoard,
+        shared: SharedIssuing,
         look_at_files: Callable[[], Awaitable[None]],
         count: Callable[[bool], None],
     ) -> None:
-        self.board, self.look_at_files, self.count = board, look_at_files, count
+        self.board, self.shared, self.look_at_files, self.count = board, shared, look_at_files, count
 
 
 class KeptCertificate:
@@ -81,6 +93,11 @@ class KeptCertificate:
         self._file = Path(file)
         self._held: Held | None = None
         self._state = CertificateState()
+        self._shared, self._shared_name = issuing.shared, shared_name(acme, self._file)
+        self._record_changed = asyncio.Event()
+        self._shared.listen(self._shared_name, self._record_changed.set)
+        self._away_since: float | None = None  # while it waits for Redis
+        self._complain = RareNotice()
         self._task = asyncio.get_running_loop().create_task(self._keep_valid())
         self._task.add_done_callback(self._report_defect)
 
@@ -91,6 +108,7 @@ class KeptCertificate:
         self._task.cancel()
 
     def _report_defect(self, task: asyncio.Task[None]) -> None:
+        self._shared.ignore(self._shared_name, self._record_changed.set)
         if not task.cancelled() and (error := task.exception()) is not None:
             notice(
                 OperatorEvent.DEFECT, f"the certificate for {self.names} is not renewed any more: {described(error)}"
@@ -126,19 +144,93 @@ class KeptCertificate:
         self._was_read()
         while True:
             now = time.time()
+            self._record_changed.clear()
             self._held = await asyncio.to_thread(self._read_certificate)
+            await self._follow_record(now)
             if self._held is not None:
                 await self._change_state(following(self._state, self._held, now))
             due = due_date(self._state, self._held, now)
             if due <= now:
-                if not await self._is_wanted():
-                    return
-                await self._attempt()
-            elif self._held is not None and self._asks_at <= now:
+                async with self._shared.lease(self._shared_name) as lease:
+                    if self._may_order(lease, now):
+                        await self._follow_record(now)  # the node that had the lease before has stored its result
+                        if due_date(self._state, self._held, now) <= now:
+                            if not await self._is_wanted():
+                                return
+                            await self._attempt()
+                        continue
+                await self._sleep(LOOK_S)
+                continue
+            self._away_since = None
+            if self._held is not None and self._asks_at <= now:
                 await self._ask_renewal_date()
             else:
                 until = due if self._held is None else min(due, self._asks_at)
-                await asyncio.sleep(min(max(until - now, 0.05), LONGEST_SLEEP_S))
+                await self._sleep(min(max(until - now, 0.05), LONGEST_SLEEP_S))
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep until the record of all nodes has changed, at most for some seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._record_changed.wait()
+
+    def _may_order(self, lease: OrderLease, now: float) -> bool:
+        """Whether this node orders the certificate now."""
+        if lease is not OrderLease.AWAY:
+            self._away_since = None
+            return lease is OrderLease.TAKEN
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+        return may_order_alone(self._held, time.monotonic() - self._away_since, now)
+
+    async def _follow_record(self, now: float) -> None:
+        """Use a newer certificate of another node, and its delay after a failure; or give the others this node's."""
+        if self._shared.is_alone:
+            return
+        try:
+            record = await self._shared.read(self._shared_name)
+        except RedisAway:
+            return
+        theirs = None if record is None else held_in(record.content, self._domains)
+        if record is not None and theirs is not None and theirs.until > now and is_newer(theirs, self._held):
+            await self._use_record(record, now)
+        elif self._held is not None and is_newer(self._held, theirs):
+            await self._store_record()
+        if record is not None and self._is_later_failure(record.state):
+            failed = Failed(record.state.error, record.state.retry_date - now)
+            dates = {name: getattr(record.state, name) for name in ("failures", "attempt_date", "retry_date", "error")}
+            await self._change_state(msgspec.structs.replace(self._state, **dates))
+            if failed.retry_after > 0:
+                await self._was_refused(failed)
+
+    def _is_later_failure(self, theirs: CertificateState) -> bool:
+        is_later = theirs.attempt_date > self._state.attempt_date
+        return bool(theirs.error) and is_later and theirs.settings == self._settings_digest
+
+    async def _use_record(self, record: SharedRecord, now: float) -> None:
+        """Use the certificate of another node."""
+        try:
+            await asyncio.to_thread(write, self._file, record.content)
+        except OSError as error:
+            self._complain(
+                OperatorEvent.CERTIFICATE_NOT_ISSUED, f"{self._file} cannot be written: {error.strerror or error}"
+            )
+            return
+        await self._change_state(after_success(self._state, record.state.issuer, now))
+        self._held = await asyncio.to_thread(self._read_certificate)
+        notice(OperatorEvent.CERTIFICATE_ISSUED, f"a certificate for {self.names} was obtained by another node")
+        await self._was_issued()
+
+    async def _store_record(self) -> None:
+        """Tell the other nodes of the certificate in the file, and of the last attempt."""
+        if self._shared.is_alone:
+            return
+        held = self._held
+        try:
+            content = b"" if held is None else await asyncio.to_thread(read_file, str(self._file), MOST_BYTES)
+        except (OSError, SyntaxProblem):  # it was deleted in between
+            return
+        self._shared.store(self._shared_name, SharedRecord(content, self._state), 0.0 if held is None else held.until)
 
     def _was_read(self) -> None:
         """Handle the state of the storage at the beginning."""
@@ -199,11 +291,13 @@ class KeptCertificate:
                 by = f" by {result.issuer}" if result.issuer else ", which another gateway has obtained"
                 more = f"; others have failed: {result.failed}" if result.failed else ""
                 notice(OperatorEvent.CERTIFICATE_ISSUED, f"a certificate for {self.names} was issued{by}{more}")
+                await self._store_record()
                 await self._was_issued()
                 return
             failed = result if isinstance(result, Failed) else Failed("the process has sent another result")
             self._issuing.count(False)
             await self._change_state(after_failure(self._state, failed, now))
+            await self._store_record()
             stays = "the certificate in use stays" if self._held is not None else "there is no certificate yet"
             notice(
                 OperatorEvent.CERTIFICATE_NOT_ISSUED,
@@ -245,9 +339,12 @@ class KeptCertificate:
             return await run_job(job, partial(self._answer_challenges, str(self._file)))
         finally:
             self._issuing.board.remove(str(self._file))
+            self._shared.withdraw(self._shared_name)
 
     async def _answer_challenges(self, file: str, challenges: ToAnswer) -> None:
-        await self._issuing.board.post(file, challenges)
+        """Make all workers of all nodes answer challenges."""
+        board, shared = self._issuing.board, self._shared
+        await asyncio.gather(board.post(file, challenges), shared.post(self._shared_name, challenges))
 
     def _issuer_of(self, number: int) -> Issuer:
         """Return an issuer with the contents of its files. Raises `SecretError`."""

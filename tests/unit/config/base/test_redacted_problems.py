@@ -144,6 +144,7 @@ SETTINGS: dict[str, list[Said]] = {
         {"access_logs": [{"sink": {"kafka": {**KAFKA, "sasl": {"username": "a", "password": SECRET}}}}]}
     ],
     "Acme.ca": [acme(ca="FILE")],
+    "Acme.shared_secret": [acme(shared_secret=SECRET)],
     "AcmeAccountKey.key": [acme(external_account={"key_id": "a", "key": SECRET})],
     "AcmeIssuer.ca": [acme(fallback=[{"directory": "https://acme.internal/directory", "ca": "FILE"}])],
     "Admin.connections_token": [{"admin": {"address": "127.0.0.1:0", "token": "b", "connections_token": SECRET}}],

@@ -167,3 +167,30 @@ def test_hosts_that_no_certificate_is_for_are_noted(tmp_path: Path, authority: C
         'routes[0].hosts[4]: no certificate of listener l1 is for "y.x.wild.test"',
         'routes[0].hosts[5]: no certificate of listener l1 is for "b.test"',
     ]
+
+
+@pytest.mark.parametrize(
+    ("secret", "state", "told"),
+    [
+        (None, True, "acme: nodes with `state` share certificates, but there is no `shared_secret` that encrypts"),
+        ("a" * 32, False, "acme.shared_secret: there is no `state`, through which certificates are shared; expected"),
+        ("a" * 31, True, "acme.shared_secret: the secret is too short; expected a secret of at least 32 characters"),
+        ("a" * 32, True, ""),
+        (None, False, ""),
+    ],
+)
+def test_certificates_are_shared_by_a_secret(tmp_path: Path, secret: str | None, state: bool, told: str) -> None:
+    shared = "" if secret is None else f", shared_secret: {secret}"
+    more = f"acme: {{directory: 'https://a.test/d', agree: true, storage: {tmp_path}{shared}}}\n"
+    file = written(tmp_path, "{certificates: [{acme: {domains: [a.test]}}]}", more)
+    if state:
+        with open(file, "a", encoding="utf-8") as opened:
+            opened.write("state: {url: 'redis://127.0.0.1:1/0'}\n")
+    if told:
+        with pytest.raises(ConfigError) as caught:
+            load(file, {})
+        (problem,) = caught.value.problems
+        assert told in str(problem)
+        assert "aaaa" not in str(problem)
+    else:
+        assert load(file, {}).config.acme is not None

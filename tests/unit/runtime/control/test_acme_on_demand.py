@@ -19,6 +19,7 @@ from fastgw.errors import Fault
 from fastgw.runtime.control.acme import kept_certificate
 from fastgw.runtime.control.acme.kept_certificate import IssuingParts
 from fastgw.runtime.control.acme.on_demand import MOST_PENDING, OnDemandIssuing, OrderBudget, stored_names
+from fastgw.runtime.control.acme.shared_issuing import SharedIssuing
 from fastgw.sync.on_demand import MOST_REFUSED, OrderRefusal, read
 from fastgw.upstream.client.http_client import FetchFailed
 from tests.support.certificates import Certificates
@@ -63,7 +64,7 @@ class World:
         shared = SimpleNamespace(supervisor=SimpleNamespace(words=self.words))
         node: Any = SimpleNamespace(shared=shared, words=SimpleNamespace(acme_refusals=0))
         board: Any = SimpleNamespace(remove=lambda file: None)
-        parts = IssuingParts(board, self._nothing, lambda succeeded: None)
+        parts = IssuingParts(board, SharedIssuing(board), self._nothing, lambda succeeded: None)
         self.issuing = OnDemandIssuing(node, cast(Any, None), cast(Any, self.asked), parts)
         self.issuing._feed = cast(Any, SimpleNamespace(publish=lambda: None))
         accepted: Any = SimpleNamespace(settings=SimpleNamespace(acme=self.acme), captured={})

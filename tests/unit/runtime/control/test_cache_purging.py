@@ -12,7 +12,7 @@ from fastgw.admin.node_interface import CachePurged, PurgeNotRecorded
 from fastgw.cache.process_store import ProcessStore
 from fastgw.cache.store import Refusal
 from fastgw.runtime.control.cache_purging import CachePurging
-from fastgw.runtime.control.shared_stream import FIRST
+from fastgw.runtime.control.sharing.shared_stream import FIRST
 from fastgw.runtime.ipc.channel import AnnouncePurge, PurgesAnnounced
 from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, url_tag
 from fastgw.sync.purge_backlog import RECENT_S, PurgeBacklog
