@@ -283,6 +283,7 @@ listeners:
       client_auth: {mode: optional, ca: clients.pem, crl: revoked.pem}
       session_tickets: true
       handshake_timeout: 5s
+      on_demand: false
 """,
     "listeners.NAME.tls.certificates[]": """\
 listeners:
