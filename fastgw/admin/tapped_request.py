@@ -1,5 +1,6 @@
 """Request body and lines of a tap, for the admin API and its client."""
 
+import re
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -10,7 +11,13 @@ from fastgw.capture.captured_exchange import MOST_BODY, CaptureOrder
 
 MOST_S: Final = 3600.0
 """Maximum duration of a tap in seconds."""
-_CLASSES: Final = frozenset(("2xx", "3xx", "4xx", "5xx"))
+_STATUS: Final = re.compile("[1-5](?:[0-9]{2}|xx)")
+
+
+def check_status(text: str) -> None:
+    """Check a status, such as `404`, or a class, such as `5xx`. Raises `ValueError`."""
+    if _STATUS.fullmatch(text) is None:
+        raise ValueError(f'"{text[:10]}" is not a status; expected one such as 404 or 5xx')
 
 
 class TapRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,8 +44,7 @@ class TapRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         for status in self.statuses:
-            if status not in _CLASSES and not (status.isdecimal() and len(status) == 3):
-                raise ValueError(f'"{status}" is not a status; expected one such as 404 or 5xx')
+            check_status(status)
         if not 0.0 < self.ratio <= 1.0:
             raise ValueError("`ratio` is not above 0 and at most 1")
         if not 0.0 < self.rate <= 1e6 or not 0.0 < self.seconds <= MOST_S:

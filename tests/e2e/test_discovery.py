@@ -234,5 +234,5 @@ def test_a_configuration_whose_registry_is_not_there_is_valid_and_says_so(tmp_pa
     assert note.startswith("consul: users: cannot be fetched: http://127.0.0.1:1: ")
     assert note.endswith("requests are answered 503 until it can be")
     said["providers"] = {}
-    with pytest.raises(ConfigError, match=r"`providers\.consul` is not configured"):
+    with pytest.raises(ConfigError, match=r"`providers\.consul` is missing or not valid"):
         load(str(write_config(said, tmp_path)), TYPES)

@@ -141,6 +141,7 @@ def test_the_command_shows_requests_for_people(gateway: Reloadable) -> None:
     ("wanted", "why"),
     [
         ({"statuses": ["9"]}, '"9" is not a status'),
+        ({"statuses": ["600"]}, '"600" is not a status'),
         ({"ratio": 2}, "`ratio` is not"),
         ({"route": "users"}, "unknown field"),
         ({"body_bytes": 1 << 30}, "`body_bytes` is not"),

@@ -149,6 +149,10 @@ class Merged:
         if name in self.single and self.single[name][1] is not None:
             yield self.single[name]
 
+    def is_written(self, name: str) -> bool:
+        """Whether a file has a setting, be it valid or not."""
+        return any(name in (reading.document.value or {}) for reading in self.readings)
+
     def routes(self) -> Iterator[tuple[SourceLocation, Any]]:
         """Return the routes whose settings are valid."""
         return ((location, route) for location, route in self.lists.get("routes", ()) if route is not BROKEN)
@@ -292,9 +296,7 @@ def _discovered_name(source: DiscoveredTargets, location: SourceLocation, files:
     identity = files.remotes.identities.get(kind)
     if identity is None:
         at = location.below("targets", kind)
-        at.report(
-            f"`providers.{kind}` is not configured", f"expected valid settings of `providers.{kind}`", at_key=False
-        )
+        at.report(f"`providers.{kind}` is missing or not valid", "expected valid settings of it", at_key=False)
         return BROKEN
     return FollowedFile(kind, identity, getattr(source, kind), source.options).name
 

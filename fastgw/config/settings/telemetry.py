@@ -16,8 +16,8 @@ from fastgw.config.base.value_types import (
     Notation,
     Percent,
     Size,
-    TargetUrl,
 )
+from fastgw.config.settings.discovery import ServiceUrl
 from fastgw.config.settings.secrets import Secret
 from fastgw.config.settings.upstreams import UpstreamTls
 from fastgw.http.field_names import WRITTEN_HERE
@@ -43,7 +43,7 @@ def check_collector(url: Endpoint, tls: UpstreamTls, headers: Mapping[str, Secre
 class OtlpExport(Settings):
     """Export to an OpenTelemetry collector by OTLP, encoded as protobuf."""
 
-    url: TargetUrl
+    url: ServiceUrl
     """URL of the collector, such as `http://collector:4318`. With `protocol: http`, `/v1/traces` or `/v1/metrics` is
     appended to its path."""
     protocol: Literal["http", "grpc"] = "http"
@@ -58,8 +58,6 @@ class OtlpExport(Settings):
     """Timeout for one batch."""
 
     def __post_init__(self) -> None:
-        if self.url.scheme in ("tcp", "udp"):
-            raise ValueError("`url` is not an http, https or unix URL")
         if self.url.socket and self.url.base_path:
             raise ValueError("`url` is a unix socket with a path; expected the socket alone")
         if self.protocol == "grpc" and self.url.base_path:

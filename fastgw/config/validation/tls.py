@@ -104,6 +104,8 @@ def _check_acme(merged: Merged, acme: Any, at: SourceLocation) -> None:
         return
     settings = merged.single.get("acme", (None, None))[1]
     if settings is None:
+        if merged.is_written("acme"):
+            return  # it has problems of its own
         at.report("there is no issuer", "expected `acme` with its `directory` at the top of the configuration")
         return
     if acme.challenge is BROKEN or acme.domains is BROKEN:
@@ -204,13 +206,18 @@ def tls_notes(merged: Merged) -> list[Problem]:
     notes = []
     now = time.time()
     for at, tls in _served(merged):
-        notes += [*_never_shown(tls, at), *_late_verifiers(tls, at, now)]
+        notes += [*_never_shown(tls, at), *_late_verifiers(tls, at, now), *_idle_ciphers(tls, at)]
         for index, pair in _whole(tls.certificates):
             certificate = _decoded(_file_of(pair), at)
             if certificate is not None:
                 location = at.below("certificates", index, _key_of(pair))
                 notes += [location.problem(wrong) for wrong in _certificate_warnings(certificate, now)]
     return [*notes, *_unnamed_hosts(merged)]
+
+
+def _idle_ciphers(tls: Any, at: SourceLocation) -> Iterator[Problem]:
+    if BROKEN not in (tls.ciphers, tls.profile, tls.min_version) and tls.ciphers and tls.least_version == "1.3":
+        yield at.below("ciphers").problem("it has no effect: TLS 1.3, the minimum version here, has its own suites")
 
 
 def _served(merged: Merged) -> Iterator[tuple[SourceLocation, Any]]:

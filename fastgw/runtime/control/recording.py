@@ -20,6 +20,7 @@ import msgspec
 
 from fastgw import VERSION
 from fastgw.admin.node_interface import RecordingBegun, RecordingEnded, RecordingWanted
+from fastgw.admin.tapped_request import check_status
 from fastgw.config.settings.gateway import Config
 from fastgw.filters.api import secret_names
 from fastgw.gateway.compiler import uses
@@ -83,8 +84,7 @@ class RecordingHub:
         if max(map(len, (wanted.routes, wanted.statuses, wanted.redact))) > MOST_NAMES:
             raise ValueError(f"expected at most {MOST_NAMES} names")
         for status in wanted.statuses:
-            if len(status) != 3 or not (status.isdecimal() or (status[0].isdecimal() and status[1:] == "xx")):
-                raise ValueError(f'"{status[:10]}" is not a status; expected 404 or 5xx, for example')
+            check_status(status)
         if self._current is not None:
             return None
         recording = self._current = _Recording(wanted, self._is_over)

@@ -45,6 +45,23 @@ def test_what_is_left_out(tmp_path: Path, authority: Certificates) -> None:
     assert (tls.session_tickets, tls.handshake_timeout) == (True, 10.0)
 
 
+def test_cipher_suites_without_effect_are_noted(tmp_path: Path, authority: Certificates) -> None:
+    issued = authority.issue("a.test")
+    ciphers = "ciphers: [ECDHE-ECDSA-AES256-GCM-SHA384]"
+    wrong = "l1.tls.ciphers: it has no effect: TLS 1.3, the minimum version here, has its own suites"
+    told = notes(tmp_path, pair(issued, f", profile: modern, {ciphers}"))
+    assert sum(each.endswith(wrong) for each in told) == 1
+    told = notes(tmp_path, pair(issued, f", profile: modern, min_version: '1.2', {ciphers}"))
+    assert not any(each.endswith(wrong) for each in told)
+
+
+def test_problems_of_acme_are_not_told_again_at_each_certificate(tmp_path: Path) -> None:
+    file = written(tmp_path, "{certificates: [{acme: {domains: [a.test]}}]}", "acme: {directory: 'https://a/d'}\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file, {})
+    assert [each.path for each in caught.value.problems] == ["acme.agree", "acme.storage"]
+
+
 def test_the_files_are_captured(tmp_path: Path, authority: Certificates) -> None:
     certificate, key = authority.issue("a.test")
     more = f", client_auth: {{ca: ca.pem, crl: {Path(authority.revoke()).name}}}"

@@ -44,6 +44,12 @@ ERRORS = {
     filtered("waf: {crs: true}"): '.waf.crs: true; expected an object with "rules", "processes", "deadline" or',
     route("lambda: orders"): 'lambda: "orders"; expected an object with "upstream" and "function"',
     route("files: ./public"): 'files: "./public"; expected an object with "root"',
+    route("respond: {}") + "\ntelemetry: {traces: {otlp: {url: 'c:4317'}}}": (
+        'otlp.url: "c:4317" is not an http, https or unix URL; expected a URL such as "http://host:9000", or "unix:/p'
+    ),
+    route("upstream: u") + "\nupstreams: {u: {targets: {consul: users}}}": (
+        "u.targets.consul: `providers.consul` is missing or not valid; expected valid settings of it"
+    ),
     "routes: [{openapi: a.yaml}]": 'openapi: "a.yaml"; expected an object with "file"',
     "routes: [{openapi: {file: 5}, upstream: 'http://u'}]": 'upstream: unknown key; expected it in "openapi"',
 }
