@@ -125,9 +125,9 @@ class Acme(Settings):
     dns_hook: DnsHook | None = None
     """Executable that sets DNS records, for the challenge dns-01."""
     shared_secret: Secret | None = None
-    """Secret of at least 32 characters, the same on all nodes with the same `state`, which needs it: one node orders
-    each certificate, and the others get it with its key through Redis, encrypted by a key that is derived from this
-    secret. All of these nodes answer the challenges. `openssl rand -hex 32` makes one. null = there is no `state`."""
+    """Secret of at least 32 characters, the same on all nodes with the same `state`: one node orders each certificate,
+    and the others get it with its key through Redis, encrypted by a key that is derived from this secret. All of these
+    nodes answer the challenges. `openssl rand -hex 32` makes one. null = each node orders certificates of its own."""
     on_demand: OnDemand | None = None
     """Certificates of names that are not listed, ordered when a client first connects with them, at listeners with
     `tls.on_demand`. null = none."""

@@ -69,6 +69,7 @@ def lint(merged: Merged) -> list[Problem]:
         *_files_without_reading(merged),
         *_caches_that_nobody_uses(merged),
         *_filters_of_events(merged),
+        *_certificates_of_each_node(merged),
     ]
 
 
@@ -405,6 +406,17 @@ def _caches_that_nobody_uses(merged: Merged) -> Iterator[Problem]:
         for name in () if stores is BROKEN else stores:
             if name not in used:
                 yield location.below(name).problem("it is unused: no filter `cache` has it as its `store`")
+
+
+def _certificates_of_each_node(merged: Merged) -> Iterator[Problem]:
+    location, acme = merged.single.get("acme", (None, None))
+    if location is None or acme in (None, BROKEN) or acme.shared_secret is not None:
+        return
+    if any(state is not None for _, state in merged.single_entry("state")):
+        yield location.problem(
+            "each node orders certificates of its own, although there is a `state` to share them through; set "
+            "`shared_secret` to a secret of at least 32 characters, the same on all nodes"
+        )
 
 
 def _filters_of_events(merged: Merged) -> Iterator[Problem]:
