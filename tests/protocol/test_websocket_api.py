@@ -386,6 +386,7 @@ def test_other_requests_are_refused(gateway: Gateway, asking: bytes) -> None:
         assert client.read_response().status == 400
 
 
+@pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
 @both
 def test_over_http2(gateway: Gateway, back_end: EventBackend, path: str) -> None:
     """RFC 8441. The frames are made and read by `websockets`, without its transport."""
