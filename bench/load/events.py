@@ -1,6 +1,5 @@
 """Event streams that stay open, and the contestant's memory for each."""
 
-import resource
 import socket
 import time
 import zlib
@@ -10,13 +9,12 @@ from typing import Any
 
 from backports import zstd
 
+from bench.load.idle import SPARE_FILES, allow_files, settled_memory
 from bench.load.load import Environment, NoAnswers
 from bench.origin.events import event
 from bench.peers.peer import HOST, Running, without_revision
 from bench.samples import Told
 
-SPARE_FILES = 64
-SETTLE_SECONDS = 1.0
 TIMEOUT = 20.0
 READ_SIZE = 1 << 16
 WARM_UP = 100  # streams beforehand: memory allocated for the first ones does not belong to the others
@@ -84,7 +82,7 @@ class Events:
         return self.streams
 
     def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told:
-        _allow_files(self.streams + SPARE_FILES)
+        allow_files(self.streams + SPARE_FILES)
         coding, begun = self.coding_of[without_revision(name)], time.monotonic()
         held: list[Stream] = []
         try:
@@ -92,13 +90,13 @@ class Events:
                 held.append(Stream(running.port, coding))
             present = _number(held[0].next_event())
             wrong = sum(stream.next_event() != event(present) for stream in held[1:])
-            before = _settled_memory(running)
+            before = settled_memory(running)
             held.extend(Stream(running.port, coding) for _ in range(self.streams))
             wrong += sum(stream.next_event() != event(present) for stream in held[WARM_UP:])
             for _ in range(self.events):
                 present = _publish(running.port)
                 wrong += sum(stream.next_event() != event(present) for stream in held)
-            after = _settled_memory(running)
+            after = settled_memory(running)
         except (OSError, ValueError) as error:
             raise NoAnswers(f"{name} did not keep {self.streams:,} event streams: {error}") from error
         finally:
@@ -124,15 +122,3 @@ def _publish(port: int) -> int:
         while more := connection.recv(READ_SIZE):
             received += more
     return int(received.partition(b"\r\n\r\n")[2])
-
-
-def _settled_memory(running: Running) -> int:
-    time.sleep(SETTLE_SECONDS)
-    return running.program.memory()
-
-
-def _allow_files(needed: int) -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if needed > most:
-        raise NoAnswers(f"{needed} open files are needed and the hard limit is {most}; see `ulimit -Hn`")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -37,18 +37,18 @@ class Idle:
         return 0
 
     def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told:
-        _allow_files(self.connections + SPARE_FILES)
+        allow_files(self.connections + SPARE_FILES)
         begun = time.monotonic()
         for _ in range(WARM_UP):
             with _opened(running.port) as connection:
                 _ask(connection)
-        before = _settled_memory(running)
+        before = settled_memory(running)
         held: list[socket.socket] = []
         try:
             held.extend(_opened(running.port) for _ in range(self.connections))
-            opened = _settled_memory(running)
+            opened = settled_memory(running)
             wrong = sum(not _ask(connection) for connection in held)
-            asked = _settled_memory(running)
+            asked = settled_memory(running)
             closed = _count_closed(held)
         except OSError as error:
             raise NoAnswers(f"{name} did not hold {self.connections:,} connections: {error}") from error
@@ -92,12 +92,14 @@ def _count_closed(held: Sequence[socket.socket]) -> int:
     return len(poll.poll(0))
 
 
-def _settled_memory(running: Running) -> int:
+def settled_memory(running: Running) -> int:
+    """Return the contestant's memory in bytes, after a pause."""
     time.sleep(SETTLE_SECONDS)
     return running.program.memory()
 
 
-def _allow_files(needed: int) -> None:
+def allow_files(needed: int) -> None:
+    """Raise the limit of open files of this process. Raises `NoAnswers` if that is not permitted."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if needed > most:
         raise NoAnswers(f"{needed} open files are needed and the hard limit is {most}; see `ulimit -Hn`")

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import add, sub
 from typing import Final
@@ -142,13 +142,15 @@ def totals(
         websocket_closes=closes,
         coding_input_bytes=coding_input,
         coding_output_bytes=coding_output,
-        cache_requests=_cache_requests(series, cells),
-        cache_misses=_cache_misses(series, cells),
+        cache_requests=_by_label_and_route(series, cells, is_cache_cell, cache_cell_labels, CACHE_RESULTS),
+        cache_misses=_by_label_and_route(series, cells, is_cache_miss_cell, cache_miss_cell_labels, CACHE_MISS_REASONS),
         objectives=_objectives(series, cells),
         measured=measured,
         measured_folded=folded,
         grpc_calls=_grpc_calls(series, cells),
-        validation_reports=_validation_reports(series, cells),
+        validation_reports=_by_label_and_route(
+            series, cells, is_validation_cell, validation_cell_labels, VALIDATED_MESSAGES
+        ),
         log_records_dropped=words[DROPPED_UNQUEUED] + words[DROPPED_UNWRITTEN],
         spans={
             "dropped": words[SPANS_DROPPED],
@@ -270,33 +272,22 @@ def _content_codings(series: Series, cells: Mapping[int, int]) -> tuple[_ByCodin
     return found
 
 
-def _cache_requests(series: Series, cells: Mapping[int, int]) -> Mapping[tuple[str, str], int]:
+def _by_label_and_route(
+    series: Series,
+    cells: Mapping[int, int],
+    is_cell: Callable[[int], bool],
+    labels_of: Callable[[int], tuple[int, int]],
+    names: Sequence[str],
+) -> Mapping[tuple[str, str], int]:
+    """Return the counts of the cells of one kind, by label and route. `labels_of`: returns the row of the route, and
+    the position of the label in `names`.
+    """
     routes = {row: name for name, row in series.routes.items()}
     found: Counter[tuple[str, str]] = Counter()
     for name, count in cells.items():
-        if count and is_cache_cell(name):
-            route, result = cache_cell_labels(name)
-            found[CACHE_RESULTS[result], routes.get(route, OTHER)] += count
-    return found
-
-
-def _cache_misses(series: Series, cells: Mapping[int, int]) -> Mapping[tuple[str, str], int]:
-    routes = {row: name for name, row in series.routes.items()}
-    found: Counter[tuple[str, str]] = Counter()
-    for name, count in cells.items():
-        if count and is_cache_miss_cell(name):
-            route, reason = cache_miss_cell_labels(name)
-            found[CACHE_MISS_REASONS[reason], routes.get(route, OTHER)] += count
-    return found
-
-
-def _validation_reports(series: Series, cells: Mapping[int, int]) -> Mapping[tuple[str, str], int]:
-    routes = {row: name for name, row in series.routes.items()}
-    found: Counter[tuple[str, str]] = Counter()
-    for name, count in cells.items():
-        if count and is_validation_cell(name):
-            route, message = validation_cell_labels(name)
-            found[VALIDATED_MESSAGES[message], routes.get(route, OTHER)] += count
+        if count and is_cell(name):
+            route, label = labels_of(name)
+            found[names[label], routes.get(route, OTHER)] += count
     return found
 
 
