@@ -422,10 +422,7 @@ class FastPath:
             if sent is not None:
                 self.grpc_status = parse_status(sent).name
             status = outcome_of(status, sent, self.call_due_at != inf)
-        if self._attempt is not None:
-            record, self._attempt = self._attempt, None
-            record.answer(status, now)
-            record.end(now)
+        self._end_attempt(status, now)
         self._stream = None
         stream.release()
         self.upstream_s = now - self.begun_at
@@ -453,10 +450,7 @@ class FastPath:
         stream, upstream = self._stream, plan.forward.upstream
         assert stream is not None
         upstream.active -= 1
-        if self._attempt is not None:
-            record, self._attempt = self._attempt, None
-            record.answer(head.status, now)
-            record.end(now)
+        self._end_attempt(head.status, now)
         self._stream = None
         stream.release()
         if exchange is None:
@@ -503,10 +497,7 @@ class FastPath:
         assert payload is not None
         exchange = self._exchange_so_far()
         forward.upstream.active -= 1
-        if self._attempt is not None:
-            record, self._attempt = self._attempt, None
-            record.answer(head.status, now)
-            record.end(now)
+        self._end_attempt(head.status, now)
         self._stream = self._exchange = None
         stream.release()
         exchange.state, exchange.sent = FORWARDING, True
@@ -519,6 +510,12 @@ class FastPath:
         except Exception:  # the edge of this exchange: the connection calls no listener any more
             log_event(OperatorEvent.DEFECT, "a defect while taking the response of %s", exchange.target, error=True)
             exchange.fail(Fault.INTERNAL)
+
+    def _end_attempt(self, status: int, now: float) -> None:
+        if self._attempt is not None:
+            record, self._attempt = self._attempt, None
+            record.answer(status, now)
+            record.end(now)
 
     def _on_fetched(self, fetch: FastFetch, head: Http1ResponseHead, payload: bytes | None, ended: bool) -> None:
         """Handle the response to a request whose response a filter stores."""
@@ -536,10 +533,7 @@ class FastPath:
         stream, forward = self._stream, self.route.chain.fetch_plan.forward
         assert stream is not None
         forward.upstream.active -= 1
-        if self._attempt is not None:
-            record, self._attempt = self._attempt, None
-            record.answer(head.status, now)
-            record.end(now)
+        self._end_attempt(head.status, now)
         self._stream = self._fetch = None
         stream.release()
         self.upstream_s = now - self.begun_at
