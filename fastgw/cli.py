@@ -977,7 +977,7 @@ def replay(
 @app.command(name="shadow-report")
 def shadow_report(
     recording: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Count by route, from the requests of this recording instead.")
+        str | None, typer.Option(metavar="FILE", help="Count in the requests of this recording instead.")
     ] = None,
     key_file: Annotated[
         str | None, typer.Option("--key-file", metavar="FILE", help="The key of the recording.")

@@ -525,6 +525,9 @@ class _Observer:
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self.events.append((instance, event.name.lower()))
 
+    def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None:
+        self.events.append((instance, decision.name.lower()))
+
 
 class _Fetcher:
     """Fetcher with the responses of a test. All other URLs are unreachable."""

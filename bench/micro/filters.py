@@ -133,6 +133,7 @@ class _Counting:
     """Stand-in for a client connection, of which only this is used."""
 
     def count_filter(self, instance: str, event: FilterEvent) -> None: ...
+    def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None: ...
 
 
 def exchange(number: int, request: bytes = b"") -> Exchange:

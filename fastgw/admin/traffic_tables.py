@@ -175,7 +175,7 @@ class ShadowRow(msgspec.Struct, frozen=True):
     filter: str
     """Name of the filter."""
     route: str
-    """Name of the route; with counts of the gateway, of all routes of the filter: "*"."""
+    """Name of the route; `_none` if no route matched, `_other` for routes of earlier configurations and beyond 500."""
     decision: str
     """`pass`, `change`, `answer`, `raise`, or `unknown` when it took too long."""
     requests: int
@@ -192,7 +192,7 @@ class ShadowReport(msgspec.Struct):
 def read_shadow_report(client: AdminClient) -> ShadowReport:
     """Sum up the decisions since the start of the gateway."""
     rows = [
-        ShadowRow(labels["filter"], "*", labels["decision"], int(value))
+        ShadowRow(labels["filter"], labels["route"], labels["decision"], int(value))
         for labels, value in samples(client, "fastgw_filter_shadow_decisions_total")
         if value
     ]

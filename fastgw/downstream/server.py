@@ -195,6 +195,7 @@ class Server:
         "connections",
         "count_content_coding",
         "count_filter",
+        "count_shadow_decision",
         "count_subrequest",
         "count_websocket",
         "date_line",
@@ -281,6 +282,7 @@ class Server:
         self.finish = self._observer.finish
         """Reports an exchange that has ended."""
         self.count_filter = self._observer.count_filter
+        self.count_shadow_decision = self._observer.count_shadow_decision
         self.count_subrequest = self._observer.count_subrequest
         self.count_websocket = self._observer.count_websocket
         self.count_content_coding = self._observer.count_content_coding

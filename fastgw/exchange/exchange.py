@@ -96,6 +96,9 @@ class ClientSide(Protocol):
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         """Count the result of a filter for this exchange."""
 
+    def count_shadow_decision(self, exchange: "Exchange", instance: str, decision: FilterEvent) -> None:
+        """Count the decision of a filter in shadow mode, by the route of the exchange."""
+
     def count_subrequest(self, exchange: "Exchange", status: int) -> None:
         """Count a completed sub-request for its upstream. `status`: 0 if the response is incomplete."""
 

@@ -9,6 +9,7 @@ from fastgw.observe.access_log.log import AccessLog, Log
 from fastgw.observe.access_log.sink_kinds import CallCollector
 from fastgw.observe.finished_exchange import FinishedExchange
 from fastgw.observe.metrics.counters import ExchangeCounters, Note
+from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter
 from fastgw.observe.metrics.series_layout import WORDS, Series
 from fastgw.observe.recorder import KeepStory, Recorder, TakeBodies
@@ -57,6 +58,10 @@ class Observer:
     def keep_stories(self, keep: KeepStory | None, slower_than: float) -> None:
         """Call `keep` for requests with errors, and for those that take longer than this number of seconds."""
         self._recorder.keep_stories(keep, slower_than)
+
+    def count_shadow_decision(self, ended: FinishedExchange, instance: str, decision: FilterEvent) -> None:
+        """Count the decision of a filter in shadow mode, by the route of the exchange."""
+        self._counters.count_shadow_decision(instance, "" if ended.route is None else ended.route.name, decision)
 
     def count_websocket(self, ended: FinishedExchange, side: int, what: int, count: int) -> None:
         """Count messages of a kind that a side has sent, or the end of a WebSocket with a close code."""

@@ -362,6 +362,9 @@ class RecordedClient(ClientSide):
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self.inner.count_filter(instance, event)
 
+    def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None:
+        self.inner.count_shadow_decision(exchange, instance, decision)
+
     def count_subrequest(self, exchange: Exchange, status: int) -> None:
         self.inner.count_subrequest(exchange, status)
 

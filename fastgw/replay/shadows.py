@@ -2,9 +2,8 @@
 
 from collections import Counter
 
-from fastgw.admin.traffic_tables import ShadowReport, ShadowRow
+from fastgw.admin.traffic_tables import NO_ROUTE, ShadowReport, ShadowRow
 from fastgw.recording.file import Recording
-from fastgw.replay.run import NO_ROUTE
 
 _VERBS = {"refuse": "answer", "answer": "answer", "change": "change", "raise": "raise", "raises": "raise"}
 

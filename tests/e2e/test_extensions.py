@@ -210,7 +210,7 @@ def test_a_filter_in_shadow_tells_and_does_nothing(
     assert response.status == 200
     assert gateway.wait_for_record(path=path, host="shadow").get("shadow") == told
     if decision:
-        name = f'fastgw_filter_shadow_decisions_total{{decision="{decision}",filter="watched"}}'
+        name = f'fastgw_filter_shadow_decisions_total{{decision="{decision}",filter="watched",route="shadow"}}'
         wait_for_samples(gateway, {name: 1.0})
 
 
@@ -218,7 +218,8 @@ def test_errors_are_counted_by_filter(gateway: Reloadable) -> None:
     """All that the tests before this one have made; a worker's death and a reload change nothing."""
     gateway.reload()
     wait_for_samples(gateway, {'fastgw_filter_errors_total{filter="trouble"}': 9.0})
-    wait_for_samples(gateway, {'fastgw_filter_shadow_decisions_total{decision="raise",filter="watched"}': 2.0})
+    raised = 'fastgw_filter_shadow_decisions_total{decision="raise",filter="watched",route="shadow"}'
+    wait_for_samples(gateway, {raised: 2.0})
     wait_for_samples(gateway, {"fastgw_child_deaths_total": 0})
 
 

@@ -373,6 +373,9 @@ class Observer:
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self.filters.append((instance, event))
 
+    def count_shadow_decision(self, ended: FinishedExchange, instance: str, decision: FilterEvent) -> None:
+        self.filters.append((instance, decision))
+
 
 def probe(name: str, phase: Phase, order: int = 0, **hooks: Any) -> type[Filter]:
     """Return a filter type with these hooks; `Plane(probes=...)` has one instance of it at the gateway level."""

@@ -90,6 +90,9 @@ class Http1Stream:
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self._connection.server.count_filter(instance, event)
 
+    def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None:
+        self._connection.server.count_shadow_decision(exchange, instance, decision)
+
     def count_subrequest(self, exchange: Exchange, status: int) -> None:
         self._connection.server.count_subrequest(exchange, status)
 

@@ -207,7 +207,7 @@ class _Shadow:
 
     def finish(self, exchange: Exchange) -> None:
         """Finish the exchange: count and log what was decided."""
-        case = self._case(exchange)
+        case, client = self._case(exchange), exchange.client
         if not case.asked:
             return
         if self._own.finish is not None:
@@ -217,18 +217,17 @@ class _Shadow:
                 self._raised(case, "finish", error)
         if case.task is not None and case.waits:
             texts = [*case.decisions, "unknown: it is still waiting"]
-            client = exchange.client
-            case.task.add_done_callback(lambda task: self._count(client, case))
+            case.task.add_done_callback(lambda task: self._count(client, exchange, case))
         else:
             texts = case.decisions
-            self._count(exchange.client, case)
+            self._count(client, exchange, case)
         if texts:  # later ones have logged it already
             behind = f"; {exchange.shadowed}" if exchange.shadowed else ""
             exchange.shadowed = f"{self._instance}: {', '.join(texts)}{behind}"
 
-    def _count(self, client: ClientSide, case: _ShadowDecision) -> None:
+    def _count(self, client: ClientSide, exchange: Exchange, case: _ShadowDecision) -> None:
         if case.asked:
-            client.count_filter(self._instance, case.decision)
+            client.count_shadow_decision(exchange, self._instance, case.decision)
 
     def stop(self) -> None:
         for task in tuple(self._tasks):

@@ -33,6 +33,7 @@ from fastgw.observe.metrics.series_layout import (
     fault_cell_name,
     filter_row,
     is_fault_cell,
+    is_shadow_cell,
     listener_row,
     route_row,
     target_row,
@@ -78,11 +79,10 @@ class CounterCarryOver:
                     kept = 0 if upstream in upstreams else upstream, 0 if route in routes else route, fault
                     self._carry_cell(name, fault_cell_name(*kept), count)
                 continue
-            listener, route, method, status = cell_labels(name)
-            if count and (listener in listeners or route in routes):
-                target = cell_name(
-                    0 if listener in listeners else listener, 0 if route in routes else route, method, status
-                )
+            first, route, method, status = cell_labels(name)
+            moved = filters if is_shadow_cell(name) else listeners  # rows of the first label
+            if count and (first in moved or route in routes):
+                target = cell_name(0 if first in moved else first, 0 if route in routes else route, method, status)
                 self._carry_cell(name, target, count)
         for (key, shape), counts in measured.items():
             slots = unpacked(key)

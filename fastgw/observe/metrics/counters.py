@@ -42,6 +42,7 @@ from fastgw.observe.metrics.series_layout import (
     exemplar_word,
     fault_cell_name,
     grpc_cell_name,
+    shadow_cell_name,
     validation_cell_name,
     websocket_cell_name,
 )
@@ -264,8 +265,20 @@ class ExchangeCounters:
             self.column[word] += 1
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
-        """Count an event of a filter, in shadow mode or not. Rare, so its name is looked up each time."""
+        """Count an event of a filter. Rare, so its name is looked up each time."""
         self.column[self._series.filter_words(instance) + event] += 1
+
+    def count_shadow_decision(self, instance: str, route: str, decision: FilterEvent) -> None:
+        """Count the decision of a filter in shadow mode. `route`: "" if none matched. If the column has no free cell,
+        it counts for the route `_other`, among the events of the filter.
+        """
+        series = self._series
+        row = series.routes_by_name.get(route, 0)
+        word = self.cells.word(shadow_cell_name(series.filters.get(instance, 0), row, decision))
+        if word is None:
+            self.count_filter(instance, decision)
+        else:
+            self.column[word] += 1
 
     def meter(self, plan: MeterPlan) -> RequestMeter:
         """Return the meter for a plan, with the names of this generation."""

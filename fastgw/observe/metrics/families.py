@@ -254,7 +254,7 @@ FILTER_COPIES: Final = Family(
 FILTER_SHADOW_DECISIONS: Final = Family(
     "fastgw_filter_shadow_decisions_total",
     "counter",
-    ("decision", "filter"),
+    ("decision", "filter", "route"),
     "Requests by what a filter in shadow would have done: pass, change, answer, raise; unknown when it took too long.",
 )
 FILTER_HELPER_REQUESTS: Final = Family(

@@ -86,6 +86,7 @@ _MISS: Final = 1 << 15  # with it: reasons of their misses
 _SLO: Final = 1 << 28  # it counts requests of a service level objective: the bit after that
 _GRPC: Final = 1 << 27  # it counts gRPC calls: the bit after that
 _VALIDATION: Final = 1 << 26  # it counts messages that do not conform and pass: the bit after that
+_SHADOW: Final = 1 << 25  # it counts decisions of filters in shadow mode: the bit after that
 NO_UPSTREAM: Final = 0x3FFF
 """Marker in place of an upstream's row: the fault happened before an upstream was selected."""
 
@@ -306,8 +307,23 @@ def validation_cell_labels(name: int) -> tuple[int, int]:
     return name >> 32 & 0xFFFF, name & 0xFFFF
 
 
+def shadow_cell_name(filter_row_number: int, route: int, decision: int) -> int:
+    """Return the key of a cell that counts decisions of a filter in shadow mode, by their `FilterEvent`."""
+    return _CLAIMED | filter_row_number << 48 | route << 32 | _SHADOW | decision
+
+
+def is_shadow_cell(name: int) -> bool:
+    kinds = _FAULT | _WEBSOCKET | _CODING | _CACHE | _SLO | _GRPC | _VALIDATION
+    return not name & kinds and bool(name & _SHADOW)
+
+
+def shadow_cell_labels(name: int) -> tuple[int, int, int]:
+    """Return the arguments of `shadow_cell_name` for a key."""
+    return name >> 48 & 0x3FFF, name >> 32 & 0xFFFF, name & 0xFFFF
+
+
 def is_request_cell(name: int) -> bool:
-    return not name & (_FAULT | _WEBSOCKET | _CODING | _CACHE | _SLO | _GRPC | _VALIDATION)
+    return not name & (_FAULT | _WEBSOCKET | _CODING | _CACHE | _SLO | _GRPC | _VALIDATION | _SHADOW)
 
 
 def exemplar_word(route_row_number: int, bucket: int) -> int:

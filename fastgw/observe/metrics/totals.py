@@ -15,9 +15,11 @@ from fastgw.observe.metrics.families import (
     METHODS,
     NONE,
     OTHER,
+    SHADOW_DECISIONS,
     VALIDATED_MESSAGES,
     CodingOperation,
     ContentCoding,
+    FilterEvent,
     WebsocketMessage,
     WebsocketSide,
     close_label,
@@ -63,9 +65,11 @@ from fastgw.observe.metrics.series_layout import (
     is_fault_cell,
     is_grpc_cell,
     is_request_cell,
+    is_shadow_cell,
     is_slo_cell,
     is_validation_cell,
     is_websocket_cell,
+    shadow_cell_labels,
     slo_cell_labels,
     validation_cell_labels,
     websocket_cell_labels,
@@ -86,6 +90,8 @@ class Totals:
     upstreams: Mapping[str, Sequence[int]]
     filters: Mapping[str, Sequence[int]]
     """Filter events by instance; words of each row: see `families.FilterEvent`."""
+    shadow_decisions: Mapping[tuple[str, str, str], int]
+    """Decisions of filters in shadow mode, by decision, filter and route."""
     consumers: Mapping[str, Sequence[int]]
     """Requests by consumer: one word each."""
     faults: Mapping[tuple[str, str, str], int]
@@ -130,11 +136,13 @@ def totals(
         (words, cells), (measured, folded) = _at_rest(columns, added, returned)
     messages, closes = _websockets(series, cells)
     coding_input, coding_output = _content_codings(series, cells)
+    filters = _rows(series.filters, words, FILTERS_AT, FILTER_WORDS, FILTER_ROWS)
     return Totals(
         requests=_requests(series, cells, words[UNCELLED]),
         routes=_rows(series.routes, words, ROUTES_AT, ROUTE_WORDS, ROUTE_ROWS),
         upstreams=_rows(series.upstreams, words, UPSTREAMS_AT, UPSTREAM_WORDS, UPSTREAM_ROWS),
-        filters=_rows(series.filters, words, FILTERS_AT, FILTER_WORDS, FILTER_ROWS),
+        filters=filters,
+        shadow_decisions=_shadow_decisions(series, cells, filters),
         consumers=_rows(series.consumers, words, CONSUMERS_AT, 1, CONSUMER_ROWS),
         faults=_faults(series, cells, words),
         targets=_rows(series.targets, words, TARGETS_AT, TARGET_WORDS, TARGET_ROWS),
@@ -325,6 +333,23 @@ def _grpc_calls(series: Series, cells: Mapping[int, int]) -> Mapping[tuple[str, 
         if count and is_grpc_cell(name):
             route, status = grpc_cell_labels(name)
             found[GrpcStatus(status).name, routes.get(route, OTHER)] += count
+    return found
+
+
+def _shadow_decisions(
+    series: Series, cells: Mapping[int, int], filters: Mapping[str, Sequence[int]]
+) -> Mapping[tuple[str, str, str], int]:
+    names = {row: name for name, row in series.filters.items()}
+    routes = {row: name for name, row in series.routes.items()}
+    found: Counter[tuple[str, str, str]] = Counter()
+    for name, count in cells.items():
+        if count and is_shadow_cell(name):
+            row, route, decision = shadow_cell_labels(name)
+            found[FilterEvent(decision).decision, names.get(row, OTHER), routes.get(route, OTHER)] += count
+    for instance, events in filters.items():
+        for event in SHADOW_DECISIONS:
+            if uncelled := events[event]:
+                found[event.decision, instance, OTHER] += uncelled
     return found
 
 

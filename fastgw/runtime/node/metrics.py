@@ -31,7 +31,6 @@ from fastgw.observe.metrics.families import (
     HELPER_RESULTS,
     NONE,
     OTHER,
-    SHADOW_DECISIONS,
     WAF_ATTACKS,
     Family,
     FilterEvent,
@@ -717,19 +716,10 @@ def counted(
             if row[event]
         ],
     )
-    family = families.FILTER_SHADOW_DECISIONS
-    yield (
-        family,
-        [
-            ("", labels(family, event.decision, name), row[event])
-            for name, row in totals.filters.items()
-            for event in SHADOW_DECISIONS
-            if row[event]
-        ],
-    )
     family = families.CONSUMER_REQUESTS
     yield family, [("", labels(family, name), count) for name, (count,) in totals.consumers.items()]
     for family, counts in (
+        (families.FILTER_SHADOW_DECISIONS, totals.shadow_decisions),
         (families.WEBSOCKET_MESSAGES, totals.websocket_messages),
         (families.WEBSOCKET_CLOSES, totals.websocket_closes),
         (families.CODING_INPUT_BYTES, totals.coding_input_bytes),

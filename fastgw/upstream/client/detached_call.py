@@ -200,6 +200,9 @@ class DetachedCall(ClientSide):
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self._origin.count_filter(instance, event)
 
+    def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None:
+        self._origin.count_shadow_decision(exchange, instance, decision)
+
     def count_subrequest(self, exchange: Exchange, status: int) -> None:
         self._origin.count_subrequest(exchange, status)
 

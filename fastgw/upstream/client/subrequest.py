@@ -301,6 +301,9 @@ class Subrequest(ClientSide):
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self._asker.count_filter(instance, event)
 
+    def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None:
+        self._asker.count_shadow_decision(exchange, instance, decision)
+
     def count_subrequest(self, exchange: Exchange, status: int) -> None: ...
     def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None: ...
     def count_content_coding(

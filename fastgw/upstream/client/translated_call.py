@@ -217,6 +217,9 @@ class TranslatedCall(ClientSide):
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self._exchange.client.count_filter(instance, event)
 
+    def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None:
+        self._exchange.client.count_shadow_decision(exchange, instance, decision)
+
     def count_subrequest(self, exchange: Exchange, status: int) -> None:
         self._exchange.client.count_subrequest(exchange, status)
 

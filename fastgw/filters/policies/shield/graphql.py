@@ -247,7 +247,7 @@ class _Limits:
         if self._settings.mode == "report":
             behind = f"; {exchange.shadowed}" if exchange.shadowed else ""
             exchange.shadowed = f"{self._instance}: refuse {refused.fault.status} ({refused}){behind}"
-            exchange.client.count_filter(self._instance, FilterEvent.ANSWER)
+            exchange.client.count_shadow_decision(exchange, self._instance, FilterEvent.ANSWER)
             return None
         exchange.why = str(refused)
         exchange.client.count_filter(self._instance, FilterEvent.REFUSED)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fastgw.observe import Series, Totals
 from fastgw.observe.metrics.carry_over import CounterCarryOver
 from fastgw.observe.metrics.counters import ExchangeCounters
-from fastgw.observe.metrics.families import BOUNDS_S, METHODS
+from fastgw.observe.metrics.families import BOUNDS_S, METHODS, FilterEvent
 from fastgw.observe.metrics.series_layout import (
     CELLS,
     METERS_AT,
@@ -23,6 +23,7 @@ from fastgw.observe.metrics.series_layout import (
     SUM,
     UPSTREAM_RETRIES,
     WORDS,
+    cell_name,
     claimed,
 )
 from fastgw.observe.metrics.totals import totals
@@ -263,6 +264,39 @@ def test_a_listener_that_is_gone_is_other() -> None:
     node.reload(SlotNames(["local", "late"], ["user"]))
     count(node.tallies[1], listener="late")
     assert node.totals.requests == {("_other", "user", "GET", 200): 1, ("late", "user", "GET", 200): 1}
+
+
+def test_decisions_in_shadow_are_counted_by_filter_and_route_and_a_name_that_is_gone_is_other() -> None:
+    def named(filters: list[str], routes: list[str]) -> SlotNames:
+        return SlotNames(["public"], routes, filters=filters)
+
+    node = Node(["a"])
+    node.reload(named(["limit", "waf"], ["a", "b"]))
+    one, other = node.tallies
+    one.count_shadow_decision("limit", "a", FilterEvent.ANSWER)
+    other.count_shadow_decision("limit", "a", FilterEvent.ANSWER)
+    other.count_shadow_decision("waf", "b", FilterEvent.PASS)
+    other.count_shadow_decision("waf", "", FilterEvent.PASS)
+    in_no_route = {("pass", "waf", "_none"): 1}
+    assert node.totals.shadow_decisions == {("answer", "limit", "a"): 2, ("pass", "waf", "b"): 1, **in_no_route}
+    node.reload(named(["waf"], ["a"]))
+    gone = {("answer", "_other", "a"): 2, ("pass", "waf", "_other"): 1, **in_no_route}
+    assert node.totals.shadow_decisions == gone
+    node.reload(named(["waf", "late"], ["a", "c"]))
+    assert node.totals.shadow_decisions == gone
+    one.count_shadow_decision("late", "c", FilterEvent.CHANGE)
+    assert node.totals.shadow_decisions == gone | {("change", "late", "c"): 1}
+    assert not node.totals.requests
+
+
+def test_decisions_in_shadow_without_a_free_cell_count_for_other_routes() -> None:
+    node = Node(["a"])
+    node.reload(SlotNames(["public"], ["a"], filters=["limit"]))
+    counters = node.tallies[0]
+    for status in range(CELLS):
+        counters.cells.word(cell_name(0, 0, 1, status))
+    counters.count_shadow_decision("limit", "a", FilterEvent.ANSWER)
+    assert node.totals.shadow_decisions == {("answer", "limit", "_other"): 1}
 
 
 def test_a_column_whose_worker_has_died_is_carried_like_any_other() -> None:

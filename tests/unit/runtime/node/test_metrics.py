@@ -118,7 +118,7 @@ def test_every_family_is_told_with_its_labels_and_kind(node: Node, accept: bytes
     for route in ("user", 'a"\\\nb', "ü", "gone", ""):
         node.finish(route, fault="bad_request")
     node.finish("user", 503)
-    node.counters.count_filter("limit", FilterEvent.ANSWER)
+    node.counters.count_shadow_decision("limit", "user", FilterEvent.ANSWER)
     node.counters.count_filter("limit", FilterEvent.COPY_SENT)
     node.counters.count_filter("limit", FilterEvent.HELPER_ANSWERED)
     node.counters.count_filter("limit", FilterEvent.WAF_LFI)
@@ -313,14 +313,15 @@ def test_names_change_when_the_generation_is_committed_and_not_before(node: Node
 
 def test_filters_are_counted_by_instance(node: Node) -> None:
     """Errors and timeouts from 0 on, decisions in shadow once there are any; names that are gone as `_other`."""
-    for event in (FilterEvent.RAISED, FilterEvent.ANSWER, FilterEvent.ANSWER, FilterEvent.PASS):
-        node.counters.count_filter("limit", event)
+    node.counters.count_filter("limit", FilterEvent.RAISED)
+    for event in (FilterEvent.ANSWER, FilterEvent.ANSWER, FilterEvent.PASS):
+        node.counters.count_shadow_decision("limit", "user", event)
     node.counters.count_filter("gone", FilterEvent.LATE)
     assert node.value("fastgw_filter_errors_total", filter="limit") == 1
     assert node.value("fastgw_filter_timeouts_total", filter="limit") == 0
     assert node.value("fastgw_filter_timeouts_total", filter="_other") == 1
-    assert node.value("fastgw_filter_shadow_decisions_total", filter="limit", decision="answer") == 2
-    assert node.value("fastgw_filter_shadow_decisions_total", filter="limit", decision="pass") == 1
+    assert node.value("fastgw_filter_shadow_decisions_total", filter="limit", route="user", decision="answer") == 2
+    assert node.value("fastgw_filter_shadow_decisions_total", filter="limit", route="user", decision="pass") == 1
 
 
 def test_consumers_are_counted_by_name_and_others_together() -> None:
