@@ -245,7 +245,7 @@ class _Building:
         same = upstream is not None and (upstream.settings is settings or upstream.settings == settings)
         try:
             identity = context = None
-            if any(settings.speaks_tls(target.url) for target in settings.targets):
+            if settings.needs_tls:
                 material, protocols = material_of(settings.client_tls, self._plan.files), protocols_of(settings)
                 identity = identity_of(settings.client_tls, material, protocols)
                 context = made.contexts.get(identity) or base.contexts.get(identity)

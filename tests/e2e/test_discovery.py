@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from tests.e2e.test_processes import samples
 from tests.e2e.test_reload import Reloadable
 from tests.support.gateway import wait_until, write_config
 from tests.support.registries import Consul, Docker, Eureka, Nacos
+from tests.support.tcp import connected, connects_and_is_reset, read_exactly, tcp_target
+from tests.support.udp import UdpTarget, client_of
 
 TAKEN_S = 20.0
 """How long a change may take on a busy machine; otherwise it is below 1 s."""
@@ -55,8 +59,17 @@ class Node:
                 "nacos": {"targets": {"nacos": "users"}},
                 "eureka": {"targets": {"eureka": "users"}},
                 "docker": {"targets": {"docker": "users"}},
+                "raw": {"targets": {"consul": "raw", "scheme": "tcp"}},
+                "datagrams": {"targets": {"consul": "datagrams", "scheme": "udp"}},
             },
-            "routes": [{"name": each, "paths": [f"/{each}"], "upstream": each} for each in KINDS],
+            "listeners": {
+                "main": {"address": "127.0.0.1:0"},
+                "raw": {"address": "127.0.0.1:0", "protocol": "tcp", "upstream": "raw"},
+                "datagrams": {"address": "127.0.0.1:0", "protocol": "udp", "upstream": "datagrams"},
+            },
+            "routes": [
+                {"name": each, "listeners": ["main"], "paths": [f"/{each}"], "upstream": each} for each in KINDS
+            ],
         }
 
     def targets(self, upstream: str) -> list[tuple[int, int]]:
@@ -69,7 +82,7 @@ class Node:
         wait_until(lambda: [port for port, _ in self.targets(upstream)] == [*ports], f"{upstream}: {ports}", TAKEN_S)
 
     def problem(self, kind: str) -> str:
-        (found,) = [each for each in self.gateway.status()["feeds"] if each["feed"].startswith(f"{kind}:")]
+        (found,) = [each for each in self.gateway.status()["feeds"] if re.match(rf"{kind}:.*\busers\b", each["feed"])]
         return str(found["problem"])
 
     def wait_for_problem(self, kind: str, text: str) -> None:
@@ -131,6 +144,49 @@ def test_targets_follow_the_registry_without_a_reload(node: Node, kind: str) -> 
     up = [value for name, value in samples(node.gateway.ready["status"]).items() if name.startswith("fastgw_feed_up")]
     assert up
     assert set(up) == {1.0}
+
+
+def test_connections_get_other_targets_without_a_reload_and_go_on_with_those_that_they_have(node: Node) -> None:
+    generation, port = node.gateway.status()["generation"], node.gateway.port("raw")
+    with tcp_target() as first, tcp_target() as second:
+        for target in (first, second, first):
+            node.consul.set("raw", target.port)
+            node.wait_for("raw", target.port)
+            with connected(port) as client, target.accept() as service:
+                client.sendall(b"before")
+                assert read_exactly(service, 6) == b"before"
+                node.consul.set("raw")
+                node.wait_for("raw")
+                service.sendall(b"answer")
+                assert read_exactly(client, 6) == b"answer"
+                assert connects_and_is_reset(port)  # there is no target
+    assert node.gateway.status()["generation"] == generation
+
+
+def test_datagrams_leave_a_target_that_was_removed_once_it_answers_no_more(node: Node) -> None:
+    generation = node.gateway.status()["generation"]
+    with (
+        closing(UdpTarget()) as first,
+        closing(UdpTarget()) as second,
+        client_of(node.gateway, listener="datagrams") as client,
+    ):
+        node.consul.set("datagrams", first.port)
+        node.wait_for("datagrams", first.port)
+        for payload in (b"1", b"2"):
+            client.send(payload)
+            assert first.echo()[0] == payload
+            assert client.recv(9) == payload
+            node.consul.set("datagrams", second.port)
+            node.wait_for("datagrams", second.port)
+
+        def moves() -> bool:
+            client.send(b"3")
+            return second.has_one(0.1)
+
+        wait_until(moves, "a datagram to the other target")
+        assert second.echo()[0] == b"3"
+        assert client.recv(9) == b"3"
+    assert node.gateway.status()["generation"] == generation
 
 
 @pytest.mark.parametrize("mode", ["error", "nonsense", "refused"])

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,7 @@ import pytest
 
 from tests.support.gateway import Gateway, wait_until
 from tests.support.peer import DEADLINE
-
-
-class UdpTarget:
-    """A service that answers by hand."""
-
-    def __init__(self) -> None:
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
-        self.socket.settimeout(DEADLINE)
-        self.port: int = self.socket.getsockname()[1]
-
-    @property
-    def url(self) -> str:
-        return f"udp://127.0.0.1:{self.port}"
-
-    def echo(self) -> tuple[bytes, Any]:
-        """Answer one datagram by itself."""
-        payload, peer = self.socket.recvfrom(65_535)
-        self.socket.sendto(payload, peer)
-        return payload, peer
+from tests.support.udp import UdpTarget, client_of
 
 
 @pytest.fixture
@@ -53,15 +34,6 @@ def config(*urls: str, address: str = "127.0.0.1:0", workers: int = 1, **upstrea
     }
 
 
-@contextmanager
-def client_of(gateway: Gateway, host: str = "127.0.0.1") -> Iterator[socket.socket]:
-    """A socket that takes answers from this address of the gateway alone."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
-        made.connect((host, gateway.port()))
-        made.settimeout(DEADLINE)
-        yield made
-
-
 def test_datagrams_go_and_come_as_they_are(target: UdpTarget, tmp_path: Path) -> None:
     with Gateway(config(target.url), tmp_path) as gateway, client_of(gateway) as client:
         for payload in (b"", b"x", b"y" * 1472, b"z" * 60_000):
@@ -76,7 +48,7 @@ def test_a_session_is_an_address_and_port_and_keeps_its_target(tmp_path: Path) -
         for _ in range(4):
             with client_of(gateway) as client:
                 client.send(b"first")
-                served = next(each for each in targets if _has_one(each))
+                served = next(each for each in targets if each.has_one())
                 peers = {served.echo()[1]}
                 assert client.recv(9) == b"first"
                 for _ in range(3):
@@ -86,16 +58,6 @@ def test_a_session_is_an_address_and_port_and_keeps_its_target(tmp_path: Path) -
                 assert len(peers) == 1  # one socket for the session
     for each in targets:
         each.socket.close()
-
-
-def _has_one(target: UdpTarget) -> bool:
-    target.socket.settimeout(0.3)
-    try:
-        return bool(target.socket.recvfrom(1, socket.MSG_PEEK))
-    except TimeoutError:
-        return False
-    finally:
-        target.socket.settimeout(DEADLINE)
 
 
 def test_nobody_else_can_answer(target: UdpTarget, tmp_path: Path) -> None:
@@ -183,7 +145,7 @@ def test_sessions_have_a_bound_over_all_workers(target: UdpTarget, tmp_path: Pat
             clients.append(client)
         gateway.stderr.wait_for(lambda line: b"limits.udp_sessions is reached" in line)
         peers = set()
-        while _has_one(target):
+        while target.has_one():
             peers.add(target.socket.recvfrom(100)[1])
         assert len(peers) == 3
         for client in clients:

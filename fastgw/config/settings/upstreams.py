@@ -545,6 +545,11 @@ class Upstream(Settings):
         """Return the TLS settings for targets that use TLS."""
         return _DEFAULT_TLS if self.tls is None else self.tls
 
+    @property
+    def needs_tls(self) -> bool:
+        """Whether connections to a target use TLS; without targets, whether those to the next ones may."""
+        return any(self.speaks_tls(each.url) for each in self.targets) if self.targets else self.tls is not None
+
     def speaks_tls(self, url: Url) -> bool:
         """Whether connections to the target at this URL use TLS."""
         return url.tls or (url.scheme == "tcp" and self.tls is not None)

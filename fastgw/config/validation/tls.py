@@ -37,10 +37,12 @@ EXPIRES_SOON_S: Final = {"certificate": 14 * 24 * 3600, "ca": 14 * 24 * 3600, "c
 
 
 def _speaks_tls(location: SourceLocation, upstream: Upstream) -> bool:
-    """Whether any target uses TLS; for targets not known yet, whether they will."""
+    """Whether any target uses TLS; for targets not known yet, whether they will. A Service without endpoints may get
+    any."""
     targets: Any = upstream.targets
     if not targets:
-        return location.raw["targets"].get("scheme", "http") not in ("http", "udp")
+        listed = location.raw["targets"]
+        return listed == [] or listed.get("scheme", "http") not in ("http", "udp")
     return any(target is BROKEN or target.url is BROKEN or upstream.speaks_tls(target.url) for target in targets)
 
 

@@ -125,6 +125,7 @@ cdef class Plan:
     """Facts about the connections of a listener that its configuration decides."""
 
     cdef object upstream  # None: its connections are not ordinary
+    cdef object targets  # that it was made for: they may be replaced in place
     cdef object pool
     cdef object wheel
     cdef SocketPoller poller
@@ -135,6 +136,7 @@ cdef class Plan:
     def __init__(self, server, routes):
         upstream = routes.only_upstream
         worker_loop = server.worker_loop
+        self.targets = None if upstream is None else upstream.targets
         if upstream is None or upstream.settings.proxy_protocol is not None:
             return
         if type(worker_loop.sockets) is not SocketPoller:
@@ -198,7 +200,7 @@ def accept(server, listener, int listening):
     ip = text.decode()
     routes = listener.tcp
     plan = routes.plan
-    if plan is None:
+    if plan is None or (routes.only_upstream is not None and plan.targets is not routes.only_upstream.targets):
         plan = routes.plan = Plan(server, routes)
     if plan.upstream is None or plan.upstream.attempt_listener is not None:
         server.serve_tcp(listener, socket.socket(fileno=fd), (ip, port), None)

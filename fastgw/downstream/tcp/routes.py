@@ -36,7 +36,7 @@ class TcpRoutes:
             self._wildcards[_ANY] = [TcpRoute(upstreams[settings.upstream])]
         self.only_upstream = None if settings.upstream is None else upstreams[settings.upstream]
         """The upstream of all connections. None: it depends on the ClientHello."""
-        self.plan: Any = None  # created by the compiled module
+        self.plan: Any = None  # created by the compiled module, again when targets were replaced
         for each in settings.routes:
             route = TcpRoute(upstreams[each.upstream], frozenset(protocol.encode() for protocol in each.alpn))
             for name in each.sni or (_ANY,):

@@ -3,6 +3,9 @@
 A datagram of a client without a session starts one, which lasts as long as datagrams are received from either side
 (`timeouts.tunnel_idle`). Responses are received on the session's connected socket, so only the target can send them.
 
+Where a registry or a cluster no longer lists the target, its session goes on as long as the target answers. When it
+has not for `LAST_ANSWER_S`, the next datagram of the client starts a session with another target.
+
 A target that refuses the first datagrams, before any response, has not processed them: they are kept until then, and
 sent to another target (`retries`, condition `connect_failure`).
 """
@@ -34,7 +37,8 @@ if TYPE_CHECKING:
 PER_WAKEUP: Final = 64
 """Maximum number of datagrams that are read at once; then other events are handled."""
 LAST_ANSWER_S: Final = 2.0
-"""Seconds for the response to the last datagram when its listener closes. Many protocols have no responses."""
+"""Seconds for the response to a datagram when its listener closes or its target was removed. Many protocols have no
+responses."""
 MOST_WAITING: Final = 16
 """Maximum number of datagrams of a session that wait for a target: for its name lookup, or for a retry. Further ones
 are dropped."""
@@ -66,6 +70,9 @@ class UdpSessions:
                 return
             key = listener.name, datagram.client
             session = self.sessions.get(key)
+            if session is not None and session.has_lost_target(listener):
+                session.end()
+                session = None
             if session is None and (session := self._begin(key, listener, listening, datagram)) is None:
                 continue
             session.send(datagram.payload)
@@ -91,6 +98,7 @@ class UdpSession(Timed):
     __slots__ = (
         *("_answer_from", "_client", "_in_retry_budget", "_kept", "_kept_bytes", "_key", "_limit", "_listening"),
         *(
+            "_is_listed",
             "_record",
             "_resolving",
             "_resort",
@@ -99,10 +107,11 @@ class UdpSession(Timed):
             "_server",
             "_socket",
             "_target",
+            "_targets",
             "_timer",
             "_tried",
         ),
-        *("_tunnel_idle", "_unanswered", "_upstream", "_waiting"),
+        *("_tunnel_idle", "_unanswered_at", "_upstream", "_waiting"),
         *("begun_at", "client_ip", "fault", "is_open", "listener", "request_bytes", "response", "response_bytes"),
         *("retries", "route", "target", "upstream", "upstream_s", "why"),
     )
@@ -143,7 +152,7 @@ class UdpSession(Timed):
         self.request_bytes = self.response_bytes = self.retries = 0
         self.target = ""
         self.upstream_s = -1.0
-        self._unanswered = False
+        self._unanswered_at = inf  # of the first datagram since the last response
         self._socket: socket.socket | None = None
         self._waiting: list[bytes] = []
         self._kept: list[bytes] = []
@@ -159,6 +168,7 @@ class UdpSession(Timed):
         upstream = self.route.find(_NO_HELLO)
         assert upstream is not None
         self._upstream, self.upstream = upstream, upstream.name
+        self._targets, self._is_listed = upstream.targets, True
         self._tunnel_idle = upstream.settings.timeouts.tunnel_idle
         upstream.active += 1
 
@@ -219,8 +229,8 @@ class UdpSession(Timed):
     def send(self, payload: bytes) -> None:
         """Forward a datagram of the client. Like any datagram it may be lost."""
         self.request_bytes += len(payload)
-        self._unanswered = True
         self._touched()
+        self._unanswered_at = min(self._unanswered_at, self._server.worker_loop.wheel.now)
         if self._socket is not None:
             self._send_to_target(payload)
         elif len(self._waiting) < MOST_WAITING:
@@ -267,7 +277,7 @@ class UdpSession(Timed):
 
     def _answered(self, size: int) -> None:
         self.response_bytes += size
-        self._unanswered = False
+        self._unanswered_at = inf
         self._touched()
         if self.response is None:
             self._kept = []
@@ -355,11 +365,24 @@ class UdpSession(Timed):
             server.drained += 1
         server.finish(cast(Any, self))
 
+    def has_lost_target(self, listener: "Listener") -> bool:
+        """Whether the target was removed from the listener's upstream and does not answer any more."""
+        assert listener.tcp is not None
+        upstream = listener.tcp.only_upstream
+        if upstream is not None and upstream.targets is not self._targets:
+            self._targets = upstream.targets
+            self._is_listed = any(each.label == self.target for each in upstream.targets)
+        return not self._is_listed and self._server.worker_loop.wheel.now - self._unanswered_at >= LAST_ANSWER_S
+
+    def end(self) -> None:
+        """End without waiting for a response."""
+        self._finish()
+
     # calls of the server
 
     def leave(self) -> None:
         """End with the listener: after the response to the last datagram, within a short time."""
-        if not self._unanswered:
+        if self._unanswered_at == inf:
             self._finish()
             return
         self._tunnel_idle = min(self._tunnel_idle, LAST_ANSWER_S)

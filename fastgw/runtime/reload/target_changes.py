@@ -1,7 +1,6 @@
 """Changes of nothing but targets: they take effect in the active generation, and no table is compiled."""
 
 from collections.abc import Sequence
-from typing import Final
 
 from msgspec.structs import replace
 
@@ -11,9 +10,6 @@ from fastgw.config.settings.gateway import NONE, Config, Upstream
 from fastgw.config.sources.followed_files import is_discovered
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.upstream.targets.target import labels_of
-
-_STREAMS: Final = frozenset(("tcp", "tls", "udp"))
-"""Protocols of listeners that know the addresses of their targets by themselves."""
 
 
 def only_targets_differ(loaded: Loaded, active: Config, current: ConfigSnapshot) -> bool:
@@ -31,10 +27,9 @@ def only_targets_differ(loaded: Loaded, active: Config, current: ConfigSnapshot)
         or _rest(now) != _rest(active)
     ):
         return False
-    fixed = {name for each in now.listeners.values() if each.protocol in _STREAMS for name in each.destinations}
     for name, each in now.upstreams.items():
         before = active.upstreams[name]
-        if each is not before and each != before and (name in fixed or not _reached_alike(before, each)):
+        if each is not before and each != before and not _reached_alike(before, each):
             return False
     return True
 
@@ -54,6 +49,5 @@ def _reached_alike(before: Upstream, now: Upstream) -> bool:
     """
     if replace(before, targets=now.targets) != now:
         return False
-    speak_tls = [any(each.speaks_tls(target.url) for target in each.targets) for each in (before, now)]
     plain = all(not target.url.base_path for each in (before, now) for target in each.targets)
-    return speak_tls[0] == speak_tls[1] and plain
+    return plain and (before.needs_tls == now.needs_tls or not now.targets)
