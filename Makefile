@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help setup run lint test test-pythons wheel wheels programs deb deb-check helm-check lock docs docs-site fuzz bench bench-check clean
+.PHONY: help setup run lint collect test-setup test test-pythons wheel wheels programs deb deb-check helm-check lock docs docs-site fuzz bench bench-check clean
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 600
@@ -35,10 +35,10 @@ BENCH_PROGRAMS := nginx=nginx wrk=wrk h2load=nghttp2-client haproxy=haproxy cadd
 # What nginx + lua takes beyond them: Debian packages without a program.
 BENCH_PACKAGES := libnginx-mod-http-lua lua-cjson libnginx-mod-stream
 
-# Install packages where that is ours to do.
+# Install packages where that is ours to do; one rule at a time, for apt-get refuses to run twice at once.
 define apt_install
-{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
-  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(1) >/dev/null; }
+{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && { flock 9; apt-get update -qq 9<&- && \
+  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(1) >/dev/null 9<&-; } 9<Makefile; }
 endef
 
 # Packages for $(2) that are missing: installed, or else named, and make ends.
@@ -48,12 +48,16 @@ if [ -n "$(1)" ] && ! $(call apt_install,$(1)); then \
 fi
 endef
 
-# The same for programs, as command=package.
-define install_programs
-missing=; for each in $(1); do \
+# Add those of the programs, as command=package, that are not there to $$missing.
+define look_for_programs
+for each in $(1); do \
   PATH="$$PATH:/usr/sbin:/sbin" command -v "$${each%=*}" >/dev/null || missing+=" $${each#*=}"; \
-done; \
-$(call install,$${missing# },$(2))
+done
+endef
+
+# Programs for $(2) that are missing: installed, or else named, and make ends.
+define install_programs
+missing=; $(call look_for_programs,$(1)); $(call install,$${missing# },$(2))
 endef
 
 # Debian packages that are no programs, which $(2) can do without for less: installed, or else named.
@@ -109,7 +113,7 @@ setup: .venv/.installed .venv/.compiled  ## make .venv with everything: .venv/bi
 run: .venv/.compiled  ## run the gateway in front of a demo service, on port 8080 (LISTEN=127.0.0.1:8080)
 	@$(BIN)/fastgw demo --listen $(LISTEN)
 
-lint: setup  ## ruff and mypy --strict
+lint: .venv/.installed  ## ruff and mypy --strict
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy --strict fastgw bench
@@ -118,8 +122,8 @@ lint: setup  ## ruff and mypy --strict
 TEST_FILES := /usr/share/modsecurity-crs/rules=modsecurity-crs /usr/lib/*/libmodsecurity.so.3=libmodsecurity3
 
 programs:
-	@$(call install_programs,$(TEST_PROGRAMS),make test)
-	@missing=; for each in $(TEST_FILES); do compgen -G "$${each%=*}" >/dev/null || missing+=" $${each#*=}"; done; \
+	@missing=; $(call look_for_programs,$(TEST_PROGRAMS)); \
+	for each in $(TEST_FILES); do compgen -G "$${each%=*}" >/dev/null || missing+=" $${each#*=}"; done; \
 	$(call install,$${missing# },make test)
 
 %/node_modules/.installed: %/package-lock.json | programs
@@ -127,14 +131,22 @@ programs:
 	@touch $@
 
 # In an environment of its own: it wants an older cryptography than we do.
-$(SSLYZE): | .venv/.installed
+$(SSLYZE): | .venv/.runtime
 	$(PYTHON) -m venv .venv/sslyze
 	.venv/sslyze/bin/python -m pip install --quiet --disable-pip-version-check 'sslyze>=6.3'
 
 # A worker that ends amid a test is not replaced: its test would be the next one's first, and hang again.
 AT_ONCE := -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
-test: lint programs $(PROVIDER)/node_modules/.installed $(RPC_CLIENTS)/node_modules/.installed $(CACHE_SUITE)/node_modules/.installed $(NPM_PACKAGES)/node_modules/.installed $(SSLYZE)  ## lint, then every test; apt-get installs what they run, when you are root
+# So that what is wrong with a test file is told at once, and its bytecode is there for all processes that collect it.
+collect: setup
+	@told=$$($(BIN)/python -m pytest --collect-only -qq) || { echo "$$told"; exit 1; }
+
+test-setup: lint collect programs $(PROVIDER)/node_modules/.installed $(RPC_CLIENTS)/node_modules/.installed $(CACHE_SUITE)/node_modules/.installed $(NPM_PACKAGES)/node_modules/.installed $(SSLYZE)
+
+# Most of what comes before the tests waits for the network, or for one processor: it is done at once.
+test:  ## lint, then every test; apt-get installs what they run, when you are root
+	@$(MAKE) --jobs=5 --output-sync=line test-setup
 	$(BIN)/python -m pytest $(AT_ONCE)
 	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest $(AT_ONCE) -m 'not twin' $(TWICE)
 

@@ -24,6 +24,7 @@ from bench.load.load import NoAnswers
 from bench.measure import Effort, measure
 from bench.outcome import RESULTS, Outcome, newest, read
 from bench.peers import LeftOut, Peer
+from bench.plots import draw
 from bench.ports import NotReady
 from bench.prove import NotTheSameWork
 from bench.scenarios import SCENARIOS
@@ -191,8 +192,6 @@ def plot(
     ] = None,
 ) -> None:
     """Draw results as SVG files in bench/results/."""
-    from bench.plots import draw  # matplotlib takes a second to load, and only this command needs it
-
     _prepare_results()
     for file in results or filter(None, map(newest, SCENARIOS)):
         with _reading(file):

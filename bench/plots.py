@@ -1,18 +1,19 @@
 """Plots of a result as SVG, readable on light and dark pages."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any
-
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from typing import TYPE_CHECKING, Any
 
 from bench.outcome import Outcome
 from bench.samples import Measured
 from bench.scenarios.scenario import Kind, Picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INK, INK_IN_THE_DARK = "#57606a", "#c9d1d9"
 OURS, OTHERS = "#d1603d", "#7c93b2"
@@ -41,6 +42,8 @@ DARK = (
 
 def draw(outcome: Outcome, folder: Path) -> Iterator[Path]:
     """Draw the plots of the scenario; return their paths. They replace those of earlier results."""
+    from matplotlib import rc_context  # not by every process that reads a result: it takes 0.2 s of processor time
+
     for picture in outcome.scenario.pictures:
         shown = outcome.under(picture.load)
         if shown:
@@ -52,6 +55,8 @@ def draw(outcome: Outcome, folder: Path) -> Iterator[Path]:
 
 
 def _draw(picture: Picture, shown: list[Measured], file: Path) -> None:
+    from matplotlib.figure import Figure as Canvas
+
     canvas = Canvas(figsize=(7.2, 0.9 + 0.34 * len(shown) if picture.kind is Kind.BARS else 3.6), layout="constrained")
     axes = canvas.subplots()
     {Kind.BARS: _bars, Kind.LINES: _lines}[picture.kind](axes, picture, shown)

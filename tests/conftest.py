@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from functools import cache
@@ -22,8 +23,10 @@ hypothesis.settings.load_profile("fastgw")
 # The commands are made from their signatures, for each one that runs: that takes twice as long as most of them do.
 typer.testing._get_command = cache(typer.testing._get_command)
 
-# Where Python is told to keep nothing that it has compiled, each start of the command would compile all modules anew.
+# Where Python is told to keep nothing that it has compiled, each start of the command would compile all modules anew,
+# and each process that runs tests all of their files.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 # Where gateways register that tests start: not among those of whoever runs the tests. It is removed at the end.

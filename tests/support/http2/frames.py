@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -161,6 +162,7 @@ def table_size(size: int) -> bytes:
     return integer(size, 5, 0x20)
 
 
+@lru_cache(256)  # floods are made of the same few, thousands of times
 def block(*fields: Field) -> bytes:
     return b"".join(literal(*field) for field in fields)
 

@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -18,6 +17,7 @@ from fastgw.config.kyma.services import GROUP
 from fastgw.config.loading.load import load
 from fastgw.config.settings.gateway import Config, DrainTimeouts
 from fastgw.filters import TYPES
+from tests.support.manifests import VERSIONS, validate
 
 ROOT = Path(__file__).parents[3]
 SYSTEMD = ROOT / "deploy" / "systemd"
@@ -25,7 +25,6 @@ KUBERNETES = ROOT / "deploy" / "kubernetes"
 UNITS = [SYSTEMD / "fastgw.service", SYSTEMD / "fastgw.socket"]
 MANIFESTS = {path.name: yaml.safe_load(path.read_text()) for path in sorted(KUBERNETES.glob("*.yaml"))}
 KUSTOMIZATION = MANIFESTS.pop("kustomization.yaml")
-VERSIONS = ["1.27", kubernetes_validate.latest_version()]  # of Kubernetes
 ENDING = 5.0
 """Seconds that a stop may take beyond the drain: the logs are written, and who does not stop is killed."""
 
@@ -111,7 +110,7 @@ class TestKubernetes:
     @pytest.mark.parametrize("name", MANIFESTS)
     def test_takes_the_manifests(self, name, version):
         """Unknown keys are errors too."""
-        kubernetes_validate.validate(MANIFESTS[name], version, strict=True)
+        validate(MANIFESTS[name], version)
 
     def test_every_manifest_is_applied_and_names_no_namespace(self):
         assert KUSTOMIZATION["resources"] == list(MANIFESTS)
@@ -193,7 +192,7 @@ class TestEgress:
     @pytest.mark.parametrize("version", VERSIONS)
     @pytest.mark.parametrize("name", MANIFESTS)
     def test_kubernetes_takes_the_manifests(self, name, version):
-        kubernetes_validate.validate(self.MANIFESTS[name], version, strict=True)
+        validate(self.MANIFESTS[name], version)
 
     def test_every_manifest_is_applied_and_every_selector_finds_the_pods(self):
         assert self.KUSTOMIZATION["resources"] == list(self.MANIFESTS)
@@ -249,7 +248,7 @@ class TestEgress:
         apps.write_text(json.dumps({"kind": "List", "apiVersion": "v1", "items": items}))
         told = CliRunner().invoke(app_of_commands, ["kyma-services", str(apps)])
         (service,) = json.loads(told.stdout)["items"]
-        kubernetes_validate.validate(service, version, strict=True)
+        validate(service, version)
         assert service["metadata"]["name"] == "shop-4b2a-1"
         name, namespace = self.manifest("Service")["metadata"]["name"], self.KUSTOMIZATION["namespace"]
         assert service["spec"]["externalName"] == f"{name}.{namespace}.svc.cluster.local"

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
 from fastgw.config.kubernetes.cluster import CONTROLLER, INGRESS_CONTROLLER, KINDS
 from fastgw.config.kubernetes.ingress import POD_PORTS
+from tests.support.manifests import VERSIONS, validate
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 KUSTOMIZE = DEPLOY / "kubernetes-gateway"
@@ -42,12 +42,12 @@ OWN_KINDS = {"GatewayClass", "CustomResourceDefinition"}
 """Kinds whose schemas kubernetes-validate does not have."""
 
 
-@pytest.mark.parametrize("version", ["1.27", kubernetes_validate.latest_version()])
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("made", [MANIFESTS, CHARTED], ids=["kustomize", "helm"])
 def test_kubernetes_takes_every_object(made: dict[str, Any], version: str) -> None:
     for item in made.values():
         if item["kind"] not in OWN_KINDS:
-            kubernetes_validate.validate(item, version, strict=True)
+            validate(item, version)
 
 
 def test_the_kustomization_has_every_file() -> None:
