@@ -41,6 +41,15 @@ Broker = Annotated[
 ]
 
 
+def _check_files(ca: str | None, certificate: str | None, key: str | None, without_tls: str) -> None:
+    """Check the files of TLS. `without_tls`: why there is no TLS; "": there is. Raises `ValueError`."""
+    for name, file in (("ca", ca), ("certificate", certificate), ("key", key)):
+        if file is not None and without_tls:
+            raise ValueError(f"`{name}` is set, but {without_tls}")
+    if (certificate is None) is not (key is None):
+        raise ValueError("`certificate` and `key` belong together")
+
+
 class Spool(Settings):
     """Directory that keeps lines while a sink is unreachable, also over restarts and crashes of the gateway."""
 
@@ -94,6 +103,11 @@ class HttpSink(Settings):
     """Password of `username`."""
     ca: ReadableFile | None = None
     """Certificates of the authorities that are trusted, in PEM. null = those of the system."""
+    certificate: ReadableFile | None = None
+    """PEM file with the client certificate and its chain. Needs `key`. Renewed files are used from the next connection
+    on."""
+    key: ReadableFile | None = None
+    """PEM file with the private key of the client certificate, without a passphrase. Needs `certificate`."""
     timeout: Duration = 10.0
     """Timeout for connecting, and for each wait for the server."""
     spool: Spool | None = None
@@ -104,6 +118,7 @@ class HttpSink(Settings):
             raise ValueError("`username` and `password` belong together")
         if self.token is not None and self.username is not None:
             raise ValueError("`token` and `username` exclude one another")
+        _check_files(self.ca, self.certificate, self.key, "" if self.url.origin.tls else "`url` is not https")
 
     def authorization(self) -> str | None:
         """Return the value of `Authorization`. Raises `ValueError` if its secret is unavailable."""
@@ -207,11 +222,7 @@ class KafkaSink(Settings):
     def __post_init__(self) -> None:
         if find_spec("aiokafka") is None:
             raise ValueError("the package aiokafka is missing; install fastgw[kafka]")
-        for name in ("ca", "certificate", "key"):
-            if getattr(self, name) is not None and not self.tls:
-                raise ValueError(f"`{name}` is set, but `tls` is not")
-        if (self.certificate is None) is not (self.key is None):
-            raise ValueError("`certificate` and `key` belong together")
+        _check_files(self.ca, self.certificate, self.key, "" if self.tls else "`tls` is not")
         if self.sasl is not None and self.sasl.mechanism == "PLAIN" and not self.tls:
             raise ValueError("`sasl.mechanism` PLAIN sends the password itself; expected `tls: true`, or SCRAM-SHA-512")
 

@@ -484,6 +484,8 @@ access_logs:
         gzip: true
         token: {env: LOGS_TOKEN}            # or username: and password:
         ca: logs-ca.pem
+        certificate: gateway.pem            # for servers that ask for one
+        key: gateway.key
         timeout: 5s
         spool: {path: spool, size: 1GiB}
 """,
@@ -497,6 +499,8 @@ access_logs:
         gzip: true
         token: {env: LOGS_TOKEN}            # or username: and password:
         ca: logs-ca.pem
+        certificate: gateway.pem            # for servers that ask for one
+        key: gateway.key
         timeout: 5s
         spool: {path: spool, size: 1GiB}
 """,
@@ -511,6 +515,8 @@ access_logs:
         gzip: true
         token: {env: LOGS_TOKEN}            # or username: and password:
         ca: logs-ca.pem
+        certificate: gateway.pem            # for servers that ask for one
+        key: gateway.key
         timeout: 5s
         spool: {path: spool, size: 1GiB}
 """,
@@ -525,6 +531,8 @@ access_logs:
         gzip: true
         token: {env: LOGS_TOKEN}            # or username: and password:
         ca: logs-ca.pem
+        certificate: gateway.pem            # for servers that ask for one
+        key: gateway.key
         timeout: 5s
         spool: {path: spool, size: 1GiB}
 """,

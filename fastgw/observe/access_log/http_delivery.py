@@ -89,13 +89,13 @@ class HttpTransport:
         body: LineBody,
         authorization: Callable[[], str | None],
         timeout: float,
-        ca: str | None,
+        files: tuple[str | None, str | None, str | None],
         compresses: bool,
     ) -> None:
         """`authorization`: returns the value of `Authorization` for each request, because secrets are renewed; raises
-        `ValueError`."""
+        `ValueError`. `files`: of TLS, as `sink_context` takes them; they are read for each connection."""
         self._url, self._body, self._authorization, self._timeout = url, body, authorization, timeout
-        self._ca, self._compresses = ca, compresses
+        self._files, self._compresses = files, compresses
         self._connection: HTTPConnection | None = None
 
     def deliver(self, lines: Sequence[bytes]) -> int:
@@ -157,7 +157,7 @@ class HttpTransport:
         if origin.socket:
             return _unix_connection(origin, self._timeout)
         if origin.tls:
-            return HTTPSConnection(origin.host, origin.port, timeout=self._timeout, context=sink_context(self._ca))
+            return HTTPSConnection(origin.host, origin.port, timeout=self._timeout, context=sink_context(*self._files))
         return HTTPConnection(origin.host, origin.port, timeout=self._timeout)
 
 

@@ -30,7 +30,7 @@ def why_not(name: object) -> str | None:
     for kind in ("http", "loki", "elasticsearch", "otlp", "kafka"):
         if (remote := getattr(name, kind, None)) is not None:
             try:
-                sink_context(remote.ca, getattr(remote, "certificate", None), getattr(remote, "key", None))
+                sink_context(remote.ca, remote.certificate, remote.key)
             except OSError as error:
                 return error.strerror
     file = getattr(name, "file", None)  # one that is rotated

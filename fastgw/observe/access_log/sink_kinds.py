@@ -52,6 +52,10 @@ class HttpSettings(Protocol):
     @property
     def ca(self) -> str | None: ...
     @property
+    def certificate(self) -> str | None: ...
+    @property
+    def key(self) -> str | None: ...
+    @property
     def timeout(self) -> float: ...
     @property
     def spool(self) -> SpoolSettings | None: ...
@@ -192,7 +196,8 @@ def sink_of(
         http, body = settings.otlp, OtlpLogBody(settings.otlp.service)
     assert http is not None
     url = http.url if settings.otlp is None else settings.otlp.endpoint
-    sent = HttpTransport(url, body, http.authorization, http.timeout, http.ca, http.gzip)
+    files = http.ca, http.certificate, http.key
+    sent = HttpTransport(url, body, http.authorization, http.timeout, files, http.gzip)
     return RemoteSink(name, sent, http.batch, _spool_of(http.spool))
 
 

@@ -14,6 +14,7 @@ from fastgw.http.grpc.frames import PREFIX, frame
 from fastgw.http.grpc.status import STATUS, GrpcStatus, parse_status
 from fastgw.upstream.client.http_client import Fetched, Fetcher, FetchFailed
 from fastgw.upstream.policies.retry import wait_in
+from fastgw.upstream.targets.tls import ClientTls, read_tls
 
 FIRST_BACKOFF_S: Final = 0.5
 MOST_BACKOFF_S: Final = 30.0
@@ -89,6 +90,7 @@ class CollectorClient:
         if is_gzip:
             fields.append((b"Grpc-Encoding" if is_call else b"Content-Encoding", b"gzip"))
         self._fields = fields
+        self._tls: ClientTls | None = None  # read at first, and again after a failure: certificates are renewed
 
     def __repr__(self) -> str:
         return f"<CollectorClient of {self.origin}>"
@@ -105,21 +107,26 @@ class CollectorClient:
             message = await asyncio.get_running_loop().run_in_executor(None, gzip.compress, message, 1)
         return frame(message, int(is_gzip)) if self._is_call else message
 
-    async def send(self, body: bytes) -> bytes:
-        """Send a prepared batch once, and return the collector's response. Raises `BatchRefused`."""
+    async def send(self, body: bytes, headers: CollectorHeaders = ()) -> bytes:
+        """Send a prepared batch once, and return the collector's response. `headers`: of this batch, in addition.
+        Raises `BatchRefused`.
+        """
         export = self._export
+        if self._tls is None:
+            self._tls = await self._read_tls()
         try:
             answer = await self._fetcher.fetch(
                 export.endpoint,
                 method=b"POST",
-                fields=self._fields,
+                fields=[*headers, *self._fields],
                 body=body,
-                tls=export.tls,
+                tls=self._tls,
                 timeout=export.timeout,
                 repeatable=True,
                 http2=self._is_call,
             )
         except FetchFailed as failed:
+            self._tls = None
             raise BatchRefused(failed.reason, 0.0) from None
         wait = min(wait_in(answer.fields.get(b"Retry-After")), MOST_ASKED_S)
         if self._is_call and answer.status == 200:
@@ -129,6 +136,13 @@ class CollectorClient:
             is_of_settings = answer.status in _OF_SETTINGS
             raise BatchRefused(f"{self.origin}: status {answer.status}", wished, is_of_settings=is_of_settings)
         return answer.body
+
+    async def _read_tls(self) -> ClientTls:
+        """Read the files of TLS. Raises `BatchRefused`."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, read_tls, self._export.tls)
+        except OSError as error:
+            raise BatchRefused(f"{self.origin}: {error.filename}: {error.strerror}", 0.0) from error
 
 
 def _outcome_of_call(answer: Fetched, wait: float) -> bytes:

@@ -15,7 +15,6 @@ import asyncio
 import ssl
 from collections.abc import Iterable
 from math import inf
-from pathlib import Path
 from time import monotonic
 from typing import Any, Final, NamedTuple, final
 
@@ -83,7 +82,7 @@ class Fetcher:
         self._worker_loop = worker_loop
         self._origins: dict[tuple[Url, str | None, Identity | None, bool], _Origin] = {}
         self._contexts: dict[Identity, asyncio.Task[ssl.SSLContext]] = {}
-        self._read: dict[settings.UpstreamTls, ClientTls] = {_TLS: read_tls(_TLS, _contents)}
+        self._read: dict[settings.UpstreamTls, ClientTls] = {_TLS: read_tls(_TLS)}
         self._stopped = False
 
     def __repr__(self) -> str:
@@ -163,7 +162,7 @@ class Fetcher:
 
     async def _reading(self, tls: settings.UpstreamTls) -> ClientTls:
         loop = asyncio.get_running_loop()
-        read = self._read[tls] = await loop.run_in_executor(None, read_tls, tls, _contents)
+        read = self._read[tls] = await loop.run_in_executor(None, read_tls, tls)
         return read
 
     async def _context(self, tls: ClientTls, identity: Identity) -> ssl.SSLContext:
@@ -319,10 +318,6 @@ class _ClientRequest:
         if stream is not None:
             stream.cancel()
         self._finish((Fault.UPSTREAM_MALFORMED, f"the response is longer than {self._most} bytes"))
-
-
-def _contents(path: str) -> bytes:
-    return Path(path).read_bytes()
 
 
 async def made_context(tls: ClientTls) -> ssl.SSLContext:

@@ -16,7 +16,7 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.observe.access_log.otlp_logs import OtlpLogBody
 from fastgw.observe.access_log.remote_sink import Undelivered, split_by_size
 from fastgw.observe.access_log.sink_kinds import OtlpSettings
-from fastgw.upstream.client.collector_client import PROTOBUF, BatchRefused, CollectorClient
+from fastgw.upstream.client.collector_client import PROTOBUF, BatchRefused, CollectorClient, CollectorHeaders
 from fastgw.upstream.client.http_client import Fetcher
 
 MOST_CALL_BYTES: Final = 1024 * 1024
@@ -33,22 +33,21 @@ class _Export(NamedTuple):
 class _Calls:
     """Event loop with an HTTP client, whose connections live as long as it."""
 
-    def __init__(self) -> None:
+    def __init__(self, export: _Export) -> None:
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._worker_loop = WorkerLoop(self._runner.get_loop())
         self._worker_loop.start()
         self._fetcher = Fetcher(self._worker_loop)
+        self._client = CollectorClient(self._fetcher, export, (), PROTOBUF, is_call=True)
 
-    def send_message(self, export: _Export, authorization: str | None, message: bytes) -> bytes:
+    def send_message(self, authorization: str | None, message: bytes) -> bytes:
         """Return the response to a message. Raises `BatchRefused`."""
         headers = () if authorization is None else ((b"Authorization", authorization.encode()),)
-        client = CollectorClient(self._fetcher, export, headers, PROTOBUF, is_call=True)
-        return self._runner.run(self._prepare_and_send(client, message))
+        return self._runner.run(self._prepare_and_send(message, headers))
 
-    @staticmethod
-    async def _prepare_and_send(client: CollectorClient, message: bytes) -> bytes:
+    async def _prepare_and_send(self, message: bytes, headers: CollectorHeaders) -> bytes:
         await asyncio.sleep(0)  # a turn of the loop, which reads what has come since the last call: GOAWAY, or the end
-        return await client.send(await client.prepare(message))
+        return await self._client.send(await self._client.prepare(message), headers)
 
     def close(self) -> None:
         self._fetcher.stop()
@@ -65,7 +64,7 @@ class LogCollector:
         self._export = _Export(
             settings.endpoint,
             "gzip" if settings.gzip else "none",
-            UpstreamTls(ca=settings.ca),
+            UpstreamTls(ca=settings.ca, certificate=settings.certificate, key=settings.key),
             settings.timeout,
         )
         self._authorization: Callable[[], str | None] = settings.authorization
@@ -95,8 +94,8 @@ class LogCollector:
         """Deliver lines in one call, and return the number of those that are refused."""
         authorization = self._authorization()
         if self._calls is None:
-            self._calls = _Calls()
-        answer = self._calls.send_message(self._export, authorization, self._body.encode(lines))
+            self._calls = _Calls(self._export)
+        answer = self._calls.send_message(authorization, self._body.encode(lines))
         return self._body.count_refused(lines, answer)
 
     def close(self) -> None:

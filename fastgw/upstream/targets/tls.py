@@ -104,8 +104,14 @@ class ClientTls(NamedTuple):
     identity: Identity
 
 
-def read_tls(tls: settings.UpstreamTls, read: Callable[[str], bytes]) -> ClientTls:
-    """Read the configured files. `read`: function that returns the contents of a file. Raises its exceptions."""
+def _contents(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+def read_tls(tls: settings.UpstreamTls, read: Callable[[str], bytes] = _contents) -> ClientTls:
+    """Read the configured files. `read`: function that returns the contents of a file, by default those of now. Raises
+    its exceptions, such as `OSError`.
+    """
     material = _material(tls, read)
     return ClientTls(tls, material, identity_of(tls, material))
 

@@ -210,7 +210,7 @@ class BodyChange(Settings):
     that takes longer is killed and replaced. It gets bodies of `jq` and `jsonata`, those above 128 KiB, and those that
     take too long for the event loop: XML above 16 KiB, and bodies of which more than 400 values are opened one by one.
     """
-    on_timeout: Literal["refuse", "pass"] = "refuse"
+    on_timeout: Literal["pass", "refuse"] = "refuse"
     """Result if a helper process has not transformed a body: the deadline has passed, the queue is full, or the process
     has ended. `refuse`: 504, or 503 if no process was free. `pass`: the body does not change. Counted in
     `fastgw_filter_helper_requests_total`."""

@@ -133,6 +133,8 @@ SETTINGS: dict[str, list[Said]] = {
     **{f"{name}.token": [log_sink(kind, token=SECRET)] for name, kind in SINKS.items()},
     **{f"{name}.password": [log_sink(kind, username="a", password=SECRET)] for name, kind in SINKS.items()},
     **{f"{name}.ca": [log_sink(kind, ca="FILE")] for name, kind in SINKS.items()},
+    **{f"{name}.certificate": [log_sink(kind, certificate="FILE", key="KEY")] for name, kind in SINKS.items()},
+    **{f"{name}.key": [log_sink(kind, certificate="CERTIFICATE", key="FILE")] for name, kind in SINKS.items()},
     "KafkaSink.ca": [{"access_logs": [{"sink": {"kafka": {**KAFKA, "tls": True, "ca": "FILE"}}}]}],
     "KafkaSink.certificate": [
         {"access_logs": [{"sink": {"kafka": {**KAFKA, "tls": True, "certificate": "FILE", "key": "KEY"}}}]}

@@ -11,6 +11,7 @@ import re
 import resource
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -32,7 +33,9 @@ from fastgw.config.settings.log_sinks import (
 )
 from fastgw.config.settings.secrets import Secret
 from fastgw.observe.access_log import remote_sink
+from fastgw.observe.access_log.sink import why_not
 from fastgw.observe.access_log.sink_kinds import sink_of
+from tests.support.certificates import Certificates, server_tls
 
 RECORD = re.compile(
     rb"<134>1 [0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z [!-~]+ fastgw [0-9]+ access - (.*)",
@@ -50,8 +53,10 @@ class Server(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", port), Handler)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.answers: list[tuple[int, dict[str, str], bytes]] = [(204, {}, b"")]
         self.seen: list[tuple[str, dict[str, str], bytes]] = []
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
@@ -120,6 +125,63 @@ def make() -> Iterator[Callable[..., Any]]:
 
 def http_sink(server: Server, **more: Any) -> dict[str, Any]:
     return {"http": HttpSink(url=parse_endpoint(server.url), timeout=WAIT_S, **more)}
+
+
+OF_KINDS: dict[str, tuple[type[HttpSink], dict[str, Any], tuple[int, dict[str, str], bytes]]] = {
+    "http": (HttpSink, {}, (204, {}, b"")),
+    "loki": (LokiSink, {}, (204, {}, b"")),
+    "elasticsearch": (ElasticsearchSink, {"index": "web"}, (200, {}, b'{"errors":false}')),
+    "otlp": (OtlpSink, {}, (200, {}, b"")),
+}
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("ours"))
+
+
+@pytest.fixture(scope="module")
+def issued(ours: Certificates) -> tuple[str, str]:
+    return ours.issue("127.0.0.1")
+
+
+class TestTls:
+    @pytest.mark.parametrize("kind", OF_KINDS)
+    def test_client_certificates_are_shown_and_renewed_ones_are_read(self, tmp_path, ours, issued, kind):
+        """A server that demands a certificate, and at first gets one of an authority that it does not trust."""
+        shown = dict(zip(("certificate", "key"), Certificates(tmp_path).issue("gateway.test"), strict=True))
+        server = Server(tls=server_tls(issued, ours.ca))
+        make, more, answer = OF_KINDS[kind]
+        server.answers = [answer]
+        url = parse_endpoint(f"https://127.0.0.1:{server.server_address[1]}/")
+        sink = sink_of(RemoteSink(**{kind: make(url=url, ca=ours.ca, timeout=WAIT_S, **more, **shown)}))
+        assert isinstance(sink, remote_sink.RemoteSink)
+        try:
+            with pytest.raises(remote_sink.Undelivered, match=r"TLS failed: |Connection reset|Broken pipe"):
+                sink._transport.deliver([b'{"a":1}'])
+            assert server.seen == []
+            for renewed, file in zip(ours.issue("gateway.test"), shown.values(), strict=True):
+                Path(file).write_bytes(Path(renewed).read_bytes())
+            assert sink._transport.deliver([b'{"a":1}']) == 0
+            assert len(server.seen) == 1
+        finally:
+            sink.close()
+            server.stop()
+
+    def test_files_are_read_before_the_gateway_starts(self, ours, issued):
+        url, (certificate, key) = parse_endpoint("https://logs.test/in"), ours.issue("gateway.test")
+        whole = HttpSink(url=url, ca=ours.ca, certificate=certificate, key=key)
+        assert why_not(RemoteSink(http=whole)) is None
+        mixed = LokiSink(url=url, certificate=certificate, key=issued[1])
+        assert why_not(RemoteSink(loki=mixed)) == f"{issued[1]} is not the key of {certificate}"
+
+    @pytest.mark.parametrize("name", ["ca", "certificate", "key"])
+    def test_files_need_https_and_one_another(self, ours, name):
+        with pytest.raises(ValueError, match=f"`{name}` is set, but `url` is not https"):
+            HttpSink(url=parse_endpoint("http://logs.test/in"), **{name: ours.ca})
+        if name != "ca":
+            with pytest.raises(ValueError, match="belong together"):
+                HttpSink(url=parse_endpoint("https://logs.test/in"), **{name: ours.ca})
 
 
 class TestSyslog:

@@ -19,6 +19,7 @@ from fastgw.config.base.value_types import parse_endpoint
 from fastgw.config.settings.log_sinks import OtlpSink, RemoteSink, Spool
 from fastgw.config.settings.secrets import Secret
 from fastgw.observe.access_log import remote_sink
+from fastgw.observe.access_log.remote_sink import Undelivered
 from fastgw.observe.access_log.sink_kinds import sink_of
 from fastgw.upstream.client import log_collector
 from fastgw.upstream.client.log_collector import LogCollector
@@ -172,6 +173,40 @@ def test_certificates_are_verified(tmp_path: Path) -> None:
         assert server.texts == ["1"]
     finally:
         server.stop()
+
+
+def test_client_certificates_are_shown_and_renewed_ones_are_read(tmp_path: Path) -> None:
+    """A collector that demands a certificate, and at first gets one of an authority that it does not trust."""
+    for name in ("ours", "other"):
+        (tmp_path / name).mkdir()
+    ours, other = Certificates(tmp_path / "ours"), Certificates(tmp_path / "other")
+    certificate, key = (Path(each).read_bytes() for each in ours.issue("127.0.0.1"))
+    trusted = Path(ours.ca).read_bytes()
+    server = Collector(credentials=grpc.ssl_server_credentials([(key, certificate)], trusted, require_client_auth=True))
+    shown = dict(zip(("certificate", "key"), other.issue("gateway.test"), strict=True))
+    url = parse_endpoint(f"https://127.0.0.1:{server.port}")
+    collector = LogCollector(OtlpSink(url=url, protocol="grpc", ca=ours.ca, **shown))
+    try:
+        with pytest.raises(Undelivered):
+            collector.deliver([b"1"])
+        for renewed, file in zip(ours.issue("gateway.test"), shown.values(), strict=True):
+            Path(file).write_bytes(Path(renewed).read_bytes())
+        assert collector.deliver([b"1"]) == 0
+        assert server.texts == ["1"]
+        Path(ours.ca).unlink()
+        server.failures.append(grpc.StatusCode.UNAVAILABLE)
+        with pytest.raises(Undelivered, match="gRPC status UNAVAILABLE"):
+            collector.deliver([b"2"])
+        assert collector.deliver([b"2"]) == 0  # a status is no failure of the connection
+    finally:
+        collector.close()
+        server.stop()
+    missing = LogCollector(OtlpSink(url=url, protocol="grpc", ca=ours.ca))
+    try:
+        with pytest.raises(Undelivered, match=f"{ours.ca}: No such file or directory"):
+            missing.deliver([b"3"])
+    finally:
+        missing.close()
 
 
 def test_an_http_server_is_no_collector(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
