@@ -24,6 +24,7 @@ from fastgw.config.settings.secrets import SECRET_NAMES
 from fastgw.downstream import Listener
 from fastgw.downstream.http1.rejected_head import unreadable
 from fastgw.downstream.tcp.routes import TcpRoutes
+from fastgw.downstream.tls.presented import describe_certificate
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Chain, Exchange, FilterInstance, Reply, Response, Route, Trailers, problem
 from fastgw.exchange.chain import abandon, checked
@@ -222,17 +223,22 @@ def explain(
     listener: str | None = None,
     certificate: ClientCertificate | None = None,
     routes: Sequence[config.Route] = (),
+    not_ordered: str = "",
 ) -> Explanation:
     """Explain the result of this request from `client`. `listener`: None = the one with the URL's port.
 
     `certificate`: client certificate, which counts as verified. `routes`: routes of the configuration, to name the
-    nearest one if none matches. Raises `ValueError` if the URL, the client or the listener's name is invalid, or if the
-    listener requests no client certificate.
+    nearest one if none matches. `not_ordered`: reason why the gateway orders no certificate on demand for the URL's
+    host now; "" = there is none. Raises `ValueError` if the URL, the client or the listener's name is invalid, or if
+    the listener requests no client certificate.
     """
     ip_address(client)
     raw = request_bytes(method, url, fields)
     chosen = _listener(gateway, url, listener)
     explanation = Explanation(listener=chosen.name)
+    if chosen.tls is not None:
+        host = urlsplit(url).hostname or ""
+        explanation.server_certificate = describe_certificate(chosen.tls, gateway.config.acme, host, not_ordered)
     if chosen.tcp is not None:
         return _of_connection(explanation, chosen.tcp, urlsplit(url).hostname or "", client)
     shown = _Shown(name for access_log in gateway.config.access_logs for name in access_log.redact)
@@ -628,6 +634,8 @@ def _describe_response(explanation: Explanation, exchange: Exchange, shown: _Sho
 def as_text(explanation: Explanation) -> str:
     """Return the explanation as text: one topic per line, in processing order."""
     lines: list[tuple[str, str]] = [("listener", f"{explanation.listener}   client {explanation.client or '?'}")]
+    if explanation.server_certificate:
+        lines.append(("tls", explanation.server_certificate))
     if explanation.reserved:
         names = ", ".join(explanation.reserved)
         lines.append(("dropped", f"{names}   (`reserved_headers`: the peer is not in `trusted_proxies`)"))

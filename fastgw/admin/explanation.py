@@ -25,6 +25,9 @@ class Explanation(msgspec.Struct, omit_defaults=True):
 
     listener: str = ""
     client: str = ""
+    server_certificate: str = ""
+    """Certificate that the client is presented over TLS: its file, or its names, issuer and renewal, or how it is
+    ordered on demand, or why not."""
     reserved: tuple[str, ...] = ()
     """Headers that were dropped because the peer is not a trusted proxy: `reserved_headers` of the listener."""
     route: str = ""

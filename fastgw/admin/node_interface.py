@@ -123,6 +123,9 @@ class CertificateInfo(Struct, frozen=True):
     """Reason why the file's current contents are not in force; "" = they are."""
 
 
+OrderedBy = Literal["", "this_node", "another_node", "waits_for_redis"]
+
+
 class AcmeInfo(Struct, frozen=True):
     """A certificate that is obtained by ACME."""
 
@@ -149,6 +152,9 @@ class AcmeInfo(Struct, frozen=True):
     """Whether it was ordered on demand (`acme.on_demand`)."""
     used_date: float | None = None
     """When a client last asked for its name, of one ordered on demand; null = it is listed in the configuration."""
+    ordered_by: OrderedBy = ""
+    """Node that has the lease to order it now; `waits_for_redis`: none may, as this node does not reach Redis; "" = no
+    order is due."""
 
 
 class OnDemandInfo(Struct, frozen=True):

@@ -76,7 +76,7 @@ def overview(status: Status, upstreams: Upstreams, routes: Routes, before: Statu
         parts.append(_routes(shown, len(routes.routes)))
     if status.certificates:
         parts.append(_certificates(status.certificates))
-    if any(not each.on_demand or each.problem for each in status.acme):
+    if any(map(_is_shown, status.acme)):
         parts.append(_issued(status.acme))
     if status.on_demand is not None:
         parts.append(_on_demand(status.on_demand))
@@ -265,18 +265,25 @@ def _certificates(certificates: Iterable[CertificateInfo]) -> Table:
 
 def _issued(certificates: Iterable[AcmeInfo]) -> Table:
     table = _table(
-        "certificates by ACME", ("names", "challenge", "issuer", "issued", "renews in", "next try", "problem")
+        "certificates by ACME",
+        ("names", "challenge", "issuer", "issued", "renews in", "ordered by", "next try", "problem"),
     )
     now = time.time()
     for each in certificates:
-        if each.on_demand and not each.problem:
+        if not _is_shown(each):
             continue  # there may be thousands
         issued = Text("yes") if each.issued else Text("no", "red")
         renews = "" if each.renews_date is None else span(max(each.renews_date - now, 0.0))
         again = span(max(each.next_attempt_date - now, 0.0)) if each.problem else ""
         names, problem = Text(", ".join(each.names)), Text(each.problem, "red")
-        table.add_row(names, Text(each.challenge), Text(each.issuer), issued, Text(renews), Text(again), problem)
+        by = Text(each.ordered_by.replace("_", " ").replace("redis", "Redis"))
+        table.add_row(names, Text(each.challenge), Text(each.issuer), issued, Text(renews), by, Text(again), problem)
     return table
+
+
+def _is_shown(certificate: AcmeInfo) -> bool:
+    """Whether a certificate by ACME is listed: of those on demand, only what is ordered, or has a problem."""
+    return not certificate.on_demand or bool(certificate.problem or certificate.ordered_by)
 
 
 def _on_demand(numbers: OnDemandInfo) -> Table:

@@ -18,6 +18,11 @@ function markOf(days) {
   return days < SOON_DAYS ? "badge warn" : "badge good";
 }
 
+function orderText({ problem, ordered_by: by }) {
+  const order = by && (by === "waits_for_redis" ? "its order waits for Redis" : `${by.replace("_", " ")} orders it`);
+  return [problem, order].filter(Boolean).join("; ");
+}
+
 export class Certificates {
   #table = new Table(byId("table-certificates"), {
     caption: "Server certificates, and CA certificates and CRLs for clients",
@@ -45,12 +50,12 @@ export class Certificates {
     const shown = certificates.map(({ listener, names, certificate, expires_date: date, problem }) => {
       const by = issued.get(certificate);
       const kind = by === undefined ? "certificate" : by.issued ? "certificate (ACME)" : "placeholder (ACME)";
-      return { listener, names: names.join(" "), file: certificate, date, problem: problem || by?.problem || "", kind };
+      return { listener, names: names.join(" "), file: certificate, date, problem: problem || (by ? orderText(by) : ""), kind };
     });
     const ordered = acme.filter((each) => each.on_demand && each.issued).map((each) => (
       {
         listener: "", names: each.names.join(" "), file: each.certificate, date: each.expires_date,
-        problem: each.problem, kind: "certificate (ACME, on demand)",
+        problem: orderText(each), kind: "certificate (ACME, on demand)",
       }
     ));
     const verified = verifiers.map(({ listener, kind, file, expires_date: date, problem }) => (

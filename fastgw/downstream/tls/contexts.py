@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from fastgw.config.settings.gateway import NONE, ServerTls
+from fastgw.config.settings.gateway import NONE, ServerCertificate, ServerTls
 from fastgw.net import openssl
 from fastgw.net.pem import Grouping, any_labels, as_file, authority_dates, key_kind, load_pair, revocation_dates
 from fastgw.net.session_tickets import NAME_BYTES, TicketKeySeeds
@@ -114,6 +114,8 @@ class ServerContexts:
         """When currently valid tickets for client certificates become invalid: the next such time; epoch seconds."""
         self.names = _Names()
         """Names of the certificates."""
+        self.certificates: Mapping[ssl.SSLContext | None, Sequence[ServerCertificate]] = {}
+        """Certificates of each context in `names`, alternatives for the same names."""
         self.on_demand: dict[str, OnDemandContext] = {}
         """On-demand certificates by name, those used last at the end."""
         self.make_context: Callable[[bytes], ssl.SSLContext]
@@ -123,6 +125,12 @@ class ServerContexts:
     def _check_expiry(self, now: float) -> None:
         self._over = over = bisect_right(self._ends, now)
         self.until = self._ends[over] if over < len(self._ends) else inf
+
+    def find_certificates(self, host: str) -> Sequence[ServerCertificate]:
+        """Return the listed certificate, and its alternatives, for a name in lower case without a trailing dot: the
+        first one if none is for it.
+        """
+        return self.certificates[self.names.find(host)]
 
     @property
     def first(self) -> ssl.SSLContext:
@@ -220,11 +228,13 @@ def server_contexts(
         yield
         grouping.add(certificate, each.hosts)
     first = [pairs[index] for index in grouping.groups[0].indexes]
+    certificates: dict[ssl.SSLContext | None, Sequence[ServerCertificate]] = {}
     for group in grouping.groups:
         yield
         context = None  # handshakes begin with the first certificate's
         if group is not grouping.groups[0]:
             context = _context(tls, held, [pairs[index] for index in group.indexes], alpn)
+        certificates[context] = [tls.certificates[index] for index in group.indexes]
         for host in group.names:
             if below := any_labels(host):
                 names.wider.setdefault(below, context)
@@ -248,7 +258,8 @@ def server_contexts(
     made = ServerContexts(
         tls, identity, _purpose(name, tls, held), entries, first, _ends(tls, held), partial(entry, verifiers), alpn
     )
-    made.names, made.on_demand, made.make_context = names, on_demand, partial(_one_pair_context, tls, verifiers, alpn)
+    made.names, made.certificates, made.on_demand = names, certificates, on_demand
+    made.make_context = partial(_one_pair_context, tls, verifiers, alpn)
     return made
 
 

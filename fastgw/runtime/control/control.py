@@ -130,6 +130,7 @@ class Control:
         self._watching = Watching(self._apply_applications)
         self._issuing = Issuing(node_state, channel, self._fetcher, self._look_at_files)
         self._view.acme, self._view.on_demand = self._issuing.infos, self._issuing.on_demand_info
+        self._view.explaining.why_not_ordered = self._issuing.on_demand.why_not_ordered
         self._followed = FollowedSources(self._look_at_files)
         self._cluster = ClusterControl(self._proposer.apply_watched_objects)
         self._view.feeds = lambda: [

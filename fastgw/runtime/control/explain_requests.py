@@ -1,7 +1,9 @@
 """Explains hypothetical requests: in a thread, with separate tables of the active configuration."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
+from urllib.parse import urlsplit
 
 from fastgw.admin.node_interface import Explained, RequestToExplain
 from fastgw.config.settings.gateway import Config
@@ -20,6 +22,8 @@ class Explaining:
 
     def __init__(self, proposer: Proposer) -> None:
         self._proposer = proposer
+        self.why_not_ordered: Callable[[str], str] = lambda name: ""
+        """Returns the reason why no certificate is ordered on demand for a name now; "": there is none."""
         self._running: asyncio.Future[Explained] | None = None
 
     async def explain(self, request: RequestToExplain) -> Explained:
@@ -38,7 +42,8 @@ class Explaining:
         if tables is None:
             tables = await asyncio.to_thread(_compiled, config, current)
             proposer.remember_tables(tables, current)
-        return await asyncio.to_thread(_explained, tables, config, current.generation, request)
+        not_ordered = self.why_not_ordered(urlsplit(request.url).hostname or "")
+        return await asyncio.to_thread(_explained, tables, config, current.generation, request, not_ordered)
 
 
 def _retrieve_exception(explained: asyncio.Future[Explained]) -> None:
@@ -54,7 +59,9 @@ def _compiled(config: Config, accepted: ConfigSnapshot) -> Gateway:
         raise ValueError(f"the routing tables cannot be compiled: {error}") from error
 
 
-def _explained(tables: Gateway, config: Config, generation: int, request: RequestToExplain) -> Explained:
+def _explained(
+    tables: Gateway, config: Config, generation: int, request: RequestToExplain, not_ordered: str
+) -> Explained:
     if tables.stock.roster.index is not tables.index:  # it may belong to the previous generation
         tables.stock.roster.use_index(tables.index)
     certificate = None
@@ -69,5 +76,6 @@ def _explained(tables: Gateway, config: Config, generation: int, request: Reques
         request.listener,
         certificate,
         config.routes,
+        not_ordered,
     )
     return Explained(generation, explanation, as_text(explanation))

@@ -99,7 +99,7 @@ class NodeView:
         self._revoking = revoking
         self._cache_purging = cache_purging
         self._auditing = auditing
-        self._explaining = Explaining(proposer)
+        self.explaining = Explaining(proposer)
         self._supervisor = os.getppid()
         self._exposition = Exposition(
             series_of(proposer.current.slot_table),
@@ -378,7 +378,7 @@ class NodeView:
         return limit_report.reset(self._node_state.shared.quotas, self._proposer.config, instance, consumer, keys)
 
     async def explain(self, request: node_interface.RequestToExplain) -> node_interface.Explained:
-        return await self._explaining.explain(request)
+        return await self.explaining.explain(request)
 
     def revocations(self) -> node_interface.Revocations:
         return self._revoking.status()

@@ -166,6 +166,12 @@ ACME_ISSUED: Final = Family(
     ("certificate",),
     "Whether a certificate was obtained by ACME (1), or clients get a placeholder (0).",
 )
+ACME_ORDERS: Final = Family(
+    "fastgw_acme_orders",
+    "gauge",
+    ("state",),
+    "Certificates whose order is due: this_node or another_node has the lease to order it, or it waits_for_redis.",
+)
 ACME_ON_DEMAND: Final = Family(
     "fastgw_acme_on_demand_names",
     "gauge",
@@ -356,7 +362,7 @@ OF_PROCESSES: Final[Mapping[Family, Callable[[Process], int | float]]] = {
 }
 OF_TLS: Final = (HANDSHAKES, RESUMPTIONS, HANDSHAKE_FAILURES, CERTIFICATE_EXPIRY, CLIENT_AUTH_EXPIRY)
 CACHES: Final = (CACHE_BYTES, CACHE_OBJECTS, CACHE_EVICTIONS, *CACHE_DISK, *CACHE_REDIS)
-ACME: Final = (ACME_ATTEMPTS, ACME_ISSUED, ACME_SUCCESS, ACME_RENEWAL, ACME_ON_DEMAND, ACME_REFUSED)
+ACME: Final = (ACME_ATTEMPTS, ACME_ISSUED, ACME_SUCCESS, ACME_RENEWAL, ACME_ORDERS, ACME_ON_DEMAND, ACME_REFUSED)
 FEEDS: Final = (FEED_UP, FEED_SUCCESS)
 FAMILIES: Final = (
     *families.FAMILIES,
@@ -613,6 +619,9 @@ class Exposition:
         yield [("", labels(ACME_SUCCESS, each.certificate), int(not each.problem)) for each in tried]
         dates = [(each.certificate, each.renews_date) for each in known]
         yield [("", labels(ACME_RENEWAL, name), date) for name, date in dates if date is not None]
+        due = Counter[str](each.ordered_by for each in found)
+        by = ("this_node", "another_node", "waits_for_redis") if found else ()
+        yield [("", labels(ACME_ORDERS, name), due[name]) for name in by]
         numbers = {} if on_demand is None else {"issued": on_demand.names, "pending": on_demand.pending}
         yield [("", labels(ACME_ON_DEMAND, name), number) for name, number in numbers.items()]
         refused = {} if on_demand is None else on_demand.refused

@@ -11,13 +11,14 @@ from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
 from fastgw.acme.messages import Failed, Issued, Issuer, Job, Renewal, ToAnswer
 from fastgw.acme.storage import CertificateState, read_state, remove_leftovers, state_file, write
-from fastgw.admin.node_interface import AcmeInfo
+from fastgw.admin.node_interface import AcmeInfo, OrderedBy
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.acme import Acme, AcmeCertificate
 from fastgw.config.settings.secrets import SecretError, secret_in
@@ -55,6 +56,9 @@ ASK_S: Final = 60.0
 LONGEST_SLEEP_S: Final = 600.0
 """Seconds after which dates are compared again: the clock may have been set."""
 MOST_BYTES: Final = 1024 * 1024
+ORDERED_BY: Final[Mapping[OrderLease, OrderedBy]] = MappingProxyType(
+    {OrderLease.TAKEN: "this_node", OrderLease.HELD: "another_node", OrderLease.AWAY: "waits_for_redis"}
+)
 
 
 class IssuingParts:
@@ -97,6 +101,7 @@ class KeptCertificate:
         self._record_changed = asyncio.Event()
         self._shared.listen(self._shared_name, self._record_changed.set)
         self._away_since: float | None = None  # while it waits for Redis
+        self._ordered_by: OrderedBy = ""
         self._complain = RareNotice()
         self._task = asyncio.get_running_loop().create_task(self._keep_valid())
         self._task.add_done_callback(self._report_defect)
@@ -129,6 +134,7 @@ class KeptCertificate:
             next_attempt_date=due_date(state, held, time.time()),
             failures=state.failures,
             problem=state.error,
+            ordered_by=self._ordered_by,
         )
 
     @property
@@ -161,7 +167,7 @@ class KeptCertificate:
                         continue
                 await self._sleep(LOOK_S)
                 continue
-            self._away_since = None
+            self._away_since, self._ordered_by = None, ""
             if self._held is not None and self._asks_at <= now:
                 await self._ask_renewal_date()
             else:
@@ -176,12 +182,16 @@ class KeptCertificate:
 
     def _may_order(self, lease: OrderLease, now: float) -> bool:
         """Whether this node orders the certificate now."""
+        self._ordered_by = ORDERED_BY[lease]
         if lease is not OrderLease.AWAY:
             self._away_since = None
             return lease is OrderLease.TAKEN
         if self._away_since is None:
             self._away_since = time.monotonic()
-        return may_order_alone(self._held, time.monotonic() - self._away_since, now)
+        if may_order_alone(self._held, time.monotonic() - self._away_since, now):
+            self._ordered_by = ORDERED_BY[OrderLease.TAKEN]
+            return True
+        return False
 
     async def _follow_record(self, now: float) -> None:
         """Use a newer certificate of another node, and its delay after a failure; or give the others this node's."""

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -40,6 +41,23 @@ PUBLISH_S: Final = 0.05
 USED_S: Final = 3600.0
 """Seconds after which the date of the last use is stored again."""
 MOST_ANSWER: Final = 64 * 1024
+REASONS: Final[Mapping[OrderRefusal, str]] = MappingProxyType(
+    {
+        OrderRefusal.NOT_ALLOWED: "`acme.on_demand.ask` has refused it",
+        OrderRefusal.ASK_FAILED: "`acme.on_demand.ask` is unreachable, or has failed",
+        OrderRefusal.RATE: "`acme.on_demand.orders_per_hour` is reached",
+        OrderRefusal.NAMES: "`acme.on_demand.names` is reached",
+        OrderRefusal.BUSY: "too many names are asked for at the same time",
+        OrderRefusal.ORDER_FAILED: "its order has failed",
+    }
+)
+
+
+class RefusedName(NamedTuple):
+    """Name that gets no certificate. `until`: monotonic seconds."""
+
+    until: float
+    why: OrderRefusal
 
 
 class OrderBudget:
@@ -49,10 +67,14 @@ class OrderBudget:
         self.most = most
         self._dates: list[float] = []
 
+    def has_one(self, now: float) -> bool:
+        """Whether one more order is within the bound. `now`: epoch seconds."""
+        self._dates = [each for each in self._dates if now - HOUR_S < each <= now]
+        return len(self._dates) < self.most
+
     def take_one(self, now: float) -> bool:
         """Count an order, unless there were too many. `now`: epoch seconds."""
-        self._dates = [each for each in self._dates if now - HOUR_S < each <= now]
-        if len(self._dates) >= self.most:
+        if not self.has_one(now):
             return False
         self._dates.append(now)
         return True
@@ -75,7 +97,7 @@ class OnDemandIssuing:
         self._budget = OrderBudget(1)
         self._kept: dict[str, OnDemandCertificate] = {}
         self._pending: dict[str, asyncio.Task[None]] = {}
-        self._refused: dict[str, float] = {}
+        self._refused: dict[str, RefusedName] = {}
         self._early: dict[str, None] = {}  # names that are asked for while the storage is read
         self._complain = RareNotice()
         self._starting: asyncio.Task[None] | None = None
@@ -152,15 +174,35 @@ class OnDemandIssuing:
             if len(self._early) < MOST_PENDING:
                 self._early[name] = None
             return
-        if name in self._pending or self._refused.get(name, 0.0) > time.monotonic():
+        refused = self._refused.get(name)
+        if name in self._pending or (refused is not None and refused.until > time.monotonic()):
             return
-        if self._number_waiting >= MOST_PENDING:
-            self.refuse(name, OrderRefusal.BUSY, BUSY_S)
-        elif len(self._kept) + len(self._pending) >= policy.names:
-            self.refuse(name, OrderRefusal.NAMES, policy.refused_for)
+        if (why := self._no_room(policy)) is not None:
+            self.refuse(name, why, BUSY_S if why is OrderRefusal.BUSY else policy.refused_for)
         else:
             self._pending[name] = task = asyncio.get_running_loop().create_task(self._begin_order(acme, policy, name))
             task.add_done_callback(partial(self._has_begun, name))
+
+    def _no_room(self, policy: OnDemand) -> OrderRefusal | None:
+        """Return the bound that is reached; None: one more name may be asked for."""
+        if self._number_waiting >= MOST_PENDING:
+            return OrderRefusal.BUSY
+        return OrderRefusal.NAMES if len(self._kept) + len(self._pending) >= policy.names else None
+
+    def why_not_ordered(self, name: str) -> str:
+        """Return the reason why no certificate would be ordered for an allowed name now; "": it would be, or there is
+        one.
+        """
+        policy, name = self._policy, name.lower().removesuffix(".")
+        if policy is None or name in self._kept:
+            return ""
+        refused, now = self._refused.get(name), time.monotonic()
+        if refused is not None and refused.until > now:
+            return f"as {REASONS[refused.why]} ({refused.until - now:.0f} s left)"
+        why = self._no_room(policy)
+        if why is None and not self._budget.has_one(time.time()):
+            why = OrderRefusal.RATE
+        return "" if why is None else f"as {REASONS[why]}"
 
     @property
     def _number_waiting(self) -> int:
@@ -204,10 +246,10 @@ class OnDemandIssuing:
         now = time.monotonic()
         self._refused.pop(name, None)
         if len(self._refused) >= MOST_REFUSED:
-            self._refused = {each: until for each, until in self._refused.items() if until > now}
+            self._refused = {each: refused for each, refused in self._refused.items() if refused.until > now}
         while len(self._refused) >= MOST_REFUSED:
             del self._refused[next(iter(self._refused))]
-        self._refused[name] = now + seconds
+        self._refused[name] = RefusedName(now + seconds, why)
         self._publish_soon()
 
     def changed(self, name: str) -> None:
@@ -231,7 +273,8 @@ class OnDemandIssuing:
     def _value(self) -> bytes:
         now = time.monotonic()
         kept = {name: each.serial for name, each in self._kept.items() if each.is_there}
-        return written(OnDemandNames(kept, {name: until for name, until in self._refused.items() if until > now}))
+        refused = {name: each.until for name, each in self._refused.items() if each.until > now}
+        return written(OnDemandNames(kept, refused))
 
     def infos(self) -> Iterator[AcmeInfo]:
         return (each.info for each in self._kept.values())

@@ -146,6 +146,8 @@ def test_a_failed_order_is_remembered_and_leaves_nothing(tmp_path: Path, monkeyp
         await until(lambda: not [*world.issuing.infos()])
         world.issuing.requested("a.shops.test")
         assert (len(world.jobs), world.numbers) == (1, {"order_failed": 1})
+        assert world.issuing.why_not_ordered("A.shops.test.").startswith("as its order has failed (3")
+        assert world.issuing.why_not_ordered("b.shops.test") == ""
         folder = Path(world.jobs[0].file).parent
         assert [each.name for each in folder.iterdir()] == []
         world.issuing.stop()
@@ -163,6 +165,7 @@ def test_what_clients_ask_for_is_bounded(tmp_path: Path, monkeypatch: pytest.Mon
         assert world.issuing.info is not None
         assert world.issuing.info.pending == MOST_PENDING
         assert len(world.refused) == MOST_REFUSED
+        assert world.issuing.why_not_ordered("z.shops.test") == "as too many names are asked for at the same time"
         await until(lambda: len(world.jobs) == 4)  # `orders_at_once`
         world.issuing.stop()
 
@@ -176,6 +179,8 @@ def test_names_and_orders_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
             world.issuing.requested(f"{name}.shops.test")
         await until(lambda: len(world.kept) == 2)
         assert world.numbers == {"names": 1}
+        assert world.issuing.why_not_ordered("z.shops.test") == "as `acme.on_demand.names` is reached"
+        assert world.issuing.why_not_ordered("a.shops.test") == ""
         world.issuing.stop()
         world.rule = {**world.rule, "names": 10}
         world.begin()
@@ -184,6 +189,7 @@ def test_names_and_orders_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
             world.issuing.requested(f"{name}.shops.test")
         await until(lambda: len(world.kept) == 3)
         assert world.numbers == {"names": 1, "rate": 1}
+        assert world.issuing.why_not_ordered("z.shops.test") == "as `acme.on_demand.orders_per_hour` is reached"
         world.issuing.stop()
 
     play(act)

@@ -109,6 +109,9 @@ class Cluster:
         write(Path(job.file), Path(certificate).read_bytes() + Path(key).read_bytes())
         return Issued("https://a.test/d")
 
+    def ordered_by(self) -> list[str]:
+        return sorted(node.kept.info.ordered_by for node in self.nodes)
+
     def stop(self) -> None:
         for node in self.nodes:
             node.stop()
@@ -152,10 +155,12 @@ def test_one_node_orders_and_all_have_the_certificate(
         (posted,) = await one.shared._execute(b"HVALS", one.shared._key(b"challenges"))
         assert len(posted) > len(b"the-answer")
         assert b"the-answer" not in posted
+        await until(lambda: cluster.ordered_by() == ["another_node", "another_node", "this_node"])
         cluster.may_end.set()
         await until(lambda: bool(one.content) and one.content == two.content == three.content)
         await until(lambda: all(node.looks for node in cluster.nodes))
         assert len(cluster.jobs) == 1
+        await until(lambda: cluster.ordered_by() == ["", "", ""])
         await until(lambda: not any(node.board.posted for node in cluster.nodes))
         # A node that comes later gets it as well, and Redis sees neither key nor certificate.
         late = cluster.add()

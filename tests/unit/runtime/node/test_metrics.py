@@ -83,7 +83,20 @@ class Node:
             caches=lambda: {"main": StoreNumbers(2, 4096, {Eviction.CAPACITY: 7}, DISK, RedisNumbers(1, 2, 3, 4))},
             plan=lambda: PLAN,
             acme=lambda: [
-                AcmeInfo("/a.pem", ["a.example"], "http-01", "", True, BEGUN + 86400, BEGUN, BEGUN, 0, 0, "")
+                AcmeInfo(
+                    "/a.pem",
+                    ["a.example"],
+                    "http-01",
+                    "",
+                    True,
+                    BEGUN + 86400,
+                    BEGUN,
+                    BEGUN,
+                    0,
+                    0,
+                    "",
+                    ordered_by="this_node",
+                )
             ],
             on_demand=lambda: OnDemandInfo(3, 1000, 1, {"rate": 2, "names": 0}),
             burn_rates=lambda: {("user", "availability", "1h"): 2.5},
