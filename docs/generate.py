@@ -65,6 +65,11 @@ MEANINGS: Final[Mapping[str, str]] = {
         "to an equal request) or `bypass`. Left out on routes without the filter."
     ),
     "shadow": "What filters in shadow would have done. Left out if there is nothing to report.",
+    "websocket": (
+        "Messages of each side, the close code and who closed a WebSocket connection that the filter "
+        "[`websocket`](../guides/websocket-sse.md#websocket-with-limits) or the route action "
+        "[`websocket_api`](../guides/websocket-api.md) understands. Left out otherwise."
+    ),
 }
 """What each field of a JSON line means."""
 
@@ -163,7 +168,7 @@ def _distinct() -> Record:
             values[field.name] = field.type(place)
         else:
             values[field.name] = b"bytes-%d" % place
-    return Record(**values | {"version": 11, "connect_protocol": b"", "tunnel": None})
+    return Record(**values | {"version": 11, "connect_protocol": b"", "tunnel": {"messages": 1}})
 
 
 def _comparable(value: Any) -> str:

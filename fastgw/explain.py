@@ -622,7 +622,7 @@ def _describe_response(explanation: Explanation, exchange: Exchange, shown: _Sho
     assert response is not None
     explanation.status = response.status
     explanation.fault = exchange.fault.label if exchange.fault else ""
-    if exchange.fault is Fault.INTERNAL:
+    if exchange.fault is Fault.INTERNAL or explanation.target:  # nothing before it has given the reason
         explanation.detail = exchange.why
     dropped, lines = response.dropped, response.added
     if exchange.id_shown:
@@ -663,10 +663,12 @@ def as_text(explanation: Explanation) -> str:
     if explanation.target:
         how = f"{explanation.picked_by}, 1 of {explanation.targets}"
         lines.append(("target", f"{explanation.target}   ({how}; upstream {explanation.upstream})"))
-        lines.append(("sends", " · ".join(explanation.sends)))
+        if explanation.sends:
+            lines.append(("sends", " · ".join(explanation.sends)))
         if explanation.fails:
             lines.append(("fails", " · ".join(explanation.fails)))
-    elif not (explanation.parts or explanation.function or explanation.events):
+    goes_on = explanation.target or explanation.parts or explanation.function or explanation.events
+    if explanation.status or not goes_on:
         if explanation.file:
             lines.append(("file", explanation.file))
         fault = f" {explanation.fault}" if explanation.fault else ""

@@ -203,6 +203,12 @@ def test_commands_that_are_shown_exist(text):
         assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) <= known | {"--help"}, rest
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_is_named_exists(page):
+    named = set(re.findall(r"`fastgw ([a-z][a-z-]+)\b", page.read_text()))
+    assert named <= typer.main.get_command(app).commands.keys()  # type: ignore[attr-defined]  # a group
+
+
 @pytest.mark.parametrize("text", blocks("nginx"))
 def test_nginx_takes_its_configuration(text, tmp_path, stand_ins):
     stand_ins.put(tmp_path, {"certificate": "api.pem", "key": "api.key", "ca": "clients.pem"})

@@ -20,7 +20,7 @@ function requestAsked() {
 /** What it comes to; the text beside it has the reasons. */
 function resultText({ generation, explanation: { route, target, status, fault, detail } }) {
   const answer = status ? `is answered ${status}${fault ? ` (${fault})` : ""}` : detail;
-  return `${route ? `Route ${route}` : "No route"}: ${target ? `goes to ${target}` : answer}. Generation ${generation}.`;
+  return `${route ? `Route ${route}` : "No route"}: ${target && !status ? `goes to ${target}` : answer}. Generation ${generation}.`;
 }
 
 export class Explain {

@@ -444,6 +444,13 @@ def test_a_call_that_is_refused_is_shown_as_refused(tmp_path: Path) -> None:
     assert "answers   405" in shown
 
 
+def test_an_answer_in_place_of_a_forwarded_request_is_shown_with_its_reason(tmp_path: Path) -> None:
+    route = {"name": "all", "paths": ["/*"], "upstream": "http://127.0.0.1:9000", "rewrite": "/x/{header.X-T}"}
+    shown = as_text(explain(gateway(tmp_path, routes=[route]), "GET", "http://a.test/"))
+    assert "\nanswers   400 bad_request (rewrite: {header.X-T} has no value)" in shown
+    assert "\nsends" not in shown
+
+
 def test_without_listeners_it_says_where_those_of_a_cluster_are_known(tmp_path: Path) -> None:
     (tmp_path / "kube").write_text("current-context: a\ncontexts: [{name: a, context: {}}]\n")
     file = tmp_path / "gw.yaml"
