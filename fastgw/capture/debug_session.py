@@ -24,7 +24,6 @@ from fastgw.routing.table import Routable
 
 MOST_SHOWN: Final = 4096
 """Maximum bytes of a story in a response header; of a longer one the details are left out, then all of it."""
-_TIMES_SHOWN: Final = ("duration_s", "upstream_s")
 _SHOWN: Final = (
     *("route", "consumer", "upstream", "target", "retries", "cache", "fault", "fault_detail", "shadow"),
     *("subrequests", "trace_id"),
@@ -86,7 +85,9 @@ class DebugSession:
 def _story_line(story: Story) -> bytes:
     """Return the header with what is known of the story when the response begins; b"": it is too long."""
     shown: dict[str, Any] = {name: value for name in _SHOWN if (value := getattr(story, name))}
-    shown |= {name: round(value, 6) for name in _TIMES_SHOWN if (value := getattr(story, name)) is not None}
+    shown["duration_s"] = story.duration_s
+    if story.upstream_s is not None:
+        shown["upstream_s"] = story.upstream_s
     shown["filters"] = [msgspec.structs.asdict(each) for each in story.filters]
     shown["attempts"] = [msgspec.structs.asdict(each) for each in story.attempts]
     line = _rendered(shown)

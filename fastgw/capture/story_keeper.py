@@ -52,11 +52,11 @@ def story_of(ended: FinishedExchange, now: float, date: float) -> Story:
     if trace is not None:
         attempts = [*getattr(trace, "attempts", ())] or attempts
         ended_waits += getattr(trace, "waits", ())
-    waits = {each.name: each.ended_at - each.begun_at for each in ended_waits}
+    waits = {each.name: _seconds(each.begun_at, each.ended_at) for each in ended_waits}
     begun_at = max((each.ended_at for each in ended_waits), default=ended.begun_at)
     return Story(
-        date=date,
-        duration_s=now - ended.begun_at,
+        date=round(date, 6),
+        duration_s=_seconds(ended.begun_at, now),
         reason="error" if status >= ERRORS else "slow",
         listener=ended.listener.name,
         client=ended.client_ip,
@@ -73,7 +73,7 @@ def story_of(ended: FinishedExchange, now: float, date: float) -> Story:
         fault_detail=ended.why[:MOST_TEXT] or None,
         upstream=ended.upstream or None,
         target=ended.target or None,
-        upstream_s=ended.upstream_s if ended.upstream_s >= 0.0 else None,
+        upstream_s=_seconds(0.0, ended.upstream_s) if ended.upstream_s >= 0.0 else None,
         retries=ended.retries,
         cache=ended.cache_result or None,
         grpc_status=ended.grpc_status or None,
@@ -122,7 +122,7 @@ def _explained(link: FilterInstance, ended: Any) -> str:
 
 def _attempt(each: EndedAttempt, begun_at: float) -> StoryAttempt:
     def since(at: float) -> float | None:
-        return max(0.0, at - begun_at) if at else None
+        return _seconds(begun_at, at) if at else None
 
     return StoryAttempt(
         upstream=each.upstream,
@@ -132,7 +132,7 @@ def _attempt(each: EndedAttempt, begun_at: float) -> StoryAttempt:
         reused=each.reused,
         status=each.status or None,
         fault=each.fault or None,
-        begun_s=max(0.0, each.begun_at - begun_at),
+        begun_s=_seconds(begun_at, each.begun_at),
         tcp_s=since(each.tcp_at),
         tls_s=since(each.tls_at),
         sent_s=since(each.connected_at),
@@ -147,12 +147,18 @@ def _only_attempt(ended: FinishedExchange, now: float, begun_at: float) -> list[
     """
     if not ended.target:
         return []
-    first_byte = ended.upstream_s if ended.upstream_s >= 0.0 else None
+    first_byte = _seconds(0.0, ended.upstream_s) if ended.upstream_s >= 0.0 else None
+    ended_s = _seconds(ended.begun_at, now)
     status = None if ended.response is None or first_byte is None else ended.response.status
     fault = None if ended.fault is None else ended.fault.label
-    begun_s = max(0.0, min(begun_at - ended.begun_at, now - ended.begun_at if first_byte is None else first_byte))
-    times = begun_s, None, None, begun_s, first_byte, now - ended.begun_at
+    begun_s = min(_seconds(ended.begun_at, begun_at), ended_s if first_byte is None else first_byte)
+    times = begun_s, None, None, begun_s, first_byte, ended_s
     return [StoryAttempt(ended.upstream, ended.target, "first", 1, True, status, fault, *times)]
+
+
+def _seconds(begun_at: float, ended_at: float) -> float:
+    """Return the time between two instants, to the microsecond as in the access log."""
+    return max(0.0, round(ended_at - begun_at, 6))
 
 
 def _text(value: bytes) -> str:

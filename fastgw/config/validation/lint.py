@@ -15,6 +15,8 @@ from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.egress.expand import NAME as EGRESS
 from fastgw.config.settings.gateway import AccessLog, Files, FilterUse, Route
+from fastgw.config.settings.log_sinks import OtlpSink
+from fastgw.config.settings.telemetry import OtlpExport
 from fastgw.config.validation.listener_protocols import upstreams_of_events
 from fastgw.http.error_templates import VALUES, unknown_placeholders
 from fastgw.observe.access_log.selection import listed
@@ -35,6 +37,8 @@ _MODIFIER: Final = re.compile(r"~\*?\s+|~\*")
 _ELSEWHERE: Final = re.compile(r"/(:[A-Za-z_]\w*|<[^/<>]+>)(?=/|$)")
 """Path parameters in the syntax of Express and Kong, and of Flask."""
 _INTAKES: Final = {"loki": "/loki/api/v1/push", "elasticsearch": "/_bulk"}
+_OTLP_NAMES: Final = {"http": "OTLP/HTTP", "grpc": "OTLP/gRPC"}
+_OTLP_PORTS: Final = {"http": 4318, "grpc": 4317}
 _NO_SINKS: Final = ("stderr", "syslog", "journal", "off", "none", "-")
 _PARAMETER: Final = re.compile(r"\{[^}:]*")
 _PRIVATE_KEY: Final = b"PRIVATE KEY-----"
@@ -55,7 +59,7 @@ def lint(merged: Merged) -> list[Problem]:
     return [
         *_expansions(merged),
         *_sinks(merged),
-        *_routes_of_telemetry(merged),
+        *_of_telemetry(merged),
         *_of_routes(merged),
         *_configuration_in_roots(merged),
         *_missing_pages(merged),
@@ -118,7 +122,19 @@ def _sinks(merged: Merged) -> Iterator[Problem]:
                 if settings is not None and settings.url.target == "/":
                     setting = location.below("sink", kind, "url")
                     yield setting.value_problem(f"this has no path; its servers accept lines at {path}")
+            if (otlp := getattr(access_log.sink, "otlp", None)) is not None:
+                yield from _port_of_other_protocol(location.below("sink", "otlp", "url"), otlp)
             yield from _routes_of_log(merged, location, access_log)
+
+
+def _port_of_other_protocol(url: SourceLocation, otlp: OtlpSink | OtlpExport) -> Iterator[Problem]:
+    """Report a collector's port that is by convention (OpenTelemetry's specification of OTLP) the other protocol's."""
+    own, other = otlp.protocol, "grpc" if otlp.protocol == "http" else "http"
+    if otlp.endpoint.origin.port == _OTLP_PORTS[other]:
+        yield url.value_problem(
+            f"port {_OTLP_PORTS[other]} is that of {_OTLP_NAMES[other]}, and this sends {_OTLP_NAMES[own]}; "
+            f"expected `protocol: {other}`, or port {_OTLP_PORTS[own]}"
+        )
 
 
 def _routes_of_log(merged: Merged, location: SourceLocation, access_log: AccessLog) -> Iterator[Problem]:
@@ -128,7 +144,7 @@ def _routes_of_log(merged: Merged, location: SourceLocation, access_log: AccessL
     yield from _unknown_routes(merged, [(location.below(key), names) for key, names in named.items()])
 
 
-def _routes_of_telemetry(merged: Merged) -> Iterator[Problem]:
+def _of_telemetry(merged: Merged) -> Iterator[Problem]:
     for location, telemetry in merged.single_entry("telemetry"):
         if telemetry is BROKEN:
             continue
@@ -136,6 +152,9 @@ def _routes_of_telemetry(merged: Merged) -> Iterator[Problem]:
         if zipkin is not None and zipkin.url.target == "/":
             setting = location.below("traces", "zipkin", "url")
             yield setting.value_problem("this has no path; Zipkin accepts spans at /api/v2/spans")
+        for signal, settings in (("traces", telemetry.traces), ("metrics", telemetry.metrics)):
+            if settings is not None and settings.otlp is not None:
+                yield from _port_of_other_protocol(location.below(signal, "otlp", "url"), settings.otlp)
         named = [(location.below("route_slos"), set(telemetry.route_slos))]
         duration = None if telemetry.metrics is None else telemetry.metrics.request_duration
         if duration is not None:

@@ -225,6 +225,29 @@ def test_a_server_without_the_path_of_its_intake_is_told(tmp_path, text, note):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "access_logs: [{sink: {otlp: {url: 'http://a:PORT', protocol: PROTOCOL}}}]",
+        "telemetry: {traces: {otlp: {url: 'http://a:PORT', protocol: PROTOCOL}}}",
+        "telemetry: {metrics: {otlp: {url: 'http://a:PORT', protocol: PROTOCOL}}}",
+    ],
+)
+def test_a_port_of_the_other_protocol_is_told(tmp_path, text):
+    def told(port, protocol):
+        return notes(tmp_path, f"{HEAD}routes: []\n{text}\n".replace("PORT", port).replace("PROTOCOL", protocol))
+
+    (of_grpc,) = told("4317", "http")
+    assert of_grpc.endswith(
+        "otlp.url: port 4317 is that of OTLP/gRPC, and this sends OTLP/HTTP; expected `protocol: grpc`, or port 4318"
+    )
+    (of_http,) = told("4318", "grpc")
+    assert of_http.endswith(
+        "otlp.url: port 4318 is that of OTLP/HTTP, and this sends OTLP/gRPC; expected `protocol: http`, or port 4317"
+    )
+    assert told("4318", "http") == told("4317", "grpc") == told("443", "grpc") == []
+
+
+@pytest.mark.parametrize(
     ("telemetry", "problem"),
     [
         (
