@@ -33,6 +33,7 @@ ANSWER = (
 PUBLIC = b"public, max-age=86400000"
 VARY = b"Vary: Accept-Encoding\r\n"
 CACHED: Mapping[str, Any] = {"cache": {}}
+HEADERS: Mapping[str, Any] = {"headers": {"response": {"set": {"X-A": "b"}}}}
 
 
 class CachePlane(Plane):
@@ -49,11 +50,15 @@ def rooms() -> Iterator[Room]:
     yield from _misses("a miss that is stored", stored, CACHED)
     yield from _misses("a miss that is stored, Vary", ANSWER % (PUBLIC, VARY), CACHED)
     yield from _misses("a miss that is not stored", ANSWER % (b"private", b""), CACHED)
+    yield from _misses("a miss that is not stored, Vary", ANSWER % (b"private", VARY), CACHED)
+    yield from _misses("headers without a cache", stored, HEADERS)
+    yield from _misses("a miss behind headers that is stored", stored, {**CACHED, **HEADERS})
+    yield from _misses("a miss behind headers that is not stored", ANSWER % (b"private", b""), {**CACHED, **HEADERS})
     yield from _misses("a bypass", stored, {"cache": {"bypass": {"header": "X-Request-Id"}}})
     yield from _hits("a hit", stored, CACHED)
     yield from _hits("a hit, Vary", ANSWER % (PUBLIC, VARY), CACHED)
     yield from _hits("a hit, header in the key", stored, {"cache": {"key": {"headers": ["Accept-Language"]}}})
-    yield from _hits("a hit behind headers", stored, {**CACHED, "headers": {"response": {"set": {"X-A": "b"}}}})
+    yield from _hits("a hit behind headers", stored, {**CACHED, **HEADERS})
 
 
 def _misses(name: str, answer: bytes, filters: Mapping[str, Any]) -> Iterator[Room]:

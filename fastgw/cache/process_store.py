@@ -177,8 +177,10 @@ class _Lease:
         self._store.changed(entry.key)
         return True
 
-    def store_whole(self, head: bytes, body: bytes, *, url: bytes, tags: Iterable[bytes]) -> bool:
-        writer = self.store(head, len(body), url=url, tags=tags)
+    def store_whole(
+        self, head: bytes, body: bytes, *, key: bytes | None = None, url: bytes, tags: Iterable[bytes]
+    ) -> bool:
+        writer = self.store(head, len(body), key=key, url=url, tags=tags)
         return writer is not None and writer.append(body) and writer.complete()
 
     def freshen(self, found: StoredObject, head: bytes) -> bool:

@@ -204,8 +204,13 @@ class Lease(Protocol):
         `why_not`.
         """
 
-    def store_whole(self, head: bytes, body: bytes, *, url: bytes, tags: Iterable[bytes]) -> bool:
-        """Store a complete object with its body, and end the lease. False: see `why_not`; the lease may go on."""
+    def store_whole(
+        self, head: bytes, body: bytes, *, key: bytes | None = None, url: bytes, tags: Iterable[bytes]
+    ) -> bool:
+        """Store a complete object with its body, and end the lease. False: see `why_not`; the lease may go on.
+
+        `key`: as of `store`.
+        """
 
     def freshen(self, found: StoredObject, head: bytes) -> bool:
         """Give a complete object another head (a 304 has validated it), as if it had been fetched under this lease, and

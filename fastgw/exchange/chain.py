@@ -279,6 +279,7 @@ class Chain:
     """Filters of a route (before a route is found: of a listener) in running order, with hooks sorted by kind."""
 
     __slots__ = (
+        "allows_fetch",
         "body_heads",
         "drops_ranges",
         "error_pages",
@@ -338,6 +339,7 @@ class Chain:
         self.whole_hook = self._whole_hook()
         self.ready_answer = self._ready_answer(hooks)
         self.fetch_plan: Any = None  # `FastPathPlan` for requests without a ready answer; None: there is none
+        self.allows_fetch = False  # whether a filter may fetch a response to an exchange on the fast path
 
     def _whole_hook(self) -> BodyHook | None:
         """Return the hook that changes complete response bodies at once (`StageFactory.change_whole`). None: there is

@@ -53,6 +53,9 @@ from fastgw.operator_events import OperatorEvent, log_event
 
 log = logging.getLogger("fastgw")
 
+if TYPE_CHECKING:
+    from fastgw.exchange.fast_fetch import FastFetch
+
 
 class ClientSide(Protocol):
     """Client side of an exchange, as the exchange uses it."""
@@ -71,6 +74,10 @@ class ClientSide(Protocol):
 
     def send_interim(self, head: ResponseHead | None) -> None:
         """Forward an interim response (1xx other than 101). None: a 100 Continue of the gateway."""
+
+    def send_fetch(self, exchange: "Exchange", fetch: "FastFetch") -> bool:
+        """Forward the exchange on the fast path, for a filter that has taken it over. False: this side has none."""
+        return False
 
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         """Send the head of `exchange.response`, which is final, with the first part of the body. `ended`: it is the

@@ -41,6 +41,10 @@ class FastFetch(Protocol):
     """One request on the fast path whose response a filter stores."""
 
     @property
+    def forward(self) -> Any:
+        """The `Forward` of the route, by which the request is sent."""
+
+    @property
     def dropped(self) -> frozenset[bytes]:
         """Lower-case names of the client's headers that are not sent to the upstream."""
 
@@ -50,7 +54,8 @@ class FastFetch(Protocol):
 
     def take_response(self, head: ResponseHead, payload: bytes) -> bytes | None:
         """Handle a response that was received as a whole, as the upstream has sent it. Returns the header lines that
-        are added to it for the client; None: the request has to leave the fast path.
+        are added to it for the client, before the response steps of an exchange run; None: the request has to leave the
+        fast path.
         """
 
     def leave_fast_path(self, exchange: Exchange) -> Exchange:

@@ -193,5 +193,8 @@ class Nobody:
         self, exchange: Exchange, operation: int, coding: int, bytes_in: int, bytes_out: int
     ) -> None: ...
 
+    def send_fetch(self, exchange: Exchange, fetch: object) -> bool:
+        return False
+
     def filter_timeout(self) -> float:
         return 0.0

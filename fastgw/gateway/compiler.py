@@ -616,9 +616,11 @@ class _Building:
                     action, check_path is not None, at_once, chain.looks_at, meets_answers, id_of, action.grpc
                 )
                 plan = self._fast_paths.setdefault(plan, plan)
-        elif is_fast and isinstance(action, Forward) and not action.grpc and (fetch := chain.fetch_step) is not None:
-            id_of = None if chain.request_ids is None else chain.request_ids.of
-            chain.fetch_plan = FastPathPlan(action, check_path is not None, False, None, False, id_of, fetch=fetch)
+        elif is_fast and isinstance(action, Forward) and not action.grpc:
+            chain.allows_fetch = len(chain.translate_steps) == 1 and not (chain.treats_bodies or chain.renew_steps)
+            if (fetch := chain.fetch_step) is not None:
+                id_of = None if chain.request_ids is None else chain.request_ids.of
+                chain.fetch_plan = FastPathPlan(action, check_path is not None, False, None, False, id_of, fetch=fetch)
         takes_options = "OPTIONS" in route.methods
         made = Route(route.name, action, chain, steps, check_path, plan, route.timeout, for_preflights, takes_options)
         if route.fallback is not None:

@@ -101,16 +101,20 @@ class SharedLease:
         self._store.report(written.key)
         return True
 
-    def store_whole(self, head: bytes, body: bytes, *, url: bytes, tags: Iterable[bytes]) -> bool:
+    def store_whole(
+        self, head: bytes, body: bytes, *, key: bytes | None = None, url: bytes, tags: Iterable[bytes]
+    ) -> bool:
         if len(head) + len(url) + len(body) > self._store.segments.size // _SMALL:  # it may need several segments
-            writer = self.store(head, len(body), url=url, tags=tags)
+            writer = self.store(head, len(body), key=key, url=url, tags=tags)
             return writer is not None and writer.append(body) and writer.complete()
         # PERF: 4 us for an object of 1 KB, by a writer 10 (CPython 3.11, micro/cache_store).
-        written = self._write(head, len(body), None, url, tags, RecordStatus.COMPLETE, body)
+        written = self._write(head, len(body), key, url, tags, RecordStatus.COMPLETE, body)
         if written is None:
             return False
         self._store.segments.unpin(written.where.segment)
         self.give_up()
+        if written.key != self.key:
+            self._store.report(written.key)
         return True
 
     def freshen(self, found: StoredObject, head: bytes) -> bool:

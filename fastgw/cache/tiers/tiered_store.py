@@ -233,8 +233,10 @@ class TieredLease:
             self.write(key, self._record(head, url, tags))
         return is_stored
 
-    def store_whole(self, head: bytes, body: bytes, *, url: bytes, tags: Iterable[bytes]) -> bool:
-        writer = self.store(head, len(body), url=url, tags=tags)
+    def store_whole(
+        self, head: bytes, body: bytes, *, key: bytes | None = None, url: bytes, tags: Iterable[bytes]
+    ) -> bool:
+        writer = self.store(head, len(body), key=key, url=url, tags=tags)
         return writer is not None and writer.append(body) and writer.complete()
 
     def write(self, key: bytes, record: ObjectRecord, held: StoredObject | None = None) -> None:

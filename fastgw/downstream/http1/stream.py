@@ -26,6 +26,8 @@ from fastgw.pipeline.request_pipeline import Waited, cancel_waiting
 
 if TYPE_CHECKING:
     from fastgw.downstream.http1.connection import Http1ClientConnection
+    from fastgw.exchange.fast_fetch import FastFetch
+    from fastgw.upstream.forwarding.fast_path import FastPath
 
 CLIENT, TARGET = 1, 2
 """The ends of a tunnel."""
@@ -83,9 +85,16 @@ class Http1Stream:
         return self._connection.server.worker_loop.loop
 
     def send_fast(self, exchange: Exchange, route: Route) -> None:
+        self._begin_fast().send_exchange(exchange, route)
+
+    def send_fetch(self, exchange: Exchange, fetch: "FastFetch") -> bool:
+        self._begin_fast().send_fetch(exchange, fetch)
+        return True
+
+    def _begin_fast(self) -> "FastPath":
         connection = self._connection
         self.exchange, connection.is_fast = None, True
-        (connection.fast_path or connection.make_fast_path()).send_exchange(exchange, route)
+        return connection.fast_path or connection.make_fast_path()
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self._connection.server.count_filter(instance, event)

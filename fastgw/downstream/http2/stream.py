@@ -16,6 +16,7 @@ from fastgw.downstream.http2.grpc_answer import answers_grpc, late_status, trail
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, new_exchange, problem
+from fastgw.exchange.fast_fetch import FastFetch
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_CONTENT, body_at_once
 from fastgw.forwarded_headers import client_address
@@ -136,6 +137,11 @@ class Http2Stream(Timed):
     def send_fast(self, exchange: Exchange, route: Route) -> None:
         self.exchange, self.is_fast = None, True
         (self.fast_path or self._make_fast_path()).send_exchange(exchange, route)
+
+    def send_fetch(self, exchange: Exchange, fetch: FastFetch) -> bool:
+        self.exchange, self.is_fast = None, True
+        (self.fast_path or self._make_fast_path()).send_fetch(exchange, fetch)
+        return True
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self._connection.server.count_filter(instance, event)

@@ -277,12 +277,19 @@ class FastPath:
         """Release it, after it was recorded."""
         self.forget()
 
+    def send_fetch(self, exchange: Exchange, fetch: FastFetch) -> None:
+        """Like `send_exchange`, for a filter that stores the response."""
+        assert exchange.route is not None
+        self._fetch, self.begun_at = fetch, monotonic()
+        self.send_exchange(exchange, exchange.route)
+
     def send_exchange(self, exchange: Exchange, route: Route) -> None:
         """Like `send_request`, for a request that filters have passed, or whose response they will process."""
         self._exchange = exchange
         self.route = route
         exchange.is_fast = True
-        forward: Forward = route.fast_path.forward
+        fetch = self._fetch
+        forward: Forward = route.fast_path.forward if fetch is None else fetch.forward
         upstream = forward.upstream
         exchange.upstream = upstream.name
         upstream.active += 1
@@ -312,8 +319,11 @@ class FastPath:
                 drop, added = FAMILY, peer.set_lines(head.authority)
             else:
                 drop, added = fields_for_upstream(forward.forwarded, peer, head, exchange.client_ip)
-            if exchange.request_dropped or forward.marks:
-                drop = forward.joined(drop, exchange.request_dropped)
+            dropped = exchange.request_dropped
+            if fetch is not None:
+                dropped = dropped | fetch.dropped if dropped else fetch.dropped
+            if dropped or forward.marks:
+                drop = forward.joined(drop, dropped)
             if exchange.request_added:
                 added += exchange.request_added
             if trace is not None:
@@ -354,8 +364,9 @@ class FastPath:
         if fetch is None:
             forward: Forward = self.route.fast_path.forward
         else:
-            forward = self.route.chain.fetch_plan.forward
+            forward = fetch.forward
             sent = fetch.leave_fast_path(exchange)
+            sent.begun_at = self.begun_at
         record, self._attempt = self._attempt, None
         call_left = inf
         if self.call_due_at != inf:
@@ -460,14 +471,20 @@ class FastPath:
             added = b"" if self.trace is None else self.trace.response_line
             self._client.answer_fast(head, None, plan.forward.marks, added, self.request_id)
             return
+        exchange.upstream_s = now - exchange.begun_at
+        self._answer_exchange(exchange, head, plan.forward, plan.meets_answers)
+
+    def _answer_exchange(
+        self, exchange: Exchange, head: Http1ResponseHead, forward: "Forward", meets_answers: bool
+    ) -> None:
+        """Answer an exchange with a response that was received as a whole. `meets_answers`: response steps run."""
         self._exchange = None
         self.route = NO_ROUTE
-        exchange.upstream_s = now - exchange.begun_at
-        exchange.response_bytes = length
+        exchange.response_bytes = head.payload_length
         exchange.sent = True
         status = head.status
-        response = Response(status, head, b"", plan.forward.marks)
-        if not plan.meets_answers:
+        response = Response(status, head, b"", forward.marks)
+        if not meets_answers:
             exchange.state, exchange.response = ANSWER_BEGUN[exchange.state], response
             if exchange.trace is not None:
                 response.added = exchange.trace.response_line
@@ -530,12 +547,16 @@ class FastPath:
             self.leave_fast_path().on_head(head, payload, ended)
             return
         now = monotonic()
-        stream, forward = self._stream, self.route.chain.fetch_plan.forward
+        stream, forward, exchange = self._stream, fetch.forward, self._exchange
         assert stream is not None
         forward.upstream.active -= 1
         self._end_attempt(head.status, now)
         self._stream = self._fetch = None
         stream.release()
+        if exchange is not None:
+            exchange.upstream_s = now - self.begun_at
+            self._answer_exchange(exchange, head, forward, True)
+            return
         self.upstream_s = now - self.begun_at
         self.response = head
         self.response_bytes = head.payload_length

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,22 @@ def test_a_whole_object_is_stored_at_once(node: Node, length: int) -> None:
     assert node.a.numbers().objects == 1
     at_once(node.a.purge_tags([b"tag"]))
     assert node.b.find(K) is None
+
+
+def test_a_whole_object_under_another_key_is_told_to_those_that_watch_it(node: Node) -> None:
+    seen: list[bytes] = []
+    watches = [node.b.watch(key, partial(seen.append, key)) for key in (K, L)]
+    lease = leased(node.a, K)
+    assert lease.store_whole(b"a head", b"body", key=L, url=b"http://a/", tags=())
+    node.run()
+    assert {*seen} == {K, L}
+    assert node.b.find(K) is None
+    assert read(node.b, L) == (b"a head", b"body")
+    leased(node.b, K).give_up()  # it ended with the object
+    at_once(node.a.purge_key(K))
+    assert node.b.find(L) is None
+    for watch in watches:
+        watch.cancel()
 
 
 def test_a_purge_during_a_fetch_keeps_a_whole_object_out(node: Node) -> None:

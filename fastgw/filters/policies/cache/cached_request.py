@@ -7,17 +7,20 @@ from fastgw.cache.store import KeyWatch, Lease, Refusal, StoredObject
 from fastgw.cache.tiers.disk_object import DiskObject
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange
+from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.policies.cache.fetch import Fetch
 from fastgw.filters.policies.cache.forwarded_fields import ForwardedFields
 from fastgw.filters.policies.cache.policy import CachePolicy, client_origin, client_url
 from fastgw.filters.policies.cache.ready_answers import Selection
 from fastgw.filters.policies.cache.stored_answer import answer_from
+from fastgw.filters.policies.cache.whole_response import ExchangeFetch
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
 from fastgw.http.caching.directives import parse_request
 from fastgw.http.caching.keys import primary_key, search_key
 from fastgw.http.caching.no_vary_search import SearchVariance, equivalent_key
 from fastgw.http.caching.records import SearchRecord, StoredHead, VariantsRecord, decode_record
 from fastgw.http.caching.reuse import Decision, Reuse, Trouble, decide_reuse, find_age, may_send_stale
+from fastgw.http.caching.validation import CONDITIONS, has_any
 from fastgw.http.caching.vary import variant_key
 from fastgw.upstream.client.response_action import ResponseAction
 from fastgw.upstream.forwarding.forward_action import Forward
@@ -269,7 +272,27 @@ class CachedRequest:
     ) -> None:
         self._stop_waiting()
         granted, refusal = (None, lease) if isinstance(lease, Refusal) else (lease, None)
+        if found is None and self._may_be_fast:
+            exchange = self.exchange
+            if exchange.client.send_fetch(exchange, ExchangeFetch(self, granted, refusal, why)):
+                return
         Fetch(self, granted, refusal, why, found, record, has_client=True).send_request(self.exchange)
+
+    @property
+    def _may_be_fast(self) -> bool:
+        """Whether the request may be sent on the fast path: as it is, and its client needs the whole response."""
+        exchange, head = self.exchange, self.exchange.head
+        return (
+            exchange.chain.allows_fetch
+            and not (self._has_waited or self._is_recalling)
+            and exchange.method == b"GET"
+            and head.ordinary
+            and exchange.request_body is None
+            and exchange.query_sent is UNCHANGED_QUERY
+            and self.query == head.query
+            and exchange.path == head.path
+            and not has_any(head, CONDITIONS)
+        )
 
     # looking in slower tiers
 

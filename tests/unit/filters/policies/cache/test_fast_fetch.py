@@ -8,18 +8,23 @@ from unittest.mock import patch
 
 import pytest
 
-from fastgw.filters.policies.cache import fast_fetch
+from fastgw.filters.policies.cache import fast_fetch, whole_response
 from tests.support.memory import Wire
 from tests.unit.filters.policies.cache.test_hits import FRESH, status
 from tests.unit.filters.policies.cache.world import World
 
 PRIVATE = b"HTTP/1.1 200 OK\r\nCache-Control: private\r\nContent-Length: 5\r\n\r\nhello"
 VARYING = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nVary: Accept-Encoding\r\nContent-Length: 5\r\n\r\nhello"
+PRIVATE_VARYING = PRIVATE.replace(b"private", b"private\r\nVary: Accept")
+SEARCHED = FRESH.replace(b"max-age=60", b'max-age=60\r\nNo-Vary-Search: params=("a")')
+TAGGED = FRESH.replace(b"max-age=60", b"max-age=60\r\nCache-Tag: " + b" ".join(b"%d" % number for number in range(501)))
+BEHIND = {"headers": {"request": {"set": {"X-A": "b"}, "remove": ["Accept"]}, "response": {"set": {"X-A": "b"}}}}
+"""Another filter, behind which misses are exchanges."""
 POISON = b"X-Forwarded-Host: evil\r\nX-Original-URL: /admin\r\nContent-Type: text/evil\r\n"
 
 
 class Results:
-    """Results of all attempts to take a response on the fast path."""
+    """Results of all attempts to take a response on the fast path; `begun`: of those without an exchange."""
 
     def __init__(self) -> None:
         self.taken: list[bytes | None] = []
@@ -30,9 +35,14 @@ class Results:
 def results() -> Iterator[Results]:
     made = Results()
     take, begin = fast_fetch.StoringFetch.take_response, fast_fetch.begin_fetch
+    take_behind = whole_response.ExchangeFetch.take_response
 
     def taken(fetch: fast_fetch.StoringFetch, *given: Any) -> bytes | None:
         made.taken.append(take(fetch, *given))
+        return made.taken[-1]
+
+    def taken_behind(fetch: whole_response.ExchangeFetch, *given: Any) -> bytes | None:
+        made.taken.append(take_behind(fetch, *given))
         return made.taken[-1]
 
     def begun(*given: Any) -> fast_fetch.StoringFetch | None:
@@ -42,14 +52,22 @@ def results() -> Iterator[Results]:
 
     with (
         patch.object(fast_fetch.StoringFetch, "take_response", taken),
+        patch.object(whole_response.ExchangeFetch, "take_response", taken_behind),
         patch("fastgw.filters.policies.cache.filter.begin_fetch", begun),
     ):
         yield made
 
 
-def connected(**settings: Any) -> World:
+@pytest.fixture(params=[{}, BEHIND], ids=["alone", "behind"])
+def filters(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Filters beside the cache."""
+    found: dict[str, Any] = request.param
+    return found
+
+
+def connected(filters: dict[str, Any], **route: Any) -> World:
     """Return a world with an idle connection to the upstream."""
-    world = World(**settings)
+    world = World(route={"filters": filters, **route})
     world.client(b"/first")
     world.upstream().sends(PRIVATE)
     return world
@@ -60,9 +78,12 @@ def lines(client: Wire) -> list[bytes]:
     return sorted(line for line in head.split(b"\r\n") if not line.startswith((b"X-Request-Id", b"Date")))
 
 
-@pytest.mark.parametrize("response", [FRESH, PRIVATE, VARYING, FRESH.replace(b" 200 OK", b" 404 Not Found")])
-def test_it_is_equal_to_the_full_path(results: Results, response: bytes) -> None:
-    world, full = connected(), connected(route={"timeout": "10s"})
+@pytest.mark.parametrize(
+    "response",
+    [FRESH, PRIVATE, VARYING, PRIVATE_VARYING, SEARCHED, TAGGED, FRESH.replace(b" 200 OK", b" 404 Not Found")],
+)
+def test_it_is_equal_to_the_full_path(results: Results, filters: dict[str, Any], response: bytes) -> None:
+    world, full = connected(filters), connected(filters, timeout="10s")
     results.begun.clear()
     results.taken.clear()
     clients = []
@@ -73,8 +94,8 @@ def test_it_is_equal_to_the_full_path(results: Results, response: bytes) -> None
         assert b"/admin" not in sent
         each.upstream().sends(response)
         assert clients[-1].received.endswith(b"\r\n\r\nhello")
-    assert results.begun == [True]
-    assert len(results.taken) == 1
+    assert results.begun == ([] if filters else [True])
+    assert [taken is None for taken in results.taken] == [response is SEARCHED]
     assert lines(clients[0]) == lines(clients[1])
     assert world.fetched == full.fetched
     assert len(world.fetched) == 2
@@ -90,8 +111,8 @@ def test_it_is_equal_to_the_full_path(results: Results, response: bytes) -> None
         each.plane.assert_quiet()
 
 
-def test_equal_requests_wait_for_it(results: Results) -> None:
-    world = connected()
+def test_equal_requests_wait_for_it(results: Results, filters: dict[str, Any]) -> None:
+    world = connected(filters)
     clients = [world.client() for _ in range(3)]
     assert len(world.busy()) == 1
     world.upstream().sends(FRESH)
@@ -101,13 +122,15 @@ def test_equal_requests_wait_for_it(results: Results) -> None:
     world.plane.assert_quiet()
 
 
-def test_after_a_response_that_is_not_stored_requests_do_not_wait_for_each_other(results: Results) -> None:
-    world = connected()
+def test_after_a_response_that_is_not_stored_requests_do_not_wait_for_each_other(
+    results: Results, filters: dict[str, Any]
+) -> None:
+    world = connected(filters)
     for _ in range(2):
         client = world.client()
         world.upstream().sends(PRIVATE)
         assert status(client) == b"fastgw; fwd=uri-miss; detail=private"
-    assert results.begun[-2:] == [True, True]
+    assert None not in results.taken[-2:]
     client = world.client()  # and what may be stored now is stored, in spite of the mark
     world.upstream().sends(FRESH)
     assert status(client) == b"fastgw; fwd=uri-miss; ttl=60; stored"
@@ -116,8 +139,8 @@ def test_after_a_response_that_is_not_stored_requests_do_not_wait_for_each_other
 
 
 @pytest.mark.parametrize("at", [0, 20, len(FRESH) - 2])
-def test_a_response_in_pieces_goes_on_on_the_full_path(results: Results, at: int) -> None:
-    world = connected()
+def test_a_response_in_pieces_goes_on_on_the_full_path(results: Results, filters: dict[str, Any], at: int) -> None:
+    world = connected(filters)
     client, other = world.client(), world.client()
     upstream = world.upstream()
     if at:
@@ -130,8 +153,8 @@ def test_a_response_in_pieces_goes_on_on_the_full_path(results: Results, at: int
     world.plane.assert_quiet()
 
 
-def test_an_interim_response_is_passed_on(results: Results) -> None:
-    world = connected()
+def test_an_interim_response_is_passed_on(results: Results, filters: dict[str, Any]) -> None:
+    world = connected(filters)
     client = world.client()
     world.upstream().sends(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + FRESH)
     assert client.received.startswith(b"HTTP/1.1 103 ")
@@ -140,8 +163,8 @@ def test_an_interim_response_is_passed_on(results: Results) -> None:
     world.plane.assert_quiet()
 
 
-def test_a_fetch_goes_on_without_its_client(results: Results) -> None:
-    world = connected()
+def test_a_fetch_goes_on_without_its_client(results: Results, filters: dict[str, Any]) -> None:
+    world = connected(filters)
     client, other = world.client(), world.client()
     client.resets()
     world.upstream().sends(FRESH)
@@ -150,8 +173,8 @@ def test_a_fetch_goes_on_without_its_client(results: Results) -> None:
     world.plane.assert_quiet()
 
 
-def test_a_broken_connection_is_tried_again(results: Results) -> None:
-    world = connected()
+def test_a_broken_connection_is_tried_again(results: Results, filters: dict[str, Any]) -> None:
+    world = connected(filters)
     client = world.client()
     world.upstream().resets()
     world.plane.passes(1)
@@ -161,8 +184,8 @@ def test_a_broken_connection_is_tried_again(results: Results) -> None:
     world.plane.assert_quiet()
 
 
-def test_a_malformed_response_is_a_502_and_frees_those_that_wait(results: Results) -> None:
-    world = connected()
+def test_a_malformed_response_is_a_502_and_frees_those_that_wait(results: Results, filters: dict[str, Any]) -> None:
+    world = connected(filters)
     client, other = world.client(), world.client()
     world.upstream().sends(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n")
     assert client.received.startswith(b"HTTP/1.1 502 ")
@@ -171,10 +194,10 @@ def test_a_malformed_response_is_a_502_and_frees_those_that_wait(results: Result
     assert other.received.endswith(b"\r\n\r\nhello")
 
 
-def test_a_defect_in_the_filter_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
-    world = connected()
+def test_a_defect_in_the_filter_is_a_500(filters: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    world = connected(filters)
     client = world.client()
-    with patch.object(fast_fetch, "decide_storing", side_effect=ZeroDivisionError):
+    with patch.object(whole_response if filters else fast_fetch, "decide_storing", side_effect=ZeroDivisionError):
         world.upstream().sends(FRESH)
     assert client.received.startswith(b"HTTP/1.1 500 ")
     assert world.store.numbers().objects == 0
@@ -186,13 +209,69 @@ def test_a_defect_in_the_filter_is_a_500(caplog: pytest.LogCaptureFixture) -> No
     [b"Cache-Control: no-store\r\n", b"Pragma: no-cache\r\n", b"Range: bytes=0-1\r\n", b'If-None-Match: "a"\r\n'],
 )
 def test_requests_with_conditions_or_directives_take_the_full_path(results: Results, fields: bytes) -> None:
-    world = connected()
+    world = connected({})
+    results.begun.clear()
     world.client(fields=fields)
-    assert results.begun[-1:] != [True]
+    assert True not in results.begun
 
 
-def test_a_purge_during_the_fetch_is_not_undone(results: Results) -> None:
-    world = connected()
+@pytest.mark.parametrize(
+    ("fields", "answer", "told"),
+    [
+        (b"Range: bytes=0-1\r\n", b"206 Partial Content", b"ttl=60; stored"),
+        (b"Range: bytes=9-\r\n", b"416 Range Not Satisfiable", b"ttl=60; stored"),
+        (b'If-None-Match: "a"\r\n', b"304 Not Modified", b"ttl=60; stored"),
+        (b"Cache-Control: no-store\r\n", b"200 OK", b"detail=request-no-store"),
+    ],
+)
+def test_conditions_and_directives_behind_another_filter(fields: bytes, answer: bytes, told: bytes) -> None:
+    world = connected(BEHIND)
+    client = world.client(fields=fields)
+    assert b"Range:" not in world.upstream().received.rpartition(b"GET /")[2]
+    world.upstream().sends(FRESH.replace(b"Content-Length", b'ETag: "a"\r\nContent-Length'))
+    assert client.received.startswith(b"HTTP/1.1 " + answer)
+    assert status(client) == b"fastgw; fwd=uri-miss; " + told
+    assert world.store.numbers().objects == (0 if b"no-store" in fields else 1)
+    world.plane.assert_quiet()
+
+
+def test_variants_are_kept_apart_on_both_paths(results: Results, filters: dict[str, Any]) -> None:
+    world = connected(filters)
+    for coding in (b"gzip", b"br"):
+        client = world.client(fields=b"Accept-Encoding: %b\r\n" % coding)
+        world.upstream().sends(VARYING.replace(b"hello", coding.rjust(5)))
+        assert status(client) == b"fastgw; fwd=%b-miss; ttl=60; stored" % (b"uri" if coding == b"gzip" else b"vary")
+    for coding in (b"gzip", b"br", b"gzip"):
+        client = world.client(fields=b"Accept-Encoding: %b\r\n" % coding)
+        assert client.received.endswith(b"\r\n\r\n" + coding.rjust(5))
+        assert status(client) == b"fastgw; hit; ttl=60"
+    assert not world.busy()
+    world.plane.assert_quiet()
+
+
+def test_a_variant_that_another_request_waits_for_is_told_to_it(results: Results, filters: dict[str, Any]) -> None:
+    world = connected(filters)
+    clients = [world.client(fields=b"Accept-Encoding: gzip\r\n") for _ in range(2)]
+    other = world.client(fields=b"Accept-Encoding: br\r\n")
+    world.upstream().sends(VARYING)
+    assert [client.received[-5:] for client in clients] == [b"hello"] * 2
+    assert other.received == b""
+    world.upstream().sends(VARYING.replace(b"hello", b"other"))
+    assert other.received.endswith(b"\r\n\r\nother")
+    world.plane.assert_quiet()
+
+
+def test_a_response_step_that_fails_is_a_500(results: Results) -> None:
+    world = connected(BEHIND)
+    client = world.client()
+    with patch("fastgw.exchange.Exchange.pass_response_steps", lambda *given: False):
+        world.upstream().sends(FRESH)
+    assert client.received.startswith(b"HTTP/1.1 500 ")
+    world.plane.assert_quiet()
+
+
+def test_a_purge_during_the_fetch_is_not_undone(results: Results, filters: dict[str, Any]) -> None:
+    world = connected(filters)
     client = world.client()
     world.store.purge_all()
     world.upstream().sends(FRESH)
@@ -202,8 +281,8 @@ def test_a_purge_during_the_fetch_is_not_undone(results: Results) -> None:
     assert world.store.numbers().objects == 0
 
 
-def test_a_pipelined_request_of_another_kind_follows(results: Results) -> None:
-    world = connected()
+def test_a_pipelined_request_of_another_kind_follows(results: Results, filters: dict[str, Any]) -> None:
+    world = connected(filters)
     client = world.plane.client()
     get = b"GET /%b HTTP/1.1\r\nHost: a.test\r\n\r\n"
     client.sends(get % b"a" + get % b"b" + b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n")
