@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from math import inf
 from pathlib import Path
@@ -37,6 +37,8 @@ FASTGW: Final = Path(sys.executable).with_name("fastgw")
 
 Sample = tuple[float, int]
 """Seconds since the start, and bytes."""
+Samples = dict[str, list[Sample]]
+"""Of each process."""
 
 
 class Failed(Exception):
@@ -229,23 +231,23 @@ def _make_certificate(folder: Path) -> None:
 
 
 async def soak(
-    sizes: Sizes, seconds: float, tell_every: float, folder: Path, reloads: float = inf
-) -> dict[str, list[Sample]]:
-    """Run for this time, or this number of reloads; print progress. Returns the memory of each process. Raises
+    sizes: Sizes, seconds: float, tell_every: float, folder: Path, enough: Callable[[Samples], bool] = lambda _: False
+) -> Samples:
+    """Run for this time, or until the samples are enough; print progress. Returns the memory of each process. Raises
     `Failed`.
     """
     _make_certificate(folder)
     context = ssl.create_default_context(cafile=str(folder / "cert.pem"))
     context.check_hostname = False
     counts = Counts()
-    samples: dict[str, list[Sample]] = {}
+    samples: Samples = {}
     origin = await asyncio.get_running_loop().create_server(_Origin, "127.0.0.1", 0)
     at = origin.sockets[0].getsockname()[1]
     async with running_gateway(folder, document(sizes, at, folder, 0)) as (supervisor, ports):
         visitors = [asyncio.create_task(_visit(ports, sizes.routes, context, counts)) for _ in range(sizes.clients)]
         begun, logged_at = time.monotonic(), -inf
         try:
-            while (now := time.monotonic() - begun) < seconds and counts.reloads < reloads:
+            while (now := time.monotonic() - begun) < seconds and not enough(samples):
                 await asyncio.sleep(min(sizes.reload_every, 1.0))
                 if sizes.reload_every < inf:
                     counts.reloads += 1

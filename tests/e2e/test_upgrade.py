@@ -23,7 +23,7 @@ import pytest
 from fastgw.runtime.ipc.channel import PROTOCOL
 from tests.e2e.clients import LoadCounts, call
 from tests.e2e.programs import started
-from tests.e2e.test_nothing_lost import enough
+from tests.e2e.test_nothing_lost import client_ports, enough
 from tests.e2e.test_processes import GET, GET_AND_CLOSE, ask, samples
 from tests.e2e.test_reload import ANYWHERE, Reloadable
 from tests.support.client import Client
@@ -39,10 +39,15 @@ CLOSING = "/new"
 """The path whose answer ends its connection."""
 
 
+SLOWLY = {"fault": {"delay": {"time": "20ms"}}}
+"""Requests are in flight at every moment, and their number does not depend on how fast the machine is."""
+
+
 def answering(text: str) -> list[dict[str, Any]]:
+    closing = {"body": text, "headers": {"Connection": "close"}}
     return [
-        {"name": "new", "paths": [CLOSING], "respond": {"body": text, "headers": {"Connection": "close"}}},
-        {"name": "all", "respond": {"body": text}},
+        {"name": "new", "paths": [CLOSING], "filters": SLOWLY, "respond": closing},
+        {"name": "all", "filters": SLOWLY, "respond": {"body": text}},
     ]
 
 
@@ -613,9 +618,13 @@ def test_an_end_right_after_the_exec(tmp_path: Path) -> None:
 
 
 def test_workers_that_drain_for_long_outlive_further_upgrades(tmp_path: Path) -> None:
-    """Three upgrades, each with a slow response that began just before: all are answered, and all workers go."""
+    """Three upgrades, each with a slow response that began just before: all are answered, and all workers go.
+
+    An old worker accepts until it is told of the new ones: it may have the response that began after its upgrade, too.
+    """
     with Origin() as origin, ExitStack() as opened:
-        gateway = opened.enter_context(upgradable(tmp_path, routes=[{"name": "all", "upstream": origin.url}]))
+        config = {"routes": [{"name": "all", "upstream": origin.url}], "timeouts": {"drain": {"requests": "300s"}}}
+        gateway = opened.enter_context(upgradable(tmp_path, **config))
         slow = []
         for _ in range(3):
             client = opened.enter_context(gateway.connect(deadline=LONG))
@@ -624,7 +633,12 @@ def test_workers_that_drain_for_long_outlive_further_upgrades(tmp_path: Path) ->
             answers.read_request()
             slow.append((client, answers))
             gateway.upgrade()
-        assert len(gateway.worker_pids) == 5
+        serving = gateway.serving()
+        ports = {client.sock.getsockname()[1] for client, _ in slow}
+        draining = {pid for pid in gateway.worker_pids if client_ports(pid) & ports}
+        assert not draining & serving
+        assert set().union(*map(client_ports, draining)) >= ports
+        wait_until(lambda: {*gateway.worker_pids} == draining | serving, "those without a response to go", LONG)
         for client, answers in slow:
             answers.send(OK)
             assert client.read_response().status == 200

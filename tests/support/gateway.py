@@ -39,12 +39,16 @@ class GatewayFailed(AssertionError):
 
 
 def wait_until(fact: Callable[[], bool], wanted: str, deadline: float = DEADLINE) -> None:
-    """Poll until `fact` is true, for changes that nothing signals, such as a file of another process."""
-    until = time.monotonic() + deadline
+    """Poll until `fact` is true, for changes that nothing signals, such as a file of another process.
+
+    The longer it has waited, the less often it looks: to look may cost the gateway as much as what is waited for.
+    """
+    begun_at = time.monotonic()
     while not fact():
-        if time.monotonic() > until:
+        waited = time.monotonic() - begun_at
+        if waited > deadline:
             raise GatewayFailed(f"waited {deadline} s for {wanted}")
-        time.sleep(0.005)
+        time.sleep(max(0.005, min(waited / 20, 0.05)))
 
 
 class Lines:
