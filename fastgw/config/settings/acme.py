@@ -79,7 +79,8 @@ class OnDemand(Settings):
     names: Annotated[int, Meta(ge=1, le=10_000)] = 1000
     """Maximum number of names with a certificate. Above it no further name gets one until another one is forgotten."""
     orders_per_hour: Annotated[int, Meta(ge=1, le=10_000)] = 60
-    """Maximum number of names that certificates are ordered for within an hour. Renewals do not count."""
+    """Maximum number of orders for new names within an hour: of all nodes that share certificates
+    (`acme.shared_secret`), else of this one. Renewals do not count, nor does a certificate of another node."""
     orders_at_once: Annotated[int, Meta(ge=1, le=16)] = 4
     """Maximum number of orders in progress."""
     wait: Delay = 8.0

@@ -433,8 +433,9 @@ def _certificates_of_each_node(merged: Merged) -> Iterator[Problem]:
         return
     if any(state is not None for _, state in merged.single_entry("state")):
         yield location.problem(
-            "each node orders certificates of its own, although there is a `state` to share them through; set "
-            "`shared_secret` to a secret of at least 32 characters, the same on all nodes"
+            "each node orders certificates of its own, and answers its own challenges only, although there is a "
+            "`state` to share them through: behind a load balancer the issuer may verify at another node, and refuse; "
+            "set `shared_secret` to a secret of at least 32 characters, the same on all nodes"
         )
 
 

@@ -24,6 +24,7 @@ from fastgw.config.sources.virtual_files import issued_in
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import RareNotice, described, notice
 from fastgw.runtime.control.acme.kept_certificate import IssuingParts, KeptCertificate
+from fastgw.runtime.control.acme.shared_issuing import RedisAway
 from fastgw.runtime.ipc.channel import Channel
 from fastgw.runtime.ipc.published_feed import PublishedFeed
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
@@ -80,7 +81,7 @@ class OrderBudget:
         return True
 
     def count_before(self, dates: Sequence[float]) -> None:
-        """Count orders of an earlier process."""
+        """Count orders of an earlier process, or that all nodes have counted."""
         self._dates = [*self._dates, *dates][-self.most :]
 
 
@@ -218,10 +219,23 @@ class OnDemandIssuing:
         why = await self.ask_about_name(policy, name)
         if why is not None:
             self.refuse(name, why, policy.refused_for if why is OrderRefusal.NOT_ALLOWED else BUSY_S)
-        elif not self._budget.take_one(time.time()):
+        elif self._parts.shared.is_alone and not self._budget.has_one(time.time()):
             self.refuse(name, OrderRefusal.RATE, BUSY_S)
         else:
             self._keep_name(acme, policy, name)
+
+    async def take_order(self) -> bool:
+        """Count an order, unless there were too many within an hour: on all nodes that share, or on this one if it is
+        alone.
+        """
+        now = time.time()
+        if not self._parts.shared.is_alone:
+            with suppress(RedisAway):
+                taken = await self._parts.shared.take_order(self._budget.most)
+                if taken:
+                    self._budget.count_before([now])
+                return taken
+        return self._budget.take_one(now)
 
     async def ask_about_name(self, policy: OnDemand, name: str) -> OrderRefusal | None:
         """Ask `ask` about a name; None: it is allowed."""
@@ -352,7 +366,11 @@ class OnDemandCertificate(KeptCertificate):
 
     async def _is_wanted(self) -> bool:
         if self._held is None:
-            return True
+            if await self._owner.take_order():
+                return True
+            self._owner.refuse(self._name, OrderRefusal.RATE, BUSY_S)
+            await self._forget()
+            return False
         unused = time.time() - self._used_date > self._policy.unused_for
         if unused or await self._owner.ask_about_name(self._policy, self._name) is OrderRefusal.NOT_ALLOWED:
             await self._forget()

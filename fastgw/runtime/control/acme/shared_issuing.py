@@ -77,6 +77,15 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) 
 return 0
 """
 
+TAKE_ORDER: Final = b"""
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 3600)
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
+redis.call('ZADD', KEYS[1], now, ARGV[2])
+redis.call('EXPIRE', KEYS[1], 3600)
+return 1
+"""
+
 Commands = Sequence[Sequence[bytes]]
 
 
@@ -219,6 +228,11 @@ class SharedIssuing(SharedStream[Commands]):
             await asyncio.sleep(LEASE_S / 3)
             with suppress(RedisAway):
                 await self._execute(b"EVAL", EXTEND, b"1", key, self._node.encode(), b"%d" % (LEASE_S * 1000))
+
+    async def take_order(self, most: int) -> bool:
+        """Count an order on demand, unless all nodes together have made `most` within an hour. Raises `RedisAway`."""
+        key, turn = self._key(b"orders"), os.urandom(8).hex().encode()
+        return bool(await self._execute(b"EVAL", TAKE_ORDER, b"1", key, b"%d" % most, turn))
 
     # challenges
 

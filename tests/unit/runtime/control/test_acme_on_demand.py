@@ -15,14 +15,16 @@ import pytest
 from fastgw.acme.messages import Failed, Issued, Job, Renewal
 from fastgw.acme.storage import read_state, state_file, write
 from fastgw.config.settings.acme import Acme, OnDemand
+from fastgw.config.settings.secrets import Secret
 from fastgw.errors import Fault
-from fastgw.runtime.control.acme import kept_certificate
+from fastgw.runtime.control.acme import kept_certificate, shared_issuing
 from fastgw.runtime.control.acme.kept_certificate import IssuingParts
 from fastgw.runtime.control.acme.on_demand import MOST_PENDING, OnDemandIssuing, OrderBudget, stored_names
 from fastgw.runtime.control.acme.shared_issuing import SharedIssuing
 from fastgw.sync.on_demand import MOST_REFUSED, OrderRefusal, read
 from fastgw.upstream.client.http_client import FetchFailed
 from tests.support.certificates import Certificates
+from tests.support.redis_server import RedisServer
 
 DEADLINE_S = 30.0
 
@@ -45,8 +47,11 @@ class Asked:
 class World:
     """The control process with an issuer. `fails`: whether orders fail; `held`: whether they last."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **rule: Any) -> None:
-        self.folder, self.authority = folder, Certificates(folder)
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, redis: RedisServer | None = None, **rule: Any
+    ) -> None:
+        """`redis`: through which it shares certificates."""
+        self.folder, self.authority, self.redis = folder, Certificates(folder), redis
         self.fails, self.held = False, asyncio.Event()
         self.held.set()
         self.days = 90.0
@@ -60,14 +65,18 @@ class World:
     def begin(self) -> None:
         directory: Any = "https://a.test/d"
         storage = str(self.folder / "store")
-        self.acme = Acme(directory=directory, agree=True, storage=storage, on_demand=OnDemand(**self.rule))
+        secret = None if self.redis is None else Secret(text="a secret that all of the nodes have")
+        rule = OnDemand(**self.rule)
+        self.acme = Acme(directory=directory, agree=True, storage=storage, on_demand=rule, shared_secret=secret)
         shared = SimpleNamespace(supervisor=SimpleNamespace(words=self.words))
         node: Any = SimpleNamespace(shared=shared, words=SimpleNamespace(acme_refusals=0))
         board: Any = SimpleNamespace(remove=lambda file: None)
-        parts = IssuingParts(board, SharedIssuing(board), self._nothing, lambda succeeded: None)
+        self.shared = SharedIssuing(board)
+        parts = IssuingParts(board, self.shared, self._nothing, lambda succeeded: None)
         self.issuing = OnDemandIssuing(node, cast(Any, None), cast(Any, self.asked), parts)
         self.issuing._feed = cast(Any, SimpleNamespace(publish=lambda: None))
         accepted: Any = SimpleNamespace(settings=SimpleNamespace(acme=self.acme), captured={})
+        self.shared.use_configuration(accepted, None if self.redis is None else (self.redis.url, "nodes"))
         self.issuing.use_configuration(accepted)
 
     async def _nothing(self) -> None: ...
@@ -187,8 +196,7 @@ def test_names_and_orders_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
         await until(lambda: len(world.kept) == 2)
         for name in ("d", "e"):
             world.issuing.requested(f"{name}.shops.test")
-        await until(lambda: len(world.kept) == 3)
-        assert world.numbers == {"names": 1, "rate": 1}
+        await until(lambda: len(world.kept) == 3 and world.numbers == {"names": 1, "rate": 1})
         assert world.issuing.why_not_ordered("z.shops.test") == "as `acme.on_demand.orders_per_hour` is reached"
         world.issuing.stop()
 
@@ -209,6 +217,43 @@ def test_ask_decides_and_its_refusals_are_remembered(tmp_path: Path, monkeypatch
         world.issuing.stop()
 
     play(act)
+
+
+def test_orders_of_all_nodes_are_bounded_together_and_a_shared_name_costs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While Redis is away the bound is that of the node, and names with a certificate stay."""
+    monkeypatch.setattr(shared_issuing, "ALONE_S", 0.0)
+
+    async def act() -> None:
+        folders = [tmp_path / "one", tmp_path / "two"]
+        for folder in folders:
+            folder.mkdir()
+        one, two = (World(folder, monkeypatch, redis, orders_per_hour=2) for folder in folders)
+        monkeypatch.setattr(kept_certificate, "run_job", one._run_job)  # it has the jobs of both
+        await until(lambda: one.shared.is_there and two.shared.is_there)
+        one.issuing.requested("a.shops.test")
+        await until(lambda: one.kept == {"a.shops.test"})
+        two.issuing.requested("b.shops.test")
+        await until(lambda: two.kept == {"b.shops.test"})
+        for world in (one, two):
+            world.issuing.requested("c.shops.test")
+        await until(lambda: one.numbers == two.numbers == {"rate": 1})
+        two.issuing.requested("a.shops.test")
+        await until(lambda: two.kept == {"a.shops.test", "b.shops.test"})
+        assert [job.domains for job in one.jobs] == [["a.shops.test"], ["b.shops.test"]]
+        redis.stop()
+        await until(lambda: not two.shared.is_there)
+        for name in ("d", "e"):
+            two.issuing.requested(f"{name}.shops.test")
+        await until(lambda: len(two.kept) == 3 and two.numbers == {"rate": 2})
+        assert len(one.jobs) == 3
+        for world in (one, two):
+            world.issuing.stop()
+            world.shared.stop()
+
+    with RedisServer(tmp_path) as redis:
+        play(act)
 
 
 @pytest.mark.parametrize(("unused", "allowed", "stays"), [(False, 200, True), (True, 200, False), (False, 403, False)])

@@ -9,10 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from fastgw.acme.messages import Failed, Issued, Job, Renewal, ToAnswer
-from fastgw.acme.storage import write
+from fastgw.acme.storage import read_state, state_file, write
 from fastgw.config.settings.acme import Acme, AcmeCertificate
 from fastgw.config.settings.secrets import Secret
 from fastgw.runtime.control.acme import kept_certificate, shared_issuing
@@ -91,8 +92,9 @@ class Cluster:
         self.answered: list[int] = []  # number of nodes that answer when the issuer is asked to verify
         monkeypatch.setattr(kept_certificate, "run_job", self._run_job)
 
-    def add(self, **more: Any) -> Node:
-        folder = self.folder / f"node{len(self.nodes)}"
+    def add(self, folder: Path | None = None, **more: Any) -> Node:
+        """Start a node. `folder`: storage of one that has ended."""
+        folder = folder or self.folder / f"node{len(self.nodes)}"
         self.nodes.append(node := Node(folder, self.redis.url, self.folder.name, **more))
         return node
 
@@ -268,6 +270,35 @@ def test_without_redis_a_node_orders_what_is_missing_by_itself(tmp_path: Path, m
             late = cluster.add()
             await until(lambda: late.content == node.content)
             assert len(cluster.jobs) == 1
+
+        play(tmp_path, server, monkeypatch, act)
+
+
+def test_a_renewal_waits_for_redis_and_the_certificate_stays_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "fastgw")
+    with RedisServer(tmp_path) as server:
+
+        async def act(cluster: Cluster) -> None:
+            before = cluster.add()
+            await until(lambda: bool(before.content))
+            file, state = before.file, state_file(str(before.file))
+            await until(lambda: read_state(state).ask_date > time.time() + 60)  # nothing is written now
+            await stored(before)
+            before.stop()
+            content = before.content
+            due = msgspec.structs.replace(read_state(state), renew_date=1.0, retry_date=0.0)
+            write(state, msgspec.json.encode(due))
+            server.stop()
+            node = cluster.add(file.parent.parent)
+            await until(lambda: node.kept.info.ordered_by == "waits_for_redis")
+            await until(lambda: "certificates in use stay" in caplog.text)
+            assert (len(cluster.jobs), node.content, node.kept.info.problem) == (1, content, "")
+            server.start()
+            await until(lambda: node.content != content)
+            assert len(cluster.jobs) == 2
+            await until(lambda: "they are ordered by one node of all" in caplog.text)
 
         play(tmp_path, server, monkeypatch, act)
 
