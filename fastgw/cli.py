@@ -296,7 +296,7 @@ def check(
         if (audit := loaded.config.audit) and (reason := why_not(audit.path)):
             notes.append(config.Problem(file, 0, 0, "audit.path", f"{reason}: entries would wait in memory"))
         if (kept := loaded.config.analytics) and (reason := why_not_analytics(kept.path)):
-            notes.append(config.Problem(file, 0, 0, "analytics.path", f"{reason}: counts would wait in memory"))
+            notes.append(config.Problem(file, 0, 0, "analytics.path", reason))
         for name, each in loaded.config.caches.items():
             if each.disk is not None and (reason := why_not_disk(each.disk.path)):
                 notes.append(config.Problem(file, 0, 0, f"caches.{name}.disk.path", reason))

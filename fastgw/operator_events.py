@@ -82,6 +82,7 @@ class OperatorEvent(Enum):
     AUDIT_WRITTEN = WARNING, "The audit log is written again."
     ANALYTICS_NOT_KEPT = ERROR, "Analytics cannot be written to their database: counts wait in memory."
     ANALYTICS_KEPT = WARNING, "Analytics are written to their database again."
+    FILE_SET_ASIDE = ERROR, "A damaged file of the gateway was renamed: the gateway goes on with a new one."
     # filters
     FILTER_RAISED = ERROR, "A step of a filter failed by an error of its own."
     FILTER_VALUE_UNFIT = WARNING, "A filter could not set a header: its value is not allowed in one."

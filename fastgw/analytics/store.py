@@ -16,6 +16,7 @@ from typing import Final, final
 
 from fastgw.analytics.queries import DAY, HOUR, MINUTE
 from fastgw.analytics.readings import CELL, CounterReading, SeriesLabels, labels_of
+from fastgw.damaged_files import set_aside
 
 MINUTES_KEPT_S: Final = DAY
 """Age of minutes that are summed up by hours."""
@@ -23,6 +24,7 @@ HOURS_AT_ONCE: Final = 48
 """Maximum number of hours that a write sums up or deletes, so that it ends soon."""
 _APPLICATION_ID: Final = 0x66677761  # "fgwa"
 _VERSION: Final = 1
+_MAGIC: Final = b"SQLite format 3\0"
 _TIMEOUT_S: Final = 2.0
 _PAGE: Final = 4096
 _FULL: Final = 0.9
@@ -52,25 +54,40 @@ class AnalyticsStore:
         self._database: sqlite3.Connection | None = None
         self._file = (0, 0)
 
-    def write(self, readings: Sequence[CounterReading]) -> None:
+    def write(self, readings: Sequence[CounterReading]) -> str:
         """Add what was counted up to each of the readings, in their order, to its minute. Raises
         `CannotKeepAnalytics`; then nothing was written.
+
+        A damaged database is set aside: returns its new name, else "". Everything that the memory has counted is in the
+        new one.
         """
         if not readings:
-            return
+            return ""
+        aside = ""
         try:
-            database = self._open()
-            database.execute("BEGIN IMMEDIATE")
             try:
-                self._add(database, readings)
-                self._thin_out(database, readings[-1].date)
-                database.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    database.execute("ROLLBACK")
-                raise
+                self._write(readings)
+            except sqlite3.DatabaseError as error:
+                if not self._is_there() or not is_damaged(self.path, error):  # else another process was faster
+                    raise
+                self.close()
+                aside = set_aside(self.path, "-wal", "-shm")
+                self._write(readings)
         except (sqlite3.Error, OSError) as error:
             raise self._failed("cannot be written", error) from error
+        return aside
+
+    def _write(self, readings: Sequence[CounterReading]) -> None:
+        database = self._open()
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            self._add(database, readings)
+            self._thin_out(database, readings[-1].date)
+            database.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                database.execute("ROLLBACK")
+            raise
 
     def close(self) -> None:
         """Close the database: afterwards everything is in the one file."""
@@ -175,6 +192,15 @@ class AnalyticsStore:
     def _failed(self, what: str, error: Exception) -> CannotKeepAnalytics:
         self.close()
         return CannotKeepAnalytics(f"{self.path} {what}: {reason_of(error)}")
+
+
+def is_damaged(path: str, error: sqlite3.Error) -> bool:
+    """Whether a file with which SQLite has failed is a database of analytics. Raises `OSError`."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return False
+    with open(path, "rb") as file:
+        head = file.read(100)
+    return head.startswith(_MAGIC) and head[68:72] == _APPLICATION_ID.to_bytes(4, "big")
 
 
 def connected(path: str, *, uri: bool = False) -> sqlite3.Connection:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from msgspec import UNSET, UnsetType
 
 from fastgw.analytics.queries import STEPS, AnalyticsRow, Usage, UsageQuery
-from fastgw.analytics.store import CannotKeepAnalytics, connected, expect_analytics, reason_of
+from fastgw.analytics.store import CannotKeepAnalytics, connected, expect_analytics, is_damaged, reason_of
 from fastgw.observe.metrics.series_layout import SUM
 from fastgw.observe.metrics.totals import quantile
 
@@ -139,16 +139,24 @@ def _route_row(query: UsageQuery, at: int, name: str, counts: Mapping[tuple[str,
     )
 
 
+_THEN: Final = "counts would wait in memory"
+
+
 def why_not_analytics(path: str) -> str:
-    """Return why analytics cannot be kept in this file; "": they can."""
+    """Return why analytics cannot be kept in this file, and what then happens; "": they can."""
     try:
         if not os.path.lexists(path):
             folder = os.path.dirname(os.path.abspath(path))
-            return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not a directory that can be written"
+            is_usable = os.access(folder, os.W_OK | os.X_OK)
+            return "" if is_usable else f"{folder} is not a directory that can be written: {_THEN}"
+        if not os.path.isfile(path):
+            return f"{path} is not a regular file: {_THEN}"
         if not os.access(path, os.R_OK | os.W_OK):
-            return f"{path} cannot be read and written"
+            return f"{path} cannot be read and written: {_THEN}"
         with closing(connected(f"file:{quote(os.path.abspath(path))}?mode=ro", uri=True)) as database:
             expect_analytics(database)
     except (sqlite3.Error, OSError) as error:
-        return f"{path} cannot be used: {reason_of(error)}"
+        if isinstance(error, sqlite3.Error) and is_damaged(path, error):
+            return f"{path} is damaged ({reason_of(error)}): it would be renamed, and a new one begun"
+        return f"{path} cannot be used: {reason_of(error)}: {_THEN}"
     return ""

@@ -17,6 +17,8 @@ from msgspec import Struct
 
 START: Final = "0" * 64
 """`previous` of the first entry of all."""
+BEGIN: Final = b'{"number":'
+"""Begin of each line."""
 LINE_MAX: Final = 64 * 1024
 """Maximum length of a line in bytes."""
 TEXT_MAX: Final = 8 * 1024

@@ -15,7 +15,8 @@ from contextlib import suppress
 from math import inf
 from typing import Final, final
 
-from fastgw.audit.chain import LINE_MAX, AuditEntry, BrokenChain, Link, chained_line, read_link
+from fastgw.audit.chain import BEGIN, LINE_MAX, AuditEntry, BrokenChain, Link, chained_line, read_link
+from fastgw.damaged_files import set_aside
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 
@@ -29,6 +30,10 @@ _LOCK_LOOK_S: Final = 0.01
 
 class CannotWrite(Exception):
     """The file cannot be written; the text says why."""
+
+
+class _Damaged(CannotWrite):
+    """The file is an audit log, and its end is none."""
 
 
 @final
@@ -78,15 +83,29 @@ class AuditLog:
                 notice(OperatorEvent.AUDIT_WRITTEN, f"audit: {self.path} is written again")
 
     def close(self) -> None:
+        """Close the file. Entries that wait are lost, and the gateway's log has them."""
+        if (count := len(self._waiting) + self._lost) and self.path is not None:
+            notice(
+                OperatorEvent.AUDIT_NOT_WRITTEN,
+                f"audit: {count} entries could not be written to {self.path}, and are lost",
+            )
+        self._waiting.clear()
+        self._lost = 0
+        self._release()
+
+    def _release(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def _append(self, path: str) -> None:
         fd = self._use(path)
-        _acquire(fd)
         try:
-            size = self._find_end(fd)
+            size = self._find_locked_end(fd)
+        except _Damaged as flaw:
+            fd = self._set_aside(path, fd, flaw)
+            size = self._find_locked_end(fd)
+        try:
             lines, last, entries = bytearray(), self._last, list(self._waiting)
             for entry in [*entries, *_loss_entries(self._lost)]:
                 line, last = chained_line(entry, last)
@@ -103,6 +122,30 @@ class AuditLog:
         finally:
             fcntl.flock(fd, fcntl.LOCK_UN)
 
+    def _find_locked_end(self, fd: int) -> int:
+        """Lock the file, and return `_find_end` of it. A damaged one stays locked."""
+        _acquire(fd)
+        try:
+            return self._find_end(fd)
+        except _Damaged:
+            raise
+        except BaseException:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            raise
+
+    def _set_aside(self, path: str, fd: int, flaw: "_Damaged") -> int:
+        """Rename a log whose end is damaged, and return the descriptor of a new one, whose first entry says so."""
+        try:
+            if os.path.samestat(os.stat(path), os.fstat(fd)):  # no other process was faster
+                aside = set_aside(path)
+                told = f"audit: {path} is damaged ({flaw}), and is {aside} now; a new one begins"
+                notice(OperatorEvent.FILE_SET_ASIDE, told)
+                text = f"the log before is damaged, and was renamed to {os.path.basename(aside)}: {flaw}"
+                self._waiting.appendleft(AuditEntry(time.time(), "audit", "repair", text))
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        return self._use(path)
+
     def _use(self, path: str) -> int:
         """Return the descriptor of the file of this path, which may be another one since the last time."""
         # O_NONBLOCK: a FIFO without a reader would block.
@@ -112,12 +155,12 @@ class AuditLog:
             if not stat.S_ISREG(found.st_mode):
                 raise CannotWrite("it is not a regular file")
             if self._fd >= 0 and not os.path.samestat(found, os.fstat(self._fd)):
-                with suppress(CannotWrite):
+                with suppress(CannotWrite):  # a damaged one, too
                     self._find_end(self._fd)  # entries of other processes since this one's last
         except BaseException:
             os.close(fd)
             raise
-        self.close()
+        self._release()
         self._fd = fd
         return fd
 
@@ -127,15 +170,20 @@ class AuditLog:
         tail = os.pread(fd, 2 * LINE_MAX, max(0, size - 2 * LINE_MAX))
         complete = tail.rfind(b"\n") + 1
         torn = tail[complete:]
+        is_ours = os.pread(fd, len(BEGIN), 0) == BEGIN
         if len(torn) > LINE_MAX:
+            if is_ours:
+                raise _Damaged("its last line is too long")
             raise CannotWrite("it is not an audit log: its last line is too long")
         if complete:
             start = tail.rfind(b"\n", 0, complete - 1) + 1
             try:
                 self._last = read_link(tail[start : complete - 1])
             except BrokenChain as flaw:
+                if is_ours:
+                    raise _Damaged(f"its last line: {flaw}") from flaw
                 raise CannotWrite(f"it is not an audit log, or was changed; its last line: {flaw}") from flaw
-        elif torn and not torn.startswith(b'{"number":'):
+        elif torn and not is_ours:
             raise CannotWrite("it is not an audit log")
         if torn:
             os.ftruncate(fd, size - len(torn))

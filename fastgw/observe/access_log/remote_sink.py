@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Final, Protocol
 
-from fastgw.observe.access_log.spool import Spool
+from fastgw.observe.access_log.spool import Spool, UnreadableLines
 from fastgw.operator_events import OperatorEvent, log_event
 
 RETRY_FIRST_S: Final = 1.0
@@ -51,6 +51,7 @@ class RemoteSink:
         self._retry_s = RETRY_FIRST_S
         self._retry_at = 0.0
         self._measure_at = 0.0
+        self._refused = 0  # lines of the spool that the server refuses for ever; `flush` tells them
         self._fails = self._is_full = False
         self.abandoned = False
         """Set by another thread: stop waiting for the server."""
@@ -79,10 +80,12 @@ class RemoteSink:
             try:
                 with self._spool.oldest() as lines:
                     if lines:
-                        self._transport.deliver(lines.splitlines())
+                        self._refused += self._transport.deliver(lines.splitlines())
                         self._succeeded()
             except Undelivered as error:
                 self._failed(str(error), error.wait_s)
+            except UnreadableLines as error:
+                log_event(OperatorEvent.FILE_SET_ASIDE, "access log %s: %s", self._name, error.strerror)
             except OSError as error:
                 self._failed(f"its spool cannot be read: {error.strerror}", 0.0)
             now = time.monotonic()
@@ -96,8 +99,8 @@ class RemoteSink:
         return lost
 
     def flush(self) -> int:
-        """Deliver what was taken, and return the number of lost lines."""
-        lost = 0
+        """Deliver what was taken, and return the number of lost lines, with those of the spool."""
+        lost, self._refused = self._refused, 0
         while self._lines:
             lost += self._deliver_batch()
         return lost

@@ -14,11 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, final
 
+from fastgw.damaged_files import set_aside
+
 _NAME: Final = re.compile(r"[0-9]{20}-[0-9]+-[0-9]+\.lines")
 _TEMPORARY: Final = re.compile(r"[0-9]{20}-[0-9]+-[0-9]+\.lines\.part")
 _ABANDONED_S: Final = 60.0
 MEASURED_EVERY: Final = 16
 """Number of own files after which the size of the directory is measured again."""
+
+
+class UnreadableLines(OSError):
+    """A file of the spool could not be read, and was renamed, so that the others are delivered."""
 
 
 @final
@@ -87,6 +93,8 @@ class Spool:
             except FileNotFoundError:  # delivered by another worker
                 self._known.popleft()
                 continue
+            except OSError as error:
+                raise self._set_aside(path, error) from error
             with open(fd, "rb") as file:
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,10 +104,20 @@ class Spool:
                 if not os.path.exists(path):  # delivered between the two calls
                     self._known.popleft()
                     continue
-                lines = file.read(self._most)
+                try:
+                    lines = file.read(self._most)
+                except OSError as error:
+                    raise self._set_aside(path, error) from error
                 yield lines
                 os.unlink(path)
                 self._size = max(0, self._size - len(lines))
                 self._known.popleft()
                 return
         yield b""
+
+    def _set_aside(self, path: str, error: OSError) -> OSError:
+        """Rename a file that cannot be read, and return the exception that says so. Raises `OSError`."""
+        aside = set_aside(path)
+        self._known.popleft()
+        self._size = max(0, self._size - os.lstat(aside).st_size)
+        return UnreadableLines(error.errno, f"{path} cannot be read ({error.strerror}), and is {aside} now")

@@ -30,8 +30,9 @@ Beyond them two become one: requests are not lost, but counted in a later minute
 class AnalyticsWriter:
     """Writer of one process. All but `write_readings` takes milliseconds at most."""
 
-    def __init__(self, shared: SharedMemory, words: ShmLayout) -> None:
-        self._shared, self._words = shared, words
+    def __init__(self, shared: SharedMemory, words: ShmLayout, *, is_last: bool = False) -> None:
+        """`is_last`: nothing is written after this writer."""
+        self._shared, self._words, self._is_last = shared, words, is_last
         self._store: AnalyticsStore | None = None
         self._settings: object = None
         self._names: RowNames = NO_NAMES
@@ -99,13 +100,20 @@ class AnalyticsWriter:
         if store is None or not readings:
             return
         try:
-            store.write(readings)
+            aside = store.write(readings)
         except CannotKeepAnalytics as error:
             self._shared.supervisor.words[self._words.analytics_failures] += 1
             if not self._problem:
-                notice(OperatorEvent.ANALYTICS_NOT_KEPT, f"analytics: {error}; counts wait in memory")
+                then = "the counts since the last write are lost" if self._is_last else "counts wait in memory"
+                notice(OperatorEvent.ANALYTICS_NOT_KEPT, f"analytics: {error}; {then}")
             self._problem = str(error)
             return
+        if aside:
+            notice(
+                OperatorEvent.FILE_SET_ASIDE,
+                f"analytics: {store.path} is damaged, and is {aside} now; a new one begins with the counts since the "
+                "start of the gateway",
+            )
         if self._problem:
             notice(OperatorEvent.ANALYTICS_KEPT, f"analytics: {store.path} is written again")
         self._problem, self._written_date = "", time.time()
@@ -136,7 +144,7 @@ def write_last_counts(node_state: NodeState) -> None:
     if node_state.sealed.settings.analytics is None:
         return
     accepted = node_state.sealed.whole()
-    writer = AnalyticsWriter(node_state.shared, node_state.words)
+    writer = AnalyticsWriter(node_state.shared, node_state.words, is_last=True)
     writer.use_configuration(accepted.settings, accepted.slot_table, accepted.index, begins=True)
     writer.read(time.time())
     writer.write_readings()

@@ -174,6 +174,28 @@ def test_a_file_that_is_no_database_of_analytics_is_left_alone(tmp_path: Path) -
     assert stored(tmp_path / "new.db") == []
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("damage", ["half", "pages"])
+def test_a_damaged_database_is_set_aside_and_what_the_memory_has_counted_is_in_the_new_one(
+    tmp_path: Path, damage: str, is_open: bool
+) -> None:
+    path = tmp_path / "a.db"
+    first_store, store = store_at(path), store_at(path)
+    first_store.write([reading(NOW, {cell_name(1, 2, 1, status): 1 for status in range(200, 500)})])
+    first_store.close()
+    if is_open:
+        store._open()
+    whole = path.read_bytes()
+    damaged = whole[: len(whole) // 2] if damage == "half" else whole[:4096] + b"\xaa" * (len(whole) - 4096)
+    path.write_bytes(damaged)
+    aside = Path(store.write([reading(NOW, {USERS: 3})]))
+    assert aside.name.startswith("a.db.damaged-")
+    assert aside.read_bytes() == damaged
+    assert store.write([reading(NOW, {USERS: 5})]) == ""
+    store.close()
+    assert [row.requests for row in stored(path)] == [5]
+
+
 def test_a_file_that_was_removed_is_made_again(tmp_path: Path) -> None:
     store = store_at(tmp_path / "a.db")
     store.write([reading(NOW, {USERS: 1})])

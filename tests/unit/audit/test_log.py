@@ -98,6 +98,33 @@ def test_a_file_that_is_no_audit_log_stays_as_it_is(path, make, content, capfd):
     assert "is not an audit log" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_log_whose_end_is_damaged_is_set_aside_and_a_new_one_says_so(path, make, restarted, capfd):
+    """A line that was changed, and a file system that has lost the end: nothing of the file is lost."""
+    before = make()
+    _write(before, "a", "b")
+    whole = path.read_bytes()
+    for damaged in (whole.replace(b'"b"', b'"c"'), whole + b"\0" * 200_000):
+        path.write_bytes(damaged)
+        _write(make() if restarted else before, "d")
+        (aside,) = [each for each in path.parent.iterdir() if each != path]
+        assert aside.name.startswith("audit.log.damaged-")
+        assert aside.read_bytes() == damaged
+        repair, result = _results(path)
+        assert repair.startswith(f"the log before is damaged, and was renamed to {aside.name}: its last line")
+        assert result == "d"
+        assert f"{path} is damaged (its last line" in capfd.readouterr().err
+        aside.unlink()
+
+
+def test_entries_that_are_lost_at_the_end_are_told(path, make, capfd):
+    path.mkdir()
+    log = make()
+    _write(log, "a", "b")
+    log.close()
+    assert f"2 entries could not be written to {path}, and are lost" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("make_other", [os.mkfifo, lambda path: path.symlink_to("/dev/null"), Path.mkdir])
 def test_what_is_no_regular_file_is_refused(path, make, make_other, capfd):
     make_other(path)

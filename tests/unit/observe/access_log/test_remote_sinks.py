@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import gzip
 import http.server
 import json
@@ -419,6 +420,35 @@ class TestSpool:
             with other._spool.oldest() as nothing:
                 assert nothing == b""
         assert sorted(each.name for each in path.iterdir()) == sorted([f"{0:020}-1-0.lines", "notes.txt"])
+
+    def test_a_file_that_cannot_be_read_is_set_aside_and_the_others_are_delivered(
+        self, make, path, spooled, server, caplog, monkeypatch
+    ):
+        path.mkdir()
+        broken = path / f"{1:020}-1-0.lines"
+        for number, each in enumerate((broken, path / f"{2:020}-1-0.lines")):
+            each.write_bytes(b"%d\n" % number)
+        opened = os.open
+
+        def open_file(name, *more):
+            if str(name) == str(broken):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return opened(name, *more)
+
+        monkeypatch.setattr(os, "open", open_file)
+        make(**http_sink(server, spool=spooled)).refresh()
+        assert server.bodies == [b"1\n"]
+        (aside,) = path.iterdir()
+        assert aside.read_bytes() == b"0\n"
+        assert f"{broken} cannot be read (Input/output error), and is {aside} now" in caplog.text
+
+    def test_lines_of_the_spool_that_a_server_refuses_are_counted(self, make, path, spooled, server):
+        path.mkdir()
+        (path / f"{1:020}-1-0.lines").write_bytes(b"a\nb\n")
+        server.answers = [(400, {}, b"")]
+        sink = make(**http_sink(server, spool=spooled))
+        sink.refresh()
+        assert (sink.flush(), sink.flush()) == (2, 0)
 
     def test_parts_of_files_of_a_killed_worker_are_removed(self, path, spooled, make, server):
         path.mkdir()
