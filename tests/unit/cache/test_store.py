@@ -537,4 +537,4 @@ def test_a_stamp_recognizes_an_object_until_anything_has_happened_to_it(node: No
     ):
         stamp = stamped()
         happens()
-        assert not node.b.is_unchanged(stamp)
+        assert not any(node.b.is_unchanged(stamp) for _ in range(130))  # some look the object up again

@@ -8,6 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcmp
 
 from fastgw._slots cimport Slot, learn, read, write
+from fastgw.cache.shared._ordinary cimport is_unchanged_in
 from fastgw.http.http1._parser cimport Http1RequestHead, has_field
 
 from fastgw.compiled import replace
@@ -125,7 +126,7 @@ def find(self, head, peer, route):
         return None
     store = read(&of_answers.store, self)
     if type(entry) is _selector_class:
-        if not store.is_unchanged(read(&stamp_of_selector, entry)):
+        if not is_unchanged_in(store, read(&stamp_of_selector, entry)):
             memory.remove(key)
             return None
         names = read(&names_of_selector, entry)
@@ -135,7 +136,7 @@ def find(self, head, peer, route):
         return None
     lifetime = read(&of_entry.lifetime, entry)
     age = int(read(&of_answers.clock, self)() - read(&of_entry.born_date, entry))
-    if age >= lifetime or age < 0 or not store.is_unchanged(read(&of_entry.stamp, entry)):
+    if age >= lifetime or age < 0 or not is_unchanged_in(store, read(&of_entry.stamp, entry)):
         memory.remove(key)
         return None
     answer = read(&of_entry.answer, entry)
