@@ -74,6 +74,7 @@ class OperatorEvent(Enum):
     REVOCATIONS_NOT_SHARED = ERROR, "Revocations are not shared with other nodes."
     REVOCATIONS_FORGOTTEN = ERROR, "There are more revocations than the table holds."
     PURGES_NOT_SHARED = ERROR, "Purges of caches are not shared with other nodes."
+    PURGES_NOT_KEPT = ERROR, "Purges of caches that wait for Redis cannot be kept in their file."
     CACHE_DISK_TROUBLE = WARNING, "Files of a cache's disk tier cannot be read or written for the moment."
     CACHE_DISK_FAILED = ERROR, "A purge could not be written to a cache's disk tier, which is not used any more."
     QUOTAS_NOT_KEPT = ERROR, "Counts of quotas cannot be kept in their file."

@@ -21,6 +21,7 @@ from fastgw.runtime.node.bound_addresses import Bound
 from fastgw.runtime.node.child_slots import Work
 from fastgw.runtime.node.config_snapshot import accept
 from fastgw.runtime.node.gateway_registration import register
+from fastgw.runtime.node.purge_persistence import restore_waiting
 from fastgw.runtime.node.quota_persistence import claim_file, keep_all, restore_all
 from fastgw.runtime.node.startup import CannotStart, open_node_state
 from fastgw.runtime.process.machine_capacity import auto_workers, usable_cpus
@@ -100,6 +101,8 @@ def run_gateway(
         except InUse as error:
             raise CannotStart(f"quotas: {error}") from error
         restore_all(node_state.shared.quotas, accepted.settings)
+        if past is None:
+            restore_waiting(node_state.purges, node_state.caches.stores, node_state.run_key)
         register(node_state)
         if node_state.registration is not None:
             opened.callback(node_state.registration.end)

@@ -6,6 +6,7 @@ say too much, never too little.
 """
 
 from collections.abc import Iterable
+from math import inf
 from typing import Final, final
 
 from fastgw.sync.cache_purges import PurgeOrder, all_of, identified
@@ -23,6 +24,12 @@ class PurgeBacklog:
     """Purges by identity, oldest first. Times are monotonic seconds."""
 
     def __init__(self) -> None:
+        self.restored: list[PurgeOrder] = []
+        """Purges of a former gateway, which no process of this one has carried out."""
+        self.seen = b"0-0"
+        """Number of the last entry of Redis that this node has read; b"0-0": none."""
+        self.seen_at = inf
+        """When everything up to then was read; inf: never."""
         self._waiting: dict[bytes, PurgeOrder] = {}
         self._announced: dict[bytes, tuple[float, PurgeOrder]] = {}
         self._bytes = 0
@@ -50,6 +57,11 @@ class PurgeBacklog:
         self._waiting[order.id] = order
         self._bytes += _weight(order)
         self._limit(now)
+
+    def restore(self, order: PurgeOrder, now: float) -> None:
+        """Add a purge of a former gateway that waits."""
+        self.restored.append(order)
+        self.add(order, now)
 
     def confirm(self, ids: Iterable[bytes], now: float) -> None:
         """Note that Redis has these purges now."""

@@ -11,10 +11,12 @@ import msgspec
 
 from fastgw.admin.node_interface import CachePurged, PurgeNotRecorded
 from fastgw.cache.store import Counting, Store
-from fastgw.operator_events import OperatorEvent
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.runtime.control.sharing.shared_stream import FIRST, LOG_MOST, SharedStream, run_command, run_transaction
-from fastgw.runtime.ipc.channel import MESSAGE_MAX, AnnouncePurge, PurgesAnnounced
+from fastgw.runtime.ipc.channel import MESSAGE_MAX, AnnouncePurge, PurgesAnnounced, PurgesSeen
 from fastgw.runtime.ipc.feed_values import RETRY_S
+from fastgw.runtime.node.purge_persistence import PurgeFile
+from fastgw.shm.quota_store import CannotKeep
 from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, all_of, identified, tags_to_purge
 from fastgw.sync.purge_backlog import RECENT_S, PurgeBacklog
 
@@ -27,13 +29,16 @@ ANNOUNCED_S: Final = 3.0
 """Seconds that a purge waits for Redis."""
 _RECONNECT_S: Final = 60.0
 """Seconds that other nodes may take to announce their recent purges again."""
+_SEEN_AGAIN_S: Final = 60.0
+"""Seconds after which the next control process gets a later time at which everything was read, if there was nothing."""
 _STEPS: Final = 4
 """Steps of counting between two turns of the event loop."""
 
 
 class PurgeReplicator(SharedStream[PurgeOrder]):
     """Purges of this node for the others. `take`: receives those of the others. `names`: returns the stores' names.
-    `announced`: gets the identities of those that Redis has.
+    `announced`: gets the identities of those that Redis has. `has_seen`: gets the number of the last entry that was
+    read, and when; returns False if it has to get it again.
 
     Rule 1: each node carries a purge out once, so announcing it again costs nothing. A node whose last purge is not in
     the stream any more (Redis has failed over, or lost its data) announces all recent ones again. Rule 2: a node that
@@ -46,6 +51,7 @@ class PurgeReplicator(SharedStream[PurgeOrder]):
         take: Callable[[PurgeOrder], object],
         names: Callable[[], Iterable[str]],
         announced: Callable[[list[bytes]], None],
+        has_seen: Callable[[bytes, float], bool],
         backlog: PurgeBacklog,
     ) -> None:
         super().__init__(
@@ -54,11 +60,11 @@ class PurgeReplicator(SharedStream[PurgeOrder]):
             "they reach only this node until then",
             OperatorEvent.PURGES_NOT_SHARED,
         )
-        self._take, self._names, self._announced = take, names, announced
+        self._take, self._names, self._announced, self._has_seen = take, names, announced, has_seen
         self.backlog = backlog
         self._written = FIRST  # number of the last entry of this node
-        self._seen = FIRST
-        self._seen_at = inf  # when everything up to then was read; inf: never
+        self._seen, self._seen_at = backlog.seen, backlog.seen_at  # of the former control process
+        self._reported = self._seen, self._seen_at
         # Identities of purges that are carried out.
         self._done: dict[bytes, None] = {each.id: None for each in (*backlog.announced, *backlog.waiting)}
 
@@ -118,8 +124,11 @@ class PurgeReplicator(SharedStream[PurgeOrder]):
             self._take(each)
 
     async def _pass_time(self, redis: "Pipe") -> None:
-        self._seen_at = monotonic()
-        self.backlog.forget_old(self._seen_at)
+        self._seen_at = now = monotonic()
+        self.backlog.forget_old(now)
+        number, at = self._reported
+        if (self._seen != number or not now - at < _SEEN_AGAIN_S) and self._has_seen(self._seen, now):
+            self._reported = self._seen, now
 
     def _receive(self, number: bytes, fields: Mapping[bytes, bytes]) -> None:
         self._seen = number
@@ -142,19 +151,23 @@ class PurgeReplicator(SharedStream[PurgeOrder]):
 class CachePurging:
     """Control's access to the stores. `store_of`: returns a store by its name; `names`: the names of all; `tell`: sends
     a message to the supervisor, and returns False if that is not possible now; `backlog`: of the supervisor, as of the
-    fork.
+    fork; `file`: for purges that Redis does not have, None: they are lost when the gateway ends.
     """
 
     def __init__(
         self,
         store_of: Callable[[str], Store | None],
         names: Callable[[], Iterable[str]],
-        tell: Callable[[AnnouncePurge | PurgesAnnounced], bool],
+        tell: Callable[[AnnouncePurge | PurgesAnnounced | PurgesSeen], bool],
         backlog: PurgeBacklog,
+        file: PurgeFile | None,
     ) -> None:
-        self._store_of, self._tell = store_of, tell
-        self._replicator = PurgeReplicator(self._begin_purge, names, self._are_announced, backlog)
+        self._store_of, self._tell, self._file = store_of, tell, file
+        self._replicator = PurgeReplicator(self._begin_purge, names, self._are_announced, self._has_seen, backlog)
         self._waiters: dict[bytes, asyncio.Event] = {}
+        self._kept: list[bytes] | None = None  # identities of those in the file; None: not known
+        self._keep_now = asyncio.Event()
+        self._keepers: list[asyncio.Event] = []
 
     def use_state(self, source: tuple[str, str] | None) -> None:
         """Share purges over this Redis: its URL, and the prefix of names. None: this node is alone."""
@@ -166,6 +179,55 @@ class CachePurging:
 
     def stop(self) -> None:
         self._replicator.stop()
+
+    async def run(self) -> None:
+        """Carry out what a former gateway could not announce, and keep the file up to date, until cancelled."""
+        for order in self._replicator.backlog.restored:
+            self._begin_purge(order)
+        if self._file is None:
+            return
+        has_failed = False
+        while True:
+            self._keep_now.clear()
+            keepers, self._keepers = self._keepers, []
+            waiting = self._replicator.backlog.waiting
+            if (ids := [each.id for each in waiting]) != self._kept:
+                self._kept = None  # what is confirmed meanwhile has to be removed
+                try:
+                    await asyncio.to_thread(self._file.write, waiting)
+                except CannotKeep as error:
+                    if not has_failed:
+                        log_event(
+                            OperatorEvent.PURGES_NOT_KEPT,
+                            "purges: %s; those that wait for Redis are lost if the gateway is killed",
+                            error,
+                        )
+                    has_failed = True
+                    self._keep_later(RETRY_S)
+                else:
+                    self._kept, has_failed = ids, False
+            for each in keepers:
+                each.set()
+            await self._keep_now.wait()
+
+    def _keep_later(self, seconds: float) -> None:
+        if self._file is not None:
+            asyncio.get_running_loop().call_later(seconds, self._keep_now.set)
+
+    def _publish(self, order: PurgeOrder) -> None:
+        self._replicator.publish(order)
+        self._keep_later(ANNOUNCED_S if self._replicator.is_there else 0.0)  # Redis nearly always has it by then
+
+    async def _wait_for_file(self) -> None:
+        """Wait until all purges that wait for Redis are in the file, unless its disk hangs."""
+        if self._file is None:
+            return
+        kept = asyncio.Event()
+        self._keepers.append(kept)
+        self._keep_now.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DISK_S):
+                await kept.wait()
 
     async def purge(self, order: PurgeOrder) -> CachePurged | None:
         """Purge on this node, announce it to the others, and count the objects. None: there is no such store.
@@ -184,12 +246,14 @@ class CachePurging:
         announced = self._waiters[order.id] = asyncio.Event()
         try:
             is_recorded = self._tell(AnnouncePurge(generation=0, order=_recordable(order)))
-            self._replicator.publish(order)
+            self._publish(order)
             count = await count_objects(counting)
             await self._wait_for_disk(order.store)
             with suppress(TimeoutError):
                 async with asyncio.timeout(ANNOUNCED_S if self._replicator.is_there else 0.0):
                     await announced.wait()
+            if not announced.is_set():
+                await self._wait_for_file()
         finally:
             del self._waiters[order.id]
         if not (is_recorded or announced.is_set()):
@@ -210,14 +274,19 @@ class CachePurging:
         if self._replicator.is_alone:
             self._are_announced([message.order.id])
         else:
-            self._replicator.publish(message.order)
+            self._publish(message.order)
 
     def _are_announced(self, ids: list[bytes]) -> None:
         for each in ids:
             if (waiter := self._waiters.get(each)) is not None:
                 waiter.set()
+        if self._kept != []:
+            self._keep_now.set()
         if ids and not self._tell(PurgesAnnounced(generation=0, ids=ids)):
             asyncio.get_running_loop().call_later(RETRY_S, self._are_announced, ids)
+
+    def _has_seen(self, number: bytes, at: float) -> bool:
+        return self._tell(PurgesSeen(generation=0, number=number, at=at))
 
     def _begin_purge(self, order: PurgeOrder) -> Counting | None:
         """Purge. Returns the count as work in steps; None: this node has no such store."""

@@ -60,6 +60,7 @@ from fastgw.runtime.node.cache_stores import disk_of, expires, redis_of, store_s
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.node.heartbeat import ControlHeartbeat
 from fastgw.runtime.node.node_state import NodeState
+from fastgw.runtime.node.purge_persistence import purge_file
 from fastgw.runtime.node.quota_persistence import QuotaKeeper
 from fastgw.runtime.process.event_loop import run_child_loop
 from fastgw.runtime.process.fallback_probes import status_server
@@ -118,11 +119,13 @@ class Control:
         self._analytics = Analytics(node_state)
         self._revoking = Revoking(node_state, channel)
         self._caches = StoreHandles(CONTROL, asyncio.get_running_loop(), node_state.caches, expires)
+        self._purge_file = purge_file(node_state.run_key)
         self._cache_purging = CachePurging(
             self._caches.get,
             lambda: store_settings(self._proposer.current.settings),
             self._tell_supervisor,
             node_state.purges,
+            self._purge_file,
         )
         self._view = NodeView(node_state, channel, self._proposer, self._revoking, self._cache_purging, self._auditing)
         self._pushing = MetricPush(node_state, self._view.exposition, self._fetcher)
@@ -199,6 +202,7 @@ class Control:
         ControlHeartbeat(loop, self._node_state.words, self._node_state.shared).beat()
         self._worker_loop.start()
         self._feed(self._proposer.current)
+        self._start_task(self._cache_purging.run())
         self._quotas.use_configuration(self._proposer.current.settings, begins=True)
         self._start_task(self._quotas.run())
         self._start_task(self._auditing.run())
@@ -247,6 +251,8 @@ class Control:
         await self._analytics.stop()
         await self._auditing.stop()
         self._quotas.close()
+        if self._purge_file is not None:
+            self._purge_file.close()
         self._fetcher.stop()
         self._worker_loop.close()
 

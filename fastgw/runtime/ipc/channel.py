@@ -270,6 +270,15 @@ class PurgesAnnounced(Message):
     ids: list[bytes]
 
 
+class PurgesSeen(Message):
+    """Control: it has carried out the purges of other nodes up to this entry of Redis. `at`: when everything up to then
+    was read (monotonic seconds).
+    """
+
+    number: bytes
+    at: float
+
+
 class Capture(Message):
     """Control, then supervisor: hand over samples of requests; the socket for them is sent as a descriptor. Without a
     descriptor: the capture with this number ends.
@@ -312,6 +321,7 @@ AnyMessage = (
     | Revoke
     | AnnouncePurge
     | PurgesAnnounced
+    | PurgesSeen
     | Capture
 )
 

@@ -7,7 +7,6 @@ holds claims to later files, and retries them at each write.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -20,6 +19,7 @@ from fastgw.admin.node_interface import QuotaFileInfo
 from fastgw.config.settings.gateway import Config
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
+from fastgw.runtime.node.state_directory import state_directory
 from fastgw.shm.quota_store import CannotKeep, Claim, InUse, QuotaFile
 from fastgw.shm.quota_table import Full, QuotaTable, StoredCount
 
@@ -36,8 +36,8 @@ def file_of(settings: Config) -> str | None:
     """Return the file for quota counts; None: they are not stored."""
     if settings.quotas.file is not None:
         return settings.quotas.file
-    directory = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]  # set by systemd, may name several
-    return str(Path(directory) / "quotas.sqlite3") if directory else None
+    directory = state_directory()
+    return None if directory is None else str(Path(directory) / "quotas.sqlite3")
 
 
 def run_of(run_key: bytes) -> bytes:

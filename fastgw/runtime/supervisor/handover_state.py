@@ -152,6 +152,8 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
     revocation_events: list[RevocationEvent] = msgspec.field(default_factory=list, name="revoked_told")
     purges: list[PurgeOrder] = []
     """Purges that other nodes may not have received."""
+    purges_seen: tuple[bytes, float] | None = None
+    """The last entry of Redis that was read, and when; None: the old version does not know."""
     quota_claim: int = -1
     """Descriptor of its lock; -1: there is none."""
     admin_token: str = ""
@@ -197,6 +199,7 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
             revoked=node_state.revoked.joined(time.time()),
             revocation_events=list(node_state.revocation_events),
             purges=[*node_state.purges.announced, *node_state.purges.waiting],
+            purges_seen=(node_state.purges.seen, node_state.purges.seen_at),
             quota_claim=-1 if node_state.quota_claim is None else node_state.quota_claim.fd,
             admin_token=node_state.admin_token,
             caches={

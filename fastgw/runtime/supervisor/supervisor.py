@@ -46,6 +46,7 @@ from fastgw.runtime.ipc.channel import (
     Propose,
     ProposeTargets,
     PurgesAnnounced,
+    PurgesSeen,
     Ready,
     Rejected,
     ReloadRefused,
@@ -64,6 +65,7 @@ from fastgw.runtime.node.child_slots import LOOP_DEATHS, SETTLED, Child, Slot, W
 from fastgw.runtime.node.gateway_registration import own_addresses, write_entry
 from fastgw.runtime.node.heartbeat_monitor import SILENT_S
 from fastgw.runtime.node.node_state import NodeState, ReloadRecord
+from fastgw.runtime.node.purge_persistence import keep_waiting
 from fastgw.runtime.node.quota_persistence import file_of
 from fastgw.runtime.node.startup import CannotStart
 from fastgw.runtime.node.systemd_notify import Notifier
@@ -133,6 +135,7 @@ class Supervisor:
             Revoke: self._was_revoked,
             AnnouncePurge: self._has_purged,
             PurgesAnnounced: lambda child, message: self._node_state.purges.confirm(message.ids, time.monotonic()),
+            PurgesSeen: self._has_seen_purges,
             Capture: lambda child, message: self._captures.pass_on(
                 message, child.channel.take_descriptors(), self._children.that_work()
             ),
@@ -184,11 +187,10 @@ class Supervisor:
         finally:
             self._selector.close()
             self._signals.close()
+        is_kept = keep_waiting(self._node_state.purges, self._node_state.run_key)
         if waiting := len(self._node_state.purges.waiting):
-            notice(
-                OperatorEvent.PURGES_NOT_SHARED,
-                f"{waiting} purges of caches have not reached Redis: repeat them on another node",
-            )
+            then = "the next start announces them" if is_kept else "repeat them on another node"
+            notice(OperatorEvent.PURGES_NOT_SHARED, f"{waiting} purges of caches have not reached Redis: {then}")
         self._record("gateway", "stop", self._life.log_end())
         self._audit.close()
 
@@ -333,6 +335,8 @@ class Supervisor:
             self._reloading.catch_up(child)  # it is ready after its commit
             return
         child.ready = True
+        if child is self._children.control.child:
+            self._node_state.purges.restored.clear()  # it carries them out
         slot = self._children.slot_of(child)
         if slot is not None and slot.successor is child:
             self._succession.is_ready(slot)
@@ -398,6 +402,10 @@ class Supervisor:
         self._node_state.purges.add(order, now)
         if control is not None and control is not child:
             control.send(AnnouncePurge(generation=control.generation, order=order))
+
+    def _has_seen_purges(self, child: Child, message: PurgesSeen) -> None:
+        """Remember for the next control process up to where purges of other nodes are carried out."""
+        self._node_state.purges.seen, self._node_state.purges.seen_at = message.number, message.at
 
     def _was_revoked(self, child: Child, message: Revoke) -> None:
         """Store a revocation for later children, and send it to the others."""

@@ -86,6 +86,8 @@ def take_over(handover: HandoverState, accepted: ConfigSnapshot, gateway: Gatewa
     node_state.revocation_events.extend(handover.revocation_events)
     for order in handover.purges:
         node_state.purges.add(order, time.monotonic())
+    if handover.purges_seen is not None:
+        node_state.purges.seen, node_state.purges.seen_at = handover.purges_seen
     opened.callback(close_node_state, node_state)
     grow(node_state)
     warn(node_state, again=True)

@@ -13,7 +13,8 @@ from fastgw.cache.process_store import ProcessStore
 from fastgw.cache.store import Refusal
 from fastgw.runtime.control.cache_purging import CachePurging
 from fastgw.runtime.control.sharing.shared_stream import FIRST
-from fastgw.runtime.ipc.channel import AnnouncePurge, PurgesAnnounced
+from fastgw.runtime.ipc.channel import AnnouncePurge, PurgesAnnounced, PurgesSeen
+from fastgw.runtime.node.purge_persistence import purge_file, restore_waiting
 from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, url_tag
 from fastgw.sync.purge_backlog import RECENT_S, PurgeBacklog
 from tests.support.redis_server import RedisServer
@@ -32,18 +33,24 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 class Node:
     """A node with a store of its own. `backlog`: of its supervisor."""
 
-    def __init__(self, *, supervised: bool = True) -> None:
+    def __init__(self, *, supervised: bool = True, run_key: bytes = b"") -> None:
+        """`run_key`: of a gateway that reads what waits, and has a state directory if there is one."""
         self.store = ProcessStore(asyncio.get_running_loop().call_soon)
-        self.backlog, self.supervised = PurgeBacklog(), supervised
+        self.backlog, self.supervised, self.run_key = PurgeBacklog(), supervised, run_key
+        if run_key:
+            restore_waiting(self.backlog, ["main"], run_key)
         self.purging = self.control()
 
     def control(self) -> CachePurging:
         """Return a control process as it begins."""
-        return CachePurging({"main": self.store}.get, lambda: ["main"], self.tell, copy.deepcopy(self.backlog))
+        file = purge_file(self.run_key) if self.run_key else None
+        return CachePurging({"main": self.store}.get, lambda: ["main"], self.tell, copy.deepcopy(self.backlog), file)
 
-    def tell(self, message: AnnouncePurge | PurgesAnnounced) -> bool:
+    def tell(self, message: AnnouncePurge | PurgesAnnounced | PurgesSeen) -> bool:
         if isinstance(message, PurgesAnnounced):
             self.backlog.confirm(message.ids, 0.0)
+        elif isinstance(message, PurgesSeen):
+            self.backlog.seen, self.backlog.seen_at = message.number, message.at
         elif self.supervised:
             self.backlog.add(message.order, 0.0)
         return self.supervised
@@ -241,5 +248,73 @@ def test_what_is_purged_while_redis_is_unreachable_is_announced_afterwards(tmp_p
                 one.purging.stop()
                 two.purging.stop()
                 await asyncio.sleep(0)
+
+    play(act)
+
+
+def test_a_purge_outlives_a_gateway_that_is_killed_before_redis_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    file = tmp_path / "purges"
+
+    async def act() -> None:
+        with RedisServer(tmp_path) as server:
+            server.stop()
+            state = server.url, "whole"
+            killed = Node(run_key=b"killed")
+            keeping = asyncio.create_task(killed.purging.run())
+            killed.purging.use_state(state)
+            assert await killed.purging.purge(OF_URL) == CachePurged(0, "away")
+            assert file.exists()
+            keeping.cancel()
+            killed.purging.stop()
+            await asyncio.gather(keeping, return_exceptions=True)
+            assert killed.purging._file is not None
+            killed.purging._file.close()  # as the kernel does
+
+            one, two = Node(run_key=b"next"), Node()
+            for node in (one, two):
+                node.fill()  # what it has kept elsewhere
+            keeping = asyncio.create_task(one.purging.run())
+            one.purging.use_state(state)
+            two.purging.use_state(state)
+            server.start()
+            try:
+                await until(lambda: not (one.has() or two.has() or file.exists()))
+            finally:
+                keeping.cancel()
+                one.purging.stop()
+                two.purging.stop()
+                await asyncio.gather(keeping, return_exceptions=True)
+
+    play(act)
+
+
+def test_a_control_process_carries_out_no_purge_of_the_time_of_the_former_one(redis: RedisServer) -> None:
+    async def act() -> None:
+        one, two = Node(), Node()
+        state = redis.url, "read once"
+        two.purging.use_state(state)
+        one.purging.use_state(state)
+        one.fill()
+        tag = PurgeOrder("main", PurgeTarget.TAGS, (b"any",))
+        try:
+            await two.purging.purge(OF_URL)
+            await until(lambda: not one.has())
+            await until(lambda: one.backlog.seen != FIRST)
+            one.fill()  # since then
+            one.purging.stop()
+            await asyncio.sleep(0)
+            one.purging = one.control()
+            one.purging.use_state(state)
+            seen = one.backlog.seen
+            await two.purging.purge(tag)
+            await until(lambda: one.backlog.seen != seen)
+            assert one.has()
+        finally:
+            one.purging.stop()
+            two.purging.stop()
+            await asyncio.sleep(0)
 
     play(act)
