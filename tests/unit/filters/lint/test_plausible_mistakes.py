@@ -81,6 +81,10 @@ NOTES = {
     f"caches: {{big: {{memory: 1GiB}}}}\n{filtered('cache: {}')}": (
         "a.yaml:3:10: caches.big: it is unused: no filter `cache` has it as its `store`"
     ),
+    f"workers: 8\ncaches: {{main: {{memory: 1MiB}}}}\n{filtered('cache: {}')}": (
+        "caches.main.memory: not enough for 8 workers: few responses are kept, or none are stored; set at least "
+        "2MiB, 256KiB for each worker"
+    ),
     route("methods: [POST], files: {root: .}"): (
         "routes[0].methods: static files answer GET and HEAD only: every request of this route is refused"
     ),
@@ -105,6 +109,7 @@ SAID_WELL = {
     "a map in use": filtered(
         "headers: {maps: {p: {source: '{header.x}', values: {a: b}}}, request: {set: {x-plan: '{map.p}'}}}"
     ),
+    "a store for its workers": f"workers: 8\ncaches: {{main: {{memory: 2MiB}}}}\n{filtered('cache: {}')}",
     "a store in use": f"caches: {{big: {{memory: 1GiB}}}}\n{filtered('cache: {store: big}')}",
     "the region of the URL": f"upstreams: {{l: {{targets: ['{LAMBDA}'], {SIGNED}}}}}\n"
     + route("lambda: {function: 'arn:aws:lambda:eu-west-1:1:function:f', upstream: l}"),
