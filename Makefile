@@ -21,7 +21,7 @@ TWICE := tests/protocol tests/unit/http tests/unit/observe tests/unit/pipeline t
 TEST_PROGRAMS := gcc=gcc nginx=nginx wrk=wrk h2load=nghttp2-client hey=hey curl=curl git=git jq=jq \
   systemd-socket-activate=systemd chromium=chromium node=nodejs npm=npm \
   redis-server=redis-server redis-cli=redis-tools psql=postgresql-client pg_ctlcluster=postgresql mosquitto=mosquitto \
-  mosquitto_pub=mosquitto-clients dig=bind9-dnsutils dnsmasq=dnsmasq-base rsyslogd=rsyslog promtool=prometheus
+  mosquitto_pub=mosquitto-clients dig=bind9-dnsutils dnsmasq=dnsmasq-base rsyslogd=rsyslog promtool=prometheus kubectl=kubernetes-client
 # What looks for weak TLS.
 SSLYZE := .venv/sslyze/bin/sslyze
 # The OpenID provider that tests log in at, and where npm puts it.

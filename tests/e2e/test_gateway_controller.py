@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +18,7 @@ import pytest
 import yaml
 
 from tests.e2e.clients import LoadCounts, call
-from tests.e2e.programs import Nginx
+from tests.e2e.programs import Nginx, program
 from tests.e2e.test_nothing_lost import enough
 from tests.e2e.test_processes import ask
 from tests.e2e.test_reload import Reloadable
@@ -179,17 +178,13 @@ def test_the_admin_api_explains_a_request_by_the_objects_of_the_cluster(
     assert (told["route"], told["upstream"]) == ("HTTPRoute/shop/cart/0", "shop/cart/80")
 
 
-KUBECTL = shutil.which("kubectl")
-
-
-@pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")
 def test_kubectl_deploys_the_manifests_and_shows_what_the_guide_says(
     controller: Controller, cluster: ClusterStandIn, tmp_path: Path
 ) -> None:
     kubeconfig = str(cluster.kubeconfig(tmp_path / "kubeconfig"))
 
     def kubectl(*arguments: str, text: str = "") -> str:
-        command = [str(KUBECTL), "--kubeconfig", kubeconfig, *arguments]
+        command = [program("kubectl"), "--kubeconfig", kubeconfig, *arguments]
         done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
