@@ -5,7 +5,11 @@ A request is received, begins, is answered from the fast path, and its stream is
 methods of the reference. Objects of other classes are used through their attributes (`_slots.read`).
 """
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcpy
+
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
+from fastgw.http.http1._parser cimport Http1RequestHead
 
 from math import inf
 
@@ -18,9 +22,8 @@ from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN
 from fastgw.exchange import Chain, FastPathPlan, Relay, Route, new_exchange, problem
 from fastgw.forwarded_headers import Peer, client_address
-from fastgw.http.grpc.calls import timeout_of_call
+from fastgw.http.grpc.calls import TIMEOUT, timeout_of_call
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import Http1RequestHead
 from fastgw.http.http2 import session as kinds
 from fastgw.http.http2.session import ErrorCode, framing_bytes
 from fastgw.http.malformed import Malformed
@@ -115,6 +118,7 @@ cdef dict _serializer = serializer.__dict__
 cdef dict _reference = reference.__dict__
 cdef int WHOLE = kinds.WHOLE
 cdef int CLOSED = kinds.CLOSED
+cdef int REQUEST = kinds.REQUEST
 cdef int ENDING = kinds.ENDING
 cdef int IN_HEAD = kinds.IN_HEAD
 cdef int HAS_OUTPUT = kinds.HAS_OUTPUT
@@ -245,6 +249,9 @@ cdef int _handle_all(connection, found) except -1:
                 stream = streams.pop(number, None)
                 if stream is not None:
                     _close(connection, stream)
+            elif kind == REQUEST:
+                text, payload = value
+                _begin(connection, number, text, True, _NO_BYTES, payload)
             else:
                 connection._handle_event(kind, number, value)
         except Exception:  # the edge of this stream: the others of the connection continue
@@ -446,9 +453,9 @@ cdef int _serve(stream, head) except -1:
             payload = read(&of_head.payload, head)
             plan = read(&of_route.fast_path, route)
             if plan is not None and _accepts_path(plan, head):
-                fits = not payload or stream._fits(head)
+                fits = not payload or len(payload) <= server.body_bytes
                 calls_only = read(&of_plan.calls_only, plan)
-                due_in = timeout_of_call(head) if calls_only else INF
+                due_in = _timeout_of_call(head) if calls_only else INF
                 if read(&of_plan.at_once, plan) and fits and due_in is not None:
                     fast_path = read(&of_stream.fast_path, stream) or stream._make_fast_path()
                     if due_in is not INF and due_in != INF:
@@ -472,6 +479,19 @@ cdef int _serve(stream, head) except -1:
                         if fast_path.begin_fetch(head, route, params, plan):
                             return _send_fast(stream, fast_path, server, listener, peer, head, route, params)
     return _begin_exchange(stream, connection, server, listener, peer, early, head, match, fast_match)
+
+
+cdef object _timeout_of_call(head):
+    """Return the timeout of the caller, as `calls.timeout_of_call` does."""
+    if (
+        type(head) is Http1RequestHead
+        and (<Http1RequestHead>head).http2
+        and head.method == b"POST"
+        and head.first(b"content-type") == b"application/grpc"
+        and head.first(TIMEOUT) is None
+    ):
+        return INF
+    return timeout_of_call(head)
 
 
 cdef bint _accepts_path(plan, head) except -1:
@@ -554,6 +574,26 @@ def answer_fast(self, head, exchange, dropped, added, request_id):
     _end_answer(self, connection, server, exchange)
 
 
+cdef bytes _lines_of(tuple trailers):
+    """Return the serialized lines of trailers."""
+    cdef bytes name, value, lines
+    cdef Py_ssize_t length = 0
+    cdef char* to
+    for name, value in trailers:
+        length += PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(value) + 4
+    lines = PyBytes_FromStringAndSize(NULL, length)
+    to = PyBytes_AS_STRING(lines)
+    for name, value in trailers:
+        memcpy(to, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+        to += PyBytes_GET_SIZE(name)
+        memcpy(to, b": ", 2)
+        memcpy(to + 2, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        to += 2 + PyBytes_GET_SIZE(value)
+        memcpy(to, b"\r\n", 2)
+        to += 2
+    return lines
+
+
 def answer_with_trailers(self, head, payload, trailers, dropped, request_id):
     """Compiled `Http2Stream.answer_with_trailers`."""
     connection = read(&of_stream.connection, self)
@@ -563,7 +603,7 @@ def answer_with_trailers(self, head, payload, trailers, dropped, request_id):
     message = _serializer["response"](
         head, head.status, dropped, _NO_BYTES, payload, length, server.date_line, _NO_BYTES, request_id
     )
-    lines = b"".join([b"%b: %b\r\n" % line for line in trailers])
+    lines = _lines_of(trailers)
     write(&of_stream.deadline, self, INF)  # that of the call
     read(&of_connection.session, connection).respond(read(&of_stream.id, self), message, True, lines)
     _end_answer(self, connection, server, None)

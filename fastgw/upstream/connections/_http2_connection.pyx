@@ -6,17 +6,20 @@ A stream is opened, carries a request that is complete, receives a response with
 cases are left to methods of the reference. Objects of other classes are used through their attributes (`_slots.read`).
 """
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcmp
+
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
-from fastgw.eventloop._socket_send cimport send_message
 from fastgw.upstream.connections._http1_connection cimport give_back_to
 
 from math import inf
 
 from fastgw.compiled import replace
 from fastgw.errors import Fault
-from fastgw.eventloop.timer_wheel import Wheel
+from fastgw.eventloop.timer_wheel import TICK, Wheel
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN
-from fastgw.http.http1.body import parse_trailers
+from fastgw.http.field_names import NOT_IN_TRAILERS
+from fastgw.http.http1.body import LONGEST_TRAILERS, MOST_TRAILERS, parse_trailers
 from fastgw.http.http1.parser import read_http2_response
 from fastgw.http.http2 import session as kinds
 from fastgw.http.http2.session import ErrorCode, framing_bytes
@@ -32,6 +35,7 @@ cdef extern from "Python.h":
 
 cdef struct OfConnection:
     Slot asked_at
+    Slot begun
     Slot buffer
     Slot closed
     Slot deadline
@@ -80,6 +84,8 @@ cdef struct OfStream:
 cdef OfConnection of_connection
 cdef OfStream of_stream
 cdef Slot now_of_wheel
+cdef Slot slots_of_wheel
+cdef Slot ticks_of_wheel
 cdef PyTypeObject* _connection_class  # the classes whose methods these are; NULL until `adopt`
 cdef PyTypeObject* _stream_class
 cdef type _Stream
@@ -98,6 +104,7 @@ cdef int WHOLE = kinds.WHOLE
 cdef int HEAD = kinds.HEAD
 cdef int DATA = kinds.DATA
 cdef int END = kinds.END
+cdef int CLOSED = kinds.CLOSED
 cdef int SETTINGS = kinds.SETTINGS
 cdef int GOAWAY = kinds.GOAWAY
 cdef Py_ssize_t FEW_EVENTS = kinds.FEW_EVENTS
@@ -106,8 +113,15 @@ cdef Py_ssize_t _MOST_HELD = MOST_HELD
 cdef object _MOST_USES = reference.MOST_USES
 cdef object SILENCE_S = reference.SILENCE_S
 cdef bytes _HTTP1 = reference._HTTP1
+cdef double _TICK = TICK
+cdef double _FAR = 1e12  # its tick would be no 64-bit number soon
+cdef Py_ssize_t _LONGEST_TRAILERS = LONGEST_TRAILERS
+cdef Py_ssize_t _MOST_TRAILERS = MOST_TRAILERS
+cdef frozenset _NOT_IN_TRAILERS = NOT_IN_TRAILERS
 
 learn(&now_of_wheel, Wheel, "now")
+learn(&slots_of_wheel, Wheel, "_slots")
+learn(&ticks_of_wheel, Wheel, "_ticks")
 
 
 def adopt(type owner not None, type stream_owner not None):
@@ -115,6 +129,7 @@ def adopt(type owner not None, type stream_owner not None):
     global _connection_class, _stream_class, _Stream, _take_data
     _take_data = stream_owner.take_data
     learn(&of_connection.asked_at, owner, "_asked_at")
+    learn(&of_connection.begun, owner, "_begun")
     learn(&of_connection.buffer, owner, "_buffer")
     learn(&of_connection.closed, owner, "closed")
     learn(&of_connection.deadline, owner, "deadline")
@@ -157,7 +172,10 @@ def adopt(type owner not None, type stream_owner not None):
     learn(&of_stream.targets_turn, stream_owner, "_targets_turn")
     learn(&of_stream.wheel, stream_owner, "_wheel")
     learn(&of_stream.write_paused, stream_owner, "write_paused")
-    replace(owner, open_stream, start_request, end_stream, flush_soon, get_buffer, buffer_updated, _handle, _flush)
+    replace(
+        owner, open_stream, start_request, end_stream, flush_soon, get_buffer, buffer_updated, _handle, _await_rest,
+        _flush,
+    )
     replace(
         stream_owner, send_request, _send_request, release, _end, _watch_head, take_head, take_data, take_end, take_rest
     )
@@ -168,13 +186,98 @@ def adopt(type owner not None, type stream_owner not None):
 
 cdef int _watch(wheel, timed, const Slot* deadline_of, const Slot* filed_at_of, double deadline) except -1:
     """Set a deadline, as `Wheel.watch` does."""
+    cdef double filed_at
     if type(wheel) is not Wheel:
         wheel.watch(timed, deadline)
         return 0
     write(deadline_of, timed, deadline)
-    if deadline < <double>read(filed_at_of, timed):
-        wheel.file(timed, deadline)
+    filed_at = read(filed_at_of, timed)
+    if deadline < filed_at:
+        if filed_at != _INF or deadline > _FAR:
+            wheel.file(timed, deadline)
+        else:
+            _file(wheel, timed, filed_at_of, deadline)
     return 0
+
+
+cdef int _file(wheel, timed, const Slot* filed_at_of, double at) except -1:
+    """File an object that is not filed yet, as `Wheel.file` does."""
+    cdef long long tick = <long long>(at / _TICK) + 1
+    cdef long long ticks = read(&ticks_of_wheel, wheel)
+    cdef dict slots = read(&slots_of_wheel, wheel)
+    write(filed_at_of, timed, at)
+    if tick <= ticks:
+        tick = ticks + 1
+    number = tick
+    slot = slots.get(number)
+    if slot is None:
+        slots[number] = {timed}
+    else:
+        (<set>slot).add(timed)
+    return 0
+
+
+cdef int _drop(wheel, timed, const Slot* deadline_of, const Slot* filed_at_of) except -1:
+    """Remove an object, as `Wheel.drop` does."""
+    cdef double filed_at
+    if type(wheel) is not Wheel:
+        wheel.drop(timed)
+        return 0
+    write(deadline_of, timed, INF)
+    filed_at = read(filed_at_of, timed)
+    if filed_at != _INF:
+        slot = (<dict>read(&slots_of_wheel, wheel)).get(<long long>(filed_at / _TICK) + 1)
+        if slot is not None:  # otherwise it is in the next one, as in `Wheel._unfile`
+            (<set>slot).discard(timed)
+        write(filed_at_of, timed, INF)
+    return 0
+
+
+# --- trailers ---
+
+
+cdef tuple _plain_trailers(bytes lines):
+    """Return trailers whose names are of lower-case letters, digits and hyphens, and whose values are visible ASCII.
+    None: there are others, or some that are not allowed.
+    """
+    cdef const unsigned char* at = <const unsigned char*>PyBytes_AS_STRING(lines)
+    cdef const unsigned char* end = at + PyBytes_GET_SIZE(lines)
+    cdef const unsigned char* name
+    cdef const unsigned char* value
+    cdef list trailers = []
+    cdef bytes name_text
+    if end - at + 4 > _LONGEST_TRAILERS:
+        return None
+    while at < end:
+        name = at
+        while at < end and (c"a" <= at[0] <= c"z" or c"0" <= at[0] <= c"9" or at[0] == c"-"):
+            at += 1
+        if at == name or end - at < 3 or at[0] != c":":
+            return None
+        if at - name >= 8 and not memcmp(name, b"content-", 8):
+            return None
+        name_text = PyBytes_FromStringAndSize(<const char*>name, at - name)
+        if name_text in _NOT_IN_TRAILERS:
+            return None
+        at += 1
+        if at[0] == c" ":
+            at += 1
+        value = at
+        while at < end and c" " <= at[0] <= c"~":
+            at += 1
+        if end - at < 2 or at[0] != c"\r" or at[1] != c"\n":
+            return None
+        if at > value and (value[0] == c" " or (at - 1)[0] == c" "):
+            return None
+        trailers.append((name_text, PyBytes_FromStringAndSize(<const char*>value, at - value)))
+        at += 2
+    return tuple(trailers) if len(trailers) <= _MOST_TRAILERS else None
+
+
+def trailers_of(bytes lines not None):
+    """Return the trailers of serialized lines, as `body.parse_trailers` does."""
+    trailers = _plain_trailers(lines)
+    return parse_trailers(b"\r\n" + lines + b"\r\n") if trailers is None else trailers
 
 
 # --- the connection ---
@@ -223,8 +326,9 @@ cdef int _finish_stream(connection, stream, number, bint reset) except -1:
 
 cdef int _handle_all(connection, events) except -1:
     cdef int kind
+    cdef bint ours
     streams = read(&of_connection.streams, connection)
-    begun = []  # streams whose response may be complete in this read
+    begun = []  # streams whose response has begun or ended in this read
     for kind, number, value in events:
         stream = None if kind == GOAWAY else streams.get(number)  # its identifier: the last stream processed
         if stream is None:
@@ -234,26 +338,48 @@ cdef int _handle_all(connection, events) except -1:
                 connection.needs_http1 = value == ErrorCode.HTTP_1_1_REQUIRED
                 connection._leave()
             continue
+        ours = type_of(stream) is _stream_class
         try:
-            if kind == DATA:
-                stream.take_data(value)
-            elif kind == HEAD or kind == WHOLE:
-                stream.take_head(value, kind == WHOLE)
-            elif kind == END:
-                stream.take_end(value)
+            if kind == DATA and ours:
+                _data_of(stream, value)
+            elif (kind == HEAD or kind == WHOLE) and ours:
+                _head_of(stream, value, kind == WHOLE)
+            elif kind == END and ours:
+                _end_of(stream, value)
+            elif kind == CLOSED and ours and read(&of_stream.ended, stream) is not None:
+                write(&of_stream.sending, stream, False)  # as in `take_close`
             else:
                 connection._handle_event(stream, kind, value)
         except Exception:  # the edge of this stream: the others of the connection continue
             connection._fail_stream(stream)
             continue
-        if kind == HEAD or kind == WHOLE:
+        if kind == HEAD or kind == WHOLE or kind == END:
             begun.append(stream)
     for stream in begun:
+        if read(&of_stream.ended, stream) is None:
+            _await_rest_of(connection, stream)
+            continue
         try:
-            stream.take_rest()
+            if type_of(stream) is _stream_class:
+                _rest_of(stream)
+            else:
+                stream.take_rest()
         except Exception:  # the edge of this stream
             connection._fail_stream(stream)
     return 0
+
+
+cdef int _await_rest_of(connection, stream) except -1:
+    begun = read(&of_connection.begun, connection)
+    if not begun:
+        read(&of_connection.worker_loop, connection).loop.call_soon(connection._report_begun)
+    begun.append(stream)
+    return 0
+
+
+def _await_rest(self, stream):
+    """Compiled `Http2UpstreamConnection._await_rest`."""
+    _await_rest_of(self, stream)
 
 
 def open_stream(self):
@@ -340,10 +466,10 @@ def _flush(self):
     if read(&of_connection.gone, self) or transport is None:
         return
     while not read(&of_connection.write_paused, self) and not transport.is_closing():
-        message = session.to_send()
-        if not message:
+        unsent = session.send_on(read(&of_connection.fd, self))
+        if not unsent:
             break
-        send_message(read(&of_connection.fd, self), message, transport, False)
+        transport.write(unsent)
     events = session.events()
     if events:
         _handle_all(self, events)
@@ -408,9 +534,7 @@ cdef int _give_up(stream, bint reset) except -1:
     write(&of_stream.phase, stream, OVER)
     write(&of_stream.listener, stream, None)
     write(&of_stream.source, stream, None)
-    write(&of_stream.deadline, stream, INF)
-    if <double>read(&of_stream.filed_at, stream) != _INF:
-        read(&of_stream.wheel, stream).drop(stream)
+    _drop(read(&of_stream.wheel, stream), stream, &of_stream.deadline, &of_stream.filed_at)
     write(&of_stream.kept, stream, None)
     connection, number = read(&of_stream.connection, stream), read(&of_stream.number, stream)
     if type_of(connection) is _connection_class:
@@ -445,18 +569,17 @@ def _watch_head(self):
     _watch_for_head(self)
 
 
-def take_head(self, text, ended):
-    """Compiled `Http2UpstreamStream.take_head`."""
+cdef int _head_of(self, text, bint ended) except -1:
     write(&of_stream.head_text, self, text)
     if ended:
         write(&of_stream.ended, self, ())
+    return 0
 
 
-def take_data(self, payload):
-    """Compiled `Http2UpstreamStream.take_data`."""
+cdef int _data_of(self, payload) except -1:
     if read(&of_stream.head_text, self) is not None:
         read(&of_stream.early, self).append(payload)
-        return
+        return 0
     if read(&of_stream.paused, self) or read(&of_stream.kept, self) is not None:
         _take_data(self, payload)
     elif read(&of_stream.phase, self) is RECEIVING:
@@ -464,17 +587,17 @@ def take_data(self, payload):
         write(&of_stream.deadline, self, now + read(&of_stream.idle_timeout, self))
         read(&of_stream.listener, self).on_data(payload)
         self._consume(len(payload))
+    return 0
 
 
-def take_end(self, lines):
-    """Compiled `Http2UpstreamStream.take_end`."""
+cdef int _end_of(self, lines) except -1:
     trailers = ()
     if lines:
         try:
-            trailers = parse_trailers(b"\r\n" + lines + b"\r\n")
+            trailers = trailers_of(lines)
         except Malformed as malformed:
             self.break_off(Fault.UPSTREAM_MALFORMED, malformed.reason)
-            return
+            return 0
     write(&of_stream.ended, self, trailers)
     if (
         read(&of_stream.head_text, self) is None
@@ -482,15 +605,15 @@ def take_end(self, lines):
         and read(&of_stream.kept, self) is None
     ):
         self._tell_end()
+    return 0
 
 
-def take_rest(self):
-    """Compiled `Http2UpstreamStream.take_rest`."""
+cdef int _rest_of(self) except -1:
     cdef bytes text, payload, received
     text = read(&of_stream.head_text, self)
     write(&of_stream.head_text, self, None)
     if text is None or read(&of_stream.phase, self) is not AWAITING:
-        return
+        return 0
     early = read(&of_stream.early, self)
     if early:
         payload = early[0] if len(early) == 1 else b"".join(early)
@@ -509,23 +632,23 @@ def take_rest(self):
         head = read_http2_response(received, len(text), read(&of_stream.method, self), MAX_FIELDS)
     except Malformed as malformed:
         self.break_off(Fault.UPSTREAM_MALFORMED, malformed.reason)
-        return
+        return 0
     listener = read(&of_stream.listener, self)
     if not head.has_body:
         if payload:
             self.break_off(Fault.UPSTREAM_MALFORMED, "There is a body where none may be.")
-            return
+            return 0
         ended = True  # what follows is ignored
     if ended:
-        _rest(self)
+        _mark_idle(self)
         listener.on_head(head, None if head.whole else payload, True)
-        return
+        return 0
     if trailers and not read(&of_stream.paused, self):
         take_message = getattr(listener, "take_message", None)  # of a `MessageListener`
         if take_message is not None:
-            _rest(self)
+            _mark_idle(self)
             if take_message(head, payload, trailers):
-                return
+                return 0
             write(&of_stream.listener, self, listener)
     write(&of_stream.phase, self, RECEIVING)
     _watch_stream(self, read(&of_stream.idle_timeout, self))
@@ -538,10 +661,31 @@ def take_rest(self):
         and read(&of_stream.phase, self) is RECEIVING
     ):
         self._tell_end()  # else the listener has cancelled it
+    return 0
 
 
-cdef int _rest(stream) except -1:
+cdef int _mark_idle(stream) except -1:
     """Mark a stream as one that waits for nothing."""
     write(&of_stream.phase, stream, IDLE)
     write(&of_stream.listener, stream, None)
     return write(&of_stream.deadline, stream, INF)
+
+
+def take_head(self, text, ended):
+    """Compiled `Http2UpstreamStream.take_head`."""
+    _head_of(self, text, ended)
+
+
+def take_data(self, payload):
+    """Compiled `Http2UpstreamStream.take_data`."""
+    _data_of(self, payload)
+
+
+def take_end(self, lines):
+    """Compiled `Http2UpstreamStream.take_end`."""
+    _end_of(self, lines)
+
+
+def take_rest(self):
+    """Compiled `Http2UpstreamStream.take_rest`."""
+    _rest_of(self)

@@ -61,6 +61,8 @@ _HTTP1: Final = b"HTTP/1."
 class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
     __slots__ = (
         "_asked_at",
+        "_begun",
+        "_begun_before",
         "_buffer",
         "_flush_is_due",
         "_gone",
@@ -109,6 +111,8 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         """Whether the target has ended it because it requires HTTP/1.1."""
         self._gone = False
         self._streams: dict[int, Http2UpstreamStream] = {}
+        self._begun: list[Http2UpstreamStream] = []  # their response has begun, and is not reported yet
+        self._begun_before = 0  # number of those that have waited for a turn of the loop
         self._holding: set[Http2UpstreamStream] = set()  # their bodies wait for the target's windows
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self.fd = -1
@@ -276,7 +280,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     def _handle(self, events: list[Event]) -> None:
         streams = self._streams
-        begun: list[Http2UpstreamStream] = []  # streams whose response may be complete in this read
+        begun: list[Http2UpstreamStream] = []  # streams whose response has begun or ended in this read
         for kind, number, value in events:
             stream = None if kind == GOAWAY else streams.get(number)  # its identifier: the last stream processed
             if stream is None:
@@ -291,13 +295,37 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
             except Exception:  # the edge of this stream: the others of the connection continue
                 self._fail_stream(stream)
                 continue
-            if kind in (HEAD, WHOLE):
+            if kind in (HEAD, WHOLE, END):
                 begun.append(stream)
         for stream in begun:
-            try:
-                stream.take_rest()
-            except Exception:  # the edge of this stream
-                self._fail_stream(stream)
+            if stream.has_ended:
+                self._report_begin(stream)
+            else:
+                self._await_rest(stream)
+
+    def _await_rest(self, stream: Http2UpstreamStream) -> None:
+        """Report a response that has begun when it is complete, or after the next turn of the loop: the rest of most
+        responses is in transit, and servers send the heads of many streams before their bodies.
+        """
+        if not self._begun:
+            self.worker_loop.loop.call_soon(self._report_begun)
+        self._begun.append(stream)
+
+    def _report_begun(self) -> None:
+        """Report responses that are still incomplete after a turn of the loop, in which it has read what there was."""
+        begun, count = self._begun, self._begun_before
+        self._begun = later = begun[count:]
+        self._begun_before = len(later)
+        if later:
+            self.worker_loop.loop.call_soon(self._report_begun)
+        for stream in begun[:count]:
+            self._report_begin(stream)
+
+    def _report_begin(self, stream: Http2UpstreamStream) -> None:
+        try:
+            stream.take_rest()
+        except Exception:  # the edge of this stream
+            self._fail_stream(stream)
 
     def _handle_event(self, stream: Http2UpstreamStream, kind: int, value: Any) -> None:
         if kind == DATA:
@@ -350,6 +378,8 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
             return
         self.closed = True
         self._settle(NOT_HTTP2 if self.session.error is not None or self.session.done else NO_SETTINGS)
+        for stream in tuple(self._begun):  # received before
+            self._report_begin(stream)
         for stream in tuple(self._streams.values()):
             stream.lose(fault, why)
         if not self._gone:  # otherwise the last stream has closed it

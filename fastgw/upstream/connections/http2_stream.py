@@ -89,8 +89,8 @@ class Http2UpstreamStream(Timed):
         self._targets_turn = True
         self._informed = 0
         self._held_at_last_look = 0
-        self._head_text: bytes | None = None  # of a response whose body may follow in the same read
-        self._early: list[bytes] = []  # that body
+        self._head_text: bytes | None = None  # of a response that is not reported yet
+        self._early: list[bytes] = []  # its body so far
         self._kept: deque[bytes] | None = None  # received while it was paused
         self._ended: Trailers | None = None  # end of the response that is not reported yet
 
@@ -276,10 +276,15 @@ class Http2UpstreamStream(Timed):
         self._listener.on_interim(head)
 
     def take_head(self, text: bytes, ended: bool) -> None:
-        """Handle the final head; the part of the body in the same read is kept until `take_rest`."""
+        """Handle the final head; data after it is kept until `take_rest`."""
         self._head_text = text
         if ended:
             self._ended = ()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the response was received completely."""
+        return self._ended is not None
 
     def take_data(self, payload: bytes) -> None:
         """Handle a piece of the response's body."""
@@ -308,7 +313,7 @@ class Http2UpstreamStream(Timed):
             self._tell_end()
 
     def take_rest(self) -> None:
-        """Report the head with the received part of the body, after everything was read."""
+        """Report the head with the received part of the body, unless that was done."""
         text, self._head_text = self._head_text, None
         if text is None or self.phase is not AWAITING:
             return

@@ -115,6 +115,8 @@ cdef double _JUST_USED_S = JUST_USED_S
 cdef object NO_HEAD, NO_ROUTE
 cdef object _send_request, _on_head  # methods of the reference
 cdef bytes _NO_BYTES = b""
+cdef bytes SENT_OK = b"0"
+cdef str OK_NAME = parse_status(SENT_OK).name
 cdef object _ZERO = 0
 cdef object _NEVER = -1.0
 cdef dict _serializer = serializer.__dict__
@@ -407,12 +409,15 @@ def take_message(self, head, payload, trailers):
     if read(&of_forward.grpc, forward):
         sent = None
         for name, value in trailers:
-            if name.lower() == STATUS:
+            if name == STATUS or name.lower() == STATUS:
                 sent = value
                 break
-        if sent is not None:
-            write(&of_path.grpc_status, self, parse_status(sent).name)
-        status = outcome_of(status, sent, read(&of_path.call_due_at, self) != INF)
+        if sent == SENT_OK:
+            write(&of_path.grpc_status, self, OK_NAME)  # and the outcome is the status
+        else:
+            if sent is not None:
+                write(&of_path.grpc_status, self, parse_status(sent).name)
+            status = outcome_of(status, sent, read(&of_path.call_due_at, self) != INF)
     record = read(&of_path.attempt, self)
     if record is not None:
         write(&of_path.attempt, self, None)

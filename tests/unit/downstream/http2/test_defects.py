@@ -11,15 +11,15 @@ from fastgw.errors import Fault
 from fastgw.http.http2.session import Session
 from tests.support.http2 import frames
 from tests.support.http2.frames import Code, Type
+from tests.support.http2.upstream_connection import World
 from tests.support.memory import Plane
 from tests.unit.downstream.http2.test_tunnels import asks, begins, data_on, plane_of, resets, told
 from tests.unit.downstream.test_drain import turns
-from tests.unit.upstream.connections.test_http2_liveness import HEAD, World
+from tests.unit.upstream.connections.test_http2_liveness import HEAD
 
 pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
 if Session is not None:
     from fastgw.downstream.http2.stream import Http2Stream
-    from fastgw.upstream.connections.http2_stream import Http2UpstreamStream
 
 UPLOAD = frames.block(*frames.pseudo(b"POST", b"/", b"a.test"))
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -68,8 +68,8 @@ def test_a_request_that_could_not_begin_is_reset(monkeypatch: pytest.MonkeyPatch
     asyncio.run(live())
 
 
-@pytest.mark.parametrize("method", ["take_head", "take_rest", "take_data"])
-def test_a_response_of_an_upstream_stream_fails_alone(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+@pytest.mark.parametrize("call", ["on_interim", "on_head", "on_data"])
+def test_a_response_of_an_upstream_stream_fails_alone(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     async def live() -> None:
         with World() as world:
             world.receive(frames.settings() + frames.SETTINGS_ACK)
@@ -77,8 +77,10 @@ def test_a_response_of_an_upstream_stream_fails_alone(monkeypatch: pytest.Monkey
             other.send_request(world.listener, b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", b"GET")  # type: ignore[arg-type]
             assert await world.pings() == 0  # both requests are sent
             with monkeypatch.context() as patched:
-                patched.setattr(Http2UpstreamStream, method, raises)
-                world.receive(HEAD + frames.data(b"ok", 1))
+                patched.setattr(world.listener, call, raises, raising=False)
+                world.receive(frames.headers(frames.block((b":status", b"103")), end=False) + HEAD)
+                await turns()  # the head is told then, as the response lasts
+                world.receive(frames.data(b"ok", 1))
             assert world.listener.faults == [Fault.INTERNAL]
             assert not world.aborted
             world.receive(frames.headers(frames.block((b":status", b"200")), 3) + frames.data(b"", 3))

@@ -1,0 +1,120 @@
+"""A connection of HTTP/2 to a target, with one request in flight, on a socket pair and with a clock of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from fastgw.errors import Fault
+from fastgw.http.http2.session import Session
+from fastgw.upstream.targets.target import build_targets
+from tests.support.http2 import frames
+from tests.support.http2.frames import Flag, Type
+from tests.support.lending import upstream
+from tests.support.on_loop import turns
+
+if Session is not None:
+    from fastgw.upstream.connections.http2_connection import Http2UpstreamConnection
+
+BEGUN = 1000.0
+
+
+class Wheel:
+    """A clock that stands still, and the deadline that it was given."""
+
+    def __init__(self) -> None:
+        self.now = BEGUN
+        self.due: float | None = None
+
+    def watch(self, timed: Any, deadline: float) -> None:
+        if isinstance(timed, Http2UpstreamConnection):
+            self.due = deadline
+
+    def drop(self, timed: Any) -> None: ...
+
+
+class Listener:
+    """Exchange of the one request. It keeps the calls of the stream."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    @property
+    def faults(self) -> list[Fault]:
+        return [each for call in self.calls for each in call if isinstance(each, Fault)]
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: self.calls.append((name, *arguments))
+
+
+class World:
+    """A connection with one request in flight. The clock moves to the connection's deadlines alone."""
+
+    def __init__(self) -> None:
+        self.wheel = Wheel()
+        self.ours, self.target = socket.socketpair()
+        self.target.setblocking(False)
+        loop = asyncio.get_running_loop()
+        self._buffer = memoryview(bytearray(65_536))
+        worker_loop: Any = SimpleNamespace(
+            wheel=self.wheel, loop=loop, read_buffer=self._buffer, count_body=lambda *_: None
+        )
+        (target,) = build_targets(upstream("http://127.0.0.1:1"))
+        pool: Any = SimpleNamespace(give_back=lambda _: None, connection_lost=lambda _: None, forget=lambda _: None)
+        self.connection = Http2UpstreamConnection(worker_loop, pool, target)
+        self.aborted = False
+        transport: Any = SimpleNamespace(
+            set_write_buffer_limits=lambda high: None,
+            get_extra_info=lambda _: self.ours,
+            is_closing=lambda: self.aborted,
+            abort=self._abort,
+            close=self._abort,
+        )
+        self.connection.connection_made(transport)
+        self.listener = Listener()
+        self.stream = self.connection.open_stream()
+        self.stream.send_request(self.listener, b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", b"GET")  # type: ignore[arg-type]
+
+    def _abort(self) -> None:
+        self.aborted = True
+
+    def receive(self, sent: bytes) -> None:
+        self._buffer[: len(sent)] = sent
+        self.connection.buffer_updated(len(sent))
+
+    async def pings(self) -> int:
+        """How many were sent since the last look."""
+        await turns()
+        received = b""
+        while True:
+            try:
+                received += self.target.recv(65_536)
+            except BlockingIOError:
+                break
+        return sum(kind == Type.PING and not flags & Flag.ACK for kind, flags in kinds(received))
+
+    def expire(self) -> float:
+        """Let the time of the connection's deadline come. Returns the seconds until then."""
+        assert self.wheel.due is not None
+        passed = self.wheel.due - self.wheel.now
+        self.wheel.now, self.wheel.due = self.wheel.due, None
+        self.connection.expire(self.wheel.now)
+        return passed
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ours.close()
+        self.target.close()
+
+
+def kinds(received: bytes) -> Iterator[tuple[int, int]]:
+    """Type and flags of each frame."""
+    at = received.find(b"\x00", 0) if not received.startswith(frames.PREFACE) else len(frames.PREFACE)
+    while 0 <= at < len(received):
+        yield received[at + 3], received[at + 4]
+        at += 9 + int.from_bytes(received[at : at + 3])

@@ -1,0 +1,159 @@
+"""A response over HTTP/2 that arrives in several reads: when its borrower is told, and of what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fastgw.errors import Fault
+from fastgw.http.http1.body import parse_trailers
+from fastgw.http.http2.session import Session
+from fastgw.http.malformed import Malformed
+from tests.support.http2 import frames
+from tests.support.http2.upstream_connection import World
+from tests.support.on_loop import on_loop, turns
+
+pytestmark = pytest.mark.twin
+if Session is not None:
+    from fastgw.upstream.connections._http2_connection import trailers_of
+
+HEAD = frames.headers(frames.block((b":status", b"200")), end=False)
+TRAILERS = frames.headers(frames.block((b"grpc-status", b"0"), (b"grpc-message", b"")))
+SENT_TRAILERS = ((b"grpc-status", b"0"), (b"grpc-message", b""))
+
+
+def told(world: World) -> list[tuple[Any, ...]]:
+    """The calls of the borrower since the last look, without heads."""
+    calls, world.listener.calls = world.listener.calls, []
+    return [(name, *rest[1:]) if name in ("on_head", "take_message") else (name, *rest) for name, *rest in calls]
+
+
+async def begun() -> World:
+    """A connection whose request has been sent."""
+    world = World()
+    world.receive(frames.settings() + frames.SETTINGS_ACK)
+    await turns()
+    return world
+
+
+@on_loop
+async def test_a_response_in_two_reads_of_one_turn_is_told_as_a_whole() -> None:
+    """Servers send the heads of many streams before their bodies, so a read often ends between them."""
+    with await begun() as world:
+        world.receive(HEAD + frames.data(b"abc", end=False))
+        assert told(world) == []
+        world.receive(frames.data(b"def"))
+        assert [call[0] for call in world.listener.calls] == ["on_head"]
+        head = world.listener.calls[0][1]
+        assert head.payload == b"abcdef"
+        assert told(world) == [("on_head", None, True)]
+        await turns()
+        assert told(world) == []
+
+
+@on_loop
+async def test_trailers_in_a_later_read_of_the_turn_are_told_with_the_message() -> None:
+    with await begun() as world:
+        world.receive(HEAD)
+        world.receive(frames.data(b"abc", end=False))
+        world.receive(TRAILERS)
+        assert told(world)[0] == ("take_message", b"abc", SENT_TRAILERS)
+
+
+@on_loop
+async def test_a_response_that_lasts_is_told_after_a_turn() -> None:
+    with await begun() as world:
+        world.receive(HEAD + frames.data(b"abc", end=False))
+        await turns()
+        assert told(world) == [("on_head", b"abc", False)]
+        world.receive(frames.data(b"def", end=False))
+        assert told(world) == [("on_data", b"def")]
+        world.receive(TRAILERS)
+        assert told(world) == [("on_end", SENT_TRAILERS)]
+
+
+@on_loop
+async def test_a_response_that_has_begun_is_told_before_the_loss_of_its_connection() -> None:
+    with await begun() as world:
+        world.receive(HEAD + frames.data(b"abc", end=False))
+        world.connection.connection_lost(None)
+        assert told(world) == [("on_head", b"abc", False), ("on_failure", Fault.UPSTREAM_INCOMPLETE, False, "")]
+        await turns()
+        assert told(world) == []
+
+
+@on_loop
+async def test_nobody_is_told_of_a_response_to_a_request_that_was_cancelled_meanwhile() -> None:
+    with await begun() as world:
+        world.receive(HEAD + frames.data(b"abc", end=False))
+        world.stream.cancel()
+        world.receive(frames.data(b"def"))
+        await turns()
+        assert told(world) == []
+
+
+@on_loop
+async def test_responses_that_begin_in_each_turn_are_told_a_turn_later() -> None:
+    with await begun() as world:
+        others = [world.connection.open_stream() for _ in range(5)]
+        for stream in others:
+            stream.send_request(world.listener, b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", b"GET")  # type: ignore[arg-type]
+        await turns()
+        for number in range(3, 13, 2):
+            world.receive(frames.headers(frames.block((b":status", b"200")), stream=number, end=False))
+            await turns(1)
+        await turns()
+        assert told(world) == [("on_head", b"", False)] * len(others)
+
+
+LINES = (
+    b"grpc-status: 0\r\ngrpc-message: \r\n",
+    b"grpc-status: 13\r\ngrpc-message: it%20broke\r\ngrpc-status-details-bin: CAMSBQ==\r\n",
+    b"x: a b\r\n",
+    b"x:  padded \t\r\n",
+    b"x:\r\n",
+    b"x: \r\n",
+    b"x:   \r\n",
+    b"x: tab\tinside\r\n",
+    b"x: caf\xe9\r\n",
+    b"x: a:b\r\n",
+    b"X-Upper: 1\r\n",
+    b"x_y: 1\r\n",
+    b"content-digest: sha-256=:AA==:\r\n",
+    b"content-length: 3\r\n",
+    b"content-type: text/html\r\n",
+    b"x-request-id: 1\r\n",
+    b"x_request_id: 1\r\n",
+    b"set-cookie: a=b\r\n",
+    b"te: trailers\r\n",
+    b": empty\r\n",
+    b"no colon\r\n",
+    b"x : 1\r\n",
+    b"x: \x00\r\n",
+    b"x: \x7f\r\n",
+    b"x: a\rb\r\n",
+    b"x: a\nb\r\n",
+    b"x: 1\r\n\r\n",
+    b"x: 1",
+    b"x: 1\r",
+    b"\r\n",
+    b"x: 1\r\n" * 32,
+    b"x: 1\r\n" * 33,
+    b"x: " + b"a" * 8_180 + b"\r\n",
+    b"x: " + b"a" * 8_190 + b"\r\n",
+)
+
+
+@pytest.mark.parametrize("lines", LINES)
+def test_trailers_are_read_as_those_of_chunked_bodies(lines: bytes) -> None:
+    """RFC 9110 section 6.5: one judgement for both versions of HTTP."""
+    try:
+        expected: Any = parse_trailers(b"\r\n" + lines + b"\r\n")
+    except Malformed as malformed:
+        expected = malformed.reason
+    try:
+        read: Any = trailers_of(lines)
+    except Malformed as malformed:
+        read = malformed.reason
+    assert read == expected
