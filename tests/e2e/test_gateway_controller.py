@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
+import textwrap
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -197,6 +200,34 @@ def test_kubectl_deploys_the_manifests_and_shows_what_the_guide_says(
     address = kubectl("get", "-n", "shop", "gateway/web", "-o", "jsonpath={.status.addresses[0].value}")
     assert address == f"{BLOCK}.2"
     assert "Accepted" in kubectl("describe", "-n", "shop", "httproute/cart")
+
+
+def test_the_objects_of_the_guide_lead_to_the_first_request(
+    controller: Controller, cluster: ClusterStandIn, backend: Nginx, tmp_path: Path
+) -> None:
+    """In a namespace of their own, as the one of the guide has those of other tests."""
+    text = (ROOT / "docs/guides/gateway-api.md").read_text()
+    block = re.search(r"```text\n(    apiVersion: gateway.*?)    ```", text, re.DOTALL)
+    assert block is not None
+    objects = textwrap.dedent(block[1]).replace("namespace: shop", "namespace: guide")
+    cluster.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "guide"}})
+    cluster.put(*service("cart", backend.address, namespace="guide"))
+    command = [program("kubectl"), "--kubeconfig", str(cluster.kubeconfig(tmp_path / "kubeconfig"))]
+    subprocess.run([*command, "apply", "--validate=false", "-f", "-"], input=objects, text=True, timeout=60, check=True)
+    waiting = ["wait", "--for=condition=Programmed", "-n", "guide", "gateway/web", "--timeout=30s"]
+    subprocess.run([*command, *waiting], timeout=60, check=True)
+    gateway = cluster.get("Gateway", "guide/web")
+    assert gateway is not None
+    url = f"http://{gateway['status']['addresses'][0]['value']}:{OFFSET + 80}/"
+
+    def answers() -> bool:
+        with suppress(httpx.TransportError):
+            return httpx.get(url, headers={"Host": "shop.example.com"}).text == "cart"
+        return False
+
+    wait_until(answers, "the first request", LONG)
+    for kind in ("HTTPRoute", "Gateway"):
+        cluster.remove(kind, "guide/cart" if kind == "HTTPRoute" else "guide/web")
 
 
 def holder(cluster: ClusterStandIn) -> str:
