@@ -1,4 +1,5 @@
-"""Conformance tests of the Gateway API and of Ingress, replayed against a gateway while its watches are cut and lose their history."""
+"""Conformance tests of the Gateway API and of Ingress, replayed against a gateway while its watches are cut and lose
+their history."""
 
 from __future__ import annotations
 
