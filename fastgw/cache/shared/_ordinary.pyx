@@ -50,8 +50,10 @@ cdef enum:
     EVICTED_FOR_CAPACITY = 2
     UNIT = 64
     HEADER = 128
+    FREE = 0
     OPEN = 1
     SEALED = 2
+    MOST_SEALED = 16
     GENERATION_MASK = 0x3FFF
     SEAL = 0
     KEY_HIGH = 1
@@ -104,7 +106,7 @@ cdef class Ordinary:
     cdef Py_buffer _view
     cdef uint64_t* _words
     cdef uint64_t _secrets[3]
-    cdef int64_t _entries, _ghosts, _leases, _states, _used, _data, _segment, _segments
+    cdef int64_t _entries, _ghosts, _leases, _states, _used, _orders, _data, _segment, _segments
     cdef int64_t _columns, _column_words, _column, _pins, _watches, _events
     cdef uint64_t _mask, _ghost_mask, _lease_mask, _owner
     cdef readonly uint64_t lease_word
@@ -126,7 +128,7 @@ cdef class Ordinary:
         self._words = <uint64_t*> self._view.buf
         self._secrets[0], self._secrets[1], self._secrets[2] = secrets[0], secrets[1], secrets[2]
         self._entries, self._ghosts, self._leases = parts.entries, parts.ghosts, parts.leases
-        self._states, self._used, self._data = parts.states, parts.used, parts.data
+        self._states, self._used, self._orders, self._data = parts.states, parts.used, parts.orders, parts.data
         self._segment, self._segments = parts.segment, parts.segments
         self._columns, self._column_words = parts.columns, parts.column
         self._column, self._owner = column, owner
@@ -138,6 +140,7 @@ cdef class Ordinary:
         if (
             self._entries + cells > words or self._ghosts + ghost_count > words or self._leases + lease_count > words
             or self._states + self._segments > words or self._used + self._segments > words
+            or self._orders + self._segments > words
             or column + pins + self._segments > words
         ):
             raise ValueError("the memory is not that of a store")
@@ -446,6 +449,50 @@ cdef class Ordinary:
             return NULL
         offset[0] += <int64_t> total // UNIT
         return record
+
+    def next_free(self, int64_t begin):
+        """Return the first free segment from this one on; -1: there is none."""
+        cdef int64_t segment
+        for segment in range(max(begin, 0), self._segments):
+            if fastgw_cache_load(self._words + self._states + segment) & 0xF == FREE:
+                return segment
+        return -1
+
+    def sealed(self, int most):
+        """Return the segments that `Segments.sealed` yields, with their states as words. `most`: up to `MOST_SEALED`."""
+        cdef int64_t found[2][MOST_SEALED]
+        cdef uint64_t orders[2][MOST_SEALED]
+        cdef uint64_t words[2][MOST_SEALED]
+        cdef int counts[2]
+        cdef int64_t segment, small = 0
+        cdef uint64_t word, order
+        cdef int queue, at
+        if not 0 < most <= MOST_SEALED:
+            raise ValueError("too many segments")
+        counts[0] = counts[1] = 0
+        for segment in range(self._segments):
+            word = fastgw_cache_load(self._words + self._states + segment)
+            if word & 0xF != SEALED:
+                continue
+            queue = word >> 4 & 1
+            small += queue == SMALL
+            order = self._words[self._orders + segment]
+            at = counts[queue]
+            if at == most:
+                if order >= orders[queue][at - 1]:
+                    continue
+                at -= 1
+            else:
+                counts[queue] += 1
+            while at and orders[queue][at - 1] > order:
+                found[queue][at], orders[queue][at] = found[queue][at - 1], orders[queue][at - 1]
+                words[queue][at] = words[queue][at - 1]
+                at -= 1
+            found[queue][at], orders[queue][at], words[queue][at] = segment, order, word
+        oldest = []
+        for queue in (SMALL, MAIN) if 10 * small >= self._segments else (MAIN, SMALL):
+            oldest += [(found[queue][at], words[queue][at]) for at in range(min(counts[queue], most - len(oldest)))]
+        return oldest
 
     def is_cold(self, int64_t segment, uint64_t generation):
         """Whether a segment has neither records that were found since they are in its queue, nor chunks."""

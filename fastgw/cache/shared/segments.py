@@ -13,6 +13,7 @@ segment is enough.
 
 from collections.abc import Iterator
 from enum import IntEnum
+from heapq import nsmallest
 from typing import Final, NamedTuple, final
 
 from fastgw.cache.shared.layout import COLUMNS, ORDER, CacheMemory
@@ -73,7 +74,7 @@ class Segments:
         self.states = geometry.states
         """The word of the first segment's state."""
         self.owner = column + 1
-        self._used, self._orders, self._origins = geometry.used, geometry.orders, geometry.origins
+        self._used, self.orders, self._origins = geometry.used, geometry.orders, geometry.origins
         self._data = geometry.data
         self._own_pins = memory.pins(column)
 
@@ -165,7 +166,7 @@ class Segments:
     def seal(self, segment: int, queue: Queue | None = None) -> None:
         """Seal a segment that this process has open or is recycling: it is the youngest of its queue now."""
         seen = self.state(segment)
-        self._words[self._orders + segment] = self._memory.add(ORDER)
+        self._words[self.orders + segment] = self._memory.add(ORDER)
         queue = seen.queue if queue is None else queue
         self.change(segment, seen, StateWord(seen.generation, 0, queue, SegmentState.SEALED))
 
@@ -175,14 +176,16 @@ class Segments:
             if word & 0xF == SegmentState.FREE:
                 yield segment, state_of(word)
 
-    def sealed(self) -> list[tuple[int, StateWord]]:
-        """Return the segments to recycle, in this order: the oldest new ones while these are more than a tenth."""
-        orders = self._words[self._orders : self._orders + self.count].tolist()
-        found: tuple[list[tuple[int, int, StateWord]], list[tuple[int, int, StateWord]]] = ([], [])
+    def sealed(self, most: int) -> Iterator[tuple[int, StateWord]]:
+        """Yield at most so many segments to recycle, in this order: the oldest new ones while these are more than a
+        tenth.
+        """
+        orders = self._words[self.orders : self.orders + self.count].tolist()
+        found: tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]] = ([], [])
         for segment, word in enumerate(self._words[self.states : self.states + self.count].tolist()):
             if word & 0xF == SegmentState.SEALED:
-                state = state_of(word)
-                found[state.queue].append((orders[segment], segment, state))
-        small, main = (sorted(each) for each in found)
-        first = small + main if 10 * len(small) >= self.count else main + small
-        return [(segment, state) for _, segment, state in first]
+                found[word >> _QUEUE_AT & 1].append((orders[segment], segment, word))
+        small, main = found
+        first = (small, main) if 10 * len(small) >= self.count else (main, small)
+        oldest = [each for queue in first for each in nsmallest(most, queue)]
+        return ((segment, state_of(word)) for _, segment, word in oldest[:most])

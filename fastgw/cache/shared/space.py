@@ -16,7 +16,7 @@ from fastgw.cache.shared import records as words_of
 from fastgw.cache.shared.index import Location, ObjectIndex, location
 from fastgw.cache.shared.layout import EVICTED_FOR_CAPACITY, REMOVED, UNIT, CacheMemory
 from fastgw.cache.shared.records import Records, RecordStatus, rounded
-from fastgw.cache.shared.segments import Queue, Segments, SegmentState, StateWord
+from fastgw.cache.shared.segments import Queue, Segments, SegmentState, StateWord, state_of
 
 if TYPE_CHECKING:
     from fastgw.cache.shared._ordinary import Ordinary
@@ -137,7 +137,7 @@ class Space:
         if before is not None:
             self._segments.seal(before)
         for attempt in range(_TRIES):
-            for segment, state in self._segments.free():
+            for segment, state in self._free_segments():
                 if self._segments.open_segment(segment, state, queue):
                     self._open[queue] = segment
                     return True
@@ -150,7 +150,7 @@ class Space:
     def _recycle(self, *, forced: bool) -> bool:
         """Recycle one segment, or give it another turn. False: all are in use. `forced`: evict everything in it."""
         segments = self._segments
-        for segment, state in segments.sealed()[:_PINNED]:
+        for segment, state in self._sealed_segments():
             recycling = StateWord(state.generation, segments.owner, state.queue, SegmentState.RECYCLING)
             if not segments.change(segment, state, recycling):
                 continue
@@ -164,6 +164,22 @@ class Space:
                 self._empty(segment, recycling, survivors)
             return True
         return False
+
+    def _free_segments(self) -> Iterator[tuple[int, StateWord]]:
+        if self._ordinary is None:
+            yield from self._segments.free()
+            return
+        segment = -1
+        while (segment := self._ordinary.next_free(segment + 1)) >= 0:
+            state = self._segments.state(segment)
+            if state.state is SegmentState.FREE:  # it may have been opened meanwhile
+                yield segment, state
+
+    def _sealed_segments(self) -> Iterator[tuple[int, StateWord]]:
+        if self._ordinary is None:
+            return self._segments.sealed(_PINNED)
+        # PERF: 20 us with 124 segments (64 MiB), 111 us with 63,985 (64 GiB); in Python 65 us and 26 ms (CPython 3.11).
+        return ((segment, state_of(word)) for segment, word in self._ordinary.sealed(_PINNED))
 
     def _is_cold(self, segment: int, state: StateWord) -> bool:
         """Whether a segment has no survivors; False also if that is not known."""

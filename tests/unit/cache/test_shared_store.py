@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from fastgw.cache.shared import lifecycle, shared_store
 from fastgw.cache.shared.layout import CacheMemory, OtherCacheLayout
 from fastgw.cache.shared.recovery import clean_up
-from fastgw.cache.shared.segments import SegmentState, StateWord
+from fastgw.cache.shared.segments import Queue, SegmentState, StateWord
 from fastgw.cache.store import MOST_TAGS, MOST_URL, NotStored, Refusal, StoredObject, Writer
 from fastgw.routing.table import at_once
 from tests.unit.cache.nodes import (
@@ -218,6 +218,25 @@ def test_the_compiled_module_leaves_the_same_memory_as_its_reference() -> None:
         node.close()
 
 
+@pytest.mark.twin
+def test_the_compiled_module_finds_the_segments_that_its_reference_finds() -> None:
+    chance = random.Random(7)
+    node = SharedNode()
+    space, segments = node.a.space, node.a.segments
+    words = node.memory.words
+    for round_ in range(300):
+        states = [chance.choice([*SegmentState]) for _ in range(segments.count)]
+        queues = chance.choice([[Queue.SMALL], [Queue.MAIN], [*Queue], [Queue.SMALL] + 12 * [Queue.MAIN]])
+        for segment, state in enumerate(states):
+            word = StateWord(chance.randrange(9), 0, chance.choice(queues), state).word
+            words[segments.states + segment] = word
+            words[segments.orders + segment] = chance.randrange(segments.count)
+        assert [*space._sealed_segments()] == [*segments.sealed(16)], round_
+        assert [*space._free_segments()] == [*segments.free()], round_
+    words[segments.states : segments.states + segments.count] = memoryview(bytes(8 * segments.count)).cast("Q")
+    node.close()
+
+
 def use_in_turn(node: SharedNode, number: int) -> None:
     """Store, find, replace, purge and abandon objects; what is done depends on the number only."""
     chance = random.Random(number)
@@ -257,7 +276,7 @@ def test_a_death_at_the_begin_of_a_recycling_takes_nothing_from_readers(node: Sh
     """The worker has not looked yet whether others read the segment."""
     for number in range(200):
         put(node.a, key_of(number), content(number, 0, 3000))
-    sealed = [segment for segment, _ in node.a.segments.sealed()]
+    sealed = [segment for segment, _ in node.a.segments.sealed(1000)]
     found = next(
         each
         for number in range(200)
