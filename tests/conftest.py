@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from functools import cache
+from typing import Any
 
 import hypothesis
 import pytest
@@ -56,7 +57,29 @@ def pytest_runtest_logstart() -> None:
     faulthandler.dump_traceback_later(_hangs_after, file=_stderr, exit=True)
 
 
-pytest_runtest_logfinish = pytest_runtest_logstart
+pytest_runtest_logfinish = pytest_runtest_logreport = pytest_runtest_logstart
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """A process that runs tests for another tells it once of each test, and not five times: what came of it, and before
+    and after it only what went wrong. Lists of durations and files for JUnit take all of it.
+    """
+    # PERF: 0.8 ms of processor time a test for telling instead of 1.7 (CPython 3.11, pytest -n 1 tests/unit/http/http1)
+    options = session.config.option
+    if not hasattr(session.config, "workerinput") or options.durations is not None or options.xmlpath is not None:
+        return
+    (worker,) = (each for each in session.config.pluginmanager.get_plugins() if hasattr(each, "sendevent"))
+    send = worker.sendevent
+
+    def send_outcomes(name: str, **told: Any) -> None:
+        if name in ("logstart", "logfinish"):
+            return
+        report = told.get("data", {})
+        if report.get("outcome") != "passed" or report.get("when") == "call":
+            send(name, **told)
+
+    worker.sendevent = send_outcomes
 
 
 # Files that take the longest, in this order. A file is one process's: the last to begin would keep all others waiting.

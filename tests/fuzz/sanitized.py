@@ -21,7 +21,7 @@ def build(folder: Path) -> dict[str, str]:
 
     Every object has a place of its own in memory there, so that a read behind the end of one is seen.
     """
-    made = shutil.ignore_patterns("__pycache__", "_*.so")
+    made = shutil.ignore_patterns("__pycache__", "_*.so", "node_modules")
     for name in ("fastgw", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=made)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
