@@ -40,6 +40,7 @@ class OperatorEvent(Enum):
     PROCESS_BACK = WARNING, "A process sends heartbeats again."
     PROCESS_KILLED = ERROR, "A process hung, or did not stop in time, and was killed."
     REQUESTS_CUT = WARNING, "A worker ended with requests or tunnels in flight."
+    CONNECTIONS_LOST = WARNING, "A worker ended with connections of `websocket_api`: another one sends `$disconnect`."
     WORKERS_UNCHANGED = ERROR, "The number of workers could not be changed."
     ACCEPT_PAUSED = ERROR, "A worker cannot accept connections for a moment."
     # configuration

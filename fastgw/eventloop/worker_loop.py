@@ -18,6 +18,7 @@ from fastgw.eventloop.socket_send import room
 from fastgw.eventloop.splice_pipes import SplicePipes
 from fastgw.eventloop.timer_wheel import TICK, Wheel
 from fastgw.http.http1.parser import body_buffer
+from fastgw.shm.connection_journal import ConnectionJournal
 from fastgw.shm.held_body_budget import HeldBodyBudget
 
 READ_BYTES: Final = 32768
@@ -212,8 +213,15 @@ class TlsMemory:
 class WorkerLoop:
     """Loop of a worker process, created after the fork. `start` starts the timer wheel."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, held_body_budget: HeldBodyBudget | None = None) -> None:
-        """Create the loop. `held_body_budget`: of the node; None: there are no other processes."""
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        held_body_budget: HeldBodyBudget | None = None,
+        journal: ConnectionJournal | None = None,
+    ) -> None:
+        """Create the loop. `held_body_budget`: of the node; None: there are no other processes. `journal`: of this
+        process; None: no other one would read it.
+        """
         self.loop = loop
         self.wheel = Wheel(loop.time())
         # Shared by all connections: the loop fills the buffer and passes it on at once.
@@ -228,6 +236,7 @@ class WorkerLoop:
         self._connections: AddressedConnections | None = None
         self.pipes = SplicePipes()
         self.held_body_budget = HeldBodyBudget.single_process() if held_body_budget is None else held_body_budget
+        self.journal = journal
         self.rests = Rests(loop.call_soon)
         self._next: asyncio.TimerHandle | None = None
         self._stalled = False

@@ -177,6 +177,15 @@ class Gateway:
     def target_slot(self, upstream: str, target: Target) -> int:
         return self.slot_table.targets[target_name(upstream, target.label)]
 
+    def find_route(self, name: str, listener: str) -> tuple[Listener, Route] | None:
+        """Return a route by its name, with this listener if it belongs to it, otherwise with another one."""
+        compiled = self.routes_by_name.get(name)
+        if compiled is None:
+            return None
+        rules = {name: rule for name, rule in zip(self.tables, compiled.rules, strict=True) if rule is not None}
+        found = {each.name: (each, rules[each.name][0].route) for each in self.listeners if each.name in rules}
+        return found.get(listener) or next(iter(found.values()), None)
+
     @property
     def in_use(self) -> bool:
         """Whether requests may still use these tables after new ones were adopted.

@@ -66,6 +66,11 @@ class WebsocketApiAction:
         if self.refuse(exchange):
             return
         connection = ApiConnection(self, exchange)
+        try:
+            connection.enter_journal()
+        except OSError as error:
+            exchange.fail(Fault.INTERNAL, why=f"the connection cannot be recorded: {error.strerror}")
+            return
         if self.connect is None:
             connection.open(exchange, None)
         else:

@@ -43,6 +43,7 @@ from fastgw.http.websocket.messages import Received, WebsocketMessageReader
 from fastgw.observe.metrics.families import WebsocketMessage, WebsocketSide
 from fastgw.upstream.client.response_action import MARKS
 from fastgw.upstream.client.subrequest import Subrequests
+from fastgw.websocket_api.connection_record import ConnectionRecord, encode
 from fastgw.websocket_api.event_call import ConnectionClient, EventAnswer, EventCall
 from fastgw.websocket_api.event_headers import CLOSE_CODE, CONNECTION_ID, Lines, lines_of_filters
 
@@ -86,6 +87,7 @@ class ApiConnection(Timed):
         "_is_leaving",
         "_is_over",
         "_is_working",
+        "_journal_number",
         "_last_active_date",
         "_paused",
         "_pong",
@@ -113,6 +115,7 @@ class ApiConnection(Timed):
             *(exchange.claims, exchange.authority or b"localhost", lines),
             *(exchange.trace, exchange.subrequests),
         )
+        self._journal_number = 0  # of its record; 0: there is none
         self._reader = WebsocketMessageReader(action.settings.message_bytes)
         self._queue: deque[Received] = deque()
         self._queued_bytes = self._active = self._failed = 0
@@ -133,6 +136,19 @@ class ApiConnection(Timed):
     def lines(self) -> Lines:
         """Headers of all of its requests."""
         return self._client.lines
+
+    def enter_journal(self) -> None:
+        """Record the connection, so that `$disconnect` is sent even if this worker is killed. Raises `OSError`."""
+        journal = self._worker_loop.journal
+        if journal is not None:
+            self._journal_number = journal.add(encode(ConnectionRecord.of(self._client, self.route_name)))
+
+    def leave_journal(self) -> None:
+        """Record that no `$disconnect` is needed any more."""
+        journal, number = self._worker_loop.journal, self._journal_number
+        self._journal_number = 0
+        if journal is not None and number:
+            journal.remove(number)
 
     def open(self, exchange: Exchange, protocol: bytes | None) -> None:
         """Accept the connection. `protocol`: the subprotocol that was selected."""
@@ -345,11 +361,16 @@ class ApiConnection(Timed):
     def _send_disconnect(self, action: "WebsocketApiAction") -> None:
         event = action.disconnect
         if event is None:
-            self._end()
+            self._disconnected()
             return
         code = NO_CLOSE if self._close_code is None else self._close_code
         lines = [*event.lines, (CLOSE_CODE, b"%d" % code)]
-        self._send_request(event, lines, b"", lambda answer: self._end())
+        self._send_request(event, lines, b"", lambda answer: self._disconnected())
+
+    def _disconnected(self) -> None:
+        """Handle the end of `$disconnect`, whatever its result."""
+        self.leave_journal()
+        self._end()
 
     # orders of back ends (`AddressedConnection`)
 

@@ -64,7 +64,11 @@ class ConnectRequest(SubrequestService):
         exchange, sent = self._exchange, self._sent
         self._exchange = None
         self._cancel_sent()
-        if exchange is not None and sent is not None:
+        if exchange is None:
+            return
+        if sent is None:
+            self._connection.leave_journal()
+        else:
             self._connection.cancel()
 
     # calls of the sub-request
@@ -88,12 +92,15 @@ class ConnectRequest(SubrequestService):
         if 200 <= head.status < 300:
             self._connection.open(exchange, _protocol_of(exchange, head))
         else:
+            self._connection.leave_journal()
             exchange.why = f"$connect: the response has the status {head.status}"
             fields = [(name, value) for name in _PASSED for value in head.values(name)]
             exchange.reply(Reply(head.status, bytes(self._body), fields))
 
     def on_failure(self, failure: SubrequestFailed) -> None:
-        self._sent = None
+        sent, self._sent = self._sent, None
+        if sent is not None and sent.exchange.sent and self._exchange is not None:
+            self._connection.cancel()
         self._fail(failure.fault, failure.why)
 
 

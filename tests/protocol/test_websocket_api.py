@@ -43,6 +43,8 @@ EVENTS = {
     "7": {"path": "/echo", "reply": True},
 }
 
+SLOW = {"$disconnect": {"path": "/held"}}
+
 
 @pytest.fixture(scope="module")
 def back_end() -> Iterator[EventBackend]:
@@ -71,6 +73,8 @@ def configuration(back_end: EventBackend) -> dict[str, Any]:
                 "paths": ["/large"],
                 "websocket_api": {"upstream": "events", "routes": {"$connect": EVENTS["$connect"]}},
             },
+            {"name": "late", "paths": ["/late"], "websocket_api": {**api, "timeout": "100ms"}},
+            {"name": "slow", "paths": ["/slow"], "websocket_api": {"upstream": "events", "routes": SLOW}},
             {"name": "few", "paths": ["/few"], "websocket_api": {**few, "connections_url": "http://10.0.0.1:9901"}},
         ],
     }
@@ -216,6 +220,17 @@ def test_a_client_that_leaves_before_it_is_connected(gateway: Gateway, back_end:
     with Client(gateway.address()) as client:
         client.send(b"GET /%b?hold HTTP/1.1\r\n%b" % (path.encode(), HANDSHAKE))
         event = back_end.next()
+    ended = back_end.next()
+    assert (ended.kind[0], ended.connection, ended.headers["X-Close-Code"]) == ("DISCONNECT", event.connection, "1006")
+
+
+def test_a_back_end_that_is_late_learns_that_the_connection_was_not_accepted(
+    gateway: Gateway, back_end: EventBackend
+) -> None:
+    with Client(gateway.address()) as client:
+        client.send(b"GET /late?hold HTTP/1.1\r\n%b" % HANDSHAKE)
+        event = back_end.next()
+        assert client.read_response().status == 504
     ended = back_end.next()
     assert (ended.kind[0], ended.connection, ended.headers["X-Close-Code"]) == ("DISCONNECT", event.connection, "1006")
 
@@ -448,6 +463,51 @@ def test_a_reload_and_a_worker_that_is_killed(back_end: EventBackend, tmp_path: 
         with pytest.raises(ConnectionClosed):
             client.recv(DEADLINE)
         assert ask(gateway, "POST", event.connection, b'"there"')[0] == 410
+        ended = back_end.next()
+        assert ended.kind == ("DISCONNECT", "$disconnect")
+        assert (ended.connection, ended.headers["X-Close-Code"]) == (event.connection, "1006")
+        assert ended.headers["X-User"] == "ann"
+        assert ended.headers["Traceparent"].split("-")[1] == event.headers["Traceparent"].split("-")[1]
+        gateway.stderr.wait_for(lambda line: b"of a worker that has ended: $disconnect sent for 1" in line)
+
+
+def test_a_worker_is_killed_before_the_back_end_has_decided(back_end: EventBackend, tmp_path: Path) -> None:
+    """It may have accepted the connection, so it learns of the end. Nothing is sent for connections that have ended."""
+    with Gateway({**configuration(back_end), "workers": 1}, tmp_path) as gateway:
+        with opened(gateway, back_end, "plain"):
+            pass
+        assert back_end.next().kind[0] == "DISCONNECT"
+        with Client(gateway.address()) as client:
+            client.send(b"GET /plain?deny HTTP/1.1\r\n%b" % HANDSHAKE)
+            assert client.read_response().status == 401
+            assert back_end.next().kind[0] == "CONNECT"
+            client.send(b"GET /plain?hold HTTP/1.1\r\n%b" % HANDSHAKE)
+            event = back_end.next()
+            os.kill(gateway.worker_pids[0], signal.SIGKILL)
+            ended = back_end.next()
+            assert (ended.kind[0], ended.connection) == ("DISCONNECT", event.connection)
+            assert ended.headers["X-Close-Code"] == "1006"
+        gateway.stderr.wait_for(lambda line: b"of a worker that has ended: $disconnect sent for 1" in line)
+
+
+def test_the_worker_that_sends_for_others_is_killed_as_well(back_end: EventBackend, tmp_path: Path) -> None:
+    """At least once: what was not answered is sent again, by the next worker, for each of many connections."""
+    with Gateway({**configuration(back_end), "workers": 1}, tmp_path) as gateway, contextlib.ExitStack() as clients:
+        for _ in range(20):
+            client = clients.enter_context(Client(gateway.address()))
+            client.send(b"GET /slow HTTP/1.1\r\n%b" % HANDSHAKE)
+            assert client.read_response_head().status == 101
+        (worker,) = gateway.worker_pids
+        os.kill(worker, signal.SIGKILL)
+        unanswered = {back_end.next().connection for _ in range(16)}
+        assert len(unanswered) == 16
+        (worker,) = gateway.worker_pids
+        os.kill(worker, signal.SIGKILL)
+        again = {back_end.next().connection for _ in range(16)}
+        back_end.open.set()
+        again |= {back_end.next().connection for _ in range(4)}
+        assert (len(again), again > unanswered) == (20, True)
+        gateway.stderr.wait_for(lambda line: b"of a worker that has ended: $disconnect sent for 20" in line)
 
 
 def test_a_route_that_is_gone_closes_its_connections(back_end: EventBackend, tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ class Event:
 class EventBackend(Threaded):
     """Answers by path. `/held` waits until `open` is set, and so does `/connect?hold`."""
 
+    request_queue_size = 128  # connections of as many requests at a time
+
     def __init__(self) -> None:
         super().__init__(_Answering, None)
         self.events: queue.Queue[Event] = queue.Queue()

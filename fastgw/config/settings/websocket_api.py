@@ -35,8 +35,9 @@ class WebsocketApi(Settings):
     receive each event as an HTTP request.
 
     Route keys are those of AWS API Gateway. `$connect`: the request to connect; a response other than 2xx refuses the
-    connection. `$disconnect`: the connection has ended. Every text message is JSON whose member `select` names the
-    route key; `$default` gets all other messages. Messages of one connection are processed in their order.
+    connection. `$disconnect`: the connection has ended, at least once, also if its worker is killed. Every text message
+    is JSON whose member `select` names the route key; `$default` gets all other messages. Messages of one connection
+    are processed in their order.
 
     Requests have the headers `X-Connection-Id`, `X-Event-Type` (`CONNECT`, `MESSAGE` or `DISCONNECT`) and
     `X-Route-Key`, and what the filters of the route add. Back ends send messages to clients by the admin API: `POST

@@ -202,6 +202,10 @@ class Stop(Message):
     """Supervisor: exit now."""
 
 
+class SendDisconnects(Message):
+    """Supervisor: send `$disconnect` for the connections of a dead worker. Its journal is sent as a descriptor."""
+
+
 class Reopen(Message):
     """Supervisor: reopen the log files."""
 
@@ -312,6 +316,7 @@ AnyMessage = (
     | Drained
     | DrainAll
     | Stop
+    | SendDisconnects
     | Reopen
     | Watch
     | ControlAway

@@ -57,6 +57,7 @@ class Child:
         self.kill_at = inf  # time of the kill if it has not ended by then
         self.sockets: dict[int, int] = {}  # number of slots with sockets, by endpoint
         self.caches: dict[str, int] | None = {}  # numbers of its cache stores; None: it knows none, an old program
+        self.journal = -1  # descriptor of its connection journal; -1: it has none
 
     def __repr__(self) -> str:
         state = "ending" if self.kill_at < inf else "silent" if self.silent else "ready" if self.ready else "not ready"

@@ -17,6 +17,7 @@ from fastgw.runtime.node.heartbeat_monitor import CONTROL_HUNG_S
 from fastgw.runtime.node.node_state import NodeState
 from fastgw.runtime.process.signals import Signals
 from fastgw.runtime.worker.worker import WorkerBootstrap, run_worker
+from fastgw.shm.connection_journal import ConnectionJournal
 
 CRASHED: Final = 70
 """Exit status of a child after an uncaught exception (EX_SOFTWARE of sysexits.h)."""
@@ -79,20 +80,27 @@ class Children:
     def fork(self, slot: Slot) -> Child:
         """Fork a child for this slot. Raises `OSError`."""
         column = self._column() if slot.work is None else None
-        ours, theirs = Channel.pair()
+        journal = -1 if column is None else ConnectionJournal.create()
+        try:
+            ours, theirs = Channel.pair()
+        except OSError:
+            _close_journal(journal)
+            raise
         try:
             # A signal to the child before its own initialization would be written to the supervisor's pipe.
             with self._signals.held_back():
                 pid = os.fork()
                 if pid == 0:
                     ours.close()
-                    self._run_child(slot, column, theirs)
+                    self._run_child(slot, column, journal, theirs)
         except OSError:
             ours.close()
+            _close_journal(journal)
             raise
         finally:
             theirs.close()
         child = Child(pid, ours, slot.name, column, time.monotonic())
+        child.journal = journal
         if slot is self.control:
             child.beats, child.hung_s = True, CONTROL_HUNG_S
         child.caches = {name: store.number for name, store in self._node_state.caches.stores.items()}
@@ -110,13 +118,14 @@ class Children:
             child.send(Columns(generation=child.generation, count=column + 1))
         return column
 
-    def _run_child(self, slot: Slot, column: int | None, channel: Channel) -> NoReturn:
+    def _run_child(self, slot: Slot, column: int | None, journal: int, channel: Channel) -> NoReturn:
         """Run in the child: close the supervisor's resources, run the main function, and exit without returning."""
         code = CRASHED
         try:
             self._signals.forget()
             for other in self:
                 other.channel.close()  # otherwise that child would not notice the end of the supervisor
+                _close_journal(other.journal)
             self._forget()
             call_ourselves(f"fastgw {slot.name}")
             call_process(slot.name)
@@ -126,7 +135,7 @@ class Children:
             else:
                 assert slot.index is not None
                 assert column is not None
-                run_worker(WorkerBootstrap(slot.index, column, self._node_state), channel)
+                run_worker(WorkerBootstrap(slot.index, column, self._node_state, journal), channel)
             code = 0
         except Exception as error:
             notice(
@@ -135,3 +144,8 @@ class Children:
             )
         finally:
             os._exit(code)
+
+
+def _close_journal(fd: int) -> None:
+    if fd >= 0:
+        os.close(fd)

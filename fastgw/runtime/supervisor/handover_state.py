@@ -73,6 +73,8 @@ class ChildHandover(msgspec.Struct):
     sockets: dict[int, int]
     caches: dict[str, int] | None = None
     """None: the old version has none."""
+    journal: int = -1
+    """Descriptor of its connection journal; -1: the old version has none."""
 
     @classmethod
     def of(cls, child: Child, slot: int | None, adoption: SlotAdoption, slots: int) -> "ChildHandover":
@@ -92,11 +94,13 @@ class ChildHandover(msgspec.Struct):
             accepts_for=[index for index in range(slots) if adoption.accepting_child(index) is child],
             sockets=child.sockets,
             caches=child.caches,
+            journal=child.journal,
         )
 
     def child(self) -> Child:
         child = Child(self.pid, Channel.of(self.channel), self.name, self.column, self.began_at, outdated=True)
         child.generation, child.sockets, child.caches = self.generation, self.sockets, self.caches
+        child.journal = self.journal
         child.ready, child.silent, child.leaving, child.lost = self.ready, self.silent, self.leaving, self.lost
         return child
 
@@ -165,9 +169,18 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
     """Descriptors by which processes wake each other, by column of the caches."""
     registration: tuple[str, int] | None = None
     """Path and descriptor of the entry in the runtime directory."""
+    orphaned_journals: list[int] = []
+    """Descriptors of the connection journals of dead workers."""
 
     @classmethod
-    def of(cls, node_state: NodeState, children: Children, adoption: SlotAdoption, reload_due: bool) -> Self:
+    def of(
+        cls,
+        node_state: NodeState,
+        children: Children,
+        adoption: SlotAdoption,
+        reload_due: bool,
+        orphaned_journals: list[int],
+    ) -> Self:
         accepted, held = node_state.sealed.accepted, node_state.registration
         placed = [(child, slot.index) for slot in children.slots for child in slot.children]
         return cls(
@@ -211,6 +224,7 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
             cache_claims=node_state.caches.claims.held,
             wakers=node_state.caches.wakers,
             registration=None if held is None else (held.path, held.fd),
+            orphaned_journals=orphaned_journals,
         )
 
     @property
@@ -220,6 +234,8 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
             self.shared,
             *(each for endpoint in (*self.endpoints.values(), *self.own.values()) for each in endpoint.sockets),
             *(child.channel for child in self.children),
+            *(child.journal for child in self.children if child.journal >= 0),
+            *self.orphaned_journals,
             *(descriptor for descriptor, _ in self.passed),
             *((self.quota_claim,) if self.quota_claim >= 0 else ()),
             *{each.fd for each in self.caches.values()},

@@ -78,6 +78,7 @@ from fastgw.runtime.supervisor.children import Children
 from fastgw.runtime.supervisor.handover_state import HandoverState
 from fastgw.runtime.supervisor.hang_detection import HangDetector
 from fastgw.runtime.supervisor.lifecycle import STOP_GRACE, Lifecycle, LifecyclePhase
+from fastgw.runtime.supervisor.orphaned_journals import OrphanedJournals
 from fastgw.runtime.supervisor.slot_adoption import SlotAdoption
 from fastgw.runtime.supervisor.upgrade import Upgrade
 from fastgw.runtime.supervisor.worker_replacement import Succession
@@ -143,6 +144,7 @@ class Supervisor:
         }
         self._complain = RareNotice()
         self._captures = CaptureRelay()
+        self._orphans = OrphanedJournals([] if past is None else past.orphaned_journals)
         self._selector = selectors.EpollSelector()  # poll fails for more than the limit of descriptors
         self._signals = Signals(tuple(self._actions))
         self._children = Children(node_state, companions, self._signals, self._forget)
@@ -191,6 +193,7 @@ class Supervisor:
         if waiting := len(self._node_state.purges.waiting):
             then = "the next start announces them" if is_kept else "repeat them on another node"
             notice(OperatorEvent.PURGES_NOT_SHARED, f"{waiting} purges of caches have not reached Redis: {then}")
+        self._orphans.log_end()
         self._record("gateway", "stop", self._life.log_end())
         self._audit.close()
 
@@ -309,6 +312,7 @@ class Supervisor:
     def _forget(self) -> None:
         """Close the supervisor's own resources, in a child."""
         self._selector.close()
+        self._orphans.close()
         if self._ready_fd is not None:
             os.close(self._ready_fd)
         for held in (self._node_state.quota_claim, self._node_state.registration):
@@ -454,6 +458,9 @@ class Supervisor:
             self._node_state.words.worker_reaped(self._node_state.shared, child.column)
         if child.column is not None or child.name == self._children.control.name:
             self._node_state.caches.clean_up(column_of(child.column))
+        self._orphans.worker_gone(child)
+        if child.journal >= 0:
+            self._orphans.add(child.journal)
         slot, now, what = self._children.slot_of(child), time.monotonic(), f"{child} ended: {outcome(code)}"
         if slot is None:
             self._children.leaving.remove(child)
@@ -510,6 +517,7 @@ class Supervisor:
             self._begin_serving()
         elif self._life.phase is LifecyclePhase.SERVING:
             self._adoption.settle(self._children.workers)
+            self._orphans.hand_over(self._children.serving())
             self._watch_probes()
         elif self._life.phase is LifecyclePhase.DRAINING:
             self._watch_probes()
@@ -731,7 +739,9 @@ class Supervisor:
             self._record("signal SIGUSR2", "upgrade", "the installed version is tried")
 
     def _handover_state(self) -> HandoverState:
-        return HandoverState.of(self._node_state, self._children, self._adoption, self._reload_due)
+        return HandoverState.of(
+            self._node_state, self._children, self._adoption, self._reload_due, self._orphans.descriptors
+        )
 
     def _take_over(self) -> None:
         """Exec the new version after its preflight, once no other change is in progress."""

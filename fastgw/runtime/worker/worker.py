@@ -24,7 +24,7 @@ from fastgw.cache.shared.layout import OtherCacheLayout
 from fastgw.cache.tiers.node_stores import StoreHandles
 from fastgw.capture.log_bodies import LogBodies
 from fastgw.config.sources.followed_files import use_contents
-from fastgw.downstream import Server
+from fastgw.downstream import Listener, Server
 from fastgw.downstream.tls.on_demand import OnDemandCertificates
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.filters.api import Services
@@ -59,6 +59,7 @@ from fastgw.runtime.ipc.channel import (
     ReloadRefused,
     Reopen,
     Revoke,
+    SendDisconnects,
     Sockets,
     Stop,
     UseCache,
@@ -81,12 +82,14 @@ from fastgw.runtime.worker.recording import WorkerRecording
 from fastgw.runtime.worker.sliced_work import Slices
 from fastgw.runtime.worker.table_swap import TableSwap
 from fastgw.runtime.worker.trace_export import TraceExports
+from fastgw.shm.connection_journal import ConnectionJournal
 from fastgw.sync import acme_challenges, drained_targets, on_demand
 from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.feeds import Feeds
 from fastgw.sync.revocations import RevocationEvent
 from fastgw.upstream.client.http_client import Fetcher
 from fastgw.upstream.client.log_collector import LogCollector
+from fastgw.websocket_api.lost_connections import LostConnections
 
 PUBLISH_EVERY: Final = 1.0
 """Seconds between two reports of the load of the targets, and of the connections of WebSocket APIs."""
@@ -106,6 +109,8 @@ class WorkerBootstrap:
     slot: int
     column: int
     node_state: NodeState
+    journal: int = -1
+    """Descriptor of its connection journal; -1: no other process would read it."""
 
     def gateway(self) -> Gateway:
         """The tables of the active generation: compiled before the fork, or built here."""
@@ -134,7 +139,9 @@ class Worker:
         self._shared = node_state.shared
         self._column = node_state.shared.columns[bootstrap.column]
         self._channel = channel
-        self._worker_loop = WorkerLoop(loop, words.held_body_budget(self._column))
+        journal = ConnectionJournal(bootstrap.journal) if bootstrap.journal >= 0 else None
+        self._worker_loop = WorkerLoop(loop, words.held_body_budget(self._column), journal)
+        self._lost: set[LostConnections] = set()
         self._feeds = Feeds(node_state.feeds, self._request_feed)
         self._caches = StoreHandles(column_of(bootstrap.column), loop, node_state.caches, expires)
         self._services = Services(
@@ -225,6 +232,7 @@ class Worker:
                 FeedUpdate: lambda order: self._feeds.deliver(order.key, read_memfd(*channel.take_descriptors())),
                 Revoke: lambda order: self._table_swap.gateway.stock.roster.merge_revocations(order.records),
                 Capture: lambda order: self._captures.handle(order, channel.take_descriptors()),
+                SendDisconnects: self._send_disconnects,
                 Reopen: lambda order: self._observer.reopen(),
                 Drain: self._begin_drain,
                 Stop: lambda order: self._end(),
@@ -256,6 +264,10 @@ class Worker:
             await self._ended
         finally:
             self._loop.remove_reader(self._channel)
+            for lost in self._lost:
+                lost.stop()
+            if self._worker_loop.journal is not None:
+                self._worker_loop.journal.close()  # first: requests that are broken off now are not done
             self._slices.stop()
             self._captures.stop()
             self._probes.watch([])
@@ -278,6 +290,17 @@ class Worker:
             except (OSError, MemoryError, OtherCacheLayout) as error:
                 self._is_short = True  # it serves without the cache until it is replaced
                 self._refused(order.generation, f"the memory of a cache cannot be used: {error}", True)
+
+    def _send_disconnects(self, order: SendDisconnects) -> None:
+        for descriptor in self._channel.take_descriptors():
+            journal = ConnectionJournal(descriptor)
+            lost = LostConnections(self._worker_loop, journal, self._find_action, self._server, self._lost.discard)
+            self._lost.add(lost)
+            lost.start()
+
+    def _find_action(self, route: str, listener: str) -> tuple[Listener, Any] | None:
+        found = self._table_swap.gateway.find_route(route, listener)
+        return None if found is None else (found[0], found[1].action)
 
     def _request_feed(self, key: str, seen: bytes) -> None:
         with suppress(ChannelClosed):  # if the supervisor cannot receive it, the next request repeats it

@@ -28,7 +28,7 @@ class Node(Crew):
         self.adoption.settle(self.slots.workers)
 
     def handover(self) -> HandoverState:
-        return HandoverState.of(self.node_state, self.slots, self.adoption, False)
+        return HandoverState.of(self.node_state, self.slots, self.adoption, False, [])
 
     def close(self) -> None:
         super().close()
