@@ -18,6 +18,7 @@ from tests.support.faults import assert_fault
 from tests.support.gateway import Gateway
 from tests.support.http2_peer import (
     CANCEL,
+    CONTINUATION,
     DATA,
     END_HEADERS,
     GOAWAY,
@@ -30,8 +31,11 @@ from tests.support.http2_peer import (
     OK,
     PING,
     PREFACE,
+    PUSH_PROMISE,
     REFUSED_STREAM,
     RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
     Http2Client,
     Http2Origin,
     answer,
@@ -679,6 +683,47 @@ def test_a_body_where_none_may_be_is_no_response_to_the_next_request(world: Worl
     response = client.read_response(b"HEAD")
     assert response.status in (200, 502)
     client.assert_nothing_unread()
+
+
+VIOLATIONS: dict[str, bytes] = {
+    "DATA on stream 0": frame(DATA, 0, 0, b"a"),
+    "DATA on a stream that was never opened": frame(DATA, 0, 99, b"a"),
+    "HEADERS on a stream that was never opened": frame(HEADERS, END_HEADERS, 99, b"\x88"),
+    "HEADERS on a stream of the server": frame(HEADERS, END_HEADERS, 2, b"\x88"),
+    "an index beyond the table of HPACK": frame(HEADERS, END_HEADERS, 1, b"\xff\xff\x7f"),
+    "a PUSH_PROMISE, which is not enabled": frame(PUSH_PROMISE, END_HEADERS, 1, b"\0\0\0\x02\x82\x86\x84\x41\x01a"),
+    "SETTINGS of 5 bytes": frame(SETTINGS, 0, 0, b"\0\0\0\0\0"),
+    "SETTINGS on a stream": frame(SETTINGS, 0, 1),
+    "ENABLE_PUSH of 2": frame(SETTINGS, 0, 0, b"\0\x02\0\0\0\x02"),
+    "PING of 7 bytes": frame(PING, 0, 0, b"\0" * 7),
+    "RST_STREAM of 3 bytes": frame(RST_STREAM, 0, 1, b"\0\0\0"),
+    "a window of more than 2 GiB": frame(WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff"),
+    "CONTINUATION without HEADERS": frame(CONTINUATION, END_HEADERS, 1, b"\x88"),
+    "another frame within a head": frame(HEADERS, 0, 1, b"\x88") + frame(DATA, 0, 1, b"a"),
+    "more padding than payload": frame(DATA, 0x8, 1, b"\x05a"),
+    "a frame of 20,000 bytes": frame(DATA, 0, 1, b"a" * 20_000),
+}
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_connection_error_is_a_malformed_response(make: Any, closes: bool) -> None:
+    """RFC 9113 section 5.4.1: the fault tells that the target speaks wrongly, as over HTTP/1.1, and the log says how;
+    even if it has closed the connection at once. Nothing is sent again, because it may have acted."""
+    world = make(health_checks={"passive": None}, retries={"max": 2})
+    for number, (name, wrong) in enumerate(VIOLATIONS.items()):
+        with world.gateway.connect() as client:
+            client.send(GET % b"/%d" % number)
+            peer = world.origin.accept()
+            assert peer.read_message().stream == 1
+            peer.send(wrong)
+            if closes:
+                peer.shutdown_write()
+            assert_fault(client.read_response(), "upstream_malformed")
+            record = world.gateway.wait_for_record(path=f"/{number}")
+            assert re.fullmatch("HTTP/2: .+", record["fault_detail"]), name
+            assert record["retries"] == 0, name
+            peer.close()
+    assert world.origin.none_waits()
 
 
 def test_a_head_that_is_too_long_is_refused(world: World) -> None:

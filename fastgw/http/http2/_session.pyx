@@ -59,6 +59,8 @@ cdef extern from "nghttp2/nghttp2.h":
         nghttp2_frame_hd hd
         int32_t last_stream_id
         uint32_t error_code
+        uint8_t* opaque_data
+        size_t opaque_data_len
     ctypedef union nghttp2_frame:
         nghttp2_frame_hd hd
         nghttp2_data data
@@ -1258,6 +1260,11 @@ cdef int _on_sent(nghttp2_session* session, const nghttp2_frame* frame, void* us
         if frame.rst_stream.error_code not in (NO_ERROR, INTERNAL_ERROR, CANCEL):
             self._count_reset()  # caused by the peer
             self._events.append((E_BROKEN, frame.hd.stream_id, None))
+    elif frame.hd.type == F_GOAWAY and self._is_client and frame.goaway.error_code != NO_ERROR and self.error is None:
+        # Only libnghttp2 sends one with a code before there is an error: it has ended the session because of the peer.
+        why = (<char*>frame.goaway.opaque_data)[:frame.goaway.opaque_data_len] if frame.goaway.opaque_data_len else b""
+        self._fail(why.decode("ascii", "replace") or "a violation of the protocol", frame.goaway.error_code)
+        self._ended = True
     return 0
 
 

@@ -237,12 +237,11 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.flush_soon()
 
     def eof_received(self) -> bool:
-        self._lose(Fault.CONNECTION_LOST, "")
+        self._lose_closed("")
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        why = f"TLS: {self.lost_by}" if self.lost_by and isinstance(exc, (OSError, TlsBroken)) else ""
-        self._lose(Fault.CONNECTION_LOST, why)
+        self._lose_closed(f"TLS: {self.lost_by}" if self.lost_by and isinstance(exc, (OSError, TlsBroken)) else "")
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -384,6 +383,16 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
             stream.lose(fault, why)
         if not self._gone:  # otherwise the last stream has closed it
             self.pool.forget(self)
+
+    def _lose_closed(self, why: str) -> None:
+        """Handle the end of the connection by the target, which may have sent something invalid before."""
+        if self._gone:
+            return
+        self.session.to_send()  # nothing is sent any more, but an error is known once its GOAWAY is made
+        if self.session.error is None:
+            self._lose(Fault.CONNECTION_LOST, why)
+        else:
+            self._lose(Fault.UPSTREAM_MALFORMED, f"HTTP/2: {self.session.error}")
 
     # output
 
