@@ -413,6 +413,45 @@ def test_a_call_always_says_that_trailers_are_accepted(make: Any, kind: bytes, t
             assert client.read_message(stream).get(b"grpc-status") == b"0"
 
 
+INVALID = [[b"x"], [b""], [b"-1"], [b"+0"], [b"0x0"], [b"0", b"0"], [b"5", b"0"], [b"00000000000"]]
+MORE = [(b"grpc-message", b"m"), (b"grpc-status-details-bin", b"CAU"), (b"x-end", b"e")]
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_an_invalid_status_is_unknown(make: Any, is_alone: bool) -> None:
+    """The specification of gRPC has `1*DIGIT`, and UNKNOWN for all else: so no two clients read it in different ways.
+    A number that is none of gRPC's statuses is left to them. On the fast path, and beside a filter."""
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}], "retries": {"max": 1, "conditions": ["unavailable"]}})
+        head = [(b":status", b"200"), (b"content-type", b"application/grpc")]
+        with Http2Client(world.gateway.address()) as client:
+            peer = None
+            for number, statuses in enumerate([[b"0"], *INVALID, [b"17"], [b"007"]]):
+                path = b"/test.Greeter/Call%d" % number
+                fields = [(b"content-type", b"application/grpc")]
+                stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=path)
+                peer = peer or origin.accept()
+                request = peer.read_message()
+                sent = [*((b"grpc-status", value) for value in statuses), *MORE]
+                if is_alone:
+                    peer.headers(request.stream, [*head, *sent], end=True)
+                else:
+                    peer.headers(request.stream, head)
+                    peer.data(request.stream, b"\0\0\0\0\0")
+                    peer.headers(request.stream, sent, end=True)
+                response = client.read_message(stream)
+                got = response.fields if is_alone else response.trailers
+                shown = [line for line in got if line[0].startswith(b"grpc-") or line[0] == b"x-end"]
+                if statuses in INVALID:
+                    which = b"more than one" if len(statuses) > 1 else b"an invalid"
+                    told = b"The upstream service has sent %b status." % which
+                    assert sorted(shown) == [(b"grpc-message", told), (b"grpc-status", b"2"), (b"x-end", b"e")]
+                    record = world.gateway.wait_for_record(path=path.decode())
+                    assert (record["grpc_status"], record["fault_detail"]) == ("UNKNOWN", told.decode())
+                else:
+                    assert sorted(shown) == sorted(sent)
+
+
 def assert_refused(response: Any, origin: Http2Origin) -> None:
     assert (response.status, response.get(b"content-type")) == (415, b"application/problem+json")
     assert origin.none_waits()

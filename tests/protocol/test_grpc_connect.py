@@ -221,6 +221,8 @@ def test_trailers_alone_are_an_error(scripted: World, origin: Http2Origin, call:
         (GRPC, [b"\0\xff\xff\xff\xff"], OK_STATUS, 502, "unavailable"),
         (GRPC, [framed(b"a")], [(b"x-a", b"1")], 500, "unknown"),
         (GRPC, [framed(b"a")], [(b"grpc-status", b"99")], 500, "unknown"),
+        (GRPC, [framed(b"a")], [(b"grpc-status", b"+0")], 500, "unknown"),
+        (GRPC, [framed(b"a")], [(b"grpc-status", b"0"), (b"grpc-status", b"0")], 500, "unknown"),
         ([(b":status", b"200"), (b"content-type", b"text/html")], [b"<html>"], None, 500, "unknown"),
         ([(b":status", b"503")], [], None, 503, "unavailable"),
         ([(b":status", b"404"), (b"content-type", b"application/grpc")], [], None, 501, "unimplemented"),

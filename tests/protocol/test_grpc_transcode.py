@@ -463,7 +463,6 @@ SHELF = framed(b"\x0a\x01n")
         (framed(b"\x0a\x01n", 2), OK, "upstream_malformed"),
         (b"\0\xff\xff\xff\xff", OK, "response_too_large"),
         (SHELF, [(b"x-other", b"1")], "upstream_malformed"),  # no status
-        (SHELF, [(b"grpc-status", b"5"), *OK], "upstream_malformed"),  # two of them
     ],
 )
 def test_a_response_that_lies_is_a_502(make: Any, body: bytes, trailers: Any, fault: str) -> None:
@@ -488,7 +487,7 @@ def test_a_response_that_lies_is_a_502(make: Any, body: bytes, trailers: Any, fa
         ([(b":status", b"401")], 401, "urn:fastgw:grpc:unauthenticated"),
         ([(b":status", b"503"), (b"content-type", b"text/html")], 503, "urn:fastgw:grpc:unavailable"),
         ([(b":status", b"503"), *GRPC, *OK], 503, "urn:fastgw:grpc:unavailable"),
-        ([(b":status", b"200"), *GRPC, *OK, (b"grpc-status", b"5")], 502, "urn:fastgw:fault:upstream_malformed"),
+        ([(b":status", b"200"), *GRPC, *OK, (b"grpc-status", b"5")], 500, "urn:fastgw:grpc:unknown"),
         ([(b":status", b"200"), *GRPC, (b"grpc-status", b"5"), (b"grpc-message", b"%zz%C3")], 404, "not_found"),
         (
             [(b":status", b"200"), *GRPC, (b"grpc-status", b"5"), (b"grpc-status-details-bin", b"%%%")],
@@ -507,6 +506,18 @@ def test_a_response_without_a_body(make: Any, head: Any, status: int, type: str)
             response = client.read_message(stream)
         assert response.status == status
         assert json.loads(response.body)["type"].endswith(type)
+
+
+@pytest.mark.parametrize("statuses", [[b"0", b"0"], [b"5", b"0"], [b"+0"]])
+def test_an_invalid_status_after_a_message_is_unknown(make: Any, statuses: list[bytes]) -> None:
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}]})
+        with Http2Client(world.gateway.address()) as client:
+            stream = client.ask(path=b"/v1/shelves/7")
+            peer = origin.accept()
+            _answer(peer, peer.read_message().stream, SHELF, [(b"grpc-status", value) for value in statuses])
+            response = client.read_message(stream)
+        assert (response.status, json.loads(response.body)["type"]) == (500, "urn:fastgw:grpc:unknown")
 
 
 def test_a_stream_that_breaks_off_is_not_taken_for_whole(make: Any) -> None:

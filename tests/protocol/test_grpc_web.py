@@ -387,11 +387,18 @@ def test_an_answer_that_is_not_grpc_becomes_a_status(
 
 
 @both
-def test_no_status_is_none_that_is_well(scripted: World, origin: Http2Origin, call: Call) -> None:
+@pytest.mark.parametrize("statuses", [[], [b"x"], [b"-1"], [b"+0"], [b"0x0"], [b"0", b"0"], [b"0", b"5"], [b"0" * 11]])
+def test_no_status_is_none_that_is_well(
+    scripted: World, origin: Http2Origin, call: Call, statuses: list[bytes]
+) -> None:
+    """Nor is one that browsers would read as each likes."""
+
     def serve(peer: Http2Peer) -> None:
         request = peer.read_message()
         peer.headers(request.stream, GRPC)
-        peer.data(request.stream, framed(b"x"), end=True)
+        peer.data(request.stream, framed(b"x"), end=not statuses)
+        if statuses:
+            peer.headers(request.stream, [(b"grpc-status", value) for value in statuses], end=True)
         peer.wait_until_read()
 
     with served(origin, serve):

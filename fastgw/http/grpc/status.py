@@ -3,6 +3,8 @@
 After "gRPC over HTTP2" (PROTOCOL-HTTP2.md) and "HTTP to gRPC Status Code Mapping" of the gRPC project.
 """
 
+import re
+from collections.abc import Sequence
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Final
@@ -11,6 +13,9 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 STATUS: Final = b"grpc-status"
 MESSAGE: Final = b"grpc-message"
 DETAILS: Final = b"grpc-status-details-bin"
+STATUS_FIELDS: Final = frozenset((STATUS, MESSAGE, DETAILS))
+_CODE: Final = re.compile(rb"[0-9]{1,10}")
+Trailers = tuple[tuple[bytes, bytes], ...]
 _SAFE: Final = bytes(code for code in range(0x20, 0x7F) if code != 0x25)
 """Characters of a message that are not encoded."""
 
@@ -113,9 +118,33 @@ _TO_BLAME: Final = frozenset(
 
 def parse_status(value: bytes | None) -> GrpcStatus:
     """Return the status that was sent; UNKNOWN if it is missing or not a gRPC status."""
-    if value is None or not value.isdigit() or len(value) > 2 or int(value) > GrpcStatus.UNAUTHENTICATED:
+    if value is None or _CODE.fullmatch(value) is None or int(value) > GrpcStatus.UNAUTHENTICATED:
         return GrpcStatus.UNKNOWN
     return GrpcStatus(int(value))
+
+
+def check_status(values: Sequence[bytes]) -> tuple[bytes | None, str]:
+    """Return the status of a call, and why it is not the one that was sent: UNKNOWN stands for an invalid one, as the
+    specification requires. `values`: those of all lines of `grpc-status`. None: there is none.
+    """
+    if not values:
+        return None, ""
+    if len(values) == 1 and _CODE.fullmatch(values[0]) is not None:
+        return values[0], ""
+    which = "an invalid" if len(values) == 1 else "more than one"
+    return b"%d" % GrpcStatus.UNKNOWN, f"The upstream service has sent {which} status."
+
+
+def check_trailers(trailers: Trailers) -> tuple[bytes | None, Trailers, str]:
+    """Return the status in trailers, the trailers with UNKNOWN in place of an invalid status, and why."""
+    status, why = check_status([value for name, value in trailers if name.lower() == STATUS])
+    return status, replace_status(trailers, why) if why else trailers, why
+
+
+def replace_status(trailers: Trailers, why: str) -> Trailers:
+    """Return trailers with the status UNKNOWN in place of theirs."""
+    kept = [line for line in trailers if line[0].lower() not in STATUS_FIELDS]
+    return *kept, *status_trailers(GrpcStatus.UNKNOWN, why)
 
 
 def outcome_of(status: int, grpc_status: bytes | None, own_deadline: bool = False) -> int:

@@ -20,7 +20,7 @@ from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
-from fastgw.http.grpc.status import STATUS, outcome_of, parse_status
+from fastgw.http.grpc.status import STATUS, check_trailers, outcome_of, parse_status
 from fastgw.http.http1 import serializer
 from fastgw.http.messages import AS_DECLARED
 from fastgw.operator_events import OperatorEvent, log_event
@@ -393,25 +393,31 @@ def on_head(self, head, payload, ended):
 def take_message(self, head, payload, trailers):
     """Compiled `FastPath.take_message`."""
     cdef double now
+    cdef int statuses = 0
     if read(&of_path.exchange, self) is not None or read(&of_path.fetch, self) is not None:
         return False
     plan = read(&fast_path_of_route, read(&of_path.route, self))
     client, looks_at = read(&of_path.client, self), read(&of_plan.looks_at, plan)
     if (looks_at is not None and looks_at(head)) or not client.takes_trailers:
         return False
-    now = monotonic()
     forward = read(&of_plan.forward, plan)
+    sent = None
+    if read(&of_forward.grpc, forward):
+        for name, value in trailers:
+            if name == STATUS or name.lower() == STATUS:
+                statuses += 1
+                sent = value
+        if statuses > 1 or sent != SENT_OK:
+            sent, _, why = check_trailers(trailers)
+            if why:
+                return False
+    now = monotonic()
     upstream = read(&of_forward.upstream, forward)
     stream = read(&of_path.stream, self)
     assert stream is not None
     write(&of_upstream.active, upstream, read(&of_upstream.active, upstream) - 1)
     status = head.status
     if read(&of_forward.grpc, forward):
-        sent = None
-        for name, value in trailers:
-            if name == STATUS or name.lower() == STATUS:
-                sent = value
-                break
         if sent == SENT_OK:
             write(&of_path.grpc_status, self, OK_NAME)  # and the outcome is the status
         else:

@@ -14,7 +14,7 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import ClientSide, Relay, Trailers
 from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.field_names import EXPECT
-from fastgw.http.grpc.status import STATUS, outcome_of, parse_status
+from fastgw.http.grpc.status import STATUS, check_status, check_trailers, outcome_of, parse_status
 from fastgw.http.http1 import serializer
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
@@ -215,20 +215,22 @@ class Attempt(Timed):
         if payload is None:
             payload = head.payload or b""
         now = monotonic()
+        status, why = None, ""
         if ended and self._forwarding.forward.grpc:
-            self._take_status(head.first(STATUS))
+            status, why = check_status(head.values(STATUS))
+            self._take_status(status, why)
         if self._record is not None:
             if not self._forwarding.forward.grpc:
                 self._record.answer(head.status, now)
             elif ended:
-                self._record.answer(self._outcome(head.status, head.first(STATUS)), now)
+                self._record.answer(self._outcome(head.status, status), now)
             else:
                 self._answered_at = now  # the outcome is reported at the end
                 if payload:
                     self._message_received()
         exchange = self.exchange
         try:
-            self._forwarding.response_received(self, head, payload, ended, now)
+            self._forwarding.response_received(self, head, payload, ended, now, status, why)
         except Exception:  # the edge of this exchange: the connection calls no listener any more
             log_event(OperatorEvent.DEFECT, "a defect while taking the response of %s", self.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
@@ -243,8 +245,8 @@ class Attempt(Timed):
     def on_end(self, trailers: Trailers) -> None:
         sink = self.exchange.response_sink
         if self._forwarding.forward.grpc:
-            status = next((value for name, value in trailers if name.lower() == STATUS), None)
-            self._take_status(status)
+            status, trailers, why = check_trailers(trailers)
+            self._take_status(status, why)
             if self._answered_at:
                 self._tell_outcome(status)
         self._forwarding.done(self)
@@ -261,9 +263,11 @@ class Attempt(Timed):
             self._record.answer(self._outcome(200, grpc_status), self._answered_at)
         self._answered_at = 0.0
 
-    def _take_status(self, grpc_status: bytes | None) -> None:
+    def _take_status(self, grpc_status: bytes | None, why: str) -> None:
+        """Note the status of a call. `why`: the reason why it is not the one that was sent."""
         if grpc_status is not None:
             self.exchange.grpc_status = parse_status(grpc_status).name
+        self.exchange.why = self.exchange.why or why
 
     def _outcome(self, status: int, grpc_status: bytes | None) -> int:
         return outcome_of(status, grpc_status, self._forwarding.call_due_at != inf)

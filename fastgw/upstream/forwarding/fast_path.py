@@ -31,7 +31,7 @@ from fastgw.exchange.reply import NO_NAMES
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
-from fastgw.http.grpc.status import STATUS, outcome_of, parse_status
+from fastgw.http.grpc.status import check_trailers, outcome_of, parse_status
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import Http1RequestHead, Http1ResponseHead
 from fastgw.http.messages import AS_DECLARED, ResponseHead
@@ -423,13 +423,16 @@ class FastPath:
         )
         if looked_at or not self._client.takes_trailers:
             return False
+        forward = plan.forward
+        sent, _, why = check_trailers(trailers) if forward.grpc else (None, trailers, "")
+        if why:
+            return False
         now = monotonic()
-        stream, forward = self._stream, plan.forward
+        stream = self._stream
         assert stream is not None
         forward.upstream.active -= 1
         status = head.status
         if forward.grpc:
-            sent = next((value for name, value in trailers if name.lower() == STATUS), None)
             if sent is not None:
                 self.grpc_status = parse_status(sent).name
             status = outcome_of(status, sent, self.call_due_at != inf)

@@ -18,7 +18,7 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Relay, Response
 from fastgw.exchange.chain import RENEWED_ON, abandon, asked_to_renew
 from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, HOLDING
-from fastgw.http.grpc.status import STATUS
+from fastgw.http.grpc.status import STATUS_FIELDS, GrpcStatus, parse_status, status_lines
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import Attempt
@@ -200,9 +200,18 @@ class Forwarding(Timed):
             fresh = condition == RESET and attempt.target.capacity == 1
             self._schedule_retry(wait, fresh=fresh, target=self._resort)
 
-    def response_received(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> None:
+    def response_received(
+        self,
+        attempt: Attempt,
+        head: ResponseHead,
+        payload: bytes,
+        ended: bool,
+        now: float,
+        grpc_status: bytes | None,
+        invalid_status: str,
+    ) -> None:
         """Handle the head of its response, with the first part of the body; `ended`: it is the whole body. `now`:
-        monotonic seconds.
+        monotonic seconds. `grpc_status`, `invalid_status`: the status in the head of a gRPC call, as of `check_status`.
         """
         exchange, upstream = self.exchange, self.upstream
         if exchange.chain.renew_steps and self._renew(attempt, head, payload, ended, now):
@@ -211,8 +220,8 @@ class Forwarding(Timed):
             attempt, head, payload, ended, now, str(head.status)
         ):
             return
-        if ended and self.forward.rules.grpc_statuses:
-            condition = self.forward.rules.grpc_statuses.get(head.first(STATUS) or b"")
+        if grpc_status is not None and self.forward.rules.grpc_statuses:
+            condition = self.forward.rules.grpc_statuses.get(parse_status(grpc_status))
             if condition is not None and self._refuse(attempt, head, payload, ended, now, condition):
                 return
         self._take_response(attempt.target, now - exchange.begun_at)
@@ -222,6 +231,9 @@ class Forwarding(Timed):
             self._cancel_others(attempt)
         cookie = b"" if upstream.cookies is None else self._cookie(attempt.target)
         marks = self.forward.marks
+        if invalid_status:
+            marks |= STATUS_FIELDS
+            cookie += status_lines(GrpcStatus.UNKNOWN, invalid_status)
         if ended:
             self.done(attempt)
         else:

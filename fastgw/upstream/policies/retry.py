@@ -66,9 +66,7 @@ class RetryRules:
         self.retries_lost = LOST in self._conditions and self.max > 0
         self.statuses = frozenset(int(each) for each in settings.conditions if each.isdecimal()) if self.max else ()
         self.grpc_statuses = {
-            b"%d" % GrpcStatus[each.upper()]: each
-            for each in settings.conditions
-            if each.upper() in GrpcStatus.__members__
+            GrpcStatus[each.upper()]: each for each in settings.conditions if each.upper() in GrpcStatus.__members__
         }
         self.any_method = settings.non_idempotent
         self.per_try = settings.per_try_timeout or inf  # seconds

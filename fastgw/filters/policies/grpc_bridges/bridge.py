@@ -25,10 +25,12 @@ from fastgw.http.grpc.status import (
     MESSAGE,
     OF_UPSTREAM,
     STATUS,
+    STATUS_FIELDS,
     GrpcStatus,
+    check_trailers,
     decode_message,
     parse_status,
-    status_trailers,
+    replace_status,
 )
 from fastgw.http.http1 import serializer
 from fastgw.upstream.client.translated_call import CallListener, TranslatedCall
@@ -36,9 +38,8 @@ from fastgw.upstream.forwarding.forward_action import Forward
 
 MOST: Final = 2**32 - 1
 """Maximum bytes of a message that is not buffered: a length of four bytes."""
-_STATUS_FIELDS: Final = frozenset((STATUS, MESSAGE, DETAILS))
 _NOT_SENT: Final = WRITTEN_HERE | DIGESTS | {b"content-type", b"expect", b"trailer", b"accept"}
-_NOT_RETURNED: Final = WRITTEN_HERE | DIGESTS | _STATUS_FIELDS | {b"content-type", b"trailer", b"accept-ranges"}
+_NOT_RETURNED: Final = WRITTEN_HERE | DIGESTS | STATUS_FIELDS | {b"content-type", b"trailer", b"accept-ranges"}
 _OF_HTTP: Final = frozenset(
     b"age alt-svc cache-control date expires pragma proxy-status retry-after server set-cookie "
     b"strict-transport-security vary via www-authenticate".split()
@@ -59,14 +60,10 @@ class CallStatus:
 
     def __init__(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
         """`fields`: the trailers of the response."""
-        self.fields = tuple(fields)
-        values = [value for name, value in self.fields if name.lower() == STATUS]
-        if len(values) != 1:
-            told = f"The upstream service has sent {'more than one' if values else 'no'} status."
-            kept = (line for line in self.fields if line[0].lower() not in _STATUS_FIELDS)
-            self.fields = (*kept, *status_trailers(GrpcStatus.UNKNOWN, told))
-            values = [b"%d" % GrpcStatus.UNKNOWN]
-        self.code = parse_status(values[0])
+        status, self.fields, _ = check_trailers(tuple(fields))
+        if status is None:
+            self.fields = replace_status(self.fields, "The upstream service has sent no status.")
+        self.code = parse_status(status)
         self.details = next((value for name, value in self.fields if name.lower() == DETAILS), None)
 
     @property
@@ -260,7 +257,7 @@ class CallBridge(CallListener, BodySink):
             self._answer_foreign(head.status)
             return
         if head.first(STATUS) is not None:
-            dropped = (_NOT_RETURNED - _STATUS_FIELDS) | _OF_HTTP
+            dropped = (_NOT_RETURNED - STATUS_FIELDS) | _OF_HTTP
             self._ended_in_head = tuple(line for line in head.fields() if line[0].lower() not in dropped)
         self.begin_response(response)
 

@@ -35,9 +35,10 @@ from fastgw.http.grpc.status import (
     DETAILS,
     MESSAGE,
     OF_UPSTREAM,
-    STATUS,
+    STATUS_FIELDS,
     TO_HTTP,
     GrpcStatus,
+    check_trailers,
     decode_message,
     parse_status,
 )
@@ -303,7 +304,7 @@ class Transcoding(BodySink, CallListener):
             return
         status = self._status_in(trailers)
         if status is None:
-            self._fail(Fault.UPSTREAM_MALFORMED, "the call ended without a status, or with several")
+            self._fail(Fault.UPSTREAM_MALFORMED, "the call ended without a status")
         elif status.code is not GrpcStatus.OK:
             self._conversions.add(0, bool, lambda _: self._answer_status(status))
         elif self._binding.method.server_streams:
@@ -331,22 +332,21 @@ class Transcoding(BodySink, CallListener):
         return self._response.head.status
 
     def _status_in(self, trailers: Trailers) -> Status | None:
-        """Return the status of the call; None: there is none, or several, which contradict each other."""
+        """Return the status of the call; None: there is none."""
         assert self._response is not None
         head = self._response.head
         assert head is not None
-        told = [(name.lower(), value) for name, value in trailers]
-        statuses = [value for name, value in told if name == STATUS]
-        if not statuses:
-            told = [(name, value) for name in (MESSAGE, DETAILS) for value in head.values(name)]
-            statuses = head.values(STATUS)
-        if head.status != 200 and (not statuses or parse_status(statuses[0]) is GrpcStatus.OK):
+        status, told, _ = check_trailers(trailers)
+        if status is None:
+            in_head = [(name, value) for name in STATUS_FIELDS for value in head.values(name)]
+            status, told, _ = check_trailers(tuple(in_head))
+        if head.status != 200 and (status is None or parse_status(status) is GrpcStatus.OK):
             code = OF_UPSTREAM.get(head.status, GrpcStatus.UNKNOWN)
             return Status(code, f"The upstream service answered with the HTTP status {head.status}.")
-        if len(statuses) != 1:
+        if status is None:
             return None
-        fields = dict(told)
-        return Status(parse_status(statuses[0]), decode_message(fields.get(MESSAGE, b"")), fields.get(DETAILS))
+        fields = {name.lower(): value for name, value in told}
+        return Status(parse_status(status), decode_message(fields.get(MESSAGE, b"")), fields.get(DETAILS))
 
     def _written(self, message: bytes) -> tuple[bytes, bytes]:
         """Return the content type and the bytes of a message."""
