@@ -60,7 +60,7 @@ def _shown(name: str, value: Any) -> str:
     if name == "date":
         return _time(value)
     if name.endswith("_s"):
-        return f"{value * 1000:.1f} ms"
+        return f"{value * 1000:,.1f} ms"
     return f"{value:,}" if isinstance(value, int) and name != "status" else str(value)
 
 

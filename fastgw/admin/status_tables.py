@@ -183,7 +183,7 @@ def _workers(workers: Iterable[Worker]) -> Table:
             f"{each.requests:,}",
             size(each.memory_bytes),
             f"{each.cpu_s:,.1f} s",
-            f"{each.loop_lag_s * 1000:.1f} ms",
+            f"{each.loop_lag_s * 1000:,.1f} ms",
         )
     return table
 

@@ -16,7 +16,7 @@ def as_text(tapped: TappedRequest) -> str:
 
 
 def _lines(tapped: TappedRequest) -> Iterator[str]:
-    taken = f"{tapped.duration_s * 1000:.1f} ms"
+    taken = f"{tapped.duration_s * 1000:,.1f} ms"
     served = f", upstream {tapped.upstream} at {tapped.target}" if tapped.upstream else ""
     who = tapped.client + (f" ({tapped.consumer})" if tapped.consumer else "")
     yield f"* {tapped.time} route {tapped.route} in {taken}{served}, client {who}"

@@ -295,7 +295,7 @@ class Stories(Settings):
     slower_than: Duration = 1.0
     """Requests that take longer are kept, in addition to those with a response of 500 and above."""
     keep: Annotated[int, Meta(ge=1, le=10_000)] = 1000
-    """Maximum number of stories; the oldest are forgotten first. A story takes 2 to 20 KiB."""
+    """Maximum number of stories; the oldest are forgotten first. A story takes 1 to 3 KiB."""
 
 
 class Telemetry(Settings):
