@@ -1,5 +1,9 @@
-"""Whole requests of a composed route, in memory, beside a proxied one: three parts of 1 KB."""
+"""Whole requests of a composed route, in memory, beside a proxied one: three parts of 1 KB.
 
+Requests and answers have the headers of the benchmark `compose`, and both kinds of requests are logged as in it.
+"""
+
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -8,15 +12,14 @@ from typing import Any
 from unittest.mock import patch
 
 from bench.micro.exchange import Plane, Transport, configuration
-from bench.micro.response_cache import REQUEST
+from bench.micro.heads import REQUESTS, RESPONSES
 from bench.micro.timing import Room
 from bench.origin import BODY
 from fastgw.upstream.connections import pool
 
-ANSWER = (
-    b"HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Mon, 06 Jul 2026 12:00:00 GMT\r\nContent-Type: application/json\r\n"
-    b"Content-Length: %d\r\nConnection: keep-alive\r\n\r\n%b"
-) % (len(BODY), BODY.encode())
+TARGET = b"/svc1/v1/items/12345678"
+REQUEST = re.sub(rb"^GET \S+", b"GET " + TARGET, REQUESTS[0])
+ANSWER = re.sub(rb"Content-Length: \d+", b"Content-Length: %d" % len(BODY), RESPONSES[0]) + BODY.encode()
 NAMES = "abc"
 PARTS = [{"name": name, "upstream": "origin", "path": f"/part/{name}/{{id}}"} for name in NAMES]
 GROUPED = [{**part, "group": part["name"]} for part in PARTS]
@@ -55,7 +58,7 @@ class ComposePlane(Plane):
 
 
 def rooms() -> Iterator[Room]:
-    with TemporaryDirectory() as folder, closing(Plane(Path(folder), configuration())) as plane:
+    with TemporaryDirectory() as folder, closing(Plane(Path(folder), _configuration(folder))) as plane:
         plane.connect(REQUEST, ANSWER)
         yield Room("one proxied request", plane.exchange, [(REQUEST, ANSWER)], plane.turn)
     yield from _composed("composed of three, each in a group", GROUPED)
@@ -64,12 +67,17 @@ def rooms() -> Iterator[Room]:
     yield from _composed("composed of three, with allow", allowed)
 
 
+def _configuration(folder: str) -> dict[str, Any]:
+    return configuration([f"{folder}/access.log"])
+
+
 def _composed(name: str, parts: list[dict[str, Any]]) -> Iterator[Room]:
-    made = configuration()
-    for route in made["routes"]:
-        del route["upstream"]
-        route["paths"] = [route["paths"][0].replace("/*", "/v1/items/{id}")]
-        route["compose"] = {"parts": parts}
-    with TemporaryDirectory() as folder, closing(ComposePlane(Path(folder), made)) as plane:
-        plane.connect_all()
-        yield Room(name, plane.compose, [REQUEST], plane.turn)
+    with TemporaryDirectory() as folder:
+        made = _configuration(folder)
+        for route in made["routes"]:
+            del route["upstream"]
+            route["paths"] = [route["paths"][0].replace("/*", "/v1/items/{id}")]
+            route["compose"] = {"parts": parts}
+        with closing(ComposePlane(Path(folder), made)) as plane:
+            plane.connect_all()
+            yield Room(name, plane.compose, [REQUEST], plane.turn)

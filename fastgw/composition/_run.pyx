@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Compiled methods of `run.ComposeRun`, and of `call.PartCall`: ordinary parts, and the merging of their answers.
+"""Compiled methods of `action.ComposeAction`, `run.ComposeRun` and `call.PartCall`: ordinary parts and their answers.
 
 An ordinary part waits for nothing, and its requests differ in their paths only; an ordinary answer is received as a
 whole, short, and a JSON object. Everything else is left to methods of the reference, before anything was changed.
@@ -10,6 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.string cimport memcpy
 
 from fastgw._slots cimport Slot, learn, read, write
+from fastgw.eventloop._timer_wheel cimport drop_timed, file_timed
 from fastgw.http.http1._parser cimport Http1ResponseHead
 from fastgw.upstream.client._direct_subrequest cimport send_directly
 
@@ -19,18 +20,24 @@ from math import inf
 from time import time
 
 from fastgw.compiled import replace
-from fastgw.composition.freshness import SAYING, cache_fields
+from fastgw.composition.freshness import MOST_REMEMBERED_BYTES, cache_fields
 from fastgw.composition.part import CompiledPart
 from fastgw.composition.templates import TargetTemplate
+from fastgw.eventloop.timer_wheel import Wheel
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Chain, Exchange, Response
 from fastgw.exchange.body_relay import MAX_KEPT
 from fastgw.exchange.states import ANSWER_BEGUN
 from fastgw.http.json_splices import MOST_AT_ONCE, merge_objects
 from fastgw.http.json_splices._splices import check_text
 from fastgw.upstream.client.detached_call import DetachedCall
+from fastgw.upstream.upstream import Upstream
 
 cdef extern from "Python.h":
     object PyType_GenericAlloc(type of, Py_ssize_t items)
+
+cdef enum:
+    MOST_REMEMBERED = 256
 
 cdef struct OfRun:
     Slot action
@@ -93,18 +100,25 @@ cdef struct OfTarget:
 cdef struct OfAction:
     Slot are_apart
     Slot answers_plainly
+    Slot first
     Slot most_bytes
     Slot most_requests
     Slot parts
+    Slot passes_through
     Slot plain_lines
+    Slot takes_body
+    Slot timeout
 
 cdef struct OfExchange:
     Slot cache_status
     Slot chain
     Slot client
+    Slot for_others
     Slot head
     Slot method
     Slot params
+    Slot request_added
+    Slot request_dropped
     Slot response
     Slot service
     Slot state
@@ -113,6 +127,7 @@ cdef struct OfExchange:
 cdef struct OfChain:
     Slot reply_steps
     Slot response_steps
+    Slot translate_steps
     Slot treats_responses
 
 cdef OfRun of_run
@@ -123,16 +138,20 @@ cdef OfTarget of_target
 cdef OfAction of_action
 cdef OfExchange of_exchange
 cdef OfChain of_chain
+cdef Slot now_of_wheel
+cdef Slot wheel_of_loop
+cdef Slot loop_of_upstream
 
 cdef type _run_class, _state_class, _call_class
-cdef object _reference_start_part, _reference_merge, _reference_on_whole
+cdef object _reference_call, _reference_start, _reference_start_part, _reference_merge, _reference_on_whole
 cdef object INF = inf
 cdef Py_ssize_t _MOST_AT_ONCE = MOST_AT_ONCE
 cdef Py_ssize_t _FREE = MAX_KEPT
 cdef bytes _GET = b"GET"
 cdef bytes _HEAD = b"HEAD"
-cdef tuple _SAYING = SAYING
+cdef Py_ssize_t _MOST_BYTES = MOST_REMEMBERED_BYTES
 cdef list _NO_ANSWERS = []
+cdef dict _remembered = {}  # headers of answers that decide -> lines of the whole
 
 learn(&of_part.after, CompiledPart, "after")
 learn(&of_part.fixed, CompiledPart, "fixed")
@@ -151,23 +170,32 @@ learn(&of_target.simple, TargetTemplate, "_simple")
 learn(&of_exchange.cache_status, Exchange, "cache_status")
 learn(&of_exchange.chain, Exchange, "chain")
 learn(&of_exchange.client, Exchange, "client")
+learn(&of_exchange.for_others, Exchange, "for_others")
 learn(&of_exchange.head, Exchange, "head")
 learn(&of_exchange.method, Exchange, "method")
 learn(&of_exchange.params, Exchange, "params")
+learn(&of_exchange.request_added, Exchange, "request_added")
+learn(&of_exchange.request_dropped, Exchange, "request_dropped")
 learn(&of_exchange.response, Exchange, "response")
 learn(&of_exchange.service, Exchange, "service")
 learn(&of_exchange.state, Exchange, "state")
 learn(&of_exchange.trace, Exchange, "trace")
 learn(&of_chain.reply_steps, Chain, "reply_steps")
 learn(&of_chain.response_steps, Chain, "response_steps")
+learn(&of_chain.translate_steps, Chain, "translate_steps")
 learn(&of_chain.treats_responses, Chain, "treats_responses")
+learn(&now_of_wheel, Wheel, "now")
+learn(&wheel_of_loop, WorkerLoop, "wheel")
+learn(&loop_of_upstream, Upstream, "worker_loop")
 
 
 def adopt(type run not None, type state not None, type call not None):
     """Replace methods of `ComposeRun` and `PartCall`. `state`: class of the state of a part."""
-    global _run_class, _state_class, _call_class, _reference_start_part, _reference_merge, _reference_on_whole
+    global _run_class, _state_class, _call_class, _reference_start, _reference_start_part, _reference_merge
+    global _reference_on_whole
     _run_class, _state_class, _call_class = run, state, call
-    _reference_start_part, _reference_merge, _reference_on_whole = run._start_part, run._merge, call.on_whole
+    _reference_start, _reference_start_part, _reference_merge = run.start, run._start_part, run._merge
+    _reference_on_whole = call.on_whole
     learn(&of_run.action, run, "_action")
     learn(&of_run.body, run, "_body")
     learn(&of_run.calls, run, "_calls")
@@ -202,18 +230,25 @@ def adopt(type run not None, type state not None, type call not None):
     learn(&of_call.run, call, "_run")
     learn(&of_call.sent, call, "_sent")
     learn(&of_call.size, call, "_size")
-    replace(run, _start_part, _merge)
+    replace(run, start, _start_part, _merge)
     replace(call, on_whole)
 
 
 def adopt_action(type action not None):
-    """Learn the attributes of `ComposeAction`."""
+    """Replace the call of a `ComposeAction`."""
+    global _reference_call
+    _reference_call = action.__call__
     learn(&of_action.are_apart, action, "_are_apart")
     learn(&of_action.answers_plainly, action, "answers_plainly")
+    learn(&of_action.first, action, "first")
     learn(&of_action.most_bytes, action, "most_bytes")
     learn(&of_action.most_requests, action, "most_requests")
     learn(&of_action.parts, action, "parts")
+    learn(&of_action.passes_through, action, "_passes_through")
     learn(&of_action.plain_lines, action, "plain_lines")
+    learn(&of_action.takes_body, action, "takes_body")
+    learn(&of_action.timeout, action, "timeout")
+    replace(action, __call__)
 
 
 # --- sending ---
@@ -253,11 +288,56 @@ cdef bytes _target_for(template, exchange):
     return b"".join(made)
 
 
+def __call__(self, exchange):
+    """Compiled `ComposeAction.__call__`."""
+    chain = read(&of_exchange.chain, exchange)
+    if read(&of_action.passes_through, self) or read(&of_chain.translate_steps, chain):
+        _reference_call(self, exchange)
+        return
+    run = new_run(self, exchange)
+    write(&of_exchange.service, exchange, run)
+    _start(run, self)
+
+
+cdef inline object _wheel_of(run):
+    return read(&wheel_of_loop, read(&loop_of_upstream, read(&of_run.upstream, run)))
+
+
+def start(self):
+    """Compiled `ComposeRun.start`."""
+    _start(self, read(&of_run.action, self))
+
+
+cdef int _start(run, action) except -1:
+    if read(&of_action.takes_body, action) or type(run) is not _run_class:
+        _reference_start(run)
+        return 0
+    wheel = _wheel_of(run)
+    due_at = <double>read(&now_of_wheel, wheel) + <double>read(&of_action.timeout, action)
+    write(&of_run.due_at, run, due_at)
+    write(&of_run.deadline, run, due_at)
+    if due_at < <double>read(&of_run.filed_at, run):
+        file_timed(wheel, run, &of_run.filed_at, due_at)
+    write(&of_run.draining, run, True)
+    try:
+        for part in <tuple>read(&of_action.first, action):
+            if read(&of_run.exchange, run) is not None:
+                _start_part(run, part)
+    except BaseException:
+        run._report_defect()
+        raise
+    finally:
+        write(&of_run.draining, run, False)
+    if read(&of_run.ready, run):
+        run._drain()
+    return 0
+
+
 def _start_part(self, part):
     """Compiled `ComposeRun._start_part`."""
     exchange = read(&of_run.exchange, self)
     target = None
-    if read(&of_part.is_plain, part) and read(&of_run.due_at, self) > self._upstream.worker_loop.wheel.now:
+    if read(&of_part.is_plain, part) and read(&of_run.due_at, self) > read(&now_of_wheel, _wheel_of(self)):
         target = _target_for(read(&of_part.target, part), exchange)
     if target is None:
         _reference_start_part(self, part)
@@ -385,7 +465,7 @@ cdef bytes _joined(list contents):
 
 def _merge(self):
     """Compiled `ComposeRun._merge`."""
-    cdef bytes lines
+    cdef bytes lines, tag
     exchange, action = read(&of_run.exchange, self), read(&of_run.action, self)
     if (
         exchange is None
@@ -403,13 +483,12 @@ def _merge(self):
             return
         contents.append(content)
     body = _joined(contents) if read(&of_action.are_apart, action) else merge_objects(contents)
-    lines = read(&of_action.plain_lines, action)
-    heads = read(&of_run.heads, self)
-    if _says_something(heads):
-        for name, value in cache_fields(heads, time()):
-            lines += b"%b: %b\r\n" % (name, value)
-    lines += b'ETag: "%b"\r\n' % sha256(body).hexdigest()[:24].encode()
-    self.cancel()
+    tag = b'"%b"' % sha256(body).hexdigest()[:24].encode()
+    if not _proceeds(exchange, tag):
+        _reference_merge(self)
+        return
+    lines = b"".join((read(&of_action.plain_lines, action), _cache_lines(read(&of_run.heads, self)), b"ETag: ", tag, b"\r\n"))
+    _cancel(self)
     write(&of_exchange.service, exchange, None)
     response = Response(200, None, lines)
     trace = read(&of_exchange.trace, exchange)
@@ -420,8 +499,23 @@ def _merge(self):
     read(&of_exchange.client, exchange).answer(response, body, True)
 
 
+cdef int _cancel(run) except -1:
+    """Do what `ComposeRun.cancel` does, for a run whose requests have all ended."""
+    if (
+        read(&of_run.body, run) is not None
+        or read(&of_run.calls, run)
+        or read(&of_run.ready, run)
+        or read(&of_run.taken, run)
+    ):
+        run.cancel()
+        return 0
+    write(&of_run.exchange, run, None)
+    drop_timed(_wheel_of(run), run, &of_run.deadline, &of_run.filed_at)
+    return 0
+
+
 cdef bint _answers_plainly(exchange) except -1:
-    """Whether no filter sees the response, and the request has no conditions."""
+    """Whether no filter sees the response, and a condition of the request is If-None-Match as received."""
     method = read(&of_exchange.method, exchange)
     if method != _GET and method != _HEAD:
         return False
@@ -433,16 +527,56 @@ cdef bint _answers_plainly(exchange) except -1:
     if type(read(&of_exchange.client, exchange)) is DetachedCall:
         return False
     head = read(&of_exchange.head, exchange)
-    return head.first(b"if-none-match") is None and head.first(b"if-match") is None
+    if head.first(b"if-match") is not None:
+        return False
+    if head.first(b"if-none-match") is None:
+        return True
+    if read(&of_exchange.for_others, exchange) is not None or read(&of_exchange.request_dropped, exchange):
+        return False
+    return b"if-" not in (<bytes>read(&of_exchange.request_added, exchange)).lower()
 
 
-cdef bint _says_something(list heads) except -1:
-    """Whether one has a header for caches."""
+cdef bint _proceeds(exchange, bytes tag) except -1:
+    """Whether the condition of the request lets the response with this entity tag pass. False: it may not.
+
+    A list of entity tags can match only if the opaque tag, with its quotes, is in it.
+    """
+    for value in read(&of_exchange.head, exchange).values(b"if-none-match"):
+        if tag in value or value == b"*":
+            return False
+    return True
+
+
+cdef bytes _cache_lines(list heads):
+    """Return the lines of `cache_fields`; without dates and ages they are remembered by what decides them."""
+    cdef Py_ssize_t size = 0
+    said = []
     for head in heads:
-        for name in _SAYING:
-            if head.first(name) is not None:
-                return True
-    return False
+        if head.first(b"expires") is not None or head.first(b"age") is not None:
+            return _lines_of(cache_fields(heads, time()))
+        for name in (b"cache-control", b"vary"):
+            value = head.first(name)
+            if value is None:
+                said.append(None)
+                continue
+            values = head.values(name)
+            if len(values) > 1:
+                return _lines_of(cache_fields(heads, time()))
+            size += PyBytes_GET_SIZE(<bytes>value)
+            said.append(value)
+    key = tuple(said)
+    lines = _remembered.get(key)
+    if lines is None:
+        lines = _lines_of(cache_fields(heads, 0.0))
+        if size <= _MOST_BYTES:
+            if len(_remembered) >= MOST_REMEMBERED:
+                _remembered.clear()
+            _remembered[key] = lines
+    return lines
+
+
+cdef bytes _lines_of(tuple fields):
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
 def new_run(action, exchange):

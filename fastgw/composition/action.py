@@ -41,6 +41,7 @@ class ComposeAction:
     __slots__ = (
         "_are_apart",
         "_digest",
+        "_passes_through",
         "_static",
         "answers_plainly",
         "completed_name",
@@ -89,6 +90,7 @@ class ComposeAction:
         marks = self.parts[0].forward.marks
         self.replaced_names = marks | {self.completed_name.lower()}
         """Names in the response of a part that are not passed on."""
+        self._passes_through = settings.output == "no-op"
         self.form = FORMS.get(settings.output, JSON)
         self.takes_body = any(part.takes_body for part in settings.parts)
         self.flatmap = flatmapping(settings.flatmap) if settings.flatmap else None
@@ -109,7 +111,7 @@ class ComposeAction:
     def __call__(self, exchange: Exchange) -> None:
         if exchange.chain.translate_steps and is_translated(exchange, self):
             return
-        run = PassThrough(self, exchange) if self.settings.output == "no-op" else new_run(self, exchange)
+        run = PassThrough(self, exchange) if self._passes_through else new_run(self, exchange)
         exchange.service = run
         run.start()
 

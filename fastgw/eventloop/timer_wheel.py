@@ -8,7 +8,9 @@ No event loop here: the worker calls `advance` every `tick` seconds.
 
 from collections.abc import Iterable
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from fastgw.compiled import twin
 
 TICK: Final = 0.05
 """Seconds between two calls of `advance`: how late a deadline may be noticed (at most two ticks)."""
@@ -94,3 +96,7 @@ class Wheel:
                 timed.expire(now)
             elif timed.deadline != inf:
                 self.file(timed, timed.deadline)
+
+
+if not TYPE_CHECKING and (_twin := twin("fastgw.eventloop._timer_wheel")) is not None:
+    _twin.adopt(Wheel, Timed)

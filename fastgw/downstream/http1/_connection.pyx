@@ -1,9 +1,9 @@
 # cython: language_level=3
-"""Compiled methods of `connection.Http1ClientConnection`: those of an ordinary request.
+"""Compiled methods of `connection.Http1ClientConnection` and of `stream.Http1Stream`: those of an ordinary request.
 
-A request is received with one read, is answered from the fast path or from memory, and the connection is ready for the
-next one. All other cases are left to methods of the reference. Objects of other classes are used through their
-attributes (`_slots.read`).
+A request is received with one read, is answered from the fast path, from memory or by the gateway itself, and the
+connection is ready for the next one. All other cases are left to methods of the reference. Objects of other classes are
+used through their attributes (`_slots.read`).
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -12,24 +12,28 @@ from libc.string cimport memcpy
 
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.eventloop._socket_send cimport send_message
+from fastgw.http.http1._parser cimport Http1RequestHead
 from fastgw.upstream.forwarding._fast_path cimport begin_ready_on, forget_on, send_request_on
 
 from math import inf
 
 from fastgw.compiled import replace
 from fastgw.downstream.http1 import connection as reference
+from fastgw.downstream.http1.response_framing import LENGTH
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Wheel
-from fastgw.exchange import Chain, FastPathPlan, Route
+from fastgw.exchange import Chain, Exchange, FastPathPlan, Response, Route
 from fastgw.exchange.ready_answer import ReadyAnswer
-from fastgw.exchange.states import Event
+from fastgw.exchange.reply import NO_CONTENT
+from fastgw.exchange.states import ANSWER_ENDED, Event
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.http.http1 import serializer
 from fastgw.http.http1._parser import take_request
-from fastgw.http.http1.parser import Http1RequestHead
 from fastgw.http.http1.reserved_fields import OWN_FIELDS
+from fastgw.http.messages import AS_DECLARED
 from fastgw.pipeline.request_pipeline import find_route, run_early_steps, run_route_steps
 from fastgw.routing.requirements import ClientUnknown
+from fastgw.upstream.client.subrequest import Subrequests
 from fastgw.upstream.forwarding.fast_path import FastPath
 
 cdef extern from "Python.h":
@@ -65,8 +69,24 @@ cdef struct OfAnswer:
 
 cdef struct OfChain:
     Slot fetch_plan
+    Slot finish_steps
     Slot ready_answer
+    Slot request_ids
     Slot request_steps
+    Slot treats_bodies
+
+cdef struct OfExchange:
+    Slot answered_by
+    Slot chain
+    Slot head
+    Slot id_shown
+    Slot method
+    Slot params
+    Slot request_body
+    Slot response_bytes
+    Slot route
+    Slot state
+    Slot subrequests
 
 cdef struct OfHead:
     Slot close
@@ -91,11 +111,16 @@ cdef struct OfPlan:
     Slot checks_path
 
 cdef struct OfRoute:
+    Slot action
     Slot chain
+    Slot check_path
+    Slot division
     Slot fast_path
+    Slot steps
 
 cdef struct OfServer:
     Slot body_bytes
+    Slot count_subrequest
     Slot date_line
     Slot draining
     Slot finish
@@ -104,15 +129,25 @@ cdef struct OfServer:
     Slot keepalive
     Slot tracer
 
+cdef struct OfStream:
+    Slot connection
+    Slot ending
+    Slot exchange
+    Slot reader
+    Slot waiting
+
 cdef OfConnection of_connection
 cdef OfAnswer of_answer
 cdef OfChain of_chain
+cdef OfExchange of_exchange
 cdef OfHead of_head
 cdef OfListener of_listener
 cdef OfPath of_path
 cdef OfPlan of_plan
 cdef OfRoute of_route
 cdef OfServer of_server
+cdef OfStream of_stream
+cdef Slot active_of_subrequests
 cdef Slot now_of_wheel
 cdef Slot trusted_of_peer
 cdef PyTypeObject* _connection_class  # the class whose methods these are; NULL until `adopt`
@@ -120,19 +155,37 @@ cdef PyTypeObject* _connection_class  # the class whose methods these are; NULL 
 cdef object INF = inf
 cdef object IDLE  # the phase of this name
 cdef object _buffer_updated  # the method of the reference
+cdef object _answer, _count_subrequest  # likewise, of `Http1Stream`
+cdef object _AS_DECLARED = AS_DECLARED
+cdef bytes _HEAD = b"HEAD"
 cdef bytes _NO_BYTES = b""
 cdef bytes _CLOSE = b"Connection: close\r\n"
 # PERF: the names of a module by its dict: 500 instructions less than as an attribute (CPython 3.11, micro/http2).
 cdef dict _serializer = serializer.__dict__
 cdef dict _reference = reference.__dict__
+cdef dict _status_lines = {200: serializer.status_line(200)}
 cdef Py_ssize_t _JOINED = reference.JOINED
 
 learn(&of_answer.body, ReadyAnswer, "body")
 learn(&of_answer.head, ReadyAnswer, "head")
 learn(&of_answer.length, ReadyAnswer, "length")
 learn(&of_chain.fetch_plan, Chain, "fetch_plan")
+learn(&of_chain.finish_steps, Chain, "finish_steps")
 learn(&of_chain.ready_answer, Chain, "ready_answer")
+learn(&of_chain.request_ids, Chain, "request_ids")
 learn(&of_chain.request_steps, Chain, "request_steps")
+learn(&of_chain.treats_bodies, Chain, "treats_bodies")
+learn(&of_exchange.answered_by, Exchange, "answered_by")
+learn(&of_exchange.chain, Exchange, "chain")
+learn(&of_exchange.head, Exchange, "head")
+learn(&of_exchange.id_shown, Exchange, "id_shown")
+learn(&of_exchange.method, Exchange, "method")
+learn(&of_exchange.params, Exchange, "params")
+learn(&of_exchange.request_body, Exchange, "request_body")
+learn(&of_exchange.response_bytes, Exchange, "response_bytes")
+learn(&of_exchange.route, Exchange, "route")
+learn(&of_exchange.state, Exchange, "state")
+learn(&of_exchange.subrequests, Exchange, "subrequests")
 learn(&of_head.close, Http1RequestHead, "close")
 learn(&of_head.length, Http1RequestHead, "length")
 learn(&of_head.ordinary, Http1RequestHead, "ordinary")
@@ -142,8 +195,13 @@ learn(&of_path.trace, FastPath, "trace")
 learn(&of_plan.at_once, FastPathPlan, "at_once")
 learn(&of_plan.calls_only, FastPathPlan, "calls_only")
 learn(&of_plan.checks_path, FastPathPlan, "checks_path")
+learn(&of_route.action, Route, "action")
 learn(&of_route.chain, Route, "chain")
+learn(&of_route.check_path, Route, "check_path")
+learn(&of_route.division, Route, "division")
 learn(&of_route.fast_path, Route, "fast_path")
+learn(&of_route.steps, Route, "steps")
+learn(&active_of_subrequests, Subrequests, "active")
 learn(&now_of_wheel, Wheel, "now")
 learn(&trusted_of_peer, Peer, "trusted")
 
@@ -177,10 +235,23 @@ def adopt(type owner not None, idle):
     _connection_class = of_connection.phase.reads
 
 
+def adopt_stream(type owner not None):
+    """Replace the methods of `Http1Stream`."""
+    global _answer, _count_subrequest
+    _answer, _count_subrequest = owner.answer, owner.count_subrequest
+    learn(&of_stream.connection, owner, "_connection")
+    learn(&of_stream.ending, owner, "_ending")
+    learn(&of_stream.exchange, owner, "exchange")
+    learn(&of_stream.reader, owner, "reader")
+    learn(&of_stream.waiting, owner, "waiting")
+    replace(owner, answer, count_subrequest)
+
+
 cdef int _learn_server(type server, type listener) except -1:
     """Learn where servers and listeners keep their attributes, by the first ones: their classes are defined after the
     connections."""
     learn(&of_server.body_bytes, server, "body_bytes")
+    learn(&of_server.count_subrequest, server, "count_subrequest")
     learn(&of_server.date_line, server, "date_line")
     learn(&of_server.draining, server, "draining")
     learn(&of_server.finish, server, "finish")
@@ -302,11 +373,32 @@ cdef int _begin_exchange(connection, server, listener, peer, early, head, match,
     elif early.request_steps:
         run_early_steps(stream, exchange, read(&of_listener.router, listener))
     else:
-        exchange.answered_by = None  # all of them have run
-        find_route(stream, exchange, read(&of_listener.router, listener), match)
+        write(&of_exchange.answered_by, exchange, None)  # all of them have run
+        if match is None or not _acts_at_once(exchange, early, match):
+            find_route(stream, exchange, read(&of_listener.router, listener), match)
     if read(&of_connection.beginning, connection):
         connection._handle_incomplete_body(piece)
     return 0
+
+
+cdef bint _acts_at_once(exchange, early, match) except -1:
+    """Run the action of a route of which nothing comes before. False: it is left to `find_route`."""
+    route, params = match
+    chain = read(&of_route.chain, route)
+    if (
+        read(&of_route.fast_path, route) is not None
+        or read(&of_route.division, route) is not None
+        or read(&of_route.check_path, route) is not None
+        or read(&of_route.steps, route)
+        or read(&of_chain.treats_bodies, chain)
+        or read(&of_chain.request_ids, chain) is not read(&of_chain.request_ids, early)
+    ):
+        return False
+    write(&of_exchange.params, exchange, params)
+    write(&of_exchange.route, exchange, route)
+    write(&of_exchange.chain, exchange, chain)
+    read(&of_route.action, route)(exchange)
+    return True
 
 
 def get_buffer(self, sizehint):
@@ -450,9 +542,24 @@ def answer_fast(self, head, exchange, dropped, added, request_id):
         read(&of_server.finish, server)(fast_path)
         forget_on(fast_path)
     else:
-        exchange.finish()
+        _finish(exchange)
         read(&of_server.finish, server)(exchange)
     _sent(self, False)
+
+
+cdef int _finish(exchange) except -1:
+    """Do what `Exchange.finish` does."""
+    chain, subrequests = read(&of_exchange.chain, exchange), read(&of_exchange.subrequests, exchange)
+    if (
+        type(exchange) is Exchange
+        and not read(&of_chain.finish_steps, chain)
+        and not read(&of_chain.treats_bodies, chain)
+        and (subrequests is None or not read(&active_of_subrequests, subrequests))
+    ):
+        write(&of_exchange.state, exchange, ANSWER_ENDED[read(&of_exchange.state, exchange)])
+        return 0
+    exchange.finish()
+    return 0
 
 
 def response_sent(self, unread):
@@ -463,3 +570,72 @@ def response_sent(self, unread):
 def _next(self):
     """Compiled `Http1ClientConnection._next`."""
     _await_next(self, read(&of_connection.phase, self))
+
+
+# --- an answer of the gateway itself ---
+
+
+cdef bint _answers_whole(stream, response, bytes payload) except -1:
+    """Send a whole response of the gateway that has header lines only. False: it is left to the reference."""
+    cdef bytes added, request_id, message, length, last, line
+    cdef Py_ssize_t size
+    if type(response) is not Response or response.head is not None or response._fields is not None:
+        return False
+    exchange, connection = read(&of_stream.exchange, stream), read(&of_stream.connection, stream)
+    status = response.status
+    if (
+        type(exchange) is not Exchange
+        or type_of(connection) is not _connection_class
+        or read(&of_exchange.request_body, exchange) is not None
+        or read(&of_stream.waiting, stream) is not None
+        or read(&of_stream.reader, stream) is not None
+        or read(&of_exchange.method, exchange) == _HEAD
+        or response.body_length != _AS_DECLARED
+        or status in NO_CONTENT
+    ):
+        return False
+    head = read(&of_exchange.head, exchange)
+    if type(head) is not Http1RequestHead or not read(&of_head.ordinary, head):
+        return False
+    server = _server_of(connection)
+    size = PyBytes_GET_SIZE(payload)
+    write(&of_exchange.response_bytes, exchange, size)
+    write(&of_stream.ending, stream, LENGTH)
+    last = _CLOSE if read(&of_connection.closing, connection) else _NO_BYTES
+    added, request_id = response.added, read(&of_exchange.id_shown, exchange)
+    length = b"Content-Length: %d\r\n" % size
+    date = read(&of_server.date_line, server)()
+    line = _status_lines.get(status)
+    if line is None:
+        line = _serializer["status_line"](status)
+    message = b"".join((line, added, _id_line(request_id), length, date, last, b"\r\n", payload))
+    send_message(
+        read(&of_connection.fd, connection), message, read(&of_connection.transport, connection),
+        read(&of_connection.write_paused, connection),
+    )
+    write(&of_stream.exchange, stream, None)
+    _finish(exchange)
+    if read(&of_server.draining, server):
+        server.drained += 1
+    read(&of_server.finish, server)(exchange)
+    _sent(connection, False)
+    return True
+
+
+cdef inline bytes _id_line(bytes request_id):
+    return b"".join((b"X-Request-Id: ", request_id, b"\r\n")) if request_id else _NO_BYTES
+
+
+def answer(self, response, payload, ended):
+    """Compiled `Http1Stream.answer`."""
+    if not ended or type(payload) is not bytes or not _answers_whole(self, response, payload):
+        _answer(self, response, payload, ended)
+
+
+def count_subrequest(self, exchange, status):
+    """Compiled `Http1Stream.count_subrequest`."""
+    connection = read(&of_stream.connection, self)
+    if type_of(connection) is _connection_class:
+        read(&of_server.count_subrequest, _server_of(connection))(exchange, status)
+    else:
+        _count_subrequest(self, exchange, status)

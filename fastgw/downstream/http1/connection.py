@@ -853,3 +853,4 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
 
 if not TYPE_CHECKING and (_twin := twin("fastgw.downstream.http1._connection")) is not None:
     _twin.adopt(Http1ClientConnection, IDLE)
+    _twin.adopt_stream(Http1Stream)

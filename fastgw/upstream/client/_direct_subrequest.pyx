@@ -1,16 +1,17 @@
 # cython: language_level=3
-"""Compiled functions of `direct_subrequest`: an ordinary sub-request, and an ordinary response to it.
+"""Compiled functions of `direct_subrequest`: an ordinary sub-request, an ordinary response to it, and its log text.
 
 All other cases are left to methods of the reference. Objects of other classes are used through their attributes
 (`_slots.read`).
 """
 
-from cpython.object cimport PyObject
+from libc.stdio cimport snprintf
 
 from fastgw._slots cimport Slot, learn, read, type_of, write
 from fastgw.http.http1._parser cimport Http1ResponseHead
 from fastgw.upstream.connections._http1_connection cimport lend_from, release_stream, send_on
 
+from collections import deque as _deque
 from math import inf
 from time import monotonic
 
@@ -63,10 +64,10 @@ cdef struct OfPlan:
     Slot via
 
 cdef struct OfParent:
-    Slot authority
     Slot client
     Slot client_ip
     Slot consumer
+    Slot head
     Slot listener
     Slot peer
     Slot route
@@ -74,9 +75,13 @@ cdef struct OfParent:
     Slot subrequests
     Slot trace
 
+cdef enum:
+    MOST_DIGITS = 400  # of the largest double, with its decimals
+
 cdef struct OfSiblings:
     Slot active
     Slot count
+    Slot earlier
     Slot ended
 
 cdef struct OfUpstream:
@@ -125,10 +130,10 @@ cdef double _JUST_USED_S = JUST_USED_S
 cdef bytes _NO_BYTES = b""
 cdef bytes _LOCALHOST = b"localhost"
 
-learn(&of_parent.authority, Exchange, "authority")
 learn(&of_parent.client, Exchange, "client")
 learn(&of_parent.client_ip, Exchange, "client_ip")
 learn(&of_parent.consumer, Exchange, "consumer")
+learn(&of_parent.head, Exchange, "head")
 learn(&of_parent.listener, Exchange, "listener")
 learn(&of_parent.peer, Exchange, "peer")
 learn(&of_parent.route, Exchange, "route")
@@ -137,6 +142,7 @@ learn(&of_parent.subrequests, Exchange, "subrequests")
 learn(&of_parent.trace, Exchange, "trace")
 learn(&of_siblings.active, Subrequests, "active")
 learn(&of_siblings.count, Subrequests, "count")
+learn(&of_siblings.earlier, Subrequests, "_earlier")
 learn(&of_siblings.ended, Subrequests, "_ended")
 learn(&of_upstream.active, Upstream, "active")
 learn(&of_upstream.attempt_listener, Upstream, "attempt_listener")
@@ -157,7 +163,6 @@ learn(&rules_of_forward, Forward, "rules")
 learn(&upstream_of_forward, Forward, "upstream")
 learn(&any_method_of_rules, RetryRules, "any_method")
 learn(&target_of_balancer, SingleTarget, "_target")
-
 
 def adopt(type owner not None, type plan not None):
     """Replace methods of `DirectSubrequest` and of `RequestPlan`."""
@@ -191,7 +196,7 @@ def adopt(type owner not None, type plan not None):
     learn(&of_plan.via, plan, "_via")
     replace(plan, render)
     replace(owner, on_head)
-
+    replace(Subrequests, __str__)
 
 cdef bytes _request(plan, sent, target):
     """Return the request of `RequestPlan.render`."""
@@ -209,16 +214,13 @@ cdef bytes _request(plan, sent, target):
          read(&of_plan.via, plan), b"\r\n", body)
     )
 
-
 def render(self, sent, target):
     """Compiled `RequestPlan.render`."""
     return _request(self, sent, target)
 
-
 def send_direct(parent, plan, listener, bytes target, fields, bytes body, Py_ssize_t most):
     """Compiled `direct_subrequest.send_direct`."""
     return send_directly(parent, plan, listener, target, fields, body, most)
-
 
 cdef object send_directly(parent, plan, listener, bytes target, fields, bytes body, Py_ssize_t most):
     if not read(&of_plan.allowed, plan) or type(parent) is not Exchange or read(&of_parent.state, parent) is ENDED:
@@ -237,7 +239,11 @@ cdef object send_directly(parent, plan, listener, bytes target, fields, bytes bo
         return None
     siblings = read(&of_parent.subrequests, parent)
     if siblings is None:
-        siblings = Subrequests()
+        siblings = PyType_GenericAlloc(Subrequests, 0)
+        write(&of_siblings.active, siblings, set())
+        write(&of_siblings.count, siblings, 0)
+        write(&of_siblings.earlier, siblings, 0)
+        write(&of_siblings.ended, siblings, _deque())
         write(&of_parent.subrequests, parent, siblings)
     count = read(&of_siblings.count, siblings)
     if count >= most:
@@ -253,7 +259,7 @@ cdef object send_directly(parent, plan, listener, bytes target, fields, bytes bo
     write(&of_sent.peer, sent, read(&of_parent.peer, parent))
     write(&of_sent.client_ip, sent, read(&of_parent.client_ip, parent))
     write(&of_sent.consumer, sent, read(&of_parent.consumer, parent))
-    write(&of_sent.authority, sent, read(&of_parent.authority, parent) or _LOCALHOST)
+    write(&of_sent.authority, sent, read(&of_parent.head, parent).authority or _LOCALHOST)
     write(&of_sent.upstream, sent, read(&of_upstream.name, upstream))
     write(&of_sent.target, sent, "")
     begun_at = monotonic()
@@ -267,7 +273,6 @@ cdef object send_directly(parent, plan, listener, bytes target, fields, bytes bo
     read(&of_siblings.active, siblings).add(sent)
     _start(sent, plan, upstream, begun_at)
     return sent
-
 
 cdef int _start(sent, plan, upstream, begun_at) except -1:
     """Do what `DirectSubrequest.start` does."""
@@ -300,7 +305,6 @@ cdef int _start(sent, plan, upstream, begun_at) except -1:
         log_raised(sent)
         sent._leave().exchange.fail(Fault.INTERNAL)
     return 0
-
 
 def on_head(self, head, payload, ended):
     """Compiled `DirectSubrequest.on_head`."""
@@ -339,3 +343,14 @@ def on_head(self, head, payload, ended):
         listener.on_whole(head, body)
     except Exception:  # the edge of a filter: the owner of the connection could not handle its error
         log_raised(self)
+
+def __str__(self):
+    """Compiled `Subrequests.__str__`."""
+    cdef char seconds[MOST_DIGITS]
+    cdef int length
+    earlier = read(&of_siblings.earlier, self)
+    texts = [f"({earlier} earlier)"] if earlier else []
+    for upstream, target, outcome, took in read(&of_siblings.ended, self):
+        length = snprintf(seconds, MOST_DIGITS, "%.6f", <double>took)
+        texts.append(f"{upstream} {target or '-'} {outcome} {seconds[:length].decode('ascii')}")
+    return ", ".join(texts)

@@ -11,15 +11,19 @@ from xml.etree import ElementTree
 import pytest
 
 from fastgw.composition import run
+from fastgw.composition.action import ComposeAction
 from fastgw.composition.call import PartCall
 from fastgw.composition.freshness import cache_fields
 from fastgw.config import ConfigError
+from fastgw.downstream.http1.stream import Http1Stream
 from fastgw.errors import Fault
+from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.exchange.body_relay import MAX_KEPT
 from fastgw.explain import as_text, explain
 from fastgw.gateway.compiler import compile
 from fastgw.http.http1.parser import parse_response
 from fastgw.upstream.client.direct_subrequest import DirectSubrequest, RequestPlan
+from fastgw.upstream.client.subrequest import Subrequests
 from tests.support.commands import ended
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, Wire
@@ -920,7 +924,8 @@ def test_one_that_is_late_is_cancelled() -> None:
 def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both: what is installed, and the methods in plain Python."""
     if request.param == "reference":
-        use_references(monkeypatch, run.ComposeRun, PartCall, DirectSubrequest, RequestPlan)
+        use_references(monkeypatch, ComposeAction, run.ComposeRun, PartCall, DirectSubrequest, RequestPlan)
+        use_references(monkeypatch, Subrequests, Wheel, Http1Stream)
 
 
 def both_parts(request: bytes, a: bytes, b: bytes, *parts: Mapping[str, Any], **compose: Any) -> Composed:
@@ -947,7 +952,15 @@ IN_CHUNKS = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{"x":"b"
 
 
 @pytest.mark.usefixtures("either")
-@pytest.mark.parametrize("request_", [GET, GET.replace(b"GET", b"HEAD", 1), GET[:-2] + b"If-None-Match: *\r\n\r\n"])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        GET,
+        GET.replace(b"GET", b"HEAD", 1),
+        GET[:-2] + b"If-None-Match: *\r\n\r\n",
+        GET[:-2] + b'If-None-Match: W/"1", "x"\r\nIf-None-Match: "2"\r\n\r\n',
+    ],
+)
 @pytest.mark.parametrize(
     ("b", "merged"),
     [
@@ -967,7 +980,7 @@ IN_CHUNKS = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{"x":"b"
 def test_answers_over_idle_connections(request_: bytes, b: bytes, merged: bytes | None) -> None:
     made = both_parts(request_, GOOD, b, {}, {"allow": ["x"]}, max_bytes=4096)
     complete = merged is not None
-    conditional = complete and b"If-None-Match" in request_
+    conditional = complete and b"If-None-Match: *" in request_
     assert made.status == (304 if conditional else 200)
     assert f"Fastgw-Completed: {str(complete).lower()}\r\n".encode() in made.client.received
     assert (b"Cache-Control: private\r\nVary: Origin\r\n" in made.client.received) is (b is CACHED)
@@ -978,6 +991,35 @@ def test_answers_over_idle_connections(request_: bytes, b: bytes, merged: bytes 
     asked = made.plane.records[-1].subrequests.split(", ")
     assert [each.split(" ")[0] for each in asked] == ["u", "u"]
     made.ended()
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("weak", [b"", b"W/"])
+@pytest.mark.parametrize("other", [b"", b'"x", '])
+def test_an_entity_tag_in_a_list_matches_over_idle_connections(weak: bytes, other: bytes) -> None:
+    tag = both_parts(GET, GOOD, CACHED).client.received.partition(b"ETag: ")[2].partition(b"\r\n")[0]
+    made = both_parts(GET[:-2] + b"If-None-Match: " + other + weak + tag + b"\r\n\r\n", GOOD, CACHED)
+    assert made.status == 304
+    assert (made.header("ETag"), made.header("Cache-Control")) == (tag.decode(), "private")
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize(
+    ("a", "b", "control", "vary"),
+    [
+        (["Cache-Control: max-age=9"], ["Cache-Control: max-age=9"], "max-age=9", None),
+        (["Cache-Control: max-age=9"], [], None, None),
+        (["Cache-Control: max-age=9", "Age: 4"], ["Cache-Control: max-age=9"], "max-age=5", None),
+        (["Cache-Control: max-age=9", "Cache-Control: private"], ["Expires: 0"], "private, max-age=0", None),
+        (["Vary: X-A"], ["Vary: X-B, x-a"], None, "X-B, X-A"),
+        (["Vary: X-A", "Vary: X-C"], ["Expires: 0"], None, "X-A, X-C"),
+    ],
+)
+def test_cache_headers_over_idle_connections(a: list[str], b: list[str], control: str | None, vary: str | None) -> None:
+    for _ in range(2):  # the second one as the first one was remembered
+        made = both_parts(GET, answer({"a": 1}, 200, *a), answer({"b": 1}, 200, *b))
+        assert (made.header("Cache-Control"), made.header("Vary")) == (control, vary)
+        made.ended()
 
 
 @pytest.mark.usefixtures("either")
