@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from time import monotonic
+from time import monotonic, monotonic_ns
 
 from bench.load.load import Environment, Load, NoAnswers
-from bench.peers.peer import Running
+from bench.peers.peer import HOST, Running
 from bench.samples import Told
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 30  # lines of `hold`, one every 2 s, until all clients are connected
 STOP_SECONDS = 10.0
+CLIENT = {"Host": HOST, "User-Agent": "bench", "Accept": "*/*"}
 
 
 @dataclass(frozen=True)
@@ -68,37 +69,71 @@ class BesideRequests:
         return self.load.cut_off + self.per_second * TIMEOUT  # requests of the client
 
     def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told | None:
-        over, failures = threading.Event(), list[str]()
-        client = threading.Thread(target=self._post, args=(running.port, over, failures))
-        client.start()
-        try:
-            told = self.load.run(name, running, environment, seconds)
-        finally:
-            over.set()
-            client.join()
-        if failures:
-            raise NoAnswers(f"{name}: {failures[0]}")
-        return told
+        return _beside(self, name, running, environment, seconds)
 
-    def _post(self, port: int, over: threading.Event, failures: list[str]) -> None:
-        connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
-        due = monotonic()
-        fields = {
-            "Host": "api.example.com",
-            "User-Agent": "bench",
-            "Accept": "*/*",
-            "Content-Type": "application/json",
-        }
-        try:
-            while not over.wait(max(due - monotonic(), 0)):
-                due = max(due + 1 / self.per_second, monotonic() - 1)
-                connection.request("POST", self.target, self.body, fields)
-                response = connection.getresponse()
-                response.read()
-                if response.status != 200:
-                    failures.append(f"{self.target} is answered {response.status}")
-                    return
-        except (OSError, HTTPException) as error:
-            failures.append(f"{self.target}: {error}")
-        finally:
-            connection.close()
+    def ask(self, connection: HTTPConnection) -> str:
+        fields = {**CLIENT, "Content-Type": "application/json"}
+        connection.request("POST", self.target, self.body, fields)
+        response = connection.getresponse()
+        response.read()
+        return "" if response.status == 200 else f"{self.target} is answered {response.status}"
+
+
+@dataclass(frozen=True)
+class BesideDownloads:
+    """`load` concurrent with a client that fetches `bytes_each` bytes below `folder`, another URL each time,
+    `per_second` times.
+    """
+
+    name: str
+    load: Load
+    folder: str
+    bytes_each: int
+    per_second: int
+
+    @property
+    def cut_off(self) -> int:
+        return self.load.cut_off + self.per_second * TIMEOUT  # requests of the client
+
+    def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told | None:
+        return _beside(self, name, running, environment, seconds)
+
+    def ask(self, connection: HTTPConnection) -> str:
+        target = f"{self.folder}{monotonic_ns()}"
+        connection.request("GET", target, headers=CLIENT)
+        response = connection.getresponse()
+        received = len(response.read())
+        is_right = response.status == 200 and received == self.bytes_each
+        return "" if is_right else f"{target} is answered {response.status} with {received} bytes"
+
+
+def _beside(
+    beside: BesideRequests | BesideDownloads, name: str, running: Running, environment: Environment, seconds: int
+) -> Told | None:
+    """Run the load of `beside` concurrent with its client. Raises `NoAnswers`."""
+    over, failures = threading.Event(), list[str]()
+    client = threading.Thread(target=_ask_until, args=(beside, running.port, over, failures))
+    client.start()
+    try:
+        told = beside.load.run(name, running, environment, seconds)
+    finally:
+        over.set()
+        client.join()
+    if failures:
+        raise NoAnswers(f"{name}: {failures[0]}")
+    return told
+
+
+def _ask_until(beside: BesideRequests | BesideDownloads, port: int, over: threading.Event, failures: list[str]) -> None:
+    """Send requests, `per_second`, until `over`, or one fails."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+    due = monotonic()
+    try:
+        while not failures and not over.wait(max(due - monotonic(), 0)):
+            due = max(due + 1 / beside.per_second, monotonic() - 1)
+            if failure := beside.ask(connection):
+                failures.append(failure)
+    except (OSError, HTTPException) as error:
+        failures.append(f"{beside.name}: {error}")
+    finally:
+        connection.close()

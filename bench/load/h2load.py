@@ -47,6 +47,10 @@ FIELDS = (
     'If-None-Match: W/"5f2b1790aa77c001"',
 )
 
+_PERSONAL = ("Authorization", "Cache-Control", "Cookie", "If-None-Match")
+PUBLIC_FIELDS = tuple(line for line in FIELDS if line.partition(":")[0] not in _PERSONAL)
+"""Header of a request that a cache may answer as it is: without credentials, conditions and directives."""
+
 COUNTS = re.compile(r"requests: \d+ total, \d+ started, (\d+) done, (\d+) succeeded, .*? (\d+) errored, (\d+) timeout")
 DATA = re.compile(r"\((\d+)\) data")
 
@@ -74,6 +78,7 @@ class FixedRate:
     saturated: str = "64 connections"
     asked: int = 100
     """Number of routes to request: the first ones."""
+    fields: tuple[str, ...] = FIELDS
     times_as_long: int = 1
     """Duration as a multiple of other loads. A few stalls of the machine determine the highest percentiles, and a short
     round may have none.
@@ -88,11 +93,18 @@ class FixedRate:
         ours = environment.median(name, self.saturated, lambda sample: sample.rate)
         if not most or not ours or ours <= most * self.share:
             return None
-        return at_rate(most * self.share, name, running, environment, seconds * self.times_as_long, self.asked)
+        length = seconds * self.times_as_long
+        return at_rate(most * self.share, name, running, environment, length, self.asked, self.fields)
 
 
 def at_rate(
-    rate: float, name: str, running: Running, environment: Environment, seconds: float, asked: int = 100
+    rate: float,
+    name: str,
+    running: Running,
+    environment: Environment,
+    seconds: float,
+    asked: int = 100,
+    fields: tuple[str, ...] = FIELDS,
 ) -> Told:
     """Send `rate` requests per second to the first `asked` routes.
 
@@ -106,7 +118,7 @@ def at_rate(
     command += [f"--rps={1 / PERIOD:g}", f"--log-file={log}", f"--input-file={uris(environment.folder, asked)}"]
     # Opened evenly over one period, so that requests are due evenly as well. The resolution of h2load is a millisecond.
     command += [f"--rate={math.ceil(connections / (PERIOD * 1000))}", "--rate-period=1ms"]
-    command += [f"--base-uri=http://127.0.0.1:{running.port}", *(f"--header={line}" for line in FIELDS)]
+    command += [f"--base-uri=http://127.0.0.1:{running.port}", *(f"--header={line}" for line in fields)]
     try:
         printed = subprocess.run(
             command, stdout=subprocess.PIPE, text=True, check=True, timeout=each * PERIOD + TIMEOUT
