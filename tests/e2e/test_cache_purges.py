@@ -82,12 +82,11 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[tuple[Front, Front]]:
-    """Two nodes that share a Redis."""
-    folder, other = (tmp_path_factory.mktemp(name) for name in ("node", "other"))
+def config(redis: RedisServer) -> Iterator[dict[str, Any]]:
+    """The configuration of nodes that share a Redis."""
     with Threaded(Counting, None) as origin:
         origin.begin()
-        config = {
+        yield {
             "workers": 2,
             "listeners": {"main": {"address": "127.0.0.1:0"}},
             "admin": {"address": "127.0.0.1:0"},
@@ -108,8 +107,13 @@ def nodes(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Itera
                 },
             ],
         }
-        with Gateway(config, folder) as one, Gateway({**config, "workers": 1}, other) as two:
-            yield Front(one, folder), Front(two, other)
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory, config: dict[str, Any]) -> Iterator[tuple[Front, Front]]:
+    folder, other = (tmp_path_factory.mktemp(name) for name in ("node", "other"))
+    with Gateway(config, folder) as one, Gateway({**config, "workers": 1}, other) as two:
+        yield Front(one, folder), Front(two, other)
 
 
 @pytest.fixture(scope="module")
@@ -243,3 +247,26 @@ def test_a_purge_outlives_a_killed_redis_and_a_killed_control_process(
     assert two.is_stored("/killed")
     redis.start()
     wait_until(lambda: not two.is_stored("/killed"), "the purge to reach the other node", 60.0)
+
+
+def test_a_purge_outlives_a_gateway_that_is_killed_in_an_outage_of_redis(
+    nodes: tuple[Front, Front], redis: RedisServer, config: dict[str, Any], tmp_path: Path
+) -> None:
+    """The next gateway with this state directory announces it."""
+    state = tmp_path / "state"
+    state.mkdir()
+    config, environment = {**config, "workers": 1}, {"STATE_DIRECTORY": str(state)}
+    other = nodes[1]
+    third = Gateway(config, tmp_path, environment=environment)
+    try:
+        wait_until(lambda: other.is_stored("/outage"), "earlier purges to have passed", 60.0)
+        redis.stop()
+        answer = Front(third, tmp_path).post({"url": "http://a.test/outage"}).json()
+        assert (answer["reach"], (state / "purges").exists()) == ("away", True)
+    finally:
+        third.kill()
+    assert other.is_stored("/outage")
+    with Gateway(config, tmp_path, environment=environment):
+        redis.start()
+        wait_until(lambda: not other.is_stored("/outage"), "the purge to reach the other node", 60.0)
+        wait_until(lambda: not (state / "purges").exists(), "the file to be removed", 60.0)
