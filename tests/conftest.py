@@ -84,13 +84,15 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 # Files that take the longest, in this order. A file is one process's: the last to begin would keep all others waiting.
 LONG = (
-    "test_sanitized.py",
     "test_packaging.py",
+    "test_sanitized.py",
+    "test_dashboard.py",
     "test_upgrade.py",
-    "test_gateway_api.py",
     "test_supervision.py",
-    "test_cells_processes.py",
+    "test_processes.py",
     "test_cli.py",
+    "test_cells_processes.py",
+    "test_memory_of_reloads.py",
 )
 
 

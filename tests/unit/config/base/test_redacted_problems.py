@@ -322,6 +322,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return Certificates(tmp_path_factory.mktemp("pair")).issue("a.example")
 
 
+@pytest.fixture(autouse=True)
+def _few_trusted(monkeypatch: pytest.MonkeyPatch, pair: tuple[str, str]) -> None:
+    """One certificate in place of the system's 140, which each upstream over TLS reads: that took half of the time."""
+    monkeypatch.setenv("SSL_CERT_FILE", pair[0])
+
+
 @pytest.fixture
 def written(tmp_path: Path, pair: tuple[str, str]) -> Callable[[Said, str], str]:
     """A configuration with what it names in place, as JSON."""
