@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from fastgw.consumers.index import Consumer
 from fastgw.exchange.chain import Route
 from fastgw.exchange.exchange import Exchange
-from fastgw.http.messages import RequestHead, ResponseHead
+from fastgw.http.http1.parser import Http1ResponseHead
+from fastgw.http.messages import RequestHead
 
 
 class FetchRequest(Protocol):
@@ -52,7 +53,7 @@ class FastFetch(Protocol):
     def result(self) -> str:
         """Result for log and metrics, like `Exchange.cache_result`, once the response was taken."""
 
-    def take_response(self, head: ResponseHead, payload: bytes) -> bytes | None:
+    def take_response(self, head: Http1ResponseHead) -> bytes | None:
         """Handle a response that was received as a whole, as the upstream has sent it. Returns the header lines that
         are added to it for the client, before the response steps of an exchange run; None: the request has to leave the
         fast path.

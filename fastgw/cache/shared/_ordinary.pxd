@@ -1,2 +1,50 @@
+cimport cython
+from libc.stdint cimport int64_t, uint64_t
+
+
+cdef struct Key:
+    uint64_t high
+    uint64_t low
+    uint64_t hash
+
+
+cdef struct Where:
+    int64_t segment
+    int64_t offset
+    uint64_t generation
+
+
+@cython.final
+cdef class Ordinary:
+    cdef Py_buffer _view
+    cdef uint64_t* _words
+    cdef uint64_t _secrets[3]
+    cdef int64_t _entries, _ghosts, _leases, _states, _used, _orders, _data, _segment, _segments
+    cdef int64_t _columns, _column_words, _column, _pins, _watches, _events
+    cdef uint64_t _mask, _ghost_mask, _lease_mask, _owner
+    cdef readonly uint64_t lease_word  # of the lease that was taken last
+    cdef readonly bint is_inserted  # whether the record that was written last is in the index
+    cdef readonly bint is_disputed  # whether the index may have another entry for the record that was written last
+    cdef readonly int queue
+    cdef readonly int64_t segment, offset, total, body  # location and lengths of the record that was written last
+    cdef readonly uint64_t generation
+
+    cdef uint64_t _mix(self, uint64_t first, uint64_t second) noexcept nogil
+    cdef bint _read(self, bytes key, Key* found) noexcept
+    cdef uint64_t* _bucket(self, const Key* key) noexcept nogil
+    cdef uint64_t* _pin(self, int64_t segment) noexcept nogil
+    cdef uint64_t* _opened(self, uint64_t entry, const Key* key, uint64_t** pin) noexcept nogil
+    cdef bint _holds(self, int64_t position, uint64_t value) except -1
+    cdef bint _count_found(self, bytes key, uint64_t entry, uint64_t times) noexcept
+    cdef bint has_no_entry(self, const Key* key) noexcept nogil
+    cdef int64_t take_lease_of(self, const Key* key, uint64_t now, uint64_t ticks) noexcept nogil
+    cdef bint _is_live(self, uint64_t word, uint64_t now) noexcept nogil
+    cdef int end_lease_at(self, int64_t at, uint64_t word, uint64_t now, uint64_t ticks) except -1
+    cdef bint report_key(self, const Key* key) noexcept nogil
+    cdef uint64_t purge_sequence(self) noexcept nogil
+    cdef uint64_t _entry(self, const Key* key, const Where* where) noexcept nogil
+    cdef uint64_t* _walked(self, int64_t segment, uint64_t generation, int64_t* offset, bint* is_chunk) noexcept nogil
+
+
 # As `Store.is_unchanged`, whatever the class of the store is; a call for that of the compiled method.
 cdef bint is_unchanged_in(store, stamp) except -1

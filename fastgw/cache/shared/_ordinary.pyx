@@ -85,40 +85,11 @@ cdef enum:
     UNCACHEABLE = -3
     NO_SLOT = -4
 
-cdef struct Key:
-    uint64_t high
-    uint64_t low
-    uint64_t hash
-
-
-cdef struct Where:
-    int64_t segment
-    int64_t offset
-    uint64_t generation
-
-
 @cython.final
 cdef class Ordinary:
     """The memory of a store, for one process. Positions are in words. `column`: the first word of its column; `pins`,
     `watches` and `events`: the first of these words in a column, counted from there.
     """
-
-    cdef Py_buffer _view
-    cdef uint64_t* _words
-    cdef uint64_t _secrets[3]
-    cdef int64_t _entries, _ghosts, _leases, _states, _used, _orders, _data, _segment, _segments
-    cdef int64_t _columns, _column_words, _column, _pins, _watches, _events
-    cdef uint64_t _mask, _ghost_mask, _lease_mask, _owner
-    cdef readonly uint64_t lease_word
-    """Word of the lease that was taken last."""
-    cdef readonly bint is_inserted
-    """Whether the record that was written last is in the index."""
-    cdef readonly bint is_disputed
-    """Whether the index may have another entry for the record that was written last."""
-    cdef readonly int queue
-    cdef readonly int64_t segment, offset, total, body
-    cdef readonly uint64_t generation
-    """Location and lengths of the record that was written last."""
 
     def __cinit__(self, memory not None, secrets not None, parts not None, int64_t column, int64_t owner,
                   int64_t pins, int64_t watches, int64_t events):
@@ -261,17 +232,20 @@ cdef class Ordinary:
     def is_absent(self, bytes key not None):
         """Whether the index has no entry that may be of a key."""
         cdef Key wanted
-        cdef uint64_t* bucket
+        return self._read(key, &wanted) and self.has_no_entry(&wanted)
+
+    cdef bint has_no_entry(self, const Key* key) noexcept nogil:
+        cdef uint64_t* bucket = self._bucket(key)
         cdef uint64_t entry
         cdef int number
-        if not self._read(key, &wanted):
-            return False
-        bucket = self._bucket(&wanted)
         for number in range(BUCKET):
             entry = fastgw_cache_load(bucket + number)
-            if entry and entry >> 48 == wanted.hash >> 48:
+            if entry and entry >> 48 == key.hash >> 48:
                 return False
         return True
+
+    cdef uint64_t purge_sequence(self) noexcept nogil:
+        return fastgw_cache_load(self._words + PURGE_SEQUENCE)
 
     # leases
 
@@ -280,30 +254,31 @@ cdef class Ordinary:
         `NO_SLOT`. `now`, `ticks`: as in `Leases`. `NOT_ORDINARY`: another process takes one of this bucket.
         """
         cdef Key wanted
+        return self.take_lease_of(&wanted, now, ticks) if self._read(key, &wanted) else NOT_ORDINARY
+
+    cdef int64_t take_lease_of(self, const Key* key, uint64_t now, uint64_t ticks) noexcept nogil:
         cdef uint64_t* cells
         cdef uint64_t word, epoch
         cdef int number, free = -1
-        if not self._read(key, &wanted):
-            return NOT_ORDINARY
-        cells = self._words + self._leases + <int64_t> (wanted.hash >> 12 & self._lease_mask) * LEASE_BUCKET
+        cells = self._words + self._leases + <int64_t> (key.hash >> 12 & self._lease_mask) * LEASE_BUCKET
         epoch = fastgw_cache_load(self._words + LEASE_EPOCH) & EPOCH_MASK
         for number in range(LEASE_BUCKET):
             word = fastgw_cache_load(cells + number)
             if not self._is_live(word, now):
                 if free < 0:
                     free = number
-            elif word >> 46 == wanted.hash >> 46 and (word >> 26 & EPOCH_MASK) == epoch:
+            elif word >> 46 == key.hash >> 46 and (word >> 26 & EPOCH_MASK) == epoch:
                 return UNCACHEABLE if word >> 37 & 1 else IN_FLIGHT
         if free < 0:
             return NO_SLOT
-        self.lease_word = wanted.hash >> 46 << 46 | self._owner << 38 | epoch << 26 | (now + ticks & ENDS_MASK)
+        self.lease_word = key.hash >> 46 << 46 | self._owner << 38 | epoch << 26 | (now + ticks & ENDS_MASK)
         word = fastgw_cache_load(cells + free)
         if self._is_live(word, now) or not fastgw_cache_swap(cells + free, word, self.lease_word):
             return NOT_ORDINARY
         # Another process may have taken one of the same key at the same time, in a cell before.
         for number in range(free):
             word = fastgw_cache_load(cells + number)
-            if self._is_live(word, now) and word >> 46 == wanted.hash >> 46:
+            if self._is_live(word, now) and word >> 46 == key.hash >> 46:
                 fastgw_cache_swap(cells + free, self.lease_word, 0)
                 return NOT_ORDINARY
         return cells + free - self._words
@@ -314,6 +289,9 @@ cdef class Ordinary:
 
     def end_lease(self, int64_t at, uint64_t word, uint64_t now, uint64_t ticks):
         """End a lease, with a mark for so many ticks, unless another process has taken it."""
+        self.end_lease_at(at, word, now, ticks)
+
+    cdef int end_lease_at(self, int64_t at, uint64_t word, uint64_t now, uint64_t ticks) except -1:
         cdef uint64_t mark = 0
         cdef uint64_t epoch = fastgw_cache_load(self._words + LEASE_EPOCH) & EPOCH_MASK
         if not 0 <= at < self._view.len // 8:
@@ -321,16 +299,18 @@ cdef class Ordinary:
         if ticks and (word >> 26 & EPOCH_MASK) == epoch:
             mark = word >> 46 << 46 | self._owner << 38 | <uint64_t> 1 << 37 | epoch << 26 | (now + ticks & ENDS_MASK)
         fastgw_cache_swap(self._words + at, word, mark)
+        return 0
 
     def report(self, bytes key not None):
         """Count an event of a key; return whether a process watches its class. Call it with keys of 16 bytes only."""
         cdef Key wanted
-        cdef uint64_t* event
-        cdef int64_t number, class_
         if not self._read(key, &wanted):
             raise ValueError("a key has 16 bytes")
-        class_ = wanted.hash % CLASSES
-        event = self._words + self._column + self._events + class_
+        return self.report_key(&wanted)
+
+    cdef bint report_key(self, const Key* key) noexcept nogil:
+        cdef int64_t number, class_ = key.hash % CLASSES
+        cdef uint64_t* event = self._words + self._column + self._events + class_
         fastgw_cache_store(event, event[0] + 1)
         fastgw_cache_fence()
         for number in range(<int64_t> fastgw_cache_load(self._words + COLUMNS)):

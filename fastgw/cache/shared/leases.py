@@ -21,8 +21,8 @@ _KIND_AT: Final = 37
 _EPOCH_AT: Final = 26
 _EPOCH_MASK: Final = (1 << 11) - 1
 _ENDS_MASK: Final = (1 << 26) - 1
-_TICKS: Final = 16
-"""RecordParts of a second in which the end of a lease is counted."""
+TICKS: Final = 16
+"""Parts of a second in which the end of a lease is counted."""
 MOST_S: Final = 86_400.0
 """Maximum duration of a mark."""
 
@@ -45,7 +45,7 @@ class Leases:
 
     def __init__(self, memory: CacheMemory, owner: int, clock: Callable[[], float]) -> None:
         self._words, self._swap = memory.words, memory.swap
-        self._owner, self._clock = owner, clock
+        self._owner, self.clock = owner, clock
         self._first, self._count = memory.geometry.leases, memory.geometry.lease_count
 
     def try_take(self, key: KeyHash, seconds: float) -> LeaseCell | Refusal:
@@ -68,7 +68,7 @@ class Leases:
 
     def ticks(self, seconds: float) -> tuple[int, int]:
         """Return the present instant, and a time, as ends of leases are counted."""
-        return self._now(), math.ceil(seconds * _TICKS)
+        return self._now(), math.ceil(seconds * TICKS)
 
     def is_held(self, cell: LeaseCell) -> bool:
         """Whether no other process has taken it."""
@@ -115,14 +115,14 @@ class Leases:
         return key.hash >> _TAG_AT
 
     def _word(self, tag: int, kind: _Kind, seconds: float) -> int:
-        ends = (self._now() + math.ceil(seconds * _TICKS)) & _ENDS_MASK
+        ends = (self._now() + math.ceil(seconds * TICKS)) & _ENDS_MASK
         return tag << _TAG_AT | self._owner << _OWNER_AT | kind << _KIND_AT | self._epoch() << _EPOCH_AT | ends
 
     def _is_live(self, word: int, now: int) -> bool:
         return bool(word) and 0 < ((word & _ENDS_MASK) - now) & _ENDS_MASK <= _ENDS_MASK >> 1
 
     def _now(self) -> int:
-        return int(self._clock() * _TICKS)
+        return int(self.clock() * TICKS)
 
     def _epoch(self) -> int:
         return self._words[LEASE_EPOCH] & _EPOCH_MASK

@@ -103,12 +103,13 @@ def parse_response(head: ReceivedHead, targets: Sequence[bytes] = TARGETS) -> Re
     if not lines:
         return NO_RESPONSE_DIRECTIVES
     if len(lines) == 1 and len(lines[0]) <= _LONGEST_KEPT:
-        return _parse_short(lines[0])
+        return parse_short(lines[0])
     return _parse_cache_control(lines)
 
 
 @lru_cache(maxsize=1024)
-def _parse_short(line: bytes) -> ResponseDirectives:
+def parse_short(line: bytes) -> ResponseDirectives:
+    """Return the directives of a `Cache-Control` in one short line."""
     # PERF: 0.1 us for a line that was parsed before, 6 without (CPython 3.11): a site has few different ones.
     return _parse_cache_control([line])
 

@@ -441,7 +441,7 @@ cdef class Head:
         return self.first(name)
 
     def values(self, bytes name not None):
-        return self._fields.get_all(name) if self._fields is not None else _all_of_any(self, name)
+        return self._fields.get_all(name) if self._fields is not None else all_values(self, name)
 
 
 cdef bytes _payload_of(Head head):
@@ -479,7 +479,7 @@ cdef bytes _first_of_any(Head head, bytes name):
     return _next_of_any(head, name, &at)
 
 
-cdef list _all_of_any(Head head, bytes name):
+cdef list all_values(Head head, bytes name):
     cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(head.source) + head.first_line
     cdef list found = []
     while (value := _next_of_any(head, name, &at)) is not None:
@@ -597,7 +597,7 @@ cdef bytes method_of(Http1RequestHead head):
     return <bytes>head.shown[METHOD]
 
 
-cdef bint has_field(Http1RequestHead head, bytes name) except -1:
+cdef bint has_field(Head head, bytes name) except -1:
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(name)
     cdef Py_ssize_t length = PyBytes_GET_SIZE(name)
     cdef uint8_t slot
@@ -607,7 +607,7 @@ cdef bint has_field(Http1RequestHead head, bytes name) except -1:
         return False
     slot = slot_of(text, length)
     number = _number_in(slot, text, length)
-    if number >= 0 and _REQUEST_KNOWN >> number & 1:
+    if number >= 0 and (_REQUEST_KNOWN if type(head) is Http1RequestHead else _RESPONSE_KNOWN) >> number & 1:
         return head.names >> number & 1
     if not head.others[slot >> 6] >> (slot & 63) & 1:
         return False

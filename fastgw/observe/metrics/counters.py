@@ -86,6 +86,7 @@ class ExchangeCounters:
         self.cache_words: dict[tuple[str, str], int] = {}
         """Words of the counters of `count_cache` that are known, by route and result. It stays the same object."""
         self._coding_words: dict[tuple[str, int, int], tuple[int | None, int | None]] = {}  # before and after
+        self._cache_miss_words: dict[tuple[str, str], int] = {}  # by route and reason
         self._grpc_words: dict[tuple[str, str], int] = {}  # by route and status
         self._target_rows: dict[tuple[str, str], tuple[int, int]] = {}  # of sub-requests, by upstream and target
         self._unwritten = Lock()
@@ -100,7 +101,7 @@ class ExchangeCounters:
         self._series = series
         self.cache_words.clear()
         self._coding_words = {}
-        self._grpc_words = {}
+        self._cache_miss_words, self._grpc_words = {}, {}
         self._target_rows = {}
 
     def series_words(
@@ -238,10 +239,15 @@ class ExchangeCounters:
         """Count a response that a cache has fetched (`CACHE_MISS_REASONS`). Not counted if the column has no free
         cell.
         """
-        row = self._series.routes_by_name.get(route, 0)
-        word = self.cells.word(cache_miss_cell_name(row, CACHE_MISS_REASONS.index(reason)))
-        if word is not None:
-            self.column[word] += 1
+        key = route, reason
+        word = self._cache_miss_words.get(key)
+        if word is None:
+            name = cache_miss_cell_name(self._series.routes_by_name.get(route, 0), CACHE_MISS_REASONS.index(reason))
+            word = self.cells.word(name)
+            if word is None:
+                return
+            self._cache_miss_words[key] = word
+        self.column[word] += 1
 
     def count_grpc(self, route: str, status: str) -> None:
         """Count a gRPC call by the name of its status. Not counted if the column has no free cell."""

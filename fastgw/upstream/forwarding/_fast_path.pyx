@@ -102,6 +102,8 @@ cdef OfPlan of_plan
 cdef OfUpstream of_upstream
 cdef Slot chain_of_route
 cdef Slot fast_path_of_route
+cdef Slot fetch_of_plan
+cdef Slot fetch_plan_of_chain
 cdef Slot ids_of_chain
 cdef Slot any_method_of_rules
 cdef Slot host_header_of_target
@@ -137,6 +139,7 @@ learn(&of_head.payload_length, Http1ResponseHead, "payload_length")
 learn(&of_peer.authority, Peer, "_authority")
 learn(&of_peer.lines, Peer, "_lines")
 learn(&of_peer.trusted, Peer, "trusted")
+learn(&fetch_of_plan, FastPathPlan, "fetch")
 learn(&of_plan.forward, FastPathPlan, "forward")
 learn(&of_plan.id_of, FastPathPlan, "id_of")
 learn(&of_plan.looks_at, FastPathPlan, "looks_at")
@@ -146,6 +149,7 @@ learn(&of_upstream.balancer, Upstream, "balancer")
 learn(&of_upstream.name, Upstream, "name")
 learn(&of_upstream.pool, Upstream, "pool")
 learn(&chain_of_route, Route, "chain")
+learn(&fetch_plan_of_chain, Chain, "fetch_plan")
 learn(&ids_of_chain, Chain, "request_ids")
 learn(&fast_path_of_route, Route, "fast_path")
 learn(&any_method_of_rules, RetryRules, "any_method")
@@ -180,7 +184,7 @@ def adopt(type owner not None, no_head, no_route):
     learn(&of_path.trace, owner, "trace")
     learn(&of_path.upstream, owner, "upstream")
     learn(&of_path.upstream_s, owner, "upstream_s")
-    replace(owner, send_request, begin_ready, forget, take_message, on_head)
+    replace(owner, begin_fetch, send_request, begin_ready, forget, take_message, on_head)
     _path_class = of_path.head.reads
 
 
@@ -199,11 +203,7 @@ cdef int _send(self, head, route, params) except -1:
     cdef Http1RequestHead ours
     cdef bytes payload, request_id, added, request
     cdef double idle_at_most
-    if (
-        type(head) is not Http1RequestHead
-        or read(&of_path.fetch, self) is not None
-        or read(&of_path.trace, self) is not None
-    ):
+    if type(head) is not Http1RequestHead or read(&of_path.trace, self) is not None:
         _send_request(self, head, route, params)
         return 0
     ours = <Http1RequestHead>head
@@ -212,7 +212,11 @@ cdef int _send(self, head, route, params) except -1:
     write(&of_path.head, self, head)
     write(&of_path.route, self, route)
     write(&of_path.params, self, params)
-    plan = read(&fast_path_of_route, route)
+    fetch = read(&of_path.fetch, self)
+    if fetch is None:
+        plan = read(&fast_path_of_route, route)
+    else:
+        plan = read(&fetch_plan_of_chain, read(&chain_of_route, route))
     id_of = read(&of_plan.id_of, plan)
     request_id = _NO_BYTES if id_of is None else id_of(head)
     write(&of_path.request_id, self, request_id)
@@ -253,7 +257,9 @@ cdef int _send(self, head, route, params) except -1:
         else:
             drop, added = fields_for_upstream(forwarded, peer, head, self.client_ip)
         call_due_at = read(&of_path.call_due_at, self)
-        if call_due_at is not INF and call_due_at != INF:
+        if fetch is not None:
+            drop = forward.joined(drop, fetch.dropped)
+        elif call_due_at is not INF and call_due_at != INF:
             drop = forward.joined(drop, GRPC_TIMEOUT)
             added += timeout_line(call_due_at - upstream.worker_loop.wheel.now)
         elif read(&of_forward.marks, forward):
@@ -310,6 +316,19 @@ cdef int _forget(self) except -1:
     return 0
 
 
+def begin_fetch(self, head, route, params, plan):
+    """Compiled `FastPath.begin_fetch`."""
+    write(&of_path.head, self, head)
+    write(&of_path.route, self, route)
+    write(&of_path.params, self, params)
+    fetch = read(&fetch_of_plan, plan)(self, read(&of_plan.forward, plan))
+    write(&of_path.fetch, self, fetch)
+    if fetch is None:
+        _forget(self)
+        return False
+    return True
+
+
 def send_request(self, head, route, params):
     """Compiled `FastPath.send_request`."""
     _send(self, head, route, params)
@@ -345,18 +364,59 @@ cdef int forget_on(path) except -1:
     return 0
 
 
+cdef int _answer(self, Http1ResponseHead head, length, forward, bytes added) except -1:
+    """Answer with a response that was received as a whole, and with these header lines of filters."""
+    cdef double now
+    now = monotonic()
+    upstream = read(&of_forward.upstream, forward)
+    stream = read(&of_path.stream, self)
+    assert stream is not None
+    write(&of_upstream.active, upstream, read(&of_upstream.active, upstream) - 1)
+    record = read(&of_path.attempt, self)
+    if record is not None:
+        write(&of_path.attempt, self, None)
+        record.answer(head.status, now)
+        record.end(now)
+    write(&of_path.stream, self, None)
+    release_stream(stream)
+    write(&of_path.upstream_s, self, now - <double>read(&of_path.begun_at, self))
+    write(&of_path.response, self, head)
+    write(&of_path.response_bytes, self, length)
+    trace = read(&of_path.trace, self)
+    if trace is not None:
+        added += trace.response_line
+    client = read(&of_path.client, self)
+    client.answer_fast(head, None, read(&of_forward.marks, forward), added, read(&of_path.request_id, self))
+    return 0
+
+
 def on_head(self, head, payload, ended):
     """Compiled `FastPath.on_head`."""
-    cdef double now
     if (
         type(head) is not Http1ResponseHead
         or payload is not None
-        or read(&of_path.fetch, self) is not None
         or read(&of_path.exchange, self) is not None
     ):
         _on_head(self, head, payload, ended)
         return
     length = read(&of_head.payload_length, head)
+    fetch = read(&of_path.fetch, self)
+    if fetch is not None:
+        if not length:
+            _on_head(self, head, payload, ended)
+            return
+        try:
+            added = fetch.take_response(head)
+        except Exception:
+            self._fail_fetch()
+            return
+        if added is None:
+            self.leave_fast_path().on_head(head, payload, ended)
+            return
+        write(&of_path.fetch, self, None)
+        write(&of_path.cache_result, self, fetch.result)
+        _answer(self, <Http1ResponseHead>head, length, fetch.forward, added)
+        return
     plan = read(&fast_path_of_route, read(&of_path.route, self))
     looks_at = read(&of_plan.looks_at, plan)
     forward = read(&of_plan.forward, plan)
@@ -369,25 +429,7 @@ def on_head(self, head, payload, ended):
         else:
             self._respond(head, forward)
         return
-    now = monotonic()
-    upstream = read(&of_forward.upstream, forward)
-    stream = read(&of_path.stream, self)
-    assert stream is not None
-    write(&of_upstream.active, upstream, read(&of_upstream.active, upstream) - 1)
-    record = read(&of_path.attempt, self)
-    if record is not None:
-        write(&of_path.attempt, self, None)
-        record.answer((<Http1ResponseHead>head).status, now)
-        record.end(now)
-    write(&of_path.stream, self, None)
-    release_stream(stream)
-    write(&of_path.upstream_s, self, now - <double>read(&of_path.begun_at, self))
-    write(&of_path.response, self, head)
-    write(&of_path.response_bytes, self, length)
-    trace = read(&of_path.trace, self)
-    added = _NO_BYTES if trace is None else trace.response_line
-    client = read(&of_path.client, self)
-    client.answer_fast(head, None, read(&of_forward.marks, forward), added, read(&of_path.request_id, self))
+    _answer(self, <Http1ResponseHead>head, length, forward, _NO_BYTES)
 
 
 def take_message(self, head, payload, trailers):

@@ -539,12 +539,10 @@ class FastPath:
 
     def _on_fetched(self, fetch: FastFetch, head: Http1ResponseHead, payload: bytes | None, ended: bool) -> None:
         """Handle the response to a request whose response a filter stores."""
-        whole = head.payload if payload is None else None
         try:
-            added = fetch.take_response(head, whole) if whole else None
-        except Exception:  # the edge of a filter: data that it could not check is not forwarded
-            log_event(OperatorEvent.FILTER_RAISED, "a fetch on the fast path", error=True)
-            self.leave_fast_path().exchange.fail(Fault.INTERNAL, why="a filter could not take the response")
+            added = fetch.take_response(head) if payload is None and head.payload_length else None
+        except Exception:
+            self._fail_fetch()
             return
         if added is None:
             self.leave_fast_path().on_head(head, payload, ended)
@@ -567,6 +565,11 @@ class FastPath:
         if self.trace is not None:
             added += self.trace.response_line
         self._client.answer_fast(head, None, forward.marks, added, self.request_id)
+
+    def _fail_fetch(self) -> None:
+        """Answer 500 for a filter that raises: data that it could not check is not forwarded. Called by its handler."""
+        log_event(OperatorEvent.FILTER_RAISED, "a fetch on the fast path", error=True)
+        self.leave_fast_path().exchange.fail(Fault.INTERNAL, why="a filter could not take the response")
 
     def on_interim(self, head: ResponseHead) -> None:
         self.leave_fast_path().on_interim(head)

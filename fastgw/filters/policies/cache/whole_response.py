@@ -13,8 +13,8 @@ from fastgw.http.caching.cache_status import Forwarded, forwarded_status
 from fastgw.http.caching.records import StoredHead, VariantsRecord, encode_record
 from fastgw.http.caching.storing import Times, Unstorable, decide_storing
 from fastgw.http.caching.vary import RequestFields, variant_key
+from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.http.http1.serializer import end_to_end
-from fastgw.http.messages import ResponseHead
 from fastgw.sync.cache_purges import url_tag
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ def take_whole(
     lease: Lease | None,
     why: Forwarded,
     judged: StoredHead | Unstorable,
-    head: ResponseHead,
-    payload: bytes,
+    head: Http1ResponseHead,
     *,
     fields: RequestFields,
     url: bytes,
@@ -41,7 +40,8 @@ def take_whole(
     """
     if isinstance(judged, Unstorable):
         return _end_unstored(policy, lease, why, route, judged.value)
-    if lease is None or head.first(b"no-vary-search") is not None:
+    payload = head.payload
+    if lease is None or payload is None or head.first(b"no-vary-search") is not None:
         return None
     tags = policy.tags_of(head)
     if len(tags) > MOST_TAGS:
@@ -85,7 +85,7 @@ class ExchangeFetch:
     def __repr__(self) -> str:
         return f"<ExchangeFetch of {self._request.url!r}>"
 
-    def take_response(self, head: ResponseHead, payload: bytes) -> bytes | None:
+    def take_response(self, head: Http1ResponseHead) -> bytes | None:
         request, policy = self._request, self._request.policy
         exchange, is_authenticated = request.exchange, request.is_authenticated
         judged = decide_storing(
@@ -98,7 +98,7 @@ class ExchangeFetch:
         if isinstance(judged, StoredHead) and (request.variants is not None or request.rule is not None):
             return None
         status = take_whole(
-            *(policy, self._lease, self._why, judged, head, payload),
+            *(policy, self._lease, self._why, judged, head),
             fields=request.fields,
             url=request.url,
             route="" if exchange.route is None else exchange.route.name,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import blake2b
+from importlib import import_module
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastgw.filters.policies.cache import fast_fetch, whole_response
 from tests.support.memory import Wire
@@ -20,6 +24,8 @@ SEARCHED = FRESH.replace(b"max-age=60", b'max-age=60\r\nNo-Vary-Search: params=(
 TAGGED = FRESH.replace(b"max-age=60", b"max-age=60\r\nCache-Tag: " + b" ".join(b"%d" % number for number in range(501)))
 BEHIND = {"headers": {"request": {"set": {"X-A": "b"}, "remove": ["Accept"]}, "response": {"set": {"X-A": "b"}}}}
 """Another filter, behind which misses are exchanges."""
+SHARED: dict[str, Any] = {"shared": {}}
+NO_SETTINGS: dict[str, Any] = {}
 POISON = b"X-Forwarded-Host: evil\r\nX-Original-URL: /admin\r\nContent-Type: text/evil\r\n"
 
 
@@ -58,16 +64,17 @@ def results() -> Iterator[Results]:
         yield made
 
 
-@pytest.fixture(params=[{}, BEHIND], ids=["alone", "behind"])
+@pytest.fixture(params=["alone", "shared", "behind"])
 def filters(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Filters beside the cache."""
-    found: dict[str, Any] = request.param
+    """Filters beside the cache, and `SHARED` if the store is that of several workers."""
+    found: dict[str, Any] = {"alone": {}, "shared": SHARED, "behind": BEHIND}[request.param]
     return found
 
 
-def connected(filters: dict[str, Any], **route: Any) -> World:
+def connected(filters: dict[str, Any], settings: dict[str, Any] = NO_SETTINGS, **route: Any) -> World:
     """Return a world with an idle connection to the upstream."""
-    world = World(route={"filters": filters, **route})
+    is_shared = filters is SHARED
+    world = World(route={"filters": {} if is_shared else filters, **route}, is_shared=is_shared, **settings)
     world.client(b"/first")
     world.upstream().sends(PRIVATE)
     return world
@@ -94,8 +101,9 @@ def test_it_is_equal_to_the_full_path(results: Results, filters: dict[str, Any],
         assert b"/admin" not in sent
         each.upstream().sends(response)
         assert clients[-1].received.endswith(b"\r\n\r\nhello")
-    assert results.begun == ([] if filters else [True])
-    assert [taken is None for taken in results.taken] == [response is SEARCHED]
+    if filters is not SHARED:  # it may be compiled
+        assert results.begun == ([] if filters else [True])
+        assert [taken is None for taken in results.taken] == [response is SEARCHED]
     assert lines(clients[0]) == lines(clients[1])
     assert world.fetched == full.fetched
     assert len(world.fetched) == 2
@@ -109,6 +117,66 @@ def test_it_is_equal_to_the_full_path(results: Results, filters: dict[str, Any],
         for upstream in each.busy():
             upstream.sends(response)
         each.plane.assert_quiet()
+
+
+OK = b"HTTP/1.1 200 OK\r\n%bContent-Length: 5\r\n\r\nhello"
+
+
+@pytest.mark.parametrize("sent", [b"", b"Authorization: Basic YTpi\r\n", b"Cookie: a=b\r\n"])
+@pytest.mark.parametrize("settings", [{}, {"ttl": "9s"}, {"override_ttl": "9s"}, {"ttl_by_status": {"404": "9s"}}])
+@pytest.mark.parametrize(
+    "stated",
+    [
+        b"",
+        b"Set-Cookie: a=b\r\n",
+        b"Expires: Mon, 06 Jul 2026 12:00:00 GMT\r\n",
+        b"Last-Modified: Mon, 06 Jul 2020 12:00:00 GMT\r\n",
+        b"Vary: *\r\n",
+        b"CDN-Cache-Control: max-age=9\r\n",
+        b"CDN-Cache-Control: max-age=9\r\nCache-Control: no-store\r\n",
+        b"Cache-Control: no-store\r\n",
+        b"Cache-Control: private, no-store\r\n",
+        b'cache-control: PRIVATE="a"\r\n',
+        b"Cache-Control: max-age=9\r\nCache-Control: private\r\n",
+        b"Cache-Control: private, must-understand, no-store\r\n",
+        b"Cache-Control: " + b"x, " * 100 + b"private\r\n",
+        b"Cache-Control: public\r\n",
+        b"Cache-Control: max-age=9\r\n",
+        b"Cache-Control: max-age=9\r\nVary: Accept\r\n",
+    ],
+)
+def test_what_is_stored_is_decided_as_on_the_full_path(stated: bytes, settings: dict[str, Any], sent: bytes) -> None:
+    world, full = connected(SHARED, settings), connected({}, settings, timeout="10s")
+    for target in (b"/?a=b", b"/", b"/first"):
+        clients = []
+        for each in (world, full):
+            clients.append(each.client(target, fields=sent))
+            for upstream in each.busy():
+                upstream.sends(OK % stated)
+        assert lines(clients[0]) == lines(clients[1])
+    assert world.fetched == full.fetched
+    assert world.store.numbers().objects == full.store.numbers().objects
+    for each in (world, full):
+        each.plane.assert_quiet()
+
+
+@pytest.mark.twin
+@given(st.binary(max_size=300), st.sampled_from([b"fastgw-primary\0\0", b"fastgw-search-of"]))
+def test_compiled_keys_are_those_of_hashlib(text: bytes, person: bytes) -> None:
+    compiled: Any = import_module("fastgw.filters.policies.cache._fast_fetch")
+    assert compiled.digest(text, person) == blake2b(text, digest_size=16, person=person).digest()
+
+
+@pytest.mark.twin
+def test_the_usual_miss_of_a_shared_store_is_compiled() -> None:
+    compiled: Any = import_module("fastgw.filters.policies.cache._fast_fetch")
+    world = connected(SHARED)
+    with patch.object(fast_fetch.StoringFetch, "take_response", side_effect=AssertionError):
+        client = world.client(b"/a?b=c")
+        world.upstream().sends(PRIVATE)
+    assert status(client) == b"fastgw; fwd=uri-miss; detail=private"
+    assert fast_fetch.begin_fetch is compiled.begin_fetch
+    world.plane.assert_quiet()
 
 
 def test_equal_requests_wait_for_it(results: Results, filters: dict[str, Any]) -> None:
@@ -197,7 +265,8 @@ def test_a_malformed_response_is_a_502_and_frees_those_that_wait(results: Result
 def test_a_defect_in_the_filter_is_a_500(filters: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     world = connected(filters)
     client = world.client()
-    with patch.object(whole_response if filters else fast_fetch, "decide_storing", side_effect=ZeroDivisionError):
+    module = whole_response if filters is BEHIND else fast_fetch
+    with patch.object(module, "decide_storing", side_effect=ZeroDivisionError):
         world.upstream().sends(FRESH)
     assert client.received.startswith(b"HTTP/1.1 500 ")
     assert world.store.numbers().objects == 0

@@ -7,6 +7,8 @@ from typing import Any
 from unittest.mock import patch
 
 from fastgw.cache.process_store import ProcessStore
+from fastgw.cache.shared.layout import CacheMemory
+from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Store
 from tests.support.memory import SERVICE, Plane, Wire
 
@@ -14,13 +16,16 @@ NOW = 1_800_000_000.0
 
 
 class World:
-    """`settings`: of the filter. Requests are sent on new connections; the upstream's are played by the test."""
+    """`is_shared`: whether the store is that of several workers. `settings`: of the filter. Requests are sent on new
+    connections; the upstream's are played by the test.
+    """
 
     def __init__(
         self,
         store: Store | None = None,
         route: dict[str, Any] | None = None,
         upstreams: dict[str, Any] = SERVICE["upstreams"],
+        is_shared: bool = False,
         **settings: Any,
     ) -> None:
         self.now = NOW
@@ -30,9 +35,10 @@ class World:
         with patch("fastgw.filters.policies.cache.policy.time", lambda: self.now):
             self.plane = Plane({"routes": routes, "upstreams": upstreams, "filters": {"request_id": {}}})
         turns = self.plane.worker_loop.turns
-        self.store: Store = store or ProcessStore(
-            turns.call_soon, 8 * 1024**2, clock=lambda: self.now, date=lambda: self.now
-        )
+        clocks: dict[str, Any] = {"clock": lambda: self.now, "date": lambda: self.now}
+        if store is None and is_shared:
+            store = SharedStore(CacheMemory(1 << 20), 1, turns, {}, 1 << 30, **clocks)
+        self.store: Store = store or ProcessStore(turns.call_soon, 8 * 1024**2, **clocks)
         self.announced: list[Any] = []
         self.fetched: list[tuple[str, str]] = []
         """Routes and reasons of the misses that were counted."""
