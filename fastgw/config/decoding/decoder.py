@@ -341,6 +341,11 @@ class File(Decoder):
             self._note_keywords(absolute, path, reading)
         return absolute
 
+    def refuse(self, value: Any, path: Path, reading: Reading) -> Broken:
+        if self.name.is_schema and isinstance(value, dict | bool):
+            return reading.report(path, format_value(value), f"expected {self.expected}; write a schema as `inline`")
+        return super().refuse(value, path, reading)
+
     def _note_keywords(self, absolute: str, path: Path, reading: Reading) -> None:
         """Note misspelt keywords of a file with a JSON Schema, by their position alone: nothing of a file that a
         setting names is shown. A file without a schema is reported where it is compiled.

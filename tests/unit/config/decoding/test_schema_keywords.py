@@ -78,6 +78,17 @@ def test_schemas_of_validate_have_notes_inline_and_in_their_files(tmp_path: Path
     assert inline == f'gateway.json:21:8: routes[0].filters.validate.query.inline.propertes: {IGNORED} "properties"?'
 
 
+@pytest.mark.parametrize(("schema", "shown"), [({"type": "object"}, "an object"), (True, "true")])
+def test_a_schema_in_place_of_the_name_of_its_file_is_told_where_to_write_it(
+    tmp_path: Path, schema: Any, shown: str
+) -> None:
+    route = {"name": "r", "respond": {"status": 200}, "filters": {"validate": {"body": {"schema": schema}}}}
+    with pytest.raises(config.ConfigError) as refused:
+        notes(tmp_path, [route])
+    expected = "expected the name of a file; write a schema as `inline`"
+    assert f"routes[0].filters.validate.body.schema: {shown}; {expected}" in str(refused.value)
+
+
 def test_schemas_of_openapi_documents_have_notes(tmp_path: Path) -> None:
     body = json_body({"$ref": "#/components/schemas/A"})
     held = {"A": {"type": "object", "requierd": ["a"], "example": {"requierd": 1}, "x-tpye": "a"}}
