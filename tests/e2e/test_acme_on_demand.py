@@ -5,6 +5,7 @@ client can fill without a bound.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import ssl
@@ -112,5 +113,9 @@ def test_orders_per_hour_are_bounded_also_over_a_restart(service: OnDemandServic
     assert len(served) == 2
     assert service.refusal("n9.shops.test") == "TLSV1_UNRECOGNIZED_NAME"
     assert service.numbers["refused"]["rate"] >= 2
+    request = {"method": "GET", "url": "https://n9.shops.test/", "listener": "main"}
+    explained = admin(service.gateway, "POST /explain", json.dumps(request), "application/json").json
+    why = "none is ordered now, as `acme.on_demand.orders_per_hour` is reached"
+    assert why in explained["explanation"]["server_certificate"]
     text = admin(service.gateway, "GET /metrics").body.decode()
     assert 'fastgw_acme_on_demand_names{state="issued"} 3' in text
