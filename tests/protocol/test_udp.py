@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import signal
@@ -150,6 +151,43 @@ def test_sessions_have_a_bound_over_all_workers(target: UdpTarget, tmp_path: Pat
         assert len(peers) == 3
         for client in clients:
             client.close()
+
+
+def test_forged_addresses_leave_files_for_connections(target: UdpTarget, tmp_path: Path) -> None:
+    """A process has files for so many sessions only; beyond that nobody is blamed, and other listeners serve."""
+    made = config(target.url)
+    with socket.create_server(("127.0.0.1", 0)) as service, contextlib.ExitStack() as opened:
+        service.settimeout(DEADLINE)
+        made["listeners"]["tcp"] = {"address": "127.0.0.1:0", "protocol": "tcp", "upstream": "tcp"}
+        made["upstreams"]["tcp"] = {"targets": [f"tcp://127.0.0.1:{service.getsockname()[1]}"]}
+        gateway = opened.enter_context(Gateway(made, tmp_path, launcher=["prlimit", "--nofile=200:200"]))
+        for number in range(300):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.bind((f"127.0.{1 + number // 250}.{1 + number % 250}", 0))
+                client.sendto(b"x", ("127.0.0.1", gateway.port()))
+        gateway.stderr.wait_for(lambda line: b"file descriptors are reserved for connections" in line)
+        client = opened.enter_context(socket.create_connection(("127.0.0.1", gateway.port("tcp")), DEADLINE))
+        served = opened.enter_context(service.accept()[0])
+        served.sendall(b"hello")
+        assert client.recv(9) == b"hello"
+        assert gateway.records == []
+        gateway.signal(signal.SIGINT)
+
+
+def test_a_datagram_that_is_too_long_is_dropped_alone(target: UdpTarget, tmp_path: Path) -> None:
+    """IPv6 carries 20 bytes more than IPv4: no client may end its session, or have a target ejected, by that."""
+    made = config(target.url, address="[::1]:0", health_checks={"passive": {"failures": 1}})
+    with Gateway(made, tmp_path) as gateway, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+        client.connect(("::1", gateway.port()))
+        client.settimeout(DEADLINE)
+        peers = set()
+        for payload in (b"a", b"z" * 65_527, b"b"):
+            client.send(payload)
+            if len(payload) == 1:
+                peers.add(target.echo()[1])
+                assert client.recv(9) == payload
+        assert len(peers) == 1
+        assert gateway.records == []
 
 
 def test_reload_keeps_sessions_and_a_stop_waits_for_the_answer(target: UdpTarget, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ sent to another target (`retries`, condition `connect_failure`).
 
 import asyncio
 import socket
-from errno import ECONNREFUSED
+from errno import EAGAIN, ECONNREFUSED, EMFILE, EMSGSIZE, ENFILE, ENOBUFS, ENOMEM
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast, final
@@ -45,6 +45,11 @@ are dropped."""
 MOST_KEPT_BYTES: Final = 2048
 """Maximum size of the sent datagrams of a session that are kept for a retry, until the first response; further ones
 are not sent again. It holds a first packet of QUIC, and the node may have 65,536 sessions."""
+OUT_OF: Final = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM, EAGAIN})
+"""Errors of a lack of files, memory or ports in this process, for which no target is to blame."""
+LOST: Final = frozenset({EMSGSIZE, ENOBUFS, ENOMEM, EAGAIN})
+"""Errors of a datagram that is dropped, as any may be: it is longer than the other side's version of IP or its network
+allows, or there is no memory for it. Neither side is gone."""
 _NO_HELLO: Final = ClientHello()
 _HEAD: Final = ConnectionHead(method=b"udp", version=UDP)
 _CONNECTED: Final = Outcome(CONNECTED)
@@ -61,8 +66,10 @@ class UdpSessions:
         self._server = server
         self.sessions: dict[Key, UdpSession] = {}
 
-    def receive(self, listener: "Listener", listening: socket.socket, most: int = PER_WAKEUP) -> None:
-        """Receive and forward the datagrams of a listening socket."""
+    def receive(self, listener: "Listener", listening: socket.socket, most: int, room: int) -> None:
+        """Receive and forward the datagrams of a listening socket, `most` at once. `room`: the number of sessions that
+        may begin with the files of this process.
+        """
         for _ in range(most):
             try:
                 datagram = receive(listening)
@@ -73,17 +80,25 @@ class UdpSessions:
             if session is not None and session.has_lost_target(listener):
                 session.end()
                 session = None
-            if session is None and (session := self._begin(key, listener, listening, datagram)) is None:
-                continue
-            session.send(datagram.payload)
+            if session is None:
+                if room <= 0:
+                    self._drop(listener, datagram, "the remaining file descriptors are reserved for connections")
+                    continue
+                room -= 1
+                session = self._begin(key, listener, listening, datagram)
+            if session is not None:
+                session.send(datagram.payload)
+
+    def _drop(self, listener: "Listener", datagram: Datagram, why: str) -> None:
+        text = f"listener {listener.name}: datagram of {datagram.client[0]} dropped: {why}"
+        self._server.complain(OperatorEvent.CONNECTION_REFUSED, text, why)
 
     def _begin(
         self, key: Key, listener: "Listener", listening: socket.socket, datagram: Datagram
     ) -> "UdpSession | None":
         server = self._server
         if not server.session_limit.try_take():
-            text = f"listener {listener.name}: datagram of {datagram.client[0]} dropped: limits.udp_sessions is reached"
-            server.complain(OperatorEvent.CONNECTION_REFUSED, text, "udp_sessions")
+            self._drop(listener, datagram, "limits.udp_sessions is reached")
             return None
         session = self.sessions[key] = UdpSession(server, self, key, listener, listening, datagram)
         server.connections.add(session)
@@ -214,7 +229,7 @@ class UdpSession(Timed):
             self._socket = connected
             connected.connect(address.sockaddr)
         except OSError as error:
-            self._failed(Fault.UPSTREAM_UNREACHABLE, error.strerror or str(error))
+            self._broken(error)
             return
         self._server.worker_loop.sockets.watch(connected.fileno(), self)
         if self._record is not None:
@@ -243,10 +258,9 @@ class UdpSession(Timed):
             self._kept_bytes += len(payload)
         try:
             self._socket.send(payload)
-        except BlockingIOError:
-            return
         except OSError as error:
-            self._broken(error)
+            if error.errno not in LOST:
+                self._broken(error)
 
     def ready(self, events: int) -> None:
         """Forward datagrams of the target (`SocketListener`)."""
@@ -266,9 +280,9 @@ class UdpSession(Timed):
             self._answered(len(payload))
             try:
                 listening.sendmsg([payload], self._answer_from, 0, self._client)
-            except BlockingIOError:
-                continue
-            except OSError:
+            except OSError as error:
+                if error.errno in LOST:
+                    continue
                 self._finish(Fault.CLIENT_LEFT)
                 return
             if self._server.draining or self.listener.closing:
@@ -287,8 +301,13 @@ class UdpSession(Timed):
                 self._record.answer(CONNECTED, now)
 
     def _broken(self, error: OSError) -> None:
-        """Handle an ICMP error: the target has refused a datagram, or is unreachable."""
-        fault = Fault.CONNECT_REFUSED if error.errno == ECONNREFUSED else Fault.UPSTREAM_UNREACHABLE
+        """Handle an error of the socket, such as an ICMP error: the target has refused a datagram, or is
+        unreachable.
+        """
+        if error.errno in OUT_OF:
+            fault = Fault.CONNECTIONS_EXHAUSTED
+        else:
+            fault = Fault.CONNECT_REFUSED if error.errno == ECONNREFUSED else Fault.UPSTREAM_UNREACHABLE
         self._failed(fault, error.strerror or str(error))
 
     def _failed(self, fault: Fault, why: str) -> None:

@@ -33,6 +33,10 @@ CROWD: Final = 256
 """Number of connections of a worker above which it checks whether most of them have closed, and frees their memory."""
 LOOK_EVERY: Final = 1.0
 """Seconds between two checks."""
+UDP_RESERVE: Final = 4
+"""Part of the connections for which a process has files, as a divisor, that is no room for UDP sessions: a client can
+begin those with forged addresses.
+"""
 GONE: Final = frozenset(
     {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN}
     | {errno.EHOSTUNREACH, errno.ENONET, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
@@ -118,7 +122,8 @@ class Acceptor:
     def _accept(self, listening: socket.socket, most: int = ACCEPTS_PER_WAKEUP) -> None:
         listener = self._listeners[listening]
         if listener.is_udp:
-            self._server.udp.receive(listener, listening, most)
+            room = 2 * (self._most - self._most // UDP_RESERVE - self._connection_count())
+            self._server.udp.receive(listener, listening, most, room)
             return None
         accept_and_serve = None if _twin is None or not listener.is_bare_tcp else _twin.accept
         held_before = self._connection_count()
@@ -156,8 +161,10 @@ class Acceptor:
         return None
 
     def _connection_count(self) -> int:
+        """Return the number of connections, by the files that they may need: a UDP session needs half of them."""
         server = self._server
-        return len(server.connections) + len(server.handshakes) + len(self._openings) + len(self._greetings)
+        connections = len(server.connections) - len(server.udp.sessions) // 2
+        return connections + len(server.handshakes) + len(self._openings) + len(self._greetings)
 
     def _look_at_crowd(self) -> None:
         """Free the memory of many connections after at least half of them have closed, and no more are closing."""
