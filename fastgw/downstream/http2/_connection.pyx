@@ -119,6 +119,7 @@ cdef dict _reference = reference.__dict__
 cdef int WHOLE = kinds.WHOLE
 cdef int CLOSED = kinds.CLOSED
 cdef int REQUEST = kinds.REQUEST
+cdef int PONG = kinds.PONG
 cdef int ENDING = kinds.ENDING
 cdef int IN_HEAD = kinds.IN_HEAD
 cdef int HAS_OUTPUT = kinds.HAS_OUTPUT
@@ -252,7 +253,7 @@ cdef int _handle_all(connection, found) except -1:
             elif kind == REQUEST:
                 text, payload = value
                 _begin(connection, number, text, True, _NO_BYTES, payload)
-            else:
+            elif kind != PONG:  # also in place of a body that has become a part of its request
                 connection._handle_event(kind, number, value)
         except Exception:  # the edge of this stream: the others of the connection continue
             log_event(OperatorEvent.DEFECT, "a defect in stream %d of %s", number, connection.peer.ip, error=True)

@@ -85,9 +85,10 @@ class ExchangeCounters:
         self._series = series
         self.cache_words: dict[tuple[str, str], int] = {}
         """Words of the counters of `count_cache` that are known, by route and result. It stays the same object."""
+        self.grpc_words: dict[tuple[str, str], int] = {}
+        """Likewise of `count_grpc`, by route and status."""
         self._coding_words: dict[tuple[str, int, int], tuple[int | None, int | None]] = {}  # before and after
         self._cache_miss_words: dict[tuple[str, str], int] = {}  # by route and reason
-        self._grpc_words: dict[tuple[str, str], int] = {}  # by route and status
         self._target_rows: dict[tuple[str, str], tuple[int, int]] = {}  # of sub-requests, by upstream and target
         self._unwritten = Lock()
 
@@ -100,8 +101,9 @@ class ExchangeCounters:
         """Use the slots of another generation. Places returned before are invalid from now on."""
         self._series = series
         self.cache_words.clear()
+        self.grpc_words.clear()
         self._coding_words = {}
-        self._cache_miss_words, self._grpc_words = {}, {}
+        self._cache_miss_words = {}
         self._target_rows = {}
 
     def series_words(
@@ -252,13 +254,13 @@ class ExchangeCounters:
     def count_grpc(self, route: str, status: str) -> None:
         """Count a gRPC call by the name of its status. Not counted if the column has no free cell."""
         key = route, status
-        word = self._grpc_words.get(key)
+        word = self.grpc_words.get(key)
         if word is None:
             name = grpc_cell_name(self._series.routes_by_name.get(route, 0), GrpcStatus[status])
             word = self.cells.word(name)
             if word is None:
                 return
-            self._grpc_words[key] = word
+            self.grpc_words[key] = word
         self.column[word] += 1
 
     def count_validation(self, route: str, message: str) -> None:
