@@ -11,7 +11,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from fastgw._slots cimport Slot, learn, read
+from fastgw._slots cimport Slot, learn, read, write
 from fastgw.cache.shared._ordinary cimport Key, Ordinary
 from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead, all_values, has_field
 
@@ -21,8 +21,9 @@ from fastgw.cache.shared.leases import TICKS, LeaseCell
 from fastgw.cache.shared.lifecycle import FetchBegin, SharedLease
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import LEASE_S, Refusal
-from fastgw.exchange import Route
-from fastgw.filters.policies.cache.policy import MARK_S, CachePolicy, client_origin, client_url
+from fastgw.exchange import Chain, Exchange, Route
+from fastgw.exchange.exchange import UNCHANGED_QUERY
+from fastgw.filters.policies.cache.policy import MARK_S, CachePolicy, client_origin, client_url, is_authenticated
 from fastgw.forwarded_headers import Peer
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status
 from fastgw.http.caching.directives import TARGETS, parse_short
@@ -42,6 +43,18 @@ cdef enum:
     NOT_ORDINARY = -2
     UNCACHEABLE = -3
     NO_SLOT = -4
+
+cdef struct OfExchange:
+    Slot cache_result
+    Slot cache_status
+    Slot chain
+    Slot head
+    Slot method
+    Slot path
+    Slot peer
+    Slot query_sent
+    Slot request_body
+    Slot route
 
 cdef struct OfPath:
     Slot head
@@ -70,11 +83,14 @@ cdef struct OfStore:
     Slot leases
     Slot ordinary
 
+cdef OfExchange of_exchange
 cdef OfPath of_path
 cdef OfPolicy of_policy
 cdef OfPeer of_peer
 cdef OfStore of_store
+cdef Slot allows_fetch_of_chain
 cdef Slot authority_of_head
+cdef Slot ordinary_of_head
 cdef Slot forwarded_of_head
 cdef Slot path_of_forward
 cdef Slot upstream_of_forward
@@ -82,6 +98,16 @@ cdef Slot name_of_upstream
 cdef Slot name_of_route
 cdef Slot special_of_answers
 
+learn(&of_exchange.cache_result, Exchange, "cache_result")
+learn(&of_exchange.cache_status, Exchange, "cache_status")
+learn(&of_exchange.chain, Exchange, "chain")
+learn(&of_exchange.head, Exchange, "head")
+learn(&of_exchange.method, Exchange, "method")
+learn(&of_exchange.path, Exchange, "path")
+learn(&of_exchange.peer, Exchange, "peer")
+learn(&of_exchange.query_sent, Exchange, "query_sent")
+learn(&of_exchange.request_body, Exchange, "request_body")
+learn(&of_exchange.route, Exchange, "route")
 learn(&of_path.head, FastPath, "head")
 learn(&of_path.peer, FastPath, "peer")
 learn(&of_path.route, FastPath, "route")
@@ -101,6 +127,8 @@ learn(&of_peer.trusted, Peer, "trusted")
 learn(&of_store.date, SharedStore, "date")
 learn(&of_store.leases, SharedStore, "leases")
 learn(&of_store.ordinary, SharedStore, "ordinary")
+learn(&allows_fetch_of_chain, Chain, "allows_fetch")
+learn(&ordinary_of_head, Http1RequestHead, "ordinary")
 learn(&authority_of_head, Http1RequestHead, "authority")
 learn(&forwarded_of_head, Http1RequestHead, "forwarded")
 learn(&path_of_forward, Forward, "path_of")
@@ -109,8 +137,10 @@ learn(&name_of_upstream, Upstream, "name")
 learn(&name_of_route, Route, "name")
 
 cdef object _begin_fetch  # the function of the reference
-cdef type _storing_fetch_class
+cdef type _storing_fetch_class, _exchange_fetch_class, _cached_request_class
 cdef bytes _GET = b"GET"
+cdef bytes _NO_BYTES = b""
+cdef object _UNCHANGED_QUERY = UNCHANGED_QUERY
 cdef double _TICKS = TICKS
 cdef uint64_t _LEASE_TICKS = ceil(LEASE_S * TICKS)
 cdef uint64_t _MARK_TICKS = ceil(MARK_S * TICKS)
@@ -127,13 +157,15 @@ cdef class _Verdict:
     """A reason not to store a response."""
 
     cdef str detail
-    cdef bytes line  # `Cache-Status`
+    cdef bytes status  # value of `Cache-Status`
+    cdef bytes line
 
 
 cdef _Verdict _verdict(reason):
     cdef _Verdict made = _Verdict.__new__(_Verdict)
     made.detail = reason.value.decode()
-    made.line = b"Cache-Status: %b\r\n" % forwarded_status(Forwarded.URI_MISS, detail=reason.value)
+    made.status = forwarded_status(Forwarded.URI_MISS, detail=reason.value)
+    made.line = b"Cache-Status: %b\r\n" % made.status
     return made
 
 
@@ -145,10 +177,12 @@ cdef _Verdict _COOKIE = _verdict(Unstorable.COOKIE)
 cdef _Verdict _NO_FRESHNESS = _verdict(Unstorable.NO_FRESHNESS)
 
 
-def adopt(begin_fetch not None, type storing_fetch not None, type answers not None):
-    """Learn the function and the class of the reference. `answers`: `ready_answers.ReadyAnswers`."""
-    global _begin_fetch, _storing_fetch_class
+def adopt(begin_fetch not None, type storing_fetch not None, type exchange_fetch not None, type cached_request not None,
+          type answers not None):
+    """Learn the function and the classes of the reference. `answers`: `ready_answers.ReadyAnswers`."""
+    global _begin_fetch, _storing_fetch_class, _exchange_fetch_class, _cached_request_class
     _begin_fetch, _storing_fetch_class = begin_fetch, storing_fetch
+    _exchange_fetch_class, _cached_request_class = exchange_fetch, cached_request
     learn(&special_of_answers, answers, "_special")
 
 
@@ -234,6 +268,31 @@ cdef bint _is_plain(policy, Http1RequestHead head, peer) except -1:
 
 def begin_fetch(policy, request, forward):
     """Compiled `fast_fetch.begin_fetch`."""
+    found = _begun(policy, request, forward, None)
+    return _begin_fetch(policy, request, forward) if found is NotImplemented else found
+
+
+def begin_exchange_fetch(policy, exchange, forward):
+    """Begin to fetch the response to an exchange, as `CachedRequest` would by an `ExchangeFetch`, if that is an
+    ordinary case. None: `CachedRequest` has to decide.
+    """
+    head = read(&of_exchange.head, exchange)
+    if (
+        type(head) is not Http1RequestHead
+        or not read(&allows_fetch_of_chain, read(&of_exchange.chain, exchange))
+        or read(&of_exchange.query_sent, exchange) is not _UNCHANGED_QUERY
+        or read(&of_exchange.request_body, exchange) is not None
+        or not read(&ordinary_of_head, head)
+        or read(&of_exchange.method, exchange) != _GET
+        or read(&of_exchange.path, exchange) != (<Http1RequestHead>head)._path
+    ):
+        return None
+    found = _begun(policy, exchange, forward, exchange)
+    return None if found is NotImplemented else found
+
+
+cdef object _begun(policy, request, forward, exchange):
+    """Return the fetch; None: the full path has to handle it; `NotImplemented`: this is not an ordinary case."""
     cdef Http1RequestHead head
     cdef Ordinary ordinary
     cdef Key key, searched
@@ -244,18 +303,22 @@ def begin_fetch(policy, request, forward):
     cdef OrdinaryFetch fetch
     cdef int64_t at
     cdef uint64_t now
-    given, peer = read(&of_path.head, request), read(&of_path.peer, request)
+    if exchange is None:
+        given, peer, route = read(&of_path.head, request), read(&of_path.peer, request), read(&of_path.route, request)
+    else:
+        given, peer = read(&of_exchange.head, exchange), read(&of_exchange.peer, exchange)
+        route = read(&of_exchange.route, exchange)
     if type(given) is not Http1RequestHead or type(forward) is not Forward:
-        return _begin_fetch(policy, request, forward)
+        return NotImplemented
     head = <Http1RequestHead>given
     if head.source is None or not _is_plain(policy, head, peer):
-        return _begin_fetch(policy, request, forward)
-    store, route = read(&of_policy.store, policy), read(&of_path.route, request)
+        return NotImplemented
+    store = read(&of_policy.store, policy)
     if type(store) is not SharedStore or route is None:
-        return _begin_fetch(policy, request, forward)
+        return NotImplemented
     made = read(&of_store.ordinary, store)
     if type(made) is not Ordinary:
-        return _begin_fetch(policy, request, forward)
+        return NotImplemented
     ordinary = <Ordinary>made
     path_of = read(&path_of_forward, forward)
     scheme, authority = read(&of_peer.scheme, peer), read(&authority_of_head, head)
@@ -265,7 +328,7 @@ def begin_fetch(policy, request, forward):
     tail = _tail(read(&name_of_upstream, read(&upstream_of_forward, forward)), read(&name_of_route, route))
     length = PyBytes_GET_SIZE(scheme) + PyBytes_GET_SIZE(authority) + PyBytes_GET_SIZE(path) + PyBytes_GET_SIZE(tail)
     if length + head.query_at.length + 100 > LONGEST:
-        return _begin_fetch(policy, request, forward)
+        return NotImplemented
     out = _put_part(out, PyBytes_AS_STRING(scheme), PyBytes_GET_SIZE(scheme))
     out = _put_part(out, PyBytes_AS_STRING(authority), PyBytes_GET_SIZE(authority))
     out = _put_part(out, PyBytes_AS_STRING(path), PyBytes_GET_SIZE(path))
@@ -285,10 +348,10 @@ def begin_fetch(policy, request, forward):
     if at == IN_FLIGHT:
         return None
     if at == NOT_ORDINARY:
-        return _begin_fetch(policy, request, forward)
+        return NotImplemented
     fetch = OrdinaryFetch.__new__(OrdinaryFetch)
     fetch.policy, fetch.store, fetch.ordinary, fetch.forward = policy, store, ordinary, forward
-    fetch.head, fetch.peer, fetch.route = head, peer, route
+    fetch.head, fetch.peer, fetch.route, fetch.exchange = head, peer, route, exchange
     fetch.key = key
     fetch.lease_at, fetch.lease_word = at, ordinary.lease_word
     fetch.began, fetch.date = ordinary.purge_sequence(), read(&of_store.date, store)()
@@ -298,11 +361,12 @@ def begin_fetch(policy, request, forward):
 
 
 @cython.final
-@cython.no_gc  # no cycle: what it has does not refer to it
+@cython.no_gc_clear  # it ends its lease with what it has
 cdef class OrdinaryFetch:
     """Implements `exchange.fast_fetch.FastFetch`; see `fast_fetch.StoringFetch`."""
 
     cdef object policy, store, peer, route
+    cdef object exchange  # None: there is only the fast path
     cdef Ordinary ordinary
     cdef Http1RequestHead head
     cdef readonly object forward, dropped
@@ -347,6 +411,10 @@ cdef class OrdinaryFetch:
             else:
                 refusal = _UNCACHEABLE if self.lease_at == UNCACHEABLE else _NO_SLOT
             self.lease_at = NO_SLOT
+            if self.exchange is not None:
+                request = _cached_request_class(self.policy, self.exchange, self.forward)
+                self.reference = _exchange_fetch_class(request, lease, refusal, Forwarded.URI_MISS, self.request_date)
+                return self.reference
             url = client_url(client_origin(self.head, self.peer), self.head._path, self.head.query)
             self.reference = _storing_fetch_class(
                 self.policy, self.head, self.peer, self.route, self.forward, lease, refusal, url, self.request_date
@@ -363,7 +431,11 @@ cdef class OrdinaryFetch:
         if self.lease_at >= 0:
             self._end_lease(_MARK_TICKS)
         read(&of_policy.count, self.policy)(read(&name_of_route, self.route), verdict.detail)
-        return verdict.line
+        if self.exchange is None:
+            return verdict.line
+        write(&of_exchange.cache_result, self.exchange, self.result)
+        write(&of_exchange.cache_status, self.exchange, verdict.status)  # the response step of the filter adds it
+        return _NO_BYTES
 
     cdef _Verdict _judge(self, Http1ResponseHead head):
         """Return why the response is not stored, as `storing.decide_storing`; None: it may be, or more has to be read."""
@@ -389,7 +461,11 @@ cdef class OrdinaryFetch:
         storing = read(&of_policy.storing, self.policy)
         if has_field(head, b"expires") or has_field(head, b"last-modified") or has_field(head, b"vary"):
             return None
-        if read(&of_peer.certificate, self.peer) is not None or has_field(self.head, b"authorization"):
+        if (
+            read(&of_peer.certificate, self.peer) is not None
+            or has_field(self.head, b"authorization")
+            or (self.exchange is not None and is_authenticated(self.exchange))
+        ):
             return _AUTHORIZATION
         if not storing.store_set_cookie and has_field(head, b"set-cookie"):
             return _SET_COOKIE

@@ -10,7 +10,7 @@ from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.policies.cache.fetch import Fetch
 from fastgw.filters.policies.cache.forwarded_fields import ForwardedFields
-from fastgw.filters.policies.cache.policy import CachePolicy, client_origin, client_url
+from fastgw.filters.policies.cache.policy import CachePolicy, client_origin, client_url, is_authenticated
 from fastgw.filters.policies.cache.ready_answers import Selection
 from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.filters.policies.cache.whole_response import ExchangeFetch
@@ -107,14 +107,7 @@ class CachedRequest:
 
     @property
     def is_authenticated(self) -> bool:
-        """Whether the gateway knows who the client is: by a filter, or by its certificate."""
-        exchange = self.exchange
-        return (
-            exchange.consumer is not None
-            or exchange.is_authenticated
-            or bool(exchange.claims)
-            or exchange.peer.certificate is not None
-        )
+        return is_authenticated(self.exchange)
 
     def answer(self) -> bool:
         """Answer from the store, or fetch. False: the request has to be forwarded as it is."""
@@ -274,7 +267,8 @@ class CachedRequest:
         granted, refusal = (None, lease) if isinstance(lease, Refusal) else (lease, None)
         if found is None and self._may_be_fast:
             exchange = self.exchange
-            if exchange.client.send_fetch(exchange, ExchangeFetch(self, granted, refusal, why)):
+            fetch = ExchangeFetch(self, granted, refusal, why, self.policy.clock())
+            if exchange.client.send_fetch(exchange, fetch):
                 return
         Fetch(self, granted, refusal, why, found, record, has_client=True).send_request(self.exchange)
 

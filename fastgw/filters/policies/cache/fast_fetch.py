@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, final
 from fastgw.cache.store import Lease, Refusal
 from fastgw.compiled import twin
 from fastgw.exchange import Exchange, Route
-from fastgw.exchange.fast_fetch import FetchRequest
+from fastgw.exchange.fast_fetch import FastFetch, FetchRequest
 from fastgw.filters.policies.cache.cached_request import CachedRequest
 from fastgw.filters.policies.cache.fetch import Fetch
 from fastgw.filters.policies.cache.policy import CachePolicy, client_origin, client_url
 from fastgw.filters.policies.cache.ready_answers import ReadyAnswers
-from fastgw.filters.policies.cache.whole_response import take_whole
+from fastgw.filters.policies.cache.whole_response import ExchangeFetch, take_whole
 from fastgw.forwarded_headers import Peer
 from fastgw.http.caching.cache_status import Forwarded
 from fastgw.http.caching.directives import NO_REQUEST_DIRECTIVES
@@ -125,6 +125,14 @@ class StoringFetch:
         return fetch.adopt_request(exchange, self._request_date)
 
 
+def begin_exchange_fetch(policy: CachePolicy, exchange: Exchange, forward: "Forward") -> FastFetch | None:
+    """Begin to fetch the response to an exchange on the fast path, in ordinary cases. None: `CachedRequest` decides,
+    which begins an `ExchangeFetch` itself, so here there is none without the compiled module.
+    """
+    return None
+
+
 if not TYPE_CHECKING and (_twin := twin("fastgw.filters.policies.cache._fast_fetch")) is not None:
-    _twin.adopt(begin_fetch, StoringFetch, ReadyAnswers)
+    _twin.adopt(begin_fetch, StoringFetch, ExchangeFetch, CachedRequest, ReadyAnswers)
     begin_fetch = _twin.begin_fetch
+    begin_exchange_fetch = _twin.begin_exchange_fetch

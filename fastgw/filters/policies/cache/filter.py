@@ -24,7 +24,7 @@ from fastgw.filters.api import (
     WarningContext,
 )
 from fastgw.filters.policies.cache.cached_request import CachedRequest
-from fastgw.filters.policies.cache.fast_fetch import begin_fetch
+from fastgw.filters.policies.cache.fast_fetch import begin_exchange_fetch, begin_fetch
 from fastgw.filters.policies.cache.fetch import explain_fetch
 from fastgw.filters.policies.cache.policy import CachePolicy
 from fastgw.filters.policies.cache.ready_answers import ReadyMemory
@@ -224,6 +224,9 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 if forward.refuse_path(exchange):
                     return True
                 if policy.has_store and policy.ready_hits is not None and policy.ready_hits.answer(exchange, forward):
+                    return True
+                fetch = begin_exchange_fetch(policy, exchange, forward)
+                if fetch is not None and exchange.client.send_fetch(exchange, fetch):
                     return True
             return policy.has_store and CachedRequest(policy, exchange, forward).answer()
 

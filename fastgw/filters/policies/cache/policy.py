@@ -169,6 +169,16 @@ class CachePolicy:
         return client_url(client_origin(exchange.head, exchange.peer), exchange.path, query)
 
 
+def is_authenticated(exchange: Exchange) -> bool:
+    """Whether the gateway knows who the client is: by a filter, or by its certificate."""
+    return (
+        exchange.consumer is not None
+        or exchange.is_authenticated
+        or bool(exchange.claims)
+        or exchange.peer.certificate is not None
+    )
+
+
 def name_of(forward: Forward | ResponseAction) -> str:
     """Return the name of the upstream; "" for several ones."""
     return forward.upstream.name if isinstance(forward, Forward) else ""

@@ -76,10 +76,17 @@ class ExchangeFetch:
 
     __slots__ = ("_lease", "_refusal", "_request", "_request_date", "_why", "dropped", "forward", "result")
 
-    def __init__(self, request: "CachedRequest", lease: Lease | None, refusal: Refusal | None, why: Forwarded) -> None:
+    def __init__(
+        self,
+        request: "CachedRequest",
+        lease: Lease | None,
+        refusal: Refusal | None,
+        why: Forwarded,
+        request_date: float,
+    ) -> None:
         self._request, self._lease, self._refusal, self._why = request, lease, refusal, why
         self.forward, self.dropped = request.forward, request.policy.dropped
-        self._request_date = request.policy.clock()
+        self._request_date = request_date
         self.result = "miss"
 
     def __repr__(self) -> str:

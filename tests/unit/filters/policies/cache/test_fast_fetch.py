@@ -25,6 +25,12 @@ TAGGED = FRESH.replace(b"max-age=60", b"max-age=60\r\nCache-Tag: " + b" ".join(b
 BEHIND = {"headers": {"request": {"set": {"X-A": "b"}, "remove": ["Accept"]}, "response": {"set": {"X-A": "b"}}}}
 """Another filter, behind which misses are exchanges."""
 SHARED: dict[str, Any] = {"shared": {}}
+ALL: dict[str, dict[str, Any]] = {
+    "alone": {},
+    "shared": SHARED,
+    "behind": BEHIND,
+    "behind shared": {**BEHIND, **SHARED},
+}
 NO_SETTINGS: dict[str, Any] = {}
 POISON = b"X-Forwarded-Host: evil\r\nX-Original-URL: /admin\r\nContent-Type: text/evil\r\n"
 
@@ -64,17 +70,17 @@ def results() -> Iterator[Results]:
         yield made
 
 
-@pytest.fixture(params=["alone", "shared", "behind"])
+@pytest.fixture(params=["alone", "shared", "behind", "behind shared"])
 def filters(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Filters beside the cache, and `SHARED` if the store is that of several workers."""
-    found: dict[str, Any] = {"alone": {}, "shared": SHARED, "behind": BEHIND}[request.param]
+    """Filters beside the cache, with `SHARED` if the store is that of several workers."""
+    found: dict[str, Any] = ALL[request.param]
     return found
 
 
 def connected(filters: dict[str, Any], settings: dict[str, Any] = NO_SETTINGS, **route: Any) -> World:
     """Return a world with an idle connection to the upstream."""
-    is_shared = filters is SHARED
-    world = World(route={"filters": {} if is_shared else filters, **route}, is_shared=is_shared, **settings)
+    others = {name: each for name, each in filters.items() if name != "shared"}
+    world = World(route={"filters": others, **route}, is_shared="shared" in filters, **settings)
     world.client(b"/first")
     world.upstream().sends(PRIVATE)
     return world
@@ -101,7 +107,7 @@ def test_it_is_equal_to_the_full_path(results: Results, filters: dict[str, Any],
         assert b"/admin" not in sent
         each.upstream().sends(response)
         assert clients[-1].received.endswith(b"\r\n\r\nhello")
-    if filters is not SHARED:  # it may be compiled
+    if "shared" not in filters:  # it may be compiled
         assert results.begun == ([] if filters else [True])
         assert [taken is None for taken in results.taken] == [response is SEARCHED]
     assert lines(clients[0]) == lines(clients[1])
@@ -122,6 +128,7 @@ def test_it_is_equal_to_the_full_path(results: Results, filters: dict[str, Any],
 OK = b"HTTP/1.1 200 OK\r\n%bContent-Length: 5\r\n\r\nhello"
 
 
+@pytest.mark.parametrize("beside", ["shared", "behind shared"])
 @pytest.mark.parametrize("sent", [b"", b"Authorization: Basic YTpi\r\n", b"Cookie: a=b\r\n"])
 @pytest.mark.parametrize("settings", [{}, {"ttl": "9s"}, {"override_ttl": "9s"}, {"ttl_by_status": {"404": "9s"}}])
 @pytest.mark.parametrize(
@@ -145,8 +152,10 @@ OK = b"HTTP/1.1 200 OK\r\n%bContent-Length: 5\r\n\r\nhello"
         b"Cache-Control: max-age=9\r\nVary: Accept\r\n",
     ],
 )
-def test_what_is_stored_is_decided_as_on_the_full_path(stated: bytes, settings: dict[str, Any], sent: bytes) -> None:
-    world, full = connected(SHARED, settings), connected({}, settings, timeout="10s")
+def test_what_is_stored_is_decided_as_on_the_full_path(
+    stated: bytes, settings: dict[str, Any], sent: bytes, beside: str
+) -> None:
+    world, full = connected(ALL[beside], settings), connected(ALL[beside], settings, timeout="10s")
     for target in (b"/?a=b", b"/", b"/first"):
         clients = []
         for each in (world, full):
@@ -168,10 +177,14 @@ def test_compiled_keys_are_those_of_hashlib(text: bytes, person: bytes) -> None:
 
 
 @pytest.mark.twin
-def test_the_usual_miss_of_a_shared_store_is_compiled() -> None:
+@pytest.mark.parametrize("beside", ["shared", "behind shared"])
+def test_the_usual_miss_of_a_shared_store_is_compiled(beside: str) -> None:
     compiled: Any = import_module("fastgw.filters.policies.cache._fast_fetch")
-    world = connected(SHARED)
-    with patch.object(fast_fetch.StoringFetch, "take_response", side_effect=AssertionError):
+    world = connected(ALL[beside])
+    with (
+        patch.object(fast_fetch.StoringFetch, "take_response", side_effect=AssertionError),
+        patch.object(whole_response.ExchangeFetch, "take_response", side_effect=AssertionError),
+    ):
         client = world.client(b"/a?b=c")
         world.upstream().sends(PRIVATE)
     assert status(client) == b"fastgw; fwd=uri-miss; detail=private"
@@ -265,7 +278,7 @@ def test_a_malformed_response_is_a_502_and_frees_those_that_wait(results: Result
 def test_a_defect_in_the_filter_is_a_500(filters: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     world = connected(filters)
     client = world.client()
-    module = whole_response if filters is BEHIND else fast_fetch
+    module = whole_response if "headers" in filters else fast_fetch
     with patch.object(module, "decide_storing", side_effect=ZeroDivisionError):
         world.upstream().sends(FRESH)
     assert client.received.startswith(b"HTTP/1.1 500 ")
