@@ -425,7 +425,7 @@ cdef class OrdinaryFetch:
         """Compiled `StoringFetch.take_response`."""
         cdef _Verdict verdict = None
         if self.reference is None and type(head) is Http1ResponseHead and (<Http1ResponseHead>head)._fields is None:
-            verdict = self._judge(<Http1ResponseHead>head)
+            verdict = self._verdict_of(<Http1ResponseHead>head)
         if verdict is None:
             return self._take_over().take_response(head)
         if self.lease_at >= 0:
@@ -437,7 +437,7 @@ cdef class OrdinaryFetch:
         write(&of_exchange.cache_status, self.exchange, verdict.status)  # the response step of the filter adds it
         return _NO_BYTES
 
-    cdef _Verdict _judge(self, Http1ResponseHead head):
+    cdef _Verdict _verdict_of(self, Http1ResponseHead head):
         """Return why the response is not stored, as `storing.decide_storing`; None: it may be, or more has to be read."""
         cdef bytes name
         cdef list values
@@ -447,7 +447,7 @@ cdef class OrdinaryFetch:
             if has_field(head, name):
                 return None
         if not has_field(head, b"cache-control"):
-            return self._judge_unstated(head)
+            return self._verdict_unstated(head)
         values = all_values(head, b"cache-control")
         if len(values) != 1 or PyBytes_GET_SIZE(values[0]) > LONGEST_LINE:
             return None
@@ -456,7 +456,7 @@ cdef class OrdinaryFetch:
             return _kept_verdict(values[0])
         return None if found is None else <_Verdict?>found
 
-    cdef _Verdict _judge_unstated(self, Http1ResponseHead head):
+    cdef _Verdict _verdict_unstated(self, Http1ResponseHead head):
         """Do so for a response without `Cache-Control`."""
         storing = read(&of_policy.storing, self.policy)
         if has_field(head, b"expires") or has_field(head, b"last-modified") or has_field(head, b"vary"):
