@@ -86,7 +86,7 @@ class ExchangeCounters:
         self.cache_words: dict[tuple[str, str], int] = {}
         """Words of the counters of `count_cache` that are known, by route and result. It stays the same object."""
         self.grpc_words: dict[tuple[str, str], int] = {}
-        """Likewise of `count_grpc`, by route and status."""
+        """Words of the counters of `count_grpc` that are known, by route and status. It stays the same object."""
         self._coding_words: dict[tuple[str, int, int], tuple[int | None, int | None]] = {}  # before and after
         self._cache_miss_words: dict[tuple[str, str], int] = {}  # by route and reason
         self._target_rows: dict[tuple[str, str], tuple[int, int]] = {}  # of sub-requests, by upstream and target
