@@ -8,6 +8,7 @@ trusted.
 
 import fcntl
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,8 @@ SHARED_TEMPORARY: Final = "/tmp"
 OWNER_ONLY: Final = 0o077
 """Mode bits that must be clear on a unix socket that only its owner may use."""
 _ENTRY: Final = ".json"
+_NAME: Final = re.compile(r"[0-9]+-[0-9a-f]{8}\.json")
+"""Names of entries: other files in the directory, such as a configuration that is made at boot, are not ours."""
 _TOKEN: Final = ".token"
 _STARTING: Final = ".starting"
 _LARGEST: Final = 64 * 1024
@@ -152,7 +155,7 @@ def _owner_of(directory: str) -> list[int]:
 
 def _running_in(directory: str, owners: tuple[int, ...]) -> Iterator[Found]:
     try:
-        names = sorted(name for name in os.listdir(directory) if name.endswith(_ENTRY))
+        names = sorted(name for name in os.listdir(directory) if _NAME.fullmatch(name))
     except OSError:
         return
     for name in names:

@@ -132,6 +132,16 @@ def test_what_a_killed_gateway_leaves_is_removed_whoever_has_its_pid_now(here, t
         assert os.listdir(here["RUNTIME_DIRECTORY"]) == []
 
 
+@pytest.mark.parametrize("name", ["gateway.json", "gateway-12345678.json", "1-0123abcd.json.bak", "1-0123ABCD.json"])
+def test_other_files_there_are_left_alone(here, registered, name):
+    """A configuration that is made at boot may be in the directory that systemd gives the gateway."""
+    registered.write(entry())
+    other = Path(here["RUNTIME_DIRECTORY"], name)
+    other.write_text('{"version": 1}')
+    assert names(here) == ["gw"]
+    assert other.read_text() == '{"version": 1}'
+
+
 def test_a_child_that_closes_it_leaves_it_to_the_gateway(here, registered):
     registered.write(entry())
     child = Registration(registered.path, os.dup(registered.fd))
@@ -154,7 +164,7 @@ def test_an_upgrade_goes_on_with_it(here):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": 1}', b"\0" * 100, b"x" * 100_000])
 def test_what_is_no_entry_is_passed_over(here, registered, content):
     registered.write(entry())
-    path = Path(here["RUNTIME_DIRECTORY"], "1-x.json")
+    path = Path(here["RUNTIME_DIRECTORY"], "1-0123abcd.json")
     path.write_bytes(content)
     with path.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -163,8 +173,8 @@ def test_what_is_no_entry_is_passed_over(here, registered, content):
 
 def test_links_and_pipes_are_not_followed(here, registered, tmp_path):
     registered.write(entry(name="real", token_file=str(tmp_path / "link")))
-    Path(here["RUNTIME_DIRECTORY"], "link.json").symlink_to(registered.path)
-    os.mkfifo(Path(here["RUNTIME_DIRECTORY"], "pipe.json"))
+    Path(here["RUNTIME_DIRECTORY"], "2-0123abcd.json").symlink_to(registered.path)
+    os.mkfifo(Path(here["RUNTIME_DIRECTORY"], "3-0123abcd.json"))
     (tmp_path / "secret").write_text("s")
     (tmp_path / "link").symlink_to(tmp_path / "secret")
     (found,) = running(here)
