@@ -37,7 +37,8 @@ _V2_FAMILIES: Final[dict[int, tuple[type[IPv4Address | IPv6Address] | None, int]
 }
 
 
-_V2_ALPN, _V2_AUTHORITY, _V2_UNIQUE_ID, _V2_SSL = 0x01, 0x02, 0x05, 0x20  # types of TLVs (section 2.2)
+_V2_ALPN, _V2_AUTHORITY, _V2_CRC32C, _V2_UNIQUE_ID = 0x01, 0x02, 0x03, 0x05  # types of TLVs (section 2.2)
+_V2_SSL = 0x20
 _V2_SSL_VERSION, _V2_SSL_CN, _V2_SSL_CIPHER = 0x21, 0x22, 0x23
 _CLIENT_SSL, _CLIENT_CERT_CONN = 0x01, 0x02
 LOCAL_V2: Final = SIGNATURE + bytes((_LOCAL, 0, 0, 0))
@@ -46,8 +47,10 @@ UNKNOWN_V1: Final = b"PROXY UNKNOWN\r\n"
 """The same header in version 1."""
 
 
-_READ_TLVS: Final = {_V2_ALPN: (0, 255), _V2_AUTHORITY: (1, 255), _V2_UNIQUE_ID: (2, 128)}
-"""Places in `ProxyTlvs` and longest values of the TLVs that are read."""
+_TLV_LENGTHS: Final = {_V2_ALPN: (0, 255), _V2_AUTHORITY: (0, 255), _V2_UNIQUE_ID: (0, 128), _V2_CRC32C: (4, 4)}
+"""Shortest and longest value of each TLV that is read. Every other type is skipped (section 2.2)."""
+_TLV_TYPES: Final = (_V2_ALPN, _V2_AUTHORITY, _V2_UNIQUE_ID)
+"""Types of the values in `ProxyTlvs`, in its order."""
 _VISIBLE: Final = re.compile(rb"[\x21-\x7e]+")
 
 
@@ -143,29 +146,58 @@ def _parse_v2(buffer: bytes) -> Parsed | None:
     if block_length < 2 * size + (4 if address_type else 0):
         raise Malformed("The PROXY protocol header is too short for its addresses.")
     if address_type is None:
-        return Parsed(None, None, consumed, _tlvs_in(buffer[ports:consumed]))
+        return Parsed(None, None, consumed, _read_tlvs(buffer[:consumed], ports))
     return Parsed(
         _endpoint(address_type(buffer[V2_HEADER_LENGTH : V2_HEADER_LENGTH + size]), _port(buffer, ports)),
         _endpoint(address_type(buffer[V2_HEADER_LENGTH + size : ports]), _port(buffer, ports + 2)),
         consumed,
-        _tlvs_in(buffer[ports + 4 : consumed]),
+        _read_tlvs(buffer[:consumed], ports + 4),
     )
 
 
-def _tlvs_in(block: bytes) -> ProxyTlvs:
-    """Return the values that are read, the first of each type. All bytes behind a TLV that does not fit are ignored."""
-    found = ["", "", ""]
-    at = 0
-    while at + 3 <= len(block):
-        kind, start = block[at], at + 3
-        at = start + int.from_bytes(block[at + 1 : start], "big")
-        if at > len(block):
-            break
-        place, most = _READ_TLVS.get(kind, (0, 0))
-        value = block[start:at]
-        if 0 < len(value) <= most and not found[place] and _VISIBLE.fullmatch(value):
-            found[place] = value.decode("ascii")
-    return ProxyTlvs(*found) if any(found) else NO_TLVS
+def _read_tlvs(header: bytes, start: int) -> ProxyTlvs:
+    """Return the values in the TLVs, which fill the header from `start` to its end, and verify its checksum if it has
+    one. Raises `Malformed` also for a second TLV of a type that is read: receivers differ in which one they believe.
+    """
+    if start == len(header):
+        return NO_TLVS
+    found: dict[int, slice] = {}
+    while start < len(header):
+        kind, value_at = header[start], start + 3
+        start = value_at + int.from_bytes(header[start + 1 : value_at], "big")
+        if value_at > len(header) or start > len(header):
+            raise Malformed("The values behind the addresses of the PROXY protocol header do not end with it.")
+        if kind in _TLV_LENGTHS:
+            least, most = _TLV_LENGTHS[kind]
+            if kind in found:
+                raise Malformed(f"The PROXY protocol header has two values of type {kind}.")
+            if not least <= start - value_at <= most:
+                raise Malformed(f"A value of type {kind} in the PROXY protocol header has a wrong length.")
+            found[kind] = slice(value_at, start)
+    checksum = found.get(_V2_CRC32C)
+    if checksum is not None:
+        cleared = header[: checksum.start] + bytes(4) + header[checksum.stop :]
+        if _crc32c(cleared) != int.from_bytes(header[checksum], "big"):
+            raise Malformed("The checksum of the PROXY protocol header is wrong.")
+    values = [header[found[kind]] if kind in found else b"" for kind in _TLV_TYPES]
+    return ProxyTlvs(*(value.decode("ascii") if _VISIBLE.fullmatch(value) else "" for value in values))
+
+
+def _crc32c(content: bytes) -> int:
+    """Return the checksum CRC32C (Castagnoli; RFC 9260 appendix A)."""
+    remainder = 0xFFFFFFFF
+    for byte in content:
+        remainder = remainder >> 8 ^ _CRC32C_TABLE[(remainder ^ byte) & 0xFF]
+    return remainder ^ 0xFFFFFFFF
+
+
+def _crc32c_row(byte: int) -> int:
+    for _ in range(8):
+        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)  # the polynomial, its lowest power first
+    return byte
+
+
+_CRC32C_TABLE: Final = tuple(map(_crc32c_row, range(256)))
 
 
 def header_v1(source: Address | None, destination: Address | None) -> bytes:
@@ -193,7 +225,7 @@ def header_v2(
         family = 0x11 if addresses[0].version == 4 else 0x21
         ports = source[1].to_bytes(2) + destination[1].to_bytes(2)
         block = addresses[0].packed + addresses[1].packed + ports
-    for kind, value in zip(_READ_TLVS, tlvs, strict=True):
+    for kind, value in zip(_TLV_TYPES, tlvs, strict=True):
         if value:
             block += _tlv(kind, value.encode())
     if tls is not None:

@@ -152,6 +152,9 @@ MALFORMED = {
     "v2 of version 3": SIGNATURE + b"\x31\x11\x00\x0c" + V4,
     "v2 too short for its family": v2(1, 0x11, V4[:8]),
     "v2 of an unknown command": v2(2, 0x11, V4),
+    "v2 with a value that goes too far": v2(1, 0x11, V4 + b"\x02\x00\x0aa.test"),
+    "v2 with bytes behind its values": v2(1, 0x11, V4 + b"\x02\x00\x06a.test\x04\x00"),
+    "v2 with a wrong checksum": v2(1, 0x11, V4 + b"\x03\x00\x04\x00\x00\x00\x00"),
 }
 
 

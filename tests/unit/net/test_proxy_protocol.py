@@ -17,6 +17,7 @@ V6_BLOCK = (
     + struct.pack("!HH", 1, 65535)
 )
 UNIX_BLOCK = b"/run/a".ljust(108, b"\x00") + b"/run/b".ljust(108, b"\x00")
+LONGEST_NOOP = b"\x04" + struct.pack("!H", V2_BLOCK_MAX - 12 - 3) + bytes(V2_BLOCK_MAX - 12 - 3)
 TLVS = b"\x04\x00\x03abc" + b"\x01\x00\x02h2"
 
 
@@ -33,7 +34,7 @@ ACCEPTED = [
     (b"PROXY UNKNOWN " + b"x" * 91 + b"\r\n", None, None),
     (v2(0x21, 0x11, V4_BLOCK), ("192.0.2.1", 56324), ("198.51.100.2", 443)),
     (v2(0x21, 0x11, V4_BLOCK + TLVS), ("192.0.2.1", 56324), ("198.51.100.2", 443)),
-    (v2(0x21, 0x11, V4_BLOCK + bytes(V2_BLOCK_MAX - 12)), ("192.0.2.1", 56324), ("198.51.100.2", 443)),
+    (v2(0x21, 0x11, V4_BLOCK + LONGEST_NOOP), ("192.0.2.1", 56324), ("198.51.100.2", 443)),
     (v2(0x21, 0x21, V6_BLOCK), ("2001:db8::1", 1), ("2001:db8::2", 65535)),
     (v2(0x21, 0x31, UNIX_BLOCK), None, None),
     (v2(0x21, 0x00, b""), None, None),
@@ -104,26 +105,72 @@ def tlv(kind: int, value: bytes) -> bytes:
     return struct.pack("!BH", kind, len(value)) + value
 
 
+BEHIND_ADDRESSES = ((0x11, V4_BLOCK), (0x21, V6_BLOCK), (0x31, UNIX_BLOCK), (0x00, b""))
+
+
 @pytest.mark.parametrize(
     ("block", "expected"),
     [
         (tlv(1, b"h2") + tlv(2, b"a.test") + tlv(5, b"id-1"), ProxyTlvs("h2", "a.test", "id-1")),
-        (tlv(4, b"") + tlv(5, b"x" * 128) + tlv(0x20, bytes(5)), ProxyTlvs(unique_id="x" * 128)),
-        (tlv(5, b"one") + tlv(5, b"two"), ProxyTlvs(unique_id="one")),
-        (tlv(5, b"x" * 129) + tlv(1, b""), NO_TLVS),
+        (tlv(4, b"") + tlv(5, b"x" * 128) + tlv(0x20, bytes(5)) + tlv(4, bytes(9)), ProxyTlvs(unique_id="x" * 128)),
+        (tlv(2, b"x" * 255) + tlv(1, b""), ProxyTlvs(authority="x" * 255)),
         (tlv(2, "ü".encode()) + tlv(5, b"a b") + tlv(1, b"h2\r\n"), NO_TLVS),
-        (tlv(1, b"h2") + b"\x05\x00\xff1", ProxyTlvs("h2")),
-        (tlv(1, b"h2") + b"\x05\x00", ProxyTlvs("h2")),
+        (tlv(0xEA, b"one") + tlv(0xEA, b"two") + tlv(0xFF, b"") + bytes(3), NO_TLVS),  # types that nobody knows
     ],
 )
 def test_what_is_said_beside_the_addresses(block: bytes, expected: ProxyTlvs) -> None:
-    for family, addresses in ((0x11, V4_BLOCK), (0x21, V6_BLOCK), (0x31, UNIX_BLOCK), (0x00, b"")):
+    for family, addresses in BEHIND_ADDRESSES:
         parsed = parse(v2(0x21, family, addresses + block))
         assert parsed is not None
         assert parsed.tlvs == expected
     assert parse(v2(0x20, 0x11, V4_BLOCK + block)).tlvs is NO_TLVS  # LOCAL: the block is ignored
     source, destination = ("192.0.2.1", 1), ("192.0.2.2", 2)
     assert parse(header_v2(source, destination, expected)).tlvs == expected
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"\x04",  # a type, and no length
+        b"\x04\x00",
+        b"\x04\x00\x01",  # a length, and no value
+        tlv(1, b"h2") + b"\x05\x00\xff1",  # a value that goes too far, or leaves bytes over
+        tlv(1, b"h2") + b"\x05\x00",
+        b"\x02\x00\x0a12345",
+        b"\x02\x00\x0412345",
+        b"\x04\xff\xffx",
+        tlv(5, b"one") + tlv(5, b"two"),  # which one is it?
+        tlv(2, b"a.test") + tlv(4, b"") + tlv(2, b"a.test"),
+        tlv(5, b"x" * 129),  # longer than its type may be
+        tlv(2, b"x" * 256),
+        tlv(3, bytes(4)),  # a wrong checksum, or none
+        tlv(3, b""),
+        tlv(3, bytes(5)),
+    ],
+)
+def test_values_that_do_not_fit_the_header_are_refused(block: bytes) -> None:
+    """HAProxy refuses them too; a receiver that reads on, or stops early, sees other values than its neighbour."""
+    for family, addresses in BEHIND_ADDRESSES:
+        with pytest.raises(Malformed):
+            parse(v2(0x21, family, addresses + block))
+    assert parse(v2(0x20, 0x11, V4_BLOCK + block)) is not None  # LOCAL: the block is ignored
+
+
+# Of AWS' network load balancer: a checksum, the id of an endpoint, and NOOP up to 100 bytes.
+LOAD_BALANCER = bytes.fromhex(
+    "0d0a0d0a000d0a515549540a21110054c0a82c0ac0a82c07cc3e241b030004b9286fa6ea001701767063652d303065616663343538656339376238"
+    "3333040024"
+) + bytes(36)
+
+
+def test_a_checksum_is_verified() -> None:
+    """Section 2.2.4: over the whole header, with the checksum's own bytes as zeros."""
+    assert parse(LOAD_BALANCER) == Parsed(("192.168.44.10", 52286), ("192.168.44.7", 9243), len(LOAD_BALANCER))
+    for at in range(16, len(LOAD_BALANCER)):
+        changed = LOAD_BALANCER[:at] + bytes((LOAD_BALANCER[at] ^ 0x10,)) + LOAD_BALANCER[at + 1 :]
+        if changed[28] == 3:  # otherwise there is no checksum
+            with pytest.raises(Malformed):
+                parse(changed)
 
 
 @given(
