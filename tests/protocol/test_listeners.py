@@ -168,6 +168,28 @@ def test_a_connection_without_a_proper_proxy_header_is_closed(gateway: Gateway, 
     assert len(origin.requests) == before
 
 
+@pytest.mark.parametrize("name", list(HEADERS))
+def test_a_second_proxy_header_is_no_request(gateway: Gateway, origin: Origin, name: str) -> None:
+    """Whoever could add one behind a proxy's own would choose the client's address."""
+    header, _ = HEADERS[name]
+    before = len(origin.requests)
+    with gateway.connect("proxied") as client:
+        client.send_gently(header + header + REQUEST % b"twice")
+        assert client.read_to_end().startswith(b"HTTP/1.1 400 ")
+    assert len(origin.requests) == before
+
+
+@pytest.mark.parametrize("name", list(HEADERS))
+def test_a_connection_may_end_with_its_proxy_header(gateway: Gateway, name: str) -> None:
+    """So do the health checks of a load balancer; an incomplete header ends it as well."""
+    header, _ = HEADERS[name]
+    for sent in (header, header[:-1]):
+        with gateway.connect("proxied") as client:
+            client.send(sent)
+            client.shutdown_write()
+            assert client.read_to_end() == b""
+
+
 def test_a_proxy_header_is_believed_from_trusted_peers_only(gateway: Gateway, origin: Origin) -> None:
     """The PROXY protocol, section 5: from anybody else it could claim any address; the connection is closed."""
     before = len(origin.requests)

@@ -118,6 +118,17 @@ def test_a_reset_of_the_service_arrives_as_a_reset(gateway: Gateway, pair: tuple
     assert gateway.wait_for_record(fault="connection_lost", status=200)["fault_detail"] == "reset"
 
 
+@pytest.mark.parametrize("sender", ["client", "service"])
+def test_a_reset_behind_much_data_is_no_end(pair: tuple[socket.socket, socket.socket], sender: str) -> None:
+    """Otherwise a transfer that was cut off would look complete. Much data is spliced, not copied."""
+    from_end, to_end = pair if sender == "client" else pair[::-1]
+    for _ in range(4):
+        from_end.sendall(b"x" * 1_000_000)
+        assert len(read_exactly(to_end, 1_000_000)) == 1_000_000
+    reset(from_end)
+    assert is_reset(to_end)
+
+
 @PURE
 def test_much_passes_whole_at_different_speeds(target: TcpTarget, tmp_path: Path, environment: dict[str, str]) -> None:
     """More than all buffers hold, both ways at once; whoever reads late gets all of it."""

@@ -63,6 +63,13 @@ def passing(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                 "protocol": "tls",
                 "routes": [{"sni": ["a.test"], "upstream": "a"}, {"upstream": "b"}],
             },
+            "proxied": {
+                "address": "127.0.0.1:0",
+                "protocol": "tls",
+                "proxy_protocol": "required",
+                "trusted_proxies": ["127.0.0.0/8"],
+                "routes": [{"sni": ["a.test"], "upstream": "a"}],
+            },
         },
         "upstreams": {"a": {"targets": [place.a.url]}, "b": {"targets": [place.b.url], "proxy_protocol": "v2"}},
     }
@@ -196,6 +203,66 @@ def test_a_hello_that_does_not_come_in_time(passing: Gateway, place: Place) -> N
         assert client.recv(1) == b""
     assert place.b.has_nobody()
     assert passing.wait_for_record(fault="request_timeout")["status"] == 408
+
+
+def test_an_end_right_behind_the_hello_arrives_and_the_answer_comes(passing: Gateway, place: Place) -> None:
+    """The client has ended its direction before there is a target."""
+    sent = _hello("a.test") + b"early" * 5_000
+    with connected(passing.port()) as client:
+        client.sendall(sent)
+        client.shutdown(socket.SHUT_WR)
+        with place.a.accept() as got:
+            assert read_all(got) == sent
+            got.sendall(b"answer")
+        assert read_all(client) == b"answer"
+
+
+def test_the_service_may_end_first_and_a_reset_still_arrives(passing: Gateway, place: Place) -> None:
+    hello = _hello("a.test")
+    with connected(passing.port()) as client:
+        client.sendall(hello)
+        with place.a.accept() as got:
+            assert read_exactly(got, len(hello)) == hello
+            got.sendall(b"bye")
+            got.shutdown(socket.SHUT_WR)
+            assert read_all(client) == b"bye"
+            client.sendall(b"x" * 100_000)
+            assert len(read_exactly(got, 100_000)) == 100_000
+            reset(client)
+            assert is_reset(got)
+
+
+PROXIED = header_v2(("192.0.2.1", 1111), ("192.0.2.2", 2222), ProxyTlvs("h2", "a.test", "id-1"))
+
+
+@pytest.mark.parametrize("header", [PROXIED, b"PROXY TCP4 192.0.2.1 192.0.2.2 1111 2222\r\n"])
+def test_a_hello_follows_a_proxy_header_wherever_it_is_cut(passing: Gateway, place: Place, header: bytes) -> None:
+    """The service gets the client's bytes alone."""
+    hello = _hello("a.test")
+    for cut in range(1, len(header) + 1):
+        with connected(passing.port("proxied")) as client:
+            client.sendall(header[:cut])
+            client.sendall(header[cut:] + hello)
+            with place.a.accept() as got:
+                assert read_exactly(got, len(hello)) == hello
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        PROXIED + PROXIED,
+        PROXIED[:14] + (len(PROXIED) - 17).to_bytes(2) + PROXIED[16:],  # its last value goes too far
+        b"PROXY UNKNOWN " + b"x" * 200,
+        b"PROXY TCP6 192.0.2.1 192.0.2.2 1111 2222\r\n",
+    ],
+)
+def test_a_hello_behind_anything_else_reaches_no_service(passing: Gateway, place: Place, header: bytes) -> None:
+    with connected(passing.port("proxied")) as client:
+        client.sendall(header + _hello("a.test"))
+        with contextlib.suppress(ConnectionResetError):  # there was more than was read
+            assert read_all(client) == b""
+    assert place.a.has_nobody()
 
 
 # --- TLS ends here ---

@@ -220,7 +220,7 @@ class PlainEnd:
     def _splice(self, peer: "PlainEnd") -> None:
         """Move available data to the other socket without copying (splice), because there is much of it."""
         pipes, fd, to, owner = self._worker_loop.pipes, self._fd, peer._fd, self._owner
-        pipe, moved = pipes.acquire(), 0
+        pipe, moved, failing = pipes.acquire(), 0, self
         if pipe is None:
             self._is_bulk = False
             return
@@ -233,10 +233,12 @@ class PlainEnd:
                 moved += count
                 self.received += count
                 owner.touched()
+                failing = peer
                 if not pipe.drain(to):
                     peer._pipe, pipe = pipe, None
                     self.pause()
                     return
+                failing = self
                 self._rest_if_due(count)
                 if self.resting:
                     return
@@ -244,8 +246,8 @@ class PlainEnd:
             self._is_bulk = moved >= RELAY_BYTES // 2
             if not self._is_ending:
                 self._is_readable = False
-        except OSError:
-            self._is_bulk = False  # the next read or write reports it
+        except OSError as error:
+            owner.lost(failing, error)  # it is reported once: the next read would find a regular end
         finally:
             if pipe is not None:
                 pipes.give_back(pipe)

@@ -140,6 +140,9 @@ BAD = {
     "a name with a space": (record(message(body(names(b"a test")))), Alert.ILLEGAL_PARAMETER),
     "a name that is not ASCII": (record(message(body(names("ä.test".encode())))), Alert.ILLEGAL_PARAMETER),
     "empty labels": (record(message(body(names(b"a..test")))), Alert.ILLEGAL_PARAMETER),
+    "a pattern": (record(message(body(names(b"*.test")))), Alert.ILLEGAL_PARAMETER),
+    "an encoded name": (record(message(body(names(b"%61.test")))), Alert.ILLEGAL_PARAMETER),
+    "an IPv6 address": (record(message(body(names(b"2001:db8::1")))), Alert.ILLEGAL_PARAMETER),
     "a long name": (record(message(body(names(b"a" * 256)))), Alert.ILLEGAL_PARAMETER),
     "bytes behind the names": (
         record(message(body(extension(0, vector(2, b"\x00" + vector(2, b"a")) + b"\x00")))),
@@ -172,6 +175,22 @@ def test_it_is_refused_as_soon_as_its_first_byte_is_there(kind: int) -> None:
 def test_a_hello_without_extensions() -> None:
     """RFC 5246 section 7.4.1.2: before TLS 1.3 there may be none."""
     assert read(record(message(body(None)))) == ClientHello()
+
+
+def test_values_that_nobody_knows_are_skipped() -> None:
+    """GREASE (RFC 8701): extensions, protocols, ciphers and versions that clients make up."""
+    extensions = extension(0x0A0A, b"") + names(b"a.test") + extension(0x1A1A, b"\x00")
+    extensions += extension(16, vector(2, vector(1, b"\xaa\xaa") + vector(1, b"h2")))
+    ciphers = vector(2, b"\x2a\x2a\x13\x01")
+    sent = b"\x03\x03" + bytes(32) + b"\x00" + ciphers + vector(1, b"\x00") + vector(2, extensions)
+    assert read(record(message(sent))) == ClientHello("a.test", (b"\xaa\xaa", b"h2"))
+
+
+@pytest.mark.parametrize("name", [b"192.0.2.1", b"-a-", b"a_b", b"xn--mnchen-3ya.test", b"a" * 255])
+def test_names_of_hosts_are_taken_as_they_are(name: bytes) -> None:
+    """An IPv4 address is a name too: clients send it although RFC 6066 section 3 forbids it. It only meets a route for
+    any name."""
+    assert read(record(message(body(names(name))))) == ClientHello(name.decode())
 
 
 def test_a_dot_at_the_end_of_a_name_is_nothing() -> None:
