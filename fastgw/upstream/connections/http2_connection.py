@@ -16,6 +16,7 @@ from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.http.http2.session import (
+    BROKEN,
     CLOSED,
     DATA,
     END,
@@ -335,6 +336,8 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
             stream.take_end(value)
         elif kind == CLOSED:
             stream.take_close(value)
+        elif kind == BROKEN:
+            stream.take_break()
         elif kind == INTERIM:
             stream.take_interim(value)
         elif kind in (REFUSED, MALFORMED):

@@ -357,6 +357,15 @@ class Http2UpstreamStream(Timed):
         if self._ended is not None and not self.paused and self._kept is None and self.phase is RECEIVING:
             self._tell_end()  # else the listener has cancelled it
 
+    def take_break(self) -> None:
+        """Handle that the stream was reset here, because of an error in the response; its end follows."""
+        if self._ended is None:
+            self._fail(
+                Fault.UPSTREAM_MALFORMED,
+                "HTTP/2: an error of the stream, such as a body of another length than stated",
+                silent=False,
+            )
+
     def take_close(self, code: int) -> None:
         """Handle the end of the stream. A response that has not ended is broken."""
         if self._ended is not None:
