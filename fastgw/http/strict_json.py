@@ -8,6 +8,10 @@ import orjson
 
 MOST_INLINE: Final = 128 * 1024
 """Bytes that are parsed in the event loop; longer texts are parsed in a thread."""
+MOST_CONTAINERS: Final = 16_000
+"""Arrays and objects whose values are made in the event loop, strings with their marks among them.
+
+PERF: 128 KiB with 65,000 arrays that are nested 100 levels deep take 6.5 ms, with 16,000 1.8 (CPython 3.11)."""
 _QUOTE: Final = b'"'
 _LONG: Final = 4096
 
@@ -36,6 +40,13 @@ def parse_json(text: bytes) -> Any:
     elif _quotes_in(text) != _quotes_in(written):
         raise InvalidJson("duplicate names in an object")
     return value
+
+
+def takes_long(text: bytes) -> bool:
+    """Return whether making the value of a JSON text takes longer than the event loop may wait."""
+    if len(text) > MOST_INLINE:
+        return True
+    return len(text) > MOST_CONTAINERS and text.count(b"[") + text.count(b"{") > MOST_CONTAINERS
 
 
 def _loaded(text: bytes) -> Any:

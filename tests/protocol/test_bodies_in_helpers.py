@@ -40,6 +40,9 @@ KINDS = {
             }
         }
     ),
+    "nested": Kind(
+        route={"filters": {"validate": {"body": {"inline": {"items": {"type": "array"}}, "deadline": "30s"}}}}
+    ),
     "endless": _kind({"jq": ENDLESS, "deadline": "1s"}, None),
     "endless_pass": _kind(None, {"jq": ENDLESS, "deadline": "1s", "on_timeout": "pass"}),
 }
@@ -132,6 +135,18 @@ def test_large_bodies_are_validated_and_forwarded_as_they_are(lane: Lane) -> Non
     got, response = lane.forward(lane.post(_large(b"1"), JSON), whole(b"{}"))
     assert got.body == _large(b"1")
     assert got.get(b"Content-Length") == b"%d" % len(_large(b"1"))
+
+
+@on("nested")
+def test_short_bodies_of_very_many_arrays_are_validated_and_forwarded_as_they_are(lane: Lane) -> None:
+    arrays = b",".join([b"[" * 100 + b"]" * 100] * 600)
+    client = lane.client()
+    for bad, keyword in ((b"[%b,1]" % arrays, b"type"), (b"[%b" % arrays, b"json")):
+        client.send(lane.post(bad, JSON))
+        response = client.read_response()
+        assert (response.status, keyword in response.body) == (400, True)
+    got, _ = lane.forward(lane.post(b"[%b]" % arrays, JSON), whole(b"{}"))
+    assert got.body == b"[%b]" % arrays
 
 
 @on("endless")

@@ -6,7 +6,7 @@ from typing import final
 
 from fastgw.exchange.body_stages import BodyRefused, PendingOutput
 from fastgw.filters.api import BodyStage, Reply
-from fastgw.http.strict_json import MOST_INLINE
+from fastgw.http.strict_json import takes_long
 
 
 @final
@@ -25,7 +25,7 @@ class BodyCheck(BodyStage):
         submit: Callable[[bytes], Task[Reply | None]] | None = None,
     ) -> None:
         """`check`: returns the response to a body that is refused. `submit`: does so outside the event loop, for bodies
-        of more than `MOST_INLINE` bytes.
+        of JSON that `takes_long`.
         """
         self._check, self._submit = check, submit
         self.may_wait = submit is not None
@@ -35,7 +35,7 @@ class BodyCheck(BodyStage):
 
     def feed(self, payload: bytes) -> bytes:
         self._fed = True
-        if self._submit is not None and len(payload) > MOST_INLINE:
+        if self._submit is not None and takes_long(payload):
             self._held, self._task = payload, self._submit(payload)
             return b""
         self._refuse(self._check(payload))

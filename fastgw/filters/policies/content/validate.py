@@ -50,7 +50,7 @@ from fastgw.filters.policies.content.schemas import (
 from fastgw.helper_processes.pool import HelperError
 from fastgw.helper_processes.program import Program
 from fastgw.helper_processes.shared_pool import SharedPool, event_of, fault_of
-from fastgw.http.strict_json import MOST_INLINE
+from fastgw.http.strict_json import MOST_CONTAINERS, MOST_INLINE, takes_long
 from fastgw.observe.metrics.families import FilterEvent
 
 if TYPE_CHECKING:
@@ -87,8 +87,9 @@ class BodySchema(Schema):
     required: bool = True
     """Whether a request without a body is refused."""
     max_bytes: Annotated[Size, Meta(ge=1, le=_MOST_OFFLOADED)] = MOST_INLINE
-    """Maximum size of a body, which is held until it is complete. A longer one is answered 413. With more than 128 KiB
-    each worker has a helper process, which checks bodies above 128 KiB."""
+    """Maximum size of a body, which is held until it is complete. A longer one is answered 413. A helper process of
+    each worker checks bodies above 128 KiB, and those with more than 16,000 arrays and objects. With more than 128 KiB
+    it starts with the worker, otherwise with the first such body."""
     deadline: Annotated[Duration, Meta(gt=0, le=_LONGEST_DEADLINE_S)] = 1.0
     """Maximum time for a body in a helper process, including its time in the queue of 16 bodies per worker. Afterwards
     the request is answered 504, or 503 if no process was free."""
@@ -120,10 +121,10 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
     """Schema of the cookies."""
     response: Schema | None = None
     """Schema of the JSON bodies of successful responses. They always pass; the log has their errors in `shadow`. One
-    that is longer than 128 KiB or has a content coding is not checked."""
+    that is longer than 128 KiB, has more than 16,000 arrays and objects or a content coding is not checked."""
     mode: Literal["enforce", "report"] = "enforce"
     """`report`: the request passes; the log has the errors in `shadow`, and they are counted as decisions in shadow
-    mode. A body that is longer than `max_bytes` passes unchecked."""
+    mode. A body that is longer than `max_bytes` or has more than 16,000 arrays and objects passes unchecked."""
 
     def __post_init__(self) -> None:
         if not any((self.body, self.query, self.path, self.headers, self.cookies, self.response)):
@@ -174,7 +175,7 @@ class _Validation:
         self._deadline_s = 0.0 if body is None else body.deadline
         self.pool = (
             None
-            if body is None or body.max_bytes <= MOST_INLINE
+            if body is None or body.max_bytes <= MOST_CONTAINERS or self._reports
             else env.shared(_PROGRAM, lambda: SharedPool(_PROGRAM))
         )
         self._response = None if settings.response is None else _compiled(env, settings.response)[0]
@@ -216,7 +217,8 @@ class _Validation:
     def start(self, services: Services) -> None:
         self.reports.start(services)
         if self.pool is not None:
-            self.pool.start(services.worker_loop.loop, services.workers(), services.slot)
+            at_once = self._most > MOST_INLINE
+            self.pool.start(services.worker_loop.loop, services.workers(), services.slot, at_once)
 
     def _submit(self, exchange: Exchange, pool: SharedPool, payload: bytes) -> Task[Reply | None]:
         """Check a body in a helper process, and return the future of the response to one that does not conform."""
@@ -238,6 +240,8 @@ class _Validation:
         assert self._body is not None
         if not payload:
             errors = [validation_error("body", "required", "expected a body")] if self._requires_body else []
+        elif self._reports and takes_long(payload):
+            errors = []
         else:
             errors = body_errors(self._body, payload)
         return self._answer(exchange, refusal(exchange, errors)) if errors else None
@@ -254,7 +258,7 @@ class _Validation:
 
     def _check_response(self, exchange: Exchange, payload: bytes) -> None:
         assert self._response is not None
-        errors = body_errors(self._response, payload) if payload else []
+        errors = body_errors(self._response, payload) if payload and not takes_long(payload) else []
         if errors:
             self.reports.report_response(exchange, f"response does not conform ({summary(errors)})")
 

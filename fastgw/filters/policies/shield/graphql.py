@@ -30,9 +30,10 @@ from fastgw.filters.policies.shield.graphql_document import (
     CostRules,
     GraphqlOperation,
     InvalidDocument,
+    TokenBudget,
     read_operations,
 )
-from fastgw.http.strict_json import MOST_INLINE, InvalidJson, parse_json
+from fastgw.http.strict_json import MOST_CONTAINERS, MOST_INLINE, InvalidJson, parse_json, takes_long
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.routing.requirements import parameters_named
 
@@ -72,13 +73,15 @@ class Graphql(Filter, name="graphql", phase=Phase.VALIDATE, order=10):  # type: 
     """Maximum number of directives of an operation."""
     max_root_fields: Count = 20
     """Maximum number of fields at the root of an operation."""
-    max_tokens: Annotated[int, Meta(ge=1, le=20_000)] = 1000
-    """Maximum number of tokens of a document: names, numbers, strings, punctuation, and comments."""
+    max_tokens: Annotated[int, Meta(ge=1, le=2000)] = 1000
+    """Maximum number of tokens of a document, or of all those of a batch together: names, numbers, strings,
+    punctuation, and comments. Not above 2000, because the event loop reads documents."""
     max_bytes: Annotated[Size, Meta(ge=1, le=MOST_INLINE)] = 32 * 1024
-    """Maximum size of a request body; a longer one is answered 413."""
+    """Maximum size of a request body; a longer one is answered 413. One with more than 16,000 arrays and objects is
+    answered 400."""
     max_batch: Annotated[int, Meta(ge=1, le=100)] = 1
     """Maximum number of operations in one request, as a JSON array; each must be within the limits, and all together
-    within `max_cost`. 1 = arrays are refused."""
+    within `max_cost` and `max_tokens`. 1 = arrays are refused."""
     introspection: bool = False
     """Whether `__schema` and `__type` may be asked for."""
     types: tuple[OperationType, ...] = ("query", "mutation")
@@ -197,12 +200,13 @@ class _Limits:
         return [_call_of(each) for each in body]
 
     def _check(self, calls: Iterable[_Call], is_get: bool) -> None:
-        cost = sum(self._cost_of(call, is_get) for call in calls)
+        budget = TokenBudget(self._settings.max_tokens)
+        cost = sum(self._cost_of(call, is_get, budget) for call in calls)
         if cost > self._settings.max_cost:
             raise _Refused(f"The cost is {_shown(cost)}; at most {self._settings.max_cost} is allowed.")
 
-    def _cost_of(self, call: _Call, is_get: bool) -> int:
-        """Check one operation. Returns the cost."""
+    def _cost_of(self, call: _Call, is_get: bool, budget: TokenBudget) -> int:
+        """Check one operation. Returns the cost. `budget`: of the whole request."""
         if call.query is None:
             if call.digest is None or call.digest not in self._allowed:
                 raise _Refused("PersistedQueryNotFound", "PERSISTED_QUERY_NOT_FOUND")
@@ -213,7 +217,7 @@ class _Limits:
         if self._allowed and digest not in self._allowed:
             raise _Refused("This document is not allowed.", "FORBIDDEN", Fault.FORBIDDEN)
         try:
-            operations = read_operations(call.query, self._settings.max_tokens, self._rules, call.variables)
+            operations = read_operations(call.query, budget, self._rules, call.variables)
         except InvalidDocument as invalid:
             raise _Refused(f"{str(invalid)[0].upper()}{str(invalid)[1:]}.", "GRAPHQL_PARSE_FAILED") from invalid
         if call.name is None and len(operations) > 1:
@@ -296,6 +300,8 @@ def _media_type(exchange: Exchange) -> bytes:
 
 
 def _parsed(text: bytes) -> Any:
+    if takes_long(text):
+        raise _Refused(f"The JSON has more than {MOST_CONTAINERS} arrays and objects.")
     try:
         return parse_json(text)
     except InvalidJson as invalid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 
 from fastgw.explain import as_text, explain
 from fastgw.filters.policies.content import Validate
+from fastgw.filters.policies.content.body_checks import BodyCheck
 from fastgw.gateway.compiler import compile
 from fastgw.gateway.tables import CompileError
 from fastgw.observe.metrics.families import FilterEvent
@@ -140,6 +142,36 @@ def test_report_lets_pass_and_tells_the_log(request_: bytes) -> None:
     assert record.shadowed.startswith("validate: refuse 4")
     assert (record.fault, record.status) == ("", 204)
     assert checked.plane.observer.filters == [("validate", FilterEvent.ANSWER)]
+
+
+AT_MOST, ABOVE = (b"[" + b",".join([b"{}"] * objects) + b"]" for objects in (15_999, 16_000))
+
+
+def test_a_body_of_very_many_arrays_and_objects_is_checked_outside_of_the_event_loop() -> None:
+    """What makes its values takes longer than the loop may wait."""
+    checked: list[bytes] = []
+    submitted: list[bytes] = []
+
+    async def accept(payload: bytes) -> None:
+        submitted.append(payload)
+
+    async def check(payload: bytes) -> bytes:
+        stage = BodyCheck(checked.append, lambda payload: asyncio.create_task(accept(payload)))
+        passed = stage.feed(payload)
+        if (pending := stage.pending()) is not None:
+            await asyncio.wait((pending,))
+        return passed + stage.end()
+
+    for payload in (AT_MOST, ABOVE):
+        assert asyncio.run(check(payload)) == payload
+    assert (checked, submitted) == ([AT_MOST], [ABOVE])
+
+
+@pytest.mark.parametrize(("payload", "reports"), [(AT_MOST, True), (ABOVE, False)])
+def test_what_is_only_reported_passes_unchecked_there(payload: bytes, reports: bool) -> None:
+    checked = Checked({"body": {"inline": {"type": "object"}}, "mode": "report"}, post(payload))
+    assert checked.passed
+    assert bool(checked.plane.records[0].shadowed) is reports
 
 
 class CountingPlane(Plane):

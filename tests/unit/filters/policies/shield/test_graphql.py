@@ -12,7 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from fastgw.filters.policies.shield.graphql_document import CEILING, CostRules, InvalidDocument, read_operations
+from fastgw.filters.policies.shield.graphql_document import (
+    CEILING,
+    CostRules,
+    InvalidDocument,
+    TokenBudget,
+    read_operations,
+)
 from tests.support.memory import Plane
 
 RULES = CostRules({"search": 50, "free": 0}, frozenset(("first",)), 10)
@@ -20,7 +26,7 @@ OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"
 
 
 def measured(text: str, variables: Any = None) -> Any:
-    (operation,) = read_operations(text, 10_000, RULES, variables)
+    (operation,) = read_operations(text, TokenBudget(10_000), RULES, variables)
     return operation
 
 
@@ -98,13 +104,13 @@ def test_other_measures() -> None:
 )
 def test_what_is_no_executable_document_is_refused(text: str) -> None:
     with pytest.raises(InvalidDocument):
-        read_operations(text, 1000, RULES, None)
+        read_operations(text, TokenBudget(1000), RULES, None)
 
 
 @pytest.mark.parametrize("opening", ["{a", "{a(b:[", "{a(b:{c:", "query Q($a:["])
 def test_nesting_is_bounded(opening: str) -> None:
     with pytest.raises(InvalidDocument, match=r"nested deeper|more than|not a"):
-        read_operations(opening * 5000, 20_000, RULES, None)
+        read_operations(opening * 5000, TokenBudget(20_000), RULES, None)
 
 
 def test_a_bomb_of_fragments_costs_what_its_text_costs() -> None:
@@ -119,7 +125,7 @@ def test_a_bomb_of_fragments_costs_what_its_text_costs() -> None:
 @given(some.text(alphabet='{}()[]:!$@.,"\\ \n#ab1-="on fragment query', max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(InvalidDocument):
-        read_operations(text, 1000, RULES, None)
+        read_operations(text, TokenBudget(1000), RULES, None)
 
 
 # --- requests ---
@@ -173,6 +179,10 @@ PERSISTED = {"persistedQuery": {"version": 1, "sha256Hash": HASH}}
         ({"max_root_fields": 1}, {"query": "{a b}"}, 400, "BAD_REQUEST"),
         ({"max_tokens": 2}, {"query": "{a}"}, 400, "GRAPHQL_PARSE_FAILED"),
         ({"max_tokens": 4}, {"query": "{a #1\n#2\n}"}, 400, "GRAPHQL_PARSE_FAILED"),
+        ({"max_batch": 2, "max_tokens": 6}, [{"query": "{a}"}] * 2, 200, ""),
+        ({"max_batch": 2, "max_tokens": 5}, [{"query": "{a}"}] * 2, 400, "GRAPHQL_PARSE_FAILED"),
+        ({"max_bytes": 65536}, {"query": "{a}", "variables": {"b": [[]] * 15_996}}, 200, ""),
+        ({"max_bytes": 65536}, {"query": "{a}", "variables": {"b": [[]] * 15_997}}, 400, "BAD_REQUEST"),
         ({"max_bytes": 100}, {"query": "{a}" + " " * 100}, 413, None),
         ({}, {"query": "{__schema {types {name}}}"}, 403, "INTROSPECTION_DISABLED"),
         ({"introspection": True}, {"query": "{__schema {types {name}}}"}, 200, ""),
