@@ -1,4 +1,4 @@
-"""Server name and protocols of a ClientHello, for TLS passthrough (RFC 8446 sections 4.1.2 and 5.1, RFC 6066 section 3,
+"""Server name and protocols of a ClientHello (RFC 8446 sections 4.1.2 and 5.1, RFC 6066 section 3,
 RFC 7301 section 3.1).
 
 `HelloReader` is strict, because the server name decides the route, and the target must not read another one: every
@@ -25,6 +25,7 @@ _SERVER_NAME, _ALPN = 0, 16
 _HOST_NAME: Final = 0
 _NAME: Final = re.compile(rb"[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*\.?")
 _LONGEST_NAME: Final = 255
+_BYTES_FOLLOW: Final = "bytes follow the ClientHello in its record"
 
 
 class Alert(IntEnum):
@@ -87,7 +88,7 @@ class HelloReader:
             if len(message) >= _MESSAGE_HEADER:
                 length = _MESSAGE_HEADER + _message_length(bytes(message[:_MESSAGE_HEADER]))
                 if len(message) > length:
-                    raise InvalidHello("bytes follow the ClientHello in its record", Alert.UNEXPECTED_MESSAGE)
+                    raise InvalidHello(_BYTES_FOLLOW, Alert.UNEXPECTED_MESSAGE)
                 if len(message) == length:
                     return _parse(bytes(message[_MESSAGE_HEADER:]))
             if self._records == MOST_RECORDS:
@@ -96,13 +97,15 @@ class HelloReader:
 
 
 def server_name_of(message: bytes) -> str:
-    """Return the server name in a ClientHello with its header; "" = none, or an invalid one, which OpenSSL will
-    reject.
+    """Return the server name in the first message of a client, with the message's header; "" = none, or it is not a
+    whole ClientHello, which OpenSSL will reject. Raises `InvalidHello`: OpenSSL could find another name in it.
     """
-    try:
-        return _parse(message[_MESSAGE_HEADER:]).server_name
-    except InvalidHello:
+    end = _MESSAGE_HEADER + int.from_bytes(message[1:_MESSAGE_HEADER])
+    if len(message) < end or message[0] != _CLIENT_HELLO:
         return ""
+    if len(message) > end:
+        raise InvalidHello(_BYTES_FOLLOW, Alert.UNEXPECTED_MESSAGE)
+    return _parse(message[_MESSAGE_HEADER:]).server_name
 
 
 def _record_size(header: bytes, *, first: bool) -> int | None:

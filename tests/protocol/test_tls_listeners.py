@@ -396,6 +396,26 @@ def test_a_hello_longer_than_any_is_refused_at_once(place: Place) -> None:
     assert metric(place, 'fastgw_tls_handshake_failures_total{fault="protocol_error"}') == before + 1
 
 
+@pytest.mark.parametrize(
+    ("name", "alert"),
+    [
+        (b"a_test", b""),  # an answer of OpenSSL's
+        (b"a test", b"\x15\x03\x03\x00\x02\x02\x2f"),
+        (b"\xff.test", b"\x15\x03\x03\x00\x02\x02\x2f"),
+    ],
+)
+def test_a_name_that_is_no_host_name_is_refused_before_openssl_reads_it(
+    place: Place, name: bytes, alert: bytes
+) -> None:
+    """illegal_parameter (RFC 8446 section 6.2); for the last one, OpenSSL's callback fails with a traceback."""
+    with place.gateway.connect() as client:
+        client.send(client_hello().replace(b"a.test", name))
+        assert client.read_exactly(7) == alert or not alert
+        if alert:
+            client.assert_ended()
+    assert "Traceback" not in place.gateway.stderr.text()
+
+
 def test_connections_that_fail_leave_nothing_behind(place: Place) -> None:
     for _ in range(5):
         with place.gateway.connect() as client:

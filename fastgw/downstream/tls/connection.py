@@ -33,7 +33,7 @@ from fastgw.net.client_hello import (
     HelloBuffer,
     protocols_offered,
 )
-from fastgw.net.server_name import Alert, server_name_of
+from fastgw.net.server_name import Alert, InvalidHello, server_name_of
 from fastgw.operator_events import OperatorEvent
 from fastgw.shm.node_limits import AddressLimit
 from fastgw.sync import acme_challenges
@@ -204,7 +204,13 @@ class TlsConnection(TlsTransport):
             self._fail(HandshakeOutcome.PROTOCOL_ERROR, malformed.reason)
             return
         received, self._hello = bytes(hello.received), None
-        self._server_name = server_name_of(hello.message())
+        try:
+            self._server_name = server_name_of(hello.message())
+        except InvalidHello as invalid:
+            if invalid.alert is not None:
+                send_at_once(self._fd, invalid.alert.record)
+            self._fail(HandshakeOutcome.PROTOCOL_ERROR, str(invalid))
+            return
         if tls is None:  # since the first bytes
             self._answer_plain(received)
             return

@@ -233,4 +233,22 @@ def _as_openssl_reads(sent: bytes, ours: str) -> str:
 
 def test_the_name_in_a_message() -> None:
     assert server_name_of(made("a.test")[5:]) == "a.test"
-    assert server_name_of(b"\x01\x00\x00\x01\x00") == ""
+    whole = message(body(b""))
+    for cut in (b"", whole[:3], whole[:-1], message(bytes(40), kind=2)):  # OpenSSL rejects them itself
+        assert server_name_of(cut) == ""
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        message(body(names(b"a.test") + extension(99, b"") * 2)),
+        message(body(names(b"a.test"))) + b"\x10\x00\x00\x00",
+        message(body(names(b"a test"))),
+        message(body(names("ä.test".encode()))),
+        message(b"\x00"),
+    ],
+)
+def test_a_message_in_which_openssl_could_find_another_name_is_refused(sent: bytes) -> None:
+    """It takes the first three, under TLS 1.2 the second too: the name would count as none, its certificate not."""
+    with pytest.raises(InvalidHello):
+        server_name_of(sent)
