@@ -13,7 +13,7 @@ from fastgw.filters.policies.waf.content_type import parameters_of
 from fastgw.filters.policies.waf.multipart_values import multipart_values
 from fastgw.filters.policies.waf.normalization import decoded
 
-_JSON_STRING: Final = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)(?:"|\\?\Z)[ \t\r\n]*(:?)', re.DOTALL)
+_JSON_STRING: Final = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)(?:"|\\?\Z)[ \t\r\n]*(:?)', re.DOTALL).finditer
 _JSON_BESIDE_STRINGS: Final = b" \t\r\n{}[],:0123456789+-.eEtrufalsn"
 """Characters of JSON outside of strings."""
 _JSON_ESCAPE: Final = re.compile(rb'\\(?:(["\\/bfnrt])|u([0-9a-fA-F]{4}))').sub
@@ -69,23 +69,26 @@ def form_values(text: bytes, most: int) -> list[tuple[bytes, bytes]]:
 
 
 def _json_body(body: bytes) -> InspectedBody:
-    """Return the values of JSON. Lenient readers, such as Gson, also take strings in single quotes or without quotes:
-    with anything else than JSON beside its strings, the text is a value, too.
+    """Return the values of JSON: the strings, each after the last name before it, and the names. Lenient readers, such
+    as Gson, also take strings in single quotes or without quotes: with anything else than JSON beside its strings, the
+    text is a value, too.
     """
-    others = _JSON_STRING.sub(b"", body.removeprefix(b"\xef\xbb\xbf")).translate(None, _JSON_BESIDE_STRINGS)
-    return InspectedBody(_json_values(body), body if others else b"", counts=False)
-
-
-def _json_values(body: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the strings, each after the last name before it, and the names."""
-    pairs, name = [], b""
-    for text, colon in _JSON_STRING.findall(body):
+    # PERF: one by one, because 128 KiB of quotation marks at once held the lock of the interpreter for 11 ms, during
+    # which the event loop waited (CPython 3.11).
+    pairs, others, name, at = [], [], b"", 0
+    for found in _JSON_STRING(body):
+        text, colon = found.groups()
+        if found.start() > at:
+            others.append(body[at : found.start()])
+        at = found.end()
         if b"\\" in text:
             text = _JSON_ESCAPE(_of_json, text)
         if colon:
             name = text
         pairs.append((name, b"" if colon else text))
-    return pairs
+    others.append(body[at:])
+    beside_strings = b"".join(others).removeprefix(b"\xef\xbb\xbf").translate(None, _JSON_BESIDE_STRINGS)
+    return InspectedBody(pairs, body if beside_strings else b"", counts=False)
 
 
 def _of_json(found: re.Match[bytes]) -> bytes:
