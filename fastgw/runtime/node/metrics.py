@@ -63,8 +63,9 @@ STATUS_5XX: Final = "status_5xx"
 """Label instead of a fault: a response with a status of 500 and above."""
 CONTENT_TYPE: Final = PROMETHEUS.content_type
 
-CONNECTIONS: Final = Family("fastgw_connections", "gauge", (), "Client connections.")
-ACCEPTED: Final = Family("fastgw_connections_accepted_total", "counter", (), "Accepted client connections.")
+_STREAMS: Final = "Each further concurrent request of an HTTP/2 connection counts as one."
+CONNECTIONS: Final = Family("fastgw_connections", "gauge", (), f"Client connections. {_STREAMS}")
+ACCEPTED: Final = Family("fastgw_connections_accepted_total", "counter", (), f"Accepted client connections. {_STREAMS}")
 KEPT_BODIES: Final = Family(
     "fastgw_kept_body_bytes",
     "gauge",
