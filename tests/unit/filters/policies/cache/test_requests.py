@@ -183,6 +183,19 @@ def test_a_stale_response_is_sent_while_the_circuit_breaker_is_open() -> None:
         assert not world.busy()
 
 
+def test_a_stale_response_precedes_the_fallback_of_the_route_which_is_not_stored() -> None:
+    reply = {"status": 200, "body": "later", "headers": {"Cache-Control": "max-age=100"}}
+    world = World(route={"fallback": {"respond": reply}})
+    stored(world)
+    for connection in list(world.plane.pool.open):
+        world.plane.pool.discard(connection)
+    world.now += 11
+    for target, body in ((b"/", b"hello"), (b"/other", b"later"), (b"/other", b"later")):
+        client = world.client(target)
+        refuse(world)
+        assert client.received.endswith(b"\r\n\r\n" + body)
+
+
 def test_a_stale_response_is_sent_while_the_upstream_is_unreachable() -> None:
     world = World()
     stored(world)
