@@ -902,6 +902,20 @@ def test_a_connection_that_was_just_closed_is_replaced() -> None:
     made.ended()
 
 
+@pytest.mark.parametrize(("method", "requests"), [("PUT", 2), ("POST", 1), ("PATCH", 1)])
+def test_a_part_that_is_not_idempotent_is_sent_once(method: str, requests: int) -> None:
+    made = direct(method=method, body={"x": 1})
+    made.open.pop("/a").ends()
+    made.connects()
+    assert len(made.requests) == requests
+    if requests == 2:
+        made.gets("/a", answer({"a": 3}))
+        assert made.body == b'{"a":3}'
+    else:
+        assert made.status == 502
+    made.ended()
+
+
 def test_a_client_that_leaves_cancels_it() -> None:
     made = direct()
     made.client.resets()
