@@ -16,7 +16,18 @@ PACKAGE = Path(__file__).parent.parent / "fastgw"
 # A module imports from its own folder and from those on lines before it. Folders on one line do not use each other, so
 # there is no circle of folders. A module at the top of the package is like a folder of its own.
 ORDER = [
-    {"_slots", "admin/dashboard", "aws", "compiled", "damaged_files", "http", "jose", "kernel", "operator_events"},
+    {
+        "_slots",
+        "admin/dashboard",
+        "aws",
+        "compiled",
+        "damaged_files",
+        "durable_files",
+        "http",
+        "jose",
+        "kernel",
+        "operator_events",
+    },
     {"http/content_coding", "http/json_projection", "http/json_splices"},
     {"cache", "errors", "http/caching", "http/grpc", "http/http1", "http/http2", "http/websocket", "net", "shm"},
     {"acme", "cache/shared", "config/base", "eventloop", "forwarded_headers", "observe/metrics", "redis", "sync"},

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,21 +56,42 @@ class BesideSlowOnes:
 
 
 @dataclass(frozen=True)
-class BesideRequests:
-    """`load` concurrent with a client that posts `body` to `target`, `per_second` times."""
+class BesideClient(ABC):
+    """`load` concurrent with a client that sends a request `per_second` times."""
 
     name: str
     load: Load
-    target: str
-    body: bytes
     per_second: int
 
     @property
     def cut_off(self) -> int:
         return self.load.cut_off + self.per_second * TIMEOUT  # requests of the client
 
+    @abstractmethod
+    def ask(self, connection: HTTPConnection) -> str:
+        """Send one request and receive its answer. Returns the error; "": it is valid."""
+
     def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told | None:
-        return _beside(self, name, running, environment, seconds)
+        """Run the load and the client. Raises `NoAnswers`."""
+        over, failures = threading.Event(), list[str]()
+        client = threading.Thread(target=_ask_until, args=(self, running.port, over, failures))
+        client.start()
+        try:
+            told = self.load.run(name, running, environment, seconds)
+        finally:
+            over.set()
+            client.join()
+        if failures:
+            raise NoAnswers(f"{name}: {failures[0]}")
+        return told
+
+
+@dataclass(frozen=True)
+class BesideRequests(BesideClient):
+    """The client posts `body` to `target`."""
+
+    target: str
+    body: bytes
 
     def ask(self, connection: HTTPConnection) -> str:
         fields = {**CLIENT, "Content-Type": "application/json"}
@@ -80,23 +102,11 @@ class BesideRequests:
 
 
 @dataclass(frozen=True)
-class BesideDownloads:
-    """`load` concurrent with a client that fetches `bytes_each` bytes below `folder`, another URL each time,
-    `per_second` times.
-    """
+class BesideDownloads(BesideClient):
+    """The client fetches `bytes_each` bytes below `folder`, another URL each time."""
 
-    name: str
-    load: Load
     folder: str
     bytes_each: int
-    per_second: int
-
-    @property
-    def cut_off(self) -> int:
-        return self.load.cut_off + self.per_second * TIMEOUT  # requests of the client
-
-    def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told | None:
-        return _beside(self, name, running, environment, seconds)
 
     def ask(self, connection: HTTPConnection) -> str:
         target = f"{self.folder}{monotonic_ns()}"
@@ -107,24 +117,7 @@ class BesideDownloads:
         return "" if is_right else f"{target} is answered {response.status} with {received} bytes"
 
 
-def _beside(
-    beside: BesideRequests | BesideDownloads, name: str, running: Running, environment: Environment, seconds: int
-) -> Told | None:
-    """Run the load of `beside` concurrent with its client. Raises `NoAnswers`."""
-    over, failures = threading.Event(), list[str]()
-    client = threading.Thread(target=_ask_until, args=(beside, running.port, over, failures))
-    client.start()
-    try:
-        told = beside.load.run(name, running, environment, seconds)
-    finally:
-        over.set()
-        client.join()
-    if failures:
-        raise NoAnswers(f"{name}: {failures[0]}")
-    return told
-
-
-def _ask_until(beside: BesideRequests | BesideDownloads, port: int, over: threading.Event, failures: list[str]) -> None:
+def _ask_until(beside: BesideClient, port: int, over: threading.Event, failures: list[str]) -> None:
     """Send requests, `per_second`, until `over`, or one fails."""
     connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
     due = monotonic()

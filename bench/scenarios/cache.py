@@ -45,7 +45,7 @@ COLUMNS = (CPU_US, USER_US, SYSTEM_US, ratio_to("fastgw" + UNCACHED), ratio_to("
 LATENCIES = (P50, P90, P99, P999, CPU_US, RATE)
 ALONE = FixedRate("a quarter of the load, alone", 0.25, "fastgw", fields=PUBLIC_FIELDS, times_as_long=2)
 BESIDE = BesideDownloads(
-    f"beside {STORED_A_SECOND} of 1 MiB stored a second", ALONE, LARGE, LARGE_BYTES, STORED_A_SECOND
+    f"beside {STORED_A_SECOND} of 1 MiB stored a second", ALONE, STORED_A_SECOND, LARGE, LARGE_BYTES
 )
 
 

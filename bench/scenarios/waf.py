@@ -55,7 +55,7 @@ SCENARIO = Scenario(
         Fastgw(OWN, routes=101, config={**_beside(None), "filters": {"waf": {}}}),
         Fastgw(CRS, routes=101, config=_beside({"rules": "none", "crs": {"deadline": "1s"}})),
     ),
-    loads=(LOAD, BesideRequests(BESIDE, LATENCY, "/beside/order", _BODY, PER_SECOND)),
+    loads=(LOAD, BesideRequests(BESIDE, LATENCY, PER_SECOND, "/beside/order", _BODY)),
     tables=(
         Table(
             LOAD.name,

@@ -14,6 +14,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from fastgw import durable_files
+
 MOST_BYTES: Final = 1024 * 1024
 """Maximum size of a file that is read."""
 
@@ -89,23 +91,7 @@ def read_state(file: Path) -> CertificateState:
 def write(file: Path, content: bytes) -> None:
     """Replace a file. Raises `OSError`."""
     _make_folder(file.parent)
-    new = file.with_name(f".{file.name}.{os.getpid()}.new")
-    try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(descriptor)
-        new.replace(file)
-    except OSError:
-        with suppress(OSError):
-            new.unlink()
-        raise
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    durable_files.replace(str(file), content, new=str(file.with_name(f".{file.name}.{os.getpid()}.new")))
 
 
 def _make_folder(folder: Path) -> None:

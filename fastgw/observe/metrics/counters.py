@@ -227,40 +227,36 @@ class ExchangeCounters:
         """Count a request by the result of its route's cache (`CacheResult`). Not counted if the column has no free
         cell.
         """
-        key = route, result
-        word = self.cache_words.get(key)
-        if word is None:
-            name = cache_cell_name(self._series.routes_by_name.get(route, 0), CACHE_RESULTS.index(result))
-            word = self.cells.word(name)
-            if word is None:
-                return
-            self.cache_words[key] = word
-        self.column[word] += 1
+        self._count_labelled(self.cache_words, route, result, cache_cell_name, CACHE_RESULTS.index)
 
     def count_cache_miss(self, route: str, reason: str) -> None:
         """Count a response that a cache has fetched (`CACHE_MISS_REASONS`). Not counted if the column has no free
         cell.
         """
-        key = route, reason
-        word = self._cache_miss_words.get(key)
-        if word is None:
-            name = cache_miss_cell_name(self._series.routes_by_name.get(route, 0), CACHE_MISS_REASONS.index(reason))
-            word = self.cells.word(name)
-            if word is None:
-                return
-            self._cache_miss_words[key] = word
-        self.column[word] += 1
+        self._count_labelled(self._cache_miss_words, route, reason, cache_miss_cell_name, CACHE_MISS_REASONS.index)
 
     def count_grpc(self, route: str, status: str) -> None:
         """Count a gRPC call by the name of its status. Not counted if the column has no free cell."""
-        key = route, status
-        word = self.grpc_words.get(key)
+        self._count_labelled(self.grpc_words, route, status, grpc_cell_name, GrpcStatus.__getitem__)
+
+    def _count_labelled(
+        self,
+        words: dict[tuple[str, str], int],
+        route: str,
+        label: str,
+        cell_name: Callable[[int, int], int],
+        number_of: Callable[[str], int],
+    ) -> None:
+        """Count by route and label. `words`: those that are known; `number_of`: returns the number of the label in the
+        name of its cell.
+        """
+        key = route, label
+        word = words.get(key)
         if word is None:
-            name = grpc_cell_name(self._series.routes_by_name.get(route, 0), GrpcStatus[status])
-            word = self.cells.word(name)
+            word = self.cells.word(cell_name(self._series.routes_by_name.get(route, 0), number_of(label)))
             if word is None:
                 return
-            self.grpc_words[key] = word
+            words[key] = word
         self.column[word] += 1
 
     def count_validation(self, route: str, message: str) -> None:

@@ -6,7 +6,6 @@ at the start, before there are other processes, and writes it once more after al
 
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from glob import escape, glob
 from hashlib import blake2b
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Final, final
 
 import msgspec
 
+from fastgw import durable_files
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 from fastgw.runtime.node.quota_persistence import run_of
@@ -66,27 +66,13 @@ class PurgeFile:
         self._claim.acquire()
         try:
             if purges:
-                self._replace(_ENCODE(purges))
+                payload = _ENCODE(purges)
+                new = f"{self.path}-{os.getpid()}{_NEW}"  # two control processes may write: one replaces the other
+                durable_files.replace(self.path, _MAGIC + _digest(payload) + payload, new=new)
             elif os.path.lexists(self.path):
                 os.unlink(self.path)
         except OSError as error:
             raise CannotKeep(f"{self.path} cannot be written: {error.strerror}") from error
-
-    def _replace(self, payload: bytes) -> None:
-        new = f"{self.path}-{os.getpid()}{_NEW}"  # two control processes may write while one replaces the other
-        with suppress(FileNotFoundError):
-            os.unlink(new)
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(_MAGIC + _digest(payload) + payload)
-            file.flush()
-            os.fsync(descriptor)
-        os.rename(new, self.path)
-        folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def close(self) -> None:
         self._claim.close()

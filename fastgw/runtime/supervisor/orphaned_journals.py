@@ -54,13 +54,12 @@ class OrphanedJournals:
         able = [child for child in workers if not child.outdated]
         for each in [each for each in self._orphans if each.reader is None]:
             if each.attempts >= MOST_ATTEMPTS:
-                self._drop(each)
                 notice(
                     OperatorEvent.CONNECTIONS_LOST,
                     f"connections of a worker that has ended: $disconnect is not sent for {len(each.journal)}, "
                     f"because {MOST_ATTEMPTS} workers have ended meanwhile",
                 )
-                each.journal.close()
+                self._drop(each)
             elif able:
                 each.reader = able[each.attempts % len(able)]
                 each.attempts += 1
@@ -80,7 +79,7 @@ class OrphanedJournals:
     def _drop_empty(self) -> None:
         for each in [each for each in self._orphans if each.journal.is_empty]:
             self._drop(each)
-            each.journal.close()
 
     def _drop(self, orphan: _Orphan) -> None:
         self._orphans.remove(orphan)
+        orphan.journal.close()
