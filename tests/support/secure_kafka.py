@@ -27,10 +27,13 @@ ITERATIONS = 4096
 
 class SecureBroker:
     """Broker that accepts one user. `tls`: None: without TLS. `mechanism`: the only one; "": it asks for no user.
-    `topic`: its topic.
+    `topic`: its topic. `lingers`: connections that clients close stay open on its side until it is closed.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None, mechanism: str, topic: str = TOPIC) -> None:
+    def __init__(
+        self, tls: ssl.SSLContext | None, mechanism: str, topic: str = TOPIC, *, lingers: bool = False
+    ) -> None:
+        self._lingers, self._closed = lingers, threading.Event()
         self._tls, self._mechanism, self._topic = tls, mechanism, topic
         self.user, self.password = "gateway", "geheim"
         self.batches: list[bytes] = []
@@ -45,6 +48,7 @@ class SecureBroker:
 
     def close(self) -> None:
         self._closing = True
+        self._closed.set()
         with contextlib.suppress(OSError), socket() as waking:
             waking.connect(("127.0.0.1", self.port))
         self._thread.join()
@@ -70,6 +74,8 @@ class SecureBroker:
             with self._tls.wrap_socket(client, server_side=True) as secured:
                 self.subjects.append((secured.getpeercert() or {}).get("subject"))
                 _Session(self, secured, self._mechanism).run()
+                if self._lingers:
+                    self._closed.wait()
 
     def metadata(self) -> bytes:
         """Body of a response to `Metadata`, version 1."""

@@ -8,6 +8,7 @@ during deliveries only.
 import asyncio
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Literal, final
@@ -54,6 +55,28 @@ _CAUSES: Final = _Causes()
 
 
 @final
+class _ClientLoop(asyncio.SelectorEventLoop):
+    """Loop of the client, which knows the connections that were opened on it. The client closes those that it gives up
+    without waiting for their end, and over TLS that takes an answer of the broker.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._opened: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
+
+    async def create_connection(self, *args: Any, **options: Any) -> Any:
+        opened = await super().create_connection(*args, **options)
+        self._opened.add(opened[0])
+        return opened
+
+    async def abort_connections(self) -> None:
+        """Close what is still open, without a word to the brokers."""
+        for each in [*self._opened]:
+            each.abort()
+        await asyncio.sleep(0)  # sockets are closed in the next turn
+
+
+@final
 class KafkaTransport:
     """Producer of one topic, begun on first use and again after a failure.
 
@@ -85,7 +108,7 @@ class KafkaTransport:
 
     def deliver(self, lines: Sequence[bytes]) -> int:
         if self._runner is None:
-            self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+            self._runner = asyncio.Runner(loop_factory=_ClientLoop)
         return self._runner.run(self._deliver(lines))
 
     async def _deliver(self, lines: Sequence[bytes]) -> int:
@@ -152,6 +175,9 @@ class KafkaTransport:
             with suppress(Exception):  # the edge of a library: whatever was sent is tried again
                 async with asyncio.timeout(_CLOSE_S):
                     await producer.stop()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, _ClientLoop)
+        await loop.abort_connections()
 
     def close(self) -> None:
         if self._runner is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from socket import AF_INET, socket
 from typing import Literal
 
 import pytest
@@ -125,7 +127,7 @@ def issued(certificates: Certificates) -> tuple[str, str]:
     return certificates.issue("127.0.0.1")
 
 
-@contextmanager
+@contextlib.contextmanager
 def secure_broker(
     issued: tuple[str, str] | None, mechanism: str = "", clients: str | None = None, topic: str = TOPIC
 ) -> Iterator[SecureBroker]:
@@ -206,6 +208,35 @@ def test_what_is_wrong_with_tls_is_told(certificates: Certificates, issued: tupl
         assert "IP address mismatch" in refusal(broker, tls=True, ca=certificates.ca)
     with secure_broker(None) as broker:
         refusal(broker, timeout=1.0, tls=True, ca=certificates.ca)  # a broker without TLS does not answer
+
+
+def connections_to(port: int) -> int:
+    """How many sockets of this process are connected to a port."""
+    found = 0
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError), socket(fileno=os.dup(int(number))) as each:
+            found += each.family == AF_INET and each.getpeername()[1] == port
+    return found
+
+
+def test_connections_are_closed_though_the_broker_does_not_close_its_side(
+    certificates: Certificates, issued: tuple[str, str]
+) -> None:
+    broker = SecureBroker(server_tls(issued), "PLAIN", lingers=True)
+    tls = {"tls": True, "ca": certificates.ca, "timeout": DEADLINE}
+    try:
+        sent = transport(broker, sasl=lambda: ("PLAIN", "gateway", "geheim"), **tls)
+        assert sent.deliver([b"a"]) == 0
+        assert connections_to(broker.port) > 0
+        sent.close()
+        assert connections_to(broker.port) == 0
+        refused = transport(broker, sasl=lambda: ("PLAIN", "gateway", "falsch"), **tls)
+        with pytest.raises(Undelivered, match="password is wrong"):
+            refused.deliver([b"a"])
+        assert connections_to(broker.port) == 0  # at once: the loop of the client runs during deliveries only
+        refused.close()
+    finally:
+        broker.close()
 
 
 def test_a_topic_that_does_not_exist_is_told() -> None:
