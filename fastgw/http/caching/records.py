@@ -22,7 +22,8 @@ class StoredHead(Struct, frozen=True, array_like=True, tag=_VERSION, gc=False):
     status: int
     reason: bytes
     lines: bytes
-    """Field lines as the upstream sent them, each with CRLF: without framing, hop-by-hop fields and `Age`."""
+    """Field lines as the upstream sent them, each with CRLF: without framing, hop-by-hop fields and `Age`, and with a
+    `Date` of when the response was received if it had none."""
     stored_date: float
     """When the response was received or last validated."""
     initial_age: int
@@ -43,7 +44,7 @@ class StoredHead(Struct, frozen=True, array_like=True, tag=_VERSION, gc=False):
     last_modified: int | None = None
     """`Last-Modified`; None: missing or invalid."""
     date: int | None = None
-    """`Date`; None: missing or invalid."""
+    """`Date`; None: invalid, or missing in what an earlier version has stored."""
     vary: tuple[bytes, ...] = ()
     """Names of `Vary`, in lower case and sorted."""
     identity: int = 0

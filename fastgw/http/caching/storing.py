@@ -15,7 +15,7 @@ from fastgw.http.caching.freshness import HEURISTIC, find_heuristic_lifetime, fi
 from fastgw.http.caching.heads import ReceivedHead
 from fastgw.http.caching.records import StoredHead
 from fastgw.http.caching.vary import find_varying
-from fastgw.http.dates import parse_date
+from fastgw.http.dates import format_date, parse_date
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.preconditions import parse_entity_tags
@@ -169,18 +169,24 @@ def decide_storing_for(
     etag = _only(response.values(b"etag"))
     if etag is not None and parse_entity_tags(etag) != [etag]:
         etag = None
-    changed, date = _only(response.values(b"last-modified")), response.first(b"date")
+    changed, sent_date = _only(response.values(b"last-modified")), response.first(b"date")
     last_modified = None if changed is None else parse_date(changed, times.response_date)
     begins_stale = stated.no_cache or lifetime <= age
     if begins_stale and etag is None and last_modified is None:
         return Unstorable.STALE
+    lines = render(response, dropped)
+    if sent_date is None:  # RFC 9110 section 6.6.1: the recipient adds when it has received the response
+        date: int | None = int(times.response_date)
+        lines += b"Date: %b\r\n" % format_date(int(times.response_date))
+    else:
+        date = parse_date(sent_date, times.response_date)
     must_revalidate = stated.must_revalidate or stated.proxy_revalidate or stated.no_cache
     # s-maxage implies proxy-revalidate (section 5.2.2.10), but the extensions of RFC 5861 beside it are meant.
     only_stated = must_revalidate or begins_stale or stated.s_maxage is not None
     return StoredHead(
         status=status,
         reason=response.reason,
-        lines=render(response, dropped),
+        lines=lines,
         stored_date=times.response_date,
         initial_age=age,
         lifetime=lifetime,
@@ -195,7 +201,7 @@ def decide_storing_for(
         revalidates=only_stated,
         etag=etag,
         last_modified=last_modified,
-        date=None if date is None else parse_date(date, times.response_date),
+        date=date,
         vary=vary,
         identity=identity,
         cookies=cookies,

@@ -159,7 +159,7 @@ class ReadyAnswers:
             return
         if head.method != b"GET" or not head.ordinary or (peer.trusted and head.forwarded) or head.edited() is not None:
             return
-        if record.date is None or (record.vary and selection is None):
+        if record.vary and selection is None:
             return
         first = self._number, exchange.chain.number
         key: Key = (*first, peer.scheme, head.authority, head.request_target, *values_of(head, self._key_headers))
@@ -176,7 +176,7 @@ class ReadyAnswers:
             return
         raw = b"HTTP/1.1 %d %b\r\n%bContent-Length: %d\r\n\r\n" % (record.status, record.reason, record.lines, length)
         parsed = parse_response(raw, b"GET", 1000)
-        if parsed.status in (204, 304):
+        if parsed.status in (204, 304) or parsed.first(b"date") is None:
             return
         if exchange.id_shown:
             dropped |= serializer.REQUEST_IDS

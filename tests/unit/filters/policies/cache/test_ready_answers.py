@@ -65,6 +65,39 @@ def test_it_is_equal_to_the_answer_on_the_full_path(length: int) -> None:
     world.plane.assert_quiet()
 
 
+def test_a_response_without_date_gets_that_of_its_arrival_and_keeps_it() -> None:
+    """RFC 9110 section 6.6.1: the recipient adds when it has received the response."""
+    world = World()
+    world.client()
+    dateless = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nAge: 3\r\nContent-Length: 5\r\n\r\nhello"
+    world.upstream().sends(dateless)
+    full = world.client()
+    assert ready(world) == 1
+    world.now += 9
+    late = world.client()
+    for client, age in ((full, b"3"), (late, b"12")):
+        assert client.received.count(b"\r\nDate: ") == 1
+        assert (value(client, b"Date"), value(client, b"Age")) == (b"Fri, 15 Jan 2027 08:00:00 GMT", age)
+    assert value(late, b"Cache-Status") == b"fastgw; hit; ttl=48"
+    world.plane.assert_quiet()
+
+
+def test_after_a_304_without_date_it_has_that_of_the_304() -> None:
+    world = World()
+    world.client()
+    head = b"HTTP/1.1 %b\r\nCache-Control: max-age=60\r\n"
+    world.upstream().sends(head % b"200 OK" + b'ETag: "a"\r\nContent-Length: 5\r\n\r\nhello')
+    world.now += 60
+    world.client()
+    world.upstream().sends(head % b"304 Not Modified" + b"\r\n")
+    world.client()
+    assert ready(world) == 1
+    late = world.client()
+    assert (value(late, b"Date"), value(late, b"Age")) == (b"Fri, 15 Jan 2027 08:01:00 GMT", b"0")
+    assert value(late, b"Cache-Status") == b"fastgw; hit; ttl=60"
+    world.plane.assert_quiet()
+
+
 @pytest.mark.parametrize(
     ("fields", "start"),
     [
