@@ -18,8 +18,8 @@ TWIN_SOURCES := $(shell find fastgw -name '_*.pyx' -o -name '*.pxd' -o -name '_*
 TWICE := tests/protocol tests/unit/http tests/unit/observe tests/unit/pipeline tests/unit/routing/test_table.py \
   tests/unit/eventloop/test_timer_wheel.py tests/unit/package/test_compiled.py
 # Programs that the tests and the benchmark run, each as command=package.
-TEST_PROGRAMS := gcc=gcc nginx=nginx wrk=wrk h2load=nghttp2-client hey=hey curl=curl git=git jq=jq \
-  systemd-socket-activate=systemd chromium=chromium node=nodejs npm=npm \
+TEST_PROGRAMS := gcc=gcc nginx=nginx wrk=wrk h2load=nghttp2-client nghttpd=nghttp2-server hey=hey curl=curl \
+  git=git jq=jq systemd-socket-activate=systemd chromium=chromium node=nodejs npm=npm \
   redis-server=redis-server redis-cli=redis-tools psql=postgresql-client pg_ctlcluster=postgresql mosquitto=mosquitto \
   mosquitto_pub=mosquitto-clients dig=bind9-dnsutils dnsmasq=dnsmasq-base rsyslogd=rsyslog promtool=prometheus kubectl=kubernetes-client
 # What looks for weak TLS.

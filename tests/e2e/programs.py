@@ -29,6 +29,7 @@ from tests.support.gateway import FASTGW, START_DEADLINE, Lines, wait_until
 PACKAGES = {
     "h2load": "nghttp2-client",
     "nghttp": "nghttp2-client",
+    "nghttpd": "nghttp2-server",
     "systemd-socket-activate": "systemd",
     "systemd-analyze": "systemd",
 }
@@ -72,17 +73,23 @@ class Origin:
         raise NotImplementedError
 
 
+def held_port() -> socket.socket:
+    """A socket that keeps others away from a port, over restarts of the program that listens there: it is bound and
+    does not listen."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
 class Nginx(Origin):
     """An nginx in front of `directory/www`, or with `server` as its server block's body.
 
-    `address`: what it listens on; left out, a port that stays this one's over restarts: a socket that is bound, but
-    does not listen, keeps others away from it.
+    `address`: what it listens on; left out, a port that stays this one's over restarts.
     """
 
     def __init__(self, directory: Path, server: str = "", address: str = "") -> None:
-        self._held = socket.socket()
-        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._held.bind(("127.0.0.1", 0))
+        self._held = held_port()
         self.port: int = self._held.getsockname()[1]
         self.address = address or f"127.0.0.1:{self.port}"
         self.url = f"http://{self.address}"
@@ -232,3 +239,42 @@ class Printing:
             raise
         finally:
             self.lines.finish()
+
+
+class Nghttpd(Origin):
+    """An nghttpd with the files of `directory/www`: HTTP/2 alone, over TLS if it has a certificate.
+
+    `lines` are those of its log, of all of its lives: the frames of its connections. Its port stays the same.
+    """
+
+    def __init__(self, directory: Path, *options: str, certificate: tuple[str, str] | None = None) -> None:
+        self._held = held_port()
+        self.port: int = self._held.getsockname()[1]
+        self.url = f"http{'s' if certificate else ''}://127.0.0.1:{self.port}"
+        self.www = directory / "www"
+        self.www.mkdir()
+        files = [certificate[1], certificate[0]] if certificate else []
+        options = (*options, *([] if certificate else ["--no-tls"]))
+        where = ["--address=127.0.0.1", f"--htdocs={self.www}"]
+        # Its output is a pipe, which it would write to in blocks.
+        self._command = ["stdbuf", "-oL", program("nghttpd"), "-v", *where, *options, str(self.port), *files]
+        self._seen: list[bytes] = []
+        self.start()
+
+    def start(self) -> None:
+        self._running = Printing(self._command)
+        self._running.lines.wait_for(lambda line: b": listen " in line)
+
+    @property
+    def lines(self) -> list[bytes]:
+        return [*self._seen, *self._running.lines.lines]
+
+    def end(self) -> None:
+        """End as by a service manager: its connections end."""
+        self._running.process.terminate()
+        self._running.wait()
+        self._seen += self._running.lines.lines
+
+    def stop(self) -> None:
+        self.end()
+        self._held.close()
