@@ -14,13 +14,13 @@ from typing import Any, Final, Protocol, final
 import orjson
 
 from fastgw.errors import Fault
-from fastgw.exchange import ClientSide, Exchange, Response, Trailers
+from fastgw.exchange import Exchange, Response, Trailers
+from fastgw.exchange.client_wrapper import ClientWrapper
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import find_head_end, parse_request
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import RequestHead, ResponseHead
-from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.tracing.trace import EndedAttempt, EndedWait, Trace
 from fastgw.recording.records import RecordedBody, RecordedCall, RecordedIdentity, RecordedRequest
 from fastgw.recording.redaction import RecordRedaction, TooLongToMask
@@ -298,36 +298,14 @@ def response_head(exchange: Exchange, response: Response) -> bytes:
 
 
 @final
-class RecordedClient(ClientSide):
-    """Client side of an exchange that is recorded. `inner`: the client itself."""
+class RecordedClient(ClientWrapper):
+    """Client side of an exchange that is recorded."""
 
-    __slots__ = ("_exchange", "_trace", "inner")
+    __slots__ = ("_exchange", "_trace")
 
     def __init__(self, trace: RecordedTrace, exchange: Exchange) -> None:
-        self.inner: ClientSide = exchange.client
+        super().__init__(exchange.client)
         self._trace, self._exchange = trace, exchange
-
-    def __repr__(self) -> str:
-        return f"<RecordedClient of {self.inner!r}>"
-
-    @property
-    def fd(self) -> int:
-        return self.inner.fd
-
-    @property
-    def body_goes_to(self) -> int:
-        return self.inner.body_goes_to
-
-    @body_goes_to.setter
-    def body_goes_to(self, fd: int) -> None:
-        self.inner.body_goes_to = fd
-
-    @property
-    def accepts_more(self) -> bool:
-        return self.inner.accepts_more
-
-    def send_interim(self, head: ResponseHead | None) -> None:
-        self.inner.send_interim(head)
 
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         trace, exchange = self._trace, self._exchange
@@ -346,38 +324,9 @@ class RecordedClient(ClientSide):
         self._trace.response_body.is_over, self._trace.trailers = True, trailers
         self.inner.end(trailers)
 
-    def abort(self, fault: Fault) -> None:
-        self.inner.abort(fault)
-
     def tunnel(self, early: bytes, timeout: float) -> None:
         self._trace.discard()
         self.inner.tunnel(early, timeout)
-
-    def pause_tunnel(self) -> None:
-        self.inner.pause_tunnel()
-
-    def resume_tunnel(self) -> None:
-        self.inner.resume_tunnel()
-
-    def count_filter(self, instance: str, event: FilterEvent) -> None:
-        self.inner.count_filter(instance, event)
-
-    def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None:
-        self.inner.count_shadow_decision(exchange, instance, decision)
-
-    def count_subrequest(self, exchange: Exchange, status: int) -> None:
-        self.inner.count_subrequest(exchange, status)
-
-    def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None:
-        self.inner.count_websocket(exchange, side, what, count)
-
-    def count_content_coding(
-        self, exchange: Exchange, operation: int, coding: int, bytes_in: int, bytes_out: int
-    ) -> None:
-        self.inner.count_content_coding(exchange, operation, coding, bytes_in, bytes_out)
-
-    def filter_timeout(self) -> float:
-        return self.inner.filter_timeout()
 
 
 @final

@@ -11,26 +11,26 @@ from collections import deque
 from typing import Final, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import ClientSide, Exchange, Response, ServiceSide, Trailers
+from fastgw.exchange import Exchange, Response, ServiceSide, Trailers
+from fastgw.exchange.client_wrapper import ClientWrapper
 from fastgw.exchange.reply import NO_CONTENT, UNKNOWN
 from fastgw.filters.policies.traffic.byte_buckets import ByteBucket, combined
-from fastgw.http.messages import AS_DECLARED, ResponseHead
-from fastgw.observe.metrics.families import FilterEvent
+from fastgw.http.messages import AS_DECLARED
 
 SOON_S: Final = 0.001
 """Minimum wait for a timer, in seconds: timers are not finer."""
 
 
 @final
-class PacedClient:
+class PacedClient(ClientWrapper):
     """`inner`: the client itself."""
 
-    __slots__ = ("_bucket", "_exchange", "_held", "_is_paused", "_source", "_timer", "_trailers", "inner")
+    __slots__ = ("_bucket", "_exchange", "_held", "_is_paused", "_source", "_timer", "_trailers")
 
     fd: Final = -1  # nothing may be written past this object
 
     def __init__(self, exchange: Exchange, bucket: ByteBucket) -> None:
-        self.inner: ClientSide = exchange.client
+        super().__init__(exchange.client)
         self._exchange: Exchange | None = exchange
         self._bucket = bucket
         self._held: deque[bytes] = deque()
@@ -49,19 +49,8 @@ class PacedClient:
     # calls of the source (`ClientSide`)
 
     @property
-    def body_goes_to(self) -> int:
-        return self.inner.body_goes_to
-
-    @body_goes_to.setter
-    def body_goes_to(self, fd: int) -> None:
-        self.inner.body_goes_to = fd
-
-    @property
     def accepts_more(self) -> bool:
         return not self._held and self.inner.accepts_more
-
-    def send_interim(self, head: ResponseHead | None) -> None:
-        self.inner.send_interim(head)
 
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         exchange = self._exchange
@@ -107,35 +96,6 @@ class PacedClient:
     def abort(self, fault: Fault) -> None:
         self._drop()
         self.inner.abort(fault)
-
-    def tunnel(self, early: bytes, timeout: float) -> None:
-        self.inner.tunnel(early, timeout)
-
-    def pause_tunnel(self) -> None:
-        self.inner.pause_tunnel()
-
-    def resume_tunnel(self) -> None:
-        self.inner.resume_tunnel()
-
-    def count_filter(self, instance: str, event: FilterEvent) -> None:
-        self.inner.count_filter(instance, event)
-
-    def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None:
-        self.inner.count_shadow_decision(exchange, instance, decision)
-
-    def count_subrequest(self, exchange: Exchange, status: int) -> None:
-        self.inner.count_subrequest(exchange, status)
-
-    def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None:
-        self.inner.count_websocket(exchange, side, what, count)
-
-    def count_content_coding(
-        self, exchange: Exchange, operation: int, coding: int, bytes_in: int, bytes_out: int
-    ) -> None:
-        self.inner.count_content_coding(exchange, operation, coding, bytes_in, bytes_out)
-
-    def filter_timeout(self) -> float:
-        return self.inner.filter_timeout()
 
     # the bytes that wait
 
