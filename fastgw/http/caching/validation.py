@@ -68,7 +68,7 @@ def freshen(stored: StoredHead, answer: ReceivedHead, policy: StorePolicy, times
 def merge_fields(stored: StoredHead, answer: ReceivedHead) -> Fields:
     """Return the stored fields, each replaced by those of the 304 with the same name (section 3.2).
 
-    Without `Date` in the 304 there is none: whoever stores or sends them adds when the 304 was received.
+    Without `Date` in the 304 there is none: the store and the sender add when the 304 was received.
     """
     merged, updated = stored.fields, set[bytes]()
     if answer.first(b"date") is None:
