@@ -449,14 +449,15 @@ def _listener(gateway: Gateway, url: str, name: str | None) -> Listener:
 def _of_connection(explanation: Explanation, routes: TcpRoutes, name: str, client: str) -> Explanation:
     """Explain the target of a connection to a TCP listener. `name`: server name (SNI) of its ClientHello."""
     explanation.client = client
-    upstream = routes.find(ClientHello(name))
-    if upstream is None:
+    route = routes.find(ClientHello(name))
+    if route is None:
         how = " (unrecognized_name)" if routes.needs_hello else ""
         explanation.detail = f'no route for the server name "{name}": the connection is closed{how}'
         return explanation
-    explanation.route, explanation.upstream = routes.name, upstream.name
-    labels = ", ".join(target.label for target in upstream.targets) or "none"
-    explanation.detail = f"connections are passed through to the targets of the upstream: {labels}"
+    explanation.route, explanation.upstream = routes.name, route.upstream.name
+    labels = ", ".join(target.label for target in route.upstream.targets) or "none"
+    how = ", with their TLS," if route.passes_through else ""
+    explanation.detail = f"connections are passed through{how} to the targets of the upstream: {labels}"
     return explanation
 
 

@@ -20,6 +20,8 @@ from tests.support.peer import DEADLINE
 from tests.support.secured import client_hello
 from tests.support.tcp import TcpTarget, connected, is_reset, read_all, read_exactly, reset, tcp_config, tcp_target
 
+DECODE_ERROR = b"\x15\x03\x03\x00\x02\x02\x32"
+UNEXPECTED_MESSAGE = b"\x15\x03\x03\x00\x02\x02\x0a"
 UNRECOGNIZED_NAME = b"\x15\x03\x03\x00\x02\x02\x70"
 
 
@@ -63,6 +65,17 @@ def passing(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                 "protocol": "tls",
                 "routes": [{"sni": ["a.test"], "upstream": "a"}, {"upstream": "b"}],
             },
+            "mixed": {
+                "address": "127.0.0.1:0",
+                "protocol": "tcp",
+                "tls": {"certificates": [{"certificate": place.pair[0], "key": place.pair[1]}]},
+                "routes": [
+                    {"sni": ["a.test"], "alpn": ["special"], "upstream": "b", "passthrough": True},
+                    {"sni": ["a.test"], "upstream": "a"},
+                    {"sni": ["*.wild.test"], "upstream": "a", "passthrough": True},
+                    {"sni": ["x.wild.test"], "upstream": "a"},
+                ],
+            },
             "proxied": {
                 "address": "127.0.0.1:0",
                 "protocol": "tls",
@@ -86,6 +99,19 @@ def _hello(name: str | None, *protocols: str) -> bytes:
     with contextlib.suppress(ssl.SSLWantReadError):
         tls.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=name).do_handshake()
     return sent.read()
+
+
+def _long_hello(name: str) -> bytes:
+    """Return a ClientHello, without the header of a record, with an unassigned extension of 40 KB."""
+    body = bytearray(_hello(name)[9:])
+    at = 2 + 32  # version and random
+    at += 1 + body[at]
+    at += 2 + int.from_bytes(body[at : at + 2])
+    at += 1 + body[at]
+    extension = b"\xfd\xe8" + (40_000).to_bytes(2) + bytes(40_000)
+    body[at : at + 2] = (int.from_bytes(body[at : at + 2]) + len(extension)).to_bytes(2)
+    body += extension
+    return b"\x01" + len(body).to_bytes(3) + bytes(body)
 
 
 def _behind_header(service: socket.socket) -> dict[int, bytes]:
@@ -230,6 +256,77 @@ def test_the_service_may_end_first_and_a_reset_still_arrives(passing: Gateway, p
             assert len(read_exactly(got, 100_000)) == 100_000
             reset(client)
             assert is_reset(got)
+
+
+# --- passed through and ended on one port ---
+
+
+@pytest.mark.parametrize("name", ["a.test", "x.wild.test"])
+def test_tls_ends_for_the_other_names_of_a_port_that_passes_some_through(
+    passing: Gateway, place: Place, name: str
+) -> None:
+    with client_tls(place.authority).wrap_socket(connected(passing.port("mixed")), server_hostname=name) as client:
+        client.sendall(b"hello")
+        with place.a.accept() as service:
+            assert read_exactly(service, 5) == b"hello"
+            service.sendall(b"answer")
+            assert client.recv(6) == b"answer"
+    assert passing.wait_for_record(listener="mixed", host=name, status=200)["upstream"] == "a"
+
+
+@pytest.mark.parametrize("cut", [1, 4, 100, None])
+def test_names_are_passed_through_beside_those_whose_tls_ends(passing: Gateway, place: Place, cut: int | None) -> None:
+    """The service gets the bytes of the client alone, wherever they are cut; half-close goes both ways."""
+    sent = _hello("y.wild.test") + b"early" * 5_000
+    with connected(passing.port("mixed")) as client:
+        for part in (sent[:cut], sent[cut:]) if cut else (sent,):
+            client.sendall(part)
+        client.shutdown(socket.SHUT_WR)
+        with place.a.accept() as got:
+            assert read_all(got) == sent
+            got.sendall(b"answer")
+        assert read_all(client) == b"answer"
+    assert passing.wait_for_record(host="y.wild.test", request_bytes=len(sent), response_bytes=6)["scheme"] == "tls"
+
+
+def test_protocols_too_decide_what_is_passed_through(passing: Gateway, place: Place) -> None:
+    hello = _hello("a.test", "special")
+    with connected(passing.port("mixed")) as client:
+        client.sendall(hello)
+        with place.b.accept() as got:
+            told = _behind_header(got)
+            assert (told[0x02], 0x20 in told) == (b"a.test", False)
+            assert read_exactly(got, len(hello)) == hello
+            reset(client)
+            assert is_reset(got)
+
+
+def test_a_long_hello_is_passed_through_and_not_ended(passing: Gateway, place: Place) -> None:
+    """OpenSSL reads 16 KiB at most; what is passed through may have 64 KiB over several records."""
+    for name, is_passed in (("y.wild.test", True), ("a.test", False)):
+        message = _long_hello(name)
+        sent = b"".join(
+            b"\x16\x03\x01" + len(part).to_bytes(2) + part
+            for part in (message[at : at + 16_000] for at in range(0, len(message), 16_000))
+        )
+        with connected(passing.port("mixed")) as client:
+            client.sendall(sent)
+            if is_passed:
+                with place.a.accept() as got:
+                    assert read_exactly(got, len(sent)) == sent
+            else:
+                assert read_all(client) == DECODE_ERROR
+    assert place.a.has_nobody()
+
+
+def test_what_openssl_might_read_otherwise_ends_no_tls_where_names_are_passed_through(
+    passing: Gateway, place: Place
+) -> None:
+    hello = _hello("y.wild.test")
+    with connected(passing.port("mixed")) as client:
+        client.sendall(hello[:3] + (len(hello) - 4).to_bytes(2) + hello[5:] + b"x")
+        assert read_all(client) == UNEXPECTED_MESSAGE
+    assert place.a.has_nobody()
 
 
 PROXIED = header_v2(("192.0.2.1", 1111), ("192.0.2.2", 2222), ProxyTlvs("h2", "a.test", "id-1"))

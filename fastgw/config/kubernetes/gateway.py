@@ -144,13 +144,6 @@ def _read_client_validation(listener: GatewayListener, context: TranslationConte
 # conflicts
 
 
-def _family(listener: GatewayListener) -> str:
-    """Return the listeners that may share a port: those with equal results."""
-    if listener.protocol == "TLS":
-        return "TLS/Passthrough" if listener.passes_through else "TLS/Terminate"
-    return listener.protocol
-
-
 def _find_conflicts(before: Iterable[GatewayListener], listeners: list[GatewayListener], *, together: bool) -> None:
     """Refuse listeners that conflict with one in `before`, or with each other. `together`: all of those that conflict
     with each other are refused, not only the later ones.
@@ -178,7 +171,7 @@ def _refuse(listener: GatewayListener, reason: str) -> None:
 def _conflict(one: GatewayListener, other: GatewayListener) -> str:
     if one.port != other.port or (one.protocol == "UDP") != (other.protocol == "UDP"):
         return ""
-    if _family(one) != _family(other):
+    if one.protocol != other.protocol:
         return "ProtocolConflict"
     return "HostnameConflict" if one.hostname == other.hostname else ""
 
@@ -318,9 +311,11 @@ def _settings(entry: PortListener, context: TranslationContext) -> dict[str, Any
     if entry.protocol == "TLS":
         if not entry.tls_routes:
             return None
-        if usable[0].passes_through:
-            return {**settings, "protocol": "tls", "routes": entry.tls_routes}
-        return {**settings, "protocol": "tcp", "tls": _tls(entry, usable, context), "routes": entry.tls_routes}
+        if all("passthrough" in route for route in entry.tls_routes):
+            routes = [{key: each[key] for key in each if key != "passthrough"} for each in entry.tls_routes]
+            return {**settings, "protocol": "tls", "routes": routes}
+        ending = [each for each in usable if not each.passes_through]
+        return {**settings, "protocol": "tcp", "tls": _tls(entry, ending, context), "routes": entry.tls_routes}
     if entry.protocol == "HTTPS":
         settings["tls"] = _tls(entry, usable, context)
         groups = [[each.hostname] for each in usable if each.hostname]

@@ -29,6 +29,8 @@ def translate_tls(context: TranslationContext) -> None:
             if names is None:
                 continue
             route: dict[str, Any] = {"upstream": upstream}
+            if listener.passes_through:
+                route["passthrough"] = True
             if names:
                 route["sni"] = list(names)
             context.entries[listener.entry].tls_routes.append(route)
@@ -40,7 +42,8 @@ def _refuse_others(context: TranslationContext) -> None:
     entries = [each for each in context.entries.values() if each.tls_routes]
     for entry in entries:
         if all("sni" in route for route in entry.tls_routes):
-            entry.tls_routes.append({"upstream": NO_TARGETS})
+            passes_some = any("passthrough" in route for route in entry.tls_routes)  # then before a handshake
+            entry.tls_routes.append({"upstream": NO_TARGETS} | ({"passthrough": True} if passes_some else {}))
     if entries:
         context.add_piece("TLSRoute", upstreams={NO_TARGETS: {"targets": []}})
 

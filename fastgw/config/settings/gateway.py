@@ -308,10 +308,13 @@ class TlsRoute(Settings):
     """Server names (SNI): `api.example.com`, or `*.example.com` for any number of labels before it. Left out = any
     connection, including those without a server name."""
     alpn: Some[AlpnProtocol] = ()
-    """Protocols of which the client offers at least one (ALPN), such as `h2` or `postgresql`; with `protocol: tls`
-    only. Left out = any."""
+    """Protocols of which the client offers at least one (ALPN), such as `h2` or `postgresql`; only where TLS is passed
+    through. Left out = any."""
     upstream: Name
     """Upstream of these connections."""
+    passthrough: bool = False
+    """With `protocol: tcp`: whether the TLS of these connections is passed through, as with `protocol: tls`, while
+    routes without it terminate TLS on the same port."""
 
 
 class ErrorPage(Settings):
@@ -347,10 +350,10 @@ class Listener(Settings):
     Port 0 lets the system choose."""
     protocol: Literal["http", "tcp", "tls", "udp"] = "http"
     """`http`: requests, which `routes` at the top direct. `tcp`: connections of any protocol, to `upstream`; with `tls`
-    their TLS ends here, and `routes` may direct them by server name (SNI). `tls`: TLS passthrough: connections are
-    directed by the server name (SNI) of their ClientHello, and not decrypted. `udp`: datagrams, to `upstream`; a
-    client's address and port is a session, which stays with its target for as long as datagrams come
-    (`timeouts.tunnel_idle` of the upstream)."""
+    their TLS ends here, and `routes` may direct them by server name (SNI), and pass the TLS of some names through.
+    `tls`: TLS passthrough: connections are directed by the server name (SNI) of their ClientHello, and not decrypted.
+    `udp`: datagrams, to `upstream`; a client's address and port is a session, which stays with its target for as long
+    as datagrams come (`timeouts.tunnel_idle` of the upstream)."""
     upstream: Name | None = None
     """Upstream of a listener with `protocol: tcp` or `udp`."""
     routes: tuple[TlsRoute, ...] = ()

@@ -156,9 +156,17 @@ def _upstreams(location: SourceLocation, listener: Any) -> Iterator[tuple[Source
         for index, route in enumerate(() if listener.routes is BROKEN else listener.routes):
             if route is BROKEN:
                 continue
-            if ends_tls and route.alpn not in ((), BROKEN):
-                location.below("routes", index, "alpn").report("has no effect with `protocol: tcp`", _NOWHERE)
+            if ends_tls and route.passthrough is False and route.alpn not in ((), BROKEN):
+                expected = "expected `passthrough: true`, or no `alpn`"
+                location.below("routes", index, "alpn").report("has no effect with `protocol: tcp`", expected)
+            if not ends_tls and route.passthrough is True:
+                at = location.below("routes", index, "passthrough")
+                at.report("has no effect with `protocol: tls`, which passes all TLS through", _NOWHERE)
             yield location.below("routes", index, "upstream"), route.upstream
+        routes = () if listener.routes is BROKEN else listener.routes
+        if ends_tls and routes and all(route is not BROKEN and route.passthrough is True for route in routes):
+            wrong = "has no effect: every route passes TLS through"
+            location.below("tls").report(wrong, "expected `protocol: tls`, or a route without `passthrough`")
         return
     if listener.routes:
         expected = "expected `protocol: tls`, `tls`, or `upstream`" if protocol == "tcp" else "expected `upstream`"

@@ -14,7 +14,7 @@ def of_listener(location: SourceLocation, listener: Listener) -> Iterator[Proble
     if listener.protocol == "http" and not listener.wants_http2 and location.raw.get("http2"):
         yield location.below("http2").problem("it has no effect: the listener does not speak HTTP/2 (`protocols`)")
     first: dict[tuple[str, str], int] = {}
-    for index, route in enumerate(listener.routes if listener.protocol == "tls" else ()):
+    for index, route in enumerate(listener.routes if listener.protocol in ("tcp", "tls") else ()):
         pairs = [(name, protocol) for name in route.sni or ("",) for protocol in route.alpn or ("",)]
         taken = [first.get(pair, first.get((pair[0], ""))) for pair in pairs]
         if None not in taken:

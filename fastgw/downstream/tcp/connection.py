@@ -226,9 +226,20 @@ class TcpConnection(Timed):
         )
         self.scheme, self._vouched = b"tls", vouched
         self._enter(end, limit)
-        if server_name:
-            self.head = ConnectionHead(server_name.encode())
-        self._choose(ClientHello(server_name))
+        self._follow(ClientHello(server_name))
+
+    def accept_hello(
+        self, client: socket.socket, limit: "AddressLimit | None", greeting: HelloReader, hello: ClientHello
+    ) -> None:
+        """Serve a client whose TLS a route passes through, and which is counted in the node's limits.
+
+        `limit`: one of these limits. `greeting`: all that the client has sent, with the whole `hello`.
+        """
+        self.scheme, self._greeting = b"tls", greeting
+        end = PlainEnd(self._server.worker_loop, client, self)
+        end.received = len(greeting.received)
+        self._enter(end, limit)
+        self._follow(hello)
 
     def _enter(self, client: End, limit: "AddressLimit | None") -> None:
         self._client = client
@@ -305,12 +316,15 @@ class TcpConnection(Timed):
             return True
         if hello is None:
             return True
-        if hello.server_name:
-            self.head = ConnectionHead(hello.server_name.encode())
         self._client_end.pause()
         self._phase = CONNECTING
-        self._choose(hello)
+        self._follow(hello)
         return True
+
+    def _follow(self, hello: ClientHello) -> None:
+        if hello.server_name:
+            self.head = ConnectionHead(hello.server_name.encode())
+        self._choose(hello)
 
     def _refuse(self, fault: Fault, why: str, alert: Alert | None) -> None:
         """Close with an alert that the client can read: its further data is dropped."""
@@ -329,12 +343,12 @@ class TcpConnection(Timed):
             client.resume()
 
     def _choose(self, hello: ClientHello) -> None:
-        upstream = self.route.find(hello)
-        if upstream is None:
+        route = self.route.find(hello)
+        if route is None:
             alert = Alert.UNRECOGNIZED_NAME if self._tls is None else None
             self._refuse(Fault.ROUTE_NOT_FOUND, "" if hello.server_name else "no server name (SNI)", alert)
             return
-        self._upstream = upstream
+        self._upstream = upstream = route.upstream
         self.upstream = upstream.name
         upstream.active += 1
         self._total_at = self._server.worker_loop.wheel.now + upstream.total_timeout

@@ -13,23 +13,28 @@ _ANY: str = ""
 
 
 class TcpRoute(NamedTuple):
-    """Destination of connections. `protocols`: ALPN protocols, one of which the client has to offer; empty: any."""
+    """Destination of connections."""
 
     upstream: Upstream
     protocols: frozenset[bytes] = frozenset()
+    """ALPN protocols, one of which the client has to offer; empty: any."""
+    passes_through: bool = False
+    """Whether TLS is passed through, on a listener that terminates it otherwise."""
 
 
 @final
 class TcpRoutes:
     """Routes of one listener. Immutable."""
 
-    __slots__ = ("_exact", "_wildcards", "name", "needs_hello", "only_upstream", "plan")
+    __slots__ = ("_exact", "_wildcards", "name", "needs_hello", "only_upstream", "passes_some", "plan")
 
     def __init__(self, listener: str, settings: config.Listener, upstreams: Mapping[str, Upstream]) -> None:
         self.name = label_of(listener)
         """Name of the route in logs and metrics."""
         self.needs_hello = settings.protocol == "tls"
         """Whether the route depends on a ClientHello that is passed through."""
+        self.passes_some = any(route.passthrough for route in settings.routes)
+        """Whether some routes pass TLS through, and the others terminate it."""
         self._exact: dict[str, list[TcpRoute]] = {}
         self._wildcards: dict[str, list[TcpRoute]] = {}  # by the part after `*.`; `_ANY`: any name, or none
         if settings.upstream is not None:
@@ -38,14 +43,15 @@ class TcpRoutes:
         """The upstream of all connections. None: it depends on the ClientHello."""
         self.plan: Any = None  # created by the compiled module, again when targets were replaced
         for each in settings.routes:
-            route = TcpRoute(upstreams[each.upstream], frozenset(protocol.encode() for protocol in each.alpn))
+            protocols = frozenset(protocol.encode() for protocol in each.alpn)
+            route = TcpRoute(upstreams[each.upstream], protocols, each.passthrough)
             for name in each.sni or (_ANY,):
                 wildcard = not name or name.startswith("*.")
                 names = self._wildcards if wildcard else self._exact
                 names.setdefault(name.removeprefix("*."), []).append(route)
 
-    def find(self, hello: ClientHello) -> Upstream | None:
-        """Return the upstream for a connection that begins with this ClientHello; None: no route matches.
+    def find(self, hello: ClientHello) -> TcpRoute | None:
+        """Return the route of a connection that begins with this ClientHello; None: no route matches.
 
         The exact name comes first, then the longest wildcard, then any name; among equals the first in the file.
         """
@@ -62,8 +68,8 @@ def label_of(listener: str) -> str:
     return f"listener/{listener}"
 
 
-def _first(routes: Sequence[TcpRoute], hello: ClientHello) -> Upstream | None:
+def _first(routes: Sequence[TcpRoute], hello: ClientHello) -> TcpRoute | None:
     for route in routes:
         if not route.protocols or not route.protocols.isdisjoint(hello.protocols):
-            return route.upstream
+            return route
     return None

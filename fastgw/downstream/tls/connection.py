@@ -5,6 +5,8 @@ After the handshake `eventloop.tls_transport` takes over.
 """
 
 import asyncio
+import os
+import socket
 import ssl
 from collections.abc import Collection
 from enum import IntEnum
@@ -33,7 +35,7 @@ from fastgw.net.client_hello import (
     HelloBuffer,
     protocols_offered,
 )
-from fastgw.net.server_name import Alert, InvalidHello, server_name_of
+from fastgw.net.server_name import Alert, ClientHello, HelloReader, InvalidHello, server_name_of
 from fastgw.operator_events import OperatorEvent
 from fastgw.shm.node_limits import AddressLimit
 from fastgw.sync import acme_challenges
@@ -122,6 +124,7 @@ class TlsConnection(TlsTransport):
     __slots__ = (
         "_address_limit",
         "_admitted",
+        "_greeting",
         "_hello",
         "_limit",
         "_local",
@@ -147,6 +150,7 @@ class TlsConnection(TlsTransport):
         self._server = server
         self._limit: _Limit | None = None
         self._hello: HelloBuffer | None = None
+        self._greeting: HelloReader | None = None  # in its place where some names are passed through
         self._admitted = False
         self._address_limit: AddressLimit | None = None
         self._trusts, self._vouched = listener.trusts, b""
@@ -178,6 +182,8 @@ class TlsConnection(TlsTransport):
             self._waiting.received += received
             if len(self._waiting.received) > 2 * LONGEST_HELLO:  # nothing follows a ClientHello before the answer
                 self._fail(HandshakeOutcome.PROTOCOL_ERROR, "data before the handshake")
+        elif self._greeting is not None:
+            self._read_greeting(self._greeting, received)
         elif self._hello is None:
             self._read_first_bytes(bytes(received))
         else:
@@ -187,6 +193,11 @@ class TlsConnection(TlsTransport):
         if self.listener.tls is None or received[0] != HANDSHAKE:
             self._answer_plain(received)
             return
+        tcp = self.listener.tcp
+        if tcp is not None and tcp.passes_some:
+            self._greeting = HelloReader()
+            self._read_greeting(self._greeting, received)
+            return
         self._hello = HelloBuffer()
         self._read_hello(received)
 
@@ -194,31 +205,77 @@ class TlsConnection(TlsTransport):
         """Start the handshake once the whole ClientHello was received: until then it costs little more than its
         bytes.
         """
-        hello, tls = self._hello, self.listener.tls
+        hello = self._hello
         assert hello is not None
         try:
             if not hello.feed(chunk):
                 return
         except Malformed as malformed:
-            send_at_once(self._fd, DECODE_ERROR)
-            self._fail(HandshakeOutcome.PROTOCOL_ERROR, malformed.reason)
+            self._reject_hello(malformed.reason, DECODE_ERROR)
             return
         received, self._hello = bytes(hello.received), None
         try:
             self._server_name = server_name_of(hello.message())
         except InvalidHello as invalid:
-            if invalid.alert is not None:
-                send_at_once(self._fd, invalid.alert.record)
-            self._fail(HandshakeOutcome.PROTOCOL_ERROR, str(invalid))
+            self._reject_hello(str(invalid), b"" if invalid.alert is None else invalid.alert.record)
             return
+        self._answer_hello(protocols_offered(hello.message()), received)
+
+    def _reject_hello(self, why: str, alert: bytes) -> None:
+        if alert:
+            send_at_once(self._fd, alert)
+        self._fail(HandshakeOutcome.PROTOCOL_ERROR, why)
+
+    def _read_greeting(self, greeting: HelloReader, chunk: bytes | memoryview) -> None:
+        """Pass the connection through or start the handshake, once its ClientHello was read as strictly as where all
+        names are passed through.
+        """
+        try:
+            hello = greeting.feed(chunk)
+        except InvalidHello as invalid:
+            self._reject_hello(str(invalid), b"" if invalid.alert is None else invalid.alert.record)
+            return
+        if hello is None:
+            return
+        self._greeting = None
+        tcp = self.listener.tcp
+        route = None if tcp is None else tcp.find(hello)
+        if route is not None and route.passes_through:
+            self._pass_through(greeting, hello)
+        elif len(greeting.received) > LONGEST_HELLO:
+            self._reject_hello(f"the ClientHello is longer than {LONGEST_HELLO} bytes", DECODE_ERROR)
+        else:
+            self._server_name = hello.server_name
+            self._answer_hello(hello.protocols or None, bytes(greeting.received))
+
+    def _pass_through(self, greeting: HelloReader, hello: ClientHello) -> None:
+        """Give the connection to a relay, which needs its socket: this transport closes a descriptor of its own."""
+        try:
+            client = socket.socket(fileno=os.dup(self._fd))
+        except OSError as error:  # out of files
+            self._fail(HandshakeOutcome.SHED, f"{error.strerror}")
+            return
+        client.setblocking(False)
+        below = self._below
+        below.pause_reading()
+        self._server.handshake_done(self)
+        self._admitted = False  # the permits belong to the relay now
+        self._shut()
+        below.abort()
+        relay = TcpConnection(self._server, self.listener, self.peer, self._local)
+        relay.accept_hello(client, self._address_limit, greeting, hello)
+
+    def _answer_hello(self, protocols: Collection[bytes] | None, received: bytes) -> None:
+        """Answer a whole ClientHello. `protocols`: those that it offers by ALPN. `received`: its bytes."""
+        tls = self.listener.tls
         if tls is None:  # since the first bytes
             self._answer_plain(received)
             return
         challenges = self._server.acme_contexts
-        if challenges and ACME_TLS in (protocols_offered(hello.message()) or ()):
+        if challenges and ACME_TLS in (protocols or ()):
             self._answer_challenge(challenges.get(self._server_name), received)
             return
-        self._speak(tls, protocols_offered(hello.message()), received)
+        self._speak(tls, protocols, received)
 
     def _speak(self, tls: ServerContexts, protocols: Collection[bytes] | None, received: bytes) -> None:
         """Begin the handshake if the client offers a protocol of the listener, and once its certificate is there."""

@@ -22,7 +22,6 @@ from fastgw.downstream.udp.listening import LONGEST, Datagram, receive
 from fastgw.errors import Fault, Retry
 from fastgw.eventloop.socket_poller import READABLE
 from fastgw.eventloop.timer_wheel import Timed
-from fastgw.net.server_name import ClientHello
 from fastgw.observe.access_log.record import UDP
 from fastgw.operator_events import OperatorEvent
 from fastgw.upstream.forwarding.retry_decision import decide_retry
@@ -50,7 +49,6 @@ OUT_OF: Final = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM, EAGAIN})
 LOST: Final = frozenset({EMSGSIZE, ENOBUFS, ENOMEM, EAGAIN})
 """Errors of a datagram that is dropped, as any may be: it is longer than the other side's version of IP or its network
 allows, or there is no memory for it. Neither side is gone."""
-_NO_HELLO: Final = ClientHello()
 _HEAD: Final = ConnectionHead(method=b"udp", version=UDP)
 _CONNECTED: Final = Outcome(CONNECTED)
 
@@ -180,7 +178,7 @@ class UdpSession(Timed):
         self._resolving: asyncio.Task[list[TargetAddress]] | None = None
         self._record: AttemptRecord | None = None
         self._target: Target | None = None
-        upstream = self.route.find(_NO_HELLO)
+        upstream = self.route.only_upstream
         assert upstream is not None
         self._upstream, self.upstream = upstream, upstream.name
         self._targets, self._is_listed = upstream.targets, True

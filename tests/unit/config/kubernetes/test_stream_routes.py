@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from fastgw.config.kubernetes.model import Translation
 from fastgw.config.kubernetes.translation import translate
 from fastgw.config.settings.kubernetes import GatewayAddresses, KubernetesProvider
 from tests.unit.config.kubernetes.loading import loaded
-from tests.unit.config.kubernetes.test_ingress import object_of, service
+from tests.unit.config.kubernetes.test_ingress import object_of, secret_of, service
 
 SETTINGS = KubernetesProvider(addresses=GatewayAddresses(pool=("192.0.2.1",)))
 
@@ -19,6 +20,16 @@ SETTINGS = KubernetesProvider(addresses=GatewayAddresses(pool=("192.0.2.1",)))
 def gateway(protocol: str, **more: Any) -> dict[str, Any]:
     listener = {"name": "one", "port": 9000, "protocol": protocol, **more}
     return object_of("Gateway", "edge", {"gatewayClassName": "fastgw", "listeners": [listener]})
+
+
+def mixed(passed: str, ended: str) -> dict[str, Any]:
+    """Return a Gateway that passes TLS through for one name and ends it for another one, at one port."""
+    ending = {"mode": "Terminate", "certificateRefs": [{"name": "pair"}]}
+    listeners = [
+        {"name": "passing", "port": 9000, "protocol": "TLS", "hostname": passed, "tls": {"mode": "Passthrough"}},
+        {"name": "ending", "port": 9000, "protocol": "TLS", "hostname": ended, "tls": ending},
+    ]
+    return object_of("Gateway", "edge", {"gatewayClassName": "fastgw", "listeners": listeners})
 
 
 def route(kind: str, name: str, *backends: dict[str, Any], created: str = "2026-01-01T00:00:00Z", **spec: Any) -> Any:
@@ -91,6 +102,32 @@ def test_tls_routes_are_selected_by_server_name() -> None:
         {"upstream": "shop/books/80/tcp", "sni": ["*.example.com"]},
         {"upstream": "kubernetes/no-targets"},  # any other name is reset
     ]
+
+
+def test_tls_is_passed_through_for_some_names_and_ends_for_others_at_one_port(tmp_path: Path) -> None:
+    """The more specific listener has the name; other names are reset before a handshake."""
+    made = translated(
+        secret_of(tmp_path),
+        mixed("*.example.com", "a.example.com"),
+        route("TLSRoute", "passed", backend("cart"), parentRefs=[{"name": "edge", "sectionName": "passing"}]),
+        route("TLSRoute", "ended", backend("books"), parentRefs=[{"name": "edge", "sectionName": "ending"}]),
+    )
+    listener = parts(made)[0]["gateway/shop/edge/9000"]
+    assert (listener["protocol"], len(listener["tls"]["certificates"])) == ("tcp", 1)
+    assert listener["routes"] == [
+        {"upstream": "shop/books/80/tcp", "sni": ["a.example.com"]},
+        {"upstream": "shop/cart/80/tcp", "passthrough": True, "sni": ["*.example.com"]},
+        {"upstream": "kubernetes/no-targets", "passthrough": True},
+    ]
+    assert [each["attachedRoutes"] for each in made.statuses["Gateway", "shop", "edge"]["listeners"]] == [1, 1]
+    assert loaded(made).refused_objects == {}
+
+
+def test_listeners_of_both_modes_for_one_name_conflict(tmp_path: Path) -> None:
+    made = translated(secret_of(tmp_path), mixed("a.example.com", "a.example.com"))
+    for each in made.statuses["Gateway", "shop", "edge"]["listeners"]:
+        (accepted,) = (found for found in each["conditions"] if found["type"] == "Accepted")
+        assert (accepted["status"], accepted["reason"]) == ("False", "HostnameConflict")
 
 
 @pytest.mark.parametrize("protocol", ["TCP", "UDP", "TLS"])

@@ -49,6 +49,11 @@ def test_what_is_right(listener: str) -> None:
     assert told(listener) == []
 
 
+def test_protocols_select_what_is_passed_through_beside_tls_that_ends() -> None:
+    found = told(of("tcp", f"{TLS}, routes: [{{alpn: [h2], upstream: tcp, passthrough: true}}, {{upstream: unix}}]"))
+    assert [each for each in found if "a readable file" not in each] == []
+
+
 @pytest.mark.parametrize(
     ("listener", "wrong"),
     [
@@ -65,6 +70,14 @@ def test_what_is_right(listener: str) -> None:
         (of("tcp", "upstream: tcp, protocols: [http1]"), "protocols: has no effect with `protocol: tcp`"),
         (of("tcp", "upstream: tcp, ambiguous_paths: allow"), "ambiguous_paths: has no effect with `protocol: tcp`"),
         (of("tcp", "upstream: tcp, trusted_proxies: [10.0.0.0/8]"), "expected `proxy_protocol: required` as well"),
+        (
+            of("tls", "routes: [{upstream: tcp, passthrough: true}]"),
+            "passthrough: has no effect with `protocol: tls`, which passes all TLS through",
+        ),
+        (
+            of("tcp", f"{TLS}, routes: [{{upstream: tcp, passthrough: true}}]"),
+            "tls: has no effect: every route passes TLS through; expected `protocol: tls`",
+        ),
         (of("tls", "upstream: tcp"), "expected `routes`; one without `sni` matches all other connections"),
         (of("tls", "tls: null"), "`protocol: tls` needs routes"),
         (of("tls", "routes: [{upstream: http}]"), 'the targets of "http" are not tcp:// URLs'),

@@ -24,7 +24,8 @@ ROUTES = (
 
 def found(routes: tuple[TlsRoute, ...], name: str, *protocols: bytes) -> str | None:
     listener = Listener(address=Address(host="127.0.0.1", port=1), protocol="tls", routes=routes)
-    return cast(Any, TcpRoutes("main", listener, UPSTREAMS).find(ClientHello(name, protocols)))
+    route = TcpRoutes("main", listener, UPSTREAMS).find(ClientHello(name, protocols))
+    return None if route is None else cast(Any, route.upstream)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,6 @@ def test_without_a_route_for_all_there_may_be_none() -> None:
 def test_a_listener_of_tcp_has_one_for_all() -> None:
     listener = Listener(address=Address(host="127.0.0.1", port=1), protocol="tcp", upstream="any")
     routes = TcpRoutes("main", listener, UPSTREAMS)
-    assert routes.find(ClientHello()) == "any"
+    assert routes.only_upstream == "any"
     assert not routes.needs_hello
     assert routes.name == "listener/main"
