@@ -75,8 +75,8 @@ MOST_PATHS: Final = 50
 LATENCY_RATIO: Final = 3.0
 LATENCY_S: Final = 0.05
 """A latency differs if it is both so many times and so many seconds more."""
-LATENCY_REQUESTS: Final = 5
-"""Minimum requests of a route for its latency to be compared."""
+LATENCY_REQUESTS: Final = 20
+"""Minimum requests of a route for its latency to be compared: with fewer, the percentile is the slowest single one."""
 
 
 class Difference(NamedTuple):

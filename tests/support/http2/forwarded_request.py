@@ -1,4 +1,4 @@
-"""The requirements for every request that is sent over HTTP/2, whatever it was made from (RFC 9113 sections 8.1 to 8.3)."""
+"""The requirements for a request that is sent over HTTP/2, whatever it was made from (RFC 9113 sections 8.1 to 8.3)."""
 
 from __future__ import annotations
 
