@@ -81,6 +81,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         "_tls",
         "_unread",
         "_write",
+        "is_truncated",
         "memory",
         "read_since_rest",
         "resting",
@@ -107,6 +108,8 @@ class TlsTransport(asyncio.BufferedProtocol):
         self._own_answers = 0  # bytes that TLS itself has sent
         self._below_paused = False
         self._peer_ended = False
+        self.is_truncated = False
+        """Whether the peer has ended the connection without `close_notify`, and that is accepted as an end."""
         self._ended = False
         self._end_due = False  # as soon as the received data is read
 

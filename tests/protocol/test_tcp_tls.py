@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from fastgw.downstream.tcp.connection import FAREWELL_BYTES, TRUNCATED
+from fastgw.eventloop.worker_loop import RELAY_BYTES
 from fastgw.net.proxy_protocol import NO_TLVS, SIGNATURE, ProxyTlvs, header_v2, parse
 from tests.support.certificates import Certificates, client_tls
 from tests.support.gateway import Gateway
@@ -186,6 +188,17 @@ def test_an_unknown_name_gets_an_alert_and_no_byte_reaches_a_service(
     assert place.b.has_nobody()
     record = passing.wait_for_record(host=name, fault="route_not_found")
     assert (record["status"], record["upstream"], record["response_bytes"]) == (404, None, 0)
+
+
+def test_what_is_sent_behind_an_alert_is_bounded(passing: Gateway) -> None:
+    """Its client has a second to read it; one that goes on sending meanwhile is reset after 64 KiB."""
+    with connected(passing.port()) as client:
+        client.sendall(_hello("flood.test"))
+        assert client.recv(100) == UNRECOGNIZED_NAME
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            client.sendall(bytes(4 << 20))
+    record = passing.wait_for_record(host="flood.test", fault="route_not_found")
+    assert FAREWELL_BYTES < record["request_bytes"] <= FAREWELL_BYTES + RELAY_BYTES + 1024
 
 
 def test_a_hello_in_pieces_and_several_records(passing: Gateway, place: Place) -> None:
@@ -395,6 +408,25 @@ def test_tls_ends_here_for_any_protocol(place: Place, tmp_path: Path) -> None:
             raw()
         record = gateway.wait_for_record(host="a.test", status=200)
         assert (record["request_bytes"], record["response_bytes"], record["fault"]) == (8, 6, None)
+        assert record["fault_detail"] is None
+
+
+def test_a_client_that_ends_tls_without_saying_so_is_told_in_the_log(place: Place, tmp_path: Path) -> None:
+    """RFC 8446 section 6.1: what came may be cut short. The service gets all of it and its end, the client the rest."""
+    with Gateway(_ending(place, place.a), tmp_path) as gateway:
+        client = client_tls(place.authority).wrap_socket(connected(gateway.port()), server_hostname="a.test")
+        with client, place.a.accept() as service:
+            client.sendall(b"half a mess")
+            client.shutdown(socket.SHUT_WR)  # of TCP alone
+            assert read_all(service) == b"half a mess"
+            service.sendall(b"answer")
+            service.close()
+            with socket.socket(fileno=client.detach()) as bare:
+                bare.settimeout(DEADLINE)
+                assert read_all(bare)
+        record = gateway.wait_for_record(host="a.test", status=200)
+        assert (record["request_bytes"], record["response_bytes"], record["fault"]) == (11, 6, None)
+        assert record["fault_detail"] == TRUNCATED
 
 
 def test_a_reset_passes_through_tls(place: Place, tmp_path: Path) -> None:

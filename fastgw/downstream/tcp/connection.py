@@ -19,7 +19,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast, final
 
-from fastgw.downstream.tcp.ends import DROP, End, EndState, PlainEnd, TlsEnd
+from fastgw.downstream.tcp.ends import End, EndState, PlainEnd, TlsEnd
 from fastgw.errors import Fault, Retry
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.forwarded_headers import Peer
@@ -43,6 +43,10 @@ CONNECTED: Final = 200
 """Status, in log and metrics, of a connection that was connected to a target, whatever happened later."""
 FAREWELL_S: Final = 1.0
 """Seconds for a client to receive an alert and close."""
+FAREWELL_BYTES: Final = 65536
+"""Maximum bytes that are dropped of a client meanwhile: it may have sent more before it reads the alert."""
+TRUNCATED: Final = "the client closed TLS without close_notify: it may be cut short"
+"""Detail in the log. The end is passed on all the same, as nginx, HAProxy and Envoy do: many clients never say it."""
 _ID_BYTES: Final = 16
 _NO_HELLO: Final = ClientHello()
 
@@ -94,6 +98,7 @@ class TcpConnection(Timed):
         "_address_limit",
         "_attempt",
         "_client",
+        "_droppable",
         "_greeting",
         "_idle",
         "_lent",
@@ -165,6 +170,7 @@ class TcpConnection(Timed):
         self._client: End | None = None
         self._target_end: End | None = None
         self._greeting: HelloReader | None = None
+        self._droppable = FAREWELL_BYTES
         self._tls: TerminatedTls | None = None
         self.request_id = peer.tlvs.unique_id.encode()
         self._vouched: bytes | None = None
@@ -307,6 +313,9 @@ class TcpConnection(Timed):
 
     def send(self, chunk: memoryview) -> bool:
         """Buffer data of the client before its target is known (`ends.ByteSink`)."""
+        if self._phase is FAREWELL:
+            self._drop(len(chunk))
+            return True
         greeting = self._greeting
         assert greeting is not None
         try:
@@ -335,12 +344,18 @@ class TcpConnection(Timed):
             return
         self._phase = FAREWELL
         self._watch(FAREWELL_S)
-        client.peer = DROP
+        client.peer = self
         client.send(memoryview(alert.record))
         if self._phase is FAREWELL:
             client.end_sending()
         if self._phase is FAREWELL:
             client.resume()
+
+    def _drop(self, count: int) -> None:
+        """Drop data of a client that has not read its alert yet, as long as it is not too much."""
+        self._droppable -= count
+        if self._droppable < 0:
+            self._finish(is_reset=True)
 
     def _choose(self, hello: ClientHello) -> None:
         route = self.route.find(hello)
@@ -498,6 +513,8 @@ class TcpConnection(Timed):
             if self._phase is not CONNECTING:
                 self._left("the connection was closed before the ClientHello was complete")
             return
+        if end is client and client.is_truncated:
+            self.why = TRUNCATED
         (target if end is client else client).end_sending()
         self._finish_if_done()
 

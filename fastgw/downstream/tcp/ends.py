@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, Protocol, cast, final
 
 from fastgw.eventloop.socket_poller import BROKEN, ENDED, READABLE, WRITABLE
 from fastgw.eventloop.splice_pipes import SplicePipe
+from fastgw.eventloop.tls_transport import TlsTransport
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, RELAY_BYTES, WorkerLoop
 from fastgw.net.proxy_protocol import Address
 from fastgw.upstream.connections.tls_client import TlsClientTransport
@@ -50,6 +51,10 @@ class End(ByteSink, Protocol):
     """Number of bytes read."""
     has_ended: bool
     """Whether the peer will send no more."""
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the peer has ended without `close_notify` of TLS: data before its end may be missing."""
 
     @property
     def local(self) -> Address | None:
@@ -275,6 +280,10 @@ class PlainEnd:
     # as `End`
 
     @property
+    def is_truncated(self) -> bool:
+        return False
+
+    @property
     def local(self) -> Address | None:
         return _address_of(self._socket)
 
@@ -477,6 +486,10 @@ class TlsEnd:
             self.transport.resume_reading()
 
     # as `End`
+
+    @property
+    def is_truncated(self) -> bool:
+        return cast(TlsTransport, self.transport).is_truncated
 
     @property
     def local(self) -> Address | None:

@@ -447,11 +447,11 @@ class TlsConnection(TlsTransport):
 
     def _cut_off(self) -> None:
         """Handle a missing `close_notify`. Clients often omit it: requests declare their length, so a truncation is
-        always detected.
+        always detected, and connections of other protocols are logged with it.
         """
         above = self._above
         assert above is not None
-        self._peer_ended = True
+        self._peer_ended = self.is_truncated = True
         if not above.eof_received():
             self.close()
 
