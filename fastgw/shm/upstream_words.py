@@ -19,6 +19,10 @@ class TargetWords:
         """Requests in flight to a target; counted if the load balancing uses it."""
         self.under_way_all = layout.gauge("upstream_under_way", 2 * MAX_UPSTREAMS)
         """Requests in flight to all targets of an upstream."""
+        self.requests = layout.gauge("upstream_requests", 2 * MAX_UPSTREAMS)
+        """Requests in flight to an upstream, counted whatever the load balancing uses; also connections and sessions
+        that are relayed.
+        """
         self.in_use = layout.gauge("target_in_use", 2 * MAX_TARGETS)
         self.idle = layout.gauge("target_idle", 2 * MAX_TARGETS)
         self.waiting = layout.gauge("target_waiting", 2 * MAX_TARGETS)
@@ -27,6 +31,12 @@ class TargetWords:
     def verdict(self, shared: SharedMemory, target: int, now: float) -> HealthVerdict:
         """Return the node's verdict on a target."""
         return self.health.read_verdicts(shared.supervisor, [target], now)[0][0]
+
+    def requests_in_flight(self, shared: SharedMemory, slot_table: SlotTable) -> dict[str, int]:
+        """Return the requests in flight to each upstream on the node."""
+        count = 1 + max(slot_table.upstreams.values(), default=-1)
+        columns = [view[self.requests : self.requests + count].tolist() for view in shared.views]
+        return {name: sum(column[slot] for column in columns) for name, slot in slot_table.upstreams.items()}
 
     def write_gauges(self, column: Column, target: int, in_use: int, idle: int, waiting: int) -> None:
         """Write this worker's load of a target, for status displays and not for decisions."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -83,12 +81,6 @@ def assert_serves(gateway: Gateway) -> None:
         assert client.wait_for(1).status == 200
 
 
-def gauge(gateway: Gateway, name: str) -> float:
-    with urllib.request.urlopen(f"http://{gateway.ready['status']}/metrics") as answer:
-        text = answer.read().decode()
-    return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
-
-
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_case(gateway: Gateway, origin: Origin, case: Case) -> None:
     _play(gateway, origin, case)
@@ -126,9 +118,9 @@ def _assert_goes_on(client: Http2Client) -> None:
 
 def test_nothing_is_left(gateway: Gateway, origin: Origin) -> None:
     """No connection, no exchange; and all places in the limit of connections can be taken again."""
-    wait_until(lambda: gauge(gateway, "fastgw_connections") == 0, "no connection")
+    wait_until(lambda: gateway.sum_of("fastgw_connections") == 0, "no connection")
     assert b"evil" not in origin.received.lower()
-    wait_until(lambda: gauge(gateway, "fastgw_pool_in_use_connections") == 0, "no exchange")
+    wait_until(lambda: gateway.sum_of("fastgw_pool_in_use_connections") == 0, "no exchange")
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Client(gateway.address("both"))) for _ in range(CONNECTIONS)]
         for client in clients:

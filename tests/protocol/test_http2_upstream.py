@@ -15,7 +15,7 @@ from fastgw.upstream.policies.retry import MOST_REFUSED
 from tests.support.certificates import Certificates, server_tls
 from tests.support.client import Client
 from tests.support.faults import assert_fault
-from tests.support.gateway import Gateway
+from tests.support.gateway import Gateway, wait_until
 from tests.support.http2_peer import (
     CANCEL,
     CONTINUATION,
@@ -55,6 +55,7 @@ class World:
         config = {
             "limits": upstream.pop("limits", {}),
             "workers": 1,
+            "status": {"address": "127.0.0.1:0"},
             "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}},
             "upstreams": {"u": {"targets": [{"url": origin.url}], "protocol": "http2", **upstream}},
             "routes": [{"name": "all", "upstream": "u"}],
@@ -176,6 +177,8 @@ def test_many_requests_share_one_connection(world: World) -> None:
         client.send(GET % b"/%d" % number)
     got = [peer.read_message() for _ in clients]
     assert sorted(request.stream for request in got) == list(range(1, 40, 2))
+    wait_until(lambda: world.gateway.sum_of("fastgw_requests_in_flight") == 20, "all to be told as in flight")
+    assert world.gateway.sum_of("fastgw_pool_in_use_connections") == 1
     for request in reversed(got):  # in any order
         path = request.get(b":path")
         assert path is not None
@@ -184,6 +187,7 @@ def test_many_requests_share_one_connection(world: World) -> None:
     for number, client in enumerate(clients):
         assert client.read_response().body == b"/%d" % number
     assert world.origin.none_waits()
+    wait_until(lambda: world.gateway.sum_of("fastgw_requests_in_flight") == 0, "none to be in flight")
 
 
 def test_no_more_streams_than_the_target_allows(world: World) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -258,6 +259,12 @@ class Gateway:
 
         record: dict[str, Any] = json.loads(self.stdout.wait_for(fits, deadline))
         return record
+
+    def sum_of(self, metric: str) -> float:
+        """Return the sum over all samples of a metric. The gateway needs a status listener."""
+        with urllib.request.urlopen(f"http://{self.ready['status']}/metrics", timeout=STOP_DEADLINE) as answer:
+            text = answer.read().decode()
+        return sum(float(value) for value in re.findall(rf"^{metric}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
 
     # --- the end ---
 

@@ -72,6 +72,12 @@ KEPT_BODIES: Final = Family(
     (),
     "Memory of request bodies that are buffered for retries, or by `connect_rpc`, beyond 64 KiB of each.",
 )
+REQUESTS_IN_FLIGHT: Final = Family(
+    "fastgw_requests_in_flight",
+    "gauge",
+    ("upstream",),
+    "Requests in flight to the upstream, and relayed connections and UDP sessions, as of the last second.",
+)
 POOL_IN_USE: Final = Family("fastgw_pool_in_use_connections", "gauge", ("upstream",), "Upstream connections in use.")
 POOL_IDLE: Final = Family("fastgw_pool_idle_connections", "gauge", ("upstream",), "Idle upstream connections.")
 POOL_WAITING: Final = Family(
@@ -367,6 +373,7 @@ ACME: Final = (ACME_ATTEMPTS, ACME_ISSUED, ACME_SUCCESS, ACME_RENEWAL, ACME_ORDE
 FEEDS: Final = (FEED_UP, FEED_SUCCESS)
 FAMILIES: Final = (
     *families.FAMILIES,
+    REQUESTS_IN_FLIGHT,
     *POOLS,
     WEBSOCKET_API_CONNECTIONS,
     *OF_HEALTH,
@@ -484,7 +491,7 @@ class Exposition:
         series, found = self._totals()
         plan = self._plan()
         yield from counted(series, found, plan)
-        yield from self._pools(series)
+        yield from self._load(series)
         yield WEBSOCKET_API_CONNECTIONS, self._websockets(series)
         yield from zip(OF_HEALTH, self._healths(series), strict=True)
         yield from zip(OF_CONCURRENCY, self._limited(), strict=True)
@@ -507,14 +514,13 @@ class Exposition:
             if self.series is series:
                 return series, found
 
-    def _pools(self, series: Series) -> Iterator[tuple[Family, Sequence[Sample]]]:
+    def _load(self, series: Series) -> Iterator[tuple[Family, Sequence[Sample]]]:
+        """Yield the requests in flight and the pools of all upstreams."""
+        in_flight = self._words.targets.requests_in_flight(self._shared, series.slot_table)
+        yield REQUESTS_IN_FLIGHT, _of_upstreams(REQUESTS_IN_FLIGHT, in_flight, series)
         busy = self._words.targets.busy(self._shared, series.slot_table)
-        for family, number in zip(POOLS, range(len(POOLS)), strict=True):
-            found = {name: 0 for name in series.upstreams if name != OTHER}
-            for upstream, numbers in busy.items():
-                name = upstream if upstream in found else OTHER
-                found[name] = found.get(name, 0) + numbers[number]
-            yield family, [("", labels(family, name), value) for name, value in found.items()]
+        for number, family in enumerate(POOLS):
+            yield family, _of_upstreams(family, {name: numbers[number] for name, numbers in busy.items()}, series)
 
     def _websockets(self, series: Series) -> Sequence[Sample]:
         found = {name if name in series.routes else OTHER: 0 for name in self._websocket_apis()}
@@ -758,6 +764,15 @@ def counted(
     yield families.TARGETS_FOLDED, [("", "", series.slot_table.targets_folded)]
     yield families.UPSTREAMS_FOLDED, [("", "", series.slot_table.upstreams_folded)]
     yield families.CONSUMERS_FOLDED, [("", "", series.slot_table.consumers_folded)]
+
+
+def _of_upstreams(family: Family, counts: Mapping[str, int], series: Series) -> Sequence[Sample]:
+    """Return a sample for each upstream that is counted by name, and one for all others together."""
+    found = {name: 0 for name in series.upstreams if name != OTHER}
+    for name, count in counts.items():
+        row = name if name in found else OTHER
+        found[row] = found.get(row, 0) + count
+    return [("", labels(family, name), count) for name, count in found.items()]
 
 
 def target_errors(row: Sequence[int]) -> dict[str, int]:

@@ -307,7 +307,9 @@ class ShmLayout:
         """Write this worker's load of the targets, in steps, and its connections of WebSocket APIs by route."""
         self.write_websockets(column, gateway.series, websockets)
         stored = 0
+        slots = gateway.slot_table.upstreams
         for name, upstream in gateway.upstreams.items():
+            column.words[self.targets.requests + slots[name]] = upstream.active
             for target in upstream.targets:
                 slot = gateway.target_slot(name, target)
                 lent = target.places - target.opening - len(target.idle)

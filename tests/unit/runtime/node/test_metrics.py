@@ -275,6 +275,17 @@ def test_a_pool_is_told_by_its_upstream(node: Node) -> None:
     assert numbers["fastgw_pool_waiting_requests"] == 6
 
 
+def test_requests_in_flight_are_told_by_their_upstream(node: Node) -> None:
+    """Summed over workers, over HTTP/2 too where many share a connection; a worker that is dead has none."""
+    node.gateway.upstreams["users"].active = 3
+    for column in node.shared.columns:
+        for _ in node.words.publishing(column, node.gateway, {}):
+            pass
+    assert node.value("fastgw_requests_in_flight", upstream="users") == 6
+    node.words.worker_reaped(node.shared, 1)
+    assert node.value("fastgw_requests_in_flight", upstream="users") == 3
+
+
 def test_connections_of_websocket_apis_are_told_by_their_route(node: Node) -> None:
     """Summed over workers; a worker that is dead has none. Routes without connections are told as well."""
     for column, open_now in zip(node.shared.columns, ({"user": 2, "gone": 1}, {"user": 3}), strict=True):
