@@ -106,7 +106,7 @@ class ObservedRouter:
         return variant
 
     def _chain(self, chain: Chain) -> Chain:
-        return Chain((*self._links, *chain.links), chain.error_pages)
+        return chain.with_links((*self._links, *chain.links))
 
 
 @final
@@ -132,7 +132,7 @@ def observe_tables(
     """
     early, router = compiled.early, compiled.router
     links = tuple(each.early_link for each in observers if each.early_link is not None)
-    used.early = Chain((*links, *early.links), early.error_pages) if links else early
+    used.early = early.with_links((*links, *early.links)) if links else early
     used.router = cast(Router[Route], ObservedRouter(router, observers, choose)) if observers else router
 
 

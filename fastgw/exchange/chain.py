@@ -53,6 +53,7 @@ Outcome: TypeAlias = Reply | Awaitable[Reply | None] | None
 RequestStep: TypeAlias = "Callable[[Exchange], Outcome]"
 LooksAt: TypeAlias = "Callable[[ResponseHead], bool]"
 ReplyStep: TypeAlias = "Callable[[Exchange, Reply], Reply]"
+ValueStep: TypeAlias = "Callable[[Exchange], bytes | None]"
 TrailerStep: TypeAlias = "Callable[[Exchange, Trailers], Iterable[tuple[bytes, bytes]]]"
 RenewStep: TypeAlias = "Callable[[Exchange, ResponseHead], Awaitable[bool] | None]"
 TranslateStep: TypeAlias = "Callable[[Exchange, Any], bool]"
@@ -60,6 +61,7 @@ TranslateStep: TypeAlias = "Callable[[Exchange, Any], bool]"
 ReadyStep: TypeAlias = "Callable[[RequestHead, Any, Route], ReadyAnswer | None]"
 """The second argument is the `Peer` of the connection."""
 _NUMBERS: Final = count()
+_NO_MAPS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @final
@@ -287,6 +289,7 @@ class Chain:
         "finish_steps",
         "links",
         "logged_at",
+        "maps",
         "number",
         "preflight",
         "ready_answer",
@@ -305,8 +308,14 @@ class Chain:
         "whole_hook",
     )
 
-    def __init__(self, links: Iterable[FilterInstance], error_pages: ErrorPages | None = None) -> None:
+    def __init__(
+        self,
+        links: Iterable[FilterInstance],
+        error_pages: ErrorPages | None = None,
+        maps: Mapping[str, ValueStep] = _NO_MAPS,
+    ) -> None:
         self.links = tuple(links)
+        self.maps = maps  # results of the gateway's maps, by name, for values in this chain
         self.number = next(_NUMBERS)  # another one for each chain: filters may be kept over a reload, a route is not
         self.error_pages = error_pages  # for the gateway's own faults; None: they are answered with problem documents
         self.logged_at: dict[object, float] | None = None  # monotonic time of the last log line, by step
@@ -340,6 +349,10 @@ class Chain:
         self.ready_answer = self._ready_answer(hooks)
         self.fetch_plan: Any = None  # `FastPathPlan` for requests without a ready answer; None: there is none
         self.allows_fetch = False  # whether a filter may fetch a response to an exchange on the fast path
+
+    def with_links(self, links: Iterable[FilterInstance]) -> Chain:
+        """Return a chain of other filters at the same position."""
+        return Chain(links, self.error_pages, self.maps)
 
     def _whole_hook(self) -> BodyHook | None:
         """Return the hook that changes complete response bodies at once (`StageFactory.change_whole`). None: there is

@@ -39,7 +39,7 @@ from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
 from fastgw.files.action import FilesAction
 from fastgw.files.resources import FileFinder
 from fastgw.filters.api import CACHES, STATE, Env, FilterResources, digest_of_caches, digest_of_state, secret_names
-from fastgw.filters.authentication.templates import fit_value
+from fastgw.filters.authentication.templates import fit_value, look_up_in
 from fastgw.filters.wrappers.forwarded_preflights import forwards_preflight
 from fastgw.filters.wrappers.misconfigured import Misconfigured
 from fastgw.filters.wrappers.shadow import in_shadow
@@ -158,6 +158,12 @@ class _Building:
         }
         """Error pages of listeners, with those at the top."""
         old, new = base.config, plan.settings
+        self._maps = self._made.maps = (
+            base.maps
+            if old.maps == new.maps and base.maps.keys() == new.maps.keys()
+            else {name: look_up_in(table) for name, table in new.maps.items()}
+        )
+        """Functions of the maps; others if any of them has changed, and then all routes are compiled again."""
         self._same_sets = {name for name, filters in new.filter_sets.items() if old.filter_sets.get(name) == filters}
         self._same_filters = tuple(
             name in base.tables
@@ -166,6 +172,7 @@ class _Building:
             and answers_http(old, base.tables[name].settings) == answers_http(new, new.listeners[name])
             and all(self._changed.isdisjoint(link.reads) for link in base.tables[name].early.links)
             and base.tables[name].early.error_pages == self._pages[name]
+            and base.tables[name].early.maps is self._maps
             for name in self._names
         )
         """Flags of the listeners: whether their own filters and those of the gateway are unchanged."""
@@ -330,9 +337,10 @@ class _Building:
         links = self._links(uses, listener, None, before.early.links if before is not None else ())
         self._made.live.update(link for link in links if link.is_live)
         pages = self._pages[listener]
-        if before is not None and before.early.links == links and before.early.error_pages == pages:
-            return before.early
-        return Chain(links, pages)
+        was = None if before is None else before.early
+        if was is not None and (was.links, was.error_pages) == (links, pages) and was.maps is self._maps:
+            return was
+        return Chain(links, pages, self._maps)
 
     def _error_pages(self, *levels: Mapping[str, config.ErrorPage]) -> ErrorPages | None:
         """Return the pages of these levels, outermost first, behind those at the top; None: there are none."""
@@ -592,7 +600,7 @@ class _Building:
         pages = self._pages[listener]
         if route.error_pages:
             pages = self._error_pages(self._plan.settings.listeners[listener].error_pages, route.error_pages)
-        chain = Chain(stay + links, pages)
+        chain = Chain(stay + links, pages, self._maps)
         if isinstance(action, FilesAction | RespondAction) and chain.is_bare:
             chain.ready_answer = action.ready_answer
         if isinstance(action, Forward) and action.checks_path:
@@ -692,7 +700,8 @@ class _Building:
             self._upstream_links[key] = link
             links.append(link)
         self._made.live.update(link for link in links if link.is_live)
-        return before if before.links == tuple(links) else Chain(links)
+        is_same = before.links == tuple(links) and before.maps is self._maps
+        return before if is_same else Chain(links, maps=self._maps)
 
     # listeners
 
@@ -843,7 +852,7 @@ def _for_preflights(chain: Chain, own: Sequence[FilterInstance]) -> Chain:
     """Return the chain without those filters of the route that do not run for a preflight."""
     if all(link.always for link in own):
         return chain
-    return Chain((link for link in chain.links if link.always or link not in own), chain.error_pages)
+    return chain.with_links(link for link in chain.links if link.always or link not in own)
 
 
 def _shows_upstream(use: config.FilterUse) -> bool:

@@ -18,6 +18,7 @@ from fastgw.downstream import Listener, ListenerTable
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import FilterInstance, Route
+from fastgw.exchange.chain import ValueStep
 from fastgw.filters.api import FilterResources, Services
 from fastgw.filters.wrappers.misconfigured import Misconfigured
 from fastgw.observe import Series
@@ -105,6 +106,8 @@ class Gateway:
         """Listeners of the previous tables with equal name and address; `Server.adopt` gives them these tables."""
         self.routes: list[CompiledRoute] = []
         self.routes_by_name: dict[str, CompiledRoute] = {}
+        self.maps: Mapping[str, ValueStep] = {}
+        """Functions of the gateway's maps, by name."""
         self.stock = stock
         """Resources that filters are built from, shared by all generations of a process."""
         self.index: Index = NOBODY

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple, TypeAlias
 
-from fastgw.config.base.variables import is_variable
+from fastgw.config.base.value_templates import is_known
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
 
@@ -76,7 +76,7 @@ def _variable(name: str) -> TemplateVariable:
         return TemplateVariable(name, part[1], tuple(part[2].split(".")) if part[2] else ())
     if (item := _ITEM.fullmatch(name)) is not None:
         return TemplateVariable(name, "", tuple(item[1].split(".")) if item[1] else (), is_item=True)
-    if is_variable(name):
+    if is_known(name):
         return TemplateVariable(name)
     if (parameter := _PARAMETER.fullmatch(name)) is not None:
         return TemplateVariable(name, parameter=parameter[1])

@@ -17,16 +17,18 @@ FIXED: Final = frozenset(
         *("proxy.alpn", "proxy.authority", "proxy.unique_id"),
     )
 )
-"""Variables with a fixed name. Others: `claim.PATH` (or `claims.PATH`), `header.NAME`, `query.NAME`, `cookie.NAME`, and
-path parameters, also as `param.NAME`.
+"""Variables with a fixed name. Others: `claim.PATH` (or `claims.PATH`), `header.NAME`, `query.NAME`, `cookie.NAME`,
+`response_header.NAME`, `map.NAME`, and path parameters, also as `param.NAME`.
 """
 OF_UPSTREAMS: Final = frozenset(("upstream", "target"))
 """Variables that only requests to an upstream have."""
+MAP_PREFIX: Final = "map."
+RESPONSE_PREFIX: Final = "response_header."
 IN_TEXT: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[^{}\s\"']+)?)\}")
 """Pattern of possible variables in a text where other braces are literal, such as the body of `respond`."""
 CLAIM_PREFIXES: Final = ("claim.", "claims.")
 _PARAMETER: Final = "param."
-_SOURCE: Final = re.compile(r"query\..+|(?:header|cookie)\.[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_SOURCE: Final = re.compile(r"query\..+|(?:header|cookie|response_header)\.[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def claim_name(name: str) -> str | None:
@@ -56,8 +58,13 @@ def inserted_values(text: str, parameters: Collection[str]) -> Iterator[tuple[re
         parameter = name.removeprefix(_PARAMETER)
         if parameter in parameters:
             yield match, _PARAMETER + parameter
-        elif name not in OF_UPSTREAMS and _is_valid_variable(name):
+        elif name.startswith(MAP_PREFIX) or (not is_of_response(name) and _is_valid_variable(name)):
             yield match, name
+
+
+def is_of_response(name: str) -> bool:
+    """Whether a variable is known in responses only."""
+    return name in OF_UPSTREAMS or name.startswith(RESPONSE_PREFIX)
 
 
 def _is_valid_variable(name: str) -> bool:

@@ -23,7 +23,7 @@ from fastgw.config.sources.documents import Document
 from fastgw.config.sources.files import Files
 from fastgw.config.sources.followed_files import FollowedFile, is_discovered
 
-MAPS: Final = ("listeners", "upstreams", "filter_sets", "filters")
+MAPS: Final = ("listeners", "upstreams", "maps", "filter_sets", "filters")
 LISTS: Final = ("include", "extensions", "access_logs", "consumers", "consumer_files", "routes")
 ANYWHERE: Final = ("version",)
 """Keys allowed in every file, because only one value is valid."""

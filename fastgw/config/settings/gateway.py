@@ -99,6 +99,7 @@ from fastgw.config.settings.upstreams import (
     UpstreamTimeouts,
     UpstreamTls,
 )
+from fastgw.config.settings.value_maps import ValueMap
 from fastgw.config.settings.vault import Vault
 from fastgw.config.settings.websocket_api import WebsocketApi
 from fastgw.http.error_templates import json_template
@@ -590,8 +591,8 @@ class Redirect(Settings):
     to: str | None = None
     """Value of `Location`: a URL or a path. `{name}` in its path, query or fragment stands for a path parameter of the
     route, or for a variable as in the `headers` filter, such as `{claim.tenant}` or `{query.page}`; its value is
-    percent-encoded, only `{path}` keeps its slashes, of which the first may stand before it (`/{path}`). If a value is
-    missing, the request is answered 400, or 403 if it is the consumer's or a claim.
+    percent-encoded, only `{path}` and `{map.NAME}` keep their slashes, of which the first may stand before them
+    (`/{path}`). If a value is missing, the request is answered 400, or 403 if it is the consumer's or a claim.
 
     If the value has no query, the query of the request is appended, without credentials that filters hide. null = the
     parts below.
@@ -1141,6 +1142,10 @@ class Config(Settings):
     """Operator log on stderr."""
     upstreams: Mapping[Name, Upstream] = NONE
     """Groups of targets, by name."""
+    maps: Mapping[Name, ValueMap] = NONE
+    """Tables of values by name: `{map.NAME}` stands for the result wherever a variable of a request may be written: in
+    `rewrite`, `redirect`, `respond` and `compose`, and in filters such as `headers`, `query_parameters` and
+    `transform`. Tables that look up a value of the response are for values in responses."""
     filter_sets: Mapping[Name, Filters] = NONE
     """Bundles of filters, by name, for routes to `use`."""
     filters: Filters = NONE

@@ -9,10 +9,13 @@ import orjson
 from fastgw.config.base import route_patterns as patterns
 from fastgw.config.base.part_templates import TemplateVariable, parse_list, parse_pieces, parse_target, variables_in
 from fastgw.config.base.problems import format_value, suggest
+from fastgw.config.base.value_templates import KnownNames
+from fastgw.config.base.variables import MAP_PREFIX, RESPONSE_PREFIX
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.settings.compose import Compose, Part
 from fastgw.config.validation.listener_protocols import upstreams_of_events
+from fastgw.config.validation.value_maps import known_maps
 from fastgw.http.field_names import READ_IN_REQUESTS
 
 Rule = Callable[[Merged], None]
@@ -21,6 +24,7 @@ _OWN = (READ_IN_REQUESTS - {b"x-request-id"}) | {b"accept-encoding"}
 
 def composed_routes(merged: Merged) -> None:
     """Check the compositions whose values could be decoded."""
+    maps = known_maps(merged)
     for location, route in merged.routes_to_validate():
         compose = route.compose
         if compose is None or compose is BROKEN or _is_broken(compose):
@@ -34,7 +38,7 @@ def composed_routes(merged: Merged) -> None:
         if _check_names(compose, at) and _check_order(compose, at):
             parameters = _parameters_of(route.paths)
             for index, part in enumerate(compose.parts):
-                _check_part(part, compose, parameters, at.below("parts", index))
+                _check_part(part, compose, parameters, maps, at.below("parts", index))
         if compose.output == "no-op" and (len(compose.parts) > 1 or compose.static is not None or compose.flatmap):
             at.below("output").report("`no-op` is for a single part as it is", "expected `json`", at_key=False)
         elif compose.output == "no-op":
@@ -127,7 +131,7 @@ def _earlier(name: str, order: Mapping[str, tuple[str, ...]]) -> set[str]:
     return found
 
 
-def _check_part(part: Part, compose: Compose, parameters: frozenset[str], at: SourceLocation) -> None:
+def _check_part(part: Part, compose: Compose, parameters: frozenset[str], maps: KnownNames, at: SourceLocation) -> None:
     earlier = _earlier(part.name, compose.order())
     for below, variable in _variables_of(part, at):
         name = f"{{{variable.name}}}"
@@ -140,6 +144,8 @@ def _check_part(part: Part, compose: Compose, parameters: frozenset[str], at: So
             wrong = f"not every path of this route has the parameter {format_value(variable.parameter)}"
             hint = suggest(variable.parameter, parameters) if parameters else "expected paths that have it"
             below.report(wrong, hint, at_key=False)
+        elif variable.name.startswith((MAP_PREFIX, RESPONSE_PREFIX)) and (problem := maps.problem_of(variable.name)):
+            below.report(*problem, at_key=False)
     if part.default is not None and not part.default.startswith("{"):
         at.below("default").report("the default is no object", "expected one such as {}", at_key=False)
     for name in part.headers:

@@ -75,6 +75,7 @@ def lint(merged: Merged) -> list[Problem]:
         *_files_without_reading(merged),
         *_caches_that_nobody_uses(merged),
         *_caches_too_small_for_workers(merged),
+        *_maps_that_nobody_uses(merged),
         *_filters_of_events(merged),
         *_certificates_of_each_node(merged),
     ]
@@ -428,6 +429,12 @@ def _caches_that_nobody_uses(merged: Merged) -> Iterator[Problem]:
         for name in () if stores is BROKEN else stores:
             if name not in used:
                 yield location.below(name).problem("it is unused: no filter `cache` has it as its `store`")
+
+
+def _maps_that_nobody_uses(merged: Merged) -> Iterator[Problem]:
+    for location, name, _ in merged.whole("maps"):
+        if not any(f"{{map.{name}}}" in reading.document.text for reading in merged.readings):
+            yield location.problem(f"it is unused: no value has {{map.{name}}}")
 
 
 def _caches_too_small_for_workers(merged: Merged) -> Iterator[Problem]:

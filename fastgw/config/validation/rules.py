@@ -16,8 +16,16 @@ from msgspec.structs import astuple
 
 from fastgw.config.base import route_patterns as patterns
 from fastgw.config.base.problems import Path, format_value, suggest
+from fastgw.config.base.value_templates import KnownNames, names_in
 from fastgw.config.base.value_types import Address
-from fastgw.config.base.variables import FIXED, OF_UPSTREAMS, inserted_values, is_variable
+from fastgw.config.base.variables import (
+    FIXED,
+    MAP_PREFIX,
+    OF_UPSTREAMS,
+    RESPONSE_PREFIX,
+    inserted_values,
+    is_variable,
+)
 from fastgw.config.decoding.decoder import BROKEN, fields_of
 from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.formats.positions import SyntaxProblem
@@ -26,6 +34,7 @@ from fastgw.config.settings.gateway import Config, Route, Variant
 from fastgw.config.settings.kubernetes import KubernetesProvider
 from fastgw.config.settings.secrets import SecretError, secret_in
 from fastgw.config.settings.upstreams import SHORTEST_KEY, Retries
+from fastgw.config.settings.value_maps import is_whole
 from fastgw.config.validation.composition import composed_routes, events_have_upstreams, functions_have_upstreams
 from fastgw.config.validation.kubeconfig import check_kubernetes
 from fastgw.config.validation.listener_protocols import (
@@ -35,6 +44,7 @@ from fastgw.config.validation.listener_protocols import (
     targets_of_one_protocol,
 )
 from fastgw.config.validation.tls import served_tls_that_works, tls_that_works
+from fastgw.config.validation.value_maps import known_maps
 from fastgw.consumers.credentials import NOUNS, CredentialKind, marks_of
 from fastgw.http.field_names import READ_IN_REQUESTS
 from fastgw.http.http1.llhttp import knows_method
@@ -297,27 +307,30 @@ def names_are_known(merged: Merged) -> None:
 
 def route_patterns(merged: Merged) -> None:
     """Check hosts, paths, and the settings that depend on them."""
+    maps = known_maps(merged)
     for location, route in merged.routes_to_validate():
         for index, host in _whole(route.hosts):
             _parsed(patterns.parse_host, host, location.below("hosts", index))
         parsed = [_parsed(patterns.parse_path, path, location.below("paths", i)) for i, path in _whole(route.paths)]
         paths = None if BROKEN in parsed or BROKEN in route.paths else parsed
         _check_prefix(route, location, paths)
-        _check_path_sent(route, location, paths)
+        _check_path_sent(route, location, paths, maps)
         for index, variant in _whole(route.variants):
-            _check_path_sent(variant, location.below("variants", index), paths)
+            _check_path_sent(variant, location.below("variants", index), paths, maps)
 
 
-def _check_path_sent(owner: Route | Variant, location: SourceLocation, paths: list[Any] | None) -> None:
+def _check_path_sent(
+    owner: Route | Variant, location: SourceLocation, paths: list[Any] | None, maps: KnownNames
+) -> None:
     """Check the path that a route or variant sends, or redirects to."""
     _check_prefix(owner, location, paths)
-    _check_parameters(patterns.parse_rewrite, owner.rewrite, location.below("rewrite"), paths, FIXED - {"target"})
+    _check_parameters(patterns.parse_rewrite, owner.rewrite, location.below("rewrite"), paths, FIXED - {"target"}, maps)
     redirect: Any = owner.redirect
     if redirect in (None, BROKEN):
         return
     at = location.below("redirect")
     if redirect.to is not BROKEN:
-        _check_parameters(patterns.parse_redirect, redirect.to, at.below("to"), paths, FIXED - OF_UPSTREAMS)
+        _check_parameters(patterns.parse_redirect, redirect.to, at.below("to"), paths, FIXED - OF_UPSTREAMS, maps)
     _check_prefix(redirect, at, paths)
     if redirect.path is not None:
         _parsed(patterns.parse_plain_path, redirect.path, at.below("path"))
@@ -361,9 +374,10 @@ def _check_parameters(
     location: SourceLocation,
     paths: list[Any] | None,
     fixed: frozenset[str],
+    maps: KnownNames,
 ) -> None:
     """Check that each parameter of a template exists in all paths, or is a variable. `fixed`: the variables with a
-    fixed name.
+    fixed name; `maps`: names of the maps.
     """
     if text is None:
         return
@@ -374,6 +388,10 @@ def _check_parameters(
     known = frozenset.intersection(*held) if held else frozenset()
     for name in dict.fromkeys(template.parameters):
         if name in known or name in fixed:
+            continue
+        if name.startswith((MAP_PREFIX, RESPONSE_PREFIX)):
+            if (problem := maps.problem_of(name)) is not None:
+                location.report(*problem, at_key=False)
             continue
         if "." in name or name in FIXED:
             _check_variable(name, location, sorted(fixed))
@@ -405,8 +423,9 @@ def roots_of_files_exist(merged: Merged) -> None:
 
 def responses_that_are_no_scripts(merged: Merged) -> None:
     """Check that no value of a request is inserted into a script or style sheet, for which no encoding is right at each
-    position, and that none decides the type of a body with values.
+    position, and that none decides the type of a body with values. Maps in it must exist.
     """
+    maps = known_maps(merged)
     for location, route in merged.routes_to_validate():
         respond = route.respond
         if respond in (None, BROKEN) or route.paths is BROKEN or BROKEN in (respond.body, respond.headers):
@@ -416,6 +435,7 @@ def responses_that_are_no_scripts(merged: Merged) -> None:
         except ValueError:
             continue  # reported with the paths
         known = frozenset.intersection(*held) if held else frozenset()
+        _check_maps(respond, location.below("respond"), maps)
         inserted = next((match[0] for match, _ in inserted_values(respond.body, known)), None)
         content_type = next((each for name, each in respond.headers.items() if name.lower() == "content-type"), "")
         if inserted and content_type is not BROKEN and _ACTIVE.search(content_type) is not None:
@@ -424,11 +444,34 @@ def responses_that_are_no_scripts(merged: Merged) -> None:
             at.report(wrong, "expected a type in which it can be encoded: text/plain, JSON, HTML or XML", at_key=False)
 
 
+def _check_maps(respond: Any, at: SourceLocation, maps: KnownNames) -> None:
+    headers = {name: text for name, text in respond.headers.items() if text is not BROKEN}
+    texts = (at.below("body"), respond.body), *((at.below("headers", name), text) for name, text in headers.items())
+    for below, text in texts:
+        for _, name in inserted_values(text, ()):
+            if name.startswith(MAP_PREFIX) and (problem := maps.problem_of(name)) is not None:
+                below.report(*problem, at_key=False)
+
+
+def sources_of_maps(merged: Merged) -> None:
+    """Check the variables that the gateway's maps look up: each map may be used on any route."""
+    known = KnownNames(_parameters_anywhere(merged))
+    for location, _, table in merged.whole("maps"):
+        for name in names_in(table.source) if is_whole(table) else ():
+            if (problem := known.problem_of(name, in_response=True)) is not None:
+                location.below("source").report(*problem, at_key=False)
+
+
+def _parameters_anywhere(merged: Merged) -> frozenset[str]:
+    return frozenset().union(*(_parameters(route.paths) for _, route in merged.routes()))
+
+
 def values_of_requests_that_there_are(merged: Merged) -> None:
     """Check the variables in filters: path parameters must exist in the route, or in any route if the route is not
     known.
     """
     anywhere: frozenset[str] | None = None
+    maps = known_maps(merged)
     for location, use, paths in _all_uses(merged):
         unknown_names = getattr(getattr(use, "settings", None), "unknown_names", None)
         if unknown_names is not None:
@@ -436,9 +479,9 @@ def values_of_requests_that_there_are(merged: Merged) -> None:
                 known = _parameters(paths)
             else:
                 if anywhere is None:
-                    anywhere = frozenset().union(*(_parameters(route.paths) for _, route in merged.routes()))
+                    anywhere = _parameters_anywhere(merged)
                 known = anywhere
-            for steps, wrong, expected in unknown_names(known):
+            for steps, wrong, expected in unknown_names(KnownNames(known | maps.names, maps.of_responses)):
                 location.below(*steps).report(wrong, expected, at_key=False)
 
 
@@ -674,6 +717,7 @@ RULES: Final[tuple[Rule, ...]] = (
     upstreams_of_filters,
     one_directory_per_store,
     stores_of_filters,
+    sources_of_maps,
     raw_paths_are_not_rewritten,
     upgrades_that_are_tunnels,
     methods_that_are_served,

@@ -1,5 +1,4 @@
-"""Templates: text with values of the request, such as `{client_ip}` or `{claims.sub}`: validated by `check`, compiled
-by `build`.
+"""Values of requests and responses, such as `{client_ip}`, `{claim.sub}` or `{map.plan}`, and templates with them.
 
 Rule 1: a value is never truncated or escaped, and never adds a line: a value that is not allowed in a header is
 `Unfit`, which the filter handles. The same holds for a value with leading or trailing space, which recipients strip:
@@ -15,24 +14,21 @@ from uuid import uuid4
 
 import orjson
 
-from fastgw.config.base.variables import CLAIM_PREFIXES, claim_name, is_variable
+from fastgw.config.base.value_templates import PARAM_PREFIX, template_pieces
+from fastgw.config.base.variables import MAP_PREFIX, claim_name
+from fastgw.config.settings.value_maps import ValueMap
 from fastgw.exchange.request_keys import cookie
 from fastgw.filters.api import Exchange
 from fastgw.forwarded_headers import client_scheme
 from fastgw.http.grammar import IS_VALUE
 from fastgw.jose import claim_path, find_claim
 from fastgw.net.proxy_protocol import ProxyTlvs
-from fastgw.routing.requirements import parameters_named
+from fastgw.routing.requirements import parameters_named, regex_test
 
 Value: TypeAlias = Callable[[Exchange], bytes | None]
 """Function that returns the value of a variable in an exchange; None: it is missing. Raises `Unfit`."""
 
-_PIECE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
-_PARAMETER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SOURCES: Final = re.compile(r"(header|query|cookie)\.(.+)")
-_PARAM: Final = "param."
-_MAP: Final = "map."
-
+_SOURCES: Final = re.compile(r"(header|query|cookie|response_header)\.(.+)")
 
 _NO_MAPS: Final[Mapping[str, Value]] = {}
 
@@ -105,41 +101,11 @@ VALUES: Final[Mapping[str, Value]] = {
 """Functions of the variables with a fixed name (`config.base.variables.FIXED`)."""
 
 
-def parse_template(text: str) -> str:
-    """Return the text unchanged if it can be compiled. Raises `ValueError`."""
-    _pieces(text)
-    return text
-
-
-def parameters(text: str) -> tuple[str, ...]:
-    """Return the names in the text that can only be path parameters."""
-    names = [name for _, name in _pieces(text) if name is not None]
-    return tuple(name.removeprefix(_PARAM) for name in names if not is_known(name))
-
-
-def is_identity(text: str) -> bool:
-    """Whether the text contains an identity of the client: consumer or claims."""
-    return any(name is not None and name.startswith(("consumer.", *CLAIM_PREFIXES)) for _, name in _pieces(text))
-
-
-def maps_in(text: str) -> tuple[str, ...]:
-    """Return the names of the maps in the text."""
-    return tuple(name.removeprefix(_MAP) for _, name in _pieces(text) if name is not None and name.startswith(_MAP))
-
-
-def names_request(text: str) -> bool:
-    """Whether the text contains the request id."""
-    return any(name == "request_id" for _, name in _pieces(text))
-
-
-def names_target(text: str) -> bool:
-    """Whether the text contains the upstream or the target, which are known in responses only."""
-    return any(name in ("upstream", "target") for _, name in _pieces(text))
-
-
 def compiled(text: str, maps: Mapping[str, Value] = _NO_MAPS) -> bytes | Value:
-    """Return the text as bytes if it is constant, otherwise a function that computes it. `maps`: for `map.NAME`."""
-    pieces = _pieces(text)
+    """Return the text as bytes if it is constant, otherwise a function that computes it. `maps`: for `map.NAME`, in
+    front of those of the gateway.
+    """
+    pieces = template_pieces(text)
     if all(name is None for _, name in pieces):
         return b"".join(literal for literal, _ in pieces)
     parts = tuple((literal, None if name is None else _value(name, maps)) for literal, name in pieces)
@@ -176,26 +142,10 @@ def is_element(text: str) -> bool:
     return "," not in text and '"' not in text and text == text.strip()
 
 
-def _pieces(text: str) -> tuple[tuple[bytes, str | None], ...]:
-    """Yield literals, and names of variables."""
-    pieces: list[tuple[bytes, str | None]] = []
-    for match in _PIECE.finditer(text):
-        piece, name = match[0], match[1]
-        if name is not None:
-            if not is_known(name) and not _PARAMETER.fullmatch(name.removeprefix(_PARAM)):
-                raise ValueError(f'"{text}" has the unknown variable {{{name}}}')
-            pieces.append((b"", name))
-        elif piece in "{}":
-            raise ValueError(f'"{text}" has a single brace')
-        else:
-            pieces.append((piece[:1].encode() if piece in ("{{", "}}") else piece.encode(), None))
-    return tuple(pieces)
-
-
 def _value(name: str, maps: Mapping[str, Value]) -> Value:
     """Return the function for a variable, checked to be fit for a header."""
-    if name.startswith(_MAP):
-        return maps[name.removeprefix(_MAP)]
+    if name.startswith(MAP_PREFIX):
+        return maps.get(name.removeprefix(MAP_PREFIX)) or _of_map(name)
     raw = raw_value(name)
 
     def value(exchange: Exchange) -> bytes | None:
@@ -209,6 +159,8 @@ def _value(name: str, maps: Mapping[str, Value]) -> Value:
 
 def raw_value(name: str) -> Value:
     """Return the function for a variable, whose value may not be fit for a header."""
+    if name.startswith(MAP_PREFIX):
+        return _of_map(name)
     return VALUES.get(name) or _source(name) or (_parameter(name) if claim_name(name) is None else _claim(name))
 
 
@@ -225,13 +177,42 @@ def fit_value(name: str) -> Value:
     return value
 
 
-def is_known(name: str) -> bool:
-    """Whether a variable exists for every request, unlike a path parameter."""
-    return is_variable(name) or name.startswith(_MAP)
+def _of_map(name: str) -> Value:
+    """Return the function for the result of a map of the gateway. It is found by the exchange, so that filters and
+    their state outlive a change of the maps.
+    """
+    key = name.removeprefix(MAP_PREFIX)
+
+    def value(exchange: Exchange) -> bytes | None:
+        look_up = exchange.chain.maps.get(key)
+        return None if look_up is None else look_up(exchange)
+
+    return value
+
+
+def look_up_in(table: ValueMap) -> Value:
+    """Return the function for the result of a map."""
+    results = {key: value.encode() or None for key, value in table.values.items()}
+    equal = {key.encode(): result for key, result in results.items() if not key.startswith("~")}
+    patterns = [(regex_test(key[1:].encode()), result) for key, result in results.items() if key.startswith("~")]
+    default = table.default.encode() or None
+    source = compiled(table.source)
+
+    def look_up(exchange: Exchange) -> bytes | None:
+        try:
+            value = (source if isinstance(source, bytes) else source(exchange)) or b""
+        except Unfit:  # it is no key, and is not sent either
+            return default
+        if value in equal:
+            return equal[value]
+        return next((result for accepts, result in patterns if accepts(value)), default)
+
+    return look_up
 
 
 def _source(name: str) -> Value | None:
-    """Return the function for `header.NAME`, `query.NAME` or `cookie.NAME`; None: it is none of them.
+    """Return the function for `header.NAME`, `query.NAME`, `cookie.NAME` or `response_header.NAME`; None: it is none of
+    them.
 
     A header, parameter or cookie that is repeated with different values is missing: which one counts is unclear.
     """
@@ -241,6 +222,8 @@ def _source(name: str) -> Value | None:
     key = source[2].encode()
     if source[1] == "cookie":
         return lambda exchange: cookie(exchange.head, key)
+    if source[1] == "response_header":
+        return lambda exchange: None if exchange.response is None else _only(exchange.response.values(key.lower()))
     if source[1] == "header":
         lower = key.lower()
         return lambda exchange: _only(exchange.values(lower))
@@ -252,7 +235,7 @@ def _only(values: list[bytes]) -> bytes | None:
 
 
 def _parameter(name: str) -> Value:
-    key = name.removeprefix(_PARAM)
+    key = name.removeprefix(PARAM_PREFIX)
     return lambda exchange: exchange.params.get(key)
 
 

@@ -664,6 +664,15 @@ upstreams:
           subject_alt_names: ["DNS:orders.internal", "URI:spiffe://internal/orders"],
           min_version: "1.2", ciphers: [ECDHE-ECDSA-AES128-GCM-SHA256]}
 """,
+    "maps": """\
+maps:
+  tier:
+    source: "{claim.plan}"
+    values: {gold: fast, "~^trial": slow}
+    default: normal
+routes:
+  - {name: api, paths: ["/api/*"], upstream: "http://127.0.0.1:9000", rewrite: "/{map.tier}/{path}"}
+""",
     "filter_sets": """\
 filter_sets:
   browsers: {cors: {origins: ["https://app.example"]}, security_headers: {preset: api}}

@@ -1,49 +1,27 @@
 """headers: set, add and remove headers of requests and responses."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from weakref import ref
 
 from msgspec import Meta
 
-from fastgw.config.base.problems import suggest
-from fastgw.config.base.route_patterns import parse_regex
-from fastgw.config.base.value_types import FieldName, Name, Notation, parse_field_value
-from fastgw.config.base.value_types import FieldValue as PlainValue
+from fastgw.config.base.value_templates import KnownNames, is_identity, maps_in, names_in, names_request
+from fastgw.config.base.value_types import FieldName, Name
+from fastgw.config.base.variables import MAP_PREFIX, OF_UPSTREAMS
 from fastgw.config.settings.gateway import NONE, FilterUse, Settings
 from fastgw.config.settings.secrets import Elsewhere
+from fastgw.config.settings.value_maps import FieldTemplate, ValueMap, is_whole
 from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Secret, WarningContext
 from fastgw.filters.api.warning_context import is_built_in
-from fastgw.filters.authentication.templates import (
-    VALUES,
-    Unfit,
-    Value,
-    compiled,
-    is_identity,
-    maps_in,
-    names_request,
-    names_target,
-    parameters,
-    parse_template,
-)
+from fastgw.filters.authentication.templates import Unfit, Value, compiled, look_up_in
 from fastgw.http.field_names import WRITTEN_HERE
 from fastgw.http.fields import Fields, folded, without_fields
 from fastgw.http.grammar import IS_VALUE
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.routing.requirements import regex_test
 
 _OURS: Final = WRITTEN_HERE
-_ANY: Final[dict[str, Any]] = {"type": "string"}
 Names = Annotated[tuple[FieldName, ...], Meta(max_length=100)]
-FieldTemplate = Annotated[
-    str,
-    Notation(
-        "a single-line string with variables such as {NAME}, and {{ for a brace",
-        lambda text: parse_template(parse_field_value(text)),
-        _ANY,
-    ),
-]
-
 FieldValue = FieldTemplate | Annotated[Secret, Elsewhere()]
 
 
@@ -71,23 +49,6 @@ class Edits(Settings):
         return not (self.remove or self.set or self.add)
 
 
-class Map(Settings):
-    """Table of values: the value of a header depends on another value."""
-
-    source: FieldTemplate
-    """Value to look up, such as `{header.X-Plan}`. A missing value is looked up as an empty one."""
-    values: Annotated[Mapping[str, PlainValue], Meta(min_length=1, examples=["{gold: high}"])]
-    """Result for each value: the value itself, exactly, or `~` and a regular expression (RE2), which matches anywhere
-    unless anchored. An equal value takes precedence; regular expressions are tried in the order of the file."""
-    default: PlainValue = ""
-    """Result for any other value. Empty = the header is left out."""
-
-    def __post_init__(self) -> None:
-        for value in self.values:
-            if value.startswith("~"):
-                parse_regex(value[1:])
-
-
 class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
     """Change the headers of requests to the upstream and of responses: first remove, then set, then add.
 
@@ -99,26 +60,20 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
     client's connection; `{tls.client_subject}`, `{tls.client_common_name}`, `{tls.client_fingerprint}`,
     `{tls.client_serial}` and `{tls.client_issuer}` of a verified client certificate (also without `client_`);
     `{proxy.alpn}`, `{proxy.authority}` and `{proxy.unique_id}` of a PROXY protocol header, version 2; `{uuid}`, a
-    random one each time; `{latency}`, the seconds since the request began; `{upstream}` and `{target}`, which are
-    known in responses; and `{map.NAME}`, the result of one of the `maps`. Lists are joined by commas. `{{` and `}}` are
-    literal braces. If a value is missing or empty, or not allowed in a header, the header is left out; but if the
-    consumer's identity is not allowed in a header, the request is answered 403.
+    random one each time; `{latency}`, the seconds since the request began; `{map.NAME}`, the result of one of the
+    `maps`, of this filter or of the gateway; and in responses `{upstream}`, `{target}`, and `{response_header.NAME}`, a
+    header as it was before these changes. Lists are joined by commas. `{{` and `}}` are literal braces. If a value is
+    missing or empty, or not allowed in a header, the header is left out; but if the consumer's identity is not allowed
+    in a header, the request is answered 403.
     """
 
     request: Edits = Edits()
     """Changes to the request that is sent to the upstream."""
     response: Edits = Edits()
     """Changes to the response, whether it comes from the upstream or from the gateway."""
-    maps: Mapping[Name, Map] = NONE
-    """Tables of values by name, for `{map.NAME}`."""
-
-    def __post_init__(self) -> None:
-        for text in self._texts():
-            for name in maps_in(text):
-                if name not in self.maps:
-                    raise ValueError(f"unknown map {name!r}; expected one of `maps`")
-        if any(maps_in(each.source) for each in self.maps.values()):
-            raise ValueError("the `source` of a map is another map; expected other variables")
+    maps: Mapping[Name, ValueMap] = NONE
+    """Tables of values by name, for `{map.NAME}` in this filter; they take precedence over those of the gateway with
+    the same name."""
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
         used = {name for text in self._texts() for name in maps_in(text)}
@@ -127,7 +82,7 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
                 yield f"`maps.{name}` is unused: no value of this filter has {{map.{name}}}"
         for edit in (self.request.set, self.request.add):
             for name, value in edit.items():
-                if isinstance(value, str) and names_target(value):
+                if isinstance(value, str) and not OF_UPSTREAMS.isdisjoint(names_in(value)):
                     why = "{upstream} and {target} are known in responses only"
                     yield f"`request`: {name} is always left out: {why}"
         if not context.positions:
@@ -148,7 +103,7 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
         return any(map(what, (*self._texts(), *(each.source for each in self.maps.values()))))
 
     def build(self, env: Env) -> Hooks:
-        maps = {name: _lookup(each) for name, each in self.maps.items()}
+        maps = {name: look_up_in(each) for name, each in self.maps.items()}
         to_request = _Edit(self.request, env, maps, strict=True)
         to_response = _Edit(self.response, env, maps, strict=False)
 
@@ -182,25 +137,26 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
         edits = (self.request.set, self.request.add, self.response.set, self.response.add)
         return {name for each in edits for name, said in each.items() if isinstance(said, Secret)}
 
-    def unknown_names(self, known: frozenset[str]) -> Iterable[tuple[tuple[str, ...], str, str]]:
+    def unknown_names(self, known: KnownNames) -> Iterable[tuple[tuple[str, ...], str, str]]:
         """Yield the positions of unknown variables, with the error and the expected form.
 
-        `known`: the parameters of all paths that the filter may see.
+        `known`: the parameters of all paths that the filter may see, and the maps of the gateway.
         """
-        for side in ("request", "response"):
-            for edit in ("set", "add"):
-                for field, text in getattr(getattr(self, side), edit).items():
-                    for name in parameters(text) if isinstance(text, str) else ():
-                        if name not in known:
-                            yield (side, edit, field), _unknown(name), suggest(name, [*VALUES, *known])
-        for key, table in self.maps.items():
-            for name in parameters(table.source):
-                if name not in known:
-                    yield ("maps", key, "source"), _unknown(name), suggest(name, [*VALUES, *known])
-
-
-def _unknown(name: str) -> str:
-    return f"unknown variable {{{name}}}: no path of this route has such a parameter"
+        own = frozenset(MAP_PREFIX + name for name in self.maps)
+        sound = {name: table for name, table in self.maps.items() if is_whole(table)}
+        late = frozenset(MAP_PREFIX + name for name, table in sound.items() if table.reads_response)
+        within = KnownNames(known.names | own, known.of_responses - own | late)
+        texts = [
+            ((side, edit, field), text, side == "response")
+            for side, edits in (("request", self.request), ("response", self.response))
+            for edit, values in (("set", edits.set), ("add", edits.add))
+            for field, text in values.items()
+        ]
+        texts += [(("maps", name, "source"), table.source, True) for name, table in sound.items()]
+        for steps, text, in_response in texts:
+            for name in names_in(text) if isinstance(text, str) else ():
+                if (problem := within.problem_of(name, in_response=in_response)) is not None:
+                    yield steps, *problem
 
 
 def _may_name_requests(use: FilterUse) -> bool:
@@ -245,42 +201,22 @@ class _Edit:
 
     def __call__(self, fields: Fields, exchange: Exchange) -> None:
         """Apply the changes. Raises `Unfit` for an identity that is not allowed in a header."""
+        # Values come first: they may depend on headers that are removed or replaced here.
+        values = [value if isinstance(value, bytes) else value(exchange) for _, value in self._added]
         for name in self._remove:
             fields.remove(name)
-        for name, value in self._set:
-            held = value if isinstance(value, bytes) else value(exchange)
+        for (name, _), held in zip(self._set, values, strict=False):
             if held is None:
                 fields.remove(name)
             else:
                 fields.set(name, held)
-        for name, value in self._add:
-            held = value if isinstance(value, bytes) else value(exchange)
+        for (name, _), held in zip(self._add, values[len(self._set) :], strict=True):
             if held is None:
                 continue
             if self._strict and folded(name) in map(folded, exchange.request_dropped):
                 exchange.request_added += b"%b: %b\r\n" % (name, held.strip(b" \t"))  # others of this name are dropped
             else:
                 fields.add(name, held)
-
-
-def _lookup(table: Map) -> Value:
-    """Return the function for the result of a map."""
-    results = {key: value.encode() or None for key, value in table.values.items()}
-    equal = {key.encode(): result for key, result in results.items() if not key.startswith("~")}
-    patterns = [(regex_test(key[1:].encode()), result) for key, result in results.items() if key.startswith("~")]
-    default = table.default.encode() or None
-    source = compiled(table.source)
-
-    def look_up(exchange: Exchange) -> bytes | None:
-        try:
-            value = (source if isinstance(source, bytes) else source(exchange)) or b""
-        except Unfit:  # it is no key, and is not sent either
-            return default
-        if value in equal:
-            return equal[value]
-        return next((result for accepts, result in patterns if accepts(value)), default)
-
-    return look_up
 
 
 def _values(

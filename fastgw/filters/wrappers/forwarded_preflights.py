@@ -7,7 +7,7 @@ Rule: such a request has no identity: headers that those filters read or write a
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from fastgw.exchange import Chain, Exchange, FilterInstance, Route
+from fastgw.exchange import Exchange, FilterInstance, Route
 from fastgw.filters.api import Phase
 from fastgw.filters.api.credential_locations import CredentialLocations
 from fastgw.filters.authentication.identity_headers import CREDENTIALS
@@ -28,7 +28,7 @@ def forwards_preflight(route: Route, own: Sequence[FilterInstance]) -> Callable[
         written = tuple(folded(name.encode()) for name in settings.written_fields())
         places = places | settings.credential_places() | CredentialLocations(written)
     steps = tuple(link.hooks.request for link in own if link not in passed and link.hooks.request is not None)
-    chain = Chain((link for link in route.chain.links if link not in passed), route.chain.error_pages)
+    chain = route.chain.with_links(link for link in route.chain.links if link not in passed)
     forwarding = Route(route.name, route.action, chain, steps, route.check_path, None, route.filter_timeout)
 
     def forwards(exchange: Exchange) -> Route:

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
 from fastgw.config.base.route_patterns import Template, parse_path, parse_rewrite, parse_strip_prefix
+from fastgw.config.base.variables import MAP_PREFIX
 from fastgw.config.settings import gateway as config
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, problem
@@ -35,6 +36,8 @@ class MissingVariable(Exception):
         return Fault.FORBIDDEN if self.name.startswith(("consumer.", "claim")) else Fault.BAD_REQUEST
 
 
+_IN_PATHS: Final = "/:@!$&'()*+,;=~"
+"""Characters in the result of a map that are not encoded: those of a path (RFC 3986 section 3.3)."""
 _DOT: Final = frozenset((b".", b"%2e"))
 _DOTS: Final = frozenset((b"..", b".%2e", b"%2e.", b"%2e%2e"))
 _HOLLOW: Final = re.compile(rb"(?:%2f)*(?:(?:;|%3b).*)?", re.DOTALL)
@@ -106,14 +109,16 @@ def _variables(template: Template, route: config.Route) -> frozenset[str]:
 
 def expander(template: Template, route: config.Route, value_of: ValueOf) -> Callable[[Any], bytes]:
     """Return the function that expands a path or URL for an exchange. A value is percent-encoded, so that it stays
-    within its segment or parameter; `{path}` keeps its slashes. Raises `MissingVariable`.
+    within its segment or parameter; `{path}` and the results of maps, which the configuration holds, keep their
+    slashes. Raises `MissingVariable`.
     """
     values = {name: value_of(name) for name in _variables(template, route)}
     if not values:
         return lambda exchange: template.expand(exchange.params)
 
     # A path begins with a slash, which may stand before it, too.
-    path = _without_slash if any(map(_ends_before_path, template.literals, template.parameters)) else bytes
+    before = zip(template.literals, template.parameters, strict=False)
+    behind_slash = {name for literal, name in before if literal.endswith(b"/")}
 
     def expand(exchange: Any) -> bytes:
         held = dict(exchange.params)
@@ -121,18 +126,15 @@ def expander(template: Template, route: config.Route, value_of: ValueOf) -> Call
             value = read(exchange)
             if not value:
                 raise MissingVariable(name)
-            held[name] = path(value) if name == "path" else quote(value, safe="").encode()
+            is_map = name.startswith(MAP_PREFIX)
+            if not is_map and name != "path":
+                held[name] = quote(value, safe="").encode()
+                continue
+            path = quote(value, safe=_IN_PATHS).encode() if is_map else value
+            held[name] = path.lstrip(b"/") if name in behind_slash else path
         return template.expand(held)
 
     return expand
-
-
-def _ends_before_path(literal: bytes, name: str) -> bool:
-    return name == "path" and literal.endswith(b"/")
-
-
-def _without_slash(path: bytes) -> bytes:
-    return path.lstrip(b"/")
 
 
 def _normalized(path: bytes) -> bytes:

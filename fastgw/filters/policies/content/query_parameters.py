@@ -6,22 +6,13 @@ from urllib.parse import quote
 
 from msgspec import Meta
 
-from fastgw.config.base.problems import suggest
+from fastgw.config.base.value_templates import KnownNames, is_identity, names_in, parse_template
 from fastgw.config.base.value_types import Notation
 from fastgw.config.settings.gateway import NONE
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase
 from fastgw.filters.api.credential_locations import decoded
-from fastgw.filters.authentication.templates import (
-    VALUES,
-    Unfit,
-    Value,
-    compiled,
-    is_identity,
-    maps_in,
-    parameters,
-    parse_template,
-)
+from fastgw.filters.authentication.templates import Unfit, Value, compiled
 
 _MOST: Final = 100
 ParameterName = Annotated[str, Meta(min_length=1)]
@@ -54,22 +45,19 @@ class QueryParameters(Filter, name="query_parameters", phase=Phase.TRANSFORM):
     def __post_init__(self) -> None:
         if not (self.remove or self.rename or self.set or self.add):
             raise ValueError("expected at least one of `remove`, `rename`, `set` and `add`")
-        if any(maps_in(text) for text in (*self.set.values(), *self.add.values())):
-            raise ValueError("{map.…} is for the `headers` filter; expected another variable")
         if len(set(self.rename.values())) < len(self.rename):
             raise ValueError("two parameters are renamed to the same name; expected different names")
 
     def build(self, env: Env) -> Hooks:
         return Hooks(request=_Change(self).request)
 
-    def unknown_names(self, known: frozenset[str]) -> Iterable[tuple[tuple[str, ...], str, str]]:
+    def unknown_names(self, known: KnownNames) -> Iterable[tuple[tuple[str, ...], str, str]]:
         """Yield the positions of unknown variables, with the error and the expected form."""
         for edit, values in (("set", self.set), ("add", self.add)):
             for parameter, text in values.items():
-                for name in parameters(text):
-                    if name not in known:
-                        wrong = f"unknown variable {{{name}}}: no path of this route has such a parameter"
-                        yield (edit, parameter), wrong, suggest(name, [*VALUES, *known])
+                for name in names_in(text):
+                    if (problem := known.problem_of(name)) is not None:
+                        yield (edit, parameter), *problem
 
 
 @final

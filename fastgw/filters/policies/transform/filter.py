@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 import orjson
 from msgspec import Meta
 
-from fastgw.config.base.problems import format_value, suggest
+from fastgw.config.base.problems import format_value
 from fastgw.config.base.settings_base import Json
+from fastgw.config.base.value_templates import KnownNames
 from fastgw.config.base.value_types import Duration, Size, Statuses
 from fastgw.config.settings.gateway import NONE, Settings
 from fastgw.filters.api import (
@@ -25,7 +26,6 @@ from fastgw.filters.api import (
     StageFactory,
     WarningContext,
 )
-from fastgw.filters.authentication.templates import VALUES, is_known
 from fastgw.filters.policies.transform.expressions import LONGEST_PROGRAM, parse_jsonata
 from fastgw.filters.policies.transform.json_mapping import steps_of
 from fastgw.filters.policies.transform.values import compile_value, variables_in
@@ -316,7 +316,7 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
             stop=stop if offloaded else None,
         )
 
-    def unknown_names(self, known: frozenset[str]) -> Iterable[tuple[tuple[str, ...], str, str]]:
+    def unknown_names(self, known: KnownNames) -> Iterable[tuple[tuple[str, ...], str, str]]:
         """Yield the positions of unknown variables and invalid expressions, with the error and the expected form."""
         for side, change in (("request", self.request), ("response", self.response)):
             for steps, value in () if change is None else change.values():
@@ -367,9 +367,8 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
 
 
 def _unknown_variables(
-    steps: tuple[str, ...], value: Any, known: frozenset[str]
+    steps: tuple[str, ...], value: Any, known: KnownNames
 ) -> Iterable[tuple[tuple[str, ...], str, str]]:
     for name in sorted(variables_in(value)):
-        if not is_known(name) and name.removeprefix("param.") not in known:
-            wrong = f"unknown variable {{{name}}}: no path of this route has such a parameter"
-            yield steps, wrong, suggest(name, [*VALUES, *known])
+        if (problem := known.problem_of(name, in_response=steps[0] == "response")) is not None:
+            yield steps, *problem

@@ -15,8 +15,9 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 import orjson
 
+from fastgw.config.base.value_templates import is_known, parse_template
 from fastgw.filters.api import Exchange
-from fastgw.filters.authentication.templates import Unfit, is_known, parse_template, raw_value
+from fastgw.filters.authentication.templates import Unfit, raw_value
 from fastgw.http.json_tree import Node, opened, rendered, text_of, value_at
 from fastgw.http.strict_json import InvalidJson, parse_json
 
@@ -191,8 +192,6 @@ def _plain(held: Node | str | None) -> str | None:
 
 def _variable(name: str) -> Callable[[BodyValues], str | None]:
     parse_template(f"{{{name}}}")
-    if name.startswith("map."):
-        raise ValueError("{map.…} is for the `headers` filter; expected another variable")
     if not is_known(name) and not _PARAMETER(name):
         raise ValueError(f"unknown variable {{{name}}}")
     _reader(name)

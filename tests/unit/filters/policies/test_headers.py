@@ -226,7 +226,7 @@ def test_a_map_without_a_result_leaves_the_header_out() -> None:
 @pytest.mark.parametrize(
     ("settings", "wrong"),
     [
-        ({"request": {"set": {"X-A": "{map.n}"}}}, "unknown map 'n'"),
+        ({"request": {"set": {"X-A": "{map.n}"}}}, 'unknown map "n"'),
         ({"maps": {"m": {"source": "{map.m}", "values": {"a": "b"}}}}, "another map"),
         ({"maps": {"m": {"source": "{path}", "values": {"~(": "b"}}}}, "RE2"),
         ({"maps": {"m": {"source": "{nothing}", "values": {"a": "b"}}}}, "unknown variable {nothing}"),

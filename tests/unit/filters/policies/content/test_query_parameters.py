@@ -50,7 +50,6 @@ def test_a_value_is_one_value_whatever_it_is(value: str) -> None:
     ("settings", "wrong"),
     [
         ({}, "expected at least one of"),
-        ({"set": {"a": "{map.x}"}}, "is for the `headers` filter"),
         ({"rename": {"a": "c", "b": "c"}}, "renamed to the same name"),
         ({"set": {"a": "{"}}, "single brace"),
     ],
