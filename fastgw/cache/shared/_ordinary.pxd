@@ -14,11 +14,33 @@ cdef struct Where:
     uint64_t generation
 
 
+cdef struct NewRecord:
+    # A record to be written. `hashes`: of its tags and keys, at most `MOST_HASHES`. `size`: of the body; negative: not
+    # known. `whole`: the body; NULL: it follows. `began`: purge sequence at the begin of the fetch; `date`: the same in
+    # microseconds since the epoch.
+    const char* head
+    Py_ssize_t head_bytes
+    const char* url
+    Py_ssize_t url_bytes
+    const uint64_t* hashes
+    int hash_count
+    const char* whole
+    int64_t size
+    uint64_t began
+    uint64_t date
+    int status
+
+
+cdef enum:
+    MOST_HASHES = 520
+    SECRETS = 4
+
+
 @cython.final
 cdef class Ordinary:
     cdef Py_buffer _view
     cdef uint64_t* _words
-    cdef uint64_t _secrets[3]
+    cdef uint64_t _secrets[SECRETS]
     cdef int64_t _entries, _ghosts, _leases, _states, _used, _orders, _data, _segment, _segments
     cdef int64_t _columns, _column_words, _column, _pins, _watches, _events
     cdef uint64_t _mask, _ghost_mask, _lease_mask, _owner
@@ -42,6 +64,8 @@ cdef class Ordinary:
     cdef int end_lease_at(self, int64_t at, uint64_t word, uint64_t now, uint64_t ticks) except -1
     cdef bint report_key(self, const Key* key) noexcept nogil
     cdef uint64_t purge_sequence(self) noexcept nogil
+    cdef int64_t write_record(self, const Key* wanted, const NewRecord* made, int64_t small, int64_t main) noexcept nogil
+    cdef bint keep_record(self, const Key* key, int64_t at) noexcept nogil
     cdef uint64_t _entry(self, const Key* key, const Where* where) noexcept nogil
     cdef uint64_t* _walked(self, int64_t segment, uint64_t generation, int64_t* offset, bint* is_chunk) noexcept nogil
 

@@ -73,6 +73,7 @@ cdef enum:
     FOUND = 15
     MOST_HITS = 3
     COMPLETE = 2
+    FAILED = 3
     SMALL = 0
     MAIN = 1
     FIRST_PART = 4096
@@ -95,9 +96,11 @@ cdef class Ordinary:
                   int64_t pins, int64_t watches, int64_t events):
         PyObject_GetBuffer(memory, &self._view, PyBUF_CONTIG)
         cdef int64_t words = self._view.len // 8
+        cdef int number
         cdef int64_t cells = parts.cells, ghost_count = parts.ghost_count, lease_count = parts.lease_count
         self._words = <uint64_t*> self._view.buf
-        self._secrets[0], self._secrets[1], self._secrets[2] = secrets[0], secrets[1], secrets[2]
+        for number in range(SECRETS):
+            self._secrets[number] = secrets[number]
         self._entries, self._ghosts, self._leases = parts.entries, parts.ghosts, parts.leases
         self._states, self._used, self._orders, self._data = parts.states, parts.used, parts.orders, parts.data
         self._segment, self._segments = parts.segment, parts.segments
@@ -324,10 +327,29 @@ cdef class Ordinary:
               uint64_t began, uint64_t date, int status, int64_t small, int64_t main, bytes whole):
         """Write a record, pin its segment, and add it to the index; return its first word.
 
-        `size`: of the body; -1: not known. `whole`: its body; None: it follows. `date`: microseconds. `small`, `main`: the open segment of each queue; -1:
-        there is none. `NOT_ORDINARY`: nothing was written. Otherwise see `is_inserted` and `is_disputed`.
+        `size`: of the body; -1: not known. `whole`: its body; None: it follows. `date`: microseconds. `small`, `main`:
+        the open segment of each queue; -1: there is none. `NOT_ORDINARY`: nothing was written. Otherwise see
+        `is_inserted` and `is_disputed`.
         """
         cdef Key wanted
+        cdef NewRecord made
+        cdef uint64_t hashes[MOST_HASHES]
+        cdef int number
+        if not self._read(key, &wanted) or len(tags) > MOST_HASHES:
+            return NOT_ORDINARY
+        if whole is not None and PyBytes_GET_SIZE(whole) != size:
+            return NOT_ORDINARY
+        for number in range(<int> len(tags)):
+            hashes[number] = tags[number]
+        made.head, made.head_bytes = PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head)
+        made.url, made.url_bytes = PyBytes_AS_STRING(url), PyBytes_GET_SIZE(url)
+        made.hashes, made.hash_count = hashes, len(tags)
+        made.whole, made.size = NULL if whole is None else PyBytes_AS_STRING(whole), size
+        made.began, made.date, made.status = began, date, status
+        return self.write_record(&wanted, &made, small, main)
+
+    cdef int64_t write_record(self, const Key* wanted, const NewRecord* made, int64_t small, int64_t main) noexcept nogil:
+        """Do so."""
         cdef Where where
         cdef uint64_t* bucket
         cdef uint64_t* record
@@ -335,17 +357,13 @@ cdef class Ordinary:
         cdef uint64_t* pin
         cdef uint64_t* before = NULL
         cdef uint64_t entry, seen = 0, state
-        cdef uint64_t hashed
-        cdef int64_t total, body, tag_bytes = 8 * len(tags)
-        cdef int64_t url_bytes = PyBytes_GET_SIZE(url), head_bytes = PyBytes_GET_SIZE(head)
+        cdef int64_t total, body, tag_bytes = 8 * made.hash_count
         cdef int number, slot = -1
         cdef char* out
-        if not self._read(key, &wanted) or fastgw_cache_load(self._words + PURGE_SEQUENCE) != began:
+        if fastgw_cache_load(self._words + PURGE_SEQUENCE) != made.began:
             return NOT_ORDINARY
-        if whole is not None and PyBytes_GET_SIZE(whole) != size:
-            return NOT_ORDINARY
-        body = HEADER + tag_bytes + url_bytes + head_bytes
-        total = (body + (size if size >= 0 else FIRST_PART) + UNIT - 1) // UNIT * UNIT
+        body = HEADER + tag_bytes + made.url_bytes + made.head_bytes
+        total = (body + (made.size if made.size >= 0 else FIRST_PART) + UNIT - 1) // UNIT * UNIT
         self.queue = SMALL
         if self._words[self._ghosts + <int64_t> (wanted.hash >> 20 & self._ghost_mask)] == wanted.hash:
             self.queue = MAIN
@@ -355,14 +373,14 @@ cdef class Ordinary:
         used = self._words + self._used + where.segment
         if <int64_t> used[0] + total > self._segment or used[0] % UNIT:
             return NOT_ORDINARY
-        bucket = self._bucket(&wanted)
+        bucket = self._bucket(wanted)
         for number in range(BUCKET):
             entry = fastgw_cache_load(bucket + number)
             if not entry:
                 if slot < 0 and before is NULL:
                     slot, seen = number, 0
             elif entry >> 48 == wanted.hash >> 48 and before is NULL:
-                before = self._opened(entry, &wanted, &pin)
+                before = self._opened(entry, wanted, &pin)
                 if before is not NULL:
                     fastgw_cache_store(pin, pin[0] - 1)
                     slot, seen = number, entry
@@ -375,18 +393,16 @@ cdef class Ordinary:
         memset(record, 0, HEADER)
         record[KEY_HIGH], record[KEY_LOW] = wanted.high, wanted.low
         record[TOTAL], record[CAPACITY] = total, total - body
-        record[PARTS] = <uint64_t> tag_bytes << 48 | <uint64_t> url_bytes << 32 | <uint64_t> head_bytes
-        record[BEGAN], record[CHECKED], record[DATE] = began, began << 1, date
-        record[OWNER], record[STATUS], record[SIZE] = self._owner, status, size + 1
-        for number in range(<int> (tag_bytes // 8)):
-            hashed = tags[number]
-            record[HEADER // 8 + number] = hashed
+        record[PARTS] = <uint64_t> tag_bytes << 48 | <uint64_t> made.url_bytes << 32 | <uint64_t> made.head_bytes
+        record[BEGAN], record[CHECKED], record[DATE] = made.began, made.began << 1, made.date
+        record[OWNER], record[STATUS], record[SIZE] = self._owner, made.status, made.size + 1
+        memcpy(record + HEADER // 8, made.hashes, tag_bytes)
         out = <char*> record + HEADER + tag_bytes
-        memcpy(out, PyBytes_AS_STRING(url), url_bytes)
-        memcpy(out + url_bytes, PyBytes_AS_STRING(head), head_bytes)
-        if whole is not None:
-            memcpy(out + url_bytes + head_bytes, PyBytes_AS_STRING(whole), size)
-            record[LENGTH] = record[CAPACITY] = size
+        memcpy(out, made.url, made.url_bytes)
+        memcpy(out + made.url_bytes, made.head, made.head_bytes)
+        if made.whole is not NULL:
+            memcpy(out + made.url_bytes + made.head_bytes, made.whole, made.size)
+            record[LENGTH] = record[CAPACITY] = made.size
         fastgw_cache_store(
             record + SEAL, self._mix(where.generation << 1, <uint64_t> where.segment << 32 | <uint64_t> where.offset)
         )
@@ -394,7 +410,7 @@ cdef class Ordinary:
         self._pin(where.segment)
         self.segment, self.offset, self.generation = where.segment, where.offset, where.generation
         self.total, self.body = total, body
-        entry = self._entry(&wanted, &where)
+        entry = self._entry(wanted, &where)
         self.is_inserted = fastgw_cache_swap(bucket + slot, seen, entry)
         self.is_disputed = False
         if self.is_inserted and not seen:
@@ -404,6 +420,27 @@ cdef class Ordinary:
                 if number != slot and seen and seen >> 48 == wanted.hash >> 48:
                     self.is_disputed = True
         return record - self._words
+
+    cdef bint keep_record(self, const Key* key, int64_t at) noexcept nogil:
+        """Unpin the record that was written last, at `at`. False: it had to be settled with another process, so it was
+        removed again.
+        """
+        cdef uint64_t* bucket
+        cdef uint64_t* pin = self._words + self._column + self._pins + self.segment
+        cdef uint64_t entry
+        cdef Where where
+        cdef int number
+        cdef bint is_kept = self.is_inserted and not self.is_disputed
+        if not is_kept:
+            where.segment, where.offset, where.generation = self.segment, self.offset, self.generation
+            entry, bucket = self._entry(key, &where), self._bucket(key)
+            for number in range(BUCKET):
+                if fastgw_cache_load(bucket + number) == entry and fastgw_cache_swap(bucket + number, entry, 0):
+                    self._words[self._column + REMOVED] += 1
+                    break
+            fastgw_cache_store(self._words + at + STATUS, FAILED)
+        fastgw_cache_store(pin, pin[0] - 1)
+        return is_kept
 
     cdef uint64_t _entry(self, const Key* key, const Where* where) noexcept nogil:
         return (

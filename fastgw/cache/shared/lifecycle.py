@@ -291,7 +291,8 @@ class SharedLease:
         store, made = self._store, self._store.ordinary
         assert made is not None
         length, date = -1 if size is None else size, int(self._date * 1e6)
-        small, main = store.space.open_segments
+        opened = store.space.opened
+        small, main = opened.get(Queue.SMALL, -1), opened.get(Queue.MAIN, -1)
         at = made.write(key, head, url, tuple(tags), length, self._began, date, status, small, main, body)
         if at < 0:
             return None

@@ -67,12 +67,8 @@ class Space:
         self._memory, self._words = memory, memory.words
         self._index, self._segments, self._records = index, segments, records
         self._counters = counters
-        self._open: dict[Queue, int] = {}
-
-    @property
-    def open_segments(self) -> tuple[int, int]:
-        """The open segments of the small and the main queue; -1: there is none."""
-        return self._open.get(Queue.SMALL, -1), self._open.get(Queue.MAIN, -1)
+        self.opened: dict[Queue, int] = {}
+        """The open segment of each queue, if there is one."""
 
     def reserve(self, queue: Queue, least: int, wanted: int) -> Extent | None:
         """Return space for `wanted` bytes, or for fewer, but at least for `least`; None: there is none. It is to be
@@ -81,11 +77,11 @@ class Space:
         least, wanted = rounded(least), rounded(wanted)
         if wanted <= self._segments.size // 8:
             least = wanted  # not worth being divided
-        segment = self._open.get(queue)
+        segment = self.opened.get(queue)
         if segment is None or self._segments.size - self._segments.used(segment) < least:
             if least > self._segments.size or not self._open_next(queue, least):
                 return None
-            segment = self._open[queue]
+            segment = self.opened[queue]
         used = self._segments.used(segment)
         return Extent(segment, used // UNIT, min(wanted, self._segments.size - used))
 
@@ -98,7 +94,7 @@ class Space:
         last one. `at`: the first word of its header.
         """
         segment, ends = extent.segment, extent.offset * UNIT + extent.length
-        if segment not in self._open.values() or self._segments.used(segment) != ends:
+        if segment not in self.opened.values() or self._segments.used(segment) != ends:
             return extent
         count = min(rounded(count), self._segments.size - extent.offset * UNIT)
         changed = extent._replace(length=count)
@@ -133,18 +129,18 @@ class Space:
     # --- segments ---
 
     def _open_next(self, queue: Queue, least: int) -> bool:
-        before = self._open.pop(queue, None)
+        before = self.opened.pop(queue, None)
         if before is not None:
             self._segments.seal(before)
         for attempt in range(_TRIES):
             for segment, state in self._free_segments():
                 if self._segments.open_segment(segment, state, queue):
-                    self._open[queue] = segment
+                    self.opened[queue] = segment
                     return True
             if not self._recycle(forced=attempt == _TRIES - 2):
                 return False
-            if queue in self._open:  # opened for what has moved
-                return self._segments.size - self._segments.used(self._open[queue]) >= least
+            if queue in self.opened:  # opened for what has moved
+                return self._segments.size - self._segments.used(self.opened[queue]) >= least
         return False
 
     def _recycle(self, *, forced: bool) -> bool:
@@ -194,7 +190,7 @@ class Space:
     def _empty(self, segment: int, state: StateWord, survivors: list[_Survivor]) -> None:
         """Evict all but the survivors, which move to the main queue."""
         segments = self._segments
-        main = self._open.get(Queue.MAIN)
+        main = self.opened.get(Queue.MAIN)
         needed = sum(rounded(len(each.image)) for each in survivors)
         fits = main is not None and segments.size - segments.used(main) >= needed
         if fits or not survivors:
@@ -209,7 +205,7 @@ class Space:
         if main is not None:
             segments.seal(main)
         if segments.open_segment(segment, state, Queue.MAIN):
-            self._open[Queue.MAIN] = segment
+            self.opened[Queue.MAIN] = segment
             for each in copies:
                 self._move(each)
 

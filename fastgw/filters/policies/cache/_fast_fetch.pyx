@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Compiled ordinary cases of `fast_fetch`: a miss of a shared store without slower tiers, by a key of scheme, authority,
-path and query, and a response of which `Cache-Control`, or that there is none, says that it is not stored.
+path and query, and a small response that is stored, or of which `_storing` knows that it is not.
 
 All other cases are left to the reference: `StoringFetch` goes on with the lease. Objects of other classes are used
 through their attributes (`_slots.read`).
@@ -12,33 +12,43 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from fastgw._slots cimport Slot, learn, read, write
-from fastgw.cache.shared._ordinary cimport Key, Ordinary
+from fastgw.cache.shared._ordinary cimport MOST_HASHES, SECRETS, Key, NewRecord, Ordinary
+from fastgw.filters.policies.cache._storing cimport Encoded, decide_on, encode_variant
 from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead, all_values, has_field
 
 from math import ceil
 
 from fastgw.cache.shared.leases import TICKS, LeaseCell
 from fastgw.cache.shared.lifecycle import FetchBegin, SharedLease
+from fastgw.cache.shared.records import RecordStatus
+from fastgw.cache.shared.segments import Queue
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import LEASE_S, Refusal
 from fastgw.exchange import Chain, Exchange, Route
 from fastgw.exchange.exchange import UNCHANGED_QUERY
-from fastgw.filters.policies.cache.policy import MARK_S, CachePolicy, client_origin, client_url, is_authenticated
+from fastgw.filters.policies.cache.forwarded_fields import ForwardedFields
+from fastgw.filters.policies.cache.policy import MARK_S, CachePolicy, ClientOrigin, client_origin, client_url, is_authenticated
 from fastgw.forwarded_headers import Peer
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status
-from fastgw.http.caching.directives import TARGETS, parse_short
-from fastgw.http.caching.storing import Unstorable
+from fastgw.http.caching.storing import RequestIdentity, Unstorable
+from fastgw.http.caching.vary import normalized_value
+from fastgw.sync.cache_purges import url_tag
 from fastgw.upstream.forwarding.fast_path import FastPath
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
 
 cdef extern from "_blake2b.h" nogil:
     void fastgw_blake2b_16(uint8_t* digest, const uint8_t* text, size_t length, const uint8_t* person)
+    void fastgw_blake2b_keyed(uint64_t* state, const uint8_t* key, size_t length)
+    void fastgw_blake2b_8(uint8_t* digest, const uint64_t* keyed, const uint8_t* text, size_t length)
 
 cdef enum:
     LONGEST = 1024  # bytes of the text of a key; longer ones are left to the reference
-    LONGEST_LINE = 256  # bytes of a `Cache-Control` whose meaning is kept
+    MOST_VARYING = 4096  # bytes of the values that select a variant, likewise
+    MOST_TAGS = 64  # likewise
     MOST_KEPT = 1024
+    LONGEST_KEPT = 256  # bytes of a value whose normalized form is kept
+    RECORDS = 16  # a record that may be divided takes more than this part of a segment
     IN_FLIGHT = -1  # results of `take_lease_of`
     NOT_ORDINARY = -2
     UNCACHEABLE = -3
@@ -53,7 +63,9 @@ cdef struct OfExchange:
     Slot path
     Slot peer
     Slot query_sent
+    Slot request_added
     Slot request_body
+    Slot request_dropped
     Slot route
 
 cdef struct OfPath:
@@ -72,6 +84,7 @@ cdef struct OfPolicy:
     Slot ready
     Slot storing
     Slot store
+    Slot tag_headers
 
 cdef struct OfPeer:
     Slot certificate
@@ -81,7 +94,10 @@ cdef struct OfPeer:
 cdef struct OfStore:
     Slot date
     Slot leases
+    Slot most_bytes
     Slot ordinary
+    Slot segments
+    Slot space
 
 cdef OfExchange of_exchange
 cdef OfPath of_path
@@ -106,7 +122,9 @@ learn(&of_exchange.method, Exchange, "method")
 learn(&of_exchange.path, Exchange, "path")
 learn(&of_exchange.peer, Exchange, "peer")
 learn(&of_exchange.query_sent, Exchange, "query_sent")
+learn(&of_exchange.request_added, Exchange, "request_added")
 learn(&of_exchange.request_body, Exchange, "request_body")
+learn(&of_exchange.request_dropped, Exchange, "request_dropped")
 learn(&of_exchange.route, Exchange, "route")
 learn(&of_path.head, FastPath, "head")
 learn(&of_path.peer, FastPath, "peer")
@@ -121,12 +139,16 @@ learn(&of_policy.query_rule, CachePolicy, "query_rule")
 learn(&of_policy.ready, CachePolicy, "ready")
 learn(&of_policy.storing, CachePolicy, "_storing")
 learn(&of_policy.store, CachePolicy, "store")
+learn(&of_policy.tag_headers, CachePolicy, "tag_headers")
 learn(&of_peer.certificate, Peer, "certificate")
 learn(&of_peer.scheme, Peer, "scheme")
 learn(&of_peer.trusted, Peer, "trusted")
 learn(&of_store.date, SharedStore, "date")
 learn(&of_store.leases, SharedStore, "leases")
+learn(&of_store.most_bytes, SharedStore, "most_bytes")
 learn(&of_store.ordinary, SharedStore, "ordinary")
+learn(&of_store.segments, SharedStore, "segments")
+learn(&of_store.space, SharedStore, "space")
 learn(&allows_fetch_of_chain, Chain, "allows_fetch")
 learn(&ordinary_of_head, Http1RequestHead, "ordinary")
 learn(&authority_of_head, Http1RequestHead, "authority")
@@ -149,32 +171,56 @@ cdef object _NO_SLOT = Refusal.NO_SLOT
 cdef bytes _PRIMARY = b"fastgw-primary\0\0"
 cdef bytes _SEARCH = b"fastgw-search-of"
 cdef dict _tails = {}  # names of upstream and route -> end of the text of their keys
-cdef dict _verdicts = {}  # value of `Cache-Control` -> `_Verdict`, or None: it does not forbid to store
+cdef bytes _VARIANT = b"fastgw-variant\0\0"
+cdef dict _normalized = {}  # name and value of a request header -> value as of `normalized_value`, or None
+cdef uint8_t _tag_key[SECRETS * 8]  # secret of the store whose tags were hashed last
+cdef uint64_t _tag_state[8]  # the state of the hash after it
+cdef bint _has_tag_state = False
+cdef int _COMPLETE = RecordStatus.COMPLETE
+cdef object _SMALL = Queue.SMALL
+cdef object _MAIN = Queue.MAIN
+cdef object _NO_SEGMENT = -1
+cdef int _BY_CONSUMER = RequestIdentity.CONSUMER
+cdef int _BY_AUTHORIZATION = RequestIdentity.AUTHORIZATION
 
 
 @cython.final
-cdef class _Verdict:
-    """A reason not to store a response."""
+cdef class _Outcome:
+    """Outcome of a fetch: its response was stored, or why not."""
 
-    cdef str detail
+    cdef str detail  # for metrics
     cdef bytes status  # value of `Cache-Status`
     cdef bytes line
 
 
-cdef _Verdict _verdict(reason):
-    cdef _Verdict made = _Verdict.__new__(_Verdict)
-    made.detail = reason.value.decode()
-    made.status = forwarded_status(Forwarded.URI_MISS, detail=reason.value)
-    made.line = b"Cache-Status: %b\r\n" % made.status
+cdef _Outcome _outcome(str detail, bytes status):
+    cdef _Outcome made = _Outcome.__new__(_Outcome)
+    made.detail, made.status = detail, status
+    made.line = b"Cache-Status: %b\r\n" % status
     return made
 
 
-cdef _Verdict _NO_STORE = _verdict(Unstorable.NO_STORE)
-cdef _Verdict _PRIVATE = _verdict(Unstorable.PRIVATE)
-cdef _Verdict _AUTHORIZATION = _verdict(Unstorable.AUTHORIZATION)
-cdef _Verdict _SET_COOKIE = _verdict(Unstorable.SET_COOKIE)
-cdef _Verdict _COOKIE = _verdict(Unstorable.COOKIE)
-cdef _Verdict _NO_FRESHNESS = _verdict(Unstorable.NO_FRESHNESS)
+cdef list _refused = [
+    (reason, _outcome(reason.value.decode(), forwarded_status(Forwarded.URI_MISS, detail=reason.value)))
+    for reason in Unstorable
+]
+cdef _Outcome _stored = None  # the last one of a response that was stored
+cdef int64_t _stored_ttl = 0
+
+
+cdef _Outcome _refused_for(reason):
+    for known, outcome in _refused:
+        if known is reason:
+            return <_Outcome>outcome
+    raise LookupError(reason)
+
+
+cdef _Outcome _stored_for(int64_t ttl):
+    global _stored, _stored_ttl
+    if _stored is None or ttl != _stored_ttl:
+        _stored = _outcome("stored", forwarded_status(Forwarded.URI_MISS, stored=True, ttl=ttl))
+        _stored_ttl = ttl
+    return _stored
 
 
 def adopt(begin_fetch not None, type storing_fetch not None, type exchange_fetch not None, type cached_request not None,
@@ -238,6 +284,49 @@ cdef inline void _key_of(Key* key, Ordinary ordinary, const char* text, Py_ssize
     memcpy(&key.high, made, 8)
     memcpy(&key.low, made + 8, 8)
     key.hash = ordinary._mix(key.high, key.low)
+
+
+cdef bytes _text_of(const Key* key):
+    cdef char text[16]
+    memcpy(text, &key.high, 8)
+    memcpy(text + 8, &key.low, 8)
+    return PyBytes_FromStringAndSize(text, 16)
+
+
+cdef bytes _url_of(bytes scheme, bytes authority, Http1RequestHead head):
+    """Return the URL, as `policy.client_url`."""
+    cdef bytes path = head._path
+    cdef Py_ssize_t query = 1 + head.query_at.length if head.query_at.start else 0
+    cdef bytes url = PyBytes_FromStringAndSize(
+        NULL, PyBytes_GET_SIZE(scheme) + 3 + PyBytes_GET_SIZE(authority) + PyBytes_GET_SIZE(path) + query
+    )
+    cdef char* out = _put(PyBytes_AS_STRING(url), PyBytes_AS_STRING(scheme), PyBytes_GET_SIZE(scheme))
+    out = _put(_put(out, b"://", 3), PyBytes_AS_STRING(authority), PyBytes_GET_SIZE(authority))
+    out = _put(out, PyBytes_AS_STRING(path), PyBytes_GET_SIZE(path))
+    if query:
+        out[0] = c"?"
+        _put(out + 1, PyBytes_AS_STRING(head.source) + head.query_at.start, query - 1)
+    return url
+
+
+cdef inline char* _put(char* out, const char* text, Py_ssize_t length) noexcept:
+    memcpy(out, text, length)
+    return out + length
+
+
+cdef bytes _normalized_value(Http1RequestHead head, bytes name):
+    """Return the value of a request header, as `vary.normalized_value`."""
+    cdef list lines = all_values(head, name) if has_field(head, name) else []
+    cdef tuple kept
+    if len(lines) != 1 or PyBytes_GET_SIZE(lines[0]) > LONGEST_KEPT:
+        return normalized_value(name, lines)
+    kept = (name, lines[0])
+    found = _normalized.get(kept)
+    if found is None:
+        if len(_normalized) >= MOST_KEPT:
+            _normalized.clear()
+        found = _normalized[kept] = normalized_value(name, lines)
+    return <bytes?>found
 
 
 # --- the fetch ---
@@ -352,6 +441,7 @@ cdef object _begun(policy, request, forward, exchange):
     fetch = OrdinaryFetch.__new__(OrdinaryFetch)
     fetch.policy, fetch.store, fetch.ordinary, fetch.forward = policy, store, ordinary, forward
     fetch.head, fetch.peer, fetch.route, fetch.exchange = head, peer, route, exchange
+    fetch.scheme, fetch.authority = scheme, authority
     fetch.key = key
     fetch.lease_at, fetch.lease_word = at, ordinary.lease_word
     fetch.began, fetch.date = ordinary.purge_sequence(), read(&of_store.date, store)()
@@ -369,6 +459,7 @@ cdef class OrdinaryFetch:
     cdef object exchange  # None: there is only the fast path
     cdef Ordinary ordinary
     cdef Http1RequestHead head
+    cdef bytes scheme, authority  # as clients see them
     cdef readonly object forward, dropped
     cdef Key key
     cdef int64_t lease_at  # negative: no lease, or it has ended here
@@ -390,15 +481,13 @@ cdef class OrdinaryFetch:
         if mark:
             now = <uint64_t><double>(<double>read(&of_store.leases, self.store).clock() * _TICKS)
         self.ordinary.end_lease_at(at, self.lease_word, now, mark)
-        if self.ordinary.report_key(&self.key):
-            self.store.report(self._key())
-        return 0
+        return self._report(&self.key)
 
-    cdef bytes _key(self):
-        cdef char text[16]
-        memcpy(text, &self.key.high, 8)
-        memcpy(text + 8, &self.key.low, 8)
-        return PyBytes_FromStringAndSize(text, 16)
+    cdef int _report(self, const Key* key) except -1:
+        """Report a change of a key to all that watch it."""
+        if self.ordinary.report_key(key):
+            self.store.report(_text_of(key))
+        return 0
 
     cdef object _take_over(self):
         """Return the fetch of the reference that goes on."""
@@ -406,7 +495,7 @@ cdef class OrdinaryFetch:
             refusal = lease = None
             if self.lease_at >= 0:
                 lease = SharedLease(
-                    self.store, self._key(), LeaseCell(self.lease_at, self.lease_word), FetchBegin(self.began, self.date)
+                    self.store, _text_of(&self.key), LeaseCell(self.lease_at, self.lease_word), FetchBegin(self.began, self.date)
                 )
             else:
                 refusal = _UNCACHEABLE if self.lease_at == UNCACHEABLE else _NO_SLOT
@@ -415,7 +504,7 @@ cdef class OrdinaryFetch:
                 request = _cached_request_class(self.policy, self.exchange, self.forward)
                 self.reference = _exchange_fetch_class(request, lease, refusal, Forwarded.URI_MISS, self.request_date)
                 return self.reference
-            url = client_url(client_origin(self.head, self.peer), self.head._path, self.head.query)
+            url = client_url(ClientOrigin(self.scheme, self.authority), self.head._path, self.head.query)
             self.reference = _storing_fetch_class(
                 self.policy, self.head, self.peer, self.route, self.forward, lease, refusal, url, self.request_date
             )
@@ -423,71 +512,159 @@ cdef class OrdinaryFetch:
 
     def take_response(self, head):
         """Compiled `StoringFetch.take_response`."""
-        cdef _Verdict verdict = None
-        if self.reference is None and type(head) is Http1ResponseHead and (<Http1ResponseHead>head)._fields is None:
-            verdict = self._verdict_of(<Http1ResponseHead>head)
-        if verdict is None:
+        cdef _Outcome outcome = None
+        if self.reference is None and type(head) is Http1ResponseHead:
+            outcome = self._outcome_of(<Http1ResponseHead>head)
+        if outcome is None:
             return self._take_over().take_response(head)
-        if self.lease_at >= 0:
-            self._end_lease(_MARK_TICKS)
-        read(&of_policy.count, self.policy)(read(&name_of_route, self.route), verdict.detail)
+        read(&of_policy.count, self.policy)(read(&name_of_route, self.route), outcome.detail)
         if self.exchange is None:
-            return verdict.line
+            return outcome.line
         write(&of_exchange.cache_result, self.exchange, self.result)
-        write(&of_exchange.cache_status, self.exchange, verdict.status)  # the response step of the filter adds it
+        write(&of_exchange.cache_status, self.exchange, outcome.status)  # the response step of the filter adds it
         return _NO_BYTES
 
-    cdef _Verdict _verdict_of(self, Http1ResponseHead head):
-        """Return why the response is not stored, as `storing.decide_storing`; None: it may be, or more has to be read."""
-        cdef bytes name
-        cdef list values
-        if head.status < 200 or head.status == 206 or head.status == 304:
-            return None
-        for name in _TARGETED:
-            if has_field(head, name):
-                return None
-        if not has_field(head, b"cache-control"):
-            return self._verdict_unstated(head)
-        values = all_values(head, b"cache-control")
-        if len(values) != 1 or PyBytes_GET_SIZE(values[0]) > LONGEST_LINE:
-            return None
-        found = _verdicts.get(values[0], _verdicts)
-        if found is _verdicts:
-            return _kept_verdict(values[0])
-        return None if found is None else <_Verdict?>found
-
-    cdef _Verdict _verdict_unstated(self, Http1ResponseHead head):
-        """Do so for a response without `Cache-Control`."""
-        storing = read(&of_policy.storing, self.policy)
-        if has_field(head, b"expires") or has_field(head, b"last-modified") or has_field(head, b"vary"):
-            return None
-        if (
-            read(&of_peer.certificate, self.peer) is not None
-            or has_field(self.head, b"authorization")
-            or (self.exchange is not None and is_authenticated(self.exchange))
+    cdef _Outcome _outcome_of(self, Http1ResponseHead head):
+        """Store the response, or mark that it is not stored. None: this is not an ordinary case, and the lease goes on.
+        """
+        cdef Encoded encoded
+        cdef int identity = 0
+        cdef bint cookies = has_field(self.head, b"cookie")
+        if read(&of_peer.certificate, self.peer) is not None or (
+            self.exchange is not None and is_authenticated(self.exchange)
         ):
-            return _AUTHORIZATION
-        if not storing.store_set_cookie and has_field(head, b"set-cookie"):
-            return _SET_COOKIE
-        if storing.override_ttl is not None or storing.ttl is not None or storing.ttl_by_status:
+            identity = _BY_CONSUMER
+        elif has_field(self.head, b"authorization"):
+            identity = _BY_AUTHORIZATION
+        found = decide_on(
+            head, read(&of_policy.storing, self.policy), identity, cookies, self.request_date,
+            read(&of_policy.clock, self.policy)(), &encoded,
+        )
+        if type(found) is tuple:
+            return _stored_for(encoded.lifetime - encoded.age) if self._store(head, <tuple>found, &encoded) else None
+        if found is None:
             return None
-        return _COOKIE if has_field(self.head, b"cookie") else _NO_FRESHNESS
+        if self.lease_at >= 0:
+            self._end_lease(_MARK_TICKS)
+        return _refused_for(found)
+
+    cdef bint _store(self, Http1ResponseHead head, tuple vary, const Encoded* encoded) except -1:
+        """Store the response, as `whole_response.take_whole`. `vary`: names of `Vary`. False: it is left to that."""
+        cdef NewRecord record
+        cdef Key key = self.key
+        cdef uint64_t hashes[MOST_HASHES]
+        cdef bytes url, name
+        cdef list tags = None
+        cdef Py_ssize_t segment
+        if self.lease_at < 0 or not head.whole or has_field(head, b"no-vary-search"):
+            return False
+        for name in <tuple?>read(&of_policy.tag_headers, self.policy):
+            if tags is None and has_field(head, name):
+                tags = self.policy.tags_of(head)
+                if len(tags) > MOST_TAGS:
+                    return False
+        url = _url_of(self.scheme, self.authority, self.head)
+        segment = read(&of_store.segments, self.store).size
+        if (
+            encoded.length + PyBytes_GET_SIZE(url) + head.payload_length > segment // RECORDS
+            or head.payload_length > <Py_ssize_t>read(&of_store.most_bytes, self.store)
+        ):
+            return False
+        hashes[0] = self.ordinary._mix(key.low, key.high)
+        hashes[1] = self._tag_hash(url_tag(url))
+        record.url, record.url_bytes = PyBytes_AS_STRING(url), PyBytes_GET_SIZE(url)
+        record.began, record.date = self.began, <uint64_t><double>(<double>self.date * 1e6)
+        record.hashes, record.hash_count, record.status = hashes, 2, _COMPLETE
+        for name in tags or ():
+            hashes[record.hash_count] = self._tag_hash(name)
+            record.hash_count += 1
+        record.head, record.head_bytes = encoded.text, encoded.length
+        record.whole, record.size = head.payload_at, head.payload_length
+        if vary:
+            return self._store_variant(&record, hashes, vary, encoded)
+        if not self._write(&key, &record):
+            return False
+        self._end_lease(0)
+        return True
+
+    cdef bint _store_variant(self, NewRecord* record, uint64_t* hashes, tuple vary, const Encoded* encoded) except -1:
+        """Store a variant, and that it is the only one of its resource. `record`: but for the hash of its key."""
+        cdef NewRecord listed = record[0]
+        cdef Encoded variants
+        cdef Key key
+        cdef bytes head = encoded.text[: encoded.length]  # another record is encoded in its place
+        if not self._select(vary, &key) or not encode_variant(vary, &key.high, &variants):
+            return False
+        listed.head, listed.head_bytes = variants.text, variants.length
+        listed.hash_count, listed.whole, listed.size = 2, NULL, 0
+        if not self._write(&self.key, &listed):
+            return False
+        self._report(&self.key)
+        hashes[record.hash_count] = self.ordinary._mix(key.low, key.high)
+        record.hash_count += 1
+        record.head = PyBytes_AS_STRING(head)
+        if not self._write(&key, record):
+            return False
+        self._end_lease(0)
+        self._report(&key)
+        return True
+
+    cdef bint _select(self, tuple vary, Key* key) except -1:
+        """Find the key of the variant that the request selects, as `vary.variant_key`. False: it is not ordinary."""
+        cdef char text[MOST_VARYING]
+        cdef char* out = text
+        cdef bytes name, value
+        fields = None  # of the request as the upstream has got it, if other filters have changed it
+        if self.exchange is not None and (
+            read(&of_exchange.request_added, self.exchange) or read(&of_exchange.request_dropped, self.exchange)
+        ):
+            fields = ForwardedFields(self.exchange)
+        memcpy(out, &self.key.high, 8)
+        memcpy(out + 8, &self.key.low, 8)
+        out += 16
+        for name in vary:
+            if fields is None:
+                value = _normalized_value(self.head, name)
+            else:
+                value = normalized_value(name, fields.values(name))
+            if PyBytes_GET_SIZE(name) + (0 if value is None else PyBytes_GET_SIZE(value)) + 64 > text + MOST_VARYING - out:
+                return False
+            out = _put_part(out, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+            out[0] = c"="
+            out += 1
+            if value is None:
+                out[0] = c"-"
+                out += 1
+            else:
+                out = _put_part(out, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        _key_of(key, self.ordinary, text, out - text, _VARIANT)
+        return True
+
+    cdef bint _write(self, const Key* key, const NewRecord* record) except -1:
+        """Write a complete record. False: another process has to be considered, or space to be made."""
+        cdef int64_t at
+        opened = read(&of_store.space, self.store).opened
+        at = self.ordinary.write_record(
+            key, record, opened.get(_SMALL, _NO_SEGMENT), opened.get(_MAIN, _NO_SEGMENT)
+        )
+        return at >= 0 and self.ordinary.keep_record(key, at)
+
+    cdef uint64_t _tag_hash(self, bytes tag) except? 0:
+        """Return the hash of a tag, as `Purges.hash`."""
+        global _has_tag_state
+        cdef uint8_t made[8]
+        cdef uint64_t value = 0
+        cdef bytes text = b"t" + tag
+        cdef int place
+        if not _has_tag_state or memcmp(_tag_key, self.ordinary._secrets, sizeof(_tag_key)):
+            memcpy(_tag_key, self.ordinary._secrets, sizeof(_tag_key))
+            fastgw_blake2b_keyed(_tag_state, _tag_key, sizeof(_tag_key))
+            _has_tag_state = True
+        fastgw_blake2b_8(made, _tag_state, <const uint8_t*>PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+        for place in range(8):
+            value = value << 8 | made[place]
+        return value
 
     def leave_fast_path(self, exchange):
         """Compiled `StoringFetch.leave_fast_path`."""
         return self._take_over().leave_fast_path(exchange)
-
-
-cdef tuple _TARGETED = TARGETS
-
-
-cdef _Verdict _kept_verdict(bytes line):
-    """Return what a `Cache-Control` says that is not kept yet, and keep it."""
-    cdef _Verdict found = None
-    if len(_verdicts) >= MOST_KEPT:
-        _verdicts.clear()
-    stated = parse_short(line)
-    if not stated.must_understand:
-        found = _NO_STORE if stated.no_store else _PRIVATE if stated.private else None
-    _verdicts[line] = found
-    return found

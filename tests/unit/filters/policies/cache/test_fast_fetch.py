@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from importlib import import_module
 from typing import Any
@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastgw.cache.store import Counting, Store
 from fastgw.filters.policies.cache import fast_fetch, whole_response
+from fastgw.sync.cache_purges import tags_to_purge
 from tests.support.memory import Wire
 from tests.unit.filters.policies.cache.test_hits import FRESH, status
 from tests.unit.filters.policies.cache.world import World
@@ -176,19 +178,62 @@ def test_compiled_keys_are_those_of_hashlib(text: bytes, person: bytes) -> None:
     assert compiled.digest(text, person) == blake2b(text, digest_size=16, person=person).digest()
 
 
+BOTH_TAGGED = FRESH.replace(b"max-age=60", b"max-age=60\r\nCache-Tag: one, two\r\nSurrogate-Key: two three")
+STORED = b"fastgw; fwd=uri-miss; ttl=60; stored"
+
+
 @pytest.mark.twin
 @pytest.mark.parametrize("beside", ["shared", "behind shared"])
-def test_the_usual_miss_of_a_shared_store_is_compiled(beside: str) -> None:
+@pytest.mark.parametrize(
+    ("response", "told"),
+    [
+        (PRIVATE, b"fastgw; fwd=uri-miss; detail=private"),
+        (FRESH.replace(b"max-age=60", b"max-age=60\r\nSet-Cookie: a"), b"fastgw; fwd=uri-miss; detail=set-cookie"),
+        (FRESH, STORED),
+        (VARYING, STORED),
+        (BOTH_TAGGED, STORED),
+    ],
+)
+def test_the_usual_miss_of_a_shared_store_is_compiled(response: bytes, told: bytes, beside: str) -> None:
     compiled: Any = import_module("fastgw.filters.policies.cache._fast_fetch")
     world = connected(ALL[beside])
+    world.client(b"/opens-a-segment")
+    world.upstream().sends(FRESH)
     with (
         patch.object(fast_fetch.StoringFetch, "take_response", side_effect=AssertionError),
         patch.object(whole_response.ExchangeFetch, "take_response", side_effect=AssertionError),
     ):
         client = world.client(b"/a?b=c")
-        world.upstream().sends(PRIVATE)
-    assert status(client) == b"fastgw; fwd=uri-miss; detail=private"
+        world.upstream().sends(response)
+    assert status(client) == told
     assert fast_fetch.begin_fetch is compiled.begin_fetch
+    world.plane.assert_quiet()
+
+
+@pytest.mark.parametrize("beside", ["shared", "behind shared"])
+@pytest.mark.parametrize(
+    "purge",
+    [
+        lambda store: store.purge_tags(tags_to_purge(b"http://a.test/a?b=c")),
+        lambda store: store.purge_tags([b"two"]),
+        lambda store: store.purge_tags([b"three"]),
+        lambda store: store.purge_prefix(b"http://a.test/a"),
+        lambda store: store.purge_all(),
+    ],
+)
+@pytest.mark.parametrize("vary", [b"", b"Vary: Accept-Encoding\r\n"])
+def test_purges_find_what_was_stored(vary: bytes, purge: Callable[[Store], Counting], beside: str) -> None:
+    world = connected(ALL[beside])
+    for target in (b"/b", b"/a?b=c"):
+        client = world.client(target)
+        world.upstream().sends((FRESH if target == b"/b" else BOTH_TAGGED).replace(b"Content-L", vary + b"Content-L"))
+        assert status(client) == STORED
+    for _ in range(2):  # the second one from the memory of the worker
+        assert status(world.client(b"/a?b=c")) == b"fastgw; hit; ttl=60"
+    purge(world.store)
+    client = world.client(b"/a?b=c")
+    world.upstream().sends(PRIVATE)
+    assert b"hit" not in (status(client) or b"")
     world.plane.assert_quiet()
 
 
