@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.protocol.test_transform import JSON, whole
+from tests.support.gateway import Gateway
 from tests.support.lanes import Kind, Lane, Lanes, running
+from tests.support.origin import Origin
+from tests.unit.filters.policies.openapi.shop import document, json_body, operation
 
 LARGE = 300 * 1024
 ENDLESS = "def f: f; f"
@@ -147,6 +152,44 @@ def test_short_bodies_of_very_many_arrays_are_validated_and_forwarded_as_they_ar
         assert (response.status, keyword in response.body) == (400, True)
     got, _ = lane.forward(lane.post(b"[%b]" % arrays, JSON), whole(b"{}"))
     assert got.body == b"[%b]" % arrays
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Lane]:
+    """A gateway with an operation of an OpenAPI document whose bodies are arrays of arrays."""
+    lists = {"type": "array", "items": {"$ref": "#/components/schemas/List"}}
+    described = document(
+        {"/lists": {"post": operation(requestBody=json_body(lists))}},
+        components={"schemas": {"List": {"type": "array"}}},
+    )
+    (tmp_path / "shop.json").write_text(json.dumps(described))
+    origin = Origin()
+    entry = {"file": "shop.json", "upstream": origin.url}
+    listeners = {"main": {"address": "127.0.0.1:0"}}
+    status = {"address": "127.0.0.1:0"}
+    config = {"workers": 1, "listeners": listeners, "status": status, "routes": [{"openapi": entry}]}
+    gateway = Gateway(config, tmp_path)
+    lane = Lane(gateway, "shop", origin)
+    yield lane
+    lane.end()
+    gateway.stop()
+    origin.stop()
+
+
+def test_bodies_of_an_operation_with_very_many_arrays_are_validated_and_forwarded_as_they_are(shop: Lane) -> None:
+    arrays = b",".join([b"[" * 100 + b"]" * 100] * 600)
+    client = shop.client()
+    for bad, errors in (
+        (b"[%b,1]" % arrays, [("/600", "type")]),
+        (b"[%b" % arrays, [("", "json")]),
+    ):
+        client.send(shop.post(bad, JSON, b"/lists"))
+        response = client.read_response()
+        found = [(each["pointer"], each["keyword"]) for each in json.loads(response.body)["errors"]]
+        assert (response.status, found) == (400, errors)
+    got, _ = shop.forward(shop.post(b"[%b]" % arrays, JSON, b"/lists"), whole(b"{}"))
+    assert got.body == b"[%b]" % arrays
+    assert shop.gateway.sum_of("fastgw_filter_helper_requests_total") == 3
 
 
 @on("endless")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from asyncio import Task, get_running_loop
+from asyncio import Task
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, final
 from urllib.parse import unquote_to_bytes
 
-import orjson
 from msgspec import Meta, msgpack
 
 from fastgw.config.base.settings_base import InlineSchema
 from fastgw.config.base.value_types import SchemaFile
 from fastgw.config.settings.gateway import Settings
-from fastgw.exchange.reply import extended
 from fastgw.filters.api import (
     BodyStage,
     Bounded,
@@ -35,6 +33,7 @@ from fastgw.filters.api import (
 from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
 from fastgw.filters.policies.content.charsets import is_utf8
+from fastgw.filters.policies.content.helper_checks import HelperChecks, refusal, summary
 from fastgw.filters.policies.content.helper_program import BodyToCheck
 from fastgw.filters.policies.content.schemas import (
     Parameters,
@@ -47,9 +46,8 @@ from fastgw.filters.policies.content.schemas import (
     syntax_error_in,
     validation_error,
 )
-from fastgw.helper_processes.pool import HelperError
 from fastgw.helper_processes.program import Program
-from fastgw.helper_processes.shared_pool import SharedPool, event_of, fault_of
+from fastgw.helper_processes.shared_pool import SharedPool
 from fastgw.http.strict_json import MOST_CONTAINERS, MOST_INLINE, takes_long
 from fastgw.observe.metrics.families import FilterEvent
 
@@ -151,9 +149,9 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
             hooks = {"request_body": StageFactory(use.request_stage, reads_only=True)}
         if self.response is not None:
             hooks["response_body"] = StageFactory(use.response_stage, reads_only=True)
-        if use.pool is not None:
-            hooks["stop"] = use.pool.stop
-        if use.pool is not None or self.mode == "report" or self.response is not None:
+        if use.helper is not None:
+            hooks["stop"] = use.helper.pool.stop
+        if use.helper is not None or self.mode == "report" or self.response is not None:
             hooks["start"] = use.start
         return Hooks(request=use.request, **hooks)
 
@@ -162,22 +160,21 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
 class _Validation:
     """Validation of the requests of a route."""
 
-    __slots__ = ("_body", "_deadline_s", "_instance", "_most", "_parameters", "_reports", "_requires_body", "_response",
-                 "_schema", "pool", "reports")  # fmt: skip
+    __slots__ = ("_body", "_most", "_parameters", "_reports", "_requires_body", "_response", "_schema", "helper",
+                 "reports")  # fmt: skip
 
     def __init__(self, env: Env, settings: Validate) -> None:
-        self._instance = env.instance
         self.reports = Reports(env)
         self._reports = settings.mode == "report"
         body = settings.body
         self._body = None if body is None else _compiled(env, body)[0]
         self._schema = b"" if body is None else _text_of(env, body)
-        self._deadline_s = 0.0 if body is None else body.deadline
-        self.pool = (
-            None
-            if body is None or body.max_bytes <= MOST_CONTAINERS or self._reports
-            else env.shared(_PROGRAM, lambda: SharedPool(_PROGRAM))
-        )
+        self.helper: HelperChecks | None = None
+        """Checks of bodies that take too long for the event loop."""
+        if body is not None and body.max_bytes > MOST_CONTAINERS and not self._reports:
+            pool = env.shared(_PROGRAM, lambda: SharedPool(_PROGRAM))
+            at_once = body.max_bytes > MOST_INLINE
+            self.helper = HelperChecks(pool, "validate", env.instance, body.deadline, at_once=at_once)
         self._response = None if settings.response is None else _compiled(env, settings.response)[0]
         self._most = MOST_INLINE if settings.body is None else settings.body.max_bytes
         self._requires_body = settings.body is not None and settings.body.required
@@ -212,28 +209,16 @@ class _Validation:
         check = partial(self._check, exchange)
         if self._reports:
             return BodyObserver(check, self._most)
-        return BodyCheck(check, None if self.pool is None else partial(self._submit, exchange, self.pool))
+        return BodyCheck(check, None if self.helper is None else partial(self._submit, exchange, self.helper))
 
     def start(self, services: Services) -> None:
         self.reports.start(services)
-        if self.pool is not None:
-            at_once = self._most > MOST_INLINE
-            self.pool.start(services.worker_loop.loop, services.workers(), services.slot, at_once)
+        if self.helper is not None:
+            self.helper.start(services)
 
-    def _submit(self, exchange: Exchange, pool: SharedPool, payload: bytes) -> Task[Reply | None]:
+    def _submit(self, exchange: Exchange, helper: HelperChecks, payload: bytes) -> Task[Reply | None]:
         """Check a body in a helper process, and return the future of the response to one that does not conform."""
-        return get_running_loop().create_task(self._check_in_helper(exchange, pool, payload))
-
-    async def _check_in_helper(self, exchange: Exchange, pool: SharedPool, payload: bytes) -> Reply | None:
-        count = exchange.client.count_filter
-        try:
-            found = await pool.run_request(msgpack.encode(BodyToCheck(self._schema, payload)), self._deadline_s)
-        except HelperError as error:
-            count(self._instance, event_of(error))
-            return exchange.refuse(fault_of(error), why=f"validate: {error}")
-        count(self._instance, FilterEvent.HELPER_ANSWERED)
-        errors: Errors = orjson.loads(found)
-        return refusal(exchange, errors) if errors else None
+        return helper.submit(exchange, msgpack.encode(BodyToCheck(self._schema, payload)))
 
     def _check(self, exchange: Exchange, payload: bytes) -> Reply | None:
         """Return the response to a body that does not conform."""
@@ -326,16 +311,6 @@ def _compiled(env: Env, schema: Schema) -> tuple[Validator, Any]:
         return env.shared(("validate", content), lambda: compile_schema(read)), read
     except UnusableSchema as error:
         raise ValueError(f"{schema.schema}:{place_in(content, error)}: {error.wrong}") from error
-
-
-def summary(errors: Errors) -> str:
-    """Return the errors in the form of the log."""
-    return "; ".join(f"{each['in']} {each['pointer'] or '-'}: {each['keyword']}" for each in errors)
-
-
-def refusal(exchange: Exchange, errors: Errors) -> Reply:
-    """Return the problem (RFC 9457) with the errors."""
-    return extended(exchange.refuse(Fault.VALIDATION_FAILED, why=summary(errors)), {"errors": errors})
 
 
 def _parameter_errors(

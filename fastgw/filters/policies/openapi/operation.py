@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from asyncio import Task
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, final
 
 import orjson
+from msgspec import msgpack
 
 from fastgw.config.base.settings_base import Json
 from fastgw.config.settings.openapi import LONGEST_BODY
@@ -22,15 +24,23 @@ from fastgw.filters.api import (
     Outcome,
     Phase,
     Reply,
+    Services,
     Size,
     StageFactory,
 )
 from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
 from fastgw.filters.policies.content.charsets import is_utf8
-from fastgw.filters.policies.content.schemas import converted, errors_of, validation_error
-from fastgw.filters.policies.content.validate import Reports, refusal, summary
-from fastgw.filters.policies.openapi.forms import MultipartForm, UrlencodedForm
+from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, refusal, summary
+from fastgw.filters.policies.content.schemas import converted, validation_error
+from fastgw.filters.policies.content.validate import Reports
+from fastgw.filters.policies.openapi.bodies import (
+    OperationSchemas,
+    TypedBody,
+    compile_operation_schema,
+    errors_in,
+)
+from fastgw.filters.policies.openapi.helper_program import DEADLINE_S, OperationBody, program_for
 from fastgw.filters.policies.openapi.mock import Mock
 from fastgw.filters.policies.openapi.parameters import (
     MISSING,
@@ -40,13 +50,14 @@ from fastgw.filters.policies.openapi.parameters import (
     json_value,
     query_pairs,
 )
-from fastgw.filters.policies.openapi.xml import XmlDocument, xml_element
-from fastgw.http.strict_json import InvalidJson, parse_json
+from fastgw.helper_processes.shared_pool import SharedPool
+from fastgw.http.strict_json import MOST_CONTAINERS, takes_long
 
 if TYPE_CHECKING:
     from jsonschema_rs import Validator
 
-Error = dict[str, str]
+_Bodies = Mapping[str, TypedBody]
+"""Bodies of a request or response, by content type."""
 
 
 class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
@@ -71,7 +82,7 @@ class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
 
     def build(self, env: Env) -> Hooks:
         plan = orjson.loads(self.operation)
-        schemas = _Schemas(env, self.schemas)
+        schemas = _schemas(env, self.schemas)
         mock = Mock(plan["mock"]) if "mock" in plan else None
         hooks: dict[str, Any] = {}
         reports = Reports(env)
@@ -85,6 +96,9 @@ class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
                 hooks["request"] = requests.request
             if requests.checks_bodies and self.mode == "enforce":
                 hooks |= {"request_body": StageFactory(requests.stage), "needs_body": Bounded(self.max_body)}
+                if self.max_body > MOST_CONTAINERS:
+                    helper = requests.helper = _helper(env, self.schemas)
+                    hooks |= {"start": partial(_start, reports, helper), "stop": helper.pool.stop}
             elif requests.checks_bodies:
                 hooks["request_body"] = StageFactory(requests.stage, reads_only=True)
         if "responses" in plan:
@@ -94,68 +108,31 @@ class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
         return Hooks(**hooks, explain=lambda exchange: f"operation {identifier}")
 
 
-class _Schemas:
-    """The schemas of a document: the definitions that its operations share, compiled together, and others."""
+def _schemas(env: Env, file: str) -> OperationSchemas:
+    """Return the schemas of a document, which its operations share. `file`: with the definitions."""
 
-    def __init__(self, env: Env, file: str) -> None:
-        self._env = env
-        self._file = file
-        self._definitions: Validator | None = None
+    def definitions() -> Validator:
+        content = env.read(file)
+        key = "openapi", file, env.reads[file]
+        return env.shared(key, lambda: compile_operation_schema(orjson.loads(content)))
 
-    def validator(self, schema: Any) -> Validator | Definition | None:
-        """Return the validator of a schema, which equal schemas share. None: every value is valid."""
-        if schema is True or schema == {}:
-            return None
-        reference = schema.get("$ref") if isinstance(schema, dict) else None
-        if reference is None:
-            return self._env.shared(("openapi", orjson.dumps(schema)), lambda: _compiled(schema))
-        if self._definitions is None:
-            content = self._env.read(self._file)
-            key = "openapi", self._file, self._env.reads[self._file]
-            self._definitions = self._env.shared(key, lambda: _compiled(orjson.loads(content)))
-        return Definition(self._definitions, reference.rpartition("/")[2])
+    def other(schema: Any) -> Validator:
+        return env.shared(("openapi", orjson.dumps(schema)), lambda: compile_operation_schema(schema))
+
+    return OperationSchemas(definitions, other)
 
 
-def _compiled(schema: Any) -> Validator:
-    import jsonschema_rs
-
-    try:
-        return jsonschema_rs.validator_for(
-            schema,
-            offline=True,
-            validate_formats=True,
-            pattern_options=jsonschema_rs.RegexOptions(),
-            mask="",
-        )
-    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
-        raise ValueError(str(error).partition("\n")[0]) from error
+def _helper(env: Env, file: str) -> HelperChecks:
+    """Return the checks in helper processes, which start with the first body that takes too long."""
+    definitions = env.read(file)
+    key = "openapi helper", file, env.reads[file]
+    pool = env.shared(key, lambda: SharedPool(program_for(definitions)))
+    return HelperChecks(pool, "openapi", env.instance, DEADLINE_S, at_once=False)
 
 
-@final
-class Definition:
-    """Validator of one of the definitions that are compiled together."""
-
-    # PERF: 10,000 operations with 1,000 definitions that refer to each other are compiled in 0.1 s; each by itself in
-    # 45 (CPython 3.11, jsonschema-rs 0.60).
-    __slots__ = ("_all", "_number")
-
-    def __init__(self, all_of_them: Validator, number: str) -> None:
-        self._all, self._number = all_of_them, number
-
-    def is_valid(self, value: Any) -> bool:
-        return self._all.is_valid({self._number: value})
-
-    def errors(self, value: Any, location: str, length: int) -> list[Error]:
-        """Return the first errors (`content.schemas.errors_of`)."""
-        found = errors_of(self._all, {self._number: value}, location, length)
-        begin = f"/{self._number}"
-        return [each | {"pointer": each["pointer"].removeprefix(begin)} for each in found]
-
-
-def _found(validator: Validator | Definition, value: Any, location: str, length: int = 0) -> list[Error]:
-    if isinstance(validator, Definition):
-        return validator.errors(value, location, length)
-    return errors_of(validator, value, location, length)
+def _start(reports: Reports, helper: HelperChecks, services: Services) -> None:
+    reports.start(services)
+    helper.start(services)
 
 
 @final
@@ -164,7 +141,7 @@ class _Parameter:
 
     __slots__ = ("_json", "_key", "_validator", "allows_empty", "location", "name", "required", "style")
 
-    def __init__(self, plan: Mapping[str, Any], schemas: _Schemas) -> None:
+    def __init__(self, plan: Mapping[str, Any], schemas: OperationSchemas) -> None:
         self.name: str = plan["name"]
         self.location: str = plan["in"]
         self.required: bool = plan.get("required", False)
@@ -174,7 +151,7 @@ class _Parameter:
         self.style = Style(self.name, plan)
         self._validator = schemas.validator(plan.get("schema", True))
 
-    def errors(self, exchange: Exchange, pairs: list[tuple[bytes, bytes]]) -> list[Error]:
+    def errors(self, exchange: Exchange, pairs: list[tuple[bytes, bytes]]) -> Errors:
         """Return the errors of the parameter. `pairs`: names and values of its location."""
         try:
             value = self._value(exchange, pairs)
@@ -185,7 +162,7 @@ class _Parameter:
         if self._validator is None or self._validator.is_valid(value) or (self.allows_empty and value == ""):
             return []
         begin = _pointer(self.name)
-        found = _found(self._validator, value, self.location)
+        found = errors_in(self._validator, value, self.location)
         return [each | {"pointer": begin + each["pointer"]} for each in found]
 
     def _value(self, exchange: Exchange, pairs: list[tuple[bytes, bytes]]) -> Any:
@@ -214,7 +191,7 @@ class _Parameter:
                 raise Unreadable("encoding", "expected UTF-8") from None
         return self.style.from_text(raw)
 
-    def _error(self, keyword: str, detail: str) -> Error:
+    def _error(self, keyword: str, detail: str) -> dict[str, str]:
         return {"in": self.location, "pointer": _pointer(self.name), "keyword": keyword, "detail": detail}
 
 
@@ -234,7 +211,7 @@ class _Requests:
     """Validation of the requests of an operation."""
 
     def __init__(
-        self, reports: Reports, plan: Mapping[str, Any], schemas: _Schemas, max_body: int, *, only_reports: bool
+        self, reports: Reports, plan: Mapping[str, Any], schemas: OperationSchemas, max_body: int, *, only_reports: bool
     ) -> None:
         self._reports, self._only_reports, self._max_body = reports, only_reports, max_body
         held = [_Parameter(each, schemas) for each in plan["parameters"]]
@@ -249,7 +226,9 @@ class _Requests:
         self._has_body = body is not None
         self._requires_body = body is not None and body["required"]
         content = {} if body is None else body["content"]
-        self._types = {name: _Body(each, schemas) for name, each in content.items()}
+        self._types = _typed(content, schemas)
+        self.helper: HelperChecks | None = None
+        """Checks of bodies that take too long for the event loop."""
         self.checks_bodies = any(each.checks for each in self._types.values())
 
     @property
@@ -259,7 +238,7 @@ class _Requests:
 
     def request(self, exchange: Exchange) -> Outcome:
         """Check the parameters, and whether there is a body of the right type."""
-        errors: list[Error] = []
+        errors: Errors = []
         for where, parameters in self._parameters.items():
             read = _PAIRS.get(where)
             pairs = read(exchange) if read is not None else []
@@ -284,17 +263,26 @@ class _Requests:
         if body is None or not body.checks:
             return None
         check = partial(self._check, exchange, body)
-        return BodyObserver(check, self._max_body) if self._only_reports else BodyCheck(check)
+        if self._only_reports:
+            return BodyObserver(check, self._max_body)
+        return BodyCheck(check, None if self.helper is None else partial(self._submit, exchange, body, self.helper))
 
-    def _check(self, exchange: Exchange, body: _Body, payload: bytes) -> Reply | None:
+    def _submit(self, exchange: Exchange, body: TypedBody, helper: HelperChecks, payload: bytes) -> Task[Reply | None]:
+        """Check a body in a helper process, and return the future of the response to one that does not conform."""
+        content_type = exchange.field(b"content-type") or b""
+        return helper.submit(exchange, msgpack.encode(OperationBody(orjson.dumps(body.plan), content_type, payload)))
+
+    def _check(self, exchange: Exchange, body: TypedBody, payload: bytes) -> Reply | None:
         """Return the response to a body that does not conform; in the mode `report` None, once it is noted."""
-        if payload:
+        if self._only_reports and takes_long(payload):
+            errors = []
+        elif payload:
             errors = body.errors(payload, exchange.field(b"content-type") or b"")
         else:
             errors = [validation_error("body", "required", "expected a body")] if self._requires_body else []
         return self._answer(exchange, refusal(exchange, errors)) if errors else None
 
-    def _body_of(self, exchange: Exchange) -> _Body | None:
+    def _body_of(self, exchange: Exchange) -> TypedBody | None:
         lines = exchange.values(b"content-type")
         found = _of_type(self._types, lines[0] if len(lines) == 1 else b"")
         return found if found is None or not found.checks or is_utf8(lines[0]) else None
@@ -317,49 +305,11 @@ class _Requests:
         return None
 
 
-@final
-class _Body:
-    """Bodies of one content type."""
-
-    def __init__(self, plan: Mapping[str, Any], schemas: _Schemas) -> None:
-        self._kind: str = plan["kind"]
-        self._validator = schemas.validator(plan.get("schema", True))
-        self._form = UrlencodedForm(plan["fields"]) if self._kind == "form" else None
-        self._multipart = MultipartForm(plan["fields"]) if self._kind == "multipart" else None
-        self._xml = XmlDocument(plan["xml"]) if "xml" in plan else None
-        self._types: tuple[str, ...] = tuple(plan.get("types", ()))
-        self.checks = self._kind != "any"
-        """Whether anything about such bodies is checked."""
-
-    def errors(self, payload: bytes, content_type: bytes) -> list[Error]:
-        try:
-            value = self._value(payload, content_type)
-        except InvalidJson as error:
-            return [validation_error("body", "json", str(error))]
-        except Unreadable as error:
-            return [validation_error("body", error.keyword, error.detail)]
-        if self._validator is None or self._validator.is_valid(value):
-            return []
-        return _found(self._validator, value, "body", len(payload))
-
-    def _value(self, payload: bytes, content_type: bytes) -> Any:
-        if self._kind == "json":
-            return parse_json(payload)
-        if self._form is not None:
-            return self._form.value(payload)
-        if self._multipart is not None:
-            return self._multipart.value(payload, content_type)
-        if self._kind == "any":
-            return None
-        if self._kind == "xml":
-            return xml_element(payload) if self._xml is None else self._xml.value(payload)
-        try:
-            return converted(payload.decode(), self._types)
-        except UnicodeDecodeError:
-            raise Unreadable("encoding", "expected UTF-8") from None
+def _typed(content: Mapping[str, Any], schemas: OperationSchemas) -> _Bodies:
+    return {name: TypedBody(plan, schemas) for name, plan in content.items()}
 
 
-def _of_type(types: Mapping[str, _Body], content_type: bytes) -> _Body | None:
+def _of_type(types: _Bodies, content_type: bytes) -> TypedBody | None:
     """Return the bodies of a content type: of exactly this one, of a range such as `image/*`, or of `*/*`."""
     bare = content_type.partition(b";")[0].strip().lower().decode("latin-1")
     found = types.get(bare)
@@ -372,11 +322,9 @@ def _of_type(types: Mapping[str, _Body], content_type: bytes) -> _Body | None:
 class _Responses:
     """Validation of the responses of an operation, which are only reported."""
 
-    def __init__(self, reports: Reports, plan: Mapping[str, Any], schemas: _Schemas, max_body: int) -> None:
+    def __init__(self, reports: Reports, plan: Mapping[str, Any], schemas: OperationSchemas, max_body: int) -> None:
         self._report, self._max_body = reports.report_response, max_body
-        self._statuses = {
-            status: {name: _Body(each, schemas) for name, each in content.items()} for status, content in plan.items()
-        }
+        self._statuses = {status: _typed(content, schemas) for status, content in plan.items()}
 
     def stage(self, exchange: Exchange) -> BodyStage | None:
         response = exchange.response
@@ -406,8 +354,8 @@ class _Responses:
         if not body.checks:
             return None
 
-        def report(payload: bytes, body: _Body = body) -> None:
-            errors = body.errors(payload, b"") if payload else []
+        def report(payload: bytes, body: TypedBody = body) -> None:
+            errors = body.errors(payload, b"") if payload and not takes_long(payload) else []
             if errors:
                 self._report(exchange, f"response {status} does not conform ({summary(errors)})")
 

@@ -305,6 +305,29 @@ def test_report_lets_pass_and_tells_the_log(tmp_path: Path) -> None:
     assert shop.sends(post("/x?p=1", b"{}" + b" " * 200_000)) == 204
 
 
+@pytest.mark.parametrize(("objects", "reports"), [(15_999, True), (16_000, False)])
+def test_bodies_of_very_many_arrays_and_objects_are_not_checked_to_be_reported(
+    objects: int, reports: bool, tmp_path: Path
+) -> None:
+    """What makes their values takes longer than the event loop may wait."""
+    body = b"[" + b",".join([b"{}"] * objects) + b"]"
+    content = {"application/json": {"schema": {"type": "object"}}}
+    described = document(
+        {
+            "/x": {
+                "post": operation(
+                    requestBody={"content": content}, responses={"200": {"description": "", "content": content}}
+                )
+            }
+        }
+    )
+    shop = Shop(tmp_path, described, {"validate": "report", "responses": "report"})
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    assert shop.sends(post("/x", body), answer) == 200
+    shadowed = shop.plane.records[-1].shadowed
+    assert ("refuse 400" in shadowed, "response 200 does not conform" in shadowed) == (reports, reports)
+
+
 def test_responses_that_do_not_conform_are_reported(tmp_path: Path) -> None:
     responses = {
         "200": {"description": "", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Pet"}}}},

@@ -1,0 +1,124 @@
+"""openapi: bodies of one content type and the schemas that they have, in a worker and in its helper process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, final
+
+from fastgw.filters.policies.content.schemas import converted, errors_of, validation_error
+from fastgw.filters.policies.openapi.forms import MultipartForm, UrlencodedForm
+from fastgw.filters.policies.openapi.parameters import Unreadable
+from fastgw.filters.policies.openapi.xml import XmlDocument, xml_element
+from fastgw.http.strict_json import InvalidJson, parse_json
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Validator
+
+Error = dict[str, str]
+
+
+@final
+class OperationSchemas:
+    """The schemas of a document: the definitions that its operations share, compiled together, and others."""
+
+    def __init__(self, definitions: Callable[[], Validator], others: Callable[[Any], Validator]) -> None:
+        """`definitions`: compiles the definitions; `others`: compiles a schema that refers to none of them."""
+        self._compile_definitions, self._compile = definitions, others
+        self._definitions: Validator | None = None
+
+    def validator(self, schema: Any) -> Validator | Definition | None:
+        """Return the validator of a schema, which equal schemas share. None: every value is valid."""
+        if schema is True or schema == {}:
+            return None
+        reference = schema.get("$ref") if isinstance(schema, dict) else None
+        if reference is None:
+            return self._compile(schema)
+        if self._definitions is None:
+            self._definitions = self._compile_definitions()
+        return Definition(self._definitions, reference.rpartition("/")[2])
+
+
+def compile_operation_schema(schema: Any) -> Validator:
+    """Return the validator of a schema. Raises `ValueError`."""
+    import jsonschema_rs
+
+    try:
+        return jsonschema_rs.validator_for(
+            schema,
+            offline=True,
+            validate_formats=True,
+            pattern_options=jsonschema_rs.RegexOptions(),
+            mask="",
+        )
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
+        raise ValueError(str(error).partition("\n")[0]) from error
+
+
+@final
+class Definition:
+    """Validator of one of the definitions that are compiled together."""
+
+    # PERF: 10,000 operations with 1,000 definitions that refer to each other are compiled in 0.1 s; each by itself in
+    # 45 (CPython 3.11, jsonschema-rs 0.60).
+    __slots__ = ("_all", "_number")
+
+    def __init__(self, all_of_them: Validator, number: str) -> None:
+        self._all, self._number = all_of_them, number
+
+    def is_valid(self, value: Any) -> bool:
+        return self._all.is_valid({self._number: value})
+
+    def errors(self, value: Any, location: str, length: int) -> list[Error]:
+        """Return the first errors (`content.schemas.errors_of`)."""
+        found = errors_of(self._all, {self._number: value}, location, length)
+        begin = f"/{self._number}"
+        return [each | {"pointer": each["pointer"].removeprefix(begin)} for each in found]
+
+
+def errors_in(validator: Validator | Definition, value: Any, location: str, length: int = 0) -> list[Error]:
+    if isinstance(validator, Definition):
+        return validator.errors(value, location, length)
+    return errors_of(validator, value, location, length)
+
+
+@final
+class TypedBody:
+    """Bodies of one content type."""
+
+    def __init__(self, plan: Mapping[str, Any], schemas: OperationSchemas) -> None:
+        self.plan = plan
+        self._kind: str = plan["kind"]
+        self._validator = schemas.validator(plan.get("schema", True))
+        self._form = UrlencodedForm(plan["fields"]) if self._kind == "form" else None
+        self._multipart = MultipartForm(plan["fields"]) if self._kind == "multipart" else None
+        self._xml = XmlDocument(plan["xml"]) if "xml" in plan else None
+        self._types: tuple[str, ...] = tuple(plan.get("types", ()))
+        self.checks = self._kind != "any"
+        """Whether anything about such bodies is checked."""
+
+    def errors(self, payload: bytes, content_type: bytes) -> list[Error]:
+        try:
+            value = self._value(payload, content_type)
+        except InvalidJson as error:
+            return [validation_error("body", "json", str(error))]
+        except Unreadable as error:
+            return [validation_error("body", error.keyword, error.detail)]
+        if self._validator is None or self._validator.is_valid(value):
+            return []
+        return errors_in(self._validator, value, "body", len(payload))
+
+    def _value(self, payload: bytes, content_type: bytes) -> Any:
+        if self._kind == "json":
+            return parse_json(payload)
+        if self._form is not None:
+            return self._form.value(payload)
+        if self._multipart is not None:
+            return self._multipart.value(payload, content_type)
+        if self._kind == "any":
+            return None
+        if self._kind == "xml":
+            return xml_element(payload) if self._xml is None else self._xml.value(payload)
+        try:
+            return converted(payload.decode(), self._types)
+        except UnicodeDecodeError:
+            raise Unreadable("encoding", "expected UTF-8") from None
