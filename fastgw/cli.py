@@ -83,6 +83,7 @@ class By(StrEnum):
     CONSUMER = "consumer"
     PLAN = "plan"
     STATUS = "status"
+    STATUS_CLASS = "status_class"
     METHOD = "method"
 
 
@@ -726,7 +727,7 @@ def analytics(
     if answer is AnalyticsFormat.CSV:
         typer.echo(analytics_tables.as_csv(found), nl=False)
     else:
-        analytics_tables.print_table(found)
+        analytics_tables.print_table(found, step)
 
 
 @app.command()

@@ -13,9 +13,10 @@ QUERY_PARAMETERS: Final = {
     "by": f"Kind of the rows: {', '.join(_BY)}. Default: route.",
     "since": f"Begin: a duration before now such as 7d, or a time such as 2026-01-31T00:00:00Z. Default: {SINCE}.",
     "until": "End, in the same form. Default: now.",
-    "step": f"Rows for each step of the time: {', '.join(STEPS)}. Minutes are kept a day. Default: one row for all.",
+    "step": f"Rows for each step of the time: {', '.join(STEPS)}; hours where no minutes are kept"
+    " any more. Default: one row for all.",
     "route": "Only this route; not by consumer or plan.",
-    "consumer": "Only this consumer; by consumer or plan.",
+    "consumer": "Only this consumer; by consumer, plan or status_class.",
     "offset": "Number of rows to leave out. Default: 0.",
     "limit": f"Maximum number of rows, up to {ROWS_MAX}. Default: 1000.",
 }
@@ -29,11 +30,12 @@ def read_query(asked: Mapping[str, str], now: float) -> UsageQuery:
         raise ValueError(f"by must be one of {', '.join(_BY)}")
     if step is not None and step not in STEPS:
         raise ValueError(f"step must be one of {', '.join(STEPS)}")
-    of_consumers = by in ("consumer", "plan")
-    if route is not None and of_consumers:
+    if route is not None and by in ("consumer", "plan"):
         raise ValueError(f"requests of a route are not counted by {by}")
-    if consumer is not None and not of_consumers:
+    if consumer is not None and by not in ("consumer", "plan", "status_class"):
         raise ValueError(f"requests of a consumer are not counted by {by}")
+    if route is not None and consumer is not None:
+        raise ValueError("requests of a route are not counted by consumer")
     since, until = _read_date("since", asked.get("since", SINCE), now), now
     if "until" in asked:
         until = _read_date("until", asked["until"], now)

@@ -12,7 +12,7 @@ from rich.table import Table
 from fastgw.admin.node_interface import Analytics
 from fastgw.admin.status_tables import console
 
-_ORDER = ("date", "route", "consumer", "plan", "status", "method", "requests")
+_ORDER = ("date", "route", "consumer", "plan", "status", "status_class", "method", "requests")
 _FORMULA = "=+-@\t\r"
 
 
@@ -33,8 +33,8 @@ def _cell(name: str, value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(tuple(_FORMULA)) else value
 
 
-def print_table(analytics: Analytics) -> None:
-    """Print the rows as a table."""
+def print_table(analytics: Analytics, step: str | None = None) -> None:
+    """Print the rows as a table. `step`: the step that was asked for."""
     names, rows = _columns(analytics)
     table = Table(box=None, pad_edge=False)
     for name in names:
@@ -44,6 +44,9 @@ def print_table(analytics: Analytics) -> None:
         table.add_row(*(_shown(name, row.get(name)) for name in names))
     out = console()
     out.print(table if rows else "no requests in this time")
+    since = analytics.minutes_since_date
+    if step == "minute" and since is not None and any(row["date"] < since for row in rows):
+        out.print(f"minutes are kept since {_time(since)}: before it a row is an hour")
     if analytics.total > len(rows):
         out.print(f"{len(rows)} of {analytics.total} rows; --limit shows more")
 

@@ -479,7 +479,7 @@ async def _analytics(node: Node, request: Request) -> Response:
         raise HTTPException(503, f"Analytics: {error}.") from error
     if usage is None:
         raise HTTPException(404, "No analytics are kept; `analytics` of the configuration begins them.")
-    return json_response(Analytics(query.since_date, query.until_date, usage.rows, usage.total))
+    return json_response(Analytics(query.since_date, query.until_date, *usage))
 
 
 async def _limits(node: Node, request: Request) -> Response:

@@ -316,6 +316,8 @@ class Analytics(Struct, frozen=True):
     rows: Sequence[AnalyticsRow]
     total: int
     """Number of rows before `offset` and `limit`."""
+    minutes_since_date: float | None = None
+    """Date from which on minutes are kept; before it there are hours only. null = there are no minutes."""
 
 
 class DiskTierInfo(Struct, frozen=True):

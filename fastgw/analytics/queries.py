@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct, UnsetType
 MINUTE: Final = 60
 HOUR: Final = 3600
 DAY: Final = 86_400
-By = Literal["route", "consumer", "plan", "status", "method"]
+By = Literal["route", "consumer", "plan", "status", "status_class", "method"]
 StepName = Literal["minute", "hour", "day"]
 STEPS: Final[Mapping[StepName, int]] = {"minute": MINUTE, "hour": HOUR, "day": DAY}
 ROWS_MAX: Final = 10_000
@@ -16,7 +16,8 @@ ROWS_MAX: Final = 10_000
 
 
 class UsageQuery(NamedTuple):
-    """Query. Dates are epoch seconds; a count belongs to the time if its minute or hour overlaps it."""
+    """Query. Dates are epoch seconds; a count belongs to the time if its minute overlaps it, or its hour if that has no
+    minutes any more."""
 
     by: By
     since_date: float
@@ -29,7 +30,7 @@ class UsageQuery(NamedTuple):
 
 
 class AnalyticsRow(Struct, frozen=True, omit_defaults=True):
-    """Usage of a route, consumer, plan, status or method. Members that do not apply are left out."""
+    """Usage of a route, consumer, plan, status, class of statuses or method. Members that do not apply are left out."""
 
     requests: int = 0
     date: float | UnsetType = UNSET
@@ -40,7 +41,11 @@ class AnalyticsRow(Struct, frozen=True, omit_defaults=True):
     plan: str | UnsetType = UNSET
     """Groups of a consumer at the time of its requests, separated by commas."""
     status: int | UnsetType = UNSET
+    status_class: str | UnsetType = UNSET
+    """Class of the status: `2xx`, for example; `5xx` are all from 500 on. `_other`: not counted, or none of HTTP."""
     method: str | UnsetType = UNSET
+    client_errors: int | UnsetType = UNSET
+    """Responses of 400 to 499."""
     errors: int | UnsetType = UNSET
     """Responses of 500 and above."""
     request_bytes: int | UnsetType = UNSET
@@ -58,3 +63,5 @@ class Usage(NamedTuple):
 
     rows: Sequence[AnalyticsRow]
     total: int
+    minutes_since_date: float | None = None
+    """Date from which on minutes are kept; before it there are hours only. None: there are no minutes."""

@@ -11,7 +11,11 @@ from typing import Final, NamedTuple
 from fastgw.errors import Fault
 from fastgw.observe.metrics.families import CACHE_RESULTS, METHODS, NONE, OTHER
 from fastgw.observe.metrics.series_layout import (
+    CONSUMER_CACHE,
+    CONSUMER_CLASSES,
+    CONSUMER_REQUEST_BYTES,
     CONSUMER_ROWS,
+    CONSUMER_WORDS,
     CONSUMERS_AT,
     ROUTE_REQUEST_BYTES,
     ROUTE_RESPONSE_BYTES,
@@ -46,11 +50,15 @@ class SeriesLabels(NamedTuple):
     """Labels of a counter in the database."""
 
     kind: str
-    """`requests`, `latency`, `microseconds`, `request_bytes`, `response_bytes`, `cache`, `faults` or `consumers`."""
+    """Kind: of routes `requests`, `latency`, `microseconds`, `request_bytes`, `response_bytes`, `cache` or `faults`; of
+    consumers `consumers`, which are their requests, `consumer_latency`, `consumer_request_bytes`,
+    `consumer_response_bytes` or `consumer_cache`."""
     name: str
-    """The route, or of `consumers` the consumer."""
+    """The route or the consumer."""
     method: str = ""
     status: int = 0
+    """Status; of `consumers` the first one of its class, such as 200; of `consumer_latency` the bucket; of
+    `consumer_cache` 1 for a hit."""
     detail: str = ""
     """Bucket of `latency`, result of `cache`, fault, or groups of a consumer."""
 
@@ -91,7 +99,7 @@ def read_counters(
     for first, length in (
         (UNCELLED, 1),
         (ROUTES_AT, ROUTE_ROWS * ROUTE_WORDS),
-        (CONSUMERS_AT, CONSUMER_ROWS),
+        (CONSUMERS_AT, CONSUMER_ROWS * CONSUMER_WORDS),
     ):
         for word, count in enumerate(words[first : first + length], first):
             if count:
@@ -110,13 +118,26 @@ def labels_of(counter: int, names: RowNames) -> SeriesLabels:
     if counter == UNCELLED:
         return SeriesLabels("requests", OTHER, METHODS[0].decode(), 0)
     if counter >= CONSUMERS_AT:
-        consumer, groups = names.consumers.get(counter - CONSUMERS_AT, (OTHER, ""))
-        return SeriesLabels("consumers", consumer, detail=groups)
+        row, word = divmod(counter - CONSUMERS_AT, CONSUMER_WORDS)
+        consumer, groups = names.consumers.get(row, (OTHER, ""))
+        kind, number = _of_consumer(word)
+        return SeriesLabels(kind, consumer, status=number, detail=groups)
     row, word = divmod(counter - ROUTES_AT, ROUTE_WORDS)
     route = names.routes.get(row, OTHER)
     if word < SUM:
         return SeriesLabels("latency", route, detail=str(word))
     return SeriesLabels(_KIND_OF_WORD[word], route)
+
+
+def _of_consumer(word: int) -> tuple[str, int]:
+    """Return kind and `status` of a word of a consumer's row."""
+    if word < SUM:
+        return "consumer_latency", word
+    if word < CONSUMER_CLASSES:
+        return "consumer_request_bytes" if word == CONSUMER_REQUEST_BYTES else "consumer_response_bytes", 0
+    if word < CONSUMER_CACHE:
+        return "consumers", (word - CONSUMER_CLASSES) * 100
+    return "consumer_cache", word - CONSUMER_CACHE
 
 
 def _labels_of_cell(key: int, names: RowNames) -> SeriesLabels:

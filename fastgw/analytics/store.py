@@ -1,9 +1,11 @@
-"""Database of analytics: counts per minute, summed up by hours after a day, and deleted after `keep`.
+"""Database of analytics: counts by minutes and their sums by hours, deleted after `keep`.
 
 Rule 1: a transaction holds the counts and, for each counter, how much of it has been counted (`counted`), by the
 identity of the shared memory. So a process that is killed loses nothing and counts nothing twice: the next one goes on
 from there, and two that write at a time (an upgrade) share the work. Rule 2: the file has at most `size` bytes, a
-tenth more with its write-ahead log: earlier counts go first.
+tenth more with its write-ahead log: the earliest minutes go first, whole hours of them, and then the earliest hours.
+Rule 3: `hours` has all counts, and queries over days read it; triggers keep it, so that the process of a version that
+does not know it fills it as well.
 """
 
 import os
@@ -18,10 +20,8 @@ from fastgw.analytics.queries import DAY, HOUR, MINUTE
 from fastgw.analytics.readings import CELL, CounterReading, SeriesLabels, labels_of
 from fastgw.damaged_files import set_aside
 
-MINUTES_KEPT_S: Final = DAY
-"""Age of minutes that are summed up by hours."""
 HOURS_AT_ONCE: Final = 48
-"""Maximum number of hours that a write sums up or deletes, so that it ends soon."""
+"""Maximum number of hours that a write deletes, so that it ends soon."""
 _APPLICATION_ID: Final = 0x66677761  # "fgwa"
 _VERSION: Final = 1
 _MAGIC: Final = b"SQLite format 3\0"
@@ -37,6 +37,20 @@ _SCHEMA: Final = (
     "CREATE TABLE memories (id BLOB PRIMARY KEY, written_date REAL NOT NULL) WITHOUT ROWID",
     "CREATE TABLE counted (memory BLOB NOT NULL, counter INTEGER NOT NULL, count INTEGER NOT NULL,"
     " PRIMARY KEY (memory, counter)) WITHOUT ROWID",
+)
+_HOUR_OF_NEW: Final = f"NEW.at - NEW.at % {HOUR}"
+_HOURS_SCHEMA: Final = (
+    "CREATE TABLE hours (at INTEGER NOT NULL, series INTEGER NOT NULL, count INTEGER NOT NULL,"
+    " PRIMARY KEY (at, series)) WITHOUT ROWID",
+    *(
+        f"CREATE TRIGGER {name} AFTER {event} ON counts WHEN NEW.step = {MINUTE} BEGIN"
+        f" INSERT INTO hours VALUES ({_HOUR_OF_NEW}, NEW.series, {more})"
+        " ON CONFLICT (at, series) DO UPDATE SET count = count + excluded.count; END"
+        for name, event, more in (
+            ("hour_of_new_minute", "INSERT", "NEW.count"),
+            ("hour_of_grown_minute", "UPDATE", "NEW.count - OLD.count"),
+        )
+    ),
 )
 
 
@@ -115,7 +129,7 @@ class AnalyticsStore:
         database.executemany(
             "INSERT INTO counts VALUES (?, ?, ?, ?)"
             " ON CONFLICT (step, at, series) DO UPDATE SET count = count + excluded.count",
-            ((MINUTE, at, ids[series], count) for (at, series), count in more.items()),
+            sorted((MINUTE, at, ids[series], count) for (at, series), count in more.items()),
         )
         database.executemany(
             "INSERT OR REPLACE INTO counted VALUES (?, ?, ?)", ((self._memory, key, counted[key]) for key in changed)
@@ -123,29 +137,22 @@ class AnalyticsStore:
         database.execute("INSERT OR REPLACE INTO memories VALUES (?, ?)", (self._memory, readings[-1].date))
 
     def _thin_out(self, database: sqlite3.Connection, now: float) -> None:
-        """Sum up minutes by hours, and delete what is too old, or too much for the file."""
-        hour = int(now) // HOUR * HOUR
-        (first,) = database.execute("SELECT MIN(at) FROM counts WHERE step = ?", (MINUTE,)).fetchone()
-        if first is not None and first < hour - MINUTES_KEPT_S:
-            ends = min(first // HOUR * HOUR + HOURS_AT_ONCE * HOUR, hour - MINUTES_KEPT_S)
-            _sum_up(database, ends)
-        (first,) = database.execute("SELECT MIN(at) FROM counts WHERE step = ?", (HOUR,)).fetchone()
+        """Delete what is too old, or too much for the file."""
+        (first,) = database.execute("SELECT MIN(at) FROM hours").fetchone()
         if first is not None and first + HOUR <= now - self._keep_s:
             ends = min(first + HOURS_AT_ONCE * HOUR, int(now - self._keep_s) // HOUR * HOUR)
-            database.execute("DELETE FROM counts WHERE step = ? AND at < ?", (HOUR, ends))
-            database.execute("DELETE FROM counts WHERE step = ? AND at < ?", (MINUTE, ends))
+            _delete_before(database, ends)
             gone = "SELECT id FROM memories WHERE written_date < ? AND id <> ?"
             database.execute(f"DELETE FROM counted WHERE memory IN ({gone})", (now - self._keep_s, self._memory))
             database.execute(f"DELETE FROM memories WHERE id IN ({gone})", (now - self._keep_s, self._memory))
-            database.execute("DELETE FROM series WHERE id NOT IN (SELECT series FROM counts)")
+            database.execute("DELETE FROM series WHERE id NOT IN (SELECT series FROM hours)")
         if _used(database) > _FULL * self._size:
-            (first, last) = database.execute("SELECT MIN(at), MAX(at) FROM counts WHERE step = ?", (MINUTE,)).fetchone()
-            if first is not None and first < hour - HOUR:  # minutes are the most: they are summed up earlier
-                _sum_up(database, first // HOUR * HOUR + HOUR)
+            minutes_since = minutes_since_date(database)
+            if minutes_since is not None and minutes_since < int(now) // HOUR * HOUR - HOUR:  # they are the most
+                database.execute("DELETE FROM counts WHERE at < ?", (minutes_since + HOUR,))
             else:
-                (first,) = database.execute("SELECT MIN(at) FROM counts").fetchone()
-                ends = last if first is None or first >= hour - DAY else first + DAY
-                database.execute("DELETE FROM counts WHERE at < ?", (ends,))
+                (first, last) = database.execute("SELECT MIN(at), MAX(at) FROM hours").fetchone()
+                _delete_before(database, last if first is None or first >= last - DAY else first + DAY)
 
     def _open(self) -> sqlite3.Connection:
         if self._database is not None and self._is_there():
@@ -178,6 +185,10 @@ class AnalyticsStore:
                 database.execute(statement)
             database.execute(f"PRAGMA application_id={_APPLICATION_ID}")
             database.execute(f"PRAGMA user_version={_VERSION}")
+        if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'hours'").fetchone() is None:
+            for statement in _HOURS_SCHEMA:
+                database.execute(statement)
+            _move_hours(database)
         database.execute("COMMIT")
         return database
 
@@ -235,15 +246,29 @@ def _series_ids(database: sqlite3.Connection, wanted: Iterable[SeriesLabels]) ->
     return ids
 
 
-def _sum_up(database: sqlite3.Connection, ends: int) -> None:
-    """Replace the minutes before an hour's begin by hours."""
-    database.execute(
-        "INSERT INTO counts SELECT ?, at - at % ?, series, SUM(count) FROM counts WHERE step = ? AND at < ?"
-        " GROUP BY at - at % ?, series"
-        " ON CONFLICT (step, at, series) DO UPDATE SET count = count + excluded.count",
-        (HOUR, HOUR, MINUTE, ends, HOUR),
-    )
-    database.execute("DELETE FROM counts WHERE step = ? AND at < ?", (MINUTE, ends))
+def minutes_since_date(database: sqlite3.Connection) -> int | None:
+    """Return the begin of the first hour whose minutes are kept. None: no minutes are kept."""
+    (first,) = database.execute("SELECT MIN(at) FROM counts WHERE step = ?", (MINUTE,)).fetchone()
+    return None if first is None else first // HOUR * HOUR
+
+
+def _move_hours(database: sqlite3.Connection) -> None:
+    """Move the hours that a database of an earlier version has among its counts, and sum up the minutes."""
+    (first, last) = database.execute("SELECT MIN(at), MAX(at) FROM counts").fetchone()
+    if first is None:
+        return
+    for day in range(first // DAY * DAY, last + 1, DAY):  # by days, so that the pages of one serve for the next
+        database.execute(
+            "INSERT INTO hours SELECT at - at % ?, series, SUM(count) FROM counts WHERE at >= ? AND at < ?"
+            " GROUP BY 1, 2",
+            (HOUR, day, day + DAY),
+        )
+        database.execute("DELETE FROM counts WHERE step = ? AND at >= ? AND at < ?", (HOUR, day, day + DAY))
+
+
+def _delete_before(database: sqlite3.Connection, ends: int) -> None:
+    database.execute("DELETE FROM hours WHERE at < ?", (ends,))
+    database.execute("DELETE FROM counts WHERE at < ?", (ends,))
 
 
 def _used(database: sqlite3.Connection) -> int:

@@ -3,23 +3,30 @@
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from msgspec import UNSET, UnsetType
 
-from fastgw.analytics.queries import STEPS, AnalyticsRow, Usage, UsageQuery
-from fastgw.analytics.store import CannotKeepAnalytics, connected, expect_analytics, is_damaged, reason_of
+from fastgw.analytics.queries import HOUR, MINUTE, STEPS, AnalyticsRow, By, Usage, UsageQuery
+from fastgw.analytics.store import (
+    CannotKeepAnalytics,
+    connected,
+    expect_analytics,
+    is_damaged,
+    minutes_since_date,
+    reason_of,
+)
+from fastgw.observe.metrics.families import CACHE_HITS, OTHER
 from fastgw.observe.metrics.series_layout import SUM
 from fastgw.observe.metrics.totals import quantile
 
 GROUPS_MAX: Final = 100_000
 """Maximum number of rows that a query may have before paging."""
 TIMEOUT_S: Final = 5.0
-_CACHE_HITS: Final = ("hit", "stale")
 _STEPS_OF_MACHINE: Final = 10_000
 """Instructions of SQLite's virtual machine between two looks at the clock."""
 
@@ -37,7 +44,9 @@ def read_usage(path: str, query: UsageQuery) -> Usage:
             expect_analytics(database)
             database.execute("PRAGMA query_only=1")
             _limit_time(database)
-            rows = list(_routes(database, query) if query.by == "route" else _simple(database, query))
+            is_whole = query.by in ("route", "consumer", "plan")
+            rows = list(_whole_rows(database, query) if is_whole else _requests_alone(database, query))
+            minutes_since = minutes_since_date(database)
     except sqlite3.OperationalError as error:
         if str(error) == "interrupted":
             raise TooMuch("the query takes too long; ask for a shorter time or a longer step") from error
@@ -47,13 +56,12 @@ def read_usage(path: str, query: UsageQuery) -> Usage:
     except (sqlite3.Error, OSError) as error:
         raise CannotKeepAnalytics(f"{path} cannot be read: {reason_of(error)}") from error
     rows.sort(key=lambda row: (row.date or 0.0, -row.requests, _name(row)))
-    return Usage(rows[query.offset : query.offset + query.limit], len(rows))
+    return Usage(rows[query.offset : query.offset + query.limit], len(rows), minutes_since)
 
 
 def _name(row: AnalyticsRow) -> str:
-    return str(
-        next((each for each in (row.route, row.consumer, row.plan, row.status, row.method) if each is not UNSET), "")
-    )
+    labels = row.route, row.consumer, row.plan, row.status, row.status_class, row.method
+    return str(next((each for each in labels if each is not UNSET), ""))
 
 
 def _limit_time(database: sqlite3.Connection) -> None:
@@ -62,64 +70,108 @@ def _limit_time(database: sqlite3.Connection) -> None:
     database.set_progress_handler(lambda: monotonic() > ends_at, _STEPS_OF_MACHINE)
 
 
-_COLUMN_OF: Final = {"consumer": "name", "plan": "detail", "status": "status", "method": "method"}
+_LABEL_OF: Final[Mapping[By, str]] = {
+    "route": "s.name",
+    "consumer": "s.name",
+    "plan": "s.detail",
+    "status": "s.status",
+    "status_class": f"CASE WHEN s.status < 100 THEN '{OTHER}' ELSE MIN(s.status / 100, 5) || 'xx' END",
+    "method": "s.method",
+}
+_PARTS_OF_ROUTES: Final = (
+    "CASE s.kind WHEN 'requests' THEN MIN(s.status / 100, 5)"
+    f" WHEN 'cache' THEN s.detail IN {CACHE_HITS} ELSE s.detail END"
+)
+_PARTS_OF_CONSUMERS: Final = "CASE s.kind WHEN 'consumers' THEN MIN(s.status / 100, 5) ELSE s.status END"
+_KINDS_OF_CONSUMERS: Final = {
+    "consumers": "requests",
+    "consumer_latency": "latency",
+    "consumer_request_bytes": "request_bytes",
+    "consumer_response_bytes": "response_bytes",
+    "consumer_cache": "cache",
+}
+"""Kinds of counts of consumers, and those of routes with the same meaning."""
 
 
-def _where(query: UsageQuery) -> tuple[str, list[object]]:
-    text, values = "c.at + c.step > ? AND c.at < ?", [query.since_date, query.until_date]
-    wanted: list[object] = [*values]
-    for name in (query.route, query.consumer):
-        if name is not None:
-            text += " AND s.name = ?"
-            wanted.append(name)
-    return text, wanted
+def _counts(database: sqlite3.Connection, query: UsageQuery) -> tuple[str, Sequence[object]]:
+    """Return a common table expression `c` of the counts in the query's time, and its values.
+
+    It is made of hours, and of minutes for what is no full hour: so a query over weeks reads few rows. Minutes alone
+    are read if they are asked for. Hours that have no minutes any more count as a whole.
+    """
+    since, until, hours_only_until = query.since_date, query.until_date, minutes_since_date(database)
+    if hours_only_until is None:
+        hours_only_until = int(until) + HOUR
+    hours_since = since // HOUR * HOUR
+    if query.step == "minute":
+        hours_until = min(hours_only_until, until)
+    else:
+        if hours_since >= hours_only_until:
+            hours_since = -(-since // HOUR) * HOUR
+        hours_until = until // HOUR * HOUR
+        if hours_until < hours_only_until:
+            hours_until = -(-until // HOUR) * HOUR
+    hours_until = max(hours_since, hours_until)
+    minutes_since = int(since - MINUTE) + 1
+    text = (
+        "WITH c AS (SELECT at, series, count FROM hours WHERE at >= ? AND at < ? UNION ALL"
+        " SELECT at, series, count FROM counts WHERE step = ? AND at >= ? AND at < ? UNION ALL"
+        " SELECT at, series, count FROM counts WHERE step = ? AND at >= ? AND at < ?)"
+    )
+    before = MINUTE, minutes_since, min(hours_since, until)
+    after = MINUTE, max(hours_until, minutes_since), until
+    return text, (hours_since, hours_until, *before, *after)
 
 
-def _bucket(query: UsageQuery) -> str:
+def _rows(
+    database: sqlite3.Connection, query: UsageQuery, kinds: Iterable[str], part: str
+) -> Iterator[tuple[Any, ...]]:
+    """Yield begin of the step, label, kind, part and count of the series of these kinds. `part`: an SQL expression."""
+    counts, values = _counts(database, query)
     length = 0 if query.step is None else STEPS[query.step]
-    return f"c.at - c.at % {length}" if length else "0"
+    bucket = f"c.at - c.at % {length}" if length else "0"
+    wanted = [*kinds]
+    condition = f"s.kind IN ({', '.join('?' * len(wanted))})"
+    names = [name for name in (query.route, query.consumer) if name is not None]
+    if names:
+        condition += " AND s.name = ?"
+    text = (
+        f"{counts} SELECT {bucket} AS bucket, {_LABEL_OF[query.by]} AS label, s.kind, {part} AS part, SUM(c.count)"
+        f" FROM c JOIN series s ON s.id = c.series WHERE {condition} GROUP BY bucket, label, s.kind, part"
+    )
+    for number, row in enumerate(database.execute(text, (*values, *wanted, *names))):
+        if number >= GROUPS_MAX:
+            raise TooMuch(f"there are more than {GROUPS_MAX} rows; ask for a shorter time or a longer step")
+        yield row
 
 
 def _date(query: UsageQuery, at: int) -> float | UnsetType:
     return UNSET if query.step is None else float(at)
 
 
-def _rows(database: sqlite3.Connection, text: str, values: Sequence[object]) -> Iterator[tuple[object, ...]]:
-    for number, row in enumerate(database.execute(text, values)):
-        if number >= GROUPS_MAX:
-            raise TooMuch(f"there are more than {GROUPS_MAX} rows; ask for a shorter time or a longer step")
-        yield row
-
-
-def _simple(database: sqlite3.Connection, query: UsageQuery) -> Iterator[AnalyticsRow]:
+def _requests_alone(database: sqlite3.Connection, query: UsageQuery) -> Iterator[AnalyticsRow]:
     """Yield rows that have requests only."""
-    kind = "consumers" if query.by in ("consumer", "plan") else "requests"
-    where, values = _where(query)
-    text = (
-        f"SELECT {_bucket(query)} AS bucket, s.{_COLUMN_OF[query.by]} AS label, SUM(c.count) FROM counts c"
-        f" JOIN series s ON s.id = c.series WHERE s.kind = ? AND {where} GROUP BY bucket, label"
-    )
-    for at, label, count in _rows(database, text, (kind, *values)):
-        yield AnalyticsRow(count, _date(query, at), **{query.by: label})  # type: ignore[arg-type]
+    kind = "requests" if query.consumer is None else "consumers"
+    for at, label, _, _, count in _rows(database, query, (kind,), "0"):
+        yield AnalyticsRow(count, _date(query, at), **{query.by: label})
 
 
-def _routes(database: sqlite3.Connection, query: UsageQuery) -> Iterator[AnalyticsRow]:
-    where, values = _where(query)
-    text = (
-        f"SELECT {_bucket(query)} AS bucket, s.name, s.kind, CASE s.kind WHEN 'requests' THEN s.status >= 500 ELSE"
-        f" s.detail END AS part, SUM(c.count) FROM counts c JOIN series s ON s.id = c.series"
-        f" WHERE s.kind NOT IN ('consumers', 'faults') AND {where} GROUP BY bucket, s.name, s.kind, part"
-    )
-    found: dict[tuple[int, str], Counter[tuple[str, str]]] = {}
-    for at, name, kind, part, count in _rows(database, text, values):
-        found.setdefault((at, name), Counter())[kind, str(part)] += count  # type: ignore[arg-type, index, operator]
-    for (at, name), counts in found.items():
-        yield _route_row(query, at, name, counts)
+def _whole_rows(database: sqlite3.Connection, query: UsageQuery) -> Iterator[AnalyticsRow]:
+    """Yield rows of routes, consumers or plans."""
+    if query.by == "route":
+        found = _rows(database, query, _KINDS_OF_CONSUMERS.values(), _PARTS_OF_ROUTES)
+    else:
+        found = _rows(database, query, _KINDS_OF_CONSUMERS, _PARTS_OF_CONSUMERS)
+    counts_of: dict[tuple[int, str], Counter[tuple[str, str]]] = {}
+    for at, label, kind, part, count in found:
+        counts_of.setdefault((at, label), Counter())[_KINDS_OF_CONSUMERS.get(kind, kind), str(part)] += count
+    for (at, label), counts in counts_of.items():
+        yield _whole_row(query, at, label, counts)
 
 
-def _route_row(query: UsageQuery, at: int, name: str, counts: Mapping[tuple[str, str], int]) -> AnalyticsRow:
-    def sum_of(kind: str, parts: Sequence[str] | None = None) -> int:
-        return sum(count for (each, part), count in counts.items() if each == kind and (parts is None or part in parts))
+def _whole_row(query: UsageQuery, at: int, label: str, counts: Mapping[tuple[str, str], int]) -> AnalyticsRow:
+    def sum_of(kind: str) -> int:
+        return sum(count for (each, _), count in counts.items() if each == kind)
 
     latency = [counts.get(("latency", str(bucket)), 0) for bucket in range(SUM)]
     p50, p95, p99 = (quantile(latency, share) for share in (0.5, 0.95, 0.99))
@@ -127,15 +179,16 @@ def _route_row(query: UsageQuery, at: int, name: str, counts: Mapping[tuple[str,
     return AnalyticsRow(
         sum_of("requests"),
         _date(query, at),
-        route=name,
-        errors=sum_of("requests", ["1"]),
+        client_errors=counts.get(("requests", "4"), 0),
+        errors=counts.get(("requests", "5"), 0),
         request_bytes=sum_of("request_bytes"),
         response_bytes=sum_of("response_bytes"),
         p50_s=UNSET if p50 is None else p50,
         p95_s=UNSET if p95 is None else p95,
         p99_s=UNSET if p99 is None else p99,
-        cache_hits=sum_of("cache", _CACHE_HITS) if cached else UNSET,
+        cache_hits=counts.get(("cache", "1"), 0) if cached else UNSET,
         cache_requests=cached if cached else UNSET,
+        **{query.by: label},  # type: ignore[arg-type]  # a key of the struct
     )
 
 

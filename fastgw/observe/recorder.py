@@ -164,7 +164,9 @@ class Recorder:
         if (kind[6] >= self.story_status or duration_s > self.slower_than) and self.keep_story is not None:
             self.keep_story(ended, now, date)
         if ended.consumer is not None:
-            self.count_consumer(ended.consumer.name)
+            self.count_consumer(
+                ended.consumer.name, kind[6], duration_s, request_bytes, ended.response_bytes, ended.cache_result
+            )
         if ended.cache_result:
             self.count_cache(kind[1], ended.cache_result)
         if ended.grpc_status:

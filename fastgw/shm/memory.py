@@ -29,8 +29,8 @@ from fastgw.shm.held_body_budget import MOST_BYTES, HeldBodyBudget
 from fastgw.shm.node_limits import UNLIMITED, AddressLimit, KeyCounts, MemoryFence, NodeLimit, Sketch, width_for
 
 VERSION: Final = 5
-FIRST_GAUGE: Final = 1 << 19
-"""Index of the first gauge of a column; 4 MiB of counters precede it."""
+FIRST_GAUGE: Final = 1 << 20
+"""Index of the first gauge of a column; 8 MiB of counters precede it."""
 LIMIT_CELLS: Final = 1 << 21
 """Cells of the rate limit table: enough for a million active keys, each with its own cell, at a load factor of one
 half.

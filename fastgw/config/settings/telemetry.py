@@ -269,7 +269,7 @@ class Traces(Settings):
 
 class Analytics(Settings):
     """Analytics that the gateway keeps itself: requests by route, consumer and status, latency, bytes and hits of the
-    cache, by minutes for a day, then by hours."""
+    cache, by minutes; by hours where `size` has no room for minutes."""
 
     path: Annotated[str, FileName(readable=False)]
     """SQLite database, relative to the configuration file. The gateway creates it if it does not exist, readable only
@@ -277,8 +277,8 @@ class Analytics(Settings):
     keep: Duration = 30 * 86400.0
     """How long counts are kept."""
     size: Size = 512 << 20
-    """Maximum size of the database, at least 1MiB; its write-ahead log may take a tenth more. Earlier counts are summed
-    up by hours, then deleted, before it is reached."""
+    """Maximum size of the database, at least 1MiB; its write-ahead log may take a tenth more. Before it is
+    reached, the earliest minutes are deleted and their hours are kept; then the earliest days are deleted."""
 
     def __post_init__(self) -> None:
         if self.size < 1 << 20:

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Sequence
 from fastgw.observe.metrics.meter_rows import COUNTS, MeterKey, MeterRows, unpacked
 from fastgw.observe.metrics.series_layout import (
     CARRYING,
+    CONSUMER_WORDS,
     CONSUMERS_AT,
     FILTER_WORDS,
     FILTERS_AT,
@@ -70,7 +71,7 @@ class CounterCarryOver:
         self._carry_rows(words, routes, ROUTES_AT, ROUTE_WORDS)
         self._carry_rows(words, upstreams, UPSTREAMS_AT, UPSTREAM_WORDS)
         self._carry_rows(words, filters, FILTERS_AT, FILTER_WORDS)
-        self._carry_rows(words, consumers, CONSUMERS_AT, 1)
+        self._carry_rows(words, consumers, CONSUMERS_AT, CONSUMER_WORDS)
         self._carry_rows(words, targets, TARGETS_AT, TARGET_WORDS)
         for name, count in cells.items():
             if is_fault_cell(name):

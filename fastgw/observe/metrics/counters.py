@@ -9,6 +9,7 @@ from fastgw.http.grpc.status import GrpcStatus
 from fastgw.observe.metrics.exemplars import write_exemplar
 from fastgw.observe.metrics.families import (
     BOUNDS_S,
+    CACHE_HITS,
     CACHE_MISS_REASONS,
     CACHE_RESULTS,
     METHOD_INDEXES,
@@ -17,6 +18,10 @@ from fastgw.observe.metrics.families import (
 )
 from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter
 from fastgw.observe.metrics.series_layout import (
+    CONSUMER_CACHE,
+    CONSUMER_CLASSES,
+    CONSUMER_REQUEST_BYTES,
+    CONSUMER_RESPONSE_BYTES,
     DROPPED_UNQUEUED,
     DROPPED_UNWRITTEN,
     FAULTS_AT,
@@ -43,6 +48,7 @@ from fastgw.observe.metrics.series_layout import (
     fault_cell_name,
     grpc_cell_name,
     shadow_cell_name,
+    status_class,
     validation_cell_name,
     websocket_cell_name,
 )
@@ -94,7 +100,7 @@ class ExchangeCounters:
 
     @property
     def consumers(self) -> Mapping[str, int]:
-        """Rows of the consumers that have one, from `series.CONSUMERS_AT` on. All others share the first, 0."""
+        """Numbers of the rows of the consumers that have one. All others share the first, 0."""
         return self._series.consumers
 
     def adopt(self, series: Series) -> None:
@@ -190,9 +196,23 @@ class ExchangeCounters:
         if self._note is not None:
             self._note(self._series.slot_table, route, fault, ": ".join(filter(None, (target, why))))
 
-    def count_consumer(self, name: str) -> None:
-        """Count a request of a consumer."""
-        self.column[self._series.consumer_word(name)] += 1
+    def count_consumer(
+        self,
+        name: str,
+        status: int,
+        duration_s: float,
+        request_bytes: int = 0,
+        response_bytes: int = 0,
+        cache_result: str = "",
+    ) -> None:
+        """Count a request of a consumer. `cache_result`: "" if the route has no cache."""
+        column, row = self.column, self._series.consumer_words(name)
+        column[row + bisect_left(BOUNDS_S, duration_s)] += 1
+        column[row + CONSUMER_REQUEST_BYTES] += request_bytes
+        column[row + CONSUMER_RESPONSE_BYTES] += response_bytes
+        column[row + CONSUMER_CLASSES + status_class(status)] += 1
+        if cache_result:
+            column[row + CONSUMER_CACHE + (cache_result in CACHE_HITS)] += 1
 
     def count_websocket(self, listener: str, route: str, side: int, what: int, count: int) -> None:
         """Count messages of a kind (`WebsocketMessage`) that a side has sent, or ends with a close code. `route`: "" if

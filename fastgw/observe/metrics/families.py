@@ -144,6 +144,8 @@ CACHE_RESULTS: Final = ("hit", "stale", "revalidated", "miss", "collapsed", "byp
 after the upstream has confirmed it; fetched from the upstream, by this request or by an equal one at the same time;
 forwarded past the cache."""
 
+CACHE_HITS: Final = ("hit", "stale")
+"""Results of requests that were answered from the store alone."""
 CACHE_MISS_REASONS: Final = ("stored", *(each.value.decode() for each in (*Unstorable, *NotStored)))
 """Results of misses: the response was stored, or why it was not, as in the `detail` of `Cache-Status`."""
 

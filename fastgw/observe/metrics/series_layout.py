@@ -25,9 +25,15 @@ FAULT_ROWS: Final = 256
 CELLS: Final = 32_768
 """Maximum number of combinations per column; further ones count with all labels `_other`."""
 
-# Words within a row. A histogram is its buckets, followed by its sum in microseconds.
+# Words within a row. A histogram is its buckets, followed by its sum in microseconds; that of a consumer has no sum.
 SUM: Final = len(BOUNDS_S) + 1
 ROUTE_REQUEST_BYTES, ROUTE_RESPONSE_BYTES, ROUTE_WORDS = SUM + 1, SUM + 2, SUM + 3
+CONSUMER_REQUEST_BYTES, CONSUMER_RESPONSE_BYTES, CONSUMER_CLASSES = SUM, SUM + 1, SUM + 2
+STATUS_CLASSES: Final = 6
+"""Words from `CONSUMER_CLASSES` on: requests by `status_class`."""
+CONSUMER_CACHE: Final = CONSUMER_CLASSES + STATUS_CLASSES
+"""Requests on routes with a cache that were not answered from its store; the next word: those that were."""
+CONSUMER_WORDS: Final = CONSUMER_CACHE + 2
 UPSTREAM_RETRIES, UPSTREAM_CONNECTS, UPSTREAM_WAITS = SUM + 1, SUM + 2, SUM + 3
 UPSTREAM_EJECTIONS, UPSTREAM_OPENINGS = SUM + 4, SUM + 5
 UPSTREAM_RETRIES_DENIED, UPSTREAM_HEDGES, UPSTREAM_WORDS = SUM + 6, SUM + 7, SUM + 8
@@ -64,8 +70,8 @@ UPSTREAM_ROWS: Final = 1 + 2 * MAX_ROWS
 FILTERS_AT: Final = UPSTREAMS_AT + UPSTREAM_ROWS * UPSTREAM_WORDS
 FILTER_ROWS: Final = 1 + 2 * MAX_FILTERS
 CONSUMERS_AT: Final = FILTERS_AT + FILTER_ROWS * FILTER_WORDS
-CONSUMER_ROWS: Final = 1 + 2 * MAX_CONSUMERS  # one word each: requests
-TARGETS_AT: Final = CONSUMERS_AT + CONSUMER_ROWS
+CONSUMER_ROWS: Final = 1 + 2 * MAX_CONSUMERS
+TARGETS_AT: Final = CONSUMERS_AT + CONSUMER_ROWS * CONSUMER_WORDS
 TARGET_ROWS: Final = 1 + 2 * MAX_ROWS
 CELLS_AT: Final = TARGETS_AT + TARGET_ROWS * TARGET_WORDS
 METERS_AT: Final = CELLS_AT + 2 * CELLS
@@ -127,14 +133,19 @@ class Series:
         """Return the first word of this target's row in a column."""
         return TARGETS_AT + self.targets.get(target_name(upstream, label), 0) * TARGET_WORDS
 
-    def consumer_word(self, name: str) -> int:
-        """Return the word that counts the requests of a consumer."""
-        return CONSUMERS_AT + self.consumers.get(name, 0)
+    def consumer_words(self, name: str) -> int:
+        """Return the first word of this consumer's row in a column."""
+        return CONSUMERS_AT + self.consumers.get(name, 0) * CONSUMER_WORDS
 
 
 def series_of(slot_table: SlotTable) -> Series:
     """Return the series of the generation with these slots."""
     return Series(slot_table, [fault.label for fault in Fault])
+
+
+def status_class(status: int) -> int:
+    """Return the class of a status, such as 2; all from 500 on are errors, and 0 is none of HTTP."""
+    return min(status // 100, STATUS_CLASSES - 1)
 
 
 def counted_in(layout: Layout) -> int:

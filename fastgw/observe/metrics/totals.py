@@ -29,6 +29,7 @@ from fastgw.observe.metrics.series_layout import (
     CARRYING,
     CELLS_AT,
     CONSUMER_ROWS,
+    CONSUMER_WORDS,
     CONSUMERS_AT,
     DROPPED_UNQUEUED,
     DROPPED_UNWRITTEN,
@@ -93,7 +94,7 @@ class Totals:
     shadow_decisions: Mapping[tuple[str, str, str], int]
     """Decisions of filters in shadow mode, by decision, filter and route."""
     consumers: Mapping[str, Sequence[int]]
-    """Requests by consumer: one word each."""
+    """Words of each consumer's row: see `series_layout`."""
     faults: Mapping[tuple[str, str, str], int]
     """Faults by label, route and upstream."""
     targets: Mapping[str, Sequence[int]]
@@ -143,7 +144,7 @@ def totals(
         upstreams=_rows(series.upstreams, words, UPSTREAMS_AT, UPSTREAM_WORDS, UPSTREAM_ROWS),
         filters=filters,
         shadow_decisions=_shadow_decisions(series, cells, filters),
-        consumers=_rows(series.consumers, words, CONSUMERS_AT, 1, CONSUMER_ROWS),
+        consumers=_rows(series.consumers, words, CONSUMERS_AT, CONSUMER_WORDS, CONSUMER_ROWS),
         faults=_faults(series, cells, words),
         targets=_rows(series.targets, words, TARGETS_AT, TARGET_WORDS, TARGET_ROWS),
         websocket_messages=messages,

@@ -733,7 +733,7 @@ def counted(
         ],
     )
     family = families.CONSUMER_REQUESTS
-    yield family, [("", labels(family, name), count) for name, (count,) in totals.consumers.items()]
+    yield family, [("", labels(family, name), sum(row[:SUM])) for name, row in totals.consumers.items()]
     for family, counts in (
         (families.FILTER_SHADOW_DECISIONS, totals.shadow_decisions),
         (families.WEBSOCKET_MESSAGES, totals.websocket_messages),

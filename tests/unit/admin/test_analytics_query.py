@@ -31,6 +31,7 @@ def test_times_are_durations_before_now_or_dates() -> None:
         {"since": "1h", "until": "2h"},
         {"by": "consumer", "route": "users"},
         {"by": "status", "consumer": "alice"},
+        {"by": "status_class", "consumer": "alice", "route": "users"},
         {"limit": "0"},
         {"limit": "10001"},
         {"limit": "\u0661"},

@@ -5,19 +5,23 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from collections import deque
+from collections import Counter, deque
 from contextlib import closing
 from pathlib import Path
 from subprocess import PIPE
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import UNSET
 
 from fastgw.analytics.queries import DAY, HOUR, MINUTE, AnalyticsRow, UsageQuery
 from fastgw.analytics.readings import CELL, NO_NAMES, CounterReading, RowNames, SeriesLabels, labels_of, read_counters
 from fastgw.analytics.store import AnalyticsStore, CannotKeepAnalytics
 from fastgw.analytics.usage import TooMuch, read_usage, why_not_analytics
 from fastgw.observe.metrics.counters import ExchangeCounters
-from fastgw.observe.metrics.series_layout import CONSUMERS_AT, ROUTES_AT, WORDS, cell_name, series_of
+from fastgw.observe.metrics.series_layout import ROUTES_AT, WORDS, cell_name, series_of
 from fastgw.shm.slot_assignment import SlotNames, SlotTable, first
 from tests.support.small_file_system import small_file_system
 
@@ -47,16 +51,20 @@ def test_counts_are_those_that_the_workers_have_counted(tmp_path: Path) -> None:
         counters = ExchangeCounters(series_of(slots), column)
         words = counters.series_words("main", "users", "", b"GET", status)
         counters.count(tuple(words), 0.02, 10, 300)
-        column[CONSUMERS_AT + counters.consumers["alice"]] += 1
+        counters.count_consumer("alice", status, 0.02, 10, 300, "hit" if status == 200 else "miss")
     names = NO_NAMES.following(slots, {"alice": "gold"})
     store = store_at(tmp_path / "a.db")
     store.write([read_counters(columns, names, NOW)])
     store.close()
-    (row,) = stored(tmp_path / "a.db")
-    assert (row.route, row.requests, row.errors, row.request_bytes, row.response_bytes) == ("users", 2, 1, 20, 600)
-    assert 0.01 < row.p50_s <= row.p99_s <= 0.025  # type: ignore[operator]
-    assert stored(tmp_path / "a.db", by="consumer") == [AnalyticsRow(2, consumer="alice")]
-    assert stored(tmp_path / "a.db", by="plan") == [AnalyticsRow(2, plan="gold")]
+    for by, label in (("route", "users"), ("consumer", "alice"), ("plan", "gold")):
+        (row,) = stored(tmp_path / "a.db", by=by)
+        assert (getattr(row, by), row.requests, row.client_errors, row.errors) == (label, 2, 0, 1)
+        assert (row.request_bytes, row.response_bytes) == (20, 600)
+        assert 0.01 < row.p50_s <= row.p99_s <= 0.025  # type: ignore[operator]
+        assert (row.cache_hits, row.cache_requests) == ((UNSET, UNSET) if by == "route" else (1, 2))
+    for name in ({"route": "users"}, {"consumer": "alice"}):
+        by_class = stored(tmp_path / "a.db", by="status_class", **name)
+        assert by_class == [AnalyticsRow(1, status_class="2xx"), AnalyticsRow(1, status_class="5xx")]
     by_status = stored(tmp_path / "a.db", by="status", route="users")
     assert by_status == [AnalyticsRow(1, status=200), AnalyticsRow(1, status=503)]
     assert stored(tmp_path / "a.db", by="method", route="other") == []
@@ -83,20 +91,75 @@ def test_requests_before_analytics_began_are_not_counted(tmp_path: Path) -> None
     assert [row.requests for row in stored(tmp_path / "a.db")] == [3]
 
 
-def test_minutes_become_hours_after_a_day_and_are_deleted_after_keep(tmp_path: Path) -> None:
+def test_minutes_are_kept_with_their_hours_until_keep(tmp_path: Path) -> None:
     store = store_at(tmp_path / "a.db", keep=3.0 * DAY)
     store.write([reading(NOW + minute * MINUTE, {USERS: minute + 1}) for minute in range(120)])
     store.write([reading(NOW + 2 * DAY, {USERS: 121})])
     hours = [(row.date, row.requests) for row in stored(tmp_path / "a.db", step="hour", until_date=NOW + 9 * DAY)]
     assert hours == [(NOW, 60), (NOW + HOUR, 60), (NOW + 2 * DAY, 1)]
-    with closing(sqlite3.connect(tmp_path / "a.db")) as database:
-        assert database.execute("SELECT step, COUNT(*) FROM counts GROUP BY step").fetchall() == [(60, 1), (3600, 2)]
-    for number in range(3):  # an hour that is summed up is deleted by a later write
+    minutes = [(row.date, row.requests) for row in stored(tmp_path / "a.db", step="minute", until_date=NOW + 9 * DAY)]
+    assert minutes == [*((NOW + minute * MINUTE, 1) for minute in range(120)), (NOW + 2 * DAY, 1)]
+    for number in range(3):
         store.write([reading(NOW + 9 * DAY + number, {USERS: 122 + number})])
     store.close()
     assert [row.requests for row in stored(tmp_path / "a.db", until_date=NOW + 10 * DAY)] == [3]
     with closing(sqlite3.connect(tmp_path / "a.db")) as database:
         assert database.execute("SELECT COUNT(*) FROM series").fetchone() == (1,)
+
+
+@settings(max_examples=25)
+@given(st.sets(st.integers(0, 5 * 60 - 1), max_size=8), st.integers(0, 300), st.integers(1, 300), st.integers(0, 5))
+def test_a_time_has_its_minutes_and_where_there_are_none_its_hours(
+    minutes: set[int], since: int, length: int, hours_without: int
+) -> None:
+    """Of hours whose minutes were deleted, those that overlap the time count as a whole."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "a.db")
+        store = store_at(path)
+        total = 0
+        for minute in sorted(minutes):
+            total += minute + 1
+            store.write([reading(NOW + minute * MINUTE, {USERS: total})])
+        store.close()
+        if minutes:
+            with closing(sqlite3.connect(path)) as database:
+                database.execute("DELETE FROM counts WHERE at < ?", (NOW + hours_without * HOUR,))
+                database.commit()
+        kept = {minute for minute in minutes if minute >= hours_without * 60}
+        kept_since = min(kept) // 60 * 60 if kept else 10_000
+        until = since + length
+        wanted = sum(
+            minute + 1
+            for minute in minutes
+            if (since <= minute < until)
+            or (minute < kept_since and minute // 60 * 60 < until and minute // 60 * 60 + 60 > since)
+        )
+        for step in (None, "minute", "hour"):
+            dates = {"since_date": NOW + since * MINUTE, "until_date": NOW + until * MINUTE}
+            assert sum(row.requests for row in stored(path, step=step, **dates)) == wanted
+
+
+def test_the_database_of_an_earlier_version_is_taken_over_while_its_process_still_writes(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    store = store_at(path)
+    store.write([reading(NOW, {USERS: 5, FAILED: 1})])
+    store.close()
+    with closing(sqlite3.connect(path)) as earlier:  # without `hours`: those of earlier days are among the counts
+        earlier.executescript(
+            "DROP TRIGGER hour_of_new_minute; DROP TRIGGER hour_of_grown_minute; DROP TABLE hours;"
+            f"INSERT INTO counts SELECT {HOUR}, {int(NOW)} - {2 * DAY}, id, 7 FROM series WHERE status = 200;"
+        )
+        store.write([reading(NOW + MINUTE, {USERS: 6, FAILED: 1})])
+        earlier.execute("UPDATE counts SET count = count + 2 WHERE series = (SELECT id FROM series WHERE status = 503)")
+        earlier.execute("INSERT INTO counts SELECT 60, at + 3600, series, 4 FROM counts WHERE count = 1")
+        earlier.commit()
+    store.close()
+    for step in (None, "hour"):
+        found = Counter({row.status: 0 for row in stored(path, by="status")})
+        for row in stored(path, by="status", step=step):
+            found[row.status] += row.requests
+        assert found == {200: 7 + 6 + 4, 503: 3}
+    assert sum(row.requests for row in stored(path, step="minute", since_date=NOW)) == 5 + 1 + 3 + 4
 
 
 def test_the_file_stays_within_its_size(tmp_path: Path) -> None:
@@ -105,9 +168,11 @@ def test_the_file_stays_within_its_size(tmp_path: Path) -> None:
     cells = [cell_name(listener, 2, 1, status) for listener in (1, 2) for status in range(100, 600)]
     for minute in range(60):
         store.write([reading(NOW + minute * 10 * MINUTE, dict.fromkeys(cells, minute + 1))])
-    found = sum(row.requests for row in stored(tmp_path / "a.db", until_date=NOW + 30 * DAY))
+    found = read_usage(str(tmp_path / "a.db"), UsageQuery("route", NOW, NOW + 30 * DAY))
     store.close()
-    assert found > 0
+    assert sum(row.requests for row in found.rows) > 0
+    assert found.minutes_since_date is not None  # the earliest minutes went first
+    assert found.minutes_since_date > NOW + HOUR
     assert (tmp_path / "a.db").stat().st_size <= size
 
 

@@ -73,7 +73,14 @@ def reference(told: Told, ended: Exchange, now: float, date: float) -> bytes:
         words, record.duration_s, record.request_bytes, record.response_bytes, record.upstream_s, record.retries
     )
     if record.consumer:
-        told.counters.count_consumer(record.consumer)
+        told.counters.count_consumer(
+            record.consumer,
+            record.status,
+            record.duration_s,
+            record.request_bytes,
+            record.response_bytes,
+            record.cache,
+        )
     if record.cache:
         told.counters.count_cache(record.route, record.cache)
     if record.grpc_status:

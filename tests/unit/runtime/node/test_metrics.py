@@ -135,7 +135,7 @@ def test_every_family_is_told_with_its_labels_and_kind(node: Node, accept: bytes
     node.counters.count_filter("limit", FilterEvent.COPY_SENT)
     node.counters.count_filter("limit", FilterEvent.HELPER_ANSWERED)
     node.counters.count_filter("limit", FilterEvent.WAF_LFI)
-    node.counters.count_consumer("alice")
+    node.counters.count_consumer("alice", 200, 0.01)
     node.counters.count_websocket("main", "user", 0, 1, 1)
     node.counters.count_websocket("main", "user", 0, 1000, 1)
     node.counters.count_content_coding("user", 0, 2, 1000, 300)
@@ -352,7 +352,7 @@ def test_consumers_are_counted_by_name_and_others_together() -> None:
     """The first in the configuration have series of their own: nobody can make a new one."""
     node = Node("user", consumers=MAX_CONSUMERS + 5)
     for name in ("c0", "c0", f"c{MAX_CONSUMERS - 1}", f"c{MAX_CONSUMERS}", "nobody"):
-        node.counters.count_consumer(name)
+        node.counters.count_consumer(name, 200, 0.01)
     assert node.value("fastgw_consumer_requests_total", consumer="c0") == 2
     assert node.value("fastgw_consumer_requests_total", consumer=f"c{MAX_CONSUMERS - 1}") == 1
     assert node.value("fastgw_consumer_requests_total", consumer="_other") == 2
