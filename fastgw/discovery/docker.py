@@ -1,7 +1,7 @@
 """Targets from Docker: running containers with a label, listed again when an event tells of a container."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -19,10 +19,14 @@ LABEL: Final = "fastgw.upstream"
 PORT: Final = "fastgw.port"
 WEIGHT: Final = "fastgw.weight"
 PRIORITY: Final = "fastgw.priority"
-EVENTS: Final = ("start", "die", "destroy", "pause", "unpause", "health_status")
+EVENTS: Final = ("start", "die", "stop", "destroy", "pause", "unpause", "health_status")
 """Events of containers after which the list may be another one."""
 RELISTED_S: Final = 60.0
 """Interval after which the list is read again without an event, in case one was lost."""
+LOOKS_S: Final = (1.0, 5.0)
+"""Seconds after which the list is read again when no further event has come: Docker tells that a container has died
+while it still lists it as running, until its network is removed.
+"""
 GATHER_S: Final = 0.1
 """Seconds for which further events are awaited: containers start in groups."""
 _UNHEALTHY: Final = ("(unhealthy)", "(health: starting)")
@@ -65,16 +69,18 @@ class DockerList:
         """
         filters = {"type": ["container"], "event": [*EVENTS], "label": [f"{LABEL}={self._file.subject}"]}
         target = f"/events?{urlencode({'filters': _json(filters)})}"
+        looks: Iterator[float] = iter(())
         while True:
+            silence = next(looks, RELISTED_S)
             with suppress(TimeoutError):  # no event for a while: the connection is replaced, in case it is dead
-                async with self._client.stream(target, silence=RELISTED_S) as (head, events):
+                async with self._client.stream(target, silence=silence) as (head, events):
                     if head.status != 200:
                         raise SourceRefused(head.status, f"Docker says {head.status} to the request for events")
                     yield await self.fetch()
-                    async for _ in events:
-                        await asyncio.sleep(GATHER_S)
-                        yield await self.fetch()
-                    raise SourceFailed("Docker has ended the events")
+                    if await anext(events, None) is None:
+                        raise SourceFailed("Docker has ended the events")
+                    looks = iter(LOOKS_S)
+                    await asyncio.sleep(GATHER_S)
 
     async def fetch(self) -> TargetList:
         """Return the list. Raises `SourceFailed`."""

@@ -223,6 +223,13 @@ def test_a_list_that_is_too_long_changes_nothing(node: Node, kind: str) -> None:
     assert [port for port, _ in node.targets(kind)] == [7001]
 
 
+def test_a_container_that_docker_still_lists_when_it_tells_of_its_end_is_left_soon_after(node: Node) -> None:
+    node.docker.set(Docker.container("users", 7001), Docker.container("users", 7002))
+    node.wait_for("docker", 7001, 7002)
+    node.docker.set_late(Docker.container("users", 7002))
+    node.wait_for("docker", 7002)
+
+
 def test_the_index_of_consul_may_go_backwards(node: Node) -> None:
     """As after a restore of its data: the next query does not wait for an index that comes only much later."""
     node.consul.set("users", 7005, index=5000)

@@ -243,6 +243,8 @@ class _DockerAnswering(Answering):
             self.send_json(
                 [each for each in docker.containers if wanted <= {f"{k}={v}" for k, v in each["Labels"].items()}]
             )
+            if docker.later is not None:
+                docker.containers, docker.later = docker.later, None
         elif path == "/events":
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
@@ -271,6 +273,7 @@ class Docker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def __init__(self, path: str) -> None:
         self.path = path
         self.containers: list[dict[str, Any]] = []
+        self.later: list[dict[str, Any]] | None = None
         self.events = 0
         self.mode, self.ended = "fine", False
         self.requests: list[str] = []
@@ -300,6 +303,13 @@ class Docker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         """Replace the containers, and tell it."""
         with self.changed:
             self.containers = [*containers]
+            self.events += 1
+            self.changed.notify_all()
+
+    def set_late(self, *containers: dict[str, Any]) -> None:
+        """Tell of a change, and list these containers from the second time on: as Docker does when one dies."""
+        with self.changed:
+            self.later = [*containers]
             self.events += 1
             self.changed.notify_all()
 
