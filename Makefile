@@ -16,7 +16,7 @@ SOURCES := fastgw tests bench docs setup.py
 TWIN_SOURCES := $(shell find fastgw -name '_*.pyx' -o -name '*.pxd' -o -name '_*.h')
 # What is tested once more without the compiled twins.
 TWICE := tests/protocol tests/unit/http tests/unit/observe tests/unit/pipeline tests/unit/routing/test_table.py \
-  tests/unit/eventloop/test_timer_wheel.py tests/unit/package/test_compiled.py
+  tests/unit/eventloop/test_timer_wheel.py tests/unit/eventloop/test_tls_transport.py tests/unit/package/test_compiled.py
 # Programs that the tests and the benchmark run, each as command=package.
 TEST_PROGRAMS := gcc=gcc nginx=nginx wrk=wrk h2load=nghttp2-client nghttpd=nghttp2-server hey=hey curl=curl \
   git=git jq=jq systemd-socket-activate=systemd chromium=chromium node=nodejs npm=npm \

@@ -174,11 +174,11 @@ def of_streams(sent: bytes) -> list[bytes]:
     return found
 
 
-def frames(request: bytes) -> tuple[bytes, bytes]:
+def frames(request: bytes, secure: bool = False) -> tuple[bytes, bytes]:
     """Return the first HEADERS frame of a request, and that of all later ones, which uses the dynamic table (RFC
     7541).
     """
-    client = Session(True, False, time.monotonic(), 1000, 65535, 65535, 65536, 200)
+    client = Session(True, secure, time.monotonic(), 1000, 65535, 65535, 65536, 200)
     client.to_send()
     sent = []
     for _ in range(2):

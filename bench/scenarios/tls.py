@@ -59,16 +59,23 @@ HAPROXY = {
     "global": "tune.ssl.cachesize 0",
     "bind": f"ssl crt {BOTH} ssl-min-ver TLSv1.3 no-tls-tickets",
 }
-ENVOY = {
-    "transport": (
-        "transport_socket: {name: envoy.transport_sockets.tls, typed_config: {"
-        '"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext,'
-        "disable_stateless_session_resumption: true, disable_stateful_session_resumption: true, common_tls_context: {"
-        "tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3},"
-        f"tls_certificates: [{{certificate_chain: {{filename: {CERTIFICATE}}}, private_key: {{filename: {KEY}}}}}]"
-        "}}}"
-    )
-}
+
+
+def envoy(protocols: str) -> dict[str, str]:
+    """Return its configuration. `protocols`: offered by ALPN, with commas."""
+    return {
+        "transport": (
+            "transport_socket: {name: envoy.transport_sockets.tls, typed_config: {"
+            '"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext,'
+            "disable_stateless_session_resumption: true, disable_stateful_session_resumption: true,"
+            f"common_tls_context: {{alpn_protocols: [{protocols}],"
+            "tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3},"
+            f"tls_certificates: [{{certificate_chain: {{filename: {CERTIFICATE}}}, private_key: {{filename: {KEY}}}}}]"
+            "}}}"
+        )
+    }
+
+
 CADDY = {
     "scheme": "https",
     "global": f"default_sni {HOST}\n    servers {{\n        protocols h1\n    }}",
@@ -159,7 +166,7 @@ SCENARIO = Scenario(
         Fastgw(config=FASTGW),
         Nginx(fill=NGINX),
         Haproxy(fill=HAPROXY),
-        Envoy(fill=ENVOY),
+        Envoy(fill=envoy("http/1.1")),
         Caddy(fill=CADDY),
     ),
     loads=(KEPT, HANDSHAKES),

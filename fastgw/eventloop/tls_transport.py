@@ -20,8 +20,9 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
+from fastgw.compiled import twin
 from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, FRAMING_COST, WorkerLoop
 from fastgw.net.client_hello import LONGEST_RECORD
@@ -208,7 +209,8 @@ class TlsTransport(asyncio.BufferedProtocol):
         """Hand the connection to the protocol above. The subclass calls it, and continues with `_read_early`."""
         self.stage = OPEN
         self._above = above
-        self._read, self._write = cast(_Read, self._tls.read), self._tls.write
+        session = self._tls._sslobj  # type: ignore[attr-defined]
+        self._read, self._write = cast(_Read, session.read), session.write
 
     def _read_early(self) -> None:
         """Pass on the data that was received with the end of the handshake."""
@@ -413,3 +415,7 @@ class TlsTransport(asyncio.BufferedProtocol):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._tls if name == "ssl_object" else self._below.get_extra_info(name, default)
+
+
+if not TYPE_CHECKING and (_twin := twin("fastgw.eventloop._tls_transport")) is not None:
+    _twin.adopt(TlsTransport)

@@ -204,6 +204,8 @@ class TlsMemory:
     BIOs, which are empty between calls.
     """
 
+    __slots__ = ("buffer", "incoming", "outgoing", "small_buffer")
+
     def __init__(self) -> None:
         self.buffer = memoryview(bytearray(READ_BYTES))
         self.small_buffer = self.buffer[:SMALL_READ_BYTES]
