@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, field
 
 from fastgw.cache.store import Counting
-from fastgw.config.base.value_types import Method, Name, Network, Notation, Token
+from fastgw.config.base.value_types import Method, Name, Network, Notation, Token, write_duration
 from fastgw.config.settings.gateway import NONE, CacheStore, Some
 from fastgw.filters.api import (
     Duration,
@@ -316,7 +316,23 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
         told = f"store {self.store}{tiers}, key {' + '.join(parts)}"
         if exchange.consumer is not None and not policy.by_consumer:
             told += "; stores only what says public or s-maxage, as the client has authenticated"
-        return told
+        return f"{told}; {'; '.join(self._lifetimes())}"
+
+    def _lifetimes(self) -> Iterable[str]:
+        """Say how long responses are fresh, and how long they may be sent stale, by the settings."""
+        if self.override_ttl is not None:
+            yield f"fresh for {write_duration(self.override_ttl)}, whatever the response says"
+        else:
+            defaults = [] if self.ttl is None else [write_duration(self.ttl)]
+            defaults += [f"{write_duration(ttl)} for {status}" for status, ttl in self.ttl_by_status.items()]
+            yield f"fresh for as long as the response says{', else ' if defaults else ''}{', '.join(defaults)}"
+        for stale_for, when in (
+            (self.stale_while_revalidate, "while it is validated"),
+            (self.stale_if_error, "on errors of the upstream"),
+            (self.stale_when_unreachable, "if no target can be reached"),
+        ):
+            if stale_for is not None:
+                yield f"stale up to {write_duration(stale_for)} {when}"
 
 
 class _PurgeWait:

@@ -94,7 +94,23 @@ def test_a_route_that_answers_by_itself_has_nothing_to_cache(action: dict[str, A
 @pytest.mark.parametrize(
     ("settings", "method", "told"),
     [
-        ({}, "GET", "store main, key http://a.test/x?a=1&b=2"),
+        (
+            {},
+            "GET",
+            "store main, key http://a.test/x?a=1&b=2; fresh for as long as the response says; "
+            "stale up to 1h if no target can be reached",
+        ),
+        (
+            {"ttl": "90s", "ttl_by_status": {"404": "10s", "410": "1h"}, "stale_when_unreachable": "1s"},
+            "GET",
+            "; fresh for as long as the response says, else 90s, 10s for 404, 1h for 410",
+        ),
+        (
+            {"override_ttl": "5m", "stale_while_revalidate": "10s", "stale_if_error": "1m"},
+            "GET",
+            "; fresh for 5m, whatever the response says; stale up to 10s while it is validated; "
+            "stale up to 1m on errors of the upstream; stale up to 1h if no target can be reached",
+        ),
         ({"key": {"query": "none", "headers": ["X-A"]}, "vary_by": ["consumer"]}, "GET", "/x + x-a + consumer"),
         ({}, "POST", "forwards POST past the cache; a success removes what is stored for its URL"),
         ({"bypass": {"header": "X-B"}}, "GET", "forwards it past the cache: it has x-b"),
