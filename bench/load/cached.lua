@@ -1,6 +1,7 @@
--- GET requests of pages that a cache may answer: 1,000 URLs, the headers of a browser, no credentials and no conditions.
+-- GET requests of pages that a cache may answer: the headers of a browser, no credentials and no conditions.
 -- Usage: wrk ... -s cached.lua URL -- body=FILE [key=value ...]
 --   body=FILE      what every answer must consist of
+--   below=PATH     the path that all URLs are below; one of the routes unless told
 
 local checks = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "checks.lua")
 local expected
@@ -19,7 +20,8 @@ local function make(number, id)
     "X-Request-Id: " .. id,
     "",
   }, "\r\n")
-  return "GET " .. checks.route() .. "/v1/items/" .. number .. " HTTP/1.1\r\n" .. fields .. "\r\n", expected
+  local below = checks.options.below or checks.route() .. "/v1/items/"
+  return "GET " .. below .. number .. " HTTP/1.1\r\n" .. fields .. "\r\n", expected
 end
 
 checks.run(prepare, make)
