@@ -2,6 +2,7 @@
 """Compiled `socket_send`."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.string cimport memset
 
 cdef extern from "sys/socket.h" nogil:
     enum:
@@ -12,6 +13,13 @@ cdef extern from "sys/socket.h" nogil:
     ctypedef unsigned int socklen_t
     ssize_t send_on "send"(int fd, const void* bytes, size_t length, int flags)
     int getsockopt(int fd, int level, int name, void* value, socklen_t* length)
+    ctypedef struct iovec "struct iovec":
+        void* iov_base
+        size_t iov_len
+    ctypedef struct msghdr "struct msghdr":
+        iovec* msg_iov
+        size_t msg_iovlen
+    ssize_t sendmsg(int fd, const msghdr* message, int flags)
 
 cdef extern from "linux/sock_diag.h" nogil:
     enum:
@@ -31,6 +39,29 @@ cdef int send_message(int fd, bytes message, transport, bint waiting) except -1:
     if sent < PyBytes_GET_SIZE(message):
         transport.write(message[sent:] if sent else message)
     return 0
+
+
+cdef int send_two(int fd, bytes head, bytes body, transport, bint waiting) except -1:
+    cdef iovec pieces[2]
+    cdef msghdr message
+    cdef Py_ssize_t sent = 0, first = PyBytes_GET_SIZE(head)
+    if not waiting and fd >= 0:
+        pieces[0].iov_base, pieces[0].iov_len = PyBytes_AS_STRING(head), first
+        pieces[1].iov_base, pieces[1].iov_len = PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body)
+        memset(&message, 0, sizeof(message))
+        message.msg_iov, message.msg_iovlen = pieces, 2
+        sent = max(0, sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL))  # the transport reports an error
+    if sent < first:
+        transport.write(head[sent:])
+        transport.write(body)
+    elif sent < first + PyBytes_GET_SIZE(body):
+        transport.write(memoryview(body)[sent - first :])
+    return 0
+
+
+def send_parts(int fd, bytes head not None, bytes body not None, transport, bint waiting):
+    """Compiled `socket_send.send_parts`."""
+    send_two(fd, head, body, transport, waiting)
 
 
 def send(int fd, bytes message not None, transport, bint waiting):

@@ -11,7 +11,7 @@ from cpython.object cimport PyObject
 from libc.string cimport memcpy
 
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
-from fastgw.eventloop._socket_send cimport send_message
+from fastgw.eventloop._socket_send cimport send_message, send_two
 from fastgw.http.http1._parser cimport Http1RequestHead
 from fastgw.upstream.forwarding._fast_path cimport begin_ready_on, forget_on, send_request_on
 
@@ -453,7 +453,7 @@ cdef int _send_from_memory(connection, head, route, answer) except -1:
         send_message(fd, _joined(answer_head, request_id, lines, last, body), transport, write_paused)
     else:
         message = _joined(answer_head, request_id, lines, last, _NO_BYTES)
-        _reference["send_parts"](fd, message, body, transport, write_paused)
+        send_two(fd, message, body, transport, write_paused)
     if read(&of_server.draining, server):
         server.drained += 1
     read(&of_server.finish, server)(record)

@@ -12,6 +12,7 @@ from fastgw.eventloop import socket_send
 from fastgw.eventloop.socket_send import send_at_once
 
 SENDS = list(dict.fromkeys([socket_send._send, socket_send.send]))
+PARTS = list(dict.fromkeys([socket_send._send_parts, socket_send.send_parts]))
 WAYS = list(dict.fromkeys([socket_send._send_at_once, send_at_once]))
 Send = Callable[[int, bytes], int]
 
@@ -73,6 +74,34 @@ def test_what_the_socket_does_not_take_is_the_transports(send: Callable[..., Non
         while len(received) < len(sent):
             received += theirs.recv(65536)
         assert received == sent
+
+
+@pytest.mark.parametrize("send", PARTS)
+@pytest.mark.parametrize("cut", [0, 3, 1 << 20])
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_message_in_two_parts_is_sent_in_order(send: Callable[..., None], cut: int, waiting: bool) -> None:
+    """`cut`: where the second part begins; the socket takes less than a MiB."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        transport, message = Written(), bytes(range(256)) * 8192
+        send(ours.fileno(), b"a", b"bc", transport, waiting)
+        assert b"".join(transport.written) == b"abc" * waiting
+        transport.written.clear()
+        send(ours.fileno(), message[:cut], message[cut:], transport, waiting)
+        left = b"".join(transport.written)
+        sent = b"" if waiting else b"abc" + message[: len(message) - len(left)]
+        assert 0 < len(left) < len(message) or waiting
+        received = b""
+        while len(received) < len(sent):
+            received += theirs.recv(65536)
+        assert received == sent
+        assert message.endswith(left)
+        for fd in (-1, 1_000_000):
+            transport.written.clear()
+            send(fd, b"ab", b"c", transport, False)
+            assert b"".join(transport.written) == b"abc"
 
 
 @pytest.mark.parametrize("send", SENDS)
