@@ -133,6 +133,7 @@ def _attempt(each: EndedAttempt, begun_at: float) -> StoryAttempt:
         status=each.status or None,
         fault=each.fault or None,
         begun_s=_seconds(begun_at, each.begun_at),
+        queue_left_s=since(each.queue_left_at),
         tcp_s=since(each.tcp_at),
         tls_s=since(each.tls_at),
         sent_s=since(each.connected_at),
@@ -152,7 +153,7 @@ def _only_attempt(ended: FinishedExchange, now: float, begun_at: float) -> list[
     status = None if ended.response is None or first_byte is None else ended.response.status
     fault = None if ended.fault is None else ended.fault.label
     begun_s = min(_seconds(ended.begun_at, begun_at), ended_s if first_byte is None else first_byte)
-    times = begun_s, None, None, begun_s, first_byte, ended_s
+    times = begun_s, None, None, None, begun_s, first_byte, ended_s
     return [StoryAttempt(ended.upstream, ended.target, "first", 1, True, status, fault, *times)]
 
 

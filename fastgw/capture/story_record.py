@@ -50,6 +50,8 @@ class StoryAttempt(msgspec.Struct, frozen=True):
     status: int | None
     fault: str | None
     begun_s: float
+    queue_left_s: float | None
+    """When it left the queue for a place in the upstream's `pool`."""
     tcp_s: float | None
     """When the TCP connection was established."""
     tls_s: float | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
@@ -50,11 +51,16 @@ def configuration(origin: Origin, export: dict[str, Any], **traces: Any) -> dict
         "listeners": {"main": {"address": "127.0.0.1:0"}},
         "status": {"address": "127.0.0.1:0"},
         "telemetry": {"traces": {**export, **traces}},
-        "upstreams": {"users": {"targets": [origin.url]}, "closed": closed},
+        "upstreams": {
+            "users": {"targets": [origin.url]},
+            "closed": closed,
+            "narrow": {"targets": [origin.url], "pool": {"max_connections": 1}},
+        },
         "routes": [
             {"name": "user", "paths": ["/users/{id}"], "upstream": "users"},
             {"name": "filtered", "paths": ["/filtered"], "upstream": "users", "filters": {"cors": {"origins": ["*"]}}},
             {"name": "broken", "paths": ["/broken"], "upstream": "closed"},
+            {"name": "narrow", "paths": ["/narrow"], "upstream": "narrow"},
             {"name": "here", "paths": ["/here"], "respond": {"body": "ok"}},
         ],
     }
@@ -190,6 +196,30 @@ def test_spans_are_what_a_collector_decodes(gateway, origin, collector):
     path, fields, _ = collector.bodies[0]
     assert path == "/v1/traces"
     assert (fields["Content-Type"], fields["X-Key"]) == ("application/x-protobuf", "s3cret")
+
+
+def test_a_span_shows_how_long_its_request_was_in_the_queue_of_the_pool(gateway, origin, collector):
+    trace_ids = ["d" * 32, "e" * 32]
+    clients = [gateway.connect() for _ in trace_ids]
+    for place, (client, trace_id) in enumerate(zip(clients, trace_ids, strict=True)):
+        client.send(f"GET /narrow HTTP/1.1\r\nHost: a\r\ntraceparent: 00-{trace_id}-{SPAN}-01\r\n\r\n".encode())
+        wait_until(lambda wanted=place: gateway.sum_of("fastgw_pool_waits_total") == wanted, f"{place} queued")
+    upstream = origin.accept_next()
+    answered_ns = time.time_ns()
+    for client in clients:
+        upstream.answer()
+        client.read_response(b"GET")
+        client.close()
+    origin.clear()
+    at_once, queued = (
+        next(span for span in kept(collector, trace_id, 2) if span.kind == Span.SPAN_KIND_CLIENT)
+        for trace_id in trace_ids
+    )
+    steps = ["fastgw.connection_acquired", "fastgw.first_byte"]
+    assert [event.name for event in at_once.events] == ["fastgw.tcp_connected", *steps]
+    assert [event.name for event in queued.events] == ["fastgw.queue_left", *steps]
+    begun_ns, left_ns = queued.start_time_unix_nano, queued.events[0].time_unix_nano
+    assert begun_ns < answered_ns <= left_ns <= queued.events[1].time_unix_nano
 
 
 def test_a_failure_has_a_span_for_each_attempt_although_it_is_not_sampled(gateway, collector):

@@ -239,8 +239,8 @@ class Figures:
             StoryAttempt("users", f"users-{n}.internal:9001", kind, n, n > 0, status, fault, *times)
             for n, (kind, status, fault, times) in enumerate(
                 [
-                    ("first", None, "connection_lost", (0.01, 0.02, 0.04, 0.05, None, 0.2)),
-                    ("retry", 503, None, (0.21, None, None, 0.22, 0.6, 0.7)),
+                    ("first", None, "connection_lost", (0.01, 0.015, 0.02, 0.04, 0.05, None, 0.2)),
+                    ("retry", 503, None, (0.21, None, None, None, 0.22, 0.6, 0.7)),
                 ]
             )
         ]

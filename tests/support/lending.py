@@ -50,6 +50,10 @@ class Borrower:
 
     def __init__(self) -> None:
         self.told: list[Connection | Fault] = []
+        self.has_left_queue = False
+
+    def queue_left(self) -> None:
+        self.has_left_queue = True
 
     def lent(self, connection: Connection) -> None:
         self.told.append(connection)

@@ -10,8 +10,9 @@ const AXIS = 1000;
 /** Parts of an attempt in the order of time: the time at which each begins, and its name. */
 const PARTS = [["begun_s", "wait for a connection"], ["sent_s", "wait for the response"], ["first_byte_s", "response"]];
 
-function connectText({ tcp_s: tcp, tls_s: tls }) {
-  return [tcp !== null && `TCP ${secondsText(tcp)}`, tls !== null && `TLS ${secondsText(tls)}`].filter(Boolean);
+function connectText({ queue_left_s: queue, tcp_s: tcp, tls_s: tls }) {
+  const steps = [["left the queue", queue], ["TCP", tcp], ["TLS", tls]];
+  return steps.filter(([, at]) => at !== null).map(([name, at]) => `${name} ${secondsText(at)}`);
 }
 
 function attemptText(attempt) {

@@ -394,6 +394,8 @@ class TcpConnection(Timed):
         assert self._target is not None
         return AttemptRecord(cast(Any, self), self._upstream, self._target, kind, self._attempt, monotonic())
 
+    def queue_left(self) -> None: ...
+
     def lent(self, connection: SocketConnection) -> None:
         """Handle the connection lent by the pool, which is open."""
         upstream, target = self._upstream, self._target

@@ -175,6 +175,7 @@ class SpanBuilder:
         common = self._client_common(method, target, each, call)
         own: list[Attribute] = [("url.full", self._url(each.scheme, each.target, target))]
         steps = (
+            (each.queue_left_at, "fastgw.queue_left"),
             (each.tcp_at, "fastgw.tcp_connected"),
             (each.tls_at, "fastgw.tls_established"),
             (each.connected_at, "fastgw.connection_acquired"),

@@ -39,6 +39,8 @@ class EndedAttempt(NamedTuple):
     tls_at: float = 0.0
     """When the TLS handshake was completed."""
     grpc_status: str = ""
+    queue_left_at: float = 0.0
+    """When it left the queue for a place in the upstream's `pool`, if it was in it."""
 
 
 class EndedWait(NamedTuple):

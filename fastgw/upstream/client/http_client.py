@@ -269,6 +269,8 @@ class _ClientRequest:
 
     # calls of the pool
 
+    def queue_left(self) -> None: ...
+
     def lent(self, stream: UpstreamStream) -> None:
         self._stream = stream
         self.late = Fault.UPSTREAM_TIMEOUT

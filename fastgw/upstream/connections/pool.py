@@ -76,6 +76,11 @@ class Pooled(Protocol[S_co]):
 class StreamBorrower(Protocol[S_contra]):
     """Borrower that waits for a stream; compared by identity."""
 
+    def queue_left(self) -> None:
+        """Handle the end of its time in the queue for a place in the limit; `lent` or `failed` follows. Not called for
+        a borrower that was in no queue.
+        """
+
     def lent(self, stream: S_contra) -> None: ...
 
     def failed(self, fault: Fault, why: str = "") -> None:
@@ -487,6 +492,8 @@ class Pool(Generic[S]):
             waiter.borrower.failed(Fault.POOL_TIMEOUT)
 
     def _lend_to(self, waiter: _Waiter, connection: Pooled[S]) -> None:
+        if waiter.counted:
+            waiter.borrower.queue_left()
         self._forget_waiter(waiter)
         waiter.borrower.lent(self._lend_one(connection))
 
@@ -541,6 +548,8 @@ class Pool(Generic[S]):
                     self._tick_later()
                     return
                 self._open(target, waiter if waiter.http1 else None)
+            if waiter.counted:
+                waiter.borrower.queue_left()
             self._leave_queue(waiter)
 
     def _leave_queue(self, waiter: _Waiter) -> None:

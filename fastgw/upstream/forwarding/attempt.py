@@ -118,6 +118,11 @@ class Attempt(Timed):
 
     # calls of the pool
 
+    def queue_left(self) -> None:
+        if self._record is None:
+            self._record = self._new_record(AttemptKind.FIRST, self.exchange.begun_at)  # for the story of the request
+        self._record.queue_left_at = monotonic()
+
     def lent(self, stream: UpstreamStream) -> None:
         self.stream = stream
         exchange, forward = self.exchange, self._forwarding.forward

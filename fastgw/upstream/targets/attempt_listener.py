@@ -96,6 +96,7 @@ class AttemptRecord:
         "head_at",
         "kind",
         "number",
+        "queue_left_at",
         "refused",
         "request_line",
         "reused",
@@ -121,7 +122,7 @@ class AttemptRecord:
         self.number = number
         """Number of the attempt at this upstream for the exchange, from 1."""
         self.begun_at = begun_at
-        self.connected_at = self.head_at = self.ended_at = 0.0
+        self.connected_at = self.head_at = self.ended_at = self.queue_left_at = 0.0
         self.established = 0.0, 0.0
         """When TCP and TLS of a new connection were established, if it is traced."""
         self.reused = False
@@ -167,7 +168,7 @@ class AttemptRecord:
 
     def end(self, now: float) -> None:
         self.ended_at = now
-        if self.exchange.trace is not None or not self.reused or self.number > 1:
+        if self.exchange.trace is not None or not self.reused or self.number > 1 or self.queue_left_at:
             self._add_to_timeline(None)
         listener = self._upstream.attempt_listener
         if listener is not None:
@@ -216,6 +217,7 @@ class AttemptRecord:
             tcp_at,
             tls_at,
             exchange.grpc_status,
+            self.queue_left_at,
         )
         if trace is not None:
             if len(trace.attempts) < MOST_ATTEMPTS:
