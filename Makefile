@@ -193,6 +193,7 @@ deb:  ## make dist/*.deb, the Debian package for this Debian's Python, and let l
 	  if [ -e "$$file" ]; then printf '%s\0' "$$file"; fi; \
 	done | tar --null --files-from=- --create | tar --extract --directory=build/deb/fastgw
 	@cp -r build/deb/fastgw/deploy/debian build/deb/fastgw/debian
+	@. /etc/os-release; sed -i "1s/)/$${VERSION_ID:++deb$$VERSION_ID})/" build/deb/fastgw/debian/changelog  # that of this Debian
 	cd build/deb/fastgw && dpkg-buildpackage -us -uc -b
 	lintian --fail-on error,warning --suppress-tags bad-distribution-in-changes-file build/deb/*.changes
 	@mv build/deb/*.deb dist/ && ls dist/*.deb
