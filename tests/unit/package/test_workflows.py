@@ -19,7 +19,8 @@ JOBS: dict[str, Any] = {
 
 
 def test_workflows_have_the_schema() -> None:
-    command = [Path(sys.executable).with_name("check-jsonschema"), "--builtin-schema", "vendor.github-workflows", *FILES]
+    judge = Path(sys.executable).with_name("check-jsonschema")
+    command = [judge, "--builtin-schema", "vendor.github-workflows", *FILES]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (0, "ok -- validation done\n"), done.stdout
 
