@@ -431,12 +431,15 @@ class _Comparison:
             yield from self._leaves(shape, old, new, path)
             return
         noun = path_text((*path[:-1], _singular(str(path[-1]))))
+        named = {_key_of(shape.each, each): _named(shape.each, each) for each in (*old, *new)}
         for key in dict.fromkeys((*old_by_key, *new_by_key)):
+            shown = _rendered(named[key])
+            below = (*path, key if isinstance(named[key], str) else shown)
             if key in old_by_key and key in new_by_key:
-                yield from self._values(shape.each, old_by_key[key], new_by_key[key], (*path, key))
+                yield from self._values(shape.each, old_by_key[key], new_by_key[key], below)
             else:
                 owner, deed = (old_by_key, _removed) if key in old_by_key else (new_by_key, _added)
-                yield deed((*path, key), f"{noun} {_plain(key)}", written(shape.each, owner[key]))
+                yield deed(below, f"{noun} {shown}", written(shape.each, owner[key]))
         if moved := _reordered(path_text(path), [*old_by_key], [*new_by_key]):
             yield moved
 
@@ -498,9 +501,28 @@ def _reordered(path: str, old: list[str], new: list[str]) -> Change | None:
     return Change(path, "reordered", f"{path} in another order", before, after) if before != after else None
 
 
-def _key_of(shape: Decoder, value: Any) -> str:
+def _named(shape: Decoder, value: Any) -> Any:
+    """Return what identifies an element of a sequence: of an object its first value, without nulls if that is an object
+    or a list itself, such as the sink of a log.
+    """
     rendered = written(fitting(shape, value), value)
-    return str(next(iter(rendered.values()))) if isinstance(rendered, dict) else str(rendered)
+    if not isinstance(rendered, dict):
+        return rendered
+    first = next(iter(rendered.values()))
+    if isinstance(first, dict) and len(rendered) == 1:  # a filter: its type is the only key
+        first = rendered
+    return _without_nulls(first)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
+def _key_of(shape: Decoder, value: Any) -> str:
+    named = _named(shape, value)
+    return named if isinstance(named, str) else json.dumps(named)
 
 
 def _singular(noun: str) -> str:

@@ -30,6 +30,7 @@ def said(folder, old, new, **options):
 
 UPSTREAM = "upstreams: {users: {targets: [{url: 'http://users-1:9001'}], %s}}\n"
 ROUTE = "routes: [{name: user, %s}]\n"
+SINK = "access_logs: [{sink: %s, format: %s}]"
 LOG = "{sink: stdout, format: json, fields: [], only: null, sample: 1.0, sample_routes: {}, always: null, redact: []}"
 
 
@@ -53,6 +54,19 @@ LOG = "{sink: stdout, format: json, fields: [], only: null, sample: 1.0, sample_
         ("access_logs: [{redact: [a]}]", "access_logs: [{redact: [b]}]",
          ["access_logs.stdout.redact b added", "access_logs.stdout.redact a removed"][::-1]),
         ("", "access_logs: []", ["access_log stdout removed"]),
+        (
+            SINK % ("{syslog: {address: 'udp://a:514'}}", "json"),
+            SINK % ("{syslog: {address: 'udp://a:514', app_name: gw}}", "json"),
+            [
+                "access_log {syslog: {address: udp://a:514, facility: local0, app_name: fastgw, timeout: 5s}} removed",
+                "access_log {syslog: {address: udp://a:514, facility: local0, app_name: gw, timeout: 5s}} added",
+            ],
+        ),
+        (
+            SINK % ("{syslog: {address: 'udp://a:514'}}", "json"),
+            SINK % ("{syslog: {address: 'udp://a:514'}}", "ecs"),
+            ['access_logs["{syslog: {address: udp://a:514, facility: local0, app_name: fastgw, timeout: 5s}}"].format json -> ecs'],
+        ),
         (
             "access_logs: [{}, {}]",
             "access_logs: [{}]",
