@@ -30,6 +30,7 @@ def said(folder, old, new, **options):
 
 UPSTREAM = "upstreams: {users: {targets: [{url: 'http://users-1:9001'}], %s}}\n"
 ROUTE = "routes: [{name: user, %s}]\n"
+SYSLOG = "{syslog: {address: udp://a:514, facility: local0, app_name: fastgw, timeout: 5s}}"
 SINK = "access_logs: [{sink: %s, format: %s}]"
 LOG = "{sink: stdout, format: json, fields: [], only: null, sample: 1.0, sample_routes: {}, always: null, redact: []}"
 
@@ -58,14 +59,14 @@ LOG = "{sink: stdout, format: json, fields: [], only: null, sample: 1.0, sample_
             SINK % ("{syslog: {address: 'udp://a:514'}}", "json"),
             SINK % ("{syslog: {address: 'udp://a:514', app_name: gw}}", "json"),
             [
-                "access_log {syslog: {address: udp://a:514, facility: local0, app_name: fastgw, timeout: 5s}} removed",
+                f"access_log {SYSLOG} removed",
                 "access_log {syslog: {address: udp://a:514, facility: local0, app_name: gw, timeout: 5s}} added",
             ],
         ),
         (
             SINK % ("{syslog: {address: 'udp://a:514'}}", "json"),
             SINK % ("{syslog: {address: 'udp://a:514'}}", "ecs"),
-            ['access_logs["{syslog: {address: udp://a:514, facility: local0, app_name: fastgw, timeout: 5s}}"].format json -> ecs'],
+            [f'access_logs["{SYSLOG}"].format json -> ecs'],
         ),
         (
             "access_logs: [{}, {}]",
