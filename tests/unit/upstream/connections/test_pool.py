@@ -10,7 +10,7 @@ from fastgw.config.settings.gateway import Resolve
 from fastgw.errors import Fault
 from fastgw.shm.memory import Layout, SharedMemory
 from fastgw.upstream.connections import pool as pooling
-from fastgw.upstream.connections.pool import LocalLimit
+from fastgw.upstream.connections.pool import RECENT, LocalLimit
 from fastgw.upstream.targets import dns
 from fastgw.upstream.targets.dns import TargetAddress
 from tests.support.lending import Borrower, Connection, make, opened, upstream
@@ -148,31 +148,60 @@ async def test_the_sweep_closes_what_was_idle_too_long_and_nothing_else(dialer, 
 
 
 @on_loop
-async def test_beyond_max_idle_the_one_that_was_idle_longest_goes(dialer):
+async def test_connections_beyond_max_idle_are_kept_while_the_load_needs_them(dialer):
+    """So that more requests at once than `max_idle` do not open a connection each."""
     pool = make(upstream("http://192.0.2.1:80", "http://192.0.2.2:80", max_idle=2))
-    connections = [await opened(pool, dialer, pool.targets[index]) for index in (0, 1, 0)]
+    connections = [await opened(pool, dialer, pool.targets[index]) for index in (0, 1, 0, 1, 0)]
     for connection in connections:
         pool.give_back(connection)
-    assert [connection.closed for connection in connections] == [True, False, False]
-    assert pool.idle_count == 2
+    for connection in connections[:2]:
+        connection.idle_since -= RECENT + 1.0
+    assert pool.try_lend(pool.targets[1]) is connections[3]
+    pool.give_back(connections[3])
+    pool._sweep()
+    assert [connection.closed for connection in connections] == [True, True, False, False, False]
+    for connection in connections[2:]:
+        connection.idle_since -= RECENT + 1.0
+    pool._sweep()
+    assert [connection.closed for connection in connections] == [True, True, True, False, False]
+    pool.stop()
+
+
+@on_loop
+async def test_few_connections_beyond_max_idle_are_closed_at_once(dialer, monkeypatch):
+    monkeypatch.setattr(pooling, "CLOSED_PER_SWEEP", 3)
+    pool = make(upstream(max_idle=1))
+    connections = [await opened(pool, dialer) for _ in range(6)]
+    for connection in connections:
+        pool.give_back(connection)
+        connection.idle_since -= RECENT + 1.0
+    left = []
+    for _ in range(3):
+        pool._sweep()
+        left.append(pool.idle_count)
+    assert left == [3, 1, 1]
     pool.stop()
 
 
 @on_loop
 async def test_with_other_workers_its_share_of_idle_connections_is_another(dialer):
-    pool = make(upstream(max_idle=4))
-    connections = [await opened(pool, dialer) for _ in range(4)]
+    pool = make(upstream(max_idle=4, max_connections=6))
+    connections = [await opened(pool, dialer) for _ in range(6)]
     for connection in connections:
         pool.give_back(connection)
+        connection.idle_since -= RECENT + 1.0
     pool.share(2)
-    assert [connection.closed for connection in connections] == [True, True, False, False]
+    assert [connection.closed for connection in connections] == [True] * 3 + [False] * 3
+    pool._sweep()
+    assert pool.idle_count == 2
     pool.share(1)
+    pool._sweep()
     assert pool.idle_count == 2
     more = [pool.try_lend(pool.targets[0]) for _ in range(2)]
-    more += [await opened(pool, dialer) for _ in range(2)]
+    more += [await opened(pool, dialer) for _ in range(4)]
     for connection in more:
         pool.give_back(connection)
-    assert pool.idle_count == 4
+    assert pool.idle_count == 6
     pool.stop()
 
 
@@ -225,14 +254,22 @@ async def test_max_idle_0_keeps_none(dialer):
 
 
 @pytest.mark.parametrize(
-    ("max_connections", "max_idle", "workers", "kept"), [(100, 5, 2, 3), (4, 64, 2, 2), (1, 64, 1, 1), (1, 64, 2, 0)]
+    ("max_connections", "max_idle", "workers", "recent", "kept"),
+    [(100, 5, 2, 10, 3), (12, 5, 2, 6, 3), (4, 64, 2, 2, 2), (1, 64, 1, 1, 1), (1, 64, 2, 0, 0)],
 )
 @on_loop
-async def test_a_worker_keeps_its_share_and_leaves_the_others_theirs(dialer, max_connections, max_idle, workers, kept):
+async def test_a_worker_keeps_its_share_and_leaves_the_others_theirs(
+    dialer, max_connections, max_idle, workers, recent, kept
+):
     pool = make(upstream(max_connections=max_connections, max_idle=max_idle), workers=workers)
     connections = [await opened(pool, dialer) for _ in range(min(max_connections, 10))]
     for connection in connections:
         pool.give_back(connection)
+    assert pool.idle_count == recent
+    for connection in connections:
+        connection.idle_since -= RECENT + 1.0
+    if recent:
+        pool._sweep()
     assert pool.idle_count == kept
     pool.stop()
 
