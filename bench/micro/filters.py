@@ -2,15 +2,15 @@
 
 import re
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from ipaddress import ip_network
 from typing import Any
 
 from bench.micro.heads import REQUESTS
 from bench.micro.timing import Room
+from fastgw.config.settings.gateway import NONE, ConsumerKey, ConsumerPassword, FilterUse
 from fastgw.config.settings.gateway import Consumer as ConsumerSettings
-from fastgw.config.settings.gateway import ConsumerKey, ConsumerPassword, FilterUse
 from fastgw.config.settings.secrets import Secret
 from fastgw.consumers.index import index_of
 from fastgw.exchange import Chain, Exchange, FilterInstance, Hooks, Response
@@ -102,8 +102,8 @@ def exchanges(chain: Chain = CHAIN) -> list[Exchange]:
     return made
 
 
-def hooks(settings: Filter) -> Hooks:
-    return settings.build(Env("a", "r", settings, FilterResources(), {}))
+def hooks(settings: Filter, files: Mapping[str, bytes] = NONE) -> Hooks:
+    return settings.build(Env("a", "r", settings, FilterResources(), files))
 
 
 def step(hook: Callable[[Exchange], Any] | None) -> Callable[[Exchange], Any]:

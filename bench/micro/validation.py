@@ -52,7 +52,8 @@ def rooms() -> Iterator[Room]:
         yield Room(f"validate: {name} ({len(body)} bytes)", _whole(validate, body), [exchange(0, HEAD)])
     content = {"application/json": {"kind": "json", "schema": ORDER}}
     plan = {"id": "add", "parameters": PARAMETERS, "body": {"required": False, "content": content}}
-    operation = hooks(OpenApiOperation(operation=msgspec.json.encode(plan).decode(), schemas="openapi://none"))
+    settings = OpenApiOperation(operation=msgspec.json.encode(plan).decode(), schemas="openapi://none")
+    operation = hooks(settings, {"openapi://none": b"{}"})
     yield Room("openapi: two parameters of the query", step(operation.request), [exchange(0, HEAD)])
     yield Room("openapi: 1 KB", _whole(operation, small), [exchange(0, HEAD)])
 

@@ -30,6 +30,9 @@ PARTS = [{"name": name, "upstream": "origin", "path": f"/part/{name}", "group": 
 ROUTES = [{"name": route, "paths": [f"/{route}/*"], "compose": {"parts": PARTS}} for route in routes(100)]
 
 
+ARGUMENTS = {"body": "@body.json", "composed": "@composed.json"}
+
+
 def write_expected(folder: Path) -> None:
     (folder / "composed.json").write_text(EXPECTED)
 
@@ -61,10 +64,14 @@ SCENARIO = Scenario(
     title="a response composed of three",
     about=(
         "The requests of `plain`. Composed: each is answered with three upstream responses of 1 KB, requested together "
-        "and each under a name of its own; the ratio is to three proxied requests."
+        "and each under a name of its own; the ratio is to three proxied requests. On one connection, where nothing "
+        "waits for another request, the difference is the time that composing adds to the slowest part."
     ),
     peers=(Fastgw(COMPOSED, config={"routes": ROUTES}), Fastgw(PROXIED), Nginx("nginx, one proxied request")),
-    loads=(Wrk(script=LOADS / "compose.lua", arguments={"body": "@body.json", "composed": "@composed.json"}),),
+    loads=(
+        Wrk(script=LOADS / "compose.lua", arguments=ARGUMENTS),
+        Wrk("1 connection", 1, script=LOADS / "compose.lua", arguments=ARGUMENTS),
+    ),
     tables=(
         Table(
             "64 connections",
@@ -76,6 +83,14 @@ SCENARIO = Scenario(
                 RATE,
                 CORE_USED,
                 P50,
+                P99,
+            ),
+        ),
+        Table(
+            "1 connection",
+            (
+                P50,
+                Comparison("p50 ms more than one proxied", P50, _base, lambda name, ours, theirs: ours - theirs),
                 P99,
             ),
         ),

@@ -87,7 +87,7 @@ class Derived(SourceLocation):
 
     def below(self, *steps: str | int) -> SourceLocation:
         whole, parts = (*self.steps, *steps), self.parts
-        for length in range(len(whole), 0, -1):
+        for length in range(len(whole), len(self.steps), -1):  # no part begins further up, or this were below it
             if whole[:length] in parts:
                 return parts[whole[:length]].below(*whole[length:])
         return Derived(self.reading, self.path, lambda: parts, self.made, whole)
