@@ -1,9 +1,9 @@
 # cython: language_level=3
 """Compiled methods of `connection.Http1ClientConnection` and of `stream.Http1Stream`: those of an ordinary request.
 
-A request is received with one read, is answered from the fast path, from memory or by the gateway itself, and the
-connection is ready for the next one. All other cases are left to methods of the reference. Objects of other classes are
-used through their attributes (`_slots.read`).
+A request is received with one read, is answered from the fast path, from memory, by the gateway itself or with a whole
+response that filters have seen, and the connection is ready for the next one. All other cases are left to methods of
+the reference. Objects of other classes are used through their attributes (`_slots.read`).
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.eventloop._socket_send cimport send_message, send_two
-from fastgw.http.http1._parser cimport Http1RequestHead
+from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead
 from fastgw.upstream.forwarding._fast_path cimport begin_ready_on, forget_on, send_request_on
 
 from math import inf
@@ -576,10 +576,18 @@ def _next(self):
 
 
 cdef bint _answers_whole(stream, response, bytes payload) except -1:
-    """Send a whole response of the gateway that has header lines only. False: it is left to the reference."""
+    """Send a whole response: of the gateway itself with header lines only, or one with a head and a body. False: it is
+    left to the reference.
+    """
     cdef bytes added, request_id, message, length, last, line
-    cdef Py_ssize_t size
-    if type(response) is not Response or response.head is not None or response._fields is not None:
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
+    if type(response) is not Response:
+        return False
+    received = response.head
+    if received is None:
+        if response._fields is not None or response.body_length != _AS_DECLARED:
+            return False
+    elif type(received) is not Http1ResponseHead or not (<Http1ResponseHead>received).has_body:
         return False
     exchange, connection = read(&of_stream.exchange, stream), read(&of_stream.connection, stream)
     status = response.status
@@ -590,7 +598,6 @@ cdef bint _answers_whole(stream, response, bytes payload) except -1:
         or read(&of_stream.waiting, stream) is not None
         or read(&of_stream.reader, stream) is not None
         or read(&of_exchange.method, exchange) == _HEAD
-        or response.body_length != _AS_DECLARED
         or status in NO_CONTENT
     ):
         return False
@@ -598,21 +605,28 @@ cdef bint _answers_whole(stream, response, bytes payload) except -1:
     if type(head) is not Http1RequestHead or not read(&of_head.ordinary, head):
         return False
     server = _server_of(connection)
-    size = PyBytes_GET_SIZE(payload)
-    write(&of_exchange.response_bytes, exchange, size)
     write(&of_stream.ending, stream, LENGTH)
     last = _CLOSE if read(&of_connection.closing, connection) else _NO_BYTES
     added, request_id = response.added, read(&of_exchange.id_shown, exchange)
-    length = b"Content-Length: %d\r\n" % size
-    date = read(&of_server.date_line, server)()
-    line = _status_lines.get(status)
-    if line is None:
-        line = _serializer["status_line"](status)
-    message = b"".join((line, added, _id_line(request_id), length, date, last, b"\r\n", payload))
-    send_message(
-        read(&of_connection.fd, connection), message, read(&of_connection.transport, connection),
-        read(&of_connection.write_paused, connection),
-    )
+    fd, transport = read(&of_connection.fd, connection), read(&of_connection.transport, connection)
+    write_paused = read(&of_connection.write_paused, connection)
+    date_line = read(&of_server.date_line, server)
+    if received is not None:
+        message = _serializer["response"](
+            received, status, response.dropped, added, payload if size <= _JOINED else _NO_BYTES, size, date_line, last,
+            request_id,
+        )
+    else:
+        write(&of_exchange.response_bytes, exchange, size)
+        length = b"Content-Length: %d\r\n" % size
+        line = _status_lines.get(status)
+        if line is None:
+            line = _serializer["status_line"](status)
+        message = b"".join((line, added, _id_line(request_id), length, date_line(), last, b"\r\n", payload))
+    if received is None or size <= _JOINED:
+        send_message(fd, message, transport, write_paused)
+    else:
+        send_two(fd, message, payload, transport, write_paused)
     write(&of_stream.exchange, stream, None)
     _finish(exchange)
     if read(&of_server.draining, server):

@@ -1,0 +1,215 @@
+# cython: language_level=3
+"""Compiled `ready_hits.ReadyHits.answer`, for heads that `_parser` has read.
+
+Objects of other classes are used through their attributes (`_slots.read`).
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+
+from fastgw._slots cimport Slot, learn, read, write
+from fastgw.cache.shared._ordinary cimport is_unchanged_in
+from fastgw.http.http1._parser cimport Http1RequestHead, has_field
+
+from fastgw.compiled import replace
+from fastgw.exchange import Chain, Exchange, Response
+from fastgw.exchange.exchange import UNCHANGED_QUERY
+from fastgw.filters.policies.cache.forwarded_fields import ForwardedFields
+from fastgw.filters.policies.cache.ready_answers import values_of
+from fastgw.forwarded_headers import Peer
+from fastgw.http.http1.parser import parse_response
+from fastgw.upstream.forwarding.forward_action import Forward
+
+cdef struct OfExchange:
+    Slot cache_result
+    Slot cache_status
+    Slot chain
+    Slot consumer
+    Slot head
+    Slot method
+    Slot path
+    Slot peer
+    Slot query_sent
+    Slot request_added
+    Slot request_body
+    Slot request_dropped
+    Slot response_bytes
+
+cdef struct OfChain:
+    Slot number
+    Slot ready_answer
+    Slot treats_responses
+
+cdef struct OfForward:
+    Slot checks_path
+    Slot marks
+
+cdef struct OfHit:
+    Slot age_line
+    Slot body
+    Slot born_date
+    Slot head
+    Slot lifetime
+    Slot second
+    Slot stamp
+    Slot status
+
+cdef struct OfHits:
+    Slot answers
+    Slot by_consumer
+    Slot clock
+    Slot key_headers
+    Slot memory
+    Slot number
+    Slot store
+
+cdef OfExchange of_exchange
+cdef OfChain of_chain
+cdef OfForward of_forward
+cdef OfHit of_hit
+cdef OfHits of_hits
+cdef Slot authority_of_head
+cdef Slot forwarded_of_head
+cdef Slot ordinary_of_head
+cdef Slot entries_of_memory
+cdef Slot names_of_selector
+cdef Slot stamp_of_selector
+cdef Slot scheme_of_peer
+cdef Slot trusted_of_peer
+cdef Slot special_of_answers
+cdef type _hit_class, _selector_class
+cdef object _answer  # the method of the reference
+cdef bytes _GET = b"GET"
+cdef object _UNCHANGED_QUERY = UNCHANGED_QUERY
+cdef int _MOST_FIELDS = 1000
+
+learn(&of_exchange.cache_result, Exchange, "cache_result")
+learn(&of_exchange.cache_status, Exchange, "cache_status")
+learn(&of_exchange.chain, Exchange, "chain")
+learn(&of_exchange.consumer, Exchange, "consumer")
+learn(&of_exchange.head, Exchange, "head")
+learn(&of_exchange.method, Exchange, "method")
+learn(&of_exchange.path, Exchange, "path")
+learn(&of_exchange.peer, Exchange, "peer")
+learn(&of_exchange.query_sent, Exchange, "query_sent")
+learn(&of_exchange.request_added, Exchange, "request_added")
+learn(&of_exchange.request_body, Exchange, "request_body")
+learn(&of_exchange.request_dropped, Exchange, "request_dropped")
+learn(&of_exchange.response_bytes, Exchange, "response_bytes")
+learn(&of_chain.number, Chain, "number")
+learn(&of_chain.ready_answer, Chain, "ready_answer")
+learn(&of_chain.treats_responses, Chain, "treats_responses")
+learn(&of_forward.checks_path, Forward, "checks_path")
+learn(&of_forward.marks, Forward, "marks")
+learn(&authority_of_head, Http1RequestHead, "authority")
+learn(&forwarded_of_head, Http1RequestHead, "forwarded")
+learn(&ordinary_of_head, Http1RequestHead, "ordinary")
+learn(&scheme_of_peer, Peer, "scheme")
+learn(&trusted_of_peer, Peer, "trusted")
+
+
+def adopt(type owner not None, type memory not None, type hit not None, type selector not None, type answers not None):
+    """Replace the method of `ReadyHits`. `memory`, `hit`, `selector`, `answers`: the classes of what it looks at."""
+    global _answer, _hit_class, _selector_class
+    _answer, _hit_class, _selector_class = owner.answer, hit, selector
+    learn(&of_hits.answers, owner, "_answers")
+    learn(&of_hits.by_consumer, owner, "_by_consumer")
+    learn(&of_hits.clock, owner, "_clock")
+    learn(&of_hits.key_headers, owner, "_key_headers")
+    learn(&of_hits.memory, owner, "_memory")
+    learn(&of_hits.number, owner, "_number")
+    learn(&of_hits.store, owner, "store")
+    learn(&of_hit.age_line, hit, "age_line")
+    learn(&of_hit.body, hit, "body")
+    learn(&of_hit.born_date, hit, "born_date")
+    learn(&of_hit.head, hit, "head")
+    learn(&of_hit.lifetime, hit, "lifetime")
+    learn(&of_hit.second, hit, "second")
+    learn(&of_hit.stamp, hit, "stamp")
+    learn(&of_hit.status, hit, "status")
+    learn(&entries_of_memory, memory, "_entries")
+    learn(&names_of_selector, selector, "names")
+    learn(&stamp_of_selector, selector, "stamp")
+    learn(&special_of_answers, answers, "_special")
+    replace(owner, answer)
+
+
+cdef bint _applies(self, exchange, Http1RequestHead head, peer, chain, forward) except -1:
+    """Return the result of `ReadyHits._applies`."""
+    cdef bytes name
+    if (
+        read(&of_exchange.method, exchange) != _GET
+        or not read(&ordinary_of_head, head)
+        or read(&of_exchange.request_body, exchange) is not None
+        or read(&of_exchange.query_sent, exchange) is not _UNCHANGED_QUERY
+        or read(&of_exchange.path, exchange) != head._path
+        or read(&of_forward.checks_path, forward)
+        or read(&of_chain.treats_responses, chain)
+        or read(&of_chain.ready_answer, chain) is not None
+        or (read(&trusted_of_peer, peer) and read(&forwarded_of_head, head))
+    ):
+        return False
+    for name in <tuple?>read(&special_of_answers, read(&of_hits.answers, self)):
+        if has_field(head, name):
+            return False
+    return True
+
+
+cdef object _fields_of(exchange):
+    """Return the headers as the upstream gets them."""
+    if read(&of_exchange.request_added, exchange) or read(&of_exchange.request_dropped, exchange):
+        return ForwardedFields(exchange)
+    return read(&of_exchange.head, exchange)
+
+
+def answer(self, exchange, forward):
+    """Compiled `ReadyHits.answer`."""
+    cdef Http1RequestHead head
+    cdef dict entries
+    cdef tuple key
+    given = read(&of_exchange.head, exchange)
+    if type(given) is not Http1RequestHead or type(exchange) is not Exchange:
+        return _answer(self, exchange, forward)
+    head = <Http1RequestHead>given
+    if head.source is None or head._fields is not None:
+        return _answer(self, exchange, forward)
+    peer, chain = read(&of_exchange.peer, exchange), read(&of_exchange.chain, exchange)
+    if not _applies(self, exchange, head, peer, chain, forward):
+        return False
+    target = PyBytes_FromStringAndSize(PyBytes_AS_STRING(head.source) + head.target_at.start, head.target_at.length)
+    consumer = read(&of_exchange.consumer, exchange) if read(&of_hits.by_consumer, self) else None
+    if consumer is not None:
+        consumer = consumer.name
+    key = (
+        read(&of_hits.number, self), read(&of_chain.number, chain), read(&scheme_of_peer, peer),
+        read(&authority_of_head, head), target, consumer,
+    )
+    key_headers = read(&of_hits.key_headers, self)
+    if key_headers:
+        key += tuple(values_of(_fields_of(exchange), key_headers))
+    memory, store = read(&of_hits.memory, self), read(&of_hits.store, self)
+    entries = <dict?>read(&entries_of_memory, memory)
+    hit = entries.get(key)
+    if type(hit) is _selector_class:
+        if not is_unchanged_in(store, read(&stamp_of_selector, hit)):
+            memory.remove(key)
+            return False
+        names = read(&names_of_selector, hit)
+        key += (names,) + tuple(values_of(_fields_of(exchange), names))
+        hit = entries.get(key)
+    if type(hit) is not _hit_class:
+        return False
+    age = int(read(&of_hits.clock, self)() - read(&of_hit.born_date, hit))
+    if age >= read(&of_hit.lifetime, hit) or age < 0 or not is_unchanged_in(store, read(&of_hit.stamp, hit)):
+        memory.remove(key)
+        return False
+    if age != read(&of_hit.second, hit):
+        hit.tell_age(age)
+    body = read(&of_hit.body, hit)
+    write(&of_exchange.cache_result, exchange, "hit")
+    write(&of_exchange.cache_status, exchange, read(&of_hit.status, hit))
+    write(&of_exchange.response_bytes, exchange, PyBytes_GET_SIZE(<bytes?>body))
+    made = parse_response(read(&of_hit.head, hit), _GET, _MOST_FIELDS)
+    exchange.respond(
+        Response(made.status, made, read(&of_hit.age_line, hit), read(&of_forward.marks, forward)), body, True
+    )
+    return True
