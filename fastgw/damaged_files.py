@@ -6,7 +6,11 @@ by mistake.
 """
 
 import os
+import sqlite3
 import time
+from typing import Final
+
+_SQLITE_MAGIC: Final = b"SQLite format 3\0"
 
 
 def set_aside(path: str, *companions: str) -> str:
@@ -21,3 +25,12 @@ def set_aside(path: str, *companions: str) -> str:
         if os.path.lexists(path + suffix):
             os.rename(path + suffix, aside + suffix)
     return aside
+
+
+def is_damaged_database(path: str, error: sqlite3.Error, application_id: int) -> bool:
+    """Whether a file with which SQLite has failed is damaged, and a database with this id. Raises `OSError`."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return False
+    with open(path, "rb") as file:
+        head = file.read(100)
+    return head.startswith(_SQLITE_MAGIC) and head[68:72] == application_id.to_bytes(4, "big")

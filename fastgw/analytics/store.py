@@ -18,13 +18,12 @@ from typing import Final, final
 
 from fastgw.analytics.queries import DAY, HOUR, MINUTE
 from fastgw.analytics.readings import CELL, CounterReading, SeriesLabels, labels_of
-from fastgw.damaged_files import set_aside
+from fastgw.damaged_files import is_damaged_database, set_aside
 
 HOURS_AT_ONCE: Final = 48
 """Maximum number of hours that a write deletes, so that it ends soon."""
 _APPLICATION_ID: Final = 0x66677761  # "fgwa"
 _VERSION: Final = 1
-_MAGIC: Final = b"SQLite format 3\0"
 _TIMEOUT_S: Final = 2.0
 _PAGE: Final = 4096
 _FULL: Final = 0.9
@@ -207,11 +206,7 @@ class AnalyticsStore:
 
 def is_damaged(path: str, error: sqlite3.Error) -> bool:
     """Whether a file with which SQLite has failed is a database of analytics. Raises `OSError`."""
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return False
-    with open(path, "rb") as file:
-        head = file.read(100)
-    return head.startswith(_MAGIC) and head[68:72] == _APPLICATION_ID.to_bytes(4, "big")
+    return is_damaged_database(path, error, _APPLICATION_ID)
 
 
 def connected(path: str, *, uri: bool = False) -> sqlite3.Connection:

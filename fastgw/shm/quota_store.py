@@ -11,8 +11,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final, final
 
+from fastgw.damaged_files import is_damaged_database, set_aside
 from fastgw.shm.quota_table import COUNT_MAX, PERIODS, KeyDigest, StoredCount
 
+_APPLICATION_ID: Final = 0x66677771  # "fgwq"
 _VERSION: Final = 1
 _TIMEOUT_S: Final = 2.0
 """Seconds to wait for another writer, which is about to exit."""
@@ -79,12 +81,13 @@ class Claim:
 @final
 class QuotaFile:
     """Database of quota counts, opened on first use and again after a failure. `strange`: number of invalid rows
-    read.
+    read. `aside`: new name of the file, if it was damaged: it is a new one then, without counts; "" = it was not.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.strange = 0
+        self.aside = ""
         self._database: sqlite3.Connection | None = None
 
     def read(self, now_date: float) -> Iterator[StoredCount]:
@@ -100,14 +103,17 @@ class QuotaFile:
                 else:
                     self.strange += 1
         except (sqlite3.Error, OSError) as error:
-            raise self._failed("cannot be read", error) from error
+            if not self._set_aside(error):
+                raise self._failed("cannot be read", error) from error
 
     def try_to_write(self) -> None:
         """Check that the file is writable. Raises `CannotKeep`."""
         self.write((), 0.0)
 
     def write(self, rows: Iterable[StoredCount], now_date: float) -> None:
-        """Write these counts and delete expired ones, in one transaction. Raises `CannotKeep`."""
+        """Write these counts and delete expired ones, in one transaction. Raises `CannotKeep`. Nothing is written if
+        the file was set `aside`.
+        """
         try:
             database = self._open()
             database.execute("BEGIN IMMEDIATE")
@@ -118,7 +124,8 @@ class QuotaFile:
             database.execute("DELETE FROM quota WHERE until < ?", (int(now_date - _FORGOTTEN_S),))
             database.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
-            raise self._failed("cannot be written", error) from error
+            if not self._set_aside(error):
+                raise self._failed("cannot be written", error) from error
 
     def close(self) -> None:
         """Close the database: afterwards everything is in the one file."""
@@ -136,6 +143,9 @@ class QuotaFile:
         database = sqlite3.connect(self.path, timeout=_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         self._database = database
         (version,) = database.execute("PRAGMA user_version").fetchone()
+        (application,) = database.execute("PRAGMA application_id").fetchone()
+        if application not in (0, _APPLICATION_ID):
+            raise sqlite3.DatabaseError("it is a database of another program")
         if version not in (0, _VERSION):
             raise sqlite3.DatabaseError(f"it was written by another version of fastgw ({version})")
         database.execute("PRAGMA journal_mode=WAL")
@@ -147,7 +157,20 @@ class QuotaFile:
             )
             database.execute("CREATE INDEX IF NOT EXISTS quota_until ON quota (until)")
             database.execute(f"PRAGMA user_version={_VERSION}")
+        if not application:  # an earlier version did not set it
+            database.execute(f"PRAGMA application_id={_APPLICATION_ID}")
         return database
+
+    def _set_aside(self, error: Exception) -> bool:
+        """Rename the file if it is damaged. False: it is not, or cannot be renamed."""
+        try:
+            if not isinstance(error, sqlite3.Error) or not is_damaged_database(self.path, error, _APPLICATION_ID):
+                return False
+            self.close()
+            self.aside = set_aside(self.path, "-wal", "-shm")
+        except OSError:
+            return False
+        return True
 
     def _failed(self, what: str, error: Exception) -> CannotKeep:
         self.close()

@@ -320,6 +320,15 @@ class QuotaTable:
         """Record that the file has this state."""
         self._words[self._first + _SLOT * slot + _KEPT] = state
 
+    def mark_unsaved(self) -> None:
+        """Record that the file has no state of any slot, because it is another file."""
+        words = self._words
+        for block in self.in_use():
+            first = self._first + _SLOT * _BLOCK * block
+            last = min(first + _SLOT * _BLOCK, self._first + _SLOT * (self._slots + _OVERFLOW))
+            for slot in range(first, last, _SLOT):
+                words[slot + _KEPT] = 0
+
     # --- slots ---
 
     def _range(self, id_: KeyDigest) -> tuple[int, int]:

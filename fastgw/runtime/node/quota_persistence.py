@@ -89,6 +89,7 @@ def restore_all(quotas: QuotaTable, settings: Config) -> None:
     file = QuotaFile(path)
     try:
         restore(quotas, file, file.read(time.time()))
+        follow_new_file(quotas, file)
     except CannotKeep as error:
         notice(
             OperatorEvent.QUOTAS_NOT_KEPT, f"quotas: {error}; the counters start at zero and are kept in memory only"
@@ -109,12 +110,30 @@ def keep_all(quotas: QuotaTable, settings: Config, run_key: bytes, claim: Claim 
         claim.acquire()
         for part in parts_of(quotas, quotas.in_use()):
             file.write([row for _, _, row in part], time.time())
+            if follow_new_file(quotas, file):
+                break
+            apply_writes(quotas, part)
+        for part in parts_of(quotas, quotas.in_use()):  # all of them, if the file is a new one; else none
+            file.write([row for _, _, row in part], time.time())
             apply_writes(quotas, part)
     except CannotKeep as error:
         notice(OperatorEvent.QUOTAS_NOT_KEPT, f"quotas: {error}; the counts since the last write are lost")
     finally:
         file.close()
         claim.close()
+
+
+def follow_new_file(quotas: QuotaTable, file: QuotaFile) -> bool:
+    """Report that a damaged file was set aside, and mark all counts as not saved. False: it was not."""
+    if not file.aside:
+        return False
+    notice(
+        OperatorEvent.FILE_SET_ASIDE,
+        f"quotas: {file.path} is damaged, and is {file.aside} now; a new one begins with the counts in memory",
+    )
+    file.aside = ""
+    quotas.mark_unsaved()
+    return True
 
 
 Part = list[tuple[int, int, StoredCount]]
@@ -174,6 +193,8 @@ class QuotaKeeper:
         self._claim = None if path is None else Claim(path, self._run)
         self._is_tried = False
         self._is_read = begins
+        if not begins:
+            self._quotas.mark_unsaved()
         self._problem, self._failures, self._written_date = "", 0, None
         self._pending.update(self._quotas.in_use())
         self._changed.set()
@@ -209,6 +230,8 @@ class QuotaKeeper:
                 self._is_tried = True
             for part in parts_of(self._quotas, blocks):
                 await self._aside(partial(file.write, [row for _, _, row in part], time.time()))
+                if file.aside:
+                    break
                 apply_writes(self._quotas, part)
         except CannotKeep as error:
             if not self._problem:
@@ -217,6 +240,10 @@ class QuotaKeeper:
                     f"quotas: {error}; the counters are kept in memory, and writing is retried",
                 )
             self._problem, self._failures = str(error), self._failures + 1
+            return
+        if follow_new_file(self._quotas, file):
+            self._pending.update(self._quotas.in_use())
+            self._changed.set()
             return
         if self._problem:
             notice(OperatorEvent.QUOTAS_KEPT, f"quotas: {file.path} is written again")

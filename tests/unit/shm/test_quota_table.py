@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import sqlite3
+from collections import Counter
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -15,7 +19,7 @@ from hypothesis import strategies as st
 from fastgw.config import load
 from fastgw.config.settings.gateway import Config
 from fastgw.filters import TYPES
-from fastgw.runtime.node.quota_persistence import keep_all, restore, restore_all
+from fastgw.runtime.node.quota_persistence import QuotaKeeper, keep_all, restore, restore_all
 from fastgw.shm import compare_and_swap, quota_table
 from fastgw.shm.calendar_periods import calendar_of
 from fastgw.shm.quota_store import CannotKeep, Claim, InUse, QuotaFile
@@ -375,6 +379,83 @@ def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path, capfd):
     assert "q cannot be " in (told := capfd.readouterr().err)
     assert "file is not a database; the counts since the last write are lost" in told
     assert (tmp_path / "q").read_bytes() == b"something else" * 100
+
+
+def damaged(path: Path, damage: str) -> bytes:
+    """Damage a file, and return its contents then."""
+    whole = path.read_bytes()
+    contents = whole[: len(whole) // 2] if damage == "half" else whole[:4096] + b"\xaa" * (len(whole) - 4096)
+    path.write_bytes(contents)
+    return contents
+
+
+def set_aside(tmp_path: Path) -> list[Path]:
+    return [each for each in tmp_path.iterdir() if each.name.startswith("q.damaged-")]
+
+
+@pytest.mark.parametrize("damage", ["half", "pages"])
+def test_a_file_that_is_damaged_while_the_gateway_runs_is_set_aside_and_all_counts_are_in_the_new_one(
+    tmp_path, capfd, damage
+):
+    table, settings = own_quotas(1024), config_of(tmp_path)
+
+    async def write_changes() -> None:
+        keeper = QuotaKeeper(table, b"run")
+        keeper.use_configuration(settings, begins=True)
+        await keeper.write_changes()
+        await keeper.write_changes()  # `run` does so at once
+        keeper.close()
+
+    for number in range(500):
+        table.spend(*slot_of(table, b"%d" % number), TODAY, 1, 3)
+    asyncio.run(write_changes())
+    contents = damaged(tmp_path / "q", damage)
+    table.spend(*slot_of(table, b"0"), TODAY, 1, 3)
+    asyncio.run(write_changes())
+    (aside,) = set_aside(tmp_path)
+    assert aside.read_bytes() == contents
+    assert f"q is damaged, and is {aside} now" in capfd.readouterr().err
+    file = QuotaFile(str(tmp_path / "q"))
+    assert Counter(row.used for row in file.read(0)) == {1: 499, 2: 1}
+    file.close()
+
+
+def test_a_damaged_file_is_set_aside_at_the_start_and_by_the_last_write(tmp_path, capfd):
+    path, settings = tmp_path / "q", config_of(tmp_path)
+    for is_start in (True, False):
+        table = own_quotas(1024)
+        for number in range(500):
+            table.spend(*slot_of(table, b"%d" % number), TODAY, 1, 3)
+        keep_all(table, settings, b"run", None)
+        contents = damaged(path, "pages")
+        if is_start:
+            table = own_quotas(1024)
+            restore_all(table, settings)
+        table.spend(*slot_of(table, b"0"), TODAY, 1, 3)
+        keep_all(table, settings, b"run", None)
+        assert capfd.readouterr().err.count("a new one begins with the counts in memory") == 1
+        aside = max(set_aside(tmp_path), key=lambda each: each.stat().st_ctime_ns)
+        assert aside.read_bytes() == contents
+        file = QuotaFile(str(path))
+        found = {row.id: row.used for row in file.read(0)}
+        file.close()
+        assert found[KeyDigest.of(b"0")] == (1 if is_start else 2)
+        assert len(found) == (1 if is_start else 500)
+        path.unlink()
+
+
+def test_the_file_of_an_earlier_version_is_known_as_the_gateways_once_it_was_opened(tmp_path):
+    file = QuotaFile(str(tmp_path / "q"))
+    written(file)
+    file.close()
+    with closing(sqlite3.connect(tmp_path / "q")) as database:
+        database.execute("PRAGMA application_id=0")
+        written(file)
+        file.close()
+        assert database.execute("PRAGMA application_id").fetchone() == (0x66677771,)
+        database.execute("PRAGMA application_id=1")
+    with pytest.raises(CannotKeep, match="a database of another program"):
+        written(file)
 
 
 def config_of(tmp_path: Path) -> Config:
