@@ -7,7 +7,7 @@ from fastgw.compiled import twin
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import AccessLog, Log
 from fastgw.observe.access_log.sink_kinds import CallCollector
-from fastgw.observe.finished_exchange import FinishedExchange
+from fastgw.observe.finished_exchange import FinishedExchange, record_of
 from fastgw.observe.metrics.counters import ExchangeCounters, Note
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter
@@ -67,6 +67,16 @@ class Observer:
         """Count messages of a kind that a side has sent, or the end of a WebSocket with a close code."""
         route = "" if ended.route is None else ended.route.name
         self._counters.count_websocket(ended.listener.name, route, side, what, count)
+
+    def log_message(
+        self, passing: FinishedExchange, field: dict[str, object], request_bytes: int, response_bytes: int
+    ) -> None:
+        """Log a message of a WebSocket that goes on: the line of its exchange so far, with this `websocket` field."""
+        record = record_of(passing, time.monotonic(), time.time())
+        record.exchange, record.tunnel = passing, field
+        record.request_bytes, record.response_bytes = request_bytes, response_bytes
+        for log in self._logs:
+            log.add_record(record)
 
     def count_content_coding(
         self, ended: FinishedExchange, operation: int, coding: int, bytes_in: int, bytes_out: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import json
 import signal
 import socket
 import zlib
@@ -39,6 +40,8 @@ KINDS = {
     "one": kind(per_consumer=1),
     "origins": kind(origins=["https://app.example", "https://*.wild.example"]),
     "pass": kind(extensions="pass", message_bytes=1000),
+    "told": kind(log_messages="1000/s", extensions="pass"),
+    "few": kind(log_messages="2/h"),
 }
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 ASKING = (
@@ -639,6 +642,75 @@ def test_the_log_counts_messages_and_says_who_closed(lane: Lane) -> None:
         "closed_by": "client",
     }
     assert (record["status"], record["fault"]) == (101, None)
+
+
+def of_messages(lane: Lane) -> list[tuple[object, ...]]:
+    """Sender, kind and bytes of each line of a message, and the bytes of the line itself."""
+    told = [record for record in lane.gateway.records if record["route"] == lane.name]
+    return [
+        (*(record["websocket"][name] for name in ("sender", "kind", "bytes")), *map(record.get, BYTES))
+        for record in told
+        if "sender" in record["websocket"]
+    ]
+
+
+def wait_for_line(lane: Lane, path: str) -> Any:
+    """The line of the connection: of those with this path, the one with a close code."""
+    told = b'"path":"%b"' % path.encode()
+    return json.loads(lane.gateway.stdout.wait_for(lambda line: told in line and b'"close_code"' in line))
+
+
+BYTES = ("request_bytes", "response_bytes")
+
+
+@of_kind("told")
+def test_a_line_for_each_message(lane: Lane) -> None:
+    """Control frames too. Over several frames a message has one line, with the bytes of all of them."""
+    client, upstream = open_plain(lane, path=b"/told?token=secret", answer=frame(1, b"early", masked=False))
+    assert client.read_frame() == (0x81, b"early")
+    client.frame(1, b"one")
+    client.frame(2, b"two", fin=False)
+    client.frame(9, b"ping")
+    client.frame(0, b"three")
+    client.frame(1, b"")
+    for _ in range(5):
+        upstream.read_frame()
+    upstream.frame(2, b"x" * 70_000)
+    client.read_frame()
+    client.send(close(3001))
+    assert upstream.read_close() == 3001
+    upstream.send(close(3001, masked=False))
+    upstream.peer.close()
+    client.read_close()
+    client.peer.close()
+    record = lane.gateway.wait_for_record(path="/told", request_bytes=3)
+    assert (record["status"], record["method"], record["query"], record["fault"]) == (101, "GET", "token=***", None)
+    whole = wait_for_line(lane, "/told")
+    assert (whole["websocket"]["client_messages"], whole["websocket"]["unlogged"]) == (3, 0)
+    assert of_messages(lane) == [
+        ("upstream", "text", 5, 0, 5),
+        ("client", "text", 3, 3, 0),
+        ("client", "ping", 4, 4, 0),
+        ("client", "binary", 8, 8, 0),
+        ("client", "text", 0, 0, 0),
+        ("upstream", "binary", 70_000, 0, 70_000),
+        ("client", "close", 2, 2, 0),
+        ("upstream", "close", 2, 0, 2),
+    ]
+
+
+@of_kind("few")
+def test_lines_of_messages_are_bounded(lane: Lane) -> None:
+    """`log_messages`: the others are counted in the line of the connection, and pass like these."""
+    client, upstream = open_plain(lane, path=b"/few")
+    for _ in range(5):
+        client.frame(1, b"x")
+        assert upstream.read_frame() == (0x81, b"x")
+    client.peer.close()
+    upstream.peer.close()
+    whole = wait_for_line(lane, "/few")
+    assert (whole["websocket"]["client_messages"], whole["websocket"]["unlogged"]) == (5, 4)
+    assert of_messages(lane) == [("client", "text", 1, 1, 0)]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -323,6 +323,8 @@ class Services(NamedTuple):
     """Count a message, `request` or `response`, of a route that does not conform to its schema and passes."""
     count_cache_miss: Callable[[str, str], None] = lambda route, reason: None
     """Count a response that the cache of a route has fetched: `stored`, or why it was not."""
+    log_message: Callable[[Exchange, dict[str, object], int, int], None] = lambda exchange, field, sent, answered: None
+    """Log a message of a WebSocket: its `websocket` field, and the bytes of the client and of the upstream."""
 
 
 class NodeSide(Protocol):

@@ -69,10 +69,12 @@ class FrameReader:
         "_opcode",
         "_size",
         "_text",
+        "_wire",
         "allowance",
         "binaries",
         "close",
         "frames",
+        "notes",
         "own_pong",
         "pings",
         "pongs",
@@ -89,6 +91,7 @@ class FrameReader:
         self._opcode = 0  # opcode of the current message; 0: none
         self._message = False  # the current frame is its last one
         self._size = 0  # size of the message so far
+        self._wire = 0  # size of its payload as it was sent
         self._compressed = False
         self._checked = False  # whether its payload is checked
         self._text = _decoder()
@@ -101,6 +104,9 @@ class FrameReader:
         """Number of pongs, without responses to the gateway's pings."""
         self.frames = 0
         """Number of complete frames, without responses to the gateway's pings."""
+        self.notes: list[tuple[int, int]] | None = None
+        """Opcode of each message and control frame that is forwarded, and its payload as it was sent, in bytes. The
+        owner empties it after each call of `feed`. None: nothing is noted."""
         self.allowance: int | None = None
         """Messages and pings that may still begin. None: unlimited."""
         self.own_pong: bytes | None = None
@@ -238,17 +244,20 @@ class FrameReader:
                 self.texts += 1
             else:
                 self.binaries += 1
-            self._opcode, self._size = opcode, 0
+            self._opcode, self._size, self._wire = opcode, 0, 0
             self._compressed = bool(first & 0x40)
             self._checked = self._compressed or opcode == TEXT
         self._message = bool(first & 128)
         self._left, self._key, self._key_at = length, key, 0
+        self._wire += length
         if not self._compressed:
             self._size += length
 
     def _end_frame(self) -> None:
         self.frames += 1
         if self._message:
+            if self.notes is not None:
+                self.notes.append((self._opcode, self._wire))
             self._opcode, self._message = 0, False
 
     def _spend(self) -> None:
@@ -269,6 +278,8 @@ class FrameReader:
             self.pings += 1
         else:
             self.close = close_code(payload)
+        if self.notes is not None:
+            self.notes.append((opcode, len(payload)))
         self.frames += 1
         return True
 

@@ -168,6 +168,7 @@ class Worker:
             bootstrap.slot,
             lambda route, message: self._observer.count_validation(route, message),
             lambda route, reason: self._observer.count_cache_miss(route, reason),
+            lambda exchange, *message: self._observer.log_message(exchange, *message),
         )
         gateway.stock.roster.share_revocations(node_state.revoked, self._revoke)
         self._log_bodies = LogBodies()

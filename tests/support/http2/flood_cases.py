@@ -10,6 +10,7 @@ from tests.support.http2.client import Http2Client
 from tests.support.http2.frames import (
     Code,
     Flag,
+    Setting,
     Type,
     block,
     continuation,
@@ -32,6 +33,7 @@ GET: Final = block(*pseudo())
 POST: Final = block(*pseudo(b"POST"))
 MANY: Final = 5000
 STREAMS: Final = range(1, 2 * MANY, 2)
+DRIBBLED: Final = range(1, 200, 2)
 CUT: Final = FLOODED | connection_error(
     Code.PROTOCOL_ERROR, Code.STREAM_CLOSED, Code.FLOW_CONTROL_ERROR, Code.FRAME_SIZE_ERROR
 )
@@ -67,6 +69,14 @@ FLOODS: Final = [
     Case("priority-updates", "RFC 9218 7", times(frame(Type.PRIORITY_UPDATE, b"\0\0\0\x01u=1")), FLOODED),
     Case("window-updates", "RFC 9113 10.5", times(window_update(1)), FLOODED),
     Case("window-updates-of-a-stream", "RFC 9113 10.5", post() + times(window_update(1, 1)), FLOODED),
+    Case(
+        "windows-of-a-byte",
+        "CVE-2019-9511",
+        settings((Setting.INITIAL_WINDOW_SIZE, 0))
+        + b"".join(get(stream=n) for n in DRIBBLED)
+        + b"".join(window_update(1, n) for n in DRIBBLED) * (MANY // len(DRIBBLED)),
+        FLOODED,
+    ),
     Case("unknown-frames", "RFC 9113 10.5", times(frame(Type.UNKNOWN)), FLOODED),
     Case("unknown-frames-of-a-stream", "RFC 9113 10.5", post() + times(frame(Type.UNKNOWN, b"x", 0, 1)), FLOODED),
     Case("alt-svc", "RFC 9113 10.5", times(frame(Type.ALTSVC, b"\0\0x")), FLOODED),

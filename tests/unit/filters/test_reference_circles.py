@@ -234,6 +234,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "ping": "20s",
             "origins": ["https://app.test"],
             "reauthenticate": "15m",
+            "log_messages": "20/s",
             "close_timeout": "5s",
             "extensions": "strip",
         }

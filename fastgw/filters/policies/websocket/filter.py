@@ -61,6 +61,10 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
     reauthenticate: Duration | None = None
     """Authenticate and authorize the client again this often, by the filters of the route and with the credentials of
     its first request. null = only at the beginning."""
+    log_messages: Rate | None = None
+    """Log a line for each message and control frame that passes, in the access logs: at most so many of each connection
+    in the time, such as `20/s`, and one second's worth at once. Its `websocket` has `sender`, `kind` and `bytes`, the
+    payload as it is sent. The line of the connection counts the others as `unlogged`. null = that line alone."""
     close_timeout: Duration = 5.0
     """Timeout for the other side's close frame, and for the connections to be closed."""
     extensions: Literal["strip", "pass"] = "strip"
@@ -128,7 +132,9 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
             if why:
                 exchange.why = why
                 return problem(Fault.UPGRADE_FAILED)
-            return WebsocketGuard(instance, limits, services.worker_loop, authenticate_again, deflate)
+            return WebsocketGuard(
+                instance, limits, services.worker_loop, authenticate_again, deflate, services.log_message
+            )
 
         def finish(exchange: Exchange) -> None:
             cells = held.pop(exchange, None)
@@ -152,18 +158,15 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
         )
 
     def _limits(self) -> Limits:
-        rate = inf
-        if self.rate is not None:
-            count, _, unit = self.rate.partition("/")
-            rate = int(count) / _SECONDS[unit]
         return Limits(
             self.message_bytes,
-            rate,
+            inf if self.rate is None else _per_second(self.rate),
             inf if self.idle is None else self.idle,
             inf if self.total is None else self.total,
             inf if self.ping is None else self.ping,
             inf if self.reauthenticate is None else self.reauthenticate,
             self.close_timeout,
+            0.0 if self.log_messages is None else _per_second(self.log_messages),
         )
 
     def _limited(self) -> list[str]:
@@ -172,6 +175,11 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
 
 
 _NO_DEFLATE: Final[tuple[Deflate | None, Deflate | None]] = (None, None)
+
+
+def _per_second(rate: Rate) -> float:
+    count, _, unit = rate.partition("/")
+    return int(count) / _SECONDS[unit]
 
 
 def _is_allowed(sent: list[bytes], origins: frozenset[bytes]) -> bool:

@@ -16,10 +16,14 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Trailers
 from fastgw.http.websocket.frame_reader import FrameReader
 from fastgw.http.websocket.frames import (
+    BINARY,
+    CLOSE,
     GOING_AWAY,
     NO_CLOSE,
     PING,
     POLICY,
+    PONG,
+    TEXT,
     TOO_BIG,
     UPSTREAM_LOST,
     Deflate,
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
 COUNTED_AFTER_S: Final = 1.0
 """Messages are counted in the metrics at most so much later: together, not one by one."""
+_KINDS: Final = {TEXT: "text", BINARY: "binary", CLOSE: "close", PING: "ping", PONG: "pong"}
 _SIDES: Final = {side.name.lower(): side for side in WebsocketSide}
 _NONE_YET: Final = (0,) * len(WebsocketMessage)
 _FAULTS: Final = {POLICY: Fault.RATE_LIMITED, TOO_BIG: Fault.BODY_TOO_LARGE}
@@ -49,8 +54,12 @@ class Limits(NamedTuple):
     ping: float
     reauthenticate: float
     close_timeout: float
+    log_messages: float
+    """Lines of messages and control frames per second, at most one second's worth at once; 0: none."""
 
 
+LogMessage = Callable[[Exchange, dict[str, object], int, int], None]
+"""Logs a message of an exchange: its `websocket` field, and the bytes of the client and of the upstream."""
 Reauthenticate = Callable[[Exchange], Awaitable[str]]
 """Authenticates the client again: returns why it may not continue; empty: it may."""
 
@@ -71,6 +80,9 @@ class WebsocketGuard(Timed):
         "_inner",
         "_instance",
         "_limits",
+        "_log_message",
+        "_log_tokens",
+        "_logged_at",
         "_over",
         "_owes_client",
         "_owes_upstream",
@@ -83,6 +95,7 @@ class WebsocketGuard(Timed):
         "_spent_at",
         "_tokens",
         "_total_at",
+        "_unlogged",
         "_upstream_ended",
         "_wheel",
         "_worker_loop",
@@ -100,6 +113,7 @@ class WebsocketGuard(Timed):
         worker_loop: WorkerLoop,
         authenticate: Reauthenticate,
         deflate: tuple[Deflate | None, Deflate | None],
+        log_message: LogMessage,
     ) -> None:
         """`instance`: name of the filter; `deflate`: parameters for the client's and for the upstream's messages."""
         super().__init__()
@@ -108,6 +122,11 @@ class WebsocketGuard(Timed):
         self._wheel = wheel = worker_loop.wheel
         self._from_client = FrameReader(True, limits.message_bytes, deflate[0])
         self._from_upstream = FrameReader(False, limits.message_bytes, deflate[1])
+        self._log_message = log_message
+        self._log_tokens, self._logged_at = max(limits.log_messages, 1.0), wheel.now
+        self._unlogged = 0
+        if limits.log_messages:
+            self._from_client.notes, self._from_upstream.notes = [], []
         self.exchange: Exchange | None = None
         self.service_summary: Callable[[], dict[str, object]] | None = None
         """Returns the part of the summary that the other side knows."""
@@ -143,6 +162,8 @@ class WebsocketGuard(Timed):
     def established(self) -> None:
         if self._over or self.exchange is None:
             return
+        if self._from_upstream.notes:
+            self._log("upstream", self._from_upstream)
         self._after_upstream()
         self._plan()
 
@@ -156,6 +177,7 @@ class WebsocketGuard(Timed):
             "upstream_messages": upstream[WebsocketMessage.TEXT] + upstream[WebsocketMessage.BINARY],
             "close_code": self.close_code,
             "closed_by": self.closed_by,
+            **({"unlogged": self._unlogged} if self._limits.log_messages else {}),
             **({} if self.service_summary is None else self.service_summary()),
         }
 
@@ -171,6 +193,24 @@ class WebsocketGuard(Timed):
         exchange, self.exchange, self._inner = self.exchange, None, None
         if exchange is not None:
             exchange.response_sink = exchange.client  # avoids a reference cycle
+
+    # log
+
+    def _log(self, sender: str, reader: FrameReader) -> None:
+        """Log what a reader has noted."""
+        exchange, notes, now, rate = self.exchange, reader.notes, self._wheel.now, self._limits.log_messages
+        if exchange is None or notes is None:
+            return
+        self._log_tokens = min(max(rate, 1.0), self._log_tokens + (now - self._logged_at) * rate)
+        self._logged_at = now
+        fit = min(len(notes), int(self._log_tokens))
+        self._log_tokens -= fit
+        self._unlogged += len(notes) - fit
+        for opcode, size in notes[:fit]:
+            by_client = size if reader is self._from_client else 0
+            field: dict[str, object] = {"sender": sender, "kind": _KINDS[opcode], "bytes": size}
+            self._log_message(exchange, field, by_client, size - by_client)
+        notes.clear()
 
     # metrics
 
@@ -238,6 +278,8 @@ class WebsocketGuard(Timed):
             self._tokens -= int(self._tokens) - max(reader.allowance, 0)
         if reader.frames != frames:
             self._passed()
+            if reader.notes:
+                self._log("client", reader)
         if reader.close is not None:
             self._peer_closed("client", reader.close)  # first: the other side may answer at once
         if passed:
@@ -287,6 +329,8 @@ class WebsocketGuard(Timed):
         passed = reader.feed(payload)
         if reader.frames != frames:
             self._passed()
+            if reader.notes:
+                self._log("upstream", reader)
         if passed:
             exchange.client.feed(passed)
         self._after_upstream()
@@ -346,6 +390,7 @@ class WebsocketGuard(Timed):
         if self._closing or self._over or exchange is None:
             return
         self._count_messages()
+        self._from_client.notes = self._from_upstream.notes = None
         self._closing, self._reason = True, reason
         if code in _FAULTS:
             exchange.client.count_filter(self._instance, FilterEvent.REFUSED)
