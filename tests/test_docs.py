@@ -10,16 +10,19 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.commands import ended
 from tests.support.default_ports import default_ports
-from tests.support.gateway import COMMAND_DEADLINE, FASTGW, START_DEADLINE, STOP_DEADLINE, Lines, wait_until
+from tests.support.forked import COMMAND_DEADLINE, FASTGW, ran, start
+from tests.support.gateway import START_DEADLINE, STOP_DEADLINE, Lines, wait_until
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
@@ -149,6 +152,10 @@ def test_pages_use_the_standard_terms(document):
     assert not AVOIDED.findall(CODE.sub("", text_of(document)))
 
 
+# A command of fastgw in words and quotes, of which a shell makes the same as `shlex`.
+PLAIN = re.compile(r"fastgw [^|<>;&$`*?~\\#{}()\[\]!\n]+")
+
+
 class Terminal:
     """A shell in a folder of its own, for the commands of one block."""
 
@@ -161,7 +168,9 @@ class Terminal:
         path = os.pathsep.join([str(Path(FASTGW).parent), os.environ["PATH"]])
         kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         runtime = {"XDG_RUNTIME_DIR": str(folder)}  # the commands find the gateway of this block
-        self._environment = {**kept, **runtime, "PATH": path, "LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
+        self._own = {**kept, **runtime, "PATH": path}
+        """For commands of fastgw, which print the same in each locale."""
+        self._environment = {**self._own, "LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
 
     def __enter__(self) -> Terminal:
         self._ports_may_be_taken.__enter__()
@@ -180,6 +189,7 @@ class Terminal:
     def sets(self, **variables: str) -> None:
         """For all commands from here on."""
         self._environment |= variables
+        self._own |= variables
 
     def moved(self, text: str) -> str:
         """The same with free ports, each name of a port always the same one."""
@@ -207,16 +217,12 @@ class Terminal:
         if command.endswith("&"):
             self._begin(command.rstrip("& "), pattern)
             return
-        ended = subprocess.run(
-            ["bash", "-c", command],
-            cwd=self._folder,
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            timeout=COMMAND_DEADLINE,
-        )
+        options: dict[str, Any] = {"cwd": self._folder, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+        if PLAIN.fullmatch(command):
+            ended = ran([FASTGW, *shlex.split(command)[1:]], env=self._own, **options)
+        else:
+            options |= {"stdout": subprocess.PIPE, "text": True, "timeout": COMMAND_DEADLINE}
+            ended = subprocess.run(["bash", "-c", command], env=self._environment, **options)
         assert re.fullmatch(pattern, ended.stdout.rstrip("\n"), re.DOTALL), f"$ {command}\n{ended.stdout}"
 
     def _kill(self, jobs: list[int]) -> None:
@@ -241,14 +247,12 @@ class Terminal:
 
     def _begin(self, command: str, pattern: str) -> None:
         """Start it, and wait until it listens on the first port that it names, or has printed what it should."""
-        process = subprocess.Popen(
-            ["bash", "-c", f"exec {command}"],
-            cwd=self._folder,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        if PLAIN.fullmatch(command):
+            process = start([FASTGW, *shlex.split(command)[1:]], cwd=self._folder, env=self._own, **options)
+        else:
+            shell = ["bash", "-c", f"exec {command}"]
+            process = subprocess.Popen(shell, cwd=self._folder, env=self._environment, **options)
         assert process.stdout is not None
         assert process.stderr is not None
         streams = [Lines(process.stdout), Lines(process.stderr)]

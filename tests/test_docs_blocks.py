@@ -33,6 +33,7 @@ from tests.support.commands import ended
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+FILE_NAME = re.compile(r"`\S+`:\n\n")  # before the block with what is in it
 LISTENERS = 'listeners: {main: {address: "127.0.0.1:8080"}}\n'
 SECRET = "c2hhcmVkIHNlY3JldCBvZiBib3RoIHNpZGVz"
 PRIVILEGED = {":443": ":8443", ":80": ":8081"}
@@ -48,7 +49,8 @@ def blocks(*kinds: str) -> list[Any]:
     for page in PAGES:
         text = page.read_text()
         for block in BLOCK.finditer(text):
-            is_run = re.search(r"^`\S+`:\n\n\Z", text[: block.start()], re.MULTILINE) and "```console" in text
+            above = text.rfind("\n", 0, block.start() - 2) + 1
+            is_run = "```console" in text and FILE_NAME.fullmatch(text, above, block.start())
             if block[2] in kinds and not is_run:
                 line = text.count("\n", 0, block.start()) + 1
                 inner = re.sub(f"^{block[1]}", "", block[3], flags=re.MULTILINE)

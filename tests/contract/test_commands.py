@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ import typer
 from fastgw import VERSION
 from fastgw.cli import app
 from tests.support.commands import ended
-from tests.support.gateway import COMMAND_DEADLINE, FASTGW
+from tests.support.forked import FASTGW, ran
 
 GOOD = "version: 1\nlisteners: {main: {address: '127.0.0.1:0'}}\nroutes: [{name: x, respond: {body: ok}}]\n"
 
@@ -109,9 +108,7 @@ PROCESSES = ("run", "demo", "check", "version")
 def typed(arguments: str, directory: Path) -> tuple[int, str, str]:
     """The exit code, and what was said on stdout and stderr."""
     if arguments.startswith(PROCESSES):
-        done = subprocess.run(
-            [FASTGW, *arguments.split()], cwd=directory, capture_output=True, text=True, timeout=COMMAND_DEADLINE
-        )
+        done = ran([FASTGW, *arguments.split()], cwd=directory)
         return done.returncode, done.stdout, done.stderr
     told = ended(*arguments.split(), directory=directory)
     return told.exit_code, told.stdout, told.stderr

@@ -23,7 +23,8 @@ from typing import Any, Self
 import pytest
 import uvicorn
 
-from tests.support.gateway import FASTGW, START_DEADLINE, Lines, wait_until
+from tests.support.forked import FASTGW, start
+from tests.support.gateway import START_DEADLINE, Lines, wait_until
 
 # Where the package's name is not the program's.
 PACKAGES = {
@@ -193,7 +194,7 @@ def started(*arguments: str | Path, **options: Any) -> Iterator[tuple[subprocess
     """`fastgw` with these arguments and its ready line, for commands and outputs that `Gateway` is not made for."""
     ready, ready_in = os.pipe()
     try:
-        process = subprocess.Popen(
+        process = start(
             [FASTGW, *map(str, arguments), "--ready-fd", str(ready_in)],
             pass_fds=[ready_in],
             stdin=subprocess.DEVNULL,

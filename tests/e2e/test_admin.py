@@ -22,7 +22,8 @@ from fastgw.config.settings.gateway import DEFAULT_ADMIN
 from fastgw.config.settings.secrets import Secret
 from fastgw.runtime.control import admin_listener as serving
 from tests.support.admin import MADE, REJECTED, Served, served
-from tests.support.gateway import FASTGW, STOP_DEADLINE
+from tests.support.forked import FASTGW, ran
+from tests.support.gateway import STOP_DEADLINE
 
 
 @pytest.fixture
@@ -42,14 +43,7 @@ def curl(*arguments: str) -> str:
 
 
 def fastgw(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [FASTGW, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=STOP_DEADLINE,
-        check=False,
-        env={**os.environ, "FASTGW_ADMIN_TOKEN": MADE, **environment},
-    )
+    return ran([FASTGW, *arguments], env={**os.environ, "FASTGW_ADMIN_TOKEN": MADE, **environment})
 
 
 class TestCurl:

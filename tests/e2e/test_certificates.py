@@ -22,7 +22,8 @@ import pytest
 from cryptography import x509
 
 from tests.support.certificates import Certificates, client_tls
-from tests.support.gateway import FASTGW, Gateway, wait_until
+from tests.support.forked import FASTGW, ran
+from tests.support.gateway import Gateway, wait_until
 from tests.support.origin import Origin, OriginConnection
 from tests.support.peer import DEADLINE
 from tests.support.secured import REQUEST, Secured
@@ -99,7 +100,8 @@ class Service:
 
     def status(self) -> dict[str, Any]:
         asked = [FASTGW, "status", "--admin", f"unix:{self.folder}/admin", "--format", "json"]
-        told = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=3 * DEADLINE)
+        told = ran(asked)
+        assert told.returncode == 0, told.stderr
         return dict(json.loads(told.stdout))
 
 

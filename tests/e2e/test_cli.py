@@ -20,7 +20,8 @@ import pytest
 from fastgw import VERSION
 from tests.support.client import Client
 from tests.support.default_ports import default_ports
-from tests.support.gateway import COMMAND_DEADLINE, FASTGW, STOP_DEADLINE, Gateway, Lines
+from tests.support.forked import COMMAND_DEADLINE, FASTGW, ran, start
+from tests.support.gateway import STOP_DEADLINE, Gateway, Lines
 from tests.support.origin import Origin
 
 GET = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -36,9 +37,7 @@ BAD_LINES = [
 
 def fastgw(*arguments: str, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command to its end. Whatever happens, no user sees a traceback."""
-    ended = subprocess.run(
-        [FASTGW, *arguments], cwd=directory, capture_output=True, text=True, timeout=COMMAND_DEADLINE, check=False
-    )
+    ended = ran([FASTGW, *arguments], cwd=directory)
     assert "Traceback" not in ended.stderr
     return ended
 
@@ -54,9 +53,7 @@ class TestStdin:
     """`-` in place of a file's name."""
 
     def asked(self, *arguments: str, text: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [FASTGW, *arguments], input=text, capture_output=True, text=True, timeout=COMMAND_DEADLINE
-        )
+        return ran([FASTGW, *arguments], input=text)
 
     def test_a_configuration_is_checked(self):
         assert self.asked("check", "-", text=GOOD).stdout == "<stdin>: configuration is valid\n"
@@ -78,9 +75,7 @@ class TestStdin:
     def test_what_it_names_is_relative_to_the_working_directory(self, tmp_path):
         (tmp_path / "more.yaml").write_text(GOOD.partition("routes")[0].replace("version: 1\n", ""))
         text = "version: 1\ninclude: [more.yaml]\nroutes: [{name: x, respond: {}}]\n"
-        ended = subprocess.run(
-            [FASTGW, "check", "-"], input=text, capture_output=True, text=True, cwd=tmp_path, timeout=COMMAND_DEADLINE
-        )
+        ended = ran([FASTGW, "check", "-"], input=text, cwd=tmp_path)
         assert (ended.stdout, ended.returncode) == ("<stdin>: configuration is valid\n", 0)
 
     def test_others_take_it_too(self, files):
@@ -247,7 +242,7 @@ class TestTomlFromStdin:
     )
     @pytest.mark.parametrize("command", [["check", "-"], ["explain", "-", "GET", "/"]], ids=lambda each: each[0])
     def test_is_told_how_to_name_it(self, command, text):
-        told = subprocess.run([FASTGW, *command], input=text, capture_output=True, text=True, timeout=COMMAND_DEADLINE)
+        told = ran([FASTGW, *command], input=text)
         assert told.returncode == 1
         lines = (told.stdout + told.stderr).splitlines()
         assert lines[-1] == "<stdin>: it looks like TOML; expected YAML, or --syntax toml"
@@ -257,9 +252,7 @@ class TestTomlFromStdin:
         "text", ["version: 1\nroutes:\n- name = a\n", "version: [\n", "{", GOOD + "x: '\na = b'\n"]
     )
     def test_other_mistakes_are_not_taken_for_it(self, text):
-        told = subprocess.run(
-            [FASTGW, "check", "-"], input=text, capture_output=True, text=True, timeout=COMMAND_DEADLINE
-        )
+        told = ran([FASTGW, "check", "-"], input=text)
         assert told.returncode == 1
         assert "TOML" not in told.stdout
 
@@ -270,7 +263,7 @@ class TestDemo:
         """The demo in a process group of its own, as a terminal would have it."""
         with default_ports():
             ready, ready_in = os.pipe()
-            process = subprocess.Popen(
+            process = start(
                 [FASTGW, "demo", "--listen", "127.0.0.1:0", "--workers", "2", "--ready-fd", str(ready_in)],
                 cwd=tmp_path,
                 env={**os.environ, "TMPDIR": str(tmp_path)},

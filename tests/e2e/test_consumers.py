@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from base64 import b64encode
 from collections.abc import Iterator
 from hashlib import sha256
@@ -15,7 +14,8 @@ import bcrypt
 import httpx
 import pytest
 
-from tests.e2e.test_reload import FASTGW, Reloadable
+from tests.e2e.test_reload import Reloadable
+from tests.support.forked import FASTGW, ran
 from tests.support.gateway import wait_until
 
 TAKEN_S = 10.0
@@ -173,5 +173,5 @@ def test_no_secret_is_told_anywhere(known: Known) -> None:
 
 
 def _output(arguments: list[str]) -> str:
-    ended = subprocess.run([FASTGW, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    ended = ran([FASTGW, *arguments])
     return ended.stdout + ended.stderr

@@ -18,13 +18,13 @@ import httpx
 import pytest
 
 from tests.e2e.clients import LoadCounts, call
-from tests.e2e.programs import run
 from tests.e2e.test_reload import Reloadable
 from tests.e2e.test_watched_files import ASKED_ANEW_S
 from tests.support.api_origin import ApiOrigin, Demands
 from tests.support.certificates import Certificates, server_tls
 from tests.support.client import Response
-from tests.support.gateway import FASTGW, Gateway, wait_until
+from tests.support.forked import FASTGW, ran
+from tests.support.gateway import Gateway, wait_until
 from tests.support.issuer import Issuer
 
 SECRET, ROTATED = "planted-secret-1", "planted-secret-2"
@@ -111,8 +111,8 @@ def everything_told(gateway: Gateway, file: Path, *targets: str) -> str:
     """All that the gateway tells anybody: logs, explain, check, the admin API, status and metrics."""
     told = gateway.stdout.text() + gateway.stderr.text()
     for target in targets:
-        told += run(FASTGW, "explain", file, "GET", f"http://gate{target}", "--listener", "main")
-    told += run(FASTGW, "check", file)
+        told += ran([FASTGW, "explain", file, "GET", f"http://gate{target}", "--listener", "main"]).stdout
+    told += ran([FASTGW, "check", file]).stdout
     admin, status = (f"http://{gateway.ready[name]}" for name in ("admin", "status"))
     paths = [
         path for path in httpx.get(f"{admin}/openapi.json", headers=gateway.shown).json()["paths"] if "{" not in path

@@ -13,6 +13,8 @@ from tests.support.gateway import Gateway, wait_until
 from tests.support.resident import held_by
 from tests.support.secured import client_hello
 
+pytestmark = pytest.mark.usefixtures("new_programs")  # what was forked shares pages, which count as its own
+
 CLIENTS = 2_000
 MIB = 1 << 20
 BEHIND = 8 * MIB

@@ -25,9 +25,12 @@ from tests.e2e.test_processes import (
 )
 from tests.e2e.test_reload import Reloadable, saying
 from tests.support.client import Client
-from tests.support.gateway import FASTGW, STOP_DEADLINE, Gateway, wait_until, write_config
+from tests.support.forked import FASTGW
+from tests.support.gateway import STOP_DEADLINE, Gateway, wait_until, write_config
 from tests.support.origin import OK, Origin
 from tests.support.peer import Unexpected
+
+pytestmark = pytest.mark.usefixtures("new_programs")  # about the process itself
 
 STATUS = {"address": "127.0.0.1:0"}
 HUNG_DEADLINE = 30.0  # seconds; a worker is given 10 without a beat

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.gateway import FASTGW
+from tests.support.forked import FASTGW
 from tests.unit.package.test_deploy_gateway import CHART, CHARTED
 
 HELM = Path(FASTGW).parent.parent / "helm" / "bin" / "helm"

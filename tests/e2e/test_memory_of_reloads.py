@@ -9,7 +9,11 @@ import asyncio
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from bench.soak import Samples, Sizes, soak
+
+pytestmark = pytest.mark.usefixtures("new_programs")  # what was forked shares pages, which count as its own
 
 MIB = 1 << 20
 SIZES = Sizes(workers=1, routes=50, clients=1, reload_every=0.01)

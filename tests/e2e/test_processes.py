@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from tests.support.client import Client, Response, byte_by_byte, connect, whole
-from tests.support.gateway import FASTGW, STOP_DEADLINE, Gateway, write_config
+from tests.support.forked import FASTGW, ran
+from tests.support.gateway import STOP_DEADLINE, Gateway, write_config
 from tests.support.origin import OK, Origin
 from tests.support.peer import DEADLINE
 
@@ -92,9 +93,7 @@ def wait_for_ends(descriptors: list[int]) -> None:
 
 def failed_start(config: dict[str, Any], directory: Path) -> tuple[int, str]:
     """Exit code and stderr of a run that ends by itself."""
-    ended = subprocess.run(
-        [FASTGW, "run", str(write_config(config, directory))], capture_output=True, text=True, timeout=STOP_DEADLINE
-    )
+    ended = ran([FASTGW, "run", write_config(config, directory)])
     assert "Traceback" not in ended.stderr
     return ended.returncode, ended.stderr
 

@@ -18,7 +18,8 @@ from fastgw.recording.file import read_key, read_recording
 from tests.e2e.admin_calls import admin
 from tests.e2e.test_reload import Reloadable
 from tests.support.commands import ended
-from tests.support.gateway import FASTGW, wait_until
+from tests.support.forked import FASTGW, start
+from tests.support.gateway import wait_until
 from tests.support.peer import DEADLINE
 from tests.support.small_file_system import small_file_system
 from tests.support.threaded import Threaded
@@ -99,7 +100,7 @@ class Recorder:
         self.file = directory / name
         token = directory / "token"
         token.write_text(gateway.token)
-        self.process = subprocess.Popen(
+        self.process = start(
             [FASTGW, "record", "--admin", str(gateway.ready["admin"]), "--token-file", str(token),
              "--requests", str(requests), "--out", str(self.file), "--key-file", str(directory / "key"), *more],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

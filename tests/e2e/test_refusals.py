@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import pytest
 
 from tests.e2e.programs import Uvicorn, program, run
 from tests.support.browser import Browser
-from tests.support.gateway import FASTGW, Gateway
+from tests.support.forked import FASTGW, ran
+from tests.support.gateway import Gateway
 
 GATEWAY = """\
 version: 1
@@ -151,7 +151,7 @@ def test_a_page_of_another_origin_reads_why_it_was_refused(gateway: Gateway, pag
 def test_a_route_cannot_drop_what_the_gateway_enforces(tmp_path: Path) -> None:
     (tmp_path / "gw.yaml").write_text(GATEWAY.format(page="http://127.0.0.1:1", secret=SECRET))
     (tmp_path / "tenant.yaml").write_text(TENANT)
-    ended = subprocess.run([FASTGW, "check", "tenant.yaml"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    ended = ran([FASTGW, "check", "tenant.yaml"], cwd=tmp_path)
     assert ended.returncode == 1
     where = "enforced by the gateway (gw.yaml:13)"
     assert (ended.stdout + ended.stderr).splitlines()[:2] == [

@@ -15,7 +15,8 @@ import pytest
 from fastgw import kernel
 from fastgw.runtime.process.machine_capacity import USUAL_FILES, file_limit
 from tests.support.certificates import Certificates
-from tests.support.gateway import FASTGW, STOP_DEADLINE, Gateway, write_config
+from tests.support.forked import FASTGW
+from tests.support.gateway import STOP_DEADLINE, Gateway, write_config
 
 ROOT = Path(__file__).parent.parent.parent
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"

@@ -19,7 +19,8 @@ from tests.e2e.clients import Caller, LoadCounts
 from tests.e2e.programs import Nginx
 from tests.e2e.test_nothing_lost import enough, under_load
 from tests.e2e.test_processes import ask, samples
-from tests.support.gateway import FASTGW, Gateway, wait_until
+from tests.support.forked import FASTGW, ran
+from tests.support.gateway import Gateway, wait_until
 from tests.support.peer import DEADLINE
 
 ANYWHERE = {"address": "127.0.0.1:0"}
@@ -55,7 +56,7 @@ class Reloadable(Gateway):
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command for the running gateway."""
         command = [FASTGW, *arguments, "--admin", str(self.ready["admin"])]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return ran(command)
 
     def reload(self) -> str:
         """Reload by the command, which must succeed."""

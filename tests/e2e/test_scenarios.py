@@ -23,7 +23,8 @@ from fastgw import VERSION
 from tests.e2e.programs import RUN_DEADLINE, Nginx, Printing, Uvicorn, environment, program, run, started
 from tests.support.client import Client
 from tests.support.default_ports import default_ports
-from tests.support.gateway import FASTGW, Gateway, Lines, wait_until
+from tests.support.forked import FASTGW, ran
+from tests.support.gateway import Gateway, Lines, wait_until
 from tests.support.peer import DEADLINE
 
 ROOT = Path(__file__).parents[2]
@@ -76,13 +77,7 @@ class TestFirstMinute:
         flags = ["--to", nginx.url, "--workers", "1", "--access-log", "bench.log"]
         with Gateway(None, tmp_path, ["--listen", "127.0.0.1:0", *flags]) as gateway:
             assert run("curl", "-si", f"{gateway.url()}/page.txt").splitlines()[0] == "HTTP/1.1 200 OK"
-            second = subprocess.run(
-                [FASTGW, "run", "--listen", gateway.address(), "--to", nginx.url],
-                capture_output=True,
-                text=True,
-                timeout=20,
-                cwd=tmp_path,
-            )
+            second = ran([FASTGW, "run", "--listen", gateway.address(), "--to", nginx.url], cwd=tmp_path)
             assert second.returncode == 3
             assert second.stderr.splitlines()[-1] == (
                 f"fastgw: cannot listen on {gateway.address()}: the address is in use "
@@ -94,7 +89,7 @@ class TestFirstMinute:
     def test_a_bad_file(self, tmp_path: Path) -> None:
         """`check` names both errors, each with its place and what was expected, and ends with 1."""
         (tmp_path / "bad.yaml").write_text("version: 1\nroutes: [{name: x, upstrem: u}]\n")
-        checked = subprocess.run([FASTGW, "check", "bad.yaml"], capture_output=True, text=True, cwd=tmp_path)
+        checked = ran([FASTGW, "check", "bad.yaml"], cwd=tmp_path)
         assert checked.returncode == 1
         assert checked.stdout == (
             'bad.yaml:1:1: listeners: missing; expected at least one, such as {main: {address: "127.0.0.1:8080"}}\n'
@@ -364,9 +359,8 @@ routes: [{name: all, respond: {body: ok}}]
         with started("run", "gw.yaml", cwd=tmp_path, stdout=subprocess.DEVNULL) as (_, ready):
             assert (ready["admin"], ready["status"]) == ("127.0.0.1:9901", "127.0.0.1:9902")
             assert run("curl", "-s", "http://127.0.0.1:9902/readyz") == "ready\n"
-            assert (
-                run(FASTGW, "reload", "--config", "gw.yaml", cwd=tmp_path) == "reloaded: generation 2 on 1/1 workers\n"
-            )
+            reloaded = ran([FASTGW, "reload", "--config", "gw.yaml"], cwd=tmp_path)
+            assert (reloaded.stdout, reloaded.stderr) == ("reloaded: generation 2 on 1/1 workers\n", "")
 
     def test_where_they_are_taken_that_is_told_and_the_gateway_serves(self, tmp_path: Path) -> None:
         (tmp_path / "gw.yaml").write_text(self.FILE)
@@ -408,7 +402,7 @@ class TestWhyDidThisRequestGoThere:
         (tmp_path / "gw.yaml").write_text(EXPLAINED)
         command = [FASTGW, "explain", "gw.yaml", "GET", "http://api.example.com/users/7"]
         command += ["-H", "Authorization: Bearer very.secret"]
-        explained = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        explained = ran(command, cwd=tmp_path)
         assert (explained.returncode, explained.stderr) == (0, "")
         assert "very.secret" not in explained.stdout
         return {line.partition(" ")[0]: " ".join(line.split()[1:]) for line in explained.stdout.splitlines()}

@@ -19,7 +19,8 @@ import pytest
 from tests.e2e.admin_calls import admin, is_served, status_of, tell
 from tests.e2e.test_reload import ANYWHERE, Reloadable, gateway_saying, saying
 from tests.support.client import connect
-from tests.support.gateway import COMMAND_DEADLINE, FASTGW, Gateway, wait_until
+from tests.support.forked import COMMAND_DEADLINE, FASTGW, ran
+from tests.support.gateway import Gateway, wait_until
 
 LISTENING = {"version": 1, "workers": 1, "listeners": {"main": ANYWHERE}, "routes": saying("v1"), "access_logs": []}
 
@@ -34,9 +35,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [FASTGW, *arguments], capture_output=True, text=True, timeout=COMMAND_DEADLINE, stdin=subprocess.DEVNULL
-    )
+    return ran([FASTGW, *arguments], stdin=subprocess.DEVNULL)
 
 
 def folder(parent: Path, name: str) -> Path:

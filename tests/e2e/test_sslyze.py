@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.support.certificates import Certificates
-from tests.support.gateway import FASTGW, Gateway
+from tests.support.forked import FASTGW
+from tests.support.gateway import Gateway
 
 SSLYZE = Path(FASTGW).parent.parent / "sslyze" / "bin" / "sslyze"
 """In an environment of its own, for it wants older libraries than fastgw: `make test` makes it."""

@@ -18,9 +18,12 @@ import pytest
 from tests.e2e.programs import Printing, environment, program
 from tests.e2e.test_processes import GET, GET_AND_CLOSE, answering, forwarding
 from tests.support.client import Client
-from tests.support.gateway import COMMAND_DEADLINE, FASTGW, Gateway, write_config
+from tests.support.forked import COMMAND_DEADLINE, FASTGW
+from tests.support.gateway import Gateway, write_config
 from tests.support.installed import Installed
 from tests.support.origin import OK, Origin
+
+pytestmark = pytest.mark.usefixtures("new_programs")  # systemd starts programs
 
 ROOT = Path(__file__).parents[2]
 CONFINED = [

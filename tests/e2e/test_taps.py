@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ import pytest
 from tests.e2e.admin_calls import JSON, TIMEOUT, Calling, admin
 from tests.e2e.test_audit import entries
 from tests.e2e.test_reload import Reloadable
-from tests.support.gateway import FASTGW, wait_until
+from tests.support.forked import FASTGW, start
+from tests.support.gateway import wait_until
 
 CONFIG: dict[str, Any] = {
     "filters": {"key_auth": {"key_names": ["x-ticket"]}},
@@ -127,8 +129,8 @@ def test_a_tap_ends_with_its_client_and_is_in_the_audit_log(gateway: Reloadable,
 
 def test_the_command_shows_requests_for_people(gateway: Reloadable) -> None:
     command = [FASTGW, "tap", "--admin", str(gateway.ready["admin"]), "--route", "users", "--requests", "1"]
-    token = {"FASTGW_ADMIN_TOKEN": gateway.token}
-    with subprocess.Popen(command, env=token, stdout=subprocess.PIPE, text=True) as process:
+    token = {**os.environ, "FASTGW_ADMIN_TOKEN": gateway.token}
+    with start(command, env=token, stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
             ask(gateway, "POST", "/users/7?token=t", '{"token":"t"}', **{"Content-Type": JSON})
         assert process.stdout is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import httpx
@@ -10,7 +9,8 @@ import pytest
 
 from tests.e2e.conftest import fronting
 from tests.e2e.programs import Nginx, run
-from tests.support.gateway import FASTGW, Gateway, GatewayFailed, wait_until
+from tests.support.forked import FASTGW, ran
+from tests.support.gateway import Gateway, GatewayFailed, wait_until
 
 
 def dropped(gateway: Gateway) -> int:
@@ -72,7 +72,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, command: str, name: str, con
         (tmp_path / name).mkdir()
     elif isinstance(content, bytes):
         (tmp_path / name).write_bytes(content)
-    ended = subprocess.run([FASTGW, command, name], capture_output=True, text=True, cwd=tmp_path, timeout=20)
+    ended = ran([FASTGW, command, name], cwd=tmp_path)
     told = ended.stdout + ended.stderr
     assert ended.returncode == 1, told
     assert expected in told
@@ -116,11 +116,11 @@ def test_a_name_that_cannot_be_looked_up_yet_does_not_stop_the_start(nginx: Ngin
         assert told.startswith(b"note: ")
         assert told.endswith(b": requests are answered 503 until it can be\n")
         command = [FASTGW, "status", "--admin", gateway.ready["admin"]]
-        assert "its targets cannot be resolved yet" in subprocess.run(command, capture_output=True, text=True).stdout
+        assert "its targets cannot be resolved yet" in ran(command).stdout
         hosts.write_text("127.0.0.1 localhost users.fastgw-test.invalid\n")
         wait_until(lambda: answered() == 200, "it to be found", 15.0)
         hosts.write_text("127.0.0.1 localhost\n")
         gateway.stderr.wait_for(lambda line: b"the previous contents stay active" in line, 15.0)
         reload = [FASTGW, "reload", "--admin", gateway.ready["admin"]]
-        assert subprocess.run(reload, capture_output=True).returncode == 0
+        assert ran(reload).returncode == 0
         assert answered() == 200

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.extension import install
-from tests.support.gateway import FASTGW
+from tests.support.forked import FASTGW, ran
 from tests.support.tokens import key_set, signer
 
 CONFIG = """
@@ -62,7 +62,7 @@ def explained(folder: Path, token: bytes, *arguments: str) -> list[str]:
     command = [FASTGW, "explain", "gw.yaml", "GET", "http://api.example.com/users/7", *arguments]
     if token:
         command += ["-H", f"Authorization: Bearer {token.decode()}"]
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20)
+    ended = ran(command, cwd=folder)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert not token or token.decode() not in ended.stdout
     assert not token or token.rpartition(b".")[2].decode() not in ended.stdout

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.gateway import FASTGW, Gateway, wait_until
+from tests.support.forked import FASTGW, ran
+from tests.support.gateway import Gateway, wait_until
 from tests.support.origin import OK, Origin
 
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
@@ -134,7 +135,7 @@ def test_a_taken_address_is_told_and_exits_3(tmp_path: Path, origin: Origin) -> 
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([FASTGW, "run", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return ran([FASTGW, "run", *arguments])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -18,12 +17,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from tests.support.client import Client
+from tests.support.forked import FASTGW, start
 from tests.support.peer import DEADLINE
 
-FASTGW = str(Path(sys.executable).with_name("fastgw"))
 START_DEADLINE = 60.0  # seconds; a start usually takes less than one, but the machine may be busy
 STOP_DEADLINE = 30.0
-COMMAND_DEADLINE = 60.0  # seconds for a command
 OFF: Mapping[str, None] = {"status": None, "admin": None}
 
 
@@ -148,7 +146,7 @@ class Gateway:
         ready, ready_in = os.pipe()
         file = [] if config is None else [str(config)]
         try:
-            self.process = subprocess.Popen(
+            self.process = start(
                 [*launcher, FASTGW, "run", *file, *arguments, "--ready-fd", str(ready_in)],
                 cwd=directory,
                 env={**os.environ, **(environment or {})},
