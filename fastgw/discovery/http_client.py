@@ -4,6 +4,7 @@ Everything is bounded: connecting, each wait for bytes, and the size of an answe
 """
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -26,6 +27,8 @@ CONNECT_S: Final = 5.0
 """Timeout for connecting to one address, with the TLS handshake."""
 _PIECE: Final = 64 * 1024
 _SHOWN: Final = 200
+_OWED: Final = (h11.IDLE, h11.SEND_RESPONSE)
+"""States of a peer that has not sent the head of its answer."""
 
 Resolve = Callable[[str, int], Awaitable[list[TargetAddress]]]
 Headers = Iterable[tuple[str, str]]
@@ -122,8 +125,7 @@ class ServiceClient:
         except TimeoutError:
             raise
         except (OSError, UnicodeError, h11.ProtocolError, EOFError) as error:
-            text = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
-            raise SourceFailed(f"{self._address}: {text}") from error
+            raise SourceFailed(f"{self._address}: {_text_of(error)}") from error
 
     def _head(self, method: str, target: str, headers: Headers, body: bytes) -> h11.Request:
         said = [("Host", self._address.authority), ("User-Agent", "fastgw"), ("Connection", "close"), *headers]
@@ -192,5 +194,19 @@ class _Exchange:
     async def _next(self) -> Any:
         while (event := self._http.next_event()) is h11.NEED_DATA:
             async with asyncio.timeout(self._silence):
-                self._http.receive_data(await self._reader.read(_PIECE))
+                received = await self._reader.read(_PIECE)
+            if not received and self._http.their_state in _OWED:
+                raise EOFError("the connection was closed without an answer")
+            self._http.receive_data(received)
         return event
+
+
+def _text_of(error: Exception) -> str:
+    """Return the reason of a failed exchange, for people."""
+    if (
+        isinstance(error, OSError)
+        and error.errno is not None
+        and not isinstance(error, (ssl.SSLError, socket.gaierror))
+    ):
+        return os.strerror(error.errno).lower()  # asyncio's own text has a number and a tuple
+    return " ".join(str(error).split())[:_SHOWN] or type(error).__name__

@@ -268,7 +268,7 @@ def test_a_registry_that_ends_keeps_the_targets_and_is_followed_when_it_is_back(
     port = node.consul.server_port
     node.consul.close()
     node.docker.end()
-    node.wait_for_problem("consul", f"http://127.0.0.1:{port}: ")
+    node.wait_for_problem("consul", f"http://127.0.0.1:{port}: connection refused")
     node.wait_for_problem("docker", "docker.sock")
     assert [port for port, _ in node.targets("consul")] == [7001]
     os.kill(node.gateway.control_pid, signal.SIGKILL)
