@@ -208,8 +208,8 @@ class Pool(Generic[S]):
         `lent_once`: connections are lent once, and none is kept without a waiting borrower.
 
         The other numbers are divided among `workers`. A worker keeps no more idle connections than its share of
-        `max_connections`: otherwise the idle ones of some workers could leave none for another. Those beyond its share
-        of `max_idle` are kept while the load needs as many (`RECENT`).
+        `max_connections`: otherwise the idle ones of some workers could leave none for another. Connections beyond its
+        share of `max_idle` are kept while the load needs as many (`RECENT`).
         """
         pool = self._numbers = upstream.pool
         self.targets = tuple(targets)
