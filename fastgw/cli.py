@@ -722,12 +722,14 @@ def analytics(
         typer.echo(_query_gateway(wanted, certificate, lambda client: client.get(path)))
         return
     found = _query_gateway(wanted, certificate, lambda client: client.read(path, Analytics))
-    from fastgw.admin import analytics_tables
-
     if answer is AnalyticsFormat.CSV:
-        typer.echo(analytics_tables.as_csv(found), nl=False)
+        from fastgw.admin.analytics_csv import as_csv
+
+        typer.echo(as_csv(found), nl=False)
     else:
-        analytics_tables.print_table(found, step)
+        from fastgw.admin.analytics_tables import print_table
+
+        print_table(found, step)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fastgw.admin import browser_sessions, cache_purges, dashboard, revocations
+from fastgw.admin.analytics_csv import CSV, as_csv
 from fastgw.admin.analytics_query import QUERY_PARAMETERS, read_query
 from fastgw.admin.authorization import ACTOR, CERTIFIED, SAFE, Access, Gate
 from fastgw.admin.node_interface import (
@@ -468,6 +469,14 @@ async def _quotas(node: Node, request: Request) -> Response:
 
 
 async def _analytics(node: Node, request: Request) -> Response:
+    return json_response(await _queried(node, request))
+
+
+async def _analytics_csv(node: Node, request: Request) -> Response:
+    return answer(as_csv(await _queried(node, request)).encode(), CSV)
+
+
+async def _queried(node: Node, request: Request) -> Analytics:
     try:
         query = read_query(request.query_params, time.time())
         usage = await node.analytics(query)
@@ -479,7 +488,7 @@ async def _analytics(node: Node, request: Request) -> Response:
         raise HTTPException(503, f"Analytics: {error}.") from error
     if usage is None:
         raise HTTPException(404, "No analytics are kept; `analytics` of the configuration begins them.")
-    return json_response(Analytics(query.since_date, query.until_date, *usage))
+    return Analytics(query.since_date, query.until_date, *usage)
 
 
 async def _limits(node: Node, request: Request) -> Response:
@@ -793,6 +802,14 @@ OPERATIONS: Final = (
         "Analytics: requests by route, consumer, plan, status or method, over minutes to weeks.",
         _analytics,
         {200: Analytics},
+        asks=QUERY_PARAMETERS,
+    ),
+    Operation(
+        "GET",
+        "/analytics.csv",
+        "Analytics as CSV, for spreadsheets.",
+        _analytics_csv,
+        {200: CSV},
         asks=QUERY_PARAMETERS,
     ),
     Operation(

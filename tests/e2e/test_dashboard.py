@@ -793,6 +793,9 @@ def test_what_changes_the_gateway_is_asked_for_twice(page: Page, stub: AdminStub
 # --- what was, and what comes in ---
 
 
+LINKED_CSV = "fetch(document.getElementById('analytics-csv-{}').href).then((response) => response.text())"
+
+
 def test_analytics_are_plotted_over_hours_and_days_of_all_routes_or_one(page: Page, stub: AdminStub) -> None:
     look(page, stub, "analytics")
     page.until("document.querySelectorAll('#table-analytics tbody tr').length === 2")
@@ -806,6 +809,15 @@ def test_analytics_are_plotted_over_hours_and_days_of_all_routes_or_one(page: Pa
     page.run("document.getElementById('analytics-span').dispatchEvent(new Event('change'))")
     page.until("document.querySelector('#chart-days-requests svg').getAttribute('aria-label').includes('of 30 days.')")
     assert {query.step for query in stub.figures.queries} == {None, "hour", "day"}
+    exported = {by: page.run(LINKED_CSV.format(by)) for by in ("route", "consumer")}
+    lines = exported["route"].splitlines()
+    assert lines[0] == "date,route,requests,errors,request_bytes,response_bytes,p50_s,p95_s,p99_s"
+    assert {line.split(",", 2)[1] for line in lines[1:]} == {"user"}
+    assert len(lines) in (31, 32)
+    assert {(query.by, query.step, query.route) for query in stub.figures.queries[-2:]} == {
+        ("route", "day", "user"),
+        ("consumer", "day", None),
+    }
     stub.figures.keeps_analytics = False
     page.click("#table-analytics .pick")
     page.until("document.getElementById('analytics-about').innerText.includes('No analytics are kept')")

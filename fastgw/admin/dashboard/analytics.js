@@ -79,10 +79,13 @@ export class AnalyticsView {
     const span = SPANS[name];
     const route = byId("analytics-route").value.trim();
     const of = route ? `&route=${encodeURIComponent(route)}` : "";
+    const rows = `since=${name}&step=${span.step}&limit=${ROWS_OF_PLOT}`;
+    byId("analytics-csv-route").href = `analytics.csv?by=route&${rows}${of}`;
+    byId("analytics-csv-consumer").href = `analytics.csv?by=consumer&${rows}`;
     try {
       const [all, plot] = await Promise.all([
         ask(`/analytics?by=route&since=${name}${of}`, ANALYTICS_TIMEOUT),
-        ask(`/analytics?by=route&since=${name}&step=${span.step}&limit=${ROWS_OF_PLOT}${of}`, ANALYTICS_TIMEOUT),
+        ask(`/analytics?by=route&${rows}${of}`, ANALYTICS_TIMEOUT),
       ]);
       this.#show(all, plot, span, route);
     } catch (error) {

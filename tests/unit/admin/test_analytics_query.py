@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from fastgw.admin.analytics_csv import as_csv
 from fastgw.admin.analytics_query import read_query
-from fastgw.admin.analytics_tables import as_csv
 from fastgw.admin.node_interface import Analytics
 from fastgw.analytics.queries import AnalyticsRow, UsageQuery
 from fastgw.analytics.store import CannotKeepAnalytics
@@ -48,6 +48,9 @@ def test_the_admin_api_answers_with_rows_or_a_reason() -> None:
         status, _, body = here.ask("GET /analytics?since=7d")
         assert (status, b'"route":"users"' in body, b'"total":2' in body) == (200, True, True)
         assert here.ask("GET /analytics?by=consumer")[0] == 404
+        status, head, body = here.ask("GET /analytics.csv?since=7d")
+        assert (status, body) == (200, b"route,requests,errors\r\nusers,3,1\r\n")
+        assert "content-type: text/csv; charset=utf-8" in head.lower()
         assert here.ask("GET /analytics?limit=x")[0] == 400
         assert here.ask("GET /analytics?colour=x")[0] == 400
         here.node.broken = TooMuch("there are more than 100000 rows")
