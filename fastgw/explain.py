@@ -456,7 +456,9 @@ def _of_connection(explanation: Explanation, routes: TcpRoutes, name: str, clien
         return explanation
     explanation.route, explanation.upstream = routes.name, route.upstream.name
     labels = ", ".join(target.label for target in route.upstream.targets) or "none"
-    how = ", with their TLS," if route.passes_through else ""
+    how = ""
+    if route.passes_through:
+        explanation.server_certificate, how = "", ", with their TLS,"  # the certificate is that of the target
     explanation.detail = f"connections are passed through{how} to the targets of the upstream: {labels}"
     return explanation
 
