@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from importlib import import_module
@@ -12,10 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Counting, Store
 from fastgw.filters.policies.cache import fast_fetch, whole_response
 from fastgw.sync.cache_purges import tags_to_purge
 from tests.support.memory import Wire
+from tests.unit.cache.nodes import objects_in, pins_in
 from tests.unit.filters.policies.cache.test_hits import FRESH, status
 from tests.unit.filters.policies.cache.world import World
 
@@ -33,6 +36,8 @@ ALL: dict[str, dict[str, Any]] = {
     "behind": BEHIND,
     "behind shared": {**BEHIND, **SHARED},
 }
+MEMORY = 1 << 20
+"""Memory of the shared store of a `World`."""
 NO_SETTINGS: dict[str, Any] = {}
 POISON = b"X-Forwarded-Host: evil\r\nX-Original-URL: /admin\r\nContent-Type: text/evil\r\n"
 
@@ -234,6 +239,35 @@ def test_purges_find_what_was_stored(vary: bytes, purge: Callable[[Store], Count
     client = world.client(b"/a?b=c")
     world.upstream().sends(PRIVATE)
     assert b"hit" not in (status(client) or b"")
+    world.plane.assert_quiet()
+
+
+def body_of(number: int) -> bytes:
+    return b"<%d>" % number * (number % 300 + 50)
+
+
+@pytest.mark.parametrize("vary", [b"", b"Vary: Accept-Encoding\r\n"])
+def test_a_flood_of_urls_stays_within_the_memory_and_each_gets_its_own_response(vary: bytes) -> None:
+    """The store is turned over several times."""
+    world = connected(SHARED)
+    store = world.store
+    assert isinstance(store, SharedStore)
+    client, flood, hits = world.plane.client(), 1800, 0
+    head = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n%bContent-Length: %d\r\n\r\n%b"
+    for number in (*range(flood), *range(flood - 1, flood - 100, -1)):
+        client.received, body = b"", body_of(number)
+        client.sends(b"GET /%d HTTP/1.1\r\nHost: a.test\r\n\r\n" % number)
+        if not client.received:
+            world.upstream().sends(head % (vary, len(body), body))
+        hits += b"fastgw; hit" in client.received
+        assert client.received.endswith(b"\r\n\r\n" + body)
+    numbers = store.numbers()
+    assert sum(len(body_of(number)) for number in range(flood)) > 1.5 * MEMORY
+    assert os.fstat(store.memory.fd).st_blocks * 512 <= 1.1 * MEMORY  # the smallest one: its fixed parts are 6 %
+    assert numbers.bytes <= MEMORY
+    assert numbers.objects == objects_in(store)
+    assert pins_in(store.memory) == 0
+    assert hits > 50
     world.plane.assert_quiet()
 
 
