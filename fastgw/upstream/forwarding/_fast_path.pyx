@@ -65,6 +65,7 @@ cdef struct OfAnswer:
 cdef struct OfForward:
     Slot forwarded
     Slot grpc
+    Slot joined
     Slot keeps_path
     Slot marks
     Slot rules
@@ -127,6 +128,7 @@ learn(&of_answer.cache_result, ReadyAnswer, "cache_result")
 learn(&of_answer.length, ReadyAnswer, "length")
 learn(&of_forward.forwarded, Forward, "forwarded")
 learn(&of_forward.grpc, Forward, "grpc")
+learn(&of_forward.joined, Forward, "_joined")
 learn(&of_forward.keeps_path, Forward, "keeps_path")
 learn(&of_forward.marks, Forward, "marks")
 learn(&of_forward.rules, Forward, "rules")
@@ -199,6 +201,12 @@ cdef inline bytes _set_lines(peer, bytes authority):
     return peer.set_lines(authority)
 
 
+cdef inline object _joined(forward, drop, dropped):
+    """Return the result of `Forward.joined`."""
+    cdef tuple last = <tuple?>read(&of_forward.joined, forward)
+    return last[2] if last[0] is drop and last[1] is dropped else forward.joined(drop, dropped)
+
+
 cdef int _send(self, head, route, params) except -1:
     cdef Http1RequestHead ours
     cdef bytes payload, request_id, added, request
@@ -258,7 +266,7 @@ cdef int _send(self, head, route, params) except -1:
             drop, added = fields_for_upstream(forwarded, peer, head, self.client_ip)
         call_due_at = read(&of_path.call_due_at, self)
         if fetch is not None:
-            drop = forward.joined(drop, fetch.dropped)
+            drop = _joined(forward, drop, fetch.dropped)
         elif call_due_at is not INF and call_due_at != INF:
             drop = forward.joined(drop, GRPC_TIMEOUT)
             added += timeout_line(call_due_at - upstream.worker_loop.wheel.now)

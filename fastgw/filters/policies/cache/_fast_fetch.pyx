@@ -13,6 +13,7 @@ from libc.string cimport memcmp, memcpy
 
 from fastgw._slots cimport Slot, learn, read, write
 from fastgw.cache.shared._ordinary cimport MOST_HASHES, SECRETS, Key, NewRecord, Ordinary
+from fastgw.filters.policies.cache._ready_answers cimport has_any_of
 from fastgw.filters.policies.cache._storing cimport Encoded, decide_on, encode_variant
 from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead, all_values, has_field
 
@@ -334,7 +335,6 @@ cdef bytes _normalized_value(Http1RequestHead head, bytes name):
 
 cdef bint _is_plain(policy, Http1RequestHead head, peer) except -1:
     """Whether the full path has nothing to read in the request, and its key has only what all have."""
-    cdef bytes name
     if (
         head._fields is not None
         or read(&of_policy.key_headers, policy)
@@ -349,10 +349,7 @@ cdef bint _is_plain(policy, Http1RequestHead head, peer) except -1:
     ready = read(&of_policy.ready, policy)
     if ready is None:
         return False
-    for name in <tuple?>read(&special_of_answers, ready):
-        if has_field(head, name):
-            return False
-    return True
+    return not has_any_of(<tuple?>read(&special_of_answers, ready), head)
 
 
 def begin_fetch(policy, request, forward):

@@ -4,18 +4,23 @@
 Objects of other classes are used through their attributes (`_slots.read`).
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from fastgw._slots cimport Slot, learn, read, write
 from fastgw.cache.shared._ordinary cimport is_unchanged_in
-from fastgw.http.http1._parser cimport Http1RequestHead, has_field
+from fastgw.http.http1._parser cimport SLOT_WORDS, Http1RequestHead, bits_of, has_field, slot_of
 
 from fastgw.compiled import replace
 from fastgw.exchange import Chain, Route
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.filters.policies.cache import ready_answers as reference
 from fastgw.forwarded_headers import Peer
+
+cdef enum:
+    MOST_KEPT = 256
 
 cdef struct OfAnswers:
     Slot clock
@@ -85,13 +90,63 @@ def adopt(type owner not None, type memory not None, type entry not None, type s
     replace(owner, find)
 
 
-cdef bint _needs_full_path(answers, Http1RequestHead head, peer) except -1:
-    """Return the result of `ReadyAnswers.needs_full_path`."""
+@cython.final
+cdef class _Names:
+    """Names of headers, and where heads have a bit for each: those whose lines are known, and others by `slot_of`."""
+
+    cdef tuple names
+    cdef uint32_t known
+    cdef uint64_t slots[SLOT_WORDS]
+
+
+cdef dict _names = {}  # names -> `_Names`
+cdef _Names _last_names = _Names.__new__(_Names)
+
+
+cdef _Names _names_of(tuple names):
+    global _last_names
+    cdef _Names made
     cdef bytes name
-    for name in <tuple?>read(&of_answers.special, answers):
+    cdef uint8_t slot
+    found = _names.get(names)
+    if found is None:
+        made = _Names.__new__(_Names)
+        made.names = names
+        made.known = bits_of(frozenset(names) & Http1RequestHead.KNOWN)
+        for name in names:
+            if name not in Http1RequestHead.KNOWN:
+                slot = slot_of(<const uint8_t*>PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+                made.slots[slot >> 6] |= <uint64_t>1 << (slot & 63)
+        if len(_names) >= MOST_KEPT:
+            _names.clear()
+        found = _names[names] = made
+    _last_names = <_Names>found
+    return _last_names
+
+
+cdef bint has_any_of(tuple names, Http1RequestHead head) except -1:
+    # PERF: 1,000 instructions less than to look for each name (CPython 3.11, callgrind, micro/response_cache).
+    cdef _Names sought = _last_names if names is _last_names.names else _names_of(names)
+    cdef bytes name
+    cdef int word
+    if head.names & sought.known:
+        return True
+    for word in range(SLOT_WORDS):
+        if head.others[word] & sought.slots[word]:
+            break
+    else:
+        return False
+    for name in names:
         if has_field(head, name):
             return True
-    return read(&trusted_of_peer, peer) and read(&forwarded_of_head, head)
+    return False
+
+
+cdef bint _needs_full_path(answers, Http1RequestHead head, peer) except -1:
+    """Return the result of `ReadyAnswers.needs_full_path`."""
+    return has_any_of(<tuple?>read(&of_answers.special, answers), head) or (
+        read(&trusted_of_peer, peer) and read(&forwarded_of_head, head)
+    )
 
 
 cdef inline tuple _with_values(tuple key, head, names):

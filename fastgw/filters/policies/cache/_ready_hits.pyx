@@ -8,7 +8,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 
 from fastgw._slots cimport Slot, learn, read, write
 from fastgw.cache.shared._ordinary cimport is_unchanged_in
-from fastgw.http.http1._parser cimport Http1RequestHead, has_field
+from fastgw.filters.policies.cache._ready_answers cimport has_any_of
+from fastgw.http.http1._parser cimport Http1RequestHead
 
 from fastgw.compiled import replace
 from fastgw.exchange import Chain, Exchange, Response
@@ -135,7 +136,6 @@ def adopt(type owner not None, type memory not None, type hit not None, type sel
 
 cdef bint _applies(self, exchange, Http1RequestHead head, peer, chain, forward) except -1:
     """Return the result of `ReadyHits._applies`."""
-    cdef bytes name
     if (
         read(&of_exchange.method, exchange) != _GET
         or not read(&ordinary_of_head, head)
@@ -148,10 +148,7 @@ cdef bint _applies(self, exchange, Http1RequestHead head, peer, chain, forward) 
         or (read(&trusted_of_peer, peer) and read(&forwarded_of_head, head))
     ):
         return False
-    for name in <tuple?>read(&special_of_answers, read(&of_hits.answers, self)):
-        if has_field(head, name):
-            return False
-    return True
+    return not has_any_of(<tuple?>read(&special_of_answers, read(&of_hits.answers, self)), head)
 
 
 cdef object _fields_of(exchange):
