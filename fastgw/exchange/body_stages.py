@@ -12,12 +12,26 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 from fastgw.config.base.value_types import parse_size
-from fastgw.exchange.reply import Reply
+from fastgw.exchange.reply import Reply, Response
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
+    from fastgw.http.messages import RequestHead
 
 BodyFunction: TypeAlias = "Callable[[Exchange, bytes], bytes | Reply | None]"
+
+
+class AnsweredRequest(Protocol):
+    """Interface of a request whose response is complete: an exchange, or a request on the fast path."""
+
+    @property
+    def head(self) -> RequestHead: ...
+    @property
+    def client(self) -> Any:
+        """Client side, which counts for metrics."""
+
+
+ChangeWhole: TypeAlias = "Callable[[AnsweredRequest, Response, bytes], bytes | BodyStage | None]"
 
 
 @final
@@ -85,8 +99,9 @@ class StageFactory:
     `ranges`: whether clients may request ranges of a body that a response stage may change; otherwise ranges are never
     requested from the upstream, because its offsets refer to the unchanged body. `reads_only`: the stages return what
     they get, so that nothing in the head of the message changes; they set `keeps_length`, and `changed` to False.
-    `change_whole`: called in place of `make` for the body of a response that is complete and not empty, if no other
-    filter has a stage for it: returns the changed body, or what `make` would return.
+    `change_whole`: called in place of `make` for a response of the upstream whose body is complete and not empty, if no
+    other filter has a stage for it: returns the changed body, or what `make` would return. On the fast path there is no
+    exchange.
     """
 
     __slots__ = ("change_whole", "make", "ranges", "reads_only")
@@ -96,7 +111,7 @@ class StageFactory:
         make: Callable[[Exchange], BodyStage | None],
         ranges: bool = False,
         reads_only: bool = False,
-        change_whole: Callable[[Exchange, bytes], bytes | BodyStage | None] | None = None,
+        change_whole: ChangeWhole | None = None,
     ) -> None:
         self.make, self.ranges, self.reads_only = make, ranges or reads_only, reads_only
         self.change_whole = change_whole

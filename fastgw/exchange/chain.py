@@ -22,6 +22,7 @@ from fastgw.exchange.body_stages import (
     BodyStages,
     BodyTooLong,
     Bounded,
+    ChangeWhole,
     StageFactory,
 )
 from fastgw.exchange.reply import Reply, problem
@@ -119,10 +120,11 @@ class BodyHead:
 class Hooks:
     """Hooks of one filter on one route. A hook that is left out costs nothing.
 
-    request: `(exchange) -> None | Reply | Awaitable`, before the request is forwarded. response: `(exchange) -> None`,
-    when the head of the response (of the upstream or the gateway) is known. looks_at: `(head) -> bool`, whether the
-    response step and the response body hook have to run for a response of the upstream; if no filter needs it, most
-    requests take the fast path. They may run nevertheless.
+    request: `(exchange) -> None | Reply | Awaitable`, before the request is forwarded. request_headers: lower-case
+    names of headers; the request step has to run only for requests with one of them, and may run for others. None: for
+    all. response: `(exchange) -> None`, when the head of the response (of the upstream or the gateway) is known.
+    looks_at: `(head) -> bool`, whether the response step and the response body hook have to run for a response of the
+    upstream; if no filter needs it, most requests take the fast path. They may run nevertheless.
     request_body, response_body: `(exchange, payload) -> None | bytes | Reply`, for each piece of a body. None: it does
     not change. bytes: they replace the piece, if `changes_body` is set; a body that may change is sent without its
     length, digest and strong ETag, and ranges of it are not requested. A Reply, for requests only: answer with it. A
@@ -180,6 +182,7 @@ class Hooks:
         "reply",
         "request",
         "request_body",
+        "request_headers",
         "request_ids",
         "response",
         "response_body",
@@ -218,6 +221,7 @@ class Hooks:
         fetch: FetchStep | None = None,
         full_path: bool = False,
         body_head: BodyHead | None = None,
+        request_headers: frozenset[bytes] | None = None,
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
         self.response_body, self.trailers = response_body, trailers
@@ -240,6 +244,7 @@ class Hooks:
         self.fetch = fetch
         self.full_path = full_path
         self.body_head = body_head
+        self.request_headers = request_headers
 
 
 @final
@@ -363,6 +368,17 @@ class Chain:
         hook = self.response_body_hooks[0][1]
         is_able = isinstance(hook.step, StageFactory) and hook.step.change_whole is not None and hook.bound is None
         return hook if is_able else None
+
+    @property
+    def change_whole(self) -> ChangeWhole | None:
+        """Function that changes complete response bodies on the fast path. None: there is none, or other filters have
+        to see the response.
+        """
+        hook = self.whole_hook
+        if hook is None or self.response_steps or self.renew_steps:
+            return None
+        assert isinstance(hook.step, StageFactory)
+        return hook.step.change_whole
 
     @property
     def is_bare(self) -> bool:
@@ -498,6 +514,8 @@ class FastPathPlan:
     `looks_at`: whether a response on the fast path has to continue on the full path because a filter processes it;
     None: never. `meets_answers`: whether filters process all responses. `id_of`: returns the id of a request; None:
     requests have no id. `fetch`: the step of the filter that stores the response; None: there is none.
+    `change_whole`: changes a response that was received as a whole, in place of `looks_at`; None: nothing does.
+    `full_path_headers`: lower-case names of headers; requests with one of them take the full path.
     """
 
     forward: Any
@@ -508,6 +526,14 @@ class FastPathPlan:
     id_of: Callable[[RequestHead], bytes] | None = None
     calls_only: bool = False
     fetch: FetchStep | None = None
+    change_whole: ChangeWhole | None = None
+    full_path_headers: tuple[bytes, ...] = ()
+
+    def accepts(self, head: RequestHead) -> bool:
+        """Whether an ordinary request may take the fast path."""
+        if self.checks_path and not head.path_as_sent:
+            return False
+        return all(head.first(name) is None for name in self.full_path_headers)
 
 
 class _PendingStep:
@@ -704,7 +730,8 @@ def changed_whole(hook: BodyHook, exchange: Exchange, body: bytes) -> bytes | Bo
     assert isinstance(step, StageFactory)
     assert step.change_whole is not None
     try:
-        made = step.change_whole(exchange, body)
+        assert exchange.response is not None
+        made = step.change_whole(exchange, exchange.response, body)
     except BaseException:  # the edge of a filter: data that it could not check is not forwarded
         return count_raised(step, "response body", exchange)
     if type(made) is bytes:

@@ -197,14 +197,16 @@ def tell_of_change(response: Response) -> None:
     """Drop the header fields that describe the received body, and make its ETag weak (RFC 9110 section 8.8.1)."""
     etags = response.values(b"etag")
     weakens = bool(etags) and not etags[0].startswith(b"W/") and b"etag" not in response.dropped  # by a filter
-    response.dropped = _dropped_with_body(response.dropped, weakens)
+    response.dropped = dropped_with_body(response.dropped, weakens)
     if weakens:
         response.added += b"ETag: W/%b\r\n" % etags[0]
 
 
 @lru_cache(64)
-def _dropped_with_body(dropped: frozenset[bytes], weakens: bool) -> frozenset[bytes]:
-    """Return the union. Cached, because the serializer recognizes the same object."""
+def dropped_with_body(dropped: frozenset[bytes], weakens: bool) -> frozenset[bytes]:
+    """Return the names that are dropped from a response whose body has changed. Cached, because the serializer
+    recognizes the same object.
+    """
     return dropped | _OF_THE_BODY | ({b"etag"} if weakens else set())
 
 

@@ -617,11 +617,22 @@ class _Building:
         is_fast = isinstance(action, Forward) and action.allows_fast_path and is_plain
         if is_fast and isinstance(action, Forward) and not chain.translate_steps:
             meets_answers = chain.meets_answers
-            at_once = not (steps or chain.request_body_hooks or chain.body_heads or meets_answers)
+            headers = _headers_met(links)
+            at_once = headers is not None and not (chain.request_body_hooks or chain.body_heads or meets_answers)
+            at_once = at_once and route.path.encoded_slash == "keep"
             id_of = None if chain.request_ids is None else chain.request_ids.of
+            changes_whole = not (meets_answers or action.grpc)
             if at_once or not action.grpc:
                 plan = FastPathPlan(
-                    action, check_path is not None, at_once, chain.looks_at, meets_answers, id_of, action.grpc
+                    action,
+                    check_path is not None,
+                    at_once,
+                    chain.looks_at,
+                    meets_answers,
+                    id_of,
+                    action.grpc,
+                    change_whole=chain.change_whole if changes_whole else None,
+                    full_path_headers=headers if at_once and headers is not None else (),
                 )
                 plan = self._fast_paths.setdefault(plan, plan)
         elif is_fast and isinstance(action, Forward) and not action.grpc:
@@ -846,6 +857,17 @@ def _is_for(upstream: Upstream, link: FilterInstance) -> bool:
     filter.
     """
     return link.level in ("gateway", "listener") or upstream.settings.filters.get(link.use.name) == link.use
+
+
+def _headers_met(links: Iterable[FilterInstance]) -> tuple[bytes, ...] | None:
+    """Return the names of the headers for which request steps have to run. None: they have to run for all requests."""
+    names: set[bytes] = set()
+    for link in links:
+        if link.hooks.request is not None:
+            if link.hooks.request_headers is None:
+                return None
+            names |= link.hooks.request_headers
+    return tuple(sorted(names))
 
 
 def _for_preflights(chain: Chain, own: Sequence[FilterInstance]) -> Chain:

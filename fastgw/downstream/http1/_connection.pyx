@@ -109,6 +109,7 @@ cdef struct OfPlan:
     Slot at_once
     Slot calls_only
     Slot checks_path
+    Slot full_path_headers
 
 cdef struct OfRoute:
     Slot action
@@ -195,6 +196,7 @@ learn(&of_path.trace, FastPath, "trace")
 learn(&of_plan.at_once, FastPathPlan, "at_once")
 learn(&of_plan.calls_only, FastPathPlan, "calls_only")
 learn(&of_plan.checks_path, FastPathPlan, "checks_path")
+learn(&of_plan.full_path_headers, FastPathPlan, "full_path_headers")
 learn(&of_route.action, Route, "action")
 learn(&of_route.chain, Route, "chain")
 learn(&of_route.check_path, Route, "check_path")
@@ -335,7 +337,12 @@ cdef inline object _fast_path_of(connection):
 
 
 cdef inline bint _accepts_path(plan, head) except -1:
-    return not read(&of_plan.checks_path, plan) or read(&of_head.path_as_sent, head)
+    if read(&of_plan.checks_path, plan) and not read(&of_head.path_as_sent, head):
+        return False
+    for name in <tuple?>read(&of_plan.full_path_headers, plan):
+        if head.first(name) is not None:
+            return False
+    return True
 
 
 cdef int _send_fast(connection, fast_path, server, listener, peer, head, route, params) except -1:
@@ -522,14 +529,14 @@ def _send_ready(self, head, route, answer):
     _send_from_memory(self, head, route, answer)
 
 
-def answer_fast(self, head, exchange, dropped, added, request_id):
+def answer_fast(self, head, exchange, dropped, added, request_id, changed=None):
     """Compiled `Http1ClientConnection.answer_fast`."""
     cdef bytes last, message
     server = _server_of(self)
     write(&of_connection.is_fast, self, False)
     last = _CLOSE if read(&of_connection.closing, self) else _NO_BYTES
     date_line = read(&of_server.date_line, server)
-    message = _serializer["whole"](head, date_line, last, dropped, added, request_id)
+    message = _serializer["whole"](head, date_line, last, dropped, added, request_id, changed)
     send_message(
         read(&of_connection.fd, self), message, read(&of_connection.transport, self),
         read(&of_connection.write_paused, self),

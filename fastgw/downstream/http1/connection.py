@@ -414,7 +414,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             if match is not None:
                 route, params = match
                 plan = route.fast_path
-                if plan is not None and (not plan.checks_path or head.path_as_sent):
+                if plan is not None and plan.accepts(head):
                     if plan.at_once and length <= self.server.body_bytes and not plan.calls_only:
                         self.deadline = inf
                         fast_path = self.fast_path or self.make_fast_path()
@@ -433,7 +433,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                         self._send_ready(head, route, answer)
                         return
                     plan = route.chain.fetch_plan
-                    if plan is not None and (not plan.checks_path or head.path_as_sent):
+                    if plan is not None and plan.accepts(head):
                         fast_path = self.fast_path or self.make_fast_path()
                         if fast_path.begin_fetch(head, route, params, plan):
                             self.deadline = inf
@@ -623,11 +623,12 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         dropped: frozenset[bytes],
         added: bytes,
         request_id: bytes,
+        changed: bytes | None = None,
     ) -> None:
         server = self.server
         self.is_fast = False
         last = _CLOSE if self.closing else b""
-        message = serializer.whole(head, server.date_line, last, dropped, added, request_id)
+        message = serializer.whole(head, server.date_line, last, dropped, added, request_id, changed)
         send(self.fd, message, self.transport, self.write_paused)
         if server.draining:
             server.drained += 1
@@ -658,6 +659,11 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         request_id: bytes,
     ) -> None:
         raise NotImplementedError  # see `takes_trailers`
+
+    def count_content_coding(
+        self, request: FastPath, operation: int, coding: int, bytes_in: int, bytes_out: int
+    ) -> None:
+        self.server.count_content_coding(request, operation, coding, bytes_in, bytes_out)
 
     def leave_fast_path(self, exchange: Exchange) -> None:
         self.is_fast = False

@@ -93,6 +93,7 @@ cdef struct OfPlan:
     Slot at_once
     Slot calls_only
     Slot checks_path
+    Slot full_path_headers
 
 cdef struct OfRoute:
     Slot chain
@@ -138,6 +139,7 @@ learn(&of_path.trace, FastPath, "trace")
 learn(&of_plan.at_once, FastPathPlan, "at_once")
 learn(&of_plan.calls_only, FastPathPlan, "calls_only")
 learn(&of_plan.checks_path, FastPathPlan, "checks_path")
+learn(&of_plan.full_path_headers, FastPathPlan, "full_path_headers")
 learn(&of_route.chain, Route, "chain")
 learn(&of_route.fast_path, Route, "fast_path")
 learn(&now_of_wheel, Wheel, "now")
@@ -496,7 +498,12 @@ cdef object _timeout_of_call(head):
 
 
 cdef bint _accepts_path(plan, head) except -1:
-    return not read(&of_plan.checks_path, plan) or read(&of_head.path_as_sent, head)
+    if read(&of_plan.checks_path, plan) and not read(&of_head.path_as_sent, head):
+        return False
+    for name in <tuple?>read(&of_plan.full_path_headers, plan):
+        if head.first(name) is not None:
+            return False
+    return True
 
 
 cdef int _send_fast(stream, fast_path, server, listener, peer, head, route, params) except -1:
@@ -564,13 +571,13 @@ cdef int _end_answer(stream, connection, server, exchange) except -1:
     return _flush_if_alone(connection)
 
 
-def answer_fast(self, head, exchange, dropped, added, request_id):
+def answer_fast(self, head, exchange, dropped, added, request_id, changed=None):
     """Compiled `Http2Stream.answer_fast`."""
     connection = read(&of_stream.connection, self)
     server = read(&of_connection.server, connection)
     write(&of_stream.is_fast, self, False)
     write(&of_stream.deadline, self, INF)  # that of a call
-    message = _serializer["whole"](head, server.date_line, _NO_BYTES, dropped, added, request_id)
+    message = _serializer["whole"](head, server.date_line, _NO_BYTES, dropped, added, request_id, changed)
     read(&of_connection.session, connection).respond(read(&of_stream.id, self), message, True)
     _end_answer(self, connection, server, exchange)
 

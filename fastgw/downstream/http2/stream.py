@@ -203,7 +203,7 @@ class Http2Stream(Timed):
             if match is not None:
                 route, params = match
                 plan = route.fast_path
-                if plan is not None and (not plan.checks_path or head.path_as_sent):
+                if plan is not None and plan.accepts(head):
                     fits = not head.payload or self._fits(head)
                     due_in = timeout_of_call(head) if plan.calls_only else inf
                     if plan.at_once and fits and due_in is not None:
@@ -226,7 +226,7 @@ class Http2Stream(Timed):
                         self._send_ready(head, route, answer)
                         return
                     plan = route.chain.fetch_plan
-                    if plan is not None and (not plan.checks_path or head.path_as_sent):
+                    if plan is not None and plan.accepts(head):
                         fast_path = self.fast_path or self._make_fast_path()
                         if fast_path.begin_fetch(head, route, params, plan):
                             if peer.trusted:
@@ -368,12 +368,13 @@ class Http2Stream(Timed):
         dropped: frozenset[bytes],
         added: bytes,
         request_id: bytes,
+        changed: bytes | None = None,
     ) -> None:
         connection = self._connection
         server = connection.server
         self.is_fast = False
         self.deadline = inf  # that of a call
-        message = serializer.whole(head, server.date_line, b"", dropped, added, request_id)
+        message = serializer.whole(head, server.date_line, b"", dropped, added, request_id, changed)
         connection.session.respond(self.id, message, True)
         connection.sending.append(self)
         if server.draining:

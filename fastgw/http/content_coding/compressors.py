@@ -9,6 +9,7 @@ event streams.
 import sys
 import zlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, Literal, Protocol, TypeAlias, final
 
 import brotli
@@ -24,6 +25,7 @@ GZIP: Final = b"gzip"
 BROTLI: Final = b"br"
 ZSTD: Final = b"zstd"
 
+_FLUSH_FRAME: Final = zstd.ZstdCompressor.FLUSH_FRAME
 _GZIP_HEADER: Final = 10  # bytes that zlib and ISA-L write before the compressed data
 _PADDED_GZIP_HEADER: Final = b"\x1f\x8b\x08\x08\0\0\0\0\0\xff"  # FNAME is set: a name follows, and a zero byte
 _SKIPPABLE_FRAME: Final = b"\x50\x2a\x4d\x18"  # RFC 8878 section 3.1.2
@@ -80,7 +82,7 @@ class _Zstd:
         return self._flush(zstd.ZstdCompressor.FLUSH_BLOCK)
 
     def finish(self) -> bytes:
-        return self._flush(zstd.ZstdCompressor.FLUSH_FRAME)
+        return self._flush(_FLUSH_FRAME)
 
 
 def _zstd_options(level: int, window_log: int, hash_log: int, chain_log: int) -> dict[int, int]:
@@ -129,23 +131,40 @@ def open_event_compressor(coding: bytes) -> Compressor:
     return _Deflate(zlib.compressobj(6, zlib.DEFLATED, _GZIP_EVENTS, 5))
 
 
-@final
-class WholeCompressor:
-    """Compressor of contents that are complete, one after the other."""
+# PERF: for 1 KB of JSON 1 us less than a stream that ends at once (CPython 3.11, ISA-L level 1).
+_GZIP_WHOLE: Final[Mapping[Level, Callable[[bytes], bytes]]] = {
+    "fast": partial(isal_zlib.compress, level=0, wbits=_GZIP_WINDOW),
+    "default": partial(isal_zlib.compress, level=1, wbits=_GZIP_WINDOW),
+    "best": partial(zlib.compress, level=6, wbits=_GZIP_WINDOW),
+}
 
-    def __init__(self, coding: bytes, level: Level) -> None:
-        self._coding, self._level = coding, level
+
+@final
+class _WholeZstd:
+    __slots__ = ("_options", "_reused")
+
+    def __init__(self, options: Mapping[int, int]) -> None:
+        self._options = options
         self._reused: Any = None
 
-    def compress(self, data: bytes) -> bytes:
-        if self._coding != ZSTD:
-            compressor = open_compressor(self._coding, self._level)
-            return compressor.compress(data) + compressor.finish()
+    def __call__(self, data: bytes) -> bytes:
         # PERF: a new context of Zstandard takes 10 us, a used one 1 (CPython 3.11, 1 KB of JSON).
-        made, self._reused = self._reused or zstd.ZstdCompressor(options=_ZSTD_OPTIONS[self._level]), None
-        whole: bytes = made.compress(data, zstd.ZstdCompressor.FLUSH_FRAME)
+        made, self._reused = self._reused or zstd.ZstdCompressor(options=self._options), None
+        whole: bytes = made.compress(data, _FLUSH_FRAME)
         self._reused = made  # not if it has raised
         return whole
+
+
+def whole_compressor(coding: bytes, level: Level) -> Callable[[bytes], bytes]:
+    """Return a function that compresses contents which are complete, one after the other. Raises `KeyError` for an
+    unknown coding or level.
+    """
+    if coding == ZSTD:
+        return _WholeZstd(_ZSTD_OPTIONS[level])
+    if coding == BROTLI:
+        quality, window_log = _BROTLI_LEVELS[level]
+        return partial(brotli.compress, quality=quality, lgwin=window_log)
+    return _GZIP_WHOLE[level]
 
 
 @final

@@ -446,8 +446,11 @@ def whole(
     frozenset also not None=_NOTHING,
     bytes added not None=b"",
     bytes request_id not None=b"",
+    bytes changed=None,
 ):
     """Compiled `serializer_reference.whole`."""
+    cdef const char* payload
+    cdef Py_ssize_t length
     cdef Cuts cuts
     cdef _Left left
     cdef Http1ResponseHead ours
@@ -455,11 +458,13 @@ def whole(
         ours = head
         left = _response_masks.left(also)
         if ours.whole and _can_cut(ours, left, _REQUEST_ID if PyBytes_GET_SIZE(request_id) else 0, &cuts):
+            payload, length = ours.payload_at, ours.payload_length
+            if changed is not None:
+                payload, length = PyBytes_AS_STRING(changed), PyBytes_GET_SIZE(changed)
             return _response(
-                ours, ours.status, &cuts, left.no_via, added, ours.payload_at, ours.payload_length, ours.payload_length,
-                date_line, last, request_id
+                ours, ours.status, &cuts, left.no_via, added, payload, length, length, date_line, last, request_id
             )
-    return splice.whole(head, date_line, last, also, added, request_id)
+    return splice.whole(head, date_line, last, also, added, request_id, changed)
 
 
 cdef bytes _response(

@@ -118,11 +118,12 @@ def whole(
     also: frozenset[bytes] = frozenset(),
     added: bytes = b"",
     request_id: bytes = b"",
+    changed: bytes | None = None,
 ) -> bytes:
     """Return a response that was received completely (`Http1ResponseHead.whole`), for the client; equal to `response`
-    with its body.
+    with its body, or with `changed` in place of it.
     """
-    payload = head.payload
+    payload = head.payload if changed is None else changed
     assert payload is not None
     return response(head, head.status, also, added, payload, len(payload), date_line, last, request_id)
 

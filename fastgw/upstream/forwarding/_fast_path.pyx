@@ -7,7 +7,7 @@ All other cases are left to methods of the reference. Objects of other classes a
 
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.exchange._request_ids cimport RequestIds, is_as_read
-from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead
+from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead, has_field
 from fastgw.upstream.connections._http1_connection cimport lend_from, release_stream, send_on
 
 from math import inf
@@ -18,7 +18,8 @@ from fastgw.errors import Fault
 from fastgw.exchange import Chain, FastPathPlan, Route
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
 from fastgw.exchange.ready_answer import ReadyAnswer
-from fastgw.exchange.reply import NO_NAMES
+from fastgw.exchange.reply import NO_NAMES, Response
+from fastgw.exchange.response_relay import dropped_with_body, tell_of_change
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
 from fastgw.http.grpc.status import STATUS, check_trailers, outcome_of, parse_status
 from fastgw.http.http1 import serializer
@@ -84,6 +85,7 @@ cdef struct OfPeer:
     Slot trusted
 
 cdef struct OfPlan:
+    Slot change_whole
     Slot forward
     Slot id_of
     Slot looks_at
@@ -92,6 +94,7 @@ cdef struct OfUpstream:
     Slot active
     Slot attempt_listener
     Slot balancer
+    Slot cookies
     Slot name
     Slot pool
 
@@ -118,6 +121,7 @@ cdef double _JUST_USED_S = JUST_USED_S
 cdef object NO_HEAD, NO_ROUTE
 cdef object _send_request, _on_head  # methods of the reference
 cdef bytes _NO_BYTES = b""
+cdef bytes _ETAG = b"etag"
 cdef bytes SENT_OK = b"0"
 cdef str OK_NAME = parse_status(SENT_OK).name
 cdef object _ZERO = 0
@@ -142,12 +146,14 @@ learn(&of_peer.authority, Peer, "_authority")
 learn(&of_peer.lines, Peer, "_lines")
 learn(&of_peer.trusted, Peer, "trusted")
 learn(&fetch_of_plan, FastPathPlan, "fetch")
+learn(&of_plan.change_whole, FastPathPlan, "change_whole")
 learn(&of_plan.forward, FastPathPlan, "forward")
 learn(&of_plan.id_of, FastPathPlan, "id_of")
 learn(&of_plan.looks_at, FastPathPlan, "looks_at")
 learn(&of_upstream.active, Upstream, "active")
 learn(&of_upstream.attempt_listener, Upstream, "attempt_listener")
 learn(&of_upstream.balancer, Upstream, "balancer")
+learn(&of_upstream.cookies, Upstream, "cookies")
 learn(&of_upstream.name, Upstream, "name")
 learn(&of_upstream.pool, Upstream, "pool")
 learn(&chain_of_route, Route, "chain")
@@ -169,7 +175,7 @@ def adopt(type owner not None, no_head, no_route):
     learn(&of_path.begun_at, owner, "begun_at")
     learn(&of_path.cache_result, owner, "cache_result")
     learn(&of_path.call_due_at, owner, "call_due_at")
-    learn(&of_path.client, owner, "_client")
+    learn(&of_path.client, owner, "client")
     learn(&of_path.exchange, owner, "_exchange")
     learn(&of_path.fetch, owner, "_fetch")
     learn(&of_path.grpc_status, owner, "grpc_status")
@@ -398,6 +404,61 @@ cdef int _answer(self, Http1ResponseHead head, length, forward, bytes added) exc
     return 0
 
 
+cdef int _change(self, change, Http1ResponseHead head, forward) except -1:
+    """Do what `_answer_changed` does, for a request without an exchange."""
+    cdef double now = monotonic()
+    cdef bytes added = _NO_BYTES
+    payload, trace = head.payload, read(&of_path.trace, self)
+    if trace is not None:
+        added = trace.response_line
+    response = Response(head.status, head, added, read(&of_forward.marks, forward))
+    length = response.whole_bytes = len(payload)
+    try:
+        changed = change(self, response, payload)
+    except BaseException:
+        self._respond(head, forward)
+        return 0
+    if changed is not None:
+        if type(changed) is not bytes:
+            self._respond(head, forward)
+            return 0
+        _describe_change(response, head)
+        length = len(changed)
+    upstream = read(&of_forward.upstream, forward)
+    write(&of_upstream.active, upstream, read(&of_upstream.active, upstream) - 1)
+    record = read(&of_path.attempt, self)
+    if record is not None:
+        write(&of_path.attempt, self, None)
+        record.answer(head.status, now)
+        record.end(now)
+    stream = read(&of_path.stream, self)
+    assert stream is not None
+    write(&of_path.stream, self, None)
+    release_stream(stream)
+    write(&of_path.upstream_s, self, now - <double>read(&of_path.begun_at, self))
+    write(&of_path.response, self, response)
+    write(&of_path.response_bytes, self, length)
+    client = read(&of_path.client, self)
+    client.answer_fast(head, None, response.dropped, response.added, read(&of_path.request_id, self), changed)
+    return 0
+
+
+cdef int _describe_change(response, Http1ResponseHead head) except -1:
+    """Do what `tell_of_change` does."""
+    cdef bytes etag
+    cdef bint weakens
+    if response._fields is not None or head._fields is not None:
+        tell_of_change(response)
+        return 0
+    dropped = response.dropped
+    etag = head.first(_ETAG) if has_field(head, _ETAG) else None
+    weakens = etag is not None and not etag.startswith(b"W/") and _ETAG not in dropped
+    response.dropped = dropped_with_body(dropped, weakens)
+    if weakens:
+        response.added = b"".join((response.added, b"ETag: W/", etag, b"\r\n"))
+    return 0
+
+
 def on_head(self, head, payload, ended):
     """Compiled `FastPath.on_head`."""
     if (
@@ -430,6 +491,10 @@ def on_head(self, head, payload, ended):
     forward = read(&of_plan.forward, plan)
     if not length:
         self.leave_fast_path().on_head(head, payload, ended)
+        return
+    change = read(&of_plan.change_whole, plan)
+    if change is not None and read(&of_upstream.cookies, read(&of_forward.upstream, forward)) is None:
+        _change(self, change, <Http1ResponseHead>head, forward)
         return
     if looks_at is not None and looks_at(head):
         if self._may_be_sent_again(forward):

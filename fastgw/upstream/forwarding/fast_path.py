@@ -24,10 +24,12 @@ from fastgw.exchange import (
     Trailers,
     new_exchange,
 )
+from fastgw.exchange.body_stages import ChangeWhole
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.fast_fetch import FastFetch
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_NAMES
+from fastgw.exchange.response_relay import tell_of_change
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
@@ -68,11 +70,15 @@ class FastPathClient(Protocol):
         dropped: frozenset[bytes],
         added: bytes,
         request_id: bytes,
+        changed: bytes | None = None,
     ) -> None:
         """Send a response that was received as a whole, with the header changes of filters, and end its exchange.
 
-        None: there is only the fast path. `request_id`: as in `serializer.whole`.
+        None: there is only the fast path. `request_id`, `changed`: as in `serializer.whole`.
         """
+
+    def count_content_coding(self, request: Any, operation: int, coding: int, bytes_in: int, bytes_out: int) -> None:
+        """Count for the metrics, as `ClientSide` does. `request`: the exchange, or the fast path."""
 
     @property
     def takes_trailers(self) -> bool:
@@ -104,7 +110,6 @@ class FastPath:
 
     __slots__ = (
         "_attempt",
-        "_client",
         "_exchange",
         "_fetch",
         "_params",
@@ -112,6 +117,7 @@ class FastPath:
         "begun_at",
         "cache_result",
         "call_due_at",
+        "client",
         "client_ip",
         "consumer",
         "fault",
@@ -147,14 +153,14 @@ class FastPath:
     _params: Mapping[str, bytes]
 
     def __init__(self, client: FastPathClient, listener: Any, peer: Peer) -> None:
-        self._client = client
+        self.client = client
         self._stream: UpstreamStream | None = None
         self._attempt: AttemptRecord | None = None  # if there are listeners
         self.listener = listener
         self.peer = peer
         self.client_ip = peer.ip
         self.scheme = peer.scheme
-        self.response: Http1ResponseHead | ReadyAnswer | None = None
+        self.response: Http1ResponseHead | Response | ReadyAnswer | None = None
         self._exchange: Exchange | None = None  # the exchange on the fast path, if filters process it
         self._fetch: FastFetch | None = None  # of a filter that stores the response
         # Record of every request without an exchange:
@@ -376,7 +382,7 @@ class FastPath:
             sent.state, sent.sent = FORWARDING, True
             assert forwarding.current is not None
             stream.hand_over(forwarding.current)
-        self._client.leave_fast_path(exchange)
+        self.client.leave_fast_path(exchange)
         self._exchange = None
         self.forget()
         return forwarding
@@ -384,7 +390,7 @@ class FastPath:
     def _exchange_so_far(self) -> Exchange:
         exchange = self._exchange
         if exchange is None:
-            exchange = new_exchange(self.head, self._client.stream, self.listener, self.peer, NO_ROUTE.chain)
+            exchange = new_exchange(self.head, self.client.stream, self.listener, self.peer, NO_ROUTE.chain)
             exchange.chain = self.route.chain
             exchange.begun_at, exchange.client_ip = self.begun_at, self.client_ip
             exchange.trace = self.trace
@@ -421,7 +427,7 @@ class FastPath:
         looked_at = (
             self._exchange is not None or self._fetch is not None or (plan.looks_at is not None and plan.looks_at(head))
         )
-        if looked_at or not self._client.takes_trailers:
+        if looked_at or not self.client.takes_trailers:
             return False
         forward = plan.forward
         sent, _, why = check_trailers(trailers) if forward.grpc else (None, trailers, "")
@@ -442,7 +448,7 @@ class FastPath:
         self.upstream_s = now - self.begun_at
         self.response = head
         self.response_bytes = len(payload)
-        self._client.answer_with_trailers(head, payload, trailers, forward.marks, self.request_id)
+        self.client.answer_with_trailers(head, payload, trailers, forward.marks, self.request_id)
         return True
 
     def on_head(self, head: Any, payload: bytes | None, ended: bool) -> None:
@@ -453,6 +459,9 @@ class FastPath:
         plan: FastPathPlan = self.route.fast_path
         if payload is not None or not length:
             self.leave_fast_path().on_head(head, payload, ended)
+            return
+        if plan.change_whole is not None and not self._may_be_sent_again(plan.forward):
+            self._answer_changed(plan.change_whole, head, plan.forward)
             return
         if plan.looks_at is not None and plan.looks_at(head):
             if self._may_be_sent_again(plan.forward):
@@ -472,7 +481,7 @@ class FastPath:
             self.response = head
             self.response_bytes = length
             added = b"" if self.trace is None else self.trace.response_line
-            self._client.answer_fast(head, None, plan.forward.marks, added, self.request_id)
+            self.client.answer_fast(head, None, plan.forward.marks, added, self.request_id)
             return
         exchange.upstream_s = now - exchange.begun_at
         self._answer_exchange(exchange, head, plan.forward, plan.meets_answers)
@@ -493,15 +502,50 @@ class FastPath:
                 response.added = exchange.trace.response_line
         else:
             if not exchange.pass_response_steps(response):
-                self._client.leave_fast_path(exchange)
+                self.client.leave_fast_path(exchange)
                 exchange.answer_instead()
                 return
             if response.status != status:
                 assert head.payload is not None
-                self._client.leave_fast_path(exchange)
-                self._client.stream.answer(response, head.payload, True)
+                self.client.leave_fast_path(exchange)
+                self.client.stream.answer(response, head.payload, True)
                 return
-        self._client.answer_fast(head, exchange, response.dropped, response.added, exchange.id_shown)
+        self.client.answer_fast(head, exchange, response.dropped, response.added, exchange.id_shown)
+
+    def _answer_changed(self, change: ChangeWhole, head: Http1ResponseHead, forward: "Forward") -> None:
+        """Answer with a response that was received as a whole, and that a filter may change; no other sees it."""
+        now, payload, exchange = monotonic(), head.payload, self._exchange
+        assert payload is not None
+        trace = self.trace if exchange is None else exchange.trace
+        response = Response(head.status, head, b"" if trace is None else trace.response_line, forward.marks)
+        response.whole_bytes = len(payload)
+        try:
+            changed = change(self if exchange is None else exchange, response, payload)
+        except BaseException:  # the edge of a filter: it raises again on the full path, which handles that
+            self._respond(head, forward)
+            return
+        if changed is not None:
+            if type(changed) is not bytes:  # a stage
+                self._respond(head, forward)
+                return
+            tell_of_change(response)
+        length = len(payload) if changed is None else len(changed)
+        forward.upstream.active -= 1
+        self._end_attempt(head.status, now)
+        stream, self._stream = self._stream, None
+        assert stream is not None
+        stream.release()
+        if exchange is None:
+            self.upstream_s = now - self.begun_at
+            self.response, self.response_bytes = response, length
+            shown = self.request_id
+        else:
+            self._exchange, self.route = None, NO_ROUTE
+            exchange.state, exchange.response, exchange.sent = ANSWER_BEGUN[exchange.state], response, True
+            exchange.upstream_s = now - exchange.begun_at
+            exchange.response_bytes = length
+            shown = exchange.id_shown
+        self.client.answer_fast(head, exchange, response.dropped, response.added, shown, changed)
 
     def _may_be_sent_again(self, forward: "Forward") -> bool:
         """Whether its response may cause another attempt, or has to be changed by the forwarding."""
@@ -523,7 +567,7 @@ class FastPath:
         exchange.state, exchange.sent = FORWARDING, True
         exchange.upstream_s = now - exchange.begun_at
         exchange.response_bytes = len(payload)
-        self._client.leave_fast_path(exchange)
+        self.client.leave_fast_path(exchange)
         self.forget()
         try:
             exchange.respond(Response(head.status, head, b"", forward.marks), payload, True)
@@ -564,7 +608,7 @@ class FastPath:
         self.cache_result = fetch.result
         if self.trace is not None:
             added += self.trace.response_line
-        self._client.answer_fast(head, None, forward.marks, added, self.request_id)
+        self.client.answer_fast(head, None, forward.marks, added, self.request_id)
 
     def _fail_fetch(self) -> None:
         """Answer 500 for a filter that raises: data that it could not check is not forwarded. Called by its handler."""

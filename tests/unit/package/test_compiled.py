@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import fastgw.runtime.run  # imports all modules that have a twin
+import fastgw.filters.policies.content_coding.compression  # imported where the filter is configured
+import fastgw.runtime.run  # imports all other modules that have a twin
 from fastgw import compiled
 
 PACKAGE = Path(fastgw.__file__).parent

@@ -7,8 +7,10 @@ import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from secrets import randbelow
-from typing import Final, NamedTuple, final
+from typing import TYPE_CHECKING, Final, NamedTuple, cast, final
 
+from fastgw.compiled import twin
+from fastgw.exchange.body_stages import AnsweredRequest
 from fastgw.exchange.reply import UNKNOWN, Response
 from fastgw.filters.api import BodyStage, Exchange
 from fastgw.filters.policies.content_coding.media_types import Kind, MediaTypes
@@ -22,11 +24,11 @@ from fastgw.http.content_coding.compressors import (
     Compressor,
     Level,
     PaddedCompressor,
-    WholeCompressor,
     open_compressor,
     open_event_compressor,
+    whole_compressor,
 )
-from fastgw.http.messages import AS_DECLARED, ResponseHead
+from fastgw.http.messages import AS_DECLARED, RequestHead, ResponseHead
 from fastgw.observe.metrics.families import CodingOperation, ContentCoding
 
 LARGEST_AT_ONCE: Final = 1024 * 1024
@@ -41,6 +43,7 @@ LARGEST_STORED: Final = 1024 * 1024
 _RANGE: Final = frozenset((b"range", b"if-range"))
 _PARTIAL: Final = frozenset((206, 226))
 _NO_BODY: Final = frozenset((204, 205))
+_NOT_MODIFIED: Final = 304
 _NO_TRANSFORM: Final = re.compile(rb"(?:^|[, \t])no-transform(?:$|[, \t=])", re.IGNORECASE).search
 _ACCEPT_ENCODING: Final = b"accept-encoding"
 _VARY: Final = b"Vary: Accept-Encoding\r\n"
@@ -52,13 +55,24 @@ _NUMBERS: Final = {coding: ContentCoding.named(coding) for coding in (BROTLI, GZ
 class Compression:
     """Compiled settings."""
 
+    __slots__ = (
+        "_level",
+        "_lines",
+        "_min_bytes",
+        "_offered",
+        "_offered_for_streams",
+        "_pads",
+        "_types",
+        "_whole",
+    )
+
     def __init__(
         self, types: MediaTypes, encodings: Iterable[str], level: Level, min_bytes: int, random_padding: bool
     ) -> None:
         self._types, self._level, self._min_bytes, self._pads = types, level, min_bytes, random_padding
         self._offered = tuple(each.encode() for each in encodings)
         self._offered_for_streams = tuple(each for each in self._offered if each in EVENT_CODINGS)
-        self._whole = {each: WholeCompressor(each, level) for each in self._offered}
+        self._whole = {each: whole_compressor(each, level) for each in self._offered}
         self._lines = {each: b"Content-Encoding: %b\r\n" % each for each in self._offered}
 
     def request(self, exchange: Exchange) -> None:
@@ -68,44 +82,41 @@ class Compression:
         client would append bytes of the content to compressed data; some servers even compare weak ETags.
         """
         validator = exchange.field(b"if-range")
-        if validator is not None and not validator.startswith(b'"') and self._negotiated(exchange).coding:
+        if validator is not None and not validator.startswith(b'"') and self._negotiated(exchange.head).coding:
             exchange.drop_everywhere(_RANGE)
 
     def explain(self, exchange: Exchange) -> str:
-        coding = self._negotiated(exchange).coding
+        coding = self._negotiated(exchange.head).coding
         if coding is None:
             return f"the client accepts none of {', '.join(map(bytes.decode, self._offered))}: not compressed"
         return f"responses of `types` from {self._min_bytes} bytes are compressed with {coding.decode()}"
 
     def stage_for(self, exchange: Exchange) -> BodyStage | None:
         """Return the stage that compresses the response of an exchange, and mark the response as compressed."""
-        chosen = self._choose(exchange)
+        assert exchange.response is not None
+        chosen = self._choose(exchange, exchange.response)
         return None if chosen is None else self._stage(exchange, chosen)
 
-    def change_whole(self, exchange: Exchange, body: bytes) -> bytes | BodyStage | None:
+    def change_whole(self, request: AnsweredRequest, response: Response, body: bytes) -> bytes | BodyStage | None:
         """Return the compressed body of a response that is complete, and mark the response as compressed; or what
         `stage_for` returns.
         """
-        chosen = self._choose(exchange)
+        chosen = self._choose(request, response)
         if chosen is None:
             return None
-        response = exchange.response
-        assert response is not None
-        if self._pads or response.encoded_forms is not None:
-            return self._stage(exchange, chosen)
+        if response.encoded_forms is not None:
+            return self._stage(cast(Exchange, request), chosen)  # responses of a cache are not on the fast path
         # PERF: 5 us of CPU less than through a stage (CPython 3.11, micro/content_coding).
         coding = chosen.coding
-        out = self._whole[coding].compress(body)
-        _count(exchange, coding, len(body), len(out))
+        out = self._whole[coding](body)
+        _count(request, coding, len(body), len(out))
         return out
 
-    def _choose(self, exchange: Exchange) -> "_Chosen | None":
-        """Decide about the response of an exchange, and mark it. None: it is not compressed."""
-        response = exchange.response
-        assert response is not None
+    def _choose(self, request: AnsweredRequest, response: Response) -> "_Chosen | None":
+        """Decide about the response to a request, and mark it. None: it is not compressed."""
         status = response.status
-        if status == 304:
-            _weaken_not_modified(exchange, response)
+        if status == _NOT_MODIFIED:
+            _weaken_not_modified(request.head, response)
             return None
         values = response.reader()
         kind = self._kind_of(values)
@@ -113,10 +124,10 @@ class Compression:
             return None
         if not _varies(values(b"vary")):
             response.added += _VARY
-        if status in _PARTIAL or values(b"content-range") or _forbids(exchange.values(b"cache-control")):
+        if status in _PARTIAL or values(b"content-range") or _forbids(request.head.values(b"cache-control")):
             return None
-        negotiated = self._negotiated(exchange, kind)
-        length = _length_of(exchange, response)
+        negotiated = self._negotiated(request.head, kind)
+        length = _length_of(request.head, response)
         too_small = length == 0 or (0 < length < self._min_bytes and not negotiated.identity_refused)
         too_large = response.whole_bytes > LARGEST_AT_ONCE
         coding = negotiated.coding
@@ -158,11 +169,10 @@ class Compression:
             return Kind.OTHER
         return kind
 
-    def _negotiated(self, exchange: Exchange, kind: Kind = Kind.DOCUMENT) -> Negotiated:
-        head = exchange.head
+    def _negotiated(self, head: RequestHead, kind: Kind = Kind.DOCUMENT) -> Negotiated:
         # As the client sent it: other filters may have changed it for the upstream.
         edited = head.edited() is not None
-        values = head.received_fields().get_all(_ACCEPT_ENCODING) if edited else exchange.values(_ACCEPT_ENCODING)
+        values = head.received_fields().get_all(_ACCEPT_ENCODING) if edited else head.values(_ACCEPT_ENCODING)
         return negotiate(values, self._offered_for_streams if kind is Kind.STREAM else self._offered)
 
     def _open_compressor(self, coding: bytes, kind: Kind) -> Compressor:
@@ -178,8 +188,8 @@ class _Chosen(NamedTuple):
     length: int
 
 
-def _count(exchange: Exchange, coding: bytes, bytes_in: int, bytes_out: int) -> None:
-    exchange.client.count_content_coding(exchange, _COMPRESS, _NUMBERS[coding], bytes_in, bytes_out)
+def _count(request: AnsweredRequest, coding: bytes, bytes_in: int, bytes_out: int) -> None:
+    request.client.count_content_coding(request, _COMPRESS, _NUMBERS[coding], bytes_in, bytes_out)
 
 
 def _forbids(values: list[bytes]) -> bool:
@@ -196,20 +206,20 @@ def _varies(values: list[bytes]) -> bool:
     return False
 
 
-def _length_of(exchange: Exchange, response: Response) -> int:
+def _length_of(asked: RequestHead, response: Response) -> int:
     """Return the bytes of the content before compression, as for GET; `UNKNOWN`."""
     head, length = response.head, response.body_length
     if length != AS_DECLARED:
         return length
-    if head is None or (response.whole_bytes >= 0 and exchange.method != b"HEAD"):
+    if head is None or (response.whole_bytes >= 0 and asked.method != b"HEAD"):
         return response.whole_bytes
     declared = head.body_length
-    if declared is None or (exchange.method == b"HEAD" and head.first(b"content-length") is None):
+    if declared is None or (asked.method == b"HEAD" and head.first(b"content-length") is None):
         return UNKNOWN
     return declared
 
 
-def _weaken_not_modified(exchange: Exchange, response: Response) -> None:
+def _weaken_not_modified(asked: RequestHead, response: Response) -> None:
     """Weaken the ETag of a 304 if the client has the weak one, which is that of the compressed response.
 
     With a strong ETag a cache would not update its stored response (RFC 9111 section 4.3.4).
@@ -217,7 +227,7 @@ def _weaken_not_modified(exchange: Exchange, response: Response) -> None:
     etags = response.values(b"etag")
     if len(etags) != 1 or not etags[0].startswith(b'"'):
         return
-    held = b",".join(exchange.values(b"if-none-match"))
+    held = b",".join(asked.values(b"if-none-match"))
     if b"W/" + etags[0] in held:
         response.dropped |= {b"etag"}
         response.added += b"ETag: W/%b\r\n" % etags[0]
@@ -266,10 +276,14 @@ class _WholeStage(_CountingStage):
     """Stage that compresses a body that is complete, at its end. `keep`: stores the compressed body."""
 
     def __init__(
-        self, exchange: Exchange, coding: bytes, compressor: WholeCompressor, keep: Callable[[bytes], None] | None
+        self,
+        exchange: Exchange,
+        coding: bytes,
+        compress: Callable[[bytes], bytes],
+        keep: Callable[[bytes], None] | None,
     ) -> None:
         super().__init__(exchange, coding)
-        self._compressor, self._keep = compressor, keep
+        self._compress, self._keep = compress, keep
         self._body = b""
 
     def feed(self, payload: bytes) -> bytes:
@@ -278,7 +292,7 @@ class _WholeStage(_CountingStage):
         return b""
 
     def end(self) -> bytes:
-        out = self._compressor.compress(self._body)
+        out = self._compress(self._body)
         self._bytes_out = len(out)
         if self._keep is not None and len(out) <= LARGEST_STORED:
             self._keep(out)
@@ -341,3 +355,15 @@ class _Stage(_CountingStage):
             assert self._opened is not None
             self._compressor, self._opened = self._opened(), None
         return self._compressor
+
+
+if not TYPE_CHECKING and (_twin := twin("fastgw.filters.policies.content_coding._compression")) is not None:
+    _twin.adopt(
+        Compression,
+        vary=_VARY,
+        special_statuses=_PARTIAL | _NO_BODY | {_NOT_MODIFIED},
+        most=LARGEST_AT_ONCE,
+        forbids=_forbids,
+        varies=_varies,
+        numbers=_NUMBERS,
+    )

@@ -33,6 +33,8 @@ class Kind(IntEnum):
 class MediaTypes:
     """Set of media types. `patterns`: `text/html`, `text/*`, `application/*+json`, in lower case."""
 
+    __slots__ = ("_known", "_wanted")
+
     def __init__(self, patterns: Iterable[str]) -> None:
         self._wanted = frozenset(each.encode() for each in patterns)
         self._known: dict[bytes, Kind] = {}

@@ -21,9 +21,9 @@ from fastgw.http.content_coding.compressors import (
     Compressor,
     Level,
     PaddedCompressor,
-    WholeCompressor,
     open_compressor,
     open_event_compressor,
+    whole_compressor,
     zstd,
 )
 from fastgw.http.content_coding.decompressors import (
@@ -61,7 +61,7 @@ def partly_decoded(coding: bytes, data: bytes) -> bytes:
 
 
 def encoded(coding: bytes, data: bytes) -> bytes:
-    return WholeCompressor(coding, "default").compress(data)
+    return whole_compressor(coding, "default")(data)
 
 
 def cut(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -131,9 +131,9 @@ def test_padding_makes_the_output_longer_by_as_much(coding: bytes) -> None:
 
 @pytest.mark.parametrize("coding", CODINGS)
 def test_whole_contents_are_compressed_one_after_the_other(coding: bytes) -> None:
-    made = WholeCompressor(coding, "default")
+    compress = whole_compressor(coding, "default")
     contents = [b"one " * 100, b"", b"two " * 5000, b"one " * 100]
-    outs = [made.compress(each) for each in contents]
+    outs = [compress(each) for each in contents]
     assert [decoded(coding, each) for each in outs] == contents
     assert outs[0] == outs[3]  # nothing of what came between is in it
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 
 import brotli
 import pytest
@@ -48,29 +49,34 @@ def get(made: World, accepted: bytes, target: bytes = b"/") -> tuple[bytes | Non
 
 
 def compressions(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The codings of all compressions from here on."""
+    """The codings of all compressions by gateways that are made from here on."""
     counted: list[bytes] = []
 
     def opened(coding: bytes, level: compression.Level) -> compression.Compressor:
         counted.append(coding)
         return real_open(coding, level)
 
-    def compress(self: compression.WholeCompressor, data: bytes) -> bytes:
-        counted.append(self._coding)
-        return real_compress(self, data)
+    def whole(coding: bytes, level: compression.Level) -> Callable[[bytes], bytes]:
+        def compress(data: bytes) -> bytes:
+            counted.append(coding)
+            return made(data)
 
-    real_open, real_compress = compression.open_compressor, compression.WholeCompressor.compress
+        made = real_whole(coding, level)
+        return compress
+
+    real_open, real_whole = compression.open_compressor, compression.whole_compressor
     monkeypatch.setattr(compression, "open_compressor", opened)
-    monkeypatch.setattr(compression.WholeCompressor, "compress", compress)
+    monkeypatch.setattr(compression, "whole_compressor", whole)
     return counted
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_hits_are_compressed_once_for_each_coding(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    counted = compressions(monkeypatch)
     made, content = world(), page(size)
     made.client(fields=b"Accept-Encoding: identity\r\n")
     made.upstream().sends(response(content))
-    counted = compressions(monkeypatch)
+    counted.clear()
     for _ in range(3):
         for coding in DECODERS:
             got, body, status = get(made, coding)
@@ -107,10 +113,11 @@ def test_forms_of_different_urls_are_apart() -> None:
 
 def test_padded_responses_are_never_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their lengths would be the same for all guesses of a secret."""
+    counted = compressions(monkeypatch)
     made, content = world(random_padding=True), page(20_000)
     made.client(fields=b"Accept-Encoding: gzip\r\n")
     made.upstream().sends(response(content))
-    counted = compressions(monkeypatch)
+    counted.clear()
     for _ in range(3):
         assert get(made, b"gzip")[:2] == (b"gzip", content)
     assert counted == [b"gzip"] * 3
