@@ -56,7 +56,7 @@ test -s /usr/share/man/man1/fastgw.1.gz && test -s /lib/systemd/system/fastgw.se
 install -d -o fastgw -g fastgw /run/fastgw /var/log/fastgw /var/lib/fastgw  # which systemd does for the unit
 RUNTIME_DIRECTORY=/run/fastgw setpriv --reuid fastgw --regid fastgw --init-groups fastgw run /etc/fastgw/gateway.yaml >/tmp/fastgw.log 2>&1 &
 gateway=$!
-wait_for get
+wait_for get || { cat /tmp/fastgw.log >&2; exit 1; }  # such as a port that is in use outside of the root
 get
 
 say upgrade
