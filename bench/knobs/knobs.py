@@ -46,8 +46,8 @@ def log() -> Scenario:
 
 
 def idle() -> Scenario:
-    """Idle upstream connections kept, or none."""
-    sizes = (_pool(f"max_idle {size}", {"max_idle": size}) for size in (64, 0))
+    """Number of idle upstream connections, with 64 concurrent requests."""
+    sizes = (_pool(f"max_idle {size}", {"max_idle": size}) for size in (64, 32, 8, 0))
     return _knob("idle", *sizes)
 
 

@@ -229,10 +229,9 @@ class Pool(Settings):
 
     max_connections: Annotated[PoolNumber, Meta(ge=1)] = 1024
     """Maximum number of connections, in use and idle, those of retries included."""
-    max_idle: Annotated[PoolNumber, Meta(ge=0)] = 64
-    """Number of idle connections that are kept for reuse until `idle_timeout`. Divided among the workers, at least one
-    for each. More are kept while they are needed: those that were not used for 5 seconds are closed. 0 = none is kept.
-    """
+    max_idle: Annotated[PoolNumber, Meta(ge=0)] | None = None
+    """Maximum number of idle connections that are kept for reuse. Divided among the workers, at least one for each,
+    unless 0. Left out = 64, and more while they are needed: those beyond are closed when not used for 5 seconds."""
     idle_timeout: Duration = 55.0
     """Time for which an idle connection is kept. Keep it below the keep-alive timeout of the upstream."""
     max_pending: Annotated[PoolNumber, Meta(ge=0)] = 1024

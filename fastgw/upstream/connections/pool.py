@@ -37,11 +37,13 @@ TICK: Final = 0.05
 """Seconds between two checks of the borrowers that wait for the limit: another worker may have released one."""
 SWEEP: Final = 1.0
 """Seconds between two checks for expired idle connections."""
+USUAL_IDLE: Final = 64
+"""Idle connections of a node that are kept until they expire, where `max_idle` is left out."""
 RECENT: Final = 5.0
-"""Seconds since its last use after which an idle connection beyond `max_idle` is closed.
+"""Seconds since its last use after which one beyond these is closed.
 
-Until then the load has as many requests at once, and would open another one. PERF: with 512 requests at once and a
-`max_idle` of 64, half of the requests opened a connection, and cost three times as much (CPython 3.11, bench http2).
+Until then the load has as many requests at once, and would open another one. PERF: with 512 requests at once and 64
+connections kept, half of the requests opened one, and cost three times as much (CPython 3.11, bench http2).
 """
 CLOSED_PER_SWEEP: Final = 64
 """Maximum number of these that are closed at once: each takes some 15 us."""
@@ -208,8 +210,8 @@ class Pool(Generic[S]):
         `lent_once`: connections are lent once, and none is kept without a waiting borrower.
 
         The other numbers are divided among `workers`. A worker keeps no more idle connections than its share of
-        `max_connections`: otherwise the idle ones of some workers could leave none for another. Connections beyond its
-        share of `max_idle` are kept while the load needs as many (`RECENT`).
+        `max_connections`: otherwise the idle ones of some workers could leave none for another. Without `max_idle`,
+        connections beyond its share of the usual number are kept while the load needs as many (`RECENT`).
         """
         pool = self._numbers = upstream.pool
         self.targets = tuple(targets)
@@ -440,7 +442,8 @@ class Pool(Generic[S]):
         """Set the number of workers: each keeps its share of the idle connections."""
         numbers = self._numbers
         most = numbers.max_connections // workers
-        self._keep_idle(min(-(-numbers.max_idle // workers), most), most if numbers.max_idle else 0)
+        lasting = min(-(-(USUAL_IDLE if numbers.max_idle is None else numbers.max_idle) // workers), most)
+        self._keep_idle(lasting, most if numbers.max_idle is None else lasting)
 
     def add_targets(self, targets: Sequence[Target]) -> None:
         """Add targets. Known targets do not change."""

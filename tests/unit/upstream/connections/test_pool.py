@@ -148,9 +148,21 @@ async def test_the_sweep_closes_what_was_idle_too_long_and_nothing_else(dialer, 
 
 
 @on_loop
-async def test_connections_beyond_max_idle_are_kept_while_the_load_needs_them(dialer):
-    """So that more requests at once than `max_idle` do not open a connection each."""
+async def test_beyond_max_idle_the_one_that_was_idle_longest_goes(dialer):
     pool = make(upstream("http://192.0.2.1:80", "http://192.0.2.2:80", max_idle=2))
+    connections = [await opened(pool, dialer, pool.targets[index]) for index in (0, 1, 0)]
+    for connection in connections:
+        pool.give_back(connection)
+    assert [connection.closed for connection in connections] == [True, False, False]
+    assert pool.idle_count == 2
+    pool.stop()
+
+
+@on_loop
+async def test_without_max_idle_connections_are_kept_while_the_load_needs_them(dialer, monkeypatch):
+    """So that a load with more requests at once does not open a connection for each."""
+    monkeypatch.setattr(pooling, "USUAL_IDLE", 2)
+    pool = make(upstream("http://192.0.2.1:80", "http://192.0.2.2:80"))
     connections = [await opened(pool, dialer, pool.targets[index]) for index in (0, 1, 0, 1, 0)]
     for connection in connections:
         pool.give_back(connection)
@@ -168,9 +180,10 @@ async def test_connections_beyond_max_idle_are_kept_while_the_load_needs_them(di
 
 
 @on_loop
-async def test_few_connections_beyond_max_idle_are_closed_at_once(dialer, monkeypatch):
+async def test_few_connections_that_the_load_needs_no_more_are_closed_at_once(dialer, monkeypatch):
+    monkeypatch.setattr(pooling, "USUAL_IDLE", 1)
     monkeypatch.setattr(pooling, "CLOSED_PER_SWEEP", 3)
-    pool = make(upstream(max_idle=1))
+    pool = make(upstream())
     connections = [await opened(pool, dialer) for _ in range(6)]
     for connection in connections:
         pool.give_back(connection)
@@ -183,25 +196,37 @@ async def test_few_connections_beyond_max_idle_are_closed_at_once(dialer, monkey
     pool.stop()
 
 
+@pytest.mark.parametrize(("workers", "recent", "kept"), [(1, 6, 2), (2, 3, 1), (7, 0, 0)])
 @on_loop
-async def test_with_other_workers_its_share_of_idle_connections_is_another(dialer):
-    pool = make(upstream(max_idle=4, max_connections=6))
+async def test_without_max_idle_a_worker_keeps_its_share_of_all_connections(dialer, monkeypatch, workers, recent, kept):
+    monkeypatch.setattr(pooling, "USUAL_IDLE", 2)
+    pool = make(upstream(max_connections=6), workers=workers)
     connections = [await opened(pool, dialer) for _ in range(6)]
     for connection in connections:
         pool.give_back(connection)
+    assert pool.idle_count == recent
+    for connection in connections:
         connection.idle_since -= RECENT + 1.0
+    pool._sweep()
+    assert pool.idle_count == kept
+    pool.stop()
+
+
+@on_loop
+async def test_with_other_workers_its_share_of_idle_connections_is_another(dialer):
+    pool = make(upstream(max_idle=4))
+    connections = [await opened(pool, dialer) for _ in range(4)]
+    for connection in connections:
+        pool.give_back(connection)
     pool.share(2)
-    assert [connection.closed for connection in connections] == [True] * 3 + [False] * 3
-    pool._sweep()
-    assert pool.idle_count == 2
+    assert [connection.closed for connection in connections] == [True, True, False, False]
     pool.share(1)
-    pool._sweep()
     assert pool.idle_count == 2
     more = [pool.try_lend(pool.targets[0]) for _ in range(2)]
-    more += [await opened(pool, dialer) for _ in range(4)]
+    more += [await opened(pool, dialer) for _ in range(2)]
     for connection in more:
         pool.give_back(connection)
-    assert pool.idle_count == 6
+    assert pool.idle_count == 4
     pool.stop()
 
 
@@ -254,22 +279,14 @@ async def test_max_idle_0_keeps_none(dialer):
 
 
 @pytest.mark.parametrize(
-    ("max_connections", "max_idle", "workers", "recent", "kept"),
-    [(100, 5, 2, 10, 3), (12, 5, 2, 6, 3), (4, 64, 2, 2, 2), (1, 64, 1, 1, 1), (1, 64, 2, 0, 0)],
+    ("max_connections", "max_idle", "workers", "kept"), [(100, 5, 2, 3), (4, 64, 2, 2), (1, 64, 1, 1), (1, 64, 2, 0)]
 )
 @on_loop
-async def test_a_worker_keeps_its_share_and_leaves_the_others_theirs(
-    dialer, max_connections, max_idle, workers, recent, kept
-):
+async def test_a_worker_keeps_its_share_and_leaves_the_others_theirs(dialer, max_connections, max_idle, workers, kept):
     pool = make(upstream(max_connections=max_connections, max_idle=max_idle), workers=workers)
     connections = [await opened(pool, dialer) for _ in range(min(max_connections, 10))]
     for connection in connections:
         pool.give_back(connection)
-    assert pool.idle_count == recent
-    for connection in connections:
-        connection.idle_since -= RECENT + 1.0
-    if recent:
-        pool._sweep()
     assert pool.idle_count == kept
     pool.stop()
 

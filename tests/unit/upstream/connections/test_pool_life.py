@@ -136,7 +136,7 @@ async def test_whatever_happens_the_counts_are_true_and_everyone_is_told_once(di
             *(f"http://192.0.2.{number}:80" for number in range(1, 1 + chance.randint(1, 3))),
             connect=chance.choice([0.001, 10.0]),
             max_connections=most,
-            max_idle=chance.randint(0, most),
+            max_idle=chance.choice([None, *range(most + 1)]),
             max_pending=chance.randint(0, 4),
             max_uses=chance.choice([None, 3]),
         ),
