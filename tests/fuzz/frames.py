@@ -79,8 +79,6 @@ def _made(side: Side, how: int) -> Any:
     )
     if how & 32:
         reader.allowance = how >> 6
-    if how & 128:
-        reader.notes = []
     if how & 64:
         reader.own_pong = OWN_PONG
     return reader
@@ -88,8 +86,7 @@ def _made(side: Side, how: int) -> Any:
 
 def told(reader: Any) -> list[str]:
     violation = reader.violation
-    counts = [shown(getattr(reader, name)) for name in COUNTS]
-    return [*counts, shown(None if violation is None else tuple(violation)), repr(reader.notes)]
+    return [*(shown(getattr(reader, name)) for name in COUNTS), shown(None if violation is None else tuple(violation))]
 
 
 def compare(reference: Side, twin: Side, content: bytes, seed: int) -> bool:

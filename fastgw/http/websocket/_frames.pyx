@@ -56,14 +56,12 @@ cdef class FrameReader:
     cdef bint _compressed
     cdef bint _checked
     cdef uint64_t _size
-    cdef uint64_t _wire
     cdef Text _text
     cdef readonly uint64_t texts
     cdef readonly uint64_t binaries
     cdef readonly uint64_t pings
     cdef readonly uint64_t pongs
     cdef readonly uint64_t frames
-    cdef public list notes
     cdef public object allowance
     cdef public bytes own_pong
     cdef readonly object close
@@ -221,12 +219,11 @@ cdef class FrameReader:
             else:
                 self.binaries += 1
             self._opcode = opcode
-            self._size = self._wire = 0
+            self._size = 0
             self._compressed = (first & 0x40) != 0
             self._checked = self._compressed or opcode == TEXT
         self._message = first >= 128
         self._left = length
-        self._wire += length
         self._key_at = 0
         if not self._compressed and self._limit != UNLIMITED:
             self._size += length
@@ -235,8 +232,6 @@ cdef class FrameReader:
     cdef int _end_frame(self) except -1:
         self.frames += 1
         if self._message:
-            if self.notes is not None:
-                self.notes.append((self._opcode, self._wire))
             self._opcode = 0
             self._message = False
         return 0
@@ -260,8 +255,6 @@ cdef class FrameReader:
             self.pings += 1
         else:
             self.close = frames.close_code(payload)
-        if self.notes is not None:
-            self.notes.append((opcode, PyBytes_GET_SIZE(payload)))
         self.frames += 1
         return True
 

@@ -10,4 +10,7 @@ if TYPE_CHECKING:
 else:
     FrameReader = (twin("fastgw.http.websocket._frames") or frames).FrameReader
 
-__all__ = ["FrameReader"]
+NotingFrameReader = frames.FrameReader
+"""The reader with `notes`, which the compiled one has not."""
+
+__all__ = ["FrameReader", "NotingFrameReader"]

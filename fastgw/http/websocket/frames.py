@@ -104,9 +104,9 @@ class FrameReader:
         """Number of pongs, without responses to the gateway's pings."""
         self.frames = 0
         """Number of complete frames, without responses to the gateway's pings."""
-        self.notes: list[tuple[int, int]] | None = None
-        """Opcode of each message and control frame that is forwarded, and its payload as it was sent, in bytes. The
-        owner empties it after each call of `feed`. None: nothing is noted."""
+        self.notes: list[tuple[int, int]] = []
+        """Opcode of each message and control frame that is forwarded, and its payload as it was sent, in bytes: of the
+        last call of `feed`. The compiled reader has none."""
         self.allowance: int | None = None
         """Messages and pings that may still begin. None: unlimited."""
         self.own_pong: bytes | None = None
@@ -134,6 +134,7 @@ class FrameReader:
 
     def feed(self, chunk: bytes) -> bytes:
         """Parse received bytes; return those that may be forwarded. Sets `close` or `violation`."""
+        self.notes.clear()
         if self.violation is not None or self.close is not None:
             return b""
         if self._held:
@@ -256,8 +257,7 @@ class FrameReader:
     def _end_frame(self) -> None:
         self.frames += 1
         if self._message:
-            if self.notes is not None:
-                self.notes.append((self._opcode, self._wire))
+            self.notes.append((self._opcode, self._wire))
             self._opcode, self._message = 0, False
 
     def _spend(self) -> None:
@@ -278,8 +278,7 @@ class FrameReader:
             self.pings += 1
         else:
             self.close = close_code(payload)
-        if self.notes is not None:
-            self.notes.append((opcode, len(payload)))
+        self.notes.append((opcode, len(payload)))
         self.frames += 1
         return True
 

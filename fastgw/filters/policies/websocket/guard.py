@@ -14,7 +14,7 @@ from fastgw.errors import Fault, Side
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Trailers
-from fastgw.http.websocket.frame_reader import FrameReader
+from fastgw.http.websocket.frame_reader import FrameReader, NotingFrameReader
 from fastgw.http.websocket.frames import (
     BINARY,
     CLOSE,
@@ -120,13 +120,14 @@ class WebsocketGuard(Timed):
         self._instance = instance
         self._limits, self._worker_loop, self._authenticate = limits, worker_loop, authenticate
         self._wheel = wheel = worker_loop.wheel
-        self._from_client = FrameReader(True, limits.message_bytes, deflate[0])
-        self._from_upstream = FrameReader(False, limits.message_bytes, deflate[1])
+        # PERF: only the reference notes messages: in the compiled reader it would cost all others 15 instructions for
+        # each message, 2 % (CPython 3.11, micro/frames).
+        reader = NotingFrameReader if limits.log_messages else FrameReader
+        self._from_client = reader(True, limits.message_bytes, deflate[0])
+        self._from_upstream = reader(False, limits.message_bytes, deflate[1])
         self._log_message = log_message
         self._log_tokens, self._logged_at = max(limits.log_messages, 1.0), wheel.now
         self._unlogged = 0
-        if limits.log_messages:
-            self._from_client.notes, self._from_upstream.notes = [], []
         self.exchange: Exchange | None = None
         self.service_summary: Callable[[], dict[str, object]] | None = None
         """Returns the part of the summary that the other side knows."""
@@ -162,7 +163,7 @@ class WebsocketGuard(Timed):
     def established(self) -> None:
         if self._over or self.exchange is None:
             return
-        if self._from_upstream.notes:
+        if self._limits.log_messages:
             self._log("upstream", self._from_upstream)
         self._after_upstream()
         self._plan()
@@ -199,7 +200,7 @@ class WebsocketGuard(Timed):
     def _log(self, sender: str, reader: FrameReader) -> None:
         """Log what a reader has noted."""
         exchange, notes, now, rate = self.exchange, reader.notes, self._wheel.now, self._limits.log_messages
-        if exchange is None or notes is None:
+        if exchange is None:
             return
         self._log_tokens = min(max(rate, 1.0), self._log_tokens + (now - self._logged_at) * rate)
         self._logged_at = now
@@ -278,7 +279,7 @@ class WebsocketGuard(Timed):
             self._tokens -= int(self._tokens) - max(reader.allowance, 0)
         if reader.frames != frames:
             self._passed()
-            if reader.notes:
+            if self._limits.log_messages:
                 self._log("client", reader)
         if reader.close is not None:
             self._peer_closed("client", reader.close)  # first: the other side may answer at once
@@ -329,7 +330,7 @@ class WebsocketGuard(Timed):
         passed = reader.feed(payload)
         if reader.frames != frames:
             self._passed()
-            if reader.notes:
+            if self._limits.log_messages:
                 self._log("upstream", reader)
         if passed:
             exchange.client.feed(passed)
@@ -390,7 +391,6 @@ class WebsocketGuard(Timed):
         if self._closing or self._over or exchange is None:
             return
         self._count_messages()
-        self._from_client.notes = self._from_upstream.notes = None
         self._closing, self._reason = True, reason
         if code in _FAULTS:
             exchange.client.count_filter(self._instance, FilterEvent.REFUSED)
