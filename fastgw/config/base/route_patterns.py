@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Any, Final
 from urllib.parse import quote
@@ -117,6 +118,7 @@ _SEPARATOR: Final = re.compile(rb"[&=+;]")
 _URL_START: Final = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
 
 
+@lru_cache(64)  # the routes of an API that differ in the method stand one after another
 def parse_path(text: str) -> PathPattern:
     if text.startswith("~"):
         return PathPattern(text, PathKind.REGEX, regex=_regex(text[1:]))

@@ -118,7 +118,9 @@ class FilterRules:
                 for each in reversed(farther)
                 if name in each.uses and isinstance(each.uses[name][1], FilterUse)
             ]
-            subject = f"{level.name} has {format_value(name)}, " if location.path[-1] != name else ""
+            if not replaced and use is not None:
+                continue
+            subject = f"{level.name} has {format_value(name)}, " if location.source.path[-1] != name else ""
             deed = "switch it off" if use is None else "replace it"
             for owner, at, old in replaced:
                 if old.enforced:

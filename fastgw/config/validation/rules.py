@@ -472,7 +472,7 @@ def values_of_requests_that_there_are(merged: Merged) -> None:
     """
     anywhere: frozenset[str] | None = None
     maps = known_maps(merged)
-    for location, use, paths in _all_uses(merged):
+    for location, use, paths in merged.uses_to_validate:
         unknown_names = getattr(getattr(use, "settings", None), "unknown_names", None)
         if unknown_names is not None:
             if paths is not None:
@@ -488,7 +488,7 @@ def values_of_requests_that_there_are(merged: Merged) -> None:
 def upstreams_of_filters(merged: Merged) -> None:
     """Check the upstreams that filters name."""
     known = merged.maps["upstreams"]
-    for location, use, _ in _all_uses(merged):
+    for location, use, _ in merged.uses_to_validate:
         upstream_names = getattr(getattr(use, "settings", None), "upstream_names", None)
         for key, name in upstream_names() if upstream_names is not None else ():
             if name is not BROKEN and name not in known:
@@ -529,28 +529,12 @@ def stores_of_filters(merged: Merged) -> None:
         if caches is BROKEN:
             return
         known.update(caches)
-    for location, use, _ in _all_uses(merged):
+    for location, use, _ in merged.uses_to_validate:
         store_names = getattr(getattr(use, "settings", None), "store_names", None)
         for key, name in store_names() if store_names is not None else ():
             if name not in known:
                 wrong = f"unknown cache store {format_value(name)}"
                 location.below(key).report(wrong, suggest(name, known), at_key=False)
-
-
-def _all_uses(merged: Merged) -> Sequence[tuple[SourceLocation, Any, Any]]:
-    """Return every use of a filter to validate, with the paths of its route; None: the route is not known."""
-    uses = [(location, use, None) for location, use in merged.maps["filters"].values()]
-    for location, _, each in (*merged.whole("listeners"), *merged.upstreams_to_validate()):
-        uses += _uses(location.below("filters"), each.filters, None)
-    for location, _, filters in merged.whole("filter_sets"):
-        uses += _uses(location, filters, None)
-    for location, route in merged.routes_to_validate():
-        uses += _uses(location.below("filters"), route.filters, route.paths)
-    return uses
-
-
-def _uses(location: SourceLocation, filters: Any, paths: Any) -> Iterator[tuple[SourceLocation, Any, Any]]:
-    return ((location.below(name), use, paths) for name, use in (() if filters is BROKEN else filters.items()))
 
 
 def _parameters(paths: Any) -> frozenset[str]:
