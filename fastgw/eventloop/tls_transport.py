@@ -79,6 +79,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         "_paused",
         "_peer_ended",
         "_read",
+        "_session",
         "_tls",
         "_unread",
         "_write",
@@ -100,6 +101,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         self._buffer = memory.buffer
         self._tls: ssl.SSLObject = None  # type: ignore[assignment]  # set by `_begin_handshake`
         self._kept = b""  # received, and not decrypted: reading was paused
+        self._session: Any = None  # the object of OpenSSL in `_tls`; set by `_open`
         self._unread = False  # there is such data, or data in OpenSSL, or the end
         self._paused = False
         self.resting = False  # until other connections have had their turn (`Rests`)
@@ -209,7 +211,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         """Hand the connection to the protocol above. The subclass calls it, and continues with `_read_early`."""
         self.stage = OPEN
         self._above = above
-        session = self._tls._sslobj  # type: ignore[attr-defined]
+        self._session = session = self._tls._sslobj  # type: ignore[attr-defined]
         self._read, self._write = cast(_Read, session.read), session.write
 
     def _read_early(self) -> None:

@@ -211,6 +211,27 @@ def test_connections_that_share_memory_keep_their_bytes(
     """
     for module in (worker_loop_module, tls_transport):
         monkeypatch.setattr(module, "BODY_BYTES_PER_TURN", share)
+    play(authority, issued, highest, seed)
+
+
+@pytest.mark.parametrize("highest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_they_keep_them_also_where_openssl_is_called_by_the_module_ssl_alone(
+    authority: Certificates, issued: tuple[str, str], highest: int
+) -> None:
+    """As with a Python whose objects of OpenSSL the compiled module does not know."""
+    twin = tls_transport._twin
+    if twin is not None:
+        assert twin.calls_openssl()
+        twin.go_through_ssl()
+    try:
+        play(authority, issued, highest, 11)
+    finally:
+        if twin is not None:
+            twin.call_openssl()
+            assert twin.calls_openssl()
+
+
+def play(authority: Certificates, issued: tuple[str, str], highest: int, seed: int) -> None:
     dice, worker_loop = random.Random(seed), MemoryLoop()
     tls, resuming = server_tls(issued, highest=highest), Resuming(trusting(authority))
     connections = [Connection(worker_loop, resuming, tls, dice) for _ in range(CONNECTIONS)]
