@@ -138,6 +138,20 @@ def test_whole_contents_are_compressed_one_after_the_other(coding: bytes) -> Non
     assert outs[0] == outs[3]  # nothing of what came between is in it
 
 
+def test_streams_share_no_data_with_earlier_ones_or_those_that_break_off() -> None:
+    """Contexts of Zstandard are used again, once their frame is complete."""
+    contents = [b"one " * 100, b"two " * 50_000, b"one " * 100]
+    outs = []
+    for content in contents:
+        broken, other, made = (open_compressor(ZSTD, "default") for _ in range(3))
+        broken.compress(b"half of a body")
+        other.compress(b"of another client")
+        outs.append(made.compress(content) + made.finish())
+        other.finish()
+    assert [decoded(ZSTD, out) for out in outs] == contents
+    assert outs[0] == outs[2]
+
+
 def fed(coding: bytes, data: bytes, max_bytes: int = MIB, max_ratio: int = 100, piece: int = 16384) -> int:
     """How many bytes came out, until the end or a refusal."""
     reader, came = Decompressor(coding, max_bytes, max_ratio), 0
