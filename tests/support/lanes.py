@@ -1,7 +1,7 @@
 """Lanes in one gateway: each test has its own host, upstream and origin.
 
-A gateway takes half a second to start, so tests share it; with a shared pool or origin, a test would see another's
-connections. Lanes are used round robin.
+A gateway takes 0.15 s of processor time to start and stop, so tests share it; with a shared pool or origin, a test
+would see another's connections. Lanes are used round robin.
 """
 
 from __future__ import annotations
