@@ -557,7 +557,7 @@ def test_axe_finds_nothing_in_any_view(page: Page, stub: AdminStub, scheme: str,
         if view == "reloads":
             page.until("document.querySelector('#table-versions tbody tr')")
             page.click("#table-versions .pick")
-            page.until("!document.getElementById('version-changes').hidden")
+            page.until("document.getElementById('version-changes').checkVisibility()")
         found[view] = page.run(BARRIERS)
     page.click("#do-rollback")
     page.until("document.getElementById('confirm').open")
@@ -866,11 +866,17 @@ def test_a_consumer_shows_what_it_has_used_of_its_quotas(page: Page, stub: Admin
     page.until("document.activeElement.id === 'search-consumers'")
 
 
+def test_each_id_of_the_page_is_that_of_one_element(page: Page, stub: AdminStub) -> None:
+    look(page, stub)
+    ids = page.run("[...document.querySelectorAll('[id]')].map(({ id }) => id)")
+    assert len(ids) == len(set(ids))
+
+
 def test_an_earlier_configuration_shows_what_has_changed_and_is_returned_to(page: Page, stub: AdminStub) -> None:
     look(page, stub, "reloads")
     page.until("document.querySelectorAll('#table-versions tbody tr').length === 2")
     page.click("#table-versions .pick")
-    page.until("!document.getElementById('version-changes').hidden")
+    page.until("document.getElementById('version-changes').checkVisibility()")
     generation = stub.figures.generation - 1
     assert page.text("#version-title") == f"Generation {generation}"
     assert page.text("#version-changes") == "route user: removed\nroute new: added"

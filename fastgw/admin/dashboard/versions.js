@@ -57,7 +57,7 @@ export class Versions {
     setText(byId("version-changes"), said);
     byId("version-changes").hidden = !said;
     this.#showDiff(lines);
-    byId("version").hidden = false;
+    byId("version-detail").hidden = false;
     byId("version-title").focus();
   }
 
@@ -75,6 +75,6 @@ export class Versions {
 
   #close() {
     this.#chosen = null;
-    byId("version").hidden = true;
+    byId("version-detail").hidden = true;
   }
 }
