@@ -17,14 +17,13 @@ from fastgw.filters.api import Services
 MEMORY = 64 * 1024**2
 BODY = bytes(1024)
 NUMBER = b"00000000"
-REQUEST = (
+_TEMPLATE = (
     b"GET /svc1/v1/items/%b HTTP/1.1\r\nHost: api.example.com\r\n"
     b"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0 Safari/537.36\r\n"
     b"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8\r\n"
     b"Accept-Language: en-GB,en;q=0.9\r\nAccept-Encoding: gzip, deflate, br, zstd\r\nConnection: keep-alive\r\n"
-    b"Referer: https://www.example.com/catalogue/list\r\nX-Request-Id: 0123456789abcdef0123456789abcdef\r\n\r\n"
-) % NUMBER
-AT = REQUEST.index(NUMBER)
+    b"Referer: https://www.example.com/catalogue/list\r\nX-Request-Id: 0123456789abcdef0123456789abcdef\r\n%b\r\n"
+)
 ANSWER = (
     b"HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Mon, 06 Jul 2026 12:00:00 GMT\r\nContent-Type: application/json\r\n"
     b'Content-Length: %d\r\nConnection: keep-alive\r\nCache-Control: %%b\r\nETag: "0123456789abcdef"\r\n'
@@ -33,6 +32,12 @@ ANSWER = (
 PUBLIC = b"public, max-age=86400000"
 VARY = b"Vary: Accept-Encoding\r\n"
 CACHED: Mapping[str, Any] = {"cache": {}}
+KEY = "0123456789abcdef"
+USUAL: Mapping[str, Any] = {
+    "key_auth": {"key_names": ["apikey"]},
+    "rate_limit": {"limit": 10_000_000, "window": "1s", "key": "consumer"},
+}
+"""Filters that a cache usually stands behind."""
 HEADERS: Mapping[str, Any] = {"headers": {"response": {"set": {"X-A": "b"}}}}
 
 
@@ -59,35 +64,45 @@ def rooms() -> Iterator[Room]:
     yield from _hits("a hit, Vary", ANSWER % (PUBLIC, VARY), CACHED)
     yield from _hits("a hit, header in the key", stored, {"cache": {"key": {"headers": ["Accept-Language"]}}})
     yield from _hits("a hit behind headers", stored, {**CACHED, **HEADERS})
+    yield from _misses("key_auth and rate_limit without a cache", stored, USUAL)
+    yield from _hits("a hit behind key_auth and rate_limit", stored, {**CACHED, **USUAL})
 
 
 def _misses(name: str, answer: bytes, filters: Mapping[str, Any]) -> Iterator[Room]:
     """Return a microbenchmark whose requests are for another URL each."""
-    numbers, request = count(1), bytearray(REQUEST)
+    numbers, request = count(1), bytearray(_request(filters))
+    at = request.index(NUMBER)
     with TemporaryDirectory() as folder, closing(CachePlane(Path(folder), _configuration(filters))) as plane:
 
         def miss(response: bytes) -> None:
-            request[AT : AT + len(NUMBER)] = b"%08d" % next(numbers)
+            request[at : at + len(NUMBER)] = b"%08d" % next(numbers)
             plane.exchange((bytes(request), response))
 
-        plane.connect(REQUEST, answer)
+        plane.connect(bytes(request), answer)
         yield Room(name, miss, [answer], plane.turn)
 
 
 def _hits(name: str, answer: bytes, filters: Mapping[str, Any]) -> Iterator[Room]:
+    request = _request(filters)
     with TemporaryDirectory() as folder, closing(CachePlane(Path(folder), _configuration(filters))) as plane:
 
         def hit(request: bytes) -> None:
             plane.client.receive(request)
             plane.client.written.clear()
 
-        plane.connect(REQUEST, answer)
-        yield Room(name, hit, [REQUEST], plane.turn)
+        plane.connect(request, answer)
+        yield Room(name, hit, [request], plane.turn)
         assert not plane.upstream.written
+
+
+def _request(filters: Mapping[str, Any]) -> bytes:
+    return _TEMPLATE % (NUMBER, b"apikey: %b\r\n" % KEY.encode() if "key_auth" in filters else b"")
 
 
 def _configuration(filters: Mapping[str, Any]) -> dict[str, Any]:
     made = configuration()
+    if "key_auth" in filters:
+        made["consumers"] = [{"name": "alice", "key_auth": [{"key": KEY}]}]
     for route in made["routes"]:
         route["filters"] = filters
     return made
