@@ -199,7 +199,7 @@ def test_spans_are_what_a_collector_decodes(gateway, origin, collector):
 
 
 def test_a_span_shows_how_long_its_request_was_in_the_queue_of_the_pool(gateway, origin, collector):
-    trace_ids = ["d" * 32, "e" * 32]
+    trace_ids = ["8" * 32, "9" * 32]
     clients = [gateway.connect() for _ in trace_ids]
     for place, (client, trace_id) in enumerate(zip(clients, trace_ids, strict=True)):
         client.send(f"GET /narrow HTTP/1.1\r\nHost: a\r\ntraceparent: 00-{trace_id}-{SPAN}-01\r\n\r\n".encode())

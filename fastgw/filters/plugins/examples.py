@@ -303,6 +303,19 @@ listeners:
       certificates:
         - acme: {domains: [api.example.com], challenge: http-01, key: rsa, storage: /var/lib/fastgw/api}
 """,
+    "listeners.NAME.routes[]": """\
+listeners:
+  brokers:
+    address: ":8883"
+    protocol: tcp
+    tls: {certificates: [{certificate: gateway.pem, key: gateway.key}]}
+    routes:
+      - {sni: [mqtt.example.com], upstream: mqtt}
+      - {sni: ["*.tenants.example.com"], alpn: [mqtt], upstream: tenants, passthrough: true}
+upstreams:
+  mqtt: {targets: ["tcp://mqtt.internal:1883"]}
+  tenants: {targets: ["tcp://tenants.internal:8883"]}
+""",
     "status": 'status: {address: "127.0.0.1:9902"}\n',
     "admin": """\
 admin:
