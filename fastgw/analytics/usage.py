@@ -26,6 +26,8 @@ from fastgw.observe.metrics.totals import quantile
 
 GROUPS_MAX: Final = 100_000
 """Maximum number of rows that a query may have before paging."""
+PARTS_MAX: Final = 500_000
+"""Maximum number of counts that these rows are made of: up to 26 each."""
 TIMEOUT_S: Final = 5.0
 _STEPS_OF_MACHINE: Final = 10_000
 """Instructions of SQLite's virtual machine between two looks at the clock."""
@@ -139,9 +141,13 @@ def _rows(
         f"{counts} SELECT {bucket} AS bucket, {_LABEL_OF[query.by]} AS label, s.kind, {part} AS part, SUM(c.count)"
         f" FROM c JOIN series s ON s.id = c.series WHERE {condition} GROUP BY bucket, label, s.kind, part"
     )
+    groups = set[tuple[int, str]]()
     for number, row in enumerate(database.execute(text, (*values, *wanted, *names))):
-        if number >= GROUPS_MAX:
+        groups.add(row[:2])
+        if len(groups) > GROUPS_MAX:
             raise TooMuch(f"there are more than {GROUPS_MAX} rows; ask for a shorter time or a longer step")
+        if number >= PARTS_MAX:
+            raise TooMuch(f"the rows have more than {PARTS_MAX} counts; ask for a shorter time or a longer step")
         yield row
 
 

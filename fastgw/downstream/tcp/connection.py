@@ -47,6 +47,8 @@ FAREWELL_BYTES: Final = 65536
 """Maximum bytes that are dropped of a client meanwhile: it may have sent more before it reads the alert."""
 TRUNCATED: Final = "the client closed TLS without close_notify: it may be cut short"
 """Detail in the log. The end is passed on all the same, as nginx, HAProxy and Envoy do: many clients never say it."""
+PASSED_SINCE: Final = "TLS of this name is passed through since a reload during the handshake"
+"""Detail in the log of a connection whose TLS was terminated: its target expects TLS, and gets nothing of the text."""
 _ID_BYTES: Final = 16
 _NO_HELLO: Final = ClientHello()
 
@@ -362,6 +364,9 @@ class TcpConnection(Timed):
         if route is None:
             alert = Alert.UNRECOGNIZED_NAME if self._tls is None else None
             self._refuse(Fault.ROUTE_NOT_FOUND, "" if hello.server_name else "no server name (SNI)", alert)
+            return
+        if self._tls is not None and (route.passes_through or self.route.needs_hello):
+            self._refuse(Fault.ROUTE_NOT_FOUND, PASSED_SINCE, None)
             return
         self._upstream = upstream = route.upstream
         self.upstream = upstream.name

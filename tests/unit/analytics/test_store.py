@@ -287,6 +287,10 @@ def test_a_query_with_too_many_rows_is_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("fastgw.analytics.usage.GROUPS_MAX", 1)
     with pytest.raises(TooMuch, match="more than 1 rows"):
         stored(tmp_path / "a.db", by="status")
+    assert [row.requests for row in stored(tmp_path / "a.db")] == [2]  # one row, of two counts
+    monkeypatch.setattr("fastgw.analytics.usage.PARTS_MAX", 1)
+    with pytest.raises(TooMuch, match="more than 1 counts"):
+        stored(tmp_path / "a.db")
 
 
 def test_a_removed_name_is_known_until_its_row_has_another() -> None:
