@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -61,6 +62,7 @@ TranslateStep: TypeAlias = "Callable[[Exchange, Any], bool]"
 """The second argument is the `Forward` of the route."""
 ReadyStep: TypeAlias = "Callable[[RequestHead, Any, Route], ReadyAnswer | None]"
 """The second argument is the `Peer` of the connection."""
+_IS_LOWER_NAME: Final = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+").fullmatch
 _NUMBERS: Final = count()
 _NO_MAPS: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -233,6 +235,11 @@ class Hooks:
                 raise ValueError(f"{name} is a coroutine function; expected one that returns at once")
         if (needs_body is not None or changes_body) and request_body is None and response_body is None:
             raise ValueError("needs_body and changes_body are for body hooks; expected request_body or response_body")
+        if request_headers is not None:
+            is_usable = all(isinstance(name, bytes) and _IS_LOWER_NAME(name) for name in request_headers)
+            if not request_headers or not is_usable:  # the request step would never run
+                told = f"request_headers is {set(request_headers)!r}"
+                raise ValueError(f'{told}; expected lower-case names such as frozenset((b"if-range",))')
         self.reply, self.renew, self.looks_at = reply, renew, looks_at
         self.start, self.stop, self.explain, self.preflight = start, stop, explain, preflight
         self.asks = asks

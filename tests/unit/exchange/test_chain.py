@@ -573,3 +573,9 @@ def test_what_several_filters_look_at_is_looked_at(answer: bytes, looked: bool, 
 def test_what_a_request_asks_of_its_route_is_one_line_of_memory() -> None:
     """Routes lie one behind the other. Were their size no multiple of a line's, some would begin in the middle."""
     assert (COLLECTORS_HEAD + Route.__basicsize__) % 64 == 0
+
+
+@pytest.mark.parametrize("names", [(), (b"X-Token",), ("x-token",), (b"x token",)])
+def test_names_that_no_header_has_are_refused_as_the_step_would_never_run(names: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected lower-case names such as frozenset"):
+        Hooks(request=lambda exchange: None, request_headers=frozenset(names))

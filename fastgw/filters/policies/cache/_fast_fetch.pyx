@@ -24,7 +24,7 @@ from fastgw.cache.shared.lifecycle import FetchBegin, SharedLease
 from fastgw.cache.shared.records import RecordStatus
 from fastgw.cache.shared.segments import Queue
 from fastgw.cache.shared.shared_store import SharedStore
-from fastgw.cache.store import LEASE_S, Refusal
+from fastgw.cache.store import LEASE_S, MOST_URL, Refusal
 from fastgw.exchange import Chain, Exchange, Route
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.policies.cache.forwarded_fields import ForwardedFields
@@ -164,6 +164,7 @@ cdef type _storing_fetch_class, _exchange_fetch_class, _cached_request_class
 cdef bytes _GET = b"GET"
 cdef bytes _NO_BYTES = b""
 cdef object _UNCHANGED_QUERY = UNCHANGED_QUERY
+cdef Py_ssize_t _MOST_URL = MOST_URL
 cdef double _TICKS = TICKS
 cdef uint64_t _LEASE_TICKS = ceil(LEASE_S * TICKS)
 cdef uint64_t _MARK_TICKS = ceil(MARK_S * TICKS)
@@ -563,7 +564,8 @@ cdef class OrdinaryFetch:
         url = _url_of(self.scheme, self.authority, self.head)
         segment = read(&of_store.segments, self.store).size
         if (
-            encoded.length + PyBytes_GET_SIZE(url) + head.payload_length > segment // RECORDS
+            PyBytes_GET_SIZE(url) > _MOST_URL
+            or encoded.length + PyBytes_GET_SIZE(url) + head.payload_length > segment // RECORDS
             or head.payload_length > <Py_ssize_t>read(&of_store.most_bytes, self.store)
         ):
             return False
