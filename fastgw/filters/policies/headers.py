@@ -1,7 +1,7 @@
 """headers: set, add and remove headers of requests and responses."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 from weakref import ref
 
 from msgspec import Meta
@@ -23,6 +23,8 @@ from fastgw.operator_events import OperatorEvent, log_event
 _OURS: Final = WRITTEN_HERE
 Names = Annotated[tuple[FieldName, ...], Meta(max_length=100)]
 FieldValue = FieldTemplate | Annotated[Secret, Elsewhere()]
+_Values = tuple[tuple[bytes, Any], ...]
+"""Names and values, or functions of an exchange that return them."""
 
 
 class Edits(Settings):
@@ -168,16 +170,17 @@ class _Edit:
     identity is not allowed in a header.
     """
 
-    __slots__ = ("_add", "_added", "_dropped", "_remove", "_set", "_strict", "_taken_over")
+    __slots__ = ("_add", "_added", "_dropped", "_is_computed", "_remove", "_set", "_strict", "_taken_over")
 
     def __init__(self, edits: Edits, env: Env, maps: Mapping[str, Value], strict: bool) -> None:
         self._strict = strict
         self._remove = tuple(name.encode() for name in edits.remove)
-        self._set = tuple(_values(edits.set, env, maps, strict))
-        self._add = tuple(_values(edits.add, env, maps, strict))
+        self._set: _Values = tuple(_values(edits.set, env, maps, strict))
+        self._add: _Values = tuple(_values(edits.add, env, maps, strict))
         self._dropped = frozenset(name.lower() for name in (*self._remove, *(name for name, _ in self._set)))
         self._taken_over = frozenset(map(folded, self._dropped))
         self._added = tuple((name + b": ", value) for name, value in (*self._set, *self._add))
+        self._is_computed = not all(isinstance(value, bytes) for _, value in self._added)
 
     def in_lines(self, exchange: Exchange) -> None:
         """Add lines to a request whose headers are unchanged and not read later. Raises `Unfit`."""
@@ -201,22 +204,27 @@ class _Edit:
 
     def __call__(self, fields: Fields, exchange: Exchange) -> None:
         """Apply the changes. Raises `Unfit` for an identity that is not allowed in a header."""
-        # Values come first: they may depend on headers that are removed or replaced here.
-        values = [value if isinstance(value, bytes) else value(exchange) for _, value in self._added]
+        set_, add = self._set, self._add
+        if self._is_computed:  # first: values may depend on headers that are removed or replaced here
+            set_, add = _computed(set_, exchange), _computed(add, exchange)
         for name in self._remove:
             fields.remove(name)
-        for (name, _), held in zip(self._set, values, strict=False):
+        for name, held in set_:
             if held is None:
                 fields.remove(name)
             else:
                 fields.set(name, held)
-        for (name, _), held in zip(self._add, values[len(self._set) :], strict=True):
+        for name, held in add:
             if held is None:
                 continue
             if self._strict and folded(name) in map(folded, exchange.request_dropped):
                 exchange.request_added += b"%b: %b\r\n" % (name, held.strip(b" \t"))  # others of this name are dropped
             else:
                 fields.add(name, held)
+
+
+def _computed(values: _Values, exchange: Exchange) -> _Values:
+    return tuple((name, value if isinstance(value, bytes) else value(exchange)) for name, value in values)
 
 
 def _values(
