@@ -13,7 +13,7 @@ from libc.string cimport memcpy
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.eventloop._socket_send cimport send_message, send_two
 from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead
-from fastgw.upstream.forwarding._fast_path cimport begin_ready_on, forget_on, send_request_on
+from fastgw.upstream.forwarding._fast_path cimport accepts_on, begin_ready_on, forget_on, send_request_on
 
 from math import inf
 
@@ -92,7 +92,6 @@ cdef struct OfHead:
     Slot close
     Slot length
     Slot ordinary
-    Slot path_as_sent
 
 cdef struct OfListener:
     Slot closing
@@ -109,7 +108,6 @@ cdef struct OfPlan:
     Slot at_once
     Slot calls_only
     Slot checks_path
-    Slot full_path_headers
 
 cdef struct OfRoute:
     Slot action
@@ -190,13 +188,11 @@ learn(&of_exchange.subrequests, Exchange, "subrequests")
 learn(&of_head.close, Http1RequestHead, "close")
 learn(&of_head.length, Http1RequestHead, "length")
 learn(&of_head.ordinary, Http1RequestHead, "ordinary")
-learn(&of_head.path_as_sent, Http1RequestHead, "path_as_sent")
 learn(&of_path.client_ip, FastPath, "client_ip")
 learn(&of_path.trace, FastPath, "trace")
 learn(&of_plan.at_once, FastPathPlan, "at_once")
 learn(&of_plan.calls_only, FastPathPlan, "calls_only")
 learn(&of_plan.checks_path, FastPathPlan, "checks_path")
-learn(&of_plan.full_path_headers, FastPathPlan, "full_path_headers")
 learn(&of_route.action, Route, "action")
 learn(&of_route.chain, Route, "chain")
 learn(&of_route.check_path, Route, "check_path")
@@ -307,7 +303,7 @@ cdef int _serve_request(connection, head) except -1:
         if match is not None:
             route, params = match
             plan = read(&of_route.fast_path, route)
-            if plan is not None and _accepts_path(plan, head):
+            if plan is not None and accepts_on(plan, head):
                 calls_only = read(&of_plan.calls_only, plan)
                 if (
                     read(&of_plan.at_once, plan)
@@ -325,7 +321,7 @@ cdef int _serve_request(connection, head) except -1:
                     if answer is not None:
                         return _send_from_memory(connection, head, route, answer)
                     plan = read(&of_chain.fetch_plan, chain)
-                    if plan is not None and _accepts_path(plan, head):
+                    if plan is not None and accepts_on(plan, head):
                         fast_path = _fast_path_of(connection)
                         if fast_path.begin_fetch(head, route, params, plan):
                             return _send_fast(connection, fast_path, server, listener, peer, head, route, params)
@@ -334,15 +330,6 @@ cdef int _serve_request(connection, head) except -1:
 
 cdef inline object _fast_path_of(connection):
     return read(&of_connection.fast_path, connection) or connection.make_fast_path()
-
-
-cdef inline bint _accepts_path(plan, head) except -1:
-    if read(&of_plan.checks_path, plan) and not read(&of_head.path_as_sent, head):
-        return False
-    for name in <tuple?>read(&of_plan.full_path_headers, plan):
-        if head.first(name) is not None:
-            return False
-    return True
 
 
 cdef int _send_fast(connection, fast_path, server, listener, peer, head, route, params) except -1:

@@ -10,6 +10,7 @@ from libc.string cimport memcpy
 
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.http.http1._parser cimport Http1RequestHead
+from fastgw.upstream.forwarding._fast_path cimport accepts_on
 
 from math import inf
 
@@ -75,7 +76,6 @@ cdef struct OfStream:
 cdef struct OfHead:
     Slot length
     Slot ordinary
-    Slot path_as_sent
     Slot payload
 
 cdef struct OfListener:
@@ -93,7 +93,6 @@ cdef struct OfPlan:
     Slot at_once
     Slot calls_only
     Slot checks_path
-    Slot full_path_headers
 
 cdef struct OfRoute:
     Slot chain
@@ -131,7 +130,6 @@ cdef object _UNFRAMED = serializer.UNFRAMED
 
 learn(&of_head.length, Http1RequestHead, "length")
 learn(&of_head.ordinary, Http1RequestHead, "ordinary")
-learn(&of_head.path_as_sent, Http1RequestHead, "path_as_sent")
 learn(&of_head.payload, Http1RequestHead, "payload")
 learn(&of_path.call_due_at, FastPath, "call_due_at")
 learn(&of_path.client_ip, FastPath, "client_ip")
@@ -139,7 +137,6 @@ learn(&of_path.trace, FastPath, "trace")
 learn(&of_plan.at_once, FastPathPlan, "at_once")
 learn(&of_plan.calls_only, FastPathPlan, "calls_only")
 learn(&of_plan.checks_path, FastPathPlan, "checks_path")
-learn(&of_plan.full_path_headers, FastPathPlan, "full_path_headers")
 learn(&of_route.chain, Route, "chain")
 learn(&of_route.fast_path, Route, "fast_path")
 learn(&now_of_wheel, Wheel, "now")
@@ -455,7 +452,7 @@ cdef int _serve(stream, head) except -1:
             route, params = match
             payload = read(&of_head.payload, head)
             plan = read(&of_route.fast_path, route)
-            if plan is not None and _accepts_path(plan, head):
+            if plan is not None and accepts_on(plan, head):
                 fits = not payload or len(payload) <= server.body_bytes
                 calls_only = read(&of_plan.calls_only, plan)
                 due_in = _timeout_of_call(head) if calls_only else INF
@@ -477,7 +474,7 @@ cdef int _serve(stream, head) except -1:
                         stream._send_ready(head, route, answer)
                         return 0
                     plan = chain.fetch_plan
-                    if plan is not None and _accepts_path(plan, head):
+                    if plan is not None and accepts_on(plan, head):
                         fast_path = read(&of_stream.fast_path, stream) or stream._make_fast_path()
                         if fast_path.begin_fetch(head, route, params, plan):
                             return _send_fast(stream, fast_path, server, listener, peer, head, route, params)
@@ -495,15 +492,6 @@ cdef object _timeout_of_call(head):
     ):
         return INF
     return timeout_of_call(head)
-
-
-cdef bint _accepts_path(plan, head) except -1:
-    if read(&of_plan.checks_path, plan) and not read(&of_head.path_as_sent, head):
-        return False
-    for name in <tuple?>read(&of_plan.full_path_headers, plan):
-        if head.first(name) is not None:
-            return False
-    return True
 
 
 cdef int _send_fast(stream, fast_path, server, listener, peer, head, route, params) except -1:

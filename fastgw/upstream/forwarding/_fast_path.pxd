@@ -2,3 +2,6 @@
 cdef int send_request_on(path, head, route, params) except -1
 cdef bytes begin_ready_on(path, head, route, answer)
 cdef int forget_on(path) except -1
+
+# Whether an ordinary request may take the fast path, as `FastPathPlan.accepts`.
+cdef bint accepts_on(plan, head) except -1

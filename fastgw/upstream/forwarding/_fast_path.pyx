@@ -86,7 +86,9 @@ cdef struct OfPeer:
 
 cdef struct OfPlan:
     Slot change_whole
+    Slot checks_path
     Slot forward
+    Slot full_path_headers
     Slot id_of
     Slot looks_at
 
@@ -147,7 +149,9 @@ learn(&of_peer.lines, Peer, "_lines")
 learn(&of_peer.trusted, Peer, "trusted")
 learn(&fetch_of_plan, FastPathPlan, "fetch")
 learn(&of_plan.change_whole, FastPathPlan, "change_whole")
+learn(&of_plan.checks_path, FastPathPlan, "checks_path")
 learn(&of_plan.forward, FastPathPlan, "forward")
+learn(&of_plan.full_path_headers, FastPathPlan, "full_path_headers")
 learn(&of_plan.id_of, FastPathPlan, "id_of")
 learn(&of_plan.looks_at, FastPathPlan, "looks_at")
 learn(&of_upstream.active, Upstream, "active")
@@ -205,6 +209,16 @@ cdef inline bytes _set_lines(peer, bytes authority):
     if read(&of_peer.authority, peer) == authority:
         return read(&of_peer.lines, peer)
     return peer.set_lines(authority)
+
+
+cdef bint accepts_on(plan, head) except -1:
+    cdef bytes name
+    if read(&of_plan.checks_path, plan) and not read(&of_head.path_as_sent, head):
+        return False
+    for name in <tuple?>read(&of_plan.full_path_headers, plan):
+        if has_field(<Http1RequestHead?>head, name):
+            return False
+    return True
 
 
 cdef inline object _joined(forward, drop, dropped):
@@ -444,7 +458,10 @@ cdef int _change(self, change, Http1ResponseHead head, forward) except -1:
 
 
 cdef int _describe_change(response, Http1ResponseHead head) except -1:
-    """Do what `tell_of_change` does."""
+    """Do what `tell_of_change` does.
+
+    PERF: 2,500 instructions less than to call it (CPython 3.11, callgrind, micro/content_coding).
+    """
     cdef bytes etag
     cdef bint weakens
     if response._fields is not None or head._fields is not None:
