@@ -81,16 +81,12 @@ cdef struct OfTransport:
     Slot got
     Slot kept
     Slot memory
-    Slot own_answers
     Slot paused
-    Slot read
     Slot read_since_rest
     Slot session
     Slot stage
-    Slot tls
     Slot unread
     Slot worker_loop
-    Slot write
 
 cdef struct OfMemory:
     Slot buffer
@@ -234,16 +230,12 @@ cdef OfTransport* _learn(type owner) except NULL:
     learn(&of.got, owner, "_got")
     learn(&of.kept, owner, "_kept")
     learn(&of.memory, owner, "memory")
-    learn(&of.own_answers, owner, "_own_answers")
     learn(&of.paused, owner, "_paused")
-    learn(&of.read, owner, "_read")
     learn(&of.read_since_rest, owner, "read_since_rest")
     learn(&of.session, owner, "_session")
     learn(&of.stage, owner, "stage")
-    learn(&of.tls, owner, "_tls")
     learn(&of.unread, owner, "_unread")
     learn(&of.worker_loop, owner, "worker_loop")
-    learn(&of.write, owner, "_write")
     Py_INCREF(owner)
     of.owner = <PyTypeObject*>owner
     _count = number + 1
