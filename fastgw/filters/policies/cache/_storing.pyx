@@ -113,36 +113,41 @@ cdef _Policy _policy_of(source):
 cdef _Stated _nothing_stated = _made(parse_short(b""))
 
 
+cdef bytes _short_line(Http1ResponseHead head, bytes name):
+    """Return the value of a field; None: it is not in one short line."""
+    cdef list values = all_values(head, name)
+    return values[0] if len(values) == 1 and PyBytes_GET_SIZE(values[0]) <= LONGEST_LINE else None
+
+
+cdef object _keep(dict kept, bytes line, meaning):
+    if len(kept) >= MOST_KEPT:
+        kept.clear()
+    kept[line] = meaning
+    return meaning
+
+
 cdef _Stated _stated_by(Http1ResponseHead head):
     """Return the directives; None: they are not in one short line."""
-    cdef list values
+    cdef bytes line
     if not has_field(head, b"cache-control"):
         return _nothing_stated
-    values = all_values(head, b"cache-control")
-    if len(values) != 1 or PyBytes_GET_SIZE(values[0]) > LONGEST_LINE:
+    line = _short_line(head, b"cache-control")
+    if line is None:
         return None
-    found = _stated.get(values[0])
-    if found is None:
-        if len(_stated) >= MOST_KEPT:
-            _stated.clear()
-        found = _stated[values[0]] = _made(parse_short(values[0]))
-    return <_Stated?>found
+    found = _stated.get(line)
+    return <_Stated?>(_keep(_stated, line, _made(parse_short(line))) if found is None else found)
 
 
 cdef tuple _varying_by(Http1ResponseHead head):
     """Return the names of `Vary`; None: they are not in one short line, or every request gets another response."""
-    cdef list values
+    cdef bytes line
     if not has_field(head, b"vary"):
         return _NO_NAMES
-    values = all_values(head, b"vary")
-    if len(values) != 1 or PyBytes_GET_SIZE(values[0]) > LONGEST_LINE:
+    line = _short_line(head, b"vary")
+    if line is None:
         return None
-    found = _varying.get(values[0], _varying)
-    if found is _varying:
-        if len(_varying) >= MOST_KEPT:
-            _varying.clear()
-        found = _varying[values[0]] = find_varying(values)
-    return <tuple>found
+    found = _varying.get(line, _varying)
+    return <tuple>(_keep(_varying, line, find_varying([line])) if found is _varying else found)
 
 
 # --- dates and entity tags ---
