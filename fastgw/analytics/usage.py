@@ -21,7 +21,7 @@ from fastgw.analytics.store import (
     reason_of,
 )
 from fastgw.observe.metrics.families import CACHE_HITS, OTHER
-from fastgw.observe.metrics.series_layout import SUM
+from fastgw.observe.metrics.series_layout import STATUS_CLASSES, SUM
 from fastgw.observe.metrics.totals import quantile
 
 GROUPS_MAX: Final = 100_000
@@ -72,19 +72,20 @@ def _limit_time(database: sqlite3.Connection) -> None:
     database.set_progress_handler(lambda: monotonic() > ends_at, _STEPS_OF_MACHINE)
 
 
+_CLASS: Final = f"MIN(s.status / 100, {STATUS_CLASSES - 1})"
+"""SQL of `status_class`."""
 _LABEL_OF: Final[Mapping[By, str]] = {
     "route": "s.name",
     "consumer": "s.name",
     "plan": "s.detail",
     "status": "s.status",
-    "status_class": f"CASE WHEN s.status < 100 THEN '{OTHER}' ELSE MIN(s.status / 100, 5) || 'xx' END",
+    "status_class": f"CASE WHEN s.status < 100 THEN '{OTHER}' ELSE {_CLASS} || 'xx' END",
     "method": "s.method",
 }
 _PARTS_OF_ROUTES: Final = (
-    "CASE s.kind WHEN 'requests' THEN MIN(s.status / 100, 5)"
-    f" WHEN 'cache' THEN s.detail IN {CACHE_HITS} ELSE s.detail END"
+    f"CASE s.kind WHEN 'requests' THEN {_CLASS} WHEN 'cache' THEN s.detail IN {CACHE_HITS} ELSE s.detail END"
 )
-_PARTS_OF_CONSUMERS: Final = "CASE s.kind WHEN 'consumers' THEN MIN(s.status / 100, 5) ELSE s.status END"
+_PARTS_OF_CONSUMERS: Final = f"CASE s.kind WHEN 'consumers' THEN {_CLASS} ELSE s.status END"
 _KINDS_OF_CONSUMERS: Final = {
     "consumers": "requests",
     "consumer_latency": "latency",

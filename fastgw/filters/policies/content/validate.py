@@ -33,7 +33,7 @@ from fastgw.filters.api import (
 from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
 from fastgw.filters.policies.content.charsets import is_utf8
-from fastgw.filters.policies.content.helper_checks import HelperChecks, refusal, summary
+from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, refusal, summary
 from fastgw.filters.policies.content.helper_program import BodyToCheck
 from fastgw.filters.policies.content.schemas import (
     Parameters,
@@ -54,7 +54,6 @@ from fastgw.observe.metrics.families import FilterEvent
 if TYPE_CHECKING:
     from jsonschema_rs import Validator
 
-Errors = list[dict[str, str]]
 _MOST_OFFLOADED: Final = 8 * 1024**2
 _LONGEST_DEADLINE_S: Final = 30
 _PROGRAM: Final = Program(
