@@ -1,7 +1,7 @@
 """JSON texts, checked in one pass and without objects: what the compiled modules for JSON share.
 
-What is nested deeper than 200 levels, a number with more than 200 characters or beyond a double, and equal hashes of two
-names in one object count as invalid here: such texts are left to the reference in Python.
+A text is invalid here also if it is nested deeper than 200 levels, or has a number with more than 200 characters or beyond
+a double, or equal hashes of two names in one object: such texts are left to the reference in Python.
 """
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
