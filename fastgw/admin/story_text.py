@@ -56,7 +56,8 @@ def _lines(story: dict[str, Any], time_of: Any) -> Iterator[str]:
     yield "attempts"
     for each in story["attempts"]:
         outcome = each["fault"] or each["status"] or "no response"
-        yield f"  {each['number']} {each['kind']} at {each['target']} of {each['upstream']}: {outcome}"
+        upstream = f" of {each['upstream']}" if each["upstream"] else ""
+        yield f"  {each['number']} {each['kind']} at {each['target']}{upstream}: {outcome}"
         steps = (("begun", "begun_s"), ("left the queue", "queue_left_s"), ("TCP", "tcp_s"), ("TLS", "tls_s"))
         timed = (*steps, ("sent", "sent_s"), ("first byte", "first_byte_s"), ("ended", "ended_s"))
         yield "    " + ", ".join(f"{name} {_ms(each[key])}" for name, key in timed if each[key] is not None)

@@ -4,6 +4,7 @@ exchange itself is in a higher package.
 
 from typing import Protocol
 
+from fastgw.errors import Side
 from fastgw.observe.access_log.record import Record
 
 
@@ -45,10 +46,12 @@ class Answer(Protocol):
 
 
 class Failure(Protocol):
-    """Fault: the attributes that are logged."""
+    """Fault: the attributes that logs and spans use."""
 
     @property
     def label(self) -> str: ...
+    @property
+    def side(self) -> Side: ...
 
 
 class Summarized(Protocol):

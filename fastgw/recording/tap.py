@@ -21,7 +21,7 @@ from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import find_head_end, parse_request
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import RequestHead, ResponseHead
-from fastgw.observe.tracing.trace import EndedAttempt, EndedWait, Trace
+from fastgw.observe.tracing.trace import MOST_ATTEMPTS, EndedAttempt, EndedWait, Trace
 from fastgw.recording.records import RecordedBody, RecordedCall, RecordedIdentity, RecordedRequest
 from fastgw.recording.redaction import RecordRedaction, TooLongToMask
 from fastgw.upstream.connections.stream import RequestSource, UpstreamStream
@@ -133,6 +133,13 @@ class RecordedTrace:
     def new_span_id(self) -> bytes:
         return (b"" if self.inner is None else self.inner.new_span_id()) or b"0" * 16
 
+    def add_attempt(self, attempt: EndedAttempt) -> None:
+        inner = self.inner
+        if inner is not None:
+            inner.add_attempt(attempt if inner.is_sampled else attempt._replace(span_id=b""))
+        elif len(self.attempts) < MOST_ATTEMPTS:
+            self.attempts.append(attempt)
+
     def rewrite(self, drop: frozenset[bytes], added: bytes, span_id: bytes = b"") -> tuple[frozenset[bytes], bytes]:
         inner = self.inner
         if inner is None:
@@ -233,7 +240,7 @@ class RecordedTrace:
         """Return the attempts, with those that have got no connection."""
         calls = self._calls
         for each in self.attempts:
-            if not each.connected_at and each.fault and len(calls) < MOST_CALLS:
+            if each.upstream and not each.connected_at and each.fault and len(calls) < MOST_CALLS:
                 unsent = RecordedCall(each.upstream, each.target, b"", RecordedBody(), fault=each.fault)
                 calls.append(_Call(unsent, frozenset(), 0))
                 calls[-1].begun_at = each.begun_at

@@ -61,7 +61,8 @@ function filterLine({ name, decision, detail, waited_s: waited }) {
 function attemptLine(attempt, duration) {
   const outcome = attempt.fault ?? attempt.status ?? "no response";
   const mark = attempt.fault ? "badge bad" : "badge good";
-  const head = `${attempt.number}. ${attempt.kind} at ${attempt.target} of ${attempt.upstream} `;
+  const where = attempt.upstream ? `${attempt.target} of ${attempt.upstream}` : attempt.target;
+  const head = `${attempt.number}. ${attempt.kind} at ${where} `;
   const said = make("p", { class: "more" }, attemptText(attempt));
   return make("li", {}, head, make("span", { class: mark }, String(outcome)), bars(attempt, duration), said);
 }

@@ -21,6 +21,7 @@ from fastgw.filters.outbound.tls_settings import check_tls, client_tls
 from fastgw.forwarded_headers import FAMILY, fields_for_upstream
 from fastgw.http.field_names import HOP_BY_HOP, WRITTEN_HERE
 from fastgw.http.fields import Fields, folded
+from fastgw.observe.tracing.trace import Trace
 from fastgw.sync.credential_cache import TokenCache
 from fastgw.upstream.client.http_client import Fetched, FetchFailed
 
@@ -199,12 +200,12 @@ class _ForwardAuthUse:
         memory = self._memory
         key = None if memory is None else memory.key_of(exchange)
         if memory is None or key is None:
-            return self._decide(exchange, self._request_decision(self._question(exchange)))
+            return self._decide(exchange, self._request_decision(exchange.trace, self._question(exchange)))
         granted = memory.granted.get(key)
         if granted is not None:
             self._let_pass(exchange, granted)
             return None
-        return self._decide(exchange, self._ask_once(memory, key, self._question(exchange)))
+        return self._decide(exchange, self._ask_once(memory, key, exchange.trace, self._question(exchange)))
 
     async def _decide(self, exchange: Exchange, asked: Coroutine[Any, Any, Answer]) -> Reply | None:
         answer = await asked
@@ -215,20 +216,24 @@ class _ForwardAuthUse:
             return self._refusal(exchange, answer)
         return exchange.refuse(Fault.AUTH_UNAVAILABLE, why=answer)
 
-    async def _ask_once(self, memory: _Memory, key: bytes, question: Iterable[tuple[bytes, bytes]]) -> Answer:
+    async def _ask_once(
+        self, memory: _Memory, key: bytes, trace: Trace | None, question: Iterable[tuple[bytes, bytes]]
+    ) -> Answer:
         """Ask the service, unless an equal request is pending. Headers for the client go to the request that has
         asked.
         """
         is_own = not memory.single_flight.has(key)
-        answer = await memory.single_flight.join(key, partial(self._request_decision, question, key))
+        answer = await memory.single_flight.join(key, partial(self._request_decision, trace, question, key))
         return answer._replace(to_client=b"") if isinstance(answer, Granted) and not is_own else answer
 
-    async def _request_decision(self, question: Iterable[tuple[bytes, bytes]], key: bytes = b"") -> Answer:
+    async def _request_decision(
+        self, trace: Trace | None, question: Iterable[tuple[bytes, bytes]], key: bytes = b""
+    ) -> Answer:
         """Ask the service, and cache a positive decision under `key`, if there is one."""
         assert self._fetcher is not None
         try:
             answer = await self._fetcher.fetch(
-                self._url, fields=question, tls=self._tls, timeout=self._timeout, most=self._most
+                self._url, fields=question, tls=self._tls, timeout=self._timeout, most=self._most, trace=trace
             )
         except FetchFailed as failed:
             return failed.reason

@@ -56,6 +56,7 @@ from fastgw.filters.outbound.tls_settings import check_tls, client_tls
 from fastgw.filters.policies.jwt import ClaimName, ClaimRule, Scope, compiled_rule
 from fastgw.jose import ClaimPath, Claims, Expected, TokenRefused, check_claims, claim_path, find_claim, scopes_of
 from fastgw.jose.strict import members
+from fastgw.observe.tracing.trace import Trace
 from fastgw.redis.address import parse_redis
 from fastgw.redis.encrypted_cache import EncryptedRedisCache
 from fastgw.sync.credential_cache import TokenCache
@@ -240,8 +241,10 @@ class _Server:
         by = by_basic_encoded if settings.client_auth == "basic" else by_body
         self._fields += by(settings.client_id, secret)(self._form)
 
-    async def introspect(self, fetcher: Fetcher, token: bytes) -> bytes:
-        """Return the server's response, a JSON object with `active`. Raises `_ServerAway`."""
+    async def introspect(self, fetcher: Fetcher, token: bytes, trace: Trace | None) -> bytes:
+        """Return the server's response, a JSON object with `active`. Raises `_ServerAway`. `trace`: of the request that
+        has asked first.
+        """
         form = urlencode({"token": token.decode("ascii"), **self._form}).encode()
         try:
             answer = await fetcher.fetch(
@@ -253,6 +256,7 @@ class _Server:
                 timeout=self._timeout,
                 most=_MOST,
                 repeatable=True,  # introspection is read-only
+                trace=trace,
             )
         except FetchFailed as failed:
             raise _ServerAway(failed.reason) from failed
@@ -364,21 +368,21 @@ class _Policy:
 
     async def _decide(self, exchange: Exchange, token: bytes) -> Reply | None:
         if self._single_flight.has(token):
-            verdict = await self._single_flight.join(token, partial(self._introspect_token, token))
+            verdict = await self._single_flight.join(token, partial(self._introspect_token, token, exchange.trace))
         else:
-            verdict = await self._ask_for(exchange.client_ip, token)
+            verdict = await self._ask_for(exchange.client_ip, token, exchange.trace)
         if isinstance(verdict, _Known):
             return self._let_pass(exchange, verdict)
         return self._refuse(exchange, verdict)
 
-    async def _ask_for(self, client: str, token: bytes) -> _Known | _InactiveToken:
+    async def _ask_for(self, client: str, token: bytes, trace: Trace | None) -> _Known | _InactiveToken:
         """Ask about a token without a pending request, unless too many are pending."""
         pending, asked = self._pending, self._pending.get(client, 0)
         if len(self._single_flight) >= self._settings.max_pending or asked >= self._share:
             return _InactiveToken(Fault.AUTH_UNAVAILABLE, "too many introspection requests are pending")
         pending[client] = asked + 1
         try:
-            return await self._single_flight.join(token, partial(self._introspect_token, token))
+            return await self._single_flight.join(token, partial(self._introspect_token, token, trace))
         finally:
             pending[client] -= 1
             if not pending[client]:
@@ -409,10 +413,10 @@ class _Policy:
 
     # tokens that are not cached
 
-    async def _introspect_token(self, token: bytes) -> _Known | _InactiveToken:
+    async def _introspect_token(self, token: bytes, trace: Trace | None) -> _Known | _InactiveToken:
         """Verify a token, and cache the verdict; a positive one by the canonical form of the header."""
         try:
-            said = await self._fetch_introspection(token)
+            said = await self._fetch_introspection(token, trace)
         except _ServerAway as away:
             return _InactiveToken(Fault.AUTH_UNAVAILABLE, str(away))
         left = said.until_date - time.time()
@@ -426,14 +430,14 @@ class _Policy:
             self._good.store(canonical(token), verdict, time.monotonic() + left)
         return verdict
 
-    async def _fetch_introspection(self, token: bytes) -> _Said:
+    async def _fetch_introspection(self, token: bytes, trace: Trace | None) -> _Said:
         """Return the response of the server, from this node or the shared cache. Raises `_ServerAway`."""
         level = self._level
         if level is not None and (kept := await level.get(token)) is not None:
             raw, until_date = kept
             return _Said(_read(raw), min(until_date, time.time() + self._ttl))
         assert self._fetcher is not None
-        raw = await self._server.introspect(self._fetcher, token)
+        raw = await self._server.introspect(self._fetcher, token, trace)
         claims = _read(raw)
         now = time.time()
         if claims["active"]:

@@ -105,6 +105,7 @@ cdef class Trace:
     cdef readonly int flags
     cdef list _attempts
     cdef list _waits
+    cdef public object recorded_offset
 
     @property
     def trace_id(self):
@@ -147,6 +148,9 @@ cdef class Trace:
             return b""
         _put_word(text, _next())
         return PyBytes_FromStringAndSize(text, SPAN_ID)
+
+    def add_attempt(self, attempt):
+        self._tracer.reference.add_attempt(self, attempt)
 
     def is_kept(self, int status, double duration_s):
         cdef Tracer tracer = self._tracer

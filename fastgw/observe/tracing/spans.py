@@ -7,8 +7,10 @@ once (`Common`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol, TypeAlias, final
 
+from fastgw.errors import Side
 from fastgw.http.grpc.calls import is_grpc
 from fastgw.http.grpc.status import GrpcStatus
 from fastgw.observe.access_log.formats import Mask, masked_path, masked_words
@@ -27,6 +29,12 @@ MOST_TEXT: Final = 2048
 _MOST_COMMON: Final = 8192
 _VERSIONS: Final = {10: "1.0", 11: "1.1", 20: "2"}
 _PORTS: Final = {b"http": 80, b"https": 443}
+HTTP_OK: Final = 200
+ERRORS_OF_CLIENTS: Final = 400
+"""Responses from this status on are errors for a client."""
+_UNIX: Final = "unix:"
+_SOCKET_HOST: Final = "localhost"
+"""Host in the URL of a target that is a unix socket, as in `Host`."""
 _SERVER_ERRORS: Final = frozenset(
     (
         GrpcStatus.UNKNOWN,
@@ -75,6 +83,21 @@ class Routed(Protocol):
         """Path patterns of the route."""
 
 
+class LabelledTarget(Protocol):
+    @property
+    def label(self) -> str: ...
+    @property
+    def tls(self) -> object:
+        """None: requests are sent without TLS."""
+
+
+class Targeted(Protocol):
+    """An upstream of the configuration."""
+
+    @property
+    def targets(self) -> Sequence[LabelledTarget]: ...
+
+
 class Encoder(Protocol):
     """Encoding of spans."""
 
@@ -88,20 +111,27 @@ class NewIds(Protocol):
 @final
 class SpanBuilder:
     """Builds and encodes the spans of requests. `mask`: hides secrets in queries; `templates`: path patterns of the
-    routes, by name.
+    routes, by name; `upstreams`: those of the configuration, by name.
     """
 
-    def __init__(self, encoder: Encoder, mask: Mask, templates: Mapping[str, Routed]) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        mask: Mask,
+        templates: Mapping[str, Routed],
+        upstreams: Mapping[str, Targeted] = MappingProxyType({}),
+    ) -> None:
         self._encode = encoder.encode
         self._mask = mask
         self._templates = templates
+        self._upstreams = upstreams
         self._servers: dict[tuple[object, ...], Common] = {}
         self._clients: dict[tuple[object, ...], Common] = {}
         self._waits: dict[str, Common] = {}
 
-    def use_templates(self, templates: Mapping[str, Routed]) -> None:
-        """Use the path patterns of another generation."""
-        self._templates = templates
+    def use_generation(self, templates: Mapping[str, Routed], upstreams: Mapping[str, Targeted]) -> None:
+        """Use the path patterns and upstreams of another generation."""
+        self._templates, self._upstreams = templates, upstreams
 
     def spans_of(self, ended: FinishedExchange, trace: Trace, now: float, date: float, ids: NewIds) -> list[bytes]:
         """Return the encoded spans of a request that has ended. `now`: monotonic seconds; `date`: epoch seconds."""
@@ -113,8 +143,8 @@ class SpanBuilder:
         server = TraceSpan(trace, own_span, trace.parent_id, bool(trace.parent_id), begun_ns, ended_ns, common, own)
         spans = [self._encode(server)]
         for each in trace.attempts:
-            spans.append(self._encode(self._client(ended, trace, each, offset, ids, call)))
-        if not trace.attempts and ended.target:
+            spans.append(self.attempt_span(each, trace, offset, ids))
+        if not trace.attempts and ended.target and not trace.is_sampled:
             spans.append(self._encode(self._single(ended, trace, begun_ns, ended_ns, ids, call)))
         for wait in trace.waits:
             common = self._waits.get(wait.name) or self._wait(wait.name)
@@ -165,15 +195,14 @@ class SpanBuilder:
         if ended.why:
             own.append(("fastgw.fault_detail", ended.why[:MOST_TEXT]))
         if head.method not in METHOD_INDEXES:
-            own.append(("http.request.method_original", _text(head.method)))
+            own.append(_original_of(head.method))
         return own, common
 
-    def _client(
-        self, ended: FinishedExchange, trace: Trace, each: EndedAttempt, offset: float, ids: NewIds, call: bool
-    ) -> TraceSpan:
-        method, target = _request_line(each.request_line) or (ended.head.method, ended.head.raw_path)
-        common = self._client_common(method, target, each, call)
-        own: list[Attribute] = [("url.full", self._url(each.scheme, each.target, target))]
+    def attempt_span(self, each: EndedAttempt, trace: Trace, offset: float, ids: NewIds) -> bytes:
+        """Return the encoded span of an attempt. `offset`: epoch seconds of the monotonic clock's zero."""
+        method, target = each.request_line.split(b" ", 2)[:2]
+        common = self._client_common(method, target, each)
+        own = self._client_own(method, target, each)
         steps = (
             (each.queue_left_at, "fastgw.queue_left"),
             (each.tcp_at, "fastgw.tcp_connected"),
@@ -184,7 +213,7 @@ class SpanBuilder:
         events = [(int((at + offset) * 1e9), name) for at, name in steps if at]
         times = int((each.begun_at + offset) * 1e9), int(((each.ended_at or each.begun_at) + offset) * 1e9)
         span_id = each.span_id or ids.new_span_id()
-        return TraceSpan(trace, span_id, trace.span_id, False, *times, common, own, events)
+        return self._encode(TraceSpan(trace, span_id, trace.span_id, False, *times, common, own, events))
 
     def _single(
         self, ended: FinishedExchange, trace: Trace, begun_ns: int, ended_ns: int, ids: NewIds, call: bool
@@ -193,17 +222,17 @@ class SpanBuilder:
         head_at = ended.begun_at + ended.upstream_s if ended.upstream_s >= 0.0 else 0.0
         status = 0 if ended.response is None or not head_at else ended.response.status
         fault = "" if ended.fault is None or status else ended.fault.label
-        scheme, target = b"http", ended.target
+        method, path, scheme = ended.head.method, ended.head.raw_path, self._scheme_of(ended.upstream, ended.target)
         each = EndedAttempt(
-            *(b"", ended.upstream, target, scheme, "first", 1, False, status, fault, 0.0, 0.0, 0.0, 0.0, b""),
+            *(b"", ended.upstream, ended.target, scheme, "first", 1, True, status, fault, 0.0, 0.0, 0.0, 0.0, b""),
             grpc_status=ended.grpc_status,
+            is_call=call,
         )
-        common = self._client_common(ended.head.method, ended.head.raw_path, each, call)
-        own = [("url.full", self._url(scheme, target, ended.head.raw_path))]
+        common, own = self._client_common(method, path, each), self._client_own(method, path, each)
         return TraceSpan(trace, ids.new_span_id(), trace.span_id, False, begun_ns, ended_ns, common, own)
 
-    def _client_common(self, method: bytes, target: bytes, each: EndedAttempt, call: bool) -> Common:
-        rpc = target.partition(b"?")[0] if call else b""
+    def _client_common(self, method: bytes, target: bytes, each: EndedAttempt) -> Common:
+        rpc = target.partition(b"?")[0] if each.is_call else b""
         key = (
             *(method, each.upstream, each.target, each.scheme, each.kind, each.number, each.reused, each.status),
             *(each.fault, each.grpc_status, rpc),
@@ -211,7 +240,20 @@ class SpanBuilder:
         common = self._clients.get(key)
         return common or _remember_common(self._clients, key, _client_common(method, each, rpc))
 
+    def _scheme_of(self, upstream: str, target: str) -> bytes:
+        found = self._upstreams.get(upstream)
+        targets = () if found is None else found.targets
+        return b"https" if any(each.label == target and each.tls is not None for each in targets) else b"http"
+
+    def _client_own(self, method: bytes, target: bytes, each: EndedAttempt) -> list[Attribute]:
+        own: list[Attribute] = [("url.full", self._url(each.scheme, each.target, target))]
+        if method not in METHOD_INDEXES:
+            own.append(_original_of(method))
+        return own
+
     def _url(self, scheme: bytes, host: str, target: bytes) -> str:
+        if host.startswith(_UNIX):
+            host = _SOCKET_HOST
         path, mark, query = target.partition(b"?")
         shown = self._shown(path)
         if mark:
@@ -257,7 +299,7 @@ def _server_common(ended: FinishedExchange, status: int, fault: str, pattern: st
         attributes.append(("fastgw.cache", ended.cache_result))
     if fault:
         attributes.append(("fastgw.fault", fault))
-    is_error = status >= 500
+    is_error = status >= 500 or _is_broken_off(ended, status)
     name = f"{'HTTP' if method == '_OTHER' else method} {pattern}".rstrip()
     if call:
         name, is_error = _add_rpc(attributes, head.raw_path, ended.grpc_status, _SERVER_ERRORS, is_error)
@@ -266,30 +308,39 @@ def _server_common(ended: FinishedExchange, status: int, fault: str, pattern: st
     return Common(name, SERVER, attributes, is_error)
 
 
+def _is_broken_off(ended: FinishedExchange, status: int) -> bool:
+    """Whether a response has begun well and did not arrive whole, and not because of the client."""
+    return status < ERRORS_OF_CLIENTS and ended.fault is not None and ended.fault.side is not Side.DOWNSTREAM
+
+
 def _client_common(method: bytes, each: EndedAttempt, rpc: bytes) -> Common:
     shown = _method(method)
-    host, _, port = each.target.rpartition(":") if not each.target.startswith("unix:") else (each.target, "", "")
+    is_socket = each.target.startswith(_UNIX)
+    host, _, port = (each.target.removeprefix(_UNIX), "", "") if is_socket else each.target.rpartition(":")
     attributes: list[Attribute] = [
         ("http.request.method", shown),
         ("server.address", (host or each.target).strip("[]")),
-        ("fastgw.upstream", each.upstream),
         ("fastgw.attempt", each.kind),
         ("fastgw.connection_reused", str(each.reused).lower()),
     ]
+    if each.upstream:
+        attributes.append(("fastgw.upstream", each.upstream))
     if port.isdecimal():
         attributes.append(("server.port", int(port)))
     if each.number > 1:
         attributes.append(("http.request.resend_count", each.number - 1))
-    if each.status:
-        attributes.append(("http.response.status_code", each.status))
-    is_error = each.status >= 400 or bool(each.fault)
+    # The attempt has the outcome of a call for health checks, such as 503; a call that has a status was answered 200.
+    status = HTTP_OK if each.status and rpc and each.grpc_status else each.status
+    if status:
+        attributes.append(("http.response.status_code", status))
+    is_error = status >= ERRORS_OF_CLIENTS or bool(each.fault)
     name = "HTTP" if shown == "_OTHER" else shown
     if rpc:
         errors = frozenset(GrpcStatus) - {GrpcStatus.OK}
         name, is_error = _add_rpc(attributes, rpc, each.grpc_status, errors, is_error)
     if is_error:
-        status = each.grpc_status if rpc and each.status < 400 else str(each.status)
-        attributes.append(("error.type", each.fault or status))
+        of_call = each.grpc_status if rpc and status < ERRORS_OF_CLIENTS else str(status)
+        attributes.append(("error.type", each.fault or of_call))
     return Common(name, CLIENT, attributes, is_error)
 
 
@@ -318,9 +369,8 @@ def _split(authority: bytes, scheme: bytes) -> tuple[str, int]:
     return _text(authority).strip("[]"), _PORTS.get(scheme, 0)
 
 
-def _request_line(line: bytes) -> tuple[bytes, bytes] | None:
-    parts = line.split(b" ", 2)
-    return (parts[0], parts[1]) if len(parts) > 1 else None
+def _original_of(method: bytes) -> Attribute:
+    return ("http.request.method_original", _text(method))
 
 
 def _nearest(patterns: Sequence[str], path: bytes) -> str:

@@ -17,8 +17,9 @@ class EndedAttempt(NamedTuple):
 
     span_id: bytes
     upstream: str
+    """Name of the upstream; "": a service that a filter has asked by a URL of its own."""
     target: str
-    """`host:port`, or the path of a unix socket."""
+    """`host:port`, or `unix:` and the path of a socket."""
     scheme: bytes
     kind: str
     """`first`, `retry` or `hedge`."""
@@ -33,7 +34,7 @@ class EndedAttempt(NamedTuple):
     head_at: float
     ended_at: float
     request_line: bytes
-    """First line of the request that was sent; b"": none was."""
+    """First line of the request that was sent; if none was, its method and path."""
     tcp_at: float = 0.0
     """When the TCP connection was established, if this attempt has waited for it."""
     tls_at: float = 0.0
@@ -41,6 +42,8 @@ class EndedAttempt(NamedTuple):
     grpc_status: str = ""
     queue_left_at: float = 0.0
     """When it left the queue for a place in the upstream's `pool`, if it was in it."""
+    is_call: bool = False
+    """Whether it is a gRPC call."""
 
 
 class EndedWait(NamedTuple):
@@ -67,7 +70,10 @@ class Trace:
     is kept nevertheless, because the request failed or was slow.
     """
 
-    __slots__ = ("attempts", "flags", "is_sampled", "parent_id", "span_id", "state", "trace_id", "tracer", "waits")
+    __slots__ = (
+        *("attempts", "flags", "is_sampled", "parent_id", "recorded_offset", "span_id", "state", "trace_id", "tracer"),
+        "waits",
+    )
 
     def __init__(
         self,
@@ -85,6 +91,8 @@ class Trace:
         self.flags = (SAMPLED if is_sampled else 0) | (RANDOM if is_random else 0)
         self.attempts: list[EndedAttempt] = []
         self.waits: list[EndedWait] = []
+        self.recorded_offset: float | None = None
+        """Epoch seconds of the monotonic clock's zero, once the request has ended and its spans are queued."""
 
     def __repr__(self) -> str:
         return f"<Trace {self.trace_id.decode()} sampled={self.is_sampled}>"
@@ -99,6 +107,10 @@ class Trace:
         """
         tracer = self.tracer
         return tracer.joined(drop), added + tracer.lines(self, span_id or self.span_id)
+
+    def add_attempt(self, attempt: EndedAttempt) -> None:
+        """Keep an attempt that has ended; see `Tracer.add_attempt`."""
+        self.tracer.add_attempt(self, attempt)
 
     def is_kept(self, status: int, duration_s: float) -> bool:
         """Whether the spans of the request are exported, which has ended."""

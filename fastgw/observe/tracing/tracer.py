@@ -15,7 +15,7 @@ from fastgw.compiled import twin
 from fastgw.observe.finished_exchange import FinishedExchange
 from fastgw.observe.tracing.context import NAMES, READERS, ContextHeaders
 from fastgw.observe.tracing.spans import SpanBuilder
-from fastgw.observe.tracing.trace import Trace
+from fastgw.observe.tracing.trace import MOST_ATTEMPTS, EndedAttempt, Trace
 
 _compiled: Final[Any] = twin("fastgw.observe.tracing._tracer")
 _TAIL_BITS: Final = 56
@@ -187,7 +187,18 @@ class Tracer:
     def record(self, ended: FinishedExchange, trace: Trace, now: float, date: float) -> None:
         """Encode and queue the spans of a request that has ended. `now`: monotonic seconds; `date`: epoch seconds."""
         self._note("" if ended.route is None else ended.route.name, trace.trace_id, now - ended.begun_at, date)
+        trace.recorded_offset = date - now
         self._add(self._builder.spans_of(ended, trace, now, date, self.ids))
+
+    def add_attempt(self, trace: Trace, attempt: EndedAttempt) -> None:
+        """Keep an attempt of a trace until the request ends. If it ends after that, such as the copy for a mirror, its
+        span is queued at once.
+        """
+        if len(trace.attempts) >= MOST_ATTEMPTS:
+            return
+        trace.attempts.append(attempt)
+        if trace.recorded_offset is not None:
+            self._add([self._builder.attempt_span(attempt, trace, trace.recorded_offset, self.ids)])
 
 
 def fast_tracer(tracer: Tracer) -> RequestTracer:

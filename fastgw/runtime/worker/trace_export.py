@@ -63,7 +63,8 @@ class TraceExport:
         self._pressed = asyncio.Event()
         self._stopping = asyncio.Event()
         self.queue = SpanQueue(self._pressed.set, lambda count: observer.count_spans(dropped=count))
-        builder = SpanBuilder(encoder, SecretNames(settings.redact).mask, gateway.routes_by_name)
+        mask = SecretNames(settings.redact).mask
+        builder = SpanBuilder(encoder, mask, gateway.routes_by_name, gateway.upstreams)
         self.tracer = fast_tracer(Tracer(settings, gateway.workers, builder, self.queue.add, observer.note_exemplar))
         self._builder = builder
         self._in_flight = 0  # spans of the batch that is being sent
@@ -79,8 +80,8 @@ class TraceExport:
         return ours == (gateway.config.telemetry.traces, headers, gateway.workers)
 
     def use(self, gateway: Gateway) -> None:
-        """Use the routes of another generation."""
-        self._builder.use_templates(gateway.routes_by_name)
+        """Use the routes and upstreams of another generation."""
+        self._builder.use_generation(gateway.routes_by_name, gateway.upstreams)
 
     def start(self) -> None:
         """Start exporting."""

@@ -27,6 +27,8 @@ from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.fields import Fields
 from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.http.messages import ResponseHead
+from fastgw.observe.tracing.trace import Trace
+from fastgw.upstream.client.fetch_span import NOT_SENT, FetchSpan, FetchTimes
 from fastgw.upstream.connections.connection_maker import connection_maker
 from fastgw.upstream.connections.pool import Pool
 from fastgw.upstream.connections.stream import UpstreamStream
@@ -100,6 +102,7 @@ class Fetcher:
         most: int = MOST,
         repeatable: bool | None = None,
         http2: bool = False,
+        trace: Trace | None = None,
     ) -> Fetched:
         """Send a request and return the whole response. Raises `FetchFailed`.
 
@@ -107,15 +110,19 @@ class Fetcher:
         body; a longer one fails. `tls`: the files of settings are read once; callers that follow changes read them
         (`read_tls`).
         `repeatable`: whether the request may be sent again if a reused connection breaks without a response; None: its
-        method decides. `http2`: over HTTP/2, without TLS by prior knowledge. Raises `ValueError` for invalid header
+        method decides. `http2`: over HTTP/2, without TLS by prior knowledge. `trace`: of the request on whose behalf it
+        is sent: its context replaces that of `fields`, and it gets a span. Raises `ValueError` for invalid header
         fields, and for those that the client writes itself.
         """
         endpoint = _endpoint(url)
+        span = None if trace is None else FetchSpan(trace)
+        if span is not None:
+            fields = span.with_context(fields)
         request = _request(endpoint, method, fields, body, TE_TRAILERS if http2 else b"")
         if self._stopped:
             raise FetchFailed(Fault.GATEWAY_STOPPED, f"{endpoint.origin}: {Fault.GATEWAY_STOPPED.label}")
         asked = _ClientRequest(request, method, most, method in IDEMPOTENT if repeatable is None else repeatable)
-        answer: Fetched | Failure
+        answer: Fetched | Failure | None = None
         try:
             async with asyncio.timeout(timeout):
                 answer = await asked.answer(await self._origin(endpoint.origin, tls, http2))
@@ -123,6 +130,9 @@ class Fetcher:
             answer = asked.late, f"timed out after {timeout:g} s"
         except OSError as error:  # invalid certificate or key
             answer = Fault.TLS_FAILED, str(error)
+        finally:
+            if span is not None:
+                span.add_to_trace(endpoint.origin, request, asked.times, *_outcome(answer))
         if isinstance(answer, Fetched):
             return answer
         fault, why = answer
@@ -222,6 +232,7 @@ class _ClientRequest:
         "_request",
         "_stream",
         "late",
+        "times",
     )
 
     def __init__(self, request: bytes, method: bytes, most: int, repeatable: bool) -> None:
@@ -234,6 +245,7 @@ class _ClientRequest:
         self._head: ResponseHead | None = None
         self._body = bytearray()
         self.late = Fault.CONNECT_TIMEOUT  # fault of the current step, if the timeout expires
+        self.times = NOT_SENT
         self._done: asyncio.Future[Fetched | Failure]
 
     async def answer(self, origin: _Origin) -> Fetched | Failure:
@@ -274,6 +286,7 @@ class _ClientRequest:
     def lent(self, stream: UpstreamStream) -> None:
         self._stream = stream
         self.late = Fault.UPSTREAM_TIMEOUT
+        self.times = FetchTimes(monotonic(), 0.0, stream.reused, stream.established)
         stream.begin_special(self, self._request, self._method, whole=True)
 
     def failed(self, fault: Fault, why: str = "") -> None:
@@ -286,6 +299,7 @@ class _ClientRequest:
     def on_head(self, head: ResponseHead, payload: bytes | None, ended: bool) -> None:
         self._head = head
         self.late = Fault.UPSTREAM_STALLED
+        self.times = self.times._replace(head_at=monotonic())
         if head.has_body and (head.body_length or 0) > self._most:
             self._too_long()
             return
@@ -333,6 +347,13 @@ async def made_context(tls: ClientTls) -> ssl.SSLContext:
             assert isinstance(context, ssl.SSLContext)
             return context
         await asyncio.sleep(0)
+
+
+def _outcome(answer: Fetched | Failure | None) -> tuple[int, str]:
+    """Return status and fault of a fetch for its span; None: it was cancelled, which is no fault."""
+    if answer is None:
+        return 0, ""
+    return (answer.status, "") if isinstance(answer, Fetched) else (0, answer[0].label)
 
 
 def _endpoint(url: Endpoint | Url | str) -> Endpoint:

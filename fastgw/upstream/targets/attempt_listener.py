@@ -11,6 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from fastgw.errors import Fault
+from fastgw.http.grpc.calls import is_grpc
 from fastgw.observe.finished_exchange import FinishedExchange
 from fastgw.observe.tracing.trace import MOST_ATTEMPTS, MOST_TIMELINE, EndedAttempt, Trace
 from fastgw.upstream.targets.target import Target
@@ -197,6 +198,7 @@ class AttemptRecord:
         target, trace = self.target, exchange.trace
         if trace is None and not hasattr(exchange, "timeline"):
             return  # not HTTP, or the fast path
+        head = exchange.head
         # The connection may have been opened for another request, before this one.
         tcp_at, tls_at = (at if at >= self.begun_at else 0.0 for at in self.established)
         ended = EndedAttempt(
@@ -213,15 +215,15 @@ class AttemptRecord:
             self.connected_at,
             self.head_at,
             self.ended_at or monotonic(),
-            self.request_line,
+            self.request_line or b"%b %b" % (head.method, head.raw_path),
             tcp_at,
             tls_at,
             exchange.grpc_status,
             self.queue_left_at,
+            is_grpc(head),
         )
         if trace is not None:
-            if len(trace.attempts) < MOST_ATTEMPTS:
-                trace.attempts.append(ended)
+            trace.add_attempt(ended)
         elif len(exchange.timeline) < MOST_TIMELINE:
             exchange.timeline = (*exchange.timeline, ended)
 
