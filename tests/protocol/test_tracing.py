@@ -162,6 +162,134 @@ def test_without_a_valid_context_a_trace_begins(gateway, origin, path, lines):
     assert "tracestate" not in got
 
 
+TRACEPARENT = f"traceparent: 00-{ID}-{SPAN}-00"
+KEY = "abcdefghijklmnopqrstuvwxyz0123456789_-*/"
+VALUE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) not in ",=")
+MEMBERS = [f"bar{number:02}={number:02}" for number in range(1, 34)]
+CONTINUED = [
+    "TraceParent: 00-{}-{}-01",
+    "TrAcEpArEnT: 00-{}-{}-01",
+    "TRACEPARENT: 00-{}-{}-01",
+    "traceparent: cc-{}-{}-01",
+    "traceparent: cc-{}-{}-01-what-the-future-will-be-like",
+    "traceparent:  00-{}-{}-01",
+    "traceparent: \t00-{}-{}-01",
+    "traceparent: 00-{}-{}-01 ",
+    "traceparent: 00-{}-{}-01\t",
+    "traceparent: \t 00-{}-{}-01 \t",
+    "traceparent: 00-{}-{}-02",
+]
+BEGUN = [
+    "trace-parent: 00-{}-{}-01",
+    "trace.parent: 00-{}-{}-01",
+    "traceparent: 00-{}-{}-01.",
+    "traceparent: 00-{}-{}-01-what-the-future-will-be-like",
+    "traceparent: cc-{}-{}-01.what-the-future-will-be-like",
+    "traceparent: ff-{}-{}-01",
+    "traceparent: .0-{}-{}-01",
+    "traceparent: 0.-{}-{}-01",
+    "traceparent: 000-{}-{}-01",
+    "traceparent: 0000-{}-{}-01",
+    "traceparent: 0-{}-{}-01",
+    f"traceparent: 00-{'0' * 32}-{SPAN}-01",
+    f"traceparent: 00-.{ID[1:]}-{SPAN}-01",
+    f"traceparent: 00-{ID[:-1]}.-{SPAN}-01",
+    f"traceparent: 00-{ID}3-{SPAN}-01",
+    f"traceparent: 00-{ID[:-1]}-{SPAN}-01",
+    f"traceparent: 00-{ID}-{'0' * 16}-01",
+    f"traceparent: 00-{ID}-.{SPAN[1:]}-01",
+    f"traceparent: 00-{ID}-{SPAN[:-1]}.-01",
+    f"traceparent: 00-{ID}-{SPAN}7-01",
+    f"traceparent: 00-{ID}-{SPAN[:-1]}-01",
+    "traceparent: 00-{}-{}-.0",
+    "traceparent: 00-{}-{}-0.",
+    "traceparent: 00-{}-{}-001",
+    "traceparent: 00-{}-{}-1",
+    "traceparent: 00-{}-{}-01\r\ntraceparent: 00-{}-{}-01",
+]
+STATES = [
+    (["tracestate: foo=1,bar=2"], "foo=1,bar=2"),
+    (["trace-state: foo=1"], None),
+    (["trace.state: foo=1"], None),
+    (["TraceState: foo=1"], "foo=1"),
+    (["TrAcEsTaTe: foo=1"], "foo=1"),
+    (["TRACESTATE: foo=1"], "foo=1"),
+    (["tracestate: "], None),
+    (["tracestate: foo=1", "tracestate: "], "foo=1"),
+    (["tracestate: ", "tracestate: foo=1"], "foo=1"),
+    (
+        ["tracestate: foo=1,bar=2", "tracestate: rojo=1,congo=2", "tracestate: baz=3"],
+        "foo=1,bar=2,rojo=1,congo=2,baz=3",
+    ),
+    (["tracestate: foo=1,foo=1"], "foo=1"),
+    (["tracestate: foo=1,foo=2"], "foo=1"),
+    (["tracestate: foo=1", "tracestate: foo=1"], "foo=1"),
+    (["tracestate: foo=1", "tracestate: foo=2"], "foo=1"),
+    ([f"tracestate: {KEY}={VALUE}"], f"{KEY}={VALUE}"),
+    ([f"tracestate: {KEY}@a-z0-9_-*/={VALUE}"], f"{KEY}@a-z0-9_-*/={VALUE}"),
+    (["tracestate: foo=1 \t , \t bar=2, \t baz=3"], "foo=1,bar=2,baz=3"),
+    (["tracestate: foo=1\t \t,\t \tbar=2,\t \tbaz=3"], "foo=1,bar=2,baz=3"),
+    (["tracestate:  foo=1"], "foo=1"),
+    (["tracestate: \tfoo=1"], "foo=1"),
+    (["tracestate: foo=1 "], "foo=1"),
+    (["tracestate: foo=1\t"], "foo=1"),
+    (["tracestate: \t foo=1 \t"], "foo=1"),
+    (["tracestate: foo =1"], None),
+    (["tracestate: FOO=1"], None),
+    (["tracestate: foo.bar=1"], None),
+    (["tracestate: foo@=1,bar=2"], "foo@=1,bar=2"),
+    (["tracestate: @foo=1,bar=2"], None),
+    (["tracestate: foo@@bar=1,bar=2"], "foo@@bar=1,bar=2"),
+    (["tracestate: foo@bar@baz=1,bar=2"], "foo@bar@baz=1,bar=2"),
+    ([f"tracestate: {','.join(MEMBERS[:20])}", f"tracestate: {','.join(MEMBERS[20:32])}"], ",".join(MEMBERS[:32])),
+    ([f"tracestate: {','.join(MEMBERS[:20])}", f"tracestate: {','.join(MEMBERS[20:])}"], None),
+    (["tracestate: foo=1", f"tracestate: {'z' * 256}=1"], f"foo=1,{'z' * 256}=1"),
+    (["tracestate: foo=1", f"tracestate: {'z' * 257}=1"], None),
+    (["tracestate: foo=1", f"tracestate: {'t' * 241}@{'v' * 14}=1"], f"foo=1,{'t' * 241}@{'v' * 14}=1"),
+    (["tracestate: foo=1", f"tracestate: {'t' * 242}@v=1"], f"foo=1,{'t' * 242}@v=1"),
+    (["tracestate: foo=1", f"tracestate: t@{'v' * 15}=1"], f"foo=1,t@{'v' * 15}=1"),
+    (["tracestate: foo=bar=baz"], None),
+    (["tracestate: foo=,bar=3"], None),
+]
+"""Lines of a request, and the `tracestate` that its upstream gets. The cases of the W3C's harness (w3c/trace-context,
+levels 1 and 2, strict), but for requests that cause several: those are in `test_trace_spans.py`.
+"""
+
+
+def sent_context(gateway: Gateway, origin: Origin, *lines: str) -> tuple[str, str, str, list[str]]:
+    """Return trace, parent and flags of the only `traceparent` that the upstream gets, and its `tracestate`."""
+    got = exchanged(gateway, origin, "/users/1", *lines)
+    (line,) = got["traceparent"]
+    version, trace_id, parent_id, flags = line.split("-")
+    assert [len(each) for each in (version, trace_id, parent_id, flags)] == [2, 32, 16, 2]
+    assert version == "00"
+    assert int(trace_id, 16)
+    assert int(parent_id, 16)
+    return trace_id, parent_id, flags, got.get("tracestate", [])
+
+
+@pytest.mark.parametrize("line", CONTINUED)
+def test_the_harness_of_the_w3c_continues_a_trace(gateway, origin, line):
+    trace_id, parent_id, flags, _ = sent_context(gateway, origin, line.format(ID, SPAN))
+    assert trace_id == ID
+    assert parent_id != SPAN
+    assert flags == line.format(ID, SPAN).split("-")[3][:2]
+
+
+@pytest.mark.parametrize("line", BEGUN)
+def test_the_harness_of_the_w3c_has_a_trace_begun(gateway, origin, line):
+    trace_id, _, _, state = sent_context(gateway, origin, line.format(ID, SPAN, ID, SPAN), "tracestate: foo=1")
+    assert trace_id not in (ID, f"{ID}3"[1:])
+    assert state == []
+
+
+@pytest.mark.parametrize(("lines", "state"), STATES)
+def test_the_harness_of_the_w3c_passes_a_state_on(gateway, origin, lines, state):
+    trace_id, _, _, got = sent_context(gateway, origin, TRACEPARENT, *lines)
+    assert trace_id == ID
+    assert got == ([] if state is None else [state])
+
+
 def test_spans_are_what_a_collector_decodes(gateway, origin, collector):
     trace_id = "a" * 32
     got = exchanged(
