@@ -103,6 +103,10 @@ class Template:
         return b"/" + expanded.lstrip(b"/") if expanded.startswith(b"//") else expanded
 
 
+SMALL_REGEX_BYTES: Final = 192 * 1024
+"""Maximum size of a compiled regular expression of a tenant, some 2,000 instructions: the time to compile grows with
+the square of them. `x{0,1000}` a hundred times, within RE2's own limit, takes minutes.
+"""
 LIKE_REGEX: Final = re.compile(
     r"\.\*|\.\+|\(\?|^/?\^|\$$|\[\^|\[[a-z0-9]-[a-z0-9]\]|\\[dws.]|\([^)]*\|[^)]*\)", re.IGNORECASE
 )
@@ -240,11 +244,22 @@ def parse_regex(text: str) -> str:
     return text
 
 
-def re2_options() -> Any:
+def is_large_regex(text: str) -> bool:
+    """Whether a regular expression is too large for a tenant: it would cost others much time to compile it."""
+    try:
+        re2.compile(text.encode(), re2_options(SMALL_REGEX_BYTES))
+    except re2.error as error:
+        return "too large" in re2_problem(error)
+    return False
+
+
+def re2_options(most_bytes: int = 0) -> Any:
     """Return the RE2 options: Latin-1, because normalized paths are ASCII (one byte is one character); errors are
-    raised, not logged.
+    raised, not logged. `most_bytes`: maximum size of the compiled form; 0: that of RE2.
     """
     options = re2.Options()
+    if most_bytes:
+        options.max_mem = most_bytes
     options.encoding = re2.Options.Encoding.LATIN1
     options.log_errors = False
     return options

@@ -6,7 +6,6 @@ moves when a replica starts.
 """
 
 import hashlib
-import re
 from typing import Any, Final
 
 from fastgw.config.kubernetes.cluster import GATEWAY_GROUP, ClusterObject
@@ -26,12 +25,17 @@ def shortened(text: str) -> str:
     """Return a text that is at most as long as a label's value, with a hash of what was left out."""
     if len(text) <= _LABEL_MAX:
         return text
-    return f"{text[: _LABEL_MAX - 9].rstrip('-.')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{text[: _LABEL_MAX - 9].rstrip('-.')}-{_hash(text)}"
 
 
 def service_name(gateway: ServedGateway) -> str:
-    """Return the name of the Service of a Gateway."""
-    return shortened(re.sub(r"[^a-z0-9-]", "-", f"fastgw-{gateway.key[1]}"))
+    """Return the name of the Service of a Gateway. Names with dots have a hash: `a.b` must not have that of `a-b`."""
+    name = gateway.key[1]
+    return shortened(f"fastgw-{name}" if "." not in name else f"fastgw-{name.replace('.', '-')}-{_hash(name)}")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def assign(context: TranslationContext) -> None:
@@ -115,11 +119,7 @@ def bound_port(gateway: ServedGateway, port: int, context: TranslationContext) -
     assigned = context.assigned_ports
     key = *gateway.key, port
     if not assigned:
-        for each in context.gateways.values():
-            service = context.cluster.get("Service", each.key[0], service_name(each))
-            for said in ((service or {}).get("spec") or {}).get("ports") or ():
-                if isinstance(target := said.get("targetPort"), int):
-                    assigned[*each.key, said["port"]] = target
+        _find_assigned(context)
     if key not in assigned:
         taken = set(assigned.values())
         free = next((each for each in range(FIRST_PORT, LAST_PORT) if each not in taken), None)
@@ -127,6 +127,22 @@ def bound_port(gateway: ServedGateway, port: int, context: TranslationContext) -
             return None
         assigned[key] = free
     return assigned[key]
+
+
+def _find_assigned(context: TranslationContext) -> None:
+    """Find the ports that the Services of the Gateways have. Tenants may write those: another port, or that of an older
+    Gateway, is not taken over.
+    """
+    taken: set[int] = set()
+    for each in context.gateways.values():
+        service = context.cluster.get("Service", each.key[0], service_name(each))
+        ports: dict[int, int] = {}
+        for said in ((service or {}).get("spec") or {}).get("ports") or ():
+            target = said.get("targetPort")
+            if isinstance(target, int) and FIRST_PORT <= target < LAST_PORT and target not in taken:
+                ports[said["port"]] = target
+        taken.update(ports.values())
+        context.assigned_ports.update({(*each.key, port): target for port, target in ports.items()})
 
 
 def add_children(context: TranslationContext) -> None:

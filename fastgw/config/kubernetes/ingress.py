@@ -139,6 +139,8 @@ def _filter(name: str, key: str) -> Setting:
     return lambda value: {"filters": {name: {key: value}}}
 
 
+_NUMBER: Final = re.compile(r"[0-9]{1,3}", re.ASCII)
+
 ANNOTATIONS: Final[Mapping[str, Setting]] = MappingProxyType(
     {
         "timeout": lambda value: {"timeout": value},
@@ -148,14 +150,15 @@ ANNOTATIONS: Final[Mapping[str, Setting]] = MappingProxyType(
         "body-size": _filter("size", "body"),
         "allow": lambda value: {"filters": {"ip": {"allow": _listed(value)}}},
         "cors-origins": lambda value: {"filters": {"cors": {"origins": _listed(value)}}},
-        "retries": lambda value: {"retries": {"max": int(value)}} if value.isdigit() else {},
+        "retries": lambda value: {"retries": {"max": int(value) if _NUMBER.fullmatch(value) else value}},
     }
 )
 """Settings of routes by annotation, behind `fastgw.dev/`."""
 
 
 def _listed(text: str) -> list[str]:
-    return [each for each in re.split(r"[,\s]+", text) if each]
+    """Return the elements of a list; an empty one has the empty text, which is refused: it would allow everything."""
+    return [each for each in re.split(r"[,\s]+", text) if each] or [""]
 
 
 class _IngressRoutes:

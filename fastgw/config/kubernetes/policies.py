@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from fastgw.config.base.value_types import parse_url
+from fastgw.config.base.route_patterns import is_large_regex
+from fastgw.config.base.value_types import parse_endpoint
 from fastgw.config.kubernetes.cluster import CONTROLLER, GATEWAY_GROUP, ClusterObject, generation_of, key_of
 from fastgw.config.kubernetes.conditions import condition
 from fastgw.config.kubernetes.model import Piece, TranslationContext
@@ -32,7 +33,11 @@ ALLOWED: Final = frozenset(
 """Filters that tenants may use: those that neither name upstreams nor files, nor keep anything for other tenants."""
 _SOURCES: Final = frozenset(("env", "file", "vault", "credential"))
 """Members of an object that stand for a value from somewhere else."""
+_REGEXES: Final = frozenset(("matches", "pattern", "regex"))
+"""Members of filters whose texts are regular expressions."""
 TARGETS: Final = frozenset(("Gateway", "HTTPRoute", "GRPCRoute", "Ingress"))
+MOST_NESTED: Final = 32
+"""Maximum levels of nested values in an object of a tenant."""
 _CONSUMER_KEYS: Final = frozenset(("groups", "key_auth", "basic_auth", "hmac", "jwt", "certificates"))
 
 
@@ -57,8 +62,8 @@ def translate(context: TranslationContext) -> None:
         _add_consumer(item, context)
 
 
-def check_filters(filters: dict[str, Any]) -> None:
-    """Check the filters of a policy. Raises `PolicyRefused`."""
+def check_filters(filters: dict[str, Any], nested: int = 0) -> None:
+    """Check the filters of a policy. `nested`: levels of values around them. Raises `PolicyRefused`."""
     if not filters:
         raise PolicyRefused("spec.filters is empty")
     for name, settings in filters.items():
@@ -67,38 +72,46 @@ def check_filters(filters: dict[str, Any]) -> None:
         kind = settings.get("type", name)
         if kind not in ALLOWED:
             raise PolicyRefused(f"filters.{name}: the filter {kind} is not one of those that policies may use")
-        _check_values(settings, f"filters.{name}")
+        _check_values(settings, f"filters.{name}", nested)
 
 
-def _check_values(value: Any, where: str) -> None:
+def _check_values(value: Any, where: str, nested: int) -> None:
+    _check_nesting(where, nested)
     if isinstance(value, dict):
         if sources := _SOURCES.intersection(value):
             raise PolicyRefused(f"{where}: a policy may not read {min(sources)}")
         for key, held in value.items():
+            if key in _REGEXES and isinstance(held, str) and is_large_regex(held):
+                raise PolicyRefused(f"{where}.{key}: the regular expression is too large")
             if key in ("any_of", "all_of") and isinstance(held, list):
                 for index, each in enumerate(held):
                     if isinstance(each, dict):
-                        check_filters(each)
-                    _check_values(each, f"{where}.{key}.{index}")
+                        check_filters(each, nested + 1)
+                    else:
+                        _check_values(each, f"{where}.{key}.{index}", nested + 1)
                 continue
-            _check_values(held, f"{where}.{key}")
+            _check_values(held, f"{where}.{key}", nested + 1)
     elif isinstance(value, list):
         for index, held in enumerate(value):
-            _check_values(held, f"{where}.{index}")
-    elif isinstance(value, str) and value.startswith(("http://", "https://", "unix:", "tcp://", "udp://")):
-        _check_url(value, where)
+            _check_values(held, f"{where}.{index}", nested + 1)
+    elif isinstance(value, str):
+        _check_text(value, where)
 
 
-def _check_url(text: str, where: str) -> None:
-    if text.startswith("unix:"):
-        raise PolicyRefused(f"{where}: a policy may not name a socket of the gateway's machine")
-    if "*" in text:  # an origin of CORS, which is a pattern
-        return
+def _check_nesting(where: str, nested: int) -> None:
+    if nested > MOST_NESTED:
+        raise PolicyRefused(f"{where}: expected at most {MOST_NESTED} levels of nested values")
+
+
+def _check_text(text: str, where: str) -> None:
+    """Check a text that may be a URL: exactly those that the settings would accept are checked."""
     try:
-        why = why_not_there(parse_url(text))
+        url = parse_endpoint(text).origin
     except ValueError:
-        return  # told when the settings are read
-    if why:
+        return  # no URL, or one that is reported when the settings are read
+    if url.socket:
+        raise PolicyRefused(f"{where}: a policy may not name a socket of the gateway's machine")
+    if why := why_not_there(url):
         raise PolicyRefused(f"{where}: {why}")
 
 
@@ -138,6 +151,9 @@ def _ancestor(
     targets = by_object.get(f"{kind}/{namespace}/{name}", ())
     if not reason and not any(pieces[index].routes or pieces[index].listeners for index in targets):
         reason, message = "TargetNotFound", f"no {kind} {name} is served in this namespace"
+    routes = ((route, pieces[index]) for index in targets for route in pieces[index].routes)
+    if section and kind != "Gateway" and not (reason or any(_is_of_rule(*each, section) for each in routes)):
+        reason, message = "TargetNotFound", f"the {kind} {name} has no rule {section}"
     for index in targets if not reason else ():
         pieces[index] = _with_policy(pieces[index], section, set_name)
     group = "networking.k8s.io" if kind == "Ingress" else GATEWAY_GROUP
@@ -152,11 +168,17 @@ def _with_policy(piece: Piece, section: str | None, set_name: str) -> Piece:
     """Return a piece whose listeners, and routes of a rule (None: of all), use a filter set."""
 
     def used(route: dict[str, Any]) -> dict[str, Any]:
-        rule = route["name"].removeprefix(f"{piece.object}/").partition("/")[0].partition(".")[0]
-        return {**route, "use": [*route.get("use", ()), set_name]} if section in (None, rule) else route
+        is_meant = section is None or _is_of_rule(route, piece, section)
+        return {**route, "use": [*route.get("use", ()), set_name]} if is_meant else route
 
     policies = {listener: [*piece.policies.get(listener, ()), set_name] for listener in piece.listeners}
     return replace(piece, routes=[used(route) for route in piece.routes], policies=policies)
+
+
+def _is_of_rule(route: dict[str, Any], piece: Piece, rule: str) -> bool:
+    """Whether a route is one of a rule, whose name may have dots: `RULE`, or `RULE.NUMBER` for one of its matches."""
+    called: str = route["name"].removeprefix(f"{piece.object}/").partition("/")[0]
+    return called == rule or (called.startswith(f"{rule}.") and called.removeprefix(f"{rule}.").isdecimal())
 
 
 # consumers
@@ -178,10 +200,14 @@ def _add_consumer(item: ClusterObject, context: TranslationContext) -> None:
     context.statuses[CONSUMER, namespace, name] = {"conditions": [accepted]}
 
 
-def _with_secrets(value: Any, where: str, namespace: str, context: TranslationContext, files: dict[str, str]) -> Any:
+def _with_secrets(
+    value: Any, where: str, namespace: str, context: TranslationContext, files: dict[str, str], nested: int = 0
+) -> Any:
     """Return settings with `{secret: {name: …, key: …}}` replaced by derived files. Raises `PolicyRefused`."""
+    _check_nesting(where, nested)
+    inner = nested + 1
     if isinstance(value, list):
-        return [_with_secrets(each, f"{where}.{at}", namespace, context, files) for at, each in enumerate(value)]
+        return [_with_secrets(each, f"{where}.{at}", namespace, context, files, inner) for at, each in enumerate(value)]
     if not isinstance(value, dict):
         return value
     if sources := _SOURCES.intersection(value):
@@ -191,7 +217,7 @@ def _with_secrets(value: Any, where: str, namespace: str, context: TranslationCo
         file = cluster_name("Secret", namespace, str(said.get("name")), str(said.get("key")))
         files[file] = _secret_text(said, where, namespace, context)
         return {"file": file}
-    return {key: _with_secrets(each, f"{where}.{key}", namespace, context, files) for key, each in value.items()}
+    return {key: _with_secrets(each, f"{where}.{key}", namespace, context, files, inner) for key, each in value.items()}
 
 
 def _secret_text(said: ClusterObject, where: str, namespace: str, context: TranslationContext) -> str:

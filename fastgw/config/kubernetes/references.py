@@ -1,6 +1,5 @@
 """References to Secrets and ConfigMaps with certificates."""
 
-import binascii
 from base64 import b64decode
 from functools import lru_cache
 from typing import Final
@@ -96,7 +95,7 @@ def add_authorities(text: str, namespace: str, name: str, kind: str, context: Tr
 def _decoded(value: object) -> bytes:
     try:
         return b64decode(value, validate=True) if isinstance(value, str) else b""
-    except binascii.Error:
+    except ValueError:  # also of text that is not ASCII
         return b""
 
 

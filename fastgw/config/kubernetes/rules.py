@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
-from fastgw.config.base.route_patterns import parse_regex
+from fastgw.config.base.route_patterns import is_large_regex, parse_regex
 from fastgw.config.kubernetes import backends, route_filters
 from fastgw.config.kubernetes.attachment import Attachment, attach, isolated
 from fastgw.config.kubernetes.backends import Backend
@@ -261,7 +261,7 @@ class _RuleMaker:
 
 
 def _invalid_regex(match: RuleMatch) -> str:
-    """Return a regular expression of a rule that is not valid in RE2; "" = none."""
+    """Return a regular expression of a rule that is not valid in RE2, or too large; "" = none."""
     values = [*match.conditions.get("headers", {}).values(), *match.conditions.get("query", {}).values()]
     regexes = [path[1:] for path in match.paths if path.startswith("~")]
     regexes += [each["regex"] for each in values if isinstance(each, dict)]
@@ -270,6 +270,8 @@ def _invalid_regex(match: RuleMatch) -> str:
 
 @lru_cache(maxsize=4096)
 def _is_regex(text: str) -> bool:
+    if is_large_regex(text):
+        return False
     try:
         parse_regex(text)
     except ValueError:

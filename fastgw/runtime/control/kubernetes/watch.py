@@ -33,6 +33,7 @@ from fastgw.runtime.control.kubernetes.api_client import (
     TooLong,
     refusal,
 )
+from fastgw.runtime.control.kubernetes.nesting import without_deep_values
 from fastgw.runtime.control.kubernetes.object_store import APPLICATIONS, KINDS, SECRETS, Objects
 
 MOST: Final = 24 * 1024 * 1024
@@ -231,7 +232,7 @@ class Following:
                     raise
                 limit = max(1, limit // 4)
                 continue
-            page = msgspec.json.decode(raw, type=_Page)
+            page = msgspec.json.decode(without_deep_values(raw), type=_Page)
             since = since or page.metadata.resource_version
             for each in page.items or ():
                 name = self._objects.name_of(msgspec.json.decode(each, type=_Object).metadata)
@@ -260,7 +261,7 @@ class Following:
         self.report.succeeded()
 
     def _apply_event(self, line: bytes) -> None:
-        event = msgspec.json.decode(line, type=_Event)
+        event = msgspec.json.decode(without_deep_values(line), type=_Event)
         if event.type == "ERROR":
             raise refusal(bytes(event.object))
         metadata = msgspec.json.decode(event.object, type=_Object).metadata

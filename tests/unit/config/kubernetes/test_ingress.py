@@ -12,6 +12,7 @@ from fastgw.config.kubernetes.model import Translation
 from fastgw.config.kubernetes.translation import translate
 from fastgw.config.settings.kubernetes import GatewayAddresses, KubernetesProvider
 from tests.support.certificates import Certificates
+from tests.unit.config.kubernetes.loading import loaded
 
 POOL = KubernetesProvider(addresses=GatewayAddresses(pool=("192.0.2.1-192.0.2.2",)), port_offset=8000)
 
@@ -174,3 +175,24 @@ def test_annotations_are_settings_of_the_routes() -> None:
     assert route["timeout"] == "5s"
     assert route["filters"] == {"size": {"body": "1MiB"}, "ip": {"allow": ["10.0.0.0/8", "192.0.2.0/24"]}}
     assert route["upstream"] == "shop/cart/80/http2"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "why"),
+    [
+        ("retries", "\u00b2", "retries.max"),
+        ("retries", "9" * 5_000, "retries.max"),
+        ("retries", "many", "retries.max"),
+        ("allow", " , ", "filters.ip.allow"),
+        ("host-header", "a\r\nX-B: 1", "host_header"),
+        ("add-prefix", "/a\r\nX-B: 1", "add_prefix"),
+    ],
+)
+def test_an_annotation_that_is_wrong_is_the_problem_of_its_own_ingress(annotation: str, value: str, why: str) -> None:
+    """An empty list of networks allows nobody: it must not allow all."""
+    other = ingress(rule("b.example"))
+    other["metadata"] = {**other["metadata"], "name": "other"}
+    found = loaded(translated(ingress(rule("a.example"), annotations={f"fastgw.dev/{annotation}": value}), other))
+    assert [*found.refused_objects] == ["Ingress/shop/front"]
+    assert why in found.refused_objects["Ingress/shop/front"]
+    assert [route.hosts for route in found.config.routes if route.name.startswith("Ingress/")] == [("b.example",)]

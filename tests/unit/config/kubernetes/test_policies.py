@@ -17,6 +17,7 @@ from tests.unit.config.kubernetes.test_ingress import translated as of_ingress
 from tests.unit.config.kubernetes.test_stream_routes import backend, gateway, route
 from tests.unit.config.kubernetes.test_stream_routes import translated as of_gateway
 
+CART = [backend("cart")]
 LIMIT = {"rate_limit": {"limit": 10, "window": "1s"}}
 
 
@@ -62,6 +63,11 @@ def test_a_target_that_is_not_there_is_said(target: dict[str, str]) -> None:
         ({"jwt": {"jwks_uri": "http://127.0.0.1:9901/keys"}}, "is this machine"),
         ({"jwt": {"jwks_uri": "http://169.254.169.254/latest"}}, "link-local"),
         ({"jwt": {"jwks_uri": "unix:/run/admin.sock"}}, "socket of the gateway"),
+        ({"jwt": {"jwks_uri": "HTTP://127.0.0.1:9901/keys"}}, "is this machine"),
+        ({"jwt": {"jwks_uri": " ht\ttp://127.0.0.1/keys"}}, "is this machine"),
+        ({"jwt": {"jwks_uri": "http://127.0.0.1:9901/keys?of=all"}}, "is this machine"),
+        ({"jwt": {"jwks_uri": "http://127.0.0.1:9901/*"}}, "is this machine"),
+        ({"jwt": {"rules": [{"claim": "sub", "matches": "x{0,1000}" * 100}]}}, "regular expression is too large"),
         ({"auth": {"any_of": [{"forward_auth": {"url": "http://auth.example"}}]}}, "not one of those"),
         ({"rate_limit": {"limit": -1, "window": "1s"}}, "spec.filters.rate_limit.limit: -1; expected"),
         ({"rate_limit": {**LIMIT["rate_limit"], "windw": "1s"}}, "spec.filters.rate_limit.windw: unknown key"),
@@ -81,6 +87,18 @@ def test_a_policy_that_is_refused_says_why_and_only_its_own_routes_are_not_serve
     (mine,), (others,) = served(found, "Ingress/shop/front"), served(found, "Ingress/shop/other")
     assert (mine.hosts, mine.respond.status, mine.upstream) == (("a.example",), 500, None)
     assert others.upstream == "shop/cart/80"
+
+
+@pytest.mark.parametrize("levels", [60, 900])
+def test_a_policy_of_many_levels_is_refused_at_once(levels: int) -> None:
+    value: Any = "x"
+    filters: dict[str, Any] = {"key_auth": {}}
+    for _ in range(levels):
+        value, filters = {"a": value}, {"auth": {"any_of": [filters]}}
+    for each in ({"transform": {"request": {"json": {"set": value}}}}, filters):
+        status, reason, message = accepted(of_ingress(ingress(rule("a.example")), policy(each)))
+        assert (status, reason) == ("False", "Invalid")
+        assert message.endswith("expected at most 32 levels of nested values")
 
 
 def test_a_filter_that_the_operator_enforces_is_the_problem_of_the_policy_that_replaces_it() -> None:
@@ -117,6 +135,30 @@ def test_a_section_is_one_rule() -> None:
     said = ingress(rule("a.example"), rule("b.example"))
     made = of_ingress(said, policy(LIMIT, sectionName="1"))
     assert [each.get("use") for each in routes_of(made)] == [None, ["FastgwPolicy/shop/limits"]]
+
+
+def test_a_section_is_a_rule_whose_name_may_have_dots() -> None:
+    """Of each of its matches, and of no other rule; a rule that does not exist is reported."""
+    named = [
+        {"name": "admin.v1", "matches": [{"path": {"value": path}} for path in ("/a", "/b")], "backendRefs": CART},
+        {"name": "admin", "backendRefs": CART},
+    ]
+    named[0]["matches"][1]["method"] = "GET"
+
+    def made(section: str) -> Translation:
+        target = {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "cart", "sectionName": section}
+        return of_gateway(gateway("HTTP"), route("HTTPRoute", "cart", rules=named), policy(LIMIT, **target))
+
+    def limited(section: str) -> list[str]:
+        routes = [
+            each for piece in made(section).pieces if piece.object == "HTTPRoute/shop/cart" for each in piece.routes
+        ]
+        return [each["name"].rpartition("/")[2] for each in routes if "use" in each]
+
+    assert limited("admin.v1") == ["admin.v1.0", "admin.v1.1"]
+    assert limited("admin") == ["admin"]
+    assert limited("v1") == []
+    assert accepted(made("v1")) == ("False", "TargetNotFound", "the HTTPRoute cart has no rule v1")
 
 
 def consumers(*items: dict[str, Any]) -> tuple[list[Piece], dict[str, Any]]:
