@@ -27,6 +27,13 @@ def set_aside(path: str, *companions: str) -> str:
     return aside
 
 
+def write_identity(database: sqlite3.Connection) -> None:
+    """Copy what was committed from the write-ahead log into the file: its application id is read there when the file is
+    damaged, which may be before SQLite would do so. Not within a transaction.
+    """
+    database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
 def is_damaged_database(path: str, error: sqlite3.Error, application_id: int) -> bool:
     """Whether a file with which SQLite has failed is damaged, and a database with this id. Raises `OSError`."""
     if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):

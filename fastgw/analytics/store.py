@@ -18,7 +18,7 @@ from typing import Final, final
 
 from fastgw.analytics.queries import DAY, HOUR, MINUTE
 from fastgw.analytics.readings import CELL, CounterReading, SeriesLabels, labels_of
-from fastgw.damaged_files import is_damaged_database, set_aside
+from fastgw.damaged_files import is_damaged_database, set_aside, write_identity
 
 HOURS_AT_ONCE: Final = 48
 """Maximum number of hours that a write deletes, so that it ends soon."""
@@ -189,6 +189,8 @@ class AnalyticsStore:
                 database.execute(statement)
             _move_hours(database)
         database.execute("COMMIT")
+        if not version:
+            write_identity(database)
         return database
 
     def _is_there(self) -> bool:

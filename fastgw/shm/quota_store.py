@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final, final
 
-from fastgw.damaged_files import is_damaged_database, set_aside
+from fastgw.damaged_files import is_damaged_database, set_aside, write_identity
 from fastgw.shm.quota_table import COUNT_MAX, PERIODS, KeyDigest, StoredCount
 
 _APPLICATION_ID: Final = 0x66677771  # "fgwq"
@@ -159,6 +159,7 @@ class QuotaFile:
             database.execute(f"PRAGMA user_version={_VERSION}")
         if not application:  # an earlier version did not set it
             database.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+            write_identity(database)
         return database
 
     def _set_aside(self, error: Exception) -> bool:

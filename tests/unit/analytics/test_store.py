@@ -239,6 +239,18 @@ def test_a_file_that_is_no_database_of_analytics_is_left_alone(tmp_path: Path) -
     assert stored(tmp_path / "new.db") == []
 
 
+def test_a_new_database_that_is_damaged_before_its_log_was_copied_into_it_is_known_as_the_gateways(
+    tmp_path: Path,
+) -> None:
+    written, path = tmp_path / "written.db", tmp_path / "a.db"
+    first_store, store = store_at(written), store_at(path)
+    first_store.write([reading(NOW, {USERS: 3})])  # it stays open: what was written is in the log
+    path.write_bytes(written.read_bytes()[: written.stat().st_size // 2])
+    assert Path(store.write([reading(NOW, {USERS: 3})])).name.startswith("a.db.damaged-")
+    store.close()
+    first_store.close()
+
+
 @pytest.mark.parametrize("is_open", [False, True])
 @pytest.mark.parametrize("damage", ["half", "pages"])
 def test_a_damaged_database_is_set_aside_and_what_the_memory_has_counted_is_in_the_new_one(

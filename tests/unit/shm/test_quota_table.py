@@ -444,6 +444,19 @@ def test_a_damaged_file_is_set_aside_at_the_start_and_by_the_last_write(tmp_path
         path.unlink()
 
 
+def test_a_new_file_that_is_damaged_before_its_log_was_copied_into_it_is_known_as_the_gateways(tmp_path):
+    file = QuotaFile(str(tmp_path / "q"))
+    written(file)  # it stays open: what was written last is in the log
+    path = tmp_path / "left"  # by a gateway that was killed, on a disk that lost some of it
+    path.write_bytes((tmp_path / "q").read_bytes())
+    contents = damaged(path, "half")
+    later = QuotaFile(str(path))
+    assert list(later.read(0)) == []
+    later.close()
+    file.close()
+    assert Path(later.aside).read_bytes() == contents
+
+
 def test_the_file_of_an_earlier_version_is_known_as_the_gateways_once_it_was_opened(tmp_path):
     file = QuotaFile(str(tmp_path / "q"))
     written(file)
