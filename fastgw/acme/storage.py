@@ -19,6 +19,8 @@ from fastgw import durable_files
 MOST_BYTES: Final = 1024 * 1024
 """Maximum size of a file that is read."""
 
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class Account(Struct, frozen=True):
     """Account with an issuer. `key`: in PEM. `uri`: its URL; "": it is not registered yet."""
@@ -75,7 +77,7 @@ def read_account(file: Path) -> Account | None:
     try:
         with file.open("rb") as opened:
             return msgspec.json.decode(opened.read(MOST_BYTES), type=Account)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *_UNREADABLE):
         return None
 
 
@@ -84,7 +86,7 @@ def read_state(file: Path) -> CertificateState:
     try:
         with file.open("rb") as opened:
             return msgspec.json.decode(opened.read(MOST_BYTES), type=CertificateState)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *_UNREADABLE):
         return CertificateState()
 
 

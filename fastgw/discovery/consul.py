@@ -1,6 +1,7 @@
 """Targets from Consul: blocking queries of the health endpoint."""
 
 import random
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Final
 from urllib.parse import quote, urlencode
@@ -16,6 +17,7 @@ from fastgw.discovery.targets import ServiceInstance, TargetList, decode_answer,
 FIRST_S: Final = 5.0
 """Timeout of a query that is answered at once."""
 MOST_INDEX: Final = 2**63
+_INDEX: Final = re.compile("[0-9]{1,19}")
 _SHOWN: Final = 200
 
 
@@ -83,7 +85,7 @@ class ConsulList:
 
 def _next_index(said: str, before: int) -> int:
     """Return the index of the next query: 0 if the index has gone backwards, as after a restore of Consul's data."""
-    if not said.isascii() or not said.isdigit() or int(said) >= MOST_INDEX:
+    if _INDEX.fullmatch(said) is None or int(said) >= MOST_INDEX:
         raise SourceFailed("an invalid answer: no valid X-Consul-Index")
     index = int(said)
     return 0 if index < before else index

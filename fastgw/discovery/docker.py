@@ -43,14 +43,14 @@ class _Network(msgspec.Struct):
 
 
 class _Networks(msgspec.Struct):
-    Networks: dict[str, _Network] = {}
+    Networks: dict[str, _Network] | None = None
 
 
 class _Container(msgspec.Struct):
-    Labels: dict[str, str] = {}
+    Labels: dict[str, str] | None = None
     State: str = ""
     Status: str = ""
-    Ports: list[_Port] = []
+    Ports: list[_Port] | None = None
     NetworkSettings: _Networks = msgspec.field(default_factory=_Networks)
 
 
@@ -95,18 +95,18 @@ class DockerList:
 
     def _instance(self, container: _Container) -> ServiceInstance:
         """Return the instance of a container; its address or port is empty if there is none."""
-        labels = container.Labels
-        exposed = {each.PrivatePort for each in container.Ports if each.Type == "tcp"}
+        labels = container.Labels or {}
+        exposed = {each.PrivatePort for each in container.Ports or () if each.Type == "tcp"}
         only = next(iter(exposed)) if len(exposed) == 1 else 0
         port = _number(labels.get(PORT), _number(self._file.option("port"), only))
-        address = _address(container.NetworkSettings.Networks, self._settings.network)
+        address = _address(container.NetworkSettings.Networks or {}, self._settings.network)
         return ServiceInstance(address, port, _number(labels.get(WEIGHT), 1), _number(labels.get(PRIORITY), 0))
 
 
 def _is_usable(container: _Container, value: str) -> bool:
     """The filters of the request are checked again: a proxy in front of the socket may drop them."""
     return (
-        container.Labels.get(LABEL) == value
+        (container.Labels or {}).get(LABEL) == value
         and container.State == "running"
         and not any(each in container.Status for each in _UNHEALTHY)
     )

@@ -79,7 +79,11 @@ def _instances(body: bytes, *, secure: bool) -> Iterator[ServiceInstance]:
     for each in decode_answer(msgspec.json.encode(several), list[_Instance]):
         port = each.securePort if secure else each.port
         if each.status == _UP and str(port.enabled).lower() == "true":
-            number = str(port.number)
-            yield ServiceInstance(
-                each.ipAddr or each.hostName, int(number) if number.isascii() and number.isdigit() else 0
-            )
+            yield ServiceInstance(each.ipAddr or each.hostName, _number(port.number))
+
+
+def _number(said: int | str) -> int:
+    """Return a port, which some servers send as text; 0: it is none."""
+    if isinstance(said, int):
+        return said
+    return int(said) if said.isascii() and said.isdigit() and len(said) < 10 else 0

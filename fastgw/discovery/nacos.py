@@ -15,6 +15,7 @@ from fastgw.discovery.http_client import ServiceClient, SourceFailed, SourceRefu
 from fastgw.discovery.targets import ServiceInstance, TargetList, decode_answer, polled, target_list
 
 TIMEOUT_S: Final = 5.0
+MOST_TTL_S: Final = 86400
 RENEWED_AFTER: Final = 0.8
 """Share of its lifetime after which a token is replaced."""
 _DENIED: Final = frozenset((401, 403))
@@ -88,9 +89,12 @@ class NacosList:
             raise SourceRefused(got.status, f"Nacos says {got.status} to the login")
         try:
             said: Any = msgspec.json.decode(got.body, type=_Login)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise SourceFailed("an invalid answer to the login") from error
-        self._token, self._renew_at = said.accessToken, time.monotonic() + said.tokenTtl * RENEWED_AFTER
+        self._token, self._renew_at = (
+            said.accessToken,
+            time.monotonic() + min(said.tokenTtl, MOST_TTL_S) * RENEWED_AFTER,
+        )
         return self._token
 
 

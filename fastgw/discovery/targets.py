@@ -15,6 +15,8 @@ MOST_TARGETS: Final = 1000
 """Maximum number of targets of one list."""
 MOST_WEIGHT: Final = 1000
 MOST_PRIORITY: Final = 100
+MOST_HOST: Final = 253
+"""Maximum length of a host name (RFC 1035 section 2.3.4)."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,7 @@ def target_list(instances: Iterable[ServiceInstance], scheme: str) -> TargetList
     unusable = 0
     for each in instances:
         url = f"{scheme}://{f'[{each.host}]' if ':' in each.host else each.host}:{each.port}"
-        try:
-            parse_target_url(url)
-        except ValueError:
+        if not _is_address(url, each):
             unusable += 1
             continue
         weight, priority = min(max(each.weight, 0), MOST_WEIGHT), min(max(each.priority, 0), MOST_PRIORITY)
@@ -55,6 +55,17 @@ def target_list(instances: Iterable[ServiceInstance], scheme: str) -> TargetList
     content = json.dumps(sorted(found.values(), key=lambda each: (each["priority"], each["url"]))).encode()
     noun = "instance has" if unusable == 1 else "instances have"
     return TargetList(content, f"{unusable} {noun} no valid address and port" if unusable else "")
+
+
+def _is_address(url: str, instance: ServiceInstance) -> bool:
+    """Whether the URL of an instance has its host and port, and nothing else."""
+    if len(instance.host) > MOST_HOST:
+        return False
+    try:
+        parsed = parse_target_url(url)
+    except ValueError:
+        return False
+    return parsed.port == instance.port and not parsed.base_path
 
 
 def decode_answer(content: bytes, kind: Any) -> Any:

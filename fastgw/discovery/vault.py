@@ -23,6 +23,8 @@ from fastgw.discovery.http_client import ServiceAnswer, ServiceClient, SourceFai
 
 RENEWED_AFTER: Final = 2 / 3
 """Share of its lifetime after which a token is renewed."""
+LONGEST_S: Final = 10 * 365 * 86400
+"""Lifetime beyond which a token counts as one without an end."""
 SHORTEST_S: Final = 5.0
 """Lifetime below which a renewed token is replaced by a new login: it has reached its maximum."""
 _SHOWN: Final = 200
@@ -164,8 +166,9 @@ class VaultSession:
         """`lifetime`: seconds; 0: unlimited."""
         now = time.monotonic()
         self._token, self._renewable = token, renewable
-        self._ends_at = now + lifetime if lifetime > 0 else inf
-        self._renew_at = now + lifetime * RENEWED_AFTER * random.uniform(0.9, 1.0) if lifetime > 0 else inf
+        ends = 0 < lifetime <= LONGEST_S
+        self._ends_at = now + lifetime if ends else inf
+        self._renew_at = now + lifetime * RENEWED_AFTER * random.uniform(0.9, 1.0) if ends else inf
 
     async def _read(self, path: str) -> dict[str, str]:
         mount = self._settings.mount
@@ -235,14 +238,14 @@ class VaultFiles:
 def _decode(content: bytes, kind: type[Any]) -> Any:
     try:
         return msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SourceFailed(f"{VAULT}: an invalid answer") from error  # its text may show a secret
 
 
 def _refusal(got: ServiceAnswer) -> SourceRefused:
     try:
         said = ", ".join(msgspec.json.decode(got.body, type=_Errors).errors)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         said = ""
     text = "".join(each if each.isprintable() else " " for each in said).strip()[:_SHOWN]
     reason = "; ".join(each for each in (" ".join(text.split()), _HINTS.get(got.status, "")) if each)

@@ -81,7 +81,6 @@ class _Follower:
         self._publish = publish
         self._backoff = Backoff()
         self._running = asyncio.get_running_loop().create_task(self._run())
-        self._running.add_done_callback(self._report_defect)
 
     async def _run(self) -> None:
         from fastgw.discovery.http_client import SourceFailed
@@ -91,11 +90,10 @@ class _Follower:
                 await self._follow_service()
             except SourceFailed as error:
                 self.report.failed(str(error))
+            except Exception as error:  # the edge of a task: a defect is reported, and the source is followed again
+                notice(OperatorEvent.DEFECT, f"{self.report.info.feed}: {described(error)}")
+                self.report.failed(type(error).__name__)
             await asyncio.sleep(self._backoff.failed())
-
-    def _report_defect(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            notice(OperatorEvent.DEFECT, f"{self.report.info.feed} is not followed any more: {described(error)}")
 
     async def _follow_service(self) -> None:
         """Follow until `SourceFailed` is raised."""
