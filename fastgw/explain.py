@@ -28,6 +28,7 @@ from fastgw.downstream.tls.presented import describe_certificate
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Chain, Exchange, FilterInstance, Reply, Response, Route, Trailers, problem
 from fastgw.exchange.chain import abandon, checked
+from fastgw.exchange.exchange_counts import NO_COUNTS
 from fastgw.exchange.explain_exchange import OpenExchange, OpenShadow
 from fastgw.exchange.request_keys import cookie, reader
 from fastgw.exchange.request_stages import drop_ranges
@@ -48,7 +49,6 @@ from fastgw.net.client_certificate import ClientCertificate
 from fastgw.net.pem import decoded
 from fastgw.net.server_name import ClientHello
 from fastgw.observe.access_log.formats import masker
-from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.tracing.otlp import OtlpEncoder
 from fastgw.observe.tracing.spans import SpanBuilder
 from fastgw.observe.tracing.tracer import Tracer
@@ -146,6 +146,7 @@ class _Listening:
     """A client side that stores the response."""
 
     fd = body_goes_to = -1
+    counts = NO_COUNTS
 
     def __init__(self) -> None:
         self.answered = False
@@ -161,13 +162,6 @@ class _Listening:
     def tunnel(self, early: bytes, timeout: float) -> None: ...
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
-    def count_filter(self, instance: str, event: FilterEvent) -> None: ...
-    def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None: ...
-    def count_subrequest(self, exchange: Exchange, status: int) -> None: ...
-    def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None: ...
-    def count_content_coding(
-        self, exchange: Exchange, operation: int, coding: int, bytes_in: int, bytes_out: int
-    ) -> None: ...
 
     def filter_timeout(self) -> float:
         return 0.0  # no waiting

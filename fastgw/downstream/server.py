@@ -26,6 +26,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Chain, Route
+from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
 from fastgw.forwarded_headers import Peer
 from fastgw.net.proxy_protocol import NO_TLVS, ProxyTlvs
@@ -183,7 +184,6 @@ class Server:
 
     __slots__ = (
         "_listeners",
-        "_observer",
         "_quiet",
         "_seeds",
         "_shook_hands",
@@ -193,11 +193,7 @@ class Server:
         "complain",
         "connection_limit",
         "connections",
-        "count_content_coding",
-        "count_filter",
-        "count_shadow_decision",
-        "count_subrequest",
-        "count_websocket",
+        "counts",
         "date_line",
         "drained",
         "draining",
@@ -248,7 +244,9 @@ class Server:
         self._shook_hands = asyncio.Event()
         self._seeds = seeds
         self.draining = False
-        self._observer = observer
+        self.counts: ExchangeCounts = observer
+        self.finish = observer.finish
+        """Reports an exchange that has ended."""
         self._listeners: Sequence[Listener] = ()
         self._quiet: asyncio.Event | None = None
         self.drained = 0  # exchanges that ended properly during the drain
@@ -279,13 +277,6 @@ class Server:
         self.connection_limit = connection_limit
         self.address_limit = address_limit
         self.session_limit = session_limit or self.session_limit
-        self.finish = self._observer.finish
-        """Reports an exchange that has ended."""
-        self.count_filter = self._observer.count_filter
-        self.count_shadow_decision = self._observer.count_shadow_decision
-        self.count_subrequest = self._observer.count_subrequest
-        self.count_websocket = self._observer.count_websocket
-        self.count_content_coding = self._observer.count_content_coding
         before, self._listeners = self._listeners, gateway.listeners
         verification_changed = version_removed = False
         for listener in self._listeners:

@@ -774,7 +774,7 @@ def count_raised(step: object, kind: str, exchange: Exchange) -> str:
     if now >= chain.logged_at.get(step, -inf) + LOG_EVERY_S:
         chain.logged_at[step] = now
         log_event(OperatorEvent.FILTER_RAISED, "filter %s: its %s step raised", name, kind, error=True)
-    exchange.client.count_filter(name, FilterEvent.RAISED)
+    exchange.client.counts.count_filter(name, FilterEvent.RAISED)
     return f"filter {name}: its {kind} step raised"
 
 

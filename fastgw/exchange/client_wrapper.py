@@ -2,10 +2,10 @@
 
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import Trailers
-from fastgw.exchange.exchange import ClientSide, Exchange
+from fastgw.exchange.exchange import ClientSide
+from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.reply import Response
 from fastgw.http.messages import ResponseHead
-from fastgw.observe.metrics.families import FilterEvent
 
 
 class ClientWrapper(ClientSide):
@@ -59,22 +59,9 @@ class ClientWrapper(ClientSide):
     def resume_tunnel(self) -> None:
         self.inner.resume_tunnel()
 
-    def count_filter(self, instance: str, event: FilterEvent) -> None:
-        self.inner.count_filter(instance, event)
-
-    def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None:
-        self.inner.count_shadow_decision(exchange, instance, decision)
-
-    def count_subrequest(self, exchange: Exchange, status: int) -> None:
-        self.inner.count_subrequest(exchange, status)
-
-    def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None:
-        self.inner.count_websocket(exchange, side, what, count)
-
-    def count_content_coding(
-        self, exchange: Exchange, operation: int, coding: int, bytes_in: int, bytes_out: int
-    ) -> None:
-        self.inner.count_content_coding(exchange, operation, coding, bytes_in, bytes_out)
+    @property
+    def counts(self) -> ExchangeCounts:
+        return self.inner.counts
 
     def filter_timeout(self) -> float:
         return self.inner.filter_timeout()

@@ -20,6 +20,7 @@ from fastgw.exchange.chain import (
     count_raised,
     stages_of,
 )
+from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.reply import (
     NO_CONTENT,
     NO_NAMES,
@@ -47,7 +48,6 @@ from fastgw.exchange.tunnel import Tunnel
 from fastgw.http.fields import Fields
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.websocket.handshake import WEBSOCKET, fault_in_response
-from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.tracing.trace import EndedAttempt, EndedWait, Trace
 from fastgw.operator_events import OperatorEvent, log_event
 
@@ -100,22 +100,9 @@ class ClientSide(Protocol):
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
 
-    def count_filter(self, instance: str, event: FilterEvent) -> None:
-        """Count the result of a filter for this exchange."""
-
-    def count_shadow_decision(self, exchange: "Exchange", instance: str, decision: FilterEvent) -> None:
-        """Count the decision of a filter in shadow mode, by the route of the exchange."""
-
-    def count_subrequest(self, exchange: "Exchange", status: int) -> None:
-        """Count a completed sub-request for its upstream. `status`: 0 if the response is incomplete."""
-
-    def count_websocket(self, exchange: "Exchange", side: int, what: int, count: int) -> None:
-        """Count messages of a kind (`WebsocketMessage`) that a side (`WebsocketSide`) has sent, or its close code."""
-
-    def count_content_coding(
-        self, exchange: "Exchange", operation: int, coding: int, bytes_in: int, bytes_out: int
-    ) -> None:
-        """Count the bytes of a body before and after a `CodingOperation` with a `ContentCoding`."""
+    @property
+    def counts(self) -> ExchangeCounts:
+        """Counters of the worker."""
 
     def filter_timeout(self) -> float:
         """Seconds that a filter has for the work that it starts now."""

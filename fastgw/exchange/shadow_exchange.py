@@ -13,10 +13,10 @@ from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import Trailers
 from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.exchange_counts import NO_COUNTS
 from fastgw.exchange.reply import Response, fields_in
 from fastgw.http.fields import Fields
 from fastgw.http.messages import ResponseHead
-from fastgw.observe.metrics.families import FilterEvent
 
 _OWN: Final = frozenset(
     (
@@ -176,6 +176,7 @@ class Nobody:
 
     fd = body_goes_to = -1
     accepts_more = True
+    counts = NO_COUNTS
 
     def send_interim(self, head: ResponseHead | None) -> None: ...
     def answer(self, response: Response, payload: bytes, ended: bool) -> None: ...
@@ -185,13 +186,6 @@ class Nobody:
     def tunnel(self, early: bytes, timeout: float) -> None: ...
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
-    def count_filter(self, instance: str, event: FilterEvent) -> None: ...
-    def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None: ...
-    def count_subrequest(self, exchange: Exchange, status: int) -> None: ...
-    def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None: ...
-    def count_content_coding(
-        self, exchange: Exchange, operation: int, coding: int, bytes_in: int, bytes_out: int
-    ) -> None: ...
 
     def send_fetch(self, exchange: Exchange, fetch: object) -> bool:
         return False

@@ -193,7 +193,7 @@ def _time_left(stream: RequestStream, exchange: Exchange, begun_at: float) -> fl
 def _filter_is_late(stream: RequestStream, exchange: Exchange, waiting: Waited) -> None:
     if stream.waiting is waiting:
         name = exchange.chain.name_of(exchange.answered_by)
-        stream.count_filter(name, FilterEvent.LATE)
+        stream.counts.count_filter(name, FilterEvent.LATE)
         exchange.fail(Fault.FILTER_TIMEOUT, why=f"filter {name} timed out")
 
 

@@ -38,6 +38,7 @@ from fastgw.exchange import (
     problem,
 )
 from fastgw.exchange.chain import Division, abandon
+from fastgw.exchange.exchange_counts import NO_COUNTS
 from fastgw.exchange.states import ENDED
 from fastgw.filters.api import Hooks, Phase, Services
 from fastgw.forwarded_headers import Peer, client_address
@@ -47,7 +48,6 @@ from fastgw.http.http1.parser import Http1RequestHead, parse_request, read_http2
 from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
-from fastgw.observe.metrics.families import FilterEvent
 from fastgw.pipeline.request_pipeline import Waited, cancel_waiting, run_early_steps
 from fastgw.recording.record_observer import RecordObserver
 from fastgw.recording.records import RecordedRequest
@@ -300,6 +300,7 @@ class _ReplayStream(ClientSide):
     """Client side of a replayed request: it takes the response, which the tap records."""
 
     fd = body_goes_to = -1
+    counts = NO_COUNTS
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -341,13 +342,6 @@ class _ReplayStream(ClientSide):
 
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
-    def count_filter(self, instance: str, event: FilterEvent) -> None: ...
-    def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None: ...
-    def count_subrequest(self, exchange: Exchange, status: int) -> None: ...
-    def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None: ...
-    def count_content_coding(
-        self, exchange: Exchange, operation: int, coding: int, bytes_in: int, bytes_out: int
-    ) -> None: ...
 
     def filter_timeout(self) -> float:
         return REQUEST_S

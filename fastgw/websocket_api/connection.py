@@ -196,7 +196,7 @@ class ApiConnection(Timed):
     def _count(self, side: WebsocketSide, what: int) -> None:
         """Count a message, or a close code, unless the filter `websocket` does."""
         if self._exchange.tunnel is self:
-            self._client.side.count_websocket(self._exchange, side, what, 1)
+            self._client.side.counts.count_websocket(self._exchange, side, what, 1)
 
     # calls of the client side (`ServiceSide`)
 

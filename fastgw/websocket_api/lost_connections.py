@@ -12,10 +12,9 @@ import msgspec
 
 from fastgw.config.settings.gateway import Timeouts
 from fastgw.eventloop.worker_loop import WorkerLoop
-from fastgw.exchange import Exchange
+from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.http.websocket.frames import NO_CLOSE
-from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.tracing.tracer import RequestTracer
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.shm.connection_journal import ConnectionJournal
@@ -41,10 +40,7 @@ class RequestCounting(Protocol):
     timeouts: Timeouts
     tracer: RequestTracer | None
 
-    @property
-    def count_filter(self) -> Callable[[str, FilterEvent], None]: ...
-    @property
-    def count_subrequest(self) -> Callable[[Exchange, int], None]: ...
+    counts: ExchangeCounts
 
 
 @final
@@ -53,12 +49,7 @@ class _NoClient(Nobody):
 
     def __init__(self, server: RequestCounting) -> None:
         self._server = server
-
-    def count_filter(self, instance: str, event: FilterEvent) -> None:
-        self._server.count_filter(instance, event)
-
-    def count_subrequest(self, exchange: Exchange, status: int) -> None:
-        self._server.count_subrequest(exchange, status)
+        self.counts = server.counts
 
     def filter_timeout(self) -> float:
         return self._server.timeouts.filters

@@ -119,7 +119,6 @@ cdef struct OfRoute:
 
 cdef struct OfServer:
     Slot body_bytes
-    Slot count_subrequest
     Slot date_line
     Slot draining
     Slot finish
@@ -154,7 +153,7 @@ cdef PyTypeObject* _connection_class  # the class whose methods these are; NULL 
 cdef object INF = inf
 cdef object IDLE  # the phase of this name
 cdef object _buffer_updated  # the method of the reference
-cdef object _answer, _count_subrequest  # likewise, of `Http1Stream`
+cdef object _answer  # likewise, of `Http1Stream`
 cdef object _AS_DECLARED = AS_DECLARED
 cdef bytes _HEAD = b"HEAD"
 cdef bytes _NO_BYTES = b""
@@ -235,21 +234,20 @@ def adopt(type owner not None, idle):
 
 def adopt_stream(type owner not None):
     """Replace the methods of `Http1Stream`."""
-    global _answer, _count_subrequest
-    _answer, _count_subrequest = owner.answer, owner.count_subrequest
+    global _answer
+    _answer = owner.answer
     learn(&of_stream.connection, owner, "_connection")
     learn(&of_stream.ending, owner, "_ending")
     learn(&of_stream.exchange, owner, "exchange")
     learn(&of_stream.reader, owner, "reader")
     learn(&of_stream.waiting, owner, "waiting")
-    replace(owner, answer, count_subrequest)
+    replace(owner, answer)
 
 
 cdef int _learn_server(type server, type listener) except -1:
     """Learn where servers and listeners keep their attributes, by the first ones: their classes are defined after the
     connections."""
     learn(&of_server.body_bytes, server, "body_bytes")
-    learn(&of_server.count_subrequest, server, "count_subrequest")
     learn(&of_server.date_line, server, "date_line")
     learn(&of_server.draining, server, "draining")
     learn(&of_server.finish, server, "finish")
@@ -638,12 +636,3 @@ def answer(self, response, payload, ended):
     """Compiled `Http1Stream.answer`."""
     if not ended or type(payload) is not bytes or not _answers_whole(self, response, payload):
         _answer(self, response, payload, ended)
-
-
-def count_subrequest(self, exchange, status):
-    """Compiled `Http1Stream.count_subrequest`."""
-    connection = read(&of_stream.connection, self)
-    if type_of(connection) is _connection_class:
-        read(&of_server.count_subrequest, _server_of(connection))(exchange, status)
-    else:
-        _count_subrequest(self, exchange, status)

@@ -39,6 +39,7 @@ from fastgw.eventloop.socket_send import send, send_parts
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
 from fastgw.exchange import Exchange, Route, Trailers, new_exchange
+from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer, client_address
@@ -660,10 +661,9 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     ) -> None:
         raise NotImplementedError  # see `takes_trailers`
 
-    def count_content_coding(
-        self, request: FastPath, operation: int, coding: int, bytes_in: int, bytes_out: int
-    ) -> None:
-        self.server.count_content_coding(request, operation, coding, bytes_in, bytes_out)
+    @property
+    def counts(self) -> ExchangeCounts:
+        return self.server.counts
 
     def leave_fast_path(self, exchange: Exchange) -> None:
         self.is_fast = False

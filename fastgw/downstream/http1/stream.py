@@ -15,13 +15,13 @@ from fastgw.downstream.http1.response_framing import CHUNKED, CLOSE, LENGTH, fra
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send
 from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, problem
+from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body import BodyReader
 from fastgw.http.http1.parser import Http1RequestHead
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
-from fastgw.observe.metrics.families import FilterEvent
 from fastgw.pipeline.request_pipeline import Waited, cancel_waiting
 
 if TYPE_CHECKING:
@@ -96,22 +96,9 @@ class Http1Stream:
         self.exchange, connection.is_fast = None, True
         return connection.fast_path or connection.make_fast_path()
 
-    def count_filter(self, instance: str, event: FilterEvent) -> None:
-        self._connection.server.count_filter(instance, event)
-
-    def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None:
-        self._connection.server.count_shadow_decision(exchange, instance, decision)
-
-    def count_subrequest(self, exchange: Exchange, status: int) -> None:
-        self._connection.server.count_subrequest(exchange, status)
-
-    def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None:
-        self._connection.server.count_websocket(exchange, side, what, count)
-
-    def count_content_coding(
-        self, exchange: Exchange, operation: int, coding: int, bytes_in: int, bytes_out: int
-    ) -> None:
-        self._connection.server.count_content_coding(exchange, operation, coding, bytes_in, bytes_out)
+    @property
+    def counts(self) -> ExchangeCounts:
+        return self._connection.server.counts
 
     def filter_timeout(self) -> float:
         return self._connection.server.timeouts.filters

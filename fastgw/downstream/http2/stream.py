@@ -16,6 +16,7 @@ from fastgw.downstream.http2.grpc_answer import answers_grpc, late_status, trail
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, new_exchange, problem
+from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.fast_fetch import FastFetch
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_CONTENT, body_at_once
@@ -25,7 +26,6 @@ from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import Http1RequestHead, Http1ResponseHead
 from fastgw.http.http2.session import ErrorCode
 from fastgw.http.messages import ResponseHead
-from fastgw.observe.metrics.families import FilterEvent
 from fastgw.pipeline.request_pipeline import Waited, cancel_waiting, find_route, run_early_steps, run_route_steps
 from fastgw.routing.requirements import ClientUnknown
 from fastgw.routing.table import Match
@@ -143,22 +143,9 @@ class Http2Stream(Timed):
         (self.fast_path or self._make_fast_path()).send_fetch(exchange, fetch)
         return True
 
-    def count_filter(self, instance: str, event: FilterEvent) -> None:
-        self._connection.server.count_filter(instance, event)
-
-    def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None:
-        self._connection.server.count_shadow_decision(exchange, instance, decision)
-
-    def count_subrequest(self, exchange: Exchange, status: int) -> None:
-        self._connection.server.count_subrequest(exchange, status)
-
-    def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None:
-        self._connection.server.count_websocket(exchange, side, what, count)
-
-    def count_content_coding(
-        self, exchange: Exchange, operation: int, coding: int, bytes_in: int, bytes_out: int
-    ) -> None:
-        self._connection.server.count_content_coding(exchange, operation, coding, bytes_in, bytes_out)
+    @property
+    def counts(self) -> ExchangeCounts:
+        return self._connection.server.counts
 
     def filter_timeout(self) -> float:
         return self._connection.server.timeouts.filters

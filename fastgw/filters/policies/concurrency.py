@@ -136,7 +136,7 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
             why = "" if self.priority is None else f" for requests of {level} priority"
             give_back(exchange.limits)
             exchange.limits = None
-            exchange.client.count_filter(instance, _REFUSED)
+            exchange.client.counts.count_filter(instance, _REFUSED)
             return exchange.refuse(fault, None, fields, f"the limit is reached{why}")
 
         if self.adaptive is not None:

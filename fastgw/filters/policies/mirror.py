@@ -53,7 +53,7 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
             services = given
 
         def count(exchange: Exchange, event: FilterEvent) -> None:
-            exchange.client.count_filter(env.instance, event)
+            exchange.client.counts.count_filter(env.instance, event)
 
         def request(exchange: Exchange) -> None:
             if services is not None and (self.share == 1.0 or random() < self.share):

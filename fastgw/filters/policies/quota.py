@@ -269,7 +269,7 @@ class _QuotaCounts:
                 give_back(exchange.limits)
                 exchange.limits = group.limit_headers, group, key, 0, None, None
                 exchange.why = group.why
-                exchange.client.count_filter(self._instance, _REFUSED)
+                exchange.client.counts.count_filter(self._instance, _REFUSED)
                 return refusal(Fault.QUOTA_EXCEEDED, period.ends_date - time())
             table.slots.pop(key, None)
 

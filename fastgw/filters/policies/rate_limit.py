@@ -309,7 +309,7 @@ class _Counts:
 
         def settled(exchange: Exchange, group: _Group, key: bytes, cost: int, verdict: LimitDecision) -> Outcome:
             if verdict.is_away:
-                exchange.client.count_filter(self._instance, FilterEvent.AWAY)
+                exchange.client.counts.count_filter(self._instance, FilterEvent.AWAY)
             if verdict.fault is not Fault.RATE_LIMITED:
                 give_back(exchange.limits)
                 exchange.limits, exchange.why = None, f"{self._instance}: the Redis of `state` is unreachable"
@@ -399,7 +399,7 @@ class _Counts:
 
 
 def _refuse(exchange: Exchange, instance: str, group: _Group, key: bytes, wait: float, mark: Any = None) -> Outcome:
-    exchange.client.count_filter(instance, _REFUSED)
+    exchange.client.counts.count_filter(instance, _REFUSED)
     if exchange.limits is not None:
         give_back(exchange.limits)
     exchange.limits = group.limit_headers, group.counter_store, key, 0, mark, None

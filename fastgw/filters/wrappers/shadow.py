@@ -227,7 +227,7 @@ class _Shadow:
 
     def _count(self, client: ClientSide, exchange: Exchange, case: _ShadowDecision) -> None:
         if case.asked:
-            client.count_shadow_decision(exchange, self._instance, case.decision)
+            client.counts.count_shadow_decision(exchange, self._instance, case.decision)
 
     def stop(self) -> None:
         for task in tuple(self._tasks):

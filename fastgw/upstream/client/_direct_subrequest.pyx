@@ -338,7 +338,7 @@ def on_head(self, head, payload, ended):
     read(&of_siblings.ended, siblings).append(
         (read(&of_sent.upstream, self), read(&of_sent.target, self), status, seconds)
     )
-    read(&of_parent.client, read(&of_sent.parent, self)).count_subrequest(self, status)
+    read(&of_parent.client, read(&of_sent.parent, self)).counts.count_subrequest(self, status)
     try:
         listener.on_whole(head, body)
     except Exception:  # the edge of a filter: the owner of the connection could not handle its error

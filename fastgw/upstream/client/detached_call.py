@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final, Protocol, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import ClientSide, Exchange, Reply, Response, Route, Trailers, new_exchange, problem
+from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.exchange.states import ENDED
 from fastgw.http.messages import RequestHead, ResponseHead
-from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.client.translated_call import renewing
 from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
@@ -197,19 +197,9 @@ class DetachedCall(ClientSide):
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
 
-    def count_filter(self, instance: str, event: FilterEvent) -> None:
-        self._origin.count_filter(instance, event)
-
-    def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None:
-        self._origin.count_shadow_decision(exchange, instance, decision)
-
-    def count_subrequest(self, exchange: Exchange, status: int) -> None:
-        self._origin.count_subrequest(exchange, status)
-
-    def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None: ...
-    def count_content_coding(
-        self, exchange: Exchange, operation: int, coding: int, bytes_in: int, bytes_out: int
-    ) -> None: ...
+    @property
+    def counts(self) -> ExchangeCounts:
+        return self._origin.counts
 
     def filter_timeout(self) -> float:
         return self._origin.filter_timeout()

@@ -242,7 +242,7 @@ class DirectSubrequest:
         self.upstream_s = now - self.begun_at
         self._siblings.end(self, self.upstream, self.target, status, now - self.begun_at)
         finished: Any = self  # with the attributes that are counted
-        self._parent.client.count_subrequest(finished, status)
+        self._parent.client.counts.count_subrequest(finished, status)
         try:
             listener.on_whole(head, body)
         except Exception:  # the edge of a filter: the owner of the connection could not handle its error

@@ -29,6 +29,7 @@ from fastgw.exchange import (
     run_request,
 )
 from fastgw.exchange.chain import LOG_EVERY_S
+from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.reply import body_at_once
 from fastgw.exchange.request_stages import begin_request_stages
 from fastgw.exchange.shadow_exchange import Nobody, ShadowExchange
@@ -211,7 +212,7 @@ class Subrequest(ClientSide):
             exchange.fail(Fault.UPSTREAM_TIMEOUT, why=f"the sub-request was not done within {timeout:g} s")
         else:
             name = exchange.chain.name_of(exchange.answered_by)
-            self.count_filter(name, FilterEvent.LATE)
+            self.counts.count_filter(name, FilterEvent.LATE)
             exchange.fail(Fault.FILTER_TIMEOUT, why=f"filter {name} timed out")
 
     def _end(self, outcome: str) -> SubresponseListener | None:
@@ -236,7 +237,7 @@ class Subrequest(ClientSide):
                 borrowed.detach()  # another receiver may follow
         if self._siblings is not None:
             self._siblings.end(self, exchange.upstream, exchange.target, outcome, monotonic() - exchange.begun_at)
-        self._asker.count_subrequest(exchange, self._status if outcome.isdecimal() else 0)
+        self.counts.count_subrequest(exchange, self._status if outcome.isdecimal() else 0)
         return listener
 
     def _fail(self, fault: Fault) -> None:
@@ -298,17 +299,9 @@ class Subrequest(ClientSide):
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
 
-    def count_filter(self, instance: str, event: FilterEvent) -> None:
-        self._asker.count_filter(instance, event)
-
-    def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None:
-        self._asker.count_shadow_decision(exchange, instance, decision)
-
-    def count_subrequest(self, exchange: Exchange, status: int) -> None: ...
-    def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None: ...
-    def count_content_coding(
-        self, exchange: Exchange, operation: int, coding: int, bytes_in: int, bytes_out: int
-    ) -> None: ...
+    @property
+    def counts(self) -> ExchangeCounts:
+        return self._asker.counts
 
     def filter_timeout(self) -> float:
         return min(max(self._until - monotonic(), 0.0), self._asker.filter_timeout())

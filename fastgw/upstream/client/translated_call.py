@@ -14,12 +14,12 @@ from typing import Final, Protocol, final
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Reply, Response, Trailers, new_exchange
 from fastgw.exchange.chain import FilterInstance, Hooks
+from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.exchange.states import ANSWERING, ENDED
 from fastgw.exchange.upstream_chains import NO_FILTERS
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.messages import ResponseHead
-from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.forwarding.forward_action import Forward
 
@@ -214,19 +214,9 @@ class TranslatedCall(ClientSide):
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
 
-    def count_filter(self, instance: str, event: FilterEvent) -> None:
-        self._exchange.client.count_filter(instance, event)
-
-    def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None:
-        self._exchange.client.count_shadow_decision(exchange, instance, decision)
-
-    def count_subrequest(self, exchange: Exchange, status: int) -> None:
-        self._exchange.client.count_subrequest(exchange, status)
-
-    def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None: ...
-    def count_content_coding(
-        self, exchange: Exchange, operation: int, coding: int, bytes_in: int, bytes_out: int
-    ) -> None: ...
+    @property
+    def counts(self) -> ExchangeCounts:
+        return self._exchange.client.counts
 
     def filter_timeout(self) -> float:
         return self._exchange.client.filter_timeout()

@@ -116,7 +116,7 @@ class CredentialRenewal:
         """Abort the renewal after its timeout."""
         exchange = self._forwarding.exchange
         name = exchange.chain.name_of(self._step)
-        exchange.client.count_filter(name, FilterEvent.LATE)
+        exchange.client.counts.count_filter(name, FilterEvent.LATE)
         exchange.why = f"filter {name} timed out while renewing credentials"
         self._decided(False)
 

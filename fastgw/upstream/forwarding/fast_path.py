@@ -26,6 +26,7 @@ from fastgw.exchange import (
 )
 from fastgw.exchange.body_stages import ChangeWhole
 from fastgw.exchange.exchange import UNCHANGED_QUERY
+from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.fast_fetch import FastFetch
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_NAMES
@@ -77,8 +78,9 @@ class FastPathClient(Protocol):
         None: there is only the fast path. `request_id`, `changed`: as in `serializer.whole`.
         """
 
-    def count_content_coding(self, request: Any, operation: int, coding: int, bytes_in: int, bytes_out: int) -> None:
-        """Count for the metrics, as `ClientSide` does. `request`: the exchange, or the fast path."""
+    @property
+    def counts(self) -> ExchangeCounts:
+        """Counters of the worker."""
 
     @property
     def takes_trailers(self) -> bool:

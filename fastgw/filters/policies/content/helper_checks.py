@@ -45,7 +45,7 @@ class HelperChecks:
         return get_running_loop().create_task(self._check(exchange, message))
 
     async def _check(self, exchange: Exchange, message: bytes) -> Reply | None:
-        count = exchange.client.count_filter
+        count = exchange.client.counts.count_filter
         try:
             found = await self.pool.run_request(message, self._deadline_s)
         except HelperError as error:

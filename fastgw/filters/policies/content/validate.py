@@ -282,7 +282,7 @@ class Reports:
     def _report(self, exchange: Exchange, message: str, text: str) -> None:
         behind = f"; {exchange.shadowed}" if exchange.shadowed else ""
         exchange.shadowed = f"{self._instance}: {text}{behind}"
-        exchange.client.count_shadow_decision(exchange, self._instance, FilterEvent.ANSWER)
+        exchange.client.counts.count_shadow_decision(exchange, self._instance, FilterEvent.ANSWER)
         self._count(self._route, message)
 
 

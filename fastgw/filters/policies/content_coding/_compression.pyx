@@ -112,5 +112,5 @@ def change_whole(self, request, response, bytes body not None):
         return None
     response.added = response.added + added + read(&of_compression.lines, self)[coding]
     out = read(&of_compression.whole, self)[coding](body)
-    request.client.count_content_coding(request, _COMPRESS, _NUMBERS[coding], length, len(out))
+    request.client.counts.count_content_coding(request, _COMPRESS, _NUMBERS[coding], length, len(out))
     return out

@@ -189,7 +189,7 @@ class _Chosen(NamedTuple):
 
 
 def _count(request: AnsweredRequest, coding: bytes, bytes_in: int, bytes_out: int) -> None:
-    request.client.count_content_coding(request, _COMPRESS, _NUMBERS[coding], bytes_in, bytes_out)
+    request.client.counts.count_content_coding(request, _COMPRESS, _NUMBERS[coding], bytes_in, bytes_out)
 
 
 def _forbids(values: list[bytes]) -> bool:

@@ -93,7 +93,7 @@ class _Stage(BodyStage):
         exchange, self._exchange = self._exchange, None
         if exchange is not None and self._bytes_in:
             coding = ContentCoding.named(self._coding)
-            exchange.client.count_content_coding(
+            exchange.client.counts.count_content_coding(
                 exchange, CodingOperation.DECOMPRESS, coding, self._bytes_in, self._bytes_out
             )
 

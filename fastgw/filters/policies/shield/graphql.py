@@ -251,10 +251,10 @@ class _Limits:
         if self._settings.mode == "report":
             behind = f"; {exchange.shadowed}" if exchange.shadowed else ""
             exchange.shadowed = f"{self._instance}: refuse {refused.fault.status} ({refused}){behind}"
-            exchange.client.count_shadow_decision(exchange, self._instance, FilterEvent.ANSWER)
+            exchange.client.counts.count_shadow_decision(exchange, self._instance, FilterEvent.ANSWER)
             return None
         exchange.why = str(refused)
-        exchange.client.count_filter(self._instance, FilterEvent.REFUSED)
+        exchange.client.counts.count_filter(self._instance, FilterEvent.REFUSED)
         body = orjson.dumps({"errors": [{"message": str(refused), "extensions": {"code": refused.code}}]})
         kind = _NEW if any(_NEW in value.lower() for value in exchange.values(b"accept")) else _JSON
         fields = ((b"Content-Type", kind + b"; charset=utf-8"),)

@@ -133,14 +133,14 @@ class _Step:
         return None if answer else self._refuse(exchange)
 
     def _without_redis(self, exchange: Exchange, calls: "RedisCalls") -> Reply:
-        exchange.client.count_filter(self._instance, FilterEvent.AWAY)
+        exchange.client.counts.count_filter(self._instance, FilterEvent.AWAY)
         if not calls.refuses:
             return self._refuse(exchange)
         exchange.why = f"{self._instance}: the Redis of `state` is unreachable"
         return refusal(Fault.LIMITS_UNAVAILABLE, calls.retry_s)
 
     def _refuse(self, exchange: Exchange) -> Reply:
-        exchange.client.count_filter(self._instance, FilterEvent.REFUSED)
+        exchange.client.counts.count_filter(self._instance, FilterEvent.REFUSED)
         before = self._settings.routes[self.place - 1]
         why = f"{self._instance}: no call of route {before} within {write_duration(self._settings.within)}"
         return exchange.refuse(Fault.FORBIDDEN, "This call needs another one before it.", why=why)

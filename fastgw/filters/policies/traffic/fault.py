@@ -140,7 +140,7 @@ class _Injection:
             return None
         seconds, abort = self._delay(exchange), self._abort(exchange)
         if seconds and self._delayed < self._settings.max_delayed:
-            exchange.client.count_filter(self._instance, _INJECTED)
+            exchange.client.counts.count_filter(self._instance, _INJECTED)
             return self._wait(exchange, seconds, abort)
         return None if abort is None else self._answer(exchange, abort)
 
@@ -183,7 +183,7 @@ class _Injection:
         return None if abort is None or self._draw() >= abort.percent else abort
 
     def _answer(self, exchange: Exchange, abort: "FaultAbort | int") -> Reply:
-        exchange.client.count_filter(self._instance, _INJECTED)
+        exchange.client.counts.count_filter(self._instance, _INJECTED)
         status, code = 500, None
         if isinstance(abort, int):
             status, code = (abort, None) if abort > 0 else (500, GrpcStatus(-1 - abort))

@@ -83,7 +83,7 @@ class OffloadedChange:
         return get_running_loop().create_task(self._run(exchange, request))
 
     async def _run(self, exchange: Exchange, request: bytes) -> bytes:
-        count = exchange.client.count_filter
+        count = exchange.client.counts.count_filter
         try:
             result = await self._pool.run_request(request, self._deadline_s)
         except HelperError as error:

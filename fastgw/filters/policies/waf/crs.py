@@ -80,7 +80,7 @@ class CrsUse:
             [*exchange.headers],
             body,
         )
-        count = exchange.client.count_filter
+        count = exchange.client.counts.count_filter
         try:
             verdict = self._decoder.decode(await self._pool.run_request(self._encoder.encode(request)))
         except HelperError as error:

@@ -241,14 +241,14 @@ class _WafUse:
         why = await crs.inspect(exchange, self._instance, body)
         if not why:
             return None
-        exchange.client.count_filter(self._instance, WAF_ATTACKS["crs"])
+        exchange.client.counts.count_filter(self._instance, WAF_ATTACKS["crs"])
         return _refusal(exchange, why)
 
     def _refuse(self, exchange: Exchange, found: Sequence[Match]) -> Reply:
         by_attack: dict[str, int] = {}
         for match in found:
             by_attack[match.rule.attack] = by_attack.get(match.rule.attack, 0) + match.rule.severity
-        exchange.client.count_filter(self._instance, WAF_ATTACKS[max(by_attack, key=by_attack.__getitem__)])
+        exchange.client.counts.count_filter(self._instance, WAF_ATTACKS[max(by_attack, key=by_attack.__getitem__)])
         return _refusal(exchange, described(found))
 
     def explain(self, exchange: Exchange) -> str:

@@ -107,7 +107,7 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
             if per_consumer is not None and services is not None:
                 cells = services.in_flight.cells(read(exchange))
                 if not services.in_flight.try_take(cells, per_consumer):
-                    exchange.client.count_filter(instance, FilterEvent.REFUSED)
+                    exchange.client.counts.count_filter(instance, FilterEvent.REFUSED)
                     return exchange.refuse(Fault.TOO_MANY_AT_ONCE, "Too many WebSocket connections.")
                 held[exchange] = cells
             if exchange.field(_EXTENSIONS) is not None:

@@ -232,7 +232,7 @@ class WebsocketGuard(Timed):
             counts = reader.texts, reader.binaries, reader.pings, reader.pongs
             for kind, (count, counted) in enumerate(zip(counts, self._counted[side], strict=True)):
                 if count != counted:
-                    exchange.client.count_websocket(exchange, side, kind, count - counted)
+                    exchange.client.counts.count_websocket(exchange, side, kind, count - counted)
             self._counted[side] = counts
 
     def _count_end(self, exchange: Exchange) -> None:
@@ -244,7 +244,7 @@ class WebsocketGuard(Timed):
                 self.closed_by = "upstream" if fault.side is Side.UPSTREAM else "gateway"
             self.close_code = NO_CLOSE
         assert self.close_code is not None
-        exchange.client.count_websocket(exchange, _SIDES[self.closed_by], self.close_code, 1)
+        exchange.client.counts.count_websocket(exchange, _SIDES[self.closed_by], self.close_code, 1)
 
     # calls of the client side (`ServiceSide`)
 
@@ -393,7 +393,7 @@ class WebsocketGuard(Timed):
         self._count_messages()
         self._closing, self._reason = True, reason
         if code in _FAULTS:
-            exchange.client.count_filter(self._instance, FilterEvent.REFUSED)
+            exchange.client.counts.count_filter(self._instance, FilterEvent.REFUSED)
         if self.closed_by is None:
             self.closed_by, self.close_code = "gateway", code
         exchange.fault = exchange.fault or fault

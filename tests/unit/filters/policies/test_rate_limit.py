@@ -15,6 +15,7 @@ from fastgw import config
 from fastgw.config.base.value_types import Trait
 from fastgw.consumers.index import Consumer
 from fastgw.exchange import Chain, Hooks
+from fastgw.exchange.exchange_counts import NO_COUNTS
 from fastgw.explain import as_text, explain
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Exchange, FilterResources, Phase, Reply
@@ -384,7 +385,7 @@ def hooks_of(settings: RateLimit, cells: Cells) -> Hooks:
 
 def exchange(ip: str = "192.0.2.1") -> Exchange:
     nobody: Any = None
-    counting: Any = SimpleNamespace(count_filter=lambda instance, event: None)
+    counting: Any = SimpleNamespace(counts=NO_COUNTS)
     head = parse_request(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
     return Exchange(head, counting, nobody, Peer(ip, 1, 80, trusted=False), Chain(()))
 

@@ -93,7 +93,7 @@ def answered(request: bytes, response: bytes, **route: Any) -> tuple[Any, ...]:
     made.records.clear()
     before, seen = len(upstream.received), len(client.received)
     counted: list[Any] = []
-    made.server.count_content_coding = lambda ended, *count: counted.append((ended.route.name, *count))
+    made.observer.count_content_coding = lambda ended, *count: counted.append((ended.route.name, *count))  # type: ignore[method-assign]
     client.sends(request)
     head, end, _ = response.partition(b"\r\n\r\n")
     upstream.sends(head + end if request.startswith(b"HEAD") or b" 304 " in head else response)
