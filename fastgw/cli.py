@@ -1113,7 +1113,7 @@ def version(answer: FormatOption = Format.TEXT) -> None:
     import fastgw.runtime.run  # noqa: F401  # and with it each compiled module, which `compiled` tells of
     from fastgw import compiled
     from fastgw.http.http2 import session as http2_session
-    from fastgw.net import openssl
+    from fastgw.net import ocsp_stapling, openssl
     from fastgw.shm import rate_limit_table
 
     versions = {
@@ -1124,6 +1124,7 @@ def version(answer: FormatOption = Format.TEXT) -> None:
         "msgspec": version_of("msgspec"),
         "wire": compiled.describe(),
         "http2": http2_session.describe(),
+        "ocsp": ocsp_stapling.describe(),
         "limits": rate_limit_table.describe(),
         "tickets": openssl.describe_tickets(),
     }

@@ -170,6 +170,23 @@ class OnDemandInfo(Struct, frozen=True):
     """Number of refused requests by reason, since the start."""
 
 
+class OcspInfo(Struct, frozen=True):
+    """OCSP stapling of a server certificate (`ocsp_stapling`)."""
+
+    certificate: str
+    """Certificate file."""
+    responder: str
+    """URL of the responder that the certificate names; "" = none can be asked."""
+    expires_date: float | None
+    """When the stapled response ends; null = none is stapled."""
+    revoked: bool
+    """Whether the responder says that the certificate is revoked; then nothing is stapled."""
+    next_attempt_date: float | None
+    """When the responder is asked again; null = never."""
+    problem: str
+    """Reason why the last attempt has failed, or why nothing is stapled; "" = there is none."""
+
+
 class VerifierInfo(Struct, frozen=True):
     """CA or revocation list for client certificates."""
 
@@ -413,6 +430,8 @@ class Status(Struct, frozen=True):
     """CAs and revocation lists for client certificates."""
     acme: Sequence[AcmeInfo] = ()
     """Certificates that are obtained by ACME."""
+    ocsp: Sequence[OcspInfo] = ()
+    """OCSP stapling of server certificates."""
     on_demand: OnDemandInfo | None = None
     """Certificates that are ordered on demand; null = `acme.on_demand` is not set."""
     feeds: Sequence[FeedInfo] = ()

@@ -19,6 +19,7 @@ from fastgw.admin.node_interface import (
     CertificateInfo,
     FeedInfo,
     LastError,
+    OcspInfo,
     OnDemandInfo,
     Reloads,
     RouteInfo,
@@ -78,6 +79,8 @@ def overview(status: Status, upstreams: Upstreams, routes: Routes, before: Statu
         parts.append(_certificates(status.certificates))
     if any(map(_is_shown, status.acme)):
         parts.append(_issued(status.acme))
+    if status.ocsp:
+        parts.append(_stapled(status.ocsp))
     if status.on_demand is not None:
         parts.append(_on_demand(status.on_demand))
     if status.verifiers:
@@ -284,6 +287,16 @@ def _issued(certificates: Iterable[AcmeInfo]) -> Table:
 def _is_shown(certificate: AcmeInfo) -> bool:
     """Whether a certificate by ACME is listed: of those on demand, only what is ordered, or has a problem."""
     return not certificate.on_demand or bool(certificate.problem or certificate.ordered_by)
+
+
+def _stapled(certificates: Iterable[OcspInfo]) -> Table:
+    table = _table("OCSP responses", ("certificate", "responder", "expires", "in", "next try", "problem"))
+    now = time.time()
+    for each in certificates:
+        ends = _ends(each.expires_date, now, 0.0) if each.expires_date is not None else (Text("none", "red"), Text(""))
+        again = "" if each.next_attempt_date is None else span(max(each.next_attempt_date - now, 0.0))
+        table.add_row(Text(each.certificate), Text(each.responder), *ends, Text(again), Text(each.problem, "red"))
+    return table
 
 
 def _on_demand(numbers: OnDemandInfo) -> Table:

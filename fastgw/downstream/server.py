@@ -36,6 +36,7 @@ from fastgw.observe.tracing.tracer import RequestTracer
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.routing.table import Router
 from fastgw.shm.node_limits import AddressLimit, NodeLimit
+from fastgw.sync.ocsp_responses import NO_RESPONSES, read
 from fastgw.upstream.connections.pool import LocalLimit, PoolLimit
 
 NOTIFIED_AT_ONCE: Final = 256
@@ -184,6 +185,7 @@ class Server:
 
     __slots__ = (
         "_listeners",
+        "_ocsp_responses",
         "_quiet",
         "_seeds",
         "_shook_hands",
@@ -243,6 +245,7 @@ class Server:
         """On-demand certificates; None: there are none."""
         self._shook_hands = asyncio.Event()
         self._seeds = seeds
+        self._ocsp_responses = NO_RESPONSES
         self.draining = False
         self.counts: ExchangeCounts = observer
         self.finish = observer.finish
@@ -286,12 +289,21 @@ class Server:
             version_removed = version_removed or (spoke_http2 and not listener.speaks_http2)
             if listener.tls is not None and self._seeds is not None:
                 listener.tls.use_keys(self._seeds)
+            if listener.tls is not None:
+                listener.tls.use_responses(self._ocsp_responses)
             listener.closing = self.draining
         removed = [listener for listener in before if listener not in self._listeners]
         for listener in removed:
             listener.closing = True
         if removed or verification_changed or version_removed:
             self._tell_changed(iter(tuple(self.connections)))
+
+    def use_ocsp_responses(self, value: bytes) -> None:
+        """Staple the OCSP responses of this value of their feed, from the next handshake on."""
+        self._ocsp_responses = read(value)
+        for listener in self._listeners:
+            if listener.tls is not None:
+                listener.tls.use_responses(self._ocsp_responses)
 
     def _tell_changed(self, connections: Iterator[ClientConnection]) -> None:
         some = tuple(islice(connections, NOTIFIED_AT_ONCE))

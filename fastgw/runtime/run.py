@@ -21,6 +21,7 @@ from fastgw.runtime.node.bound_addresses import Bound
 from fastgw.runtime.node.child_slots import Work
 from fastgw.runtime.node.config_snapshot import accept
 from fastgw.runtime.node.gateway_registration import register
+from fastgw.runtime.node.ocsp_storage import restore_responses
 from fastgw.runtime.node.purge_persistence import restore_waiting
 from fastgw.runtime.node.quota_persistence import claim_file, keep_all, restore_all
 from fastgw.runtime.node.startup import CannotStart, open_node_state
@@ -103,6 +104,7 @@ def run_gateway(
         restore_all(node_state.shared.quotas, accepted.settings)
         if past is None:
             restore_waiting(node_state.purges, node_state.caches.stores, node_state.run_key)
+            restore_responses(accepted, node_state.feeds)
         register(node_state)
         if node_state.registration is not None:
             opened.callback(node_state.registration.end)

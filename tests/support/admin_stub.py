@@ -220,6 +220,7 @@ class Figures:
             "rates": None,
             "certificates": self.certificate_list,
             "acme": [],
+            "ocsp": [],
             "on_demand": None,
             "verifiers": [],
             "feeds": [],

@@ -32,6 +32,7 @@ from fastgw.config.validation.filter_overrides import FilterRules
 from fastgw.config.validation.http2 import http2_notes
 from fastgw.config.validation.ineffective_settings import idle_settings, overlaid_targets
 from fastgw.config.validation.lint import lint
+from fastgw.config.validation.ocsp import ocsp_notes
 from fastgw.config.validation.rules import RULES
 from fastgw.config.validation.tls import tls_notes
 
@@ -247,6 +248,7 @@ def _validated(
         for rule in RULES:
             rule(merged)
         notes += FilterRules(merged, filter_types).check() + tls_notes(merged) + http2_notes(merged)
+        notes += ocsp_notes(merged)
     names = [*(document.name for document in documents), *of_kyma.files, *of_kubernetes.files]
     order = {name: number for number, name in enumerate(names)}
     problems = found.problems + of_extensions + [problem for reading in readings for problem in reading.problems]

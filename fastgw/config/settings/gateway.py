@@ -276,6 +276,10 @@ class ServerTls(Settings):
     session_tickets: bool = True
     """Whether clients may resume TLS sessions, which saves most of a handshake. A session can be resumed at every
     worker, also after a reload. The ticket keys change every day."""
+    ocsp_stapling: bool = False
+    """Whether clients that ask for it get an OCSP response with the certificate, which shows that it is not revoked. It
+    is fetched from the responder that the certificate names, by http, and renewed at half of its lifetime. The issuer's
+    certificate has to follow in the file. Listeners only, not the admin listener; not for certificates on demand."""
     handshake_timeout: Duration = 10.0
     """Timeout for the whole handshake, from the time the connection was opened. Total. Then the connection is closed
     without an answer."""

@@ -72,6 +72,8 @@ def served_tls_that_works(merged: Merged) -> None:
             _check_source(merged, pair, at.below("certificates", index))
         if tls.on_demand is True:
             _check_on_demand_use(merged, at.below("on_demand"))
+        if tls.ocsp_stapling is True and at.path[0] == "admin":
+            at.below("ocsp_stapling").report("the admin listener staples no OCSP responses", "expected a listener")
         is_whole = BROKEN not in (tls.profile, tls.min_version, tls.max_version)
         if is_whole and tls.max_version is not None and tls.least_version > tls.max_version:
             wrong = f"the minimum version is {tls.least_version}"

@@ -19,11 +19,13 @@ import msgspec
 
 from fastgw.config.settings.gateway import NONE, ServerCertificate, ServerTls
 from fastgw.net import openssl
+from fastgw.net.ocsp_stapling import Staple, staple
 from fastgw.net.pem import Grouping, any_labels, as_file, authority_dates, key_kind, load_pair, revocation_dates
 from fastgw.net.session_tickets import NAME_BYTES, TicketKeySeeds
 from fastgw.net.tls_profiles import HYBRID, PROFILES, cipher_text, set_versions
 from fastgw.routing.table import Steps, at_once
 from fastgw.sync.acme_challenges import PROTOCOL
+from fastgw.sync.ocsp_responses import NO_RESPONSES
 
 MODES: Final = {"optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
@@ -116,6 +118,7 @@ class ServerContexts:
         """Names of the certificates."""
         self.certificates: Mapping[ssl.SSLContext | None, Sequence[ServerCertificate]] = {}
         """Certificates of each context in `names`, alternatives for the same names."""
+        self._responses = NO_RESPONSES
         self.on_demand: dict[str, OnDemandContext] = {}
         """On-demand certificates by name, those used last at the end."""
         self.make_context: Callable[[bytes], ssl.SSLContext]
@@ -149,7 +152,7 @@ class ServerContexts:
         type would remain in it."""
         if openssl.is_reached() or before is self or before._purpose != self._purpose or before.until != self.until:
             return
-        if before.alpn != self.alpn:
+        if before.alpn != self.alpn or before.settings.ocsp_stapling != self.settings.ocsp_stapling:
             return
         if {key_kind(certificate) for certificate, _ in before._pairs} - {key_kind(each) for each, _ in self._pairs}:
             return
@@ -161,6 +164,14 @@ class ServerContexts:
                 load_pair(old, *pair)
             old.sni_callback = new.sni_callback
         self._entries = before._entries
+
+    def use_responses(self, responses: Mapping[bytes, Staple]) -> None:
+        """Staple these OCSP responses from now on (`staple`)."""
+        if self.settings.ocsp_stapling:
+            self._responses = responses
+            for context in (*self._entries, *self.certificates):
+                if context is not None:
+                    staple(context, responses)
 
     def entry(self, hello: bytes) -> ssl.SSLContext:
         """Return the context for a new handshake.
@@ -184,6 +195,7 @@ class ServerContexts:
             made = self._anew()
             made.options |= ssl.OP_NO_TICKET
             made.num_tickets = 0
+            staple(made, self._responses)
             return made
         return self._entries[0]
 

@@ -39,6 +39,7 @@ from fastgw.runtime.control.kubernetes.cluster_controller import ClusterControl
 from fastgw.runtime.control.kubernetes.watch import Watching
 from fastgw.runtime.control.metric_push import MetricPush
 from fastgw.runtime.control.node_view import NodeView
+from fastgw.runtime.control.ocsp_stapling import OcspStapling
 from fastgw.runtime.control.revocation import Revoking
 from fastgw.runtime.control.sharing.shared_stream import shared_state
 from fastgw.runtime.ipc.channel import (
@@ -133,6 +134,8 @@ class Control:
         self._watching = Watching(self._apply_applications)
         self._issuing = Issuing(node_state, channel, self._fetcher, self._look_at_files)
         self._view.acme, self._view.on_demand = self._issuing.infos, self._issuing.on_demand_info
+        self._stapling = OcspStapling(node_state, channel, self._fetcher)
+        self._view.ocsp = self._stapling.infos
         self._view.explaining.why_not_ordered = self._issuing.on_demand.why_not_ordered
         self._followed = FollowedSources(self._look_at_files)
         self._cluster = ClusterControl(self._proposer.apply_watched_objects)
@@ -238,6 +241,7 @@ class Control:
         self._followed.stop()
         await self._cluster.end()
         self._issuing.stop()
+        self._stapling.stop()
         self._revoking.stop()
         self._cache_purging.stop()
         self._view.story_store.stop()
@@ -270,6 +274,7 @@ class Control:
         self._auditing.use_configuration(accepted.settings)
         self._view.recording.use_configuration()
         self._issuing.use_configuration(accepted, source)
+        self._stapling.use_configuration(accepted)
         self._view.story_store.use_configuration(accepted.settings, self._view.redaction())
         self._view.drained.retain_targets(accepted.slot_table.targets, accepted.generation)
 

@@ -118,6 +118,7 @@ class NodeView:
             lambda: self.acme(),
             lambda: [route.name for route in proposer.config.routes if route.websocket_api is not None],
             lambda: self.on_demand(),
+            lambda: self.ocsp(),
         )
         self.slo = SloHistory(self._totals, lambda: proposer.current.settings.telemetry.meter_plan, self._uptime_s)
         self._looking = asyncio.Lock()
@@ -135,6 +136,7 @@ class NodeView:
         self.quota_file: Callable[[], node_interface.QuotaFileInfo | None] = lambda: None
         """Returns the state of the quota file."""
         self.acme: Callable[[], Sequence[node_interface.AcmeInfo]] = tuple
+        self.ocsp: Callable[[], Sequence[node_interface.OcspInfo]] = tuple
         self.on_demand: Callable[[], node_interface.OnDemandInfo | None] = lambda: None
         self.analytics_info: Callable[[], node_interface.AnalyticsInfo | None] = lambda: None
         """Returns the state of the analytics database."""
@@ -190,6 +192,7 @@ class NodeView:
             certificates=self.status_of_tls()[0],
             verifiers=self.status_of_tls()[1],
             acme=self.acme(),
+            ocsp=self.ocsp(),
             on_demand=self.on_demand(),
             feeds=self.feeds(),
             quota_file=self.quota_file(),

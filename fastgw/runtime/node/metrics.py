@@ -7,7 +7,7 @@ from math import inf
 from typing import Final, NamedTuple
 
 from fastgw import VERSION
-from fastgw.admin.node_interface import AcmeInfo, CertificateInfo, FeedInfo, OnDemandInfo, VerifierInfo
+from fastgw.admin.node_interface import AcmeInfo, CertificateInfo, FeedInfo, OcspInfo, OnDemandInfo, VerifierInfo
 from fastgw.admin.prometheus_text import (
     OPENMETRICS,
     PROMETHEUS,
@@ -203,6 +203,24 @@ ACME_RENEWAL: Final = Family(
     ("certificate",),
     "When the certificate is renewed, epoch seconds.",
 )
+OCSP_EXPIRY: Final = Family(
+    "fastgw_ocsp_response_expiry_timestamp_seconds",
+    "gauge",
+    ("certificate",),
+    "When the stapled OCSP response of a certificate ends, epoch seconds. There is none while nothing is stapled.",
+)
+OCSP_SUCCESS: Final = Family(
+    "fastgw_ocsp_last_attempt_success",
+    "gauge",
+    ("certificate",),
+    "Whether the last attempt to fetch an OCSP response has succeeded, and the certificate is good: 1 or 0.",
+)
+OCSP_REVOKED: Final = Family(
+    "fastgw_ocsp_certificate_revoked",
+    "gauge",
+    ("certificate",),
+    "Whether the OCSP responder says that a certificate is revoked: 1 or 0.",
+)
 CLIENT_AUTH_EXPIRY: Final = Family(
     "fastgw_client_auth_expiry_timestamp_seconds",
     "gauge",
@@ -370,6 +388,7 @@ OF_PROCESSES: Final[Mapping[Family, Callable[[Process], int | float]]] = {
 OF_TLS: Final = (HANDSHAKES, RESUMPTIONS, HANDSHAKE_FAILURES, CERTIFICATE_EXPIRY, CLIENT_AUTH_EXPIRY)
 CACHES: Final = (CACHE_BYTES, CACHE_OBJECTS, CACHE_EVICTIONS, *CACHE_DISK, *CACHE_REDIS)
 ACME: Final = (ACME_ATTEMPTS, ACME_ISSUED, ACME_SUCCESS, ACME_RENEWAL, ACME_ORDERS, ACME_ON_DEMAND, ACME_REFUSED)
+OCSP: Final = (OCSP_EXPIRY, OCSP_SUCCESS, OCSP_REVOKED)
 FEEDS: Final = (FEED_UP, FEED_SUCCESS)
 FAMILIES: Final = (
     *families.FAMILIES,
@@ -382,6 +401,7 @@ FAMILIES: Final = (
     *OF_THE_NODE,
     *OF_TLS,
     *ACME,
+    *OCSP,
     *CACHES,
     *FEEDS,
     *OF_SLO,
@@ -428,6 +448,7 @@ class Exposition:
         acme: Callable[[], Sequence[AcmeInfo]] = tuple,
         websocket_apis: Callable[[], Iterable[str]] = tuple,
         on_demand: Callable[[], OnDemandInfo | None] = lambda: None,
+        ocsp: Callable[[], Sequence[OcspInfo]] = tuple,
     ) -> None:
         """`is_stale`: whether the configuration's own files differ from the active configuration; `keeps_files`:
         whether the present contents of a referenced file are not active; `caches`: stores of the response cache;
@@ -446,7 +467,7 @@ class Exposition:
         self._caches = caches
         self._plan = plan
         self._burn_rates = burn_rates
-        self._acme, self._on_demand = acme, on_demand
+        self._acme, self._on_demand, self._ocsp = acme, on_demand, ocsp
         self._websocket_apis = websocket_apis
 
     def prepare(self, generation: int, series: Series) -> None:
@@ -500,6 +521,7 @@ class Exposition:
         yield from zip(OF_THE_NODE, self._node(), strict=True)
         yield from zip(OF_TLS, self._tls(), strict=True)
         yield from zip(ACME, self._issued(), strict=True)
+        yield from zip(OCSP, self._stapled(), strict=True)
         yield from zip(CACHES, self._stored(), strict=True)
         yield from zip(FEEDS, self._fed(), strict=True)
         yield from zip(OF_SLO, self._objectives(found, plan), strict=True)
@@ -633,6 +655,14 @@ class Exposition:
         yield [("", labels(ACME_ON_DEMAND, name), number) for name, number in numbers.items()]
         refused = {} if on_demand is None else on_demand.refused
         yield [("", labels(ACME_REFUSED, why), count) for why, count in refused.items()]
+
+    def _stapled(self) -> Iterator[Sequence[Sample]]:
+        found = self._ocsp()
+        dates = [(each.certificate, each.expires_date) for each in found]
+        yield [("", labels(OCSP_EXPIRY, name), date) for name, date in dates if date is not None]
+        tried = [each for each in found if each.problem or each.expires_date is not None]
+        yield [("", labels(OCSP_SUCCESS, each.certificate), int(not each.problem)) for each in tried]
+        yield [("", labels(OCSP_REVOKED, each.certificate), int(each.revoked)) for each in found]
 
     def _fed(self) -> Iterator[Sequence[Sample]]:
         known = [each for each in self._feeds() if each.problem or each.last_success_date is not None]

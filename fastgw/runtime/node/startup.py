@@ -11,6 +11,7 @@ from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import DEFAULT_ADMIN, DEFAULT_STATUS, Admin, Config, Status
 from fastgw.config.sources.virtual_files import awaits
 from fastgw.config.validation.http2 import lacks_http2
+from fastgw.config.validation.ocsp import lacks_stapling
 from fastgw.gateway.tables import Gateway
 from fastgw.observe.access_log.sink import why_not
 from fastgw.operator_events import OperatorEvent
@@ -113,7 +114,8 @@ def warn(node_state: NodeState, *, again: bool = False) -> None:
     connections = node_state.sealed.settings.limits.connections
     limit = None if again else file_limit_warning(connections, node_state.workers, files)
     listeners = node_state.sealed.settings.listeners
-    lacking = (f"listeners.{name}: {why}" for name, each in listeners.items() if (why := lacks_http2(each)) is not None)
+    reasons = ((name, why) for name, each in listeners.items() for why in (lacks_http2(each), lacks_stapling(each)))
+    lacking = (f"listeners.{name}: {why}" for name, why in reasons if why is not None)
     for warning in (limit, compiled.warning(), *lacking):
         if warning is not None:
             notice(OperatorEvent.START_WARNING, f"fastgw: warning: {warning}")

@@ -83,11 +83,18 @@ from fastgw.runtime.supervisor.slot_adoption import SlotAdoption
 from fastgw.runtime.supervisor.upgrade import Upgrade
 from fastgw.runtime.supervisor.worker_replacement import Succession
 from fastgw.runtime.worker.worker import FLUSH_S
-from fastgw.sync import acme_challenges, debugging, drained_targets, on_demand, recordings
+from fastgw.sync import acme_challenges, debugging, drained_targets, ocsp_responses, on_demand, recordings
 from fastgw.sync.cache_purges import identified
 from fastgw.sync.revocations import MOST
 
-_LASTING: Final = {acme_challenges.FEED, debugging.FEED, drained_targets.FEED, on_demand.FEED, recordings.FEED}
+_LASTING: Final = {
+    acme_challenges.FEED,
+    debugging.FEED,
+    drained_targets.FEED,
+    ocsp_responses.FEED,
+    on_demand.FEED,
+    recordings.FEED,
+}
 """Feeds of control itself, which no configuration names."""
 
 

@@ -84,7 +84,7 @@ from fastgw.runtime.worker.sliced_work import Slices
 from fastgw.runtime.worker.table_swap import TableSwap
 from fastgw.runtime.worker.trace_export import TraceExports
 from fastgw.shm.connection_journal import ConnectionJournal
-from fastgw.sync import acme_challenges, drained_targets, on_demand
+from fastgw.sync import acme_challenges, drained_targets, ocsp_responses, on_demand
 from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.feeds import Feeds
 from fastgw.sync.revocations import RevocationEvent
@@ -263,6 +263,9 @@ class Worker:
         self._recording.start()
         self._feeds[acme_challenges.FEED].on_change(self._answer_challenges)
         self._answer_challenges(self._feeds[acme_challenges.FEED].value)
+        responses = self._feeds[ocsp_responses.FEED]
+        responses.on_change(self._server.use_ocsp_responses)
+        self._server.use_ocsp_responses(responses.value)
         self._on_demand.use_configuration(self._table_swap.gateway.config.acme)
         self._server.on_demand = self._on_demand
         self._loop.add_reader(self._channel, self._receive_orders)

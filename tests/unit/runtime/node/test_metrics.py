@@ -10,7 +10,7 @@ from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.samples import Sample
 
-from fastgw.admin.node_interface import AcmeInfo, CertificateInfo, FeedInfo, OnDemandInfo, VerifierInfo
+from fastgw.admin.node_interface import AcmeInfo, CertificateInfo, FeedInfo, OcspInfo, OnDemandInfo, VerifierInfo
 from fastgw.admin.prometheus_text import OPENMETRICS, PROMETHEUS, negotiate_format
 from fastgw.cache.store import DiskNumbers, Eviction, RedisNumbers, StoreNumbers
 from fastgw.config.base.value_types import Address, Url
@@ -98,6 +98,7 @@ class Node:
                     ordered_by="this_node",
                 )
             ],
+            ocsp=lambda: [OcspInfo("/a.pem", "http://ocsp.example/", BEGUN + 7200, False, BEGUN, "")],
             on_demand=lambda: OnDemandInfo(3, 1000, 1, {"rate": 2, "names": 0}),
             burn_rates=lambda: {("user", "availability", "1h"): 2.5},
             websocket_apis=lambda: ["user", "ü"],
