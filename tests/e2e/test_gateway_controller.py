@@ -200,6 +200,21 @@ def test_kubectl_deploys_the_manifests_and_shows_what_the_guide_says(
     address = kubectl("get", "-n", "shop", "gateway/web", "-o", "jsonpath={.status.addresses[0].value}")
     assert address == f"{BLOCK}.2"
     assert "Accepted" in kubectl("describe", "-n", "shop", "httproute/cart")
+    cluster.put(
+        policy("shown", {"rate_limit": {"limit": -1, "window": "1s"}}, "cart"), consumer("shown", groups=["staff"])
+    )
+    cluster.wait_for("FastgwPolicy", "shop/shown", "Accepted", "False")
+    cluster.wait_for("FastgwConsumer", "shop/shown", "Accepted", "True")
+    definitions = [each["spec"] for each in yaml.safe_load_all(manifests) if each["kind"] == "CustomResourceDefinition"]
+    for spec in definitions:
+        columns = {each["name"]: each["jsonPath"] for each in spec["versions"][0]["additionalPrinterColumns"]}
+        kind, shown = spec["names"]["kind"], f"{spec['names']['plural']}/shown"
+        accepted, message = (
+            kubectl("get", "-n", "shop", shown, "-o", f"jsonpath={{{columns[each]}}}")
+            for each in ("Accepted", "Message")
+        )
+        assert (accepted, bool(message)) == (("False", True) if kind == "FastgwPolicy" else ("True", False))
+        cluster.remove(kind, "shop/shown")
 
 
 def test_the_objects_of_the_guide_lead_to_the_first_request(

@@ -47,8 +47,8 @@ def resolve(
     gateway: ServedGateway | None = None,
 ) -> Backend:
     """Return the backend that a reference of a route names. `kind`, `namespace`: of the route. `scheme`: of targets
-    without TLS; `protocol`: of the upstream, unless the Service has an `appProtocol`. `gateway`: whose certificate
-    targets with TLS are shown.
+    without a BackendTLSPolicy; `protocol`: of the upstream, unless the Service has an `appProtocol`. `gateway`: whose
+    certificate targets with TLS are shown.
     """
     weight = 1 if reference.get("weight") is None else int(reference["weight"])
     if reference.get("group") or reference.get("kind", "Service") != "Service":
@@ -62,7 +62,8 @@ def resolve(
         return Backend(weight, reason="BackendNotFound", message=f"the Service {where}/{name} does not exist")
     port = port_of(service, reference.get("port"))
     if port is None:
-        return Backend(weight, reason="BackendNotFound", message=f"the Service {where}/{name} has no such port")
+        why = _why_no_port(service, reference.get("port"))
+        return Backend(weight, reason="BackendNotFound", message=f"the Service {where}/{name} {why}")
     said = port.get("appProtocol") or ""
     if said in PROTOCOLS:
         protocol = PROTOCOLS[said]
@@ -79,6 +80,9 @@ def resolve(
         if gateway is not None and gateway.client_certificate is not None:
             tls["certificate"], tls["key"] = gateway.client_certificate
             parts += ["of", *gateway.key]
+    elif scheme == "https":
+        tls = {"server_name": f"{name}.{where}.svc"}
+        parts.append(scheme)
     if scheme not in ("http", "https"):
         parts.append(scheme)
     if protocol != "auto":
@@ -106,12 +110,25 @@ def add_upstream(name: str, context: TranslationContext) -> None:
         context.upstreams[name] = {"targets": targets, **made.settings}
 
 
-def port_of(service: ClusterObject, number: int | None) -> ClusterObject | None:
-    """Return a port of a Service; `number` None: its only one."""
-    ports: list[ClusterObject] = (service.get("spec") or {}).get("ports") or []
-    if number is None:
+def port_of(service: ClusterObject, said: int | str | None) -> ClusterObject | None:
+    """Return a port of a Service by its number or name; None: its only one."""
+    ports = _ports_of(service)
+    if said is None:
         return ports[0] if len(ports) == 1 else None
-    return next((each for each in ports if each["port"] == number), None)
+    return next((each for each in ports if said in (each["port"], each.get("name"))), None)
+
+
+def _ports_of(service: ClusterObject) -> list[ClusterObject]:
+    ports: list[ClusterObject] = (service.get("spec") or {}).get("ports") or []
+    return ports
+
+
+def _why_no_port(service: ClusterObject, said: int | str | None) -> str:
+    ports = [
+        f'{each["port"]} ("{each["name"]}")' if each.get("name") else str(each["port"]) for each in _ports_of(service)
+    ]
+    has = f"it has {', '.join(ports) or 'none'}"
+    return f"has no port {said}; {has}" if said is not None else f"needs the number of a port; {has}"
 
 
 def targets_of(service: ClusterObject, port: ClusterObject, cluster: Cluster, scheme: str) -> list[dict[str, Any]]:

@@ -85,7 +85,8 @@ def _listeners(
 def _read(listener: GatewayListener, context: TranslationContext) -> None:
     supported = KINDS_OF.get(listener.protocol)
     if supported is None:
-        listener.accepted, listener.message = "UnsupportedProtocol", "expected HTTP, HTTPS, TLS, TCP or UDP"
+        listener.accepted = "UnsupportedProtocol"
+        listener.message = f"protocol {listener.protocol} is not supported; expected {', '.join(KINDS_OF)}"
         return
     listener.kinds = _kinds(listener, supported)
     tls = listener.spec.get("tls") or {}
@@ -238,30 +239,35 @@ def add_statuses(context: TranslationContext) -> None:
         context.statuses["Gateway", namespace, name] = status
     for (namespace, name), (item, listeners) in context.sets.items():
         generation = generation_of(item)
-        accepted, reason = _accepted(listeners)
+        accepted, reason, message = _accepted(listeners)
         programmed = any(each.is_valid for each in listeners)
         context.statuses["ListenerSet", namespace, name] = {
             "conditions": [
-                condition("Accepted", accepted, reason, generation),
+                condition("Accepted", accepted, reason, generation, message),
                 condition("Programmed", programmed, "Programmed" if programmed else "ListenersNotValid", generation),
             ],
             "listeners": [each.status(generation) for each in listeners],
         }
 
 
-def _accepted(listeners: list[GatewayListener]) -> tuple[bool, str]:
-    valid = sum(each.is_valid for each in listeners)
-    if valid == len(listeners):
-        return True, "Accepted"
-    return valid > 0, "ListenersNotValid"
+def _accepted(listeners: list[GatewayListener]) -> tuple[bool, str, str]:
+    """Return status, reason and message of the condition of the owner of listeners."""
+    invalid = [each.name for each in listeners if not each.is_valid]
+    if not invalid:
+        return True, "Accepted", ""
+    return (
+        len(invalid) < len(listeners),
+        "ListenersNotValid",
+        f"see the conditions of the listeners {', '.join(invalid)}",
+    )
 
 
 def _conditions(gateway: ServedGateway, own: list[GatewayListener], generation: int) -> list[Condition]:
-    accepted, reason, message = *_accepted(own), ""
+    accepted, reason, message = _accepted(own)
     if gateway.refused is not None:
         accepted, (reason, message) = False, gateway.refused
     found = [condition("Accepted", accepted, reason, generation, message)]
-    programmed, reason, message = accepted, "Programmed" if accepted else "Invalid", ""
+    programmed, reason, message = accepted, "Programmed" if accepted else "Invalid", "" if accepted else message
     if accepted and gateway.unprogrammed is not None:
         programmed, (reason, message) = False, gateway.unprogrammed
     found.append(condition("Programmed", programmed, reason, generation, message))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from fastgw.config.base.problems import suggest
 from fastgw.config.kubernetes import backends, references
 from fastgw.config.kubernetes.cluster import INGRESS_CONTROLLER, POLICY_GROUP, ClusterObject, key_of
 from fastgw.config.kubernetes.model import TranslationContext
@@ -58,9 +59,10 @@ def translate(context: TranslationContext) -> None:
     shown = _shown(address, context)
     for item in served:
         namespace, name = key_of(item)
-        routes = _IngressRoutes(item, context, HTTPS in listeners).routes()
+        made = _IngressRoutes(item, context, HTTPS in listeners)
+        routes, problem = made.routes(), made.problem()
         if routes:
-            context.add_piece(f"{KIND}/{namespace}/{name}", routes=routes)
+            context.add_piece(f"{KIND}/{namespace}/{name}", routes=routes, problem=problem)
         context.statuses[KIND, namespace, name] = {"loadBalancer": {"ingress": shown} if shown else {}}
 
 
@@ -154,6 +156,10 @@ ANNOTATIONS: Final[Mapping[str, Setting]] = MappingProxyType(
     }
 )
 """Settings of routes by annotation, behind `fastgw.dev/`."""
+CHOICES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {"https-redirect": ("true", "false"), "backend-protocol": ("http1", "http2", "grpc", "https")}
+)
+"""Values of the other annotations."""
 
 
 def _listed(text: str) -> list[str]:
@@ -170,8 +176,8 @@ class _IngressRoutes:
         annotations = item["metadata"].get("annotations") or {}
         prefix = f"{POLICY_GROUP}/"
         self._said = {key.removeprefix(prefix): text for key, text in annotations.items() if key.startswith(prefix)}
-        self._names = [HTTP, HTTPS] if has_tls else [HTTP]
-        self._redirects = has_tls and self._said.get("https-redirect") == _ON
+        self._has_tls = has_tls
+        self._redirects = self._said.get("https-redirect") == _ON
         self._settings = self._of_annotations()
 
     def routes(self) -> list[dict[str, Any]]:
@@ -179,11 +185,21 @@ class _IngressRoutes:
         spec = self._item.get("spec") or {}
         for number, rule in enumerate(spec.get("rules") or ()):
             for index, each in enumerate((rule.get("http") or {}).get("paths") or ()):
-                made += self._of_path((rule.get("host") or "").lower(), each, f"{number}.{index}")
+                made += self._of_path((rule.get("host") or "").lower(), each, f"{number}/{index}")
         default = spec.get("defaultBackend")
         if default is not None:
             made += self._on_listeners({"name": self._called("default")}, default)
         return made
+
+    def problem(self) -> str:
+        """Return what is wrong with an annotation; "" = nothing. A protection that is misspelt must not be left out."""
+        for name, value in self._said.items():
+            if name in CHOICES:
+                if value not in CHOICES[name]:
+                    return f'annotation {POLICY_GROUP}/{name}: "{value}"; expected {" or ".join(CHOICES[name])}'
+            elif name not in ANNOTATIONS:
+                return f"annotation {POLICY_GROUP}/{name} is unknown; {suggest(name, (*ANNOTATIONS, *CHOICES))}"
+        return ""
 
     def _called(self, what: str) -> str:
         return f"{KIND}/{self._namespace}/{self._name}/{what}"
@@ -198,26 +214,21 @@ class _IngressRoutes:
         return self._on_listeners(route, path.get("backend") or {})
 
     def _on_listeners(self, route: dict[str, Any], backend: ClusterObject) -> list[dict[str, Any]]:
-        action = self._action(backend)
+        action = self._action(backend, route["name"])
         if not self._redirects:
-            return [{**route, "listeners": self._names, **action}]
+            return [{**route, "listeners": [HTTP, HTTPS] if self._has_tls else [HTTP], **action}]
         redirect = {**route, "name": f"{route['name']}/https", "listeners": [HTTP], "redirect": {"scheme": "https"}}
-        return [redirect, {**route, "listeners": [HTTPS], **action}]
+        return [redirect, {**route, "listeners": [HTTPS], **action}] if self._has_tls else [redirect]
 
-    def _action(self, backend: ClusterObject) -> dict[str, Any]:
+    def _action(self, backend: ClusterObject, route: str) -> dict[str, Any]:
         said = backend.get("service")
         if said is None:
-            return dict(_UNAVAILABLE)
-        service = self._context.cluster.get("Service", self._namespace, said["name"])
+            return self._unavailable(route, "a backend is a Service")
         port = said.get("port") or {}
-        number = port.get("number")
-        if service is not None and port.get("name"):
-            ports = (service.get("spec") or {}).get("ports") or ()
-            number = next((each["port"] for each in ports if each.get("name") == port["name"]), -1)
         protocol = self._said.get("backend-protocol", "auto")
         scheme = "https" if protocol == "https" else "http"
         found = backends.resolve(
-            {"name": said["name"], "port": number},
+            {"name": said["name"], "port": port.get("number") or port.get("name")},
             KIND,
             self._namespace,
             self._context,
@@ -225,8 +236,14 @@ class _IngressRoutes:
             protocol=protocol if protocol in ("http1", "http2", "grpc") else "auto",
         )
         if not found.upstream:
-            return dict(_UNAVAILABLE)
+            return self._unavailable(route, found.message)
         return {"upstream": found.upstream, **self._settings}
+
+    def _unavailable(self, route: str, why: str) -> dict[str, Any]:
+        rule = route.removeprefix(self._called(""))
+        warning = f"rule {rule}: {why}: its requests are answered 503"
+        self._context.warnings.setdefault((KIND, self._namespace, self._name), warning)
+        return dict(_UNAVAILABLE)
 
     def _of_annotations(self) -> dict[str, Any]:
         settings: dict[str, Any] = {}

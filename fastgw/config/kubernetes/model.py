@@ -91,10 +91,14 @@ class GatewayListener:
     def status(self, generation: int) -> dict[str, Any]:
         """Return its entry in the status of its owner."""
         problem = self.accepted or ("" if self.is_usable else "Invalid")
+
+        def positive(kind: str, problem: str) -> Condition:
+            return condition(kind, not problem, problem or kind, generation, self.message if problem else "")
+
         conditions = [
-            condition("Accepted", not self.accepted, self.accepted or "Accepted", generation, self.message),
-            condition("Programmed", not problem, problem or "Programmed", generation, self.message),
-            condition("ResolvedRefs", not self.unresolved, self.unresolved or "ResolvedRefs", generation, self.message),
+            positive("Accepted", self.accepted),
+            positive("Programmed", problem),
+            positive("ResolvedRefs", self.unresolved),
             condition("Conflicted", bool(self.conflict), self.conflict or "NoConflicts", generation),
         ]
         kinds = () if self.accepted in HIDING_KINDS else self.kinds

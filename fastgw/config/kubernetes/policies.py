@@ -8,10 +8,12 @@ treated like one that the configuration refuses (`provider`): it takes its route
 
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from msgspec.structs import replace
 
+from fastgw.config.base.problems import suggest
 from fastgw.config.base.route_patterns import is_large_regex
 from fastgw.config.base.value_types import parse_endpoint
 from fastgw.config.kubernetes.cluster import CONTROLLER, GATEWAY_GROUP, ClusterObject, generation_of, key_of
@@ -35,7 +37,15 @@ _SOURCES: Final = frozenset(("env", "file", "vault", "credential"))
 """Members of an object that stand for a value from somewhere else."""
 _REGEXES: Final = frozenset(("matches", "pattern", "regex"))
 """Members of filters whose texts are regular expressions."""
-TARGETS: Final = frozenset(("Gateway", "HTTPRoute", "GRPCRoute", "Ingress"))
+TARGETS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "Gateway": GATEWAY_GROUP,
+        "GRPCRoute": GATEWAY_GROUP,
+        "HTTPRoute": GATEWAY_GROUP,
+        "Ingress": "networking.k8s.io",
+    }
+)
+"""Groups of the kinds that policies may be for."""
 MOST_NESTED: Final = 32
 """Maximum levels of nested values in an object of a tenant."""
 _CONSUMER_KEYS: Final = frozenset(("groups", "key_auth", "basic_auth", "hmac", "jwt", "certificates"))
@@ -51,9 +61,11 @@ def translate(context: TranslationContext) -> None:
         namespace, name = key_of(item)
         set_name = f"{POLICY}/{namespace}/{name}"
         context.filter_sets[POLICY, namespace, name] = set_name
-        filters = {**((item.get("spec") or {}).get("filters") or {})}
+        spec = item.get("spec") or {}
+        filters = {**(spec.get("filters") or {})}
         problem = ""
         try:
+            _check_sections(spec.get("targetRefs") or ())
             check_filters(filters)
         except PolicyRefused as error:
             filters, problem = {}, str(error)
@@ -62,17 +74,31 @@ def translate(context: TranslationContext) -> None:
         _add_consumer(item, context)
 
 
-def check_filters(filters: dict[str, Any], nested: int = 0) -> None:
-    """Check the filters of a policy. `nested`: levels of values around them. Raises `PolicyRefused`."""
+def _check_sections(references: Sequence[ClusterObject]) -> None:
+    """Refuse a policy for one listener of a Gateway: several may share a port, and with it the filters."""
+    for index, reference in enumerate(references):
+        if reference.get("kind") == "Gateway" and reference.get("sectionName"):
+            raise PolicyRefused(
+                f"spec.targetRefs[{index}].sectionName: a policy is for all listeners of a Gateway; leave it "
+                "out, or name the routes instead"
+            )
+
+
+def check_filters(filters: dict[str, Any], where: str = "spec.filters", nested: int = 0) -> None:
+    """Check the filters of a policy, which stand at `where`. `nested`: levels of values around them. Raises
+    `PolicyRefused`.
+    """
     if not filters:
-        raise PolicyRefused("spec.filters is empty")
+        raise PolicyRefused(f"{where} is empty")
     for name, settings in filters.items():
         if not isinstance(settings, dict):
-            raise PolicyRefused(f"filters.{name}: expected an object")
+            raise PolicyRefused(f"{where}.{name}: expected an object")
         kind = settings.get("type", name)
         if kind not in ALLOWED:
-            raise PolicyRefused(f"filters.{name}: the filter {kind} is not one of those that policies may use")
-        _check_values(settings, f"filters.{name}", nested)
+            raise PolicyRefused(
+                f"{where}.{name}: the filter {kind} is not one of those that policies may use; {suggest(kind, ALLOWED)}"
+            )
+        _check_values(settings, f"{where}.{name}", nested)
 
 
 def _check_values(value: Any, where: str, nested: int) -> None:
@@ -86,14 +112,14 @@ def _check_values(value: Any, where: str, nested: int) -> None:
             if key in ("any_of", "all_of") and isinstance(held, list):
                 for index, each in enumerate(held):
                     if isinstance(each, dict):
-                        check_filters(each, nested + 1)
+                        check_filters(each, f"{where}.{key}[{index}]", nested + 1)
                     else:
-                        _check_values(each, f"{where}.{key}.{index}", nested + 1)
+                        _check_values(each, f"{where}.{key}[{index}]", nested + 1)
                 continue
             _check_values(held, f"{where}.{key}", nested + 1)
     elif isinstance(value, list):
         for index, held in enumerate(value):
-            _check_values(held, f"{where}.{index}", nested + 1)
+            _check_values(held, f"{where}[{index}]", nested + 1)
     elif isinstance(value, str):
         _check_text(value, where)
 
@@ -146,39 +172,42 @@ def _ancestor(
     namespace = key_of(item)[0]
     kind, name, section = reference.get("kind", ""), reference.get("name", ""), reference.get("sectionName")
     reason, message = "", ""
-    if kind not in TARGETS:
-        reason, message = "Invalid", f"the target has kind {kind}; expected one of {', '.join(sorted(TARGETS))}"
     targets = by_object.get(f"{kind}/{namespace}/{name}", ())
-    if not reason and not any(pieces[index].routes or pieces[index].listeners for index in targets):
+    rules = {_rule_of(route, pieces[index]) for index in targets for route in pieces[index].routes}
+    if kind not in TARGETS:
+        reason, message = "Invalid", f"the target has kind {kind}; expected one of {', '.join(TARGETS)}"
+    elif reference.get("group") != TARGETS[kind]:
+        reason, message = "Invalid", f'the target has group "{reference.get("group", "")}"; expected {TARGETS[kind]}'
+    elif not rules and not any(pieces[index].listeners for index in targets):
         reason, message = "TargetNotFound", f"no {kind} {name} is served in this namespace"
-    routes = ((route, pieces[index]) for index in targets for route in pieces[index].routes)
-    if section and kind != "Gateway" and not (reason or any(_is_of_rule(*each, section) for each in routes)):
-        reason, message = "TargetNotFound", f"the {kind} {name} has no rule {section}"
+    elif section and rules and section not in rules:
+        reason, message = (
+            "TargetNotFound",
+            f"the {kind} {name} has no rule {section}; it has {', '.join(sorted(rules))}",
+        )
     for index in targets if not reason else ():
         pieces[index] = _with_policy(pieces[index], section, set_name)
-    group = "networking.k8s.io" if kind == "Ingress" else GATEWAY_GROUP
     return {
-        "ancestorRef": {"group": group, **reference},
+        "ancestorRef": reference,
         "controllerName": CONTROLLER,
         "conditions": [condition("Accepted", not reason, reason or "Accepted", generation_of(item), message)],
     }
+
+
+def _rule_of(route: Mapping[str, Any], piece: Piece) -> str:
+    """Return the name or number of the rule that a route was made from."""
+    return str(route["name"]).removeprefix(f"{piece.object}/").partition("/")[0]
 
 
 def _with_policy(piece: Piece, section: str | None, set_name: str) -> Piece:
     """Return a piece whose listeners, and routes of a rule (None: of all), use a filter set."""
 
     def used(route: dict[str, Any]) -> dict[str, Any]:
-        is_meant = section is None or _is_of_rule(route, piece, section)
+        is_meant = section is None or section == _rule_of(route, piece)
         return {**route, "use": [*route.get("use", ()), set_name]} if is_meant else route
 
     policies = {listener: [*piece.policies.get(listener, ()), set_name] for listener in piece.listeners}
     return replace(piece, routes=[used(route) for route in piece.routes], policies=policies)
-
-
-def _is_of_rule(route: dict[str, Any], piece: Piece, rule: str) -> bool:
-    """Whether a route is one of a rule, whose name may have dots: `RULE`, or `RULE.NUMBER` for one of its matches."""
-    called: str = route["name"].removeprefix(f"{piece.object}/").partition("/")[0]
-    return called == rule or (called.startswith(f"{rule}.") and called.removeprefix(f"{rule}.").isdecimal())
 
 
 # consumers
@@ -207,7 +236,9 @@ def _with_secrets(
     _check_nesting(where, nested)
     inner = nested + 1
     if isinstance(value, list):
-        return [_with_secrets(each, f"{where}.{at}", namespace, context, files, inner) for at, each in enumerate(value)]
+        return [
+            _with_secrets(each, f"{where}[{at}]", namespace, context, files, inner) for at, each in enumerate(value)
+        ]
     if not isinstance(value, dict):
         return value
     if sources := _SOURCES.intersection(value):
@@ -221,11 +252,14 @@ def _with_secrets(
 
 
 def _secret_text(said: ClusterObject, where: str, namespace: str, context: TranslationContext) -> str:
-    item = context.cluster.get("Secret", namespace, str(said.get("name")))
-    encoded = ((item or {}).get("data") or {}).get(str(said.get("key")))
+    name, key = str(said.get("name")), str(said.get("key"))
+    item = context.cluster.get("Secret", namespace, name)
+    if item is None:
+        raise PolicyRefused(f"{where}: the Secret {namespace}/{name} does not exist")
+    encoded = (item.get("data") or {}).get(key)
     if not isinstance(encoded, str):
-        raise PolicyRefused(f"{where}: the Secret {said.get('name')} has no {said.get('key')}")
+        raise PolicyRefused(f"{where}: the Secret {namespace}/{name} has no key {key}")
     try:
         return b64decode(encoded, validate=True).decode("latin-1")
     except ValueError as error:
-        raise PolicyRefused(f"{where}: the Secret {said.get('name')} is malformed") from error
+        raise PolicyRefused(f"{where}: the Secret {namespace}/{name} is malformed") from error

@@ -180,7 +180,7 @@ class _RuleMaker:
                 entry.protocol,
             )
             route: dict[str, Any] = {
-                "name": f"{name}{f'.{number}' if len(found) > 1 else ''}{behind}",
+                "name": f"{name}{f'/{number}' if len(found) > 1 else ''}{behind}",
                 "listeners": [each.name for each in self.group.entries],
                 **match.conditions,
                 "rank": match.rank,

@@ -53,7 +53,7 @@ class Bound:
         return self.transports.get(name) or ("https" if name in self.secured else "http")
 
     def __str__(self) -> str:
-        return f"{', '.join(self.urls)} ({self.workers} worker{'s' if self.workers > 1 else ''})"
+        return f"{', '.join(self.urls) or 'nothing yet'} ({self.workers} worker{'s' if self.workers > 1 else ''})"
 
 
 def write_ready(descriptor: int, bound: Bound) -> None:

@@ -1,10 +1,8 @@
-"""The controller in deploy/: kustomize and the Helm chart. Kubernetes takes both, and they fit what fastgw reads."""
+"""The controller in deploy/ by kustomize: Kubernetes takes it, and it fits what fastgw reads. The chart: test_helm."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -15,54 +13,21 @@ from tests.support.manifests import VERSIONS, validate
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 KUSTOMIZE = DEPLOY / "kubernetes-gateway"
-CHART = DEPLOY / "helm" / "fastgw"
 MANIFESTS = {path.name: yaml.safe_load(path.read_text()) for path in sorted(KUSTOMIZE.glob("*.yaml"))}
 KUSTOMIZATION = MANIFESTS.pop("kustomization.yaml")
-VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
-EXPRESSION = re.compile(r"\{\{ \.([A-Za-z.]+) \}\}")
-"""All that the templates use of Helm: values, without functions."""
-
-
-def rendered(text: str) -> Any:
-    """Render a template as `helm template --namespace fastgw-system` does."""
-
-    def value(match: re.Match[str]) -> str:
-        found: Any = {"Values": VALUES, "Release": {"Namespace": "fastgw-system"}}
-        for step in match[1].split("."):
-            found = found[step]
-        return str(found)
-
-    text = EXPRESSION.sub(value, text)
-    assert "{{" not in text
-    return yaml.safe_load(text)
-
-
-CHARTED = {path.name: rendered(path.read_text()) for path in sorted((CHART / "templates").glob("*.yaml"))}
 OWN_KINDS = {"GatewayClass", "CustomResourceDefinition"}
 """Kinds whose schemas kubernetes-validate does not have."""
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("made", [MANIFESTS, CHARTED], ids=["kustomize", "helm"])
-def test_kubernetes_takes_every_object(made: dict[str, Any], version: str) -> None:
-    for item in made.values():
+def test_kubernetes_takes_every_object(version: str) -> None:
+    for item in MANIFESTS.values():
         if item["kind"] not in OWN_KINDS:
             validate(item, version)
 
 
 def test_the_kustomization_has_every_file() -> None:
     assert sorted(KUSTOMIZATION["resources"]) == sorted(MANIFESTS)
-
-
-def test_the_chart_has_the_same_objects() -> None:
-    """By default; images, and the namespace that Helm makes, aside."""
-    left_out = {"namespace.yaml", *(name for name in MANIFESTS if name.startswith("crd-"))}
-    assert CHARTED.keys() == MANIFESTS.keys() - left_out
-    for name, item in CHARTED.items():
-        if name not in ("deployment.yaml", "configmap.yaml"):
-            assert item == MANIFESTS[name], name
-    definitions = {path.name: yaml.safe_load(path.read_text()) for path in (CHART / "crds").glob("*.yaml")}
-    assert definitions == {name.removeprefix("crd-"): MANIFESTS[name] for name in MANIFESTS if name.startswith("crd-")}
 
 
 def test_the_role_permits_exactly_what_is_read_and_written() -> None:

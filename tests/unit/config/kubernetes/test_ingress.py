@@ -9,6 +9,7 @@ import pytest
 from fastgw.config.kubernetes.cluster import INGRESS_CONTROLLER, Cluster
 from fastgw.config.kubernetes.ingress import HTTP, HTTPS
 from fastgw.config.kubernetes.model import Translation
+from fastgw.config.kubernetes.refusals import warnings_of
 from fastgw.config.kubernetes.translation import translate
 from fastgw.config.settings.kubernetes import GatewayAddresses, KubernetesProvider
 from tests.support.certificates import Certificates
@@ -91,10 +92,19 @@ def test_a_default_backend_takes_what_no_rule_matches() -> None:
     assert default["upstream"] == "shop/cart/80"
 
 
-@pytest.mark.parametrize("port", [{"number": 81}, {"name": "other"}])
-def test_a_missing_port_is_answered_503(port: dict[str, Any]) -> None:
-    (route,) = routes_of(translated(ingress(rule("a.example", port=port))))
+@pytest.mark.parametrize(
+    ("backend", "why"),
+    [
+        ({"port": {"number": 81}}, 'the Service shop/cart has no port 81; it has 80 ("web")'),
+        ({"port": {"name": "other"}}, 'the Service shop/cart has no port other; it has 80 ("web")'),
+        ({"to": "gone"}, "the Service shop/gone does not exist"),
+    ],
+)
+def test_a_missing_service_or_port_is_answered_503_and_told(backend: dict[str, Any], why: str) -> None:
+    made = translated(ingress(rule("a.example", **backend)))
+    (route,) = routes_of(made)
     assert route["respond"] == {"status": 503}
+    assert made.warnings == {("Ingress", "shop", "front"): f"rule 0/0: {why}: its requests are answered 503"}
 
 
 @pytest.mark.parametrize(
@@ -157,6 +167,13 @@ def test_requests_are_redirected_to_https_where_that_is_asked_for(tmp_path: Any)
     assert (second["listeners"], second["upstream"]) == ([HTTPS], "shop/cart/80")
 
 
+def test_without_a_certificate_a_redirect_to_https_is_one_all_the_same() -> None:
+    """The content is not for plain HTTP, also while the Secret is missing."""
+    said = ingress(rule("a.example"), tls=[{"secretName": "gone"}], annotations={"fastgw.dev/https-redirect": "true"})
+    (route,) = routes_of(translated(said))
+    assert (route["listeners"], route["redirect"]) == ([HTTP], {"scheme": "https"})
+
+
 def secret_of(directory: Any) -> dict[str, Any]:
     from base64 import b64encode
     from pathlib import Path
@@ -196,3 +213,36 @@ def test_an_annotation_that_is_wrong_is_the_problem_of_its_own_ingress(annotatio
     assert [*found.refused_objects] == ["Ingress/shop/front"]
     assert why in found.refused_objects["Ingress/shop/front"]
     assert [route.hosts for route in found.config.routes if route.name.startswith("Ingress/")] == [("b.example",)]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "why"),
+    [
+        ("alow", "10.0.0.0/8", 'annotation fastgw.dev/alow is unknown; did you mean "allow"?'),
+        ("https-redirect", "yes", 'annotation fastgw.dev/https-redirect: "yes"; expected true or false'),
+        (
+            "backend-protocol",
+            "h2c",
+            'annotation fastgw.dev/backend-protocol: "h2c"; expected http1 or http2 or grpc or https',
+        ),
+        ("timeout", "30", 'rule 0/0: timeout: "30" has no unit'),
+    ],
+)
+def test_a_wrong_annotation_is_told_and_its_ingress_is_not_served(annotation: str, value: str, why: str) -> None:
+    """What would protect it is not left out in silence."""
+    made = translated(ingress(rule("a.example"), annotations={f"fastgw.dev/{annotation}": value, "other.dev/a": "b"}))
+    found = loaded(made)
+    warning = warnings_of(made.warnings, found.refused_objects)["Ingress", "shop", "front"]
+    assert warning.startswith(f"it is not served: {why}")
+    assert [each for each in found.config.routes if each.name.startswith("Ingress/")] == []
+
+
+def test_https_to_a_service_has_the_name_of_the_service_and_an_upstream_of_its_own() -> None:
+    """Certificates are for names, and targets are addresses. Another Ingress may use the same port without TLS."""
+    plain = {**ingress(rule("b.example")), "metadata": {"namespace": "shop", "name": "plain"}}
+    made = translated(ingress(rule("a.example"), annotations={"fastgw.dev/backend-protocol": "https"}), plain)
+    upstreams = {name: each for piece in made.pieces for name, each in piece.upstreams.items()}
+    assert upstreams["shop/cart/80/https"]["targets"] == [{"url": "https://198.51.100.7:9000"}]
+    assert upstreams["shop/cart/80/https"]["tls"] == {"server_name": "cart.shop.svc"}
+    assert upstreams["shop/cart/80"]["targets"] == [{"url": "http://198.51.100.7:9000"}]
+    assert not loaded(made).refused_objects

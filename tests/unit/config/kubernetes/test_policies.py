@@ -51,15 +51,27 @@ def test_a_target_that_is_not_there_is_said(target: dict[str, str]) -> None:
     assert (status, reason) == ("False", "TargetNotFound" if "name" in target else "Invalid")
 
 
+def test_a_group_that_is_not_that_of_the_kind_is_said() -> None:
+    """A policy that is told to be accepted has to be in force."""
+    made = of_ingress(ingress(rule("a.example")), policy(LIMIT, group=""))
+    assert accepted(made) == ("False", "Invalid", 'the target has group ""; expected networking.k8s.io')
+    assert [each.get("use") for each in routes_of(made)] == [None]
+
+
 @pytest.mark.parametrize(
     ("filters", "why"),
     [
-        ({}, "is empty"),
+        ({}, "spec.filters is empty"),
+        (
+            {"key_auht": {}},
+            'key_auht is not one of those that policies may use; did you mean "key_auth"?',
+        ),
         ({"forward_auth": {"url": "http://auth.example"}}, "not one of those"),
         ({"mine": {"type": "os:system"}}, "not one of those"),
         ({"mirror": {"upstream": "other/service/80"}}, "not one of those"),
         ({"headers": {"request": {"set": {"X-A": {"env": "HOME"}}}}}, "may not read env"),
         ({"headers": {"request": {"set": {"X-A": {"file": "/etc/shadow"}}}}}, "may not read file"),
+        ({"cors": {"origins": [{"env": "HOME"}]}}, "spec.filters.cors.origins[0]: a policy may not read env"),
         ({"jwt": {"jwks_uri": "http://127.0.0.1:9901/keys"}}, "is this machine"),
         ({"jwt": {"jwks_uri": "http://169.254.169.254/latest"}}, "link-local"),
         ({"jwt": {"jwks_uri": "unix:/run/admin.sock"}}, "socket of the gateway"),
@@ -68,7 +80,10 @@ def test_a_target_that_is_not_there_is_said(target: dict[str, str]) -> None:
         ({"jwt": {"jwks_uri": "http://127.0.0.1:9901/keys?of=all"}}, "is this machine"),
         ({"jwt": {"jwks_uri": "http://127.0.0.1:9901/*"}}, "is this machine"),
         ({"jwt": {"rules": [{"claim": "sub", "matches": "x{0,1000}" * 100}]}}, "regular expression is too large"),
-        ({"auth": {"any_of": [{"forward_auth": {"url": "http://auth.example"}}]}}, "not one of those"),
+        (
+            {"auth": {"any_of": [{"forward_auth": {"url": "http://auth.example"}}]}},
+            "auth.any_of[0].forward_auth: the filter",
+        ),
         ({"rate_limit": {"limit": -1, "window": "1s"}}, "spec.filters.rate_limit.limit: -1; expected"),
         ({"rate_limit": {**LIMIT["rate_limit"], "windw": "1s"}}, "spec.filters.rate_limit.windw: unknown key"),
     ],
@@ -153,12 +168,31 @@ def test_a_section_is_a_rule_whose_name_may_have_dots() -> None:
         routes = [
             each for piece in made(section).pieces if piece.object == "HTTPRoute/shop/cart" for each in piece.routes
         ]
-        return [each["name"].rpartition("/")[2] for each in routes if "use" in each]
+        return [each["name"].removeprefix("HTTPRoute/shop/cart/") for each in routes if "use" in each]
 
-    assert limited("admin.v1") == ["admin.v1.0", "admin.v1.1"]
+    assert limited("admin.v1") == ["admin.v1/0", "admin.v1/1"]
     assert limited("admin") == ["admin"]
     assert limited("v1") == []
-    assert accepted(made("v1")) == ("False", "TargetNotFound", "the HTTPRoute cart has no rule v1")
+    assert accepted(made("v1")) == (
+        "False",
+        "TargetNotFound",
+        "the HTTPRoute cart has no rule v1; it has admin, admin.v1",
+    )
+
+
+def test_a_section_that_no_rule_has_is_said() -> None:
+    made = of_ingress(ingress(rule("a.example"), rule("b.example")), policy(LIMIT, sectionName="two"))
+    assert accepted(made) == ("False", "TargetNotFound", "the Ingress front has no rule two; it has 0, 1")
+
+
+def test_a_policy_for_one_listener_of_a_gateway_is_refused_with_all_of_its_routes() -> None:
+    target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge", "sectionName": "one"}
+    made = of_gateway(gateway("HTTP"), route("HTTPRoute", "cart", backend("cart")), policy(LIMIT, **target))
+    found = loaded(made)
+    status, reason, message = accepted(made, found)
+    assert (status, reason) == ("False", "Invalid")
+    assert message.startswith("spec.targetRefs[0].sectionName: a policy is for all listeners of a Gateway")
+    assert [each.respond.status for each in served(found, "HTTPRoute/")] == [500]
 
 
 def consumers(*items: dict[str, Any]) -> tuple[list[Piece], dict[str, Any]]:
@@ -183,13 +217,14 @@ def test_a_consumer_has_its_secrets_from_secrets_of_its_namespace() -> None:
 @pytest.mark.parametrize(
     ("spec", "why"),
     [
-        ({"key_auth": [{"key": {"file": "/etc/shadow"}}]}, "may not read file"),
-        ({"key_auth": [{"key": {"secret": {"name": "gone", "key": "a"}}}]}, "has no a"),
+        ({"key_auth": [{"key": {"file": "/etc/shadow"}}]}, "spec.key_auth[0].key: a consumer may not read file"),
+        ({"key_auth": [{"key": {"secret": {"name": "gone", "key": "a"}}}]}, "the Secret shop/gone does not exist"),
+        ({"key_auth": [{"key": {"secret": {"name": "empty", "key": "a"}}}]}, "the Secret shop/empty has no key a"),
         ({"name": "root"}, "spec.name is unknown"),
         ({"groups": "staff, admin", "key_auth": [{"kee": "a"}]}, "spec.key_auth[0]"),
     ],
 )
 def test_a_consumer_that_is_refused_says_why(spec: dict[str, Any], why: str) -> None:
-    _, status = consumers(object_of("FastgwConsumer", "alice", spec))
+    _, status = consumers(object_of("FastgwConsumer", "alice", spec), object_of("Secret", "empty", {}))
     assert (status["status"], status["reason"]) == ("False", "Invalid")
     assert why in status["message"]
