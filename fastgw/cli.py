@@ -701,6 +701,7 @@ def analytics(
     ] = None,
     route: Annotated[str | None, typer.Option(metavar="NAME", help="Only this route.")] = None,
     consumer: Annotated[str | None, typer.Option(metavar="NAME", help="Only this consumer.")] = None,
+    plan: Annotated[str | None, typer.Option(metavar="NAME", help="Only this plan; an empty one: none.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="Maximum number of rows.")] = 1000,
     file: ConfigOption = None,
     name: NameOption = None,
@@ -714,7 +715,7 @@ def analytics(
 
     from fastgw.admin.node_interface import Analytics
 
-    given = {"until": until, "step": step, "route": route, "consumer": consumer}
+    given = {"until": until, "step": step, "route": route, "consumer": consumer, "plan": plan}
     asked = {"by": by.value, "since": since, "limit": limit, **{key: each for key, each in given.items() if each}}
     path = f"/analytics?{urlencode(asked)}"
     wanted = _gateway_choice(file, name, admin, token_file)

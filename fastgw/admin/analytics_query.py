@@ -17,6 +17,7 @@ QUERY_PARAMETERS: Final = {
     " any more. Default: one row for all.",
     "route": "Only this route; not by consumer or plan.",
     "consumer": "Only this consumer; by consumer, plan or status_class.",
+    "plan": "Only this plan, or none if it is empty; by consumer, plan or status_class.",
     "offset": "Number of rows to leave out. Default: 0.",
     "limit": f"Maximum number of rows, up to {ROWS_MAX}. Default: 1000.",
 }
@@ -25,17 +26,18 @@ QUERY_PARAMETERS: Final = {
 def read_query(asked: Mapping[str, str], now: float) -> UsageQuery:
     """Read the parameters. `now`: epoch seconds. Raises `ValueError`, with a text for the client."""
     by, step = asked.get("by", "route"), asked.get("step")
-    route, consumer = asked.get("route"), asked.get("consumer")
+    route, consumer, plan = asked.get("route"), asked.get("consumer"), asked.get("plan")
     if by not in _BY:
         raise ValueError(f"by must be one of {', '.join(_BY)}")
     if step is not None and step not in STEPS:
         raise ValueError(f"step must be one of {', '.join(STEPS)}")
     if route is not None and by in ("consumer", "plan"):
         raise ValueError(f"requests of a route are not counted by {by}")
-    if consumer is not None and by not in ("consumer", "plan", "status_class"):
-        raise ValueError(f"requests of a consumer are not counted by {by}")
-    if route is not None and consumer is not None:
-        raise ValueError("requests of a route are not counted by consumer")
+    for kind, name in (("consumer", consumer), ("plan", plan)):
+        if name is not None and by not in ("consumer", "plan", "status_class"):
+            raise ValueError(f"requests of a {kind} are not counted by {by}")
+        if name is not None and route is not None:
+            raise ValueError(f"requests of a route are not counted by {kind}")
     since, until = _read_date("since", asked.get("since", SINCE), now), now
     if "until" in asked:
         until = _read_date("until", asked["until"], now)
@@ -43,7 +45,7 @@ def read_query(asked: Mapping[str, str], now: float) -> UsageQuery:
         raise ValueError("until must be later than since")
     offset = _read_number("offset", asked.get("offset", "0"), 0, 10**9)
     limit = _read_number("limit", asked.get("limit", "1000"), 1, ROWS_MAX)
-    return UsageQuery(by, since, until, step, route, consumer, offset, limit)  # type: ignore[arg-type]
+    return UsageQuery(by, since, until, step, route, consumer, offset, limit, plan)  # type: ignore[arg-type]
 
 
 def _read_date(name: str, text: str, now: float) -> float:

@@ -27,6 +27,8 @@ class UsageQuery(NamedTuple):
     consumer: str | None = None
     offset: int = 0
     limit: int = 1000
+    plan: str | None = None
+    """Groups, separated by commas; "": of consumers without groups."""
 
 
 class AnalyticsRow(Struct, frozen=True, omit_defaults=True):

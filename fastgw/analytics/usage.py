@@ -135,9 +135,11 @@ def _rows(
     bucket = f"c.at - c.at % {length}" if length else "0"
     wanted = [*kinds]
     condition = f"s.kind IN ({', '.join('?' * len(wanted))})"
-    names = [name for name in (query.route, query.consumer) if name is not None]
-    if names:
-        condition += " AND s.name = ?"
+    names = []
+    for column, name in (("s.name", query.route), ("s.name", query.consumer), ("s.detail", query.plan)):
+        if name is not None:
+            condition += f" AND {column} = ?"
+            names.append(name)
     text = (
         f"{counts} SELECT {bucket} AS bucket, {_LABEL_OF[query.by]} AS label, s.kind, {part} AS part, SUM(c.count)"
         f" FROM c JOIN series s ON s.id = c.series WHERE {condition} GROUP BY bucket, label, s.kind, part"
@@ -158,7 +160,7 @@ def _date(query: UsageQuery, at: int) -> float | UnsetType:
 
 def _requests_alone(database: sqlite3.Connection, query: UsageQuery) -> Iterator[AnalyticsRow]:
     """Yield rows that have requests only."""
-    kind = "requests" if query.consumer is None else "consumers"
+    kind = "requests" if query.consumer is None and query.plan is None else "consumers"
     for at, label, _, _, count in _rows(database, query, (kind,), "0"):
         yield AnalyticsRow(count, _date(query, at), **{query.by: label})
 

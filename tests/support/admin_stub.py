@@ -42,6 +42,7 @@ from fastgw.runtime.control.admin_listener import serve
 from tests.support.peer import DEADLINE
 
 STARTED_DATE = 1_790_000_000.0
+NAMES_OF = {"route": ["user", "order"], "consumer": ["alice", "bob", "carol"], "plan": ["gold", ""]}
 BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -294,12 +295,14 @@ class Figures:
         self.queries.append(query)
         step = STEPS[query.step] if query.step else 0
         dates = range(int(query.since_date) // step * step, int(query.until_date), step) if step else [None]
-        routes = [query.route] if query.route else ["user", "order"]
-        figures = {"requests": 3600, "errors": 36, "p50_s": 0.01, "p95_s": 0.02, "p99_s": 0.03, "request_bytes": 1}
+        chosen = getattr(query, query.by)
+        names = [chosen] if chosen is not None else NAMES_OF[query.by]
+        figures = {"requests": 3600, "errors": 36, "request_bytes": 1, "response_bytes": 2048}
+        figures |= {"p50_s": 0.01, "p95_s": 0.02, "p99_s": 0.03}
         rows = [
-            AnalyticsRow(route=each, response_bytes=2048, **figures, **({} if date is None else {"date": float(date)}))
+            AnalyticsRow(**{query.by: each, **figures, **({} if date is None else {"date": float(date)})})
             for date in dates
-            for each in routes
+            for each in names
         ]
         return Usage(rows, len(rows))
 

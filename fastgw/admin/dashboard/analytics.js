@@ -1,4 +1,4 @@
-// Requests, errors and latency over hours and days, out of the analytics that the gateway keeps.
+// Requests, errors and latency over hours and days, of routes, consumers or plans, out of the analytics that the gateway keeps.
 
 import { Chart } from "./chart.js";
 import { Unanswered, ask } from "./connection.js";
@@ -15,7 +15,16 @@ const SPANS = {
   "30d": { seconds: 30 * 86400, step: "day", step_s: 86400 },
 };
 
-/** One point for each step, of the rows of all routes. Percentiles are those of the only route; of several there are none. */
+/** What the rows are of, and how that is called. */
+const KINDS = {
+  route: { title: "Route", noun: "routes" },
+  consumer: { title: "Consumer", noun: "consumers" },
+  plan: { title: "Plan", noun: "plans" },
+};
+/** Shown for the plan of consumers without groups. */
+const NO_PLAN = "(none)";
+
+/** One point for each step, of all rows. Percentiles are those of the only row of a step; of several there are none. */
 function pointsOf(rows, { step_s: step }, now, until) {
   const byDate = new Map();
   for (const row of rows) {
@@ -52,12 +61,12 @@ export class AnalyticsView {
   ];
 
   #table = new Table(byId("table-analytics"), {
-    caption: "Routes in this time",
-    noun: "routes",
-    key: ({ route }) => route,
+    caption: "Requests in this time",
+    noun: "rows",
+    key: ({ name }) => name,
     order: { title: "Requests", down: true },
     columns: [
-      { title: "Route", text: ({ route }) => route, value: ({ route }) => route, pick: (route) => this.#pick(route) },
+      { title: "Name", text: ({ name }) => name, value: ({ name }) => name, pick: (name) => this.#pick(name) },
       numberColumn("Requests", "requests", countText),
       { title: "5xx share", numeric: true, text: ({ errors, requests }) => percentText(errors / requests),
         value: ({ errors, requests }) => errors / requests, mark: ({ errors }) => (errors > 0 ? "warn" : "") },
@@ -70,24 +79,30 @@ export class AnalyticsView {
   });
 
   constructor() {
-    for (const id of ["analytics-span", "analytics-route"]) byId(id).addEventListener("change", () => this.#again());
+    for (const id of ["analytics-span", "analytics-name"]) byId(id).addEventListener("change", () => this.#again());
+    byId("analytics-by").addEventListener("change", () => {
+      byId("analytics-name").value = ""; // no route has the name of a consumer
+      this.#again();
+    });
   }
 
   /** Whether there was an answer. A configuration without analytics is one. Raises `Unanswered`. */
   async refresh() {
     const name = byId("analytics-span").value;
     const span = SPANS[name];
-    const route = byId("analytics-route").value.trim();
-    const of = route ? `&route=${encodeURIComponent(route)}` : "";
+    const by = byId("analytics-by").value;
+    setText(byId("analytics-kind"), KINDS[by].title);
+    const picked = byId("analytics-name").value.trim();
+    const of = picked ? `&${by}=${encodeURIComponent(by === "plan" && picked === NO_PLAN ? "" : picked)}` : "";
     const rows = `since=${name}&step=${span.step}&limit=${ROWS_OF_PLOT}`;
-    byId("analytics-csv-route").href = `analytics.csv?by=route&${rows}${of}`;
-    byId("analytics-csv-consumer").href = `analytics.csv?by=consumer&${rows}`;
+    byId("analytics-csv").href = `analytics.csv?by=${by}&${rows}${of}`;
+    byId("analytics-csv").download = `analytics-${KINDS[by].noun}.csv`;
     try {
       const [all, plot] = await Promise.all([
-        ask(`/analytics?by=route&since=${name}${of}`, ANALYTICS_TIMEOUT),
-        ask(`/analytics?by=route&${rows}${of}`, ANALYTICS_TIMEOUT),
+        ask(`/analytics?by=${by}&since=${name}${of}`, ANALYTICS_TIMEOUT),
+        ask(`/analytics?by=${by}&${rows}${of}`, ANALYTICS_TIMEOUT),
       ]);
-      this.#show(all, plot, span, route);
+      if (by === byId("analytics-by").value) this.#show(all, plot, span, by); // else another answer follows
     } catch (error) {
       if (!(error instanceof Unanswered) || error.status === 401) throw error;
       this.#table.show([]);
@@ -97,22 +112,23 @@ export class AnalyticsView {
     return true;
   }
 
-  #show(all, plot, span, route) {
+  #show(all, plot, span, by) {
     const now = performance.now() / 1000;
     const points = pointsOf(plot.rows, span, now, plot.until_date);
     for (const chart of this.#charts) {
       chart.span(span.seconds);
       chart.draw(points, now);
     }
-    this.#table.show(all.rows);
+    this.#table.show(all.rows.map((row) => ({ ...row, name: row[by] || NO_PLAN })));
+    const { noun } = KINDS[by];
     const isCut = plot.total > plot.rows.length;
-    const hint = route || all.rows.length < 2 ? "" : "Latencies of one route are plotted: choose it.";
-    setText(this.#about, isCut ? "There are too many routes to plot all of them: choose one." : hint);
+    const hint = all.rows.length < 2 ? "" : `Latencies of one ${by} are plotted: choose it.`;
+    setText(this.#about, isCut ? `There are too many ${noun} to plot all of them: choose one.` : hint);
   }
 
-  #pick(route) {
-    byId("analytics-route").value = route;
-    byId("analytics-route").focus();
+  #pick(name) {
+    byId("analytics-name").value = name;
+    byId("analytics-name").focus();
     this.#again();
   }
 

@@ -19,6 +19,7 @@ def test_times_are_durations_before_now_or_dates() -> None:
     assert read_query({}, NOW) == UsageQuery("route", NOW - 86_400, NOW)
     asked = {"by": "consumer", "since": "7d", "until": "2027-01-15T08:00:00Z", "step": "hour", "consumer": "alice"}
     assert read_query(asked, NOW) == UsageQuery("consumer", NOW - 7 * 86_400, NOW, "hour", consumer="alice")
+    assert read_query({"by": "status_class", "plan": ""}, NOW).plan == ""  # of consumers without groups
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,8 @@ def test_times_are_durations_before_now_or_dates() -> None:
         {"since": "1h", "until": "2h"},
         {"by": "consumer", "route": "users"},
         {"by": "status", "consumer": "alice"},
+        {"by": "method", "plan": "gold"},
+        {"by": "plan", "plan": "gold", "route": "users"},
         {"by": "status_class", "consumer": "alice", "route": "users"},
         {"limit": "0"},
         {"limit": "10001"},

@@ -70,6 +70,30 @@ def test_counts_are_those_that_the_workers_have_counted(tmp_path: Path) -> None:
     assert stored(tmp_path / "a.db", by="method", route="other") == []
 
 
+def test_the_consumers_and_statuses_of_one_plan(tmp_path: Path) -> None:
+    """A consumer without groups has the plan "", which is a plan like others."""
+    names = ["alice", "bob", "carol"]
+    slots = first(SlotNames(listeners=["main"], consumers=names, consumer_count=3))
+    column = memoryview(bytearray(8 * WORDS)).cast("Q")
+    counters = ExchangeCounters(series_of(slots), column)
+    for times, (name, status) in enumerate(zip(names, (200, 200, 404), strict=True), 1):
+        for _ in range(times):
+            counters.count_consumer(name, status, 0.02, 10, 300, "")
+    plans = NO_NAMES.following(slots, {"alice": "gold", "bob": "gold"})
+    store = store_at(tmp_path / "a.db")
+    store.write([read_counters([column], plans, NOW)])
+    store.close()
+
+    def asked(by: str, plan: str) -> dict[str, int]:
+        return {str(getattr(row, by)): row.requests for row in stored(tmp_path / "a.db", by=by, plan=plan)}
+
+    assert asked("consumer", "gold") == {"alice": 1, "bob": 2}
+    assert asked("consumer", "") == {"carol": 3}
+    assert asked("plan", "gold") == {"gold": 3}
+    assert asked("status_class", "gold") == {"2xx": 3}
+    assert asked("status_class", "") == {"4xx": 3}
+
+
 def test_what_is_written_twice_or_by_two_processes_is_counted_once(tmp_path: Path) -> None:
     one, two = store_at(tmp_path / "a.db"), store_at(tmp_path / "a.db")
     one.write([reading(NOW, {USERS: 5})])
