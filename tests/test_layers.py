@@ -100,12 +100,13 @@ OUTSIDE = {"asyncio", "uvloop", "selectors", "select", "threading", "subprocess"
 
 # The edges of the processes, where what nobody foresaw is logged and answered: path -> how many `except Exception`.
 EDGES = {
-    "acme/issuing.py": 1,  # the end of the process: control reports what was not foreseen
+    "acme/issuing.py": 2,  # the end of the process: control reports it; what an issuer makes its libraries raise
     "cli.py": 1,  # a defect of a command is one line too
     "runtime/supervisor/children.py": 1,  # the end of a child
     "runtime/reload/proposer.py": 1,  # a configuration that shows a defect is refused, and all goes on
     "runtime/reload/document_checks.py": 1,  # likewise, in the process that checks what was sent
     "runtime/control/feed_runner.py": 1,  # a source that fails begins anew
+    "runtime/control/discovery/followed_sources.py": 1,  # likewise
     "runtime/control/kubernetes/watch.py": 1,  # what a large library raises is told, and the watch begins anew
     "runtime/reload/coordinator.py": 1,  # a package that the supervisor cannot import changes nothing
     "cache/tiers/tier_threads.py": 1,  # whatever a job of the disk tier raises, requests go on without it

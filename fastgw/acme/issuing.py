@@ -2,7 +2,7 @@
 input. It gets one job, reports its result, and ends.
 
 Rule 1: it ends with control, and after the job's time limit. Rule 2: the certificate and its key are stored in one
-file, once it is complete.
+file, once it is complete. Rule 3: whatever an issuer sends, or does not send, the next one is asked in its turn.
 """
 
 import datetime
@@ -12,8 +12,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from pathlib import Path
@@ -116,7 +116,6 @@ def main() -> NoReturn:
         resource.setrlimit(limit, (value, value))
     control = socket.socket(fileno=os.dup(0)).makefile("rwb")
     job = msgspec.json.decode(control.readline(MOST_LINE), type=Job)
-    signal.setitimer(signal.ITIMER_REAL, job.seconds)
 
     def answer(challenges: ToAnswer) -> None:
         _send(control, challenges)
@@ -140,7 +139,8 @@ def run(job: Job, answer: Callable[[ToAnswer], None]) -> Issued | Failed | Renew
     """Run a job. `answer`: sends challenges to the workers, and returns once they answer them."""
     file = Path(job.file)
     if job.asks:
-        return _ask_renewal(job, file.read_bytes())
+        with _limited(job.seconds):
+            return _ask_renewal(job, file.read_bytes())
     with locked(file):
         remove_leftovers(file.parent, file.name)
         with suppress(OSError):
@@ -148,9 +148,12 @@ def run(job: Job, answer: Callable[[ToAnswer], None]) -> Issued | Failed | Renew
                 return Issued("")
         failed: list[str] = []
         retry_after = 0.0
-        for issuer in job.issuers:
+        ends_at = time.monotonic() + job.seconds
+        for at, issuer in enumerate(job.issuers):
+            seconds = (ends_at - time.monotonic()) / (len(job.issuers) - at)
             try:
-                content = _Issuing(job, issuer, answer).obtain()
+                with _limited(seconds):
+                    content = _Issuing(job, issuer, answer, seconds).obtain()
             except IssuerFailed as error:
                 failed.append(f"{issuer.directory}: {error}"[:_TEXT])
                 retry_after = max(retry_after, error.retry_after)
@@ -161,6 +164,21 @@ def run(job: Job, answer: Callable[[ToAnswer], None]) -> Issued | Failed | Renew
                 return Failed(f"{file} cannot be written: {error.strerror or error}")
             return Issued(issuer.directory, "; ".join(failed))
         return Failed("; ".join(failed), retry_after)
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raise `TimeoutError` of the library in this block after some seconds, and each second until it has ended."""
+
+    def end(*_: object) -> None:
+        raise errors.TimeoutError
+
+    signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1.0), 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _is_newer(content: bytes, known_serial: str) -> bool:
@@ -204,8 +222,8 @@ def _connected(issuer: Issuer, key: Any, stack: ExitStack) -> _Client:
 class _Issuing:
     """One attempt with one issuer."""
 
-    def __init__(self, job: Job, issuer: Issuer, answer: Callable[[ToAnswer], None]) -> None:
-        self._job, self._issuer, self._answer = job, issuer, answer
+    def __init__(self, job: Job, issuer: Issuer, answer: Callable[[ToAnswer], None], seconds: float) -> None:
+        self._job, self._issuer, self._answer, self._seconds = job, issuer, answer, seconds
         self._client: _Client
         self._key: Any
 
@@ -218,7 +236,7 @@ class _Issuing:
                     self._log_in(stack)
                 network = self._client.net
                 return self._order(stack)
-            except (*UNUSABLE, OSError) as error:
+            except Exception as error:  # the edge of the libraries, which an issuer may make raise anything
                 retry_after = network.retry_after if isinstance(network, _Network) else 0.0
                 raise IssuerFailed(_words(error), retry_after) from error
 
@@ -260,7 +278,7 @@ class _Issuing:
         job, asked = self._job, self._client
         key, csr = _request(job.domains, job.key)
         order = self._new_order(csr)
-        deadline = datetime.datetime.now() + datetime.timedelta(seconds=job.seconds)
+        deadline = datetime.datetime.now() + datetime.timedelta(seconds=self._seconds)
         self._prove([each for each in order.authorizations if each.body.status != acme_messages.STATUS_VALID], stack)
         order = asked.poll_and_finalize(order, deadline)
         chain = order.fullchain_pem.strip() + "\n"
@@ -424,7 +442,7 @@ def _words(error: Exception) -> str:
         return f"unreachable: {str(why).rpartition('>: ')[2].rpartition(': ')[2] or type(error).__name__}"[:_TEXT]
     if isinstance(error, OSError):
         return f"{error.filename or 'storage'}: {error.strerror or error}"
-    if isinstance(error, KeyError | TypeError | AttributeError):
+    if not isinstance(error, (errors.Error, ValueError)):
         return f"it has sent an unexpected answer: {type(error).__name__}: {error}"[:_TEXT].replace("\n", " ")
     return f"{error}".replace("\n", " ")[:_TEXT] or type(error).__name__
 
