@@ -41,6 +41,9 @@ responses."""
 MOST_WAITING: Final = 16
 """Maximum number of datagrams of a session that wait for a target: for its name lookup, or for a retry. Further ones
 are dropped."""
+MOST_WAITING_BYTES: Final = 4 * 1024 * 1024
+"""Maximum size of the waiting datagrams of all sessions of a worker; further ones are dropped. Without it, clients with
+forged addresses could fill the memory while a name is looked up: a session may hold a MiB."""
 MOST_KEPT_BYTES: Final = 2048
 """Maximum size of the sent datagrams of a session that are kept for a retry, until the first response; further ones
 are not sent again. It holds a first packet of QUIC, and the node may have 65,536 sessions."""
@@ -63,6 +66,7 @@ class UdpSessions:
     def __init__(self, server: "Server") -> None:
         self._server = server
         self.sessions: dict[Key, UdpSession] = {}
+        self.waiting_bytes = 0  # of datagrams that wait for a target
 
     def receive(self, listener: "Listener", listening: socket.socket, most: int, room: int) -> None:
         """Receive and forward the datagrams of a listening socket, `most` at once. `room`: the number of sessions that
@@ -232,12 +236,11 @@ class UdpSession(Timed):
         self._server.worker_loop.sockets.watch(connected.fileno(), self)
         if self._record is not None:
             self._record.connect(False, monotonic())
-        waiting, self._waiting = self._waiting, []
-        for payload in waiting:
+        for payload in self._take_waiting():
             if self._socket is connected:
                 self._send_to_target(payload)
             else:  # refused in between: another target gets it
-                self._waiting.append(payload)
+                self._wait(payload)
 
     def send(self, payload: bytes) -> None:
         """Forward a datagram of the client. Like any datagram it may be lost."""
@@ -246,8 +249,20 @@ class UdpSession(Timed):
         self._unanswered_at = min(self._unanswered_at, self._server.worker_loop.wheel.now)
         if self._socket is not None:
             self._send_to_target(payload)
-        elif len(self._waiting) < MOST_WAITING:
+        else:
+            self._wait(payload)
+
+    def _wait(self, payload: bytes) -> None:
+        """Hold a datagram until the target is known; drop it if there are too many."""
+        sessions = self._sessions
+        if len(self._waiting) < MOST_WAITING and sessions.waiting_bytes + len(payload) <= MOST_WAITING_BYTES:
             self._waiting.append(payload)
+            sessions.waiting_bytes += len(payload)
+
+    def _take_waiting(self) -> list[bytes]:
+        waiting, self._waiting = self._waiting, []
+        self._sessions.waiting_bytes -= sum(map(len, waiting))
+        return waiting
 
     def _send_to_target(self, payload: bytes) -> None:
         assert self._socket is not None
@@ -325,7 +340,9 @@ class UdpSession(Timed):
         if decision.wait == inf or not (decision.is_free or self._take_from_budget()):
             return False
         self._close_socket()
-        self._waiting, self._kept, self._kept_bytes = (self._kept + self._waiting)[:MOST_WAITING], [], 0
+        sent, self._kept, self._kept_bytes = self._kept, [], 0
+        for payload in sent + self._take_waiting():
+            self._wait(payload)
         self._retried += 1
         self._resort = decision.last_resort
         self._timer = self._server.worker_loop.loop.call_later(decision.wait, self.begin)
@@ -365,6 +382,7 @@ class UdpSession(Timed):
         if self._timer is not None:
             self._timer.cancel()
         self._close_socket()
+        self._take_waiting()
         if self._in_retry_budget:
             self._upstream.retry_budget.give_back()
         record, self._record = self._record, None
