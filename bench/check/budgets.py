@@ -39,7 +39,9 @@ class Floor:
     figure: str
     of: str
     to: str
-    """Contestant to compare with. Empty: `at_most` applies to the figure itself."""
+    """Contestant to compare with, or `CONTESTANT under LOAD`: its figure under another load. Empty: `at_most` applies
+    to the figure itself.
+    """
     at_most: float
     aim: float | None = None
     shared_by: int | None = None
@@ -50,6 +52,12 @@ class Floor:
         if self.shared_by is not None:
             return f"{whole} less {self.to}, by {self.shared_by}"
         return f"{whole} to {self.to}" if self.to else whole
+
+    @property
+    def yardstick(self) -> tuple[str, str]:
+        """Return the contestant to compare with, and its load."""
+        contestant, _, load = self.to.partition(" under ")
+        return contestant, load or self.load
 
     def value(self, ours: float, theirs: float) -> float:
         return ours / theirs if self.shared_by is None else (ours - theirs) / self.shared_by

@@ -50,7 +50,7 @@ def measure_quickly(scenario: Scenario, floors: Sequence[Floor]) -> Results:
 
     Raises `NotReady`, `NotTheSameWork` and `NoAnswers`.
     """
-    names = {name for floor in floors if floor.scenario == scenario.name for name in (floor.of, floor.to)}
+    names = {name for floor in floors if floor.scenario == scenario.name for name in (floor.of, floor.yardstick[0])}
     peers = [peer for peer in scenario.peers if peer.name in names and _is_here(peer)]
     cores = sorted(os.sched_getaffinity(0))
     return _results("measured now", measure(replace(scenario, peers=peers), Effort(3, 1, (cores[0], cores[-1]))))
@@ -85,10 +85,10 @@ def judge(floor: Floor, results: Results | None) -> Shown:
 def _values(floor: Floor, contestants: Mapping[str, Measured]) -> Iterator[float]:
     """Return one value for each round in which both took part."""
     figures = [
-        {sample.round: _figure(sample, floor.figure) for sample in contestants[name].under(floor.load)}
+        {sample.round: _figure(sample, floor.figure) for sample in contestants[name].under(load)}
         if name in contestants
         else {}
-        for name in (floor.of, floor.to)
+        for name, load in ((floor.of, floor.load), floor.yardstick)
     ]
     ours, theirs = figures
     for number, figure in ours.items():

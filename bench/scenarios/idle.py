@@ -15,6 +15,10 @@ from bench.scenarios.scenario import (
 NEVER_SENT = Figure("bytes, never sent", lambda s: s.figures["bytes_never_sent"], decimals(0))
 AFTER_REQUEST = Figure("bytes, after one request", lambda s: s.figures["bytes_after_request"], decimals(0))
 
+PATIENT = {"timeouts": {"request_headers": "10m", "keepalive": "1h"}}
+HTTP1 = Idle(("fastgw", "nginx", "envoy", "caddy"))
+HTTP2 = Idle(("fastgw, HTTP/2",), http2=True)
+
 SCENARIO = Scenario(
     name="idle",
     title="memory per idle connection, in user space",
@@ -23,17 +27,21 @@ SCENARIO = Scenario(
         "(/proc/PID/smaps_rollup) beyond that before they were opened, divided by their number. Each round begins with "
         "new processes. fastgw has two workers, as each keeps half of its open files for upstreams. nginx allocates "
         "the table of its connections when it starts, so that is not in its figure; memory in the kernel is in "
-        "nobody's. HAProxy is not here: it "
+        "nobody's. fastgw once more with a request over HTTP/2 on each. HAProxy is not here: it "
         "starts only where each connection may have two files, and the limit is often 20,000."
     ),
     peers=(
-        Fastgw(workers=2, config={"timeouts": {"request_headers": "10m", "keepalive": "1h"}}),
+        Fastgw(workers=2, config=PATIENT),
+        Fastgw("fastgw, HTTP/2", workers=2, config={**PATIENT, "listener": {"protocols": ["http1", "http2"]}}),
         Nginx(fill={"server": "client_header_timeout 10m;"}),
         Envoy(),
         Caddy(),
     ),
-    loads=(Idle(),),
-    tables=(Table("10,000 connections", (NEVER_SENT, AFTER_REQUEST, ratio_to("nginx", AFTER_REQUEST))),),
+    loads=(HTTP1, HTTP2),
+    tables=(
+        Table(HTTP1.name, (NEVER_SENT, AFTER_REQUEST, ratio_to("nginx", AFTER_REQUEST))),
+        Table(HTTP2.name, (NEVER_SENT, AFTER_REQUEST)),
+    ),
     fresh=True,
     rounds_of=3,
     pictures=(

@@ -125,6 +125,14 @@ def test_a_floor_may_be_of_a_difference_shared_out_or_of_the_figure_alone():
     assert judge(Floor("plain", "64 connections", "cpu_us", "fastgw", "", 15.0), both).value == pytest.approx(15.0)
 
 
+def test_a_floor_may_compare_two_loads_of_one_contestant():
+    two = measured("fastgw", [12.0, 26.0])
+    two.samples.extend(measured("fastgw", [10.0, 20.0], "half load").samples)
+    floor = Floor("plain", "64 connections", "cpu_us", "fastgw", "fastgw under half load", 1.3)
+    assert judge(floor, results(two)).value == pytest.approx(1.25)
+    assert judge(replace(floor, load="half load", to="fastgw under 64 connections"), results(two)).fault == ""
+
+
 @pytest.mark.parametrize(
     "found",
     [
@@ -166,5 +174,6 @@ def test_results_of_an_earlier_benchmark_are_void(tmp_path: Path):
 def test_the_floors_are_of_scenarios_loads_and_contestants_that_there_are():
     for floor in read(FILE.read_text()).floors:
         scenario = SCENARIOS[floor.scenario]
-        assert floor.load in [load.name for load in scenario.loads]
-        assert {floor.of, floor.to} - {""} <= {peer.name for peer in scenario.peers}
+        contestant, load = floor.yardstick
+        assert {floor.load, load} <= {load.name for load in scenario.loads}
+        assert {floor.of, contestant} - {""} <= {peer.name for peer in scenario.peers}
