@@ -296,6 +296,24 @@ def test_a_configuration_whose_registry_is_not_there_is_valid_and_says_so(tmp_pa
     (note,) = [each.wrong for each in loaded.notes if "consul" in each.wrong]
     assert note.startswith("consul: users: cannot be fetched: http://127.0.0.1:1: ")
     assert note.endswith("requests are answered 503 until it can be")
-    said["providers"] = {}
-    with pytest.raises(ConfigError, match=r"`providers\.consul` is missing or not valid"):
+    for nothing in ({}, {"consul": None}):
+        said["providers"] = nothing
+        with pytest.raises(
+            ConfigError, match=r"`providers\.consul` is missing; .* such as providers: {consul: {address: "
+        ):
+            load(str(write_config(said, tmp_path)), TYPES)
+
+
+@pytest.mark.parametrize("settings", [{"token": {"env": "NOT_SET_HERE"}}, {"adress": "http://127.0.0.1:1"}])
+def test_a_registry_with_a_mistake_is_reported_once(settings: dict[str, Any], tmp_path: Path) -> None:
+    said = {
+        "version": 1,
+        "listeners": {"main": {"address": "127.0.0.1:0"}},
+        "providers": {"consul": {"address": "http://127.0.0.1:1", **settings}},
+        "upstreams": {"users": {"targets": {"consul": "users"}}},
+        "routes": [{"name": "all", "upstream": "users"}],
+    }
+    with pytest.raises(ConfigError) as caught:
         load(str(write_config(said, tmp_path)), TYPES)
+    (problem,) = caught.value.problems
+    assert problem.path.startswith("providers.consul.")

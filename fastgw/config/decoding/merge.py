@@ -180,9 +180,10 @@ class Merged:
         if name in self.single and self.single[name][1] is not None:
             yield self.single[name]
 
-    def is_written(self, name: str) -> bool:
-        """Whether a file has a setting, be it valid or not."""
-        return any(name in (reading.document.value or {}) for reading in self.readings)
+    def is_written(self, name: str, key: str | None = None) -> bool:
+        """Whether a file has a setting, be it valid or not. `key`: whether it has this one, which is not null."""
+        held = [value[name] for reading in self.readings if name in (value := reading.document.value or {})]
+        return bool(held) if key is None else any(isinstance(each, dict) and each.get(key) is not None for each in held)
 
     def routes(self) -> Iterator[tuple[SourceLocation, Any]]:
         """Return the routes whose settings are valid."""
@@ -305,7 +306,7 @@ def targets_in_files(
         if not isinstance(source, TargetsFile | TargetsDns | TargetsSrv | DiscoveredTargets):
             continue
         if isinstance(source, DiscoveredTargets):
-            file = _discovered_name(source, location, files)
+            file = _discovered_name(source, location, files, merged)
         else:
             file = _name_of(source, upstream.resolve.interval)
         if file is not BROKEN and _is_unknown(file, files):
@@ -338,15 +339,34 @@ def _is_unknown(file: str, files: Files) -> bool:
         return False  # its next reader reports it
 
 
-def _discovered_name(source: DiscoveredTargets, location: SourceLocation, files: Files) -> Any:
-    """Return the file with the targets of service discovery; `BROKEN` if it is unknown."""
+_ADDRESSES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "consul": "http://127.0.0.1:8500",
+        "nacos": "http://127.0.0.1:8848/nacos",
+        "eureka": "http://127.0.0.1:8761/eureka",
+        "docker": "unix:/var/run/docker.sock",
+    }
+)
+"""Example of the address of a registry, by kind."""
+
+
+def _discovered_name(source: DiscoveredTargets, location: SourceLocation, files: Files, merged: Merged) -> Any:
+    """Return the file with the targets of service discovery; `BROKEN` if it is unknown. A registry whose settings are
+    written and not valid has been reported.
+    """
     if any(each is BROKEN for each in astuple(source)):
         return BROKEN
     kind = next(iter(fields(source))).name
     identity = files.remotes.identities.get(kind)
     if identity is None:
-        at = location.below("targets", kind)
-        at.report(f"`providers.{kind}` is missing or not valid", "expected valid settings of it", at_key=False)
+        if not merged.is_written("providers", kind):
+            at = location.below("targets", kind)
+            example = f'providers: {{{kind}: {{address: "{_ADDRESSES[kind]}"}}}}'
+            at.report(
+                f"`providers.{kind}` is missing",
+                f"expected the address of the registry, such as {example}",
+                at_key=False,
+            )
         return BROKEN
     return FollowedFile(kind, identity, getattr(source, kind), source.options).name
 

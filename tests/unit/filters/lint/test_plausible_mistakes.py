@@ -48,7 +48,7 @@ ERRORS = {
         'otlp.url: "c:4317" is not an http, https or unix URL; expected a URL such as "http://host:9000", or "unix:/p'
     ),
     route("upstream: u") + "\nupstreams: {u: {targets: {consul: users}}}": (
-        "u.targets.consul: `providers.consul` is missing or not valid; expected valid settings of it"
+        "u.targets.consul: `providers.consul` is missing; expected the address of the registry"
     ),
     "routes: [{openapi: a.yaml}]": 'openapi: "a.yaml"; expected an object with "file"',
     "routes: [{openapi: {file: 5}, upstream: 'http://u'}]": 'upstream: unknown key; expected it in "openapi"',
