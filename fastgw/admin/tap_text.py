@@ -6,8 +6,11 @@ from typing import Final
 from fastgw.admin.tapped_request import TappedMessage, TappedRequest
 
 _HIDDEN: Final = (*range(9), 11, 12, *range(14, 32), *range(127, 160))
-CONTROLS: Final = {13: None} | {code: f"\\x{code:02x}" for code in _HIDDEN}
-"""Control characters could change the terminal."""
+_DIRECTIONS: Final = (*range(0x2028, 0x202F), *range(0x2066, 0x206A))
+CONTROLS: Final = (
+    {13: None} | {code: f"\\x{code:02x}" for code in _HIDDEN} | {code: f"\\u{code:04x}" for code in _DIRECTIONS}
+)
+"""Control characters could change the terminal, those of text direction what is read."""
 
 
 def as_text(tapped: TappedRequest) -> str:

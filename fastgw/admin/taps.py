@@ -74,7 +74,7 @@ async def _lines(
                 yield b"\n"
                 continue
             count += 1
-            line = _encode(tapped(captured, redaction, exchanges.dropped)) + b"\n"
+            line = _encode(tapped(captured, redaction, wanted.body_bytes, exchanges.dropped)) + b"\n"
             yield line
             await asyncio.sleep(len(line) / MOST_BYTES_S)
     finally:
@@ -84,11 +84,11 @@ async def _lines(
         )
 
 
-def tapped(captured: CapturedExchange, redaction: Redaction, dropped: int) -> TappedRequest:
-    """Return an exchange without secrets."""
+def tapped(captured: CapturedExchange, redaction: Redaction, most: int, dropped: int) -> TappedRequest:
+    """Return an exchange without secrets. `most`: maximum bytes of each body."""
     received = request_fields(captured)
-    asked = redaction.body(received, captured.request_body, captured.request_complete)
-    answered = redaction.body(captured.response_fields, captured.response_body, captured.response_complete)
+    asked = redaction.body(received, captured.request_body, most)
+    answered = redaction.body(captured.response_fields, captured.response_body, most)
     query = redaction.query(captured.query)
     return TappedRequest(
         time=rfc3339(captured.date),
@@ -126,7 +126,7 @@ def _message(fields: list[tuple[bytes, bytes]], body: RedactedBody, length: int,
         headers=[(_text(name), _text(value)) for name, value in fields],
         body=_text(body.content),
         body_bytes=length,
-        body_truncated=not is_complete,
+        body_truncated=body.is_cut or not is_complete,
         body_omitted=body.omitted,
     )
 

@@ -48,6 +48,8 @@ class AuditLog:
         self._lost = 0
         self._fd = -1  # stays open: after a rotation the chain goes on from the end of that file
         self._last = Link()
+        self._known_path: str | None = None  # of the file that `_last` is of
+        self._broken_at: Link | None = None
         self._lock = threading.Lock()
         self._fails = False
 
@@ -116,7 +118,7 @@ class AuditLog:
             except OSError:
                 os.ftruncate(fd, size)  # whole entries or none
                 raise
-            self._last, self._lost = last, 0
+            self._last, self._known_path, self._lost = last, path, 0
             for _ in entries:
                 self._waiting.popleft()
         finally:
@@ -154,7 +156,8 @@ class AuditLog:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 raise CannotWrite("it is not a regular file")
-            if self._fd >= 0 and not os.path.samestat(found, os.fstat(self._fd)):
+            is_renamed = self._fd >= 0 and self._known_path == path
+            if is_renamed and not os.path.samestat(found, os.fstat(self._fd)):
                 with suppress(CannotWrite):  # a damaged one, too
                     self._find_end(self._fd)  # entries of other processes since this one's last
         except BaseException:
@@ -178,7 +181,7 @@ class AuditLog:
         if complete:
             start = tail.rfind(b"\n", 0, complete - 1) + 1
             try:
-                self._last = read_link(tail[start : complete - 1])
+                self._go_on_from(read_link(tail[start : complete - 1]))
             except BrokenChain as flaw:
                 if is_ours:
                     raise _Damaged(f"its last line: {flaw}") from flaw
@@ -190,6 +193,18 @@ class AuditLog:
             found = f"an incomplete entry of {len(torn)} bytes was removed"
             self._waiting.appendleft(AuditEntry(time.time(), "audit", "repair", found))
         return size - len(torn)
+
+    def _go_on_from(self, found: Link) -> None:
+        """Go on from the last entry of the file, unless this process knows a later one: then entries were removed or
+        rewritten, and the chain breaks there, so that `verify` finds it.
+        """
+        known = self._last
+        if found.number > known.number or found == known or self._known_path != self.path:
+            self._last, self._known_path = found, self.path
+        elif self._broken_at != found:
+            self._broken_at = found
+            gone = f"entries behind {found.number - (found.number == known.number)} were removed or rewritten"
+            self._waiting.appendleft(AuditEntry(time.time(), "audit", "repair", f"{gone}; the last was {known.number}"))
 
 
 def _loss_entries(lost: int) -> list[AuditEntry]:

@@ -137,8 +137,8 @@ def _text(
     """Return a body as it is shown; None: there is none."""
     if body is None or not body.bytes:
         return None
-    is_whole = body.bytes == len(body.kept)
-    shown = _redaction(redact).body(fields(), bytes(body.kept), is_whole)
+    shown = _redaction(redact).body(fields(), bytes(body.kept), MOST_BODY)
     if shown.omitted:
         return f"({shown.omitted} is not shown)"
-    return shown.content[:MOST_BODY].decode(errors="backslashreplace") + ("" if is_whole else CUT)
+    is_cut = shown.is_cut or body.bytes > len(body.kept)
+    return shown.content[:MOST_BODY].decode(errors="backslashreplace") + (CUT if is_cut else "")

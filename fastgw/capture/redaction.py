@@ -10,11 +10,9 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple, final
 
 from fastgw.capture.captured_exchange import CapturedExchange
+from fastgw.capture.secret_members import HIDDEN, without_secrets
 from fastgw.observe.access_log.formats import SecretNames, masked_path, masked_words
 
-HIDDEN: Final = b"***"
-MOST_INFLATED: Final = 1024 * 1024
-"""Maximum bytes of a compressed body after decompression."""
 SECRET_HEADERS: Final = frozenset(
     (
         *(b"x-api-key", b"apikey", b"api-key"),
@@ -26,16 +24,15 @@ SECRET_HEADERS: Final = frozenset(
 """Headers whose values are always hidden."""
 COOKIES: Final = frozenset((b"cookie", b"set-cookie"))
 _SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9_-]*) +\S")
-_JSON_MEMBER: Final = re.compile(
-    rb'("((?>(?:[^"\\]|\\.){1,128}))"\s*+:\s*+)("(?>(?:[^"\\]|\\.)*)"?|[^\s\[{",}\]][^,}\]\s]*+|[\[{][^\[\]{}]*+[\]}]?)'
+_CREDENTIALS: Final = re.compile(
+    rb"passw|secret|credential|authorization|jwt|(?:api|private|access|signing)[-_]?key|session[-_]?(?:id|key)"
+    rb"|token(?!s|[-_]?(?:type|url|uri|endpoint|count))",
+    re.IGNORECASE,
 )
-# JSON inside of a JSON string, and parameters inside of any text.
-_ESCAPED_MEMBER: Final = re.compile(rb'(\\++"([\w.-]{1,128}+)\\++"\s*+:\s*+)(\\++"[^"\\]*+(?:\\++")?|[^\s,}\]"\\]++)')
-_PARAMETER: Final = re.compile(rb"""((?:^|[?&;"'\s])([\w.%\[\]-]{1,128}+)=)([^&\s"'<>\\]++)""")
-_XML_ELEMENT: Final = re.compile(rb"(<(?:[\w.-]{1,64}:)?([\w.-]{1,128})(?:\s[^<>]*+)?>)([^<]++)")
-_FORM_PART: Final = re.compile(
-    rb'(name="([^"\r\n]{0,128})"[^\r\n]*+(?>(?:\r\n[^\r\n]++)*)\r\n\r\n)((?>(?:(?!\r\n--).)*))', re.S
-)
+"""Parts of the names of secrets. A missed secret is worse than a false match."""
+_PART_HEAD: Final = re.compile(rb"\A(?:[^\r\n]++\r\n)++\r\n")
+_PART_NAME: Final = re.compile(rb"""[;\s]name=(?:"([^"\r\n]*+)"|([^\s;]++))""", re.IGNORECASE)
+_BOUNDARY: Final = re.compile(rb"""boundary=(?:"([^"]++)"|([^\s;"]++))""", re.IGNORECASE)
 _TEXT: Final = re.compile(
     rb"(?:text/|application/(?:[\w.+-]*\b(?:json|xml|yaml|javascript|graphql|ndjson)\b))", re.IGNORECASE
 )
@@ -47,6 +44,8 @@ class RedactedBody(NamedTuple):
     content: bytes
     omitted: str
     """Reason why the content is left out; "": it is not."""
+    is_cut: bool = False
+    """Whether a compressed body was read in part only."""
 
 
 @final
@@ -65,7 +64,9 @@ class Redaction:
 
     def hides_header(self, name: bytes) -> bool:
         """Whether the value of a header is hidden, which has this name in lower case."""
-        return name in self._headers or self.is_secret(name)
+        if name in self._headers or self.is_secret(name):
+            return True
+        return _CREDENTIALS.search(name) is not None and not name.startswith(b"access-control-")
 
     def path(self, path: bytes) -> bytes:
         return masked_path(path, self._mask) or b""
@@ -85,37 +86,51 @@ class Redaction:
             return HIDDEN if scheme is None else scheme[1] + b" " + HIDDEN
         return masked_words(value, self._mask) or b""
 
-    def body(self, fields: Iterable[tuple[bytes, bytes]], body: bytes, is_complete: bool) -> RedactedBody:
-        """Return a body without secrets. `fields`: the header fields of its message."""
+    def body(self, fields: Iterable[tuple[bytes, bytes]], body: bytes, most: int) -> RedactedBody:
+        """Return a body without secrets. `fields`: the header fields of its message. `most`: maximum bytes of a
+        compressed body that are read.
+        """
         if not body:
             return RedactedBody(b"", "")
-        kind = encoding = b""
+        kind, encoding, is_cut = b"", b"", False
         for name, value in fields:
             if name.lower() == b"content-type":
-                kind = value.lower()
+                kind = value
             elif name.lower() == b"content-encoding":
                 encoding = value.strip().lower()
         if encoding not in (b"", b"identity"):
-            inflated = _inflated(encoding, body)
+            inflated = _inflated(encoding, body, most)
             if inflated is None:
                 return RedactedBody(b"", f"content coding {encoding.decode('latin-1')[:32]}")
-            body = inflated
-        if kind.startswith(b"application/x-www-form-urlencoded"):
-            return RedactedBody(b"&".join(self._mask(part) or b"" for part in body.split(b"&")), "")
-        if kind.startswith(b"multipart/form-data"):
-            return RedactedBody(_FORM_PART.sub(self._without_value, body), "")
-        if _TEXT.match(kind) or (not kind and body.lstrip()[:1] in (b"{", b"[", b"<")):
-            body = _JSON_MEMBER.sub(self._without_string, body)
-            for pattern in (_ESCAPED_MEMBER, _PARAMETER, _XML_ELEMENT):
-                body = pattern.sub(self._without_value, body)
-            return RedactedBody(body, "")
-        return RedactedBody(b"", f"type {kind.partition(b';')[0].decode('latin-1')[:64] or 'unknown'}")
+            body, is_cut = inflated
+        lower = kind.lower()
+        if lower.startswith(b"application/x-www-form-urlencoded"):
+            return RedactedBody(b"&".join(self._mask(part) or b"" for part in body.split(b"&")), "", is_cut)
+        if lower.startswith(b"multipart/form-data"):
+            boundary = _BOUNDARY.search(kind)
+            if boundary is None:
+                return RedactedBody(b"", "multipart/form-data without a boundary")
+            limit = b"\r\n--" + (boundary[1] or boundary[2])
+            return RedactedBody(limit.join(map(self._part, (b"\r\n" + body).split(limit)))[2:], "", is_cut)
+        if _TEXT.match(lower) or (not kind and body.lstrip()[:1] in (b"{", b"[", b"<")):
+            return RedactedBody(without_secrets(body, self._hides_member), "", is_cut)
+        return RedactedBody(b"", f"type {lower.partition(b';')[0].decode('latin-1')[:64] or 'unknown'}")
 
-    def _without_string(self, found: re.Match[bytes]) -> bytes:
-        return found[1] + b'"***"' if self.is_secret(found[2]) else found[0]
+    def _hides_member(self, name: bytes) -> bool:
+        name = name.lower()
+        return self.hides_header(name) or name in COOKIES
 
-    def _without_value(self, found: re.Match[bytes]) -> bytes:
-        return found[1] + HIDDEN if self.is_secret(found[2]) else found[0]
+    def _part(self, part: bytes) -> bytes:
+        """Return a part of a form, which begins behind the boundary."""
+        line_end, rest = part[:2], part[2:]
+        head = _PART_HEAD.match(rest)
+        if line_end != b"\r\n" or head is None:
+            return part  # before the first or after the last part
+        name = _PART_NAME.search(head[0])
+        value = rest[head.end() :]
+        if name is None or self._hides_member(name[1] or name[2] or b""):
+            return line_end + head[0] + HIDDEN
+        return line_end + head[0] + without_secrets(value, self._hides_member)
 
 
 def received_fields(head: bytes) -> list[tuple[bytes, bytes]]:
@@ -142,11 +157,14 @@ def _without_cookies(value: bytes, is_set: bool) -> bytes:
     return b";".join((hidden, *(each.partition(b"=")[0] + b"=" + HIDDEN for each in rest)))
 
 
-def _inflated(encoding: bytes, body: bytes) -> bytes | None:
-    """Return the decompressed beginning of a body. None: the coding is unknown, or the body is damaged."""
+def _inflated(encoding: bytes, body: bytes, most: int) -> tuple[bytes, bool] | None:
+    """Return the decompressed beginning of a body, and whether more follows. None: the coding is unknown, or the body
+    is damaged.
+    """
     if encoding not in (b"gzip", b"x-gzip", b"deflate"):
         return None
+    inflater = zlib.decompressobj(15 if encoding == b"deflate" else 31)
     try:
-        return zlib.decompressobj(15 if encoding == b"deflate" else 31).decompress(body, MOST_INFLATED)
+        return inflater.decompress(body, max(most, 1)), not inflater.eof
     except zlib.error:
         return None

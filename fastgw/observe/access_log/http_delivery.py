@@ -71,13 +71,17 @@ class BulkBody(LineBody):
             told = orjson.loads(answer)
             if not told["errors"]:
                 return 0
-            statuses = [next(iter(item.values()))["status"] for item in told["items"]]
+            statuses = [int(next(iter(item.values()))["status"]) for item in told["items"]]
+            again = [line for line, status in zip(lines, statuses, strict=True) if _is_passing(status)]
         except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
             raise Undelivered("its answer is not one of the bulk API", lines) from error
-        again = [line for line, status in zip(lines, statuses, strict=False) if status in PASSING or status >= 500]
         if again:
             raise Undelivered("it takes a part of the lines only, for the moment", again)
         return sum(status >= 300 for status in statuses)
+
+
+def _is_passing(status: int) -> bool:
+    return status in PASSING or status >= 500
 
 
 class HttpTransport:
@@ -113,7 +117,7 @@ class HttpTransport:
         status, retry_after, answer = self._exchange_request(content, fields, lines)
         if 200 <= status < 300:
             return self._body.count_refused(lines, answer)
-        if status in PASSING or status >= 500:
+        if _is_passing(status):
             wait = (
                 float(retry_after) if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 6 else 0.0
             )

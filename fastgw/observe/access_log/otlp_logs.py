@@ -21,11 +21,13 @@ from fastgw.http.grpc.protobuf import field, rejected_items, resource_of, scope_
 from fastgw.observe.access_log.http_delivery import LineBody
 
 SEVERITIES: Final = ((500, 17, "ERROR"), (400, 13, "WARN"), (0, 9, "INFO"))
+_UNKNOWN: Final = (0, "")
 _TIME, _STATUS = ("time", "@timestamp"), ("status", "http.response.status_code", "_status")
 _TRACE, _SPAN = ("trace_id", "trace.id", "_trace_id"), ("span_id", "span.id", "_span_id")
 _TRACE_ID: Final = re.compile(r"[0-9a-f]{32}").fullmatch
 _SPAN_ID: Final = re.compile(r"[0-9a-f]{16}").fullmatch
 _MOST_INT: Final = 2**63
+_MOST_DATE: Final = 2**64
 _ONE_BYTE: Final = 0x80
 """Lengths below it take one byte."""
 
@@ -58,7 +60,7 @@ def _record(line: bytes, now_ns: int) -> bytes:
     fields: Mapping[str, Any] = told if isinstance(told, dict) else {}
     status = _first(fields, _STATUS)
     status = status if isinstance(status, int) else 0
-    number, text = next((number, text) for least, number, text in SEVERITIES if status >= least)
+    number, text = next(((number, text) for least, number, text in SEVERITIES if status >= least), _UNKNOWN)
     pieces = [
         b"\x09" + _date_ns(_first(fields, _TIME), now_ns).to_bytes(8, "little"),
         b"\x10" + varint(number),
@@ -82,11 +84,14 @@ def _first(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def _date_ns(text: Any, now_ns: int) -> int:
-    """Return a date of a line in nanoseconds; the time of delivery if the line has none."""
+    """Return a date of a line in nanoseconds; the time of delivery if the line has none, or one that OTLP cannot
+    express. A line may have what a client has sent.
+    """
     try:
-        return round(datetime.fromisoformat(text).timestamp() * 1000) * 1_000_000
-    except (TypeError, ValueError):
+        date_ns = round(datetime.fromisoformat(text).timestamp() * 1000) * 1_000_000
+    except (TypeError, ValueError, OverflowError):
         return now_ns
+    return date_ns if 0 <= date_ns < _MOST_DATE else now_ns
 
 
 @lru_cache(maxsize=1024)  # names of fields come from the settings, or from the request's headers that they choose

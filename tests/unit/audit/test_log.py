@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastgw.audit import log as log_module
-from fastgw.audit.chain import AuditEntry, verify
+from fastgw.audit.chain import AuditEntry, BrokenChain, chained_line, verify
 from fastgw.audit.log import WAITING_MAX, AuditLog
 
 
@@ -70,6 +70,38 @@ def test_the_chain_goes_on_in_the_next_file_after_a_rotation_by_entries_of_any_p
     _write(one, "c")
     _write(other, "d")
     assert _results(rotated, path) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("left", [1, 2, 3])
+def test_removing_or_rewriting_the_last_entries_of_a_running_gateway_breaks_the_chain(path, make, left, replaced):
+    """Also by a program that writes a new file, such as `sed -i`."""
+    log = make()
+    _write(log, "a", "b", "c")
+    lines = path.read_bytes().splitlines(keepends=True)
+    if left == 3:  # the last one is rewritten, with a hash of its own
+        link = list(verify(lines))[1]
+        lines[2] = chained_line(_entry("C"), link)[0]
+    if replaced:
+        path.unlink()
+    path.write_bytes(b"".join(lines[:left]))
+    _write(log, "d")
+    _write(log, "e")
+    with pytest.raises(BrokenChain) as broken:
+        _results(path)
+    assert broken.value.line == left + 1
+    results = [json.loads(line)["result"] for line in path.read_bytes().splitlines()[left:]]
+    assert results == [f"entries behind {min(left, 2)} were removed or rewritten; the last was 3", "d", "e"]
+
+
+def test_the_log_of_another_path_has_a_chain_of_its_own(path, make, tmp_path):
+    log, other = make(), make()
+    other.path = str(tmp_path / "other.log")
+    _write(log, "a", "b", "c")
+    _write(other, "A")
+    log.path = other.path
+    _write(log, "d")
+    assert _results(tmp_path / "other.log") == ["A", "d"]
 
 
 def test_an_entry_of_a_killed_process_is_removed_and_the_log_says_so(path, make):

@@ -23,6 +23,11 @@ JSON = [(b"Content-Type", b"application/json; charset=utf-8")]
         (b"Set-Cookie", b"sid=abc; Path=/; HttpOnly", b"sid=***; Path=/; HttpOnly"),
         (b"Location", b"https://a.example/?code=s&x=1", b"https://a.example/?code=***&x=1"),
         (b"Accept", b"*/*", b"*/*"),
+        (b"X-Vault-Token", b"k1", b"***"),
+        (b"Private-Token", b"k1", b"***"),
+        (b"X-Goog-Api-Key", b"k1", b"***"),
+        (b"Access-Control-Allow-Credentials", b"true", b"true"),
+        (b"X-Tokens-Left", b"5", b"5"),
     ],
 )
 def test_headers_with_secrets_are_masked(name: bytes, value: bytes, shown: bytes) -> None:
@@ -49,23 +54,117 @@ def test_headers_with_secrets_are_masked(name: bytes, value: bytes, shown: bytes
     ],
 )
 def test_bodies_are_shown_without_the_values_of_secrets(kind: bytes, body: bytes, shown: bytes) -> None:
-    assert Redaction().body([(b"content-type", kind)], body, True) == (shown, "")
+    assert Redaction().body([(b"content-type", kind)], body, 65536) == (shown, "", False)
+
+
+def _shown(kind: bytes, body: bytes) -> bytes:
+    return Redaction(["iban"]).body([(b"Content-Type", kind)], body, 65536).content
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b'{"user":{"password":"S"}}', b'{"user":{"password":"***"}}'),
+        (b'[{"a":[{"b":{"iban":"S"}}]}]', b'[{"a":[{"b":{"iban":"***"}}]}]'),
+        (b'{"token":[["S"],"S"],"a":1}', b'{"token":"***","a":1}'),
+        (b'{"token":{"a":{"b":"}S"},"c":["]S"]},"d":1}', b'{"token":"***","d":1}'),
+        (b'{"token":{"a":"S', b'{"token":"***"'),
+        (b'{"pass\\u0077ord":"S"}', b'{"pass\\u0077ord":"***"}'),
+        (b'{"a":",","newPassword":"S","tokens_used":5}', b'{"a":",","newPassword":"***","tokens_used":5}'),
+        (b'{"a":"x",":":"y","password":":S"}', b'{"a":"x",":":"y","password":"***"}'),
+        (b'{"headers":{"Cookie":"a=S","X-Vault-Token":"S"}}', b'{"headers":{"Cookie":"***","X-Vault-Token":"***"}}'),
+        (b'{"a":"https://u:S@h.example/"}', b'{"a":"https://***@h.example/"}'),
+        (b'{"a":"{\\"token\\":[\\"S\\"]}","b":1}', b'{"a":"{\\"token\\":***}","b":1}'),
+        (b'{"a":"{\\"token\\":[\\"S","b":1}', b'{"a":"{\\"token\\":***","b":1}'),
+        (b'{"a":"{\\"token\\":\\"x\\\\\\"S\\"}"}', b'{"a":"{\\"token\\":***}"}'),
+        (b'{"query":"{ login(password: \\"S\\", a: 1) }"}', b'{"query":"{ login(password: \\"***\\", a: 1) }"}'),
+        (b'{"a":"status code: 500","b":"my key: x"}', b'{"a":"status code: 500","b":"my key: x"}'),
+    ],
+)
+def test_secrets_nested_in_json_are_not_shown(body: bytes, shown: bytes) -> None:
+    assert _shown(b"application/json", body) == shown
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b'<u password="S" a="b"/>', b'<u password="***" a="b"/>'),
+        (b"<u a='b' password = 'S'>c</u>", b"<u a='b' password = '***'>c</u>"),
+        (b"<password><![CDATA[<S>]]></password><b/>", b"<password>***</password><b/>"),
+        (b"<n:secret><v>S</v><n:secret>S</n:secret>S</n:secret><b/>", b"<n:secret>***</n:secret><b/>"),
+        (b'<secret v="S"/><b>c</b>', b"<secret ***/><b>c</b>"),
+        (b"<a><secret>S", b"<a><secret>***"),
+    ],
+)
+def test_secrets_in_xml_are_not_shown(body: bytes, shown: bytes) -> None:
+    assert _shown(b"text/xml", body) == shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "shown"),
+    [
+        (b"application/yaml", b"a: b\npassword: S S # S\nc: d\n", b"a: b\npassword: ***\nc: d\n"),
+        (b"application/yaml", b"a:\n  secret: |\n    S\n\n    S\n  c: d\n", b"a:\n  secret: ***\n  c: d\n"),
+        (b"application/yaml", b"secret:\n  a: S\nc: d", b"secret: ***\nc: d".replace(b": *", b":*")),
+        (b"text/plain", b"Authorization: Bearer S\r\nA: b", b"Authorization: ***\r\nA: b"),
+        (b"text/plain", b"{'token': 'S', 'a': 1}", b"{'token': '***', 'a': 1}"),
+        (b"text/plain", b'5" of password = "S" and', b'5" of password = "***" and'),
+    ],
+)
+def test_secrets_in_other_texts_are_not_shown(kind: bytes, body: bytes, shown: bytes) -> None:
+    assert _shown(kind, body) == shown
+
+
+def test_parts_of_a_form_are_read_up_to_its_boundary() -> None:
+    """A PEM begins with `--`, and a part may be a document of its own."""
+    form = (
+        b'--B\r\nContent-Disposition: form-data; filename="a"; name="private_key"\r\n\r\n'
+        b"-----BEGIN\r\n--S\r\n--B\r\n"
+        b"Content-Disposition: form-data; name=a\r\nContent-Type: application/json\r\n\r\n"
+        b'{"b":{"token":"S"}}\r\n--B--\r\n'
+    )
+    shown = _shown(b"multipart/form-data; boundary=B", form)
+    assert b"S" not in shown
+    assert shown.startswith(
+        b'--B\r\nContent-Disposition: form-data; filename="a"; name="private_key"\r\n\r\n***\r\n--B\r\n'
+    )
+    assert shown.endswith(b'\r\n\r\n{"b":{"token":"***"}}\r\n--B--\r\n')
+    unbounded = Redaction().body([(b"Content-Type", b"multipart/form-data")], form, 65536)
+    assert unbounded == (b"", "multipart/form-data without a boundary", False)
+
+
+def test_a_compressed_body_is_read_up_to_what_is_shown() -> None:
+    packed = gzip.compress(b'{"a":1}' * 100000)
+    body = Redaction().body([*JSON, (b"Content-Encoding", b"gzip")], packed, 1024)
+    assert (len(body.content), body.is_cut) == (1024, True)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b'"', b"\\", b'\\"', b"{",
+     b'"token":[', b"<secret>", b"<secret></secret>", b"a=", b"://", b"a: ", b'\\"token\\":\\"',
+     b"password: |\n", b"'", b'"a":', b'"token":"\\', b" ", b'<a b="'],
+)  # fmt: skip
+def test_a_hostile_text_is_read_in_few_steps(piece: bytes) -> None:
+    """Each byte is read a limited number of times: a text of 16 KiB is done at once, whatever it consists of."""
+    text = piece * (16384 // len(piece))
+    assert len(_shown(b"text/plain", text)) <= 2 * len(text) + 16
 
 
 def test_a_compressed_body_is_read_first_and_one_that_cannot_be_read_is_left_out() -> None:
     packed = gzip.compress(b'{"password":"x"}' * 10)
     gzipped = [*JSON, (b"Content-Encoding", b"gzip")]
-    assert Redaction().body(gzipped, packed, True) == (b'{"password":"***"}' * 10, "")
-    assert b"x" not in Redaction().body(gzipped, packed[:-9], False).content
-    assert Redaction().body(gzipped, b"no gzip", True) == (b"", "content coding gzip")
-    assert Redaction().body([*JSON, (b"Content-Encoding", b"br")], packed, True) == (b"", "content coding br")
-    assert Redaction().body([(b"Content-Type", b"image/png")], b"\x89PNG", True) == (b"", "type image/png")
-    assert Redaction().body([], b"\x00", True) == (b"", "type unknown")
-    assert Redaction().body([], b"", True) == (b"", "")
+    assert Redaction().body(gzipped, packed, 65536) == (b'{"password":"***"}' * 10, "", False)
+    assert b"x" not in Redaction().body(gzipped, packed[:-9], 65536).content
+    assert Redaction().body(gzipped, b"no gzip", 65536) == (b"", "content coding gzip", False)
+    assert Redaction().body([*JSON, (b"Content-Encoding", b"br")], packed, 65536) == (b"", "content coding br", False)
+    assert Redaction().body([(b"Content-Type", b"image/png")], b"\x89PNG", 65536) == (b"", "type image/png", False)
+    assert Redaction().body([], b"\x00", 65536) == (b"", "type unknown", False)
+    assert Redaction().body([], b"", 65536) == (b"", "", False)
 
 
 def test_names_of_the_configuration_are_secrets_as_well() -> None:
-    assert Redaction(["ticket"]).body(JSON, b'{"ticket":"x","a":"y"}', True).content == b'{"ticket":"***","a":"y"}'
+    assert Redaction(["ticket"]).body(JSON, b'{"ticket":"x","a":"y"}', 65536).content == b'{"ticket":"***","a":"y"}'
     assert Redaction(["ticket"]).query(b"ticket=x&a=y") == b"ticket=***&a=y"
     assert Redaction(["ticket"]).path(b"/a;ticket=x") == b"/a;ticket=***"
 

@@ -339,6 +339,27 @@ class TestHttp:
         assert server.bodies[0] == action + b'{"n":1}\n' + action + b'{"n":2}\n' + action + b'{"n":3}\n'
         assert server.bodies[1] == action + b'{"n":2}\n'
 
+    @pytest.mark.parametrize("items", [[{"create": {"status": "x"}}], [{"create": {"status": None}}], [], [1], {}])
+    def test_a_bulk_whose_answer_does_not_tell_of_each_line_is_sent_again(self, make, server, items):
+        server.answers = [
+            (200, {}, json.dumps({"errors": True, "items": items}).encode()),
+            (200, {}, b'{"errors":false}'),
+        ]
+        sink = make(elasticsearch=ElasticsearchSink(url=parse_endpoint(server.url), index="web"))
+        sink.write(lines('{"n":1}'))
+        assert sink.flush() == 0
+        assert len(server.bodies) == 2
+
+    @pytest.mark.parametrize("date", ["0001-01-01", "1900-01-01T00:00:00Z", "9999-12-31T23:59:59+00:00", "", None, 5])
+    def test_a_line_with_a_date_or_status_that_otlp_cannot_express_is_delivered(self, make, server, date):
+        """A chosen field may be named `time` and have what a client has sent."""
+        server.answers = [(200, {}, b"")]
+        sink = make(otlp=OtlpSink(url=parse_endpoint(server.url.partition("?")[0])))
+        sink.write(lines(json.dumps({"time": date, "status": -1})))
+        assert sink.flush() == 0
+        told = ExportLogsServiceRequest.FromString(server.bodies[0])
+        assert told.resource_logs[0].scope_logs[0].log_records[0].time_unix_nano > 1_700_000_000 * 10**9
+
 
 class TestSpool:
     @pytest.fixture
