@@ -6,7 +6,8 @@ unknown type that is not text.
 
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Final, NamedTuple, final
 
 from fastgw.capture.captured_exchange import CapturedExchange
@@ -30,7 +31,8 @@ _CREDENTIALS: Final = re.compile(
     re.IGNORECASE,
 )
 """Parts of the names of secrets. A missed secret is worse than a false match."""
-_PART_HEAD: Final = re.compile(rb"\A(?:[^\r\n]++\r\n)++\r\n")
+_REMEMBERED: Final = 4096  # names, which peers choose; each has at most 128 bytes
+_PART_HEAD: Final = re.compile(rb"\A(?>(?:[^\r\n]++\r\n)+)\r\n")
 _PART_NAME: Final = re.compile(rb"""[;\s]name=(?:"([^"\r\n]*+)"|([^\s;]++))""", re.IGNORECASE)
 _BOUNDARY: Final = re.compile(rb"""boundary=(?:"([^"]++)"|([^\s;"]++))""", re.IGNORECASE)
 _TEXT: Final = re.compile(
@@ -57,6 +59,7 @@ class Redaction:
         self._secrets = SecretNames(listed)
         self._mask = self._secrets.mask
         self._headers = SECRET_HEADERS | {name.lower().encode() for name in listed}
+        self._hides_member = lru_cache(_REMEMBERED)(self._find_member)
 
     def is_secret(self, name: bytes) -> bool:
         """Whether the value of this parameter, member or header is hidden."""
@@ -64,9 +67,7 @@ class Redaction:
 
     def hides_header(self, name: bytes) -> bool:
         """Whether the value of a header is hidden, which has this name in lower case."""
-        if name in self._headers or self.is_secret(name):
-            return True
-        return _CREDENTIALS.search(name) is not None and not name.startswith(b"access-control-")
+        return name in self._headers or self.is_secret(name) or is_credential(name)
 
     def path(self, path: bytes) -> bytes:
         return masked_path(path, self._mask) or b""
@@ -106,31 +107,47 @@ class Redaction:
         lower = kind.lower()
         if lower.startswith(b"application/x-www-form-urlencoded"):
             return RedactedBody(b"&".join(self._mask(part) or b"" for part in body.split(b"&")), "", is_cut)
-        if lower.startswith(b"multipart/form-data"):
-            boundary = _BOUNDARY.search(kind)
-            if boundary is None:
-                return RedactedBody(b"", "multipart/form-data without a boundary")
-            limit = b"\r\n--" + (boundary[1] or boundary[2])
-            return RedactedBody(limit.join(map(self._part, (b"\r\n" + body).split(limit)))[2:], "", is_cut)
-        if _TEXT.match(lower) or (not kind and body.lstrip()[:1] in (b"{", b"[", b"<")):
-            return RedactedBody(without_secrets(body, self._hides_member), "", is_cut)
-        return RedactedBody(b"", f"type {lower.partition(b';')[0].decode('latin-1')[:64] or 'unknown'}")
+        shown = hide_members(kind, body, self._hides_member)
+        if shown is None:
+            return RedactedBody(b"", f"type {lower.partition(b';')[0].decode('latin-1')[:64] or 'unknown'}")
+        return RedactedBody(shown, "", is_cut)
 
-    def _hides_member(self, name: bytes) -> bool:
+    def _find_member(self, name: bytes) -> bool:
         name = name.lower()
         return self.hides_header(name) or name in COOKIES
 
-    def _part(self, part: bytes) -> bytes:
-        """Return a part of a form, which begins behind the boundary."""
-        line_end, rest = part[:2], part[2:]
-        head = _PART_HEAD.match(rest)
-        if line_end != b"\r\n" or head is None:
-            return part  # before the first or after the last part
-        name = _PART_NAME.search(head[0])
-        value = rest[head.end() :]
-        if name is None or self._hides_member(name[1] or name[2] or b""):
-            return line_end + head[0] + HIDDEN
-        return line_end + head[0] + without_secrets(value, self._hides_member)
+
+def is_credential(name: bytes) -> bool:
+    """Whether a header or member with this name, in lower case, has a credential as its value."""
+    return _CREDENTIALS.search(name) is not None and not name.startswith(b"access-control-")
+
+
+def hide_members(kind: bytes, body: bytes, hides: Callable[[bytes], bool]) -> bytes | None:
+    """Return a body without the values of the names that `hides` is true for. `kind`: its content type.
+
+    None: it is of an unknown type that is not text, or a form without a boundary.
+    """
+    if kind.lower().startswith(b"multipart/form-data"):
+        boundary = _BOUNDARY.search(kind)
+        if boundary is None:
+            return None
+        limit = b"\r\n--" + (boundary[1] or boundary[2])
+        return limit.join(_part(part, hides) for part in (b"\r\n" + body).split(limit))[2:]
+    if _TEXT.match(kind) or (not kind and body.lstrip()[:1] in (b"{", b"[", b"<")):
+        return without_secrets(body, hides)
+    return None
+
+
+def _part(part: bytes, hides: Callable[[bytes], bool]) -> bytes:
+    """Return a part of a form, which begins behind the boundary, without secrets."""
+    line_end, rest = part[:2], part[2:]
+    head = _PART_HEAD.match(rest)
+    if line_end != b"\r\n" or head is None:
+        return part  # before the first or after the last part
+    name = _PART_NAME.search(head[0])
+    if name is None or hides(name[1] or name[2] or b""):
+        return line_end + head[0] + HIDDEN
+    return line_end + head[0] + without_secrets(rest[head.end() :], hides)
 
 
 def received_fields(head: bytes) -> list[tuple[bytes, bytes]]:

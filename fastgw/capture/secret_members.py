@@ -18,7 +18,7 @@ _NAME: Final = re.compile(
     rb"""
     (?P<member>"((?>(?:[^"\\]|\\.){1,128}))"\s*+:\s*+)
     |(?P<escaped>(?<!\\)\\++"([\w.$@-]{1,128}+)\\++"\s*+:\s*+)
-    |(?P<element><((?:[\w.-]{1,64}+:)?+[\w.-]{1,128}+)(?=[\s/>]))
+    |(?P<element><((?>(?:[\w.-]{1,64}+:)?)[\w.-]{1,128}+)(?=[\s/>]))
     |(?P<assigned>(?<![\w.%\[\]-])([\w.%\[\]-]{1,128}+)(?:[ \t]*+=[ \t]*+|["']?+[ \t]*+:[ \t]*+))
     """,
     re.DOTALL | re.VERBOSE,
@@ -27,8 +27,8 @@ _PROSE: Final = frozenset((b"code", b"key", b"session"))
 """Names of secrets that are words of messages as well, such as "status code: 500"."""
 _QUOTE: Final = re.compile(rb"""(\\*+)(["'])""")
 _STRINGS: Final = {
-    b'"': re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL),
-    b"'": re.compile(rb"'(?:[^'\\]++|\\.)*+'?", re.DOTALL),
+    b'"': re.compile(rb'"(?>(?:[^"\\]++|\\.)*)"?', re.DOTALL),
+    b"'": re.compile(rb"'(?>(?:[^'\\]++|\\.)*)'?", re.DOTALL),
 }
 _NESTING: Final = re.compile(rb'(?<!\\)\\*+"|[\[\]{}]')
 _SCALAR: Final = re.compile(rb'[^,}\]\s"\\]*+')
@@ -56,7 +56,7 @@ def without_secrets(text: bytes, is_secret: Callable[[bytes], bool]) -> bytes:
 
 
 def _name_of(found: re.Match[bytes]) -> bytes:
-    name: bytes = next(filter(None, found.groups()[1::2]))
+    name: bytes = found[(found.lastindex or 0) + 1]  # the group inside of that of its form
     if b"\\" in name:
         try:
             return str(orjson.loads(b'"%b"' % name)).encode()

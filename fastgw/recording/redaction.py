@@ -1,21 +1,27 @@
 """Redaction of records: credentials are masked where they are known to stand, and then wherever their values occur.
 
 An upstream may repeat a token in its response, and a filter may send it on in another header. So the values that were
-masked are replaced in all heads and bodies of the request, if they are long enough not to occur by chance.
+masked are replaced in all heads and bodies of the request, if they are long enough not to occur by chance. In bodies,
+only names are masked that can hardly be anything but credentials: what is masked is not compared by a replay.
 """
 
 from base64 import b64decode
 from binascii import Error
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final, final
 from urllib.parse import unquote_to_bytes
 
-from fastgw.capture.redaction import COOKIES, Redaction
+from fastgw.capture.redaction import COOKIES, Redaction, hide_members, is_credential, received_fields
+from fastgw.capture.secret_members import without_secrets
 from fastgw.observe.access_log.formats import MAX_LINE, SecretNames
 from fastgw.recording.records import MASK, RecordedBody, RecordedRequest
 
 SHORTEST_VALUE: Final = 6
 """Minimum bytes of a masked value that is replaced elsewhere too."""
+_HINTS: Final = (b"passw", b"secret", b"credential", b"authorization", b"jwt", b"key", b"session", b"token", b"\\u")
+"""Parts of all names of credentials in lower case, and of escapes that may be one."""
+_REMEMBERED: Final = 1024
 _KEPT_HEADERS: Final = frozenset((b"sec-websocket-key",))
 """Headers that taps hide, and that a handshake needs to be replayed."""
 _URLS: Final = frozenset((b"referer", b"location", b"content-location"))
@@ -34,6 +40,8 @@ class RecordRedaction:
     def __init__(self, names: Iterable[str], keeps_cookies: bool = False) -> None:
         names = [*names]
         self._hides_header = Redaction(names).hides_header
+        self._hides_member = lru_cache(_REMEMBERED)(self._find_member)
+        self._names = frozenset(name.lower().encode() for name in names)
         self._cookies = frozenset(name.encode() for name in names)
         self._secrets = SecretNames(names)
         self._keeps_cookies = keeps_cookies
@@ -84,7 +92,12 @@ class RecordRedaction:
         return masked
 
     def request(self, record: RecordedRequest, found: set[bytes]) -> None:
-        """Replace the values that were masked in all parts of a record."""
+        """Mask the bodies of a record, and replace the values that were masked in all parts of it."""
+        self._mask_body(record.request, record.request_body)
+        self._mask_body(record.response, record.response_body)
+        for call in record.calls:
+            self._mask_body(call.request, call.request_body)
+            self._mask_body(call.response, call.response_body)
         secrets = sorted((each for each in found if len(each) >= SHORTEST_VALUE), key=len, reverse=True)
         if not secrets:
             return
@@ -111,6 +124,33 @@ class RecordRedaction:
             clean_body(call.request_body)
             clean_body(call.response_body)
             call.trailers = tuple((name, clean(value)) for name, value in call.trailers)
+
+    def _find_member(self, name: bytes) -> bool:
+        name = name.lower()
+        return name in self._names or is_credential(name)
+
+    def _may_hide(self, body: bytes) -> bool:
+        # PERF: few bodies have one: 25 us for 2 KiB without, 600 with (CPython 3.11, timeit).
+        low = body.lower()
+        return any(each in low for each in (*_HINTS, *self._names)) or (b"@" in low and b"://" in low)
+
+    def _mask_body(self, head: bytes, body: RecordedBody) -> None:
+        """Mask a body that is text and not compressed."""
+        kind = encoding = b""
+        for name, value in received_fields(head):
+            if name.lower() == b"content-type":
+                kind = value
+            elif name.lower() == b"content-encoding":
+                encoding = value.lower()
+        if encoding not in (b"", b"identity") or not self._may_hide(body.content):
+            return
+        if kind.lower().startswith(b"application/x-www-form-urlencoded"):
+            masked: bytes | None = without_secrets(body.content, self._hides_member)
+        else:
+            masked = hide_members(kind, body.content, self._hides_member)
+        if masked is not None:
+            body.length += len(masked) - len(body.content)
+            body.content = masked
 
 
 def _note_credential(value: bytes, found: set[bytes]) -> None:

@@ -206,7 +206,7 @@ def _paths(old: Any, new: Any, path: str) -> Iterator[str]:
             yield f"{path}[]"
         for before, after in zip(old, new, strict=False):
             yield from _paths(before, after, f"{path}[]")
-    elif (old != new or type(old) is not type(new)) and not (_has_mask(old) and _has_mask(new)):
+    elif (old != new or type(old) is not type(new)) and not _has_mask(old) and not _has_mask(new):
         yield path
 
 

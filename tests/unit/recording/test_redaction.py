@@ -7,6 +7,7 @@ import base64
 import pytest
 
 from fastgw.capture.redaction import SECRET_HEADERS
+from fastgw.recording.records import RecordedBody, RecordedCall, RecordedIdentity, RecordedRequest
 from fastgw.recording.redaction import RecordRedaction, TooLongToMask
 
 
@@ -51,6 +52,70 @@ def test_cookies_are_kept_only_if_asked_and_not_checked_by_a_filter() -> None:
     redaction = RecordRedaction(["sid"], keeps_cookies=True)
     masked = redaction.head(b"GET / HTTP/1.1\r\nCookie: sid=abcdefgh; lang=de\r\n\r\n", set())
     assert b"Cookie: sid=***; lang=de\r\n" in masked
+
+
+def _record(kind: bytes, body: bytes) -> RecordedRequest:
+    head = b"POST / HTTP/1.1\r\nContent-Type: %b\r\n\r\n" % kind
+    call = RecordedCall("u", "t", head, RecordedBody(body, len(body)))
+    call.response, call.response_body = head, RecordedBody(body, len(body))
+    bodies = RecordedBody(body, len(body)), RecordedBody(body, len(body))
+    return RecordedRequest(
+        *(
+            0.0,
+            0.0,
+            "main",
+            b"http",
+            "127.0.0.1",
+            1,
+            80,
+            False,
+            "127.0.0.1",
+            11,
+            head,
+            bodies[0],
+            (),
+            RecordedIdentity(),
+        ),
+        *("r", 200, head, bodies[1], (), "", "", "", "", "", (call,)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "masked"),
+    [
+        (
+            b"application/json",
+            b'{"a":{"password":"S"},"code":5,"pin":"S"}',
+            b'{"a":{"password":"***"},"code":5,"pin":"***"}',
+        ),
+        (b"application/json", b'{"access_token":"S', b'{"access_token":"***"'),
+        (
+            b"application/x-www-form-urlencoded",
+            b"password=S&key=b&client_secret=S",
+            b"password=***&key=b&client_secret=***",
+        ),
+        (
+            b"multipart/form-data; boundary=B",
+            b'--B\r\nContent-Disposition: form-data; name="new_password"\r\n\r\nS\r\n--B--\r\n',
+            b'--B\r\nContent-Disposition: form-data; name="new_password"\r\n\r\n***\r\n--B--\r\n',
+        ),
+        (b"image/png", b'"password":"x"', b'"password":"x"'),
+        (b"multipart/form-data", b"password=x", b"password=x"),
+        (b"text/plain", b"", b""),
+    ],
+)
+def test_credentials_in_bodies_are_masked_by_name(kind: bytes, body: bytes, masked: bytes) -> None:
+    record = _record(kind, body)
+    RecordRedaction(["pin"]).request(record, set())
+    (call,) = record.calls
+    for each in (record.request_body, record.response_body, call.request_body, call.response_body):
+        assert (each.content, each.length) == (masked, len(masked))
+
+
+def test_a_compressed_body_stays_as_it_is() -> None:
+    record = _record(b"text/plain\r\nContent-Encoding: gzip", b"password=x")
+    RecordRedaction([]).request(record, set())
+    assert record.request_body.content == b"password=x"
 
 
 def test_the_password_of_basic_is_known_too() -> None:

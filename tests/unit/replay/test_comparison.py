@@ -17,6 +17,7 @@ from fastgw.replay.comparison import body_differences, slower
         (b'[{"n": 1}, {"n": 2}]', b'[{"n": 3}, {"n": 4}]', ["$[].n"]),
         (b"[1, 2]", b"[1]", ["$[]"]),
         (b'{"t": "*** a"}', b'{"t": "*** b"}', []),
+        (b'{"t": "*** a", "u": "a"}', b'{"t": "b", "u": "***"}', []),
         (b"no JSON", b"no json", ["digest"]),
         (b"1", b"null", ["$"]),
     ],
