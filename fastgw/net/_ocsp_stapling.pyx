@@ -2,7 +2,7 @@
 """OCSP responses in the contexts of OpenSSL behind `ssl.SSLContext`: the module `ssl` has no call for them.
 
 OpenSSL calls `_answer_status` in the middle of a handshake, without the lock of the interpreter: nothing there is an
-object of Python. It asks the context that presents the certificate, the one chosen by SNI. What it reads is owned by
+object of Python. The context that presents the certificate is asked, the one chosen by SNI. Responses are owned by
 that context of OpenSSL, and freed with it (`_free_stapled`): connections may keep the context longer than Python does.
 """
 
