@@ -40,9 +40,9 @@ class SocketPoller:
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     def watch(self, fd: int, listener: SocketListener) -> None:
-        """Call this listener on events of the socket, until `forget`."""
-        self._listeners[fd] = listener
+        """Call this listener on events of the socket, until `forget`. Raises `OSError`: it watches no more sockets."""
         self._epoll.register(fd, _WATCHED)
+        self._listeners[fd] = listener
 
     def take_over(self, fd: int, listener: SocketListener) -> None:
         """Replace the listener. Events that the previous one received are not repeated."""

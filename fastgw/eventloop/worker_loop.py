@@ -103,11 +103,15 @@ class Hangups:
                 _take_in(fd, 1)
 
     def tick(self) -> None:
-        for fd, connection in self._waiting.items():
+        waiting, self._waiting = self._waiting, {}
+        for fd, connection in waiting.items():
+            try:
+                self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
+            except OSError:  # epoll watches no more sockets of this user: it is tried again
+                self._waiting[fd] = connection
+                continue
             self._watched[fd] = connection
-            self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
             _take_in(fd, LEFT_BEHIND)
-        self._waiting.clear()
 
     def _ready(self) -> None:
         for fd, _ in self._epoll.poll(0):

@@ -72,6 +72,7 @@ class Upstream:
         "members",
         "name",
         "pool",
+        "replaced",
         "retry_budget",
         "rules",
         "settings",
@@ -122,10 +123,16 @@ class Upstream:
         self.total_timeout = settings.timeouts.total or inf  # seconds
         self.rules = rules_of(settings.retries)
         self.hedging = None if settings.hedge is None else Hedging(settings.hedge)
-        self.active = 0
+        self.active = 0  # requests in flight
+        self.replaced: tuple[ref[Upstream], ...] = ()  # those of earlier configurations that still had some
         self.retry_budget = RetryBudget(settings.retries.budget)
         self.pool: Pool[Any]  # of `UpstreamConnection`; where `lends_sockets`, of `SocketConnection`
         self.worker_loop: WorkerLoop
+
+    @property
+    def in_flight(self) -> int:
+        """Requests in flight, with those that began on upstreams that it has replaced."""
+        return self.active + sum(each.active for link in self.replaced if (each := link()) is not None)
 
     @property
     def targets_by_url(self) -> Mapping[Url, Target]:
@@ -241,6 +248,9 @@ class Upstream:
         if self.health is not None:  # attempts still in flight must not count: the slots may be reused
             self._leave_health()
             self.settle()  # without its breaker
+        if heir is not None:
+            links = (*self.replaced, ref(self))
+            heir.replaced = tuple(link for link in links if (each := link()) is not None and each.active)
         if heir is not None and heir.started and heir.pool is self.pool:
             self.pool.release(set(self.targets).difference(heir.targets))
         else:

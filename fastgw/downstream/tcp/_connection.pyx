@@ -259,6 +259,7 @@ cdef class PlainConnection(FdListener):
         cdef bytes address
         cdef int to
         cdef int one = 1
+        cdef bint is_connected
         self.deadline = self.filed_at = INFINITY
         self._server, self.listener, self.route, self._plan = server, listener, routes, plan
         self.client_ip, self._port = ip, port
@@ -279,7 +280,8 @@ cdef class PlainConnection(FdListener):
         self.upstream = upstream.name
         self._total_at = <double>plan.wheel.now + <double>upstream.total_timeout
         server.connections.add(self)
-        plan.poller.add(fd, self)
+        if not self._is_watched(CLIENT):
+            return 0
         target = upstream.balancer.pick(self)
         if target is None or not plan.pool.take_place(target):
             self._become_reference().connect_to(target)
@@ -291,13 +293,22 @@ cdef class PlainConnection(FdListener):
             return self._not_connected(errno)
         self._fds[TARGET] = to
         setsockopt(to, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
-        if connect(to, <sockaddr*><char*>address, <socklen_t>len(address)) == 0:
-            plan.poller.add(to, self)
-            return self._open()
-        if errno != EINPROGRESS:
+        is_connected = connect(to, <sockaddr*><char*>address, <socklen_t>len(address)) == 0
+        if not is_connected and errno != EINPROGRESS:
             return self._not_connected(errno)
-        plan.poller.add(to, self)
-        return self._watch(plan.connect_timeout)
+        if not self._is_watched(TARGET):
+            return 0
+        return self._open() if is_connected else self._watch(plan.connect_timeout)
+
+    cdef bint _is_watched(self, int side) except -1:
+        """Let the poller watch a side. False: epoll watches no more sockets of this user; the connection has ended."""
+        try:
+            self._plan.poller.add(self._fds[side], self)
+        except OSError as error:
+            self.fault, self.why = Fault.CONNECTIONS_EXHAUSTED, reference.reason_of(error)
+            self._finish(True)
+            return False
+        return True
 
     cdef int _turn_away(self, fault) except -1:
         close_fd(self._fds[CLIENT])
@@ -470,7 +481,8 @@ cdef class PlainConnection(FdListener):
                     setsockopt(self._fds[side], SOL_SOCKET, SO_LINGER, &reset, sizeof(reset))
                 close_fd(self._fds[side])
         self.request_bytes, self.response_bytes = self._received[CLIENT], self._received[TARGET]
-        plan.pool.leave_place(self._target)
+        if self._target is not None:
+            plan.pool.leave_place(self._target)
         upstream.active -= 1
         server.connection_limit.give_back()
         if limit is not None:

@@ -201,7 +201,8 @@ class TcpConnection(Timed):
             client.close()
             self.turn_away(refused)
             return
-        self._enter(PlainEnd(server.worker_loop, client, self), server.address_limit)
+        if self._enter_plain(client, server.address_limit) is None:
+            return
         if self.route.needs_hello:
             self.scheme = b"tls"
             self._phase = GREETING
@@ -244,15 +245,30 @@ class TcpConnection(Timed):
         `limit`: one of these limits. `greeting`: all that the client has sent, with the whole `hello`.
         """
         self.scheme, self._greeting = b"tls", greeting
-        end = PlainEnd(self._server.worker_loop, client, self)
-        end.received = len(greeting.received)
-        self._enter(end, limit)
-        self._follow(hello)
+        end = self._enter_plain(client, limit)
+        if end is not None:
+            end.received = len(greeting.received)
+            self._follow(hello)
 
-    def _enter(self, client: End, limit: "AddressLimit | None") -> None:
+    def _enter(self, client: End | None, limit: "AddressLimit | None") -> None:
         self._client = client
         self._address_limit = limit
         self._server.connections.add(self)
+
+    def _enter_plain(self, client: socket.socket, limit: "AddressLimit | None") -> PlainEnd | None:
+        """Return the end of a client that is counted in the node's limits; None: the connection has ended."""
+        self._enter(None, limit)  # first: whatever happens now, `_finish` releases the limits
+        self._client = end = self._watched(client)
+        return end
+
+    def _watched(self, connected: socket.socket) -> PlainEnd | None:
+        """Return the end on a socket. None: epoll watches no more sockets of this user; the connection has ended."""
+        try:
+            return PlainEnd(self._server.worker_loop, connected, self)
+        except OSError as error:
+            connected.close()
+            self._end(Fault.CONNECTIONS_EXHAUSTED, reason_of(error))
+            return None
 
     @property
     def _client_end(self) -> End:
@@ -418,7 +434,9 @@ class TcpConnection(Timed):
                 self.failed(Fault.CONNECT_REFUSED, str(error))
                 return
         if target.tls is None:
-            self._open(PlainEnd(self._server.worker_loop, connected, self))
+            plain = self._watched(connected)
+            if plain is not None:
+                self._open(plain)
             return
         timeouts = upstream.settings.timeouts
         timeout = timeouts.connect if timeouts.tls is None else timeouts.tls

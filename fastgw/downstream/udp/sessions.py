@@ -12,7 +12,7 @@ sent to another target (`retries`, condition `connect_failure`).
 
 import asyncio
 import socket
-from errno import EAGAIN, ECONNREFUSED, EMFILE, EMSGSIZE, ENFILE, ENOBUFS, ENOMEM
+from errno import EAGAIN, ECONNREFUSED, EMFILE, EMSGSIZE, ENFILE, ENOBUFS, ENOMEM, ENOSPC
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast, final
@@ -47,7 +47,7 @@ forged addresses could fill the memory while a name is looked up: a session may 
 MOST_KEPT_BYTES: Final = 2048
 """Maximum size of the sent datagrams of a session that are kept for a retry, until the first response; further ones
 are not sent again. It holds a first packet of QUIC, and the node may have 65,536 sessions."""
-OUT_OF: Final = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM, EAGAIN})
+OUT_OF: Final = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, EAGAIN})
 """Errors of a lack of files, memory or ports in this process, for which no target is to blame."""
 LOST: Final = frozenset({EMSGSIZE, ENOBUFS, ENOMEM, EAGAIN})
 """Errors of a datagram that is dropped, as any may be: it is longer than the other side's version of IP or its network
@@ -230,10 +230,10 @@ class UdpSession(Timed):
             connected = socket.socket(address.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             self._socket = connected
             connected.connect(address.sockaddr)
+            self._server.worker_loop.sockets.watch(connected.fileno(), self)
         except OSError as error:
             self._broken(error)
             return
-        self._server.worker_loop.sockets.watch(connected.fileno(), self)
         if self._record is not None:
             self._record.connect(False, monotonic())
         for payload in self._take_waiting():

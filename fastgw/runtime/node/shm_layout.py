@@ -309,7 +309,7 @@ class ShmLayout:
         stored = 0
         slots = gateway.slot_table.upstreams
         for name, upstream in gateway.upstreams.items():
-            column.words[self.targets.requests + slots[name]] = upstream.active
+            column.words[self.targets.requests + slots[name]] = upstream.in_flight
             for target in upstream.targets:
                 slot = gateway.target_slot(name, target)
                 lent = target.places - target.opening - len(target.idle)

@@ -155,6 +155,30 @@ def held(*kinds: type) -> list[str]:
 ONE = ["Pool", "Upstream"]
 
 
+@on_loop
+async def test_requests_in_flight_on_replaced_upstreams_are_counted_until_they_end():
+    """By the upstream of their name, over several reloads: whoever scales by them sees no drop at a reload."""
+    with no_collector():
+        async with serving() as node:
+            first, second = [await node.client() for _ in range(2)]
+            first.sends(GET % b"old")
+            await until(lambda: len(node.taken) == 1)
+            for count, times in enumerate(({"tunnel_idle": "7s"}, {"tunnel_idle": "8s"}, {"tunnel_idle": "9s"})):
+                node.adopt(node.configured("old", timeouts=times))
+                upstream = node.gateway.upstreams["old"]
+                assert (upstream.active, upstream.in_flight) == (0, min(count, 1) + 1)
+                if not count:
+                    second.sends(GET % b"old")
+                    await until(lambda: len(node.taken) == 2)
+                    assert (upstream.active, upstream.in_flight) == (1, 2)
+            for taken, client in zip(node.taken, (first, second), strict=True):
+                taken.sends(OK)
+                await until(lambda client=client: client.received.endswith(b"ok"))
+            await until(lambda: upstream.in_flight == 0)
+            node.adopt(node.configured("old"))
+            assert node.gateway.upstreams["old"].replaced == ()
+
+
 @pytest.mark.parametrize(
     "upstream",
     [

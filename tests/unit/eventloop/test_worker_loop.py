@@ -7,6 +7,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,6 +101,28 @@ def test_a_peer_that_leaves_is_noticed_though_nobody_reads(how: str) -> None:
             await listening.left.wait()
         await asyncio.sleep(0)
         hangups.unwatch(ours.fileno(), listening)
+        ours.close()
+        hangups.close()
+
+    run(live)
+
+
+def test_a_descriptor_that_epoll_refuses_stops_no_other(tmp_path: Path) -> None:
+    """As for lack of watches; here because it is a file. The other one is told of, in each of the ticks that follow."""
+
+    async def live() -> None:
+        hangups = Hangups(asyncio.get_running_loop())
+        refused, listening = Listening(), Listening()
+        ours, theirs = socket.socketpair()
+        with (tmp_path / "file").open("wb") as file:
+            hangups.watch(file.fileno(), refused)
+            hangups.watch(ours.fileno(), listening)
+            for _ in range(2):
+                hangups.tick()
+            theirs.close()
+            async with asyncio.timeout(5):
+                await listening.left.wait()
+            hangups.unwatch(file.fileno(), refused)
         ours.close()
         hangups.close()
 
