@@ -113,7 +113,7 @@ class KafkaTransport:
 
     async def _deliver(self, lines: Sequence[bytes]) -> int:
         try:
-            from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+            from aiokafka.errors import MessageSizeTooLargeError
         except ImportError as error:
             raise Undelivered("the package aiokafka is missing; install fastgw[kafka]", lines) from error
         sent: list[tuple[bytes, asyncio.Future[Any]]] = []
@@ -127,7 +127,7 @@ class KafkaTransport:
                     except MessageSizeTooLargeError:
                         refused += 1
                 results = await asyncio.gather(*(each for _, each in sent), return_exceptions=True)
-        except (KafkaError, OSError, ValueError) as error:
+        except Exception as error:  # the edge of a library: what a broker answers may be a TypeError in there
             await self._end()
             cause = _CAUSES.last_cause() or error
             acknowledged = {id(line) for line, each in sent if each.done() and not _fails(each)}
@@ -215,4 +215,5 @@ def _reason(error: object) -> str:
         UnknownTopicOrPartitionError: "the topic does not exist",
     }
     known = next((text for kind, text in told.items() if isinstance(error, kind)), None)
-    return known or f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+    name, text = type(error).__name__, str(error)
+    return known or (text if text.startswith(name) else f"{name}: {text}").partition("\n")[0][:200]

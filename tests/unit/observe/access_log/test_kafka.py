@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from socket import AF_INET, socket
+from socket import AF_INET, SHUT_RDWR, create_server, socket
 from typing import Literal
 
 import pytest
@@ -94,6 +95,35 @@ def test_a_broker_that_hangs_holds_the_thread_for_the_timeout_alone(broker: Kafk
         assert sent.deliver([b"a", b"b"]) == 0
     finally:
         sent.close()
+
+
+@pytest.mark.parametrize("answer", [b"", b"\xff" * 60, b"\x00" * 60, b"\x00\x00\x7f\xff\xff\xff" + b"\x00" * 40])
+def test_a_server_that_answers_nonsense_costs_no_line_and_not_the_thread(answer: bytes) -> None:
+    """Some of it is an error of its type inside of the client library, such as a `TypeError`."""
+    with create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection = listening.accept()[0]
+                    with connection:
+                        correlation = connection.recv(65536)[8:12]
+                        connection.sendall(len(correlation + answer).to_bytes(4, "big") + correlation + answer)
+                        connection.recv(65536)
+
+        threading.Thread(target=serve, daemon=True).start()
+        files = {"ca": None, "certificate": None, "key": None}
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        sent = KafkaTransport(
+            [address], TOPIC, acks="all", compresses=False, tls=False, sasl=lambda: None, timeout=0.5, **files
+        )
+        try:
+            with pytest.raises(Undelivered) as refused:
+                sent.deliver([b"a", b"b"])
+        finally:
+            sent.close()
+            listening.shutdown(SHUT_RDWR)
+    assert refused.value.lines == [b"a", b"b"]
 
 
 def test_a_secret_that_is_unavailable_is_told_and_tried_again(broker: KafkaBroker, tmp_path: Path) -> None:
