@@ -685,10 +685,14 @@ def test_the_last_hour_is_there_as_soon_as_the_page_is(page: Page, stub: AdminSt
 
 def test_certificates_are_told_with_the_days_that_are_left(page: Page, stub: AdminStub) -> None:
     stub.figures.certificate_list += [certificate(f"l{place}", days) for place, days in enumerate((40.5, 3.5, -1.0))]
+    stub.figures.certificate_list[0]["certificate"] = "/b.pem"
+    stapled = {"responder": "", "expires_date": None, "revoked": True, "next_attempt_date": None}
+    stub.figures.ocsp_list.append({"certificate": "/b.pem", "problem": "the certificate is revoked", **stapled})
     look(page, stub)
     page.run("location.hash = '#certificates'")
     page.until("document.querySelectorAll('#table-certificates tbody tr').length === 3")
     assert cells(page, "certificates", "Days left") == ["expired", "3 d", "40 d"]
+    assert cells(page, "certificates", "Problem") == ["", "", "OCSP: the certificate is revoked"]
 
 
 def test_a_request_is_explained_as_it_is_typed(page: Page, stub: AdminStub) -> None:

@@ -126,6 +126,7 @@ class Figures:
         ]
         self.object_list = [{"store": "main", "url": "http://a.test/x?token=***", "found": 4321, "bytes": 2048}]
         self.certificate_list: list[dict[str, Any]] = []
+        self.ocsp_list: list[dict[str, Any]] = []
         self.explanation = Explanation(route="user", target="http://127.0.0.1:9001")
         self.explanation_text = "listener  public   client 127.0.0.1\nroute     user   any host, path /users/{id}"
         self.explained: list[RequestToExplain] = []
@@ -221,7 +222,7 @@ class Figures:
             "rates": None,
             "certificates": self.certificate_list,
             "acme": [],
-            "ocsp": [],
+            "ocsp": self.ocsp_list,
             "on_demand": None,
             "verifiers": [],
             "feeds": [],

@@ -45,12 +45,14 @@ export class Certificates {
     ],
   });
 
-  show({ certificates, verifiers, acme }) {
+  show({ certificates, verifiers, acme, ocsp }) {
     const issued = new Map(acme.map((each) => [each.certificate, each]));
+    const unstapled = new Map(ocsp.map(({ certificate, problem }) => [certificate, problem && `OCSP: ${problem}`]));
     const shown = certificates.map(({ listener, names, certificate, expires_date: date, problem }) => {
       const by = issued.get(certificate);
       const kind = by === undefined ? "certificate" : by.issued ? "certificate (ACME)" : "placeholder (ACME)";
-      return { listener, names: names.join(" "), file: certificate, date, problem: problem || (by ? orderText(by) : ""), kind };
+      const found = [problem || (by ? orderText(by) : ""), unstapled.get(certificate)].filter(Boolean).join("; ");
+      return { listener, names: names.join(" "), file: certificate, date, problem: found, kind };
     });
     const ordered = acme.filter((each) => each.on_demand && each.issued).map((each) => (
       {
