@@ -146,6 +146,13 @@ def test_a_policy_of_a_gateway_is_for_all_of_its_routes(filters: dict[str, Any],
     assert accepted(made, found)[0] == ("True" if is_served else "False")
 
 
+def test_the_service_of_a_route_that_answers_500_is_not_called_unused() -> None:
+    """The note would hide the one that says what to mend."""
+    found = loaded(of_ingress(ingress(rule("a.example")), policy({"rate_limt": {}})))
+    (note,) = [str(each) for each in found.notes if "shop/" in str(each)]
+    assert "FastgwPolicy/shop/limits: spec.filters.rate_limt" in note
+
+
 def test_a_section_is_one_rule() -> None:
     said = ingress(rule("a.example"), rule("b.example"))
     made = of_ingress(said, policy(LIMIT, sectionName="1"))
