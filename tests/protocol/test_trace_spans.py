@@ -186,14 +186,14 @@ def play_hedge(world: World) -> None:
 
 def play_mirror(world: World) -> None:
     """The copy is answered after the request."""
-    answered = threading.Event()
-    world.services["two"].answer(answered, UNAVAILABLE)
+    answered, sent = threading.Event(), threading.Event()
+    world.services["two"].answer(answered, UNAVAILABLE, lambda _: sent.set())
     with world.gateway.connect() as client:
         scene = world.send(client, "mirror", "/mirrored")
         scene.status = client.read_response(b"GET").status
-        world.services["two"].wait_for_requests(1)
-        answered.set()
-        client.exchange(b"GET /tls HTTP/1.1\r\nHost: a.test\r\n\r\n")  # the worker has gone on
+    world.services["two"].wait_for_requests(1)
+    answered.set()
+    assert sent.wait(60.0)
     world.over(scene)
 
 
@@ -274,16 +274,14 @@ def test_all_spans_are_of_one_tree_and_have_what_is_required(world: World) -> No
 def test_a_hedge_has_a_span_and_the_attempt_that_lost_is_no_error(world: World) -> None:
     scene = world.scenes["hedge"]
     first, hedge = scene.only(CLIENT, attempt="first"), scene.only(CLIENT, attempt="hedge")
-    assert scene.status == attributes(hedge)["http.response.status_code"] == 200
     assert attributes(hedge)["http.request.resend_count"] == 1
-    assert (
-        attributes(first)
-        .keys()
-        .isdisjoint(
-            {"http.request.resend_count", "http.response.status_code", "error.type"}  # the gateway has cancelled it
-        )
-    )
+    assert "http.request.resend_count" not in attributes(first)
     assert first.start_time_unix_nano < hedge.start_time_unix_nano < first.end_time_unix_nano
+    # Which one arrives first, and is kept waiting, is up to the machine.
+    (lost,) = (span for span in (first, hedge) if "http.response.status_code" not in attributes(span))
+    (won,) = (span for span in (first, hedge) if span is not lost)
+    assert scene.status == attributes(won)["http.response.status_code"] == 200
+    assert "error.type" not in attributes(lost)  # the gateway has cancelled it
     parents = {parent_of(each) for name in ("one", "two") for each in scene.asked[name]}
     assert parents == {first.span_id.hex(), hedge.span_id.hex()}
 
