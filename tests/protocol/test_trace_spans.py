@@ -247,6 +247,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         world.get("tls", "/tls")
         play_mirror(world)
         world.services["tls"].answer(UNAVAILABLE)
+        with world.gateway.connect() as client:
+            client.exchange(b"GET /tls HTTP/1.1\r\nHost: a.test\r\n\r\n")  # the next one reuses its connection
         world.get("tls, not sampled", "/tls", sampled=False)
         world.get("local", "/local")
         world.get("unknown method", "/retried", "PURGE")
