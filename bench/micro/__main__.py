@@ -14,9 +14,9 @@ from bench.micro.timing import Room, time_room
 MODULES = (
     "framing", "routing", "balance", "health", "chain", "filters", "tokens", "asking", "splice", "body", "frames",
     "observe", "validation", "waf", "cells", "limits", "quotas", "cache_store", "mapping", "exchange",
-    "response_cache", "content_coding", "compose", "http2", "tls", "policies", "egress",
+    "response_cache", "content", "content_coding", "compose", "http2", "tls", "policies", "egress",
 )  # fmt: skip
-"""Modules in the order of a request's path; the last eight are whole requests."""
+"""Modules in the order of a request's path; the last nine are whole requests."""
 
 
 def main(

@@ -51,14 +51,14 @@ def rooms() -> Iterator[Room]:
             opened = items > AT_ONCE and any("*" in path for path in rules.get("set", ()))
             mapped = _mapping(rules, IN_HELPER if opened else AT_ONCE)
             shown = f"{name}, {title}" + (" (helper)" if opened else "")
-            yield Room(shown, partial(_applied, mapped), [_products(items)])
+            yield Room(shown, partial(_applied, mapped), [products(items)])
     build = compile_xml_template(XML)
-    yield Room("XML written, 1 KB", lambda text: build(text, partial(variable_text, NO_EXCHANGE)), [_products(7)])
+    yield Room("XML written, 1 KB", lambda text: build(text, partial(variable_text, NO_EXCHANGE)), [products(7)])
     change = configured(Transform, request={"input": "xml", "xml": XML_INPUT}).request
     assert change is not None
     assert change.xml is not None
     read = compile_xml_input(change.xml)
-    yield Room("XML read, 1 KB", read, [build(_products(7), partial(variable_text, NO_EXCHANGE))])
+    yield Room("XML read, 1 KB", read, [build(products(7), partial(variable_text, NO_EXCHANGE))])
 
 
 def _applied(mapped: JsonFunction, body: bytes) -> bytes:
@@ -72,7 +72,7 @@ def _mapping(rules: Mapping[str, Any], most: int) -> JsonFunction:
     return compile_mapping(request.json, most)
 
 
-def _products(count: int) -> bytes:
+def products(count: int) -> bytes:
     stock = {"berlin": 4, "paris": 7}
     items = [
         {"id": number, "name": f"Product {number}", "price": number * 1.5, "active": True, "tags": ["a", "b", "c"],

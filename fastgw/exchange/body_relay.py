@@ -132,6 +132,10 @@ class Relay:
         relay.bytes, relay.ended, relay.kept = len(payload), True, [payload]
         return relay
 
+    def whole_payload(self) -> bytes | None:
+        """Return the body if it is complete and has no trailers; None: more may follow."""
+        return b"".join(self.kept) if self.ended and self.kept is not None and not self.trailers else None
+
     def __repr__(self) -> str:
         flow = "ended" if self.ended else "paused" if self.paused else "open"
         return f"<Relay {flow} bytes={self.bytes} kept={None if self.kept is None else sum(map(len, self.kept))}>"

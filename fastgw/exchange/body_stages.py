@@ -9,7 +9,7 @@ could not check or change is not forwarded.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
 
 from fastgw.config.base.value_types import parse_size
 from fastgw.exchange.reply import Reply, Response
@@ -27,11 +27,16 @@ class AnsweredRequest(Protocol):
     @property
     def head(self) -> RequestHead: ...
     @property
+    def response(self) -> Any:
+        """The response, once response steps run; it is another one, or None, while the request is on the fast path."""
+
+    @property
     def client(self) -> Any:
         """Client side, which counts for metrics."""
 
 
 ChangeWhole: TypeAlias = "Callable[[AnsweredRequest, Response, bytes], bytes | BodyStage | None]"
+CheckWhole: TypeAlias = "Callable[[Exchange, bytes], Reply | BodyStage | None]"
 
 
 @final
@@ -91,6 +96,10 @@ class BodyStage:
         """
 
 
+NOT_AT_ONCE: Final = BodyStage()
+"""Result of `StageFactory.change_whole` on the fast path for a body that needs a stage: there is no exchange yet."""
+
+
 @final
 class StageFactory:
     """A body hook that creates a stage for each exchange whose body the filter changes as it arrives.
@@ -102,9 +111,11 @@ class StageFactory:
     `change_whole`: called in place of `make` for a response of the upstream whose body is complete and not empty, if no
     other filter has a stage for it: returns the changed body, or what `make` would return. On the fast path there is no
     exchange.
+    `check_whole`: called in place of `make` for a request whose body is complete and not empty, if no other filter has
+    a hook for it: returns the response to a body that is refused, None for one that passes as it is, or a stage.
     """
 
-    __slots__ = ("change_whole", "make", "ranges", "reads_only")
+    __slots__ = ("change_whole", "check_whole", "make", "ranges", "reads_only")
 
     def __init__(
         self,
@@ -112,9 +123,10 @@ class StageFactory:
         ranges: bool = False,
         reads_only: bool = False,
         change_whole: ChangeWhole | None = None,
+        check_whole: CheckWhole | None = None,
     ) -> None:
         self.make, self.ranges, self.reads_only = make, ranges or reads_only, reads_only
-        self.change_whole = change_whole
+        self.change_whole, self.check_whole = change_whole, check_whole
 
 
 class BodyTooLong(Exception):
@@ -153,7 +165,19 @@ class BodyHook:
         step = self.step
         if not isinstance(step, StageFactory):
             return _Pieces(exchange, step, self.changes) if self.bound is None else _Whole(exchange, step, self.bound)
-        stage = step.make(exchange)
+        return self._bounded(step.make(exchange))
+
+    def check_whole(self, exchange: Exchange, body: bytes) -> Reply | BodyStage | None:
+        """Return the result of the hook's `StageFactory.check_whole` for a body that is complete."""
+        step = self.step
+        assert isinstance(step, StageFactory)
+        assert step.check_whole is not None
+        if self.bound is not None and len(body) > self.bound:
+            return self.stage_for(exchange)
+        made = step.check_whole(exchange, body)
+        return made if isinstance(made, Reply) else self._bounded(made)
+
+    def _bounded(self, stage: BodyStage | None) -> BodyStage | None:
         if stage is not None and not isinstance(stage, BodyStage):
             raise TypeError(f"a body hook made a {type(stage).__name__}; expected a BodyStage or None")
         return stage if stage is None or self.bound is None else _Collected(stage, self.bound)

@@ -26,7 +26,7 @@ from fastgw.exchange.body_stages import (
     ChangeWhole,
     StageFactory,
 )
-from fastgw.exchange.reply import Reply, problem
+from fastgw.exchange.reply import NO_NAMES, Reply, problem
 from fastgw.exchange.request_ids import RequestIds
 from fastgw.exchange.states import ENDED
 from fastgw.exchange.tunnel import TunnelStep
@@ -54,6 +54,7 @@ RENEWED_ON: Final = frozenset((401, 403))
 Outcome: TypeAlias = Reply | Awaitable[Reply | None] | None
 RequestStep: TypeAlias = "Callable[[Exchange], Outcome]"
 LooksAt: TypeAlias = "Callable[[ResponseHead], bool]"
+PassTest: TypeAlias = Callable[["RequestHead"], bool]
 ReplyStep: TypeAlias = "Callable[[Exchange, Reply], Reply]"
 ValueStep: TypeAlias = "Callable[[Exchange], bytes | None]"
 TrailerStep: TypeAlias = "Callable[[Exchange, Trailers], Iterable[tuple[bytes, bytes]]]"
@@ -106,17 +107,32 @@ def _union(looks: frozenset[Looks]) -> Looks:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class SentFields:
+    """Headers of the requests to the upstream: lower-case names that are not sent, and lines that are added."""
+
+    dropped: frozenset[bytes]
+    added: bytes
+
+
+@final
 class BodyHead:
     """Step that decides by the beginning of a request's body. `most`: bytes that it needs; a shorter body is complete.
 
     `applies`: whether it has to see the body of a request, for which the exchange then waits. Called once all request
-    steps have passed.
+    steps have passed. `lets_pass`: as in `Hooks`, in place of both.
     """
 
-    __slots__ = ("applies", "most", "step")
+    __slots__ = ("applies", "lets_pass", "most", "step")
 
-    def __init__(self, step: RequestStep, most: int, applies: Callable[[Exchange], bool]) -> None:
-        self.step, self.most, self.applies = step, most, applies
+    def __init__(
+        self,
+        step: RequestStep,
+        most: int,
+        applies: Callable[[Exchange], bool],
+        lets_pass: PassTest | None = None,
+    ) -> None:
+        self.step, self.most, self.applies, self.lets_pass = step, most, applies, lets_pass
 
 
 class Hooks:
@@ -124,9 +140,13 @@ class Hooks:
 
     request: `(exchange) -> None | Reply | Awaitable`, before the request is forwarded. request_headers: lower-case
     names of headers; the request step has to run only for requests with one of them, and may run for others. None: for
-    all. response: `(exchange) -> None`, when the head of the response (of the upstream or the gateway) is known.
-    looks_at: `(head) -> bool`, whether the response step and the response body hook have to run for a response of the
-    upstream; if no filter needs it, most requests take the fast path. They may run nevertheless.
+    all. lets_pass: `(head) -> bool`, for a request that was received as a whole (`head.payload` is its body): whether
+    the request step and the hook for its body would let it pass as it is, without any effect; then they do not run.
+    False: they run, and decide. sent_fields: the `SentFields` for a request step whose only effect they are, the same
+    for all requests; the fast path sends them without it. response: `(exchange) -> None`, when the head of the response
+    (of the upstream or the gateway) is known. looks_at: `(head) -> bool`, whether the response step and the response
+    body hook have to run for a response of the upstream; if no filter needs it, most requests take the fast path. They
+    may run nevertheless.
     request_body, response_body: `(exchange, payload) -> None | bytes | Reply`, for each piece of a body. None: it does
     not change. bytes: they replace the piece, if `changes_body` is set; a body that may change is sent without its
     length, digest and strong ETag, and ranges of it are not requested. A Reply, for requests only: answer with it. A
@@ -176,6 +196,7 @@ class Hooks:
         "fetch",
         "finish",
         "full_path",
+        "lets_pass",
         "looks_at",
         "needs_body",
         "preflight",
@@ -188,6 +209,7 @@ class Hooks:
         "request_ids",
         "response",
         "response_body",
+        "sent_fields",
         "start",
         "stop",
         "trailers",
@@ -224,6 +246,8 @@ class Hooks:
         full_path: bool = False,
         body_head: BodyHead | None = None,
         request_headers: frozenset[bytes] | None = None,
+        lets_pass: PassTest | None = None,
+        sent_fields: SentFields | None = None,
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
         self.response_body, self.trailers = response_body, trailers
@@ -252,6 +276,8 @@ class Hooks:
         self.full_path = full_path
         self.body_head = body_head
         self.request_headers = request_headers
+        self.lets_pass = lets_pass
+        self.sent_fields = sent_fields
 
 
 @final
@@ -303,6 +329,7 @@ class Chain:
         "logged_at",
         "maps",
         "number",
+        "pass_tests",
         "preflight",
         "ready_answer",
         "renew_steps",
@@ -317,6 +344,7 @@ class Chain:
         "treats_bodies",
         "treats_responses",
         "tunnel_steps",
+        "whole_check",
         "whole_hook",
     )
 
@@ -333,6 +361,8 @@ class Chain:
         self.logged_at: dict[object, float] | None = None  # monotonic time of the last log line, by step
         hooks = [link.hooks for link in self.links]
         self.request_steps = tuple(h.request for h in hooks if h.request is not None)
+        # Tests in place of all request steps, for a request that was received as a whole; None: they have to run.
+        self.pass_tests = pass_tests(h.lets_pass for h in hooks if h.request is not None)
         self.request_body_hooks = tuple(
             BodyHook(h.request_body, h.needs_body, h.changes_body) for h in hooks if h.request_body is not None
         )
@@ -358,6 +388,7 @@ class Chain:
         self.request_ids = next((h.request_ids for h in reversed(hooks) if h.request_ids is not None), None)
         self.translate_steps = tuple(h.translate for h in hooks if h.translate is not None)
         self.whole_hook = self._whole_hook()
+        self.whole_check = self._whole_check()
         self.ready_answer = self._ready_answer(hooks)
         self.fetch_plan: Any = None  # `FastPathPlan` for requests without a ready answer; None: there is none
         self.allows_fetch = False  # whether a filter may fetch a response to an exchange on the fast path
@@ -375,6 +406,15 @@ class Chain:
         hook = self.response_body_hooks[0][1]
         is_able = isinstance(hook.step, StageFactory) and hook.step.change_whole is not None and hook.bound is None
         return hook if is_able else None
+
+    def _whole_check(self) -> BodyHook | None:
+        """Return the hook that checks complete request bodies at once (`StageFactory.check_whole`). None: there is
+        none, or other filters take part.
+        """
+        if len(self.request_body_hooks) != 1:
+            return None
+        step = self.request_body_hooks[0].step
+        return self.request_body_hooks[0] if isinstance(step, StageFactory) and step.check_whole is not None else None
 
     @property
     def change_whole(self) -> ChangeWhole | None:
@@ -420,7 +460,7 @@ class Chain:
         between the two sides."""
         unseen = any(link.hooks.looks_at is None for link, _ in self.response_body_hooks)
         replaced = any(link.hooks.full_path for link in self.links)
-        return unseen or replaced or self.drops_ranges or bool(self.trailer_steps)
+        return unseen or replaced or bool(self.trailer_steps)
 
     @property
     def looks_at(self) -> LooksAt | None:
@@ -509,6 +549,9 @@ class Divider(Protocol):
         """Return the upstream that is selected and why, for people."""
 
 
+NO_SENT_FIELDS: Final = SentFields(NO_NAMES, b"")
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class FastPathPlan:
@@ -522,7 +565,9 @@ class FastPathPlan:
     None: never. `meets_answers`: whether filters process all responses. `id_of`: returns the id of a request; None:
     requests have no id. `fetch`: the step of the filter that stores the response; None: there is none.
     `change_whole`: changes a response that was received as a whole, in place of `looks_at`; None: nothing does.
-    `full_path_headers`: lower-case names of headers; requests with one of them take the full path.
+    `full_path_headers`: lower-case names of headers; requests with one of them take the full path. `pass_tests`: tests
+    in place of the route's request steps and the hooks for its body; a request that does not pass takes the full path.
+    `sent_fields`: headers for the upstream that the request steps of filters change, the same for all requests.
     """
 
     forward: Any
@@ -535,12 +580,16 @@ class FastPathPlan:
     fetch: FetchStep | None = None
     change_whole: ChangeWhole | None = None
     full_path_headers: tuple[bytes, ...] = ()
+    pass_tests: tuple[PassTest, ...] = ()
+    sent_fields: SentFields = NO_SENT_FIELDS
 
     def accepts(self, head: RequestHead) -> bool:
         """Whether an ordinary request may take the fast path."""
         if self.checks_path and not head.path_as_sent:
             return False
-        return all(head.first(name) is None for name in self.full_path_headers)
+        if not all(head.first(name) is None for name in self.full_path_headers):
+            return False
+        return not self.pass_tests or all_let_pass(self.pass_tests, head)
 
 
 class _PendingStep:
@@ -626,6 +675,23 @@ class Division:
 
     def part_for(self, exchange: Exchange) -> Route:
         return self.parts[self.divider(exchange)]
+
+
+def pass_tests(tests: Iterable[PassTest | None]) -> tuple[PassTest, ...] | None:
+    """Return tests by which a request passes without the steps that they stand for. None: a step has no test."""
+    made = tuple(tests)
+    return None if None in made else cast("tuple[PassTest, ...]", made)
+
+
+def all_let_pass(tests: Iterable[PassTest], head: RequestHead) -> bool:
+    """Whether a request that was received as a whole passes by all tests."""
+    try:
+        for test in tests:
+            if not test(head):
+                return False
+    except Exception:  # the edge of a filter: its step runs, and raises again
+        return False
+    return True
 
 
 def before_any(exchange: Exchange) -> None:
@@ -729,6 +795,19 @@ def stages_of(hooks: Iterable[BodyHook], exchange: Exchange, kind: str) -> BodyS
         if stage is not None:
             stages.append((hook, stage))
     return BodyStages(stages, raised)
+
+
+def checked_whole(hook: BodyHook, exchange: Exchange, body: bytes) -> BodyStages | Reply | str | None:
+    """Return the result of a hook for a complete request body (`Chain.whole_check`), or the stages, as `stages_of`
+    does. None: the body passes as it is.
+    """
+    try:
+        made = hook.check_whole(exchange, body)
+    except BaseException:  # the edge of a filter: data that it could not check is not forwarded
+        return count_raised(hook.step, "body", exchange)
+    if not isinstance(made, BodyStage):
+        return made
+    return BodyStages(((hook, made),), partial(count_raised, kind="body", exchange=exchange))
 
 
 def changed_whole(hook: BodyHook, exchange: Exchange, body: bytes) -> bytes | BodyStages | str:

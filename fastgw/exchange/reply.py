@@ -107,6 +107,13 @@ def _document(fault: Fault, detail: str) -> bytes:
 
 
 _documents: Final = {fault: _document(fault, fault.detail) for fault in Fault}
+_fields: Final = {
+    fault: (
+        (b"Content-Type", b"application/problem+json"),
+        (b"Proxy-Status", b"fastgw; error=%b" % fault.proxy_status.encode()),
+    )
+    for fault in Fault
+}
 
 
 def problem(fault: Fault, detail: str | None = None, fields: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
@@ -115,13 +122,9 @@ def problem(fault: Fault, detail: str | None = None, fields: Iterable[tuple[byte
     `detail` is sent to the client in place of the fault's own: never put an address or a header value in it.
     """
     body = _document(fault, detail) if detail else _documents[fault]
-    lines = [
-        (b"Content-Type", b"application/problem+json"),
-        (b"Proxy-Status", b"fastgw; error=%b" % fault.proxy_status.encode()),
-    ]
-    lines += fields
+    lines = (*_fields[fault], *fields) if fields else _fields[fault]
     if fault.status in (429, 503) and not any(name.lower() == b"retry-after" for name, _ in lines):
-        lines.append((b"Retry-After", b"1"))
+        lines = (*lines, (b"Retry-After", b"1"))
     return Reply(fault.status, body, lines, fault)
 
 

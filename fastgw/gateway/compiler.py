@@ -34,7 +34,9 @@ from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.contexts import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trusted_proxies import trust
 from fastgw.exchange import Chain, Division, Exchange, FastPathPlan, FilterInstance, Hooks, Route
+from fastgw.exchange.chain import PassTest, SentFields, pass_tests
 from fastgw.exchange.error_pages import ErrorPage, ErrorPages
+from fastgw.exchange.request_stages import RANGE
 from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
 from fastgw.files.action import FilesAction
 from fastgw.files.resources import FileFinder
@@ -617,9 +619,10 @@ class _Building:
         is_fast = isinstance(action, Forward) and action.allows_fast_path and is_plain
         if is_fast and isinstance(action, Forward) and not chain.translate_steps:
             meets_answers = chain.meets_answers
-            headers = _headers_met(links)
-            at_once = headers is not None and not (chain.request_body_hooks or chain.body_heads or meets_answers)
-            at_once = at_once and route.path.encoded_slash == "keep"
+            headers, sent_fields = _headers_met(chain, links), _sent_fields(links)
+            tests = pass_tests(_tests_of(chain, links))
+            at_once = tests is not None and not meets_answers and route.path.encoded_slash == "keep"
+            at_once = at_once and not (action.grpc and (sent_fields.dropped or sent_fields.added))
             id_of = None if chain.request_ids is None else chain.request_ids.of
             changes_whole = not (meets_answers or action.grpc)
             if at_once or not action.grpc:
@@ -632,7 +635,9 @@ class _Building:
                     id_of,
                     action.grpc,
                     change_whole=chain.change_whole if changes_whole else None,
-                    full_path_headers=headers if at_once and headers is not None else (),
+                    full_path_headers=headers if at_once else (),
+                    pass_tests=tests if at_once and tests is not None else (),
+                    sent_fields=sent_fields,
                 )
                 plan = self._fast_paths.setdefault(plan, plan)
         elif is_fast and isinstance(action, Forward) and not action.grpc:
@@ -859,15 +864,31 @@ def _is_for(upstream: Upstream, link: FilterInstance) -> bool:
     return link.level in ("gateway", "listener") or upstream.settings.filters.get(link.use.name) == link.use
 
 
-def _headers_met(links: Iterable[FilterInstance]) -> tuple[bytes, ...] | None:
-    """Return the names of the headers for which request steps have to run. None: they have to run for all requests."""
-    names: set[bytes] = set()
-    for link in links:
-        if link.hooks.request is not None:
-            if link.hooks.request_headers is None:
-                return None
-            names |= link.hooks.request_headers
-    return tuple(sorted(names))
+def _headers_met(chain: Chain, links: Iterable[FilterInstance]) -> tuple[bytes, ...]:
+    """Return the names of the headers with which some request steps have to run, or that are not sent."""
+    hooks = [link.hooks for link in links if link.hooks.request is not None]
+    names = {name for each in hooks for name in each.request_headers or ()}
+    return tuple(sorted(names | RANGE if chain.drops_ranges else names))
+
+
+def _sent_fields(links: Iterable[FilterInstance]) -> SentFields:
+    """Return the headers for the upstream that filters change for all requests."""
+    fields = [link.hooks.sent_fields for link in links if link.hooks.sent_fields is not None]
+    return SentFields(frozenset().union(*(each.dropped for each in fields)), b"".join(each.added for each in fields))
+
+
+def _tests_of(chain: Chain, own: Iterable[FilterInstance]) -> Iterator[PassTest | None]:
+    """Yield the test of each filter whose request step or body hook has to run for a request; None: it has none.
+
+    `own`: the filters of the chain whose request steps run once its route is known.
+    """
+    for link in chain.links:
+        hooks = link.hooks
+        has_step = link in own and hooks.request is not None
+        if (has_step and hooks.request_headers is None and hooks.sent_fields is None) or hooks.request_body is not None:
+            yield hooks.lets_pass
+        if hooks.body_head is not None:
+            yield hooks.body_head.lets_pass
 
 
 def _for_preflights(chain: Chain, own: Sequence[FilterInstance]) -> Chain:

@@ -40,6 +40,7 @@ class BuiltRequestHead:
     scheme = b""
     upgrade = ()
     connect_protocol = b""
+    payload = None
     expects_continue = ordinary = forwarded = False
 
     def __init__(

@@ -101,6 +101,10 @@ class RequestHead(Head, Protocol):
         """Whether the client accepts trailers of a response (`TE: trailers`, RFC 9110 section 10.1.4)."""
 
     @property
+    def payload(self) -> bytes | None:
+        """The whole body, if it was received together with the head; None: it was not."""
+
+    @property
     def ordinary(self) -> bool:
         """Whether the request was received as a whole, and only its route is still to be decided."""
 

@@ -13,13 +13,13 @@ from libc.string cimport memcpy
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.eventloop._socket_send cimport send_message, send_two
 from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead
-from fastgw.upstream.forwarding._fast_path cimport accepts_on, begin_ready_on, forget_on, send_request_on
+from fastgw.upstream.forwarding._fast_path cimport accepts_on, begin_ready_on, forget_on, lets_pass_by, send_request_on
 
 from math import inf
 
 from fastgw.compiled import replace
 from fastgw.downstream.http1 import connection as reference
-from fastgw.downstream.http1.response_framing import LENGTH
+from fastgw.downstream.http1.response_framing import LENGTH, own_answer
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.exchange import Chain, Exchange, FastPathPlan, Response, Route
@@ -70,9 +70,9 @@ cdef struct OfAnswer:
 cdef struct OfChain:
     Slot fetch_plan
     Slot finish_steps
+    Slot pass_tests
     Slot ready_answer
     Slot request_ids
-    Slot request_steps
     Slot treats_bodies
 
 cdef struct OfExchange:
@@ -169,9 +169,9 @@ learn(&of_answer.head, ReadyAnswer, "head")
 learn(&of_answer.length, ReadyAnswer, "length")
 learn(&of_chain.fetch_plan, Chain, "fetch_plan")
 learn(&of_chain.finish_steps, Chain, "finish_steps")
+learn(&of_chain.pass_tests, Chain, "pass_tests")
 learn(&of_chain.ready_answer, Chain, "ready_answer")
 learn(&of_chain.request_ids, Chain, "request_ids")
-learn(&of_chain.request_steps, Chain, "request_steps")
 learn(&of_chain.treats_bodies, Chain, "treats_bodies")
 learn(&of_exchange.answered_by, Exchange, "answered_by")
 learn(&of_exchange.chain, Exchange, "chain")
@@ -293,7 +293,9 @@ cdef int _serve_request(connection, head) except -1:
     early = read(&of_listener.early, listener)
     ordinary, length = read(&of_head.ordinary, head), read(&of_head.length, head)
     match = fast_match = None
-    if ordinary and not read(&of_chain.request_steps, early):
+    tests = read(&of_chain.pass_tests, early)
+    passed = tests is not None and (not tests or (ordinary and lets_pass_by(tests, head)))
+    if ordinary and passed:
         try:
             match = read(&of_listener.router, listener).find(head)
         except ClientUnknown:
@@ -323,7 +325,7 @@ cdef int _serve_request(connection, head) except -1:
                         fast_path = _fast_path_of(connection)
                         if fast_path.begin_fetch(head, route, params, plan):
                             return _send_fast(connection, fast_path, server, listener, peer, head, route, params)
-    return _begin_exchange(connection, server, listener, peer, early, head, match, fast_match)
+    return _begin_exchange(connection, server, listener, peer, early, head, match, fast_match, passed)
 
 
 cdef inline object _fast_path_of(connection):
@@ -341,7 +343,9 @@ cdef int _send_fast(connection, fast_path, server, listener, peer, head, route, 
     return send_request_on(fast_path, head, route, params)
 
 
-cdef int _begin_exchange(connection, server, listener, peer, early, head, match, fast_match) except -1:
+cdef int _begin_exchange(
+    connection, server, listener, peer, early, head, match, fast_match, bint passed
+) except -1:
     chain = early if fast_match is None else read(&of_route.chain, fast_match[0])
     stream = read(&of_connection.stream, connection) or connection.stream
     exchange = _reference["new_exchange"](head, stream, listener, peer, chain)
@@ -362,10 +366,10 @@ cdef int _begin_exchange(connection, server, listener, peer, early, head, match,
         route, exchange.params = fast_match
         exchange.route, exchange.answered_by = route, None
         run_route_steps(stream, exchange, route, True)
-    elif early.request_steps:
+    elif not passed:
         run_early_steps(stream, exchange, read(&of_listener.router, listener))
     else:
-        write(&of_exchange.answered_by, exchange, None)  # all of them have run
+        write(&of_exchange.answered_by, exchange, None)  # all of them have run, or let it pass
         if match is None or not _acts_at_once(exchange, early, match):
             find_route(stream, exchange, read(&of_listener.router, listener), match)
     if read(&of_connection.beginning, connection):
@@ -568,8 +572,8 @@ def _next(self):
 
 
 cdef bint _answers_whole(stream, response, bytes payload) except -1:
-    """Send a whole response: of the gateway itself with header lines only, or one with a head and a body. False: it is
-    left to the reference.
+    """Send a whole response: of the gateway itself, or one with a head and a body. False: it is left to the
+    reference.
     """
     cdef bytes added, request_id, message, length, last, line
     cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
@@ -577,7 +581,7 @@ cdef bint _answers_whole(stream, response, bytes payload) except -1:
         return False
     received = response.head
     if received is None:
-        if response._fields is not None or response.body_length != _AS_DECLARED:
+        if response.body_length != _AS_DECLARED:
             return False
     elif type(received) is not Http1ResponseHead or not (<Http1ResponseHead>received).has_body:
         return False
@@ -586,15 +590,14 @@ cdef bint _answers_whole(stream, response, bytes payload) except -1:
     if (
         type(exchange) is not Exchange
         or type_of(connection) is not _connection_class
-        or read(&of_exchange.request_body, exchange) is not None
         or read(&of_stream.waiting, stream) is not None
         or read(&of_stream.reader, stream) is not None
         or read(&of_exchange.method, exchange) == _HEAD
         or status in NO_CONTENT
     ):
         return False
-    head = read(&of_exchange.head, exchange)
-    if type(head) is not Http1RequestHead or not read(&of_head.ordinary, head):
+    head, body = read(&of_exchange.head, exchange), read(&of_exchange.request_body, exchange)
+    if type(head) is not Http1RequestHead or not read(&of_head.ordinary, head) or not (body is None or body.ended):
         return False
     server = _server_of(connection)
     write(&of_stream.ending, stream, LENGTH)
@@ -610,11 +613,14 @@ cdef bint _answers_whole(stream, response, bytes payload) except -1:
         )
     else:
         write(&of_exchange.response_bytes, exchange, size)
-        length = b"Content-Length: %d\r\n" % size
-        line = _status_lines.get(status)
-        if line is None:
-            line = _serializer["status_line"](status)
-        message = b"".join((line, added, _id_line(request_id), length, date_line(), last, b"\r\n", payload))
+        if response._fields is not None:
+            message = own_answer(response, payload, size, date_line, last, request_id)
+        else:
+            length = b"Content-Length: %d\r\n" % size
+            line = _status_lines.get(status)
+            if line is None:
+                line = _serializer["status_line"](status)
+            message = b"".join((line, added, _id_line(request_id), length, date_line(), last, b"\r\n", payload))
     if received is None or size <= _JOINED:
         send_message(fd, message, transport, write_paused)
     else:

@@ -39,6 +39,7 @@ from fastgw.eventloop.socket_send import send, send_parts
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
 from fastgw.exchange import Exchange, Route, Trailers, new_exchange
+from fastgw.exchange.chain import all_let_pass
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.states import ANSWERING
@@ -407,7 +408,9 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         early = listener.early
         ordinary, length = head.ordinary, head.length
         match = fast_match = None
-        if ordinary and not early.request_steps:
+        tests = early.pass_tests
+        passed = tests is not None and (not tests or (ordinary and all_let_pass(tests, head)))
+        if ordinary and passed:
             try:
                 match = listener.router.find(head)
             except ClientUnknown:
@@ -463,10 +466,10 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             route, exchange.params = fast_match
             exchange.route, exchange.answered_by = route, None
             run_route_steps(stream, exchange, route, True)
-        elif early.request_steps:
+        elif not passed:
             run_early_steps(stream, exchange, listener.router)
         else:
-            exchange.answered_by = None  # all of them have run
+            exchange.answered_by = None  # all of them have run, or let it pass
             find_route(stream, exchange, listener.router, match)
         if self._beginning:
             self._handle_incomplete_body(piece)

@@ -4,10 +4,13 @@ section 6).
 
 from collections.abc import Callable
 from enum import IntEnum
+from functools import lru_cache
+from typing import Final
 
 from fastgw.exchange import Exchange, Response
 from fastgw.exchange.reply import NO_CONTENT, UNKNOWN
 from fastgw.http.field_names import HOP_BY_HOP
+from fastgw.http.fields import folded
 from fastgw.http.http1 import serializer
 from fastgw.http.messages import AS_DECLARED, ResponseHead
 
@@ -21,6 +24,7 @@ class Ending(IntEnum):
 
 
 LENGTH, CHUNKED, CLOSE = Ending
+_OF_THE_REQUEST: Final = HOP_BY_HOP | {b"date", b"x-request-id"}
 
 
 def framing_of(exchange: Exchange, response: Response, payload: bytes, ended: bool) -> tuple[Ending, int]:
@@ -69,6 +73,9 @@ def own_answer(
 ) -> bytes:
     """Serialize a response of the gateway itself; others are serialized by `serializer.response`."""
     lines, dropped = response.added, response.dropped
+    # Those of other statuses differ between clients, and may be secrets.
+    is_usual = response.status >= 400 and not dropped and not response.has_lines_only
+    block = _lines_of(tuple(response.headers)) if is_usual else None
     if request_id:
         lines += serializer.id_line(request_id)
         dropped |= serializer.REQUEST_IDS
@@ -79,10 +86,23 @@ def own_answer(
     if response.has_lines_only:
         # PERF: 3 us less than with `Fields` (CPython 3.11, micro/compose).
         return b"%b%b%b%b\r\n%b" % (serializer.status_line(response.status), lines, date_line(), last, payload)
+    if block is not None:
+        # PERF: 5 us less for a refusal (CPython 3.11, micro/content).
+        return b"%b%b%b%b%b\r\n%b" % (serializer.status_line(response.status), block, lines, date_line(), last, payload)
     if b"date" not in response.headers:
         lines += date_line()
     block = response.headers.render(dropped | HOP_BY_HOP, serializer.names_alike(dropped) if dropped else ())
     return b"%b%b%b%b\r\n%b" % (serializer.status_line(response.status), block, lines, last, payload)
+
+
+@lru_cache(256)
+def _lines_of(fields: tuple[tuple[bytes, bytes], ...]) -> bytes | None:
+    """Return serialized headers; None: some are of the connection or the request. Cached, because faults of one kind
+    have the same.
+    """
+    if any(folded(name) in _OF_THE_REQUEST for name, _ in fields):
+        return None
+    return b"".join(b"%b: %b\r\n" % line for line in fields)
 
 
 def switching_head(exchange: Exchange) -> bytes:

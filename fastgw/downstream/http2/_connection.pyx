@@ -10,7 +10,7 @@ from libc.string cimport memcpy
 
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.http.http1._parser cimport Http1RequestHead
-from fastgw.upstream.forwarding._fast_path cimport accepts_on
+from fastgw.upstream.forwarding._fast_path cimport accepts_on, lets_pass_by
 
 from math import inf
 
@@ -107,7 +107,7 @@ cdef OfPlan of_plan
 cdef OfRoute of_route
 cdef Slot now_of_wheel
 cdef Slot trusted_of_peer
-cdef Slot request_steps_of_chain
+cdef Slot pass_tests_of_chain
 cdef PyTypeObject* _stream_class  # the class whose methods these are; NULL until `adopt`
 
 cdef object INF = inf
@@ -141,7 +141,7 @@ learn(&of_route.chain, Route, "chain")
 learn(&of_route.fast_path, Route, "fast_path")
 learn(&now_of_wheel, Wheel, "now")
 learn(&trusted_of_peer, Peer, "trusted")
-learn(&request_steps_of_chain, Chain, "request_steps")
+learn(&pass_tests_of_chain, Chain, "pass_tests")
 
 
 def adopt(type owner not None, type stream_owner not None):
@@ -443,7 +443,9 @@ cdef int _serve(stream, head) except -1:
         _learn_listener(type(listener))
     early = read(&of_listener.early, listener)
     match = fast_match = None
-    if read(&of_head.ordinary, head) and not read(&request_steps_of_chain, early):
+    ordinary, tests = read(&of_head.ordinary, head), read(&pass_tests_of_chain, early)
+    passed = tests is not None and (not tests or (ordinary and lets_pass_by(tests, head)))
+    if ordinary and passed:
         try:
             match = read(&of_listener.router, listener).find(head)
         except ClientUnknown:
@@ -478,7 +480,7 @@ cdef int _serve(stream, head) except -1:
                         fast_path = read(&of_stream.fast_path, stream) or stream._make_fast_path()
                         if fast_path.begin_fetch(head, route, params, plan):
                             return _send_fast(stream, fast_path, server, listener, peer, head, route, params)
-    return _begin_exchange(stream, connection, server, listener, peer, early, head, match, fast_match)
+    return _begin_exchange(stream, connection, server, listener, peer, early, head, match, fast_match, passed)
 
 
 cdef object _timeout_of_call(head):
@@ -505,7 +507,9 @@ cdef int _send_fast(stream, fast_path, server, listener, peer, head, route, para
     return 0
 
 
-cdef int _begin_exchange(stream, connection, server, listener, peer, early, head, match, fast_match) except -1:
+cdef int _begin_exchange(
+    stream, connection, server, listener, peer, early, head, match, fast_match, bint passed
+) except -1:
     chain = early if fast_match is None else read(&of_route.chain, fast_match[0])
     write(&of_stream.has_had_exchange, stream, True)
     exchange = new_exchange(head, stream, listener, peer, chain)
@@ -531,10 +535,10 @@ cdef int _begin_exchange(stream, connection, server, listener, peer, early, head
         route, exchange.params = fast_match
         exchange.route, exchange.answered_by = route, None
         run_route_steps(stream, exchange, route, True)
-    elif early.request_steps:
+    elif not passed:
         run_early_steps(stream, exchange, read(&of_listener.router, listener))
     else:
-        exchange.answered_by = None  # all of them have run
+        exchange.answered_by = None  # all of them have run, or let it pass
         find_route(stream, exchange, read(&of_listener.router, listener), match)
     return 0
 

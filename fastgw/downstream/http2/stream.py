@@ -16,6 +16,7 @@ from fastgw.downstream.http2.grpc_answer import answers_grpc, late_status, trail
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, new_exchange, problem
+from fastgw.exchange.chain import all_let_pass
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.fast_fetch import FastFetch
 from fastgw.exchange.ready_answer import ReadyAnswer
@@ -182,7 +183,9 @@ class Http2Stream(Timed):
         ordinary = head.ordinary
         match: Match[Route] | None = None
         fast_match: Match[Route] | None = None
-        if ordinary and not early.request_steps:
+        tests = early.pass_tests
+        passed = tests is not None and (not tests or (ordinary and all_let_pass(tests, head)))
+        if ordinary and passed:
             try:
                 match = listener.router.find(head)
             except ClientUnknown:
@@ -245,10 +248,10 @@ class Http2Stream(Timed):
             route, exchange.params = fast_match
             exchange.route, exchange.answered_by = route, None
             run_route_steps(self, exchange, route, True)
-        elif early.request_steps:
+        elif not passed:
             run_early_steps(self, exchange, listener.router)
         else:
-            exchange.answered_by = None  # all of them have run
+            exchange.answered_by = None  # all of them have run, or let it pass
             find_route(self, exchange, listener.router, match)
 
     def _fits(self, head: Http1RequestHead) -> bool:

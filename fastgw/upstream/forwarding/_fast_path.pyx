@@ -17,6 +17,7 @@ from fastgw.compiled import replace
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, FastPathPlan, Route
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
+from fastgw.exchange.chain import NO_SENT_FIELDS
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_NAMES, Response
 from fastgw.exchange.response_relay import dropped_with_body, tell_of_change
@@ -91,6 +92,8 @@ cdef struct OfPlan:
     Slot full_path_headers
     Slot id_of
     Slot looks_at
+    Slot pass_tests
+    Slot sent_fields
 
 cdef struct OfUpstream:
     Slot active
@@ -154,6 +157,8 @@ learn(&of_plan.forward, FastPathPlan, "forward")
 learn(&of_plan.full_path_headers, FastPathPlan, "full_path_headers")
 learn(&of_plan.id_of, FastPathPlan, "id_of")
 learn(&of_plan.looks_at, FastPathPlan, "looks_at")
+learn(&of_plan.pass_tests, FastPathPlan, "pass_tests")
+learn(&of_plan.sent_fields, FastPathPlan, "sent_fields")
 learn(&of_upstream.active, Upstream, "active")
 learn(&of_upstream.attempt_listener, Upstream, "attempt_listener")
 learn(&of_upstream.balancer, Upstream, "balancer")
@@ -218,6 +223,16 @@ cdef bint accepts_on(plan, head) except -1:
     for name in <tuple?>read(&of_plan.full_path_headers, plan):
         if has_field(<Http1RequestHead?>head, name):
             return False
+    return lets_pass_by(read(&of_plan.pass_tests, plan), head)
+
+
+cdef bint lets_pass_by(tests, head) except -1:
+    try:
+        for test in <tuple?>tests:
+            if not test(head):
+                return False
+    except Exception:  # the edge of a filter: its step runs, and raises again
+        return False
     return True
 
 
@@ -290,8 +305,13 @@ cdef int _send(self, head, route, params) except -1:
         elif call_due_at is not INF and call_due_at != INF:
             drop = forward.joined(drop, GRPC_TIMEOUT)
             added += timeout_line(call_due_at - upstream.worker_loop.wheel.now)
-        elif read(&of_forward.marks, forward):
-            drop = forward.joined(drop, NO_NAMES)
+        else:
+            sent_fields = read(&of_plan.sent_fields, plan)
+            if sent_fields is not NO_SENT_FIELDS:
+                drop = _joined(forward, drop, sent_fields.dropped)
+                added += sent_fields.added
+            elif read(&of_forward.marks, forward):
+                drop = forward.joined(drop, NO_NAMES)
         length = AS_DECLARED
         if ours.http2:
             if ours.accepts_trailers or read(&of_forward.grpc, forward):

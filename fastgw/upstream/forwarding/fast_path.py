@@ -29,7 +29,6 @@ from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.fast_fetch import FastFetch
 from fastgw.exchange.ready_answer import ReadyAnswer
-from fastgw.exchange.reply import NO_NAMES
 from fastgw.exchange.response_relay import tell_of_change
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
@@ -247,8 +246,9 @@ class FastPath:
             elif self.call_due_at != inf:
                 drop = forward.joined(drop, GRPC_TIMEOUT)
                 added += timeout_line(self.call_due_at - upstream.worker_loop.wheel.now)
-            elif forward.marks:
-                drop = forward.joined(drop, NO_NAMES)
+            elif plan.sent_fields.dropped or forward.marks:
+                drop = forward.joined(drop, plan.sent_fields.dropped)
+            added += plan.sent_fields.added
             if trace is not None:
                 drop, added = trace.rewrite(drop, added, b"" if self._attempt is None else self._attempt.span_id)
             length = AS_DECLARED
@@ -401,6 +401,9 @@ class FastPath:
             exchange.upstream, exchange.target = self.upstream, self.target
             if self.route.chain.request_ids is not None:
                 self.route.chain.request_ids.resume(exchange, self.request_id)
+            if self.route.fast_path is not None:
+                exchange.request_dropped |= self.route.fast_path.sent_fields.dropped
+                exchange.request_added += self.route.fast_path.sent_fields.added
             if self.head.payload:
                 exchange.request_body = Relay.whole(
                     self.head.payload, len(self.head.payload) if self.head.sized else None

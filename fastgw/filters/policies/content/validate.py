@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncio import Task
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, final
 from urllib.parse import unquote_to_bytes
 
@@ -48,6 +48,7 @@ from fastgw.filters.policies.content.schemas import (
 )
 from fastgw.helper_processes.program import Program
 from fastgw.helper_processes.shared_pool import SharedPool
+from fastgw.http.messages import RequestHead
 from fastgw.http.strict_json import MOST_CONTAINERS, MOST_INLINE, takes_long
 from fastgw.observe.metrics.families import FilterEvent
 
@@ -143,27 +144,30 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
         use = _Validation(env, self)
         hooks: dict[str, Any] = {}
         if self.body is not None and self.mode == "enforce":
-            hooks = {"request_body": StageFactory(use.request_stage), "needs_body": Bounded(self.body.max_bytes)}
+            checked = StageFactory(use.request_stage, check_whole=use.check_whole)
+            hooks = {"request_body": checked, "needs_body": Bounded(self.body.max_bytes)}
         elif self.body is not None:
-            hooks = {"request_body": StageFactory(use.request_stage, reads_only=True)}
+            checked = StageFactory(use.request_stage, reads_only=True, check_whole=use.check_whole)
+            hooks = {"request_body": checked}
         if self.response is not None:
             hooks["response_body"] = StageFactory(use.response_stage, reads_only=True)
         if use.helper is not None:
             hooks["stop"] = use.helper.pool.stop
         if use.helper is not None or self.mode == "report" or self.response is not None:
             hooks["start"] = use.start
-        return Hooks(request=use.request, **hooks)
+        return Hooks(request=use.request, lets_pass=use.lets_pass if self.path is None else None, **hooks)
 
 
 @final
 class _Validation:
     """Validation of the requests of a route."""
 
-    __slots__ = ("_body", "_most", "_parameters", "_reports", "_requires_body", "_response", "_schema", "helper",
-                 "reports")  # fmt: skip
+    __slots__ = ("_body", "_most", "_parameters", "_refused", "_reports", "_requires_body", "_response", "_schema",
+                 "helper", "reports")  # fmt: skip
 
     def __init__(self, env: Env, settings: Validate) -> None:
         self.reports = Reports(env)
+        self._refused: tuple[bytes, Errors] = b"", []  # the last body without `lets_pass`, until it is checked again
         self._reports = settings.mode == "report"
         body = settings.body
         self._body = None if body is None else _compiled(env, body)[0]
@@ -190,6 +194,8 @@ class _Validation:
 
     def request(self, exchange: Exchange) -> Outcome:
         """Check the parameters, and whether there is a body of the right type."""
+        if self._refused[0] and exchange.head.payload is self._refused[0]:
+            return None  # `lets_pass` has found its body not to conform, and checked all else before it
         errors: Errors = []
         for location, validator, parameters, read in self._parameters:
             errors += _parameter_errors(exchange, location, validator, parameters, read)
@@ -201,6 +207,23 @@ class _Validation:
                 return self._answer(exchange, exchange.refuse(Fault.UNSUPPORTED_MEDIA_TYPE, why="expected JSON"))
         return self._answer(exchange, refusal(exchange, errors)) if errors else None
 
+    def lets_pass(self, head: RequestHead) -> bool:
+        """Whether a request that was received as a whole conforms, without parameters in its path. False: it may."""
+        for location, validator, parameters, read in self._parameters:
+            if _parameter_errors(head, location, validator, parameters, read):
+                return False
+        if self._body is None:
+            return True
+        payload = head.payload
+        if not payload:
+            return not self._requires_body
+        if len(payload) > self._most or takes_long(payload) or not _has_json(head):
+            return False
+        errors = body_errors(self._body, payload)
+        if errors:
+            self._refused = payload, errors
+        return not errors
+
     def request_stage(self, exchange: Exchange) -> BodyStage | None:
         """Return the stage that checks the body."""
         if not _has_json(exchange):
@@ -209,6 +232,15 @@ class _Validation:
         if self._reports:
             return BodyObserver(check, self._most)
         return BodyCheck(check, None if self.helper is None else partial(self._submit, exchange, self.helper))
+
+    def check_whole(self, exchange: Exchange, payload: bytes) -> Reply | BodyStage | None:
+        """Check a body that is complete."""
+        if payload is not self._refused[0]:
+            if takes_long(payload) or not _has_json(exchange):
+                return self.request_stage(exchange)
+            if len(payload) > self._most:
+                return None  # in the mode `report`
+        return self._check(exchange, payload)
 
     def start(self, services: Services) -> None:
         self.reports.start(services)
@@ -226,6 +258,8 @@ class _Validation:
             errors = [validation_error("body", "required", "expected a body")] if self._requires_body else []
         elif self._reports and takes_long(payload):
             errors = []
+        elif payload is self._refused[0]:  # the same object
+            errors, self._refused = self._refused[1], (b"", [])
         else:
             errors = body_errors(self._body, payload)
         return self._answer(exchange, refusal(exchange, errors)) if errors else None
@@ -313,11 +347,11 @@ def _compiled(env: Env, schema: Schema) -> tuple[Validator, Any]:
 
 
 def _parameter_errors(
-    exchange: Exchange, location: str, validator: Validator, parameters: Parameters, read: Reader
+    request: Exchange | RequestHead, location: str, validator: Validator, parameters: Parameters, read: Reader
 ) -> Errors:
     pairs: dict[str, list[str]] = {}
     try:
-        for name, text in read(exchange, parameters.names):
+        for name, text in read(request, parameters.names):
             pairs.setdefault(name.decode(), []).append(text.decode())
     except UnicodeDecodeError:
         return [validation_error(location, "encoding", "expected UTF-8")]
@@ -325,10 +359,16 @@ def _parameter_errors(
     return [] if validator.is_valid(value) else errors_of(validator, value, location)
 
 
-def _has_json(exchange: Exchange) -> bool:
+def _has_json(request: Exchange | RequestHead) -> bool:
     """Whether the body of a request is JSON in UTF-8 to every reader."""
-    types = exchange.values(b"content-type")
-    return len(types) == 1 and _is_json(types[0]) and is_utf8(types[0])
+    types = request.values(b"content-type")
+    return len(types) == 1 and _is_json_in_utf8(types[0])
+
+
+@lru_cache(256)
+def _is_json_in_utf8(content_type: bytes) -> bool:
+    """Cached, because clients send few content types."""
+    return _is_json(content_type) and is_utf8(content_type)
 
 
 def _is_json(content_type: bytes | None) -> bool:
@@ -339,11 +379,12 @@ def _is_json(content_type: bytes | None) -> bool:
 
 # the parameters of each location
 
-Reader = Callable[[Exchange, tuple[str, ...]], Iterable[tuple[bytes, bytes]]]
+Reader = Callable[[Any, tuple[str, ...]], Iterable[tuple[bytes, bytes]]]
+"""The first argument is an exchange, or the head of a request; parameters of the path are of an exchange alone."""
 
 
-def _of_query(exchange: Exchange, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
-    for pair in exchange.query.split(b"&") if exchange.query else ():
+def _of_query(request: Exchange | RequestHead, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
+    for pair in request.query.split(b"&") if request.query else ():
         if pair:
             name, _, value = pair.partition(b"=")
             yield decoded(name), decoded(value)
@@ -353,15 +394,15 @@ def _of_path(exchange: Exchange, names: tuple[str, ...]) -> Iterable[tuple[bytes
     return ((name.encode(), unquote_to_bytes(value)) for name, value in exchange.params.items())
 
 
-def _of_headers(exchange: Exchange, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
+def _of_headers(request: Exchange | RequestHead, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
     for name in names:
-        for value in exchange.values(name.lower().encode()):
+        for value in request.values(name.lower().encode()):
             yield name.encode(), value
 
 
-def _of_cookies(exchange: Exchange, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
+def _of_cookies(request: Exchange | RequestHead, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
     wanted = {name.encode() for name in names}
-    for line in exchange.values(b"cookie"):
+    for line in request.values(b"cookie"):
         for pair in line.split(b";"):
             name, _, value = pair.partition(b"=")
             if name.strip() in wanted:

@@ -286,7 +286,11 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
             raise ValueError("expected `request` or `response`")
 
     def build(self, env: Env) -> Hooks:
-        from fastgw.filters.policies.transform.transformation import RequestTransformation, ResponseTransformation
+        from fastgw.filters.policies.transform.transformation import (
+            IDENTITY,
+            RequestTransformation,
+            ResponseTransformation,
+        )
 
         to_request = None if self.request is None else RequestTransformation(env, self.request)
         to_response = None if self.response is None else ResponseTransformation(env, self.response)
@@ -308,7 +312,11 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
         return Hooks(
             request=request if second else first,
             request_body=None if to_request is None else StageFactory(to_request.stage_for),
-            response_body=None if to_response is None else StageFactory(to_response.stage_for),
+            sent_fields=IDENTITY if to_request is None else None,
+            response_body=None
+            if to_response is None
+            else StageFactory(to_response.stage_for, change_whole=to_response.change_whole),
+            looks_at=None if to_response is None else to_response.may_transform,
             explain=lambda exchange: "; ".join(
                 each.explain(exchange) for each in (to_request, to_response) if each is not None
             ),

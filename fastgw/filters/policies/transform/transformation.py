@@ -5,9 +5,18 @@ from __future__ import annotations
 from asyncio import Task
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar, final
+from typing import TYPE_CHECKING, Final, TypeVar, cast, final
 
-from fastgw.exchange.body_stages import BodyRefused, BodyTooLong, PendingOutput, WholeBodyStage
+from fastgw.exchange.body_stages import (
+    NOT_AT_ONCE,
+    AnsweredRequest,
+    BodyRefused,
+    BodyTooLong,
+    PendingOutput,
+    WholeBodyStage,
+)
+from fastgw.exchange.chain import SentFields
+from fastgw.exchange.reply import Response
 from fastgw.filters.api import BodyStage, Env, Exchange, Fault, Outcome, Reply
 from fastgw.filters.policies.transform.body_types import BodyType, body_type
 from fastgw.filters.policies.transform.compiled_change import compile_change
@@ -25,6 +34,7 @@ from fastgw.filters.policies.transform.values import (
 )
 from fastgw.helper_processes.pool import HelperError
 from fastgw.helper_processes.shared_pool import fault_of
+from fastgw.http.messages import ResponseHead
 from fastgw.http.strict_json import MOST_INLINE
 
 if TYPE_CHECKING:
@@ -34,7 +44,7 @@ T = TypeVar("T")
 
 _CODING: Final = b"content-encoding"
 _CONTENT_TYPE: Final = frozenset((b"content-type",))
-_ACCEPT_ENCODING: Final = frozenset((b"accept-encoding",))
+IDENTITY: Final = SentFields(frozenset((b"accept-encoding",)), b"Accept-Encoding: identity\r\n")
 _XML_AT_ONCE: Final = 16 * 1024
 """Bytes of a body from or to XML that are transformed in the event loop."""
 _PARTIAL: Final = frozenset((206, 226))
@@ -127,6 +137,7 @@ class _Direction:
         self._input = change.input
         self._streams = change.input == "json" and change.output == "json" and not change.is_program
         self._change_line = compile_change(change, IN_STREAM) if self._streams else self._change
+        self._has_variables = bool(names)
         self._type_written = b"" if change.input == change.output else _TYPES_WRITTEN[change.output]
         if change.content_type is not None:
             self._type_written = change.content_type.encode()
@@ -175,6 +186,10 @@ def _with_type(take: Callable[[bytes], T], content_type: bytes, body: bytes) -> 
 
 def _applied(change: JsonFunction, exchange: Exchange, body: bytes) -> bytes:
     return change(body, partial(variable_text, exchange))
+
+
+def _no_variable(name: str) -> str | None:
+    raise ValueError(f"{name} is no variable of this change")
 
 
 def _only_offloaded(body: bytes, variables: Variables) -> bytes:
@@ -235,9 +250,34 @@ class ResponseTransformation(_Direction):
 
     def request(self, exchange: Exchange) -> Outcome:
         """Request a response without a content coding."""
-        exchange.drop_everywhere(_ACCEPT_ENCODING)
-        exchange.request_added += b"Accept-Encoding: identity\r\n"
+        exchange.drop_everywhere(IDENTITY.dropped)
+        exchange.request_added += IDENTITY.added
         return None
+
+    def may_transform(self, head: ResponseHead) -> bool:
+        """Whether a response of the upstream may be transformed, as far as its status tells."""
+        return head.status in self._statuses or head.status == 304
+
+    def change_whole(self, request: AnsweredRequest, response: Response, body: bytes) -> bytes | BodyStage | None:
+        """Return the transformed body of a response that is complete; or what `stage_for` returns."""
+        if response.status not in self._statuses:
+            return None
+        values = response.reader()
+        kind = body_type(values(b"content-type"))
+        if not self._refuses_others and not self._takes(kind):
+            return None
+        is_whole = kind.value == self._input and kind is not BodyType.MULTIPART and response.status not in _PARTIAL
+        is_short = not self._has_variables and len(body) <= min(self._at_once, self._most)
+        if is_whole and is_short and not (values(b"content-range") or values(_CODING)):
+            try:
+                # PERF: 20 us of CPU less than by a stage (CPython 3.11, micro/content).
+                changed = self._change(body, _no_variable)
+            except (CostlyBody, UnmappableBody):  # for a helper process, or refused
+                pass
+            else:
+                self._describe(response)
+                return None if changed == body else changed
+        return self.stage_for(cast(Exchange, request)) if request.response is response else NOT_AT_ONCE
 
     def stage_for(self, exchange: Exchange) -> BodyStage | None:
         response = exchange.response
@@ -257,10 +297,14 @@ class ResponseTransformation(_Direction):
             return _RefusingStage(refuse, "a part of the content cannot be transformed")
         if response.values(_CODING):
             return _RefusingStage(refuse, "the response has a content coding, although none was accepted")
+        self._describe(response)
+        return self._stage(exchange, kind, partial(self._too_long, exchange), refuse, values[0] if values else b"")
+
+    def _describe(self, response: Response) -> None:
+        """Give a response the content type of its transformed body."""
         if self._type_written:
             response.dropped |= _CONTENT_TYPE
             response.added += b"Content-Type: %b\r\n" % self._type_written
-        return self._stage(exchange, kind, partial(self._too_long, exchange), refuse, values[0] if values else b"")
 
     def explain(self, exchange: Exchange) -> str:
         return f"{self._input} responses are transformed, up to {self._most} bytes"

@@ -39,6 +39,7 @@ from fastgw.filters.policies.waf.inspection import (
 )
 from fastgw.filters.policies.waf.rules import DEFAULT_RULES
 from fastgw.http.grpc.calls import is_grpc
+from fastgw.http.messages import RequestHead
 from fastgw.observe.metrics.families import WAF_ATTACKS
 
 MOST_BODY: Final = 128 * 1024
@@ -165,7 +166,15 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
         use = _WafUse(env.instance, self, inspector, crs)
         return Hooks(
             request=use.request,
-            body_head=None if not self.body_bytes else BodyHead(use.inspect_body, self.body_bytes, _has_plain_body),
+            lets_pass=use.lets_pass if crs is None else None,
+            body_head=None
+            if not self.body_bytes
+            else BodyHead(
+                use.inspect_body,
+                self.body_bytes,
+                _has_body_to_inspect,
+                lets_pass=use.lets_body_pass if crs is None else None,
+            ),
             start=None if crs is None else crs.start,
             stop=None if crs is None else crs.stop,
             explain=use.explain,
@@ -177,24 +186,50 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
 class _WafUse:
     """One use of the filter."""
 
-    __slots__ = ("_body_bytes", "_crs", "_inspector", "_instance", "_refuses_long", "_threshold")
+    __slots__ = ("_body_bytes", "_crs", "_inspector", "_instance", "_matched", "_refuses_long", "_threshold")
 
     def __init__(self, instance: str, settings: Waf, inspector: Inspector, crs: CrsUse | None) -> None:
         self._instance = instance
         self._inspector, self._crs = inspector, crs
         self._threshold, self._body_bytes = settings.threshold, settings.body_bytes
+        self._matched: tuple[RequestHead | None, list[Match]] = None, []  # of the last request without `lets_pass`
         self._refuses_long = settings.long_body == "refuse"
 
     def request(self, exchange: Exchange) -> Outcome:
         """Inspect path, query, headers and cookies."""
+        head, found = self._matched
+        if exchange.head is head:
+            self._matched = None, []
+            return self._decide_head(exchange, found)
         try:
-            found = self._inspector.inspect_head(exchange, AT_ONCE)
+            found = self._inspector.inspect_head(exchange.head, AT_ONCE)
         except TextTooLong:
-            copy = RequestCopy(exchange)
+            copy = RequestCopy(exchange.head)
             return self._decide_later(
                 lambda: self._inspector.inspect_head(copy), lambda found: self._decide_head(exchange, found)
             )
         return self._decide_head(exchange, found)
+
+    def lets_pass(self, head: RequestHead) -> bool:
+        """Whether path, query, headers and cookies have too few matches for a refusal. False: they may."""
+        try:
+            found = self._inspector.inspect_head(head, AT_ONCE)
+        except TextTooLong:
+            return False
+        if found and score_of(found) >= self._threshold:
+            self._matched = head, found
+            return False
+        return True
+
+    def lets_body_pass(self, head: RequestHead) -> bool:
+        """Whether a body that was received with its head passes. False: it may be refused."""
+        payload = head.payload
+        if not payload or not _has_plain_body(head):
+            return True
+        if len(payload) > min(self._body_bytes, AT_ONCE):
+            return False
+        found = self._find_all(head, payload)
+        return not found or score_of(found) < self._threshold
 
     def inspect_body(self, exchange: Exchange) -> Outcome:
         """Inspect the beginning of the body, together with the matches of the head."""
@@ -204,11 +239,11 @@ class _WafUse:
         if self._refuses_long and (body.bytes > self._body_bytes or (exchange.body_length or 0) > self._body_bytes):
             return exchange.refuse(Fault.BODY_TOO_LARGE, why=f"waf: the body is longer than {self._body_bytes} bytes")
         if len(head) > AT_ONCE:
-            copy = RequestCopy(exchange)
+            copy = RequestCopy(exchange.head)
             return self._decide_later(
                 lambda: self._find_all(copy, head), lambda found: self._decide_all(exchange, head, found)
             )
-        return self._decide_all(exchange, head, self._find_all(exchange, head))
+        return self._decide_all(exchange, head, self._find_all(exchange.head, head))
 
     def _find_all(self, request: InspectedRequest, head: bytes) -> list[Match]:
         """Return the matches in the beginning of a body, and if there are any, those in the head."""
@@ -228,7 +263,9 @@ class _WafUse:
     def _decide_head(self, exchange: Exchange, found: list[Match]) -> Outcome:
         if found and score_of(found) >= self._threshold:
             return self._refuse(exchange, found)
-        if self._crs is None or (self._body_bytes and exchange.request_body is not None and _has_plain_body(exchange)):
+        if self._crs is None or (
+            self._body_bytes and exchange.request_body is not None and _has_plain_body(exchange.head)
+        ):
             return None  # with a body, the CRS sees all at once
         return self._ask_crs(self._crs, exchange, b"")
 
@@ -252,7 +289,7 @@ class _WafUse:
         return _refusal(exchange, described(found))
 
     def explain(self, exchange: Exchange) -> str:
-        found = self._inspector.inspect_head(exchange)
+        found = self._inspector.inspect_head(exchange.head)
         return f"{described(found)}; threshold {self._threshold}"
 
 
@@ -273,11 +310,15 @@ def _refusal(exchange: Exchange, why: str) -> Reply:
     return extended(reply, {"request_id": exchange.request_id.decode("latin-1")}) if exchange.request_id else reply
 
 
-def _has_plain_body(exchange: Exchange) -> bool:
+def _has_body_to_inspect(exchange: Exchange) -> bool:
+    return _has_plain_body(exchange.head)
+
+
+def _has_plain_body(head: RequestHead) -> bool:
     """Whether to wait for the body: not for streams of gRPC, in which the client waits for the first response."""
-    if exchange.head.upgrade or exchange.method == b"CONNECT":
+    if head.upgrade or head.method == b"CONNECT":
         return False
-    return exchange.head.version != 20 or len(exchange.values(b"content-type")) != 1 or not is_grpc(exchange.head)
+    return head.version != 20 or len(head.values(b"content-type")) != 1 or not is_grpc(head)
 
 
 def _exclusion_of(settings: Exclude) -> Exclusion:

@@ -6,18 +6,22 @@ from typing import Final, NamedTuple, Protocol, final
 
 from fastgw.filters.policies.waf.body_values import form_values, values_of
 from fastgw.filters.policies.waf.content_type import CHARSETS, charset_of
-from fastgw.filters.policies.waf.normalization import IS_OVERLONG, SEPARATOR, decoded, normalized
-from fastgw.filters.policies.waf.rule_sets import rule_sets
+from fastgw.filters.policies.waf.header_values import unknown_values
+from fastgw.filters.policies.waf.normalization import IS_OVERLONG, PLAIN, SEPARATOR, decoded, normalized
+from fastgw.filters.policies.waf.rule_sets import rule_set, rule_sets
 from fastgw.filters.policies.waf.rules import protocol
 from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule
 
+_QUERY: Final = bytes(range(256)).lower().replace(b"&", SEPARATOR).replace(b"=", SEPARATOR)
+"""Table that turns a plain query into lower case and its names and values into texts of their own."""
 _PLAIN_QUERY: Final = re.compile(
     rb"[A-Za-z0-9_.,:@~/-]*(?:=[A-Za-z0-9_.,:@~/-]*)?(?:&[A-Za-z0-9_.,:@~/-]*(?:=[A-Za-z0-9_.,:@~/-]*)?)*"
 ).fullmatch
 _ESCAPE: Final = re.compile(rb"%[0-9a-fA-F]{2}").search
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9a-fA-F]{2}|u[0-9a-fA-F]{4})").search
-_NAMES_FILE: Final = re.compile(rb"(?i)x[-_.]?file[-_.]?name").fullmatch
-"""Matches the headers that name an upload, as a part of a multipart body does."""
+_SIGNS: Final = (b"-", b"_", b".", b"")
+_NAMES_OF_FILES: Final = frozenset(b"x%bfile%bname" % (one, other) for one in _SIGNS for other in _SIGNS)
+"""Headers that name an upload, as a part of a multipart body does."""
 _SKIPPED: Final = frozenset(
     (
         *(b"accept", b"accept-charset", b"accept-encoding", b"accept-language", b"authorization", b"cache-control"),
@@ -57,7 +61,7 @@ class TextTooLong(Exception):
 
 
 class InspectedRequest(Protocol):
-    """Request as the rules see it: an `Exchange`, or a `RequestCopy` of one."""
+    """Request as the rules see it: its head, or a `RequestCopy` of it."""
 
     @property
     def raw_path(self) -> bytes: ...
@@ -68,8 +72,8 @@ class InspectedRequest(Protocol):
     @property
     def query(self) -> bytes | None: ...
 
-    @property
-    def headers(self) -> Iterable[tuple[bytes, bytes]]: ...
+    def fields(self) -> Iterable[tuple[bytes, bytes]]:
+        """Return the headers."""
 
     def values(self, name: bytes) -> list[bytes]:
         """Return all values of a header, by its lower-case name."""
@@ -79,14 +83,17 @@ class InspectedRequest(Protocol):
 class RequestCopy:
     """Copy of a request for another thread: the exchange may end meanwhile."""
 
-    __slots__ = ("headers", "path", "query", "raw_path")
+    __slots__ = ("_fields", "path", "query", "raw_path")
 
     def __init__(self, request: InspectedRequest) -> None:
         self.raw_path, self.path, self.query = request.raw_path, request.path, request.query
-        self.headers = tuple(request.headers)
+        self._fields = tuple(request.fields())
+
+    def fields(self) -> tuple[tuple[bytes, bytes], ...]:
+        return self._fields
 
     def values(self, name: bytes) -> list[bytes]:
-        return [value for each, value in self.headers if each.lower() == name]
+        return [value for each, value in self._fields if each.lower() == name]
 
 
 class Match(NamedTuple):
@@ -101,16 +108,17 @@ class Match(NamedTuple):
 class Inspector:
     """Rules in use, with their exclusions. Raises `rule_sets.BadPattern`."""
 
-    __slots__ = ("_clean_cookies", "_clean_headers", "_exclusions", "_sets", "most_arguments", "rules")
+    __slots__ = ("_clean_cookies", "_clean_values", "_exclusions", "_of_target", "_sets", "most_arguments", "rules")
 
     def __init__(self, rules: Iterable[Rule], exclusions: Sequence[Exclusion], most_arguments: int) -> None:
         total = [each for each in exclusions if each.is_total]
         self.rules = {rule.id: rule for rule in rules if not any(each.covers(rule) for each in total)}
         self._exclusions = [each for each in exclusions if not each.is_total]
         self._sets = rule_sets(self.rules.values())
+        self._of_target = rule_set(self.rules.values(), {RequestPart.PATH, RequestPart.ARGUMENTS})
         self.most_arguments = most_arguments
         # two sets: cookies are decoded before they are searched, other headers are not
-        self._clean_headers: set[bytes] = set()
+        self._clean_values: set[bytes] = set()
         self._clean_cookies: set[bytes] = set()
 
     def inspect_head(self, request: InspectedRequest, most: int | None = None) -> list[Match]:
@@ -121,15 +129,32 @@ class Inspector:
         path, query = request.raw_path, request.query
         if most is not None and len(path) + len(query or b"") > most:
             raise TextTooLong
+        if not self._is_plain_target(path, query):
+            found += self._inspect_target(path, query)
+        found += self._inspect_headers(request, most)
+        return self._without_excluded(request, found) if found else found
+
+    def _is_plain_target(self, path: bytes, query: bytes | None) -> bool:
+        """Whether path and query need no decoding, and no rule matches, in one pass. False: it may."""
+        if not PLAIN(path):
+            return False
+        if not query:
+            return not self._of_target.matches(path.lower())
+        if not _PLAIN_QUERY(query) or query.count(b"&") >= self.most_arguments:
+            return False
+        return not self._of_target.matches(b"%b\0%b" % (path.lower(), query.translate(_QUERY)))
+
+    def _inspect_target(self, raw_path: bytes, query: bytes | None) -> list[Match]:
+        found: list[Match] = []
+        path = raw_path
         if b"%" in path:
             path = decoded(path, plus=False)
-            found += self._anomalies(request.raw_path, path, RequestPart.PATH)
+            found += self._anomalies(raw_path, path, RequestPart.PATH)
         if not self._is_clean(RequestPart.PATH, (path,)):
             found += self._matches(RequestPart.PATH, ((b"", path),))
         if query:
             found += self._inspect_query(query)
-        found += self._inspect_headers(request, most)
-        return self._without_excluded(request, found) if found else found
+        return found
 
     def inspect_body(self, request: InspectedRequest, body: bytes) -> list[Match]:
         """Return the matches in a body, or in its beginning."""
@@ -158,10 +183,6 @@ class Inspector:
     # parts of a request
 
     def _inspect_query(self, query: bytes) -> list[Match]:
-        if _PLAIN_QUERY(query) and query.count(b"&") < self.most_arguments:
-            text = query.lower().replace(b"&", SEPARATOR).replace(b"=", SEPARATOR)
-            if not self._sets[RequestPart.ARGUMENTS].matches(text):
-                return []
         pairs = form_values(query, self.most_arguments)
         found = self._anomaly(protocol.TOO_MANY_ARGUMENTS) if len(pairs) > self.most_arguments else []
         if b"%" in query and _BAD_ESCAPE(query):
@@ -189,20 +210,19 @@ class Inspector:
         return found + self._matches(RequestPart.ARGUMENTS, named)
 
     def _inspect_headers(self, request: InspectedRequest, most: int | None) -> list[Match]:
+        values, cookies = unknown_values(request, _SKIPPED, _NAMES_OF_FILES, self._clean_values, self._clean_cookies)
+        if not values and not cookies:
+            return []
         found: list[Match] = []
-        lines = [
-            (name, b'filename="%b"' % value if _NAMES_FILE(name) else value)
-            for name, value in request.headers
-            if name.lower() not in _SKIPPED or b"${" in value
-        ]
-        text = b"\n".join([value for _, value in lines])
-        cookies = [line for line in request.values(b"cookie") if line not in self._clean_cookies]
-        is_known = text in self._clean_headers
-        if most is not None and (0 if is_known else len(text)) + sum(map(len, cookies)) > most:
+        if most is not None and sum(len(value) for _, value in values) + sum(map(len, cookies)) > most:
             raise TextTooLong
-        if not is_known:
+        if values:
+            lines = [
+                (name, b'filename="%b"' % value if name.lower() in _NAMES_OF_FILES else value) for name, value in values
+            ]
             if self._is_clean(RequestPart.HEADERS, dict.fromkeys([value for _, value in lines])):
-                _remember(self._clean_headers, text)
+                for _, value in lines:
+                    _remember(self._clean_values, value)
             else:
                 found += self._matches(RequestPart.HEADERS, lines)
         for line in cookies:

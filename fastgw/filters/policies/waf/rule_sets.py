@@ -144,6 +144,11 @@ def _multiline(rule: Rule) -> bytes:
     return b"".join(pieces)
 
 
+def rule_set(rules: Iterable[Rule], targets: Collection[RequestPart]) -> RuleSet:
+    """Return a set for several targets together."""
+    return _set_of(tuple(rule for rule in rules if rule.pattern and not rule.targets.isdisjoint(targets)))
+
+
 def rule_sets(rules: Iterable[Rule]) -> dict[RequestPart, RuleSet]:
     """Return a set for each target. Raises `BadPattern`."""
     rules = [rule for rule in rules if rule.pattern]

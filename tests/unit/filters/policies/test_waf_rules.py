@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -36,21 +35,11 @@ def inspector(paranoia: int = 1) -> Inspector:
     return Inspector([rule for rule in DEFAULT_RULES if rule.paranoia <= paranoia], (), 200)
 
 
-class Received:
-    """The parts of an exchange that the rules look at."""
-
-    def __init__(self, request: bytes) -> None:
-        self.head = parse_request(request[: request.index(b"\r\n\r\n") + 4])
-        self.body = request.partition(b"\r\n\r\n")[2]
-        self.raw_path, self.path, self.query = self.head.raw_path, self.head.path, self.head.query
-        self.headers = self.head.fields()
-        self.field, self.values = self.head.first, self.head.values
-
-
 def matches(request: bytes, paranoia: int = 1) -> list[Match]:
-    received: Any = Received(request)
-    found = inspector(paranoia).inspect_head(received)
-    return found + inspector(paranoia).inspect_body(received, received.body[:16384]) if received.body else found
+    head = parse_request(request[: request.index(b"\r\n\r\n") + 4])
+    body = request.partition(b"\r\n\r\n")[2]
+    found = inspector(paranoia).inspect_head(head)
+    return found + inspector(paranoia).inspect_body(head, body[:16384]) if body else found
 
 
 def is_refused(case: Case) -> bool:

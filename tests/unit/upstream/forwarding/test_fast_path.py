@@ -24,8 +24,11 @@ EARLY = probe("early", Phase.ADMIT, request=lambda exchange: None)
 MEETING = probe("meeting", Phase.TRANSFORM, response=lambda exchange: None)
 MEETING_ALL = probe("meeting_all", Phase.ADMIT, response=lambda exchange: None)
 ENDING = probe("ending", Phase.TRANSFORM, finish=lambda exchange: None)
+TESTED = probe("tested", Phase.TRANSFORM, request=lambda exchange: None, lets_pass=lambda head: True)
+TESTED_EARLY = probe("tested_early", Phase.ADMIT, request=lambda exchange: None, lets_pass=lambda head: True)
 STRAIGHT: list[tuple[type[Filter], ...]] = [
     (), (PASSING,), (EARLY,), (EARLY, PASSING), (MEETING,), (MEETING_ALL,), (ENDING,), (PASSING, MEETING, ENDING),
+    (TESTED_EARLY, TESTED),
 ]  # fmt: skip
 LONG = (MEETING, ENDING)
 

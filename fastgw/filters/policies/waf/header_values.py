@@ -1,0 +1,43 @@
+"""Header values that a firewall has to search: not those of names that are skipped, and not those that are known."""
+
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from fastgw.compiled import twin
+
+UNSKIPPED = b"${"
+"""Text with which a value is searched whatever its name is: services log any header (Log4Shell)."""
+
+
+class Headers(Protocol):
+    """Headers of a request: its head, or a copy of it."""
+
+    def fields(self) -> Iterable[tuple[bytes, bytes]]: ...
+    def values(self, name: bytes) -> list[bytes]: ...
+
+
+def _unknown_values(
+    headers: Headers,
+    skipped: frozenset[bytes],
+    always: frozenset[bytes],
+    known: Collection[bytes],
+    known_cookies: Collection[bytes],
+) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
+    """Return the names and values of the headers that have to be searched, and the lines of cookies.
+
+    `skipped`: lower-case names, `cookie` among them. `always`: names whose values are returned even if they are known.
+    `known`, `known_cookies`: values that need no search.
+    """
+    values = [
+        (name, value)
+        for name, value in headers.fields()
+        if (value not in known or name.lower() in always) and (name.lower() not in skipped or UNSKIPPED in value)
+    ]
+    return values, [line for line in headers.values(b"cookie") if line not in known_cookies]
+
+
+if TYPE_CHECKING:
+    unknown_values = _unknown_values
+else:
+    _twin = twin("fastgw.filters.policies.waf._header_values")
+    unknown_values = _unknown_values if _twin is None else _twin.unknown_values
