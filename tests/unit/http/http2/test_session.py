@@ -6,6 +6,7 @@ import h2.config
 import h2.connection
 import h2.events
 import pytest
+from hpack import Decoder, NeverIndexedHeaderTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -379,6 +380,28 @@ def test_many_fields_of_a_response(count: int):
     session.respond(1, text(b"HTTP/1.1 200 OK", [(b"x-%d" % number, b"1") for number in range(count - 1)]), True)
     reader.exchange()
     assert len(reader.heads[0]) == count
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"Authorization",
+        b"RateLimit",
+        b"RateLimit-Remaining",
+        b"RateLimit-Reset",
+        b"traceparent",
+        b"X-RateLimit-Remaining",
+        b"X-RateLimit-Reset",
+        b"X-Request-ID",
+    ],
+)
+def test_a_value_of_one_message_is_no_entry_of_the_table(name: bytes):
+    """RFC 7541 section 6.2.3. The table is for values that come again."""
+    session, _ = fed(get())
+    session.to_send()
+    session.respond(1, b"HTTP/1.1 200 OK\r\nX-A: 1\r\n%b: 42\r\nX-RateLimit-Limit: 50\r\n\r\n" % name, True)
+    fields = Decoder().decode(session.to_send()[9:], raw=True)
+    assert [field[0] for field in fields if isinstance(field, NeverIndexedHeaderTuple)] == [name.lower()]
 
 
 def test_a_head_above_the_bounds_is_told_of_with_its_path():
