@@ -32,6 +32,7 @@ ANSWER = (
 PUBLIC = b"public, max-age=86400000"
 VARY = b"Vary: Accept-Encoding\r\n"
 CACHED: Mapping[str, Any] = {"cache": {}}
+LANGUAGE: Mapping[str, Any] = {"cache": {"key": {"headers": ["Accept-Language"]}}}
 KEY = "0123456789abcdef"
 USUAL: Mapping[str, Any] = {
     "key_auth": {"key_names": ["apikey"]},
@@ -56,15 +57,17 @@ def rooms() -> Iterator[Room]:
     yield from _misses("a miss that is stored, Vary", ANSWER % (PUBLIC, VARY), CACHED)
     yield from _misses("a miss that is not stored", ANSWER % (b"private", b""), CACHED)
     yield from _misses("a miss that is not stored, Vary", ANSWER % (b"private", VARY), CACHED)
+    yield from _misses("a miss that is stored, header in the key", stored, LANGUAGE)
     yield from _misses("headers without a cache", stored, HEADERS)
     yield from _misses("a miss behind headers that is stored", stored, {**CACHED, **HEADERS})
     yield from _misses("a miss behind headers that is not stored", ANSWER % (b"private", b""), {**CACHED, **HEADERS})
     yield from _misses("a bypass", stored, {"cache": {"bypass": {"header": "X-Request-Id"}}})
     yield from _hits("a hit", stored, CACHED)
     yield from _hits("a hit, Vary", ANSWER % (PUBLIC, VARY), CACHED)
-    yield from _hits("a hit, header in the key", stored, {"cache": {"key": {"headers": ["Accept-Language"]}}})
+    yield from _hits("a hit, header in the key", stored, LANGUAGE)
     yield from _hits("a hit behind headers", stored, {**CACHED, **HEADERS})
     yield from _misses("key_auth and rate_limit without a cache", stored, USUAL)
+    yield from _misses("a miss behind key_auth and rate_limit that is stored", stored, {**CACHED, **USUAL})
     yield from _hits("a hit behind key_auth and rate_limit", stored, {**CACHED, **USUAL})
 
 

@@ -52,6 +52,7 @@ cdef class Ordinary:
     cdef readonly uint64_t generation
 
     cdef uint64_t _mix(self, uint64_t first, uint64_t second) noexcept nogil
+    cdef uint64_t tag_hash(self, const char* text, Py_ssize_t length) noexcept nogil
     cdef bint _read(self, bytes key, Key* found) noexcept
     cdef uint64_t* _bucket(self, const Key* key) noexcept nogil
     cdef uint64_t* _pin(self, int64_t segment) noexcept nogil

@@ -19,6 +19,7 @@ from fastgw.compiled import replace
 cdef extern from *:
     """
     #include <stdint.h>
+    #include <string.h>
     static inline uint64_t fastgw_cache_load(const uint64_t *word) {
         return __atomic_load_n(word, __ATOMIC_SEQ_CST);
     }
@@ -31,11 +32,33 @@ cdef extern from *:
     static inline void fastgw_cache_fence(void) {
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
     }
+    static inline uint64_t fastgw_cache_coefficient(const char *text, size_t count) {
+        uint64_t word = 0;
+        memcpy(&word, text, count);
+    #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+        word = __builtin_bswap64(word);
+    #endif
+        return word;
+    }
+    static inline uint64_t fastgw_cache_step(uint64_t value, uint64_t point, uint64_t coefficient) {
+        const uint64_t prime = ((uint64_t)1 << 61) - 1;
+        unsigned __int128 sum = (unsigned __int128)value * point + coefficient;
+        uint64_t folded = (uint64_t)(sum & prime) + (uint64_t)(sum >> 61);
+        return folded >= prime ? folded - prime : folded;
+    }
+    /* A polynomial modulo 2**61 - 1, as in `Purges.hash`. */
+    static inline uint64_t fastgw_cache_polynomial(const char *text, size_t length, uint64_t secret) {
+        uint64_t value = length, point = secret % (((uint64_t)1 << 61) - 1);
+        for (; length >= 7; text += 7, length -= 7)
+            value = fastgw_cache_step(value, point, fastgw_cache_coefficient(text, 7));
+        return length ? fastgw_cache_step(value, point, fastgw_cache_coefficient(text, length)) : value;
+    }
     """
     uint64_t fastgw_cache_load(const uint64_t* word) nogil
     void fastgw_cache_store(uint64_t* word, uint64_t value) nogil
     int fastgw_cache_swap(uint64_t* word, uint64_t seen, uint64_t wanted) nogil
     void fastgw_cache_fence() nogil
+    uint64_t fastgw_cache_polynomial(const char* text, size_t length, uint64_t secret) nogil
 
 cdef enum:
     # Layout of `layout`, `segments`, `records` and `leases`
@@ -127,6 +150,10 @@ cdef class Ordinary:
         value = (value ^ value >> 29) * self._secrets[1]
         return value ^ value >> 32
 
+    cdef uint64_t tag_hash(self, const char* text, Py_ssize_t length) noexcept nogil:
+        """Return the hash of a tag, as `Purges.hash`."""
+        return self._mix(fastgw_cache_polynomial(text, length, self._secrets[SECRETS - 1]), 0)
+
     cdef bint _read(self, bytes key, Key* found) noexcept:
         """Read a key. False: it has another length."""
         if PyBytes_GET_SIZE(key) != 16:
@@ -201,6 +228,10 @@ cdef class Ordinary:
         if not self._read(key, &read):
             raise ValueError("a key has 16 bytes")
         return self._mix(read.low, read.high)
+
+    def name_tag(self, bytes tag not None):
+        """Return the hash of a tag for purges, `Purges.hash`."""
+        return self.tag_hash(PyBytes_AS_STRING(tag), PyBytes_GET_SIZE(tag))
 
     def find(self, bytes key not None):
         """Return the first word of the valid record of a key, pinned; or `MISS`, or `NOT_ORDINARY`."""

@@ -21,7 +21,7 @@ from fastgw.kernel import memory_file
 from fastgw.shm import compare_and_swap
 from fastgw.shm.node_limits import MemoryFence
 
-VERSION: Final = 2
+VERSION: Final = 3
 LEAST_MEMORY: Final = 1 << 20
 MOST_MEMORY: Final = 1 << 36
 MOST_COLUMNS: Final = 254

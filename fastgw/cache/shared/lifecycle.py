@@ -36,6 +36,8 @@ class LeaseStore(StoreParts, Protocol):
 
     def key_tag(self, key: bytes) -> int: ...
 
+    def name_tag(self, tag: bytes) -> int: ...
+
 
 class FetchBegin(NamedTuple):
     """The begin of a fetch: purge sequence, and epoch seconds."""
@@ -225,7 +227,7 @@ class SharedLease:
         if self._ended:
             self.why_not = NotStored.EXPIRED
             return None
-        hashes = [store.key_tag(self.key), *[store.purges.hash(b"t", name) for name in names]]
+        hashes = [store.key_tag(self.key), *map(store.name_tag, names)]
         if key != self.key:
             hashes.append(store.key_tag(key))
         is_too_long = self._is_too_long(RecordParts(8 * len(hashes), len(url), len(head)))

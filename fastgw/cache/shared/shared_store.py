@@ -217,7 +217,7 @@ class SharedStore:
         return self._sweep(number, lambda at: tag in self.records.tags(at))
 
     def purge_tags(self, tags: Iterable[bytes], *, soft: bool = False) -> Counting:
-        hashes = {self.purges.hash(b"t", tag) for tag in tags}
+        hashes = {self.name_tag(tag) for tag in tags}
         number = self.purges.purge_tags(hashes, soft=soft)
         self._watches.report_all()
         return self._sweep(number, lambda at: not hashes.isdisjoint(self.records.tags(at)))
@@ -311,6 +311,10 @@ class SharedStore:
     def key_tag(self, key: bytes) -> int:
         """Return the hash by which a purge of a key finds its objects, as those of a tag."""
         return self.purges.hash(b"k", key) if self.ordinary is None else self.ordinary.key_tag(key)
+
+    def name_tag(self, tag: bytes) -> int:
+        """Return the hash by which a purge of a tag finds its objects."""
+        return self.purges.hash(b"t", tag) if self.ordinary is None else self.ordinary.name_tag(tag)
 
     def insert(self, hash_: KeyHash, where: Location) -> bool:
         """Add a record to the index, in place of another one of its key. False: others were always faster."""

@@ -8,10 +8,7 @@ from fastgw.cache.tiers.object_file import ObjectRecord
 
 def check_record(store: SharedStore, key: bytes, record: ObjectRecord, began: int | None = None) -> Validity:
     """Return whether an object is valid. `began`: as if its fetch had begun at this purge sequence."""
-    hashes = [
-        *{store.key_tag(key), store.key_tag(record.lease_key)},
-        *(store.purges.hash(b"t", tag) for tag in record.tags),
-    ]
+    hashes = [*{store.key_tag(key), store.key_tag(record.lease_key)}, *map(store.name_tag, record.tags)]
     began = record.began if began is None else began
     return store.purges.check(began, began, hashes, lambda: record.url)
 

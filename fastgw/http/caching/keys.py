@@ -69,8 +69,11 @@ def resource_text(
 def primary_key(resource: bytes, query: bytes | None) -> bytes:
     """Return the key of a resource with a query: `KEY_BYTES` of a hash. HEAD and GET have the same key.
 
-    `resource`: of `resource_text`. `query`: of `filter_query`.
+    `resource`: of `resource_text`. `query`: of `filter_query`. Without a query the key is the complement of the search
+    key, so that one hash is enough for both.
     """
+    if query is None:
+        return bytes(each ^ 0xFF for each in search_key(resource))
     return blake2b(resource + _part(query), digest_size=KEY_BYTES, person=b"fastgw-primary").digest()
 
 

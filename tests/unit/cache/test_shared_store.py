@@ -219,6 +219,17 @@ def test_the_compiled_module_leaves_the_same_memory_as_its_reference() -> None:
 
 
 @pytest.mark.twin
+def test_the_compiled_module_hashes_tags_as_its_reference() -> None:
+    chance = random.Random(7)
+    node = SharedNode()
+    assert node.a.ordinary is not None
+    for length in range(60):
+        for tag in (chance.randbytes(length), b"\0" * length, b"\xff" * length):
+            assert node.a.ordinary.name_tag(tag) == node.a.purges.hash(b"t", tag), tag
+    node.close()
+
+
+@pytest.mark.twin
 def test_the_compiled_module_finds_the_segments_that_its_reference_finds() -> None:
     chance = random.Random(7)
     node = SharedNode()

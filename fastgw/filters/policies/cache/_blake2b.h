@@ -1,5 +1,4 @@
-/* BLAKE2b (RFC 7693): `hashlib.blake2b(text, digest_size=16, person=…).digest()`, and with digests of 8 bytes and a
-   key, `hashlib.blake2b(text, digest_size=8, key=…).digest()`. */
+/* BLAKE2b (RFC 7693): `hashlib.blake2b(text, digest_size=16, person=…).digest()`. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -68,49 +67,26 @@ static void fastgw_blake2b_block(uint64_t *h, const uint8_t *block, uint64_t cou
         h[place] ^= v[place] ^ v[place + 8];
 }
 
-/* Take the last blocks of a text, of which `count` bytes were taken before, and write a digest of so many bytes. */
-static void fastgw_blake2b_end(
-    uint64_t *h, const uint8_t *text, size_t length, uint64_t count, uint8_t *digest, int bytes)
-{
-    uint8_t block[128];
-    size_t at = 0;
-    int place;
-    for (; length - at > 128; at += 128)
-        fastgw_blake2b_block(h, text + at, count + at + 128, 0);
-    memset(block, 0, sizeof block);
-    memcpy(block, text + at, length - at);
-    fastgw_blake2b_block(h, block, count + length, 1);
-    for (place = 0; place < bytes; place++)
-        digest[place] = (uint8_t)(h[place / 8] >> 8 * (place % 8));
-}
-
 /* Write the digest of a text, 16 bytes. `person`: 16 bytes. */
 static void fastgw_blake2b_16(uint8_t *digest, const uint8_t *text, size_t length, const uint8_t *person)
 {
     uint64_t h[8];
+    uint8_t block[128];
+    size_t at = 0;
+    int place;
     memcpy(h, fastgw_blake2b_iv, sizeof h);
     h[0] ^= 0x01010000 ^ 16;
     h[6] ^= fastgw_blake2b_word(person);
     h[7] ^= fastgw_blake2b_word(person + 8);
-    fastgw_blake2b_end(h, text, length, 0, digest, 16);
-}
-
-/* Write the state after the block of a key of up to 64 bytes, for digests of 8 bytes. */
-static void fastgw_blake2b_keyed(uint64_t *h, const uint8_t *key, size_t length)
-{
-    uint8_t block[128] = {0};
-    memcpy(h, fastgw_blake2b_iv, sizeof fastgw_blake2b_iv);
-    h[0] ^= 0x01010000 ^ length << 8 ^ 8;
-    memcpy(block, key, length);
-    fastgw_blake2b_block(h, block, 128, 0);
-}
-
-/* Write the digest of a text, 8 bytes, by the state after the block of its key. The text is not empty. */
-static void fastgw_blake2b_8(uint8_t *digest, const uint64_t *keyed, const uint8_t *text, size_t length)
-{
-    uint64_t h[8];
-    memcpy(h, keyed, sizeof h);
-    fastgw_blake2b_end(h, text, length, 128, digest, 8);
+    for (; length - at > 128; at += 128)
+        fastgw_blake2b_block(h, text + at, at + 128, 0);
+    memset(block, 0, sizeof block);
+    memcpy(block, text + at, length - at);
+    fastgw_blake2b_block(h, block, length, 1);
+    for (place = 0; place < 2; place++) {
+        uint64_t word = fastgw_blake2b_word((const uint8_t *)&h[place]);
+        memcpy(digest + 8 * place, &word, 8);
+    }
 }
 
 #undef FASTGW_MIX

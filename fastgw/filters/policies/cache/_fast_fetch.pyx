@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Compiled ordinary cases of `fast_fetch`: a miss of a shared store without slower tiers, by a key of scheme, authority,
-path and query, and a small response that is stored, or of which `_storing` knows that it is not.
+path, query and headers, and a small response that is stored, or of which `_storing` knows that it is not.
 
 All other cases are left to the reference: `StoringFetch` goes on with the lease. Objects of other classes are used
 through their attributes (`_slots.read`).
@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from fastgw._slots cimport Slot, learn, read, write
-from fastgw.cache.shared._ordinary cimport MOST_HASHES, SECRETS, Key, NewRecord, Ordinary
+from fastgw.cache.shared._ordinary cimport MOST_HASHES, Key, NewRecord, Ordinary
 from fastgw.filters.policies.cache._ready_answers cimport has_any_of
 from fastgw.filters.policies.cache._storing cimport Encoded, decide_on, encode_variant
 from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead, all_values, has_field
@@ -24,6 +24,7 @@ from fastgw.cache.shared.lifecycle import FetchBegin, SharedLease
 from fastgw.cache.shared.records import RecordStatus
 from fastgw.cache.shared.segments import Queue
 from fastgw.cache.shared.shared_store import SharedStore
+from fastgw.cache.shared.space import Space
 from fastgw.cache.store import LEASE_S, MOST_URL, Refusal
 from fastgw.exchange import Chain, Exchange, Route
 from fastgw.exchange.exchange import UNCHANGED_QUERY
@@ -33,18 +34,15 @@ from fastgw.forwarded_headers import Peer
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status
 from fastgw.http.caching.storing import RequestIdentity, Unstorable
 from fastgw.http.caching.vary import normalized_value
-from fastgw.sync.cache_purges import url_tag
 from fastgw.upstream.forwarding.fast_path import FastPath
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
 
 cdef extern from "_blake2b.h" nogil:
     void fastgw_blake2b_16(uint8_t* digest, const uint8_t* text, size_t length, const uint8_t* person)
-    void fastgw_blake2b_keyed(uint64_t* state, const uint8_t* key, size_t length)
-    void fastgw_blake2b_8(uint8_t* digest, const uint64_t* keyed, const uint8_t* text, size_t length)
 
 cdef enum:
-    LONGEST = 1024  # bytes of the text of a key; longer ones are left to the reference
+    LONGEST = 1024  # bytes of the text of a key, and of a URL; longer ones are left to the reference
     MOST_VARYING = 4096  # bytes of the values that select a variant, likewise
     MOST_TAGS = 64  # likewise
     MOST_KEPT = 1024
@@ -97,7 +95,6 @@ cdef struct OfStore:
     Slot leases
     Slot most_bytes
     Slot ordinary
-    Slot segments
     Slot space
 
 cdef OfExchange of_exchange
@@ -105,6 +102,7 @@ cdef OfPath of_path
 cdef OfPolicy of_policy
 cdef OfPeer of_peer
 cdef OfStore of_store
+cdef Slot opened_of_space
 cdef Slot allows_fetch_of_chain
 cdef Slot authority_of_head
 cdef Slot ordinary_of_head
@@ -148,8 +146,8 @@ learn(&of_store.date, SharedStore, "date")
 learn(&of_store.leases, SharedStore, "leases")
 learn(&of_store.most_bytes, SharedStore, "most_bytes")
 learn(&of_store.ordinary, SharedStore, "ordinary")
-learn(&of_store.segments, SharedStore, "segments")
 learn(&of_store.space, SharedStore, "space")
+learn(&opened_of_space, Space, "opened")
 learn(&allows_fetch_of_chain, Chain, "allows_fetch")
 learn(&ordinary_of_head, Http1RequestHead, "ordinary")
 learn(&authority_of_head, Http1RequestHead, "authority")
@@ -164,7 +162,8 @@ cdef type _storing_fetch_class, _exchange_fetch_class, _cached_request_class
 cdef bytes _GET = b"GET"
 cdef bytes _NO_BYTES = b""
 cdef object _UNCHANGED_QUERY = UNCHANGED_QUERY
-cdef Py_ssize_t _MOST_URL = MOST_URL
+if LONGEST > MOST_URL:
+    raise ImportError("the compiled module stores longer URLs than others")
 cdef double _TICKS = TICKS
 cdef uint64_t _LEASE_TICKS = ceil(LEASE_S * TICKS)
 cdef uint64_t _MARK_TICKS = ceil(MARK_S * TICKS)
@@ -172,18 +171,20 @@ cdef object _UNCACHEABLE = Refusal.UNCACHEABLE
 cdef object _NO_SLOT = Refusal.NO_SLOT
 cdef bytes _PRIMARY = b"fastgw-primary\0\0"
 cdef bytes _SEARCH = b"fastgw-search-of"
-cdef dict _tails = {}  # names of upstream and route -> end of the text of their keys
+cdef dict _places = {}  # names of upstream and route -> what the text of keys has of them
+cdef object _last_upstream = None
+cdef object _last_route = None
+cdef bytes _last_place = None  # of these two
 cdef bytes _VARIANT = b"fastgw-variant\0\0"
 cdef dict _normalized = {}  # name and value of a request header -> value as of `normalized_value`, or None
-cdef uint8_t _tag_key[SECRETS * 8]  # secret of the store whose tags were hashed last
-cdef uint64_t _tag_state[8]  # the state of the hash after it
-cdef bint _has_tag_state = False
 cdef int _COMPLETE = RecordStatus.COMPLETE
 cdef object _SMALL = Queue.SMALL
 cdef object _MAIN = Queue.MAIN
 cdef object _NO_SEGMENT = -1
 cdef int _BY_CONSUMER = RequestIdentity.CONSUMER
 cdef int _BY_AUTHORIZATION = RequestIdentity.AUTHORIZATION
+cdef bytes _AUTHORIZATION = b"authorization"
+cdef bytes _COOKIE = b"cookie"
 
 
 @cython.final
@@ -268,16 +269,21 @@ cdef inline char* _put_part(char* out, const char* text, Py_ssize_t length) noex
     return out + 1 + length
 
 
-cdef bytes _tail(upstream, route):
-    """Return what the keys of a route end with: the names of upstream and route."""
-    cdef tuple names = (upstream, route)
-    tail = _tails.get(names)
-    if tail is None:
-        if len(_tails) >= MOST_KEPT:
-            _tails.clear()
-        tail = b"%d:%b%d:%b/" % (len(upstream.encode()), upstream.encode(), len(route.encode()), route.encode())
-        _tails[names] = tail
-    return <bytes?>tail
+cdef bytes _place(upstream, route):
+    """Return what the keys of a route have of it: the names of upstream and route."""
+    global _last_upstream, _last_route, _last_place
+    cdef tuple names
+    if upstream is _last_upstream and route is _last_route:
+        return _last_place
+    names = (upstream, route)
+    place = _places.get(names)
+    if place is None:
+        if len(_places) >= MOST_KEPT:
+            _places.clear()
+        place = b"%d:%b%d:%b" % (len(upstream.encode()), upstream.encode(), len(route.encode()), route.encode())
+        _places[names] = place
+    _last_upstream, _last_route, _last_place = upstream, route, <bytes?>place
+    return _last_place
 
 
 cdef inline void _key_of(Key* key, Ordinary ordinary, const char* text, Py_ssize_t length, bytes person) noexcept:
@@ -288,6 +294,11 @@ cdef inline void _key_of(Key* key, Ordinary ordinary, const char* text, Py_ssize
     key.hash = ordinary._mix(key.high, key.low)
 
 
+cdef inline void _complement(Key* key, Ordinary ordinary, const Key* of) noexcept:
+    key.high, key.low = ~of.high, ~of.low
+    key.hash = ordinary._mix(key.high, key.low)
+
+
 cdef bytes _text_of(const Key* key):
     cdef char text[16]
     memcpy(text, &key.high, 8)
@@ -295,20 +306,20 @@ cdef bytes _text_of(const Key* key):
     return PyBytes_FromStringAndSize(text, 16)
 
 
-cdef bytes _url_of(bytes scheme, bytes authority, Http1RequestHead head):
-    """Return the URL, as `policy.client_url`."""
+cdef Py_ssize_t _put_url(char* out, bytes scheme, bytes authority, Http1RequestHead head) noexcept:
+    """Write the URL, as `policy.client_url`, and return its length. Negative: it has more than `LONGEST` bytes."""
+    cdef char* begin = out
     cdef bytes path = head._path
-    cdef Py_ssize_t query = 1 + head.query_at.length if head.query_at.start else 0
-    cdef bytes url = PyBytes_FromStringAndSize(
-        NULL, PyBytes_GET_SIZE(scheme) + 3 + PyBytes_GET_SIZE(authority) + PyBytes_GET_SIZE(path) + query
-    )
-    cdef char* out = _put(PyBytes_AS_STRING(url), PyBytes_AS_STRING(scheme), PyBytes_GET_SIZE(scheme))
-    out = _put(_put(out, b"://", 3), PyBytes_AS_STRING(authority), PyBytes_GET_SIZE(authority))
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(scheme) + 3 + PyBytes_GET_SIZE(authority) + PyBytes_GET_SIZE(path)
+    if length + 1 + head.query_at.length > LONGEST:
+        return -1
+    out = _put(_put(out, PyBytes_AS_STRING(scheme), PyBytes_GET_SIZE(scheme)), b"://", 3)
+    out = _put(out, PyBytes_AS_STRING(authority), PyBytes_GET_SIZE(authority))
     out = _put(out, PyBytes_AS_STRING(path), PyBytes_GET_SIZE(path))
-    if query:
+    if head.query_at.start:
         out[0] = c"?"
-        _put(out + 1, PyBytes_AS_STRING(head.source) + head.query_at.start, query - 1)
-    return url
+        out = _put(out + 1, PyBytes_AS_STRING(head.source) + head.query_at.start, head.query_at.length)
+    return out - begin
 
 
 cdef inline char* _put(char* out, const char* text, Py_ssize_t length) noexcept:
@@ -318,7 +329,7 @@ cdef inline char* _put(char* out, const char* text, Py_ssize_t length) noexcept:
 
 cdef bytes _normalized_value(Http1RequestHead head, bytes name):
     """Return the value of a request header, as `vary.normalized_value`."""
-    cdef list lines = all_values(head, name) if has_field(head, name) else []
+    cdef list lines = all_values(head, name)
     cdef tuple kept
     if len(lines) != 1 or PyBytes_GET_SIZE(lines[0]) > LONGEST_KEPT:
         return normalized_value(name, lines)
@@ -331,14 +342,33 @@ cdef bytes _normalized_value(Http1RequestHead head, bytes name):
     return <bytes?>found
 
 
+cdef _changed_fields(exchange):
+    """Return the headers as the upstream gets them, if filters have changed them; else None."""
+    if exchange is not None and (
+        read(&of_exchange.request_added, exchange) or read(&of_exchange.request_dropped, exchange)
+    ):
+        return ForwardedFields(exchange)
+    return None
+
+
+cdef char* _put_value(char* out, const char* end, Http1RequestHead head, fields, bytes name) except? NULL:
+    """Write the value of a request header as a part of a key. `fields`: of `_changed_fields`. NULL: it is too long."""
+    cdef bytes value = _normalized_value(head, name) if fields is None else normalized_value(name, fields.values(name))
+    if end - out < 24 + (0 if value is None else PyBytes_GET_SIZE(value)):
+        return NULL
+    if value is None:
+        out[0] = c"-"
+        return out + 1
+    return _put_part(out, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+
+
 # --- the fetch ---
 
 
 cdef bint _is_plain(policy, Http1RequestHead head, peer) except -1:
-    """Whether the full path has nothing to read in the request, and its key has only what all have."""
+    """Whether the full path has nothing to read in the request, and its key has but headers beside what all have."""
     if (
         head._fields is not None
-        or read(&of_policy.key_headers, policy)
         or not read(&of_policy.has_store, policy)
         or _GET not in read(&of_policy.methods, policy)
         or head.method_at.length != 3
@@ -386,7 +416,8 @@ cdef object _begun(policy, request, forward, exchange):
     cdef char text[LONGEST]
     cdef char* out = text
     cdef Py_ssize_t length
-    cdef bytes scheme, authority, path, tail
+    cdef bytes scheme, authority, path, place, name
+    cdef tuple key_headers
     cdef OrdinaryFetch fetch
     cdef int64_t at
     cdef uint64_t now
@@ -412,22 +443,29 @@ cdef object _begun(policy, request, forward, exchange):
     if b":" in authority or read(&of_peer.trusted, peer):
         scheme, authority = client_origin(head, peer)
     path = head._path if path_of is None else path_of(request)
-    tail = _tail(read(&name_of_upstream, read(&upstream_of_forward, forward)), read(&name_of_route, route))
-    length = PyBytes_GET_SIZE(scheme) + PyBytes_GET_SIZE(authority) + PyBytes_GET_SIZE(path) + PyBytes_GET_SIZE(tail)
+    place = _place(read(&name_of_upstream, read(&upstream_of_forward, forward)), read(&name_of_route, route))
+    length = PyBytes_GET_SIZE(scheme) + PyBytes_GET_SIZE(authority) + PyBytes_GET_SIZE(path) + PyBytes_GET_SIZE(place)
     if length + head.query_at.length + 100 > LONGEST:
         return NotImplemented
     out = _put_part(out, PyBytes_AS_STRING(scheme), PyBytes_GET_SIZE(scheme))
     out = _put_part(out, PyBytes_AS_STRING(authority), PyBytes_GET_SIZE(authority))
     out = _put_part(out, PyBytes_AS_STRING(path), PyBytes_GET_SIZE(path))
-    memcpy(out, PyBytes_AS_STRING(tail), PyBytes_GET_SIZE(tail))
-    out += PyBytes_GET_SIZE(tail)
+    out = _put(out, PyBytes_AS_STRING(place), PyBytes_GET_SIZE(place))
+    key_headers = <tuple?>read(&of_policy.key_headers, policy)
+    if key_headers:
+        fields = _changed_fields(exchange)
+        for name in key_headers:
+            out = _put_value(out, text + LONGEST - head.query_at.length - 24, head, fields, name)
+            if out is NULL:
+                return NotImplemented
+    out[0] = c"/"
+    out += 1
     _key_of(&searched, ordinary, text, out - text, _SEARCH)
     if head.query_at.start:
         out = _put_part(out, PyBytes_AS_STRING(head.source) + head.query_at.start, head.query_at.length)
+        _key_of(&key, ordinary, text, out - text, _PRIMARY)
     else:
-        out[0] = c"-"
-        out += 1
-    _key_of(&key, ordinary, text, out - text, _PRIMARY)
+        _complement(&key, ordinary, &searched)
     if not (ordinary.has_no_entry(&key) and ordinary.has_no_entry(&searched)):
         return None
     now = <uint64_t><double>(<double>read(&of_store.leases, store).clock() * _TICKS)
@@ -442,8 +480,9 @@ cdef object _begun(policy, request, forward, exchange):
     fetch.scheme, fetch.authority = scheme, authority
     fetch.key = key
     fetch.lease_at, fetch.lease_word = at, ordinary.lease_word
-    fetch.began, fetch.date = ordinary.purge_sequence(), read(&of_store.date, store)()
-    fetch.request_date = read(&of_policy.clock, policy)()
+    date_of, clock = read(&of_store.date, store), read(&of_policy.clock, policy)
+    fetch.began, fetch.date = ordinary.purge_sequence(), date_of()
+    fetch.request_date = fetch.date if clock is date_of else clock()
     fetch.dropped = read(&of_policy.dropped, policy)
     return fetch
 
@@ -527,12 +566,13 @@ cdef class OrdinaryFetch:
         """
         cdef Encoded encoded
         cdef int identity = 0
-        cdef bint cookies = has_field(self.head, b"cookie")
+        cdef tuple key_headers = <tuple?>read(&of_policy.key_headers, self.policy)
+        cdef bint cookies = has_field(self.head, _COOKIE) and not (key_headers and _COOKIE in key_headers)
         if read(&of_peer.certificate, self.peer) is not None or (
             self.exchange is not None and is_authenticated(self.exchange)
         ):
             identity = _BY_CONSUMER
-        elif has_field(self.head, b"authorization"):
+        elif has_field(self.head, _AUTHORIZATION) and not (key_headers and _AUTHORIZATION in key_headers):
             identity = _BY_AUTHORIZATION
         found = decide_on(
             head, read(&of_policy.storing, self.policy), identity, cookies, self.request_date,
@@ -551,31 +591,32 @@ cdef class OrdinaryFetch:
         cdef NewRecord record
         cdef Key key = self.key
         cdef uint64_t hashes[MOST_HASHES]
-        cdef bytes url, name
+        cdef char tag[1 + LONGEST]  # of the URL, as `url_tag`
+        cdef Py_ssize_t url_length
+        cdef bytes name
         cdef list tags = None
-        cdef Py_ssize_t segment
-        if self.lease_at < 0 or not head.whole or has_field(head, b"no-vary-search"):
+        if self.lease_at < 0 or not head.whole or encoded.has_no_vary_search:
             return False
         for name in <tuple?>read(&of_policy.tag_headers, self.policy):
             if tags is None and has_field(head, name):
                 tags = self.policy.tags_of(head)
                 if len(tags) > MOST_TAGS:
                     return False
-        url = _url_of(self.scheme, self.authority, self.head)
-        segment = read(&of_store.segments, self.store).size
+        url_length = _put_url(tag + 1, self.scheme, self.authority, self.head)
         if (
-            PyBytes_GET_SIZE(url) > _MOST_URL
-            or encoded.length + PyBytes_GET_SIZE(url) + head.payload_length > segment // RECORDS
+            url_length < 0
+            or encoded.length + url_length + head.payload_length > self.ordinary._segment // RECORDS
             or head.payload_length > <Py_ssize_t>read(&of_store.most_bytes, self.store)
         ):
             return False
+        tag[0] = 0
         hashes[0] = self.ordinary._mix(key.low, key.high)
-        hashes[1] = self._tag_hash(url_tag(url))
-        record.url, record.url_bytes = PyBytes_AS_STRING(url), PyBytes_GET_SIZE(url)
+        hashes[1] = self.ordinary.tag_hash(tag, 1 + url_length)
+        record.url, record.url_bytes = tag + 1, url_length
         record.began, record.date = self.began, <uint64_t><double>(<double>self.date * 1e6)
         record.hashes, record.hash_count, record.status = hashes, 2, _COMPLETE
         for name in tags or ():
-            hashes[record.hash_count] = self._tag_hash(name)
+            hashes[record.hash_count] = self.ordinary.tag_hash(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
             record.hash_count += 1
         record.head, record.head_bytes = encoded.text, encoded.length
         record.whole, record.size = head.payload_at, head.payload_length
@@ -612,57 +653,30 @@ cdef class OrdinaryFetch:
         """Find the key of the variant that the request selects, as `vary.variant_key`. False: it is not ordinary."""
         cdef char text[MOST_VARYING]
         cdef char* out = text
-        cdef bytes name, value
-        fields = None  # of the request as the upstream has got it, if other filters have changed it
-        if self.exchange is not None and (
-            read(&of_exchange.request_added, self.exchange) or read(&of_exchange.request_dropped, self.exchange)
-        ):
-            fields = ForwardedFields(self.exchange)
+        cdef bytes name
+        fields = _changed_fields(self.exchange)
         memcpy(out, &self.key.high, 8)
         memcpy(out + 8, &self.key.low, 8)
         out += 16
         for name in vary:
-            if fields is None:
-                value = _normalized_value(self.head, name)
-            else:
-                value = normalized_value(name, fields.values(name))
-            if PyBytes_GET_SIZE(name) + (0 if value is None else PyBytes_GET_SIZE(value)) + 64 > text + MOST_VARYING - out:
+            if text + MOST_VARYING - out < 64 + PyBytes_GET_SIZE(name):
                 return False
             out = _put_part(out, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
             out[0] = c"="
-            out += 1
-            if value is None:
-                out[0] = c"-"
-                out += 1
-            else:
-                out = _put_part(out, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+            out = _put_value(out + 1, text + MOST_VARYING, self.head, fields, name)
+            if out is NULL:
+                return False
         _key_of(key, self.ordinary, text, out - text, _VARIANT)
         return True
 
     cdef bint _write(self, const Key* key, const NewRecord* record) except -1:
         """Write a complete record. False: another process has to be considered, or space to be made."""
         cdef int64_t at
-        opened = read(&of_store.space, self.store).opened
+        cdef dict opened = <dict?>read(&opened_of_space, read(&of_store.space, self.store))
         at = self.ordinary.write_record(
             key, record, opened.get(_SMALL, _NO_SEGMENT), opened.get(_MAIN, _NO_SEGMENT)
         )
         return at >= 0 and self.ordinary.keep_record(key, at)
-
-    cdef uint64_t _tag_hash(self, bytes tag) except? 0:
-        """Return the hash of a tag, as `Purges.hash`."""
-        global _has_tag_state
-        cdef uint8_t made[8]
-        cdef uint64_t value = 0
-        cdef bytes text = b"t" + tag
-        cdef int place
-        if not _has_tag_state or memcmp(_tag_key, self.ordinary._secrets, sizeof(_tag_key)):
-            memcpy(_tag_key, self.ordinary._secrets, sizeof(_tag_key))
-            fastgw_blake2b_keyed(_tag_state, _tag_key, sizeof(_tag_key))
-            _has_tag_state = True
-        fastgw_blake2b_8(made, _tag_state, <const uint8_t*>PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
-        for place in range(8):
-            value = value << 8 | made[place]
-        return value
 
     def leave_fast_path(self, exchange):
         """Compiled `StoringFetch.leave_fast_path`."""

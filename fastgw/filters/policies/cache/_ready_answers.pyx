@@ -11,7 +11,7 @@ from libc.string cimport memcmp
 
 from fastgw._slots cimport Slot, learn, read, write
 from fastgw.cache.shared._ordinary cimport is_unchanged_in
-from fastgw.http.http1._parser cimport SLOT_WORDS, Http1RequestHead, bits_of, has_field, slot_of
+from fastgw.http.http1._parser cimport SLOT_WORDS, Http1RequestHead, all_values, bits_of, has_field, slot_of
 
 from fastgw.compiled import replace
 from fastgw.exchange import Chain, Route
@@ -149,8 +149,16 @@ cdef bint _needs_full_path(answers, Http1RequestHead head, peer) except -1:
     )
 
 
-cdef inline tuple _with_values(tuple key, head, names):
-    return key + tuple(_reference["values_of"](head, names))
+cdef tuple _with_values(tuple key, Http1RequestHead head, names):
+    """Return a key with the values of headers, as of `ready_answers.values_of`."""
+    cdef list found = [], lines
+    cdef bytes name
+    if head._fields is not None:
+        return key + tuple(_reference["values_of"](head, names))
+    for name in names:
+        lines = all_values(head, name)
+        found.append(None if not lines else lines[0] if len(lines) == 1 else b"\n".join(lines))
+    return key + tuple(found)
 
 
 def find(self, head, peer, route):
@@ -168,7 +176,7 @@ def find(self, head, peer, route):
     )
     key_headers = read(&of_answers.key_headers, self)
     if key_headers:
-        key = _with_values(key, head, key_headers)
+        key = _with_values(key, ours, key_headers)
     memory = read(&of_answers.memory, self)
     entries = <dict?>read(&entries_of_memory, memory)
     entry = entries.get(key)
@@ -185,7 +193,7 @@ def find(self, head, peer, route):
             memory.remove(key)
             return None
         names = read(&names_of_selector, entry)
-        key = _with_values(key + (names,), head, names)
+        key = _with_values(key + (names,), ours, names)
         entry = entries.get(key)
     if type(entry) is not _entry_class:
         return None

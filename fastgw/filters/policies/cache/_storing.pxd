@@ -9,6 +9,7 @@ cdef struct Encoded:
     Py_ssize_t length
     int64_t lifetime
     int64_t age
+    bint has_no_vary_search
 
 
 # Decide as `storing.decide_storing_for`: return a reason not to store the response, or the names of its `Vary`, with

@@ -6,12 +6,12 @@ All other cases, such as targeted fields, `Expires`, heuristics and `no-cache`, 
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.math cimport rint
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memchr, memcmp, memcpy, memset
 
-from fastgw.http.http1._parser cimport Http1ResponseHead, all_values, has_field
+from fastgw.http.http1._parser cimport Http1ResponseHead
 
 from fastgw.http.caching.directives import LONGEST, TARGETS, parse_short
 from fastgw.http.caching.freshness import parse_age
@@ -38,7 +38,8 @@ cdef object _PRIVATE = Unstorable.PRIVATE
 cdef object _SET_COOKIE = Unstorable.SET_COOKIE
 cdef int _BY_AUTHORIZATION = RequestIdentity.AUTHORIZATION
 cdef int64_t _LONGEST = LONGEST
-cdef tuple _TARGETED = TARGETS
+if set(TARGETS) != {b"cdn-cache-control", b"fastgw-cache-control"}:
+    raise ImportError("the compiled module knows other targeted fields")
 cdef frozenset _NOT_STORED = NOT_STORED
 cdef int64_t _HEAD_TAG = StoredHead.__struct_config__.tag
 cdef int64_t _VARIANTS_TAG = VariantsRecord.__struct_config__.tag
@@ -48,7 +49,10 @@ cdef tuple _NO_NAMES = ()
 cdef dict _policies = {}  # id of a `StorePolicy` -> `_Policy`
 cdef dict _stated = {}  # value of `Cache-Control` -> `_Stated`
 cdef dict _varying = {}  # value of `Vary` -> its names, or None
-cdef bytes _last_date = b""
+cdef _Policy _last_policy = None
+cdef bytes _last_line = b""  # `Cache-Control`
+cdef _Stated _last_stated = None  # of `_last_line`
+cdef char _last_date[FIXDATE]
 cdef int64_t _last_seconds = 0  # of `_last_date`
 cdef char _buffer[MOST_ENCODED]
 
@@ -93,10 +97,14 @@ cdef class _Policy:
 
 
 cdef _Policy _policy_of(source):
+    global _last_policy
     cdef _Policy made
+    if _last_policy is not None and _last_policy.source is source:
+        return _last_policy
     found = _policies.get(id(source))
     if found is not None:
-        return <_Policy>found
+        _last_policy = <_Policy>found
+        return _last_policy
     if len(_policies) >= MOST_KEPT:
         _policies.clear()
     made = _Policy.__new__(_Policy)
@@ -113,10 +121,102 @@ cdef _Policy _policy_of(source):
 cdef _Stated _nothing_stated = _made(parse_short(b""))
 
 
-cdef bytes _short_line(Http1ResponseHead head, bytes name):
-    """Return the value of a field; None: it is not in one short line."""
-    cdef list values = all_values(head, name)
-    return values[0] if len(values) == 1 and PyBytes_GET_SIZE(values[0]) <= LONGEST_LINE else None
+# --- the fields of a response ---
+
+cdef struct Value:
+    # The first value of a field, and how many lines it has.
+    const char* text
+    Py_ssize_t length
+    int lines
+
+
+cdef struct Fields:
+    Value age
+    Value cache_control
+    Value date
+    Value etag
+    Value expires
+    Value last_modified
+    Value set_cookie
+    Value vary
+    bint is_targeted
+    bint has_no_vary_search
+
+
+cdef inline bint _begins_with(const char* at, const char* stop, const char* name, Py_ssize_t length) noexcept:
+    """Whether a line begins with this name, in lower case, of letters and hyphens, and a colon."""
+    cdef Py_ssize_t place
+    if stop - at <= length or at[length] != c":":
+        return False
+    for place in range(length):
+        if (at[place] | 0x20) != name[place]:  # nothing else that may be in a name becomes a letter or hyphen by this
+            return False
+    return True
+
+
+cdef inline void _note(Value* value, const char* at, const char* stop) noexcept:
+    value.lines += 1
+    if value.lines > 1:
+        return
+    while at < stop and (at[0] == c" " or at[0] == c"\t"):
+        at += 1
+    while stop > at and (stop[-1] == c" " or stop[-1] == c"\t" or stop[-1] == c"\r"):
+        stop -= 1
+    value.text, value.length = at, stop - at
+
+
+cdef void _find_fields(Http1ResponseHead head, Fields* found) noexcept:
+    """Find what decides whether a response is stored.
+
+    PERF: one pass over the lines takes 3,500 instructions less than a search for each name (CPython 3.11, callgrind,
+    micro/response_cache).
+    """
+    cdef const char* at = PyBytes_AS_STRING(head.source) + head.first_line
+    cdef const char* end = PyBytes_AS_STRING(head.source) + head.head_length
+    cdef const char* stop
+    cdef char first
+    memset(found, 0, sizeof(Fields))
+    while at < end:
+        stop = <const char*>memchr(at, c"\n", end - at)
+        if stop is NULL:
+            return
+        first = at[0] | 0x20
+        if first == c"a":
+            if _begins_with(at, stop, b"age", 3):
+                _note(&found.age, at + 4, stop)
+        elif first == c"c":
+            if _begins_with(at, stop, b"cache-control", 13):
+                _note(&found.cache_control, at + 14, stop)
+            elif _begins_with(at, stop, b"cdn-cache-control", 17):
+                found.is_targeted = True
+        elif first == c"d":
+            if _begins_with(at, stop, b"date", 4):
+                _note(&found.date, at + 5, stop)
+        elif first == c"e":
+            if _begins_with(at, stop, b"etag", 4):
+                _note(&found.etag, at + 5, stop)
+            elif _begins_with(at, stop, b"expires", 7):
+                _note(&found.expires, at + 8, stop)
+        elif first == c"f":
+            if _begins_with(at, stop, b"fastgw-cache-control", 20):
+                found.is_targeted = True
+        elif first == c"l":
+            if _begins_with(at, stop, b"last-modified", 13):
+                _note(&found.last_modified, at + 14, stop)
+        elif first == c"n":
+            if _begins_with(at, stop, b"no-vary-search", 14):
+                found.has_no_vary_search = True
+        elif first == c"s":
+            if _begins_with(at, stop, b"set-cookie", 10):
+                _note(&found.set_cookie, at + 11, stop)
+        elif first == c"v":
+            if _begins_with(at, stop, b"vary", 4):
+                _note(&found.vary, at + 5, stop)
+        at = stop + 1
+
+
+cdef inline bytes _bytes_of(const Value* value):
+    return PyBytes_FromStringAndSize(value.text, value.length)
 
 
 cdef object _keep(dict kept, bytes line, meaning):
@@ -126,26 +226,35 @@ cdef object _keep(dict kept, bytes line, meaning):
     return meaning
 
 
-cdef _Stated _stated_by(Http1ResponseHead head):
+cdef _Stated _stated_by(const Value* value):
     """Return the directives; None: they are not in one short line."""
+    global _last_line, _last_stated
     cdef bytes line
-    if not has_field(head, b"cache-control"):
+    if not value.lines:
         return _nothing_stated
-    line = _short_line(head, b"cache-control")
-    if line is None:
+    if value.lines > 1 or value.length > LONGEST_LINE:
         return None
+    if (
+        _last_stated is not None
+        and PyBytes_GET_SIZE(_last_line) == value.length
+        and not memcmp(PyBytes_AS_STRING(_last_line), value.text, value.length)
+    ):
+        return _last_stated
+    line = _bytes_of(value)
     found = _stated.get(line)
-    return <_Stated?>(_keep(_stated, line, _made(parse_short(line))) if found is None else found)
+    _last_stated = <_Stated?>(_keep(_stated, line, _made(parse_short(line))) if found is None else found)
+    _last_line = line
+    return _last_stated
 
 
-cdef tuple _varying_by(Http1ResponseHead head):
+cdef tuple _varying_by(const Value* value):
     """Return the names of `Vary`; None: they are not in one short line, or every request gets another response."""
     cdef bytes line
-    if not has_field(head, b"vary"):
+    if not value.lines:
         return _NO_NAMES
-    line = _short_line(head, b"vary")
-    if line is None:
+    if value.lines > 1 or value.length > LONGEST_LINE:
         return None
+    line = _bytes_of(value)
     found = _varying.get(line, _varying)
     return <tuple>(_keep(_varying, line, find_varying([line])) if found is _varying else found)
 
@@ -203,21 +312,21 @@ cdef bint _fixdate(const char* text, int64_t* seconds) noexcept:
     return True
 
 
-cdef bint _date(bytes value, double now, int64_t* seconds) except -1:
+cdef bint _date(const Value* value, double now, int64_t* seconds) except -1:
     """Read a date, as `dates.parse_date`. False: it is none."""
-    if PyBytes_GET_SIZE(value) == FIXDATE and _fixdate(PyBytes_AS_STRING(value), seconds):
+    if value.length == FIXDATE and _fixdate(value.text, seconds):
         return True
-    found = parse_date(value, now)
+    found = parse_date(_bytes_of(value), now)
     if found is None:
         return False
     seconds[0] = found
     return True
 
 
-cdef bint _is_entity_tag(bytes value) noexcept:
+cdef bint _is_entity_tag(const Value* value) noexcept:
     """Whether a text is one entity tag. False also for some that are."""
-    cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(value)
-    cdef Py_ssize_t length = PyBytes_GET_SIZE(value), place
+    cdef const uint8_t* text = <const uint8_t*>value.text
+    cdef Py_ssize_t length = value.length, place
     if length > LONGEST_TAG:
         return False
     if length > 2 and text[0] == c"W" and text[1] == c"/":
@@ -344,42 +453,42 @@ cdef object decide_on(
     Http1ResponseHead head, storing, int identity, bint cookies, double request_date, double response_date,
     Encoded* encoded,
 ):
-    global _last_date, _last_seconds
+    global _last_seconds
     cdef _Policy policy = _policy_of(storing)
     cdef _Stated stated
+    cdef Fields fields
     cdef tuple vary
-    cdef list values
-    cdef bytes name, lines, date_line, etag = None
+    cdef bytes lines, date_line
     cdef int64_t lifetime, age = 0, date = 0, last_modified = 0, arrived = <int64_t>response_date
     cdef int64_t waited = <int64_t>rint(response_date - request_date)
-    cdef bint has_date, date_is_valid = True, was_modified = False, never, only_stated
+    cdef bint date_is_valid = True, has_etag, was_modified, never, only_stated
     cdef char* out = _buffer
     if not policy.is_ordinary or head._fields is not None:
         return None
     if head.status < 200 or head.status == 206 or head.status == 304:
         return None
-    for name in _TARGETED:
-        if has_field(head, name):
-            return None
-    stated = _stated_by(head)
+    _find_fields(head, &fields)
+    if fields.is_targeted:
+        return None
+    stated = _stated_by(&fields.cache_control)
     if stated is None or not stated.is_ordinary:
         return None
     if stated.refusal is not None:
         return stated.refusal
-    vary = _varying_by(head)
+    vary = _varying_by(&fields.vary)
     if vary is None:
         return None
     if identity and not stated.public and stated.s_maxage < 0 and not (
         identity == _BY_AUTHORIZATION and stated.must_revalidate
     ):
         return _AUTHORIZATION
-    if has_field(head, b"set-cookie") and not policy.store_set_cookie:
+    if fields.set_cookie.lines and not policy.store_set_cookie:
         return _SET_COOKIE
     lifetime = policy.override_ttl
     if lifetime < 0:
         lifetime = stated.s_maxage if stated.s_maxage >= 0 else stated.max_age
     if lifetime < 0:
-        if has_field(head, b"expires"):
+        if fields.expires.lines:
             return None
         if cookies and b"cookie" not in vary:
             return _COOKIE
@@ -387,47 +496,40 @@ cdef object decide_on(
         if policy.ttl_by_status is not None:
             lifetime = policy.ttl_by_status.get(head.status, lifetime)
         if lifetime < 0:
-            return None if has_field(head, b"last-modified") else _NO_FRESHNESS
-    has_date = has_field(head, b"date")
-    if has_date:
-        date_line = all_values(head, b"date")[0]
-        if date_line == _last_date:
+            return None if fields.last_modified.lines else _NO_FRESHNESS
+    if fields.date.lines:
+        if fields.date.length == FIXDATE and not memcmp(fields.date.text, _last_date, FIXDATE):
             date = _last_seconds
         else:
-            date_is_valid = _date(date_line, response_date, &date)
-            if date_is_valid and PyBytes_GET_SIZE(date_line) == FIXDATE:
-                _last_date, _last_seconds = date_line, date
+            date_is_valid = _date(&fields.date, response_date, &date)
+            if date_is_valid and fields.date.length == FIXDATE:
+                memcpy(_last_date, fields.date.text, FIXDATE)
+                _last_seconds = date
     else:
         date = arrived
-    if has_field(head, b"age"):
+    if fields.age.lines:
         age = parse_age(head)
     age += max(waited, 0)
     if date_is_valid:
         age = max(age, arrived - date)
     age = min(age, _LONGEST)
-    if has_field(head, b"etag"):
-        values = all_values(head, b"etag")
-        if len(values) == 1:
-            if not _is_entity_tag(values[0]):
-                return None
-            etag = values[0]
-    if has_field(head, b"last-modified"):
-        values = all_values(head, b"last-modified")
-        was_modified = len(values) == 1 and _date(values[0], response_date, &last_modified)
-    if lifetime <= age and etag is None and not was_modified:
+    has_etag = fields.etag.lines == 1
+    if has_etag and not _is_entity_tag(&fields.etag):
+        return None
+    was_modified = fields.last_modified.lines == 1 and _date(&fields.last_modified, response_date, &last_modified)
+    if lifetime <= age and not has_etag and not was_modified:
         return None  # stale from the beginning
     never = stated.must_revalidate or stated.proxy_revalidate
     only_stated = never or lifetime <= age or stated.s_maxage >= 0
     lines = end_to_end(head, _NOT_STORED)
-    date_line = None if has_date else format_date(arrived)
+    date_line = None if fields.date.lines else format_date(arrived)
     if (
-        PyBytes_GET_SIZE(lines) + head.reason_at.length + (0 if etag is None else PyBytes_GET_SIZE(etag))
-        + len(vary) * 5 + LONGEST_LINE + OVERHEAD
+        PyBytes_GET_SIZE(lines) + head.reason_at.length + fields.etag.length + len(vary) * 5 + LONGEST_LINE + OVERHEAD
     ) > MOST_ENCODED:
         return None
     out = _put_int(_put_int(_put_array(out, _HEAD_PARTS), _HEAD_TAG), head.status)
     out = _put_text(out, PyBytes_AS_STRING(head.source) + head.reason_at.start, head.reason_at.length)
-    if has_date:
+    if date_line is None:
         out = _put_text(out, PyBytes_AS_STRING(lines), PyBytes_GET_SIZE(lines))
     else:
         out = _put_length(out, PyBytes_GET_SIZE(lines) + 6 + FIXDATE + 2)
@@ -444,13 +546,13 @@ cdef object decide_on(
     out = _put_int(out, _extended(stated.stale_if_error, policy.stale_if_error, never, only_stated))
     out = _put_int(out, 0 if only_stated else policy.stale_when_unreachable)
     out = _put_bool(_put_bool(out, False), only_stated)
-    out = _put_none(out) if etag is None else _put_text(out, PyBytes_AS_STRING(etag), PyBytes_GET_SIZE(etag))
+    out = _put_text(out, fields.etag.text, fields.etag.length) if has_etag else _put_none(out)
     out = _put_int(out, last_modified) if was_modified else _put_none(out)
     out = _put_int(out, date) if date_is_valid else _put_none(out)
     out = _put_names(out, vary)
     out = _put_bool(_put_int(out, identity), cookies)
     encoded.text, encoded.length = _buffer, out - _buffer
-    encoded.lifetime, encoded.age = lifetime, age
+    encoded.lifetime, encoded.age, encoded.has_no_vary_search = lifetime, age, fields.has_no_vary_search
     return vary
 
 

@@ -137,7 +137,13 @@ OK = b"HTTP/1.1 200 OK\r\n%bContent-Length: 5\r\n\r\nhello"
 
 @pytest.mark.parametrize("beside", ["shared", "behind shared"])
 @pytest.mark.parametrize("sent", [b"", b"Authorization: Basic YTpi\r\n", b"Cookie: a=b\r\n"])
-@pytest.mark.parametrize("settings", [{}, {"ttl": "9s"}, {"override_ttl": "9s"}, {"ttl_by_status": {"404": "9s"}}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({}, {"ttl": "9s"}, {"override_ttl": "9s"}, {"ttl_by_status": {"404": "9s"}}),
+        {"ttl": "9s", "key": {"headers": ["Accept", "Authorization", "Cookie"]}},
+    ],
+)
 @pytest.mark.parametrize(
     "stated",
     [
@@ -239,6 +245,33 @@ def test_purges_find_what_was_stored(vary: bytes, purge: Callable[[Store], Count
     client = world.client(b"/a?b=c")
     world.upstream().sends(PRIVATE)
     assert b"hit" not in (status(client) or b"")
+    world.plane.assert_quiet()
+
+
+LANGUAGES = [b"", b"Accept-Language: de\r\n", b"Accept-Language: en\r\n", b"Accept: a\r\n", b"Accept: b\r\n"]
+
+
+@pytest.mark.twin
+@pytest.mark.parametrize("beside", ["shared", "behind shared"])
+@pytest.mark.parametrize("target", [b"/a", b"/a?b=c"])
+def test_headers_in_the_key_are_compiled_and_equal_to_the_full_path(target: bytes, beside: str) -> None:
+    """`BEHIND` removes Accept: it does not reach the upstream, so it makes no difference there."""
+    world = connected(ALL[beside], {"key": {"headers": ["Accept-Language", "Accept"]}})
+    client = world.client(b"/opens-a-segment")
+    world.upstream().sends(FRESH)
+    with patch.object(fast_fetch, "primary_key", side_effect=AssertionError):
+        for number, fields in enumerate(LANGUAGES):
+            client = world.client(target, fields=fields)
+            if beside == "behind shared" and b"Accept:" in fields:
+                assert status(client) == b"fastgw; hit; ttl=60"
+            else:
+                world.upstream().sends(FRESH.replace(b"hello", b"hell%d" % number))
+                assert status(client) == STORED
+    for number, fields in enumerate(LANGUAGES):
+        client = world.client(target, fields=fields + b"Cache-Control: max-stale\r\n")  # takes the full path
+        assert status(client) == b"fastgw; hit; ttl=60"
+        found = 0 if beside == "behind shared" and b"Accept:" in fields else number
+        assert client.received.endswith(b"\r\n\r\nhell%d" % found)
     world.plane.assert_quiet()
 
 
