@@ -35,6 +35,10 @@ LARGEST_AT_ONCE: Final = 1024 * 1024
 """Maximum bytes of a body that is compressed in one turn of the event loop. Bodies of upstreams arrive in reads of 64
 KiB; only a body that another filter returns as a whole can be larger."""
 
+LARGEST_HELD: Final = 128 * 1024
+"""Maximum bytes of a body of known length that is compressed at its end, in one piece. Until then it takes less memory
+than the state of a compressor, which would hold back most of its output, too."""
+
 SMALLEST_STORED: Final = 4 * 1024
 """Minimum bytes of a cached response whose compressed form is stored: a smaller one is compressed as fast as found."""
 LARGEST_STORED: Final = 1024 * 1024
@@ -147,7 +151,10 @@ class Compression:
             if stored is not None:
                 return _StoredStage(exchange, coding, stored)
             keep = partial(response.encoded_forms.store, form)
-        if response.whole_bytes >= 0 and not self._pads:
+        # PERF: 100 KiB of JSON in one piece take 116 us with gzip, 250 with Zstandard; in four pieces 138 and 273
+        # (CPython 3.11).
+        is_held = response.whole_bytes >= 0 or (0 < length <= LARGEST_HELD and kind is not Kind.STREAM)
+        if is_held and not self._pads:
             return _WholeStage(exchange, coding, self._whole[coding], keep)
         opened = partial(self._open_compressor, coding, kind)
         return _Stage(exchange, coding, opened, kind is Kind.STREAM or length == UNKNOWN, keep)
@@ -273,7 +280,7 @@ class _StoredStage(_CountingStage):
 
 @final
 class _WholeStage(_CountingStage):
-    """Stage that compresses a body that is complete, at its end. `keep`: stores the compressed body."""
+    """Stage that compresses a body in one piece, at its end. `keep`: stores the compressed body."""
 
     def __init__(
         self,
@@ -284,15 +291,16 @@ class _WholeStage(_CountingStage):
     ) -> None:
         super().__init__(exchange, coding)
         self._compress, self._keep = compress, keep
-        self._body = b""
+        self._pieces: list[bytes] = []
 
     def feed(self, payload: bytes) -> bytes:
         self._bytes_in += len(payload)
-        self._body = self._body + payload if self._body else payload
+        self._pieces.append(payload)
         return b""
 
     def end(self) -> bytes:
-        out = self._compress(self._body)
+        pieces, self._pieces = self._pieces, []
+        out = self._compress(b"".join(pieces))
         self._bytes_out = len(out)
         if self._keep is not None and len(out) <= LARGEST_STORED:
             self._keep(out)

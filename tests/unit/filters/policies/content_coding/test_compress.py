@@ -18,7 +18,7 @@ from fastgw.filters import TYPES
 from fastgw.filters.policies.content_coding import compression
 from fastgw.filters.policies.content_coding.compress_filter import Compress
 from fastgw.filters.policies.content_coding.media_types import Kind, MediaTypes
-from fastgw.http.content_coding.compressors import Level, PaddedCompressor, open_compressor, zstd
+from fastgw.http.content_coding.compressors import Level, PaddedCompressor, open_compressor, whole_compressor, zstd
 from fastgw.testing import ConfigError, configured
 from fastgw.upstream.forwarding.fast_path import FastPath
 from tests.support.collector import no_collector
@@ -299,11 +299,22 @@ def test_the_compressor_of_a_response_that_breaks_off_is_freed_at_once(
     client = (running := plane()).client()
     client.sends(f"GET / HTTP/1.1\r\nHost: a\r\n{ALL}\r\n\r\n".encode())
     upstream = running.connects()
-    upstream.sends(f"HTTP/1.1 200 OK\r\n{HTML}\r\nContent-Length: 100000\r\n\r\n".encode() + PAGE)
+    upstream.sends(f"HTTP/1.1 200 OK\r\n{HTML}\r\nContent-Length: 1000000\r\n\r\n".encode() + PAGE)
     assert [each() is not None for each in made] == [True]
     with no_collector():
         (client if leaves == "client" else upstream).resets()
         assert [each() for each in made] == [None]
+
+
+@pytest.mark.parametrize("encoding", ["zstd", "gzip", "br"])
+def test_a_body_of_known_length_is_compressed_in_one_piece(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    """Up to 128 KiB, however it arrives, and as well as one that arrives at once."""
+    monkeypatch.delattr(compression, "open_compressor")  # of streams
+    page = PAGE * 80
+    pieces = [page[at : at + 7_001] for at in range(0, len(page), 7_001)]
+    got = ask(HTML, request=(f"Accept-Encoding: {encoding}",), body=page, pieces=pieces)
+    assert (got.encoding, got.content, got.whole) == (encoding, page, True)
+    assert got.body == whole_compressor(encoding.encode(), "default")(page)
 
 
 def test_a_response_to_head_has_no_compressor(monkeypatch: pytest.MonkeyPatch) -> None:
