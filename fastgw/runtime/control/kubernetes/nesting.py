@@ -11,7 +11,7 @@ MOST_LEVELS: Final = 100
 """Maximum levels of nested values in a list of objects or an event."""
 _CUT: Final = b'"nested too deeply"'
 """Text in place of what is nested more deeply: an object that has it is refused for its nesting."""
-_STRING: Final = rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'
+_STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*(?:"|\\?\Z)'
 _NO_BRACKETS: Final = re.compile(_STRING + rb"|[^][{}\"]++", re.DOTALL)
 _TOKEN: Final = re.compile(_STRING + rb"|[][{}]", re.DOTALL)
 
