@@ -111,6 +111,7 @@ EDGES = {
     "runtime/reload/coordinator.py": 1,  # a package that the supervisor cannot import changes nothing
     "cache/tiers/tier_threads.py": 1,  # whatever a job of the disk tier raises, requests go on without it
     "runtime/worker/sliced_work.py": 1,  # work on a worker's loop that nobody waits for
+    "observe/access_log/kafka_delivery.py": 1,  # what a broker answers may be a TypeError of the library
     "replay/sandbox.py": 1,  # what a filter raises that was not started
     "explain.py": 2,  # what a filter raises that is asked by explain
     "gateway/compiler.py": 1,  # what a filter's build raises
@@ -125,7 +126,7 @@ EDGES = {
     "capture/story_keeper.py": 1,  # what a filter raises that explains its decision after the end of the request
     "exchange/body_stages.py": 1,  # a stage that raises as it is cancelled: the others are still told
     "helper_processes/child.py": 2,  # what the program of a helper process raises is passed to its worker
-    "exchange/chain.py": 6,  # a filter's step that raises is a fault, never a pass
+    "exchange/chain.py": 8,  # a filter's step or test that raises is a fault, never a pass
     "exchange/exchange.py": 5,  # likewise
     "exchange/request_stages.py": 1,  # likewise
     "downstream/http2/connection.py": 1,  # a defect ends its stream, not the connection of the others

@@ -42,4 +42,4 @@ class _NoCounts:
 
 
 NO_COUNTS: Final[ExchangeCounts] = _NoCounts()
-"""For exchanges that no client waits for, such as those of `explain`."""
+"""Counters that count nothing, for exchanges that no client waits for, such as those of `explain`."""

@@ -192,7 +192,7 @@ class _IngressRoutes:
         return made
 
     def problem(self) -> str:
-        """Return what is wrong with an annotation; "" = nothing. A protection that is misspelt must not be left out."""
+        """Return the error of the annotations; "" = they are valid. A misspelt protection must not be left out."""
         for name, value in self._said.items():
             if name in CHOICES:
                 if value not in CHOICES[name]:

@@ -9,7 +9,7 @@ UNSKIPPED = b"${"
 """Text with which a value is searched whatever its name is: services log any header (Log4Shell)."""
 
 
-class Headers(Protocol):
+class SearchedHeaders(Protocol):
     """Headers of a request: its head, or a copy of it."""
 
     def fields(self) -> Iterable[tuple[bytes, bytes]]: ...
@@ -17,7 +17,7 @@ class Headers(Protocol):
 
 
 def _unknown_values(
-    headers: Headers,
+    headers: SearchedHeaders,
     skipped: frozenset[bytes],
     always: frozenset[bytes],
     known: Collection[bytes],
