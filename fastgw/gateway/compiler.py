@@ -34,7 +34,7 @@ from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.contexts import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trusted_proxies import trust
 from fastgw.exchange import Chain, Division, Exchange, FastPathPlan, FilterInstance, Hooks, Route
-from fastgw.exchange.chain import PassTest, SentFields, pass_tests
+from fastgw.exchange.chain import NO_SENT_FIELDS, PassTest, SentFields, pass_tests
 from fastgw.exchange.error_pages import ErrorPage, ErrorPages
 from fastgw.exchange.request_stages import RANGE
 from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
@@ -874,6 +874,8 @@ def _headers_met(chain: Chain, links: Iterable[FilterInstance]) -> tuple[bytes, 
 def _sent_fields(links: Iterable[FilterInstance]) -> SentFields:
     """Return the headers for the upstream that filters change for all requests."""
     fields = [link.hooks.sent_fields for link in links if link.hooks.sent_fields is not None]
+    if not fields:
+        return NO_SENT_FIELDS
     return SentFields(frozenset().union(*(each.dropped for each in fields)), b"".join(each.added for each in fields))
 
 

@@ -282,6 +282,7 @@ listeners:
       groups: [X25519, P-256]
       client_auth: {mode: optional, ca: clients.pem, crl: revoked.pem}
       session_tickets: true
+      ocsp_stapling: true
       handshake_timeout: 5s
       on_demand: false
 """,
