@@ -93,12 +93,8 @@ class Redaction:
         """
         if not body:
             return RedactedBody(b"", "")
-        kind, encoding, is_cut = b"", b"", False
-        for name, value in fields:
-            if name.lower() == b"content-type":
-                kind = value
-            elif name.lower() == b"content-encoding":
-                encoding = value.strip().lower()
+        kind, encoding = content_fields(fields)
+        is_cut = False
         if encoding not in (b"", b"identity"):
             inflated = _inflated(encoding, body, most)
             if inflated is None:
@@ -120,6 +116,17 @@ class Redaction:
 def is_credential(name: bytes) -> bool:
     """Whether a header or member with this name, in lower case, has a credential as its value."""
     return _CREDENTIALS.search(name) is not None and not name.startswith(b"access-control-")
+
+
+def content_fields(fields: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
+    """Return the content type, and the content coding in lower case, of a message; b"": it has none."""
+    kind = encoding = b""
+    for name, value in fields:
+        if name.lower() == b"content-type":
+            kind = value
+        elif name.lower() == b"content-encoding":
+            encoding = value.strip().lower()
+    return kind, encoding
 
 
 def hide_members(kind: bytes, body: bytes, hides: Callable[[bytes], bool]) -> bytes | None:

@@ -12,13 +12,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.ref cimport Py_INCREF
 
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write as put
+from fastgw.net._openssl cimport dlsym, library_of, session_of
 
 
 cdef extern from *:
     """
-    #include <dlfcn.h>
     #include <sys/socket.h>
-    typedef struct { PyObject_HEAD PyObject *socket; void *ssl; } SessionObject;
     typedef struct { PyObject_HEAD void *bio; } MemoryObject;
     typedef int (*ReadFunction)(void *, void *, size_t, size_t *);
     typedef int (*WriteFunction)(void *, const void *, size_t, size_t *);
@@ -29,8 +28,6 @@ cdef extern from *:
     typedef int (*BioWriteFunction)(void *, const void *, int);
     typedef size_t (*BioPendingFunction)(void *);
     """
-    ctypedef struct SessionObject:
-        void* ssl
     ctypedef struct MemoryObject:
         void* bio
     ctypedef int (*ReadFunction)(void*, void*, size_t, size_t*) noexcept
@@ -42,12 +39,8 @@ cdef extern from *:
     ctypedef int (*BioWriteFunction)(void*, const void*, int) noexcept
     ctypedef size_t (*BioPendingFunction)(void*) noexcept
     enum:
-        RTLD_LAZY
-        RTLD_NOLOAD
         MSG_DONTWAIT
         MSG_NOSIGNAL
-    void* dlopen(const char* file, int flags)
-    void* dlsym(void* library, const char* name)
     ssize_t send_on "send"(int fd, const void* data, size_t length, int flags)
 
 cdef struct Openssl:
@@ -59,9 +52,7 @@ cdef struct Openssl:
     BioWriteFunction bio_write
     BioPendingFunction bio_pending
 
-import _ssl
 import ssl
-import sys
 
 from fastgw.compiled import replace
 from fastgw.eventloop import tls_transport as reference
@@ -129,23 +120,17 @@ learn(&of_memory.small_buffer, TlsMemory, "small_buffer")
 cdef int _find_openssl() except -1:
     """Look up the functions of the library that `ssl` uses, and verify that they find the memory of a new object.
 
-    `ssl` keeps its objects of OpenSSL in structures of its own, which begin in the same way in these versions of
-    CPython. PERF: a request takes 4,100 to 5,100 instructions less than through `ssl` (CPython 3.11, micro/tls).
+    PERF: a request takes 4,100 to 5,100 instructions less than through `ssl` (CPython 3.11, micro/tls).
     """
     global _direct, _session_class, _memory_class
     cdef void* library
     cdef BioFunction read_bio, write_bio
     cdef void* session
-    if not (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.implementation.name != "cpython":
-        return 0
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     told = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     told.check_hostname = False
     made = told.wrap_bio(incoming, outgoing)._sslobj
-    place = getattr(_ssl, "__file__", None)
-    if place is None or type(made).__basicsize__ < sizeof(SessionObject):
-        return 0
-    library = dlopen(place.encode(), RTLD_LAZY | RTLD_NOLOAD)
+    library = library_of(made)
     if library is NULL:
         return 0
     openssl.read = <ReadFunction>dlsym(library, b"SSL_read_ex")
@@ -163,16 +148,12 @@ cdef int _find_openssl() except -1:
         or read_bio is NULL or write_bio is NULL
     ):
         return 0
-    session = _ssl_of(made)
+    session = session_of(made)
     if session is NULL or read_bio(session) != _bio_of(incoming) or write_bio(session) != _bio_of(outgoing):
         return 0
     _session_class, _memory_class = type_of(made), type_of(incoming)  # which live as long as `_ssl`
     _direct = True
     return 0
-
-
-cdef inline void* _ssl_of(session) noexcept:
-    return (<SessionObject*><void*>session).ssl
 
 
 cdef inline void* _bio_of(memory) noexcept:
@@ -365,8 +346,8 @@ cdef Py_ssize_t _read_directly(session, incoming, buffer, Py_ssize_t* count, bin
     PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
     size = view.len
     while count[0] < size:
-        if not openssl.read(_ssl_of(session), <char*>view.buf + count[0], size - count[0], &got):
-            error = openssl.error(_ssl_of(session), 0)
+        if not openssl.read(session_of(session), <char*>view.buf + count[0], size - count[0], &got):
+            error = openssl.error(session_of(session), 0)
             break
         count[0] += got
         if not openssl.bio_pending(_bio_of(incoming)):
@@ -417,7 +398,7 @@ def write(self, message):
     session, outgoing = read(&of.session, self), read(&of_memory.outgoing, read(&of.memory, self))
     if (
         not _direct or type_of(session) is not _session_class or type_of(outgoing) is not _memory_class
-        or not openssl.write(_ssl_of(session), PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message), &taken)
+        or not openssl.write(session_of(session), PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message), &taken)
     ):
         _write(self, message)  # a failed write fails again, and `ssl` says why
         return

@@ -11,12 +11,12 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 from libc.time cimport time, time_t
 
+from fastgw.net._openssl cimport dlsym, is_known_python, library_of, session_of
+
 cdef extern from *:
     """
-    #include <dlfcn.h>
     #include <pthread.h>
     typedef struct { PyObject_HEAD void *context; } ContextObject;
-    typedef struct { PyObject_HEAD PyObject *socket; void *ssl; } SessionObject;
     typedef int (*StatusCallback)(void *, void *);
     typedef void (*FreeFunction)(void *, void *, void *, int, long, void *);
     typedef long (*ControlFunction)(void *, int, long, void *);
@@ -33,8 +33,6 @@ cdef extern from *:
     """
     ctypedef struct ContextObject:
         void* context
-    ctypedef struct SessionObject:
-        void* ssl
     ctypedef struct pthread_mutex_t:
         pass
     ctypedef void (*AnyFunction)() noexcept nogil
@@ -49,19 +47,12 @@ cdef extern from *:
     ctypedef int (*SetDataFunction)(void*, int, void*) noexcept nogil
     ctypedef void* (*GetDataFunction)(const void*, int) noexcept nogil
     ctypedef void* (*MallocFunction)(size_t, const char*, int) noexcept nogil
-    enum:
-        RTLD_LAZY
-        RTLD_NOLOAD
-    void* dlopen(const char* file, int flags)
-    void* dlsym(void* library, const char* name)
     int pthread_mutex_init(pthread_mutex_t* mutex, void* attributes) nogil
     int pthread_mutex_lock(pthread_mutex_t* mutex) nogil
     int pthread_mutex_unlock(pthread_mutex_t* mutex) nogil
     int pthread_mutex_destroy(pthread_mutex_t* mutex) nogil
 
-import _ssl
 import ssl
-import sys
 from hashlib import sha256
 
 cdef enum:
@@ -109,23 +100,16 @@ cdef str _why_missing = "this Python's module ssl is built in another way"
 
 
 cdef int _find_openssl() except -1:
-    """Look up the functions of the library that `ssl` uses, and verify that its objects are found in those of Python.
-
-    `ssl` keeps the objects of OpenSSL in structures of its own, which begin in the same way in these versions of
-    CPython.
-    """
+    """Look up the functions of the library that `ssl` uses, and verify that its objects are found in those of Python."""
     global _index, _why_missing
     cdef void* library
     cdef int index
-    if not (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.implementation.name != "cpython":
+    if not is_known_python():
         _why_missing = "it needs CPython 3.11, 3.12 or 3.13"
         return 0
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)._sslobj
-    place = getattr(_ssl, "__file__", None)
-    if place is None or type(made).__basicsize__ < sizeof(SessionObject):
-        return 0
-    library = dlopen(place.encode(), RTLD_LAZY | RTLD_NOLOAD)
+    library = library_of(made)
     if library is NULL:
         return 0
     openssl.control_context = <ControlFunction>dlsym(library, b"SSL_CTX_ctrl")
@@ -149,9 +133,7 @@ cdef int _find_openssl() except -1:
         or openssl.set_data is NULL or openssl.get_data is NULL or openssl.allocate is NULL
     ):
         return 0
-    if (<SessionObject*><void*>made).ssl is NULL:
-        return 0
-    if openssl.context_of_session((<SessionObject*><void*>made).ssl) != _context_of(context):
+    if session_of(made) is NULL or openssl.context_of_session(session_of(made)) != _context_of(context):
         return 0
     index = openssl.new_index(OF_CONTEXTS, 0, NULL, NULL, NULL, &_free_stapled)
     if index > 0:

@@ -12,7 +12,14 @@ from functools import lru_cache
 from typing import Final, final
 from urllib.parse import unquote_to_bytes
 
-from fastgw.capture.redaction import COOKIES, Redaction, hide_members, is_credential, received_fields
+from fastgw.capture.redaction import (
+    COOKIES,
+    Redaction,
+    content_fields,
+    hide_members,
+    is_credential,
+    received_fields,
+)
 from fastgw.capture.secret_members import without_secrets
 from fastgw.observe.access_log.formats import MAX_LINE, SecretNames
 from fastgw.recording.records import MASK, RecordedBody, RecordedRequest
@@ -136,12 +143,7 @@ class RecordRedaction:
 
     def _mask_body(self, head: bytes, body: RecordedBody) -> None:
         """Mask a body that is text and not compressed."""
-        kind = encoding = b""
-        for name, value in received_fields(head):
-            if name.lower() == b"content-type":
-                kind = value
-            elif name.lower() == b"content-encoding":
-                encoding = value.lower()
+        kind, encoding = content_fields(received_fields(head))
         if encoding not in (b"", b"identity") or not self._may_hide(body.content):
             return
         if kind.lower().startswith(b"application/x-www-form-urlencoded"):

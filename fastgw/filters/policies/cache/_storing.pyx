@@ -137,30 +137,27 @@ cdef struct Fields:
     Value etag
     Value expires
     Value last_modified
+    Value no_vary_search
     Value set_cookie
+    Value targeted  # `CDN-Cache-Control` and its kin (RFC 9213)
     Value vary
-    bint is_targeted
-    bint has_no_vary_search
 
 
-cdef inline bint _begins_with(const char* at, const char* stop, const char* name, Py_ssize_t length) noexcept:
-    """Whether a line begins with this name, in lower case, of letters and hyphens, and a colon."""
+cdef inline void _take(Value* value, const char* name, Py_ssize_t length, const char* at, const char* stop) noexcept:
+    """Take the value of a line that begins with this name, in lower case, of letters and hyphens, and a colon."""
     cdef Py_ssize_t place
     if stop - at <= length or at[length] != c":":
-        return False
+        return
     for place in range(length):
         if (at[place] | 0x20) != name[place]:  # nothing else that may be in a name becomes a letter or hyphen by this
-            return False
-    return True
-
-
-cdef inline void _note(Value* value, const char* at, const char* stop) noexcept:
+            return
     value.lines += 1
     if value.lines > 1:
         return
+    at += length + 1
     while at < stop and (at[0] == c" " or at[0] == c"\t"):
         at += 1
-    while stop > at and (stop[-1] == c" " or stop[-1] == c"\t" or stop[-1] == c"\r"):
+    while stop > at and ((stop - 1)[0] == c" " or (stop - 1)[0] == c"\t" or (stop - 1)[0] == c"\r"):
         stop -= 1
     value.text, value.length = at, stop - at
 
@@ -182,36 +179,25 @@ cdef void _find_fields(Http1ResponseHead head, Fields* found) noexcept:
             return
         first = at[0] | 0x20
         if first == c"a":
-            if _begins_with(at, stop, b"age", 3):
-                _note(&found.age, at + 4, stop)
+            _take(&found.age, b"age", 3, at, stop)
         elif first == c"c":
-            if _begins_with(at, stop, b"cache-control", 13):
-                _note(&found.cache_control, at + 14, stop)
-            elif _begins_with(at, stop, b"cdn-cache-control", 17):
-                found.is_targeted = True
+            _take(&found.cache_control, b"cache-control", 13, at, stop)
+            _take(&found.targeted, b"cdn-cache-control", 17, at, stop)
         elif first == c"d":
-            if _begins_with(at, stop, b"date", 4):
-                _note(&found.date, at + 5, stop)
+            _take(&found.date, b"date", 4, at, stop)
         elif first == c"e":
-            if _begins_with(at, stop, b"etag", 4):
-                _note(&found.etag, at + 5, stop)
-            elif _begins_with(at, stop, b"expires", 7):
-                _note(&found.expires, at + 8, stop)
+            _take(&found.etag, b"etag", 4, at, stop)
+            _take(&found.expires, b"expires", 7, at, stop)
         elif first == c"f":
-            if _begins_with(at, stop, b"fastgw-cache-control", 20):
-                found.is_targeted = True
+            _take(&found.targeted, b"fastgw-cache-control", 20, at, stop)
         elif first == c"l":
-            if _begins_with(at, stop, b"last-modified", 13):
-                _note(&found.last_modified, at + 14, stop)
+            _take(&found.last_modified, b"last-modified", 13, at, stop)
         elif first == c"n":
-            if _begins_with(at, stop, b"no-vary-search", 14):
-                found.has_no_vary_search = True
+            _take(&found.no_vary_search, b"no-vary-search", 14, at, stop)
         elif first == c"s":
-            if _begins_with(at, stop, b"set-cookie", 10):
-                _note(&found.set_cookie, at + 11, stop)
+            _take(&found.set_cookie, b"set-cookie", 10, at, stop)
         elif first == c"v":
-            if _begins_with(at, stop, b"vary", 4):
-                _note(&found.vary, at + 5, stop)
+            _take(&found.vary, b"vary", 4, at, stop)
         at = stop + 1
 
 
@@ -468,7 +454,7 @@ cdef object decide_on(
     if head.status < 200 or head.status == 206 or head.status == 304:
         return None
     _find_fields(head, &fields)
-    if fields.is_targeted:
+    if fields.targeted.lines:
         return None
     stated = _stated_by(&fields.cache_control)
     if stated is None or not stated.is_ordinary:
@@ -552,7 +538,7 @@ cdef object decide_on(
     out = _put_names(out, vary)
     out = _put_bool(_put_int(out, identity), cookies)
     encoded.text, encoded.length = _buffer, out - _buffer
-    encoded.lifetime, encoded.age, encoded.has_no_vary_search = lifetime, age, fields.has_no_vary_search
+    encoded.lifetime, encoded.age, encoded.has_no_vary_search = lifetime, age, fields.no_vary_search.lines
     return vary
 
 

@@ -36,8 +36,8 @@ LARGEST_AT_ONCE: Final = 1024 * 1024
 KiB; only a body that another filter returns as a whole can be larger."""
 
 LARGEST_HELD: Final = 128 * 1024
-"""Maximum bytes of a body of known length that is compressed at its end, in one piece. Until then it takes less memory
-than the state of a compressor, which would hold back most of its output, too."""
+"""Maximum bytes of a body of known length that is compressed at its end, in one piece. A compressor would hold back
+most of its output until then, too."""
 
 SMALLEST_STORED: Final = 4 * 1024
 """Minimum bytes of a cached response whose compressed form is stored: a smaller one is compressed as fast as found."""
