@@ -1,7 +1,7 @@
 """The library of OpenSSL that the module `ssl` uses, for compiled modules that call functions of it directly.
 
-`ssl` keeps the objects of OpenSSL in structures of its own, which begin in the same way in the versions of CPython that
-are known here. Who uses this compares in addition what it finds with what OpenSSL says.
+`ssl` keeps the objects of OpenSSL in structures of its own, which begin in the same way in the supported versions of
+CPython. The modules compare the objects that they find with those that functions of OpenSSL return.
 """
 
 cdef extern from *:
@@ -24,13 +24,13 @@ cdef inline void* session_of(session) noexcept:
 
 
 cdef inline bint is_known_python() except -1:
-    """Whether this is a version of CPython whose structures are known."""
+    """Whether this is a supported version of CPython."""
     import sys
     return (3, 11) <= sys.version_info[:2] <= (3, 13) and sys.implementation.name == "cpython"
 
 
 cdef inline void* library_of(session) except? NULL:
-    """Return a handle of the library, for `dlsym`; NULL: it cannot be told. `session`: an object of `ssl`."""
+    """Return a handle of the library, for `dlsym`; NULL: it was not found. `session`: an object of `ssl`."""
     import _ssl
     place = getattr(_ssl, "__file__", None)
     if place is None or not is_known_python() or type(session).__basicsize__ < sizeof(SessionObject):
