@@ -416,6 +416,13 @@ class Chain:
         step = self.request_body_hooks[0].step
         return self.request_body_hooks[0] if isinstance(step, StageFactory) and step.check_whole is not None else None
 
+    def lets_pass(self, head: RequestHead) -> bool:
+        """Whether a request passes without the request steps: there are none, or it was received as a whole, and the
+        tests in place of all of them let it pass.
+        """
+        tests = self.pass_tests
+        return tests is not None and (not tests or (head.ordinary and all_let_pass(tests, head)))
+
     @property
     def change_whole(self) -> ChangeWhole | None:
         """Function that changes complete response bodies on the fast path. None: there is none, or other filters have
@@ -589,7 +596,7 @@ class FastPathPlan:
             return False
         if not all(head.first(name) is None for name in self.full_path_headers):
             return False
-        return not self.pass_tests or all_let_pass(self.pass_tests, head)
+        return all_let_pass(self.pass_tests, head)
 
 
 class _PendingStep:

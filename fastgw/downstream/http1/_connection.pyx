@@ -70,7 +70,6 @@ cdef struct OfAnswer:
 cdef struct OfChain:
     Slot fetch_plan
     Slot finish_steps
-    Slot pass_tests
     Slot ready_answer
     Slot request_ids
     Slot treats_bodies
@@ -169,7 +168,6 @@ learn(&of_answer.head, ReadyAnswer, "head")
 learn(&of_answer.length, ReadyAnswer, "length")
 learn(&of_chain.fetch_plan, Chain, "fetch_plan")
 learn(&of_chain.finish_steps, Chain, "finish_steps")
-learn(&of_chain.pass_tests, Chain, "pass_tests")
 learn(&of_chain.ready_answer, Chain, "ready_answer")
 learn(&of_chain.request_ids, Chain, "request_ids")
 learn(&of_chain.treats_bodies, Chain, "treats_bodies")
@@ -293,8 +291,7 @@ cdef int _serve_request(connection, head) except -1:
     early = read(&of_listener.early, listener)
     ordinary, length = read(&of_head.ordinary, head), read(&of_head.length, head)
     match = fast_match = None
-    tests = read(&of_chain.pass_tests, early)
-    passed = tests is not None and (not tests or (ordinary and lets_pass_by(tests, head)))
+    passed = lets_pass_by(early, head)
     if ordinary and passed:
         try:
             match = read(&of_listener.router, listener).find(head)

@@ -39,7 +39,6 @@ from fastgw.eventloop.socket_send import send, send_parts
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
 from fastgw.exchange import Exchange, Route, Trailers, new_exchange
-from fastgw.exchange.chain import all_let_pass
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.states import ANSWERING
@@ -408,8 +407,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         early = listener.early
         ordinary, length = head.ordinary, head.length
         match = fast_match = None
-        tests = early.pass_tests
-        passed = tests is not None and (not tests or (ordinary and all_let_pass(tests, head)))
+        passed = early.lets_pass(head)
         if ordinary and passed:
             try:
                 match = listener.router.find(head)

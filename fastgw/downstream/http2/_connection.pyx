@@ -21,7 +21,7 @@ from fastgw.downstream.http2.stream import Http2Stream
 from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN
-from fastgw.exchange import Chain, FastPathPlan, Relay, Route, new_exchange, problem
+from fastgw.exchange import FastPathPlan, Relay, Route, new_exchange, problem
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.http.grpc.calls import TIMEOUT, timeout_of_call
 from fastgw.http.http1 import serializer
@@ -107,7 +107,6 @@ cdef OfPlan of_plan
 cdef OfRoute of_route
 cdef Slot now_of_wheel
 cdef Slot trusted_of_peer
-cdef Slot pass_tests_of_chain
 cdef PyTypeObject* _stream_class  # the class whose methods these are; NULL until `adopt`
 
 cdef object INF = inf
@@ -141,7 +140,6 @@ learn(&of_route.chain, Route, "chain")
 learn(&of_route.fast_path, Route, "fast_path")
 learn(&now_of_wheel, Wheel, "now")
 learn(&trusted_of_peer, Peer, "trusted")
-learn(&pass_tests_of_chain, Chain, "pass_tests")
 
 
 def adopt(type owner not None, type stream_owner not None):
@@ -443,8 +441,7 @@ cdef int _serve(stream, head) except -1:
         _learn_listener(type(listener))
     early = read(&of_listener.early, listener)
     match = fast_match = None
-    ordinary, tests = read(&of_head.ordinary, head), read(&pass_tests_of_chain, early)
-    passed = tests is not None and (not tests or (ordinary and lets_pass_by(tests, head)))
+    ordinary, passed = read(&of_head.ordinary, head), lets_pass_by(early, head)
     if ordinary and passed:
         try:
             match = read(&of_listener.router, listener).find(head)

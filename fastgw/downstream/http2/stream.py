@@ -16,7 +16,6 @@ from fastgw.downstream.http2.grpc_answer import answers_grpc, late_status, trail
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, new_exchange, problem
-from fastgw.exchange.chain import all_let_pass
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.fast_fetch import FastFetch
 from fastgw.exchange.ready_answer import ReadyAnswer
@@ -183,8 +182,7 @@ class Http2Stream(Timed):
         ordinary = head.ordinary
         match: Match[Route] | None = None
         fast_match: Match[Route] | None = None
-        tests = early.pass_tests
-        passed = tests is not None and (not tests or (ordinary and all_let_pass(tests, head)))
+        passed = early.lets_pass(head)
         if ordinary and passed:
             try:
                 match = listener.router.find(head)

@@ -6,5 +6,5 @@ cdef int forget_on(path) except -1
 # Whether an ordinary request may take the fast path, as `FastPathPlan.accepts`.
 cdef bint accepts_on(plan, head) except -1
 
-# Whether a request passes by all of these tests, as `exchange.chain.all_let_pass`.
-cdef bint lets_pass_by(tests, head) except -1
+# Whether a request passes without the request steps of a chain, as `Chain.lets_pass`.
+cdef bint lets_pass_by(chain, head) except -1

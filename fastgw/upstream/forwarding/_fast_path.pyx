@@ -114,6 +114,8 @@ cdef Slot fast_path_of_route
 cdef Slot fetch_of_plan
 cdef Slot fetch_plan_of_chain
 cdef Slot ids_of_chain
+cdef Slot pass_tests_of_chain
+cdef Slot ordinary_of_head
 cdef Slot any_method_of_rules
 cdef Slot host_header_of_target
 cdef Slot label_of_target
@@ -168,6 +170,8 @@ learn(&of_upstream.pool, Upstream, "pool")
 learn(&chain_of_route, Route, "chain")
 learn(&fetch_plan_of_chain, Chain, "fetch_plan")
 learn(&ids_of_chain, Chain, "request_ids")
+learn(&pass_tests_of_chain, Chain, "pass_tests")
+learn(&ordinary_of_head, Http1RequestHead, "ordinary")
 learn(&fast_path_of_route, Route, "fast_path")
 learn(&any_method_of_rules, RetryRules, "any_method")
 learn(&host_header_of_target, Target, "host_header")
@@ -223,12 +227,19 @@ cdef bint accepts_on(plan, head) except -1:
     for name in <tuple?>read(&of_plan.full_path_headers, plan):
         if has_field(<Http1RequestHead?>head, name):
             return False
-    return lets_pass_by(read(&of_plan.pass_tests, plan), head)
+    return _all_let_pass(<tuple?>read(&of_plan.pass_tests, plan), head)
 
 
-cdef bint lets_pass_by(tests, head) except -1:
+cdef bint lets_pass_by(chain, head) except -1:
+    tests = <tuple>read(&pass_tests_of_chain, chain)
+    if not tests:
+        return tests is not None
+    return read(&ordinary_of_head, head) and _all_let_pass(tests, head)
+
+
+cdef bint _all_let_pass(tuple tests, head) except -1:
     try:
-        for test in <tuple?>tests:
+        for test in tests:
             if not test(head):
                 return False
     except Exception:  # the edge of a filter: its step runs, and raises again
