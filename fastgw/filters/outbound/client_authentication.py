@@ -4,6 +4,7 @@ import os
 import time
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 from urllib.parse import quote_plus
 
@@ -53,18 +54,21 @@ def by_basic_encoded(client_id: str, secret: str) -> ClientAuth:
 
 
 def _in_field(pair: str) -> ClientAuth:
-    credentials = b64encode(pair.encode())
-    return lambda form: [(b"Authorization", b"Basic " + credentials)]
+    return partial(_send_field, b"Basic " + b64encode(pair.encode()))
+
+
+def _send_field(value: bytes, _form: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(b"Authorization", value)]
 
 
 def by_body(client_id: str, secret: str) -> ClientAuth:
     """Return the authentication in the form (RFC 6749 section 2.3.1)."""
+    return partial(_send_in_form, client_id, secret)
 
-    def in_form(form: dict[str, str]) -> list[tuple[bytes, bytes]]:
-        form.update(client_id=client_id, client_secret=secret)
-        return []
 
-    return in_form
+def _send_in_form(client_id: str, secret: str, form: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    form.update(client_id=client_id, client_secret=secret)
+    return []
 
 
 _BY_SECRET: Final[Mapping[str, Callable[[str, str], ClientAuth]]] = {

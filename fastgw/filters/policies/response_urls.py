@@ -22,6 +22,7 @@ _IS_REFERENCE: Final = re.compile(
 ).fullmatch
 _IS_AUTHORITY: Final = re.compile(rb"([^@:\[\]]++|\[[^@\[\]]++\])(?::([0-9]{0,5}))?").fullmatch
 _PORTS: Final = {b"http": 80, b"https": 443}
+_NO_HOSTS: Final[frozenset[bytes]] = frozenset()
 _UNMOVED: Final = b"__host-"
 """Prefix of names of cookies that are bound to the host (RFC 6265bis)."""
 
@@ -58,7 +59,7 @@ class ResponseUrls(Filter, name="response_urls", phase=Phase.TRANSFORM, order=10
             tuple(dict.fromkeys(map(_origin, self.urls))),
             tuple(dict.fromkeys(url.base_path.encode() for url in self.urls)),
             self.path.rstrip("/").encode(),
-            frozenset(_origin(url)[1] for url in self.urls) if self.any_port else frozenset(),
+            frozenset(_origin(url)[1] for url in self.urls) if self.any_port else _NO_HOSTS,
             b"/" if self.root == "slash" else b"",
         )
         if self.cookies == "keep":
