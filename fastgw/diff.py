@@ -217,6 +217,8 @@ def _consumers(old: Index, new: Index) -> Part:
 def _of_consumer(old: ConsumerEntry, new: ConsumerEntry) -> Iterator[Change]:
     if old.groups != new.groups:
         yield _changed(("groups",), list(old.groups), list(new.groups))
+    if old.namespace != new.namespace:
+        yield _changed(("namespace",), old.namespace or None, new.namespace or None)
     counts = (
         ("key_auth", "keys"),
         ("basic_auth", "passwords"),
@@ -228,7 +230,7 @@ def _of_consumer(old: ConsumerEntry, new: ConsumerEntry) -> Iterator[Change]:
     changed = [(key, was, now) for key, was, now in changed if was != now]
     for key, was, now in changed:
         yield Change(key, "changed", f"{key}: {was} -> {now}", was, now)
-    if old.digest != new.digest and not changed:
+    if old.digest != new.digest and not changed and old.namespace == new.namespace:
         yield Change("", "changed", "has other credentials")
 
 

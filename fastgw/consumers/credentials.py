@@ -102,6 +102,11 @@ def marks_of(consumer: Consumer, read: Read) -> Iterator[Mark]:
             yield Mark(CredentialKind.FINGERPRINT, mark.fingerprint_sha256, (*at, "fingerprint_sha256"))
 
 
+def scope_of(kind: CredentialKind, consumer: Consumer) -> str:
+    """Return the namespace within which a credential of a consumer is unique; "" = everywhere, as names are."""
+    return "" if kind is CredentialKind.NAME else consumer.namespace or ""
+
+
 class Signer(msgspec.Struct, frozen=True, array_like=True):
     """Verification key for signatures of a consumer."""
 

@@ -15,12 +15,13 @@ from hmac import compare_digest
 from os import urandom
 from typing import Final, final
 from unicodedata import normalize
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from fastgw.config.settings import gateway as settings
 from fastgw.config.sources.files import Disk
-from fastgw.consumers.credentials import CredentialKind, Read, Signer, TokenSigner, marks_of, subject_of
+from fastgw.consumers.credentials import CredentialKind, Read, Signer, TokenSigner, marks_of, scope_of, subject_of
 from fastgw.sync.revocations import RevocationEvent, RevocationList
 
 _KEY: Final = 32
@@ -55,13 +56,17 @@ class ConsumerEntry(msgspec.Struct, frozen=True, array_like=True):
     signing_keys: int
     digest: bytes
     """Digest of its credentials: it differs if a credential has changed."""
+    namespace: str = ""
+    """Namespace whose filters alone know it; "" = all filters do."""
 
 
 @final
 class Index:
     """Index of consumers by credentials. Immutable.
 
-    `image`: result of `image_of`, at offset `begins` of a bytes object or mapped memory.
+    `image`: result of `image_of`, at offset `begins` of a bytes object or mapped memory. `namespace` in its methods:
+    that of the filter which asks; its consumers take precedence over those that all filters know, and those of other
+    namespaces are not found.
     """
 
     __slots__ = ("_begins", "_image", "_key", "_slots", "count", "digest")
@@ -84,29 +89,34 @@ class Index:
         key: bytes = self._key
         return key
 
-    def find(self, kind: CredentialKind, value: bytes) -> Consumer | None:
-        """Return the consumer that this mark belongs to."""
-        slot = self._slot_of(kind, value)
+    def find(self, kind: CredentialKind, value: bytes, namespace: str = "") -> Consumer | None:
+        """Return the consumer that this credential belongs to."""
+        slot = self._slot_of(kind, value, namespace)
         return None if slot is None else self._consumer(slot[0])
 
-    def login(self, username: bytes, password: bytes) -> Consumer | None:
+    def by_name(self, name: str) -> ConsumerEntry | None:
+        """Return the consumer with this name, of any namespace: names are unique over all of them."""
+        slot = self._slot_of(CredentialKind.NAME, name.encode("utf-8", "surrogatepass"))
+        return None if slot is None else self._known(slot[0])
+
+    def login(self, username: bytes, password: bytes, namespace: str = "") -> Consumer | None:
         """Return the consumer with this username, if the password is correct. Unknown names take as long as known
         ones.
         """
-        slot = self._slot_of(CredentialKind.USERNAME, username)
+        slot = self._slot_of(CredentialKind.USERNAME, username, namespace)
         shown = _password_digest(self._key, username, password)
         at, kept_at = slot or (0, 0)
         kept = self._piece(kept_at) if kept_at else bytes(_PASSWORD)
         return self._consumer(at) if compare_digest(kept, shown) and slot else None
 
-    def signer(self, key_id: bytes) -> tuple[Consumer, Signer] | None:
+    def signer(self, key_id: bytes, namespace: str = "") -> tuple[Consumer, Signer] | None:
         """Return the consumer with this signing key, and the key."""
-        slot = self._slot_of(CredentialKind.KEY_ID, key_id)
+        slot = self._slot_of(CredentialKind.KEY_ID, key_id, namespace)
         return (self._consumer(slot[0]), _decode_signer(self._piece(slot[1]))) if slot is not None else None
 
-    def token_signer(self, key_id: bytes) -> tuple[Consumer, TokenSigner] | None:
+    def token_signer(self, key_id: bytes, namespace: str = "") -> tuple[Consumer, TokenSigner] | None:
         """Return the consumer with this key for tokens, and the key."""
-        slot = self._slot_of(CredentialKind.TOKEN_KEY, key_id)
+        slot = self._slot_of(CredentialKind.TOKEN_KEY, key_id, namespace)
         return (self._consumer(slot[0]), _decode_token_signer(self._piece(slot[1]))) if slot is not None else None
 
     def known(self) -> Iterator[ConsumerEntry]:
@@ -116,9 +126,13 @@ class Index:
             yield self._known(at)
             at += _LENGTH.size + _LENGTH.unpack_from(self._image, at)[0]
 
-    def _slot_of(self, kind: CredentialKind, value: bytes) -> tuple[int, int] | None:
+    def _slot_of(self, kind: CredentialKind, value: bytes, namespace: str = "") -> tuple[int, int] | None:
         """Return the position of the record of a mark, and the value stored with it."""
-        image, mark = self._image, _digest(self._key, kind, value)
+        found = self._slot_at(_digest(self._key, kind, value, namespace))
+        return found if found is not None or not namespace else self._slot_at(_digest(self._key, kind, value))
+
+    def _slot_at(self, mark: bytes) -> tuple[int, int] | None:
+        image = self._image
         place = int.from_bytes(mark[:8], "little") % self._slots
         while True:  # it ends: a third of the slots are free
             at = self._begins + place * _SLOT.size
@@ -156,7 +170,7 @@ def image_of(consumers: Collection[settings.Consumer], read: Read, key: bytes = 
         begins = len(records)
         own = blake2b(key=key, digest_size=_DIGEST)
         for mark in marks_of(consumer, read):
-            digest = _digest(key, mark.kind, mark.value)
+            digest = _digest(key, mark.kind, mark.value, scope_of(mark.kind, consumer))
             own.update(digest)
             kept_at = -1
             if mark.secret:
@@ -175,6 +189,7 @@ def image_of(consumers: Collection[settings.Consumer], read: Read, key: bytes = 
             len(consumer.certificates),
             len(consumer.hmac),
             own.digest(),
+            consumer.namespace or "",
         )
         record = msgspec.msgpack.encode(known)
         everything.update(record)
@@ -217,66 +232,104 @@ class Roster:
     content atomically.
 
     `index`: caches of results of the index are invalid once it is another object. `stamp`: decisions by `index` and
-    `revoked` have to be repeated once it is another object.
+    `revoked` have to be repeated once it is another object. `namespace`: the one whose filters use it; it finds the
+    consumers of this namespace, and those that all filters know.
     """
 
-    __slots__ = ("_tell", "index", "revoked", "stamp")
+    __slots__ = ("__weakref__", "_namespaces", "_root", "_tell", "index", "namespace", "revoked", "stamp")
 
     def __init__(self, index: Index = NOBODY) -> None:
         self.index = index
         self.revoked = RevocationList()
         self.stamp = object()
+        self.namespace = ""
         self._tell: Callable[[bytes, RevocationEvent], None] = _nobody_else
+        self._root = self
+        self._namespaces: WeakValueDictionary[str, Roster] = WeakValueDictionary()
+
+    def of_namespace(self, namespace: str) -> "Roster":
+        """Return the roster for the filters of a namespace, which changes with this one. "": this one."""
+        if not namespace:
+            return self
+        own = self._namespaces.get(namespace)
+        if own is None:
+            own = Roster(self.index)
+            own.revoked, own.stamp, own.namespace, own._root = self.revoked, self.stamp, namespace, self
+            self._namespaces[namespace] = own
+        return own
 
     def use_index(self, index: Index) -> None:
         """Replace the consumers."""
         self.index = index
-        self.stamp = object()
+        self._renew()
 
     def share_revocations(self, revoked: RevocationList, tell: Callable[[bytes, RevocationEvent], None]) -> None:
         """Use this revocation list. `tell`: function that sends a revocation made here to the other workers."""
-        self.revoked, self._tell, self.stamp = revoked, tell, object()
+        self.revoked, self._tell = revoked, tell
+        self._renew()
+
+    def _renew(self) -> None:
+        self.stamp = object()
+        for own in self._namespaces.values():
+            own.index, own.revoked, own.stamp = self.index, self.revoked, self.stamp
 
     def merge_revocations(self, records: bytes) -> bytes:
         """Add revocations of another process; return those that are new."""
         fresh = self.revoked.add(records, time.time())
         if fresh:
-            self.stamp = object()
+            self._root._renew()
         return fresh
 
     def revoke(self, records: bytes, about: RevocationEvent) -> None:
         """Revoke in this worker at once, and then in all others."""
         if fresh := self.merge_revocations(records):
-            self._tell(fresh, about)
+            self._root._tell(fresh, about)
 
     def by_name(self, name: str) -> Consumer | None:
-        return self.index.find(CredentialKind.NAME, name.encode("utf-8", "surrogatepass"))
+        known = self.index.by_name(name)
+        if known is None or known.namespace not in ("", self.namespace):
+            return None
+        return Consumer(known.name, frozenset(known.groups))
+
+    def is_named(self, name: str) -> bool:
+        """Whether a consumer has this name, also one of another namespace."""
+        return self.index.by_name(name) is not None
+
+    def called(self, name: str) -> Consumer:
+        """Return the consumer with this name, or one without groups. It is never named like a consumer of another
+        namespace: that name gets the namespace in front.
+        """
+        known = self.by_name(name)
+        if known is None and self.namespace and self.is_named(name):
+            name = f"{self.namespace}.{name}"
+        return known or Consumer(name)
 
     def by_key(self, digest: bytes) -> Consumer | None:
         """Return the consumer with this key. `digest`: SHA-256 of the key."""
-        return self.index.find(CredentialKind.KEY, digest)
+        return self.index.find(CredentialKind.KEY, digest, self.namespace)
 
     def by_username(self, name: str) -> Consumer | None:
         """Return the consumer with this username; the password is not verified."""
-        return self.index.find(CredentialKind.USERNAME, normalize("NFC", name).encode("utf-8", "surrogatepass"))
+        username = normalize("NFC", name).encode("utf-8", "surrogatepass")
+        return self.index.find(CredentialKind.USERNAME, username, self.namespace)
 
     def by_password(self, name: str, password: str) -> Consumer | None:
         """Return the consumer with this username, if the password is correct. Unknown names take as long as known
         ones.
         """
         username, shown = (normalize("NFC", each).encode("utf-8", "surrogatepass") for each in (name, password))
-        return self.index.login(username, shown)
+        return self.index.login(username, shown, self.namespace)
 
     def by_key_id(self, key_id: str) -> tuple[Consumer, Signer] | None:
         """Return the consumer with this signing key, and the key; no signature is verified."""
-        return self.index.signer(key_id.encode("utf-8", "surrogatepass"))
+        return self.index.signer(key_id.encode("utf-8", "surrogatepass"), self.namespace)
 
     def by_token_key(self, key_id: str) -> tuple[Consumer, TokenSigner] | None:
         """Return the consumer with this key for tokens, and the key; no signature is verified."""
-        return self.index.token_signer(key_id.encode("utf-8", "surrogatepass"))
+        return self.index.token_signer(key_id.encode("utf-8", "surrogatepass"), self.namespace)
 
     def by_jwt_subject(self, issuer: str, subject: str) -> Consumer | None:
-        return self.index.find(CredentialKind.JWT_SUBJECT, subject_of(issuer, subject))
+        return self.index.find(CredentialKind.JWT_SUBJECT, subject_of(issuer, subject), self.namespace)
 
     def by_certificate(self, subject: str = "", sans: Iterable[str] = (), fingerprint: bytes = b"") -> Consumer | None:
         """Return the consumer of a client certificate. `fingerprint`: its SHA-256, which takes precedence over names,
@@ -284,19 +337,21 @@ class Roster:
 
         None also if the names belong to different consumers.
         """
-        found = self.index.find(CredentialKind.FINGERPRINT, fingerprint) if fingerprint else None
+        index, namespace = self.index, self.namespace
+        found = index.find(CredentialKind.FINGERPRINT, fingerprint, namespace) if fingerprint else None
         if found is not None:
             return found
-        named = {
-            each for san in sans if (each := self.index.find(CredentialKind.SAN, san.encode("utf-8", "surrogatepass")))
-        }
+        texts = (san.encode("utf-8", "surrogatepass") for san in sans)
+        named = {each for text in texts if (each := index.find(CredentialKind.SAN, text, namespace))}
         if named:
             return named.pop() if len(named) == 1 else None
-        return self.index.find(CredentialKind.SUBJECT, subject.encode("utf-8", "surrogatepass")) if subject else None
+        text = subject.encode("utf-8", "surrogatepass")
+        return index.find(CredentialKind.SUBJECT, text, namespace) if subject else None
 
 
-def _digest(key: bytes, kind: CredentialKind, value: bytes) -> bytes:
-    digest = blake2b(value, key=key, digest_size=_DIGEST, salt=_SALTS[kind]).digest()
+def _digest(key: bytes, kind: CredentialKind, value: bytes, namespace: str = "") -> bytes:
+    person = blake2b(namespace.encode(), digest_size=_DIGEST).digest() if namespace else b""
+    digest = blake2b(value, key=key, digest_size=_DIGEST, salt=_SALTS[kind], person=person).digest()
     return digest if digest != _FREE else b"\1" * _DIGEST
 
 

@@ -208,7 +208,7 @@ class _Building:
         # An equal index is kept, with its cached results.
         made.index = base.index if base.index.digest == plan.consumers.digest else plan.consumers
         if not base.tables:  # the first tables are those in use
-            made.stock.roster.index = made.index
+            made.stock.roster.use_index(made.index)
         for name in plan.upstreams:
             there = base.upstreams.get(name) if name in plan.same_upstreams else None
             yield from self._upstream(name, plan.upstreams[name] if there is None else there.settings)
@@ -429,7 +429,8 @@ class _Building:
         settings = self._plan.settings
         stock, files = self._made.stock, self._plan.files
         verifies = self._plan.verifies
-        env = Env(use.name, route, use.settings, stock, files, text, settings.state, settings.caches, verifies)
+        state, caches, namespace = settings.state, settings.caches, use.namespace
+        env = Env(use.name, route, use.settings, stock, files, text, state, caches, verifies, namespace)
         hooks, wrong = Hooks(), ""
         if where not in self._unbuilt:
             hooks, wrong = _built(use, env)

@@ -212,8 +212,8 @@ def _recorded_authentication(use: config.FilterUse, own: Hooks, gateway_of: Call
             return _refuse(exchange, own, recorded)
         consumer = None
         if identity.consumer:
-            roster = gateway_of().stock.roster
-            consumer = roster.by_name(identity.consumer)
+            known = gateway_of().stock.roster.index.by_name(identity.consumer)
+            consumer = None if known is None else Consumer(known.name, frozenset(known.groups))
             if consumer is None and needs_configured:
                 return exchange.refuse(Fault.CREDENTIALS_INVALID, why="the consumer of the recording is not configured")
             consumer = consumer or Consumer(identity.consumer, frozenset(identity.groups))

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import textwrap
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import product
@@ -29,10 +30,12 @@ from tests.support.cluster import (
     LONG,
     ROOT,
     ClusterStandIn,
+    Object,
     a_class,
     consumer,
     gateway,
     http_route,
+    in_namespace,
     ingress,
     ingress_class,
     policy,
@@ -117,6 +120,37 @@ def test_a_wrong_consumer_is_told(controller: Controller, cluster: ClusterStandI
     cluster.put(consumer("alice", groups=[""]))
     assert "spec.groups[0]" in cluster.wait_for("FastgwConsumer", "shop/alice", "Accepted", "False", "Invalid")
     cluster.remove("FastgwConsumer", "shop/alice")
+
+
+def test_a_consumer_is_known_to_the_policies_of_its_namespace_alone(
+    controller: Controller, cluster: ClusterStandIn, backend: Nginx
+) -> None:
+    """Two tenants name their consumer alike and give it the same username; each has another password."""
+
+    def tenant(namespace: str) -> list[Object]:
+        login = {"username": "admin", "password": {"secret": {"name": "login", "key": "password"}}}
+        secret = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": {"name": "login"}}
+        secret["data"] = {"password": b64encode(f"of-{namespace}".encode()).decode()}
+        staff = policy("staff", {"basic_auth": {}, "authorize": {"groups": {"any": ["staff"]}}}, "private")
+        route = http_route("private", "cart", "/private", "private")
+        mine = gateway("private"), staff, route, secret, consumer("admin", groups=["staff"], basic_auth=[login])
+        return [*in_namespace(namespace, *mine), *service("cart", backend.address, namespace=namespace)]
+
+    def status(namespace: str, password: str) -> int:
+        (address,) = cluster.get("Gateway", f"{namespace}/private")["status"]["addresses"]
+        url = f"http://{address['value']}:{OFFSET + 80}/private"
+        return httpx.get(url, auth=("admin", password)).status_code
+
+    tenants = "bank", "books"
+    for namespace in tenants:
+        cluster.put(*tenant(namespace))
+    for namespace in tenants:
+        cluster.wait_for("Gateway", f"{namespace}/private", "Programmed", "True")
+        cluster.wait_for("FastgwConsumer", f"{namespace}/admin", "Accepted", "True")
+    passed = {(own, of): status(own, f"of-{of}") for own in tenants for of in tenants}
+    assert passed == {(own, of): 200 if own == of else 401 for own in tenants for of in tenants}
+    for namespace in tenants:
+        cluster.remove("Gateway", f"{namespace}/private")
 
 
 def test_a_gateway_whose_address_another_listener_has_is_told_and_stops_no_other(

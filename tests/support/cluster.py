@@ -238,6 +238,11 @@ def _object(version: str, kind: str, name: str, namespace: str | None = "shop", 
     return {"apiVersion": version, "kind": kind, "metadata": metadata, **({"spec": spec} if spec else {})}
 
 
+def in_namespace(namespace: str, *items: Object) -> list[Object]:
+    """Return copies of objects in another namespace."""
+    return [{**item, "metadata": {**item["metadata"], "namespace": namespace}} for item in items]
+
+
 def a_class(name: str) -> Object:
     return _object(f"{GROUP}/v1", "GatewayClass", name, None, controllerName="fastgw.dev/gateway-controller")
 

@@ -56,6 +56,8 @@ class FilterUse(Struct, frozen=True):
     """Whether inner levels must not replace or remove it."""
     shadow: bool = False
     """Whether it evaluates and reports, but never acts."""
+    namespace: str = ""
+    """Kubernetes namespace of the policy that it belongs to, whose consumers it knows; "" = it is the operator's."""
 
     def __post_init__(self) -> None:
         if type(self.settings) in (dict, list):  # decoded by a type that does not know the filter's settings

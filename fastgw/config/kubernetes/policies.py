@@ -222,6 +222,8 @@ def _add_consumer(item: ClusterObject, context: TranslationContext) -> None:
         if unknown := spec.keys() - _CONSUMER_KEYS:
             raise PolicyRefused(f"spec.{min(unknown)} is unknown; expected one of {', '.join(sorted(_CONSUMER_KEYS))}")
         settings = _with_secrets(spec, "spec", namespace, context, files)
+        if not context.settings.shares_consumers_of(namespace):
+            settings["namespace"] = namespace
         context.add_piece(of, consumers=[{"name": f"{namespace}.{name}", **settings}], files=files)
     except PolicyRefused as error:
         context.add_piece(of, problem=str(error))

@@ -18,7 +18,7 @@ from fastgw.config.decoding.decoder import BROKEN, Reading, shape_of
 from fastgw.config.decoding.incremental_cache import IncrementalCache
 from fastgw.config.decoding.merge import Derived, Merged, SourceLocation
 from fastgw.config.kubernetes.model import Piece
-from fastgw.config.settings.gateway import Consumer, Filters, Listener, Route, Upstream
+from fastgw.config.settings.gateway import Consumer, Filters, FilterUse, Listener, Route, Upstream
 from fastgw.config.sources.documents import Document
 from fastgw.config.sources.files import Files
 from fastgw.config.sources.virtual_files import NOTHING, watched_name
@@ -296,8 +296,11 @@ def _decode(made: DecodedPiece, reading: Reading) -> None:
             without_targets = part == "upstreams" and value.get("targets") == []
             said = {**value, "targets": ["http://127.0.0.1:1"]} if without_targets else value
             read = shape_of(kind).read(said, (part, name), reading)
-            if read is not BROKEN:
-                made.settings[part][name] = replace(read, targets=()) if without_targets else read
+            if read is BROKEN:
+                continue
+            if part == "filter_sets":
+                read = _of_namespace(made.piece.object.split("/")[1], read)
+            made.settings[part][name] = replace(read, targets=()) if without_targets else read
     for index, route in enumerate(made.piece.routes):
         read = shape_of(Route).read(route, ("routes", index), reading)
         if read is not BROKEN:
@@ -307,6 +310,14 @@ def _decode(made: DecodedPiece, reading: Reading) -> None:
         if read is not BROKEN:
             made.consumers.append(read)
     made.problems += reading.problems
+
+
+def _of_namespace(namespace: str, filters: Filters) -> Filters:
+    """Return the filters of a policy, which know the consumers of its namespace."""
+    uses = filters.items()
+    return MappingProxyType(
+        {name: replace(use, namespace=namespace) if isinstance(use, FilterUse) else use for name, use in uses}
+    )
 
 
 class _Parts:

@@ -1021,6 +1021,9 @@ class Consumer(Settings):
     """Name of the consumer in logs, limits and headers for upstreams."""
     groups: tuple[Identity, ...] = ()
     """Groups of the consumer."""
+    namespace: Annotated[str, Meta(min_length=1, max_length=63)] | None = None
+    """Kubernetes namespace whose FastgwPolicies alone know the consumer, as if it were a FastgwConsumer there. null =
+    all filters and FastgwPolicies know it."""
     key_auth: tuple[ConsumerKey, ...] = ()
     """Keys for `key_auth`. Several keys allow one to be replaced by another."""
     basic_auth: tuple[ConsumerPassword, ...] = ()

@@ -73,8 +73,14 @@ class KubernetesProvider(Settings):
     `fastgw.dev/gateway-controller`."""
     ingress_class: Word = "fastgw"
     """Name of the IngressClass whose Ingresses are served. Its `controller` must be `fastgw.dev/ingress-controller`."""
+    shared_consumers: tuple[Word, ...] = ()
+    """Namespaces whose FastgwConsumers the policies of all namespaces know, and the filters of the files; `["*"]` = all
+    namespaces. A FastgwConsumer of any other namespace is known to the policies of its own namespace alone."""
     addresses: GatewayAddresses = GatewayAddresses(service="fastgw")
     """Addresses of Gateways."""
     port_offset: Annotated[int, Meta(ge=0, le=60_000)] = 0
     """Number that is added to the ports of listeners to get the ports that are bound, with `addresses.pool`: without
     privileges, 8000 binds 8080 for port 80."""
+
+    def shares_consumers_of(self, namespace: str) -> bool:
+        return not {namespace, "*"}.isdisjoint(self.shared_consumers)

@@ -45,7 +45,7 @@ from fastgw.config.validation.listener_protocols import (
 )
 from fastgw.config.validation.tls import served_tls_that_works, tls_that_works
 from fastgw.config.validation.value_maps import known_maps
-from fastgw.consumers.credentials import NOUNS, CredentialKind, marks_of
+from fastgw.consumers.credentials import NOUNS, CredentialKind, marks_of, scope_of
 from fastgw.http.field_names import READ_IN_REQUESTS
 from fastgw.http.http1.llhttp import knows_method
 from fastgw.redis.url import check_url
@@ -624,8 +624,8 @@ def sticky_keys_that_sign(merged: Merged) -> None:
 
 
 def consumers_are_distinguishable(merged: Merged) -> None:
-    """Check that credentials of consumers are unique. Keys are never shown."""
-    taken: dict[tuple[CredentialKind, bytes], tuple[SourceLocation, Path]] = {}
+    """Check that credentials of consumers are unique in their namespace. Keys are never shown."""
+    taken: dict[tuple[CredentialKind, str, bytes], tuple[SourceLocation, Path]] = {}
     for location, consumer in merged.consumers():
         if not _is_whole(consumer):
             continue
@@ -633,7 +633,8 @@ def consumers_are_distinguishable(merged: Merged) -> None:
             if mark.wrong:
                 location.below(*mark.path).report(mark.wrong, "expected one that a client can send", at_key=False)
                 continue
-            first, path = taken.setdefault((mark.kind, mark.value), (location, mark.path))
+            place = mark.kind, scope_of(mark.kind, consumer), mark.value
+            first, path = taken.setdefault(place, (location, mark.path))
             if (first, path) != (location, mark.path):
                 wrong = f"{NOUNS[mark.kind]} is already used at {first.below(*path)}"
                 location.below(*mark.path).report(wrong, "expected a unique value", at_key=False)

@@ -160,6 +160,7 @@ class Env:
         "instance",
         "keeps",
         "level",
+        "namespace",
         "reads",
         "roster",
         "route",
@@ -177,11 +178,15 @@ class Env:
         state: State | None = None,
         caches: Mapping[str, CacheStore] = NONE,
         verifies: bool = False,
+        namespace: str = "",
     ) -> None:
         self.instance = instance
         self.route = route
         self.level = level
-        self.roster = stock.roster
+        self.namespace = namespace
+        """Namespace of the policy that the filter belongs to; "" = it is the operator's."""
+        self.roster = stock.roster.of_namespace(namespace)
+        """The consumers that the filter knows."""
         self.reads: dict[str, bytes] = {}
         """The files that were read, with the digest of each."""
         self.keeps: list[SharedRef] = []
@@ -225,11 +230,12 @@ class Env:
         return digest(type(self._settings).__qualname__, self._settings, tuple(sorted(self.reads.items())))
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return the object that all filters with an equal key share in this process, also after a reload.
+        """Return the object that all filters of a namespace with an equal key share in this process, also after a
+        reload.
 
         A filter that is used by 10,000 routes is built 10,000 times. Begin the key with a unique name.
         """
-        kept = self._stock.shared(key, make)
+        kept = self._stock.shared((self.namespace, key), make)
         self.keeps.append(kept)
         return cast(T, kept.value)
 
@@ -248,6 +254,7 @@ class Env:
             self._state,
             self._caches,
             self.verifies,
+            self.namespace,
         )
         env.reads, env.keeps = self.reads, self.keeps
         return env

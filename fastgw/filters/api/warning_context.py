@@ -82,6 +82,7 @@ class Surroundings:
         self.config = config
         self._warned = {id(use) for use in warned}
         self._preceding: dict[int, Collection[FilterUse]] = {}
+        self._groups: dict[str, frozenset[str]] = {}
 
     def __repr__(self) -> str:
         return f"<Surroundings of {len(self._warned)} filters>"
@@ -118,8 +119,24 @@ class Surroundings:
         return self._preceding[id(use)]
 
     @cached_property
-    def groups(self) -> frozenset[str]:
-        return frozenset(group for consumer in self.config.consumers for group in consumer.groups)
+    def _consumers(self) -> Mapping[str, Sequence[Consumer]]:
+        """Return the consumers by namespace; "": those that all filters know."""
+        found: defaultdict[str, list[Consumer]] = defaultdict(list)
+        for consumer in self.config.consumers:
+            found[consumer.namespace or ""].append(consumer)
+        return found
+
+    def consumers_of(self, namespace: str) -> Sequence[Consumer]:
+        """Return the consumers that filters of a namespace know; "": the operator's filters."""
+        of_all = self._consumers.get("", ())
+        return [*self._consumers.get(namespace, ()), *of_all] if namespace else of_all
+
+    def groups_of(self, namespace: str) -> frozenset[str]:
+        """Return the groups of these consumers."""
+        if namespace not in self._groups:
+            consumers = self.consumers_of(namespace)
+            self._groups[namespace] = frozenset(group for consumer in consumers for group in consumer.groups)
+        return self._groups[namespace]
 
 
 @final
@@ -146,8 +163,8 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def consumers(self) -> Sequence[Consumer]:
-        """The consumers of the configuration, without those in `consumer_files`."""
-        return self._surroundings.config.consumers
+        """The consumers that the filter knows, without those in `consumer_files`."""
+        return self._surroundings.consumers_of(self._use.namespace)
 
     @property
     def consumer_files(self) -> bool:
@@ -230,7 +247,7 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def groups(self) -> frozenset[str]:
         """The groups of `consumers`."""
-        return self._surroundings.groups
+        return self._surroundings.groups_of(self._use.namespace)
 
     def empty_groups(self, groups: Iterable[str]) -> Iterator[str]:
         """Yield a warning for each of these groups that no client here can have."""

@@ -334,7 +334,7 @@ def consumer_of(roster: Roster, issuer: str, subject: Any) -> Consumer | None:
         return None
     found = roster.by_jwt_subject(issuer, subject)
     fit = len(subject) <= LONGEST_NAME and subject.isprintable() and subject == subject.strip()
-    if found is None and fit and roster.by_name(subject) is None:
+    if found is None and fit and not roster.is_named(subject):
         found = Consumer(subject)
     return found
 

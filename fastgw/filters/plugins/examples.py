@@ -994,6 +994,7 @@ providers:
     namespaces: [shop, infra]
     gateway_class: fastgw
     ingress_class: fastgw
+    shared_consumers: [infra]
     addresses: {pool: [127.0.0.2-127.0.0.99]}     # in a cluster: {service: fastgw}
     port_offset: 8000
 """,

@@ -190,7 +190,7 @@ class _Anonymous:
     def consumer(self) -> Consumer:
         if self._index is not self._roster.index:  # consumers have changed since the lookup
             self._index = self._roster.index
-            self._consumer = self._roster.by_name(self._name) or Consumer(self._name)
+            self._consumer = self._roster.called(self._name)
         return self._consumer
 
 

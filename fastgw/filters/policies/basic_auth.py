@@ -169,7 +169,7 @@ class _BasicAuthUse:
         return consumer
 
     def _user(self, username: str) -> Consumer:
-        return self._roster.by_name(username) or Consumer(username)
+        return self._roster.called(username)
 
     def _remember(self, credential: bytes, username: str, consumer: Consumer, until: float) -> None:
         self._cache.store(credential, Right(username, consumer, self._roster.index, until), until)

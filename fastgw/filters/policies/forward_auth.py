@@ -12,7 +12,7 @@ from fastgw.config.base.value_types import Duration, EndpointUrl, FieldName
 from fastgw.config.base.value_types import Size as Bytes
 from fastgw.config.settings.gateway import Settings, UpstreamTls
 from fastgw.eventloop.single_flight import SingleFlight
-from fastgw.filters.api import Consumer, Env, Exchange, Fault, Fetcher, Filter, Hooks, Outcome, Phase, Reply, Services
+from fastgw.filters.api import Env, Exchange, Fault, Fetcher, Filter, Hooks, Outcome, Phase, Reply, Services
 from fastgw.filters.api.credential_locations import AUTHORIZATION, CredentialLocations
 from fastgw.filters.api.warning_context import ClientIdentity
 from fastgw.filters.authentication.identity_headers import check_written
@@ -268,7 +268,7 @@ class _ForwardAuthUse:
         if granted.to_client:
             self._to_clients[exchange] = granted.to_client
         if who := granted.consumer:
-            exchange.consumer = self._roster.by_name(who) or Consumer(who)
+            exchange.consumer = self._roster.called(who)
         else:
             exchange.is_authenticated = True
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from fastgw.admin.node_interface import LimitUse, QuotaInfo, TableUse
 from fastgw.config.base.value_types import write_duration
 from fastgw.config.settings.gateway import Config, Filters
-from fastgw.consumers.index import Index, Roster
+from fastgw.consumers.index import Index
 from fastgw.filters.limiting.keys import traits_of
 from fastgw.filters.policies.concurrency import Concurrency, cells_of, scope
 from fastgw.filters.policies.quota import Quota
@@ -47,8 +47,8 @@ def quota_infos(
     quotas: QuotaTable, config: Config, index: Index, consumer: str | None, keys: Sequence[str]
 ) -> list[QuotaInfo]:
     """Return the usage of each quota by a consumer, or by the values of other keys."""
-    known = None if consumer is None else Roster(index).by_name(consumer)
-    groups = _NO_GROUPS if known is None else known.groups
+    known = None if consumer is None else index.by_name(consumer)
+    groups = _NO_GROUPS if known is None else frozenset(known.groups)
     found = []
     for use in uses(config):
         settings = use.settings

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import mmap
+import time
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from fastgw.config.settings.gateway import Consumer as Settings
-from fastgw.config.settings.gateway import ConsumerCertificate, ConsumerKey, ConsumerPassword, ConsumerSubject
+from fastgw.config.settings.gateway import (
+    ConsumerCertificate,
+    ConsumerKey,
+    ConsumerPassword,
+    ConsumerSigningKey,
+    ConsumerSubject,
+)
 from fastgw.config.settings.secrets import Secret
 from fastgw.consumers.index import NOBODY, Consumer, Index, Roster, image_of, index_of
+from fastgw.sync.revocations import RevocationList, event_of, record_of
 
 CROWD = 5000
 KEY = "planted-key-9876"
@@ -153,3 +161,87 @@ def test_secrets_in_files_are_read_as_they_were_captured():
 
 def _key(number: int) -> bytes:
     return sha256(b"%d" % number).digest()
+
+
+SAME_CREDENTIALS = {
+    "key_auth": (ConsumerKey(key=Secret(text=KEY)),),
+    "basic_auth": (ConsumerPassword(username="admin", password=Secret(text=PASSWORD)),),
+    "jwt": (
+        ConsumerSubject(issuer="https://i", subject="s"),
+        ConsumerSubject(key=Secret(text="k" * 32), key_id="k", algorithm="HS256"),
+    ),
+    "hmac": (ConsumerSigningKey(key_id="k", key=Secret(text="k" * 32)),),
+    "certificates": (
+        ConsumerCertificate(subject="CN=c"),
+        ConsumerCertificate(san="DNS:c"),
+        ConsumerCertificate(fingerprint_sha256=sha256(b"cert").digest()),
+    ),
+}
+
+
+def found_by_all(roster: Roster) -> set[str | None]:
+    """Return the names of the consumers that each of these credentials leads to."""
+    signer, token_signer = roster.by_key_id("k"), roster.by_token_key("k")
+    found = [
+        roster.by_key(sha256(KEY.encode()).digest()),
+        roster.by_username("admin"),
+        roster.by_password("admin", PASSWORD),
+        roster.by_jwt_subject("https://i", "s"),
+        signer and signer[0],
+        token_signer and token_signer[0],
+        roster.by_certificate(subject="CN=c"),
+        roster.by_certificate(sans=["DNS:c"]),
+        roster.by_certificate(fingerprint=sha256(b"cert").digest()),
+    ]
+    return {each and each.name for each in found}
+
+
+@pytest.mark.parametrize("all_know", [None, "platform"])
+def test_credentials_lead_to_the_consumer_of_their_namespace_or_to_one_that_all_know(all_know):
+    """Tenants may have equal credentials: none of them is found, nor its place taken, by another one's filters."""
+    known = [of(all_know, **SAME_CREDENTIALS)] if all_know else []
+    tenants = [of(f"{name}.alice", namespace=name, **SAME_CREDENTIALS) for name in ("shop", "bank")]
+    roster = Roster(index_of([*tenants, *known], {}))
+    assert found_by_all(roster.of_namespace("shop")) == {"shop.alice"}
+    assert found_by_all(roster.of_namespace("bank")) == {"bank.alice"}
+    assert found_by_all(roster.of_namespace("other")) == {all_know}
+    assert found_by_all(roster) == {all_know}
+
+
+def test_a_name_is_that_of_one_consumer_and_only_its_namespace_gets_its_groups():
+    shop = of("shop.alice", namespace="shop", groups=("admin",))
+    roster = Roster(index_of([shop, ALICE], {}))
+    bank = roster.of_namespace("bank")
+    assert roster.of_namespace("shop").by_name("shop.alice") == Consumer("shop.alice", frozenset(("admin",)))
+    assert (roster.by_name("shop.alice"), bank.by_name("shop.alice")) == (None, None)
+    assert bank.is_named("shop.alice")
+    assert bank.called("shop.alice") == Consumer("bank.shop.alice")
+    assert bank.called("alice") == FOUND
+    assert bank.called("guest") == Consumer("guest")
+    assert roster.called("shop.alice") == Consumer("shop.alice")
+
+
+def test_the_roster_of_a_namespace_changes_with_that_of_the_process():
+    roster = Roster()
+    shop = roster.of_namespace("shop")
+    assert roster.of_namespace("shop") is shop
+    assert shop.by_name("alice") is None
+    stamp = shop.stamp
+    roster.use_index(index_of([ALICE], {}))
+    assert shop.by_name("alice") == FOUND
+    assert shop.index is roster.index
+    told = []
+    roster.share_revocations(RevocationList(), lambda records, about: told.append(records))
+    assert shop.revoked is roster.revoked
+    before = roster.stamp
+    assert stamp is not shop.stamp is before
+    ends = time.time() + 60
+    shop.revoke(record_of(bytes(16), ends), event_of("token", ends))
+    assert len(told) == 1
+    assert before is not roster.stamp is shop.stamp
+
+
+def test_a_credential_of_another_namespace_changes_the_digest():
+    consumer = of("a", namespace="shop", key_auth=ALICE.key_auth)
+    index = index_of([consumer], {})
+    assert index_of([of("a", namespace="bank", key_auth=ALICE.key_auth)], {}, index.key).digest != index.digest

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from hashlib import sha256
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fastgw.config import Loaded
 from fastgw.config.kubernetes.model import Piece, Translation
 from fastgw.config.kubernetes.refusals import with_refusals
 from fastgw.config.settings.gateway import Route
 from tests.unit.config.kubernetes.loading import loaded
-from tests.unit.config.kubernetes.test_ingress import ingress, object_of, routes_of, rule
+from tests.unit.config.kubernetes.test_ingress import POOL, ingress, object_of, routes_of, rule
 from tests.unit.config.kubernetes.test_ingress import translated as of_ingress
 from tests.unit.config.kubernetes.test_stream_routes import backend, gateway, route
 from tests.unit.config.kubernetes.test_stream_routes import translated as of_gateway
@@ -215,7 +217,7 @@ def test_a_consumer_has_its_secrets_from_secrets_of_its_namespace() -> None:
     said = {"groups": ["staff"], "key_auth": [{"key": {"secret": {"name": "keys", "key": "alice"}}}]}
     (piece,), status = consumers(object_of("FastgwConsumer", "alice", said), secret)
     (consumer,) = piece.consumers
-    assert consumer["name"] == "shop.alice"
+    assert (consumer["name"], consumer["namespace"]) == ("shop.alice", "shop")
     assert list(piece.files.values()) == ["s3cret"]
     assert consumer["key_auth"] == [{"key": {"file": next(iter(piece.files))}}]
     assert status["status"] == "True"
@@ -235,3 +237,42 @@ def test_a_consumer_that_is_refused_says_why(spec: dict[str, Any], why: str) -> 
     _, status = consumers(object_of("FastgwConsumer", "alice", spec), object_of("Secret", "empty", {}))
     assert (status["status"], status["reason"]) == ("False", "Invalid")
     assert why in status["message"]
+
+
+@pytest.mark.parametrize(
+    ("shared", "namespace"), [((), "shop"), (("other",), "shop"), (("shop",), None), (("*",), None)]
+)
+def test_a_consumer_is_known_to_its_own_namespace_unless_the_operator_shares_it(
+    shared: tuple[str, ...], namespace: str | None
+) -> None:
+    settings = replace(POOL, shared_consumers=shared)
+    made = of_ingress(object_of("FastgwConsumer", "alice", {"groups": ["staff"]}), settings=settings)
+    (known,) = loaded(made).config.consumers
+    assert (known.name, known.namespace) == ("shop.alice", namespace)
+
+
+def test_the_filters_of_a_policy_know_the_consumers_of_its_namespace() -> None:
+    """Those of routes, and those of a Gateway, which are its listeners'."""
+    filters = {"auth": {"any_of": [{"key_auth": {}}]}, **LIMIT}
+    found = loaded(of_ingress(ingress(rule("a.example")), policy(filters)))
+    assert {use.namespace for use in found.config.filter_sets["FastgwPolicy/shop/limits"].values() if use} == {"shop"}
+    edge = policy(filters, group="gateway.networking.k8s.io", kind="Gateway", name="edge")
+    found = loaded(of_gateway(gateway("HTTP"), route("HTTPRoute", "cart", backend("cart")), edge))
+    on_listener = found.config.listeners["gateway/shop/edge/9000"].filters.values()
+    assert [use.namespace for use in on_listener if use] == ["shop", "shop"]
+
+
+def test_a_tenant_cannot_take_the_place_of_a_credential_of_another_namespace() -> None:
+    """The other one's consumer would be refused, and the message would tell that the credential exists."""
+    spec = {"key_auth": [{"key_sha256": sha256(b"key").hexdigest()}]}
+    first, second = (object_of("FastgwConsumer", "alice", spec, namespace=name) for name in ("bank", "shop"))
+    found = loaded(of_ingress(first, second))
+    assert [(each.name, each.namespace) for each in found.config.consumers] == [
+        ("bank.alice", "bank"),
+        ("shop.alice", "shop"),
+    ]
+    assert not found.refused_objects
+    own = object_of("FastgwConsumer", "bob", spec)
+    refused = loaded(of_ingress(first, second, own)).refused_objects
+    assert list(refused) == ["FastgwConsumer/shop/bob"]
+    assert "the key is already used" in refused["FastgwConsumer/shop/bob"]
