@@ -34,7 +34,16 @@ from josepy.jwa import ES256
 from josepy.jwk import JWKEC
 
 from fastgw.acme.messages import MOST_LINE, Failed, FromIssuing, Issued, Issuer, Job, Renewal, ToAnswer
-from fastgw.acme.storage import Account, account_file, locked, read_account, remove_leftovers, write
+from fastgw.acme.storage import (
+    MOST_BYTES,
+    Account,
+    account_file,
+    check_space,
+    locked,
+    read_account,
+    remove_leftovers,
+    write,
+)
 from fastgw.kernel import memory_file, when_alone
 from fastgw.net.pem import pair_problem
 
@@ -146,6 +155,10 @@ def run(job: Job, answer: Callable[[ToAnswer], None]) -> Issued | Failed | Renew
         with suppress(OSError):
             if job.unless_serial is not None and _is_newer(file.read_bytes(), job.unless_serial):
                 return Issued("")
+        try:
+            check_space(file)
+        except OSError as error:
+            return Failed(f"{file} cannot be written: {error.strerror or error}")
         failed: list[str] = []
         retry_after = 0.0
         ends_at = time.monotonic() + job.seconds
@@ -368,6 +381,8 @@ class _Issuing:
 
     def _check_chain(self, chain: str, content: bytes) -> None:
         """Check that the certificate is for the key, the names and the present time. Raises `ValueError`."""
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"the issuer has sent a certificate chain of {len(content)} bytes")
         if wrong := pair_problem(content, content):
             raise ValueError(f"the issuer has sent an unusable certificate: {wrong.wrong}")
         certificate = x509.load_pem_x509_certificate(chain.encode())

@@ -18,6 +18,8 @@ from fastgw import durable_files
 
 MOST_BYTES: Final = 1024 * 1024
 """Maximum size of a file that is read."""
+SPACE_BYTES: Final = 64 * 1024
+"""Free space that is required before a certificate is ordered: certificates with their chains are smaller."""
 
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -37,6 +39,8 @@ class CertificateState(Struct, frozen=True):
 
     failures: int = 0
     """Number of failed attempts since the last success."""
+    begun: int = 0
+    """Number of attempts that were begun in a row, and whose result was not stored: the process was killed."""
     attempt_date: float = 0.0
     """Date of the last attempt."""
     retry_date: float = 0.0
@@ -94,6 +98,23 @@ def write(file: Path, content: bytes) -> None:
     """Replace a file. Raises `OSError`."""
     _make_folder(file.parent)
     durable_files.replace(str(file), content, new=str(file.with_name(f".{file.name}.{os.getpid()}.new")))
+
+
+def check_space(file: Path) -> None:
+    """Check that a file of this name can be written: an order whose certificate cannot be stored is lost. Raises
+    `OSError`.
+    """
+    _make_folder(file.parent)
+    new = file.with_name(f".{file.name}.{os.getpid()}.new")
+    try:
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, SPACE_BYTES)
+        finally:
+            os.close(descriptor)
+    finally:
+        with suppress(FileNotFoundError):
+            new.unlink()
 
 
 def _make_folder(folder: Path) -> None:

@@ -263,11 +263,62 @@ def test_a_gateway_that_is_killed_while_it_obtains_a_certificate_begins_again(tm
         assert [each.name for each in made.storage.rglob("*.new")] == []
 
 
-def test_a_certificate_of_other_names_is_not_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", ["/new-account", "/new-order", "/challenge/", "/finalize/", "/certificate/"])
+def test_control_that_is_killed_at_any_step_obtains_the_certificate_with_one_more_order(
+    step: str, tmp_path: Path
+) -> None:
     with AcmeIssuer(tmp_path) as issuer:
-        issuer.behaviour.wrong_names = True
+        issuer.behaviour.held_step = step
         made = Service(tmp_path, issuer, {"domains": ["a.test"]})
         with made.gateway as gateway:
-            gateway.stderr.wait_for(lambda line: b"lacks names: a.test" in line, DEADLINE)
+            assert issuer.is_held.wait(DEADLINE)
+            os.kill(gateway.control_pid, signal.SIGKILL)
+            issuer.behaviour.held_step = ""
+            issuer.resumed.set()
+            made.wait_for("a.test")
+            # The account is the same, and an order that was lost is not repeated more than once.
+            assert len(issuer.accounts) == 1
+            assert len(issuer.behaviour.orders) == (1 if step == "/new-account" else 2)
+            found = [each for each in made.storage.rglob("*") if each.is_file()]
+            assert {stat.S_IMODE(each.stat().st_mode) for each in found} == {0o600}
+            assert [each for each in found if each.suffix == ".new"] == []
+
+
+def test_attempts_that_are_killed_again_and_again_are_delayed(tmp_path: Path) -> None:
+    """Each may cost an order, of which issuers accept few."""
+    with AcmeIssuer(tmp_path) as issuer:
+        issuer.behaviour.held_step = "/finalize/"
+        made = Service(tmp_path, issuer, {"domains": ["a.test"]})
+        for _ in range(2):
+            assert issuer.is_held.wait(DEADLINE)
+            made.gateway.kill()
+            issuer.is_held.clear()
+            issuer.resumed.set()
+            issuer.resumed.clear()
+            made.start()
+        with made.gateway:
+            wait_until(lambda: "interrupted" in made.info("a.test")["problem"], "the delay", DEADLINE)
+            stored = json.loads(made.file("a.test").with_suffix(".json").read_text())
+            assert made.info("a.test")["next_attempt_date"] == stored["retry_date"]
+            assert len(issuer.behaviour.orders) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("names", b"lacks names: a.test"),
+        ("key", b"the issuer has sent an unusable certificate"),
+        ("dates", b"and the clock of this machine says"),
+    ],
+)
+def test_a_wrong_certificate_is_not_used(wrong: str, why: bytes, tmp_path: Path) -> None:
+    """Of other names, for another key, or expired."""
+    with AcmeIssuer(tmp_path) as issuer:
+        issuer.behaviour.wrong = wrong
+        made = Service(tmp_path, issuer, {"domains": ["a.test"]})
+        with made.gateway as gateway:
+            gateway.stderr.wait_for(lambda line: why in line, DEADLINE)
             assert made.serial("a.test") == 0
-            assert made.info("a.test")["next_attempt_date"] > 0
+            wait_until(lambda: made.info("a.test")["failures"] == 1, "the failure", DEADLINE)
+            info = made.info("a.test")
+            assert info["next_attempt_date"] - info["attempt_date"] >= 60

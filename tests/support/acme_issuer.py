@@ -90,7 +90,10 @@ class Behaviour:
     days: float = 90.0
     window: tuple[float, float] | None = None
     """Renewal window that is suggested for the current certificates: seconds from now."""
-    wrong_names: bool = False
+    wrong: str = ""
+    """What is wrong with certificates: "names", "key" or "dates"."""
+    held_step: str = ""
+    """Beginning of a path: requests for it are handled, and answered once `resumed` is set."""
     orders: list[Order] = field(default_factory=list)
 
 
@@ -119,6 +122,7 @@ class AcmeIssuer(Threaded):
         self._nonces: set[str] = set()
         self._numbers = itertools.count(1)
         self.lock = threading.RLock()
+        self.is_held, self.resumed = threading.Event(), threading.Event()
         self.hold_finalize = threading.Event()
         self.hold_finalize.set()
         self.begin()
@@ -209,6 +213,10 @@ class _Answering(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
     def _send(self, status: int, body: Any = None, kind: str = "application/json", **fields: str) -> None:
+        held_step = self.server.behaviour.held_step
+        if held_step and self.path.startswith(held_step) and status < 400:
+            self.server.is_held.set()
+            self.server.resumed.wait(DEADLINE)
         content = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Replay-Nonce", self.server.new_nonce())
@@ -427,8 +435,10 @@ class _Answering(BaseHTTPRequestHandler):
             numbers = key.public_numbers()
             if b64(numbers.x.to_bytes(32)) == server.accounts[account].jwk["x"]:
                 raise Refused("badCSR", "the key of the account")
-        granted = ["other.test"] if server.behaviour.wrong_names else order.names
-        order.certificate = server.signer.sign(key, granted, server.behaviour.days)
+        wrong = server.behaviour.wrong
+        granted = ["other.test"] if wrong == "names" else order.names
+        signed = ec.generate_private_key(ec.SECP256R1()).public_key() if wrong == "key" else key
+        order.certificate = server.signer.sign(signed, granted, -1.0 if wrong == "dates" else server.behaviour.days)
         order.status = "valid"
         server.issued[renewal_id(order.certificate)] = order
         self._send(200, self._shown(number), Location=f"{server.origin}/order/{number}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 import threading
@@ -46,6 +47,37 @@ def lying(tls: ssl.SSLContext, head: bytes, body: bytes, drips: bool) -> Iterato
             thread.join()
 
 
+def job(folder: Path, *issuers: Issuer) -> Job:
+    return Job(
+        issuers=issuers,
+        email="",
+        storage=str(folder / "acme"),
+        file=str(folder / "acme" / "certificates" / "a.pem"),
+        domains=["a.test"],
+        challenge="http-01",
+        key="ecdsa",
+        seconds=4.0,
+    )
+
+
+def test_nothing_is_ordered_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificate could not be stored, and each order counts for the limits of the issuer."""
+
+    def full(descriptor: int, begins: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    file = tmp_path / "acme" / "certificates" / "a.pem"
+    with socket.create_server(("127.0.0.1", 0)) as issuer:
+        issuer.setblocking(False)
+        directory = f"https://127.0.0.1:{issuer.getsockname()[1]}/directory"
+        result = run(job(tmp_path, Issuer(directory)), lambda challenges: None)
+        with pytest.raises(BlockingIOError):
+            issuer.accept()
+    assert result == Failed(f"{file} cannot be written: No space left on device")
+    assert [each.name for each in file.parent.iterdir()] == [".a.pem.lock"]
+
+
 @pytest.mark.parametrize(
     ("length", "body", "drips"),
     [
@@ -67,19 +99,7 @@ def test_an_issuer_that_lies_is_not_the_last_one_that_is_asked(
     head = OK + b"Content-Length: %b\r\n\r\n" % length
     with deaf, lying(server_tls(authority.issue("127.0.0.1")), head, body, drips) as liar:
         issuers = [Issuer(liar, Path(authority.ca).read_text()), Issuer(other)]
-        result = run(
-            Job(
-                issuers=issuers,
-                email="",
-                storage=str(tmp_path / "acme"),
-                file=str(tmp_path / "acme" / "certificates" / "a.pem"),
-                domains=["a.test"],
-                challenge="http-01",
-                key="ecdsa",
-                seconds=4.0,
-            ),
-            lambda challenges: None,
-        )
+        result = run(job(tmp_path, *issuers), lambda challenges: None)
     assert isinstance(result, Failed)
     assert result.why.startswith(f"{liar}: ")
     assert f"{other}: unreachable" in result.why

@@ -33,6 +33,7 @@ from fastgw.runtime.control.acme.schedule import (
     Held,
     after_failure,
     after_success,
+    before_attempt,
     due_date,
     following,
     held_in,
@@ -279,7 +280,9 @@ class KeptCertificate:
         remove_leftovers(file.parent, file.name)
         state = read_state(file)
         if state.settings != self._settings_digest:
-            state = msgspec.structs.replace(state, failures=0, retry_date=0.0, settings=self._settings_digest)
+            state = msgspec.structs.replace(state, begun=0, failures=0, retry_date=0.0, settings=self._settings_digest)
+        if state.begun:
+            state = msgspec.structs.replace(state, error="the last attempt was interrupted: its process was killed")
         self._state = state
         self._held = self._read_certificate()
 
@@ -292,6 +295,7 @@ class KeptCertificate:
     async def _attempt(self) -> None:
         async with self._turns:
             self._held = await asyncio.to_thread(self._read_certificate)
+            await self._change_state(before_attempt(self._state, time.time()))
             result = await self._run_job(asks=False)
             now = time.time()
             if isinstance(result, Issued):

@@ -145,10 +145,11 @@ class OnDemandIssuing:
 
     async def _start(self, acme: Acme, policy: OnDemand) -> None:
         """Go on with the names in the storage."""
-        found = await asyncio.to_thread(stored_names, acme, policy)
-        names = [name for name in found if name in self._allowed][: policy.names]
         now = time.time()
-        self._budget.count_before(sorted(found[name].order_date for name in names if found[name].order_date <= now))
+        found, interrupted = await asyncio.to_thread(stored_names, acme, policy, now)
+        names = [name for name in found if name in self._allowed][: policy.names]
+        dates = sorted((*interrupted, *(found[name].order_date for name in names)))
+        self._budget.count_before([date for date in dates if date <= now])
         for name in names:
             self._keep_name(acme, policy, name)
         self._starting = None
@@ -403,16 +404,25 @@ def _delete(file: Path) -> None:
             each.unlink()
 
 
-def stored_names(acme: Acme, policy: OnDemand) -> dict[str, CertificateState]:
-    """Return the names in the storage with a certificate, those used last first."""
+def stored_names(acme: Acme, policy: OnDemand, now: float) -> tuple[dict[str, CertificateState], list[float]]:
+    """Return the names in the storage with a certificate, those used last first, and the dates of orders within the
+    last hour that were interrupted. Older ones are deleted.
+    """
     folder = Path(policy.certificate("a.example", acme.storage).storage or "", "certificates")
     found: dict[str, CertificateState] = {}
+    interrupted: list[float] = []
     with suppress(OSError):
         for file in folder.glob("*.json"):
-            state = read_state(file)
-            if state.name and state_file_of(acme, policy, state.name) == file and file.with_suffix(".pem").exists():
+            state, certificate = read_state(file), file.with_suffix(".pem")
+            if not state.name or state_file_of(acme, policy, state.name) != file:
+                continue
+            if certificate.exists():
                 found[state.name] = state
-    return dict(sorted(found.items(), key=lambda each: -each[1].used_date))
+            elif now - HOUR_S < state.order_date <= now:
+                interrupted.append(state.order_date)
+            else:
+                _delete(certificate)
+    return dict(sorted(found.items(), key=lambda each: -each[1].used_date)), interrupted
 
 
 def state_file_of(acme: Acme, policy: OnDemand, name: str) -> Path:

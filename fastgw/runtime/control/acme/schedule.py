@@ -61,13 +61,22 @@ def due_date(state: CertificateState, held: Held | None, now: float) -> float:
     return max(wanted, retry_date)
 
 
+def before_attempt(state: CertificateState, now: float) -> CertificateState:
+    """Return the state while an attempt is made. Once its process was killed more than once in a row, further attempts
+    are delayed: each one may cost an order.
+    """
+    wait = min(FIRST_RETRY_S * 2 ** (state.begun - 1), LONGEST_RETRY_S) if state.begun else 0.0
+    begun = min(state.begun + 1, MOST_FAILURES)
+    return msgspec.structs.replace(state, begun=begun, retry_date=now + wait)
+
+
 def after_failure(state: CertificateState, failed: Failed, now: float) -> CertificateState:
     """Return the state after a failed attempt. Delays are doubled, and at least what the issuer demands."""
     failures = min(state.failures + 1, MOST_FAILURES)
     wait = min(FIRST_RETRY_S * 2 ** (failures - 1), LONGEST_RETRY_S)
     wait = max(wait, min(failed.retry_after, LONGEST_RETRY_S)) * random.uniform(1.0, 1.2)
     return msgspec.structs.replace(
-        state, failures=failures, attempt_date=now, retry_date=now + wait, error=failed.why or "it has failed"
+        state, begun=0, failures=failures, attempt_date=now, retry_date=now + wait, error=failed.why or "it has failed"
     )
 
 

@@ -288,7 +288,7 @@ def test_names_that_are_no_longer_allowed_are_not_served(tmp_path: Path, monkeyp
         world = World(tmp_path, monkeypatch)
         world.issuing.requested("a.shops.test")
         await until(lambda: world.kept == {"a.shops.test"})
-        await until(lambda: bool(stored_names(world.acme, world.acme.on_demand)))  # type: ignore[arg-type]  # it is set
+        await until(lambda: bool(stored_names(world.acme, world.acme.on_demand, time.time())[0]))  # type: ignore[arg-type]  # it is set
         world.issuing.stop()
         world.rule = {**world.rule, "allow": ("*.other.test",)}
         world.begin()

@@ -15,6 +15,7 @@ from fastgw.runtime.control.acme.schedule import (
     Held,
     after_failure,
     after_success,
+    before_attempt,
     default_renewal,
     due_date,
     following,
@@ -37,6 +38,18 @@ def test_delays_are_doubled_up_to_a_day_and_never_shorter_than_the_issuer_demand
     assert all(2 / 1.2 <= later / sooner <= 2 * 1.2 for sooner, later in itertools.pairwise(waits[:10]))
     assert LONGEST_RETRY_S <= waits[-1] <= LONGEST_RETRY_S * 1.2
     assert after_failure(CertificateState(), Failed("limited", 7200.0), NOW).retry_date >= NOW + 7200
+
+
+def test_attempts_are_delayed_once_their_process_was_killed_more_than_once() -> None:
+    state = CertificateState()
+    waits = []
+    for _ in range(16):
+        state = before_attempt(state, NOW)
+        waits.append(due_date(state, None, NOW) - NOW)
+    assert waits[:4] == [0, 60, 120, 240]
+    assert waits[-1] == LONGEST_RETRY_S
+    assert after_failure(state, Failed("refused"), NOW).retry_date - NOW <= 72
+    assert (after_failure(state, Failed(""), NOW).begun, after_success(state, "issuer", NOW).begun) == (0, 0)
 
 
 def test_a_certificate_is_due_at_its_renewal_date_and_not_before_the_retry_date() -> None:
