@@ -91,7 +91,7 @@ class Behaviour:
     window: tuple[float, float] | None = None
     """Renewal window that is suggested for the current certificates: seconds from now."""
     wrong: str = ""
-    """What is wrong with certificates: "names", "key" or "dates"."""
+    """Defect of certificates: "names", "key" or "dates"; "": none."""
     held_step: str = ""
     """Beginning of a path: requests for it are handled, and answered once `resumed` is set."""
     orders: list[Order] = field(default_factory=list)

@@ -65,7 +65,7 @@ def translate(context: TranslationContext) -> None:
         filters = {**(spec.get("filters") or {})}
         problem = ""
         try:
-            _check_sections(spec.get("targetRefs") or ())
+            _check_sections(spec.get("targetRefs") or (), namespace, context)
             check_filters(filters)
         except PolicyRefused as error:
             filters, problem = {}, str(error)
@@ -74,13 +74,18 @@ def translate(context: TranslationContext) -> None:
         _add_consumer(item, context)
 
 
-def _check_sections(references: Sequence[ClusterObject]) -> None:
-    """Refuse a policy for one listener of a Gateway: several may share a port, and with it the filters."""
+def _check_sections(references: Sequence[ClusterObject], namespace: str, context: TranslationContext) -> None:
+    """Refuse a policy for a listener of a Gateway that shares its port, and with it the filters, with others of it."""
     for index, reference in enumerate(references):
-        if reference.get("kind") == "Gateway" and reference.get("sectionName"):
+        section = reference.get("sectionName")
+        if reference.get("kind") != "Gateway" or not section:
+            continue
+        own = context.listeners_of("Gateway", (namespace, str(reference.get("name")))) or ()
+        entries = {each.entry for each in own if each.name == section and each.entry}
+        if others := [each.name for each in own if each.entry in entries and each.name != section]:
             raise PolicyRefused(
-                f"spec.targetRefs[{index}].sectionName: a policy is for all listeners of a Gateway; leave it "
-                "out, or name the routes instead"
+                f"spec.targetRefs[{index}].sectionName: the listener {section} shares its port with "
+                f"{', '.join(others)}; leave it out, or name the routes instead"
             )
 
 
@@ -153,7 +158,7 @@ def attach(context: TranslationContext) -> None:
         namespace, name = key_of(item)
         set_name = context.filter_sets[POLICY, namespace, name]
         ancestors = [
-            _ancestor(item, reference, set_name, by_object, context.pieces)
+            _ancestor(item, reference, set_name, by_object, context)
             for reference in (item.get("spec") or {}).get("targetRefs") or ()
         ]
         context.statuses[POLICY, namespace, name] = {"ancestors": ancestors}
@@ -164,7 +169,7 @@ def _ancestor(
     reference: ClusterObject,
     set_name: str,
     by_object: Mapping[str, Sequence[int]],
-    pieces: list[Piece],
+    context: TranslationContext,
 ) -> dict[str, Any]:
     """Attach a policy to one target, and return the entry of its status. `by_object`: indexes of the pieces, which are
     replaced, because they are reused in the next translation.
@@ -172,7 +177,7 @@ def _ancestor(
     namespace = key_of(item)[0]
     kind, name, section = reference.get("kind", ""), reference.get("name", ""), reference.get("sectionName")
     reason, message = "", ""
-    targets = by_object.get(f"{kind}/{namespace}/{name}", ())
+    pieces, targets = context.pieces, by_object.get(f"{kind}/{namespace}/{name}", ())
     rules = {_rule_of(route, pieces[index]) for index in targets for route in pieces[index].routes}
     if kind not in TARGETS:
         reason, message = "Invalid", f"the target has kind {kind}; expected one of {', '.join(TARGETS)}"
@@ -180,6 +185,15 @@ def _ancestor(
         reason, message = "Invalid", f'the target has group "{reference.get("group", "")}"; expected {TARGETS[kind]}'
     elif not rules and not any(pieces[index].listeners for index in targets):
         reason, message = "TargetNotFound", f"no {kind} {name} is served in this namespace"
+    elif kind == "Gateway" and section:
+        own = context.listeners_of(kind, (namespace, name)) or ()
+        entries = {each.entry for each in own if each.name == section}
+        targets = [index for index in targets if not entries.isdisjoint(pieces[index].listeners)]
+        section = None
+        if not targets:
+            names = ", ".join(each.name for each in own)
+            reason = "TargetNotFound"
+            message = f"the Gateway {name} serves no listener {reference['sectionName']}; it has {names}"
     elif section and rules and section not in rules:
         reason, message = (
             "TargetNotFound",

@@ -194,14 +194,35 @@ def test_a_section_that_no_rule_has_is_said() -> None:
     assert accepted(made) == ("False", "TargetNotFound", "the Ingress front has no rule two; it has 0, 1")
 
 
-def test_a_policy_for_one_listener_of_a_gateway_is_refused_with_all_of_its_routes() -> None:
+def two_listeners(*ports: int) -> dict[str, Any]:
+    hosts = zip(("one", "two"), ports, strict=True)
+    listeners = [{"name": name, "port": port, "protocol": "HTTP", "hostname": f"{name}.test"} for name, port in hosts]
+    return object_of("Gateway", "edge", {"gatewayClassName": "fastgw", "listeners": listeners})
+
+
+def test_a_policy_for_one_listener_of_a_gateway_is_for_its_port_alone() -> None:
+    target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"}
+    web, cart = two_listeners(9000, 9001), route("HTTPRoute", "cart", backend("cart"))
+    made = of_gateway(web, cart, policy(LIMIT, **target, sectionName="two"))
+    found = loaded(made)
+    assert accepted(made, found) == ("True", "Accepted", "")
+    limited = {name: [*each.filters] for name, each in found.config.listeners.items() if name.startswith("gateway/")}
+    assert limited == {"gateway/shop/edge/9000": [], "gateway/shop/edge/9001": [*LIMIT]}
+    assert accepted(of_gateway(web, cart, policy(LIMIT, **target, sectionName="three"))) == (
+        "False",
+        "TargetNotFound",
+        "the Gateway edge serves no listener three; it has one, two",
+    )
+
+
+def test_a_policy_for_one_of_several_listeners_at_a_port_is_refused_with_all_of_its_routes() -> None:
     target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge", "sectionName": "one"}
-    made = of_gateway(gateway("HTTP"), route("HTTPRoute", "cart", backend("cart")), policy(LIMIT, **target))
+    made = of_gateway(two_listeners(9000, 9000), route("HTTPRoute", "cart", backend("cart")), policy(LIMIT, **target))
     found = loaded(made)
     status, reason, message = accepted(made, found)
     assert (status, reason) == ("False", "Invalid")
-    assert message.startswith("spec.targetRefs[0].sectionName: a policy is for all listeners of a Gateway")
-    assert [each.respond.status for each in served(found, "HTTPRoute/")] == [500]
+    assert message.startswith("spec.targetRefs[0].sectionName: the listener one shares its port with two; leave")
+    assert {each.respond.status for each in served(found, "HTTPRoute/")} == {500}
 
 
 def consumers(*items: dict[str, Any]) -> tuple[list[Piece], dict[str, Any]]:

@@ -18,7 +18,7 @@ import pytest
 from fastgw.runtime.control.kubernetes import leader_election, watch
 from fastgw.runtime.control.kubernetes.api_client import CannotAsk, RequestRefused
 from fastgw.runtime.control.kubernetes.cluster_objects import ClusterObjects
-from fastgw.runtime.control.kubernetes.leader_election import DURATION_S, LeaderElection
+from fastgw.runtime.control.kubernetes.leader_election import DURATION_S, EVERY_S, LeaderElection
 from fastgw.runtime.control.kubernetes.watch import LONGEST_PAUSE_S, Following
 from tests.support.gateway import messages
 
@@ -180,5 +180,29 @@ def test_the_lease_is_nobodys_for_the_hour_and_taken_again_after_it(clock: Clock
                 server.lease["spec"]["renewTime"] = f"{clock.now}"
             await clock.run(election.run, DURATION_S / 3)
         assert election.is_leader is (who != "another replica")
+
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize("date", ["1970-01-01T00:00:00.000000Z", "2999-01-01T00:00:00.000000Z"])
+def test_a_leader_whose_lease_another_replica_takes_stops_whatever_the_clock_of_that_one_says(
+    clock: Clock, date: str
+) -> None:
+    """It stops when it sees the Lease, and takes it back once the other one has not renewed it for its duration."""
+    server = ApiServer()
+    election = LeaderElection(server, "fastgw", "lease", lambda: None)  # type: ignore[arg-type]
+
+    async def live() -> None:
+        await clock.run(election.run, 60.0)
+        assert server.lease is not None
+        taken = {"holderIdentity": "other", "renewTime": date, "leaseDurationSeconds": DURATION_S}
+        server.lease["spec"] |= taken
+        await clock.run(election.run, EVERY_S + 1)
+        assert not election.is_leader
+        assert server.lease["spec"] | taken == server.lease["spec"]
+        await clock.run(election.run, DURATION_S - EVERY_S)
+        assert not election.is_leader
+        await clock.run(election.run, DURATION_S)
+        assert election.is_leader
 
     asyncio.run(live())
