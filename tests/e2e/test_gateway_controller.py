@@ -437,12 +437,13 @@ def test_endpoints_are_replaced_without_a_reload_and_no_request_is_lost(
 def test_a_gateway_has_a_service_of_its_own_that_leads_to_the_pods(
     cluster: ClusterStandIn, controller: Controller, tmp_path: Path
 ) -> None:
-    """`addresses: {service: …}`, for a class of its own."""
+    """`addresses: {service: …}`, for a class of its own. The pods are in another namespace than those followed."""
     edge = gateway("inside", {"name": "http", "port": 80, "protocol": "HTTP"})
     edge["spec"]["gatewayClassName"] = "inside"
     cluster.put(a_class("inside"), edge, http_route("in", "cart", "/in", parent="inside"))
     cluster.put(*service("fastgw", "127.0.0.1:9902", namespace="default"))
-    with Controller(cluster, tmp_path, gateway_class="inside", addresses={"service": "fastgw"}) as pod:
+    settings = {"gateway_class": "inside", "addresses": {"service": "fastgw"}, "namespaces": ["shop"]}
+    with Controller(cluster, tmp_path, **settings) as pod:
         cluster.wait_for("Gateway", "shop/inside", "Programmed", "False", "AddressNotAssigned")
         wait_until(lambda: cluster.get("EndpointSlice", "shop/fastgw-inside"), "its Service", LONG)
         cluster.edit("Service", "shop/fastgw-inside", lambda item: item["spec"].update(clusterIP="10.96.0.7"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,46 @@ def test_values_change_what_clusters_differ_in() -> None:
     assert pods["imagePullSecrets"] == [{"name": "registry"}]
     assert [each["name"] for each in pods["containers"][0]["env"]] == ["WORD"]
     assert [each["type"] for each in made["horizontalpodautoscaler"]["spec"]["metrics"]] == ["Resource"]
+
+
+def permitted(*roles: Item) -> set[tuple[str, str, str]]:
+    rules = [rule for role in roles for rule in role["rules"]]
+    return {each for rule in rules for each in product(rule["apiGroups"], rule["resources"], rule["verbs"])}
+
+
+def test_with_namespaces_only_their_roles_permit_to_read_secrets() -> None:
+    """Together with the role for what is in no namespace, they permit what the default role does, and no more."""
+    values = "--set-json", 'namespaces=["shop", "infra"]', "--set-json", 'sharedConsumers=["infra"]'
+    made = [*yaml.safe_load_all(helm("template", "fastgw", str(CHART), "--namespace", "edge", *values))]
+    for version in VERSIONS:
+        for each in made:
+            if each["kind"] not in OWN_KINDS:
+                validate(each, version)
+
+    def of(kind: str, namespace: str | None = None) -> list[Item]:
+        return [each for each in made if each["kind"] == kind and each["metadata"].get("namespace") == namespace]
+
+    (everywhere,), whole = of("ClusterRole"), permitted(rendered()["clusterrole"])
+    assert {group_and_kind[:2] for group_and_kind in permitted(everywhere)} == {
+        ("", "namespaces"),
+        ("gateway.networking.k8s.io", "gatewayclasses"),
+        ("gateway.networking.k8s.io", "gatewayclasses/status"),
+        ("networking.k8s.io", "ingressclasses"),
+    }
+    for namespace in ("shop", "infra"):
+        (role,), (binding,) = of("Role", namespace), of("RoleBinding", namespace)
+        assert permitted(role) | permitted(everywhere) == whole
+        assert permitted(role).isdisjoint(permitted(everywhere))
+        assert binding["roleRef"]["name"] == role["metadata"]["name"]
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "fastgw", "namespace": "edge"}]
+    (own,) = of("Role", "edge")
+    assert permitted(own) - permitted(rendered()["role"]) == {
+        *product([""], ["services"], ["list", "watch"]),
+        *product(["discovery.k8s.io"], ["endpointslices"], ["list", "watch"]),
+    }
+    file = gateway_file({each["kind"].lower(): each for each in made})
+    provider = file["providers"]["kubernetes"]
+    assert (provider["namespaces"], provider["shared_consumers"]) == (["shop", "infra"], ["infra"])
 
 
 def test_a_new_user_is_told_what_comes_next() -> None:

@@ -20,6 +20,18 @@ CONTROLLER: Final = "fastgw.dev/gateway-controller"
 INGRESS_CONTROLLER: Final = "fastgw.dev/ingress-controller"
 """`controller` of the IngressClasses that belong to the gateway."""
 _SERVICE_NAME: Final = "kubernetes.io/service-name"
+_SECRETS_READ: Final = ",".join(
+    f"type!={each}"
+    for each in (
+        "helm.sh/release.v1",
+        "kubernetes.io/service-account-token",
+        "bootstrap.kubernetes.io/token",
+        "kubernetes.io/dockercfg",
+        "kubernetes.io/dockerconfigjson",
+        "kubernetes.io/ssh-auth",
+    )
+)
+"""Field selector of the Secrets that an object may refer to. Releases of Helm alone may be more than is read."""
 
 
 class ObjectKind(NamedTuple):
@@ -34,6 +46,8 @@ class ObjectKind(NamedTuple):
     """Whether a cluster may lack the kind: its definition is not installed."""
     status: bool = False
     """Whether the gateway writes its status."""
+    field_selector: str = ""
+    """Field selector of the objects that are read; "" = all."""
 
     @property
     def api_version(self) -> str:
@@ -53,7 +67,7 @@ KINDS: Final[Mapping[str, ObjectKind]] = MappingProxyType(
             ObjectKind("Namespace", "", "v1", "namespaces", namespaced=False),
             ObjectKind("Service", "", "v1", "services"),
             ObjectKind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices"),
-            ObjectKind("Secret", "", "v1", "secrets"),
+            ObjectKind("Secret", "", "v1", "secrets", field_selector=_SECRETS_READ),
             ObjectKind("ConfigMap", "", "v1", "configmaps"),
             ObjectKind("GatewayClass", GATEWAY_GROUP, "v1", "gatewayclasses", False, True, True),
             ObjectKind("Gateway", GATEWAY_GROUP, "v1", "gateways", True, True, True),

@@ -67,7 +67,8 @@ class KubernetesProvider(Settings):
     """Name of the context in the kubeconfig. null = the current one."""
     namespaces: tuple[Word, ...] = ()
     """Namespaces whose objects are read. `[]` = all. Roles of the namespaces suffice then, except for GatewayClasses,
-    IngressClasses and Namespaces."""
+    IngressClasses and Namespaces. With `addresses.service`, Services and EndpointSlices of the pods' own namespace are
+    read, too."""
     gateway_class: Word = "fastgw"
     """Name of the GatewayClass whose Gateways are served. Its `controllerName` must be
     `fastgw.dev/gateway-controller`."""

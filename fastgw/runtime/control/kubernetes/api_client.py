@@ -52,6 +52,7 @@ _QUERY: Final = {
     "allow_watch_bookmarks": "allowWatchBookmarks",
     "resource_version": "resourceVersion",
     "timeout_seconds": "timeoutSeconds",
+    "field_selector": "fieldSelector",
 }
 """Parameters of the API by the library's names."""
 
@@ -164,9 +165,10 @@ class ClusterClient:
         return bytes(content)
 
     @asynccontextmanager
-    async def watch(self, since: str, seconds: int) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def watch(self, since: str, seconds: int, **selected: str) -> AsyncIterator[AsyncIterator[bytes]]:
         """Yield the events from a version on. They end after the given number of seconds. Raises `CannotAsk`."""
         query = {"watch": True, "allow_watch_bookmarks": True, "resource_version": since, "timeout_seconds": seconds}
+        query |= selected
         timeout = _client_timeout(seconds + SILENCE_S)
         with _as_cannot_ask():
             async with asyncio.timeout(ANSWER_S):

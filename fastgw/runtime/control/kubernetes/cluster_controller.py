@@ -34,6 +34,8 @@ from fastgw.runtime.reload.activation import Activation
 LIST_S: Final = 30.0
 """Seconds for which the first lists are awaited before one that fails is left out: an API server that refuses one kind
 must not stop the others."""
+PODS_KINDS: Final = frozenset(("Service", "EndpointSlice"))
+"""Kinds that are also read in the namespace of the gateway's own pods."""
 SHOWN_AFTER: Final = 3
 """Number of attempts to activate a translation after which its statuses say why it is not in force yet."""
 
@@ -56,7 +58,7 @@ class ClusterController:
         self._following = [
             following
             for kind in KINDS.values()
-            for following in _watches(kind, settings.namespaces, access, self._objects)
+            for following in watches_of(kind, namespaces_of(kind, settings, namespace), access, self._objects)
         ]
         self._translator = Translator(settings, namespace)
         self._translation: Translation | None = None
@@ -162,17 +164,26 @@ class ClusterController:
                 await asyncio.sleep(pauses.next_delay(soon=True))
 
 
-def _watches(
+def watches_of(
     kind: ObjectKind, namespaces: Sequence[str], access: SharedAccess, objects: ClusterObjects
 ) -> list[Following]:
+    def following(where: str, namespace: str = "") -> Following:
+        feed, path = f"{FILE}/{kind.plural}{where}", kind.path(namespace)
+        return Following(f"{kind.name}{where}", access, "", objects, feed, path, kind.optional, kind.field_selector)
+
     if not kind.namespaced or not namespaces:
-        return [Following(kind.name, access, "", objects, f"{FILE}/{kind.plural}", kind.path(), kind.optional)]
-    return [
-        Following(
-            f"{kind.name}@{each}", access, "", objects, f"{FILE}/{kind.plural}@{each}", kind.path(each), kind.optional
-        )
-        for each in namespaces
-    ]
+        return [following("")]
+    return [following(f"@{each}", each) for each in namespaces]
+
+
+def namespaces_of(kind: ObjectKind, settings: KubernetesProvider, own: str) -> Sequence[str]:
+    """Return the namespaces whose objects of a kind are read; (): all. The Services of Gateways lead to the endpoints
+    of the pods' Service, which is in the namespace `own`.
+    """
+    namespaces = settings.namespaces
+    if namespaces and own not in namespaces and not settings.addresses.pool and kind.name in PODS_KINDS:
+        return (*namespaces, own)
+    return namespaces
 
 
 class ClusterControl:

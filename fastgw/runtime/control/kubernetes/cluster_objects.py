@@ -8,8 +8,6 @@ import msgspec
 from fastgw.config.kubernetes.cluster import Cluster, ClusterObject, ObjectKey, key_of, trimmed
 from fastgw.runtime.control.kubernetes.watch import ObjectMetadata
 
-_UNREAD_SECRETS: Final = frozenset(("helm.sh/release.v1", "kubernetes.io/service-account-token"))
-"""Types of Secrets that no translation reads."""
 _STATUS_READ: Final = frozenset(("Service", "Gateway"))
 """Kinds whose status is read by the translation."""
 
@@ -74,8 +72,6 @@ class ClusterObjects:
     def _store(self, feed: str, key: ObjectKey, raw: bytes) -> bool:
         kind = kind_of(feed)
         item = trimmed(kind, msgspec.json.decode(raw))
-        if kind == "Secret" and item.get("type") in _UNREAD_SECRETS:
-            return self._drop(feed, key)
         self._latest[kind, *key] = item
         before = self._by_feed.setdefault(feed, {}).get(key)
         if before is not None and _essence(kind, before) == _essence(kind, item):

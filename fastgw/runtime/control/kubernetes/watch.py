@@ -160,11 +160,15 @@ class Following:
         feed: str,
         path: str = "",
         optional: bool = False,
+        field_selector: str = "",
     ) -> None:
-        """`path`: of the objects; "": that of the kind. `optional`: whether the API server may not know the kind."""
+        """`path`: of the objects; "": that of the kind. `optional`: whether the API server may not know the kind.
+        `field_selector`: of the objects; "": all.
+        """
         self._kind = kind
         self._path = path or kind
         self._optional = optional
+        self._selected = {"field_selector": field_selector} if field_selector else {}
         self._access = access
         self._namespace = namespace
         self._objects = objects
@@ -226,7 +230,7 @@ class Following:
         since, goes_on, limit, size = "", "", PAGE, 0
         while True:
             try:
-                raw = await client.list(limit=limit, **{"_continue": goes_on} if goes_on else {})
+                raw = await client.list(limit=limit, **self._selected, **({"_continue": goes_on} if goes_on else {}))
             except TooLong:
                 if limit == 1:
                     raise
@@ -250,7 +254,7 @@ class Following:
         self._watch_succeeded()
 
     async def _watch(self, client: ClusterClient) -> None:
-        async with client.watch(self._since, random.randint(*WATCH_S)) as events:
+        async with client.watch(self._since, random.randint(*WATCH_S), **self._selected) as events:
             self._watch_succeeded()
             async for event in events:
                 self._apply_event(event)

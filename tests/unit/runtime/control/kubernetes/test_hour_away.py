@@ -90,7 +90,7 @@ class ApiServer:
         return json.dumps({"metadata": {"resourceVersion": "7"}, "items": self.items}).encode()
 
     @asynccontextmanager
-    async def watch(self, since: str, seconds: float) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def watch(self, since: str, seconds: float, **asked: Any) -> AsyncIterator[AsyncIterator[bytes]]:
         self._answer()
 
         async def events() -> AsyncIterator[bytes]:

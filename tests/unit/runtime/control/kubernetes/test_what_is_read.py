@@ -1,0 +1,72 @@
+"""What the controller reads of a cluster: Secrets that objects may refer to, in the namespaces that it follows."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastgw.config.kubernetes.cluster import KINDS
+from fastgw.config.settings.kubernetes import GatewayAddresses, KubernetesProvider
+from fastgw.runtime.control.kubernetes.api_client import ClusterAccess, SharedAccess
+from fastgw.runtime.control.kubernetes.cluster_controller import namespaces_of, watches_of
+from fastgw.runtime.control.kubernetes.cluster_objects import ClusterObjects
+from tests.support.cluster import ClusterStandIn
+
+LONG = 30.0
+
+
+def secret(name: str, kind: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": {"name": name, "namespace": "shop"}}
+
+
+def test_secrets_of_types_that_no_object_refers_to_are_not_sent(tmp_path: Path) -> None:
+    """Releases of Helm may be larger than all that is read."""
+    with ClusterStandIn() as cluster:
+        file = cluster.kubeconfig(tmp_path / "kubeconfig")
+        cluster.put(secret("release", "helm.sh/release.v1"), secret("pair", "kubernetes.io/tls"))
+        cluster.put(secret("account", "kubernetes.io/service-account-token"), secret("login", "Opaque"))
+        access = SharedAccess(ClusterAccess(KubernetesProvider(kubeconfig=str(file)), file.read_bytes()))
+        changed = asyncio.Event()
+        objects = ClusterObjects(changed.set, lambda: None)
+        (following,) = watches_of(KINDS["Secret"], (), access, objects)
+
+        async def known(*names: str) -> None:
+            async with asyncio.timeout(LONG):
+                while {name for _, name in objects.cluster().all("Secret")} != {*names}:
+                    await changed.wait()
+                    changed.clear()
+
+        async def run() -> None:
+            running = asyncio.create_task(following.run())
+            try:
+                await known("pair", "login")
+                more = secret("second-release", "helm.sh/release.v1"), secret("later", "Opaque")
+                await asyncio.to_thread(cluster.put, *more)
+                await known("pair", "login", "later")
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+
+        asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("kind", "read"),
+    [
+        ("Secret", ("shop",)),
+        ("HTTPRoute", ("shop",)),
+        ("Service", ("shop", "edge")),
+        ("EndpointSlice", ("shop", "edge")),
+    ],
+)
+def test_the_pods_own_service_is_read_beside_the_namespaces_that_are_followed(kind: str, read: tuple[str, ...]) -> None:
+    """The Services of Gateways lead to its endpoints."""
+    some = KubernetesProvider(namespaces=("shop",))
+    assert namespaces_of(KINDS[kind], some, "edge") == read
+    assert namespaces_of(KINDS[kind], some, "shop") == ("shop",)
+    assert namespaces_of(KINDS[kind], KubernetesProvider(), "edge") == ()
+    bare = KubernetesProvider(namespaces=("shop",), addresses=GatewayAddresses(pool=("127.0.0.2",)))
+    assert namespaces_of(KINDS[kind], bare, "edge") == ("shop",)
