@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from fastgw.compiled import twin
 from fastgw.observe.access_log.line_queue import LineQueue
-from fastgw.observe.access_log.log import AccessLog, Log
+from fastgw.observe.access_log.log import ABANDON_S, AccessLog, Log
 from fastgw.observe.access_log.sink_kinds import CallCollector
 from fastgw.observe.finished_exchange import FinishedExchange, record_of
 from fastgw.observe.metrics.counters import ExchangeCounters, Note
@@ -134,10 +134,18 @@ class Observer:
         """Write the queue, for at most this many seconds; the rest is dropped and counted. Nothing may finish
         afterwards.
 
-        A disk that hangs in a write (not one that is full) leaves its thread behind, with a batch uncounted.
+        A disk that hangs in a write (not one that is full), or a server that does not answer, leaves its thread
+        behind, with a batch uncounted.
         """
         until = time.monotonic() + seconds
+        logs = (*self._ending, *self._logs)
         for log in self._logs:
             log.begin_stop()
-        for log in (*self._ending, *self._logs):
-            log.stop(until)
+        for log in logs:
+            log.join(until)
+        for log in logs:
+            log.abandon()
+        until = max(until, time.monotonic()) + ABANDON_S
+        for log in logs:
+            log.join(until)
+            log.drop_left()

@@ -109,7 +109,7 @@ class HttpSink(Settings):
     key: ReadableFile | None = None
     """PEM file with the private key of the client certificate, without a passphrase. Needs `certificate`."""
     timeout: Duration = 10.0
-    """Timeout for connecting, and for each wait for the server."""
+    """Timeout for connecting, and for the whole response to a batch."""
     spool: Spool | None = None
     """Directory that keeps lines while the server is unreachable. null = 16 MiB of memory per worker."""
 

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import orjson
 
@@ -19,12 +20,17 @@ from fastgw.observe.access_log.remote_sink import Undelivered
 from fastgw.observe.access_log.sink_tls import connection_reason, sink_context
 
 if TYPE_CHECKING:
-    from http.client import HTTPConnection
+    from http.client import HTTPConnection, HTTPResponse
 
 PASSING: Final = (408, 425, 429)
 """Statuses of 4xx after which a request may be repeated."""
-ANSWER_MAX: Final = 8 * 1024 * 1024
-"""Maximum size of a response that is read: the bulk API answers each line."""
+OF_SETTINGS: Final = (401, 403, 404, 405, 407)
+"""Statuses that tell of wrong settings, which may be mended; a redirect does as well."""
+HEAD_MAX: Final = 64 * 1024
+"""Maximum size of a response's head, with interim responses."""
+ANSWER_MAX: Final = 64 * 1024
+BULK_ANSWER_MAX: Final = 8 * 1024 * 1024
+"""Maximum sizes of a response that is read: the bulk API answers each line."""
 _GZIP_LEVEL: Final = 1
 
 
@@ -32,6 +38,8 @@ class LineBody:
     """Content of requests to one kind of server."""
 
     content_type = "application/x-ndjson"
+    answer_max = ANSWER_MAX
+    refusal = "it refuses lines"
 
     def encode(self, lines: Sequence[bytes]) -> bytes:
         return b"\n".join(lines) + b"\n"
@@ -60,6 +68,8 @@ class LokiBody(LineBody):
 class BulkBody(LineBody):
     """Requests of the bulk API. `create` works for indices and data streams."""
 
+    answer_max = BULK_ANSWER_MAX
+
     def __init__(self, index: str) -> None:
         self._action = orjson.dumps({"create": {"_index": index}}) + b"\n"
 
@@ -77,7 +87,10 @@ class BulkBody(LineBody):
             raise Undelivered("its answer is not one of the bulk API", lines) from error
         if again:
             raise Undelivered("it takes a part of the lines only, for the moment", again)
-        return sum(status >= 300 for status in statuses)
+        refused = [status for status in statuses if status >= 300]
+        if refused:
+            self.refusal = f"it answers {refused[0]} to single lines"
+        return len(refused)
 
 
 def _is_passing(status: int) -> bool:
@@ -101,6 +114,7 @@ class HttpTransport:
         self._url, self._body, self._authorization, self._timeout = url, body, authorization, timeout
         self._files, self._compresses = files, compresses
         self._connection: HTTPConnection | None = None
+        self.refusal = ""
 
     def deliver(self, lines: Sequence[bytes]) -> int:
         content = self._body.encode(lines)
@@ -116,14 +130,17 @@ class HttpTransport:
             fields["Authorization"] = authorization
         status, retry_after, answer = self._exchange_request(content, fields, lines)
         if 200 <= status < 300:
-            return self._body.count_refused(lines, answer)
+            refused = self._body.count_refused(lines, answer)
+            self.refusal = self._body.refusal
+            return refused
         if _is_passing(status):
             wait = (
                 float(retry_after) if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 6 else 0.0
             )
             raise Undelivered(f"it answers {status}", lines, wait)
-        if status in (401, 403, 404):  # its settings are wrong: they may be mended
+        if status in OF_SETTINGS or status < 400:
             raise Undelivered(f"it answers {status}", lines)
+        self.refusal = f"it answers {status}"
         return len(lines)
 
     def _exchange_request(
@@ -133,20 +150,26 @@ class HttpTransport:
 
         is_used = self._connection is not None
         while True:
+            until = time.monotonic() + self._timeout
             try:
                 connection = self._connection = self._connection or self._connect()
+                if connection.sock is not None:
+                    connection.sock.settimeout(self._timeout)
                 connection.request("POST", self._url.target, content, fields)
+                limited = _LimitedAnswer(connection.sock, until)
+                connection.response_class = limited.response_class  # type: ignore[assignment]  # called alike
                 response = connection.getresponse()
-                answer = response.read(ANSWER_MAX)
+                limited.left = 2 * self._body.answer_max  # chunks have a frame
+                answer = response.read(self._body.answer_max)
                 if not response.isclosed():
                     self.close()
                 return response.status, response.getheader("Retry-After", ""), answer
             except (OSError, HTTPException, ValueError) as error:
                 self.close()
-                if is_used:  # an idle connection that the server has closed
+                if is_used and not isinstance(error, TimeoutError):  # an idle connection that the server has closed
                     is_used = False
                     continue
-                why = connection_reason(error) if isinstance(error, OSError) else str(error) or type(error).__name__
+                why = connection_reason(error) if isinstance(error, OSError) else "its answer is not valid HTTP"
                 raise Undelivered(why, lines) from error
 
     def close(self) -> None:
@@ -163,6 +186,45 @@ class HttpTransport:
         if origin.tls:
             return HTTPSConnection(origin.host, origin.port, timeout=self._timeout, context=sink_context(*self._files))
         return HTTPConnection(origin.host, origin.port, timeout=self._timeout)
+
+
+@final
+class _LimitedAnswer(io.RawIOBase):
+    """Response of a server, read until a time (monotonic) and up to `left` bytes: a server that sends without end, or a
+    byte at a time, does not hold the thread for longer.
+    """
+
+    def __init__(self, connection: socket.socket, until: float) -> None:
+        self._connection, self._until = connection, until
+        self._source = connection.makefile("rb", buffering=0)
+        self.left = HEAD_MAX
+
+    def response_class(self, _: object, **options: Any) -> HTTPResponse:
+        """Return the response that is read from here."""
+        from http.client import HTTPResponse
+
+        return HTTPResponse(self, **options)  # type: ignore[arg-type]  # it uses `makefile` alone
+
+    def makefile(self, *_: object) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        wait_s = self._until - time.monotonic()
+        if wait_s <= 0.0:
+            raise TimeoutError
+        if self.left <= 0:
+            raise ValueError("the answer is too long")
+        self._connection.settimeout(wait_s)
+        count = self._source.readinto(memoryview(buffer)[: self.left])
+        self.left -= count or 0
+        return count
+
+    def close(self) -> None:
+        self._source.close()
+        super().close()
 
 
 def _unix_connection(origin: Url, timeout: float) -> HTTPConnection:

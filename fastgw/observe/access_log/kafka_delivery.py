@@ -20,6 +20,8 @@ from fastgw.observe.access_log.sink_tls import connection_reason, sink_context
 Acks = Literal["all", "leader", "none"]
 _ACKS: Final = {"all": "all", "leader": 1, "none": 0}
 _CLOSE_S: Final = 2.0
+MOST_RESPONSE: Final = 16 * 1024 * 1024
+"""Maximum size of a broker's response: metadata of a large cluster takes some MiB."""
 
 
 @final
@@ -55,6 +57,54 @@ _CAUSES: Final = _Causes()
 
 
 @final
+class _BoundedFrames(asyncio.Protocol):
+    """Ends a connection on which a broker announces a response of more than `MOST_RESPONSE` bytes: the client would
+    read all of it into memory.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._transport: asyncio.Transport
+        self._size = b""  # of the next response, as far as it has come
+        self._left = 0  # bytes of the present one that have not
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._client.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        at = 0
+        while at < len(data):
+            if self._left:
+                passed = min(self._left, len(data) - at)
+                self._left -= passed
+            else:
+                passed = min(4 - len(self._size), len(data) - at)
+                self._size += data[at : at + passed]
+                if len(self._size) == 4:
+                    self._left, self._size = int.from_bytes(self._size, "big"), b""
+                    if self._left > MOST_RESPONSE:
+                        self._transport.abort()
+                        return
+            at += passed
+        self._client.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        keeps_open: bool | None = self._client.eof_received()
+        return keeps_open
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._client.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._client.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._client.resume_writing()
+
+
+@final
 class _ClientLoop(asyncio.SelectorEventLoop):
     """Loop of the client, which knows the connections that were opened on it. The client closes those that it gives up
     without waiting for their end, and over TLS that takes an answer of the broker.
@@ -64,8 +114,8 @@ class _ClientLoop(asyncio.SelectorEventLoop):
         super().__init__()
         self._opened: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
 
-    async def create_connection(self, *args: Any, **options: Any) -> Any:
-        opened = await super().create_connection(*args, **options)
+    async def create_connection(self, protocol_factory: Any, *args: Any, **options: Any) -> Any:
+        opened = await super().create_connection(lambda: _BoundedFrames(protocol_factory()), *args, **options)
         self._opened.add(opened[0])
         return opened
 
@@ -83,6 +133,8 @@ class KafkaTransport:
     `sasl`: returns mechanism, username and password for each connection, because secrets are renewed, or None; raises
     `ValueError`.
     """
+
+    refusal = "lines are longer than the broker takes"
 
     def __init__(
         self,

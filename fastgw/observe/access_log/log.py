@@ -26,7 +26,8 @@ log = logging.getLogger("fastgw")
 MAX_HELD: Final = 16 * 1024 * 1024
 """Maximum size of the queue in bytes: at 25,000 requests/s a disk may pause for a second."""
 _GATHER_S: Final = 0.05  # lines that come meanwhile share one wake-up of the thread
-_ABANDON_S: Final = 0.5  # while a thread waits for a reader, it wakes five times as often
+ABANDON_S: Final = 0.5
+"""Seconds in which a thread notices that it was abandoned: while it waits, it looks five times as often."""
 
 
 class AccessLog(Protocol):
@@ -143,13 +144,23 @@ class Log:
         """Stop waiting for a reader."""
         self._sink.abandoned = True
 
-    def stop(self, until: float) -> None:
-        """Wait for the thread to end, until this time (monotonic). Lines that a reader has not taken by then are
-        dropped.
-        """
+    def join(self, until: float) -> None:
+        """Wait for the thread to end, until this time (monotonic)."""
         self._thread.join(max(0.0, until - time.monotonic()))
-        self.abandon()
-        self._thread.join(_ABANDON_S)
+
+    def drop_left(self) -> None:
+        """Drop, count and report lines that the thread has not written, if it hangs."""
+        lost = 0
+        while self.is_alive and (batch := self.held.pop_lines()):
+            lost += batch.count(b"\n")
+        if lost:
+            self._counters.drop_unwritten(lost)
+            log_event(
+                OperatorEvent.ACCESS_LOG_FAILED,
+                "access log %s: %d lines were not taken before the process ended: they are dropped and counted",
+                self.settings.sink,
+                lost,
+            )
 
     def _run(self) -> None:
         stopping = False

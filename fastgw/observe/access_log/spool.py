@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, final
+from typing import BinaryIO, Final, final
 
 from fastgw.damaged_files import set_aside
 
@@ -42,25 +42,40 @@ class Spool:
 
     def store_lines(self, lines: bytes) -> bool:
         """Keep whole lines; False if there is no space for them. Raises `OSError`."""
+        held = self.hold_lines(lines)
+        if held is not None:
+            held.release()
+        return held is not None
+
+    def hold_lines(self, lines: bytes) -> "HeldLines | None":
+        """Keep whole lines in a file that no other worker delivers until it is released; None if there is no space for
+        them. Raises `OSError`.
+        """
         if not self._is_measured or self._count % MEASURED_EVERY == 0:
             self.measure()
         if self._size + len(lines) > self._most:
-            return False
+            return None
         name = f"{time.time_ns():020}-{os.getpid()}-{self._count}.lines"
         temporary = os.path.join(self.path, f"{name}.part")
         try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            with open(fd, "wb") as file:
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            file = open(fd, "r+b")  # noqa: SIM115  # held by what is returned
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
                 file.write(lines)
-            os.rename(temporary, os.path.join(self.path, name))
+                file.flush()
+                os.rename(temporary, os.path.join(self.path, name))
+            except OSError:
+                with suppress(OSError):  # closing writes what is left
+                    file.close()
+                raise
         except OSError:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
         self._count += 1
         self._size += len(lines)
-        self._known.append(name)
-        return True
+        return HeldLines(self, name, file, lines)
 
     def measure(self) -> None:
         """Read the directory, which is created if it does not exist. Raises `OSError`."""
@@ -86,8 +101,22 @@ class Spool:
         """Hold the oldest lines that no other worker holds, in the block; b"" if there are none. They are removed if
         the block ends without an exception. Raises `OSError`.
         """
+        held = self.hold_oldest()
+        if held is None:
+            yield b""
+            return
+        try:
+            yield held.lines
+        except BaseException:
+            held.release()
+            raise
+        held.remove()
+
+    def hold_oldest(self) -> "HeldLines | None":
+        """Hold the oldest lines that no other worker holds; None if there are none. Raises `OSError`."""
         while self._known:
-            path = os.path.join(self.path, self._known[0])
+            name = self._known[0]
+            path = os.path.join(self.path, name)
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:  # delivered by another worker
@@ -95,25 +124,39 @@ class Spool:
                 continue
             except OSError as error:
                 raise self._set_aside(path, error) from error
-            with open(fd, "rb") as file:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:  # another worker delivers it
-                    self._known.popleft()
-                    continue
-                if not os.path.exists(path):  # delivered between the two calls
-                    self._known.popleft()
-                    continue
-                try:
-                    lines = file.read(self._most)
-                except OSError as error:
-                    raise self._set_aside(path, error) from error
-                yield lines
-                os.unlink(path)
-                self._size = max(0, self._size - len(lines))
+            file = open(fd, "rb")  # noqa: SIM115  # held by what is returned
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # another worker delivers it
+                file.close()
                 self._known.popleft()
-                return
-        yield b""
+                continue
+            if not os.path.exists(path):  # delivered between the two calls
+                file.close()
+                self._known.popleft()
+                continue
+            try:
+                lines = file.read(self._most)
+            except OSError as error:
+                file.close()
+                raise self._set_aside(path, error) from error
+            self._known.popleft()
+            return HeldLines(self, name, file, lines)
+        return None
+
+    def forget(self, name: str, size: int) -> None:
+        """Forget a file that was delivered."""
+        self._size = max(0, self._size - size)
+        with suppress(ValueError):  # measured meanwhile
+            self._known.remove(name)
+
+    def return_file(self, name: str) -> None:
+        """Have a file delivered that is no longer held: in its place by date."""
+        if name not in self._known:
+            if self._known and name < self._known[-1]:
+                self._known = deque(sorted((*self._known, name)))
+            else:
+                self._known.append(name)
 
     def _set_aside(self, path: str, error: OSError) -> OSError:
         """Rename a file that cannot be read, and return the exception that says so. Raises `OSError`."""
@@ -121,3 +164,26 @@ class Spool:
         self._known.popleft()
         self._size = max(0, self._size - os.lstat(aside).st_size)
         return UnreadableLines(error.errno, f"{path} cannot be read ({error.strerror}), and is {aside} now")
+
+
+@final
+class HeldLines:
+    """Lines in a file of the spool that this worker holds, so that no other process delivers them."""
+
+    def __init__(self, spool: Spool, name: str, file: BinaryIO, lines: bytes) -> None:
+        self._spool, self._name, self._file = spool, name, file
+        self.lines = lines
+
+    def __repr__(self) -> str:
+        return f"<HeldLines {self._name}>"
+
+    def remove(self) -> None:
+        """Remove lines that were delivered. Raises `OSError`."""
+        with self._file:
+            os.unlink(os.path.join(self._spool.path, self._name))
+        self._spool.forget(self._name, len(self.lines))
+
+    def release(self) -> None:
+        """Stop holding the lines, so that any process may deliver them."""
+        self._file.close()
+        self._spool.return_file(self._name)

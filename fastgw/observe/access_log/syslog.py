@@ -25,6 +25,8 @@ _AT_ONCE: Final = 64 * 1024
 class SyslogTransport:
     """Connection to one server, opened on first use and again after a failure."""
 
+    refusal = ""  # syslog has no answers
+
     def __init__(self, address: Url, facility: str, app_name: str, timeout: float) -> None:
         self._address, self._timeout = address, timeout
         host = re.sub(r"[^!-~]", "", socket.gethostname())[:255] or "-"

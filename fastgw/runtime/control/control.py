@@ -250,10 +250,10 @@ class Control:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._checks.stop()
-        await self._pushing.stop()
         await self._quotas.write_changes()
         await self._analytics.stop()
         await self._auditing.stop()
+        await self._pushing.stop()  # after what is written to disk: the server may hang
         self._quotas.close()
         if self._purge_file is not None:
             self._purge_file.close()

@@ -36,8 +36,8 @@ from fastgw.upstream.client.collector_client import (
 )
 from fastgw.upstream.client.http_client import Fetcher
 
-LAST_PUSH_S: Final = 2.0
-"""Seconds that the last push of a process may take."""
+LAST_PUSH_S: Final = 1.0
+"""Seconds that the last push of a process may take, of the two that it has to end."""
 
 
 @final

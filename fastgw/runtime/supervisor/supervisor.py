@@ -372,7 +372,7 @@ class Supervisor:
                 OperatorEvent.REQUESTS_CUT,
                 f"{child} stopped with {message.cut} requests or tunnels in flight, which were closed",
             )
-        child.kill_at = time.monotonic() + FLUSH_S + STOP_GRACE  # no heartbeats while its logs are written
+        child.kill_at = time.monotonic() + 2 * FLUSH_S + STOP_GRACE  # its spans and logs; no heartbeats meanwhile
 
     def _was_proposed(self, child: Child, message: Propose) -> None:
         self._reload_due = False

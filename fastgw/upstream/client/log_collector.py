@@ -70,6 +70,7 @@ class LogCollector:
         self._authorization: Callable[[], str | None] = settings.authorization
         self._body = OtlpLogBody(settings.service)
         self._calls: _Calls | None = None
+        self.refusal = ""
 
     def __repr__(self) -> str:
         return f"<LogCollector of {self._export.endpoint.origin}>"
@@ -78,14 +79,17 @@ class LogCollector:
         delivered = refused = 0
         for part in split_by_size(lines, MOST_CALL_BYTES):
             try:
-                refused += self._deliver_part(part)
+                if rejected := self._deliver_part(part):
+                    self.refusal = self._body.refusal
+                    refused += rejected
             except ValueError as error:  # a secret that is unavailable
                 raise Undelivered(str(error), lines[delivered:]) from error
             except BatchRefused as error:
+                why = str(error).removeprefix(f"{self._export.endpoint.origin}: ")  # the sink names it itself
                 if error.wait is None and not error.is_of_settings:
+                    self.refusal = why
                     refused += len(part)
                 else:
-                    why = str(error).removeprefix(f"{self._export.endpoint.origin}: ")  # the sink names it itself
                     raise Undelivered(why, lines[delivered:], error.wait or 0.0) from error
             delivered += len(part)
         return refused

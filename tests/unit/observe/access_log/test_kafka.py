@@ -126,6 +126,38 @@ def test_a_server_that_answers_nonsense_costs_no_line_and_not_the_thread(answer:
     assert refused.value.lines == [b"a", b"b"]
 
 
+def test_a_response_of_a_gigabyte_is_not_read() -> None:
+    sent: list[int] = []
+    ended = threading.Event()
+    with create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection = listening.accept()[0]
+                    sent.append(0)
+                    with connection, contextlib.suppress(OSError):
+                        connection.recv(65536)
+                        connection.sendall((1 << 30).to_bytes(4, "big"))
+                        while sent[-1] < 1 << 30:
+                            sent[-1] += connection.send(bytes(1 << 16))
+                    ended.set()
+
+        threading.Thread(target=serve, daemon=True).start()
+        files = {"ca": None, "certificate": None, "key": None}
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        kafka = KafkaTransport(
+            [address], TOPIC, acks="all", compresses=False, tls=False, sasl=lambda: None, timeout=DEADLINE, **files
+        )
+        try:
+            with pytest.raises(Undelivered):
+                kafka.deliver([b"a"])
+        finally:
+            kafka.close()
+        assert ended.wait(DEADLINE)
+    assert max(sent) < 64 << 20  # what the buffers of both sockets take
+
+
 def test_a_secret_that_is_unavailable_is_told_and_tried_again(broker: KafkaBroker, tmp_path: Path) -> None:
     sink = KafkaSink(
         brokers=(broker.address,), topic=TOPIC, sasl=KafkaSasl(username="a", password=Secret(file=str(tmp_path / "p")))

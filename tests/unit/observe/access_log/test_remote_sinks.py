@@ -15,7 +15,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from fastgw.observe.access_log import remote_sink
 from fastgw.observe.access_log.sink import why_not
 from fastgw.observe.access_log.sink_kinds import sink_of
 from tests.support.certificates import Certificates, server_tls
+from tests.support.gateway import wait_until
 
 RECORD = re.compile(
     rb"<134>1 [0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z [!-~]+ fastgw [0-9]+ access - (.*)",
@@ -122,6 +123,49 @@ def make() -> Iterator[Callable[..., Any]]:
     yield make_sink
     for each in made:
         each.close()
+
+
+class Endless:
+    """Server that reads a request, and then answers without end: `pieces` one after the other, the last for ever."""
+
+    def __init__(self, *pieces: bytes, pause: float = 0.02) -> None:
+        self._pieces, self._pause = pieces, pause
+        self._ended = threading.Event()
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}/in"
+        self.accepted = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._listening.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listening.accept()
+                self.accepted += 1
+                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            pieces = [*self._pieces]
+            while not self._ended.wait(self._pause):
+                connection.sendall(pieces.pop(0) if len(pieces) > 1 else pieces[0])
+
+
+@pytest.fixture
+def endless() -> Iterator[Callable[..., Endless]]:
+    made: list[Endless] = []
+
+    def make_server(*pieces: bytes, **more: float) -> Endless:
+        made.append(Endless(*pieces, **more))
+        return made[-1]
+
+    yield make_server
+    for each in made:
+        each.stop()
 
 
 def http_sink(server: Server, **more: Any) -> dict[str, Any]:
@@ -274,6 +318,71 @@ class TestHttp:
         assert sink.flush() == 2
         sink.write(lines("3"))
         assert sink.flush() == 0
+
+    def test_what_is_refused_for_ever_is_reported_once_in_a_while_with_its_status(self, make, server, caplog):
+        server.answers = [(422, {}, b"")]
+        sink = make(**http_sink(server))
+        for _ in range(3):
+            sink.write(lines("1", "2"))
+            assert sink.flush() == 2
+        (told,) = caplog.messages
+        assert told.endswith("it answers 422; 2 lines were refused for ever: they are dropped and counted")
+
+    @pytest.mark.usefixtures("quick")
+    @pytest.mark.parametrize("status", [301, 302, 308, 401, 403, 404, 405, 407])
+    def test_lines_wait_until_a_wrong_url_or_credential_is_mended(self, make, server, caplog, status):
+        """A redirect is not followed: it may lead anywhere."""
+        server.answers = [(status, {"Location": "http://127.0.0.1:1/"}, b""), (204, {}, b"")]
+        sink = make(**http_sink(server))
+        sink.write(lines("1"))
+        assert sink.flush() == 0
+        assert server.bodies == [b"1\n"] * 2
+        assert f"it answers {status}; lines are held in memory" in caplog.text
+
+    @pytest.mark.parametrize(
+        "pieces",
+        [
+            pytest.param((b"H",), id="head"),
+            pytest.param((b"HTTP/1.1 204 No Content\r\nX: ", b"x"), id="field"),
+            pytest.param((b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b"x"), id="body"),
+            pytest.param((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"), id="chunks"),
+            pytest.param((b"HTTP/1.1 100 Continue\r\n\r\n",), id="interim"),
+        ],
+    )
+    def test_a_server_that_answers_a_byte_at_a_time_holds_nobody(self, make, endless, tmp_path, pieces):
+        """The timeout is for the whole answer, not for each of its bytes."""
+        spool = Spool(path=str(tmp_path / "spool"), size=1 << 20)
+        sink = make(http=HttpSink(url=parse_endpoint(endless(*pieces).url), timeout=0.3, spool=spool))
+        sink.write(lines("1"))
+        assert sink.flush() == 0
+        assert [each.read_bytes() for each in (tmp_path / "spool").iterdir()] == [b"1\n"]
+
+    @pytest.mark.parametrize(
+        ("pieces", "is_taken"),
+        [
+            pytest.param((b"HTTP/1.1 100 Continue\r\n\r\n" * 1000,), False, id="interim"),
+            pytest.param((b"HTTP/1.1 200 OK\r\n", b"X: %b\r\n" % (b"x" * 60_000)), False, id="fields"),
+            pytest.param((b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\n", b"x" * 65536), True, id="body"),
+        ],
+    )
+    def test_an_answer_without_end_is_not_read(self, make, endless, tmp_path, caplog, pieces, is_taken):
+        """Lines are accepted by the status: a longer answer than needed ends the connection."""
+        spool = Spool(path=str(tmp_path / "spool"), size=1 << 20)
+        server = endless(*pieces, pause=0.0)
+        sink = make(http=HttpSink(url=parse_endpoint(server.url), timeout=WAIT_S, spool=spool))
+        sink.write(lines("1"))
+        assert sink.flush() == 0
+        kept = [*(tmp_path / "spool").iterdir()] if (tmp_path / "spool").exists() else []
+        assert (kept == []) is is_taken
+        assert ("its answer is not valid HTTP" in caplog.text) is not is_taken
+
+    def test_garbage_of_a_server_is_not_repeated_in_the_log(self, make, endless, tmp_path, caplog):
+        spool = Spool(path=str(tmp_path / "spool"), size=1 << 20)
+        sink = make(http=HttpSink(url=parse_endpoint(endless(b"\xffGARBAGE\r\n\r\n").url), spool=spool))
+        sink.write(lines("1"))
+        assert sink.flush() == 0
+        assert caplog.messages[0].endswith("its answer is not valid HTTP; lines are kept in its spool")
+        assert "GARBAGE" not in caplog.text
 
     def test_a_stopped_log_does_not_wait_for_a_server(self, make, server):
         server.answers = [(503, {}, b"")]
@@ -470,6 +579,42 @@ class TestSpool:
         sink = make(**http_sink(server, spool=spooled))
         sink.refresh()
         assert (sink.flush(), sink.flush()) == (2, 0)
+
+    def test_lines_are_kept_while_a_delivery_hangs_and_also_those_of_the_delivery(
+        self, make, path, spooled, endless, server, monkeypatch
+    ):
+        """The timeout of the sink does not expire in this test: a log ends, as its worker does, within seconds."""
+        monkeypatch.setattr(remote_sink, "DELIVERY_WAIT_S", 0.05)
+        hanging = endless(b"", pause=0.01)
+        sink = make(http=HttpSink(url=parse_endpoint(hanging.url), timeout=3600.0, spool=spooled))
+        for text in "123":
+            sink.write(lines(text))
+            assert sink.flush() == 0
+            sink.refresh()
+        assert hanging.accepted == 1
+        assert [each.read_bytes() for each in sorted(path.iterdir())] == [b"1\n", b"2\n", b"3\n"]
+        other = make(**http_sink(server, spool=spooled))
+        other.refresh()
+        assert server.bodies == [b"2\n", b"3\n"]  # what is being delivered is not delivered by another worker
+        sink.close()
+        third = make(**http_sink(server, spool=spooled))
+        third.refresh()
+        assert server.bodies == [b"2\n", b"3\n", b"1\n"]
+        assert list(path.iterdir()) == []
+
+    def test_lines_of_a_slow_delivery_are_removed_when_it_has_succeeded_and_tried_again_when_not(
+        self, make, path, spooled, server, monkeypatch
+    ):
+        monkeypatch.setattr(remote_sink, "DELIVERY_WAIT_S", 0.0)
+        monkeypatch.setattr(remote_sink, "RETRY_FIRST_S", 0.0)
+        server.answers = [(503, {}, b""), (204, {}, b"")]
+        sink = make(**http_sink(server, spool=spooled))
+        sink.write(lines("1"))
+        assert sink.flush() == 0
+        assert [each.read_bytes() for each in path.iterdir()] == [b"1\n"]
+        wait_until(lambda: sink.refresh() or not any(path.iterdir()), "the lines to be delivered")
+        assert server.bodies == [b"1\n"] * 2
+        assert sink.flush() == 0
 
     def test_parts_of_files_of_a_killed_worker_are_removed(self, path, spooled, make, server):
         path.mkdir()
