@@ -19,6 +19,7 @@ from fastgw.config.settings.gateway import (
 )
 from fastgw.config.settings.secrets import Secret
 from fastgw.consumers.index import NOBODY, Consumer, Index, Roster, image_of, index_of
+from fastgw.filters.authentication.token_policy import consumer_of
 from fastgw.sync.revocations import RevocationList, event_of, record_of
 
 CROWD = 5000
@@ -245,3 +246,11 @@ def test_a_credential_of_another_namespace_changes_the_digest():
     consumer = of("a", namespace="shop", key_auth=ALICE.key_auth)
     index = index_of([consumer], {})
     assert index_of([of("a", namespace="bank", key_auth=ALICE.key_auth)], {}, index.key).digest != index.digest
+
+
+def test_a_token_does_not_name_its_client_like_a_consumer_of_another_namespace():
+    """The issuer that a tenant trusts may say any subject; logs and upstreams would take the one for the other."""
+    shop = of("shop.alice", namespace="shop", groups=("admin",))
+    roster = Roster(index_of([shop], {}))
+    assert consumer_of(roster.of_namespace("bank"), "https://bank", "shop.alice") is None
+    assert consumer_of(roster.of_namespace("bank"), "https://bank", "carol") == Consumer("carol")
