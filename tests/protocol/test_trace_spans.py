@@ -231,6 +231,10 @@ def play_calls(world: World) -> None:
             )
             scene.status = call.code()
             world.over(scene)
+        scene, context = world.begin("call of an unknown method")
+        call = channel.unary_unary("/test.Greeter/Random1").future(b"", metadata=(("traceparent", context),))
+        scene.status = call.code()
+        world.over(scene)
 
 
 @pytest.fixture(scope="module")
@@ -398,10 +402,24 @@ def test_a_call_has_the_attributes_of_rpc(world: World, name: str) -> None:
     for span in (server, client):
         found = attributes(span)
         assert span.name == f"test.Greeter/{method}"
-        assert (found["rpc.system"], found["rpc.service"], found["rpc.method"]) == ("grpc", "test.Greeter", method)
-        assert found["rpc.grpc.status_code"] == code.value[0]
+        assert (found["rpc.system.name"], found["rpc.method"]) == ("grpc", f"test.Greeter/{method}")
+        assert found["rpc.response.status_code"] == name
+        assert not {"rpc.system", "rpc.service", "rpc.grpc.status_code"} & {*found}  # the names up to version 1.37
     assert attributes(server).get("error.type") == (name if name == "UNAVAILABLE" else None)
     assert attributes(client).get("error.type") == (None if name == "OK" else name)
+
+
+@pytest.mark.twin
+@pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")
+def test_a_method_that_the_service_does_not_know_is_no_name_of_a_span(world: World) -> None:
+    """Clients choose it: they would make as many names as they like."""
+    scene = world.scenes["call of an unknown method"]
+    assert scene.status == CODES.UNIMPLEMENTED
+    for span in (scene.only(SERVER), scene.only(CLIENT, upstream="greeter")):
+        found = attributes(span)
+        assert span.name == "grpc"
+        assert (found["rpc.method"], found["rpc.method_original"]) == ("_OTHER", "test.Greeter/Random1")
+        assert found["rpc.response.status_code"] == found["error.type"] == "UNIMPLEMENTED"
 
 
 @pytest.mark.twin

@@ -302,7 +302,10 @@ def _server_common(ended: FinishedExchange, status: int, fault: str, pattern: st
     is_error = status >= 500 or _is_broken_off(ended, status)
     name = f"{'HTTP' if method == '_OTHER' else method} {pattern}".rstrip()
     if call:
-        name, is_error = _add_rpc(attributes, head.raw_path, ended.grpc_status, _SERVER_ERRORS, is_error)
+        is_routed = route is not None
+        name, is_error = _add_rpc(
+            attributes, head.raw_path, ended.grpc_status, _SERVER_ERRORS, is_error, is_routed=is_routed
+        )
     if is_error:
         attributes.append(("error.type", fault or (ended.grpc_status if call and status < 500 else str(status))))
     return Common(name, SERVER, attributes, is_error)
@@ -345,16 +348,31 @@ def _client_common(method: bytes, each: EndedAttempt, rpc: bytes) -> Common:
 
 
 def _add_rpc(
-    attributes: list[Attribute], path: bytes, status: str, errors: Iterable[GrpcStatus], is_error: bool
+    attributes: list[Attribute],
+    path: bytes,
+    status: str,
+    errors: Iterable[GrpcStatus],
+    is_error: bool,
+    *,
+    is_routed: bool = True,
 ) -> tuple[str, bool]:
-    """Add the attributes of a gRPC call. Returns the name of its span, and whether it has failed."""
-    service, _, method = _text(path).strip("/").rpartition("/")
-    attributes += (("rpc.system", "grpc"), ("rpc.service", service), ("rpc.method", method))
+    """Add the attributes of a gRPC call. Returns the name of its span, and whether it has failed.
+
+    Clients choose the path, so the method that no route has, or that the server does not know, is `_OTHER`.
+    """
+    method = _text(path).strip("/")
     known = GrpcStatus.__members__.get(status)
+    attributes.append(("rpc.system.name", "grpc"))
+    if is_routed and known is not GrpcStatus.UNIMPLEMENTED:
+        attributes.append(("rpc.method", method))
+        name = method
+    else:
+        attributes += (("rpc.method", "_OTHER"), ("rpc.method_original", method))
+        name = "grpc"
     if known is not None:
-        attributes.append(("rpc.grpc.status_code", int(known)))
+        attributes.append(("rpc.response.status_code", known.name))
         is_error = known in errors
-    return f"{service}/{method}", is_error
+    return name, is_error
 
 
 def _method(method: bytes) -> str:
