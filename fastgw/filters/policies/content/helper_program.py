@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import orjson
 from msgspec import Struct, msgpack
 
-from fastgw.filters.policies.content.schemas import body_errors, compile_schema, read_schema
+from fastgw.filters.policies.content.body_validator import BodyValidator
+from fastgw.filters.policies.content.schemas import read_schema
 from fastgw.helper_processes.program import Work
-
-if TYPE_CHECKING:
-    from jsonschema_rs import Validator
 
 
 class BodyToCheck(Struct, frozen=True, array_like=True):
@@ -35,9 +33,9 @@ def start(argument: bytes) -> Work:
 def _run(message: bytes) -> bytes:
     """Return the errors as a JSON array."""
     request = _decoder.decode(message)
-    return orjson.dumps(body_errors(_compiled(request.schema), request.body))
+    return orjson.dumps(_compiled(request.schema).errors(request.body))
 
 
 @lru_cache(64)
-def _compiled(schema: bytes) -> Validator:
-    return compile_schema(read_schema(schema))
+def _compiled(schema: bytes) -> BodyValidator:
+    return BodyValidator(read_schema(schema))

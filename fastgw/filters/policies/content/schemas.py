@@ -136,7 +136,7 @@ def errors_of(validator: Validator, value: Any, location: str, length: int = 0) 
                 "in": location,
                 "pointer": pointer_of(error.instance_path),
                 "keyword": keyword,
-                "detail": _detail(keyword, error.kind),
+                "detail": expected_text(keyword, _expected(keyword, error.kind)),
             }
         )
     return found
@@ -159,13 +159,18 @@ def pointer_of(path: Iterable[str | int]) -> str:
     return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in path)
 
 
-def _detail(keyword: str, kind: Any) -> str:
-    """Return what the schema expects. Nothing in it is of the value."""
+def _expected(keyword: str, kind: Any) -> Any:
+    return kind.property if keyword == "required" else getattr(kind, "value", None)
+
+
+def expected_text(keyword: str, expected: Any) -> str:
+    """Return what the schema expects. Nothing in it is of the value. `expected`: value of the keyword; of `required`
+    the name of the member.
+    """
     if keyword == "required":
-        return f"expected the member {kind.property!r}"
+        return f"expected the member {expected!r}"
     if keyword in ("additionalProperties", "unevaluatedProperties"):
         return "expected no members other than those of the schema"
-    expected = getattr(kind, "value", None)
     if keyword in _ABOUT_VALUES or expected is None or isinstance(expected, dict):
         return f"the value does not satisfy `{keyword}`"
     text = " or ".join(map(str, expected)) if isinstance(expected, list) else str(expected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from asyncio import Task
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, final
 from urllib.parse import unquote_to_bytes
 
 from msgspec import Meta, msgpack
@@ -32,13 +32,13 @@ from fastgw.filters.api import (
 )
 from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
+from fastgw.filters.policies.content.body_validator import BodyValidator
 from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, refusal, summary
 from fastgw.filters.policies.content.helper_program import BodyToCheck
 from fastgw.filters.policies.content.schemas import (
     Parameters,
     UnusableSchema,
-    body_errors,
     compile_schema,
     errors_of,
     place_in,
@@ -54,6 +54,8 @@ from fastgw.observe.metrics.families import FilterEvent
 
 if TYPE_CHECKING:
     from jsonschema_rs import Validator
+
+T = TypeVar("T")
 
 _MOST_OFFLOADED: Final = 8 * 1024**2
 _LONGEST_DEADLINE_S: Final = 30
@@ -170,7 +172,7 @@ class _Validation:
         self._refused: tuple[bytes, Errors] = b"", []  # the last body without `lets_pass`, until it is checked again
         self._reports = settings.mode == "report"
         body = settings.body
-        self._body = None if body is None else _compiled(env, body)[0]
+        self._body = None if body is None else _compiled(env, body, BodyValidator)[0]
         self._schema = b"" if body is None else _text_of(env, body)
         self.helper: HelperChecks | None = None
         """Checks of bodies that take too long for the event loop."""
@@ -178,7 +180,8 @@ class _Validation:
             pool = env.shared(_PROGRAM, lambda: SharedPool(_PROGRAM))
             at_once = body.max_bytes > MOST_INLINE
             self.helper = HelperChecks(pool, "validate", env.instance, body.deadline, at_once=at_once)
-        self._response = None if settings.response is None else _compiled(env, settings.response)[0]
+        response = settings.response
+        self._response = None if response is None else _compiled(env, response, BodyValidator)[0]
         self._most = MOST_INLINE if settings.body is None else settings.body.max_bytes
         self._requires_body = settings.body is not None and settings.body.required
         self._parameters: list[tuple[str, Validator, Parameters, Reader]] = []
@@ -189,7 +192,7 @@ class _Validation:
             ("cookie", settings.cookies),
         ):
             if schema is not None:
-                validator, content = _compiled(env, schema)
+                validator, content = _compiled(env, schema, compile_schema)
                 self._parameters.append((location, validator, Parameters(content), _READERS[location]))
 
     def request(self, exchange: Exchange) -> Outcome:
@@ -219,7 +222,7 @@ class _Validation:
             return not self._requires_body
         if len(payload) > self._most or takes_long(payload) or not _has_json(head):
             return False
-        errors = body_errors(self._body, payload)
+        errors = self._body.errors(payload)
         if errors:
             self._refused = payload, errors
         return not errors
@@ -261,7 +264,7 @@ class _Validation:
         elif payload is self._refused[0]:  # the same object
             errors, self._refused = self._refused[1], (b"", [])
         else:
-            errors = body_errors(self._body, payload)
+            errors = self._body.errors(payload)
         return self._answer(exchange, refusal(exchange, errors)) if errors else None
 
     def response_stage(self, exchange: Exchange) -> BodyStage | None:
@@ -276,7 +279,7 @@ class _Validation:
 
     def _check_response(self, exchange: Exchange, payload: bytes) -> None:
         assert self._response is not None
-        errors = body_errors(self._response, payload) if payload and not takes_long(payload) else []
+        errors = self._response.errors(payload) if payload and not takes_long(payload) else []
         if errors:
             self.reports.report_response(exchange, f"response does not conform ({summary(errors)})")
 
@@ -328,12 +331,12 @@ def _text_of(env: Env, schema: Schema) -> bytes:
     return (schema.inline or "").encode() if schema.schema is None else env.read(schema.schema)
 
 
-def _compiled(env: Env, schema: Schema) -> tuple[Validator, Any]:
+def _compiled(env: Env, schema: Schema, make: Callable[[Any], T]) -> tuple[T, Any]:
     """Return a validator, which equal schemas share, and the schema. Raises `ValueError`, with nothing of a file."""
     if schema.schema is None:
         content = (schema.inline or "").encode()
         read = read_schema(content)
-        return env.shared(("validate", content), lambda: compile_schema(read)), read
+        return env.shared(("validate", make, content), lambda: make(read)), read
     content = env.read(schema.schema)
     try:
         read = read_schema(content)
@@ -341,7 +344,7 @@ def _compiled(env: Env, schema: Schema) -> tuple[Validator, Any]:
         where = syntax_error_in(content)
         raise ValueError(f"{schema.schema}:{where}" if where else f"{schema.schema}: {error}") from error
     try:
-        return env.shared(("validate", content), lambda: compile_schema(read)), read
+        return env.shared(("validate", make, content), lambda: make(read)), read
     except UnusableSchema as error:
         raise ValueError(f"{schema.schema}:{place_in(content, error)}: {error.wrong}") from error
 

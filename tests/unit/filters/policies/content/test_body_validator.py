@@ -1,0 +1,205 @@
+"""The compiled checks of schemas, judged by the reference and by JSON-Schema-Test-Suite."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastgw import compiled
+from fastgw.filters.policies.content.body_validator import BodyValidator, Errors
+from fastgw.filters.policies.content.schemas import MOST_ERRORS, errors_of
+from fastgw.http.strict_json import InvalidJson, parse_json
+
+from .test_schemas import NOT_ASSERTED, SUITE
+
+needs_compiled = pytest.mark.skipif(compiled.PURE, reason="there are no compiled checks")
+
+
+def checked(validator: BodyValidator, text: bytes) -> Errors | None:
+    """Return what the compiled checks find in a text; None: nothing, because it is left to the reference."""
+    return None if validator._checks is None else validator._checks.errors(text, MOST_ERRORS)
+
+
+def keys(errors: Errors) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(each.values()) for each in errors)
+
+
+def all_errors(validator: BodyValidator, value: Any) -> Counter[tuple[str, ...]]:
+    """Return all errors of the reference."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastgw.filters.policies.content.schemas.MOST_ERRORS", 1_000_000)
+        return keys(errors_of(validator.reference, value, "body"))
+
+
+def compare(validator: BodyValidator, text: bytes) -> bool:
+    """Compare the errors with those of the reference. Returns whether the compiled checks found them."""
+    found = checked(validator, text)
+    if found is None:
+        return False
+    expected = all_errors(validator, parse_json(text))
+    assert len(found) == min(expected.total(), MOST_ERRORS), (found, expected)
+    assert not keys(found) - expected
+    return True
+
+
+# the suite
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["root", "property"])
+@pytest.mark.parametrize("draft", SUITE)
+def test_the_suite(draft: str, inside: bool) -> None:
+    """`inside`: the schema is that of a property, so that the reference judges single values."""
+    judged, natively, wrong = 0, 0, []
+    for file, schema, tests in SUITE[draft]:
+        try:
+            validator = BodyValidator(within(schema) if inside else schema)
+        except ValueError:
+            continue
+        for data, valid in tests:
+            judged += 1
+            text = json.dumps({"x": data} if inside else data).encode()
+            found = checked(validator, text)
+            if found is None:
+                continue
+            natively += 1
+            moved = inside and file == "ref"  # references to the root
+            if (not found) is not valid and not moved and not (draft == "draft2020-12" and file in NOT_ASSERTED):
+                wrong.append((file, schema, data))
+            compare(validator, text)
+    assert wrong == []
+    assert compiled.PURE or natively > judged * 0.4
+
+
+def within(schema: Any) -> Any:
+    """Return a schema whose property `x` has this one; definitions stay at the root."""
+    if not isinstance(schema, dict):
+        return {"properties": {"x": schema}}
+    shared = {name: schema[name] for name in ("$schema", "$defs", "definitions") if name in schema}
+    return {**shared, "properties": {"x": {name: each for name, each in schema.items() if name not in shared}}}
+
+
+# random schemas and documents
+
+NAMES = ["a", "b", "c~/", "\u00e9", "required"]
+TEXTS = ["", "a", "b1", "ab", "abc", "\u00e9", "\U0001f600", "a\n", "a\\", '"', "A-1", "null"]
+NUMBERS = [
+    "0", "-0", "1", "2", "3", "6", "-1", "1.0", "1e0", "1.5", "1e2", "0.1", "5e-1", "-1e-400", "1e300",
+    "999999999999999", "9999999999999999", "9007199254740992", "9007199254740993", "100000000000000000",
+    "-9223372036854775809", "18446744073709551616", "123456789012345678901234567890",
+]  # fmt: skip
+PATTERNS = [
+    "", "^$", "^a", "b$", "a|b", "^[a-z]+$", "^(a|b)[0-9]?$", "^.$", "\\d", "^\\w{1,3}$", "^\\S*$", "\\p{L}", "^a.*",
+]  # fmt: skip
+numbers = st.sampled_from([0, 1, 2, 3, -1, 1.5, 1.0, 100, 2**53, 2**53 - 1, 0.1, 1e300, 2**63])
+counts = st.integers(0, 3)
+scalars = st.one_of(st.none(), st.booleans(), st.sampled_from(TEXTS), numbers)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3),
+    max_leaves=5,
+)
+TYPES = ["null", "boolean", "string", "number", "integer", "array", "object"]
+types = st.sampled_from(TYPES) | st.lists(st.sampled_from(TYPES), min_size=1, max_size=4, unique=True)
+
+
+def keywords(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    members = st.dictionaries(st.sampled_from(NAMES), inner, max_size=3)
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "type": types,
+            "enum": st.lists(values, min_size=1, max_size=4, unique_by=repr),
+            "const": values,
+            "minimum": numbers,
+            "maximum": numbers,
+            "exclusiveMinimum": numbers,
+            "exclusiveMaximum": numbers,
+            "multipleOf": st.sampled_from([1, 2, 3, 7, 0.1, 1.5]),
+            "minLength": counts,
+            "maxLength": counts,
+            "minItems": counts,
+            "maxItems": counts,
+            "minProperties": counts,
+            "maxProperties": counts,
+            "pattern": st.sampled_from(PATTERNS),
+            "required": st.lists(st.sampled_from(NAMES), max_size=3, unique=True),
+            "properties": members,
+            "additionalProperties": inner,
+            "items": inner,
+            "title": st.just("a title"),
+        },
+    )
+
+
+def rarely(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Return schemas that are left to the reference in part."""
+    lists = st.lists(inner, min_size=1, max_size=3)
+    return st.one_of(
+        *(st.fixed_dictionaries({name: lists}) for name in ("oneOf", "anyOf", "allOf")),
+        st.fixed_dictionaries({"not": inner}),
+        st.fixed_dictionaries({"format": st.sampled_from(["date", "uuid", "ipv4"])}),
+        st.fixed_dictionaries({"patternProperties": st.dictionaries(st.sampled_from(["^a", "b"]), inner, max_size=2)}),
+        st.fixed_dictionaries({"uniqueItems": st.booleans(), "items": inner}),
+        st.fixed_dictionaries({"$ref": st.sampled_from(["#/$defs/one", "#/$defs/other"])}),
+    )
+
+
+schemas = st.recursive(
+    st.booleans() | keywords(st.booleans()),
+    lambda inner: st.one_of(keywords(inner), keywords(inner), keywords(inner), rarely(inner)),
+    max_leaves=8,
+)
+roots = st.builds(
+    lambda schema, one, other, draft: schema | {"$defs": {"one": one, "other": other}} | draft,
+    keywords(schemas),
+    keywords(schemas),
+    schemas,
+    st.sampled_from([{}, {}, {"$schema": "http://json-schema.org/draft-07/schema#"}]),
+)
+
+
+@st.composite
+def texts_of(draw: st.DrawFn, depth: int = 0) -> str:
+    """Return a JSON text: with white space, escape sequences, unusual numbers, and sometimes duplicate names."""
+    space = draw(st.sampled_from(["", "", "", " ", "\n\t"]))
+    kind = draw(st.integers(0, 5 if depth < 4 else 3))
+    if kind == 0:
+        return space + draw(st.sampled_from(["null", "true", "false"]))
+    if kind == 1:
+        return space + draw(st.sampled_from(NUMBERS))
+    if kind < 4:
+        return space + written(draw, draw(st.sampled_from(TEXTS))) + space
+    inner = draw(st.lists(texts_of(depth + 1), max_size=4))
+    if kind == 4:
+        return f"[{space}{','.join(inner)}{space}]"
+    names = draw(st.permutations(NAMES)) if draw(st.integers(0, 9)) else ["a", "a", "b", "c~/"]
+    members = [f"{written(draw, name)}{space}:{each}" for name, each in zip(names, inner, strict=False)]
+    return f"{space}{{{space}{','.join(members)}{space}}}"
+
+
+def written(draw: st.DrawFn, text: str) -> str:
+    if draw(st.integers(0, 4)):
+        return json.dumps(text, ensure_ascii=draw(st.booleans()))
+    units = memoryview(text.encode("utf-16-be"))
+    return '"' + "".join(f"\\u{units[at]:02x}{units[at + 1]:02X}" for at in range(0, len(units), 2)) + '"'
+
+
+@needs_compiled
+@settings(max_examples=400, deadline=None)
+@given(roots, st.lists(texts_of(), min_size=1, max_size=8))
+def test_errors_are_those_of_the_reference(schema: Any, documents: list[str]) -> None:
+    """A text that the reference does not read as JSON is left to it."""
+    validator = BodyValidator(schema)
+    for document in documents:
+        text = document.encode()
+        try:
+            parse_json(text)
+        except InvalidJson:
+            assert checked(validator, text) is None
+        else:
+            compare(validator, text)
