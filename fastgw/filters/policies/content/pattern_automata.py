@@ -61,7 +61,7 @@ class Automaton(NamedTuple):
     class_count: int
     steps: bytes
     accepts: bytes
-    """For each state, whether a text that ends in it matches."""
+    """Whether a text that ends in a state matches, by state."""
     start: int
 
 
@@ -276,7 +276,7 @@ class _Parser:
                 if len(states) + 2 == MOST_STATES:
                     raise _NotSimple
                 states[key] = len(states) + 2
-                # a text in which an unanchored pattern may begin anew matches at its end as an empty one does
+                # a text in which an unanchored pattern may begin again matches at its end as an empty one does
                 empty = whole.nullable and (is_start or not self._anchored)
                 accepts.append(bool(positions & whole.last) or empty)
                 waiting.append(whole.first if is_start else self._follows(positions) | again)

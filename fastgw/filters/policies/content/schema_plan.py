@@ -97,7 +97,7 @@ FALSE, TRUE = 1 << 7, 1 << 8
 
 
 @final
-class PlanNode:
+class SchemaNode:
     """Checks of a value: a sub-schema."""
 
     __slots__ = ("additional", "choices", "counts", "delegated", "details", "is_closed", "is_false", "items", "limits",
@@ -137,8 +137,8 @@ Expected = Callable[[str, Any], str]
 """Returns what a schema expects: keyword, and its value as the reference tells it."""
 
 
-def plan_of(schema: Any, expected: Expected) -> list[PlanNode] | None:
-    """Return the nodes of a schema, the root first; None: it is left to the reference, which is not dearer."""
+def plan_of(schema: Any, expected: Expected) -> list[SchemaNode] | None:
+    """Return the nodes of a schema, the root first; None: it is left to the reference, which costs no more."""
     try:
         return _Planner(schema, expected).nodes
     except (_NoPlan, RecursionError):
@@ -159,7 +159,7 @@ class _Planner:
         self._can_delegate = all(_OF_DEFINITIONS.match(each) for each in references)
         self._shared = {name: root[name] for name in ("$schema", "$defs", "definitions") if name in root}
         self._delegates = 0
-        self.nodes: list[PlanNode] = []
+        self.nodes: list[SchemaNode] = []
         self._numbers: dict[int, int] = {}
         """Numbers of the nodes by the identity of their schema, which the root keeps alive."""
         if self._node(root) != 0 or self.nodes[0].delegated & (ARRAY | OBJECT):
@@ -177,11 +177,11 @@ class _Planner:
         if number == MOST_NODES:
             raise _NoPlan
         self._numbers[id(schema)] = number
-        node = PlanNode(schema)
+        node = SchemaNode(schema)
         self.nodes.append(node)
         if schema is False:
             node.is_false = True
-            self._tell(node, "falseSchema", None)
+            self._add_detail(node, "falseSchema", None)
             return number
         if not isinstance(schema, dict):
             raise _NoPlan
@@ -256,44 +256,44 @@ class _Planner:
             return ARRAY if isinstance(value, list) else 0
         return OBJECT if name == "required" and len(value) > MOST_REQUIRED else 0
 
-    def _fill(self, node: PlanNode, schema: Mapping[str, Any]) -> None:
+    def _fill(self, node: SchemaNode, schema: Mapping[str, Any]) -> None:
         for name in schema.keys() & _CHECKED:
             value = schema[name]
             if name == "type":
                 types = [value] if isinstance(value, str) else value
                 node.types = sum({TYPES[each] for each in types})
                 ordered = sorted(types, key=_ORDER_OF_TYPES.index)
-                self._tell(node, name, ordered)
+                self._add_detail(node, name, ordered)
             elif name in ("enum", "const"):
                 node.choices.append(_choices(name, value if name == "enum" else [value]))
-                self._tell(node, name, value)
+                self._add_detail(node, name, value)
             elif name in _LIMITS and not node.delegated & NUMBER:
                 node.limits.append((name, float(value)))
-                self._tell(node, name, value)
+                self._add_detail(node, name, value)
             elif name == "multipleOf" and not node.delegated & NUMBER:
                 node.multiple_of = value
-                self._tell(node, name, value)
+                self._add_detail(node, name, value)
             elif name in _COUNTS and not node.delegated & _COUNTS[name]:
                 node.counts[name] = int(value)
-                self._tell(node, name, int(value))
+                self._add_detail(node, name, int(value))
             elif name == "pattern" and not node.delegated & STRING:
                 node.pattern = _automaton(value)
-                self._tell(node, name, value)
+                self._add_detail(node, name, value)
             elif name == "items" and not node.delegated & ARRAY:
                 node.items = self._node(value)
         if not node.delegated & OBJECT:
             self._fill_members(node, schema)
 
-    def _tell(self, node: PlanNode, keyword: str, value: Any) -> None:
+    def _add_detail(self, node: SchemaNode, keyword: str, value: Any) -> None:
         node.details[keyword] = keyword, self._expected(keyword, value)
 
-    def _fill_members(self, node: PlanNode, schema: Mapping[str, Any]) -> None:
+    def _fill_members(self, node: SchemaNode, schema: Mapping[str, Any]) -> None:
         properties = schema.get("properties", {})
         required = schema.get("required", ())
         others = schema.get("additionalProperties", True)
         if others is False and "properties" in schema:
             node.is_closed = True
-            self._tell(node, "additionalProperties", None)
+            self._add_detail(node, "additionalProperties", None)
         elif others is False:
             node.is_closed = True
             node.details["additionalProperties"] = "falseSchema", self._expected("falseSchema", None)
