@@ -297,3 +297,35 @@ def test_names_that_are_no_longer_allowed_are_not_served(tmp_path: Path, monkeyp
         world.issuing.stop()
 
     play(act)
+
+
+def test_orders_that_are_interrupted_count_and_leave_nothing_after_an_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed again and again orders no more than one that is not."""
+
+    async def act() -> None:
+        world = World(tmp_path, monkeypatch, orders_per_hour=2, orders_at_once=2)
+        world.held.clear()
+        for name in ("a.shops.test", "b.shops.test"):
+            world.issuing.requested(name)
+        await until(lambda: len(world.jobs) == 2)
+        files = [state_file(job.file) for job in world.jobs]
+        world.issuing.stop()
+        world.begin()
+        await until(lambda: world.issuing._starting is None)
+        world.issuing.requested("c.shops.test")
+        await until(lambda: bool(world.numbers))
+        assert world.numbers == {"rate": 1}
+        world.issuing.stop()
+        for file in files:
+            state = read_state(file)
+            write(file, msgspec.json.encode(msgspec.structs.replace(state, order_date=state.order_date - 3700.0)))
+        world.begin()
+        await until(lambda: world.issuing._starting is None)
+        assert [file for file in files if file.exists()] == []
+        world.issuing.requested("c.shops.test")
+        await until(lambda: len(world.jobs) == 3)
+        world.issuing.stop()
+
+    play(act)
