@@ -20,6 +20,7 @@ cdef extern from *:
     #endif
     #define ONES 0x0101010101010101ULL
     #define HIGHS 0x8080808080808080ULL
+    #define LENGTHS 0xD6E8FEB86659FD93ULL
 
     /* Hash of eight more bytes: both halves of a product, where the compiler has it. */
     static inline uint64_t mixed(uint64_t made, uint64_t word) {
@@ -33,6 +34,7 @@ cdef extern from *:
     }
     """
     uint64_t ONES, HIGHS
+    uint64_t LENGTHS  # in the hash, so that a name is not that of another length with the same bytes
     int first_of(uint64_t marks) noexcept nogil
     uint64_t mixed(uint64_t made, uint64_t word) noexcept nogil
 
@@ -266,7 +268,7 @@ cdef inline uint64_t hash_name(uint64_t seed, const uint8_t* at, const uint8_t* 
         made = mixed(made, next_bytes(at, 8))
         at += 8
         left -= 8
-    return mixed(made, next_bytes(at, left) | (<uint64_t> left << 59))  # at most seven bytes, and how many
+    return mixed(made + <uint64_t> left * LENGTHS, next_bytes(at, left))
 
 
 cdef inline uint64_t next_bytes(const uint8_t* at, Py_ssize_t count) noexcept nogil:
@@ -300,7 +302,7 @@ cdef inline uint64_t hash_escaped(uint64_t seed, const uint8_t* at, const uint8_
             made = mixed(made, next_bytes(piece, 8))
             count -= 8
             memcpy(piece, piece + 8, count)
-    return mixed(made, next_bytes(piece, count) | (<uint64_t> count << 59))
+    return mixed(made + <uint64_t> count * LENGTHS, next_bytes(piece, count))
 
 
 cdef inline bint note_name(JsonScan* scan, uint64_t made) noexcept nogil:

@@ -90,6 +90,15 @@ def test_duplicates_among_many_names_are_found(kind: str) -> None:
         check_text(b"{" + b",".join(b'"%b":1' % name.encode() for name in (*names, "n42")) + b"}")
 
 
+def test_names_that_repeat_themselves_differ(kind: str) -> None:
+    """Also where names of several lengths have the same first and last bytes."""
+    names = sorted({(piece * 24)[:length] for piece in ("a", "ab", "abc", "1212", "é") for length in range(1, 40)})
+    text = json.dumps(dict.fromkeys(names, 1), ensure_ascii=False).encode()
+    assert check_text(text) == text
+    escaped = json.dumps(dict.fromkeys(names, 1)).encode()
+    assert check_text(escaped) == escaped
+
+
 @pytest.mark.parametrize(
     ("path", "found"),
     [
@@ -192,10 +201,13 @@ def test_long_texts_are_processed_beside_other_threads() -> None:
     assert len(text) > MOST_AT_ONCE
     done = threading.Event()
 
+    made: list[bytes] = []
+
     def work() -> None:
-        for _ in range(3):
-            merge_objects([check_text(text), b'{"a7":2}'])
-        done.set()
+        try:
+            made.extend(merge_objects([check_text(text), b'{"a7":2}']) for _ in range(3))
+        finally:
+            done.set()
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -204,6 +216,7 @@ def test_long_texts_are_processed_beside_other_threads() -> None:
         turns += 1
     thread.join(60)
     assert turns > 10
+    assert len(made) == 3
 
 
 def test_long_texts_that_are_invalid_are_refused(kind: str) -> None:
