@@ -203,3 +203,13 @@ def test_errors_are_those_of_the_reference(schema: Any, documents: list[str]) ->
             assert checked(validator, text) is None
         else:
             compare(validator, text)
+
+
+@needs_compiled
+@pytest.mark.parametrize(("count", "is_left"), [(256, False), (257, True)])
+def test_a_text_with_many_values_for_the_reference_is_left_to_it_as_a_whole(count: int, is_left: bool) -> None:
+    """One by one they take longer than together."""
+    validator = BodyValidator({"type": "array", "items": {"type": "string", "format": "email"}})
+    text = json.dumps(["a@b.example"] * count).encode()
+    assert (checked(validator, text) is None) is is_left
+    assert validator.errors(text) == []
