@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from fastgw.exchange.error_pages import ErrorPages
     from fastgw.exchange.exchange import Exchange
     from fastgw.exchange.fast_fetch import FetchStep
-    from fastgw.exchange.ready_answer import ReadyAnswer
+    from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
     from fastgw.http.messages import RequestHead, ResponseHead
 
 log = logging.getLogger("fastgw")
@@ -61,6 +61,7 @@ TrailerStep: TypeAlias = "Callable[[Exchange, Trailers], Iterable[tuple[bytes, b
 RenewStep: TypeAlias = "Callable[[Exchange, ResponseHead], Awaitable[bool] | None]"
 TranslateStep: TypeAlias = "Callable[[Exchange, Any], bool]"
 """The second argument is the `Forward` of the route."""
+RefuseStep: TypeAlias = Callable[["RequestHead"], "ReadyRefusal | None"]
 ReadyStep: TypeAlias = "Callable[[RequestHead, Any, Route], ReadyAnswer | None]"
 """The second argument is the `Peer` of the connection."""
 _IS_LOWER_NAME: Final = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+").fullmatch
@@ -142,11 +143,13 @@ class Hooks:
     names of headers; the request step has to run only for requests with one of them, and may run for others. None: for
     all. lets_pass: `(head) -> bool`, for a request that was received as a whole (`head.payload` is its body): whether
     the request step and the hook for its body would let it pass as it is, without any effect; then they do not run.
-    False: they run, and decide. sent_fields: the `SentFields` for a request step whose only effect they are, the same
-    for all requests; the fast path sends them without it. response: `(exchange) -> None`, when the head of the response
-    (of the upstream or the gateway) is known. looks_at: `(head) -> bool`, whether the response step and the response
-    body hook have to run for a response of the upstream; if no filter needs it, most requests take the fast path. They
-    may run nevertheless.
+    False: they run, and decide. refuse: `(head) -> None | ReadyRefusal`, called if `lets_pass` has just returned False:
+    the refusal, if it is certain that they would answer with just this problem, without any other effect; the fast path
+    sends it if no other filter has to see it. sent_fields: the `SentFields` for a request step whose only effect they
+    are, the same for all requests; the fast path sends them without it. response: `(exchange) -> None`, when the head
+    of the response (of the upstream or the gateway) is known. looks_at: `(head) -> bool`, whether the response step and
+    the response body hook have to run for a response of the upstream; if no filter needs it, most requests take the
+    fast path. They may run nevertheless.
     request_body, response_body: `(exchange, payload) -> None | bytes | Reply`, for each piece of a body. None: it does
     not change. bytes: they replace the piece, if `changes_body` is set; a body that may change is sent without its
     length, digest and strong ETag, and ranges of it are not requested. A Reply, for requests only: answer with it. A
@@ -201,6 +204,7 @@ class Hooks:
         "needs_body",
         "preflight",
         "ready_answer",
+        "refuse",
         "renew",
         "reply",
         "request",
@@ -248,6 +252,7 @@ class Hooks:
         request_headers: frozenset[bytes] | None = None,
         lets_pass: PassTest | None = None,
         sent_fields: SentFields | None = None,
+        refuse: RefuseStep | None = None,
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
         self.response_body, self.trailers = response_body, trailers
@@ -278,6 +283,7 @@ class Hooks:
         self.request_headers = request_headers
         self.lets_pass = lets_pass
         self.sent_fields = sent_fields
+        self.refuse = refuse
 
 
 @final
@@ -575,6 +581,7 @@ class FastPathPlan:
     `full_path_headers`: lower-case names of headers; requests with one of them take the full path. `pass_tests`: tests
     in place of the route's request steps and the hooks for its body; a request that does not pass takes the full path.
     `sent_fields`: headers for the upstream that the request steps of filters change, the same for all requests.
+    `refuse`: `Hooks.refuse` of the filter with the last of the tests; None: refusals take the full path.
     """
 
     forward: Any
@@ -589,6 +596,7 @@ class FastPathPlan:
     full_path_headers: tuple[bytes, ...] = ()
     pass_tests: tuple[PassTest, ...] = ()
     sent_fields: SentFields = NO_SENT_FIELDS
+    refuse: RefuseStep | None = None
 
     def accepts(self, head: RequestHead) -> bool:
         """Whether an ordinary request may take the fast path."""

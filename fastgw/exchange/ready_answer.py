@@ -2,7 +2,8 @@
 
 from typing import final
 
-from fastgw.exchange.reply import NO_CONTENT, Reply
+from fastgw.errors import Fault
+from fastgw.exchange.reply import NO_CONTENT, Reply, problem_fields
 from fastgw.http.dates import format_date
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.fields import Fields, folded
@@ -21,6 +22,23 @@ class ReadyAnswer:
     def __init__(self, status: int, cache_result: str, length: int) -> None:
         self.status, self.cache_result, self.length = status, cache_result, length
         self.head = self.body = b""
+
+
+@final
+class ReadyRefusal:
+    """Refusal of a request that was received as a whole. `lines`: its status line and headers, without `Content-Length`
+    and `Date` (`refusal_lines`). `why`: the reason, for the log.
+    """
+
+    __slots__ = ("body", "fault", "lines", "status", "why")
+
+    def __init__(self, fault: Fault, lines: bytes, body: bytes, why: str) -> None:
+        self.fault, self.status, self.lines, self.body, self.why = fault, fault.status, lines, body, why
+
+
+def refusal_lines(fault: Fault) -> bytes:
+    """Return the status line and headers of the response to a fault."""
+    return serializer.status_line(fault.status) + b"".join(b"%b: %b\r\n" % line for line in problem_fields(fault))
 
 
 @final

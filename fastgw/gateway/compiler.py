@@ -34,7 +34,7 @@ from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.contexts import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trusted_proxies import trust
 from fastgw.exchange import Chain, Division, Exchange, FastPathPlan, FilterInstance, Hooks, Route
-from fastgw.exchange.chain import NO_SENT_FIELDS, PassTest, SentFields, pass_tests
+from fastgw.exchange.chain import NO_SENT_FIELDS, PassTest, RefuseStep, SentFields, pass_tests
 from fastgw.exchange.error_pages import ErrorPage, ErrorPages
 from fastgw.exchange.request_stages import RANGE
 from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
@@ -639,6 +639,7 @@ class _Building:
                     full_path_headers=headers if at_once else (),
                     pass_tests=tests if at_once and tests is not None else (),
                     sent_fields=sent_fields,
+                    refuse=_refuse_step(chain, tests) if at_once and tests is not None else None,
                 )
                 plan = self._fast_paths.setdefault(plan, plan)
         elif is_fast and isinstance(action, Forward) and not action.grpc:
@@ -892,6 +893,14 @@ def _tests_of(chain: Chain, own: Iterable[FilterInstance]) -> Iterator[PassTest 
             yield hooks.lets_pass
         if hooks.body_head is not None:
             yield hooks.body_head.lets_pass
+
+
+def _refuse_step(chain: Chain, tests: Sequence[PassTest]) -> RefuseStep | None:
+    """Return the step that refuses on the fast path, if no other filter has to see its requests and refusals."""
+    if chain.response_steps or chain.reply_steps or chain.finish_steps or chain.error_pages is not None:
+        return None
+    able = [link.hooks for link in chain.links if link.hooks.refuse is not None]
+    return able[0].refuse if len(able) == 1 and tests and tests[-1] == able[0].lets_pass else None
 
 
 def _for_preflights(chain: Chain, own: Sequence[FilterInstance]) -> Chain:

@@ -310,6 +310,11 @@ cdef int _serve_request(connection, head) except -1:
                     return _send_fast(connection, _fast_path_of(connection), server, listener, peer, head, route, params)
                 if not (length or read(&of_plan.checks_path, plan) or calls_only):  # otherwise `choose` has to check it
                     fast_match = match
+            elif plan is not None and plan.refuse is not None and (not length or length <= read(&of_server.body_bytes, server)):
+                refusal = plan.refuse(head)
+                if refusal is not None:
+                    connection.send_refusal(head, route, refusal)
+                    return 0
             elif not length:
                 chain = read(&of_route.chain, route)
                 step = read(&of_chain.ready_answer, chain)

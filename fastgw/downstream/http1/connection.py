@@ -40,7 +40,7 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
 from fastgw.exchange import Exchange, Route, Trailers, new_exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
-from fastgw.exchange.ready_answer import ReadyAnswer
+from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.http.http1 import serializer
@@ -429,6 +429,11 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                         return
                     if not (length or plan.checks_path or plan.calls_only):  # otherwise `choose` has to check it
                         fast_match = match
+                elif plan is not None and plan.refuse is not None and length <= self.server.body_bytes:
+                    refusal = plan.refuse(head)
+                    if refusal is not None:
+                        self.send_refusal(head, route, refusal)
+                        return
                 elif not length and (step := route.chain.ready_answer) is not None:
                     answer = step(head, peer, route)
                     if answer is not None:
@@ -490,6 +495,32 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self.server.drained += 1
         self.server.finish(record)
         record.end_ready()
+        self.response_sent(unread=False)
+
+    def send_refusal(self, head: Http1RequestHead, route: Route, refusal: ReadyRefusal) -> None:
+        """Answer a request that was received as a whole with a problem.
+
+        PERF: 81 thousand instructions for a body of 1 KB that `validate` refuses, with an exchange 146; 83 for one that
+        it accepts (CPython 3.11, micro/content).
+        """
+        self.deadline = inf
+        record = self.fast_path or self.make_fast_path()
+        if self.peer.trusted:
+            record.client_ip = client_address(head, self.peer, self.listener.trusts)
+        request_id = record.begin_refusal(head, route, refusal)
+        server, lines, body = self.server, refusal.lines, refusal.body
+        if server.tracer is not None:
+            record.trace = server.tracer.begin_trace(head)
+            lines += record.trace.response_line
+        if request_id:
+            lines += serializer.id_line(request_id)
+        last = _CLOSE if self.closing else b""
+        message = b"%bContent-Length: %d\r\n%b%b\r\n%b" % (lines, len(body), server.date_line(), last, body)
+        send(self.fd, message, self.transport, self.write_paused)
+        if server.draining:
+            server.drained += 1
+        server.finish(record)
+        record.end_refusal()
         self.response_sent(unread=False)
 
     def _handle_incomplete_body(self, piece: bytes) -> None:

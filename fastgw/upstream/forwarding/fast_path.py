@@ -28,7 +28,7 @@ from fastgw.exchange.body_stages import ChangeWhole
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.fast_fetch import FastFetch
-from fastgw.exchange.ready_answer import ReadyAnswer
+from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
 from fastgw.exchange.response_relay import tell_of_change
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
@@ -161,11 +161,12 @@ class FastPath:
         self.peer = peer
         self.client_ip = peer.ip
         self.scheme = peer.scheme
-        self.response: Http1ResponseHead | Response | ReadyAnswer | None = None
+        self.response: Http1ResponseHead | Response | ReadyAnswer | ReadyRefusal | None = None
         self._exchange: Exchange | None = None  # the exchange on the fast path, if filters process it
         self._fetch: FastFetch | None = None  # of a filter that stores the response
         # Record of every request without an exchange:
-        self.request_body = self.consumer = self.fault = self.subrequests = None
+        self.request_body = self.consumer = self.subrequests = None
+        self.fault: Fault | None = None
         self.retries = 0
         self.trace: Trace | None = None
         self.call_due_at = inf
@@ -281,8 +282,25 @@ class FastPath:
         self.request_id = request_id = b"" if ids is None else ids.of(head)
         return request_id
 
+    def begin_refusal(self, head: Http1RequestHead, route: Route, refusal: ReadyRefusal) -> bytes:
+        """Record a request that is refused without an exchange. Returns its id; b"": it has none."""
+        self.begun_at = monotonic()
+        self.head, self.route, self.response = head, route, refusal
+        self.request_bytes, self.response_bytes = len(head.payload or b""), len(refusal.body)
+        self.upstream = self.target = ""
+        self.upstream_s = -1.0
+        self.fault, self.why = refusal.fault, refusal.why
+        ids = route.chain.request_ids
+        self.request_id = request_id = b"" if ids is None else ids.of(head)
+        return request_id
+
     def end_ready(self) -> None:
         """Release it, after it was recorded."""
+        self.forget()
+
+    def end_refusal(self) -> None:
+        """Release it, after it was recorded."""
+        self.fault, self.why = None, ""
         self.forget()
 
     def send_fetch(self, exchange: Exchange, fetch: FastFetch) -> None:

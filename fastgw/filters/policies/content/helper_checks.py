@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 from asyncio import Task, get_running_loop
-from typing import final
+from typing import Final, final
 
 import orjson
 
-from fastgw.exchange.reply import extended
+from fastgw.exchange.ready_answer import ReadyRefusal, refusal_lines
+from fastgw.exchange.reply import extended, problem_document
 from fastgw.filters.api import Exchange, Fault, Reply, Services
 from fastgw.helper_processes.pool import HelperError
 from fastgw.helper_processes.shared_pool import SharedPool, event_of, fault_of
 from fastgw.observe.metrics.families import FilterEvent
 
 Errors = list[dict[str, str]]
+_LINES: Final = refusal_lines(Fault.VALIDATION_FAILED)
+_DOCUMENT_BEGIN: Final = problem_document(Fault.VALIDATION_FAILED)[:-1] + b',"errors":'
 
 
 def summary(errors: Errors) -> str:
     """Return the errors in the form of the log."""
-    return "; ".join(f"{each['in']} {each['pointer'] or '-'}: {each['keyword']}" for each in errors)
+    return "; ".join([f"{each['in']} {each['pointer'] or '-'}: {each['keyword']}" for each in errors])
 
 
 def refusal(exchange: Exchange, errors: Errors) -> Reply:
     """Return the problem (RFC 9457) with the errors."""
     return extended(exchange.refuse(Fault.VALIDATION_FAILED, why=summary(errors)), {"errors": errors})
+
+
+def ready_refusal(errors: Errors) -> ReadyRefusal:
+    """Return the same problem for the fast path."""
+    document = b"%b%b}" % (_DOCUMENT_BEGIN, orjson.dumps(errors))
+    return ReadyRefusal(Fault.VALIDATION_FAILED, _LINES, document, summary(errors))
 
 
 @final

@@ -13,6 +13,7 @@ from msgspec import Meta, msgpack
 from fastgw.config.base.settings_base import InlineSchema
 from fastgw.config.base.value_types import SchemaFile
 from fastgw.config.settings.gateway import Settings
+from fastgw.exchange.ready_answer import ReadyRefusal
 from fastgw.filters.api import (
     BodyStage,
     Bounded,
@@ -34,7 +35,7 @@ from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
 from fastgw.filters.policies.content.body_validator import BodyValidator
 from fastgw.filters.policies.content.charsets import is_utf8
-from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, refusal, summary
+from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, ready_refusal, refusal, summary
 from fastgw.filters.policies.content.helper_program import BodyToCheck
 from fastgw.filters.policies.content.schemas import (
     Parameters,
@@ -157,19 +158,24 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
             hooks["stop"] = use.helper.pool.stop
         if use.helper is not None or self.mode == "report" or self.response is not None:
             hooks["start"] = use.start
-        return Hooks(request=use.request, lets_pass=use.lets_pass if self.path is None else None, **hooks)
+        if self.path is None:
+            hooks["lets_pass"] = use.lets_pass
+            if self.mode == "enforce":
+                hooks["refuse"] = use.refuse
+        return Hooks(request=use.request, **hooks)
 
 
 @final
 class _Validation:
     """Validation of the requests of a route."""
 
-    __slots__ = ("_body", "_most", "_parameters", "_refused", "_reports", "_requires_body", "_response", "_schema",
-                 "helper", "reports")  # fmt: skip
+    __slots__ = ("_body", "_most", "_parameters", "_refused", "_refused_head", "_reports", "_requires_body",
+                 "_response", "_schema", "helper", "reports")  # fmt: skip
 
     def __init__(self, env: Env, settings: Validate) -> None:
         self.reports = Reports(env)
         self._refused: tuple[bytes, Errors] = b"", []  # the last body without `lets_pass`, until it is checked again
+        self._refused_head: RequestHead | None = None  # of its request, until `refuse`
         self._reports = settings.mode == "report"
         body = settings.body
         self._body = None if body is None else _compiled(env, body, BodyValidator)[0]
@@ -224,8 +230,16 @@ class _Validation:
             return False
         errors = self._body.errors(payload)
         if errors:
-            self._refused = payload, errors
+            self._refused, self._refused_head = (payload, errors), head
         return not errors
+
+    def refuse(self, head: RequestHead) -> ReadyRefusal | None:
+        """Return the refusal of a request whose body `lets_pass` has just found not to conform."""
+        refused, self._refused_head = self._refused_head, None
+        if refused is not head:
+            return None
+        errors, self._refused = self._refused[1], (b"", [])
+        return ready_refusal(errors)
 
     def request_stage(self, exchange: Exchange) -> BodyStage | None:
         """Return the stage that checks the body."""

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from fastgw.downstream.http1.connection import Http1ClientConnection
 from fastgw.exchange.body_stages import BodyStage, StageFactory
 from fastgw.exchange.chain import SentFields
 from fastgw.filters.api import Exchange, Outcome, Phase
+from fastgw.http.messages import RequestHead
 from tests.support.counted_plane import played
 from tests.support.memory import probe
 from tests.unit.upstream.forwarding.test_both_paths import both, upstream
@@ -80,6 +82,38 @@ def test_what_does_not_conform_is_refused_as_on_the_full_path(request_: bytes, s
     """And the connection goes on."""
     steps = [sends(request_), sends(request_), sends(GOOD), answers(document(b"{}"))]
     assert statuses(steps, VALIDATE, fast=True) == [status, status, 200]
+
+
+@pytest.mark.parametrize(
+    ("settings", "at_once"),
+    [
+        ({}, True),
+        ({"listeners": {"main": {"address": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1/32"]}}}, True),
+        ({"filters": {"request_id": {}, **VALIDATE}}, None),
+        ({"filters": {"headers": {"response": {"set": {"X-A": "1"}}}, **VALIDATE}}, False),
+        ({"filters": {**VALIDATE, "request_parameters": {"query": {"tenant": "acme"}}}}, None),
+        ({"error_pages": {"4xx": {"html": "<p>{status}</p>"}}}, False),
+    ],
+    ids=["alone", "trusted", "ids", "headers", "parameters", "pages"],
+)
+def test_a_body_is_refused_without_an_exchange_unless_others_see_it(
+    settings: dict[str, Any], at_once: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[RequestHead] = []
+    send_refusal = Http1ClientConnection.send_refusal
+
+    def count(self: Any, head: Any, route: Any, refusal: Any) -> None:
+        refused.append(head)
+        send_refusal(self, head, route, refusal)
+
+    monkeypatch.setattr(Http1ClientConnection, "send_refusal", count)
+    wrong = post(b'{"n":0,"a":"b"}', JSON, b"X-Forwarded-For: 192.0.2.9", b"X-Request-Id: i")
+    last = post(b'{"n":[]}', JSON, b"Connection: close")
+    steps = [sends(GOOD), connects, answers(document(b"{}")), sends(wrong + wrong), sends(last)]
+    play = both(steps, {**upstream(), "filters": VALIDATE, **settings}, warm=False)
+    assert [record.status for record in play.plane.records][1:] == [400, 400, 400]
+    assert [record.fault_detail for record in play.plane.records][1:] == ["body /n: minimum"] * 2 + ["body /n: type"]
+    assert at_once is None or bool(refused) is at_once
 
 
 def test_a_body_in_pieces_is_checked_as_one_that_comes_whole() -> None:
