@@ -276,7 +276,7 @@ class _Validation:
         elif self._reports and takes_long(payload):
             errors = []
         elif payload is self._refused[0]:  # the same object
-            errors, self._refused = self._refused[1], (b"", [])
+            errors, self._refused, self._refused_head = self._refused[1], (b"", []), None
         else:
             errors = self._body.errors(payload)
         return self._answer(exchange, refusal(exchange, errors)) if errors else None

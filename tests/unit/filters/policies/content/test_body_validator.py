@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fastgw import compiled
 from fastgw.filters.policies.content.body_validator import BodyValidator, Errors
+from fastgw.filters.policies.content.pattern_automata import automaton_of
 from fastgw.filters.policies.content.schemas import MOST_ERRORS, errors_of
 from fastgw.http.strict_json import InvalidJson, parse_json
 
@@ -213,3 +214,151 @@ def test_a_text_with_many_values_for_the_reference_is_left_to_it_as_a_whole(coun
     text = json.dumps(["a@b.example"] * count).encode()
     assert (checked(validator, text) is None) is is_left
     assert validator.errors(text) == []
+
+
+# patterns
+
+atoms = st.sampled_from(
+    [
+        "a",
+        "b",
+        "1",
+        "-",
+        "[ab]",
+        "[^a]",
+        "[a-c1]",
+        "[-a]",
+        "[a-]",
+        "[\\w.-]",
+        "\\d",
+        "\\w",
+        "\\s",
+        "\\S",
+        "\\.",
+        ".",
+        "\\n",
+        "_",
+    ]
+)
+bodies = st.recursive(
+    atoms,
+    lambda inner: st.one_of(
+        st.builds("{}{}".format, inner, inner),
+        st.builds("({}{}|{})".format, st.sampled_from(["", "?:"]), inner, inner | st.just("")),
+        st.builds("(?:{}){}".format, inner, st.sampled_from(["*", "+", "?", "{2}", "{0,2}", "{1,}", "{2,3}"])),
+        st.builds("{}|{}".format, inner, inner),
+    ),
+    max_leaves=8,
+)
+patterns = st.builds("{}{}{}".format, st.sampled_from(["", "^"]), bodies, st.sampled_from(["", "$"]))
+
+
+@needs_compiled
+@settings(max_examples=300, deadline=None)
+@given(patterns, st.lists(st.text("aabbc1d-._ \n\r\x1c\x85\u00e9", max_size=8), min_size=8, max_size=8))
+def test_patterns_match_what_the_reference_matches(pattern: str, texts: list[str]) -> None:
+    assert compare(BodyValidator({"type": "array", "items": {"pattern": pattern}}), json.dumps(texts).encode())
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "^[a-z]{2}[0-9]+$",
+        "^[A-Za-z0-9_-]{1,64}$",
+        "^\\d{4}-\\d{2}-\\d{2}$",
+        "^(en|de|fr)(-[A-Z]{2})?$",
+        "^#[0-9a-fA-F]{6}$",
+        ".",
+    ],
+)
+def test_common_patterns_have_an_automaton(pattern: str) -> None:
+    assert automaton_of(pattern) is not None
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["\\bab", "\\p{L}", "\\u0041", "(?i)a", "[[a]]", "[a&&b]", "[a--b]", "[]a]", "a**", "a+?", "a{", "a{2", "a{3,2}", "^a|b",
+     "a|b$", "a^b", "a$b", "\u00e9", "\\x41", "\\cA", "[\\b]", "(?<n>a)", "(a|b)*a(a|b){9}", "a" * 600,
+     "((((((((((((((((((((((a" + ")" * 22],
+)  # fmt: skip
+def test_patterns_that_others_may_read_differently_have_none(pattern: str) -> None:
+    """Nor those whose automaton would be large."""
+    assert automaton_of(pattern) is None
+
+
+# unusual texts
+
+TREE = {"type": "object", "properties": {"a": {"$ref": "#"}, "b": {"type": "integer"}}, "additionalProperties": False}
+
+
+@pytest.mark.parametrize(("levels", "is_left"), [(1, False), (199, False), (201, True), (300, True), (100_000, True)])
+def test_nested_texts(levels: int, is_left: bool) -> None:
+    """The reference refuses more than 254 levels."""
+    validator = BodyValidator(TREE)
+    text = b'{"a":' * levels + b'{"b":""}' + b"}" * levels
+    assert compiled.PURE or (checked(validator, text) is None) is is_left
+    (error,) = validator.errors(text)
+    assert (error["keyword"], error["pointer"]) == (("type", "/a" * levels + "/b") if levels < 254 else ("json", ""))
+
+
+WIDE = {f"n{number}": {"type": "integer"} for number in range(100)}
+WIDE_TEXT = ",".join(f'"n{number}":{number}' for number in range(100)).encode()
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"properties": {"a": True}}, b'{"a":1,"a":1}'),
+        ({"properties": {"a": True}}, b'{"a":1,"\\u0061":1}'),
+        ({"properties": {"a": True}}, b'{"b":1,"\\u0062":1}'),
+        ({"properties": {"a": {"type": "object"}}}, b'{"a":{"b":1,"b":1}}'),
+        ({"properties": {"a": {"type": "string"}}}, b'{"a":"\xff"}'),
+        ({"properties": {"a": {"type": "string"}}}, b'{"a":"\\ud800"}'),
+        ({"properties": WIDE}, b"{%b,%b}" % (WIDE_TEXT, b'"n99":1')),
+        ({"properties": WIDE}, b"{%b,%b}" % (WIDE_TEXT, b'"n0":1')),
+        ({"type": "object"}, b"{} {}"),
+        ({"type": "object"}, b""),
+        ({"type": "object"}, b" "),
+        ({"type": "object"}, b'{"a":1'),
+        ({"type": "array", "items": {"minimum": 1}}, b"[1,01]"),
+        ({"type": "array", "items": {"minimum": 1}}, b"[1,]"),
+        ({"type": "array", "items": {"minimum": 1}}, b"[1e999]"),
+    ],
+)
+def test_texts_that_are_no_strict_json(schema: Any, text: bytes) -> None:
+    validator = BodyValidator(schema)
+    assert checked(validator, text) is None
+    assert [each["keyword"] for each in validator.errors(text)] == ["json"]
+
+
+def test_many_members_and_many_required() -> None:
+    schema = {
+        "properties": WIDE,
+        "required": [f"n{number}" for number in range(40, 100)],
+        "additionalProperties": False,
+    }
+    validator = BodyValidator(schema)
+    assert validator.errors(b"{%b}" % WIDE_TEXT) == []
+    for text in (b"{%b}" % WIDE_TEXT.replace(b'"n70":70,', b""), b'{%b,"x":[]}' % WIDE_TEXT.replace(b":99", b":[]")):
+        assert compiled.PURE or compare(validator, text)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$schema": "http://json-schema.org/draft-04/schema#", "properties": {"a": {"type": "integer"}}},
+        {"properties": {"a": {"$anchor": "a"}, "b": {"$ref": "#a"}}},
+        {"properties": {"a": {"$id": "https://a.example/a", "type": "string"}}},
+        {"$dynamicAnchor": "a", "properties": {"a": {"$dynamicRef": "#a"}}},
+        {"oneOf": [{"type": "object"}, {"type": "null"}]},
+        {"properties": {"a": {"anyOf": [{"$ref": "#/properties/b"}]}, "b": {"type": "null"}}},
+        True,
+    ],
+)
+def test_schemas_that_are_left_to_the_reference(schema: Any) -> None:
+    assert checked(BodyValidator(schema), b"{}") is None
+
+
+def test_a_longer_text_has_one_error() -> None:
+    validator = BodyValidator({"type": "array", "items": {"type": "string"}})
+    assert [len(validator.errors(json.dumps([1] * count).encode())) for count in (5, 50, 5000)] == [5, 10, 1]
