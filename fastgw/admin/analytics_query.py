@@ -9,6 +9,7 @@ from fastgw.config.base.value_types import parse_duration
 
 SINCE: Final = "24h"
 _BY: Final = get_args(By)
+_METRIC_OF_BOTH: Final = "a metric counts both: see telemetry.metrics.request_duration.labels"
 QUERY_PARAMETERS: Final = {
     "by": f"Kind of the rows: {', '.join(_BY)}. Default: route.",
     "since": f"Begin: a duration before now such as 7d, or a time such as 2026-01-31T00:00:00Z. Default: {SINCE}.",
@@ -32,12 +33,12 @@ def read_query(asked: Mapping[str, str], now: float) -> UsageQuery:
     if step is not None and step not in STEPS:
         raise ValueError(f"step must be one of {', '.join(STEPS)}")
     if route is not None and by in ("consumer", "plan"):
-        raise ValueError(f"requests of a route are not counted by {by}")
+        raise ValueError(f"requests of a route are not counted by {by}; {_METRIC_OF_BOTH}")
     for kind, name in (("consumer", consumer), ("plan", plan)):
         if name is not None and by not in ("consumer", "plan", "status_class"):
-            raise ValueError(f"requests of a {kind} are not counted by {by}")
+            raise ValueError(f"requests of a {kind} are not counted by {by}; {_METRIC_OF_BOTH}")
         if name is not None and route is not None:
-            raise ValueError(f"requests of a route are not counted by {kind}")
+            raise ValueError(f"requests of a route are not counted by {kind}; {_METRIC_OF_BOTH}")
     since, until = _read_date("since", asked.get("since", SINCE), now), now
     if "until" in asked:
         until = _read_date("until", asked["until"], now)

@@ -58,6 +58,11 @@ class StatsdServer:
                     self.durations[tags or ""] += count
                     self.sum_ms[tags or ""] += count * float(value)
 
+    def counted(self) -> int:
+        """Requests without tags, with those that have come."""
+        self.read()
+        return self.requests[""]
+
     def close(self) -> None:
         self._socket.close()
 
@@ -285,6 +290,32 @@ def test_what_cannot_be_sent_waits(tmp_path: Path, form: str) -> None:
         else:
             told = server._socket.recv(65536).decode().split("\n")
             assert "fastgw.requests;route=a;method=GET;status=200:3|c" in told
+    finally:
+        server.close()
+
+
+def test_a_server_that_does_not_read_loses_nothing_and_is_reported(tmp_path: Path) -> None:
+    """Its socket is full; what did not fit is sent when it reads again."""
+    path = tmp_path / "statsd.sock"
+    server = StatsdServer(path)
+    push = {"statsd": {"address": f"unix:{path}", "format": "statsd", "interval": "1s"}}
+    try:
+        with (
+            running(configuration(push, "a"), tmp_path) as gateway,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other,
+        ):
+            other.setblocking(False)
+            other.connect(str(path))
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    other.send(b"fastgw.requests:0|c")
+            get(gateway, "/a", 5)
+            wait_until(lambda: 'exporter="statsd",result="failed"' in scraped(gateway), "a failure")
+            told = gateway.stderr.wait_for(lambda line: b"metrics cannot be pushed" in line).decode()
+            assert told.rstrip().endswith(f"unix:{path}: the server does not read what was sent")
+            server.read()
+            wait_until(lambda: server.counted() >= 5, "the counts")
+        assert server.counted() == 5
     finally:
         server.close()
 

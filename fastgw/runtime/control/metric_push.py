@@ -247,6 +247,8 @@ class _StatsdPush(_Periodic):
                     for push in ended:
                         (counts.durations if push.is_timer else counts.requests).pop(push.tags, None)
                     await asyncio.sleep(0)
+        except BlockingIOError:
+            self._reports.failed(f"{self.settings.address}: the server does not read what was sent")
         except OSError as error:
             self._reports.failed(f"{self.settings.address}: {error.strerror or error}")
         else:

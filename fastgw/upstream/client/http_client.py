@@ -290,7 +290,7 @@ class _ClientRequest:
         stream.begin_special(self, self._request, self._method, whole=True)
 
     def failed(self, fault: Fault, why: str = "") -> None:
-        self._finish((fault, ""))
+        self._finish((fault, why))
 
     # calls of the stream (`ResponseListener`)
 
