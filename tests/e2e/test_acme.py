@@ -259,8 +259,8 @@ def test_a_gateway_that_is_killed_while_it_obtains_a_certificate_begins_again(tm
         made.start()
         with made.gateway:
             made.wait_for("a.test")
+            wait_until(lambda: not [*made.storage.rglob("*.new")], "no file that is half written", DEADLINE)
         assert len(issuer.accounts) == 1
-        assert [each.name for each in made.storage.rglob("*.new")] == []
 
 
 @pytest.mark.parametrize("step", ["/new-account", "/new-order", "/challenge/", "/finalize/", "/certificate/"])
@@ -279,9 +279,9 @@ def test_control_that_is_killed_at_any_step_obtains_the_certificate_with_one_mor
             # The account is the same, and an order that was lost is not repeated more than once.
             assert len(issuer.accounts) == 1
             assert len(issuer.behaviour.orders) == (1 if step == "/new-account" else 2)
-            found = [each for each in made.storage.rglob("*") if each.is_file()]
+            wait_until(lambda: not [*made.storage.rglob("*.new")], "no file that is half written", DEADLINE)
+            found = [each for each in made.storage.rglob("*") if each.is_file() and each.suffix != ".new"]
             assert {stat.S_IMODE(each.stat().st_mode) for each in found} == {0o600}
-            assert [each for each in found if each.suffix == ".new"] == []
 
 
 def test_attempts_that_are_killed_again_and_again_are_delayed(tmp_path: Path) -> None:
