@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.test_reload import Reloadable, saying
-from tests.support.gateway import wait_until
+from tests.support.gateway import STOP_DEADLINE, wait_until
 
 REQUESTS = 40
 NEVER = "1h"
@@ -118,6 +118,26 @@ def test_a_gateway_that_ends_while_its_servers_hang_keeps_all_lines_and_counts(
     assert len((tmp_path / "access.log").read_text().splitlines()) == REQUESTS
     assert {spool.name: len(lines_of(spool)) for spool in spools} == {spool.name: REQUESTS for spool in spools}
     assert counted(tmp_path / "analytics.db") == REQUESTS
+
+
+def test_a_drain_that_is_cut_while_its_servers_hang_keeps_all_lines_and_counts(
+    hanging: Hanging, tmp_path: Path
+) -> None:
+    """A worker has time for spans and logs after the end of the drain, and the control process after that."""
+    told = observed(hanging.address, tmp_path) | {"timeouts": {"drain": {"requests": "0.5s", "tunnels": "0.5s"}}}
+    routes = [{"name": "slow", "paths": ["/slow"], "upstream": f"http://{hanging.address}"}, *saying("v1")]
+    with Reloadable({"routes": routes, **told}, tmp_path) as gateway, gateway.connect() as slow:
+        send(gateway, REQUESTS)
+        slow.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_until(lambda: b"GET /slow" in hanging.asked, "the slow request")
+        wait_until(lambda: b"POST /v1/traces" in hanging.asked, "an export of spans")
+        gateway.signal(signal.SIGTERM)
+        assert gateway.wait(2 * STOP_DEADLINE) == 0
+        text = gateway.stderr.text()
+    assert "process_killed" not in text
+    assert "SIGKILL" not in text
+    assert len(lines_of(tmp_path / "spool-http")) == REQUESTS + 1
+    assert counted(tmp_path / "analytics.db") == REQUESTS + 1
 
 
 def test_a_worker_that_is_killed_while_its_servers_hang_loses_a_batch_at_most(hanging: Hanging, tmp_path: Path) -> None:

@@ -17,9 +17,12 @@ from fastgw.runtime.ipc.channel import Drain, Drained, Stop
 from fastgw.runtime.node.node_state import NodeState
 from fastgw.runtime.node.systemd_notify import Notifier
 from fastgw.runtime.supervisor.children import Children
+from fastgw.runtime.worker.worker import FLUSH_S
 
 STOP_GRACE: Final = 2.0
-"""Seconds that a child may take for an immediate stop, and beyond the limits of a drain."""
+"""Seconds that a child may take for an immediate stop."""
+FLUSH_GRACE: Final = 2 * FLUSH_S + STOP_GRACE
+"""Seconds that a worker may take after a drain: for its spans, and for its logs."""
 REPEATED: Final = 0.5
 """Seconds after a SIGTERM in which another one is ignored: some senders signal the process and then its process
 group.
@@ -63,7 +66,7 @@ class Lifecycle:
             self._drain()
         elif now >= self._kill_at:
             self._kill_at = inf
-            for child in self._children:
+            for child in self._children.that_work() or self._children:  # the others write what workers have counted
                 notice(OperatorEvent.PROCESS_KILLED, f"{child} did not stop in time: killing it")
                 os.kill(child.pid, signal.SIGKILL)
 
@@ -95,7 +98,7 @@ class Lifecycle:
         self._end_began_at = time.monotonic()
         self._drain_at = self._end_began_at + drain.delay
         self._node_state.words.set_ready(self._node_state.shared, False)
-        self._notifier.stopping(drain.delay + max(drain.requests, drain.tunnels) + 2 * STOP_GRACE)
+        self._notifier.stopping(drain.delay + max(drain.requests, drain.tunnels) + FLUSH_GRACE + STOP_GRACE)
 
     def stop(self) -> None:
         """Stop now."""
@@ -126,7 +129,7 @@ class Lifecycle:
 
     def _drain(self) -> None:
         drain = self._node_state.sealed.settings.timeouts.drain
-        self._begin_end(LifecyclePhase.DRAINING, max(drain.requests, drain.tunnels) + STOP_GRACE)
+        self._begin_end(LifecyclePhase.DRAINING, max(drain.requests, drain.tunnels) + FLUSH_GRACE)
         for child in self._children.that_work():
             if not child.leaving:
                 child.send(Drain(generation=child.generation, requests_s=drain.requests, tunnels_s=drain.tunnels))

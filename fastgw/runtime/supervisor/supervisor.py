@@ -77,12 +77,11 @@ from fastgw.runtime.supervisor.capture_relay import CaptureRelay
 from fastgw.runtime.supervisor.children import Children
 from fastgw.runtime.supervisor.handover_state import HandoverState
 from fastgw.runtime.supervisor.hang_detection import HangDetector
-from fastgw.runtime.supervisor.lifecycle import STOP_GRACE, Lifecycle, LifecyclePhase
+from fastgw.runtime.supervisor.lifecycle import FLUSH_GRACE, Lifecycle, LifecyclePhase
 from fastgw.runtime.supervisor.orphaned_journals import OrphanedJournals
 from fastgw.runtime.supervisor.slot_adoption import SlotAdoption
 from fastgw.runtime.supervisor.upgrade import Upgrade
 from fastgw.runtime.supervisor.worker_replacement import Succession
-from fastgw.runtime.worker.worker import FLUSH_S
 from fastgw.sync import acme_challenges, debugging, drained_targets, ocsp_responses, on_demand, recordings
 from fastgw.sync.cache_purges import identified
 from fastgw.sync.revocations import MOST
@@ -372,7 +371,7 @@ class Supervisor:
                 OperatorEvent.REQUESTS_CUT,
                 f"{child} stopped with {message.cut} requests or tunnels in flight, which were closed",
             )
-        child.kill_at = time.monotonic() + 2 * FLUSH_S + STOP_GRACE  # its spans and logs; no heartbeats meanwhile
+        child.kill_at = time.monotonic() + FLUSH_GRACE  # no heartbeats meanwhile
 
     def _was_proposed(self, child: Child, message: Propose) -> None:
         self._reload_due = False

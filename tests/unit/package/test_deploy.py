@@ -17,6 +17,7 @@ from fastgw.config.kyma.services import GROUP
 from fastgw.config.loading.load import load
 from fastgw.config.settings.gateway import Config, DrainTimeouts
 from fastgw.filters import TYPES
+from fastgw.runtime.supervisor.lifecycle import FLUSH_GRACE, STOP_GRACE
 from tests.support.manifests import VERSIONS, validate
 
 ROOT = Path(__file__).parents[3]
@@ -25,7 +26,7 @@ KUBERNETES = ROOT / "deploy" / "kubernetes"
 UNITS = [SYSTEMD / "fastgw.service", SYSTEMD / "fastgw.socket"]
 MANIFESTS = {path.name: yaml.safe_load(path.read_text()) for path in sorted(KUBERNETES.glob("*.yaml"))}
 KUSTOMIZATION = MANIFESTS.pop("kustomization.yaml")
-ENDING = 5.0
+ENDING = FLUSH_GRACE + STOP_GRACE + 1.0
 """Seconds that a stop may take beyond the drain: the logs are written, and who does not stop is killed."""
 
 

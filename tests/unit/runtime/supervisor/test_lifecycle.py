@@ -1,5 +1,6 @@
 """The phases of a gateway's life: who is told what, and when."""
 
+import signal
 from collections.abc import Iterator
 from math import inf
 
@@ -10,7 +11,7 @@ from fastgw.runtime.node.systemd_notify import Notifier
 from fastgw.runtime.process.signals import Signals
 from fastgw.runtime.supervisor import lifecycle as module
 from fastgw.runtime.supervisor.children import Children
-from fastgw.runtime.supervisor.lifecycle import REPEATED, STOP_GRACE, Lifecycle, LifecyclePhase
+from fastgw.runtime.supervisor.lifecycle import FLUSH_GRACE, REPEATED, STOP_GRACE, Lifecycle, LifecyclePhase
 from tests.support.gateway import messages
 from tests.support.node import Crew, close_node, node_state_of, sealed_document
 
@@ -93,7 +94,7 @@ def test_a_drain_is_told_to_workers_and_control_goes_last(node, clock, capfd):
     node.life.do_what_is_due(clock.now)
     assert node.life.phase is LifecyclePhase.DRAINING
     assert [node.told(child) for child in node.children] == [[Drain], [Drain], []]
-    assert node.life.due_at == clock.now + 300 + STOP_GRACE
+    assert node.life.due_at == clock.now + 300 + FLUSH_GRACE
     node.life.has_drained(Drained(generation=1, drained=2, cut=0))
     node.dies(0)
     assert node.told(node.control) == []
@@ -104,6 +105,25 @@ def test_a_drain_is_told_to_workers_and_control_goes_last(node, clock, capfd):
     node.life.log_end()
     told = ["asked by SIGTERM", "drained 3 requests in 3.0 s, 1 cut"]
     assert messages(capfd.readouterr().err) == told
+
+
+def test_workers_that_do_not_end_are_killed_and_then_control_has_its_time(node, clock, monkeypatch):
+    """It writes what they have counted."""
+    killed = []
+    monkeypatch.setattr(module.os, "kill", lambda pid, number: killed.append((pid, number)))
+    node.life.terminate("SIGTERM")
+    node.life.do_what_is_due(clock.now)
+    clock.now = node.life.due_at
+    node.life.do_what_is_due(clock.now)
+    assert killed == [(child.pid, signal.SIGKILL) for child in node.workers]
+    assert node.told(node.control) == []
+    for index, _ in enumerate(node.workers):
+        node.dies(index)
+    assert node.told(node.control) == [Stop]
+    assert node.life.due_at == clock.now + STOP_GRACE
+    clock.now = node.life.due_at
+    node.life.do_what_is_due(clock.now)
+    assert killed[2:] == [(node.control.pid, signal.SIGKILL)]
 
 
 def test_for_a_while_only_readiness_is_off(delayed, clock):
