@@ -211,6 +211,8 @@ cdef class CompiledChecks:
         self._count = len(plan)
         for index in range(self._count):
             self._fill(&self._nodes[index], plan[index])
+            if self._nodes[index].delegated:
+                self._delegates[index] = delegate_of(plan[index].schema)
 
     def __dealloc__(self):
         cdef int index, choice

@@ -29,6 +29,8 @@ ANY: Final = -1
 """Number of the node that every value conforms to."""
 MOST_NODES: Final = 4096
 MOST_DELEGATES: Final = 256
+MOST_DEFINITIONS: Final = 2048
+"""Definitions that are compiled once more, for each delegate that refers to any of them, as the schema is loaded."""
 MOST_REQUIRED: Final = 64
 _EXACT: Final = 2**53
 """Integers below are doubles, too."""
@@ -158,7 +160,7 @@ class _Planner:
         references = list(_references(root, is_root=True))
         self._can_delegate = all(_OF_DEFINITIONS.match(each) for each in references)
         self._shared = {name: root[name] for name in ("$schema", "$defs", "definitions") if name in root}
-        self._delegates = 0
+        self._delegates = self._definitions = 0
         self.nodes: list[SchemaNode] = []
         self._numbers: dict[int, int] = {}
         """Numbers of the nodes by the identity of their schema, which the root keeps alive."""
@@ -191,7 +193,7 @@ class _Planner:
         if node.delegated:
             node.types |= node.delegated
             self._delegates += 1
-            if not self._can_delegate or self._delegates > MOST_DELEGATES:
+            if self._delegates > MOST_DELEGATES:
                 raise _NoPlan
         node.schema = self._sub_schema(schema) if node.delegated else self._scalars(schema)
         return number
@@ -220,6 +222,9 @@ class _Planner:
     def _sub_schema(self, schema: Mapping[str, Any]) -> dict[str, Any]:
         made = {name: value for name, value in schema.items() if name not in ("$id", "$defs", "definitions")}
         if any(True for _ in _references(made, is_root=True)):
+            self._definitions += sum(len(self._shared.get(name, ())) for name in ("$defs", "definitions"))
+            if not self._can_delegate or self._definitions > MOST_DEFINITIONS:
+                raise _NoPlan
             return made | self._shared
         return made | {name: value for name, value in self._shared.items() if name == "$schema"}
 
@@ -345,10 +350,10 @@ def _choices(keyword: str, values: Iterable[Any]) -> Choices:
 
 
 def _references(value: Any, *, is_root: bool = False) -> Iterator[str]:
-    """Yield the references anywhere in a schema. Raises `_NoPlan` if a part of it has another base or a name."""
+    """Yield the references anywhere in a schema. Raises `_NoPlan` if a part of it has another base, draft or a name."""
     if isinstance(value, dict):
         for name, member in value.items():
-            if name in _NAMED or (name == "$id" and isinstance(member, str) and not is_root):
+            if name in _NAMED or (name in ("$id", "$schema") and isinstance(member, str) and not is_root):
                 raise _NoPlan
             if name == "$ref" and isinstance(member, str):
                 yield member

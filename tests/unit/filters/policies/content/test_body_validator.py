@@ -277,8 +277,8 @@ def test_common_patterns_have_an_automaton(pattern: str) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["\\bab", "\\p{L}", "\\u0041", "(?i)a", "[[a]]", "[a&&b]", "[a--b]", "[]a]", "a**", "a+?", "a{", "a{2", "a{3,2}", "^a|b",
-     "a|b$", "a^b", "a$b", "\u00e9", "\\x41", "\\cA", "[\\b]", "(?<n>a)", "(a|b)*a(a|b){9}", "a" * 600,
+    ["\\bab", "\\p{L}", "\\u0041", "(?i)a", "[[a]]", "[a&&b]", "[a--b]", "[]a]", "a**", "a+?", "a{", "a{2", "a{3,2}",
+     "^a|b", "a|b$", "a^b", "a$b", "\u00e9", "\\x41", "\\cA", "[\\b]", "(?<n>a)", "(a|b)*a(a|b){9}", "a" * 600,
      "((((((((((((((((((((((a" + ")" * 22],
 )  # fmt: skip
 def test_patterns_that_others_may_read_differently_have_none(pattern: str) -> None:
@@ -349,6 +349,7 @@ def test_many_members_and_many_required() -> None:
         {"$schema": "http://json-schema.org/draft-04/schema#", "properties": {"a": {"type": "integer"}}},
         {"properties": {"a": {"$anchor": "a"}, "b": {"$ref": "#a"}}},
         {"properties": {"a": {"$id": "https://a.example/a", "type": "string"}}},
+        {"properties": {"a": {"$schema": "http://json-schema.org/draft-04/schema#", "type": "string"}}},
         {"$dynamicAnchor": "a", "properties": {"a": {"$dynamicRef": "#a"}}},
         {"oneOf": [{"type": "object"}, {"type": "null"}]},
         {"properties": {"a": {"anyOf": [{"$ref": "#/properties/b"}]}, "b": {"type": "null"}}},
@@ -357,6 +358,24 @@ def test_many_members_and_many_required() -> None:
 )
 def test_schemas_that_are_left_to_the_reference(schema: Any) -> None:
     assert checked(BodyValidator(schema), b"{}") is None
+
+
+@needs_compiled
+def test_a_tree_has_values_for_the_reference() -> None:
+    """They refer to nothing, although the schema refers to its root."""
+    schema = {"type": "object", "properties": {"a": {"$ref": "#"}, "b": {"type": "string", "format": "date"}}}
+    validator = BodyValidator(schema)
+    for text in (b'{"a":{"a":{"b":"2026-11-25"}}}', b'{"a":{"b":"x","a":1},"b":1}'):
+        assert compare(validator, text)
+
+
+@pytest.mark.parametrize(("count", "is_left"), [(10, False), (100, True)])
+def test_definitions_are_not_compiled_very_often(count: int, is_left: bool) -> None:
+    definitions = {f"d{number}": {"type": "string"} for number in range(count)}
+    properties = {name: {"anyOf": [{"$ref": f"#/$defs/{name}"}, {"type": "null"}]} for name in definitions}
+    validator = BodyValidator({"$defs": definitions, "properties": properties})
+    assert compiled.PURE or (checked(validator, b"{}") is None) is is_left
+    assert [each["pointer"] for each in validator.errors(b'{"d0":null,"d1":"","d2":1}')] == ["/d2"]
 
 
 def test_a_longer_text_has_one_error() -> None:
