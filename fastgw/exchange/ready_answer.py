@@ -2,6 +2,8 @@
 
 from typing import final
 
+from msgspec import Struct
+
 from fastgw.errors import Fault
 from fastgw.exchange.reply import NO_CONTENT, Reply, problem_fields
 from fastgw.http.dates import format_date
@@ -25,15 +27,16 @@ class ReadyAnswer:
 
 
 @final
-class ReadyRefusal:
+class ReadyRefusal(Struct, frozen=True, eq=False, gc=False):  # no reference cycles
     """Refusal of a request that was received as a whole. `lines`: its status line and headers, without `Content-Length`
     and `Date` (`refusal_lines`). `why`: the reason, for the log.
     """
 
-    __slots__ = ("body", "fault", "lines", "status", "why")
-
-    def __init__(self, fault: Fault, lines: bytes, body: bytes, why: str) -> None:
-        self.fault, self.status, self.lines, self.body, self.why = fault, fault.status, lines, body, why
+    fault: Fault
+    status: int
+    lines: bytes
+    body: bytes
+    why: str
 
 
 def refusal_lines(fault: Fault) -> bytes:

@@ -226,7 +226,7 @@ def adopt(type owner not None, idle):
     learn(&of_connection.trusts, owner, "_trusts")
     learn(&of_connection.wheel, owner, "_wheel")
     learn(&of_connection.write_paused, owner, "write_paused")
-    replace(owner, get_buffer, buffer_updated, _serve, _send_ready, answer_fast, response_sent, _next)
+    replace(owner, get_buffer, buffer_updated, _serve, _send_ready, send_refusal, answer_fast, response_sent, _next)
     _connection_class = of_connection.phase.reads
 
 
@@ -313,8 +313,7 @@ cdef int _serve_request(connection, head) except -1:
             elif plan is not None and plan.refuse is not None and (not length or length <= read(&of_server.body_bytes, server)):
                 refusal = plan.refuse(head)
                 if refusal is not None:
-                    connection.send_refusal(head, route, refusal)
-                    return 0
+                    return _send_refusal(connection, server, listener, peer, head, route, refusal)
             elif not length:
                 chain = read(&of_route.chain, route)
                 step = read(&of_chain.ready_answer, chain)
@@ -457,6 +456,38 @@ cdef int _send_from_memory(connection, head, route, answer) except -1:
     read(&of_server.finish, server)(record)
     forget_on(record)
     return _sent(connection, False)
+
+
+cdef int _send_refusal(connection, server, listener, peer, head, route, refusal) except -1:
+    cdef bytes lines = refusal.lines, body = refusal.body
+    cdef bytes last = _CLOSE if read(&of_connection.closing, connection) else _NO_BYTES
+    write(&of_connection.deadline, connection, INF)
+    record = _fast_path_of(connection)
+    if read(&trusted_of_peer, peer):
+        write(&of_path.client_ip, record, client_address(head, peer, read(&of_listener.trusts, listener)))
+    request_id = record.begin_refusal(head, route, refusal)
+    tracer = read(&of_server.tracer, server)
+    if tracer is not None:
+        trace = tracer.begin_trace(head)
+        write(&of_path.trace, record, trace)
+        lines += trace.response_line
+    if request_id:
+        lines += b"X-Request-Id: %b\r\n" % request_id
+    message = b"%bContent-Length: %d\r\n%b%b\r\n%b" % (lines, PyBytes_GET_SIZE(body), server.date_line(), last, body)
+    fd, transport = read(&of_connection.fd, connection), read(&of_connection.transport, connection)
+    send_message(fd, message, transport, read(&of_connection.write_paused, connection))
+    if read(&of_server.draining, server):
+        server.drained += 1
+    read(&of_server.finish, server)(record)
+    record.end_refusal()
+    return _sent(connection, False)
+
+
+def send_refusal(self, head, route, refusal):
+    """Compiled `Http1ClientConnection.send_refusal`."""
+    _send_refusal(
+        self, _server_of(self), read(&of_connection.listener, self), read(&of_connection.peer, self), head, route, refusal
+    )
 
 
 cdef bytes _joined(bytes head, bytes request_id, bytes lines, bytes last, bytes body):

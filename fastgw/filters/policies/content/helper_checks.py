@@ -21,6 +21,9 @@ _DOCUMENT_BEGIN: Final = problem_document(Fault.VALIDATION_FAILED)[:-1] + b',"er
 
 def summary(errors: Errors) -> str:
     """Return the errors in the form of the log."""
+    if len(errors) == 1:  # mostly
+        each = errors[0]
+        return f"{each['in']} {each['pointer'] or '-'}: {each['keyword']}"
     return "; ".join([f"{each['in']} {each['pointer'] or '-'}: {each['keyword']}" for each in errors])
 
 
@@ -32,7 +35,7 @@ def refusal(exchange: Exchange, errors: Errors) -> Reply:
 def ready_refusal(errors: Errors) -> ReadyRefusal:
     """Return the same problem for the fast path."""
     document = b"%b%b}" % (_DOCUMENT_BEGIN, orjson.dumps(errors))
-    return ReadyRefusal(Fault.VALIDATION_FAILED, _LINES, document, summary(errors))
+    return ReadyRefusal(Fault.VALIDATION_FAILED, Fault.VALIDATION_FAILED.status, _LINES, document, summary(errors))
 
 
 @final

@@ -60,6 +60,7 @@ T = TypeVar("T")
 
 _MOST_OFFLOADED: Final = 8 * 1024**2
 _LONGEST_DEADLINE_S: Final = 30
+_NOTHING: Final[tuple[bytes, Errors]] = b"", []
 _PROGRAM: Final = Program(
     name="body validate",
     module="fastgw.filters.policies.content.helper_program",
@@ -174,7 +175,7 @@ class _Validation:
 
     def __init__(self, env: Env, settings: Validate) -> None:
         self.reports = Reports(env)
-        self._refused: tuple[bytes, Errors] = b"", []  # the last body without `lets_pass`, until it is checked again
+        self._refused = _NOTHING  # the last body without `lets_pass`, until it is checked again
         self._refused_head: RequestHead | None = None  # of its request, until `refuse`
         self._reports = settings.mode == "report"
         body = settings.body
@@ -238,7 +239,7 @@ class _Validation:
         refused, self._refused_head = self._refused_head, None
         if refused is not head:
             return None
-        errors, self._refused = self._refused[1], (b"", [])
+        errors, self._refused = self._refused[1], _NOTHING
         return ready_refusal(errors)
 
     def request_stage(self, exchange: Exchange) -> BodyStage | None:
@@ -276,7 +277,7 @@ class _Validation:
         elif self._reports and takes_long(payload):
             errors = []
         elif payload is self._refused[0]:  # the same object
-            errors, self._refused, self._refused_head = self._refused[1], (b"", []), None
+            errors, self._refused, self._refused_head = self._refused[1], _NOTHING, None
         else:
             errors = self._body.errors(payload)
         return self._answer(exchange, refusal(exchange, errors)) if errors else None

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from fastgw.downstream.http1.connection import Http1ClientConnection
 from fastgw.exchange.body_stages import BodyStage, StageFactory
 from fastgw.exchange.chain import SentFields
 from fastgw.filters.api import Exchange, Outcome, Phase
 from fastgw.http.messages import RequestHead
+from fastgw.upstream.forwarding.fast_path import FastPath
 from tests.support.counted_plane import played
 from tests.support.memory import probe
 from tests.unit.upstream.forwarding.test_both_paths import both, upstream
@@ -100,13 +100,13 @@ def test_a_body_is_refused_without_an_exchange_unless_others_see_it(
     settings: dict[str, Any], at_once: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused: list[RequestHead] = []
-    send_refusal = Http1ClientConnection.send_refusal
+    begin_refusal = FastPath.begin_refusal
 
-    def count(self: Any, head: Any, route: Any, refusal: Any) -> None:
+    def count(self: Any, head: Any, route: Any, refusal: Any) -> bytes:
         refused.append(head)
-        send_refusal(self, head, route, refusal)
+        return begin_refusal(self, head, route, refusal)
 
-    monkeypatch.setattr(Http1ClientConnection, "send_refusal", count)
+    monkeypatch.setattr(FastPath, "begin_refusal", count)
     wrong = post(b'{"n":0,"a":"b"}', JSON, b"X-Forwarded-For: 192.0.2.9", b"X-Request-Id: i")
     last = post(b'{"n":[]}', JSON, b"Connection: close")
     steps = [sends(GOOD), connects, answers(document(b"{}")), sends(wrong + wrong), sends(last)]
