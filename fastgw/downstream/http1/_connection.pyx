@@ -310,7 +310,10 @@ cdef int _serve_request(connection, head) except -1:
                     return _send_fast(connection, _fast_path_of(connection), server, listener, peer, head, route, params)
                 if not (length or read(&of_plan.checks_path, plan) or calls_only):  # otherwise `choose` has to check it
                     fast_match = match
-            elif plan is not None and plan.refuse is not None and (not length or length <= read(&of_server.body_bytes, server)):
+            elif (
+                length and plan is not None and plan.refuse is not None
+                and length <= read(&of_server.body_bytes, server) and head.method != _HEAD
+            ):
                 refusal = plan.refuse(head)
                 if refusal is not None:
                     return _send_refusal(connection, server, listener, peer, head, route, refusal)

@@ -429,7 +429,13 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                         return
                     if not (length or plan.checks_path or plan.calls_only):  # otherwise `choose` has to check it
                         fast_match = match
-                elif plan is not None and plan.refuse is not None and length <= self.server.body_bytes:
+                elif (
+                    length
+                    and plan is not None
+                    and plan.refuse is not None
+                    and length <= self.server.body_bytes
+                    and head.method != b"HEAD"
+                ):
                     refusal = plan.refuse(head)
                     if refusal is not None:
                         self.send_refusal(head, route, refusal)

@@ -75,8 +75,9 @@ def test_a_body_that_conforms_is_sent_at_once() -> None:
         (post(b'{"n":1}', line=b"POST /a?b=1&c=2"), 400),
         (post(b""), 400),
         (GET, 400),
+        (post(b'{"n":0}', line=b"HEAD /a"), 400),
     ],
-    ids=["schema", "duplicate", "type", "types", "long", "query", "empty", "none"],
+    ids=["schema", "duplicate", "type", "types", "long", "query", "empty", "none", "HEAD"],
 )
 def test_what_does_not_conform_is_refused_as_on_the_full_path(request_: bytes, status: int) -> None:
     """And the connection goes on."""
