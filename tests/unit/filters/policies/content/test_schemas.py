@@ -1,6 +1,6 @@
 """Validators, judged by JSON-Schema-Test-Suite, and schemas that are refused.
 
-`json_schema_test_suite.json.gz` has the required tests of drafts 2020-12 and 7, by draft: file, schema, and pairs of
+`json_schema_test_suite.json.gz` has the required tests of drafts 4 to 2020-12, by draft: file, schema, and pairs of
 data and validity. They are from github.com/json-schema-org/JSON-Schema-Test-Suite, commit 44401e0c, MIT License,
 Copyright (c) 2012 Julian Berman.
 """
@@ -47,7 +47,7 @@ def test_the_suite(draft: str) -> None:
                 wrong.append((file, schema, data))
     assert wrong == []
     assert refused <= {("refRemote", True), ("dynamicRef", True), ("vocabulary", True)}
-    assert judged > 800
+    assert judged > 600
 
 
 @pytest.mark.parametrize(
