@@ -208,7 +208,7 @@ FAILS: Mapping[str, tuple[Mapping[str, Change], str]] = {
     ),
 }
 HASTY: Mapping[str, Change] = {
-    "runtime/supervisor/upgrade.py": ("PREFLIGHT_S: Final = 20.0", "PREFLIGHT_S: Final = 5.0")
+    "runtime/supervisor/upgrade.py": ("PREFLIGHT_S: Final = 20.0", "PREFLIGHT_S: Final = 12.0")
 }
 """The version that is upgraded: it waits for the next one less long."""
 
