@@ -244,7 +244,7 @@ class Roster:
         self.stamp = object()
         self.namespace = ""
         self._tell: Callable[[bytes, RevocationEvent], None] = _nobody_else
-        self._root = self
+        self._root: Roster | None = None  # of a namespace: the one that changes it
         self._namespaces: WeakValueDictionary[str, Roster] = WeakValueDictionary()
 
     def of_namespace(self, namespace: str) -> "Roster":
@@ -277,13 +277,13 @@ class Roster:
         """Add revocations of another process; return those that are new."""
         fresh = self.revoked.add(records, time.time())
         if fresh:
-            self._root._renew()
+            (self._root or self)._renew()
         return fresh
 
     def revoke(self, records: bytes, about: RevocationEvent) -> None:
         """Revoke in this worker at once, and then in all others."""
         if fresh := self.merge_revocations(records):
-            self._root._tell(fresh, about)
+            (self._root or self)._tell(fresh, about)
 
     def by_name(self, name: str) -> Consumer | None:
         known = self.index.by_name(name)
