@@ -705,6 +705,7 @@ consumers:
       - {subject: "CN=alice,O=Example"}
       - {san: "URI:spiffe://example/alice"}
       - {fingerprint_sha256: 5e78863ed1ffb9fc66b1d61634b126bf8eb20267e7996297eeeb9b19c8c0f732}
+  - {name: shop.carol, namespace: shop, key_auth: [{key: {env: CAROL_KEY}}]}   # of one namespace
 """,
     "consumers[].jwt[]": """\
 consumers:
