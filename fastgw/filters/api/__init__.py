@@ -226,16 +226,17 @@ class Env:
 
     @property
     def policy(self) -> bytes:
-        """Digest of the settings and of all files that were read so far, which identifies a policy."""
-        return digest(type(self._settings).__qualname__, self._settings, tuple(sorted(self.reads.items())))
+        """Digest of the settings, the namespace and all files that were read so far, which identifies a policy."""
+        reads = tuple(sorted(self.reads.items()))
+        return digest(type(self._settings).__qualname__, self._settings, self.namespace, reads)
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return the object that all filters of a namespace with an equal key share in this process, also after a
-        reload.
+        """Return the object that all filters with an equal key share in this process, also after a reload.
 
-        A filter that is used by 10,000 routes is built 10,000 times. Begin the key with a unique name.
+        A filter that is used by 10,000 routes is built 10,000 times. Begin the key with a unique name. That of an
+        object that knows consumers contains `namespace` or `policy`.
         """
-        kept = self._stock.shared((self.namespace, key), make)
+        kept = self._stock.shared(key, make)
         self.keeps.append(kept)
         return cast(T, kept.value)
 

@@ -35,7 +35,7 @@ class CertificateAuth(Filter, name="certificate_auth", phase=Phase.AUTHENTICATE)
         return CONSUMERS
 
     def build(self, env: Env) -> Hooks:
-        holders = env.shared(("certificate_auth",), lambda: CertificateOwners(env.roster))
+        holders = env.shared(("certificate_auth", env.namespace), lambda: CertificateOwners(env.roster))
         challenge = ((b"WWW-Authenticate", b'ClientCertificate realm="%b"' % self.realm.encode()),)
 
         def request(exchange: Exchange) -> Outcome:

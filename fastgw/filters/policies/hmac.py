@@ -141,7 +141,7 @@ class _HmacUse:
         from http_message_signatures import HTTPMessageSignaturesException, HTTPMessageVerifier
 
         self._invalid = HTTPMessageSignaturesException
-        self._keys = env.shared(("hmac",), lambda: SigningKeys(env.roster))
+        self._keys = env.shared(("hmac", env.namespace), lambda: SigningKeys(env.roster))
         keys = cast("HTTPSignatureKeyResolver", self._keys)
         self._verifiers = {
             name: HTTPMessageVerifier(signature_algorithm=each, key_resolver=keys)

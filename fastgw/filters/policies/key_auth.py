@@ -112,7 +112,7 @@ class _KeyAuthUse:
 
     def __init__(self, settings: KeyAuth, env: Env) -> None:
         self._roster = env.roster
-        self._keys = env.shared(("key_auth",), lambda: Keys(env.roster))
+        self._keys = env.shared(("key_auth", env.namespace), lambda: Keys(env.roster))
         self._places = settings.credential_places()
         self._hides = settings.hide_credentials
         # If the key is forwarded, the upstream might read another one from a header that differs only in punctuation; a

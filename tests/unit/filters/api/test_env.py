@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -10,8 +11,10 @@ import pytest
 
 from fastgw.config.base.value_types import ReadableFile
 from fastgw.config.settings.gateway import Config
+from fastgw.consumers.index import Roster
 from fastgw.exchange import FilterInstance
-from fastgw.filters.api import Env, Filter, Hooks, Phase, Secret, Services
+from fastgw.filters import TYPES as ALL_TYPES
+from fastgw.filters.api import Env, Filter, FilterResources, Hooks, Phase, Secret, Services
 from fastgw.gateway.compiler import building, compile
 from fastgw.gateway.tables import CompileError, Gateway
 from fastgw.routing.table import at_once
@@ -180,3 +183,26 @@ def test_tables_that_are_not_wanted_stop_what_is_theirs_alone():
     made.start(SERVICES, COLUMN)
     made.retire(base)
     assert NOTES == ["start a 0", "start b 0", "stop b 0"]
+
+
+def in_namespaces(settings: Filter) -> list[Env]:
+    resources = FilterResources()
+    return [Env("a", "r", settings, resources, {}, namespace=each) for each in ("shop", "bank")]
+
+
+def test_namespaces_share_what_knows_no_consumers_and_have_policies_of_their_own() -> None:
+    """Such as pools of helper processes, whose number must not grow with that of the namespaces."""
+    shop, bank = in_namespaces(Sharing())
+    assert shop.shared("pool", object) is bank.shared("pool", object)
+    assert shop.policy != bank.policy
+
+
+@pytest.mark.parametrize("name", ["key_auth", "hmac", "certificate_auth"])
+def test_what_knows_consumers_is_shared_within_a_namespace(name: str) -> None:
+    settings = ALL_TYPES[name]()
+    envs = in_namespaces(settings)
+    for env in envs:
+        settings.build(env)
+    shared = [kept.value for env in envs for kept in env.keeps]
+    rosters = [each for value in shared for each in gc.get_referents(value) if isinstance(each, Roster)]
+    assert [each.namespace for each in rosters] == ["shop", "bank"]
