@@ -97,7 +97,7 @@ def read_state(file: Path) -> CertificateState:
 def write(file: Path, content: bytes) -> None:
     """Replace a file. Raises `OSError`."""
     _make_folder(file.parent)
-    durable_files.replace(str(file), content, new=str(file.with_name(f".{file.name}.{os.getpid()}.new")))
+    durable_files.replace(str(file), content, new=str(_new_of(file)))
 
 
 def check_space(file: Path) -> None:
@@ -105,7 +105,7 @@ def check_space(file: Path) -> None:
     `OSError`.
     """
     _make_folder(file.parent)
-    new = file.with_name(f".{file.name}.{os.getpid()}.new")
+    new = _new_of(file)
     try:
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -115,6 +115,11 @@ def check_space(file: Path) -> None:
     finally:
         with suppress(FileNotFoundError):
             new.unlink()
+
+
+def _new_of(file: Path) -> Path:
+    """Return the file in which this process writes the content that replaces it."""
+    return file.with_name(f".{file.name}.{os.getpid()}.new")
 
 
 def _make_folder(folder: Path) -> None:

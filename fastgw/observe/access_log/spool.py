@@ -10,8 +10,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import BinaryIO, Final, final
 
 from fastgw.damaged_files import set_aside
@@ -95,22 +94,6 @@ class Spool:
     def is_empty(self) -> bool:
         """Whether nothing is known to wait here."""
         return not self._known
-
-    @contextmanager
-    def oldest(self) -> Iterator[bytes]:
-        """Hold the oldest lines that no other worker holds, in the block; b"" if there are none. They are removed if
-        the block ends without an exception. Raises `OSError`.
-        """
-        held = self.hold_oldest()
-        if held is None:
-            yield b""
-            return
-        try:
-            yield held.lines
-        except BaseException:
-            held.release()
-            raise
-        held.remove()
 
     def hold_oldest(self) -> "HeldLines | None":
         """Hold the oldest lines that no other worker holds; None if there are none. Raises `OSError`."""

@@ -270,26 +270,23 @@ class FastPath:
 
     def begin_ready(self, head: Http1RequestHead, route: Route, answer: ReadyAnswer) -> bytes:
         """Record a request that is answered from memory. Returns its id; b"": it has none."""
-        self.begun_at = monotonic()
-        self.head, self.route = head, route
-        self.request_bytes = 0
-        self.upstream = self.target = ""
-        self.upstream_s = -1.0
-        self.response_bytes = answer.length
-        self.response = answer
         self.cache_result = answer.cache_result
-        ids = route.chain.request_ids
-        self.request_id = request_id = b"" if ids is None else ids.of(head)
-        return request_id
+        return self._begin_own(head, route, answer, 0, answer.length)
 
     def begin_refusal(self, head: Http1RequestHead, route: Route, refusal: ReadyRefusal) -> bytes:
         """Record a request that is refused without an exchange. Returns its id; b"": it has none."""
+        self.fault, self.why = refusal.fault, refusal.why
+        return self._begin_own(head, route, refusal, len(head.payload or b""), len(refusal.body))
+
+    def _begin_own(
+        self, head: Http1RequestHead, route: Route, response: ReadyAnswer | ReadyRefusal, received: int, sent: int
+    ) -> bytes:
+        """Record a request that no upstream answers. `received`, `sent`: bytes of the bodies. Returns its id."""
         self.begun_at = monotonic()
-        self.head, self.route, self.response = head, route, refusal
-        self.request_bytes, self.response_bytes = len(head.payload or b""), len(refusal.body)
+        self.head, self.route, self.response = head, route, response
+        self.request_bytes, self.response_bytes = received, sent
         self.upstream = self.target = ""
         self.upstream_s = -1.0
-        self.fault, self.why = refusal.fault, refusal.why
         ids = route.chain.request_ids
         self.request_id = request_id = b"" if ids is None else ids.of(head)
         return request_id

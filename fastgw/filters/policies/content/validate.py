@@ -60,7 +60,7 @@ T = TypeVar("T")
 
 _MOST_OFFLOADED: Final = 8 * 1024**2
 _LONGEST_DEADLINE_S: Final = 30
-_NOTHING: Final[tuple[bytes, Errors]] = b"", []
+_NOTHING: Final[tuple[RequestHead | None, Errors]] = None, []
 _PROGRAM: Final = Program(
     name="body validate",
     module="fastgw.filters.policies.content.helper_program",
@@ -170,13 +170,12 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
 class _Validation:
     """Validation of the requests of a route."""
 
-    __slots__ = ("_body", "_most", "_parameters", "_refused", "_refused_head", "_reports", "_requires_body",
+    __slots__ = ("_body", "_most", "_parameters", "_refused", "_reports", "_requires_body",
                  "_response", "_schema", "helper", "reports")  # fmt: skip
 
     def __init__(self, env: Env, settings: Validate) -> None:
         self.reports = Reports(env)
-        self._refused = _NOTHING  # the last body without `lets_pass`, until it is checked again
-        self._refused_head: RequestHead | None = None  # of its request, until `refuse`
+        self._refused = _NOTHING  # the last request whose body `lets_pass` found not to conform, until it is refused
         self._reports = settings.mode == "report"
         body = settings.body
         self._body = None if body is None else _compiled(env, body, BodyValidator)[0]
@@ -204,7 +203,7 @@ class _Validation:
 
     def request(self, exchange: Exchange) -> Outcome:
         """Check the parameters, and whether there is a body of the right type."""
-        if self._refused[0] and exchange.head.payload is self._refused[0]:
+        if exchange.head is self._refused[0]:
             return None  # `lets_pass` has found its body not to conform, and checked all else before it
         errors: Errors = []
         for location, validator, parameters, read in self._parameters:
@@ -231,16 +230,19 @@ class _Validation:
             return False
         errors = self._body.errors(payload)
         if errors:
-            self._refused, self._refused_head = (payload, errors), head
+            self._refused = head, errors
         return not errors
 
     def refuse(self, head: RequestHead) -> ReadyRefusal | None:
         """Return the refusal of a request whose body `lets_pass` has just found not to conform."""
-        refused, self._refused_head = self._refused_head, None
-        if refused is not head:
+        if head is not self._refused[0]:
             return None
         errors, self._refused = self._refused[1], _NOTHING
         return ready_refusal(errors)
+
+    def _is_refused(self, exchange: Exchange, payload: bytes) -> bool:
+        """Whether it is the body that `lets_pass` found not to conform, as it was received."""
+        return exchange.head is self._refused[0] and payload is exchange.head.payload
 
     def request_stage(self, exchange: Exchange) -> BodyStage | None:
         """Return the stage that checks the body."""
@@ -253,7 +255,7 @@ class _Validation:
 
     def check_whole(self, exchange: Exchange, payload: bytes) -> Reply | BodyStage | None:
         """Check a body that is complete."""
-        if payload is not self._refused[0]:
+        if not self._is_refused(exchange, payload):
             if takes_long(payload) or not _has_json(exchange):
                 return self.request_stage(exchange)
             if len(payload) > self._most:
@@ -276,8 +278,8 @@ class _Validation:
             errors = [validation_error("body", "required", "expected a body")] if self._requires_body else []
         elif self._reports and takes_long(payload):
             errors = []
-        elif payload is self._refused[0]:  # the same object
-            errors, self._refused, self._refused_head = self._refused[1], _NOTHING, None
+        elif self._is_refused(exchange, payload):
+            errors, self._refused = self._refused[1], _NOTHING
         else:
             errors = self._body.errors(payload)
         return self._answer(exchange, refusal(exchange, errors)) if errors else None

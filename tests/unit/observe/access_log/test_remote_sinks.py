@@ -545,10 +545,10 @@ class TestSpool:
         one, other = make(**http_sink(server, spool=spooled)), make(**http_sink(server, spool=spooled))
         other._spool.measure()
         one._spool.measure()
-        with one._spool.oldest() as held:
-            assert held == b"1\n"
-            with other._spool.oldest() as nothing:
-                assert nothing == b""
+        held = one._spool.hold_oldest()
+        assert held.lines == b"1\n"
+        assert other._spool.hold_oldest() is None
+        held.remove()
         assert sorted(each.name for each in path.iterdir()) == sorted([f"{0:020}-1-0.lines", "notes.txt"])
 
     def test_a_file_that_cannot_be_read_is_set_aside_and_the_others_are_delivered(

@@ -18,8 +18,6 @@ from fastgw.http.strict_json import InvalidJson, parse_json
 
 from .test_schemas import NOT_ASSERTED, SUITE
 
-needs_compiled = pytest.mark.skipif(compiled.PURE, reason="there are no compiled checks")
-
 
 def checked(validator: BodyValidator, text: bytes) -> Errors | None:
     """Return what the compiled checks find in a text; None: nothing, because it is left to the reference."""
@@ -190,7 +188,7 @@ def written(draw: st.DrawFn, text: str) -> str:
     return '"' + "".join(f"\\u{units[at]:02x}{units[at + 1]:02X}" for at in range(0, len(units), 2)) + '"'
 
 
-@needs_compiled
+@pytest.mark.twin
 @settings(max_examples=400, deadline=None)
 @given(roots, st.lists(texts_of(), min_size=1, max_size=8))
 def test_errors_are_those_of_the_reference(schema: Any, documents: list[str]) -> None:
@@ -206,7 +204,7 @@ def test_errors_are_those_of_the_reference(schema: Any, documents: list[str]) ->
             compare(validator, text)
 
 
-@needs_compiled
+@pytest.mark.twin
 @pytest.mark.parametrize(("count", "is_left"), [(256, False), (257, True)])
 def test_a_text_with_many_values_for_the_reference_is_left_to_it_as_a_whole(count: int, is_left: bool) -> None:
     """One by one they take longer than together."""
@@ -253,7 +251,7 @@ bodies = st.recursive(
 patterns = st.builds("{}{}{}".format, st.sampled_from(["", "^"]), bodies, st.sampled_from(["", "$"]))
 
 
-@needs_compiled
+@pytest.mark.twin
 @settings(max_examples=300, deadline=None)
 @given(patterns, st.lists(st.text("aabbc1d-._ \n\r\x1c\x85\u00e9", max_size=8), min_size=8, max_size=8))
 def test_patterns_match_what_the_reference_matches(pattern: str, texts: list[str]) -> None:
@@ -360,7 +358,7 @@ def test_schemas_that_are_left_to_the_reference(schema: Any) -> None:
     assert checked(BodyValidator(schema), b"{}") is None
 
 
-@needs_compiled
+@pytest.mark.twin
 def test_a_tree_has_values_for_the_reference() -> None:
     """They refer to nothing, although the schema refers to its root."""
     schema = {"type": "object", "properties": {"a": {"$ref": "#"}, "b": {"type": "string", "format": "date"}}}
