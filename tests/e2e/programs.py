@@ -34,7 +34,7 @@ PACKAGES = {
     "systemd-socket-activate": "systemd",
     "systemd-analyze": "systemd",
 }
-RUN_DEADLINE = 30.0  # seconds for a client program; one that gets no answer would wait for ever
+RUN_DEADLINE = 120.0  # seconds for a client program; one that gets no answer would wait for ever
 
 ASGI = Callable[[Any, Any, Any], Any]
 

@@ -180,7 +180,7 @@ def test_a_digest_of_an_upload_that_curl_streams(front: Gateway, tmp_path: Path)
 LOADS = {
     "wrk": ["-t1", "-c32", "-d1s", "--latency"],
     "h2load": ["--h1", "-n1000", "-c20"],
-    "hey": ["-n", "1000", "-c", "20", "-disable-redirects"],
+    "hey": ["-n", "200", "-c", "20", "-disable-redirects"],  # it accepts gzip, for which nginx takes 10 ms each
 }
 
 
@@ -198,5 +198,5 @@ def test_load_without_errors(front: Gateway, name: str, origin: str) -> None:
         assert "1000 succeeded, 0 failed, 0 errored, 0 timeout" in told
         assert "1000 2xx, 0 3xx, 0 4xx, 0 5xx" in told
     else:
-        assert "[200]\t1000 responses" in told
+        assert "[200]\t200 responses" in told
         assert "Error distribution" not in told

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT = Path(__file__).parents[2]
-BUILD_DEADLINE: Final = 300.0
+BUILD_DEADLINE: Final = 600.0
 CHECKS: Final = "-fsanitize=address,undefined -fno-sanitize-recover=all"
 # -O0: compiled in a quarter of the time, and no wrong step is optimized away. -UNDEBUG: assertions in C hold as well.
 FLAGS: Final = f"{CHECKS} -O0 -g -fno-omit-frame-pointer -UNDEBUG"

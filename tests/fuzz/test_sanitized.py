@@ -21,7 +21,7 @@ CORPORA = (
     "upstream/connections/test_http2_liveness.py",
 )
 FOUND = "tests/fuzz/test_found.py"
-DEADLINE = 300.0
+DEADLINE = 900.0  # seconds for what takes two minutes alone
 CASES = 4000  # a few seconds; `make fuzz` goes on for as long as is wanted
 
 

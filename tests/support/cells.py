@@ -22,7 +22,7 @@ WAYS: Final[dict[str, type[Cells]]] = {"locked": LockedCells} | (
 ALGORITHMS: Final = ("token_bucket", "fixed_window", "sliding_window")
 SECOND: Final = 1_000_000_000
 SOURCES = Path(rate_limit_table.__file__).parent
-BUILD_DEADLINE: Final = 120.0
+BUILD_DEADLINE: Final = 300.0
 
 BEFORE_ACCESS = """
 #include <signal.h>

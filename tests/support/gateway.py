@@ -21,7 +21,7 @@ from tests.support.forked import FASTGW, start
 from tests.support.peer import DEADLINE
 
 START_DEADLINE = 60.0  # seconds; a start usually takes less than one, but the machine may be busy
-STOP_DEADLINE = 30.0
+STOP_DEADLINE = 60.0
 OFF: Mapping[str, None] = {"status": None, "admin": None}
 
 
