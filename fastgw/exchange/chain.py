@@ -260,7 +260,7 @@ class Hooks:
         if needs_body is not None and not isinstance(needs_body, Bounded):
             raise ValueError(f'needs_body is {needs_body!r}; expected a bound such as Bounded("1MiB")')
         for name, hook in (("request_body", request_body), ("response_body", response_body), ("trailers", trailers)):
-            if iscoroutinefunction(hook):
+            if hook is not None and iscoroutinefunction(hook):
                 raise ValueError(f"{name} is a coroutine function; expected one that returns at once")
         if (needs_body is not None or changes_body) and request_body is None and response_body is None:
             raise ValueError("needs_body and changes_body are for body hooks; expected request_body or response_body")

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from fastgw.config.openapi.schemas import Schemas
+from fastgw.config.openapi.schemas import Schemas, text_of
 
 _MOST_STEPS: Final = 200
 """Maximum number of schemas that are looked at for one value."""
@@ -41,7 +41,19 @@ class ValueKind:
 
 
 def kind_of(schemas: Schemas, raw: Any) -> ValueKind:
-    """Return the kind of the values of a schema: all that one of its alternatives allows."""
+    """Return the kind of the values of a schema: all that one of its alternatives allows. It is not to be changed:
+    equal schemas have the same one.
+    """
+    text = text_of(raw)
+    if not text:
+        return _kind_of(schemas, raw)
+    known = schemas.kinds.get(text)
+    if known is None:
+        known = schemas.kinds[text] = _kind_of(schemas, raw)
+    return known
+
+
+def _kind_of(schemas: Schemas, raw: Any) -> ValueKind:
     kind = ValueKind()
     for each in combined_schemas(schemas, raw):
         kind.types |= _types(each)

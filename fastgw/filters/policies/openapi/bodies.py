@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
+
+import orjson
 
 from fastgw.filters.policies.content.schemas import converted, errors_of, validation_error
 from fastgw.filters.policies.openapi.forms import MultipartForm, UrlencodedForm
@@ -21,21 +24,28 @@ Error = dict[str, str]
 class OperationSchemas:
     """The schemas of a document: the definitions that its operations share, compiled together, and others."""
 
-    def __init__(self, definitions: Callable[[], Validator], others: Callable[[Any], Validator]) -> None:
-        """`definitions`: compiles the definitions; `others`: compiles a schema that refers to none of them."""
-        self._compile_definitions, self._compile = definitions, others
-        self._definitions: Validator | None = None
+    def __init__(self, definitions: bytes) -> None:
+        """`definitions`: their JSON text."""
+        self._text = definitions
+        self._others: dict[bytes, Validator] = {}
+
+    @cached_property
+    def definitions(self) -> Validator:
+        """Validator of the definitions."""
+        return compile_operation_schema(orjson.loads(self._text))
 
     def validator(self, schema: Any) -> Validator | Definition | None:
         """Return the validator of a schema, which equal schemas share. None: every value is valid."""
         if schema is True or schema == {}:
             return None
         reference = schema.get("$ref") if isinstance(schema, dict) else None
-        if reference is None:
-            return self._compile(schema)
-        if self._definitions is None:
-            self._definitions = self._compile_definitions()
-        return Definition(self._definitions, reference.rpartition("/")[2])
+        if reference is not None:
+            return Definition(self.definitions, reference.rpartition("/")[2])
+        key = orjson.dumps(schema)
+        known = self._others.get(key)
+        if known is None:
+            known = self._others[key] = compile_operation_schema(schema)
+        return known
 
 
 def compile_operation_schema(schema: Any) -> Validator:

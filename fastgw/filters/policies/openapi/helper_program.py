@@ -9,7 +9,7 @@ from typing import Final
 import orjson
 from msgspec import Struct, msgpack
 
-from fastgw.filters.policies.openapi.bodies import OperationSchemas, TypedBody, compile_operation_schema
+from fastgw.filters.policies.openapi.bodies import OperationSchemas, TypedBody
 from fastgw.helper_processes.program import Program, Work
 
 DEADLINE_S: Final = 10.0
@@ -42,8 +42,8 @@ def program_for(definitions: bytes) -> Program:
 
 def start(argument: bytes) -> Work:
     """Compile the definitions. Raises `ModuleNotFoundError`."""
-    definitions = compile_operation_schema(orjson.loads(argument))
-    schemas = OperationSchemas(lambda: definitions, compile_operation_schema)
+    schemas = OperationSchemas(argument)
+    _ = schemas.definitions
 
     @lru_cache(64)
     def body_of(plan: bytes) -> TypedBody:

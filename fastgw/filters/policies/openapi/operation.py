@@ -5,7 +5,7 @@ from __future__ import annotations
 from asyncio import Task
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, final
+from typing import Any, Final, Literal, final
 
 import orjson
 from msgspec import msgpack
@@ -37,7 +37,6 @@ from fastgw.filters.policies.content.validate import Reports
 from fastgw.filters.policies.openapi.bodies import (
     OperationSchemas,
     TypedBody,
-    compile_operation_schema,
     errors_in,
 )
 from fastgw.filters.policies.openapi.helper_program import DEADLINE_S, OperationBody, program_for
@@ -52,9 +51,6 @@ from fastgw.filters.policies.openapi.parameters import (
 )
 from fastgw.helper_processes.shared_pool import SharedPool
 from fastgw.http.strict_json import MOST_CONTAINERS, takes_long
-
-if TYPE_CHECKING:
-    from jsonschema_rs import Validator
 
 _Bodies = Mapping[str, TypedBody]
 """Bodies of a request or response, by content type."""
@@ -82,7 +78,7 @@ class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
 
     def build(self, env: Env) -> Hooks:
         plan = orjson.loads(self.operation)
-        schemas = _schemas(env, self.schemas)
+        document = _document(env, self.schemas)
         mock = Mock(plan["mock"]) if "mock" in plan else None
         hooks: dict[str, Any] = {}
         reports = Reports(env)
@@ -91,7 +87,7 @@ class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
         if mock is not None:
             hooks["reply"] = mock.reply
         if self.mode != "off":
-            requests = _Requests(reports, plan, schemas, self.max_body, only_reports=self.mode == "report")
+            requests = _Requests(reports, plan, document, self.max_body, only_reports=self.mode == "report")
             if requests.is_needed:
                 hooks["request"] = requests.request
             if requests.checks_bodies and self.mode == "enforce":
@@ -102,24 +98,16 @@ class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
             elif requests.checks_bodies:
                 hooks["request_body"] = StageFactory(requests.stage, reads_only=True)
         if "responses" in plan:
-            responses = _Responses(reports, plan["responses"], schemas, self.max_body)
+            responses = _Responses(reports, plan["responses"], document.schemas, self.max_body)
             hooks["response_body"] = StageFactory(responses.stage, reads_only=True)
         identifier = plan["id"]
         return Hooks(**hooks, explain=lambda exchange: f"operation {identifier}")
 
 
-def _schemas(env: Env, file: str) -> OperationSchemas:
-    """Return the schemas of a document, which its operations share. `file`: with the definitions."""
-
-    def definitions() -> Validator:
-        content = env.read(file)
-        key = "openapi", file, env.reads[file]
-        return env.shared(key, lambda: compile_operation_schema(orjson.loads(content)))
-
-    def other(schema: Any) -> Validator:
-        return env.shared(("openapi", orjson.dumps(schema)), lambda: compile_operation_schema(schema))
-
-    return OperationSchemas(definitions, other)
+def _document(env: Env, file: str) -> _Document:
+    """Return what the operations of a document share. `file`: with the definitions of its schemas."""
+    definitions = env.read(file)
+    return env.shared(("openapi", file, env.reads[file]), lambda: _Document(definitions))
 
 
 def _helper(env: Env, file: str) -> HelperChecks:
@@ -136,8 +124,25 @@ def _start(reports: Reports, helper: HelperChecks, services: Services) -> None:
 
 
 @final
+class _Document:
+    """What the operations of a document share."""
+
+    def __init__(self, definitions: bytes) -> None:
+        self.schemas = OperationSchemas(definitions)
+        self._parameters: dict[bytes, _Parameter] = {}
+
+    def parameter(self, plan: Mapping[str, Any]) -> _Parameter:
+        """Return a parameter, which is one for all operations that have an equal one."""
+        key = orjson.dumps(plan)
+        known = self._parameters.get(key)
+        if known is None:
+            known = self._parameters[key] = _Parameter(plan, self.schemas)
+        return known
+
+
+@final
 class _Parameter:
-    """A parameter of an operation."""
+    """A parameter of operations."""
 
     __slots__ = ("_json", "_key", "_validator", "allows_empty", "location", "name", "required", "style")
 
@@ -211,10 +216,10 @@ class _Requests:
     """Validation of the requests of an operation."""
 
     def __init__(
-        self, reports: Reports, plan: Mapping[str, Any], schemas: OperationSchemas, max_body: int, *, only_reports: bool
+        self, reports: Reports, plan: Mapping[str, Any], document: _Document, max_body: int, *, only_reports: bool
     ) -> None:
         self._reports, self._only_reports, self._max_body = reports, only_reports, max_body
-        held = [_Parameter(each, schemas) for each in plan["parameters"]]
+        held = [document.parameter(each) for each in plan["parameters"]]
         self._parameters = {
             where: [each for each in held if each.location == where]
             for where in dict.fromkeys(p.location for p in held)
@@ -226,7 +231,7 @@ class _Requests:
         self._has_body = body is not None
         self._requires_body = body is not None and body["required"]
         content = {} if body is None else body["content"]
-        self._types = _typed(content, schemas)
+        self._types = _typed(content, document.schemas)
         self.helper: HelperChecks | None = None
         """Checks of bodies that take too long for the event loop."""
         self.checks_bodies = any(each.checks for each in self._types.values())

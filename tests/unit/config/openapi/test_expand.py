@@ -220,6 +220,27 @@ paths:
     assert "shop.yaml:4:3" in problems(tmp_path, text.replace("/a:", "<<:"))
 
 
+def test_equal_schemas_are_reported_wherever_they_are(tmp_path: Path) -> None:
+    def item(bad: dict[str, Any]) -> dict[str, Any]:
+        return {"get": operation(parameters=[{"name": "n", "in": "query", "schema": bad}])}
+
+    for bad, wrong in (
+        ({"type": "string", "pattern": "(?!a)"}, "the pattern is not valid"),  # by the library, in one go
+        ({"type": "string", "$id": "urn:a"}, "`$id` is not supported"),  # while it is made
+    ):
+        said = problems(tmp_path, document({"/a": item(bad), "/b": item({**bad})})).splitlines()
+        reported = [line.partition(" paths.")[2] for line in said if wrong in line]
+        assert [each[:2] for each in reported] == ["/a", "/b"]
+
+
+def test_schemas_that_are_equal_in_python_alone_are_not_the_same(tmp_path: Path) -> None:
+    given = [{"name": name, "in": "query", "schema": {"const": value}} for name, value in (("a", 1), ("b", True))]
+    described = document({"/a": {"get": operation(parameters=given)}}, "3.1.0")
+    (route,) = load(tmp_path, described).config.routes
+    assert '"const":1}' in route.filters["openapi"].settings.operation
+    assert '"const":true}' in route.filters["openapi"].settings.operation
+
+
 def test_bombs_are_refused_and_cycles_are_not(tmp_path: Path) -> None:
     levels = "\n".join(f"  - &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9))
     assert "aliases that repeat more than" in problems(

@@ -402,3 +402,22 @@ def test_a_pattern_cannot_take_exponential_time(tmp_path: Path) -> None:
     given = parameter("query", {"type": "string", "pattern": "^(a+)+$"})
     shop = Shop(tmp_path, document({"/x": {"get": operation(parameters=[given])}}))
     assert shop.sends(get(f"/x?p={'a' * 4000}!")) == 400
+
+
+def test_parameters_of_two_operations_are_told_apart_by_all_that_they_differ_in(tmp_path: Path) -> None:
+    """Equal ones are one in memory."""
+    given = parameter("query", LIST)
+    paths = {
+        "/a": {"get": operation(parameters=[given])},
+        "/b": {"get": operation(parameters=[{**given}])},
+        "/c": {"get": operation(parameters=[{**given, "explode": False}])},
+        "/d": {"get": operation(parameters=[{**given, "required": True}])},
+        "/e": {"get": operation(parameters=[{**given, "schema": {**LIST, "maxItems": 1}}])},
+    }
+    shop = Shop(tmp_path, document(paths))
+    answers = {query: [shop.sends(get(f"/{each}{query}")) for each in "abcde"] for query in ("", "?p=1&p=2", "?p=1,2")}
+    assert answers == {
+        "": [204, 204, 204, 400, 204],
+        "?p=1&p=2": [204, 204, 400, 204, 400],
+        "?p=1,2": [400, 400, 204, 400, 400],
+    }
