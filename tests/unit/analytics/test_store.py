@@ -108,6 +108,17 @@ def test_what_is_written_twice_or_by_two_processes_is_counted_once(tmp_path: Pat
     assert counts == [(NOW, 5), (NOW + MINUTE, 104)]
 
 
+def test_a_clock_that_goes_back_loses_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
+    store = store_at(tmp_path / "a.db")
+    dates = [NOW, NOW + MINUTE, NOW - 2 * HOUR, NOW - 2 * HOUR + MINUTE, NOW + 2 * MINUTE]
+    for count, date in enumerate(dates, 1):
+        store.write([reading(date, {USERS: 10 * count})])
+    store.close()
+    assert sum(row.requests for row in stored(tmp_path / "a.db")) == 50
+    early = stored(tmp_path / "a.db", until_date=NOW - HOUR)
+    assert sum(row.requests for row in early) == 20
+
+
 def test_requests_before_analytics_began_are_not_counted(tmp_path: Path) -> None:
     store = store_at(tmp_path / "a.db")
     store.write([reading(NOW, {USERS: 1000}, begins=True), reading(NOW, {USERS: 1003})])
