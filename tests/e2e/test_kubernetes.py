@@ -27,7 +27,7 @@ from tests.support.kubernetes import TOKEN, ApiServer, application, secret
 from tests.support.peer import DEADLINE
 
 NAMESPACE = "kyma-system"
-LONG = 30.0
+LONG = 90.0
 """For what takes well below a second, an upgrade about two, on a machine that is busy."""
 SECRET = "s3cr3t-of-the-cluster"
 

@@ -36,7 +36,7 @@ OTHERS = (
     ("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", True),
 )
 """Kinds of what is deployed with a gateway: group, version, plural, kind and whether it has a namespace."""
-LONG = 30.0
+LONG = 90.0
 """For what takes well below a second, on a machine that is busy."""
 
 
