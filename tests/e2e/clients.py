@@ -77,8 +77,12 @@ async def call(
     method: str = "GET",
     body: bytes = b"",
     path: str = "/",
+    pause: float = 0.0,
 ) -> None:
-    """Ask while `goes_on`, on one connection as long as that is allowed; stop when a new one is refused."""
+    """Ask while `goes_on`, on one connection as long as that is allowed; stop when a new one is refused.
+
+    `pause`: seconds between an answer and the next request.
+    """
     caller = Caller(address)
     try:
         await caller.open()
@@ -90,6 +94,8 @@ async def call(
             if caller.told_to_close:
                 caller.close()
                 await caller.open()
+            if pause:
+                await asyncio.sleep(pause)
         caller.close()
     except (ConnectionRefusedError, ConnectionResetError):  # reset: the listener closed before it was accepted
         return

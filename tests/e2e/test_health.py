@@ -31,7 +31,7 @@ ACTIVE = {
     "healthy_threshold": 2,
     "unhealthy_threshold": 2,
 }
-PASSIVE = {"failures": 3, "window": "10s", "eject": "400ms"}
+PASSIVE = {"failures": 3, "window": "60s", "eject": "400ms"}
 BREAKER = {"error_rate": "50%", "min_requests": 10, "window": "10s", "open": "500ms", "probes": 3}
 
 
@@ -40,6 +40,8 @@ COMMON = {
     "timeouts": {"connect": "1s", "response_headers": "300ms", "idle": "300ms"},
     "load_balancing": {"panic_threshold": "0%"},
 }
+PATIENT = {"connect": "5s", "response_headers": "1s", "idle": "1s"}
+"""Timeouts that a target keeps on a busy machine, too: its failures are counted."""
 MOODS = ("503", "resets", "hangs", "hangs_within", "breaks_off", "babbles", "refuses")
 """In which a target is ejected."""
 
@@ -56,7 +58,8 @@ class Scene:
 
         def passive(name: str, *names: bytes, **settings: Any) -> dict[str, Any]:
             # Each on a new connection: a reset of one that was idle may be no sign of ill health.
-            return upstream(name, *names, health_checks={"passive": {**PASSIVE, **settings}}, pool={"max_idle": 0})
+            checks = {"passive": {**PASSIVE, **settings}}
+            return upstream(name, *names, health_checks=checks, pool={"max_idle": 0}, timeouts=PATIENT)
 
         pair = b"good", b"moody"
         upstreams = {

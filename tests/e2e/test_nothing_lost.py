@@ -18,6 +18,7 @@ from tests.support.gateway import Gateway
 from tests.support.peer import DEADLINE
 
 CALLERS = 24
+PAUSE = 0.02  # seconds from an answer to the next request: without, clients would take the processors from what happens
 ANSWERING = "location / { return 200 'fine'; }"
 
 
@@ -32,7 +33,7 @@ async def enough(counters: LoadCounts, count: int) -> None:
 def under_load(
     address: str, events: Callable[[LoadCounts], Awaitable[None]], method: str = "GET", undeterred: bool = False
 ) -> LoadCounts:
-    """What became of the requests of CALLERS clients that ask without pause while `events` happen.
+    """What became of the requests of CALLERS clients that ask again and again while `events` happen.
 
     `undeterred`: whose connection breaks opens another.
     """
@@ -43,9 +44,9 @@ def under_load(
         body = b"x" if method == "POST" else b""
 
         async def one() -> None:
-            await call(address, lambda: going_on, counters, method, body)
+            await call(address, lambda: going_on, counters, method, body, pause=PAUSE)
             while undeterred and going_on:
-                await call(address, lambda: going_on, counters, method, body)
+                await call(address, lambda: going_on, counters, method, body, pause=PAUSE)
 
         async with asyncio.TaskGroup() as tasks:
             for _ in range(CALLERS):

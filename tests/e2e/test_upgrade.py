@@ -23,7 +23,7 @@ import pytest
 from fastgw.runtime.ipc.channel import PROTOCOL
 from tests.e2e.clients import LoadCounts, call
 from tests.e2e.programs import started
-from tests.e2e.test_nothing_lost import client_ports, enough
+from tests.e2e.test_nothing_lost import PAUSE, client_ports, enough
 from tests.e2e.test_processes import GET, GET_AND_CLOSE, ask, samples
 from tests.e2e.test_reload import ANYWHERE, Reloadable
 from tests.support.client import Client
@@ -34,7 +34,7 @@ from tests.support.peer import Unexpected
 from tests.support.tcp import connected, read_exactly, tcp_target
 
 CALLERS = 4  # of each kind
-LONG = 30.0  # seconds; an upgrade takes about one, but the machine may be busy
+LONG = 90.0  # seconds; an upgrade takes about one, but the machine may be busy
 CLOSING = "/new"
 """The path whose answer ends its connection."""
 
@@ -141,7 +141,7 @@ def under_load(gateway: Upgradable, events: Callable[[LoadCounts], Awaitable[Non
 
         async def one(path: str) -> None:
             while going_on:
-                await call(gateway.address(), lambda: going_on, counters, path=path)
+                await call(gateway.address(), lambda: going_on, counters, path=path, pause=2 * PAUSE)
                 if going_on:
                     counters.lost.append(f"{path}: was refused a connection, or lost it")
 
@@ -636,12 +636,16 @@ def test_workers_that_drain_for_long_outlive_further_upgrades(tmp_path: Path) ->
         serving = gateway.serving()
         ports = {client.sock.getsockname()[1] for client, _ in slow}
         draining = set[int]()
+        found = set[int]()
 
         def are_all_found() -> bool:
             """The kernel's table is read in pieces: a row may be missed while others come and go."""
-            held = {pid: client_ports(pid) & ports for pid in gateway.worker_pids}
-            draining.update(pid for pid, of_it in held.items() if of_it)
-            return set().union(*held.values()) == ports
+            for pid in gateway.worker_pids:
+                held = client_ports(pid) & ports
+                if held:
+                    draining.add(pid)
+                    found.update(held)
+            return found == ports
 
         wait_until(are_all_found, "each slow response to be with a worker", LONG)
         assert not draining & serving
