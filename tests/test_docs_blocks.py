@@ -196,7 +196,7 @@ def test_what_is_in_another_language_can_be_read(read, text):
 @pytest.mark.parametrize("text", blocks("sh"))
 def test_commands_that_are_shown_exist(text):
     """The shell can read them, and what they ask of `fastgw` is there."""
-    read = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, timeout=10)
+    read = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, timeout=60)
     assert read.returncode == 0, read.stderr
     group: Any = typer.main.get_command(app)
     for name, rest in re.findall(r"(?<![\w./=-])fastgw ([a-z][a-z-]+)\b([^|;&\n]*)", text):
@@ -219,7 +219,7 @@ def test_nginx_takes_its_configuration(text, tmp_path, stand_ins):
         [program("nginx"), "-t", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert tried.returncode == 0, tried.stderr
 

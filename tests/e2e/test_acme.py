@@ -25,7 +25,7 @@ from tests.support.acme_issuer import AcmeIssuer, b64, renewal_id
 from tests.support.gateway import Gateway, name_of, wait_until
 from tests.support.secured import Secured
 
-DEADLINE = 40.0
+DEADLINE = 90.0
 HOOK = """#!/bin/sh
 case $2 in
 present) echo "$3 $4" >> "$1" ;;

@@ -20,7 +20,7 @@ from tests.support.browser import Browser, Page
 from tests.support.certificates import Certificates
 from tests.support.gateway import Gateway
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 CLIENTS = Path(__file__).parent.parent / "support" / "rpc_clients"
 
 

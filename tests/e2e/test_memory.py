@@ -31,7 +31,7 @@ GROWTH = 4 * MIB
 STALLED = 64
 STALL_S = 10.0
 DIRECTIONS = ["download", "upload"]
-DEADLINE = 20.0  # a gibibyte takes about two seconds; the machine may be busy
+DEADLINE = 60.0  # a gibibyte takes about two seconds; the machine may be busy
 PATTERN = random.Random(4).randbytes(MIB)  # bodies repeat it, so that a byte lost or moved shows
 
 

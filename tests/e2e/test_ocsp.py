@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.twin,
     pytest.mark.skipif(sys.version_info >= (3, 14), reason="not offered on this Python, as `version` says"),
 ]
-DEADLINE = 40.0
+DEADLINE = 90.0
 FIRST, SECOND = "first.test", "second.test"
 VERSIONS = ("-tls1_2", "-tls1_3")
 

@@ -31,7 +31,7 @@ CONFINED = [
     str(Path(__file__).with_name("confinement.py")),
     str(ROOT / "deploy/systemd/fastgw.service"),
 ]
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 # Does what systemd does between fork and exec: the sockets become 3, 4, …, and the pid is known.
 PASSING = """

@@ -116,7 +116,7 @@ def test_a_filter_that_raises_is_told_in_a_line(tmp_path: Path) -> None:
     )
     command = [FASTGW, "explain", "gw.yaml", "GET", "http://a/"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=20, env=environment)
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "filters   odd → runs on the response only   [gateway]\n" in ended.stdout
     assert "answers   500 internal (filter odd: its response step raised) · " in ended.stdout

@@ -19,7 +19,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from tests.support.gateway import Gateway
 
 PROTOS = Path(__file__).parent / "protos"
-DEADLINE = 20.0
+DEADLINE = 60.0
 SERVICE = "bookstore.v1.Bookstore"
 
 

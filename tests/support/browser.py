@@ -16,7 +16,7 @@ from websockets.sync.client import ClientConnection, connect
 from tests.support.gateway import wait_until
 
 START_DEADLINE = 60.0  # seconds; the first start of a browser on a cold disk is slow
-DEADLINE = 20.0  # seconds for a command, or for a condition on a page
+DEADLINE = 60.0  # seconds for a command, or for a condition on a page
 LONGEST = 64 * 1024 * 1024  # maximum size of a message in bytes, such as a screenshot
 
 FLAGS = (

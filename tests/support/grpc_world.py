@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from tests.support.gateway import Gateway
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 CODES = grpc.StatusCode
 

@@ -55,7 +55,7 @@ def test_the_wheel_turns_on_when_an_expiry_raises() -> None:
         rang = asyncio.Event()
         worker_loop.wheel.watch(Broken(), worker_loop.wheel.now + 0.05)
         worker_loop.wheel.watch(Waiting(rang), worker_loop.wheel.now + 0.2)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await rang.wait()
         worker_loop.close()
         return reported
@@ -97,7 +97,7 @@ def test_a_peer_that_leaves_is_noticed_though_nobody_reads(how: str) -> None:
         if how == "reset":
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         theirs.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await listening.left.wait()
         await asyncio.sleep(0)
         hangups.unwatch(ours.fileno(), listening)
@@ -120,7 +120,7 @@ def test_a_descriptor_that_epoll_refuses_stops_no_other(tmp_path: Path) -> None:
             for _ in range(2):
                 hangups.tick()
             theirs.close()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await listening.left.wait()
             hangups.unwatch(file.fileno(), refused)
         ours.close()
@@ -154,7 +154,7 @@ def test_a_descriptor_may_be_watched_again_and_by_another() -> None:
         hangups.tick()
         hangups.unwatch(ours.fileno(), first)  # no longer its own
         theirs.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await second.left.wait()
         assert not first.left.is_set()
         hangups.unwatch(ours.fileno(), second)
@@ -198,7 +198,7 @@ def test_nobody_is_late_because_we_stood_still() -> None:
             time.sleep(1.0)  # the stall itself
             rang = asyncio.Event()
             worker_loop.wheel.watch(Waiting(rang), worker_loop.wheel.now + 0.1)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await rang.wait()
             loop.remove_reader(ours)
         worker_loop.close()

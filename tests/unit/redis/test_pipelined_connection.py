@@ -11,7 +11,7 @@ import pytest
 from fastgw.redis.pipelined_connection import Pipe, opened
 from tests.support.redis_server import RedisServer
 
-DEADLINE = 5.0
+DEADLINE = 30.0
 
 
 @pytest.fixture(scope="module")
