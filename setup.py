@@ -7,6 +7,7 @@ is built with it fits every machine.
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -55,22 +56,23 @@ class Build(build_ext):
         super().run()
 
 
+def modules() -> list[Extension]:
+    """Return the compiled modules, translated to C unless the command is about the sources alone."""
+    found = [
+        Extension(
+            ".".join(source.with_suffix("").parts),
+            [str(source)],
+            depends=[str(header) for header in source.parent.glob("_*.h")],
+            libraries=[LIBRARIES[str(source)][0]] if str(source) in LIBRARIES else [],
+            extra_compile_args=[*OPTIMIZED, "-fno-strict-aliasing"],
+        )
+        for source in TWINS
+    ]
+    if sys.argv[1:2] in (["egg_info"], ["dist_info"], ["sdist"]):
+        return found
+    threads = CORES if len(TWINS) > 1 else 0
+    return list(cythonize(found, language_level=3, nthreads=threads, quiet=True))  # errors are told all the same
+
+
 if __name__ == "__main__":  # which the processes that Cython begins are not
-    setup(
-        cmdclass={"build_ext": Build},
-        ext_modules=cythonize(
-            [
-                Extension(
-                    ".".join(source.with_suffix("").parts),
-                    [str(source)],
-                    depends=[str(header) for header in source.parent.glob("_*.h")],
-                    libraries=[LIBRARIES[str(source)][0]] if str(source) in LIBRARIES else [],
-                    extra_compile_args=[*OPTIMIZED, "-fno-strict-aliasing"],
-                )
-                for source in TWINS
-            ],
-            language_level=3,
-            nthreads=CORES if len(TWINS) > 1 else 0,
-            quiet=True,  # errors are told all the same
-        ),
-    )
+    setup(cmdclass={"build_ext": Build}, ext_modules=modules())

@@ -38,6 +38,12 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
     return folder, build(folder)
 
 
+def test_they_are_compiled(sanitized: tuple[Path, dict[str, str]]):
+    """First, and by itself: it takes as long as the longest of those below."""
+    folder, _ = sanitized
+    assert len([*folder.rglob("_*.so")]) == len([*folder.rglob("_*.pyx")])
+
+
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_what_the_tests_of_the_twins_know(sanitized: tuple[Path, dict[str, str]], corpus: str):
     folder, environment = sanitized

@@ -22,7 +22,7 @@ from tests.support.peer import DEADLINE
 
 START_DEADLINE = 60.0  # seconds; a start usually takes less than one, but the machine may be busy
 STOP_DEADLINE = 60.0
-CHANGE_DEADLINE = 4 * DEADLINE  # of what other processes do, which have the processor when nobody else wants it
+CHANGE_DEADLINE = 4 * DEADLINE  # for changes by other processes; control runs at a lower priority than the tests
 OFF: Mapping[str, None] = {"status": None, "admin": None}
 
 

@@ -105,7 +105,7 @@ class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
 
 
 def _document(env: Env, file: str) -> _Document:
-    """Return what the operations of a document share. `file`: with the definitions of its schemas."""
+    """Return the objects that the operations of a document share. `file`: with the definitions of its schemas."""
     definitions = env.read(file)
     return env.shared(("openapi", file, env.reads[file]), lambda: _Document(definitions))
 
@@ -125,7 +125,7 @@ def _start(reports: Reports, helper: HelperChecks, services: Services) -> None:
 
 @final
 class _Document:
-    """What the operations of a document share."""
+    """Objects that the operations of a document share."""
 
     def __init__(self, definitions: bytes) -> None:
         self.schemas = OperationSchemas(definitions)
