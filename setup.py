@@ -68,10 +68,10 @@ def modules() -> list[Extension]:
         )
         for source in TWINS
     ]
-    if sys.argv[1:2] in (["egg_info"], ["dist_info"], ["sdist"]):
+    if {*sys.argv[1:2]} & {"egg_info", "dist_info", "sdist"}:
         return found
     threads = CORES if len(TWINS) > 1 else 0
-    return list(cythonize(found, language_level=3, nthreads=threads, quiet=True))  # errors are told all the same
+    return cythonize(found, language_level=3, nthreads=threads, quiet=True)  # errors are told all the same
 
 
 if __name__ == "__main__":  # which the processes that Cython begins are not

@@ -6,7 +6,6 @@ Each operation has parameters, and every second one a body of one of 100 schemas
 it takes more than `--most` seconds.
 """
 
-import gc
 import json
 import sys
 import time
@@ -86,7 +85,6 @@ def main(
     """Time the loading of an OpenAPI document with many operations."""
     with TemporaryDirectory() as folder:
         file = written(Path(folder), operations)
-        gc.disable()  # as in the gateway, which loads and compiles without collections
         began = time.process_time()
         found = config.load(str(file), TYPES)
         read = time.process_time()

@@ -55,7 +55,7 @@ class Schemas:
         """Numbers of the definitions that parameters and bodies have."""
         self.kinds: dict[str, Any] = {}
         """Kinds of values (`kinds.kind_of`), by `text_of` of the schema."""
-        self._has_reference = False
+        self._has_reference = self._has_note = False
         self.paths: dict[str, Path] = {}
         """Path in the document, by number of the definition."""
         self._spec = spec
@@ -76,9 +76,9 @@ class Schemas:
         if known is not None:
             self.used.append((known, path))
             return known
-        reported = self._reported
+        problems = len(self._spec.reading.problems)
         edges: set[str] = set()
-        self._has_reference = False
+        self._has_reference = self._has_note = False
         made = self._made(raw, path, response, edges, 0, frozenset())
         number = _number_of(made)
         if number is not None:
@@ -90,7 +90,7 @@ class Schemas:
             made = {"$ref": f"{DEFINITIONS}#/$defs/{number}"}
         else:
             self.used.append((made, path))
-            if text and self._reported == reported:
+            if text and not self._has_note and len(self._spec.reading.problems) == problems:
                 self._known[text, response] = made
         while self._waiting:
             number, held, at, of_response = self._waiting.pop()
@@ -98,11 +98,6 @@ class Schemas:
             edges = self._edges[number] = set()
             self.definitions[number] = self._made(held, at, of_response, edges, 0, frozenset())
         return made
-
-    @property
-    def _reported(self) -> tuple[int, int]:
-        """Number of problems, and of notes."""
-        return len(self._spec.reading.problems), len(self._spec.reading.notes)
 
     def locations(self) -> dict[str, str]:
         """Return the locations of the definitions in the document, by number. Responses have their own ones."""
@@ -210,6 +205,7 @@ class Schemas:
                 }
             elif (meant := meant_by(key, value)) is not None:
                 self._spec.reading.note_keyword(at, meant)
+                self._has_note = True
         self._adapt(made, raw, path, extra)
         if extra:
             made["allOf"] = [*made.get("allOf", ()), *extra]

@@ -96,3 +96,20 @@ def test_schemas_of_openapi_documents_have_notes(tmp_path: Path) -> None:
     (tmp_path / "shop.json").write_text(json.dumps(described))
     (note,) = notes(tmp_path, [{"openapi": {"file": "shop.json", "upstream": "http://127.0.0.1:9"}}])
     assert note.endswith(f'components.schemas.A.requierd: {IGNORED} "required"?')
+
+
+def test_equal_schemas_of_openapi_documents_have_a_note_each(tmp_path: Path) -> None:
+    """Also one that was read before, by another reference to it."""
+    shared = {"name": "p", "in": "query", "schema": {"type": "string", "maxLenght": 5}}
+    by_reference = {"parameters": [{"$ref": "#/components/parameters/P"}], "responses": {"200": {"description": "ok"}}}
+    paths = {
+        "/a": {"get": by_reference},
+        "/b": {"get": by_reference},
+        "/c": {"get": {**by_reference, "parameters": [{**shared}]}},
+    }
+    (tmp_path / "shop.json").write_text(json.dumps(document(paths, components={"parameters": {"P": shared}})))
+    found = notes(tmp_path, [{"openapi": {"file": "shop.json", "upstream": "http://127.0.0.1:9"}}])
+    assert [each.partition(": ")[2].partition(": ")[0] for each in found] == [
+        "paths./c.get.parameters[0].schema.maxLenght",
+        "components.parameters.P.schema.maxLenght",
+    ]
