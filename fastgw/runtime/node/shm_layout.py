@@ -202,6 +202,10 @@ class ShmLayout:
 
     # derived values
 
+    def is_current(self, shared: SharedMemory, generation: int) -> bool:
+        """Whether a worker that starts with this generation may accept: no later one is active."""
+        return bool(shared.supervisor.words[self.generation] <= generation)
+
     def is_ready(self, shared: SharedMemory) -> bool:
         """Whether the gateway is ready: started, not stopping, all watches have data, and a worker accepts."""
         return self.is_serving(shared) and not shared.supervisor.words[self.awaits] and self.accepting(shared) > 0

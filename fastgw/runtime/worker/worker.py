@@ -263,7 +263,8 @@ class Worker:
         self._words.enter(self._column, self._slot)
         self._words.count_tokens(self._column)
         self._words.report_state(self._column)
-        self._words.serve(self._column, self._table_swap.generation)  # readiness also depends on the supervisor
+        if self._words.is_current(self._shared, self._table_swap.generation):  # otherwise it has to catch up first
+            self._words.serve(self._column, self._table_swap.generation)  # readiness also depends on the supervisor
         self._heart.start()
         self._publish()
         self._feeds[drained_targets.FEED].on_change(self._drain_targets)

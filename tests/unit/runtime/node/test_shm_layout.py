@@ -30,6 +30,14 @@ def test_ready_is_the_supervisors_word_and_that_of_a_worker_which_goes_round(nod
     assert not words.is_ready(shared)
 
 
+def test_who_comes_up_late_is_not_current(node_state):
+    """A later generation may have become active since the fork; none is before the start."""
+    words, shared = node_state.words, node_state.shared
+    assert words.is_current(shared, 1)
+    words.commit(shared, 3)
+    assert [words.is_current(shared, generation) for generation in (1, 2, 3)] == [False, False, True]
+
+
 def test_nobody_is_ready_before_it_is_known_what_watches_say(node_state):
     words, shared = node_state.words, node_state.shared
     words.serve(shared.columns[0], 1)
