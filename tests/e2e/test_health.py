@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -245,8 +244,8 @@ def test_a_breaker_opens_for_all_workers_and_closes_after_probes_of_the_node(sce
         moody.be("hangs")  # nobody knows of probes what comes of them, for 300 ms
         served = moody.served
         until(is_half_open, "it to be half-open")
-        with asking(scene.gateway, "broken"):
-            until(lambda: scene.told("broken")["breaker_openings"] == 2, "the probes to fail")
+        ask_at_once(scene.gateway, "broken", 2 * BREAKER["probes"])
+        until(lambda: scene.told("broken")["breaker_openings"] == 2, "the probes to fail")
         assert moody.served - served == BREAKER["probes"]
         moody.be("ok")
         until(lambda: set(crowd.bodies()) == {b"moody"}, "the breaker to be closed for all")
@@ -257,24 +256,15 @@ def test_a_breaker_opens_for_all_workers_and_closes_after_probes_of_the_node(sce
     scene.gateway.stderr.wait_for(lambda line: b"upstream broken: its breaker is closed again" in line)
 
 
-@contextlib.contextmanager
-def asking(gateway: Reloadable, name: str) -> Iterator[None]:
-    """Meanwhile clients ask without pause, each time on a new connection, so that all workers are asked."""
-    enough = threading.Event()
+def ask_at_once(gateway: Reloadable, name: str, clients: int) -> None:
+    """Let clients ask once at the same time, each on a new connection, so that all workers are asked."""
 
-    def ask() -> None:
-        while not enough.is_set():
-            with gateway.connect() as client:
-                client.exchange(b"GET /%b/x HTTP/1.1\r\nHost: a\r\n\r\n" % name.encode())
+    def ask(_: int) -> None:
+        with gateway.connect() as client:
+            client.exchange(b"GET /%b/x HTTP/1.1\r\nHost: a\r\n\r\n" % name.encode())
 
-    with ThreadPoolExecutor(2 * BREAKER["probes"]) as threads:
-        asked = [threads.submit(ask) for _ in range(2 * BREAKER["probes"])]
-        try:
-            yield
-        finally:
-            enough.set()
-        for each in asked:
-            each.result()
+    with ThreadPoolExecutor(clients) as threads:
+        list(threads.map(ask, range(clients)))
 
 
 def test_a_killed_worker_takes_no_ejection_along(scene: Scene) -> None:
