@@ -624,7 +624,8 @@ def _describe_response(explanation: Explanation, exchange: Exchange, shown: _Sho
     dropped, lines = response.dropped, response.added
     if exchange.id_shown:
         dropped, lines = dropped | serializer.REQUEST_IDS, lines + serializer.id_line(exchange.id_shown)
-    explanation.fields = shown.fields(response.headers.render(dropped) + lines)
+    block = response.headers.render(dropped, serializer.names_alike(dropped))
+    explanation.fields = shown.fields(block + lines)
     return explanation
 
 

@@ -40,6 +40,8 @@ USUAL: Mapping[str, Any] = {
 }
 """Filters that a cache usually stands behind."""
 HEADERS: Mapping[str, Any] = {"headers": {"response": {"set": {"X-A": "b"}}}}
+COMPUTED: Mapping[str, Any] = {"headers": {"response": {"set": {"X-A": "{method}"}}}}
+"""A filter whose response step runs for each response."""
 
 
 class CachePlane(Plane):
@@ -59,13 +61,16 @@ def rooms() -> Iterator[Room]:
     yield from _misses("a miss that is not stored, Vary", ANSWER % (b"private", VARY), CACHED)
     yield from _misses("a miss that is stored, header in the key", stored, LANGUAGE)
     yield from _misses("headers without a cache", stored, HEADERS)
+    yield from _misses("computed headers without a cache", stored, COMPUTED)
     yield from _misses("a miss behind headers that is stored", stored, {**CACHED, **HEADERS})
     yield from _misses("a miss behind headers that is not stored", ANSWER % (b"private", b""), {**CACHED, **HEADERS})
+    yield from _misses("a miss behind computed headers that is stored", stored, {**CACHED, **COMPUTED})
     yield from _misses("a bypass", stored, {"cache": {"bypass": {"header": "X-Request-Id"}}})
     yield from _hits("a hit", stored, CACHED)
     yield from _hits("a hit, Vary", ANSWER % (PUBLIC, VARY), CACHED)
     yield from _hits("a hit, header in the key", stored, LANGUAGE)
     yield from _hits("a hit behind headers", stored, {**CACHED, **HEADERS})
+    yield from _hits("a hit behind computed headers", stored, {**CACHED, **COMPUTED})
     yield from _misses("key_auth and rate_limit without a cache", stored, USUAL)
     yield from _misses("a miss behind key_auth and rate_limit that is stored", stored, {**CACHED, **USUAL})
     yield from _hits("a hit behind key_auth and rate_limit", stored, {**CACHED, **USUAL})

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from inspect import CORO_CREATED, getcoroutinestate, isawaitable, iscoroutine, iscoroutinefunction
 from itertools import count
 from math import inf
@@ -30,6 +30,7 @@ from fastgw.exchange.reply import NO_NAMES, Reply, problem
 from fastgw.exchange.request_ids import RequestIds
 from fastgw.exchange.states import ENDED
 from fastgw.exchange.tunnel import TunnelStep
+from fastgw.http.fields import folded, without_fields
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.tracing.trace import MOST_TIMELINE, EndedWait
 from fastgw.operator_events import OperatorEvent, log_event
@@ -110,10 +111,34 @@ def _union(looks: frozenset[Looks]) -> Looks:
 @final
 @dataclass(frozen=True, slots=True)
 class SentFields:
-    """Headers of the requests to the upstream: lower-case names that are not sent, and lines that are added."""
+    """Changes to the headers of messages, the same for all: lower-case names of headers that are not sent, together
+    with their twins (`Fields`), and lines that are added.
+    """
 
     dropped: frozenset[bytes]
     added: bytes
+
+    def then(self, later: SentFields) -> SentFields:
+        """Return these changes and later ones as one: a header that is added here may be dropped there."""
+        added = without_fields(self.added, frozenset(map(folded, later.dropped))) if self.added else b""
+        return SentFields(self.dropped | later.dropped, added + later.added)
+
+
+NO_SENT_FIELDS: Final = SentFields(NO_NAMES, b"")
+
+
+@final
+class ResponseLines:
+    """Headers that a response step changes by lines, in `Response.added` and `Response.dropped`.
+
+    `names`: those of the headers, `folded`. `reads`: whether it reads headers, too. `replaces`: whether it removes
+    earlier lines of these headers from `added`.
+    """
+
+    __slots__ = ("names", "reads", "replaces")
+
+    def __init__(self, names: Iterable[bytes], *, reads: bool = False, replaces: bool = False) -> None:
+        self.names, self.reads, self.replaces = frozenset(map(folded, names)), reads, replaces
 
 
 @final
@@ -147,7 +172,10 @@ class Hooks:
     the refusal, if it is certain that they would answer with just this problem, without any other effect; the fast path
     sends it if no other filter has to see it. sent_fields: the `SentFields` for a request step whose only effect they
     are, the same for all requests; the fast path sends them without it. response: `(exchange) -> None`, when the head
-    of the response (of the upstream or the gateway) is known. looks_at: `(head) -> bool`, whether the response step and
+    of the response (of the upstream or the gateway) is known. response_fields: the `SentFields` for a response step
+    whose only effect on responses of upstreams they are, the same for all; the fast path sends them without it.
+    response_lines: the `ResponseLines` of a response step that changes only `added` and `dropped` of responses of
+    upstreams, or does so in `Chain.line_steps`. looks_at: `(head) -> bool`, whether the response step and
     the response body hook have to run for a response of the upstream; if no filter needs it, most requests take the
     fast path. They may run nevertheless.
     request_body, response_body: `(exchange, payload) -> None | bytes | Reply`, for each piece of a body. None: it does
@@ -182,11 +210,11 @@ class Hooks:
     route with an upstream. True: the filter has taken the exchange over and answers it, with a
     `upstream.client.translated_call` by `forward`. False: the next one of the chain is asked, and the exchange is
     forwarded as usual if none has taken it. ready_answer: `(head, peer, route) -> None | ReadyAnswer`, for a plain GET
-    on a route where no other filter has a step for requests or responses: a whole response from memory, in place of all
-    other steps. None: the request is processed as usual. fetch: of the same filter:
-    `(request, forward) -> None | FastFetch`, in place of `translate`, for such a request without a ready answer, if it
-    can take the fast path. full_path: the request step replaces a
-    side of the exchange, so that no request of the route takes the fast path. body_head: a `BodyHead`, whose step runs
+    on a route where all steps of other filters have `sent_fields` or `response_fields`: a whole response from memory,
+    in place of all other steps, with those `response_fields`. None: the request is processed as usual. fetch: of the
+    same filter: `(request, forward) -> None | FastFetch`, in place of `translate`, for such a request without a ready
+    answer, if it can take the fast path. full_path: the request step replaces a side of the exchange, so that no
+    request of the route takes the fast path. body_head: a `BodyHead`, whose step runs
     once all request steps have let a request with a body pass and the beginning of the body was received, which is
     `exchange.request_body.head(most)`. The body stays as it is. Not called for sub-requests.
     """
@@ -213,6 +241,8 @@ class Hooks:
         "request_ids",
         "response",
         "response_body",
+        "response_fields",
+        "response_lines",
         "sent_fields",
         "start",
         "stop",
@@ -253,6 +283,8 @@ class Hooks:
         lets_pass: PassTest | None = None,
         sent_fields: SentFields | None = None,
         refuse: RefuseStep | None = None,
+        response_fields: SentFields | None = None,
+        response_lines: ResponseLines | None = None,
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
         self.response_body, self.trailers = response_body, trailers
@@ -284,6 +316,8 @@ class Hooks:
         self.lets_pass = lets_pass
         self.sent_fields = sent_fields
         self.refuse = refuse
+        self.response_fields = response_fields
+        self.response_lines = response_lines
 
 
 @final
@@ -331,6 +365,7 @@ class Chain:
         "error_pages",
         "fetch_plan",
         "finish_steps",
+        "line_steps",
         "links",
         "logged_at",
         "maps",
@@ -386,6 +421,8 @@ class Chain:
         self.treats_bodies = self.treats_responses or bool(self.request_body_hooks or self.body_heads)
         # Response steps run in reverse order.
         self.response_steps = tuple(h.response for h in reversed(hooks) if h.response is not None)
+        # Those of them that may change headers by lines: no later step and no body hook reads or replaces them.
+        self.line_steps = frozenset() if self.treats_responses else _line_steps(hooks)
         self.reply_steps = tuple(h.reply for h in reversed(hooks) if h.reply is not None)
         self.tunnel_steps = tuple(h.tunnel for h in reversed(hooks) if h.tunnel is not None)
         self.renew_steps = tuple(h.renew for h in reversed(hooks) if h.renew is not None)
@@ -449,23 +486,45 @@ class Chain:
     @property
     def fetch_step(self) -> FetchStep | None:
         """Step that fetches a response on the fast path; None: the requests have to take the full path."""
-        if self.ready_answer is None:
+        if self.ready_answer is None or self.request_steps:
             return None
         return next((link.hooks.fetch for link in self.links if link.hooks.fetch is not None), None)
 
     def _ready_answer(self, hooks: Iterable[Hooks]) -> ReadyStep | None:
         """Return the step that answers from memory, if no other filter has to see the request or the response."""
         ready = [h for h in hooks if h.ready_answer is not None]
-        if len(ready) != 1 or self.request_steps or self.treats_bodies or self.finish_steps:
+        if len(ready) != 1 or self.treats_bodies or self.finish_steps:
             return None
-        alone = {*self.response_steps} <= {ready[0].response} and {*self.translate_steps} <= {ready[0].translate}
-        return ready[0].ready_answer if alone else None
+        others = [h for h in hooks if h is not ready[0]]
+        is_alone = all(
+            (h.request is None or h.sent_fields is not None)
+            and (h.response is None or h.response_fields is not None)
+            and h.translate is None
+            for h in others
+        )
+        return ready[0].ready_answer if is_alone and ready[0].request is None else None
 
     @property
     def meets_answers(self) -> bool:
-        """Whether a filter has hooks for every response, or for the end of every exchange."""
-        always = any(link.hooks.response is not None and link.hooks.looks_at is None for link in self.links)
-        return always or bool(self.finish_steps)
+        """Whether a filter has to see every response, or the end of every exchange."""
+        if self.finish_steps:
+            return True
+        # These read headers that others have changed before, closer to the upstream.
+        is_read = self.treats_responses
+        for hooks in (link.hooks for link in self.links if link.hooks.response is not None):
+            if hooks.looks_at is not None:
+                is_read = True
+            elif is_read or hooks.response_fields is None:
+                return True
+        return False
+
+    @property
+    def response_fields(self) -> SentFields:
+        """Headers of responses that the filters change on the fast path, where their steps do not run unless it
+        `meets_answers`.
+        """
+        fields = [link.hooks.response_fields for link in reversed(self.links)]
+        return reduce(SentFields.then, (each for each in fields if each is not None), NO_SENT_FIELDS)
 
     @property
     def needs_full_path(self) -> bool:
@@ -545,6 +604,26 @@ class Chain:
         return next((link.use.name for link in self.links if step in _hooks_of(link)), "?")
 
 
+def _line_steps(hooks: Iterable[Hooks]) -> frozenset[Callable[[Exchange], None]]:
+    """Return the response steps that may change headers by lines. `hooks`: in the order of requests, so that the last
+    response step comes first.
+    """
+    steps = set()
+    later: frozenset[bytes] = NO_NAMES  # headers that a later step adds without looking for such lines
+    for each in hooks:
+        if each.response is None:
+            continue
+        lines = each.response_lines
+        if lines is None or not lines.names.isdisjoint(later):
+            break
+        steps.add(each.response)
+        if lines.reads:
+            break
+        if not lines.replaces:
+            later |= lines.names
+    return frozenset(steps)
+
+
 def _hooks_of(link: FilterInstance) -> tuple[object, ...]:
     hooks = link.hooks
     steps = hooks.request, hooks.response, hooks.request_body, hooks.finish, hooks.preflight
@@ -560,9 +639,6 @@ class Divider(Protocol):
 
     def describe_split(self, exchange: Exchange, /) -> str:
         """Return the upstream that is selected and why, for people."""
-
-
-NO_SENT_FIELDS: Final = SentFields(NO_NAMES, b"")
 
 
 @final
@@ -582,6 +658,8 @@ class FastPathPlan:
     in place of the route's request steps and the hooks for its body; a request that does not pass takes the full path.
     `sent_fields`: headers for the upstream that the request steps of filters change, the same for all requests.
     `refuse`: `Hooks.refuse` of the filter with the last of the tests; None: refusals take the full path.
+    `response_fields`: headers of responses that filters change, whose response steps do not run here; with the names
+    that `forward` leaves out, unless they are `NO_SENT_FIELDS`.
     """
 
     forward: Any
@@ -597,6 +675,7 @@ class FastPathPlan:
     pass_tests: tuple[PassTest, ...] = ()
     sent_fields: SentFields = NO_SENT_FIELDS
     refuse: RefuseStep | None = None
+    response_fields: SentFields = NO_SENT_FIELDS
 
     def accepts(self, head: RequestHead) -> bool:
         """Whether an ordinary request may take the fast path."""

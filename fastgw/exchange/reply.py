@@ -7,8 +7,9 @@ import orjson
 from msgspec import Struct
 
 from fastgw.errors import Fault
-from fastgw.http.fields import Fields
+from fastgw.http.fields import Fields, folded
 from fastgw.http.grammar import IS_TOKEN, IS_VALUE
+from fastgw.http.http1.serializer import names_alike
 from fastgw.http.messages import AS_DECLARED, ResponseHead
 
 if TYPE_CHECKING:
@@ -190,6 +191,13 @@ class Response(Struct, eq=False, gc=False):  # no reference cycles
         return fields
 
     @property
+    def is_as_received(self) -> bool:
+        """Whether it is one of the upstream whose header was not parsed, so that it is sent as it was received, with
+        `added` and without `dropped`.
+        """
+        return self.head is not None and self._fields is None
+
+    @property
     def has_lines_only(self) -> bool:
         """Whether it is one of the gateway that has no header fields but the lines in `added`."""
         return self.head is None and self._fields is None
@@ -206,7 +214,8 @@ class Response(Struct, eq=False, gc=False):  # no reference cycles
 
     def sent_fields(self) -> list[tuple[bytes, bytes]]:
         """Return the header fields that are sent, without those that the client's side adds."""
-        kept = [line for line in self.headers if line[0].lower() not in self.dropped]
+        dropped = names_alike(self.dropped)
+        kept = [line for line in self.headers if folded(line[0]) not in dropped]
         return kept + list(fields_in(self.added))
 
     def may_become(self, before: int, method: bytes) -> bool:

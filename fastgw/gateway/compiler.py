@@ -11,6 +11,7 @@ tables are freed in steps without the garbage collector.
 import logging
 import ssl
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -619,7 +620,8 @@ class _Building:
         # The path of a route that rewrites captures is checked in any case.
         is_fast = isinstance(action, Forward) and action.allows_fast_path and is_plain
         if is_fast and isinstance(action, Forward) and not chain.translate_steps:
-            meets_answers = chain.meets_answers
+            # The fast path changes no headers of gRPC: trailers may stand in their place.
+            meets_answers = chain.meets_answers or (action.grpc and chain.response_fields is not NO_SENT_FIELDS)
             headers, sent_fields = _headers_met(chain, links), _sent_fields(links)
             tests = pass_tests(_tests_of(chain, links))
             at_once = tests is not None and not meets_answers and route.path.encoded_slash == "keep"
@@ -640,13 +642,23 @@ class _Building:
                     pass_tests=tests if at_once and tests is not None else (),
                     sent_fields=sent_fields,
                     refuse=_refuse_step(chain, tests) if at_once and tests is not None else None,
+                    response_fields=NO_SENT_FIELDS if meets_answers else _response_fields(chain, action),
                 )
                 plan = self._fast_paths.setdefault(plan, plan)
         elif is_fast and isinstance(action, Forward) and not action.grpc:
             chain.allows_fetch = len(chain.translate_steps) == 1 and not (chain.treats_bodies or chain.renew_steps)
             if (fetch := chain.fetch_step) is not None:
                 id_of = None if chain.request_ids is None else chain.request_ids.of
-                chain.fetch_plan = FastPathPlan(action, check_path is not None, False, None, False, id_of, fetch=fetch)
+                chain.fetch_plan = FastPathPlan(
+                    action,
+                    check_path is not None,
+                    at_once=False,
+                    looks_at=None,
+                    meets_answers=False,
+                    id_of=id_of,
+                    fetch=fetch,
+                    response_fields=_response_fields(chain, action),
+                )
         takes_options = "OPTIONS" in route.methods
         made = Route(route.name, action, chain, steps, check_path, plan, route.timeout, for_preflights, takes_options)
         if route.fallback is not None:
@@ -875,10 +887,14 @@ def _headers_met(chain: Chain, links: Iterable[FilterInstance]) -> tuple[bytes, 
 
 def _sent_fields(links: Iterable[FilterInstance]) -> SentFields:
     """Return the headers for the upstream that filters change for all requests."""
-    fields = [link.hooks.sent_fields for link in links if link.hooks.sent_fields is not None]
-    if not fields:
-        return NO_SENT_FIELDS
-    return SentFields(frozenset().union(*(each.dropped for each in fields)), b"".join(each.added for each in fields))
+    fields = (link.hooks.sent_fields for link in links)
+    return reduce(SentFields.then, (each for each in fields if each is not None), NO_SENT_FIELDS)
+
+
+def _response_fields(chain: Chain, action: Forward) -> SentFields:
+    """Return the headers of responses that the fast path changes."""
+    fields = chain.response_fields
+    return fields if fields is NO_SENT_FIELDS else SentFields(fields.dropped | action.marks, fields.added)
 
 
 def _tests_of(chain: Chain, own: Iterable[FilterInstance]) -> Iterator[PassTest | None]:

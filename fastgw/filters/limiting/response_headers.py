@@ -9,6 +9,7 @@ from typing import Final, Literal, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Response, problem
+from fastgw.exchange.chain import ResponseLines
 from fastgw.filters.limiting.counter_store import Left, LimitSpec, Record
 
 Style = Literal["draft", "legacy", "legacy_epoch", "none"]
@@ -17,6 +18,9 @@ _SPOKEN: Final = b" ratelimit"
 """Marker in `Response.dropped` that is no header name: the headers of the tightest limit are set."""
 _DRAFT: Final = frozenset((_SPOKEN, b"ratelimit", b"ratelimit-policy"))
 _LEGACY: Final = frozenset((_SPOKEN, b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset"))
+
+LIMIT_LINES: Final = ResponseLines(_DRAFT | _LEGACY)
+"""Headers that `set_tightest_headers` changes."""
 
 
 @final

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from fastgw.config.base.value_types import Duration, Notation, parse_method, parse_token
 from fastgw.config.settings.gateway import Some
-from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Reply
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Reply, ResponseLines
 
 ANY: Final = "*"
 LONGEST_ORIGIN: Final = 300  # scheme, a name of 253 bytes, port
@@ -163,7 +163,7 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
             answer.dropped = dropped | OURS if dropped else OURS
             answer.added = answer.added + fields if answer.added else fields
 
-        return Hooks(preflight=preflight, response=response)
+        return Hooks(preflight=preflight, response=response, response_lines=ResponseLines((*OURS, b"vary")))
 
     def _preflight_headers(self) -> bytes:
         """Return the headers for a preflight, without the origin."""

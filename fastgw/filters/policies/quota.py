@@ -11,7 +11,7 @@ from fastgw.config.settings.gateway import NONE, Settings, Some
 from fastgw.filters.api import Duration, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Services, WarningContext
 from fastgw.filters.limiting.counter_store import Left, LimitSpec, give_back
 from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_named, key_of, key_warnings, traits_of
-from fastgw.filters.limiting.response_headers import LimitHeaders, Style, refusal, set_tightest_headers
+from fastgw.filters.limiting.response_headers import LIMIT_LINES, LimitHeaders, Style, refusal, set_tightest_headers
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm.calendar_periods import Calendar, calendar_of, zone_of
 from fastgw.shm.quota_table import COUNT_MAX, NOT_OURS, Full, KeyDigest, Period, QuotaTable, own_quotas
@@ -150,6 +150,7 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
         return Hooks(
             request=counts.request,
             response=None if self.headers == "none" else set_tightest_headers,
+            response_lines=LIMIT_LINES,
             start=counts.start,
             explain=counts.explain,
             would=lambda exchange: None,

@@ -28,7 +28,7 @@ from fastgw.filters.api import (
 )
 from fastgw.filters.limiting.counter_store import Algorithm, LimitDecision, LimitSpec, NodeCounterStore, give_back
 from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_of, key_warnings, traits_of
-from fastgw.filters.limiting.response_headers import LimitHeaders, Style, refusal, set_tightest_headers
+from fastgw.filters.limiting.response_headers import LIMIT_LINES, LimitHeaders, Style, refusal, set_tightest_headers
 from fastgw.filters.policies.ip import address_check
 from fastgw.http.http1.llhttp import knows_method
 from fastgw.observe.metrics.families import FilterEvent
@@ -209,6 +209,7 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
         return Hooks(
             request=counts.step() if redis is None else counts.asking_step(),
             response=response,
+            response_lines=LIMIT_LINES if response is set_tightest_headers else None,
             start=counts.start,
             stop=None if redis is None else redis.limits.release,
             explain=counts.explain,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from msgspec.structs import fields
 
 from fastgw.config.base.value_types import Notation, parse_field_value
-from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase, ResponseLines
 from fastgw.forwarded_headers import client_scheme
 
 PRESET: Final = "preset"
@@ -125,7 +125,7 @@ class SecurityHeaders(Filter, name="security_headers", phase=Phase.ADMIT, order=
             answer.dropped |= names
             answer.added += on_https if secure else on_http
 
-        return Hooks(response=response)
+        return Hooks(response=response, response_lines=None if keeps else ResponseLines(names))
 
     def _policies(self) -> dict[str, str]:
         """Return the headers that are sent, by the name of the setting."""

@@ -93,6 +93,7 @@ cdef struct OfPlan:
     Slot id_of
     Slot looks_at
     Slot pass_tests
+    Slot response_fields
     Slot sent_fields
 
 cdef struct OfUpstream:
@@ -160,6 +161,7 @@ learn(&of_plan.full_path_headers, FastPathPlan, "full_path_headers")
 learn(&of_plan.id_of, FastPathPlan, "id_of")
 learn(&of_plan.looks_at, FastPathPlan, "looks_at")
 learn(&of_plan.pass_tests, FastPathPlan, "pass_tests")
+learn(&of_plan.response_fields, FastPathPlan, "response_fields")
 learn(&of_plan.sent_fields, FastPathPlan, "sent_fields")
 learn(&of_upstream.active, Upstream, "active")
 learn(&of_upstream.attempt_listener, Upstream, "attempt_listener")
@@ -423,8 +425,8 @@ cdef int forget_on(path) except -1:
     return 0
 
 
-cdef int _answer(self, Http1ResponseHead head, length, forward, bytes added) except -1:
-    """Answer with a response that was received as a whole, and with these header lines of filters."""
+cdef int _answer(self, Http1ResponseHead head, length, forward, bytes added, fields) except -1:
+    """Answer with a response that was received as a whole, and with these header lines and changes of filters."""
     cdef double now
     now = monotonic()
     upstream = read(&of_forward.upstream, forward)
@@ -439,13 +441,16 @@ cdef int _answer(self, Http1ResponseHead head, length, forward, bytes added) exc
     write(&of_path.stream, self, None)
     release_stream(stream)
     write(&of_path.upstream_s, self, now - <double>read(&of_path.begun_at, self))
-    write(&of_path.response, self, head)
     write(&of_path.response_bytes, self, length)
+    dropped = read(&of_forward.marks, forward)
+    if fields is not NO_SENT_FIELDS:
+        dropped, added = fields.dropped, fields.added + added
     trace = read(&of_path.trace, self)
     if trace is not None:
-        added += trace.response_line
+        added = trace.response_line + added
+    write(&of_path.response, self, head if fields is NO_SENT_FIELDS else Response(head.status, head, added, dropped))
     client = read(&of_path.client, self)
-    client.answer_fast(head, None, read(&of_forward.marks, forward), added, read(&of_path.request_id, self))
+    client.answer_fast(head, None, dropped, added, read(&of_path.request_id, self))
     return 0
 
 
@@ -532,7 +537,9 @@ def on_head(self, head, payload, ended):
             return
         write(&of_path.fetch, self, None)
         write(&of_path.cache_result, self, fetch.result)
-        _answer(self, <Http1ResponseHead>head, length, fetch.forward, added)
+        plan = read(&fetch_plan_of_chain, read(&chain_of_route, read(&of_path.route, self)))
+        fields = read(&of_plan.response_fields, plan)
+        _answer(self, <Http1ResponseHead>head, length, fetch.forward, added, fields)
         return
     plan = read(&fast_path_of_route, read(&of_path.route, self))
     looks_at = read(&of_plan.looks_at, plan)
@@ -550,7 +557,7 @@ def on_head(self, head, payload, ended):
         else:
             self._respond(head, forward)
         return
-    _answer(self, <Http1ResponseHead>head, length, forward, _NO_BYTES)
+    _answer(self, <Http1ResponseHead>head, length, forward, _NO_BYTES, read(&of_plan.response_fields, plan))
 
 
 def take_message(self, head, payload, trailers):
@@ -562,6 +569,8 @@ def take_message(self, head, payload, trailers):
     plan = read(&fast_path_of_route, read(&of_path.route, self))
     client, looks_at = read(&of_path.client, self), read(&of_plan.looks_at, plan)
     if (looks_at is not None and looks_at(head)) or not client.takes_trailers:
+        return False
+    if read(&of_plan.response_fields, plan) is not NO_SENT_FIELDS:
         return False
     forward = read(&of_plan.forward, plan)
     sent = None

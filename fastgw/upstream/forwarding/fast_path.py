@@ -25,6 +25,7 @@ from fastgw.exchange import (
     new_exchange,
 )
 from fastgw.exchange.body_stages import ChangeWhole
+from fastgw.exchange.chain import NO_SENT_FIELDS, SentFields
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.fast_fetch import FastFetch
@@ -447,7 +448,7 @@ class FastPath:
         looked_at = (
             self._exchange is not None or self._fetch is not None or (plan.looks_at is not None and plan.looks_at(head))
         )
-        if looked_at or not self.client.takes_trailers:
+        if looked_at or plan.response_fields is not NO_SENT_FIELDS or not self.client.takes_trailers:
             return False
         forward = plan.forward
         sent, _, why = check_trailers(trailers) if forward.grpc else (None, trailers, "")
@@ -498,18 +499,27 @@ class FastPath:
         stream.release()
         if exchange is None:
             self.upstream_s = now - self.begun_at
-            self.response = head
             self.response_bytes = length
-            added = b"" if self.trace is None else self.trace.response_line
-            self.client.answer_fast(head, None, plan.forward.marks, added, self.request_id)
+            fields = plan.response_fields
+            added = fields.added if self.trace is None else self.trace.response_line + fields.added
+            dropped = plan.forward.marks if fields is NO_SENT_FIELDS else fields.dropped
+            self.response = head if fields is NO_SENT_FIELDS else Response(head.status, head, added, dropped)
+            self.client.answer_fast(head, None, dropped, added, self.request_id)
             return
         exchange.upstream_s = now - exchange.begun_at
-        self._answer_exchange(exchange, head, plan.forward, plan.meets_answers)
+        self._answer_exchange(exchange, head, plan.forward, plan.meets_answers, plan.response_fields)
 
     def _answer_exchange(
-        self, exchange: Exchange, head: Http1ResponseHead, forward: "Forward", meets_answers: bool
+        self,
+        exchange: Exchange,
+        head: Http1ResponseHead,
+        forward: "Forward",
+        meets_answers: bool,
+        fields: SentFields = NO_SENT_FIELDS,
     ) -> None:
-        """Answer an exchange with a response that was received as a whole. `meets_answers`: response steps run."""
+        """Answer an exchange with a response that was received as a whole. `meets_answers`: response steps run.
+        `fields`: headers that they would change.
+        """
         self._exchange = None
         self.route = NO_ROUTE
         exchange.response_bytes = head.payload_length
@@ -520,6 +530,9 @@ class FastPath:
             exchange.state, exchange.response = ANSWER_BEGUN[exchange.state], response
             if exchange.trace is not None:
                 response.added = exchange.trace.response_line
+            if fields is not NO_SENT_FIELDS:
+                response.added += fields.added
+                response.dropped = fields.dropped
         else:
             if not exchange.pass_response_steps(response):
                 self.client.leave_fast_path(exchange)
@@ -623,12 +636,15 @@ class FastPath:
             self._answer_exchange(exchange, head, forward, True)
             return
         self.upstream_s = now - self.begun_at
-        self.response = head
         self.response_bytes = head.payload_length
         self.cache_result = fetch.result
+        fields: SentFields = self.route.chain.fetch_plan.response_fields
+        added = fields.added + added
         if self.trace is not None:
-            added += self.trace.response_line
-        self.client.answer_fast(head, None, forward.marks, added, self.request_id)
+            added = self.trace.response_line + added
+        dropped = forward.marks if fields is NO_SENT_FIELDS else fields.dropped
+        self.response = head if fields is NO_SENT_FIELDS else Response(head.status, head, added, dropped)
+        self.client.answer_fast(head, None, dropped, added, self.request_id)
 
     def _fail_fetch(self) -> None:
         """Answer 500 for a filter that raises: data that it could not check is not forwarded. Called by its handler."""

@@ -8,7 +8,7 @@ import pytest
 
 from fastgw.config.settings.gateway import FilterUse
 from fastgw.exchange import Chain, Exchange, FilterInstance, Hooks, Route, run_request
-from fastgw.filters.api import Fault, Filter, Looks, Phase, Reply
+from fastgw.filters.api import Fault, Filter, Looks, Phase, Reply, ResponseLines
 from fastgw.http.http1.parser import parse_response
 from fastgw.observe.metrics.families import FilterEvent
 from tests.support.memory import Plane, probe
@@ -579,3 +579,27 @@ def test_what_a_request_asks_of_its_route_is_one_line_of_memory() -> None:
 def test_names_that_no_header_has_are_refused_as_the_step_would_never_run(names: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected lower-case names such as frozenset"):
         Hooks(request=lambda exchange: None, request_headers=frozenset(names))
+
+
+def test_the_response_steps_that_may_change_headers_by_lines() -> None:
+    """Those behind which no later one reads or replaces headers; response steps run in reverse order."""
+
+    def hooks(lines: ResponseLines | None) -> Hooks:
+        return Hooks(response=lambda exchange: None, response_lines=lines)
+
+    adds, other = ResponseLines((b"X-A",)), ResponseLines((b"X-B",))
+    replaces, reads = ResponseLines((b"x_a",), replaces=True), ResponseLines((b"x-c",), reads=True, replaces=True)
+    cases = [
+        ([adds], 1),
+        ([None, adds], 0),
+        ([adds, None, other], 1),
+        ([adds, other, reads], 3),
+        ([adds, reads, other], 2),
+        ([adds, replaces], 1),
+        ([replaces, adds], 2),
+        ([replaces, replaces, other], 3),
+    ]
+    for lines, count in cases:
+        made = [hooks(each) for each in lines]
+        chain = Chain(FilterInstance(FilterUse(name="a", type="a", settings=None), each, False, "") for each in made)
+        assert chain.line_steps == {each.response for each in made[:count]}

@@ -19,6 +19,7 @@ from fastgw.filters.api import (
     Hooks,
     Phase,
     Reply,
+    ResponseLines,
     Services,
     Settings,
     WarningContext,
@@ -261,7 +262,13 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
         if policy.ready is not None:
             ready, fetch = policy.ready.find, partial(begin_fetch, policy)
         return Hooks(
-            translate=translate, response=response, start=start, explain=explain, ready_answer=ready, fetch=fetch
+            translate=translate,
+            response=response,
+            response_lines=ResponseLines((b"cache-status",)),
+            start=start,
+            explain=explain,
+            ready_answer=ready,
+            fetch=fetch,
         )
 
     def _compiled(self, ready_memory: ReadyMemory) -> CachePolicy:

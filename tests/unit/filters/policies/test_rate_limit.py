@@ -144,6 +144,18 @@ def test_the_fields_that_came_before_the_draft() -> None:
     assert not field(head, "ratelimit")
 
 
+def test_the_fields_replace_what_another_filter_sets() -> None:
+    set_ = {"type": "headers", "response": {"set": {"X-RateLimit_Limit": "theirs", "X-A": "a"}}}
+    limit = {"type": "rate_limit", "limit": 2, "window": "1m", "headers": "legacy"}
+    limited = plane({"name": "a", "paths": ["/a"], "upstream": "u", "filters": {"limit": limit, "set": set_}})
+    head = limited.asks("/a")
+    assert (field(head, "x-ratelimit-limit"), field(head, "x-ratelimit_limit"), field(head, "x-a")) == (
+        ["2"],
+        [],
+        ["a"],
+    )
+
+
 def test_the_reset_may_be_a_unix_time() -> None:
     limited = plane(route("a", {"limit": 2, "window": "1m", "headers": "legacy_epoch"}))
     before = time.time()

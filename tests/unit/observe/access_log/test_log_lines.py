@@ -35,6 +35,7 @@ class Answered:
     lines: dict[bytes, list[bytes]]
     added: bytes = b""
     status: int = 200
+    dropped: frozenset[bytes] = frozenset()
 
     def values(self, name: bytes) -> list[bytes]:
         return self.lines.get(name, [])
@@ -98,6 +99,12 @@ class TestHeaders:
         record = of_request(b"X-Tenant: a\r\nx-tenant: b\r\n", response)
         names = ("header.X-Tenant", "response_header.Content-Type", "response_header.x-added", "header.X-None")
         assert [*shown(record, *names).values()] == ["a, b", "text/plain", "by-a-filter", None]
+
+    def test_those_that_filters_leave_out_are_not_shown(self):
+        received = {b"x-a": [b"theirs"], b"x_b": [b"theirs"], b"x-c": [b"theirs"]}
+        record = of_request(b"", Answered(received, b"X-A: ours\r\n", dropped=frozenset((b"x-a", b"x-b"))))
+        names = ("response_header.X-A", "response_header.X_B", "response_header.X-C")
+        assert [*shown(record, *names).values()] == ["ours", None, "theirs"]
 
     @pytest.mark.parametrize("name", ["Authorization", "Cookie", "X-Api-Key", "x-amz-security-token", "X-Mine"])
     def test_credentials_are_masked(self, name):

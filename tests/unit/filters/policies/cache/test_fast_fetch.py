@@ -29,11 +29,14 @@ SEARCHED = FRESH.replace(b"max-age=60", b'max-age=60\r\nNo-Vary-Search: params=(
 TAGGED = FRESH.replace(b"max-age=60", b"max-age=60\r\nCache-Tag: " + b" ".join(b"%d" % number for number in range(501)))
 BEHIND = {"headers": {"request": {"set": {"X-A": "b"}, "remove": ["Accept"]}, "response": {"set": {"X-A": "b"}}}}
 """Another filter, behind which misses are exchanges."""
+CHANGED = {"headers": {"response": {"set": {"X-A": "b", "Cache-Control": "no-store"}, "remove": ["Vary"]}}}
+"""Another filter, whose changes of responses are the same for all: misses need no exchange."""
 SHARED: dict[str, Any] = {"shared": {}}
 ALL: dict[str, dict[str, Any]] = {
     "alone": {},
     "shared": SHARED,
     "behind": BEHIND,
+    "changed": CHANGED,
     "behind shared": {**BEHIND, **SHARED},
 }
 MEMORY = 1 << 20
@@ -77,11 +80,16 @@ def results() -> Iterator[Results]:
         yield made
 
 
-@pytest.fixture(params=["alone", "shared", "behind", "behind shared"])
+@pytest.fixture(params=["alone", "shared", "behind", "behind shared", "changed"])
 def filters(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Filters beside the cache, with `SHARED` if the store is that of several workers."""
     found: dict[str, Any] = ALL[request.param]
     return found
+
+
+def has_exchanges(filters: dict[str, Any]) -> bool:
+    """Whether requests behind these filters are exchanges."""
+    return "request" in filters.get("headers", {})
 
 
 def connected(filters: dict[str, Any], settings: dict[str, Any] = NO_SETTINGS, **route: Any) -> World:
@@ -115,7 +123,7 @@ def test_it_is_equal_to_the_full_path(results: Results, filters: dict[str, Any],
         each.upstream().sends(response)
         assert clients[-1].received.endswith(b"\r\n\r\nhello")
     if "shared" not in filters:  # it may be compiled
-        assert results.begun == ([] if filters else [True])
+        assert results.begun == ([] if has_exchanges(filters) else [True])
         assert [taken is None for taken in results.taken] == [response is SEARCHED]
     assert lines(clients[0]) == lines(clients[1])
     assert world.fetched == full.fetched
@@ -390,7 +398,7 @@ def test_a_malformed_response_is_a_502_and_frees_those_that_wait(results: Result
 def test_a_defect_in_the_filter_is_a_500(filters: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     world = connected(filters)
     client = world.client()
-    module = whole_response if "headers" in filters else fast_fetch
+    module = whole_response if has_exchanges(filters) else fast_fetch
     with patch.object(module, "decide_storing", side_effect=ZeroDivisionError):
         world.upstream().sends(FRESH)
     assert client.received.startswith(b"HTTP/1.1 500 ")

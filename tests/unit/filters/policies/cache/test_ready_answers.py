@@ -156,9 +156,34 @@ def test_a_pipelined_client_that_reads_slowly_gets_all_of_it() -> None:
 
 
 def test_other_filters_with_steps_keep_requests_on_the_full_path() -> None:
-    world, _ = with_hit(route={"filters": {"headers": {"response": {"set": {"X-A": "1"}}}}})
+    world, _ = with_hit(route={"filters": {"headers": {"response": {"set": {"X-A": "{method}"}}}}})
     assert ready(world) == 0
-    assert value(world.client(), b"X-A") == b"1"
+    assert value(world.client(), b"X-A") == b"GET"
+
+
+@pytest.mark.parametrize("request_", [{}, {"set": {"User-Agent": "a"}}], ids=["responses", "both"])
+def test_fixed_changes_of_other_filters_are_part_of_it(request_: dict[str, Any]) -> None:
+    inner = {"set": {"X-A": "1", "ETag": '"other"'}, "remove": ["Server", "X_Extra"], "add": {"Link": "</a>"}}
+    outer = {"set": {"X-A": "2"}}
+    filters = {
+        "outer": {"type": "headers", "response": outer},
+        "inner": {"type": "headers", "request": request_, "response": inner},
+    }
+    world = World(route={"filters": filters})
+    world.client()
+    world.upstream().sends(
+        (DATED % 5).replace(b"\r\n\r\n", b'\r\nServer: s\r\nX-Extra: e\r\nETag: "e"\r\n\r\n') + b"hello"
+    )
+    before, client = world.client(), world.client()
+    assert ready(world) == 1
+    assert lines(client) == lines(before)
+    assert [value(client, name) for name in (b"X-A", b"ETag", b"Link", b"Server", b"X-Extra")] == [
+        *(b"2", b'"other"', b"</a>"),
+        *(None, None),
+    ]
+    assert client.received.count(b"X-A: ") == 1
+    assert [record.cache for record in world.plane.records] == ["miss", "hit", "hit"]
+    world.plane.assert_quiet()
 
 
 def test_a_path_with_values_of_the_request_has_answers_of_its_own() -> None:
