@@ -213,7 +213,8 @@ class _Edit:
     def __init__(self, edits: Edits, env: Env, maps: Mapping[str, Value], strict: bool) -> None:
         self._strict = strict
         self._remove = tuple(name.encode() for name in edits.remove)
-        self._set: _Values = tuple(_values(edits.set, env, maps, strict))
+        values = _values(edits.set, env, maps, strict)
+        self._set: _Values = tuple({folded(name): (name, value) for name, value in values}.values())  # the last twin
         self._add: _Values = tuple(_values(edits.add, env, maps, strict))
         self._dropped = frozenset(name.lower() for name in (*self._remove, *(name for name, _ in self._set)))
         self._taken_over = frozenset(map(folded, self._dropped))

@@ -31,7 +31,7 @@ def edited(edits: dict[str, object], fields: bytes, both: bool = True) -> tuple[
 
 def of_test(message: bytes) -> list[bytes]:
     lines = message.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
-    return [line for line in lines if line.lower().startswith((b"x-a", b"x-b", b"x-c"))]
+    return [line for line in lines if line.lower().startswith((b"x-a", b"x_a", b"x-b", b"x-c"))]
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,8 @@ def of_test(message: bytes) -> list[bytes]:
         ({"remove": ["X-A", "X-B"], "set": {"X-B": "set"}, "add": {"X-B": "added"}}, [b"X-B: set", b"X-B: added"]),
         ({"set": {"X-C": ""}}, [b"X-A: 1", b"x-b: 3", b"x-a: 2", b"X-C: "]),
         ({"remove": ["X-C"]}, [b"X-A: 1", b"x-b: 3", b"x-a: 2"]),
+        ({"set": {"X-A": "old", "X_A": "new"}}, [b"x-b: 3", b"X_A: new"]),
+        ({"set": {"X-A": "{method}", "X_A": "{header.absent}"}}, [b"x-b: 3"]),
     ],
 )
 def test_both_ways(edits: dict[str, object], lines: list[bytes]) -> None:
