@@ -479,9 +479,12 @@ class Chain:
 
     @property
     def is_bare(self) -> bool:
-        """Whether no filter sees requests or responses: the action alone decides about the answer."""
-        seen = self.request_steps or self.response_steps or self.reply_steps or self.finish_steps
-        return not (seen or self.treats_bodies or self.translate_steps)
+        """Whether no filter sees requests or responses: the action alone decides about the answer, which gets the
+        `response_fields`.
+        """
+        seen = self.request_steps or self.reply_steps or self.finish_steps or self.treats_bodies or self.translate_steps
+        hooks = [link.hooks for link in self.links if link.hooks.response is not None]
+        return not seen and all(each.response_fields is not None for each in hooks)
 
     @property
     def fetch_step(self) -> FetchStep | None:

@@ -5,7 +5,7 @@ from typing import final
 from msgspec import Struct
 
 from fastgw.errors import Fault
-from fastgw.exchange.reply import NO_CONTENT, Reply, problem_fields
+from fastgw.exchange.reply import NO_CONTENT, NO_NAMES, Reply, problem_fields
 from fastgw.http.dates import format_date
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.fields import Fields, folded
@@ -60,14 +60,17 @@ class ReadyReply:
         self._second = -1
 
     @classmethod
-    def of(cls, reply: Reply) -> "ReadyReply | None":
-        """Return the bytes of a reply. None: its headers depend on the request."""
+    def of(cls, reply: Reply, dropped: frozenset[bytes] = NO_NAMES, added: bytes = b"") -> "ReadyReply | None":
+        """Return the bytes of a reply, without `dropped` names and with `added` lines (`Response`). None: its headers
+        depend on the request.
+        """
         body = reply.body
         if not isinstance(body, bytes):
             return None
         if any(folded(name) in serializer.REQUEST_IDS or name.lower() == b"date" for name, _ in reply.fields):
             return None
-        lines = serializer.status_line(reply.status) + Fields(reply.fields).render(HOP_BY_HOP)
+        block = Fields(reply.fields).render(HOP_BY_HOP | dropped, serializer.names_alike(dropped))
+        lines = serializer.status_line(reply.status) + block + added
         if reply.status in NO_CONTENT:
             return cls(reply.status, b"", lines)
         return cls(reply.status, body, b"%bContent-Length: %d\r\n" % (lines, len(body)))

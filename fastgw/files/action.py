@@ -11,7 +11,7 @@ from typing import Final, final
 
 from fastgw.errors import Fault
 from fastgw.eventloop.disk_threads import run_on_disk
-from fastgw.exchange import Exchange, Reply, Route, problem
+from fastgw.exchange import Chain, Exchange, Reply, Route, problem
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyReply
 from fastgw.files.open_files import MAX_FILES, UNUSED_S, HeldFile, OpenFileCache, ReadyFile
 from fastgw.files.request_path import FilePath, file_path
@@ -28,7 +28,9 @@ _ANY: Final = b""
 """Key of the ready response of a file without precompressed siblings."""
 MAX_CODINGS: Final = 16
 MAX_CODING: Final = 256
-"""Bounds of `Accept-Encoding` in keys of ready responses of a file: their number, and the bytes of each."""
+"""Bounds of ready responses of a file: their number, for each `Accept-Encoding` and filter chain, and the bytes of an
+`Accept-Encoding`.
+"""
 LOOKUP_S: Final = 10.0
 """Seconds that a request waits for the disk."""
 
@@ -76,7 +78,7 @@ class FilesAction:
             self._look_up(exchange, path)
             return
         if exchange.chain.ready_answer is not None:
-            self._keep_ready(exchange.head, held)
+            self._keep_ready(exchange.head, exchange.chain, held)
         exchange.reply(self._reply_with_file(exchange, held.resource))
 
     def ready_answer(self, head: RequestHead, peer: Peer, route: Route) -> ReadyAnswer | None:
@@ -92,7 +94,7 @@ class FilesAction:
         for name in _SPECIAL:
             if first(name) is not None:
                 return None
-        found = held.ready.get(_coding_key(head, held.resource))
+        found = held.ready.get((route.chain.number, _coding_key(head, held.resource)))
         if found is None:
             return None
         answer, known = found.whole, head.values(b"if-none-match")
@@ -106,15 +108,17 @@ class FilesAction:
         held.used_at = now
         return answer.at(time())
 
-    def _keep_ready(self, head: RequestHead, held: HeldFile) -> None:
+    def _keep_ready(self, head: RequestHead, chain: Chain, held: HeldFile) -> None:
         """Keep the responses to later requests for a small file with the same path and `Accept-Encoding`."""
-        key = _coding_key(head, held.resource)
+        key = chain.number, _coding_key(head, held.resource)
         if key in held.ready and head.path in self._ready:
             return
         variant = variant_for(head, held.resource)
-        if variant.reply is None or len(held.ready) >= MAX_CODINGS or len(key) > MAX_CODING:
+        if variant.reply is None or len(held.ready) >= MAX_CODINGS or len(key[1]) > MAX_CODING:
             return
-        whole, same = ReadyReply.of(variant.reply), ReadyReply.of(not_modified(variant))
+        fields = chain.response_fields
+        whole = ReadyReply.of(variant.reply, fields.dropped, fields.added)
+        same = ReadyReply.of(not_modified(variant), fields.dropped, fields.added)
         if whole is None or same is None:
             return
         etag = variant.validators.etag or b""

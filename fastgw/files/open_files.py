@@ -34,8 +34,10 @@ class HeldFile:
     def __init__(self, resource: FileResource, now: float) -> None:
         self.resource = resource
         self.used_at, self.valid_until = now, now + VALID_S
-        self.ready: dict[bytes, ReadyFile] = {}
-        """Ready responses by `Accept-Encoding`; empty once the file was removed from the cache."""
+        self.ready: dict[tuple[int, bytes], ReadyFile] = {}
+        """Ready responses by the number of the filter chain, whose headers they have, and `Accept-Encoding`; empty once
+        the file was removed from the cache.
+        """
 
 
 _GONE: Final = FileResource(b"", ())

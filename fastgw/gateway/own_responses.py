@@ -6,7 +6,7 @@ Rule: a value is encoded for its position, so that it never ends a string, an el
 from collections.abc import Callable
 from html import escape
 from time import time
-from typing import final
+from typing import Final, final
 
 import orjson
 
@@ -26,21 +26,32 @@ from fastgw.upstream.policies.path_rewrite import MissingVariable, expander, pat
 
 Parts = tuple[bytes | Value, ...]
 
+MAX_CHAINS: Final = 256
+"""Maximum number of filter chains for which a fixed answer is kept: a route has one for each of its listeners."""
+
 
 class RespondAction:
     """Action of a route with `respond`: the same answer to each request."""
 
     def __init__(self, reply: Reply) -> None:
-        self._reply, self._ready = reply, ReadyReply.of(reply)
+        self._reply = reply
+        self._ready: dict[int, ReadyReply | None] = {}  # by the number of the chain, whose headers it has
 
     def __call__(self, exchange: Exchange) -> None:
         exchange.reply(self._reply)
 
     def ready_answer(self, head: RequestHead, peer: Peer, route: Route) -> ReadyAnswer | None:
         """Return the answer to a plain GET (`Hooks.ready_answer`)."""
-        if self._ready is None or head.method != b"GET" or (peer.trusted and head.forwarded):
+        if head.method != b"GET" or (peer.trusted and head.forwarded):
             return None
-        return self._ready.at(time())
+        chain = route.chain
+        if chain.number not in self._ready:
+            if len(self._ready) >= MAX_CHAINS:  # those of former configurations
+                self._ready.clear()
+            fields = chain.response_fields
+            self._ready[chain.number] = ReadyReply.of(self._reply, fields.dropped, fields.added)
+        ready = self._ready[chain.number]
+        return None if ready is None else ready.at(time())
 
 
 @final

@@ -50,6 +50,25 @@ def test_a_header_has_values_too_and_is_left_out_without_them() -> None:
     assert b"X-None" not in got
 
 
+def test_a_fixed_answer_has_the_headers_of_each_listener() -> None:
+    """Changes that are the same for all responses are part of the bytes that are kept."""
+    listeners = {"main": {"address": "127.0.0.1:0"}}
+    set_ = {"set": {"X-A": "new", "X-B": "b"}, "remove": ["X_C"], "add": {"X-A": "more"}}
+    respond = {"body": "ok", "headers": {"X-A": "old", "X-C": "c"}}
+    route = {"name": "r", "paths": ["/*"], "respond": respond, "filters": {"headers": {"response": set_}}}
+    plane = Plane({"listeners": listeners, "routes": [route]})
+    (rule,) = (rule for routes in plane.gateway.routes for rule in routes.rules)
+    assert rule[0].route.chain.ready_answer is not None
+    heads = []
+    for method in (b"GET", b"GET", b"HEAD"):
+        client = plane.client()
+        client.sends(b"%b / HTTP/1.1\r\n%b\r\n" % (method, HOST))
+        lines = bytes(client.received).partition(b"\r\n\r\n")[0].split(b"\r\n")
+        heads.append(sorted(line for line in lines if not line.startswith((b"Date", b"X-Request-Id"))))
+    assert heads[0] == heads[1] == heads[2]
+    assert [line for line in heads[0] if line.startswith(b"X-")] == [b"X-A: more", b"X-A: new", b"X-B: b"]
+
+
 def test_a_value_never_ends_a_header() -> None:
     got = answer({"respond": {"body": "ok", "headers": {"X-Q": "{query.q}"}}}, "/x/7?q=a%0d%0aX-B:%20c")
     assert b"X-B" not in got
