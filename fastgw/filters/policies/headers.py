@@ -286,7 +286,7 @@ class _Edit:
             if held is None:
                 continue
             if self._strict and folded(name) in map(folded, exchange.request_dropped):
-                exchange.request_added += b"%b: %b\r\n" % (name, held.strip(b" \t"))  # others of this name are dropped
+                exchange.request_added += _line(name + b": ", held)  # others of this name are dropped
             else:
                 fields.add(name, held)
 

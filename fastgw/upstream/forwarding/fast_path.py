@@ -499,15 +499,21 @@ class FastPath:
         stream.release()
         if exchange is None:
             self.upstream_s = now - self.begun_at
-            self.response_bytes = length
-            fields = plan.response_fields
-            added = fields.added if self.trace is None else self.trace.response_line + fields.added
-            dropped = plan.forward.marks if fields is NO_SENT_FIELDS else fields.dropped
-            self.response = head if fields is NO_SENT_FIELDS else Response(head.status, head, added, dropped)
-            self.client.answer_fast(head, None, dropped, added, self.request_id)
+            self._answer_client(head, plan, b"")
             return
         exchange.upstream_s = now - exchange.begun_at
         self._answer_exchange(exchange, head, plan.forward, plan.meets_answers, plan.response_fields)
+
+    def _answer_client(self, head: Http1ResponseHead, plan: FastPathPlan, added: bytes) -> None:
+        """Answer without an exchange, with a response that was received as a whole, and these header lines."""
+        fields, dropped = plan.response_fields, plan.forward.marks
+        if fields is not NO_SENT_FIELDS:
+            dropped, added = fields.dropped, fields.added + added
+        if self.trace is not None:
+            added = self.trace.response_line + added
+        self.response = head if fields is NO_SENT_FIELDS else Response(head.status, head, added, dropped)
+        self.response_bytes = head.payload_length
+        self.client.answer_fast(head, None, dropped, added, self.request_id)
 
     def _answer_exchange(
         self,
@@ -636,15 +642,8 @@ class FastPath:
             self._answer_exchange(exchange, head, forward, True)
             return
         self.upstream_s = now - self.begun_at
-        self.response_bytes = head.payload_length
         self.cache_result = fetch.result
-        fields: SentFields = self.route.chain.fetch_plan.response_fields
-        added = fields.added + added
-        if self.trace is not None:
-            added = self.trace.response_line + added
-        dropped = forward.marks if fields is NO_SENT_FIELDS else fields.dropped
-        self.response = head if fields is NO_SENT_FIELDS else Response(head.status, head, added, dropped)
-        self.client.answer_fast(head, None, dropped, added, self.request_id)
+        self._answer_client(head, self.route.chain.fetch_plan, added)
 
     def _fail_fetch(self) -> None:
         """Answer 500 for a filter that raises: data that it could not check is not forwarded. Called by its handler."""
