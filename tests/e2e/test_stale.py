@@ -117,6 +117,9 @@ def test_files_that_are_wrong_together_are_told_together(tmp_path: Path) -> None
         for name in names:
             (tmp_path / name).write_text("\n")
         wait_until(lambda: sum(count for _, count in kept(gateway)) == len(names), "the files to be told", SOON_S)
+        before = gateway.status()["reloads"]["failed"]
+        (tmp_path / names[0]).write_text("\n\n")  # as one that is just being written
+        wait_until(lambda: gateway.status()["reloads"]["failed"] > before, "another attempt", SOON_S)
         for name in names:
             (tmp_path / name).write_text(f"good-{name}")
         wait_until(lambda: kept(gateway) == [], "all to be well", SOON_S)

@@ -122,8 +122,6 @@ class Proposer:
         self._remembered = Remembered()
         self._feeds = FeedsKept()
         self.records = [*node_state.records]
-        self._failed_by_contents: ReloadRecord | None = None
-        """The last attempt that has failed only because of contents of referenced files."""
         self.on_accept: Callable[[ConfigSnapshot], None] = lambda accepted: None
         """Called with a snapshot before it is proposed."""
         self.on_change: Callable[[ConfigSnapshot, ConfigSnapshot], None] = lambda before, now: None
@@ -332,15 +330,20 @@ class Proposer:
     def _withhold_all(self, files: Sequence[str]) -> None:
         """Withhold files that were rejected together: more than one is invalid, or the invalid one is unknown."""
         if unknown := [file for file in files if file not in self.withheld]:
-            self._failed_by_contents = self.records[-1]
             self._withhold({**self.withheld, **dict.fromkeys(unknown, self.records[-1].summary)})
 
     async def _tell_mended(self, files: Sequence[str]) -> None:
         """Log files whose present contents are again those that are active."""
         notice(OperatorEvent.FILE_BACK, f"{listed(files)}: valid again, the current contents are active")
-        if not self.withheld and self.records and self.records[-1] is self._failed_by_contents:
+        if not self.withheld and self._has_failed_by_contents:
             # Clears the failure of the last attempt.
             await self._offer(self._read_now(self.current.captured), "file", subject="contents")
+
+    @property
+    def _has_failed_by_contents(self) -> bool:
+        """Whether the last attempt has failed only because of contents of referenced files."""
+        last = self.records[-1] if self.records else None
+        return last is not None and not last.ok and (last.source, last.subject) == ("file", "contents")
 
     async def apply_watched_objects(self, name: str) -> Activation:
         """Load the objects of a watch, and no other files."""
@@ -559,9 +562,7 @@ class Proposer:
                 of_targets, self._tried_targets = self._tried_targets, None
             if present is not None and loaded.captured == self.current.captured:
                 self._withhold({**(self.withheld if alone else {}), **loaded.withheld})
-                outcome = self._rejected(self._blamed, source, subject)
-                self._failed_by_contents = self.records[-1]
-                return outcome
+                return self._rejected(self._blamed, source, subject)
             changes = await asyncio.to_thread(self._audited_changes, loaded)
             descriptor = seal(accepted)
         except Exception as error:
