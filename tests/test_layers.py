@@ -126,7 +126,7 @@ EDGES = {
     "capture/story_keeper.py": 1,  # what a filter raises that explains its decision after the end of the request
     "exchange/body_stages.py": 1,  # a stage that raises as it is cancelled: the others are still told
     "helper_processes/child.py": 2,  # what the program of a helper process raises is passed to its worker
-    "exchange/chain.py": 8,  # a filter's step or test that raises is a fault, never a pass
+    "exchange/chain.py": 9,  # a filter's step or test that raises is a fault, never a pass
     "exchange/exchange.py": 5,  # likewise
     "exchange/request_stages.py": 1,  # likewise
     "downstream/http2/connection.py": 1,  # a defect ends its stream, not the connection of the others

@@ -42,6 +42,9 @@ USUAL: Mapping[str, Any] = {
 HEADERS: Mapping[str, Any] = {"headers": {"response": {"set": {"X-A": "b"}}}}
 COMPUTED: Mapping[str, Any] = {"headers": {"response": {"set": {"X-A": "{method}"}}}}
 """A filter whose response step runs for each response."""
+ORIGIN = "https://app.example"
+BROWSER: Mapping[str, Any] = {"cors": {"origins": [ORIGIN]}, "security_headers": {}}
+"""Filters whose only effect are headers of responses, which depend on the request."""
 
 
 class CachePlane(Plane):
@@ -62,6 +65,8 @@ def rooms() -> Iterator[Room]:
     yield from _misses("a miss that is stored, header in the key", stored, LANGUAGE)
     yield from _misses("headers without a cache", stored, HEADERS)
     yield from _misses("computed headers without a cache", stored, COMPUTED)
+    yield from _misses("cors and security_headers without a cache", stored, BROWSER)
+    yield from _misses("a miss behind cors and security_headers that is stored", stored, {**CACHED, **BROWSER})
     yield from _misses("a miss behind headers that is stored", stored, {**CACHED, **HEADERS})
     yield from _misses("a miss behind headers that is not stored", ANSWER % (b"private", b""), {**CACHED, **HEADERS})
     yield from _misses("a miss behind computed headers that is stored", stored, {**CACHED, **COMPUTED})
@@ -70,6 +75,7 @@ def rooms() -> Iterator[Room]:
     yield from _hits("a hit, Vary", ANSWER % (PUBLIC, VARY), CACHED)
     yield from _hits("a hit, header in the key", stored, LANGUAGE)
     yield from _hits("a hit behind headers", stored, {**CACHED, **HEADERS})
+    yield from _hits("a hit behind cors and security_headers", stored, {**CACHED, **BROWSER})
     yield from _hits("a hit behind computed headers", stored, {**CACHED, **COMPUTED})
     yield from _misses("key_auth and rate_limit without a cache", stored, USUAL)
     yield from _misses("a miss behind key_auth and rate_limit that is stored", stored, {**CACHED, **USUAL})
@@ -104,7 +110,8 @@ def _hits(name: str, answer: bytes, filters: Mapping[str, Any]) -> Iterator[Room
 
 
 def _request(filters: Mapping[str, Any]) -> bytes:
-    return _TEMPLATE % (NUMBER, b"apikey: %b\r\n" % KEY.encode() if "key_auth" in filters else b"")
+    more = b"apikey: %b\r\n" % KEY.encode() if "key_auth" in filters else b""
+    return _TEMPLATE % (NUMBER, more + (b"Origin: %b\r\n" % ORIGIN.encode() if "cors" in filters else b""))
 
 
 def _configuration(filters: Mapping[str, Any]) -> dict[str, Any]:

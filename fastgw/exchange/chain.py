@@ -12,7 +12,7 @@ from itertools import count
 from math import inf
 from time import monotonic
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, cast, final
 
 from fastgw.errors import Fault
 from fastgw.exchange.body_stages import (
@@ -49,6 +49,8 @@ log = logging.getLogger("fastgw")
 LOG_EVERY_S: Final = 1.0
 LONG_WAIT_S: Final = 0.001
 """Seconds from which a wait for a filter is part of the story of a request."""
+MOST_JOINED: Final = 1024
+"""Maximum number of joined changes that are kept for one combination of filters: one for each origin, for example."""
 RENEWED_ON: Final = frozenset((401, 403))
 """Response status codes of the upstream that reject credentials."""
 
@@ -109,10 +111,9 @@ def _union(looks: frozenset[Looks]) -> Looks:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class SentFields:
-    """Changes to the headers of messages, the same for all: lower-case names of headers that are not sent, together
-    with their twins (`Fields`), and lines that are added.
+class SentFields(NamedTuple):
+    """Changes to the headers of messages: lower-case names of headers that are not sent, together with their twins
+    (`Fields`), and lines that are added.
     """
 
     dropped: frozenset[bytes]
@@ -125,6 +126,54 @@ class SentFields:
 
 
 NO_SENT_FIELDS: Final = SentFields(NO_NAMES, b"")
+
+FieldsStep: TypeAlias = "Callable[[RequestHead, Any], SentFields | None]"
+"""The second argument is the `Peer` of the connection."""
+
+
+@final
+class JoinedFields:
+    """Changes that several filters make to the headers of a response, of which some depend on the request, as one
+    `FieldsStep`. Equal ones are shared by thousands of routes.
+    """
+
+    __slots__ = ("_joined", "parts")
+
+    def __init__(self, parts: tuple[SentFields | FieldsStep, ...]) -> None:
+        """`parts`: in the order in which the changes are made."""
+        self.parts = parts
+        self._joined: dict[tuple[SentFields, ...], SentFields] = {}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JoinedFields) and self.parts == other.parts
+
+    def __hash__(self) -> int:
+        return hash(self.parts)
+
+    def __call__(self, head: RequestHead, peer: Any) -> SentFields | None:
+        found = []
+        for part in self.parts:
+            try:
+                fields = part if type(part) is SentFields else part(head, peer)
+            except Exception:  # the edge of a filter: its response step runs
+                return None
+            if fields is None:
+                return None
+            found.append(fields)
+        key = tuple(found)
+        joined = self._joined.get(key)
+        if joined is None:
+            joined = reduce(SentFields.then, found)
+            if len(self._joined) < MOST_JOINED:
+                self._joined[key] = joined
+        return joined
+
+
+def join_fields(parts: tuple[SentFields | FieldsStep, ...]) -> SentFields | JoinedFields:
+    """Return changes to the headers of a response, in this order, as one."""
+    if any(type(part) is not SentFields for part in parts):
+        return JoinedFields(parts)
+    return reduce(SentFields.then, cast("tuple[SentFields, ...]", parts), NO_SENT_FIELDS)
 
 
 @final
@@ -173,7 +222,9 @@ class Hooks:
     sends it if no other filter has to see it. sent_fields: the `SentFields` for a request step whose only effect they
     are, the same for all requests; the fast path sends them without it. response: `(exchange) -> None`, when the head
     of the response (of the upstream or the gateway) is known. response_fields: the `SentFields` for a response step
-    whose only effect on responses of upstreams they are, the same for all; the fast path sends them without it.
+    whose only effect on responses they are, the same for all; the fast path sends them without it. Or a function of the
+    request, `(head, peer) -> SentFields | None`, that returns one of a few; None: the response step has to run. They
+    need `response_lines`.
     response_lines: the `ResponseLines` of a response step that changes only `added` and `dropped` of responses of
     upstreams, or does so in `Chain.line_steps`. looks_at: `(head) -> bool`, whether the response step and
     the response body hook have to run for a response of the upstream; if no filter needs it, most requests take the
@@ -283,7 +334,7 @@ class Hooks:
         lets_pass: PassTest | None = None,
         sent_fields: SentFields | None = None,
         refuse: RefuseStep | None = None,
-        response_fields: SentFields | None = None,
+        response_fields: SentFields | FieldsStep | None = None,
         response_lines: ResponseLines | None = None,
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
@@ -301,6 +352,8 @@ class Hooks:
             if not request_headers or not is_usable:  # the request step would never run
                 told = f"request_headers is {set(request_headers)!r}"
                 raise ValueError(f'{told}; expected lower-case names such as frozenset((b"if-range",))')
+        if response_fields is not None and (response is None or response_lines is None):
+            raise ValueError("response_fields stand for a response step; expected response and response_lines, too")
         self.reply, self.renew, self.looks_at = reply, renew, looks_at
         self.start, self.stop, self.explain, self.preflight = start, stop, explain, preflight
         self.asks = asks
@@ -379,6 +432,7 @@ class Chain:
         "request_ids",
         "request_steps",
         "response_body_hooks",
+        "response_fields",
         "response_steps",
         "trailer_steps",
         "translate_steps",
@@ -432,6 +486,9 @@ class Chain:
         self.translate_steps = tuple(h.translate for h in hooks if h.translate is not None)
         self.whole_hook = self._whole_hook()
         self.whole_check = self._whole_check()
+        # Headers of responses that the filters change where their steps do not run.
+        sent = (h.response_fields for h in reversed(hooks) if self._sends_fields_of(h))
+        self.response_fields = join_fields(tuple(fields for fields in sent if fields is not None))
         self.ready_answer = self._ready_answer(hooks)
         self.fetch_plan: Any = None  # `FastPathPlan` for requests without a ready answer; None: there is none
         self.allows_fetch = False  # whether a filter may fetch a response to an exchange on the fast path
@@ -466,6 +523,10 @@ class Chain:
         tests = self.pass_tests
         return tests is not None and (not tests or (head.ordinary and all_let_pass(tests, head)))
 
+    def _sends_fields_of(self, hooks: Hooks) -> bool:
+        """Whether the `response_fields` of a filter are sent without its response step: no later step sees them."""
+        return hooks.response_fields is not None and hooks.response in self.line_steps
+
     @property
     def change_whole(self) -> ChangeWhole | None:
         """Function that changes complete response bodies on the fast path. None: there is none, or other filters have
@@ -484,7 +545,7 @@ class Chain:
         """
         seen = self.request_steps or self.reply_steps or self.finish_steps or self.treats_bodies or self.translate_steps
         hooks = [link.hooks for link in self.links if link.hooks.response is not None]
-        return not seen and all(each.response_fields is not None for each in hooks)
+        return not seen and all(map(self._sends_fields_of, hooks))
 
     @property
     def fetch_step(self) -> FetchStep | None:
@@ -501,7 +562,7 @@ class Chain:
         others = [h for h in hooks if h is not ready[0]]
         is_alone = all(
             (h.request is None or h.sent_fields is not None)
-            and (h.response is None or h.response_fields is not None)
+            and (h.response is None or self._sends_fields_of(h))
             and h.translate is None
             for h in others
         )
@@ -512,22 +573,13 @@ class Chain:
         """Whether a filter has to see every response, or the end of every exchange."""
         if self.finish_steps:
             return True
-        # These read headers that others have changed before, closer to the upstream.
-        is_read = self.treats_responses
-        for hooks in (link.hooks for link in self.links if link.hooks.response is not None):
-            if hooks.looks_at is not None:
-                is_read = True
-            elif is_read or hooks.response_fields is None:
-                return True
-        return False
+        hooks = (link.hooks for link in self.links if link.hooks.response is not None)
+        return not all(each.looks_at is not None or self._sends_fields_of(each) for each in hooks)
 
-    @property
-    def response_fields(self) -> SentFields:
-        """Headers of responses that the filters change on the fast path, where their steps do not run unless it
-        `meets_answers`.
-        """
-        fields = [link.hooks.response_fields for link in reversed(self.links)]
-        return reduce(SentFields.then, (each for each in fields if each is not None), NO_SENT_FIELDS)
+    def response_fields_for(self, head: RequestHead, peer: Any) -> SentFields | None:
+        """Return the `response_fields` for the response to a request. None: the response steps have to run."""
+        fields = self.response_fields
+        return fields if type(fields) is SentFields else fields(head, peer)
 
     @property
     def needs_full_path(self) -> bool:
@@ -661,8 +713,8 @@ class FastPathPlan:
     in place of the route's request steps and the hooks for its body; a request that does not pass takes the full path.
     `sent_fields`: headers for the upstream that the request steps of filters change, the same for all requests.
     `refuse`: `Hooks.refuse` of the filter with the last of the tests; None: refusals take the full path.
-    `response_fields`: headers of responses that filters change, whose response steps do not run here; with the names
-    that `forward` leaves out, unless they are `NO_SENT_FIELDS`.
+    `response_fields`: headers of responses that filters change, whose response steps do not run here (None for a
+    request: they do); with the names that `forward` leaves out, unless they are `NO_SENT_FIELDS`.
     """
 
     forward: Any
@@ -678,7 +730,7 @@ class FastPathPlan:
     pass_tests: tuple[PassTest, ...] = ()
     sent_fields: SentFields = NO_SENT_FIELDS
     refuse: RefuseStep | None = None
-    response_fields: SentFields = NO_SENT_FIELDS
+    response_fields: SentFields | JoinedFields = NO_SENT_FIELDS
 
     def accepts(self, head: RequestHead) -> bool:
         """Whether an ordinary request may take the fast path."""

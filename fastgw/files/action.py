@@ -11,7 +11,7 @@ from typing import Final, final
 
 from fastgw.errors import Fault
 from fastgw.eventloop.disk_threads import run_on_disk
-from fastgw.exchange import Chain, Exchange, Reply, Route, problem
+from fastgw.exchange import Exchange, Reply, Route, problem
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyReply
 from fastgw.files.open_files import MAX_FILES, UNUSED_S, HeldFile, OpenFileCache, ReadyFile
 from fastgw.files.request_path import FilePath, file_path
@@ -28,8 +28,8 @@ _ANY: Final = b""
 """Key of the ready response of a file without precompressed siblings."""
 MAX_CODINGS: Final = 16
 MAX_CODING: Final = 256
-"""Bounds of ready responses of a file: their number, for each `Accept-Encoding` and filter chain, and the bytes of an
-`Accept-Encoding`.
+"""Bounds of ready responses of a file: their number, for each `Accept-Encoding` and each change of their headers by
+filters, and the bytes of an `Accept-Encoding`.
 """
 LOOKUP_S: Final = 10.0
 """Seconds that a request waits for the disk."""
@@ -78,7 +78,7 @@ class FilesAction:
             self._look_up(exchange, path)
             return
         if exchange.chain.ready_answer is not None:
-            self._keep_ready(exchange.head, exchange.chain, held)
+            self._keep_ready(exchange, held)
         exchange.reply(self._reply_with_file(exchange, held.resource))
 
     def ready_answer(self, head: RequestHead, peer: Peer, route: Route) -> ReadyAnswer | None:
@@ -94,7 +94,10 @@ class FilesAction:
         for name in _SPECIAL:
             if first(name) is not None:
                 return None
-        found = held.ready.get((route.chain.number, _coding_key(head, held.resource)))
+        fields = route.chain.response_fields_for(head, peer)
+        if fields is None:
+            return None
+        found = held.ready.get((fields, _coding_key(head, held.resource)))
         if found is None:
             return None
         answer, known = found.whole, head.values(b"if-none-match")
@@ -108,15 +111,20 @@ class FilesAction:
         held.used_at = now
         return answer.at(time())
 
-    def _keep_ready(self, head: RequestHead, chain: Chain, held: HeldFile) -> None:
-        """Keep the responses to later requests for a small file with the same path and `Accept-Encoding`."""
-        key = chain.number, _coding_key(head, held.resource)
+    def _keep_ready(self, exchange: Exchange, held: HeldFile) -> None:
+        """Keep the responses to later requests for a small file with the same path and `Accept-Encoding`, for which
+        filters change the same headers.
+        """
+        head = exchange.head
+        fields = exchange.chain.response_fields_for(head, exchange.peer)
+        if fields is None:
+            return
+        key = fields, _coding_key(head, held.resource)
         if key in held.ready and head.path in self._ready:
             return
         variant = variant_for(head, held.resource)
         if variant.reply is None or len(held.ready) >= MAX_CODINGS or len(key[1]) > MAX_CODING:
             return
-        fields = chain.response_fields
         whole = ReadyReply.of(variant.reply, fields.dropped, fields.added)
         same = ReadyReply.of(not_modified(variant), fields.dropped, fields.added)
         if whole is None or same is None:

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from typing import Final, NamedTuple, final
 
+from fastgw.exchange.chain import SentFields
 from fastgw.exchange.ready_answer import ReadyReply
 from fastgw.files.request_path import FilePath
 from fastgw.files.resources import FileResource
@@ -34,9 +35,9 @@ class HeldFile:
     def __init__(self, resource: FileResource, now: float) -> None:
         self.resource = resource
         self.used_at, self.valid_until = now, now + VALID_S
-        self.ready: dict[tuple[int, bytes], ReadyFile] = {}
-        """Ready responses by the number of the filter chain, whose headers they have, and `Accept-Encoding`; empty once
-        the file was removed from the cache.
+        self.ready: dict[tuple[SentFields, bytes], ReadyFile] = {}
+        """Ready responses by the headers that filters change, and `Accept-Encoding`; empty once the file was removed
+        from the cache.
         """
 
 

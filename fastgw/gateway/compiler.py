@@ -35,7 +35,15 @@ from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.contexts import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trusted_proxies import trust
 from fastgw.exchange import Chain, Division, Exchange, FastPathPlan, FilterInstance, Hooks, Route
-from fastgw.exchange.chain import NO_SENT_FIELDS, PassTest, RefuseStep, SentFields, pass_tests
+from fastgw.exchange.chain import (
+    NO_SENT_FIELDS,
+    JoinedFields,
+    PassTest,
+    RefuseStep,
+    SentFields,
+    join_fields,
+    pass_tests,
+)
 from fastgw.exchange.error_pages import ErrorPage, ErrorPages
 from fastgw.exchange.request_stages import RANGE
 from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
@@ -891,10 +899,12 @@ def _sent_fields(links: Iterable[FilterInstance]) -> SentFields:
     return reduce(SentFields.then, (each for each in fields if each is not None), NO_SENT_FIELDS)
 
 
-def _response_fields(chain: Chain, action: Forward) -> SentFields:
+def _response_fields(chain: Chain, action: Forward) -> SentFields | JoinedFields:
     """Return the headers of responses that the fast path changes."""
     fields = chain.response_fields
-    return fields if fields is NO_SENT_FIELDS else SentFields(fields.dropped | action.marks, fields.added)
+    if fields is NO_SENT_FIELDS or not action.marks:
+        return fields
+    return join_fields((fields, SentFields(action.marks, b"")))
 
 
 def _tests_of(chain: Chain, own: Iterable[FilterInstance]) -> Iterator[PassTest | None]:

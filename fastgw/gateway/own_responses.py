@@ -15,6 +15,7 @@ from fastgw.config.base.variables import inserted_values
 from fastgw.config.settings import gateway as config
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Route
+from fastgw.exchange.chain import SentFields
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyReply
 from fastgw.filters.authentication.templates import Value, fit_value
 from fastgw.forwarded_headers import Peer, client_scheme
@@ -26,8 +27,9 @@ from fastgw.upstream.policies.path_rewrite import MissingVariable, expander, pat
 
 Parts = tuple[bytes | Value, ...]
 
-MAX_CHAINS: Final = 256
-"""Maximum number of filter chains for which a fixed answer is kept: a route has one for each of its listeners."""
+MAX_READY: Final = 256
+"""Maximum number of forms in which a fixed answer is kept: filters may change its headers by the listener, the scheme
+and the origin."""
 
 
 class RespondAction:
@@ -35,7 +37,7 @@ class RespondAction:
 
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
-        self._ready: dict[int, ReadyReply | None] = {}  # by the number of the chain, whose headers it has
+        self._ready: dict[SentFields, ReadyReply | None] = {}  # by the headers that filters change
 
     def __call__(self, exchange: Exchange) -> None:
         exchange.reply(self._reply)
@@ -44,13 +46,14 @@ class RespondAction:
         """Return the answer to a plain GET (`Hooks.ready_answer`)."""
         if head.method != b"GET" or (peer.trusted and head.forwarded):
             return None
-        chain = route.chain
-        if chain.number not in self._ready:
-            if len(self._ready) >= MAX_CHAINS:  # those of former configurations
+        fields = route.chain.response_fields_for(head, peer)
+        if fields is None:
+            return None
+        if fields not in self._ready:
+            if len(self._ready) >= MAX_READY:
                 self._ready.clear()
-            fields = chain.response_fields
-            self._ready[chain.number] = ReadyReply.of(self._reply, fields.dropped, fields.added)
-        ready = self._ready[chain.number]
+            self._ready[fields] = ReadyReply.of(self._reply, fields.dropped, fields.added)
+        ready = self._ready[fields]
         return None if ready is None else ready.at(time())
 
 

@@ -76,7 +76,7 @@ def preflighted_request(exchange: Exchange) -> Routable:
 
 def _method_meant(exchange: Exchange) -> bytes | None:
     """Return the method that a preflight asks about; None: it is no preflight."""
-    if exchange.method == b"OPTIONS" and is_preflight(exchange):
+    if exchange.method == b"OPTIONS" and is_preflight(exchange.head):
         return exchange.field(b"access-control-request-method") or b""
     return None
 

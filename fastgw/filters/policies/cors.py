@@ -6,7 +6,9 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from fastgw.config.base.value_types import Duration, Notation, parse_method, parse_token
 from fastgw.config.settings.gateway import Some
-from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Reply, ResponseLines
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Reply, ResponseLines, SentFields
+from fastgw.forwarded_headers import Peer
+from fastgw.http.messages import RequestHead
 
 ANY: Final = "*"
 LONGEST_ORIGIN: Final = 300  # scheme, a name of 253 bytes, port
@@ -137,33 +139,57 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
                     return None
             return Reply(204)
 
+        def preflight_fields(head: RequestHead) -> bytes:
+            fields = may_call(head.first(b"origin") or b"")
+            if fields is None:
+                return preflight_vary
+            if head.first(b"access-control-request-private-network") == b"true":
+                fields += private_network
+            for name, line in asked_lines:
+                wanted = head.first(name)
+                fields += line % wanted if wanted else b""
+            return fields + preflight_vary
+
         def response(exchange: Exchange) -> None:
             answer = exchange.response
             assert answer is not None
             dropped = answer.dropped
             if dropped and _SPOKEN in dropped:
                 return  # an inner level's filter was first
-            if exchange.method == b"OPTIONS" and is_preflight(exchange):
+            head = exchange.head
+            if exchange.method == b"OPTIONS" and is_preflight(head):
                 if forwards and answer.head is not None:
                     answer.dropped = dropped | {_SPOKEN}
                     return
-                fields = may_call(exchange.field(b"origin") or b"")
-                asks_privately = exchange.field(b"access-control-request-private-network") == b"true"
-                if fields is not None and asks_privately:
-                    fields += private_network
-                if fields is not None:
-                    for name, line in asked_lines:
-                        wanted = exchange.field(name)
-                        fields += line % wanted if wanted else b""
-                fields = (fields or b"") + preflight_vary
+                fields = preflight_fields(head)
             else:
-                fields = may_read(b"" if everybody else exchange.head.first(b"origin") or b"")
-                if fields is None:
-                    fields = vary
+                fields = may_read(b"" if everybody else head.first(b"origin") or b"") or vary
             answer.dropped = dropped | OURS if dropped else OURS
             answer.added = answer.added + fields if answer.added else fields
 
-        return Hooks(preflight=preflight, response=response, response_lines=ResponseLines((*OURS, b"vary")))
+        to_all = None if not everybody else SentFields(OURS, may_read(b"") or b"")
+        to_others = SentFields(OURS, vary)
+        known: dict[bytes, SentFields] = {}
+
+        def fields_for(head: RequestHead, peer: Peer) -> SentFields | None:
+            if head.method == b"OPTIONS":  # which may be a preflight
+                return None
+            if to_all is not None:
+                return to_all
+            lines = may_read(head.first(b"origin") or b"")
+            if lines is None:
+                return to_others
+            fields = known.get(lines)
+            if fields is None and len(known) < REMEMBERED:
+                fields = known[lines] = SentFields(OURS, lines)
+            return fields
+
+        return Hooks(
+            preflight=preflight,
+            response=response,
+            response_fields=None if self.reflect and ANY in self.origins else fields_for,
+            response_lines=ResponseLines((*OURS, b"vary")),
+        )
 
     def _preflight_headers(self) -> bytes:
         """Return the headers for a preflight, without the origin."""
@@ -185,9 +211,9 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
         return lines
 
 
-def is_preflight(exchange: Exchange) -> bool:
+def is_preflight(head: RequestHead) -> bool:
     """Whether a request with the method OPTIONS is a preflight (Fetch standard, section 3.2.2)."""
-    return exchange.field(b"access-control-request-method") is not None and exchange.field(b"origin") is not None
+    return head.first(b"access-control-request-method") is not None and head.first(b"origin") is not None
 
 
 def _allowed(origins: Iterable[str], credentials: bool, more: bytes, reflect: bool) -> Callable[[bytes], bytes | None]:

@@ -6,8 +6,9 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from msgspec.structs import fields
 
 from fastgw.config.base.value_types import Notation, parse_field_value
-from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase, ResponseLines
-from fastgw.forwarded_headers import client_scheme
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase, ResponseLines, SentFields
+from fastgw.forwarded_headers import Peer, client_scheme
+from fastgw.http.messages import RequestHead
 
 PRESET: Final = "preset"
 
@@ -109,23 +110,30 @@ class SecurityHeaders(Filter, name="security_headers", phase=Phase.ADMIT, order=
         on_https = b"".join(lines)
         on_http = b"".join(line for line in lines if not line.startswith(b"Strict-Transport-Security:"))
         names = frozenset(name.lower() for name, _ in sent)
+        for_https, for_http = SentFields(names, on_https), SentFields(names, on_http)
         keeps = self.existing == "keep"
+
+        def fields_for(head: RequestHead, peer: Peer) -> SentFields:
+            return for_https if client_scheme(head, peer) == b"https" else for_http
 
         def response(exchange: Exchange) -> None:
             answer = exchange.response
             assert answer is not None
-            secure = client_scheme(exchange.head, exchange.peer) == b"https"
+            fields = fields_for(exchange.head, exchange.peer)
             if keeps and (there := names.intersection([name.lower() for name, _ in answer.headers])):
                 answer.added += b"".join(
                     line
                     for (name, _), line in zip(sent, lines, strict=True)
-                    if name.lower() not in there and (secure or name != b"Strict-Transport-Security")
+                    if name.lower() not in there and (fields is for_https or name != b"Strict-Transport-Security")
                 )
                 return
-            answer.dropped |= names
-            answer.added += on_https if secure else on_http
+            answer.dropped |= fields.dropped
+            answer.added += fields.added
 
-        return Hooks(response=response, response_lines=None if keeps else ResponseLines(names))
+        if keeps:
+            return Hooks(response=response)
+        steady = for_http if on_http == on_https else fields_for
+        return Hooks(response=response, response_fields=steady, response_lines=ResponseLines(names))
 
     def _policies(self) -> dict[str, str]:
         """Return the headers that are sent, by the name of the setting."""

@@ -17,7 +17,7 @@ from fastgw.compiled import replace
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, FastPathPlan, Route
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
-from fastgw.exchange.chain import NO_SENT_FIELDS
+from fastgw.exchange.chain import NO_SENT_FIELDS, SentFields
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_NAMES, Response
 from fastgw.exchange.response_relay import dropped_with_body, tell_of_change
@@ -512,6 +512,12 @@ cdef int _describe_change(response, Http1ResponseHead head) except -1:
     return 0
 
 
+cdef inline object _fields_for(self, plan):
+    """Do what the method of the reference does, for a request without an exchange."""
+    fields = read(&of_plan.response_fields, plan)
+    return fields if type(fields) is SentFields else fields(read(&of_path.head, self), read(&of_path.peer, self))
+
+
 def on_head(self, head, payload, ended):
     """Compiled `FastPath.on_head`."""
     if (
@@ -527,18 +533,20 @@ def on_head(self, head, payload, ended):
         if not length:
             _on_head(self, head, payload, ended)
             return
-        try:
-            added = fetch.take_response(head)
-        except Exception:
-            self._fail_fetch()
-            return
+        plan = read(&fetch_plan_of_chain, read(&chain_of_route, read(&of_path.route, self)))
+        fields = _fields_for(self, plan)
+        added = None
+        if fields is not None:
+            try:
+                added = fetch.take_response(head)
+            except Exception:
+                self._fail_fetch()
+                return
         if added is None:
             self.leave_fast_path().on_head(head, payload, ended)
             return
         write(&of_path.fetch, self, None)
         write(&of_path.cache_result, self, fetch.result)
-        plan = read(&fetch_plan_of_chain, read(&chain_of_route, read(&of_path.route, self)))
-        fields = read(&of_plan.response_fields, plan)
         _answer(self, <Http1ResponseHead>head, length, fetch.forward, added, fields)
         return
     plan = read(&fast_path_of_route, read(&of_path.route, self))
@@ -551,13 +559,14 @@ def on_head(self, head, payload, ended):
     if change is not None and read(&of_upstream.cookies, read(&of_forward.upstream, forward)) is None:
         _change(self, change, <Http1ResponseHead>head, forward)
         return
-    if looks_at is not None and looks_at(head):
+    fields = _fields_for(self, plan)
+    if fields is None or (looks_at is not None and looks_at(head)):
         if self._may_be_sent_again(forward):
             self.leave_fast_path().on_head(head, payload, ended)
         else:
             self._respond(head, forward)
         return
-    _answer(self, <Http1ResponseHead>head, length, forward, _NO_BYTES, read(&of_plan.response_fields, plan))
+    _answer(self, <Http1ResponseHead>head, length, forward, _NO_BYTES, fields)
 
 
 def take_message(self, head, payload, trailers):

@@ -484,7 +484,8 @@ class FastPath:
         if plan.change_whole is not None and not self._may_be_sent_again(plan.forward):
             self._answer_changed(plan.change_whole, head, plan.forward)
             return
-        if plan.looks_at is not None and plan.looks_at(head):
+        fields = self._fields_for(plan)
+        if fields is None or (plan.looks_at is not None and plan.looks_at(head)):
             if self._may_be_sent_again(plan.forward):
                 self.leave_fast_path().on_head(head, payload, ended)
             else:
@@ -497,16 +498,24 @@ class FastPath:
         self._end_attempt(head.status, now)
         self._stream = None
         stream.release()
-        if exchange is None:
+        if exchange is not None:
+            exchange.upstream_s = now - exchange.begun_at
+            self._answer_exchange(exchange, head, plan.forward, plan.meets_answers, fields)
+        else:
             self.upstream_s = now - self.begun_at
-            self._answer_client(head, plan, b"")
-            return
-        exchange.upstream_s = now - exchange.begun_at
-        self._answer_exchange(exchange, head, plan.forward, plan.meets_answers, plan.response_fields)
+            self._answer_client(head, plan.forward, fields, b"")
 
-    def _answer_client(self, head: Http1ResponseHead, plan: FastPathPlan, added: bytes) -> None:
-        """Answer without an exchange, with a response that was received as a whole, and these header lines."""
-        fields, dropped = plan.response_fields, plan.forward.marks
+    def _fields_for(self, plan: FastPathPlan) -> SentFields | None:
+        """Return the headers of the response that filters change. None: their response steps have to run."""
+        fields = plan.response_fields
+        if type(fields) is SentFields:
+            return fields
+        exchange = self._exchange
+        return fields(self.head, self.peer) if exchange is None else fields(exchange.head, exchange.peer)
+
+    def _answer_client(self, head: Http1ResponseHead, forward: "Forward", fields: SentFields, added: bytes) -> None:
+        """Answer without an exchange, with a response that was received as a whole, these changes, and lines."""
+        dropped = forward.marks
         if fields is not NO_SENT_FIELDS:
             dropped, added = fields.dropped, fields.added + added
         if self.trace is not None:
@@ -622,8 +631,12 @@ class FastPath:
 
     def _on_fetched(self, fetch: FastFetch, head: Http1ResponseHead, payload: bytes | None, ended: bool) -> None:
         """Handle the response to a request whose response a filter stores."""
+        exchange, fields = self._exchange, None
+        if exchange is None:
+            fields = self._fields_for(self.route.chain.fetch_plan)
+        is_whole = payload is None and head.payload_length and (exchange is not None or fields is not None)
         try:
-            added = fetch.take_response(head) if payload is None and head.payload_length else None
+            added = fetch.take_response(head) if is_whole else None
         except Exception:
             self._fail_fetch()
             return
@@ -631,19 +644,20 @@ class FastPath:
             self.leave_fast_path().on_head(head, payload, ended)
             return
         now = monotonic()
-        stream, forward, exchange = self._stream, fetch.forward, self._exchange
+        stream, forward = self._stream, fetch.forward
         assert stream is not None
         forward.upstream.active -= 1
         self._end_attempt(head.status, now)
         self._stream = self._fetch = None
         stream.release()
-        if exchange is not None:
+        if fields is None:
+            assert exchange is not None
             exchange.upstream_s = now - self.begun_at
             self._answer_exchange(exchange, head, forward, True)
             return
         self.upstream_s = now - self.begun_at
         self.cache_result = fetch.result
-        self._answer_client(head, self.route.chain.fetch_plan, added)
+        self._answer_client(head, forward, fields, added)
 
     def _fail_fetch(self) -> None:
         """Answer 500 for a filter that raises: data that it could not check is not forwarded. Called by its handler."""

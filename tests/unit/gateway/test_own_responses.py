@@ -69,6 +69,29 @@ def test_a_fixed_answer_has_the_headers_of_each_listener() -> None:
     assert [line for line in heads[0] if line.startswith(b"X-")] == [b"X-A: more", b"X-A: new", b"X-B: b"]
 
 
+@pytest.mark.parametrize("existing", ["replace", "keep"])
+def test_a_fixed_answer_has_the_headers_for_each_origin(existing: str) -> None:
+    """From memory as from the steps of the filters."""
+    cors = {"origins": ["https://a.test", "https://*.b.test"]}
+    filters = {"cors": cors, "security_headers": {"existing": existing}}
+    route = {"name": "r", "paths": ["/*"], "respond": {"body": "ok"}, "filters": filters}
+    plane = Plane({"routes": [route]})
+    (rule,) = (rule for routes in plane.gateway.routes for rule in routes.rules)
+    assert (rule[0].route.chain.ready_answer is not None) is (existing == "replace")
+    for origin in (b"", b"https://a.test", b"https://x.b.test", b"https://c.test", b"https://y.b.test", b""):
+        heads = []
+        for method in (b"GET", b"GET", b"HEAD"):
+            client = plane.client()
+            fields = b"Origin: %b\r\n" % origin if origin else b""
+            client.sends(b"%b / HTTP/1.1\r\n%b%b\r\n" % (method, HOST, fields))
+            lines = bytes(client.received).partition(b"\r\n\r\n")[0].split(b"\r\n")
+            heads.append(sorted(line for line in lines if not line.startswith((b"Date", b"X-Request-Id"))))
+        assert heads[0] == heads[1] == heads[2]
+        allowed = [line for line in heads[0] if line.startswith(b"Access-Control-Allow-Origin: ")]
+        assert [line[29:] for line in allowed] == ([origin] if b"a.test" in origin or b"b.test" in origin else [])
+        assert heads[0].count(b"Vary: Origin") == heads[0].count(b"X-Frame-Options: SAMEORIGIN") == 1
+
+
 def test_a_value_never_ends_a_header() -> None:
     got = answer({"respond": {"body": "ok", "headers": {"X-Q": "{query.q}"}}}, "/x/7?q=a%0d%0aX-B:%20c")
     assert b"X-B" not in got

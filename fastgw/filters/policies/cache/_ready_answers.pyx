@@ -15,6 +15,7 @@ from fastgw.http.http1._parser cimport SLOT_WORDS, Http1RequestHead, all_values,
 
 from fastgw.compiled import replace
 from fastgw.exchange import Chain, Route
+from fastgw.exchange.chain import SentFields
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.filters.policies.cache import ready_answers as reference
 from fastgw.forwarded_headers import Peer
@@ -46,6 +47,7 @@ cdef Slot forwarded_of_head
 cdef Slot body_of_answer
 cdef Slot head_of_answer
 cdef Slot chain_of_route
+cdef Slot fields_of_chain
 cdef Slot number_of_chain
 cdef Slot scheme_of_peer
 cdef Slot trusted_of_peer
@@ -62,6 +64,7 @@ learn(&forwarded_of_head, Http1RequestHead, "forwarded")
 learn(&body_of_answer, ReadyAnswer, "body")
 learn(&head_of_answer, ReadyAnswer, "head")
 learn(&chain_of_route, Route, "chain")
+learn(&fields_of_chain, Chain, "response_fields")
 learn(&number_of_chain, Chain, "number")
 learn(&scheme_of_peer, Peer, "scheme")
 learn(&trusted_of_peer, Peer, "trusted")
@@ -170,10 +173,15 @@ def find(self, head, peer, route):
         return _find(self, head, peer, route)
     ours = <Http1RequestHead>head
     target = PyBytes_FromStringAndSize(PyBytes_AS_STRING(ours.source) + ours.target_at.start, ours.target_at.length)
-    key = (
-        read(&of_answers.number, self), read(&number_of_chain, read(&chain_of_route, route)),
-        read(&scheme_of_peer, peer), read(&authority_of_head, head), target,
-    )
+    chain = read(&chain_of_route, route)
+    form = read(&number_of_chain, chain)
+    fields = read(&fields_of_chain, chain)
+    if type(fields) is not SentFields:
+        fields = fields(head, peer)
+        if fields is None:
+            return None
+        form = form, fields
+    key = read(&of_answers.number, self), form, read(&scheme_of_peer, peer), read(&authority_of_head, head), target
     key_headers = read(&of_answers.key_headers, self)
     if key_headers:
         key = _with_values(key, ours, key_headers)

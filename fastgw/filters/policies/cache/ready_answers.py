@@ -1,6 +1,7 @@
 """Ready answers: small stored responses as serialized bytes in the memory of a worker, for plain GET requests.
 
-Only for routes on which other filters change nothing but headers, the same for all requests and responses. Rule 1: an
+Only for routes on which other filters change nothing but headers, the same for all responses (and, but for their
+`response_fields`, for all requests). Rule 1: an
 answer is sent only while the object that it was made of is unchanged in the store, and fresh. Rule 2: requests with
 conditions, a range or cache directives take the full path. Rule 3: an answer is sent only to requests whose headers in
 the key, and in `Vary`, are equal to those of the request that it was made for, as sent. Rule 4: bytes are bounded; the
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, final
 
 from fastgw.cache.store import Store, StoredObject
 from fastgw.compiled import twin
-from fastgw.exchange import Exchange, Route
+from fastgw.exchange import Chain, Exchange, Route
+from fastgw.exchange.chain import SentFields
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.forwarded_headers import Peer
 from fastgw.http.caching.records import StoredHead
@@ -81,7 +83,7 @@ class Selection(NamedTuple):
 
 
 Key = tuple[object, ...]
-"""Number of the use of the filter and of the chain, scheme, authority, request target; then values of the headers that
+"""Number of the use of the filter, `answer_form`, scheme, authority, request target; then values of the headers that
 are in the key of the cache, and names and values of those that select a variant.
 """
 
@@ -162,8 +164,12 @@ class ReadyAnswers:
             return
         if record.vary and selection is None:
             return
-        first = self._number, exchange.chain.number
-        key: Key = (*first, peer.scheme, head.authority, head.request_target, *values_of(head, self._key_headers))
+        fields = exchange.chain.response_fields_for(head, peer)
+        if fields is None:
+            return
+        form = answer_form(exchange.chain, fields)
+        resource = peer.scheme, head.authority, head.request_target
+        key: Key = (self._number, form, *resource, *values_of(head, self._key_headers))
         selector = None
         if selection is not None:
             if selection.stamp is None or b"cookie" in selection.names:  # there would be one for each client
@@ -181,7 +187,6 @@ class ReadyAnswers:
             return
         if exchange.id_shown:
             dropped |= serializer.REQUEST_IDS
-        fields = exchange.chain.response_fields
         lines = serializer.response(parsed, record.status, dropped | fields.dropped, fields.added, length=length)[:-2]
         body = b"".join(found.pieces())
         born_date = record.stored_date - record.initial_age
@@ -196,7 +201,11 @@ class ReadyAnswers:
 
     def find(self, head: RequestHead, peer: Peer, route: Route) -> ReadyAnswer | None:
         """Return the answer to an ordinary request without a body. None: the full path has to answer it."""
-        key: Key = (self._number, route.chain.number, peer.scheme, head.authority, head.request_target)
+        fields = route.chain.response_fields_for(head, peer)
+        if fields is None:
+            return None
+        form = answer_form(route.chain, fields)
+        key: Key = (self._number, form, peer.scheme, head.authority, head.request_target)
         if self._key_headers:
             key = (*key, *values_of(head, self._key_headers))
         entry = self._memory.get(key)
@@ -220,6 +229,13 @@ class ReadyAnswers:
             status = b"Age: %d\r\nCache-Status: fastgw; hit; ttl=%d\r\n" % (age, entry.lifetime - age)
             answer.head, answer.body = entry.head + status, entry.body
         return answer
+
+
+def answer_form(chain: Chain, fields: SentFields) -> int | tuple[int, SentFields]:
+    """Return what distinguishes the answers of a chain for one resource: the headers that filters change, where these
+    depend on the request.
+    """
+    return chain.number if fields is chain.response_fields else (chain.number, fields)
 
 
 def values_of(fields: RequestFields, names: tuple[bytes, ...]) -> list[bytes | None]:

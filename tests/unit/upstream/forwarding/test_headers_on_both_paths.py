@@ -4,12 +4,14 @@ does, without their steps."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from fastgw.exchange import chain
 from fastgw.exchange.chain import NO_SENT_FIELDS, Looks, ResponseLines, SentFields
-from fastgw.filters.api import Exchange, Filter, Phase
+from fastgw.filters.api import Exchange, Filter, Hooks, Phase
 from tests.support.counted_plane import played
 from tests.support.memory import probe
 from tests.unit.upstream.forwarding.test_both_paths import MEETING, PASSING, both, upstream
@@ -205,3 +207,140 @@ def test_a_later_filter_replaces_what_they_set(filters: dict[str, Any], name: st
     play = both([sends(GET), answers(FULL)], {**upstream(), "filters": {**changes, **filters}})
     assert values(play, name.lower().encode()) == expected
     assert values(play, b"v") == [b"ours"]
+
+
+ORIGINS = {
+    "absent": (),
+    "listed": (b"Origin: https://a.test",),
+    "by a pattern": (b"Origin: https://x.b.test",),
+    "another": (b"Origin: https://c.test",),
+    "twice": (b"Origin: https://a.test", b"Origin: https://c.test"),
+    "empty": (b"Origin:",),
+}
+CORS: dict[str, dict[str, Any]] = {
+    "any": {"origins": ["*"]},
+    "listed": {"origins": ["https://a.test", "https://*.b.test"], "expose": ["X-A"]},
+    "with credentials": {"origins": ["https://a.test", "null"], "credentials": True},
+    "reflected": {"origins": ["*"], "reflect": True, "credentials": True},
+    "forwarded": {"origins": ["https://a.test"], "preflight": "forward"},
+}
+THEIRS = saying(
+    b"200 OK",
+    *(b"Access-Control-Allow-Origin: theirs", b"access_control_max_age: 1", b"Vary: X-A", b"Content-Length: 2"),
+    body=b"ok",
+)
+
+
+def steps_of(play: Any) -> bool:
+    """Whether response steps have to run for each response of its route."""
+    (rule,) = (rule for routes in play.plane.gateway.routes for rule in routes.rules)
+    return bool(rule[0].route.fast_path.meets_answers)
+
+
+@pytest.mark.parametrize("probes", [(), (PASSING,), (MEETING,)], ids=["alone", "behind a step", "met"])
+@pytest.mark.parametrize("name", CORS)
+def test_cors_answers_each_origin_alike(name: str, probes: Any) -> None:
+    """Also preflights, on a route that has OPTIONS among its methods."""
+    steps: list[Step] = [
+        answer for fields in ORIGINS.values() for answer in (sends(asking(b"GET /a", *fields)), answers(THEIRS))
+    ]
+    for fields in ORIGINS.values():
+        asked = asking(b"OPTIONS /a", b"Access-Control-Request-Method: PUT", *fields)
+        steps += [sends(asked), answers(THEIRS), sends(asking(b"OPTIONS /a", *fields)), answers(THEIRS)]
+    routes = [{"name": "all", "upstream": "u", "methods": ["GET", "OPTIONS"]}]
+    play = both(steps, {**upstream(), "routes": routes, "filters": {"cors": CORS[name]}}, probes)
+    assert play.passed
+    assert steps_of(play) is (MEETING in probes or name == "reflected")
+    allowed = b"*" if name == "any" else b"https://a.test"
+    assert b"\r\nAccess-Control-Allow-Origin: %b\r\n" % allowed in play.client.received
+    assert (b"https://x.b.test" in play.client.received) is (name in ("listed", "reflected"))
+    assert play.client.received.count(b"theirs") == (name == "forwarded")
+
+
+@pytest.mark.parametrize("ip", ["127.0.0.1", "127.0.0.9"])
+@pytest.mark.parametrize("existing", ["replace", "keep"])
+@pytest.mark.parametrize("preset", ["basic", "strict", "api"])
+def test_security_headers_go_by_the_scheme(preset: str, existing: str, ip: str) -> None:
+    """That of the client, which a trusted proxy tells."""
+    secure = asking(b"GET /a", b"X-Forwarded-Proto: https")
+    theirs = saying(
+        b"200 OK", b"X-Frame-Options: theirs", b"strict_transport_security: 1", b"Content-Length: 2", body=b"ok"
+    )
+    filters = {"security_headers": {"preset": preset, "existing": existing}}
+    steps = [step for asked in (GET, secure, GET) for step in (sends(asked), answers(theirs))]
+    listeners = {"main": {"address": "127.0.0.1:0", "trusted_proxies": ["127.0.0.9"]}}
+    play = both(steps, {**upstream(), "listeners": listeners, "filters": filters}, ip=ip)
+    assert steps_of(play) is (existing == "keep")
+    told = play.client.received.count(b"Strict-Transport-Security: max-age")
+    assert told == (ip == "127.0.0.9")
+    assert play.client.received.count(b"theirs") == (3 if existing == "keep" else 0)
+
+
+@pytest.mark.parametrize(
+    ("filters", "runs"),
+    [
+        ({"security_headers": {"strict_transport_security": None}}, False),
+        ({"cors": CORS["listed"], "security_headers": {}}, False),
+        ({"cors": CORS["listed"], "security_headers": {}, "headers": {"response": {"set": {"V": "1"}}}}, False),
+        ({"cors": CORS["any"], "request_id": {}}, False),
+        ({"security_headers": {}, **HEADERS}, True),
+        ({"cors": CORS["listed"], "inner": {"type": "cors", "origins": ["https://c.test"]}}, True),
+        ({"cors": CORS["listed"], "headers": {"response": {"set": {"X-A": "{method}"}}}}, True),
+    ],
+    ids=["no HSTS", "two", "three", "ids", "the same header", "two of cors", "computed"],
+)
+@pytest.mark.parametrize("route", [{}, {"via": "off"}], ids=["", "no Via"])
+def test_those_that_depend_on_the_request_change_headers_together(
+    filters: dict[str, Any], runs: bool, route: dict[str, Any]
+) -> None:
+    """`runs`: whether their steps have to run, because one of them sees what another one has changed."""
+    routes = [{"name": "all", "upstream": "u", **route}]
+    asked = [asking(b"%b /a" % method, *fields) for fields in ORIGINS.values() for method in (b"GET", b"POST")]
+    steps = [step for each in asked for step in (sends(each), answers(FULL), sends(each), answers(THEIRS))]
+    steps += [sends(asked[2]), hangs_up, connects, answers(FULL[:-1]), answers(FULL[-1:]), sends(GET), answers(CHUNKED)]
+    play = both(steps, {**upstream(), "routes": routes, "filters": filters})
+    assert play.passed
+    assert steps_of(play) is runs
+
+
+def test_a_filter_whose_headers_depend_on_the_request_may_leave_some_to_its_step() -> None:
+    """Where it returns None, and where it raises; the step runs, and what comes of it is the same."""
+
+    def fields_for(head: Any, peer: Any) -> SentFields | None:
+        if head.path == b"/none":
+            return None
+        return SentFields(frozenset(), b"X-Own: %b\r\n" % {b"/a": b"a"}[head.path])
+
+    def step(exchange: Exchange) -> None:
+        assert exchange.response is not None
+        exchange.response.added += b"X-Own: %b\r\n" % exchange.path[1:]
+
+    hooks: dict[str, Any] = {"response_fields": fields_for, "response_lines": ResponseLines((b"x-own",))}
+    own = probe("own", Phase.ADMIT, response=step, **hooks)
+    asked = [asking(b"GET " + path) for path in (b"/a", b"/none", b"/b")]
+    for probes in ((own,), (own, PASSING)):
+        play = both([step for each in asked for step in (sends(each), answers(OK))], upstream(), probes)
+        assert not steps_of(play)
+        assert [play.client.received.count(b"X-Own: " + value) for value in (b"a\r", b"none\r", b"b\r")] == [1, 1, 1]
+        play.plane.assert_quiet()
+
+
+def test_joined_changes_are_kept_for_some_requests_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain, "MOST_JOINED", 2)
+
+    def by_path(head: Any, peer: Any) -> SentFields:
+        return SentFields(frozenset(), head.path)
+
+    joined = chain.JoinedFields((SentFields(frozenset(), b"A"), by_path))
+    assert joined == chain.JoinedFields((SentFields(frozenset(), b"A"), by_path))
+    for _ in range(2):
+        for path in (b"1", b"2", b"3"):
+            head: Any = SimpleNamespace(path=path)
+            assert joined(head, None) == SentFields(frozenset(), b"A" + path)
+    assert len(joined._joined) == 2
+
+
+@pytest.mark.parametrize("hooks", [{}, {"response": lambda exchange: None}])
+def test_fixed_headers_stand_for_a_step_that_changes_lines(hooks: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="expected response and response_lines, too"):
+        Hooks(response_fields=NO_SENT_FIELDS, **hooks)

@@ -186,6 +186,46 @@ def test_fixed_changes_of_other_filters_are_part_of_it(request_: dict[str, Any])
     world.plane.assert_quiet()
 
 
+CORS = {"cors": {"origins": ["https://a.test", "https://*.b.test"]}}
+BROWSERS = [b"", b"Origin: https://a.test\r\n", b"Origin: https://x.b.test\r\n", b"Origin: https://c.test\r\n"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "kept"),
+    [
+        ({"cors": {"origins": ["*"]}}, 1),
+        (CORS, 3),
+        ({**CORS, "security_headers": {}}, 3),
+        ({**CORS, "headers": {"response": {"set": {"X-A": "1"}}}}, 3),
+        ({**CORS, "inner": {"type": "cors", "origins": ["https://c.test"]}}, 0),
+    ],
+    ids=["any", "some", "security", "headers", "two"],
+)
+def test_origins_have_answers_of_their_own(filters: dict[str, Any], kept: int) -> None:
+    """Each is what the same request without an answer in memory gets. Origins that are not allowed share one."""
+    world = World(route={"filters": filters})
+    computed = {"type": "headers", "response": {"add": {"X-P": "{path}"}}}
+    plain = World(route={"filters": {**filters, "computed": computed}})
+    for each in (world, plain):
+        each.client()
+        each.upstream().sends(DATED % 5 + b"hello")
+    for _ in range(3):
+        for origin in BROWSERS:
+            expected = lines(plain.client(fields=origin))
+            expected.remove(b"X-P: /")
+            assert sorted(lines(world.client(fields=origin))) == sorted(expected)
+    assert (ready(plain), ready(world)) == (0, kept)
+    assert [record.cache for record in world.plane.records] == ["miss", *["hit"] * 12]
+    world.plane.assert_quiet()
+
+
+def test_no_answer_is_kept_for_origins_that_are_reflected() -> None:
+    world, _ = with_hit(route={"filters": {"cors": {"origins": ["*"], "reflect": True, "credentials": True}}})
+    for origin in BROWSERS[1:] * 2:
+        assert origin.strip().partition(b" ")[2] == value(world.client(fields=origin), b"Access-Control-Allow-Origin")
+    assert ready(world) == 0
+
+
 def test_a_path_with_values_of_the_request_has_answers_of_its_own() -> None:
     """They would be found by the request target alone, whatever the value of the request."""
     world = World(route={"rewrite": "/{header.X-Tenant}"})
