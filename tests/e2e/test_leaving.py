@@ -25,6 +25,7 @@ from tests.support.client import Client
 from tests.support.gateway import Gateway, wait_until
 from tests.support.origin import Origin, OriginConnection
 from tests.support.peer import DEADLINE, Peer
+from tests.support.tcp_table import tcp_rows
 
 Leave = Callable[[Peer], None]
 WAYS: dict[str, Leave] = {"FIN": Peer.close, "RST": Peer.reset}
@@ -78,7 +79,7 @@ def leaves_unread(gateway: Gateway, client: Client) -> bool:
     port = client.sock.getsockname()[1]
     until = time.monotonic() + 0.1
     while time.monotonic() < until:
-        (row,) = (row for row in connections_of(gateway) if row[2].endswith(f":{port:04X}"))
+        (row,) = (row for row in connections_of(gateway) if row[2].endswith(f":{port:04X}") and row[9] != "0")
         if row[4].endswith(":00000000"):
             return False
     return True
@@ -87,8 +88,7 @@ def leaves_unread(gateway: Gateway, client: Client) -> bool:
 def connections_of(gateway: Gateway, listener: str = "main") -> list[list[str]]:
     """The rows of the system's table (proc(5)) for clients of this listener, as columns."""
     port = f":{gateway.port(listener):04X}"
-    table = Path("/proc/net/tcp6" if gateway.address(listener).startswith("[") else "/proc/net/tcp")
-    rows = map(str.split, table.read_text().splitlines()[1:])
+    rows = tcp_rows("tcp6" if gateway.address(listener).startswith("[") else "tcp")
     return [row for row in rows if row[1].endswith(port) and row[3] == "01"]
 
 

@@ -16,6 +16,7 @@ from tests.e2e.conftest import fronting
 from tests.e2e.programs import Nginx
 from tests.support.gateway import Gateway
 from tests.support.peer import DEADLINE
+from tests.support.tcp_table import tcp_rows
 
 CALLERS = 24
 PAUSE = 0.02  # seconds from an answer to the next request: without, clients would take the processors from what happens
@@ -128,7 +129,7 @@ def client_ports(pid: int) -> set[int]:
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
             sockets.add(os.readlink(descriptor))
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    rows = tcp_rows()
     return {int(row[2].rpartition(":")[2], 16) for row in rows if f"socket:[{row[9]}]" in sockets}
 
 

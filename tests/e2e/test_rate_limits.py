@@ -19,6 +19,7 @@ import pytest
 from tests.e2e.test_upgrade import upgradable
 from tests.support.client import connect
 from tests.support.gateway import Gateway, wait_until
+from tests.support.tcp_table import tcp_rows
 
 WORKERS = 4
 CONNECTIONS = 240
@@ -87,7 +88,7 @@ def connections(gateway: Gateway, number: int = CONNECTIONS) -> Iterator[list[li
 def _owners(gateway: Gateway) -> Mapping[int, int]:
     """The worker that has accepted a connection, by the port that this is from."""
     ours = f":{gateway.port():04X}"
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    rows = tcp_rows()
     ports = {row[9]: int(row[2].partition(":")[2], 16) for row in rows if row[1].endswith(ours) and row[3] == "01"}
     owners = {}
     for pid in gateway.worker_pids:

@@ -32,6 +32,7 @@ from tests.support.installed import Change, Installed
 from tests.support.origin import OK, Origin
 from tests.support.peer import Unexpected
 from tests.support.tcp import connected, read_exactly, tcp_target
+from tests.support.tcp_table import tcp_rows
 
 CALLERS = 4  # of each kind
 LONG = 90.0  # seconds; an upgrade takes about one, but the machine may be busy
@@ -351,7 +352,7 @@ def test_an_upgrade_keeps_the_process_and_loses_nothing(
 
 def listening(pid: int) -> set[str]:
     """The inodes of the sockets that accept connections, of a process."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    rows = tcp_rows()
     unix = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
     inodes = {row[9] for row in rows if row[3] == "0A"} | {row[6] for row in unix if row[3] == "00010000"}
     return {f"socket:[{inode}]" for inode in inodes} & set(descriptors(pid))

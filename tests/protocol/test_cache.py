@@ -16,6 +16,7 @@ from tests.support.gateway import Gateway
 from tests.support.http2.translation import TranslatedClient
 from tests.support.origin import Origin, OriginConnection
 from tests.support.peer import Unexpected
+from tests.support.tcp_table import tcp_rows
 
 BODY = b"0123456789" * 1000
 HEAD = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=3600\r\nContent-Length: %d\r\n\r\n" % len(BODY)
@@ -113,7 +114,7 @@ def test_when_the_worker_that_fetches_is_killed_another_one_fetches(gateway: Gat
 def owner(gateway: Gateway, connection: OriginConnection) -> int:
     """Return the worker that has opened a connection."""
     ends = [f":{port:04X}" for port in (connection.sock.getpeername()[1], connection.sock.getsockname()[1])]
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    rows = tcp_rows()
     (inode,) = (row[9] for row in rows if [each[-5:] for each in row[1:3]] == ends and row[9] != "0")
     for pid in gateway.worker_pids:
         for file in Path(f"/proc/{pid}/fd").iterdir():

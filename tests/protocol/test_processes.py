@@ -16,6 +16,7 @@ import pytest
 from tests.support.forked import FASTGW, ran
 from tests.support.gateway import Gateway, wait_until
 from tests.support.origin import OK, Origin
+from tests.support.tcp_table import tcp_rows
 
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
 
@@ -112,8 +113,7 @@ def worker_that_serves(gateway: Gateway) -> int:
     with gateway.connect() as client:
         client.exchange(b"GET /here HTTP/1.1\r\nHost: a.test\r\n\r\n")
         port = client.sock.getsockname()[1]
-        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-            words = line.split()
+        for words in tcp_rows():
             if words[2].endswith(f":{port:04X}") and words[3] == "01":
                 link = f"socket:[{words[9]}]"
                 return next(
