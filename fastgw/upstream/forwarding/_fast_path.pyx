@@ -15,12 +15,14 @@ from time import monotonic
 
 from fastgw.compiled import replace
 from fastgw.errors import Fault
-from fastgw.exchange import Chain, FastPathPlan, Route
+from fastgw.exchange import Chain, Exchange, FastPathPlan, Route
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
 from fastgw.exchange.chain import NO_SENT_FIELDS, SentFields
+from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_NAMES, Response
 from fastgw.exchange.response_relay import dropped_with_body, tell_of_change
+from fastgw.exchange.states import ANSWER_BEGUN
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
 from fastgw.http.grpc.status import STATUS, check_trailers, outcome_of, parse_status
 from fastgw.http.http1 import serializer
@@ -64,6 +66,26 @@ cdef struct OfAnswer:
     Slot cache_result
     Slot length
 
+cdef struct OfExchange:
+    Slot begun_at
+    Slot client_ip
+    Slot head
+    Slot id_shown
+    Slot is_fast
+    Slot peer
+    Slot query_sent
+    Slot request_added
+    Slot request_body
+    Slot request_dropped
+    Slot response
+    Slot response_bytes
+    Slot sent
+    Slot state
+    Slot target
+    Slot trace
+    Slot upstream
+    Slot upstream_s
+
 cdef struct OfForward:
     Slot forwarded
     Slot grpc
@@ -92,6 +114,7 @@ cdef struct OfPlan:
     Slot full_path_headers
     Slot id_of
     Slot looks_at
+    Slot meets_answers
     Slot pass_tests
     Slot response_fields
     Slot sent_fields
@@ -105,6 +128,7 @@ cdef struct OfUpstream:
     Slot pool
 
 cdef OfAnswer of_answer
+cdef OfExchange of_exchange
 cdef OfForward of_forward
 cdef OfHead of_head
 cdef OfPeer of_peer
@@ -127,7 +151,7 @@ cdef object INF = inf
 cdef object FIRST = AttemptKind.FIRST
 cdef double _JUST_USED_S = JUST_USED_S
 cdef object NO_HEAD, NO_ROUTE
-cdef object _send_request, _on_head  # methods of the reference
+cdef object _send_request, _send_exchange, _on_head  # methods of the reference
 cdef bytes _NO_BYTES = b""
 cdef bytes _ETAG = b"etag"
 cdef bytes SENT_OK = b"0"
@@ -138,6 +162,24 @@ cdef dict _serializer = serializer.__dict__
 
 learn(&of_answer.cache_result, ReadyAnswer, "cache_result")
 learn(&of_answer.length, ReadyAnswer, "length")
+learn(&of_exchange.begun_at, Exchange, "begun_at")
+learn(&of_exchange.client_ip, Exchange, "client_ip")
+learn(&of_exchange.head, Exchange, "head")
+learn(&of_exchange.id_shown, Exchange, "id_shown")
+learn(&of_exchange.is_fast, Exchange, "is_fast")
+learn(&of_exchange.peer, Exchange, "peer")
+learn(&of_exchange.query_sent, Exchange, "query_sent")
+learn(&of_exchange.request_added, Exchange, "request_added")
+learn(&of_exchange.request_body, Exchange, "request_body")
+learn(&of_exchange.request_dropped, Exchange, "request_dropped")
+learn(&of_exchange.response, Exchange, "response")
+learn(&of_exchange.response_bytes, Exchange, "response_bytes")
+learn(&of_exchange.sent, Exchange, "sent")
+learn(&of_exchange.state, Exchange, "state")
+learn(&of_exchange.target, Exchange, "target")
+learn(&of_exchange.trace, Exchange, "trace")
+learn(&of_exchange.upstream, Exchange, "upstream")
+learn(&of_exchange.upstream_s, Exchange, "upstream_s")
 learn(&of_forward.forwarded, Forward, "forwarded")
 learn(&of_forward.grpc, Forward, "grpc")
 learn(&of_forward.joined, Forward, "_joined")
@@ -160,6 +202,7 @@ learn(&of_plan.forward, FastPathPlan, "forward")
 learn(&of_plan.full_path_headers, FastPathPlan, "full_path_headers")
 learn(&of_plan.id_of, FastPathPlan, "id_of")
 learn(&of_plan.looks_at, FastPathPlan, "looks_at")
+learn(&of_plan.meets_answers, FastPathPlan, "meets_answers")
 learn(&of_plan.pass_tests, FastPathPlan, "pass_tests")
 learn(&of_plan.response_fields, FastPathPlan, "response_fields")
 learn(&of_plan.sent_fields, FastPathPlan, "sent_fields")
@@ -183,9 +226,9 @@ learn(&target_of_balancer, SingleTarget, "_target")
 
 def adopt(type owner not None, no_head, no_route):
     """Replace the methods of `FastPath`. `no_head`, `no_route`: its head and route when it is released."""
-    global NO_HEAD, NO_ROUTE, _send_request, _on_head, _path_class
+    global NO_HEAD, NO_ROUTE, _send_request, _send_exchange, _on_head, _path_class
     NO_HEAD, NO_ROUTE = no_head, no_route
-    _send_request, _on_head = owner.send_request, owner.on_head
+    _send_request, _send_exchange, _on_head = owner.send_request, owner.send_exchange, owner.on_head
     learn(&of_path.attempt, owner, "_attempt")
     learn(&of_path.begun_at, owner, "begun_at")
     learn(&of_path.cache_result, owner, "cache_result")
@@ -207,7 +250,7 @@ def adopt(type owner not None, no_head, no_route):
     learn(&of_path.trace, owner, "trace")
     learn(&of_path.upstream, owner, "upstream")
     learn(&of_path.upstream_s, owner, "upstream_s")
-    replace(owner, begin_fetch, send_request, begin_ready, forget, take_message, on_head)
+    replace(owner, begin_fetch, send_request, send_exchange, begin_ready, forget, take_message, on_head)
     _path_class = of_path.head.reads
 
 
@@ -257,8 +300,7 @@ cdef inline object _joined(forward, drop, dropped):
 
 cdef int _send(self, head, route, params) except -1:
     cdef Http1RequestHead ours
-    cdef bytes payload, request_id, added, request
-    cdef double idle_at_most
+    cdef bytes payload, request_id, added
     if type(head) is not Http1RequestHead or read(&of_path.trace, self) is not None:
         _send_request(self, head, route, params)
         return 0
@@ -287,24 +329,12 @@ cdef int _send(self, head, route, params) except -1:
         return 0
     label = read(&label_of_target, target)
     write(&of_path.target, self, label)
-    if read(&of_upstream.attempt_listener, upstream) is not None:
-        record = AttemptRecord(self, upstream, target, FIRST, 1, begun_at)
-        write(&of_path.attempt, self, record.report_begun())
-    method = read(&of_head.method, head)
     payload = read(&of_head.payload, head)
     assert payload is not None
     write(&of_path.request_bytes, self, len(payload))
-    idle_at_most = INF
-    if method not in IDEMPOTENT and not read(&any_method_of_rules, read(&of_forward.rules, forward)):
-        idle_at_most = _JUST_USED_S
-    stream = lend_from(read(&of_upstream.pool, upstream), target, idle_at_most)
-    write(&of_path.stream, self, stream)
+    stream = _lend(self, self, forward, upstream, target, head, begun_at)
     if stream is None:
-        self._switch_to_forwarding(target).request_stream()
         return 0
-    attempt = read(&of_path.attempt, self)
-    if attempt is not None:
-        attempt.connect(stream.reused, attempt.begun_at)
     try:
         peer = read(&of_path.peer, self)
         forwarded = read(&of_forward.forwarded, forward)
@@ -325,24 +355,108 @@ cdef int _send(self, head, route, params) except -1:
                 added += sent_fields.added
             elif read(&of_forward.marks, forward):
                 drop = forward.joined(drop, NO_NAMES)
-        length = AS_DECLARED
-        if ours.http2:
-            if ours.accepts_trailers or read(&of_forward.grpc, forward):
-                added += TE_TRAILERS
-            if payload and not ours.sized and stream.frames_bodies:
-                length = len(payload)
         if read(&of_forward.keeps_path, forward) and read(&of_head.path_as_sent, head):
             sent_target = None
         else:
             sent_target = forward.sent_target(self, target)
-        host = read(&host_header_of_target, target)
-        # PERF: 500 instructions less than the attribute of the module (CPython 3.11, micro/exchange).
-        request = _serializer["request"](head, sent_target, host, drop, added, payload, request_id, length)
-        send_on(stream, self, request, method)
+        _write_request(self, stream, forward, target, ours, sent_target, drop, added, payload, request_id)
     except Exception:  # the edge of this exchange: an exception is answered with a fault
         log_event(OperatorEvent.DEFECT, "a defect while sending a request to %s", label, error=True)
         self.leave_fast_path().exchange.fail(Fault.INTERNAL)
     return 0
+
+
+cdef object _lend(self, asked, forward, upstream, target, head, begun_at):
+    """Begin the attempt at a target, and return an idle stream to it. None: the forwarding waits for one. `asked`: the
+    exchange, or this fast path. `begun_at`: None: now.
+    """
+    cdef double idle_at_most = INF
+    if read(&of_upstream.attempt_listener, upstream) is not None:
+        record = AttemptRecord(asked, upstream, target, FIRST, 1, monotonic() if begun_at is None else begun_at)
+        write(&of_path.attempt, self, record.report_begun())
+    if (
+        read(&of_head.method, head) not in IDEMPOTENT
+        and not read(&any_method_of_rules, read(&of_forward.rules, forward))
+    ):
+        idle_at_most = _JUST_USED_S
+    stream = lend_from(read(&of_upstream.pool, upstream), target, idle_at_most)
+    write(&of_path.stream, self, stream)
+    if stream is None:
+        self._switch_to_forwarding(target).request_stream()
+        return None
+    attempt = read(&of_path.attempt, self)
+    if attempt is not None:
+        attempt.connect(stream.reused, attempt.begun_at)
+    return stream
+
+
+cdef int _write_request(
+    self, stream, forward, target, Http1RequestHead head, sent_target, drop, bytes added, bytes payload,
+    bytes request_id
+) except -1:
+    length = AS_DECLARED
+    if head.http2:
+        if head.accepts_trailers or read(&of_forward.grpc, forward):
+            added += TE_TRAILERS
+        if payload and not head.sized and stream.frames_bodies:
+            length = len(payload)
+    host = read(&host_header_of_target, target)
+    # PERF: 500 instructions less than the attribute of the module (CPython 3.11, micro/exchange).
+    request = _serializer["request"](head, sent_target, host, drop, added, payload, request_id, length)
+    send_on(stream, self, request, read(&of_head.method, head))
+    return 0
+
+
+def send_exchange(self, exchange, route):
+    """Compiled `FastPath.send_exchange`."""
+    cdef Http1RequestHead head
+    cdef bytes payload, added
+    asked_head = read(&of_exchange.head, exchange)
+    if (
+        type(asked_head) is not Http1RequestHead
+        or read(&of_exchange.trace, exchange) is not None
+        or read(&of_path.fetch, self) is not None
+    ):
+        _send_exchange(self, exchange, route)
+        return
+    head = <Http1RequestHead>asked_head
+    write(&of_path.exchange, self, exchange)
+    write(&of_path.route, self, route)
+    write(&of_exchange.is_fast, exchange, True)
+    forward = read(&of_plan.forward, read(&fast_path_of_route, route))
+    upstream = read(&of_forward.upstream, forward)
+    write(&of_exchange.upstream, exchange, read(&of_upstream.name, upstream))
+    write(&of_upstream.active, upstream, read(&of_upstream.active, upstream) + 1)
+    target = _picked(read(&of_upstream.balancer, upstream), exchange)
+    if target is None:
+        self._switch_to_forwarding(None).attempt(fresh=False, again=False)
+        return
+    label = read(&label_of_target, target)
+    write(&of_exchange.target, exchange, label)
+    payload = _NO_BYTES if read(&of_exchange.request_body, exchange) is None else read(&of_head.payload, head)
+    assert payload is not None
+    stream = _lend(self, exchange, forward, upstream, target, head, None)
+    if stream is None:
+        return
+    try:
+        peer, query = read(&of_exchange.peer, exchange), read(&of_exchange.query_sent, exchange)
+        forwarded = read(&of_forward.forwarded, forward)
+        if forwarded is None and not read(&of_peer.trusted, peer):
+            drop, added = FAMILY, _set_lines(peer, read(&of_head.authority, head))
+        else:
+            drop, added = fields_for_upstream(forwarded, peer, head, read(&of_exchange.client_ip, exchange))
+        dropped = read(&of_exchange.request_dropped, exchange)
+        if dropped or read(&of_forward.marks, forward):
+            drop = _joined(forward, drop, dropped)
+        added += read(&of_exchange.request_added, exchange)
+        if read(&of_forward.keeps_path, forward) and read(&of_head.path_as_sent, head) and query is UNCHANGED_QUERY:
+            sent_target = None
+        else:
+            sent_target = forward.sent_target(exchange, target, query)
+        _write_request(self, stream, forward, target, head, sent_target, drop, added, payload, _NO_BYTES)
+    except Exception:  # the edge of this exchange: an exception is answered with a fault
+        log_event(OperatorEvent.DEFECT, "a defect while sending a request to %s", label, error=True)
+        self.leave_fast_path().exchange.fail(Fault.INTERNAL)
 
 
 cdef bytes _begin_ready(self, head, route, answer):
@@ -425,10 +539,8 @@ cdef int forget_on(path) except -1:
     return 0
 
 
-cdef int _answer(self, Http1ResponseHead head, length, forward, bytes added, fields) except -1:
-    """Answer with a response that was received as a whole, and with these header lines and changes of filters."""
-    cdef double now
-    now = monotonic()
+cdef int _end(self, forward, status, double now) except -1:
+    """End the attempt, whose response was received as a whole."""
     upstream = read(&of_forward.upstream, forward)
     stream = read(&of_path.stream, self)
     assert stream is not None
@@ -436,10 +548,51 @@ cdef int _answer(self, Http1ResponseHead head, length, forward, bytes added, fie
     record = read(&of_path.attempt, self)
     if record is not None:
         write(&of_path.attempt, self, None)
-        record.answer(head.status, now)
+        record.answer(status, now)
         record.end(now)
     write(&of_path.stream, self, None)
     release_stream(stream)
+    return 0
+
+
+cdef int _answer_exchange(self, exchange, Http1ResponseHead head, length, plan, fields) except -1:
+    """Do what `_answer_exchange` of the reference does, and what precedes it."""
+    cdef double now = monotonic()
+    forward = read(&of_plan.forward, plan)
+    _end(self, forward, head.status, now)
+    write(&of_exchange.upstream_s, exchange, now - <double>read(&of_exchange.begun_at, exchange))
+    write(&of_path.exchange, self, None)
+    write(&of_path.route, self, NO_ROUTE)
+    write(&of_exchange.response_bytes, exchange, length)
+    write(&of_exchange.sent, exchange, True)
+    client = read(&of_path.client, self)
+    response = Response(head.status, head, _NO_BYTES, read(&of_forward.marks, forward))
+    if read(&of_plan.meets_answers, plan):
+        if not exchange.pass_response_steps(response):
+            client.leave_fast_path(exchange)
+            exchange.answer_instead()
+            return 0
+        if response.status != head.status:
+            client.leave_fast_path(exchange)
+            client.stream.answer(response, head.payload, True)
+            return 0
+    else:
+        write(&of_exchange.state, exchange, ANSWER_BEGUN[read(&of_exchange.state, exchange)])
+        write(&of_exchange.response, exchange, response)
+        trace = read(&of_exchange.trace, exchange)
+        if trace is not None:
+            response.added = trace.response_line
+        if fields is not NO_SENT_FIELDS:
+            response.added += fields.added
+            response.dropped = fields.dropped
+    client.answer_fast(head, exchange, response.dropped, response.added, read(&of_exchange.id_shown, exchange))
+    return 0
+
+
+cdef int _answer(self, Http1ResponseHead head, length, forward, bytes added, fields) except -1:
+    """Answer with a response that was received as a whole, and with these header lines and changes of filters."""
+    cdef double now = monotonic()
+    _end(self, forward, head.status, now)
     write(&of_path.upstream_s, self, now - <double>read(&of_path.begun_at, self))
     write(&of_path.response_bytes, self, length)
     dropped = read(&of_forward.marks, forward)
@@ -474,17 +627,7 @@ cdef int _change(self, change, Http1ResponseHead head, forward) except -1:
             return 0
         _describe_change(response, head)
         length = len(changed)
-    upstream = read(&of_forward.upstream, forward)
-    write(&of_upstream.active, upstream, read(&of_upstream.active, upstream) - 1)
-    record = read(&of_path.attempt, self)
-    if record is not None:
-        write(&of_path.attempt, self, None)
-        record.answer(head.status, now)
-        record.end(now)
-    stream = read(&of_path.stream, self)
-    assert stream is not None
-    write(&of_path.stream, self, None)
-    release_stream(stream)
+    _end(self, forward, head.status, now)
     write(&of_path.upstream_s, self, now - <double>read(&of_path.begun_at, self))
     write(&of_path.response, self, response)
     write(&of_path.response_bytes, self, length)
@@ -512,29 +655,29 @@ cdef int _describe_change(response, Http1ResponseHead head) except -1:
     return 0
 
 
-cdef inline object _fields_for(self, plan):
-    """Do what the method of the reference does, for a request without an exchange."""
+cdef inline object _fields_for(self, exchange, plan):
+    """Do what the method of the reference does."""
     fields = read(&of_plan.response_fields, plan)
-    return fields if type(fields) is SentFields else fields(read(&of_path.head, self), read(&of_path.peer, self))
+    if type(fields) is SentFields:
+        return fields
+    if exchange is not None:
+        return fields(read(&of_exchange.head, exchange), read(&of_exchange.peer, exchange))
+    return fields(read(&of_path.head, self), read(&of_path.peer, self))
 
 
 def on_head(self, head, payload, ended):
     """Compiled `FastPath.on_head`."""
-    if (
-        type(head) is not Http1ResponseHead
-        or payload is not None
-        or read(&of_path.exchange, self) is not None
-    ):
+    exchange, fetch = read(&of_path.exchange, self), read(&of_path.fetch, self)
+    if type(head) is not Http1ResponseHead or payload is not None or (exchange is not None and fetch is not None):
         _on_head(self, head, payload, ended)
         return
     length = read(&of_head.payload_length, head)
-    fetch = read(&of_path.fetch, self)
     if fetch is not None:
         if not length:
             _on_head(self, head, payload, ended)
             return
         plan = read(&fetch_plan_of_chain, read(&chain_of_route, read(&of_path.route, self)))
-        fields = _fields_for(self, plan)
+        fields = _fields_for(self, None, plan)
         added = None
         if fields is not None:
             try:
@@ -557,16 +700,22 @@ def on_head(self, head, payload, ended):
         return
     change = read(&of_plan.change_whole, plan)
     if change is not None and read(&of_upstream.cookies, read(&of_forward.upstream, forward)) is None:
-        _change(self, change, <Http1ResponseHead>head, forward)
+        if exchange is not None:
+            _on_head(self, head, payload, ended)
+        else:
+            _change(self, change, <Http1ResponseHead>head, forward)
         return
-    fields = _fields_for(self, plan)
+    fields = _fields_for(self, exchange, plan)
     if fields is None or (looks_at is not None and looks_at(head)):
         if self._may_be_sent_again(forward):
             self.leave_fast_path().on_head(head, payload, ended)
         else:
             self._respond(head, forward)
         return
-    _answer(self, <Http1ResponseHead>head, length, forward, _NO_BYTES, fields)
+    if exchange is not None:
+        _answer_exchange(self, exchange, <Http1ResponseHead>head, length, plan, fields)
+    else:
+        _answer(self, <Http1ResponseHead>head, length, forward, _NO_BYTES, fields)
 
 
 def take_message(self, head, payload, trailers):
@@ -593,10 +742,6 @@ def take_message(self, head, payload, trailers):
             if why:
                 return False
     now = monotonic()
-    upstream = read(&of_forward.upstream, forward)
-    stream = read(&of_path.stream, self)
-    assert stream is not None
-    write(&of_upstream.active, upstream, read(&of_upstream.active, upstream) - 1)
     status = head.status
     if read(&of_forward.grpc, forward):
         if sent == SENT_OK:
@@ -605,13 +750,7 @@ def take_message(self, head, payload, trailers):
             if sent is not None:
                 write(&of_path.grpc_status, self, parse_status(sent).name)
             status = outcome_of(status, sent, read(&of_path.call_due_at, self) != INF)
-    record = read(&of_path.attempt, self)
-    if record is not None:
-        write(&of_path.attempt, self, None)
-        record.answer(status, now)
-        record.end(now)
-    write(&of_path.stream, self, None)
-    release_stream(stream)
+    _end(self, forward, status, now)
     write(&of_path.upstream_s, self, now - <double>read(&of_path.begun_at, self))
     write(&of_path.response, self, head)
     write(&of_path.response_bytes, self, len(payload))
