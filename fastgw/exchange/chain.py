@@ -50,7 +50,7 @@ LOG_EVERY_S: Final = 1.0
 LONG_WAIT_S: Final = 0.001
 """Seconds from which a wait for a filter is part of the story of a request."""
 MOST_JOINED: Final = 1024
-"""Maximum number of joined changes that are kept for one combination of filters: one for each origin, for example."""
+"""Maximum number of joined changes that a process keeps: one for each origin, for example."""
 RENEWED_ON: Final = frozenset((401, 403))
 """Response status codes of the upstream that reject credentials."""
 
@@ -137,12 +137,11 @@ class JoinedFields:
     `FieldsStep`. Equal ones are shared by thousands of routes.
     """
 
-    __slots__ = ("_joined", "parts")
+    __slots__ = ("parts",)
 
     def __init__(self, parts: tuple[SentFields | FieldsStep, ...]) -> None:
         """`parts`: in the order in which the changes are made."""
         self.parts = parts
-        self._joined: dict[tuple[SentFields, ...], SentFields] = {}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, JoinedFields) and self.parts == other.parts
@@ -152,21 +151,24 @@ class JoinedFields:
 
     def __call__(self, head: RequestHead, peer: Any) -> SentFields | None:
         found = []
-        for part in self.parts:
-            try:
+        try:
+            for part in self.parts:
                 fields = part if type(part) is SentFields else part(head, peer)
-            except Exception:  # the edge of a filter: its response step runs
-                return None
-            if fields is None:
-                return None
-            found.append(fields)
-        key = tuple(found)
-        joined = self._joined.get(key)
-        if joined is None:
-            joined = reduce(SentFields.then, found)
-            if len(self._joined) < MOST_JOINED:
-                self._joined[key] = joined
-        return joined
+                if fields is None:
+                    return None
+                found.append(fields)
+            return _joined(tuple(found))
+        except Exception:  # the edge of a filter: its response step runs
+            return None
+
+
+@lru_cache(MOST_JOINED)
+def _joined(found: tuple[SentFields, ...]) -> SentFields:
+    """Return changes of several filters as one. Raises `TypeError` for what a filter should not return."""
+    for fields in found:
+        if (type(fields), type(fields.dropped), type(fields.added)) != (SentFields, frozenset, bytes):
+            raise TypeError(f"{fields!r} are no SentFields of a frozenset and bytes")
+    return reduce(SentFields.then, found)
 
 
 def join_fields(parts: tuple[SentFields | FieldsStep, ...]) -> SentFields | JoinedFields:
@@ -663,11 +665,14 @@ def _line_steps(hooks: Iterable[Hooks]) -> frozenset[Callable[[Exchange], None]]
     """Return the response steps that may change headers by lines. `hooks`: in the order of requests, so that the last
     response step comes first.
     """
-    steps = set()
+    steps: set[Callable[[Exchange], None]] = set()
     later: frozenset[bytes] = NO_NAMES  # headers that a later step adds without looking for such lines
     for each in hooks:
         if each.response is None:
             continue
+        if each.response in steps:  # two filters have the same one, which must not stand for both
+            steps.remove(each.response)
+            break
         lines = each.response_lines
         if lines is None or not lines.names.isdisjoint(later):
             break

@@ -27,7 +27,7 @@ from fastgw.upstream.policies.path_rewrite import MissingVariable, expander, pat
 
 Parts = tuple[bytes | Value, ...]
 
-MAX_READY: Final = 256
+MAX_READY: Final = 64
 """Maximum number of forms in which a fixed answer is kept: filters may change its headers by the listener, the scheme
 and the origin."""
 

@@ -180,8 +180,10 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
             if lines is None:
                 return to_others
             fields = known.get(lines)
-            if fields is None and len(known) < REMEMBERED:
-                fields = known[lines] = SentFields(OURS, lines)
+            if fields is None:
+                fields = SentFields(OURS, lines)
+                if len(known) < REMEMBERED:
+                    known[lines] = fields
             return fields
 
         return Hooks(

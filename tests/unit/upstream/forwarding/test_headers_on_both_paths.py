@@ -4,12 +4,10 @@ does, without their steps."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from fastgw.exchange import chain
 from fastgw.exchange.chain import NO_SENT_FIELDS, Looks, ResponseLines, SentFields
 from fastgw.filters.api import Exchange, Filter, Hooks, Phase
 from tests.support.counted_plane import played
@@ -325,19 +323,47 @@ def test_a_filter_whose_headers_depend_on_the_request_may_leave_some_to_its_step
         play.plane.assert_quiet()
 
 
-def test_joined_changes_are_kept_for_some_requests_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chain, "MOST_JOINED", 2)
+BAD: dict[str, Any] = {
+    "a set": SentFields({b"x"}, b""),  # type: ignore[arg-type]
+    "text": SentFields(frozenset(), "X-Own: 1"),  # type: ignore[arg-type]
+    "a tuple": (frozenset(), b""),
+    "bytes": b"X-Own: 1\r\n",
+}
 
-    def by_path(head: Any, peer: Any) -> SentFields:
-        return SentFields(frozenset(), head.path)
 
-    joined = chain.JoinedFields((SentFields(frozenset(), b"A"), by_path))
-    assert joined == chain.JoinedFields((SentFields(frozenset(), b"A"), by_path))
-    for _ in range(2):
-        for path in (b"1", b"2", b"3"):
-            head: Any = SimpleNamespace(path=path)
-            assert joined(head, None) == SentFields(frozenset(), b"A" + path)
-    assert len(joined._joined) == 2
+@pytest.mark.parametrize("made", BAD.values(), ids=BAD)
+def test_what_a_filter_should_not_return_leaves_the_response_to_its_step(made: Any) -> None:
+    hooks: dict[str, Any] = {"response_fields": lambda head, peer: made, "response_lines": ResponseLines((b"x-lines",))}
+    own_ = own("own", Phase.ADMIT, b"X-Lines: 1\r\n", **hooks)
+    play = both([sends(GET), answers(OK), sends(GET), answers(OK)], upstream(), (own_,))
+    assert play.client.received.count(b"X-Lines: 1\r\n") == len(play.plane.records)
+    play.plane.assert_quiet()
+
+
+def test_a_step_that_two_filters_share_runs_for_both() -> None:
+    def step(exchange: Exchange) -> None:
+        assert exchange.response is not None
+        exchange.response.added += b"X-Own: 1\r\n"
+
+    fields = SentFields(frozenset((b"x-own",)), b"X-Own: 1\r\n")
+    hooks: dict[str, Any] = {"response": step, "response_fields": fields, "response_lines": ResponseLines((b"x-own",))}
+    probes = [probe(name, Phase.ADMIT, **hooks) for name in ("one", "two")]
+    play = both([sends(GET), answers(OK)], upstream(), probes)
+    assert steps_of(play)
+    assert play.client.received.count(b"X-Own") == 2 * len(play.plane.records)
+
+
+@pytest.mark.parametrize("name", ["cors", "security_headers"])
+def test_what_filters_change_in_requests_is_read_alike(name: str) -> None:
+    """Two of them change the parsed header, which the response steps of others read."""
+    removed = {"type": "headers", "request": {"remove": ["Origin", "X-Forwarded-Proto"]}}
+    again = {"type": "headers", "request": {"set": {"X-New": "n"}}}
+    filters = {"first": removed, "second": again, name: {"cors": CORS["listed"], "security_headers": {}}[name]}
+    asked = asking(b"GET /a", b"Origin: https://a.test", b"X-Forwarded-Proto: https")
+    listeners = {"main": {"address": "127.0.0.1:0", "trusted_proxies": ["127.0.0.9"]}}
+    settings = {**upstream(), "listeners": listeners, "filters": filters}
+    both([sends(asked), answers(OK), sends(GET), answers(OK)], settings, ip="127.0.0.9")
+    both([sends(asked), answers(OK)], {**settings, "filters": {**filters, "second": None}}, ip="127.0.0.9")
 
 
 @pytest.mark.parametrize("hooks", [{}, {"response": lambda exchange: None}])
