@@ -12,7 +12,7 @@ import subprocess
 import textwrap
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,19 @@ class Controller(Reloadable):
         settings = settings or {"addresses": {"pool": [f"{BLOCK}.2-{BLOCK}.9"]}, "port_offset": offset}
         super().__init__({"providers": {"kubernetes": {"kubeconfig": str(kubeconfig), **settings}}}, directory)
         self.edge = f"{BLOCK}.2:{offset + 80}"
+
+    @contextmanager
+    def changed(self, **keys: Any) -> Iterator[None]:
+        """Serve with other keys of the file inside the block, and as before after it, whether it fails or not."""
+        before = dict(self.config)
+        self.change(**keys)
+        self.reload()
+        try:
+            yield
+        finally:
+            self.config = before
+            self.write(before)
+            self.reload()
 
     def answers(self, path: str, status: int, text: str = "") -> None:
         """Wait until this is the answer at the first address. `text`: of its body; "" = any."""
@@ -157,14 +170,10 @@ def test_a_gateway_whose_address_another_listener_has_is_told_and_stops_no_other
     controller: Controller, cluster: ClusterStandIn
 ) -> None:
     taken = f"{BLOCK}.3:{OFFSET + 80}"
-    before = controller.config["listeners"]
-    controller.change(listeners={**before, "mine": {"address": taken}})
-    controller.reload()
-    cluster.put(gateway("second"))
-    assert taken in cluster.wait_for("Gateway", "shop/second", "Programmed", "False", "Invalid")
-    assert cluster.condition("Gateway", "shop/web", "Programmed")[0] == "True"
-    controller.change(listeners=before)
-    controller.reload()
+    with controller.changed(listeners={**controller.config["listeners"], "mine": {"address": taken}}):
+        cluster.put(gateway("second"))
+        assert taken in cluster.wait_for("Gateway", "shop/second", "Programmed", "False", "Invalid")
+        assert cluster.condition("Gateway", "shop/web", "Programmed")[0] == "True"
     cluster.wait_for("Gateway", "shop/second", "Programmed", "True")
     cluster.remove("Gateway", "shop/second")
 
@@ -191,17 +200,14 @@ def test_a_state_that_is_rejected_as_a_whole_is_told_until_it_is_mended(
     cluster.put(gateway("second"))
     cluster.wait_for("Gateway", "shop/second", "Programmed", "True")
     route = {"name": "mine", "listeners": ["gateway/shop/second/80"], "respond": {"body": "mine"}}
-    controller.change(routes=[route])
-    controller.reload()
-    cluster.remove("Gateway", "shop/second")
-    said = cluster.wait_for("Gateway", "shop/web", "Programmed", "False", "Invalid")
-    assert "still serves an older state" in said
-    assert "gateway.json" in said
-    assert "gateway/shop/second/80" in said
-    assert cluster.condition("GatewayClass", "fastgw", "Programmed")[:2] == ("False", "Invalid")
-    controller.answers("/cart", 200)
-    controller.change(routes=[])
-    controller.reload()
+    with controller.changed(routes=[route]):
+        cluster.remove("Gateway", "shop/second")
+        for kind, name in (("Gateway", "shop/web"), ("GatewayClass", "fastgw")):
+            said = cluster.wait_for(kind, name, "Programmed", "False", "Invalid")
+            assert "still serves an older state" in said
+            assert "gateway.json" in said
+            assert "gateway/shop/second/80" in said
+        controller.answers("/cart", 200)
     cluster.wait_for("Gateway", "shop/web", "Programmed", "True")
     wait_until(lambda: not cluster.condition("GatewayClass", "fastgw", "Programmed")[0], "no condition", LONG)
 
