@@ -157,13 +157,13 @@ class JoinedFields:
                 if fields is None:
                     return None
                 found.append(fields)
-            return _joined(tuple(found))
+            return join_found(tuple(found))
         except Exception:  # the edge of a filter: its response step runs
             return None
 
 
 @lru_cache(MOST_JOINED)
-def _joined(found: tuple[SentFields, ...]) -> SentFields:
+def join_found(found: tuple[SentFields, ...]) -> SentFields:
     """Return changes of several filters as one. Raises `TypeError` for what a filter should not return."""
     for fields in found:
         if (type(fields), type(fields.dropped), type(fields.added)) != (SentFields, frozenset, bytes):

@@ -163,22 +163,19 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
                     return
                 fields = preflight_fields(head)
             else:
-                fields = may_read(b"" if everybody else head.first(b"origin") or b"") or vary
+                fields = lines_for(head)
             answer.dropped = dropped | OURS if dropped else OURS
             answer.added = answer.added + fields if answer.added else fields
 
-        to_all = None if not everybody else SentFields(OURS, may_read(b"") or b"")
-        to_others = SentFields(OURS, vary)
+        def lines_for(head: RequestHead) -> bytes:
+            return may_read(b"" if everybody else head.first(b"origin") or b"") or vary
+
         known: dict[bytes, SentFields] = {}
 
         def fields_for(head: RequestHead, peer: Peer) -> SentFields | None:
             if head.method == b"OPTIONS":  # which may be a preflight
                 return None
-            if to_all is not None:
-                return to_all
-            lines = may_read(head.first(b"origin") or b"")
-            if lines is None:
-                return to_others
+            lines = lines_for(head)
             fields = known.get(lines)
             if fields is None:
                 fields = SentFields(OURS, lines)

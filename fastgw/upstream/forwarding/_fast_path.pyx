@@ -17,7 +17,7 @@ from fastgw.compiled import replace
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, Exchange, FastPathPlan, Route
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
-from fastgw.exchange.chain import NO_SENT_FIELDS, SentFields
+from fastgw.exchange.chain import NO_SENT_FIELDS, JoinedFields, SentFields, join_found
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_NAMES, Response
@@ -138,6 +138,7 @@ cdef Slot chain_of_route
 cdef Slot fast_path_of_route
 cdef Slot fetch_of_plan
 cdef Slot fetch_plan_of_chain
+cdef Slot parts_of_joined
 cdef Slot ids_of_chain
 cdef Slot pass_tests_of_chain
 cdef Slot ordinary_of_head
@@ -214,6 +215,7 @@ learn(&of_upstream.name, Upstream, "name")
 learn(&of_upstream.pool, Upstream, "pool")
 learn(&chain_of_route, Route, "chain")
 learn(&fetch_plan_of_chain, Chain, "fetch_plan")
+learn(&parts_of_joined, JoinedFields, "parts")
 learn(&ids_of_chain, Chain, "request_ids")
 learn(&pass_tests_of_chain, Chain, "pass_tests")
 learn(&ordinary_of_head, Http1RequestHead, "ordinary")
@@ -656,13 +658,26 @@ cdef int _describe_change(response, Http1ResponseHead head) except -1:
 
 
 cdef inline object _fields_for(self, exchange, plan):
-    """Do what the method of the reference does."""
+    """Do what the method of the reference does, and the call of `JoinedFields`."""
+    cdef list found
     fields = read(&of_plan.response_fields, plan)
     if type(fields) is SentFields:
         return fields
     if exchange is not None:
-        return fields(read(&of_exchange.head, exchange), read(&of_exchange.peer, exchange))
-    return fields(read(&of_path.head, self), read(&of_path.peer, self))
+        head, peer = read(&of_exchange.head, exchange), read(&of_exchange.peer, exchange)
+    else:
+        head, peer = read(&of_path.head, self), read(&of_path.peer, self)
+    found = []
+    try:
+        for part in <tuple>read(&parts_of_joined, fields):
+            if type(part) is not SentFields:
+                part = part(head, peer)
+                if part is None:
+                    return None
+            found.append(part)
+        return join_found(tuple(found))
+    except Exception:  # the edge of a filter: its response step runs
+        return None
 
 
 def on_head(self, head, payload, ended):

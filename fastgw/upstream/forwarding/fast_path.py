@@ -455,17 +455,12 @@ class FastPath:
         if why:
             return False
         now = monotonic()
-        stream = self._stream
-        assert stream is not None
-        forward.upstream.active -= 1
         status = head.status
         if forward.grpc:
             if sent is not None:
                 self.grpc_status = parse_status(sent).name
             status = outcome_of(status, sent, self.call_due_at != inf)
-        self._end_attempt(status, now)
-        self._stream = None
-        stream.release()
+        self._end_attempt(forward, status, now)
         self.upstream_s = now - self.begun_at
         self.response = head
         self.response_bytes = len(payload)
@@ -492,12 +487,7 @@ class FastPath:
                 self._respond(head, plan.forward)
             return
         now = monotonic()
-        stream, upstream = self._stream, plan.forward.upstream
-        assert stream is not None
-        upstream.active -= 1
-        self._end_attempt(head.status, now)
-        self._stream = None
-        stream.release()
+        self._end_attempt(plan.forward, head.status, now)
         if exchange is not None:
             exchange.upstream_s = now - exchange.begun_at
             self._answer_exchange(exchange, head, plan.forward, plan.meets_answers, fields)
@@ -578,11 +568,7 @@ class FastPath:
                 return
             tell_of_change(response)
         length = len(payload) if changed is None else len(changed)
-        forward.upstream.active -= 1
-        self._end_attempt(head.status, now)
-        stream, self._stream = self._stream, None
-        assert stream is not None
-        stream.release()
+        self._end_attempt(forward, head.status, now)
         if exchange is None:
             self.upstream_s = now - self.begun_at
             self.response, self.response_bytes = response, length
@@ -603,15 +589,11 @@ class FastPath:
         """Let filters process a response that was received as a whole: the exchange goes on without a forwarding, which
         would have nothing left to do.
         """
-        now = monotonic()
-        stream, payload = self._stream, head.payload
-        assert stream is not None
+        now, payload = monotonic(), head.payload
         assert payload is not None
         exchange = self._exchange_so_far()
-        forward.upstream.active -= 1
-        self._end_attempt(head.status, now)
-        self._stream = self._exchange = None
-        stream.release()
+        self._end_attempt(forward, head.status, now)
+        self._exchange = None
         exchange.state, exchange.sent = FORWARDING, True
         exchange.upstream_s = now - exchange.begun_at
         exchange.response_bytes = len(payload)
@@ -623,11 +605,16 @@ class FastPath:
             log_event(OperatorEvent.DEFECT, "a defect while taking the response of %s", exchange.target, error=True)
             exchange.fail(Fault.INTERNAL)
 
-    def _end_attempt(self, status: int, now: float) -> None:
+    def _end_attempt(self, forward: "Forward", status: int, now: float) -> None:
+        """End the attempt, whose response was received as a whole, and give the stream back to its pool."""
+        stream, self._stream = self._stream, None
+        assert stream is not None
+        forward.upstream.active -= 1
         if self._attempt is not None:
             record, self._attempt = self._attempt, None
             record.answer(status, now)
             record.end(now)
+        stream.release()
 
     def _on_fetched(self, fetch: FastFetch, head: Http1ResponseHead, payload: bytes | None, ended: bool) -> None:
         """Handle the response to a request whose response a filter stores."""
@@ -644,12 +631,9 @@ class FastPath:
             self.leave_fast_path().on_head(head, payload, ended)
             return
         now = monotonic()
-        stream, forward = self._stream, fetch.forward
-        assert stream is not None
-        forward.upstream.active -= 1
-        self._end_attempt(head.status, now)
-        self._stream = self._fetch = None
-        stream.release()
+        forward = fetch.forward
+        self._end_attempt(forward, head.status, now)
+        self._fetch = None
         if fields is None:
             assert exchange is not None
             exchange.upstream_s = now - self.begun_at
