@@ -27,6 +27,7 @@ def rooms() -> Iterator[Room]:
     yield from _room("JWT", {"jwt": JWT})
     yield from _room("JWT and limit", {"jwt": JWT, "rate_limit": RATE_LIMIT})
     yield from _room("JWT, limit and CORS", {"jwt": JWT, "rate_limit": RATE_LIMIT, "cors": CORS})
+    yield from _room("rules of the firewall", {"waf": {}})
 
 
 def _room(name: str, filters: dict[str, Any]) -> Iterator[Room]:

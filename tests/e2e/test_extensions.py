@@ -285,4 +285,4 @@ def test_a_package_comes_by_reload_lives_through_a_death_and_changes_by_upgrade(
 
         (site / "greeting.py").write_text(GREETING.replace("X-Greeting: ", "X-Greeting: new "))
         gateway.signal(signal.SIGUSR2)
-        wait_until(lambda: words() == {b"new hi"}, "what was installed since", 30.0)
+        wait_until(lambda: words() == {b"new hi"}, "what was installed since", 90.0)

@@ -164,8 +164,8 @@ def test_checks_take_a_target_out_and_bring_it_back(scene: Scene) -> None:
             scene.wait_for_health("checked", moody, "healthy")
             until(lambda: set(crowd.bodies()) == {b"good", b"moody"}, "all workers to know")
     assert scene.told("checked", moody)["problem"] == ""
+    until(lambda: scene.lines(f"upstream checked: {moody.address} is healthy again") == 3, "the last line")
     assert scene.lines(f"upstream checked: {moody.address} is unhealthy") == 3
-    assert scene.lines(f"upstream checked: {moody.address} is healthy again") == 3
     assert scene.metric('fastgw_upstream_targets{health="healthy",upstream="checked"}') == 2
 
 
@@ -202,7 +202,8 @@ def test_a_target_that_fails_is_ejected_by_all_workers_and_comes_back(scene: Sce
         moody.be("ok")
         until(lambda: set(crowd.bodies()) == {b"good", b"moody"}, "the target to be back")
     # Once, or again for what was asked of it before it came back and failed only then.
-    assert scene.told(mood)["ejections"] == scene.lines(f"upstream {mood}: {moody.address} is ejected") >= 1
+    line = f"upstream {mood}: {moody.address} is ejected"
+    until(lambda: scene.told(mood)["ejections"] == scene.lines(line) >= 1, "a line for each ejection")
     scene.gateway.stderr.wait_for(lambda line: b"upstream %b" % mood.encode() in line and b"no longer" in line)
 
 
@@ -256,7 +257,7 @@ def test_a_breaker_opens_for_all_workers_and_closes_after_probes_of_the_node(sce
     assert scene.told("broken")["breaker"] == "closed"
     assert scene.metric('fastgw_upstream_breaker_state{upstream="broken"}') == 0
     assert scene.metric('fastgw_upstream_breaker_openings_total{upstream="broken"}') == before + rounds
-    assert scene.lines("upstream broken: its breaker is open") == before + rounds
+    until(lambda: scene.lines("upstream broken: its breaker is open") == before + rounds, "a line for each opening")
     scene.gateway.stderr.wait_for(lambda line: b"upstream broken: its breaker is closed again" in line)
 
 

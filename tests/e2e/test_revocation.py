@@ -26,7 +26,7 @@ ISSUER = "https://idp.example"
 KEY = signer("ES256", "one")
 SECRET = "planted-secret-of-the-client"
 OPAQUE = "an-opaque-token-that-is-planted"
-LONG = 20.0
+LONG = 90.0
 
 
 class World(NamedTuple):

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,14 @@ class Upgradable(Reloadable):
         before = self.serving()
         self.signal(signal.SIGUSR2)
         self.wait_for_workers(workers, before)
+
+
+ALL = [{"name": "all", "upstream": "origin"}]
+
+
+def patient(origin: Origin) -> dict[str, Any]:
+    """Return an upstream that is given all the time that upgrades take while it has not answered."""
+    return {"origin": {"targets": [origin.url], "timeouts": {"response_headers": "10m"}}}
 
 
 @contextmanager
@@ -376,11 +384,11 @@ def test_what_has_begun_ends_with_the_old_worker(tmp_path: Path) -> None:
     """A slow response and a tunnel live on over two upgrades, and with them the workers that they began with."""
     with Origin() as origin, ExitStack() as opened:
         routes = [
-            {"name": "slow", "paths": ["/slow"], "upstream": origin.url},
-            {"name": "tunnel", "paths": ["/ws"], "upstream": origin.url},
+            {"name": "slow", "paths": ["/slow"], "upstream": "origin"},
+            {"name": "tunnel", "paths": ["/ws"], "upstream": "origin"},
             *answering("v1"),
         ]
-        gateway = opened.enter_context(upgradable(tmp_path, routes=routes))
+        gateway = opened.enter_context(upgradable(tmp_path, routes=routes, upstreams=patient(origin)))
         slow = opened.enter_context(gateway.connect(deadline=LONG))
         slow.send(GET.replace(b" / ", b" /slow "))
         answers = origin.accept()
@@ -499,7 +507,7 @@ def cpus(count: int) -> str:
 
 def test_memory_that_is_laid_out_otherwise_is_made_anew(tmp_path: Path) -> None:
     """Counts begin anew, and old workers may take their time."""
-    with Origin() as origin, upgradable(tmp_path, routes=[{"name": "all", "upstream": origin.url}]) as gateway:
+    with Origin() as origin, upgradable(tmp_path, routes=ALL, upstreams=patient(origin)) as gateway:
         gateway.installed.put({"shm/memory.py": ("VERSION: Final = ", "VERSION: Final = 1")})  # 5 becomes 15
         with gateway.connect(deadline=LONG) as slow:
             slow.send(GET)
@@ -575,7 +583,7 @@ def test_an_upgrade_during_a_reload(tmp_path: Path, record_property: Callable[[s
 @pytest.mark.parametrize("hangs", [False, True])
 def test_an_end_during_an_upgrade_is_an_end(tmp_path: Path, hangs: bool) -> None:
     """TERM while the new version is tried: it is given up, what is under way is served, and nobody is left."""
-    with Origin() as origin, upgradable(tmp_path, routes=[{"name": "all", "upstream": origin.url}]) as gateway:
+    with Origin() as origin, upgradable(tmp_path, routes=ALL, upstreams=patient(origin)) as gateway:
         if hangs:
             gateway.installed.put(FAILS["hangs"][0])
         with gateway.connect(deadline=LONG) as slow:
@@ -597,7 +605,7 @@ def test_an_end_during_an_upgrade_is_an_end(tmp_path: Path, hangs: bool) -> None
 
 def test_an_end_right_after_the_exec(tmp_path: Path) -> None:
     """The signal waits for the new program, which then ends what the old one has begun."""
-    with Origin() as origin, upgradable(tmp_path, routes=[{"name": "all", "upstream": origin.url}]) as gateway:
+    with Origin() as origin, upgradable(tmp_path, routes=ALL, upstreams=patient(origin)) as gateway:
         with gateway.connect(deadline=LONG) as slow:
             slow.send(GET_AND_CLOSE)
             answers = origin.accept()
@@ -620,7 +628,7 @@ def test_workers_that_drain_for_long_outlive_further_upgrades(tmp_path: Path) ->
     An old worker accepts until it is told of the new ones: it may have the response that began after its upgrade, too.
     """
     with Origin() as origin, ExitStack() as opened:
-        config = {"routes": [{"name": "all", "upstream": origin.url}], "timeouts": {"drain": {"requests": "300s"}}}
+        config = {"routes": ALL, "upstreams": patient(origin), "timeouts": {"drain": {"requests": "300s"}}}
         gateway = opened.enter_context(upgradable(tmp_path, **config))
         slow = []
         for _ in range(3):
@@ -666,7 +674,8 @@ def test_a_worker_that_hangs_is_not_relied_on_after_an_upgrade(tmp_path: Path) -
                 assert client.exchange(GET).status == 200
         gateway.wait_for_workers(2, before)
         assert "sends heartbeats again" not in gateway.stderr.text()
-        os.kill(frozen, signal.SIGCONT)
+        with suppress(ProcessLookupError):  # it has been killed by now
+            os.kill(frozen, signal.SIGCONT)
         wait_until(lambda: len(gateway.worker_pids) == 2, "the old workers to go", LONG)
 
 

@@ -17,6 +17,7 @@ CORPORA = {
         "http/content_coding",
         "http/test_*.py",
         "filters/policies/content/test_body_validator.py",
+        "filters/policies/test_waf_*.py",
     ),
     "others": (
         "exchange/test_new_exchange.py",

@@ -16,9 +16,10 @@ cdef enum:
     LONGEST_NAME = 64
 
 cdef bytes _COOKIE = b"cookie"
+cdef bytes FILENAME = reference.FILENAME
 
 
-def unknown_values(headers, frozenset skipped not None, frozenset always not None, known, known_cookies):
+def unknown_values(headers, frozenset skipped not None, frozenset of_files not None, known, known_cookies):
     """Compiled `header_values.unknown_values`."""
     cdef Http1RequestHead head
     cdef const uint8_t* at
@@ -31,12 +32,12 @@ def unknown_values(headers, frozenset skipped not None, frozenset always not Non
     cdef bytes name, value
     cdef list values = [], cookies = []
     if type(headers) is not Http1RequestHead or (<Http1RequestHead>headers)._fields is not None:
-        return reference._unknown_values(headers, skipped, always, known, known_cookies)
+        return reference._unknown_values(headers, skipped, of_files, known, known_cookies)
     head = <Http1RequestHead>headers
     at = <const uint8_t*>PyBytes_AS_STRING(head.source) + head.first_line
     end = <const uint8_t*>PyBytes_AS_STRING(head.source) + head.head_length
     if at < end and memchr(at, c"$", end - at) is not NULL:
-        return reference._unknown_values(headers, skipped, always, known, known_cookies)
+        return reference._unknown_values(headers, skipped, of_files, known, known_cookies)
     while at < end:
         line_end = <const uint8_t*>memchr(at, c"\n", end - at)
         if line_end is NULL:
@@ -45,7 +46,7 @@ def unknown_values(headers, frozenset skipped not None, frozenset always not Non
         if colon is not NULL:
             length = colon - at
             if length > LONGEST_NAME:
-                return reference._unknown_values(headers, skipped, always, known, known_cookies)
+                return reference._unknown_values(headers, skipped, of_files, known, known_cookies)
             for place in range(length):
                 folded[place] = at[place] + 32 if c"A" <= at[place] <= c"Z" else at[place]
             name = PyBytes_FromStringAndSize(folded, length)
@@ -57,8 +58,10 @@ def unknown_values(headers, frozenset skipped not None, frozenset always not Non
                 while stop > colon and ((stop - 1)[0] == c"\r" or (stop - 1)[0] == c" " or (stop - 1)[0] == c"\t"):
                     stop -= 1
                 value = PyBytes_FromStringAndSize(<const char*>colon, stop - colon)
-                if name != _COOKIE:
-                    if value not in known or name in always:
+                if name in of_files:
+                    values.append((PyBytes_FromStringAndSize(<const char*>at, length), FILENAME % value))
+                elif name != _COOKIE:
+                    if value not in known:
                         values.append((PyBytes_FromStringAndSize(<const char*>at, length), value))
                 elif value not in known_cookies:
                     cookies.append(value)

@@ -8,6 +8,9 @@ from fastgw.compiled import twin
 UNSKIPPED = b"${"
 """Text with which a value is searched whatever its name is: services log any header (Log4Shell)."""
 
+FILENAME = b'filename="%b"'
+"""A file name as a part of a multipart body has it."""
+
 
 class SearchedHeaders(Protocol):
     """Headers of a request: its head, or a copy of it."""
@@ -19,20 +22,22 @@ class SearchedHeaders(Protocol):
 def _unknown_values(
     headers: SearchedHeaders,
     skipped: frozenset[bytes],
-    always: frozenset[bytes],
+    of_files: frozenset[bytes],
     known: Collection[bytes],
     known_cookies: Collection[bytes],
 ) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
     """Return the names and values of the headers that have to be searched, and the lines of cookies.
 
-    `skipped`: lower-case names, `cookie` among them. `always`: names whose values are returned even if they are known.
-    `known`, `known_cookies`: values that need no search.
+    `skipped`: lower-case names, `cookie` among them. `of_files`: names whose values are names of files; these are
+    returned as `FILENAME`, even if they are known. `known`, `known_cookies`: values that need no search.
     """
-    values = [
-        (name, value)
-        for name, value in headers.fields()
-        if (value not in known or name.lower() in always) and (name.lower() not in skipped or UNSKIPPED in value)
-    ]
+    values = []
+    for name, value in headers.fields():
+        folded = name.lower()
+        if folded in of_files:
+            values.append((name, FILENAME % value))
+        elif value not in known and (folded not in skipped or UNSKIPPED in value):
+            values.append((name, value))
     return values, [line for line in headers.values(b"cookie") if line not in known_cookies]
 
 

@@ -1,13 +1,22 @@
 """Inspection of requests by the rules: which rules match which values, less the exclusions, and the anomaly score."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, Protocol, final
 
 from fastgw.filters.policies.waf.body_values import form_values, values_of
 from fastgw.filters.policies.waf.content_type import CHARSETS, charset_of
 from fastgw.filters.policies.waf.header_values import unknown_values
-from fastgw.filters.policies.waf.normalization import IS_OVERLONG, PLAIN, SEPARATOR, decoded, normalized
+from fastgw.filters.policies.waf.normalization import (
+    IS_OVERLONG,
+    PLAIN,
+    SEPARATOR,
+    cookie_text,
+    cookie_values,
+    decoded,
+    normalized,
+    search_text,
+)
 from fastgw.filters.policies.waf.rule_sets import rule_set, rule_sets
 from fastgw.filters.policies.waf.rules import protocol
 from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule
@@ -139,10 +148,10 @@ class Inspector:
         if not PLAIN(path):
             return False
         if not query:
-            return not self._of_target.matches(path.lower())
+            return not self._of_target.matches(path.lower(), is_plain=True)
         if not _PLAIN_QUERY(query) or query.count(b"&") >= self.most_arguments:
             return False
-        return not self._of_target.matches(b"%b\0%b" % (path.lower(), query.translate(_QUERY)))
+        return not self._of_target.matches(b"%b\0%b" % (path.lower(), query.translate(_QUERY)), is_plain=True)
 
     def _inspect_target(self, raw_path: bytes, query: bytes | None) -> list[Match]:
         found: list[Match] = []
@@ -217,27 +226,25 @@ class Inspector:
         if most is not None and sum(len(value) for _, value in values) + sum(map(len, cookies)) > most:
             raise TextTooLong
         if values:
-            lines = [
-                (name, b'filename="%b"' % value if name.lower() in _NAMES_OF_FILES else value) for name, value in values
-            ]
-            if self._is_clean(RequestPart.HEADERS, dict.fromkeys([value for _, value in lines])):
-                for _, value in lines:
-                    _remember(self._clean_values, value)
+            texts = [value for _, value in values]
+            if self._is_clean(RequestPart.HEADERS, texts):
+                _remember(self._clean_values, texts)
             else:
-                found += self._matches(RequestPart.HEADERS, lines)
+                found += self._matches(RequestPart.HEADERS, values)
         for line in cookies:
-            named = [*_cookies(line)]
-            if self._is_clean(RequestPart.COOKIES, dict.fromkeys([text for _, text in named])):
-                _remember(self._clean_cookies, line)
+            text, is_plain = cookie_text(line)
+            if not self._sets[RequestPart.COOKIES].matches(text, is_plain=is_plain):
+                _remember(self._clean_cookies, (line,))
             else:
-                found += self._matches(RequestPart.COOKIES, named)
+                found += self._matches(RequestPart.COOKIES, [*cookie_values(line)])
         return found
 
     # matching
 
     def _is_clean(self, target: RequestPart, texts: Iterable[bytes]) -> bool:
         """Whether no rule matches: in one pass over all texts."""
-        return not self._sets[target].matches(SEPARATOR.join(map(normalized, texts)))
+        text, is_plain = search_text(texts)
+        return not self._sets[target].matches(text, is_plain=is_plain)
 
     def _matches(self, target: RequestPart, values: Sequence[tuple[bytes, bytes]]) -> list[Match]:
         """Return the matches in some values: in one pass over all of them, and if there are any, where they are."""
@@ -276,18 +283,12 @@ class Inspector:
         return [*kept.values()]
 
 
-def _cookies(line: bytes) -> Iterator[tuple[bytes, bytes]]:
-    for pair in line.split(b";"):
-        name, _, value = pair.strip().partition(b"=")
-        yield name, decoded(name, plus=False)
-        yield name, decoded(value, plus=False)
-
-
-def _remember(clean: set[bytes], text: bytes) -> None:
-    if len(text) <= _REMEMBERED_BYTES:
-        if len(clean) >= _REMEMBERED:
-            clean.clear()
-        clean.add(text)
+def _remember(clean: set[bytes], texts: Iterable[bytes]) -> None:
+    for text in texts:
+        if len(text) <= _REMEMBERED_BYTES:
+            if len(clean) >= _REMEMBERED:
+                clean.clear()
+            clean.add(text)
 
 
 def score_of(found: Iterable[Match]) -> int:

@@ -4,11 +4,14 @@ Each step is linear, and the output is not longer than twice the input. The text
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from html.entities import html5
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 import re2
+
+from fastgw.compiled import twin
 
 PLAIN: Final = re.compile(rb"[A-Za-z0-9_.,:=@~/ -]*").fullmatch
 """Matches text that normalization only turns into lower case: no escapes, and no character that has a meaning."""
@@ -77,6 +80,25 @@ def normalized(text: bytes) -> bytes:
     return text
 
 
+def _search_text(texts: Iterable[bytes]) -> tuple[bytes, bool]:
+    """Return texts normalized, with `SEPARATOR` between them, and whether all of them are plain (`PLAIN`)."""
+    texts = [*texts]
+    return SEPARATOR.join(map(normalized, texts)), all(map(PLAIN, texts))
+
+
+def cookie_values(line: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Return the names of the cookies in a line, each with its decoded name, and with its decoded value."""
+    for pair in line.split(b";"):
+        name, _, value = pair.strip().partition(b"=")
+        yield name, decoded(name, plus=False)
+        yield name, decoded(value, plus=False)
+
+
+def _cookie_text(line: bytes) -> tuple[bytes, bool]:
+    """Return the names and values of the cookies in a line as `search_text` does."""
+    return _search_text(text for _, text in cookie_values(line))
+
+
 def _of_hex(found: re.Match[bytes]) -> bytes:
     return _character(int(found[1], 16))
 
@@ -115,3 +137,11 @@ def _character(code: int) -> bytes:
     if code < 256:
         return bytes((code,))
     return chr(code).encode(errors="replace") if code < 0x110000 else b"?"
+
+
+if TYPE_CHECKING:
+    search_text, cookie_text = _search_text, _cookie_text
+else:
+    _twin = twin("fastgw.filters.policies.waf._normalization")
+    search_text = _search_text if _twin is None else _twin.search_text
+    cookie_text = _cookie_text if _twin is None else _twin.cookie_text

@@ -11,7 +11,7 @@ from fastgw.filters.policies.waf.header_values import _unknown_values
 from fastgw.http.http1.parser import parse_request
 
 SKIPPED = frozenset((b"accept", b"cookie", b"host"))
-ALWAYS = frozenset((b"x-file-name",))
+OF_FILES = frozenset((b"x-file-name",))
 NAMES = st.sampled_from([b"Accept", b"X-A", b"x-a", b"COOKIE", b"Cookie", b"X-File-Name", b"N" * 70, b"X.B"])
 VALUES = st.sampled_from([b"", b"a", b"b: c", b"${jndi:x}", b"$5", b" \ta \t", b"known", b"\xff"])
 KNOWN = {b"known", b"b: c"}
@@ -23,10 +23,13 @@ KNOWN = {b"known", b"b: c"}
 @example([(b"Cookie", b"a"), (b"cookie", b"known"), (b"Cookie", b"a")])
 def test_both_return_the_same_values(lines: list[tuple[bytes, bytes]]) -> None:
     head = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"".join(b"%b:%b\r\n" % line for line in lines) + b"\r\n"
-    ours = header_values.unknown_values(parse_request(head), SKIPPED, ALWAYS, KNOWN, KNOWN)
-    assert ours == _unknown_values(parse_request(head), SKIPPED, ALWAYS, KNOWN, KNOWN)
+    ours = header_values.unknown_values(parse_request(head), SKIPPED, OF_FILES, KNOWN, KNOWN)
+    assert ours == _unknown_values(parse_request(head), SKIPPED, OF_FILES, KNOWN, KNOWN)
 
 
-def test_a_name_of_a_file_is_searched_even_if_another_header_had_its_value() -> None:
+def test_a_name_of_a_file_is_returned_as_one_even_if_another_header_had_its_value() -> None:
     head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\nX-A: known\r\nX-File-Name: known\r\n\r\n")
-    assert header_values.unknown_values(head, SKIPPED, ALWAYS, KNOWN, KNOWN) == ([(b"X-File-Name", b"known")], [])
+    assert header_values.unknown_values(head, SKIPPED, OF_FILES, KNOWN, KNOWN) == (
+        [(b"X-File-Name", b'filename="known"')],
+        [],
+    )
