@@ -1,6 +1,7 @@
 """waf: cost of the rules of the firewall for a GET, and latency of other requests beside the OWASP Core Rule Set."""
 
 from bench.load.beside import BesideRequests
+from bench.load.h2load import FixedRate
 from bench.load.wrk import Wrk
 from bench.peers import Fastgw
 from bench.peers.peer import routes
@@ -38,8 +39,11 @@ def _more(name: str, ours: float, theirs: float) -> float:
     return ours - theirs
 
 
+MORE_P99 = Comparison("p99: ms more than without", P99, _none, _more)
 LOAD = Wrk(arguments={"body": "@body.json"})
 LATENCY = Wrk("16 connections", 16, arguments={"body": "@body.json"})
+QUARTER = f"a quarter of the load, {BESIDE}"
+AT_RATE = FixedRate("a quarter of the load", 0.25, NONE, times_as_long=2)
 
 SCENARIO = Scenario(
     name="waf",
@@ -55,12 +59,17 @@ SCENARIO = Scenario(
         Fastgw(OWN, routes=101, config={**_beside(None), "filters": {"waf": {}}}),
         Fastgw(CRS, routes=101, config=_beside({"rules": "none", "crs": {"deadline": "1s"}})),
     ),
-    loads=(LOAD, BesideRequests(BESIDE, LATENCY, PER_SECOND, "/beside/order", _BODY)),
+    loads=(
+        LOAD,
+        BesideRequests(BESIDE, LATENCY, PER_SECOND, "/beside/order", _BODY),
+        BesideRequests(QUARTER, AT_RATE, PER_SECOND, "/beside/order", _BODY),
+    ),
     tables=(
         Table(
             LOAD.name,
             (CPU_US, USER_US, SYSTEM_US, Comparison("CPU us more than without", CPU_US, _none, _more), RATE),
         ),
-        Table(BESIDE, (P50, P99, P999, Comparison("p99: ms more than without", P99, _none, _more), RATE)),
+        Table(BESIDE, (P50, P99, P999, MORE_P99, RATE)),
+        Table(QUARTER, (P50, P99, P999, MORE_P99, RATE)),
     ),
 )

@@ -159,8 +159,8 @@ class Inspector:
         if b"%" in path:
             path = decoded(path, plus=False)
             found += self._anomalies(raw_path, path, RequestPart.PATH)
-        if not self._is_clean(RequestPart.PATH, (path,)):
-            found += self._matches(RequestPart.PATH, ((b"", path),))
+        if rules := self._rules_in(RequestPart.PATH, (path,)):
+            found += self._matches(RequestPart.PATH, ((b"", path),), rules)
         if query:
             found += self._inspect_query(query)
         return found
@@ -185,8 +185,8 @@ class Inspector:
         found += self._inspect_arguments(values.arguments)
         if values.text:
             text = decoded(values.text, plus=False)
-            if not self._is_clean(RequestPart.BODY, (text,)):
-                found += self._matches(RequestPart.BODY, ((b"", text),))
+            if rules := self._rules_in(RequestPart.BODY, (text,)):
+                found += self._matches(RequestPart.BODY, ((b"", text),), rules)
         return self._without_excluded(request, found)
 
     # parts of a request
@@ -213,10 +213,11 @@ class Inspector:
                     found += self._anomaly(protocol.OVERLONG_UTF8, RequestPart.ARGUMENTS, name)
                 if _ESCAPE(text):
                     found += self._anomaly(protocol.DEEP_ENCODING, RequestPart.ARGUMENTS, name)
-        if self._is_clean(RequestPart.ARGUMENTS, texts):
+        rules = self._rules_in(RequestPart.ARGUMENTS, texts)
+        if not rules:
             return found
         named = [*dict.fromkeys((name, text) for name, value in pairs for text in (name, value) if text)]
-        return found + self._matches(RequestPart.ARGUMENTS, named)
+        return found + self._matches(RequestPart.ARGUMENTS, named, rules)
 
     def _inspect_headers(self, request: InspectedRequest, most: int | None) -> list[Match]:
         values, cookies = unknown_values(request, _SKIPPED, _NAMES_OF_FILES, self._clean_values, self._clean_cookies)
@@ -227,32 +228,33 @@ class Inspector:
             raise TextTooLong
         if values:
             texts = [value for _, value in values]
-            if self._is_clean(RequestPart.HEADERS, texts):
-                _remember(self._clean_values, texts)
+            if rules := self._rules_in(RequestPart.HEADERS, texts):
+                found += self._matches(RequestPart.HEADERS, values, rules)
             else:
-                found += self._matches(RequestPart.HEADERS, values)
+                _remember(self._clean_values, texts)
         for line in cookies:
             text, is_plain = cookie_text(line)
-            if not self._sets[RequestPart.COOKIES].matches(text, is_plain=is_plain):
-                _remember(self._clean_cookies, (line,))
+            if rules := self._sets[RequestPart.COOKIES].matches(text, is_plain=is_plain):
+                found += self._matches(RequestPart.COOKIES, [*cookie_values(line)], rules)
             else:
-                found += self._matches(RequestPart.COOKIES, [*cookie_values(line)])
+                _remember(self._clean_cookies, (line,))
         return found
 
     # matching
 
-    def _is_clean(self, target: RequestPart, texts: Iterable[bytes]) -> bool:
-        """Whether no rule matches: in one pass over all texts."""
+    def _rules_in(self, target: RequestPart, texts: Iterable[bytes]) -> Sequence[Rule]:
+        """Return the rules that match, in one pass over all texts."""
         text, is_plain = search_text(texts)
-        return not self._sets[target].matches(text, is_plain=is_plain)
+        return self._sets[target].matches(text, is_plain=is_plain)
 
-    def _matches(self, target: RequestPart, values: Sequence[tuple[bytes, bytes]]) -> list[Match]:
-        """Return the matches in some values: in one pass over all of them, and if there are any, where they are."""
+    def _matches(
+        self, target: RequestPart, values: Sequence[tuple[bytes, bytes]], rules: Sequence[Rule]
+    ) -> list[Match]:
+        """Return in which of the values these rules match."""
         values = [*dict.fromkeys(values)]
         texts = [normalized(value) for _, value in values]
-        rules = self._sets[target].matches(SEPARATOR.join(texts))
         # a rule counts once; further values matter only where one of them is excluded
-        found = self._sets[target].locate(texts, rules, once=not self._exclusions) if rules else ()
+        found = self._sets[target].locate(texts, rules, once=not self._exclusions)
         return [Match(rule, target.value, values[index][0]) for index, rule in found]
 
     def _anomalies(self, raw: bytes, text: bytes, target: RequestPart) -> list[Match]:

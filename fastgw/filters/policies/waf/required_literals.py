@@ -13,6 +13,8 @@ _MOST: Final = 128
 """Maximum number of literals of a part of a pattern, and of characters of a literal."""
 _MOST_OF_CLASS: Final = 12
 """Maximum number of plain characters of a class that are literals each; of more, nothing is required."""
+_MOST_REQUIRED: Final = 1024
+"""Maximum number of literals that alternatives require together; of more, nothing is required."""
 _LONGEST: Final = 16
 """A longer literal is cut: its beginning is required as well."""
 _DIGITS: Final = frozenset(b"0123456789")
@@ -27,6 +29,7 @@ _CLASSES: Final = {
     b"S": PLAIN_CHARACTERS - _SPACES,
 }
 _CONTROLS: Final = {b"n": 10, b"r": 13, b"t": 9, b"f": 12, b"v": 11, b"a": 7}
+_ANY_CASE: Final = b"(?i)"
 _QUANTIFIERS: Final = (b"*", b"+", b"?", b"{")
 _DEEPEST: Final = 50
 """Maximum number of groups within each other."""
@@ -59,10 +62,11 @@ _ANYTHING: Final = _Part(frozenset((b"",)), is_whole=False)
 @lru_cache(2048)
 def required_literals(pattern: bytes) -> frozenset[bytes] | None:
     """Return texts of which every match of an RE2 pattern in plain text contains one. None: nothing is required, or the
-    pattern is not understood. Empty: plain text has no match.
+    pattern is not understood. Empty: plain text has no match. The pattern may begin with `(?i)`.
     """
+    text = pattern.removeprefix(_ANY_CASE)
     try:
-        found = _Reader(pattern).read()
+        found = _Reader(text, folds=text != pattern).read()
     except _UnknownSyntax:
         return None
     literals = found.literals()
@@ -72,8 +76,9 @@ def required_literals(pattern: bytes) -> frozenset[bytes] | None:
 class _Reader:
     """Reads a pattern from left to right."""
 
-    def __init__(self, pattern: bytes) -> None:
-        self._pattern, self._at, self._depth = pattern, 0, 0
+    def __init__(self, pattern: bytes, *, folds: bool) -> None:
+        """`folds`: letters match in lower and in upper case."""
+        self._pattern, self._at, self._depth, self._folds = pattern, 0, 0, folds
 
     def read(self) -> _Part:
         found = self._alternatives()
@@ -105,6 +110,8 @@ class _Reader:
         for each in found:
             literals = each.literals()
             required = None if required is None or literals is None else required | literals
+            if required is not None and len(required) > _MOST_REQUIRED:
+                required = None
         return _Part(begins, is_whole, None if required is None else frozenset(required))
 
     def _sequence(self) -> _Part:
@@ -156,7 +163,7 @@ class _Reader:
                 raise _UnknownSyntax
             return part
         if taken == b"[":
-            return _of_class(self._class())
+            return self._of_class(self._class())
         if taken == b".":
             return _ANYTHING
         if taken in (b"^", b"$"):
@@ -165,13 +172,13 @@ class _Reader:
             return self._escape()
         if taken in _QUANTIFIERS:
             raise _UnknownSyntax
-        return _of_class(frozenset(taken))
+        return self._of_class(frozenset(taken))
 
     def _escape(self) -> _Part:
         if self._peek() in (b"b", b"B"):
             self._take_next()
             return _EMPTY
-        return _of_class(self._escaped())
+        return self._of_class(self._escaped())
 
     def _escaped(self) -> frozenset[int]:
         """Read the rest of an escape, which stands for these characters."""
@@ -211,13 +218,16 @@ class _Reader:
                 characters = frozenset(range(min(characters), max(last) + 1))
             found |= characters
         self._take_next()
-        return PLAIN_CHARACTERS - found if is_negated else frozenset(found)
+        return PLAIN_CHARACTERS - self._folded(found) if is_negated else frozenset(found)
 
+    def _folded(self, characters: Collection[int]) -> frozenset[int]:
+        """Return the characters, and with `folds` their letters in lower case."""
+        return frozenset(characters).union(bytes(characters).lower() if self._folds else ())
 
-def _of_class(characters: Collection[int]) -> _Part:
-    """Return the literals of one of these characters."""
-    plain = PLAIN_CHARACTERS.intersection(characters)
-    return _Part(frozenset(bytes((each,)) for each in plain)) if len(plain) <= _MOST_OF_CLASS else _ANYTHING
+    def _of_class(self, characters: Collection[int]) -> _Part:
+        """Return the literals of one of these characters."""
+        plain = PLAIN_CHARACTERS & self._folded(characters)
+        return _Part(frozenset(bytes((each,)) for each in plain)) if len(plain) <= _MOST_OF_CLASS else _ANYTHING
 
 
 def _joined(parts: Iterable[_Part]) -> _Part:

@@ -85,6 +85,26 @@ def test_own_rules_of_the_configuration_and_of_a_file(tmp_path: Path) -> None:
     assert ran.record.fault_detail == "score 2: 10002 (attack-custom, old) in headers 'User-Agent'"
 
 
+def test_own_rules_may_match_empty_text() -> None:
+    """A request without arguments, or with empty ones, has no value in which such a rule matches."""
+    own = configured(Waf, custom=[{"id": 10001, "pattern": "^[0-9]*$", "targets": ["arguments"]}])
+    for target in ("/", "/?", "/?=", "/?&"):
+        assert run(own, get(target)).passed
+    assert run(own, post("application/json", b"{}")).passed
+    assert "10001 (attack-custom) in arguments 'a'" in run(own, get("/?a=7")).record.fault_detail
+
+
+@pytest.mark.parametrize("pattern", [r"\Abar\z", r"\Abar", r"bar\z", "^bar$"])
+def test_anchors_of_own_rules_match_at_each_value(pattern: str) -> None:
+    own = configured(
+        Waf, rules="none", threshold=10, custom=[{"id": 10001, "pattern": pattern}, {"id": 10002, "pattern": "foo"}]
+    )
+    for target in ("/?a=foo&b=bar", "/?b=bar&a=foo", f"/?a=foo&b=bar&c={'x' * 600}"):
+        detail = run(own, get(target)).record.fault_detail
+        assert "10001 (attack-custom) in arguments 'b'" in detail
+        assert "10002 (attack-custom) in arguments 'a'" in detail
+
+
 def test_mistakes_in_own_rules_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="RE2 syntax"):
         configured(Waf, custom=[{"id": 10001, "pattern": "(unclosed"}])

@@ -49,7 +49,11 @@ SETS = rule_sets(RULES)
         (rb"a\(?b", {b"ab"}),
         (rb"(?:<|>)*ab", {b"ab"}),
         (rb"0123456789abcdefghij", {b"0123456789abcdef"}),
-        (rb"(?i)a", None),
+        (rb"(?i)aB", {b"ab"}),
+        (rb"(?i)[A-B]c[^D]", {b"ac", b"bc"}),
+        (rb"(?i)\x41b", {b"ab"}),
+        (rb"(?i)[^A-Z0-9/]-", {each + b"-" for each in (b"_", b".", b",", b":", b"=", b"@", b"~", b" ", b"-", b"\0")}),
+        (rb"(?s)a", None),
         (rb"\pLab", None),
         (rb"[[:alpha:]]ab", None),
         (rb"\Qa.b\E", None),
@@ -104,10 +108,12 @@ SAMPLES = st.recursive(CHARACTERS.map(lambda one: (re.escape(one), one)) | class
 
 
 @settings(max_examples=400)
-@given(SAMPLES, CHARACTERS, CHARACTERS)
-@example((rb"x^y", b"x\0y"), b"a", b"b")
-def test_every_match_has_one_of_them(sample: Sample, before: bytes, after: bytes) -> None:
+@given(SAMPLES, CHARACTERS, CHARACTERS, st.booleans())
+@example((rb"x^y", b"x\0y"), b"a", b"b", False)
+def test_every_match_has_one_of_them(sample: Sample, before: bytes, after: bytes, folds: bool) -> None:
     pattern, text = sample
+    if folds:
+        pattern = b"(?i)" + pattern.replace(b"a", b"A")
     literals = required_literals(pattern)
     text = before + text + after
     if literals is not None and re2.compile(pattern, re2_options()).search(text):
