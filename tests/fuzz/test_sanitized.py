@@ -17,7 +17,9 @@ CORPORA = {
         "http/content_coding",
         "http/test_*.py",
         "filters/policies/content/test_body_validator.py",
-        "filters/policies/test_waf_*.py",
+        "filters/policies/test_waf_header_values.py",
+        "filters/policies/test_waf_literals.py",
+        "filters/policies/test_waf_normalization.py",
     ),
     "others": (
         "exchange/test_new_exchange.py",
