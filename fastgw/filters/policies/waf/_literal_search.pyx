@@ -26,7 +26,7 @@ cdef class LiteralSearch:
         cdef uint32_t state, following, kind
         cdef uint32_t states = 1
         cdef bytes literal
-        cdef list waiting = [], fallbacks, kinds
+        cdef list waiting, fallbacks
         for literal in literal_list:
             if not literal:
                 raise ValueError("an empty literal is in every text")

@@ -13,6 +13,7 @@ from fastgw.filters.policies.waf import normalization as reference
 cdef enum:
     CHANGES = 1  # normalization does more with this character than to turn it into lower case
     IS_NOT_PLAIN = 2
+    IS_SEMICOLON = 4  # not plain either, but for what separates cookies
 
 cdef uint8_t[256] _kinds
 cdef bytes _SEPARATOR = reference.SEPARATOR
@@ -23,6 +24,7 @@ def _learn():
         _kinds[each] = 0 if reference.PLAIN(bytes((each,))) is not None else IS_NOT_PLAIN
         if each < 32 or each > 126 or each in b"&\\'\"^$":
             _kinds[each] |= CHANGES
+    _kinds[c";"] = IS_SEMICOLON
 
 
 _learn()
@@ -41,10 +43,6 @@ cdef int _kind_of(bytes text):
         last = at[0]
         at += 1
     return kind
-
-
-cdef inline uint8_t _lower(uint8_t character):
-    return character + 32 if c"A" <= character <= c"Z" else character
 
 
 cdef uint8_t* _copy_lower(uint8_t* to, const uint8_t* at, const uint8_t* end):
@@ -67,7 +65,7 @@ def search_text(texts):
     for text in held:
         kinds |= _kind_of(text)
         length += PyBytes_GET_SIZE(text) + 1
-    is_plain = not kinds & IS_NOT_PLAIN
+    is_plain = not kinds & (IS_NOT_PLAIN | IS_SEMICOLON)
     if kinds & CHANGES:
         pieces = [reference.normalized(text) if _kind_of(text) & CHANGES else text.lower() for text in held]
         return _SEPARATOR.join(pieces), is_plain
@@ -95,13 +93,9 @@ def cookie_text(bytes line not None):
     cdef const uint8_t* equals
     cdef uint8_t* to
     cdef bytes text
-    cdef Py_ssize_t place
-    cdef int kinds = 0
-    if _kind_of(line) & CHANGES or memchr(at, c"%", length) is not NULL:
+    cdef int kinds = _kind_of(line)
+    if kinds & CHANGES or memchr(at, c"%", length) is not NULL:
         return reference._cookie_text(line)
-    for place in range(length):
-        if at[place] != c";":
-            kinds |= _kinds[at[place]]
     text = PyBytes_FromStringAndSize(NULL, 2 * length + 2)  # at most a separator for each character, and one
     to = <uint8_t*>PyBytes_AS_STRING(text)
     while True:

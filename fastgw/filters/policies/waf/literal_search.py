@@ -16,8 +16,9 @@ _MOST: Final = 16 * 1024 * 1024
 def _literal_search(literals: Iterable[bytes]) -> Callable[[bytes], bool]:
     """Return a function that returns whether a text contains one of some literals, none of which is empty.
 
-    PERF: the compiled one takes 0.1 us for 100 characters and holds the lock of the interpreter. RE2 takes 2 to 10, and
-    releases the lock: threads of access logs then run, and the event loop waits for them (CPython 3.11).
+    PERF: the compiled one takes 0.25 us for 100 characters, RE2 1.8. RE2 also releases the lock of the interpreter:
+    threads of access logs then run, and the event loop waits for them. A request that took 35 us with RE2 takes 25
+    (CPython 3.11, micro/policies).
     """
     literals = [*literals]
     if not literals:

@@ -7,8 +7,10 @@ from functools import lru_cache
 from itertools import product
 from typing import Final, NamedTuple
 
-PLAIN_CHARACTERS: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_.,:=@~/ -\0")
-"""Characters of plain text in lower case (`normalization.PLAIN`), and `SEPARATOR`."""
+from fastgw.filters.policies.waf.normalization import PLAIN, SEPARATOR
+
+PLAIN_CHARACTERS: Final = frozenset(bytes(each for each in range(256) if PLAIN(bytes((each,)))).lower() + SEPARATOR)
+"""Characters of plain text in lower case, and `SEPARATOR`."""
 _MOST: Final = 128
 """Maximum number of literals of a part of a pattern, and of characters of a literal."""
 _MOST_OF_CLASS: Final = 12
