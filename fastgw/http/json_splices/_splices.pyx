@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from fastgw.http._json_text cimport (
-    HIGHS, ONES, JsonScan, begin_scan, check_value, end_scan, hash_name, past_space, unescaped,
+    HIGHS, ONES, JsonScan, begin_scan, check_value, end_scan, first_of, hash_name, past_space, unescaped,
 )
 
 from os import urandom
@@ -58,14 +58,16 @@ def check_text(bytes text):
 # Functions for valid texts: they only look for the ends of strings and for brackets.
 
 cdef const uint8_t* _past_string(const uint8_t* at, const uint8_t* end) noexcept nogil:
-    cdef uint64_t word, quotes, slashes
+    cdef uint64_t word, quotes, slashes, special
     at += 1
     while at < end:
         while end - at >= 8:
             memcpy(&word, at, 8)
             quotes = word ^ (ONES * 34)
             slashes = word ^ (ONES * 92)
-            if ((((quotes - ONES) & ~quotes) | ((slashes - ONES) & ~slashes)) & HIGHS) != 0:
+            special = (((quotes - ONES) & ~quotes) | ((slashes - ONES) & ~slashes)) & HIGHS
+            if special != 0:
+                at += first_of(special)
                 break
             at += 8
         if at >= end:
