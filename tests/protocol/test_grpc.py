@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -280,6 +281,16 @@ def test_deadlines_of_callers_do_not_open_the_circuit(make: Any) -> None:
                 assert response.get(b"grpc-status") == b"4"
         for record in (world.gateway.wait_for_record(fault="upstream_timeout") for _ in range(4)):
             assert record["target"] == origin.address
+
+
+def test_the_deadline_of_a_caller_may_end_while_the_gateway_connects(make: Any) -> None:
+    """The call has exceeded its deadline: its target is not UNAVAILABLE, as it is when connecting takes too long."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it never answers the preface of HTTP/2
+        world = make(upstream={"targets": [{"url": f"http://127.0.0.1:{silent.getsockname()[1]}"}]})
+        fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"50m")]
+        with Http2Client(world.gateway.address()) as client:
+            stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
+            assert client.read_message(stream).get(b"grpc-status") == b"4"
 
 
 def test_a_half_open_breaker_is_closed_by_the_first_message_of_a_stream(make: Any) -> None:

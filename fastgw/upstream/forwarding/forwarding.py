@@ -462,15 +462,15 @@ class Forwarding(Timed):
             return
         exchange, current = self.exchange, self.current
         fault, why = Fault.UPSTREAM_TIMEOUT, ""
+        is_callers = self.call_due_at <= now  # a deadline of the caller says nothing about the target
         if exchange.state is ANSWERING:
             fault = Fault.UPSTREAM_STALLED
             is_of_call = self._total_at == self.call_due_at
             why = "grpc-timeout of the call" if is_of_call else f"timeouts.total: {self.forward.total_timeout:g} s"
-        elif current is not None:
+        elif current is not None and not is_callers:
             fault = current.late_by()
         if current is not None:
             hedges, self.current, self._hedges = self._hedges, None, ()
-            is_callers = self.call_due_at <= now  # a deadline of the caller says nothing about the target
             for attempt in (current, *hedges):
                 attempt.give_up(None if is_callers else fault if attempt is current else attempt.late_by())
         exchange.fail(fault, why=why)  # it cancels this forwarding
