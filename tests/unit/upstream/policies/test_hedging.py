@@ -272,7 +272,7 @@ def test_hedges_begin_when_enough_is_known() -> None:
     service.passes(0.1)
     assert service.hedges == 1
     assert service.upstream.hedging is not None
-    assert service.upstream.hedging.after() == SOONEST_S
+    assert SOONEST_S <= service.upstream.hedging.after() <= 0.1
     service.client.ends()
     service.watch.assert_even()
     service.plane.assert_quiet()
