@@ -1,8 +1,9 @@
 """Rotation of a log file that several workers write to, by size and time, without a process that coordinates them.
 
 A writer holds a shared lock of the file meanwhile, and has checked under it that the file still has its name; renaming
-and compression hold the exclusive one. So nothing is written to a file that is compressed, and a killed
-worker leaves no lock. Rotated files that a killed worker has not compressed are compressed after the next rotation.
+holds the exclusive one. So nothing is written to a file that has been rotated, and no writer waits longer than for
+other writes. Compression, which takes long, holds a lock of the compressed file only. A killed worker leaves no lock.
+Rotated files that a killed worker has not compressed are compressed after the next rotation.
 """
 
 import fcntl
@@ -54,11 +55,7 @@ class Rotation:
                 fcntl.flock(fd, fcntl.LOCK_UN)
 
     def _is_present(self, fd: int) -> bool:
-        try:
-            there = os.stat(self._path)
-        except OSError:
-            return False
-        return os.path.samestat(there, os.fstat(fd))
+        return _is_named(self._path, fd)
 
     def _is_due(self, fd: int) -> bool:
         seen = os.fstat(fd)
@@ -115,21 +112,36 @@ class Rotation:
             )
 
 
+def _is_named(path: str, fd: int) -> bool:
+    try:
+        there = os.stat(path)
+    except OSError:
+        return False
+    return os.path.samestat(there, os.fstat(fd))
+
+
 def _compress(path: str) -> None:
-    """Replace a file by a compressed one. Raises `OSError`."""
+    """Replace a rotated file by a compressed one. Raises `OSError`."""
     temporary = f"{path}.gz.part"
-    with suppress(FileNotFoundError), open(path, "rb") as source:  # another worker was first
-        fcntl.flock(source, fcntl.LOCK_EX)  # waits for those who write, and for another worker that compresses it
-        if not os.path.exists(path):
-            return
+    with open(temporary, "ab") as file:
         try:
-            with open(temporary, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # another worker compresses it
+        if not _is_named(temporary, file.fileno()):
+            return  # another worker has compressed it, or failed to
+        try:
+            with open(path, "rb") as source:
+                file.truncate(0)
                 os.fchmod(file.fileno(), os.fstat(source.fileno()).st_mode & 0o777)
                 with gzip.GzipFile("", "wb", _LEVEL, file, mtime=0) as target:
                     shutil.copyfileobj(source, target, _COPIED)
+            file.flush()
             os.rename(temporary, f"{path}.gz")
-        except OSError:
+        except OSError as error:
             with suppress(OSError):
                 os.unlink(temporary)
+            if isinstance(error, FileNotFoundError):
+                return  # another worker was first
             raise
         os.unlink(path)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import multiprocessing
 import os
+import shutil
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -63,6 +65,38 @@ def test_processes_that_write_at_once_lose_and_double_nothing(tmp_path: Path) ->
     found = [line.split()[0].decode() for line in lines]
     assert (len(found), set(found)) == (len(wanted), wanted)
     assert max(len(content(each)) for each in files) < 6 * KIB
+
+
+def test_a_writer_does_not_wait_for_compression(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker without requests learns of a rotation by its next line, maybe while the file is compressed."""
+    begun, may_go_on, copy = threading.Event(), threading.Event(), shutil.copyfileobj
+
+    def copy_later(*operands: Any) -> None:
+        begun.set()
+        may_go_on.wait()
+        copy(*operands)
+
+    monkeypatch.setattr(shutil, "copyfileobj", copy_later)
+    path = tmp_path / "access.log"
+    busy, idle = (Sink(str(path), b"", Rotation(str(path), KIB, None, 5, True)) for _ in range(2))
+    assert idle.write(b"before\n") == 0
+    assert busy.write(b"x\n" * KIB) == 0
+    assert busy.write(b"now\n") == 0
+    assert begun.wait(60)
+    late = threading.Thread(target=idle.write, args=(b"late\n",))
+    late.start()
+    late.join(60)
+    try:
+        assert not late.is_alive()
+        Rotation(str(path), KIB, None, 5, True).tidy()  # of another worker, which leaves the file to the first
+    finally:
+        may_go_on.set()
+    late.join()
+    busy.close()
+    idle.close()
+    wait_for_threads()
+    assert path.read_bytes() == b"now\nlate\n"
+    assert [(each.suffix, content(each)) for each in rotated(path)] == [(".gz", b"before\n" + b"x\n" * KIB)]
 
 
 @pytest.mark.parametrize("compresses", [False, True])
