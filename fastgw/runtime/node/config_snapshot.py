@@ -28,6 +28,7 @@ from fastgw.config import Loaded, Source
 from fastgw.config.base.settings_codec import decode, decode_object, encode, encode_object
 from fastgw.config.decoding.incremental_cache import IncrementalCache
 from fastgw.config.settings.gateway import AccessLog, Config, FilterUse, Route, Upstream
+from fastgw.config.settings.telemetry import Telemetry
 from fastgw.config.sources.files import found_by_patterns, pattern_in
 from fastgw.consumers.index import NOBODY, Index, index_of
 from fastgw.filters import TYPES
@@ -78,6 +79,8 @@ class ConfigSnapshot(msgspec.Struct, dict=True, kw_only=True):
     encoded_settings: bytes
     encoded_access_logs: bytes
     """Access logs as configured: those of the settings mask more."""
+    encoded_telemetry: bytes
+    """Telemetry as configured: that of the settings masks more, and has the objectives of routes."""
     encoded_upstreams: dict[str, bytes]
     encoded_routes: list[bytes]
     route_names: list[str]
@@ -136,7 +139,10 @@ class ConfigSnapshot(msgspec.Struct, dict=True, kw_only=True):
         """The complete configuration, without its consumers."""
         routes = tuple(self._route(index) for index in range(len(self.encoded_routes)))
         logs = decode(self.encoded_access_logs, tuple[AccessLog, ...], TYPES.built_in)
-        return msgspec.structs.replace(self.settings, upstreams=dict(self.upstreams), routes=routes, access_logs=logs)
+        telemetry = decode(self.encoded_telemetry, Telemetry, TYPES.built_in)
+        return msgspec.structs.replace(
+            self.settings, upstreams=dict(self.upstreams), routes=routes, access_logs=logs, telemetry=telemetry
+        )
 
     def emptying(self) -> Steps[None]:
         """Drop the parts that tables were built from."""
@@ -268,6 +274,7 @@ def accept(
         captured=dict(loaded.captured),
         encoded_settings=_encoded(rest_of(config) if rest is None else rest, Config),
         encoded_access_logs=_encoded(config.access_logs, tuple[AccessLog, ...]),
+        encoded_telemetry=_encoded(config.telemetry, Telemetry),
         encoded_upstreams={
             name: _encoded(each, Upstream) if name in changed or base is None else base.accepted.encoded_upstreams[name]
             for name, each in config.upstreams.items()

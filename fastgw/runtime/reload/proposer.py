@@ -479,7 +479,13 @@ class Proposer:
                 return None
             captured = brought_forward(kept.captured, self.current.captured)
             read = partial(config.load_sources, kept.sources, captured, TYPES, self._remembered)
-            return await asyncio.to_thread(lambda: _changes(read(), self.config))
+            return await asyncio.to_thread(lambda: self._changes_from(read()))
+
+    def _changes_from(self, old: Loaded) -> tuple[str, str]:
+        """Return the changes from another configuration to the active one, and their diff in YAML."""
+        index = self.current.index  # `self.config` has no consumers
+        known = index_of(old.config.consumers, old.captured, index.key), index
+        return as_text(differences(old, self.config, known=known)), yaml_diff(old.config, self.config)
 
     def _before(self) -> int:
         """Return the last generation with other contents before the active one; 0: none is kept."""
@@ -914,8 +920,3 @@ def _no_collections() -> Iterator[None]:
         gc.collect()
         gc.freeze()
         gc.enable()
-
-
-def _changes(old: Loaded, new: Config) -> tuple[str, str]:
-    """Return the changes between two configurations, and their diff in YAML."""
-    return as_text(differences(old, new)), yaml_diff(old.config, new)

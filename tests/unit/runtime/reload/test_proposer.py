@@ -386,12 +386,36 @@ async def test_a_trial_says_that_new_addresses_are_not_tried(control):
 
 
 @on_loop
+async def test_changes_since_a_kept_configuration_include_those_of_consumers(control):
+    consumers = "consumers: [{name: alice}, {name: bob%s}]"
+    for more in ("", ", groups: [gold]"):
+        control.write_text(consumers % more)
+        await control.noted()
+    control.write_text("consumers: [{name: bob, groups: [gold]}, {name: carol}]")
+    await control.noted()
+    kept = [each.generation for each in control.proposer.kept_configurations()]
+    changes = [(await control.proposer.changes_since(each))[0].splitlines() for each in kept]
+    assert changes == [
+        ["consumer alice: removed", "consumer carol: added"],
+        ["consumer alice: removed", "consumer bob: groups [] -> [gold]", "consumer carol: added"],
+        ["route all: respond.body v1 -> x", "consumer bob: added", "consumer carol: added"],
+    ]
+
+
+@on_loop
 async def test_what_is_masked_because_of_filters_is_no_difference(control):
     """Also for a control process that has not read the configuration itself."""
-    control.write_text("filters: {request_parameters: {query: {tenant: x}}}\naccess_logs: [{redact: [mine]}]")
+    control.write_text(
+        "filters: {request_parameters: {query: {tenant: x}}}\naccess_logs: [{redact: [mine]}]\n"
+        "telemetry: {traces: {otlp: {url: 'http://127.0.0.1:9'}}, slo: {availability: 99%}}"
+    )
+    control.text = control.text.replace("name: all,", "name: all, slo: {availability: 99.9%},")
+    control.file.write_text(control.text)
     await control.noted()
     accepted = control.proposer.current
     assert accepted.settings.access_logs[0].redact == ("mine", "tenant")
+    assert accepted.settings.telemetry.traces.redact == ("mine", "tenant")
+    assert [*accepted.settings.telemetry.route_slos] == ["all"]
     control.node_state.sealed = Sealed(accepted, seal(accepted))
     for proposer in (control.proposer, Proposer(control.node_state, control.proposer._channel)):
         dry = await proposer.apply(control.text.encode(), ".yaml", dry_run=True)
