@@ -1,7 +1,7 @@
 """Redaction of captured exchanges: credentials, cookies and secret parameters are hidden before it is shown.
 
-Rule: a body that cannot be read cannot be redacted, so it is left out: one with an unknown content coding, or of an
-unknown type that is not text.
+Rule: a body that cannot be read cannot be redacted, so it is left out: one with an unknown content coding, of an
+unknown type that is not text, or in a character encoding that does not contain ASCII, such as UTF-16.
 """
 
 import re
@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final, NamedTuple, final
+from urllib.parse import unquote_to_bytes
 
 from fastgw.capture.captured_exchange import CapturedExchange
 from fastgw.capture.secret_members import HIDDEN, without_secrets
@@ -34,10 +35,23 @@ _CREDENTIALS: Final = re.compile(
 _REMEMBERED: Final = 4096  # names, which peers choose; each has at most 128 bytes
 _PART_HEAD: Final = re.compile(rb"\A(?>(?:[^\r\n]++\r\n)+)\r\n")
 _PART_NAME: Final = re.compile(rb"""[;\s]name=(?:"([^"\r\n]*+)"|([^\s;]++))""", re.IGNORECASE)
+_PART_KIND: Final = re.compile(rb"^content-type:([^\r\n]*+)", re.IGNORECASE | re.MULTILINE)
+_PART_ENCODED: Final = re.compile(rb"^content-transfer-encoding:\s*+(?!7bit|8bit|binary)", re.IGNORECASE | re.MULTILINE)
 _BOUNDARY: Final = re.compile(rb"""boundary=(?:"([^"]++)"|([^\s;"]++))""", re.IGNORECASE)
 _TEXT: Final = re.compile(
     rb"(?:text/|application/(?:[\w.+-]*\b(?:json|xml|yaml|javascript|graphql|ndjson)\b))", re.IGNORECASE
 )
+_FORM: Final = b"application/x-www-form-urlencoded"
+_LONGEST_NAME: Final = 128
+"""Maximum bytes of the name of a parameter that is shown with its value."""
+_MOST_DECODED: Final = 4
+"""How many percent-encodings around a value are decoded in search of secrets."""
+_CHARSET: Final = re.compile(rb"""charset\s*+=\s*+["']?([^\s"';]++)""", re.IGNORECASE)
+_XML_ENCODING: Final = re.compile(rb"""(?:\xef\xbb\xbf)?\s*+<\?xml\b[^>]*?\sencoding\s*+=\s*+["']([^"'>]++)""")
+_WITH_ASCII: Final = re.compile(
+    rb"utf-?8|us-ascii|ascii|iso-?8859-?[0-9]{1,2}|latin-?1|windows-125[0-9]", re.IGNORECASE
+)
+"""Character encodings in which names of secrets are ASCII, whatever is before them."""
 
 
 class RedactedBody(NamedTuple):
@@ -100,12 +114,11 @@ class Redaction:
             if inflated is None:
                 return RedactedBody(b"", f"content coding {encoding.decode('latin-1')[:32]}")
             body, is_cut = inflated
-        lower = kind.lower()
-        if lower.startswith(b"application/x-www-form-urlencoded"):
-            return RedactedBody(b"&".join(self._mask(part) or b"" for part in body.split(b"&")), "", is_cut)
-        shown = hide_members(kind, body, self._hides_member)
+        shown = hide_members(kind, body, self._hides_member, hides_unreadable=True)
         if shown is None:
-            return RedactedBody(b"", f"type {lower.partition(b';')[0].decode('latin-1')[:64] or 'unknown'}")
+            return RedactedBody(b"", f"type {kind.lower().partition(b';')[0].decode('latin-1')[:64] or 'unknown'}")
+        if not _is_multipart(kind) and not _is_readable(kind, body):
+            return RedactedBody(b"", "character encoding")
         return RedactedBody(shown, "", is_cut)
 
     def _find_member(self, name: bytes) -> bool:
@@ -125,36 +138,81 @@ def content_fields(fields: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes]
         if name.lower() == b"content-type":
             kind = value
         elif name.lower() == b"content-encoding":
-            encoding = value.strip().lower()
+            encoding = b", ".join(filter(None, (encoding, value.strip().lower())))
     return kind, encoding
 
 
-def hide_members(kind: bytes, body: bytes, hides: Callable[[bytes], bool]) -> bytes | None:
+def hide_members(
+    kind: bytes, body: bytes, hides: Callable[[bytes], bool], *, hides_unreadable: bool = False
+) -> bytes | None:
     """Return a body without the values of the names that `hides` is true for. `kind`: its content type.
+    `hides_unreadable`: hide parts of a form that cannot be read as well.
 
-    None: it is of an unknown type that is not text, or a form without a boundary.
+    None: it is of an unknown type that is not text, or a form that does not contain its boundary.
     """
-    if kind.lower().startswith(b"multipart/form-data"):
+    if kind.lower().startswith(_FORM):
+        shown = without_secrets(body, hides)  # clients send JSON with this type as well
+        return b"&".join(_parameter(each, hides) for each in shown.split(b"&"))
+    if _is_multipart(kind):
         boundary = _BOUNDARY.search(kind)
-        if boundary is None:
+        limit = b"" if boundary is None else b"\r\n--" + (boundary[1] or boundary[2])
+        before, *parts = (b"\r\n" + body).split(limit) if limit else (body,)
+        if not parts:
             return None
-        limit = b"\r\n--" + (boundary[1] or boundary[2])
-        return limit.join(_part(part, hides) for part in (b"\r\n" + body).split(limit))[2:]
+        return limit.join((without_secrets(before, hides), *(_part(each, hides, hides_unreadable) for each in parts)))[
+            2:
+        ]
     if _TEXT.match(kind) or (not kind and body.lstrip()[:1] in (b"{", b"[", b"<")):
         return without_secrets(body, hides)
     return None
 
 
-def _part(part: bytes, hides: Callable[[bytes], bool]) -> bytes:
+def _is_multipart(kind: bytes) -> bool:
+    return kind.lower().startswith(b"multipart/form-data")
+
+
+def _parameter(part: bytes, hides: Callable[[bytes], bool]) -> bytes:
+    """Return a parameter of a form without secrets, of which the name and the value are percent-encoded."""
+    name, equals, value = part.partition(b"=")
+    plain = unquote_to_bytes(name.replace(b"+", b" "))
+    if equals and (len(plain) > _LONGEST_NAME or hides(plain) or _has_encoded_secret(value, hides)):
+        return name + equals + HIDDEN
+    return part
+
+
+def _has_encoded_secret(value: bytes, hides: Callable[[bytes], bool]) -> bool:
+    """Whether decoding reveals a secret, such as in a document or URL that is the value of a parameter."""
+    for _ in range(_MOST_DECODED):
+        if b"%" not in value:
+            break
+        value = unquote_to_bytes(value.replace(b"+", b" "))
+        if without_secrets(value, hides) != value:
+            return True
+    return False
+
+
+def _is_readable(kind: bytes, text: bytes) -> bool:
+    """Whether a text of this content type is in a character encoding that secrets are found in."""
+    named = (_CHARSET.search(kind), _XML_ENCODING.match(text))
+    return b"\0" not in text and all(each is None or _WITH_ASCII.fullmatch(each[1]) is not None for each in named)
+
+
+def _part(part: bytes, hides: Callable[[bytes], bool], hides_unreadable: bool) -> bytes:
     """Return a part of a form, which begins behind the boundary, without secrets."""
     line_end, rest = part[:2], part[2:]
+    if line_end == b"--":
+        return line_end + without_secrets(rest, hides)  # after the last part
     head = _PART_HEAD.match(rest)
     if line_end != b"\r\n" or head is None:
-        return part  # before the first or after the last part
-    name = _PART_NAME.search(head[0])
+        return HIDDEN  # other parsers may find a name in it
+    name, content = _PART_NAME.search(head[0]), rest[head.end() :]
     if name is None or hides(name[1] or name[2] or b""):
         return line_end + head[0] + HIDDEN
-    return line_end + head[0] + without_secrets(rest[head.end() :], hides)
+    if hides_unreadable:
+        kind = _PART_KIND.search(head[0])
+        if _PART_ENCODED.search(head[0]) or not _is_readable(b"" if kind is None else kind[1], content):
+            return line_end + head[0] + HIDDEN
+    return line_end + head[0] + without_secrets(content, hides)
 
 
 def received_fields(head: bytes) -> list[tuple[bytes, bytes]]:

@@ -20,14 +20,16 @@ from fastgw.capture.redaction import (
     is_credential,
     received_fields,
 )
-from fastgw.capture.secret_members import without_secrets
 from fastgw.observe.access_log.formats import MAX_LINE, SecretNames
 from fastgw.recording.records import MASK, RecordedBody, RecordedRequest
 
 SHORTEST_VALUE: Final = 6
 """Minimum bytes of a masked value that is replaced elsewhere too."""
-_HINTS: Final = (b"passw", b"secret", b"credential", b"authorization", b"jwt", b"key", b"session", b"token", b"\\u")
-"""Parts of all names of credentials in lower case, and of escapes that may be one."""
+_HINTS: Final = (
+    *(b"passw", b"secret", b"credential", b"authorization", b"jwt", b"key", b"session", b"token"),
+    *(b"\\u", *(b"%%%d" % each for each in range(4, 8))),
+)
+"""Parts of all names of credentials in lower case, and of escapes of letters that may be one."""
 _REMEMBERED: Final = 1024
 _KEPT_HEADERS: Final = frozenset((b"sec-websocket-key",))
 """Headers that taps hide, and that a handshake needs to be replayed."""
@@ -146,10 +148,7 @@ class RecordRedaction:
         kind, encoding = content_fields(received_fields(head))
         if encoding not in (b"", b"identity") or not self._may_hide(body.content):
             return
-        if kind.lower().startswith(b"application/x-www-form-urlencoded"):
-            masked: bytes | None = without_secrets(body.content, self._hides_member)
-        else:
-            masked = hide_members(kind, body.content, self._hides_member)
+        masked = hide_members(kind, body.content, self._hides_member)
         if masked is not None:
             body.length += len(masked) - len(body.content)
             body.content = masked

@@ -115,6 +115,77 @@ def test_secrets_in_other_texts_are_not_shown(kind: bytes, body: bytes, shown: b
     assert _shown(kind, body) == shown
 
 
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b"newPassword=S&a=b&user[password]=S", b"newPassword=***&a=b&user[password]=***"),
+        (b"pass%77ord=S&user%5Bnew_password%5D=S&a=b", b"pass%77ord=***&user%5Bnew_password%5D=***&a=b"),
+        (b'password=a"S&b=c', b"password=***&b=c"),
+        (b"cookie=S&code=S&iban=S&a=%20b", b"cookie=***&code=***&iban=***&a=%20b"),
+        (b"payload=%7B%22api_key%22%3A%22S%22%7D&a=b", b"payload=***&a=b"),
+        (b"url=https%253A%252F%252Fu%253AS%2540h.example", b"url=***"),
+        (b"a" * 129 + b"=S&a=b", b"a" * 129 + b"=***&a=b"),
+        (b'{"password":"S&=S","a":1}', b'{"password":"***","a":1}'),
+        (b"a&b=&=c", b"a&b=&=c"),
+    ],
+)
+def test_secrets_in_forms_are_not_shown(body: bytes, shown: bytes) -> None:
+    assert _shown(b"application/x-www-form-urlencoded", body) == shown
+
+
+UTF16 = '{"password":"S"}'.encode("utf-16-le")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (b"application/json", UTF16),
+        (b"application/json; charset=utf-16", UTF16),
+        (b"", UTF16),
+        (b"text/plain; charset=UTF-7", b"+AHAAYQBzAHMAdwBvAHIAZA-=S"),
+        (b"application/x-www-form-urlencoded", "password=S".encode("utf-16")),
+        (b"application/xml", "<password>S</password>".encode("utf-32")),
+        (b"application/xml", b"<?xml version='1.0' encoding='cp037'?><\x97\x81>S"),
+    ],
+)
+def test_texts_without_ascii_are_left_out(kind: bytes, body: bytes) -> None:
+    """Names of secrets are not found in them."""
+    assert Redaction().body([(b"Content-Type", kind)], body, 65536) == (b"", "character encoding", False)
+
+
+@pytest.mark.parametrize("charset", [b"UTF-8", b'"utf8"', b"iso-8859-15", b"windows-1252", b"US-ASCII"])
+def test_texts_that_contain_ascii_are_shown(charset: bytes) -> None:
+    assert _shown(b"text/plain; charset=" + charset, b"password=S&a=b") == b"password=***&a=b"
+
+
+@pytest.mark.parametrize(
+    ("head", "content", "shown"),
+    [
+        (b"name=a\r\nContent-Type: text/plain", b"b", b"b"),
+        (b"name=a; filename=b\r\nContent-Type: image/png", b"\x89PNG\0", b"***"),
+        (b"name=a\r\ncontent-type: text/plain; charset=utf-7", b"S", b"***"),
+        (b"name=a\r\nContent-Transfer-Encoding: base64", b"S", b"***"),
+        (b"name=a\r\nContent-Transfer-Encoding: 8bit", b"b", b"b"),
+    ],
+)
+def test_parts_of_a_form_that_cannot_be_read_are_hidden(head: bytes, content: bytes, shown: bytes) -> None:
+    form = b"--B\r\nContent-Disposition: form-data; %b\r\n\r\n%b\r\n--B--\r\n"
+    assert _shown(b"multipart/form-data; boundary=B", form % (head, content)) == form % (head, shown)
+
+
+@pytest.mark.parametrize(
+    ("form", "shown"),
+    [
+        (b"--B\nContent-Disposition: form-data; name=password\n\nS\n--B--\n", b"--B***"),
+        (b"--B \r\nContent-Disposition: form-data; name=password\r\n\r\nS\r\n--B--", b"--B***\r\n--B--"),
+        (b"--A\r\nContent-Disposition: form-data; name=password\r\n\r\nS\r\n--A--", b""),
+        (b"password=S\r\n--B--\r\npassword=S", b"password=***\r\n--B--\r\npassword=***"),
+    ],
+)
+def test_forms_that_others_may_split_elsewhere_show_no_secrets(form: bytes, shown: bytes) -> None:
+    assert _shown(b"multipart/form-data; boundary=B", form) == shown
+
+
 def test_parts_of_a_form_are_read_up_to_its_boundary() -> None:
     """A PEM begins with `--`, and a part may be a document of its own."""
     form = (
@@ -143,12 +214,13 @@ def test_a_compressed_body_is_read_up_to_what_is_shown() -> None:
     "piece",
     [b'"', b"\\", b'\\"', b"{",
      b'"token":[', b"<secret>", b"<secret></secret>", b"a=", b"://", b"a: ", b'\\"token\\":\\"',
-     b"password: |\n", b"'", b'"a":', b'"token":"\\', b" ", b'<a b="'],
+     b"password: |\n", b"a=%2522&", b"%25", b"'", b'"a":', b'"token":"\\', b" ", b'<a b="'],
 )  # fmt: skip
-def test_a_hostile_text_is_read_in_few_steps(piece: bytes) -> None:
+@pytest.mark.parametrize("kind", [b"text/plain", b"application/x-www-form-urlencoded"])
+def test_a_hostile_text_is_read_in_few_steps(piece: bytes, kind: bytes) -> None:
     """Each byte is read a limited number of times: a text of 16 KiB is done at once, whatever it consists of."""
     text = piece * (16384 // len(piece))
-    assert len(_shown(b"text/plain", text)) <= 2 * len(text) + 16
+    assert len(_shown(kind, text)) <= 2 * len(text) + 16
 
 
 def test_a_compressed_body_is_read_first_and_one_that_cannot_be_read_is_left_out() -> None:
@@ -158,6 +230,8 @@ def test_a_compressed_body_is_read_first_and_one_that_cannot_be_read_is_left_out
     assert b"x" not in Redaction().body(gzipped, packed[:-9], 65536).content
     assert Redaction().body(gzipped, b"no gzip", 65536) == (b"", "content coding gzip", False)
     assert Redaction().body([*JSON, (b"Content-Encoding", b"br")], packed, 65536) == (b"", "content coding br", False)
+    twice = [*gzipped, (b"Content-Encoding", b"identity")]
+    assert Redaction().body(twice, packed, 65536) == (b"", "content coding gzip, identity", False)
     assert Redaction().body([(b"Content-Type", b"image/png")], b"\x89PNG", 65536) == (b"", "type image/png", False)
     assert Redaction().body([], b"\x00", 65536) == (b"", "type unknown", False)
     assert Redaction().body([], b"", 65536) == (b"", "", False)

@@ -91,9 +91,10 @@ def _record(kind: bytes, body: bytes) -> RecordedRequest:
         (b"application/json", b'{"access_token":"S', b'{"access_token":"***"'),
         (
             b"application/x-www-form-urlencoded",
-            b"password=S&key=b&client_secret=S",
-            b"password=***&key=b&client_secret=***",
+            b"password=S&key=b&client_secret=S&pass%77ord=S",
+            b"password=***&key=b&client_secret=***&pass%77ord=***",
         ),
+        (b"application/x-www-form-urlencoded", b"a%5Bpass%77ord%5D=S&b=%20c", b"a%5Bpass%77ord%5D=***&b=%20c"),
         (
             b"multipart/form-data; boundary=B",
             b'--B\r\nContent-Disposition: form-data; name="new_password"\r\n\r\nS\r\n--B--\r\n',
