@@ -65,6 +65,7 @@ class MetricPush:
         if statsd is not None:
             statsd.read()  # with the names of before
             if metrics.statsd != statsd.settings:
+                statsd.is_replaced = True
                 self._end(statsd.stop())
                 self._statsd = None
         if metrics.statsd is not None:
@@ -136,13 +137,15 @@ class _Periodic:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
-        """Push for the last time."""
+        """Push for the last time, after a push that has begun."""
         self._stopping.set()
         await self._task
 
     async def _run(self) -> None:
-        while not self._stopping.is_set():
+        is_last = False
+        while not is_last:
             await self._pause(self._interval)
+            is_last = self._stopping.is_set()
             await self.push()
 
     async def _pause(self, seconds: float) -> None:
@@ -217,6 +220,8 @@ class _StatsdPush(_Periodic):
         self._counts = StatsdCounts(self._columns(), from_start=not own[begun] and _is_new(node_state))
         own[begun] = 1
         self._reports = _Reports("statsd", count)
+        self.is_replaced = False
+        """Whether another push counts from now on: this one sends what it has read."""
         super().__init__(settings.interval)
 
     def _columns(self) -> list[memoryview]:
@@ -232,7 +237,8 @@ class _StatsdPush(_Periodic):
 
     async def push(self) -> None:
         """Send what was counted. Series that cannot be sent stay for the next push."""
-        self.read()
+        if not self.is_replaced:
+            self.read()
         counts = self._counts
         if self.settings.format == "statsd":
             without_tags(counts)
@@ -240,12 +246,13 @@ class _StatsdPush(_Periodic):
         if not waiting:
             return
         kind = "unix" if self.settings.address.startswith("unix:") else "udp"
+        requests, durations = counts.take_waiting()  # a reload may read the counters meanwhile
         try:
             with await self._connected(kind) as connection:
                 for datagram, ended in datagrams(waiting, MOST_BYTES[kind]):
                     connection.send(datagram)
                     for push in ended:
-                        (counts.durations if push.is_timer else counts.requests).pop(push.tags, None)
+                        (durations if push.is_timer else requests).pop(push.tags)
                     await asyncio.sleep(0)
         except BlockingIOError:
             self._reports.failed(f"{self.settings.address}: the server does not read what was sent")
@@ -253,6 +260,8 @@ class _StatsdPush(_Periodic):
             self._reports.failed(f"{self.settings.address}: {error.strerror or error}")
         else:
             self._reports.succeeded()
+        finally:
+            counts.put_back(requests, durations)
 
     async def _connected(self, kind: str) -> socket.socket:
         """Return a socket that does not block. Raises `OSError`."""

@@ -86,6 +86,19 @@ class StatsdCounts:
             added = Durations(bounds, tuple(new[: len(bounds) + 1]), new[-1])
             self.durations[tags] = self.durations[tags] + added if tags in self.durations else added
 
+    def take_waiting(self) -> tuple[dict[Tags, int], dict[Tags, Durations]]:
+        """Return the requests and durations that wait for a push. From now on others wait."""
+        taken = self.requests, self.durations
+        self.requests, self.durations = {}, {}
+        return taken
+
+    def put_back(self, requests: Mapping[Tags, int], durations: Mapping[Tags, Durations]) -> None:
+        """Add what was taken and not sent to what was counted since."""
+        for tags, count in requests.items():
+            self._add(tags, count)
+        for tags, each in durations.items():
+            self.durations[tags] = each + self.durations[tags] if tags in self.durations else each
+
     def _add(self, tags: Tags, count: int) -> None:
         self.requests[tags] = self.requests.get(tags, 0) + count
 

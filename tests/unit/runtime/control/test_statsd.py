@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from collections.abc import Iterator
+from typing import Any, cast
+
 import pytest
 
-from fastgw.runtime.control.statsd import MOST_TIMERS, Durations, Push, Tags, datagrams, timer_values
+from fastgw.observe.metrics.counters import ExchangeCounters
+from fastgw.runtime.control.metric_push import MetricPush
+from fastgw.runtime.control.statsd import MOST_TIMERS, Durations, Push, StatsdCounts, Tags, datagrams, timer_values
+from fastgw.runtime.node.node_state import Sealed
+from tests.support.node import accepted_of, close_node, document, node_state_of, sealed_document
+from tests.support.on_loop import on_loop, until
 
 BOUNDS = (0.01, 0.1, 1.0)
 
@@ -41,3 +51,107 @@ def test_datagrams_have_whole_lines_and_the_series_that_end_in_them() -> None:
     found = list(datagrams(waiting, 14))
     assert [datagram for datagram, _ in found] == [b"aaaa\naaaa", b"aaaa\nbbbb", b"bbbb\nbbbb", b"cccc\ncccc", b"cccc"]
     assert [[push.tags.route for push in ended] for _, ended in found] == [[], ["a"], ["b"], [], ["c"]]
+
+
+def test_series_that_were_not_sent_are_added_to_those_counted_since() -> None:
+    one, other = Tags("a", "GET", "200"), Tags("b", "GET", "200")
+    counts = StatsdCounts([], from_start=False)
+    counts.requests, counts.durations = {one: 1}, {one: Durations(BOUNDS, (1, 0, 0, 0), 10)}
+    requests, durations = counts.take_waiting()
+    counts.requests = {one: 2, other: 3}
+    counts.durations = {one: Durations(BOUNDS, (0, 1, 0, 0), 20), other: Durations(BOUNDS, (3, 0, 0, 0), 30)}
+    counts.put_back(requests, durations)
+    assert counts.requests == {one: 3, other: 3}
+    assert counts.durations[one] == Durations(BOUNDS, (1, 1, 0, 0), 30)
+    assert counts.durations[other].total_us == 30
+
+
+class Pushed:
+    """A push to a server, and the counters of a worker."""
+
+    def __init__(self, form: str) -> None:
+        family, *_, address = socket.getaddrinfo("localhost", 0, type=socket.SOCK_DGRAM)[0]
+        self._server = socket.socket(family, socket.SOCK_DGRAM)
+        self._server.bind(address)
+        self._server.setblocking(False)
+        self._form = form
+        self.node_state = node_state_of(sealed=sealed_document(1, more=self._settings(3600)))
+        gateway, words = self.node_state.gateway, self.node_state.words
+        assert gateway is not None
+        self._counters = ExchangeCounters(gateway.series, words.counted(self.node_state.shared.columns[0]))
+
+    def _settings(self, interval: int) -> str:
+        address = f"localhost:{self._server.getsockname()[1]}"  # a name is looked up by a thread
+        statsd = f"{{address: '{address}', format: {self._form}, interval: {interval}s}}"
+        return f"status: null\ntelemetry: {{metrics: {{statsd: {statsd}}}}}"
+
+    def begin(self) -> MetricPush:
+        push = MetricPush(self.node_state, cast("Any", None), cast("Any", None))  # of OTLP alone
+        push.use_configuration(self.node_state.sealed.whole())
+        return push
+
+    def changed(self) -> Sealed:
+        """The next generation, which pushes more often."""
+        accepted = accepted_of(document(more=self._settings(60)), 2)
+        return Sealed(accepted, -1)
+
+    def count(self, number: int) -> None:
+        counted = self._counters.series_words("main", "all", "", b"GET", 200, "")
+        for _ in range(number):
+            self._counters.count(counted, 0.002, 10, 20, 0.001, 1)
+
+    def received(self) -> int:
+        """Return how many requests the server was told of."""
+        total = 0
+        while True:
+            try:
+                lines = self._server.recv(65536).split(b"\n")
+            except BlockingIOError:
+                return total
+            told = [line.split(b"|")[0].rpartition(b":")[2] for line in lines if line.startswith(b"fastgw.requests")]
+            total += sum(map(int, told))
+
+    def close(self) -> None:
+        self._server.close()
+        close_node(self.node_state)
+
+
+@pytest.fixture(params=["statsd", "dogstatsd", "graphite"])
+def pushed(request: pytest.FixtureRequest) -> Iterator[Pushed]:
+    pushed = Pushed(request.param)
+    yield pushed
+    pushed.close()
+
+
+@pytest.mark.parametrize("has_new_settings", [False, True])
+@on_loop
+async def test_what_is_counted_while_a_push_is_in_flight_is_pushed_once(pushed: Pushed, has_new_settings: bool) -> None:
+    """A reload reads the counters, whatever the push waits for; one that replaces the push ends it."""
+    push = pushed.begin()
+    pushed.count(10)
+    assert push._statsd is not None
+    in_flight = asyncio.create_task(push._statsd.push())
+    await asyncio.sleep(0)  # it looks up the address
+    assert not in_flight.done()
+    pushed.count(5)
+    push.prepare(pushed.node_state.sealed.whole().slot_table)
+    if has_new_settings:
+        push.use_configuration(pushed.changed().accepted)
+        pushed.count(2)
+    await in_flight
+    pushed.count(1)
+    await push.stop()
+    assert pushed.received() == (18 if has_new_settings else 16)
+
+
+@on_loop
+async def test_a_push_in_flight_is_followed_by_the_last_one(pushed: Pushed) -> None:
+    pushed.count(10)
+    push = pushed.begin()
+    statsd = push._statsd
+    assert statsd is not None
+    statsd._interval = 0.0
+    await until(lambda: bool(statsd._counts._last.requests))  # it looks up the address
+    pushed.count(5)
+    await push.stop()
+    assert pushed.received() == 15
