@@ -50,6 +50,10 @@ SAFE: Final = ("GET", "HEAD")
 """Methods that change nothing."""
 FOR_READERS: Final = frozenset(("/session", "/explain"))
 """Paths that the read-only token may be used for with any method: they change nothing in the gateway."""
+RECORDINGS: Final = "/recordings/"
+"""Beginning of the paths that the read-only token may be used for with no method: records have bodies, and are removed
+as they are fetched.
+"""
 CONNECTIONS: Final = "/connections/"
 """Beginning of the paths that the token for connections may be used for."""
 OWN_SITES: Final = (None, "same-origin", "none")
@@ -241,6 +245,8 @@ class Gate:
         if token is self._access.connections:
             is_allowed = path.startswith(CONNECTIONS)
             return None if is_allowed else refused(403, "This token is for connections of WebSocket APIs only.")
+        if path.startswith(RECORDINGS):
+            return refused(403, "This token may not look at the bodies of requests.")
         if method in SAFE or path in FOR_READERS:
             return None
         return refused(403, "This token may look, and change nothing.")

@@ -428,8 +428,8 @@ class Admin(Settings):
     """Bearer token of the admin API (`Authorization: Bearer`). null = a token is generated at the start and kept in the
     runtime directory, in a file that only the gateway's user can read: `fastgw token` prints it."""
     read_only_token: Secret | None = None
-    """A second bearer token, whose holders may look at everything but the bodies of requests (`fastgw tap`), and change
-    nothing. null = there is none."""
+    """A second bearer token, whose holders may look at everything but the bodies of requests (taps and recordings), and
+    change nothing. null = there is none."""
     connections_token: Secret | None = None
     """A bearer token of back ends, which may use the connections of WebSocket APIs (`/connections/{id}`) and nothing
     else. null = there is none."""

@@ -307,7 +307,9 @@ class TestReadOnly:
         with served(Secret(text=TOKEN), read_only=Secret(text="may-look")) as here:
             for request in EVERYWHERE[:-1]:
                 assert here.ask(request, self.LOOKS)[0] == 200
-            for request in (*CHANGES, "POST /tap", "POST /quotas/reset", "POST /nowhere"):
+            records = "GET /recordings/1", "GET /recordings/%31", "DELETE /recordings/1"
+            assert here.ask("HEAD /recordings/1", self.LOOKS)[0] == 403
+            for request in (*CHANGES, *records, "POST /tap", "POST /quotas/reset", "POST /nowhere"):
                 refused(here, 403, request, self.LOOKS)
             assert here.ask("POST /reload", SHOWN)[0] == 200
             refused_later = here.ask("GET /status", "Authorization: Bearer may-loo")
@@ -321,6 +323,7 @@ class TestReadOnly:
             shown = f"Cookie: {cookie}", f"X-CSRF-Token: {json.loads(body)['csrf']}"
             assert here.ask("GET /status", *shown)[0] == 200
             refused(here, 403, "POST /reload", *shown)
+            refused(here, 403, "GET /recordings/1", *shown)
             status, head, body = here.ask("POST /session", *shown)  # one that is renewed is no other
             again = head.lower().partition("set-cookie: ")[2].partition(";")[0]
             refused(here, 403, "POST /reload", f"Cookie: {again}", f"X-CSRF-Token: {json.loads(body)['csrf']}")
