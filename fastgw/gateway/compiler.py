@@ -540,7 +540,7 @@ class _Building:
         if route.fallback is not None and route.fallback.upstream is not None:
             upstreams = (*upstreams, self._made.upstreams[route.fallback.upstream])
         sets = (*route.use, *(name for each in route.variants for name in each.use))
-        return CompiledRoute((*upstreams, *of_parts), sets, reads, live, tuple(rules), route.paths)
+        return CompiledRoute((*upstreams, *of_parts), sets, reads, live, tuple(rules))
 
     def _divided(
         self,

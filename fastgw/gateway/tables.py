@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from fastgw.config import Loaded, Problem
+from fastgw.config.base.route_patterns import PathPattern
 from fastgw.config.loading.locate_filter import Where, locate
 from fastgw.config.settings import gateway as config
 from fastgw.consumers.index import NOBODY, Index
@@ -85,8 +86,12 @@ class CompiledRoute(NamedTuple):
     """Filters of the route that hold resources in a worker's loop."""
     rules: tuple[Rule[Route] | None, ...]
     """Rules of the route on each listener, in their order."""
-    paths: tuple[str, ...] = ()
-    """Path patterns of the route, as they are configured."""
+
+    @property
+    def patterns(self) -> tuple[PathPattern, ...]:
+        """Path patterns of the route, which are the same on all listeners."""
+        rule = next((each for each in self.rules if each is not None), ())
+        return tuple(dict.fromkeys(entry.path for entry in rule if entry.path is not None))
 
 
 class Gateway:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol, TypeAlias, final
 
+from fastgw.config.base.route_patterns import PathPattern
 from fastgw.errors import Side
 from fastgw.http.grpc.calls import is_grpc
 from fastgw.http.grpc.status import GrpcStatus
@@ -17,6 +18,7 @@ from fastgw.observe.access_log.formats import Mask, masked_path, masked_words
 from fastgw.observe.finished_exchange import CLIENT_LEFT, FinishedExchange
 from fastgw.observe.metrics.families import METHOD_INDEXES
 from fastgw.observe.tracing.trace import EndedAttempt, Trace
+from fastgw.routing.table import Conditions, Router
 
 Attribute: TypeAlias = tuple[str, str | int]
 
@@ -79,8 +81,20 @@ class Routed(Protocol):
     """A route of the configuration."""
 
     @property
-    def paths(self) -> Sequence[str]:
-        """Path patterns of the route."""
+    def patterns(self) -> Sequence[PathPattern]:
+        """Path patterns of the route; after each that ignores a trailing slash, the other form of it."""
+
+
+class _PatternSubject(NamedTuple):
+    """A path, as the route table asks for it."""
+
+    path: bytes
+    host: bytes = b""
+    method: bytes = b""
+    query: bytes | None = None
+
+    def values(self, name: bytes) -> list[bytes]:
+        return []
 
 
 class LabelledTarget(Protocol):
@@ -125,6 +139,7 @@ class SpanBuilder:
         self._mask = mask
         self._templates = templates
         self._upstreams = upstreams
+        self._patterns: dict[str, str | Router[str]] = {}
         self._servers: dict[tuple[object, ...], Common] = {}
         self._clients: dict[tuple[object, ...], Common] = {}
         self._waits: dict[str, Common] = {}
@@ -132,6 +147,7 @@ class SpanBuilder:
     def use_generation(self, templates: Mapping[str, Routed], upstreams: Mapping[str, Targeted]) -> None:
         """Use the path patterns and upstreams of another generation."""
         self._templates, self._upstreams = templates, upstreams
+        self._patterns = {}
 
     def spans_of(self, ended: FinishedExchange, trace: Trace, now: float, date: float, ids: NewIds) -> list[bytes]:
         """Return the encoded spans of a request that has ended. `now`: monotonic seconds; `date`: epoch seconds."""
@@ -157,9 +173,7 @@ class SpanBuilder:
         raw_path = head.raw_path
         name = "" if route is None else route.name
         status = CLIENT_LEFT if ended.response is None else ended.response.status
-        routed = self._templates.get(name)
-        patterns = () if routed is None else routed.paths
-        pattern = patterns[0] if len(patterns) == 1 else _nearest(patterns, raw_path)
+        pattern = self._pattern_of(name, head.path)
         label = "" if fault is None else fault.label
         key = (
             *(
@@ -197,6 +211,19 @@ class SpanBuilder:
         if head.method not in METHOD_INDEXES:
             own.append(_original_of(head.method))
         return own, common
+
+    def _pattern_of(self, route: str, path: bytes) -> str:
+        """Return the pattern of a route that its path has matched; "": the route takes any path."""
+        found = self._patterns.get(route)
+        if found is None:
+            routed = self._templates.get(route)
+            if routed is None:
+                return ""
+            found = self._patterns[route] = _table_of(routed.patterns)
+        if isinstance(found, str):
+            return found
+        match = found.find(_PatternSubject(path))
+        return "" if match is None else match[0]
 
     def attempt_span(self, each: EndedAttempt, trace: Trace, offset: float, ids: NewIds) -> bytes:
         """Return the encoded span of an attempt. `offset`: epoch seconds of the monotonic clock's zero."""
@@ -391,15 +418,15 @@ def _original_of(method: bytes) -> Attribute:
     return ("http.request.method_original", _text(method))
 
 
-def _nearest(patterns: Sequence[str], path: bytes) -> str:
-    """Return the pattern with the longest literal beginning that the path has; "" = none has one."""
-    found = ""
-    longest = -1
+def _table_of(patterns: Sequence[PathPattern]) -> str | Router[str]:
+    """Return the table that finds the pattern of a path as the route table does, or the only pattern."""
+    text = ""
+    rules: list[tuple[Conditions, str]] = []
     for pattern in patterns:
-        literal = pattern.partition("{")[0].partition("*")[0].encode()
-        if not pattern.startswith("~") and path.startswith(literal.rstrip(b"/")) and len(literal) > longest:
-            found, longest = pattern, len(literal)
-    return found
+        if pattern.written:
+            text = pattern.text
+        rules.append((Conditions(paths=(pattern,)), text))
+    return text if all(each == text for _, each in rules) else Router(rules)
 
 
 def _text(value: bytes) -> str:

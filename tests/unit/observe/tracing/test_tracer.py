@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from fastgw.compiled import PURE
+from fastgw.config.base.route_patterns import either_slash, parse_path
 from fastgw.config.base.value_types import Url
 from fastgw.config.settings.telemetry import OtlpExport, Sampling, Traces
 from fastgw.errors import Fault
@@ -32,12 +33,13 @@ from fastgw.observe.tracing.zipkin import ZipkinEncoder
 ID, SPAN = b"12345678901234567890123456789012", b"1234567890123456"
 SENT = b"feedfeedfeedfeed"
 EXPORT = OtlpExport(url=Url("http", "collector", 4318))
+PATHS = "/a", "/a/*", "/a/b/{id}", "/ä/{id}", "~^/v[0-9]+/", "~^/v1/"
 TWINS = ["reference"] if PURE else ["reference", pytest.param("compiled", marks=pytest.mark.twin)]
 
 
-@dataclass
 class Routed:
-    paths: tuple[str, ...]
+    def __init__(self, *paths: str) -> None:
+        self.patterns = [each for path in paths for each in either_slash(parse_path(path))]
 
 
 @dataclass
@@ -82,7 +84,7 @@ class World:
     def __init__(self, which: str, encoder: Any = None, **traces: Any) -> None:
         self.queued: list[bytes] = []
         encoder = encoder or (OtlpEncoder() if which == "reference" else otlp_encoder())
-        routes = {"user": Routed(("/users/{id}",)), "two": Routed(("/a/*", "/a/b/{id}"))}
+        routes = {"user": Routed("/users/{id}"), "two": Routed(*PATHS), "any": Routed()}
         builder = SpanBuilder(encoder, masker(()), routes)
         tracer = Tracer(Traces(otlp=EXPORT, **traces), 1, builder, self.queued.extend)
         self.tracer = tracer if which == "reference" else fast_tracer(tracer)
@@ -288,6 +290,36 @@ def test_what_is_recorded_of_a_request_is_in_its_spans(which: str) -> None:
     assert [round(step / 1e6) for step in steps] == [500, 750]
     assert (wait.name, wait.kind) == ("filter auth", 1)
     assert round((wait.end_time_unix_nano - wait.start_time_unix_nano) / 1e6) == 250
+
+
+@pytest.mark.parametrize(
+    ("route", "path", "pattern"),
+    [
+        ("two", b"/a", "/a"),
+        ("two", b"/a/", "/a"),
+        ("two", b"/%61", "/a"),
+        ("two", b"/a/1", "/a/*"),
+        ("two", b"/a/b/1", "/a/b/{id}"),
+        ("two", b"/a/b/1/2", "/a/*"),
+        ("two", b"/x/../a/b/1", "/a/b/{id}"),
+        ("two", b"/%c3%a4/1", "/ä/{id}"),
+        ("two", b"/v1/x", "~^/v[0-9]+/"),
+        ("user", b"/users/1", "/users/{id}"),
+        ("user", b"/users/1/", "/users/{id}"),
+        ("any", b"/a", None),
+        ("gone", b"/a", None),
+    ],
+)
+def test_the_route_of_a_span_is_the_pattern_that_has_matched(
+    which: str, route: str, path: bytes, pattern: str | None
+) -> None:
+    world = World(which)
+    head = head_of(request_line=b"GET %b HTTP/1.1" % path)
+    for _ in range(2):
+        world.tracer.begin_trace(head).record(Ended(head, route=Named(route)), 100.5, 1000.0)
+    for span in world.spans():
+        assert attributes(span).get("http.route") == pattern
+        assert span.name == f"GET {pattern or ''}".rstrip()
 
 
 def test_zipkin_has_the_same(which: str) -> None:
