@@ -10,6 +10,7 @@ import io
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, final
 
 import orjson
@@ -26,6 +27,7 @@ PASSING: Final = (408, 425, 429)
 """Statuses of 4xx after which a request may be repeated."""
 OF_SETTINGS: Final = (401, 403, 404, 405, 407)
 """Statuses that tell of wrong settings, which may be mended; a redirect does as well."""
+SWITCHING_PROTOCOLS: Final = 101
 HEAD_MAX: Final = 64 * 1024
 """Maximum size of a response's head, with interim responses."""
 ANSWER_MAX: Final = 64 * 1024
@@ -188,6 +190,24 @@ class HttpTransport:
         return HTTPConnection(origin.host, origin.port, timeout=self._timeout)
 
 
+@cache
+def _final_response() -> type[HTTPResponse]:
+    from http.client import HTTPResponse
+
+    class FinalResponse(HTTPResponse):
+        """Response after all interim ones (RFC 9110 section 15.2): `http.client` skips 100 alone. 101 is final: no
+        other protocol was requested.
+        """
+
+        def begin(self) -> None:
+            super().begin()
+            while 100 < self.status < 200 and self.status != SWITCHING_PROTOCOLS:
+                self.headers = self.msg = None  # type: ignore[assignment]  # as before the first one
+                super().begin()
+
+    return FinalResponse
+
+
 @final
 class _LimitedAnswer(io.RawIOBase):
     """Response of a server, read until a time (monotonic) and up to `left` bytes: a server that sends without end, or a
@@ -201,9 +221,7 @@ class _LimitedAnswer(io.RawIOBase):
 
     def response_class(self, _: object, **options: Any) -> HTTPResponse:
         """Return the response that is read from here."""
-        from http.client import HTTPResponse
-
-        return HTTPResponse(self, **options)  # type: ignore[arg-type]  # it uses `makefile` alone
+        return _final_response()(self, **options)  # type: ignore[arg-type]  # it uses `makefile` alone
 
     def makefile(self, *_: object) -> io.BufferedReader:
         return io.BufferedReader(self)

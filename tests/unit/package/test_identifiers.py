@@ -192,6 +192,7 @@ BARE: Final = frozenset(
 """Verbs that say nothing without an object, as the whole name of a method or function, public or private."""
 WITH_OBJECT_ELSEWHERE: Final = {
     "Feed.ask": "part of `fastgw.filters.api`",
+    "FinalResponse.begin": "of `http.client`",
     "FileSettings.keep": "a setting, as in `stories` and `analytics`",
 }
 """Names that stay: others hold on to them."""

@@ -60,6 +60,7 @@ class Server(http.server.ThreadingHTTPServer):
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.answers: list[tuple[int, dict[str, str], bytes]] = [(204, {}, b"")]
+        self.interim: tuple[int, ...] = ()
         self.seen: list[tuple[str, dict[str, str], bytes]] = []
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
@@ -86,6 +87,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.seen.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
         answers = self.server.answers
+        for interim in self.server.interim:
+            self.send_response_only(interim)
+            self.send_header("Link", "</a>; rel=preload")
+            self.end_headers()
         status, fields, content = answers.pop(0) if len(answers) > 1 else answers[0]
         self.send_response(status)
         for name, value in fields.items():
@@ -301,6 +306,17 @@ class TestHttp:
         assert server.seen == []
         assert "kept in its spool" in caplog.text
 
+    @pytest.mark.parametrize("interim", [(100,), (103,), (103, 100, 102, 103)])
+    @pytest.mark.parametrize(("answer", "lost"), [((200, {}, b"ok"), 0), ((204, {}, b""), 0), ((413, {}, b""), 1)])
+    def test_the_final_response_counts(self, make, server, interim, answer, lost):
+        """RFC 9110 section 15.2: any number of interim responses may precede it."""
+        server.interim, server.answers = interim, [answer]
+        sink = make(**http_sink(server))
+        for number in ("1", "2"):
+            sink.write(lines(number))
+            assert sink.flush() == lost
+        assert server.bodies == [b"1\n", b"2\n"]
+
     @pytest.mark.usefixtures("quick")
     def test_what_is_refused_for_a_while_is_sent_again_in_order(self, make, server):
         server.answers = [(503, {}, b""), (429, {"Retry-After": "0"}, b""), (500, {}, b"oops"), (200, {}, b"ok")]
@@ -329,7 +345,7 @@ class TestHttp:
         assert told.endswith("it answers 422; 2 lines were refused for ever: they are dropped and counted")
 
     @pytest.mark.usefixtures("quick")
-    @pytest.mark.parametrize("status", [301, 302, 308, 401, 403, 404, 405, 407])
+    @pytest.mark.parametrize("status", [101, 301, 302, 308, 401, 403, 404, 405, 407])
     def test_lines_wait_until_a_wrong_url_or_credential_is_mended(self, make, server, caplog, status):
         """A redirect is not followed: it may lead anywhere."""
         server.answers = [(status, {"Location": "http://127.0.0.1:1/"}, b""), (204, {}, b"")]
@@ -346,7 +362,8 @@ class TestHttp:
             pytest.param((b"HTTP/1.1 204 No Content\r\nX: ", b"x"), id="field"),
             pytest.param((b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b"x"), id="body"),
             pytest.param((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"), id="chunks"),
-            pytest.param((b"HTTP/1.1 100 Continue\r\n\r\n",), id="interim"),
+            pytest.param((b"HTTP/1.1 100 Continue\r\n\r\n",), id="continue"),
+            pytest.param((b"HTTP/1.1 103 Early Hints\r\n\r\n",), id="interim"),
         ],
     )
     def test_a_server_that_answers_a_byte_at_a_time_holds_nobody(self, make, endless, tmp_path, pieces):
@@ -360,7 +377,8 @@ class TestHttp:
     @pytest.mark.parametrize(
         ("pieces", "is_taken"),
         [
-            pytest.param((b"HTTP/1.1 100 Continue\r\n\r\n" * 1000,), False, id="interim"),
+            pytest.param((b"HTTP/1.1 100 Continue\r\n\r\n" * 1000,), False, id="continue"),
+            pytest.param((b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1000,), False, id="interim"),
             pytest.param((b"HTTP/1.1 200 OK\r\n", b"X: %b\r\n" % (b"x" * 60_000)), False, id="fields"),
             pytest.param((b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\n", b"x" * 65536), True, id="body"),
         ],
