@@ -18,13 +18,14 @@ from fastgw.exchange.chain import (
     Route,
     run_request,
 )
-from fastgw.exchange.exchange import ClientSide, Exchange, ServiceSide, new_exchange
+from fastgw.exchange.exchange import CallSide, ClientSide, Exchange, ServiceSide, new_exchange
 from fastgw.exchange.reply import Reply, Response, problem
 from fastgw.exchange.states import EVENTS, Event, ExchangeState, IllegalTransition
 
 __all__ = [
     "EVENTS",
     "MAX_KEPT",
+    "CallSide",
     "Chain",
     "ClientSide",
     "Division",

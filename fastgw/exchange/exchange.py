@@ -108,6 +108,12 @@ class ClientSide(Protocol):
         """Seconds that a filter has for the work that it starts now."""
 
 
+class CallSide(ClientSide):
+    """Client side of a request that the gateway makes for another one. The response to that one tells the client the
+    trace, which both have.
+    """
+
+
 class ServiceSide(Protocol):
     """Upstream side of an exchange, which fetches the response, as the exchange uses it."""
 
@@ -548,8 +554,8 @@ class Exchange:
         """Run the response steps for a response whose head is known. False: call `answer_instead`."""
         self.state = event[self.state]
         self.response = response
-        if self.trace is not None:
-            response.added += self.trace.response_line
+        if self.trace is not None and (line := self.trace.response_line) and not isinstance(self.client, CallSide):
+            response.added += line
         chain, answered_by, before = self.chain, self.answered_by, response.status
         for step in chain.response_steps if answered_by is None else chain.response_steps_due(answered_by):
             try:

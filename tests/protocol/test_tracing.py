@@ -59,6 +59,8 @@ def configuration(origin: Origin, export: dict[str, Any], **traces: Any) -> dict
         "routes": [
             {"name": "user", "paths": ["/users/{id}"], "upstream": "users"},
             {"name": "filtered", "paths": ["/filtered"], "upstream": "users", "filters": {"cors": {"origins": ["*"]}}},
+            {"name": "cached", "paths": ["/cached/*"], "upstream": "users", "filters": {"cache": {}}},
+            {"name": "cached_failure", "paths": ["/cached_failure"], "upstream": "closed", "filters": {"cache": {}}},
             {"name": "broken", "paths": ["/broken"], "upstream": "closed"},
             {"name": "narrow", "paths": ["/narrow"], "upstream": "narrow"},
             {"name": "here", "paths": ["/here"], "respond": {"body": "ok"}},
@@ -367,6 +369,37 @@ def test_a_failure_has_a_span_for_each_attempt_although_it_is_not_sampled(gatewa
     assert attributes(retry)["fastgw.attempt"] == "retry"
     assert attributes(retry)["http.request.resend_count"] == 1
     assert {attributes(each)["error.type"] for each in (first, retry)} == {"connect_refused"}
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+WHOLE = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\nok"
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        pytest.param("/users/2", CHUNKED, id="no-cache"),
+        pytest.param("/cached/whole", WHOLE, id="whole"),
+        pytest.param("/cached/chunked", CHUNKED, id="chunked"),
+        pytest.param("/cached_failure", b"", id="failure"),
+    ],
+)
+def test_a_response_tells_the_trace_once_and_a_hit_its_own(gateway, origin, path, answer):
+    client = gateway.connect()
+    try:
+        for first in ("ce", "ec"):
+            trace_id = first * 16
+            parent = f"traceparent: 00-{trace_id}-{SPAN}-00"
+            client.send(f"GET {path} HTTP/1.1\r\nHost: a.test\r\n{parent}\r\n\r\n".encode())
+            if answer and (first == "ce" or not path.startswith("/cached")):
+                upstream = origin.accept_next()
+                upstream.answer(answer)
+            response = client.read_response(b"GET")
+            (told,) = [value for name, value in response.head.lines if name.lower() == b"server-timing"]
+            assert told.startswith(f'trace;desc="00-{trace_id}-'.encode())
+    finally:
+        client.close()
+        origin.clear()
 
 
 def test_an_unknown_method_and_a_404_are_no_errors_of_the_server(gateway, collector):

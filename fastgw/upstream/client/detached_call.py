@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import ClientSide, Exchange, Reply, Response, Route, Trailers, new_exchange, problem
+from fastgw.exchange import CallSide, Exchange, Reply, Response, Route, Trailers, new_exchange, problem
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.exchange.states import ENDED
@@ -48,7 +48,7 @@ class DetachedListener(Protocol):
 
 
 @final
-class DetachedCall(ClientSide):
+class DetachedCall(CallSide):
     """Client side of the call."""
 
     fd = body_goes_to = -1

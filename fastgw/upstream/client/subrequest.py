@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, Protocol, TypeVar, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import (
+    CallSide,
     Chain,
     ClientSide,
     Exchange,
@@ -91,7 +92,7 @@ class SubresponseListener(Protocol):
 
 
 @final
-class Subrequest(ClientSide):
+class Subrequest(CallSide):
     """Client side of an exchange that the gateway makes itself. `asker`: the client side of its parent."""
 
     fd = body_goes_to = -1

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, Protocol, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Reply, Response, Trailers, new_exchange
+from fastgw.exchange import CallSide, Chain, Exchange, Relay, Reply, Response, Trailers, new_exchange
 from fastgw.exchange.chain import FilterInstance, Hooks
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.shadow_exchange import Nobody
@@ -48,7 +48,7 @@ class CallListener(Protocol):
 
 
 @final
-class TranslatedCall(ClientSide):
+class TranslatedCall(CallSide):
     """Service side of the client's exchange, and client side of the call."""
 
     fd = body_goes_to = -1
