@@ -30,6 +30,11 @@ class FinishedHead(Protocol):
     def first(self, name: bytes) -> bytes | None: ...
 
 
+def target_of(head: FinishedHead) -> bytes:
+    """Return the path and query of a request, as they were received."""
+    return head.raw_path if head.query is None else b"%b?%b" % (head.raw_path, head.query)
+
+
 class Named(Protocol):
     """A listener, a route or a consumer."""
 

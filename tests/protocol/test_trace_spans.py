@@ -109,12 +109,29 @@ class World:
                     "tls": {"ca": authority.ca},
                     "health_checks": {"passive": None},  # no listener: an unsampled attempt has no record
                 },
+                "based": {"targets": [f"{two}/base"], "health_checks": {"passive": None}},
                 "local": {"targets": [self.services["local"].url]},
                 "greeter": {"targets": [f"http://127.0.0.1:{port}"], "protocol": "http1" if PURE else "grpc"},
             },
             "routes": [
                 *({"name": name, "paths": [f"/{name}"], "upstream": name} for name in ("hedged", "retried", "local")),
                 {"name": "tls", "paths": ["/tls"], "upstream": "tls"},
+                *(
+                    {
+                        "name": f"rewritten-{name}",
+                        "paths": [f"/{name}/{{id}}"],
+                        "upstream": name,
+                        "rewrite": "/sent/{id}",
+                    }
+                    for name in ("one", "based")
+                ),
+                {
+                    "name": "queried",
+                    "paths": ["/queried/*"],
+                    "upstream": "one",
+                    "strip_prefix": "/queried",
+                    "filters": {"request_parameters": {"query": {"a": "1"}}},
+                },
                 {"name": "authorized", "paths": ["/authorized"], "upstream": "one", "filters": asks},
                 {
                     "name": "mirrored",
@@ -162,6 +179,14 @@ class World:
         spans = self.collector.spans()
         for scene in self.scenes.values():
             scene.spans = [span for span in spans if span.trace_id.hex() == scene.trace_id]
+
+
+FAILURES = {
+    "rewritten": ("/one/7?token=hidden&b=1", 0, "/sent/7?token=***&b=1"),
+    "rewritten without a record": ("/based/7", 1, "/base/sent/7"),
+    "queried": ("/queried/7?b=1", 0, "/7?b=1&a=***"),
+}
+"""Requests that are answered 503 and not sampled: what is asked, the number of the service, and what it is asked."""
 
 
 def play_hedge(world: World) -> None:
@@ -254,6 +279,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         with world.gateway.connect() as client:
             client.exchange(b"GET /tls HTTP/1.1\r\nHost: a.test\r\n\r\n")  # the next one reuses its connection
         world.get("tls, not sampled", "/tls", sampled=False)
+        for name in (*FAILURES, *(f"{each}, reused" for each in FAILURES)):
+            for service in ("one", "two"):
+                world.services[service].answer(UNAVAILABLE)
+            world.get(name, FAILURES[name.partition(",")[0]][0], sampled=False)
         world.get("local", "/local")
         world.get("unknown method", "/retried", "PURGE")
         play_cache(world)
@@ -366,6 +395,15 @@ def test_a_new_connection_over_tls_shows_its_steps(world: World) -> None:
 def test_a_failure_over_tls_that_was_not_sampled_has_the_url_of_its_target(world: World) -> None:
     found = attributes(world.scenes["tls, not sampled"].only(CLIENT))
     assert (found["url.full"], found["error.type"]) == (f"{world.tls_url}/tls", "503")
+
+
+@pytest.mark.parametrize("reused", ["", ", reused"])
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_that_was_not_sampled_has_the_url_that_its_service_was_asked(
+    world: World, name: str, reused: str
+) -> None:
+    _, service, path = FAILURES[name]
+    assert attributes(world.scenes[f"{name}{reused}"].only(CLIENT))["url.full"] == world.urls[service] + path
 
 
 def test_a_unix_socket_is_an_address_without_a_port(world: World) -> None:

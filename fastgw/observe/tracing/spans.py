@@ -6,7 +6,7 @@ internal span for each filter that the request has waited for. Attributes that a
 once (`Common`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol, TypeAlias, final
 
@@ -15,7 +15,7 @@ from fastgw.errors import Side
 from fastgw.http.grpc.calls import is_grpc
 from fastgw.http.grpc.status import GrpcStatus
 from fastgw.observe.access_log.formats import Mask, masked_path, masked_words
-from fastgw.observe.finished_exchange import CLIENT_LEFT, FinishedExchange
+from fastgw.observe.finished_exchange import CLIENT_LEFT, FinishedExchange, target_of
 from fastgw.observe.metrics.families import METHOD_INDEXES
 from fastgw.observe.tracing.trace import EndedAttempt, Trace
 from fastgw.routing.table import Conditions, Router
@@ -101,6 +101,8 @@ class LabelledTarget(Protocol):
     @property
     def label(self) -> str: ...
     @property
+    def base_path(self) -> bytes: ...
+    @property
     def tls(self) -> object:
         """None: requests are sent without TLS."""
 
@@ -125,7 +127,8 @@ class NewIds(Protocol):
 @final
 class SpanBuilder:
     """Builds and encodes the spans of requests. `mask`: hides secrets in queries; `templates`: path patterns of the
-    routes, by name; `upstreams`: those of the configuration, by name.
+    routes, by name; `upstreams`: those of the configuration, by name; `sent_target`: returns the request target that
+    the route of a request sends to a target.
     """
 
     def __init__(
@@ -134,11 +137,13 @@ class SpanBuilder:
         mask: Mask,
         templates: Mapping[str, Routed],
         upstreams: Mapping[str, Targeted] = MappingProxyType({}),
+        sent_target: Callable[[FinishedExchange, LabelledTarget], bytes] = lambda ended, _: target_of(ended.head),
     ) -> None:
         self._encode = encoder.encode
         self._mask = mask
         self._templates = templates
         self._upstreams = upstreams
+        self._sent_target = sent_target
         self._patterns: dict[str, str | Router[str]] = {}
         self._servers: dict[tuple[object, ...], Common] = {}
         self._clients: dict[tuple[object, ...], Common] = {}
@@ -159,6 +164,10 @@ class SpanBuilder:
         server = TraceSpan(trace, own_span, trace.parent_id, bool(trace.parent_id), begun_ns, ended_ns, common, own)
         spans = [self._encode(server)]
         for each in trace.attempts:
+            if each.is_as_received:
+                method, _, received = each.request_line.partition(b" ")
+                sent = self._target_sent(ended, each.upstream, each.target, received)
+                each = each._replace(request_line=b"%b %b" % (method, sent))
             spans.append(self.attempt_span(each, trace, offset, ids))
         if not trace.attempts and ended.target and not trace.is_sampled:
             spans.append(self._encode(self._single(ended, trace, begun_ns, ended_ns, ids, call)))
@@ -249,7 +258,9 @@ class SpanBuilder:
         head_at = ended.begun_at + ended.upstream_s if ended.upstream_s >= 0.0 else 0.0
         status = 0 if ended.response is None or not head_at else ended.response.status
         fault = "" if ended.fault is None or status else ended.fault.label
-        method, path, scheme = ended.head.method, ended.head.raw_path, self._scheme_of(ended.upstream, ended.target)
+        target = self._target(ended.upstream, ended.target)
+        scheme = b"http" if target is None or target.tls is None else b"https"
+        method, path = ended.head.method, self._target_sent(ended, ended.upstream, ended.target, target_of(ended.head))
         each = EndedAttempt(
             *(b"", ended.upstream, ended.target, scheme, "first", 1, True, status, fault, 0.0, 0.0, 0.0, 0.0, b""),
             grpc_status=ended.grpc_status,
@@ -267,10 +278,14 @@ class SpanBuilder:
         common = self._clients.get(key)
         return common or _remember_common(self._clients, key, _client_common(method, each, rpc))
 
-    def _scheme_of(self, upstream: str, target: str) -> bytes:
+    def _target(self, upstream: str, label: str) -> LabelledTarget | None:
         found = self._upstreams.get(upstream)
-        targets = () if found is None else found.targets
-        return b"https" if any(each.label == target and each.tls is not None for each in targets) else b"http"
+        return None if found is None else next((each for each in found.targets if each.label == label), None)
+
+    def _target_sent(self, ended: FinishedExchange, upstream: str, label: str, received: bytes) -> bytes:
+        """Return the request target of an attempt that was not recorded. `received`: that of the client's request."""
+        target = self._target(upstream, label)
+        return received if target is None else self._sent_target(ended, target)
 
     def _client_own(self, method: bytes, target: bytes, each: EndedAttempt) -> list[Attribute]:
         own: list[Attribute] = [("url.full", self._url(each.scheme, each.target, target))]

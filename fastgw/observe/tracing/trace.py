@@ -34,7 +34,7 @@ class EndedAttempt(NamedTuple):
     head_at: float
     ended_at: float
     request_line: bytes
-    """First line of the request that was sent; if none was, its method and path."""
+    """First line of the request that was sent; with `is_as_received`, its method and target."""
     tcp_at: float = 0.0
     """When the TCP connection was established, if this attempt has waited for it."""
     tls_at: float = 0.0
@@ -44,6 +44,8 @@ class EndedAttempt(NamedTuple):
     """When it left the queue for a place in the upstream's `pool`, if it was in it."""
     is_call: bool = False
     """Whether it is a gRPC call."""
+    is_as_received: bool = False
+    """Whether it is a client's request of which nothing was sent, or not recorded."""
 
 
 class EndedWait(NamedTuple):

@@ -26,6 +26,7 @@ from fastgw.observe.tracing.zipkin import ZipkinEncoder, ZipkinEnvelope
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.client.collector_client import BatchRefused, CollectorClient, CollectorHeaders, RetryPause
 from fastgw.upstream.client.http_client import Fetcher
+from fastgw.upstream.forwarding.forward_action import sent_target_of
 
 INTERVAL_S: Final = 1.0
 """Maximum seconds that a span waits for others of its batch."""
@@ -64,7 +65,7 @@ class TraceExport:
         self._stopping = asyncio.Event()
         self.queue = SpanQueue(self._pressed.set, lambda count: observer.count_spans(dropped=count))
         mask = SecretNames(settings.redact).mask
-        builder = SpanBuilder(encoder, mask, gateway.routes_by_name, gateway.upstreams)
+        builder = SpanBuilder(encoder, mask, gateway.routes_by_name, gateway.upstreams, sent_target_of)
         self.tracer = fast_tracer(Tracer(settings, gateway.workers, builder, self.queue.add, observer.note_exemplar))
         self._builder = builder
         self._in_flight = 0  # spans of the batch that is being sent

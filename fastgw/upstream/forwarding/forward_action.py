@@ -4,8 +4,9 @@
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from fastgw.config.settings.gateway import RouteRetries, RouteTimeouts
 from fastgw.errors import Fault
@@ -20,6 +21,8 @@ from fastgw.http.grpc.calls import GRPC_TIMEOUT, is_grpc, timeout_line, timeout_
 from fastgw.http.http1 import serializer
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import AS_DECLARED
+from fastgw.observe.finished_exchange import FinishedExchange, target_of
+from fastgw.observe.tracing.spans import LabelledTarget
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.forwarding import Forwarding
 from fastgw.upstream.forwarding.request_trailers import TE_TRAILERS
@@ -320,6 +323,17 @@ class Forward:
         if not offered or exchange.request_body is not None:
             return ()
         return tuple(protocol for protocol in offered if protocol in self.upgrade)
+
+
+def sent_target_of(ended: FinishedExchange, target: LabelledTarget) -> bytes:
+    """Return the request target that the route of a request that has ended sends to a target."""
+    asked: Any = ended
+    action = None if asked.route is None else asked.route.action
+    sent: bytes | None = None
+    if isinstance(action, Forward):
+        with suppress(Malformed, MissingVariable):
+            sent = action.sent_target(asked, cast(Target, target), getattr(asked, "query_sent", UNCHANGED_QUERY))
+    return target_of(ended.head) if sent is None else sent
 
 
 @final

@@ -11,8 +11,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from fastgw.errors import Fault
+from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.grpc.calls import is_grpc
-from fastgw.observe.finished_exchange import FinishedExchange
+from fastgw.observe.finished_exchange import FinishedExchange, target_of
 from fastgw.observe.tracing.trace import MOST_ATTEMPTS, MOST_TIMELINE, EndedAttempt, Trace
 from fastgw.upstream.targets.target import Target
 
@@ -215,12 +216,13 @@ class AttemptRecord:
             self.connected_at,
             self.head_at,
             self.ended_at or monotonic(),
-            self.request_line or b"%b %b" % (head.method, head.raw_path),
+            self.request_line or b"%b %b" % (head.method, target_of(head)),
             tcp_at,
             tls_at,
             exchange.grpc_status,
             self.queue_left_at,
             is_grpc(head),
+            not self.request_line and not isinstance(head, BuiltRequestHead),
         )
         if trace is not None:
             trace.add_attempt(ended)
