@@ -44,6 +44,8 @@ class _Server(Api):  # type: ignore[misc]  # the runner has no types
     tls: ssl.SSLContext | None = None
     tokens: frozenset[str] = frozenset()
     """Tokens that are accepted; empty: no token is needed."""
+    failing: frozenset[str] = frozenset()
+    """Resources of which no list and no watch succeeds."""
     has_definitions = False
 
     def __init__(self, *arguments: Any) -> None:
@@ -67,7 +69,10 @@ class _Server(Api):  # type: ignore[misc]  # the runner has no types
         if self.tokens and said not in self.tokens:
             return web.json_response(status_of(401, "Unauthorized", "Unauthorized"), status=401)
         if not request.headers.get("User-Agent", "").startswith("kubectl"):
-            self.calls.add(_call_of(request))
+            call = _call_of(request)
+            self.calls.add(call)
+            if call[1] in self.failing and call[2] in ("list", "watch"):
+                return web.json_response(status_of(500, "InternalError", "etcdserver: request timed out"), status=500)
         answer: web.StreamResponse = await super().serve(request)
         return answer
 

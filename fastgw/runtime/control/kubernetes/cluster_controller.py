@@ -1,6 +1,7 @@
 """Controller of the Kubernetes provider: watches all kinds, translates them, activates the result, writes statuses.
 
-Rule 1: while the API server is unreachable, what is known stays in force. Rule 2: a status is written once the
+Rule 1: while the API server is unreachable, what is known stays in force; nothing is, before the kinds that protect
+routes are known (`PROTECTING`). Rule 2: a status is written once the
 configuration that it is about serves, or once it is known not to. Rule 3: changes are collected for a moment, and
 translated together.
 """
@@ -32,8 +33,13 @@ from fastgw.runtime.control.kubernetes.watch import GATHER_S, MOST, Following, P
 from fastgw.runtime.reload.activation import Activation
 
 LIST_S: Final = 30.0
-"""Seconds for which the first lists are awaited before one that fails is left out: an API server that refuses one kind
-must not stop the others."""
+"""Seconds for which the first lists are awaited before one that fails is left out, except those of `PROTECTING`: an API
+server that refuses one kind must not stop the others."""
+PROTECTING: Final = ("Namespace", "BackendTLSPolicy", "HTTPRoute", "GRPCRoute", "Ingress", "FastgwPolicy")
+"""Kinds whose first lists are awaited without limit. Without their objects more would be served than with them: routes
+without their policies, plaintext to TLS backends, routes of namespaces that a selector excludes, and requests by a less
+specific or newer route in place of theirs, with other policies or none. A kind that the API server does not know is
+empty."""
 PODS_KINDS: Final = frozenset(("Service", "EndpointSlice"))
 """Kinds that are also read in the namespace of the gateway's own pods."""
 SHOWN_AFTER: Final = 3
@@ -55,11 +61,12 @@ class ClusterController:
         self._wake, self._written = asyncio.Event(), asyncio.Event()
         self._is_changed = True
         self._objects = ClusterObjects(self._objects_changed, self._written.set)
-        self._following = [
-            following
+        following = {
+            kind.name: watches_of(kind, namespaces_of(kind, settings, namespace), access, self._objects)
             for kind in KINDS.values()
-            for following in watches_of(kind, namespaces_of(kind, settings, namespace), access, self._objects)
-        ]
+        }
+        self._following = [each for of_kind in following.values() for each in of_kind]
+        self._protecting = [each for name in PROTECTING for each in following[name]]
         self._translator = Translator(settings, namespace)
         self._translation: Translation | None = None
         self._statuses: Statuses = {}
@@ -93,13 +100,23 @@ class ClusterController:
                 group.create_task(run_repeatedly(work, report))
             group.create_task(run_repeatedly(self._election.run, self._writing))
 
-    async def _apply_changes(self) -> None:
+    async def _wait_for_lists(self) -> None:
+        """Wait for the first lists of all kinds."""
         try:
             async with asyncio.timeout(LIST_S):
                 for each in self._following:
                     await each.has_listed.wait()
         except TimeoutError:
             pass  # what is missing is reported by its watch
+        lacking = [each for each in self._protecting if not each.has_listed.is_set()]
+        if lacking:
+            feeds = ", ".join(each.report.info.feed for each in lacking)
+            self._report.failed("lists", f"no list yet of {feeds}, which protect routes: no object is served before it")
+        for each in lacking:
+            await each.has_listed.wait()
+
+    async def _apply_changes(self) -> None:
+        await self._wait_for_lists()
         self._wake.set()
         again_s: float | None = None
         while True:

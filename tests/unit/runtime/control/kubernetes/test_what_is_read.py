@@ -1,4 +1,5 @@
-"""What the controller reads of a cluster: Secrets that objects may refer to, in the namespaces that it follows."""
+"""What the controller reads of a cluster: Secrets that objects may refer to, in the namespaces that it follows, and the
+kinds without which it serves nothing."""
 
 from __future__ import annotations
 
@@ -9,11 +10,20 @@ from typing import Any
 import pytest
 
 from fastgw.config.kubernetes.cluster import KINDS
+from fastgw.config.kubernetes.provider import FILE
 from fastgw.config.settings.kubernetes import GatewayAddresses, KubernetesProvider
+from fastgw.runtime.control.kubernetes import cluster_controller
 from fastgw.runtime.control.kubernetes.api_client import ClusterAccess, SharedAccess
-from fastgw.runtime.control.kubernetes.cluster_controller import namespaces_of, watches_of
+from fastgw.runtime.control.kubernetes.cluster_controller import (
+    PROTECTING,
+    ClusterController,
+    namespaces_of,
+    watches_of,
+)
 from fastgw.runtime.control.kubernetes.cluster_objects import ClusterObjects
+from fastgw.runtime.reload.activation import Activation
 from tests.support.cluster import ClusterStandIn
+from tests.support.gateway import wait_until
 
 LONG = 30.0
 
@@ -70,3 +80,47 @@ def test_the_pods_own_service_is_read_beside_the_namespaces_that_are_followed(ki
     assert namespaces_of(KINDS[kind], KubernetesProvider(), "edge") == ()
     bare = KubernetesProvider(namespaces=("shop",), addresses=GatewayAddresses(pool=("127.0.0.2",)))
     assert namespaces_of(KINDS[kind], bare, "edge") == ("shop",)
+
+
+@pytest.mark.parametrize("kind", [*PROTECTING, "Secret", "UDPRoute"])
+def test_nothing_is_served_before_the_kinds_that_protect_routes_are_listed(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A route must not be served without its policy because the API server cannot list policies now. Other kinds are
+    left out: without them less is served.
+    """
+    monkeypatch.setattr(cluster_controller, "LIST_S", 1.0)
+    feed = f"{FILE}/{KINDS[kind].plural}"
+    with ClusterStandIn() as cluster:
+        file = cluster.kubeconfig(tmp_path / "kubeconfig")
+        settings = KubernetesProvider(kubeconfig=str(file), addresses=GatewayAddresses(pool=("127.0.0.2",)))
+        access = SharedAccess(ClusterAccess(settings, file.read_bytes()))
+        cluster.api.failing = frozenset((KINDS[kind].plural,))
+        taken = asyncio.Event()
+
+        async def take() -> Activation:
+            taken.set()
+            return Activation(is_tried=True)
+
+        async def run() -> None:
+            controller = ClusterController(settings, access, "default", take)
+            running = asyncio.create_task(controller.run())
+
+            def said() -> str:
+                return next((each.problem for each in controller.feed_infos() if each.feed == FILE), "")
+
+            try:
+                if kind in PROTECTING:
+                    await asyncio.to_thread(wait_until, lambda: bool(said()), "the wait to be reported", LONG)
+                    assert feed in said()
+                    assert "no object is served before it" in said()
+                    assert not taken.is_set()
+                    cluster.api.failing = frozenset()
+                async with asyncio.timeout(LONG):
+                    await taken.wait()
+                assert not said()
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+
+        asyncio.run(run())
