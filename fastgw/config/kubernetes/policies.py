@@ -1,9 +1,10 @@
 """FastgwPolicy and FastgwConsumer: filters and API consumers as objects of tenants.
 
 A policy is a filter set that the routes of its targets use; for a Gateway, filters of its listeners. Tenants may use
-the filters of `ALLOWED` only: they neither read files nor environment variables of the gateway, import nothing, and
-name no address of the gateway's own machine or link. A policy that is refused here has a piece that says so; it is
-treated like one that the configuration refuses (`provider`): it takes its routes with it.
+the filters of `ALLOWED` only, without the settings of `OPERATOR_ONLY`: they neither read files nor environment
+variables of the gateway, import nothing, start no processes of their own, and name no address of the gateway's own
+machine or link. A policy that is refused here has a piece that says so; it is treated like one that the configuration
+refuses (`provider`): it takes its routes with it.
 """
 
 from base64 import b64decode
@@ -33,6 +34,11 @@ ALLOWED: Final = frozenset(
     )
 )
 """Filters that tenants may use: those that neither name upstreams nor files, nor keep anything for other tenants."""
+OPERATOR_ONLY: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
+    {"waf": {"crs": "it names a directory of the gateway, and each combination of its settings starts processes"}}
+)
+"""Settings of these filters that tenants may not use, with the reasons. Helper processes of other filters are shared by
+all their uses."""
 _SOURCES: Final = frozenset(("env", "file", "vault", "credential"))
 """Members of an object that stand for a value from somewhere else."""
 _REGEXES: Final = frozenset(("matches", "pattern", "regex"))
@@ -103,6 +109,9 @@ def check_filters(filters: dict[str, Any], where: str = "spec.filters", nested: 
             raise PolicyRefused(
                 f"{where}.{name}: the filter {kind} is not one of those that policies may use; {suggest(kind, ALLOWED)}"
             )
+        for setting, why in OPERATOR_ONLY.get(kind, {}).items():
+            if settings.get(setting) is not None:
+                raise PolicyRefused(f"{where}.{name}.{setting}: a policy may not use it: {why}")
         _check_values(settings, f"{where}.{name}", nested)
 
 

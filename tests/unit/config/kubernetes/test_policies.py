@@ -82,6 +82,10 @@ def test_a_group_that_is_not_that_of_the_kind_is_said() -> None:
         ({"jwt": {"jwks_uri": "http://127.0.0.1:9901/keys?of=all"}}, "is this machine"),
         ({"jwt": {"jwks_uri": "http://127.0.0.1:9901/*"}}, "is this machine"),
         ({"jwt": {"rules": [{"claim": "sub", "matches": "x{0,1000}" * 100}]}}, "regular expression is too large"),
+        ({"waf": {"crs": {}}}, "spec.filters.waf.crs: a policy may not use it"),
+        ({"waf": {"crs": {"rules": "/etc"}}}, "spec.filters.waf.crs: a policy may not use it"),
+        ({"mine": {"type": "waf", "crs": {"processes": 6}}}, "spec.filters.mine.crs: a policy may not use it"),
+        ({"waf": {"rules_file": "/etc/passwd"}}, "spec.filters.waf.rules_file"),
         (
             {"auth": {"any_of": [{"forward_auth": {"url": "http://auth.example"}}]}},
             "auth.any_of[0].forward_auth: the filter",
