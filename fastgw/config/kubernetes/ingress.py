@@ -1,19 +1,22 @@
 """Ingress (networking.k8s.io/v1): rules become routes on two listeners, for HTTP and HTTPS.
 
 Each Ingress is a piece of its own, so that one with problems does not affect others. Among equal hosts and paths the
-oldest Ingress counts.
+oldest Ingress counts, and for the certificates of a host, too.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
 from fastgw.config.base.problems import suggest
 from fastgw.config.kubernetes import backends, references
-from fastgw.config.kubernetes.cluster import INGRESS_CONTROLLER, POLICY_GROUP, ClusterObject, key_of
+from fastgw.config.kubernetes.cluster import INGRESS_CONTROLLER, POLICY_GROUP, ClusterObject, ObjectKey, key_of
 from fastgw.config.kubernetes.model import TranslationContext
 from fastgw.config.kubernetes.references import UnresolvedReference
+from fastgw.net.pem import decoded, dns_names
 
 KIND: Final = "Ingress"
 HTTP: Final = "ingress/80"
@@ -36,25 +39,25 @@ def translate(context: TranslationContext) -> None:
     served = [item for item in context.cluster.oldest_first(KIND) if is_served(item, context)]
     if not served and not _has_class(context):
         return
-    certificates: dict[tuple[str, str], list[str] | None] = {}
+    certificates = _Certificates()
     for item in served:
-        _read_certificates(item, certificates, context)
+        certificates.read(item, context)
     address = address_of(context)
     listeners: dict[str, Any] = {
         HTTP: {"address": _bound(address, 80, context), "protocols": ["http1", "http2"], "filters": _SERVER}
     }
     files: dict[str, str] = {}
-    if certificates:
+    if certificates.hosts_of:
         pairs = [
             {"certificate": certificate, "key": key, **({"hosts": hosts} if hosts else {})}
-            for (certificate, key), hosts in certificates.items()
+            for (certificate, key), hosts in certificates.hosts_of.items()
         ]
         listeners[HTTPS] = {
             "address": _bound(address, 443, context),
             "tls": {"certificates": pairs},
             "filters": _SERVER,
         }
-        files = {name: context.files[name] for pair in certificates for name in pair}
+        files = {name: context.files[name] for pair in certificates.hosts_of for name in pair}
     context.add_piece(KIND, listeners=listeners, files=files)
     shown = _shown(address, context)
     for item in served:
@@ -113,23 +116,66 @@ def _shown(address: str, context: TranslationContext) -> list[dict[str, str]]:
     return found or ([{"ip": own}] if own and own != "None" else [])
 
 
-def _read_certificates(
-    item: ClusterObject, found: dict[tuple[str, str], list[str] | None], context: TranslationContext
-) -> None:
-    """Add the certificates of an Ingress, each with its hosts; None: the names in it. Secrets without a valid
-    certificate are left out, with a warning.
+# certificates
+
+Pair = tuple[str, str]
+"""Derived files of a certificate and its key."""
+
+
+@dataclass
+class _Certificates:
+    """Certificates of Ingresses. A host has the certificates of the oldest Ingress that names it in `spec.tls`: a newer
+    one of another tenant must neither replace them nor add one that clients prefer.
     """
-    for each in (item.get("spec") or {}).get("tls") or ():
-        if not each.get("secretName"):
-            continue
-        try:
-            pair = references.certificate_of({"name": each["secretName"]}, KIND, key_of(item)[0], context)
-        except UnresolvedReference as error:
-            context.warnings.setdefault((KIND, *key_of(item)), f"spec.tls: {error}")
-            continue
-        hosts = [host.lower() for host in each.get("hosts") or ()]
-        held = found.get(pair, [])
-        found[pair] = [*dict.fromkeys([*held, *hosts])] if hosts and held is not None else None
+
+    hosts_of: dict[Pair, list[str] | None] = field(default_factory=dict)
+    """Hosts by pair; None: the names in the certificate."""
+    _owners: dict[str, tuple[ObjectKey, set[str]]] = field(default_factory=dict)
+    """Ingress and its certificates by host."""
+
+    def read(self, item: ClusterObject, context: TranslationContext) -> None:
+        """Add the certificates of an Ingress; all older ones have been added. Secrets without a valid certificate, and
+        hosts of an older Ingress with other certificates, are left out, with a warning.
+        """
+        for each in (item.get("spec") or {}).get("tls") or ():
+            if not each.get("secretName"):
+                continue
+            said = [host.lower() for host in each.get("hosts") or ()]
+            try:
+                pair = references.certificate_of({"name": each["secretName"]}, KIND, key_of(item)[0], context)
+            except UnresolvedReference as error:
+                context.warnings.setdefault((KIND, *key_of(item)), f"spec.tls: {error}")
+                self._take_hosts(said, "", item)
+                continue
+            text = context.files[pair[0]]
+            own, others = self._take_hosts(said or _names_in(text), text, item)
+            if others:
+                why = f"spec.tls: an older Ingress has another certificate for {', '.join(others)}"
+                context.warnings.setdefault((KIND, *key_of(item)), why)
+            self._add(pair, own if said or others else None)
+
+    def _take_hosts(self, hosts: Iterable[str], text: str, item: ClusterObject) -> tuple[list[str], list[str]]:
+        """Return the hosts that a certificate is for, and those that are of an older Ingress with other ones."""
+        own: list[str] = []
+        others: list[str] = []
+        for host in hosts:
+            owner, texts = self._owners.setdefault(host, (key_of(item), set()))
+            if owner == key_of(item):
+                texts.add(text)
+            (own if text in texts else others).append(host)
+        return own, others
+
+    def _add(self, pair: Pair, hosts: list[str] | None) -> None:
+        held = self.hosts_of.get(pair, [])
+        if hosts is None or held is None:
+            self.hosts_of[pair] = None
+        elif hosts:
+            self.hosts_of[pair] = [*dict.fromkeys([*held, *hosts])]
+
+
+@lru_cache(maxsize=4096)
+def _names_in(certificate: str) -> tuple[str, ...]:
+    return tuple(dns_names(decoded(certificate.encode("latin-1"))))
 
 
 # routes

@@ -12,7 +12,9 @@ from fastgw.config.kubernetes.model import Translation
 from fastgw.config.kubernetes.refusals import warnings_of
 from fastgw.config.kubernetes.translation import translate
 from fastgw.config.settings.kubernetes import GatewayAddresses, KubernetesProvider
+from fastgw.config.sources.virtual_files import cluster_name
 from tests.support.certificates import Certificates
+from tests.support.cluster import in_namespace
 from tests.unit.config.kubernetes.loading import loaded
 
 POOL = KubernetesProvider(addresses=GatewayAddresses(pool=("192.0.2.1-192.0.2.2",)), port_offset=8000)
@@ -174,13 +176,65 @@ def test_without_a_certificate_a_redirect_to_https_is_one_all_the_same() -> None
     assert (route["listeners"], route["redirect"]) == ([HTTP], {"scheme": "https"})
 
 
-def secret_of(directory: Any) -> dict[str, Any]:
+def with_certificate(name: str, namespace: str, created: str, *hosts: str, secret: str = "pair") -> dict[str, Any]:
+    """Return an Ingress for a.example with a certificate. `hosts`: of it; none: the names in it."""
+    tls = [{"secretName": secret, **({"hosts": [*hosts]} if hosts else {})}]
+    item = ingress(rule("a.example"), tls=tls)
+    item["metadata"] |= {"name": name, "namespace": namespace, "creationTimestamp": f"2026-{created}T00:00:00Z"}
+    return item
+
+
+OLDER = with_certificate("older", "shop", "01-01", "a.example")
+
+
+@pytest.mark.parametrize("second", ["a.example", ""])
+@pytest.mark.parametrize("namespace", ["shop", "other"])
+@pytest.mark.parametrize("is_first_valid", [True, False])
+def test_the_certificates_for_a_host_are_those_of_the_oldest_ingress_that_names_it(
+    tmp_path: Any, second: str, namespace: str, is_first_valid: bool
+) -> None:
+    """A newer one, with a certificate that clients may prefer, takes over no host, also while the Secret of the older
+    one is missing. Its other hosts have its certificate.
+    """
+    older, *secrets = OLDER, secret_of(tmp_path) if is_first_valid else object_of("Secret", "pair", {})
+    second_secret = secret_of(tmp_path, "a.example", "b.example", name="mine", namespace=namespace)
+    hosts = (second, "b.example") if second else ()
+    newer = with_certificate("newer", namespace, "02-01", *hosts, secret="mine")
+    made = translated(newer, older, *secrets, second_secret, *in_namespace(namespace, *service("cart")))
+    (listeners,) = (piece.listeners for piece in made.pieces if piece.object == "Ingress")
+    found = [(pair["certificate"], pair["hosts"]) for pair in listeners[HTTPS]["tls"]["certificates"]]
+    first = [(cluster_name("Secret", "shop", "pair", "tls.crt"), ["a.example"])] if is_first_valid else []
+    assert found == [*first, (cluster_name("Secret", namespace, "mine", "tls.crt"), ["b.example"])]
+    said = "spec.tls: an older Ingress has another certificate for a.example"
+    assert made.warnings["Ingress", namespace, "newer"] == said
+    assert ("Ingress", "shop", "older") not in made.warnings or not is_first_valid
+
+
+@pytest.mark.parametrize("namespace", ["shop", "other"])
+def test_ingresses_may_share_a_certificate(tmp_path: Any, namespace: str) -> None:
+    """Paths of one host in several Ingresses, of which each names the Secret, or has a copy in its namespace."""
+    pair = secret_of(tmp_path)
+    copies = in_namespace("other", pair, *service("cart"))
+    newer = with_certificate("newer", namespace, "02-01", "a.example")
+    assert not translated(OLDER, newer, pair, *copies).warnings
+
+
+def test_an_ingress_may_have_several_certificates_for_a_host(tmp_path: Any) -> None:
+    """Of different types of keys, for clients that know one of them alone."""
+    tls = [{"hosts": ["a.example"], "secretName": name} for name in ("pair", "second")]
+    made = translated(ingress(rule("a.example"), tls=tls), secret_of(tmp_path), secret_of(tmp_path, name="second"))
+    (listeners,) = (piece.listeners for piece in made.pieces if piece.object == "Ingress")
+    assert [pair["hosts"] for pair in listeners[HTTPS]["tls"]["certificates"]] == [["a.example"]] * 2
+    assert not made.warnings
+
+
+def secret_of(directory: Any, *names: str, name: str = "pair", namespace: str = "shop") -> dict[str, Any]:
     from base64 import b64encode
     from pathlib import Path
 
-    certificate, key = Certificates(directory).issue("other.example")
+    certificate, key = Certificates(directory).issue(*(names or ("other.example",)))
     data = {"tls.crt": certificate, "tls.key": key}
-    item = object_of("Secret", "pair", {})
+    item = object_of("Secret", name, {}, namespace=namespace)
     item["data"] = {name: b64encode(Path(file).read_bytes()).decode() for name, file in data.items()}
     return item
 
