@@ -61,13 +61,15 @@ class ClusterObjects:
         if self._drop(feed, _key(name)):
             self._changed()
 
-    def store_written(self, kind: str, raw: bytes) -> None:
-        """Store an object that was written, as the API server returns it, unless a later one was seen."""
-        item = msgspec.json.decode(raw)
-        key = key_of(item)
-        feed = next((each for each in self._by_feed if kind_of(each) == kind and key in self._by_feed[each]), None)
-        if feed is not None:
-            self.store(feed, "/".join(key), raw)
+    def store_written(self, kind: str, raw: bytes, before: ClusterObject) -> None:
+        """Store an object that was written, as the API server returns it. `before`: as it was known when it was
+        written; if it is no longer known as that, the watch was faster, with this version or a later one.
+        """
+        key = key_of(before)
+        if self._latest.get((kind, *key)) is not before:
+            return
+        feed = next(each for each, held in self._by_feed.items() if kind_of(each) == kind and key in held)
+        self.store(feed, "/".join(key), raw)
 
     def _store(self, feed: str, key: ObjectKey, raw: bytes) -> bool:
         kind = kind_of(feed)

@@ -152,7 +152,7 @@ class StatusWriter:
         kind = KINDS[id_[0]]
         body = {"metadata": {"resourceVersion": item["metadata"].get("resourceVersion")}, "status": status}
         written = await client.send("PATCH", kind.path(id_[1], id_[2], "status"), body, MERGE)
-        self._objects.store_written(kind.name, written)
+        self._objects.store_written(kind.name, written, item)
 
     async def _write_event(self, client: ClusterClient, id_: ObjectId, item: ClusterObject, why: str, now: str) -> None:
         """Write an Event for a problem, once: its name is made from both."""
@@ -191,7 +191,7 @@ class StatusWriter:
             await client.send("POST", kind.path(metadata["namespace"]), body)
         else:
             written = await client.send("PATCH", kind.path(metadata["namespace"], metadata["name"]), body, MERGE)
-            self._objects.store_written(kind.name, written)
+            self._objects.store_written(kind.name, written, item)
 
 
 def _is_current(item: ClusterObject, wanted: Mapping[str, Any]) -> bool:

@@ -4,6 +4,7 @@ kinds without which it serves nothing."""
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,38 @@ def test_nothing_is_served_before_the_kinds_that_protect_routes_are_listed(
                 await asyncio.gather(running, return_exceptions=True)
 
         asyncio.run(run())
+
+
+def version(number: int, host: str) -> bytes:
+    metadata = {"name": "cart", "namespace": "shop", "resourceVersion": str(number)}
+    return json.dumps({"metadata": metadata, "spec": {"hostnames": [host]}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("seen", "known"),
+    [
+        ([], ("6", "a.example")),
+        ([version(6, "a.example")], ("6", "a.example")),
+        ([version(6, "a.example"), version(7, "b.example")], ("7", "b.example")),
+        ([None], None),
+        ([None, version(9, "c.example")], ("9", "c.example")),
+    ],
+)
+def test_the_answer_to_a_write_replaces_nothing_that_was_seen_since(
+    seen: list[bytes | None], known: tuple[str, str] | None
+) -> None:
+    """The watch may show a later change, or that the object is deleted, before the answer arrives."""
+    objects = ClusterObjects(lambda: None, lambda: None)
+    objects.store("HTTPRoute", "shop/cart", version(5, "a.example"))
+    before = objects.latest("HTTPRoute", "shop", "cart")
+    assert before is not None
+    for raw in seen:
+        if raw is None:
+            objects.delete("HTTPRoute", "shop/cart")
+        else:
+            objects.store("HTTPRoute", "shop/cart", raw)
+    objects.store_written("HTTPRoute", version(6, "a.example"), before)
+    latest = objects.latest("HTTPRoute", "shop", "cart")
+    assert (latest and (latest["metadata"]["resourceVersion"], latest["spec"]["hostnames"][0])) == known
+    served = objects.cluster().get("HTTPRoute", "shop", "cart")
+    assert (served and served["spec"]) == (latest and latest["spec"])
