@@ -95,9 +95,6 @@ def add_statuses(context: TranslationContext) -> None:
             context.policy_ancestors.setdefault(loser.key, set()).update(ancestors)
     for key, policy in context.policies.items():
         gateways = sorted(context.policy_ancestors.get(key, ()))
-        before = (policy.item.get("status") or {}).get("ancestors")
-        if not gateways and not before:
-            continue
         generation = generation_of(policy.item)
         reason, message = policy.refused
         if policy.is_conflicted:

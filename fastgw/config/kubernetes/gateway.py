@@ -13,6 +13,7 @@ from fastgw.config.kubernetes.model import (
     ServedGateway,
     TranslationContext,
     allows_namespace,
+    id_in,
 )
 from fastgw.config.kubernetes.references import UnresolvedReference
 
@@ -184,8 +185,12 @@ def _add_sets(context: TranslationContext) -> None:
     for item in sorted(context.cluster.all("ListenerSet").values(), key=age_of):
         parent = item["spec"]["parentRef"]
         namespace, name = key_of(item)
-        gateway = context.gateways.get((parent.get("namespace") or namespace, parent["name"]))
-        if gateway is None or parent.get("kind", "Gateway") != "Gateway":
+        parent_id = id_in(parent, namespace)
+        gateway = context.gateways.get(parent_id[1:])
+        if gateway is None or parent_id[0] != "Gateway":
+            if context.cluster.get(*parent_id) is None and not context.elsewhere.has(parent_id):
+                context.withdrawn.add(("ListenerSet", namespace, name))
+                context.statuses["ListenerSet", namespace, name] = _without_parent(item)
             continue
         said = (gateway.item["spec"].get("allowedListeners") or {}).get("namespaces") or {}
         if not allows_namespace(said, said.get("from") or "None", namespace, gateway.key[0], context.cluster):
@@ -202,6 +207,18 @@ def _add_sets(context: TranslationContext) -> None:
         gateway.listeners += listeners
         gateway.attached_sets += any(each.is_valid for each in listeners)
         context.sets[namespace, name] = item, listeners
+
+
+def _without_parent(item: ClusterObject) -> dict[str, Any]:
+    """Return the status of a ListenerSet whose Gateway does not exist."""
+    generation, why = generation_of(item), "the Gateway does not exist"
+    return {
+        "conditions": [
+            condition("Accepted", False, "ParentNotAccepted", generation, why),
+            condition("Programmed", False, "ParentNotProgrammed", generation, why),
+        ],
+        "listeners": [],
+    }
 
 
 def _add_entry(gateway: ServedGateway, listener: GatewayListener, context: TranslationContext) -> None:
@@ -233,9 +250,8 @@ def add_statuses(context: TranslationContext) -> None:
             "conditions": _conditions(gateway, own, generation),
             "listeners": [each.status(generation) for each in own],
             "addresses": gateway.shown,
+            "attachedListenerSets": gateway.attached_sets,
         }
-        if gateway.attached_sets or "attachedListenerSets" in (gateway.item.get("status") or {}):
-            status["attachedListenerSets"] = gateway.attached_sets
         context.statuses["Gateway", namespace, name] = status
     for (namespace, name), (item, listeners) in context.sets.items():
         generation = generation_of(item)

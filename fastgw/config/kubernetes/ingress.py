@@ -73,14 +73,19 @@ def is_served(item: ClusterObject, context: TranslationContext) -> bool:
     """Whether an Ingress belongs to the class of the gateway."""
     wanted = context.settings.ingress_class
     said = (item.get("spec") or {}).get("ingressClassName")
-    annotation = (item["metadata"].get("annotations") or {}).get(_CLASS)
     item_class = context.cluster.get("IngressClass", "", wanted)
     is_ours = _has_class(context)
     if said is not None:
         return is_ours and said == wanted
-    if annotation is not None:
-        return bool(annotation == wanted)
+    if class_of(item) is not None:
+        return class_of(item) == wanted
     return is_ours and item_class is not None and (item_class["metadata"].get("annotations") or {}).get(_DEFAULT) == _ON
+
+
+def class_of(item: ClusterObject) -> str | None:
+    """Return the class that an Ingress names; None: it is of the default class."""
+    said: str | None = (item.get("spec") or {}).get("ingressClassName")
+    return said if said is not None else (item["metadata"].get("annotations") or {}).get(_CLASS)
 
 
 def _has_class(context: TranslationContext) -> bool:

@@ -1,6 +1,6 @@
 """Gateways and listeners while a cluster is translated, and the result of a translation."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -23,7 +23,8 @@ ObjectId = tuple[str, str, str]
 """Kind, namespace and name of an object."""
 Statuses = dict[ObjectId, dict[str, Any]]
 """Statuses to write, by object: the members of `status` that belong to the gateway. Entries of `parents` and
-`ancestors` that belong to other controllers are kept by the writer."""
+`ancestors` that belong to other controllers and installations are kept by the writer, and all others of this one are
+removed."""
 
 
 class Piece(msgspec.Struct, omit_defaults=True):
@@ -175,7 +176,7 @@ class TranslatedRoute:
     """Everything that the translation of a route adds."""
 
     piece: Piece | None
-    status: dict[str, Any] | None
+    status: dict[str, Any]
     attached: tuple[tuple[ObjectId, str], ...]
     """Listeners that it is attached to: owner and name."""
     upstreams: tuple[str, ...]
@@ -216,6 +217,24 @@ class RouteMemo:
         self._now[id_] = item, made
 
 
+class Elsewhere:
+    """Objects that belong to another installation (`installations`), which writes their statuses and what other
+    statuses say of them. `namespaces`: those that are read, () = all: nothing is known of objects in others.
+    """
+
+    def __init__(self, namespaces: Collection[str] = ()) -> None:
+        self._namespaces = namespaces
+        self.objects: set[ObjectId] = set()
+
+    def has(self, id_: ObjectId) -> bool:
+        return id_ in self.objects or bool(self._namespaces and id_[1] and id_[1] not in self._namespaces)
+
+
+def id_in(reference: ClusterObject, namespace: str) -> ObjectId:
+    """Return the object that a reference to a parent or target names. `namespace`: of the object that refers."""
+    return reference.get("kind") or "Gateway", reference.get("namespace") or namespace, reference.get("name") or ""
+
+
 @dataclass
 class TranslationContext:
     """State of one translation."""
@@ -231,6 +250,9 @@ class TranslationContext:
     children: list[ManagedObject] = field(default_factory=list)
     warnings: dict[ObjectId, str] = field(default_factory=dict)
     """Problems of objects without conditions."""
+    elsewhere: Elsewhere = field(default_factory=Elsewhere)
+    withdrawn: set[ObjectId] = field(default_factory=set)
+    """Objects whose parent no longer exists: their status replaces one that they have, and is never the first."""
     upstreams: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Upstreams by name, in the terms of settings."""
     files: dict[str, str] = field(default_factory=dict)
@@ -290,6 +312,8 @@ class Translation:
     children: list[ManagedObject]
     warnings: Mapping[ObjectId, str]
     """Problems of objects without conditions, for Events."""
+    elsewhere: Elsewhere
+    withdrawn: Collection[ObjectId]
 
 
 def parent_condition(reason: str, generation: int, message: str = "") -> Condition:

@@ -19,7 +19,7 @@ from fastgw.config.base.route_patterns import is_large_regex
 from fastgw.config.base.value_types import parse_endpoint
 from fastgw.config.kubernetes.cluster import CONTROLLER, GATEWAY_GROUP, ClusterObject, generation_of, key_of
 from fastgw.config.kubernetes.conditions import condition
-from fastgw.config.kubernetes.model import Piece, TranslationContext
+from fastgw.config.kubernetes.model import Piece, TranslationContext, id_in
 from fastgw.config.kyma.names import why_not_there
 from fastgw.config.sources.virtual_files import cluster_name
 
@@ -169,6 +169,7 @@ def attach(context: TranslationContext) -> None:
         ancestors = [
             _ancestor(item, reference, set_name, by_object, context)
             for reference in (item.get("spec") or {}).get("targetRefs") or ()
+            if not context.elsewhere.has(id_in(reference, namespace))
         ]
         context.statuses[POLICY, namespace, name] = {"ancestors": ancestors}
 

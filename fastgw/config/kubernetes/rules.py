@@ -9,7 +9,7 @@ from fastgw.config.base.route_patterns import is_large_regex, parse_regex
 from fastgw.config.kubernetes import backends, route_filters
 from fastgw.config.kubernetes.attachment import Attachment, attach, isolated
 from fastgw.config.kubernetes.backends import Backend
-from fastgw.config.kubernetes.cluster import CONTROLLER, ClusterObject, generation_of, key_of
+from fastgw.config.kubernetes.cluster import ClusterObject, generation_of, key_of
 from fastgw.config.kubernetes.conditions import Condition, condition
 from fastgw.config.kubernetes.model import ObjectId, Piece, PortListener, TranslatedRoute, TranslationContext
 from fastgw.config.kubernetes.route_filters import RouteFilters, RulePosition, duration, seconds_of
@@ -71,8 +71,7 @@ def translate(kind: str, matches: Matches, context: TranslationContext) -> None:
 def _add(id_: ObjectId, made: TranslatedRoute, context: TranslationContext) -> None:
     if made.piece is not None:
         context.pieces.append(made.piece)
-    if made.status is not None:
-        context.statuses[id_] = made.status
+    context.statuses[id_] = made.status
     for listener in made.attached:
         context.listeners_by_name[listener].attached += 1
     for name in made.upstreams:
@@ -86,9 +85,7 @@ def _translated(item: ClusterObject, kind: str, matches: Matches, context: Trans
     context.used_upstreams, context.used_policies = [], []
     attachments = attach(item, kind, context)
     if not attachments:
-        parents = (item.get("status") or {}).get("parents") or ()
-        was_ours = any(each.get("controllerName") == CONTROLLER for each in parents)
-        return TranslatedRoute(None, {"parents": []} if was_ours else None, (), (), ())
+        return TranslatedRoute(None, {"parents": []}, (), (), ())
     problems = _Problems()
     routes: list[dict[str, Any]] = []
     sets: dict[str, Any] = {}

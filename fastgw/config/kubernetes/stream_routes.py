@@ -10,7 +10,7 @@ from typing import Any, Final
 from fastgw.config.kubernetes import backends
 from fastgw.config.kubernetes.attachment import attach, isolated
 from fastgw.config.kubernetes.backends import Backend
-from fastgw.config.kubernetes.cluster import CONTROLLER, ClusterObject, generation_of, key_of
+from fastgw.config.kubernetes.cluster import ClusterObject, generation_of, key_of
 from fastgw.config.kubernetes.conditions import Condition, condition
 from fastgw.config.kubernetes.model import GatewayListener, TranslationContext
 
@@ -76,9 +76,7 @@ def _translate_route(
     namespace, name = key_of(item)
     attachments = attach(item, kind, context)
     if not attachments:
-        parents = (item.get("status") or {}).get("parents") or ()
-        if any(each.get("controllerName") == CONTROLLER for each in parents):
-            context.statuses[kind, namespace, name] = {"parents": []}
+        context.statuses[kind, namespace, name] = {"parents": []}
         return "", []
     served: dict[int, tuple[GatewayListener, tuple[str, ...]]] = {}
     attached: dict[int, GatewayListener] = {}

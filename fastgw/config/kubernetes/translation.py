@@ -14,11 +14,12 @@ from fastgw.config.kubernetes import (
     grpc_route,
     http_route,
     ingress,
+    installations,
     policies,
     stream_routes,
 )
 from fastgw.config.kubernetes.cluster import Cluster
-from fastgw.config.kubernetes.model import Piece, RouteMemo, Translation, TranslationContext
+from fastgw.config.kubernetes.model import Elsewhere, Piece, RouteMemo, Translation, TranslationContext
 from fastgw.config.settings.kubernetes import KubernetesProvider
 
 ROUTES: Final[tuple[Callable[[TranslationContext], None], ...]] = (
@@ -54,10 +55,14 @@ def translate(
     cluster: Cluster, settings: KubernetesProvider, own_namespace: str = "", memo: RouteMemo | None = None
 ) -> Translation:
     """Return the configuration and the statuses of a cluster. `memo`: begun for it; None: nothing is reused."""
-    context = TranslationContext(cluster, settings, own_namespace=own_namespace, memo=memo or RouteMemo())
+    elsewhere = Elsewhere(settings.namespaces)
+    context = TranslationContext(
+        cluster, settings, elsewhere=elsewhere, own_namespace=own_namespace, memo=memo or RouteMemo()
+    )
     classes = gateway_class.translate(context)
     backend_tls.translate(context)
     gateway.translate(context, classes)
+    installations.find_elsewhere(context)
     policies.translate(context)
     for each in ROUTES:
         each(context)
@@ -68,7 +73,9 @@ def translate(
     gateway.add_statuses(context)
     backend_tls.add_statuses(context)
     addresses.add_children(context)
-    return Translation(context.pieces, context.statuses, context.children, context.warnings)
+    return Translation(
+        context.pieces, context.statuses, context.children, context.warnings, elsewhere, context.withdrawn
+    )
 
 
 def _add_not_found(context: TranslationContext) -> None:

@@ -8,14 +8,14 @@ import msgspec
 import pytest
 
 from fastgw.config import load_text
-from fastgw.config.kubernetes.cluster import CONTROLLER, Cluster, selects
-from fastgw.config.kubernetes.model import Translation
+from fastgw.config.kubernetes.cluster import CONTROLLER, Cluster, key_of, selects
+from fastgw.config.kubernetes.model import Elsewhere, ObjectId, Translation
 from fastgw.config.kubernetes.provider import FILE
 from fastgw.config.kubernetes.refusals import with_refusals
 from fastgw.config.kubernetes.translation import Translator
 from fastgw.config.settings.kubernetes import GatewayAddresses, KubernetesProvider, addresses_in
 from fastgw.filters import TYPES
-from fastgw.runtime.control.kubernetes.status_writer import merged_status
+from fastgw.runtime.control.kubernetes.status_writer import merged_status, status_to_write
 
 SETTINGS = KubernetesProvider(addresses=GatewayAddresses(pool=("127.0.0.2-127.0.0.9",)), port_offset=8000)
 GROUP = "gateway.networking.k8s.io"
@@ -281,16 +281,157 @@ def test_a_piece_names_no_file_of_the_machine() -> None:
     assert any("is a file of the gateway's machine" in each.wrong for each in found.notes)
 
 
-def test_a_status_keeps_times_and_the_entries_of_other_controllers() -> None:
+def test_a_status_keeps_times_the_entries_of_other_controllers_and_the_order() -> None:
     condition = {"type": "Accepted", "status": "True", "reason": "Accepted", "observedGeneration": 1, "message": ""}
     entry = {"parentRef": {"name": "web"}, "controllerName": CONTROLLER, "conditions": [condition]}
     other = {"parentRef": {"name": "web"}, "controllerName": "x/y", "conditions": []}
     before = {"parents": [other, {**entry, "conditions": [{**condition, "lastTransitionTime": "then"}]}]}
     wanted = {"parents": [{**entry, "conditions": [{**condition, "observedGeneration": 2}]}]}
-    made = merged_status(before, wanted, "now")["parents"]
-    assert made[1] == other
-    assert made[0]["conditions"][0]["lastTransitionTime"] == "then"
-    assert merged_status({"parents": made}, wanted, "later")["parents"] == made
+    made = merged_status(before, wanted, "now", "shop", Elsewhere())["parents"]
+    assert made[0] == other
+    assert made[1]["conditions"][0]["lastTransitionTime"] == "then"
+    assert merged_status({"parents": made}, wanted, "later", "shop", Elsewhere())["parents"] == made
+
+
+def installation(name: str, **more: Any) -> KubernetesProvider:
+    """Return the settings of an installation with classes of its own."""
+    pool = GatewayAddresses(pool=("127.0.0.2-127.0.0.9",))
+    return KubernetesProvider(gateway_class=name, ingress_class=name, addresses=pool, **more)
+
+
+FIRST, SECOND = installation("fastgw"), installation("second")
+Known = dict[ObjectId, dict[str, Any]]
+
+
+def known(*items: Any) -> Known:
+    """Return objects of a cluster by kind, namespace and name."""
+    flat = [each for item in items for each in (item if isinstance(item, list) else [item])]
+    return {(each["kind"], *key_of(each)): each for each in flat}
+
+
+def write_statuses(cluster: Known, settings: KubernetesProvider) -> set[ObjectId]:
+    """Write the statuses of an installation into the objects. Returns those that were written."""
+    translation = Translator(settings, "fastgw").translate(Cluster.of(cluster.values()))[0]
+    written = set()
+    for id_, wanted in translation.statuses.items():
+        status = status_to_write(id_, cluster[id_], wanted, translation, "now") if id_ in cluster else None
+        if status is not None:
+            cluster[id_] = {**cluster[id_], "status": {**cluster[id_].get("status", {}), **status}}
+            written.add(id_)
+    return written
+
+
+def parents_in(item: dict[str, Any]) -> list[str]:
+    return [each["parentRef"]["name"] for each in item["status"]["parents"]]
+
+
+def of_class(name: str, gateway_class: str) -> dict[str, Any]:
+    return changed(a_gateway(name), gatewayClassName=gateway_class)
+
+
+KINDS_OF_ROUTES = ["HTTPRoute", "GRPCRoute", "TCPRoute", "UDPRoute", "TLSRoute"]
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_ROUTES)
+def test_the_entry_of_a_gateway_that_is_deleted_is_removed_and_those_of_other_controllers_stay(kind: str) -> None:
+    """The object of the route has the status of before: the gateway has written it since."""
+    other = {"parentRef": {"name": "gone"}, "controllerName": "x/y", "conditions": []}
+    route = {**a_route(kind=kind, parents=[{"name": "gone"}]), "status": {"parents": [other]}}
+    cluster = known(the_class(), a_gateway("gone"), route, a_service())
+    write_statuses(cluster, FIRST)
+    id_ = kind, "shop", "cart"
+    assert parents_in(cluster[id_]) == ["gone", "gone"]
+    del cluster["Gateway", "shop", "gone"]
+    assert write_statuses(cluster, FIRST) == {id_}
+    assert cluster[id_]["status"]["parents"] == [other]
+    assert not write_statuses(cluster, FIRST)
+
+
+def test_a_route_of_other_controllers_alone_gets_no_status() -> None:
+    cluster = known(the_class(), a_route(parents=[{"name": "theirs"}]), a_gateway())
+    assert write_statuses(cluster, FIRST) == {("GatewayClass", "", "fastgw"), ("Gateway", "shop", "web")}
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+def test_a_listener_set_without_its_gateway_is_no_longer_accepted(is_deleted: bool) -> None:
+    listener = {"name": "more", "port": 81, "protocol": "HTTP"}
+    allowing = changed(a_gateway(), allowedListeners={"namespaces": {"from": "Same"}})
+    sets = an_object("ListenerSet", "more", {"parentRef": {"name": "web"}, "listeners": [listener]})
+    cluster = known(the_class(), allowing, sets)
+    id_, gateway = ("ListenerSet", "shop", "more"), ("Gateway", "shop", "web")
+    write_statuses(cluster, FIRST)
+    assert conditions_in(cluster[id_]["status"])["Programmed"] == ("True", "Programmed")
+    assert cluster[gateway]["status"]["attachedListenerSets"] == 1
+    if not is_deleted:
+        del cluster[id_]
+        assert write_statuses(cluster, FIRST) == {gateway}
+        assert cluster[gateway]["status"]["attachedListenerSets"] == 0
+        return
+    del cluster[gateway]
+    assert write_statuses(cluster, FIRST) == {id_}
+    assert conditions_in(cluster[id_]["status"]) == {
+        "Accepted": ("False", "ParentNotAccepted"),
+        "Programmed": ("False", "ParentNotProgrammed"),
+    }
+    del cluster[id_]["status"]
+    assert not write_statuses(cluster, FIRST)  # it may be another controller's
+
+
+def test_a_backend_tls_policy_has_no_entry_once_no_route_uses_it() -> None:
+    validation = {"hostname": "cart.example", "wellKnownCACertificates": "System"}
+    targets = [{"group": "", "kind": "Service", "name": "cart"}]
+    policy = an_object("BackendTLSPolicy", "tls", {"targetRefs": targets, "validation": validation})
+    cluster = known(the_class(), a_gateway(), a_service(), a_route(), policy)
+    id_ = "BackendTLSPolicy", "shop", "tls"
+    write_statuses(cluster, FIRST)
+    assert len(cluster[id_]["status"]["ancestors"]) == 1
+    del cluster["HTTPRoute", "shop", "cart"]
+    write_statuses(cluster, FIRST)
+    assert cluster[id_]["status"]["ancestors"] == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (FIRST, SECOND),
+        (installation("fastgw", namespaces=("shop",)), installation("second", namespaces=("shop", "far"))),
+    ],
+)
+@pytest.mark.parametrize("kind", ["HTTPRoute", "TCPRoute"])
+def test_two_installations_leave_each_others_statuses_alone(
+    kind: str, first: KubernetesProvider, second: KubernetesProvider
+) -> None:
+    """They have one controller name. A route of both has an entry of each, in the order in which they were written."""
+    far = {"name": "far", "namespace": "far"}
+    listener = {"name": "all", "port": 80, "protocol": "HTTP" if kind == "HTTPRoute" else "TCP"}
+    listener["allowedRoutes"] = {"namespaces": {"from": "All"}}
+    gateways = [changed(a_gateway("web", listener), gatewayClassName="fastgw")]
+    gateways.append(an_object("Gateway", "far", {"gatewayClassName": "second", "listeners": [listener]}, "far"))
+    routes = [
+        a_route(name, kind=kind, parents=parents)
+        for name, parents in (
+            ("one", [{"name": "web"}]),
+            ("two", [far]),
+            ("both", [far, {"name": "web"}]),
+        )
+    ]
+    targets = [{"group": GROUP, "kind": kind, "name": each["metadata"]["name"]} for each in routes]
+    limits = an_object("FastgwPolicy", "limits", {"targetRefs": targets, "filters": {"key_auth": {}}})
+    cluster = known(the_class(), the_class("second"), *gateways, routes, a_service(), a_policy(), limits)
+
+    def write(settings: KubernetesProvider) -> set[ObjectId]:
+        read = settings.namespaces
+        seen = {id_: item for id_, item in cluster.items() if not read or id_[1] in ("", *read)}
+        written = write_statuses(seen, settings)
+        cluster.update(seen)
+        return written
+
+    for each in (second, first, second, first):
+        write(each)
+    assert not write(second)
+    assert not write(first)
+    found = {name: parents_in(cluster[kind, "shop", name]) for name in ("one", "two", "both")}
+    assert found == {"one": ["web"], "two": ["far"], "both": ["far", "web"]}
 
 
 def test_label_selectors() -> None:

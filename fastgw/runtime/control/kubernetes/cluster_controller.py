@@ -172,7 +172,7 @@ class ClusterController:
                 continue
             is_done = False
             try:
-                is_done = await self._writer.write(self._statuses, translation.children, self._warnings)
+                is_done = await self._writer.write(self._statuses, translation, self._warnings)
                 self._writing.succeeded()
             except CannotAsk as error:
                 self._writing.failed(type(error).__name__, str(error))

@@ -13,24 +13,31 @@ from fastgw.config.kubernetes.cluster import (
     ClusterObject,
     generation_of,
 )
-from fastgw.config.kubernetes.model import ManagedObject, ObjectId
+from fastgw.config.kubernetes.model import Elsewhere, ManagedObject, ObjectId, Translation, id_in
 from fastgw.runtime.control.kubernetes.api_client import ClusterClient, RequestRefused, SharedAccess
 from fastgw.runtime.control.kubernetes.cluster_objects import ClusterObjects
 
 AT_ONCE: Final = 16
 """Number of concurrent requests."""
 MERGE: Final = "application/merge-patch+json"
-_SHARED: Final = ("parents", "ancestors")
-"""Members of statuses with entries of several controllers."""
+_SHARED: Final[Mapping[str, str]] = {"parents": "parentRef", "ancestors": "ancestorRef"}
+"""Members of statuses with entries of several controllers, and what each entry is about."""
 _MOST_TEXT: Final = 1024
 """Maximum number of characters of the message of an Event."""
 _CONFLICT: Final = 409
 _NOT_FOUND: Final = 404
 
 
-def merged_status(status: Mapping[str, Any] | None, wanted: Mapping[str, Any], now: str) -> dict[str, Any]:
+def merged_status(
+    status: Mapping[str, Any] | None,
+    wanted: Mapping[str, Any],
+    now: str,
+    namespace: str,
+    elsewhere: Elsewhere,
+) -> dict[str, Any]:
     """Return the members of a status to write: those wanted, with the times of conditions that stay as they are, and
-    the entries of other controllers.
+    the entries of other controllers and installations. `namespace`: of the object; `elsewhere`: objects of other
+    installations.
     """
     before = status or {}
     made: dict[str, Any] = {}
@@ -39,7 +46,12 @@ def merged_status(status: Mapping[str, Any] | None, wanted: Mapping[str, Any], n
         if key == "conditions":
             made[key] = _timed(held, value, now)
         elif key in _SHARED:
-            made[key] = _entries(key, held or [], value, now)
+            reference = _SHARED[key]
+            is_own = [
+                each.get("controllerName") == CONTROLLER and not elsewhere.has(id_in(each[reference], namespace))
+                for each in held or ()
+            ]
+            made[key] = _entries(reference, [*zip(held or (), is_own, strict=True)], value, now)
         elif key == "listeners":
             by_name = {each["name"]: each for each in held or ()}
             made[key] = [
@@ -51,15 +63,21 @@ def merged_status(status: Mapping[str, Any] | None, wanted: Mapping[str, Any], n
     return made
 
 
-def _entries(key: str, held: Sequence[Any], wanted: Sequence[Any], now: str) -> list[Any]:
-    reference = "parentRef" if key == "parents" else "ancestorRef"
-    others = [each for each in held if each.get("controllerName") != CONTROLLER]
-    own = [each for each in held if each.get("controllerName") == CONTROLLER]
+def _entries(reference: str, held: Sequence[tuple[Any, bool]], wanted: Sequence[Any], now: str) -> list[Any]:
+    """Return the entries of all, in the order that they have: others may care for another order. `held`: entries, and
+    whether they are of this installation.
+    """
+    left = [*wanted]
     made = []
-    for each in wanted:
-        same: Mapping[str, Any] = next((entry for entry in own if entry.get(reference) == each[reference]), {})
-        made.append({**each, "conditions": _timed(same.get("conditions"), each["conditions"], now)})
-    return [*made, *others]
+    for entry, is_own in held:
+        if not is_own:
+            made.append(entry)
+            continue
+        same = next((each for each in left if each[reference] == entry[reference]), None)
+        if same is not None:
+            left.remove(same)
+            made.append({**same, "conditions": _timed(entry.get("conditions"), same["conditions"], now)})
+    return made + [{**each, "conditions": _timed((), each["conditions"], now)} for each in left]
 
 
 def _timed(held: Sequence[Any] | None, wanted: Sequence[Any], now: str) -> list[Any]:
@@ -85,11 +103,11 @@ class StatusWriter:
     async def write(
         self,
         statuses: Mapping[ObjectId, dict[str, Any]],
-        children: Sequence[ManagedObject],
+        translation: Translation,
         warnings: Mapping[ObjectId, str],
     ) -> bool:
-        """Write everything that differs. `warnings`: problems of objects, each for an Event. False: something could not
-        be written yet. Raises `CannotAsk`.
+        """Write everything that differs. `statuses`: those of the translation, as it is in force; `warnings`: problems
+        of objects, each for an Event. False: something could not be written yet. Raises `CannotAsk`.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         works: list[tuple[Any, tuple[Any, ...]]] = []
@@ -102,14 +120,12 @@ class StatusWriter:
             if held is not None and held[0] is wanted and held[1] is item:
                 self._settled[id_] = held
                 continue
-            if not _is_current(item, wanted):
-                continue
-            status = merged_status(item.get("status"), wanted, now)
-            if any((item.get("status") or {}).get(key) != value for key, value in status.items()):
+            status = status_to_write(id_, item, wanted, translation, now)
+            if status is not None:
                 works.append((self._write_status, (id_, item, status)))
             else:
                 self._settled[id_] = wanted, item
-        for child in children:
+        for child in translation.children:
             kind, metadata = child.body["kind"], child.body["metadata"]
             item = self._objects.latest(kind, metadata["namespace"], metadata["name"])
             body = _with_owner(child)
@@ -194,6 +210,22 @@ class StatusWriter:
             self._objects.store_written(kind.name, written, item)
 
 
+def status_to_write(
+    id_: ObjectId, item: ClusterObject, wanted: Mapping[str, Any], translation: Translation, now: str
+) -> dict[str, Any] | None:
+    """Return the members of a status that an object has to get; None: it has them, or another installation cares for
+    it, or it has changed since the translation. Members that are empty are the same as none.
+    """
+    before, elsewhere = item.get("status") or {}, translation.elsewhere
+    if not _is_current(item, wanted) or (id_ in translation.withdrawn and not before):
+        return None
+    if elsewhere.has(id_) and before.get("conditions") and _is_current(item, before):
+        return None
+    made = merged_status(before, wanted, now, id_[1], elsewhere)
+    differs = any((before.get(key) or value) and before.get(key) != value for key, value in made.items())
+    return made if differs else None
+
+
 def _is_current(item: ClusterObject, wanted: Mapping[str, Any]) -> bool:
     """Whether a status is about the object as it is now: the translation may be about an older one."""
     conditions = list(wanted.get("conditions") or ())
@@ -201,7 +233,7 @@ def _is_current(item: ClusterObject, wanted: Mapping[str, Any]) -> bool:
         for each in wanted.get(key) or ():
             conditions += each["conditions"]
     generation = generation_of(item)
-    return all(each["observedGeneration"] == generation for each in conditions)
+    return all(each.get("observedGeneration") == generation for each in conditions)
 
 
 def _warning_of(item: ClusterObject, why: str) -> tuple[str, str]:
