@@ -73,7 +73,7 @@ class DockerList:
         while True:
             silence = next(looks, RELISTED_S)
             with suppress(TimeoutError):  # no event for a while: the connection is replaced, in case it is dead
-                async with self._client.stream(target, silence=silence) as (head, events):
+                async with self._client.stream(target, timeout=TIMEOUT_S, silence=silence) as (head, events):
                     if head.status != 200:
                         raise SourceRefused(head.status, f"Docker says {head.status} to the request for events")
                     yield await self.fetch()

@@ -89,13 +89,14 @@ class ServiceClient:
         content = bytearray()
         try:
             async with asyncio.timeout(timeout):
-                async with self.stream(target, method=method, headers=headers, body=body) as (head, pieces):
+                opened = self.stream(target, method=method, headers=headers, body=body, timeout=timeout)
+                async with opened as (head, pieces):
                     async for piece in pieces:
                         content += piece
                         if len(content) > most:
                             raise SourceFailed(f"{self._address}: an answer of more than {most} bytes")
         except TimeoutError as error:
-            raise SourceFailed(f"{self._address}: timed out after {timeout:g} s") from error
+            raise self._timed_out(timeout) from error
         return ServiceAnswer(head.status, head.headers, bytes(content))
 
     @asynccontextmanager
@@ -106,26 +107,31 @@ class ServiceClient:
         method: str = "GET",
         headers: Headers = (),
         body: bytes = b"",
+        timeout: float,
         silence: float | None = None,
     ) -> AsyncIterator[tuple[ServiceAnswer, AsyncIterator[bytes]]]:
-        """Send a request, and yield the head of the answer and the pieces of its body. `silence`: timeout for each
-        piece. Raises `SourceFailed`.
+        """Send a request, and yield the head of the answer and the pieces of its body. `timeout`: until the head has
+        come; `silence`: for each piece, which raises `TimeoutError` when it is over. Raises `SourceFailed`.
         """
+        exchange: _Exchange | None = None
         try:
-            reader, writer = await self._connect()
             try:
-                exchange = _Exchange(reader, silence)
-                writer.write(exchange.request(self._head(method, target, headers, body), body))
-                await writer.drain()
-                yield await exchange.head(), exchange.pieces()
-            finally:
-                writer.close()
-                if (transport := writer.transport) is not None:
-                    transport.abort()
+                async with asyncio.timeout(timeout):
+                    exchange = _Exchange(*await self._connect())
+                    head = await exchange.send_request(self._head(method, target, headers, body), body)
+            except TimeoutError as error:
+                raise self._timed_out(timeout) from error
+            yield head, exchange.pieces(silence)
         except TimeoutError:
             raise
         except (OSError, UnicodeError, h11.ProtocolError, EOFError) as error:
             raise SourceFailed(f"{self._address}: {_text_of(error)}") from error
+        finally:
+            if exchange is not None:
+                exchange.close()
+
+    def _timed_out(self, timeout: float) -> SourceFailed:
+        return SourceFailed(f"{self._address}: timed out after {timeout:g} s")
 
     def _head(self, method: str, target: str, headers: Headers, body: bytes) -> h11.Request:
         said = [("Host", self._address.authority), ("User-Agent", "fastgw"), ("Connection", "close"), *headers]
@@ -164,20 +170,22 @@ class ServiceClient:
 class _Exchange:
     """One request on its connection."""
 
-    def __init__(self, reader: asyncio.StreamReader, silence: float | None) -> None:
-        self._reader = reader
-        self._silence = silence
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MOST_HEAD)
 
-    def request(self, head: h11.Request, body: bytes) -> bytes:
-        """Return the request as it is sent."""
+    def close(self) -> None:
+        self._writer.close()
+        if (transport := self._writer.transport) is not None:
+            transport.abort()
+
+    async def send_request(self, head: h11.Request, body: bytes) -> ServiceAnswer:
+        """Send the request, and return the head of the answer."""
         sent = self._http.send(head) or b""
         if body:
             sent += self._http.send(h11.Data(data=body)) or b""
-        return sent + (self._http.send(h11.EndOfMessage()) or b"")
-
-    async def head(self) -> ServiceAnswer:
-        """Return the head of the answer."""
+        self._writer.write(sent + (self._http.send(h11.EndOfMessage()) or b""))
+        await self._writer.drain()
         event = await self._next()
         while isinstance(event, h11.InformationalResponse):
             event = await self._next()
@@ -186,14 +194,14 @@ class _Exchange:
         headers = {name.decode("ascii"): value.decode("latin-1") for name, value in event.headers}
         return ServiceAnswer(event.status_code, headers, b"")
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """Return the body in pieces."""
-        while isinstance(event := await self._next(), h11.Data):
+    async def pieces(self, silence: float | None) -> AsyncIterator[bytes]:
+        """Return the body in pieces. Raises `TimeoutError` if one takes longer than `silence`."""
+        while isinstance(event := await self._next(silence), h11.Data):
             yield bytes(event.data)
 
-    async def _next(self) -> Any:
+    async def _next(self, silence: float | None = None) -> Any:
         while (event := self._http.next_event()) is h11.NEED_DATA:
-            async with asyncio.timeout(self._silence):
+            async with asyncio.timeout(silence):
                 received = await self._reader.read(_PIECE)
             if not received and self._http.their_state in _OWED:
                 raise EOFError("the connection was closed without an answer")

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fastgw.config.base.value_types import Url
+from fastgw.config.base.value_types import Url, parse_endpoint
 from fastgw.config.settings.discovery import Consul, Docker, Eureka, Nacos
 from fastgw.config.settings.secrets import Secret
+from fastgw.config.settings.upstreams import UpstreamTls
 from fastgw.config.settings.vault import Vault, VaultAuth
 from fastgw.config.sources.followed_files import FollowedFile
+from fastgw.discovery import docker
 from fastgw.discovery.consul import ConsulList
 from fastgw.discovery.docker import DockerList
 from fastgw.discovery.eureka import EurekaList
-from fastgw.discovery.http_client import ServiceAnswer, SourceFailed
+from fastgw.discovery.http_client import ServiceAnswer, ServiceClient, SourceFailed
 from fastgw.discovery.nacos import NacosList
 from fastgw.discovery.vault import VaultSession
 from fastgw.runtime.control.discovery.followed_sources import _Follower
@@ -116,6 +120,48 @@ def test_a_container_whose_parts_are_null_stops_no_other() -> None:
     listed = [good, {**good, "NetworkSettings": {"Networks": None}}, {**parts, "Labels": None}]
     found = asyncio.run(DockerList(Docker(), FILE, Registry(json.dumps(listed)), no_secret).fetch())  # type: ignore[arg-type]
     assert [each["url"] for each in json.loads(found.content)] == ["http://10.0.0.1:80"]
+
+
+@pytest.mark.parametrize("hangs_at", ["/events", "/containers/json"])
+def test_a_docker_that_hangs_is_a_failure_and_one_without_events_is_none(
+    hangs_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list is read again after a silence. Then the process accepts connections, and answers nothing."""
+    monkeypatch.setattr(docker, "RELISTED_S", 0.01)
+    monkeypatch.setattr(docker, "TIMEOUT_S", 0.5)
+    is_hanging = False
+
+    answering: set[asyncio.Task[Any] | None] = set()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answering.add(asyncio.current_task())
+        head = await reader.readuntil(b"\r\n\r\n")
+        if is_hanging and hangs_at.encode() in head:
+            await reader.read()
+        elif b"/containers/json" in head:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            await reader.read()
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def follow() -> str:
+        nonlocal is_hanging
+        path = str(tmp_path / "docker.sock")
+        async with await asyncio.start_unix_server(answer, path):
+            client = ServiceClient(parse_endpoint(f"unix:{path}").origin, UpstreamTls(), {})
+            lists = DockerList(Docker(), FILE, client, no_secret).follow_list()
+            for _ in range(2):
+                assert (await anext(lists)).content == b"[]"
+            is_hanging = True
+            with pytest.raises(SourceFailed) as raised:
+                await anext(lists)
+            await asyncio.gather(*(each for each in answering if each))
+        return str(raised.value)
+
+    assert asyncio.run(follow()).endswith(": timed out after 0.5 s")
 
 
 @pytest.mark.parametrize("ttl", ["9" * 400, "9" * 19, "-5", "0"], ids=len)
