@@ -448,12 +448,15 @@ def _of_connection(explanation: Explanation, routes: TcpRoutes, name: str, clien
         how = " (unrecognized_name)" if routes.needs_hello else ""
         explanation.detail = f'no route for the server name "{name}": the connection is closed{how}'
         return explanation
-    explanation.route, explanation.upstream = routes.name, route.upstream.name
-    labels = ", ".join(target.label for target in route.upstream.targets) or "none"
+    explanation.route = routes.name
+    explanation.upstream = ", ".join(upstream.name for upstream in route.upstreams)
+    targets = [target for upstream in route.upstreams for target in upstream.targets]
+    labels = ", ".join(target.label for target in targets) or "none"
     how = ""
     if route.passes_through:
         explanation.server_certificate, how = "", ", with their TLS,"  # the certificate is that of the target
-    explanation.detail = f"connections are passed through{how} to the targets of the upstream: {labels}"
+    of = "the upstream" if len(route.upstreams) == 1 else "an upstream, chosen at random by the shares"
+    explanation.detail = f"connections are passed through{how} to the targets of {of}: {labels}"
     return explanation
 
 

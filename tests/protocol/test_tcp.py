@@ -341,3 +341,20 @@ def test_metrics_count_connections(target: TcpTarget, tmp_path: Path) -> None:
             told = read_all(scrape).decode()
         assert 'fastgw_requests_total{listener="main",method="tcp",route="listener/main",status="200"} 1' in told
         assert 'fastgw_request_bytes_total{route="listener/main"} 5' in told
+
+
+@PURE
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"], ids=["address", "name"])
+def test_upstreams_have_their_shares_of_the_connections(
+    target: TcpTarget, tmp_path: Path, host: str, environment: dict[str, str]
+) -> None:
+    """Connections of the share of an upstream that is unavailable are reset, whatever the other one could serve."""
+    config = tcp_config(target, {"upstream": {"service": 0, "gone": 1}})
+    config["upstreams"]["gone"] = {"targets": [{"url": f"tcp://{host}:1", "weight": 0}]}
+    config["listeners"]["good"] = {**config["listeners"]["main"], "upstream": {"service": 1, "gone": 0}}
+    with Gateway(config, tmp_path, environment=environment) as gateway:
+        for _ in range(3):
+            assert connects_and_is_reset(gateway.port())
+            with connected(gateway.port("good")) as client, target.accept() as service:
+                service.sendall(b"220")
+                assert read_exactly(client, 3) == b"220"

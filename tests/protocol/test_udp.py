@@ -265,3 +265,21 @@ def _free_ports(count: int) -> list[int]:
 
 def _told(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
+
+
+def test_upstreams_have_their_shares_of_the_sessions(target: UdpTarget, tmp_path: Path) -> None:
+    """Datagrams of the share of an upstream that is unavailable are dropped, whatever the other one could serve."""
+    made = config(target.url)
+    made["upstreams"]["gone"] = {"targets": [{"url": "udp://127.0.0.1:1", "weight": 0}]}
+    made["listeners"]["main"]["upstream"] = {"service": 0, "gone": 1}
+    made["listeners"]["good"] = {"address": "127.0.0.1:0", "protocol": "udp", "upstream": {"service": 1, "gone": 0}}
+    with (
+        Gateway(made, tmp_path) as gateway,
+        client_of(gateway) as lost,
+        client_of(gateway, listener="good") as served,
+    ):
+        lost.send(b"lost")
+        served.send(b"served")
+        assert target.echo()[0] == b"served"
+        assert served.recv(9) == b"served"
+        assert not target.has_one()

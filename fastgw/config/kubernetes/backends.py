@@ -1,6 +1,6 @@
 """Backends of routes: Services become upstreams, and the endpoints of their EndpointSlices the targets."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -13,6 +13,7 @@ PROTOCOLS: Final[Mapping[str, str]] = MappingProxyType(
     {"kubernetes.io/h2c": "http2", "kubernetes.io/ws": "http1", "grpc": "grpc", "kubernetes.io/wss": "http1"}
 )
 """Protocol of an upstream by the `appProtocol` of a Service."""
+_LARGEST_SHARE: Final = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,17 @@ def add_upstream(name: str, context: TranslationContext) -> None:
         made: BackendUpstream = context.memo.backends[name]
         targets = targets_of(made.service, made.port, context.cluster, made.scheme)
         context.upstreams[name] = {"targets": targets, **made.settings}
+
+
+def shares(weighted: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Return upstreams with their shares, from those of backends, several of which may have one upstream."""
+    found: dict[str, int] = {}
+    for upstream, weight in weighted:
+        found[upstream] = found.get(upstream, 0) + weight
+    largest = max(found.values(), default=0)
+    if largest <= _LARGEST_SHARE:
+        return found
+    return {upstream: max(1, share * _LARGEST_SHARE // largest) for upstream, share in found.items()}
 
 
 def port_of(service: ClusterObject, said: int | str | None) -> ClusterObject | None:

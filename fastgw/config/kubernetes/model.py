@@ -157,8 +157,8 @@ class PortListener:
     """Port that is bound."""
     protocol: str
     listeners: list[GatewayListener] = field(default_factory=list)
-    upstream: str | None = None
-    """Upstream of a TCP or UDP listener."""
+    upstream: str | dict[str, int] | None = None
+    """Upstream of a TCP or UDP listener, or several ones with their shares."""
     tls_routes: list[dict[str, Any]] = field(default_factory=list)
     """Routes of a TLS listener, in the terms of `listeners.*.routes`."""
 

@@ -231,9 +231,7 @@ class _RuleMaker:
             return ERROR
         plain = not any(own.filters or own.forwarding or own.redirect or own.use for _, own in usable)
         if plain and len(usable) == len(weighted):
-            shares: dict[str, int] = {}
-            for backend, _ in usable:
-                shares[backend.upstream] = shares.get(backend.upstream, 0) + backend.weight
+            shares = backends.shares((backend.upstream, backend.weight) for backend, _ in usable)
             if len(shares) == 1:
                 return {"upstream": next(iter(shares))}
             return {"upstream": shares, "split": {"by": "request"}}

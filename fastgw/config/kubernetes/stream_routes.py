@@ -1,8 +1,7 @@
 """TLSRoute, TCPRoute and UDPRoute: listeners and routes of connections and datagrams.
 
-A rule with several backends becomes one upstream with the endpoints of all of them, weighted so that each backend gets
-its share whatever its number of endpoints. A route without a usable backend has an upstream without targets: its
-connections are reset.
+Each backend of a rule is an upstream, with its share of the connections. Where a backend cannot be used, or has no
+endpoint, its connections are reset and its datagrams dropped: they never go to another backend.
 """
 
 from typing import Any, Final
@@ -12,12 +11,14 @@ from fastgw.config.kubernetes.attachment import attach, isolated
 from fastgw.config.kubernetes.backends import Backend
 from fastgw.config.kubernetes.cluster import ClusterObject, generation_of, key_of
 from fastgw.config.kubernetes.conditions import Condition, condition
-from fastgw.config.kubernetes.model import GatewayListener, TranslationContext
+from fastgw.config.kubernetes.model import GatewayListener, ServedGateway, TranslationContext
+from fastgw.config.settings.gateway import shares_of
 
 NO_TARGETS: Final = "kubernetes/no-targets"
-"""Upstream of connections that no TLSRoute matches."""
-MOST_WEIGHT: Final = 1000
-"""Maximum weight of a target."""
+"""Upstream of connections that no TLSRoute matches, and of backends that cannot be used."""
+
+Upstreams = str | dict[str, int]
+"""Upstream of a route, or several ones with their shares."""
 
 
 def translate_tls(context: TranslationContext) -> None:
@@ -44,8 +45,6 @@ def _refuse_others(context: TranslationContext) -> None:
         if all("sni" in route for route in entry.tls_routes):
             passes_some = any("passthrough" in route for route in entry.tls_routes)  # then before a handshake
             entry.tls_routes.append({"upstream": NO_TARGETS} | ({"passthrough": True} if passes_some else {}))
-    if entries:
-        context.add_piece("TLSRoute", upstreams={NO_TARGETS: {"targets": []}})
 
 
 def translate_tcp(context: TranslationContext) -> None:
@@ -56,6 +55,16 @@ def translate_tcp(context: TranslationContext) -> None:
 def translate_udp(context: TranslationContext) -> None:
     """Add the upstreams of UDP listeners."""
     _translate_listeners("UDPRoute", "udp", context)
+
+
+def add_no_targets(context: TranslationContext) -> None:
+    """Add the upstream without targets, if anything uses it."""
+    for entry in context.entries.values():
+        said = [each["upstream"] for each in entry.tls_routes]
+        said += [] if entry.upstream is None else [entry.upstream]
+        if any(NO_TARGETS in shares_of(each) for each in said):
+            context.add_piece("Gateway", upstreams={NO_TARGETS: {"targets": []}})
+            return
 
 
 def _translate_listeners(kind: str, scheme: str, context: TranslationContext) -> None:
@@ -69,15 +78,15 @@ def _translate_listeners(kind: str, scheme: str, context: TranslationContext) ->
 
 def _translate_route(
     item: ClusterObject, kind: str, scheme: str, context: TranslationContext
-) -> tuple[str, list[tuple[GatewayListener, tuple[str, ...]]]]:
-    """Add the upstream and status of a route. Returns the upstream's name, and the listeners that serve the route with
-    the hostnames there.
+) -> tuple[Upstreams, list[tuple[GatewayListener, tuple[str, ...]]]]:
+    """Add the upstreams and status of a route. Returns the upstreams, and the listeners that serve the route with the
+    hostnames there.
     """
     namespace, name = key_of(item)
     attachments = attach(item, kind, context)
     if not attachments:
         context.statuses[kind, namespace, name] = {"parents": []}
-        return "", []
+        return NO_TARGETS, []
     served: dict[int, tuple[GatewayListener, tuple[str, ...]]] = {}
     attached: dict[int, GatewayListener] = {}
     for attachment in attachments:
@@ -87,17 +96,17 @@ def _translate_route(
                 served[id(listener)] = listener, attachment.hosts[position]
     for listener in attached.values():
         listener.attached += 1
-    upstream, resolved = _upstream(item, kind, scheme, context, [listener for listener, _ in served.values()])
+    gateway = next((listener.gateway for listener, _ in served.values()), None)
+    upstreams, resolved = _upstreams(item, kind, scheme, context, gateway)
     context.statuses[kind, namespace, name] = {"parents": [each.status(resolved) for each in attachments]}
-    return upstream, list(served.values())
+    return upstreams, list(served.values())
 
 
-def _upstream(
-    item: ClusterObject, kind: str, scheme: str, context: TranslationContext, listeners: list[GatewayListener]
-) -> tuple[str, Condition]:
-    """Return the name of the upstream of a route, and the condition `ResolvedRefs`."""
-    namespace, name = key_of(item)
-    gateway = listeners[0].gateway if listeners else None
+def _upstreams(
+    item: ClusterObject, kind: str, scheme: str, context: TranslationContext, gateway: ServedGateway | None
+) -> tuple[Upstreams, Condition]:
+    """Return the upstreams of a route, and the condition `ResolvedRefs`. `gateway`: that serves the route."""
+    namespace, _ = key_of(item)
     found: list[Backend] = []
     for rule in ((item.get("spec") or {}).get("rules") or ())[:1]:  # the specification allows one
         for reference in rule.get("backendRefs") or ():
@@ -108,27 +117,7 @@ def _upstream(
         resolved = condition("ResolvedRefs", True, "ResolvedRefs", generation)
     else:
         resolved = condition("ResolvedRefs", False, wrong.reason, generation, wrong.message)
-    usable = [each for each in found if each.upstream and each.weight]
-    if len(usable) == 1:
-        return usable[0].upstream, resolved
-    merged = f"{kind}/{namespace}/{name}"
-    if listeners:
-        settings = _merged([(context.upstreams[each.upstream], each.weight) for each in usable])
-        files = [value for key, value in (settings.get("tls") or {}).items() if key in ("ca", "certificate", "key")]
-        context.add_piece(merged, upstreams={merged: settings}, files={each: context.files[each] for each in files})
-    return merged, resolved
-
-
-def _merged(weighted: list[tuple[dict[str, Any], int]]) -> dict[str, Any]:
-    """Return an upstream with the targets of several ones, each with its share of the connections."""
-    shares = [(each["targets"], weight / len(each["targets"])) for each, weight in weighted if each["targets"]]
-    largest = max((share for _, share in shares), default=1.0)
-    targets: dict[str, int] = {}
-    for of_backend, share in shares:
-        for target in of_backend:
-            weight = max(1, round(share / largest * MOST_WEIGHT))
-            targets[target["url"]] = min(MOST_WEIGHT, targets.get(target["url"], 0) + weight)
-    settings: dict[str, Any] = {"targets": [{"url": url, "weight": weight} for url, weight in targets.items()]}
-    settings["load_balancing"] = {"algorithm": "random"}
-    tls = next((each["tls"] for each, _ in weighted if "tls" in each), None)
-    return settings if tls is None else {**settings, "tls": tls}
+    shares = backends.shares((each.upstream or NO_TARGETS, each.weight) for each in found if each.weight)
+    if len(shares) > 1:
+        return shares, resolved
+    return next(iter(shares), NO_TARGETS), resolved

@@ -28,6 +28,7 @@ ROUTES: Final[tuple[Callable[[TranslationContext], None], ...]] = (
     stream_routes.translate_tls,
     stream_routes.translate_tcp,
     stream_routes.translate_udp,
+    stream_routes.add_no_targets,
     ingress.translate,
 )
 """Translations of the kinds of routes, in order."""

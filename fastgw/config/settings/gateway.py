@@ -305,6 +305,16 @@ class Http2(Settings):
     reads."""
 
 
+Share = Annotated[int, Meta(ge=0, le=1_000_000)]
+Upstreams = Name | Annotated[Mapping[Name, Share], Meta(min_length=1, examples=["{db: 90, db_v2: 10}"])]
+"""Upstream of connections, or several ones with their shares."""
+
+
+def shares_of(said: str | Mapping[str, int]) -> Mapping[str, int]:
+    """Return upstreams of connections with their shares."""
+    return {said: 1} if isinstance(said, str) else said
+
+
 class TlsRoute(Settings):
     """Connections routed to an upstream by their ClientHello. The route with the exact name comes first, then the
     longest wildcard, then routes without `sni`; among equal ones, the first in the file whose `alpn` matches."""
@@ -315,8 +325,9 @@ class TlsRoute(Settings):
     alpn: Some[AlpnProtocol] = ()
     """Protocols of which the client offers at least one (ALPN), such as `h2` or `postgresql`; only where TLS is passed
     through. Left out = any."""
-    upstream: Name
-    """Upstream of these connections."""
+    upstream: Upstreams
+    """Upstream of these connections, or several upstreams with their shares, one of which is random for each
+    connection."""
     passthrough: bool = False
     """With `protocol: tcp`: whether the TLS of these connections is passed through, as with `protocol: tls`, while
     routes without it terminate TLS on the same port."""
@@ -359,8 +370,9 @@ class Listener(Settings):
     `tls`: TLS passthrough: connections are directed by the server name (SNI) of their ClientHello, and not decrypted.
     `udp`: datagrams, to `upstream`; a client's address and port is a session, which stays with its target for as long
     as datagrams come (`timeouts.tunnel_idle` of the upstream)."""
-    upstream: Name | None = None
-    """Upstream of a listener with `protocol: tcp` or `udp`."""
+    upstream: Upstreams | None = None
+    """Upstream of a listener with `protocol: tcp` or `udp`, or several upstreams with their shares, one of which is
+    random for each connection or session."""
     routes: tuple[TlsRoute, ...] = ()
     """Routes of a listener with `protocol: tls`, or with `protocol: tcp` and `tls`, in place of `upstream`."""
     protocols: Some[HttpVersion] | None = None
@@ -404,8 +416,8 @@ class Listener(Settings):
     @property
     def destinations(self) -> tuple[str, ...]:
         """Return the upstreams that the listener itself names."""
-        routed = tuple(route.upstream for route in self.routes)
-        return routed if self.upstream is None else (self.upstream, *routed)
+        said = (self.upstream, *(route.upstream for route in self.routes))
+        return tuple(name for each in said if each is not None for name in shares_of(each))
 
 
 class Status(Settings):
@@ -566,9 +578,6 @@ class Log(Settings):
     and `message`."""
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Minimum level of the log."""
-
-
-Share = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
 class Respond(Settings):

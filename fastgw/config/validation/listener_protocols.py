@@ -13,7 +13,7 @@ from fastgw.config.base.problems import format_value, suggest
 from fastgw.config.base.value_types import Url
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourceLocation
-from fastgw.config.settings.gateway import Listener, Route
+from fastgw.config.settings.gateway import Listener, Route, shares_of
 from fastgw.config.settings.upstreams import Upstream
 
 _HTTP_SCHEMES: Final = ("http", "https")
@@ -112,7 +112,7 @@ def listeners_of_one_protocol(merged: Merged) -> None:
             continue
         others[name] = listener.protocol
         for at, upstream in _upstreams(location, listener):
-            if upstream is BROKEN or known.get(upstream, (None, None))[1] is BROKEN:
+            if known.get(upstream, (None, None))[1] is BROKEN:
                 continue
             if upstream not in known:
                 at.report(f"unknown upstream {format_value(upstream)}", suggest(upstream, known), at_key=False)
@@ -162,7 +162,7 @@ def _upstreams(location: SourceLocation, listener: Any) -> Iterator[tuple[Source
             if not ends_tls and route.passthrough is True:
                 at = location.below("routes", index, "passthrough")
                 at.report("has no effect with `protocol: tls`, which passes all TLS through", _NOWHERE)
-            yield location.below("routes", index, "upstream"), route.upstream
+            yield from _named(location.below("routes", index, "upstream"), route.upstream)
         routes = () if listener.routes is BROKEN else listener.routes
         if ends_tls and routes and all(route is not BROKEN and route.passthrough is True for route in routes):
             wrong = "has no effect: every route passes TLS through"
@@ -174,7 +174,17 @@ def _upstreams(location: SourceLocation, listener: Any) -> Iterator[tuple[Source
     if listener.upstream is None:
         location.report(f"`protocol: {protocol}` needs an upstream", "expected `upstream: NAME`")
     else:
-        yield location.below("upstream"), listener.upstream
+        yield from _named(location.below("upstream"), listener.upstream)
+
+
+def _named(at: SourceLocation, said: Any) -> Iterator[tuple[SourceLocation, str]]:
+    """Yield the upstreams of connections, each with its position."""
+    if isinstance(said, str):
+        yield at, said
+    elif said is not BROKEN:
+        if not any(said.values()):
+            at.report("all shares are 0", "expected at least one share above 0")
+        yield from ((at.below(name), name) for name in said)
 
 
 def _check_routes(merged: Merged, schemes: Schemes, others: Mapping[str, str], relayed: Mapping[str, str]) -> None:
@@ -239,8 +249,9 @@ def _relayed_to(merged: Merged) -> Mapping[str, str]:
         upstream: name
         for _, name, listener in merged.whole("listeners")
         if listener.protocol not in ("http", BROKEN) and BROKEN not in (listener.upstream, listener.routes)
-        for upstream in (listener.upstream, *(route.upstream for route in listener.routes if route is not BROKEN))
-        if isinstance(upstream, str)
+        for said in (listener.upstream, *(route.upstream for route in listener.routes if route is not BROKEN))
+        if said not in (None, BROKEN)
+        for upstream in shares_of(said)
     }
 
 

@@ -122,7 +122,7 @@ cdef inline double _monotonic() noexcept nogil:
 
 @cython.final
 cdef class Plan:
-    """Facts about the connections of a listener that its configuration decides."""
+    """Facts about the connections of a listener to one upstream that its configuration decides."""
 
     cdef object upstream  # None: its connections are not ordinary
     cdef object targets  # that it was made for: they may be replaced in place
@@ -133,11 +133,10 @@ cdef class Plan:
     cdef double idle
     cdef dict addresses  # of targets, as the kernel has them
 
-    def __init__(self, server, routes):
-        upstream = routes.only_upstream
+    def __init__(self, server, upstream):
         worker_loop = server.worker_loop
-        self.targets = None if upstream is None else upstream.targets
-        if upstream is None or upstream.settings.proxy_protocol is not None:
+        self.targets = upstream.targets
+        if upstream.settings.proxy_protocol is not None:
             return
         if type(worker_loop.sockets) is not SocketPoller:
             return
@@ -151,6 +150,25 @@ cdef class Plan:
         self.pool, self.addresses = upstream.pool, addresses
         self.connect_timeout, self.idle = upstream.settings.timeouts.connect, upstream.settings.timeouts.tunnel_idle
         self.upstream = upstream
+
+
+cdef Plan _plan_of_next(server, routes):
+    """Return the plan of the next connection. None: connections to some upstream of the listener are not ordinary."""
+    cdef Plan plan
+    cdef Py_ssize_t place
+    if routes.only_route is None:
+        return None
+    upstreams = routes.only_route.upstreams
+    if routes.plans is None:
+        routes.plans = [Plan(server, each) for each in upstreams]
+    cdef list plans = routes.plans
+    for place in range(len(plans)):
+        plan = plans[place]
+        if plan.targets is not upstreams[place].targets:
+            plan = plans[place] = Plan(server, upstreams[place])
+        if plan.upstream is None or plan.upstream.attempt_listener is not None:
+            return None
+    return plan if len(plans) == 1 else plans[upstreams.index(routes.only_route.choose())]
 
 
 cdef bytes _address_of(literal):
@@ -199,10 +217,8 @@ def accept(server, listener, int listening):
         return True
     ip = text.decode()
     routes = listener.tcp
-    plan = routes.plan
-    if plan is None or (routes.only_upstream is not None and plan.targets is not routes.only_upstream.targets):
-        plan = routes.plan = Plan(server, routes)
-    if plan.upstream is None or plan.upstream.attempt_listener is not None:
+    plan = _plan_of_next(server, routes)
+    if plan is None:
         server.serve_tcp(listener, socket.socket(fileno=fd), (ip, port), None)
         return True
     connection = PlainConnection.__new__(PlainConnection)

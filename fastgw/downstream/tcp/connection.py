@@ -384,7 +384,7 @@ class TcpConnection(Timed):
         if self._tls is not None and (route.passes_through or self.route.needs_hello):
             self._refuse(Fault.ROUTE_NOT_FOUND, PASSED_SINCE, None)
             return
-        self._upstream = upstream = route.upstream
+        self._upstream = upstream = route.choose()
         self.upstream = upstream.name
         upstream.active += 1
         self._total_at = self._server.worker_loop.wheel.now + upstream.total_timeout

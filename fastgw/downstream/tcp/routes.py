@@ -1,8 +1,11 @@
-"""Routes of a TCP listener: one upstream for all connections, or selected by server name and ALPN of the ClientHello,
-also of TLS that has been terminated.
+"""Routes of a TCP listener: one for all connections, or selected by server name and ALPN of the ClientHello, also of
+TLS that has been terminated. A route has one upstream, or several with shares of its connections.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from random import random
 from typing import Any, NamedTuple, final
 
 from fastgw.config.settings import gateway as config
@@ -15,18 +18,25 @@ _ANY: str = ""
 class TcpRoute(NamedTuple):
     """Destination of connections."""
 
-    upstream: Upstream
+    upstreams: tuple[Upstream, ...]
+    ends: tuple[float, ...]
+    """Ends of their shares, in a range from 0 to 1."""
     protocols: frozenset[bytes] = frozenset()
     """ALPN protocols, one of which the client has to offer; empty: any."""
     passes_through: bool = False
     """Whether TLS is passed through, on a listener that terminates it otherwise."""
+
+    def choose(self) -> Upstream:
+        """Return the upstream of a connection, at random by the shares."""
+        upstreams = self.upstreams
+        return upstreams[0] if len(upstreams) == 1 else upstreams[bisect_right(self.ends, random())]
 
 
 @final
 class TcpRoutes:
     """Routes of one listener. Immutable."""
 
-    __slots__ = ("_exact", "_wildcards", "name", "needs_hello", "only_upstream", "passes_some", "plan")
+    __slots__ = ("_exact", "_wildcards", "name", "needs_hello", "only_route", "passes_some", "plans")
 
     def __init__(self, listener: str, settings: config.Listener, upstreams: Mapping[str, Upstream]) -> None:
         self.name = label_of(listener)
@@ -38,13 +48,13 @@ class TcpRoutes:
         self._exact: dict[str, list[TcpRoute]] = {}
         self._wildcards: dict[str, list[TcpRoute]] = {}  # by the part after `*.`; `_ANY`: any name, or none
         if settings.upstream is not None:
-            self._wildcards[_ANY] = [TcpRoute(upstreams[settings.upstream])]
-        self.only_upstream = None if settings.upstream is None else upstreams[settings.upstream]
-        """The upstream of all connections. None: it depends on the ClientHello."""
-        self.plan: Any = None  # created by the compiled module, again when targets were replaced
+            self._wildcards[_ANY] = [_route(settings.upstream, upstreams)]
+        self.only_route = None if settings.upstream is None else self._wildcards[_ANY][0]
+        """The route of all connections. None: it depends on the ClientHello."""
+        self.plans: Any = None  # created by the compiled module, again when targets were replaced
         for each in settings.routes:
             protocols = frozenset(protocol.encode() for protocol in each.alpn)
-            route = TcpRoute(upstreams[each.upstream], protocols, each.passthrough)
+            route = _route(each.upstream, upstreams, protocols, each.passthrough)
             for name in each.sni or (_ANY,):
                 wildcard = not name or name.startswith("*.")
                 names = self._wildcards if wildcard else self._exact
@@ -61,6 +71,21 @@ class TcpRoutes:
             name = name.partition(".")[2]
             found = _first(self._wildcards.get(name, ()), hello)
         return found or _first(self._wildcards.get(_ANY, ()), hello)
+
+    def upstream_of_session(self, name: str) -> Upstream | None:
+        """Return the upstream of a session as it is now: the only one, or of several the one of this name."""
+        upstreams = () if self.only_route is None else self.only_route.upstreams
+        if len(upstreams) == 1:
+            return upstreams[0]
+        return next((each for each in upstreams if each.name == name), None)
+
+
+def _route(said: str | Mapping[str, int], upstreams: Mapping[str, Upstream], *more: Any) -> TcpRoute:
+    """Return the route to upstreams as in the settings. `more`: its other attributes."""
+    shares = config.shares_of(said)
+    total = sum(shares.values())
+    ends = tuple(end / total for end in accumulate(shares.values()))
+    return TcpRoute(tuple(upstreams[name] for name in shares), ends, *more)
 
 
 def label_of(listener: str) -> str:

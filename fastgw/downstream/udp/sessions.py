@@ -182,8 +182,9 @@ class UdpSession(Timed):
         self._resolving: asyncio.Task[list[TargetAddress]] | None = None
         self._record: AttemptRecord | None = None
         self._target: Target | None = None
-        upstream = self.route.only_upstream
-        assert upstream is not None
+        route = self.route.only_route
+        assert route is not None
+        upstream = route.choose()
         self._upstream, self.upstream = upstream, upstream.name
         self._targets, self._is_listed = upstream.targets, True
         self._tunnel_idle = upstream.settings.timeouts.tunnel_idle
@@ -403,10 +404,11 @@ class UdpSession(Timed):
     def has_lost_target(self, listener: "Listener") -> bool:
         """Whether the target was removed from the listener's upstream and does not answer any more."""
         assert listener.tcp is not None
-        upstream = listener.tcp.only_upstream
-        if upstream is not None and upstream.targets is not self._targets:
-            self._targets = upstream.targets
-            self._is_listed = any(each.label == self.target for each in upstream.targets)
+        upstream = listener.tcp.upstream_of_session(self.upstream)
+        targets = () if upstream is None else upstream.targets
+        if targets is not self._targets:
+            self._targets = targets
+            self._is_listed = any(each.label == self.target for each in targets)
         return not self._is_listed and self._server.worker_loop.wheel.now - self._unanswered_at >= LAST_ANSWER_S
 
     def end(self) -> None:

@@ -11,6 +11,7 @@ from fastgw.config.kubernetes.cluster import CONTROLLER, Cluster
 from fastgw.config.kubernetes.model import Translation
 from fastgw.config.kubernetes.translation import translate
 from fastgw.config.settings.kubernetes import GatewayAddresses, KubernetesProvider
+from tests.support.certificates import Certificates
 from tests.unit.config.kubernetes.loading import loaded
 from tests.unit.config.kubernetes.test_ingress import object_of, secret_of, service
 
@@ -76,17 +77,55 @@ def test_the_oldest_route_has_the_listener(kind: str, protocol: str, scheme: str
     assert made.statuses["Gateway", "shop", "edge"]["listeners"][0]["attachedRoutes"] == 2
 
 
-def test_backends_have_their_shares() -> None:
-    made = translated(gateway("TCP"), route("TCPRoute", "both", backend("cart", 70), backend("missing", 30)))
-    assert parts(made)[0]["gateway/shop/edge/9000"]["upstream"] == "shop/cart/80/tcp"
-    assert resolved(made, "TCPRoute", "both") == ("False", "BackendNotFound")
-
-
-def test_a_route_without_a_backend_has_an_upstream_without_targets() -> None:
-    """Its connections are reset, because there is nobody to answer."""
-    made = translated(gateway("TCP"), route("TCPRoute", "none", backend("missing")))
+@pytest.mark.parametrize(
+    ("weights", "upstream"),
+    [
+        ({"cart": 70, "books": 30}, {"shop/cart/80/tcp": 70, "shop/books/80/tcp": 30}),
+        ({"cart": 20, "missing": 50, "gone": 30}, {"shop/cart/80/tcp": 20, "kubernetes/no-targets": 80}),
+        ({"cart": 1, "idle": 1}, {"shop/cart/80/tcp": 1, "shop/idle/80/tcp": 1}),
+        ({"cart": 1, "missing": 0}, "shop/cart/80/tcp"),
+        ({"cart": 0, "missing": 1}, "kubernetes/no-targets"),
+        (
+            {"missing": 1_000_000, "gone": 1_000_000, "cart": 1_000_000},
+            {"kubernetes/no-targets": 1_000_000, "shop/cart/80/tcp": 500_000},
+        ),
+        ({}, "kubernetes/no-targets"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["TCPRoute", "TLSRoute", "UDPRoute"])
+def test_backends_have_their_shares(kind: str, weights: dict[str, int], upstream: Any) -> None:
+    """Connections to a backend that is not valid or has no endpoint are rejected, by its weight (`backendRefs`)."""
+    protocol = kind.removesuffix("Route")
+    more = {"tls": {"mode": "Passthrough"}} if protocol == "TLS" else {}
+    idle, _ = service("idle")
+    backends = [backend(name, weight) for name, weight in weights.items()]
+    made = translated(gateway(protocol, **more), idle, route(kind, "both", *backends))
     listeners, upstreams = parts(made)
-    assert upstreams[listeners["gateway/shop/edge/9000"]["upstream"]]["targets"] == []
+    (listener,) = (each for each in listeners.values() if "protocol" in each)
+    said = listener["routes"][0]["upstream"] if protocol == "TLS" else listener["upstream"]
+    scheme = "udp" if protocol == "UDP" else "tcp"
+    named = {upstream: 1} if isinstance(upstream, str) else upstream
+    named = {name.replace("/tcp", f"/{scheme}"): share for name, share in named.items()}
+    assert said == (next(iter(named)) if len(named) == 1 else named)
+    for name in named:
+        assert bool(upstreams[name]["targets"]) == ("cart" in name or "books" in name)
+    lacking = "missing" in weights
+    assert resolved(made, kind, "both") == (("False", "BackendNotFound") if lacking else ("True", "ResolvedRefs"))
+    assert loaded(made).refused_objects == {}
+
+
+def test_each_backend_has_its_own_tls(tmp_path: Path) -> None:
+    """A BackendTLSPolicy is for the connections to its Service alone."""
+    authority = object_of("ConfigMap", "ca", {})
+    authority["data"] = {"ca.crt": Path(Certificates(tmp_path).ca).read_text()}
+    validation = {"hostname": "books.test", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}]}
+    references = [{"group": "", "kind": "Service", "name": "books"}]
+    policy = object_of("BackendTLSPolicy", "books", {"targetRefs": references, "validation": validation})
+    made = translated(gateway("TCP"), authority, policy, route("TCPRoute", "both", backend("cart"), backend("books")))
+    upstreams = parts(made)[1]
+    assert "tls" not in upstreams["shop/cart/80/tcp"]
+    assert upstreams["shop/books/80/tcp"]["tls"]["server_name"] == "books.test"
+    assert loaded(made).refused_objects == {}
 
 
 def test_tls_routes_are_selected_by_server_name() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from typing import Any, cast
 
 import pytest
@@ -25,7 +27,7 @@ ROUTES = (
 def found(routes: tuple[TlsRoute, ...], name: str, *protocols: bytes) -> str | None:
     listener = Listener(address=Address(host="127.0.0.1", port=1), protocol="tls", routes=routes)
     route = TcpRoutes("main", listener, UPSTREAMS).find(ClientHello(name, protocols))
-    return None if route is None else cast(Any, route.upstream)
+    return None if route is None else cast(Any, route.choose())
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,22 @@ def test_without_a_route_for_all_there_may_be_none() -> None:
 def test_a_listener_of_tcp_has_one_for_all() -> None:
     listener = Listener(address=Address(host="127.0.0.1", port=1), protocol="tcp", upstream="any")
     routes = TcpRoutes("main", listener, UPSTREAMS)
-    assert routes.only_upstream == "any"
+    assert routes.only_route is not None
+    assert [str(each) for each in routes.only_route.upstreams] == ["any"]
     assert not routes.needs_hello
     assert routes.name == "listener/main"
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ({"any": 0, "wide": 3}, {"wide": 1000}),
+        ({"any": 20, "wide": 0, "deep": 80}, {"any": 180, "deep": 820}),
+    ],
+)
+def test_connections_are_distributed_by_the_shares(shares: dict[str, int], expected: dict[str, int]) -> None:
+    listener = Listener(address=Address(host="127.0.0.1", port=1), protocol="tcp", upstream=shares)
+    route = TcpRoutes("main", listener, UPSTREAMS).only_route
+    assert route is not None
+    random.seed(1)
+    assert Counter(route.choose() for _ in range(1000)) == expected
