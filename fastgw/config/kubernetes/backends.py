@@ -61,9 +61,10 @@ def resolve(
     service = context.cluster.get("Service", where, name)
     if service is None:
         return Backend(weight, reason="BackendNotFound", message=f"the Service {where}/{name} does not exist")
-    port = port_of(service, reference.get("port"))
+    transport = "UDP" if scheme == "udp" else "TCP"
+    port = _port_of(service, reference.get("port"), transport)
     if port is None:
-        why = _why_no_port(service, reference.get("port"))
+        why = _why_no_port(service, reference.get("port"), transport)
         return Backend(weight, reason="BackendNotFound", message=f"the Service {where}/{name} {why}")
     said = port.get("appProtocol") or ""
     if said in PROTOCOLS:
@@ -122,9 +123,11 @@ def shares(weighted: Iterable[tuple[str, int]]) -> dict[str, int]:
     return {upstream: max(1, share * _LARGEST_SHARE // largest) for upstream, share in found.items()}
 
 
-def port_of(service: ClusterObject, said: int | str | None) -> ClusterObject | None:
-    """Return a port of a Service by its number or name; None: its only one."""
-    ports = _ports_of(service)
+def _port_of(service: ClusterObject, said: int | str | None, transport: str) -> ClusterObject | None:
+    """Return a port of a Service by its number or name; `said` None: its only one. `transport`: its protocol, because
+    ports of TCP and UDP may have one number.
+    """
+    ports = [each for each in _ports_of(service) if _transport_of(each) == transport]
     if said is None:
         return ports[0] if len(ports) == 1 else None
     return next((each for each in ports if said in (each["port"], each.get("name"))), None)
@@ -135,12 +138,17 @@ def _ports_of(service: ClusterObject) -> list[ClusterObject]:
     return ports
 
 
-def _why_no_port(service: ClusterObject, said: int | str | None) -> str:
+def _transport_of(port: ClusterObject) -> str:
+    return port.get("protocol") or "TCP"
+
+
+def _why_no_port(service: ClusterObject, said: int | str | None, transport: str) -> str:
     ports = [
-        f'{each["port"]} ("{each["name"]}")' if each.get("name") else str(each["port"]) for each in _ports_of(service)
+        f"{each['port']}/{_transport_of(each)}" + (f' ("{each["name"]}")' if each.get("name") else "")
+        for each in _ports_of(service)
     ]
     has = f"it has {', '.join(ports) or 'none'}"
-    return f"has no port {said}; {has}" if said is not None else f"needs the number of a port; {has}"
+    return f"has no {transport} port {said}; {has}" if said is not None else f"needs the number of a port; {has}"
 
 
 def targets_of(service: ClusterObject, port: ClusterObject, cluster: Cluster, scheme: str) -> list[dict[str, Any]]:

@@ -31,14 +31,15 @@ def ingress_class(**annotations: str) -> dict[str, Any]:
 
 
 def service(name: str, port: int = 80) -> list[dict[str, Any]]:
-    ports = [{"name": "web", "port": port}]
+    """Return a Service, whose port has the same number for TCP and UDP, and its EndpointSlice."""
+    ports = [{"name": "web", "port": port}, {"name": "web-udp", "port": port, "protocol": "UDP"}]
     endpoints = [{"addresses": ["198.51.100.7"], "conditions": {"ready": True}}]
     slices = {
         "kind": "EndpointSlice",
         "metadata": {"namespace": "shop", "name": name, "labels": {"kubernetes.io/service-name": name}},
         "addressType": "IPv4",
         "endpoints": endpoints,
-        "ports": [{"name": "web", "port": 9000}],
+        "ports": [{"name": "web", "port": 9000}, {"name": "web-udp", "port": 9001, "protocol": "UDP"}],
     }
     return [object_of("Service", name, {"ports": ports}), slices]
 
@@ -97,8 +98,14 @@ def test_a_default_backend_takes_what_no_rule_matches() -> None:
 @pytest.mark.parametrize(
     ("backend", "why"),
     [
-        ({"port": {"number": 81}}, 'the Service shop/cart has no port 81; it has 80 ("web")'),
-        ({"port": {"name": "other"}}, 'the Service shop/cart has no port other; it has 80 ("web")'),
+        (
+            {"port": {"number": 81}},
+            'the Service shop/cart has no TCP port 81; it has 80/TCP ("web"), 80/UDP ("web-udp")',
+        ),
+        (
+            {"port": {"name": "other"}},
+            'the Service shop/cart has no TCP port other; it has 80/TCP ("web"), 80/UDP ("web-udp")',
+        ),
         ({"to": "gone"}, "the Service shop/gone does not exist"),
     ],
 )

@@ -63,8 +63,10 @@ def resolved(made: Translation, kind: str, name: str) -> tuple[str, str]:
     return found["status"], found["reason"]
 
 
-@pytest.mark.parametrize(("kind", "protocol", "scheme"), [("TCPRoute", "TCP", "tcp"), ("UDPRoute", "UDP", "udp")])
-def test_the_oldest_route_has_the_listener(kind: str, protocol: str, scheme: str) -> None:
+@pytest.mark.parametrize(("protocol", "scheme", "endpoint"), [("TCP", "tcp", 9000), ("UDP", "udp", 9001)])
+def test_the_oldest_route_has_the_listener(protocol: str, scheme: str, endpoint: int) -> None:
+    """Its backend is the port of its protocol: a Service may have one number for TCP and UDP."""
+    kind = f"{protocol}Route"
     made = translated(
         gateway(protocol),
         route(kind, "newer", backend("books"), created="2026-02-01T00:00:00Z"),
@@ -73,8 +75,18 @@ def test_the_oldest_route_has_the_listener(kind: str, protocol: str, scheme: str
     listeners, upstreams = parts(made)
     (listener,) = (each for each in listeners.values() if each.get("protocol") == scheme)
     assert listener["upstream"] == f"shop/cart/80/{scheme}"
-    assert upstreams[listener["upstream"]]["targets"] == [{"url": f"{scheme}://198.51.100.7:9000"}]
+    assert upstreams[listener["upstream"]]["targets"] == [{"url": f"{scheme}://198.51.100.7:{endpoint}"}]
     assert made.statuses["Gateway", "shop", "edge"]["listeners"][0]["attachedRoutes"] == 2
+
+
+@pytest.mark.parametrize(("protocol", "other"), [("TCP", "UDP"), ("UDP", "TCP")])
+def test_a_port_of_the_other_protocol_is_no_backend(protocol: str, other: str) -> None:
+    dns = object_of("Service", "dns", {"ports": [{"port": 80, "protocol": other}]})
+    made = translated(gateway(protocol), dns, route(f"{protocol}Route", "one", backend("dns")))
+    (parent,) = made.statuses[f"{protocol}Route", "shop", "one"]["parents"]
+    (found,) = (each for each in parent["conditions"] if each["type"] == "ResolvedRefs")
+    message = f"the Service shop/dns has no {protocol} port 80; it has 80/{other}"
+    assert (found["status"], found["reason"], found["message"]) == ("False", "BackendNotFound", message)
 
 
 @pytest.mark.parametrize(
