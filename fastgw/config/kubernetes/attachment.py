@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastgw.config.kubernetes.cluster import CONTROLLER, GATEWAY_GROUP, ClusterObject, generation_of
+from fastgw.config.kubernetes.cluster import CONTROLLER, GATEWAY_GROUP, ClusterObject, generation_of, key_of
 from fastgw.config.kubernetes.conditions import Condition
 from fastgw.config.kubernetes.hostnames import covers, intersection
-from fastgw.config.kubernetes.model import GatewayListener, TranslationContext, parent_condition
+from fastgw.config.kubernetes.model import GatewayListener, ObjectId, TranslationContext, parent_condition
 
 PARENTS = frozenset(("Gateway", "ListenerSet"))
 
@@ -74,11 +74,21 @@ def _attached(
     if not allowed:
         return refused("NotAllowedByListeners", "no listener allows routes of this kind and namespace")
     attachment = Attachment(shown, parent_condition("", generation))
+    conflicts = context.conflicts.get((kind, *key_of(item)), {})
+    first: ObjectId | None = None
     for listener in allowed:
         hosts = hosts_on(listener, hostnames)
-        if hosts is not None:
-            attachment.hosts[len(attachment.listeners)] = hosts
-            attachment.listeners.append(listener)
+        if hosts is None:
+            continue
+        if listener.id in conflicts:
+            first = first or conflicts[listener.id]
+            continue
+        attachment.hosts[len(attachment.listeners)] = hosts
+        attachment.listeners.append(listener)
+    if first is not None and not attachment.listeners:
+        return refused(
+            "HostnameConflict", f"the {first[0]} {first[1]}/{first[2]} has a hostname in common, and is first"
+        )
     if not attachment.listeners:
         return refused("NoMatchingListenerHostname", "no hostname matches that of a listener")
     return attachment

@@ -21,6 +21,8 @@ from fastgw.config.settings.kubernetes import KubernetesProvider
 
 ObjectId = tuple[str, str, str]
 """Kind, namespace and name of an object."""
+ListenerId = tuple[ObjectId, str]
+"""Owner and name of a listener."""
 Statuses = dict[ObjectId, dict[str, Any]]
 """Statuses to write, by object: the members of `status` that belong to the gateway. Entries of `parents` and
 `ancestors` that belong to other controllers and installations are kept by the writer, and all others of this one are
@@ -74,6 +76,10 @@ class GatewayListener:
     """Derived files of certificates and keys."""
     attached: int = 0
     """Number of attached routes."""
+
+    @property
+    def id(self) -> ListenerId:
+        return self.owner, self.name
 
     @property
     def is_valid(self) -> bool:
@@ -177,11 +183,15 @@ class TranslatedRoute:
 
     piece: Piece | None
     status: dict[str, Any]
-    attached: tuple[tuple[ObjectId, str], ...]
-    """Listeners that it is attached to: owner and name."""
+    attached: tuple[ListenerId, ...]
+    """Listeners that it is attached to."""
     upstreams: tuple[str, ...]
     policies: tuple[tuple[ObjectKey, ObjectKey], ...]
     """BackendTLSPolicies, each with the Gateway whose routes use it."""
+
+
+Conflicts = Mapping[ListenerId, ObjectId]
+"""Listeners on which a route is not accepted, each with a route that takes precedence."""
 
 
 class RouteMemo:
@@ -190,7 +200,7 @@ class RouteMemo:
     """
 
     APART: Final = frozenset(("HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute", "EndpointSlice"))
-    """Kinds that the translation of another route does not depend on."""
+    """Kinds that the translation of another route does not depend on, except for conflicts, which `find` compares."""
 
     def __init__(self) -> None:
         self.translated_count = 0
@@ -198,23 +208,34 @@ class RouteMemo:
         self.backends: dict[str, Any] = {}
         """Upstreams by name, without targets (`backends.BackendUpstream`)."""
         self._around: Mapping[str, Mapping[ObjectKey, ClusterObject]] = {}
-        self._before: dict[ObjectId, tuple[ClusterObject, TranslatedRoute]] = {}
-        self._now: dict[ObjectId, tuple[ClusterObject, TranslatedRoute]] = {}
+        self._before: dict[ObjectId, tuple[ClusterObject, Conflicts, TranslatedRoute]] = {}
+        self._now: dict[ObjectId, tuple[ClusterObject, Conflicts, TranslatedRoute]] = {}
+        self._claims_before: dict[ObjectId, tuple[ClusterObject, Any]] = {}
+        self._claims_now: dict[ObjectId, tuple[ClusterObject, Any]] = {}
 
     def begin_translation(self, cluster: Cluster) -> None:
         """Begin a translation. Objects that have not changed are identical to those of the last one."""
         around = {kind: cluster.all(kind) for kind in KINDS if kind not in self.APART}
-        self._before = self._now if around == self._around else {}
+        is_same = around == self._around
+        self._before, self._claims_before = (self._now, self._claims_now) if is_same else ({}, {})
         if not self._before:
             self.backends = {}
-        self._around, self._now, self.translated_count = around, {}, 0
+        self._around, self._now, self._claims_now, self.translated_count = around, {}, {}, 0
 
-    def find(self, id_: ObjectId, item: ClusterObject) -> TranslatedRoute | None:
+    def find(self, id_: ObjectId, item: ClusterObject, conflicts: Conflicts) -> TranslatedRoute | None:
         held = self._before.get(id_)
+        return held[2] if held is not None and held[0] is item and held[1] == conflicts else None
+
+    def store(self, id_: ObjectId, item: ClusterObject, conflicts: Conflicts, made: TranslatedRoute) -> None:
+        self._now[id_] = item, conflicts, made
+
+    def find_claims(self, id_: ObjectId, item: ClusterObject) -> Any:
+        """Return the hostnames of a route by listener (`route_conflicts.Claims`); None: they are not known."""
+        held = self._claims_before.get(id_)
         return held[1] if held is not None and held[0] is item else None
 
-    def store(self, id_: ObjectId, item: ClusterObject, made: TranslatedRoute) -> None:
-        self._now[id_] = item, made
+    def store_claims(self, id_: ObjectId, item: ClusterObject, claims: Any) -> None:
+        self._claims_now[id_] = item, claims
 
 
 class Elsewhere:
@@ -266,6 +287,8 @@ class TranslationContext:
     policy_ancestors: dict[ObjectKey, set[ObjectKey]] = field(default_factory=dict)
     """Gateways whose routes use a BackendTLSPolicy, by policy."""
 
+    conflicts: dict[ObjectId, dict[ListenerId, ObjectId]] = field(default_factory=dict)
+    """Conflicts of routes (`Conflicts`), by route."""
     own_namespace: str = ""
     """Namespace of the gateway's own pods."""
     memo: RouteMemo = field(default_factory=RouteMemo)
@@ -290,10 +313,9 @@ class TranslationContext:
         self.pieces.append(Piece(of, **parts))
 
     @cached_property
-    def listeners_by_name(self) -> Mapping[tuple[ObjectId, str], GatewayListener]:
-        """Listeners of all Gateways and ListenerSets, by owner and name."""
-        listeners = (each for gateway in self.gateways.values() for each in gateway.listeners)
-        return {(each.owner, each.name): each for each in listeners}
+    def listeners_by_id(self) -> Mapping[ListenerId, GatewayListener]:
+        """Listeners of all Gateways and ListenerSets."""
+        return {each.id: each for gateway in self.gateways.values() for each in gateway.listeners}
 
     def listeners_of(self, kind: str, key: ObjectKey) -> list[GatewayListener] | None:
         """Return the listeners of a parent; None: it is none of this gateway's."""

@@ -60,11 +60,12 @@ def translate(kind: str, matches: Matches, context: TranslationContext) -> None:
     memo = context.memo
     for item in context.cluster.oldest_first(kind):
         id_ = kind, *key_of(item)
-        made = memo.find(id_, item)
+        conflicts = context.conflicts.get(id_, {})
+        made = memo.find(id_, item, conflicts)
         if made is None:
             made = _translated(item, kind, matches, context)
             memo.translated_count += 1
-        memo.store(id_, item, made)
+        memo.store(id_, item, conflicts, made)
         _add(id_, made, context)
 
 
@@ -73,7 +74,7 @@ def _add(id_: ObjectId, made: TranslatedRoute, context: TranslationContext) -> N
         context.pieces.append(made.piece)
     context.statuses[id_] = made.status
     for listener in made.attached:
-        context.listeners_by_name[listener].attached += 1
+        context.listeners_by_id[listener].attached += 1
     for name in made.upstreams:
         backends.add_upstream(name, context)
     for policy, gateway in made.policies:
@@ -102,7 +103,7 @@ def _translated(item: ClusterObject, kind: str, matches: Matches, context: Trans
     return TranslatedRoute(
         Piece(f"{kind}/{namespace}/{name}", routes=routes, filter_sets=sets) if routes else None,
         {"parents": [each.status(*others) for each in attachments]},
-        tuple(dict.fromkeys((each.owner, each.name) for at in attachments for each in at.listeners)),
+        tuple(dict.fromkeys(each.id for at in attachments for each in at.listeners)),
         tuple(dict.fromkeys(context.used_upstreams)),
         tuple(dict.fromkeys(context.used_policies)),
     )

@@ -16,6 +16,7 @@ from fastgw.config.kubernetes import (
     ingress,
     installations,
     policies,
+    route_conflicts,
     stream_routes,
 )
 from fastgw.config.kubernetes.cluster import Cluster
@@ -23,6 +24,7 @@ from fastgw.config.kubernetes.model import Elsewhere, Piece, RouteMemo, Translat
 from fastgw.config.settings.kubernetes import KubernetesProvider
 
 ROUTES: Final[tuple[Callable[[TranslationContext], None], ...]] = (
+    route_conflicts.find,
     http_route.translate,
     grpc_route.translate,
     stream_routes.translate_tls,
@@ -31,7 +33,7 @@ ROUTES: Final[tuple[Callable[[TranslationContext], None], ...]] = (
     stream_routes.add_no_targets,
     ingress.translate,
 )
-"""Translations of the kinds of routes, in order."""
+"""Translations of the kinds of routes, in order, and what they have in common."""
 NOT_FOUND: Final = "kubernetes/not-found"
 """Route of requests that no other route of a Gateway matches."""
 

@@ -230,13 +230,16 @@ def test_only_what_has_changed_is_translated_anew_with_the_result_of_a_translati
         "to": [{"group": "", "kind": "Service"}],
     }
     grant = an_object("ReferenceGrant", "g", grant_rule, "back")
-    call = an_object("GRPCRoute", "call", {"parentRefs": [{"name": "web"}], "rules": [{"backendRefs": []}]})
+    call = a_route("call", {"backendRefs": []}, kind="GRPCRoute")
+    call["metadata"]["creationTimestamp"] = "2026-02-01T00:00:00Z"
+    call_of_all = a_route("call", {"backendRefs": []}, kind="GRPCRoute")
+    call_of_all["metadata"]["creationTimestamp"] = "2025-01-01T00:00:00Z"
     held = [the_class(), a_gateway(), cart, slices, *books, *a_service("cart", "back"), route, other, far, grant, call]
     moved = {**slices, "endpoints": [{"addresses": ["10.0.0.9"], "conditions": {"ready": True}}]}
     listener = {"name": "http", "port": 80, "protocol": "HTTP", "hostname": "*.shop.example"}
     changes: list[tuple[dict[str, Any] | None, dict[str, Any] | None, int]] = [
         (None, None, 0),  # nothing
-        (route, changed(route, hostnames=["a.shop.example"]), 1),
+        (route, changed(route, hostnames=["a.shop.example"]), 2),  # and the GRPCRoute names another one in its status
         (slices, moved, 0),
         (other, None, 0),
         (None, a_route("new"), 1),
@@ -245,6 +248,8 @@ def test_only_what_has_changed_is_translated_anew_with_the_result_of_a_translati
         (held[1], a_gateway("web", listener), 4),
         (grant, None, 4),
         (moved, None, 0),
+        (call, call_of_all, 4),  # it takes precedence over all HTTPRoutes
+        (call_of_all, None, 3),
     ]
     translator = Translator(SETTINGS, "fastgw")
     translator.translate(Cluster.of(held))
@@ -254,6 +259,66 @@ def test_only_what_has_changed_is_translated_anew_with_the_result_of_a_translati
         whole, content_of_all = Translator(SETTINGS, "fastgw").translate(Cluster.of(held))
         assert translator.memo.translated_count == count
         assert (content, made.statuses) == (content_of_all, whole.statuses)
+
+
+@pytest.mark.parametrize(
+    ("listener", "http", "grpc", "conflicts"),
+    [
+        ("", ["a.example"], ["a.example"], True),
+        ("", ["b.example", "A.example"], ["a.example", "c.example"], True),
+        ("", ["*.example"], ["a.b.example"], True),
+        ("", ["a.b.example"], ["*.b.example"], True),
+        ("", ["*.b.example"], ["*.example"], True),
+        ("", [], ["a.example"], True),
+        ("", ["a.example"], [], True),
+        ("", [], [], True),
+        ("*.example", ["a.example", "c.test"], ["b.example", "c.test"], False),
+        ("", ["a.example"], ["b.example"], False),
+        ("", ["*.b.example"], ["b.example"], False),
+        ("", ["b.example"], ["*.b.example"], False),
+        ("", ["*.b.example"], ["*.c.example"], False),
+    ],
+)
+@pytest.mark.parametrize("older", ["HTTPRoute", "GRPCRoute"])
+def test_one_of_an_http_and_a_grpc_route_of_a_hostname_is_accepted(
+    listener: str, http: list[str], grpc: list[str], conflicts: bool, older: str
+) -> None:
+    """The oldest, then the first by name, of those on a listener (`hostnames` of GRPCRoute)."""
+    newer = next(each for each in ("HTTPRoute", "GRPCRoute") if each != older)
+    hosts = {"HTTPRoute": http, "GRPCRoute": grpc}
+    at = {"name": "http", "port": 80, "protocol": "HTTP", "hostname": listener}
+    first = a_route("z", kind=older, hostnames=hosts[older])
+    second = a_route("a", kind=newer, hostnames=hosts[newer])
+    second["metadata"]["creationTimestamp"] = "2026-01-02T00:00:00Z"
+    made = translated(the_class(), a_gateway("web", at), a_service(), first, second)
+    assert at_parent(made, "z", older)["Accepted"] == ("True", "Accepted")
+    assert at_parent(made, "a", newer)["Accepted"] == (
+        ("False", "HostnameConflict") if conflicts else ("True", "Accepted")
+    )
+    assert bool(routes_in(made, f"{newer}/shop/a")) is not conflicts
+    assert made.statuses["Gateway", "shop", "web"]["listeners"][0]["attachedRoutes"] == (1 if conflicts else 2)
+
+
+def test_of_http_and_grpc_routes_of_one_age_the_first_by_name_is_accepted() -> None:
+    made = translated(the_class(), a_gateway(), a_service(), a_route("b"), a_route("a", kind="GRPCRoute"))
+    assert at_parent(made, "a", "GRPCRoute")["Accepted"] == ("True", "Accepted")
+    (parent,) = made.statuses["HTTPRoute", "shop", "b"]["parents"]
+    assert parent["conditions"][0]["message"] == "the GRPCRoute shop/a has a hostname in common, and is first"
+
+
+def test_a_route_that_is_not_accepted_takes_no_hostname_from_others() -> None:
+    middle, last = a_route("b", kind="GRPCRoute", hostnames=["a.test", "b.test"]), a_route("c", hostnames=["b.test"])
+    made = translated(the_class(), a_gateway(), a_service(), a_route("a", hostnames=["a.test"]), middle, last)
+    assert at_parent(made, "b", "GRPCRoute")["Accepted"] == ("False", "HostnameConflict")
+    assert at_parent(made, "c")["Accepted"] == ("True", "Accepted")
+
+
+def test_a_conflict_on_one_listener_leaves_a_route_on_others() -> None:
+    listeners = [{"name": name, "port": port, "protocol": "HTTP"} for name, port in (("one", 80), ("two", 81))]
+    only = a_route("a", parents=[{"name": "web", "sectionName": "one"}])
+    made = translated(the_class(), a_gateway("web", *listeners), a_service(), only, a_route("b", kind="GRPCRoute"))
+    assert at_parent(made, "b", "GRPCRoute")["Accepted"] == ("True", "Accepted")
+    assert [each["listeners"] for each in routes_in(made, "GRPCRoute/shop/b")] == [["gateway/shop/web/81"]]
 
 
 def test_a_regular_expression_that_is_not_valid_is_left_out_and_told() -> None:
