@@ -39,7 +39,7 @@ class Notation:
 
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_LONGEST: Final = 365 * 24 * 3600
+LONGEST_DURATION: Final = 365 * 24 * 3600
 _BYTES: Final = {
     "B": 1,
     "kB": 1000,
@@ -81,8 +81,8 @@ def parse_duration(text: str) -> float:
     seconds = float(match[1]) * _SECONDS[match[2]]
     if seconds == 0:
         raise ValueError("a duration of zero")
-    if seconds > _LONGEST:
-        raise ValueError(f"{text} is longer than {_LONGEST // 3600}h")
+    if seconds > LONGEST_DURATION:
+        raise ValueError(f"{text} is longer than {LONGEST_DURATION // 3600}h")
     return seconds
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+from fastgw.config.base.value_types import LONGEST_DURATION
 from fastgw.config.kubernetes import backends
 from fastgw.config.kubernetes.cluster import ClusterObject
 from fastgw.config.kubernetes.model import ServedGateway, TranslationContext
@@ -15,14 +16,14 @@ _UNITS: Final[Mapping[str, float]] = MappingProxyType({"h": 3600.0, "m": 60.0, "
 _DURATION: Final = re.compile(r"([0-9]+)(h|ms|m|s)")
 
 
-def seconds_of(text: str | None) -> float:
-    """Return the seconds of a duration of the Gateway API, such as `1m30s`; 0: none."""
-    return sum(int(number) * _UNITS[unit] for number, unit in _DURATION.findall(text or ""))
+def seconds_of(text: str | None) -> float | None:
+    """Return the seconds of a duration of the Gateway API, such as `1m30s`; None: there is none."""
+    return None if text is None else sum(int(number) * _UNITS[unit] for number, unit in _DURATION.findall(text))
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in the terms of settings."""
-    return f"{max(1, round(seconds * 1000))}ms"
+    """Return a duration in the terms of settings, which have a longest one."""
+    return f"{max(1, round(min(seconds, LONGEST_DURATION) * 1000))}ms"
 
 
 @dataclass

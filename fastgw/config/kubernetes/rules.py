@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from fastgw.config.base.route_patterns import is_large_regex, parse_regex
+from fastgw.config.base.value_types import LONGEST_DURATION
 from fastgw.config.kubernetes import backends, route_filters
 from fastgw.config.kubernetes.attachment import Attachment, attach, isolated
 from fastgw.config.kubernetes.backends import Backend
@@ -282,8 +283,8 @@ def _policies(rule: ClusterObject) -> dict[str, Any]:
     whole, each = seconds_of(timeouts.get("request")), seconds_of(timeouts.get("backendRequest"))
     if whole:
         settings["timeout"] = duration(whole)
-    if each or whole:
-        settings["timeouts"] = {"response_headers": duration(each or whole)}
+    if each is not None or whole is not None:
+        settings["timeouts"] = {"response_headers": duration(each or whole or LONGEST_DURATION)}  # 0 disables a timeout
     retry = rule.get("retry")
     if retry is not None:
         conditions = ["connect_failure", "reset_before_response", "reset"]

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from fastgw.config import load_text
+from fastgw.config.base.value_types import LONGEST_DURATION
 from fastgw.config.kubernetes.cluster import CONTROLLER, Cluster, key_of, selects
 from fastgw.config.kubernetes.model import Elsewhere, ObjectId, Translation
 from fastgw.config.kubernetes.provider import FILE
@@ -319,6 +320,31 @@ def test_a_conflict_on_one_listener_leaves_a_route_on_others() -> None:
     made = translated(the_class(), a_gateway("web", *listeners), a_service(), only, a_route("b", kind="GRPCRoute"))
     assert at_parent(made, "b", "GRPCRoute")["Accepted"] == ("True", "Accepted")
     assert [each["listeners"] for each in routes_in(made, "GRPCRoute/shop/b")] == [["gateway/shop/web/81"]]
+
+
+@pytest.mark.parametrize(
+    ("said", "whole", "each"),
+    [
+        ({"request": "10s"}, 10.0, 10.0),
+        ({"request": "10s", "backendRequest": "2s"}, 10.0, 2.0),
+        ({"backendRequest": "2s"}, None, 2.0),
+        ({"request": "0s"}, None, LONGEST_DURATION),
+        ({"backendRequest": "0s"}, None, LONGEST_DURATION),
+        ({"request": "0s", "backendRequest": "2s"}, None, 2.0),
+        ({"request": "10s", "backendRequest": "0s"}, 10.0, 10.0),
+        ({"request": "99999h"}, LONGEST_DURATION, LONGEST_DURATION),
+    ],
+)
+def test_a_timeout_of_zero_is_disabled(said: Any, whole: float | None, each: float) -> None:
+    """GEP-1742. Where a timeout cannot be disabled, zero is the longest one."""
+    found = loaded(
+        the_class(),
+        a_gateway(),
+        a_service(),
+        a_route("cart", {"backendRefs": [{"name": "cart", "port": 80}], "timeouts": said}),
+    )
+    route = next(each for each in found.config.routes if each.name.startswith("HTTPRoute"))
+    assert (route.timeout, route.timeouts.response_headers) == (whole, each)
 
 
 def test_a_regular_expression_that_is_not_valid_is_left_out_and_told() -> None:
