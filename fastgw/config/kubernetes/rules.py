@@ -96,8 +96,8 @@ def _translated(item: ClusterObject, kind: str, matches: Matches, context: Trans
         behind = f"/{number}" if len(groups) > 1 else ""
         rule_maker = _RuleMaker(kind, item, group, context, problems, sets)
         for index, rule in enumerate((item.get("spec") or {}).get("rules") or ()):
-            called = rule.get("name") or str(index)
-            routes += rule_maker.routes_of(rule, f"{kind}/{namespace}/{name}/{called}", behind, matches)
+            called = f"{kind}/{namespace}/{name}/{_rule_name(rule, index)}"
+            routes += rule_maker.routes_of(rule, called, behind, matches)
     if not groups:
         _check_references(item, kind, context, problems)
     others = _conditions(problems, generation_of(item))
@@ -108,6 +108,12 @@ def _translated(item: ClusterObject, kind: str, matches: Matches, context: Trans
         tuple(dict.fromkeys(context.used_upstreams)),
         tuple(dict.fromkeys(context.used_policies)),
     )
+
+
+def _rule_name(rule: ClusterObject, index: int) -> str:
+    """Return the name of a rule, or its index; a name that could be the index of another rule is marked."""
+    name: str = rule.get("name") or ""
+    return f"@{name}" if name.isdigit() else name or str(index)
 
 
 def _conditions(problems: _Problems, generation: int) -> list[Condition]:

@@ -347,6 +347,18 @@ def test_a_timeout_of_zero_is_disabled(said: Any, whole: float | None, each: flo
     assert (route.timeout, route.timeouts.response_headers) == (whole, each)
 
 
+def test_a_rule_may_have_the_index_of_another_one_as_its_name() -> None:
+    backends = [{"name": "cart", "port": 80}]
+    rules = [
+        {"name": name, "matches": [{"path": {"value": path}}], "backendRefs": backends}
+        for name, path in (("1", "/a"), (None, "/b"), ("pay", "/c"))
+    ]
+    found = loaded(the_class(), a_gateway(), a_service(), a_route("cart", *rules))
+    names = [each.name for each in found.config.routes if each.name.startswith("HTTPRoute")]
+    assert names == [f"HTTPRoute/shop/cart/{each}" for each in ("@1", "1", "pay")]
+    assert found.refused_objects == {}
+
+
 def test_a_regular_expression_that_is_not_valid_is_left_out_and_told() -> None:
     bad = {"matches": [{"path": {"type": "RegularExpression", "value": "("}}], "backendRefs": []}
     translation = translated(the_class(), a_gateway(), a_service(), a_route("cart", bad))
