@@ -191,18 +191,19 @@ def parse_strip_prefix(text: str) -> bytes:
     """Parse a path prefix to strip, in whole segments. The result is in normal form and has no trailing slash:
     `/api`.
     """
-    pattern = parse_path(text.rstrip("/"))
-    if pattern.kind is not PathKind.EXACT:
-        raise ValueError(f"{text!r} is a pattern; expected a plain path such as /api")
-    return pattern.literal
+    return parse_plain_path(text.rstrip("/"))
 
 
 def parse_plain_path(text: str) -> bytes:
-    """Parse a path without parameters, in normal form, with or without a trailing slash."""
-    pattern = parse_path(text)
-    if pattern.kind is not PathKind.EXACT:
+    """Parse a path without parameters, in normal form, with or without a trailing slash. A `*` is plain text, unless it
+    is the whole last segment, as in a pattern.
+    """
+    written = text.split("/")
+    if written[0] or len(written) == 1:
+        raise ValueError(f"{text!r} does not start with a slash; expected a plain path such as /api")
+    if written[-1] == "*" or any(_PARAMETER.fullmatch(part) for part in written):
         raise ValueError(f"{text!r} is a pattern; expected a plain path such as /api")
-    return pattern.literal
+    return b"/".join(_normal(part) for part in written)
 
 
 def parse_rewrite(text: str) -> Template:

@@ -1,11 +1,13 @@
 """Filters of HTTPRoutes and GRPCRoutes in the terms of settings."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
+from urllib.parse import quote
 
+from fastgw.config.base.route_patterns import parse_plain_path, parse_rewrite, parse_strip_prefix
 from fastgw.config.base.value_types import LONGEST_DURATION
 from fastgw.config.kubernetes import backends
 from fastgw.config.kubernetes.cluster import ClusterObject
@@ -13,6 +15,8 @@ from fastgw.config.kubernetes.model import ServedGateway, TranslationContext
 from fastgw.http.field_names import WRITTEN_HERE
 
 _UNITS: Final[Mapping[str, float]] = MappingProxyType({"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001})
+_IN_PATHS: Final = "/:@!$&'()*+,;=~%"
+"""Characters of paths that are not encoded (RFC 3986 section 3.3); `%` is that of an encoded one."""
 _DURATION: Final = re.compile(r"([0-9]+)(h|ms|m|s)")
 
 
@@ -137,10 +141,10 @@ def _redirect(each: ClusterObject, index: int, made: RouteFilters, position: Rul
         redirect["port"] = position.port
     path = said.get("path") or {}
     if path.get("type") == "ReplaceFullPath":
-        redirect["path"] = path.get("replaceFullPath") or "/"
+        redirect["path"] = _literal(path.get("replaceFullPath") or "/", parse_plain_path, made)
     elif path.get("type") == "ReplacePrefixMatch":
-        redirect["strip_prefix"] = position.prefix or "/"
-        redirect["add_prefix"] = path.get("replacePrefixMatch") or "/"
+        redirect["strip_prefix"] = _literal(position.prefix or "/", parse_strip_prefix, made)
+        redirect["add_prefix"] = _literal(path.get("replacePrefixMatch") or "/", parse_plain_path, made)
     made.redirect = redirect
 
 
@@ -150,13 +154,23 @@ def _rewrite(each: ClusterObject, index: int, made: RouteFilters, position: Rule
         made.forwarding["host_header"] = said["hostname"]
     path = said.get("path") or {}
     if path.get("type") == "ReplaceFullPath":
-        made.forwarding["rewrite"] = path.get("replaceFullPath") or "/"
+        made.forwarding["rewrite"] = _literal(path.get("replaceFullPath") or "/", parse_rewrite, made)
     elif path.get("type") == "ReplacePrefixMatch":
         if position.prefix.strip("/"):
-            made.forwarding["strip_prefix"] = position.prefix
+            made.forwarding["strip_prefix"] = _literal(position.prefix, parse_strip_prefix, made)
         replacement = (path.get("replacePrefixMatch") or "/").rstrip("/")
         if replacement:
-            made.forwarding["add_prefix"] = replacement
+            made.forwarding["add_prefix"] = _literal(replacement, parse_plain_path, made)
+
+
+def _literal(path: str, parse: Callable[[str], object], made: RouteFilters) -> str:
+    """Return a path of the Gateway API, which has no parameters, as `parse` takes it; else it is unsupported."""
+    literal = quote(path, safe=_IN_PATHS)
+    try:
+        parse(literal)
+    except ValueError:
+        made.unsupported = made.unsupported or f"the path {path}"
+    return literal
 
 
 def _cors(each: ClusterObject, index: int, made: RouteFilters, position: RulePosition) -> None:

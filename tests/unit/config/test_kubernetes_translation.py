@@ -359,6 +359,56 @@ def test_a_rule_may_have_the_index_of_another_one_as_its_name() -> None:
     assert found.refused_objects == {}
 
 
+def a_filter(kind: str, path: str | None = None, prefix: str | None = None) -> dict[str, Any]:
+    replaced = {"type": "ReplaceFullPath", "replaceFullPath": path}
+    if path is None:
+        replaced = {"type": "ReplacePrefixMatch", "replacePrefixMatch": prefix}
+    return {"type": kind, {"URLRewrite": "urlRewrite", "RequestRedirect": "requestRedirect"}[kind]: {"path": replaced}}
+
+
+def with_filter(prefix: str, said: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a rule with a filter, and one without."""
+    backends = {} if "requestRedirect" in said else {"backendRefs": [{"name": "cart", "port": 80}]}
+    rule = {"matches": [{"path": {"value": prefix}}], "filters": [said], **backends}
+    return [rule, {"matches": [{"path": {"value": "/good"}}], "backendRefs": [{"name": "cart", "port": 80}]}]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "replaced", "expected"),
+    [
+        ("/a*b", {"prefix": "/n"}, {"strip_prefix": "/a*b", "add_prefix": "/n"}),
+        ("/a", {"prefix": "/n{x}*"}, {"strip_prefix": "/a", "add_prefix": "/n%7Bx%7D*"}),
+        ("/a", {"path": "/v1/{id}"}, {"path": "/v1/%7Bid%7D"}),
+        ("/a", {"path": "/café b?c#d/%20*"}, {"path": "/caf%C3%A9%20b%3Fc%23d/%20*"}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["URLRewrite", "RequestRedirect"])
+def test_paths_of_filters_are_literal(kind: str, prefix: str, replaced: Any, expected: dict[str, str]) -> None:
+    """Nothing in them is a parameter or a pattern of routes."""
+    items = the_class(), a_gateway(), a_service(), a_route("cart", *with_filter(prefix, a_filter(kind, **replaced)))
+    found = loaded(*items)
+    assert found.refused_objects == {}
+    (route, _) = (each for each in found.config.routes if each.name.startswith("HTTPRoute"))
+    made = route if kind == "URLRewrite" else route.redirect
+    names = {"path": "rewrite"} if kind == "URLRewrite" else {}
+    assert {key: getattr(made, names.get(key, key)) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("prefix", "replaced", "path"),
+    [("/a", {"path": "/../b"}, "/../b"), ("/a", {"prefix": "/%zz"}, "/%zz"), ("/a/*", {"prefix": "/b"}, "/a/*")],
+)
+@pytest.mark.parametrize("kind", ["URLRewrite", "RequestRedirect"])
+def test_a_path_that_cannot_be_sent_is_that_of_one_rule(kind: str, prefix: str, replaced: Any, path: str) -> None:
+    items = the_class(), a_gateway(), a_service(), a_route("cart", *with_filter(prefix, a_filter(kind, **replaced)))
+    bad, good = routes_in(translated(*items), "HTTPRoute/shop/cart")
+    assert (bad["respond"], good["upstream"]) == ({"status": 500}, "shop/cart/80")
+    (parent,) = translated(*items).statuses["HTTPRoute", "shop", "cart"]["parents"]
+    assert conditions_in(parent)["PartiallyInvalid"] == ("True", "UnsupportedValue")
+    assert any(f"the path {path} is not supported" in each["message"] for each in parent["conditions"])
+    assert loaded(*items).refused_objects == {}
+
+
 def test_a_regular_expression_that_is_not_valid_is_left_out_and_told() -> None:
     bad = {"matches": [{"path": {"type": "RegularExpression", "value": "("}}], "backendRefs": []}
     translation = translated(the_class(), a_gateway(), a_service(), a_route("cart", bad))
@@ -367,7 +417,7 @@ def test_a_regular_expression_that_is_not_valid_is_left_out_and_told() -> None:
 
 
 def test_a_bad_object_is_left_out_and_the_others_serve() -> None:
-    rewrite = {"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplaceFullPath", "replaceFullPath": "no slash"}}}
+    rewrite = {"type": "URLRewrite", "urlRewrite": {"hostname": "no host"}}
     bad = a_route("bad", {"filters": [rewrite], "backendRefs": [{"name": "cart", "port": 80}]})
     found = loaded(the_class(), a_gateway(), a_service(), a_route(), bad)
     assert [each.name for each in found.config.routes if "HTTPRoute" in each.name] == ["HTTPRoute/shop/cart/0"]

@@ -168,12 +168,22 @@ def test_a_host_that_no_request_can_have_is_refused_with_what_was_expected(text)
 # --- what becomes of paths
 
 
-@pytest.mark.parametrize(("text", "prefix"), [("/api", b"/api"), ("/api/", b"/api"), ("/%61/b", b"/a/b")])
+@pytest.mark.parametrize(
+    ("text", "prefix"),
+    [
+        ("/api", b"/api"),
+        ("/api/", b"/api"),
+        ("/%61/b", b"/a/b"),
+        ("/a*b", b"/a*b"),
+        ("/*/b", b"/*/b"),
+        ("/a%7Bb", b"/a%7Bb"),
+    ],
+)
 def test_a_prefix_to_strip_is_a_normal_path_without_a_slash_at_its_end(text, prefix):
     assert parse_strip_prefix(text) == prefix
 
 
-@pytest.mark.parametrize("text", ["", "/", "api", "/api/*", "/{a}", "~a", "/a/../b"])
+@pytest.mark.parametrize("text", ["", "/", "api", "/api/*", "/{a}", "/a{b}", "~a", "~/a", "/a/../b"])
 def test_a_prefix_to_strip_is_no_pattern(text):
     with pytest.raises(ValueError, match="expected "):
         parse_strip_prefix(text)
