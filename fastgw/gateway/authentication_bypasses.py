@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote_plus
 
 from fastgw.config.base.problems import format_value
-from fastgw.config.base.route_patterns import Parameter, PathKind, PathPattern, either_slash
+from fastgw.config.base.route_patterns import MixedSegment, Parameter, PathKind, PathPattern, Segment, either_slash
 from fastgw.config.decoding.filter_levels import of_route, running, running_before_routing
 from fastgw.config.loading.locate_filter import Where
 from fastgw.config.settings.gateway import Config, FilterUse, Route
@@ -140,7 +140,7 @@ def _requests(conditions: Conditions, pattern: PathPattern, methods: Iterable[by
     """Yield a matching request for each of its hosts and methods. Parameters are literal: no route has a brace."""
     if pattern.kind is PathKind.REGEX:
         return
-    written = (b"{%b}" % each.name.encode() if isinstance(each, Parameter) else each for each in pattern.segments)
+    written = map(_written, pattern.segments)
     path = b"/" + b"/".join([*written, *([b"*"] if pattern.kind is PathKind.PREFIX else [])])
     hosts = [b"any" + host.name if host.wildcard else host.name for host in conditions.hosts] or [b""]
     pairs = (b"=".join(quote_plus(part).encode() for part in pair) for pair in conditions.query)
@@ -148,6 +148,13 @@ def _requests(conditions: Conditions, pattern: PathPattern, methods: Iterable[by
     for host in hosts:
         for method in conditions.methods or methods:
             yield _ProbedRequest(host, path, method, query, headers)
+
+
+def _written(segment: Segment) -> bytes:
+    """Return a segment of a request that matches a segment of a pattern."""
+    if isinstance(segment, Parameter):
+        return b"{%b}" % segment.name.encode()
+    return segment.text if isinstance(segment, MixedSegment) else segment
 
 
 def _spelled(pattern: PathPattern, asked: _ProbedRequest) -> Iterator[tuple[str, bytes]]:

@@ -5,7 +5,7 @@ from difflib import SequenceMatcher
 from typing import Final
 
 from fastgw.config.base.problems import shorten
-from fastgw.config.base.route_patterns import PathKind, parse_host, parse_path
+from fastgw.config.base.route_patterns import MixedSegment, PathKind, parse_host, parse_path
 from fastgw.config.settings.gateway import Route, ValueCondition
 from fastgw.exchange import Exchange
 from fastgw.gateway.conditions import requirements_of, value_test
@@ -125,6 +125,8 @@ def _filled(pattern: str, path: str) -> str:
     for place, segment in enumerate(parsed.segments):
         if isinstance(segment, bytes):
             filled.append(segment.decode("latin-1"))
+        elif isinstance(segment, MixedSegment):
+            filled.append(segment.text.decode())
         elif segment.rest:
             filled += given[place:]
         else:

@@ -23,7 +23,7 @@ from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 from fastgw.http.http1._parser cimport Http1RequestHead
 
-from fastgw.config.base.route_patterns import PathKind
+from fastgw.config.base.route_patterns import MixedSegment, PathKind
 
 cdef enum:
     DEPTH = 32  # segments; hosts with longer patterns use the reference
@@ -34,6 +34,7 @@ cdef enum:
     EXACT_HOSTS = 1  # nodes whose children are host names
     WILDCARD_HOSTS = 2
     SHORT = 20  # bytes of text that are stored in the node
+    MIXED = 1  # `length` of the node of a parameter: patterns have text with parameters in its place
     PIECE = 1024  # slots, texts or matches per step
     FEWEST_SLOTS = 128  # more than the number of steps of the longest pattern
 
@@ -56,7 +57,7 @@ cdef union Leading:
 
 cdef struct Place:  # one cache line, including the 32 bytes that `memcmp` reads at once
     Leading leading
-    uint32_t length  # length of the node's text
+    uint32_t length  # length of the node's text; of a parameter: 0 or MIXED
     Entry ends  # first entry of patterns that end here: a prefix, if the node is reached by text only
     int32_t above
     uint32_t longest  # longest child text + 1; 0: no child
@@ -322,7 +323,10 @@ cdef class Tables:
             if level < count:
                 if not parameter_tried and self._places[place].parameter and segments[level].length:
                     level += 1
-                    place = self._descend(self._places[place].parameter, segments, &level, count)
+                    place = self._places[place].parameter
+                    if self._places[place].length == MIXED:
+                        return &self._asking
+                    place = self._descend(place, segments, &level, count)
                     if level == count:
                         found = self._fitting(&self._places[place].ends, bit)
                         if found is not NULL:
@@ -433,6 +437,9 @@ cdef class Tables:
                 if type(segment) is bytes:
                     self._longer(place, segment)
                     place = self._grown(place, segment)
+                elif type(segment) is MixedSegment:
+                    self._places[self._parameter(place)].length = MIXED
+                    return
                 elif segment.rest:
                     self._places[place].rest = self._keep(self._new_entry(entry, self._places[place].rest))
                     return

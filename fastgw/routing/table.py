@@ -1,15 +1,16 @@
 """The route table: finds the route of a request.
 
 Match order (the contract): highest priority; then exact host > longest wildcard > any; then exact path > parameters
-(text before a parameter, at the first segment where they differ) > longest prefix > regular expressions in file order >
-any path; then a path as it was written > one with another trailing slash; then the highest rank, by default the number
-of conditions on headers, query, cookies and clients; then file order. This orders *all* matching routes: a route for
-any host answers requests that match no route of their own host. A route whose method does not match is skipped like any
-other.
+(text before text with parameters before a parameter, at the first segment where they differ) > longest prefix > regular
+expressions in file order > any path; then a path as it was written > one with another trailing slash; then the highest
+rank, by default the number of conditions on headers, query, cookies and clients; then file order. This orders *all*
+matching routes: a route for any host answers requests that match no route of their own host. A route whose method does
+not match is skipped like any other.
 
 Rule 1: user patterns run on RE2 only. Rule 2: no step visits all routes: the cost of a lookup grows with the segments
 of the request's path, plus the routes that share its host and path and differ only in method, header and query
-conditions, plus one pass of RE2 over the path if a host has regular expressions.
+conditions, plus one pass of RE2 over the path if a host has regular expressions, and over a segment where patterns have
+text with parameters.
 
 The compiled module, `_table`, finds the route if host, path and method decide. This module does the rest.
 
@@ -19,6 +20,7 @@ reuses the hosts whose rules are unchanged. The previous table is then freed in 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,7 +32,15 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, Type
 import re2
 
 from fastgw.compiled import twin
-from fastgw.config.base.route_patterns import HostPattern, Parameter, PathKind, PathPattern, re2_options
+from fastgw.config.base.route_patterns import (
+    HostPattern,
+    MixedSegment,
+    Parameter,
+    PathKind,
+    PathPattern,
+    Segment,
+    re2_options,
+)
 from fastgw.http.header_conditions import has_value
 from fastgw.routing.requirements import Requirement
 
@@ -49,6 +59,7 @@ _NO_PARAMETERS: Final[Mapping[str, bytes]] = MappingProxyType({})
 _ANY_HOST: Final = b""
 _ANSWERED: Final = {b"GET": (b"GET", b"HEAD")}  # RFC 9110 section 9.3.2: HEAD is GET without the content
 _NOTHING_BELOW: Final[dict[bytes, Any]] = {}  # shared by all leaves: an empty dict takes 64 bytes
+_NONE_MIXED: Final[list[Any]] = []  # shared, too
 _REGEX_MEMORY: Final = 8 << 20  # bytes for the automaton of a host's regular expressions; RE2's default
 _PIECE: Final = 32  # entries, hosts or nodes that one step visits
 
@@ -352,6 +363,7 @@ class RouteEntry(Generic[R]):
         "fields",
         "host",
         "methods",
+        "mixed",
         "only_method",
         "others",
         "path",
@@ -390,14 +402,20 @@ class RouteEntry(Generic[R]):
         self.regex: Any = None
         """Regular expression with named groups, which are the parameters."""
         self.places: tuple[tuple[str, int], ...] = ()
+        """Names and positions of the parameters that are whole segments."""
+        self.mixed: tuple[tuple[Any, int], ...] = ()
+        """Regular expressions and positions of the segments of text and parameters."""
         self.takes_rest = False
         if path is not None and path.kind is PathKind.PARAMETERS:
             parameters = [(each, place) for place, each in enumerate(path.segments, 1) if isinstance(each, Parameter)]
             self.places = _shared(tuple([(parameter.name, place) for parameter, place in parameters]))
-            self.takes_rest = parameters[-1][0].rest
+            self.takes_rest = bool(parameters) and parameters[-1][0].rest
+            self.mixed = tuple(
+                [(_segment_regex(each), n) for n, each in enumerate(path.segments, 1) if isinstance(each, MixedSegment)]
+            )
         elif path is not None and b"(?P<" in path.regex:
             self.regex = re2.compile(path.regex, re2_options())
-        self.ready = None if self.places or self.regex is not None else (route, _NO_PARAMETERS)
+        self.ready = None if self.places or self.mixed or self.regex is not None else (route, _NO_PARAMETERS)
 
     @property
     def is_written(self) -> bool:
@@ -423,12 +441,13 @@ class RouteEntry(Generic[R]):
             return self.ready
         params: dict[str, bytes] = {}
         if self.regex is not None:
-            groups = self.regex.search(b"/".join(segments)).groupdict()
-            return self.route, {name.decode(): value or b"" for name, value in groups.items()}
+            return self.route, _groups(self.regex, b"/".join(segments))
         for name, place in self.places:
             params[name] = segments[place]
         if self.takes_rest:
             params[name] = b"/".join(segments[place:])
+        for regex, place in self.mixed:
+            params |= _groups(regex, segments[place])
         return self.route, params
 
 
@@ -456,10 +475,14 @@ def rule_of(conditions: Conditions, route: R) -> Steps[Rule[R]]:
 class _Node(Generic[R]):
     """Node in the tree of path segments, for prefixes and patterns with parameters."""
 
-    __slots__ = ("below", "ends", "parameter", "prefixes", "rest", "turns")
+    __slots__ = ("below", "ends", "mixed", "mixed_set", "parameter", "prefixes", "rest", "turns")
 
     def __init__(self) -> None:
         self.below: dict[bytes, _Node[R]] = _NOTHING_BELOW
+        self.mixed: list[tuple[MixedSegment, _Node[R]]] = _NONE_MIXED
+        """Next nodes for text with parameters, the most specific first."""
+        self.mixed_set: Any = None
+        """Automaton that finds those of `mixed` that match a segment; None: there are none."""
         self.parameter: _Node[R] | None = None
         self.rest: _Node[R] | None = None
         """Next node for a `:path` parameter, which matches the path to its end."""
@@ -472,8 +495,10 @@ class _Node(Generic[R]):
         segment.
         """
 
-    def grow(self, segments: Iterable[bytes | Parameter]) -> list[RouteEntry[R]]:
-        """Find or create the node of a pattern and return its list of entries."""
+    def grow(self, segments: Iterable[Segment], mixed: dict[_Node[R], None]) -> list[RouteEntry[R]]:
+        """Find or create the node of a pattern and return its list of entries. Nodes whose `mixed_set` has to be
+        compiled are added to `mixed`.
+        """
         node = self
         for segment in segments:
             if isinstance(segment, bytes):
@@ -483,6 +508,9 @@ class _Node(Generic[R]):
                 if below is None:
                     below = node.below[segment] = _Node()
                 node = below
+            elif isinstance(segment, MixedSegment):
+                mixed[node] = None
+                node = node.grow_mixed(segment)
             elif segment.rest:
                 node.rest = node = node.rest or _Node()
             else:
@@ -491,13 +519,28 @@ class _Node(Generic[R]):
             node.ends = []
         return node.ends
 
+    def grow_mixed(self, segment: MixedSegment) -> _Node[R]:
+        """Find or create the next node for text with parameters."""
+        if not self.mixed:
+            self.mixed = []
+        place = bisect_left(self.mixed, segment.order, key=lambda each: each[0].order)
+        if place == len(self.mixed) or self.mixed[place][0].shape != segment.shape:
+            self.mixed.insert(place, (segment, _Node()))
+        return self.mixed[place][1]
+
+    def mixed_nodes(self, segment: bytes) -> list[_Node[R]]:
+        """Return the next nodes for text with parameters that match a segment, the most specific first."""
+        matching = sorted(self.mixed_set.Match(segment))
+        return [self.mixed[index][1] for index in matching if index < len(self.mixed)]
+
     def seal(self, place: int, above: _Node[R]) -> None:
         """Compute `prefixes` and `turns`, once the tree is complete and `above` is sealed. `place`: the depth."""
         self.prefixes = (self.ends, *above.prefixes) if self.ends else above.prefixes
         self.turns = above.turns
-        if self.parameter or self.rest:
+        if self.parameter or self.rest or self.mixed:
             turn: _Node[R] = _Node()  # not `self`: without cycles, a table is freed as soon as it is replaced
             turn.parameter, turn.rest = self.parameter, self.rest
+            turn.mixed, turn.mixed_set = self.mixed, self.mixed_set
             self.turns = ((place, turn), *above.turns)
 
     def sealing(self) -> Steps[None]:
@@ -528,6 +571,8 @@ class _Node(Generic[R]):
             elif node.parameter:
                 left.append(node.parameter)
                 node.parameter = None
+            elif node.mixed:
+                left.append(node.mixed.pop()[1])
             else:
                 left.pop()
                 yield
@@ -553,6 +598,8 @@ class _HostTable(Generic[R]):
         """Rows in an order in which rows with the same path are in match order."""
         self._exact: dict[bytes, list[RouteEntry[R]]] = {}
         self._tree: _Node[R] = _Node()
+        self._mixed: dict[_Node[R], None] = {}
+        """Nodes whose `mixed_set` is still to be compiled."""
         self._cuts = 0
         """Number of splits of a path that separates all segments that the tree compares. 0: none."""
         self._regexes: list[RouteEntry[R]] = []
@@ -579,6 +626,9 @@ class _HostTable(Generic[R]):
                 yield
         if self._regexes:
             yield from self._compile_regexes(base)
+        for node in self._mixed:
+            node.mixed_set = yield from _compile_set([segment.regex for segment, _ in node.mixed])
+        self._mixed = {}
         yield from self._tree.sealing()
 
     def _compile_regexes(self, base: _HostTable[R] | None) -> Steps[None]:
@@ -608,7 +658,7 @@ class _HostTable(Generic[R]):
             return self._exact.setdefault(path.literal, [])
         self._cuts = max(self._cuts, len(path.segments) + 1)
         # A path has an empty segment before its first slash, but `*` has none: that one is covered by `/*` alone.
-        return self._tree.grow((b"", *path.segments) if path.segments else ())
+        return self._tree.grow((b"", *path.segments) if path.segments else (), self._mixed)
 
     def entries(self, path: bytes) -> Iterator[Sequence[RouteEntry[R]]]:
         """Yield the entries whose path matches, in match order."""
@@ -671,10 +721,16 @@ def _matching_entries(node: _Node[R], place: int, segments: list[bytes]) -> list
         if place < end:
             segment = segments[place]
             below = node.below.get(segment)
-            if segment:
-                parameter = node.parameter
             if node.rest:
                 untried.append((end, node.rest))
+            if segment:
+                parameter = node.parameter
+                if node.mixed_set is not None:
+                    nexts = node.mixed_nodes(segment)
+                    if parameter is not None:
+                        nexts.append(parameter)
+                    parameter = nexts.pop(0) if nexts else None
+                    untried += [(place + 1, to) for to in reversed(nexts)]
         elif node.ends:
             found.append(node.ends)
         place += 1
@@ -708,6 +764,16 @@ def _shared(places: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
     memory.
     """
     return places
+
+
+@lru_cache(maxsize=64)  # the routes of an API that differ in the method have the same one
+def _segment_regex(segment: MixedSegment) -> Any:
+    return re2.compile(segment.regex, re2_options())
+
+
+def _groups(regex: Any, text: bytes) -> dict[str, bytes]:
+    """Return the named groups of a regular expression, which matches the text."""
+    return {name.decode(): value or b"" for name, value in regex.search(text).groupdict().items()}
 
 
 def _query_pattern(name: bytes, value: bytes) -> Any:
@@ -782,7 +848,13 @@ def _shape(path: PathPattern | None) -> tuple[object, ...]:
     """
     if path is None:
         return ()
-    return path.kind, *(segment.rest if isinstance(segment, Parameter) else None for segment in path.segments)
+    return path.kind, *(_segment_shape(segment) for segment in path.segments)
+
+
+def _segment_shape(segment: Segment) -> object:
+    if isinstance(segment, MixedSegment):
+        return segment.shape
+    return segment.rest if isinstance(segment, Parameter) else None
 
 
 _WEAKER_PATHS: Final = {

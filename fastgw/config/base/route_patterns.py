@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
 from ipaddress import IPv6Address
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
 import re2
@@ -25,7 +25,7 @@ class PathKind(IntEnum):
     """Kind of a path pattern. When two patterns match, the lower value takes precedence."""
 
     EXACT = 0  # /users
-    PARAMETERS = 1  # /users/{id}, /apps/{app}/{rest:path}
+    PARAMETERS = 1  # /users/{id}, /orders/{id}:cancel, /apps/{app}/{rest:path}
     PREFIX = 2  # /files/*
     REGEX = 3  # ~^/v[0-9]+/
 
@@ -41,11 +41,32 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
+class MixedSegment:
+    """A segment of text and path parameters: `{id}:cancel`. Each of them matches one or more characters."""
+
+    text: bytes
+    """Segment as written, its literals in normal form."""
+    names: tuple[str, ...]
+    regex: bytes
+    """RE2 syntax, anchored; its named groups are the parameters."""
+    shape: bytes
+    """Text without the names: segments of the same shape match the same."""
+
+    @property
+    def order(self) -> tuple[int, bytes]:
+        """When two segments match, the lower value takes precedence: the one with more literal bytes."""
+        return 2 * len(self.names) - len(self.shape), self.shape
+
+
+Segment: TypeAlias = bytes | Parameter | MixedSegment
+
+
+@dataclass(frozen=True, slots=True)
 class PathPattern:
     text: str
     """Pattern as written."""
     kind: PathKind
-    segments: tuple[bytes | Parameter, ...] = ()
+    segments: tuple[Segment, ...] = ()
     """Parts between the slashes, literals in normal form: `/a/` has `a` and "", `/*` none."""
     regex: bytes = b""
     """RE2 syntax; matches anywhere in the path unless anchored."""
@@ -54,6 +75,7 @@ class PathPattern:
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
+        """Parameters that are whole segments."""
         return tuple(segment for segment in self.segments if isinstance(segment, Parameter))
 
     @property
@@ -61,7 +83,13 @@ class PathPattern:
         """Names of its parameters; of a regular expression, its named groups."""
         if self.kind is PathKind.REGEX:
             return frozenset(name.decode() for name in re2.compile(self.regex, re2_options()).groupindex)
-        return frozenset(parameter.name for parameter in self.parameters)
+        mixed = (name for segment in self.segments if isinstance(segment, MixedSegment) for name in segment.names)
+        return frozenset((*(parameter.name for parameter in self.parameters), *mixed))
+
+    @property
+    def captures_parts(self) -> bool:
+        """Whether a parameter may be a part of a segment."""
+        return self.kind is PathKind.REGEX or any(isinstance(segment, MixedSegment) for segment in self.segments)
 
     @property
     def literal(self) -> bytes:
@@ -112,6 +140,7 @@ LIKE_REGEX: Final = re.compile(
 )
 """Matches a literal path that was probably meant as a regular expression."""
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
+_PART: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _TEMPLATE_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[^{}/?#\s]+)?)\}")
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _HOST_LENGTH_MAX: Final = 253  # in dotted form (RFC 1035 section 2.3.4)
@@ -139,7 +168,12 @@ def parse_path(text: str) -> PathPattern:
         if LIKE_REGEX.search(text) is None:
             raise
         raise ValueError(f"{error}, or `~` before a regular expression") from error
-    names = [segment.name for segment in segments if isinstance(segment, Parameter)]
+    names: list[str] = []
+    for segment in segments:
+        if isinstance(segment, Parameter):
+            names.append(segment.name)
+        elif isinstance(segment, MixedSegment):
+            names += segment.names
     if len(set(names)) < len(names):
         raise ValueError(f"{text!r} has a duplicate parameter; expected each name once")
     if any(isinstance(segment, Parameter) and segment.rest for segment in segments[:-1]):
@@ -285,15 +319,29 @@ def _regex(source: str, after: str = " after `~`, such as ~^/v[0-9]+/") -> bytes
     return source.encode()
 
 
-def _segment(text: str) -> bytes | Parameter:
+def _segment(text: str) -> Segment:
     parameter = _PARAMETER.fullmatch(text)
     if parameter:
         return Parameter(parameter[1], rest=parameter[2] is not None)
-    if "{" in text or "}" in text:
-        raise ValueError(f"{text!r} is not a valid parameter; expected {{name}} or {{name:path}} as a whole segment")
+    pieces = _PART.split(text)
+    if any("{" in literal or "}" in literal for literal in pieces[::2]):
+        raise ValueError(f"{text!r} is not a valid parameter; expected {{name}}, or {{name:path}} as a whole segment")
     if "*" in text:
         raise ValueError(f"{text!r} has a `*`; expected it only as the whole last segment, such as /files/*")
-    return _normal(text)
+    return _normal(text) if len(pieces) == 1 else _mixed(pieces)
+
+
+def _mixed(pieces: list[str]) -> MixedSegment:
+    """Return a segment of literals and, between them, names."""
+    names = tuple(pieces[1::2])
+    # A literal beside a parameter is no dot segment: it is normalized between letters.
+    literals = [_normal(f"x{literal}x")[1:-1] if literal else b"" for literal in pieces[::2]]
+    text, regex, shape = literals[0], b"^" + re.escape(literals[0]), literals[0]
+    for name, literal in zip(names, literals[1:], strict=True):
+        text += b"{%b}%b" % (name.encode(), literal)
+        regex += b"(?P<%b>[^/]+)%b" % (name.encode(), re.escape(literal))
+        shape += b"{}" + literal
+    return MixedSegment(text, names, regex + b"$", shape)
 
 
 def _normal(text: str) -> bytes:

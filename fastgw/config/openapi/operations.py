@@ -122,24 +122,15 @@ def _in_item(spec: Spec, item: dict[str, Any], path: Path) -> Iterator[tuple[str
 
 
 def pattern_of(path: str, names: list[str]) -> str:
-    """Return the pattern of a route for a path with parameters.
-
-    Parameters that are whole segments are those of routes; where one is a part of a segment, the path becomes a regular
-    expression.
-    """
+    """Return the pattern of a route for a path with parameters, whole segments or parts of them."""
     keys = {name: parameter_key(name, number) for number, name in enumerate(names)}
-    segments = path.split("/")
-    if all(_TEMPLATE.fullmatch(each) or not _TEMPLATE.search(each) for each in segments):
-        written = ("{" + keys[each[1:-1]] + "}" if _TEMPLATE.fullmatch(each) else _literal(each) for each in segments)
-        return "/".join(written)
     pieces = _TEMPLATE.split(path)
-    made = [re.escape(piece) if place % 2 == 0 else f"(?P<{keys[piece]}>[^/]+)" for place, piece in enumerate(pieces)]
-    return f"~^{''.join(made)}$"
+    return "".join(_literal(piece) if n % 2 == 0 else f"{{{keys[piece]}}}" for n, piece in enumerate(pieces))
 
 
-def _literal(segment: str) -> str:
-    """Return a segment that is taken literally: routes write some characters in another way."""
-    return segment.replace("{", "%7B").replace("}", "%7D").replace("*", "%2A")
+def _literal(text: str) -> str:
+    """Return text that is taken literally: routes write some characters in another way."""
+    return text.replace("{", "%7B").replace("}", "%7D").replace("*", "%2A")
 
 
 def _base_of(spec: Spec, holder: dict[str, Any]) -> str:

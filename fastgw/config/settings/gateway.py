@@ -807,7 +807,8 @@ class Route(Settings):
     hosts: Some[str] = ()
     """`api.example.com` or `*.example.org`; port and case are ignored. Left out = any host."""
     paths: Some[str] = ()
-    """`/users/{id}`, `/files/*`, `/apps/{app}/{rest:path}` or, after `~`, a regular expression. Left out = any path.
+    """`/users/{id}`, `/orders/{id}:cancel`, `/files/*`, `/apps/{app}/{rest:path}` or, after `~`, a regular expression.
+    Left out = any path.
 
     The named groups of a regular expression, `(?P<name>…)`, are its path parameters.
     """

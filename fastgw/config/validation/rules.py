@@ -363,8 +363,7 @@ def _may_begin(path: patterns.PathPattern, prefix: bytes) -> bool:
     if len(path.segments) < len(wanted) and not open_end:
         return False
     return all(
-        isinstance(segment, patterns.Parameter) or segment == each
-        for segment, each in zip(path.segments, wanted, strict=False)
+        not isinstance(segment, bytes) or segment == each for segment, each in zip(path.segments, wanted, strict=False)
     )
 
 

@@ -90,10 +90,14 @@ def _prefixed(rest_of: Callable[[BalancingRequest], bytes], add_prefix: str) -> 
 
 
 def rewrites_captures(route: config.Route) -> bool:
-    """Whether the path that is sent contains groups of a regular expression, which may be parts of segments."""
+    """Whether the path that is sent contains parameters that may be parts of segments."""
     if rewrites_variables(route):
         return False
-    return route.rewrite is not None and "{" in route.rewrite and any(path.startswith("~") for path in route.paths)
+    return (
+        route.rewrite is not None
+        and "{" in route.rewrite
+        and any(parse_path(path).captures_parts for path in route.paths)
+    )
 
 
 def rewrites_variables(route: config.Route) -> bool:

@@ -179,9 +179,16 @@ def test_named_groups_are_parameters() -> None:
     assert there.connects().received.startswith(b"GET /a%2Fb/c/12?q HTTP/1.1\r\n")
 
 
-@pytest.mark.parametrize("path", ["/x.y", "/x%25y", "/x..y"])
-def test_no_capture_completes_a_dot_segment_or_an_escape(path: str) -> None:
-    routes = [{"name": "v", "paths": ["~^/x(?P<a>.[.]?)"], "upstream": "u", "rewrite": "/in/{a}/x"}]
+@pytest.mark.parametrize(
+    ("path", "pattern"),
+    [
+        *((path, "~^/x(?P<a>.[.]?)") for path in ("/x.y", "/x%25y", "/x..y")),
+        *((path, "/x{a}y") for path in ("/x.y", "/x..y")),
+        ("/x%25y", "/x{a}5y"),
+    ],
+)
+def test_no_capture_completes_a_dot_segment_or_an_escape(path: str, pattern: str) -> None:
+    routes = [{"name": "v", "paths": [pattern], "upstream": "u", "rewrite": "/in/{a}/x"}]
     client = (there := Plane({"routes": routes})).client()
     client.sends(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
     assert client.received.startswith(b"HTTP/1.1 400 ")

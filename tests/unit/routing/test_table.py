@@ -102,11 +102,13 @@ def test_the_prefix_of_all_covers_all(path):
         ("/{a}/x/{b}", b"/1/x/2", {"a": b"1", "b": b"2"}),
         ("/apps/{app}/{rest:path}", b"/apps/shop/a/b//c/", {"app": b"shop", "rest": b"a/b//c/"}),
         ("/apps/{app}/{rest:path}", b"/apps/shop/", {"app": b"shop", "rest": b""}),
+        ("/items/{id}:cancel", b"/items/a%2Fb:cancel", {"id": b"a%2Fb"}),
+        ("/{name}.{kind}/{rest:path}", b"/a.b.json/c", {"name": b"a.b", "kind": b"json", "rest": b"c"}),
         ("/{rest:path}", b"/", {"rest": b""}),
         ("/{rest:path}", b"/a/b", {"rest": b"a/b"}),
     ],
 )
-def test_parameters_are_whole_segments_of_the_normal_form(pattern, path, params):
+def test_parameters_are_segments_of_the_normal_form_or_their_parts(pattern, path, params):
     match = by_path(pattern).find(Request(path))
     assert match is not None
     assert match == (pattern, params)
@@ -122,6 +124,10 @@ def test_parameters_are_whole_segments_of_the_normal_form(pattern, path, params)
         ("/users/{id}", b"/users/7/8/9"),
         ("/apps/{app}/{rest:path}", b"/apps/shop"),
         ("/apps/{app}/{rest:path}", b"/apps//x"),
+        ("/items/{id}:cancel", b"/items/:cancel"),
+        ("/items/{id}:cancel", b"/items/7:cancelled"),
+        ("/items/{id}:cancel", b"/items/7:cancel/"),
+        ("/{a}.json", b"/a-json"),
         ("/users", b"/users/"),
         ("/users/", b"/users"),
         ("~^/v[0-9]+/", b"/v1"),
@@ -363,6 +369,13 @@ def test_a_set_of_regexes_that_outgrows_the_memory_of_re2_still_finds_them_all()
         assert (found(table, Request(b"/service%d/x/abc12" % number)) or "").startswith(f"~^/service{number}/")
 
 
+def test_many_texts_with_parameters_in_one_place_are_one_automaton():
+    table = by_path(*(f"/items/{{id}}:verb{number}" for number in range(3000)), "/items/{id}")
+    for number in (0, 1234, 2999):
+        assert found(table, Request(b"/items/7:verb%d" % number)) == f"/items/{{id}}:verb{number}"
+    assert found(table, Request(b"/items/7:verb3000")) == "/items/{id}"
+
+
 def test_long_paths_and_hosts_cost_look_ups_by_the_depth_of_the_patterns_only():
     table = router(Route("deep", ("/a/{b}/c",)), Route("prefix", ("/a/*",)), Route("host", ("/h",), ("*.x.test",)))
     assert found(table, Request(b"/a" + b"/" * 30_000, host=b"." * 30_000)) == "prefix"
@@ -445,14 +458,23 @@ def path_rank(pattern: str, path: bytes) -> tuple[object, ...] | None:
     if pattern.endswith("/*"):
         prefix = pattern[:-2]
         return (2, -len(prefix)) if text == prefix or text.startswith(prefix + "/") else None
-    parts = [
-        (2, r".*") if part.endswith(":path}") else (1, r"[^/]+") if part.startswith("{") else (0, re.escape(part))
-        for part in pattern.split("/")
-    ]
+    parts = [segment_rank(part) for part in pattern.split("/")]
     if not re.fullmatch("/".join(regex for _, regex in parts), text):
         return None
     kinds = tuple(kind for kind, _ in parts)
-    return (1, kinds) if any(kinds) else (0,)
+    return (1, kinds) if any(kind[0] for kind in kinds) else (0,)
+
+
+def segment_rank(segment: str) -> tuple[tuple[object, ...], str]:
+    """Rank of a segment, smallest first, and its regular expression: text > text with parameters > a parameter."""
+    literals = re.split(r"\{\w+\}", segment)
+    if segment.endswith(":path}"):
+        return (3,), r".*"
+    if len(literals) == 1:
+        return (0,), re.escape(segment)
+    if not any(literals):
+        return (2,), r"[^/]+"
+    return (1, -len("".join(literals)), "{}".join(literals)), r"[^/]+".join(map(re.escape, literals))
 
 
 def host_rank(pattern: str, host: bytes) -> tuple[int, ...] | None:
@@ -485,10 +507,15 @@ def rank(route: Route, place: int, request: Request, *, any_method: bool = False
     return (host, path, 0, place) if path[0] == (3,) else (host, path, -conditions, place)
 
 
+MIXED = ["{x}b", "a{x}", "{x}b{x}"]
 PATTERNS = st.one_of(
-    st.lists(st.sampled_from(["a", "b", "{x}", ""]), min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts)),
+    st.lists(st.sampled_from(["a", "b", "{x}", "", *MIXED]), min_size=1, max_size=4).map(
+        lambda parts: "/" + "/".join(parts)
+    ),
     st.lists(st.sampled_from(["a", "b", ""]), max_size=3).map(lambda parts: "/" + "/".join([*parts, "*"])),
-    st.lists(st.sampled_from(["a", "b", "{x}"]), max_size=3).map(lambda parts: "/" + "/".join([*parts, "{r:path}"])),
+    st.lists(st.sampled_from(["a", "b", "{x}", *MIXED]), max_size=3).map(
+        lambda parts: "/" + "/".join([*parts, "{r:path}"])
+    ),
     st.sampled_from(["~^/a", "~b$", "~a/.*b", "~/"]),
 ).map(lambda pattern: _distinct_names(pattern))
 HOSTS = st.sampled_from(["a.test", "b.a.test", "*.test", "*.a.test", "*.b.a.test"])
@@ -504,7 +531,7 @@ ROUTES = st.builds(
 )
 REQUESTS = st.builds(
     Request,
-    path=st.lists(st.sampled_from(["a", "b", "c", ""]), min_size=1, max_size=5).map(
+    path=st.lists(st.sampled_from(["a", "b", "c", "", "ab", "abb"]), min_size=1, max_size=5).map(
         lambda parts: ("/" + "/".join(parts)).encode()
     ),
     host=st.sampled_from([b"a.test", b"b.a.test", b"c.b.a.test", b"x.test", b"test", b""]),

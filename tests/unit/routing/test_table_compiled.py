@@ -86,6 +86,17 @@ def test_conditions_and_regexes_are_for_the_reference_and_only_where_they_can_de
     assert not same(table, Request(b"/d", query=b"q=1"))
 
 
+def test_text_with_parameters_is_for_the_reference_and_only_where_it_can_decide():
+    table = by_path("/items/{id}:cancel", "/items/{id}", "/items/{id}/x", "/items/new", "/items/*", "/{a}", "/c/{d}")
+    assert same(table, Request(b"/items/new"))
+    assert same(table, Request(b"/items/"))
+    assert same(table, Request(b"/b"))
+    assert same(table, Request(b"/c/7"))
+    assert not same(table, Request(b"/items/7:cancel"))
+    assert not same(table, Request(b"/items/7"))
+    assert not same(table, Request(b"/items/7/x"))
+
+
 @pytest.mark.parametrize("depth", [1, 31, 32, 33, 100])
 @pytest.mark.parametrize("last", ["{last}", "{last:path}", "*", "text"])
 def test_patterns_at_the_depth_it_searches(depth, last):

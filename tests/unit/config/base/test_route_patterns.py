@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from fastgw.config.base.route_patterns import (
     HostPattern,
+    MixedSegment,
     Parameter,
     PathKind,
     parse_host,
@@ -44,6 +45,22 @@ def test_the_literal_of_a_pattern_is_its_path_or_what_its_prefix_stands_for(text
     assert parse_path(text).literal == literal
 
 
+@pytest.mark.parametrize(
+    ("text", "segment"),
+    [
+        ("{id}:cancel", MixedSegment(b"{id}:cancel", ("id",), b"^(?P<id>[^/]+):cancel$", b"{}:cancel")),
+        (
+            "v%31ü{a}.{b}",
+            MixedSegment(b"v1%C3%BC{a}.{b}", ("a", "b"), b"^v1%C3%BC(?P<a>[^/]+)\\.(?P<b>[^/]+)$", b"v1%C3%BC{}.{}"),
+        ),
+    ],
+)
+def test_a_parameter_may_be_a_part_of_a_segment(text, segment):
+    pattern = parse_path(f"/items/{text}/x")
+    assert (pattern.kind, pattern.segments) == (PathKind.PARAMETERS, (b"items", segment, b"x"))
+    assert pattern.names == frozenset(segment.names)
+
+
 def test_a_regex_is_kept_as_written():
     pattern = parse_path("~^/v[0-9]+/")
     assert (pattern.kind, pattern.regex, pattern.segments) == (PathKind.REGEX, b"^/v[0-9]+/", ())
@@ -78,8 +95,12 @@ def test_a_regex_is_kept_as_written():
         "/{",
         "/a}",
         "/{}",
-        "/{id}x",
-        "/x{id}",
+        "/{id:path}x",
+        "/x{id",
+        "/x{id}}",
+        "/{id}*",
+        "/{id}%2",
+        "/{id}x{id}",
         "/{1}",
         "/{a-b}",
         "/{a:int}",

@@ -162,6 +162,50 @@ def test_a_refusal_has_nothing_of_the_request_and_few_errors(tmp_path: Path) -> 
 
 
 FORM = {
+ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "maxLength": 3}}
+PUBLIC: dict[str, Any] = {"security": [], "parameters": [ID]}
+TEMPLATES = {
+    "/items/{id}": {"get": operation(**PUBLIC), "post": operation(**PUBLIC)},
+    "/items/{id}:cancel": {"post": operation(parameters=[ID])},
+    "/items/{id}.json": {"get": operation(parameters=[ID])},
+    "/items/new:cancel": {"post": operation(security=[])},
+}
+SECURED = {"securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"}}}
+
+
+@pytest.mark.parametrize("unknown_paths", ["refuse", "pass"])
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [
+        ("POST /items/5:cancel", 401),
+        ("GET /items/5.json", 401),
+        ("HEAD /items/5.json", 401),
+        ("POST /items/5", 204),
+        ("GET /items/5", 204),
+        ("POST /items/new:cancel", 204),
+    ],
+)
+def test_a_template_with_text_in_a_segment_is_not_shadowed_by_a_parameter(
+    tmp_path: Path, request_line: str, status: int, order: int, unknown_paths: str
+) -> None:
+    paths = dict([*TEMPLATES.items()][::order])
+    described = document(paths, components=SECURED, security=[{"key": []}])
+    settings = {"security": {"key": {"key_auth": {}}}, "unknown_paths": unknown_paths}
+    consumers = [{"name": "alice", "key_auth": [{"key": "alices-key-0123456789"}]}]
+    shop = Shop(tmp_path, described, settings, consumers=consumers)
+    assert shop.sends(f"{request_line} HTTP/1.1\r\nHost: a\r\n\r\n".encode()) == status
+    key = "X-Api-Key: alices-key-0123456789"
+    assert shop.sends(f"{request_line} HTTP/1.1\r\nHost: a\r\n{key}\r\n\r\n".encode()) == 204
+
+
+def test_a_parameter_that_is_a_part_of_a_segment_is_validated(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, document({"/items/{id}:cancel": {"get": operation(parameters=[ID])}}))
+    assert shop.sends(get("/items/123:cancel")) == 204
+    assert shop.sends(get("/items/1234:cancel")) == 400
+    assert shop.errors == [("path", "/id", "maxLength")]
+
+
     "type": "object",
     "required": ["n"],
     "properties": {
