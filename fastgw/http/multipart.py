@@ -35,10 +35,12 @@ def boundary_of(content_type: bytes) -> bytes:
 
 def parts_of(payload: bytes, boundary: bytes) -> list[tuple[dict[bytes, bytes], bytes]]:
     """Return the parts of a multipart body: headers in lower case, and content. Raises `InvalidMultipart`."""
-    delimiter = b"\r\n--" + boundary
-    pieces = (b"\r\n" + payload).split(delimiter, _MOST_PARTS + 2)
+    begin = b"--" + boundary
+    pieces = (b"\r\n" + payload).split(b"\r\n" + begin, _MOST_PARTS + 2)
     if len(pieces) > _MOST_PARTS + 2:
         raise InvalidMultipart(f"expected at most {_MOST_PARTS} parts")
+    if any(b"\n" + begin in piece or b"\r" + begin in piece for piece in pieces):  # a line of it to some readers
+        raise InvalidMultipart("expected CR and LF before each boundary")
     if len(pieces) < 2 or pieces[0].strip(b"\r\n"):
         raise InvalidMultipart("expected parts with the boundary")
     if not pieces[-1].startswith(b"--") or pieces[-1][2:].strip(b" \t\r\n"):
@@ -57,6 +59,8 @@ def _part_of(piece: bytes) -> tuple[dict[bytes, bytes], bytes]:
     for line in head[2:].split(b"\r\n"):
         name, colon, value = line.partition(b":")
         name = name.lower()
+        if b"\r" in line or b"\n" in line:
+            raise InvalidMultipart("expected header lines that end with CR and LF")
         if not colon or not name or name != name.strip() or name in headers:
             raise InvalidMultipart("expected each header of a part once")
         headers[name] = value.strip(b" \t")

@@ -36,7 +36,7 @@ def multipart_values(boundaries: Sequence[bytes], body: bytes, most: int) -> tup
     if len(pieces) < 2 or pieces[0].strip():
         return [], True
     arguments: list[tuple[bytes, bytes]] = []
-    is_malformed = not pieces[0].endswith(b"\r")
+    is_malformed = not pieces[0].endswith(b"\r") or b"\r--" + boundaries[0] in body
     for number, piece in enumerate(pieces[1:], 2):
         is_last = number == len(pieces)
         if is_last and _AFTER_LAST(piece):

@@ -1,0 +1,37 @@
+"""Multipart bodies: what is read, and what two readers could read in two ways."""
+
+import pytest
+
+from fastgw.http.multipart import InvalidMultipart, parts_of
+
+FIELD = b'Content-Disposition: form-data; name="%b"'
+
+
+def body(*parts: bytes) -> bytes:
+    return b"".join(b"--B\r\n" + part + b"\r\n" for part in parts) + b"--B--\r\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\n", b"a\r\n\r\nb", b"-\n-B", b"x--B", b"\n -- B", b"\r\n--\r\nB"])
+def test_the_content_of_a_part_may_be_anything_but_a_line_that_begins_with_the_boundary(content):
+    head = FIELD % b"a"
+    assert parts_of(body(head + b"\r\n\r\n" + content), b"B") == [
+        ({b"content-disposition": b'form-data; name="a"'}, content)
+    ]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\n\n", b"\r\r", b"\n\r"])
+def test_a_boundary_behind_another_line_end_is_a_part_to_some_readers_and_refused(end):
+    hidden = b"x" + end + b"--B" + end + FIELD % b"admin" + end + end + b"true"
+    with pytest.raises(InvalidMultipart, match="expected CR and LF before each boundary"):
+        parts_of(body(FIELD % b"a" + b"\r\n\r\n" + hidden), b"B")
+    with pytest.raises(InvalidMultipart, match="expected"):
+        parts_of(end + body(FIELD % b"a" + b"\r\n\r\n" + b"x").replace(b"\r\n--B", end + b"--B", 1), b"B")
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r"])
+@pytest.mark.parametrize(
+    "head", [b"X-A: 1%b" + FIELD % b"admin", FIELD % b"admin" + b"%bX-A: 1", b"X-A: 1%b x", b"X-A:%b1"]
+)
+def test_a_header_line_with_another_line_end_within_is_two_lines_to_some_readers_and_refused(head, end):
+    with pytest.raises(InvalidMultipart, match="expected header lines that end with CR and LF"):
+        parts_of(body(head.replace(b"%b", end) + b"\r\n" + FIELD % b"a" + b"\r\n\r\nx"), b"B")
