@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -12,6 +13,8 @@ LineFunction: TypeAlias = Callable[[bytes], bytes]
 """Function from a JSON text to the one that replaces it. Raises `UnmappableBody`."""
 Refuse: TypeAlias = Callable[[Exception], BaseException]
 """Function that returns the exception with which a stage ends the body."""
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_BYTE_ORDER_MARKS: Final = re.compile(rb"(?:\xef\xbb\xbf)+")
 _DONE: Final = b"[DONE]"
 """Data of the last event of some APIs, which is no JSON."""
 
@@ -65,7 +68,7 @@ class LineStage(BodyStage):
 
 class EventStage(BodyStage):
     """Stage that maps the data of each server-sent event. Other fields and comments stay; an event without its end is
-    left out, as clients do.
+    left out, as clients do, and so is a byte order mark before the first one.
 
     The data of an event is one line then. Empty data and `[DONE]` stay.
     """
@@ -75,19 +78,27 @@ class EventStage(BodyStage):
         self._pieces: list[bytes] = []  # of the incomplete line, joined once
         self._event: list[bytes] = []  # lines of the incomplete event
         self._held = 0
+        self._has_lines = False  # the first line is complete
+        self._ended_cr = False  # the last line has ended with CR, to which a following LF belongs
 
     def feed(self, payload: bytes) -> bytes:
+        if self._ended_cr and payload:
+            payload = payload.removeprefix(b"\n")
+            self._ended_cr = False
         self._held += len(payload)
-        if b"\n" not in payload and b"\r" not in payload and not (self._pieces and self._pieces[-1][-1:] == b"\r"):
+        if b"\n" not in payload and b"\r" not in payload:
             self._pieces.append(payload)
             self._check_bound()
             return b""
         text = b"".join([*self._pieces, payload])
-        held = text[-1:] if text.endswith(b"\r") else b""  # which may be followed by `\n` in the next piece
+        if not self._has_lines:
+            text = _BYTE_ORDER_MARKS.sub(b"", text, 1) if text.startswith(_BYTE_ORDER_MARK) else text
+            self._has_lines = True
         if b"\r" in text:
-            text = text[: len(text) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            self._ended_cr = text.endswith(b"\r")
+            text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *lines, rest = text.split(b"\n")
-        self._pieces = [rest + held] if rest or held else []
+        self._pieces = [rest] if rest else []
         out: list[bytes] = []
         event = self._event
         for line in lines:
@@ -117,7 +128,9 @@ class EventStage(BodyStage):
                 changed = self._change(text)
             except UnmappableBody as error:
                 raise self._refuse(error) from error
-            lines = [line for line in lines if not (line == b"data" or line.startswith(b"data:"))]
+            # Nor a line that would be read as data if it came first: clients drop a byte order mark there.
+            left_out = (b"data:", _BYTE_ORDER_MARK)
+            lines = [line for line in lines if line != b"data" and not line.startswith(left_out)]
             # JSON has no line end outside of strings that would survive: whitespace between values may be one.
             lines.append(b"data: " + changed.replace(b"\n", b" ").replace(b"\r", b" "))
         return b"".join([line + b"\n" for line in lines]) + b"\n"

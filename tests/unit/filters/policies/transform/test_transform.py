@@ -292,6 +292,27 @@ def test_events_and_lines_are_mapped_one_by_one(size: int) -> None:
 
 
 @pytest.mark.parametrize("head", [EVENTS, LINES])
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+@pytest.mark.parametrize(
+    ("stream", "sent"),
+    [
+        (MARK + b'data: {"a":1,"s":2}\n\n', b'data: {"a":1}\n\n'),
+        (MARK + MARK + b'data: {"a":1,"s":2}\n\n', b'data: {"a":1}\n\n'),
+        (b'data: {"a":1}\n' + MARK + b'data: {"s":2}\n\n', b'data: {"a":1}\n\n'),
+        (MARK + b"\n" + b'data: {"s":2}\n\n', b"\ndata: {}\n\n"),
+        (b'data: {"a":1}\r\rdata: {"a":2,"s":1}\r\r', b'data: {"a":1}\n\ndata: {"a":2}\n\n'),
+        (b'data: {"a":1}\r\n\r\rdata: {"a":2}\r\n\r', b'data: {"a":1}\n\n\ndata: {"a":2}\n\n'),
+    ],
+)
+def test_a_byte_order_mark_hides_no_event_and_any_line_end_completes_one(stream: bytes, sent: bytes, size: int) -> None:
+    pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+    ran = run(configured(Transform, response={"json": {"deny": ["s"]}}), GET, response=[EVENTS, *pieces])
+    assert ran.body == sent
+
+
 def test_a_stream_is_cut_off_at_what_cannot_be_mapped(head: bytes) -> None:
     mark = b"data: " if head == EVENTS else b""
     for bad in (b'{"a":1,"a":2}\n\n', b"x" * 200, b"x" * 200 + b"\n\n", b"{\n\n"):
