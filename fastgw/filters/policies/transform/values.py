@@ -249,7 +249,13 @@ def _not_null(node: bytes | None) -> bytes | None:
 
 
 def _depth(parsed: dict[str, Any]) -> int:
-    return 1 + max(map(_depth, parsed["children"]), default=0)
+    return 1 + max(map(_depth, _children(parsed)), default=0)
+
+
+def _children(parsed: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the expressions within one. The children of a slice are its bounds."""
+    children: list[dict[str, Any]] = parsed["children"]
+    return [] if parsed["type"] == "slice" else children
 
 
 def _unknown_function(parsed: dict[str, Any]) -> str:
@@ -258,7 +264,7 @@ def _unknown_function(parsed: dict[str, Any]) -> str:
 
     if parsed["type"] == "function_expression" and parsed["value"] not in Functions.FUNCTION_TABLE:
         return str(parsed["value"])
-    return next(filter(None, map(_unknown_function, parsed["children"])), "")
+    return next(filter(None, map(_unknown_function, _children(parsed))), "")
 
 
 def _plain_path(parsed: dict[str, Any]) -> tuple[str, ...] | None:
