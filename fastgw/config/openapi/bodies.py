@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from fastgw.config.base.problems import Path, format_value, shorten
 from fastgw.config.openapi.document import Spec
-from fastgw.config.openapi.kinds import kind_of
+from fastgw.config.openapi.kinds import combined_schemas, kind_of
 from fastgw.config.openapi.parameters import bare_type, is_json
 from fastgw.config.openapi.schemas import Schemas
 from fastgw.config.openapi.xml_bodies import is_xml, xml_mapping
@@ -93,7 +93,8 @@ def _media(
         return {"kind": "xml", "schema": schema, "xml": mapping}
     if bare in (_FORM, "multipart/form-data") and not response:
         fields = _fields(spec, schemas, held, raw, at, is_form=bare == _FORM)
-        return {"kind": "form" if bare == _FORM else "multipart", "schema": schema, "fields": fields}
+        others = _other_fields(schemas, raw)
+        return {"kind": "form" if bare == _FORM else "multipart", "schema": schema, "fields": fields, "others": others}
     if bare.startswith("text/") and schemas.followed(raw).get("format") != "binary":
         return {"kind": "text", "schema": schema, **kind_of(schemas, raw).plan()}
     return {"kind": "any"}
@@ -129,6 +130,18 @@ def _fields(
             field |= kind_of(schemas, member).plan()
         fields[name] = field
     return fields
+
+
+def _other_fields(schemas: Schemas, raw: Any) -> dict[str, Any] | None:
+    """Return the members of a form that are no properties. None: their values have no schema."""
+    held = [each.get("additionalProperties") for each in combined_schemas(schemas, raw)]
+    others = [each for each in held if isinstance(each, dict)]
+    if not others:
+        return None
+    kind = kind_of(schemas, {"anyOf": others})
+    types = [*(kind.items if kind.shape == "array" else kind.types)]
+    is_binary = any(each.get("format") == "binary" for each in combined_schemas(schemas, {"anyOf": others}))
+    return {"shape": kind.shape, "types": types, "json": "object" in (kind.shape, *types), "binary": is_binary}
 
 
 def _is_json_field(field: dict[str, Any]) -> bool:

@@ -99,8 +99,8 @@ class TypedBody:
         self.plan = plan
         self._kind: str = plan["kind"]
         self._validator = schemas.validator(plan.get("schema", True))
-        self._form = UrlencodedForm(plan["fields"]) if self._kind == "form" else None
-        self._multipart = MultipartForm(plan["fields"]) if self._kind == "multipart" else None
+        self._form = UrlencodedForm(plan["fields"], plan["others"]) if self._kind == "form" else None
+        self._multipart = MultipartForm(plan["fields"], plan["others"]) if self._kind == "multipart" else None
         self._xml = XmlDocument(plan["xml"]) if "xml" in plan else None
         self._types: tuple[str, ...] = tuple(plan.get("types", ()))
         self.checks = self._kind != "any"

@@ -6,7 +6,7 @@ Parts of multipart bodies are read by `http.multipart`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, final
+from typing import Any, Final, final
 
 from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.charsets import is_utf8
@@ -14,14 +14,18 @@ from fastgw.filters.policies.content.schemas import converted
 from fastgw.filters.policies.openapi.parameters import MISSING, Style, Unreadable, json_value, query_pairs
 from fastgw.http.multipart import InvalidMultipart, boundary_of, names_of, parts_of
 
+_ANY: Final[Mapping[str, Any]] = {"shape": "scalar", "types": (), "json": False}
+
 
 @final
 class UrlencodedForm:
     """Reader of urlencoded forms."""
 
-    __slots__ = ("_fields", "_json")
+    __slots__ = ("_fields", "_json", "_others")
 
-    def __init__(self, fields: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, fields: Mapping[str, Mapping[str, Any]], others: Mapping[str, Any] | None) -> None:
+        """`others`: other members; None: their values have no schema."""
+        self._others = others or _ANY
         self._fields = {name: Style(name, plan) for name, plan in fields.items() if not plan["json"]}
         self._json = {name.encode(): (name, plan["shape"] == "array") for name, plan in fields.items() if plan["json"]}
 
@@ -40,7 +44,9 @@ class UrlencodedForm:
                 name, listed = self._json[raw_name]
                 _add(made, name, json_value(decoded(raw)), listed=listed)
             elif raw_name not in taken:
-                made.setdefault(_decoded_text(raw_name), _decoded_text(decoded(raw)))
+                others, value = self._others, decoded(raw)
+                other = json_value(value) if others["json"] else converted(_decoded_text(value), others["types"])
+                _add(made, _decoded_text(raw_name), other, listed=others["shape"] == "array")
         return made
 
 
@@ -48,17 +54,18 @@ class UrlencodedForm:
 class MultipartForm:
     """Reader of multipart forms. Files and other binary parts are empty texts in the value: they are not validated."""
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_fields", "_others")
 
-    def __init__(self, fields: Mapping[str, Mapping[str, Any]]) -> None:
-        self._fields = fields
+    def __init__(self, fields: Mapping[str, Mapping[str, Any]], others: Mapping[str, Any] | None) -> None:
+        """`others`: other members; None: their values have no schema."""
+        self._fields, self._others = fields, others
 
     def value(self, payload: bytes, content_type: bytes) -> dict[str, Any]:
         """Return the object. Raises `Unreadable`."""
         made: dict[str, Any] = {}
         for name, file_name, headers, content in _parts(payload, content_type):
             is_file = file_name is not None
-            plan = self._fields.get(name)
+            plan = self._fields.get(name, self._others)
             sent = headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
             if plan is None:
                 _add(made, name, "" if is_file else _decoded_text(content), listed=False)

@@ -70,22 +70,20 @@ class XmlDocument:
         for name, text in element.attrib.items():
             member = node.attributes.get(name) or node.attributes.get(f"{{*}}{_local_name(name)}")
             if member is not None:
-                made[member["key"]] = _scalar(text, self._nodes[member["node"]].types)
+                _add(made, member["key"], _scalar(text, self._nodes[member["node"]].types))
             elif not name.startswith((_INSTANCE, _XML)):
-                others[_local_name(name)] = text if rest is None else _scalar(text, rest.types)
+                _add(others, _local_name(name), text if rest is None else _scalar(text, rest.types))
         for child in element:
             member = node.elements.get(child.tag) or node.elements.get(f"{{*}}{_local_name(child.tag)}")
             if member is None:
                 held = (child.text or "") if node.additional is None else self._value(node.additional, child)
-                others[_local_name(child.tag)] = held
+                _add(others, _local_name(child.tag), held)
                 continue
             key, value = member["key"], self._value(member["node"], child)
             if member["node_type"] == "list":
                 made.setdefault(key, []).append(value)
-            elif key in made:
-                raise Unreadable("repeated", "expected each element once")
             else:
-                made[key] = value
+                _add(made, key, value)
         if node.text is not None:
             made[node.text["key"]] = _scalar(element.text or "", self._nodes[node.text["node"]].types)
         elif _has_text(element):
@@ -93,6 +91,12 @@ class XmlDocument:
         if not node.keys.isdisjoint(others):
             raise Unreadable("xml", "expected elements, attributes and namespaces as in the schema")
         return made | others
+
+
+def _add(made: dict[str, Any], key: str, value: Any) -> None:
+    if key in made:
+        raise Unreadable("repeated", "expected each element and attribute once")
+    made[key] = value
 
 
 @final

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -161,7 +162,6 @@ def test_a_refusal_has_nothing_of_the_request_and_few_errors(tmp_path: Path) -> 
     assert b"hunter2" not in shop.received
 
 
-FORM = {
 ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "maxLength": 3}}
 PUBLIC: dict[str, Any] = {"security": [], "parameters": [ID]}
 TEMPLATES = {
@@ -206,6 +206,7 @@ def test_a_parameter_that_is_a_part_of_a_segment_is_validated(tmp_path: Path) ->
     assert shop.errors == [("path", "/id", "maxLength")]
 
 
+FORM = {
     "type": "object",
     "required": ["n"],
     "properties": {
@@ -228,6 +229,53 @@ def test_an_urlencoded_form_is_an_object(tmp_path: Path) -> None:
     assert shop.errors == [("body", "/at", "additionalProperties")]
     assert shop.sends(post("/x", b"n=1&n=2", kind)) == 400
     assert shop.errors == [("body", "", "repeated")]
+
+
+OTHERS = [
+    ({"type": "string", "maxLength": 3}, [("x", "ok")], [("x", "long")], "maxLength"),
+    ({"type": "string", "maxLength": 3}, [("x", "ok"), ("y", "ok")], [("x", "ok"), ("x", "long")], "repeated"),
+    ({"type": "integer"}, [("x", "5")], [("x", "a")], "type"),
+    ({"$ref": "#/components/schemas/N"}, [("x", "5")], [("x", "5"), ("x", "6")], "repeated"),
+    (
+        {"type": "array", "items": {"type": "integer"}, "maxItems": 2},
+        [("x", "1"), ("x", "2")],
+        [("x", "1")] * 3,
+        "maxItems",
+    ),
+    ({"type": "object", "required": ["a"]}, [("x", '{"a": 1}')], [("x", "{}")], "required"),
+    (True, [("x", "a")], [("x", "a"), ("x", "a")], "repeated"),
+]
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=XX"])
+@pytest.mark.parametrize(("schema", "accepted", "refused", "keyword"), OTHERS)
+def test_members_that_no_property_names_are_read_by_the_schema_of_the_others(
+    tmp_path: Path,
+    kind: str,
+    schema: Any,
+    accepted: list[tuple[str, str]],
+    refused: list[tuple[str, str]],
+    keyword: str,
+) -> None:
+    content = {
+        kind.partition(";")[0]: {
+            "schema": {"type": "object", "properties": {"n": {"type": "integer"}}, "additionalProperties": schema}
+        }
+    }
+    described = document(
+        {"/x": {"post": operation(requestBody={"content": content})}},
+        components={"schemas": {"N": {"type": "integer"}}},
+    )
+    shop = Shop(tmp_path, described)
+
+    def body(fields: list[tuple[str, str]]) -> bytes:
+        if kind.startswith("multipart"):
+            return b"".join(part(name, value.encode()) for name, value in fields) + b"--XX--\r\n"
+        return urlencode(fields).encode()
+
+    assert shop.sends(post("/x", body([("n", "1"), *accepted]), kind)) == 204
+    assert shop.sends(post("/x", body([("n", "1"), *refused]), kind)) == 400
+    assert [each for _, _, each in shop.errors] == [keyword]
 
 
 def part(name: str, content: bytes, *lines: bytes) -> bytes:
