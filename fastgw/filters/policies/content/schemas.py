@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, final
+from urllib.parse import unquote
 
 from fastgw.config.base import redacted_problems
 from fastgw.config.formats import json
@@ -27,6 +28,8 @@ acceptance (CPython 3.11, jsonschema-rs 0.60)."""
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,30})")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 _VALUE_LENGTH: Final = 200
+_MOST_REFERENCES: Final = 32
+"""Maximum number of references to a schema that are followed one after another."""
 
 
 class UnusableSchema(ValueError):
@@ -193,7 +196,7 @@ class Parameters:
         properties = properties if isinstance(properties, dict) else {}
         self.names = tuple(properties)
         """Names of the properties in the schema."""
-        self._types = {name: _types_of(each) for name, each in properties.items()}
+        self._types = {name: _types_of(each, schema) for name, each in properties.items()}
 
     def value(self, pairs: Mapping[str, list[str]]) -> dict[str, Any]:
         """Return the object. A repeated name is an array; an array in the schema may have one element."""
@@ -206,12 +209,26 @@ class Parameters:
         return converted(texts[0], types) if len(texts) == 1 else texts
 
 
-def _types_of(schema: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the types of a property, and of its elements."""
-    if not isinstance(schema, dict):
+def _types_of(schema: Any, root: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the types of a property, and of its elements. `root`: the schema that has it."""
+    held = _followed(schema, root)
+    if not isinstance(held, dict):
         return (), ()
-    items = schema.get("items")
-    return _names(schema.get("type")), _names(items.get("type")) if isinstance(items, dict) else ()
+    items = _followed(held.get("items"), root)
+    return _names(held.get("type")), _names(items.get("type")) if isinstance(items, dict) else ()
+
+
+def _followed(schema: Any, root: Any) -> Any:
+    """Return a schema, or the one that it refers to: by a JSON Pointer within `root`, and without a type of its own."""
+    for _ in range(_MOST_REFERENCES):
+        reference = schema.get("$ref") if isinstance(schema, dict) and "type" not in schema else None
+        if not isinstance(reference, str) or not reference.startswith("#"):
+            return schema
+        schema = root
+        for step in unquote(reference).split("/")[1:]:
+            key = step.replace("~1", "/").replace("~0", "~")
+            schema = schema.get(key) if isinstance(schema, dict) else None
+    return None
 
 
 def _names(types: Any) -> tuple[str, ...]:

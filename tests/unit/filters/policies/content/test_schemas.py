@@ -135,6 +135,30 @@ def test_parameters_become_what_their_schema_says() -> None:
     assert value({"n": ["9" * 1000]}) == {"n": "9" * 1000}
 
 
+def test_parameters_become_what_the_schema_says_that_theirs_refers_to() -> None:
+    schema = {
+        "properties": {
+            "n": {"$ref": "#/$defs/n"},
+            "l": {"$ref": "#/$defs/l"},
+            "o": {"$ref": "#/$defs/a~1b%20c"},
+            "s": {"type": "string", "$ref": "#/$defs/n"},
+            "circle": {"$ref": "#/$defs/circle"},
+            "none": {"$ref": "#/$defs/none/0"},
+            "far": {"$ref": "https://x.test/n"},
+        },
+        "$defs": {
+            "n": {"type": "integer"},
+            "a/b c": {"$ref": "#/$defs/n"},
+            "l": {"type": "array", "items": {"$ref": "#/$defs/n"}},
+            "circle": {"$ref": "#/$defs/circle"},
+        },
+    }
+    texts = {name: ["1"] for name in schema["properties"]}
+    assert Parameters(schema).value(texts) == {
+        "n": 1, "l": [1], "o": 1, "s": "1", "circle": "1", "none": "1", "far": "1",
+    }  # fmt: skip
+
+
 # the text
 
 
