@@ -59,6 +59,20 @@ def key_of(traits: Sequence[Trait], ipv6_prefix: int, name: bytes = b"") -> KeyO
     return key
 
 
+def complete_key_of(traits: Sequence[Trait], ipv6_prefix: int) -> KeyOf:
+    """Return the function that computes the key of a request; b"": the request lacks one of the traits."""
+    network = network_of(ipv6_prefix)
+    readers = [_single(each, network) for each in traits]
+    if len(readers) == 1:
+        return readers[0]
+
+    def key(exchange: Exchange) -> bytes:
+        parts = [read(exchange) for read in readers]
+        return b"".join([b"%d:%b" % (len(part), part) for part in parts]) if all(parts) else b""
+
+    return key
+
+
 def key_named(traits: Sequence[Trait], ipv6_prefix: int, name: bytes, values: Sequence[str]) -> bytes:
     """Return the key of requests with these values of the traits, for filters whose keys have a `name`."""
     made = b"%d:%b" % (len(name), name)

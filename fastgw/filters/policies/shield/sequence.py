@@ -23,7 +23,7 @@ from fastgw.filters.api import (
     Services,
     WarningContext,
 )
-from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_of, key_warnings, traits_of
+from fastgw.filters.limiting.keys import KEY, are_of_somebody, complete_key_of, key_warnings, traits_of
 from fastgw.filters.limiting.response_headers import refusal
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm.rate_limit_table import Limit
@@ -54,8 +54,8 @@ class CallSequence(Filter, name="sequence", phase=Phase.LIMIT_CONSUMER, order=50
     """Time within which each call has to follow the one before it, which may be repeated."""
     key: Annotated[Trait, KEY] | Some[Annotated[Trait, KEY]] = Trait("consumer")
     """Identity of a client: `consumer` (the address if there is no consumer), `ip`, `header:NAME`, `cookie:NAME`,
-    `claim:NAME` and others as in `rate_limit`, or a list. A client without the header, cookie or claim has called
-    nothing."""
+    `claim:NAME` and others as in `rate_limit`, or a list. A client without the header, cookie or claim, or without one
+    of those in a list, has called nothing."""
     ipv6_prefix: Annotated[int, Meta(ge=1, le=128)] = 64
     """Length of the IPv6 prefix that identifies a client."""
 
@@ -99,7 +99,7 @@ class _Step:
     def __init__(self, settings: CallSequence, place: int, instance: str, redis: "RedisCounters | None" = None) -> None:
         self.place = place
         self._settings, self._instance = settings, instance
-        self._key_of = key_of(settings.traits, settings.ipv6_prefix)
+        self._key_of = complete_key_of(settings.traits, settings.ipv6_prefix)
         self._name = b"sequence\n" + digest("sequence", settings.routes, settings.within, str(settings.key))
         self._before: Limit = _NOT_STARTED
         self._own: Limit = _NOT_STARTED

@@ -70,6 +70,15 @@ def test_clients_without_the_key_have_called_nothing(clock: Clock) -> None:
     assert [status(plane, path, "") for path in ("cart", "address")] == [200, 403]
 
 
+@pytest.mark.parametrize("key", [["header:X-Client", "cookie:c"], ["ip", "header:X-Client"]])
+def test_clients_without_a_part_of_the_key_have_called_nothing(clock: Clock, key: list[str]) -> None:
+    plane = plane_of(key=key)
+    assert [status(plane, path, "") for path in ("cart", "address")] == [200, 403]
+    with_cookie = "a\r\nCookie: c=1"
+    assert [status(plane, path, with_cookie) for path in ("cart", "address")] == [200, 200]
+    assert status(plane, "address", "b\r\nCookie: c=1") == 403
+
+
 def test_a_call_that_failed_does_not_count(clock: Clock) -> None:
     plane = plane_of()
     assert status(plane, "cart", answer=500) == 500
