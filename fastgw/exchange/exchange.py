@@ -327,6 +327,11 @@ class Exchange:
         """Return all values of a request header, by its lower-case name, in order."""
         return self.head.values(name)
 
+    def kept_values(self, name: bytes) -> list[bytes]:
+        """Return all values of a request header as `values` does; none if a filter has dropped the header, as
+        `decompress` drops `Content-Encoding`."""
+        return [] if name in self.request_dropped else self.head.values(name)
+
     def refuse(
         self, fault: Fault, detail: str | None = None, fields: Iterable[tuple[bytes, bytes]] = (), why: str = ""
     ) -> Reply:

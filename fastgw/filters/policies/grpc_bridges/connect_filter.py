@@ -121,7 +121,7 @@ def _fault_in(exchange: Exchange, call: ConnectCall, names: frozenset[bytes]) ->
     timeouts = exchange.values(connect.TIMEOUT)
     if timeouts and (len(timeouts) > 1 or connect.timeout_seconds(timeouts[0]) is None):
         return exchange.refuse(Fault.BAD_REQUEST, "Connect-Timeout-Ms is not a number of at most ten digits.")
-    encodings = exchange.values(connect.STREAM_ENCODING if call.is_stream else b"content-encoding")
+    encodings = exchange.kept_values(connect.STREAM_ENCODING if call.is_stream else b"content-encoding")
     if len(encodings) > 1 or not all(connect.is_coding(each.lower()) for each in encodings):
         return exchange.refuse(Fault.BAD_REQUEST, "The compression of the request is not a single one.")
     if not call.is_stream and (exchange.body_length or 0) > MOST:
@@ -193,8 +193,12 @@ def _listed(exchange: Exchange, name: bytes) -> list[bytes]:
     return found
 
 
+def _unary_encoding(exchange: Exchange) -> bytes:
+    return next(iter(exchange.kept_values(b"content-encoding")), b"identity").lower()
+
+
 def _unary_encodings(exchange: Exchange, call: ConnectCall) -> list[tuple[bytes, bytes]]:
-    encoding = (exchange.field(b"content-encoding") or b"identity").lower()
+    encoding = _unary_encoding(exchange)
     if call.by_get:
         encoding = connect.parse_get(exchange.query or b"").encoding or b"identity"
     return _encodings(encoding, _listed(exchange, b"accept-encoding"))
@@ -310,7 +314,7 @@ class UnaryBridge(ConnectBridge):
 
     def __init__(self, exchange: Exchange, forward: Forward, call: ConnectCall, most: int) -> None:
         self._upstream, self._taken = forward.upstream, 0
-        encoding = (exchange.field(b"content-encoding") or b"identity").lower()
+        encoding: bytes | None = _unary_encoding(exchange)
         self._message: bytes | None = None
         if call.by_get:
             asked = connect.parse_get(exchange.query or b"")

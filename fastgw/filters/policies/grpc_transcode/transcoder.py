@@ -107,8 +107,7 @@ def _refuse_content(exchange: Exchange, binding: Binding) -> Reply | None:
         return None
     if is_http_body(binding.method.input, binding.body):
         return None
-    coding = exchange.field(b"content-encoding")
-    if coding is not None and coding.lower() != b"identity":
+    if any(coding.lower() != b"identity" for coding in exchange.kept_values(b"content-encoding")):
         return exchange.refuse(
             Fault.UNSUPPORTED_MEDIA_TYPE, "The body has a content coding.", ((b"Accept-Encoding", b"identity"),)
         )

@@ -209,7 +209,7 @@ class RequestTransformation(_Direction):
             if self._refuses_others:
                 return exchange.refuse(Fault.UNSUPPORTED_MEDIA_TYPE, why=f"transform: expected {self._input}")
             return None
-        if exchange.values(_CODING) and _CODING not in exchange.request_dropped:
+        if exchange.kept_values(_CODING):
             detail = "A request body with a content coding is not supported here."
             return exchange.refuse(Fault.UNSUPPORTED_MEDIA_TYPE, detail, [(b"Accept-Encoding", b"identity")])
         if self._type_written:

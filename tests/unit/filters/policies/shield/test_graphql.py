@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 from hashlib import sha256
 from typing import Any
@@ -214,6 +215,14 @@ def test_a_body_is_within_the_limits(limits: dict[str, Any], body: Any, status: 
         assert client.received.startswith(b"HTTP/1.1 %d " % status)
         return
     assert sent(plane_of(**limits), post(body)) == (status, code)
+
+
+@pytest.mark.parametrize(("text", "status"), [("{a}", 200), ("{a {b}}", 400)])
+def test_a_body_that_is_decompressed_is_within_the_limits(text: str, status: int) -> None:
+    filters = {"decompress": {}, "graphql": {"max_depth": 1}}
+    plane = Plane({"routes": [{"name": "r", "upstream": "u", "filters": filters}]})
+    request = post(gzip.compress(json.dumps({"query": text}).encode()), fields="Content-Encoding: gzip\r\n")
+    assert sent(plane, request)[0] == status
 
 
 @pytest.mark.parametrize(
