@@ -272,8 +272,8 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
     Transformed responses are requested without ranges and content codings, and are sent with a weak ETag and without
     digests. gRPC and tunnels do not change.
 
-    Request bodies are transformed after `validate`. A `cache` on the route stores responses as they are after the
-    transformation.
+    Request bodies are transformed after `validate`. A `cache` on the route stores responses as the upstream sends them,
+    and each client gets its own transformation: a store on disk also has what `deny` removes.
     """
 
     request: BodyChange | None = None
@@ -355,23 +355,12 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
                 yield from _unknown_variables((side, "xml_template"), change.xml_template, known)
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
-        """Warn about responses that have the client's identity and are stored in a cache, about paths of other
-        languages, which match nothing here, and about requests that have no body.
-        """
+        """Warn about paths of other languages, which match nothing here, and about requests that have no body."""
         if self.request is not None and context.without_bodies:
             yield f"`request` has no effect: {context.without_bodies} requests have no body"
         for change in (self.request, self.response):
             if change is not None and change.json is not None:
                 yield from change.json.foreign_paths(names_have_brackets=change.input in ("form", "multipart"))
-        if self.response is not None:
-            values = [*(value for _, value in self.response.values()), self.response.xml_template]
-            names = {name for value in values for name in variables_in(value)}
-            of_client = sorted(name for name in names if name.startswith(("consumer.", "claims.", "cookie.", "tls.")))
-            if of_client and any(use.type == "cache" for use in context.preceding):
-                yield (
-                    f"responses contain {{{of_client[0]}}} and are stored by `cache`, so other clients get the value; "
-                    "remove one of both"
-                )
 
 
 def _unknown_variables(

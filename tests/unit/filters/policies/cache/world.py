@@ -46,6 +46,8 @@ class World:
             worker_loop=self.plane.worker_loop,
             caches=lambda name: self.store,
             announce_purge=self.announced.append,
+            workers=lambda: 1,
+            slot=0,
             count_cache_miss=lambda *labels: self.fetched.append(labels),
         )
         for link in self.plane.gateway.live:

@@ -13,6 +13,7 @@ from fastgw.filters.policies.transform.compiled_change import compile_change
 from fastgw.filters.policies.transform.values import IN_HELPER, CostlyBody
 from fastgw.testing import ConfigError, Ran, configured, run
 from tests.support.memory import Plane
+from tests.unit.filters.policies.cache.world import World
 
 JSON = b"application/json"
 
@@ -290,6 +291,20 @@ def test_events_and_lines_are_mapped_one_by_one(size: int) -> None:
     pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
     ran = run(configured(Transform, response={"json": {"deny": ["s"]}}), GET, response=[LINES, *pieces])
     assert ran.body == b'{"a":1.10}\n\n{}\n{"a":[1]}'
+
+
+def test_a_cache_has_the_response_of_the_upstream_and_each_client_its_own_transformation() -> None:
+    transform = {"response": {"json": {"deny": ["s"], "set": {"n": "{header.X-N}"}}}}
+    made = World(route={"filters": {"transform": transform}})
+    stored = b'{"a":1,"s":2}'
+    clients = [made.client(fields=b"X-N: 1\r\n")]
+    head = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Type: application/json\r\n"
+    made.upstream().sends(head + b"Content-Length: %d\r\n\r\n%b" % (len(stored), stored))
+    clients += [made.client(fields=b"X-N: %b\r\n" % each) for each in (b"1", b"2")]
+    assert [
+        b'{"a":1,"n":"%b"}' % each in client.received for each, client in zip((b"1", b"1", b"2"), clients, strict=True)
+    ] == [True] * 3
+    assert b"fastgw; hit" in clients[2].received
 
 
 MARK = b"\xef\xbb\xbf"
