@@ -264,6 +264,16 @@ def test_compression_passes_both_ways(scripted: World, origin: Http2Origin, call
 
 
 @both
+def test_a_message_that_is_decompressed_is_sent_as_such(make: Any, origin: Http2Origin, call: Call) -> None:
+    got: list[Any] = []
+    world = make(upstream={"targets": [{"url": origin.url}]}, filters={"decompress": {}})
+    with served(origin, answering(GRPC, [framed(b"x")], got=got)):
+        zipped = gzip.compress(b"hello")
+        assert call(world, zipped, PROTO, b"Unary", VERSION, (b"content-encoding", b"gzip")).status == 200
+    assert (got[0].get(b"grpc-encoding"), got[0].body) == (None, framed(b"hello"))
+
+
+@both
 @pytest.mark.parametrize(
     ("lines", "told"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import struct
 import sys
@@ -219,6 +220,14 @@ def test_bodies_have_to_say_that_they_are_json(client: httpx.Client, headers: di
     assert got.status_code == status
     if status == 415:
         assert got.json()["type"] == "urn:fastgw:fault:unsupported_media_type"
+
+
+def test_a_body_that_is_decompressed_has_no_content_coding(make: Any) -> None:
+    world = make(filters={"decompress": {}})
+    with _client(world) as client:
+        coded = {**JSON, "content-encoding": "gzip"}
+        got = client.post("/v1/echo", content=gzip.compress(b'{"text": "a"}'), headers=coded)
+        assert (got.status_code, got.json()) == (200, {"text": "a"})
 
 
 def test_messages_are_bounded_both_ways(make: Any) -> None:

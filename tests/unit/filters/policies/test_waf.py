@@ -174,6 +174,9 @@ FIELD = b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + SCRIPT + b"
         b"--b--\r\n" + FIELD,  # PHP reads on
         FIELD.replace(SCRIPT, b"x") + FIELD,
         FIELD.replace(b"--b\r\n", b"--b or not\r\n"),
+        FIELD.replace(b'"a"', b'"a"; filename="f"').replace(
+            SCRIPT, b"x\r--b\r\nContent-Disposition: form-data; name=f\r\n\r\n" + SCRIPT
+        ),
         FIELD.replace(SCRIPT, b"x\n--b\r\nContent-Disposition: form-data; name=f; filename=g\r\n\r\n" + SCRIPT),
         FIELD.replace(b"\r\n\r\n" + SCRIPT, b"\r\nContent-Transfer-Encoding: base64\r\n\r\nPHNjcmlwdD4="),
         FIELD.replace(b"\r\n\r\n" + SCRIPT, b"\r\nContent-Type: text/plain;\r\n charset=ibm037\r\n\r\nx"),
