@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -218,6 +219,39 @@ def test_reload_keeps_sessions_and_a_stop_waits_for_the_answer(target: UdpTarget
         assert client.recv(9) == b"late"
         assert gateway.wait() == 0
     other.socket.close()
+
+
+def test_the_port_of_a_removed_listener_is_free(target: UdpTarget, tmp_path: Path) -> None:
+    """No process keeps it, one that was started after a crash included: another program may bind it, and the gateway
+    again.
+    """
+    file = tmp_path / "gateway.yaml"
+    text = (
+        "version: 1\nworkers: 2\nstatus: null\nadmin: null\nlisteners: {LISTENERS}\n"
+        "upstreams: {service: {targets: ['URL']}, web: {targets: ['tcp://127.0.0.1:9']}}\n"
+    ).replace("URL", target.url)
+    kept = "other: {address: '127.0.0.1:0', protocol: tcp, upstream: web}"
+    with_it = text.replace(
+        "LISTENERS", f"main: {{address: '127.0.0.1:{closed_port()}', protocol: udp, upstream: service}}, {kept}"
+    )
+    without_it = text.replace("LISTENERS", kept)
+
+    def reload(wanted: str, generation: int) -> None:
+        file.write_text(wanted)
+        gateway.signal(signal.SIGHUP)
+        gateway.stderr.wait_for(lambda line: line.startswith(b"reloaded: generation %d " % generation))
+
+    file.write_text(with_it)
+    with Gateway(file, tmp_path) as gateway, client_of(gateway) as client:
+        address = client.getpeername()
+        os.kill(gateway.control_pid, signal.SIGKILL)
+        reload(without_it, 2)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as another:
+            another.bind(address)
+        reload(with_it, 3)
+        client.send(b"x")
+        assert target.echo()[0] == b"x"
+        assert client.recv(9) == b"x"
 
 
 def test_dns_by_its_own_client(tmp_path: Path) -> None:

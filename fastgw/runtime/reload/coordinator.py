@@ -32,7 +32,7 @@ from fastgw.runtime.node.startup import OWN, open_own
 from fastgw.runtime.process.transient_errors import is_passing
 from fastgw.runtime.reload.rollback_history import retained_generations
 from fastgw.runtime.reload.two_phase_commit import TwoPhaseCommit, send_caches, send_prepare, send_sockets
-from fastgw.runtime.sockets.listening_sockets import CannotListen, ListeningEndpoint, close_endpoints
+from fastgw.runtime.sockets.listening_sockets import CannotListen, ListeningEndpoint, close_endpoints, release_endpoints
 
 RECORDS: Final = 20
 """Maximum number of recorded attempts."""
@@ -89,6 +89,11 @@ class Reloading:
     @property
     def under_way(self) -> bool:
         return self._two_phase_commit is not None
+
+    def forget(self) -> None:
+        """Release the endpoints of a change that may still fail, in a child: a worker gets them by messages."""
+        if self._two_phase_commit is not None and not self._two_phase_commit.is_committing:
+            release_endpoints([*self._two_phase_commit.opened.values(), *self._own.values()])
 
     def check_deadline(self, now: float) -> None:
         """End a change that takes too long."""

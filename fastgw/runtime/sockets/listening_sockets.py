@@ -57,13 +57,21 @@ class ListeningEndpoint:
             except OSError as error:
                 raise CannotListen(f"cannot listen on {self.address}: {error.strerror}") from error
 
+    def release(self) -> None:
+        """Close the sockets of this process; those of other processes stay open."""
+        for listening in self.sockets:
+            listening.close()
+
     def close(self) -> None:
-        """Shut it down for all processes, so that none of them accepts any more connections."""
+        """Shut it down for all processes, so that none of them accepts any more connections.
+
+        Sockets for datagrams cannot be shut down: their port is in use until the last process has released them.
+        """
         for listening in self.sockets:
             if not self.foreign and listening.type == socket.SOCK_STREAM:
                 with suppress(OSError):
                     listening.shutdown(socket.SHUT_RDWR)
-            listening.close()
+        self.release()
         if self.inode:
             with suppress(FileNotFoundError):
                 if os.stat(self.address.path).st_ino == self.inode:  # otherwise another process has replaced the file
@@ -73,6 +81,11 @@ class ListeningEndpoint:
 def close_endpoints(endpoints: Iterable[ListeningEndpoint]) -> None:
     for endpoint in endpoints:
         endpoint.close()
+
+
+def release_endpoints(endpoints: Iterable[ListeningEndpoint]) -> None:
+    for endpoint in endpoints:
+        endpoint.release()
 
 
 def open_endpoints(

@@ -16,6 +16,7 @@ from fastgw.runtime.node.child_slots import Child, Slot, Work
 from fastgw.runtime.node.heartbeat_monitor import CONTROL_HUNG_S
 from fastgw.runtime.node.node_state import NodeState
 from fastgw.runtime.process.signals import Signals
+from fastgw.runtime.sockets.listening_sockets import release_endpoints
 from fastgw.runtime.worker.worker import WorkerBootstrap, run_worker
 from fastgw.shm.connection_journal import ConnectionJournal
 
@@ -104,7 +105,8 @@ class Children:
         if slot is self.control:
             child.beats, child.hung_s = True, CONTROL_HUNG_S
         child.caches = {name: store.number for name, store in self._node_state.caches.stores.items()}
-        child.sockets = {number: len(each.sockets) for number, each in self._node_state.endpoints.items()}
+        if column is not None:
+            child.sockets = {number: len(each.sockets) for number, each in self._node_state.endpoints.items()}
         return child
 
     def _column(self) -> int:
@@ -131,6 +133,7 @@ class Children:
             call_process(slot.name)
             when_alone(signal.SIGCONT)  # the channel closes then, which ends this process; but not while it is stopped
             if slot.work is not None:
+                release_endpoints(self._node_state.endpoints.values())  # it accepts nothing there
                 slot.work(channel)
             else:
                 assert slot.index is not None

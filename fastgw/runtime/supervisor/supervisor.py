@@ -319,6 +319,7 @@ class Supervisor:
         """Close the supervisor's own resources, in a child."""
         self._selector.close()
         self._orphans.close()
+        self._reloading.forget()
         if self._ready_fd is not None:
             os.close(self._ready_fd)
         for held in (self._node_state.quota_claim, self._node_state.registration):
@@ -340,10 +341,11 @@ class Supervisor:
 
     def _is_ready(self, child: Child, message: Ready) -> None:
         child.generation = message.generation
-        send_sockets(child, self._node_state.endpoints)
-        if child.column is not None and child.generation != self._node_state.sealed.generation:
-            self._reloading.catch_up(child)  # it is ready after its commit
-            return
+        if child.column is not None:
+            send_sockets(child, self._node_state.endpoints)
+            if child.generation != self._node_state.sealed.generation:
+                self._reloading.catch_up(child)  # it is ready after its commit
+                return
         child.ready = True
         if child is self._children.control.child:
             self._node_state.purges.restored.clear()  # it carries them out

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from fastgw.config.base.value_types import parse_address
 from fastgw.downstream import Listener
 from fastgw.runtime.ipc.channel import Sockets
-from fastgw.runtime.sockets.listening_sockets import ListeningEndpoint
+from fastgw.runtime.sockets.listening_sockets import ListeningEndpoint, release_endpoints
 from fastgw.runtime.worker.acceptor import Acceptor
 
 
@@ -27,6 +27,7 @@ class AcceptingSockets:
         self._placed = placed
         self._listeners = listeners
         self._slots: set[int] = set()
+        self.close_unused()  # forked during a commit, it has those of the previous generation too
 
     def accept_for_slot(self, slot: int) -> None:
         """Accept for this slot."""
@@ -63,9 +64,7 @@ class AcceptingSockets:
 
     def close_unused(self) -> None:
         """Close the sockets without a listener."""
-        for number in self._unused(self._placed):
-            for listening in self._endpoints.pop(number).sockets:
-                listening.close()
+        release_endpoints([self._endpoints.pop(number) for number in self._unused(self._placed)])
 
     def closable(self) -> set[socket.socket]:
         """Return the sockets that are closed with the gateway."""

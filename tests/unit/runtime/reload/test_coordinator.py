@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import pytest
 
@@ -30,6 +31,14 @@ from tests.support.gateway import messages
 from tests.support.node import ANYWHERE, Crew, close_node, node_state_of, sealed_document
 
 STATUS = f"status: {ANYWHERE}"
+
+
+def sockets_of_this_process() -> set[str]:
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the descriptor of the directory itself
+            links.append(os.readlink(f"/proc/self/fd/{name}"))
+    return {link for link in links if link.startswith("socket:")}
 
 
 class Node(Crew):
@@ -149,6 +158,15 @@ def test_a_second_change_is_refused_while_one_is_under_way(node):
     (outcome,) = node.outcomes
     assert (outcome.ok, outcome.why) == (False, "another change is in progress")
     assert node.reloading.under_way
+
+
+def test_a_child_forked_during_a_change_holds_none_of_its_sockets(node):
+    """Otherwise it would keep their ports if the change fails, or a later one removes the listener."""
+    before = sockets_of_this_process()
+    node.propose(listeners=["main", "more"], more=STATUS)
+    assert sockets_of_this_process() > before
+    node.reloading.forget()
+    assert sockets_of_this_process() == before
 
 
 def test_the_end_of_the_gateway_comes_first(node):
