@@ -1,14 +1,16 @@
 """JSON of clients, checked before the library converts it, which is lax where readers could differ.
 
-It reads `"1_0"` as 10, `"***"` as no bytes, `[]` as an empty message, and takes the last of two names of one field.
-Here JSON is refused that is malformed (RFC 8259), has a key twice, or has a value that proto3 does not have for its
-field.
+It reads `"1_0"` as 10, `"***"` as no bytes, `[]` as an empty message, `"1e400"` as infinity, true as 1.0, rounds
+integers with a fraction or exponent to a double, and takes the last of two names of one field. Here JSON is refused
+that is malformed (RFC 8259), has a key twice, or has a value that proto3 does not have for its field; and numbers are
+converted, so that they are exact.
 """
 
 import json
 import re
 from collections.abc import Mapping
-from math import isinf
+from decimal import Decimal, InvalidOperation
+from math import inf, isinf
 from typing import Any, Final, NamedTuple, final
 
 WRAPPERS: Final = frozenset(
@@ -20,13 +22,26 @@ MOST_DEPTH: Final = 100
 """Levels of nested messages and values."""
 _TOO_DEEP: Final = "The JSON is nested too deeply."
 _INTEGERS: Final = frozenset((1, 2, 3, 4))  # kinds of values, as the library numbers them
-_FLOATS: Final = frozenset((5, 6))
+_MOST: Final = {5: float.fromhex("0x1.fffffffffffffp+1023"), 6: float.fromhex("0x1.fffffep+127")}
+"""Largest number of each kind of floating-point values."""
+_MOST_DIGITS: Final = 20
+"""Digits of the largest integer of 64 bits."""
 _ENUM: Final = 8
 _MESSAGE: Final = 10
 _BYTES: Final = 12  # a type, not a kind
 _IS_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?").fullmatch
 _IS_INTEGER: Final = re.compile(r"-?[0-9]+").fullmatch
 _IS_BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]*={0,2}").fullmatch
+_ANY: Final = "google.protobuf.Any"
+_IS_DURATION: Final = re.compile(r"-?[0-9]+(?:\.[0-9]{1,9})?s").fullmatch
+_IS_TIMESTAMP: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?"
+    r"(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+).fullmatch
+_TIMES: Final = {
+    "google.protobuf.Duration": (_IS_DURATION, 'a duration such as "1.5s"'),
+    "google.protobuf.Timestamp": (_IS_TIMESTAMP, 'a time (RFC 3339) such as "2026-01-31T12:00:00Z"'),
+}
 _NO_NUMBERS: Final = frozenset(("NaN", "Infinity", "-Infinity"))
 
 
@@ -67,10 +82,18 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _float(text: str) -> float:
-    number = float(text)
+class _Number(float):
+    """A number with a fraction or an exponent, and its text: a double may be another number."""
+
+    __slots__ = ("text",)
+    text: str
+
+
+def _number(text: str) -> _Number:
+    number = _Number(text)
     if isinf(number):
         raise InvalidRequest("The JSON has a number that is too large.")
+    number.text = text
     return number
 
 
@@ -78,7 +101,9 @@ def _refuse_constant(name: str) -> Any:
     raise InvalidRequest(f"The JSON has {name}, which is not a JSON value; expected a string.")
 
 
-_decode: Final = json.JSONDecoder(object_pairs_hook=_object, parse_float=_float, parse_constant=_refuse_constant).decode
+_decode: Final = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_number, parse_constant=_refuse_constant
+).decode
 
 
 class _Field(NamedTuple):
@@ -97,14 +122,22 @@ class JsonChecker:
     def __init__(self) -> None:
         self._fields: dict[str, Mapping[str, _Field]] = {}
 
-    def check(self, value: Any, kind: Any, depth: int = 0) -> None:
-        """Raises `InvalidRequest`. `kind`: the message that `value` is in JSON."""
+    def check(self, value: Any, kind: Any, depth: int = 0) -> Any:
+        """Return the value, with numbers as the library converts them exactly; an object is changed in place.
+
+        Raises `InvalidRequest`. `kind`: the message that `value` is in JSON.
+        """
         if depth > MOST_DEPTH:
             raise InvalidRequest(_TOO_DEEP)
         if kind.file.package == "google.protobuf":
             if kind.full_name in WRAPPERS and value is not None:
-                self._check_value(value, kind.fields_by_name["value"], kind.full_name, depth)
-            return
+                return self._check_value(value, kind.fields_by_name["value"], kind.full_name, depth)
+            if kind.full_name == _ANY and isinstance(value, dict):
+                self._check_any(value, kind.file.pool, depth)
+            is_valid, expected = _TIMES.get(kind.full_name, (None, ""))
+            if is_valid is not None and isinstance(value, str) and not is_valid(value):
+                raise InvalidRequest(f"{quoted(value)} is not {expected}.")
+            return value
         if not isinstance(value, dict):
             raise InvalidRequest(f"Expected a JSON object for {kind.full_name}.")
         fields, seen = self._fields_of(kind), set()
@@ -122,28 +155,41 @@ class JsonChecker:
                 if isinstance(inner, dict):
                     for key, each in inner.items():
                         self._check_key(key, field, name)
-                        self._check_value(each, known.values, name, depth)
+                        inner[key] = self._check_value(each, known.values, name, depth)
             elif field.is_repeated:
                 if isinstance(inner, list):
-                    for each in inner:
-                        self._check_value(each, field, name, depth)
+                    inner[:] = [self._check_value(each, field, name, depth) for each in inner]
             else:
-                self._check_value(inner, field, name, depth)
+                value[name] = self._check_value(inner, field, name, depth)
+        return value
 
-    def _check_value(self, value: Any, field: Any, name: str, depth: int) -> None:
+    def _check_any(self, value: dict[str, Any], pool: Any, depth: int) -> None:
+        try:
+            kind = pool.FindMessageTypeByName(str(value.get("@type")).rpartition("/")[2])
+        except KeyError:
+            return  # the library refuses it
+        if kind.file.package != "google.protobuf":
+            self.check(value, kind, depth + 1)  # no field is named @type
+        elif "value" in value:
+            value["value"] = self.check(value["value"], kind, depth + 1)
+
+    def _check_value(self, value: Any, field: Any, name: str, depth: int) -> Any:
         kind = field.cpp_type
         if kind == _MESSAGE:
-            self.check(value, field.message_type, depth + 1)
-        elif not isinstance(value, str):
-            return
-        elif kind in _INTEGERS or kind in _FLOATS:
-            if not _IS_NUMBER(value) and not (kind in _FLOATS and value in _NO_NUMBERS):
-                raise InvalidRequest(f"{quoted(value)} is not a number, for {quoted(name)}.")
-        elif kind == _ENUM:
-            if value not in field.enum_type.values_by_name and not _IS_INTEGER(value):
-                raise InvalidRequest(f"{quoted(value)} is not a value of {field.enum_type.full_name}.")
-        elif field.type == _BYTES and not (_IS_BASE64(value) and len(value.rstrip("=")) % 4 != 1):
+            return self.check(value, field.message_type, depth + 1)
+        if kind in _INTEGERS:
+            return _integer(value, name)
+        if kind in _MOST:
+            return _real(value, _MOST[kind], name)
+        if kind == _ENUM:
+            return _enum_value(value, field.enum_type, name)
+        if (
+            field.type == _BYTES
+            and isinstance(value, str)
+            and not (_IS_BASE64(value) and len(value.rstrip("=")) % 4 != 1)
+        ):
             raise InvalidRequest(f"{quoted(name)} is not Base64.")
+        return value
 
     def _check_key(self, key: str, field: Any, name: str) -> None:
         if field.message_type.fields_by_name["key"].cpp_type in _INTEGERS and not _IS_INTEGER(key):
@@ -160,3 +206,54 @@ class JsonChecker:
                 made[field.name] = made[field.json_name] = _Field(field, values, is_map)
             known = self._fields[kind.full_name] = made
         return known
+
+
+def _shown(value: str | float) -> str:
+    """A value that a client has sent, for that client."""
+    return quoted(value) if isinstance(value, str) else json.dumps(value)[:100]
+
+
+def _integer(value: Any, name: str) -> Any:
+    """Return an integer that is written with a fraction or an exponent as it is; the library checks the rest."""
+    text = value.text if isinstance(value, _Number) else value
+    if not isinstance(text, str):
+        return value
+    if not _IS_NUMBER(text):
+        raise InvalidRequest(f"{quoted(text)} is not a number, for {quoted(name)}.")
+    if _IS_INTEGER(text):
+        return value
+    number = _decimal(text)
+    if number is None or number.adjusted() >= _MOST_DIGITS or number != number.to_integral_value():
+        raise InvalidRequest(f"{quoted(text)} is not an integer of 64 bits, for {quoted(name)}.")
+    return int(number)
+
+
+def _decimal(text: str) -> Decimal | None:
+    """Return an exact number. None: its exponent is out of the range of decimal."""
+    try:
+        return Decimal(text) or Decimal(0)  # without the exponent of zero
+    except InvalidOperation:
+        return None
+
+
+def _enum_value(value: Any, kind: Any, name: str) -> Any:
+    if not isinstance(value, (str, bool)):
+        return _integer(value, name)
+    if isinstance(value, bool) or (value not in kind.values_by_name and not _IS_INTEGER(value)):
+        raise InvalidRequest(f"{_shown(value)} is not a value of {kind.full_name}.")
+    return value
+
+
+def _real(value: Any, most: float, name: str) -> Any:
+    """Return a number as a float, at most `most`; the library refuses values that are none."""
+    if isinstance(value, bool) or (isinstance(value, str) and not _IS_NUMBER(value) and value not in _NO_NUMBERS):
+        raise InvalidRequest(f"{_shown(value)} is not a number, for {quoted(name)}.")
+    if not isinstance(value, (str, int, float)) or value in _NO_NUMBERS:
+        return value
+    try:
+        number = float(value)
+    except OverflowError:
+        number = inf
+    if abs(number) > most:
+        raise InvalidRequest(f"{_shown(value)} is too large, for {quoted(name)}.")
+    return number

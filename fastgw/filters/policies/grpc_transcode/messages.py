@@ -102,10 +102,10 @@ class RequestReader:
             raise InvalidRequest(_shown(error)) from error
 
     def _parse(self, value: Any, message: Any) -> None:
-        self._api.checker.check(value, message.DESCRIPTOR)
+        checked = self._api.checker.check(value, message.DESCRIPTOR)
         try:
             json_format.ParseDict(
-                value,
+                checked,
                 message,
                 ignore_unknown_fields=self._format.ignores_unknown_fields,
                 descriptor_pool=self._api.pool,
