@@ -719,7 +719,8 @@ class FastPathPlan:
     `sent_fields`: headers for the upstream that the request steps of filters change, the same for all requests.
     `refuse`: `Hooks.refuse` of the filter with the last of the tests; None: refusals take the full path.
     `response_fields`: headers of responses that filters change, whose response steps do not run here (None for a
-    request: they do); with the names that `forward` leaves out, unless they are `NO_SENT_FIELDS`.
+    request: they do); with the names that `forward` leaves out, unless they are `NO_SENT_FIELDS`. None: of gRPC calls,
+    whose responses without trailers take the full path.
     """
 
     forward: Any
@@ -735,7 +736,7 @@ class FastPathPlan:
     pass_tests: tuple[PassTest, ...] = ()
     sent_fields: SentFields = NO_SENT_FIELDS
     refuse: RefuseStep | None = None
-    response_fields: SentFields | JoinedFields = NO_SENT_FIELDS
+    response_fields: SentFields | JoinedFields | None = NO_SENT_FIELDS
 
     def accepts(self, head: RequestHead) -> bool:
         """Whether an ordinary request may take the fast path."""

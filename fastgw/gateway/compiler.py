@@ -653,7 +653,10 @@ class _Building:
                     pass_tests=tests if at_once and tests is not None else (),
                     sent_fields=sent_fields,
                     refuse=_refuse_step(chain, tests) if at_once and tests is not None else None,
-                    response_fields=NO_SENT_FIELDS if meets_answers else _response_fields(chain, action),
+                    # The outcome of a call without trailers is known on the full path only.
+                    response_fields=(
+                        None if action.grpc else NO_SENT_FIELDS if meets_answers else _response_fields(chain, action)
+                    ),
                 )
                 plan = self._fast_paths.setdefault(plan, plan)
         elif is_fast and isinstance(action, Forward) and not action.grpc:

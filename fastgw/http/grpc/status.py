@@ -141,6 +141,13 @@ def check_trailers(trailers: Trailers) -> tuple[bytes | None, Trailers, str]:
     return status, replace_status(trailers, why) if why else trailers, why
 
 
+def status_at_end(status: int, grpc_status: bytes | None) -> bytes | None:
+    """Return the status of a call whose response has ended: UNKNOWN if none was sent with the HTTP status 200, as for
+    every client. `grpc_status`: as of `check_status`. None: the HTTP status stands for it.
+    """
+    return b"%d" % GrpcStatus.UNKNOWN if grpc_status is None and status == 200 else grpc_status
+
+
 def replace_status(trailers: Trailers, why: str) -> Trailers:
     """Return trailers with the status UNKNOWN in place of theirs."""
     kept = [line for line in trailers if line[0].lower() not in STATUS_FIELDS]
@@ -148,8 +155,8 @@ def replace_status(trailers: Trailers, why: str) -> Trailers:
 
 
 def outcome_of(status: int, grpc_status: bytes | None, own_deadline: bool = False) -> int:
-    """Return the HTTP status for the outcome of a call. `grpc_status`: as sent; None: there is none. `own_deadline`:
-    the caller has set a deadline, which says nothing about the target if it has passed.
+    """Return the HTTP status for the outcome of a call. `grpc_status`: as of `status_at_end`; None also if it has not
+    ended. `own_deadline`: the caller has set a deadline, which says nothing about the target if it has passed.
     """
     if grpc_status is None or status != 200:
         return status

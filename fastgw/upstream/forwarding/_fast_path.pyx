@@ -24,7 +24,7 @@ from fastgw.exchange.reply import NO_NAMES, Response
 from fastgw.exchange.response_relay import dropped_with_body, tell_of_change
 from fastgw.exchange.states import ANSWER_BEGUN
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
-from fastgw.http.grpc.status import STATUS, check_trailers, outcome_of, parse_status
+from fastgw.http.grpc.status import STATUS, check_trailers, outcome_of, parse_status, status_at_end
 from fastgw.http.http1 import serializer
 from fastgw.http.messages import AS_DECLARED
 from fastgw.operator_events import OperatorEvent, log_event
@@ -661,7 +661,7 @@ cdef inline object _fields_for(self, exchange, plan):
     """Do what the method of the reference does, and the call of `JoinedFields`."""
     cdef list found
     fields = read(&of_plan.response_fields, plan)
-    if type(fields) is SentFields:
+    if type(fields) is SentFields or fields is None:
         return fields
     if exchange is not None:
         head, peer = read(&of_exchange.head, exchange), read(&of_exchange.peer, exchange)
@@ -743,9 +743,9 @@ def take_message(self, head, payload, trailers):
     client, looks_at = read(&of_path.client, self), read(&of_plan.looks_at, plan)
     if (looks_at is not None and looks_at(head)) or not client.takes_trailers:
         return False
-    if read(&of_plan.response_fields, plan) is not NO_SENT_FIELDS:
-        return False
     forward = read(&of_plan.forward, plan)
+    if read(&of_plan.response_fields, plan) is not NO_SENT_FIELDS and not read(&of_forward.grpc, forward):
+        return False
     sent = None
     if read(&of_forward.grpc, forward):
         for name, value in trailers:
@@ -762,6 +762,7 @@ def take_message(self, head, payload, trailers):
         if sent == SENT_OK:
             write(&of_path.grpc_status, self, OK_NAME)  # and the outcome is the status
         else:
+            sent = status_at_end(status, sent)
             if sent is not None:
                 write(&of_path.grpc_status, self, parse_status(sent).name)
             status = outcome_of(status, sent, read(&of_path.call_due_at, self) != INF)

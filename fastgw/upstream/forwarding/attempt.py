@@ -14,7 +14,7 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import ClientSide, Relay, Trailers
 from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.field_names import EXPECT
-from fastgw.http.grpc.status import STATUS, check_status, check_trailers, outcome_of, parse_status
+from fastgw.http.grpc.status import STATUS, check_status, check_trailers, outcome_of, parse_status, status_at_end
 from fastgw.http.http1 import serializer
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
@@ -40,7 +40,18 @@ such a request gets a fresh connection.
 class Attempt(Timed):
     """Borrower of a stream to `target`, and the sink of the request body. Its deadline: `per_try_timeout`."""
 
-    __slots__ = ("_answered_at", "_begun_at", "_forwarding", "_record", "_upstream", "exchange", "stream", "target")
+    _status: int  # HTTP status of the response to a gRPC call
+    __slots__ = (
+        "_answered_at",
+        "_begun_at",
+        "_forwarding",
+        "_record",
+        "_status",
+        "_upstream",
+        "exchange",
+        "stream",
+        "target",
+    )
 
     def __init__(self, forwarding: "Forwarding", target: Target) -> None:
         self.deadline = self.filed_at = inf
@@ -221,9 +232,11 @@ class Attempt(Timed):
             payload = head.payload or b""
         now = monotonic()
         status, why = None, ""
-        if ended and self._forwarding.forward.grpc:
-            status, why = check_status(head.values(STATUS))
-            self._take_status(status, why)
+        if self._forwarding.forward.grpc:
+            self._status = head.status
+            if ended:
+                status, why = check_status(head.values(STATUS))
+                status = self._take_status(status, why)
         if self._record is not None:
             if not self._forwarding.forward.grpc:
                 self._record.answer(head.status, now)
@@ -251,7 +264,7 @@ class Attempt(Timed):
         sink = self.exchange.response_sink
         if self._forwarding.forward.grpc:
             status, trailers, why = check_trailers(trailers)
-            self._take_status(status, why)
+            status = self._take_status(status, why)
             if self._answered_at:
                 self._tell_outcome(status)
         self._forwarding.done(self)
@@ -265,14 +278,18 @@ class Attempt(Timed):
     def _tell_outcome(self, grpc_status: bytes | None) -> None:
         """Report the outcome of a gRPC call, whose response head was received before, to the listeners."""
         if self._record is not None:
-            self._record.answer(self._outcome(200, grpc_status), self._answered_at)
+            self._record.answer(self._outcome(self._status, grpc_status), self._answered_at)
         self._answered_at = 0.0
 
-    def _take_status(self, grpc_status: bytes | None, why: str) -> None:
-        """Note the status of a call. `why`: the reason why it is not the one that was sent."""
+    def _take_status(self, grpc_status: bytes | None, why: str) -> bytes | None:
+        """Note the status of a call that has ended, and return it: UNKNOWN in place of a missing one. `why`: the reason
+        why it is not the one that was sent.
+        """
+        grpc_status = status_at_end(self._status, grpc_status)
         if grpc_status is not None:
             self.exchange.grpc_status = parse_status(grpc_status).name
         self.exchange.why = self.exchange.why or why
+        return grpc_status
 
     def _outcome(self, status: int, grpc_status: bytes | None) -> int:
         return outcome_of(status, grpc_status, self._forwarding.call_due_at != inf)

@@ -34,7 +34,7 @@ from fastgw.exchange.response_relay import tell_of_change
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
-from fastgw.http.grpc.status import check_trailers, outcome_of, parse_status
+from fastgw.http.grpc.status import check_trailers, outcome_of, parse_status, status_at_end
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import Http1RequestHead, Http1ResponseHead
 from fastgw.http.messages import AS_DECLARED, ResponseHead
@@ -448,15 +448,17 @@ class FastPath:
         looked_at = (
             self._exchange is not None or self._fetch is not None or (plan.looks_at is not None and plan.looks_at(head))
         )
-        if looked_at or plan.response_fields is not NO_SENT_FIELDS or not self.client.takes_trailers:
-            return False
         forward = plan.forward
+        changes_fields = plan.response_fields is not NO_SENT_FIELDS and not forward.grpc
+        if looked_at or changes_fields or not self.client.takes_trailers:
+            return False
         sent, _, why = check_trailers(trailers) if forward.grpc else (None, trailers, "")
         if why:
             return False
         now = monotonic()
         status = head.status
         if forward.grpc:
+            sent = status_at_end(status, sent)
             if sent is not None:
                 self.grpc_status = parse_status(sent).name
             status = outcome_of(status, sent, self.call_due_at != inf)
@@ -498,7 +500,7 @@ class FastPath:
     def _fields_for(self, plan: FastPathPlan) -> SentFields | None:
         """Return the headers of the response that filters change. None: their response steps have to run."""
         fields = plan.response_fields
-        if type(fields) is SentFields:
+        if type(fields) is SentFields or fields is None:
             return fields
         exchange = self._exchange
         return fields(self.head, self.peer) if exchange is None else fields(exchange.head, exchange.peer)
