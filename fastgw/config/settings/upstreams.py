@@ -275,9 +275,9 @@ class Retries(Settings):
     connection was lost before any response, also a new one; `per_try_timeout`: no response head within that time, or
     within `timeouts.response_headers`; `"503"` or another status from 400 to 599: the target answered with it;
     `cancelled`, `deadline_exceeded`, `internal`, `resource_exhausted`,
-    `unavailable`: a call of gRPC ended with this status before any message (calls are POST: see `non_idempotent`). The
-    last response is forwarded as it is, also if no other target is available after it (all are ejected, or the circuit
-    breaker has opened)."""
+    `unavailable`: the response to a call of gRPC is this status alone (Trailers-Only); after response headers the call
+    is committed (gRFC A6). Calls are POST: see `non_idempotent`. The last response is forwarded as it is, also if no
+    other target is available after it (all are ejected, or the circuit breaker has opened)."""
     budget: Percent = 0.2
     """Retry budget: maximum number of retries in flight, as a share of the requests in flight to this upstream; each
     worker applies it to its own requests. Three more are always allowed, on the whole node. A failed connect that is
