@@ -476,7 +476,9 @@ class Exchange:
         tunnel = tunnel or own
         if not self.pass_response_steps(response):
             self.answer_instead()
-        elif tunnel is None:
+            return
+        self.response_bytes = len(early)
+        if tunnel is None:
             self.client.tunnel(early, timeout)
         else:
             self.tunnel = tunnel

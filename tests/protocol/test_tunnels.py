@@ -75,11 +75,16 @@ def test_a_tunnel_carries_any_bytes_both_ways(tunnel: tuple[Client, OriginConnec
 def test_bytes_that_come_with_the_101_are_kept(lane: Lane) -> None:
     """RFC 6455 section 4.1: a server may send its first frame in the segment of its handshake."""
     client = lane.client()
-    client.send(lane.get(fields=ASKING))
+    client.send(lane.get(b"/with-the-101", ASKING))
     upstream = lane.accept()
     upstream.answer(SWITCHED + b"\x81\x05hello")
     assert client.read_response().status == 101
     assert client.read_exactly(7) == b"\x81\x05hello"
+    client.close()
+    upstream.assert_ended()
+    upstream.close()
+    record = lane.gateway.wait_for_record(host=lane.host.decode(), path="/with-the-101")
+    assert (record["request_bytes"], record["response_bytes"]) == (0, 7)
 
 
 def test_bytes_right_behind_the_request_are_kept(lane: Lane) -> None:
