@@ -1,7 +1,7 @@
 """The exchange: all data of one request and its response, and the interfaces of its two sides."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
@@ -423,6 +423,18 @@ class Exchange:
             self._respond_through_stages(response, payload, ended)
         else:
             self.client.answer(response, payload, ended)
+
+    def respond_at_once(self, response: Response, payload: bytes, complete: Callable[[Response], None]) -> None:
+        """Do what `respond` does, for a whole response that `complete` changes when the response steps have run."""
+        holds = self.chain.treats_responses
+        if not self.pass_response_steps(response, ANSWER_HELD if holds else ANSWER_BEGUN):
+            self.answer_instead()
+            return
+        complete(response)
+        if holds:
+            self._respond_through_stages(response, payload, True)
+        else:
+            self.client.answer(response, payload, True)
 
     def _respond_through_stages(self, response: Response, payload: bytes, ended: bool) -> None:
         """Send a response through the filters' hooks for its body and trailers."""

@@ -209,6 +209,21 @@ def test_trailers_alone_are_an_error(scripted: World, origin: Http2Origin, call:
     assert (got.status, error_in(got)) == (429, {"code": "resource_exhausted", "message": "slow down"})
 
 
+ALONE: Fields = [*GRPC, (b"grpc-status", b"5"), (b"x-kept", b"1"), (b"x-internal", b"secret"), (b"x-set", b"secret")]
+EDITS = {"headers": {"response": {"remove": ["X-Internal"], "set": {"x-set": "2"}}}}
+
+
+@both
+def test_headers_that_are_removed_do_not_return_as_metadata(make: Any, origin: Http2Origin, call: Call) -> None:
+    """Where a head is all of a response, its metadata are headers over gRPC."""
+    world = make(upstream={"targets": [{"url": origin.url}]}, filters=EDITS)
+    with served(origin, answering(ALONE, [], None)):
+        got = call(world, b"x", PROTO, b"Unary", VERSION)
+    assert error_in(got)["code"] == "not_found"
+    assert (got.get(b"trailer-x-kept"), got.get(b"x-set")) == (b"1", b"2")
+    assert (got.get(b"trailer-x-internal"), got.get(b"trailer-x-set")) == (None, None)
+
+
 @both
 @pytest.mark.parametrize(
     ("head", "messages", "trailers", "status", "code"),
@@ -470,6 +485,16 @@ def test_a_stream_of_messages_each_way(world: World, call: Call) -> None:
         client.send(framed(b"last"), ended=True)
         assert client.read(11) == framed(b"<last>")
         assert end_of(client) == {}
+
+
+@both
+def test_headers_that_are_removed_do_not_return_in_the_last_frame(make: Any, origin: Http2Origin, call: Call) -> None:
+    world = make(upstream={"targets": [{"url": origin.url}]}, filters=EDITS)
+    with StreamingCall(world, call is call_http2, STREAM, b"X") as client:
+        client.send(framed(b"go"), ended=True)
+        peer = origin.accept()
+        peer.headers(peer.read_message().stream, ALONE, end=True)
+        assert end_of(client) == {"error": {"code": "not_found"}, "metadata": {"x-kept": ["1"]}}
 
 
 @both

@@ -387,6 +387,24 @@ def test_an_answer_that_is_not_grpc_becomes_a_status(
 
 
 @both
+def test_headers_that_are_removed_do_not_return_as_trailers(make: Any, origin: Http2Origin, call: Call) -> None:
+    """Where a head is all of a response, its metadata are headers over gRPC."""
+    edits = {"headers": {"response": {"remove": ["X-Internal"], "set": {"x-set": "2"}}}}
+    world = make(upstream={"targets": [{"url": origin.url}]}, filters=edits)
+    secrets = [(b"x-internal", b"secret"), (b"x-set", b"secret")]
+
+    def serve(peer: Http2Peer) -> None:
+        request = peer.read_message()
+        peer.headers(request.stream, [*GRPC, (b"grpc-status", b"5"), (b"x-kept", b"1"), *secrets], end=True)
+        peer.wait_until_read()
+
+    with served(origin, serve):
+        got = call(world, framed(b"x"))
+    assert got.trailers() == {b"grpc-status": b"5", b"x-kept": b"1"}
+    assert got.get(b"x-set") == b"2"
+
+
+@both
 @pytest.mark.parametrize("statuses", [[], [b"x"], [b"-1"], [b"+0"], [b"0x0"], [b"0", b"0"], [b"0", b"5"], [b"0" * 11]])
 def test_no_status_is_none_that_is_well(
     scripted: World, origin: Http2Origin, call: Call, statuses: list[bytes]

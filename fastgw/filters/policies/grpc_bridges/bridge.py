@@ -17,7 +17,7 @@ from fastgw.exchange.states import ANSWERING, ENDED
 from fastgw.filters.api import WarningContext
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.field_names import DIGESTS, WRITTEN_HERE
-from fastgw.http.fields import Fields
+from fastgw.http.fields import Fields, folded
 from fastgw.http.grpc.calls import is_grpc, timeout_line
 from fastgw.http.grpc.frames import FrameError, FrameTooLarge
 from fastgw.http.grpc.status import (
@@ -33,6 +33,7 @@ from fastgw.http.grpc.status import (
     replace_status,
 )
 from fastgw.http.http1 import serializer
+from fastgw.http.http1.serializer import names_alike
 from fastgw.upstream.client.translated_call import CallListener, TranslatedCall
 from fastgw.upstream.forwarding.forward_action import Forward
 
@@ -87,7 +88,7 @@ class CallBridge(CallListener, BodySink):
         self._forward = forward
         self._relay: Relay | None = None  # body of the call's request, until its end
         self._over = False
-        self._ended_in_head: Trailers = ()  # a status in the head, after which no trailers follow
+        self._ended_in_head: Trailers = ()  # a status in the head, after which no trailers follow ("Trailers-Only")
 
     # methods for subclasses
 
@@ -116,11 +117,28 @@ class CallBridge(CallListener, BodySink):
         self.exchange.respond(_own(status, fields, response, UNKNOWN), b"", False)
 
     def answer_at_once(
-        self, status: int, fields: Iterable[tuple[bytes, bytes]], body: bytes, response: Response
+        self,
+        status: int,
+        fields: Iterable[tuple[bytes, bytes]],
+        body: bytes,
+        response: Response,
+        complete: Callable[[Response], None],
     ) -> None:
-        """Send a whole response to the client."""
+        """Send a whole response to the client. `complete`: changes it when the response steps have run."""
         self.exchange.response_bytes = len(body)
-        self.exchange.respond(_own(status, fields, response, len(body)), body, True)
+        self.exchange.respond_at_once(_own(status, fields, response, len(body)), body, complete)
+
+    def without_taken(self, lines: Trailers) -> Trailers:
+        """Return the lines at the end of a call that the client gets.
+
+        Those of a head with a status are headers over gRPC, so they stay out if a response step has set or removed
+        headers of their names.
+        """
+        response = self.exchange.response
+        if not self._ended_in_head or response is None:
+            return lines
+        taken = response.headers.taken | names_alike(response.dropped)
+        return tuple(line for line in lines if line[0].lower() in STATUS_FIELDS or folded(line[0]) not in taken)
 
     def send(self, payload: bytes) -> None:
         if payload and self.exchange.state is ANSWERING:

@@ -296,7 +296,7 @@ class StreamBridge(ConnectBridge):
         if not self._between_messages:
             self.break_off(Fault.UPSTREAM_INCOMPLETE, Fault.UPSTREAM_INCOMPLETE.detail, "it ends within a message")
             return
-        self.finish(connect.end_of_stream(_error_in(status), status.metadata))
+        self.finish(connect.end_of_stream(_error_in(status), self.without_taken(status.metadata)))
 
     def end_with_fault(self, fault: Fault, detail: str) -> bool:
         if self._between_messages:
@@ -400,10 +400,14 @@ class UnaryBridge(ConnectBridge):
         fields = [line for line in returned_fields(response) if line[0].lower() not in _ENCODINGS]
         fields += [(b"Trailer-" + name, value) for name, value in status.metadata]
         error = _error_in(status)
+
+        def drop_taken(sent: Response) -> None:
+            for name, _ in set(status.metadata).difference(self.without_taken(status.metadata)):
+                sent.headers.remove(b"Trailer-" + name)
+
         if error is not None:
-            self.answer_at_once(
-                TO_HTTP[status.code], [(b"Content-Type", _JSON), *fields], orjson.dumps(error), response
-            )
+            fields.insert(0, (b"Content-Type", _JSON))
+            self.answer_at_once(TO_HTTP[status.code], fields, orjson.dumps(error), response, drop_taken)
             return
         try:
             self._reader.end()
@@ -427,7 +431,8 @@ class UnaryBridge(ConnectBridge):
                 )
                 return
             fields.append((b"Content-Encoding", encoding))
-        self.answer_at_once(200, [(b"Content-Type", self._connect.content_type), *fields], message, response)
+        fields.insert(0, (b"Content-Type", self._connect.content_type))
+        self.answer_at_once(200, fields, message, response, drop_taken)
 
     def _refuse_stream(self, what: str) -> None:
         told = f"The upstream service has answered a unary call with {what}."

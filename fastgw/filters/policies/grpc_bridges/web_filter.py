@@ -127,7 +127,7 @@ class WebBridge(CallBridge):
 
     def end_response(self, status: CallStatus) -> None:
         try:
-            last = self._response.end(status.fields)
+            last = self._response.end(self.without_taken(status.fields))
         except FrameError as error:
             self.break_off(Fault.UPSTREAM_INCOMPLETE, Fault.UPSTREAM_INCOMPLETE.detail, str(error))
             return
