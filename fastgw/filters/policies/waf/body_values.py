@@ -36,31 +36,31 @@ class InspectedBody(NamedTuple):
     counts: bool = True
 
 
-def values_of(content_type: bytes | None, body: bytes, most: int) -> InspectedBody:
-    """Return the values of a body, or of its beginning. `most`: maximum number of form fields that are returned."""
+def values_of(content_type: bytes | None, body: bytes) -> InspectedBody:
+    """Return the values of a body, or of its beginning."""
     kind = (content_type or b"").partition(b";")[0].strip().lower()
     if kind == b"application/x-www-form-urlencoded" or not kind:
         if not kind and body.lstrip()[:1] in (b"{", b"["):
             return _json_body(body)
-        return InspectedBody(form_values(body, most))
+        return InspectedBody(form_values(body))
     if kind == b"application/json" or kind.endswith(b"+json") or kind in (b"text/json", b"application/x-ndjson"):
         if body.lstrip(b" \t\r\n\xef\xbb\xbf")[:1] in (b"{", b"[", b'"'):
             return _json_body(body)
-        return InspectedBody(form_values(body, most), body)
+        return InspectedBody(form_values(body), body)
     if kind.endswith((b"/xml", b"+xml")):
         return InspectedBody([*_xml_values(body)], counts=False)
     if kind.startswith(b"multipart/"):
-        arguments, is_malformed = multipart_values(parameters_of(content_type or b"", b"boundary"), body, most)
+        arguments, is_malformed = multipart_values(parameters_of(content_type or b"", b"boundary"), body)
         return InspectedBody(arguments, body if is_malformed else b"", is_malformed)
     if kind.startswith(b"text/") or _TEXT(body[:512]):
-        return InspectedBody(form_values(body, most) if b"=" in body[:256] else [], body, counts=False)
+        return InspectedBody(form_values(body) if b"=" in body[:256] else [], body, counts=False)
     return InspectedBody([])
 
 
-def form_values(text: bytes, most: int) -> list[tuple[bytes, bytes]]:
-    """Return the parameters of a query or a form, decoded: at most one more than `most`."""
+def form_values(text: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the parameters of a query or a form, decoded."""
     pairs = []
-    for pair in text.split(b"&", most + 1)[: most + 1]:
+    for pair in text.split(b"&"):
         name, _, value = pair.partition(b"=")
         if b"%" in pair or b"+" in pair:
             name, value = decoded(name, plus=True), decoded(value, plus=True)

@@ -115,7 +115,8 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
     """Treatment of a body longer than `body_bytes`: its rest passes without inspection, or the request is answered
     413."""
     max_arguments: Annotated[int, Meta(ge=1, le=2000)] = 200
-    """Maximum number of parameters of a query, and of fields of a form; more are a match of rule 2001."""
+    """Maximum number of parameters of a query, and of fields of a form; more are a match of rule 2001. All are
+    searched."""
     exclude: tuple[Exclude, ...] = ()
     """Matches that do not count."""
     crs: Crs | None = None

@@ -177,7 +177,7 @@ class Inspector:
         if any(each.strip().lower() not in _DECLARED_BINARY for each in request.values(b"content-encoding")):
             found += self._anomaly(protocol.ENCODED_BODY)
             return self._without_excluded(request, found)
-        values = values_of(content_type, body, self.most_arguments)
+        values = values_of(content_type, body)
         if values.is_malformed:
             found += self._anomaly(protocol.BAD_MULTIPART)
         if values.counts and len(values.arguments) > self.most_arguments:
@@ -192,7 +192,7 @@ class Inspector:
     # parts of a request
 
     def _inspect_query(self, query: bytes) -> list[Match]:
-        pairs = form_values(query, self.most_arguments)
+        pairs = form_values(query)
         found = self._anomaly(protocol.TOO_MANY_ARGUMENTS) if len(pairs) > self.most_arguments else []
         if b"%" in query and _BAD_ESCAPE(query):
             found += self._anomaly(protocol.BAD_PERCENT, RequestPart.ARGUMENTS)

@@ -26,13 +26,13 @@ _FILE_NAME: Final = re.compile(rb"""(?i)[; \t]filename\*?=(?:"([^"]*)"|([^; \t\n
 _IDENTITIES: Final = (b"7bit", b"8bit", b"binary")
 
 
-def multipart_values(boundaries: Sequence[bytes], body: bytes, most: int) -> tuple[list[tuple[bytes, bytes]], bool]:
+def multipart_values(boundaries: Sequence[bytes], body: bytes) -> tuple[list[tuple[bytes, bytes]], bool]:
     """Return names and values, and whether the body is malformed. `boundaries`: those of the content type; `body`: may
-    be cut off; `most`: maximum number of fields that are returned.
+    be cut off.
     """
     if len(boundaries) != 1 or not _BOUNDARY(boundaries[0]):
         return [], True
-    pieces = (b"\r\n" + body).split(b"\n--" + boundaries[0], most + 2)
+    pieces = (b"\r\n" + body).split(b"\n--" + boundaries[0])
     if len(pieces) < 2 or pieces[0].strip():
         return [], True
     arguments: list[tuple[bytes, bytes]] = []

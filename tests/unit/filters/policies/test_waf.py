@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -336,6 +337,33 @@ def test_200_parameters_pass() -> None:
     assert run(WAF, get("/?" + "&".join(f"a{each}=1" for each in range(200)))).passed
 
 
+MULTIPART = "multipart/form-data; boundary=b"
+MANY = "".join(f"a{each}=1&" for each in range(250))
+MANY_FIELDS = b"".join(b'--b\r\nContent-Disposition: form-data; name="a%d"\r\n\r\n1\r\n' % each for each in range(250))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"threshold": 10},  # rule 2001 alone does not reach it
+        {"exclude": [{"rules": [2001]}]},
+        {"exclude": [{"rules": [2001], "paths": ["*"]}]},
+        {"rules": "none", "custom": [{"id": 10001, "pattern": "^<script>.*>$", "targets": ["arguments"]}]},
+    ],
+)
+@pytest.mark.parametrize("many", [False, True])
+def test_parameters_beyond_the_maximum_are_searched(settings: dict[str, Any], many: bool) -> None:
+    waf = configured(Waf, **settings)
+    before, fields = (MANY, MANY_FIELDS) if many else ("", b"")
+    for hidden, harmless in (
+        (get(f"/?{before}id=%3Cscript%3Ealert(1)%3C/script%3E"), get(f"/?{before}id=1")),
+        (form(f"{before}id=<script>alert(1)</script>"), form(f"{before}id=1")),
+        (post(MULTIPART, fields + FIELD), post(MULTIPART, fields + FIELD.replace(SCRIPT, b"1"))),
+    ):
+        assert run(waf, hidden).status == 403
+        assert run(waf, harmless).passed
+
+
 # hostile input
 
 
@@ -347,7 +375,7 @@ def test_long_hostile_text_is_bounded(piece: bytes) -> None:
     """It ends, without recursion, and the text for the rules is not much longer than what was received."""
     text = piece * (100_000 // len(piece))
     for kind in (b"application/json", b"application/xml", b"multipart/form-data; boundary=b", b"text/plain", b""):
-        values = values_of(kind, text, 200)
+        values = values_of(kind, text)
         for _, value in values.arguments:
             assert len(normalized(value)) <= 2 * len(value) + 3
         assert sum(len(value) for _, value in values.arguments) <= 3 * len(text)
