@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-import re2
-
 from fastgw.filters.policies.waf.content_type import parameters_of
 from fastgw.filters.policies.waf.multipart_values import multipart_values
 from fastgw.filters.policies.waf.normalization import decoded
@@ -18,9 +16,15 @@ _JSON_BESIDE_STRINGS: Final = b" \t\r\n{}[],:0123456789+-.eEtrufalsn"
 """Characters of JSON outside of strings."""
 _JSON_ESCAPE: Final = re.compile(rb'\\(?:(["\\/bfnrt])|u([0-9a-fA-F]{4}))').sub
 _JSON_SIGNS: Final = {b"b": b"\x08", b"f": b"\x0c", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
-_XML_TEXT: Final = re.compile(rb">([^<>]+)").findall
-_XML_ATTRIBUTE: Final = re.compile(rb"=[ \t\r\n]*(?:\"([^\"<>]*)\"|'([^'<>]*)')").findall
-_XML_CDATA: Final = re2.compile(rb"<!\[CDATA\[((?:[^\]]|\][^\]])*)").finditer
+_XML_MARKUP: Final = re.compile(
+    rb"<(?:!\[CDATA\[(.*?)(?:\]\]>|\Z)|(!--.*?(?:-->|\Z)|\?.*?(?:\?>|\Z))"
+    rb"""|((?:[^<>"']++|"[^"]*"?|'[^']*'?)*)>?)""",
+    re.DOTALL,
+).finditer
+"""Iterates over CDATA sections (1), comments and processing instructions (2), and tags and declarations (3). Each ends
+with the text, if nothing else ends it, so that no character is read twice.
+"""
+_XML_QUOTED: Final = re.compile(rb"\"([^\"]+)\"?|'([^']+)'?").findall
 _XML_DECLARATION: Final = re.compile(rb"<(?:![a-zA-Z]|xi:|xsl:)[^<>]{0,512}[<>\[]?").findall
 _TEXT: Final = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]*").fullmatch
 
@@ -99,12 +103,25 @@ def _of_json(found: re.Match[bytes]) -> bytes:
 
 
 def _xml_values(body: bytes) -> Iterator[tuple[bytes, bytes]]:
-    for text in _XML_TEXT(body):
-        if not text.isspace():
-            yield b"", text
-    for quoted, other in _XML_ATTRIBUTE(body):
-        yield b"", quoted or other
-    for found in _XML_CDATA(body):
-        yield b"", found[1]
+    """Yield texts, with the CDATA sections in them and without the markup that divides them, values of attributes,
+    comments and processing instructions.
+    """
+    pieces, at = [], 0
+    for found in _XML_MARKUP(body):
+        pieces.append(body[at : found.start()])
+        at = found.end()
+        section, ignored, tag = found.groups()
+        if section is not None:
+            pieces.append(section)
+        elif ignored is not None:
+            yield b"", found[0].removeprefix(b"<?xml")  # its declaration, or a style sheet
+        else:
+            if text := b"".join(pieces).strip():
+                yield b"", text
+            pieces = []
+            for quoted, other in _XML_QUOTED(tag):
+                yield b"", quoted or other
+    if text := b"".join([*pieces, body[at:]]).strip():
+        yield b"", text
     for text in _XML_DECLARATION(body):
         yield b"", text

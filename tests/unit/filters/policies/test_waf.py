@@ -131,7 +131,23 @@ def test_mistakes_in_own_rules_are_errors(tmp_path: Path) -> None:
         post("application/json", b"{'a': '<script>alert(1)</script>'}"),  # JSON to Gson
         post("application/json", b'{"b": 1, a: <script>alert(1)</script>}'),
         post("application/xml", b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>'),
-        post("application/xml", b"<a><![CDATA[<script>alert(1)</script>]]></a>"),
+        *(
+            post("application/xml", body)
+            for body in (
+                b"<a><![CDATA[<script>alert(1)</script>]]></a>",
+                b"<a><![CDATA[]] <img src=x onerror=alert(1)>]]></a>",
+                b"<a><![CDATA[<img src=x onerror=alert(1)>",
+                b"<a>' union <!-- one text -->select password from users</a>",
+                b"<a>' union <?and ?>sel<![CDATA[ect password from users]]></a>",
+                b"<a b=\"1' union select password from users where 1>0--\"/>",
+                b"<a b='x\" onerror=alert(1)>'/>",
+                b"<a x='=\"'/><b c=\"<script>alert(1)</script>\"/>",
+                b"<a b = '<script>alert(1)</script>",
+                b"<a><?php echo system($_GET['x']); ?></a>",
+                b'<?xml-stylesheet href="javascript:alert(1)"?><a/>',
+                b'<!DOCTYPE a [<!ENTITY x "> <script>alert(1)</script>">]><a>&x;</a>',
+            )
+        ),
         post("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n'
              b"<script>alert(1)</script>\r\n--b--\r\n"),
         post("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="a"; '
@@ -333,6 +349,15 @@ def test_encodings_hide_nothing(target: str) -> None:
     assert run(WAF, get(target)).status == 403
 
 
+def test_ordinary_xml_passes() -> None:
+    body = (
+        b'<?xml version="1.0" encoding="UTF-8"?>\n<?xml-stylesheet href="order.xsl" type="text/xsl"?>\n'
+        b"<!DOCTYPE order>\n<order id='7'><!-- sent by the shop -->\n"
+        b'  <note to="O\'Brien">1 &lt; 2 <b>and</b> <![CDATA[3 > 2]]></note>\n</order>\n'
+    )
+    assert run(WAF, post("application/xml", body)).passed
+
+
 def test_200_parameters_pass() -> None:
     assert run(WAF, get("/?" + "&".join(f"a{each}=1" for each in range(200)))).passed
 
@@ -369,7 +394,10 @@ def test_parameters_beyond_the_maximum_are_searched(settings: dict[str, Any], ma
 
 @pytest.mark.parametrize(
     "piece",
-    [b"/*", b"\\u", b"%25", b"&#", b'"\\', b"<![CDATA[", b"--b\r\n", b"${", b"<!a", b"['", b'{"a":', b"\xc0\xaf"],
+    [
+        *(b"/*", b"\\u", b"%25", b"&#", b'"\\', b"--b\r\n", b"${", b"['", b'{"a":', b"\xc0\xaf"),
+        *(b"<![CDATA[", b"<!a", b"<!--", b"<?", b"<a '", b'<a b="', b"]]", b"<a>", b"<"),
+    ],
 )
 def test_long_hostile_text_is_bounded(piece: bytes) -> None:
     """It ends, without recursion, and the text for the rules is not much longer than what was received."""
