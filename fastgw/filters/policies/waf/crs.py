@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, final
 from msgspec import msgpack
 
 from fastgw.filters.api import Env, Exchange, Services
-from fastgw.filters.policies.waf.crs_program import CrsRequest, CrsSettings, CrsVerdict
+from fastgw.filters.policies.waf.crs_program import UNREAD_BODY, CrsRequest, CrsSettings, CrsVerdict
 from fastgw.filters.policies.waf.inspection import Exclusion
 from fastgw.helper_processes.pool import HelperError, try_program
 from fastgw.helper_processes.program import Program
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from fastgw.filters.policies.waf.filter import Crs
 
 _MODULE: Final = "fastgw.filters.policies.waf.crs_program"
-_MOST_TARGET: Final = 16 * 1024
 _LONGEST_RUN_S: Final = 2.0
 """Seconds after which a process is killed: a new one takes longer to load its rules than a costly request."""
 _SHOWN: Final = 12
@@ -44,7 +43,7 @@ class CrsUse:
             settings.rules,
             paranoia,
             threshold,
-            tuple(sorted(id for each in total for id in each.rules if id >= 900000)),
+            tuple(sorted(id for each in total for id in each.rules if id >= 900000 or id in UNREAD_BODY)),
             tuple(sorted(tag for each in total for tag in each.tags)),
         )
         program = Program(
@@ -67,18 +66,21 @@ class CrsUse:
     def stop(self) -> None:
         self._pool.stop()
 
-    async def inspect(self, exchange: Exchange, instance: str, body: bytes) -> str:
-        """Return why the request is refused, for the log; "": it passes."""
+    async def inspect(self, exchange: Exchange, instance: str, body: bytes, is_cut: bool) -> str:
+        """Return why the request is refused, for the log; "": it passes. `body`: its beginning; `is_cut`: more follows
+        it.
+        """
         head = exchange.head
         query = exchange.query
         target = exchange.raw_path if query is None else exchange.raw_path + b"?" + query
         request = CrsRequest(
             exchange.client_ip or "127.0.0.1",
             exchange.method,
-            target[:_MOST_TARGET],
+            target,
             _VERSIONS.get(head.version, "1.1"),
             [*exchange.headers],
             body,
+            is_cut,
         )
         count = exchange.client.counts.count_filter
         try:
@@ -86,9 +88,10 @@ class CrsUse:
         except HelperError as error:
             count(instance, event_of(error))
             return f"CRS: not inspected ({error})" if self._refuses else ""
-        count(instance, FilterEvent.HELPER_ANSWERED)
+        count(instance, FilterEvent.HELPER_ANSWERED if verdict.is_inspected else FilterEvent.HELPER_FAILED)
         if not verdict.blocks:
-            return ""
+            unread = f"CRS: not inspected (the body cannot be read by its first {len(body)} bytes)"
+            return unread if self._refuses and not verdict.is_inspected else ""
         texts = [f"{match.id} ({', '.join(match.tags) or 'no tags'})" for match in verdict.matches[:_SHOWN]]
         more = len(verdict.matches) - _SHOWN
         return f"CRS score {verdict.score}: {'; '.join(texts)}" + (f" and {more} more" if more > 0 else "")

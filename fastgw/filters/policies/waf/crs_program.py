@@ -16,6 +16,8 @@ from typing import Any, Final
 
 from msgspec import Struct, msgpack
 
+from fastgw.filters.policies.waf.content_type import parameters_of
+
 LIBRARY: Final = "libmodsecurity.so.3"
 _LEFT_OUT: Final = ("REQUEST-910-", "RESPONSE-")
 _SETUP: Final = """
@@ -37,10 +39,19 @@ SecRule REQUEST_HEADERS:Content-Type "@rx (?i)^(?:application(?:/soap\\+|/)|text
   "id:1,phase:1,t:none,pass,nolog,ctl:requestBodyProcessor=XML"
 SecRule REQUEST_HEADERS:Content-Type "@rx (?i)^application/(?:[a-z0-9.-]+\\+)?json" \
   "id:2,phase:1,t:none,pass,nolog,ctl:requestBodyProcessor=JSON"
+SecRule REQBODY_ERROR "!@eq 0" "id:200002,phase:2,t:none,pass,log,severity:2"
+SecRule MULTIPART_DATA_BEFORE|MULTIPART_DATA_AFTER|MULTIPART_HEADER_FOLDING|MULTIPART_MISSING_SEMICOLON|\
+MULTIPART_INVALID_QUOTING|MULTIPART_INVALID_HEADER_FOLDING|MULTIPART_BOUNDARY_WHITESPACE|MULTIPART_FILE_LIMIT_EXCEEDED \
+  "!@eq 0" "id:200003,phase:2,t:none,pass,log,severity:2"
+SecRule MULTIPART_UNMATCHED_BOUNDARY "@eq 1" "id:200004,phase:2,t:none,pass,log,severity:2"
 SecAction "id:900990,phase:1,nolog,pass,t:none,setvar:tx.crs_setup_version=%d"
 SecAction "id:900000,phase:1,nolog,pass,t:none,setvar:tx.paranoia_level=%d,setvar:tx.executing_paranoia_level=%d,\
 setvar:tx.blocking_paranoia_level=%d,setvar:tx.detection_paranoia_level=%d"
 SecAction "id:900110,phase:1,nolog,pass,t:none,setvar:tx.inbound_anomaly_score_threshold=%d"
+"""
+UNREAD_BODY: Final = frozenset((200002, 200003, 200004))
+"""Rules for bodies that the library cannot read, or reads in part: as in its recommended configuration, but without a
+boundary in quotation marks and line breaks without CR, which it reads.
 """
 _VERSION: Final = re.compile(r"OWASP_CRS/(\d+)\.(\d+)\.(\d+)")
 _RULE: Final = re.compile(r'"id:(\d+),(.*?)(?<!\\)"', re.DOTALL)
@@ -64,7 +75,9 @@ class CrsSettings(Struct, frozen=True):
 
 
 class CrsRequest(Struct, frozen=True):
-    """A request to inspect. `target`: path and query as received; `head`: headers in order; `body`: its first bytes."""
+    """A request to inspect. `target`: path and query as received; `headers`: in order; `body`: its first bytes;
+    `is_cut`: more follows them.
+    """
 
     client: str
     method: bytes
@@ -72,6 +85,7 @@ class CrsRequest(Struct, frozen=True):
     version: str
     headers: Sequence[tuple[bytes, bytes]]
     body: bytes
+    is_cut: bool = False
 
 
 class CrsMatch(Struct, frozen=True):
@@ -83,11 +97,14 @@ class CrsMatch(Struct, frozen=True):
 
 
 class CrsVerdict(Struct, frozen=True):
-    """Result for a request. `blocks`: the rule set refuses it. `score`: sum of the scores of `matches`."""
+    """Result for a request. `blocks`: the rule set refuses it. `score`: sum of the scores of `matches`. `is_inspected`:
+    its body was read; one that was not blocks, unless it is cut off.
+    """
 
     blocks: bool
     score: int
     matches: tuple[CrsMatch, ...]
+    is_inspected: bool = True
 
 
 class _Intervention(ctypes.Structure):
@@ -157,7 +174,7 @@ class CrsEngine:
         library.msc_set_log_cb(self._engine, self._callback)
         self._rules = library.msc_create_rules_set()
         files = rule_files(Path(settings.rules))
-        self._tags = dict(_tags_of(files))
+        self._tags = dict.fromkeys(UNREAD_BODY, ("attack-protocol",)) | dict(_tags_of(files))
         found = _VERSION.search(next(file for file in files if "REQUEST-901-" in file.name).read_text())
         if found is None:
             raise CannotLoad(f"{settings.rules}: REQUEST-901-*.conf does not name its version")
@@ -189,14 +206,16 @@ class CrsEngine:
             library.msc_process_request_headers(transaction)
             blocks = self._intervenes(transaction)
             if not blocks:
-                if request.body:
-                    library.msc_append_request_body(transaction, request.body, len(request.body))
+                if body := _readable_body(request):
+                    library.msc_append_request_body(transaction, body, len(body))
                 library.msc_process_request_body(transaction)
                 blocks = self._intervenes(transaction)
         finally:
             library.msc_transaction_cleanup(transaction)
         matches = tuple(filter(None, map(self._match_of, self._messages)))[:_MOST_MATCHES]
-        return CrsVerdict(blocks, sum(match.score for match in matches), matches)
+        is_inspected = not any(match.id in UNREAD_BODY for match in matches)
+        blocks = blocks or not (is_inspected or request.is_cut)
+        return CrsVerdict(blocks, sum(match.score for match in matches), matches, is_inspected)
 
     def _match_of(self, message: bytes) -> CrsMatch | None:
         """Read a message of the library's log. None: it belongs to a rule that only sums up others."""
@@ -215,6 +234,22 @@ class CrsEngine:
         libc.free(found.url)
         libc.free(found.log)
         return bool(found.disruptive)
+
+
+def _readable_body(request: CrsRequest) -> bytes:
+    """Return the body; a multipart body that is cut off ends after a part, or in its content: otherwise, the library
+    reads none of its parts.
+    """
+    types = [value for name, value in request.headers if name.lower() == b"content-type"]
+    if not request.is_cut or len(types) != 1 or not types[0].strip().lower().startswith(b"multipart/"):
+        return request.body
+    boundaries = parameters_of(types[0], b"boundary")
+    if len(boundaries) != 1:
+        return request.body
+    delimiter = b"\r\n--" + boundaries[0]
+    end = request.body.rfind(delimiter)
+    last_is_cut = end >= 0 and b"\r\n\r\n" not in request.body[end:]
+    return (request.body[:end] if last_is_cut else request.body) + delimiter + b"--\r\n"
 
 
 def _tags_of(files: Sequence[Path]) -> Iterator[tuple[int, tuple[str, ...]]]:

@@ -81,8 +81,9 @@ class Crs(Settings):
     deadline: Duration = 0.05
     """Maximum time for one request, including its time in the queue."""
     on_timeout: Literal["pass", "refuse"] = "pass"
-    """Result for a request that was not inspected: the deadline has passed, the queue is full, or the process has
-    failed. Such requests are counted in `fastgw_filter_helper_requests_total`."""
+    """Result for a request that was not inspected: the deadline has passed, the queue is full, the process has failed,
+    or the body is longer than `body_bytes` and JSON or XML, which cannot be read in part. Such requests are counted in
+    `fastgw_filter_helper_requests_total`. A whole body that cannot be read is refused by the rules 200002 to 200004."""
 
 
 class Waf(Filter, name="waf", phase=Phase.INSPECT):
@@ -268,15 +269,17 @@ class _WafUse:
             self._body_bytes and exchange.request_body is not None and _has_plain_body(exchange.head)
         ):
             return None  # with a body, the CRS sees all at once
-        return self._ask_crs(self._crs, exchange, b"")
+        return self._ask_crs(self._crs, exchange, b"", False)
 
     def _decide_all(self, exchange: Exchange, head: bytes, found: list[Match]) -> Outcome:
         if found and score_of(found) >= self._threshold:
             return self._refuse(exchange, found)
-        return None if self._crs is None else self._ask_crs(self._crs, exchange, head)
+        body = exchange.request_body
+        is_cut = body is not None and not (body.ended and body.bytes == len(head))
+        return None if self._crs is None else self._ask_crs(self._crs, exchange, head, is_cut)
 
-    async def _ask_crs(self, crs: CrsUse, exchange: Exchange, body: bytes) -> Reply | None:
-        why = await crs.inspect(exchange, self._instance, body)
+    async def _ask_crs(self, crs: CrsUse, exchange: Exchange, body: bytes, is_cut: bool) -> Reply | None:
+        why = await crs.inspect(exchange, self._instance, body, is_cut)
         if not why:
             return None
         exchange.client.counts.count_filter(self._instance, WAF_ATTACKS["crs"])

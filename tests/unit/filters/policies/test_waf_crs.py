@@ -95,6 +95,80 @@ def test_excluded_rules_are_removed() -> None:
     assert 942100 not in {match.id for match in after.matches}
 
 
+SQL = b"1' union select password from users--"
+LINES = [(b"Host", b"a"), (b"User-Agent", b"x"), (b"Accept", b"*/*")]
+PART = b'--X\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n'
+
+
+def sent(kind: bytes, body: bytes, is_cut: bool = False, target: bytes = b"/") -> CrsRequest:
+    lines = [*LINES, (b"Content-Type", kind), (b"Content-Length", b"%d" % len(body))]
+    return CrsRequest("192.0.2.1", b"POST", target, "1.1", lines, body, is_cut)
+
+
+JSON, MULTIPART = b"application/json", b"multipart/form-data; boundary=X"
+UNREAD = {
+    "a byte order mark": sent(JSON, b'\xef\xbb\xbf{"id":"%b"}' % SQL),
+    "a comma": sent(JSON, b'{,"id":"%b"}' % SQL),
+    "single quotes": sent(JSON, b"{'id':\"%b\"}" % SQL),
+    "XML": sent(b"application/xml", b"<a><b></a>"),
+    "a delimiter with a space": sent(MULTIPART, (PART % (b"id", SQL)).replace(b"--X", b"--X ") + b"--X--\r\n"),
+    "text before the parts": sent(MULTIPART, b"x\r\n%b--X--\r\n" % (PART % (b"id", b"1"))),
+    "text after the parts": sent(MULTIPART, b"%b--X--\r\n%b" % (PART % (b"id", b"1"), SQL)),
+    "no end": sent(MULTIPART, PART % (b"id", b"1")),
+}
+READ = {
+    "JSON": sent(JSON, b'{"id": ["1", 2.5, null]}'),
+    "no body": sent(JSON, b""),
+    "XML": sent(b"application/xml", b"<a>1</a>"),
+    "multipart": sent(MULTIPART, PART % (b"id", b"1") + b"--X--\r\n"),
+    "a quoted boundary": sent(b'multipart/form-data; boundary="X"', PART % (b"id", b"1") + b"--X--\r\n"),
+}
+
+
+def test_bodies_that_cannot_be_read_are_refused() -> None:
+    """Without their values, no rule of the CRS can match."""
+    for verdict in verdicts(program(), [*UNREAD.values()]):
+        assert verdict.blocks
+        assert not verdict.is_inspected
+        assert {match.id for match in verdict.matches} <= {200002, 200003}
+    assert all(each.is_inspected and not each.blocks for each in verdicts(program(), [*READ.values()]))
+    excluding = program(without=(200002, 200003, 200004))
+    assert not any(verdict.blocks for verdict in verdicts(excluding, [*UNREAD.values()]))
+
+
+def test_bodies_that_are_cut_off() -> None:
+    """Parts of multipart bodies are inspected; JSON cannot be read, which is no offence of the client."""
+    parts = PART % (b"id", SQL) + PART % (b"other", b"x" * 40)
+    first = parts.index(SQL) + len(SQL)
+    cut = [sent(MULTIPART, parts[:end], is_cut=True) for end in range(first, len(parts), 7)]
+    assert all(verdict.blocks and verdict.is_inspected for verdict in verdicts(program(), cut))
+    harmless, attack = verdicts(
+        program(), [sent(JSON, b'{"a": "x', is_cut=True), sent(JSON, b'{"a": "x', is_cut=True, target=b"/?id=" + SQL)]
+    )
+    assert not harmless.blocks
+    assert attack.blocks  # by its query
+    assert not harmless.is_inspected
+
+
+@pytest.mark.parametrize(("on_timeout", "status"), [("pass", 200), ("refuse", 403)])
+def test_a_cut_body_that_cannot_be_read_was_not_inspected(on_timeout: str, status: int) -> None:
+    waf = configured(Waf, rules="none", body_bytes=1024, crs={"deadline": "60s", "on_timeout": on_timeout})
+    body = b'{"a": "%b"}' % (b"x" * 2000)
+    head = b"\r\n".join(b"%b: %b" % line for line in sent(JSON, body).headers)
+    ran = run(waf, b"POST / HTTP/1.1\r\n%b\r\n\r\n%b" % (head, body))
+    assert ran.status == status
+    if status == 403:
+        detail = "CRS: not inspected (the body cannot be read by its first 1024 bytes)"
+        assert ran.record.fault_detail == detail
+
+
+def test_long_targets_are_inspected_to_their_end() -> None:
+    waf = configured(Waf, rules="none", crs={"deadline": "60s"})
+    for end, status in ((b"1", 200), (b"1%27%20union%20select%20password%20from%20users--", 403)):
+        target = f"/?a={'x' * 20_000}&id={end.decode()}"
+        assert run(waf, get(target, "User-Agent: x", "Accept: */*")).status == status
+
+
 def test_rules_that_do_not_load_are_an_error_of_check(tmp_path: Path) -> None:
     """The library itself would go on without them, and let every request pass."""
     waf = configured(Waf, crs={"rules": str(tmp_path)})
@@ -165,7 +239,7 @@ def test_without_a_verdict_the_setting_decides_and_it_is_counted(
     )
     use = CrsUse(program(), 1, refuses)
     use._pool = _Pool(error)  # type: ignore[assignment]
-    why = asyncio.run(use.inspect(exchange, "waf", b""))
+    why = asyncio.run(use.inspect(exchange, "waf", b"", False))
     assert bool(why) is refuses
     assert counted == [("waf", event)]
 
