@@ -122,6 +122,11 @@ class ComposeAction:
         return [self._digest, *(value for part in self.parts for value in part.key_values(exchange))]
 
     @property
+    def most_xml(self) -> int:
+        """Maximum bytes of a response as XML."""
+        return self.most_bytes * len(self.parts)
+
+    @property
     def is_negotiated(self) -> bool:
         return self.settings.output == NEGOTIATED
 
@@ -141,8 +146,12 @@ class ComposeAction:
         wanted = strategy == "always" or complete is (strategy in ("success", "complete"))
         return self._static if wanted else None
 
-    def finished(self, contents: list[bytes], static: bytes | None, form: OutputForm, complete: bool) -> Composed:
-        """Return the body of the response. `contents`: of the parts. Raises `outputs.TooDeep`."""
+    def finished(
+        self, contents: list[bytes], static: bytes | None, form: OutputForm, complete: bool, most: int
+    ) -> Composed:
+        """Return the body of the response. `contents`: of the parts; `most`: maximum bytes of XML. Raises
+        `outputs.Unwritable`.
+        """
         if self.flatmap is not None:
             contents = [rendered(self.flatmap(cast(Object, opened(merge_objects(contents)))))]
         if self._are_apart and static is None:
@@ -150,7 +159,7 @@ class ComposeAction:
             merged = b"{%b}" % b",".join([content[1:-1] for content in contents])
         else:
             merged = merge_objects(contents if static is None else [*contents, static])
-        body = write_output(form, merged)
+        body = write_output(form, merged, most)
         return Composed(body, entity_tag(body) if complete else b"")
 
     def describe(self) -> Iterator[str]:

@@ -7,7 +7,7 @@ never adds an element or an attribute.
 
 import re
 from collections.abc import Sequence
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple, cast, final
 
 import msgspec
 
@@ -28,8 +28,16 @@ _CONTENT: Final = path_of(["content"])
 _NULL: Final = b"null"
 
 
-class TooDeep(ValueError):
-    """A response with more than `DEEPEST` levels cannot be written as XML."""
+class Unwritable(ValueError):
+    """A response cannot be written as XML. The message completes "the response is"."""
+
+
+class TooDeep(Unwritable):
+    """The response has more than `DEEPEST` levels."""
+
+
+class XmlTooLong(Unwritable):
+    """The XML would be longer than allowed."""
 
 
 class OutputForm(NamedTuple):
@@ -58,11 +66,11 @@ def negotiate_form(accept: Sequence[bytes]) -> OutputForm:
     return XML if xml > weight_of(weights, b"application/json") else JSON
 
 
-def write_output(form: OutputForm, content: bytes) -> bytes:
-    """Return the body of a response with this object. Raises `TooDeep`."""
+def write_output(form: OutputForm, content: bytes, most: int) -> bytes:
+    """Return the body of a response with this object. `most`: maximum bytes of XML. Raises `Unwritable`."""
     if form is JSON:
         return content
-    return _text(content) if form is STRING else _xml(cast(Object, opened(content)))
+    return _text(content) if form is STRING else _xml(cast(Object, opened(content)), most)
 
 
 def _text(content: bytes) -> bytes:
@@ -71,40 +79,56 @@ def _text(content: bytes) -> bytes:
     return b"" if value is None or value[:1] != b'"' else text_of(value) or b""
 
 
-def _xml(content: Object) -> bytes:
-    pieces: list[bytes] = []
+def _xml(content: Object, most: int) -> bytes:
+    text = _XmlText(most)
     if len(content) == 1:
         (name, only), *_ = content.items()
         held = opened(only)
         if not isinstance(held, list):
-            _write_element(_element_name(name), held, pieces, 1)
-            return b"".join(pieces)
-    _write_element(_ROOT, content, pieces, 1)
-    return b"".join(pieces)
+            text.write_element(_element_name(name), held, 1)
+            return b"".join(text.pieces)
+    text.write_element(_ROOT, content, 1)
+    return b"".join(text.pieces)
 
 
-def _write_element(name: bytes, node: Node, pieces: list[bytes], level: int) -> None:
-    """Append an element with this value; for an array, one for each of its values."""
-    if level > DEEPEST:
-        raise TooDeep(f"more than {DEEPEST} levels cannot be written as XML")
-    held = opened(node)
-    if isinstance(held, list):
-        if not held:
-            pieces.append(b"<%b/>" % name)
-        for each in held:
-            _write_element(name, each, pieces, level + 1)
-    elif isinstance(held, dict):
-        if not held:
-            pieces.append(b"<%b/>" % name)
-            return
-        pieces.append(b"<%b>" % name)
-        for member in sorted(held):
-            _write_element(_element_name(member), held[member], pieces, level + 1)
-        pieces.append(b"</%b>" % name)
-    elif (text := _xml_text(held)) == b"":
-        pieces.append(b"<%b/>" % name)
-    else:
-        pieces.append(b"<%b>%b</%b>" % (name, text, name))
+@final
+class _XmlText:
+    """Text that is written, up to a size: an array repeats the name of its member for each of its values."""
+
+    __slots__ = ("_left", "_most", "pieces")
+
+    def __init__(self, most: int) -> None:
+        self.pieces: list[bytes] = []
+        self._most = self._left = most
+
+    def write(self, piece: bytes) -> None:
+        self._left -= len(piece)
+        if self._left < 0:
+            raise XmlTooLong(f"more than {self._most} bytes as XML")
+        self.pieces.append(piece)
+
+    def write_element(self, name: bytes, node: Node, level: int) -> None:
+        """Write an element with this value; for an array, one for each of its values."""
+        if level > DEEPEST:
+            raise TooDeep("nested too deeply")
+        held = opened(node)
+        if isinstance(held, list):
+            if not held:
+                self.write(b"<%b/>" % name)
+            for each in held:
+                self.write_element(name, each, level + 1)
+        elif isinstance(held, dict):
+            if not held:
+                self.write(b"<%b/>" % name)
+                return
+            self.write(b"<%b>" % name)
+            for member in sorted(held):
+                self.write_element(_element_name(member), held[member], level + 1)
+            self.write(b"</%b>" % name)
+        elif (text := _xml_text(held)) == b"":
+            self.write(b"<%b/>" % name)
+        else:
+            self.write(b"<%b>%b</%b>" % (name, text, name))
 
 
 def _xml_text(value: bytes) -> bytes:

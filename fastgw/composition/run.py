@@ -18,7 +18,7 @@ from fastgw.compiled import twin
 from fastgw.composition.answers import UnusableAnswer, UsedAnswer, use_answer
 from fastgw.composition.call import NO_MEMORY, PartAnswer, PartCall
 from fastgw.composition.freshness import cache_fields, tag_fields
-from fastgw.composition.outputs import OutputForm, TooDeep
+from fastgw.composition.outputs import XML, OutputForm, TooDeep, Unwritable, XmlTooLong
 from fastgw.composition.part import CompiledPart, SentRequest
 from fastgw.composition.templates import MissingValue
 from fastgw.errors import Fault
@@ -459,19 +459,37 @@ class ComposeRun(Timed):
             return
         form = action.form_for(exchange)
 
-        def write() -> Composed | None:
+        def write(most: int) -> Composed | Unwritable:
             try:
-                return action.finished(contents, static, form, complete)
-            except (TooDeep, RecursionError):
-                return None
+                return action.finished(contents, static, form, complete, most)
+            except Unwritable as error:
+                return error
+            except RecursionError:
+                return TooDeep("nested too deeply")
 
-        self._compute(self._held * action.cost_of(form), write, lambda made: self._reply(made, form, failed))
+        def reply(made: Composed | Unwritable) -> None:
+            self._reply(made, form, failed)
 
-    def _reply(self, made: Composed | None, form: OutputForm, failed: list[CompiledPart]) -> None:
+        def reply_or_go_on(made: Composed | Unwritable) -> None:
+            if isinstance(made, XmlTooLong):  # for the event loop, at first
+                self._compute(MOST_AT_ONCE + 1, lambda: write(action.most_xml), reply)
+            else:
+                reply(made)
+
+        size = self._held * action.cost_of(form)
+        if size <= MOST_AT_ONCE:
+            self._compute(size, lambda: write(min(action.most_xml, MOST_AT_ONCE)), reply_or_go_on)
+        else:
+            self._compute(size, lambda: write(action.most_xml), reply)
+
+    def _reply(self, made: Composed | Unwritable, form: OutputForm, failed: list[CompiledPart]) -> None:
         exchange, action = self._exchange, self._action
         assert exchange is not None
-        if made is None:
-            self._fail_whole(None, PartAnswer.failed(Fault.COMPOSITION_FAILED, "the response is nested too deeply"))
+        if isinstance(made, Unwritable):
+            self._fail_whole(None, PartAnswer.failed(Fault.COMPOSITION_FAILED, f"the response is {made}"))
+            return
+        if form is XML and not self.take_memory(len(made.body)):
+            self._fail_whole(None, PartAnswer.failed(Fault.COMPOSITION_FAILED, f"the response: {NO_MEMORY}"))
             return
         fields = [
             (b"Content-Type", form.media_type),

@@ -8,7 +8,8 @@ the same errors.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Executor
 from math import inf
 from time import monotonic, time
 from typing import Any
@@ -251,6 +252,7 @@ class Turns:
     def __init__(self, wheel: Wheel) -> None:
         self.soon: list[Any] = []
         self.timers: list[Timer] = []
+        self.offloaded = 0
         self._wheel = wheel
 
     def call_soon(self, callback: Any, *arguments: Any, context: Any = None) -> None:
@@ -263,6 +265,13 @@ class Turns:
     def create_future(self) -> asyncio.Future[Any]:
         loop: Any = self
         return asyncio.Future(loop=loop)
+
+    def run_in_executor(self, executor: Executor, work: Callable[[], Any]) -> asyncio.Future[Any]:
+        """Do the work in the executor's thread, while no turn runs; its future is done in the next one."""
+        self.offloaded += 1
+        future = self.create_future()
+        future.set_result(executor.submit(work).result())
+        return future
 
     def get_debug(self) -> bool:
         return False

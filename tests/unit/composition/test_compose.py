@@ -651,6 +651,32 @@ def test_xml_has_a_bound_for_its_depth() -> None:
     assert made.status == 502
 
 
+@pytest.mark.parametrize("max_bytes", [40_000, 1_000_000])
+@pytest.mark.parametrize("length", [30, 3000])
+@pytest.mark.parametrize("count", [100, 1500])
+def test_xml_has_a_bound_for_its_size(max_bytes: int, length: int, count: int) -> None:
+    """An array repeats the name of its member for each value: short JSON could become XML of any length."""
+    name = "a" * length
+    expected = f"<{name}>1</{name}>" * count
+    made = Composed({"name": "a"}, output="xml", max_bytes=max_bytes).asks()
+    made.gets("/a", answer({name: [1] * count}))
+    if len(expected) + len("<doc></doc>") <= max_bytes:
+        assert made.body.decode() == f"<doc>{expected}</doc>"
+    else:
+        assert made.status == 502
+    made.ended()
+
+
+def test_xml_counts_towards_the_memory_of_the_node() -> None:
+    made = Composed({"name": "a"}, output="xml").asks()
+    budget = made.plane.worker_loop.held_body_budget
+    assert budget.try_take(budget.limit)
+    made.gets("/a", answer({"a" * 1000: [1] * 100}))
+    assert made.status == 502
+    budget.give_back(budget.limit)
+    made.ended()
+
+
 @pytest.mark.parametrize(
     ("accept", "kind"),
     [
