@@ -33,11 +33,18 @@ class UnusableAnswer(NamedTuple):
     why: str
 
 
-def use_answer(part: CompiledPart, answer: PartAnswer, most: int) -> UsedAnswer | UnusableAnswer:
-    """Return what the part uses of an answer. `most`: maximum bytes of its decoded body."""
+def decode_answer(answer: PartAnswer, most: int) -> PartAnswer | UnusableAnswer:
+    """Return an answer without its content coding. `most`: maximum bytes of its decoded body."""
     try:
-        body = answer.body if not answer.coding else _decoded(answer.coding, answer.body, most)
-        received = _checked(part, body)
+        return PartAnswer(answer.head, _decoded(answer.coding, answer.body, most))
+    except Unusable as error:
+        return UnusableAnswer(f"the answer cannot be used: {error}")
+
+
+def use_answer(part: CompiledPart, answer: PartAnswer) -> UsedAnswer | UnusableAnswer:
+    """Return what the part uses of an answer, which has no content coding."""
+    try:
+        received = _checked(part, answer.body)
         return UsedAnswer(received, part.shape(received))
     except (InvalidJson, Unusable) as error:
         why = str(error)

@@ -15,7 +15,7 @@ from time import time
 from typing import TYPE_CHECKING, Final, TypeVar, cast, final
 
 from fastgw.compiled import twin
-from fastgw.composition.answers import UnusableAnswer, UsedAnswer, use_answer
+from fastgw.composition.answers import UnusableAnswer, UsedAnswer, decode_answer, use_answer
 from fastgw.composition.call import NO_MEMORY, PartAnswer, PartCall
 from fastgw.composition.freshness import cache_fields, tag_fields
 from fastgw.composition.outputs import XML, OutputForm, TooDeep, Unwritable, XmlTooLong
@@ -194,6 +194,14 @@ class ComposeRun(Timed):
         self._held = held
         return True
 
+    def _release_memory(self, size: int) -> None:
+        """Hold this many bytes less."""
+        self._held -= size
+        spare = self._taken - max(self._held - MAX_KEPT, 0)
+        if spare > 0:
+            self._upstream.worker_loop.held_body_budget.give_back(spare)
+            self._taken -= spare
+
     def expire(self, now: float) -> None:
         """The time of the whole has passed: parts without an answer have failed."""
         self._draining = True  # none of them settles the whole before the last one has ended
@@ -315,25 +323,40 @@ class ComposeRun(Timed):
         """Handle the end of a request, from whichever stack."""
         if self._exchange is None:
             return
+        if not answer.body or not answer.coding:
+            self._use(call, answer)
+            return
+        most = self._action.most_bytes
+        if self.take_memory(most):
+            self._compute(most, lambda: decode_answer(answer, most), lambda made: self._decoded(call, answer, made))
+        else:
+            self._note_next(call, PartAnswer.failed(Fault.RESPONSE_TOO_LARGE, NO_MEMORY, answer.head), None)
+
+    def _decoded(self, call: PartCall, coded: PartAnswer, answer: PartAnswer | UnusableAnswer) -> None:
+        """Use a decoded answer; from now on, its memory is held, and neither the maximum nor that of its coding."""
+        size = 0 if isinstance(answer, UnusableAnswer) else len(answer.body)
+        self._release_memory(self._action.most_bytes - size + len(coded.body))
+        if isinstance(answer, UnusableAnswer):
+            self._note_next(call, PartAnswer.failed(Fault.UPSTREAM_MALFORMED, answer.why, coded.head), None)
+        else:
+            self._use(call, answer)
+
+    def _use(self, call: PartCall, answer: PartAnswer) -> None:
+        """Use an answer without a content coding."""
         if answer.fault is not None or not 200 <= answer.status < 300:
             self._note_next(call, answer, None)
             return
-        part, most, size = call.part, self._action.most_bytes, len(answer.body)
-        if answer.coding:
-            size = most
-            if not self.take_memory(most):
-                self._note_next(call, PartAnswer.failed(Fault.RESPONSE_TOO_LARGE, NO_MEMORY, answer.head), None)
-                return
-        size *= part.cost
+        part = call.part
+        size = len(answer.body) * part.cost
         if size <= MOST_AT_ONCE:
             try:
-                used = use_answer(part, answer, most)
+                used = use_answer(part, answer)
             except BaseException:
                 self._report_defect()
                 raise
             self._used(call, answer, used)
             return
-        self._compute(size, lambda: use_answer(part, answer, most), lambda used: self._used(call, answer, used))
+        self._compute(size, lambda: use_answer(part, answer), lambda used: self._used(call, answer, used))
 
     def _used(self, call: PartCall, answer: PartAnswer, used: UsedAnswer | UnusableAnswer) -> None:
         if isinstance(used, UnusableAnswer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -665,6 +666,37 @@ def test_xml_has_a_bound_for_its_size(max_bytes: int, length: int, count: int) -
     else:
         assert made.status == 502
     made.ended()
+
+
+@pytest.mark.parametrize("max_bytes", [10_000, 1_000_000])  # decoded in the event loop, and in a thread
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_decoded_answer_holds_its_size_only(max_bytes: int, count: int) -> None:
+    coded = answer(gzip.compress(b'{"x":"' + b"y" * 300 + b'"}'), 200, "Content-Encoding: gzip")
+    names = [f"p{index}" for index in range(count)]
+    made = Composed(*({"name": name, "group": name} for name in names), {"name": "b"}, max_bytes=max_bytes).asks()
+    for name in names:
+        made.gets(f"/{name}", coded)
+    budget = made.plane.worker_loop.held_body_budget
+    assert budget.in_use == 0  # within the free allowance
+    assert budget.try_take(budget.limit)
+    made.gets("/b", answer({"b": 1}))
+    assert json.loads(made.body) == {**{name: {"x": "y" * 300} for name in names}, "b": 1}
+    budget.give_back(budget.limit)
+    made.ended()
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_failures_are_decoded(status: int) -> None:
+    kind = "Content-Type: application/json"
+    coded = answer(gzip.compress(b'{"error":"no such user"}'), status, "Content-Encoding: gzip", kind)
+    whole = composed({"/a": coded}, {"name": "a", "required": True})
+    assert (whole.status, whole.body) == (status, b'{"error":"no such user"}')
+    described = composed(
+        {"/a": coded, "/b": answer({"b": 1})}, {"name": "a", "error_as": "error_{name}"}, {"name": "b"}
+    )
+    assert json.loads(described.body)["error_a"]["http_body"] == '{"error":"no such user"}'
+    broken = answer(b"no gzip", status, "Content-Encoding: gzip", kind)
+    assert composed({"/a": broken}, {"name": "a", "required": True}).status == 502
 
 
 def test_xml_counts_towards_the_memory_of_the_node() -> None:
