@@ -1,9 +1,10 @@
 """Streamed responses of functions (`InvokeWithResponseStream`): status and headers at their beginning, then the body.
 
-A function that uses `awslambda.HttpResponseStream` sends them as a JSON object, followed by eight zero bytes, which no
-JSON text has. The stream of another function is a body as it is.
+A function that uses `awslambda.HttpResponseStream` sends them as a JSON object, followed at once by eight zero bytes,
+which no JSON text has. The stream of another function is a body as it is, also if it begins with an object (NDJSON).
 """
 
+import re
 from collections.abc import Callable
 from typing import Final, final
 
@@ -18,14 +19,44 @@ from fastgw.upstream.client.response_action import made_response
 MOST_HEAD: Final = 64 * 1024
 """Maximum bytes of status and headers; a longer text is a body."""
 _END_OF_HEAD: Final = bytes(8)
+_OUTSIDE_STRINGS: Final = re.compile(rb'["{}]').search
+_IN_STRING: Final = re.compile(rb'["\\]').search
+_NOT_JSON: Final = "the head of the function's response is not JSON"
 _PLAIN: Final = FunctionResponse(200, [(b"Content-Type", b"application/octet-stream")], b"")
+
+
+@final
+class _ObjectScan:
+    """Search for the end of the JSON object with which a text begins, as the text grows: each byte is read once."""
+
+    __slots__ = ("_at", "_in_string", "_levels")
+
+    def __init__(self) -> None:
+        self._at = self._levels = 0
+        self._in_string = False
+
+    def end(self, text: bytearray) -> int:
+        """Return where the object ends; -1: not in this text. Not called again after an end."""
+        while found := (_IN_STRING if self._in_string else _OUTSIDE_STRINGS)(text, self._at):
+            sign = found[0]
+            self._at = found.end()
+            if sign == b"\\":
+                self._at += 1
+            elif sign == b'"':
+                self._in_string = not self._in_string
+            else:
+                self._levels += 1 if sign == b"{" else -1
+                if not self._levels:
+                    return self._at
+        self._at = max(self._at, len(text))
+        return -1
 
 
 @final
 class StreamedResponse:
     """Response of one invocation, which is sent to the client as it arrives."""
 
-    __slots__ = ("_begun", "_complete", "_exchange", "_head", "_parser", "is_over")
+    __slots__ = ("_begun", "_complete", "_exchange", "_head", "_object_end", "_parser", "_scan", "is_over")
 
     def __init__(self, exchange: Exchange, begun: Callable[[], None]) -> None:
         """`begun`: called when the head is known."""
@@ -33,6 +64,8 @@ class StreamedResponse:
         self._parser = EventStreamParser()
         self._head: bytearray | None = bytearray()
         """Beginning of the stream; None: the response has begun."""
+        self._scan = _ObjectScan()
+        self._object_end = -1
         self._complete = False
         self.is_over = False
         """Whether nothing more is sent: the client has got all of it, such as the head for HEAD, or has left."""
@@ -90,17 +123,23 @@ class StreamedResponse:
         if self._head[:1] != b"{":
             self._begin_body(bytes(self._head))
             return
-        end = self._head.find(_END_OF_HEAD)
-        if end >= 0:
+        if self._object_end < 0:
+            self._object_end = self._scan.end(self._head)
+        end = self._object_end
+        if end < 0:
+            if _END_OF_HEAD in self._head:
+                raise UnusableResponse(_NOT_JSON)
+            if len(self._head) > MOST_HEAD:
+                self._begin_body(bytes(self._head))
+            return
+        rest = bytes(self._head[end:])
+        if rest.startswith(_END_OF_HEAD):
             try:
                 result = orjson.loads(bytes(self._head[:end]))
             except ValueError:
-                raise UnusableResponse("the head of the function's response is not JSON") from None
-            if not isinstance(result, dict):
-                raise UnusableResponse("the head of the function's response is no object")
-            rest = bytes(self._head[end + len(_END_OF_HEAD) :])
-            self._begin_response(parse_head(result), rest)
-        elif len(self._head) > MOST_HEAD:
+                raise UnusableResponse(_NOT_JSON) from None
+            self._begin_response(parse_head(result), rest.removeprefix(_END_OF_HEAD))
+        elif not _END_OF_HEAD.startswith(rest):
             self._begin_body(bytes(self._head))
 
     def _begin_body(self, body: bytes) -> None:

@@ -292,6 +292,31 @@ def test_a_stream_without_a_head_is_a_body(body: bytes) -> None:
     made.ended()
 
 
+@pytest.mark.parametrize(
+    "line", [b'{"i": 0}\n', b'{"a": {"b": "}\\\\\\"{"}, "c": [{}]} {', b"{}x", b"{}" + bytes(7) + b"x"]
+)
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_a_stream_that_begins_with_an_object_is_sent_as_it_arrives(line: bytes, size: int) -> None:
+    made = Invoked(streaming=True)
+    made.streams(*(stream_piece(line[at : at + size]) for at in range(0, len(line), size)))
+    assert made.status == 200
+    assert line in made.client.received.replace(b"\r\n1\r\n", b"").replace(b"\r\n3\r\n", b"")
+    made.client.resets()
+    made.plane.settle()
+    made.ended()
+
+
+@pytest.mark.parametrize("size", [1, 7, 500])
+def test_a_head_may_be_cut_anywhere(size: int) -> None:
+    head = json.dumps({"statusCode": 201, "headers": {"X-A": '}"\\{', "X-B": ""}, "cookies": []}).encode() + bytes(8)
+    made = Invoked(streaming=True)
+    text = head + b"\0ab"
+    made.streams(*(stream_piece(text[at : at + size]) for at in range(0, len(text), size)), STREAM_END)
+    assert (made.status, made.body) == (201, b"\0ab")
+    assert made.headers("x-a") == ['}"\\{']
+    made.ended()
+
+
 FAILED = stream_message(b'{"ErrorCode": "Unhandled"}', message_type="event", event_type="InvokeComplete")
 
 
