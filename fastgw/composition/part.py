@@ -56,6 +56,7 @@ class CompiledPart:
         "group_begin",
         "index",
         "is_plain",
+        "item_paths",
         "keeps_answers",
         "list_at",
         "method",
@@ -63,6 +64,7 @@ class CompiledPart:
         "plan",
         "settings",
         "shape",
+        "sources",
         "takes_short_json",
         "target",
         "upstream",
@@ -119,6 +121,11 @@ class CompiledPart:
         self.takes_short_json = settings.encoding == "json" and self.cost == 1
         """Whether the use of its answers takes no longer than their check."""
         self._variables = tuple(sorted({*self._variables_of_requests()} - _UNIQUE))
+        variables = [*self._template_variables()]
+        self.sources = tuple(dict.fromkeys((each.part, each.path) for each in variables if each.part))
+        """Parts and paths of the values of earlier answers in its requests."""
+        self.item_paths = tuple(dict.fromkeys(each.path for each in variables if each.is_item))
+        """Paths of the values of an element in its requests."""
         self.plan = RequestPlan(forward, self.method, self.fixed)
 
     def request(self, answers: TemplateValues, client_body: bytes) -> PartRequest:
@@ -156,13 +163,19 @@ class CompiledPart:
 
     def _variables_of_requests(self) -> Iterator[str]:
         """Yield the names of variables of a request that are not in its path, each time they are used."""
+        for variable in self._template_variables():
+            if not (variable.part or variable.is_item or variable.parameter):
+                yield variable.name
+
+    def _template_variables(self) -> Iterator[TemplateVariable]:
+        """Yield the variables of its requests, each time they are used."""
         texts = [self.target.pieces, *(pieces for _, pieces in self._fields)]
         if self._body is not None:
             texts.append(self._body.variables)
         for pieces in texts:
             for piece in pieces:
-                if isinstance(piece, TemplateVariable) and not (piece.part or piece.is_item or piece.parameter):
-                    yield piece.name
+                if isinstance(piece, TemplateVariable):
+                    yield piece
 
     def _fixed_fields(self) -> tuple[tuple[bytes, bytes], ...] | None:
         if self._headers or self.settings.takes_body:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from time import time
-from typing import TYPE_CHECKING, Final, TypeVar, cast, final
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast, final
 
 from fastgw.compiled import twin
 from fastgw.composition.answers import UnusableAnswer, UsedAnswer, decode_answer, use_answer
@@ -49,6 +49,10 @@ _TIMED_OUT: Final = frozenset(
 )
 
 
+_Found: TypeAlias = dict[tuple[str, ...], bytes | None]
+"""Values by their paths; None: there is none."""
+
+
 @final
 class _PartState:
     """State of one part."""
@@ -70,12 +74,12 @@ class _PartState:
     def __init__(self, waits: int) -> None:
         self.waits = waits
         """Parts that it still waits for."""
-        self.items: list[bytes] | None = None
-        """Elements of `for_each`."""
+        self.items: list[_Found] | None = None
+        """Values of the elements of `for_each` that its requests use."""
         self.next = self.left = self.in_flight = 0
         self.received: bytes | None = None
         """The answer as received, for the templates of others."""
-        self.values: dict[tuple[str, ...], bytes | None] | None = None
+        self.values: _Found | None = None
         """Values in it that others have used."""
         self.answers: list[bytes] = _NO_ANSWERS
         self.content: bytes | None = None
@@ -99,10 +103,13 @@ class _PartState:
 class _Values:
     """Values for the templates of one request."""
 
-    __slots__ = ("_run", "exchange", "item")
+    __slots__ = ("_item", "_run", "exchange")
 
-    def __init__(self, exchange: Exchange, run: ComposeRun, item: bytes | None) -> None:
-        self.exchange, self._run, self.item = exchange, run, item
+    def __init__(self, exchange: Exchange, run: ComposeRun, item: _Found | None) -> None:
+        self.exchange, self._run, self._item = exchange, run, item
+
+    def item_value(self, path: tuple[str, ...]) -> bytes | None:
+        return None if self._item is None else self._item[path]
 
     def answer_value(self, part: str, path: tuple[str, ...]) -> bytes | None:
         return self._run.state_of(part).value(path)
@@ -262,20 +269,31 @@ class ComposeRun(Timed):
             if before.failure is not None and before.received is None:
                 self._settle_failed(part, PartAnswer.failed(Fault.COMPOSITION_FAILED, "a part before it has failed"))
                 return
+        sources = [(self.state_of(name), path) for name, path in part.sources]
+        size = sum(len(source.received or b"") for source, _ in sources)
         if part.list_at is None:
             state.left = 1
-            self._send_more(part)
+            self._compute(size, lambda: _find_values(sources), lambda _: self._start_one(part))
             return
-        source, path, most = self.state_of(part.list_at.part), part.list_at.path, part.settings.max
+        of_list, path, most = self.state_of(part.list_at.part), part.list_at.path, part.settings.max
 
-        def elements() -> list[bytes] | int | None:
-            value = source.value(path)
-            return None if value is None else elements_of(value, most)
+        def elements() -> list[_Found] | int | None:
+            _find_values(sources)
+            value = of_list.value(path)
+            held = None if value is None else elements_of(value, most)
+            if not isinstance(held, list):
+                return held
+            return [{name: value_at(each, path_of(name)) for name in part.item_paths} for each in held]
 
-        size = 0 if source.received is None else len(source.received)
+        size += len(of_list.received or b"") * (1 + len(part.item_paths))
         self._compute(size, elements, lambda held: self._start_list(part, state, held))
 
-    def _start_list(self, part: CompiledPart, state: _PartState, held: list[bytes] | int | None) -> None:
+    def _start_one(self, part: CompiledPart) -> None:
+        """Send the request of a part, whose values are found."""
+        self._later(part, self._send_more)
+        self._drain()
+
+    def _start_list(self, part: CompiledPart, state: _PartState, held: list[_Found] | int | None) -> None:
         """Send the requests for the elements of a list. `held`: a number = there are more than allowed; None = there
         is no list.
         """
@@ -586,6 +604,12 @@ class ComposeRun(Timed):
         self.cancel()
         exchange.service = None
         send_made(exchange, reply, stored)
+
+
+def _find_values(sources: list[tuple[_PartState, tuple[str, ...]]]) -> None:
+    """Find the values that the requests of a part use, so that the event loop does not search long answers."""
+    for source, path in sources:
+        source.value(path)
 
 
 def _reason(answer: PartAnswer) -> str:

@@ -19,7 +19,6 @@ from fastgw.config.base.part_templates import Pieces, TemplateVariable, parse_pi
 from fastgw.exchange import Exchange
 from fastgw.filters.authentication.templates import Unfit, raw_value
 from fastgw.http.grammar import IS_VALUE
-from fastgw.http.json_splices import path_of, value_at
 from fastgw.http.json_tree import Node, rendered, text_of
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
@@ -36,9 +35,9 @@ class TemplateValues(Protocol):
 
     @property
     def exchange(self) -> Exchange: ...
-    @property
-    def item(self) -> bytes | None:
-        """Element of `for_each`, as JSON."""
+
+    def item_value(self, path: tuple[str, ...]) -> bytes | None:
+        """Return a value in the element of `for_each`, as JSON; None: there is none."""
 
     def answer_value(self, part: str, path: tuple[str, ...]) -> bytes | None:
         """Return a value in the answer of an earlier part, as JSON; None: there is none."""
@@ -50,10 +49,11 @@ class RequestValues:
 
     __slots__ = ("exchange",)
 
-    item: Final[bytes | None] = None
-
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
+
+    def item_value(self, path: tuple[str, ...]) -> bytes | None:
+        return None
 
     def answer_value(self, part: str, path: tuple[str, ...]) -> bytes | None:
         return None
@@ -62,7 +62,7 @@ class RequestValues:
 def json_of(variable: TemplateVariable, answers: TemplateValues) -> bytes:
     """Return the value in an answer, or of the element, as JSON. Raises `MissingValue`."""
     if variable.is_item:
-        found = None if answers.item is None else value_at(answers.item, path_of(variable.path))
+        found = answers.item_value(variable.path)
     else:
         found = answers.answer_value(variable.part, variable.path)
     if found is None:

@@ -668,6 +668,27 @@ def test_xml_has_a_bound_for_its_size(max_bytes: int, length: int, count: int) -
     made.ended()
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"path": "/b/{part.a.last}"},
+        {"path": "/b/7", "headers": {"X-Id": "{part.a.last}"}},
+        {"path": "/b/7", "method": "POST", "body": {"id": "{part.a.last}"}},
+        {"path": "/b/{item.id}", "for_each": "{part.a.list}", "group": "b"},
+    ],
+)
+@pytest.mark.parametrize("is_long", [False, True])
+def test_values_of_long_answers_are_searched_in_a_thread(more: dict[str, Any], is_long: bool) -> None:
+    text = "x" * (run.MOST_AT_ONCE if is_long else 1)
+    made = Composed({"name": "a", "allow": ["last"]}, {"name": "b", "after": ["a"], **more}).asks()
+    turns = made.plane.worker_loop.turns
+    made.gets("/a", answer({"text": text, "list": [{"id": 7}], "last": 7}))
+    assert turns.offloaded == (2 if is_long else 0)  # its check, and the search
+    made.gets("/b/7", answer({"b": 1}))
+    assert made.status == 200
+    made.ended()
+
+
 @pytest.mark.parametrize("max_bytes", [10_000, 1_000_000])  # decoded in the event loop, and in a thread
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_decoded_answer_holds_its_size_only(max_bytes: int, count: int) -> None:
