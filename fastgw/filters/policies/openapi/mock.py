@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final, final
 
 from fastgw.filters.api import Exchange, Reply
+from fastgw.http.accept import parse_accept, weight_of
 
 _PREFERENCE: Final = re.compile(rb"(?:^|[,;])[ \t]*(code|example)[ \t]*=[ \t]*\"?([0-9A-Za-z_.-]{1,100})\"?")
 _EMPTY: Final = frozenset((204, 304))
@@ -40,7 +41,7 @@ class Mock:
             status = code
         content, headers = self._content_of(status)
         number = int(status) if status.isdigit() else int(status[0]) * 100 if status[0].isdigit() else 200
-        content_type, body = _chosen(content, b",".join(exchange.values(b"accept")).lower(), preferred.get(b"example"))
+        content_type, body = _chosen(content, exchange.values(b"accept"), preferred.get(b"example"))
         if body is None or number in _EMPTY:
             return Reply(number, b"", headers)
         return Reply(number, body, ((b"Content-Type", content_type.encode()), *headers))
@@ -58,15 +59,16 @@ def _usual(responses: Mapping[str, Any]) -> str:
     return (success or [status for status in responses if status != "1XX" and not status.startswith("1")] or ["200"])[0]
 
 
-def _chosen(content: Any, accept: bytes, example: str | None) -> tuple[str, bytes | None]:
-    """Return a content type that the client accepts, else the first, and the example of this name, else the first."""
+def _chosen(content: Any, accept: list[bytes], example: str | None) -> tuple[str, bytes | None]:
+    """Return the content type that the client prefers by `Accept`, else the first, and the example of this name, else
+    the first.
+    """
     if not content:
         return "", None
-    wanted = [each.partition(b";")[0].strip() for each in accept.split(b",")]
-    content_type, texts = next((each for each in content if _is_wanted(each[0], wanted)), content[0])
+    weights = parse_accept(accept)
+    content_type, texts = max(content, key=lambda each: weight_of(weights, _media_type(each[0])))
     return content_type, next((text for name, text in texts if name == example), texts[0][1])
 
 
-def _is_wanted(content_type: str, wanted: list[bytes]) -> bool:
-    bare = content_type.partition(";")[0].strip().lower().encode()
-    return any(each in (bare, b"*/*", bare.partition(b"/")[0] + b"/*") for each in wanted)
+def _media_type(content_type: str) -> bytes:
+    return content_type.partition(";")[0].strip().lower().encode()

@@ -55,6 +55,25 @@ def test_an_example_is_the_answer(shop: Shop) -> None:
     assert shop.sends(get("/pets", "Prefer: code=999")) == 200
 
 
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("application/json;q=0.1, text/plain", b"text/plain"),
+        ("text/plain, application/json", b"application/json"),  # the document's order
+        ("*/*;q=0.1, text/*", b"text/plain"),
+        ("*/*, application/json;q=0", b"text/plain"),
+        ("TEXT/PLAIN;Q=0.5, application/*;q=0.4", b"text/plain"),
+        ("text/plain;q=0.2\r\nAccept: application/json;q=0.3", b"application/json"),
+        ("image/png", b"application/json"),  # none is acceptable
+        ("application/json;q=0, text/plain;q=0", b"application/json"),
+    ],
+)
+def test_the_client_chooses_by_accept(shop: Shop, accept: str, kind: bytes) -> None:
+    """RFC 9110 section 12.5.1: by weight, of the most specific range that includes the media type."""
+    assert shop.sends(get("/pets", f"Accept: {accept}")) == 200
+    assert b"Content-Type: " + kind + b"\r\n" in shop.received
+
+
 def test_a_value_is_made_of_the_schema_and_the_request_is_validated_first(shop: Shop) -> None:
     assert shop.sends(post("/pets", b'{"name": "a"}')) == 201
     assert json.loads(shop.body)["name"] == "Rex"
