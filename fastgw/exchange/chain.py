@@ -949,6 +949,8 @@ def stages_of(hooks: Iterable[BodyHook], exchange: Exchange, kind: str) -> BodyS
             return why
         if stage is not None:
             stages.append((hook, stage))
+            if hook.changes and exchange.response is not None:
+                exchange.response.encoded_forms = None  # the next stages get another body
     return BodyStages(stages, raised)
 
 

@@ -180,7 +180,8 @@ class Response(Struct, eq=False, gc=False):  # no reference cycles
     whole_bytes: int = UNKNOWN
     """Bytes of the body before the body hooks, if all of it has come with the head; otherwise `UNKNOWN`."""
     encoded_forms: EncodedForms | None = None
-    """Forms of a complete response from a cache with content codings, stored beside it; None: it is not from one."""
+    """Forms of a complete response from a cache with content codings, stored beside it; None: it is not from one, or a
+    filter has changed its body. Only to be used when a stage is made: they are those of the body that it gets."""
 
     @property
     def headers(self) -> Fields:

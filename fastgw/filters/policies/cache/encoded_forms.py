@@ -1,7 +1,8 @@
 """Forms of a stored response with content codings: they are stored beside it, so that each is made once.
 
 A form is found by the stored response that it was made of: its key, the date of its fetch and its length. So it is
-never used for another response, whatever was purged or fetched in between; forms of removed responses are evicted.
+never used for another response, whatever was purged or fetched in between; forms of removed responses are evicted. It
+is a form of the stored body: one that a filter has changed for a client has none (`chain.stages_of`).
 """
 
 from hashlib import blake2b
@@ -41,4 +42,4 @@ class StoredForms:
             writer.abort()
 
     def _key(self, form: bytes) -> bytes:
-        return blake2b(self._source + form, digest_size=16, person=b"fastgw-form").digest()
+        return blake2b(self._source + form, digest_size=16, person=b"fastgw-as-stored").digest()

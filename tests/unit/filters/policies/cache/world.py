@@ -44,6 +44,9 @@ class World:
         """Routes and reasons of the misses that were counted."""
         services: Any = SimpleNamespace(
             worker_loop=self.plane.worker_loop,
+            workers=lambda: 1,
+            slot=0,
+            count_validation=lambda *labels: None,
             caches=lambda name: self.store,
             announce_purge=self.announced.append,
             workers=lambda: 1,

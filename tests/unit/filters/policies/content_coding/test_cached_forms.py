@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable
 
 import brotli
@@ -86,6 +87,32 @@ def test_hits_are_compressed_once_for_each_coding(monkeypatch: pytest.MonkeyPatc
     assert counted == [*DECODERS] if size > 4096 else [*DECODERS] * 3
     assert get(made, b"identity")[:2] == (None, content)
     made.plane.assert_quiet()
+
+
+@pytest.mark.parametrize("accepted", [b"gzip", b"br", b"zstd"])
+@pytest.mark.parametrize("size", [6000, 100_000])  # in one piece; in several
+def test_a_body_that_a_filter_changes_for_each_client_has_no_stored_form(accepted: bytes, size: int) -> None:
+    """The form would be sent to other clients, and would outlive the settings of the filter."""
+    own = {"json": {"set": {"tenant": "{header.X-Tenant}"}}}
+    made = World(route={"filters": {"compress": {}, "transform": {"response": own}}})
+    stored = b'{"a":"%b"}' % page(size)
+    made.client(fields=b"Accept-Encoding: identity\r\nX-Tenant: eve\r\n")
+    made.upstream().sends(response(stored).replace(b"text/plain", b"application/json"))
+    for tenant in (b"ann", b"bob", b"cid"):
+        client = made.client(fields=b"Accept-Encoding: %b\r\nX-Tenant: %b\r\n" % (accepted, tenant))
+        assert value(client, b"Content-Encoding") == accepted
+        assert json.loads(content_of(client.received, accepted))["tenant"] == tenant.decode()
+
+
+def test_a_filter_that_only_reads_the_body_leaves_its_stored_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = compressions(monkeypatch)
+    made = World(route={"filters": {"compress": {}, "validate": {"response": {"inline": {"type": "object"}}}}})
+    stored = b'{"a":"%b"}' % page(20_000)
+    made.client(fields=b"Accept-Encoding: identity\r\n")
+    made.upstream().sends(response(stored).replace(b"text/plain", b"application/json"))
+    for _ in range(2):
+        assert get(made, b"gzip")[:2] == (b"gzip", stored)
+    assert counted == [b"gzip"]
 
 
 def test_a_response_that_was_fetched_again_is_compressed_again() -> None:
