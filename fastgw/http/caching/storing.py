@@ -119,14 +119,21 @@ def decide_storing(
         return Unstorable.METHOD
     if directives.no_store:
         return Unstorable.REQUEST_NO_STORE
+    identity, cookies = find_identity(request, policy, authenticated=authenticated)
+    return decide_storing_for(identity, cookies, response, policy, times, render)
+
+
+def find_identity(request: RequestHead, policy: StorePolicy, *, authenticated: bool) -> tuple[RequestIdentity, bool]:
+    """Return what a request has that the key does not have: an identity, and whether cookies. `authenticated`: whether
+    a filter has authenticated the client.
+    """
     identity = RequestIdentity.NONE
     if not policy.identity_in_key:
         if authenticated:
             identity = RequestIdentity.CONSUMER
         elif request.first(b"authorization") is not None:
             identity = RequestIdentity.AUTHORIZATION
-    cookies = request.first(b"cookie") is not None and not policy.cookies_in_key
-    return decide_storing_for(identity, cookies, response, policy, times, render)
+    return identity, request.first(b"cookie") is not None and not policy.cookies_in_key
 
 
 def decide_storing_for(

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from fastgw.http.byte_ranges import ByteRange, select_ranges
+from fastgw.http.caching.directives import parse_response
+from fastgw.http.caching.freshness import find_lifetime
 from fastgw.http.caching.heads import ReceivedHead
 from fastgw.http.caching.records import StoredHead
 from fastgw.http.caching.storing import NOT_STORED, RequestIdentity, StorePolicy, Times, Unstorable, decide_storing_for
@@ -52,9 +54,18 @@ def make_conditions(stored: StoredHead) -> list[tuple[bytes, bytes]]:
     return conditions
 
 
-def freshen(stored: StoredHead, answer: ReceivedHead, policy: StorePolicy, times: Times) -> StoredHead | Unstorable:
+def freshen(
+    stored: StoredHead,
+    answer: ReceivedHead,
+    policy: StorePolicy,
+    times: Times,
+    identity: RequestIdentity,
+    cookies: bool,
+) -> StoredHead | Unstorable:
     """Return the stored response with what a 304 has changed (section 4.3.4), or why it must not be used any longer.
 
+    `identity`, `cookies`: of the request that the 304 answers, as of `find_identity`: what a client with credentials
+    has got is not for all because the response was stored for one without (section 3.5).
     After `Unstorable.OTHER_VALIDATOR` the 304 says nothing about the stored response: the request is repeated without
     conditions. Any other refusal: this response can still be sent, once, with the fields of `merge_fields`.
     """
@@ -62,7 +73,20 @@ def freshen(stored: StoredHead, answer: ReceivedHead, policy: StorePolicy, times
     if etag is not None and stored.etag is not None and not is_weakly_equal(etag, stored.etag):
         return Unstorable.OTHER_VALIDATOR
     merged = _MergedHead(stored.status, stored.reason, merge_fields(stored, answer), answer.first(b"age"))
-    return decide_storing_for(RequestIdentity(stored.identity), stored.cookies, merged, policy, times)
+    if cookies and b"cookie" not in stored.vary and not _states_freshness(answer, policy, times):
+        return Unstorable.COOKIE  # as a whole response with these fields
+    stricter = max(RequestIdentity(stored.identity), identity)
+    return decide_storing_for(stricter, stored.cookies or cookies, merged, policy, times)
+
+
+def _states_freshness(answer: ReceivedHead, policy: StorePolicy, times: Times) -> bool:
+    """Whether it is stated how long the response that a 304 confirms is fresh: by the 304, or for all."""
+    stated = parse_response(answer, policy.targets)
+    return (
+        policy.override_ttl is not None
+        or stated.no_cache
+        or find_lifetime(answer, stated, times.response_date) is not None
+    )
 
 
 def merge_fields(stored: StoredHead, answer: ReceivedHead) -> Fields:

@@ -25,7 +25,7 @@ from fastgw.http.caching.directives import RequestDirectives
 from fastgw.http.caching.no_vary_search import SearchVariance, equivalent_key, parse_search_variance
 from fastgw.http.caching.records import SearchRecord, StoredHead, VariantsRecord, encode_record
 from fastgw.http.caching.reuse import Trouble, find_age, is_error, may_send_stale
-from fastgw.http.caching.storing import Times, Unstorable, decide_storing
+from fastgw.http.caching.storing import Times, Unstorable, decide_storing, find_identity
 from fastgw.http.caching.validation import freshen, make_conditions, merge_fields
 from fastgw.http.caching.vary import join_varying, variant_key
 from fastgw.http.field_names import WRITTEN_HERE
@@ -281,7 +281,8 @@ class Fetch:
     def _take_validation(self, record: StoredHead, head: ResponseHead, times: Times) -> None:
         """Handle a 304."""
         policy, leader = self._policy, self._leader
-        merged = freshen(record, head, self._storing, times)
+        identity = find_identity(self._head, self._storing, authenticated=self._is_authenticated)
+        merged = freshen(record, head, self._storing, times, *identity)
         if merged is Unstorable.OTHER_VALIDATOR:
             policy.store.remove(self._key)
             self._repeat()
@@ -293,7 +294,7 @@ class Fetch:
             if self._lease is not None:
                 stored = self._lease.freshen(found, encode_record(merged))
             record = merged
-        else:
+        else:  # it is for this client alone
             policy.store.remove(self._key)
             record = structs.replace(
                 record, lines=merge_fields(record, head).render(), stored_date=times.response_date, initial_age=0

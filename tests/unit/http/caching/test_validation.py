@@ -19,6 +19,18 @@ def store(*lines: bytes, status: int = 200, identity: Identity = Identity.NONE) 
     return made
 
 
+def validated(
+    stored: StoredHead,
+    *of_304: bytes,
+    identity: Identity = Identity.NONE,
+    cookies: bool = False,
+    policy: StorePolicy = POLICY,
+    now: float = NOW,
+) -> StoredHead | Unstorable:
+    """What is stored after a 304 with these headers. `identity`, `cookies`: of the request."""
+    return freshen(stored, response(*of_304, status=304), policy, Times(now, now), identity, cookies)
+
+
 FRESH = b"Cache-Control: max-age=60"
 TAGGED = store(FRESH, b'ETag: "a"', b"Last-Modified: " + EARLIER, b"Date: " + DATE)
 
@@ -41,14 +53,14 @@ def test_both_validators_are_sent() -> None:
 )
 def test_fields_of_a_304_replace_the_stored_ones(of_304: tuple[bytes, ...], changed: bytes) -> None:
     stored = store(FRESH, b"X: 1", b"Content-Type: text/a", b'ETag: "a"')
-    made = freshen(stored, response(*of_304, status=304), POLICY, Times(NOW + 100, NOW + 100))
+    made = validated(stored, *of_304, now=NOW + 100)
     assert isinstance(made, StoredHead)
     assert made.lines == b"Cache-Control: max-age=60\r\n%bDate: %b\r\n" % (changed, LATER)  # it has none itself
     assert (made.status, made.stored_date, made.initial_age) == (200, NOW + 100, 0)
 
 
 def test_freshness_of_a_304_counts_from_then_on() -> None:
-    made = freshen(TAGGED, response(b"Cache-Control: max-age=5", b"Age: 3", status=304), POLICY, TIMES)
+    made = validated(TAGGED, b"Cache-Control: max-age=5", b"Age: 3")
     assert isinstance(made, StoredHead)
     assert (made.lifetime, made.initial_age) == (5, 3)
 
@@ -63,13 +75,44 @@ def test_freshness_of_a_304_counts_from_then_on() -> None:
     ],
 )
 def test_after_some_304_the_stored_response_is_not_used_again(of_304: tuple[bytes, ...], reason: Unstorable) -> None:
-    assert freshen(TAGGED, response(*of_304, status=304), POLICY, TIMES) is reason
+    assert validated(TAGGED, *of_304) is reason
 
 
 def test_what_was_stored_as_public_for_one_client_is_not_kept_when_it_no_longer_is() -> None:
     stored = store(FRESH + b", public", b'ETag: "a"', identity=Identity.CONSUMER)
-    assert freshen(stored, response(FRESH, status=304), POLICY, TIMES) is Unstorable.AUTHORIZATION
-    assert isinstance(freshen(TAGGED, response(FRESH, status=304), POLICY, TIMES), StoredHead)
+    assert validated(stored, FRESH) is Unstorable.AUTHORIZATION
+    assert isinstance(validated(TAGGED, FRESH), StoredHead)
+
+
+@pytest.mark.parametrize(
+    ("identity", "cookies", "of_304", "reason"),
+    [
+        (Identity.AUTHORIZATION, False, FRESH, Unstorable.AUTHORIZATION),
+        (Identity.CONSUMER, False, FRESH, Unstorable.AUTHORIZATION),
+        (Identity.CONSUMER, False, FRESH + b", must-revalidate", Unstorable.AUTHORIZATION),
+        (Identity.NONE, True, b"X: 1", Unstorable.COOKIE),
+        (Identity.AUTHORIZATION, False, FRESH + b", public", None),
+        (Identity.AUTHORIZATION, False, FRESH + b", must-revalidate", None),
+        (Identity.CONSUMER, False, b"Cache-Control: s-maxage=60", None),
+        (Identity.NONE, True, FRESH, None),
+        (Identity.NONE, True, b"Cache-Control: no-cache", None),
+    ],
+)
+def test_a_304_to_a_client_with_credentials_changes_nothing_for_others(
+    identity: Identity, cookies: bool, of_304: bytes, reason: Unstorable | None
+) -> None:
+    """RFC 9111 section 3.5: it is judged like a whole response, though the stored one was made for nobody."""
+    made = validated(TAGGED, of_304, identity=identity, cookies=cookies)
+    if reason is not None:
+        assert made is reason
+    else:
+        assert isinstance(made, StoredHead)
+        assert (made.identity, made.cookies) == (identity, cookies)
+
+
+def test_a_304_to_a_client_with_cookies_needs_no_freshness_that_the_settings_state() -> None:
+    policy = StorePolicy(override_ttl=60)
+    assert isinstance(validated(TAGGED, b"X: 1", cookies=True, policy=policy), StoredHead)
 
 
 @pytest.mark.parametrize(

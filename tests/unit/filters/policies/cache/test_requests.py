@@ -69,6 +69,29 @@ def test_a_304_that_says_no_store_or_has_another_etag_removes_the_stored_respons
     world.plane.assert_quiet()
 
 
+@pytest.mark.parametrize(
+    ("fields", "of_304"),
+    [
+        (b"Authorization: Bearer ann\r\n", b"Cache-Control: max-age=60\r\nX-Own: ann\r\n"),
+        (b"Cookie: session=ann\r\n", b"X-Own: ann\r\nSet-Cookie: session=ann\r\n"),
+    ],
+    ids=["credentials", "cookies"],
+)
+def test_a_304_that_is_not_for_all_is_for_its_client_alone(fields: bytes, of_304: bytes) -> None:
+    """What is stored was for all, but the next client would get the headers of this one."""
+    world = World()
+    stored(world)
+    world.now += 11
+    client = world.client(fields=fields)
+    world.upstream().sends(b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\n%b\r\n' % of_304)
+    assert (value(client, b"X-Own"), client.received[-5:]) == (b"ann", b"hello")
+    assert world.store.numbers().objects == 0
+    other = world.client(fields=b"Origin: http://b.test\r\n")
+    world.upstream().sends(FRESH)
+    assert (value(other, b"X-Own"), other.received[-5:]) == (None, b"hello")
+    world.plane.assert_quiet()
+
+
 @pytest.mark.parametrize("is_fast", [True, False])
 def test_every_tag_of_a_stored_response_purges_it(is_fast: bool) -> None:
     """A response with more than are kept is not stored: a purge by one of the others would miss it."""
