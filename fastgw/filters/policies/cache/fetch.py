@@ -227,7 +227,7 @@ class Fetch:
             tags.append(search_tag(self._url))
         key = self._key
         if record.vary or self._variants is not None:
-            names = join_varying(() if self._variants is None else self._variants.vary, record.vary)
+            names = join_varying(self._selected_by, record.vary)
             if names is None:
                 policy.store.remove(self._primary)
                 return b"vary"
@@ -290,7 +290,7 @@ class Fetch:
         found, self._found = self._found, None
         assert found is not None
         stored = False
-        if isinstance(merged, StoredHead):
+        if isinstance(merged, StoredHead) and {*merged.vary} <= {*self._selected_by}:
             if self._lease is not None:
                 stored = self._lease.freshen(found, encode_record(merged))
             record = merged
@@ -311,6 +311,11 @@ class Fetch:
         )
         self._call.report(exchange)
         leader.answer_from(found, record, age)
+
+    @property
+    def _selected_by(self) -> tuple[bytes, ...]:
+        """Names of the request headers that have selected the stored response."""
+        return () if self._variants is None else self._variants.vary
 
     def _repeat(self) -> None:
         """Send the request again without conditions: the 304 was not about the stored response."""

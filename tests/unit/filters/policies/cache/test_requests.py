@@ -74,8 +74,9 @@ def test_a_304_that_says_no_store_or_has_another_etag_removes_the_stored_respons
     [
         (b"Authorization: Bearer ann\r\n", b"Cache-Control: max-age=60\r\nX-Own: ann\r\n"),
         (b"Cookie: session=ann\r\n", b"X-Own: ann\r\nSet-Cookie: session=ann\r\n"),
+        (b"Origin: http://a.test\r\n", b"Cache-Control: max-age=60\r\nX-Own: ann\r\nVary: Origin\r\n"),
     ],
-    ids=["credentials", "cookies"],
+    ids=["credentials", "cookies", "vary"],
 )
 def test_a_304_that_is_not_for_all_is_for_its_client_alone(fields: bytes, of_304: bytes) -> None:
     """What is stored was for all, but the next client would get the headers of this one."""
@@ -89,6 +90,20 @@ def test_a_304_that_is_not_for_all_is_for_its_client_alone(fields: bytes, of_304
     other = world.client(fields=b"Origin: http://b.test\r\n")
     world.upstream().sends(FRESH)
     assert (value(other, b"X-Own"), other.received[-5:]) == (None, b"hello")
+    world.plane.assert_quiet()
+
+
+def test_a_304_may_name_fewer_of_the_headers_that_select_a_variant() -> None:
+    world = World()
+    tagged = TAGGED.replace(b"ETag", b"Vary: Origin, X-A\r\nETag")
+    stored(world, tagged, fields=b"X-A: 1\r\n")
+    world.now += 11
+    client = world.client(fields=b"X-A: 1\r\n")
+    world.upstream().sends(b"HTTP/1.1 304 Not Modified\r\nVary: X-A\r\nCache-Control: max-age=20\r\n\r\n")
+    assert status(client) == b"fastgw; fwd=stale; fwd-status=304; ttl=20; stored"
+    assert status(world.client(fields=b"X-A: 1\r\n")) == b"fastgw; hit; ttl=20"
+    world.client(fields=b"X-A: 2\r\n")
+    world.upstream().sends(FRESH)
     world.plane.assert_quiet()
 
 
