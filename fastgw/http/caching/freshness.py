@@ -55,9 +55,16 @@ def find_lifetime(head: ReceivedHead, directives: ResponseDirectives, response_d
     return max(0, min(LONGEST, expires - (int(response_date) if generated is None else generated)))
 
 
+def may_have_default(status: int, directives: ResponseDirectives) -> bool:
+    """Whether a response may be fresh for longer than it states (section 4.2.2). Others, such as 302, 401 or 500, are
+    for one request, or for a moment.
+    """
+    return status in HEURISTIC or directives.public
+
+
 def find_heuristic_lifetime(head: ReceivedHead, directives: ResponseDirectives, response_date: float) -> int | None:
     """Return the heuristic lifetime of a response that states none (section 4.2.2); None: it must not have one."""
-    if head.status not in HEURISTIC and not directives.public:
+    if not may_have_default(head.status, directives):
         return None
     value = head.first(b"last-modified")
     changed = None if value is None else parse_date(value, response_date)

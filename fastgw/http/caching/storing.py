@@ -11,7 +11,13 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 
 from fastgw.http.caching.directives import TARGETS, RequestDirectives, ResponseDirectives, parse_response
-from fastgw.http.caching.freshness import HEURISTIC, find_heuristic_lifetime, find_initial_age, find_lifetime
+from fastgw.http.caching.freshness import (
+    HEURISTIC,
+    find_heuristic_lifetime,
+    find_initial_age,
+    find_lifetime,
+    may_have_default,
+)
 from fastgw.http.caching.heads import ReceivedHead
 from fastgw.http.caching.records import StoredHead
 from fastgw.http.caching.vary import find_varying
@@ -57,11 +63,11 @@ class StorePolicy(Struct, frozen=True, kw_only=True):
     """Settings of a cache that decide what is stored. Durations in whole seconds."""
 
     ttl: int | None = None
-    """Lifetime of responses that state none."""
+    """Lifetime of responses that state none, if `freshness.may_have_default`."""
     ttl_by_status: Mapping[int, int] = {}
     """Lifetime of responses that state none, by status, before `ttl`."""
     override_ttl: int | None = None
-    """Lifetime in place of what responses state."""
+    """Lifetime in place of what responses state, if `freshness.may_have_default`."""
     stale_while_revalidate: int = 0
     """Seconds, for responses that do not have the directive themselves."""
     stale_if_error: int = 0
@@ -158,7 +164,8 @@ def decide_storing_for(
     vary = find_varying(response.values(b"vary"))
     if vary is None:
         return Unstorable.VARY
-    lifetime = policy.override_ttl
+    may_default = may_have_default(status, stated)
+    lifetime = policy.override_ttl if may_default else None
     if lifetime is None:
         lifetime = find_lifetime(response, stated, times.response_date)
     if lifetime is None and stated.no_cache:
@@ -167,7 +174,7 @@ def decide_storing_for(
         # It is not the response that says that it may be reused, so it must not have been made for one client.
         if cookies and b"cookie" not in vary:
             return Unstorable.COOKIE
-        lifetime = policy.ttl_by_status.get(status, policy.ttl)
+        lifetime = policy.ttl_by_status.get(status, policy.ttl if may_default else None)
         if lifetime is None:
             lifetime = find_heuristic_lifetime(response, stated, times.response_date)
         if lifetime is None:

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from fastgw.http.byte_ranges import ByteRange, select_ranges
 from fastgw.http.caching.directives import parse_response
-from fastgw.http.caching.freshness import find_lifetime
+from fastgw.http.caching.freshness import find_lifetime, may_have_default
 from fastgw.http.caching.heads import ReceivedHead
 from fastgw.http.caching.records import StoredHead
 from fastgw.http.caching.storing import NOT_STORED, RequestIdentity, StorePolicy, Times, Unstorable, decide_storing_for
@@ -73,17 +73,17 @@ def freshen(
     if etag is not None and stored.etag is not None and not is_weakly_equal(etag, stored.etag):
         return Unstorable.OTHER_VALIDATOR
     merged = _MergedHead(stored.status, stored.reason, merge_fields(stored, answer), answer.first(b"age"))
-    if cookies and b"cookie" not in stored.vary and not _states_freshness(answer, policy, times):
+    if cookies and b"cookie" not in stored.vary and not _states_freshness(stored.status, answer, policy, times):
         return Unstorable.COOKIE  # as a whole response with these fields
     stricter = max(RequestIdentity(stored.identity), identity)
     return decide_storing_for(stricter, stored.cookies or cookies, merged, policy, times)
 
 
-def _states_freshness(answer: ReceivedHead, policy: StorePolicy, times: Times) -> bool:
+def _states_freshness(status: int, answer: ReceivedHead, policy: StorePolicy, times: Times) -> bool:
     """Whether it is stated how long the response that a 304 confirms is fresh: by the 304, or for all."""
     stated = parse_response(answer, policy.targets)
     return (
-        policy.override_ttl is not None
+        (policy.override_ttl is not None and may_have_default(status, stated))
         or stated.no_cache
         or find_lifetime(answer, stated, times.response_date) is not None
     )

@@ -14,7 +14,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 from fastgw.http.http1._parser cimport Http1ResponseHead
 
 from fastgw.http.caching.directives import LONGEST, TARGETS, parse_short
-from fastgw.http.caching.freshness import parse_age
+from fastgw.http.caching.freshness import HEURISTIC, parse_age
 from fastgw.http.caching.records import StoredHead, VariantsRecord
 from fastgw.http.caching.storing import NOT_STORED, RequestIdentity, Unstorable
 from fastgw.http.caching.vary import find_varying
@@ -40,6 +40,8 @@ cdef int _BY_AUTHORIZATION = RequestIdentity.AUTHORIZATION
 cdef int64_t _LONGEST = LONGEST
 if set(TARGETS) != {b"cdn-cache-control", b"fastgw-cache-control"}:
     raise ImportError("the compiled module knows other targeted fields")
+if HEURISTIC != {200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501}:
+    raise ImportError("the compiled module knows other statuses with a heuristic freshness")
 cdef frozenset _NOT_STORED = NOT_STORED
 cdef int64_t _HEAD_TAG = StoredHead.__struct_config__.tag
 cdef int64_t _VARIANTS_TAG = VariantsRecord.__struct_config__.tag
@@ -431,6 +433,11 @@ cdef bint encode_variant(tuple names, const void* key, Encoded* encoded) except 
 # --- the decision ---
 
 
+cdef inline bint _may_have_default(int status, _Stated stated) noexcept:
+    """Compiled `freshness.may_have_default`."""
+    return status in (200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501) or stated.public
+
+
 cdef inline int64_t _extended(int64_t stated, int64_t configured, bint never, bint only_stated) noexcept:
     return 0 if never else stated if stated >= 0 else 0 if only_stated else configured
 
@@ -447,7 +454,7 @@ cdef object decide_on(
     cdef bytes lines, date_line
     cdef int64_t lifetime, age = 0, date = 0, last_modified = 0, arrived = <int64_t>response_date
     cdef int64_t waited = <int64_t>rint(response_date - request_date)
-    cdef bint date_is_valid = True, has_etag, was_modified, never, only_stated
+    cdef bint date_is_valid = True, has_etag, was_modified, never, only_stated, may_default
     cdef char* out = _buffer
     if not policy.is_ordinary or head._fields is not None:
         return None
@@ -470,7 +477,8 @@ cdef object decide_on(
         return _AUTHORIZATION
     if fields.set_cookie.lines and not policy.store_set_cookie:
         return _SET_COOKIE
-    lifetime = policy.override_ttl
+    may_default = _may_have_default(head.status, stated)
+    lifetime = policy.override_ttl if may_default else NONE
     if lifetime < 0:
         lifetime = stated.s_maxage if stated.s_maxage >= 0 else stated.max_age
     if lifetime < 0:
@@ -478,7 +486,7 @@ cdef object decide_on(
             return None
         if cookies and b"cookie" not in vary:
             return _COOKIE
-        lifetime = policy.ttl
+        lifetime = policy.ttl if may_default else NONE
         if policy.ttl_by_status is not None:
             lifetime = policy.ttl_by_status.get(head.status, lifetime)
         if lifetime < 0:

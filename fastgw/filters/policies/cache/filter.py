@@ -127,12 +127,14 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     """Name of the store in `caches`. The store `main` always exists."""
     ttl: Duration | None = None
     """Freshness of responses that do not state any; null = they are not stored, unless `Last-Modified` allows a
-    heuristic of a tenth of their age."""
+    heuristic of a tenth of their age. Only for statuses whose responses hold for longer (200, 203, 204, 300, 301, 308,
+    404, 405, 410, 414, 501) and for responses with `public`; others, such as 302, 401, 429 or 500, have to state it, or
+    need `ttl_by_status`."""
     ttl_by_status: Mapping[StatusCode, Duration] = NONE
     """Freshness of responses that do not state any, by status, such as `{404: 10s}`; it wins over `ttl`."""
     override_ttl: Duration | None = None
-    """Freshness of all responses that may be stored, whatever they state. `no-store` and `private` are still
-    obeyed."""
+    """Freshness of responses in place of what they state, for the statuses of `ttl` and responses with `public`.
+    `no-store` and `private` are still obeyed."""
     stale_while_revalidate: Duration | None = None
     """Maximum time since a response became stale in which it may be sent while it is validated in the background (RFC
     5861); null = only as responses say."""

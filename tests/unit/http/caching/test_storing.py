@@ -200,6 +200,37 @@ def test_settings_state_a_lifetime_where_the_answer_does_not() -> None:
     assert overridden.lifetime == 60
 
 
+@pytest.mark.parametrize("policy", [StorePolicy(ttl=60), StorePolicy(override_ttl=60)], ids=["ttl", "override_ttl"])
+@pytest.mark.parametrize(
+    ("status", "lines", "lifetime"),
+    [
+        *((status, (), 60) for status in (200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501)),
+        *((status, (), None) for status in (201, 202, 302, 303, 307, 400, 401, 403, 421, 500, 502, 504)),
+        *((status, (b"Retry-After: 1",), None) for status in (429, 503)),
+        (401, (b"WWW-Authenticate: Basic",), None),
+        *((status, (b"Cache-Control: max-age=5",), 5) for status in (302, 401, 503)),
+        (302, (b"Cache-Control: public",), 60),
+    ],
+)
+def test_settings_for_all_statuses_leave_those_that_answer_one_request_or_a_moment(
+    policy: StorePolicy, status: int, lines: tuple[bytes, ...], lifetime: int | None
+) -> None:
+    """RFC 9111 sections 3 and 4.2.2: an error of one client, or of a moment, would be the answer for all."""
+    decided = decide(response(*lines, status=status), policy)
+    if lifetime is None:
+        assert decided is Unstorable.NO_FRESHNESS
+    else:
+        assert isinstance(decided, StoredHead)
+        assert decided.lifetime == lifetime
+
+
+@pytest.mark.parametrize("status", [302, 401, 500, 503])
+def test_a_lifetime_for_one_status_is_for_any(status: int) -> None:
+    stored = decide(response(status=status), StorePolicy(ttl=60, override_ttl=90, ttl_by_status={status: 10}))
+    assert isinstance(stored, StoredHead)
+    assert stored.lifetime == 10
+
+
 @pytest.mark.parametrize(
     ("line", "while_revalidate", "if_error", "unreachable"),
     [

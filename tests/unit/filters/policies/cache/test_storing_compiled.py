@@ -33,7 +33,7 @@ LINES = (
 POLICIES = st.builds(
     StorePolicy,
     ttl=st.sampled_from([None, 9]),
-    ttl_by_status=st.sampled_from([{}, {404: 70_000}]),
+    ttl_by_status=st.sampled_from([{}, {404: 70_000, 503: 5}]),
     override_ttl=st.sampled_from([None, 0, 2**31]),
     stale_while_revalidate=st.sampled_from([0, 300]),
     stale_if_error=st.sampled_from([0, 70_000]),
@@ -49,7 +49,7 @@ def compiled() -> Any:
 @given(
     st.lists(st.lists(st.sampled_from(DIRECTIVES), min_size=1, max_size=3), max_size=2),
     st.lists(st.sampled_from(LINES), max_size=5),
-    st.sampled_from([200, 204, 206, 304, 404, 599]),
+    st.sampled_from([200, 204, 206, 302, 304, 404, 503, 599]),
     POLICIES,
     st.sampled_from(RequestIdentity),
     st.booleans(),
