@@ -129,6 +129,10 @@ class Front:
         self._gateway = gateway
         self._numbers = itertools.count()
 
+    @property
+    def port(self) -> bytes:
+        return b"%d" % self._gateway.port()
+
     def path(self, answer: str) -> bytes:
         return b"/%b/%d" % (answer.encode(), next(self._numbers))
 
@@ -286,6 +290,8 @@ def test_a_parameter_that_reaches_the_upstream_is_in_the_key(front: Front, query
     ("host", "target"),
     [
         (b"shop.test:1337", b"$PATH"),
+        (b"shop.test:80", b"$PATH"),
+        (b"shop.test:$PORT", b"$PATH"),
         (b"other.test", b"$PATH"),
         (b"shop.test", b"http://other.test$PATH"),
         (b"shop.test", b"$PATH?"),
@@ -299,7 +305,7 @@ def test_a_parameter_that_reaches_the_upstream_is_in_the_key(front: Front, query
 )
 def test_what_the_upstream_may_read_as_another_url_has_another_key(front: Front, host: bytes, target: bytes) -> None:
     path = front.path("fresh")
-    front.ask(target.replace(b"$PATH", path), host=host)
+    front.ask(target.replace(b"$PATH", path), host=host.replace(b"$PORT", front.port))
     victim = front.ask(path)
     assert not is_hit(victim)
     assert EVIL not in victim.body

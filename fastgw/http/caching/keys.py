@@ -56,9 +56,9 @@ def resource_text(
 ) -> bytes:
     """Return what the keys of a resource have in common, in a form in which no two resources are equal.
 
-    `scheme`, `authority`: as clients see them, normalized; without the listener's port. `path`: raw path as it is
-    forwarded. `upstream`: name of the upstream (of a split, the one that was chosen). `parts`: values of headers and
-    cookies in the key, and identities; None: the request has none.
+    `scheme`, `authority`: as clients see them, normalized; with the port if the client has sent it. `path`: raw path as
+    it is forwarded. `upstream`: name of the upstream (of a split, the one that was chosen). `parts`: values of headers
+    and cookies in the key, and identities; None: the request has none.
     """
     return b"%d:%b%d:%b%d:%b%d:%b%b/" % (
         *(len(scheme), scheme, len(authority), authority, len(path), path, len(upstream), upstream),

@@ -440,8 +440,6 @@ cdef object _begun(policy, request, forward, exchange):
     ordinary = <Ordinary>made
     path_of = read(&path_of_forward, forward)
     scheme, authority = read(&of_peer.scheme, peer), read(&authority_of_head, head)
-    if b":" in authority or read(&of_peer.trusted, peer):
-        scheme, authority = client_origin(head, peer)
     path = head._path if path_of is None else path_of(request)
     place = _place(read(&name_of_upstream, read(&upstream_of_forward, forward)), read(&name_of_route, route))
     length = PyBytes_GET_SIZE(scheme) + PyBytes_GET_SIZE(authority) + PyBytes_GET_SIZE(path) + PyBytes_GET_SIZE(place)
@@ -477,6 +475,8 @@ cdef object _begun(policy, request, forward, exchange):
     fetch = OrdinaryFetch.__new__(OrdinaryFetch)
     fetch.policy, fetch.store, fetch.ordinary, fetch.forward = policy, store, ordinary, forward
     fetch.head, fetch.peer, fetch.route, fetch.exchange = head, peer, route, exchange
+    if b":" in authority:
+        scheme, authority = client_origin(head, peer)
     fetch.scheme, fetch.authority = scheme, authority
     fetch.key = key
     fetch.lease_at, fetch.lease_word = at, ordinary.lease_word
@@ -496,7 +496,7 @@ cdef class OrdinaryFetch:
     cdef object exchange  # None: there is only the fast path
     cdef Ordinary ordinary
     cdef Http1RequestHead head
-    cdef bytes scheme, authority  # as clients see them
+    cdef bytes scheme, authority  # of the URL for purges
     cdef readonly object forward, dropped
     cdef Key key
     cdef int64_t lease_at  # negative: no lease, or it has ended here

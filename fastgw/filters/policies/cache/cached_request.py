@@ -69,7 +69,7 @@ class CachedRequest:
         self.query = policy.query_of(exchange)
         self._fields: ForwardedFields | None = None
         self._origin = client_origin(exchange.head, exchange.peer)
-        self._resource = policy.resource_of(exchange, self.fields, forward, self._origin)
+        self._resource = policy.resource_of(exchange, self.fields, forward, self._origin.scheme)
         self.exact = self.primary = self.key = primary_key(self._resource, self.query)
         self._search_key: bytes | None = None
         self.rule: SearchVariance | None = None

@@ -45,7 +45,7 @@ def begin_fetch(policy: CachePolicy, request: FetchRequest, forward: "Forward") 
     if query is not None and policy.query_rule is not None:
         return None
     origin = client_origin(head, peer)
-    resource = policy.resource_of(request, head, forward, origin)
+    resource = policy.resource_of(request, head, forward, origin.scheme)
     key = primary_key(resource, query)
     if not (store.is_absent(key) and store.is_absent(search_key(resource))):
         return None

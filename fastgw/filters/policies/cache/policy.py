@@ -136,12 +136,13 @@ class CachePolicy:
         request: FetchRequest,
         fields: RequestFields,
         forward: Forward | ResponseAction,
-        origin: "ClientOrigin",
+        scheme: bytes,
     ) -> bytes:
         """Return what the keys of a request have in common: what was routed, and what is forwarded, but for the query.
 
-        `fields`: its headers as the upstream gets them. The filters of another route may send other headers to the same
-        URL of the upstream, so its name is a part.
+        `fields`: its headers as the upstream gets them. `scheme`: of the client. The authority has the port that the
+        client has sent, because the upstream gets it too. The filters of another route may send other headers to the
+        same URL of the upstream, so its name is a part.
         """
         head, peer = request.head, request.peer
         route = request.route
@@ -151,14 +152,17 @@ class CachePolicy:
             parts += (b"\n".join(cookies_named(head, name)) or None for name in self.key_cookies)
         if self.by_consumer:
             parts.append(None if request.consumer is None else request.consumer.name.encode())
+        authority = head.authority
         if peer.trusted and head.forwarded:  # they reach the upstream as the trusted proxy has sent them
+            authority = client_authority(head, peer)
             parts += (head.first(name) for name in (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port"))
+            parts.append(head.authority)
         path_of = forward.path_of if isinstance(forward, Forward) else None
         if not isinstance(forward, Forward):
             parts += forward.key_values(cast(Exchange, request))  # it is never on the fast path
         return resource_text(
-            scheme=origin.scheme,
-            authority=origin.authority,
+            scheme=scheme,
+            authority=authority,
             path=request.path if path_of is None else path_of(request),
             upstream=name_of(forward).encode(),
             parts=parts,

@@ -256,6 +256,30 @@ def test_purges_find_what_was_stored(vary: bytes, purge: Callable[[Store], Count
     world.plane.assert_quiet()
 
 
+@pytest.mark.parametrize("beside", ["alone", "shared", "behind", "behind shared"])
+def test_the_port_that_a_client_names_is_in_the_key_and_not_in_the_url_for_purges(beside: str) -> None:
+    """The upstream gets it in `X-Forwarded-Host`. 80 is the listener's own."""
+    world, hosts = connected(ALL[beside]), (b"a.test", b"a.test:80", b"a.test:81")
+    for number, host in enumerate(hosts):
+        client = world.client(b"/a", host=host)
+        sent = world.upstream().received.rpartition(b"GET /")[2]
+        assert b"X-Forwarded-Host: %b\r\n" % host in sent
+        world.upstream().sends(FRESH.replace(b"hello", b"host%d" % number))
+        assert status(client) == STORED
+    for _ in range(2):  # the second one from the memory of the worker
+        for number, host in enumerate(hosts):
+            client = world.client(b"/a", host=host)
+            assert (status(client), client.received[-5:]) == (b"fastgw; hit; ttl=60", b"host%d" % number)
+    for _ in world.store.purge_tags(tags_to_purge(b"http://a.test/a")):
+        pass
+    assert status(world.client(b"/a", host=b"a.test:81")) == b"fastgw; hit; ttl=60"
+    for host in hosts[:2]:
+        client = world.client(b"/a", host=host)
+        world.upstream().sends(PRIVATE)
+        assert b"hit" not in (status(client) or b"")
+    world.plane.assert_quiet()
+
+
 LANGUAGES = [b"", b"Accept-Language: de\r\n", b"Accept-Language: en\r\n", b"Accept: a\r\n", b"Accept: b\r\n"]
 
 

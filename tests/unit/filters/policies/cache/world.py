@@ -57,9 +57,16 @@ class World:
             if link.hooks.start is not None:
                 link.hooks.start(services)
 
-    def client(self, target: bytes = b"/", fields: bytes = b"", method: bytes = b"GET", body: bytes = b"") -> Wire:
+    def client(
+        self,
+        target: bytes = b"/",
+        fields: bytes = b"",
+        method: bytes = b"GET",
+        body: bytes = b"",
+        host: bytes = b"a.test",
+    ) -> Wire:
         client = self.plane.client()
-        client.sends(b"%b %b HTTP/1.1\r\nHost: a.test\r\n%b\r\n%b" % (method, target, fields, body))
+        client.sends(b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n%b" % (method, target, host, fields, body))
         return client
 
     def upstream(self) -> Wire:
