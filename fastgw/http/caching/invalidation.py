@@ -1,6 +1,6 @@
 """Invalidation (RFC 9111 section 4.4): what a successful change makes invalid."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import urljoin, urlsplit
 
@@ -9,6 +9,7 @@ from fastgw.http.caching.heads import ReceivedHead
 SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"QUERY", b"PROPFIND", b"REPORT"))
 """Safe methods. All others count as changes, unknown methods too."""
 _LONGEST: Final = 8192
+_PORTS: Final[Mapping[bytes, int]] = {b"http": 80, b"https": 443}
 
 
 def invalidates(method: bytes, status: int) -> bool:
@@ -17,13 +18,15 @@ def invalidates(method: bytes, status: int) -> bool:
 
 
 def find_invalidated(
-    scheme: bytes, authority: bytes, target: bytes, response: ReceivedHead
+    scheme: bytes, authority: bytes, target: bytes, response: ReceivedHead, own_port: int
 ) -> Iterator[tuple[bytes, bytes | None]]:
     """Yield raw path and query of the other URLs that a response names as changed, in `Location` and
     `Content-Location`; of the same origin only, so that no site can invalidate another one.
 
-    `target`: path and query of the request.
+    `target`: path and query of the request. `own_port`: of the listener; it is that of the origin, like the default
+    port of the scheme.
     """
+    unnamed = (None, _PORTS[scheme], own_port)
     try:
         base = (b"%b://%b%b" % (scheme, authority, target)).decode("latin-1")
         own = urlsplit(base)
@@ -35,7 +38,8 @@ def find_invalidated(
             continue
         try:
             named = urlsplit(urljoin(base, value.decode("latin-1")))
-            same = (named.scheme, named.hostname, named.port) == (own.scheme, own.hostname, own.port)
+            same_port = named.port == own.port or (named.port in unnamed and own.port in unnamed)
+            same = same_port and (named.scheme, named.hostname) == (own.scheme, own.hostname)
         except ValueError:
             continue
         if same:

@@ -406,7 +406,8 @@ def _invalidate(policy: CachePolicy, exchange: Exchange) -> None:
     origin, slashes, rest = url.partition(b"://")
     authority, slash, target = rest.partition(b"/")
     tags = tags_to_purge(url)
-    for path, query in find_invalidated(origin, authority, slash + target, answer.head):
+    own_port = exchange.peer.server_port
+    for path, query in find_invalidated(origin, authority, slash + target, answer.head, own_port):
         try:
             named = b"%b%b%b%b" % (origin, slashes, authority, normalize(path))
         except Malformed:

@@ -209,6 +209,11 @@ def test_which_responses_invalidate(method: bytes, status: int, wanted: bool) ->
         (b"Location: //a.test/b", [(b"/b", None)]),
         (b"Location: https://A.test/b", [(b"/b", None)]),
         (b"Content-Location: https://a.test", [(b"/", None)]),
+        (b"Location: https://a.test:443/b", [(b"/b", None)]),
+        (b"Location: https://a.test:9443/b?c", [(b"/b", b"c")]),
+        (b"Content-Location: https://a.test:9443/b", [(b"/b", None)]),
+        (b"Location: https://b.test:9443/b", []),
+        (b"Location: https://a.test:80/b", []),
         (b"Location: https://b.test/b", []),
         (b"Location: http://a.test/b", []),
         (b"Location: https://a.test:8443/b", []),
@@ -220,7 +225,14 @@ def test_which_responses_invalidate(method: bytes, status: int, wanted: bool) ->
     ],
 )
 def test_urls_of_the_same_origin_are_invalidated_too(line: bytes, found: list[tuple[bytes, bytes | None]]) -> None:
-    assert list(find_invalidated(b"https", b"a.test", b"/x/y?z", response(line, status=201))) == found
+    """The URL is one without the port of the listener, 9443, which absolute references have."""
+    assert list(find_invalidated(b"https", b"a.test", b"/x/y?z", response(line, status=201), 9443)) == found
+
+
+def test_a_port_that_is_not_the_listeners_is_one_of_another_origin() -> None:
+    """Behind a mapped port, clients see another one."""
+    for line, found in ((b"Location: http://a.test:81/b", [(b"/b", None)]), (b"Location: http://a.test/b", [])):
+        assert list(find_invalidated(b"http", b"a.test:81", b"/", response(line, status=201), 8080)) == found
 
 
 def test_cache_status() -> None:
