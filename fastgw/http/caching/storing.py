@@ -50,7 +50,7 @@ class Unstorable(Enum):
     COOKIE = b"cookie"
     """The request had cookies, and the response states no freshness itself."""
     VARY = b"vary"
-    """`Vary: *`, or too many names."""
+    """`Vary: *`, or too many names, or one that the gateway writes for each client."""
     NO_FRESHNESS = b"no-freshness"
     """Neither the response nor the settings state how long it is fresh, and there is no heuristic."""
     STALE = b"stale"

@@ -9,6 +9,12 @@ from fastgw.http.grammar import IS_TOKEN, elements
 from fastgw.http.header_conditions import SINGLE
 
 _MOST_NAMES: Final = 16
+WRITTEN_FOR_EACH_CLIENT: Final = frozenset(
+    (b"forwarded", b"via", b"x-forwarded-client-cert", b"x-forwarded-for", b"x-real-ip")
+)
+"""Request fields that the upstream does not get as the client has sent them: the gateway writes them, with another
+value for each client. Headers that it writes from scheme and host, such as `X-Forwarded-Proto`, are the same for all
+requests with one key."""
 _NO_CASE: Final = frozenset((b"accept-language", b"accept-charset"))
 """Fields whose values are compared without case (RFC 9110 sections 12.5.2 and 12.5.4)."""
 
@@ -22,12 +28,15 @@ class RequestFields(Protocol):
 def find_varying(lines: Sequence[bytes]) -> tuple[bytes, ...] | None:
     """Return the names in the lines of a `Vary`, in lower case, sorted, each once.
 
-    None: every request gets another response, because `*` is among the names; or there are too many or invalid ones.
+    None: every client gets another response, because `*` or one of `WRITTEN_FOR_EACH_CLIENT` is among the names; or
+    there are too many or invalid ones.
     """
     if not lines:
         return ()
     names = sorted({name for line in lines for name in elements(line)})
-    if b"*" in names or len(names) > _MOST_NAMES or not all(map(IS_TOKEN, names)):
+    if b"*" in names or len(names) > _MOST_NAMES or not WRITTEN_FOR_EACH_CLIENT.isdisjoint(names):
+        return None
+    if not all(map(IS_TOKEN, names)):
         return None
     return tuple(names)
 

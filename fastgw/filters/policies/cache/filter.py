@@ -35,6 +35,7 @@ from fastgw.http.caching.invalidation import find_invalidated, invalidates
 from fastgw.http.caching.keys import NO_QUERY, QueryRule
 from fastgw.http.caching.storing import StorePolicy
 from fastgw.http.caching.validation import FOR_ORIGIN, has_any
+from fastgw.http.caching.vary import WRITTEN_FOR_EACH_CLIENT
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
 from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, tags_to_purge
@@ -81,9 +82,15 @@ class CacheKey(Settings):
     """Query parameters in the key: `all`, `none`, or by name, `{only: [...]}` or `{except: [utm_*]}`. Parameters that
     are not part of the key do not reach the upstream."""
     headers: tuple[FieldName, ...] = ()
-    """Request headers in the key, in addition to those that a response names in `Vary`."""
+    """Request headers in the key, in addition to those that a response names in `Vary`. Headers that the gateway
+    writes for each client (`X-Forwarded-For`, `X-Real-IP`, `Forwarded`, `Via`) are not possible."""
     cookies: tuple[Token, ...] = ()
     """Cookies in the key."""
+
+    def __post_init__(self) -> None:
+        for name in self.headers:
+            if name.lower().encode() in WRITTEN_FOR_EACH_CLIENT:
+                raise ValueError(f"headers: {name} is written by the gateway for each client; expected another header")
 
 
 class Bypass(Settings):

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Counting, Store
 from fastgw.filters.policies.cache import fast_fetch, whole_response
+from fastgw.forwarded_headers import FAMILY
+from fastgw.http.caching.vary import WRITTEN_FOR_EACH_CLIENT
 from fastgw.sync.cache_purges import tags_to_purge
 from tests.support.memory import Wire
 from tests.unit.cache.nodes import objects_in, pins_in
@@ -278,6 +280,26 @@ def test_the_port_that_a_client_names_is_in_the_key_and_not_in_the_url_for_purge
         world.upstream().sends(PRIVATE)
         assert b"hit" not in (status(client) or b"")
     world.plane.assert_quiet()
+
+
+@pytest.mark.parametrize("name", sorted(WRITTEN_FOR_EACH_CLIENT))
+@pytest.mark.parametrize("beside", ["alone", "shared", "behind", "behind shared"])
+def test_a_response_that_varies_by_what_the_gateway_writes_for_each_client_is_not_stored(
+    beside: str, name: bytes
+) -> None:
+    """The upstream gets another value than the client has sent, so what clients send selects nothing."""
+    world = connected(ALL[beside])
+    for fields in (b"%b: 1.1.1.1\r\n" % name, b""):
+        client = world.client(b"/a", fields)
+        world.upstream().sends(FRESH.replace(b"Content-L", b"Vary: Accept, %b\r\nContent-L" % name))
+        assert status(client) == b"fastgw; fwd=uri-miss; detail=vary"
+    world.plane.assert_quiet()
+
+
+def test_which_headers_the_gateway_writes_for_each_client() -> None:
+    """The others are the same for all requests with one key."""
+    of_key = {b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port"}
+    assert (FAMILY - of_key) | {b"via"} == WRITTEN_FOR_EACH_CLIENT
 
 
 LANGUAGES = [b"", b"Accept-Language: de\r\n", b"Accept-Language: en\r\n", b"Accept: a\r\n", b"Accept: b\r\n"]

@@ -28,6 +28,7 @@ def document(**settings: Any) -> dict[str, Any]:
         ({"methods": ["POST"]}, "methods: expected GET, HEAD, or both"),
         ({"key": {"query": {}}}, "expected either `only` or `except`"),
         ({"key": {"query": {"only": ["a"], "except": ["b"]}}}, "expected either `only` or `except`"),
+        ({"key": {"headers": ["X-Real-IP"]}}, "headers: X-Real-IP is written by the gateway for each client"),
         ({"ttl_by_status": {"99": "1s"}}, 'expected a status code such as "404"'),
     ],
 )
