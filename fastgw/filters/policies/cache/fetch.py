@@ -17,7 +17,7 @@ from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Response, Trailers
 from fastgw.exchange.states import ANSWERING, HOLDING
 from fastgw.filters.policies.cache.leader import Leader
-from fastgw.filters.policies.cache.policy import MARK_S, MOST_TAGS, CachePolicy, name_of
+from fastgw.filters.policies.cache.policy import MARK_S, MOST_TAGS, TOO_LONG_MARK_S, CachePolicy, name_of
 from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
@@ -211,6 +211,8 @@ class Fetch:
         if lease is None:
             if self._refusal is not Refusal.UNCACHEABLE:
                 return NotStored.IN_FLIGHT.value
+            if whole is None and self._size(head) is None:
+                return NotStored.BODY_SIZE.value  # perhaps too long again, and others would read it from the store
             # What was not stored the last time is stored now: the mark has done its work.
             policy.store.purge_key(self._key)
             asked = policy.store.lease(self._key)
@@ -358,8 +360,10 @@ class Fetch:
     def _append(self, payload: bytes) -> None:
         writer = self._writer
         if writer is not None and payload and not writer.append(payload):
-            self._writer = None
-            self._end_lease(MARK_S)
+            self._writer = self._lease = None  # they have ended
+            again = self._policy.store.lease(self._key)
+            if not isinstance(again, Refusal):
+                again.give_up(TOO_LONG_MARK_S)
             if self._leader is not None:
                 self._leader.lose_object()
 

@@ -357,6 +357,29 @@ def test_a_response_longer_than_the_store_takes_reaches_its_client() -> None:
     world.plane.assert_quiet()
 
 
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize("vary", [b"", b"Vary: Accept\r\n"])
+def test_nobody_reads_from_the_store_what_it_could_not_take_a_moment_ago(vary: bytes, is_shared: bool) -> None:
+    """Those that have read it did not get the rest."""
+    world, head = World(is_shared=is_shared), b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n" + vary
+    clients = []
+    for _ in range(2):
+        burst = [world.client(), world.client()]
+        reused = world.busy()
+        for upstream in (*reused, *(world.upstream() for _ in range(len(world.plane.pool.waiting)))):
+            upstream.sends(head + b"Transfer-Encoding: chunked\r\n\r\n")
+            for _ in range(80):
+                upstream.sends(b"8000\r\n" + b"x" * 0x8000 + b"\r\n")
+            upstream.sends(b"0\r\n\r\n")
+        clients.append([each.received.endswith(b"0\r\n\r\n") for each in burst])
+        world.now += 30
+    assert clients == [[True, False], [True, True]]
+    client = world.client()
+    world.upstream().sends(head + b"Content-Length: 5\r\n\r\nhello")  # it is known that it fits
+    assert (status(client) or b"").endswith(b"; stored")
+    assert (status(world.client()) or b"").startswith(b"fastgw; hit")
+
+
 def test_a_request_that_has_waited_too_long_is_forwarded_itself() -> None:
     world = World(lock_timeout="2s")
     world.client()
