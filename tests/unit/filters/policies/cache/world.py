@@ -49,8 +49,6 @@ class World:
             count_validation=lambda *labels: None,
             caches=lambda name: self.store,
             announce_purge=self.announced.append,
-            workers=lambda: 1,
-            slot=0,
             count_cache_miss=lambda *labels: self.fetched.append(labels),
         )
         for link in self.plane.gateway.live:
