@@ -131,8 +131,8 @@ class CallBridge(CallListener, BodySink):
     def without_taken(self, lines: Trailers) -> Trailers:
         """Return the lines at the end of a call that the client gets.
 
-        Those of a head with a status are headers over gRPC, so they stay out if a response step has set or removed
-        headers of their names.
+        Lines of a head with a status are headers over gRPC: they stay out if a response step has set or removed headers
+        of their names.
         """
         response = self.exchange.response
         if not self._ended_in_head or response is None:

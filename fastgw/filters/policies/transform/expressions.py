@@ -7,6 +7,7 @@ rounded. Rule 3: the text of an exception of an engine is not logged, because it
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any, Final
 
 import orjson
@@ -59,6 +60,19 @@ def compile_jsonata(text: str) -> JsonFunction:
             raise _failure("JSONata", error) from error
 
     return evaluate
+
+
+def check_jsonata(text: str) -> None:
+    """Raise `ValueError` for what is not an expression, with the position of the error.
+
+    The library raises the interpreter's recursion limit, by which other parsers refuse what is nested too deeply: it is
+    restored, because this process is no helper.
+    """
+    limit = sys.getrecursionlimit()
+    try:
+        parse_jsonata(text)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def parse_jsonata(text: str) -> Any:

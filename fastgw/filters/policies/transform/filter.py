@@ -26,7 +26,7 @@ from fastgw.filters.api import (
     StageFactory,
     WarningContext,
 )
-from fastgw.filters.policies.transform.expressions import LONGEST_PROGRAM, parse_jsonata
+from fastgw.filters.policies.transform.expressions import LONGEST_PROGRAM, check_jsonata
 from fastgw.filters.policies.transform.json_mapping import steps_of
 from fastgw.filters.policies.transform.values import compile_value, variables_in
 from fastgw.filters.policies.transform.xml_reading import compile_xml_input
@@ -341,7 +341,7 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
                 yield from _unknown_variables((side, *steps), value, known)
             if change is not None and change.jsonata is not None:
                 try:
-                    parse_jsonata(change.jsonata)
+                    check_jsonata(change.jsonata)
                 except ValueError as error:
                     wrong, _, expected = str(error).partition("; ")
                     yield (side, "jsonata"), wrong, expected or "expected an expression such as items.name"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -374,6 +376,17 @@ def test_mistakes(settings: dict[str, Any], error: str) -> None:
     with pytest.raises(ConfigError) as raised:
         configured(Transform, **settings)
     assert error in str(raised.value)
+
+
+def test_a_check_of_jsonata_leaves_the_depth_that_other_parsers_refuse() -> None:
+    check = "from fastgw.filters.policies.transform.expressions import check_jsonata; check_jsonata('a.b')"
+    limits = subprocess.run(
+        [sys.executable, "-c", f"import sys; print(sys.getrecursionlimit()); {check}; print(sys.getrecursionlimit())"],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    before, after = limits.stdout.split()
+    assert before == after
 
 
 def test_an_expression_that_fails_says_nothing_of_the_body() -> None:
