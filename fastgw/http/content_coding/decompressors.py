@@ -6,6 +6,7 @@ up to twice as much as it is asked for, so its output may exceed the bound by on
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, final
 
 import brotli
@@ -62,13 +63,17 @@ class Decompressor:
 
     def feed(self, data: bytes) -> bytes:
         """Return the output for the next piece. Raises `Undecodable` and `Excessive`."""
-        self._input += len(data)
         pieces: list[bytes] = []
+        self.feed_into(pieces, data)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def feed_into(self, pieces: list[bytes], data: bytes) -> None:
+        """Append the output for the next piece, also that which is one byte too long. Raises as `feed` does."""
+        self._input += len(data)
         try:
             self._run(self, data, pieces)
         except _ERRORS as error:
             raise Undecodable(str(error) or "invalid data") from error
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def end(self) -> None:
         """Check that the body is complete. Raises `Undecodable`."""
@@ -85,12 +90,12 @@ class Decompressor:
 
     def _take_piece(self, piece: bytes, pieces: list[bytes]) -> None:
         self._output += len(piece)
+        if piece:
+            pieces.append(piece)
         if self._output > self._limit():
             if self._output > self._max_bytes:
                 raise Excessive(f"the body decompresses to more than {self._max_bytes} bytes")
             raise Excessive(f"the body decompresses to more than {self._max_ratio} times its size")
-        if piece:
-            pieces.append(piece)
 
     def _next_part(self) -> None:
         """Begin the next member or frame."""
@@ -141,3 +146,18 @@ _CODINGS: Final[dict[bytes, tuple[Callable[[], Any], Callable[[Decompressor, byt
     BROTLI: (brotli.Decompressor, Decompressor._run_brotli),
     ZSTD: (_zstd_part, Decompressor._run_zstd),
 }
+
+
+def decompress_beginning(data: bytes, coding: bytes, most: int, *, is_whole: bool) -> bytes:
+    """Return the output for the beginning of a body: at most `most` bytes, and one more if there are more.
+
+    `most`: at most `RATIO_FREE`. `is_whole`: nothing follows `data`. Raises `Undecodable`, and `KeyError` for an unknown
+    coding.
+    """
+    pieces: list[bytes] = []
+    decompressor = Decompressor(coding, most, max_ratio=1)
+    with suppress(Excessive):
+        decompressor.feed_into(pieces, data)
+        if is_whole:
+            decompressor.end()
+    return b"".join(pieces)[: most + 1]

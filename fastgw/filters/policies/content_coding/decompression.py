@@ -8,21 +8,19 @@ from typing import Final, final
 
 from fastgw.exchange.body_stages import BodyRefused
 from fastgw.filters.api import BodyStage, Exchange, Fault, Outcome
-from fastgw.http.content_coding.accept_encoding import IDENTITY
+from fastgw.http.content_coding.content_encoding import codings_in
 from fastgw.http.content_coding.decompressors import Decompressor, Excessive, Undecodable
 from fastgw.observe.metrics.families import CodingOperation, ContentCoding
 
 _NAME: Final = b"content-encoding"
 _DROPPED: Final = frozenset((_NAME,))
-_ALIASES: Final = {b"x-gzip": b"gzip"}
 
 
 def _codings_of(exchange: Exchange) -> list[bytes]:
     """Return the content codings of the request as the client sent it, in the order in which they were applied."""
     head = exchange.head
     values = exchange.values(_NAME) if head.edited() is None else head.received_fields().get_all(_NAME)
-    codings = [member.strip(b" \t").lower() for value in values for member in value.split(b",")]
-    return [_ALIASES.get(coding, coding) for coding in codings if coding not in (b"", IDENTITY)]
+    return codings_in(values)
 
 
 @final

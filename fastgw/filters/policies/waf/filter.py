@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Annotated, Final, Literal, final
 
 from msgspec import Meta
@@ -38,6 +39,7 @@ from fastgw.filters.policies.waf.inspection import (
     score_of,
 )
 from fastgw.filters.policies.waf.rules import DEFAULT_RULES
+from fastgw.http.content_coding.content_encoding import codings_in
 from fastgw.http.grpc.calls import is_grpc
 from fastgw.http.messages import RequestHead
 from fastgw.observe.metrics.families import WAF_ATTACKS
@@ -48,6 +50,7 @@ AT_ONCE: Final = 2048
 ones go to a thread: RE2 works without the lock of the interpreter.
 """
 _thread: Final = ThreadPoolExecutor(1, "waf")
+_CODING: Final = b"content-encoding"
 _SHOWN: Final = 12
 """Maximum number of matches in a log line."""
 
@@ -94,8 +97,8 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
     and nothing of the rules; the log has the score, the rules and their tags. Path, query, headers and cookies are
     inspected before the route is known, the body after authentication and before it is forwarded: fields of forms,
     strings of JSON, fields and file names of `multipart/form-data`, text of XML, or the text itself. A body
-    with a content coding is refused, unless `decompress` precedes; bodies of gRPC and of upgraded connections are not
-    inspected.
+    with a content coding is inspected as the filter `decompress` of the route decompresses it, and refused without it;
+    bodies of gRPC and of upgraded connections are not inspected.
 
     Rules do not replace safe code in a service: they stop known patterns, and new ones pass.
     """
@@ -239,13 +242,37 @@ class _WafUse:
         assert body is not None
         head = body.head(self._body_bytes)
         if self._refuses_long and (body.bytes > self._body_bytes or (exchange.body_length or 0) > self._body_bytes):
-            return exchange.refuse(Fault.BODY_TOO_LARGE, why=f"waf: the body is longer than {self._body_bytes} bytes")
+            return self._refuse_long(exchange)
+        is_cut = not (body.ended and body.bytes == len(head))
+        if _CODING in exchange.request_dropped:
+            return self._inspect_coded(exchange, head, is_cut)
         if len(head) > AT_ONCE:
             copy = RequestCopy(exchange.head)
             return self._decide_later(
-                lambda: self._find_all(copy, head), lambda found: self._decide_all(exchange, head, found)
+                lambda: self._find_all(copy, head), lambda found: self._decide_all(exchange, head, is_cut, found)
             )
-        return self._decide_all(exchange, head, self._find_all(exchange.head, head))
+        return self._decide_all(exchange, head, is_cut, self._find_all(exchange.head, head))
+
+    async def _inspect_coded(self, exchange: Exchange, head: bytes, is_cut: bool) -> Reply | None:
+        """Inspect a body whose content coding the service does not see, as `decompress` will decompress it. One that
+        cannot be decompressed is a body with a content coding.
+        """
+        copy = RequestCopy(exchange.head)
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, _thread)
+        plain = await in_thread(_decompressed, codings_in(copy.values(_CODING)), head, self._body_bytes, not is_cut)
+        if plain is None:
+            plain = b""
+        else:
+            copy = RequestCopy(copy, without=_CODING)
+            is_cut = is_cut or len(plain) > self._body_bytes
+            if self._refuses_long and len(plain) > self._body_bytes:
+                return self._refuse_long(exchange)
+            plain = plain[: self._body_bytes]
+        outcome = self._decide_all(exchange, plain, is_cut, await in_thread(self._find_all, copy, plain))
+        return outcome if outcome is None or isinstance(outcome, Reply) else await outcome
+
+    def _refuse_long(self, exchange: Exchange) -> Reply:
+        return exchange.refuse(Fault.BODY_TOO_LARGE, why=f"waf: the body is longer than {self._body_bytes} bytes")
 
     def _find_all(self, request: InspectedRequest, head: bytes) -> list[Match]:
         """Return the matches in the beginning of a body, and if there are any, those in the head."""
@@ -271,11 +298,9 @@ class _WafUse:
             return None  # with a body, the CRS sees all at once
         return self._ask_crs(self._crs, exchange, b"", False)
 
-    def _decide_all(self, exchange: Exchange, head: bytes, found: list[Match]) -> Outcome:
+    def _decide_all(self, exchange: Exchange, head: bytes, is_cut: bool, found: list[Match]) -> Outcome:
         if found and score_of(found) >= self._threshold:
             return self._refuse(exchange, found)
-        body = exchange.request_body
-        is_cut = body is not None and not (body.ended and body.bytes == len(head))
         return None if self._crs is None else self._ask_crs(self._crs, exchange, head, is_cut)
 
     async def _ask_crs(self, crs: CrsUse, exchange: Exchange, body: bytes, is_cut: bool) -> Reply | None:
@@ -312,6 +337,20 @@ def _refusal(exchange: Exchange, why: str) -> Reply:
     """Return the problem (RFC 9457) with the id of the request."""
     reply = exchange.refuse(Fault.WAF_BLOCKED, why=why)
     return extended(reply, {"request_id": exchange.request_id.decode("latin-1")}) if exchange.request_id else reply
+
+
+def _decompressed(codings: Sequence[bytes], head: bytes, most: int, is_whole: bool) -> bytes | None:
+    """Return the decompressed beginning of a body, as `decompress_beginning` does. None: it cannot be decompressed."""
+    if len(codings) != 1:
+        return None if codings else head
+    try:
+        from fastgw.http.content_coding.decompressors import Undecodable, decompress_beginning
+    except ImportError:
+        return None
+    try:
+        return decompress_beginning(head, codings[0], most, is_whole=is_whole)
+    except (KeyError, Undecodable):
+        return None
 
 
 def _has_body_to_inspect(exchange: Exchange) -> bool:

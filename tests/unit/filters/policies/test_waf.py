@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
+import brotli
 import pytest
 
 from fastgw.config import ConfigError
+from fastgw.filters.policies.content_coding import Decompress
+from fastgw.filters.policies.headers import Headers
 from fastgw.filters.policies.request_id import RequestId
 from fastgw.filters.policies.waf import Waf
 from fastgw.filters.policies.waf import filter as waf_filter
@@ -16,6 +20,7 @@ from fastgw.filters.policies.waf.body_values import values_of
 from fastgw.filters.policies.waf.normalization import decoded, normalized
 from fastgw.filters.policies.waf.rule_sets import rule_sets
 from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule, Severity
+from fastgw.http.content_coding.compressors import zstd
 from fastgw.testing import configured, run
 from tests.support.memory import Plane
 from tests.support.waf import form, get, in_json
@@ -256,6 +261,42 @@ def test_the_rest_of_a_long_body_passes_or_the_request_is_refused() -> None:
     assert run(configured(Waf, body_bytes="4KiB", long_body="refuse"), post("text/plain", body)).status == 413
     assert run(configured(Waf, body_bytes="16KiB"), post("text/plain", body)).status == 403
     assert run(configured(Waf, body_bytes=0), post("text/plain", b"<script>alert(1)</script>")).passed
+
+
+ENCODERS: dict[str, Any] = {"gzip": gzip.compress, "br": brotli.compress, "zstd": zstd.compress}
+
+
+@pytest.mark.parametrize("coding", [*ENCODERS, "x-gzip"])
+def test_a_body_that_decompress_decompresses_is_inspected_as_the_service_gets_it(coding: str) -> None:
+    both = WAF, configured(Decompress)
+    encode = ENCODERS[coding.removeprefix("x-")]
+    for text, status in ((b"a=1&b=plain", 200), (b"a=1&b=<script>alert(1)</script>", 403)):
+        body = encode(text)
+        ran = run(both, post("application/x-www-form-urlencoded", body, f"Content-Encoding: {coding}"))
+        assert (ran.status, b"".join(ran.pieces)) == (status, text if status == 200 else b"")
+        assert run(WAF, post("application/x-www-form-urlencoded", body, f"Content-Encoding: {coding}")).status == 403
+
+
+@pytest.mark.parametrize(("settings", "status"), [({}, 200), ({"long_body": "refuse"}, 413)])
+def test_the_limits_of_a_compressed_body_are_those_of_the_decompressed_one(
+    settings: dict[str, Any], status: int
+) -> None:
+    text = b"x" * 5000 + b"<script>alert(1)</script>"
+    both = configured(Waf, body_bytes="4KiB", **settings), configured(Decompress)
+    ran = run(both, post("text/plain", gzip.compress(text), "Content-Encoding: gzip"))
+    assert (ran.status, b"".join(ran.pieces)) == (status, text if status == 200 else b"")
+    nearly = gzip.compress(b"x" * 4071 + b"<script>alert(1)</script>")
+    assert run(both, post("text/plain", nearly, "Content-Encoding: gzip")).status == 403
+
+
+@pytest.mark.parametrize("body", [b"a=<script>alert(1)</script>", gzip.compress(b"a=1")[:-9] + b"<script>"])
+def test_a_body_that_cannot_be_decompressed_is_refused(body: bytes) -> None:
+    """Some services ignore a coding that does not fit."""
+    both = WAF, configured(Decompress)
+    ran = run(both, post("application/x-www-form-urlencoded", body, "Content-Encoding: gzip"))
+    assert (ran.status, ran.requests) == (403, ())
+    dropping = WAF, configured(Headers, request={"remove": ["Content-Encoding"]})
+    assert run(dropping, post("application/x-www-form-urlencoded", body, "Content-Encoding: gzip")).status == 403
 
 
 def test_the_scores_of_head_and_body_add_up() -> None:
