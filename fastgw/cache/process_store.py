@@ -15,6 +15,7 @@ from fastgw.cache.store import (
     MOST_HEAD,
     MOST_TAGS,
     MOST_URL,
+    OUTGROWN_S,
     Counting,
     Eviction,
     KeyWatch,
@@ -297,7 +298,7 @@ class ProcessStore:
             return Refusal.IN_FLIGHT
         if (until := self._marks.get(key)) is not None:
             if until > now:
-                return Refusal.UNCACHEABLE
+                return Refusal.OUTGROWN if until - now > OUTGROWN_S else Refusal.UNCACHEABLE
             del self._marks[key]
         lease = self._leases[key] = _Lease(self, key, now + LEASE_S)
         self._fetches.add(lease)

@@ -29,11 +29,16 @@ Counting = Generator[None, None, int]
 """Work in steps of well below 1 ms that results in a number of objects. It may be abandoned at any step."""
 
 
+OUTGROWN_S: Final = 2.0
+"""Seconds beyond which a mark, counted from now, is that of an answer that has outgrown the store."""
+
+
 class Refusal(Enum):
     """Reason why `lease` returned no lease."""
 
     IN_FLIGHT = "another request fetches this key: watch it"
     UNCACHEABLE = "the last answer was not stored: fetch without the store"
+    OUTGROWN = "an answer of unknown length has outgrown the store: the same, and so will others be"
     NO_SLOT = "too many fetches are in flight: fetch without the store"
 
 

@@ -19,6 +19,7 @@ from fastgw.upstream.forwarding.forward_action import Forward, is_translated
 from fastgw.upstream.upstream import Upstream
 
 _ETAG_BYTES = 12
+_XML_TO_JSON = 8
 
 
 def entity_tag(body: bytes) -> bytes:
@@ -123,8 +124,8 @@ class ComposeAction:
 
     @property
     def most_xml(self) -> int:
-        """Maximum bytes of a response as XML."""
-        return self.most_bytes * len(self.parts)
+        """Maximum bytes of a response as XML: each element of an array has its name twice there."""
+        return _XML_TO_JSON * self.most_bytes * len(self.parts)
 
     @property
     def is_negotiated(self) -> bool:

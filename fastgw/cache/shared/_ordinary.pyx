@@ -102,12 +102,14 @@ cdef enum:
     FIRST_PART = 4096
     EPOCH_MASK = 0x7FF
     ENDS_MASK = 0x3FFFFFF
+    OUTGROWN_TICKS = 32  # `OUTGROWN_S`
     # Results
     MISS = -1
     NOT_ORDINARY = -2
     IN_FLIGHT = -1
     UNCACHEABLE = -3
     NO_SLOT = -4
+    OUTGROWN = -5
 
 @cython.final
 cdef class Ordinary:
@@ -285,7 +287,7 @@ cdef class Ordinary:
 
     def take_lease(self, bytes key not None, uint64_t now, uint64_t ticks):
         """Return the position of the lease of a key, whose word is `lease_word`; or `IN_FLIGHT`, `UNCACHEABLE`,
-        `NO_SLOT`. `now`, `ticks`: as in `Leases`. `NOT_ORDINARY`: another process takes one of this bucket.
+        `OUTGROWN`, `NO_SLOT`. `now`, `ticks`: as in `Leases`. `NOT_ORDINARY`: another process takes one of this bucket.
         """
         cdef Key wanted
         return self.take_lease_of(&wanted, now, ticks) if self._read(key, &wanted) else NOT_ORDINARY
@@ -302,7 +304,9 @@ cdef class Ordinary:
                 if free < 0:
                     free = number
             elif word >> 46 == key.hash >> 46 and (word >> 26 & EPOCH_MASK) == epoch:
-                return UNCACHEABLE if word >> 37 & 1 else IN_FLIGHT
+                if not word >> 37 & 1:
+                    return IN_FLIGHT
+                return OUTGROWN if ((word & ENDS_MASK) - now) & ENDS_MASK > OUTGROWN_TICKS else UNCACHEABLE
         if free < 0:
             return NO_SLOT
         self.lease_word = key.hash >> 46 << 46 | self._owner << 38 | epoch << 26 | (now + ticks & ENDS_MASK)

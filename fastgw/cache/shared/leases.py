@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, final
 
 from fastgw.cache.shared.index import KeyHash
 from fastgw.cache.shared.layout import LEASE_BUCKET, LEASE_EPOCH, CacheMemory
-from fastgw.cache.store import Refusal
+from fastgw.cache.store import OUTGROWN_S, Refusal
 
 _TAG_AT: Final = 46
 _OWNER_AT: Final = 38
@@ -59,7 +59,7 @@ class Leases:
                 if not self._is_live(word, now):
                     free = at if free is None else free
                 elif word >> _TAG_AT == tag and word >> _EPOCH_AT & _EPOCH_MASK == self._epoch():
-                    return Refusal.UNCACHEABLE if word >> _KIND_AT & 1 else Refusal.IN_FLIGHT
+                    return _refusal_of(word, now)
             if free is None:
                 return Refusal.NO_SLOT
             if self._swap(free, cells[free - first], wanted):
@@ -105,7 +105,7 @@ class Leases:
             is_same = word >> _TAG_AT == tag and word >> _EPOCH_AT & _EPOCH_MASK == self._epoch()
             if is_same and self._is_live(word, now):
                 self._swap(own.at, own.word, 0)
-                return Refusal.UNCACHEABLE if word >> _KIND_AT & 1 else Refusal.IN_FLIGHT
+                return _refusal_of(word, now)
         return own
 
     def _bucket(self, key: KeyHash) -> int:
@@ -119,10 +119,21 @@ class Leases:
         return tag << _TAG_AT | self._owner << _OWNER_AT | kind << _KIND_AT | self._epoch() << _EPOCH_AT | ends
 
     def _is_live(self, word: int, now: int) -> bool:
-        return bool(word) and 0 < ((word & _ENDS_MASK) - now) & _ENDS_MASK <= _ENDS_MASK >> 1
+        return bool(word) and 0 < _ticks_left(word, now) <= _ENDS_MASK >> 1
 
     def _now(self) -> int:
         return int(self.clock() * TICKS)
 
     def _epoch(self) -> int:
         return self._words[LEASE_EPOCH] & _EPOCH_MASK
+
+
+def _ticks_left(word: int, now: int) -> int:
+    return ((word & _ENDS_MASK) - now) & _ENDS_MASK
+
+
+def _refusal_of(word: int, now: int) -> Refusal:
+    """Return why the lease of a key with this live word cannot be taken."""
+    if not word >> _KIND_AT & 1:
+        return Refusal.IN_FLIGHT
+    return Refusal.OUTGROWN if _ticks_left(word, now) > OUTGROWN_S * TICKS else Refusal.UNCACHEABLE

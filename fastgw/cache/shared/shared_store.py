@@ -40,7 +40,12 @@ if TYPE_CHECKING:
 
 _twin = twin("fastgw.cache.shared._ordinary")
 _MISS: Final = -1
-_REFUSALS: Final[Mapping[int, Refusal]] = {-1: Refusal.IN_FLIGHT, -3: Refusal.UNCACHEABLE, -4: Refusal.NO_SLOT}
+_REFUSALS: Final[Mapping[int, Refusal]] = {
+    -1: Refusal.IN_FLIGHT,
+    -3: Refusal.UNCACHEABLE,
+    -4: Refusal.NO_SLOT,
+    -5: Refusal.OUTGROWN,
+}
 """Refusals of `Ordinary.take_lease`."""
 _TRIES: Final = 8
 _FOUND_AGAIN: Final = 64

@@ -20,6 +20,7 @@ from fastgw.config.base.value_types import parse_endpoint
 from fastgw.config.kubernetes.cluster import CONTROLLER, GATEWAY_GROUP, ClusterObject, generation_of, key_of
 from fastgw.config.kubernetes.conditions import condition
 from fastgw.config.kubernetes.model import Piece, TranslationContext, id_in
+from fastgw.config.kubernetes.rules import marked_name
 from fastgw.config.kyma.names import why_not_there
 from fastgw.config.sources.virtual_files import cluster_name
 
@@ -105,6 +106,8 @@ def check_filters(filters: dict[str, Any], where: str = "spec.filters", nested: 
         if not isinstance(settings, dict):
             raise PolicyRefused(f"{where}.{name}: expected an object")
         kind = settings.get("type", name)
+        if not isinstance(kind, str):
+            raise PolicyRefused(f"{where}.{name}.type: expected the name of a filter")
         if kind not in ALLOWED:
             raise PolicyRefused(
                 f"{where}.{name}: the filter {kind} is not one of those that policies may use; {suggest(kind, ALLOWED)}"
@@ -189,6 +192,8 @@ def _ancestor(
     reason, message = "", ""
     pieces, targets = context.pieces, by_object.get(f"{kind}/{namespace}/{name}", ())
     rules = {_rule_of(route, pieces[index]) for index in targets for route in pieces[index].routes}
+    if section and marked_name(section) in rules:
+        section = marked_name(section)
     if kind not in TARGETS:
         reason, message = "Invalid", f"the target has kind {kind}; expected one of {', '.join(TARGETS)}"
     elif reference.get("group") != TARGETS[kind]:
@@ -207,7 +212,7 @@ def _ancestor(
     elif section and rules and section not in rules:
         reason, message = (
             "TargetNotFound",
-            f"the {kind} {name} has no rule {section}; it has {', '.join(sorted(rules))}",
+            f"the {kind} {name} has no rule {section}; it has {', '.join(sorted(rule.removeprefix('@') for rule in rules))}",
         )
     for index in targets if not reason else ():
         pieces[index] = _with_policy(pieces[index], section, set_name)

@@ -143,7 +143,8 @@ def _redirect(each: ClusterObject, index: int, made: RouteFilters, position: Rul
     if path.get("type") == "ReplaceFullPath":
         redirect["path"] = _literal(path.get("replaceFullPath") or "/", parse_plain_path, made)
     elif path.get("type") == "ReplacePrefixMatch":
-        redirect["strip_prefix"] = _literal(position.prefix or "/", parse_strip_prefix, made)
+        if position.prefix.strip("/"):
+            redirect["strip_prefix"] = _literal(position.prefix, parse_strip_prefix, made)
         redirect["add_prefix"] = _literal(path.get("replacePrefixMatch") or "/", parse_plain_path, made)
     made.redirect = redirect
 

@@ -111,9 +111,13 @@ def _translated(item: ClusterObject, kind: str, matches: Matches, context: Trans
 
 
 def _rule_name(rule: ClusterObject, index: int) -> str:
-    """Return the name of a rule, or its index; a name that could be the index of another rule is marked."""
-    name: str = rule.get("name") or ""
-    return f"@{name}" if name.isdigit() else name or str(index)
+    """Return the name of a rule, or its index."""
+    return marked_name(rule.get("name") or "") or str(index)
+
+
+def marked_name(name: str) -> str:
+    """Return the name of a rule in names of routes: one that could be the index of another rule is marked."""
+    return f"@{name}" if name.isdigit() else name
 
 
 def _conditions(problems: _Problems, generation: int) -> list[Condition]:

@@ -17,6 +17,7 @@ from fastgw.config.settings.openapi import OperationExtension
 _METHODS: Final = ("head", "get", "put", "post", "delete", "options", "patch", "trace")
 """HEAD comes first: a route for GET matches it, too."""
 _TEMPLATE: Final = re.compile(r"\{([^{}/]+)\}")
+_WRITTEN_OTHERWISE: Final = re.compile(r"[{}*?#]|%(?![0-9A-Fa-f]{2})")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 EXTENSION: Final = "x-fastgw"
 
@@ -130,7 +131,7 @@ def pattern_of(path: str, names: list[str]) -> str:
 
 def _literal(text: str) -> str:
     """Return text that is taken literally: routes write some characters in another way."""
-    return text.replace("{", "%7B").replace("}", "%7D").replace("*", "%2A")
+    return _WRITTEN_OTHERWISE.sub(lambda found: f"%{ord(found[0]):02X}", text)
 
 
 def _base_of(spec: Spec, holder: dict[str, Any]) -> str:

@@ -143,8 +143,8 @@ class Compose(Settings):
     flatmap: Annotated[tuple[FlatmapStep, ...], Meta(max_length=100)] = ()
     """Steps that move values in the merged response."""
     max_bytes: Annotated[Size, Meta(ge=1, le=4 * 1024**2)] = 1024**2
-    """Maximum size of one answer, and of the client's body with `body: pass`; a response as XML may be as long for each
-    part. All of them together share the node's memory for held bodies (64 MiB)."""
+    """Maximum size of one answer, and of the client's body with `body: pass`; a response as XML may be eight times as
+    long for each part. All of them together share the node's memory for held bodies (64 MiB)."""
 
     @property
     def destinations(self) -> tuple[str | Url, ...]:

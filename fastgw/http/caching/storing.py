@@ -168,6 +168,8 @@ def decide_storing_for(
     lifetime = policy.override_ttl if may_default else None
     if lifetime is None:
         lifetime = find_lifetime(response, stated, times.response_date)
+        if lifetime is not None and policy.override_ttl is not None:
+            lifetime = min(lifetime, policy.override_ttl)
     if lifetime is None and stated.no_cache:
         lifetime = 0
     if lifetime is None:

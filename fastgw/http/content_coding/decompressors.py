@@ -151,8 +151,8 @@ _CODINGS: Final[dict[bytes, tuple[Callable[[], Any], Callable[[Decompressor, byt
 def decompress_beginning(data: bytes, coding: bytes, most: int, *, is_whole: bool) -> bytes:
     """Return the output for the beginning of a body: at most `most` bytes, and one more if there are more.
 
-    `most`: at most `RATIO_FREE`. `is_whole`: nothing follows `data`. Raises `Undecodable`, and `KeyError` for an unknown
-    coding.
+    `most`: at most `RATIO_FREE`. `is_whole`: nothing follows `data`. Raises `Undecodable`, and `KeyError` for an
+    unknown coding.
     """
     pieces: list[bytes] = []
     decompressor = Decompressor(coding, most, max_ratio=1)

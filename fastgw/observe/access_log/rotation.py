@@ -144,4 +144,5 @@ def _compress(path: str) -> None:
             if isinstance(error, FileNotFoundError):
                 return  # another worker was first
             raise
-        os.unlink(path)
+        with suppress(FileNotFoundError):  # another worker has compressed it as well, in between
+            os.unlink(path)

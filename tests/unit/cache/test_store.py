@@ -208,6 +208,15 @@ def test_an_uncacheable_answer_leaves_a_mark(node: Node) -> None:
     leased(node.b, K).give_up()
 
 
+def test_an_answer_that_has_outgrown_the_store_leaves_a_longer_mark(node: Node) -> None:
+    leased(node.a, K).give_up(mark_s=60.0)
+    assert node.a.lease(K) is node.b.lease(K) is Refusal.OUTGROWN
+    node.clock.now += 59.0
+    assert node.a.lease(K) is node.b.lease(K) is Refusal.UNCACHEABLE
+    node.clock.now += 2.0
+    leased(node.b, K).give_up()
+
+
 def test_a_lease_that_has_ended_stores_nothing(node: Node) -> None:
     lease = leased(node.a, K)
     lease.give_up()

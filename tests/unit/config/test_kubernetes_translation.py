@@ -366,6 +366,17 @@ def a_filter(kind: str, path: str | None = None, prefix: str | None = None) -> d
     return {"type": kind, {"URLRewrite": "urlRewrite", "RequestRedirect": "requestRedirect"}[kind]: {"path": replaced}}
 
 
+def test_a_redirect_may_add_a_prefix_to_all_paths() -> None:
+    items = (
+        the_class(),
+        a_gateway(),
+        a_service(),
+        a_route("cart", *with_filter("/", a_filter("RequestRedirect", prefix="/n"))),
+    )
+    (route, _) = (each for each in loaded(*items).config.routes if each.name.startswith("HTTPRoute"))
+    assert (route.redirect.strip_prefix, route.redirect.add_prefix) == (None, "/n")
+
+
 def with_filter(prefix: str, said: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a rule with a filter, and one without."""
     backends = {} if "requestRedirect" in said else {"backendRefs": [{"name": "cart", "port": 80}]}

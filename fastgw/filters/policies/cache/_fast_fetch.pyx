@@ -52,6 +52,7 @@ cdef enum:
     NOT_ORDINARY = -2
     UNCACHEABLE = -3
     NO_SLOT = -4
+    OUTGROWN = -5
 
 cdef struct OfExchange:
     Slot cache_result
@@ -167,8 +168,7 @@ if LONGEST > MOST_URL:
 cdef double _TICKS = TICKS
 cdef uint64_t _LEASE_TICKS = ceil(LEASE_S * TICKS)
 cdef uint64_t _MARK_TICKS = ceil(MARK_S * TICKS)
-cdef object _UNCACHEABLE = Refusal.UNCACHEABLE
-cdef object _NO_SLOT = Refusal.NO_SLOT
+cdef dict _REFUSALS = {UNCACHEABLE: Refusal.UNCACHEABLE, NO_SLOT: Refusal.NO_SLOT, OUTGROWN: Refusal.OUTGROWN}
 cdef bytes _PRIMARY = b"fastgw-primary\0\0"
 cdef bytes _SEARCH = b"fastgw-search-of"
 cdef dict _places = {}  # names of upstream and route -> what the text of keys has of them
@@ -535,7 +535,7 @@ cdef class OrdinaryFetch:
                     self.store, _text_of(&self.key), LeaseCell(self.lease_at, self.lease_word), FetchBegin(self.began, self.date)
                 )
             else:
-                refusal = _UNCACHEABLE if self.lease_at == UNCACHEABLE else _NO_SLOT
+                refusal = _REFUSALS[self.lease_at]
             self.lease_at = NO_SLOT
             if self.exchange is not None:
                 request = _cached_request_class(self.policy, self.exchange, self.forward)

@@ -481,6 +481,8 @@ cdef object decide_on(
     lifetime = policy.override_ttl if may_default else NONE
     if lifetime < 0:
         lifetime = stated.s_maxage if stated.s_maxage >= 0 else stated.max_age
+        if 0 <= policy.override_ttl < lifetime:
+            lifetime = policy.override_ttl
     if lifetime < 0:
         if fields.expires.lines:
             return None

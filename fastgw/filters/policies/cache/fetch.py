@@ -209,10 +209,10 @@ class Fetch:
         """
         policy, lease = self._policy, self._lease
         if lease is None:
-            if self._refusal is not Refusal.UNCACHEABLE:
-                return NotStored.IN_FLIGHT.value
-            if whole is None and self._size(head) is None:
+            if self._refusal is Refusal.OUTGROWN and whole is None and self._size(head) is None:
                 return NotStored.BODY_SIZE.value  # perhaps too long again, and others would read it from the store
+            if self._refusal not in (Refusal.UNCACHEABLE, Refusal.OUTGROWN):
+                return NotStored.IN_FLIGHT.value
             # What was not stored the last time is stored now: the mark has done its work.
             policy.store.purge_key(self._key)
             asked = policy.store.lease(self._key)
@@ -291,17 +291,18 @@ class Fetch:
             return
         found, self._found = self._found, None
         assert found is not None
-        stored = False
+        stored, says_of_stored = False, merged not in (Unstorable.AUTHORIZATION, Unstorable.COOKIE)
         if isinstance(merged, StoredHead) and {*merged.vary} <= {*self._selected_by}:
             if self._lease is not None:
                 stored = self._lease.freshen(found, encode_record(merged))
             record = merged
         else:  # it is for this client alone
-            policy.store.remove(self._key)
+            if says_of_stored:
+                policy.store.remove(self._key)
             record = structs.replace(
                 record, lines=merge_fields(record, head).render(), stored_date=times.response_date, initial_age=0
             )
-        self._end_lease(MARK_S)
+        self._end_lease(MARK_S if says_of_stored else 0.0)
         if leader is None:
             found.release()
             return

@@ -140,8 +140,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     ttl_by_status: Mapping[StatusCode, Duration] = NONE
     """Freshness of responses that do not state any, by status, such as `{404: 10s}`; it wins over `ttl`."""
     override_ttl: Duration | None = None
-    """Freshness of responses in place of what they state, for the statuses of `ttl` and responses with `public`.
-    `no-store` and `private` are still obeyed."""
+    """Freshness of responses in place of what they state, for the statuses of `ttl` and responses with `public`; others
+    are fresh for at most as long. `no-store` and `private` are still obeyed."""
     stale_while_revalidate: Duration | None = None
     """Maximum time since a response became stale in which it may be sent while it is validated in the background (RFC
     5861); null = only as responses say."""
@@ -337,7 +337,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     def _lifetimes(self) -> Iterable[str]:
         """Say how long responses are fresh, and how long they may be sent stale, by the settings."""
         if self.override_ttl is not None:
-            yield f"fresh for {write_duration(self.override_ttl)}, whatever the response says"
+            ttl = write_duration(self.override_ttl)
+            yield f"fresh for {ttl}, whatever the response says (at most {ttl}, if `ttl` is not for its status)"
         else:
             defaults = [] if self.ttl is None else [write_duration(self.ttl)]
             defaults += [f"{write_duration(ttl)} for {status}" for status, ttl in self.ttl_by_status.items()]

@@ -70,6 +70,9 @@ def test_a_group_that_is_not_that_of_the_kind_is_said() -> None:
         ),
         ({"forward_auth": {"url": "http://auth.example"}}, "not one of those"),
         ({"mine": {"type": "os:system"}}, "not one of those"),
+        ({"mine": {"type": None}}, "spec.filters.mine.type: expected the name of a filter"),
+        ({"mine": {"type": ["waf"]}}, "spec.filters.mine.type: expected the name of a filter"),
+        ({"auth": {"any_of": [{"mine": {"type": 7}}]}}, "mine.type: expected the name of a filter"),
         ({"mirror": {"upstream": "other/service/80"}}, "not one of those"),
         ({"headers": {"request": {"set": {"X-A": {"env": "HOME"}}}}}, "may not read env"),
         ({"headers": {"request": {"set": {"X-A": {"file": "/etc/shadow"}}}}}, "may not read file"),
@@ -191,6 +194,18 @@ def test_a_section_is_a_rule_whose_name_may_have_dots() -> None:
         "TargetNotFound",
         "the HTTPRoute cart has no rule v1; it has admin, admin.v1",
     )
+
+
+def test_a_section_is_the_name_of_a_rule_before_the_number_of_another() -> None:
+    rules = [{"name": "1", "backendRefs": CART}, {"backendRefs": CART}, {"name": "2024", "backendRefs": CART}]
+
+    def limited(section: str) -> list[str]:
+        target = {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "cart", "sectionName": section}
+        made = of_gateway(gateway("HTTP"), route("HTTPRoute", "cart", rules=rules), policy(LIMIT, **target))
+        routes = [each for piece in made.pieces if piece.object == "HTTPRoute/shop/cart" for each in piece.routes]
+        return [each["name"].removeprefix("HTTPRoute/shop/cart/") for each in routes if "use" in each]
+
+    assert (limited("1"), limited("2024"), limited("3")) == (["@1"], ["@2024"], [])
 
 
 def test_a_section_that_no_rule_has_is_said() -> None:

@@ -67,6 +67,25 @@ def test_operations_become_routes_with_names_of_their_own(tmp_path: Path) -> Non
     assert all(each.hosts == ("shop.example",) and each.timeout == 5 for each in loaded.config.routes[1:])
 
 
+@pytest.mark.parametrize(
+    ("path", "pattern"),
+    [
+        ("/{b}?acl", "/{b}%3Facl"),
+        ("/{b}/{k}#acl", "/{b}/{k}%23acl"),
+        ("/a/{b}%", "/a/{b}%25"),
+        ("/a/{b}%2Fc*", "/a/{b}%2Fc%2A"),
+    ],
+)
+def test_paths_are_literal_but_for_their_parameters(path: str, pattern: str, tmp_path: Path) -> None:
+    """Some published documents have queries and fragments in paths: no request has one, but the others are served."""
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {}} for name in "bk" if f"{{{name}}}" in path
+    ]
+    described = document({path: {"get": operation(parameters=parameters)}, "/plain": {"get": operation()}})
+    odd, plain = load(tmp_path, described).config.routes
+    assert (odd.paths, plain.paths) == ((pattern,), ("/plain",))
+
+
 def test_openapi_3_2_has_more_methods(tmp_path: Path) -> None:
     item = {"query": operation(operationId="q"), "additionalOperations": {"PURGE": operation(operationId="p")}}
     loaded = load(tmp_path, document({"/a": item}, "3.2.0"))

@@ -119,6 +119,8 @@ UNREAD = {
 READ = {
     "JSON": sent(JSON, b'{"id": ["1", 2.5, null]}'),
     "no body": sent(JSON, b""),
+    "XML without a body": sent(b"text/xml; charset=utf-8", b""),
+    "a form without a body and a boundary": sent(b"multipart/form-data", b""),
     "XML": sent(b"application/xml", b"<a>1</a>"),
     "multipart": sent(MULTIPART, PART % (b"id", b"1") + b"--X--\r\n"),
     "a quoted boundary": sent(b'multipart/form-data; boundary="X"', PART % (b"id", b"1") + b"--X--\r\n"),

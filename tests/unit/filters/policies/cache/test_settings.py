@@ -109,7 +109,8 @@ def test_a_route_that_answers_by_itself_has_nothing_to_cache(action: dict[str, A
         (
             {"override_ttl": "5m", "stale_while_revalidate": "10s", "stale_if_error": "1m"},
             "GET",
-            "; fresh for 5m, whatever the response says; stale up to 10s while it is validated; "
+            "; fresh for 5m, whatever the response says (at most 5m, if `ttl` is not for its status); "
+            "stale up to 10s while it is validated; "
             "stale up to 1m on errors of the upstream; stale up to 1h if no target can be reached",
         ),
         ({"key": {"query": "none", "headers": ["X-A"]}, "vary_by": ["consumer"]}, "GET", "/x + x-a + consumer"),
