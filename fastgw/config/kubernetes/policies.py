@@ -210,10 +210,8 @@ def _ancestor(
             reason = "TargetNotFound"
             message = f"the Gateway {name} serves no listener {reference['sectionName']}; it has {names}"
     elif section and rules and section not in rules:
-        reason, message = (
-            "TargetNotFound",
-            f"the {kind} {name} has no rule {section}; it has {', '.join(sorted(rule.removeprefix('@') for rule in rules))}",
-        )
+        has = ", ".join(sorted(rule.removeprefix("@") for rule in rules))
+        reason, message = "TargetNotFound", f"the {kind} {name} has no rule {section}; it has {has}"
     for index in targets if not reason else ():
         pieces[index] = _with_policy(pieces[index], section, set_name)
     return {

@@ -212,10 +212,10 @@ class CrsEngine:
                 blocks = self._intervenes(transaction)
         finally:
             library.msc_transaction_cleanup(transaction)
-        found = filter(None, map(self._match_of, self._messages))
+        found = list(filter(None, map(self._match_of, self._messages)))
         if not request.body:  # XML and forms may have none
-            found = (match for match in found if match.id not in UNREAD_BODY)
-        matches = tuple(found)[:_MOST_MATCHES]
+            found = [match for match in found if match.id not in UNREAD_BODY]
+        matches = tuple(found[:_MOST_MATCHES])
         is_inspected = not any(match.id in UNREAD_BODY for match in matches)
         blocks = blocks or not (is_inspected or request.is_cut)
         return CrsVerdict(blocks, sum(match.score for match in matches), matches, is_inspected)
