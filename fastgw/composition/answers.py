@@ -10,6 +10,7 @@ import orjson
 from fastgw.composition.call import PartAnswer
 from fastgw.composition.part import CompiledPart
 from fastgw.composition.rules import Unusable, member
+from fastgw.http.content_coding.content_encoding import ALIASES
 from fastgw.http.json_splices import check_text
 from fastgw.http.strict_json import InvalidJson
 
@@ -17,7 +18,6 @@ _RATIO: Final = 100
 """Maximum ratio of an answer to its encoded form."""
 _AS_CONTENT: Final = member("content")
 _PIECE: Final = 16 * 1024
-_ALIASES: Final = {b"x-gzip": b"gzip"}
 
 
 class UsedAnswer(NamedTuple):
@@ -75,7 +75,7 @@ def _decoded(coding: bytes, body: bytes, most: int) -> bytes:
     except ImportError:
         raise Unusable("it has a content coding, for which fastgw[compression] is needed") from None
     try:
-        decompressor = Decompressor(_ALIASES.get(coding, coding), most, _RATIO)
+        decompressor = Decompressor(ALIASES.get(coding, coding), most, _RATIO)
     except KeyError:
         raise Unusable("it has an unknown content coding") from None
     pieces = []

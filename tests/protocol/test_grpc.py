@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from fastgw.compiled import PURE
 from tests.support.client import Client
 from tests.support.grpc_world import CODES, DEADLINE, World
-from tests.support.http2_peer import RST_STREAM, Http2Client, Http2Origin, answer
+from tests.support.http2_peer import RST_STREAM, Http2Client, Http2Origin, Http2Peer, answer
 
 pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
 CALL1 = b"POST /test.Greeter/Unary HTTP/1.1\r\nHost: a.test\r\n%bContent-Length: 2\r\n\r\n%b"
@@ -466,6 +466,25 @@ def test_an_invalid_status_is_unknown(make: Any, is_alone: bool) -> None:
 HEAD = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 
 
+def blamed_calls(make: Any) -> Iterator[tuple[World, Http2Client, Http2Peer, int, int, str]]:
+    """Yield calls that the test answers: world, client and server, its stream at both, and its path. After three, the
+    circuit is open.
+    """
+    with Http2Origin() as origin:
+        breaker = {"min_requests": 3, "window": "1m"}
+        world = make(upstream={"targets": [{"url": origin.url}], "circuit_breaker": breaker, "retries": {"max": 0}})
+        fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
+        with Http2Client(world.gateway.address()) as client:
+            peer = None
+            for number in range(3):
+                path = f"/test.Greeter/Call{number}"
+                stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=path.encode())
+                peer = peer or origin.accept()
+                yield world, client, peer, stream, peer.read_message().stream, path
+            response = client.exchange(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/More")
+            assert (response.get(b"grpc-status"), origin.none_waits()) == (b"14", True)
+
+
 @pytest.mark.parametrize("message", [b"", b"\0\0\0\0\1b"])
 @pytest.mark.parametrize("trailers", [[], [(b"x-end", b"e")]])
 @pytest.mark.parametrize("is_at_once", [True, False])
@@ -473,58 +492,34 @@ def test_a_missing_status_is_unknown(
     make: Any, message: bytes, trailers: list[tuple[bytes, bytes]], is_at_once: bool
 ) -> None:
     """As for clients of gRPC: it is logged and counted, and the target is to blame. The response stays as it is."""
-    with Http2Origin() as origin:
-        breaker = {"min_requests": 3, "window": "1m"}
-        world = make(upstream={"targets": [{"url": origin.url}], "circuit_breaker": breaker, "retries": {"max": 0}})
-        fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
-        with Http2Client(world.gateway.address()) as client:
-            peer = None
-            for number in range(3):
-                path = b"/test.Greeter/Call%d" % number
-                stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=path)
-                peer = peer or origin.accept()
-                request = peer.read_message()
-                peer.headers(request.stream, HEAD, end=is_at_once and not message and not trailers)
-                if not is_at_once:
-                    client.read_head(stream)
-                if message:
-                    peer.data(request.stream, message, end=not trailers)
-                elif not trailers and not is_at_once:
-                    peer.data(request.stream, b"", end=True)
-                if trailers:
-                    peer.headers(request.stream, trailers, end=True)
-                response = client.read_message(stream)
-                assert (response.status, response.body, list(response.trailers)) == (200, message, trailers)
-                assert response.get(b"grpc-status") is None
-                record = world.gateway.wait_for_record(path=path.decode())
-                assert (record["status"], record["grpc_status"], record["fault"]) == (200, "UNKNOWN", None)
-            response = client.exchange(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/More")
-            assert (response.get(b"grpc-status"), origin.none_waits()) == (b"14", True)  # the circuit is open
+    for world, client, peer, stream, asked, path in blamed_calls(make):
+        peer.headers(asked, HEAD, end=is_at_once and not message and not trailers)
+        if not is_at_once:
+            client.read_head(stream)
+        if message:
+            peer.data(asked, message, end=not trailers)
+        elif not trailers and not is_at_once:
+            peer.data(asked, b"", end=True)
+        if trailers:
+            peer.headers(asked, trailers, end=True)
+        response = client.read_message(stream)
+        assert (response.status, response.body, list(response.trailers)) == (200, message, trailers)
+        assert response.get(b"grpc-status") is None
+        record = world.gateway.wait_for_record(path=path)
+        assert (record["status"], record["grpc_status"], record["fault"]) == (200, "UNKNOWN", None)
 
 
 @pytest.mark.parametrize("body", [b"", b"busy"])
 def test_an_http_status_stands_for_that_of_the_call(make: Any, body: bytes) -> None:
     """A proxy before the server, for example, answers so: the target is to blame for 503, with a body or without."""
-    with Http2Origin() as origin:
-        breaker = {"min_requests": 3, "window": "1m"}
-        world = make(upstream={"targets": [{"url": origin.url}], "circuit_breaker": breaker, "retries": {"max": 0}})
-        fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
-        with Http2Client(world.gateway.address()) as client:
-            peer = None
-            for number in range(3):
-                path = b"/test.Greeter/Call%d" % number
-                stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=path)
-                peer = peer or origin.accept()
-                request = peer.read_message()
-                peer.headers(request.stream, [(b":status", b"503")], end=not body)
-                if body:
-                    client.read_head(stream)
-                    peer.data(request.stream, body, end=True)
-                response = client.read_message(stream)
-                assert (response.status, response.body) == (503, body)
-                assert world.gateway.wait_for_record(path=path.decode())["status"] == 503
-            response = client.exchange(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/More")
-            assert (response.get(b"grpc-status"), origin.none_waits()) == (b"14", True)  # the circuit is open
+    for world, client, peer, stream, asked, path in blamed_calls(make):
+        peer.headers(asked, [(b":status", b"503")], end=not body)
+        if body:
+            client.read_head(stream)
+            peer.data(asked, body, end=True)
+        response = client.read_message(stream)
+        assert (response.status, response.body) == (503, body)
+        assert world.gateway.wait_for_record(path=path)["status"] == 503
 
 
 def assert_refused(response: Any, origin: Http2Origin) -> None:

@@ -5,7 +5,8 @@ from typing import Final
 
 from fastgw.http.content_coding.accept_encoding import IDENTITY
 
-_ALIASES: Final = {b"x-gzip": b"gzip"}
+ALIASES: Final = {b"x-gzip": b"gzip"}
+"""Codings by their older names."""
 
 
 def codings_in(values: Iterable[bytes]) -> list[bytes]:
@@ -13,4 +14,4 @@ def codings_in(values: Iterable[bytes]) -> list[bytes]:
     the header.
     """
     codings = [member.strip(b" \t").lower() for value in values for member in value.split(b",")]
-    return [_ALIASES.get(coding, coding) for coding in codings if coding not in (b"", IDENTITY)]
+    return [ALIASES.get(coding, coding) for coding in codings if coding not in (b"", IDENTITY)]

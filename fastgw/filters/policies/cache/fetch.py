@@ -17,7 +17,7 @@ from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Response, Trailers
 from fastgw.exchange.states import ANSWERING, HOLDING
 from fastgw.filters.policies.cache.leader import Leader
-from fastgw.filters.policies.cache.policy import MARK_S, MOST_TAGS, TOO_LONG_MARK_S, CachePolicy, name_of
+from fastgw.filters.policies.cache.policy import MARK_S, MOST_TAGS, OUTGROWN_MARK_S, CachePolicy, name_of
 from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
@@ -291,18 +291,18 @@ class Fetch:
             return
         found, self._found = self._found, None
         assert found is not None
-        stored, says_of_stored = False, merged not in (Unstorable.AUTHORIZATION, Unstorable.COOKIE)
+        stored, is_about_stored = False, merged not in (Unstorable.AUTHORIZATION, Unstorable.COOKIE)
         if isinstance(merged, StoredHead) and {*merged.vary} <= {*self._selected_by}:
             if self._lease is not None:
                 stored = self._lease.freshen(found, encode_record(merged))
             record = merged
         else:  # it is for this client alone
-            if says_of_stored:
+            if is_about_stored:
                 policy.store.remove(self._key)
             record = structs.replace(
                 record, lines=merge_fields(record, head).render(), stored_date=times.response_date, initial_age=0
             )
-        self._end_lease(MARK_S if says_of_stored else 0.0)
+        self._end_lease(MARK_S if is_about_stored else 0.0)
         if leader is None:
             found.release()
             return
@@ -364,7 +364,7 @@ class Fetch:
             self._writer = self._lease = None  # they have ended
             again = self._policy.store.lease(self._key)
             if not isinstance(again, Refusal):
-                again.give_up(TOO_LONG_MARK_S)
+                again.give_up(OUTGROWN_MARK_S)
             if self._leader is not None:
                 self._leader.lose_object()
 

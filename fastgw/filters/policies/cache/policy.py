@@ -26,7 +26,7 @@ from fastgw.upstream.forwarding.forward_action import Forward
 
 MARK_S: Final = 1.0
 """Seconds for which requests do not wait for each other after a response that was not stored."""
-TOO_LONG_MARK_S: Final = 60.0
+OUTGROWN_MARK_S: Final = 60.0
 """The same after a response of unknown length that the store could not take as a whole: those that have read it from
 the store did not get the rest."""
 MOST_TAGS: Final = 500
