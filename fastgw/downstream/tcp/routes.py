@@ -4,12 +4,12 @@ TLS that has been terminated. A route has one upstream, or several with shares o
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from random import random
 from typing import Any, NamedTuple, final
 
 from fastgw.config.settings import gateway as config
 from fastgw.net.server_name import ClientHello
+from fastgw.upstream.policies.traffic_split import share_ends
 from fastgw.upstream.upstream import Upstream
 
 _ANY: str = ""
@@ -83,9 +83,7 @@ class TcpRoutes:
 def _route(said: str | Mapping[str, int], upstreams: Mapping[str, Upstream], *more: Any) -> TcpRoute:
     """Return the route to upstreams as in the settings. `more`: its other attributes."""
     shares = config.shares_of(said)
-    total = sum(shares.values())
-    ends = tuple(end / total for end in accumulate(shares.values()))
-    return TcpRoute(tuple(upstreams[name] for name in shares), ends, *more)
+    return TcpRoute(tuple(upstreams[name] for name in shares), share_ends([*shares.values()]), *more)
 
 
 def label_of(listener: str) -> str:

@@ -21,6 +21,12 @@ from fastgw.upstream.load_balancing import BalancingRequest
 _WHOLE: Final = 1 << 64
 
 
+def share_ends(shares: Sequence[int]) -> tuple[float, ...]:
+    """Return where each share ends in a range from 0 to 1. `shares`: some may be 0, but not all."""
+    total = sum(shares)
+    return tuple([end / total for end in accumulate(shares)])
+
+
 @final
 class Splitter:
     """Splitter of one route."""
@@ -30,8 +36,7 @@ class Splitter:
     def __init__(self, route: str, upstreams: Sequence[str], shares: Sequence[int], settings: Split) -> None:
         """`shares`: shares of these upstreams; some may be 0, but not all."""
         self._upstreams, self._shares, self._by = upstreams, shares, settings.by
-        total = sum(shares)
-        self._ends = [end / total for end in accumulate(shares)]
+        self._ends = share_ends(shares)
         self._salt = route.encode() + b"\0"
         self._canaries = [(_condition(each), upstreams.index(each.upstream)) for each in settings.canaries]
         self._drawn = settings.by.kind == "request"
