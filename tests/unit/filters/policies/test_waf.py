@@ -289,7 +289,9 @@ def test_the_limits_of_a_compressed_body_are_those_of_the_decompressed_one(
     assert run(both, post("text/plain", nearly, "Content-Encoding: gzip")).status == 403
 
 
-@pytest.mark.parametrize("body", [b"a=<script>alert(1)</script>", gzip.compress(b"a=1")[:-9] + b"<script>"])
+@pytest.mark.parametrize(
+    "body", [b"a=<script>alert(1)</script>", gzip.compress(b"a=1", mtime=0)[:-9] + b"<script>"], ids=["plain", "broken"]
+)
 def test_a_body_that_cannot_be_decompressed_is_refused(body: bytes) -> None:
     """Some services ignore a coding that does not fit."""
     both = WAF, configured(Decompress)
