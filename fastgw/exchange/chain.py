@@ -14,6 +14,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, cast, final
 
+from fastgw.compiled import twin
 from fastgw.errors import Fault
 from fastgw.exchange.body_stages import (
     BodyFunction,
@@ -1018,3 +1019,7 @@ def _raised(step: RequestStep, exchange: Exchange) -> Reply:
     exchange.why = count_raised(step, "request", exchange)
     exchange.answered_by = step
     return problem(Fault.INTERNAL)
+
+
+if not TYPE_CHECKING and (_twin := twin("fastgw.exchange._joined_fields")) is not None:
+    _twin.adopt(JoinedFields, SentFields, join_found)

@@ -6,6 +6,7 @@ All other cases are left to methods of the reference. Objects of other classes a
 """
 
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
+from fastgw.exchange._joined_fields cimport fields_for_request
 from fastgw.exchange._request_ids cimport RequestIds, is_as_read
 from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead, has_field
 from fastgw.upstream.connections._http1_connection cimport lend_from, release_stream, send_on
@@ -17,7 +18,7 @@ from fastgw.compiled import replace
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, Exchange, FastPathPlan, Route
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
-from fastgw.exchange.chain import NO_SENT_FIELDS, JoinedFields, SentFields, join_found
+from fastgw.exchange.chain import NO_SENT_FIELDS, SentFields
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_NAMES, Response
@@ -138,7 +139,6 @@ cdef Slot chain_of_route
 cdef Slot fast_path_of_route
 cdef Slot fetch_of_plan
 cdef Slot fetch_plan_of_chain
-cdef Slot parts_of_joined
 cdef Slot ids_of_chain
 cdef Slot pass_tests_of_chain
 cdef Slot ordinary_of_head
@@ -215,7 +215,6 @@ learn(&of_upstream.name, Upstream, "name")
 learn(&of_upstream.pool, Upstream, "pool")
 learn(&chain_of_route, Route, "chain")
 learn(&fetch_plan_of_chain, Chain, "fetch_plan")
-learn(&parts_of_joined, JoinedFields, "parts")
 learn(&ids_of_chain, Chain, "request_ids")
 learn(&pass_tests_of_chain, Chain, "pass_tests")
 learn(&ordinary_of_head, Http1RequestHead, "ordinary")
@@ -658,8 +657,7 @@ cdef int _describe_change(response, Http1ResponseHead head) except -1:
 
 
 cdef inline object _fields_for(self, exchange, plan):
-    """Do what the method of the reference does, and the call of `JoinedFields`."""
-    cdef list found
+    """Do what the method of the reference does."""
     fields = read(&of_plan.response_fields, plan)
     if type(fields) is SentFields or fields is None:
         return fields
@@ -667,17 +665,7 @@ cdef inline object _fields_for(self, exchange, plan):
         head, peer = read(&of_exchange.head, exchange), read(&of_exchange.peer, exchange)
     else:
         head, peer = read(&of_path.head, self), read(&of_path.peer, self)
-    found = []
-    try:
-        for part in <tuple>read(&parts_of_joined, fields):
-            if type(part) is not SentFields:
-                part = part(head, peer)
-                if part is None:
-                    return None
-            found.append(part)
-        return join_found(tuple(found))
-    except Exception:  # the edge of a filter: its response step runs
-        return None
+    return fields_for_request(fields, head, peer)
 
 
 def on_head(self, head, payload, ended):

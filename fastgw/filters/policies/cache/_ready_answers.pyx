@@ -11,11 +11,11 @@ from libc.string cimport memcmp
 
 from fastgw._slots cimport Slot, learn, read, write
 from fastgw.cache.shared._ordinary cimport is_unchanged_in
+from fastgw.exchange._joined_fields cimport fields_for_request
 from fastgw.http.http1._parser cimport SLOT_WORDS, Http1RequestHead, all_values, bits_of, has_field, slot_of
 
 from fastgw.compiled import replace
 from fastgw.exchange import Chain, Route
-from fastgw.exchange.chain import SentFields
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.filters.policies.cache import ready_answers as reference
 from fastgw.forwarded_headers import Peer
@@ -175,11 +175,11 @@ def find(self, head, peer, route):
     target = PyBytes_FromStringAndSize(PyBytes_AS_STRING(ours.source) + ours.target_at.start, ours.target_at.length)
     chain = read(&chain_of_route, route)
     form = read(&number_of_chain, chain)
-    fields = read(&fields_of_chain, chain)
-    if type(fields) is not SentFields:
-        fields = fields(head, peer)
-        if fields is None:
-            return None
+    stated = read(&fields_of_chain, chain)
+    fields = fields_for_request(stated, head, peer)
+    if fields is None:
+        return None
+    if fields is not stated:
         form = form, fields
     key = read(&of_answers.number, self), form, read(&scheme_of_peer, peer), read(&authority_of_head, head), target
     key_headers = read(&of_answers.key_headers, self)
