@@ -19,7 +19,7 @@ from fastgw.operator_log import notice
 from fastgw.runtime.process.signals import outcome
 from fastgw.runtime.supervisor.handover_state import PREFLIGHT, TAKE_OVER, HandoverState
 
-PREFLIGHT_S: Final = 20.0
+PREFLIGHT_S: Final = 60.0
 """Maximum seconds in which the new version has to prove that it can serve."""
 PASSED: Final = 93
 """Exit status of a version that has passed the preflight."""
