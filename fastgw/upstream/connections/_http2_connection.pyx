@@ -112,6 +112,7 @@ cdef Py_ssize_t _BODY_BYTES_PER_TURN = BODY_BYTES_PER_TURN
 cdef Py_ssize_t _MOST_HELD = MOST_HELD
 cdef object _MOST_USES = reference.MOST_USES
 cdef object SILENCE_S = reference.SILENCE_S
+cdef long PONG = kinds.PONG
 cdef bytes _HTTP1 = reference._HTTP1
 cdef double _TICK = TICK
 cdef double _FAR = 1e12  # its tick would be no 64-bit number soon
@@ -439,9 +440,10 @@ def buffer_updated(self, nbytes):
         return
     now = read(&now_of_wheel, read(&of_connection.wheel, self))
     write(&of_connection.heard_at, self, now)
-    write(&of_connection.asked_at, self, NEVER)
     buffer = read(&of_connection.buffer, self)
     events = read(&of_connection.session, self).feed(buffer, nbytes, now)
+    if len(<list>events) > 1 or (events and (<tuple>(<list>events)[0])[0] != PONG):
+        write(&of_connection.asked_at, self, NEVER)
     _handle_all(self, events)
     if not read(&of_connection.uses, self) and nbytes >= len(_HTTP1) and bytes(buffer[: len(_HTTP1)]) == _HTTP1:
         self._settle(reference.SPEAKS_HTTP1)

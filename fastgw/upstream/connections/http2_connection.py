@@ -24,6 +24,7 @@ from fastgw.http.http2.session import (
     HEAD,
     INTERIM,
     MALFORMED,
+    PONG,
     REFUSED,
     SETTINGS,
     TOO_LONG,
@@ -51,7 +52,8 @@ SILENCE_S: Final = 10.0
 PONG_S: Final = 5.0
 """Seconds in which the target has to send anything after a PING."""
 FURTHER_PINGS_S: Final = 330.0
-"""Seconds between further PINGs without a received byte: gRPC servers treat more than one in 5 minutes as abuse."""
+"""Seconds between PINGs of which only the answer was received: gRPC servers treat more than one in 5 minutes as abuse,
+and end the connection, unless they have sent something else in between."""
 NOT_HTTP2: Final = "the target does not speak HTTP/2"
 SPEAKS_HTTP1: Final = "the target has answered with HTTP/1, not HTTP/2: it needs `protocol: http1` or `auto`"
 NO_SETTINGS: Final = "the target has closed the connection before its SETTINGS: it may not speak HTTP/2"
@@ -229,8 +231,9 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if self._gone:
             return
         self._heard_at = now = self._wheel.now
-        self._asked_at = -inf
         events = self.session.feed(self._buffer, nbytes, now)
+        if len(events) > 1 or (events and events[0][0] != PONG):
+            self._asked_at = -inf
         self._handle(events)
         if not self.uses and nbytes >= len(_HTTP1) and bytes(self._buffer[: len(_HTTP1)]) == _HTTP1:
             self._settle(SPEAKS_HTTP1)
