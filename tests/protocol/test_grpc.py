@@ -120,6 +120,25 @@ def test_the_deadline_is_the_routes(make: Any) -> None:
             assert peer.read_message(request.stream).reset == 8 if request.stream in peer.messages else True
 
 
+@pytest.mark.parametrize(("delay", "most_left"), [("400ms", 9_800), ("300ms", None)])
+def test_the_deadline_runs_while_filters_wait(make: Any, delay: str, most_left: int | None) -> None:
+    """A call of which nothing is left is not sent."""
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}]}, filters={"fault": {"delay": {"time": delay}}})
+        with Http2Client(world.gateway.address()) as client:
+            timeout = b"200m" if most_left is None else b"10000m"
+            fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", timeout)]
+            stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
+            if most_left is None:
+                assert client.read_message(stream).get(b"grpc-status") == b"4"
+                record = world.gateway.wait_for_record(path="/test.Greeter/Unary")
+                assert (record["fault"], record["target"]) == ("upstream_timeout", None)
+            else:
+                left = origin.accept().read_message().get(b"grpc-timeout") or b""
+                assert left.endswith(b"m")
+                assert int(left[:-1]) <= most_left
+
+
 def test_a_unary_call_in_one_piece_each_way(make: Any) -> None:
     """Such a call takes the fast path: it is passed on as it is, and so are its trailers; its status is logged."""
     with Http2Origin() as origin:

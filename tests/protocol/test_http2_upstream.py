@@ -302,8 +302,10 @@ def test_a_target_that_takes_no_requests_is_one_that_cannot_be_connected_to(make
 
 
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
-def test_a_refused_stream_is_tried_again(world: World, method: bytes) -> None:
-    """RFC 9113 section 8.7: it was not processed, whatever its method."""
+@pytest.mark.parametrize("conditions", [None, ["connect_failure"]])
+def test_a_refused_stream_is_tried_again(make: Any, method: bytes, conditions: list[str] | None) -> None:
+    """RFC 9113 section 8.7: it was not processed, whatever its method and the conditions of retries."""
+    world = make(**({} if conditions is None else {"retries": {"conditions": conditions}}))
     client = world.client()
     client.send(GET % b"/" if method == b"GET" else post(b"/", b"body"))
     peer = world.origin.accept()

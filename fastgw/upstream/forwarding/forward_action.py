@@ -159,6 +159,9 @@ class Forward:
                 return
             if due_in != inf or self.timeout is not inf:
                 forwarding.limit_time(due_in)
+                if forwarding.call_due_at <= upstream.worker_loop.wheel.now:  # filters have waited for so long
+                    forwarding.expire(forwarding.call_due_at)
+                    return
         elif self.timeout is not inf:
             forwarding.limit_time()
         forwarding.attempt(fresh=False, again=False)

@@ -90,12 +90,13 @@ class Forwarding(Timed):
     def limit_time(self, whole: float = inf) -> None:
         """Start the route's timeout until the response head, and the upstream's timeout for the whole response.
 
-        `whole`: the caller's timeout for the whole response, in seconds.
+        `whole`: the caller's timeout for the whole response, in seconds since the request was received.
         """
         wheel = self.upstream.worker_loop.wheel
-        self.call_due_at = wheel.now + whole
-        self._total_at = wheel.now + min(self.forward.total_timeout, whole)
-        self.head_due_at = wheel.now + min(self.forward.timeout, whole)
+        # The wheel is behind by a turn of the loop: the server must not get more than the caller has said.
+        self.call_due_at = min(wheel.now, self.exchange.begun_at) + whole
+        self._total_at = min(wheel.now + self.forward.total_timeout, self.call_due_at)
+        self.head_due_at = min(wheel.now + self.forward.timeout, self.call_due_at)
         wheel.watch(self, self.head_due_at)
 
     def adopt_attempt(self, target: Target, stream: UpstreamStream | None, record: AttemptRecord | None) -> None:

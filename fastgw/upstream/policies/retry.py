@@ -60,9 +60,7 @@ class RetryRules:
 
     def __init__(self, settings: config.Retries) -> None:
         self.max = settings.max
-        self._conditions: frozenset[str] = frozenset(settings.conditions)
-        if RESET in self._conditions:
-            self._conditions |= {REFUSED}
+        self._conditions: frozenset[str] = frozenset((*settings.conditions, REFUSED))
         self.retries_lost = LOST in self._conditions and self.max > 0
         self.statuses = frozenset(int(each) for each in settings.conditions if each.isdecimal()) if self.max else ()
         self.grpc_statuses = {
