@@ -79,9 +79,11 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         "_events",
         "_flush_is_due",
         "_last_calls",
+        "_last_calls_at",
         "_read_while_unsent",
         "_socket",
         "_spare",
+        "_stalled_at",
         "_stopped",
         "_streams",
         "_trusts",
@@ -131,6 +133,8 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         self._address_limit: AddressLimit | None = None
         self._asks = False  # counted in the listener's `askers`
         self._last_calls = 0  # 1: GOAWAY was announced; 2: no further streams
+        self._last_calls_at = inf  # when the second GOAWAY is due
+        self._stalled_at = inf  # when the client, or its close, has stalled
         self._closing = False  # the transport is closing
         self.closed = False
         self.write_paused = False
@@ -225,24 +229,37 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
     def pause_writing(self) -> None:
         self.write_paused = True
         self._unsent = unsent(self.transport)
+        self._await_client()
+
+    def _await_client(self) -> None:
+        self._stalled_at = self._wheel.now + self.server.timeouts.response_idle
         self.watch(self.server.timeouts.response_idle)
 
     def resume_writing(self) -> None:
         self.write_paused = False
+        if self._last_calls == 1:
+            self._wheel.watch(self, self._last_calls_at)
         self._read_while_unsent = 0
         self._stop_or_start()
         if not self._closing:
             self._flush()
 
     def expire(self, now: float) -> None:
-        if self.write_paused and (left := unsent(self.transport)) < self._unsent:
-            self._unsent = left
-            self.watch(self.server.timeouts.response_idle)
-        elif self.write_paused or self._closing:  # the client does not read its responses, or does not close
-            self._break_off_all(Fault.CLIENT_STALLED)
-            self.abort()
-        elif self._last_calls == 1:
+        if now >= self._last_calls_at:
             self._call_last()
+            if not (self.write_paused or self._closing):
+                if self.session.in_head:
+                    self.watch(self.server.timeouts.request_headers)
+                return
+        if self.write_paused or self._closing:
+            if now < self._stalled_at:
+                self._wheel.watch(self, self._stalled_at)
+            elif self.write_paused and (left := unsent(self.transport)) < self._unsent:
+                self._unsent = left
+                self._await_client()
+            else:  # the client does not read its responses, or does not close
+                self._break_off_all(Fault.CLIENT_STALLED)
+                self.abort()
         elif self.session.in_head or not self._streams:
             self._end(ErrorCode.NO_ERROR)
 
@@ -531,7 +548,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         """Close after all data was sent, within the write timeout of the client."""
         if not self._closing and not self.closed:
             self._closing = True
-            self.watch(self.server.timeouts.response_idle)
+            self._await_client()
             self.transport.close()
 
     def abort(self) -> None:
@@ -558,7 +575,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             server.closed(self)
 
     def watch(self, seconds: float) -> None:
-        self._wheel.watch(self, self._wheel.now + seconds)
+        self._wheel.watch(self, min(self._wheel.now + seconds, self._last_calls_at))
 
     # drain
 
@@ -568,10 +585,11 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._last_calls = 1
             self.session.announce_goaway()
             self.flush_soon()
+            self._last_calls_at = self._wheel.now + LAST_REQUEST_S
             self.watch(LAST_REQUEST_S)
 
     def _call_last(self) -> None:
-        self._last_calls = 2
+        self._last_calls, self._last_calls_at = 2, inf
         self.session.goaway()
         self.flush_soon()
 
