@@ -543,8 +543,10 @@ cdef class Session:
 
     cdef bint _add_field(self, const uint8_t* name, size_t namelen, const uint8_t* value, size_t length) noexcept:
         """Add a field to the head that is being received. False: out of memory."""
+        cdef bint is_cookie = namelen == 6 and not self._is_client and not memcmp(name, b"cookie", 6)
         self._head_bytes += namelen + length + 32
-        self._head_fields += 1
+        if not (is_cookie and self._cookies.length):  # one Cookie header is sent on (RFC 9113 section 8.2.3)
+            self._head_fields += 1
         if self._head_bytes > self._most_head_bytes or self._head_fields > self._most_head_fields:
             self._too_long = True
             if namelen == 5 and name[0] == c":":  # which of the two is too long
@@ -574,7 +576,7 @@ cdef class Session:
                     self._refusal = "There is more than one Host header."
                 self._has_host = True
                 return self._keep_pseudo(&self._host, value, length)
-            if namelen == 6 and not memcmp(name, b"cookie", 6):
+            if is_cookie:
                 if self._cookies.length and not _append(&self._cookies, b"; ", 2):
                     return False
                 return _append(&self._cookies, value, length)

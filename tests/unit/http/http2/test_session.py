@@ -200,6 +200,15 @@ def test_cookies_become_one_line_behind_the_others():
     assert events[0][2] == b"GET / HTTP/1.1\r\nhost: a.test\r\nx: y\r\ncookie: a=1; b=2\r\n\r\n"
 
 
+@pytest.mark.parametrize(("cookies", "others", "kind"), [(500, 199, WHOLE), (1, 199, WHOLE), (1, 200, TOO_LONG)])
+def test_the_cookies_count_as_one_header(cookies: int, others: int, kind: int):
+    """RFC 9113 section 8.2.3: clients may send each as a field of its own. They are sent on as one line."""
+    fields = [(b"cookie", b"a=%d" % number) for number in range(cookies)]
+    fields += [(b"x-%d" % number, b"1") for number in range(others)]
+    _, events = fed(get(*fields))
+    assert [found for found, _, _ in events] == [kind]
+
+
 def test_data_is_given_back_by_who_takes_it():
     """Nothing opens the window by itself."""
     session, events = fed(post(), data(b"x" * 16_384, end=False), data(b"x" * 16_384, end=False))
