@@ -318,6 +318,7 @@ class ApiConnection(Timed):
             action = None if match is None else match[0].action
             if isinstance(action, type(self._action)):
                 self._action = action
+                self._reader.limit_messages(action.settings.message_bytes)
             else:
                 self._close(GOING_AWAY, "the route is gone", None)
         return self._action
@@ -373,6 +374,11 @@ class ApiConnection(Timed):
         self._end()
 
     # orders of back ends (`AddressedConnection`)
+
+    def follow_reload(self) -> None:
+        if not self._close_sent and not self._is_leaving:
+            self._current_action()
+            self._plan()
 
     def take_order(self, order: ConnectionOrder) -> OrderAnswer:
         if self._close_sent or self._is_leaving:

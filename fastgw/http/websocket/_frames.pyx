@@ -83,6 +83,9 @@ cdef class FrameReader:
     def at_boundary(self):
         return not self._left
 
+    def limit_messages(self, uint64_t message_bytes):
+        self._limit = min(message_bytes, <uint64_t>1 << 63)
+
     def rest(self, bytes chunk not None):
         cdef uint64_t length = PyBytes_GET_SIZE(chunk)
         if length <= self._left:

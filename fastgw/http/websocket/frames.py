@@ -126,6 +126,10 @@ class FrameReader:
         """Whether the forwarded bytes end with a complete frame."""
         return not self._left
 
+    def limit_messages(self, message_bytes: int) -> None:
+        """Set the maximum payload of a message from the next frame header on. Only for readers without `deflate`."""
+        self._limit = message_bytes
+
     def rest(self, chunk: bytes) -> bytes:
         """Return the part of a chunk that belongs to the current frame, unchecked."""
         part = chunk[: self._left]

@@ -30,6 +30,10 @@ class WebsocketMessageReader:
         self._opcode = 0
         self._message = b""  # the frames of a message so far
 
+    def limit_messages(self, message_bytes: int) -> None:
+        """Set the maximum payload of messages from the next frame on."""
+        self._frames.limit_messages(message_bytes)
+
     @property
     def close(self) -> int | None:
         """Code of the received close frame, as in `FrameReader`."""

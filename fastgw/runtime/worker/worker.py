@@ -427,6 +427,7 @@ class Worker:
         gateway.stock.roster.use_index(gateway.index)
         node_limits = words.connection_limit(column, limits), words.address_limit(column, limits)
         self._server.adopt(gateway, *node_limits, words.session_limit(column, limits))
+        self._worker_loop.connections.follow_reload()
         self._server.tracer = self._traces.tracer
         self._observe_log_bodies(gateway)
         self._on_demand.use_configuration(gateway.config.acme)
