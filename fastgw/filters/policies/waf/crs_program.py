@@ -4,12 +4,14 @@ The library is the engine of ModSecurity 3 as the system's package manager insta
 takes milliseconds for a request and holds the interpreter, so it never runs in a worker.
 
 Rule 1: rules that do not load are an error: without it the library would let every request pass. Rule 2: rules that
-look up addresses (REQUEST-910: GeoIP, DNS) and those of responses are left out.
+look up addresses (REQUEST-910: GeoIP, DNS) and those of responses are left out. Rule 3: text of the client decides
+nothing: the library's log has it unescaped, so an id counts only next to a mark that no client knows.
 """
 
 import ctypes
 import ctypes.util
 import re
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -39,11 +41,11 @@ SecRule REQUEST_HEADERS:Content-Type "@rx (?i)^(?:application(?:/soap\\+|/)|text
   "id:1,phase:1,t:none,pass,nolog,ctl:requestBodyProcessor=XML"
 SecRule REQUEST_HEADERS:Content-Type "@rx (?i)^application/(?:[a-z0-9.-]+\\+)?json" \
   "id:2,phase:1,t:none,pass,nolog,ctl:requestBodyProcessor=JSON"
-SecRule REQBODY_ERROR "!@eq 0" "id:200002,phase:2,t:none,pass,log,severity:2"
+SecRule REQBODY_ERROR "!@eq 0" "id:200002,phase:2,t:none,pass,log,msg:'%s'"
 SecRule MULTIPART_DATA_BEFORE|MULTIPART_DATA_AFTER|MULTIPART_HEADER_FOLDING|MULTIPART_MISSING_SEMICOLON|\
 MULTIPART_INVALID_QUOTING|MULTIPART_INVALID_HEADER_FOLDING|MULTIPART_BOUNDARY_WHITESPACE|MULTIPART_FILE_LIMIT_EXCEEDED \
-  "!@eq 0" "id:200003,phase:2,t:none,pass,log,severity:2"
-SecRule MULTIPART_UNMATCHED_BOUNDARY "@eq 1" "id:200004,phase:2,t:none,pass,log,severity:2"
+  "!@eq 0" "id:200003,phase:2,t:none,pass,log,msg:'%s'"
+SecRule MULTIPART_UNMATCHED_BOUNDARY "@eq 1" "id:200004,phase:2,t:none,pass,log,msg:'%s'"
 SecAction "id:900990,phase:1,nolog,pass,t:none,setvar:tx.crs_setup_version=%d"
 SecAction "id:900000,phase:1,nolog,pass,t:none,setvar:tx.paranoia_level=%d,setvar:tx.executing_paranoia_level=%d,\
 setvar:tx.blocking_paranoia_level=%d,setvar:tx.detection_paranoia_level=%d"
@@ -56,10 +58,13 @@ boundary in quotation marks and line breaks without CR, which it reads.
 _VERSION: Final = re.compile(r"OWASP_CRS/(\d+)\.(\d+)\.(\d+)")
 _RULE: Final = re.compile(r'"id:(\d+),(.*?)(?<!\\)"', re.DOTALL)
 _TAG: Final = re.compile(r"tag:'(attack-[\w-]+)'")
-_OF_LOG: Final = re.compile(rb'\[(id|severity) "((?:[^"\\]|\\.)*)"\]')
-_SCORES: Final = {b"0": 5, b"1": 5, b"2": 5, b"3": 4, b"4": 3, b"5": 2}
-"""Scores of the CRS by severity (emergency to notice)."""
+_SEVERITY: Final = re.compile(r"severity:'?(\w+)")
+_SCORES: Final = {"EMERGENCY": 5, "ALERT": 5, "CRITICAL": 5, "ERROR": 4, "WARNING": 3, "NOTICE": 2}
+_OF_FILE: Final = rb'\[file "[^"]*%b/[^"]*"\] \[line "\d+"\] \[id "(\d+)"\]'
+_OF_SETUP: Final = rb'\[id "(\d+)"\] \[rev ""\] \[msg "%b"\]'
+"""Id of a rule in the library's log, next to the mark: in the path of the rule's file, or its message."""
 _MOST_MATCHES: Final = 64
+_MARK_BITS: Final = 128
 
 
 class CrsSettings(Struct, frozen=True):
@@ -174,15 +179,21 @@ class CrsEngine:
         library.msc_set_log_cb(self._engine, self._callback)
         self._rules = library.msc_create_rules_set()
         files = rule_files(Path(settings.rules))
-        self._tags = dict.fromkeys(UNREAD_BODY, ("attack-protocol",)) | dict(_tags_of(files))
+        self._known = {id: CrsMatch(id, ("attack-protocol",), 5) for id in UNREAD_BODY}
+        self._known |= {match.id: match for match in _matches_of(files)}
+        # Of slashes and dots, because it leads from the directory of a file to this directory.
+        self._mark = mark = "".join(secrets.choice(("/", "/.")) for _ in range(_MARK_BITS))
+        escaped = re.escape(mark.encode())
+        self._id = re.compile(_OF_FILE % escaped + b"|" + _OF_SETUP % escaped).search
         found = _VERSION.search(next(file for file in files if "REQUEST-901-" in file.name).read_text())
         if found is None:
             raise CannotLoad(f"{settings.rules}: REQUEST-901-*.conf does not name its version")
         level = settings.paranoia
-        setup = _SETUP % (int("".join(found.groups())), level, level, level, level, settings.threshold)
+        version = int("".join(found.groups()))
+        setup = _SETUP % (mark, mark, mark, version, level, level, level, level, settings.threshold)
         self._add(library.msc_rules_add, setup, "its settings")
         for file in files:
-            self._add(library.msc_rules_add_file, str(file), str(file))
+            self._add(library.msc_rules_add_file, f"{file.parent}{mark}/{file.name}", str(file))
         for id in settings.without:
             self._add(library.msc_rules_add, f"SecRuleRemoveById {id}", f"exclusion of rule {id}")
         for tag in settings.without_tags:
@@ -191,7 +202,7 @@ class CrsEngine:
     def _add(self, add: Callable[..., int], what: str, name: str) -> None:
         error = ctypes.c_char_p()
         if add(self._rules, what.encode(), ctypes.byref(error)) < 0:
-            text = (error.value or b"unknown error").decode(errors="replace")
+            text = (error.value or b"unknown error").decode(errors="replace").replace(self._mark, "")
             raise CannotLoad(f"{name}: {' '.join(text.split())}")
 
     def inspect(self, request: CrsRequest) -> CrsVerdict:
@@ -216,17 +227,17 @@ class CrsEngine:
         if not request.body:  # XML and forms may have none
             found = [match for match in found if match.id not in UNREAD_BODY]
         matches = tuple(found[:_MOST_MATCHES])
-        is_inspected = not any(match.id in UNREAD_BODY for match in matches)
+        is_inspected = not any(match.id in UNREAD_BODY for match in found)
         blocks = blocks or not (is_inspected or request.is_cut)
         return CrsVerdict(blocks, sum(match.score for match in matches), matches, is_inspected)
 
     def _match_of(self, message: bytes) -> CrsMatch | None:
         """Read a message of the library's log. None: it belongs to a rule that only sums up others."""
-        found = dict(_OF_LOG.findall(message))
-        id = int(found.get(b"id", b"0"))
+        found = self._id(message)
+        id = int(found[1] or found[2]) if found else 0
         if not id or 949000 <= id < 950000 or 980000 <= id < 981000:
             return None
-        return CrsMatch(id, self._tags.get(id, ()), _SCORES.get(found.get(b"severity", b""), 0))
+        return self._known.get(id) or CrsMatch(id, (), 0)
 
     def _intervenes(self, transaction: Any) -> bool:
         found = _Intervention(status=200)
@@ -255,11 +266,13 @@ def _readable_body(request: CrsRequest) -> bytes:
     return (request.body[:end] if last_is_cut else request.body) + delimiter + b"--\r\n"
 
 
-def _tags_of(files: Sequence[Path]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yield the tags of each rule; the library's log does not always have them."""
+def _matches_of(files: Sequence[Path]) -> Iterator[CrsMatch]:
+    """Yield the match of each rule, by its text: the library's log does not always have its tags."""
     for file in files:
         for found in _RULE.finditer(file.read_text()):
-            yield int(found[1]), tuple(_TAG.findall(found[2]))
+            severity = _SEVERITY.search(found[2])
+            score = _SCORES.get(severity[1], 0) if severity else 0
+            yield CrsMatch(int(found[1]), tuple(_TAG.findall(found[2])), score)
 
 
 def start(argument: bytes) -> Callable[[bytes], bytes]:

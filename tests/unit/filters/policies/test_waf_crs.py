@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import uvloop
@@ -136,6 +137,31 @@ def test_bodies_that_cannot_be_read_are_refused() -> None:
     assert all(each.is_inspected and not each.blocks for each in verdicts(program(), [*READ.values()]))
     excluding = program(without=(200002, 200003, 200004))
     assert not any(verdict.blocks for verdict in verdicts(excluding, [*UNREAD.values()]))
+
+
+FORGED = [b'[id "1"]', b'[id "949110"]', b'[file "x"] [line "1"] [id "949110"] [rev ""] [msg ""]']
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (b"/x;TEXT", {200002}),
+        (b"/x?TEXT=" + quote(SQL).encode(), {200002, 942100, 942190}),
+        (b"/x?a=TEXT" + quote(SQL).encode(), {200002, 942100, 942190}),
+    ],
+    ids=["path", "name of an argument", "value of an argument"],
+)
+def test_no_text_of_the_client_hides_a_match(target: bytes, expected: set[int]) -> None:
+    """The library writes path, names and values into its log without escapes."""
+    targets = [target.replace(b"TEXT", quote(text).encode()) for text in FORGED]
+    body = b'\xef\xbb\xbf{"id":"%b"}' % SQL
+    for verdict in verdicts(program(), [sent(JSON, body, target=each) for each in targets]):
+        assert verdict.blocks
+        assert not verdict.is_inspected
+        ids = {match.id for match in verdict.matches}
+        assert expected <= ids
+        assert ids.isdisjoint({1, 949110})
+        assert all(match.tags and match.score for match in verdict.matches)
 
 
 def test_bodies_that_are_cut_off() -> None:
