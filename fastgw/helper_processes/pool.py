@@ -83,6 +83,8 @@ class HelperPool:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, program: Program) -> None:
         self.program = program
+        self.started: asyncio.Future[None] = loop.create_future()
+        """Done once all first processes are ready, or one of them has ended."""
         self._loop = loop
         self._helpers: set[_Helper] = set()
         self._idle: list[_Helper] = []
@@ -144,6 +146,7 @@ class HelperPool:
         for helper in tuple(self._helpers):
             helper.end("closed")
         self._fail_waiting("closed")
+        self._has_started()
 
     async def ended(self) -> None:
         """Wait until all killed processes have ended."""
@@ -162,6 +165,8 @@ class HelperPool:
 
     def became_idle(self, helper: "_Helper", answered: bool) -> None:
         self._was_ready = True
+        if not self.started.done() and self.ready == self.program.processes:
+            self._has_started()
         if answered and self._failures:
             self._failures = 0
             log_event(OperatorEvent.HELPER_BACK, "helper process %s answers again", self.program.name)
@@ -178,6 +183,7 @@ class HelperPool:
             self._idle.remove(helper)
         if not self._open:
             return
+        self._has_started()
         delay = min(FIRST_DELAY_S * 2**self._failures, MOST_DELAY_S)
         self._failures = min(self._failures + 1, 20)
         log_event(
@@ -191,6 +197,10 @@ class HelperPool:
         if not self._helpers:
             self._fail_waiting(why)
         self._start_later(delay)
+
+    def _has_started(self) -> None:
+        if not self.started.done():
+            self.started.set_result(None)
 
     def _fail_waiting(self, why: str) -> None:
         waiting, self._waiting = self._waiting, deque()
@@ -209,6 +219,7 @@ class HelperPool:
         try:
             self._helpers.add(_Helper(self._loop, self))
         except OSError as error:
+            self._has_started()
             delay = min(FIRST_DELAY_S * 2**self._failures, MOST_DELAY_S)
             self._failures = min(self._failures + 1, 20)
             log_event(

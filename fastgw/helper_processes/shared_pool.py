@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import final
 
 from msgspec.structs import replace
@@ -23,8 +24,8 @@ def share_of(processes: int, workers: int, slot: int) -> int:
 
 @final
 class SharedPool:
-    """Processes of a program that start with the first use, or its first request, and end with the last use.
-    `processes`: of the node, at least one for each worker.
+    """Processes of a program that start with the first use, or its first request, and end with the last use, once its
+    requests are completed. `processes`: of the node, at least one for each worker.
     """
 
     def __init__(self, program: Program, processes: int = 1) -> None:
@@ -33,24 +34,37 @@ class SharedPool:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._share = 1
         self._uses = 0
+        self._requests = 0  # in flight
 
     def __repr__(self) -> str:
         return f"<SharedPool {self._program.name}: {self._uses} uses, {self._pool}>"
 
-    def start(self, loop: asyncio.AbstractEventLoop, workers: int, slot: int, at_once: bool = True) -> None:
-        """Begin a use by this worker (`share_of`). `at_once`: otherwise the processes start with the first request."""
+    def start(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        workers: int,
+        slot: int,
+        wait_for: Callable[[asyncio.Future[None]], None] | None,
+    ) -> None:
+        """Begin a use by this worker (`share_of`). `wait_for`: called with the future of the start of the processes
+        (`HelperPool.started`); None: they start with the first request.
+        """
         self._uses += 1
         self._loop, self._share = loop, share_of(self._processes, workers, slot)
-        if at_once and self._pool is None:
-            self._pool = self._started(loop)
+        if wait_for is not None:
+            if self._pool is None:
+                self._pool = self._started(loop)
+            wait_for(self._pool.started)
 
     def stop(self) -> None:
+        """End a use. Requests of its exchanges may still come: they start the processes again."""
         self._uses -= 1
-        if not self._uses:
-            self._loop = None
-            if self._pool is not None:
-                self._pool.close()
-                self._pool = None
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        if not self._uses and not self._requests and self._pool is not None:
+            self._pool.close()
+            self._pool = None
 
     def _started(self, loop: asyncio.AbstractEventLoop) -> HelperPool:
         pool = HelperPool(loop, replace(self._program, processes=self._share))
@@ -63,7 +77,12 @@ class SharedPool:
             if self._loop is None:
                 raise HelperBusy("there is no process")
             self._pool = self._started(self._loop)
-        return await self._pool.run_request(request, deadline_s)
+        self._requests += 1
+        try:
+            return await self._pool.run_request(request, deadline_s)
+        finally:
+            self._requests -= 1
+            self._close_unused()
 
 
 def event_of(error: HelperError) -> FilterEvent:

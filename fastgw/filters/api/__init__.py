@@ -6,6 +6,7 @@ forked: parse and precompute there. The hooks that it returns live as long as th
 the exchange. API is the version of the interface in this file.
 """
 
+from asyncio import Future
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from enum import IntEnum
 from functools import cache, lru_cache
@@ -335,6 +336,8 @@ class Services(NamedTuple):
     """Count a response that the cache of a route has fetched: `stored`, or why it was not."""
     log_message: Callable[[Exchange, dict[str, object], int, int], None] = lambda exchange, field, sent, answered: None
     """Log a message of a WebSocket: its `websocket` field, and the bytes of the client and of the upstream."""
+    wait_for: Callable[[Future[None]], None] = lambda future: None
+    """Delay the use of the tables that start now until this future is done. The filter limits the time."""
 
 
 class NodeSide(Protocol):

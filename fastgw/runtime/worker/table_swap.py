@@ -56,6 +56,7 @@ class TableSwap:
         self._wanted: Prepare | None = None
         self._built: Gateway | None = None
         self._under_way = 0  # builds, including those that are no longer needed
+        self._awaited: set[asyncio.Future[None]] = set()
         self._old: deque[RetiredTables] = deque()  # the oldest first
         self._clearing: asyncio.TimerHandle | None = None
 
@@ -82,6 +83,12 @@ class TableSwap:
         if self._built is not None:
             built, self._built = self._built, None
             self._discard(built)
+
+    def wait_for(self, future: "asyncio.Future[None]") -> None:
+        """Tables that are built now are prepared once this future is done, too: the helper processes of their filters
+        are ready, for example.
+        """
+        self._awaited.add(future)
 
     def commit(self, generation: int) -> tuple[Gateway, Prepare] | None:
         """Put the tables of this generation in use. None: they were not prepared."""
@@ -113,9 +120,19 @@ class TableSwap:
         self._settle()
         if message is self._wanted:
             self._built = gateway
-            self._prepared(message.generation)
+            self._tell_prepared(message)
         else:
             self._discard(gateway)
+
+    def _tell_prepared(self, message: Prepare, _: object = None) -> None:
+        """Tell that the tables are prepared, after all futures that they wait for."""
+        self._awaited = {future for future in self._awaited if not future.done()}
+        if message is not self._wanted:
+            return
+        if self._awaited:
+            next(iter(self._awaited)).add_done_callback(partial(self._tell_prepared, message))
+        else:
+            self._prepared(message.generation)
 
     def _fail(self, message: Prepare, error: Exception) -> None:
         self._settle()

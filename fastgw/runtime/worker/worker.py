@@ -176,6 +176,7 @@ class Worker:
             lambda route, message: self._observer.count_validation(route, message),
             lambda route, reason: self._observer.count_cache_miss(route, reason),
             lambda exchange, *message: self._observer.log_message(exchange, *message),
+            lambda future: self._table_swap.wait_for(future),
         )
         gateway.stock.roster.share_revocations(node_state.revoked, self._revoke)
         self._log_bodies = LogBodies()

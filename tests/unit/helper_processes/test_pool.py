@@ -17,6 +17,7 @@ from fastgw import compiled
 from fastgw.helper_processes import pool as pools
 from fastgw.helper_processes.pool import HelperBusy, HelperDied, HelperError, HelperFailed, HelperLate, HelperPool
 from fastgw.helper_processes.program import MOST_BYTES, Program
+from fastgw.helper_processes.shared_pool import SharedPool
 
 ROOT = Path(__file__).parents[3]
 T = TypeVar("T")
@@ -187,6 +188,52 @@ def test_a_program_that_cannot_start_is_named(caplog: pytest.LogCaptureFixture) 
 
     run(test)
     assert "these rules do not load" in caplog.text
+
+
+def test_a_pool_has_started_when_all_its_processes_are_ready() -> None:
+    async def test() -> None:
+        async with asyncio.timeout(PATIENT_S), running(processes=2) as pool:
+            assert not pool.started.done()
+            await pool.started
+            assert pool.ready == 2
+
+    run(test)
+
+
+@pytest.mark.parametrize("ending", ["broken", "closed"])
+def test_nobody_waits_for_a_pool_that_cannot_start(ending: str) -> None:
+    async def test() -> None:
+        async with asyncio.timeout(PATIENT_S), running(argument=ending.encode()) as pool:
+            if ending == "closed":
+                pool.close()
+            await pool.started
+            assert pool.ready == 0
+
+    run(test)
+
+
+def test_a_shared_pool_ends_with_its_last_use_and_its_last_request() -> None:
+    async def test() -> None:
+        async with asyncio.timeout(PATIENT_S):
+            awaited: list[asyncio.Future[None]] = []
+            shared = SharedPool(program())
+            shared.start(asyncio.get_running_loop(), 1, 0, awaited.append)
+            await awaited[0]
+            pid = await shared.run_request(b"pid")
+            slow = asyncio.ensure_future(shared.run_request(b"sleep 0.2"))
+            await asyncio.sleep(0)
+            shared.stop()
+            assert await shared.run_request(b"pid") == pid
+            assert await slow == b"slept"
+            late = await shared.run_request(b"pid")  # of an exchange that began before
+            assert late != pid
+            for each in (pid, late):
+                with contextlib.suppress(ProcessLookupError):
+                    while True:
+                        os.kill(int(each), 0)
+                        await asyncio.sleep(0.02)
+
+    run(test)
 
 
 def test_a_closed_pool_leaves_no_process() -> None:

@@ -50,7 +50,8 @@ class HelperChecks:
         self._filter, self._instance, self._deadline_s, self._at_once = filter_name, instance, deadline_s, at_once
 
     def start(self, services: Services) -> None:
-        self.pool.start(services.worker_loop.loop, services.workers(), services.slot, self._at_once)
+        wait_for = services.wait_for if self._at_once else None
+        self.pool.start(services.worker_loop.loop, services.workers(), services.slot, wait_for)
 
     def submit(self, exchange: Exchange, message: bytes) -> Task[Reply | None]:
         """Return the future of the response to a body that does not conform. `message`: request of the program."""

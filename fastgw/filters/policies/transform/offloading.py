@@ -63,8 +63,8 @@ class OffloadedChange:
         return cls(pool, change, env.instance, names)
 
     def start(self, services: Services) -> None:
-        loop, workers, slot = services.worker_loop.loop, services.workers(), services.slot
-        self._pool.start(loop, workers, slot, self._starts_at_once)
+        wait_for = services.wait_for if self._starts_at_once else None
+        self._pool.start(services.worker_loop.loop, services.workers(), services.slot, wait_for)
 
     def stop(self) -> None:
         self._pool.stop()

@@ -62,7 +62,7 @@ class CrsUse:
         )
 
     def start(self, services: Services) -> None:
-        self._pool.start(services.worker_loop.loop, services.workers(), services.slot)
+        self._pool.start(services.worker_loop.loop, services.workers(), services.slot, services.wait_for)
 
     def stop(self) -> None:
         self._pool.stop()

@@ -279,6 +279,7 @@ def test_processes_are_divided_among_the_workers(monkeypatch: pytest.MonkeyPatch
     class Recorded:
         def __init__(self, loop: object, program: Program) -> None:
             started.append(program.processes)
+            self.started = self
 
         def start(self) -> None: ...
         def close(self) -> None: ...
@@ -287,9 +288,13 @@ def test_processes_are_divided_among_the_workers(monkeypatch: pytest.MonkeyPatch
     for processes, workers, slot in ((1, 4, 0), (4, 2, 1), (5, 2, 0), (5, 2, 1)):
         use = CrsUse(program(), processes, refuses=False)
         loop = SimpleNamespace(loop=None)
-        services: Any = SimpleNamespace(workers=lambda count=workers: count, worker_loop=loop, slot=slot)
+        awaited: list[object] = []
+        services: Any = SimpleNamespace(
+            workers=lambda count=workers: count, worker_loop=loop, slot=slot, wait_for=awaited.append
+        )
         use.start(services)
         use.start(services)  # another use of the filter
+        assert awaited == [use._pool._pool] * 2
         use.stop()
         assert use._pool._pool is not None
         use.stop()

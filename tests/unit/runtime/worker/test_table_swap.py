@@ -20,7 +20,7 @@ from fastgw.runtime.ipc.channel import Prepare
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot, PreviousGeneration, accept, seal
 from fastgw.runtime.worker.sliced_work import Slices
 from fastgw.runtime.worker.table_swap import TableSwap
-from tests.support.on_loop import on_loop, until
+from tests.support.on_loop import on_loop, turns, until
 
 ROUTES = 300
 
@@ -45,12 +45,15 @@ class Worker:
         gateway = compile(self.first.config(), 1)
         self.told: list[tuple[str, int]] = []
         self.broken = False
+        self.awaited: list[asyncio.Future[None]] = []
         self.changing = TableSwap(
             Slices(asyncio.get_running_loop()), gateway, 1, self._starting, self._prepared, self._refused
         )
 
     def _starting(self, gateway: Gateway) -> Steps[None]:
         yield
+        for future in self.awaited:
+            self.changing.wait_for(future)
         if self.broken:
             raise CompileError("broken")
 
@@ -125,6 +128,38 @@ async def test_what_is_not_wanted_any_more_is_built_to_its_end_and_freed():
     await until(gc.isenabled)
     await until(lambda: routes() <= before)
     assert worker.told == []
+
+
+@on_loop
+async def test_tables_are_prepared_once_all_that_they_wait_for_is_done():
+    worker = Worker()
+    awaited = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    worker.awaited = awaited
+    worker.prepare(2)
+    await until(gc.isenabled)
+    for future in awaited:
+        await turns()
+        assert worker.told == []
+        future.set_result(None)
+    await prepared(worker, 2)
+    assert worker.told == [("prepared", 2)]
+    assert worker.changing.commit(2) is not None
+
+
+@on_loop
+async def test_what_is_not_wanted_any_more_is_waited_for_no_longer():
+    worker = Worker()
+    before = routes()
+    worker.awaited = [asyncio.get_running_loop().create_future()]
+    worker.prepare(2)
+    await until(gc.isenabled)
+    worker.prepare(3)
+    await until(gc.isenabled)
+    worker.awaited[0].set_result(None)
+    await prepared(worker, 3)
+    assert worker.told == [("prepared", 3)]
+    assert worker.changing.commit(3) is not None
+    await until(lambda: routes() <= before)
 
 
 @on_loop
