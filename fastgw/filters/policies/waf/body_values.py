@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from fastgw.filters.policies.waf.content_type import parameters_of
+from fastgw.filters.policies.waf.content_type import CHARSETS, parameters_of
 from fastgw.filters.policies.waf.multipart_values import multipart_values
 from fastgw.filters.policies.waf.normalization import decoded
 
@@ -26,18 +26,26 @@ with the text, if nothing else ends it, so that no character is read twice.
 """
 _XML_QUOTED: Final = re.compile(rb"\"([^\"]+)\"?|'([^']+)'?").findall
 _XML_DECLARATION: Final = re.compile(rb"<(?:![a-zA-Z]|xi:|xsl:)[^<>]{0,512}[<>\[]?").findall
-_TEXT: Final = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]*").fullmatch
+_XML_PROLOG: Final = re.compile(rb"\s*<\?xml\s(.*?)(?:\?>|\Z)", re.DOTALL).match
+_XML_ENCODING: Final = re.compile(rb"""encoding\s*=\s*["']?([^"'?]*)""").findall
+_XML_NOT_ASCII: Final = re.compile(rb"[\x80-\xff]|Lo\xa7\x94|[^\0]{0,3}\0", re.DOTALL).match
+"""Beginning of a document in UTF-16, UTF-32 or EBCDIC (XML 1.0, appendix F)."""
+_BOM: Final = b"\xef\xbb\xbf"
+_BINARY: Final = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]").search
+"""Finds a byte that no text has (WHATWG MIME Sniffing, "binary data byte")."""
 
 
 class InspectedBody(NamedTuple):
     """Values of a body. `arguments`: names and values; `text`: a body without structure; `is_malformed`: its parts
-    cannot be separated. `counts`: its arguments count towards the limit.
+    cannot be separated. `counts`: its arguments count towards the limit. `is_encoded`: it is in an encoding of which
+    these are no values.
     """
 
     arguments: list[tuple[bytes, bytes]]
     text: bytes = b""
     is_malformed: bool = False
     counts: bool = True
+    is_encoded: bool = False
 
 
 def values_of(content_type: bytes | None, body: bytes) -> InspectedBody:
@@ -52,11 +60,11 @@ def values_of(content_type: bytes | None, body: bytes) -> InspectedBody:
             return _json_body(body)
         return InspectedBody(form_values(body), body)
     if kind.endswith((b"/xml", b"+xml")):
-        return InspectedBody([*_xml_values(body)], counts=False)
+        return InspectedBody([*_xml_values(body)], counts=False, is_encoded=_is_encoded_xml(body))
     if kind.startswith(b"multipart/"):
         arguments, is_malformed = multipart_values(parameters_of(content_type or b"", b"boundary"), body)
         return InspectedBody(arguments, body if is_malformed else b"", is_malformed)
-    if kind.startswith(b"text/") or _TEXT(body[:512]):
+    if kind.startswith(b"text/") or not _BINARY(body[:512]):
         return InspectedBody(form_values(body) if b"=" in body[:256] else [], body, counts=False)
     return InspectedBody([])
 
@@ -91,7 +99,7 @@ def _json_body(body: bytes) -> InspectedBody:
             name = text
         pairs.append((name, b"" if colon else text))
     others.append(body[at:])
-    beside_strings = b"".join(others).removeprefix(b"\xef\xbb\xbf").translate(None, _JSON_BESIDE_STRINGS)
+    beside_strings = b"".join(others).removeprefix(_BOM).translate(None, _JSON_BESIDE_STRINGS)
     return InspectedBody(pairs, body if beside_strings else b"", counts=False)
 
 
@@ -100,6 +108,15 @@ def _of_json(found: re.Match[bytes]) -> bytes:
         code = int(found[2], 16)
         return bytes((code,)) if code < 256 else chr(code).encode(errors="replace")
     return _JSON_SIGNS.get(found[1], found[1])
+
+
+def _is_encoded_xml(body: bytes) -> bool:
+    """Whether a document is in an encoding other than `CHARSETS`, by its first bytes or its declaration."""
+    text = body.removeprefix(_BOM)
+    if _XML_NOT_ASCII(text):
+        return True
+    prolog = _XML_PROLOG(text)
+    return prolog is not None and any(each.strip().lower() not in CHARSETS for each in _XML_ENCODING(prolog[1]))
 
 
 def _xml_values(body: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -179,6 +179,8 @@ class Inspector:
             found += self._anomaly(protocol.ENCODED_BODY)
             return self._without_excluded(request, found)
         values = values_of(content_type, body)
+        if values.is_encoded:
+            found += self._anomaly(protocol.ODD_CHARSET)
         if values.is_malformed:
             found += self._anomaly(protocol.BAD_MULTIPART)
         if values.counts and len(values.arguments) > self.most_arguments:

@@ -125,6 +125,11 @@ def test_mistakes_in_own_rules_are_errors(tmp_path: Path) -> None:
 # bodies
 
 
+XML = '<?xml version="1.0"?><a><script>alert(1)</script></a>'
+TEXT_CONTROLS = (b"\x7f", b"\x0c", b"\x1b", b"\t")
+"""Control characters that are found in text."""
+
+
 @pytest.mark.parametrize(
     "request_bytes",
     [
@@ -153,6 +158,20 @@ def test_mistakes_in_own_rules_are_errors(tmp_path: Path) -> None:
                 b'<!DOCTYPE a [<!ENTITY x "> <script>alert(1)</script>">]><a>&x;</a>',
             )
         ),
+        *(
+            post(kind, document)
+            for kind in ("text/xml", "application/soap+xml; charset=utf-8")
+            for document in (
+                b'<?xml version="1.0" encoding="UTF-7"?><a>+ADw-script+AD4-alert(1)</a>',
+                b"\xef\xbb\xbf<?xml version = '1.0'\n encoding = 'utf-7' ?><a>+ADw-script+AD4-alert(1)</a>",
+                b'<?xml version="1.0" encoding="ibm037"?><a/>',
+                b'<?xml encoding="utf-8" version="1.0" encoding="utf-7"?><a/>',
+                *(XML.encode(encoding) for encoding in ("cp037", "utf-16", "utf-16-le", "utf-16-be")),
+                *(XML.encode(encoding) for encoding in ("utf-32", "utf-32-le", "utf-32-be")),
+                "<a/>".encode("utf-16-le"),
+            )
+        ),
+        *(post("application/x-any", b'{"x": "%b", "a": "<script>alert(1)</script>"}' % each) for each in TEXT_CONTROLS),
         post("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n'
              b"<script>alert(1)</script>\r\n--b--\r\n"),
         post("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="a"; '
@@ -399,6 +418,18 @@ def test_ordinary_xml_passes() -> None:
         b'  <note to="O\'Brien">1 &lt; 2 <b>and</b> <![CDATA[3 > 2]]></note>\n</order>\n'
     )
     assert run(WAF, post("application/xml", body)).passed
+    for document in (
+        b"\xef\xbb\xbf" + body,
+        b"<?xml version='1.0' encoding='ISO-8859-1'?><a encoding=\"utf-7\">\xe9</a>",
+        b"<?xml version='1.0'?><\xc3\xa9/>",
+        b" <\xc3\xa9/>",
+        b"",
+    ):
+        assert run(WAF, post("text/xml; charset=utf-8", document)).passed
+
+
+def test_binary_content_is_not_searched() -> None:
+    assert run(WAF, post("image/png", b"\x89PNG\r\n\x1a\n<script>alert(1)</script>")).passed
 
 
 def test_200_parameters_pass() -> None:
