@@ -8,7 +8,7 @@ could not check or change is not forwarded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
 
 from fastgw.config.base.value_types import parse_size
@@ -37,6 +37,7 @@ class AnsweredRequest(Protocol):
 
 ChangeWhole: TypeAlias = "Callable[[AnsweredRequest, Response, bytes], bytes | BodyStage | None]"
 CheckWhole: TypeAlias = "Callable[[Exchange, bytes], Reply | BodyStage | None]"
+RemovedCodings: TypeAlias = "Callable[[Exchange], Sequence[bytes]]"
 
 
 @final
@@ -113,9 +114,10 @@ class StageFactory:
     exchange.
     `check_whole`: called in place of `make` for a request whose body is complete and not empty, if no other filter has
     a hook for it: returns the response to a body that is refused, None for one that passes as it is, or a stage.
+    `codings`: returns the content codings that the stage of a request removes from its body.
     """
 
-    __slots__ = ("change_whole", "check_whole", "make", "ranges", "reads_only")
+    __slots__ = ("change_whole", "check_whole", "codings", "make", "ranges", "reads_only")
 
     def __init__(
         self,
@@ -124,9 +126,10 @@ class StageFactory:
         reads_only: bool = False,
         change_whole: ChangeWhole | None = None,
         check_whole: CheckWhole | None = None,
+        codings: RemovedCodings | None = None,
     ) -> None:
         self.make, self.ranges, self.reads_only = make, ranges or reads_only, reads_only
-        self.change_whole, self.check_whole = change_whole, check_whole
+        self.change_whole, self.check_whole, self.codings = change_whole, check_whole, codings
 
 
 class BodyTooLong(Exception):

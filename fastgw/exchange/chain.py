@@ -25,6 +25,7 @@ from fastgw.exchange.body_stages import (
     BodyTooLong,
     Bounded,
     ChangeWhole,
+    RemovedCodings,
     StageFactory,
 )
 from fastgw.exchange.reply import NO_NAMES, Reply, problem
@@ -429,6 +430,7 @@ class Chain:
         "pass_tests",
         "preflight",
         "ready_answer",
+        "removed_codings",
         "renew_steps",
         "reply_steps",
         "request_body_hooks",
@@ -464,6 +466,7 @@ class Chain:
         self.request_body_hooks = tuple(
             BodyHook(h.request_body, h.needs_body, h.changes_body) for h in hooks if h.request_body is not None
         )
+        self.removed_codings = self._removed_codings()
         self.response_body_hooks = tuple(
             (link, BodyHook(link.hooks.response_body, link.hooks.needs_body, link.hooks.changes_body))
             for link in reversed(self.links)
@@ -499,6 +502,13 @@ class Chain:
     def with_links(self, links: Iterable[FilterInstance]) -> Chain:
         """Return a chain of other filters at the same position."""
         return Chain(links, self.error_pages, self.maps)
+
+    def _removed_codings(self) -> RemovedCodings | None:
+        """Return the function for the content codings that a filter removes from the body of a request. None: none
+        does.
+        """
+        steps = (hook.step for hook in self.request_body_hooks)
+        return next((step.codings for step in steps if isinstance(step, StageFactory) and step.codings), None)
 
     def _whole_hook(self) -> BodyHook | None:
         """Return the hook that changes complete response bodies at once (`StageFactory.change_whole`). None: there is

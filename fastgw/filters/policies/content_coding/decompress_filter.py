@@ -33,12 +33,12 @@ class Decompress(Filter, name="decompress", phase=Phase.VALIDATE, order=-10):  #
 
     def build(self, env: Env) -> Hooks:
         try:
-            from fastgw.filters.policies.content_coding.decompression import Decompression
+            from fastgw.filters.policies.content_coding.decompression import Decompression, codings_of
         except ModuleNotFoundError as error:
             raise ValueError(f"the package {error.name} is missing; install fastgw[compression]") from error
         decompression = Decompression(self.encodings, self.max_bytes, self.max_ratio)
         return Hooks(
             request=decompression.request,
-            request_body=StageFactory(decompression.stage_for),
+            request_body=StageFactory(decompression.stage_for, codings=codings_of),
             explain=decompression.explain,
         )

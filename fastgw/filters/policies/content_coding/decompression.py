@@ -16,7 +16,7 @@ _NAME: Final = b"content-encoding"
 _DROPPED: Final = frozenset((_NAME,))
 
 
-def _codings_of(exchange: Exchange) -> list[bytes]:
+def codings_of(exchange: Exchange) -> list[bytes]:
     """Return the content codings of the request as the client sent it, in the order in which they were applied."""
     head = exchange.head
     values = exchange.values(_NAME) if head.edited() is None else head.received_fields().get_all(_NAME)
@@ -33,7 +33,7 @@ class Decompression:
 
     def request(self, exchange: Exchange) -> Outcome:
         """Refuse codings that are not accepted, and forward the request without its `Content-Encoding`."""
-        codings = _codings_of(exchange)
+        codings = codings_of(exchange)
         if not codings or exchange.body_length == 0:
             return None
         if len(codings) > 1 or codings[0] not in self._codings:
@@ -47,11 +47,11 @@ class Decompression:
         return None
 
     def stage_for(self, exchange: Exchange) -> BodyStage | None:
-        codings = _codings_of(exchange)
+        codings = codings_of(exchange)
         return _Stage(exchange, codings[0], self._max_bytes, self._max_ratio) if codings else None
 
     def explain(self, exchange: Exchange) -> str:
-        codings = _codings_of(exchange)
+        codings = codings_of(exchange)
         if not codings:
             return "the body has no content coding"
         return f"the body is decompressed ({codings[0].decode()}), to at most {self._max_bytes} bytes"

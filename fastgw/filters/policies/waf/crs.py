@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _MODULE: Final = "fastgw.filters.policies.waf.crs_program"
 _LONGEST_RUN_S: Final = 2.0
 """Seconds after which a process is killed: a new one takes longer to load its rules than a costly request."""
-_OF_CODING: Final = frozenset((b"content-encoding",))
+_CODING: Final = b"content-encoding"
 _SHOWN: Final = 12
 _VERSIONS: Final = {10: "1.0", 11: "1.1", 20: "2.0"}
 
@@ -73,14 +73,14 @@ class CrsUse:
         """
         head = exchange.head
         query = exchange.query
-        hidden = exchange.request_dropped & _OF_CODING  # the body is inspected without it
+        is_decoded = exchange.chain.removed_codings is not None
         target = exchange.raw_path if query is None else exchange.raw_path + b"?" + query
         request = CrsRequest(
             exchange.client_ip or "127.0.0.1",
             exchange.method,
             target,
             _VERSIONS.get(head.version, "1.1"),
-            [each for each in exchange.headers if each[0].lower() not in hidden],
+            [each for each in exchange.headers if not (is_decoded and each[0].lower() == _CODING)],
             body,
             is_cut,
         )

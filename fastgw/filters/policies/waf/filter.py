@@ -39,7 +39,6 @@ from fastgw.filters.policies.waf.inspection import (
     score_of,
 )
 from fastgw.filters.policies.waf.rules import DEFAULT_RULES
-from fastgw.http.content_coding.content_encoding import codings_in
 from fastgw.http.grpc.calls import is_grpc
 from fastgw.http.messages import RequestHead
 from fastgw.observe.metrics.families import WAF_ATTACKS
@@ -244,8 +243,9 @@ class _WafUse:
         if self._refuses_long and (body.bytes > self._body_bytes or (exchange.body_length or 0) > self._body_bytes):
             return self._refuse_long(exchange)
         is_cut = not (body.ended and body.bytes == len(head))
-        if _CODING in exchange.request_dropped:
-            return self._inspect_coded(exchange, head, is_cut)
+        removed = exchange.chain.removed_codings
+        if removed is not None and (codings := removed(exchange)):
+            return self._inspect_coded(exchange, codings, head, is_cut)
         if len(head) > AT_ONCE:
             copy = RequestCopy(exchange.head)
             return self._decide_later(
@@ -253,13 +253,15 @@ class _WafUse:
             )
         return self._decide_all(exchange, head, is_cut, self._find_all(exchange.head, head))
 
-    async def _inspect_coded(self, exchange: Exchange, head: bytes, is_cut: bool) -> Reply | None:
-        """Inspect a body whose content coding the service does not see, as `decompress` will decompress it. One that
-        cannot be decompressed is a body with a content coding.
+    async def _inspect_coded(
+        self, exchange: Exchange, codings: Sequence[bytes], head: bytes, is_cut: bool
+    ) -> Reply | None:
+        """Inspect a body as `decompress` will decompress it. One that cannot be decompressed is a body with a content
+        coding.
         """
         copy = RequestCopy(exchange.head)
         in_thread = partial(asyncio.get_running_loop().run_in_executor, _thread)
-        plain = await in_thread(_decompressed, codings_in(copy.values(_CODING)), head, self._body_bytes, not is_cut)
+        plain = await in_thread(_decompressed, codings, head, self._body_bytes, not is_cut)
         if plain is None:
             plain = b""
         else:
@@ -342,7 +344,7 @@ def _refusal(exchange: Exchange, why: str) -> Reply:
 def _decompressed(codings: Sequence[bytes], head: bytes, most: int, is_whole: bool) -> bytes | None:
     """Return the decompressed beginning of a body, as `decompress_beginning` does. None: it cannot be decompressed."""
     if len(codings) != 1:
-        return None if codings else head
+        return None
     try:
         from fastgw.http.content_coding.decompressors import Undecodable, decompress_beginning
     except ImportError:

@@ -263,7 +263,7 @@ def test_without_a_verdict_the_setting_decides_and_it_is_counted(
         client_ip="",
         method=b"GET",
         headers=[],
-        request_dropped=frozenset(),
+        chain=SimpleNamespace(removed_codings=None),
         client=SimpleNamespace(counts=SimpleNamespace(count_filter=lambda *what: counted.append(what))),
     )
     use = CrsUse(program(), 1, refuses)
