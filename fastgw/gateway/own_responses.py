@@ -3,6 +3,7 @@
 Rule: a value is encoded for its position, so that it never ends a string, an element, a segment or a header.
 """
 
+import re
 from collections.abc import Callable
 from html import escape
 from time import time
@@ -30,6 +31,10 @@ Parts = tuple[bytes | Value, ...]
 MAX_READY: Final = 64
 """Maximum number of forms in which a fixed answer is kept: filters may change its headers by the listener, the scheme
 and the origin."""
+
+_PATH_END: Final = re.compile(rb"[?#]")
+_DOT_SEGMENT: Final = re.compile(rb"/(?:\.|%2e){1,2}(?=/|\Z)", re.IGNORECASE)
+_HALF_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 class RespondAction:
@@ -108,6 +113,7 @@ def redirect_action(route: config.Route, redirect: config.Redirect) -> Callable[
     to = parse_redirect(redirect.to)
     has_query = any(b"?" in literal for literal in to.literals)
     expand, status = expander(to, route, fit_value), redirect.status
+    dot_segments = _dot_segments(to.expand(dict.fromkeys(to.parameters, b"value")))
 
     def answer(exchange: Exchange) -> None:
         try:
@@ -115,11 +121,19 @@ def redirect_action(route: config.Route, redirect: config.Redirect) -> Callable[
         except MissingVariable as missing:
             exchange.fail(missing.fault, "A value of the redirect is missing.", why=f"redirect: {missing}")
             return
+        if to.parameters and (_dot_segments(location) != dot_segments or _HALF_ESCAPE.search(location)):
+            exchange.fail(Fault.BAD_REQUEST, "The redirect has a dot segment or an incomplete escape.")
+            return
         if not has_query and exchange.query_shown is not None:
             location += b"?" + exchange.query_shown
         exchange.reply(Reply(status, fields=((b"Location", location),)))
 
     return answer
+
+
+def _dot_segments(location: bytes) -> int:
+    """Return the number of dot segments in the path of a URL or path, as clients resolve them."""
+    return len(_DOT_SEGMENT.findall(_PATH_END.split(location, 1)[0]))
 
 
 def _parts_redirect(redirect: config.Redirect) -> Callable[[Exchange], None]:

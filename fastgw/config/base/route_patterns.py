@@ -145,7 +145,7 @@ _TEMPLATE_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[^{}/?#\
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _HOST_LENGTH_MAX: Final = 253  # in dotted form (RFC 1035 section 2.3.4)
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")  # already in normal form: unreserved letters only, no dot
-_NOT_IN_URL: Final = re.compile(r'[^!-~]|["<>\\^`{|}]')
+_NOT_IN_URL: Final = re.compile(r'[^!-~]|["<>\\^`{|}]|%(?![0-9A-Fa-f]{2})')
 _SEPARATOR: Final = re.compile(rb"[&=+;]")
 """Characters that end a value in a query, or have another meaning there."""
 _URL_START: Final = re.compile(r"https?://[^/?#]+", re.IGNORECASE)

@@ -111,6 +111,33 @@ def test_a_redirect_has_values_percent_encoded(to: str, target: str, location: b
     assert b"\r\nLocation: " + location + b"\r\n" in got
 
 
+@pytest.mark.parametrize(
+    ("path", "to", "target", "location"),
+    [
+        ("/old/{a}.html", "/new/{a}/x", "/old/...html", b""),
+        ("/old/{a}.html", "/new/{a}/x", "/old/a.html", b"/new/a/x"),
+        ("/old/{a}.html", "https://b.test/new/{a}#x", "/old/...html", b""),
+        ("/old/{a}.html", "https://b.test?a={a}", "/old/...html", b"https://b.test?a=.."),
+        ("/old/{a}.html", "https://b.test/#/{a}/b", "/old/...html", b"https://b.test/#/../b"),
+        ("/old/{a}.html", "/old/%2e{a}/x", "/old/..html", b""),
+        ("/old/{a}.html", "/a/../{a}", "/old/b.html", b"/a/../b"),
+        ("/old/{a}.html", "/a/../{a}", "/old/...html", b""),
+        ("/dq", "/new/{query.t}/x", "/dq?t=..", b""),
+        ("/dq", "/new/{query.t}/x", "/dq?t=...", b"/new/.../x?t=..."),
+        ("/{rest:path}", "/new/.{rest}", "/", b""),
+        ("~^/q/(?P<a>..)", "/new/{a}/x", "/q/%2Fx", b""),
+        ("~^/q/(?P<a>..)", "/new?a={a}", "/q/%2Fx", b""),
+        ("~^/q/(?P<a>...)", "/new/{a}/x", "/q/%2Fx", b"/new/%2F/x"),
+    ],
+)
+def test_no_value_completes_a_dot_segment_or_half_an_escape_of_a_redirect(
+    path: str, to: str, target: str, location: bytes
+) -> None:
+    """RFC 3986 sections 2.1 and 5.2.4: clients resolve dot segments of paths; literal ones are the author's."""
+    got = answer({"paths": [path], "redirect": {"to": to}}, target)
+    assert (b"\r\nLocation: " + location + b"\r\n" in got) if location else got.startswith(b"HTTP/1.1 400 ")
+
+
 def test_a_redirect_without_its_value_is_refused() -> None:
     assert answer({"redirect": {"to": "/y/{query.q}"}}, "/x/7").startswith(b"HTTP/1.1 400 ")
     assert answer({"redirect": {"to": "/y/{claim.sub}"}}, "/x/7").startswith(b"HTTP/1.1 403 ")

@@ -304,6 +304,8 @@ def test_a_redirect_fills_in_parameters(text, expanded):
         "/ü",
         "/{",
         "/a}",
+        "/100%",
+        "/%2{id}",
     ],
 )
 def test_a_redirect_to_where_only_the_client_knows_is_refused(text):
