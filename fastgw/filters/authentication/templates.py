@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any, Final, TypeAlias
+from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
 import orjson
 
-from fastgw.config.base.value_templates import PARAM_PREFIX, template_pieces
+from fastgw.config.base.value_templates import PARAM_PREFIX, is_known, template_pieces
 from fastgw.config.base.variables import MAP_PREFIX, claim_name
 from fastgw.config.settings.value_maps import ValueMap
 from fastgw.exchange.request_keys import cookie
@@ -101,14 +102,18 @@ VALUES: Final[Mapping[str, Value]] = {
 """Functions of the variables with a fixed name (`config.base.variables.FIXED`)."""
 
 
-def compiled(text: str, maps: Mapping[str, Value] = _NO_MAPS) -> bytes | Value:
+def compiled(text: str, maps: Mapping[str, Value] = _NO_MAPS, *, decodes: bool = False) -> bytes | Value:
     """Return the text as bytes if it is constant, otherwise a function that computes it. `maps`: for `map.NAME`, in
-    front of those of the gateway.
+    front of those of the gateway. `decodes`: path parameters are `decoded_value`, for a text that is encoded later.
     """
     pieces = template_pieces(text)
     if all(name is None for _, name in pieces):
         return b"".join(literal for literal, _ in pieces)
-    parts = tuple((literal, None if name is None else _value(name, maps)) for literal, name in pieces)
+
+    def value_of(name: str) -> Value:
+        return decoded_value(name) if decodes and not is_known(name) else _value(name, maps)
+
+    parts = tuple((literal, None if name is None else value_of(name)) for literal, name in pieces)
     if len(parts) == 1 and (only := parts[0][1]) is not None:
         return lambda exchange: only(exchange) or None
 
@@ -162,6 +167,12 @@ def raw_value(name: str) -> Value:
     if name.startswith(MAP_PREFIX):
         return _of_map(name)
     return VALUES.get(name) or _source(name) or (_parameter(name) if claim_name(name) is None else _claim(name))
+
+
+def decoded_value(name: str) -> Value:
+    """Return the function for a variable as `raw_value`, except that path parameters lose the escapes of the path."""
+    raw = raw_value(name)
+    return raw if is_known(name) else lambda exchange: unquote_to_bytes(raw(exchange) or b"")
 
 
 def fit_value(name: str) -> Value:

@@ -26,9 +26,9 @@ class QueryParameters(Filter, name="query_parameters", phase=Phase.TRANSFORM):
     """Change the parameters of the query that is sent to the upstream: first remove, then rename, set and add.
 
     Parameters that are not named here stay as the client has sent them, byte by byte. Names are compared decoded, so
-    that `%64ebug` is `debug`. In values, variables are those of the `headers` filter; they are percent-encoded, so
-    that a value is always one value. If a value is missing or empty, the parameter is left out; if the consumer's
-    identity cannot be written, the request is answered 403.
+    that `%64ebug` is `debug`. In values, variables are those of the `headers` filter, path parameters without the
+    escapes of the path; they are percent-encoded, so that a value is always one value. If a value is missing or empty,
+    the parameter is left out; if the consumer's identity cannot be written, the request is answered 403.
     """
 
     remove: Annotated[tuple[ParameterName, ...], Meta(max_length=_MOST)] = ()
@@ -107,7 +107,7 @@ def _encoded(text: str) -> bytes:
 
 def _value(text: str) -> bytes | Callable[[Exchange], bytes | None]:
     """Return an encoded value, or the function that computes it. Literal parts of a text are encoded with the rest."""
-    value: bytes | Value = compiled(text)
+    value: bytes | Value = compiled(text, decodes=True)
     if isinstance(value, bytes):
         return quote(value, safe="").encode()
     expand = value

@@ -10,14 +10,13 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, TypeAlias, final
-from urllib.parse import unquote_to_bytes
 
 import msgspec
 import orjson
 
 from fastgw.config.base.value_templates import is_known, parse_template
 from fastgw.filters.api import Exchange
-from fastgw.filters.authentication.templates import Unfit, raw_value
+from fastgw.filters.authentication.templates import Unfit, decoded_value
 from fastgw.http.json_tree import Node, opened, rendered, text_of, value_at
 from fastgw.http.strict_json import InvalidJson, parse_json
 
@@ -50,13 +49,7 @@ Variables: TypeAlias = Callable[[str], "str | None"]
 """Function that returns the text of a variable of the request; None: it is missing. Raises `UnmappableBody`."""
 
 
-@lru_cache(1024)
-def _reader(name: str) -> Callable[[Exchange], bytes | None]:
-    """Return the function for a variable. Path parameters have the escapes of the path, which a text does not."""
-    raw = raw_value(name)
-    if is_known(name):
-        return raw
-    return lambda exchange: unquote_to_bytes(raw(exchange) or b"")
+_reader = lru_cache(1024)(decoded_value)
 
 
 def variable_text(exchange: Exchange, name: str) -> str | None:

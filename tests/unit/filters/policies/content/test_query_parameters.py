@@ -47,6 +47,27 @@ def test_a_value_is_one_value_whatever_it_is(value: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("template", "segment", "expected"),
+    [
+        ("{a}", "J%C3%BCrgen%20M", "J%C3%BCrgen%20M"),
+        ("{param.a}", "J%C3%BCrgen", "J%C3%BCrgen"),
+        ("<{a}>", "%20x%20", "%3C%20x%20%3E"),
+        ("{a}", "%FFx", "%FFx"),
+        ("{a}", "a+b&c=d%26", "a%2Bb%26c%3Dd%26"),
+        ("{a}", "100%25", "100%25"),
+        ("{a}", "%3B%2F", "%3B%2F"),
+    ],
+)
+def test_a_path_parameter_is_encoded_once(template: str, segment: str, expected: str) -> None:
+    """RFC 3986 section 2.4: its value is the decoded one; a plus sign of a path is no space."""
+    request = f"GET /rx/{segment}/b HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+    set_s = QueryParameters(set={"s": template})
+    for path in ("/rx/{a}/b", "~^/rx/(?P<a>[^/]*)/b$"):
+        target = run(set_s, request, paths=[path]).sent.split(b" ")[1].decode()
+        assert target.partition("?")[2] == f"s={expected}"
+
+
+@pytest.mark.parametrize(
     ("settings", "wrong"),
     [
         ({}, "expected at least one of"),
