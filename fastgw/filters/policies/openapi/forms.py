@@ -5,6 +5,7 @@ Parts of multipart bodies are read by `http.multipart`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, final
 
@@ -14,6 +15,7 @@ from fastgw.filters.policies.content.schemas import converted
 from fastgw.filters.policies.openapi.parameters import MISSING, Style, Unreadable, json_value, query_pairs
 from fastgw.http.multipart import InvalidMultipart, boundary_of, names_of, parts_of
 
+_MEDIA_TYPE: Final = re.compile(rb"[!#-'*+.0-9A-Z^-z|~-]+/[!#-'*+.0-9A-Z^-z|~-]+").fullmatch
 _ANY: Final[Mapping[str, Any]] = {"shape": "scalar", "types": (), "json": False}
 
 
@@ -66,7 +68,7 @@ class MultipartForm:
         for name, file_name, headers, content in _parts(payload, content_type):
             is_file = file_name is not None
             plan = self._fields.get(name, self._others)
-            sent = headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
+            sent = _media_type(headers.get(b"content-type", b""))
             if plan is None:
                 _add(made, name, "" if is_file else _decoded_text(content), listed=False)
                 continue
@@ -94,11 +96,19 @@ def _parts(payload: bytes, content_type: bytes) -> Iterator[tuple[str, bytes | N
         raise Unreadable("multipart", str(error)) from error
 
 
+def _media_type(content_type: bytes) -> str:
+    """Return the type of a part, which is a text if it has none (RFC 7578 section 4.4) or no valid one (RFC 2045
+    section 5.2).
+    """
+    media_type = content_type.partition(b";")[0].strip().lower()
+    return media_type.decode() if _MEDIA_TYPE(media_type) else "text/plain"
+
+
 def _check_content_type(plan: Mapping[str, Any], sent: str) -> None:
     accepted = plan.get("content_types")
-    if not accepted or not sent:
-        return
-    if not any(each in (sent, "*/*") or (each.endswith("/*") and sent.startswith(each[:-1])) for each in accepted):
+    if accepted is not None and not any(
+        each in (sent, "*/*") or (each.endswith("/*") and sent.startswith(each[:-1])) for each in accepted
+    ):
         raise Unreadable("contentType", f"expected a part of type {' or '.join(accepted)}"[:200])
 
 

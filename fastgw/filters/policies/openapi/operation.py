@@ -6,6 +6,7 @@ from asyncio import Task
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, Literal, final
+from urllib.parse import unquote_to_bytes
 
 import orjson
 from msgspec import msgpack
@@ -183,7 +184,8 @@ class _Parameter:
             values = [value for name, value in pairs if name == self.style.name]
             if len(values) > 1:
                 raise Unreadable("repeated", "expected the parameter once")
-            return json_value(decoded(values[0])) if values else MISSING
+            decode = unquote_to_bytes if self.location == "cookie" else decoded
+            return json_value(decode(values[0])) if values else MISSING
         return self.style.from_pairs(pairs)
 
     def _read(self, raw: bytes) -> Any:

@@ -66,6 +66,7 @@ class Style:
     __slots__ = (
         "_additional",
         "_closed",
+        "_decode",
         "_deep",
         "_items",
         "_properties",
@@ -87,6 +88,7 @@ class Style:
         self._additional: tuple[str, ...] = tuple(plan.get("additional", ()))
         self._closed: bool = plan.get("closed", False) or not self._additional
         self._deep = self.name + b"["
+        self._decode = _form_text if plan.get("in") != "cookie" else _COOKIE_TEXTS[self._style]
 
     def takes(self, name: bytes) -> bool:
         """Whether a name in a query belongs to this parameter."""
@@ -110,17 +112,17 @@ class Style:
         if self.shape == "object" and self.explode:
             own = [(name.decode("utf-8", "replace"), raw) for name, raw in pairs]
             taken = [(name, raw) for name, raw in own if name in self._properties or not self._closed]
-            return self._object([(name, _form_text(raw)) for name, raw in taken]) if taken else MISSING
+            return self._object([(name, self._decode(raw)) for name, raw in taken]) if taken else MISSING
         values = [raw for name, raw in pairs if name == self.name]
         if not values:
             return MISSING
         if self.shape == "array" and self.explode:
-            return self._array(map(_form_text, values))
+            return self._array(map(self._decode, values))
         if len(values) > 1:
             raise Unreadable("repeated", _ONCE)
         if self.shape == "scalar":
-            return converted(_form_text(values[0]), self.types)
-        parts = [_form_text(each) for each in _DELIMITERS[self._style].split(values[0])]
+            return converted(self._decode(values[0]), self.types)
+        parts = [self._decode(each) for each in _DELIMITERS[self._style].split(values[0])]
         if self.shape == "array":
             return self._array(parts if values[0] else ())
         return self._object(_alternating(parts))
@@ -204,6 +206,11 @@ def _text_of(raw: bytes) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         raise Unreadable("encoding", "expected UTF-8") from None
+
+
+_COOKIE_TEXTS: Final = {"form": _text, "cookie": _text_of}
+"""Functions for the text of a cookie, by its style. A plus sign is one (RFC 6265 section 4.1.1), and the style `cookie`
+of OpenAPI 3.2 has no escapes at all."""
 
 
 def _alternating(parts: list[str]) -> Iterable[tuple[str, str]]:

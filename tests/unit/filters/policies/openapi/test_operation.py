@@ -103,6 +103,24 @@ def test_headers_and_cookies_are_parameters(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "cookie", "accepted"),
+    [
+        ({"schema": {"enum": ["a+b"]}}, "p=a+b", True),
+        ({"schema": {"enum": ["a b"]}}, "p=a+b", False),
+        ({"schema": {"enum": ["a b"]}}, "p=a%20b", True),
+        ({"schema": {"enum": ["a%20b"]}, "style": "cookie"}, "p=a%20b", True),
+        ({"schema": {"items": {"enum": ["a+b", "c"]}, "type": "array"}, "explode": False}, "p=a+b,c", True),
+        ({"content": {"application/json": {"schema": {"enum": ["a+b"]}}}}, "p=%22a+b%22", True),
+    ],
+)
+def test_a_plus_sign_in_a_cookie_is_one(given: dict[str, Any], cookie: str, accepted: bool, tmp_path: Path) -> None:
+    """RFC 6265 section 4.1.1, RFC 6570 section 3.2.1; only forms have it for a space."""
+    described = document({"/x": {"get": operation(parameters=[{"name": "p", "in": "cookie", **given}])}})
+    shop = Shop(tmp_path, described | {"openapi": "3.2.0"})
+    assert shop.sends(get("/x", f"Cookie: {cookie}")) == (204 if accepted else 400)
+
+
 def test_unknown_query_parameters_are_refused_where_asked_for(tmp_path: Path) -> None:
     key = {"type": "apiKey", "in": "query", "name": "api_key"}
     given = [parameter("query", OBJECT, style="deepObject")]
@@ -300,6 +318,9 @@ def test_a_multipart_form_is_an_object(tmp_path: Path) -> None:
     for body, expected in (
         (part("n", b"a") + b"--XX--", ("body", "/n", "type")),
         (part("n", b"1") + file_part(b"file", b"x", b"text/html") + b"--XX--", ("body", "", "contentType")),
+        (part("n", b"1") + file_part(b"file", b"x", b";x") + b"--XX--", ("body", "", "contentType")),
+        (part("n", b"1") + file_part(b"file", b"x", b"image/") + b"--XX--", ("body", "", "contentType")),
+        (part("n", b"1") + part("file", b"x") + b"--XX--", ("body", "", "contentType")),
         (part("n", b"1") + part("n", b"1") + b"--XX--", ("body", "", "repeated")),
         (part("n", b"1"), ("body", "", "multipart")),
         (part("n", b"1") + b"--XX--\r\nmore", ("body", "", "multipart")),
@@ -310,6 +331,15 @@ def test_a_multipart_form_is_an_object(tmp_path: Path) -> None:
         assert shop.sends(post("/x", body, kind)) == 400
         assert shop.errors == [expected]
     assert shop.sends(post("/x", good + b"--XX--", "multipart/form-data; boundary=a; boundary=XX")) == 400
+
+
+def test_a_part_without_a_content_type_is_a_text(tmp_path: Path) -> None:
+    """RFC 7578 section 4.4."""
+    encoding = {"tags": {"contentType": "text/plain"}}
+    content = {"multipart/form-data": {"schema": FORM, "encoding": encoding}}
+    shop = Shop(tmp_path, document({"/x": {"post": operation(requestBody={"content": content})}}))
+    body = part("n", b"1") + part("tags", b"a") + b"--XX--"
+    assert shop.sends(post("/x", body, "multipart/form-data; boundary=XX")) == 204
 
 
 def test_the_discriminator_chooses_the_schema(tmp_path: Path) -> None:
