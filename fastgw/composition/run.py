@@ -210,7 +210,11 @@ class ComposeRun(Timed):
             self._taken -= spare
 
     def expire(self, now: float) -> None:
-        """The time of the whole has passed: parts without an answer have failed."""
+        """The time of the whole has passed: parts without an answer have failed, also those that wait for the body."""
+        if self._body is not None and not self._body.ended:
+            self._body.release()
+            self._start_parts()
+            return
         self._draining = True  # none of them settles the whole before the last one has ended
         for call in tuple(self._calls):
             call.expire()

@@ -12,7 +12,7 @@ from fastgw.exchange import Exchange, Relay, Trailers
 class HeldBody:
     """Sink of the body. If it cannot be held, it answers the exchange with the fault."""
 
-    __slots__ = ("_body", "_done", "_exchange", "_held", "_most", "_worker_loop")
+    __slots__ = ("_body", "_done", "_exchange", "_held", "_most", "_worker_loop", "ended")
 
     def __init__(self, exchange: Exchange, most: int, worker_loop: WorkerLoop, done: Callable[[bytes], None]) -> None:
         """`most`: maximum bytes. `done`: called once with the whole body."""
@@ -20,6 +20,8 @@ class HeldBody:
         self._most, self._worker_loop, self._done = most, worker_loop, done
         self._body = bytearray()
         self._held = 0
+        self.ended = False
+        """Whether the whole body has arrived."""
 
     def collect(self, body: Relay) -> None:
         """Collect the body. `done` may be called before this returns."""
@@ -62,6 +64,7 @@ class HeldBody:
 
     def end(self, trailers: Trailers) -> None:
         if self._exchange is not None:
+            self.ended = True
             body, self._body = bytes(self._body), bytearray()
             self._done(body)
 

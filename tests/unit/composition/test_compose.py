@@ -355,6 +355,26 @@ def test_all_late_is_504_and_nothing_is_left() -> None:
     made.ended()
 
 
+@pytest.mark.parametrize(
+    ("more", "status", "body"),
+    [({}, 504, None), ({"default": {"b": 0}}, 200, b'{"b":0}')],
+)
+def test_the_time_of_the_whole_passes_while_the_body_of_the_client_arrives(
+    more: Mapping[str, Any], status: int, body: bytes | None
+) -> None:
+    made = Composed({"name": "a", "method": "POST", "body": "pass"}, {"name": "b", **more}, timeout="1s")
+    made.asks(b"POST /d/7 HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
+    made.plane.passes(0.5)
+    assert not made.client.received
+    made.plane.passes(1)
+    assert made.status == status
+    assert body is None or made.body == body
+    made.asks(b"def")
+    assert not made.requests
+    assert made.client.received.count(b"HTTP/1.1 ") == 1
+    made.ended()
+
+
 def test_what_is_late_is_missing() -> None:
     made = Composed({"name": "a"}, {"name": "b"}, {"name": "c", "after": ["b"]}, timeout="1s").asks()
     made.gets("/a", answer({"a": 1}))
