@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from decimal import Decimal
 from typing import Any, Final
 
 import orjson
@@ -21,7 +22,7 @@ LONGEST_PROGRAM: Final = 10_000
 _LARGEST_INTEGER: Final = 2**53
 """Integers up to here are exact as a double (IEEE 754)."""
 _EXACT_DIGITS: Final = 15
-"""Decimal digits that a double keeps."""
+"""Decimal digits that a double keeps, unless it is subnormal (IEEE 754)."""
 
 
 def compile_jq(text: str) -> JsonFunction:
@@ -112,8 +113,13 @@ def _check_integer(digits: str) -> None:
 
 def _check_number(digits: str) -> None:
     mantissa = digits.lower().partition("e")[0].replace(".", "").lstrip("-0")
-    if len(mantissa) > _EXACT_DIGITS and orjson.dumps(float(digits)).decode() != digits:
-        raise UnmappableBody("a number has more digits than a double, and would be rounded")
+    if not mantissa:
+        return
+    value = float(digits)
+    if len(mantissa) <= _EXACT_DIGITS and abs(value) >= sys.float_info.min:
+        return
+    if not value or Decimal(repr(value)) != Decimal(digits):
+        raise UnmappableBody("a number is not exact as a double, and would be changed")
 
 
 def _written(engine: str, value: Any) -> bytes:

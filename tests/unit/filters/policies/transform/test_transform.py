@@ -12,7 +12,8 @@ import pytest
 from fastgw.filters.policies.content_coding import Compress
 from fastgw.filters.policies.transform import Transform
 from fastgw.filters.policies.transform.compiled_change import compile_change
-from fastgw.filters.policies.transform.values import IN_HELPER, CostlyBody
+from fastgw.filters.policies.transform.expressions import compile_jq
+from fastgw.filters.policies.transform.values import IN_HELPER, CostlyBody, UnmappableBody
 from fastgw.testing import ConfigError, Ran, configured, run
 from tests.support.memory import Plane
 from tests.unit.filters.policies.cache.world import World
@@ -387,6 +388,35 @@ def test_a_check_of_jsonata_leaves_the_depth_that_other_parsers_refuse() -> None
     )
     before, after = limits.stdout.split()
     assert before == after
+
+
+@pytest.mark.parametrize(
+    ("number", "result"),
+    [
+        ("1e-400", None),
+        ("-1e-99999999999999999999", None),
+        ("4.9e-324", None),
+        ("5e-324", "5e-324"),
+        ("2.2250738585072014e-308", "2.2250738585072014e-308"),
+        ("1.234567890123e-310", "1.234567890123e-310"),
+        ("1.234567890123456e-310", None),
+        ("0.1000000000000000055511151231257827", None),
+        ("0.30000000000000004", "0.30000000000000004"),
+        ("0.300000000000000000", "0.3"),
+        ("9007199254740993", None),
+        ("0e-99999999999999999999", "0"),
+        ("1.10", "1.1"),
+    ],
+)
+def test_an_engine_gets_only_numbers_that_a_double_keeps(number: str, result: str | None) -> None:
+    """IEEE 754: subnormal numbers have fewer digits, and what is nearer to zero is zero."""
+    evaluate = compile_jq(".a")
+    body = b'{"a":%b}' % number.encode()
+    if result is None:
+        with pytest.raises(UnmappableBody):
+            evaluate(body, lambda name: None)
+    else:
+        assert float(evaluate(body, lambda name: None)) == float(result)
 
 
 def test_an_expression_that_fails_says_nothing_of_the_body() -> None:
