@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from fastgw.config.formats import syntax_messages
@@ -24,15 +26,26 @@ def read(text: str) -> tuple[Any, bool]:
             held = dict(reversed(pairs))
         return held
 
+    def refuse(constant: str) -> NoReturn:
+        expected = "expected a number, or a string in quotes"
+        raise _problem_at(text, lambda token: token.startswith(constant), constant, expected)
+
     try:
-        document = json.loads(text, object_pairs_hook=mapping, parse_constant=_refuse_constant)
+        document = json.loads(text, object_pairs_hook=mapping, parse_constant=refuse)
     except json.JSONDecodeError as error:
         wrong, expected, mark = found_in(syntax_messages.JSON, error.msg, (error.lineno, error.colno))
         raise SyntaxProblem(f"not valid JSON: {wrong}", mark, expected) from error
     except ValueError as error:  # a number with thousands of digits
-        raise SyntaxProblem(f"not valid JSON: {error}") from error
+        most = sys.get_int_max_str_digits()
+        wrong, expected = "a number with too many digits", f"expected at most {most}"
+        is_too_long = re.compile(rf"-?[0-9]{{{most + 1},}}").fullmatch
+        raise _problem_at(text, lambda token: is_too_long(token) is not None, wrong, expected) from error
     if "\\u" in text:
-        _refuse_lone_surrogates(document)
+        try:
+            json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            expected = r"expected the escapes of whole pairs, such as \ud83d\ude00"
+            raise _problem_at(text, _has_lone_surrogate, "an unpaired surrogate", expected) from error
     return document, repeats
 
 
@@ -72,13 +85,18 @@ def trace(text: str) -> PositionMap:
     return PositionMap(root, tuple(repeats))
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise SyntaxProblem(f"not valid JSON: {name}")
+def _problem_at(text: str, is_wrong: Callable[[str], bool], wrong: str, expected: str) -> SyntaxProblem:
+    """Return the problem of the first token that is wrong."""
+    starts = (token.start() for token in _TOKEN.finditer(text) if is_wrong(token["key"] or token[0]))
+    return SyntaxProblem(f"not valid JSON: {wrong}", marker(text)(next(starts)), expected)
 
 
-def _refuse_lone_surrogates(document: Any) -> None:
-    """Raise an error for a lone surrogate written as an escape, which UTF-8 cannot represent."""
+def _has_lone_surrogate(token: str) -> bool:
+    """Whether a string has a lone surrogate written as an escape, which UTF-8 cannot represent."""
+    if "\\u" not in token:
+        return False
     try:
-        json.dumps(document, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise SyntaxProblem("not valid JSON: unpaired surrogate") from error
+        json.loads(token).encode()
+    except UnicodeEncodeError:
+        return True
+    return False

@@ -66,6 +66,12 @@ JSON = {
     '{"a": "x': ("a string is not closed", 1, 7),
     '{"a": "\x01"}': ("a control character", 1, 8),
     '{"a": "\\q"}': ("an invalid escape sequence", 1, 8),
+    '{"NaN": 1,\n "a": NaN}': ("NaN", 2, 7),
+    '{"a": ["-Infinity", -Infinity]}': ("-Infinity", 1, 21),
+    '{"a": "\\u00e9",\n  "b": "x\\ud800"}': ("an unpaired surrogate", 2, 8),
+    '{"a": {"\\udc00": 1}}': ("an unpaired surrogate", 1, 8),
+    "[NaNs]": ("NaN", 1, 2),
+    f'{{"a": 1.{"0" * 5000}, "b": [1,\n -{"1" * 5000}]}}': ("a number with too many digits", 2, 2),
 }
 
 
