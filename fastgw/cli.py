@@ -271,11 +271,13 @@ def check(
     _expect_one_file(context)
     from fastgw.analytics.usage import why_not_analytics
     from fastgw.cache.tiers.disk_claims import why_not_disk
+    from fastgw.config.loading.locate_setting import UnusableSetting, locate_settings
     from fastgw.filters import TYPES
     from fastgw.gateway.compiler import compile
     from fastgw.gateway.tables import CompileError
     from fastgw.observe.access_log.sink import why_not
     from fastgw.runtime.reload.config_notes import notes_of
+    from fastgw.runtime.reload.sink_checks import unusable_sinks
     from fastgw.runtime.sockets.listening_sockets import why_not_listen
     from fastgw.shm import rate_limit_table
 
@@ -284,23 +286,22 @@ def check(
         loaded = _load(file, syntax)
         file = loaded.files[0]
         problems, notes = [], notes_of(loaded, compile(loaded.config, 1, loaded.captured))
-        for index, access_log in enumerate(loaded.config.access_logs):
-            if reason := why_not(access_log.sink):
-                notes.append(config.Problem(file, 0, 0, f"access_logs[{index}].sink", reason))
+        unusable = [*unusable_sinks(loaded)]
         for path, address in _addresses(loaded.config):
-            if reason := why_not_listen(address):
-                notes.append(config.Problem(file, 0, 0, path, reason))
+            if problem := why_not_listen(address):
+                unusable.append(UnusableSetting(path, problem))
         if (quotas := loaded.config.quotas.file) and (reason := why_not(quotas)):
-            notes.append(
-                config.Problem(file, 0, 0, "quotas.file", f"{reason}: counters would be lost when the gateway stops")
+            unusable.append(
+                UnusableSetting(("quotas", "file"), f"{reason}: counters would be lost when the gateway stops")
             )
         if (audit := loaded.config.audit) and (reason := why_not(audit.path)):
-            notes.append(config.Problem(file, 0, 0, "audit.path", f"{reason}: entries would wait in memory"))
+            unusable.append(UnusableSetting(("audit", "path"), f"{reason}: entries would wait in memory"))
         if (kept := loaded.config.analytics) and (reason := why_not_analytics(kept.path)):
-            notes.append(config.Problem(file, 0, 0, "analytics.path", reason))
+            unusable.append(UnusableSetting(("analytics", "path"), reason))
         for name, each in loaded.config.caches.items():
             if each.disk is not None and (reason := why_not_disk(each.disk.path)):
-                notes.append(config.Problem(file, 0, 0, f"caches.{name}.disk.path", reason))
+                unusable.append(UnusableSetting(("caches", name, "disk", "path"), reason))
+        notes += locate_settings(loaded, TYPES, unusable)
         if not rate_limit_table.COMPILED:
             notes.append(
                 config.Problem(
@@ -1159,13 +1160,13 @@ def _instances(configuration: config.Config, name: str) -> Iterator[tuple[str, s
             yield f"{level}.{name}", use.type
 
 
-def _addresses(configuration: config.Config) -> Iterator[tuple[str, Address]]:
+def _addresses(configuration: config.Config) -> Iterator[tuple[tuple[str, ...], Address]]:
     """Yield the listening addresses, and their settings."""
     for name, listener in configuration.listeners.items():
-        yield f"listeners.{name}.address", listener.address
+        yield ("listeners", name, "address"), listener.address
     for name in ("status", "admin"):
         if (own := getattr(configuration, name)) is not None:
-            yield f"{name}.address", own.address
+            yield (name, "address"), own.address
 
 
 def _load(file: str, syntax: Syntax) -> config.Loaded:
@@ -1274,7 +1275,7 @@ def _serve(
 ) -> None:
     """Run the gateway until a signal ends it. `in_use`: advice if another process uses the address."""
     from fastgw.gateway.tables import CompileError
-    from fastgw.runtime.node.startup import CannotStart
+    from fastgw.runtime.node.startup import CannotStart, UnusableSettings
     from fastgw.runtime.run import run_gateway
     from fastgw.runtime.sockets.listening_sockets import AddressInUse, CannotListen
     from fastgw.runtime.supervisor.handover_state import IncompatibleHandover
@@ -1285,6 +1286,8 @@ def _serve(
         _fail(WRONG, *map(str, error.problems))
     except CompileError as error:
         _fail(WRONG, str(error))
+    except UnusableSettings as error:
+        _fail(CANNOT_START, *map(str, error.problems))
     except (CannotListen, CannotStart, IncompatibleHandover) as error:
         advice = f"; {in_use}" if in_use and isinstance(error, AddressInUse) else ""
         _fail(CANNOT_START, f"fastgw: {error}{advice}")

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from fastgw import config, kernel
 from fastgw.config import ConfigError, Loaded
+from fastgw.config.loading.locate_setting import locate_settings
 from fastgw.consumers.index import index_of
 from fastgw.filters import TYPES
 from fastgw.gateway.compiler import compile
@@ -24,9 +25,10 @@ from fastgw.runtime.node.gateway_registration import register
 from fastgw.runtime.node.ocsp_storage import restore_responses
 from fastgw.runtime.node.purge_persistence import restore_waiting
 from fastgw.runtime.node.quota_persistence import claim_file, keep_all, restore_all
-from fastgw.runtime.node.startup import CannotStart, open_node_state
+from fastgw.runtime.node.startup import CannotStart, UnusableSettings, open_node_state
 from fastgw.runtime.process.machine_capacity import auto_workers, usable_cpus
 from fastgw.runtime.reload.config_notes import key_of, log_notes, new_among, notes_of
+from fastgw.runtime.reload.sink_checks import unusable_sinks
 from fastgw.runtime.sockets.systemd_activation import inherited
 from fastgw.runtime.supervisor.handover_state import PREFLIGHT, TAKE_OVER, HandoverState
 from fastgw.runtime.supervisor.supervisor import Supervisor
@@ -71,6 +73,8 @@ def run_gateway(
         raise ConfigError(error.problems(loaded, TYPES)) from error
     if handover is not None:
         gateway.slot_table = handover.slot_table.following(gateway.names, handover.generation, handover.generation)
+    if handover is None and (unwritable := locate_settings(loaded, TYPES, unusable_sinks(loaded))):
+        raise UnusableSettings(unwritable)
     notes = notes_of(loaded, gateway)
     accepted = accept(
         loaded,

@@ -20,9 +20,11 @@ def dropped(gateway: Gateway) -> int:
 
 @pytest.mark.parametrize("sink", ["{directory}/missing/access.log", "{directory}"])
 def test_without_a_place_for_its_access_log_nothing_starts(nginx: Nginx, tmp_path: Path, sink: str) -> None:
-    """What can be seen beforehand is told before anybody is served: exit 3, and why."""
+    """What can be seen beforehand is told before anybody is served: exit 3, where and why."""
     config = {**fronting(main=nginx.url), "access_logs": [{"sink": sink.format(directory=tmp_path)}]}
-    with pytest.raises(GatewayFailed, match=r"ended with 3 .*\n.*cannot write the access log: "):
+    with pytest.raises(
+        GatewayFailed, match=r"ended with 3 .*\n.*:[0-9]+:[0-9]+: access_logs\[0\]\.sink: .*; expected "
+    ):
         Gateway(config, tmp_path)
 
 

@@ -18,7 +18,7 @@ from fastgw.config.loading.load import Loaded, Remembered, sorted_problems
 from fastgw.config.openapi.expand import expand_openapi
 from fastgw.config.sources.documents import Document, FoundFile
 from fastgw.config.sources.extension_packages import extended
-from fastgw.config.sources.files import Memory
+from fastgw.config.sources.files import Files, Memory
 
 
 class Where(NamedTuple):
@@ -32,6 +32,18 @@ class Where(NamedTuple):
     """Name of the instance; "" = the hash key of an upstream, or the paths of a route."""
 
 
+def documents_of(loaded: Loaded, filter_types: Mapping[str, type]) -> tuple[FoundFile, Mapping[str, type], Files]:
+    """Return the documents of a configuration, the settings of their filters by name, and the files that it read."""
+    texts = Memory({source.name: source.text for source in loaded.sources})
+    found = FoundFile()
+    for source in loaded.sources:
+        if not source.upstream:
+            read = partial(texts.read, source.name)
+            found.add(Document(source.name, read, source.folder, source.suffix, quotes=source.quotes))
+    known, _ = extended(found.documents, filter_types)
+    return found, known, Memory(loaded.captured)
+
+
 def locate(
     loaded: Loaded,
     filter_types: Mapping[str, type],
@@ -43,14 +55,7 @@ def locate(
     `remembered`: cache of the reading.
     """
     wrongs, remembered = [*wrongs], Remembered() if remembered is None else remembered
-    texts = Memory({source.name: source.text for source in loaded.sources})
-    found = FoundFile()
-    for source in loaded.sources:
-        if not source.upstream:
-            read = partial(texts.read, source.name)
-            found.add(Document(source.name, read, source.folder, source.suffix, quotes=source.quotes))
-    known, _ = extended(found.documents, filter_types)
-    files = Memory(loaded.captured)
+    found, known, files = documents_of(loaded, filter_types)
     merged = merge(found.documents, known, files)
     try:
         add_kyma(merged, known, files, {}, remembered.kyma)

@@ -1,19 +1,19 @@
 """Startup of the supervisor, before any child: shared memory, sockets, the accepted configuration."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Final
 
 from fastgw import compiled
 from fastgw.cache.tiers.disk_claims import UnusableDisk
+from fastgw.config.base.problems import Problem
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import DEFAULT_ADMIN, DEFAULT_STATUS, Admin, Config, Status
 from fastgw.config.sources.virtual_files import awaits
 from fastgw.config.validation.http2 import lacks_http2
 from fastgw.config.validation.ocsp import lacks_stapling
 from fastgw.gateway.tables import Gateway
-from fastgw.observe.access_log.sink import why_not
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 from fastgw.runtime.node.cache_stores import open_stores
@@ -35,12 +35,17 @@ class CannotStart(Exception):
     """The gateway could not start; the text is the error message in one line."""
 
 
+class UnusableSettings(CannotStart):
+    """The configuration is valid, but this machine cannot use some settings."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(map(str, problems)))
+
+
 def open_node_state(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherited, opened: ExitStack) -> NodeState:
     """Create everything for a start; closed by `opened`. Raises `CannotListen` and `CannotStart`."""
     settings = accepted.settings
-    for access_log in settings.access_logs:
-        if reason := why_not(access_log.sink):
-            raise CannotStart(f"cannot write the access log: {reason}")
     words = ShmLayout(gateway)
     try:
         shared = SharedMemory.create(gateway.layout, accepted.workers)

@@ -27,6 +27,7 @@ from fastgw.config.egress.expand import NAME as EGRESS
 from fastgw.config.formats.positions import OutOfResources, SyntaxProblem
 from fastgw.config.kyma.provider import directory_in
 from fastgw.config.loading.locate_filter import Where
+from fastgw.config.loading.locate_setting import locate_settings
 from fastgw.config.settings.gateway import DEFAULT_ADMIN, Config
 from fastgw.config.sources.dns_targets import UNKNOWN, is_lookup
 from fastgw.config.sources.files import brought_forward, found_by_patterns, pattern_in, read_again, why_no_folder
@@ -37,7 +38,6 @@ from fastgw.diff import as_text, differences, yaml_diff
 from fastgw.filters import TYPES
 from fastgw.gateway.compiler import compile
 from fastgw.gateway.tables import CompileError, Gateway
-from fastgw.observe.access_log.sink import why_not
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 from fastgw.runtime.ipc.channel import Channel, ChannelFull, Origin, Propose, ProposeTargets, Rejected, Subject
@@ -71,6 +71,7 @@ from fastgw.runtime.reload.document_checks import (
     why_not_now,
 )
 from fastgw.runtime.reload.rollback_history import retained_generations
+from fastgw.runtime.reload.sink_checks import unusable_sinks
 from fastgw.runtime.reload.stale_configuration import Staleness
 from fastgw.runtime.reload.target_changes import labels_in, only_targets_differ
 from fastgw.shm.slot_assignment import OutOfSlots
@@ -747,9 +748,8 @@ class Proposer:
         """
         settings = loaded.config
         workers = auto_workers(usable_cpus()) if settings.workers == "auto" else settings.workers
-        for number, access_log in enumerate(settings.access_logs):
-            if why := why_not(access_log.sink):
-                raise ConfigError([Problem(file, 0, 0, f"access_logs[{number}].sink", why)])
+        if unwritable := locate_settings(loaded, TYPES, unusable_sinks(loaded)):
+            raise ConfigError(_renamed(each, self.current.file, file) for each in unwritable)
         index = index_of(settings.consumers, loaded.captured, self.current.index.key)
         self._tried_targets = None
         if self._may_use_targets and (of_targets := self._with_targets(loaded, index)) is not None:

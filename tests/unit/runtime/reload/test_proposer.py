@@ -502,6 +502,19 @@ async def test_filters_that_cannot_be_built_are_told_at_their_places(control):
     assert [(each.file, each.line) for each in posted.problems] == [("POST /config", 7), ("POST /config", 8)]
 
 
+@on_loop
+async def test_an_access_log_that_cannot_be_written_is_reported_at_its_position(control, tmp_path):
+    text = f"{WRITTEN}access_logs:\n  - sink: {tmp_path}\nroutes: [{{name: all, respond: {{}}}}]\n"
+    control.file.write_text(text)
+    outcome = await control.proposer.reload("signal")
+    (problem,) = outcome.problems
+    line = text.splitlines().index(f"  - sink: {tmp_path}") + 1
+    place = f"{control.proposer.current.file}:{line}:11: access_logs[0].sink"
+    assert str(problem).startswith(f"{place}: {tmp_path} is a directory; expected `stdout`, or a file ")
+    posted = await control.proposer.apply(text.encode(), ".yaml", dry_run=True)
+    assert [(each.file, each.line) for each in posted.problems] == [("POST /config", line)]
+
+
 class Certified(Control):
     """Its configuration names a certificate and a list of what is revoked."""
 
