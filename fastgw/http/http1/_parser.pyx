@@ -22,6 +22,7 @@ from httptools import HttpRequestParser, HttpResponseParser
 from fastgw.http.http1 import parser_reference as heads
 from fastgw.http.http1._body import ChunkedReader, UntilCloseReader
 from fastgw.http.fields import Fields
+from fastgw.http.http1.llhttp import check_method
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import has_other_readings, normalize
 
@@ -645,6 +646,17 @@ cdef bint _has_ordinary_head(Http1RequestHead head) noexcept:
     )
 
 
+cdef bint _has_common_method(Http1RequestHead head) noexcept:
+    """Whether its method needs no `check_method`."""
+    cdef const char* method = PyBytes_AS_STRING(head.source)
+    cdef Py_ssize_t length = head.method_at.length
+    if length == 3:
+        return not memcmp(method, b"GET", 3) or not memcmp(method, b"PUT", 3)
+    if length == 4:
+        return not memcmp(method, b"POST", 4) or not memcmp(method, b"HEAD", 4)
+    return length == 6 and not memcmp(method, b"DELETE", 6)
+
+
 cdef enum:
     LONGEST_METHOD = 32
     LONGEST_HEAD = 65_535
@@ -801,6 +813,8 @@ def read_http2_request(bytes raw not None, int max_fields, bytes payload=None):
     cdef Http1RequestHead head = _request_head(raw, max_fields, True, True)
     if head is None:
         return heads.read_http2_request(raw, max_fields, payload)
+    if not _has_common_method(head):
+        check_method(method_of(head))
     if payload is not None and not head.whole:
         head._payload = payload
         head.whole = True

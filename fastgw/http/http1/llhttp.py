@@ -11,6 +11,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, Htt
 
 from fastgw.http.malformed import Malformed
 
+_COMMON_METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 # Errors of llhttp for unknown methods, methods of RTSP only, those that begin like a known one, and PRI.
 _UNKNOWN_METHOD: Final = ("Invalid method", "Expected space after method", "Expected HTTP/2 Connection Preface")
 
@@ -158,10 +159,16 @@ class LongLivedParser:
         SecondParser(self._parser).whole(message)
 
 
+def check_method(method: bytes) -> None:
+    """Raise `Malformed` (501) if llhttp rejects requests with this method. `method`: a token."""
+    if method not in _COMMON_METHODS:
+        SecondParser(HttpRequestParser).head(b"%b / HTTP/1.1\r\n\r\n" % method, body_follows=None)
+
+
 def knows_method(method: str) -> bool:
     """Whether llhttp accepts requests with this method. `method`: a token."""
     try:
-        SecondParser(HttpRequestParser).head(b"%b / HTTP/1.1\r\n\r\n" % method.encode(), body_follows=None)
+        check_method(method.encode())
     except Malformed:
         return False
     return True

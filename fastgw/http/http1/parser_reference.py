@@ -26,7 +26,7 @@ from fastgw.http.http1.known_fields import (
     protocols,
     values_in,
 )
-from fastgw.http.http1.llhttp import LongLivedParser, SecondParser
+from fastgw.http.http1.llhttp import LongLivedParser, SecondParser, check_method
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import has_other_readings, normalize
 
@@ -354,9 +354,11 @@ def parse_request(raw: bytes, max_fields: int = 100) -> Http1RequestHead:
 def read_http2_request(raw: bytes, max_fields: int, payload: bytes | None = None) -> Http1RequestHead:
     """Parse a request head that was received by HTTP/2 and rendered; its second parser is nghttp2. Raises `Malformed`.
 
+    nghttp2 accepts any method: those that llhttp rejects over HTTP/1.1 are rejected here.
     `payload`: its body, if all of it was received; otherwise the body, if there is one, arrives by HTTP/2 too.
     """
     head = read_request(raw, max_fields)
+    check_method(head.method)
     head.came_by_http2()
     head.payload = payload if head.length or head.chunked else b""
     head.ordinary = (

@@ -259,6 +259,10 @@ PSEUDO: Final = [
     Case("trace", "9110 9.3.8", asked(b"TRACE"), refused(405, 501)),
 ]
 PSEUDO += [
+    Case(f"method-unknown-{method.decode()}", "9110 9.1", asked(method), refused(501))
+    for method in (b"FOO", b"get", b"Post", b"GETS", b"DESCRIBE")
+]
+PSEUDO += [
     Case(f"method-{told}", "9110 9.1", asked(method), MALFORMED | refused(405, 501))
     for told, method in {
         "empty": b"",

@@ -276,7 +276,22 @@ def test_trace_is_read_so_that_it_can_be_refused_by_name():
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"PUT", b"DELETE", b"PATCH", b"PROPFIND", b"M-SEARCH", b"QUERY"])
 def test_methods_that_llhttp_knows_pass(method: bytes):
-    assert parse_request(head(method + b" / HTTP/1.1")).method == method
+    raw = head(method + b" / HTTP/1.1")
+    assert parse_request(raw).method == framing.read_http2_request(raw, 100).method == method
+
+
+@pytest.mark.parametrize("by", [framing, parser_reference])
+@pytest.mark.parametrize("payload", [None, b"abc"])
+@pytest.mark.parametrize("method", [b"FROB", b"get", b"Post", b"GETS", b"POS", b"pATCH", b"DELETF", b"DESCRIBE"])
+def test_a_method_is_judged_alike_over_both_versions(method: bytes, payload: bytes | None, by: Any):
+    """RFC 9110 section 9.1: methods are case-sensitive. nghttp2 accepts any token."""
+    raw = head(method + b" / HTTP/1.1", b"content-length: 3")
+    with pytest.raises(Malformed) as over_http1:
+        by.parse_request(raw)
+    with pytest.raises(Malformed) as over_http2:
+        by.read_http2_request(raw, 100, payload)
+    assert over_http2.value.status == over_http1.value.status == 501
+    assert over_http2.value.reason == over_http1.value.reason
 
 
 @pytest.mark.parametrize(
