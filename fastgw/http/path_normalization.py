@@ -9,8 +9,8 @@
   is sent.
 
 A path that some upstream server could interpret as another path than the matched one is rejected, regardless of the
-routes: see `_REFUSED`. For forms that have a legitimate use, such as `%2F` in a name, `other_readings` returns the
-interpretations of servers.
+routes: see `_REFUSED`. For forms that have a legitimate use, such as `%2F` or `%3A` in a name, `other_readings` returns
+the interpretations of servers.
 """
 
 import re
@@ -100,10 +100,15 @@ def _without_dots(path: bytes, *, strict: bool = True) -> bytes:
 
 # other readings
 
-_READ_IN_TWO_WAYS: Final = re.compile(rb"//|;|%2[Ff]|%3[Bb]")
+_RESERVED: Final = b"!$&'()*+,;=:@"
+"""Characters that a path may have as they are, or escaped: two paths by RFC 3986 (section 2.2), and one path for
+services that decode it.
+"""
+_MANY_WAYS: Final = re.compile(rb"//|;|%2[Ff]|%3[Bb]")
+_READ_IN_TWO_WAYS: Final = re.compile(rb"//|;|%(?:2[146-9A-CFa-cf]|3[ABDabd]|40)")
 _LONGEST: Final = 4096
-"""Maximum bytes of a path for which all interpretations are computed. Longer ones are refused: each one takes as long
-as normalizing once.
+"""Maximum bytes of a path with several interpretations. Longer ones are refused: each one takes as long as normalizing
+once.
 """
 
 
@@ -120,7 +125,7 @@ def other_readings(raw_path: bytes, path: bytes) -> dict[bytes, str]:
     The number of results is bounded, and there are none unless `has_other_readings`. Raises `Malformed` (400) if the
     path is too long.
     """
-    if len(raw_path) > _LONGEST:
+    if len(raw_path) > _LONGEST and _MANY_WAYS.search(raw_path):
         raise Malformed(
             "The path has empty segments, encoded slashes or parameters and is too long to check for ambiguity."
         )
@@ -161,6 +166,14 @@ def _cut_decoded_parameters(path: bytes) -> bytes:
     return _cut_parameters(path.replace(b"%3B", b";"))
 
 
+_DECODED: Final = {b"%%%02X" % code: bytes([code]) for code in _RESERVED}
+_ESCAPED: Final = re.compile(b"|".join(_DECODED))
+
+
+def _decode_reserved(path: bytes) -> bytes:
+    return _ESCAPED.sub(lambda found: _DECODED[found[0]], path)
+
+
 _SLASHES: Final = ("slashes merged", _merge_slashes), ("%2F decoded", _decode_slashes)
 _CHANGES: Final[tuple[tuple[tuple[str, Callable[[bytes], bytes]], ...], ...]] = (
     # URL parsers treat the part after two slashes as a host (RFC 3986 section 4.2).
@@ -171,5 +184,7 @@ _CHANGES: Final[tuple[tuple[tuple[str, Callable[[bytes], bytes]], ...], ...]] = 
     # nginx merges slashes; servers that map paths to files decode `%2F`; and some do both, in either order.
     _SLASHES,
     _SLASHES,
+    # Most services decode each parameter, and many frameworks the whole path before they match it.
+    (("escaped characters decoded", _decode_reserved),),
 )
 """Changes that servers make to a path, in this order; each server applies one alternative of each step, or skips it."""

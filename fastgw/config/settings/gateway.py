@@ -400,8 +400,9 @@ class Listener(Settings):
     """TLS settings of the listener. With PROXY protocol, TLS begins after its header. null = plaintext."""
     ambiguous_paths: Literal["refuse", "allow"] = "refuse"
     """Handling of a path that servers may read in different ways, if in one of them it belongs to another route. If
-    `/admin/*` is a route, `//admin`, `/x/..//admin` and `/admin%2Fa` are such paths. `refuse`: answered 400; `allow`:
-    the path is routed as it was received, and upstreams must read it in the same way. See docs/reference/routing.md."""
+    `/admin/*` is a route, `//admin`, `/x/..//admin` and `/admin%2Fa` are such paths; if `/orders/{id}:cancel` is one,
+    `/orders/7%3Acancel`. `refuse`: answered 400; `allow`: the path is routed as it was received, and upstreams must
+    read it in the same way. See docs/reference/routing.md."""
     filters: Filters = NONE
     """Filters for requests of this listener."""
     error_pages: ErrorPages = NONE

@@ -42,7 +42,14 @@ from tests.support.memory import Plane
         (b"/a/%2Fb", [b"/a//b", b"/a/b"]),
         (b"/a%2Fb/../c", [b"/a/c"]),
         (b"/a;v=1/b", [b"/a/b"]),
-        (b"/a%3Bv/b", [b"/a/b"]),
+        (b"/a%3Bv/b", [b"/a/b", b"/a;v/b"]),
+        (b"/a%3Ab", [b"/a:b"]),
+        (b"/a%3ab/%63%2cd", [b"/a:b/c,d"]),
+        (b"/%21%24%26%27%28%29%2A%2B%2C%3D%3A%40", [b"/!$&'()*+,=:@"]),
+        (b"/%20%22%25%3C%3F%5B%7Ba%C3%A9", []),
+        (b"/a:b@c", []),
+        (b"/a%2Fb%3Ac", [b"/a/b%3Ac", b"/a%2Fb:c", b"/a/b:c"]),
+        (b"/%3A%2e%2e/a", [b"/:../a"]),
         (b"/;x/b", [b"//b", b"/b"]),
         (b"/a;x%2Fb", [b"/a", b"/a;x/b", b"/a/b"]),
         (b"//a//../..//c%2Fd", None),
@@ -66,6 +73,8 @@ def test_their_number_and_length_are_bounded() -> None:
         assert len(other_readings(raw_path, normalize(raw_path))) < 40
     with pytest.raises(Malformed):
         other_readings(b"//" + b"a" * 4096, b"//" + b"a" * 4096)
+    escaped = b"/" + b"%3A" * 4096  # one reading, however long
+    assert list(other_readings(escaped, escaped)) == [b"/" + b":" * 4096]
 
 
 # --- what is refused
@@ -156,6 +165,46 @@ def test_a_reading_that_is_no_routes_path_gets_around_nothing() -> None:
     assert chosen(table, head_of(b"/npm/@scope%2Fname")) == "r0"
     assert chosen(table, head_of(b"//npm/a")) == "route_not_found"  # nor is it sent anywhere
     assert chosen(Router(routes(NPM, OPEN)), head_of(b"/npm/@scope%2Fname")) == "ambiguous_path"
+
+
+ACTIONS = Router(
+    routes(
+        Conditions(paths=(parse_path("/items/{id}:cancel"), parse_path("/jobs:purge")), methods=(b"POST",)),
+        Conditions(paths=(parse_path("/items/{id}"),)),
+        Conditions(paths=(parse_path("/users/@me"), parse_path("/points/{x},{y}"))),
+        OPEN,
+    )
+)
+
+
+@pytest.mark.parametrize("judge", [parse_request, parser_reference.parse_request])
+@pytest.mark.parametrize(
+    ("method", "path", "chosen_name"),
+    [
+        (b"POST", b"/items/7:cancel", "r0"),
+        (b"POST", b"/items/7%3Acancel", "ambiguous_path"),
+        (b"POST", b"/items/7%3acancel?a=b", "ambiguous_path"),
+        (b"POST", b"/items/7%3A%63ancel", "ambiguous_path"),
+        (b"POST", b"/items/a%3Ab:cancel", "r0"),
+        (b"POST", b"/items%2F7%3Acancel", "ambiguous_path"),
+        (b"GET", b"/items/7%3Acancel", "r1"),  # `cancel` is no route of this method
+        (b"POST", b"/items/urn%3Aisbn%3A1", "r1"),
+        (b"POST", b"/items/me%40example.com", "r1"),
+        (b"POST", b"/jobs%3Apurge", "ambiguous_path"),
+        (b"GET", b"/jobs%3Apurge", "r3"),
+        (b"GET", b"/users/%40me", "ambiguous_path"),
+        (b"GET", b"/points/1%2C2", "ambiguous_path"),
+        (b"GET", b"/points/1%2C2,3", "r2"),
+        (b"GET", b"/a%3Ab%2Cc", "r3"),
+    ],
+)
+def test_an_escape_that_services_decode_leads_past_no_route(
+    method: bytes, path: bytes, chosen_name: str, judge: Any
+) -> None:
+    head = head_of(path, method, b"Content-Length: 0\r\n", judge)
+    assert chosen(ACTIONS, head) == chosen_name
+    if chosen_name != "ambiguous_path":
+        assert head.path == normalize(path)  # sent as written
 
 
 def test_all_else_of_the_request_is_the_same() -> None:
@@ -268,10 +317,9 @@ def test_a_preflight_goes_by_the_path_of_what_it_is_about(path: bytes, fault: st
 
 # --- whatever the routes, the path and the server
 
-SEGMENTS = ["admin", "users", "a", ""]
-PATTERNS = st.lists(st.sampled_from(["admin", "users", "a", "{x}"]), min_size=1, max_size=3).flatmap(
-    lambda parts: st.sampled_from(["", "/*", "/"]).map(lambda end: pattern_of(parts, end))
-)
+PATTERNS = st.lists(
+    st.sampled_from(["admin", "users", "a", "{x}", "a:a", "{x}:a", "@{x}"]), min_size=1, max_size=3
+).flatmap(lambda parts: st.sampled_from(["", "/*", "/"]).map(lambda end: pattern_of(parts, end)))
 PIECES = [
     "/",
     "/",
@@ -290,12 +338,16 @@ PIECES = [
     "users",
     "%61dmin",
     "x",
+    ":a",
+    "%3Aa",
+    "%3aa",
+    "%40",
 ]
 
 
 def pattern_of(parts: list[str], end: str) -> str:
     if end == "/*":
-        parts = [part for part in parts if part != "{x}"] or ["a"]
+        parts = [part for part in parts if "{x}" not in part] or ["a"]
     return "/" + "/".join(part.replace("x", f"x{place}") for place, part in enumerate(parts)) + end
 
 
@@ -314,7 +366,9 @@ def nginx(path: bytes, merges: bool) -> bytes:
     return b"/" + b"/".join(kept + [b""] * (segments[-1] in (b".", b"..")))
 
 
-def server(path: bytes, authority: bool, cuts: bool, decodes: bool, merges: bool, decodes_late: bool) -> bytes:
+def server(
+    path: bytes, authority: bool, cuts: bool, decodes: bool, merges: bool, decodes_late: bool, unescapes: bool
+) -> bytes:
     """Some other server: what it does is in the order of its parameters, and dot segments are resolved at the end."""
     path = re.sub(rb"(?i)%2e", b".", re.sub(rb"%61", b"a", path))
     if authority:
@@ -327,6 +381,8 @@ def server(path: bytes, authority: bool, cuts: bool, decodes: bool, merges: bool
         path = re.sub(rb"/+", b"/", path)
     if decodes and decodes_late:
         path = re.sub(rb"(?i)%2f", b"/", path)
+    if unescapes:
+        path = re.sub(rb"(?i)%3a", b":", path).replace(b"%40", b"@")
     return nginx(path.replace(b"%", b"%25"), merges=False).replace(b"%25", b"%")
 
 
@@ -366,7 +422,7 @@ def test_whichever_way_it_is_read_it_stays_at_its_route(
             continue
         for sent in (head.path, raw_path):
             readings = {nginx(sent, merges) for merges in (False, True)}
-            readings |= {server(sent, *does) for does in product((False, True), repeat=5)}
+            readings |= {server(sent, *does) for does in product((False, True), repeat=6)}
             for reading in readings:
                 match = reference.find(head_of_path(reading))
                 assert match is None or match[0].name == name, (raw_path, reading)
