@@ -6,6 +6,7 @@ authentication, the narrower route protects nothing. Only the operator of the se
 not an error.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Final, NamedTuple
@@ -23,6 +24,7 @@ from fastgw.routing.table import Conditions, Router, at_once, rule_of
 _GUARDS: Final = frozenset((Phase.AUTHENTICATE, Phase.AUTHORIZE))
 _CASE: Final = "case (IIS, Express)"
 _SLASHES: Final = "trailing slashes (Express)"
+_NOT_NAME: Final = re.compile(rb"(?:^|(?<=\}))[^{]+")
 
 
 class _ProbedRequest(NamedTuple):
@@ -108,10 +110,14 @@ class _Reached:
             for asked in _requests(conditions, pattern, self._methods):
                 if (match := router.find(asked)) is None or match[0] is not route:
                     continue  # this request matches another route anyway
-                others = [(way, path, router.find(asked._replace(path=path))) for way, path in _spelled(pattern, asked)]
-                led = [(way, path, match[0]) for way, path, match in others if match and self._leads(match[0], route)]
+                led: dict[str, tuple[str, bytes, Route]] = {}
+                for way, path in _spelled(pattern):
+                    match = router.find(asked._replace(path=path))
+                    if match is not None and way not in led and self._leads(match[0], route):
+                        led[way] = way, path, match[0]
                 if led:
-                    return self._describe(route, pattern, [each for each in led if each[2] is led[0][2]])
+                    first, *others = led.values()
+                    return self._describe(route, pattern, [first, *(each for each in others if each[2] is first[2])])
         return ""
 
     def _leads(self, wide: Route, narrow: Route) -> bool:
@@ -140,8 +146,7 @@ def _requests(conditions: Conditions, pattern: PathPattern, methods: Iterable[by
     """Yield a matching request for each of its hosts and methods. Parameters are literal: no route has a brace."""
     if pattern.kind is PathKind.REGEX:
         return
-    written = map(_written, pattern.segments)
-    path = b"/" + b"/".join([*written, *([b"*"] if pattern.kind is PathKind.PREFIX else [])])
+    path = _path_of(pattern, map(_written, pattern.segments))
     hosts = [b"any" + host.name if host.wildcard else host.name for host in conditions.hosts] or [b""]
     pairs = (b"=".join(quote_plus(part).encode() for part in pair) for pair in conditions.query)
     query, headers = b"&".join(pairs), dict(conditions.headers)
@@ -157,12 +162,29 @@ def _written(segment: Segment) -> bytes:
     return segment.text if isinstance(segment, MixedSegment) else segment
 
 
-def _spelled(pattern: PathPattern, asked: _ProbedRequest) -> Iterator[tuple[str, bytes]]:
-    """Yield the forms that some servers treat as the same path, and the parts that they ignore."""
-    path = asked.path
+def _path_of(pattern: PathPattern, segments: Iterable[bytes]) -> bytes:
+    return b"/" + b"/".join([*segments, *([b"*"] if pattern.kind is PathKind.PREFIX else [])])
+
+
+def _upper(segment: Segment) -> bytes:
+    """Return what `_written` does, with the text in upper case and the parameters as they are."""
+    if isinstance(segment, MixedSegment):
+        return _NOT_NAME.sub(lambda found: found[0].upper(), segment.text)
+    return segment.upper() if isinstance(segment, bytes) else _written(segment)
+
+
+def _spelled(pattern: PathPattern) -> Iterator[tuple[str, bytes]]:
+    """Yield the forms that some servers treat as the same path, and the parts that they ignore: for case, all text in
+    upper case, then the text of one segment, because the wider route may have the text of the others.
+    """
+    written = [_written(segment) for segment in pattern.segments]
+    path = _path_of(pattern, written)
     if len(either_slash(pattern)) > 1:
         yield _SLASHES, path[:-1] if path.endswith(b"/") else path + b"/"
-    texts = {each for each in pattern.segments if isinstance(each, bytes)}
-    segments = [each.upper() if each in texts else each for each in path.split(b"/")]
-    if (other := b"/".join(segments)) != path:
-        yield _CASE, other
+    upper = [_upper(segment) for segment in pattern.segments]
+    if upper == written:
+        return
+    yield _CASE, _path_of(pattern, upper)
+    for place in reversed(range(len(written))):
+        if upper[place] != written[place]:
+            yield _CASE, _path_of(pattern, [*written[:place], upper[place], *written[place + 1 :]])

@@ -58,6 +58,9 @@ def test_it_names_the_paths_the_route_the_servers_and_what_to_do() -> None:
         ("/admin", "/admin/ and /ADMIN are"),
         ("/admin/", "/admin and /ADMIN/ are"),
         ("/7/{id}", "/7/{id}/ is"),
+        ("/items/{id}:cancel", "/items/{id}:cancel/ and /ITEMS/{id}:CANCEL are"),
+        ("/v{a}x{b}/7", "/v{a}x{b}/7/ and /V{a}X{b}/7 are"),
+        ("/{a}.{b}", "/{a}.{b}/ is"),
         ("/7/*", ""),
         ("/", ""),
         ("~^/admin", ""),
@@ -66,6 +69,21 @@ def test_it_names_the_paths_the_route_the_servers_and_what_to_do() -> None:
 def test_each_kind_of_path(path: str, paths: str) -> None:
     [*told] = noted(narrow(path), wide()).values()
     assert [each.partition(" of route")[0] for each in told] == ([paths] if paths else [])
+
+
+@pytest.mark.parametrize(
+    ("path", "of_wide", "found"),
+    [
+        ("/items/{id}:cancel", "/items/{id}", "/items/{id}:CANCEL"),
+        ("/items/me", "/items/{id}", "/items/ME"),
+        ("/items/{id}/cancel", "/{all}/{id}/cancel", "/ITEMS/{id}/cancel"),
+        ("/a/{id}:b/c", "/a/{id}/c", "/a/{id}:B/c"),
+    ],
+)
+def test_the_wider_route_may_have_the_text_of_other_segments(path: str, of_wide: str, found: str) -> None:
+    [told] = noted(narrow(path), wide(paths=[of_wide])).values()
+    assert told.startswith(f'{found} is of route "wide"')
+    assert "servers that ignore case (IIS, Express) treat" in told
 
 
 @pytest.mark.parametrize(
