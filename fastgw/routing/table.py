@@ -25,7 +25,8 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
@@ -60,6 +61,7 @@ _ANY_HOST: Final = b""
 _ANSWERED: Final = {b"GET": (b"GET", b"HEAD")}  # RFC 9110 section 9.3.2: HEAD is GET without the content
 _NOTHING_BELOW: Final[dict[bytes, Any]] = {}  # shared by all leaves: an empty dict takes 64 bytes
 _NONE_MIXED: Final[list[Any]] = []  # shared, too
+_NONE_NUMBERED: Final[list[int]] = []
 _REGEX_MEMORY: Final = 8 << 20  # bytes for the automaton of a host's regular expressions; RE2's default
 _PIECE: Final = 32  # entries, hosts or nodes that one step visits
 
@@ -475,7 +477,7 @@ def rule_of(conditions: Conditions, route: R) -> Steps[Rule[R]]:
 class _Node(Generic[R]):
     """Node in the tree of path segments, for prefixes and patterns with parameters."""
 
-    __slots__ = ("below", "ends", "mixed", "mixed_set", "parameter", "prefixes", "rest", "turns")
+    __slots__ = ("below", "ends", "mixed", "mixed_set", "numbers", "parameter", "prefixes", "rest", "turns")
 
     def __init__(self) -> None:
         self.below: dict[bytes, _Node[R]] = _NOTHING_BELOW
@@ -488,6 +490,8 @@ class _Node(Generic[R]):
         """Next node for a `:path` parameter, which matches the path to its end."""
         self.ends: list[RouteEntry[R]] | None = None
         """The patterns that end here: prefixes in nodes reached by text only, patterns with parameters elsewhere."""
+        self.numbers: list[int] = _NONE_NUMBERED
+        """Positions of `ends` in match order, if their patterns have text with parameters."""
         self.prefixes: tuple[list[RouteEntry[R]], ...] = ()
         """Entries reached by text only: `ends` of this node and of those above, longest prefix first."""
         self.turns: tuple[tuple[int, _Node[R]], ...] = ()
@@ -495,9 +499,9 @@ class _Node(Generic[R]):
         segment.
         """
 
-    def grow(self, segments: Iterable[Segment], mixed: dict[_Node[R], None]) -> list[RouteEntry[R]]:
-        """Find or create the node of a pattern and return its list of entries. Nodes whose `mixed_set` has to be
-        compiled are added to `mixed`.
+    def grow(self, segments: Iterable[Segment], mixed: dict[_Node[R], None]) -> _Node[R]:
+        """Find or create the node of a pattern and return it. Nodes whose `mixed_set` has to be compiled are added to
+        `mixed`.
         """
         node = self
         for segment in segments:
@@ -515,23 +519,35 @@ class _Node(Generic[R]):
                 node.rest = node = node.rest or _Node()
             else:
                 node.parameter = node = node.parameter or _Node()
-        if node.ends is None:
-            node.ends = []
-        return node.ends
+        return node
+
+    def add(self, entry: RouteEntry[R], number: int) -> None:
+        """Add an entry that ends here, after the others. `number`: its position in match order."""
+        if self.ends is None:
+            self.ends = []
+        self.ends.append(entry)
+        if entry.mixed:
+            if not self.numbers:
+                self.numbers = []
+            self.numbers.append(number)
 
     def grow_mixed(self, segment: MixedSegment) -> _Node[R]:
         """Find or create the next node for text with parameters."""
         if not self.mixed:
             self.mixed = []
-        place = bisect_left(self.mixed, segment.order, key=lambda each: each[0].order)
+        place = bisect_left(self.mixed, (segment.order, segment.shape), key=lambda each: (each[0].order, each[0].shape))
         if place == len(self.mixed) or self.mixed[place][0].shape != segment.shape:
             self.mixed.insert(place, (segment, _Node()))
         return self.mixed[place][1]
 
-    def mixed_nodes(self, segment: bytes) -> list[_Node[R]]:
+    def matching_mixed(self, segment: bytes) -> list[tuple[MixedSegment, _Node[R]]]:
+        """Return those of `mixed` that match a segment."""
+        matching = sorted(self.mixed_set.Match(segment)) if self.mixed_set is not None else ()
+        return [self.mixed[index] for index in matching if index < len(self.mixed)]
+
+    def mixed_nodes(self, segment: bytes) -> list[_Node[R] | _TiedNodes[R]]:
         """Return the next nodes for text with parameters that match a segment, the most specific first."""
-        matching = sorted(self.mixed_set.Match(segment))
-        return [self.mixed[index][1] for index in matching if index < len(self.mixed)]
+        return _by_precedence(self.matching_mixed(segment))
 
     def seal(self, place: int, above: _Node[R]) -> None:
         """Compute `prefixes` and `turns`, once the tree is complete and `above` is sealed. `place`: the depth."""
@@ -588,6 +604,56 @@ class _Node(Generic[R]):
         return node
 
 
+class _TiedNodes(Generic[R]):
+    """Several nodes as one: their patterns differ so far only in text with parameters that takes no precedence."""
+
+    __slots__ = ("_nodes",)
+
+    def __init__(self, nodes: list[_Node[R]]) -> None:
+        self._nodes = nodes
+
+    @property
+    def below(self) -> _TiedNodes[R]:
+        return self
+
+    def get(self, segment: bytes) -> _Node[R] | _TiedNodes[R] | None:
+        """Return the next nodes for text, as `_Node.below` does."""
+        return _tied([node.below[segment] for node in self._nodes if segment in node.below])
+
+    @property
+    def parameter(self) -> _Node[R] | _TiedNodes[R] | None:
+        return _tied([node.parameter for node in self._nodes if node.parameter])
+
+    @property
+    def rest(self) -> _Node[R] | _TiedNodes[R] | None:
+        return _tied([node.rest for node in self._nodes if node.rest])
+
+    @property
+    def mixed_set(self) -> Any:
+        return next((node.mixed_set for node in self._nodes if node.mixed_set is not None), None)
+
+    def mixed_nodes(self, segment: bytes) -> list[_Node[R] | _TiedNodes[R]]:
+        return _by_precedence([each for node in self._nodes for each in node.matching_mixed(segment)])
+
+    @property
+    def ends(self) -> list[RouteEntry[R]]:
+        numbered = [each for node in self._nodes for each in zip(node.numbers, node.ends or (), strict=True)]
+        return [entry for _, entry in sorted(numbered, key=itemgetter(0))]
+
+
+def _tied(nodes: list[_Node[R]]) -> _Node[R] | _TiedNodes[R] | None:
+    return _TiedNodes(nodes) if len(nodes) > 1 else nodes[0] if nodes else None
+
+
+def _by_precedence(matching: list[tuple[MixedSegment, _Node[R]]]) -> list[_Node[R] | _TiedNodes[R]]:
+    """Return the nodes of segments, the most specific first; those of equally specific ones as one."""
+    if len(matching) < 2:
+        return [node for _, node in matching]
+    matching.sort(key=lambda each: each[0].order)
+    tied = (_tied([node for _, node in same]) for _, same in groupby(matching, key=lambda each: each[0].order))
+    return [node for node in tied if node is not None]
+
+
 class _HostTable(Generic[R]):
     """The routes of one host pattern, by path."""
 
@@ -621,7 +687,7 @@ class _HostTable(Generic[R]):
                 self.ordered += by_rank[rank]
         for place, entry in enumerate(self.ordered, 1):
             if entry.path is None or entry.path.kind is not PathKind.REGEX:
-                self._list_for(entry.path).append(entry)
+                self._insert(entry, place)
             if not place % _PIECE:
                 yield
         if self._regexes:
@@ -651,14 +717,17 @@ class _HostTable(Generic[R]):
                 del entries[-_PIECE:]
                 yield
 
-    def _list_for(self, path: PathPattern | None) -> list[RouteEntry[R]]:
+    def _insert(self, entry: RouteEntry[R], number: int) -> None:
+        """Insert an entry after those before it in `ordered`. `number`: its position there."""
+        path = entry.path
         if path is None:
-            return self._any_path
-        if path.kind is PathKind.EXACT:
-            return self._exact.setdefault(path.literal, [])
-        self._cuts = max(self._cuts, len(path.segments) + 1)
-        # A path has an empty segment before its first slash, but `*` has none: that one is covered by `/*` alone.
-        return self._tree.grow((b"", *path.segments) if path.segments else (), self._mixed)
+            self._any_path.append(entry)
+        elif path.kind is PathKind.EXACT:
+            self._exact.setdefault(path.literal, []).append(entry)
+        else:
+            self._cuts = max(self._cuts, len(path.segments) + 1)
+            # A path has an empty segment before its first slash, but `*` has none: that one is covered by `/*` alone.
+            self._tree.grow((b"", *path.segments) if path.segments else (), self._mixed).add(entry, number)
 
     def entries(self, path: bytes) -> Iterator[Sequence[RouteEntry[R]]]:
         """Yield the entries whose path matches, in match order."""
@@ -709,13 +778,13 @@ def _host_table(rows: list[RouteEntry[R]], base: _HostTable[R] | None) -> Steps[
     return table
 
 
-def _matching_entries(node: _Node[R], place: int, segments: list[bytes]) -> list[list[RouteEntry[R]]]:
+def _matching_entries(node: _Node[R] | _TiedNodes[R], place: int, segments: list[bytes]) -> list[list[RouteEntry[R]]]:
     """Yield the entries of the patterns that lead to `node` and match `segments` from `place` on, most
     specific first.
     """
     found: list[list[RouteEntry[R]]] = []
     end = len(segments)
-    untried: list[tuple[int, _Node[R]]] = []
+    untried: list[tuple[int, _Node[R] | _TiedNodes[R]]] = []
     while True:
         below = parameter = None
         if place < end:
@@ -731,8 +800,8 @@ def _matching_entries(node: _Node[R], place: int, segments: list[bytes]) -> list
                         nexts.append(parameter)
                     parameter = nexts.pop(0) if nexts else None
                     untried += [(place + 1, to) for to in reversed(nexts)]
-        elif node.ends:
-            found.append(node.ends)
+        elif ends := node.ends:
+            found.append(ends)
         place += 1
         if below is not None:
             if parameter is not None:
@@ -843,8 +912,8 @@ def _host_name(host: HostPattern | None) -> bytes:
 
 
 def _shape(path: PathPattern | None) -> tuple[object, ...]:
-    """Return the shape of a pattern: two patterns with equal shapes match the same paths, and neither is more
-    specific.
+    """Return the shape of a pattern: of two patterns that match the same path, neither is more specific if their shapes
+    are equal.
     """
     if path is None:
         return ()
@@ -853,7 +922,7 @@ def _shape(path: PathPattern | None) -> tuple[object, ...]:
 
 def _segment_shape(segment: Segment) -> object:
     if isinstance(segment, MixedSegment):
-        return segment.shape
+        return segment.order
     return segment.rest if isinstance(segment, Parameter) else None
 
 

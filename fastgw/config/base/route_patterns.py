@@ -53,9 +53,11 @@ class MixedSegment:
     """Text without the names: segments of the same shape match the same."""
 
     @property
-    def order(self) -> tuple[int, bytes]:
-        """When two segments match, the lower value takes precedence: the one with more literal bytes."""
-        return 2 * len(self.names) - len(self.shape), self.shape
+    def order(self) -> int:
+        """When two segments match, the lower value takes precedence: the one with more literal bytes. With equally many
+        neither does.
+        """
+        return 2 * len(self.names) - len(self.shape)
 
 
 Segment: TypeAlias = bytes | Parameter | MixedSegment

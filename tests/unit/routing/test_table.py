@@ -447,6 +447,36 @@ def test_candidates_tell_each_matching_route_once_in_order_and_why_it_came_later
     assert table.candidates(Request(b"/", method=b"PUT", host=b"b"))[0].path is None
 
 
+def test_of_equally_much_text_with_parameters_conditions_and_the_file_decide() -> None:
+    table = router(
+        Route("ends", ("/t/{a}-y",), headers=(("x", "1"),)),
+        Route("begins", ("/t/x-{a}",)),
+        Route("ends too", ("/t/{b}-y",)),
+        Route("below", ("/t/{a}-y/{b}",)),
+        Route("text below", ("/t/x-{a}/c",)),
+        Route("rest", ("/t/x-{a}/{r:path}",), headers=(("x", "1"),)),
+        Route("mixed below", ("/t/x-{a}/c{b}",)),
+    )
+
+    def told(path: bytes, value: bytes) -> list[tuple[str, str]]:
+        request = Request(path, fields={b"x": value})
+        found = [(candidate.route, candidate.weakness) for candidate in table.candidates(request)]
+        match = table.find(request)
+        assert match is not None
+        assert match[0] == found[0][0]
+        return found
+
+    assert told(b"/t/x-y", b"1") == [
+        ("ends", ""),
+        ("begins", "fewer conditions on the request"),
+        ("ends too", "fewer conditions on the request"),
+    ]
+    assert told(b"/t/x-y", b"2") == [("begins", ""), ("ends too", "later in the file")]
+    assert [name for name, _ in told(b"/t/x-y/c", b"1")] == ["text below", "below", "rest"]
+    assert [name for name, _ in told(b"/t/x-y/cd", b"2")] == ["mixed below", "below"]
+    assert [name for name, _ in told(b"/t/x-y/d/e", b"1")] == ["rest"]
+
+
 # --- against the contract's sentence, read naively
 
 
@@ -474,7 +504,7 @@ def segment_rank(segment: str) -> tuple[tuple[object, ...], str]:
         return (0,), re.escape(segment)
     if not any(literals):
         return (2,), r"[^/]+"
-    return (1, -len("".join(literals)), "{}".join(literals)), r"[^/]+".join(map(re.escape, literals))
+    return (1, -len("".join(literals))), r"[^/]+".join(map(re.escape, literals))
 
 
 def host_rank(pattern: str, host: bytes) -> tuple[int, ...] | None:
