@@ -330,14 +330,13 @@ def _segment(text: str) -> Segment:
         raise ValueError(f"{text!r} is not a valid parameter; expected {{name}}, or {{name:path}} as a whole segment")
     if "*" in text:
         raise ValueError(f"{text!r} has a `*`; expected it only as the whole last segment, such as /files/*")
-    return _normal(text) if len(pieces) == 1 else _mixed(pieces)
+    return _normal(text) if len(pieces) == 1 else _mixed(text, pieces)
 
 
-def _mixed(pieces: list[str]) -> MixedSegment:
+def _mixed(segment: str, pieces: list[str]) -> MixedSegment:
     """Return a segment of literals and, between them, names."""
     names = tuple(pieces[1::2])
-    # A literal beside a parameter is no dot segment: it is normalized between letters.
-    literals = [_normal(f"x{literal}x")[1:-1] if literal else b"" for literal in pieces[::2]]
+    literals = [_normal(literal, segment) if literal else b"" for literal in pieces[::2]]
     text, regex, shape = literals[0], b"^" + re.escape(literals[0]), literals[0]
     for name, literal in zip(names, literals[1:], strict=True):
         text += b"{%b}%b" % (name.encode(), literal)
@@ -346,22 +345,26 @@ def _mixed(pieces: list[str]) -> MixedSegment:
     return MixedSegment(text, names, regex + b"$", shape)
 
 
-def _normal(text: str) -> bytes:
-    """Return text within a segment in normal form. Non-ASCII characters are percent-encoded as UTF-8."""
+def _normal(text: str, segment: str = "") -> bytes:
+    """Return text within a segment in normal form. Non-ASCII characters are percent-encoded as UTF-8. `segment`: the
+    whole segment, if the text is beside a parameter.
+    """
     if _PLAIN.fullmatch(text):  # PERF: most text is plain, and thousands of routes are checked
         return text.encode()
     if "{" in text or "}" in text:
         raise ValueError(f"{text!r} has an unmatched brace; expected {{name}}, or a literal brace as %7B or %7D")
+    beside = "x" if segment else ""  # dots beside a parameter are no dot segment
     try:
-        normal = normalize(b"/-/" + quote(text, safe=string.punctuation).encode()).removeprefix(b"/-/")
+        encoded = f"{beside}{quote(text, safe=string.punctuation)}{beside}".encode()
+        normal = normalize(b"/-/" + encoded).removeprefix(b"/-/")
     except Malformed as refusal:
         reason = refusal.reason.removesuffix(".")
         raise ValueError(
-            f"{text!r} cannot match any request ({reason}); expected plain text or percent-encoding"
+            f"{segment or text!r} cannot match any request ({reason}); expected plain text or percent-encoding"
         ) from refusal
     if text and normal in (b"", b"/"):
         raise ValueError(f"{text!r} cannot match any request (dot segments are resolved); expected a path without them")
-    return normal
+    return normal[1:-1] if segment else normal
 
 
 def _ipv6_host(text: str) -> bytes:

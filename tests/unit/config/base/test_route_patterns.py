@@ -1,5 +1,7 @@
 """The syntax of hosts, paths and templates: what is read how, and what is refused in words for people."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,6 +119,19 @@ def test_a_regex_is_kept_as_written():
 )
 def test_a_path_that_is_wrong_or_can_never_match_is_refused_with_what_was_expected(text):
     with pytest.raises(ValueError, match="expected "):
+        parse_path(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ("/n/{a}?x/b", "'{a}?x' cannot match any request (The path has an invalid character)"),
+        ("/n/ü%2{a}", "'ü%2{a}' cannot match any request (The path has an invalid percent-encoding)"),
+        ("/n/a?b", "'a?b' cannot match any request (The path has an invalid character)"),
+    ],
+)
+def test_a_segment_that_is_wrong_is_quoted_as_written(text, quoted):
+    with pytest.raises(ValueError, match=f"^{re.escape(quoted)}; expected "):
         parse_path(text)
 
 
