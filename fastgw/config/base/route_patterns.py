@@ -59,6 +59,10 @@ class MixedSegment:
         """
         return 2 * len(self.names) - len(self.shape)
 
+    def matches(self, segment: bytes) -> bool:
+        """Whether it matches a segment in normal form. For checks: it compiles its regular expression."""
+        return re2.compile(self.regex, re2_options()).search(segment) is not None
+
 
 Segment: TypeAlias = bytes | Parameter | MixedSegment
 

@@ -362,9 +362,14 @@ def _may_begin(path: patterns.PathPattern, prefix: bytes) -> bool:
     open_end = path.kind is patterns.PathKind.PREFIX or any(each.rest for each in path.parameters)
     if len(path.segments) < len(wanted) and not open_end:
         return False
-    return all(
-        not isinstance(segment, bytes) or segment == each for segment, each in zip(path.segments, wanted, strict=False)
-    )
+    return all(_may_be(segment, each) for segment, each in zip(path.segments, wanted, strict=False))
+
+
+def _may_be(segment: patterns.Segment, text: bytes) -> bool:
+    """Whether a segment of a pattern matches a text; True for a parameter."""
+    if isinstance(segment, patterns.MixedSegment):
+        return segment.matches(text)
+    return not isinstance(segment, bytes) or segment == text
 
 
 def _check_parameters(

@@ -173,6 +173,8 @@ def test_upstreams(tmp_path, text, line):
         ("upstream: u, upgrade: [H2C]", "5:37: routes[0].upgrade[0]: h2c would bypass the gateway"),
         ("upstream: u, paths: ['/a/*'], strip_prefix: /b", '5:58: routes[0].strip_prefix: no path of this route start'),
         ("upstream: u, paths: ['/a'], strip_prefix: /a/b", '5:56: routes[0].strip_prefix: no path of this route start'),
+        ("upstream: u, paths: ['/api{v}/x'], strip_prefix: /api", "5:63: routes[0].strip_prefix: no path of this"),
+        ("upstream: u, paths: ['/a/{b}:c/d'], strip_prefix: /a/b", "5:64: routes[0].strip_prefix: no path of this"),
         ("upstream: u, strip_prefix: '/{a}'", "5:41: routes[0].strip_prefix: '/{a}' is a pattern; expected"),
         ("upstream: u, strip_prefix: /a, rewrite: /b", "5:27: routes[0].strip_prefix: strip_prefix and rewrite are mu"),
         ("upstream: u, paths: ['/{a}', '/b'], rewrite: '/{a}'", '5:59: routes[0].rewrite: not every path of this rout'),
@@ -200,6 +202,9 @@ def test_routes(tmp_path, text, line):
     [
         "paths: ['/a/*', '/b'], strip_prefix: /a/b/c",
         "paths: ['/{x}/b'], strip_prefix: /a",
+        "paths: ['/api{v}/x'], strip_prefix: /api2",
+        "paths: ['/api{v}/x', '/api/x'], strip_prefix: /api",
+        "paths: ['/a{v}ü/{b}/x'], strip_prefix: /a%20%c3%bc/b",
         "paths: ['/{x:path}'], strip_prefix: /a/b",
         "paths: ['~^/[ab]'], strip_prefix: /a",
         "strip_prefix: /a",
