@@ -106,6 +106,7 @@ EDGES = {
     "runtime/reload/proposer.py": 1,  # a configuration that shows a defect is refused, and all goes on
     "runtime/reload/document_checks.py": 1,  # likewise, in the process that checks what was sent
     "runtime/control/feed_runner.py": 1,  # a source that fails begins anew
+    "config/kubernetes/model.py": 1,  # an object whose translation shows a defect is refused, and the others serve
     "runtime/control/discovery/followed_sources.py": 1,  # likewise
     "runtime/control/kubernetes/watch.py": 1,  # what a large library raises is told, and the watch begins anew
     "runtime/reload/coordinator.py": 1,  # a package that the supervisor cannot import changes nothing

@@ -148,28 +148,32 @@ def _find_assigned(context: TranslationContext) -> None:
 def add_children(context: TranslationContext) -> None:
     """Add the Services of the Gateways, and the EndpointSlices that lead them to the pods."""
     for gateway in context.gateways.values():
-        infrastructure = gateway.item["spec"].get("infrastructure") or {}
-        labels = {
-            **(infrastructure.get("labels") or {}),
-            **MANAGED_BY,
-            GATEWAY_NAME: shortened(gateway.key[1]),
-        }
-        metadata: dict[str, Any] = {"namespace": gateway.key[0], "name": service_name(gateway), "labels": labels}
-        if infrastructure.get("annotations"):
-            metadata["annotations"] = dict(infrastructure["annotations"])
-        ports = _ports(gateway, context)
-        if not ports:
-            continue
-        spec: dict[str, Any] = {"ports": ports}
-        if context.settings.addresses.pool:
-            spec["clusterIP"] = "None"
-        else:
-            own = context.cluster.get("Service", context.own_namespace, context.settings.addresses.service or "")
-            spec["type"] = ((own or {}).get("spec") or {}).get("type") or "ClusterIP"
-        service = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
-        context.children.append(ManagedObject(gateway.item, service))
-        if not context.settings.addresses.pool:
-            context.children.append(ManagedObject(gateway.item, _slice(metadata, ports, context)))
+        context.contain(("Gateway", *gateway.key), _add_service, gateway, context)
+
+
+def _add_service(gateway: ServedGateway, context: TranslationContext) -> None:
+    infrastructure = gateway.item["spec"].get("infrastructure") or {}
+    labels = {
+        **(infrastructure.get("labels") or {}),
+        **MANAGED_BY,
+        GATEWAY_NAME: shortened(gateway.key[1]),
+    }
+    metadata: dict[str, Any] = {"namespace": gateway.key[0], "name": service_name(gateway), "labels": labels}
+    if infrastructure.get("annotations"):
+        metadata["annotations"] = dict(infrastructure["annotations"])
+    ports = _ports(gateway, context)
+    if not ports:
+        return
+    spec: dict[str, Any] = {"ports": ports}
+    if context.settings.addresses.pool:
+        spec["clusterIP"] = "None"
+    else:
+        own = context.cluster.get("Service", context.own_namespace, context.settings.addresses.service or "")
+        spec["type"] = ((own or {}).get("spec") or {}).get("type") or "ClusterIP"
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
+    context.children.append(ManagedObject(gateway.item, service))
+    if not context.settings.addresses.pool:
+        context.children.append(ManagedObject(gateway.item, _slice(metadata, ports, context)))
 
 
 def _ports(gateway: ServedGateway, context: TranslationContext) -> list[dict[str, Any]]:

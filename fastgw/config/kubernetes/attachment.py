@@ -51,6 +51,12 @@ def attach(item: ClusterObject, kind: str, context: TranslationContext) -> list[
     return found
 
 
+def add_status_of_failed(id_: ObjectId, item: ClusterObject, context: TranslationContext) -> None:
+    """Add the status of a route whose translation has failed, in which `refusals` writes the reason."""
+    attachments = context.contain(id_, attach, item, id_[0], context) or ()
+    context.statuses[id_] = {"parents": [each.status() for each in attachments]}
+
+
 def _attached(
     item: ClusterObject,
     kind: str,

@@ -41,12 +41,15 @@ def translate(context: TranslationContext) -> None:
     for item in sorted(context.cluster.all("BackendTLSPolicy").values(), key=age_of):
         policy = TlsPolicy(item)
         namespace = policy.key[0]
-        _read(policy, context)
+        id_ = "BackendTLSPolicy", *policy.key
+        context.contain(id_, _read, policy, context)
+        if id_ in context.failed:
+            policy.refused = "Invalid", "it cannot be translated"
         context.policies[policy.key] = policy
-        for target in item["spec"].get("targetRefs") or ():
+        for target in (item.get("spec") or {}).get("targetRefs") or ():
             if target.get("group") or target.get("kind") != "Service":
                 continue
-            position = namespace, target["name"], target.get("sectionName") or ""
+            position = namespace, target.get("name") or "", target.get("sectionName") or ""
             if position in context.policy_of:
                 policy.is_conflicted = True
                 context.conflicted.setdefault(position, []).append(policy)

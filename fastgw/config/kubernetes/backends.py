@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from fastgw.config.kubernetes import backend_tls
-from fastgw.config.kubernetes.cluster import GATEWAY_GROUP, Cluster, ClusterObject
+from fastgw.config.kubernetes.cluster import GATEWAY_GROUP, ClusterObject, key_of
 from fastgw.config.kubernetes.model import ServedGateway, TranslationContext
 
 PROTOCOLS: Final[Mapping[str, str]] = MappingProxyType(
@@ -108,7 +108,7 @@ def add_upstream(name: str, context: TranslationContext) -> None:
     """Add the upstream of a backend with its present targets."""
     if name not in context.upstreams:
         made: BackendUpstream = context.memo.backends[name]
-        targets = targets_of(made.service, made.port, context.cluster, made.scheme)
+        targets = targets_of(made.service, made.port, made.scheme, context)
         context.upstreams[name] = {"targets": targets, **made.settings}
 
 
@@ -151,28 +151,33 @@ def _why_no_port(service: ClusterObject, said: int | str | None, transport: str)
     return f"has no {transport} port {said}; {has}" if said is not None else f"needs the number of a port; {has}"
 
 
-def targets_of(service: ClusterObject, port: ClusterObject, cluster: Cluster, scheme: str) -> list[dict[str, Any]]:
+def targets_of(
+    service: ClusterObject, port: ClusterObject, scheme: str, context: TranslationContext
+) -> list[dict[str, Any]]:
     """Return the ready endpoints of a port of a Service; those that still serve while they end, if no other is."""
-    metadata = service["metadata"]
-    ready: dict[str, None] = {}
-    ending: dict[str, None] = {}
-    for each in cluster.slices.get((metadata["namespace"], metadata["name"]), ()):
-        if each.get("addressType", "IPv4") == "FQDN":
-            continue
-        number = next(
-            (said["port"] for said in each.get("ports") or () if (said.get("name") or "") == (port.get("name") or "")),
-            None,
-        )
-        if number is None:
-            continue
-        for endpoint in each.get("endpoints") or ():
-            conditions = endpoint.get("conditions") or {}
-            addresses = endpoint.get("addresses") or ()
-            if conditions.get("ready") is not False:
-                ready.update(dict.fromkeys(_url(scheme, address, number) for address in addresses))
-            elif conditions.get("serving"):
-                ending.update(dict.fromkeys(_url(scheme, address, number) for address in addresses))
+    ready: set[str] = set()
+    ending: set[str] = set()
+    name = port.get("name") or ""
+    for each in context.cluster.slices.get(key_of(service), ()):
+        context.contain(("EndpointSlice", *key_of(each)), _add_targets, each, name, scheme, ready, ending)
     return [{"url": url} for url in sorted(ready or ending)]
+
+
+def _add_targets(endpoints: ClusterObject, port: str, scheme: str, ready: set[str], ending: set[str]) -> None:
+    """Add the URLs of the endpoints of an EndpointSlice. `port`: name of the port; one without a number has none."""
+    if endpoints.get("addressType", "IPv4") == "FQDN":
+        return
+    ports = endpoints.get("ports") or ()
+    number = next((each.get("port") for each in ports if (each.get("name") or "") == port), None)
+    if number is None:
+        return
+    for endpoint in endpoints.get("endpoints") or ():
+        conditions = endpoint.get("conditions") or {}
+        urls = [_url(scheme, address, number) for address in endpoint.get("addresses") or ()]
+        if conditions.get("ready") is not False:
+            ready.update(urls)
+        elif conditions.get("serving"):
+            ending.update(urls)
 
 
 def _url(scheme: str, address: str, port: int) -> str:

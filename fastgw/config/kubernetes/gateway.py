@@ -37,15 +37,19 @@ def translate(context: TranslationContext, classes: frozenset[str]) -> None:
             context.gateways[key_of(item)] = ServedGateway(key_of(item), item)
     addresses.assign(context)
     for gateway in context.gateways.values():
-        _check(gateway, context)
-        own = _listeners("Gateway", gateway.item, gateway, context)
-        _find_conflicts((), own, together=True)
-        gateway.listeners += own
+        context.contain(("Gateway", *gateway.key), _read_gateway, gateway, context)
     _add_sets(context)
     for gateway in context.gateways.values():
         for listener in gateway.listeners:
             if not listener.accepted:
                 _add_entry(gateway, listener, context)
+
+
+def _read_gateway(gateway: ServedGateway, context: TranslationContext) -> None:
+    _check(gateway, context)
+    own = _listeners("Gateway", gateway.item, gateway, context)
+    _find_conflicts((), own, together=True)
+    gateway.listeners += own
 
 
 def _check(gateway: ServedGateway, context: TranslationContext) -> None:
@@ -183,41 +187,42 @@ def _conflict(one: GatewayListener, other: GatewayListener) -> str:
 
 def _add_sets(context: TranslationContext) -> None:
     for item in sorted(context.cluster.all("ListenerSet").values(), key=age_of):
-        parent = item["spec"]["parentRef"]
-        namespace, name = key_of(item)
-        parent_id = id_in(parent, namespace)
-        gateway = context.gateways.get(parent_id[1:])
-        if gateway is None or parent_id[0] != "Gateway":
-            if context.cluster.get(*parent_id) is None and not context.elsewhere.has(parent_id):
-                context.withdrawn.add(("ListenerSet", namespace, name))
-                context.statuses["ListenerSet", namespace, name] = _without_parent(item)
-            continue
-        said = (gateway.item["spec"].get("allowedListeners") or {}).get("namespaces") or {}
-        if not allows_namespace(said, said.get("from") or "None", namespace, gateway.key[0], context.cluster):
-            generation = generation_of(item)
-            context.statuses["ListenerSet", namespace, name] = {
-                "conditions": [
-                    condition("Accepted", False, "NotAllowed", generation, "the Gateway does not allow it"),
-                    condition("Programmed", False, "NotAllowed", generation, "the Gateway does not allow it"),
-                ]
-            }
-            continue
-        listeners = _listeners("ListenerSet", item, gateway, context)
-        _find_conflicts(gateway.listeners, listeners, together=False)
-        gateway.listeners += listeners
-        gateway.attached_sets += any(each.is_valid for each in listeners)
-        context.sets[namespace, name] = item, listeners
+        id_ = "ListenerSet", *key_of(item)
+        context.contain(id_, _add_set, item, context)
+        if id_ in context.failed:
+            context.statuses[id_] = _not_accepted(item, "Invalid", "Invalid", "it cannot be translated")
 
 
-def _without_parent(item: ClusterObject) -> dict[str, Any]:
-    """Return the status of a ListenerSet whose Gateway does not exist."""
-    generation, why = generation_of(item), "the Gateway does not exist"
+def _add_set(item: ClusterObject, context: TranslationContext) -> None:
+    namespace, name = key_of(item)
+    parent_id = id_in(item["spec"]["parentRef"], namespace)
+    gateway = context.gateways.get(parent_id[1:])
+    if gateway is None or parent_id[0] != "Gateway":
+        if context.cluster.get(*parent_id) is None and not context.elsewhere.has(parent_id):
+            context.withdrawn.add(("ListenerSet", namespace, name))
+            why = "ParentNotAccepted", "ParentNotProgrammed", "the Gateway does not exist"
+            context.statuses["ListenerSet", namespace, name] = {**_not_accepted(item, *why), "listeners": []}
+        return
+    said = (gateway.item["spec"].get("allowedListeners") or {}).get("namespaces") or {}
+    if not allows_namespace(said, said.get("from") or "None", namespace, gateway.key[0], context.cluster):
+        why = "NotAllowed", "NotAllowed", "the Gateway does not allow it"
+        context.statuses["ListenerSet", namespace, name] = _not_accepted(item, *why)
+        return
+    listeners = _listeners("ListenerSet", item, gateway, context)
+    _find_conflicts(gateway.listeners, listeners, together=False)
+    gateway.listeners += listeners
+    gateway.attached_sets += any(each.is_valid for each in listeners)
+    context.sets[namespace, name] = item, listeners
+
+
+def _not_accepted(item: ClusterObject, accepted: str, programmed: str, why: str) -> dict[str, Any]:
+    """Return the conditions of a ListenerSet that is not accepted, with the reasons."""
+    generation = generation_of(item)
     return {
         "conditions": [
-            condition("Accepted", False, "ParentNotAccepted", generation, why),
-            condition("Programmed", False, "ParentNotProgrammed", generation, why),
-        ],
-        "listeners": [],
+            condition("Accepted", False, accepted, generation, why),
+            condition("Programmed", False, programmed, generation, why),
+        ]
     }
 
 
@@ -308,14 +313,14 @@ def is_insecure(gateway: ServedGateway, port: int) -> bool:
 def add_listeners(context: TranslationContext) -> None:
     """Add the pieces with the listeners of the configuration, once routes are attached."""
     for entry in context.entries.values():
-        settings = _settings(entry, context)
-        if settings is not None:
-            piece_files = {name: context.files[name] for name in _files_of(settings)}
-            context.add_piece(
-                f"Gateway/{entry.gateway.key[0]}/{entry.gateway.key[1]}",
-                listeners={entry.name: settings},
-                files=piece_files,
-            )
+        context.contain(("Gateway", *entry.gateway.key), _add_listener, entry, context)
+
+
+def _add_listener(entry: PortListener, context: TranslationContext) -> None:
+    settings = _settings(entry, context)
+    if settings is not None:
+        files = {name: context.files[name] for name in _files_of(settings)}
+        context.add_piece("/".join(("Gateway", *entry.gateway.key)), listeners={entry.name: settings}, files=files)
 
 
 def _settings(entry: PortListener, context: TranslationContext) -> dict[str, Any] | None:

@@ -41,7 +41,7 @@ def translate(context: TranslationContext) -> None:
         return
     certificates = _Certificates()
     for item in served:
-        certificates.read(item, context)
+        context.contain((KIND, *key_of(item)), certificates.read, item, context)
     address = address_of(context)
     listeners: dict[str, Any] = {
         HTTP: {"address": _bound(address, 80, context), "protocols": ["http1", "http2"], "filters": _SERVER}
@@ -61,12 +61,16 @@ def translate(context: TranslationContext) -> None:
     context.add_piece(KIND, listeners=listeners, files=files)
     shown = _shown(address, context)
     for item in served:
-        namespace, name = key_of(item)
-        made = _IngressRoutes(item, context, HTTPS in listeners)
-        routes, problem = made.routes(), made.problem()
-        if routes:
-            context.add_piece(f"{KIND}/{namespace}/{name}", routes=routes, problem=problem)
-        context.statuses[KIND, namespace, name] = {"loadBalancer": {"ingress": shown} if shown else {}}
+        id_ = KIND, *key_of(item)
+        context.contain(id_, _add_routes, item, context, HTTPS in listeners)
+        context.statuses[id_] = {"loadBalancer": {"ingress": shown} if shown else {}}
+
+
+def _add_routes(item: ClusterObject, context: TranslationContext, has_tls: bool) -> None:
+    made = _IngressRoutes(item, context, has_tls)
+    routes, problem = made.routes(), made.problem()
+    if routes:
+        context.add_piece("/".join((KIND, *key_of(item))), routes=routes, problem=problem)
 
 
 def is_served(item: ClusterObject, context: TranslationContext) -> bool:

@@ -37,7 +37,7 @@ def find_elsewhere(context: TranslationContext) -> None:
         if (item.get("spec") or {}).get("gatewayClassName") in gateway_classes:
             found.add(("Gateway", *key))
     for key, item in cluster.all("ListenerSet").items():
-        if context.elsewhere.has(id_in(item["spec"]["parentRef"], key[0])):
+        if context.elsewhere.has(id_in((item.get("spec") or {}).get("parentRef") or {}, key[0])):
             found.add(("ListenerSet", *key))
     for kind in _ROUTES:
         for key, item in cluster.all(kind).items():

@@ -1,9 +1,9 @@
 """Gateways and listeners while a cluster is translated, and the result of a translation."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -18,7 +18,9 @@ from fastgw.config.kubernetes.cluster import (
 )
 from fastgw.config.kubernetes.conditions import Condition, condition
 from fastgw.config.settings.kubernetes import KubernetesProvider
+from fastgw.operator_log import described
 
+Made = TypeVar("Made")
 ObjectId = tuple[str, str, str]
 """Kind, namespace and name of an object."""
 ListenerId = tuple[ObjectId, str]
@@ -270,7 +272,9 @@ class TranslationContext:
     statuses: Statuses = field(default_factory=dict)
     children: list[ManagedObject] = field(default_factory=list)
     warnings: dict[ObjectId, str] = field(default_factory=dict)
-    """Problems of objects without conditions."""
+    """Problems of objects for Events: of those without conditions, and of those in `failed`."""
+    failed: set[ObjectId] = field(default_factory=set)
+    """Objects whose translation has failed."""
     elsewhere: Elsewhere = field(default_factory=Elsewhere)
     withdrawn: set[ObjectId] = field(default_factory=set)
     """Objects whose parent no longer exists: their status replaces one that they have, and is never the first."""
@@ -312,6 +316,23 @@ class TranslationContext:
     def add_piece(self, of: str, **parts: Any) -> None:
         self.pieces.append(Piece(of, **parts))
 
+    def contain(self, id_: ObjectId, translate: Callable[..., Made], *arguments: Any) -> Made | None:
+        """Return the result of a step in the translation of an object; None: it has failed, and the object is refused.
+        A value that the translation does not expect must not stop the other objects.
+        """
+        try:
+            return translate(*arguments)
+        except Exception as error:  # a defect in the translation of one object is a problem of this object
+            self._refuse_failed(id_, f"it cannot be translated: {described(error)}")
+            return None
+
+    def _refuse_failed(self, id_: ObjectId, why: str) -> None:
+        if id_ not in self.failed:
+            self.failed.add(id_)
+            self.add_piece("/".join(id_), problem=why)
+            if KINDS[id_[0]].namespaced:
+                self.warnings[id_] = why
+
     @cached_property
     def listeners_by_id(self) -> Mapping[ListenerId, GatewayListener]:
         """Listeners of all Gateways and ListenerSets."""
@@ -333,7 +354,7 @@ class Translation:
     statuses: Mapping[ObjectId, dict[str, Any]]
     children: list[ManagedObject]
     warnings: Mapping[ObjectId, str]
-    """Problems of objects without conditions, for Events."""
+    """Problems of objects for Events."""
     elsewhere: Elsewhere
     withdrawn: Collection[ObjectId]
 

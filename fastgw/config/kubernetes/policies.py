@@ -65,20 +65,25 @@ class PolicyRefused(Exception):
 def translate(context: TranslationContext) -> None:
     """Add the filter sets of policies, and the consumers."""
     for item in context.cluster.oldest_first(POLICY):
-        namespace, name = key_of(item)
-        set_name = f"{POLICY}/{namespace}/{name}"
-        context.filter_sets[POLICY, namespace, name] = set_name
-        spec = item.get("spec") or {}
-        filters = {**(spec.get("filters") or {})}
-        problem = ""
-        try:
-            _check_sections(spec.get("targetRefs") or (), namespace, context)
-            check_filters(filters)
-        except PolicyRefused as error:
-            filters, problem = {}, str(error)
-        context.add_piece(set_name, filter_sets={set_name: filters}, problem=problem)
+        id_ = POLICY, *key_of(item)
+        set_name = context.filter_sets[id_] = "/".join(id_)
+        context.contain(id_, _add_filters, item, set_name, context)
+        if id_ in context.failed:  # its routes answer 500
+            context.add_piece(set_name, filter_sets={set_name: {}})
     for item in context.cluster.oldest_first(CONSUMER):
-        _add_consumer(item, context)
+        context.contain((CONSUMER, *key_of(item)), _add_consumer, item, context)
+
+
+def _add_filters(item: ClusterObject, set_name: str, context: TranslationContext) -> None:
+    spec = item.get("spec") or {}
+    filters = {**(spec.get("filters") or {})}
+    problem = ""
+    try:
+        _check_sections(spec.get("targetRefs") or (), key_of(item)[0], context)
+        check_filters(filters)
+    except PolicyRefused as error:
+        filters, problem = {}, str(error)
+    context.add_piece(set_name, filter_sets={set_name: filters}, problem=problem)
 
 
 def _check_sections(references: Sequence[ClusterObject], namespace: str, context: TranslationContext) -> None:
@@ -162,7 +167,9 @@ def _check_text(text: str, where: str) -> None:
 
 
 def attach(context: TranslationContext) -> None:
-    """Let the routes and listeners of their targets use the policies. All routes and listeners have been added."""
+    """Let the routes and listeners of their targets use the policies. All routes and listeners have been added. A
+    defect here is not contained: without their policies, routes would be served unprotected.
+    """
     by_object: dict[str, list[int]] = {}
     for index, piece in enumerate(context.pieces):
         by_object.setdefault(piece.object, []).append(index)

@@ -25,7 +25,7 @@ def find(context: TranslationContext) -> None:
     for kind, item in sorted(items, key=lambda each: age_of(each[1])):
         id_ = kind, *key_of(item)
         (other,) = (each for each in KINDS if each != kind)
-        for listener, hosts in _claims_of(id_, item, context).items():
+        for listener, hosts in (context.contain(id_, _claims_of, id_, item, context) or {}).items():
             others = accepted.get((listener, other))
             first = None if others is None else others.find(hosts)
             if first is None:

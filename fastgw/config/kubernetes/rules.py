@@ -8,7 +8,7 @@ from typing import Any, Final
 from fastgw.config.base.route_patterns import is_large_regex, parse_regex
 from fastgw.config.base.value_types import LONGEST_DURATION
 from fastgw.config.kubernetes import backends, route_filters
-from fastgw.config.kubernetes.attachment import Attachment, attach, isolated
+from fastgw.config.kubernetes.attachment import Attachment, add_status_of_failed, attach, isolated
 from fastgw.config.kubernetes.backends import Backend
 from fastgw.config.kubernetes.cluster import ClusterObject, generation_of, key_of
 from fastgw.config.kubernetes.conditions import Condition, condition
@@ -64,8 +64,11 @@ def translate(kind: str, matches: Matches, context: TranslationContext) -> None:
         conflicts = context.conflicts.get(id_, {})
         made = memo.find(id_, item, conflicts)
         if made is None:
-            made = _translated(item, kind, matches, context)
+            made = context.contain(id_, _translated, item, kind, matches, context)
             memo.translated_count += 1
+        if made is None:
+            add_status_of_failed(id_, item, context)
+            continue
         memo.store(id_, item, conflicts, made)
         _add(id_, made, context)
 

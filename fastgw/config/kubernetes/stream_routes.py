@@ -7,7 +7,7 @@ endpoint, its connections are reset and its datagrams dropped: they never go to 
 from typing import Any, Final
 
 from fastgw.config.kubernetes import backends
-from fastgw.config.kubernetes.attachment import attach, isolated
+from fastgw.config.kubernetes.attachment import add_status_of_failed, attach, isolated
 from fastgw.config.kubernetes.backends import Backend
 from fastgw.config.kubernetes.cluster import ClusterObject, generation_of, key_of
 from fastgw.config.kubernetes.conditions import Condition, condition
@@ -19,12 +19,14 @@ NO_TARGETS: Final = "kubernetes/no-targets"
 
 Upstreams = str | dict[str, int]
 """Upstream of a route, or several ones with their shares."""
+Served = tuple[Upstreams, list[tuple[GatewayListener, tuple[str, ...]]]]
+"""Upstreams of a route, and the listeners that serve it with its hostnames there."""
 
 
 def translate_tls(context: TranslationContext) -> None:
     """Add the routes of TLS listeners, which select an upstream by the server name of the ClientHello."""
     for item in context.cluster.oldest_first("TLSRoute"):
-        upstream, served = _translate_route(item, "TLSRoute", "tcp", context)
+        upstream, served = _contained(item, "TLSRoute", "tcp", context)
         for listener, hosts in served:
             names = isolated(listener, hosts)
             if names is None:
@@ -69,16 +71,23 @@ def add_no_targets(context: TranslationContext) -> None:
 
 def _translate_listeners(kind: str, scheme: str, context: TranslationContext) -> None:
     for item in context.cluster.oldest_first(kind):
-        upstream, served = _translate_route(item, kind, scheme, context)
+        upstream, served = _contained(item, kind, scheme, context)
         for listener, _ in served:
             entry = context.entries[listener.entry]
             if entry.upstream is None:  # the oldest route counts, newer ones are attached without traffic
                 entry.upstream = upstream
 
 
-def _translate_route(
-    item: ClusterObject, kind: str, scheme: str, context: TranslationContext
-) -> tuple[Upstreams, list[tuple[GatewayListener, tuple[str, ...]]]]:
+def _contained(item: ClusterObject, kind: str, scheme: str, context: TranslationContext) -> Served:
+    id_ = kind, *key_of(item)
+    made = context.contain(id_, _translate_route, item, kind, scheme, context)
+    if made is None:
+        add_status_of_failed(id_, item, context)
+        return NO_TARGETS, []
+    return made
+
+
+def _translate_route(item: ClusterObject, kind: str, scheme: str, context: TranslationContext) -> Served:
     """Add the upstreams and status of a route. Returns the upstreams, and the listeners that serve the route with the
     hostnames there.
     """

@@ -9,7 +9,7 @@ import pytest
 
 from fastgw.config import load_text
 from fastgw.config.base.value_types import LONGEST_DURATION
-from fastgw.config.kubernetes.cluster import CONTROLLER, Cluster, key_of, selects
+from fastgw.config.kubernetes.cluster import CONTROLLER, INGRESS_CONTROLLER, Cluster, key_of, selects
 from fastgw.config.kubernetes.model import Elsewhere, ObjectId, Translation
 from fastgw.config.kubernetes.provider import FILE
 from fastgw.config.kubernetes.refusals import with_refusals
@@ -38,6 +38,10 @@ def a_gateway(name: str = "web", *listeners: dict[str, Any], **more: Any) -> dic
     return an_object("Gateway", name, {"gatewayClassName": "fastgw", "listeners": list(held), **more})
 
 
+INGRESS_CLASS = an_object("IngressClass", "fastgw", {"controller": INGRESS_CONTROLLER}, "")
+CART = {"group": GROUP, "kind": "HTTPRoute", "name": "cart"}
+
+
 def a_service(name: str = "cart", namespace: str = "shop", **port: Any) -> list[dict[str, Any]]:
     ports = [{"name": "http", "port": 80, **port}]
     labels = {"labels": {"kubernetes.io/service-name": name}}
@@ -58,6 +62,10 @@ def a_service(name: str = "cart", namespace: str = "shop", **port: Any) -> list[
             addressType="IPv4",
         ),
     ]
+
+
+def renamed(item: dict[str, Any], name: str, **members: Any) -> dict[str, Any]:
+    return {**item, "metadata": {**item["metadata"], "name": name}, **members}
 
 
 def a_route(name: str = "cart", *rules: dict[str, Any], kind: str = "HTTPRoute", **more: Any) -> dict[str, Any]:
@@ -433,6 +441,65 @@ def test_a_bad_object_is_left_out_and_the_others_serve() -> None:
     found = loaded(the_class(), a_gateway(), a_service(), a_route(), bad)
     assert [each.name for each in found.config.routes if "HTTPRoute" in each.name] == ["HTTPRoute/shop/cart/0"]
     assert any("HTTPRoute/shop/bad" in each.path for each in found.notes)
+
+
+@pytest.mark.parametrize("ports", [[{"name": "http", "protocol": "TCP"}], [{"name": "http", "port": None}], None])
+def test_a_port_without_a_number_has_no_targets(ports: Any) -> None:
+    """Kubernetes allows it in slices that belong to no Service of its own making."""
+    service, endpoints = a_service()
+    without = renamed(endpoints, "cart-2", ports=ports)
+    found = loaded(the_class(), a_gateway(), service, endpoints, without, a_route())
+    assert [str(each.url) for each in found.config.upstreams["shop/cart/80"].targets] == ["http://10.0.0.2:9000"]
+    assert found.refused_objects == {}
+
+
+A_SET = {"parentRef": {"name": "web"}, "listeners": [{"name": "x", "port": 81}]}
+A_TLS_POLICY = {
+    "targetRefs": [{"group": "", "kind": "Service", "name": "cart"}],
+    "validation": {"hostname": "cart", "wellKnownCACertificates": "System", "subjectAltNames": [{"type": "Hostname"}]},
+}
+OPEN = {"allowedListeners": {"namespaces": {"from": "Same"}}}
+
+
+@pytest.mark.parametrize(
+    ("item", "stays"),
+    [
+        (a_route("bad", {"filters": [{"type": "RequestMirror"}]}), True),
+        (a_route("bad", {"matches": [{"headers": [{"name": "a"}]}]}), True),
+        (a_route("bad", parents=[{}]), True),
+        (a_route("bad", parents=[{}], kind="GRPCRoute"), True),
+        (a_route("bad", {"backendRefs": [{}]}, kind="TCPRoute", parents=[{"name": "tcp"}]), True),
+        (a_route("bad", {"backendRefs": [{}]}, kind="TLSRoute", parents=[{"name": "tcp"}]), True),
+        (renamed(a_service()[1], "bad", endpoints=[3]), True),
+        (an_object("Gateway", "bad", {"gatewayClassName": "fastgw", "listeners": [{"name": "x"}]}), True),
+        (an_object("ListenerSet", "bad", A_SET), True),
+        (an_object("Ingress", "bad", {"ingressClassName": "fastgw", "defaultBackend": {"service": {}}}), True),
+        (an_object("Ingress", "bad", {"ingressClassName": "fastgw", "tls": [{"secretName": "a", "hosts": [3]}]}), True),
+        (an_object("FastgwPolicy", "bad", {"filters": [3]}), True),
+        (an_object("FastgwPolicy", "bad", {"filters": [3], "targetRefs": [CART]}), False),
+        (an_object("FastgwConsumer", "bad", [3]), True),
+        (an_object("BackendTLSPolicy", "bad", A_TLS_POLICY), False),
+    ],
+)
+def test_an_object_that_cannot_be_translated_is_refused_and_the_others_serve(item: Any, stays: bool) -> None:
+    """What must protect a route takes the route with it."""
+    tcp = a_gateway("tcp", {"name": "a", "port": 90, "protocol": "TCP"}, {"name": "b", "port": 91, "protocol": "TLS"})
+    items = [the_class(), INGRESS_CLASS, a_gateway("web", **OPEN), tcp, a_service(), a_route(), item]
+    id_ = item["kind"], "shop", "bad"
+    translation, found = translated(*items), loaded(*items)
+    assert "it cannot be translated: " in translation.warnings[id_]
+    assert "it cannot be translated: " in found.refused_objects["/".join(id_)]
+    assert any("/".join(id_) in each.path for each in found.notes)
+    (route,) = (each for each in found.config.routes if each.name == "HTTPRoute/shop/cart/0")
+    assert route.upstream == ("shop/cart/80" if stays else None)
+
+
+def test_a_route_that_cannot_be_translated_says_so_in_its_status() -> None:
+    items = the_class(), a_gateway(), a_service(), a_route("bad", {"filters": [{"type": "RequestMirror"}]})
+    statuses = with_refusals(translated(*items).statuses, loaded(*items).refused_objects, "")
+    (condition,) = statuses["HTTPRoute", "shop", "bad"]["parents"][0]["conditions"]
+    assert (condition["type"], condition["status"], condition["reason"]) == ("Accepted", "False", "UnsupportedValue")
+    assert "KeyError: 'requestMirror'" in condition["message"]
 
 
 def test_a_piece_names_no_file_of_the_machine() -> None:
