@@ -20,6 +20,9 @@ import re2
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
 
+REJECTED_METHODS: Final = frozenset(("CONNECT", "TRACE"))
+"""Methods of requests that no route gets."""
+
 
 class PathKind(IntEnum):
     """Kind of a path pattern. When two patterns match, the lower value takes precedence."""

@@ -185,7 +185,7 @@ def _cors(each: ClusterObject, index: int, made: RouteFilters, position: RulePos
         cors["credentials"] = True
         if any("*" in cors.get(key, ()) for key in ("origins", "methods", "headers")):
             cors["reflect"] = True
-    cors["max_age"] = f"{said['maxAge']}s" if said.get("maxAge") else None
+    cors["max_age"] = f"{min(said['maxAge'], LONGEST_DURATION)}s" if said.get("maxAge") else None
     if cors["origins"]:
         made.filters["cors"] = cors
 

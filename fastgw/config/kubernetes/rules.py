@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
-from fastgw.config.base.route_patterns import is_large_regex, parse_regex
+from fastgw.config.base.route_patterns import REJECTED_METHODS, is_large_regex, parse_path, parse_regex
 from fastgw.config.base.value_types import LONGEST_DURATION
 from fastgw.config.kubernetes import backends, route_filters
 from fastgw.config.kubernetes.attachment import Attachment, add_status_of_failed, attach, isolated
@@ -27,6 +27,7 @@ class RuleMatch:
     conditions: dict[str, Any]
     rank: int
     paths: list[str] = field(default_factory=list)
+    """Paths of the match, one or more."""
     prefix: str = ""
     """Path prefix that is matched; "" = the paths are others."""
 
@@ -128,7 +129,7 @@ def _conditions(problems: _Problems, generation: int) -> list[Condition]:
         condition("ResolvedRefs", not problems.reason, problems.reason or "ResolvedRefs", generation, problems.message)
     ]
     if problems.unsupported:
-        message = f"{problems.unsupported} is not supported: its rule does not forward requests"
+        message = f"{problems.unsupported} is not supported: its rule or match does not forward requests"
         found.append(condition("PartiallyInvalid", True, "UnsupportedValue", generation, message))
     return found
 
@@ -179,8 +180,9 @@ class _RuleMaker:
         entry = self.group.entries[0]
         found = matches(rule)
         for number, match in enumerate(found):
-            if invalid := _invalid_regex(match):
-                self.problems.unsupported = self.problems.unsupported or f"the regular expression {invalid}"
+            paths, unsupported = _usable_paths(match)
+            self.problems.unsupported = self.problems.unsupported or unsupported
+            if not paths:
                 continue
             position = RulePosition(
                 self.kind,
@@ -196,9 +198,8 @@ class _RuleMaker:
                 "listeners": [each.name for each in self.group.entries],
                 **match.conditions,
                 "rank": match.rank,
+                "paths": paths,
             }
-            if match.paths:
-                route["paths"] = match.paths
             if self.group.hosts:
                 route["hosts"] = list(self.group.hosts)
             route.update(self._action(rule, position, f"{name}{behind}"))
@@ -270,12 +271,27 @@ class _RuleMaker:
         return variant
 
 
-def _invalid_regex(match: RuleMatch) -> str:
-    """Return a regular expression of a rule that is not valid in RE2, or too large; "" = none."""
-    values = [*match.conditions.get("headers", {}).values(), *match.conditions.get("query", {}).values()]
-    regexes = [path[1:] for path in match.paths if path.startswith("~")]
-    regexes += [each["regex"] for each in values if isinstance(each, dict)]
-    return next((each for each in regexes if not _is_regex(each)), "")
+def _usable_paths(match: RuleMatch) -> tuple[list[str], str]:
+    """Return the paths on which a request can meet the conditions, and what no request can meet; "" = nothing."""
+    for method in match.conditions.get("methods", ()):
+        if method in REJECTED_METHODS:
+            return [], f"the method {method}"
+    for each in (*match.conditions.get("headers", {}).values(), *match.conditions.get("query", {}).values()):
+        if isinstance(each, dict) and not _is_regex(each["regex"]):
+            return [], f"the regular expression {each['regex']}"
+    problems = {path: _path_problem(path) for path in match.paths}
+    return [path for path, why in problems.items() if not why], next(filter(None, problems.values()), "")
+
+
+def _path_problem(path: str) -> str:
+    """Return what no request can match; "" = nothing."""
+    if path.startswith("~"):
+        return "" if _is_regex(path[1:]) else f"the regular expression {path[1:]}"
+    try:
+        parse_path(path)
+    except ValueError:
+        return f"the path {path}"
+    return ""
 
 
 @lru_cache(maxsize=4096)

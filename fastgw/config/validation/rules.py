@@ -574,7 +574,7 @@ def upgrades_that_are_tunnels(merged: Merged) -> None:
 def methods_that_are_served(merged: Merged) -> None:
     for location, route in merged.routes_to_validate():
         for index, method in _whole(route.methods):
-            if method in ("CONNECT", "TRACE"):
+            if method in patterns.REJECTED_METHODS:
                 wrong = f"{method} is always rejected"
                 location.below("methods", index).report(wrong, "expected another method", at_key=False)
             elif not knows_method(method):

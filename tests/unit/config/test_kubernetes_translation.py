@@ -435,6 +435,41 @@ def test_a_regular_expression_that_is_not_valid_is_left_out_and_told() -> None:
     assert not routes_in(translation, "HTTPRoute/shop/cart")
 
 
+@pytest.mark.parametrize(
+    ("match", "told"),
+    [
+        ({"method": "CONNECT"}, "the method CONNECT"),
+        ({"method": "TRACE", "path": {"type": "Exact", "value": "/b"}}, "the method TRACE"),
+        ({"path": {"type": "PathPrefix", "value": "/%2e"}}, "the path /%2e/*"),
+        ({"path": {"type": "RegularExpression", "value": "("}}, "the regular expression ^(?:()$"),
+        ({"headers": [{"name": "A", "type": "RegularExpression", "value": "("}]}, "the regular expression ^(?:()$"),
+    ],
+)
+def test_a_match_that_no_request_can_meet_takes_nothing_else_with_it(match: Any, told: str) -> None:
+    other = {"path": {"type": "Exact", "value": "/a"}}
+    backend = [{"name": "cart", "port": 80}]
+    rules = {"matches": [match, other], "backendRefs": backend}, {"matches": [match], "backendRefs": backend}
+    items = the_class(), a_gateway(), a_service(), a_route("cart", *rules, {"name": "last", "backendRefs": backend})
+    found = loaded(*items)
+    routes = [each for each in found.config.routes if each.name.startswith("HTTPRoute")]
+    assert [(each.paths, each.upstream) for each in routes] == [(("/a",), "shop/cart/80"), (("/*",), "shop/cart/80")]
+    (parent,) = translated(*items).statuses["HTTPRoute", "shop", "cart"]["parents"]
+    assert conditions_in(parent)["Accepted"] == ("True", "Accepted")
+    (told_there,) = (each["message"] for each in parent["conditions"] if each["type"] == "PartiallyInvalid")
+    assert told_there.startswith(f"{told} is not supported")
+
+
+@pytest.mark.parametrize(("said", "expected"), [(600, 600.0), (2**31 - 1, LONGEST_DURATION), (0, None)])
+def test_preflight_responses_are_cached_at_most_as_long_as_the_longest_duration(
+    said: int, expected: float | None
+) -> None:
+    cors = {"type": "CORS", "cors": {"allowOrigins": ["https://a.example"], "maxAge": said}}
+    rule = {"filters": [cors], "backendRefs": [{"name": "cart", "port": 80}]}
+    found = loaded(the_class(), a_gateway(), a_service(), a_route("cart", rule))
+    (route,) = (each for each in found.config.routes if each.name.startswith("HTTPRoute"))
+    assert route.filters["cors"].settings.max_age == expected
+
+
 def test_a_bad_object_is_left_out_and_the_others_serve() -> None:
     rewrite = {"type": "URLRewrite", "urlRewrite": {"hostname": "no host"}}
     bad = a_route("bad", {"filters": [rewrite], "backendRefs": [{"name": "cart", "port": 80}]})
