@@ -1,7 +1,8 @@
 """Comparison of two records of the same request: what a client, an upstream or an operator would notice.
 
-Headers that differ between any two requests (`IGNORED`) and values that were masked are left out. A body that was cut
-is compared as far as it goes.
+Headers that differ between any two requests (`IGNORED`) and values that were masked are left out; whether a header with
+such a value is there, how often, and the other parts of the value are compared. A body that was cut is compared as far
+as it goes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -150,12 +151,27 @@ def _headers(old: Lines, new: Lines, also: Iterable[bytes] = ()) -> Iterator[str
     """Yield the names of headers that differ, as they are usually written."""
     for name in sorted({*old, *new} - IGNORED - {*also}):
         before, after = old.get(name, []), new.get(name, [])
-        if before != after and not _is_masked(before) and not _is_masked(after):
+        if len(before) != len(after) or not all(map(_agree, before, after)):
             yield "-".join(word.capitalize() for word in name.decode("latin-1").split("-"))
 
 
-def _is_masked(values: Sequence[bytes]) -> bool:
-    return any(MASK in value for value in values)
+def _agree(old: bytes, new: bytes) -> bool:
+    """Whether two values are the same, as far as neither is masked."""
+    return old == new or _matches(old, new) or _matches(new, old)
+
+
+def _matches(masked: bytes, value: bytes) -> bool:
+    """Whether a value has the parts of a masked one, in their places."""
+    first, *rest = masked.split(MASK)
+    if not rest or not value.startswith(first):
+        return False
+    *between, last = rest
+    at = len(first)
+    for part in between:
+        at = value.find(part, at) + len(part)
+        if at < len(part):
+            return False
+    return len(value) - len(last) >= at and value.endswith(last)
 
 
 # --- bodies ---

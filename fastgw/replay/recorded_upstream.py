@@ -75,8 +75,18 @@ class RecordedState:
     def sent_lines(self, names: frozenset[bytes]) -> bytes:
         """Return the lines with these names in the first request that was sent to an upstream."""
         sent = next((call.request for call in self.recorded.calls if call.request), b"")
-        lines = [line for line in sent.split(b"\r\n")[1:] if line.partition(b":")[0].strip().lower() in names]
-        return b"".join(b"%b\r\n" % line for line in lines)
+        return b"".join(b"%b\r\n" % line for line in _lines_with(names, sent))
+
+    def own_cookies(self) -> bytes:
+        """Return the lines of the response that set cookies which no upstream has set."""
+        names = frozenset((b"set-cookie",))
+        others = {line for call in self.recorded.calls for line in _lines_with(names, call.response)}
+        lines = _lines_with(names, self.recorded.response)
+        return b"".join(b"%b\r\n" % line for line in lines if line not in others)
+
+
+def _lines_with(names: frozenset[bytes], head: bytes) -> list[bytes]:
+    return [line for line in head.split(b"\r\n")[1:] if line.partition(b":")[0].strip().lower() in names]
 
 
 @final

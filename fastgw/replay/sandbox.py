@@ -8,7 +8,7 @@ the time of the recording. Rule 3: a filter that authenticates takes the recorde
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from inspect import isawaitable
 from typing import Any, Final, final
@@ -40,7 +40,8 @@ from fastgw.exchange import (
 from fastgw.exchange.chain import Division, abandon
 from fastgw.exchange.exchange_counts import NO_COUNTS
 from fastgw.exchange.states import ENDED
-from fastgw.filters.api import Hooks, Phase, Services
+from fastgw.filters.api import Hooks, Phase, Services, secret_names
+from fastgw.filters.api.credential_locations import NOWHERE
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.gateway.compiler import compile
 from fastgw.gateway.tables import Gateway
@@ -66,6 +67,10 @@ MOST_BODY: Final = 1024 * 1024
 MOST_FIELDS: Final = 10_000
 _ONLY_CONFIGURED: Final = frozenset(("key_auth", "hmac", "certificate_auth"))
 """Filters that authenticate only consumers of the configuration."""
+_CREDENTIALS: Final = frozenset(
+    (b"authorization", b"x-csrf-token", b"x-amz-content-sha256", b"x-amz-date", b"x-amz-security-token")
+)
+"""Headers that `credentials` writes, apart from those of its settings."""
 _FRAMING: Final = frozenset((b"content-length", b"expect"))
 
 
@@ -191,15 +196,20 @@ class Sandbox:
         """Return the hooks of a filter in the sandbox."""
         if use.settings.phase is Phase.AUTHENTICATE:
             return _recorded_authentication(use, hooks, lambda: self._gateway)
-        if use.type == "credentials":  # the recorded upstream has accepted those of the gateway
-            return Hooks()
+        if use.type == "credentials":
+            return _recorded_credentials(use)
         return hooks
 
 
 def _recorded_authentication(use: config.FilterUse, own: Hooks, gateway_of: Callable[[], Gateway]) -> Hooks:
     """Return hooks that authenticate the client of the recording, without its credentials."""
-    locations = use.settings.credential_places() if getattr(use.settings, "hide_credentials", False) else None
-    written = frozenset(name.lower().encode() for name in use.settings.written_fields())
+    locations, names = NOWHERE, {*use.settings.written_fields()}
+    for each in _methods_of(use):
+        is_oidc = each.type == "oidc"  # it always hides its session, and may send the token in its place
+        if is_oidc or getattr(each.settings, "hide_credentials", False):
+            locations |= each.settings.credential_places()
+        names.update(secret_names(each.settings) if is_oidc else ())
+    written = frozenset(name.lower().encode() for name in names)
     needs_configured = use.type in _ONLY_CONFIGURED
 
     def authenticate(exchange: Exchange) -> Outcome:
@@ -221,14 +231,44 @@ def _recorded_authentication(use: config.FilterUse, own: Hooks, gateway_of: Call
         exchange.is_authenticated = True
         if identity.claims:
             exchange.claims = orjson.loads(identity.claims)
-        if locations is not None:
+        if locations:
             locations.hide(exchange)
         if written:
-            exchange.request_dropped |= written
-            exchange.request_added += peer.state.sent_lines(written)
+            _send_recorded(exchange, written)
         return None
 
-    return Hooks(request=authenticate, preflight=own.preflight, explain=own.explain)
+    response = None if own.response is None else _set_recorded_cookies
+    return Hooks(request=authenticate, response=response, preflight=own.preflight, explain=own.explain)
+
+
+def _methods_of(use: config.FilterUse) -> Iterator[config.FilterUse]:
+    """Yield a filter that authenticates, and those that it tries (`auth`, `all_of`)."""
+    yield use
+    for each in (*getattr(use.settings, "any_of", ()), *getattr(use.settings, "methods", ())):
+        yield from _methods_of(each)
+
+
+def _recorded_credentials(use: config.FilterUse) -> Hooks:
+    """Return hooks that send the masked credentials that the recorded gateway has sent, in place of new ones."""
+    written = _CREDENTIALS | {name.lower().encode() for name in secret_names(use.settings)}
+    if getattr(use.settings, "csrf", None) is not None:
+        written |= {b"cookie"}
+    return Hooks(request=lambda exchange: _send_recorded(exchange, written))
+
+
+def _send_recorded(exchange: Exchange, names: frozenset[bytes]) -> None:
+    """Send the headers with these names that the recorded gateway has sent to an upstream, and no others."""
+    peer = exchange.peer
+    if isinstance(peer, ReplayPeer):
+        exchange.request_dropped |= names
+        exchange.request_added += peer.state.sent_lines(names)
+
+
+def _set_recorded_cookies(exchange: Exchange) -> None:
+    """Set the cookies that the recorded gateway has set, such as those of a session."""
+    peer = exchange.peer
+    if isinstance(peer, ReplayPeer) and (lines := peer.state.own_cookies()):
+        exchange.add_response_fields(lines)
 
 
 def _refuse(exchange: Exchange, own: Hooks, recorded: RecordedRequest) -> Outcome:

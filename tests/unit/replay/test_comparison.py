@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from fastgw.recording.records import RecordedBody
-from fastgw.replay.comparison import body_differences, slower
+from fastgw.replay.comparison import Difference, body_differences, compare, slower
+from tests.unit.replay.test_sandbox import recorded
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,32 @@ def test_a_cut_body_is_compared_as_far_as_it_goes() -> None:
     cut = RecordedBody(b"abc", 10, True)
     assert not [*body_differences(cut, RecordedBody(b"abcdefghij", 10), True)]
     assert [*body_differences(cut, RecordedBody(b"abX", 3), True)] == ["digest"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "differs"),
+    [
+        (["Set-Cookie: a=***; Path=/"], [], True),
+        ([], ["Set-Cookie: a=***; Path=/"], True),
+        (["Set-Cookie: a=***", "Set-Cookie: b=***"], ["Set-Cookie: a=***"], True),
+        (["Set-Cookie: a=***; Path=/"], ["Set-Cookie: a=1; Path=/"], False),
+        (["Set-Cookie: a=***; Path=/"], ["Set-Cookie: a=***; Path=/; Secure"], True),
+        (["Set-Cookie: a=***"], ["Set-Cookie: b=***"], True),
+        (["Location: https://a.example/?token=***&x=1"], ["Location: https://a.example/?token=***&x=1"], False),
+        (["Location: https://a.example/?token=***&x=1"], ["Location: https://b.example/?token=***&x=1"], True),
+        (["Location: https://a.example/?token=***&x=1"], ["Location: https://a.example/?token=***&x=2"], True),
+        (["Location: /?a=***&b=1&c=***"], ["Location: /?a=***&b=2&c=***"], True),
+        (["Location: /?a=***&b=1"], ["Location: /?a=***&b=***"], False),
+        (["Authorization: ***"], ["Authorization: Basic ***"], False),
+        (["Authorization: Bearer ***"], ["Authorization: Basic ***"], True),
+        (["X-A: ab***ba"], ["X-A: aba"], True),
+    ],
+)
+def test_of_a_masked_header_all_but_the_masked_part_is_compared(old: list[str], new: list[str], differs: bool) -> None:
+    heads = ("\r\n".join(["HTTP/1.1 200 OK", *lines, "", ""]).encode() for lines in (old, new))
+    before, after = (replace(recorded("/a"), response=head) for head in heads)
+    name = (old or new)[0].partition(":")[0]
+    assert compare(before, after, recorded=True) == ([Difference("header", name)] if differs else [])
 
 
 def test_a_latency_differs_if_it_is_clearly_larger() -> None:

@@ -124,6 +124,72 @@ def test_limits_count_in_the_time_of_the_recording(tmp_path: Path) -> None:
     assert decided(replayed(fast, tmp_path, filters=limit)) == expected
 
 
+MASKED = b"Authorization: Bearer ***\r\n"
+
+
+def with_headers(request: bytes, sent: bytes, response: bytes = b"", **more: Any) -> RecordedRequest:
+    """A request with these headers more: of the client, of the gateway to its upstream, of the response."""
+    made = recorded("/a", **more)
+    made.request = made.request.replace(b"\r\n\r\n", b"\r\n" + request + b"\r\n")
+    (call,) = made.calls
+    call.request = call.request.replace(b"\r\n\r\n", b"\r\n" + sent + b"\r\n")
+    made.response = made.response.replace(b"\r\n\r\n", b"\r\n" + response + b"\r\n")
+    call.response = made.response
+    return made
+
+
+@pytest.mark.parametrize(
+    ("edits", "difference"),
+    [
+        ({"request": {"remove": ["Authorization"]}}, ("upstream", "Authorization", 1)),
+        ({"response": {"remove": ["Set-Cookie"]}}, ("header", "Set-Cookie", 1)),
+        ({"response": {"add": {"Set-Cookie": "b=2"}}}, ("header", "Set-Cookie", 1)),
+    ],
+)
+def test_a_masked_header_that_is_gone_or_new_is_a_difference(
+    edits: dict[str, Any], difference: tuple[str, str, int], tmp_path: Path
+) -> None:
+    requests = [with_headers(MASKED, MASKED, b"Set-Cookie: a=***; Path=/\r\n")]
+    assert found(replayed(requests, tmp_path)) == []
+    assert found(replayed(requests, tmp_path, filters={"headers": edits})) == [difference]
+
+
+@pytest.mark.parametrize(("request_", "sent"), [(b"", MASKED), (MASKED, MASKED), (MASKED, b"")])
+def test_credentials_are_those_of_the_recording(request_: bytes, sent: bytes, tmp_path: Path) -> None:
+    """Those of an upstream in place of the client's, and a client's that are hidden from the upstream."""
+    requests = [with_headers(request_, sent)]
+    way: dict[str, Any] = {"bearer": "a-token"} if sent else {"hide_authorization": True}
+    assert found(replayed(requests, tmp_path, filters={"credentials": way})) == []
+    lost = [] if request_ == sent else [("upstream", "Authorization", 1)]
+    assert found(replayed(requests, tmp_path)) == lost
+
+
+def test_a_key_that_one_of_several_methods_hides_is_hidden(tmp_path: Path) -> None:
+    requests = [with_headers(b"X-Api-Key: ***\r\n", b"", identity=RecordedIdentity("alice", (), b"", True))]
+
+    def auth(hides: bool) -> dict[str, Any]:
+        return {"auth": {"any_of": [{"key_auth": {"hide_credentials": hides}}, {"basic_auth": {}}]}}
+
+    assert found(replayed(requests, tmp_path, filters=auth(True))) == []
+    assert found(replayed(requests, tmp_path, filters=auth(False))) == [("upstream", "X-Api-Key", 1)]
+
+
+def test_the_session_of_a_provider_is_that_of_the_recording(tmp_path: Path) -> None:
+    oidc = {
+        "issuer": "https://idp.example",
+        "login": {
+            "client_id": "a",
+            "client_secret": "an-example-secret",
+            "session": {"cookie": "sid", "secret": "0123456789abcdef0123456789abcdef"},
+            "pass_access_token": "Authorization",
+        },
+    }
+    session = RecordedIdentity("", (), b'{"sub": "u1"}', True)
+    requests = [with_headers(b"Cookie: sid=***\r\n", MASKED, identity=session)]
+    requests[0].response = requests[0].response.replace(b"\r\n\r\n", b"\r\nSet-Cookie: sid=***; Path=/\r\n\r\n")
+    assert found(replayed(requests, tmp_path, filters={"oidc": oidc})) == []
+
+
 def test_a_failed_attempt_fails_again_and_the_retry_is_answered(tmp_path: Path) -> None:
     request = recorded("/a")
     refused = RecordedCall("users", "h:1", b"", NO_BODY, fault="connect_refused")
