@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from fastgw.http.field_names import DEBUG_TOKEN
 from fastgw.recording.records import MASK, RecordedBody, RecordedCall, RecordedRequest
 
 IGNORED: Final = frozenset(
@@ -49,6 +50,8 @@ IGNORED: Final = frozenset(
     )
 )
 """Lower-case names of headers that differ between any two requests, or depend on what was before."""
+_DEBUGGED: Final = frozenset((DEBUG_TOKEN, DEBUG_TOKEN + b"-story", b"cache-control"))
+"""Headers that differ, too, if a request had a debug token."""
 STATEFUL: Final = frozenset(
     (
         "rate_limited",
@@ -103,7 +106,10 @@ def compare(old: RecordedRequest, new: RecordedRequest | None, *, recorded: bool
     found += _filters(old, new)
     refusals_differ = old.fault != new.fault
     if not (refusals_differ and old.status != new.status):
-        found += (Difference("header", name) for name in _headers(_lines(old.response), _lines(new.response)))
+        lines, new_lines = _lines(old.response), _lines(new.response)
+        is_debugged = DEBUG_TOKEN + b"-story" in {*lines, *new_lines}
+        names = _headers(lines, new_lines, _DEBUGGED if is_debugged else ())
+        found += (Difference("header", name) for name in names)
         found += (Difference("body", name) for name in _bodies(old, new))
     if not _answers_itself(old) and not _answers_itself(new):
         found += (Difference("upstream", name) for name in _upstream(old.calls, new.calls))

@@ -15,7 +15,7 @@ from fastgw.recording.records import RecordedRequest
 from fastgw.recording.redaction import RecordRedaction
 from fastgw.replay.comparison import compare, slower
 from fastgw.replay.rules import DifferenceRule
-from fastgw.replay.sandbox import Sandbox
+from fastgw.replay.sandbox import NotComparable, Sandbox
 
 NO_ROUTE: Final = "-"
 """Name in reports for requests that no route takes."""
@@ -38,15 +38,26 @@ class DifferenceReport(msgspec.Struct, frozen=True):
     count: int
 
 
+class LeftOutReport(msgspec.Struct, frozen=True):
+    """Requests that could not be replayed as they were, and why."""
+
+    route: str
+    why: str
+    count: int
+
+
 class ReplayReport(msgspec.Struct):
     """Result of a replay."""
 
     requests: int
+    """Requests of the recording, also those that are left out."""
     routes: dict[str, RouteReport]
     differences: list[DifferenceReport]
     """Differences that no rule allows."""
     allowed: list[DifferenceReport]
     """Differences that a rule allows."""
+    left_out: list[LeftOutReport]
+    """Requests that were not compared."""
 
 
 def replay(
@@ -92,13 +103,18 @@ async def _compare_all(
     recording: Recording, sandboxes: Sequence[Sandbox], rules: Sequence[DifferenceRule]
 ) -> ReplayReport:
     counts: Counter[tuple[str, str, str]] = Counter()
+    left_out: Counter[tuple[str, str]] = Counter()
     routes: dict[str, RouteReport] = {}
     seconds: dict[str, tuple[list[float], list[float]]] = {}
     is_recorded = len(sandboxes) == 1
     for recorded in sorted(recording.requests, key=_received_at):
-        after, *others = [await sandbox.replay(recorded) for sandbox in sandboxes]
-        before: RecordedRequest | None = others[0] if others else recorded
         route = recorded.route or NO_ROUTE
+        try:
+            after, *others = await _replay_in_all(recorded, sandboxes)
+        except NotComparable as error:
+            left_out[route, str(error)] += 1
+            continue
+        before: RecordedRequest | None = others[0] if others else recorded
         report = routes.setdefault(route, RouteReport())
         report.requests += 1
         status = "none" if after is None or not after.status else str(after.status)
@@ -116,8 +132,26 @@ async def _compare_all(
     listed = [DifferenceReport(*key, count) for key, count in sorted(counts.items())]
     allowed = [each for each in listed if any(rule.allows(each.route, each.where, each.name) for rule in rules)]
     return ReplayReport(
-        len(recording.requests), dict(sorted(routes.items())), [each for each in listed if each not in allowed], allowed
+        len(recording.requests),
+        dict(sorted(routes.items())),
+        [each for each in listed if each not in allowed],
+        allowed,
+        [LeftOutReport(*key, count) for key, count in sorted(left_out.items())],
     )
+
+
+async def _replay_in_all(recorded: RecordedRequest, sandboxes: Sequence[Sandbox]) -> list[RecordedRequest | None]:
+    """Replay a request in each sandbox, also if it cannot be compared: limits count it. Raises `NotComparable`."""
+    done: list[RecordedRequest | None] = []
+    wrong: NotComparable | None = None
+    for sandbox in sandboxes:
+        try:
+            done.append(await sandbox.replay(recorded))
+        except NotComparable as error:
+            wrong = error
+    if wrong is not None:
+        raise wrong
+    return done
 
 
 def _received_at(recorded: RecordedRequest) -> float:
@@ -142,7 +176,13 @@ def as_text(report: ReplayReport) -> str:
             table = [("ROUTE", "WHERE", "NAME", "REQUESTS")]
             table += [(each.route, each.where, each.name or NO_ROUTE, str(each.count)) for each in differences]
             lines += _table(table)
-    lines += ["", f"{report.requests} requests replayed: {_verdict(report)}"]
+    if report.left_out:
+        lines += ["", "Left out:"]
+        rows = [("ROUTE", "WHY", "REQUESTS"), *((each.route, each.why, str(each.count)) for each in report.left_out)]
+        lines += _table(rows)
+    count = sum(each.count for each in report.left_out)
+    compared = f"{report.requests - count} of {report.requests}" if count else str(report.requests)
+    lines += ["", f"{compared} requests replayed: {_verdict(report)}"]
     return "\n".join(lines)
 
 

@@ -51,7 +51,7 @@ from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.pipeline.request_pipeline import Waited, cancel_waiting, run_early_steps
 from fastgw.recording.record_observer import RecordObserver
-from fastgw.recording.records import RecordedRequest
+from fastgw.recording.records import MASK, RecordedBody, RecordedRequest
 from fastgw.recording.redaction import RecordRedaction
 from fastgw.recording.tap import RecordedTrace
 from fastgw.replay.recorded_upstream import RecordedPool, RecordedState
@@ -72,6 +72,10 @@ _CREDENTIALS: Final = frozenset(
 )
 """Headers that `credentials` writes, apart from those of its settings."""
 _FRAMING: Final = frozenset((b"content-length", b"expect"))
+
+
+class NotComparable(Exception):
+    """A request cannot be replayed as it was. The text is the reason, for people."""
 
 
 class ReplayPeer(Peer):
@@ -117,6 +121,7 @@ class Sandbox:
                 pool: Any = RecordedPool(upstream.name, self._loop)
                 upstream.worker_loop, upstream.pool = self._worker_loop, pool
         observer = RecordObserver(self._sample)
+        self._own_hooks = observer.link.hooks
         self._listeners: dict[str, Listener] = {}
         for listener in gateway.listeners:
             listener.use_table(gateway.tables[listener.name])
@@ -150,11 +155,16 @@ class Sandbox:
         return frozenset(self._gateway.routes_by_name)
 
     async def replay(self, recorded: RecordedRequest) -> RecordedRequest | None:
-        """Send a recorded request. None: it was not answered in time, or its listener is no more."""
+        """Send a recorded request. None: it was not answered in time, or its listener is no more. Raises
+        `NotComparable`.
+        """
         listener = self._listeners.get(recorded.listener) or next(iter(self._listeners.values()), None)
         if listener is None:
             return None
-        head, body = _head_of(recorded)
+        try:
+            head, body = _head_of(recorded)
+        except Malformed as malformed:
+            raise NotComparable("its head cannot be read") from malformed
         peer = ReplayPeer(
             recorded.peer_ip,
             recorded.peer_port,
@@ -176,12 +186,28 @@ class Sandbox:
         run_early_steps(stream, exchange, listener.router)
         try:
             async with asyncio.timeout(REQUEST_S):
-                record: RecordedRequest = await finished
-                return record
+                record: RecordedRequest | None = await finished
         except TimeoutError:
             exchange.cancel(Fault.CLIENT_LEFT)
             stream.complete()
-            return None
+            record = None
+        self._check_bodies(exchange, recorded)
+        return record
+
+    def _check_bodies(self, exchange: Exchange, recorded: RecordedRequest) -> None:
+        """Raise `NotComparable` if something has read a body that the recording does not have as it was."""
+        hooks, route = (
+            [link.hooks for link in exchange.chain.links if link.hooks is not self._own_hooks],
+            exchange.route,
+        )
+        if self._live or any(each.request_body or each.body_head or each.translate for each in hooks):
+            _check_whole("request", recorded.request_body)
+        is_forwarded = route is None or getattr(route.action, "upstream", None) is not None
+        is_read = not is_forwarded or any(each.response_body or each.translate for each in hooks)
+        if is_read and not self._live:
+            for call in recorded.calls:
+                if call.is_over:
+                    _check_whole("response", call.response_body)
 
     def _sample(self, exchange: Exchange) -> None:
         RecordedTrace(exchange, MOST_BODY, self._redaction, self._take_record, lambda: None)
@@ -199,6 +225,13 @@ class Sandbox:
         if use.type == "credentials":
             return _recorded_credentials(use)
         return hooks
+
+
+def _check_whole(side: str, body: RecordedBody) -> None:
+    if body.is_cut:
+        raise NotComparable(f"its {side} body was cut")
+    if MASK in body.content:
+        raise NotComparable(f"its {side} body has masked values")
 
 
 def _recorded_authentication(use: config.FilterUse, own: Hooks, gateway_of: Callable[[], Gateway]) -> Hooks:

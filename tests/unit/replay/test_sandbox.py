@@ -19,7 +19,7 @@ from fastgw.recording.records import (
     RecordingBegin,
     RecordingEnd,
 )
-from fastgw.replay.run import ReplayReport, replay
+from fastgw.replay.run import LeftOutReport, ReplayReport, as_text, replay
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n"
 NO_BODY = RecordedBody()
@@ -188,6 +188,62 @@ def test_the_session_of_a_provider_is_that_of_the_recording(tmp_path: Path) -> N
     requests = [with_headers(b"Cookie: sid=***\r\n", MASKED, identity=session)]
     requests[0].response = requests[0].response.replace(b"\r\n\r\n", b"\r\nSet-Cookie: sid=***; Path=/\r\n\r\n")
     assert found(replayed(requests, tmp_path, filters={"oidc": oidc})) == []
+
+
+CUT, WHOLE = RecordedBody(b'{"a":', 12, True), RecordedBody(b'{"a": "bcd"}', 12)
+HIDDEN = RecordedBody(b'{"password":"***"}', 18)
+OK_JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
+SCHEMA = {"type": "object", "properties": {"password": {"type": "string", "minLength": 8}}}
+VALIDATE = {"validate": {"body": {"inline": SCHEMA}}}
+TRANSFORM = {"transform": {"response": {"json": {"set": {"b": 1}}}}}
+
+
+def with_bodies(request: RecordedBody, response: RecordedBody) -> RecordedRequest:
+    head = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    call = RecordedCall(
+        "users", "h:1", head + b"Via: 1.1 fastgw\r\n\r\n", request, 200, OK_JSON, response, is_over=True
+    )  # fmt: skip
+    framed = head + b"Content-Length: %d\r\n\r\n" % request.length
+    return recorded(
+        "/a", request=framed, request_body=request, response=OK_JSON, response_body=response, calls=(call,)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("request_body", "response_body", "filters", "why"),
+    [
+        (CUT, CUT, {}, ""),
+        (HIDDEN, HIDDEN, {}, ""),
+        (WHOLE, CUT, VALIDATE, ""),
+        (CUT, WHOLE, VALIDATE, "its request body was cut"),
+        (HIDDEN, WHOLE, VALIDATE, "its request body has masked values"),
+        (CUT, CUT, TRANSFORM, "its response body was cut"),
+        (WHOLE, HIDDEN, TRANSFORM, "its response body has masked values"),
+    ],
+)
+def test_a_body_that_a_filter_reads_must_be_recorded_as_it_was(
+    request_body: RecordedBody, response_body: RecordedBody, filters: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    """Others are compared as far as they go. What is left out is told, and neither equal nor different."""
+    report = replayed([with_bodies(request_body, response_body)], tmp_path, filters=filters)
+    assert (found(report), report.requests) == ([], 1)
+    assert report.left_out == ([LeftOutReport("users", why, 1)] if why else [])
+    assert list(report.routes) == ([] if why else ["users"])
+
+
+def test_a_request_that_cannot_be_read_is_left_out_and_the_others_are_replayed(tmp_path: Path) -> None:
+    report = replayed([recorded("/a", request=b"GET /a b HTTP/1.1\r\n\r\n"), recorded("/b")], tmp_path)
+    assert report.left_out == [LeftOutReport("users", "its head cannot be read", 1)]
+    assert report.routes["users"].requests == 1
+    assert as_text(report).endswith("1 of 2 requests replayed: no differences")
+
+
+def test_what_a_debug_token_adds_is_no_difference(tmp_path: Path) -> None:
+    debugged = with_headers(b"", b"")
+    debugged.response = OK[:-2] + b"X-Fastgw-Debug-Story: 1\r\nX-Fastgw-Debug: {}\r\nCache-Control: no-store\r\n\r\n"
+    (call,) = debugged.calls
+    call.response = OK[:-2] + b"Cache-Control: max-age=60\r\n\r\n"
+    assert found(replayed([debugged], tmp_path)) == []
 
 
 def test_a_failed_attempt_fails_again_and_the_retry_is_answered(tmp_path: Path) -> None:
