@@ -34,7 +34,7 @@ Mask = Callable[[bytes | None], bytes | None]
 LineFormat = Callable[[Record, Mask], bytes]
 
 # The month names of strftime depend on the locale.
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 VERSIONS = {10: "1.0", 11: "1.1", 20: "2"}
 PROTOCOLS = {TCP: "TCP", UDP: "UDP", 10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2"}
 _BETWEEN = re.compile("[-_]+")
@@ -402,5 +402,5 @@ def second_text(date: int) -> bytes:
 def _common_date(date: int) -> str:
     at = gmtime(date)
     return (
-        f"{at.tm_mday:02d}/{_MONTHS[at.tm_mon - 1]}/{at.tm_year}:{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} +0000"
+        f"{at.tm_mday:02d}/{MONTHS[at.tm_mon - 1]}/{at.tm_year}:{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} +0000"
     )

@@ -9,14 +9,16 @@ import gzip
 import io
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, final
 
 import orjson
 
 from fastgw import VERSION
 from fastgw.config.base.value_types import Endpoint, Url
+from fastgw.observe.access_log.line_dates import date_ns_of
 from fastgw.observe.access_log.remote_sink import Undelivered
 from fastgw.observe.access_log.sink_tls import connection_reason, sink_context
 
@@ -27,6 +29,7 @@ PASSING: Final = (408, 425, 429)
 """Statuses of 4xx after which a request may be repeated."""
 OF_SETTINGS: Final = (401, 403, 404, 405, 407)
 """Statuses that tell of wrong settings, which may be mended; a redirect does as well."""
+BAD_REQUEST: Final = 400
 SWITCHING_PROTOCOLS: Final = 101
 HEAD_MAX: Final = 64 * 1024
 """Maximum size of a response's head, with interim responses."""
@@ -34,6 +37,8 @@ ANSWER_MAX: Final = 64 * 1024
 BULK_ANSWER_MAX: Final = 8 * 1024 * 1024
 """Maximum sizes of a response that is read: the bulk API answers each line."""
 _GZIP_LEVEL: Final = 1
+_TOO_OLD: Final = (b"too far behind", b"timestamp too old", b"out of order")
+"""Texts of Loki's refusals of dates."""
 
 
 class LineBody:
@@ -50,10 +55,16 @@ class LineBody:
         """Return the number of lines refused for ever by a response of 2xx. Raises `Undelivered`."""
         return 0
 
+    def encode_again(self, lines: Sequence[bytes], answer: bytes) -> bytes | None:
+        """Return the content of a second request after a response of 400. None: there is none."""
+        return None
+
 
 @final
 class LokiBody(LineBody):
-    """Lines of one stream, with the date of their delivery: each later than the one before by a nanosecond."""
+    """Lines of one stream, with the dates of their requests: each later than the one before, by a nanosecond at least.
+    Dates that Loki refuses, because the stream has much later ones, are replaced by that of the delivery.
+    """
 
     content_type = "application/json"
 
@@ -61,8 +72,19 @@ class LokiBody(LineBody):
         self._labels = {"job": "fastgw", **labels}
 
     def encode(self, lines: Sequence[bytes]) -> bytes:
-        date = time.time_ns()
-        values = [(str(date + index), line.decode(errors="replace")) for index, line in enumerate(lines)]
+        now_ns = time.time_ns()
+        return self._encode_dated(lines, (date_ns_of(line, now_ns) for line in lines))
+
+    def encode_again(self, lines: Sequence[bytes], answer: bytes) -> bytes | None:
+        if not any(each in answer for each in _TOO_OLD):
+            return None
+        return self._encode_dated(lines, repeat(time.time_ns()))
+
+    def _encode_dated(self, lines: Sequence[bytes], dates: Iterable[int]) -> bytes:
+        values, last_ns = [], 0
+        for line, date_ns in zip(lines, dates, strict=False):
+            last_ns = max(date_ns, last_ns + 1)
+            values.append((str(last_ns), line.decode(errors="replace")))
         return orjson.dumps({"streams": [{"stream": self._labels, "values": values}]})
 
 
@@ -119,18 +141,9 @@ class HttpTransport:
         self.refusal = ""
 
     def deliver(self, lines: Sequence[bytes]) -> int:
-        content = self._body.encode(lines)
-        fields = {"Content-Type": self._body.content_type, "User-Agent": f"fastgw/{VERSION}"}
-        if self._compresses:
-            content = gzip.compress(content, _GZIP_LEVEL, mtime=0)
-            fields["Content-Encoding"] = "gzip"
-        try:
-            authorization = self._authorization()
-        except ValueError as error:
-            raise Undelivered(str(error), lines) from error
-        if authorization is not None:
-            fields["Authorization"] = authorization
-        status, retry_after, answer = self._exchange_request(content, fields, lines)
+        status, retry_after, answer = self._send(self._body.encode(lines), lines)
+        if status == BAD_REQUEST and (content := self._body.encode_again(lines, answer)) is not None:
+            status, retry_after, answer = self._send(content, lines)
         if 200 <= status < 300:
             refused = self._body.count_refused(lines, answer)
             self.refusal = self._body.refusal
@@ -144,6 +157,20 @@ class HttpTransport:
             raise Undelivered(f"it answers {status}", lines)
         self.refusal = f"it answers {status}"
         return len(lines)
+
+    def _send(self, content: bytes, lines: Sequence[bytes]) -> tuple[int, str, bytes]:
+        """Return status, `Retry-After` and content of the response. Raises `Undelivered`."""
+        fields = {"Content-Type": self._body.content_type, "User-Agent": f"fastgw/{VERSION}"}
+        if self._compresses:
+            content = gzip.compress(content, _GZIP_LEVEL, mtime=0)
+            fields["Content-Encoding"] = "gzip"
+        try:
+            authorization = self._authorization()
+        except ValueError as error:
+            raise Undelivered(str(error), lines) from error
+        if authorization is not None:
+            fields["Authorization"] = authorization
+        return self._exchange_request(content, fields, lines)
 
     def _exchange_request(
         self, content: bytes, fields: Mapping[str, str], lines: Sequence[bytes]

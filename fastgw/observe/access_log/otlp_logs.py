@@ -9,7 +9,6 @@ import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import lru_cache
 from struct import pack
 from typing import Any, Final, final
@@ -19,15 +18,15 @@ import orjson
 from fastgw import VERSION
 from fastgw.http.grpc.protobuf import field, rejected_items, resource_of, scope_of, varint
 from fastgw.observe.access_log.http_delivery import LineBody
+from fastgw.observe.access_log.line_dates import date_ns_in
 
 SEVERITIES: Final = ((500, 17, "ERROR"), (400, 13, "WARN"), (0, 9, "INFO"))
 _UNKNOWN: Final = (0, "")
-_TIME, _STATUS = ("time", "@timestamp"), ("status", "http.response.status_code", "_status")
+_STATUS: Final = ("status", "http.response.status_code", "_status")
 _TRACE, _SPAN = ("trace_id", "trace.id", "_trace_id"), ("span_id", "span.id", "_span_id")
 _TRACE_ID: Final = re.compile(r"[0-9a-f]{32}").fullmatch
 _SPAN_ID: Final = re.compile(r"[0-9a-f]{16}").fullmatch
 _MOST_INT: Final = 2**63
-_MOST_DATE: Final = 2**64
 _ONE_BYTE: Final = 0x80
 """Lengths below it take one byte."""
 
@@ -62,7 +61,7 @@ def _record(line: bytes, now_ns: int) -> bytes:
     status = status if isinstance(status, int) else 0
     number, text = next(((number, text) for least, number, text in SEVERITIES if status >= least), _UNKNOWN)
     pieces = [
-        b"\x09" + _date_ns(_first(fields, _TIME), now_ns).to_bytes(8, "little"),
+        b"\x09" + date_ns_in(fields, now_ns).to_bytes(8, "little"),
         b"\x10" + varint(number),
         field(b"\x1a", text.encode()),
         field(b"\x2a", field(b"\x0a", line.decode(errors="replace").encode())),
@@ -81,17 +80,6 @@ def _first(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
         if name in fields:
             return fields[name]
     return None
-
-
-def _date_ns(text: Any, now_ns: int) -> int:
-    """Return a date of a line in nanoseconds; the time of delivery if the line has none, or one that OTLP cannot
-    express. A line may have what a client has sent.
-    """
-    try:
-        date_ns = round(datetime.fromisoformat(text).timestamp() * 1000) * 1_000_000
-    except (TypeError, ValueError, OverflowError):
-        return now_ns
-    return date_ns if 0 <= date_ns < _MOST_DATE else now_ns
 
 
 @lru_cache(maxsize=1024)  # names of fields come from the settings, or from the request's headers that they choose

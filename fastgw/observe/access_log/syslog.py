@@ -12,6 +12,8 @@ from contextlib import suppress
 from typing import Final, final
 
 from fastgw.config.base.value_types import Url
+from fastgw.observe.access_log.formats import second_text
+from fastgw.observe.access_log.line_dates import date_ns_of
 from fastgw.observe.access_log.remote_sink import Undelivered, split_by_size
 
 FACILITIES: Final = {"user": 1, "daemon": 3, **{f"local{number}": 16 + number for number in range(8)}}
@@ -36,23 +38,26 @@ class SyslogTransport:
         self._is_stream = False
 
     def deliver(self, lines: Sequence[bytes]) -> int:
-        now = time.time()
-        date = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03}Z"
-        head, sent = self._before + date.encode() + self._after, 0
+        now_ns, sent = time.time_ns(), 0
         try:
             connection = self._connected()
             if self._is_stream:
                 for part in split_by_size(lines, _AT_ONCE):
-                    connection.sendall(b"".join(b"%d %b" % (len(head) + len(line), head + line) for line in part))
+                    records = [self._record(line, now_ns) for line in part]
+                    connection.sendall(b"".join(b"%d %b" % (len(each), each) for each in records))
                     sent += len(part)
             else:
                 for line in lines:
-                    connection.send((head + line)[:DATAGRAM_MAX])
+                    connection.send(self._record(line, now_ns)[:DATAGRAM_MAX])
                     sent += 1
         except OSError as error:
             self.close()
             raise Undelivered(error.strerror or str(error), lines[sent:]) from error
         return 0
+
+    def _record(self, line: bytes, now_ns: int) -> bytes:
+        second, ns = divmod(date_ns_of(line, now_ns), 1_000_000_000)
+        return b"%b%b.%03dZ%b%b" % (self._before, second_text(second), ns // 1_000_000, self._after, line)
 
     def close(self) -> None:
         if self._socket is not None:

@@ -234,6 +234,30 @@ class TestTls:
                 HttpSink(url=parse_endpoint("https://logs.test/in"), **{name: ours.ca})
 
 
+DATED = [
+    ('{"time":"2026-01-31T12:00:00.123Z","status":200}', 1_769_860_800_123_000_000),
+    ('{"@timestamp":"2026-01-31T12:00:00.125Z"}', 1_769_860_800_125_000_000),
+    ('{"version":"1.1","timestamp":1769860800.126,"_x":1}', 1_769_860_800_126_000_000),
+    ('192.0.2.1 - - [31/Jan/2026:12:00:00 +0000] "GET / HTTP/1.1" 200 2', 1_769_860_800_000_000_000),
+    ("2026-01-31 12:00:00.127 192.0.2.1 - GET", 1_769_860_800_127_000_000),
+    ("GET 2026-01-31 12:00:00.128", 1_769_860_800_128_000_000),
+]
+UNDATED = [
+    "a line",
+    "{",
+    "{}",
+    '{"time":"never"}',
+    '{"time":5}',
+    '{"time":"9999-01-31T12:00:00Z"}',
+    '{"timestamp":-1}',
+    '{"timestamp":true}',
+    "2026-13-31 12:00:00 x",
+    "- - [99/Jan/2026:12:00:00 +0000] ",
+    "- - [31/Abc/2026:12:00:00 +0000] ",
+]
+"""Lines without a date, or with none that can be theirs: a client may have sent it."""
+
+
 class TestSyslog:
     def test_each_line_is_a_datagram_of_rfc_5424(self, make):
         with socket.socket(type=socket.SOCK_DGRAM) as server:
@@ -264,6 +288,16 @@ class TestSyslog:
                             length += byte
                         assert RECORD.fullmatch(stream.read(int(length)))[1] == expected
                     # The server leaves; the next delivery notices.
+
+    @pytest.mark.parametrize("text", [line for line, _ in DATED])
+    def test_a_record_has_the_date_of_its_request(self, make, text):
+        with socket.socket(type=socket.SOCK_DGRAM) as server:
+            server.bind(("127.0.0.1", 0))
+            server.settimeout(WAIT_S)
+            sink = make(syslog=SyslogSink(address=parse_target_url(f"udp://127.0.0.1:{server.getsockname()[1]}")))
+            assert sink.write(lines(text)) == sink.flush() == 0
+            _, date, *_ = server.recv(4096).split(b" ")
+            assert date.decode() == f"2026-01-31T12:00:00.{dict(DATED)[text] // 1_000_000 % 1000:03}Z"
 
     def test_a_unix_socket_may_take_datagrams(self, make, tmp_path):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
@@ -418,6 +452,31 @@ class TestHttp:
         (first, line), (second, _) = stream["values"]
         assert line == '{"a":1}'
         assert int(second) == int(first) + 1
+
+    def test_loki_gets_the_dates_of_the_requests_each_later_than_the_one_before(self, make, server):
+        sink = make(loki=LokiSink(url=parse_endpoint(server.url)))
+        (early, early_ns), (later, later_ns), *_ = DATED
+        sink.write(lines(early, early, later, early, *UNDATED))
+        assert sink.flush() == 0
+        [stream] = json.loads(server.bodies[0])["streams"]
+        dates = [int(date) for date, _ in stream["values"]]
+        assert dates[:4] == [early_ns, early_ns + 1, later_ns, later_ns + 1]
+        now = dates[4]
+        assert now > later_ns + 10**15
+        assert dates[4:] == [now + index for index in range(len(UNDATED))]
+
+    def test_lines_whose_dates_loki_refuses_are_sent_with_that_of_their_delivery(self, make, server):
+        why = b"entry with timestamp 2026-01-31 12:00:00 ignored, reason: 'entry too far behind, oldest acceptable ...'"
+        server.answers = [(400, {}, why), (204, {}, b""), (400, {}, b"another reason")]
+        sink = make(loki=LokiSink(url=parse_endpoint(server.url)))
+        for text, _ in DATED[:2]:
+            sink.write(lines(text))
+            assert sink.flush() == (0 if len(server.bodies) == 2 else 1)
+        values = [json.loads(body)["streams"][0]["values"] for body in server.bodies]
+        assert [line for ((_, line),) in values] == [DATED[0][0], DATED[0][0], DATED[1][0]]
+        (first,), (second,), (third,) = values
+        assert (int(first[0]), int(third[0])) == (DATED[0][1], DATED[1][1])
+        assert int(second[0]) > DATED[1][1]
 
     def test_a_collector_decodes_records_with_trace_and_severity(self, make, server):
         sink = make(otlp=OtlpSink(url=parse_endpoint(server.url.partition("?")[0]), service="edge"))
