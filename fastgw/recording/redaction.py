@@ -1,16 +1,22 @@
 """Redaction of records: credentials are masked where they are known to stand, and then wherever their values occur.
 
 An upstream may repeat a token in its response, and a filter may send it on in another header. So the values that were
-masked are replaced in all heads and bodies of the request, if they are long enough not to occur by chance. In bodies,
-only names are masked that can hardly be anything but credentials: what is masked is not compared by a replay.
+masked are replaced elsewhere in the record, if they can hardly stand there by chance. Clients choose these values, and
+their requests must remain ones that can be replayed. Rule 1: method, hosts, names of headers and the separators of the
+request-target are never masked. Rule 2: elsewhere in heads, only values that look random are replaced (`_is_random`);
+values of cookies and parameters, of which few are secrets, are replaced in bodies, too, only if they look random. In
+bodies, only names are masked that can hardly be anything but credentials: what is masked is not compared by a replay.
 """
 
+import re
 from base64 import b64decode
 from binascii import Error
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Final, final
-from urllib.parse import unquote_to_bytes
+from typing import Any, Final, final
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+import orjson
 
 from fastgw.capture.redaction import (
     COOKIES,
@@ -20,11 +26,22 @@ from fastgw.capture.redaction import (
     is_credential,
     received_fields,
 )
+from fastgw.exchange import Trailers
 from fastgw.observe.access_log.formats import MAX_LINE, SecretNames
 from fastgw.recording.records import MASK, RecordedBody, RecordedRequest
 
 SHORTEST_VALUE: Final = 6
-"""Minimum bytes of a masked value that is replaced elsewhere too."""
+"""Minimum bytes of the value of a header that is replaced in bodies."""
+SHORTEST_RANDOM: Final = 8
+"""Minimum bytes of a value with letters and digits that is replaced in heads as well."""
+SHORTEST_COOKIE: Final = 16
+"""Minimum bytes of such a value of a cookie whose name tells nothing, and of a value with letters of both cases."""
+_CLASSES: Final = tuple(re.compile(each) for each in (rb"[0-9]", rb"[a-z]", rb"[A-Z]"))
+_HOSTS: Final = frozenset((b"host", b"x-forwarded-host"))
+"""Headers with the authority of the request, by which it is routed."""
+_TARGET_AUTHORITY: Final = re.compile(rb"(?>(?:[A-Za-z][A-Za-z0-9+.-]*+://)?)[^/?#]*+")
+_URL_AUTHORITIES: Final = re.compile(rb"""(://[^/?#\s,;"'<>]*+)""")
+_BETWEEN_SEPARATORS: Final = re.compile(rb"[^/?#&;=]++")
 _HINTS: Final = (
     *(b"passw", b"secret", b"credential", b"authorization", b"jwt", b"key", b"session", b"token"),
     *(b"\\u", *(b"%%%d" % each for each in range(4, 8))),
@@ -69,7 +86,7 @@ class RecordRedaction:
     def _line(self, line: bytes, found: set[bytes], also: frozenset[bytes]) -> bytes:
         name, colon, value = line.partition(b":")
         low = name.strip().lower()
-        if not colon:
+        if not colon or low in _HOSTS:
             return line
         if low in also or (self._hides_header(low) and low not in _KEPT_HEADERS):
             value = value.strip()
@@ -87,8 +104,10 @@ class RecordRedaction:
         pairs = value.split(b";")
         for at, pair in enumerate(pairs[:1] if is_set else pairs):
             name, equals, content = pair.partition(b"=")
-            if equals and (not self._keeps_cookies or name.strip() in self._cookies):
-                found.add(content.strip().strip(b'"'))
+            is_checked = name.strip() in self._cookies
+            if equals and (not self._keeps_cookies or is_checked):
+                least = SHORTEST_RANDOM if is_checked or is_credential(name.strip().lower()) else SHORTEST_COOKIE
+                _note_value(content.strip().strip(b'"'), least, found)
                 pairs[at] = b"%b=%b" % (name, MASK)
         return b";".join(pairs)
 
@@ -107,32 +126,28 @@ class RecordRedaction:
         for call in record.calls:
             self._mask_body(call.request, call.request_body)
             self._mask_body(call.response, call.response_body)
-        secrets = sorted((each for each in found if len(each) >= SHORTEST_VALUE), key=len, reverse=True)
+        secrets = _forms_of(each for each in found if len(each) >= SHORTEST_VALUE)
         if not secrets:
             return
 
-        def clean(content: bytes) -> bytes:
+        def clean_text(content: bytes) -> bytes:
             for secret in secrets:
                 content = content.replace(secret, MASK)
             return content
 
         def clean_body(body: RecordedBody) -> None:
-            cleaned = clean(body.content)
+            cleaned = clean_text(body.content)
             body.length += len(cleaned) - len(body.content)
             body.content = cleaned
 
-        record.request, record.response = clean(record.request), clean(record.response)
         clean_body(record.request_body)
         clean_body(record.response_body)
-        record.trailers = tuple((name, clean(value)) for name, value in record.trailers)
-        record.request_trailers = tuple((name, clean(value)) for name, value in record.request_trailers)
-        record.why = clean(record.why.encode()).decode(errors="replace")
-        record.identity.claims = clean(record.identity.claims)
+        record.why = clean_text(record.why.encode()).decode(errors="replace")
+        record.identity.claims = _cleaned_json(record.identity.claims, clean_text)
         for call in record.calls:
-            call.request, call.response = clean(call.request), clean(call.response)
             clean_body(call.request_body)
             clean_body(call.response_body)
-            call.trailers = tuple((name, clean(value)) for name, value in call.trailers)
+        _clean_heads(record, found)
 
     def _find_member(self, name: bytes) -> bool:
         name = name.lower()
@@ -174,5 +189,77 @@ def _note_masked(url: bytes, masked: bytes, found: set[bytes]) -> None:
     """Add the values of the parameters that are masked."""
     for part, shown in zip(url.partition(b"?")[2].split(b"&"), masked.partition(b"?")[2].split(b"&"), strict=False):
         if part != shown:
-            value = part.partition(b"=")[2]
-            found.update((value, unquote_to_bytes(value.replace(b"+", b" "))))
+            _note_value(part.partition(b"=")[2], SHORTEST_RANDOM, found)
+
+
+def _note_value(value: bytes, least: int, found: set[bytes]) -> None:
+    """Add the value of a parameter or cookie as it is and decoded, if it looks random."""
+    found.update(each for each in (value, unquote_to_bytes(value.replace(b"+", b" "))) if _is_random(each, least))
+
+
+def _is_random(value: bytes, least: int) -> bool:
+    """Whether a value can hardly be a word, a number or a date: it has letters and digits, and at least this number of
+    bytes, or letters of both cases and is long.
+    """
+    digit, lower, upper = (each.search(value) is not None for each in _CLASSES)
+    return (digit and (lower or upper) and len(value) >= least) or (lower and upper and len(value) >= SHORTEST_COOKIE)
+
+
+def _forms_of(secrets: Iterable[bytes]) -> list[bytes]:
+    """Return secrets as they are, percent-encoded, and with the escaped slashes of JSON, the longest first."""
+    forms = {
+        form for each in secrets for form in (each, quote_from_bytes(each, b"").encode(), each.replace(b"/", b"\\/"))
+    }
+    return sorted(forms, key=len, reverse=True)
+
+
+def _clean_heads(record: RecordedRequest, found: set[bytes]) -> None:
+    """Replace secrets in the values of all heads and trailers, and in request-targets."""
+    secrets = _forms_of(each for each in found if _is_random(each, SHORTEST_RANDOM))
+    if not secrets:
+        return
+    of_target = [(each, _BETWEEN_SEPARATORS.sub(MASK, each)) for each in secrets]
+
+    def clean_value(value: bytes) -> bytes:
+        pieces = _URL_AUTHORITIES.split(value)
+        for each in secrets:
+            pieces[::2] = [piece.replace(each, MASK) for piece in pieces[::2]]
+        return b"".join(pieces)
+
+    def clean_line(line: bytes) -> bytes:
+        name, colon, value = line.partition(b":")
+        return line if name.lower() in _HOSTS else name + colon + clean_value(value)
+
+    def clean(head: bytes) -> bytes:
+        first, *lines = head.split(b"\r\n")
+        words = first.split(b" ")
+        if len(words) == 3 and not first.startswith(b"HTTP/"):
+            authority = _TARGET_AUTHORITY.match(words[1])
+            assert authority is not None  # it matches the empty text
+            begin, rest = authority[0], words[1][authority.end() :]
+            for each, shape in of_target:
+                rest = rest.replace(each, shape)
+            words[1] = begin + rest
+        return b"\r\n".join((b" ".join(words), *map(clean_line, lines)))
+
+    def clean_trailers(trailers: Trailers) -> Trailers:
+        return tuple((name, clean_value(value)) for name, value in trailers)
+
+    record.request, record.response = clean(record.request), clean(record.response)
+    record.trailers, record.request_trailers = clean_trailers(record.trailers), clean_trailers(record.request_trailers)
+    for call in record.calls:
+        call.request, call.response = clean(call.request), clean(call.response)
+        call.trailers = clean_trailers(call.trailers)
+
+
+def _cleaned_json(document: bytes, clean: Callable[[bytes], bytes]) -> bytes:
+    """Return JSON with secrets replaced in its strings, apart from names."""
+
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, str):
+            return clean(value.encode()).decode(errors="replace")
+        if isinstance(value, list):
+            return list(map(cleaned, value))
+        return {name: cleaned(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+    return orjson.dumps(cleaned(orjson.loads(document))) if document else b""
