@@ -233,10 +233,15 @@ def request_fields(captured: CapturedExchange) -> list[tuple[bytes, bytes]]:
 def _without_cookies(value: bytes, is_set: bool) -> bytes:
     """Return the value with the names of the cookies. `is_set`: of `Set-Cookie`, whose attributes stay."""
     first, *rest = value.split(b";")
-    hidden = first.partition(b"=")[0] + b"=" + HIDDEN
-    if is_set:
-        return b";".join((hidden, *rest))
-    return b";".join((hidden, *(each.partition(b"=")[0] + b"=" + HIDDEN for each in rest)))
+    return b";".join((_without_value(first), *(rest if is_set else map(_without_value, rest))))
+
+
+def _without_value(cookie: bytes) -> bytes:
+    name, equals, value = cookie.partition(b"=")
+    if not equals:  # a value without a name (RFC 6265bis section 5.6)
+        value = name.lstrip()
+        name = name[: len(name) - len(value)]
+    return name + equals + HIDDEN if equals or value else name
 
 
 def _inflated(encoding: bytes, body: bytes, most: int) -> tuple[bytes, bool] | None:

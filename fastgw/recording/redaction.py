@@ -27,7 +27,7 @@ from fastgw.capture.redaction import (
     received_fields,
 )
 from fastgw.exchange import Trailers
-from fastgw.observe.access_log.formats import MAX_LINE, SecretNames
+from fastgw.observe.access_log.formats import BETWEEN_WORDS, EQUALS, MAX_LINE, SecretNames, may_hide
 from fastgw.recording.records import MASK, RecordedBody, RecordedRequest
 
 SHORTEST_VALUE: Final = 6
@@ -83,33 +83,52 @@ class RecordRedaction:
             words[1] = self._url(words[1], found)
         return b"\r\n".join((b" ".join(words), *(self._line(line, found, also) for line in lines)))
 
+    def trailers(self, trailers: Trailers, found: set[bytes]) -> Trailers:
+        """Return trailers with masked values, which are added to `found`. Raises `TooLongToMask`."""
+        return tuple((name, self._value(name.lower(), value, found)) for name, value in trailers)
+
     def _line(self, line: bytes, found: set[bytes], also: frozenset[bytes]) -> bytes:
         name, colon, value = line.partition(b":")
-        low = name.strip().lower()
-        if not colon or low in _HOSTS:
-            return line
-        if low in also or (self._hides_header(low) and low not in _KEPT_HEADERS):
-            value = value.strip()
+        value = value.strip()
+        masked = self._value(name.strip().lower(), value, found, also)
+        return b"%b: %b" % (name, masked) if colon and masked != value else line
+
+    def _value(self, name: bytes, value: bytes, found: set[bytes], also: frozenset[bytes] = frozenset()) -> bytes:
+        """Return the value of a header or trailer, which has this name in lower case."""
+        if name in _HOSTS:
+            return value
+        if name not in also and name in COOKIES:
+            return self._cookie(value, name == b"set-cookie", found)
+        if name in also or (self._hides_header(name) and name not in _KEPT_HEADERS):
             scheme, space, _ = value.partition(b" ")
-            is_scheme = bool(space) and low in (b"authorization", b"proxy-authorization")
+            is_scheme = bool(space) and name in (b"authorization", b"proxy-authorization")
             _note_credential(value, found)
-            return b"%b: %b%b" % (name, scheme + b" " if is_scheme else b"", MASK)
-        if low in COOKIES:
-            return b"%b: %b" % (name, self._cookie(value.strip(), low == b"set-cookie", found))
-        if low in _URLS:
-            return b"%b: %b" % (name, self._url(value.strip(), found))
-        return line
+            return (scheme + b" " if is_scheme else b"") + MASK
+        return self._url(value, found) if name in _URLS else self._words(value, found)
 
     def _cookie(self, value: bytes, is_set: bool, found: set[bytes]) -> bytes:
         pairs = value.split(b";")
         for at, pair in enumerate(pairs[:1] if is_set else pairs):
             name, equals, content = pair.partition(b"=")
+            if not equals:  # a value without a name (RFC 6265bis section 5.6)
+                content = name.lstrip()
+                name = name[: len(name) - len(content)]
             is_checked = name.strip() in self._cookies
-            if equals and (not self._keeps_cookies or is_checked):
+            if (equals or content) and (not self._keeps_cookies or is_checked):
                 least = SHORTEST_RANDOM if is_checked or is_credential(name.strip().lower()) else SHORTEST_COOKIE
                 _note_value(content.strip().strip(b'"'), least, found)
-                pairs[at] = b"%b=%b" % (name, MASK)
+                pairs[at] = name + equals + MASK
         return b";".join(pairs)
+
+    def _words(self, value: bytes, found: set[bytes]) -> bytes:
+        """Return a value with masked URLs and parameters. A word that is too long to be searched is masked."""
+        if EQUALS not in value and not may_hide(value):
+            return value
+        words = BETWEEN_WORDS.split(value)
+        for at, word in enumerate(words):
+            if EQUALS in word or may_hide(word):
+                words[at] = MASK if len(word) > MAX_LINE else self._url(word, found)
+        return b"".join(words)
 
     def _url(self, url: bytes, found: set[bytes]) -> bytes:
         if len(url) > MAX_LINE:
@@ -187,9 +206,10 @@ def _note_credential(value: bytes, found: set[bytes]) -> None:
 
 def _note_masked(url: bytes, masked: bytes, found: set[bytes]) -> None:
     """Add the values of the parameters that are masked."""
-    for part, shown in zip(url.partition(b"?")[2].split(b"&"), masked.partition(b"?")[2].split(b"&"), strict=False):
-        if part != shown:
-            _note_value(part.partition(b"=")[2], SHORTEST_RANDOM, found)
+    for part, shown in zip(url.split(b"&"), masked.split(b"&"), strict=True):
+        name = shown.removesuffix(MASK)
+        if part != shown and part.startswith(name):
+            _note_value(part.removeprefix(name), SHORTEST_RANDOM, found)
 
 
 def _note_value(value: bytes, least: int, found: set[bytes]) -> None:

@@ -203,6 +203,7 @@ class RecordedTrace:
             call = each.finished()
             call.request = masked(call.request, found, each.also)
             call.response = masked(call.response, found)
+            call.trailers = self._redaction.trailers(call.trailers, found)
             calls.append(call)
         answered_by = exchange.answered_by
         by = exchange.chain.name_of(answered_by) if answered_by is not None else ""
@@ -219,13 +220,13 @@ class RecordedTrace:
             head.version,
             masked(_received_head(head), found),
             self.request_body.recorded(),
-            () if body is None else body.trailers,
+            () if body is None else self._redaction.trailers(body.trailers, found),
             _identity_of(exchange),
             "" if route is None else route.name,
             self.status,
             masked(self.response, found),
             self.response_body.recorded(),
-            self.trailers,
+            self._redaction.trailers(self.trailers, found),
             "" if exchange.fault is None else exchange.fault.label,
             exchange.why,
             "" if by == "?" else by,

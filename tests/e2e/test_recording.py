@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
@@ -30,7 +31,9 @@ PASSWORD = "bob-has-this-password-2"
 TOKEN = "secret-of-a-query-333"
 COOKIE = "session-of-a-browser-44"
 BEARER = "token-of-no-filter-5555"
-SECRETS = (KEY, PASSWORD, TOKEN, COOKIE, BEARER)
+NUMBER = "number-in-a-log-666666"
+TRAILER = "token-of-a-trailer-7777"
+SECRETS = (KEY, PASSWORD, TOKEN, COOKIE, BEARER, NUMBER)
 
 
 class _Echo(BaseHTTPRequestHandler):
@@ -65,6 +68,7 @@ def settings(origin: str) -> dict[str, Any]:
             {"name": "alice", "groups": ["staff"], "key_auth": [{"key": KEY}]},
             {"name": "bob", "basic_auth": [{"username": "bob", "password": PASSWORD}]},
         ],
+        "access_logs": [{"sink": "stdout", "redact": ["ssn"]}],
         "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}},
         "routes": [
             {
@@ -134,7 +138,7 @@ CALLS: Mapping[tuple[str, ...], str] = {
     ("-H", f"Authorization: Bearer {BEARER}", "-b", f"sid={COOKIE}; lang=de", "/open/5"): "200",
     ("--http2-prior-knowledge", "-d", "over HTTP/2", "/open/6"): "200",
     ("-H", "Transfer-Encoding: chunked", "-d", "chunked", "/open/7"): "200",
-    ("-I", "/open/8"): "501",
+    ("-I", f"/open/8?ssn={NUMBER}"): "501",
     ("/open/9/down",): "503",
     ("/said",): "200",
     ("/tried",): "200",
@@ -341,6 +345,21 @@ def test_requests_are_selected_and_bodies_cut(scene: Scene) -> None:
     assert admin(scene.gateway, "GET /recordings/none").status == 404
     told = admin(scene.gateway, "POST /recordings", '{"ratio": 2}', "application/json")
     assert (told.status, b"ratio is 2" in told.body) == (400, True)
+
+
+def test_trailers_are_recorded_without_credentials(scene: Scene) -> None:
+    with Recorder(scene.gateway, scene.directory, 1, name="trailers.bin") as recorder:
+        body = b"1\r\na\r\n0\r\nX-Auth-Token: %b\r\nX-Sum: 5\r\n\r\n" % TRAILER.encode()
+        head = b"POST /open/1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", scene.gateway.port()), LONG) as client:
+            client.sendall(head + body)
+            assert client.recv(12) == b"HTTP/1.1 200"
+            while client.recv(4096):
+                pass
+    assert recorder.code == 0, recorder.output
+    (request,) = read_recording(str(recorder.file), read_key(str(scene.directory / "key"))).requests
+    assert request.request_trailers == ((b"X-Auth-Token", b"***"), (b"X-Sum", b"5"))
+    assert TRAILER not in repr(request)
 
 
 def test_a_reload_and_the_death_of_a_worker_do_not_end_a_recording(scene: Scene) -> None:

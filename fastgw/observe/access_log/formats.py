@@ -49,7 +49,7 @@ _USERINFO = re.compile(
     rb"(?:[^/?#&\s%]|%(?!(?>(?:25)*)(?:2[fF36]|3[fF])))+(@|%(?>(?:25)*)40)"
 )
 # Separators of words in a text, except around a `=`.
-_BETWEEN_WORDS = re.compile(rb"""((?<![=\s])[\s(),"'<>{}|]+(?!\s*=))""")
+BETWEEN_WORDS: Final = re.compile(rb"""((?<![=\s])[\s(),"'<>{}|]+(?!\s*=))""")
 # PERF: bytes are searched for by number: `in` with a bytes object raises a TypeError internally first, 1,100
 # instructions each time (CPython 3.11, callgrind, micro/observe).
 EQUALS: Final = ord("=")
@@ -354,7 +354,7 @@ def masked_words(text: bytes | None, mask: Mask) -> bytes | None:
     """Return a text with masked URLs and parameters: a value ends with its word."""
     if not text or not (EQUALS in text or ((_AT in text or _PERCENT in text) and may_hide(text))):
         return text
-    words = _BETWEEN_WORDS.split(text[: MAX_LINE + 1])
+    words = BETWEEN_WORDS.split(text[: MAX_LINE + 1])
     return b"".join(mask(word) or b"" if EQUALS in word or may_hide(word) else word for word in words)
 
 

@@ -24,8 +24,7 @@ from fastgw.config.decoding.filter_levels import running
 from fastgw.config.settings.gateway import NONE, Config, Route, Target, Upstream
 from fastgw.consumers.index import Index
 from fastgw.eventloop.addressed_connections import ConnectionOrder, OrderAnswer, send_order
-from fastgw.filters.api import secret_names
-from fastgw.gateway.compiler import uses
+from fastgw.gateway.compiler import secret_names_of
 from fastgw.observe import Totals
 from fastgw.observe.metrics.families import BOUNDS_S
 from fastgw.observe.metrics.series_layout import (
@@ -407,9 +406,7 @@ class NodeView:
     def redaction(self) -> Redaction:
         config = self._proposer.config
         if self._redaction[0] is not config:
-            named = {name for use in uses(config) for name in secret_names(use.settings)}
-            listed = {name for log in config.access_logs for name in log.redact}
-            self._redaction = config, Redaction(sorted(named | listed))
+            self._redaction = config, Redaction(sorted(secret_names_of(config)))
         return self._redaction[1]
 
     async def cache(self, most: int) -> node_interface.CacheInfo:

@@ -22,8 +22,7 @@ from fastgw import VERSION
 from fastgw.admin.node_interface import RecordingBegun, RecordingEnded, RecordingWanted
 from fastgw.admin.tapped_request import check_status
 from fastgw.config.settings.gateway import Config
-from fastgw.filters.api import secret_names
-from fastgw.gateway.compiler import uses
+from fastgw.gateway.compiler import secret_names_of
 from fastgw.runtime.ipc.channel import Channel
 from fastgw.runtime.ipc.published_feed import PublishedFeed
 from fastgw.sync.recordings import DROPPED, FEED, NOTHING, RECORD, TOKEN_BYTES, RecordBatch, RecordingOrder, written
@@ -94,7 +93,7 @@ class RecordingHub:
         return RecordingBegun(recording.token.hex(), VERSION, self._generation())
 
     def use_configuration(self) -> None:
-        """Mask the secrets of the current filters."""
+        """Mask the secrets of the current filters and access logs."""
         if self._current is not None and (order := self._order_of(self._current)) != self._order:
             self._order = order
             self._feed.publish()
@@ -115,8 +114,6 @@ class RecordingHub:
 
     def _order_of(self, recording: "_Recording") -> RecordingOrder:
         wanted = recording.wanted
-        distinct = {id(use): use for use in uses(self._config())}
-        names = {name for use in distinct.values() for name in secret_names(use.settings)}
         return RecordingOrder(
             recording.address,
             recording.token.hex(),
@@ -124,7 +121,7 @@ class RecordingHub:
             tuple(wanted.routes),
             tuple(wanted.statuses),
             wanted.body_bytes,
-            tuple(sorted({*names, *wanted.redact})),
+            tuple(sorted({*secret_names_of(self._config()), *wanted.redact})),
             wanted.keep_cookies,
         )
 

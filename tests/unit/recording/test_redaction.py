@@ -20,7 +20,14 @@ from fastgw.recording.redaction import RecordRedaction, TooLongToMask
         (b"Cookie: sid=abcdefgh-2345678; lang=de", b"Cookie: sid=***; lang=***"),
         (b"Set-Cookie: sid=abcdefgh-2345678; Path=/; HttpOnly", b"Set-Cookie: sid=***; Path=/; HttpOnly"),
         (b"Referer: http://a/?access_token=abcdefgh-2345678&page=2", b"Referer: http://a/?access_token=***&page=2"),
+        (b"Cookie: abcdefgh-2345678", b"Cookie: ***"),
+        (b"Cookie: a=b; abcdefgh-2345678;", b"Cookie: a=***; ***;"),
+        (b"Set-Cookie: abcdefgh-2345678; Path=/", b"Set-Cookie: ***; Path=/"),
+        (b"X-Original-URI: /a?access_token=abcdefgh-2345678", b"X-Original-URI: /a?access_token=***"),
+        (b"Link: <https://a/?b=1&token=abcdefgh-2345678>; rel=c", b"Link: <https://a/?b=1&token=***>; rel=c"),
+        (b"Refresh: 0; url=/a;token=abcdefgh-2345678", b"Refresh: 0; url=/a;token=***"),
         (b"Accept: */*", b"Accept: */*"),
+        (b"Cache-Control: max-age=5", b"Cache-Control: max-age=5"),
     ],
 )
 def test_a_header_is_masked(line: bytes, masked: bytes) -> None:
@@ -28,6 +35,27 @@ def test_a_header_is_masked(line: bytes, masked: bytes) -> None:
     head = b"GET / HTTP/1.1\r\n%b\r\n\r\n"
     assert RecordRedaction(["x-key"]).head(head % line, found) == head % masked
     assert any(each.startswith(b"abcdefgh") for each in found) == (line != masked)
+
+
+@pytest.mark.parametrize(
+    ("value", "masked"),
+    [
+        (b"<https://bob:geheim@a/>; rel=b", b"<https://***@a/>; rel=b"),
+        (b"a=%b, token=geheim" % (b"b" * 5000), b"***, token=***"),
+        (b"%b token=geheim" % (b"b" * 5000), b"%b token=***" % (b"b" * 5000)),
+    ],
+)
+def test_urls_in_headers_are_masked_to_their_end(value: bytes, masked: bytes) -> None:
+    head = b"GET / HTTP/1.1\r\nLink: %b\r\n\r\n"
+    assert RecordRedaction(()).head(head % value, set()) == head % masked
+
+
+def test_trailers_are_masked_as_headers_are() -> None:
+    found: set[bytes] = set()
+    trailers = ((b"X-Auth-Token", b"geheim-7"), (b"X-Checksum", b"geheim-7"), (b"Link", b"</?mine=geheim-8>"))
+    masked = ((b"X-Auth-Token", b"***"), (b"X-Checksum", b"geheim-7"), (b"Link", b"</?mine=***>"))
+    assert RecordRedaction(["mine"]).trailers(trailers, found) == masked
+    assert found == {b"geheim-7", b"geheim-8"}
 
 
 def test_what_a_tap_hides_is_not_recorded() -> None:
