@@ -5,7 +5,6 @@ the request for the upstream is shown instead of sent.
 """
 
 import inspect
-import re
 import ssl
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -20,7 +19,6 @@ from fastgw.admin.explanation import Explanation, Step
 from fastgw.composition.action import ComposeAction
 from fastgw.config.base.value_types import Trait, write_duration, write_size
 from fastgw.config.settings import gateway as config
-from fastgw.config.settings.secrets import SECRET_NAMES
 from fastgw.downstream import Listener
 from fastgw.downstream.http1.rejected_head import unreadable
 from fastgw.downstream.tcp.routes import TcpRoutes
@@ -48,6 +46,7 @@ from fastgw.http.messages import ResponseHead
 from fastgw.net.client_certificate import ClientCertificate
 from fastgw.net.pem import decoded
 from fastgw.net.server_name import ClientHello
+from fastgw.observe.access_log.credential_names import CredentialNames
 from fastgw.observe.access_log.formats import masker
 from fastgw.observe.tracing.otlp import OtlpEncoder
 from fastgw.observe.tracing.spans import SpanBuilder
@@ -70,16 +69,10 @@ from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 from fastgw.websocket_api.action import WebsocketApiAction
 
-SECRET_FIELDS: Final = re.compile(SECRET_NAMES.pattern.encode(), re.IGNORECASE)
-"""Pattern of header names whose values are not shown. A false match is harmless, a missed secret is not."""
-CHALLENGES: Final = (b"www-authenticate", b"proxy-authenticate")
-"""Headers with a challenge, which contain no credentials."""
 _OF_HTTP1: Final = frozenset(
     (b"host", b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"proxy-connection")
 )
 """Headers of the text of a head that are not sent over HTTP/2 (RFC 9113 section 8.2.2); `:authority` is the host."""
-CORS: Final = b"access-control-"
-"""Prefix of CORS response headers, including the one about credentials."""
 
 
 class _Shown:
@@ -87,12 +80,14 @@ class _Shown:
 
     def __init__(self, redact: Iterable[str]) -> None:
         self._redact = {*redact}
-        self._mask = masker(self._redact)
+        self._names = CredentialNames(self._redact)
+        self._mask = self._names.mask
 
     def hide(self, links: Iterable[FilterInstance]) -> None:
         """Hide the values that these filters treat as secrets."""
         self._redact |= {name for link in links for name in secret_names(link.use.settings)}
-        self._mask = masker(self._redact)
+        self._names = CredentialNames(self._redact)
+        self._mask = self._names.mask
 
     def head(self, head: bytes) -> tuple[str, ...]:
         """Return the request line and the header lines after it."""
@@ -128,10 +123,7 @@ class _Shown:
         return tuple(self.line(name, value.strip(b" \t")) for name, _, value in named)
 
     def line(self, name: bytes, value: bytes) -> str:
-        named = name.decode("latin-1").casefold() in map(str.casefold, self._redact)
-        harmless = name.lower() in CHALLENGES or name.lower().startswith(CORS)
-        secret = named or (SECRET_FIELDS.search(name) and not harmless)
-        shown = b"***" if secret else self._mask(value) or b""
+        shown = b"***" if self._names.has_header(name.lower()) else self._mask(value) or b""
         return f"{name.decode('latin-1')}: {shown.decode('latin-1')}"
 
     def differences(

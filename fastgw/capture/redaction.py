@@ -13,25 +13,11 @@ from urllib.parse import unquote_to_bytes
 
 from fastgw.capture.captured_exchange import CapturedExchange
 from fastgw.capture.secret_members import HIDDEN, without_secrets
-from fastgw.observe.access_log.formats import SecretNames, masked_path, masked_words
+from fastgw.observe.access_log.credential_names import CredentialNames
+from fastgw.observe.access_log.formats import masked_path, masked_words
 
-SECRET_HEADERS: Final = frozenset(
-    (
-        *(b"x-api-key", b"apikey", b"api-key"),
-        *(b"authorization", b"proxy-authorization", b"authentication-info", b"proxy-authentication-info"),
-        *(b"x-forwarded-client-cert", b"x-amz-security-token", b"x-fastgw-debug", b"x-csrf-token", b"x-xsrf-token"),
-        *(b"x-auth-token", b"x-access-token", b"sec-websocket-key", b"dpop"),
-    )
-)
-"""Headers whose values are always hidden."""
 COOKIES: Final = frozenset((b"cookie", b"set-cookie"))
 _SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9_-]*) +\S")
-_CREDENTIALS: Final = re.compile(
-    rb"passw|secret|credential|authorization|jwt|(?:api|private|access|signing)[-_]?key|session[-_]?(?:id|key)"
-    rb"|token(?!s|[-_]?(?:type|url|uri|endpoint|count))",
-    re.IGNORECASE,
-)
-"""Parts of the names of secrets. A missed secret is worse than a false match."""
 _REMEMBERED: Final = 4096  # names, which peers choose; each has at most 128 bytes
 _PART_HEAD: Final = re.compile(rb"\A(?>(?:[^\r\n]++\r\n)+)\r\n")
 _PART_NAME: Final = re.compile(rb"""[;\s]name=(?:"([^"\r\n]*+)"|([^\s;]++))""", re.IGNORECASE)
@@ -69,19 +55,13 @@ class Redaction:
     """Hides secrets. `names`: names of headers, parameters and cookies with secrets, in addition to well-known ones."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        listed = tuple(names)
-        self._secrets = SecretNames(listed)
-        self._mask = self._secrets.mask
-        self._headers = SECRET_HEADERS | {name.lower().encode() for name in listed}
+        self._names = CredentialNames(names)
+        self._mask = self._names.mask
         self._hides_member = lru_cache(_REMEMBERED)(self._find_member)
-
-    def is_secret(self, name: bytes) -> bool:
-        """Whether the value of this parameter, member or header is hidden."""
-        return not self._secrets.none_in(name + b"=")
 
     def hides_header(self, name: bytes) -> bool:
         """Whether the value of a header is hidden, which has this name in lower case."""
-        return name in self._headers or self.is_secret(name) or is_credential(name)
+        return self._names.has_header(name)
 
     def path(self, path: bytes) -> bytes:
         return masked_path(path, self._mask) or b""
@@ -123,12 +103,7 @@ class Redaction:
 
     def _find_member(self, name: bytes) -> bool:
         name = name.lower()
-        return self.hides_header(name) or name in COOKIES
-
-
-def is_credential(name: bytes) -> bool:
-    """Whether a header or member with this name, in lower case, has a credential as its value."""
-    return _CREDENTIALS.search(name) is not None and not name.startswith(b"access-control-")
+        return self._names.has_member(name) or name in COOKIES
 
 
 def content_fields(fields: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:

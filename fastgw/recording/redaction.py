@@ -20,14 +20,13 @@ import orjson
 
 from fastgw.capture.redaction import (
     COOKIES,
-    Redaction,
     content_fields,
     hide_members,
-    is_credential,
     received_fields,
 )
 from fastgw.exchange import Trailers
-from fastgw.observe.access_log.formats import BETWEEN_WORDS, EQUALS, MAX_LINE, SecretNames, may_hide
+from fastgw.observe.access_log.credential_names import CredentialNames, is_credential_header, is_credential_member
+from fastgw.observe.access_log.formats import BETWEEN_WORDS, EQUALS, MAX_LINE, may_hide
 from fastgw.recording.records import MASK, RecordedBody, RecordedRequest
 
 SHORTEST_VALUE: Final = 6
@@ -43,13 +42,12 @@ _TARGET_AUTHORITY: Final = re.compile(rb"(?>(?:[A-Za-z][A-Za-z0-9+.-]*+://)?)[^/
 _URL_AUTHORITIES: Final = re.compile(rb"""(://[^/?#\s,;"'<>]*+)""")
 _BETWEEN_SEPARATORS: Final = re.compile(rb"[^/?#&;=]++")
 _HINTS: Final = (
-    *(b"passw", b"secret", b"credential", b"authorization", b"jwt", b"key", b"session", b"token"),
+    *(b"passw", b"pwd", b"secret", b"credential", b"auth", b"jwt", b"bearer", b"assertion", b"signature"),
+    *(b"key", b"session", b"token", b"cookie", b"dpop", b"x-forwarded-client-cert", b"x-fastgw-debug"),
     *(b"\\u", *(b"%%%d" % each for each in range(4, 8))),
 )
 """Parts of all names of credentials in lower case, and of escapes of letters that may be one."""
 _REMEMBERED: Final = 1024
-_KEPT_HEADERS: Final = frozenset((b"sec-websocket-key",))
-"""Headers that taps hide, and that a handshake needs to be replayed."""
 _URLS: Final = frozenset((b"referer", b"location", b"content-location"))
 
 
@@ -65,11 +63,10 @@ class RecordRedaction:
 
     def __init__(self, names: Iterable[str], keeps_cookies: bool = False) -> None:
         names = [*names]
-        self._hides_header = Redaction(names).hides_header
+        self._credentials = CredentialNames(names)
         self._hides_member = lru_cache(_REMEMBERED)(self._find_member)
         self._names = frozenset(name.lower().encode() for name in names)
         self._cookies = frozenset(name.encode() for name in names)
-        self._secrets = SecretNames(names)
         self._keeps_cookies = keeps_cookies
 
     def head(self, head: bytes, found: set[bytes], also: frozenset[bytes] = frozenset()) -> bytes:
@@ -99,7 +96,7 @@ class RecordRedaction:
             return value
         if name not in also and name in COOKIES:
             return self._cookie(value, name == b"set-cookie", found)
-        if name in also or (self._hides_header(name) and name not in _KEPT_HEADERS):
+        if name in also or self._credentials.has_header(name):
             scheme, space, _ = value.partition(b" ")
             is_scheme = bool(space) and name in (b"authorization", b"proxy-authorization")
             _note_credential(value, found)
@@ -115,7 +112,7 @@ class RecordRedaction:
                 name = name[: len(name) - len(content)]
             is_checked = name.strip() in self._cookies
             if (equals or content) and (not self._keeps_cookies or is_checked):
-                least = SHORTEST_RANDOM if is_checked or is_credential(name.strip().lower()) else SHORTEST_COOKIE
+                least = SHORTEST_RANDOM if is_checked or is_credential_header(name.strip().lower()) else SHORTEST_COOKIE
                 _note_value(content.strip().strip(b'"'), least, found)
                 pairs[at] = name + equals + MASK
         return b";".join(pairs)
@@ -133,7 +130,7 @@ class RecordRedaction:
     def _url(self, url: bytes, found: set[bytes]) -> bytes:
         if len(url) > MAX_LINE:
             raise TooLongToMask
-        masked = self._secrets.mask(url) or b""
+        masked = self._credentials.mask(url) or b""
         if masked != url:
             _note_masked(url, masked, found)
         return masked
@@ -170,7 +167,7 @@ class RecordRedaction:
 
     def _find_member(self, name: bytes) -> bool:
         name = name.lower()
-        return name in self._names or is_credential(name)
+        return name in self._names or is_credential_member(name)
 
     def _may_hide(self, body: bytes) -> bool:
         # PERF: few bodies have one: 25 us for 2 KiB without, 600 with (CPython 3.11, timeit).

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from fastgw import config
-from fastgw.explain import SECRET_FIELDS, Explanation, explain, request_bytes
+from fastgw.explain import Explanation, explain, request_bytes
 from fastgw.filters import TYPES
 from fastgw.gateway.compiler import compile
+from fastgw.observe.access_log.credential_names import CredentialNames
 from tests.support.client import Client, Response
 from tests.support.gateway import Gateway
 from tests.support.origin import Origin
@@ -192,7 +193,7 @@ def body_of(fields: list[str]) -> bytes:
 
 def as_shown(lines: list[Line]) -> list[str]:
     """Field lines that were sent, the way `explain` shows them."""
-    shown = [(name, b"***" if SECRET_FIELDS.search(name) else value) for name, value in lines]
+    shown = [(name, b"***" if CredentialNames().has_header(name.lower()) else value) for name, value in lines]
     return [without_ids(f"{name.decode()}: {value.decode('latin-1')}") for name, value in shown]
 
 

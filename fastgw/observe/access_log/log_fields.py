@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from fastgw.http.fields import Fields, folded
 from fastgw.http.http1.serializer import names_alike
 from fastgw.net.proxy_protocol import ProxyTlvs
+from fastgw.observe.access_log.credential_names import CredentialNames
 from fastgw.observe.access_log.formats import (
     PROTOCOLS,
     VERSIONS,
@@ -36,12 +37,6 @@ _REQUEST, _RESPONSE = "header.", "response_header."
 _PROXY: Final = "proxy."
 _OF_PROXY: Final = frozenset(f"{_PROXY}{name}" for name in ProxyTlvs._fields)
 """Values of the PROXY header of the client's connection."""
-
-# Substrings of header names whose values are credentials. A false match is harmless, a missed secret is not.
-_CREDENTIALS: Final = re.compile(
-    r"auth|cookie|token|secret|passw|api[-_]?key|session|signature|credential|jwt|assertion", re.IGNORECASE
-)
-_CHALLENGES: Final = ("www-authenticate", "proxy-authenticate")
 
 
 class ChosenField(NamedTuple):
@@ -149,7 +144,7 @@ def _variable(name: str, redact: Iterable[str]) -> Value:
         sought = name.removeprefix(prefix)
         if sought != name and _TOKEN.fullmatch(sought):
             value = header(sought.lower().encode())
-            return _masked(value) if is_credential(sought, redact) else value
+            return _masked(value) if CredentialNames(redact).has_header(sought.lower().encode()) else value
     raise ValueError(f"unknown field `{name}`")
 
 
@@ -159,14 +154,6 @@ def _proxy_value(attribute: str) -> Value:
         return None if peer is None else getattr(peer.tlvs, attribute) or None
 
     return value
-
-
-def is_credential(name: str, redact: Iterable[str]) -> bool:
-    """Whether the value of a header is never shown."""
-    lower = name.casefold()
-    if lower in _CHALLENGES or lower.startswith("access-control-"):
-        return False
-    return _CREDENTIALS.search(name) is not None or lower in (each.casefold() for each in redact)
 
 
 def _masked(value: Value) -> Value:
