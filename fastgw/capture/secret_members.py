@@ -38,7 +38,8 @@ _BLOCK_BEGIN: Final = re.compile(rb"(?:[|>][+\-\d]*+)?[ \t]*+\r?\n")
 _BLOCK_LINE: Final = re.compile(rb"([ \t]*+)[^\n]*+\n?")
 _ATTRIBUTES: Final = re.compile(rb"[^<>]*+>?")
 _TAG: Final = re.compile(rb"<(/?)([\w.:-]++)(?=[\s/>])")
-_USERINFO: Final = re.compile(rb"""://[^/?#\s"'<>\\@]++@""")
+# The slashes may be escaped, as PHP's JSON has them: once for each string that the document stands in.
+_USERINFO: Final = re.compile(rb"""(:(?>\\*+/|\\++u002[fF]){2})(?>(?:[^/?#\s"'<>\\@]*+@)+)""")
 
 
 def without_secrets(text: bytes, is_secret: Callable[[bytes], bool]) -> bytes:
@@ -52,7 +53,7 @@ def without_secrets(text: bytes, is_secret: Callable[[bytes], bool]) -> bytes:
             at, shown = _FORMS[form](text, begin, found)
             pieces.append(shown)
     pieces.append(text[at:])
-    return _USERINFO.sub(b"://%b@" % HIDDEN, b"".join(pieces))
+    return _USERINFO.sub(rb"\1%b@" % HIDDEN, b"".join(pieces))
 
 
 def _name_of(found: re.Match[bytes]) -> bytes:

@@ -88,6 +88,11 @@ def _shown(kind: bytes, body: bytes) -> bytes:
         ),
         (b'{"headers":{"Cookie":"a=S","X-Vault-Token":"S"}}', b'{"headers":{"Cookie":"***","X-Vault-Token":"***"}}'),
         (b'{"a":"https://u:S@h.example/"}', b'{"a":"https://***@h.example/"}'),
+        (b'{"a":"https://u:S@S@h.example/@b"}', b'{"a":"https://***@h.example/@b"}'),
+        (b'{"a":"https:\\/\\/u:S@h\\/"}', b'{"a":"https:\\/\\/***@h\\/"}'),
+        (b'{"a":"{\\"b\\":\\"https:\\\\/\\\\/u:S@h\\"}"}', b'{"a":"{\\"b\\":\\"https:\\\\/\\\\/***@h\\"}"}'),
+        (b'{"a":"https:\\u002F\\u002fu:S@h"}', b'{"a":"https:\\u002F\\u002f***@h"}'),
+        (b'{"a":":\\\\b@c","d":"12:/5@6"}', b'{"a":":\\\\b@c","d":"12:/5@6"}'),
         (b'{"a":"{\\"token\\":[\\"S\\"]}","b":1}', b'{"a":"{\\"token\\":***}","b":1}'),
         (b'{"a":"{\\"token\\":[\\"S","b":1}', b'{"a":"{\\"token\\":***","b":1}'),
         (b'{"a":"{\\"token\\":\\"x\\\\\\"S\\"}"}', b'{"a":"{\\"token\\":***}"}'),
@@ -227,7 +232,7 @@ def test_a_compressed_body_is_read_up_to_what_is_shown() -> None:
 @pytest.mark.parametrize(
     "piece",
     [b'"', b"\\", b'\\"', b"{",
-     b'"token":[', b"<secret>", b"<secret></secret>", b"a=", b"://", b"a: ", b'\\"token\\":\\"',
+     b'"token":[', b"<secret>", b"<secret></secret>", b"a=", b"://", b":\\/\\/a@", b":\\", b"a: ", b'\\"token\\":\\"',
      b"password: |\n", b"a=%2522&", b"%25", b"'", b'"a":', b'"token":"\\', b" ", b'<a b="'],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", [b"text/plain", b"application/x-www-form-urlencoded"])

@@ -114,6 +114,7 @@ def _record(kind: bytes, body: bytes, head: bytes = b"") -> RecordedRequest:
             b'{"a":{"password":"***"},"code":5,"pin":"***"}',
         ),
         (b"application/json", b'{"access_token":"S', b'{"access_token":"***"'),
+        (b"text/html", b"a:\\/\\/u:S@h", b"a:\\/\\/***@h"),
         (b"application/json", b'{"X-Auth":"S","userPwd":"S","auth":1}', b'{"X-Auth":"***","userPwd":"***","auth":1}'),
         (
             b"application/x-www-form-urlencoded",
