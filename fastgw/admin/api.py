@@ -149,7 +149,8 @@ def create_app(node: Node, access: Access) -> Starlette:
 
 def _route(node: Node, operations: Sequence[Operation]) -> Route:
     by_method = {each.method: each for each in operations}
-    by_method |= {"HEAD": by_method["GET"]} if "GET" in by_method else {}
+    if "GET" in by_method and not by_method["GET"].consumes:
+        by_method["HEAD"] = by_method["GET"]
 
     async def endpoint(request: Request) -> Response:
         operation = by_method[request.method]
@@ -160,7 +161,9 @@ def _route(node: Node, operations: Sequence[Operation]) -> Route:
 
     # Names of objects generated from `egress` contain slashes, and so do targets that are unix sockets.
     path = operations[0].path.replace("{name}", "{name:path}").replace("{target}", "{target:path}")
-    return Route(path, endpoint, methods=list(by_method))
+    route = Route(path, endpoint, methods=list(by_method))
+    route.methods = set(by_method)  # without the HEAD that Starlette adds to each GET
+    return route
 
 
 async def _audited(operation: Operation, node: Node, request: Request) -> Response:
@@ -850,6 +853,7 @@ OPERATIONS: Final = (
         "Fetch the next records, as soon as there are any, for `fastgw record`, which encrypts them.",
         _fetch_records,
         {200: MESSAGE_PACK},
+        consumes=True,
     ),
     Operation("DELETE", "/recordings/{id}", "End a recording.", _end_recording, {200: RecordingEnded}),
     Operation(

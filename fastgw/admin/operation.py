@@ -32,3 +32,5 @@ class Operation:
     """Whether it changes nothing, although its method could: it is not part of the audit log."""
     repeats: Mapping[str, str] = field(default_factory=dict)
     """Query parameters that may be repeated, with descriptions."""
+    consumes: bool = False
+    """Whether a GET removes what it returns, so that HEAD is not allowed."""

@@ -197,6 +197,7 @@ WRONG = [
     ("POST /status", (), b"", 405),
     ("GET /reload", (), b"", 405),
     ("HEAD /reload", (), b"", 405),
+    ("HEAD /recordings/1", (), b"", 405),
     ("OPTIONS /config", (), b"", 405),
     ("DELETE /config", (), b"", 405),
     ("POST /config?dry_run=yes", (YAML,), b"x", 400),
@@ -251,9 +252,14 @@ def test_a_parameter_that_nobody_reads_is_named_with_those_that_are_known(here):
     assert told == 'Unknown query parameter "generation"; known here: none.'
 
 
-def test_a_method_that_is_not_there_is_told_which_are(here):
-    allowed = [line for line in here.ask("DELETE /config")[1].lower().splitlines() if line.startswith("allow:")]
-    assert {each.strip() for each in allowed[0].removeprefix("allow:").split(",")} == {"get", "head", "post"}
+@pytest.mark.parametrize(
+    ("request_line", "methods"),
+    [("DELETE /config", {"get", "head", "post"}), ("HEAD /recordings/1", {"get", "delete"})],
+)
+def test_a_method_that_is_not_there_is_told_which_are(here, request_line, methods):
+    """A GET of records takes them away, which a HEAD must not (RFC 9110 section 9.2.1)."""
+    allowed = [line for line in here.ask(request_line)[1].lower().splitlines() if line.startswith("allow:")]
+    assert {each.strip() for each in allowed[0].removeprefix("allow:").split(",")} == methods
 
 
 def test_head_tells_what_get_would_without_its_body(here):
