@@ -40,6 +40,7 @@ _HOSTS: Final = frozenset((b"host", b"x-forwarded-host"))
 """Headers with the authority of the request, by which it is routed."""
 _TARGET_AUTHORITY: Final = re.compile(rb"(?>(?:[A-Za-z][A-Za-z0-9+.-]*+://)?)[^/?#]*+")
 _URL_AUTHORITIES: Final = re.compile(rb"""(://[^/?#\s,;"'<>]*+)""")
+_NOT_IN_ENCODING: Final = rb"(?<!%)(?<!%[0-9A-Fa-f])"
 _BETWEEN_SEPARATORS: Final = re.compile(rb"[^/?#&;=]++")
 _HINTS: Final = (
     *(b"passw", b"pwd", b"secret", b"credential", b"auth", b"jwt", b"bearer", b"assertion", b"signature"),
@@ -257,7 +258,8 @@ def _clean_heads(record: RecordedRequest, found: set[bytes]) -> None:
             assert authority is not None  # it matches the empty text
             begin, rest = authority[0], words[1][authority.end() :]
             for each, shape in of_target:
-                rest = rest.replace(each, shape)
+                if each in rest:
+                    rest = re.sub(_NOT_IN_ENCODING + re.escape(each), shape, rest)
             words[1] = begin + rest
         return b"\r\n".join((b" ".join(words), *map(clean_line, lines)))
 
