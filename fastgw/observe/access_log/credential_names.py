@@ -1,4 +1,4 @@
-"""Names of credentials: which headers and members of bodies have values that nobody is shown.
+"""Names of credentials: headers and members of bodies with these names have values that are not shown.
 
 Access logs, taps, the live tail, recordings and `explain` ask here. A missed secret is worse than a false match, but
 headers that people look for when they debug (`HARMLESS`) are shown. Members of bodies are judged more narrowly, because
