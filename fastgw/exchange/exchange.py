@@ -186,6 +186,7 @@ class Exchange:
         "retries",
         "route",
         "scheme",
+        "sends_client_authorization",
         "sent",
         "service",
         "shadowed",
@@ -216,6 +217,7 @@ class Exchange:
         self.consumer: Consumer | None = None  # authenticated consumer; None: none
         self.claims = _NO_CLAIMS  # verified claims of a token
         self.is_authenticated = False  # a filter has authenticated the client without naming it
+        self.sends_client_authorization = False  # a filter has written an `Authorization` that depends on the client
         self.request_body: Relay | None = None  # None: the request has no body
         self.request_bytes = 0  # of the body, or received from the client through a tunnel; final at the end
         self.query_sent: bytes | None = UNCHANGED_QUERY  # query sent to the upstream; None: no `?`

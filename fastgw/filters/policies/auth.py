@@ -48,6 +48,7 @@ CHANGED: Final = (
     "request_dropped",
     "request_id",
     "scheme",
+    "sends_client_authorization",
     "why",
 )
 """Attributes of an exchange that the request step of a filter may change, in addition to the headers."""

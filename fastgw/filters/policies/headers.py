@@ -200,6 +200,7 @@ class _Edit:
         "_add",
         "_added",
         "_dropped",
+        "_identities",
         "_is_computed",
         "_joined",
         "_remove",
@@ -220,6 +221,8 @@ class _Edit:
         self._taken_over = frozenset(map(folded, self._dropped))
         self._added = tuple((name + b": ", value) for name, value in (*self._set, *self._add))
         self._is_computed = not all(isinstance(value, bytes) for _, value in self._added)
+        computed = {begin for begin, value in self._added if not isinstance(value, bytes)}
+        self._identities = {begin for begin in computed if folded(begin[:-2]) == b"authorization"} if strict else set()
         self._joined = NO_NAMES, self._dropped
         names = {folded(begin.removesuffix(b": ")) for begin, _ in self._added} | self._taken_over
         self.response_lines: ResponseLines | None = None
@@ -260,6 +263,8 @@ class _Edit:
             held = value if isinstance(value, bytes) else value(exchange)
             if held is not None:
                 lines += _line(begin, held)
+                if begin in self._identities:
+                    exchange.sends_client_authorization = True
         return lines
 
     def take_over(self, exchange: Exchange) -> None:
@@ -287,6 +292,8 @@ class _Edit:
                 continue
             if self._strict and folded(name) in map(folded, exchange.request_dropped):
                 exchange.request_added += _line(name + b": ", held)  # others of this name are dropped
+                if name + b": " in self._identities:
+                    exchange.sends_client_authorization = True
             else:
                 fields.add(name, held)
 

@@ -95,7 +95,7 @@ class RequestIdentity(IntEnum):
 
     NONE = 0
     AUTHORIZATION = 1
-    """The request has `Authorization`, which no filter has verified."""
+    """The request has `Authorization`, which no filter has verified, of the client itself or written for it."""
     CONSUMER = 2
     """A filter has authenticated the client."""
 
@@ -113,31 +113,36 @@ def decide_storing(
     times: Times,
     *,
     authenticated: bool = False,
+    authorized: bool = False,
     render: Callable[[ResponseHead, frozenset[bytes]], bytes] = render_fields,
 ) -> StoredHead | Unstorable:
     """Return the record to be stored for a response, or why it may not be stored.
 
     `request`: with the credentials of the client. `directives`: its own, as the client sent them. `response`: as the
-    upstream sent it, before filters. `authenticated`: whether a filter has authenticated the client.
-    `render`: as in `decide_storing_for`.
+    upstream sent it, before filters. `authenticated`, `authorized`: as in `find_identity`. `render`: as in
+    `decide_storing_for`.
     """
     if request.method != b"GET":
         return Unstorable.METHOD
     if directives.no_store:
         return Unstorable.REQUEST_NO_STORE
-    identity, cookies = find_identity(request, policy, authenticated=authenticated)
+    identity, cookies = find_identity(request, policy, authenticated=authenticated, authorized=authorized)
     return decide_storing_for(identity, cookies, response, policy, times, render)
 
 
-def find_identity(request: RequestHead, policy: StorePolicy, *, authenticated: bool) -> tuple[RequestIdentity, bool]:
-    """Return what a request has that the key does not have: an identity, and whether cookies. `authenticated`: whether
-    a filter has authenticated the client.
+def find_identity(
+    request: RequestHead, policy: StorePolicy, *, authenticated: bool, authorized: bool
+) -> tuple[RequestIdentity, bool]:
+    """Return what a request has that the key does not have: an identity, and whether cookies.
+
+    `authenticated`: whether a filter has authenticated the client. `authorized`: whether one has written an
+    `Authorization` that depends on the client.
     """
     identity = RequestIdentity.NONE
     if not policy.identity_in_key:
         if authenticated:
             identity = RequestIdentity.CONSUMER
-        elif request.first(b"authorization") is not None:
+        elif authorized or request.first(b"authorization") is not None:
             identity = RequestIdentity.AUTHORIZATION
     return identity, request.first(b"cookie") is not None and not policy.cookies_in_key
 

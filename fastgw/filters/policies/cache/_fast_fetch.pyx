@@ -67,6 +67,7 @@ cdef struct OfExchange:
     Slot request_body
     Slot request_dropped
     Slot route
+    Slot sends_client_authorization
 
 cdef struct OfPath:
     Slot head
@@ -126,6 +127,7 @@ learn(&of_exchange.request_added, Exchange, "request_added")
 learn(&of_exchange.request_body, Exchange, "request_body")
 learn(&of_exchange.request_dropped, Exchange, "request_dropped")
 learn(&of_exchange.route, Exchange, "route")
+learn(&of_exchange.sends_client_authorization, Exchange, "sends_client_authorization")
 learn(&of_path.head, FastPath, "head")
 learn(&of_path.peer, FastPath, "peer")
 learn(&of_path.route, FastPath, "route")
@@ -572,7 +574,10 @@ cdef class OrdinaryFetch:
             self.exchange is not None and is_authenticated(self.exchange)
         ):
             identity = _BY_CONSUMER
-        elif has_field(self.head, _AUTHORIZATION) and not (key_headers and _AUTHORIZATION in key_headers):
+        elif (
+            has_field(self.head, _AUTHORIZATION)
+            or (self.exchange is not None and read(&of_exchange.sends_client_authorization, self.exchange))
+        ) and not (key_headers and _AUTHORIZATION in key_headers):
             identity = _BY_AUTHORIZATION
         found = decide_on(
             head, read(&of_policy.storing, self.policy), identity, cookies, self.request_date,

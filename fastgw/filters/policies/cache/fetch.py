@@ -104,6 +104,7 @@ class Fetch:
         self._head: RequestHead = exchange.head
         self._storing = request.policy.storing_of(exchange.consumer, is_authenticated=request.is_authenticated)
         self._is_authenticated = request.is_authenticated
+        self._is_authorized = exchange.sends_client_authorization
         self._route = "" if exchange.route is None else exchange.route.name
         self._leader = Leader(exchange, self) if has_client else None
         self._writer: Writer | None = None
@@ -170,6 +171,7 @@ class Fetch:
         judged = decide_storing(
             *(self._head, self._directives, head, self._storing, times),
             authenticated=self._is_authenticated,
+            authorized=self._is_authorized,
             render=end_to_end,
         )
         self._release()
@@ -283,7 +285,9 @@ class Fetch:
     def _take_validation(self, record: StoredHead, head: ResponseHead, times: Times) -> None:
         """Handle a 304."""
         policy, leader = self._policy, self._leader
-        identity = find_identity(self._head, self._storing, authenticated=self._is_authenticated)
+        identity = find_identity(
+            self._head, self._storing, authenticated=self._is_authenticated, authorized=self._is_authorized
+        )
         merged = freshen(record, head, self._storing, times, *identity)
         if merged is Unstorable.OTHER_VALIDATOR:
             policy.store.remove(self._key)

@@ -100,6 +100,7 @@ class ExchangeFetch:
             policy.storing_of(exchange.consumer, is_authenticated=is_authenticated),
             Times(self._request_date, policy.clock()),
             authenticated=is_authenticated,
+            authorized=exchange.sends_client_authorization,
             render=end_to_end,
         )
         if isinstance(judged, StoredHead) and (request.variants is not None or request.rule is not None):

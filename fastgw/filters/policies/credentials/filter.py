@@ -414,6 +414,7 @@ class _CredentialsUse:
         ways = self._ways
         csrf = None if ways.csrf is None else _NO_CSRF
         if self._shows_own(exchange):
+            exchange.sends_client_authorization = True
             self._write_credentials(exchange, self._own_line(exchange), csrf, self._own_names)
         else:
             self._write_credentials(exchange, ways.lines if ways.tokens is None else _NO_TOKEN, csrf, self._names)
@@ -467,6 +468,7 @@ class _CredentialsUse:
             outcome = self.request(exchange, own_is_empty=True)
             exchange.request_dropped = exchange.request_dropped | {self._own}
             return outcome
+        exchange.sends_client_authorization = True
         csrf = None
         if self._ways.csrf is not None:
             csrf = self._ways.csrf.current(exchange.begun_at)

@@ -455,6 +455,45 @@ def test_with_vary_by_consumer_clients_without_a_consumer_share_nothing_that_has
     assert world.store.numbers().objects == 1
 
 
+OWN_TOKEN = {"credentials": {"bearer": "of-the-gateway", "access_token_header": "X-Token"}}
+COPIED_TOKEN = {"headers": {"request": {"set": {"Authorization": "Bearer {header.X-Token}"}}}}
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize(
+    ("filters", "settings", "token", "sent", "told"),
+    [
+        (OWN_TOKEN, {}, b"ann", b"ann", b"fastgw; fwd=uri-miss; detail=authorization"),
+        (OWN_TOKEN, {}, b"", b"Bearer of-the-gateway", b"fastgw; fwd=uri-miss; ttl=60; stored"),
+        (OWN_TOKEN, {"key": {"headers": ["Authorization"]}}, b"ann", b"ann", b"fastgw; fwd=uri-miss; ttl=60; stored"),
+        (COPIED_TOKEN, {}, b"ann", b"Bearer ann", b"fastgw; fwd=uri-miss; detail=authorization"),
+        (
+            {"headers": {"request": {"set": {"Authorization": "Basic YTpi", "X-Id": "{header.X-Token}"}}}},
+            {},
+            b"ann",
+            b"Basic YTpi",
+            b"fastgw; fwd=uri-miss; ttl=60; stored",
+        ),
+    ],
+)
+def test_an_authorization_that_a_filter_writes_for_a_client_is_its_identity(
+    filters: dict[str, Any], settings: dict[str, Any], token: bytes, sent: bytes, told: bytes, is_shared: bool
+) -> None:
+    """RFC 9111 section 3.5. One that is the same for all clients is nobody's identity."""
+    world = World(route={"filters": filters}, is_shared=is_shared, **settings)
+    for target in (b"/first", b"/second"):  # on a new connection, and on the fast path
+        client = world.client(target, b"X-Token: %b\r\n" % token)
+        upstream = world.upstream()
+        assert b"\r\nAuthorization: %b\r\n" % sent in upstream.received.rpartition(b"GET ")[2]
+        upstream.sends(FRESH)
+        assert status(client) == told
+    other = world.client(b"/second", b"X-Token: bob\r\n")
+    assert bool(other.received) is (b"stored" in told and not settings and (sent != token))
+    if not other.received:
+        world.upstream().sends(FRESH)
+    world.plane.assert_quiet()
+
+
 @pytest.mark.parametrize(
     ("settings", "consumer", "is_authenticated", "is_apart"),
     [
