@@ -141,11 +141,13 @@ class Fetch:
     # calls of the leader
 
     def leader_left(self) -> None:
-        """The client does not need the response any more."""
+        """The client does not need the response any more, nor does it hold up the upstream."""
         self._leader = None
         if self._writer is None and (self._has_response or self._lease is None):
             self._call.cancel()
             self._end_lease(0.0)
+        else:
+            self._call.resume()
 
     # the response (`DetachedListener`)
 
@@ -392,6 +394,7 @@ class Fetch:
             found.release()
         else:
             answer_from(leader.exchange, self._policy, found, record, age, self._forward.marks)
+            self._call.resume()
 
     def on_failure(self, reply: Reply, fault: Fault, why: str) -> None:
         leader, writer = self._leader, self._writer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +15,8 @@ from fastgw.filters.policies.cache.ready_answers import ReadyMemory
 from fastgw.testing import configured
 from tests.support.counted_plane import CountedPlane, played
 from tests.support.memory import SERVICE
+from tests.unit.cache.nodes import TieredNode
+from tests.unit.cache.test_disk_tier import LARGE, files_in
 from tests.unit.filters.policies.cache.test_hits import FRESH, status, value
 from tests.unit.filters.policies.cache.world import World
 
@@ -329,6 +332,26 @@ def test_a_fetch_goes_on_when_its_client_leaves() -> None:
     upstream.sends(b"llo")
     assert other.received.endswith(b"\r\n\r\nhello")
     world.plane.assert_quiet()
+
+
+def test_a_slow_client_that_leaves_does_not_stop_a_fetch_for_the_disk(tmp_path: Path) -> None:
+    """Nobody can read such an object before it is complete, so its first client slows the upstream down."""
+    node = TieredNode(str(tmp_path / "cache"))
+    world, body = World(node.a), bytes(LARGE)
+    slow = world.client()
+    slow.room = 1000
+    node.settle()
+    upstream = world.upstream()
+    upstream.sends(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: %d\r\n\r\n" % len(body))
+    upstream.sends(body[:100_000])
+    assert not upstream.reading
+    slow.resets()
+    assert upstream.reading
+    upstream.sends(body[100_000:])
+    node.settle()
+    assert len(files_in(node)) == 1
+    world.plane.assert_quiet()
+    node.close()
 
 
 def test_a_lost_fetch_aborts_those_that_read_it_and_lets_the_next_request_fetch() -> None:
