@@ -82,6 +82,11 @@ def search_key(resource: bytes) -> bytes:
     return blake2b(resource, digest_size=KEY_BYTES, person=b"fastgw-search-of").digest()
 
 
+def own_validation_key(key: bytes) -> bytes:
+    """Return the key of the mark that validations of the response with this key concern one client each."""
+    return blake2b(key, digest_size=KEY_BYTES, person=b"fastgw-own-valid").digest()
+
+
 def _part(part: bytes | None) -> bytes:
     # Lengths, so that no part can pass for the beginning of the next one; a missing part is not an empty one.
     return b"-" if part is None else b"%d:%b" % (len(part), part)

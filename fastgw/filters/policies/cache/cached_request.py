@@ -8,7 +8,7 @@ from fastgw.cache.tiers.disk_object import DiskObject
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
-from fastgw.filters.policies.cache.fetch import Fetch
+from fastgw.filters.policies.cache.fetch import Fetch, has_own_validations
 from fastgw.filters.policies.cache.forwarded_fields import ForwardedFields
 from fastgw.filters.policies.cache.policy import CachePolicy, client_origin, client_url, is_authenticated
 from fastgw.filters.policies.cache.ready_answers import Selection
@@ -20,6 +20,7 @@ from fastgw.http.caching.keys import primary_key, search_key
 from fastgw.http.caching.no_vary_search import SearchVariance, equivalent_key
 from fastgw.http.caching.records import SearchRecord, StoredHead, VariantsRecord, decode_record
 from fastgw.http.caching.reuse import Decision, Reuse, Trouble, decide_reuse, find_age, may_send_stale
+from fastgw.http.caching.storing import RequestIdentity, find_identity
 from fastgw.http.caching.validation import CONDITIONS, has_any
 from fastgw.http.caching.vary import variant_key
 from fastgw.upstream.client.response_action import ResponseAction
@@ -201,6 +202,8 @@ class CachedRequest:
     def _validate_later(self, sent: StoredObject) -> None:
         """Validate a stale response in the background, unless another request does. `sent`: it is sent meanwhile."""
         store = self.policy.store
+        if self._validates_for_itself:
+            return
         lease = store.lease(self.key)
         if isinstance(lease, Refusal):
             return
@@ -225,6 +228,9 @@ class CachedRequest:
                 found.release()
             exchange.cache_result, exchange.cache_status = "miss", forwarded_status(why)
             return False
+        if found is not None and self._validates_for_itself:
+            self._fetch(Refusal.IN_FLIGHT, why, found, record)
+            return True
         lease = self.policy.store.lease(self.key)
         if not isinstance(lease, Refusal) and self._has_waited and self._recalled and not self._is_recalled_again:
             # What this request has waited for may be in a slower tier only.
@@ -245,6 +251,21 @@ class CachedRequest:
             return True
         self._fetch(lease, why, found, record)
         return True
+
+    @property
+    def _validates_for_itself(self) -> bool:
+        """Whether its validation would concern this client alone, as that of another client with an identity or
+        cookies a moment ago.
+        """
+        policy, exchange = self.policy, self.exchange
+        identity, cookies = find_identity(
+            exchange.head,
+            policy.storing_of(exchange.consumer, is_authenticated=self.is_authenticated),
+            authenticated=self.is_authenticated,
+            authorized=exchange.sends_client_authorization,
+        )
+        is_own = cookies or identity is not RequestIdentity.NONE
+        return is_own and has_own_validations(policy.store, self.key)
 
     def _send_stale(self, found: StoredObject, record: StoredHead) -> bool:
         """Send a stale response because the last validation has failed a moment ago, if that is allowed: an upstream in

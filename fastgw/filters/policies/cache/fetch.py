@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from msgspec import structs
 
-from fastgw.cache.store import Lease, NotStored, Refusal, StoredObject, Writer
+from fastgw.cache.store import Lease, NotStored, Refusal, Store, StoredObject, Writer
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Response, Trailers
 from fastgw.exchange.states import ANSWERING, HOLDING
@@ -22,6 +22,7 @@ from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
 from fastgw.http.caching.directives import RequestDirectives
+from fastgw.http.caching.keys import own_validation_key
 from fastgw.http.caching.no_vary_search import SearchVariance, equivalent_key, parse_search_variance
 from fastgw.http.caching.records import SearchRecord, StoredHead, VariantsRecord, encode_record
 from fastgw.http.caching.reuse import Trouble, find_age, is_error, may_send_stale
@@ -58,6 +59,22 @@ def explain_fetch(policy: CachePolicy, exchange: Exchange, recorder: CallRecorde
     query = policy.query_of(exchange)
     call = DetachedCall(exchange, recorder, _NoListener())
     call.send(exchange, sent_head(exchange, query), query, policy.dropped, b"")
+
+
+def mark_own_validations(store: Store, key: bytes) -> None:
+    """Mark that a validation of this response has concerned its client alone: others like it need not wait for one."""
+    asked = store.lease(own_validation_key(key))
+    if not isinstance(asked, Refusal):
+        asked.give_up(MARK_S)
+
+
+def has_own_validations(store: Store, key: bytes) -> bool:
+    """Whether a mark says that clients with an identity validate this response each for itself."""
+    asked = store.lease(own_validation_key(key))
+    if isinstance(asked, Refusal):
+        return asked is Refusal.UNCACHEABLE
+    asked.give_up()
+    return False
 
 
 class _NoListener:
@@ -308,7 +325,11 @@ class Fetch:
             record = structs.replace(
                 record, lines=merge_fields(record, head).render(), stored_date=times.response_date, initial_age=0
             )
-        self._end_lease(MARK_S if is_about_stored else 0.0)
+        if is_about_stored:
+            self._end_lease(MARK_S)
+        else:
+            mark_own_validations(policy.store, self._key)
+            self._end_lease(0.0)
         if leader is None:
             found.release()
             return

@@ -99,6 +99,36 @@ def test_a_304_that_is_not_for_all_is_for_its_client_alone(fields: bytes, of_304
     world.plane.assert_quiet()
 
 
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "of_304"),
+    [(b"Authorization: Bearer ann\r\n", b"Cache-Control: max-age=60\r\n"), (b"Cookie: session=ann\r\n", b"")],
+    ids=["credentials", "cookies"],
+)
+def test_after_a_304_for_one_client_alone_others_like_it_do_not_wait(
+    fields: bytes, of_304: bytes, is_shared: bool
+) -> None:
+    """Each would get a 304 for itself. Clients without an identity wait for each other as before."""
+    world = World(is_shared=is_shared)
+    stored(world)
+    world.now += 11
+    clients, plain = [world.client(fields=fields) for _ in range(4)], [world.client(), world.client()]
+    own_304 = b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\n%b\r\n' % of_304
+    world.upstream().sends(own_304)
+    asked = [*world.busy(), *(world.plane.connects() for _ in range(len(world.plane.pool.waiting)))]
+    assert len(asked) == 4
+    for upstream in asked:
+        sent = upstream.received.rpartition(b"GET /")[2]
+        assert b"If-None-Match" in sent
+        upstream.sends(own_304 if fields in sent else b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\n\r\n')
+    assert [each.received[-5:] for each in (*clients, *plain)] == [b"hello"] * 6
+    assert sorted(map(str, map(status, plain))) == [
+        "b'fastgw; fwd=stale; fwd-status=304; ttl=10; stored'",
+        "b'fastgw; fwd=stale; ttl=10; stored; collapsed'",
+    ]
+    world.plane.assert_quiet()
+
+
 def test_a_304_may_name_fewer_of_the_headers_that_select_a_variant() -> None:
     world = World()
     tagged = TAGGED.replace(b"ETag", b"Vary: Origin, X-A\r\nETag")
