@@ -74,15 +74,16 @@ class TlsParameters(NamedTuple):
 class Peer:
     """The peer of a client connection.
 
-    `ip`: its address, `unix:` for a unix socket. `trusted`: whether it is a trusted proxy. `certificate`: its verified
-    client certificate; None: it has presented none. `tls`: of the connection to the gateway; None: there is no TLS.
-    `tlvs`: values of its PROXY header.
+    `ip`: its address, `unix:` for a unix socket. `trusted`: whether it is a trusted proxy. `endpoint`: scheme and port
+    that it has connected to, such as `https:443`. `certificate`: its verified client certificate; None: it has
+    presented none. `tls`: of the connection to the gateway; None: there is no TLS. `tlvs`: values of its PROXY header.
     """
 
     __slots__ = (
         "_authority",
         "_lines",
         "certificate",
+        "endpoint",
         "ip",
         "port",
         "scheme",
@@ -103,6 +104,7 @@ class Peer:
         tlvs: ProxyTlvs = NO_TLVS,
     ) -> None:
         self.ip, self.port, self.server_port, self.trusted, self.scheme = ip, port, server_port, trusted, scheme
+        self.endpoint = b"%b:%d" % (scheme, server_port)
         self.certificate = certificate
         self.tlvs = tlvs
         self.tls: TlsParameters | None = None
@@ -126,12 +128,13 @@ class Peer:
 
 
 def fields_for_upstream(
-    policy: Policy | None, peer: Peer, head: RequestHead, client_ip: str
+    policy: Policy | None, peer: Peer, head: RequestHead, client_ip: str, dropped: frozenset[bytes] = _NOTHING
 ) -> tuple[frozenset[bytes], bytes]:
     """Return the changes of a policy to these headers: lower-case names to drop from the request, and serialized lines
     to add.
 
-    `policy` None: `append` for a trusted peer, else `set`.
+    `policy` None: `append` for a trusted peer, else `set`. `dropped`: lower-case names of headers that others have
+    removed from the request: nothing is appended to a `Forwarded` of these.
     """
     if policy is None:
         policy = "append" if peer.trusted else "set"

@@ -443,8 +443,9 @@ class Plane:
     def records(self) -> list[Record]:
         return self.observer.records
 
-    def client(self, ip: str = "127.0.0.1") -> Wire:
-        wire = Wire(self, self.server.accepted(self.listener, (ip, 1), 80))
+    def client(self, ip: str = "127.0.0.1", port: int = 80) -> Wire:
+        """Return a client's end of a new connection. `port`: of the listener."""
+        wire = Wire(self, self.server.accepted(self.listener, (ip, 1), port))
         self.settle()
         return wire
 

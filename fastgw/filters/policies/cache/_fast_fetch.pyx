@@ -89,6 +89,7 @@ cdef struct OfPolicy:
 
 cdef struct OfPeer:
     Slot certificate
+    Slot endpoint
     Slot scheme
     Slot trusted
 
@@ -143,6 +144,7 @@ learn(&of_policy.storing, CachePolicy, "_storing")
 learn(&of_policy.store, CachePolicy, "store")
 learn(&of_policy.tag_headers, CachePolicy, "tag_headers")
 learn(&of_peer.certificate, Peer, "certificate")
+learn(&of_peer.endpoint, Peer, "endpoint")
 learn(&of_peer.scheme, Peer, "scheme")
 learn(&of_peer.trusted, Peer, "trusted")
 learn(&of_store.date, SharedStore, "date")
@@ -418,7 +420,7 @@ cdef object _begun(policy, request, forward, exchange):
     cdef char text[LONGEST]
     cdef char* out = text
     cdef Py_ssize_t length
-    cdef bytes scheme, authority, path, place, name
+    cdef bytes endpoint, authority, path, place, name
     cdef tuple key_headers
     cdef OrdinaryFetch fetch
     cdef int64_t at
@@ -441,13 +443,13 @@ cdef object _begun(policy, request, forward, exchange):
         return NotImplemented
     ordinary = <Ordinary>made
     path_of = read(&path_of_forward, forward)
-    scheme, authority = read(&of_peer.scheme, peer), read(&authority_of_head, head)
+    endpoint, authority = read(&of_peer.endpoint, peer), read(&authority_of_head, head)
     path = head._path if path_of is None else path_of(request)
     place = _place(read(&name_of_upstream, read(&upstream_of_forward, forward)), read(&name_of_route, route))
-    length = PyBytes_GET_SIZE(scheme) + PyBytes_GET_SIZE(authority) + PyBytes_GET_SIZE(path) + PyBytes_GET_SIZE(place)
+    length = PyBytes_GET_SIZE(endpoint) + PyBytes_GET_SIZE(authority) + PyBytes_GET_SIZE(path) + PyBytes_GET_SIZE(place)
     if length + head.query_at.length + 100 > LONGEST:
         return NotImplemented
-    out = _put_part(out, PyBytes_AS_STRING(scheme), PyBytes_GET_SIZE(scheme))
+    out = _put_part(out, PyBytes_AS_STRING(endpoint), PyBytes_GET_SIZE(endpoint))
     out = _put_part(out, PyBytes_AS_STRING(authority), PyBytes_GET_SIZE(authority))
     out = _put_part(out, PyBytes_AS_STRING(path), PyBytes_GET_SIZE(path))
     out = _put(out, PyBytes_AS_STRING(place), PyBytes_GET_SIZE(place))
@@ -477,9 +479,9 @@ cdef object _begun(policy, request, forward, exchange):
     fetch = OrdinaryFetch.__new__(OrdinaryFetch)
     fetch.policy, fetch.store, fetch.ordinary, fetch.forward = policy, store, ordinary, forward
     fetch.head, fetch.peer, fetch.route, fetch.exchange = head, peer, route, exchange
+    fetch.scheme, fetch.authority = read(&of_peer.scheme, peer), authority
     if b":" in authority:
-        scheme, authority = client_origin(head, peer)
-    fetch.scheme, fetch.authority = scheme, authority
+        fetch.scheme, fetch.authority = client_origin(head, peer)
     fetch.key = key
     fetch.lease_at, fetch.lease_word = at, ordinary.lease_word
     date_of, clock = read(&of_store.date, store), read(&of_policy.clock, policy)

@@ -49,7 +49,7 @@ cdef Slot head_of_answer
 cdef Slot chain_of_route
 cdef Slot fields_of_chain
 cdef Slot number_of_chain
-cdef Slot scheme_of_peer
+cdef Slot endpoint_of_peer
 cdef Slot trusted_of_peer
 cdef Slot entries_of_memory
 cdef Slot names_of_selector
@@ -66,7 +66,7 @@ learn(&head_of_answer, ReadyAnswer, "head")
 learn(&chain_of_route, Route, "chain")
 learn(&fields_of_chain, Chain, "response_fields")
 learn(&number_of_chain, Chain, "number")
-learn(&scheme_of_peer, Peer, "scheme")
+learn(&endpoint_of_peer, Peer, "endpoint")
 learn(&trusted_of_peer, Peer, "trusted")
 
 
@@ -181,7 +181,7 @@ def find(self, head, peer, route):
         return None
     if fields is not stated:
         form = form, fields
-    key = read(&of_answers.number, self), form, read(&scheme_of_peer, peer), read(&authority_of_head, head), target
+    key = read(&of_answers.number, self), form, read(&endpoint_of_peer, peer), read(&authority_of_head, head), target
     key_headers = read(&of_answers.key_headers, self)
     if key_headers:
         key = _with_values(key, ours, key_headers)

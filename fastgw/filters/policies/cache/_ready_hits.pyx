@@ -74,7 +74,7 @@ cdef Slot ordinary_of_head
 cdef Slot entries_of_memory
 cdef Slot names_of_selector
 cdef Slot stamp_of_selector
-cdef Slot scheme_of_peer
+cdef Slot endpoint_of_peer
 cdef Slot trusted_of_peer
 cdef Slot special_of_answers
 cdef type _hit_class, _selector_class
@@ -104,7 +104,7 @@ learn(&of_forward.marks, Forward, "marks")
 learn(&authority_of_head, Http1RequestHead, "authority")
 learn(&forwarded_of_head, Http1RequestHead, "forwarded")
 learn(&ordinary_of_head, Http1RequestHead, "ordinary")
-learn(&scheme_of_peer, Peer, "scheme")
+learn(&endpoint_of_peer, Peer, "endpoint")
 learn(&trusted_of_peer, Peer, "trusted")
 
 
@@ -177,7 +177,7 @@ def answer(self, exchange, forward):
     if consumer is not None:
         consumer = consumer.name
     key = (
-        read(&of_hits.number, self), read(&of_chain.number, chain), read(&scheme_of_peer, peer),
+        read(&of_hits.number, self), read(&of_chain.number, chain), read(&endpoint_of_peer, peer),
         read(&authority_of_head, head), target, consumer,
     )
     key_headers = read(&of_hits.key_headers, self)

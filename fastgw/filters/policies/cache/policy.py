@@ -144,8 +144,8 @@ class CachePolicy:
         """Return what the keys of a request have in common: what was routed, and what is forwarded, but for the query.
 
         `fields`: its headers as the upstream gets them. `scheme`: of the client. The authority has the port that the
-        client has sent, because the upstream gets it too. The filters of another route may send other headers to the
-        same URL of the upstream, so its name is a part.
+        client has sent, and the endpoint that of the listener, because the upstream gets both. The filters of another
+        route may send other headers to the same URL of the upstream, so its name is a part.
         """
         head, peer = request.head, request.peer
         route = request.route
@@ -159,12 +159,12 @@ class CachePolicy:
         if peer.trusted and head.forwarded:  # they reach the upstream as the trusted proxy has sent them
             authority = client_authority(head, peer)
             parts += (head.first(name) for name in (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port"))
-            parts.append(head.authority)
+            parts += (scheme, head.authority)
         path_of = forward.path_of if isinstance(forward, Forward) else None
         if not isinstance(forward, Forward):
             parts += forward.key_values(cast(Exchange, request))  # it is never on the fast path
         return resource_text(
-            scheme=scheme,
+            endpoint=peer.endpoint,
             authority=authority,
             path=request.path if path_of is None else path_of(request),
             upstream=name_of(forward).encode(),

@@ -83,7 +83,7 @@ class Selection(NamedTuple):
 
 
 Key = tuple[object, ...]
-"""Number of the use of the filter, `answer_form`, scheme, authority, request target; then values of the headers that
+"""Number of the use of the filter, `answer_form`, endpoint of the peer, authority, request target; then values of the headers that
 are in the key of the cache, and names and values of those that select a variant.
 """
 
@@ -168,7 +168,7 @@ class ReadyAnswers:
         if fields is None:
             return
         form = answer_form(exchange.chain, fields)
-        resource = peer.scheme, head.authority, head.request_target
+        resource = peer.endpoint, head.authority, head.request_target
         key: Key = (self._number, form, *resource, *values_of(head, self._key_headers))
         selector = None
         if selection is not None:
@@ -205,7 +205,7 @@ class ReadyAnswers:
         if fields is None:
             return None
         form = answer_form(route.chain, fields)
-        key: Key = (self._number, form, peer.scheme, head.authority, head.request_target)
+        key: Key = (self._number, form, peer.endpoint, head.authority, head.request_target)
         if self._key_headers:
             key = (*key, *values_of(head, self._key_headers))
         entry = self._memory.get(key)

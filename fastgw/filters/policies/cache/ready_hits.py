@@ -161,7 +161,7 @@ class ReadyHits:
         if self._by_consumer and exchange.consumer is not None:
             consumer = exchange.consumer.name
         return (
-            *(self._number, exchange.chain.number, exchange.peer.scheme, head.authority, head.request_target),
+            *(self._number, exchange.chain.number, exchange.peer.endpoint, head.authority, head.request_target),
             consumer,
             *(values_of(fields, self._key_headers) if self._key_headers else ()),
         )

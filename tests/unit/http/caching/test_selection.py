@@ -41,7 +41,7 @@ def test_the_query_of_the_key_is_the_query_of_the_upstream(
 
 
 def key(**parts: object) -> bytes:
-    whole = {"scheme": b"https", "authority": b"a.test", "path": b"/a", "upstream": b"u", **parts}
+    whole = {"endpoint": b"https:443", "authority": b"a.test", "path": b"/a", "upstream": b"u", **parts}
     query = whole.pop("query", None)
     return primary_key(resource_text(**whole), query)  # type: ignore[arg-type]
 
@@ -49,7 +49,8 @@ def key(**parts: object) -> bytes:
 def test_every_part_of_a_key_counts_and_none_passes_for_another() -> None:
     keys = [
         key(),
-        key(scheme=b"http"),
+        key(endpoint=b"http:443"),
+        key(endpoint=b"https:8443"),
         key(authority=b"b.test"),
         key(authority=b"a.tes", path=b"t/a"),
         key(path=b"/A"),
@@ -63,7 +64,7 @@ def test_every_part_of_a_key_counts_and_none_passes_for_another() -> None:
         key(parts=[b"x", b"y"]),
         key(parts=[b"x1:y"]),
     ]
-    keys.append(search_key(resource_text(scheme=b"https", authority=b"a.test", path=b"/a", upstream=b"u")))
+    keys.append(search_key(resource_text(endpoint=b"https:443", authority=b"a.test", path=b"/a", upstream=b"u")))
     assert len(set(keys)) == len(keys)
     assert {len(each) for each in keys} == {16}
     assert key() == key()

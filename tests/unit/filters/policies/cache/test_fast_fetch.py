@@ -282,6 +282,28 @@ def test_the_port_that_a_client_names_is_in_the_key_and_not_in_the_url_for_purge
     world.plane.assert_quiet()
 
 
+@pytest.mark.parametrize("beside", [*ALL])
+def test_the_port_of_the_listener_is_in_the_key_and_not_in_the_url_for_purges(beside: str) -> None:
+    """The upstream gets it in `X-Forwarded-Port`."""
+    world, ports = connected(ALL[beside]), (80, 8080)
+    for port in ports:
+        client = world.client(b"/a", port=port)
+        assert b"X-Forwarded-Port: %d\r\n" % port in world.upstream().received.rpartition(b"GET /")[2]
+        world.upstream().sends(FRESH.replace(b"hello", b"%05d" % port))
+        assert status(client) == STORED
+    for _ in range(2):  # the second one from the memory of the worker
+        for port in ports:
+            client = world.client(b"/a", port=port)
+            assert (status(client), client.received[-5:]) == (b"fastgw; hit; ttl=60", b"%05d" % port)
+    for _ in world.store.purge_tags(tags_to_purge(b"http://a.test/a")):
+        pass
+    for port in ports:
+        client = world.client(b"/a", port=port)
+        world.upstream().sends(PRIVATE)
+        assert b"hit" not in (status(client) or b"")
+    world.plane.assert_quiet()
+
+
 @pytest.mark.parametrize("name", sorted(WRITTEN_FOR_EACH_CLIENT))
 @pytest.mark.parametrize("beside", ["alone", "shared", "behind", "behind shared"])
 def test_a_response_that_varies_by_what_the_gateway_writes_for_each_client_is_not_stored(

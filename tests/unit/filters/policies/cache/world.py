@@ -62,8 +62,9 @@ class World:
         method: bytes = b"GET",
         body: bytes = b"",
         host: bytes = b"a.test",
+        port: int = 80,
     ) -> Wire:
-        client = self.plane.client()
+        client = self.plane.client(port=port)
         client.sends(b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n%b" % (method, target, host, fields, body))
         return client
 
