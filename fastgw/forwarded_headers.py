@@ -146,26 +146,28 @@ def fields_for_upstream(
         if peer.scheme == b"https" and not peer.trusted:  # only the gateway knows the client certificate
             return _CLIENT_CERT, b"X-Forwarded-Client-Cert: %b\r\n" % _element(peer) if peer.certificate else b""
         return _NOTHING, b""
-    return FAMILY, _appended(peer, head, client_ip)
+    return FAMILY, _appended(peer, head, client_ip, dropped)
 
 
-def _appended(peer: Peer, head: RequestHead, client_ip: str) -> bytes:
+def _appended(peer: Peer, head: RequestHead, client_ip: str, dropped: frozenset[bytes]) -> bytes:
     """Append to the received lists. Address and scheme of the client are accepted from a trusted peer only."""
     if client_ip == peer.ip and not head.forwarded and head.edited() is None:
         return peer.set_lines(head.authority)  # there is no earlier proxy
     heard = _list_of(head, b"x-forwarded-for")
     forwarded = _well_formed_end(_forwarded_of(head))
     # If a trusted proxy writes one of the two lists, readers of the other get the same entries.
-    if peer.trusted and heard and not forwarded:
-        forwarded = b", ".join(b"for=" + _node(_address(name) or "unix:") for name in _last_of(heard))
-    elif peer.trusted and forwarded and not heard:
+    if peer.trusted and forwarded and not heard:
         names = [_address(_for(element)) or "unknown" for element in islice(_elements(forwarded), MOST_PROXIES)]
         heard = ", ".join(reversed(names)).encode()
+    if b"forwarded" in dropped:
+        forwarded = b""
+    if peer.trusted and heard and not forwarded:
+        forwarded = b", ".join(b"for=" + _node(_address(name) or "unix:") for name in _last_of(heard))
     first = head.first if peer.trusted else _unheard
     return _lines(
         for_=b", ".join(part for part in (heard, _ip(peer.ip)) if part),
         node=_node(peer.ip),
-        proto=first(b"x-forwarded-proto") or peer.scheme,
+        proto=first(b"x-forwarded-proto") or client_scheme(head, peer),
         host=first(b"x-forwarded-host") or head.authority,
         port=first(b"x-forwarded-port") or (b"%d" % peer.server_port if peer.server_port else b""),
         real_ip=_ip(client_ip),

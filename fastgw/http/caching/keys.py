@@ -57,8 +57,8 @@ def resource_text(
     """Return what the keys of a resource have in common, in a form in which no two resources are equal.
 
     `endpoint`: scheme and port of the listener. `authority`: as clients see it, normalized; with the port if the client
-    has sent it. `path`: raw path as it is forwarded. `upstream`: name of the upstream (of a split, the one that was chosen). `parts`: values of headers
-    and cookies in the key, and identities; None: the request has none.
+    has sent it. `path`: raw path as it is forwarded. `upstream`: name of the upstream (of a split, the one that was
+    chosen). `parts`: values of headers and cookies in the key, and identities; None: the request has none.
     """
     return b"%d:%b%d:%b%d:%b%d:%b%b/" % (
         *(len(endpoint), endpoint, len(authority), authority, len(path), path, len(upstream), upstream),

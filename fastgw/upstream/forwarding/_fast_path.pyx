@@ -342,7 +342,8 @@ cdef int _send(self, head, route, params) except -1:
         if forwarded is None and not read(&of_peer.trusted, peer):
             drop, added = FAMILY, _set_lines(peer, read(&of_head.authority, head))
         else:
-            drop, added = fields_for_upstream(forwarded, peer, head, self.client_ip)
+            dropped = read(&of_plan.sent_fields, plan).dropped if fetch is None else fetch.dropped
+            drop, added = fields_for_upstream(forwarded, peer, head, self.client_ip, dropped)
         call_due_at = read(&of_path.call_due_at, self)
         if fetch is not None:
             drop = _joined(forward, drop, fetch.dropped)
@@ -441,12 +442,12 @@ def send_exchange(self, exchange, route):
         return
     try:
         peer, query = read(&of_exchange.peer, exchange), read(&of_exchange.query_sent, exchange)
+        dropped = read(&of_exchange.request_dropped, exchange)
         forwarded = read(&of_forward.forwarded, forward)
         if forwarded is None and not read(&of_peer.trusted, peer):
             drop, added = FAMILY, _set_lines(peer, read(&of_head.authority, head))
         else:
-            drop, added = fields_for_upstream(forwarded, peer, head, read(&of_exchange.client_ip, exchange))
-        dropped = read(&of_exchange.request_dropped, exchange)
+            drop, added = fields_for_upstream(forwarded, peer, head, read(&of_exchange.client_ip, exchange), dropped)
         if dropped or read(&of_forward.marks, forward):
             drop = _joined(forward, drop, dropped)
         added += read(&of_exchange.request_added, exchange)

@@ -242,7 +242,8 @@ class FastPath:
             if forward.forwarded is None and not self.peer.trusted:
                 drop, added = FAMILY, self.peer.set_lines(head.authority)
             else:
-                drop, added = fields_for_upstream(forward.forwarded, self.peer, head, self.client_ip)
+                dropped = plan.sent_fields.dropped if fetch is None else fetch.dropped
+                drop, added = fields_for_upstream(forward.forwarded, self.peer, head, self.client_ip, dropped)
             if fetch is not None:
                 drop = forward.joined(drop, fetch.dropped)
             elif self.call_due_at != inf:
@@ -339,13 +340,13 @@ class FastPath:
             self._attempt.connect(stream.reused, self._attempt.begun_at)
         try:
             peer, query = exchange.peer, exchange.query_sent
-            if forward.forwarded is None and not peer.trusted:
-                drop, added = FAMILY, peer.set_lines(head.authority)
-            else:
-                drop, added = fields_for_upstream(forward.forwarded, peer, head, exchange.client_ip)
             dropped = exchange.request_dropped
             if fetch is not None:
                 dropped = dropped | fetch.dropped if dropped else fetch.dropped
+            if forward.forwarded is None and not peer.trusted:
+                drop, added = FAMILY, peer.set_lines(head.authority)
+            else:
+                drop, added = fields_for_upstream(forward.forwarded, peer, head, exchange.client_ip, dropped)
             if dropped or forward.marks:
                 drop = forward.joined(drop, dropped)
             if exchange.request_added:

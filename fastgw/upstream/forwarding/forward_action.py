@@ -263,7 +263,9 @@ class Forward:
         the head. `call_left`: total seconds that a gRPC call has. `span_id`: of the attempt, if it is traced.
         """
         head = exchange.head
-        drop, added = fields_for_upstream(self.forwarded, exchange.peer, head, exchange.client_ip)
+        drop, added = fields_for_upstream(
+            self.forwarded, exchange.peer, head, exchange.client_ip, exchange.request_dropped
+        )
         if exchange.request_dropped or self.marks:
             drop = self.joined(drop, exchange.request_dropped)
         if exchange.request_added:

@@ -90,6 +90,25 @@ def test_what_a_filter_says_of_where_the_client_came_counts_too() -> None:
     assert b"X-Forwarded-Proto: https\r\n" in lines
 
 
+@pytest.mark.parametrize(
+    ("peer", "fields", "sent"),
+    [
+        (STRANGER, b"", b""),
+        (PROXY, b"", b"for=6.6.6.6, "),
+        (PROXY, b"X-Forwarded-For: 198.51.100.1\r\n", b"for=198.51.100.1, "),
+    ],
+)
+def test_a_forwarded_that_is_dropped_leaves_addresses_of_trusted_proxies(
+    peer: Peer, fields: bytes, sent: bytes
+) -> None:
+    """Its other parameters may have been chosen by a client, also behind a proxy that writes `X-Forwarded-*` only."""
+    raw = b"GET / HTTP/1.1\r\nHost: a.test\r\nForwarded: for=6.6.6.6;host=evil;proto=https\r\n" + fields + b"\r\n"
+    _, lines = fields_for_upstream("append", peer, parse_request(raw), "198.51.100.1", frozenset([b"forwarded"]))
+    assert b'\r\nForwarded: %bfor=%b;host="a.test";proto=http\r\n' % (sent, peer.ip.encode()) in lines
+    assert b"evil" not in lines
+    assert (b"X-Forwarded-Proto: https\r\n" in lines) is peer.trusted
+
+
 @pytest.mark.parametrize("count", [10_000])
 def test_a_long_list_is_read_in_no_time(count: int) -> None:
     """However many elements a client invents, only those that trusted proxies wrote are looked at."""

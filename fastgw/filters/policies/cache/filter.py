@@ -117,13 +117,15 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     Conditional requests, HEAD and single ranges are answered from the stored response to a GET. A successful POST, PUT,
     PATCH or DELETE, and any other unsafe method, removes what is stored for its URL.
 
-    The key is what was routed and what is forwarded: route, scheme, host, path, query, upstream. Headers that change
-    what many upstreams answer without being part of the key (`X-Forwarded-Host`, `X-Original-URL`,
+    The key is what was routed and what is forwarded: route, scheme, port of the listener, host, path, query, upstream.
+    Headers that change what many upstreams answer without being part of the key (`X-Forwarded-Host`, `X-Original-URL`,
     `X-HTTP-Method-Override` and the like) and bodies of GET requests do not reach the upstream, unless they are in
-    `key`. Responses to clients that have authenticated are only stored if they are marked `public` or `s-maxage`, or
-    with `vary_by: [consumer]`. The same holds for requests with `Authorization`, the client's own or one that a filter
-    writes for it (`access_token_header` of `credentials`, `headers` with values of the request), unless it is in
-    `key.headers`; the gateway's own credentials are the same for all. Responses with `Set-Cookie` are not stored.
+    `key`; with `forwarded: pass` neither do `X-Forwarded-Proto` and `Forwarded`, and with `append` a received
+    `Forwarded` is replaced by one with the addresses that trusted proxies report. Responses to clients that have
+    authenticated are only stored if they are marked `public` or `s-maxage`, or with `vary_by: [consumer]`. The same
+    holds for requests with `Authorization`, the client's own or one that a filter writes for it (`access_token_header`
+    of `credentials`, `headers` with values of the request), unless it is in `key.headers`; the gateway's own
+    credentials are the same for all. Responses with `Set-Cookie` are not stored.
 
     Responses of `compose` and `lambda` are stored as a whole. Their key also has the values of the request that the
     parts are made of. An incomplete composition is not stored, nor is the status of a required part that has failed.

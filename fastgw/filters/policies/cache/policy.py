@@ -32,9 +32,10 @@ the store did not get the rest."""
 MOST_TAGS: Final = 500
 """Maximum number of tags of a response; one with more is not stored, because purges would not find it."""
 UNKEYED: Final = frozenset(
-    b"x-forwarded-host x-forwarded-scheme x-forwarded-prefix x-forwarded-server x-forwarded-ssl x-forwarded-port "
-    b"x-original-url x-original-host x-rewrite-url x-url-scheme x-host x-http-host-override x-http-method "
-    b"x-http-method-override x-method-override front-end-https content-type content-encoding".split()
+    b"forwarded x-forwarded-proto x-forwarded-host x-forwarded-scheme x-forwarded-prefix x-forwarded-server "
+    b"x-forwarded-ssl x-forwarded-port x-original-url x-original-host x-rewrite-url x-url-scheme x-host "
+    b"x-http-host-override x-http-method x-http-method-override x-method-override front-end-https content-type "
+    b"content-encoding".split()
 )
 """Headers of clients that change what an upstream answers without being in the key: with them one client could choose
 what others get (cache poisoning). The last two describe a body, which is not forwarded either."""

@@ -83,8 +83,8 @@ class Selection(NamedTuple):
 
 
 Key = tuple[object, ...]
-"""Number of the use of the filter, `answer_form`, endpoint of the peer, authority, request target; then values of the headers that
-are in the key of the cache, and names and values of those that select a variant.
+"""Number of the use of the filter, `answer_form`, endpoint of the peer, authority, request target; then values of the
+headers that are in the key of the cache, and names and values of those that select a variant.
 """
 
 

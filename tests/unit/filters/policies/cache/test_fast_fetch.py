@@ -304,6 +304,19 @@ def test_the_port_of_the_listener_is_in_the_key_and_not_in_the_url_for_purges(be
     world.plane.assert_quiet()
 
 
+@pytest.mark.parametrize("policy", ["append", "pass"])
+@pytest.mark.parametrize("beside", [*ALL])
+def test_what_a_client_says_of_its_proxies_does_not_reach_the_upstream(beside: str, policy: str) -> None:
+    world = connected(ALL[beside], forwarded=policy)
+    fields = b"Forwarded: host=evil;proto=evil\r\nForwarded: for=evil\r\n"
+    fields += b"X-Forwarded-Proto: evil\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Port: 666evil\r\n"
+    world.client(b"/a", fields)
+    assert b"evil" not in world.upstream().received
+    world.upstream().sends(FRESH)
+    assert status(world.client(b"/a")) == b"fastgw; hit; ttl=60"
+    world.plane.assert_quiet()
+
+
 @pytest.mark.parametrize("name", sorted(WRITTEN_FOR_EACH_CLIENT))
 @pytest.mark.parametrize("beside", ["alone", "shared", "behind", "behind shared"])
 def test_a_response_that_varies_by_what_the_gateway_writes_for_each_client_is_not_stored(
