@@ -223,12 +223,7 @@ class CachedRequest:
             self._stop_waiting()
             exchange.fail(Fault.NOT_CACHED)
             return True
-        if exchange.method == b"HEAD":
-            if found is not None:
-                found.release()
-            exchange.cache_result, exchange.cache_status = "miss", forwarded_status(why)
-            return False
-        if found is not None and self._validates_for_itself:
+        if exchange.method == b"HEAD" or (found is not None and self._validates_for_itself):
             self._fetch(Refusal.IN_FLIGHT, why, found, record)
             return True
         lease = self.policy.store.lease(self.key)

@@ -27,7 +27,7 @@ from fastgw.http.caching.no_vary_search import SearchVariance, equivalent_key, p
 from fastgw.http.caching.records import SearchRecord, StoredHead, VariantsRecord, encode_record
 from fastgw.http.caching.reuse import Trouble, find_age, is_error, may_send_stale
 from fastgw.http.caching.storing import Times, Unstorable, decide_storing, find_identity
-from fastgw.http.caching.validation import freshen, make_conditions, merge_fields
+from fastgw.http.caching.validation import CONDITIONS, freshen, make_conditions, merge_fields
 from fastgw.http.caching.vary import join_varying, variant_key
 from fastgw.http.field_names import WRITTEN_HERE
 from fastgw.http.http1.serializer import end_to_end
@@ -40,25 +40,33 @@ from fastgw.upstream.forwarding.forward_action import CallRecorder
 if TYPE_CHECKING:
     from fastgw.filters.policies.cache.cached_request import CachedRequest
 
+_CONDITIONS: Final = frozenset(CONDITIONS)
 _NOT_SENT: Final = WRITTEN_HERE | {b"expect"}
 UNREACHABLE: Final = FAULTS["unavailable"] | FAULTS["unreachable"] | {Fault.CONNECTION_LOST}
 
 
-def sent_head(exchange: Exchange, query: bytes | None) -> RequestHead:
-    """Return the head of the request that fetches a response: the client's, as a GET without a body."""
+def sent_head(exchange: Exchange, query: bytes | None, method: bytes = b"GET") -> RequestHead:
+    """Return the head of the request that fetches a response: the client's, with this method and without a body."""
     head = exchange.head
-    if head.method == b"GET" and head.body_length == 0 and head.ordinary:
+    if head.method == method and head.body_length == 0 and head.ordinary:
         return head
     fields = [line for line in head.fields() if line[0].lower() not in _NOT_SENT]
     target = head.raw_path if query is None else b"%b?%b" % (head.raw_path, query)
-    return BuiltRequestHead(b"GET", head.authority or b"localhost", target, fields)
+    return BuiltRequestHead(method, head.authority or b"localhost", target, fields)
+
+
+def dropped_for(policy: CachePolicy, method: bytes) -> frozenset[bytes]:
+    """Return the names of headers of clients that are not sent. The response to HEAD is for its client alone, so the
+    upstream may evaluate the conditions of the client.
+    """
+    return policy.dropped if method == b"GET" else policy.dropped - _CONDITIONS
 
 
 def explain_fetch(policy: CachePolicy, exchange: Exchange, recorder: CallRecorder) -> None:
     """Let `explain` show the request that fetches a response."""
     query = policy.query_of(exchange)
     call = DetachedCall(exchange, recorder, _NoListener())
-    call.send(exchange, sent_head(exchange, query), query, policy.dropped, b"")
+    call.send(exchange, sent_head(exchange, query, exchange.method), query, dropped_for(policy, exchange.method), b"")
 
 
 def mark_own_validations(store: Store, key: bytes) -> None:
@@ -91,7 +99,8 @@ class _NoListener:
 class Fetch:
     """One fetch. `lease`: None if another request has it, or a mark says that nothing is stored.
 
-    `found`, `record`: the stored response to validate; None: there is none.
+    `found`, `record`: the stored response to validate; None: there is none. A HEAD of a client is sent as such: its
+    response is not stored, and the stored one is not validated, but it takes the place of an error.
     """
 
     def __init__(
@@ -118,7 +127,8 @@ class Fetch:
         self._exact, self._search_key, self._rule = request.exact, request.search_key, request.rule
         self._lease, self._refusal, self._why = lease, refusal, why
         self._found, self._record = found, record
-        self._head: RequestHead = exchange.head
+        self._method = exchange.method if has_client else b"GET"
+        self._head = sent_head(exchange, self._query, self._method)
         self._storing = request.policy.storing_of(exchange.consumer, is_authenticated=request.is_authenticated)
         self._is_authenticated = request.is_authenticated
         self._is_authorized = exchange.sends_client_authorization
@@ -136,20 +146,20 @@ class Fetch:
         """Send the request. `exchange`: of the client for whom it is sent first."""
         self._request_date = self._policy.clock()
         exchange.upstream = name_of(self._forward)
-        conditions = [] if self._record is None else make_conditions(self._record)
+        record = self._record if self._method == b"GET" else None
+        conditions = [] if record is None else make_conditions(record)
         self._send(exchange, conditions)
 
     def adopt_request(self, exchange: Exchange, request_date: float) -> Exchange:
         """Go on with a request that is sent on the fast path. Returns the exchange of the call."""
         self._request_date = request_date
         self._call = DetachedCall(exchange, self._forward, self)
-        return self._call.prepare(exchange, sent_head(exchange, self._query), self._query, self._policy.dropped, b"")
+        return self._call.prepare(exchange, self._head, self._query, self._policy.dropped, b"")
 
     def _send(self, exchange: Exchange, conditions: Sequence[tuple[bytes, bytes]]) -> None:
-        policy = self._policy
         self._call = DetachedCall(exchange, self._forward, self)
         added = b"".join(b"%b: %b\r\n" % line for line in conditions)
-        self._call.send(exchange, sent_head(exchange, self._query), self._query, policy.dropped, added)
+        self._call.send(exchange, self._head, self._query, dropped_for(self._policy, self._method), added)
 
     @property
     def upstream_call(self) -> DetachedCall:
@@ -180,13 +190,17 @@ class Fetch:
         record = self._record
         times = Times(self._request_date, now)
         if record is not None:
-            if head.status == 304:
+            if head.status == 304 and self._method == b"GET":
                 self._take_validation(record, head, times)
                 return
             if is_error(head.status) and self._send_stale(record, Trouble.ERROR, head.status, now):
                 self._call.cancel()
                 self._end_lease(MARK_S)
                 return
+        if self._method != b"GET":
+            self._release()
+            self._pass_on(response, payload, ended)
+            return
         judged = decide_storing(
             *(self._head, self._directives, head, self._storing, times),
             authenticated=self._is_authenticated,
@@ -223,6 +237,17 @@ class Fetch:
         )
         self._call.report(exchange)
         leader.answer(response, payload, ended, stored, now)
+
+    def _pass_on(self, response: Response, payload: bytes, ended: bool) -> None:
+        """Answer the client with the response to its HEAD."""
+        leader = self._leader
+        if leader is None:
+            self._call.cancel()
+            return
+        exchange = leader.exchange
+        exchange.cache_result, exchange.cache_status = "miss", forwarded_status(self._why)
+        self._call.report(exchange)
+        leader.answer(response, payload, ended, None, 0.0)
 
     def _begin_storing(self, record: StoredHead, head: ResponseHead, whole: int | None) -> bytes | None:
         """Begin to store a response. Returns the reason why it cannot be stored. `whole`: length of the whole body, if

@@ -257,6 +257,52 @@ def test_a_stale_response_is_sent_while_the_circuit_breaker_is_open() -> None:
         assert not world.busy()
 
 
+@pytest.mark.parametrize("answer", [None, b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 9\r\n\r\n"])
+def test_head_gets_a_stale_response_in_place_of_an_error_like_get(answer: bytes | None) -> None:
+    world = World(stale_if_error="1h")
+    stored(world)
+    world.now += 11
+    if answer is None:
+        for connection in list(world.plane.pool.open):
+            world.plane.pool.discard(connection)
+    client = world.client(method=b"HEAD")
+    if answer is None:
+        refuse(world)
+    else:
+        world.upstream().sends(answer)
+    assert client.received.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert client.received.endswith(b"\r\n\r\n")
+    assert value(client, b"Content-Length") == b"5"
+    trouble = b"unreachable" if answer is None else b"error"
+    assert status(client) == b"fastgw; hit; ttl=-1; detail=" + trouble
+    world.plane.assert_quiet()
+
+
+def test_the_response_to_head_is_for_its_client_alone() -> None:
+    """It is neither stored nor a validation, whatever it says; its conditions are evaluated by the upstream."""
+    world = World()
+    stored(world)
+    world.now += 11
+    for fields, answer in (
+        (b"", FRESH[:-5]),
+        (b'If-None-Match: "b"\r\n', b'HTTP/1.1 304 Not Modified\r\nETag: "b"\r\n\r\n'),
+        (b"", b"HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\n"),
+    ):
+        client = world.client(fields=fields, method=b"HEAD")
+        upstream = world.upstream()
+        sent = upstream.received.rpartition(b"HEAD ")[2]
+        assert (b"If-None-Match" in sent) is bool(fields)
+        upstream.sends(answer)
+        assert client.received[:12] == answer[:12]
+        assert client.received.endswith(b"\r\n\r\n")
+        assert status(client) == b"fastgw; fwd=stale"
+    client = world.client()
+    assert b'If-None-Match: "a"\r\n' in world.upstream().received
+    world.upstream().sends(b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\n\r\n')
+    assert client.received.endswith(b"\r\n\r\nhello")
+    world.plane.assert_quiet()
+
+
 def test_a_stale_response_precedes_the_fallback_of_the_route_which_is_not_stored() -> None:
     reply = {"status": 200, "body": "later", "headers": {"Cache-Control": "max-age=100"}}
     world = World(route={"fallback": {"respond": reply}})
