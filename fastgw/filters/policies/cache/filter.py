@@ -66,9 +66,10 @@ class QueryNames(Settings):
     """Query parameters by name. A `*` in a name stands for any characters."""
 
     only: Some[str] | None = None
-    """Names of the parameters that are part of the key; others do not reach the upstream."""
+    """Names of the parameters that are part of the key; others do not reach the upstream, with any method."""
     except_: Some[str] | None = field(default=None, name="except")
-    """Names of the parameters that are not part of the key, and do not reach the upstream; all others are."""
+    """Names of the parameters that are not part of the key, and do not reach the upstream, with any method; all others
+    are part of it."""
 
     def __post_init__(self) -> None:
         if (self.only is None) is (self.except_ is None):
@@ -80,7 +81,7 @@ class CacheKey(Settings):
 
     query: Literal["all", "none"] | QueryNames = "all"
     """Query parameters in the key: `all`, `none`, or by name, `{only: [...]}` or `{except: [utm_*]}`. Parameters that
-    are not part of the key do not reach the upstream."""
+    are not part of the key do not reach the upstream, not with other methods or past the cache either."""
     headers: tuple[FieldName, ...] = ()
     """Request headers in the key, in addition to those that a response names in `Vary`. Headers that the gateway
     writes for each client (`X-Forwarded-For`, `X-Real-IP`, `Forwarded`, `Via`) are not possible."""
@@ -221,7 +222,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 if may_purge is not None and exchange.method == b"PURGE" and not isinstance(forward, CallRecorder):
                     purge(exchange, may_purge)
                     return True
-                exchange.cache_result, exchange.cache_status = "bypass", _METHOD
+                policy.forward_past(exchange, _METHOD)
                 return False
             if (
                 (isinstance(forward, Forward) and forward.grpc)
@@ -229,7 +230,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 or (bypass_header is not None and head.first(bypass_header) is not None)
                 or has_any(head, FOR_ORIGIN)
             ):
-                exchange.cache_result, exchange.cache_status = "bypass", _BYPASS
+                policy.forward_past(exchange, _BYPASS)
                 return False
             if isinstance(forward, CallRecorder):
                 explain_fetch(policy, exchange, forward)

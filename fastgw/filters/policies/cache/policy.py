@@ -135,6 +135,14 @@ class CachePolicy:
         sent = exchange.query_sent
         return filter_query(exchange.head.query if sent is UNCHANGED_QUERY else sent, self.query_rule)
 
+    def forward_past(self, exchange: Exchange, status: bytes) -> None:
+        """Let a request be forwarded past the cache, with the query that all requests of the route have. `status`:
+        value of `Cache-Status`.
+        """
+        exchange.cache_result, exchange.cache_status = "bypass", status
+        if self.query_rule is not None:
+            exchange.query_sent = self.query_of(exchange)
+
     def resource_of(
         self,
         request: FetchRequest,

@@ -363,6 +363,29 @@ def test_what_is_not_in_the_key_does_not_reach_the_upstream() -> None:
     world.plane.assert_quiet()
 
 
+@pytest.mark.parametrize(
+    ("method", "fields", "told"),
+    [
+        (b"GET", b"", b"fastgw; fwd=uri-miss; ttl=60; stored"),
+        (b"HEAD", b"", b"fastgw; fwd=uri-miss"),
+        (b"POST", b"Content-Length: 0\r\n", b"fastgw; fwd=method"),
+        (b"OPTIONS", b"", b"fastgw; fwd=method"),
+        (b"GET", b"X-No-Cache: 1\r\n", b"fastgw; fwd=bypass"),
+        (b"GET", b'If-Match: "a"\r\n', b"fastgw; fwd=bypass"),
+    ],
+)
+def test_a_parameter_that_is_not_in_the_key_does_not_reach_the_upstream_with_any_method(
+    method: bytes, fields: bytes, told: bytes
+) -> None:
+    world = World(key={"query": {"except": ["utm_*"]}}, bypass={"header": "X-No-Cache"})
+    client = world.client(b"/a?x=1&utm_source=s", fields, method=method)
+    upstream = world.upstream()
+    assert upstream.received.startswith(b"%b /a?x=1 HTTP/1.1\r\n" % method)
+    upstream.sends(FRESH[:-5] if method == b"HEAD" else FRESH)
+    assert status(client) == told
+    world.plane.assert_quiet()
+
+
 def test_only_if_cached_and_the_bypass_header() -> None:
     world = World(bypass={"header": "X-No-Cache"})
     client = world.client(fields=b"Cache-Control: only-if-cached\r\n")
