@@ -58,6 +58,11 @@ def forwarded_status(
     return b"; ".join(parts)
 
 
+def unanswered_status(detail: bytes) -> bytes:
+    """Return the value for a request that the cache has neither answered nor forwarded. `detail`: a token, why not."""
+    return b"%b; detail=%b" % (_CACHE, detail)
+
+
 def add_status(fields: Fields, value: bytes) -> None:
     """Append the value of this cache to those of the caches before it: the last one is the nearest to the client."""
     earlier = fields.get_all(NAME)

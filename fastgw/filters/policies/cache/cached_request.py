@@ -14,7 +14,7 @@ from fastgw.filters.policies.cache.policy import CachePolicy, client_origin, cli
 from fastgw.filters.policies.cache.ready_answers import Selection
 from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.filters.policies.cache.whole_response import ExchangeFetch
-from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
+from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status, unanswered_status
 from fastgw.http.caching.directives import parse_request
 from fastgw.http.caching.keys import primary_key, search_key
 from fastgw.http.caching.no_vary_search import SearchVariance, equivalent_key
@@ -26,6 +26,7 @@ from fastgw.http.caching.vary import variant_key
 from fastgw.upstream.client.response_action import ResponseAction
 from fastgw.upstream.forwarding.forward_action import Forward
 
+_ONLY_IF_CACHED: Final = unanswered_status(b"only-if-cached")
 _SENT: Final = frozenset((Reuse.FRESH, Reuse.STALE, Reuse.STALE_WHILE_REVALIDATE))
 
 
@@ -221,6 +222,7 @@ class CachedRequest:
             if found is not None:
                 found.release()
             self._stop_waiting()
+            exchange.cache_status = _ONLY_IF_CACHED
             exchange.fail(Fault.NOT_CACHED)
             return True
         if exchange.method == b"HEAD" or (found is not None and self._validates_for_itself):

@@ -468,7 +468,7 @@ class Fetch:
         self._call.report(exchange)
         leader.give_up()
         self._leader = None
-        exchange.cache_result = "miss"
+        exchange.cache_result, exchange.cache_status = "miss", forwarded_status(self._why)
         exchange.fail_with(reply, fault, why)
 
     def _end_lease(self, mark_s: float) -> None:

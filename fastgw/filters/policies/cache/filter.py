@@ -132,7 +132,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     parts are made of. An incomplete composition is not stored, nor is the status of a required part that has failed.
 
     The filter runs behind authentication and limits, so a stored response is only sent to those that may get it.
-    Every response of an upstream or the store has `Cache-Status` (RFC 9211).
+    Every response has `Cache-Status` (RFC 9211), also of the gateway itself, unless a filter answers before the cache
+    is asked.
     """
 
     store: Name = "main"
@@ -263,10 +264,14 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
         def response(exchange: Exchange) -> None:
             answer = exchange.response
             assert answer is not None
-            if answer.head is None or not exchange.cache_status:
+            if not exchange.cache_status:
                 return
             answer.added += b"Cache-Status: %b\r\n" % exchange.cache_status
-            if exchange.cache_result == "bypass" and invalidates(exchange.method, answer.head.status):
+            if (
+                answer.head is not None
+                and exchange.cache_result == "bypass"
+                and invalidates(exchange.method, answer.head.status)
+            ):
                 _invalidate(policy, exchange)
 
         def explain(exchange: Exchange) -> str:

@@ -330,7 +330,7 @@ def test_a_stale_response_is_sent_while_the_upstream_is_unreachable() -> None:
     client = world.client()
     refuse(world)
     assert client.received.startswith(b"HTTP/1.1 502 ")
-    assert status(client) is None
+    assert status(client) == b"fastgw; fwd=stale"
     world.plane.assert_quiet()
 
 
@@ -386,10 +386,22 @@ def test_a_parameter_that_is_not_in_the_key_does_not_reach_the_upstream_with_any
     world.plane.assert_quiet()
 
 
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST"])
+@pytest.mark.parametrize("fallback", [None, {"respond": {"status": 503, "body": "later"}}])
+def test_answers_of_the_gateway_itself_say_what_the_cache_did(method: bytes, fallback: dict[str, Any] | None) -> None:
+    world = World(route={"fallback": fallback} if fallback else {})
+    client = world.client(method=method, fields=b"Content-Length: 0\r\n" if method == b"POST" else b"")
+    refuse(world)
+    assert client.received.startswith(b"HTTP/1.1 503 " if fallback else b"HTTP/1.1 502 ")
+    assert status(client) == (b"fastgw; fwd=method" if method == b"POST" else b"fastgw; fwd=uri-miss")
+    world.plane.assert_quiet()
+
+
 def test_only_if_cached_and_the_bypass_header() -> None:
     world = World(bypass={"header": "X-No-Cache"})
     client = world.client(fields=b"Cache-Control: only-if-cached\r\n")
     assert client.received.startswith(b"HTTP/1.1 504 ")
+    assert status(client) == b"fastgw; detail=only-if-cached"
     client = world.client(fields=b"X-No-Cache: 1\r\n")
     world.upstream().sends(FRESH)
     assert status(client) == b"fastgw; fwd=bypass"
