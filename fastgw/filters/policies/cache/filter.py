@@ -27,13 +27,14 @@ from fastgw.filters.api import (
 from fastgw.filters.policies.cache.cached_request import CachedRequest
 from fastgw.filters.policies.cache.fast_fetch import begin_exchange_fetch, begin_fetch
 from fastgw.filters.policies.cache.fetch import explain_fetch
-from fastgw.filters.policies.cache.policy import CachePolicy
+from fastgw.filters.policies.cache.policy import CachePolicy, is_authenticated
 from fastgw.filters.policies.cache.ready_answers import ReadyMemory
 from fastgw.filters.policies.ip import address_check
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status
+from fastgw.http.caching.directives import parse_request
 from fastgw.http.caching.invalidation import find_invalidated, invalidates
 from fastgw.http.caching.keys import NO_QUERY, QueryRule
-from fastgw.http.caching.storing import StorePolicy
+from fastgw.http.caching.storing import RequestIdentity, StorePolicy, find_identity
 from fastgw.http.caching.validation import FOR_ORIGIN, has_any
 from fastgw.http.caching.vary import WRITTEN_FOR_EACH_CLIENT
 from fastgw.http.malformed import Malformed
@@ -333,16 +334,14 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 return "purges the URL, if the client may"
             effect = "; a success removes what is stored for its URL" if invalidates(exchange.method, 200) else ""
             return f"forwards {exchange.method.decode('ascii', 'replace')} past the cache{effect}"
-        head = exchange.head
-        if policy.bypass_header is not None and head.first(policy.bypass_header) is not None:
-            return f"forwards it past the cache: it has {policy.bypass_header.decode()}"
+        why = _why_past(policy, exchange)
+        if why is not None:
+            return f"forwards it past the cache: {why}"
         parts = [policy.url_of(exchange, policy.query_of(exchange)).decode("latin-1")]
         parts += (name.decode() for name in (*policy.key_headers, *policy.key_cookies))
         parts += ("consumer",) if policy.by_consumer else ()
         told = f"store {self.store}{tiers}, key {' + '.join(parts)}"
-        if exchange.consumer is not None and not policy.by_consumer:
-            told += "; stores only what says public or s-maxage, as the client has authenticated"
-        return f"{told}; {'; '.join(self._lifetimes())}"
+        return "; ".join((told, *_conditions(policy, exchange), *self._lifetimes()))
 
     def _lifetimes(self) -> Iterable[str]:
         """Say how long responses are fresh, and how long they may be sent stale, by the settings."""
@@ -409,6 +408,45 @@ def _tiers_of(store: CacheStore | None) -> str:
     """Return what `explain` says about the slower tiers of a store."""
     tiers = [] if store is None else [name for name, tier in (("disk", store.disk), ("Redis", store.redis)) if tier]
     return f" ({', '.join(['memory', *tiers])})" if tiers else ""
+
+
+def _why_past(policy: CachePolicy, exchange: Exchange) -> str | None:
+    """Say why a request with a method of the cache is forwarded past it, as `translate` decides; None: it is not."""
+    head, action = exchange.head, None if exchange.route is None else exchange.route.action
+    if isinstance(action, Forward) and action.grpc:
+        return "it is a gRPC call"
+    if head.upgrade:
+        return "it asks for another protocol"
+    for name in (policy.bypass_header, *FOR_ORIGIN):
+        if name is not None and head.first(name) is not None:
+            return f"it has {name.decode()}"
+    return None
+
+
+def _conditions(policy: CachePolicy, exchange: Exchange) -> Iterable[str]:
+    """Say what the request requires of the cache, and of responses that are stored."""
+    directives, is_known = parse_request(exchange.head), is_authenticated(exchange)
+    if directives.only_if_cached:
+        yield "answers 504 unless a response is stored, as the request says only-if-cached"
+        return
+    if exchange.method == b"HEAD":
+        yield "stores only responses to GET"
+        return
+    if directives.no_store:
+        yield "stores nothing, as the request says no-store"
+        return
+    identity, cookies = find_identity(
+        exchange.head,
+        policy.storing_of(exchange.consumer, is_authenticated=is_known),
+        authenticated=is_known,
+        authorized=exchange.sends_client_authorization,
+    )
+    if identity is RequestIdentity.CONSUMER:
+        yield "stores only what says public or s-maxage, as the client has authenticated"
+    elif identity is RequestIdentity.AUTHORIZATION:
+        yield "stores only what says public, s-maxage or must-revalidate, as the request has Authorization"
+    if cookies:
+        yield "stores only what states its freshness itself, as the request has cookies"
 
 
 def _seconds(duration: float | None) -> int | None:

@@ -124,6 +124,27 @@ def test_explain_says_the_key_and_what_passes_the_cache(settings: dict[str, Any]
     assert any(told in step.decision for step in (*explained.early, *explained.filters)), explained
 
 
+SAYS_FRESH = "; fresh for as long as the response says"
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "told"),
+    [
+        ("GET", 'If-Match: "a"', "forwards it past the cache: it has if-match"),
+        ("GET", "If-Unmodified-Since: Sun, 06 Nov 1994 08:49:37 GMT", "the cache: it has if-unmodified-since"),
+        ("GET", "Authorization: Bearer a", "s-maxage or must-revalidate, as the request has Authorization; fresh for"),
+        ("GET", "Cookie: a=1", "; stores only what states its freshness itself, as the request has cookies; fresh"),
+        ("GET", "Cache-Control: no-store", "; stores nothing, as the request says no-store" + SAYS_FRESH),
+        ("GET", "Cache-Control: only-if-cached", "; answers 504 unless a response is stored, as the request says"),
+        ("HEAD", "X-B: 1", "; stores only responses to GET" + SAYS_FRESH),
+    ],
+)
+def test_explain_says_what_a_request_requires_of_the_cache(method: str, field: str, told: str) -> None:
+    gateway = compile_tables(load_document(document(), TYPES), 1)
+    explained = explain(gateway, method, "http://a.test/x", [field])
+    assert any(told in step.decision for step in explained.filters), explained
+
+
 def test_explain_says_the_tiers_of_the_store() -> None:
     more = {"caches": {"main": {"disk": DISK, "redis": True}}, "state": {"url": "redis://127.0.0.1:1"}}
     gateway = compile_tables(load_document({**document(), **more}, TYPES), 1)
