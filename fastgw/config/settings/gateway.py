@@ -971,7 +971,7 @@ class ConsumerSubject(Settings):
     """
 
     issuer: Annotated[str, Meta(min_length=1)] | None = None
-    """`iss` of the token, compared character by character."""
+    """`issuer` of the filter that verifies the token, and so its `iss`, compared character by character."""
     subject: Annotated[str, Meta(min_length=1)] | None = None
     """`sub` of the token, compared character by character."""
     key_id: Annotated[str, Meta(min_length=1, max_length=256)] | None = None

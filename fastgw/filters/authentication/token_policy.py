@@ -8,7 +8,7 @@ after every revocation, each cached verdict is checked against the revocation li
 
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, final
 
@@ -18,6 +18,7 @@ from msgspec import Struct
 from fastgw.consumers.index import Consumer, Roster
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Outcome, Reply
+from fastgw.filters.api import WarningContext
 from fastgw.filters.authentication.bearer import challenge
 from fastgw.filters.authentication.jwks import Keyring
 from fastgw.filters.authentication.revocation_keys import REVOKED, Marks, mark_of_token, marks_of
@@ -303,7 +304,7 @@ class TokenPolicy:
             return True
         verdict.stamp = roster.stamp
         subject = find_claim(verdict.claims, self._wanted.consumer_claim)
-        verdict.consumer = consumer_of(roster, verdict.claims.get("iss", ""), subject)
+        verdict.consumer = consumer_of(roster, self._wanted.expected.issuer, subject)
         return True
 
     def _refuse(self, exchange: Exchange, why: str, error: str = "invalid_token") -> Reply:
@@ -325,18 +326,26 @@ def lines_of(claims: Claims, fields: Iterable[tuple[bytes, str, ClaimPath]]) -> 
     )
 
 
-def consumer_of(roster: Roster, issuer: str, subject: Any) -> Consumer | None:
+def consumer_of(roster: Roster, issuer: str | None, subject: Any) -> Consumer | None:
     """Return the consumer with this subject, otherwise one named by the token, unless a consumer has that name already.
 
-    Names with leading or trailing space are not used, because headers lose it.
+    `issuer`: the one that the filter requires. None: any, so that every holder of an accepted key could write the name
+    of another issuer; no consumer has such a subject (RFC 8725 section 3.8). Names with leading or trailing space are
+    not used, because headers lose it.
     """
     if not isinstance(subject, str) or not subject:
         return None
-    found = roster.by_jwt_subject(issuer, subject)
+    found = None if issuer is None else roster.by_jwt_subject(issuer, subject)
     fit = len(subject) <= LONGEST_NAME and subject.isprintable() and subject == subject.strip()
     if found is None and fit and not roster.is_named(subject):
         found = Consumer(subject)
     return found
+
+
+def consumers_without_issuer(context: WarningContext) -> Iterator[str]:
+    """Yield a warning if there are consumers whose tokens name an issuer; for filters that require none."""
+    if any(token.issuer is not None for consumer in context.consumers for token in consumer.jwt):
+        yield "no `issuer`: no client becomes a consumer by `issuer` and `subject`, as a token could name any issuer"
 
 
 def explain_token(exchange: Exchange) -> str:

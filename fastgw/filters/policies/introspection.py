@@ -47,6 +47,7 @@ from fastgw.filters.authentication.token_policy import (
     OTHERS,
     certificate_of,
     consumer_of,
+    consumers_without_issuer,
     explain_token,
     is_bearers,
     lines_of,
@@ -99,9 +100,9 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
     A token that is bound to a client certificate (RFC 8705) is valid only on connections with this certificate; a token
     that is bound to anything else is refused.
 
-    The consumer is the one whose `jwt` has the issuer and the subject of the token. If there is none, the consumer is
-    named after the subject, without groups; but if `consumers` has another consumer with this name, the client has no
-    consumer, so that a token cannot impersonate one.
+    The consumer is the one whose `jwt` has the `issuer` of the filter and the subject of the token. If there is none,
+    the consumer is named after the subject, without groups; but if `consumers` has another consumer with this name, the
+    client has no consumer, so that a token cannot impersonate one.
     """
 
     url: EndpointUrl
@@ -120,7 +121,8 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
     """Maximum number of tokens that a worker asks about at a time; further requests are answered 503 at once. One
     client address may use a quarter of them, so that a client that tries many tokens does not block others."""
     issuer: Word | None = None
-    """Issuer of the token, as the server returns it. null = any."""
+    """Issuer of the token, as the server returns it. null = any, so that no consumer is found by `issuer` and `subject`
+    of its `jwt`."""
     audiences: tuple[Word, ...] = ()
     """Audiences, one of which the token must have; `*` = not checked. Empty = the token must have no audience."""
     leeway: Delay = 1.0
@@ -158,6 +160,8 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
     def warnings(self, context: WarningContext) -> Iterable[str]:
         if is_far_in_the_clear(self.url.origin):
             yield "`url` is http: an attacker in between can read tokens and forge answers"
+        if self.issuer is None:
+            yield from consumers_without_issuer(context)
 
     def client_identity(self) -> ClientIdentity:
         return ANYBODY
@@ -475,7 +479,7 @@ class _Policy:
             if roster.revoked.covers(known.marks, time.time()):
                 return False
         known.stamp = roster.stamp
-        known.consumer = consumer_of(roster, issuer, find_claim(known.claims, self._consumer_claim))
+        known.consumer = consumer_of(roster, self._settings.issuer, find_claim(known.claims, self._consumer_claim))
         return True
 
 

@@ -32,6 +32,7 @@ from fastgw.filters.authentication.token_policy import (
     Rule,
     TokenPolicy,
     TokenRequirements,
+    consumers_without_issuer,
     explain_token,
     is_one_of,
     same,
@@ -143,9 +144,9 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     A token that is bound to a client certificate (RFC 8705) is valid only on connections with this certificate; a token
     that is bound to anything else is refused.
 
-    The consumer is the one whose `jwt` has the issuer and the subject of the token. If there is none, the consumer is
-    named after the subject, without groups; but if `consumers` has another consumer with this name, the client has no
-    consumer, so that a token cannot impersonate one.
+    The consumer is the one whose `jwt` has the `issuer` of the filter and the subject of the token. If there is none,
+    the consumer is named after the subject, without groups; but if `consumers` has another consumer with this name, the
+    client has no consumer, so that a token cannot impersonate one.
     """
 
     algorithms: Some[AlgorithmName]
@@ -169,7 +170,8 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     `kid`: that of the header; else a claim, such as `iss`. The consumer is the one that the key belongs to, whatever
     the subject. null = keys are those of the issuer."""
     issuer: Annotated[str, Meta(min_length=1)] | None = None
-    """Required `iss` of the token, compared character by character. null = not checked."""
+    """Required `iss` of the token, compared character by character. null = not checked: every holder of an accepted key
+    can write any issuer, so that no consumer is found by `issuer` and `subject` of its `jwt`."""
     audiences: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
     """Audiences, one of which must be in the token's `aud`. `"*"` = not checked. Without any, a token with an audience
     is refused (RFC 7519 section 4.1.3).
@@ -257,6 +259,8 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
             context.alternative or context.consumer_files or _has_keys(context.consumers)
         ):
             yield "no consumer has a key in its `jwt`: every request is refused"
+        if self.consumer_keys is None and self.issuer is None:
+            yield from consumers_without_issuer(context)
 
     def client_identity(self) -> ClientIdentity:
         return ANYBODY if self.consumer_keys is None else CONSUMERS

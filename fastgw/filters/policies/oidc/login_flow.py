@@ -267,7 +267,7 @@ class Flow:
             known.ended = known.ended or "the session was ended"
         known.stamp = roster.stamp
         subject = find_claim(claims, self._trust.consumer_claim)
-        known.consumer = consumer_of(roster, claims.get("iss", ""), subject)
+        known.consumer = consumer_of(roster, self._trust.issuer, subject)
 
     def _marks(self, known: KnownLogin) -> Marks:
         """Return the revocation keys of a session. Its time of issue is the login: a refresh does not change it."""

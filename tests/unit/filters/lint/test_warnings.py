@@ -134,6 +134,19 @@ def test_a_limit_for_a_group_that_nobody_is_in_is_noted(tmp_path: Path, filters:
     assert notes_of(tmp_path, filters={"key_auth": {}, **filters}, consumer_files=["*.none"], **settings) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"), [("jwt", JWT), ("introspection", {**ASKED, "url": "https://idp.test/introspect"})]
+)
+def test_subjects_of_issuers_that_a_filter_without_issuer_does_not_find_are_noted(
+    tmp_path: Path, name: str, settings: dict[str, Any]
+) -> None:
+    consumers = [{"name": "bob", "jwt": [{"issuer": "https://idp.test", "subject": "4711"}]}]
+    note = "no `issuer`: no client becomes a consumer by `issuer` and `subject`, as a token could name any issuer"
+    assert notes_of(tmp_path, filters={name: settings}, consumers=consumers) == [f"filters.{name}: {note}"]
+    with_issuer = {**settings, "issuer": "https://idp.test"}
+    assert notes_of(tmp_path, filters={name: with_issuer}, consumers=consumers) == []
+
+
 def test_a_limit_that_would_be_shared_and_methods_that_are_refused_are_noted(tmp_path: Path) -> None:
     limit = {"limit": 10, "window": "1s", "scope": "shared", "cost": {"methods": {"GTE": 5, "POST": 2}}}
     assert notes_of(tmp_path, filters={"rate_limit": limit}) == [

@@ -318,6 +318,17 @@ def test_the_consumer_is_found_by_issuer_and_subject_else_called_as_the_subject(
     assert seen[-1][0] == Consumer("a@b")
 
 
+@pytest.mark.parametrize("sub", ["alice", "alice-of-ours", "bob"])
+def test_without_an_issuer_a_token_leads_to_no_consumer_of_one(keys: str, sub: str) -> None:
+    """RFC 8725 section 3.8: the key belongs to nobody in particular, so that its holder could write any issuer."""
+    seen: list[Any] = []
+    plane = plane_of(keys, CONSUMERS, [consumer_probe(seen)], issuer=None)
+    token = bearer(RS.token({"sub": sub}))
+    for _ in range(2):
+        passed(plane, token)
+        assert seen[-1][0] == (None if sub == "alice-of-ours" else Consumer(sub))
+
+
 def test_a_consumer_that_has_changed_is_found_anew_for_a_token_that_is_remembered(keys: str) -> None:
     seen: list[Any] = []
     plane = plane_of(keys, CONSUMERS, [consumer_probe(seen)])
