@@ -387,6 +387,25 @@ def test_an_answer_that_is_not_grpc_becomes_a_status(
 
 
 @both
+def test_a_call_whose_credentials_are_refused_is_sent_again(make: Any, call: Call) -> None:
+    credentials = {"credentials": {"basic": {"username": "u", "password": "p"}}}
+
+    def serve(peer: Http2Peer) -> None:
+        refused = peer.read_message()
+        peer.headers(refused.stream, [(b":status", b"401")], end=True)
+        again = peer.read_message()
+        assert (again.body, again.get(b"authorization")) == (refused.body, b"Basic dTpw")
+        peer.headers(again.stream, [*GRPC, (b"grpc-status", b"0")], end=True)
+        peer.wait_until_read()
+
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}]}, filters=credentials)
+        with served(origin, serve):
+            got = call(world, framed(b"x"))
+    assert got.trailers() == {b"grpc-status": b"0"}
+
+
+@both
 def test_headers_that_are_removed_do_not_return_as_trailers(make: Any, origin: Http2Origin, call: Call) -> None:
     """Where a head is all of a response, its metadata are headers over gRPC."""
     edits = {"headers": {"response": {"remove": ["X-Internal"], "set": {"x-set": "2"}}}}

@@ -89,13 +89,14 @@ class DetachedCall(CallSide):
         call.request_added = exchange.request_added + added
         call.request_dropped = exchange.request_dropped | dropped if exchange.request_dropped else dropped
         call.query_sent = query
+        others = exchange.for_others
+        call.for_others = None if others is None else (others[0] + added, others[1] | dropped, query)
         call.answered_by = None
         if not isinstance(self._forward, Forward | CallRecorder):
             # It makes its requests of the values of the exchange, and has upstreams that filters keep things from.
-            route, others = exchange.route, exchange.for_others
+            route = exchange.route
             call.route = None if route is None else Route(route.name, self._forward, call.chain, ())
             call.request_id = exchange.request_id
-            call.for_others = None if others is None else (others[0] + added, others[1] | dropped, query)
         self._call = call
         return call
 

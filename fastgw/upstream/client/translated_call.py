@@ -77,6 +77,7 @@ class TranslatedCall(CallSide):
         call.trace = exchange.trace
         call.consumer, call.claims = exchange.consumer, exchange.claims
         call.request_added, call.request_dropped = exchange.request_added, exchange.request_dropped
+        call.for_others = exchange.for_others
         call.query_sent = head.query
         call.answered_by = None
         call.request_body = body

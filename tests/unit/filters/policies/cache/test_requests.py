@@ -316,6 +316,45 @@ def test_a_stale_response_precedes_the_fallback_of_the_route_which_is_not_stored
         assert client.received.endswith(b"\r\n\r\n" + body)
 
 
+DENIED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"
+
+
+def with_credentials(**route: Any) -> World:
+    return World(route={"filters": {"credentials": {"basic": {"username": "u", "password": "p"}}}, **route})
+
+
+def renewed(world: World, response: bytes = TAGGED) -> None:
+    """Refuse the credentials once. The request is sent again, and answered."""
+    world.upstream().sends(DENIED)
+    world.plane.settle()
+    again = world.upstream()
+    assert again.received.count(b"Authorization: Basic dTpw\r\n") == again.received.count(b"GET ") == 2
+    again.sends(response)
+
+
+@pytest.mark.parametrize("route", [{}, {"fallback": {"respond": {"status": 200}}}], ids=str)
+def test_a_fetch_whose_credentials_are_refused_is_sent_again_with_newer_ones(route: dict[str, Any]) -> None:
+    world = with_credentials(**route)
+    client = world.client()
+    renewed(world)
+    assert client.received.endswith(b"\r\n\r\nhello")
+    assert status(world.client()) == b"fastgw; hit; ttl=10"
+    world.plane.assert_quiet()
+
+
+def test_a_validation_in_the_background_whose_credentials_are_refused_keeps_what_is_stored() -> None:
+    world = with_credentials()
+    stored(world, TAGGED.replace(b"max-age=10", b"max-age=10, stale-while-revalidate=60"))
+    world.now += 11
+    assert status(world.client()) == b"fastgw; hit; ttl=-1"
+    renewed_with = b"HTTP/1.1 304 Not Modified\r\nCache-Control: max-age=10\r\n\r\n"
+    world.upstream().sends(DENIED)
+    world.plane.settle()
+    world.upstream().sends(renewed_with)
+    assert status(world.client()) == b"fastgw; hit; ttl=10"
+    world.plane.assert_quiet()
+
+
 def test_a_stale_response_is_sent_while_the_upstream_is_unreachable() -> None:
     world = World()
     stored(world)
