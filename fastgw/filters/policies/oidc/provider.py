@@ -27,6 +27,7 @@ from fastgw.filters.policies.oidc.refresh_coordinator import (
     RefreshCoordinator,
     RefreshRequest,
     SessionPlace,
+    is_invalid_grant,
     post,
     request_refresh,
 )
@@ -285,7 +286,7 @@ class Provider:
         if answer.status != 200:
             error = said.get("error")
             text = f"its token endpoint answered {answer.status} {_word(error)}"
-            raise Denied(text) if error == "invalid_grant" else Away(text)
+            raise Denied(text) if is_invalid_grant(answer) else Away(text)
         return _tokens(said)
 
     async def _post(

@@ -18,11 +18,13 @@ from typing import Final, Self, final
 import msgspec
 
 from fastgw.filters.api import Fetcher
+from fastgw.jose import TokenRefused
+from fastgw.jose.strict import members
 from fastgw.upstream.client.http_client import FetchFailed
 from fastgw.upstream.targets.tls import ClientTls
 
 KEPT_S: Final = 120.0
-"""Seconds for which a result is cached: a browser may still send its previous cookie."""
+"""Seconds for which a final result is cached: a browser may still send its previous cookie."""
 TIMEOUT_S: Final = 10.0
 """Seconds for a request, including the connect."""
 _MOST: Final = 512 * 1024  # bytes of a request or response
@@ -116,7 +118,7 @@ class RefreshCoordinator:
             known = self._known[asked.mark] = loop.create_task(self._post_refresh(asked))
 
             def done(asking: asyncio.Task[RefreshAnswer]) -> None:
-                kept_s = 0.0 if asking.cancelled() or not asking.result().status else KEPT_S
+                kept_s = KEPT_S if not asking.cancelled() and is_final(asking.result()) else 0.0
                 loop.call_later(kept_s, self._known.pop, asked.mark, None)
 
             known.add_done_callback(done)
@@ -124,6 +126,21 @@ class RefreshCoordinator:
 
     async def _post_refresh(self, asked: RefreshRequest) -> RefreshAnswer:
         return await post(self._fetcher, asked.url, asked.fields, asked.body, self._tls)
+
+
+def is_final(answer: RefreshAnswer) -> bool:
+    """Whether the refresh token is used up or invalid, so that a further request with it could only fail."""
+    return answer.status == 200 or is_invalid_grant(answer)
+
+
+def is_invalid_grant(answer: RefreshAnswer) -> bool:
+    """Whether the provider has rejected the grant itself (RFC 6749 section 5.2), and not the request or the client."""
+    if answer.status >= 500 or answer.status == 429:
+        return False
+    try:
+        return members(answer.body, "the answer").get("error") == "invalid_grant"
+    except TokenRefused:
+        return False
 
 
 async def post(

@@ -52,13 +52,18 @@ def test_questions_with_one_mark_are_one() -> None:
                 *(request_refresh(coordinator.place, question(coordinator, liar)) for _ in range(20))
             )
             assert together == [RefreshAnswer(200, b"tokens")] * 20
-            liar.says["/token"] = 400, b"used already"
+            used = b'{"error": "invalid_grant"}'
+            liar.says["/token"] = 400, used
             assert await request_refresh(coordinator.place, question(coordinator, liar)) == RefreshAnswer(
                 200, b"tokens"
             )
             assert len(liar.asked) == 1
             assert await request_refresh(coordinator.place, question(coordinator, liar, b"another")) == RefreshAnswer(
-                400, b"used already"
+                400, used
+            )
+            liar.says["/token"] = 200, b"tokens"
+            assert await request_refresh(coordinator.place, question(coordinator, liar, b"another")) == RefreshAnswer(
+                400, used
             )
             assert [form for _, form in liar.asked] == [{"refresh_token": "r"}] * 2
 
@@ -72,6 +77,32 @@ def test_what_had_no_answer_is_asked_again() -> None:
             failed = await request_refresh(coordinator.place, nowhere)
             assert (failed.status, failed.body) == (0, b"")
             assert "127.0.0.1:1" in failed.reason
+            assert await request_refresh(coordinator.place, question(coordinator, liar)) == RefreshAnswer(
+                200, b"tokens"
+            )
+
+    on_both_loops(test)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (503, b""),
+        (500, b'{"error": "invalid_grant"}'),
+        (429, b'{"error": "slow_down"}'),
+        (400, b'{"error": "invalid_client"}'),
+        (400, b"not JSON"),
+        (302, b""),
+    ],
+)
+def test_a_provider_in_trouble_is_asked_again(status: int, body: bytes) -> None:
+    """The refresh token is still good: such an answer is for those alone that have waited for it."""
+
+    async def test() -> None:
+        async with opened() as (coordinator, liar):
+            liar.says["/token"] = status, body
+            assert await request_refresh(coordinator.place, question(coordinator, liar)) == RefreshAnswer(status, body)
+            liar.says["/token"] = 200, b"tokens"
             assert await request_refresh(coordinator.place, question(coordinator, liar)) == RefreshAnswer(
                 200, b"tokens"
             )
