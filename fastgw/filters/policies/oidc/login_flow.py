@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from fastgw.consumers.index import Consumer, Roster
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Outcome, Reply
+from fastgw.exchange.shadow_exchange import ShadowExchange
 from fastgw.filters.api import Feed, Fetcher
 from fastgw.filters.authentication.revocation_keys import Marks, mark_of_subject, mark_of_token
 from fastgw.filters.authentication.token_policy import consumer_of, explain_token
@@ -246,7 +247,8 @@ class Flow:
                 self._replace_session(known, replace(session, used_date=now))
         if self._login.pass_access_token and not session.refresh_token and 0 < session.ends_date <= now:
             return self._require_login(exchange, jar, site, "the access token has expired")
-        if session.due_date and now >= max(session.due_date, known.retry_date):
+        is_due = session.due_date and now >= max(session.due_date, known.retry_date)
+        if is_due and not isinstance(exchange, ShadowExchange):
             renewal = self._renewals.get(session.refresh_token)
             if renewal is None or renewal.done() or now >= session.ends_date:
                 return self._renew(exchange, jar, site, known)
@@ -448,6 +450,8 @@ class Flow:
         if "error" in given or "code" not in given:
             why = f"the provider refused the login: {given.get('error', 'no code')[:80]!r}"
             return exchange.refuse(Fault.FORBIDDEN, "The identity provider refused the login.", _fields(over), why=why)
+        if isinstance(exchange, ShadowExchange):  # a code can be redeemed only once
+            return _sent(303, attempt.return_to, over)
         form = {
             "grant_type": "authorization_code",
             "code": given["code"],
@@ -502,7 +506,7 @@ class Flow:
         cookies: list[bytes] = []
         if is_wanted:
             cookies = clear(site.cookie, site.attributes, jar.ours) + _cleared(self._attempts(jar, site), site, jar)
-        if known is not None:
+        if known is not None and not isinstance(exchange, ShadowExchange):
             self._end(known)
         metadata, place = self._provider.metadata, self._login.post_logout_redirect_uri
         if place.startswith("/"):
@@ -556,7 +560,8 @@ class Flow:
         else:
             records = record_of(mark_of("logins", issuer, client_id, subject), ends, before_date=now)
         records += record_of(seen, claims["exp"] + _REPLAYED_S)
-        roster.revoke(records, event_of("session", ends, issuer=issuer, subject=subject))
+        if not isinstance(exchange, ShadowExchange):
+            roster.revoke(records, event_of("session", ends, issuer=issuer, subject=subject))
         return Reply(200, fields=(_NO_STORE,))
 
     # URLs and destination of a request

@@ -426,6 +426,30 @@ def test_who_comes_from_a_page_of_the_same_origin_is_logged_out(lines: list[str]
     refused(plane, session)
 
 
+@pytest.mark.parametrize(
+    ("target", "session"),
+    [("/oauth2/logout", {}), ("/", {"refresh_token": "planted", "got_date": 1.0, "ends_date": 2.0})],
+    ids=["logout", "refresh"],
+)
+def test_in_shadow_no_session_is_ended_or_refreshed(target: str, session: dict[str, Any]) -> None:
+    """A refresh token can be redeemed only once, and a logout ends all copies of a session."""
+    oidc = {"issuer": ISSUER, "login": LOGIN}
+    routes = [
+        {"name": "shadow", "hosts": ["b"], "upstream": "u", "filters": {"oidc": {**oidc, "shadow": True}}},
+        {"name": "real", "upstream": "u", "filters": {"oidc": oidc}},
+    ]
+    plane, shown = Plane({"routes": routes, "consumers": CONSUMERS}), cookie(**session)
+    client = plane.client()
+    client.sends(f"GET {target} HTTP/1.1\r\nHost: b\r\nSec-Fetch-Site: none\r\n{shown}\r\n\r\n".encode())
+    plane.connects().sends(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+    assert client.received.startswith(b"HTTP/1.1 204 ")
+    (record,) = plane.records
+    assert ("answer 303" in record.shadowed) is (target != "/")
+    assert "unknown" not in record.shadowed, "it waits for the provider"
+    if not session:
+        passed(plane, shown)
+
+
 @pytest.mark.parametrize("lines", STRANGERS)
 def test_nobody_elses_page_logs_a_user_out_but_the_user_may_after_all(lines: list[str]) -> None:
     """Cookies of `SameSite=Lax` come with whatever a stranger's page leads to, so the user is asked."""
