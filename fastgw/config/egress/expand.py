@@ -423,7 +423,8 @@ class _Expansion:
             added = {name: getattr(parameters, name) for name in parameters.__struct_fields__}
             add("request_parameters", at.below("request_parameters"), **added)
         refusals = {"unavailable": settings.unavailable, "ambiguous": settings.ambiguous}
-        add("egress_calls", at, user_agent=egress.user_agent, **refusals)
+        has_own = any(name.lower() == "user-agent" for name in parameters.headers)
+        add("egress_calls", at, user_agent="pass" if has_own else egress.user_agent, **refusals)
         root = _root_of(settings) if path else "slash"
         cookies = settings.cookies
         add("response_urls", at, urls=(settings.url,), path=path or "/", root=root, any_port=True, cookies=cookies)

@@ -256,7 +256,8 @@ class Egress(Settings):
     """Header in which an application may send an access token of its own, which replaces the gateway's credentials. The
     header is not forwarded. null = none."""
     user_agent: Literal["empty", "pass"] = "empty"
-    """`User-Agent` of calls whose application sends none: `empty`: an empty one is sent; `pass`: none is sent."""
+    """`User-Agent` of calls whose application sends none, and without one in `request_parameters`: `empty`: an empty
+    one is sent; `pass`: none is sent."""
     via: Literal["on", "off"] = "off"
     """Whether the gateway adds its `Via` to calls and responses. Some APIs do not compress responses to requests with
     `Via`."""

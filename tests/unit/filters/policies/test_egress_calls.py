@@ -131,6 +131,16 @@ def sent(settings: dict[str, Any], fields: bytes = b"") -> bytes:
     return made.connects().received
 
 
+@pytest.mark.parametrize(("fields", "agent"), [(b"", b"partner/1.0"), (b"User-Agent: own\r\n", b"own")])
+def test_a_user_agent_in_the_parameters_is_sent_if_the_application_has_none(fields: bytes, agent: bytes):
+    parameters = {"headers": {"user-agent": "partner/1.0"}}
+    service = {"url": "http://api.test", "request_parameters": parameters}
+    made = Plane({"egress": {"apps": {"shop": {"api": service}}}, "routes": []})
+    made.client().sends(b"GET /shop/api/x HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
+    lines = made.connects().received.lower().split(b"\r\n")
+    assert [line for line in lines if line.startswith(b"user-agent")] == [b"user-agent: " + agent]
+
+
 def test_a_call_without_user_agent_is_sent_with_an_empty_one():
     assert b"\r\nUser-Agent: \r\n" in sent({})
     assert b"User-Agent" not in sent({"user_agent": "pass"})
