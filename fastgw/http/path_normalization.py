@@ -52,10 +52,11 @@ _REFUSED: Final = tuple(
 )
 
 
-def normalize(raw_path: bytes) -> bytes:
+def normalize(raw_path: bytes, *, strict: bool = True) -> bytes:
     """Return the normal form of `raw_path`: the part of an origin-form target before `?` (RFC 9112 section 3.2.1).
 
-    Normalizing twice changes nothing. Raises `Malformed` (400).
+    Normalizing twice changes nothing. Raises `Malformed` (400). `strict`: also for paths that climb above the root, as
+    in requests; references in responses resolve to the root then (RFC 3986 section 5.2.4).
     """
     # PERF: two scans in C handle a plain path: 0.39 us for 40 bytes, 0.6 by re.search (CPython 3.11, micro/routing).
     if raw_path[:1] == b"/" and b"/." not in raw_path and not raw_path.translate(None, _PLAIN):
@@ -71,7 +72,7 @@ def normalize(raw_path: bytes) -> bytes:
     for pattern, reason in _REFUSED:
         if pattern.search(path):
             raise Malformed(reason)
-    return _without_dots(path) if b"/." in path else path
+    return _without_dots(path, strict=strict) if b"/." in path else path
 
 
 def _rewritten(raw_path: bytes) -> bytes:

@@ -141,7 +141,7 @@ class _Place(NamedTuple):
     def moved(self, path: bytes) -> bytes | None:
         """Return the gateway's path for a path of the upstream; None: there is none."""
         try:
-            normal = normalize(path)
+            normal = normalize(path, strict=False)
         except Malformed:
             return None
         for base in self.bases:
