@@ -264,12 +264,14 @@ class Hooks:
     translate: `(exchange, forward) -> bool`, once all request steps and body hooks have let the request pass, for a
     route with an upstream. True: the filter has taken the exchange over and answers it, with a
     `upstream.client.translated_call` by `forward`. False: the next one of the chain is asked, and the exchange is
-    forwarded as usual if none has taken it. ready_answer: `(head, peer, route) -> None | ReadyAnswer`, for a plain GET
-    on a route where all steps of other filters have `sent_fields` or `response_fields`: a whole response from memory,
-    in place of all other steps, with those `response_fields`. None: the request is processed as usual. fetch: of the
-    same filter: `(request, forward) -> None | FastFetch`, in place of `translate`, for such a request without a ready
-    answer, if it can take the fast path. full_path: the request step replaces a side of the exchange, so that no
-    request of the route takes the fast path. body_head: a `BodyHead`, whose step runs
+    forwarded as usual if none has taken it. sign: `(exchange, forward) -> bool`, after all translate steps, and for
+    each call of a filter that has taken the exchange over: its request is final, but for the gateway's forwarding
+    headers. True: the filter has answered the exchange. ready_answer: `(head, peer, route) -> None | ReadyAnswer`, for
+    a plain GET on a route where all steps of other filters have `sent_fields` or `response_fields`: a whole response
+    from memory, in place of all other steps, with those `response_fields`. None: the request is processed as usual.
+    fetch: of the same filter: `(request, forward) -> None | FastFetch`, in place of `translate`, for such a request
+    without a ready answer, if it can take the fast path. full_path: the request step replaces a side of the exchange,
+    so that no request of the route takes the fast path. body_head: a `BodyHead`, whose step runs
     once all request steps have let a request with a body pass and the beginning of the body was received, which is
     `exchange.request_body.head(most)`. The body stays as it is. Not called for sub-requests.
     """
@@ -299,6 +301,7 @@ class Hooks:
         "response_fields",
         "response_lines",
         "sent_fields",
+        "sign",
         "start",
         "stop",
         "trailers",
@@ -330,6 +333,7 @@ class Hooks:
         request_ids: RequestIds | None = None,
         tunnel: TunnelStep | None = None,
         translate: TranslateStep | None = None,
+        sign: TranslateStep | None = None,
         ready_answer: ReadyStep | None = None,
         fetch: FetchStep | None = None,
         full_path: bool = False,
@@ -364,7 +368,7 @@ class Hooks:
         self.would = would
         self.request_ids = request_ids
         self.tunnel = tunnel
-        self.translate = translate
+        self.translate, self.sign = translate, sign
         self.ready_answer = ready_answer
         self.fetch = fetch
         self.full_path = full_path
@@ -439,6 +443,7 @@ class Chain:
         "response_body_hooks",
         "response_fields",
         "response_steps",
+        "sign_steps",
         "trailer_steps",
         "translate_steps",
         "treats_bodies",
@@ -489,7 +494,8 @@ class Chain:
         self.finish_steps = tuple(h.finish for h in reversed(hooks) if h.finish is not None)
         self.preflight = next((h.preflight for h in reversed(hooks) if h.preflight is not None), None)
         self.request_ids = next((h.request_ids for h in reversed(hooks) if h.request_ids is not None), None)
-        self.translate_steps = tuple(h.translate for h in hooks if h.translate is not None)
+        self.sign_steps = tuple(h.sign for h in hooks if h.sign is not None)
+        self.translate_steps = (*(h.translate for h in hooks if h.translate is not None), *self.sign_steps)
         self.whole_hook = self._whole_hook()
         self.whole_check = self._whole_check()
         # Headers of responses that the filters change where their steps do not run.
@@ -577,6 +583,7 @@ class Chain:
             (h.request is None or h.sent_fields is not None)
             and (h.response is None or self._sends_fields_of(h))
             and h.translate is None
+            and h.sign is None
             for h in others
         )
         return ready[0].ready_answer if is_alone and ready[0].request is None else None
@@ -699,7 +706,7 @@ def _hooks_of(link: FilterInstance) -> tuple[object, ...]:
     hooks = link.hooks
     steps = hooks.request, hooks.response, hooks.request_body, hooks.finish, hooks.preflight
     head = None if hooks.body_head is None else hooks.body_head.step
-    return *steps, hooks.reply, hooks.renew, hooks.response_body, hooks.trailers, hooks.translate, head
+    return *steps, hooks.reply, hooks.renew, hooks.response_body, hooks.trailers, hooks.translate, hooks.sign, head
 
 
 class Divider(Protocol):

@@ -3,8 +3,9 @@
 A filter with a `translate` hook takes an exchange over, and sends the call: balancing, health checks, retries,
 deadlines and breakers apply as usual. The call is an exchange of its own, whose client is the filter; unlike a
 `translated_call` it ends with its own response, not with the exchange. Rule 1: its response is passed to a listener
-as the upstream sent it; of the filters of the route only the `renew` hooks run. Rule 2: the log of the exchange gets
-its target, retries and time, as long as both last (`report`). Rule 3: its end is reported once, unless it is cancelled.
+as the upstream sent it; of the filters of the route only the `sign` and `renew` hooks run. Rule 2: the log of the
+exchange gets its target, retries and time, as long as both last (`report`). Rule 3: its end is reported once, unless it
+is cancelled.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.exchange.states import ENDED
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.upstream.client.translated_call import renewing
+from fastgw.upstream.client.translated_call import credential_chain
 from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class DetachedCall(CallSide):
         `query`: as in `Exchange.query_sent`. `dropped`: lower-case names of headers of `head` that are not sent,
         in addition to those of the exchange. `added`: serialized header lines.
         """
-        call = new_exchange(head, self, exchange.listener, exchange.peer, renewing(exchange.chain))
+        call = new_exchange(head, self, exchange.listener, exchange.peer, credential_chain(exchange.chain))
         call.client_ip, call.params, call.path = exchange.client_ip, exchange.params, exchange.path
         call.trace = exchange.trace
         call.consumer, call.claims = exchange.consumer, exchange.claims

@@ -5,7 +5,7 @@ forward action of the route, so balancing, health checks, retries, deadlines and
 exchange of its own, because its method, path, headers and bodies differ: its client is the filter. Rule 1: log and
 metrics have the client's exchange, with target, retries and time of the call. Rule 2: the call ends with the client's
 exchange. Rule 3: a fault of the gateway ends the client's exchange; the listener gets what an upstream has sent.
-Rule 4: filters have processed the client's exchange; for the call only their `renew` hooks run.
+Rule 4: filters have processed the client's exchange; for the call only their `sign` and `renew` hooks run.
 """
 
 from collections.abc import Callable
@@ -71,7 +71,7 @@ class TranslatedCall(CallSide):
     def send(self, head: BuiltRequestHead, body: Relay | None) -> None:
         """Send the request. `head`: with the end-to-end headers of the client's request. `body`: the call's own."""
         exchange = self._exchange
-        call = new_exchange(head, self, exchange.listener, exchange.peer, renewing(exchange.chain))
+        call = new_exchange(head, self, exchange.listener, exchange.peer, credential_chain(exchange.chain))
         call.begun_at = exchange.begun_at
         call.client_ip, call.params = exchange.client_ip, exchange.params
         call.trace = exchange.trace
@@ -223,12 +223,12 @@ class TranslatedCall(CallSide):
         return self._exchange.client.filter_timeout()
 
 
-def renewing(chain: Chain) -> Chain:
-    """Return the chain of a call: of these filters' hooks only the renew hooks."""
-    if not chain.renew_steps:
+def credential_chain(chain: Chain) -> Chain:
+    """Return the chain of a call: of these filters' hooks only those that sign or renew credentials."""
+    if not chain.renew_steps and not chain.sign_steps:
         return NO_FILTERS
     return Chain(
-        FilterInstance(link.use, Hooks(renew=link.hooks.renew), False, link.level)
+        FilterInstance(link.use, Hooks(renew=link.hooks.renew, sign=link.hooks.sign), False, link.level)
         for link in chain.links
-        if link.hooks.renew is not None
+        if link.hooks.renew is not None or link.hooks.sign is not None
     )

@@ -356,6 +356,7 @@ class CallRecorder:
 
     def __call__(self, call: Exchange) -> None:
         self.call = call
+        is_translated(call, self)
 
 
 def is_translated(exchange: Exchange, forward: "Forward | CallRecorder | ResponseAction") -> bool:

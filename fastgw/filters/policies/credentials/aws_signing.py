@@ -1,4 +1,7 @@
-"""Signatures of AWS for requests to an API: they cover what the forward action sends."""
+"""Signatures of AWS for requests to an API.
+
+Rule: a request is signed last, when filters and caches have changed its query: the signature covers what is sent.
+"""
 
 import time
 from functools import partial
@@ -8,11 +11,12 @@ from typing import Final, final
 from fastgw.aws.sigv4 import EMPTY_DIGEST, FIELDS, UNSIGNED, AwsKeys, AwsSigner, canonical_query
 from fastgw.config.settings.credentials import AwsSigV4
 from fastgw.errors import Fault
+from fastgw.exchange.body_relay import Relay
 from fastgw.exchange.exchange import UNCHANGED_QUERY
-from fastgw.filters.api import Bounded, Env, Exchange, Hooks, Outcome, Reply
+from fastgw.filters.api import Bounded, Env, Exchange, Hooks
 from fastgw.http.fields import folded, without_fields
-from fastgw.upstream.client.subrequest import Subrequest
-from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.client.response_action import ResponseAction
+from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 
 _ALIKE: Final = frozenset(map(folded, FIELDS))
 
@@ -29,8 +33,9 @@ def signing_hooks(settings: AwsSigV4, env: Env, removed: str | None) -> Hooks:
     use = _Signing(AwsSigner(keys, settings.region, settings.service), settings.sign_body, dropped)
     return Hooks(
         request=use.request,
-        request_body=use.body if settings.sign_body else None,
+        request_body=use.hold_body if settings.sign_body else None,
         needs_body=Bounded(settings.body_bytes) if settings.sign_body else None,
+        sign=use.sign,
         explain=partial(_explain, settings),
     )
 
@@ -51,39 +56,37 @@ class _Signing:
     def __repr__(self) -> str:
         return f"<aws_sigv4 {self._signer!r}>"
 
-    def request(self, exchange: Exchange) -> Outcome:
-        if exchange.request_body is not None and self._signs_bodies:
-            return None  # once the body is there
-        return self._sign(exchange, EMPTY_DIGEST if exchange.request_body is None else UNSIGNED)
-
-    def body(self, exchange: Exchange, payload: bytes) -> Reply | None:
-        return self._sign(exchange, sha256(payload).hexdigest())
-
-    def _sign(self, exchange: Exchange, digest: str) -> Reply | None:
-        forward = _forward_of(exchange)
-        if forward is None:
-            return exchange.refuse(Fault.INTERNAL, why="aws_sigv4: the request has no upstream")
-        first, *others = forward.upstream.targets
-        if any((each.host_header, each.base_path) != (first.host_header, first.base_path) for each in others):
-            return exchange.refuse(Fault.INTERNAL, why="aws_sigv4: the targets have different hosts or base paths")
+    def request(self, exchange: Exchange) -> None:
         exchange.keep_from_others(self._dropped)
-        if exchange.request_added:
-            exchange.request_added = without_fields(exchange.request_added, _ALIKE)
         exchange.request_dropped = exchange.request_dropped | self._dropped
+
+    def hold_body(self, exchange: Exchange, payload: bytes) -> None:
+        """Let the body pass once it was received completely, because its digest precedes it."""
+
+    def sign(self, exchange: Exchange, forward: Forward | CallRecorder | ResponseAction) -> bool:
+        if exchange.for_others is None:
+            return False  # it is sent to another upstream
+        action = forward.action if isinstance(forward, CallRecorder) else forward
+        if not isinstance(action, Forward):
+            exchange.fail(Fault.INTERNAL, why="aws_sigv4: the request has no upstream")
+            return True
+        first, *others = action.upstream.targets
+        if any((each.host_header, each.base_path) != (first.host_header, first.base_path) for each in others):
+            exchange.fail(Fault.INTERNAL, why="aws_sigv4: the targets have different hosts or base paths")
+            return True
         sent = exchange.query_sent
         query = exchange.query_sent = canonical_query(exchange.head.query if sent is UNCHANGED_QUERY else sent)
-        target = forward.sent_target(exchange, first, query)
+        target = action.sent_target(exchange, first, query)
         assert target is not None  # only an unchanged query leaves it unchanged
-        sent_host = forward.host_header(first)
+        sent_host = action.host_header(first)
         host = exchange.authority if sent_host is None else sent_host
-        path = target.partition(b"?")[0]
-        exchange.request_added += self._signer.sign(exchange.method, host, path, query, digest, time.time())
-        return None
+        path, digest = target.partition(b"?")[0], self._digest_of(exchange.request_body)
+        lines = self._signer.sign(exchange.method, host, path, query, digest, time.time())
+        exchange.request_added = without_fields(exchange.request_added, _ALIKE) + lines
+        return False
 
-
-def _forward_of(exchange: Exchange) -> Forward | None:
-    """Return the action by which the request is sent: of its route, or of a request that the gateway makes itself."""
-    if isinstance(exchange.client, Subrequest):
-        return exchange.client.forward
-    action = None if exchange.route is None else exchange.route.action
-    return action if isinstance(action, Forward) else None
+    def _digest_of(self, body: Relay | None) -> str:
+        if body is None:
+            return EMPTY_DIGEST
+        payload = body.whole_payload() if self._signs_bodies else None
+        return UNSIGNED if payload is None else sha256(payload).hexdigest()

@@ -9,6 +9,8 @@ import pytest
 from fastgw.config import ConfigError
 from tests.support.aws import ACCESS_KEY, SECRET_KEY, check_signature
 from tests.support.memory import Plane
+from tests.unit.filters.policies.cache.test_hits import FRESH
+from tests.unit.filters.policies.cache.world import World
 
 KEYS = {
     "region": "eu-central-1",
@@ -47,6 +49,41 @@ def test_what_is_sent_is_signed(target: bytes, route: dict[str, Any]) -> None:
     assert b"own" not in raw
     assert raw.lower().count(b"x-amz-date:") == 1
     assert b"Token" not in raw
+
+
+def test_parameters_that_are_added_are_signed() -> None:
+    parameters = {"request_parameters": {"query": {"z": "1 2", "a": "3"}, "headers": {"X-Amz-Date": "of-parameters"}}}
+    raw = sent(plane({"filters": parameters}), b"GET /x?b=2&a=1 HTTP/1.1\r\nHost: a.test\r\n\r\n")
+    assert raw.split(b" ")[1] == b"/base/x?b=2&a=1&z=1%202"
+    assert check_signature(raw)
+
+
+@pytest.mark.parametrize(
+    ("rule", "target"), [("all", b"/x?b=2&a=1"), ({"except": ["b"]}, b"/x?a=1"), ("none", b"/x")], ids=str
+)
+def test_the_fetch_of_a_cache_is_signed(rule: Any, target: bytes) -> None:
+    """It has the query of the stored response, not that of the client."""
+    route = {"filters": {"credentials": {"aws_sigv4": KEYS}}}
+    world = World(upstreams={"u": {"targets": ["http://api.test"]}}, route=route, key={"query": rule})
+    client = world.client(b"/x?b=2&a=1")
+    upstream = world.upstream()
+    assert upstream.received.startswith(b"GET %b " % target)
+    assert check_signature(upstream.received)
+    upstream.sends(FRESH)
+    assert client.received.startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_fallback_gets_no_signature() -> None:
+    upstreams = {name: {"targets": [f"http://{name}.test"], "retries": {"max": 0}} for name in "uv"}
+    filters = {"credentials": {"aws_sigv4": KEYS}}
+    route = {"name": "r", "upstream": "u", "fallback": {"upstream": "v"}, "filters": filters}
+    made = Plane({"upstreams": upstreams, "routes": [route]})
+    made.client().sends(b"GET /?b&a HTTP/1.1\r\nHost: a\r\n\r\n")
+    made.cannot_connect()
+    raw = made.connects().received
+    assert raw.startswith(b"GET /?b&a ")
+    assert b"mz" not in raw
+    assert b"AWS4" not in raw
 
 
 @pytest.mark.parametrize("method", [b"POST", b"PUT", b"DELETE"])
