@@ -204,12 +204,12 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
             if taken_at is None:
                 return
             use(-1)
-            now, fault = monotonic(), exchange.fault
+            now, fault, body = monotonic(), exchange.fault, exchange.request_body
             if exchange.upstream_s >= 0.0:
                 seconds = exchange.begun_at + exchange.upstream_s - taken_at
                 status = 0 if exchange.response is None else exchange.response.status
                 limit.record_response(now, taken_at, seconds, status in _STRAINED_STATUSES)
-            elif fault in _STRAINED:
+            elif fault in _STRAINED and (body is None or body.ended):
                 limit.record_response(now, taken_at, now - taken_at, failed=True)
             elif fault is Fault.CLIENT_LEFT:
                 limit.client_left(now, taken_at, now - taken_at)

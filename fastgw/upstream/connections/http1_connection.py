@@ -170,6 +170,10 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def reused(self) -> bool:
         return self.uses > 1
 
+    @property
+    def awaits_target(self) -> bool:
+        return self._targets_turn or self.write_paused
+
     def limit_times(self, head: float, idle: float) -> None:
         self._special = True
         self._head_timeout, self.idle_timeout = head, idle

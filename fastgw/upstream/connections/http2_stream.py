@@ -103,6 +103,10 @@ class Http2UpstreamStream(Timed):
     def established(self) -> tuple[float, float]:
         return self._connection.established
 
+    @property
+    def awaits_target(self) -> bool:
+        return self._targets_turn or self.write_paused
+
     def limit_times(self, head: float, idle: float) -> None:
         self._head_timeout, self.idle_timeout = head, idle
 

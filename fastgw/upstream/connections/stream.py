@@ -101,6 +101,14 @@ class UpstreamStream(Protocol):
     target: Target
     write_paused: bool
     """Whether the target accepts no more for now."""
+    paused: bool
+    """Whether the response is not read for now, because the client is slower."""
+
+    @property
+    def awaits_target(self) -> bool:
+        """Whether the target has to respond, or to accept more of the request. False: more of it is to come from the
+        client.
+        """
 
     @property
     def frames_bodies(self) -> bool:

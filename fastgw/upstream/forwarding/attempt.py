@@ -44,6 +44,8 @@ class Attempt(Timed):
     __slots__ = (
         "_answered_at",
         "_begun_at",
+        "_body_begun_at",
+        "_body_ended_at",
         "_forwarding",
         "_record",
         "_status",
@@ -62,6 +64,7 @@ class Attempt(Timed):
         self.stream: UpstreamStream | None = None
         self._begun_at = 0.0  # if hedging is configured
         self._answered_at = 0.0  # time of the response head of a gRPC call whose outcome is still unknown
+        self._body_begun_at = self._body_ended_at = 0.0  # by the wheel's clock; the end: if it came later
         self._record: AttemptRecord | None = None
 
     def __repr__(self) -> str:
@@ -177,6 +180,7 @@ class Attempt(Timed):
         exchange = self.exchange
         assert self.stream is not None
         self.stream.take_body_from(exchange.client)
+        self._body_begun_at = self._upstream.worker_loop.wheel.now
         held = body.attach(self)
         if self.stream.frames_bodies and not self._forwarding.keeps_body():  # otherwise it may be refused unprocessed
             body.kept = None
@@ -352,6 +356,7 @@ class Attempt(Timed):
 
     def end(self, trailers: Trailers) -> None:
         if self.stream is not None:
+            self._body_ended_at = self._upstream.worker_loop.wheel.now
             if self._forwarding.forward.rules.per_try is not inf:
                 self._limit_time()
             self.stream.end_body(sent_trailers(self.exchange, trailers))
@@ -378,6 +383,18 @@ class Attempt(Timed):
         if self.stream is not None:
             return Fault.UPSTREAM_TIMEOUT
         return Fault.POOL_TIMEOUT if self._upstream.pool.is_queued(self) else Fault.CONNECT_TIMEOUT
+
+    def clients_fault(self, now: float) -> Fault | None:
+        """Return the fault of the client if it has used up the time, and not the target: it reads slowly, or it took
+        longer for the rest of the request than the target since then. None: it has not.
+        """
+        if self.stream is None:
+            return None
+        if self.stream.paused:
+            return Fault.CLIENT_STALLED
+        took = self._body_ended_at - self._body_begun_at
+        is_late = not self.stream.awaits_target or now - self._body_ended_at < took
+        return Fault.REQUEST_TIMEOUT if is_late else None
 
     def give_up(self, fault: Fault | None = None) -> None:
         """Cancel the attempt, which is no longer needed. `fault`: the reason, if it has failed."""

@@ -473,7 +473,11 @@ class Forwarding(Timed):
         if current is not None:
             hedges, self.current, self._hedges = self._hedges, None, ()
             for attempt in (current, *hedges):
-                attempt.give_up(None if is_callers else fault if attempt is current else attempt.late_by())
+                clients = attempt.clients_fault(now)
+                if clients is Fault.REQUEST_TIMEOUT:
+                    why = why or "the client was slow to send the request"
+                own = fault if attempt is current else attempt.late_by()
+                attempt.give_up(None if is_callers else clients or own)
         exchange.fail(fault, why=why)  # it cancels this forwarding
 
     def done(self, attempt: Attempt) -> None:

@@ -167,6 +167,20 @@ def test_what_is_over_in_any_way_makes_room_in_a_limit_that_adapts(outcome):
             plane.pool.waiting.clear()
 
 
+def test_slow_uploads_do_not_lower_a_limit_that_adapts():
+    """Their timeout tells nothing of the upstream; counted, ten of them would end the fast growth at the start."""
+    plane = Served({"adaptive": {"min": 10, "max": 100}}, timeout="1s")
+    for _ in range(10):
+        plane.client().sends(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na")
+        plane.connects()
+    plane.passes(1.1)
+    assert [record.status for record in plane.records] == [504] * 10
+    assert [plane.asks() for _ in range(10)] == [True] * 10
+    for _ in range(10):
+        plane.answers()
+    assert plane.counts.count(cells_of(plane.counts, scope("route", "all", "concurrency"))[1]) == 15
+
+
 @pytest.mark.parametrize(
     "settings",
     [

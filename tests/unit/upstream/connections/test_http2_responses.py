@@ -107,6 +107,22 @@ async def test_responses_that_begin_in_each_turn_are_told_a_turn_later() -> None
         assert told(world) == [("on_head", b"", False)] * len(others)
 
 
+@on_loop
+async def test_a_target_is_awaited_once_the_request_is_complete_or_when_it_accepts_no_more() -> None:
+    with await begun() as world:
+        stream = world.connection.open_stream()
+        stream.begin_special(world.listener, b"POST / HTTP/1.1\r\nHost: a\r\n\r\n", b"POST", whole=False)  # type: ignore[arg-type]
+        turns_seen = [stream.awaits_target]
+        for step in (
+            lambda: stream.send_body(b"a"),
+            lambda: stream.send_body(bytes(200_000)),
+            lambda: stream.end_body(()),
+        ):
+            step()
+            turns_seen.append(stream.awaits_target)
+        assert turns_seen == [False, False, True, True]
+
+
 LINES = (
     b"grpc-status: 0\r\ngrpc-message: \r\n",
     b"grpc-status: 13\r\ngrpc-message: it%20broke\r\ngrpc-status-details-bin: CAMSBQ==\r\n",

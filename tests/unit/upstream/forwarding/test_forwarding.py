@@ -2,6 +2,7 @@
 
 import os
 import socket
+from math import inf
 
 import pytest
 
@@ -76,6 +77,61 @@ def test_a_slow_upload_is_not_the_targets_fault(expect: bytes) -> None:
     upstream.sends(OK)
     assert client.received.endswith(b"ok")
     assert b"504" not in client.received
+
+
+UPLOADS = {
+    "still sent": ([(0.5, b"b"), (0.6, b"o")], "request_timeout"),
+    "not begun": ([], "request_timeout"),
+    "mostly the client's time": ([(0.5, b"bo"), (0.3, b"dy")], "request_timeout"),
+    "mostly the target's time": ([(0.2, b"bo"), (0.1, b"dy")], "upstream_timeout"),
+}
+
+
+@pytest.mark.parametrize("limit", [{"route": {"timeout": "1s"}}, {"settings": {"timeouts": {"total": "1s"}}}])
+@pytest.mark.parametrize(("pieces", "fault"), UPLOADS.values(), ids=UPLOADS)
+def test_a_timeout_is_the_fault_of_the_side_that_used_it_up(
+    pieces: list[tuple[float, bytes]], fault: str, limit: dict[str, dict[str, object]]
+) -> None:
+    """Otherwise one slow client could open the circuit breaker, and eject every target. The client gets its 504."""
+    service = Service(**limit)
+    service.asks(post(b"Content-Length: 4\r\n"))
+    service.connects()
+    for seconds, piece in pieces:
+        service.passes(seconds)
+        service.asks(piece)
+    service.passes(1.1)
+    service.assert_over(504)
+    assert service.watch.faults == [fault]
+    (record,) = service.plane.records
+    assert record.fault == "upstream_timeout"
+    assert record.fault_detail == ("the client was slow to send the request" if fault == "request_timeout" else "")
+
+
+@pytest.mark.parametrize(("room", "fault"), [(0, "client_stalled"), (inf, "upstream_stalled")])
+def test_a_total_that_ends_a_response_is_the_fault_of_the_side_that_held_it_up(room: float, fault: str) -> None:
+    service = Service({"timeouts": {"total": "1s"}})
+    service.asks()
+    upstream = service.connects()
+    upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n")
+    service.client.takes(room)
+    for _ in range(4):
+        upstream.sends(bytes(30000))
+    service.passes(1.1)
+    assert upstream.aborted
+    assert service.watch.faults == [fault]
+    service.client.resets()
+    service.plane.assert_quiet()
+
+
+def test_a_total_that_ends_a_response_during_the_upload_is_not_the_targets_fault() -> None:
+    """The response of a gRPC stream may wait for the client for as long as the request lasts."""
+    service = Service({"timeouts": {"total": "1s"}})
+    service.asks(post(b"Content-Length: 4\r\n") + b"bo")
+    service.connects().sends(OK[:-1])
+    service.passes(1.1)
+    assert service.watch.faults == ["request_timeout"]
+    service.client.resets()
+    service.plane.assert_quiet()
 
 
 def test_an_old_target_that_was_spared_the_expectation_is_not_asked_to_answer_it() -> None:
