@@ -289,7 +289,8 @@ class Retries(Settings):
     """
     per_try_timeout: Duration | None = None
     """Timeout for one attempt of an idempotent request: until the response head, from the beginning of the attempt or
-    the end of the request, whichever is later. Answered 504 if no retry is left. null = no separate limit."""
+    the end of the request, whichever is later. Answered 504 if no retry is left. A request whose body was not kept
+    (`body_bytes`) has no such limit once it was sent. null = no separate limit."""
     backoff: Backoff = Backoff()
     """Wait before a retry at a target that was tried before, and after a response whose status is in `conditions` in
     any case. There is no wait after `reset_before_response`."""

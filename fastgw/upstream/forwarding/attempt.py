@@ -152,11 +152,11 @@ class Attempt(Timed):
             exchange.sent = True
             if exchange.state is not FORWARDING:  # another attempt may be in flight as well
                 exchange.state = CONNECTION_LENT[exchange.state]
-            left = self.seconds_left() if forward.deadline_name else None
             body = exchange.request_body
             forwarding = self._forwarding
             call_left = forwarding.call_due_at - self._upstream.worker_loop.wheel.now
             taken = b"" if body is None else self._take_body(body)
+            left = self.seconds_left() if forward.deadline_name else None
             record = self._record
             span_id = b"" if record is None else record.span_id
             request = forward.request(exchange, self.target, left, taken, call_left, span_id)
@@ -184,6 +184,8 @@ class Attempt(Timed):
         held = body.attach(self)
         if self.stream.frames_bodies and not self._forwarding.keeps_body():  # otherwise it may be refused unprocessed
             body.kept = None
+        if body.kept is None:  # no other attempt can follow
+            self.deadline = inf
         if body.length is not None or not self.stream.frames_bodies:
             return held
         last = serializer.last_chunk(sent_trailers(exchange, body.trailers)) if body.ended else b""

@@ -431,6 +431,19 @@ def test_what_may_not_be_repeated_has_all_the_time(method: bytes) -> None:
     service.assert_over(200)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_body_that_was_not_kept_has_all_the_time(at_once: bool) -> None:
+    """Nothing of it can be sent again, whether it came with the head or later."""
+    service = Service({"retries": {**PER_TRY["retries"], "body_bytes": 0}})
+    request = asking(b"PUT", b"body")
+    service.asks(request if at_once else request[:-1])
+    wire = service.connects()
+    service.asks(b"" if at_once else request[-1:])
+    service.passes(5)
+    wire.sends(OK)
+    service.assert_over(200)
+
+
 def test_a_slow_upload_is_not_the_targets_fault() -> None:
     service = Service(PER_TRY)
     service.asks(b"PUT /a HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\n\r\n")
