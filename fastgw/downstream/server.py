@@ -8,6 +8,7 @@ from contextlib import suppress
 from email.utils import formatdate
 from itertools import islice
 from math import inf
+from operator import methodcaller
 from time import time
 from typing import Final, NamedTuple, Protocol
 
@@ -414,11 +415,12 @@ class Server:
             self._quiet.set()
 
     async def drain(self, requests_s: float, tunnels_s: float) -> DrainSummary:
-        """Accept no new requests, wait for exchanges, and for tunnels within their timeout; then abort the rest."""
+        """Accept no new requests, wait for exchanges and tunnels, each within their timeout; then abort the rest."""
         self._quiet = asyncio.Event()
         self.begin_drain()
-        cut = await self._wait(requests_s, tunnels=False)
-        cut += await self._wait(tunnels_s - requests_s, tunnels=True)
+        cut_first = methodcaller("cut_requests" if requests_s <= tunnels_s else "cut_tunnels")
+        cut = await self._wait(min(requests_s, tunnels_s), cut_first)
+        cut += await self._wait(abs(tunnels_s - requests_s), methodcaller("cut"))
         return DrainSummary(self.drained, cut)
 
     def begin_drain(self) -> None:
@@ -428,18 +430,17 @@ class Server:
         for connection in tuple(self.connections):
             connection.drain()
 
-    async def _wait(self, seconds: float, tunnels: bool) -> int:
-        """Wait until all connections have closed; after `seconds` abort the rest. `tunnels`: whether tunnels are
-        aborted too.
+    async def _wait(self, seconds: float, cut: Callable[[ClientConnection], int]) -> int:
+        """Wait until all connections have closed; after `seconds` abort the rest, or the part of it that `cut`
+        aborts.
         """
         assert self._quiet is not None
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(seconds, 0)):
+            async with asyncio.timeout(seconds):
                 while self.connections:  # the last one may be followed by others from the queue
                     self._quiet.clear()
                     await self._quiet.wait()
-        late = tuple(self.connections)
-        return sum(connection.cut() if tunnels else connection.cut_requests() for connection in late)
+        return sum(map(cut, tuple(self.connections)))
 
     def stop(self) -> None:
         """Abort all connections."""

@@ -883,6 +883,10 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         """Call `cut`, except for a tunnel, which continues."""
         return self.phase is not TUNNEL and self.cut()
 
+    def cut_tunnels(self) -> bool:
+        """Call `cut` for a tunnel."""
+        return self.phase is TUNNEL and self.cut()
+
     def cut(self) -> bool:
         """Abort at once, with a 503 if no response has begun. True: an exchange or tunnel was aborted."""
         exchange = self._under_way()

@@ -626,7 +626,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
 
     def cut(self) -> int:
         """Abort at once, with a 503 if no response has begun. Returns the number of aborted exchanges."""
-        count = self._cut_streams(tunnels=True)
+        count = self._cut_streams(requests=True, tunnels=True)
         self._end(ErrorCode.NO_ERROR)
         self.abort()
         return count
@@ -635,15 +635,21 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         """Abort everything except tunnels, like `cut`. Returns the number of aborted exchanges."""
         if not self.is_tunnel:
             return self.cut()
-        count = self._cut_streams(tunnels=False)
+        count = self._cut_streams(requests=True, tunnels=False)
         self.flush_soon()
         return count
 
-    def _cut_streams(self, tunnels: bool) -> int:
+    def cut_tunnels(self) -> int:
+        """Abort all tunnels. Returns their number."""
+        count = self._cut_streams(requests=False, tunnels=True)
+        self.flush_soon()
+        return count
+
+    def _cut_streams(self, requests: bool, tunnels: bool) -> int:
         count = 0
         for stream in tuple(self._streams.values()):
             exchange = stream.under_way()
-            if exchange is None or (stream.is_tunnel and not tunnels):
+            if exchange is None or not (tunnels if stream.is_tunnel else requests):
                 continue
             count += 1
             if exchange.state < ANSWERING:

@@ -526,3 +526,6 @@ cdef class PlainConnection(FdListener):
 
     def cut_requests(self):
         return self._phase != OPEN and self.cut()
+
+    def cut_tunnels(self):
+        return self._phase == OPEN and self.cut()

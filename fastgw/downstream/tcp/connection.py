@@ -670,6 +670,10 @@ class TcpConnection(Timed):
         """Call `cut` while there is no connection to a target; afterwards it is a tunnel, which continues."""
         return self._phase is not OPEN and self.cut()
 
+    def cut_tunnels(self) -> bool:
+        """Call `cut` once there is a connection to a target."""
+        return self._phase is OPEN and self.cut()
+
     def cut(self) -> bool:
         """Abort at once. True: a connection was aborted."""
         if self._phase is CLOSED:

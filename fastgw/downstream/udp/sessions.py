@@ -432,6 +432,9 @@ class UdpSession(Timed):
     def cut_requests(self) -> bool:
         return self.cut()
 
+    def cut_tunnels(self) -> bool:
+        return False
+
     def cut(self) -> bool:
         """Abort at once. True: a response was outstanding."""
         was_open = self.is_open

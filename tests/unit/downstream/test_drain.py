@@ -76,6 +76,26 @@ def test_what_does_not_end_in_time_is_cut_and_counted() -> None:
     asyncio.run(live())
 
 
+def test_tunnels_with_less_time_than_requests_are_cut_first() -> None:
+    async def live() -> None:
+        plane = Plane()
+        busy, tunnel = plane.client(), plane.client()
+        busy.sends(GET)
+        upstream = plane.connects()
+        tunnel.sends(ASKING)
+        plane.connects().sends(SWITCHED)
+        drain = asyncio.ensure_future(plane.server.drain(60, 0))
+        await turns()
+        plane.settle()
+        assert (busy.lost, tunnel.lost) == (False, True)
+        upstream.sends(OK)
+        assert busy.received.endswith(b"ok")
+        assert (await drain).cut == 1
+        plane.assert_quiet()
+
+    asyncio.run(live())
+
+
 def test_a_connection_that_comes_as_the_last_one_goes_is_not_cut() -> None:
     """The queue of a listening socket is taken in while the drain waits: "nobody is left" may be over in a moment."""
 

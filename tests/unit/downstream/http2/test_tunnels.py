@@ -118,6 +118,28 @@ def test_requests_beside_a_tunnel_have_their_own_time_in_a_drain() -> None:
     asyncio.run(live())
 
 
+def test_tunnels_with_less_time_than_requests_are_cut_beside_them() -> None:
+    async def live() -> None:
+        plane = plane_of()
+        client = begins(plane)
+        opens_tunnel(plane, client)
+        asks(client, 3)
+        upstream = plane.connects()
+        drain = asyncio.ensure_future(plane.server.drain(60, 0))
+        await turns()
+        plane.settle()
+        assert resets(client) == {1: Code.INTERNAL_ERROR}
+        upstream.sends(OK + b"abcd")
+        plane.passes(2)
+        await turns()
+        plane.settle()
+        assert data_on(client, 3) == b"abcd"
+        assert client.lost
+        assert (await drain).cut == 1
+
+    asyncio.run(live())
+
+
 def test_a_tunnel_that_outlives_its_own_time_is_cut() -> None:
     async def live() -> None:
         plane = plane_of()
