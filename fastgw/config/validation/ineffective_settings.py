@@ -12,7 +12,10 @@ from fastgw.config.settings.gateway import Route, Upstream
 from fastgw.config.validation import unspoken_protocols
 
 _TRANSCODES: Final = "grpc_transcode"
-_FOR_SEVERAL: Final = (("hedge",), ("load_balancing", "sticky"))
+_FOR_SEVERAL: Final = {
+    ("hedge",): "requests cannot be hedged",
+    ("load_balancing", "sticky"): "all requests go to it anyway, with and without the cookie",
+}
 
 
 def idle_settings(merged: Merged) -> list[Problem]:
@@ -60,12 +63,12 @@ def _of_upstream(location: SourceLocation, upstream: Upstream) -> Iterator[Probl
         yield location.below("targets").problem("all targets have weight 0: every request is answered 503")
     if len(first) > 1:
         return
-    for steps in _FOR_SEVERAL:
+    for steps, effect in _FOR_SEVERAL.items():
         settings: Any = upstream
         for step in steps:
             settings = getattr(settings, step)
         if settings is not None:
-            yield location.below(*steps).problem("the upstream has only one target: requests cannot be hedged")
+            yield location.below(*steps).problem(f"the upstream has only one target: {effect}")
 
 
 def _of_route(location: SourceLocation, route: Route, upstreams: Mapping[str, Upstream]) -> Iterator[Problem]:

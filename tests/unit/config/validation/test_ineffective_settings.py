@@ -39,7 +39,8 @@ def loaded(folder: Path, more: str = "", settings: str = "", route: str = "upstr
             "",
             ", load_balancing: {sticky: {cookie: at}}",
             "upstream: u",
-            "4:59: upstreams.u.load_balancing.sticky: the upstream has only one target: requests cannot be hedged",
+            "4:59: upstreams.u.load_balancing.sticky: the upstream has only one target: all requests go to it anyway, "
+            "with and without the cookie",
         ),
         (
             ', {url: "http://a.test"}',
