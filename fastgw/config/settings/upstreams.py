@@ -146,9 +146,9 @@ class LoadBalancing(Settings):
     `random`: a random target.
     `least_connections`: two random targets (power of two choices), of which the one with fewer requests in flight on
     the node is selected.
-    `latency`: two random targets, of which the one with the lower product of response time (until the response head)
-    and requests in flight is selected. A response slower than the average counts at once; a failed attempt counts as
-    `timeouts.connect` or longer.
+    `latency`: two random targets, of which the one with the lower product of response time (from the end of the
+    request until the response head) and requests in flight is selected. A response slower than the average counts at
+    once; a failed attempt counts as `timeouts.connect` or longer.
     `ip_hash`: by the client's address (IPv6 by /64), so that a client stays with its target.
     `consistent_hash`: by `hash_on`; when a target is added or removed, only its own share of the keys moves."""
     hash_on: Annotated[Trait, trait("ip", "header", "cookie", "consumer")] | None = None

@@ -127,7 +127,7 @@ class Attempt(Timed):
         return min(forwarding.forward.timeouts.response_headers, min(self.deadline, forwarding.head_due_at) - now)
 
     def seconds(self) -> float:
-        """Seconds since it began, if hedging is configured."""
+        """Seconds since it began, or since the request was complete, if hedging is configured."""
         return monotonic() - self._begun_at
 
     # calls of the pool
@@ -359,6 +359,10 @@ class Attempt(Timed):
     def end(self, trailers: Trailers) -> None:
         if self.stream is not None:
             self._body_ended_at = self._upstream.worker_loop.wheel.now
+            if self._record is not None:
+                self._record.sent_at = monotonic()
+            if self._upstream.hedging is not None:
+                self._begun_at = monotonic()
             if self._forwarding.forward.rules.per_try is not inf:
                 self._limit_time()
             self.stream.end_body(sent_trailers(self.exchange, trailers))
@@ -435,6 +439,8 @@ class Attempt(Timed):
         else:
             now = monotonic()
         if record is not None:
+            if not record.sent_at and not self._request_is_whole():
+                record.sent_at = now  # the time until here was the client's
             if fault is None and record.status == 101:
                 record.end(now)
             else:

@@ -98,11 +98,13 @@ class _SeenLatency:
 
 @final
 class Latencies:
-    """Latency of each target until its response head: an average that rises at once and decreases slowly.
+    """Latency of each target until its response head, from the end of the request: an average that rises at once and
+    decreases slowly.
 
     (The "peak EWMA" of Finagle.) A value above the average replaces it at once; a lower one has the more weight the
     longer ago the last response was; and the average of an idle target decays. A failed attempt counts as at least
-    `penalty` seconds, because otherwise a target that fails fast would look fast. Measured in this worker only; the
+    `penalty` seconds, because otherwise a target that fails fast would look fast. If the head of a response precedes
+    the end of the request, the latency counts from the beginning of the attempt. Measured in this worker only; the
     attempts in flight, with which the latency is multiplied, are those of the node (`loads`).
     """
 
@@ -142,7 +144,7 @@ class Latencies:
     def attempt_connected(self, attempt: AttemptRecord) -> None: ...
 
     def attempt_answered(self, attempt: AttemptRecord) -> None:
-        seconds = attempt.head_at - attempt.begun_at
+        seconds = attempt.head_at - (attempt.sent_at or attempt.begun_at)
         self._record_latency(
             attempt.target, max(seconds, self._penalty) if attempt.status in GATEWAY_ERRORS else seconds
         )
@@ -152,7 +154,8 @@ class Latencies:
 
     def attempt_given_up(self, attempt: AttemptRecord, fault: Fault | None, why: str) -> None:
         if fault is not None and fault.side is Side.UPSTREAM:
-            self._record_latency(attempt.target, max(attempt.ended_at - attempt.begun_at, self._penalty))
+            seconds = attempt.ended_at - (attempt.sent_at or attempt.begun_at)
+            self._record_latency(attempt.target, max(seconds, self._penalty))
         self._loads.attempt_ended(attempt)
 
     def _record_latency(self, target: Target, seconds: float) -> None:

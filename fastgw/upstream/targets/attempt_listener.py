@@ -102,6 +102,7 @@ class AttemptRecord:
         "refused",
         "request_line",
         "reused",
+        "sent_at",
         "span_id",
         "status",
         "target",
@@ -124,7 +125,8 @@ class AttemptRecord:
         self.number = number
         """Number of the attempt at this upstream for the exchange, from 1."""
         self.begun_at = begun_at
-        self.connected_at = self.head_at = self.ended_at = self.queue_left_at = 0.0
+        self.connected_at = self.head_at = self.ended_at = self.queue_left_at = self.sent_at = 0.0
+        """`sent_at`: end of a request that the client had not completed when the attempt began."""
         self.established = 0.0, 0.0
         """When TCP and TLS of a new connection were established, if it is traced."""
         self.reused = False

@@ -107,6 +107,21 @@ def test_a_timeout_is_the_fault_of_the_side_that_used_it_up(
     assert record.fault_detail == ("the client was slow to send the request" if fault == "request_timeout" else "")
 
 
+@pytest.mark.parametrize("kind", ["whole", "late", "broken off"])
+def test_an_attempt_tells_when_the_client_had_sent_the_rest_of_its_request(kind: str) -> None:
+    """What the client takes for its request is no latency of the target."""
+    service = Service()
+    service.asks(post(b"Content-Length: 2\r\n") + (b"ab" if kind == "whole" else b"a"))
+    upstream = service.connects()
+    if kind == "broken off":
+        upstream.resets()
+    else:
+        service.asks(b"b" if kind == "late" else b"")
+        upstream.sends(OK)
+    record = service.watch.records[-1]
+    assert record.sent_at == 0.0 if kind == "whole" else record.connected_at <= record.sent_at <= record.ended_at
+
+
 @pytest.mark.parametrize(("room", "fault"), [(0, "client_stalled"), (inf, "upstream_stalled")])
 def test_a_total_that_ends_a_response_is_the_fault_of_the_side_that_held_it_up(room: float, fault: str) -> None:
     service = Service({"timeouts": {"total": "1s"}})

@@ -249,6 +249,20 @@ def test_a_slow_target_is_noticed_with_its_first_answer_and_forgiven_slowly():
     assert slow in {*picked(balance, 100)}
 
 
+@pytest.mark.parametrize("fault", [None, Fault.CONNECTION_LOST])
+def test_the_time_that_a_client_takes_for_its_request_is_not_the_targets(fault: Fault | None) -> None:
+    latencies = Latencies(loads_of(1)[0], 10.0, 1.0, lambda: 0.0)
+    target = members(1)[0].target
+    slow = record(target, 30.0, 200)
+    slow.sent_at = 28.5
+    latencies.attempt_begun(slow)
+    if fault is None:
+        latencies.attempt_answered(slow)
+    else:
+        latencies.attempt_given_up(slow, fault, "")
+    assert latencies.of(target) == 1.5
+
+
 def test_what_is_under_way_makes_a_fast_target_as_dear_as_a_slow_one():
     group = members(1, 1)
     fast, slow = (member.target for member in group)
