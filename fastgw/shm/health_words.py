@@ -5,7 +5,9 @@ their own observations, each to its own column. The most severe value counts. No
 decision is lost with its process: a worker copies the decisions of others to its own column. Rule 2: every change is
 counted in `changes`. Workers check only these words, in each tick of the timer wheel. Rule 3: before a process serves a
 new name, it clears the slot in its own column (`enter`); no process writes for the old name by then, because freed
-slots are not reused at once (`slot_assignment`).
+slots are not reused at once (`slot_assignment`). Rule 4: a process whose new configuration does not follow a
+decision any more clears it in its own column (`clear_breaker`, `clear_ejection`), so that nothing is left when it is
+followed again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -123,6 +125,11 @@ class HealthWords:
         at = self._ejection + target
         column.words[at] = max(view[at] for view in column.views)
 
+    def clear_ejection(self, column: Column, target: int) -> None:
+        """Clear this process's ejection of a target, and its streak of failures."""
+        for word in (self._ejection, self.streak):
+            column.words[word + target] = 0
+
     # the node's combined state
 
     def read_verdicts(self, column: Column, targets: Sequence[int], now: float) -> list[tuple[HealthVerdict, float]]:
@@ -160,6 +167,11 @@ class HealthWords:
         until = int(state.until * 100) if state.is_open else 0
         word = (state.round % (1 << _ROUND_BITS)) << _UNTIL_BITS | until << 1 | state.is_open
         column.words[self._breaker + upstream] = word
+
+    def clear_breaker(self, column: Column, upstream: int) -> None:
+        """Clear this process's breaker state, and its probes."""
+        for word in (self._breaker, self.probes, self.proven):
+            column.words[word + upstream] = 0
 
     def breaker(self, views: Iterable[memoryview], upstream: int) -> BreakerState:
         word = max(view[self._breaker + upstream] for view in views)

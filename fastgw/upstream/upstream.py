@@ -246,6 +246,7 @@ class Upstream:
         successor of the same name keeps.
         """
         if self.health is not None:  # attempts still in flight must not count: the slots may be reused
+            self.health.clear_decisions(None if heir is None else heir.health)
             self._leave_health()
             self.settle()  # without its breaker
         if heir is not None:

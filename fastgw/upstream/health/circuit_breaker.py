@@ -83,6 +83,10 @@ class Breaker:
     def __repr__(self) -> str:
         return f"<Breaker {self.phase.value}, round {self._state.round}>"
 
+    def clear_words(self) -> None:
+        """Clear the state in this worker, because no later configuration follows it."""
+        self._words.clear_breaker(self._column, self._slot)
+
     # permitted requests
 
     def guard(self, balancer: Balancer) -> Balancer:

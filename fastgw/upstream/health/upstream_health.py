@@ -140,6 +140,18 @@ class Health:
     def __repr__(self) -> str:
         return f"<Health {self._outliers!r} {self.breaker!r}, {len(self._group.shunned)} shunned>"
 
+    def clear_decisions(self, heir: "Health | None") -> None:
+        """Clear the decisions in this worker that `heir`, the health of its successor, does not follow. If they are
+        configured again later, they begin without a past.
+        """
+        if self.breaker is not None and (heir is None or heir.breaker is None):
+            self.breaker.clear_words()
+        if self._outliers is not None:
+            kept = () if heir is None or heir._outliers is None else heir._of_targets
+            for slot in set(self._of_targets).difference(kept):
+                self._words.clear_ejection(self._column, slot)
+        self._words.changed(self._column)
+
     def stop(self) -> None:
         """Stop when the upstream was removed from the configuration: objects that refer back here are released."""
         self._outliers = self.breaker = None
@@ -242,7 +254,8 @@ class Health:
                 changes_at = min(changes_at, until)
                 if verdict is HealthVerdict.EJECTED:
                     returns_at = min(returns_at, until)
-                    words.repeat_ejection(column, slot)  # in case the process that has ejected it dies
+                    if self._outliers is not None:
+                        words.repeat_ejection(column, slot)  # in case the process that has ejected it dies
         self._returns_at = returns_at
         if shunned != group.shunned:
             group.shunned = frozenset(shunned)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from fastgw.config.base.value_types import parse_url
@@ -523,6 +524,49 @@ def test_after_it_has_closed_the_window_begins_anew() -> None:
     assert node.phase() is BreakerPhase.CLOSED
     node.workers[0].fails(0)
     assert node.phase() is BreakerPhase.OPEN
+
+
+@pytest.mark.parametrize("between", ["switched off", "removed"])
+def test_what_is_configured_again_begins_without_a_past(between: str) -> None:
+    """Each worker clears its own words as it reloads; until the last one has, those before it follow nothing."""
+    node = Node(passive=PASSIVE, breaker=BREAKER)
+    opened(node)
+    for _ in range(5):
+        node.workers[0].fails(0, Fault.CONNECT_REFUSED)
+    assert node.out() == "a"
+    followed = node.settings
+    node.settings = msgspec.structs.replace(
+        followed, health_checks=settings.HealthChecks(passive=None), circuit_breaker=None
+    )
+    for index, old in enumerate(node.workers):
+        assert old.health.breaker is not None
+        assert (old.out(), old.health.breaker.phase) == ("a", BreakerPhase.OPEN)
+        heir = Group(node, index).health if between == "switched off" else None
+        old.health.clear_decisions(heir)
+        old.outlook.stop()
+        old.health.stop()
+        node.passes(0.1)
+    node.settings = followed
+    node.workers = [Group(node, index) for index in range(3)]
+    assert node.phase() is BreakerPhase.CLOSED
+    assert node.out() == ""
+    for _ in range(4):
+        node.workers[0].fails(0, Fault.CONNECT_REFUSED)
+    assert node.out() == ""
+
+
+def test_what_goes_on_being_configured_keeps_its_decisions() -> None:
+    node = Node(passive=PASSIVE, breaker=BREAKER)
+    opened(node)
+    for _ in range(5):
+        node.workers[0].fails(0, Fault.CONNECT_REFUSED)
+    node.passes(0.1)
+    before, node.workers = node.workers, [Group(node, index) for index in range(3)]
+    for old, new in zip(before, node.workers, strict=True):
+        old.health.clear_decisions(new.health)
+        old.outlook.stop()
+        old.health.stop()
+    assert (node.out(), node.phase()) == ("a", BreakerPhase.OPEN)
 
 
 def test_whoever_follows_is_settled_once_per_change() -> None:
