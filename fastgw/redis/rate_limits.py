@@ -3,7 +3,7 @@ call. Its semantics are those of `rate_limit_table`: the same buckets, windows a
 Redis.
 
 A key is a string there, under a hash, and expires when it is fully replenished:
-- bucket: an instant, and the ns by which the bucket was short of full then;
+- bucket: an instant, and the ns by which the bucket was short of full then, which nodes of different limits share;
 - window: the last part in which anything was spent, its count and those of the parts before it.
 
 While Redis is unreachable (`ScriptClient`), earlier calls may still have been counted there; no request is admitted

@@ -3,7 +3,9 @@
 A cell is two words, a keyed hash of the key and a state. The state is an instant: once it is not above `now`, the cell
 has expired and may be reused for any key.
 
-- Token bucket (GCRA): the instant at which the bucket is full again, in ns.
+- Token bucket (GCRA): the instant at which the bucket is full again, in ns. It is kept when the limit changes, so that
+  what was spent before counts in proportion to the limit: a cell has no room for the limit that it was spent with. The
+  instant is not bounded by what the new bucket can hold either: a process whose `now` is late would cut off spending.
 - Fixed window: the end of the window, rounded up to 2**24 ns; the lower 24 bits hold the count.
 - Sliding window: like a fixed window for a part of the window, one seventh, with the instant at which that part leaves
   the window. The counts of earlier parts are stored beside the cell. A permit counts from when it is spent until its
@@ -73,9 +75,9 @@ class Limit(Protocol):
         """Spend `cost` permits (1 or more) of `key` and return 0.0, or spend nothing and return the seconds to wait.
 
         `now`: ns of the monotonic clock. `key`: any length; only a keyed hash is stored. Limits of the same name, kind
-        and window share the permits of equal keys, so a limit that is changed keeps what was spent. Rounded up, the
-        wait is `Retry-After` (RFC 9110 section 10.2.3). Raises `ValueError` for a cost above the maximum, for which no
-        wait is enough.
+        and window share the permits of equal keys, so a limit that is changed keeps what was spent (a bucket the time
+        until it is full). Rounded up, the wait is `Retry-After` (RFC 9110 section 10.2.3). Raises `ValueError` for a
+        cost above the maximum, for which no wait is enough.
         """
 
     @property

@@ -76,7 +76,7 @@ class CounterStore(Protocol):
     """Counts of one limit for all of its keys, in one process.
 
     Counter stores of the same name, algorithm and window share counts of equal keys in all workers, whatever their
-    limit and burst are: a limit that is changed keeps what was spent.
+    limit and burst are: a limit that is changed keeps what was spent (a bucket the time until it is full).
     """
 
     def spend(self, key: bytes, cost: int, /) -> LimitDecision | Awaitable[LimitDecision]:

@@ -77,11 +77,15 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
     """Rate limiting: limit the number of requests in a window of time, per client address, consumer or other `key`.
 
     The limit applies to the node or, with `state`, to all nodes that share it. It is exact over all workers, and
-    survives reloads, upgrades and dead workers. A new `limit` or `burst` keeps the counts; a new `window` or
-    `algorithm` starts again at zero. A filter on the gateway, a listener, an upstream or in a filter set counts all of
-    its routes together; one on a route counts this route only. Requests above the limit are answered 429, with
-    `Retry-After`, and do not count, neither here nor in other limits that admitted them before. A route may have any
-    number of limits, each under its own name with `type: rate_limit`; all of them have to admit a request.
+    survives reloads, upgrades and dead workers. A new `burst` keeps the counts, and so does a new `limit` of
+    `fixed_window` and `sliding_window`. `token_bucket` and `leaky_bucket` keep the time until the bucket is full: what
+    was spent before counts in proportion to the new `limit` (50 requests of 200 count as 10 of 40, and 30 of 30 as 40
+    of 40), so a higher limit admits clients that were refused only as the bucket refills. The same holds while nodes
+    that share `state` have different limits. A new `window` or `algorithm`, or another name of the filter, starts again
+    at zero. A filter on the gateway, a listener, an upstream or in a filter set counts all of its routes together; one
+    on a route counts this route only. Requests above the limit are answered 429, with `Retry-After`, and do not count,
+    neither here nor in other limits that admitted them before. A route may have any number of limits, each under its
+    own name with `type: rate_limit`; all of them have to admit a request.
 
     On the gateway or a listener the filter runs before a route is found, for every request, if `key` and `groups` do
     not depend on the route or the identity of the client (`consumer`, `route`, `claim`). Only such limits count CORS

@@ -114,6 +114,24 @@ def test_the_script_decides_as_the_cells_do(redis: RedisServer, terms: LimitSpec
     asyncio.run(connected(redis, play))
 
 
+def test_nodes_of_different_limits_decide_as_the_cells_do(redis: RedisServer) -> None:
+    """While a changed limit is in force on some nodes only: what a bucket has kept is time."""
+    chance, table = random.Random(0), own_table()
+    terms = [LimitSpec("token_bucket", 70, 7.0, 50), LimitSpec("token_bucket", 7, 7.0, 5)]
+    limits = [(limit_of(table, b"", each), asking_for(each, "different")) for each in terms]
+
+    async def play(pipe: Pipe) -> None:
+        now = START
+        for _ in range(300):
+            now += chance.choice([0, 1, 1000, 333_333, 1_000_000, 2_500_000])
+            (limit, told), cost = chance.choice(limits), chance.randint(1, 5)
+            answer = await pipe.execute(b"EVAL", SET_CLOCK, *told.question(b"s", KEY, cost), b"%d" % now)
+            assert isinstance(answer, list)
+            assert answer[0] == pytest.approx(limit.spend(KEY, cost, now * 1000) * 1e6, abs=1)
+
+    asyncio.run(connected(redis, play))
+
+
 @pytest.mark.parametrize("terms", TERMS, ids=lambda terms: f"{terms.algorithm}-{terms.burst}")
 def test_a_clock_that_was_set_back_admits_nobody_twice_and_locks_nobody_out(
     redis: RedisServer, terms: LimitSpec

@@ -181,6 +181,14 @@ def test_a_limit_that_is_changed_keeps_what_was_spent(table: Cells, algorithm: s
     assert admitted(changed, b"a", START, 10) == 2
 
 
+@pytest.mark.parametrize(("limit", "left"), [(5, 7), (10, 4), (20, 0)])
+def test_a_bucket_keeps_its_time_when_the_limit_is_changed(table: Cells, limit: int, left: int) -> None:
+    """So what was spent counts in proportion: at half the limit it is half, at twice the limit twice as much."""
+    assert admitted(table.token_bucket(10, 10.0, 10), b"a", START, 6) == 6
+    assert table.token_bucket(limit, 10.0, 10).spend(b"a", 1, START) == (0.0 if left else 1.5)
+    assert admitted(table.token_bucket(limit, 10.0, 10), b"a", START, 20) == max(left - 1, 0)
+
+
 def test_windows_of_another_length_or_kind_have_nothing_in_common(table: Cells) -> None:
     for window in (1.0, 2.0):
         assert admitted(table.fixed_window(3, window), b"a", START, 10) == 3
