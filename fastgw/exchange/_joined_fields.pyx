@@ -20,8 +20,9 @@ def adopt(type joined not None, type sent not None, join not None):
 
 cdef object _call(self, head, peer):
     cdef list found = []
+    cdef tuple parts = <tuple?>read(&parts_of_joined, self)
     try:
-        for part in <tuple>read(&parts_of_joined, self):
+        for part in parts:
             if type(part) is not _sent_class:
                 part = part(head, peer)
                 if part is None:

@@ -152,9 +152,9 @@ class JoinedFields:
         return hash(self.parts)
 
     def __call__(self, head: RequestHead, peer: Any) -> SentFields | None:
-        found = []
+        found, parts = [], self.parts
         try:
-            for part in self.parts:
+            for part in parts:
                 fields = part if type(part) is SentFields else part(head, peer)
                 if fields is None:
                     return None
