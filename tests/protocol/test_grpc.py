@@ -6,6 +6,7 @@ import contextlib
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from fastgw.compiled import PURE
 from tests.support.client import Client
+from tests.support.gateway import wait_until
 from tests.support.grpc_world import CODES, DEADLINE, World
 from tests.support.http2_peer import RST_STREAM, Http2Client, Http2Origin, Http2Peer, answer
 
@@ -194,6 +196,24 @@ def test_a_deadline_in_the_middle_of_a_response_ends_it_with_a_status(make: Any)
             assert dict(response.trailers)[b"grpc-status"] == b"4"
         record = world.gateway.wait_for_record(fault="upstream_stalled")
         assert record["fault_detail"] == "grpc-timeout of the call"
+
+
+def test_a_late_head_takes_nothing_else_from_the_deadline(make: Any) -> None:
+    """The call leaves the fast path with the head of a stream: its deadline stays the same moment."""
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}]})
+        with Http2Client(world.gateway.address()) as client:
+            fields = [(b"content-type", b"application/grpc+proto"), (b"te", b"trailers"), (b"grpc-timeout", b"4S")]
+            begun = time.monotonic()
+            stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
+            peer = origin.accept()
+            request = peer.read_message()
+            wait_until(lambda: time.monotonic() > begun + 2.5, "more than half of the time")
+            peer.headers(request.stream, [(b":status", b"200"), (b"content-type", b"application/grpc")], end=False)
+            peer.data(request.stream, b"\0\0\0\0\1x", end=False)
+            response = client.read_message(stream)
+            assert dict(response.trailers)[b"grpc-status"] == b"4"
+            assert time.monotonic() > begun + 3.5
 
 
 @pytest.mark.parametrize("value", [b"1", b"x", b"-1S", b"123456789S", b"1 S"])

@@ -393,10 +393,7 @@ class FastPath:
             sent = fetch.leave_fast_path(exchange)
             sent.begun_at = self.begun_at
         record, self._attempt = self._attempt, None
-        call_left = inf
-        if self.call_due_at != inf:
-            call_left = self.call_due_at - forward.upstream.worker_loop.wheel.now
-        forwarding = forward.resumed(sent, target, stream, record, call_left)
+        forwarding = forward.resumed(sent, target, stream, record, self.call_due_at)
         if stream is not None:
             sent.state, sent.sent = FORWARDING, True
             assert forwarding.current is not None

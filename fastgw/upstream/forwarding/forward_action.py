@@ -158,9 +158,11 @@ class Forward:
                 exchange.fail(Fault.BAD_REQUEST, "The grpc-timeout header is malformed.")
                 return
             if due_in != inf or self.timeout is not inf:
-                forwarding.limit_time(due_in)
-                if forwarding.call_due_at <= upstream.worker_loop.wheel.now:  # filters have waited for so long
-                    forwarding.expire(forwarding.call_due_at)
+                # The wheel is behind by a turn of the loop: the server must not get more than the caller has said.
+                due_at = min(upstream.worker_loop.wheel.now, exchange.begun_at) + due_in
+                forwarding.limit_time(due_at)
+                if due_at <= upstream.worker_loop.wheel.now:  # filters have waited for so long
+                    forwarding.expire(due_at)
                     return
         elif self.timeout is not inf:
             forwarding.limit_time()
@@ -207,15 +209,15 @@ class Forward:
         target: Target | None,
         stream: UpstreamStream | None,
         record: AttemptRecord | None,
-        call_left: float = inf,
+        call_due_at: float = inf,
     ) -> Forwarding:
         """Return the forwarding of an exchange that leaves the fast path; the upstream has already counted it.
 
-        `record`: of its attempt at `target`, if there are listeners. `call_left`: total seconds that a gRPC call has.
+        `record`: of its attempt at `target`, if there are listeners. `call_due_at`: deadline of a gRPC call.
         """
         forwarding = self._forwarding(exchange)
-        if call_left != inf:
-            forwarding.limit_time(call_left)
+        if call_due_at != inf:
+            forwarding.limit_time(call_due_at)
         if target is not None:
             forwarding.adopt_attempt(target, stream, record)
         return forwarding

@@ -87,16 +87,15 @@ class Forwarding(Timed):
         beside = f" and {len(self._hedges)} beside it" if self._hedges else ""
         return f"<Forwarding by {self.current!r}{beside}>"
 
-    def limit_time(self, whole: float = inf) -> None:
+    def limit_time(self, call_due_at: float = inf) -> None:
         """Start the route's timeout until the response head, and the upstream's timeout for the whole response.
 
-        `whole`: the caller's timeout for the whole response, in seconds since the request was received.
+        `call_due_at`: end of the caller's timeout for the whole response.
         """
         wheel = self.upstream.worker_loop.wheel
-        # The wheel is behind by a turn of the loop: the server must not get more than the caller has said.
-        self.call_due_at = min(wheel.now, self.exchange.begun_at) + whole
-        self._total_at = min(wheel.now + self.forward.total_timeout, self.call_due_at)
-        self.head_due_at = min(wheel.now + self.forward.timeout, self.call_due_at)
+        self.call_due_at = call_due_at
+        self._total_at = min(wheel.now + self.forward.total_timeout, call_due_at)
+        self.head_due_at = min(wheel.now + self.forward.timeout, call_due_at)
         wheel.watch(self, self.head_due_at)
 
     def adopt_attempt(self, target: Target, stream: UpstreamStream | None, record: AttemptRecord | None) -> None:
