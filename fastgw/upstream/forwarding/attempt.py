@@ -47,6 +47,7 @@ class Attempt(Timed):
         "_body_begun_at",
         "_body_ended_at",
         "_forwarding",
+        "_full_at",
         "_record",
         "_status",
         "_upstream",
@@ -65,6 +66,7 @@ class Attempt(Timed):
         self._begun_at = 0.0  # if hedging is configured
         self._answered_at = 0.0  # time of the response head of a gRPC call whose outcome is still unknown
         self._body_begun_at = self._body_ended_at = 0.0  # by the wheel's clock; the end: if it came later
+        self._full_at = 0.0  # since when the target accepts no more of the body
         self._record: AttemptRecord | None = None
 
     def __repr__(self) -> str:
@@ -318,7 +320,7 @@ class Attempt(Timed):
             elif fault.retry is Retry.IF_ASKED:
                 condition = PER_TRY_TIMEOUT
         # A target may close idle connections, and refuse unprocessed requests: these are not failures.
-        self._give_up(None if condition in (RESET, REFUSED) else fault, why)
+        self._give_up(None if condition in (RESET, REFUSED) else fault, why, stream)
         forwarding.attempt_lost(self, fault, condition, why)
 
     # calls of a tunnel (`TunnelListener`)
@@ -354,10 +356,20 @@ class Attempt(Timed):
 
     def feed(self, payload: bytes) -> None:
         if self.stream is not None:
+            self._count_wait()
             self.stream.send_body(payload)
+            if self.stream.write_paused:
+                self._full_at = self._upstream.worker_loop.wheel.now
+
+    def _count_wait(self) -> None:
+        """Count the time in which the target accepted no more of the body: the client was not read meanwhile."""
+        if self._full_at:
+            self._body_begun_at += self._upstream.worker_loop.wheel.now - self._full_at
+            self._full_at = 0.0
 
     def end(self, trailers: Trailers) -> None:
         if self.stream is not None:
+            self._count_wait()
             self._body_ended_at = self._upstream.worker_loop.wheel.now
             if self._record is not None:
                 self._record.sent_at = monotonic()
@@ -406,7 +418,7 @@ class Attempt(Timed):
         """Cancel the attempt, which is no longer needed. `fault`: the reason, if it has failed."""
         stream, self.stream = self.stream, None
         pool = self._upstream.pool
-        self._give_up(fault)
+        self._give_up(fault, stream=stream)
         if stream is not None:
             stream.cancel()
         else:
@@ -430,8 +442,10 @@ class Attempt(Timed):
         self._give_up(None)
         stream.release()
 
-    def _give_up(self, fault: Fault | None, why: str = "") -> None:
-        """End the attempt without a response, or with an incomplete one, and call the listeners."""
+    def _give_up(self, fault: Fault | None, why: str = "", stream: UpstreamStream | None = None) -> None:
+        """End the attempt without a response, or with an incomplete one, and call the listeners. `stream`: of a response
+        that has not ended.
+        """
         record, now = self._record, 0.0
         if record is None:
             if fault is not None:
@@ -439,7 +453,7 @@ class Attempt(Timed):
         else:
             now = monotonic()
         if record is not None:
-            if not record.sent_at and not self._request_is_whole():
+            if stream is not None and not stream.awaits_target and not self._request_is_whole():
                 record.sent_at = now  # the time until here was the client's
             if fault is None and record.status == 101:
                 record.end(now)

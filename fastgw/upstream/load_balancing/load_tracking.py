@@ -96,6 +96,11 @@ class _SeenLatency:
         self.at, self.cost = at, cost
 
 
+def _begin_of(attempt: AttemptRecord, until: float) -> float:
+    """Return when a latency begins that ends at this time: with the end of the request, if that was before it."""
+    return attempt.sent_at if 0 < attempt.sent_at <= until else attempt.begun_at
+
+
 @final
 class Latencies:
     """Latency of each target until its response head, from the end of the request: an average that rises at once and
@@ -144,7 +149,7 @@ class Latencies:
     def attempt_connected(self, attempt: AttemptRecord) -> None: ...
 
     def attempt_answered(self, attempt: AttemptRecord) -> None:
-        seconds = attempt.head_at - (attempt.sent_at or attempt.begun_at)
+        seconds = attempt.head_at - _begin_of(attempt, attempt.head_at)
         self._record_latency(
             attempt.target, max(seconds, self._penalty) if attempt.status in GATEWAY_ERRORS else seconds
         )
@@ -154,7 +159,7 @@ class Latencies:
 
     def attempt_given_up(self, attempt: AttemptRecord, fault: Fault | None, why: str) -> None:
         if fault is not None and fault.side is Side.UPSTREAM:
-            seconds = attempt.ended_at - (attempt.sent_at or attempt.begun_at)
+            seconds = attempt.ended_at - _begin_of(attempt, attempt.ended_at)
             self._record_latency(attempt.target, max(seconds, self._penalty))
         self._loads.attempt_ended(attempt)
 

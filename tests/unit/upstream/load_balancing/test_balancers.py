@@ -263,6 +263,16 @@ def test_the_time_that_a_client_takes_for_its_request_is_not_the_targets(fault: 
     assert latencies.of(target) == 1.5
 
 
+def test_a_head_before_the_end_of_the_request_counts_from_the_beginning() -> None:
+    """As in streams of gRPC, whose outcome is told at their end: no target gets faster by it."""
+    latencies = Latencies(loads_of(1)[0], 10.0, 1.0, lambda: 0.0)
+    target = members(1)[0].target
+    stream = record(target, 0.25, 200)
+    stream.sent_at = 60.0
+    latencies.attempt_answered(stream)
+    assert latencies.of(target) == 0.25
+
+
 def test_what_is_under_way_makes_a_fast_target_as_dear_as_a_slow_one():
     group = members(1, 1)
     fast, slow = (member.target for member in group)
