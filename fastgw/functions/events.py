@@ -59,7 +59,7 @@ def read_request(exchange: Exchange) -> EventRequest:
         exchange.query_sent,
     )
     head = exchange.head
-    left_out, forwarded = fields_for_upstream(None, exchange.peer, head, exchange.client_ip)
+    left_out, forwarded = fields_for_upstream(None, exchange.peer, head, exchange.client_ip, dropped)
     left_out |= dropped | HOP_BY_HOP | {b"expect"}
     headers = [
         (name.lower().decode("latin-1"), value.decode("latin-1"))

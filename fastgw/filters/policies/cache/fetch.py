@@ -469,6 +469,7 @@ class Fetch:
         leader.give_up()
         self._leader = None
         exchange.cache_result, exchange.cache_status = "miss", forwarded_status(self._why)
+        self._policy.filter_sent_query(exchange)  # a fallback is sent it, too
         exchange.fail_with(reply, fault, why)
 
     def _end_lease(self, mark_s: float) -> None:

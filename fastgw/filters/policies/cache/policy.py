@@ -140,8 +140,18 @@ class CachePolicy:
         value of `Cache-Status`.
         """
         exchange.cache_result, exchange.cache_status = "bypass", status
-        if self.query_rule is not None:
-            exchange.query_sent = self.query_of(exchange)
+        self.filter_sent_query(exchange)
+
+    def filter_sent_query(self, exchange: Exchange) -> None:
+        """Leave out parameters that are not part of the key, for another upstream as well (`Exchange.for_others`)."""
+        rule = self.query_rule
+        if rule is None:
+            return
+        exchange.query_sent = self.query_of(exchange)
+        if exchange.for_others is not None:
+            added, dropped, query = exchange.for_others
+            query = filter_query(exchange.head.query if query is UNCHANGED_QUERY else query, rule)
+            exchange.for_others = added, dropped, query
 
     def resource_of(
         self,

@@ -316,6 +316,22 @@ def test_a_stale_response_precedes_the_fallback_of_the_route_which_is_not_stored
         assert client.received.endswith(b"\r\n\r\n" + body)
 
 
+def test_a_fallback_gets_no_parameters_that_are_not_in_the_key() -> None:
+    upstreams = {name: {"targets": [f"http://{name}.test"], "retries": {"max": 0}} for name in "uv"}
+    credentials = {"filters": {"credentials": {"basic": {"username": "u", "password": "p"}}}}
+    for more in ({}, credentials):
+        world = World(
+            upstreams=upstreams, route={"fallback": {"upstream": "v"}, **more}, key={"query": {"except": ["utm"]}}
+        )
+        client = world.client(b"/x?utm=1&a=2")
+        world.plane.cannot_connect()
+        upstream = world.upstream()
+        assert upstream.received.startswith(b"GET /x?a=2 ")
+        assert b"v.test" in upstream.received
+        upstream.sends(FRESH)
+        assert client.received.startswith(b"HTTP/1.1 200 ")
+
+
 DENIED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"
 
 
