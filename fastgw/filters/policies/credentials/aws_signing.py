@@ -88,5 +88,6 @@ class _Signing:
     def _digest_of(self, body: Relay | None) -> str:
         if body is None:
             return EMPTY_DIGEST
-        payload = body.whole_payload() if self._signs_bodies else None
-        return UNSIGNED if payload is None else sha256(payload).hexdigest()
+        if not (self._signs_bodies and body.ended and body.kept is not None):
+            return UNSIGNED
+        return sha256(b"".join(body.kept)).hexdigest()  # trailers are not part of it

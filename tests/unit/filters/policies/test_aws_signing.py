@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -97,6 +98,14 @@ def test_a_body_is_signed(method: bytes) -> None:
     long = plane(body_bytes=5).client()
     long.sends(b"%b /a HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabcdef" % method)
     assert long.received.startswith(b"HTTP/1.1 413")
+
+
+def test_trailers_do_not_leave_a_body_unsigned() -> None:
+    made = plane()
+    made.client().sends(
+        b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-T: 1\r\n\r\n"
+    )
+    assert sha256(b"abc").hexdigest().encode() in made.connects().received
 
 
 def test_a_body_may_be_unsigned() -> None:
