@@ -167,12 +167,14 @@ def _cut_decoded_parameters(path: bytes) -> bytes:
     return _cut_parameters(path.replace(b"%3B", b";"))
 
 
-_DECODED: Final = {b"%%%02X" % code: bytes([code]) for code in _RESERVED}
-_ESCAPED: Final = re.compile(b"|".join(_DECODED))
+_ESCAPED: Final = tuple((b"%%%02X" % code, bytes([code])) for code in _RESERVED)
 
 
 def _decode_reserved(path: bytes) -> bytes:
-    return _ESCAPED.sub(lambda found: _DECODED[found[0]], path)
+    # PERF: an eighth of the time of a pattern for all, if there are many (CPython 3.11).
+    for escape, character in _ESCAPED:
+        path = path.replace(escape, character)
+    return path
 
 
 _SLASHES: Final = ("slashes merged", _merge_slashes), ("%2F decoded", _decode_slashes)
