@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,6 +40,8 @@ BULK_ANSWER_MAX: Final = 8 * 1024 * 1024
 _GZIP_LEVEL: Final = 1
 _TOO_OLD: Final = (b"too far behind", b"timestamp too old", b"out of order")
 """Texts of Loki's refusals of dates."""
+_IGNORED: Final = re.compile(rb"total ignored: ([0-9]{1,9}) out of [0-9]+").search
+"""Finds how many entries of a request Loki has refused."""
 
 
 class LineBody:
@@ -78,6 +81,9 @@ class LokiBody(LineBody):
     def encode_again(self, lines: Sequence[bytes], answer: bytes) -> bytes | None:
         if not any(each in answer for each in _TOO_OLD):
             return None
+        refused = _IGNORED(answer)
+        if refused is not None:  # Loki has stored the others; dates ascend, so that these are the first ones
+            lines = lines[: int(refused[1])]
         return self._encode_dated(lines, repeat(time.time_ns()))
 
     def _encode_dated(self, lines: Sequence[bytes], dates: Iterable[int]) -> bytes:

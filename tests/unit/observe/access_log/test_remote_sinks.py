@@ -478,6 +478,17 @@ class TestHttp:
         assert (int(first[0]), int(third[0])) == (DATED[0][1], DATED[1][1])
         assert int(second[0]) > DATED[1][1]
 
+    def test_lines_that_loki_has_stored_are_not_sent_again(self, make, server):
+        """It refuses those that are too old, and stores the others of the same request."""
+        why = b"entry ... ignored, reason: 'entry too far behind',\ntotal ignored: 1 out of 3 for stream: {}"
+        server.answers = [(400, {}, why), (204, {}, b"")]
+        sink = make(loki=LokiSink(url=parse_endpoint(server.url)))
+        early, later = DATED[0][0], DATED[1][0]
+        sink.write(lines(early, later, later))
+        assert sink.flush() == 0
+        values = [json.loads(body)["streams"][0]["values"] for body in server.bodies]
+        assert [[line for _, line in each] for each in values] == [[early, later, later], [early]]
+
     def test_a_collector_decodes_records_with_trace_and_severity(self, make, server):
         sink = make(otlp=OtlpSink(url=parse_endpoint(server.url.partition("?")[0]), service="edge"))
         trace, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
