@@ -313,14 +313,17 @@ def is_insecure(gateway: ServedGateway, port: int) -> bool:
 def add_listeners(context: TranslationContext) -> None:
     """Add the pieces with the listeners of the configuration, once routes are attached."""
     for entry in context.entries.values():
-        context.contain(("Gateway", *entry.gateway.key), _add_listener, entry, context)
+        id_ = "Gateway", *entry.gateway.key
+        if not context.contain(id_, _add_listener, entry, context):  # its routes are served on their other listeners
+            context.add_piece("/".join(id_), listeners={entry.name: {}})
 
 
-def _add_listener(entry: PortListener, context: TranslationContext) -> None:
+def _add_listener(entry: PortListener, context: TranslationContext) -> bool:
     settings = _settings(entry, context)
     if settings is not None:
         files = {name: context.files[name] for name in _files_of(settings)}
         context.add_piece("/".join(("Gateway", *entry.gateway.key)), listeners={entry.name: settings}, files=files)
+    return True
 
 
 def _settings(entry: PortListener, context: TranslationContext) -> dict[str, Any] | None:
