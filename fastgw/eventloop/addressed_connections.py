@@ -120,8 +120,8 @@ class AddressedConnections:
         return len(self._connections)
 
     def follow_reload(self) -> None:
-        """Notify all connections that a new configuration is in use, some in each turn of the loop."""
-        self._notify(iter(tuple(self._connections.values())))
+        """Notify all connections that a new configuration is in use, some in each further turn of the loop."""
+        self._loop.call_soon(self._notify, iter(tuple(self._connections.values())))
 
     def _notify(self, connections: Iterator[AddressedConnection]) -> None:
         some = tuple(islice(connections, _NOTIFIED_AT_ONCE))
