@@ -443,8 +443,8 @@ class Attempt(Timed):
         stream.release()
 
     def _give_up(self, fault: Fault | None, why: str = "", stream: UpstreamStream | None = None) -> None:
-        """End the attempt without a response, or with an incomplete one, and call the listeners. `stream`: of a response
-        that has not ended.
+        """End the attempt without a response, or with an incomplete one, and call the listeners. `stream`: its stream,
+        if the response has not ended.
         """
         record, now = self._record, 0.0
         if record is None:
