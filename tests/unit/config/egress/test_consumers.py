@@ -80,7 +80,7 @@ def test_what_an_application_shows_does_not_reach_the_api(shown: str) -> None:
 @pytest.mark.parametrize("within", [False, True])
 def test_tokens_are_taken_where_the_configuration_says_how(tmp_path: Path, within: bool) -> None:
     (tmp_path / "keys.json").write_bytes(key_set(RS))
-    jwt = {"jwks_file": str(tmp_path / "keys.json"), "algorithms": ["RS256"], "audiences": ["api"]}
+    jwt = {"jwks_file": str(tmp_path / "keys.json"), "algorithms": ["RS256"], "audiences": ["api"], "issuer": ISSUER}
     authentication = {"auth": {"any_of": [{"jwt": jwt}, {"key_auth": {}}]}} if within else {"jwt": jwt}
     egress = {"authentication": authentication}
     mine, other = RS.token({"sub": "shop-client"}).decode(), RS.token({"sub": "crm"}).decode()
