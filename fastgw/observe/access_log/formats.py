@@ -49,7 +49,7 @@ _USERINFO = re.compile(
     rb"(?:[^/?#&\s%]|%(?!(?>(?:25)*)(?:2[fF36]|3[fF])))+(@|%(?>(?:25)*)40)"
 )
 # Separators of words in a text, except around a `=`. It reads each character a constant number of times.
-BETWEEN_WORDS: Final = re.compile(rb"""((?<![=\s])(?:[(),"'<>{}|](?!\s*+=)|\s++(?!=))++)""")
+BETWEEN_WORDS: Final = re.compile(rb"""((?<![=\s])(?>(?:[(),"'<>{}|](?!\s*+=)|\s++(?!=))+))""")
 # PERF: bytes are searched for by number: `in` with a bytes object raises a TypeError internally first, 1,100
 # instructions each time (CPython 3.11, callgrind, micro/observe).
 EQUALS: Final = ord("=")
