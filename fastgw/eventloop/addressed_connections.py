@@ -12,10 +12,9 @@ import socket
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from enum import IntEnum
 from functools import partial
-from itertools import islice
 from typing import Any, Final, Protocol, cast, final
 
 import msgspec
@@ -32,7 +31,6 @@ _ID: Final = re.compile(r"[A-Za-z0-9_-]{24}")
 _WORKER_BYTES, _RANDOM_BYTES = 8, 10
 _MOST_FRAME: Final = MOST_PAYLOAD + 1024
 _BACKLOG: Final = 512
-_NOTIFIED_AT_ONCE: Final = 100
 _PEER: Final = struct.Struct("3i")  # process, user, group
 
 
@@ -119,16 +117,11 @@ class AddressedConnections:
     def __len__(self) -> int:
         return len(self._connections)
 
-    def follow_reload(self) -> None:
-        """Notify all connections that a new configuration is in use, some in each further turn of the loop."""
-        self._loop.call_soon(self._notify, iter(tuple(self._connections.values())))
-
-    def _notify(self, connections: Iterator[AddressedConnection]) -> None:
-        some = tuple(islice(connections, _NOTIFIED_AT_ONCE))
-        for connection in some:
+    def following_reload(self) -> Generator[None, None, None]:
+        """Notify all connections that a new configuration is in use, one in each step."""
+        for connection in tuple(self._connections.values()):
             connection.follow_reload()
-        if some:
-            self._loop.call_soon(self._notify, connections)
+            yield
 
     @property
     def by_route(self) -> Mapping[str, int]:

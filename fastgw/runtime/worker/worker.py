@@ -428,7 +428,7 @@ class Worker:
         gateway.stock.roster.use_index(gateway.index)
         node_limits = words.connection_limit(column, limits), words.address_limit(column, limits)
         self._server.adopt(gateway, *node_limits, words.session_limit(column, limits))
-        self._worker_loop.connections.follow_reload()
+        self._slices.run(self._worker_loop.connections.following_reload(), lambda _: None, _log_unnotified)
         self._server.tracer = self._traces.tracer
         self._observe_log_bodies(gateway)
         self._on_demand.use_configuration(gateway.config.acme)
@@ -480,6 +480,10 @@ class Worker:
     def _end(self) -> None:
         if not self._ended.done():
             self._ended.set_result(None)
+
+
+def _log_unnotified(error: BaseException) -> None:
+    log_event(OperatorEvent.DEFECT, "connections could not follow a reload", error=error)
 
 
 def _log_unforeseen(loop: asyncio.AbstractEventLoop, report: dict[str, Any]) -> None:

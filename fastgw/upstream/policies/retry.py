@@ -31,7 +31,7 @@ LOST: Final = "reset"
 """Condition: the connection was lost before any response, whether it was reused or not."""
 PER_TRY_TIMEOUT: Final = "per_try_timeout"
 REFUSED: Final = "stream_refused"
-"""Condition: the target reported over HTTP/2 that it has not processed the request. Implied by `RESET`."""
+"""Condition: the target reported over HTTP/2 that it has not processed the request. It needs no setting."""
 MOST_REFUSED: Final = 6
 """Maximum number of retries of a request that targets refused unprocessed, in addition to `retries.max`: such a request
 has put no load on them.
