@@ -85,10 +85,18 @@ class TableSwap:
             self._discard(built)
 
     def wait_for(self, future: "asyncio.Future[None]") -> None:
-        """Tables that are built now are prepared once this future is done, too: the helper processes of their filters
+        """Tables that are started now are ready once this future is done, too: the helper processes of their filters
         are ready, for example.
         """
         self._awaited.add(future)
+
+    def once_ready(self, then: Callable[[], None]) -> None:
+        """Call this after all futures that tables wait for."""
+        self._awaited = {future for future in self._awaited if not future.done()}
+        if self._awaited:
+            next(iter(self._awaited)).add_done_callback(lambda _: self.once_ready(then))
+        else:
+            then()
 
     def commit(self, generation: int) -> tuple[Gateway, Prepare] | None:
         """Put the tables of this generation in use. None: they were not prepared."""
@@ -120,18 +128,12 @@ class TableSwap:
         self._settle()
         if message is self._wanted:
             self._built = gateway
-            self._tell_prepared(message)
+            self.once_ready(partial(self._tell_prepared, message))
         else:
             self._discard(gateway)
 
-    def _tell_prepared(self, message: Prepare, _: object = None) -> None:
-        """Tell that the tables are prepared, after all futures that they wait for."""
-        self._awaited = {future for future in self._awaited if not future.done()}
-        if message is not self._wanted:
-            return
-        if self._awaited:
-            next(iter(self._awaited)).add_done_callback(partial(self._tell_prepared, message))
-        else:
+    def _tell_prepared(self, message: Prepare) -> None:
+        if message is self._wanted:
             self._prepared(message.generation)
 
     def _fail(self, message: Prepare, error: Exception) -> None:

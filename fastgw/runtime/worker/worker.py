@@ -264,8 +264,6 @@ class Worker:
         self._words.enter(self._column, self._slot)
         self._words.count_tokens(self._column)
         self._words.report_state(self._column)
-        if self._words.is_current(self._shared, self._table_swap.generation):  # otherwise it has to catch up first
-            self._words.serve(self._column, self._table_swap.generation)  # readiness also depends on the supervisor
         self._heart.start()
         self._publish()
         self._feeds[drained_targets.FEED].on_change(self._drain_targets)
@@ -278,7 +276,7 @@ class Worker:
         self._on_demand.use_configuration(self._table_swap.gateway.config.acme)
         self._server.on_demand = self._on_demand
         self._loop.add_reader(self._channel, self._receive_orders)
-        self._channel.send(Ready(generation=self._table_swap.generation))
+        self._table_swap.once_ready(self._tell_ready)
         try:
             await self._ended
         finally:
@@ -299,6 +297,15 @@ class Worker:
             self._caches.close()
             self._worker_loop.close()
             self._observer.stop(FLUSH_S if self._drain is not None else FLUSH_NOW_S)
+
+    def _tell_ready(self) -> None:
+        """Tell that this worker can accept: until then connections wait in the queue of their socket."""
+        if self._ended.done() or self._drain is not None:
+            return
+        if self._words.is_current(self._shared, self._table_swap.generation):  # otherwise it has to catch up first
+            self._words.serve(self._column, self._table_swap.generation)  # readiness also depends on the supervisor
+        with suppress(ChannelClosed):  # the supervisor has ended, and so does this worker
+            self._channel.send(Ready(generation=self._table_swap.generation))
 
     def _use_cache(self, order: UseCache) -> None:
         for descriptor in self._channel.take_descriptors():
