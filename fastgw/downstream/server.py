@@ -353,16 +353,25 @@ class Server:
         local: tuple[str, int] | None,
         tlvs: ProxyTlvs = NO_TLVS,
     ) -> None:
-        """Serve an accepted connection of a TCP listener that does not terminate TLS."""
+        """Serve an accepted connection of a TCP listener that does not terminate TLS. `local`: the address that the
+        client has connected to, if it is not that of the socket.
+        """
         accepted.setblocking(False)
         TcpConnection(self, listener, Peer(client[0], client[1], 0, False, tlvs=tlvs), local).accept(accepted)
 
     def secured(
-        self, listener: Listener, client: tuple[str, int], server_port: int, tlvs: ProxyTlvs = NO_TLVS
+        self,
+        listener: Listener,
+        client: tuple[str, int],
+        server_port: int,
+        tlvs: ProxyTlvs = NO_TLVS,
+        local: tuple[str, int] | None = None,
     ) -> TlsConnection:
-        """Accept a connection that begins with a TLS handshake. Arguments as of `accepted`."""
+        """Accept a connection that begins with a TLS handshake. Arguments as of `accepted`, `local` as of
+        `serve_tcp`.
+        """
         peer = Peer(client[0], client[1], server_port, listener.trusts(client[0]), b"https", tlvs=tlvs)
-        return TlsConnection(self, listener, peer)
+        return TlsConnection(self, listener, peer, local)
 
     def handshake_failed(self, listener: Listener, peer: Peer, outcome: HandshakeOutcome, why: str) -> None:
         """Count a failed handshake, and log it occasionally."""

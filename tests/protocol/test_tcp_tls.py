@@ -116,11 +116,17 @@ def _long_hello(name: str) -> bytes:
     return b"\x01" + len(body).to_bytes(3) + bytes(body)
 
 
-def _behind_header(service: socket.socket) -> dict[int, bytes]:
-    """Read a PROXY header of version 2, and return its TLVs."""
+def _header_v2(service: socket.socket) -> bytes:
+    """Read a PROXY header of version 2."""
     head = read_exactly(service, 16)
     assert head[:12] == SIGNATURE
-    block = read_exactly(service, int.from_bytes(head[14:]))
+    return head + read_exactly(service, int.from_bytes(head[14:]))
+
+
+def _behind_header(service: socket.socket) -> dict[int, bytes]:
+    """Read a PROXY header of version 2, and return its TLVs."""
+    header = _header_v2(service)
+    head, block = header[:16], header[16:]
     at, found = {0x11: 12, 0x21: 36}[head[13]], {}
     while at < len(block):
         size = int.from_bytes(block[at + 1 : at + 3])
@@ -525,3 +531,36 @@ def test_a_header_of_a_proxy_is_read_and_told_on(place: Place, tmp_path: Path) -
             assert read_exactly(service, len(wanted)) == wanted
         client.close()
         assert gateway.wait_for_record(client="192.0.2.1")["status"] == 200
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_header_of_a_proxy_before_tls_is_told_on_as_it_was(place: Place, tmp_path: Path, version: str) -> None:
+    """Both addresses, where the listener ends TLS, and where it reads the name and passes the connection on."""
+    tls = {"certificates": [{"certificate": place.pair[0], "key": place.pair[1]}]}
+    listener = {"proxy_protocol": "required", "trusted_proxies": ["127.0.0.0/8"], "tls": tls}
+    config = tcp_config(place.a, listener, proxy_protocol=version)
+    del config["listeners"]["main"]["upstream"]
+    config["listeners"]["main"]["routes"] = [
+        {"sni": ["a.test"], "upstream": "service"},
+        {"sni": ["*.wild.test"], "upstream": "service", "passthrough": True},
+    ]
+    addresses = ("192.0.2.1", 1111), ("192.0.2.2", 2222)
+    greeting = b"PROXY TCP4 192.0.2.1 192.0.2.2 1111 2222\r\n"
+    with Gateway(config, tmp_path) as gateway:
+        for name in ("a.test", "x.wild.test"):
+            with connected(gateway.port()) as raw:
+                raw.sendall(greeting)
+                if name == "a.test":
+                    client = client_tls(place.authority).wrap_socket(raw, server_hostname=name)
+                    client.sendall(b"question")
+                else:
+                    raw.sendall(_hello(name))
+                with place.a.accept() as service:
+                    if version == "v1":
+                        assert read_exactly(service, len(greeting)) == greeting
+                    else:
+                        parsed = parse(_header_v2(service))
+                        assert parsed is not None
+                        assert (parsed.source, parsed.destination) == addresses
+                if name == "a.test":
+                    client.close()

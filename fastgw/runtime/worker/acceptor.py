@@ -216,8 +216,12 @@ class Acceptor:
         self, client: socket.socket, listener: Listener, peer: Peer, local: Peer | None, tlvs: ProxyTlvs
     ) -> None:
         name = local or client.getsockname()
-        accepted = self._server.accepted if listener.tls is None else self._server.secured
-        protocol = accepted(listener, peer, name[1] if isinstance(name, tuple) else 0, tlvs)
+        port = name[1] if isinstance(name, tuple) else 0
+        protocol: asyncio.Protocol | asyncio.BufferedProtocol
+        if listener.tls is None:
+            protocol = self._server.accepted(listener, peer, port, tlvs)
+        else:
+            protocol = self._server.secured(listener, peer, port, tlvs, local)
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, client)
         except OSError as error:

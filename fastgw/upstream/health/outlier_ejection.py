@@ -98,16 +98,17 @@ class Outliers:
         """Whether a failure extends a streak. `sent`: the request was sent to the target."""
         return not sent or self._needed is not None
 
-    def erred(self, target: Target, now: float, begun_at: float, *, failed: bool, sent: bool) -> None:
+    def erred(self, target: Target, now: float, begun_at: float, *, failed: bool, sent: bool) -> bool:
         """Handle a failed attempt that began at this time. The attempt is counted already.
 
-        `failed`: it extends a streak; `sent`: the request was sent to the target.
+        `failed`: it extends a streak; `sent`: the request was sent to the target. Returns whether the target has been
+        ejected since the attempt began, perhaps by another worker.
         """
         slot = self._slots[target]
         words, column, settings = self._words, self._column, self._settings
         last = words.ejection(column.views, slot)
         if begun_at < last.until:
-            return  # sent before the ejection of the target: no new information
+            return now < last.until  # sent before the ejection of the target: no new information
         back = last.level > 0 and now - last.until < settings.window
         due = False
         if failed:
@@ -120,6 +121,7 @@ class Outliers:
             due = self._rate_is_high(slot, now, settings.error_rate)
         if due and now >= self._full_until and self._most:
             self._eject(slot, now, last)
+        return False
 
     # consecutive failures
 

@@ -231,8 +231,12 @@ class Health:
         if failed:
             words[self._words.failures + slot] += 1
         now = self._clock()
-        if self._outliers is not None:
-            self._outliers.erred(target, now, now - seconds, failed=failed, sent=sent)
+        if (
+            self._outliers is not None
+            and self._outliers.erred(target, now, now - seconds, failed=failed, sent=sent)
+            and target not in self._group.shunned
+        ):
+            self._follow_targets(now)  # before the next tick: a retry of this attempt would find the same target
         if self.breaker is not None:
             self.breaker.erred(now, now - seconds)
 

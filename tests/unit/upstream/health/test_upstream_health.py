@@ -161,6 +161,20 @@ def test_a_process_that_was_killed_takes_only_its_own_counts_along() -> None:
 # --- outliers ---
 
 
+def test_a_worker_learns_from_its_own_failure_that_another_one_has_ejected_the_target() -> None:
+    """Before the next turn of the wheel: its retry goes elsewhere, instead of to the same target."""
+    node = Node(passive=msgspec.structs.replace(PASSIVE, failures=1))
+    first, second, third = node.workers
+    first.fails(1)
+    assert (first.out(), second.out(), third.out()) == ("b", "", "")
+    second.fails(1, seconds=0.01)  # it began before the ejection
+    assert (first.out(), second.out(), third.out()) == ("b", "b", "")
+    assert second.events == []
+    node.now += PASSIVE.eject + 0.01  # the ejection is over: an attempt from before it says nothing
+    third.fails(1, seconds=PASSIVE.eject + 1.0)
+    assert third.out() == ""
+
+
 @pytest.mark.parametrize("turns", [(0, 0, 0, 0, 0), (0, 1, 2, 0, 1), (2, 2, 1, 1, 0)])
 def test_failures_in_a_row_are_counted_over_all_workers(turns: Sequence[int]) -> None:
     """Whichever workers they are on: the fifth ejects, on all of them."""
