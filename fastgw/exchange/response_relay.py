@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
 
 _OF_THE_BODY = DIGESTS | {b"accept-ranges"}
+_OF_THE_BODY_IN_TRAILERS = DIGESTS | {b"etag"}
 
 
 @final
@@ -169,7 +170,7 @@ class ResponseRelay(BodySink):
     def _pass_trailers(self, trailers: Trailers) -> Trailers:
         exchange = self._exchange
         if trailers and self._stages.changes:
-            trailers = tuple(line for line in trailers if line[0].lower() not in DIGESTS)
+            trailers = tuple(line for line in trailers if line[0].lower() not in _OF_THE_BODY_IN_TRAILERS)
         for step in exchange.chain.trailer_steps_due(exchange.answered_by):
             try:
                 trailers = _checked(step(exchange, trailers))

@@ -207,7 +207,7 @@ def _variant(coding: bytes | None, file: OpenFile, content_type: bytes, varies: 
     """Return a representation, with the content of a small file."""
     content = _content(file) if file.size <= SMALL_BYTES else None
     date = time.time()
-    modified = file.modified_ns // 10**9
+    modified = min(file.modified_ns // 10**9, int(date))  # never later than `Date` (RFC 9110 section 8.8.2.1)
     weak = date - file.modified_ns / 1e9 < SETTLED_S
     tag = b'%b"%x-%x%b"' % (
         b"W/" if weak else b"",

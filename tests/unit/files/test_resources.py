@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,16 @@ def test_a_small_file_is_in_memory_and_a_large_one_is_open(root: Path) -> None:
     small, large = file(find(root, b"app.js")), file(find(root, b"large"))
     assert (small.variants[-1].content, small.descriptors, small.content_bytes) == (b"let a = 1", 0, 9)
     assert (large.variants[-1].content, large.descriptors, large.content_bytes) == (None, 1, 0)
+
+
+def test_the_date_of_a_change_is_never_later_than_now(root: Path) -> None:
+    """RFC 9110 section 8.8.2.1: a clock that was wrong, or an archive from elsewhere. The ETag has the real time."""
+    before, future = int(time.time()), 4_000_000_000
+    settle(root / "app.js", date=future)
+    validators = file(find(root, b"app.js")).variants[-1].validators
+    assert validators.etag == b'W/"%x-9"' % (future * 10**9)
+    assert validators.last_modified is not None
+    assert before <= validators.last_modified <= time.time()
 
 
 def test_the_etag_is_strong_once_the_time_of_the_change_says_enough(root: Path) -> None:

@@ -49,7 +49,7 @@ learn(&known_of_types, MediaTypes, "_known")
 def adopt(type owner not None, *, bytes vary not None, frozenset special_statuses not None, Py_ssize_t most, forbids,
           varies, dict numbers not None):
     """Replace the method of `Compression`. `special_statuses`: of responses that are left to the reference, which has
-    the other arguments, too. `most`: maximum bytes of a body.
+    the other arguments, too. `most`: maximum bytes of a body that is compressed with the configured level.
     """
     global _change_whole, _VARY, _special_statuses, _most, _forbids, _varies, _NUMBERS
     _change_whole, _VARY, _special_statuses, _most = owner.change_whole, vary, special_statuses, most

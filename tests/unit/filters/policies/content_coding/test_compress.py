@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from fastgw.filters import TYPES
 from fastgw.filters.policies.content_coding import compression
 from fastgw.filters.policies.content_coding.compress_filter import Compress
+from fastgw.filters.policies.content_coding.compression import LARGEST_AT_ONCE, LARGEST_HELD
 from fastgw.filters.policies.content_coding.media_types import Kind, MediaTypes
 from fastgw.http.content_coding.compressors import Level, PaddedCompressor, open_compressor, whole_compressor, zstd
 from fastgw.testing import ConfigError, configured
@@ -317,6 +318,32 @@ def test_a_body_of_known_length_is_compressed_in_one_piece(monkeypatch: pytest.M
     assert got.body == whole_compressor(encoding.encode(), "default")(page)
 
 
+@pytest.mark.parametrize("encoding", ["zstd", "gzip", "br"])
+@pytest.mark.parametrize("level", ["fast", "default", "best"])
+def test_a_large_body_that_is_there_at_once_is_compressed_with_a_faster_level(level: Level, encoding: str) -> None:
+    """In one turn of the event loop: more than 128 KiB of Brotli would stop it for long."""
+    page = PAGE * 200
+    assert LARGEST_HELD < len(page) < LARGEST_AT_ONCE
+    respond = {"body": page.decode(), "headers": {"Content-Type": "text/html"}}
+    filters = {"compress": {"encodings": [encoding], "level": level}}
+    client = Plane({"routes": [{"name": "all", "respond": respond, "filters": filters}]}).client()
+    client.sends(f"GET / HTTP/1.1\r\nHost: a\r\n{ALL}\r\n\r\n".encode())
+    got = Answer(client.received, b"", "GET")
+    expected = "fast" if encoding == "br" else "default" if level == "best" else level
+    assert got.body == whole_compressor(encoding.encode(), expected)(page)
+    assert got.content == page
+
+
+def test_a_trailer_loses_what_is_about_the_uncompressed_body() -> None:
+    client = (made := plane()).client()
+    client.sends(f"GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n{ALL}\r\n\r\n".encode())
+    upstream = made.connects()
+    body = b"%x\r\n%b\r\n0\r\n" % (len(PAGE), PAGE)
+    trailers = b'X-T: v\r\nETag: "t"\r\nContent-Digest: sha-256=:AAAA:\r\n\r\n'
+    upstream.sends(f"HTTP/1.1 200 OK\r\n{HTML}\r\nTransfer-Encoding: chunked\r\n\r\n".encode() + body + trailers)
+    assert client.received.endswith(b"\r\n0\r\nX-T: v\r\n\r\n")
+
+
 def test_a_response_to_head_has_no_compressor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(compression, "open_compressor")
     assert ask(HTML, method="HEAD").encoding == "zstd"
@@ -332,7 +359,17 @@ def test_a_304_has_the_etag_and_vary_of_what_the_client_holds() -> None:
     got = ask(*fields, request=(ALL, 'If-None-Match: "b", W/"a"'), **not_modified)
     assert (got.fields["etag"], got.fields["vary"]) == ('W/"a"', "Accept-Encoding")
     assert 'If-None-Match: "b", W/"a"' in got.asked
-    got = ask(*fields, request=(ALL, 'If-None-Match: "a"'), **not_modified)
+    got = ask(*fields, request=(ALL, 'If-None-Match: "a"'), **not_modified)  # it has the uncompressed response
+    assert (got.fields["etag"], got.fields["vary"]) == ('"a"', "Accept-Encoding")
+    date = "If-Modified-Since: Mon, 23 Nov 2026 10:00:00 GMT"
+    for request, fields, etag in (
+        ((ALL, date), ('ETag: "a"',), 'W/"a"'),
+        ((ALL, date), ('ETag: "a"', HTML), 'W/"a"'),
+        (("Accept-Encoding: identity", date), ('ETag: "a"',), '"a"'),
+    ):
+        got = ask(*fields, request=request, **not_modified)
+        assert (got.fields["etag"], got.fields["vary"]) == (etag, "Accept-Encoding")
+    got = ask('ETag: "a"', "Content-Type: image/png", request=(ALL, date), **not_modified)
     assert got.fields["etag"] == '"a"'
     assert "vary" not in got.fields
 
