@@ -17,6 +17,7 @@ FIELDS: Final = frozenset((b"authorization", b"x-amz-date", b"x-amz-content-sha2
 """Lower-case names of the headers that a signature adds."""
 _ALGORITHM: Final = "AWS4-HMAC-SHA256"
 _UNRESERVED: Final = "-_.~"
+_UNENCODED: Final = f"/{_UNRESERVED}"
 _S3: Final = "s3"
 
 
@@ -88,8 +89,12 @@ class AwsSigner:
         return "".join(lines).encode()
 
     def _canonical_path(self, path: bytes) -> str:
-        """Return the path with its percent signs encoded again, as all services but S3 expect it."""
-        return quote(unquote_to_bytes(path) if self._service == _S3 else path, safe=f"/{_UNRESERVED}") or "/"
+        """Return the path as the service reads it. All but S3 encode its percent signs again, and remove dot segments and
+        repeated slashes.
+        """
+        if self._service == _S3:
+            return quote(unquote_to_bytes(path), safe=_UNENCODED) or "/"
+        return quote(_normal_path(path), safe=_UNENCODED)
 
     def _key_of(self, day: str) -> bytes:
         if day != self._day:
@@ -98,6 +103,17 @@ class AwsSigner:
                 key = hmac.digest(key, part.encode(), "sha256")
             self._day, self._key = day, key
         return self._key
+
+
+def _normal_path(path: bytes) -> bytes:
+    """Return a path without dot segments (RFC 3986 section 5.2.4) and empty ones."""
+    segments: list[bytes] = []
+    for segment in path.split(b"/"):
+        if segment == b"..":
+            del segments[-1:]
+        elif segment not in (b"", b"."):
+            segments.append(segment)
+    return b"/%b%b" % (b"/".join(segments), b"/" if segments and path.endswith(b"/") else b"")
 
 
 def _canonical_pairs(query: bytes | None) -> str:

@@ -11,6 +11,7 @@ from tests.support.aws import ACCESS_KEY, SECRET_KEY, check_signature
 
 NOW = 1_700_000_000.0
 PATHS = [b"/", b"/a/b", b"/a%20b/%C3%A4", b"/2015-03-31/functions/arn:aws:lambda:eu-central-1:1:function:f/invocations"]
+PATHS += [b"/a//b", b"//", b"/a///", b"/a/./b/../c/.", b"/../a/..", b"/a/...//"]
 QUERIES = [None, b"", b"a=1", b"b=2&a=1&a=0&a-b=3&A=4", b"x=a+b&y=%2F%2f&empty=&none&%C3%A4=~", b"q=a=b&&"]
 
 
