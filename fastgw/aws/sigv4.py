@@ -89,8 +89,8 @@ class AwsSigner:
         return "".join(lines).encode()
 
     def _canonical_path(self, path: bytes) -> str:
-        """Return the path as the service reads it. All but S3 encode its percent signs again, and remove dot segments and
-        repeated slashes.
+        """Return the path as the service reads it. All but S3 encode its percent signs again, and remove dot segments
+        and repeated slashes.
         """
         if self._service == _S3:
             return quote(unquote_to_bytes(path), safe=_UNENCODED) or "/"
