@@ -73,3 +73,10 @@ def test_what_is_stored_survives_deaths_reloads_and_upgrades(tmp_path: Path) -> 
             assert not set(again) & set(stored)
             assert bodies(gateway) == again
             assert samples(gateway.ready["status"])['fastgw_cache_objects{store="other"}'] == 0
+
+            # A directory that was left can be used again, and is empty: purges of the meantime are not known there.
+            gateway.change(caches={"main": {"memory": "4MiB", "disk": disk}})
+            gateway.reload()
+            fresh = bodies(gateway)
+            assert not set(fresh) & {*stored, *again}
+            assert bodies(gateway) == fresh

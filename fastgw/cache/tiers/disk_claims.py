@@ -1,7 +1,8 @@
 """Directories of disk tiers, as the supervisor claims them: one gateway at a time uses a directory.
 
 The claim is a lock on a file, which the processes of the gateway inherit: while one of them lives, no other gateway
-uses the directory.
+uses the directory. So a directory that a reload leaves stays claimed, and can be used again; purges of the meantime are
+not in its journal, so it is empty then.
 """
 
 import errno
@@ -17,7 +18,7 @@ from typing import Final, final
 
 from fastgw.cache.shared.layout import CacheMemory
 from fastgw.cache.shared.purges import Purges
-from fastgw.cache.tiers.purge_journal import Run, begin_run
+from fastgw.cache.tiers.purge_journal import Run, begin_run, remove_journal
 
 LEAVING_S: Final = 2.0
 """Seconds that a start waits for a gateway that is ending."""
@@ -61,6 +62,12 @@ class DiskClaims:
 
     def __init__(self, held: Mapping[str, int]) -> None:
         self.held = dict(held)
+        self._left: set[str] = set()
+
+    @property
+    def in_use(self) -> dict[str, int]:
+        """The claims without those of directories that were left."""
+        return {path: fd for path, fd in self.held.items() if path not in self._left}
 
     def begin_run(self, path: str, timeout: float) -> Run:
         """Claim a directory, which is made if need be, and begin a run of its journal. Raises `UnusableDisk`."""
@@ -72,6 +79,8 @@ class DiskClaims:
                 with suppress(FileExistsError):
                     os.mkdir(path, 0o700)
                 self.held[path] = _locked(path, timeout)
+            if path in self._left:
+                remove_journal(path)
             try:
                 return begin_run(path, rewrite=is_new)
             except OSError as error:
@@ -82,13 +91,18 @@ class DiskClaims:
         except BlockingIOError:
             raise UnusableDisk(f"cache: {path} is used by another gateway; each needs its own directory") from None
         except OSError as error:
-            self.release_others({*self.held} - ({path} if is_new else set()))
+            if is_new and path in self.held:
+                os.close(self.held.pop(path))
             raise UnusableDisk(f"cache: {path} cannot be written: {error.strerror}") from error
 
-    def release_others(self, used: Set[str]) -> None:
-        """Release all directories but these. Processes that have inherited a claim go on to hold it."""
-        for path in self.held.keys() - used:
-            os.close(self.held.pop(path))
+    def leave_others(self, used: Set[str]) -> None:
+        """Note that these directories are in use, and no others."""
+        self._left = self.held.keys() - used
+
+    def release(self) -> None:
+        """Release all directories. Processes that have inherited a claim go on to hold it."""
+        while self.held:
+            os.close(self.held.popitem()[1])
 
 
 def _locked(path: str, timeout: float) -> int:

@@ -90,9 +90,9 @@ class NodeStores:
         return found
 
     def use_stores(self, stores: Mapping[str, NodeStore]) -> None:
-        """Make these the stores, and release the directories that none of them uses."""
+        """Make these the stores."""
         self.stores = dict(stores)
-        self.claims.release_others({each.disk.path for each in stores.values() if each.disk is not None})
+        self.claims.leave_others({each.disk.path for each in stores.values() if each.disk is not None})
 
     def _made(self, wanted: StoreSettings, before: NodeStore | None, timeout: float) -> NodeStore:
         former, disk = None if before is None else before.disk, wanted.disk
@@ -119,7 +119,7 @@ class NodeStores:
 
     def close(self) -> None:
         """Close the eventfds, and release all directories."""
-        self.claims.release_others(set())
+        self.claims.release()
         for waker in self.wakers.values():
             os.close(waker)
         self.wakers.clear()

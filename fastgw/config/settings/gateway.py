@@ -1096,7 +1096,8 @@ class CacheStore(Settings):
     stored. A reload that changes it begins with empty memory."""
     disk: CacheDisk | None = None
     """Files behind the memory: every stored response is written there as well, and found there when memory has lost
-    it. null = none. A reload that changes its path begins with empty memory."""
+    it. null = none. A reload that changes its path begins with empty memory; a directory that an earlier reload has
+    left is empty, too."""
     max_object: Size = 64 * 1024**2
     """Maximum size of a response's body. In addition, a response takes at most an eighth of `memory`; with `disk`,
     larger ones that state their length are only on disk, and take at most an eighth of its `size`."""

@@ -221,7 +221,7 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
                 )
                 for name, each in node_state.caches.stores.items()
             },
-            cache_claims=node_state.caches.claims.held,
+            cache_claims=node_state.caches.claims.in_use,
             wakers=node_state.caches.wakers,
             registration=None if held is None else (held.path, held.fd),
             orphaned_journals=orphaned_journals,

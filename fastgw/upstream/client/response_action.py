@@ -4,7 +4,7 @@ A filter that takes an exchange over (`translate`), such as a cache, gets their 
 with a head, and sends its requests by them.
 """
 
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from fastgw.exchange import Exchange, Reply, Response
 from fastgw.exchange.reply import NO_CONTENT, own_response
@@ -19,6 +19,7 @@ _UNSTORED: Final = b"Cache-Control: no-store\r\n"
 _UNSTORED_MARKS: Final = MARKS | {b"cache-control"}
 
 
+@runtime_checkable
 class ResponseAction(Protocol):
     """Action of a route that makes responses itself, as far as a cache uses it."""
 

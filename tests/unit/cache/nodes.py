@@ -186,7 +186,7 @@ class TieredNode(SharedNode):
         """End the node. Repeated calls do nothing."""
         if self.claims.held:
             super().close()
-            self.claims.release_others(set())
+            self.claims.release()
 
 
 class PlainNode(SharedNode):

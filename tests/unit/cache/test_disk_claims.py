@@ -24,13 +24,13 @@ def test_a_directory_is_made_and_locked(tmp_path: Path) -> None:
     again = one.begin_run(path, 0.0)
     assert (again.id, again.number) > (first.id, first.number)
     passed = DiskClaims({path: os.dup(one.held[path])})  # as over an upgrade
-    one.release_others(set())
+    one.release()
     with pytest.raises(UnusableDisk, match="is used by another gateway"):
         other.begin_run(path, 0.0)
-    passed.release_others(set())
+    passed.release()
     third = other.begin_run(path, 0.0)
     assert (third.id, third.number) > (again.id, again.number)
-    other.release_others(set())
+    other.release()
 
 
 def test_unusable_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_a_full_file_system_is_an_error_that_leaves_no_claim(tmp_path: Path, mon
         patched.setattr(disk_claims, "begin_run", fail_once)
         claims.begin_run(str(tmp_path), 0.0)
     assert not (tmp_path / "objects-0" / "00" / "file").exists()
-    claims.release_others(set())
+    claims.release()
 
 
 def test_a_change_of_the_disk_keeps_what_it_can(tmp_path: Path) -> None:
@@ -104,7 +104,31 @@ def test_a_change_of_the_disk_keeps_what_it_can(tmp_path: Path) -> None:
     assert stores.stores["main"].disk == first.disk
     assert stores.stores["main"].memory is not first.memory
     stores.use_stores(stores.planned({"main": there}))
-    assert [*stores.claims.held] == [str(tmp_path / "there")]
+    assert [*stores.claims.in_use] == [str(tmp_path / "there")]
     stores.use_stores(stores.planned({"main": plain}))
-    assert not stores.claims.held
+    assert not stores.claims.in_use
     stores.close()
+    assert not stores.claims.held
+
+
+def test_a_directory_that_was_left_is_empty_when_it_is_used_again(tmp_path: Path) -> None:
+    """Processes of this gateway hold its lock to their end, and purges of the meantime are not in its journal."""
+    stores = NodeStores(open_wakers(2))
+    plain = StoreSettings(1 << 20, 1 << 16)
+    here, there = (plain._replace(disk=DiskSettings(str(tmp_path / name), DISK)) for name in ("here", "there"))
+    stores.use_stores(stores.planned({"main": here}))
+    inherited = os.dup(stores.claims.held[str(tmp_path / "here")])
+    first = stores.stores["main"].disk
+    for other in (there, plain):
+        stores.use_stores(stores.planned({"main": other}))
+        stores.use_stores(stores.planned({"main": here}))
+        again = stores.stores["main"].disk
+        assert first is not None
+        assert again is not None
+        assert (again.path, again.id == first.id) == (first.path, False)
+        assert [*stores.claims.in_use] == [first.path]
+        first = again
+    stores.close()
+    with pytest.raises(UnusableDisk, match="is used by another gateway"):
+        DiskClaims({}).begin_run(str(tmp_path / "here"), 0.0)
+    os.close(inherited)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from math import ceil
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, field
@@ -141,7 +142,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     """Name of the store in `caches`. The store `main` always exists."""
     ttl: Duration | None = None
     """Freshness of responses that do not state any; null = they are not stored, unless `Last-Modified` allows a
-    heuristic of a tenth of their age. Only for statuses whose responses hold for longer (200, 203, 204, 300, 301, 308,
+    heuristic of a tenth of their age. Caches count in seconds: a part of one counts as one, here and in the settings
+    below. Only for statuses whose responses hold for longer (200, 203, 204, 300, 301, 308,
     404, 405, 410, 414, 501) and for responses with `public`; others, such as 302, 401, 429 or 500, have to state it, or
     need `ttl_by_status`."""
     ttl_by_status: Mapping[StatusCode, Duration] = NONE
@@ -221,8 +223,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 return False
             head = exchange.head
             if exchange.method not in policy.methods:
-                if may_purge is not None and exchange.method == b"PURGE" and not isinstance(forward, CallRecorder):
-                    purge(exchange, may_purge)
+                if may_purge is not None and exchange.method == b"PURGE":
+                    purge(exchange, may_purge, shown_only=isinstance(forward, CallRecorder))
                     return True
                 policy.forward_past(exchange, _METHOD)
                 return False
@@ -247,10 +249,12 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                     return True
             return policy.has_store and CachedRequest(policy, exchange, forward).answer()
 
-        def purge(exchange: Exchange, may_purge: Callable[[str], tuple[bool, str]]) -> None:
+        def purge(exchange: Exchange, may_purge: Callable[[str], tuple[bool, str]], *, shown_only: bool) -> None:
             passes, why = may_purge(exchange.client_ip)
             if not passes:
                 exchange.fail(Fault.CLIENT_ADDRESS_DENIED, why=why)
+            elif shown_only:
+                exchange.reply(Reply(200, b""))
             elif not policy.has_store:
                 exchange.fail(Fault.INTERNAL, why="there is no cache store")
             else:
@@ -276,7 +280,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 _invalidate(policy, exchange)
 
         def explain(exchange: Exchange) -> str:
-            return self._explained(policy, exchange, tiers)
+            return self._explained(policy, exchange, tiers, may_purge)
 
         ready = fetch = None
         if policy.ready is not None:
@@ -303,12 +307,12 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
         cookies = tuple(sorted(name.encode() for name in self.key.cookies))
         by_consumer = "consumer" in self.vary_by
         storing = StorePolicy(
-            ttl=_seconds(self.ttl),
-            ttl_by_status={int(status): int(ttl) for status, ttl in self.ttl_by_status.items()},
-            override_ttl=_seconds(self.override_ttl),
-            stale_while_revalidate=_seconds(self.stale_while_revalidate) or 0,
-            stale_if_error=_seconds(self.stale_if_error) or 0,
-            stale_when_unreachable=int(self.stale_when_unreachable),
+            ttl=None if self.ttl is None else _seconds(self.ttl),
+            ttl_by_status={int(status): _seconds(ttl) for status, ttl in self.ttl_by_status.items()},
+            override_ttl=None if self.override_ttl is None else _seconds(self.override_ttl),
+            stale_while_revalidate=_seconds(self.stale_while_revalidate or 0),
+            stale_if_error=_seconds(self.stale_if_error or 0),
+            stale_when_unreachable=_seconds(self.stale_when_unreachable),
             store_set_cookie=self.store_set_cookie,
             cookies_in_key=b"cookie" in headers,
         )
@@ -327,11 +331,21 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             ready_memory=ready_memory,
         )
 
-    def _explained(self, policy: CachePolicy, exchange: Exchange, tiers: str) -> str:
+    def _explained(
+        self,
+        policy: CachePolicy,
+        exchange: Exchange,
+        tiers: str,
+        may_purge: Callable[[str], tuple[bool, str]] | None,
+    ) -> str:
         """Say what the cache does with a request, as far as it is known without the store and the response."""
+        action = None if exchange.route is None else exchange.route.action
+        if action is not None and not isinstance(action, Forward | ResponseAction):
+            return "has no effect: responses of `files`, `respond` and `redirect` are not cached"
         if exchange.method not in policy.methods:
-            if self.purge_method is not None and exchange.method == b"PURGE":
-                return "purges the URL, if the client may"
+            if may_purge is not None and exchange.method == b"PURGE":
+                passes, denied = may_purge(exchange.client_ip)
+                return "answers 200 and purges the URL" if passes else f"answers 403: {denied}"
             effect = "; a success removes what is stored for its URL" if invalidates(exchange.method, 200) else ""
             return f"forwards {exchange.method.decode('ascii', 'replace')} past the cache{effect}"
         why = _why_past(policy, exchange)
@@ -346,11 +360,11 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     def _lifetimes(self) -> Iterable[str]:
         """Say how long responses are fresh, and how long they may be sent stale, by the settings."""
         if self.override_ttl is not None:
-            ttl = write_duration(self.override_ttl)
+            ttl = write_duration(_seconds(self.override_ttl))
             yield f"fresh for {ttl}, whatever the response says (at most {ttl}, if `ttl` is not for its status)"
         else:
-            defaults = [] if self.ttl is None else [write_duration(self.ttl)]
-            defaults += [f"{write_duration(ttl)} for {status}" for status, ttl in self.ttl_by_status.items()]
+            defaults = [] if self.ttl is None else [write_duration(_seconds(self.ttl))]
+            defaults += [f"{write_duration(_seconds(ttl))} for {status}" for status, ttl in self.ttl_by_status.items()]
             yield f"fresh for as long as the response says{', else ' if defaults else ''}{', '.join(defaults)}"
         for stale_for, when in (
             (self.stale_while_revalidate, "while it is validated"),
@@ -358,7 +372,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             (self.stale_when_unreachable, "if no target can be reached"),
         ):
             if stale_for is not None:
-                yield f"stale up to {write_duration(stale_for)} {when}"
+                yield f"stale up to {write_duration(_seconds(stale_for))} {when}"
 
 
 class _PurgeWait:
@@ -449,8 +463,9 @@ def _conditions(policy: CachePolicy, exchange: Exchange) -> Iterable[str]:
         yield "stores only what states its freshness itself, as the request has cookies"
 
 
-def _seconds(duration: float | None) -> int | None:
-    return None if duration is None else int(duration)
+def _seconds(duration: float) -> int:
+    """Return whole seconds, which caching counts in: a part of a second counts as one."""
+    return ceil(duration)
 
 
 def _invalidate(policy: CachePolicy, exchange: Exchange) -> None:

@@ -12,6 +12,8 @@ from fastgw.config import ConfigError
 from fastgw.explain import explain
 from fastgw.filters import TYPES
 from fastgw.filters.lint.warnings import warnings_of
+from fastgw.filters.policies.cache.filter import Cache
+from fastgw.filters.policies.cache.ready_answers import ReadyMemory
 from fastgw.gateway.compiler import compile as compile_tables
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE
@@ -116,12 +118,37 @@ def test_a_route_that_answers_by_itself_has_nothing_to_cache(action: dict[str, A
         ({"key": {"query": "none", "headers": ["X-A"]}, "vary_by": ["consumer"]}, "GET", "/x + x-a + consumer"),
         ({}, "POST", "forwards POST past the cache; a success removes what is stored for its URL"),
         ({"bypass": {"header": "X-B"}}, "GET", "forwards it past the cache: it has x-b"),
+        ({"ttl": "900ms", "ttl_by_status": {"404": "1100ms"}}, "GET", ", else 1s, 2s for 404"),
+        ({"purge_method": {"allow": ["127.0.0.1"]}}, "PURGE", "answers 200 and purges the URL"),
+        ({"purge_method": {"allow": ["127.0.0.2"]}}, "PURGE", "answers 403: "),
     ],
 )
 def test_explain_says_the_key_and_what_passes_the_cache(settings: dict[str, Any], method: str, told: str) -> None:
     gateway = compile_tables(load_document(document(**settings), TYPES), 1)
     explained = explain(gateway, method, "http://a.test/x?a=1&b=2", ["X-B: 1"])
     assert any(told in step.decision for step in (*explained.early, *explained.filters)), explained
+
+
+def test_explain_shows_no_request_to_the_upstream_where_a_purge_is_answered() -> None:
+    gateway = compile_tables(load_document(document(purge_method={"allow": ["127.0.0.1"]}), TYPES), 1)
+    assert explain(gateway, "PURGE", "http://a.test/x", []).sends == ()
+    assert explain(gateway, "GET", "http://a.test/x", []).sends
+
+
+def test_explain_says_that_own_responses_are_not_cached() -> None:
+    given = {**document(ttl="1m"), "routes": [{"name": "all", "respond": {"body": "x"}}]}
+    explained = explain(compile_tables(load_document(given, TYPES), 1), "GET", "http://a.test/x", [])
+    told = "has no effect: responses of `files`, `respond` and `redirect` are not cached"
+    assert any(told in step.decision for step in (*explained.early, *explained.filters)), explained
+
+
+@pytest.mark.parametrize("duration", [0.2, 1.0])
+def test_a_part_of_a_second_counts_as_one(duration: float) -> None:
+    names = ("ttl", "override_ttl", "stale_while_revalidate", "stale_if_error", "stale_when_unreachable")
+    filter_ = Cache(**dict.fromkeys(names, duration), ttl_by_status={"404": duration})
+    storing = filter_._compiled(ReadyMemory()).storing_of(None, is_authenticated=False)
+    assert {getattr(storing, name) for name in names} == {1}
+    assert storing.ttl_by_status == {404: 1}
 
 
 SAYS_FRESH = "; fresh for as long as the response says"
