@@ -314,12 +314,14 @@ class ComposeRun(Timed):
         self._drain()
 
     def _send_more(self, part: CompiledPart) -> None:
-        """Send the next requests of a part, as many as may be in flight."""
+        """Send the next request of a part, if one more may be in flight."""
         state = self._states[part.index]
         count = 1 if state.items is None else len(state.items)
-        while self._exchange is not None and state.next < count and state.in_flight < part.settings.concurrency:
+        if self._exchange is not None and state.next < count and state.in_flight < part.settings.concurrency:
             index, state.next = state.next, state.next + 1
             self._send(part, state, index)
+            if state.next < count:
+                self._later(part, self._send_more)  # after a failure at once, which may decide the response
         if not state.left and not state.settled and self._exchange is not None:
             self._settle_list(part, state)
 
@@ -438,10 +440,13 @@ class ComposeRun(Timed):
             assert answer.head is not None
             self._heads.append(answer.head)
         if state.items is not None:
-            if used is None:
-                state.failure = answer
-            else:
+            if used is not None:
                 state.answers[call.index] = used.content
+            elif self._decides(part):
+                self._fail_whole(part, answer)
+                return
+            else:
+                state.failure = answer
             self._later(part, self._send_more)
         elif used is None:
             self._settle_failed(part, answer)
@@ -451,16 +456,13 @@ class ComposeRun(Timed):
             self._settle(part, state)
 
     def _settle_list(self, part: CompiledPart, state: _PartState) -> None:
-        """Settle a part once all elements are answered."""
+        """Settle a part once all elements are answered, or have failed without deciding the response."""
         if state.failure is not None and all(each == b"null" for each in state.answers):
             self._settle_failed(part, state.failure)
             return
         state.received = b"[" + b",".join(state.answers) + b"]"
         state.content = part.merged_list(state.answers)
-        if state.failure is not None and self._decides(part):
-            self._fail_whole(part, state.failure)
-        else:
-            self._settle(part, state)
+        self._settle(part, state)
 
     def _decides(self, part: CompiledPart) -> bool:
         return part.settings.required or self._action.settings.all_or_nothing

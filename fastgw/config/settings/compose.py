@@ -86,7 +86,8 @@ class Part(Settings):
     encoding: Literal["json", "string"] = "json"
     """`json`: the answer is JSON; `string`: it is a text in UTF-8, and becomes the member `content`."""
     required: bool = False
-    """Whether the response fails if this part fails: the client then gets the part's status and body, or an error."""
+    """Whether the response fails if this part fails: the client then gets the part's status and body, or an error. With
+    `for_each`, the first element that fails decides."""
     default: Json | None = None
     """Object that takes the place of the answer if the part fails. The response is incomplete even so."""
     is_collection: bool = False
@@ -131,7 +132,8 @@ class Compose(Settings):
     client prefers it by `Accept`, else JSON; `string`: the text in the member `content`, as `text/plain`; `no-op`:
     status, headers and body of the only part as they arrive, of any size and type."""
     all_or_nothing: bool = False
-    """Whether the failure of any part is the failure of the response. The other parts are then cancelled."""
+    """Whether the failure of any part, or of any element of `for_each`, is the failure of the response. All other
+    requests are then cancelled."""
     completed_header: FieldName = "Fastgw-Completed"
     """Header that says whether all parts are there: `true` or `false`."""
     headers_to_pass: _Names = ()

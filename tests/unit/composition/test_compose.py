@@ -297,6 +297,59 @@ def test_for_each_may_send_more_than_other_sub_requests() -> None:
     made.ended()
 
 
+@pytest.mark.parametrize(
+    ("part", "compose", "status"), [({}, {"all_or_nothing": True}, 502), ({"required": True}, {}, 503)]
+)
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_the_first_element_that_fails_decides_and_no_other_is_sent(
+    part: dict[str, Any], compose: dict[str, Any], status: int, concurrency: int
+) -> None:
+    """Requests that are in flight are cancelled; the response tells the first failure."""
+    each = {"name": "e", "method": "POST", "after": ["l"], "for_each": "{part.l.items}", "path": "/e/{item}"}
+    made = Composed({"name": "l"}, {**each, "concurrency": concurrency, **part}, {"name": "z"}, **compose).asks()
+    made.gets("/l", answer({"items": list(range(1, 21))}))
+    made.gets("/e/1", answer(b"broken", 503))
+    assert made.status == status
+    assert (b"broken" in made.body) is (status == 503)
+    posts = [request.split(b" ")[1] for request in made.requests if request.startswith(b"POST ")]
+    assert posts == [b"/e/1", b"/e/2"][:concurrency]
+    assert set(made.open) == {"/z", *("/e/2",)[: concurrency - 1]}
+    made.plane.settle()
+    assert all(wire.aborted or wire.ended for wire in made.open.values())
+    made.ended()
+
+
+def test_an_element_without_a_value_decides_before_the_next_one_is_sent() -> None:
+    """Also over idle connections, on which a request is sent at once."""
+    each = {"name": "e", "method": "POST", "after": ["l"], "for_each": "{part.l.items}", "path": "/e/{item.id}"}
+    made = Composed({"name": "l"}, {**each, "required": True}).asks()
+    made.gets("/l", answer({"items": [{"id": place} for place in (1, 2, 3)]}))
+    for path in ("/e/1", "/e/2", "/e/3"):
+        made.gets(path, answer({}))
+    wires: list[Any] = [connection.transport for connection in made.plane.pool.open]
+    assert len(wires) == 3
+    before = [len(wire.received) for wire in wires]
+    made.client = made.plane.client()
+    made.client.sends(GET)
+    (asked,) = (wire for wire, length in zip(wires, before, strict=True) if len(wire.received) > length)
+    asked.sends(answer({"items": [{"id": 1}, {}, {"id": 3}]}))
+    made.plane.settle()
+    assert made.status == 502
+    sent = b"".join(wire.received[length:] for wire, length in zip(wires, before, strict=True))
+    assert [line.split(b" ")[1] for line in sent.split(b"\r\n") if b" HTTP/1.1" in line] == [b"/l", b"/e/1"]
+    made.ended()
+
+
+def test_elements_that_fail_without_deciding_do_not_stop_the_others() -> None:
+    each = {"name": "e", "after": ["l"], "for_each": "{part.l.items}", "path": "/e/{item}", "concurrency": 1}
+    made = Composed({"name": "l", "deny": ["items"]}, each).asks()
+    made.gets("/l", answer({"items": [1, 2, 3]}))
+    for status, path in ((500, "/e/1"), (200, "/e/2"), (500, "/e/3")):
+        made.gets(path, answer({"n": 1}, status))
+    assert json.loads(made.body) == {"collection": [None, {"n": 1}, None]}
+    made.ended()
+
+
 # failures
 
 
