@@ -9,7 +9,7 @@ import orjson
 
 from fastgw.composition.rules import is_kept, member, member_begin, shaping
 from fastgw.composition.templates import Body, TargetTemplate, TemplateValues, header_value
-from fastgw.config.base.part_templates import TemplateVariable, parse_list, parse_pieces
+from fastgw.config.base.part_templates import Pieces, TemplateVariable, parse_list, parse_pieces
 from fastgw.config.settings.compose import Part
 from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
@@ -23,8 +23,8 @@ from fastgw.upstream.upstream import Upstream
 _ALL: Final = "*"
 _UNIQUE: Final = frozenset(("request_id", "uuid", "latency"))
 """Variables that no two requests have in common."""
-_TYPE: Final = b"content-type"
-_JSON_TYPE: Final = (b"Content-Type", b"application/json")
+_TYPE: Final = "content-type"
+_JSON: Final[Pieces] = (b"application/json",)
 _IDENTITY: Final = (b"Accept-Encoding", b"identity")
 
 
@@ -98,13 +98,19 @@ class CompiledPart:
         error_as = settings.error_as
         self.error_name = None if error_as is None else error_as.replace("{name}", settings.name)
         self.target = TargetTemplate(settings.path)
-        self._fields = tuple((name.encode(), parse_pieces(text)) for name, text in settings.headers.items())
+        self._body = None if settings.body is None or settings.takes_body else Body(settings.body)
+        fields = [(name.encode(), parse_pieces(text)) for name, text in settings.headers.items()]
         own = {name.lower() for name in settings.headers}
+        if self._body is not None and _TYPE not in own:
+            fields.append((b"Content-Type", _JSON))
+            own.add(_TYPE)  # that of the client is for its own body
+        self._fields = tuple(fields)
         passed = dict.fromkeys(name.lower() for name in (*headers_to_pass, *settings.headers_to_pass))
+        if settings.takes_body:
+            passed[_TYPE] = None
         self._headers = tuple(name.encode() for name in passed if name not in own)
         parameters = (*query_to_pass, *settings.query_to_pass)
         self._query = None if _ALL in parameters else frozenset(name.encode() for name in parameters)
-        self._body = None if settings.body is None or settings.takes_body else Body(settings.body)
         self.fixed = self._fixed_fields()
         """Header lines of each request; None: they have values of the request."""
         self.is_plain = (
@@ -112,7 +118,7 @@ class CompiledPart:
             and self.list_at is None
             and settings.timeout is None
             and self.fixed is not None
-            and self._body is None
+            and settings.body is None
             and self._query == frozenset()
         )
         """Whether it waits for nothing, and its request has values of the client's in its target only."""
@@ -136,18 +142,14 @@ class CompiledPart:
             pairs = b"&".join(self._passed_pairs(exchange))
             if pairs:
                 target += (b"&" if b"?" in target else b"?") + pairs
-        if self.fixed is not None:
-            return PartRequest(target, self.fixed, b"" if self._body is None else self._body.expand(answers))
-        fields = [(name, header_value(pieces, answers)) for name, pieces in self._fields]
-        fields += passed_fields(exchange, self._headers)
-        body = b""
         if self._body is not None:
             body = self._body.expand(answers)
-            fields.append(_JSON_TYPE)
-        elif self.settings.takes_body:
-            body = client_body
-            if _TYPE not in self._headers:
-                fields += passed_fields(exchange, (_TYPE,))
+        else:
+            body = client_body if self.settings.takes_body else b""
+        if self.fixed is not None:
+            return PartRequest(target, self.fixed, body)
+        fields = [(name, header_value(pieces, answers)) for name, pieces in self._fields]
+        fields += passed_fields(exchange, self._headers)
         fields.append(_IDENTITY)
         return PartRequest(target, tuple(fields), body)
 
@@ -178,15 +180,13 @@ class CompiledPart:
                     yield piece
 
     def _fixed_fields(self) -> tuple[tuple[bytes, bytes], ...] | None:
-        if self._headers or self.settings.takes_body:
+        if self._headers:
             return None
         if any(isinstance(piece, TemplateVariable) for _, pieces in self._fields for piece in pieces):
             return None
         fields = [
             (name, b"".join(piece for piece in pieces if isinstance(piece, bytes))) for name, pieces in self._fields
         ]
-        if self._body is not None:
-            fields.append(_JSON_TYPE)
         return (*fields, _IDENTITY)
 
     def merged_list(self, results: Sequence[bytes]) -> bytes:

@@ -64,14 +64,15 @@ class Part(Settings):
     path: Annotated[str, Meta(pattern="^/", examples=["/users/{id}"])]
     """Path and query of the request."""
     headers: Mapping[FieldName, str] = NONE
-    """Headers of the request."""
+    """Headers of the request. They replace those of the client, and a `Content-Type` here that of `body`."""
     headers_to_pass: _Names = ()
     """Headers of the client's request for this part, in addition to those of all parts."""
     query_to_pass: Annotated[tuple[_Key, ...], Meta(max_length=100)] = ()
     """Query parameters of the client's request for this part, in addition to those of all parts; `["*"]` = all."""
     body: Json | None = None
-    """Body of the request: `pass` for the client's own, or a value that is sent as JSON. In it, a string that is only a
-    variable becomes its value, a number or object of an earlier part unchanged. null = none."""
+    """Body of the request: `pass` for the client's own, with its `Content-Type`, or a value that is sent as JSON, with
+    `application/json`. In it, a string that is only a variable becomes its value, a number or object of an earlier part
+    unchanged. null = none."""
     after: Annotated[tuple[str, ...], Meta(max_length=100)] = ()
     """Parts that have to be answered before. If one of them fails and has no `default`, this part fails too."""
     for_each: str | None = None

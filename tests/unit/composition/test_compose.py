@@ -222,6 +222,29 @@ def test_the_body_of_the_client_is_passed_to_those_that_take_it() -> None:
     assert long.plane.worker_loop.held_body_budget.in_use == 0
 
 
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ({"body": {"a": 1}}, b"application/json"),
+        ({"body": {"a": 1}, "headers_to_pass": ["Content-Type"]}, b"application/json"),
+        ({"body": {"a": 1}, "headers": {"content-type": "application/vnd.api+json"}}, b"application/vnd.api+json"),
+        ({"body": {"a": 1}, "headers": {"Content-Type": "text/{header.X-Kind}"}}, b"text/y"),
+        ({"body": "pass"}, b"text/x"),
+        ({"body": "pass", "headers_to_pass": ["Content-Type"]}, b"text/x"),
+        ({"body": "pass", "headers_to_pass": ["Content-Type"], "headers": {"Content-Type": "text/y"}}, b"text/y"),
+    ],
+)
+@pytest.mark.parametrize("output", ["json", "no-op"])
+def test_a_request_has_one_content_type(part: dict[str, Any], kind: bytes, output: str) -> None:
+    """That of `headers` if there is one, else that of the body which is sent."""
+    made = Composed({"name": "a", "method": "POST", **part}, output=output)
+    made.asks(b"POST /d/7 HTTP/1.1\r\nHost: a\r\nContent-Type: text/x\r\nX-Kind: y\r\nContent-Length: 3\r\n\r\nabc")
+    head, _, body = made.requests[0].partition(b"\r\n\r\n")
+    assert body == (b"abc" if part["body"] == "pass" else b'{"a":1}')
+    lines = [line.partition(b": ") for line in head.split(b"\r\n")]
+    assert [value for name, _, value in lines if name.lower() == b"content-type"] == [kind]
+
+
 # order
 
 
