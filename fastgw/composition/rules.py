@@ -16,6 +16,7 @@ from fastgw.http.json_splices import path_of, value_at
 from fastgw.http.json_tree import Node, Object, opened, rendered
 
 _ALL: Final = "*"
+_INDEX_LENGTH: Final = 10
 Rule: TypeAlias = Callable[[Object], Object]
 TextRule: TypeAlias = Callable[[bytes], bytes]
 _Paths: TypeAlias = "dict[str, _Paths]"
@@ -178,32 +179,61 @@ def _delete_all(content: Object, paths: Sequence[Sequence[str]]) -> None:
 
 def _append(content: Object, source: Sequence[str], destination: Sequence[str]) -> None:
     """Append the elements of an array to another one, which is created if it is missing; the first one is removed."""
-    found = [opened(_pop_node(holder, key)) for holder, key, _ in _matches(content, source)]
-    elements = [each for held in found for each in (held if isinstance(held, list) else [held])]
-    if not found:
+    taken = _taken(content, source)
+    if not taken:
         return
-    holder = _holder(content, destination, ())
+    elements = [each for *_, value in taken for each in _elements(value)]
+    holder, last = _holder(content, destination, ()), destination[-1]
     if isinstance(holder, dict):
-        there = opened(holder[destination[-1]]) if destination[-1] in holder else []
-        holder[destination[-1]] = [*(there if isinstance(there, list) else [there]), *elements]
+        holder[last] = [*_elements(holder[last]), *elements] if last in holder else elements
+    elif isinstance(holder, list) and _is_index(last, holder):
+        holder[int(last)] = [*_elements(holder[int(last)]), *elements]
+    elif isinstance(holder, list) and last.isdecimal():
+        holder.append(elements)
+    else:
+        for before, key, _, value in taken:
+            _put_back(before, key, value)
+
+
+def _elements(value: Node) -> list[Node]:
+    held = opened(value)
+    return held if isinstance(held, list) else [held]
 
 
 def _move(content: Object, source: Sequence[str], destination: Sequence[str]) -> None:
     """Move values. Each `*` of the destination stands for what the `*` in the same position among those of the source
-    has matched.
+    has matched. In an array, values are appended, as KrakenD does. Values without a place there stay.
     """
-    moved = [(_pop_node(holder, key), stars) for holder, key, stars in _matches(content, source)]
-    for value, stars in reversed(moved):  # removed from the back
-        holder = _holder(content, destination, stars)
-        last = destination[-1]
+    for before, key, stars, value in _taken(content, source):
+        holder, last = _holder(content, destination, stars), destination[-1]
         if last == _ALL and stars:
             last = stars[destination.count(_ALL) - 1]
         if isinstance(holder, dict):
             holder[last] = value
+        elif isinstance(holder, list) and last.isdecimal():
+            holder.append(value)
+        else:
+            _put_back(before, key, value)
 
 
 _Holder: TypeAlias = "Object | list[Node]"
 _Found: TypeAlias = tuple[_Holder, str, tuple[str, ...]]
+_Taken: TypeAlias = tuple[_Holder, str, tuple[str, ...], Node]
+
+
+def _taken(content: Object, path: Sequence[str]) -> list[_Taken]:
+    """Remove what a path matches, and return it in the order of the answer."""
+    taken = [(holder, key, stars, _pop_node(holder, key)) for holder, key, stars in _matches(content, path)]
+    taken.reverse()  # removed from the back
+    return taken
+
+
+def _put_back(holder: _Holder, key: str, value: Node) -> None:
+    """Put back what `_taken` has removed, in the order in which it has returned it."""
+    if isinstance(holder, dict):
+        holder[key] = value
+    else:
+        holder.insert(int(key), value)
 
 
 def _matches(content: Node, path: Sequence[str], stars: tuple[str, ...] = ()) -> list[_Found]:
@@ -241,7 +271,9 @@ def _pop_node(holder: _Holder, key: str) -> Node:
 
 
 def _holder(content: Object, path: Sequence[str], stars: Sequence[str]) -> Node:
-    """Return the object in which the last step of a path stands. MissingValue objects on the way are created."""
+    """Return the object or array in which the last step of a path stands; a plain value: there is none. Missing objects
+    on the way are created.
+    """
     held: Node = content
     left = list(stars)
     for step in path[:-1]:
@@ -249,8 +281,13 @@ def _holder(content: Object, path: Sequence[str], stars: Sequence[str]) -> Node:
         if isinstance(held, dict):
             held.setdefault(key, {})
             held = _open_in(held, key)
-        elif isinstance(held, list) and key.isdecimal() and int(key) < len(held):
+        elif isinstance(held, list) and _is_index(key, held):
             held = _open_in(held, key)
         else:
             return b""
     return held
+
+
+def _is_index(step: str, held: list[Node]) -> bool:
+    """Whether an array has an element with this index."""
+    return len(step) < _INDEX_LENGTH and step.isdecimal() and int(step) < len(held)

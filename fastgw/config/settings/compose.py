@@ -18,8 +18,9 @@ class FlatmapStep(Settings):
     """Step of a `flatmap`. Paths are dotted; `*` stands for every member or element, a number for an element."""
 
     type: Literal["move", "append", "del"]
-    """`move`: from the first path to the second; `append`: the elements of the array at the first path to the array at
-    the second; `del`: remove these paths."""
+    """`move`: from the first path to the second, in an array always to its end; `append`: the elements of the arrays at
+    the first path, in their order, to the array at the second; `del`: remove these paths. A value stays where it is if
+    its destination is below a text or number, or is a name in an array."""
     args: Annotated[tuple[_Key, ...], Meta(min_length=1, max_length=100)]
     """Dotted paths."""
 

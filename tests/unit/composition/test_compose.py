@@ -576,6 +576,78 @@ def test_rules(rules: dict[str, Any], body: Any, expected: Any) -> None:
     assert made.header("Fastgw-Completed") == "true"
 
 
+@pytest.mark.parametrize(
+    ("source", "body", "expected"),
+    [
+        ("a.*.b", {"a": [{"b": [1]}, {"b": [2, 3]}, {"b": []}], "c": [0]}, {"a": [{}, {}, {}], "c": [0, 1, 2, 3]}),
+        ("a.*", {"a": {"x": [1], "y": 2, "z": [[3]]}}, {"a": {}, "c": [1, 2, [3]]}),
+        ("a.*.*", {"a": [[1, 2], [3]]}, {"a": [[], []], "c": [1, 2, 3]}),
+    ],
+)
+def test_append_keeps_the_order_of_the_answer(source: str, body: Any, expected: Any) -> None:
+    made = composed({"/a": answer(body)}, {"name": "a", "flatmap": [{"type": "append", "args": [source, "c"]}]})
+    assert json.loads(made.body) == expected
+
+
+@pytest.mark.parametrize("index", ["0", "1", "2", "9"])
+def test_a_value_that_is_moved_into_an_array_is_its_last_element(index: str) -> None:
+    """As in KrakenD, whichever index is named: no element is replaced."""
+    made = composed(
+        {"/a": answer({"a": 9, "b": [1, 2]})}, {"name": "a", "flatmap": [{"type": "move", "args": ["a", f"b.{index}"]}]}
+    )
+    assert json.loads(made.body) == {"b": [1, 2, 9]}
+
+
+@pytest.mark.parametrize(
+    ("args", "body", "expected"),
+    [
+        (["l.*.v", "b.*"], {"l": [{"v": 1}, {"v": 2}], "b": [0]}, {"l": [{}, {}], "b": [0, 1, 2]}),
+        (["a", "b.0.x"], {"a": 9, "b": [{}]}, {"b": [{"x": 9}]}),
+        (["a", "a.b"], {"a": 9}, {"a": {"b": 9}}),
+        (
+            ["l.*.v", "l.*.w.x"],
+            {"l": [{"v": 1, "w": {}}, {"v": 2, "w": "s"}]},
+            {"l": [{"w": {"x": 1}}, {"w": "s", "v": 2}]},
+        ),
+        (["l.*", "m.*.x"], {"l": [1, 2, 3], "m": [{}, "s", {}]}, {"l": [2], "m": [{"x": 1}, "s", {"x": 3}]}),
+    ],
+)
+def test_values_are_moved_where_there_is_a_place_for_them(args: list[str], body: Any, expected: Any) -> None:
+    made = composed({"/a": answer(body)}, {"name": "a", "flatmap": [{"type": "move", "args": args}]})
+    assert json.loads(made.body) == expected
+
+
+@pytest.mark.parametrize(
+    ("args", "body"),
+    [
+        (["a", "s.x"], {"a": [9], "s": "str"}),
+        (["a", "s.x.y"], {"a": [9], "s": "str"}),
+        (["a", "b.x"], {"a": [9], "b": [1, 2]}),
+        (["a", "b.7.x"], {"a": [9], "b": [1, 2]}),
+        (["a", "b.0.x"], {"a": [9], "b": [1, 2]}),
+        (["l.*", "s.x"], {"l": [1, 2, 3], "s": None}),
+        (["l.*.v", "s.x"], {"l": [{"v": [1]}, {"v": [2]}], "s": 1.5}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["move", "append"])
+def test_a_value_without_a_place_stays(kind: str, args: list[str], body: Any) -> None:
+    """Its destination is below a text or number, or is a name in an array."""
+    made = composed({"/a": answer(body)}, {"name": "a", "flatmap": [{"type": kind, "args": args}]})
+    assert json.loads(made.body) == body
+
+
+@pytest.mark.parametrize(
+    ("index", "body", "expected"),
+    [("0", [[1], [2]], [[1, 8, 9], [2]]), ("1", [[1], 2], [[1], [2, 8, 9]]), ("5", [[1]], [[1], [8, 9]])],
+)
+def test_append_to_an_array_in_an_array(index: str, body: Any, expected: Any) -> None:
+    made = composed(
+        {"/a": answer({"a": [8, 9], "b": body})},
+        {"name": "a", "flatmap": [{"type": "append", "args": ["a", f"b.{index}"]}]},
+    )
+    assert json.loads(made.body) == {"b": expected}
+
+
 def test_the_whole_may_be_moved_too() -> None:
     steps = [{"type": "append", "args": ["b", "a"]}]
     made = composed({"/a": answer({"a": [1]}), "/b": answer({"b": [2]})}, {"name": "a"}, {"name": "b"}, flatmap=steps)
