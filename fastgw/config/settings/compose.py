@@ -67,7 +67,8 @@ class Part(Settings):
     headers: Mapping[FieldName, str] = NONE
     """Headers of the request. They replace those of the client, and a `Content-Type` here that of `body`."""
     headers_to_pass: _Names = ()
-    """Headers of the client's request for this part, in addition to those of all parts."""
+    """Headers of the client's request for this part, in addition to those of all parts. Each is named: there is no
+    `*`."""
     query_to_pass: Annotated[tuple[_Key, ...], Meta(max_length=100)] = ()
     """Query parameters of the client's request for this part, in addition to those of all parts; `["*"]` = all."""
     body: Json | None = None
@@ -137,9 +138,11 @@ class Compose(Settings):
     """Whether the failure of any part, or of any element of `for_each`, is the failure of the response. All other
     requests are then cancelled."""
     completed_header: FieldName = "Fastgw-Completed"
-    """Header that says whether all parts are there: `true` or `false`."""
+    """Header that says whether all parts are there: `true` or `false`. No name of a header that responses have anyway,
+    such as `Content-Type`."""
     headers_to_pass: _Names = ()
-    """Headers of the client's request for all parts."""
+    """Headers of the client's request for all parts. Each is named: there is no `*`, which would pass credentials,
+    conditions and ranges to every upstream."""
     query_to_pass: Annotated[tuple[_Key, ...], Meta(max_length=100)] = ()
     """Query parameters of the client's request for all parts; `["*"]` = all."""
     static: StaticData | None = None

@@ -16,10 +16,15 @@ from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.settings.compose import Compose, Part
 from fastgw.config.validation.listener_protocols import upstreams_of_events
 from fastgw.config.validation.value_maps import known_maps
-from fastgw.http.field_names import READ_IN_REQUESTS
+from fastgw.http.field_names import HOP_BY_HOP, READ_IN_REQUESTS
 
 Rule = Callable[[Merged], None]
 _OWN = (READ_IN_REQUESTS - {b"x-request-id"}) | {b"accept-encoding"}
+_OF_RESPONSES = HOP_BY_HOP | frozenset(
+    b"age cache-control cache-tag content-encoding content-type date etag expires surrogate-key trailer vary "
+    b"x-request-id".split()
+)
+"""Headers of composed responses, by which clients and caches read them."""
 
 
 def composed_routes(merged: Merged) -> None:
@@ -44,6 +49,9 @@ def composed_routes(merged: Merged) -> None:
         elif compose.output == "no-op":
             _check_untouched(compose.parts[0], at.below("parts", 0))
         _check_passed(compose.headers_to_pass, at)
+        if compose.completed_header.lower().encode() in _OF_RESPONSES:
+            wrong = f"{format_value(compose.completed_header)} is set by the gateway"
+            at.below("completed_header").report(wrong, 'expected a name such as "Fastgw-Completed"', at_key=False)
 
 
 _RULES = ("for_each", "default", "is_collection", "target", "allow", "deny", "mapping", "group", "flatmap", "error_as")
@@ -159,6 +167,9 @@ def _check_passed(names: Iterable[str], at: SourceLocation) -> None:
         if name.lower().encode() in _OWN:
             wrong = f"{format_value(name)} is set by the gateway"
             at.below("headers_to_pass", index).report(wrong, at_key=False)
+        elif name == "*":
+            expected = "expected the names of the headers"
+            at.below("headers_to_pass", index).report("`*` is not a header", expected, at_key=False)
 
 
 def _variables_of(part: Part, at: SourceLocation) -> Iterator[tuple[SourceLocation, TemplateVariable]]:

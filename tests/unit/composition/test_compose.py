@@ -1038,6 +1038,25 @@ def test_what_a_filter_hides_is_not_passed_on() -> None:
         ([{"name": "a", "path": "/{a b}"}], {}, "unknown variable"),
         ([{"name": "a", "headers": {"Host": "x"}}], {}, "set by the gateway"),
         ([{"name": "a", "headers_to_pass": ["Connection"]}], {}, "set by the gateway"),
+        (
+            [{"name": "a", "headers_to_pass": ["X-A", "*"]}],
+            {},
+            r"parts\[0\].headers_to_pass\[1\]: `\*` is not a header; ",
+        ),
+        (
+            [{"name": "a"}],
+            {"headers_to_pass": ["*"]},
+            r"compose.headers_to_pass\[0\]: `\*` is not a header; expected the",
+        ),
+        *(
+            ([{"name": "a"}], {"completed_header": name}, f'completed_header: "{name}" is set by the gateway; expected')
+            for name in (
+                *("Content-Length", "transfer-encoding", "Connection", "Trailer", "Content-Type", "Content-Encoding"),
+                *("ETag", "Cache-Control", "Vary", "Date", "Age", "Expires", "Surrogate-Key", "Cache-Tag"),
+                "X-Request-Id",
+            )
+        ),
+        ([{"name": "a"}], {"completed_header": "Date", "output": "no-op"}, "completed_header: .* set by the gateway"),
         ([{"name": "a", "default": [1]}], {}, "no object"),
         ([{"name": "a", "for_each": "{id}"}], {}, "is no list"),
         ([{"name": "a"}, {"name": "b"}], {"output": "no-op"}, "single part"),
