@@ -1,9 +1,9 @@
-"""An installed package for a gateway: linked file by file, with some files changed, and replaced in one step."""
+"""An installed package for a gateway: linked, with some files changed, and replaced in one step."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import fastgw
@@ -31,11 +31,7 @@ class Installed:
         """Install another version. A process that is importing the previous one still finds its files."""
         self._versions += 1
         version = self._directory / f"version {self._versions}"
-        for folder, _, files in os.walk(PACKAGE):
-            (version / "fastgw" / Path(folder).relative_to(PACKAGE)).mkdir(parents=True)
-            for name in files:
-                file = Path(folder, name)
-                (version / "fastgw" / file.relative_to(PACKAGE)).symlink_to(file)
+        _link(PACKAGE, version / "fastgw", [Path(name) for name in changes or ()])
         for name, (old, new) in (changes or {}).items():
             file = version / "fastgw" / name
             text = file.read_text()
@@ -45,3 +41,16 @@ class Installed:
         link = self._directory / "link"
         link.symlink_to(version)
         os.replace(link, self.path)
+
+
+def _link(source: Path, target: Path, changed: Sequence[Path]) -> None:
+    """Link what is in a directory. Directories with `changed` files, and with bytecode beside these, are real ones."""
+    target.mkdir(parents=True)
+    for entry in source.iterdir():
+        inside = [
+            each.relative_to(entry.name) for each in changed if len(each.parts) > 1 and each.parts[0] == entry.name
+        ]
+        if inside or entry.name == "__pycache__":
+            _link(entry, target / entry.name, inside)
+        else:
+            (target / entry.name).symlink_to(entry)
