@@ -303,7 +303,9 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         elif phase is ACTIVE and not self.write_paused:
             exchange = self._under_way()
             assert exchange is not None
-            exchange.fail(Fault.REQUEST_TIMEOUT)
+            # From the response on, the upstream's timeout applies: nothing waits for the rest of the request.
+            if exchange.response is None:
+                exchange.fail(Fault.REQUEST_TIMEOUT)
         elif phase is IDLE:
             self.close()
         elif self.write_paused and (left := unsent(self.transport)) < self._unsent:

@@ -182,9 +182,7 @@ class Http1Stream:
         connection = self._connection
         if connection.write_paused:
             return  # the client's write timeout applies instead
-        answered = self.exchange is not None and self.exchange.response is not None
-        # From the response on, the upstream's timeout applies: nothing waits for the rest of the request.
-        if self.reader is not None and not connection.paused and self._asked_to_continue and not answered:
+        if self.reader is not None and not connection.paused and self._asked_to_continue:
             connection.watch(connection.server.timeouts.request_body_idle)
         else:
             connection.deadline = inf

@@ -326,11 +326,9 @@ class Http2Stream(Timed):
         """Start the client's timeout for the next piece of the body, if the gateway waits for it."""
         if self._held_at_last_look:
             return  # the client's write timeout applies instead
-        exchange = self.exchange
-        answered = exchange is not None and exchange.response is not None
         if self._ahead is not None:
             self.deadline = inf
-        elif self.receiving and exchange is not None and not self._paused and self._asked_to_continue and not answered:
+        elif self.receiving and self.exchange is not None and not self._paused and self._asked_to_continue:
             self.watch(self._connection.server.timeouts.request_body_idle)
         else:
             self.deadline = inf
@@ -629,7 +627,9 @@ class Http2Stream(Timed):
             connection.session.reset(self.id, ErrorCode.CANCEL)
             connection.flush_soon()
         elif self.exchange is not None:
-            self.exchange.fail(Fault.REQUEST_TIMEOUT)
+            # From the response on, the upstream's timeout applies: nothing waits for the rest of the request.
+            if self.exchange.response is None:
+                self.exchange.fail(Fault.REQUEST_TIMEOUT)
         elif self.is_fast:
             assert self.fast_path is not None
             self.fast_path.expire(now)

@@ -16,7 +16,7 @@ from fastgw.eventloop.worker_loop import (
     READ_BYTES,
     SMALL_READ_BYTES,
 )
-from fastgw.filters.api import Exchange, Phase, Reply
+from fastgw.filters.api import Bounded, Exchange, Phase, Reply
 from fastgw.upstream.connections import http1_connection as upstream_connection
 from tests.support import memory
 from tests.support.memory import Plane, probe
@@ -414,3 +414,39 @@ def test_a_client_that_takes_no_more_of_its_answer_is_cut_also_when_it_has_gone_
     assert client.aborted
     assert [(record.status, record.fault) for record in plane.records] == [(200, "client_stalled")]
     plane.assert_quiet()
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["as it comes", "held by a filter"])
+def test_a_client_that_has_its_response_may_be_silent_with_its_request(held: bool) -> None:
+    """From the response on the upstream's timeouts apply, as nothing waits for the rest of the request: a client of a
+    bidirectional stream may send once, and only listen from then on.
+    """
+    holding = probe("holding", Phase.TRANSFORM, response_body=lambda exchange, body: None, needs_body=Bounded(100))
+    plane = Plane({"timeouts": {"request_body_idle": "5s"}}, probes=[holding] if held else [])
+    client = plane.client()
+    client.sends(CHUNKED + b"3\r\nsub\r\n")
+    upstream = plane.connects()
+    upstream.sends(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(4):
+        plane.passes(4)
+        upstream.sends(b"3\r\nnew\r\n")
+    upstream.sends(b"0\r\n\r\n")
+    assert client.received.count(b"new") == 4
+    assert [(record.status, record.fault) for record in plane.records] == [(200, "")]
+    assert not client.aborted
+    plane.passes(LINGER_IDLE_S + 1)
+    assert client.aborted  # the request never ends
+    plane.assert_quiet()
+
+
+def test_a_silent_client_does_not_spare_the_upstream_its_timeout() -> None:
+    upstreams = {"u": {"targets": [{"url": "http://127.0.0.1:9"}], "timeouts": {"idle": "20s"}}}
+    plane = Plane({"timeouts": {"request_body_idle": "5s"}, "upstreams": upstreams})
+    client = plane.client()
+    client.sends(CHUNKED + b"3\r\nsub\r\n")
+    plane.connects().sends(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    plane.passes(19)
+    assert not client.ended
+    plane.passes(2)
+    assert client.ended
+    assert [record.fault for record in plane.records] == ["upstream_stalled"]
