@@ -221,6 +221,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if self._targets_turn:  # it had to request the body, which is now sent without that
             self._targets_turn = False
             self._watch_head()
+        self._extend_idle()
         self._write(serializer.chunk(payload) if self._chunked else payload)
 
     def end_body(self, trailers: Trailers) -> None:
@@ -229,6 +230,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._sending = False
         self._targets_turn = True
         self._watch_head()
+        self._extend_idle()
         if self._chunked:
             self._write(serializer.last_chunk(trailers))
 
@@ -276,6 +278,11 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
                 self._watch(self._head_timeout)
             else:
                 self.deadline = inf
+
+    def _extend_idle(self) -> None:
+        """Start the idle timeout again for bytes of the request: the target may wait for them with its response."""
+        if self.phase is RECEIVING and not self.paused:
+            self.deadline = self._wheel.now + self.idle_timeout
 
     def _watch(self, seconds: float) -> None:
         wheel = self._wheel

@@ -158,6 +158,7 @@ class Http2UpstreamStream(Timed):
         if self._targets_turn:  # it had to request the body, which is now sent without that
             self._targets_turn = False
             self._watch_head()
+        self._extend_idle()
         connection = self._connection
         self._see_held(connection.session.send(self._number, payload))
         connection.flush_soon()
@@ -168,6 +169,7 @@ class Http2UpstreamStream(Timed):
         self._sending = False
         self._targets_turn = True
         self._watch_head()
+        self._extend_idle()
         self._connection.session.end(self._number, b"".join(b"%b: %b\r\n" % line for line in trailers))
         self._connection.flush_soon()
 
@@ -188,6 +190,7 @@ class Http2UpstreamStream(Timed):
             if held < self._held_at_last_look:
                 self._held_at_last_look = held
                 self._watch_head()
+                self._extend_idle()
             if held <= MOST_HELD // 2:
                 self.write_paused = False
                 self._watch_head()
@@ -251,6 +254,11 @@ class Http2UpstreamStream(Timed):
                 self._watch(self._head_timeout)
             else:
                 self.deadline = inf
+
+    def _extend_idle(self) -> None:
+        """Start the idle timeout again for bytes of the request: the target may wait for them with its response."""
+        if self.phase is RECEIVING and not self.paused:
+            self.deadline = self._wheel.now + self.idle_timeout
 
     def _watch(self, seconds: float) -> None:
         self._wheel.watch(self, self._wheel.now + seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,13 +24,14 @@ BEGUN = 1000.0
 
 
 class Wheel:
-    """A clock that stands still, and the deadline that it was given."""
+    """A clock that stands still, and the deadline of the connection."""
 
     def __init__(self) -> None:
         self.now = BEGUN
         self.due: float | None = None
 
     def watch(self, timed: Any, deadline: float) -> None:
+        timed.deadline = deadline
         if isinstance(timed, Http2UpstreamConnection):
             self.due = deadline
 
@@ -51,7 +53,7 @@ class Listener:
 
 
 class World:
-    """A connection with one request in flight. The clock moves to the connection's deadlines alone."""
+    """A connection with one request in flight. The clock moves to the connection's deadlines, and by `passes`."""
 
     def __init__(self) -> None:
         self.wheel = Wheel()
@@ -103,6 +105,13 @@ class World:
         self.wheel.now, self.wheel.due = self.wheel.due, None
         self.connection.expire(self.wheel.now)
         return passed
+
+    def passes(self, seconds: float, stream: Any) -> None:
+        """Let time pass, and the deadline of a stream come."""
+        self.wheel.now += seconds
+        if stream.deadline <= self.wheel.now:
+            stream.deadline = inf
+            stream.expire(self.wheel.now)
 
     def __enter__(self) -> World:
         return self

@@ -123,6 +123,67 @@ async def test_a_target_is_awaited_once_the_request_is_complete_or_when_it_accep
         assert turns_seen == [False, False, True, True]
 
 
+async def uploading(world: World, *settings: tuple[int, int]) -> Any:
+    """A stream whose response has begun, and whose request goes on."""
+    stream = world.connection.open_stream()
+    stream.begin_special(world.listener, b"POST / HTTP/1.1\r\nHost: a\r\n\r\n", b"POST", whole=False)  # type: ignore[arg-type]
+    await turns()
+    world.receive(frames.settings(*settings) + frames.headers(frames.block((b":status", b"200")), 3, end=False))
+    await turns()
+    assert told(world) == [("on_head", b"", False)]
+    return stream
+
+
+STALLED = [("on_failure", Fault.UPSTREAM_STALLED, False, "")]
+
+
+@on_loop
+async def test_bytes_of_the_request_extend_the_idle_timeout_of_the_response() -> None:
+    """`timeouts.idle` is for the next byte in either direction: the target may wait for all of the request."""
+    with await begun() as world:
+        stream = await uploading(world)
+        wait = stream.idle_timeout * 0.75
+        for step in (lambda: stream.send_body(b"a"), lambda: stream.send_body(b"b"), lambda: stream.end_body(())):
+            world.passes(wait, stream)
+            step()
+        world.passes(wait, stream)
+        assert told(world) == []
+        world.passes(wait, stream)
+        assert told(world) == STALLED
+        await turns()
+
+
+@on_loop
+async def test_bytes_that_the_target_accepts_extend_the_idle_timeout_of_the_response() -> None:
+    """A body that waits for the target's window is in transfer as long as the window moves."""
+    with await begun() as world:
+        stream = await uploading(world)
+        stream.send_body(bytes(200_000))
+        await turns()
+        assert stream.write_paused
+        wait = stream.idle_timeout * 0.75
+        for _ in range(3):
+            world.passes(wait, stream)
+            world.receive(frames.window_update(1000) + frames.window_update(1000, 3))
+            await turns()
+        world.passes(wait, stream)
+        assert told(world) == []
+        world.passes(wait, stream)
+        assert told(world) == STALLED
+        await turns()
+
+
+@on_loop
+async def test_bytes_of_the_request_start_no_timeout_while_the_response_waits_for_a_slow_client() -> None:
+    with await begun() as world:
+        stream = await uploading(world)
+        stream.pause()
+        stream.send_body(b"a")
+        stream.end_body(())
+        world.passes(stream.idle_timeout * 2, stream)
+        assert told(world) == []
+
+
 LINES = (
     b"grpc-status: 0\r\ngrpc-message: \r\n",
     b"grpc-status: 13\r\ngrpc-message: it%20broke\r\ngrpc-status-details-bin: CAMSBQ==\r\n",

@@ -79,6 +79,39 @@ def test_a_slow_upload_is_not_the_targets_fault(expect: bytes) -> None:
     assert b"504" not in client.received
 
 
+def test_bytes_of_the_request_extend_the_idle_timeout_of_the_response() -> None:
+    """`timeouts.idle` is for the next byte in either direction: the target may wait for all of the request."""
+    plane = Plane(settings(idle="2s"))
+    client = plane.client()
+    client.sends(post(b"Transfer-Encoding: chunked\r\n"))
+    upstream = plane.connects()
+    upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
+    for piece in (b"1\r\na\r\n", b"1\r\nb\r\n", b"0\r\n\r\n"):
+        plane.passes(1.5)
+        client.sends(piece)
+    plane.passes(1.5)
+    upstream.sends(b"o")
+    assert client.received.endswith(b"\r\n\r\no")
+    plane.passes(2.5)
+    assert [record.fault for record in plane.records] == ["upstream_stalled"]
+
+
+def test_bytes_of_the_request_start_no_timeout_while_the_response_waits_for_a_slow_client() -> None:
+    plane = Plane(settings(idle="2s"))
+    client = plane.client()
+    client.sends(post(b"Content-Length: 2\r\n"))
+    upstream = plane.connects()
+    client.takes(room=20)
+    upstream.sends(OK[:-1])
+    client.sends(b"a")
+    client.sends(b"b")
+    plane.passes(10)
+    client.takes()
+    upstream.sends(OK[-1:])
+    assert client.received.endswith(b"\r\n\r\nok")
+    plane.assert_quiet()
+
+
 UPLOADS = {
     "still sent": ([(0.5, b"b"), (0.6, b"o")], "request_timeout"),
     "not begun": ([], "request_timeout"),
