@@ -51,6 +51,7 @@ cdef struct OfConnection:
     Slot streams
     Slot target
     Slot transport
+    Slot unheard
     Slot uses
     Slot wheel
     Slot worker_loop
@@ -146,6 +147,7 @@ def adopt(type owner not None, type stream_owner not None):
     learn(&of_connection.streams, owner, "_streams")
     learn(&of_connection.target, owner, "target")
     learn(&of_connection.transport, owner, "transport")
+    learn(&of_connection.unheard, owner, "_unheard")
     learn(&of_connection.uses, owner, "uses")
     learn(&of_connection.wheel, owner, "_wheel")
     learn(&of_connection.worker_loop, owner, "worker_loop")
@@ -302,11 +304,12 @@ cdef object _start(connection, stream, bytes request, bint ended):
         connection._leave()
         return -1
     streams = read(&of_connection.streams, connection)
-    if not streams:
+    if not streams and not read(&of_connection.unheard, connection):
         wheel = read(&of_connection.wheel, connection)
         now = read(&now_of_wheel, wheel)
         write(&of_connection.heard_at, connection, now)
         _watch(wheel, connection, &of_connection.deadline, &of_connection.filed_at, now + SILENCE_S)
+    write(&of_connection.unheard, connection, True)
     streams[number] = stream
     _flush_later(connection)
     if read(&of_connection.uses, connection) >= _MOST_USES:
@@ -440,6 +443,7 @@ def buffer_updated(self, nbytes):
         return
     now = read(&now_of_wheel, read(&of_connection.wheel, self))
     write(&of_connection.heard_at, self, now)
+    write(&of_connection.unheard, self, False)
     buffer = read(&of_connection.buffer, self)
     events = read(&of_connection.session, self).feed(buffer, nbytes, now)
     if len(<list>events) > 1 or (events and (<tuple>(<list>events)[0])[0] != PONG):

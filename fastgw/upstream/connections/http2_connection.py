@@ -48,7 +48,7 @@ CONNECTION_WINDOW: Final = 1024**2
 MOST_USES: Final = 2**29
 """Number of streams after which a connection is replaced: stream identifiers end at 2**31 (RFC 9113 section 5.1.1)."""
 SILENCE_S: Final = 10.0
-"""Seconds without a byte, with streams in flight, after which a PING is sent."""
+"""Seconds without a byte, with streams in flight or ended without one, after which a PING is sent."""
 PONG_S: Final = 5.0
 """Seconds in which the target has to send anything after a PING."""
 FURTHER_PINGS_S: Final = 330.0
@@ -75,6 +75,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "_streams",
         "_tls",
         "_tls_is_new",
+        "_unheard",
         "_wheel",
         "capacity",
         "closed",
@@ -126,7 +127,8 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.resting = False
         self.write_paused = False
         self._flush_is_due = False
-        self._heard_at = wheel.now
+        self._heard_at = wheel.now  # time of the last byte, or of the first request after it
+        self._unheard = False  # a request was sent since the last byte, also one that has ended meanwhile
         self._asked_at = -inf  # time of the last PING
         self._settled: asyncio.Future[str] | None = worker_loop.loop.create_future()
 
@@ -184,9 +186,10 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if number < 0:
             self._leave()
             return -1
-        if not self._streams:
+        if not self._streams and not self._unheard:
             self._heard_at = self._wheel.now
             self._watch(SILENCE_S)
+        self._unheard = True
         self._streams[number] = stream
         self.flush_soon()
         if self.uses >= MOST_USES:
@@ -231,6 +234,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if self._gone:
             return
         self._heard_at = now = self._wheel.now
+        self._unheard = False
         events = self.session.feed(self._buffer, nbytes, now)
         if len(events) > 1 or (events and events[0][0] != PONG):
             self._asked_at = -inf
@@ -259,8 +263,8 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self.transport.resume_reading()
 
     def expire(self, now: float) -> None:
-        """Check that the target responds, while streams are in flight."""
-        if not self._streams:
+        """Check that the target responds, while streams are in flight or have ended without a byte, as by a timeout."""
+        if not self._streams and not self._unheard:
             return
         silent = now - self._heard_at
         if self._asked_at == -inf and silent < SILENCE_S:

@@ -113,6 +113,14 @@ class World:
             stream.deadline = inf
             stream.expire(self.wheel.now)
 
+    async def waits(self, seconds: float) -> None:
+        """Let time pass, and the deadlines of the connection come."""
+        until = self.wheel.now + seconds
+        while self.wheel.due is not None and self.wheel.due <= until:
+            self.expire()
+            await turns()
+        self.wheel.now = until
+
     def __enter__(self) -> World:
         return self
 

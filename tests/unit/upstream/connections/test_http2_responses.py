@@ -14,7 +14,7 @@ from tests.support.http2 import frames
 from tests.support.http2.upstream_connection import World
 from tests.support.on_loop import on_loop, turns
 
-pytestmark = pytest.mark.twin
+pytestmark = [pytest.mark.twin, pytest.mark.usefixtures("methods")]
 if Session is not None:
     from fastgw.upstream.connections._http2_connection import trailers_of
 
