@@ -45,7 +45,7 @@ class ResponseRelay(BodySink):
             if stages.changes and (exchange.method == b"HEAD" or response.status == 304):
                 tell_of_change(response)
                 response.body_length = UNKNOWN
-            self._over = True
+            self._over = ended  # otherwise trailers may follow: a declared length of 0 over HTTP/2 does not end it
             stages.cancel()
             self._send(payload, ended)
             return

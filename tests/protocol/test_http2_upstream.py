@@ -54,11 +54,11 @@ class World:
         self.origin = origin
         config = {
             "limits": upstream.pop("limits", {}),
+            "routes": [{"name": "all", "upstream": "u", "filters": upstream.pop("filters", {})}],
             "workers": 1,
             "status": {"address": "127.0.0.1:0"},
             "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}},
             "upstreams": {"u": {"targets": [{"url": origin.url}], "protocol": "http2", **upstream}},
-            "routes": [{"name": "all", "upstream": "u"}],
         }
         self._stack = stack
         self.gateway = stack.enter_context(Gateway(config, directory))
@@ -139,6 +139,45 @@ def test_http2_on_both_sides(world: World) -> None:
     peer.headers(request.stream, [(b"x-trailer", b"t")], end=True)
     message = client.read_message(stream)
     assert (message.body, message.trailers) == (b"onetwo", [(b"x-trailer", b"t")])
+
+
+FILTERS: dict[str, dict[str, Any]] = {
+    "no filter": {},
+    "a filter for pieces": {"compress": {"min_bytes": 1}},
+    "a filter for whole bodies": {"transform": {"response": {"json": {"set": {"a": 1}}}}},
+    "a cache": {"cache": {}},
+    "a pace": {"bandwidth": {"rate": "1MiB/s"}},
+}
+
+
+@pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
+def test_trailers_may_follow_a_declared_length_of_0(make: Any, filters: dict[str, Any]) -> None:
+    """RFC 9113 section 8.1: such a head may come without END_STREAM; over HTTP/1.1 it is the whole response."""
+    world = make(filters=filters)
+    head = [
+        (b":status", b"200"),
+        (b"content-type", b"application/json"),
+        (b"content-length", b"0"),
+        (b"cache-control", b"max-age=60"),
+    ]
+    client = world.client2()
+    stream = client.ask([(b"te", b"trailers"), (b"accept-encoding", b"gzip")], path=b"/2")
+    peer = world.origin.accept()
+    asked = peer.read_message().stream
+    peer.headers(asked, head)
+    assert client.read_head(stream).get(b"content-length") == b"0"
+    peer.headers(asked, [(b"x-trailer", b"t")], end=True)
+    message = client.read_message(stream)
+    assert (message.body, message.trailers) == (b"", [(b"x-trailer", b"t")])
+
+    old = world.client()
+    for path in (b"/1", b"/1/next"):
+        old.send(GET % path)
+        asked = peer.read_message().stream
+        peer.headers(asked, head)
+        response = old.read_response()
+        assert (response.body, response.get(b"Content-Length")) == (b"", b"0")
+        peer.headers(asked, [(b"x-trailer", b"t")], end=True)
 
 
 def test_trailers_of_a_request_are_sent(world: World) -> None:

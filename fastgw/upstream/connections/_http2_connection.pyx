@@ -18,6 +18,7 @@ from fastgw.compiled import replace
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import TICK, Wheel
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN
+from fastgw.exchange.reply import NO_CONTENT
 from fastgw.http.field_names import NOT_IN_TRAILERS
 from fastgw.http.http1.body import LONGEST_TRAILERS, MOST_TRAILERS, parse_trailers
 from fastgw.http.http1.parser import read_http2_response
@@ -114,7 +115,9 @@ cdef Py_ssize_t _MOST_HELD = MOST_HELD
 cdef object _MOST_USES = reference.MOST_USES
 cdef object SILENCE_S = reference.SILENCE_S
 cdef long PONG = kinds.PONG
+cdef bytes _HEAD = b"HEAD"
 cdef bytes _HTTP1 = reference._HTTP1
+cdef frozenset _NO_CONTENT = NO_CONTENT
 cdef double _TICK = TICK
 cdef double _FAR = 1e12  # its tick would be no 64-bit number soon
 cdef Py_ssize_t _LONGEST_TRAILERS = LONGEST_TRAILERS
@@ -644,7 +647,8 @@ cdef int _rest_of(self) except -1:
         if payload:
             self.break_off(Fault.UPSTREAM_MALFORMED, "There is a body where none may be.")
             return 0
-        ended = True  # what follows is ignored
+        if read(&of_stream.method, self) == _HEAD or head.status in _NO_CONTENT:
+            ended = True  # what follows is ignored; after a declared length of 0 there may be trailers
     if ended:
         _mark_idle(self)
         listener.on_head(head, None if head.whole else payload, True)

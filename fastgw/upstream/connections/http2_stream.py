@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Trailers
+from fastgw.exchange.reply import NO_CONTENT
 from fastgw.http.http1.body import parse_trailers
 from fastgw.http.http1.parser import Http1ResponseHead, read_http2_response
 from fastgw.http.http2.session import ErrorCode
@@ -348,7 +349,8 @@ class Http2UpstreamStream(Timed):
             if payload:
                 self.break_off(Fault.UPSTREAM_MALFORMED, "There is a body where none may be.")
                 return
-            ended = True  # what follows is ignored
+            if self._method == b"HEAD" or head.status in NO_CONTENT:
+                ended = True  # what follows is ignored; after a declared length of 0 there may be trailers
         if ended:
             self.phase = IDLE
             self._listener = None

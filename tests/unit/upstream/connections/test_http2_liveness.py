@@ -97,7 +97,7 @@ async def answered() -> World:
 
 @on_loop
 async def test_a_silent_target_is_asked_though_no_call_lasts_as_long_as_the_silence() -> None:
-    """Calls with short deadlines that follow one another are in flight for less than that each, and only together more."""
+    """Calls with short deadlines that follow one another are in flight for less than that each."""
     with await answered() as world:
         await world.waits(3600)  # idle: nothing is expected
         assert await world.pings() == 0

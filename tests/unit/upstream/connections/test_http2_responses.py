@@ -61,6 +61,46 @@ async def test_trailers_in_a_later_read_of_the_turn_are_told_with_the_message() 
         assert told(world)[0] == ("take_message", b"abc", SENT_TRAILERS)
 
 
+def head_of(status: bytes, length: bytes) -> bytes:
+    return frames.headers(frames.block((b":status", status), (b"content-length", length)), end=False)
+
+
+@on_loop
+async def test_trailers_may_follow_a_declared_length_of_0() -> None:
+    """RFC 9113 section 8.1: END_STREAM ends a response; one of gRPC without messages may end with a status so."""
+    with await begun() as world:
+        world.receive(head_of(b"200", b"0"))
+        await turns()
+        assert told(world) == [("on_head", b"", False)]
+        world.receive(TRAILERS)
+        assert told(world) == [("on_end", SENT_TRAILERS)]
+    with await begun() as world:
+        world.receive(head_of(b"200", b"0") + TRAILERS)
+        assert told(world)[0] == ("take_message", b"", SENT_TRAILERS)
+    with await begun() as world:
+        world.receive(head_of(b"200", b"0") + frames.data(b""))
+        assert told(world) == [("on_head", None, True)]
+
+
+@pytest.mark.parametrize("status", [b"204", b"304"])
+@on_loop
+async def test_a_response_without_content_ends_with_its_head(status: bytes) -> None:
+    with await begun() as world:
+        world.receive(head_of(status, b"0"))
+        await turns()
+        assert told(world) == [("on_head", None, True)]
+
+
+@on_loop
+async def test_a_response_to_head_ends_with_its_head() -> None:
+    with await begun() as world:
+        world.connection.open_stream().send_request(world.listener, b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n", b"HEAD")  # type: ignore[arg-type]
+        await turns()
+        world.receive(frames.headers(frames.block((b":status", b"200"), (b"content-length", b"0")), 3, end=False))
+        await turns()
+        assert told(world) == [("on_head", None, True)]
+
+
 @on_loop
 async def test_a_response_that_lasts_is_told_after_a_turn() -> None:
     with await begun() as world:
