@@ -491,7 +491,8 @@ class Timeouts(Settings):
     """Timeout for a whole request head, from its first byte; on a new connection, from the time the connection was
     opened. Total. Answered 408. On a listener with `protocol: tls` it is the timeout for the whole ClientHello."""
     request_body_idle: Duration = 30.0
-    """Timeout for the next bytes of a request body. Answered 408."""
+    """Timeout for the next bytes of a request body, until the response begins; then `timeouts.idle` of the upstream
+    applies. Answered 408."""
     response_idle: Duration = 60.0
     """Timeout for the client to read more of a response. Then the connection is aborted."""
     keepalive: Duration = 75.0

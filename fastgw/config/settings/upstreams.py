@@ -268,15 +268,15 @@ class Retries(Settings):
     max: Annotated[int, Meta(ge=0, le=10)] = 1
     """Maximum number of retries after the first attempt. 0 = none."""
     conditions: RetryConditions = ("connect_failure", "reset_before_response")
-    """`connect_failure`: no connection could be opened; `reset_before_response`: a reused connection was closed before
-    any response. In these two cases the upstream has not processed the request. In the others it may have, and would
-    process it twice, so they apply only to idempotent requests (GET, HEAD, OPTIONS, PUT, DELETE): `reset`: the
-    connection was lost before any response, also a new one; `per_try_timeout`: no response head within that time, or
-    within `timeouts.response_headers`; `"503"` or another status from 400 to 599: the target answered with it;
-    `cancelled`, `deadline_exceeded`, `internal`, `resource_exhausted`,
-    `unavailable`: the response to a call of gRPC is this status alone (Trailers-Only); after response headers the call
-    is committed (gRFC A6). Calls are POST: see `non_idempotent`. The last response is forwarded as it is, also if no
-    other target is available after it (all are ejected, or the circuit breaker has opened).
+    """`connect_failure`: no connection could be opened, so the upstream has not seen the request. In the other cases it
+    may have processed the request, and would process it twice, so they apply only to idempotent requests (GET, HEAD,
+    OPTIONS, PUT, DELETE): `reset_before_response`: a reused connection was closed before any response, in most cases
+    because it had been idle; `reset`: the connection was lost before any response, also a new one; `per_try_timeout`:
+    no response head within that time, or within `timeouts.response_headers`; `"503"` or another status from 400 to 599:
+    the target answered with it; `cancelled`, `deadline_exceeded`, `internal`, `resource_exhausted`, `unavailable`: the
+    response to a call of gRPC is this status alone (Trailers-Only); after response headers the call is committed (gRFC
+    A6). Calls are POST: see `non_idempotent`. The last response is forwarded as it is, also if no other target is
+    available after it (all are ejected, or the circuit breaker has opened).
 
     A request that the target has refused unprocessed, over HTTP/2 by `GOAWAY` or `REFUSED_STREAM`, is sent again up to
     six times, POST too, with any conditions; not if `max` is 0."""
