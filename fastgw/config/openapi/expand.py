@@ -22,7 +22,7 @@ from fastgw.config.decoding.merge import Derived, Merged, SourceLocation
 from fastgw.config.openapi.check import check_schemas
 from fastgw.config.openapi.document import Spec
 from fastgw.config.openapi.examples import examples_of
-from fastgw.config.openapi.operations import ApiOperation, base_path_of, operations_of
+from fastgw.config.openapi.operations import ApiOperation, base_path_of, operations_of, published
 from fastgw.config.openapi.page import page
 from fastgw.config.openapi.schemas import Schemas, whole
 from fastgw.config.settings.gateway import FilterUse, Respond, Route
@@ -326,8 +326,9 @@ class _Expansion:
         if not is_plain:
             at.report(format_value(path), "expected a path such as /docs", at_key=False)
             return
-        document = msgspec.json.encode(spec.value)
-        html = page(spec.value, operations, schemas, f"{path.rpartition('/')[2]}/openapi.json").encode()
+        shown = published(spec.value)
+        document = msgspec.json.encode(shown)
+        html = page(shown, operations, schemas, f"{path.rpartition('/')[2]}/openapi.json").encode()
         for name, kind, content_type, content, route_path in (
             ("docs", "docs.html", "text/html; charset=utf-8", html, path),
             ("docs.json", "openapi.json", "application/json", document, f"{path}/openapi.json"),

@@ -173,6 +173,15 @@ def _requirements(spec: Spec, value: Any, path: Path) -> list[dict[str, list[str
     return made
 
 
+def published(value: Any) -> Any:
+    """Return a document, or a part of it, without `x-fastgw`, whose filters may have secrets. It is left out wherever
+    it stands: references may lead to a path anywhere in the document.
+    """
+    if isinstance(value, dict):
+        return {key: published(each) for key, each in value.items() if key != EXTENSION}
+    return [published(each) for each in value] if isinstance(value, list) else value
+
+
 Extension = tuple[OperationExtension, dict[str, Any], Path]
 
 

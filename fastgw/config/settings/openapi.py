@@ -45,8 +45,8 @@ class OpenApi(Settings):
     """Filters by the name of the security scheme that they implement: authentication methods, each as an object with
     one key, its type, such as `{api_key: {key_auth: {}}}`. A scheme that an operation requires has to be here."""
     docs: str | None = None
-    """Path of the documentation for people, such as `/docs`; the document as JSON is at `openapi.json` below it. null =
-    no documentation."""
+    """Path of the documentation for people, such as `/docs`; the document as JSON, without `x-fastgw`, is at
+    `openapi.json` below it. null = no documentation."""
 
 
 class OpenApiRoutes(Settings):

@@ -104,6 +104,34 @@ def test_documentation_has_no_markup_of_the_document_and_nothing_from_elsewhere(
     assert json.loads(shop.body) == described
 
 
+def test_the_document_is_served_without_the_settings_of_the_gateway(tmp_path: Path) -> None:
+    """Its filters may have secrets: of the document, of a path, also one elsewhere in it, and of an operation."""
+    secret = {"filters": {"headers": {"request": {"set": {"Authorization": "Bearer backend-secret-123"}}}}}
+    said = {"x-fastgw": secret}
+    described = document(
+        {
+            "/a": {"get": operation(**said), **said},
+            "/b": {"$ref": "#/components/pathItems/B"},
+            "x-shared": [said],
+        },
+        components={
+            "pathItems": {"B": {"get": operation(**said), **said}},
+            "schemas": {"S": {"type": "object", **said}},
+        },
+        **said,
+    )
+    shop = Shop(tmp_path, described, {"docs": "/docs"})
+    assert shop.sends(get("/b")) == 204
+    assert b"Authorization: Bearer backend-secret-123\r\n" in shop.forwarded
+    assert shop.sends(get("/docs")) == 200
+    assert b"backend-secret-123" not in shop.body
+    assert shop.sends(get("/docs/openapi.json")) == 200
+    assert json.loads(shop.body) == document(
+        {"/a": {"get": operation()}, "/b": {"$ref": "#/components/pathItems/B"}, "x-shared": [{}]},
+        components={"pathItems": {"B": {"get": operation()}}, "schemas": {"S": {"type": "object"}}},
+    )
+
+
 EXAMPLE = Path(__file__).parents[5] / "examples" / "openapi" / "pets.yaml"
 
 
