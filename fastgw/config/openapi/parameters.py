@@ -119,7 +119,13 @@ def _content(
     if is_json(bare):
         return plan | {"json": True, "schema": schema}
     if bare == "application/x-www-form-urlencoded" and plan["in"] == "querystring":
-        return plan | {"style": "form", "explode": True, **kind_of(schemas, raw).plan(), "schema": schema}
+        return plan | {
+            "style": "form",
+            "explode": True,
+            **kind_of(schemas, raw).plan(),
+            "shape": "object",
+            "schema": schema,
+        }
     return plan | {"style": "simple", "explode": False, "shape": "scalar", "types": ["string"], "schema": schema}
 
 

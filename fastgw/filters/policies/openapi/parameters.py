@@ -86,7 +86,7 @@ class Style:
         self._items = tuple(plan.get("items", plan.get("types", ())))
         self._properties: dict[str, list[str]] = plan.get("properties", {})
         self._additional: tuple[str, ...] = tuple(plan.get("additional", ()))
-        self._closed: bool = plan.get("closed", False) or not self._additional
+        self._closed: bool = plan.get("in") != "querystring" and (plan.get("closed", False) or not self._additional)
         self._deep = self.name + b"["
         self._decode = _form_text if plan.get("in") != "cookie" else _COOKIE_TEXTS[self._style]
 

@@ -365,6 +365,30 @@ def test_the_discriminator_chooses_the_schema(tmp_path: Path) -> None:
     assert shop.sends(post("/x", b'{"lives": 9}')) == 400
 
 
+OF_A: dict[str, Any] = {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize("required", [True, False])
+@pytest.mark.parametrize("schema", [OF_A, {"required": ["a"], "properties": {"a": {"type": "integer"}}}])
+def test_the_whole_query_is_what_its_schema_says(schema: Any, required: bool, tmp_path: Path) -> None:
+    """`in: querystring` of OpenAPI 3.2."""
+    media = {"schema": {**schema, "additionalProperties": False}}
+    content = {"application/x-www-form-urlencoded": media}
+    given = {"name": "all", "in": "querystring", "required": required, "content": content}
+    described = document({"/x": {"get": operation(parameters=[given])}}, "3.2.0")
+    shop = Shop(tmp_path, described, {"unknown_parameters": "refuse"})
+    assert shop.sends(get("/x?a=1")) == 204
+    assert shop.sends(get("/x")) == (400 if required else 204)
+    assert shop.sends(get("/x?a=1&b=2")) == 400
+    assert shop.errors == [("querystring", "/all", "additionalProperties")]
+    assert shop.sends(get("/x?b=2")) == 400
+    assert shop.sends(get("/x?a=x")) == 400
+    assert shop.errors == [("querystring", "/all/a", "type")]
+    media["schema"] = schema
+    shop = Shop(tmp_path, described)
+    assert shop.sends(get("/x?a=1&b=2")) == 204
+
+
 def test_schemas_of_3_0_and_3_1_are_those_of_their_version(tmp_path: Path) -> None:
     old = {
         "type": "object",
