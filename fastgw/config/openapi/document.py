@@ -26,6 +26,7 @@ class Spec:
         text = version if isinstance(version, str) else str(version or "")
         self.is_3_0 = text.startswith("3.0.")
         """Whether schemas are those of OpenAPI 3.0, which are not JSON Schema."""
+        self.is_3_2 = text.startswith("3.2.")
         self.is_supported = text.startswith(_VERSIONS)
         if not self.is_supported:
             has_one = "openapi" in self.value

@@ -296,6 +296,8 @@ class Schemas:
         values: dict[str, list[str]] = {}
         for value, meant in mapping.items():
             values.setdefault(as_reference(meant), []).append(value)
+        default = as_reference(held["defaultMapping"]) if self._spec.is_3_2 and "defaultMapping" in held else None
+        fallback: Any = None
         chosen: list[Any] = []
         names: list[str] = []
         null = False
@@ -307,6 +309,8 @@ class Schemas:
             if not isinstance(reference, str):
                 return None  # it has no name to choose it by
             schema = self._made(branch, (*path, key, index), response, edges, depth + 1, frozenset())
+            if reference == default:
+                fallback = schema
             for value in dict.fromkeys((*values.pop(reference, ()), reference.rpartition("/")[2])):
                 names.append(value)
                 is_it = {"properties": {name: {"const": value}}, "required": [name]}
@@ -314,7 +318,15 @@ class Schemas:
         for reference, unused in values.items():
             wrong = f"{shorten(format_value(reference))} is not one of `{key}`"
             self._spec.report((*at, "mapping", unused[0]), wrong, "expected a reference to one of them")
-        alternatives = {"type": "object", "required": [name], "properties": {name: {"enum": names}}, "allOf": chosen}
+        if default is not None and fallback is None:
+            wrong = f"{shorten(format_value(default))} is not one of `{key}`"
+            self._spec.report((*at, "defaultMapping"), wrong, "expected a reference to one of them")
+        is_named = {"required": [name], "properties": {name: {"enum": names}}}
+        alternatives: dict[str, Any] = {"type": "object", "allOf": chosen}
+        if fallback is None:
+            alternatives |= is_named
+        else:
+            chosen.append({"if": is_named, "else": fallback})
         return [{"anyOf": [_NULL, alternatives]} if null else alternatives]
 
 

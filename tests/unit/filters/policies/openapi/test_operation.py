@@ -365,6 +365,37 @@ def test_the_discriminator_chooses_the_schema(tmp_path: Path) -> None:
     assert shop.sends(post("/x", b'{"lives": 9}')) == 400
 
 
+@pytest.mark.parametrize(
+    ("version", "value", "accepted"),
+    [
+        ("3.2.0", {"k": "A", "a": 1}, True),
+        ("3.2.0", {"k": "A", "b": 1}, False),
+        ("3.2.0", {"k": "zz", "b": 1}, True),
+        ("3.2.0", {"k": "zz", "a": 1}, False),
+        ("3.2.0", {"b": 1}, True),
+        ("3.2.0", {"a": 1}, False),
+        ("3.2.0", {"k": "B", "a": 1}, False),
+        ("3.2.0", [], False),
+        ("3.1.1", {"k": "zz", "b": 1}, False),  # which has no `defaultMapping`
+    ],
+)
+@pytest.mark.parametrize("default", ["B", "#/components/schemas/B"])
+def test_the_default_of_a_discriminator_is_for_other_values_and_for_none(
+    default: str, version: str, value: Any, accepted: bool, tmp_path: Path
+) -> None:
+    """OpenAPI 3.2 section 4.25: absent, or without an explicit or implicit mapping."""
+    animal = {
+        "oneOf": [{"$ref": "#/components/schemas/A"}, {"$ref": "#/components/schemas/B"}],
+        "discriminator": {"propertyName": "k", "defaultMapping": default},
+    }
+    schemas = {name: {"type": "object", "required": [name.lower()]} for name in ("A", "B")}
+    described = document(
+        {"/x": {"post": operation(requestBody=json_body(animal))}}, version, components={"schemas": schemas}
+    )
+    shop = Shop(tmp_path, described)
+    assert shop.sends(post("/x", json.dumps(value).encode())) == (204 if accepted else 400)
+
+
 OF_A: dict[str, Any] = {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}
 
 
