@@ -1,6 +1,8 @@
 """Bodies of requests and responses, in the form that they are checked by."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from fastgw.config.base.problems import Path, format_value, shorten
@@ -8,10 +10,26 @@ from fastgw.config.openapi.document import Spec
 from fastgw.config.openapi.kinds import combined_schemas, kind_of
 from fastgw.config.openapi.parameters import bare_type, is_json
 from fastgw.config.openapi.schemas import Schemas
-from fastgw.config.openapi.xml_bodies import is_xml, xml_mapping
+from fastgw.config.openapi.xml_bodies import MOST_NODES, is_xml, xml_mapping
 
 _STYLES: Final = ("form", "spaceDelimited", "pipeDelimited", "deepObject")
 _FORM: Final = "application/x-www-form-urlencoded"
+_MULTIPART: Final = "multipart/form-data"
+_IN_RANGES: Final[dict[str, dict[str, str]]] = {
+    "*/*": {
+        "json": "application/json",
+        "xml": "application/xml",
+        "form": _FORM,
+        "multipart": _MULTIPART,
+        "text": "text/plain",
+    },
+    "application/*": {"json": "application/json", "xml": "application/xml", "form": _FORM},
+    "multipart/*": {"multipart": _MULTIPART},
+    "text/*": {"json": "text/x+json", "xml": "text/xml", "text": "text/plain"},
+}
+"""Kinds of bodies in a media range, each with a content type that stands for all of its kind."""
+_IN_OTHER_RANGES: Final = {"json": "application/json", "xml": "application/xml"}
+"""By suffixes such as `+xml`: `image/*` has `image/svg+xml`."""
 _CONTENT_TYPE: Final = re.compile(r"[!#-'*+.0-9A-Z^-z|~-]+/[!#-'*+.0-9A-Z^-z|~-]+[ \t]*(?:;[\t -~]*)?").fullmatch
 
 
@@ -87,17 +105,51 @@ def _media(
         return {"kind": "json" if is_json(bare) else "xml" if is_xml(bare) else "any"}
     raw, schema_path = held["schema"], (*at, "schema")
     schema = schemas.schema(raw, schema_path, response)
+    made = partial(_typed, spec, schemas, held, at, schema, response=response)
+    if not bare.endswith("/*"):
+        return made(bare)
+    return {"kind": "any"} if schema in (True, {}) else _range(schemas, raw, bare, made)
+
+
+def _typed(
+    spec: Spec, schemas: Schemas, held: dict[str, Any], path: Path, schema: Any, bare: str, *,
+    response: bool, in_range: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Return how bodies of a content type are checked by a schema. `held`: with the schema as it is written."""
+    raw = held["schema"]
     if is_json(bare):
         return {"kind": "json", "schema": schema}
-    if is_xml(bare) and (mapping := xml_mapping(spec, schemas, raw, schema_path)) is not None:
-        return {"kind": "xml", "schema": schema, "xml": mapping}
-    if bare in (_FORM, "multipart/form-data") and not response:
-        fields = _fields(spec, schemas, held, raw, at, is_form=bare == _FORM)
+    if is_xml(bare) and (mapping := xml_mapping(schemas, raw)) is not None:
+        if len(mapping["nodes"]) <= MOST_NODES:
+            return {"kind": "xml", "schema": schema, "xml": mapping}
+        if not in_range:
+            wrong = f"a mapping of XML with more than {MOST_NODES} values"
+            spec.report((*path, "schema"), wrong, "expected a smaller schema")
+        return {"kind": "xml"}  # a range says nothing about whether there is any XML at all
+    if bare in (_FORM, _MULTIPART) and not response:
+        fields = _fields(spec, schemas, held, raw, path, is_form=bare == _FORM)
         others = _other_fields(schemas, raw)
         return {"kind": "form" if bare == _FORM else "multipart", "schema": schema, "fields": fields, "others": others}
     if bare.startswith("text/") and schemas.followed(raw).get("format") != "binary":
         return {"kind": "text", "schema": schema, **kind_of(schemas, raw).plan()}
     return {"kind": "any"}
+
+
+def _range(schemas: Schemas, raw: Any, bare: str, made: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """Return how bodies of a media range are checked: by the kind of the content type that is sent. `made`: returns how
+    those of one content type are.
+    """
+    if schemas.followed(raw).get("format") == "binary":
+        return {"kind": "any"}
+    kind = kind_of(schemas, raw)
+    kinds = {}
+    for name, content_type in _IN_RANGES.get(bare, _IN_OTHER_RANGES).items():
+        if name in ("form", "multipart") and kind.shape == "scalar" and kind.types:
+            continue  # it is about the text as a whole, as for XML
+        plan = made(content_type, in_range=True)
+        if plan["kind"] != "any":
+            kinds[name] = plan
+    return {"kind": "range", "kinds": kinds} if kinds else {"kind": "any"}
 
 
 def _fields(

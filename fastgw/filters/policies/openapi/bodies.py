@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import orjson
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from jsonschema_rs import Validator
 
 Error = dict[str, str]
+_ANY: Final = ""
+"""Kind of the bodies of a key that are all checked alike."""
+_KINDS: Final = {"application/x-www-form-urlencoded": "form", "multipart/form-data": "multipart"}
+"""Kinds of bodies by content type."""
 
 
 @final
@@ -92,6 +96,54 @@ def errors_in(validator: Validator | Definition, value: Any, location: str, leng
 
 
 @final
+class Content:
+    """Bodies of a request or response, by their content type."""
+
+    __slots__ = ("_by_key", "checks")
+
+    def __init__(self, plans: Mapping[str, Any], schemas: OperationSchemas) -> None:
+        """`plans`: how bodies are checked, by content type, by range such as `image/*`, or by `application/*+json`."""
+        self._by_key: dict[str, dict[str, TypedBody]] = {
+            key: {kind: TypedBody(each, schemas) for kind, each in _plans_by_kind(plan).items()}
+            for key, plan in plans.items()
+        }
+        self.checks = any(body.checks for bodies in self._by_key.values() for body in bodies.values())
+        """Whether anything is checked about bodies of any of the types."""
+
+    def __bool__(self) -> bool:
+        return bool(self._by_key)
+
+    def __str__(self) -> str:
+        return " or ".join(self._by_key)
+
+    def body_of(self, content_type: bytes) -> TypedBody | None:
+        """Return the bodies of a content type, by the most specific key. None: there are no such bodies."""
+        bare = content_type.partition(b";")[0].strip().lower().decode("latin-1")
+        found = self._by_key.get(bare)
+        if found is None and bare:
+            main, _, rest = bare.partition("/")
+            _, plus, suffix = rest.rpartition("+")
+            keys = *((f"{main}/*+{suffix}",) if plus else ()), f"{main}/*", "*/*"
+            found = next((self._by_key[key] for key in keys if key in self._by_key), None)
+        if found is None:
+            return None
+        return found.get(_ANY) or found.get(_kind_of(bare)) or _UNCHECKED
+
+
+def _plans_by_kind(plan: Mapping[str, Any]) -> Mapping[str, Any]:
+    return plan["kinds"] if plan["kind"] == "range" else {_ANY: plan}
+
+
+def _kind_of(bare: str) -> str:
+    """Return the kind of the bodies of a content type, as ranges have them (`config.openapi.bodies`)."""
+    if bare == "application/json" or bare.endswith("+json"):
+        return "json"
+    if bare in ("application/xml", "text/xml") or bare.endswith("+xml"):
+        return "xml"
+    return _KINDS.get(bare) or ("text" if bare.startswith("text/") else "other")
+
+
+@final
 class TypedBody:
     """Bodies of one content type."""
 
@@ -132,3 +184,7 @@ class TypedBody:
             return converted(payload.decode(), self._types)
         except UnicodeDecodeError:
             raise Unreadable("encoding", "expected UTF-8") from None
+
+
+_UNCHECKED: Final = TypedBody({"kind": "any"}, OperationSchemas(b""))
+"""Bodies of a type that no schema can say anything about."""

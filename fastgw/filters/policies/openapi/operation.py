@@ -36,6 +36,7 @@ from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, 
 from fastgw.filters.policies.content.schemas import converted, validation_error
 from fastgw.filters.policies.content.validate import Reports
 from fastgw.filters.policies.openapi.bodies import (
+    Content,
     OperationSchemas,
     TypedBody,
     errors_in,
@@ -52,9 +53,6 @@ from fastgw.filters.policies.openapi.parameters import (
 )
 from fastgw.helper_processes.shared_pool import SharedPool
 from fastgw.http.strict_json import MOST_CONTAINERS, takes_long
-
-_Bodies = Mapping[str, TypedBody]
-"""Bodies of a request or response, by content type."""
 
 
 class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
@@ -233,10 +231,10 @@ class _Requests:
         self._has_body = body is not None
         self._requires_body = body is not None and body["required"]
         content = {} if body is None else body["content"]
-        self._types = _typed(content, document.schemas)
+        self._content = Content(content, document.schemas)
         self.helper: HelperChecks | None = None
         """Checks of bodies that take too long for the event loop."""
-        self.checks_bodies = any(each.checks for each in self._types.values())
+        self.checks_bodies = self._content.checks
 
     @property
     def is_needed(self) -> bool:
@@ -260,7 +258,7 @@ class _Requests:
                 if self._requires_body:
                     errors.append(validation_error("body", "required", "expected a body"))
             elif self._body_of(exchange) is None:
-                why = f"expected {' or '.join(self._types)}"
+                why = f"expected {self._content}"
                 return self._answer(exchange, exchange.refuse(Fault.UNSUPPORTED_MEDIA_TYPE, why=why))
         return self._answer(exchange, refusal(exchange, errors)) if errors else None
 
@@ -291,7 +289,7 @@ class _Requests:
 
     def _body_of(self, exchange: Exchange) -> TypedBody | None:
         lines = exchange.values(b"content-type")
-        found = _of_type(self._types, lines[0] if len(lines) == 1 else b"")
+        found = self._content.body_of(lines[0] if len(lines) == 1 else b"")
         return found if found is None or not found.checks or is_utf8(lines[0]) else None
 
     def _has_unknown(self, exchange: Exchange) -> bool:
@@ -312,49 +310,36 @@ class _Requests:
         return None
 
 
-def _typed(content: Mapping[str, Any], schemas: OperationSchemas) -> _Bodies:
-    return {name: TypedBody(plan, schemas) for name, plan in content.items()}
-
-
-def _of_type(types: _Bodies, content_type: bytes) -> TypedBody | None:
-    """Return the bodies of a content type: of exactly this one, of a range such as `image/*`, or of `*/*`."""
-    bare = content_type.partition(b";")[0].strip().lower().decode("latin-1")
-    found = types.get(bare)
-    if found is None and bare:
-        found = types.get(f"{bare.partition('/')[0]}/*") or types.get("*/*")
-    return found
-
-
 @final
 class _Responses:
     """Validation of the responses of an operation, which are only reported."""
 
     def __init__(self, reports: Reports, plan: Mapping[str, Any], schemas: OperationSchemas, max_body: int) -> None:
         self._report, self._max_body = reports.report_response, max_body
-        self._statuses = {status: _typed(content, schemas) for status, content in plan.items()}
+        self._statuses = {status: Content(content, schemas) for status, content in plan.items()}
 
     def stage(self, exchange: Exchange) -> BodyStage | None:
         response = exchange.response
         if response is None or response.head is None:
             return None  # the gateway's own
         status = response.status
-        types = self._statuses.get(str(status))
-        if types is None:
-            types = self._statuses.get(f"{status // 100}XX")
-        if types is None:
-            types = self._statuses.get("default")
-        if types is None:
+        content = self._statuses.get(str(status))
+        if content is None:
+            content = self._statuses.get(f"{status // 100}XX")
+        if content is None:
+            content = self._statuses.get("default")
+        if content is None:
             self._report(exchange, f"response {status} is not in the document")
             return None
         if (
-            not types
+            not content
             or exchange.method == b"HEAD"
             or not response.head.has_body
             or response.values(b"content-encoding")
         ):
             return None
         lines = response.values(b"content-type")
-        body = _of_type(types, lines[0] if len(lines) == 1 else b"")
+        body = content.body_of(lines[0] if len(lines) == 1 else b"")
         if body is None:
             self._report(exchange, f"response {status} has a content type that is not in the document")
             return None

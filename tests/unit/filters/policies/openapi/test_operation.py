@@ -397,6 +397,75 @@ def test_the_default_of_a_discriminator_is_for_other_values_and_for_none(
 
 
 OF_A: dict[str, Any] = {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}
+OF_PARTS = 'multipart/form-data; boundary="b"'
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "accepted", "refused"),
+    [
+        ("*/*", "application/json", b'{"a":1}', b"{}"),
+        ("application/*", "application/json", b'{"a":1}', b"{}"),
+        ("application/*", "application/problem+json", b'{"a":1}', b'{"a":"x"}'),
+        ("application/*+json", "application/problem+json", b'{"a":1}', b'{"a":"x"}'),
+        ("*/*", "application/x-www-form-urlencoded", b"a=1", b"b=1"),
+        ("application/*", "application/x-www-form-urlencoded", b"a=1", b"a=x"),
+        ("*/*", "application/xml", b"<x><a>1</a></x>", b"<x/>"),
+        ("application/*", "application/soap+xml", b"<x><a>1</a></x>", b"<x><a>b</a></x>"),
+        ("text/*", "text/xml", b"<x><a>1</a></x>", b"<x/>"),
+        ("*/*", OF_PARTS, b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--b--', b"--b--"),
+        ("multipart/*", OF_PARTS, b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--b--', b"--b--"),
+        ("*/*", "application/octet-stream", b"anything", None),
+        ("multipart/*", "multipart/mixed", b"anything", None),
+        ("application/*", "text/plain", None, b"a"),
+        ("*/*", "text/plain", None, b"an object is no text"),
+    ],
+)
+def test_the_schema_of_a_media_range_is_that_of_the_types_in_it(
+    key: str, kind: str, accepted: bytes | None, refused: bytes | None, tmp_path: Path
+) -> None:
+    """By the type that was sent, as if the document had it."""
+    body = {"required": True, "content": {key: {"schema": OF_A}}}
+    shop = Shop(tmp_path, document({"/x": {"post": operation(requestBody=body)}}))
+    if accepted is not None:
+        assert shop.sends(post("/x", accepted, kind)) == 204
+    if refused is not None:
+        assert shop.sends(post("/x", refused, kind)) == (
+            415 if key == "application/*" and kind == "text/plain" else 400
+        )
+
+
+def test_the_most_specific_content_type_is_that_of_a_body(tmp_path: Path) -> None:
+    content: dict[str, Any] = {
+        "*/*": {"schema": {"type": "object", "required": ["any"]}},
+        "application/*": {"schema": {"type": "object", "required": ["range"]}},
+        "application/*+json": {"schema": {"type": "object", "required": ["suffix"]}},
+        "application/json": {"schema": {"type": "object", "required": ["exact"]}},
+    }
+    body = {"required": True, "content": content}
+    shop = Shop(tmp_path, document({"/x": {"post": operation(requestBody=body)}}))
+    for kind, required in (
+        ("application/json; charset=utf-8", "exact"),
+        ("application/a+json", "suffix"),
+        ("application/x-www-form-urlencoded", "range"),
+        ("text/a+json", "any"),
+    ):
+        text = urlencode({required: 1}) if "form" in kind else json.dumps({required: 1})
+        assert shop.sends(post("/x", text.encode(), kind)) == 204, kind
+        others = ["any", "range", "suffix", "exact"]
+        others.remove(required)
+        text = urlencode(dict.fromkeys(others, 1)) if "form" in kind else json.dumps(dict.fromkeys(others, 1))
+        assert shop.sends(post("/x", text.encode(), kind)) == 400, kind
+
+
+@pytest.mark.parametrize("media", [{}, {"schema": {}}, {"schema": {"type": "string", "format": "binary"}}])
+def test_a_media_range_without_a_schema_of_values_is_for_bodies_of_any_kind(
+    media: dict[str, Any], tmp_path: Path
+) -> None:
+    """Uploads: they are streamed, so that `max_body` does not hold for them."""
+    body = {"required": True, "content": {"*/*": media}}
+    shop = Shop(tmp_path, document({"/x": {"post": operation(requestBody=body)}}), {"max_body": 100})
+    for kind in ("application/json", "text/plain", "image/png"):
+        assert shop.sends(post("/x", b"{" * 200, kind)) == 204
 
 
 @pytest.mark.parametrize("required", [True, False])
@@ -530,6 +599,20 @@ def test_responses_that_do_not_conform_are_reported(tmp_path: Path) -> None:
     assert "response 200 does not conform" in reported(200, b'{"id": 1, "name": "a", "secret"')
     assert "response 500 is not in the document" in reported(500, b"{}")
     assert "content type that is not in the document" in reported(200, b"a", b"text/html")
+
+
+def test_responses_of_a_media_range_are_reported(tmp_path: Path) -> None:
+    responses = {"200": {"description": "", "content": {"*/*": {"schema": OF_A}}}}
+    shop = Shop(tmp_path, document({"/x": {"get": operation(responses=responses)}}), {"responses": "report"})
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b"
+    for kind, good, bad in (
+        (b"application/json", b'{"a":1}', b"{}"),
+        (b"application/xml", b"<x><a>1</a></x>", b"<x/>"),
+    ):
+        assert shop.sends(get("/x"), head % (kind, len(good), good)) == 200
+        assert shop.plane.records[-1].shadowed == ""
+        assert shop.sends(get("/x"), head % (kind, len(bad), bad)) == 200
+        assert "response 200 does not conform" in shop.plane.records[-1].shadowed
 
 
 def test_concrete_paths_come_before_templates_and_heads_are_gets(tmp_path: Path) -> None:
