@@ -1,6 +1,6 @@
 """Example responses of operations: those of the document, or made of the schemas."""
 
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import msgspec
 
@@ -14,6 +14,10 @@ from fastgw.http.grammar import IS_TOKEN, IS_VALUE
 _MOST_VALUES: Final = 500
 """Maximum number of values in an example that is made."""
 _DEEPEST: Final = 8
+_MOST_COMBINED: Final = 200
+"""Maximum number of schemas that `allOf` combines in one."""
+_OF_OBJECTS: Final = frozenset(("properties", "oneOf", "anyOf"))
+"""Keywords of schemas whose examples are made one by one, and then combined."""
 _TEXTS: Final = {
     "date-time": "2024-01-01T00:00:00Z",
     "date": "2024-01-01",
@@ -27,6 +31,11 @@ _TEXTS: Final = {
     "uri": "https://example.com/",
     "uri-reference": "/",
     "uuid": "00000000-0000-4000-8000-000000000000",
+    "idn-hostname": "example.com",
+    "iri": "https://example.com/",
+    "iri-reference": "/",
+    "uri-template": "/",
+    "relative-json-pointer": "0",
     "byte": "",
     "json-pointer": "",
     "regex": "",
@@ -45,6 +54,15 @@ _NOT_SENT: Final = frozenset(
     )
 )
 """Headers of a response that are not taken from examples."""
+_OF_RANGES: Final = {
+    "*/*": "application/json",
+    "application/*": "application/json",
+    "application/*+json": "application/json",
+    "text/*": "text/plain",
+}
+"""Content types of the examples of media ranges."""
+_MOST_NUMBER: Final = 1e30
+"""Maximum magnitude of bounds that numbers keep."""
 _NOTHING: Final = object()
 
 
@@ -53,36 +71,64 @@ def examples_of(spec: Spec, schemas: Schemas, operation: dict[str, Any], path: P
     made: dict[str, Any] = {}
     for status, content, at in response_contents(spec, operation, path):
         types = []
-        for content_type in content:
-            resolved = spec.resolved(content[content_type], (*at, content_type))
-            texts = _texts(spec, schemas, content_type, resolved[0]) if resolved is not None else []
+        keys: dict[str | None, str] = {}
+        for key in sorted(content, key=lambda key: key.count("*")):
+            keys.setdefault(_sent_type(key), key)  # the most specific one
+        for key in content:
+            resolved = spec.resolved(content[key], (*at, key))
+            content_type = _sent_type(key)
+            if resolved is None or content_type is None or keys[content_type] != key:
+                continue
+            texts = _texts(schemas, content_type, resolved[0])
             if texts:
                 types.append([content_type, texts])
         made[status] = {"content": types, "headers": _headers(spec, schemas, operation, status, path)}
     return made
 
 
-def _texts(spec: Spec, schemas: Schemas, content_type: str, media: dict[str, Any]) -> list[list[str]]:
-    pairs: list[tuple[str, Any]] = []
+def _sent_type(key: str) -> str | None:
+    """Return the content type of the responses under a key. None: a range without a type that has an example."""
+    bare, mark, rest = key.partition(";")
+    if "/*" not in bare:
+        return key
+    sent = _OF_RANGES.get(bare.strip().lower())
+    return None if sent is None else f"{sent}{mark}{rest}"
+
+
+def _texts(schemas: Schemas, content_type: str, media: dict[str, Any]) -> list[list[str]]:
+    """Return the examples of a content type: pairs of name and text."""
+    json = is_json(content_type.partition(";")[0].strip().lower())
+    texts = []
+    for name, value, is_serialized in _examples(schemas, media):
+        if json and not is_serialized:
+            texts.append([name, msgspec.json.encode(value).decode()])
+        elif isinstance(value, str | int | float):
+            texts.append([name, _plain(value)])
+    return texts
+
+
+def _examples(schemas: Schemas, media: dict[str, Any]) -> list[tuple[str, Any, bool]]:
+    """Return the examples of a content type or header: as written, else one of the schema. Each has its name, its value
+    and whether that is the text that is sent.
+    """
+    found: list[tuple[str, Any, bool]] = []
+    if "example" in media:
+        found.append(("", media["example"], False))
     named = media.get("examples")
     for name, each in named.items() if isinstance(named, dict) else ():
         held = schemas.followed(each)
-        for key in ("dataValue", "value", "serializedValue"):
+        for key in ("serializedValue", "dataValue", "value"):
             if key in held:
-                pairs.append((name, held[key]))
+                found.append((name, held[key], key == "serializedValue" and isinstance(held[key], str)))
                 break
-    if "example" in media:
-        pairs.insert(0, ("", media["example"]))
-    if not pairs and "schema" in media:
-        pairs = [("", example_of(schemas, media["schema"]))]
-    json = is_json(content_type.partition(";")[0].strip().lower())
-    texts = []
-    for name, value in pairs:
-        if json:
-            texts.append([name, msgspec.json.encode(value).decode()])
-        elif isinstance(value, str | int | float):
-            texts.append([name, str(value)])
-    return texts
+    if not found and "schema" in media:
+        found = [("", example_of(schemas, media["schema"]), False)]
+    return found
+
+
+def _plain(value: Any) -> str:
+    """Return a value as the text that parameters and headers have for it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _headers(spec: Spec, schemas: Schemas, operation: dict[str, Any], status: str, path: Path) -> list[tuple[str, str]]:
@@ -93,13 +139,29 @@ def _headers(spec: Spec, schemas: Schemas, operation: dict[str, Any], status: st
     made = []
     for name, each in headers.items() if isinstance(headers, dict) else ():
         held = schemas.followed(each)
-        value = held["example"] if "example" in held else example_of(schemas, held.get("schema", {}))
-        if name.lower() in _NOT_SENT or not isinstance(value, str | int | float) or isinstance(value, bool):
+        text = _header_text(schemas, held)
+        if text is None or name.lower() in _NOT_SENT:
             continue
-        text = str(value)
         if IS_TOKEN(name.encode()) and text.isascii() and IS_VALUE(text.encode()):
             made.append((name, text))
     return made
+
+
+def _header_text(schemas: Schemas, header: dict[str, Any]) -> str | None:
+    """Return the value of a header, in the style `simple` or of its content type. None: it has none."""
+    content = header.get("content")
+    if isinstance(content, dict) and content:
+        content_type, media = next(iter(content.items()))
+        texts = _texts(schemas, content_type, schemas.followed(media))
+        return texts[0][1] if texts else None
+    examples = _examples(schemas, header)
+    value = examples[0][1] if examples else None
+    mark = "=" if header.get("explode") is True else ","
+    parts = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    if not parts or not all(isinstance(each, str | int | float) for each in parts):
+        return None
+    written = [_plain(each) for each in parts]
+    return ",".join(map(f"{{}}{mark}{{}}".format, value, written) if isinstance(value, dict) else written)
 
 
 def example_of(schemas: Schemas, raw: Any) -> Any:
@@ -118,7 +180,7 @@ class _Maker:
         self._left -= 1
         if depth > _DEEPEST or self._left < 0:
             return _NOTHING
-        schema = self._schemas.followed(raw)
+        schema = self._combined_in(self._with_reference(raw))
         for key in ("example", "default", "const"):
             if key in schema:
                 return schema[key]
@@ -128,28 +190,70 @@ class _Maker:
         for key in ("oneOf", "anyOf"):
             listed = schema.get(key)
             if isinstance(listed, list) and listed:
-                chosen = self.value(listed[0], depth + 1)
+                branch, chosen = self._first_of(listed, depth)
                 if not isinstance(chosen, dict):
                     return chosen
-                return self._with_members(chosen, schema, depth) | _discriminated(schema, listed[0])
+                return self._with_members(chosen, schema, depth) | _discriminated(schema, branch)
         return self._of_type(schema, depth)
 
     def _of_type(self, schema: dict[str, Any], depth: int) -> Any:
-        listed = schema.get("type")
-        types = listed if isinstance(listed, list) else [listed]
-        kind = next((each for each in types if each != "null"), "null")
+        kind = next((each for each in _types(schema) if each != "null"), "null")
         if "allOf" in schema and kind in (None, "object"):
             return self._combined(schema, depth)
         if kind == "object" or (kind is None and "properties" in schema):
             return self._with_members({}, schema, depth)
         if kind == "array":
-            item = self.value(schema.get("items", {}), depth + 1)
-            least = schema.get("minItems")
-            count = min(least, 20) if isinstance(least, int) and least > 1 else 1
-            return [] if item is _NOTHING else [item] * count
+            return self._elements(schema, depth)
         if kind in ("integer", "number"):
             return _number(schema, whole=kind == "integer")
         return {"boolean": True, "string": _text(schema), "null": None}.get(str(kind), {} if kind is None else None)
+
+    def _with_reference(self, raw: Any) -> dict[str, Any]:
+        """Return the schema that is meant: since OpenAPI 3.1 a reference may have other keywords beside it."""
+        if self._schemas.has_keywords_beside(raw):
+            beside = {key: each for key, each in raw.items() if key != "$ref"}
+            listed = beside.get("allOf")
+            return beside | {"allOf": [{"$ref": raw["$ref"]}, *(listed if isinstance(listed, list) else ())]}
+        return self._schemas.followed(raw)
+
+    def _combined_in(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """Return a schema with the keywords of those in `allOf`, if they are about a value that is no object."""
+        if not isinstance(schema.get("allOf"), list):
+            return schema
+        held: list[dict[str, Any]] = []
+        waiting: list[Any] = [schema]
+        while waiting and len(held) < _MOST_COMBINED:
+            held.append(self._with_reference(waiting.pop(0)))
+            listed = held[-1].get("allOf")
+            waiting += listed if isinstance(listed, list) else ()
+        if any(not each.keys().isdisjoint(_OF_OBJECTS) or "object" in _types(each) for each in held):
+            return schema
+        merged: dict[str, Any] = {}
+        for each in reversed(held):
+            merged |= each
+        merged.pop("allOf", None)
+        return merged
+
+    def _first_of(self, listed: list[Any], depth: int) -> tuple[Any, Any]:
+        """Return the first alternative that has an example, and this; null only if there is no other."""
+        chosen: tuple[Any, Any] = listed[0], _NOTHING
+        for each in listed:
+            value = self.value(each, depth + 1)
+            if value is not _NOTHING and (value is not None or chosen[1] is _NOTHING):
+                chosen = each, value
+            if value is not _NOTHING and value is not None:
+                break
+        return chosen
+
+    def _elements(self, schema: dict[str, Any], depth: int) -> list[Any]:
+        first = schema.get("prefixItems")
+        made = [self.value(each, depth + 1) for each in (first if isinstance(first, list) else ())]
+        least, most = schema.get("minItems"), schema.get("maxItems")
+        count = max(min(least, 20) if isinstance(least, int) else 1, 1)
+        if len(made) < count and schema.get("items") is not False:
+            made += [self.value(schema.get("items", {}), depth + 1)] * (count - len(made))
+        made = [each for each in made if each is not _NOTHING]
+        return made[:most] if isinstance(most, int) and most >= 0 else made
 
     def _combined(self, schema: dict[str, Any], depth: int) -> Any:
         made: dict[str, Any] = {}
@@ -164,12 +268,17 @@ class _Maker:
     def _with_members(self, made: dict[str, Any], schema: dict[str, Any], depth: int) -> dict[str, Any]:
         properties = schema.get("properties")
         for name, each in properties.items() if isinstance(properties, dict) else ():
-            if self._schemas.followed(each).get("writeOnly") is True:
+            if True in (self._with_reference(each).get("writeOnly"), self._schemas.followed(each).get("writeOnly")):
                 continue
             value = self.value(each, depth + 1)
             if value is not _NOTHING:
                 made[name] = value
         return made
+
+
+def _types(schema: dict[str, Any]) -> list[Any]:
+    listed = schema.get("type")
+    return listed if isinstance(listed, list) else [listed]
 
 
 def _discriminated(schema: dict[str, Any], chosen: Any) -> dict[str, str]:
@@ -187,20 +296,40 @@ def _discriminated(schema: dict[str, Any], chosen: Any) -> dict[str, str]:
 
 
 def _number(schema: dict[str, Any], *, whole: bool) -> Any:
-    least = schema.get("minimum")
-    above = schema.get("exclusiveMinimum")
-    most = schema.get("maximum")
-    step = schema.get("multipleOf")
-    value: Any = 0
-    if isinstance(least, int | float) and not isinstance(least, bool):
-        value = least if above is not True else least + 1
-    elif isinstance(above, int | float) and not isinstance(above, bool):
-        value = above + 1
-    elif isinstance(most, int | float) and most < 0:
-        value = most
-    if isinstance(step, int) and step > 0 and isinstance(value, int):
-        value += -value % step
-    return int(value) if whole else value
+    """Return a number within the bounds: the lowest, else 0, else the highest."""
+    low, above = _bound(schema, "minimum", "exclusiveMinimum")
+    high, below = _bound(schema, "maximum", "exclusiveMaximum")
+    given = schema.get("multipleOf")
+    step: Any = given if _is_number(given) and given >= 1 / _MOST_NUMBER else 1 if whole else None
+    numbers: list[Any] = [0]
+    if low is not None:
+        first = low if step is None else -(-low // step) * step
+        numbers = [first, first + (step or 1), *numbers]
+    if high is not None:
+        last = high if step is None else high // step * step
+        numbers += [last, last - (step or 1)]
+    if low is not None and high is not None:
+        numbers.append((low + high) / 2)
+    for each in numbers:
+        if (
+            (low is None or each > low or (each == low and not above))
+            and (high is None or each < high or (each == high and not below))
+            and not (whole and each != int(each))
+        ):
+            return int(each) if whole else each
+    return 0
+
+
+def _bound(schema: dict[str, Any], inclusive: str, exclusive: str) -> tuple[Any, bool]:
+    """Return a bound, None without one, and whether it is itself excluded: in OpenAPI 3.0 a flag says so."""
+    bound, other = schema.get(inclusive), schema.get(exclusive)
+    if _is_number(other):
+        return other, True
+    return (bound, other is True) if _is_number(bound) else (None, False)
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST_NUMBER
 
 
 def _text(schema: dict[str, Any]) -> str:

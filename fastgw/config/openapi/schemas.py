@@ -269,6 +269,11 @@ class Schemas:
             raw = self.looked_up(raw["$ref"])
         return raw if isinstance(raw, dict) else {}
 
+    def has_keywords_beside(self, raw: Any) -> bool:
+        """Whether a schema is a reference with other keywords beside it, which count since OpenAPI 3.1."""
+        is_reference = isinstance(raw, dict) and isinstance(raw.get("$ref"), str)
+        return not self._spec.is_3_0 and is_reference and len(raw) > 1
+
     def looked_up(self, reference: str) -> Any:
         before = len(self._spec.reading.problems)
         found = self._spec.target(reference, ())

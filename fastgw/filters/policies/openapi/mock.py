@@ -8,7 +8,7 @@ from fastgw.filters.api import Exchange, Reply
 from fastgw.http.accept import parse_accept, weight_of
 
 _PREFERENCE: Final = re.compile(rb"(?:^|[,;])[ \t]*(code|example)[ \t]*=[ \t]*\"?([0-9A-Za-z_.-]{1,100})\"?")
-_EMPTY: Final = frozenset((204, 304))
+_EMPTY: Final = frozenset((204, 205, 304))
 
 
 @final
@@ -54,9 +54,12 @@ class Mock:
 
 
 def _usual(responses: Mapping[str, Any]) -> str:
-    """Return the status that is answered without a preference: the lowest of success, else the first."""
+    """Return the status that is answered without a preference: the lowest of success, else `default`, which has it,
+    else the first.
+    """
     success = sorted(status for status in responses if status.startswith("2"))
-    return (success or [status for status in responses if status != "1XX" and not status.startswith("1")] or ["200"])[0]
+    others = [status for status in responses if not status.startswith("1")]
+    return (success or [status for status in others if status == "default"] or others or ["200"])[0]
 
 
 def _chosen(content: Any, accept: list[bytes], example: str | None) -> tuple[str, bytes | None]:

@@ -132,6 +132,136 @@ def test_the_document_is_served_without_the_settings_of_the_gateway(tmp_path: Pa
     )
 
 
+def mocked(folder: Path, response: dict[str, Any], request: str = "") -> tuple[str, str, bytes]:
+    """Return content type, other headers of interest, and body of the response that is made of this description."""
+    described = document({"/x": {"get": operation(responses={"200": {"description": "", **response}})}}, "3.1.0")
+    shop = Shop(folder, described, {"mock": True, "upstream": None})
+    assert shop.sends(get("/x", *([request] if request else []))) == 200
+    lines = [line.partition(": ") for line in shop.received.partition(b"\r\n\r\n")[0].decode().split("\r\n")]
+    kind = "".join(value for name, _, value in lines if name == "Content-Type")
+    return kind, " ".join(f"{name}={value}" for name, _, value in lines if name.startswith("X-Of-")), shop.body
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "body"),
+    [
+        (
+            {"*/*": {"schema": {"type": "object", "properties": {"id": {"type": "integer"}}}}},
+            "application/json",
+            b'{"id":0}',
+        ),
+        ({"application/*": {"example": {"a": 1}}}, "application/json", b'{"a":1}'),
+        ({"*/*": {"schema": {"type": "string"}}}, "application/json", b'"string"'),
+        ({"application/*+json; v=1": {"example": [1]}}, "application/json; v=1", b"[1]"),
+        ({"*/*": {"example": 1}, "application/json": {"example": 2}}, "application/json", b"2"),
+        ({"text/*": {"example": "hello"}}, "text/plain", b"hello"),
+        ({"image/*": {"schema": {"type": "string", "format": "binary"}}}, "", b""),
+    ],
+)
+def test_a_media_range_stands_for_one_content_type(
+    content: dict[str, Any], kind: str, body: bytes, tmp_path: Path
+) -> None:
+    """A response has a content type, never a range of them (RFC 9110 section 8.3)."""
+    assert mocked(tmp_path, {"content": content}) == (kind, "", body)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ({"examples": {"one": {"value": "hi"}, "two": {"value": "ho"}}, "schema": {"type": "string"}}, "hi"),
+        ({"examples": {"one": {"dataValue": 7}}}, "7"),
+        ({"example": "a", "examples": {"one": {"value": "b"}}}, "a"),
+        ({"schema": {"type": "boolean"}}, "true"),
+        ({"example": False}, "false"),
+        ({"content": {"text/plain": {"example": "c"}}}, "c"),
+        ({"content": {"application/json": {"example": {"a": [1]}}}}, '{"a":[1]}'),
+        ({"content": {"application/json": {"examples": {"a": {"serializedValue": "[ 1 ]"}}}}}, "[ 1 ]"),
+        ({"example": [1, "b"]}, "1,b"),
+        ({"example": {"a": 1, "b": True}}, "a,1,b,true"),
+        ({"example": {"a": 1, "b": True}, "explode": True}, "a=1,b=true"),
+    ],
+)
+def test_a_header_has_its_example(header: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    assert mocked(tmp_path, {"headers": {"X-Of-Pet": header}})[1] == f"X-Of-Pet={expected}"
+
+
+COMPONENTS: dict[str, Any] = {
+    "Status": {"type": "string", "enum": ["new", "old"]},
+    "Tree": {"type": "object", "required": ["of"], "properties": {"of": {"$ref": "#/components/schemas/Tree"}}},
+    "Pet": {"type": "object", "properties": {"id": {"type": "integer"}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"type": "string", "examples": ["a", "b"]}, "a"),
+        ({"type": "integer", "default": 7}, 7),
+        ({"enum": [3, 4]}, 3),
+        ({"const": False}, False),
+        ({"allOf": [{"type": "string"}, {"enum": ["x"]}]}, "x"),
+        ({"allOf": [{"type": "integer"}, {"minimum": 5}], "description": "a"}, 5),
+        ({"allOf": [{"$ref": "#/components/schemas/Status"}], "description": "a"}, "new"),
+        ({"allOf": [{"$ref": "#/components/schemas/Pet"}, {"properties": {"a": {"const": 1}}}]}, {"id": 0, "a": 1}),
+        ({"$ref": "#/components/schemas/Status", "examples": ["old"]}, "old"),
+        ({"$ref": "#/components/schemas/Pet", "properties": {"b": {"const": 2}}}, {"id": 0, "b": 2}),
+        ({"properties": {"a": {"$ref": "#/components/schemas/Status", "writeOnly": True}}}, {}),
+        ({"oneOf": [{"type": "null"}, {"$ref": "#/components/schemas/Pet"}]}, {"id": 0}),
+        ({"anyOf": [{"type": "null"}]}, None),
+        ({"type": ["null", "boolean"]}, True),
+        ({"type": "array", "items": {"type": "integer"}, "minItems": 3}, [0, 0, 0]),
+        ({"type": "array", "items": {"type": "integer"}, "maxItems": 0}, []),
+        ({"type": "array", "prefixItems": [{"type": "string"}, {"const": 1}], "items": False}, ["string", 1]),
+        ({"type": "array", "prefixItems": [{"const": 1}], "items": {"const": 2}, "minItems": 3}, [1, 2, 2]),
+        ({"type": "string", "format": "date"}, "2024-01-01"),
+        ({"type": "string", "format": "uuid"}, "00000000-0000-4000-8000-000000000000"),
+        ({"type": "string", "format": "iri"}, "https://example.com/"),
+        ({"type": "string", "minLength": 8, "maxLength": 9}, "string.."),
+        ({"type": "integer", "exclusiveMaximum": 0}, -1),
+        ({"type": "integer", "maximum": -3}, -3),
+        ({"type": "integer", "minimum": 2**63 - 1, "maximum": 2**63 - 1}, 2**63 - 1),
+        ({"type": "number", "maximum": 1e300, "multipleOf": 5e-324}, 0),
+        ({"type": "integer", "minimum": 1.5}, 2),
+        ({"type": "integer", "exclusiveMinimum": 4, "multipleOf": 5}, 5),
+        ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, 0.5),
+        ({"type": "number", "minimum": 0.1, "multipleOf": 0.5}, 0.5),
+    ],
+)
+def test_a_value_that_is_made_conforms_to_its_schema(schema: dict[str, Any], value: Any, tmp_path: Path) -> None:
+    media = {"application/json": {"schema": schema}}
+    responses = {"200": {"description": "", "content": media}}
+    paths = {
+        "/x": {
+            "get": operation(responses=responses),
+            "post": operation(requestBody={"content": media}, responses=responses),
+        }
+    }
+    described = document(paths, "3.1.0", components={"schemas": COMPONENTS})
+    shop = Shop(tmp_path, described, {"mock": True, "upstream": None})
+    assert shop.sends(get("/x")) == 200
+    assert json.loads(shop.body) == value
+    assert shop.sends(post("/x", shop.body)) == 200
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        (["404", "201", "200"], 200),
+        (["404", "2XX"], 200),
+        (["2xx", "204"], 204),
+        (["404", "default"], 200),
+        (["302", "404"], 302),
+        (["205"], 205),
+    ],
+)
+def test_a_response_of_success_is_the_answer(statuses: list[str], expected: int, tmp_path: Path) -> None:
+    responses = {each: {"description": "", "content": {"application/json": {"example": each}}} for each in statuses}
+    described = document({"/x": {"get": operation(responses=responses)}})
+    shop = Shop(tmp_path, described, {"mock": True, "upstream": None})
+    assert shop.sends(get("/x")) == expected
+    assert (shop.body == b"") == (expected in (204, 205))
+
+
 EXAMPLE = Path(__file__).parents[5] / "examples" / "openapi" / "pets.yaml"
 
 
