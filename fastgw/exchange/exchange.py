@@ -531,6 +531,12 @@ class Exchange:
         else:
             self.reply(reply)
 
+    def still_sends(self, response: Response | None) -> bool:
+        """Whether this response, which has begun, is still that of the exchange, even if a filter holds it: neither has
+        the client left, nor is another response sent because a filter has failed. None: no response has begun.
+        """
+        return self.response is response and self.state is not ENDED
+
     def cancel(self, fault: Fault) -> None:
         """Cancel the exchange and the upstream request: the response is not needed. The exchange has ended when this
         returns.

@@ -105,6 +105,20 @@ def test_trailing_metadata_is_trailers_for_those_who_accept_them(world: World) -
     assert response.trailers == [(b"x-trailing", b"t")]
 
 
+CHANGED = {"transform": {"response": {"json": {"set": {"x": "y"}}}}}
+
+
+@pytest.mark.parametrize("accepts", [[], [(b"te", b"trailers")]], ids=["plain", "trailers"])
+def test_another_filter_may_hold_the_response(make: Any, accepts: list[tuple[bytes, bytes]]) -> None:
+    world = make(filters=CHANGED)
+    with Http2Client(world.gateway.address()) as client:
+        response = client.exchange(accepts, path=b"/v1/shelves/7")
+    assert (response.status, json.loads(response.body)["x"]) == (200, "y")
+    assert response.trailers == ([(b"x-trailing", b"t")] if accepts else [])
+    with _client(world) as plain:
+        assert plain.get("/v1/watch/a?number=2").text == '{"text":"m","x":"y"}\n{"text":"m","number":1,"x":"y"}\n'
+
+
 def test_plain_grpc_passes_on_the_same_route(world: World) -> None:
     call = world.channel.unary_unary("/bookstore.v1.Bookstore/GetShelf")
     raw, made = call.with_call(message("GetShelfRequest")(name="plain").SerializeToString(), timeout=DEADLINE)
@@ -543,6 +557,28 @@ def test_a_stream_that_breaks_off_is_not_taken_for_whole(make: Any) -> None:
             response = client.read_message(stream)
         assert response.body == b'{"number":1}\n'
         assert response.reset is not None
+
+
+@pytest.mark.parametrize(("status", "answered"), [(b"0", 200), (b"5", 502)])
+def test_another_filter_may_hold_a_streamed_response(make: Any, status: bytes, answered: int) -> None:
+    """Its messages are pieces of one JSON text: a stream of `google.api.HttpBody`."""
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}]}, filters=CHANGED)
+        with Http2Client(world.gateway.address()) as client:
+            stream = client.ask(path=b"/v1/streams/a")
+            peer = origin.accept()
+            number = peer.read_message().stream
+            peer.headers(number, [(b":status", b"200"), *GRPC])
+            for piece in (b'{"a":', b"1}"):
+                peer.data(number, framed(message("google.api.HttpBody")(content_type="application/json", data=piece)))
+            peer.headers(number, [(b"grpc-status", status)], end=True)
+            response = client.read_message(stream)
+        assert response.status == answered
+        body = json.loads(response.body)
+        if answered == 200:
+            assert body == {"a": 1, "x": "y"}
+        else:
+            assert body["type"] == "urn:fastgw:fault:upstream_incomplete"
 
 
 # settings

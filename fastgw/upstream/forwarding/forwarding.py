@@ -463,7 +463,7 @@ class Forwarding(Timed):
         exchange, current = self.exchange, self.current
         fault, why = Fault.UPSTREAM_TIMEOUT, ""
         is_callers = self.call_due_at <= now  # a deadline of the caller says nothing about the target
-        if exchange.state is ANSWERING:
+        if exchange.state in (HOLDING, ANSWERING):
             fault = Fault.UPSTREAM_STALLED
             is_of_call = self._total_at == self.call_due_at
             why = "grpc-timeout of the call" if is_of_call else f"timeouts.total: {self.forward.total_timeout:g} s"

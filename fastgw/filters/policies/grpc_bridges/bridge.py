@@ -88,6 +88,7 @@ class CallBridge(CallListener, BodySink):
         self._forward = forward
         self._relay: Relay | None = None  # body of the call's request, until its end
         self._over = False
+        self._begun: Response | None = None  # the client's response, where it is sent in pieces
         self._ended_in_head: Trailers = ()  # a status in the head, after which no trailers follow ("Trailers-Only")
 
     # methods for subclasses
@@ -114,7 +115,8 @@ class CallBridge(CallListener, BodySink):
 
     def respond(self, status: int, fields: Iterable[tuple[bytes, bytes]], response: Response) -> None:
         """Send the head to the client. `response`: the upstream's, with the gateway's additions."""
-        self.exchange.respond(_own(status, fields, response, UNKNOWN), b"", False)
+        self._begun = _own(status, fields, response, UNKNOWN)
+        self.exchange.respond(self._begun, b"", False)
 
     def answer_at_once(
         self,
@@ -141,15 +143,19 @@ class CallBridge(CallListener, BodySink):
         return tuple(line for line in lines if line[0].lower() in STATUS_FIELDS or folded(line[0]) not in taken)
 
     def send(self, payload: bytes) -> None:
-        if payload and self.exchange.state is ANSWERING:
+        if payload and self._is_open:
             self.exchange.response_bytes += len(payload)
             self.exchange.response_sink.feed(payload)
 
     def finish(self, payload: bytes) -> None:
         """Send the end of the response."""
         self.send(payload)
-        if self.exchange.state is ANSWERING:
+        if self._is_open:
             self.exchange.response_sink.end(())
+
+    @property
+    def _is_open(self) -> bool:
+        return self._begun is not None and self.exchange.still_sends(self._begun)
 
     def answer(self, reply: Reply, why: str = "") -> None:
         """Answer with a reply instead of the response, which has not begun. The call is cancelled."""

@@ -16,7 +16,6 @@ from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Relay, Reply, Response, Trailers
 from fastgw.exchange.body_relay import BodySink
 from fastgw.exchange.reply import NO_NAMES, UNKNOWN, own_response
-from fastgw.exchange.states import ANSWERING, ENDED
 from fastgw.filters.policies.grpc_transcode.conversions import Conversions
 from fastgw.filters.policies.grpc_transcode.descriptors import Api, Binding
 from fastgw.filters.policies.grpc_transcode.json_input import InvalidRequest
@@ -132,7 +131,7 @@ class Transcoding(BodySink, CallListener):
         self._sent: Relay | None = None  # the call's, where messages are streamed
         self._response: Response | None = None
         self._message: bytes | None = None  # the response's, where it is only one
-        self._begun = False  # the response has
+        self._begun: Response | None = None  # the client's response, where messages are streamed
         self._is_held = self._upstream_is_full = self._over = False
 
     def __repr__(self) -> str:
@@ -356,7 +355,7 @@ class Transcoding(BodySink, CallListener):
         return (LINES, writer.write(message) + b"\n") if streams else (JSON, writer.write(message))
 
     def _has_failed(self, written: tuple[bytes, bytes] | Exception) -> bool:
-        if self._exchange.state is ENDED:
+        if not self._exchange.still_sends(self._begun):
             self.on_cancel()
             return True
         if isinstance(written, InvalidResponse):
@@ -380,8 +379,9 @@ class Transcoding(BodySink, CallListener):
         fields = _metadata(trailers)
         if fields and exchange.head.accepts_trailers and exchange.method != b"HEAD":
             response.body_length = UNKNOWN
+            exchange.response_bytes = len(payload)
             exchange.respond(response, payload, False)
-            if exchange.state is ANSWERING:
+            if exchange.still_sends(response):
                 exchange.response_sink.end(fields)
         else:
             exchange.respond(response, payload, True)
@@ -392,16 +392,15 @@ class Transcoding(BodySink, CallListener):
             return
         assert not isinstance(written, Exception)
         content_type, payload = written
-        if not self._begun:
+        if self._begun is None:
             self._begin(content_type)
-        if exchange.state is ANSWERING and payload and not self._over:
+        if payload and not self._over and exchange.still_sends(self._begun):
             exchange.response_bytes += len(payload)
             exchange.response_sink.feed(payload)
 
     def _begin(self, content_type: bytes) -> None:
         """Begin a streamed response."""
-        self._begun = True
-        response = self._own(200, ((b"Content-Type", content_type),) if content_type else ())
+        self._begun = response = self._own(200, ((b"Content-Type", content_type),) if content_type else ())
         response.body_length = UNKNOWN
         exchange = self._exchange
         if exchange.method == b"HEAD":  # what would follow is not needed
@@ -411,12 +410,9 @@ class Transcoding(BodySink, CallListener):
 
     def _end_stream(self, trailers: Trailers) -> None:
         exchange = self._exchange
-        if exchange.state is ENDED:
-            self.on_cancel()
-            return
-        if not self._begun:
+        if self._begun is None and exchange.still_sends(None):
             self._begin(b"" if self._writer.is_raw else LINES)
-        if exchange.state is ANSWERING and not self._over:
+        if not self._over and exchange.still_sends(self._begun):
             exchange.response_sink.end(_metadata(trailers))
         self.on_cancel()
 
@@ -424,10 +420,10 @@ class Transcoding(BodySink, CallListener):
         """Answer with a status that is not OK: as a problem, or as the last line of a stream."""
         exchange, body = self._exchange, status.body(self._use)
         self.on_cancel()
-        if exchange.state is ENDED:
+        if not exchange.still_sends(self._begun):
             return
         exchange.why = exchange.why or f"the call ended with {status.code.name}"
-        if not self._begun:
+        if self._begun is None:
             fields = [(b"Content-Type", _PROBLEM), (b"Grpc-Status", b"%d" % status.code)]
             response = self._own(TO_HTTP[status.code], fields)
             if status.code is GrpcStatus.UNAUTHENTICATED and response.headers.get(b"www-authenticate") is None:
@@ -435,11 +431,12 @@ class Transcoding(BodySink, CallListener):
             exchange.respond(response, orjson.dumps(body), True)
         elif self._writer.is_raw:
             exchange.fail(Fault.UPSTREAM_INCOMPLETE)  # bytes of any type have no place for an error
-        elif exchange.state is ANSWERING:
+        else:
             line = orjson.dumps({"error": body}) + b"\n"
             exchange.response_bytes += len(line)
             exchange.response_sink.feed(line)
-            exchange.response_sink.end(((b"grpc-status", b"%d" % status.code),))
+            if exchange.still_sends(self._begun):
+                exchange.response_sink.end(((b"grpc-status", b"%d" % status.code),))
 
     def _own(self, status: int, fields: Iterable[tuple[bytes, bytes]]) -> Response:
         """Return a response with the metadata that the upstream has sent at the beginning."""

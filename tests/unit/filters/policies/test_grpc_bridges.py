@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from base64 import b64encode
+from base64 import b64decode, b64encode
 
 import pytest
 
+from fastgw.filters.api import Bounded, Filter, Hooks
 from fastgw.filters.policies.grpc_bridges import ConnectRpc, GrpcWeb
 from fastgw.testing import ConfigError, configured, run
 from tests.support.memory import Plane
 from tests.unit.downstream.test_reference_circles import garbage
+from tests.unit.pipeline.test_body_hooks import filter_of
 
 WEB, TEXT = b"application/grpc-web+proto", b"application/grpc-web-text+proto"
 
@@ -64,6 +66,45 @@ def test_cuts_do_not_matter(filter: GrpcWeb | ConnectRpc, sent: bytes, body: byt
     for at in range(first, len(answer) - begun, 2):
         ran = run(filter, sent, response=cut(answer, begun + at))
         assert (ran.status, ran.sent_body, ran.body) == (200, framed(b"hello"), body), at
+
+
+def holding(bound: str) -> Filter:
+    """A filter that holds a response until its end, and changes nothing."""
+    return filter_of(Hooks(response_body=lambda exchange, payload: None, needs_body=Bounded(bound)))
+
+
+@pytest.mark.parametrize(("filter", "sent", "body"), CASES)
+def test_another_filter_may_hold_the_response(filter: GrpcWeb | ConnectRpc, sent: bytes, body: bytes) -> None:
+    answer = response(framed(b"hi"))
+    begun = answer.index(b"\r\n\r\n") + 4
+    for at in (begun, begun + 8, len(answer) - 10):
+        ran = run((filter, holding("1KiB")), sent, response=cut(answer, at))
+        assert (ran.status, ran.sent_body, ran.body) == (200, framed(b"hello"), body), at
+        assert ran.fields.get(b"Content-Length") == b"%d" % len(body)
+
+
+@pytest.mark.parametrize(("filter", "sent", "body"), CASES[:3])
+def test_a_response_that_another_filter_cannot_hold_is_a_fault(
+    filter: GrpcWeb | ConnectRpc, sent: bytes, body: bytes
+) -> None:
+    """The last frame, with the status, makes it too long: the call has ended already."""
+    ran = run((filter, holding(f"{len(body) - 1}B")), sent, response=response(framed(b"hi")))
+    assert (ran.status, ran.fault) == (200, "response_too_large")
+    told = b64decode(ran.body) if b"text" in sent.partition(b"\r\n\r\n")[0] else ran.body
+    assert (b'"unavailable"' if isinstance(filter, ConnectRpc) else b"grpc-status:14\r\n") in told
+    assert b"hi" not in told
+
+
+@pytest.mark.parametrize(("filter", "sent", "body"), CASES)
+def test_a_call_that_breaks_off_while_its_response_is_held_is_a_fault(
+    filter: GrpcWeb | ConnectRpc, sent: bytes, body: bytes
+) -> None:
+    del body
+    answer = response(framed(b"hi")).removesuffix(b"0\r\ngrpc-status: 0\r\n\r\n")
+    ran = run((filter, holding("1KiB")), sent, response=answer)
+    assert ran.fault == "upstream_incomplete"
+    assert ran.fields.get(b"Content-Length") == b"%d" % len(ran.body)
+    assert b"hi" not in ran.body
 
 
 @pytest.mark.parametrize(("filter", "sent", "body"), CASES)

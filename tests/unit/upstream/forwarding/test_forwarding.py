@@ -171,6 +171,19 @@ def test_a_total_that_ends_a_response_is_the_fault_of_the_side_that_held_it_up(r
     service.plane.assert_quiet()
 
 
+def test_a_total_that_ends_a_response_which_a_filter_holds_is_told_as_such() -> None:
+    """Its head has come, though the client has got nothing of it."""
+    holds = {"filters": {"transform": {"response": {"json": {"set": {"a": 1}}}}}}
+    service = Service({"timeouts": {"total": "1s"}}, route=holds)
+    service.asks()
+    service.connects().sends(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{")
+    service.passes(1.1)
+    service.assert_over(504)
+    assert service.watch.faults == ["upstream_stalled"]
+    (record,) = service.plane.records
+    assert (record.fault, record.fault_detail) == ("upstream_stalled", "timeouts.total: 1 s")
+
+
 def test_a_total_that_ends_a_response_during_the_upload_is_not_the_targets_fault() -> None:
     """The response of a gRPC stream may wait for the client for as long as the request lasts."""
     service = Service({"timeouts": {"total": "1s"}})
