@@ -159,7 +159,7 @@ class StreamedResponse:
             self.is_over = True
             exchange.service = None
         exchange.respond(response, b"", has_none)
-        if piece and not has_none:
+        if piece and not self.is_over:
             self._send(piece)
 
     def _send(self, piece: bytes) -> None:

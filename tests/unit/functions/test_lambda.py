@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from fastgw.config import ConfigError
 from fastgw.explain import as_text, explain
+from fastgw.filters.api import Exchange, Filter, Phase
 from fastgw.gateway.compiler import compile
 from tests.support.aws import ACCESS_KEY, SECRET_KEY, STREAM_END, check_signature, stream_message, stream_piece
 from tests.support.generations import load_document
-from tests.support.memory import SERVICE, Plane, Wire
+from tests.support.memory import SERVICE, Plane, Wire, probe
 
 AWS = {
     "targets": ["http://127.0.0.1:9"],
@@ -37,13 +39,13 @@ GET = (
 class Invoked:
     """A gateway with one route to a function, whose invocation is answered by hand."""
 
-    def __init__(self, request: bytes = GET, **settings: Any) -> None:
+    def __init__(self, request: bytes = GET, probes: Sequence[type[Filter]] = (), **settings: Any) -> None:
         route = {
             "name": "f",
             "paths": ["/d/{id}/{rest:path}"],
             "lambda": {"upstream": "aws", "function": "orders", **settings},
         }
-        self.plane = Plane({"upstreams": {"aws": AWS}, "routes": [route]})
+        self.plane = Plane({"upstreams": {"aws": AWS}, "routes": [route]}, probes=probes)
         self.client = self.plane.client()
         self.client.sends(request)
         self.wire: Wire | None = self.plane.connects() if self.plane.pool.waiting else None
@@ -281,6 +283,19 @@ def test_a_streamed_response() -> None:
     made.streams(stream_piece(HEAD[:9]), stream_piece(HEAD[9:] + b"ab"), stream_piece(b"cd"), STREAM_END)
     assert (made.status, made.body) == (201, b"abcd")
     assert (made.headers("x-a"), made.headers("set-cookie")) == (["1"], ["a=1"])
+    made.ended()
+
+
+def test_nothing_of_a_stream_follows_the_500_for_a_filter_that_has_failed() -> None:
+    """A client that reads on would take it for the beginning of its next response."""
+
+    def response(exchange: Exchange) -> None:
+        raise RuntimeError
+
+    made = Invoked(streaming=True, probes=[probe("failing", Phase.TRANSFORM, response=response)])
+    made.streams(stream_piece(HEAD + b"HTTP/1.1 200 OK\r\n"), STREAM_END)
+    assert made.status == 500
+    assert made.headers("content-length") == [str(len(made.body))]
     made.ended()
 
 
