@@ -529,6 +529,9 @@ def test_a_response_without_a_body(make: Any, head: Any, status: int, type: str)
             response = client.read_message(stream)
         assert response.status == status
         assert json.loads(response.body)["type"].endswith(type)
+        if ":fault:" not in type:
+            record = world.gateway.wait_for_record(path="/v1/shelves/7")
+            assert record["grpc_status"] == type.rpartition(":")[2].upper()
 
 
 @pytest.mark.parametrize("statuses", [[b"0", b"0"], [b"5", b"0"], [b"+0"]])

@@ -157,10 +157,13 @@ class CallBridge(CallListener, BodySink):
     def _is_open(self) -> bool:
         return self._begun is not None and self.exchange.still_sends(self._begun)
 
-    def answer(self, reply: Reply, why: str = "") -> None:
-        """Answer with a reply instead of the response, which has not begun. The call is cancelled."""
-        self.exchange.why = self.exchange.why or why
-        self.exchange.refuse_late(reply)
+    def answer_status(self, code: GrpcStatus, message: str) -> None:
+        """Answer with a status instead of the response, which has not begun. The call is cancelled."""
+        exchange = self.exchange
+        exchange.why = exchange.why or message
+        exchange.break_off()  # first: the call reports the status that the upstream has sent, if any
+        exchange.grpc_status = code.name
+        exchange.refuse_late(self.status_reply(code, message))
 
     # request
 
@@ -256,6 +259,7 @@ class CallBridge(CallListener, BodySink):
         exchange.fault, exchange.why = exchange.fault or fault, exchange.why or why or detail
         exchange.break_off()
         if not self.end_with_fault(fault, detail):
+            exchange.grpc_status = ""  # the client gets none
             exchange.fail(fault)
 
     def end_with_fault(self, fault: Fault, detail: str) -> bool:
@@ -288,8 +292,7 @@ class CallBridge(CallListener, BodySink):
     def _answer_foreign(self, status: int) -> None:
         """Handle a response that is not gRPC, for example of a proxy before the upstream."""
         code = OF_UPSTREAM.get(status, GrpcStatus.UNKNOWN)
-        told = f"The upstream service has not answered with gRPC, but with HTTP status {status}."
-        self.answer(self.status_reply(code, told), told)
+        self.answer_status(code, f"The upstream service has not answered with gRPC, but with HTTP status {status}.")
 
     def on_end(self, trailers: Trailers) -> None:
         if self._over:

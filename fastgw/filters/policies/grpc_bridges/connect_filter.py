@@ -155,7 +155,9 @@ def _reply(exchange: Exchange, reply: Reply) -> Reply:
     if _is_error(reply.body):
         return reply
     fields = [line for line in reply.fields if line[0].lower() not in KEPT_OF_REPLIES]
-    error = connect.error_of(_code_of(reply.fault, reply.status), message_of(reply.fault, reply.status, reply.body))
+    code = _code_of(reply.fault, reply.status)
+    exchange.grpc_status = code.name
+    error = connect.error_of(code, message_of(reply.fault, reply.status, reply.body))
     return _error_reply(call, reply.status, error, fields, reply.fault)
 
 
@@ -231,10 +233,6 @@ class ConnectBridge(CallBridge):
     def status_reply(self, code: GrpcStatus, message: str) -> Reply:
         return _error_reply(self._connect, TO_HTTP[code], connect.error_of(code, message), [], None)
 
-    def answer_status(self, code: GrpcStatus, message: str) -> None:
-        """Answer with a status instead of the response, which has not begun."""
-        self.answer(self.status_reply(code, message), message)
-
     def refuse_encoding(self) -> None:
         """Answer instead of a response whose `grpc-encoding` is not a single compression."""
         self.answer_status(GrpcStatus.INTERNAL, "The upstream service has not named a single compression.")
@@ -300,7 +298,9 @@ class StreamBridge(ConnectBridge):
 
     def end_with_fault(self, fault: Fault, detail: str) -> bool:
         if self._between_messages:
-            self.finish(connect.end_of_stream(connect.error_of(_code_of(fault, fault.status), detail)))
+            code = _code_of(fault, fault.status)
+            self.exchange.grpc_status = code.name
+            self.finish(connect.end_of_stream(connect.error_of(code, detail)))
         return self._between_messages
 
 

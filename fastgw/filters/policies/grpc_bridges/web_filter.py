@@ -65,7 +65,9 @@ def _reply(exchange: Exchange, reply: Reply) -> Reply:
         return reply
     fields = [line for line in reply.fields if line[0].lower() not in KEPT_OF_REPLIES]
     message = message_of(reply.fault, reply.status, reply.body)
-    return _status_reply(exchange, kind, status_of(reply.fault, reply.status), message, fields, reply.fault)
+    code = status_of(reply.fault, reply.status)
+    exchange.grpc_status = code.name
+    return _status_reply(exchange, kind, code, message, fields, reply.fault)
 
 
 def _explain(exchange: Exchange) -> str:
@@ -136,7 +138,9 @@ class WebBridge(CallBridge):
     def end_with_fault(self, fault: Fault, detail: str) -> bool:
         if not self._response.between_messages:
             return False
-        self.finish(self._response.end(status_trailers(status_of(fault, fault.status), detail)))
+        code = status_of(fault, fault.status)
+        self.exchange.grpc_status = code.name
+        self.finish(self._response.end(status_trailers(code, detail)))
         return True
 
     def status_reply(self, code: GrpcStatus, message: str) -> Reply:

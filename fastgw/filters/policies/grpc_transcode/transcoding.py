@@ -423,6 +423,7 @@ class Transcoding(BodySink, CallListener):
         if not exchange.still_sends(self._begun):
             return
         exchange.why = exchange.why or f"the call ended with {status.code.name}"
+        exchange.grpc_status = status.code.name  # which stands for an HTTP status of the upstream, too
         if self._begun is None:
             fields = [(b"Content-Type", _PROBLEM), (b"Grpc-Status", b"%d" % status.code)]
             response = self._own(TO_HTTP[status.code], fields)

@@ -9,6 +9,7 @@ import pytest
 
 from fastgw.filters.api import Bounded, Filter, Hooks
 from fastgw.filters.policies.grpc_bridges import ConnectRpc, GrpcWeb
+from fastgw.http.grpc.status import GrpcStatus
 from fastgw.testing import ConfigError, configured, run
 from tests.support.memory import Plane
 from tests.unit.downstream.test_reference_circles import garbage
@@ -168,6 +169,70 @@ def test_a_fault_of_the_upstream_is_told(filter: GrpcWeb | ConnectRpc) -> None:
     ran = run(filter, request(framed(b"x"), kind), response=None)
     assert (ran.status, ran.fault) == (200, "connection_lost")
     assert (b"grpc-status:14" if kind == WEB else b'"unavailable"') in ran.body
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/grpc+proto\r\nTransfer-Encoding: chunked\r\n\r\n"
+KINDS = [
+    request(framed(b"x"), WEB),
+    request(framed(b"x"), b"application/connect+proto"),
+    request(b"x", b"application/proto", b"Connect-Protocol-Version: 1\r\n"),
+]
+BRIDGES = {"grpc_web": {}, "connect_rpc": {}}
+
+
+@pytest.mark.parametrize("sent", KINDS)
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (b"", "UNAVAILABLE"),
+        (b"HTTP/1.1 503 X\r\nContent-Length: 5\r\n\r\nerror", "UNAVAILABLE"),
+        (b"HTTP/1.1 401 X\r\nContent-Length: 0\r\n\r\n", "UNAUTHENTICATED"),
+        (b"HTTP/1.1 503 X\r\ngrpc-status: 5\r\nContent-Length: 0\r\n\r\n", "UNAVAILABLE"),
+        (HEAD, "UNAVAILABLE"),
+        (HEAD + in_chunks(framed(b"hi")), "UNAVAILABLE"),
+        (HEAD + in_chunks(framed(b"hi", 0x80)), "UNAVAILABLE"),
+    ],
+)
+def test_the_log_has_the_status_that_the_client_got(sent: bytes, answer: bytes, status: str) -> None:
+    """Also one of the gateway: instead of a response, or at the end of one that has begun."""
+    plane = Plane({"filters": BRIDGES})
+    client = plane.client()
+    client.sends(sent)
+    upstream = plane.connects()
+    upstream.sends(answer)
+    upstream.ends()
+    number, name = f"grpc-status:{GrpcStatus[status]:d}\r\n".encode(), f'"{status.lower()}"'.encode()
+    assert (number if sent is KINDS[0] else name) in client.received
+    assert [record.grpc_status for record in plane.records] == [status]
+
+
+@pytest.mark.parametrize("sent", KINDS)
+def test_the_log_has_the_status_of_a_refused_call(sent: bytes) -> None:
+    plane = Plane({"routes": [{"name": "r", "upstream": "u", "filters": {**BRIDGES, "ip": {"deny": ["127.0.0.1"]}}}]})
+    plane.client().sends(sent)
+    (record,) = plane.records
+    assert (record.fault, record.grpc_status) == ("client_address_denied", "PERMISSION_DENIED")
+
+
+@pytest.mark.parametrize("sent", KINDS[:2])
+@pytest.mark.parametrize("end", [b"", b"0\r\ngrpc-status: 0\r\n\r\n"])
+def test_a_call_that_ends_within_a_message_has_no_status(sent: bytes, end: bytes) -> None:
+    """The client has got none, but a response that is broken off."""
+    plane = Plane({"filters": BRIDGES})
+    plane.client().sends(sent)
+    upstream = plane.connects()
+    upstream.sends(HEAD + in_chunks(framed(b"hi")[:6]) + end)
+    upstream.ends()
+    (record,) = plane.records
+    assert (record.fault, record.grpc_status) == ("upstream_incomplete", "")
+
+
+def test_a_unary_call_without_a_message_has_the_status_for_that() -> None:
+    """The upstream has ended it with OK."""
+    plane = Plane({"filters": BRIDGES})
+    plane.client().sends(KINDS[2])
+    plane.connects().sends(response())
+    assert [(record.status, record.grpc_status) for record in plane.records] == [(501, "UNIMPLEMENTED")]
 
 
 def chunked_request(kind: bytes, more: bytes = b"") -> bytes:
