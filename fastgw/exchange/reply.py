@@ -9,6 +9,7 @@ from msgspec import Struct
 from fastgw.errors import Fault
 from fastgw.http.fields import Fields, folded
 from fastgw.http.grammar import IS_TOKEN, IS_VALUE
+from fastgw.http.grpc.status import GrpcStatus
 from fastgw.http.http1.serializer import names_alike
 from fastgw.http.messages import AS_DECLARED, ResponseHead
 
@@ -58,12 +59,13 @@ class Reply:
     """A response of the gateway itself. `body`: bytes, or a `ReplyBody` that is streamed.
 
     `fault`: the fault that it reports; None: none (such as for a redirect). `invites`: a challenge to a client without
-    credentials, which may continue as an anonymous consumer instead.
+    credentials, which may continue as an anonymous consumer instead. `grpc_status`: status for calls over another
+    protocol, such as gRPC-Web or JSON; None: that of the fault, or of the HTTP status.
 
     Raises `ValueError` or `TypeError` for a reply that cannot be sent.
     """
 
-    __slots__ = ("body", "fault", "fields", "invites", "status")
+    __slots__ = ("body", "fault", "fields", "grpc_status", "invites", "status")
 
     def __init__(
         self,
@@ -72,13 +74,14 @@ class Reply:
         fields: Iterable[tuple[bytes, bytes]] = (),
         fault: Fault | None = None,
         invites: bool = False,
+        grpc_status: GrpcStatus | None = None,
     ) -> None:
         if not 200 <= status <= 599:
             raise ValueError(f"a reply with the status {status!r}; expected 200 to 599")
         if not isinstance(body, bytes | ReplyBody):
             raise TypeError(f"a reply with a body of the type {type(body).__name__}; expected bytes or a ReplyBody")
         self.status, self.body, self.fields, self.fault = int(status), body, tuple(fields), fault
-        self.invites = invites
+        self.invites, self.grpc_status = invites, grpc_status
         for name, value in self.fields:
             if not (isinstance(name, bytes) and IS_TOKEN(name)):
                 raise ValueError(f"a reply with the header name {name!r}; expected a token as bytes")

@@ -562,6 +562,24 @@ def test_a_stream_that_breaks_off_is_not_taken_for_whole(make: Any) -> None:
         assert response.reset is not None
 
 
+def test_an_injected_status_is_answered_like_one_of_the_upstream(make: Any) -> None:
+    world = make(filters={"fault": {"by_client": True}}, route={"paths": ["/*"]})
+    with _client(world) as client:
+        for code, status, name in ((8, 429, "resource_exhausted"), (16, 401, "unauthenticated")):
+            got = client.get("/v1/shelves/7", headers={"x-fastgw-fault-grpc": str(code)})
+            assert (got.status_code, got.headers["content-type"]) == (status, "application/problem+json")
+            assert (got.headers["grpc-status"], got.headers.get("www-authenticate")) == (
+                str(code),
+                "Bearer" if code == 16 else None,
+            )
+            assert (got.json()["type"], got.json()["code"]) == (f"urn:fastgw:grpc:{name}", code)
+            record = world.gateway.wait_for_record(path="/v1/shelves/7", status=status)
+            assert (record["fault"], record["grpc_status"]) == ("fault_injected", name.upper())
+        assert client.get("/v1/shelves/7").status_code == 200
+        assert client.get("/v1/shelves/7", headers={"x-fastgw-fault-abort": "418"}).text == "fault filter abort"
+    assert [each[0] for each in world.store.seen] == ["GetShelf"]
+
+
 @pytest.mark.parametrize(("status", "answered"), [(b"0", 200), (b"5", 502)])
 def test_another_filter_may_hold_a_streamed_response(make: Any, status: bytes, answered: int) -> None:
     """Its messages are pieces of one JSON text: a stream of `google.api.HttpBody`."""

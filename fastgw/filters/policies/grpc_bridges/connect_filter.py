@@ -155,10 +155,12 @@ def _reply(exchange: Exchange, reply: Reply) -> Reply:
     if _is_error(reply.body):
         return reply
     fields = [line for line in reply.fields if line[0].lower() not in KEPT_OF_REPLIES]
-    code = _code_of(reply.fault, reply.status)
+    code, status = _code_of(reply.fault, reply.status), reply.status
+    if reply.grpc_status is not None:
+        code, status = reply.grpc_status, TO_HTTP[reply.grpc_status]
     exchange.grpc_status = code.name
     error = connect.error_of(code, message_of(reply.fault, reply.status, reply.body))
-    return _error_reply(call, reply.status, error, fields, reply.fault)
+    return _error_reply(call, status, error, fields, reply.fault)
 
 
 def _is_error(body: bytes) -> bool:

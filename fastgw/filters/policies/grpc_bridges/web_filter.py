@@ -65,7 +65,7 @@ def _reply(exchange: Exchange, reply: Reply) -> Reply:
         return reply
     fields = [line for line in reply.fields if line[0].lower() not in KEPT_OF_REPLIES]
     message = message_of(reply.fault, reply.status, reply.body)
-    code = status_of(reply.fault, reply.status)
+    code = status_of(reply.fault, reply.status) if reply.grpc_status is None else reply.grpc_status
     exchange.grpc_status = code.name
     return _status_reply(exchange, kind, code, message, fields, reply.fault)
 

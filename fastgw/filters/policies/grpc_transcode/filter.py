@@ -73,6 +73,7 @@ class GrpcTranscode(Filter, name="grpc_transcode", phase=Phase.TRANSFORM, order=
         return Hooks(
             request=transcoder.request,
             translate=transcoder.translate,
+            reply=transcoder.reply,
             finish=transcoder.finish,
             explain=transcoder.explain,
             would=transcoder.would,

@@ -5,10 +5,11 @@ from typing import Final, NamedTuple, final
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply
 from fastgw.exchange.exchange import UNCHANGED_QUERY
+from fastgw.exchange.grpc_status import message_of
 from fastgw.filters.policies.grpc_transcode.descriptors import Binding
 from fastgw.filters.policies.grpc_transcode.json_input import InvalidRequest
 from fastgw.filters.policies.grpc_transcode.messages import RequestReader, is_http_body
-from fastgw.filters.policies.grpc_transcode.transcoding import Transcoding, TranscodingUse
+from fastgw.filters.policies.grpc_transcode.transcoding import Status, Transcoding, TranscodingUse
 from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 
 _RPC: Final = (b"application/grpc", b"application/connect+", b"application/proto")
@@ -58,6 +59,14 @@ class Transcoder:
             return False
         Transcoding(self._use, call.binding, call.reader, exchange, forward).begin()
         return True
+
+    def reply(self, exchange: Exchange, reply: Reply) -> Reply:
+        """Answer a call as the upstream would with the status of a reply, if it has one."""
+        code = reply.grpc_status
+        if code is None or exchange not in self._calls:
+            return reply
+        exchange.grpc_status = code.name
+        return Status(code, message_of(reply.fault, reply.status)).reply(self._use, reply.fault)
 
     def finish(self, exchange: Exchange) -> None:
         self._calls.pop(exchange, None)

@@ -59,6 +59,7 @@ _NOT_SHOWN: Final = HOP_BY_HOP | frozenset(
 )
 """Headers of the upstream that describe its message."""
 _GRPC: Final = b"grpc-"
+_CHALLENGE: Final = (b"WWW-Authenticate", b"Bearer")
 _CALL: Final = ((b"Content-Type", b"application/grpc"), (b"Grpc-Accept-Encoding", b"identity"))
 
 
@@ -92,6 +93,13 @@ class Status(NamedTuple):
         if not self.message:
             del body["detail"]
         return body
+
+    def reply(self, use: TranscodingUse, fault: Fault | None) -> Reply:
+        """Return it as the response of the gateway to a call."""
+        fields = [(b"Content-Type", _PROBLEM), (b"Grpc-Status", b"%d" % self.code)]
+        if self.code is GrpcStatus.UNAUTHENTICATED:
+            fields.append(_CHALLENGE)
+        return Reply(TO_HTTP[self.code], orjson.dumps(self.body(use)), fields, fault)
 
 
 @final
@@ -428,7 +436,7 @@ class Transcoding(BodySink, CallListener):
             fields = [(b"Content-Type", _PROBLEM), (b"Grpc-Status", b"%d" % status.code)]
             response = self._own(TO_HTTP[status.code], fields)
             if status.code is GrpcStatus.UNAUTHENTICATED and response.headers.get(b"www-authenticate") is None:
-                response.headers.set(b"WWW-Authenticate", b"Bearer")
+                response.headers.set(*_CHALLENGE)
             exchange.respond(response, orjson.dumps(body), True)
         elif self._writer.is_raw:
             exchange.fail(Fault.UPSTREAM_INCOMPLETE)  # bytes of any type have no place for an error

@@ -57,7 +57,8 @@ class FaultAbort(Settings):
     status: Status | None = None
     """HTTP status."""
     grpc_status: GrpcName | None = None
-    """Status of gRPC, for calls of gRPC; other requests are answered 500."""
+    """Status of gRPC, for calls of gRPC, also over gRPC-Web, Connect and JSON transcoding; other requests are answered
+    500."""
     percent: Percent = 1.0
     """Share of the requests that are aborted."""
 
@@ -198,7 +199,7 @@ class _Injection:
             return Reply(200, fields=(*lines, (b"grpc-message", b"injected fault")), fault=Cause.FAULT_INJECTED)
         body = b"" if status in (204, 205, 304) else b"fault filter abort"
         fields = ((b"Content-Type", b"text/plain"),) if body else ()
-        return Reply(status, body, fields, fault=Cause.FAULT_INJECTED)
+        return Reply(status, body, fields, fault=Cause.FAULT_INJECTED, grpc_status=code)
 
     # for explain and shadow mode
 

@@ -9,7 +9,7 @@ import pytest
 
 from fastgw.filters.api import Bounded, Filter, Hooks
 from fastgw.filters.policies.grpc_bridges import ConnectRpc, GrpcWeb
-from fastgw.http.grpc.status import GrpcStatus
+from fastgw.http.grpc.status import TO_HTTP, GrpcStatus
 from fastgw.testing import ConfigError, configured, run
 from tests.support.memory import Plane
 from tests.unit.downstream.test_reference_circles import garbage
@@ -212,6 +212,28 @@ def test_the_log_has_the_status_of_a_refused_call(sent: bytes) -> None:
     plane.client().sends(sent)
     (record,) = plane.records
     assert (record.fault, record.grpc_status) == ("client_address_denied", "PERMISSION_DENIED")
+
+
+@pytest.mark.parametrize("sent", KINDS)
+@pytest.mark.parametrize(
+    ("fault", "asked", "name"),
+    [
+        ({"abort": {"grpc_status": "resource_exhausted"}}, b"", "RESOURCE_EXHAUSTED"),
+        ({"by_client": True}, b"X-Fastgw-Fault-Grpc: 5\r\n", "NOT_FOUND"),
+        ({"abort": {"status": 503}}, b"", "UNAVAILABLE"),
+    ],
+)
+def test_an_injected_status_is_that_of_the_call(sent: bytes, fault: dict[str, object], asked: bytes, name: str) -> None:
+    plane = Plane({"routes": [{"name": "r", "upstream": "u", "filters": {**BRIDGES, "fault": fault}}]})
+    client = plane.client()
+    client.sends(sent.replace(b"Host: a.test\r\n", b"Host: a.test\r\n" + asked))
+    assert not plane.pool.waiting
+    code = GrpcStatus[name]
+    told = f"grpc-status:{code:d}\r\n".encode() if sent is KINDS[0] else f'"{name.lower()}"'.encode()
+    assert told in client.received
+    (record,) = plane.records
+    assert (record.fault, record.grpc_status) == ("fault_injected", name)
+    assert record.status == (TO_HTTP[code] if sent is KINDS[2] else 200)
 
 
 @pytest.mark.parametrize("sent", KINDS[:2])
