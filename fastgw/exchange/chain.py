@@ -264,15 +264,16 @@ class Hooks:
     translate: `(exchange, forward) -> bool`, once all request steps and body hooks have let the request pass, for a
     route with an upstream. True: the filter has taken the exchange over and answers it, with a
     `upstream.client.translated_call` by `forward`. False: the next one of the chain is asked, and the exchange is
-    forwarded as usual if none has taken it. sign: `(exchange, forward) -> bool`, after all translate steps, and for
-    each call of a filter that has taken the exchange over: its request is final, but for the gateway's forwarding
-    headers. True: the filter has answered the exchange. ready_answer: `(head, peer, route) -> None | ReadyAnswer`, for
-    a plain GET on a route where all steps of other filters have `sent_fields` or `response_fields`: a whole response
-    from memory, in place of all other steps, with those `response_fields`. None: the request is processed as usual.
-    fetch: of the same filter: `(request, forward) -> None | FastFetch`, in place of `translate`, for such a request
-    without a ready answer, if it can take the fast path. full_path: the request step replaces a side of the exchange,
-    so that no request of the route takes the fast path. body_head: a `BodyHead`, whose step runs
-    once all request steps have let a request with a body pass and the beginning of the body was received, which is
+    forwarded as usual if none has taken it. translates_copies: it also translates copies of the request for another
+    upstream (`mirror`), which then run this hook alone. sign: `(exchange, forward) -> bool`, after all translate steps,
+    and for each call of a filter that has taken the exchange over: its request is final, but for the gateway's
+    forwarding headers. True: the filter has answered the exchange. ready_answer: `(head, peer, route) -> None |
+    ReadyAnswer`, for a plain GET on a route where all steps of other filters have `sent_fields` or `response_fields`: a
+    whole response from memory, in place of all other steps, with those `response_fields`. None: the request is
+    processed as usual. fetch: of the same filter: `(request, forward) -> None | FastFetch`, in place of `translate`,
+    for such a request without a ready answer, if it can take the fast path. full_path: the request step replaces a side
+    of the exchange, so that no request of the route takes the fast path. body_head: a `BodyHead`, whose step runs once
+    all request steps have let a request with a body pass and the beginning of the body was received, which is
     `exchange.request_body.head(most)`. The body stays as it is. Not called for sub-requests.
     """
 
@@ -306,6 +307,7 @@ class Hooks:
         "stop",
         "trailers",
         "translate",
+        "translates_copies",
         "tunnel",
         "would",
     )
@@ -333,6 +335,7 @@ class Hooks:
         request_ids: RequestIds | None = None,
         tunnel: TunnelStep | None = None,
         translate: TranslateStep | None = None,
+        translates_copies: bool = False,
         sign: TranslateStep | None = None,
         ready_answer: ReadyStep | None = None,
         fetch: FetchStep | None = None,
@@ -369,6 +372,7 @@ class Hooks:
         self.request_ids = request_ids
         self.tunnel = tunnel
         self.translate, self.sign = translate, sign
+        self.translates_copies = translates_copies
         self.ready_answer = ready_answer
         self.fetch = fetch
         self.full_path = full_path

@@ -562,6 +562,30 @@ def test_a_stream_that_breaks_off_is_not_taken_for_whole(make: Any) -> None:
         assert response.reset is not None
 
 
+@pytest.mark.parametrize(
+    ("protocol", "path", "content_type"),
+    [
+        ("grpc", b"/bookstore.v1.Bookstore/CreateShelf", b"application/grpc"),
+        ("http2", b"/v1/shelves", b"application/json"),
+    ],
+)
+def test_a_copy_is_a_call_where_the_other_upstream_speaks_grpc(
+    make: Any, protocol: str, path: bytes, content_type: bytes
+) -> None:
+    sent = b'{"displayName":"d"}'
+    with Http2Origin() as origin:
+        other = {"targets": [{"url": origin.url}], "protocol": protocol}
+        world = make(upstreams={"m": other}, filters={"mirror": {"upstream": "m"}})
+        with _client(world) as client:
+            answered = client.post("/v1/shelves", content=sent, headers=JSON)
+        assert answered.json() == {"displayName": "d"}
+        peer = origin.accept()
+        copy = peer.read_message()
+        assert (copy.get(b":path"), copy.get(b"content-type")) == (path, content_type)
+        call = framed(message("CreateShelfRequest")(shelf={"display_name": "d"}))
+        assert copy.body == (call if protocol == "grpc" else sent)
+
+
 def test_an_injected_status_is_answered_like_one_of_the_upstream(make: Any) -> None:
     world = make(filters={"fault": {"by_client": True}}, route={"paths": ["/*"]})
     with _client(world) as client:

@@ -212,7 +212,7 @@ class World:
         config = {
             "workers": 1,
             "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}},
-            "upstreams": {"u": upstream},
+            "upstreams": {"u": upstream, **more.pop("upstreams", {})},
             "routes": [{"name": "bookstore", "upstream": "u", "filters": filters, **more.pop("route", {})}],
             **more,
         }

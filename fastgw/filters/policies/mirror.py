@@ -23,6 +23,8 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
     A copy is sent after its request has been answered, with the changes of the other filters: it cannot delay the
     request or make it fail. The copy has the method and credentials of the request, so its effects may happen twice;
     but it does not have what `credentials` and `request_parameters` add, which is only for the upstream of the route.
+    Calls of gRPC-Web and Connect are copied as calls of gRPC; `grpc_transcode` translates copies for an upstream with
+    `protocol: grpc`, and others get the JSON of the client.
     Requests are not copied if the client has left, if the body is longer than `body_bytes`, or if they ask for a
     tunnel. Results are counted in `fastgw_filter_copies_total`.
     """

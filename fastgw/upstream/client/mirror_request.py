@@ -5,7 +5,8 @@ from math import inf
 from time import monotonic
 from typing import Final, NamedTuple, final
 
-from fastgw.exchange import Exchange, Relay, Trailers, new_exchange
+from fastgw.exchange import Chain, Exchange, Relay, Route, Trailers, new_exchange
+from fastgw.exchange.chain import FilterInstance, Hooks
 from fastgw.exchange.upstream_chains import NO_FILTERS
 from fastgw.http.field_names import DIGESTS, EXPECT
 from fastgw.http.messages import ResponseHead
@@ -31,13 +32,18 @@ def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callabl
     """Send the request of an exchange, with the changes of filters, to `upstream`, as its route would. `done`: called
     once, with the result.
 
-    Additions for the route's own upstream are left out. The exchange may end first: the copy continues.
+    Additions for the route's own upstream are left out. A request that a filter translates is translated for
+    `upstream`, too, and so is the response: the result is comparable. The exchange may end first: the copy continues.
     """
     action = exchange.route.action if exchange.route is not None else None
     path_of, forwarded = (action.path_of, action.forwarded) if isinstance(action, Forward) else (None, None)
     listener = _DiscardingListener(done)
     sent = listener.sent = Subrequest(listener, exchange.client)
-    copy = new_exchange(exchange.head, sent, exchange.listener, exchange.peer, NO_FILTERS)
+    forward = Forward(upstream, path_of, forwarded, (), None)
+    chain = _chain_of_copy(exchange.chain)
+    copy = new_exchange(exchange.head, sent, exchange.listener, exchange.peer, chain)
+    if chain is not NO_FILTERS and exchange.route is not None:
+        copy.route = Route(exchange.route.name, forward, chain, ())
     copy.client_ip, copy.params, copy.path = exchange.client_ip, exchange.params, exchange.path
     copy.trace = exchange.trace
     copy.consumer, copy.claims = exchange.consumer, exchange.claims
@@ -50,23 +56,34 @@ def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callabl
         copy.request_body = Relay.whole(body, None if declared is None else len(body))
         if exchange.request_body.changed:
             copy.request_dropped |= DIGESTS
-    sent.send(copy, Forward(upstream, path_of, forwarded, (), None), inf)
+    sent.send(copy, forward, inf)
+
+
+def _chain_of_copy(chain: Chain) -> Chain:
+    """Return the chain of a copy: of the filters of its request only those that translate copies."""
+    if not chain.translate_steps:
+        return NO_FILTERS
+    links = [
+        FilterInstance(link.use, Hooks(translate=link.hooks.translate), False, link.level)
+        for link in chain.links
+        if link.hooks.translates_copies
+    ]
+    return Chain(links) if links else NO_FILTERS
 
 
 @final
 class _DiscardingListener:
     """Listener to the response to a copy; it counts the bytes."""
 
-    __slots__ = ("_done", "_length", "_status", "sent")
+    __slots__ = ("_done", "_length", "sent")
 
     sent: Subrequest
 
     def __init__(self, done: Callable[[Answered], None]) -> None:
         self._done = done
-        self._status = self._length = 0
+        self._length = 0
 
-    def on_response(self, head: ResponseHead) -> None:
-        self._status = head.status
+    def on_response(self, head: ResponseHead) -> None: ...
 
     def on_data(self, payload: bytes) -> None:
         self._length += len(payload)
@@ -75,7 +92,8 @@ class _DiscardingListener:
             self._done(Answered(0, self._length))
 
     def on_end(self, trailers: Trailers) -> None:
-        self._done(Answered(self._status, self._length))
+        # A response that was translated may have been ended with the status of a fault.
+        self._done(Answered(self.sent.status if self.sent.exchange.fault is None else 0, self._length))
 
     def on_failure(self, failure: SubrequestFailed) -> None:
         self._done(Answered(0, self._length))

@@ -106,7 +106,7 @@ class Subrequest(CallSide):
         self._waiting: asyncio.Future[Reply | None] | None = None  # while a filter of its upstream waits
         self._body: BodyFeeder | None = None
         self._borrowed: Relay | None = None  # body of the parent's request
-        self._status = 0
+        self.status = 0  # of the response; 0: there is none yet
         self._paused = False
         self.on_abandoned: Callable[[], None] | None = None  # called when the parent's end cancels it
         self._action: Forward
@@ -238,7 +238,7 @@ class Subrequest(CallSide):
                 borrowed.detach()  # another receiver may follow
         if self._siblings is not None:
             self._siblings.end(self, exchange.upstream, exchange.target, outcome, monotonic() - exchange.begun_at)
-        self.counts.count_subrequest(exchange, self._status if outcome.isdecimal() else 0)
+        self.counts.count_subrequest(exchange, self.status if outcome.isdecimal() else 0)
         return listener
 
     def _fail(self, fault: Fault) -> None:
@@ -268,11 +268,17 @@ class Subrequest(CallSide):
         listener = self._listener
         if listener is None:
             return
-        if response.head is None:  # a reply of the gateway: the fault contains its information
-            self._fail(self.exchange.fault or Fault.INTERNAL)
+        head, exchange = response.head, self.exchange
+        if head is None and not (self.is_copy and exchange.fault is None):
+            self._fail(exchange.fault or Fault.INTERNAL)  # a reply of the gateway: the fault contains its information
             return
-        self._status = response.head.status
-        self._notify(listener.on_response, response.head)
+        if head is not None:
+            self.status = head.status
+            self._notify(listener.on_response, head)
+        else:  # of a copy that a filter translates, as it does with the response of the upstream
+            self.status = response.status
+            if exchange.method == b"HEAD":
+                payload = b""
         if payload:
             self.feed(payload)
         if ended:
@@ -285,7 +291,7 @@ class Subrequest(CallSide):
             self._notify(self._listener.on_data, payload)
 
     def end(self, trailers: Trailers) -> None:
-        listener = self._end(str(self._status))
+        listener = self._end(str(self.status))
         if listener is not None:
             self._finish()
             self._notify(listener.on_end, trailers)

@@ -84,7 +84,7 @@ class ConnectRpc(Filter, name="connect_rpc", phase=Phase.TRANSFORM, order=11):  
                 UnaryBridge(exchange, forward, call, most).begin(_unary_encodings(exchange, call))
             return True
 
-        return Hooks(request=request, translate=translate, reply=_reply, explain=_explain)
+        return Hooks(request=request, translate=translate, translates_copies=True, reply=_reply, explain=_explain)
 
 
 class ConnectCall(NamedTuple):

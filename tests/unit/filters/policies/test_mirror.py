@@ -151,6 +151,73 @@ def answers(mirrored: Mirrored, first: bytes, second: bytes) -> None:
         busy.transport.sends(answer)
 
 
+FRAMED = b"\0\0\0\0\5hello"
+CALLS = {
+    "web": (b"application/grpc-web+proto", FRAMED),
+    "stream": (b"application/connect+proto", FRAMED),
+    "unary": (b"application/proto\r\nConnect-Protocol-Version: 1", b"hello"),
+}
+GRPC = b"HTTP/1.1 200 OK\r\nContent-Type: application/grpc+proto\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def grpc_answer(message: bytes, end: bytes = b"0\r\ngrpc-status: 0\r\n\r\n") -> bytes:
+    framed = b"\0" + len(message).to_bytes(4, "big") + message
+    return GRPC + b"%x\r\n%b\r\n" % (len(framed), framed) + end
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("answer", "event"),
+    [
+        (grpc_answer(b"hi"), SENT),
+        (grpc_answer(b"other"), DIFFERENT),
+        (grpc_answer(b"hi", b""), FAILED),
+        (b"", FAILED),
+    ],
+)
+def test_a_call_of_another_protocol_is_copied_as_one_of_grpc(call: str, answer: bytes, event: FilterEvent) -> None:
+    """Its responses are compared as the client would get them."""
+    kind, body = CALLS[call]
+    mirrored = Mirrored(also={"grpc_web": {}, "connect_rpc": {}}, compare=True)
+    head = b"POST /api/a.B/C HTTP/1.1\r\nHost: a\r\nX-Secret: s\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
+    upstream = mirrored.asks(head % (kind, len(body)) + body, grpc_answer(b"hi"))
+    copy = mirrored.copied()
+    assert copy.received.startswith(b"POST /a.B/C HTTP/1.1\r\n")
+    assert copy.received.endswith(b"\r\n\r\n" + FRAMED)
+    for received in (upstream.received, copy.received):
+        assert b"\r\nContent-Type: application/grpc+proto\r\n" in received
+        assert b"\r\nX-Own: 1\r\n" in received
+        assert b"X-Secret" not in received
+    copy.sends(answer)
+    copy.ends()
+    assert mirrored.counted == {event: 1}
+    assert [record.upstream for record in mirrored.plane.records] == ["u"]
+    mirrored.client.ends()
+    mirrored.plane.assert_quiet()
+
+
+def test_a_call_that_another_upstream_answers_without_grpc_is_answered() -> None:
+    mirrored = Mirrored(also={"grpc_web": {}})
+    kind, body = CALLS["web"]
+    head = b"POST /api/a.B/C HTTP/1.1\r\nHost: a\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
+    mirrored.asks(head % (kind, len(body)) + body, grpc_answer(b"hi"))
+    mirrored.copied().sends(OK)
+    assert mirrored.counted == {SENT: 1}
+
+
+def test_translated_responses_are_bounded_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror_request, "MOST_BYTES", 1000)
+    mirrored = Mirrored(also={"grpc_web": {}})
+    kind, body = CALLS["web"]
+    head = b"POST /api/a.B/C HTTP/1.1\r\nHost: a\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
+    mirrored.asks(head % (kind, len(body)) + body, grpc_answer(b"hi"))
+    copy = mirrored.copied()
+    copy.sends(grpc_answer(bytes(1000), b""))
+    assert copy.lost
+    assert mirrored.counted == {FAILED: 1}
+    mirrored.plane.assert_quiet()
+
+
 @pytest.mark.parametrize("how", ["cannot connect", "resets", "breaks off"])
 def test_a_copy_that_fails_is_nobodys_trouble(how: str) -> None:
     mirrored = Mirrored()
