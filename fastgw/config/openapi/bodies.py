@@ -29,7 +29,7 @@ _IN_RANGES: Final[dict[str, dict[str, str]]] = {
 }
 """Kinds of bodies in a media range, each with a content type that stands for all of its kind."""
 _IN_OTHER_RANGES: Final = {"json": "application/json", "xml": "application/xml"}
-"""By suffixes such as `+xml`: `image/*` has `image/svg+xml`."""
+"""Kinds in all others, by suffixes such as `+xml`: `image/*` has `image/svg+xml`."""
 _CONTENT_TYPE: Final = re.compile(r"[!#-'*+.0-9A-Z^-z|~-]+/[!#-'*+.0-9A-Z^-z|~-]+[ \t]*(?:;[\t -~]*)?").fullmatch
 
 
