@@ -523,9 +523,12 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self.watch(self.server.timeouts.request_headers)
 
     def _write_all(self) -> None:
-        session = self.session
+        session, wrote = self.session, False
         while not self.write_paused and (rest := session.send_on(self.fd)):
             self.transport.write(rest)
+            wrote = True
+        if wrote:
+            self.flush_soon()  # it handles the events of these pieces: a source may wait for them
 
     def _end(self, code: int) -> None:
         """Close with GOAWAY."""

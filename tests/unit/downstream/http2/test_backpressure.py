@@ -1,0 +1,68 @@
+"""Sources of responses over HTTP/2 are paused while the client does not read, and resumed once it does."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastgw.downstream.http2.stream import MOST_HELD
+from fastgw.exchange import Exchange, Reply
+from fastgw.exchange.reply import ReplyBody
+from fastgw.filters.api import Phase
+from tests.support.http2 import frames
+from tests.support.memory import Plane, probe
+from tests.unit.downstream.http2.test_tunnels import HTTP2, asks, begins, data_on
+
+pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
+
+PIECE = b"x" * MOST_HELD
+
+
+class ThreePieces(ReplyBody):
+    """Body whose third piece is sent when its source is resumed."""
+
+    length = 3 * MOST_HELD
+
+    def __init__(self) -> None:
+        self.paused = self.resumed = 0
+        self._exchange: Exchange | None = None
+
+    def service(self, exchange: Exchange) -> ThreePieces:
+        self._exchange = exchange
+        return self
+
+    def _feed(self) -> None:
+        assert self._exchange is not None
+        self._exchange.response_sink.feed(PIECE)
+
+    def start_sending(self) -> None:
+        self._feed()
+        self._feed()
+
+    def pause(self) -> None:
+        self.paused += 1
+
+    def resume(self) -> None:
+        self.resumed += 1
+        exchange = self._exchange
+        assert exchange is not None
+        self._feed()
+        exchange.service = None
+        exchange.response_sink.end(())
+
+    def close(self) -> None: ...
+    def cancel(self) -> None: ...
+    def feed_raw(self, chunk: bytes) -> None: ...
+    def end_raw(self) -> None: ...
+
+
+def test_a_window_that_takes_more_than_one_write_resumes_the_source() -> None:
+    """The client sends nothing further: it has opened its window for the whole body."""
+    body = ThreePieces()
+    answers = probe("pieces", Phase.ADMIT, request=lambda exchange: Reply(200, body))
+    plane = Plane(HTTP2, probes=(answers,))
+    client = begins(plane, (frames.Setting.INITIAL_WINDOW_SIZE, 0))
+    asks(client, 1)
+    assert (body.paused, body.resumed) == (1, 0)
+    client.sends(frames.window_update(len(PIECE) * 3, 0) + frames.window_update(len(PIECE) * 3, 1))
+    assert body.resumed == 1
+    assert data_on(client, 1) == 3 * PIECE
