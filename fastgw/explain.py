@@ -148,6 +148,9 @@ class _Listening:
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         self.answered = True
 
+    def send_held(self, exchange: Exchange, response: Response, body: bytes) -> bool:
+        return False
+
     def feed(self, payload: bytes) -> None: ...
     def end(self, trailers: Trailers) -> None: ...
     def abort(self, fault: Fault) -> None: ...

@@ -496,7 +496,10 @@ def _merge(self):
         response.added += trace.response_line
     write(&of_exchange.state, exchange, ANSWER_BEGUN[read(&of_exchange.state, exchange)])
     write(&of_exchange.response, exchange, response)
-    read(&of_exchange.client, exchange).answer(response, body, True)
+    if PyBytes_GET_SIZE(body) > _FREE:
+        exchange.answer_whole(response, body)
+    else:
+        read(&of_exchange.client, exchange).answer(response, body, True)
 
 
 cdef int _cancel(run) except -1:

@@ -2,7 +2,7 @@
 
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import Trailers
-from fastgw.exchange.exchange import ClientSide
+from fastgw.exchange.exchange import ClientSide, Exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.reply import Response
 from fastgw.http.messages import ResponseHead
@@ -40,6 +40,9 @@ class ClientWrapper(ClientSide):
 
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         self.inner.answer(response, payload, ended)
+
+    def send_held(self, exchange: Exchange, response: Response, body: bytes) -> bool:
+        return self.inner.send_held(exchange, response, body)
 
     def feed(self, payload: bytes) -> None:
         self.inner.feed(payload)

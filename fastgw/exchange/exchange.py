@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from fastgw.compiled import twin
 from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
-from fastgw.exchange.body_relay import BodySink, Relay, Trailers
+from fastgw.exchange.body_relay import MAX_KEPT, BodySink, Relay, Trailers
 from fastgw.exchange.chain import (
     Chain,
     RequestStep,
@@ -83,6 +83,12 @@ class ClientSide(Protocol):
         """Send the head of `exchange.response`, which is final, with the first part of the body. `ended`: it is the
         whole body.
         """
+
+    def send_held(self, exchange: "Exchange", response: Response, body: bytes) -> bool:
+        """Send a whole response with a body longer than `MAX_KEPT` as fast as the client reads it, within the node's
+        memory for held bodies, or a fault if there is none left. False: this side takes it by `answer`.
+        """
+        return False
 
     def feed(self, payload: bytes) -> None: ...
     def end(self, trailers: Trailers) -> None: ...
@@ -423,8 +429,15 @@ class Exchange:
             self.answer_instead()
         elif holds:
             self._respond_through_stages(response, payload, ended)
+        elif ended and len(payload) > MAX_KEPT:
+            self.answer_whole(response, payload)
         else:
             self.client.answer(response, payload, ended)
+
+    def answer_whole(self, response: Response, body: bytes) -> None:
+        """Send a response whose whole body is in memory, after the response steps."""
+        if len(body) <= MAX_KEPT or not self.client.send_held(self, response, body):
+            self.client.answer(response, body, True)
 
     def respond_at_once(self, response: Response, payload: bytes, complete: Callable[[Response], None]) -> None:
         """Do what `respond` does, for a whole response that `complete` changes when the response steps have run."""
@@ -436,7 +449,7 @@ class Exchange:
         if holds:
             self._respond_through_stages(response, payload, True)
         else:
-            self.client.answer(response, payload, True)
+            self.answer_whole(response, payload)
 
     def _respond_through_stages(self, response: Response, payload: bytes, ended: bool) -> None:
         """Send a response through the filters' hooks for its body and trailers."""
@@ -451,7 +464,7 @@ class Exchange:
                 tell_of_change(response)
                 self.response_bytes = response.body_length = len(made)
                 self.state = ANSWER_BEGUN[self.state]
-                self.client.answer(response, made, True)
+                self.answer_whole(response, made)
                 return
             stages = made
         else:
@@ -462,7 +475,10 @@ class Exchange:
             return
         if not stages and not self.chain.trailer_steps:
             self.state = ANSWER_BEGUN[self.state]
-            self.client.answer(response, payload, ended)
+            if ended:
+                self.answer_whole(response, payload)
+            else:
+                self.client.answer(response, payload, False)
             return
         self.response_sink = relay = ResponseRelay(self, stages)
         relay.start_response(response, payload, ended)
@@ -596,13 +612,13 @@ class Exchange:
         log_event(OperatorEvent.FILTER_RAISED, "route %s: %s", "-" if self.route is None else self.route.name, self.why)
         return False
 
-    def answer_instead(self) -> None:
-        """Send a 500 instead of a response whose response steps have failed."""
+    def answer_instead(self, fault: Fault = Fault.INTERNAL) -> None:
+        """Send a fault instead of a response that cannot be sent, such as one whose response steps have failed."""
         self.break_off()
-        self.fault = Fault.INTERNAL
+        self.fault = fault
         if self.state is HOLDING:
             self.state = ANSWER_BEGUN[HOLDING]
-        reply = self._pass_reply_steps(problem(Fault.INTERNAL))
+        reply = self._pass_reply_steps(problem(fault))
         if self.chain.error_pages is not None:
             reply = self.chain.error_pages.replace(self, reply)
         self.response = own_response(reply)

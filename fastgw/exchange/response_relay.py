@@ -94,7 +94,10 @@ class ResponseRelay(BodySink):
         assert exchange.response is not None
         self._began = True
         exchange.state = ANSWER_BEGUN[exchange.state]
-        exchange.client.answer(exchange.response, payload, ended)
+        if ended:
+            exchange.answer_whole(exchange.response, payload)
+        else:
+            exchange.client.answer(exchange.response, payload, False)
 
     # calls of the service side
 

@@ -190,5 +190,8 @@ class Nobody:
     def send_fetch(self, exchange: Exchange, fetch: object) -> bool:
         return False
 
+    def send_held(self, exchange: Exchange, response: Response, body: bytes) -> bool:
+        return False
+
     def filter_timeout(self) -> float:
         return 0.0

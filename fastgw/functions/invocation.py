@@ -188,10 +188,11 @@ class Invocation(SubrequestService):
         if self._exchange is None:
             return
         if self._streamed is not None:
-            if why := self._streamed.end():
+            why, is_over = self._streamed.end(), self._streamed.is_over
+            if why:
                 self.fail(Fault.FUNCTION_FAILED, why)
-            else:
-                self.finish()
+            elif (exchange := self.finish()) is not None and not is_over:
+                exchange.response_sink.end(())
             return
         assert self._head is not None
         payload, self._pieces = b"".join(self._pieces), []

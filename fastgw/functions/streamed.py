@@ -82,7 +82,7 @@ class StreamedResponse:
         return ""
 
     def end(self) -> str:
-        """Handle the end of the stream, as `feed`."""
+        """Handle the end of the stream, as `feed`. The caller ends the response unless it is over."""
         if not self._complete or not self._parser.is_between:
             return "the event stream is incomplete"
         try:
@@ -90,8 +90,6 @@ class StreamedResponse:
                 self._begin_body(bytes(self._head))
         except UnusableResponse as error:
             return str(error)
-        if not self.is_over:
-            self._exchange.response_sink.end(())
         return ""
 
     def _take_message(self, message: StreamMessage) -> str:

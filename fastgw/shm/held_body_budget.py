@@ -1,4 +1,6 @@
-"""Memory budget of request bodies that are held, for retries or by filters, shared by all workers."""
+"""Memory budget of held bodies, shared by all workers: of requests for retries, of answers that a response is made of,
+and of made responses that their clients have not read.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Final, final
@@ -9,7 +11,7 @@ MOST_BYTES: Final = 64 * 1024**2
 
 @final
 class HeldBodyBudget:
-    """Budget, in bytes, for all held request bodies together, beyond the free allowance of each.
+    """Budget, in bytes, for all held bodies together, beyond the free allowance of each.
 
     Exact for the node, like `NodeLimit`: the bytes are added to this process's own word, all words are summed, and the
     bytes are subtracted again if the sum is too high. The word of a worker that dies is cleared.

@@ -151,7 +151,8 @@ class Compose(Settings):
     """Steps that move values in the merged response."""
     max_bytes: Annotated[Size, Meta(ge=1, le=4 * 1024**2)] = 1024**2
     """Maximum size of one answer, and of the client's body with `body: pass`; a response as XML may be eight times as
-    long for each part. All of them together share the node's memory for held bodies (64 MiB)."""
+    long for each part. All of them together, and responses until their clients have read them, share the node's memory
+    for held bodies (64 MiB)."""
 
     @property
     def destinations(self) -> tuple[str | Url, ...]:

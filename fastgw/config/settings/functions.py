@@ -34,4 +34,5 @@ class Lambda(Settings):
     timeout: Duration = 30.0
     """Timeout for the whole response; with `streaming`, until the head of the response."""
     max_bytes: Annotated[Size, Meta(ge=1, le=MOST_PAYLOAD)] = 1024**2
-    """Maximum size of the body of a request, and of a response that is not streamed. The event has 6 MiB at most."""
+    """Maximum size of the body of a request, and of a response that is not streamed. The event has 6 MiB at most.
+    Both count towards the node's memory for held bodies (64 MiB), responses until their clients have read them."""

@@ -11,6 +11,7 @@ import struct
 from math import inf
 from typing import TYPE_CHECKING, Final, final
 
+from fastgw.downstream.http1.held_response import send_held
 from fastgw.downstream.http1.response_framing import CHUNKED, CLOSE, LENGTH, framing_of, own_answer, switching_head
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send
@@ -232,6 +233,9 @@ class Http1Stream:
             self._complete(exchange)
         elif waits and exchange.service is not None:
             exchange.service.pause()
+
+    def send_held(self, exchange: Exchange, response: Response, body: bytes) -> bool:
+        return send_held(exchange, response, body, self._connection.server.worker_loop)
 
     def feed(self, payload: bytes) -> None:
         connection = self._connection

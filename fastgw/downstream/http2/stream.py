@@ -11,6 +11,7 @@ import asyncio
 from math import inf
 from typing import TYPE_CHECKING, Final, final
 
+from fastgw.downstream.http1.held_response import send_held
 from fastgw.downstream.http1.response_framing import CHUNKED, framing_of, own_answer, switching_head
 from fastgw.downstream.http2.grpc_answer import answers_grpc, late_status, trailers_only
 from fastgw.errors import Fault
@@ -454,6 +455,11 @@ class Http2Stream(Timed):
             self._complete()
         elif len(payload) > MOST_HELD:
             self._brake()
+
+    def send_held(self, exchange: Exchange, response: Response, body: bytes) -> bool:
+        if response.head is None and answers_grpc(exchange, response, True):
+            return False  # the body is left out
+        return send_held(exchange, response, body, self._connection.server.worker_loop)
 
     def feed(self, payload: bytes) -> None:
         connection = self._connection

@@ -70,7 +70,8 @@ KEPT_BODIES: Final = Family(
     "fastgw_kept_body_bytes",
     "gauge",
     (),
-    "Memory of request bodies that are buffered for retries, or by `connect_rpc`, beyond 64 KiB of each.",
+    "Memory of bodies beyond 64 KiB of each: of requests that are buffered for retries, of answers of parts and "
+    "functions, and of responses made here that wait for their clients.",
 )
 REQUESTS_IN_FLIGHT: Final = Family(
     "fastgw_requests_in_flight",

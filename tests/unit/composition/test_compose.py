@@ -1323,3 +1323,82 @@ def test_what_exceeds_the_free_allowance_counts_towards_the_memory_of_the_node()
     held.gets("/b", answer({"b": 1}))
     assert held.plane.worker_loop.held_body_budget.in_use == 0
     held.ended()
+
+
+def joined(size: int, **settings: Any) -> tuple[Composed, bytes]:
+    """Return a composition of two parts, whose client reads nothing, and the body of its response."""
+    made = Composed({"name": "a"}, {"name": "b"}, **settings).asks()
+    made.client.room = 0
+    made.gets("/a", answer(b'{"a":"%b"}' % (b"x" * (size // 2))))
+    made.gets("/b", answer(b'{"b":"%b"}' % (b"y" * (size // 2))))
+    return made, b'{"a":"%b","b":"%b"}' % (b"x" * (size // 2), b"y" * (size // 2))
+
+
+LONG = [100_000, 4 * MAX_KEPT]
+"""Bytes of responses that exceed the free allowance: merged by the compiled module, and by the reference."""
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("size", LONG)
+def test_what_the_client_has_not_read_counts_towards_the_memory_of_the_node(size: int) -> None:
+    made, body = joined(size)
+    budget = made.plane.worker_loop.held_body_budget
+    assert budget.in_use == len(body) - MAX_KEPT
+    assert made.client.get_write_buffer_size() < MAX_KEPT + 1024  # the rest is not copied to the connection
+    while budget.in_use:
+        assert budget.in_use == len(body) - MAX_KEPT
+        made.client.takes(0)
+    made.client.takes()
+    assert made.header("Content-Length") == str(len(body))
+    assert made.body == body
+    [record] = made.plane.records
+    assert record.response_bytes == len(body)
+    made.ended()
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("size", LONG)
+def test_the_memory_is_given_back_when_the_client_leaves(size: int) -> None:
+    made, _ = joined(size)
+    assert made.plane.worker_loop.held_body_budget.in_use
+    made.client.resets()
+    [record] = made.plane.records
+    assert record.fault == Fault.CLIENT_LEFT.label
+    made.ended()
+
+
+def test_the_memory_is_given_back_when_the_client_does_not_read() -> None:
+    made, _ = joined(LONG[1])
+    made.plane.passes(61)
+    [record] = made.plane.records
+    assert record.fault == Fault.CLIENT_STALLED.label
+    assert made.client.lost
+    made.ended()
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("size", LONG)
+def test_a_response_without_memory_is_a_fault(size: int) -> None:
+    made = Composed({"name": "a"}, {"name": "b", "group": "b"}).asks()
+    budget = made.plane.worker_loop.held_body_budget
+    budget.try_take(budget.limit - size + MAX_KEPT)  # enough for the answers, and not for the longer response
+    for path in ("/a", "/b"):
+        made.gets(path, answer(b'{"%b":"%b"}' % (path[1:].encode(), b"x" * (size // 2 - 8))))
+    assert made.status == 503
+    assert made.header("Retry-After") == "1"
+    assert b"overloaded" in made.body
+    [record] = made.plane.records
+    assert record.fault == Fault.OVERLOADED.label
+    budget.give_back(budget.limit - size + MAX_KEPT)
+    made.ended()
+
+
+@pytest.mark.usefixtures("either")
+def test_a_response_within_the_free_allowance_is_sent_at_once() -> None:
+    made, body = joined(MAX_KEPT - 100)
+    budget = made.plane.worker_loop.held_body_budget
+    assert budget.in_use == 0
+    assert made.client.get_write_buffer_size() > len(body)
+    made.client.takes()
+    assert made.body == body
+    made.ended()

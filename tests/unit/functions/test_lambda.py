@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import pytest
 
 from fastgw.config import ConfigError
+from fastgw.errors import Fault
+from fastgw.exchange.body_relay import MAX_KEPT
 from fastgw.explain import as_text, explain
-from fastgw.filters.api import Exchange, Filter, Phase
+from fastgw.filters.api import Bounded, Exchange, Filter, Phase
 from fastgw.gateway.compiler import compile
 from tests.support.aws import ACCESS_KEY, SECRET_KEY, STREAM_END, check_signature, stream_message, stream_piece
 from tests.support.generations import load_document
@@ -39,7 +42,10 @@ GET = (
 class Invoked:
     """A gateway with one route to a function, whose invocation is answered by hand."""
 
-    def __init__(self, request: bytes = GET, probes: Sequence[type[Filter]] = (), **settings: Any) -> None:
+    def __init__(
+        self, request: bytes = GET, room: float = inf, probes: Sequence[type[Filter]] = (), **settings: Any
+    ) -> None:
+        """`room`: bytes that the client reads."""
         route = {
             "name": "f",
             "paths": ["/d/{id}/{rest:path}"],
@@ -47,6 +53,7 @@ class Invoked:
         }
         self.plane = Plane({"upstreams": {"aws": AWS}, "routes": [route]}, probes=probes)
         self.client = self.plane.client()
+        self.client.room = room
         self.client.sends(request)
         self.wire: Wire | None = self.plane.connects() if self.plane.pool.waiting else None
 
@@ -392,3 +399,52 @@ def test_it_is_checked_and_explained() -> None:
     loaded = load_document({**SERVICE, "upstreams": {"aws": AWS}, "routes": [route]})
     text = as_text(explain(compile(loaded, 1), "GET", "http://a/7"))
     assert "function  orders:live by aws (payload format 2.0, streamed)" in text
+
+
+# slow readers
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_what_the_client_has_not_read_counts_towards_the_memory_of_the_node(leaves: bool) -> None:
+    text = "x" * 4 * MAX_KEPT
+    made = Invoked(room=0).returns({"statusCode": 200, "body": text})
+    budget = made.plane.worker_loop.held_body_budget
+    assert budget.in_use == 3 * MAX_KEPT
+    if leaves:
+        made.client.resets()
+        assert [record.fault for record in made.plane.records] == [Fault.CLIENT_LEFT.label]
+    else:
+        made.client.takes()
+        assert made.headers("Content-Length") == [str(len(text))]
+        assert made.body == text.encode()
+    made.ended()
+
+
+def test_a_streamed_response_that_a_filter_changes_waits_as_well() -> None:
+    body = b"y" * 2 * MAX_KEPT
+    changes = probe(
+        "changes",
+        Phase.TRANSFORM,
+        response_body=lambda exchange, received: body,
+        needs_body=Bounded(100),
+        changes_body=True,
+    )
+    made = Invoked(room=0, probes=(changes,), streaming=True).streams(stream_piece(HEAD + b"ab"), STREAM_END)
+    assert made.plane.worker_loop.held_body_budget.in_use == MAX_KEPT
+    made.client.takes()
+    assert made.body == body
+    made.ended()
+
+
+def test_a_response_without_memory_is_a_fault() -> None:
+    made = Invoked()
+    budget = made.plane.worker_loop.held_body_budget
+    budget.limit = 5 * MAX_KEPT  # enough for the response, and not for its longer body
+    made.returns({"statusCode": 200, "body": "x" * 4 * MAX_KEPT})
+    assert made.status == 200
+    made = Invoked()
+    budget = made.plane.worker_loop.held_body_budget
+    budget.limit = 4 * MAX_KEPT
+    made.returns({"statusCode": 200, "body": "x" * 4 * MAX_KEPT})
+    assert made.status == 503
+    made.ended()

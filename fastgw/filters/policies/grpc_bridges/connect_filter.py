@@ -333,8 +333,13 @@ class UnaryBridge(ConnectBridge):
         self._messages: list[tuple[int, bytes]] = []
 
     def __del__(self) -> None:
-        if self._taken:
-            self._upstream.worker_loop.held_body_budget.give_back(self._taken)
+        self._release_memory()
+
+    def _release_memory(self) -> None:
+        """Return the memory to the budget."""
+        taken, self._taken = self._taken, 0
+        if taken:
+            self._upstream.worker_loop.held_body_budget.give_back(taken)
 
     def target(self) -> bytes:
         return self.exchange.head.raw_path if self._connect.by_get else super().target()
@@ -434,6 +439,7 @@ class UnaryBridge(ConnectBridge):
                 return
             fields.append((b"Content-Encoding", encoding))
         fields.insert(0, (b"Content-Type", self._connect.content_type))
+        self._release_memory()  # the exchange takes it while the client has not read the message
         self.answer_at_once(200, fields, message, response, drop_taken)
 
     def _refuse_stream(self, what: str) -> None:
