@@ -80,7 +80,9 @@ def names_of(headers: Mapping[bytes, bytes]) -> tuple[bytes, bytes | None]:
     names = [quoted or token for key, quoted, token in parameters if key.lower() == b"name"]
     if len(names) != 1:
         raise InvalidMultipart("expected each part to have one name")
-    files = [quoted or token for key, quoted, token in parameters if key.lower() in (b"filename", b"filename*")]
+    files = [quoted or token for key, quoted, token in parameters if key.lower() == b"filename"]
+    if len(files) > 1 or any(key.lower() == b"filename*" for key, _, _ in parameters):  # RFC 7578 section 4.2
+        raise InvalidMultipart("expected each part to have at most one filename, and no filename*")
     return _unescaped(names[0]), _unescaped(files[0]) if files else None
 
 

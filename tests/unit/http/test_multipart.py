@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastgw.http.multipart import InvalidMultipart, parts_of
+from fastgw.http.multipart import InvalidMultipart, names_of, parts_of
 
 FIELD = b'Content-Disposition: form-data; name="%b"'
 
@@ -35,3 +35,23 @@ def test_a_boundary_behind_another_line_end_is_a_part_to_some_readers_and_refuse
 def test_a_header_line_with_another_line_end_within_is_two_lines_to_some_readers_and_refused(head, end):
     with pytest.raises(InvalidMultipart, match="expected header lines that end with CR and LF"):
         parts_of(body(head.replace(b"%b", end) + b"\r\n" + FIELD % b"a" + b"\r\n\r\nx"), b"B")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        b"; filename*=utf-8''%C3%A9.txt",
+        b"; FileName*=utf-8''a.txt; filename=a.txt",
+        b'; filename="a.txt"; filename="b.txt"',
+        b"; filename=a.txt; filename=a.txt",
+    ],
+)
+def test_a_file_with_two_names_to_some_readers_is_refused(files):
+    """RFC 7578 section 4.2 has no `filename*`."""
+    with pytest.raises(InvalidMultipart, match="expected each part to have at most one filename"):
+        names_of({b"content-disposition": b'form-data; name="a"' + files})
+
+
+@pytest.mark.parametrize(("files", "name"), [(b"", None), (b'; filename=""', b""), (b"; FILENAME=a.txt", b"a.txt")])
+def test_a_file_has_one_name(files, name):
+    assert names_of({b"content-disposition": b'form-data; name="a"' + files}) == (b"a", name)

@@ -14,6 +14,7 @@ from fastgw.filters.policies.transform import Transform
 from fastgw.filters.policies.transform.compiled_change import compile_change
 from fastgw.filters.policies.transform.expressions import compile_jq
 from fastgw.filters.policies.transform.values import IN_HELPER, CostlyBody, UnmappableBody
+from fastgw.http import json_tree
 from fastgw.testing import ConfigError, Ran, configured, run
 from tests.support.memory import Plane
 from tests.unit.filters.policies.cache.world import World
@@ -267,6 +268,7 @@ def test_multipart_forms(max_bytes: str) -> None:
         (MULTIPART, b"multipart/form-data; boundary=B; boundary=B"),
         (MULTIPART.replace(b"--B--", b"--B"), OF_B),
         (MULTIPART.replace(b'name="a"', b'name="a"; name="b"'), OF_B),
+        (MULTIPART.replace(b"; filename=", b'; filename="other"; filename='), OF_B),
         (MULTIPART.replace(b"\xc3\xa9", b"\xc3"), OF_B),
         (MULTIPART.split(b"\r\n--B--")[0][:-40] + b"\r\n--B--\r\n", OF_B),
         (b"--B\r\nContent-Disposition: form-data; name=a\r\n\r\n\r\n" * 201 + b"--B--", OF_B),
