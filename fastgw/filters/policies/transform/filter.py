@@ -193,8 +193,8 @@ class BodyChange(Settings):
     jsonata: Expression | None = None
     """The new body, in place of `json`: a JSONata expression, as for `jq`. Needs `fastgw[jsonata]`."""
     output: Literal["json", "form", "xml"] = "json"
-    """Format of the result. `form` is for an object of strings, numbers, booleans and arrays of these; `xml` needs
-    `xml_template`."""
+    """Format of the result. `form` is for an object of strings, numbers, booleans and arrays of these, with at most
+    1000 fields, as many as `input: form` may have; `xml` needs `xml_template`."""
     xml_template: str | None = None
     """XML document with `{variable}` and `{{ expression }}` in text and in values of attributes, for `output: xml`;
     expressions look at the result of `json` or `template`. An element with the attribute `each`, an expression, is

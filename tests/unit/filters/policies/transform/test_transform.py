@@ -232,6 +232,30 @@ def test_forms() -> None:
         assert run(to_json, post(body, b"application/x-www-form-urlencoded")).status == 400, body
 
 
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"a":[' + b"1," * 999 + b"1]}", 204),
+        (b'{"a":[' + b"1," * 1000 + b"1]}", 400),
+        (b'{"a":[' + b"1," * 60_000 + b"1]}", 400),
+        (b"{" + b",".join(b'"%d":1' % number for number in range(1001)) + b"}", 400),
+        (b'{"a":"' + b"," * 2000 + b'"}', 204),
+    ],
+)
+def test_the_fields_of_a_form_are_counted_before_they_are_made(
+    body: bytes, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """65,000 fields held the event loop for 0.15 s."""
+    opened: list[Any] = []
+    monkeypatch.setattr(
+        "fastgw.filters.policies.transform.forms.opened", lambda node: opened.append(node) or json_tree.opened(node)
+    )
+    ran = run(configured(Transform, request={"output": "form"}), post(body))
+    assert ran.passed is (status == 204)
+    if status == 400:
+        assert (ran.status, opened) == (400, [])
+
+
 MULTIPART = (
     b'--B\r\nContent-Disposition: form-data; name="a"\r\n\r\n1 2\r\n'
     b'--B\r\nContent-Disposition: form-data; name="b"\r\n\r\n\xc3\xa9\r\n'
