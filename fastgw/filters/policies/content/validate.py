@@ -31,6 +31,7 @@ from fastgw.filters.api import (
     StageFactory,
     WarningContext,
 )
+from fastgw.filters.api.coded_bodies import CODING, is_coded, refuse_coded_body
 from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
 from fastgw.filters.policies.content.body_validator import BodyValidator
@@ -103,8 +104,9 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
 
     A request that does not conform is answered 400 (`validation_failed`) with `errors`: the JSON Pointer, the keyword
     of the schema, and what it expects; nothing of the request's values. A body has to be JSON in UTF-8 with unique
-    names in its objects, and have the content type `application/json` or one that ends with `+json`; another one is
-    answered 415. Patterns run in linear time: look-around and back-references are refused. Formats are checked.
+    names in its objects, and have the content type `application/json` or one that ends with `+json`; another one, or
+    one with a content coding, is answered 415. Patterns run in linear time: look-around and back-references are
+    refused. Formats are checked.
 
     Parameters form an object with a member for each name, whose text becomes a number or boolean if the schema's
     `properties` say so; a repeated one is an array. All parameters of query and path are members; of headers (in any
@@ -214,6 +216,8 @@ class _Validation:
                     errors.append(validation_error("body", "required", "expected a body"))
             elif not _has_json(exchange):
                 return self._answer(exchange, exchange.refuse(Fault.UNSUPPORTED_MEDIA_TYPE, why="expected JSON"))
+            elif (coded := refuse_coded_body(exchange)) is not None:
+                return self._answer(exchange, coded)
         return self._answer(exchange, refusal(exchange, errors)) if errors else None
 
     def lets_pass(self, head: RequestHead) -> bool:
@@ -226,7 +230,7 @@ class _Validation:
         payload = head.payload
         if not payload:
             return not self._requires_body
-        if len(payload) > self._most or takes_long(payload) or not _has_json(head):
+        if len(payload) > self._most or takes_long(payload) or not _has_json(head) or head.values(CODING):
             return False
         errors = self._body.errors(payload)
         if errors:
@@ -246,7 +250,7 @@ class _Validation:
 
     def request_stage(self, exchange: Exchange) -> BodyStage | None:
         """Return the stage that checks the body."""
-        if not _has_json(exchange):
+        if not _has_json(exchange) or is_coded(exchange.kept_values(CODING)):
             return None  # reported already
         check = partial(self._check, exchange)
         if self._reports:
@@ -256,7 +260,7 @@ class _Validation:
     def check_whole(self, exchange: Exchange, payload: bytes) -> Reply | BodyStage | None:
         """Check a body that is complete."""
         if not self._is_refused(exchange, payload):
-            if takes_long(payload) or not _has_json(exchange):
+            if takes_long(payload) or not _has_json(exchange) or is_coded(exchange.kept_values(CODING)):
                 return self.request_stage(exchange)
             if len(payload) > self._most:
                 return None  # in the mode `report`

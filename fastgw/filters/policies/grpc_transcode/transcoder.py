@@ -6,6 +6,7 @@ from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.grpc_status import message_of
+from fastgw.filters.api.coded_bodies import refuse_coded_body
 from fastgw.filters.policies.grpc_transcode.descriptors import Binding
 from fastgw.filters.policies.grpc_transcode.json_input import InvalidRequest
 from fastgw.filters.policies.grpc_transcode.messages import RequestReader, is_http_body
@@ -116,10 +117,9 @@ def _refuse_content(exchange: Exchange, binding: Binding) -> Reply | None:
         return None
     if is_http_body(binding.method.input, binding.body):
         return None
-    if any(coding.lower() != b"identity" for coding in exchange.kept_values(b"content-encoding")):
-        return exchange.refuse(
-            Fault.UNSUPPORTED_MEDIA_TYPE, "The body has a content coding.", ((b"Accept-Encoding", b"identity"),)
-        )
+    coded = refuse_coded_body(exchange)
+    if coded is not None:
+        return coded
     value = exchange.field(b"content-type")
     if value is None:
         return None

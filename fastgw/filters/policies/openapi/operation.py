@@ -29,6 +29,7 @@ from fastgw.filters.api import (
     Size,
     StageFactory,
 )
+from fastgw.filters.api.coded_bodies import CODING, is_coded, refuse_coded_body
 from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
 from fastgw.filters.policies.content.charsets import is_utf8
@@ -60,7 +61,7 @@ class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
     nowhere yourself.
 
     A request that does not conform is answered 400 (`validation_failed`) with `errors`, as by `validate`; a body of
-    another content type, 415; a longer one, 413.
+    another content type or with a content coding, 415; a longer one, 413.
     """
 
     operation: Json
@@ -257,16 +258,24 @@ class _Requests:
             if exchange.request_body is None and exchange.body_length == 0:
                 if self._requires_body:
                     errors.append(validation_error("body", "required", "expected a body"))
-            elif self._body_of(exchange) is None:
-                why = f"expected {self._content}"
-                return self._answer(exchange, exchange.refuse(Fault.UNSUPPORTED_MEDIA_TYPE, why=why))
+            else:
+                unsupported = self._refuse_type(exchange)
+                if unsupported is not None:
+                    return self._answer(exchange, unsupported)
         return self._answer(exchange, refusal(exchange, errors)) if errors else None
+
+    def _refuse_type(self, exchange: Exchange) -> Reply | None:
+        """Return the response to a body of a type that the operation does not have, or with a content coding."""
+        body = self._body_of(exchange)
+        if body is None:
+            return exchange.refuse(Fault.UNSUPPORTED_MEDIA_TYPE, why=f"expected {self._content}")
+        return refuse_coded_body(exchange) if body.checks else None
 
     def stage(self, exchange: Exchange) -> BodyStage | None:
         """Return the stage that checks the body; None: bodies of its type are not checked."""
         body = self._body_of(exchange)
-        if body is None or not body.checks:
-            return None
+        if body is None or not body.checks or is_coded(exchange.kept_values(CODING)):
+            return None  # with a coding it is reported already
         check = partial(self._check, exchange, body)
         if self._only_reports:
             return BodyObserver(check, self._max_body)

@@ -18,6 +18,7 @@ from fastgw.exchange.body_stages import (
 from fastgw.exchange.chain import SentFields
 from fastgw.exchange.reply import Response
 from fastgw.filters.api import BodyStage, Env, Exchange, Fault, Outcome, Reply
+from fastgw.filters.api.coded_bodies import CODING, refuse_coded_body
 from fastgw.filters.policies.transform.body_types import BodyType, body_type
 from fastgw.filters.policies.transform.compiled_change import compile_change
 from fastgw.filters.policies.transform.forms import with_content_type
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_CODING: Final = b"content-encoding"
 _CONTENT_TYPE: Final = frozenset((b"content-type",))
 IDENTITY: Final = SentFields(frozenset((b"accept-encoding",)), b"Accept-Encoding: identity\r\n")
 _XML_AT_ONCE: Final = 16 * 1024
@@ -209,9 +209,9 @@ class RequestTransformation(_Direction):
             if self._refuses_others:
                 return exchange.refuse(Fault.UNSUPPORTED_MEDIA_TYPE, why=f"transform: expected {self._input}")
             return None
-        if exchange.kept_values(_CODING):
-            detail = "A request body with a content coding is not supported here."
-            return exchange.refuse(Fault.UNSUPPORTED_MEDIA_TYPE, detail, [(b"Accept-Encoding", b"identity")])
+        refusal = refuse_coded_body(exchange)
+        if refusal is not None:
+            return refusal
         if self._type_written:
             exchange.drop_everywhere(_CONTENT_TYPE)
             exchange.request_added += b"Content-Type: %b\r\n" % self._type_written
@@ -268,7 +268,7 @@ class ResponseTransformation(_Direction):
             return None
         is_whole = kind.value == self._input and kind is not BodyType.MULTIPART and response.status not in _PARTIAL
         is_short = not self._has_variables and len(body) <= min(self._at_once, self._most)
-        if is_whole and is_short and not (values(b"content-range") or values(_CODING)):
+        if is_whole and is_short and not (values(b"content-range") or values(CODING)):
             try:
                 # PERF: 20 us of CPU less than by a stage (CPython 3.11, micro/content).
                 changed = self._change(body, _no_variable)
@@ -295,7 +295,7 @@ class ResponseTransformation(_Direction):
             return _RefusingStage(refuse, f"expected {self._input}") if self._refuses_others else None
         if response.status in _PARTIAL or response.values(b"content-range"):
             return _RefusingStage(refuse, "a part of the content cannot be transformed")
-        if response.values(_CODING):
+        if response.values(CODING):
             return _RefusingStage(refuse, "the response has a content coding, although none was accepted")
         self._describe(response)
         return self._stage(exchange, kind, partial(self._too_long, exchange), refuse, values[0] if values else b"")

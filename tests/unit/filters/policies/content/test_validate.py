@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,6 +132,36 @@ def test_path_headers_and_cookies() -> None:
     assert Checked(settings, good, ["/u/{id}"]).passed
     bad = Checked(settings, get("/u/70", "Cookie: lang=fr"), ["/u/{id}"])
     assert bad.errors == [("path", "/id", "maximum"), ("header", "", "required"), ("cookie", "/lang", "enum")]
+
+
+def gzipped(body: bytes, coding: str) -> bytes:
+    return post(body, "/", "application/json", f"Content-Encoding: {coding}")
+
+
+@pytest.mark.parametrize(
+    ("coding", "mode", "status"),
+    [("gzip", "enforce", 415), ("identity", "enforce", 204), ("Identity", "report", 204), ("br", "report", 204)],
+)
+def test_a_body_with_a_content_coding_is_not_taken_for_its_content(coding: str, mode: str, status: int) -> None:
+    """The bytes that are checked are not those that the service reads."""
+    checked = Checked({"body": {"inline": ORDER}, "mode": mode}, gzipped(b'{"sku":"a"}', coding))
+    assert checked.status == status
+    (record,) = checked.plane.records
+    if status == 415:
+        assert b"Accept-Encoding: identity\r\n" in checked.client.received
+        assert b"A request body with a content coding is not supported here." in checked.client.received
+    assert ("415" in record.shadowed) is (coding == "br")
+
+
+def test_a_body_that_decompress_has_decoded_is_checked() -> None:
+    body = gzip.compress(b'{"sku":"too long"}')
+    filters = {"decompress": {}, "validate": {"body": {"inline": ORDER}}}
+    plane = Plane({"routes": [{"name": "all", "upstream": "u", "filters": filters}]})
+    client = plane.client()
+    client.sends(gzipped(body, "gzip"))
+    assert [each["keyword"] for each in json.loads(client.received.partition(b"\r\n\r\n")[2])["errors"]] == [
+        "maxLength"
+    ]
 
 
 @pytest.mark.parametrize("request_", [post(b"{}"), post(b"{"), post(b"x", "/", "text/plain"), get("/?page=0")])

@@ -249,6 +249,16 @@ def test_an_urlencoded_form_is_an_object(tmp_path: Path) -> None:
     assert shop.errors == [("body", "", "repeated")]
 
 
+@pytest.mark.parametrize(("kind", "status"), [("application/json", 415), ("application/octet-stream", 204)])
+def test_a_body_with_a_content_coding_is_not_taken_for_its_content(kind: str, status: int, tmp_path: Path) -> None:
+    """One that is not checked passes, as a coding changes nothing of that."""
+    content = {"application/json": {"schema": {"type": "object"}}, "application/octet-stream": {}}
+    shop = Shop(tmp_path, document({"/x": {"post": operation(requestBody={"content": content})}}))
+    head, mark, body = post("/x", b"{}", kind).partition(b"\r\n\r\n")
+    assert shop.sends(head + b"\r\nContent-Encoding: gzip" + mark + body) == status
+    assert shop.sends(head + b"\r\nContent-Encoding: identity" + mark + body) == 204
+
+
 OTHERS = [
     ({"type": "string", "maxLength": 3}, [("x", "ok")], [("x", "long")], "maxLength"),
     ({"type": "string", "maxLength": 3}, [("x", "ok"), ("y", "ok")], [("x", "ok"), ("x", "long")], "repeated"),
