@@ -38,6 +38,7 @@ from fastgw.filters.policies.content.body_validator import BodyValidator
 from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, ready_refusal, refusal, summary
 from fastgw.filters.policies.content.helper_program import BodyToCheck
+from fastgw.filters.policies.content.parameter_pairs import Unreadable, check_count, pairs_in
 from fastgw.filters.policies.content.schemas import (
     Parameters,
     UnusableSchema,
@@ -109,8 +110,8 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
     refused. Formats are checked.
 
     Parameters form an object with a member for each name, whose text becomes a number or boolean if the schema's
-    `properties` say so; a repeated one is an array. All parameters of query and path are members; of headers (in any
-    case) and cookies only those that `properties` name.
+    `properties` say so; a repeated one is an array. There are at most 1000 in a location. All parameters of query and
+    path are members; of headers (in any case) and cookies only those that `properties` name.
     """
 
     body: BodySchema | None = None
@@ -379,6 +380,8 @@ def _parameter_errors(
             pairs.setdefault(name.decode(), []).append(text.decode())
     except UnicodeDecodeError:
         return [validation_error(location, "encoding", "expected UTF-8")]
+    except Unreadable as error:
+        return [validation_error(location, error.keyword, error.detail)]
     value = parameters.value(pairs)
     return [] if validator.is_valid(value) else errors_of(validator, value, location)
 
@@ -408,10 +411,9 @@ Reader = Callable[[Any, tuple[str, ...]], Iterable[tuple[bytes, bytes]]]
 
 
 def _of_query(request: Exchange | RequestHead, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
-    for pair in request.query.split(b"&") if request.query else ():
-        if pair:
-            name, _, value = pair.partition(b"=")
-            yield decoded(name), decoded(value)
+    for pair in pairs_in(request.query or b"", b"&", "parameters"):
+        name, _, value = pair.partition(b"=")
+        yield decoded(name), decoded(value)
 
 
 def _of_path(exchange: Exchange, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
@@ -419,18 +421,17 @@ def _of_path(exchange: Exchange, names: tuple[str, ...]) -> Iterable[tuple[bytes
 
 
 def _of_headers(request: Exchange | RequestHead, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
-    for name in names:
-        for value in request.values(name.lower().encode()):
-            yield name.encode(), value
+    lines = [(name.encode(), value) for name in names for value in request.values(name.lower().encode())]
+    check_count(len(lines), "header lines")
+    return lines
 
 
 def _of_cookies(request: Exchange | RequestHead, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
     wanted = {name.encode() for name in names}
-    for line in request.values(b"cookie"):
-        for pair in line.split(b";"):
-            name, _, value = pair.partition(b"=")
-            if name.strip() in wanted:
-                yield name.strip(), value.strip()
+    for pair in pairs_in(b";".join(request.values(b"cookie")), b";", "cookies"):
+        name, _, value = pair.partition(b"=")
+        if name.strip() in wanted:
+            yield name.strip(), value.strip()
 
 
 _READERS: Final[dict[str, Reader]] = {

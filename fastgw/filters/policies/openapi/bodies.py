@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import orjson
 
+from fastgw.filters.policies.content.parameter_pairs import Unreadable
 from fastgw.filters.policies.content.schemas import converted, errors_of, validation_error
 from fastgw.filters.policies.openapi.forms import MultipartForm, UrlencodedForm
-from fastgw.filters.policies.openapi.parameters import Unreadable
 from fastgw.filters.policies.openapi.xml import XmlDocument, xml_element
 from fastgw.http.strict_json import InvalidJson, parse_json
 

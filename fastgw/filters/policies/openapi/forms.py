@@ -11,8 +11,9 @@ from typing import Any, Final, final
 
 from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.charsets import is_utf8
+from fastgw.filters.policies.content.parameter_pairs import Unreadable
 from fastgw.filters.policies.content.schemas import converted
-from fastgw.filters.policies.openapi.parameters import MISSING, Style, Unreadable, json_value, query_pairs
+from fastgw.filters.policies.openapi.parameters import MISSING, Style, json_value, query_pairs
 from fastgw.http.multipart import InvalidMultipart, boundary_of, names_of, parts_of
 
 _MEDIA_TYPE: Final = re.compile(rb"[!#-'*+.0-9A-Z^-z|~-]+/[!#-'*+.0-9A-Z^-z|~-]+").fullmatch
@@ -33,23 +34,28 @@ class UrlencodedForm:
 
     def value(self, payload: bytes) -> dict[str, Any]:
         """Return the object. Raises `Unreadable`."""
-        pairs = query_pairs(payload)
+        pairs = query_pairs(payload, "fields")
         made: dict[str, Any] = {}
         taken: set[bytes] = set()
         for name, style in self._fields.items():
             value = style.from_pairs(pairs)
             if value is not MISSING:
                 made[name] = value
-                taken.update(each for each, _ in pairs if style.takes(each))
-        for raw_name, raw in pairs:
+                taken.update(style.names_in(pairs))
+        for raw_name, values in pairs.items():
             if raw_name in self._json:
                 name, listed = self._json[raw_name]
-                _add(made, name, json_value(decoded(raw)), listed=listed)
+                for raw in values:
+                    _add(made, name, json_value(decoded(raw)), listed=listed)
             elif raw_name not in taken:
-                others, value = self._others, decoded(raw)
-                other = json_value(value) if others["json"] else converted(_decoded_text(value), others["types"])
-                _add(made, _decoded_text(raw_name), other, listed=others["shape"] == "array")
+                for raw in values:
+                    self._add_other(made, _decoded_text(raw_name), decoded(raw))
         return made
+
+    def _add_other(self, made: dict[str, Any], name: str, value: bytes) -> None:
+        others = self._others
+        other = json_value(value) if others["json"] else converted(_decoded_text(value), others["types"])
+        _add(made, name, other, listed=others["shape"] == "array")
 
 
 @final

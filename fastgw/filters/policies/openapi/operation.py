@@ -34,6 +34,7 @@ from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
 from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, refusal, summary
+from fastgw.filters.policies.content.parameter_pairs import Unreadable
 from fastgw.filters.policies.content.schemas import converted, validation_error
 from fastgw.filters.policies.content.validate import Reports
 from fastgw.filters.policies.openapi.bodies import (
@@ -46,8 +47,8 @@ from fastgw.filters.policies.openapi.helper_program import DEADLINE_S, Operation
 from fastgw.filters.policies.openapi.mock import Mock
 from fastgw.filters.policies.openapi.parameters import (
     MISSING,
+    Pairs,
     Style,
-    Unreadable,
     cookie_pairs,
     json_value,
     query_pairs,
@@ -156,7 +157,7 @@ class _Parameter:
         self.style = Style(self.name, plan)
         self._validator = schemas.validator(plan.get("schema", True))
 
-    def errors(self, exchange: Exchange, pairs: list[tuple[bytes, bytes]]) -> Errors:
+    def errors(self, exchange: Exchange, pairs: Pairs) -> Errors:
         """Return the errors of the parameter. `pairs`: names and values of its location."""
         try:
             value = self._value(exchange, pairs)
@@ -170,7 +171,7 @@ class _Parameter:
         found = errors_in(self._validator, value, self.location)
         return [each | {"pointer": begin + each["pointer"]} for each in found]
 
-    def _value(self, exchange: Exchange, pairs: list[tuple[bytes, bytes]]) -> Any:
+    def _value(self, exchange: Exchange, pairs: Pairs) -> Any:
         if self.location == "path":
             raw = exchange.params.get(self._key)
             return MISSING if raw is None else self._read(raw)
@@ -180,7 +181,7 @@ class _Parameter:
         if self.location == "querystring" and self._json:
             return json_value(decoded(exchange.query)) if exchange.query else MISSING
         if self._json:
-            values = [value for name, value in pairs if name == self.style.name]
+            values = pairs.get(self.style.name, [])
             if len(values) > 1:
                 raise Unreadable("repeated", "expected the parameter once")
             decode = unquote_to_bytes if self.location == "cookie" else decoded
@@ -205,7 +206,7 @@ def _pointer(name: str) -> str:
     return f"/{name.replace('~', '~0').replace('/', '~1')}"
 
 
-_PAIRS: Final[dict[str, Callable[[Exchange], list[tuple[bytes, bytes]]]]] = {
+_PAIRS: Final[dict[str, Callable[[Exchange], Pairs]]] = {
     "query": lambda exchange: query_pairs(exchange.query),
     "cookie": cookie_pairs,
     "querystring": lambda exchange: query_pairs(exchange.query),
@@ -228,6 +229,10 @@ class _Requests:
         self._known: frozenset[bytes] | None = None
         if "known" in plan and "querystring" not in self._parameters:
             self._known = frozenset(name.encode() for name in plan["known"])
+        self._locations = [*self._parameters]
+        """Locations of which anything is checked."""
+        if self._known is not None and "query" not in self._parameters:
+            self._locations.append("query")
         body = plan["body"]
         self._has_body = body is not None
         self._requires_body = body is not None and body["required"]
@@ -240,20 +245,24 @@ class _Requests:
     @property
     def is_needed(self) -> bool:
         """Whether there is anything to check before the body."""
-        return bool(self._parameters) or self._known is not None or self._has_body
+        return bool(self._locations) or self._has_body
 
     def request(self, exchange: Exchange) -> Outcome:
         """Check the parameters, and whether there is a body of the right type."""
         errors: Errors = []
-        for where, parameters in self._parameters.items():
+        for where in self._locations:
             read = _PAIRS.get(where)
-            pairs = read(exchange) if read is not None else []
-            for each in parameters:
+            try:
+                pairs = read(exchange) if read is not None else {}
+            except Unreadable as error:
+                errors.append(validation_error(where, error.keyword, error.detail))
+                continue
+            for each in self._parameters.get(where, ()):
                 errors += each.errors(exchange, pairs)
-        if self._known is not None and exchange.query and self._has_unknown(exchange):
-            errors.append(
-                validation_error("query", "unknown", "expected no other parameters than those of the operation")
-            )
+            if where == "query" and self._has_unknown(pairs):
+                errors.append(
+                    validation_error("query", "unknown", "expected no other parameters than those of the operation")
+                )
         if self._has_body and not errors:
             if exchange.request_body is None and exchange.body_length == 0:
                 if self._requires_body:
@@ -301,15 +310,12 @@ class _Requests:
         found = self._content.body_of(lines[0] if len(lines) == 1 else b"")
         return found if found is None or not found.checks or is_utf8(lines[0]) else None
 
-    def _has_unknown(self, exchange: Exchange) -> bool:
-        parameters = self._parameters.get("query", ())
-        if any(each.style.takes_others for each in parameters):
+    def _has_unknown(self, pairs: Pairs) -> bool:
+        """Whether a query has parameters that it must not have."""
+        known, parameters = self._known, self._parameters.get("query", ())
+        if known is None or any(each.style.takes_others for each in parameters):
             return False
-        known = self._known or frozenset()
-        return any(
-            name not in known and not any(each.style.takes(name) for each in parameters)
-            for name, _ in query_pairs(exchange.query)
-        )
+        return any(name not in known and not any(each.style.takes(name) for each in parameters) for name in pairs)
 
     def _answer(self, exchange: Exchange, reply: Reply) -> Reply | None:
         """Return the reply; in the mode `report` None, once it is noted."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import unquote_to_bytes
 
 from fastgw.filters.api.credential_locations import decoded
+from fastgw.filters.policies.content.parameter_pairs import Unreadable, pairs_in
 from fastgw.filters.policies.content.schemas import converted
 from fastgw.http.strict_json import InvalidJson, parse_json
 
@@ -27,21 +28,14 @@ _DELIMITERS: Final = {
 MOST_MEMBERS: Final = 1000
 """Maximum number of elements and members of one parameter."""
 
-Pairs = list[tuple[bytes, bytes]]
-"""Names, decoded, and raw values."""
-
-
-class Unreadable(ValueError):
-    """A text that is not in the style of its parameter. `keyword`, and the text for the client."""
-
-    def __init__(self, keyword: str, detail: str) -> None:
-        super().__init__(detail)
-        self.keyword, self.detail = keyword, detail
-
+Pairs = Mapping[bytes, list[bytes]]
+"""Raw values by their decoded names."""
 
 MISSING: Final = object()
 """Value of a parameter that the request does not have."""
 _ONCE: Final = "expected the parameter once"
+_MOST_ELEMENTS: Final = f"expected at most {MOST_MEMBERS} elements"
+_MOST_OF_OBJECT: Final = f"expected at most {MOST_MEMBERS} members"
 
 
 def _text(raw: bytes) -> str:
@@ -103,6 +97,12 @@ class Style:
         """Whether every name of a query that no other parameter has belongs to this one."""
         return self.shape == "object" and self.explode and self._style == "form" and not self._closed
 
+    def names_in(self, pairs: Pairs) -> list[bytes]:
+        """Return the names that belong to this parameter."""
+        if self._style == "deepObject" or (self.shape == "object" and self.explode):
+            return [name for name in pairs if self.takes(name)]
+        return [self.name] if self.name in pairs else []
+
     def from_pairs(self, pairs: Pairs) -> Any:
         """Return the value from the names and values of a query, form or cookie; `MISSING`: there is none.
         Raises `Unreadable`.
@@ -110,11 +110,11 @@ class Style:
         if self._style == "deepObject":
             return self._from_deep(pairs)
         if self.shape == "object" and self.explode:
-            own = [(name.decode("utf-8", "replace"), raw) for name, raw in pairs]
+            own = [(name.decode("utf-8", "replace"), raw) for name, values in pairs.items() for raw in values]
             taken = [(name, raw) for name, raw in own if name in self._properties or not self._closed]
             return self._object([(name, self._decode(raw)) for name, raw in taken]) if taken else MISSING
-        values = [raw for name, raw in pairs if name == self.name]
-        if not values:
+        values = pairs.get(self.name)
+        if values is None:
             return MISSING
         if self.shape == "array" and self.explode:
             return self._array(map(self._decode, values))
@@ -122,7 +122,7 @@ class Style:
             raise Unreadable("repeated", _ONCE)
         if self.shape == "scalar":
             return converted(self._decode(values[0]), self.types)
-        parts = [self._decode(each) for each in _DELIMITERS[self._style].split(values[0])]
+        parts = [self._decode(each) for each in self._counted(_DELIMITERS[self._style].split(values[0]))]
         if self.shape == "array":
             return self._array(parts if values[0] else ())
         return self._object(_alternating(parts))
@@ -138,7 +138,7 @@ class Style:
         return self._from_list(raw, b",")
 
     def _from_list(self, raw: bytes, delimiter: bytes) -> Any:
-        parts = [_text(each.strip(b" \t")) for each in raw.split(delimiter)] if raw else []
+        parts = [_text(each.strip(b" \t")) for each in self._counted(raw.split(delimiter))] if raw else []
         if self.shape == "array":
             return self._array(parts)
         return self._object(_with_equals(parts) if self.explode else _alternating(parts))
@@ -153,9 +153,9 @@ class Style:
     def _from_matrix(self, raw: bytes) -> Any:
         begin = b";" + self.name
         if self.shape == "object" and self.explode and raw.startswith(b";"):
-            return self._object(_with_equals([_text(each) for each in raw[1:].split(b";")]))
+            return self._object(_with_equals([_text(each) for each in self._counted(raw[1:].split(b";"))]))
         if self.shape == "array" and self.explode and raw.startswith(begin + b"="):
-            pieces = [each.partition(b"=") for each in raw[1:].split(b";")]
+            pieces = [each.partition(b"=") for each in self._counted(raw[1:].split(b";"))]
             if any(name != self.name for name, _, _ in pieces):
                 raise Unreadable("style", "expected the name before each value")
             return self._array(_text(value) for _, _, value in pieces)
@@ -165,23 +165,32 @@ class Style:
         return converted(_text(value), self.types) if self.shape == "scalar" else self._from_list_plain(value)
 
     def _from_list_plain(self, raw: bytes) -> Any:
-        parts = [_text(each) for each in raw.split(b",")]
+        parts = [_text(each) for each in self._counted(raw.split(b","))]
         return self._array(parts) if self.shape == "array" else self._object(_alternating(parts))
 
     def _from_deep(self, pairs: Pairs) -> Any:
         found: list[tuple[str, str]] = []
-        for name, raw in pairs:
-            if self.takes(name):
-                inner = _text_of(name[len(self._deep) : -1])
-                if "[" in inner or "]" in inner:
-                    raise Unreadable("style", "expected one level of members, name[member]")
-                found.append((inner, _form_text(raw)))
+        for name in self.names_in(pairs):
+            inner = _text_of(name[len(self._deep) : -1])
+            if "[" in inner or "]" in inner:
+                raise Unreadable("style", "expected one level of members, name[member]")
+            found += [(inner, _form_text(raw)) for raw in pairs[name]]
         return self._object(found) if found else MISSING
+
+    def _counted(self, parts: list[bytes]) -> list[bytes]:
+        """Return the parts of a value, which are names and values in turn, or elements. Raises `Unreadable`, before
+        any is decoded, if there are too many.
+        """
+        if self.shape == "array" and len(parts) > MOST_MEMBERS:
+            raise Unreadable("maxItems", _MOST_ELEMENTS)
+        if len(parts) > 2 * MOST_MEMBERS:
+            raise Unreadable("maxProperties", _MOST_OF_OBJECT)
+        return parts
 
     def _array(self, texts: Iterable[str]) -> list[Any]:
         made = [converted(text, self._items) for text in texts]
         if len(made) > MOST_MEMBERS:
-            raise Unreadable("maxItems", f"expected at most {MOST_MEMBERS} elements")
+            raise Unreadable("maxItems", _MOST_ELEMENTS)
         return made
 
     def _object(self, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
@@ -196,7 +205,7 @@ class Style:
             else:
                 made[name] = value
         if len(made) > MOST_MEMBERS:
-            raise Unreadable("maxProperties", f"expected at most {MOST_MEMBERS} members")
+            raise Unreadable("maxProperties", _MOST_OF_OBJECT)
         return made
 
 
@@ -236,22 +245,20 @@ def json_value(raw: bytes) -> Any:
         raise Unreadable("json", str(error)) from None
 
 
-def query_pairs(query: bytes | None) -> Pairs:
-    """Return the parameters of a query or form: decoded names, raw values."""
-    pairs = []
-    for pair in query.split(b"&") if query else ():
-        if pair:
-            name, _, value = pair.partition(b"=")
-            pairs.append((decoded(name), value))
+def query_pairs(query: bytes | None, called: str = "parameters") -> Pairs:
+    """Return the parameters of a query, or the fields of a form. Raises `Unreadable` if there are too many."""
+    pairs: dict[bytes, list[bytes]] = {}
+    for pair in pairs_in(query or b"", b"&", called):
+        name, _, value = pair.partition(b"=")
+        pairs.setdefault(decoded(name), []).append(value)
     return pairs
 
 
 def cookie_pairs(exchange: Exchange) -> Pairs:
-    """Return the cookies of a request (RFC 6265 section 5.4)."""
-    pairs = []
-    for line in exchange.values(b"cookie"):
-        for pair in line.split(b";"):
-            name, mark, value = pair.partition(b"=")
-            if mark:
-                pairs.append((name.strip(), value.strip()))
+    """Return the cookies of a request (RFC 6265 section 5.4). Raises `Unreadable` if there are too many."""
+    pairs: dict[bytes, list[bytes]] = {}
+    for pair in pairs_in(b";".join(exchange.values(b"cookie")), b";", "cookies"):
+        name, mark, value = pair.partition(b"=")
+        if mark:
+            pairs.setdefault(name.strip(), []).append(value.strip())
     return pairs

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any, Final, final
 from xml.etree.ElementTree import Element
 
+from fastgw.filters.policies.content.parameter_pairs import Unreadable
 from fastgw.filters.policies.content.schemas import converted
-from fastgw.filters.policies.openapi.parameters import Unreadable
 from fastgw.filters.policies.transform.values import UnmappableBody
 from fastgw.filters.policies.transform.xml_reading import parse_xml
 

@@ -249,6 +249,75 @@ def test_an_urlencoded_form_is_an_object(tmp_path: Path) -> None:
     assert shop.errors == [("body", "", "repeated")]
 
 
+@pytest.mark.parametrize(("body", "most"), [(b"z&" * 999 + b"z", 1), (b"z&" * 1000, 0), (b"a&" * 65_000, 0)])
+def test_the_fields_of_a_form_are_counted_before_they_are_read(
+    body: bytes, most: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each name is decoded once, whatever the number of properties: 65,500 fields held the event loop for 0.1 s."""
+    decoded: list[bytes] = []
+    monkeypatch.setattr("fastgw.filters.policies.openapi.parameters.decoded", lambda raw: decoded.append(raw) or raw)
+    properties = {f"field{number}": {"type": "string"} for number in range(20)}
+    kind = "application/x-www-form-urlencoded"
+    schema = {"type": "object", "properties": {**properties, "a": {"type": "array", "items": {"type": "string"}}}}
+    content = {kind: {"schema": schema}}
+    shop = Shop(tmp_path, document({"/x": {"post": operation(requestBody={"content": content})}}))
+    assert shop.sends(post("/x", body, kind)) == 400
+    assert shop.errors == [("body", "", "repeated" if most else "maxItems")]
+    assert len(decoded) == 1000 * most
+
+
+@pytest.mark.parametrize("count", [1000, 1001])
+@pytest.mark.parametrize("where", ["query", "cookie"])
+def test_parameters_are_counted_before_they_are_read(where: str, count: int, tmp_path: Path) -> None:
+    given = [{"name": "p", "in": where, "schema": {"type": "array", "items": {"type": "string"}}}]
+    described = document({"/x": {"get": operation(parameters=given)}}, "3.1.0")
+    shop = Shop(tmp_path, described, {"unknown_parameters": "refuse"})
+    target, lines = (
+        ("/x?" + "&".join(["p"] * count), []) if where == "query" else ("/x", ["Cookie: " + ";".join(["q="] * count)])
+    )
+    assert shop.sends(get(target, *lines)) == (204 if count == 1000 else 400)
+    assert count == 1000 or shop.errors == [(where, "", "maxItems")]
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "keyword"),
+    [
+        (LIST, b",".join([b"1"] * 1001), "maxItems"),
+        (OBJECT, b",".join([b"a"] * 2002), "maxProperties"),
+        ({"type": "array", "items": {"type": "integer"}}, b",".join([b"1"] * 1000), None),
+    ],
+)
+def test_the_elements_of_a_value_are_counted_before_they_are_read(
+    schema: Any, text: bytes, keyword: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    decoded: list[bytes] = []
+    monkeypatch.setattr(
+        "fastgw.filters.policies.openapi.parameters._text", lambda raw: decoded.append(raw) or raw.decode()
+    )
+    given = [{"name": "X-P", "in": "header", "schema": schema}]
+    shop = Shop(tmp_path, document({"/x": {"get": operation(parameters=given)}}))
+    status = shop.sends(get("/x", f"X-P: {text.decode()}"))
+    if keyword is None:
+        assert (status, len(decoded)) == (204, 1000)
+    else:
+        assert (status, shop.errors, decoded) == (400, [("header", "/X-P", keyword)], [])
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["in place", "of components"])
+def test_the_error_of_a_long_body_is_that_of_its_alternatives(shared: bool, tmp_path: Path) -> None:
+    """`test_schema_copies` counts the errors that are made."""
+    list_of = [{"type": "array", "items": {"type": each}} for each in ("integer", "string")]
+    held: dict[str, Any] = {"type": "object", "properties": {"o": {"oneOf": list_of}}}
+    schema = {"$ref": "#/components/schemas/Order"} if shared else held
+    described = document(
+        {"/x": {"post": operation(requestBody=json_body(schema))}}, components={"schemas": {"Order": held}}
+    )
+    shop = Shop(tmp_path, described)
+    assert shop.sends(post("/x", b'{"o":[' + b"1," * 2000 + b"1]}")) == 204
+    assert shop.sends(post("/x", b'{"o":[' + b"1," * 2000 + b'"a"]}')) == 400
+    assert shop.errors == [("body", "/o", "oneOf")]
+
+
 @pytest.mark.parametrize(("kind", "status"), [("application/json", 415), ("application/octet-stream", 204)])
 def test_a_body_with_a_content_coding_is_not_taken_for_its_content(kind: str, status: int, tmp_path: Path) -> None:
     """One that is not checked passes, as a coding changes nothing of that."""
