@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import Any, cast, final
 
 import orjson
 
@@ -17,9 +17,6 @@ from fastgw.filters.policies.content.schemas import (
     errors_of,
     expected_text,
 )
-
-if TYPE_CHECKING:
-    from jsonschema_rs import Validator
 
 Errors = list[dict[str, str]]
 
@@ -55,7 +52,7 @@ class BodyValidator:
 
 def _reference_for(schema: Any) -> Callable[[bytes], Errors]:
     """Return the function that returns the errors of a value by a part of a schema."""
-    validator: Validator = compile_schema(schema)
+    validator = compile_schema(schema)
     is_valid = validator.is_valid
 
     def check(text: bytes) -> Errors:

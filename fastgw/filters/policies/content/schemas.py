@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from json import dumps
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import unquote
@@ -12,6 +13,7 @@ from urllib.parse import unquote
 from fastgw.config.base import redacted_problems
 from fastgw.config.formats import json
 from fastgw.config.formats.positions import SyntaxProblem
+from fastgw.filters.policies.content.schema_copies import failed_keyword, with_one_spelling, with_short_errors
 from fastgw.http.strict_json import InvalidJson, parse_json
 
 if TYPE_CHECKING:
@@ -52,7 +54,56 @@ def read_schema(content: bytes) -> Any:
     return schema
 
 
-def compile_schema(schema: Any) -> Validator:
+@final
+class SchemaValidator:
+    """Validator of the values of one schema."""
+
+    __slots__ = ("_all", "_first", "is_valid")
+
+    def __init__(self, schema: Any) -> None:
+        """Raises `jsonschema_rs.ValidationError` or `ReferencingError`."""
+        import jsonschema_rs
+
+        self._all = _validator_for(schema)
+        self.is_valid: Callable[[Any], bool] = self._all.is_valid
+        self._first: Validator | None = self._all
+        """Validator that finds the first error; None: there is none that does so in the time of a valid value."""
+        has_if = not isinstance(self._all, jsonschema_rs.Draft4Validator | jsonschema_rs.Draft6Validator)
+        copy = with_short_errors(schema, has_if=has_if)
+        if copy is not schema:
+            try:
+                self._first = _validator_for(copy)
+            except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError):
+                self._first = None  # something refers to an alternative
+
+    def errors(self, value: Any, length: int) -> Iterable[Any]:
+        """Return the first errors of a value. `length`: of its text in bytes."""
+        if length <= ALL_ERRORS_BYTES:
+            return islice(self._all.iter_errors(value), MOST_ERRORS)
+        if self._first is None:
+            return ()
+        import jsonschema_rs
+
+        try:
+            self._first.validate(value)
+        except jsonschema_rs.ValidationError as error:
+            return (error,)
+        return ()
+
+
+def _validator_for(schema: Any) -> Validator:
+    import jsonschema_rs
+
+    return jsonschema_rs.validator_for(
+        schema,
+        validate_formats=True,
+        offline=True,
+        pattern_options=jsonschema_rs.RegexOptions(),
+        mask="",  # no message has the text of a value, which is 5 ms of work for 120 KB
+    )
+
+
+def compile_schema(schema: Any) -> SchemaValidator:
     """Return the validator of a schema: draft 2020-12, or as `$schema` says. Raises `UnusableSchema`.
 
     References to other documents are errors, and so are patterns with look-around or back-references.
@@ -60,11 +111,16 @@ def compile_schema(schema: Any) -> Validator:
     import jsonschema_rs
 
     try:
-        return jsonschema_rs.validator_for(
-            schema, validate_formats=True, offline=True, pattern_options=jsonschema_rs.RegexOptions()
-        )
+        return SchemaValidator(schema)
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
         raise _unusable(error, schema) from error
+
+
+def compile_header_schema(schema: Any) -> SchemaValidator:
+    """Return the validator of a schema of headers, whose names have any case. Raises `UnusableSchema`."""
+    validator = compile_schema(schema)  # an error is at a path of the schema as it is written
+    copy = with_one_spelling(schema)
+    return validator if copy == schema else compile_schema(copy)
 
 
 def _unusable(error: Any, schema: Any) -> UnusableSchema:
@@ -114,7 +170,7 @@ def syntax_error_in(content: bytes) -> str:
     return f"{repeat.mark[0]}:{repeat.mark[1]}: duplicate key; first defined on line {repeat.first[0]}"
 
 
-def body_errors(validator: Validator, payload: bytes) -> list[dict[str, str]]:
+def body_errors(validator: SchemaValidator, payload: bytes) -> list[dict[str, str]]:
     """Return the errors of a JSON body: [] if it conforms."""
     try:
         value = parse_json(payload)
@@ -128,12 +184,13 @@ def validation_error(location: str, keyword: str, detail: str) -> dict[str, str]
     return {"in": location, "pointer": "", "keyword": keyword, "detail": detail}
 
 
-def errors_of(validator: Validator, value: Any, location: str, length: int = 0) -> list[dict[str, str]]:
+def errors_of(validator: SchemaValidator, value: Any, location: str, length: int) -> list[dict[str, str]]:
     """Return the first errors of a value: JSON Pointer (RFC 6901), keyword, and what the schema expects. `length`: of
-    its text in bytes."""
+    its text in bytes.
+    """
     found = []
-    for error in _errors(validator, value, length):
-        keyword = error.kind.name
+    for error in validator.errors(value, length):
+        keyword = failed_keyword(error.kind)
         found.append(
             {
                 "in": location,
@@ -142,19 +199,9 @@ def errors_of(validator: Validator, value: Any, location: str, length: int = 0) 
                 "detail": expected_text(keyword, _expected(keyword, error.kind)),
             }
         )
+    if not found and not validator.is_valid(value):
+        found.append(validation_error(location, "schema", "the value does not satisfy the schema"))
     return found
-
-
-def _errors(validator: Validator, value: Any, length: int) -> Iterable[Any]:
-    if length <= ALL_ERRORS_BYTES:
-        return islice(validator.iter_errors(value), MOST_ERRORS)
-    import jsonschema_rs
-
-    try:
-        validator.validate(value)
-    except jsonschema_rs.ValidationError as error:
-        return (error,)
-    return ()
 
 
 def pointer_of(path: Iterable[str | int]) -> str:
@@ -174,10 +221,18 @@ def expected_text(keyword: str, expected: Any) -> str:
         return f"expected the member {expected!r}"
     if keyword in ("additionalProperties", "unevaluatedProperties"):
         return "expected no members other than those of the schema"
-    if keyword in _ABOUT_VALUES or expected is None or isinstance(expected, dict):
+    if keyword in ("enum", "const"):
+        text = " or ".join(map(_json_text, expected if keyword == "enum" else [expected]))
+    elif keyword in _ABOUT_VALUES or expected is None or isinstance(expected, dict):
         return f"the value does not satisfy `{keyword}`"
-    text = " or ".join(map(str, expected)) if isinstance(expected, list) else str(expected)
+    else:
+        text = " or ".join(map(str, expected)) if isinstance(expected, list) else str(expected)
     return f"expected {keyword} {text[:_VALUE_LENGTH]}"
+
+
+def _json_text(value: Any) -> str:
+    """Return a value of a schema as JSON; a string, which is mostly a name, without quotation marks."""
+    return value if isinstance(value, str) else dumps(value, ensure_ascii=False, default=str)
 
 
 _ABOUT_VALUES: Final = frozenset(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from asyncio import Task
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, final
+from typing import Annotated, Any, Final, Literal, TypeVar, final
 from urllib.parse import unquote_to_bytes
 
 from msgspec import Meta, msgpack
@@ -41,6 +41,7 @@ from fastgw.filters.policies.content.helper_program import BodyToCheck
 from fastgw.filters.policies.content.parameter_pairs import Unreadable, check_count, pairs_in
 from fastgw.filters.policies.content.schemas import (
     Parameters,
+    SchemaValidator,
     UnusableSchema,
     compile_schema,
     errors_of,
@@ -54,9 +55,6 @@ from fastgw.helper_processes.shared_pool import SharedPool
 from fastgw.http.messages import RequestHead
 from fastgw.http.strict_json import MOST_CONTAINERS, MOST_INLINE, takes_long
 from fastgw.observe.metrics.families import FilterEvent
-
-if TYPE_CHECKING:
-    from jsonschema_rs import Validator
 
 T = TypeVar("T")
 
@@ -193,7 +191,7 @@ class _Validation:
         self._response = None if response is None else _compiled(env, response, BodyValidator)[0]
         self._most = MOST_INLINE if settings.body is None else settings.body.max_bytes
         self._requires_body = settings.body is not None and settings.body.required
-        self._parameters: list[tuple[str, Validator, Parameters, Reader]] = []
+        self._parameters: list[tuple[str, SchemaValidator, Parameters, Reader]] = []
         for location, schema in (
             ("query", settings.query),
             ("path", settings.path),
@@ -372,7 +370,7 @@ def _compiled(env: Env, schema: Schema, make: Callable[[Any], T]) -> tuple[T, An
 
 
 def _parameter_errors(
-    request: Exchange | RequestHead, location: str, validator: Validator, parameters: Parameters, read: Reader
+    request: Exchange | RequestHead, location: str, validator: SchemaValidator, parameters: Parameters, read: Reader
 ) -> Errors:
     pairs: dict[str, list[str]] = {}
     try:
@@ -383,7 +381,7 @@ def _parameter_errors(
     except Unreadable as error:
         return [validation_error(location, error.keyword, error.detail)]
     value = parameters.value(pairs)
-    return [] if validator.is_valid(value) else errors_of(validator, value, location)
+    return [] if validator.is_valid(value) else errors_of(validator, value, location, len(repr(value)))
 
 
 def _has_json(request: Exchange | RequestHead) -> bool:

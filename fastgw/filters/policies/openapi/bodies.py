@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import Any, Final, final
 
 import orjson
 
 from fastgw.filters.policies.content.parameter_pairs import Unreadable
-from fastgw.filters.policies.content.schemas import converted, errors_of, validation_error
+from fastgw.filters.policies.content.schemas import SchemaValidator, converted, errors_of, validation_error
 from fastgw.filters.policies.openapi.forms import MultipartForm, UrlencodedForm
 from fastgw.filters.policies.openapi.xml import XmlDocument, xml_element
 from fastgw.http.strict_json import InvalidJson, parse_json
-
-if TYPE_CHECKING:
-    from jsonschema_rs import Validator
 
 Error = dict[str, str]
 _ANY: Final = ""
@@ -31,14 +28,14 @@ class OperationSchemas:
     def __init__(self, definitions: bytes) -> None:
         """`definitions`: their JSON text."""
         self._text = definitions
-        self._others: dict[bytes, Validator] = {}
+        self._others: dict[bytes, SchemaValidator] = {}
 
     @cached_property
-    def definitions(self) -> Validator:
+    def definitions(self) -> SchemaValidator:
         """Validator of the definitions."""
         return compile_operation_schema(orjson.loads(self._text))
 
-    def validator(self, schema: Any) -> Validator | Definition | None:
+    def validator(self, schema: Any) -> SchemaValidator | Definition | None:
         """Return the validator of a schema, which equal schemas share. None: every value is valid."""
         if schema is True or schema == {}:
             return None
@@ -52,18 +49,12 @@ class OperationSchemas:
         return known
 
 
-def compile_operation_schema(schema: Any) -> Validator:
+def compile_operation_schema(schema: Any) -> SchemaValidator:
     """Return the validator of a schema. Raises `ValueError`."""
     import jsonschema_rs
 
     try:
-        return jsonschema_rs.validator_for(
-            schema,
-            offline=True,
-            validate_formats=True,
-            pattern_options=jsonschema_rs.RegexOptions(),
-            mask="",
-        )
+        return SchemaValidator(schema)
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
         raise ValueError(str(error).partition("\n")[0]) from error
 
@@ -76,7 +67,7 @@ class Definition:
     # 45 (CPython 3.11, jsonschema-rs 0.60).
     __slots__ = ("_all", "_number")
 
-    def __init__(self, all_of_them: Validator, number: str) -> None:
+    def __init__(self, all_of_them: SchemaValidator, number: str) -> None:
         self._all, self._number = all_of_them, number
 
     def is_valid(self, value: Any) -> bool:
@@ -89,7 +80,7 @@ class Definition:
         return [each | {"pointer": each["pointer"].removeprefix(begin)} for each in found]
 
 
-def errors_in(validator: Validator | Definition, value: Any, location: str, length: int = 0) -> list[Error]:
+def errors_in(validator: SchemaValidator | Definition, value: Any, location: str, length: int) -> list[Error]:
     if isinstance(validator, Definition):
         return validator.errors(value, location, length)
     return errors_of(validator, value, location, length)

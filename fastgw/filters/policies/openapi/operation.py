@@ -168,7 +168,7 @@ class _Parameter:
         if self._validator is None or self._validator.is_valid(value) or (self.allows_empty and value == ""):
             return []
         begin = _pointer(self.name)
-        found = errors_in(self._validator, value, self.location)
+        found = errors_in(self._validator, value, self.location, len(repr(value)))
         return [each | {"pointer": begin + each["pointer"]} for each in found]
 
     def _value(self, exchange: Exchange, pairs: Pairs) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 import pytest
 
+from fastgw.filters.policies.content.body_validator import BodyValidator
 from fastgw.filters.policies.content.schemas import (
     MOST_ERRORS,
     Parameters,
@@ -85,7 +86,7 @@ def test_errors_say_where_and_what_and_nothing_of_the_value() -> None:
         "additionalProperties": False,
     }
     value = {"a/b": 4711, "c": 4711, "d": "secret", "e": [1, 4711], "secret": 1}
-    errors = errors_of(compile_schema(schema), value, "body")
+    errors = errors_of(compile_schema(schema), value, "body", 0)
     assert {(each["pointer"], each["keyword"]): each["detail"] for each in errors} == {
         ("/a~1b", "type"): "expected type null or string",
         ("/c", "enum"): "expected enum 1 or 2",
@@ -94,10 +95,32 @@ def test_errors_say_where_and_what_and_nothing_of_the_value() -> None:
         ("", "additionalProperties"): "expected no members other than those of the schema",
     }
     assert not {"4711", "secret"} & {*json.dumps(errors).replace('"', " ").split()}
-    assert errors_of(compile_schema(schema), {}, "body")[0]["detail"] == "expected the member 'a/b'"
-    many = errors_of(compile_schema({"items": {"type": "string"}}), [1] * 1000, "body")
+    assert errors_of(compile_schema(schema), {"a/b": None}, "body", 0) == []
+    assert errors_of(compile_schema(schema), {}, "body", 0)[0]["detail"] == "expected the member 'a/b'"
+    many = errors_of(compile_schema({"items": {"type": "string"}}), [1] * 1000, "body", 0)
     assert len(many) == MOST_ERRORS
     assert pointer_of(["~/", 3]) == "/~0~1/3"
+
+
+@pytest.mark.parametrize(
+    ("schema", "detail"),
+    [
+        (
+            {"enum": [None, False, "a", 1.5, {"b": [True, "\u00e9"]}]},
+            'enum null or false or a or 1.5 or {"b": [true, "\u00e9"]}',
+        ),
+        ({"const": None}, "const null"),
+        ({"const": True}, "const true"),
+        ({"const": {"a": None}}, 'const {"a": null}'),
+        ({"const": [1, None]}, "const [1, null]"),
+        ({"maximum": 10**30}, f"maximum {10**30}"),
+    ],
+)
+def test_what_a_schema_expects_is_written_as_json(schema: Any, detail: str) -> None:
+    value = 10**31
+    assert [each["detail"] for each in errors_of(compile_schema(schema), value, "body", 0)] == [f"expected {detail}"]
+    text = json.dumps(value).encode()
+    assert [each["detail"] for each in BodyValidator(schema).errors(text)] == [f"expected {detail}"]
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"7", b'{"a":1,"a":2}', b"\xff"])

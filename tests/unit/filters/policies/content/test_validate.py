@@ -134,6 +134,34 @@ def test_path_headers_and_cookies() -> None:
     assert bad.errors == [("path", "/id", "maximum"), ("header", "", "required"), ("cookie", "/lang", "enum")]
 
 
+@pytest.mark.parametrize("count", [1000, 1001])
+@pytest.mark.parametrize("location", ["query", "headers", "cookies"])
+def test_values_are_counted_before_they_are_read(location: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is repeated thousands of times held the event loop for 0.2 s."""
+    converted: list[str] = []
+    monkeypatch.setattr(
+        "fastgw.filters.policies.content.schemas.converted", lambda text, types: converted.append(text) or text
+    )
+    pairs = ["l"] * count
+    request = {
+        "query": get(f"/?{'&'.join(pairs)}"),
+        "headers": get("/", *[f"{each}: " for each in pairs]),
+        "cookies": get("/", "Cookie: " + ";".join(pairs)),
+    }[location]
+    schema = {"inline": {"properties": {"l": {"type": "array", "items": {"type": "integer"}}}}}
+    settings = {"validate": {location: schema}}
+    route = {"name": "all", "upstream": "u", "filters": settings}
+    plane = Plane({"routes": [route], "limits": {"header_count": 2000}})
+    client = plane.client()
+    client.sends(request)
+    (error,) = json.loads(client.received.partition(b"\r\n\r\n")[2])["errors"]
+    if count == 1000:
+        assert (error["pointer"], error["keyword"]) == ("/l/0", "type")  # the first, as of a long body
+    else:
+        assert (error["pointer"], error["keyword"]) == ("", "maxItems")
+        assert converted == []
+
+
 def gzipped(body: bytes, coding: str) -> bytes:
     return post(body, "/", "application/json", f"Content-Encoding: {coding}")
 

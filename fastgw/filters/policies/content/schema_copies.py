@@ -1,0 +1,97 @@
+"""Copies of JSON Schemas in which sub-schemas are replaced: for short errors, and for names in any case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+_MAPS: Final = frozenset(
+    ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependentRequired", "dependencies",
+     "schemas")
+)  # fmt: skip
+"""Keywords whose members are schemas, or lists, with any names; `schemas` is that of `components` in OpenAPI."""
+_VALUES: Final = frozenset(("const", "enum", "default", "example", "examples"))
+"""Keywords whose values are no schemas."""
+_ALTERNATIVES: Final = ("anyOf", "oneOf")
+_MARK: Final = "fastgw:alternatives"
+"""Keyword, unknown to JSON Schema, whose value is the name of the one that has failed."""
+
+Change = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def _replaced(schema: Any, change: Change) -> Any:
+    """Return a copy of a schema in which `change` has replaced each sub-schema, the inner ones first."""
+    if isinstance(schema, list):
+        return [_replaced(each, change) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {}
+    for name, held in schema.items():
+        if name in _VALUES:
+            made[name] = held
+        elif name in _MAPS and isinstance(held, dict):
+            made[name] = {key: _replaced(each, change) for key, each in held.items()}
+        else:
+            made[name] = _replaced(held, change)
+    return change(made)
+
+
+# errors of alternatives
+
+
+def with_short_errors(schema: Any, *, has_if: bool) -> Any:
+    """Return a schema that is equivalent but whose `anyOf` and `oneOf` fail with one error each; itself if it has none.
+
+    jsonschema-rs adds the errors of all alternatives to theirs, an object for each element that fails. In the copy the
+    alternatives are in a place where only their validity matters. References to an alternative lead to nothing there.
+    `has_if`: whether the draft has `if`, which keeps what `unevaluatedProperties` needs to know, unlike `not`.
+    """
+    copy = _replaced(schema, partial(_with_guards, has_if=has_if))
+    return schema if copy == schema else copy
+
+
+def _with_guards(schema: dict[str, Any], *, has_if: bool) -> dict[str, Any]:
+    guards = []
+    for keyword in _ALTERNATIVES:
+        if isinstance(schema.get(keyword), list):
+            held = {keyword: schema.pop(keyword)}
+            guards.append(
+                {"if": held, "else": {"not": {_MARK: keyword}}}
+                if has_if
+                else {"not": {"not": held, _MARK: keyword}}  # of drafts 4 and 6
+            )
+    return schema | {"allOf": [*schema.get("allOf", ()), *guards]} if guards else schema
+
+
+def failed_keyword(kind: Any) -> str:
+    """Return the keyword of an error as the schema has it, also if the error is of a copy `with_short_errors`."""
+    name: str = kind.name
+    schema = kind.schema if name == "not" else None
+    return str(schema[_MARK]) if isinstance(schema, dict) and _MARK in schema else name
+
+
+# names in any case
+
+
+def with_one_spelling(schema: Any) -> Any:
+    """Return a schema of headers in which each name is spelled as in `properties`, whatever its case elsewhere."""
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    if not isinstance(properties, dict):
+        return schema
+    return _replaced(schema, partial(_spelled, {name.lower(): name for name in properties}))
+
+
+def _spelled(names: Mapping[str, str], schema: dict[str, Any]) -> dict[str, Any]:
+    def spelled(held: Any) -> Any:
+        if isinstance(held, list):
+            return [spelled(each) for each in held]
+        return names.get(held.lower(), held) if isinstance(held, str) else held
+
+    made = dict(schema)
+    if isinstance(made.get("required"), list):
+        made["required"] = spelled(made["required"])
+    for keyword in ("properties", "dependentRequired", "dependentSchemas", "dependencies"):
+        if isinstance(made.get(keyword), dict):
+            made[keyword] = {spelled(name): spelled(held) for name, held in made[keyword].items()}
+    return made
