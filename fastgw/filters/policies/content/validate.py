@@ -43,6 +43,7 @@ from fastgw.filters.policies.content.schemas import (
     Parameters,
     SchemaValidator,
     UnusableSchema,
+    compile_header_schema,
     compile_schema,
     errors_of,
     place_in,
@@ -199,7 +200,8 @@ class _Validation:
             ("cookie", settings.cookies),
         ):
             if schema is not None:
-                validator, content = _compiled(env, schema, compile_schema)
+                compile_named = compile_header_schema if location == "header" else compile_schema
+                validator, content = _compiled(env, schema, compile_named)
                 self._parameters.append((location, validator, Parameters(content), _READERS[location]))
 
     def request(self, exchange: Exchange) -> Outcome:

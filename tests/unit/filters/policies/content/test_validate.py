@@ -134,6 +134,24 @@ def test_path_headers_and_cookies() -> None:
     assert bad.errors == [("path", "/id", "maximum"), ("header", "", "required"), ("cookie", "/lang", "enum")]
 
 
+@pytest.mark.parametrize(
+    ("schema", "lines", "errors"),
+    [
+        ({"required": ["x-tenant"]}, ["X-Tenant: a"], None),
+        ({"required": ["X-TENANT"]}, ["x-tenant: a"], None),
+        ({"required": ["x-tenant"]}, [], [("header", "", "required")]),
+        ({"dependentRequired": {"x-tenant": ["x-user"]}}, ["X-Tenant: a", "X-User: b"], None),
+        ({"dependentRequired": {"x-tenant": ["x-user"]}}, ["X-Tenant: a"], [("header", "", "required")]),
+        ({"anyOf": [{"required": ["x-tenant"]}, {"required": ["x-user"]}]}, ["X-User: a"], None),
+    ],
+)
+def test_names_of_headers_are_compared_without_case(schema: Any, lines: list[str], errors: list[Any] | None) -> None:
+    named = {"properties": {"X-Tenant": {"type": "string"}, "X-User": {"type": "string"}}}
+    checked = Checked({"headers": {"inline": {**named, **schema}}}, get("/", *lines))
+    assert checked.passed is (errors is None)
+    assert errors is None or checked.errors == errors
+
+
 @pytest.mark.parametrize("count", [1000, 1001])
 @pytest.mark.parametrize("location", ["query", "headers", "cookies"])
 def test_values_are_counted_before_they_are_read(location: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
