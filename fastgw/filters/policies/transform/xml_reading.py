@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, TypeAlias
-from xml.etree.ElementTree import Element, ParseError, XMLParser
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
 import orjson
 
@@ -24,6 +24,7 @@ DEEPEST: Final = 64
 MOST_ELEMENTS: Final = 5000
 """Maximum number of elements of a document: its tree is built in the event loop."""
 
+_DOCTYPE: Final = "the XML has a document type declaration"
 _ENCODING: Final = re.compile(r"<\?xml\s[^>]*?encoding\s*=\s*[\"']([^\"']*)[\"']").match
 _IS_NAME: Final = re.compile(r"(?:([A-Za-z_][\w.-]*):)?([A-Za-z_][\w.-]*)").fullmatch
 _IS_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?").fullmatch
@@ -31,6 +32,7 @@ _IS_INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)").fullmatch
 _BOOLEANS: Final = {"true": b"true", "1": b"true", "false": b"false", "0": b"false"}
 _NIL: Final = "{http://www.w3.org/2001/XMLSchema-instance}nil"
 _SPACE: Final = " \t\r\n"
+_NO_SPACE: Final = re.compile(r"[^ \t\r\n]").search
 
 Reader: TypeAlias = Callable[[Element], "Node | None"]
 """Function from an element to a value in JSON; None: it is missing. Raises `UnmappableBody`."""
@@ -45,14 +47,14 @@ def parse_xml(body: bytes) -> Element:
     declared = _ENCODING(text)
     if declared is not None and declared[1].lower() not in ("utf-8", "us-ascii"):
         raise UnmappableBody("the XML declares another encoding than UTF-8")
-    if "<!DOCTYPE" in text:
-        raise UnmappableBody("the XML has a document type declaration")
-    if text.count("<") > 2 * MOST_ELEMENTS:
-        raise UnmappableBody(f"the XML may have more than {MOST_ELEMENTS} elements")
-    parser = XMLParser()
+    if _has_doctype(text):
+        raise UnmappableBody(_DOCTYPE)
+    parser = XMLParser(target=_BoundedBuilder())
     try:
         parser.feed(text)
         root: Element = parser.close()
+    except UnmappableBody:
+        raise
     except (ParseError, ValueError) as error:
         raise UnmappableBody("not well-formed XML") from error
     level, depth = [root], 0
@@ -62,6 +64,44 @@ def parse_xml(body: bytes) -> Element:
             raise UnmappableBody(f"the XML is nested deeper than {DEEPEST} elements")
         level = [child for element in level for child in element]
     return root
+
+
+def _has_doctype(text: str) -> bool:
+    """Return whether a well-formed document has a document type declaration. It stands before the document element, and
+    only white space, comments and processing instructions may precede it (XML 1.0 section 2.8).
+
+    It is found before the parser runs, which reads on after an exception of its target, and would expand entities.
+    """
+    at = _past_space(text, 0)
+    while text.startswith(("<?", "<!--"), at):
+        end = "?>" if text[at + 1] == "?" else "-->"
+        found = text.find(end, at + 2 if end == "?>" else at + 4)
+        if found < 0:
+            return False
+        at = _past_space(text, found + len(end))
+    return text.startswith("<!DOCTYPE", at)
+
+
+def _past_space(text: str, at: int) -> int:
+    found = _NO_SPACE(text, at)
+    return len(text) if found is None else found.start()
+
+
+class _BoundedBuilder(TreeBuilder):
+    """Builder of a tree with at most `MOST_ELEMENTS` elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = MOST_ELEMENTS
+
+    def start(self, tag: str, attributes: dict[str, str], /) -> Element:
+        self._left -= 1
+        if self._left < 0:
+            raise UnmappableBody(f"the XML has more than {MOST_ELEMENTS} elements")
+        return super().start(tag, attributes)
+
+    def doctype(self, name: str, public_id: str | None, system_id: str | None) -> None:
+        raise UnmappableBody(_DOCTYPE)
 
 
 def compile_xml_input(settings: XmlInput) -> Callable[[bytes], bytes]:

@@ -62,6 +62,11 @@ def test_soap_becomes_json_with_lists_and_numbers_as_mapped() -> None:
     [
         '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><x>&b;</x>',
         '<!DOCTYPE x SYSTEM "file:///etc/passwd"><x/>',
+        "<?xml version='1.0'?><!-- <!DOCTYPE y> --><?p > ?>\r\n\t<!DOCTYPE r [<!ENTITY e 'a'>]><r>&e;</r>",
+        "<!--><!DOCTYPE r><r/>",
+        "<?p ",
+        "<r><!DOCTYPE r></r>",
+        "<r/><!DOCTYPE r>",
         '<!DOCTYPE x [<!ENTITY e SYSTEM "http://127.0.0.1/">]><x>&e;</x>',
         "<x>&nbsp;</x>",
         "<x>" * 65 + "</x>" * 65,
@@ -86,14 +91,41 @@ def test_documents_that_are_refused(document: str | bytes) -> None:
     assert read(document or " ") == 400
 
 
-def test_documents_with_very_many_elements_are_refused() -> None:
-    """Such documents are read in helper processes."""
-    request = configured(Transform, request={"input": "xml", "xml": XML_INPUT}).request
+@pytest.mark.parametrize(
+    ("document", "accepted"),
+    [
+        (b"<x>" + b"<y/>" * 4_999 + b"</x>", True),
+        (b"<x>" + b"<y/>" * 5_000 + b"</x>", False),
+        (b"<x>" + b"<y><![CDATA[<]]></y>" * 4_999 + b"</x>", True),
+        (b"<x>" + b"<!-- <y/> -->" * 12_000 + b"</x>", True),
+        (b"<x>" * 18_000, False),
+    ],
+    ids=["5000", "5001", "5000 with CDATA", "comments", "nested"],
+)
+def test_documents_with_more_than_5000_elements_are_refused(document: bytes, accepted: bool) -> None:
+    """Documents of this size are read in helper processes."""
+    request = configured(Transform, request={"input": "xml", "xml": {**XML_INPUT, "root": "x"}}).request
     assert request is not None
     change = compile_change(request)
-    for document in (b"<x>" + b"<y/>" * 12_000 + b"</x>", b"<x>" * 18_000):
-        with pytest.raises(UnmappableBody):
-            change(document, lambda name: None)
+    if accepted:
+        assert change(document, lambda name: None) == b'{"items":[]}'
+        return
+    with pytest.raises(UnmappableBody, match="the XML has more than 5000 elements"):
+        change(document, lambda name: None)
+
+
+@pytest.mark.parametrize(
+    "around",
+    ["<r>%s<!-- <!DOCTYPE r> --></r>", "<!-- <!DOCTYPE r> --><?p <!DOCTYPE r>?><r>%s</r><!-- <!DOCTYPE r> -->"],
+)
+def test_the_text_of_a_document_type_declaration_is_text_within_others(around: str) -> None:
+    price = "<Price xmlns='urn:prices' currency='%s'>1</Price>"
+    assert read(around % price % "<!DOCTYPE html>".replace("<", "&lt;"), root="r") == (
+        b'{"price":1,"currency":"<!DOCTYPE html>","items":[]}'
+    )
+    fields = {"text": {"path": "t"}}
+    document = around % "<t><![CDATA[<!DOCTYPE html><p>x</p>]]></t>"
+    assert read(document, root="r", fields=fields) == b'{"text":"<!DOCTYPE html><p>x</p>"}'
 
 
 def test_nil_is_null() -> None:
@@ -129,6 +161,16 @@ def test_values_are_escaped_and_never_markup() -> None:
         assert run(transform, post(json.dumps({"id": value}).encode(), b"application/json")).status == 400
     for wrong in ({"items": 1}, {"id": {}}):
         assert run(transform, post(json.dumps(wrong).encode(), b"application/json")).status == 400
+
+
+def test_white_space_of_values_survives_the_parser_that_reads_them() -> None:
+    """XML 1.0 sections 2.11 and 3.3.3: line ends become line feeds, and white space in attributes spaces."""
+    template = '<r a="{{ t }}" b="x&#13;y">{{ t }}<s>x&#13;y</s></r>'
+    transform = configured(Transform, request={"output": "xml", "xml_template": template})
+    ran = run(transform, post(b'{"t":"a\\r\\nb\\t\\rc"}', b"application/json"))
+    assert ran.sent_body.endswith(b'<r a="a&#13;&#10;b&#9;&#13;c" b="x&#13;y">a&#13;\nb\t&#13;c<s>x&#13;y</s></r>')
+    root = ElementTree.fromstring(ran.sent_body)
+    assert (root.text, root.attrib) == ("a\r\nb\t\rc", {"a": "a\r\nb\t\rc", "b": "x\ry"})
 
 
 @pytest.mark.parametrize(
