@@ -562,7 +562,7 @@ def _ask_filter(link: FilterInstance, exchange: OpenExchange | OpenShadow, shown
             f"would have to call{whom}, which explain does not do", waits=True, depends_on=depends_on
         )
     words = depends if looked else _words(link, exchange)
-    lines = exchange.request_added.removeprefix(added)
+    lines = _lines_added(added, exchange.request_added)
     gone = {folded(name) for name in exchange.request_dropped - dropped}
     gone -= {folded(name) for name, _ in Fields.parse(lines, 0)}
     changes = tuple(f"no {name.decode()}" for name in dict(edited) if folded(name) in gone)
@@ -573,6 +573,18 @@ def _ask_filter(link: FilterInstance, exchange: OpenExchange | OpenShadow, shown
         return _ExplainedRequest(depends, depends_on=depends_on)
     decision = f"would send {'; '.join(changes)}" if changes else "pass"
     return _ExplainedRequest(f"{decision}{f' ({words})' if words else ''}", depends_on=depends_on)
+
+
+def _lines_added(before: bytes, after: bytes) -> bytes:
+    """Return the header lines that a filter has added to others, of which it may have removed some."""
+    earlier = before.splitlines(keepends=True)
+    added = []
+    for line in after.splitlines(keepends=True):
+        if line in earlier:
+            earlier.remove(line)
+        else:
+            added.append(line)
+    return b"".join(added)
 
 
 def _words(link: FilterInstance, exchange: Exchange) -> str:

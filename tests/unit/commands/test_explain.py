@@ -214,6 +214,23 @@ def test_values_that_are_not_known_are_shown_by_their_names() -> None:
     assert explanation.filters[1].decision.endswith(f"X-B: b ({DEPENDS})")
 
 
+def test_a_header_that_two_filters_send_is_shown_once() -> None:
+    """The line of the first filter is removed by the second one, which sends the same."""
+    change = {"type": "transform", "response": {"json": {"deny": ["a"]}}}
+    headers = {"request": {"set": {"X-Method": "{method}"}}}
+    found = explain(
+        compile_tables(
+            load_document({**SERVICE, "filters": {"t1": change, "headers": headers, "t2": change}}, TYPES), 1
+        ),
+        "GET",
+        "http://a.test/",
+    )
+    shown = [step.decision for step in found.filters]
+    assert [("Accept-Encoding" in each, "X-Method: GET" in each) for each in shown].count((True, False)) == 1
+    assert sum("X-Method: GET" in each for each in shown) == 1
+    assert found.sends.count("Accept-Encoding: identity") == 1
+
+
 def test_what_is_known_all_the_same_is_decided() -> None:
     """A filter that does not look at the client; and one that looks where another filter has said who it is."""
     plain = reported(filters={**ASKING, "headers": {"request": {"set": {"X-B": "b"}}}})
