@@ -307,7 +307,7 @@ cdef class CompiledProjection:
             if work.out == NULL:
                 raise MemoryError
             begin = scan.at
-            if begin >= scan.end or (begin[0] != 123 and begin[0] != 91):
+            if begin >= scan.end:
                 return None
             if self._keeps_all:
                 if not check_value(scan, 1):
@@ -318,7 +318,7 @@ cdef class CompiledProjection:
                 if result == LEFT:
                     return None
                 if result == NONE_LEFT:
-                    made = b"[]" if begin[0] == 91 else b"{}"
+                    made = b"[]" if begin[0] == 91 else b"{}" if begin[0] == 123 else b"null"
                 else:
                     made = PyBytes_FromStringAndSize(<const char*> work.out, work.used)
             return made if past_space(scan.at, scan.end) == scan.end else None

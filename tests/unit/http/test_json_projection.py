@@ -56,7 +56,7 @@ def test_the_compiled_module_agrees_with_the_reference(
         compiled = projection._compiled.project(each)
         assert compiled is None or compiled == expected
         assert outcome(projection.apply, each) == expected
-    if json.loads(text) == value and isinstance(value, dict | list) and ascii_only and b"\\" not in text and not rename:
+    if json.loads(text) == value and ascii_only and b"\\" not in text and not rename:
         assert projection._compiled.project(text) is not None  # the ordinary case is not left to the reference
 
 
@@ -91,8 +91,10 @@ def test_the_compiled_module_agrees_with_the_reference(
         b'["\xc0\xaf"]',
         b'["\xed\xa0\x80"]',
         b'["\xf5\x80\x80\x80"]',
-        b'"text"',
-        b"1",
+        b'"text',
+        b"1 2",
+        b"tru",
+        b"1e400",
         b"[01]",
         b"[1.]",
         b"[.5]",
@@ -144,6 +146,15 @@ def test_what_is_no_strict_json_is_refused_also_where_nothing_is_kept(text: byte
 def test_what_is_kept_stays_byte_by_byte(text: bytes) -> None:
     assert Projection().apply(b" " + text + b"\r\n\t ") == text
     assert Projection((), (("none", "x"),)).apply(text) == text  # opened and spliced
+
+
+@pytest.mark.parametrize("text", [b"null", b"true", b"-1.10", b"12345678901234567890123", b'"a, {[ \\u00e9"', b'""'])
+def test_a_text_without_paths_stays_and_is_null_if_something_else_is_allowed(text: bytes) -> None:
+    padded = b" " + text + b"\r\n"
+    for projection in (Projection(), Projection((), [("*",), ("a", "b")]), Projection((), (), {("a",): "b"})):
+        assert projection.apply(padded) == projection._project(padded) == text
+    for projection in (Projection([("a",)]), Projection([("*",)]), Projection([("a", "*")], [("b",)])):
+        assert projection.apply(padded) == projection._project(padded) == b"null"
 
 
 def test_paths_below_a_star_hold_for_named_members_too() -> None:

@@ -49,7 +49,8 @@ class JsonRules(Settings):
     `group`.
 
     Paths are names separated by dots; `*` is each element of an array, or each member of an object. Values that no
-    rule replaces stay as they were written, digit by digit. A path of which a part does not exist matches nothing.
+    rule replaces stay as they were written, digit by digit. A path of which a part does not exist matches nothing. A
+    body that is neither an object nor an array has no paths; with `allow` it becomes null.
     """
 
     wrap: Name | None = None
@@ -63,15 +64,17 @@ class JsonRules(Settings):
     """New names of members, by their paths. A new name is no path: a dot in it is a part of the name. A member that has
     the new name already is removed."""
     move: Annotated[Mapping[Path, Path], Meta(max_length=_MOST)] = NONE
-    """New paths of values, by their paths after `rename`. Missing objects are created. Each `*` of the new path stands
-    for what the same `*` of the old one has matched."""
+    """New paths of values, by their paths after `rename`. Each `*` of the new path stands for what the same `*` of the
+    old one has matched. Missing objects are created, and arrays where a `*` has matched elements of an array, with an
+    empty object or array for each element before that has no value. A value that the new path has already is replaced.
+    A value stays where it is if the new path leads through another value, such as a text or null."""
     default: Annotated[Mapping[Path, Json], Meta(max_length=_MOST)] = NONE
-    """Values for members that do not exist, by path. Values as for `set`."""
+    """Values for members that do not exist, by path. Values and missing objects as for `set`."""
     set: Annotated[Mapping[Path, Json], Meta(max_length=_MOST)] = NONE
-    """Values of members, by path; missing objects are created. Any JSON value; in strings `{variable}` is a value of
-    the request, as in the `headers` filter, and `{{ expression }}` the result of a JMESPath expression on the body as
-    it was received. A string that is one expression becomes its result, of whatever type. Without a value the member
-    does not change."""
+    """Values of members, by path; missing objects after the last `*` are created. Any JSON value; in strings
+    `{variable}` is a value of the request, as in the `headers` filter, and `{{ expression }}` the result of a JMESPath
+    expression on the body as it was received. A string that is one expression becomes its result, of whatever type.
+    Without a value the member does not change."""
     group: Name | None = None
     """Name of the member that holds the result. null = the result is the body."""
 
@@ -266,11 +269,11 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
     """Transform JSON bodies of requests and responses: select, rename, move and set values, or build a new body from a
     template; also forms and XML (SOAP), from and to JSON. Expressions need `fastgw[transform]`.
 
-    JSON has to be UTF-8 without a byte order mark, with unique names in each object and at most 254 levels deep. A
-    request with another body is answered 400, a too large one 413, and one with a `Content-Encoding` 415 (see
-    `decompress`); a response is replaced by a 502, with the reason in the log. A stream that has begun is cut off.
-    Transformed responses are requested without ranges and content codings, and are sent with a weak ETag and without
-    digests. gRPC and tunnels do not change.
+    JSON has to be UTF-8 without a byte order mark, with unique names in each object, numbers within the range of a
+    double and at most 254 levels. A request with another body is answered 400, a too large one 413, and one with a
+    content coding 415 (see `decompress`); a response is replaced by a 502, with the reason in the log. A stream that
+    has begun is cut off. Transformed responses are requested without ranges and content codings, and are sent with a
+    weak ETag and without digests. gRPC and tunnels do not change.
 
     Request bodies are transformed after `validate`. A `cache` on the route stores responses as the upstream sends them,
     and each client gets its own transformation: a store on disk also has what `deny` removes.

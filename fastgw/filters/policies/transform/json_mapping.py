@@ -7,8 +7,8 @@ the result as they were written.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Final, TypeAlias
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import orjson
 
@@ -30,12 +30,16 @@ if TYPE_CHECKING:
 
 Path: TypeAlias = tuple[str, ...]
 Holder: TypeAlias = "dict[str, Node] | list[Node]"
+Match: TypeAlias = "tuple[Any, str | int, tuple[str | int, ...]]"
+"""Object or array, opened, a name or index in it, and names and indexes that the `*` of a path have matched."""
 Rule: TypeAlias = Callable[[Node, BodyValues], None]
 JsonFunction: TypeAlias = Callable[[bytes, Variables], bytes]
 """Function from a body and the variables of its request to the body that replaces it. Raises `UnmappableBody`."""
 _COMMAS: Final = 20
 """Commas of a body for each value that may be opened: an object or array is opened with all that it has."""
 _EVERYTHING: Final = Projection()
+_NOTHING: Final = b""
+"""Node of a member or element that does not exist, or whose value is being moved."""
 
 
 def steps_of(path: str) -> Path:
@@ -116,25 +120,28 @@ def _move(source: Path, destination: Path, most: int) -> Rule:
     def move(content: Node, document: BodyValues) -> None:
         if isinstance(content, bytes):
             return
-        moved = list(islice(_popped(content, source, (), most), most + 1))
-        if len(moved) > most:
+        matched = list(islice(_matched(content, source, (), most), most + 1))
+        if len(matched) > most:
             raise CostlyBody(f"a path matches more than {most} values")
-        for value, bound in reversed(moved):
-            holder: Node = content
+        values = [holder[key] for holder, key, _ in matched]
+        for holder, key, _ in matched:  # all first: a new path may lead through the position of another value
+            holder[key] = _NOTHING
+        for (holder, key, bound), value in zip(matched, values, strict=True):
             left = iter(bound)
-            steps = [next(left) if step == EACH else step for step in destination]
-            for step in steps[:-1]:
-                holder = _inner(holder, step, creates=True)
-            if isinstance(holder, dict):
-                holder[str(steps[-1])] = value
+            target = _object_for(content, [next(left) if step == EACH else step for step in destination])
+            if target is not None:
+                target[destination[-1]] = value
+            elif holder[key] == _NOTHING:
+                holder[key] = value
+        for holder, key, _ in reversed(matched):
+            if holder[key] == _NOTHING:
+                del holder[key]
 
     return move
 
 
-def _popped(
-    holder: Holder, path: Path, bound: tuple[str | int, ...], most: int
-) -> Iterator[tuple[Node, tuple[str | int, ...]]]:
-    """Remove the values that a path matches, from the back, and yield each with what its `*` have matched."""
+def _matched(holder: Holder, path: Path, bound: tuple[str | int, ...], most: int) -> Iterator[Match]:
+    """Yield the positions of the values that a path matches, each with what its `*` have matched."""
     step, rest = path[0], path[1:]
     keys: Sequence[str | int]
     if isinstance(holder, dict):
@@ -143,48 +150,82 @@ def _popped(
         keys = range(len(holder)) if step == EACH else []
     if len(keys) > most:
         raise CostlyBody(f"a path matches more than {most} values")
-    for key in reversed(keys):
-        matched = (*bound, key) if step == EACH else bound
+    for key in keys:
+        now_bound = (*bound, key) if step == EACH else bound
         if not rest:
-            yield holder.pop(key), matched  # type: ignore[arg-type]  # a name or an index, as the holder has
+            yield holder, key, now_bound
         elif not isinstance(inner := _inner(holder, key), bytes):
-            yield from _popped(inner, rest, matched, most)
+            yield from _matched(inner, rest, now_bound, most)
+
+
+def _object_for(content: Holder, steps: Sequence[str | int]) -> dict[str, Node] | None:
+    """Return the object of which the last step names a member; None: there is another value on the way.
+
+    Missing objects are created, and where the next step is an index, arrays: with empty elements up to the index.
+    """
+    holder: Any = content
+    for step, following in pairwise(steps):
+        create = list if isinstance(following, int) else dict
+        if isinstance(step, int):
+            if not isinstance(holder, list):
+                return None
+            holder += [create() for _ in range(len(holder), step + 1)]
+        elif not isinstance(holder, dict):
+            return None
+        inner = _inner(holder, step)
+        if inner == _NOTHING:
+            inner = holder[step] = create()
+        holder = inner
+    return holder if isinstance(holder, dict) else None
 
 
 def _assign(path: Path, make: Maker, replaces: bool, most: int) -> Rule:
-    *parent, last = path
-    name = orjson.dumps(last)
+    begin = len(path) - path[::-1].index(EACH) if EACH in path else 0
+    matching, steps = path[:begin], path[begin:]  # only what comes after the last `*` is created
+    names = [orjson.dumps(step) for step in steps]
+    last = len(steps) - 1
+    around = [
+        (b"".join(b"{%b:" % name for name in names[level + 1 :]), b"}" * (last - level)) for level in range(last + 1)
+    ]
 
     def assign(content: Node, document: BodyValues) -> None:
-        member = b""
-        for holder, key in _slots(content, parent, most):
-            inner = holder.get(key, b"") if isinstance(holder, dict) else holder[key]  # type: ignore[arg-type,index]
-            appends = isinstance(inner, bytes) and _lacks(inner, name)
-            if not appends:
-                inner = _inner(holder, key, creates=True)
-                if not isinstance(inner, dict) or (last in inner and not replaces):
-                    continue
-            if not member:
-                value = make(document)
-                if value is None:
+        value = b""
+        for holder, key in _slots(content, matching, most):
+            level = 0
+            while True:
+                inner = holder[key]
+                appends = isinstance(inner, bytes) and _lacks(inner, names[level])
+                if not appends:
+                    inner = _inner(holder, key)
+                if level == last or not isinstance(inner, dict) or steps[level] not in inner:
+                    break
+                holder, key, level = inner, steps[level], level + 1
+            if not appends and (
+                not isinstance(inner, dict) or (level == last and steps[last] in inner and not replaces)
+            ):
+                continue
+            if not value:
+                made = make(document)
+                if made is None:
                     return
-                member = rendered(value)  # not one dictionary in several positions
+                value = rendered(made)  # not one dictionary in several positions
+            before, after = around[level]
             if isinstance(inner, dict):
-                inner[last] = member
-            elif isinstance(inner, bytes):
-                holder[key] = b"%b,%b:%b}" % (inner[:-1], name, member)  # type: ignore[index]
+                inner[steps[level]] = before + value + after
+            else:
+                holder[key] = b"%b,%b:%b%b%b}" % (inner[:-1], names[level], before, value, after)
 
     return assign
 
 
-def _slots(content: Node, path: Sequence[str], most: int) -> list[tuple[Holder, str | int]]:
-    """Return the positions that a path matches: objects and arrays, opened, each with a name or index in it."""
+def _slots(content: Node, path: Path, most: int) -> list[tuple[Any, str | int]]:
+    """Return the positions that a path matches, which is empty or ends with `*`: objects and arrays, opened, each with
+    a name or index in it."""
     if not path:
         return [({"": content}, "")]
-    found: list[tuple[Holder, str | int]] = []
-    for holder in _holders(content, path[:-1], most, creates=True):
-        if path[-1] == EACH or isinstance(holder, dict):
-            found += [(holder, key) for key in _keys(holder, path[-1], most)]
+    found: list[tuple[Any, str | int]] = []
+    for holder in _holders(content, path[:-1], most):
+        found += [(holder, key) for key in _keys(holder, path[-1], most)]
         if len(found) > most:
             raise CostlyBody(f"a path matches more than {most} values")
     return found
@@ -207,15 +248,14 @@ def _lacks(node: bytes, name: bytes) -> bool:
     return node[:2] == b'{"' and name not in node and b"\\" not in node
 
 
-def _holders(content: Node, path: Sequence[str], most: int, creates: bool = False) -> list[Holder]:
-    """Return the objects and arrays that a path matches, opened in their positions. `creates`: missing objects are
-    added."""
+def _holders(content: Node, path: Path, most: int) -> list[Holder]:
+    """Return the objects and arrays that a path matches, opened in their positions."""
     held: list[Holder] = [] if isinstance(content, bytes) else [content]
     for step in path:
         found: list[Holder] = []
         for holder in held:
             for key in _keys(holder, step, most):
-                inner = _inner(holder, key, creates and step != EACH)
+                inner = _inner(holder, key)
                 if not isinstance(inner, bytes):
                     found.append(inner)
             if len(found) > most:
@@ -224,16 +264,14 @@ def _holders(content: Node, path: Sequence[str], most: int, creates: bool = Fals
     return held
 
 
-def _inner(holder: Node, key: str | int, creates: bool = False) -> Node:
-    """Return the value of a member or element, opened in its position; b"": there is none."""
+def _inner(holder: Node, key: str | int) -> Node:
+    """Return the value of a member or element, opened in its position; `_NOTHING`: there is none."""
     if isinstance(holder, dict) and isinstance(key, str):
         if key not in holder:
-            if not creates:
-                return b""
-            holder[key] = {}
+            return _NOTHING
         inner = holder[key] = opened(holder[key])
         return inner
     if isinstance(holder, list) and isinstance(key, int) and key < len(holder):
         inner = holder[key] = opened(holder[key])
         return inner
-    return b""
+    return _NOTHING

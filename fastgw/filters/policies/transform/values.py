@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final, TypeAlias, final
 
 import msgspec
@@ -219,9 +219,11 @@ def compile_expression(text: str) -> Callable[[BodyValues], Node | None]:
         steps = path
         return lambda document: _not_null(document.node_at(steps))
 
+    interpreter = _interpreter_type()()
+
     def evaluate(document: BodyValues) -> Node | None:
         try:
-            result = compiled.search(document.value)
+            result = interpreter.visit(compiled.parsed, document.value)
             if result is None:
                 return None
             made = orjson.dumps(result)
@@ -235,6 +237,31 @@ def compile_expression(text: str) -> Callable[[BodyValues], Node | None]:
         return made
 
     return evaluate
+
+
+@cache
+def _interpreter_type() -> Any:
+    """Return the type of interpreters, whose comparisons of a number with a text are null.
+
+    JMESPath defines null for what cannot be ordered; the package also orders texts, and raises `TypeError` for the two.
+    """
+    from jmespath.visitor import TreeInterpreter
+
+    def null_if_unordered(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        def compared(left: Any, right: Any) -> Any:
+            try:
+                return compare(left, right)
+            except TypeError:
+                return None
+
+        return compared
+
+    class Interpreter(TreeInterpreter):  # type: ignore[misc]  # of a package without types
+        COMPARATOR_FUNC: Final = {
+            name: null_if_unordered(compare) for name, compare in TreeInterpreter.COMPARATOR_FUNC.items()
+        }
+
+    return Interpreter
 
 
 def _not_null(node: bytes | None) -> bytes | None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fastgw.filters.policies.content_coding import Compress
+from fastgw.filters.policies.headers import Headers
 from fastgw.filters.policies.transform import Transform
 from fastgw.filters.policies.transform.compiled_change import compile_change
 from fastgw.filters.policies.transform.expressions import compile_jq
@@ -69,9 +70,40 @@ def answered(response: bytes, request: bytes = GET, timeout: float = 5.0, **chan
         ({"move": {"l.*.a.b": "l.*.c"}}, b'{"l":[{"a":{"b":1}},{"a":{"b":2}}]}',
          b'{"l":[{"a":{},"c":1},{"a":{},"c":2}]}'),
         ({"move": {"a.*": "b.*.v"}}, b'{"a":{"x":1,"y":2}}', b'{"a":{},"b":{"x":{"v":1},"y":{"v":2}}}'),
+        ({"move": {"a": "b.c"}}, b'{"a":1,"b":null}', b'{"a":1,"b":null}'),
+        ({"move": {"a": "b.c"}}, b'{"a":1,"b":[]}', b'{"a":1,"b":[]}'),
+        ({"move": {"a": "b.c", "x": "y"}}, b'{"a":1,"b":5,"x":2}', b'{"a":1,"b":5,"y":2}'),
+        ({"move": {"*.a": "b"}}, b'[{"a":1},{"a":2}]', b'[{"a":1},{"a":2}]'),
+        ({"move": {"a": "b.c"}}, b'{"a":1,"b":{"c":2}}', b'{"b":{"c":1}}'),
+        ({"move": {"o.*.t": "s.*.v"}}, b'{"o":[{"t":1.10},{"t":2}]}',
+         b'{"o":[{},{}],"s":[{"v":1.10},{"v":2}]}'),
+        ({"move": {"o.*.t": "s.*.v"}}, b'{"o":[5,{"t":1},{}],"s":[]}', b'{"o":[5,{},{}],"s":[{},{"v":1}]}'),
+        ({"move": {"o.*.t": "s.*.v"}}, b'{"o":[{"t":1},{"t":2},{"t":3}],"s":[{"w":0},null]}',
+         b'{"o":[{},{"t":2},{}],"s":[{"w":0,"v":1},null,{"v":3}]}'),
+        ({"move": {"o.*.t": "s.*.v"}}, b'{"o":[{"t":1}],"s":{"v":2}}', b'{"o":[{"t":1}],"s":{"v":2}}'),
+        ({"move": {"o.*.t": "s.*.v"}}, b'{"o":{"x":{"t":1}},"s":[]}', b'{"o":{"x":{"t":1}},"s":[]}'),
+        ({"move": {"a.*.*": "b.*.*.v"}}, b'{"a":[[1],[2,3]]}', b'{"a":[[],[]],"b":[[{"v":1}],[{"v":2},{"v":3}]]}'),
+        ({"move": {"l.*": "l.*.v"}}, b'{"l":[1,2]}', b'{"l":[{"v":1},{"v":2}]}'),
+        ({"move": {"*": "x.*.v"}}, b'{"y":1,"x":2}', b'{"x":{"y":{"v":1},"x":{"v":2}}}'),
+        ({"move": {"*.*.k": "x.*.k"}}, b'{"p":{"q":{"k":1}},"x":{"p":{"k":2}}}',
+         b'{"p":{"q":{}},"x":{"p":{"k":1},"x":{"k":2}}}'),
         ({"default": {"a": 9, "b.c": [1, {"d": None}]}}, b'{"a":null}', b'{"a":null,"b":{"c":[1,{"d":null}]}}'),
         ({"set": {"a": True, "l.*.x": "t"}}, b'{"a":1,"l":[{},3]}', b'{"a":true,"l":[{"x":"t"},3]}'),
         ({"set": {"a.b": 1}}, b'{"a":"text"}', b'{"a":"text"}'),
+        ({"set": {"a.b": 1}, "default": {"c.d.e": 2}}, b'{"a":null,"c":[]}', b'{"a":null,"c":[]}'),
+        ({"set": {"a.b.c": 1, "a.b.d": 2}}, b'{"a":{}}', b'{"a":{"b":{"c":1,"d":2}}}'),
+        ({"set": {"a.b.c": [{}]}, "default": {"a.x.y": 2, "a.b.c": 3}}, b'{"a":{"x":{"z":0}}}',
+         b'{"a":{"x":{"z":0,"y":2},"b":{"c":[{}]}}}'),
+        ({"set": {"page.size": "{query.size}", "page.n.m": "{{ gone }}"}}, b"{}", b"{}"),
+        ({"default": {"page.size": "{query.size}"}}, b"{}", b"{}"),
+        ({"set": {"l.*.n": 1}, "default": {"a.l.*.n": 2}}, b"{}", b"{}"),
+        ({"set": {"l.*.n": 1}, "default": {"a.l.*.n": 2}}, b'{"a":{}}', b'{"a":{}}'),
+        ({"set": {"l.*.a.n": 1}, "default": {"l.*.n": 2}}, b'{"l":[{},{"a":{"b":2}},{"a":null,"n":0},[]]}',
+         b'{"l":[{"n":2,"a":{"n":1}},{"a":{"b":2,"n":1},"n":2},{"a":null,"n":0},[]]}'),
+        ({"default": {"n": "{{ length(gone) }}"}}, b'{"n":1}', b'{"n":1}'),
+        ({"set": {"r": "{{ l[?x > `1`].x }}", "s": "{{ a < b }}"}},
+         b'{"l":[{"x":"n/a"},{"x":5},{"x":true}],"a":"x","b":2}',
+         b'{"l":[{"x":"n/a"},{"x":5},{"x":true}],"a":"x","b":2,"r":[5]}'),
         ({"wrap": "items", "allow": ["items.*.x"]}, b' [{"x":1,"y":2}] ', b'{"items":[{"x":1}]}'),
         ({"wrap": "items"}, b'{"a":1}', b'{"a":1}'),
         ({"group": "data"}, b'[1, 2]', b'{"data":[1, 2]}'),
@@ -126,7 +158,9 @@ def test_claims_that_are_no_text_refuse_the_request() -> None:
         b'{"a":1}x',
         b'{"a":1',
         b'{"a":"\n"}',
-        b'"text"',
+        b'"text',
+        b"nul",
+        b"1e400",
         b"[" * 100_000,
         b'{"a":' * 20_000 + b"1" + b"}" * 20_000,
         '{"a":1}'.encode("utf-16"),
@@ -142,6 +176,40 @@ def test_bodies_with_more_than_one_meaning_are_refused(body: bytes, rules: dict[
     ran = answered(ok(body), timeout=60, **rules)
     assert (ran.status, ran.fault) == (502, "upstream_malformed")
     assert ran.why.startswith("transform: ")
+
+
+@pytest.mark.parametrize("body", [b"null", b"true", b"5", b"1.10", b'"\xc3\xa9, {[\\u0022"', b' "x"\n'])
+@pytest.mark.parametrize(
+    ("change", "mapped"),
+    [
+        ({"json": {"deny": ["*.d", "a.b"], "rename": {"b": "c"}, "move": {"*": "a.b"}}}, b"%b"),
+        ({"json": {"set": {"a": 1, "*.b": 1}, "default": {"a.b": 1}, "wrap": "items"}}, b"%b"),
+        ({"json": {"allow": ["a"]}}, b"null"),
+        ({"json": {"group": "data"}}, b'{"data":%b}'),
+        ({"template": {"a": "{{ @ }}", "b": "{{ a }}"}}, b'{"a":%b,"b":null}'),
+    ],
+)
+def test_a_body_that_is_neither_an_object_nor_an_array_has_no_paths(
+    body: bytes, change: dict[str, Any], mapped: bytes
+) -> None:
+    expected = mapped.replace(b"%b", body.strip())
+    assert answered(ok(body), **change).body == expected
+    assert run(configured(Transform, request=change), post(body)).sent_body == expected
+    assert answered(LINES + b"{}\n" + body.strip() + b"\n", **change).body.endswith(b"\n" + expected + b"\n")
+    events = answered(EVENTS + b"data: " + body.strip() + b"\n\ndata: [1]\n\n", **change).body
+    assert events.startswith(b"data: " + expected + b"\n\ndata: ")
+
+
+def test_a_body_that_is_neither_an_object_nor_an_array_is_no_form() -> None:
+    assert run(configured(Transform, request={"output": "form"}), post(b"5")).status == 400
+
+
+@pytest.mark.parametrize("number", [b"1e400", b"-1e999", b"1" + b"0" * 400])
+def test_a_number_beyond_the_range_of_a_double_is_named_as_the_reason(number: bytes) -> None:
+    """RFC 8259 section 6 leaves the range to each reader."""
+    for change in ({"json": {"deny": ["s"]}}, {"template": {"a": 1}}):
+        ran = run(configured(Transform, request=change), post(b'{"a":%b}' % number))
+        assert (ran.status, ran.why) == (400, "transform: a number is too large for a double")
 
 
 def test_a_template_builds_the_body() -> None:
@@ -201,6 +269,27 @@ def test_requests_that_cannot_be_transformed() -> None:
     assert run(transform, post(b'{"a":"' + b"x" * 100 + b'"}')).status == 413
     assert run(transform, post(b"{}", lines=b"Content-Encoding: gzip\r\n")).status == 415
     assert run(transform, post(b"{}" + b" " * 98)).sent_body == b"{}"
+
+
+@pytest.mark.parametrize("coding", [b"identity", b"Identity, identity"])
+def test_identity_is_no_content_coding(coding: bytes) -> None:
+    """RFC 9110 section 8.4.1."""
+    both = configured(Transform, request={"json": {"deny": ["s"]}}, response={"json": {"deny": ["s"]}})
+    line = b"Content-Encoding: %b\r\n" % coding
+    ran = run(both, post(b'{"s":1}', lines=line), response=ok(b'{"s":1}', lines=line))
+    assert (ran.status, ran.sent_body, ran.body) == (200, b"{}", b"{}")
+    ran = run(both, post(b'{"s":1}', lines=line + b"Content-Encoding: gzip\r\n"))
+    assert ran.status == 415
+
+
+@pytest.mark.parametrize("request_", [GET, post(b"{}")])
+def test_several_transformations_request_one_response_without_coding(request_: bytes) -> None:
+    transform = configured(Transform, response={"json": {"deny": ["s"]}})
+    headers = configured(Headers, request={"set": {"X-Accept-Encoding": "identity", "X-Method": "{method}"}})
+    ran = run([transform, headers, transform], request_, response=ok(b'{"s":1}'))
+    assert ran.sent_fields.get_all(b"accept-encoding") == [b"identity"]
+    assert ran.sent_fields.get_all(b"x-accept-encoding") == [b"identity"]
+    assert ran.body == b"{}"
 
 
 def test_other_types_and_statuses() -> None:
