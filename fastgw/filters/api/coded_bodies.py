@@ -4,18 +4,19 @@ from typing import Final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply
+from fastgw.http.content_coding.content_encoding import codings_in
 
 CODING: Final = b"content-encoding"
 
 
-def is_coded(values: list[bytes]) -> bool:
-    """Whether the values of `Content-Encoding` name a coding that changes the bytes."""
-    return any(value.strip().lower() != b"identity" for value in values)
+def is_coded(exchange: Exchange) -> bool:
+    """Whether the request body has a content coding, which no filter has removed."""
+    return bool(codings_in(exchange.kept_values(CODING)))
 
 
 def refuse_coded_body(exchange: Exchange) -> Reply | None:
-    """Return the refusal of a request whose body has a content coding, unless a filter has removed it."""
-    if not is_coded(exchange.kept_values(CODING)):
+    """Return the refusal of a request whose body has a content coding; None: it has none."""
+    if not is_coded(exchange):
         return None
     detail = "A request body with a content coding is not supported here."
     return exchange.refuse(Fault.UNSUPPORTED_MEDIA_TYPE, detail, [(b"Accept-Encoding", b"identity")])

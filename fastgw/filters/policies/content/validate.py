@@ -31,7 +31,7 @@ from fastgw.filters.api import (
     StageFactory,
     WarningContext,
 )
-from fastgw.filters.api.coded_bodies import CODING, is_coded, refuse_coded_body
+from fastgw.filters.api.coded_bodies import is_coded, refuse_coded_body
 from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
 from fastgw.filters.policies.content.body_validator import BodyValidator
@@ -251,7 +251,7 @@ class _Validation:
 
     def request_stage(self, exchange: Exchange) -> BodyStage | None:
         """Return the stage that checks the body."""
-        if not _has_json(exchange) or is_coded(exchange.kept_values(CODING)):
+        if not _has_json(exchange) or is_coded(exchange):
             return None  # reported already
         check = partial(self._check, exchange)
         if self._reports:
@@ -261,7 +261,7 @@ class _Validation:
     def check_whole(self, exchange: Exchange, payload: bytes) -> Reply | BodyStage | None:
         """Check a body that is complete."""
         if not self._is_refused(exchange, payload):
-            if takes_long(payload) or not _has_json(exchange) or is_coded(exchange.kept_values(CODING)):
+            if takes_long(payload) or not _has_json(exchange) or is_coded(exchange):
                 return self.request_stage(exchange)
             if len(payload) > self._most:
                 return None  # in the mode `report`

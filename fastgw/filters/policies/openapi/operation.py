@@ -29,7 +29,7 @@ from fastgw.filters.api import (
     Size,
     StageFactory,
 )
-from fastgw.filters.api.coded_bodies import CODING, is_coded, refuse_coded_body
+from fastgw.filters.api.coded_bodies import is_coded, refuse_coded_body
 from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
 from fastgw.filters.policies.content.charsets import is_utf8
@@ -283,7 +283,7 @@ class _Requests:
     def stage(self, exchange: Exchange) -> BodyStage | None:
         """Return the stage that checks the body; None: bodies of its type are not checked."""
         body = self._body_of(exchange)
-        if body is None or not body.checks or is_coded(exchange.kept_values(CODING)):
+        if body is None or not body.checks or is_coded(exchange):
             return None  # with a coding it is reported already
         check = partial(self._check, exchange, body)
         if self._only_reports:

@@ -23,7 +23,7 @@ from fastgw.filters.api import (
     Reply,
     StageFactory,
 )
-from fastgw.filters.api.coded_bodies import CODING, is_coded
+from fastgw.filters.api.coded_bodies import is_coded
 from fastgw.filters.policies.content.body_checks import BodyObserver
 from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.shield.graphql_document import (
@@ -174,7 +174,7 @@ class _Limits:
         types = exchange.values(b"content-type")
         if len(types) != 1 or _media_type(exchange) not in (_JSON, _TEXT) or not is_utf8(types[0]):
             raise _Refused("Expected JSON in UTF-8.", "BAD_REQUEST", Fault.UNSUPPORTED_MEDIA_TYPE)
-        if is_coded(exchange.kept_values(CODING)):
+        if is_coded(exchange):
             raise _Refused("Expected a body without a content coding.", "BAD_REQUEST", Fault.UNSUPPORTED_MEDIA_TYPE)
 
     def _of_query(self, exchange: Exchange) -> _Call:
