@@ -1,7 +1,7 @@
 """Problems of a configuration, each with its position: one line of `fastgw check` each."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from difflib import get_close_matches
 from types import MappingProxyType
@@ -157,11 +157,13 @@ def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str | N
     return near[0] if near else None
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Suggest names in place of an unknown one: the nearest known one, or all of them when none is near."""
+def suggest(name: str, known: Iterable[str], first: Sequence[str] = ()) -> str:
+    """Suggest names in place of an unknown one: the nearest known one, or all of them when none is near. `first`: known
+    names to list before the others.
+    """
     if _hints_left.get() <= 0:
         return ""
-    names = sorted(known)
+    names = [*first, *sorted({*known}.difference(first))]
     near = nearest(name, names)
     if near is not None:
         return f'did you mean "{near}"?'

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
+from fastgw.config.base.names_elsewhere import FILTERS, KEYS, MOST_USED, VALUES, is_advice
 from fastgw.config.base.problems import VAULT, Path, Problem, format_value, nearest, shown_file, suggest
 from fastgw.config.base.redacted_problems import UNKNOWN_KEYWORD
 from fastgw.config.base.schema_keywords import misspelt_keywords
@@ -700,8 +701,11 @@ class Structure(Decoder):
         """Return the fields that are present and valid; required fields that are invalid are `BROKEN`."""
         held: dict[str, Any] = {}
         known = self.fields
+        other_forms = VALUES.get(self.type.__name__, {})
         for key, inner in value.items():
-            if key in known:
+            if key in other_forms and isinstance(inner, other_forms[key][0]):
+                reading.report((*path, key), format_value(inner), other_forms[key][1])
+            elif key in known:
                 field = known[key]
                 each = field.shape.read(inner, (*path, key), reading)
                 if each is not BROKEN or field.required:
@@ -709,12 +713,26 @@ class Structure(Decoder):
             elif (renamed := former_names_of(self.type).get(key)) is not None:
                 held |= self._read_former(renamed, value, path, reading)
             elif key not in also:
-                if (meant := nearest(key, known)) is not None:
+                meant, expected = self._meant_by(key, also, reading)
+                if meant is not None:
                     reading.misspelt.add((*path, meant))
-                homes = [] if meant is not None else self._fields_with(key)
-                expected = f"expected it in {_alternatives(homes)}" if homes else suggest(key, [*known, *also])
                 reading.report((*path, key), "unknown key", expected, at_key=True)
         return held
+
+    def _meant_by(self, key: str, also: tuple[str, ...], reading: Reading) -> tuple[str | None, str]:
+        """Return the field that an unknown key was probably meant as, if any, and the advice."""
+        known, class_name = self.fields, self.type.__name__
+        here = KEYS.get(class_name, {}).get(key)
+        if here is not None:
+            return (None, here) if is_advice(here) else (here, _did_you_mean(here))
+        filter_type = FILTERS.get(key, key)
+        if "filters" in known and filter_type in reading.filter_types:
+            return None, f'expected {"it" if filter_type == key else format_value(filter_type)} in "filters"'
+        if (near := nearest(key, known)) is not None:
+            return near, _did_you_mean(near)
+        if homes := self._fields_with(key):
+            return None, f"expected it in {_alternatives(homes)}"
+        return None, suggest(key, [*known, *also], MOST_USED.get(class_name, ()))
 
     def _refuse_value(self, value: Any, path: Path, reading: Reading) -> Broken:
         """Refuse a value that is not an object. For a single value the keys of the object are named."""

@@ -7,20 +7,13 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
-from typing import Final, Self
+from typing import Self
 
+from fastgw.config.base.names_elsewhere import FILTERS, is_advice
 from fastgw.config.base.problems import Problem, format_value, suggest
 from fastgw.config.sources.documents import Document
 
 KEY = "extensions"
-_NAMES_ELSEWHERE: Final = {  # of which no name here is a near match, or a wrong one
-    "gzip": "compress",
-    "brotli": "compress",
-    "encode": "compress",
-    "compressor": "compress",
-    "decompressor": "decompress",
-    "request-validator": "validate",
-}
 
 
 class UnknownType(Exception):
@@ -66,7 +59,8 @@ def type_called(name: str, filter_types: Mapping[str, type]) -> type:
             raise UnknownType(wrong, f"the package {package} has it: add it to `{KEY}`")
         if "." in name:
             raise UnknownType(wrong, 'a class is written as "package.module:Class"')
-    raise UnknownType(wrong, suggest(_NAMES_ELSEWHERE.get(name, name), filter_types))
+    here = FILTERS.get(name, name)
+    raise UnknownType(wrong, here if is_advice(here) else suggest(here, filter_types))
 
 
 def extended(

@@ -153,7 +153,7 @@ def test_upstreams(tmp_path, text, line):
             "expected one of upstream, variants, respond, redirect, compose, lambda, websocket_api, files",
         ),
         ("upstream: v", '5:24: routes[0].upstream: unknown upstream "v"; expected one of "u"'),
-        ("upstream: [u]", "5:24: routes[0].upstream: a list; expected the name of an upstream or a URL"),
+        ("upstream: [u]", "5:24: routes[0].upstream: a list; expected one destination: several targets belong"),
         ("upstream: 'u:80'", '5:24: routes[0].upstream: "u:80" is not an http, https or unix URL; expected the name'),
         ("upstream: u, listeners: [min]", '5:39: routes[0].listeners[0]: unknown listener "min"; did you mean "main"?'),
         ("upstream: u, use: [x]", '5:33: routes[0].use[0]: unknown filter set "x"; none is defined'),
