@@ -148,6 +148,15 @@ LIKE_REGEX: Final = re.compile(
     r"\.\*|\.\+|\(\?|^/?\^|\$$|\[\^|\[[a-z0-9]-[a-z0-9]\]|\\[dws.]|\([^)]*\|[^)]*\)", re.IGNORECASE
 )
 """Matches a literal path that was probably meant as a regular expression."""
+_LOCATIONS: Final = (
+    (
+        re.compile(r"~\*\s*(.*)"),
+        "{!r}: a regular expression starts right after `~`; expected ~(?i){}, case-insensitive",
+    ),
+    (re.compile(r"\^~\s*(/.*?)/?\*?"), "{!r} has a modifier of nginx; expected a prefix: {}/*"),
+    (re.compile(r"=\s*(/.*)"), "{!r} has a modifier of nginx; expected the path alone, which is matched exactly: {}"),
+)
+"""Paths with the modifiers that nginx has for a `location`, and how they are written here."""
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
 _PART: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _TEMPLATE_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[^{}/?#\s]+)?)\}")
@@ -162,6 +171,8 @@ _URL_START: Final = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
 
 @lru_cache(64)  # the routes of an API that differ in the method stand one after another
 def parse_path(text: str) -> PathPattern:
+    if text[:1] in ("~", "^", "="):
+        _refuse_location(text)
     if text.startswith("~"):
         return PathPattern(text, PathKind.REGEX, regex=_regex(text[1:]))
     if not text.startswith("/"):
@@ -215,6 +226,8 @@ def either_slash(pattern: PathPattern) -> tuple[PathPattern, ...]:
 
 def parse_host(text: str) -> HostPattern:
     host = text.lower().removesuffix(".")
+    if text == "*":
+        raise ValueError("'*' is not a host name; expected one such as *.example.org, or no `hosts` for any host")
     if host.startswith("["):
         return HostPattern(text, _ipv6_host(text), wildcard=False)
     wildcard = host.startswith("*.")
@@ -326,6 +339,13 @@ def _regex(source: str, after: str = " after `~`, such as ~^/v[0-9]+/") -> bytes
     except re2.error as error:
         raise ValueError(f"{source!r}: {re2_problem(error)}; expected a regular expression in RE2 syntax") from error
     return source.encode()
+
+
+def _refuse_location(text: str) -> None:
+    """Raise `ValueError` for a path with a modifier of nginx. RE2 would refuse `*^/x` for its `*`."""
+    for written, advice in _LOCATIONS:
+        if (found := written.fullmatch(text)) is not None:
+            raise ValueError(advice.format(text, found[1]))
 
 
 def _segment(text: str) -> Segment:

@@ -26,14 +26,29 @@ _NGINX: Final = re.compile(
     r"\$(?:host|scheme|uri|request_uri|args|is_args|query_string|remote_addr|remote_user|server_name|server_port|"
     r"http_[a-z_]+|arg_[a-z_]+|cookie_[a-z_]+|proxy_add_x_forwarded_for|upstream_addr|request_id)\b"
 )
+_VARIABLES: Final = {
+    "host": "{host}",
+    "scheme": "{scheme}",
+    "uri": "{path}",
+    "request_uri": "{path} and {query}",
+    "args": "{query}",
+    "query_string": "{query}",
+    "remote_addr": "{client_ip}",
+    "remote_user": "{consumer.name}",
+    "request_id": "{request_id}",
+    "upstream_addr": "{target}",
+}
+"""Variables of nginx, and what they are here."""
+_PREFIXES: Final = {"http_": "header.", "arg_": "query.", "cookie_": "cookie."}
+"""Beginnings of the names of variables of nginx, and what they are here."""
 _GROUP: Final = re.compile(r"\$[0-9](?![0-9])|\\[0-9]")
 _BRACES: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 _DOLLAR: Final = re.compile(r"\$(\{[a-z_]+(\.[A-Za-z0-9_-]+)+\}|\{\{.*?\}\})")
 """Variables and expressions of fastgw with the `$` of other syntaxes."""
 _ARN: Final = re.compile(r"arn:aws[a-z-]*:lambda:([a-z0-9-]+):")
 _OF_LAMBDA: Final = re.compile(r"lambda\.([a-z0-9-]+)\.amazonaws\.com")
-_MODIFIER: Final = re.compile(r"~\*?\s+|~\*")
-"""Modifiers of nginx for regular expressions, which begin with `~` here."""
+_MODIFIER: Final = re.compile(r"~\s+")
+"""Modifier of nginx for regular expressions, which begin with `~` here."""
 _ELSEWHERE: Final = re.compile(r"/(:[A-Za-z_]\w*|<[^/<>]+>)(?=/|$)")
 """Path parameters in the syntax of Express and Kong, and of Flask."""
 _INTAKES: Final = {"loki": "/loki/api/v1/push", "elasticsearch": "/_bulk"}
@@ -95,7 +110,18 @@ def _expansions(merged: Merged) -> Iterator[Problem]:
             elif (found := _DOLLAR.search(text)) is not None:
                 yield at.value_problem(f"the `$` of `{found[0]}` is taken literally; write {found[1]}")
             elif (found := _NGINX.search(text)) is not None:
-                yield at.value_problem(f"`{found[0]}` is taken literally: variables in strings are not supported")
+                yield at.value_problem(f"`{found[0]}` is taken literally: {_variable_here(found[0][1:])}")
+
+
+def _variable_here(name: str) -> str:
+    """Return how a variable of nginx is written here."""
+    kind = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), "")
+    of_name = name.removeprefix(kind)
+    here = f"{{{_PREFIXES[kind]}{of_name.replace('_', '-') if kind == 'http_' else of_name}}}" if kind else ""
+    here = here or _VARIABLES.get(name, "")
+    return (
+        f"a variable is written {{NAME}}, here {here}" if here else "a variable is written {NAME}, such as {client_ip}"
+    )
 
 
 def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
@@ -195,10 +221,9 @@ def _of_route(location: SourceLocation, route: Route, catching_all: list[Route])
         wrong = "`/` matches that path only; `/*` matches all paths"
         yield location.below("paths", 0).value_problem(wrong)
     for index, path in enumerate(route.paths):
-        if (modifier := _MODIFIER.match(path)) is not None:
+        if _MODIFIER.match(path) is not None:
             wrong = "it cannot match anything: a regular expression starts right after `~`, such as ~^/v[0-9]+/"
-            without_case = "; case-insensitive: ~(?i)^/v[0-9]+/" if "*" in modifier[0] else ""
-            yield location.below("paths", index).value_problem(wrong + without_case)
+            yield location.below("paths", index).value_problem(wrong)
         elif not path.startswith("~") and (found := _ELSEWHERE.search(path)) is not None:
             wrong = f"`{found[1]}` is matched literally: a parameter is written {{name}}, such as /users/{{id}}"
             yield location.below("paths", index).value_problem(wrong)
@@ -208,6 +233,9 @@ def _of_route(location: SourceLocation, route: Route, catching_all: list[Route])
         elif path.startswith("~") and _BRACES.search(path) is not None:
             wrong = "`{…}` in a regular expression is not a parameter: parameters are for paths without `~`"
             yield location.below("paths", index).value_problem(wrong)
+    if "_" in route.hosts:
+        wrong = "`_` is matched literally: leave out `hosts` for any host"
+        yield location.below("hosts", route.hosts.index("_")).value_problem(wrong)
     for key, conditions in (("headers", route.headers), ("query", route.query)):
         for name, value in conditions.items():
             if not isinstance(value, str):

@@ -61,6 +61,8 @@ OF_UPSTREAM: Final = (
     *("timeout", "timeouts", "retries", "deadline_header"),
 )
 """Settings that only affect requests sent to an upstream."""
+_ANY_METHOD: Final = ("*", "ANY", "ALL")
+"""Names that other products have for any method."""
 
 
 def needs_version_and_listeners(merged: Merged) -> None:
@@ -579,7 +581,8 @@ def methods_that_are_served(merged: Merged) -> None:
                 location.below("methods", index).report(wrong, "expected another method", at_key=False)
             elif not knows_method(method):
                 wrong = f"{method} is always rejected: it is unknown to llhttp"
-                location.below("methods", index).report(wrong, "expected another method", at_key=False)
+                expected = "leave out `methods` for any method" if method in _ANY_METHOD else "expected another method"
+                location.below("methods", index).report(wrong, expected, at_key=False)
 
 
 def state_that_works(merged: Merged) -> None:

@@ -153,6 +153,41 @@ def test_upstreams(tmp_path, text, line):
             "expected one of upstream, variants, respond, redirect, compose, lambda, websocket_api, files",
         ),
         ("upstream: v", '5:24: routes[0].upstream: unknown upstream "v"; expected one of "u"'),
+        (
+            "upstream: u, paths: ['~*^/j']",
+            "5:35: routes[0].paths[0]: '~*^/j': a regular expression starts right after `~`; "
+            "expected ~(?i)^/j, case-insensitive",
+        ),
+        (
+            "upstream: u, paths: ['~* ^/j']",
+            "5:35: routes[0].paths[0]: '~* ^/j': a regular expression starts right after `~`; "
+            "expected ~(?i)^/j, case-insensitive",
+        ),
+        *(
+            (
+                f"upstream: u, paths: ['{path}']",
+                f"5:35: routes[0].paths[0]: '{path}' has a modifier of nginx; expected a prefix: /j/*",
+            )
+            for path in ("^~ /j", "^~ /j/", "^~/j/")
+        ),
+        (
+            "upstream: u, paths: ['= /j']",
+            "5:35: routes[0].paths[0]: '= /j' has a modifier of nginx; expected the path alone, "
+            "which is matched exactly: /j",
+        ),
+        (
+            "upstream: u, hosts: ['*']",
+            "5:35: routes[0].hosts[0]: '*' is not a host name; expected one such as *.example.org, or no `hosts` for "
+            "any host",
+        ),
+        *(
+            (
+                f"upstream: u, methods: ['{method}']",
+                f"5:37: routes[0].methods[0]: {method} is always rejected: it is unknown to llhttp; "
+                "leave out `methods` for any method",
+            )
+            for method in ("*", "ANY", "ALL")
+        ),
         ("upstream: [u]", "5:24: routes[0].upstream: a list; expected one destination: several targets belong"),
         ("upstream: 'u:80'", '5:24: routes[0].upstream: "u:80" is not an http, https or unix URL; expected the name'),
         ("upstream: u, listeners: [min]", '5:39: routes[0].listeners[0]: unknown listener "min"; did you mean "main"?'),

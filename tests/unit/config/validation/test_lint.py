@@ -70,12 +70,28 @@ def problems(folder, text):
         ("routes: [{name: a, redirect: {to: '/b/$1'}}]", "redirect.to: `$1` is taken literally: use a named"),
         (
             ("routes: [{name: a, redirect: {to: 'https://b$request_uri'}}]"),
-            "to: `$request_uri` is taken literally: variables in strings are not supported",
+            "to: `$request_uri` is taken literally: a variable is written {NAME}, here {path} and {query}",
         ),
         ("routes: []\nadmin: {token: '${TOKEN}'}", "5:16: admin.token: `${…}` is taken literally; write {env: NAME}"),
         (
             ("routes: []\nfilters: {headers: {request: {set: {X-A: '$remote_addr'}}}}"),
-            "`$remote_addr` is taken literally: variables in strings are not supported",
+            "`$remote_addr` is taken literally: a variable is written {NAME}, here {client_ip}",
+        ),
+        (
+            ("routes: []\nfilters: {headers: {request: {set: {X-A: '$http_x_tenant'}}}}"),
+            "`$http_x_tenant` is taken literally: a variable is written {NAME}, here {header.x-tenant}",
+        ),
+        (
+            ("routes: []\nfilters: {headers: {request: {set: {X-A: '$arg_page_size'}}}}"),
+            "`$arg_page_size` is taken literally: a variable is written {NAME}, here {query.page_size}",
+        ),
+        (
+            ("routes: []\nfilters: {headers: {request: {set: {X-A: '$server_port'}}}}"),
+            "`$server_port` is taken literally: a variable is written {NAME}, such as {client_ip}",
+        ),
+        (
+            "routes: [{name: a, hosts: [_], upstream: u}]",
+            "4:28: routes[0].hosts[0]: `_` is matched literally: leave out `hosts` for any host",
         ),
         (
             "routes: []\ntelemetry: {route_slos: {gone: {availability: 99%}}}",
