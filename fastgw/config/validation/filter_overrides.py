@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fastgw.config.base.problems import Problem, format_value
+from fastgw.config.base.problems import Problem, format_value, nearest
 from fastgw.config.decoding.decoder import BROKEN, Broken
 from fastgw.config.decoding.filter_levels import by_route, early, is_default
 from fastgw.config.decoding.merge import Merged, SourceLocation
@@ -139,7 +139,15 @@ class FilterRules:
                         f"{subject}{'removes' if use is None else 'replaces'} that of {owner.name} ({at})"
                     )
                 elif use is None and not self._removes_default(level, name):
-                    yield location.problem(f"{subject}no outer level has a filter with this name; did you mean {{}}?")
+                    advice = self._instead_of_removing(name, farther)
+                    yield location.problem(f"{subject}no outer level has a filter with this name{advice}")
+
+    def _instead_of_removing(self, name: str, farther: Sequence[Level]) -> str:
+        """Return advice for the removal of a filter that no outer level has."""
+        near = nearest(name, {each for level in farther for each, (_, use) in level.uses.items() if use is not None})
+        if near is not None:
+            return f"; did you mean {format_value(near)}?"
+        return f"; to switch the filter on with its defaults: `{name}: {{}}`" if name in self.filter_types else ""
 
     def _removes_default(self, level: Level, name: str) -> bool:
         """Whether the gateway has a default filter with this name."""

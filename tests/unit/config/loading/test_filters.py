@@ -146,8 +146,20 @@ def test_replacing_and_removing_is_noted(tmp_path):
     assert [str(note).replace(f"{tmp_path}/", "") for note in notes] == [
         "gw.yaml:7:47: upstreams.u.filters.limit: replaces that of the gateway (gw.yaml:10)",
         'gw.yaml:12:34: routes[0].use[0]: filter set "s" has "limit", removes that of upstream "u" (gw.yaml:7)',
-        "gw.yaml:12:48: routes[0].filters.x: no outer level has a filter with this name; did you mean {}?",
+        "gw.yaml:12:48: routes[0].filters.x: no outer level has a filter with this name",
     ]
+
+
+@pytest.mark.parametrize(
+    ("gateway", "route", "advice"),
+    [
+        ("limit: {body: 1}", "limt: off", 'did you mean "limit"?'),
+        ("limit: {body: 1}", "block: off", "to switch the filter on with its defaults: `block: {}`"),
+    ],
+)
+def test_removing_a_filter_that_no_outer_level_has_is_noted_with_advice(tmp_path, gateway, route, advice):
+    (note,) = config.load(write(tmp_path, at(gateway=gateway, route=route)), TYPES).notes
+    assert str(note).endswith(f"no outer level has a filter with this name; {advice}")
 
 
 @pytest.mark.parametrize("level", ["gateway", "listener", "upstream", "set", "route"])
