@@ -110,6 +110,8 @@ def why_not_listen(address: Address) -> str:
         folder = os.path.dirname(address.path)
         if not os.path.isdir(folder):
             return f"directory {folder} for the socket does not exist"
+        if _is_other_file(address.path):
+            return f"the file {address.path} exists and is no socket"
         return "" if os.access(folder, os.W_OK | os.X_OK) else f"this user cannot create a socket in {folder}"
     if 0 < address.port < _unprivileged_ports() and not _may_bind_low_ports():
         return (
@@ -174,6 +176,13 @@ def _describe_error(error: OSError, address: Address) -> str:
         holder = holder_of(address)
         return f"the address is in use ({holder}, has it)" if holder else "the address is in use"
     return str(error.strerror)
+
+
+def _is_other_file(path: str) -> bool:
+    """Whether a file other than a socket has the path of a unix socket."""
+    with suppress(FileNotFoundError):
+        return not stat.S_ISSOCK(os.stat(path).st_mode)
+    return False
 
 
 def _open_tcp(address: Address, slots: int, kind: socket.SocketKind) -> tuple[ListeningEndpoint, ...]:
@@ -249,6 +258,8 @@ def _listen(
 
 
 def _open_unix(address: Address, private: bool) -> ListeningEndpoint:
+    if _is_other_file(address.path):
+        raise CannotListen(f"cannot listen on {address}: the file exists and is no socket")
     _remove_stale(address.path)
     umask = os.umask(PRIVATE_UMASK if private else UNIX_UMASK)
     try:
@@ -261,9 +272,7 @@ def _open_unix(address: Address, private: bool) -> ListeningEndpoint:
 
 def _remove_stale(path: str) -> None:
     """Remove the socket file of a gateway that was killed, if a connect to it is refused."""
-    with suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return  # bind reports the error
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-            if probe.connect_ex(path) == errno.ECONNREFUSED:
-                os.unlink(path)
+    kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+    with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX, kind) as probe:
+        if probe.connect_ex(path) == errno.ECONNREFUSED:
+            os.unlink(path)

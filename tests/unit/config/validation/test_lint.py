@@ -10,7 +10,7 @@ import pytest
 from fastgw import config
 from fastgw.config.base.value_types import parse_address
 from fastgw.filters import TYPES
-from fastgw.runtime.sockets.listening_sockets import why_not_listen
+from fastgw.runtime.sockets.listening_sockets import AddressInUse, CannotListen, open_endpoints, why_not_listen
 from tests.support.certificates import Certificates
 from tests.support.commands import ended
 
@@ -363,6 +363,16 @@ class TestWhatRunWouldFind:
         told = why_not_listen(parse_address(address))
         assert told.startswith(why)
         assert bool(told) is bool(why)
+
+    def test_a_file_that_is_no_socket_has_the_path(self, tmp_path):
+        (tmp_path / "gw.sock").touch()
+        address = parse_address(f"unix:{tmp_path}/gw.sock")
+        assert why_not_listen(address) == f"the file {tmp_path}/gw.sock exists and is no socket"
+        with pytest.raises(CannotListen) as caught:
+            open_endpoints(address, 1)
+        assert str(caught.value) == f"cannot listen on unix:{tmp_path}/gw.sock: the file exists and is no socket"
+        assert not isinstance(caught.value, AddressInUse)
+        assert (tmp_path / "gw.sock").is_file()
 
 
 @pytest.mark.parametrize(
