@@ -196,8 +196,13 @@ class _Limits:
         body = _parsed(payload)
         if not isinstance(body, list):
             return [_call_of(body)]
-        if not 1 <= len(body) <= self._settings.max_batch or self._settings.max_batch == 1:
-            raise _Refused(f"A batch of {len(body)} operations; at most {self._settings.max_batch} are allowed.")
+        most = self._settings.max_batch
+        if most == 1:
+            raise _Refused("Batches (arrays of operations) are not allowed.")
+        if not body:
+            raise _Refused("An empty batch.")
+        if len(body) > most:
+            raise _Refused(f"A batch of {len(body)} operations; at most {most} are allowed.")
         return [_call_of(each) for each in body]
 
     def _check(self, calls: Iterable[_Call], is_get: bool) -> None:

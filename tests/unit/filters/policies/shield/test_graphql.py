@@ -217,6 +217,21 @@ def test_a_body_is_within_the_limits(limits: dict[str, Any], body: Any, status: 
     assert sent(plane_of(**limits), post(body)) == (status, code)
 
 
+@pytest.mark.parametrize(
+    ("most", "operations", "message"),
+    [
+        (1, 1, "Batches (arrays of operations) are not allowed."),
+        (1, 0, "Batches (arrays of operations) are not allowed."),
+        (2, 0, "An empty batch."),
+        (2, 3, "A batch of 3 operations; at most 2 are allowed."),
+    ],
+)
+def test_the_refusal_of_a_batch_says_why(most: int, operations: int, message: str) -> None:
+    client = plane_of(max_batch=most).client()
+    client.sends(post([{"query": "{a}"}] * operations))
+    assert json.loads(client.received.partition(b"\r\n\r\n")[2])["errors"][0]["message"] == message
+
+
 @pytest.mark.parametrize(("text", "status"), [("{a}", 200), ("{a {b}}", 400)])
 def test_a_body_that_is_decompressed_is_within_the_limits(text: str, status: int) -> None:
     filters = {"decompress": {}, "graphql": {"max_depth": 1}}
