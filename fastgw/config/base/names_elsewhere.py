@@ -50,6 +50,7 @@ VALUES: Final[Mapping[str, Mapping[str, tuple[type, str]]]] = {
             str,
             'did you mean "paths", a list such as ["/x"]? expected an object with "forward", "encoded_slash" or "root"',
         ),
+        "strip_prefix": (bool, 'expected the prefix itself, such as "/api"'),
         "upstream": (
             list,
             "expected one destination: several targets belong in upstreams.NAME.targets, and NAME is the destination",

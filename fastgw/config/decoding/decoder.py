@@ -42,6 +42,8 @@ class Broken:
 
 
 BROKEN: Final = Broken()
+MERGE_KEY: Final = "<<"
+"""Key of YAML 1.1 that adds the keys of another object, which YAML 1.2 does not have."""
 _KEYS_NAMED: Final = 6
 """Maximum number of keys that an error names of an object."""
 _HOMES_NAMED: Final = 6
@@ -162,11 +164,19 @@ class Text(Decoder):
         if not isinstance(value, str):
             return _read_unquoted(self, value, path, reading)
         if self.pattern and not re.search(self.pattern, value):
+            if (with_unit := self._with_unit(value)) is not None:
+                return reading.report(path, f"{value} has no unit", f"expected {self.expected} such as {with_unit}")
             form = f"such as {format_value(self.example)}" if self.example else f"that matches {self.pattern}"
             return reading.report(path, format_value(value), f"expected {self.expected} {form}")
         if len(value) < self.shortest:
             return reading.report(path, format_value(value), "expected a non-empty string")
         return value
+
+    def _with_unit(self, number: str) -> str | None:
+        """Return a number with the unit of the example, in quotes; None: it is no number, or not valid with it."""
+        unit = self.example.lstrip("0123456789")
+        is_valid = number.isdecimal() and unit != self.example and re.search(self.pattern or "", number + unit)
+        return format_value(number + unit) if is_valid else None
 
 
 @dataclass(frozen=True)
@@ -517,6 +527,9 @@ class Table(Decoder):
         keys = replace(reading, of_keys=True)
         for name, inner in value.items():
             below = (*path, name)
+            if name == MERGE_KEY and not isinstance(self.key, Text):
+                _refuse_merge_key(path, reading)
+                continue
             if self.key.read(name, below, keys) is BROKEN:
                 continue
             besides = self.besides
@@ -557,6 +570,8 @@ class Either(Decoder):
             return self.refuse_nothing(path, reading)
         if nullable and isinstance(self.shapes[0], Instance) and value == "off":  # TOML has no null
             return None
+        if nullable and len(path) == 1 and isinstance(only := self.shapes[0], Structure) and _is_scalar(value):
+            return only.refuse_part(value, path, reading)
         if nullable and len(self.shapes) == 2:  # then errors inside it are reported
             return None if value is None else self.shapes[0].read(value, path, reading)
         kinds = _KINDS.get(type(value), ())
@@ -677,6 +692,8 @@ class Structure(Decoder):
             return self.read_variable(value, path, reading)
         if not isinstance(value, dict):
             return self._refuse_value(value, path, reading)
+        if MERGE_KEY in value:  # what it would add is not missing
+            return _refuse_merge_key(path, reading)
         before = len(reading.problems)
         held = self.read_fields(value, path, reading, also)
         for known in self.fields.values():
@@ -712,6 +729,8 @@ class Structure(Decoder):
                     held[field.name] = each
             elif (renamed := former_names_of(self.type).get(key)) is not None:
                 held |= self._read_former(renamed, value, path, reading)
+            elif key == MERGE_KEY:  # at the top level
+                _refuse_merge_key(path, reading)
             elif key not in also:
                 meant, expected = self._meant_by(key, also, reading)
                 if meant is not None:
@@ -738,10 +757,19 @@ class Structure(Decoder):
         """Refuse a value that is not an object. For a single value the keys of the object are named."""
         if value is None or isinstance(value, list) or not path or self.is_secret or self.shorthand:
             return self.refuse(value, path, reading)
-        required = [field.key for field in self.fields.values() if field.required]
-        optional = [field.key for field in self.fields.values() if not field.required]
-        keys = " and ".join(format_value(key) for key in required) if required else _alternatives(optional)
+        required = self._required()
+        keys = " and ".join(required) if required else _alternatives([*self.fields])
         return reading.report(path, format_value(value), f"expected {self.expected} with {keys}" if keys else "")
+
+    def refuse_part(self, value: Any, path: Path, reading: Reading) -> Broken:
+        """Refuse a single value, such as `off` or an address, for a part of the gateway that null disables."""
+        said = "a string" if isinstance(value, str) and self.is_secret else format_value(value)
+        keys = " and ".join(self._required() or [format_value(self.first.key)])
+        return reading.report(path, said, f"expected {self.expected} with {keys}, or null to disable it")
+
+    def _required(self) -> list[str]:
+        """Return the required keys for people."""
+        return [format_value(field.key) for field in self.fields.values() if field.required]
 
     def _fields_with(self, key: str) -> list[str]:
         """Return the keys of the fields that are objects with this key; none if there are too many to be of help."""
@@ -800,6 +828,11 @@ class AnyJson(Decoder):
         return text
 
 
+def _refuse_merge_key(path: Path, reading: Reading) -> Broken:
+    wrong = f'merge keys ("{MERGE_KEY}") are not supported'
+    return reading.report((*path, MERGE_KEY), wrong, "expected the keys themselves", at_key=True)
+
+
 def _did_you_mean(meant: str) -> str:
     return f"did you mean {format_value(meant)}?"
 
@@ -810,6 +843,10 @@ def _alternatives(keys: list[str]) -> str:
     more = [f"{len(keys) - _KEYS_NAMED} more"] if len(keys) > _KEYS_NAMED else []
     *others, last = [*named, *more] or [""]
     return f"{', '.join(others)} or {last}" if others else last
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is not None and not isinstance(value, dict | list)
 
 
 def _options(shape: Decoder) -> tuple[Decoder, ...]:
@@ -980,7 +1017,11 @@ def _constraint(notes: tuple[Any, ...], name: str) -> Any:
 
 
 def _read_unquoted(shape: Decoder, value: Any, path: Path, reading: Reading) -> Any:
-    """Report a number or boolean in place of text, which most likely lacks quotes."""
-    if isinstance(value, bool | int | float):
-        return reading.report(path, f"{format_value(value)} without quotes", f"expected {shape.expected}")
-    return shape.read_variable(value, path, reading)
+    """Report a number or boolean in place of text: it lacks quotes if the quoted text is valid."""
+    if not isinstance(value, bool | int | float):
+        return shape.read_variable(value, path, reading)
+    trial = reading.trial()
+    shape.read(format_value(value), path, trial)
+    if trial.problems:
+        return shape.read(format_value(value), path, reading)
+    return reading.report(path, f"{format_value(value)} without quotes", f"expected {shape.expected}")

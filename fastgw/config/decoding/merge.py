@@ -275,7 +275,7 @@ def merge(documents: Iterable[Document], filter_types: Mapping[str, type], files
             elif name == "egress":
                 _add_egress(merged, location, value)
             elif name not in ANYWHERE or name not in merged.single:
-                _add(merged.single, name, location, value)
+                _add(merged.single, name, location, value, "expected it once")
     return merged
 
 
@@ -434,7 +434,7 @@ def _add_egress(merged: Merged, location: SourceLocation, egress: Egress | None)
     merged.egress_location = merged.egress_location or location
     for key in location.raw:
         if key != "apps":
-            _add(merged.egress, key, location.below(key), getattr(egress, key))
+            _add(merged.egress, key, location.below(key), getattr(egress, key), "expected it once")
     for app, services in egress.apps.items():
         held = merged.services.setdefault(app, {})
         for name, service in services.items():
@@ -442,8 +442,14 @@ def _add_egress(merged: Merged, location: SourceLocation, egress: Egress | None)
             _add(kind, app if isinstance(service, tuple) else name, location.below("apps", app, name), service)
 
 
-def _add(held: dict[str, tuple[SourceLocation, Any]], name: str, location: SourceLocation, value: Any) -> None:
+def _add(
+    held: dict[str, tuple[SourceLocation, Any]],
+    name: str,
+    location: SourceLocation,
+    value: Any,
+    expected: str = "expected a unique name",
+) -> None:
     if name in held:
-        location.report(f"already defined at {held[name][0]}", "expected a unique name")
+        location.report(f"already defined at {held[name][0]}", expected)
     else:
         held[name] = location, value

@@ -17,8 +17,9 @@ from fastgw.config.base.value_types import (
     Notation,
     ReadableFile,
     Size,
-    TargetUrl,
+    Url,
     Username,
+    parse_target_url,
 )
 from fastgw.config.settings.secrets import Secret, SecretError
 
@@ -64,10 +65,21 @@ class Spool(Settings):
             raise ValueError("`size` is less than 1MiB")
 
 
+def _parse_syslog_address(text: str) -> Url:
+    if text.partition(":")[0] not in ("udp", "tcp", "unix"):
+        raise ValueError(f'"{text}" is not the address of a syslog server')
+    return parse_target_url(text)
+
+
+SyslogAddress = Annotated[
+    Url, Notation('"udp://host:514", "tcp://host:514" or "unix:/path"', _parse_syslog_address, {"type": "string"})
+]
+
+
 class SyslogSink(Settings):
     """A syslog server: each line is the message of an RFC 5424 record."""
 
-    address: TargetUrl
+    address: SyslogAddress
     """`udp://host:514`, `tcp://host:514` (octet counting, RFC 6587) or `unix:/dev/log`."""
     facility: Literal[FACILITIES] = "local0"  # type: ignore[valid-type]  # the names stand there once
     """Facility of the records; their severity is `info`."""
@@ -78,10 +90,6 @@ class SyslogSink(Settings):
     spool: Spool | None = None
     """Directory that keeps lines while the server is unreachable. null = 16 MiB of memory per worker. Over UDP
     the gateway cannot detect whether the server receives lines."""
-
-    def __post_init__(self) -> None:
-        if self.address.scheme not in ("udp", "tcp", "unix"):
-            raise ValueError('`address` is not "udp://host:port", "tcp://host:port" or "unix:/path"')
 
 
 class HttpSink(Settings):

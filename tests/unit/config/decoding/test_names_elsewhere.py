@@ -51,6 +51,16 @@ def problems(folder, text):
         ),
         *((f"{key}: [x]", f'{key}: unknown key; did you mean "hosts"?') for key in ("domains", "host")),
         *((f"{key}: true", f'{key}: unknown key; did you mean "strip_prefix"?') for key in ("stripPath", "strip_path")),
+        ("strip_prefix: true", 'strip_prefix: true; expected the prefix itself, such as "/api"'),
+        (
+            "filters: {websocket: {rate: 100}}",
+            'filters.websocket.rate: 100 has no unit; expected a string such as "100/s"',
+        ),
+        (
+            "filters: {websocket: {rate: '100'}}",
+            'filters.websocket.rate: 100 has no unit; expected a string such as "100/s"',
+        ),
+        ("filters: {websocket: {rate: 0}}", 'filters.websocket.rate: "0"; expected a string such as "100/s"'),
         ("preserve_host: true", "preserve_host: unknown key; expected `host_header: preserve`"),
         *(
             (f"{key}: {{}}", f'{key}: unknown key; expected it in "filters"')

@@ -193,7 +193,7 @@ def test_one_thing_said_twice_is_told(tmp_path):
         team=egress(API, "  addressing: path\n"),
     )
     assert told == [
-        "team.yaml:2: egress.addressing: already defined at main.yaml:6; expected a unique name",
+        "team.yaml:2: egress.addressing: already defined at main.yaml:6; expected it once",
         "team.yaml:5: egress.apps.shop.orders: already defined at main.yaml:9; expected a unique name",
     ]
 

@@ -56,6 +56,19 @@ def test_the_first_minute(tmp_path):
         ("timeouts: {keepalive: true}", '3:23: timeouts.keepalive: true; expected a duration such as "250ms"'),
         ("limits: {body_bytes: '1024'}", '3:22: limits.body_bytes: "1024" has no unit; expected a size such as "1024B'),
         ("limits: {body_bytes: 1.5}", "3:22: limits.body_bytes: 1.5; expected a size such as"),
+        ("status: off", '3:9: status: "off"; expected an object with "address", or null to disable it'),
+        ("status: false", '3:9: status: false; expected an object with "address", or null to disable it'),
+        ("admin: false", '3:8: admin: false; expected an object with "address", or null to disable it'),
+        ("admin: '127.0.0.1:1'", '3:8: admin: a string; expected an object with "address", or null to disable it'),
+        ("state: 'redis://h'", '3:8: state: a string; expected an object with "url", or null to disable it'),
+        *(
+            (
+                f"access_logs: [{{sink: {{syslog: {{address: '{address}'}}}}}}]",
+                f'3:41: access_logs[0].sink.syslog.address: "{address}" is not the address of a syslog server; '
+                'expected "udp://host:514", "tcp://host:514" or "unix:/path"',
+            )
+            for address in ("h:514", "http://h:514")
+        ),
         ("include: [1]", "3:11: include[0]: 1 without quotes; expected a string"),
     ],
 )  # fmt: skip

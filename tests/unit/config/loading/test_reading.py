@@ -404,8 +404,24 @@ def test_what_two_files_say_is_an_error_that_names_both(tmp_path):
         b_toml="workers = 3\n[listeners.main]\naddress = '127.0.0.1:80'\n",
     ) == [
         'main.yaml:3:19: include[1]: "none.yaml": no such file',
-        "b.toml:1: workers: already defined at main.yaml:4; expected a unique name",
+        "b.toml:1: workers: already defined at main.yaml:4; expected it once",
         "b.toml:2: listeners.main: already defined at main.yaml:2; expected a unique name",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("routes:\n- &d {name: a, upstream: 'http://a'}\n- <<: *d\n  paths: [/b]\n", '5:3: routes[1]["<<"]'),
+        ("upstreams:\n  u: &u {targets: ['http://a']}\n  v: {<<: *u}\n", '5:7: upstreams.v["<<"]'),
+        ("x: &x {}\nupstreams:\n  <<: *x\n", '5:3: upstreams["<<"]'),
+        ("<<: {}\n", '3:1: ["<<"]'),
+    ],
+)
+def test_a_merge_key_is_one_error_without_those_that_follow_from_it(tmp_path, text, at):
+    told = problems(tmp_path, main_yaml=MINIMAL + text)
+    assert [each for each in told if ":1: x: unknown key" not in each] == [
+        f'main.yaml:{at}: merge keys ("<<") are not supported; expected the keys themselves'
     ]
 
 
