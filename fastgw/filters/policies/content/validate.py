@@ -31,7 +31,7 @@ from fastgw.filters.api import (
     StageFactory,
     WarningContext,
 )
-from fastgw.filters.api.coded_bodies import is_coded, refuse_coded_body
+from fastgw.filters.api.coded_bodies import CODING, is_coded, refuse_coded_body
 from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
 from fastgw.filters.policies.content.body_validator import BodyValidator
