@@ -539,13 +539,15 @@ class Exchange:
     def refuse_late(self, reply: Reply) -> None:
         """Send a reply that was decided after the request was forwarded. The upstream request is cancelled."""
         self.break_off()
-        self._drop_relay()
-        if self.state is ANSWERING:
-            self.fault = self.fault or reply.fault
-            body_at_once(reply)  # it will not be sent
-            self.client.abort(reply.fault or Fault.INTERNAL)
-        else:
+        if self.state is not ANSWERING:
+            self._drop_relay()
             self.reply(reply)
+            return
+        self.fault = self.fault or reply.fault
+        body_at_once(reply)  # it will not be sent
+        self._drop_relay()
+        if self.state is ANSWERING:  # otherwise the relay was a tunnel's, whose other direction has ended before
+            self.client.abort(reply.fault or Fault.INTERNAL)
 
     def still_sends(self, response: Response | None) -> bool:
         """Whether this response, which has begun, is still that of the exchange, even if a filter holds it: neither has

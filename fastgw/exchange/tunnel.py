@@ -22,6 +22,9 @@ class Tunnel(Protocol):
     def drain(self) -> None:
         """Close soon, in the way of the tunnel's protocol, because the worker drains."""
 
+    def end_idle(self) -> None:
+        """Close soon, in the way of the tunnel's protocol, because of `timeouts.tunnel_idle`. Not called again."""
+
     def summary(self) -> dict[str, object]:
         """Return its summary for the access log."""
 

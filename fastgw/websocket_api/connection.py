@@ -180,6 +180,9 @@ class ApiConnection(Timed):
     def drain(self) -> None:
         self._close(GOING_AWAY, "the gateway is shutting down", None)
 
+    def end_idle(self) -> None:
+        self._close(GOING_AWAY, "the connection was idle", Fault.TUNNEL_IDLE)
+
     def summary(self) -> dict[str, object]:
         return {
             "client_messages": self._counts[WebsocketSide.CLIENT],
@@ -483,7 +486,7 @@ class ApiConnection(Timed):
             self._hold_until = inf
             self._end()
         elif not self._close_sent and now >= self._heard_at + self._action.idle:
-            self._close(GOING_AWAY, "the connection was idle", Fault.TUNNEL_IDLE)
+            self.end_idle()
         self._plan()
 
 

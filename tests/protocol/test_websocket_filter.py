@@ -26,8 +26,9 @@ from tests.support.origin import Origin, OriginConnection
 LIMITS = {"message_bytes": 70_000, "close_timeout": "2s"}
 
 
-def kind(**settings: Any) -> Kind:
-    return Kind(route={"filters": {"websocket": {**LIMITS, **settings}}})
+def kind(timeouts: Any = None, **settings: Any) -> Kind:
+    """`timeouts`: those of the upstream."""
+    return Kind({"timeouts": timeouts or {}}, {"filters": {"websocket": {**LIMITS, **settings}}})
 
 
 KINDS = {
@@ -35,6 +36,7 @@ KINDS = {
     "small": kind(message_bytes=100),
     "rate": kind(rate="5/s"),
     "idle": kind(idle="300ms"),
+    "tunnel_idle": kind({"tunnel_idle": "300ms"}),
     "total": kind(total="400ms"),
     "ping": kind(ping="200ms"),
     "one": kind(per_consumer=1),
@@ -188,11 +190,11 @@ def open_plain(lane: Lane, fields: bytes = b"", more: bytes = b"", answer: bytes
     return PlainSide(client, masked=True), PlainSide(upstream, masked=False)
 
 
-def open_stream(lane: Lane) -> Ends:
+def open_stream(lane: Lane, path: bytes = b"/ws") -> Ends:
     client = Http2Client(lane.gateway.address("main"))
     lane._peers.append(client)
     client.begin()
-    pseudo = [*frames.pseudo(b"CONNECT", b"/ws", lane.host), (b":protocol", b"websocket")]
+    pseudo = [*frames.pseudo(b"CONNECT", path, lane.host), (b":protocol", b"websocket")]
     client.send(frames.headers(frames.block(*pseudo, (b"sec-websocket-version", b"13")), 1, False))
     upstream = lane.accept()
     request = upstream.read_head()
@@ -431,9 +433,18 @@ def test_more_messages_than_the_rate_are_1008(ends: Ends) -> None:
     assert_closes(ends, 1008, sent_before=5)
 
 
-@of_kind("idle")
+@of_kind("idle", "tunnel_idle")
 def test_idle_connections_are_1001(ends: Ends) -> None:
     assert_closes(ends, 1001)
+
+
+@of_kind("tunnel_idle")
+def test_the_timeout_of_the_upstream_is_a_close_of_the_gateway(lane: Lane) -> None:
+    client, upstream = open_plain(lane, path=b"/silent")
+    assert_closes((client, upstream), 1001)
+    record = lane.gateway.wait_for_record(path="/silent")
+    assert (record["fault"], record["fault_detail"]) == ("tunnel_idle", "the connection was idle")
+    assert (record["websocket"]["closed_by"], record["websocket"]["close_code"]) == ("gateway", 1001)
 
 
 @of_kind("idle")
@@ -598,10 +609,53 @@ def test_an_upstream_that_is_lost_is_1011(ends: Ends) -> None:
 
 def test_an_upstream_that_resets_is_1011(ends: Ends) -> None:
     client, upstream = ends
+    upstream.frame(1, b"last words")
+    assert client.read_frame() == (0x81, b"last words")
     upstream.peer.reset()
-    if isinstance(client, PlainSide):
-        assert client.read_close() == 1011
+    assert client.read_close() == 1011
     client.assert_ended()
+
+
+def test_a_close_of_the_upstream_reaches_the_client_before_its_reset(ends: Ends) -> None:
+    client, upstream = ends
+    upstream.send(close(3001, masked=False))
+    upstream.peer.reset()
+    assert client.read_close() == 3001
+    client.assert_ended()
+
+
+def test_a_close_of_the_gateway_reaches_the_client_before_a_reset_of_the_upstream(ends: Ends) -> None:
+    client, upstream = ends
+    upstream.frame(3, b"x")
+    upstream.peer.reset()
+    assert client.read_close() == 1002
+    client.assert_ended()
+
+
+def test_a_reset_within_a_frame_is_no_close(ends: Ends) -> None:
+    """A close frame cannot stand within another frame: the client sees that the connection is broken."""
+    client, upstream = ends
+    upstream.send(frame(1, b"half", masked=False)[:4])
+    assert client.read(4) == frame(1, b"half", masked=False)[:4]
+    upstream.peer.reset()
+    client.assert_ended()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_log_says_what_ended_a_half_closed_client_of_a_reset_upstream(lane: Lane, version: str) -> None:
+    client, upstream = (
+        open_plain(lane, path=b"/both-ended") if version == "http1" else open_stream(lane, b"/both-ended")
+    )
+    if isinstance(client, PlainSide):
+        client.peer.sock.shutdown(socket.SHUT_WR)
+    else:
+        client.http2.send(frames.data(b"", 1, True))
+    upstream.peer.assert_ended()
+    upstream.peer.reset()
+    assert client.read_close() == 1011
+    client.assert_ended()
+    record = lane.gateway.wait_for_record(path="/both-ended")
+    assert (record["status"], record["fault"]) == (101, "connection_lost")
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])

@@ -338,7 +338,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         elif self.phase is RECEIVING:
             self._fail(Fault.UPSTREAM_STALLED)
         elif self.phase is TUNNEL:
-            self._fail(Fault.TUNNEL_IDLE)
+            assert self._tunnel is not None
+            self._tunnel.on_tunnel_idle()
 
     # calls of the loop
 

@@ -72,6 +72,11 @@ class TunnelListener(Protocol):
     def on_tunnel_end(self) -> None:
         """Handle the end of data from the target; the other direction may continue."""
 
+    def on_tunnel_idle(self) -> None:
+        """Handle the idle timeout (`UpstreamStream.limit_silence`): cancel the stream, or close the tunnel as its
+        protocol defines.
+        """
+
 
 class RequestSource(Protocol):
     """Source of a request's body, or of the data of a tunnel: it pauses while the target accepts no more."""

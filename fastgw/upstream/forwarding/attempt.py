@@ -345,6 +345,13 @@ class Attempt(Timed):
         self._half_closed()
         self.exchange.response_sink.end(())
 
+    def on_tunnel_idle(self) -> None:
+        if self.exchange.tunnel is not None:
+            self.exchange.tunnel.end_idle()
+        elif self.stream is not None:
+            self.stream.cancel()
+            self.on_failure(Fault.TUNNEL_IDLE, False, "")
+
     def _half_closed(self) -> None:
         """Handle the end of one direction of the tunnel. Usually that side has closed, so the timeout of the other is
         shortened.

@@ -171,6 +171,9 @@ class WebsocketGuard(Timed):
     def drain(self) -> None:
         self._close(GOING_AWAY, "the gateway is shutting down", None)
 
+    def end_idle(self) -> None:
+        self._close(GOING_AWAY, "the connection was idle", Fault.TUNNEL_IDLE)
+
     def summary(self) -> dict[str, object]:
         client, upstream = self._counted[WebsocketSide.CLIENT], self._counted[WebsocketSide.UPSTREAM]
         return {
@@ -362,9 +365,14 @@ class WebsocketGuard(Timed):
 
     def upstream_lost(self) -> None:
         """Handle the loss of the connection to the upstream; the client's is closed next."""
-        if not self._over and not self._closing:
+        exchange = self.exchange
+        if self._over or exchange is None:
+            return
+        if not self._closing:
             self._tell_client_of_loss()
         self._over = True
+        if not self._owes_client and self._from_upstream.at_boundary:
+            exchange.client.end(())  # a reset of the HTTP/2 stream would discard the close frame, which may wait
 
     def _tell_client_of_loss(self) -> None:
         reader, exchange = self._from_upstream, self.exchange
@@ -473,7 +481,7 @@ class WebsocketGuard(Timed):
         elif now >= self._total_at:
             self._close(GOING_AWAY, "the connection has reached its maximum duration", Fault.TUNNEL_IDLE)
         elif now >= self._heard_at + limits.idle:
-            self._close(GOING_AWAY, "the connection was idle", Fault.TUNNEL_IDLE)
+            self.end_idle()
         elif now >= self._ping_at:
             self._ping(now)
         elif now >= self._reauthenticate_at:
