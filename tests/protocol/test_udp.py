@@ -99,6 +99,22 @@ def test_a_silent_session_ends_and_is_logged_once(target: UdpTarget, tmp_path: P
         assert gateway.wait_for_record(fault="upstream_timeout")["status"] == 504
 
 
+def test_a_session_ends_with_its_maximum_duration_although_datagrams_come(target: UdpTarget, tmp_path: Path) -> None:
+    """The next datagram of the client begins another session."""
+    timeouts = {"tunnel_idle": "1h", "total": "300ms"}
+    with Gateway(config(target.url, timeouts=timeouts), tmp_path) as gateway, client_of(gateway) as client:
+
+        def session() -> Any:
+            client.send(b"x")
+            peer = target.echo()[1]
+            assert client.recv(9) == b"x"
+            return peer
+
+        first = session()
+        wait_until(lambda: session() != first, "another session")
+        assert gateway.wait_for_record(protocol="UDP")["fault"] == "tunnel_expired"
+
+
 def closed_port() -> int:
     """A port of UDP that nobody has."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -200,8 +200,8 @@ class UpstreamTimeouts(Settings):
     """Timeout for the next byte in either direction of a tunnel such as a WebSocket connection, of a connection of a
     TCP listener (also if one direction has ended), and of a UDP session."""
     total: Duration | None = None
-    """Timeout for the whole exchange, all attempts and the response body included; for a TCP listener, for the whole
-    connection. null = no limit while bytes are transferred."""
+    """Timeout for the whole exchange, all attempts and the response body included; for a TCP or UDP listener, for
+    the whole connection or session. null = no limit while bytes are transferred."""
 
 
 class RouteTimeouts(Settings):

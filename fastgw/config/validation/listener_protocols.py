@@ -30,6 +30,8 @@ _OF_HTTP: Final = _defaults(
 )
 """Settings of a listener that affect requests only, with their defaults."""
 _OF_HTTP_UPSTREAMS: Final = _defaults(Upstream, "host_header", "hedge", "filters")
+_OF_CONNECTIONS: Final = _defaults(Upstream, "pool", "tls", "proxy_protocol")
+"""Settings of an upstream that have no effect on datagrams."""
 _HASHED_BY: Final = ("header", "cookie", "consumer")
 _NOWHERE: Final = "expected no such setting"
 
@@ -84,8 +86,8 @@ def _check_transport(location: SourceLocation, upstream: Any, scheme: str) -> No
         at = location.below("health_checks", "active")
         at.report("udp targets cannot be checked by a connection", "expected the `port` of a TCP service beside it")
     if scheme == "udp":
-        for name in ("tls", "proxy_protocol"):
-            if getattr(upstream, name) not in (None, BROKEN):
+        for name, default in _OF_CONNECTIONS.items():
+            if getattr(upstream, name) not in (default, BROKEN):
                 location.below(name).report("has no effect with udp targets", _NOWHERE)
 
 

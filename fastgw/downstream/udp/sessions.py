@@ -1,7 +1,8 @@
 """UDP sessions: a client's address and port, its target, and a socket connected to the target.
 
 A datagram of a client without a session starts one, which lasts as long as datagrams are received from either side
-(`timeouts.tunnel_idle`). Responses are received on the session's connected socket, so only the target can send them.
+(`timeouts.tunnel_idle`), at most `timeouts.total`. Responses are received on the session's connected socket, so only
+the target can send them.
 
 Where a registry or a cluster no longer lists the target, its session goes on as long as the target answers. When it
 has not for `LAST_ANSWER_S`, the next datagram of the client starts a session with another target.
@@ -128,7 +129,7 @@ class UdpSession(Timed):
             "_timer",
             "_tried",
         ),
-        *("_tunnel_idle", "_unanswered_at", "_upstream", "_waiting"),
+        *("_total_at", "_tunnel_idle", "_unanswered_at", "_upstream", "_waiting"),
         *("begun_at", "client_ip", "fault", "is_open", "listener", "request_bytes", "response", "response_bytes"),
         *("retries", "route", "target", "upstream", "upstream_s", "why"),
     )
@@ -188,6 +189,7 @@ class UdpSession(Timed):
         self._upstream, self.upstream = upstream, upstream.name
         self._targets, self._is_listed = upstream.targets, True
         self._tunnel_idle = upstream.settings.timeouts.tunnel_idle
+        self._total_at = server.worker_loop.wheel.now + upstream.total_timeout
         upstream.active += 1
 
     def __repr__(self) -> str:
@@ -363,13 +365,18 @@ class UdpSession(Timed):
 
     def _touched(self) -> None:
         wheel = self._server.worker_loop.wheel
-        self.deadline = deadline = wheel.now + self._tunnel_idle
+        self.deadline = deadline = min(wheel.now + self._tunnel_idle, self._total_at)
         if deadline < self.filed_at:
             wheel.file(self, deadline)
 
     def expire(self, now: float) -> None:
-        """End an idle session; it is successful if there was a response."""
-        self._finish(Fault.UPSTREAM_TIMEOUT if self.response is None else None)
+        """End a session that is idle or has reached its maximum duration. An idle one is successful if there was a
+        response.
+        """
+        if self.response is None:
+            self._finish(Fault.UPSTREAM_TIMEOUT)
+        else:
+            self._finish(Fault.TUNNEL_EXPIRED if now >= self._total_at else None)
 
     def _finish(self, fault: Fault | None = None, why: str = "") -> None:
         if not self.is_open:

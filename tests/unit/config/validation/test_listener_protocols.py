@@ -121,6 +121,7 @@ def test_listeners_that_are_wrong(listener: str, wrong: str) -> None:
         ("{targets: ['tcp://a:1'], health_checks: {active: {}}}", "tcp targets do not speak HTTP"),
         ("{targets: ['udp://a:1'], health_checks: {active: {type: tcp}}}", "udp targets cannot be checked"),
         ("{targets: ['udp://a:1'], tls: {}}", "tls: has no effect with udp targets"),
+        ("{targets: ['udp://a:1'], pool: {max_connections: 1}}", "pool: has no effect with udp targets"),
         ("{targets: ['udp://a:1'], proxy_protocol: v1}", "proxy_protocol: has no effect with udp targets"),
         ("{targets: ['http://a:1'], proxy_protocol: v1}", "expected tcp targets, or no `proxy_protocol`"),
     ],
