@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias, final
 from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import Trailers
-from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
 from fastgw.exchange.exchange_counts import NO_COUNTS
 from fastgw.exchange.reply import Response, fields_in
 from fastgw.http.fields import Fields
@@ -49,7 +49,7 @@ class ShadowExchange(Exchange):
     `copy_progress` takes over later changes of the real one.
     """
 
-    __slots__ = ("_before", "known", "real")
+    __slots__ = ("_before", "_query_before", "known", "real")
 
     def __init__(self, real: Exchange) -> None:
         for name in _ALIKE:
@@ -64,7 +64,7 @@ class ShadowExchange(Exchange):
         self.response = None
         self.shadowed, self.shadows, self.why = "", None, ""
         self.limits = None  # a shadow run does not refund units that were spent for real
-        self._before = self._request()
+        self._before, self._query_before = self._request(), self._query()
         self.copy_progress()
 
     def copy_progress(self) -> None:
@@ -82,9 +82,10 @@ class ShadowExchange(Exchange):
         self.response = Response(response.status, head, response.added, response.dropped, _fields=fields)
 
     def request_changes(self) -> list[str]:
-        """The names of request headers that would differ for the upstream, since the last call."""
+        """Return the names of request headers that would differ for the upstream since the last call, and `query`."""
         before, self._before = self._before, self._request()
-        return _changes(before, self._before)
+        query_before, self._query_before = self._query_before, self._query()
+        return _changes(before, self._before) + (["query"] if self._query_before != query_before else [])
 
     def response_changes(self, real: Response) -> list[str]:
         """Return the differences to the real response: `status`, and the names of fields."""
@@ -95,6 +96,9 @@ class ShadowExchange(Exchange):
     def _request(self) -> list[tuple[bytes, bytes]]:
         kept = [line for line in self.head.fields() if line[0].lower() not in self.request_dropped]
         return kept + list(fields_in(self.request_added))
+
+    def _query(self) -> bytes | None:
+        return self.head.query if self.query_sent is UNCHANGED_QUERY else self.query_sent
 
 
 @final
@@ -165,6 +169,7 @@ class _Body:
     def __init__(self) -> None:
         self.bytes, self.ended, self.paused = 0, False, False
         self.kept: list[bytes] | None = None
+        self.source: object = None
         self.trailers: Trailers = ()
 
     def pause(self) -> None: ...

@@ -40,6 +40,7 @@ KINDS = {
     "total": kind(total="400ms"),
     "ping": kind(ping="200ms"),
     "one": kind(per_consumer=1),
+    "shadow": kind(message_bytes=1, rate="1/s", shadow=True),
     "origins": kind(origins=["https://app.example", "https://*.wild.example"]),
     "pass": kind(extensions="pass", message_bytes=1000),
     "told": kind(log_messages="1000/s", extensions="pass"),
@@ -431,6 +432,31 @@ def test_more_messages_than_the_rate_are_1008(ends: Ends) -> None:
     client, _ = ends
     client.send(frame(1, b"x") * 3 + frame(9, b"") * 2 + frame(1, b"x") * 5)
     assert_closes(ends, 1008, sent_before=5)
+
+
+@of_kind("shadow")
+def test_messages_are_not_judged_in_shadow_and_the_log_says_so(lane: Lane) -> None:
+    client, upstream = open_plain(lane, path=b"/shadowed")
+    client.send(frame(1, b"long") * 3)
+    assert [upstream.read_frame()[1] for _ in range(3)] == [b"long"] * 3
+    client.peer.close()
+    upstream.peer.close()
+    record = lane.gateway.wait_for_record(path="/shadowed")
+    assert record["shadow"] == "websocket: unknown: messages are not checked in shadow"
+
+
+@of_kind("shadow")
+def test_a_wrong_answer_would_be_refused_in_shadow(lane: Lane) -> None:
+    client = lane.client()
+    client.send(lane.get(b"/accepted", ASKING))
+    upstream = lane.accept()
+    upstream.read_head()
+    upstream.send(switched(b"another"))
+    assert client.read_response().status == 101
+    client.close()
+    upstream.close()
+    record = lane.gateway.wait_for_record(path="/accepted")
+    assert record["shadow"].startswith("websocket: refuse 502 upgrade_failed")
 
 
 @of_kind("idle", "tunnel_idle")

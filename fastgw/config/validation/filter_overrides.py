@@ -72,7 +72,9 @@ class FilterRules:
         levels += [_uses(location, filters) for location, _, filters in self.merged.whole("filter_sets")]
         for location, use in (each for level in levels for each in level.values()):
             if isinstance(use, FilterUse) and use.shadow:
-                yield location.problem("shadow mode: it logs what it would do, and never acts")
+                unknown = getattr(use.settings, "unknown_in_shadow", "")
+                about = f"; what it would do to {unknown} is `unknown`" if unknown else ""
+                yield location.problem(f"shadow mode: it logs what it would do, and never acts{about}")
 
     def _levels(self, part: str, noun: str, kind: str) -> dict[str, Level]:
         """Return the listeners or upstreams that have filters."""

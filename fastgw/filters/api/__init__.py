@@ -460,6 +460,11 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
     """Whether the gateway has the filter if the configuration does not mention it: see `config.levels.with_defaults`.
     """
 
+    @property
+    def unknown_in_shadow(self) -> str:
+        """Effects that its decisions in shadow mode do not cover, for people, such as "messages"; empty: none."""
+        return ""
+
     def build(self, env: Env) -> Hooks:
         """Return the hooks of one use of these settings. Raises `ValueError` if the settings are invalid there."""
         raise NotImplementedError

@@ -8,20 +8,32 @@ not get the filter's credentials, so its 401 or 403 says nothing about them: the
 Shadow filters see the client identity that earlier shadow filters would have set, so that `key_auth` and `authorize`
 can be tried together. After a shadow filter that would have answered, later ones do not run and count nothing; after
 one that waits, they run once it has decided.
+
+The stages of request bodies run on a copy of the body, as it passes. Effects that cannot be had without acting, on
+bodies of responses, messages of a WebSocket and requests that a filter takes over, are not known: the decision is
+`unknown` unless another one was made.
 """
+
+from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from math import inf
-from typing import Any, Final, final
+from typing import Final, TypeVar, final
 
+from fastgw.errors import Fault
 from fastgw.exchange import ClientSide, Exchange, Hooks, Reply
+from fastgw.exchange.body_stages import BodyHook, BodyRefused, BodyStage, BodyTooLong, PendingOutput, StageFactory
 from fastgw.exchange.chain import LOG_EVERY_S, BodyHead, RequestStep, abandon, checked
-from fastgw.exchange.reply import body_at_once
+from fastgw.exchange.reply import Response, body_at_once, problem
 from fastgw.exchange.shadow_exchange import ShadowExchange, ShadowRun
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
+
+T = TypeVar("T")
 
 TIMEOUT_S: Final = 30.0
 MOST_WAITING: Final = 1000
@@ -35,22 +47,18 @@ def in_shadow(instance: str, own: Hooks) -> Hooks:
     shadow = _Shadow(instance, own)
     return Hooks(
         request=None if own.request is None else shadow.request,
-        response=None if own.response is None else shadow.response,
-        request_body=shadow.request_body if _looks_at_pieces(own) else None,
+        response=shadow.response if own.response is not None or shadow.response_body is not None else None,
+        request_body=None if shadow.request_body is None else StageFactory(shadow.body_stage, reads_only=True),
         body_head=None if own.body_head is None else _body_head_of(shadow, own.body_head),
         reply=None if own.reply is None else shadow.reply,
         finish=shadow.finish,
         start=own.start,
-        stop=shadow.stop if own.request is not None or own.body_head is not None else own.stop,
+        stop=shadow.stop if own.request or own.request_body or own.body_head else own.stop,
+        tunnel=None if own.tunnel is None else shadow.tunnel,
     )
 
 
-def _looks_at_pieces(own: Hooks) -> bool:
-    """Whether it only reads bodies as they arrive. Hooks that change or hold bodies do not run."""
-    return callable(own.request_body) and own.needs_body is None and not own.changes_body
-
-
-def _body_head_of(shadow: "_Shadow", own: BodyHead) -> BodyHead:
+def _body_head_of(shadow: _Shadow, own: BodyHead) -> BodyHead:
     return BodyHead(shadow.inspect_body, own.most, own.applies)
 
 
@@ -65,7 +73,7 @@ def why_answered(reply: Reply, why: str) -> str:
 class _ShadowDecision:
     """Decision of one shadow filter on one exchange."""
 
-    __slots__ = ("asked", "decision", "decisions", "exchange", "over", "task")
+    __slots__ = ("asked", "decision", "decisions", "exchange", "over", "task", "unjudged")
 
     def __init__(self, exchange: ShadowExchange) -> None:
         self.exchange = exchange
@@ -74,6 +82,17 @@ class _ShadowDecision:
         self.decisions: list[str] = []
         self.over = False  # no further decisions
         self.task: asyncio.Future[None] | None = None
+        self.unjudged = ""  # the effect that is not known
+
+    @property
+    def outcome(self) -> FilterEvent:
+        """The decision, for the metrics."""
+        return FilterEvent.UNKNOWN if self.unjudged and self.decision is FilterEvent.PASS else self.decision
+
+    @property
+    def texts(self) -> list[str]:
+        """The decisions, for the log."""
+        return self.decisions or ([f"unknown: {self.unjudged}"] if self.unjudged else [])
 
     @property
     def waits(self) -> bool:
@@ -111,11 +130,17 @@ class _ShadowState:
 class _Shadow:
     """Shadow run: one use of a filter."""
 
-    __slots__ = ("_instance", "_logged_at", "_own", "_tasks")
+    __slots__ = ("_instance", "_logged_at", "_own", "_tasks", "request_body", "response_body")
 
     def __init__(self, instance: str, own: Hooks) -> None:
         self._instance = instance
         self._own = own
+        self.request_body, self.response_body = (
+            None if step is None else BodyHook(step, own.needs_body, own.changes_body)
+            for step in (own.request_body, own.response_body)
+        )
+        if self.response_body is not None and not self.response_body.changes:
+            self.response_body = None  # it only looks at them
         self._tasks: set[asyncio.Future[None]] = set()
         self._logged_at = -inf  # time of the last log line about an exception
 
@@ -133,7 +158,7 @@ class _Shadow:
     def _run_step(self, exchange: Exchange, step: RequestStep) -> None:
         case, stage = self._case(exchange), _stage(exchange)
         if stage.waiting is not None and not stage.waiting.done():
-            self._wait(stage, case, step, None)
+            self._wait(stage, case, step)
             return
         try:
             outcome = self._run_request_step(stage, case, step)
@@ -168,15 +193,35 @@ class _Shadow:
         case = self._case(exchange)
         if case.over or case.waits:
             return
-        assert self._own.response is not None
-        assert exchange.response is not None
-        case.exchange.respond_as(exchange.response)
+        response = exchange.response
+        assert response is not None
+        case.exchange.respond_as(response)
         try:
-            self._own.response(case.exchange)
-            if changed := case.exchange.response_changes(exchange.response):
-                case.decide(FilterEvent.CHANGE, f"change response {', '.join(changed)}")
+            if self._own.response is not None:
+                self._own.response(case.exchange)
+                if changed := case.exchange.response_changes(response):
+                    case.decide(FilterEvent.CHANGE, f"change response {', '.join(changed)}")
+            if self.response_body is not None and exchange.fault is None and _may_have_body(response):
+                stage = self.response_body.stage_for(case.exchange)
+                if stage is not None:
+                    stage.cancel()
+                    case.unjudged = "bodies of responses are not changed in shadow"
         except BaseException as error:
             self._raised(case, "response", error)
+
+    def tunnel(self, exchange: Exchange, response: Response) -> None:
+        case = self._case(exchange)
+        if case.over or case.waits:
+            return
+        assert self._own.tunnel is not None
+        try:
+            made = self._own.tunnel(case.exchange, response)
+            if isinstance(made, Reply):
+                case.answer(made)
+            elif made is not None:
+                case.unjudged = "messages are not checked in shadow"
+        except BaseException as error:
+            self._raised(case, "tunnel", error)
 
     def reply(self, exchange: Exchange, reply: Reply) -> Reply:
         case = self._case(exchange)
@@ -195,15 +240,65 @@ class _Shadow:
             self._raised(case, "reply", error)
         return reply
 
-    def request_body(self, exchange: Exchange, payload: bytes) -> None:
-        case = self._case(exchange)
-        if case.over or case.waits:
-            return
-        step: Any = self._own.request_body
+    def body_stage(self, exchange: Exchange) -> BodyStage | None:
+        """Return the stage that shows the body of a request to the filter's own stage."""
+        case, run = self._case(exchange), _stage(exchange).rehearsal
+        if run.over and not case.over:
+            case.asked, case.over = case.asked and self._own.request is not None, True
+        if case.over:
+            return None
+        if case.waits:
+            case.unjudged = "the body has passed while it was waiting"
+            return None
+        assert self.request_body is not None
+        own = self.run_body_step(exchange, case, partial(self.request_body.stage_for, case.exchange))
+        return None if own is None else _ShadowBody(self, exchange, case, own)
+
+    def run_body_step(self, exchange: Exchange, case: _ShadowDecision, step: Callable[[], T]) -> T | None:
+        """Run a step for a body and return its result, or record its decision: then no further one is run."""
+        self._case(exchange)  # its progress
         try:
-            case.answer(checked(step(case.exchange, payload)))
+            made = step()
+            case.answer(None)
+        except BodyRefused as refused:
+            self._record_decision(_stage(exchange), case, refused.reply)
+        except BodyTooLong:
+            self._record_decision(_stage(exchange), case, problem(Fault.BODY_TOO_LARGE))
         except BaseException as error:
             self._raised(case, "body", error)
+        else:
+            return made
+        return None
+
+    def end_body(self, exchange: Exchange, case: _ShadowDecision, own: BodyStage) -> None:
+        """End the filter's own stage of a body, in a task if it works outside the event loop."""
+        pending = own.pending() if own.may_wait else None
+        if pending is not None:
+            self._wait(_stage(exchange), case, None, self._end_pending_body(case, own, pending))
+        else:
+            own.end()
+            self._note_changed_body(case, own)
+
+    async def _end_pending_body(self, case: _ShadowDecision, own: BodyStage, pending: PendingOutput) -> Reply | None:
+        """Wait for the output of a stage, and return the response that the filter would have made."""
+        done = asyncio.Event()
+        pending.add_done_callback(lambda _: done.set())
+        try:
+            await done.wait()
+        except asyncio.CancelledError:
+            _cancelled(own)
+            raise
+        try:
+            own.end()
+        except BodyRefused as refused:
+            return refused.reply
+        self._note_changed_body(case, own)
+        return None
+
+    def _note_changed_body(self, case: _ShadowDecision, own: BodyStage) -> None:
+        assert self.request_body is not None
+        if self.request_body.changes and own.changed:
+            case.decide(FilterEvent.CHANGE, "change request body")
 
     def finish(self, exchange: Exchange) -> None:
         """Finish the exchange: count and log what was decided."""
@@ -215,11 +310,16 @@ class _Shadow:
                 self._own.finish(case.exchange)
             except BaseException as error:
                 self._raised(case, "finish", error)
+        reported = case.exchange.shadowed.removeprefix(f"{self._instance}: ")
+        if reported and not case.over:  # by a filter with `mode: report`
+            case.decide(FilterEvent.ANSWER, reported)
+        if exchange.sent and not case.over and (self._own.translate is not None or self._own.sign is not None):
+            case.unjudged = "requests are not taken over or signed in shadow"
         if case.task is not None and case.waits:
             texts = [*case.decisions, "unknown: it is still waiting"]
             case.task.add_done_callback(lambda task: self._count(client, exchange, case))
         else:
-            texts = case.decisions
+            texts = case.texts
             self._count(client, exchange, case)
         if texts:  # later ones have logged it already
             behind = f"; {exchange.shadowed}" if exchange.shadowed else ""
@@ -227,7 +327,7 @@ class _Shadow:
 
     def _count(self, client: ClientSide, exchange: Exchange, case: _ShadowDecision) -> None:
         if case.asked:
-            client.counts.count_shadow_decision(exchange, self._instance, case.decision)
+            client.counts.count_shadow_decision(exchange, self._instance, case.outcome)
 
     def stop(self) -> None:
         for task in tuple(self._tasks):
@@ -261,10 +361,10 @@ class _Shadow:
         self,
         stage: _ShadowState,
         case: _ShadowDecision,
-        step: RequestStep,
-        outcome: Awaitable[Reply | None] | None,
+        step: RequestStep | None,
+        outcome: Awaitable[Reply | None] | None = None,
     ) -> None:
-        """Wait for a step. `outcome`: its awaitable; None: only wait for earlier steps."""
+        """Wait for a step. `outcome`: its awaitable; None: wait for earlier steps first, then run it."""
         if len(self._tasks) >= MOST_WAITING:
             if outcome is not None:
                 abandon(outcome)
@@ -281,13 +381,13 @@ class _Shadow:
         self,
         stage: _ShadowState,
         case: _ShadowDecision,
-        step: RequestStep,
+        step: RequestStep | None,
         outcome: Awaitable[Reply | None] | None,
         before: asyncio.Future[None] | None,
     ) -> None:
         try:
             async with asyncio.timeout(TIMEOUT_S) as limit:
-                if outcome is None:
+                if outcome is None and step is not None:
                     if before is not None:
                         await asyncio.wait([before])
                     outcome = self._run_request_step(stage, case, step)
@@ -310,3 +410,53 @@ def _stage(exchange: Exchange) -> _ShadowState:
     if stage is None:
         stage = exchange.shadows = _ShadowState()
     return stage  # type: ignore[no-any-return]  # its package knows nothing of filters
+
+
+@final
+class _ShadowBody(BodyStage):
+    """Stage that passes the body of a request on as it is, and shows it to the stage of a filter in shadow."""
+
+    keeps_length = True
+    changed = False
+    takes_empty = True
+
+    def __init__(self, shadow: _Shadow, exchange: Exchange, case: _ShadowDecision, own: BodyStage) -> None:
+        self._shadow, self._exchange, self._case = shadow, exchange, case
+        self._own: BodyStage | None = own
+        self._fed = False
+
+    def feed(self, payload: bytes) -> bytes:
+        self._fed = True
+        if self._own is not None:
+            self._shadow.run_body_step(self._exchange, self._case, partial(self._own.feed, payload))
+            if self._case.over:
+                _cancelled(self._own)
+                self._own = None
+        return payload
+
+    def end(self) -> bytes:
+        own, self._own = self._own, None
+        if own is None:
+            return b""
+        if self._fed or own.takes_empty:
+            end = partial(self._shadow.end_body, self._exchange, self._case, own)
+            self._shadow.run_body_step(self._exchange, self._case, end)
+        else:
+            _cancelled(own)
+        return b""
+
+    def cancel(self) -> None:
+        own, self._own = self._own, None
+        if own is not None:
+            self._case.unjudged = "the body was not received completely"
+            _cancelled(own)
+
+
+def _cancelled(own: BodyStage) -> None:
+    """Cancel a stage. Its exception changes nothing."""
+    with suppress(Exception):
+        own.cancel()
+
+
+def _may_have_body(response: Response) -> bool:
+    return response.head is None or response.head.has_body

@@ -257,7 +257,8 @@ FILTER_SHADOW_DECISIONS: Final = Family(
     "fastgw_filter_shadow_decisions_total",
     "counter",
     ("decision", "filter", "route"),
-    "Requests by what a filter in shadow would have done: pass, change, answer, raise; unknown when it took too long.",
+    "Requests by what a filter in shadow would have done: pass, change, answer, raise; unknown when it took too long "
+    "or would have acted on something that is not judged in shadow.",
 )
 FILTER_HELPER_REQUESTS: Final = Family(
     "fastgw_filter_helper_requests_total",

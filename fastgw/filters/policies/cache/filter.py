@@ -201,6 +201,10 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
         if "consumer" in self.vary_by and not context.identified and not context.client_certificates:
             yield "`vary_by: [consumer]` has no effect: no filter before it authenticates clients"
 
+    @property
+    def unknown_in_shadow(self) -> str:
+        return "stored responses"
+
     def build(self, env: Env) -> Hooks:
         tiers = _tiers_of(env.follow_caches().get(self.store))
         policy = self._compiled(env.shared(("cache", "ready answers"), ReadyMemory))

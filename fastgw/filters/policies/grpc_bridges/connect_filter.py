@@ -66,6 +66,10 @@ class ConnectRpc(Filter, name="connect_rpc", phase=Phase.TRANSFORM, order=11):  
     def warnings(self, context: WarningContext) -> Iterable[str]:
         return protocol_warnings(context)
 
+    @property
+    def unknown_in_shadow(self) -> str:
+        return "translated requests"
+
     def build(self, env: Env) -> Hooks:
         names = frozenset(b"/" + name.encode() for name in self.get)
         most = self.message_bytes

@@ -39,6 +39,10 @@ class GrpcWeb(Filter, name="grpc_web", phase=Phase.TRANSFORM, order=10):  # type
     def warnings(self, context: WarningContext) -> Iterable[str]:
         return protocol_warnings(context)
 
+    @property
+    def unknown_in_shadow(self) -> str:
+        return "translated requests"
+
     def build(self, env: Env) -> Hooks:
         return Hooks(request=_pass, translate=_translate, translates_copies=True, reply=_reply, explain=_explain)
 

@@ -48,6 +48,10 @@ class GrpcTranscode(Filter, name="grpc_transcode", phase=Phase.TRANSFORM, order=
     ignored_query_parameters: tuple[str, ...] = ()
     """Query parameters that are not fields, such as `api_key`, whatever `unknown_fields` is."""
 
+    @property
+    def unknown_in_shadow(self) -> str:
+        return "translated requests"
+
     def build(self, env: Env) -> Hooks:
         try:
             from fastgw.filters.policies.grpc_transcode.descriptors import read_api

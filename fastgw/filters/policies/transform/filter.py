@@ -288,6 +288,10 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
         if self.request is None and self.response is None:
             raise ValueError("expected `request` or `response`")
 
+    @property
+    def unknown_in_shadow(self) -> str:
+        return "" if self.response is None else "bodies of responses"
+
     def build(self, env: Env) -> Hooks:
         from fastgw.filters.policies.transform.transformation import (
             IDENTITY,

@@ -74,6 +74,10 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
     def warnings(self, context: WarningContext) -> Iterable[str]:
         return key_warnings(context, self.per_consumer is not None and self.reauthenticate is not None, ())
 
+    @property
+    def unknown_in_shadow(self) -> str:
+        return "messages"
+
     def build(self, env: Env) -> Hooks:
         limits, instance = self._limits(), env.instance
         use = f"websocket\n{env.level}\n{env.route if env.level == 'route' else None}\n{instance}"

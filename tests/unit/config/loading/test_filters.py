@@ -8,6 +8,7 @@ from fastgw import config
 from fastgw.config.base.value_types import Size
 from fastgw.config.decoding import filter_levels as levels
 from fastgw.config.settings.gateway import Settings
+from fastgw.filters import TYPES as FILTER_TYPES
 
 
 class Phase(IntEnum):
@@ -221,6 +222,23 @@ def test_a_filter_that_does_not_act_is_noted(tmp_path, where, line):
     loaded = config.load(write(tmp_path, at(**where)), TYPES)
     (note,) = loaded.notes
     assert (note.path, note.wrong) == (line, "shadow mode: it logs what it would do, and never acts")
+
+
+@pytest.mark.parametrize(
+    ("use", "unknown"),
+    [
+        ("websocket: {shadow: true}", "messages"),
+        ("cache: {shadow: true}", "stored responses"),
+        ("grpc_web: {shadow: true}", "translated requests"),
+        ("transform: {shadow: true, response: {json: {deny: [a]}}}", "bodies of responses"),
+        ("transform: {shadow: true, request: {json: {deny: [a]}}}", ""),
+    ],
+)
+def test_the_note_says_what_a_filter_in_shadow_does_not_judge(tmp_path, use, unknown):
+    loaded = config.load(write(tmp_path, at(route=use)), FILTER_TYPES)
+    (wrong,) = [note.wrong for note in loaded.notes if note.wrong.startswith("shadow mode")]
+    about = f"; what it would do to {unknown} is `unknown`" if unknown else ""
+    assert wrong == f"shadow mode: it logs what it would do, and never acts{about}"
 
 
 def test_shadow_is_true_or_false(tmp_path):

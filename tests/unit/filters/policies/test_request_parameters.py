@@ -151,7 +151,7 @@ def test_in_shadow_nothing_is_added() -> None:
     ran = run(configured(RequestParameters, **settings), request("/a?b=1"), shadow=True)
     assert ran.sent.startswith(b"GET /a?b=1 HTTP/1.1\r\n")
     assert SECRET.encode() not in ran.sent
-    assert ran.shadowed == "request_parameters: change request X-Tenant"
+    assert ran.shadowed == "request_parameters: change request X-Tenant, query"
 
 
 @pytest.mark.parametrize(

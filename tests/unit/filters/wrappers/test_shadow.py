@@ -12,8 +12,9 @@ from msgspec.structs import replace
 from fastgw.config.settings.gateway import Config
 from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
+from fastgw.exchange.body_stages import BodyRefused
 from fastgw.explain import as_text, explain
-from fastgw.filters.api import Exchange, Filter, Phase, Reply
+from fastgw.filters.api import BodyStage, Bounded, Exchange, Filter, Phase, Reply, StageFactory
 from fastgw.filters.wrappers import shadow
 from fastgw.observe.metrics.families import FilterEvent
 from tests.support.memory import Plane, Wire, probe
@@ -172,6 +173,141 @@ def test_it_sees_what_it_did_itself_and_what_really_happens() -> None:
     assert seen["after"] == (b"1", "alice", 200)
     assert seen["body"] == (b"abc", 3)
     assert seen["end"] == ("ENDED", 2, "u", "127.0.0.1:9")
+
+
+JSON_POST = b"POST /x?a=1 HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+ORDER = {"required": ["a"]}
+UNKNOWN = "unknown: bodies of responses are not changed in shadow"
+
+
+@pytest.mark.parametrize("pieces", ["whole", "byte by byte"])
+@pytest.mark.parametrize(
+    ("filters", "body", "said"),
+    [
+        ({"validate": {"body": {"inline": ORDER}}}, b"{}", "refuse 400 validation_failed (body -: required)"),
+        ({"validate": {"body": {"inline": ORDER}}}, b'{"a":1}', ""),
+        ({"validate": {"body": {"inline": ORDER, "max_bytes": 4}}}, b'{"a":1}', "refuse 413 body_too_large"),
+        ({"validate": {"body": {"inline": ORDER}, "mode": "report"}}, b"{}", "refuse 400 validation_failed"),
+        ({"graphql": {"max_depth": 1}}, b'{"query":"{a{b}}"}', "refuse 400 validation_failed (The depth is 2"),
+        ({"graphql": {"max_depth": 2}}, b'{"query":"{a}"}', ""),
+        ({"transform": {"request": {"json": {"deny": ["a"]}}}}, b'{"a":1}', "change request body"),
+        ({"transform": {"request": {"json": {"deny": ["a"]}}}}, b"{", "refuse 400"),
+        ({"transform": {"request": {"json": {"deny": ["x"]}}}}, b'{"a":1}', ""),
+        ({"query_parameters": {"remove": ["a"]}}, b"{}", "change request query"),
+        ({"query_parameters": {"remove": ["b"]}}, b"{}", ""),
+    ],
+)
+def test_bodies_and_queries_of_requests_are_judged(
+    filters: dict[str, Any], body: bytes, said: str, pieces: str
+) -> None:
+    """As without `shadow`; the upstream gets the request as it is."""
+    used = {name: {**settings, "shadow": True} for name, settings in filters.items()}
+    plane = Plane({"routes": [{"name": "all", "upstream": "u", "filters": used}]})
+    client = plane.client()
+    request = JSON_POST % (len(body), body)
+    for at in range(0, len(request), len(request) if pieces == "whole" else 1):
+        client.sends(request[at:] if pieces == "whole" else request[at : at + 1])
+    upstream = plane.connects()
+    assert upstream.received.startswith(b"POST /x?a=1 HTTP/1.1\r\n")
+    assert upstream.received.endswith(b"\r\n\r\n" + body)
+    upstream.sends(OK)
+    (name,) = filters
+    (record,) = plane.records
+    assert record.status == 200
+    assert record.shadowed.startswith(f"{name}: {said}" if said else "")
+    assert bool(record.shadowed) is bool(said)
+    event = FilterEvent.PASS if not said else FilterEvent.CHANGE if "change" in said else FilterEvent.ANSWER
+    assert plane.observer.filters == [(name, event)]
+    plane.assert_quiet()
+
+
+@pytest.mark.parametrize(
+    ("hooks", "event", "said"),
+    [
+        ({"response_body": lambda exchange, payload: b"x", "changes_body": True}, FilterEvent.UNKNOWN, f"p: {UNKNOWN}"),
+        ({"response_body": lambda exchange, payload: None}, FilterEvent.PASS, ""),
+        (
+            {"response_body": StageFactory(lambda exchange: None)},  # this response is left alone
+            FilterEvent.PASS,
+            "",
+        ),
+        (
+            {"request": refuse, "response_body": lambda exchange, payload: b"x", "changes_body": True},
+            FilterEvent.ANSWER,
+            "p: refuse 403 forbidden (not you)",
+        ),
+        (
+            {"translate": lambda exchange, forward: True},
+            FilterEvent.UNKNOWN,
+            "p: unknown: requests are not taken over or signed in shadow",
+        ),
+        (
+            {"request_body": lambda exchange, payload: b"x", "needs_body": Bounded(10)},
+            FilterEvent.CHANGE,
+            "p: change request body",
+        ),
+        (
+            {"request_body": lambda exchange, payload: payload, "needs_body": Bounded(10)},
+            FilterEvent.PASS,
+            "",
+        ),
+        (
+            {"request_body": lambda exchange, payload: b"x", "needs_body": Bounded(2)},
+            FilterEvent.ANSWER,
+            "p: refuse 413 body_too_large",
+        ),
+    ],
+)
+def test_effects_that_are_not_known_are_not_told_as_pass(hooks: dict[str, Any], event: FilterEvent, said: str) -> None:
+    without = exchanged(plane_of(probe("p", Phase.TRANSFORM), shadow=False), POST)
+    plane = plane_of(probe("p", Phase.TRANSFORM, **hooks))
+    assert exchanged(plane, POST) == without
+    assert told(plane) == [said]
+    assert plane.observer.filters == [("p", event)]
+    plane.assert_quiet()
+
+
+def test_a_body_that_does_not_end_is_not_told_as_pass() -> None:
+    plane = plane_of(probe("p", Phase.TRANSFORM, request_body=lambda exchange, payload: None, needs_body=Bounded(10)))
+    client = plane.client()
+    client.sends(POST[:-1])
+    plane.connects()
+    client.resets()
+    assert told(plane) == ["p: unknown: the body was not received completely"]
+    assert plane.observer.filters == [("p", FilterEvent.UNKNOWN)]
+    plane.assert_quiet()
+
+
+class Later(BodyStage):
+    """Holds a body, and decides outside the event loop."""
+
+    takes_empty = may_wait = True
+
+    def __init__(self, decided: asyncio.Event) -> None:
+        self._decided = decided
+
+    def feed(self, payload: bytes) -> bytes:
+        return b""
+
+    def pending(self) -> asyncio.Task[Any]:
+        return asyncio.ensure_future(self._decided.wait())
+
+    def end(self) -> bytes:
+        raise BodyRefused(Reply(422))
+
+
+def test_a_body_that_is_judged_outside_the_event_loop_is_not_waited_for() -> None:
+    async def run() -> None:
+        decided = asyncio.Event()
+        stages = StageFactory(lambda exchange: Later(decided))
+        plane = plane_of(probe("p", Phase.TRANSFORM, request_body=stages, needs_body=Bounded(10)))
+        exchanged(plane, POST)
+        assert told(plane) == ["p: unknown: it is still waiting"]
+        decided.set()
+        await turns()
+        assert plane.observer.filters == [("p", FilterEvent.ANSWER)]
+
+    asyncio.run(run())
 
 
 def _links(plane: Plane) -> list[Any]:
