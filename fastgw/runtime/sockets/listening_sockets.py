@@ -179,8 +179,8 @@ def _describe_error(error: OSError, address: Address) -> str:
 
 
 def _is_other_file(path: str) -> bool:
-    """Whether a file other than a socket has the path of a unix socket."""
-    with suppress(FileNotFoundError):
+    """Whether a file other than a socket has the path of a unix socket, as far as this user can see it."""
+    with suppress(OSError):
         return not stat.S_ISSOCK(os.stat(path).st_mode)
     return False
 
@@ -271,7 +271,9 @@ def _open_unix(address: Address, private: bool) -> ListeningEndpoint:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the socket file of a gateway that was killed, if a connect to it is refused."""
+    """Remove the socket file of a gateway that was killed, if a connect to it is refused. The caller knows that it is a
+    socket.
+    """
     kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
     with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX, kind) as probe:
         if probe.connect_ex(path) == errno.ECONNREFUSED:

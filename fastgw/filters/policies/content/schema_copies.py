@@ -75,7 +75,9 @@ def failed_keyword(kind: Any) -> str:
 
 
 def with_one_spelling(schema: Any) -> Any:
-    """Return a schema of headers in which each name is spelled as in `properties`, whatever its case elsewhere."""
+    """Return a schema of headers in which each name is spelled as in `properties`, whatever its case elsewhere; not in
+    the patterns of `patternProperties` and `propertyNames`. Raises `ValueError` where it has two spellings.
+    """
     properties = schema.get("properties") if isinstance(schema, dict) else None
     if not isinstance(properties, dict):
         return schema
@@ -90,8 +92,12 @@ def _spelled(names: Mapping[str, str], schema: dict[str, Any]) -> dict[str, Any]
 
     made = dict(schema)
     if isinstance(made.get("required"), list):
-        made["required"] = spelled(made["required"])
+        made["required"] = list(dict.fromkeys(spelled(made["required"])))
     for keyword in ("properties", "dependentRequired", "dependentSchemas", "dependencies"):
         if isinstance(made.get(keyword), dict):
-            made[keyword] = {spelled(name): spelled(held) for name, held in made[keyword].items()}
+            made[keyword] = held_by = {}
+            for name, held in schema[keyword].items():
+                if spelled(name) in held_by:
+                    raise ValueError(f"`{keyword}` has one header in two spellings; expected each header once")
+                held_by[spelled(name)] = spelled(held)
     return made

@@ -119,7 +119,10 @@ def compile_schema(schema: Any) -> SchemaValidator:
 def compile_header_schema(schema: Any) -> SchemaValidator:
     """Return the validator of a schema of headers, whose names have any case. Raises `UnusableSchema`."""
     validator = compile_schema(schema)  # an error is at a path of the schema as it is written
-    copy = with_one_spelling(schema)
+    try:
+        copy = with_one_spelling(schema)
+    except ValueError as error:
+        raise UnusableSchema(f"{error}", ()) from error
     return validator if copy == schema else compile_schema(copy)
 
 

@@ -99,7 +99,8 @@ def _check_count(body: bytes) -> None:
         return
     content = orjson.loads(body)
     values = content.values() if isinstance(content, dict) else ()
-    if sum(len(each) if isinstance(each, list) else 1 for each in values) > MOST_PAIRS:
+    lists = (each if isinstance(each, list) else (each,) for each in values)
+    if sum(len(each) - each.count(None) for each in lists) > MOST_PAIRS:
         raise UnmappableBody(f"the form has more than {MOST_PAIRS} fields")
 
 

@@ -25,6 +25,7 @@ MOST_ELEMENTS: Final = 5000
 """Maximum number of elements of a document: its tree is built in the event loop."""
 
 _DOCTYPE: Final = "the XML has a document type declaration"
+_MALFORMED: Final = "not well-formed XML"
 _ENCODING: Final = re.compile(r"<\?xml\s[^>]*?encoding\s*=\s*[\"']([^\"']*)[\"']").match
 _IS_NAME: Final = re.compile(r"(?:([A-Za-z_][\w.-]*):)?([A-Za-z_][\w.-]*)").fullmatch
 _IS_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?").fullmatch
@@ -47,8 +48,7 @@ def parse_xml(body: bytes) -> Element:
     declared = _ENCODING(text)
     if declared is not None and declared[1].lower() not in ("utf-8", "us-ascii"):
         raise UnmappableBody("the XML declares another encoding than UTF-8")
-    if _has_doctype(text):
-        raise UnmappableBody(_DOCTYPE)
+    _check_prolog(text)
     parser = XMLParser(target=_BoundedBuilder())
     try:
         parser.feed(text)
@@ -56,7 +56,7 @@ def parse_xml(body: bytes) -> Element:
     except UnmappableBody:
         raise
     except (ParseError, ValueError) as error:
-        raise UnmappableBody("not well-formed XML") from error
+        raise UnmappableBody(_MALFORMED) from error
     level, depth = [root], 0
     while level:
         depth += 1
@@ -66,20 +66,24 @@ def parse_xml(body: bytes) -> Element:
     return root
 
 
-def _has_doctype(text: str) -> bool:
-    """Return whether a well-formed document has a document type declaration. It stands before the document element, and
-    only white space, comments and processing instructions may precede it (XML 1.0 section 2.8).
+def _check_prolog(text: str) -> None:
+    """Raise `UnmappableBody` if anything but white space, comments and processing instructions precedes the document
+    element: a document type declaration (XML 1.0 section 2.8), or text that is not well-formed.
 
-    It is found before the parser runs, which reads on after an exception of its target, and would expand entities.
+    It is found before the parser runs, which reads on after an exception of its target, and would expand entities. The
+    parser also skips what this does not know, such as a second byte order mark.
     """
     at = _past_space(text, 0)
     while text.startswith(("<?", "<!--"), at):
         end = "?>" if text[at + 1] == "?" else "-->"
         found = text.find(end, at + 2 if end == "?>" else at + 4)
         if found < 0:
-            return False
+            break
         at = _past_space(text, found + len(end))
-    return text.startswith("<!DOCTYPE", at)
+    if text.startswith("<!DOCTYPE", at):
+        raise UnmappableBody(_DOCTYPE)
+    if not text.startswith("<", at) or text.startswith(("<!", "<?"), at):
+        raise UnmappableBody(_MALFORMED)
 
 
 def _past_space(text: str, at: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -373,6 +374,16 @@ class TestWhatRunWouldFind:
         assert str(caught.value) == f"cannot listen on unix:{tmp_path}/gw.sock: the file exists and is no socket"
         assert not isinstance(caught.value, AddressInUse)
         assert (tmp_path / "gw.sock").is_file()
+
+    def test_a_path_that_cannot_be_looked_at(self, tmp_path, monkeypatch):
+        """Another user's directory, or a circle of symbolic links: the system gives the reason."""
+        (tmp_path / "gw.sock").symlink_to(tmp_path / "gw.sock")
+        address = parse_address(f"unix:{tmp_path}/gw.sock")
+        assert why_not_listen(address) == ""
+        with pytest.raises(CannotListen):
+            open_endpoints(address, 1)
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        assert why_not_listen(address) == f"this user cannot create a socket in {tmp_path}"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,14 @@ import jsonschema_rs
 import pytest
 
 from fastgw.filters.policies.content.schema_copies import failed_keyword, with_one_spelling, with_short_errors
-from fastgw.filters.policies.content.schemas import ALL_ERRORS_BYTES, SchemaValidator, compile_schema, errors_of
+from fastgw.filters.policies.content.schemas import (
+    ALL_ERRORS_BYTES,
+    SchemaValidator,
+    UnusableSchema,
+    compile_header_schema,
+    compile_schema,
+    errors_of,
+)
 
 from .test_schemas import SUITE
 
@@ -139,3 +146,22 @@ def test_names_of_headers_are_spelled_as_in_properties() -> None:
         "then": {"anyOf": [{"required": ["X-Tenant"]}]},
     }
     assert with_one_spelling(True) is True
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"X-A": {"maxLength": 2}, "x-a": {"pattern": "^a"}}},
+        {"properties": {"X-A": {}}, "dependentRequired": {"X-A": ["b"], "x-a": ["c"]}},
+        {"properties": {"X-A": {}}, "allOf": [{"properties": {"x-a": {}, "X-a": {}}}]},
+    ],
+)
+def test_a_header_in_two_spellings_is_an_error(schema: Any) -> None:
+    """One of two schemas would not count."""
+    with pytest.raises(UnusableSchema, match="has one header in two spellings; expected each header once"):
+        compile_header_schema(schema)
+
+
+def test_a_header_that_is_required_twice_is_required_once() -> None:
+    assert with_one_spelling({"properties": {"X-A": {}}, "required": ["X-A", "x-a"]})["required"] == ["X-A"]
+    compile_header_schema({"properties": {"X-A": {}}, "required": ["X-A", "x-a"]})

@@ -329,6 +329,7 @@ def test_forms() -> None:
         (b'{"a":[' + b"1," * 60_000 + b"1]}", 400),
         (b"{" + b",".join(b'"%d":1' % number for number in range(1001)) + b"}", 400),
         (b'{"a":"' + b"," * 2000 + b'"}', 204),
+        (b'{"a":[' + b"null,1," * 600 + b'null],"b":null}', 204),
     ],
 )
 def test_the_fields_of_a_form_are_counted_before_they_are_made(

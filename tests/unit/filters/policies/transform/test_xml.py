@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fastgw.filters.policies.transform import Transform
+from fastgw.filters.policies.transform import Transform, xml_reading
 from fastgw.filters.policies.transform.compiled_change import compile_change
 from fastgw.filters.policies.transform.values import UnmappableBody
 from fastgw.testing import ConfigError, configured, run
@@ -89,6 +89,26 @@ def test_soap_becomes_json_with_lists_and_numbers_as_mapped() -> None:
 )  # fmt: skip
 def test_documents_that_are_refused(document: str | bytes) -> None:
     assert read(document or " ") == 400
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"\xef\xbb\xbf\xef\xbb\xbf",
+        b"\xef\xbb\xbf \xef\xbb\xbf",
+        b"text",
+        b"\xc2\xa0",
+        b"\x0c",
+        b"<?p",
+        b"<!-- -",
+        b"<![CDATA[]]>",
+        b"&#32;",
+    ],
+)
+def test_no_parser_sees_a_declaration(monkeypatch: pytest.MonkeyPatch, before: bytes) -> None:
+    """Whatever stands before it: the parser would expand its entities."""
+    monkeypatch.setattr(xml_reading, "XMLParser", None)
+    assert read(before + b'<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><x>&b;</x>') == 400
 
 
 @pytest.mark.parametrize(
