@@ -37,6 +37,7 @@ KINDS = {
     "rate": kind(rate="5/s"),
     "idle": kind(idle="300ms"),
     "tunnel_idle": kind({"tunnel_idle": "300ms"}),
+    "half_closed": kind({"idle": "300ms"}, close_timeout="100ms"),
     "total": kind(total="400ms"),
     "ping": kind(ping="200ms"),
     "one": kind(per_consumer=1),
@@ -640,6 +641,18 @@ def test_an_upstream_that_resets_is_1011(ends: Ends) -> None:
     upstream.peer.reset()
     assert client.read_close() == 1011
     client.assert_ended()
+
+
+@of_kind("half_closed")
+def test_a_client_that_has_ended_its_side_does_not_hold_the_tunnel(lane: Lane) -> None:
+    """No close frame can follow its end to the upstream, which stays silent. The client gets one."""
+    client, upstream = open_plain(lane, path=b"/half-closed")
+    client.peer.sock.shutdown(socket.SHUT_WR)
+    upstream.peer.assert_ended()
+    assert client.read_close() == 1001
+    client.assert_ended()
+    record = lane.gateway.wait_for_record(path="/half-closed")
+    assert (record["fault"], record["websocket"]["close_code"]) == ("tunnel_idle", 1001)
 
 
 def test_a_close_of_the_upstream_reaches_the_client_before_its_reset(ends: Ends) -> None:

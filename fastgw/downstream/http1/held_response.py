@@ -19,11 +19,14 @@ PER_TURN: Final = 16
 
 
 def send_held(exchange: Exchange, response: Response, body: bytes, worker_loop: WorkerLoop) -> bool:
-    """Send a response with a body longer than `MAX_KEPT`, or a fault if the budget does not allow it. False: the body
-    is not sent to this client, and nothing was done.
+    """Send a response with a body longer than `MAX_KEPT`, or a fault if the budget does not allow it. False: nothing was
+    done, because the body is not sent to this client, or has to be sent at once.
     """
     if exchange.method == b"HEAD" or response.status in NO_CONTENT:
         return False
+    upload = exchange.request_body
+    if upload is not None and not upload.ended and upload.sink is None:
+        return False  # nobody reads the rest of the request before the response is complete, and its client may wait
     if not worker_loop.held_body_budget.try_take(len(body) - MAX_KEPT):
         exchange.why = "the node's memory for held bodies is used up"
         exchange.answer_instead(Fault.OVERLOADED)

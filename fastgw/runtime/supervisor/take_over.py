@@ -45,14 +45,26 @@ def preflight(handover: HandoverState, accepted: ConfigSnapshot, gateway: Gatewa
         slots=handover.slots,
     )
     ours, theirs = Channel.pair()
+    is_ready = False
+
+    def stop_once_ready() -> None:
+        nonlocal is_ready
+        while (message := theirs.receive()) is not None:
+            if isinstance(message, Ready):
+                is_ready = True
+                theirs.send(Stop(generation=accepted.generation))
 
     async def live() -> None:
-        theirs.send(Stop(generation=accepted.generation))
-        await Worker(WorkerBootstrap(0, 0, node_state), gateway, ours).serve()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(theirs, stop_once_ready)
+        try:
+            await Worker(WorkerBootstrap(0, 0, node_state), gateway, ours).serve()
+        finally:
+            loop.remove_reader(theirs)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(live())
-    if not isinstance(theirs.receive(), Ready):
+    if not is_ready:
         raise RuntimeError("a worker did not become ready")
 
 

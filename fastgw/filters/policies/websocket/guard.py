@@ -407,9 +407,9 @@ class WebsocketGuard(Timed):
         exchange.fault = exchange.fault or fault
         exchange.why = exchange.why or (reason if fault is not None else "")
         self.close_at = min(self.close_at, self._wheel.now + self._limits.close_timeout)
-        # A close frame of the other side was forwarded, so none is owed.
-        self._owes_client = self._from_upstream.close is None
-        self._owes_upstream = self._from_client.close is None
+        # A close frame of the other side was forwarded, so none is owed; and nothing follows the end of a direction.
+        self._owes_client = self._from_upstream.close is None and not self._upstream_ended
+        self._owes_upstream = self._from_client.close is None and not self._client_ended
         if self._paused:
             self.resume()  # further data is dropped until its end
         self._settle_client()
