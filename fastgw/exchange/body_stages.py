@@ -154,9 +154,11 @@ class BodyHook:
 
     def __init__(self, step: BodyFunction | StageFactory, needs_body: Bounded | None, changes_body: bool) -> None:
         self.step = step
-        self.bound = None if needs_body is None else needs_body.size
-        is_stage = isinstance(step, StageFactory) and not step.reads_only
-        self.changes = changes_body or needs_body is not None or is_stage
+        # One that only reads holds nothing: `needs_body` is about the other direction.
+        reads_only = isinstance(step, StageFactory) and step.reads_only
+        self.bound = None if needs_body is None or reads_only else needs_body.size
+        is_stage = isinstance(step, StageFactory)
+        self.changes = not reads_only and (changes_body or needs_body is not None or is_stage)
 
     @property
     def spoils_ranges(self) -> bool:

@@ -326,6 +326,19 @@ def test_one_that_runs_without_a_file_is_upgraded_too(tmp_path: Path) -> None:
         assert "drained" in lines.text()
 
 
+def test_a_filter_with_helper_processes_does_not_hinder_an_upgrade(tmp_path: Path) -> None:
+    """The new worker is ready once they are; the preflight stops them with it."""
+    check = {"validate": {"body": {"inline": {"type": "object"}, "max_bytes": "1MiB"}}}
+    routes = [{"name": "all", "filters": check, "respond": {"body": "v1"}}]
+    with upgradable(tmp_path, workers=2, routes=routes) as gateway:
+        gateway.upgrade()
+        body = b'{"a":"%b"}' % (b"x" * 200_000)
+        with gateway.connect() as client:
+            head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+            client.send(head % len(body) + body)
+            assert client.read_response().body == b"v1"
+
+
 # --- what is kept ---
 
 

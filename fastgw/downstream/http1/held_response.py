@@ -19,8 +19,8 @@ PER_TURN: Final = 16
 
 
 def send_held(exchange: Exchange, response: Response, body: bytes, worker_loop: WorkerLoop) -> bool:
-    """Send a response with a body longer than `MAX_KEPT`, or a fault if the budget does not allow it. False: nothing was
-    done, because the body is not sent to this client, or has to be sent at once.
+    """Send a response with a body longer than `MAX_KEPT`, or a fault if the budget does not allow it. False: nothing
+    was done, because the body is not sent to this client, or has to be sent at once.
     """
     if exchange.method == b"HEAD" or response.status in NO_CONTENT:
         return False

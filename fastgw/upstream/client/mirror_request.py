@@ -56,6 +56,7 @@ def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callabl
         copy.request_body = Relay.whole(body, None if declared is None else len(body))
         if exchange.request_body.changed:
             copy.request_dropped |= DIGESTS
+    sent.takes_replies = chain is not NO_FILTERS
     sent.send(copy, forward, inf)
 
 

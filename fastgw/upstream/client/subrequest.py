@@ -107,6 +107,7 @@ class Subrequest(CallSide):
         self._body: BodyFeeder | None = None
         self._borrowed: Relay | None = None  # body of the parent's request
         self.status = 0  # of the response; 0: there is none yet
+        self.takes_replies = False  # responses without a head: of a filter that translates its request
         self._paused = False
         self.on_abandoned: Callable[[], None] | None = None  # called when the parent's end cancels it
         self._action: Forward
@@ -269,13 +270,13 @@ class Subrequest(CallSide):
         if listener is None:
             return
         head, exchange = response.head, self.exchange
-        if head is None and not (self.is_copy and exchange.fault is None):
+        if head is None and not (self.takes_replies and exchange.fault is None):
             self._fail(exchange.fault or Fault.INTERNAL)  # a reply of the gateway: the fault contains its information
             return
         if head is not None:
             self.status = head.status
             self._notify(listener.on_response, head)
-        else:  # of a copy that a filter translates, as it does with the response of the upstream
+        else:  # of the filter that translates the response of the upstream
             self.status = response.status
             if exchange.method == b"HEAD":
                 payload = b""

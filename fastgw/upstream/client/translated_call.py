@@ -68,6 +68,11 @@ class TranslatedCall(CallSide):
     def __repr__(self) -> str:
         return f"<TranslatedCall {self._call!r}>"
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether it is the call of a copy (`Subrequest.is_copy`)."""
+        return bool(getattr(self._exchange.client, "is_copy", False))
+
     def send(self, head: BuiltRequestHead, body: Relay | None) -> None:
         """Send the request. `head`: with the end-to-end headers of the client's request. `body`: the call's own."""
         exchange = self._exchange

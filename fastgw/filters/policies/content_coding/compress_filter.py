@@ -70,6 +70,10 @@ class Compress(Filter, name="compress", phase=Phase.VALIDATE, order=-20):  # typ
         if len(set(self.encodings)) < len(self.encodings):
             raise ValueError("duplicate encoding; expected each of zstd, br and gzip at most once")
 
+    @property
+    def unknown_in_shadow(self) -> str:
+        return "bodies of responses"
+
     def build(self, env: Env) -> Hooks:
         try:
             from fastgw.filters.policies.content_coding.compression import Compression

@@ -32,8 +32,8 @@ from fastgw.http.messages import AS_DECLARED, RequestHead, ResponseHead
 from fastgw.observe.metrics.families import CodingOperation, ContentCoding
 
 LARGEST_AT_ONCE: Final = 1024 * 1024
-"""Maximum bytes of a body that is compressed in one turn of the event loop. Bodies of upstreams arrive in reads of 64
-KiB; only a body that another filter returns as a whole can be larger."""
+"""Maximum bytes of a response that is there as a whole and is compressed, in one turn of the event loop. Bodies of
+upstreams arrive in reads of 64 KiB; one that another filter has held may be larger."""
 
 LARGEST_HELD: Final = 128 * 1024
 """Maximum bytes of a body of known length that is compressed at its end, in one piece. A compressor would hold back
@@ -167,7 +167,7 @@ class Compression:
         is_held = response.whole_bytes >= 0 or (0 < length <= LARGEST_HELD and kind is not Kind.STREAM)
         if is_held and not self._pads:
             return _WholeStage(exchange, coding, self._compressor_of_whole(coding, response.whole_bytes), keep)
-        opened = partial(self._open_compressor, coding, kind, level)
+        opened = partial(self._open_compressor, coding, kind)
         return _Stage(exchange, coding, opened, kind is Kind.STREAM or length == UNKNOWN, keep)
 
     def may_compress(self, head: ResponseHead) -> bool:
@@ -211,16 +211,20 @@ class Compression:
         types = response.values(b"content-type")
         if types and self._types.kind_of(types[0]) is Kind.OTHER:
             return
+        if response.values(b"content-encoding") or _forbids(response.values(b"cache-control")):
+            return
         if not _varies(response.values(b"vary")):
             response.added += _VARY
         etags, held = response.values(b"etag"), asked.values(b"if-none-match")
-        if len(etags) != 1 or not etags[0].startswith(b'"'):
+        if len(etags) != 1 or not etags[0].startswith(b'"') or _forbids(asked.values(b"cache-control")):
             return
         if b"W/" + etags[0] in b",".join(held) if held else self._negotiated(asked).coding is not None:
             response.dropped |= {b"etag"}
             response.added += b"ETag: W/%b\r\n" % etags[0]
 
-    def _open_compressor(self, coding: bytes, kind: Kind, level: Level) -> Compressor:
+    def _open_compressor(self, coding: bytes, kind: Kind, size: int) -> Compressor:
+        """`size`: bytes of the first piece, which may be the whole body that another filter has held."""
+        level = self._level_of(coding, size)
         made = open_event_compressor(coding) if kind is Kind.STREAM else open_compressor(coding, level)
         return PaddedCompressor(coding, made, 1 + randbelow(MAX_PADDING)) if self._pads else made
 
@@ -338,13 +342,13 @@ class _Stage(_CountingStage):
         self,
         exchange: Exchange,
         coding: bytes,
-        opened: Callable[[], Compressor],
+        opened: Callable[[int], Compressor],
         flushes: bool,
         keep: Callable[[bytes], None] | None,
     ) -> None:
         """Create the stage. `flushes`: after each piece. `keep`: stores the compressed body."""
         super().__init__(exchange, coding)
-        self._opened: Callable[[], Compressor] | None = opened
+        self._opened: Callable[[int], Compressor] | None = opened
         self._compressor: Compressor | None = None  # created with the first piece: a response to HEAD has none
         self._flushes = flushes
         self._keep = keep
@@ -352,7 +356,7 @@ class _Stage(_CountingStage):
 
     def feed(self, payload: bytes) -> bytes:
         self._bytes_in += len(payload)
-        compressor = self._open()
+        compressor = self._open(len(payload))
         out = compressor.compress(payload)
         if self._flushes:
             out += compressor.flush()
@@ -360,7 +364,7 @@ class _Stage(_CountingStage):
         return out
 
     def end(self) -> bytes:
-        out = self._open().finish()
+        out = self._open(0).finish()
         self._take_output(out)
         if self._keep is not None:
             self._keep(b"".join(self._kept))
@@ -380,10 +384,10 @@ class _Stage(_CountingStage):
             if self._bytes_out > LARGEST_STORED:
                 self._keep, self._kept = None, []
 
-    def _open(self) -> Compressor:
+    def _open(self, size: int) -> Compressor:
         if self._compressor is None:
             assert self._opened is not None
-            self._compressor, self._opened = self._opened(), None
+            self._compressor, self._opened = self._opened(size), None
         return self._compressor
 
 

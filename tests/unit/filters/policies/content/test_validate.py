@@ -388,3 +388,18 @@ def test_responses_are_reported_and_pass_as_they_are(head: bytes, body: bytes, e
     assert client.received.endswith(b"\r\n\r\n" + body)
     assert b'ETag: "a"' in client.received
     assert plane.records[-1].shadowed == expected
+
+
+def test_a_response_passes_as_it_arrives_whatever_is_required_of_the_request() -> None:
+    """Also one that is longer than is checked."""
+    filters = {"validate": {"body": {"inline": ORDER}, "response": {"inline": ORDER}}}
+    plane = Plane({"routes": [{"name": "all", "upstream": "u", "filters": filters}]})
+    client = plane.client()
+    client.sends(post(b'{"sku":"a"}'))
+    upstream = plane.connects()
+    upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 200000\r\n\r\n")
+    assert client.received.startswith(b"HTTP/1.1 200 OK\r\n")
+    body = b'"%b"' % (b"a" * 199_998)
+    for at in range(0, len(body), 50_000):
+        upstream.sends(body[at : at + 50_000])
+        assert client.received.endswith(b"\r\n\r\n" + body[: at + 50_000])

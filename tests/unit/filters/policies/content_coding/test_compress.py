@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.filters import TYPES
+from fastgw.filters.api import Bounded, Phase
 from fastgw.filters.policies.content_coding import compression
 from fastgw.filters.policies.content_coding.compress_filter import Compress
 from fastgw.filters.policies.content_coding.compression import LARGEST_AT_ONCE, LARGEST_HELD
@@ -23,7 +24,7 @@ from fastgw.http.content_coding.compressors import Level, PaddedCompressor, open
 from fastgw.testing import ConfigError, configured
 from fastgw.upstream.forwarding.fast_path import FastPath
 from tests.support.collector import no_collector
-from tests.support.memory import Plane
+from tests.support.memory import Plane, probe
 
 HTML = "Content-Type: text/html; charset=utf-8"
 PAGE = b"<p>A page of some length.</p>\n" * 40
@@ -334,6 +335,27 @@ def test_a_large_body_that_is_there_at_once_is_compressed_with_a_faster_level(le
     assert got.content == page
 
 
+@pytest.mark.parametrize("encoding", ["zstd", "gzip", "br"])
+def test_a_large_body_that_another_filter_has_held_is_compressed_with_a_faster_level(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """It comes in one piece, too."""
+    levels: list[Level] = []
+    monkeypatch.setattr(
+        compression, "open_compressor", lambda coding, level: levels.append(level) or open_compressor(coding, level)
+    )
+    held = probe("held", Phase.TRANSFORM, response_body=lambda exchange, body: body.upper(), needs_body=Bounded("1MiB"))
+    route = {"name": "all", "upstream": "http://u", "filters": {"compress": {"encodings": [encoding], "level": "best"}}}
+    client = (made := Plane({"routes": [route]}, probes=[held])).client()
+    client.sends(f"GET / HTTP/1.1\r\nHost: a\r\n{ALL}\r\n\r\n".encode())
+    page = PAGE * 200
+    upstream = made.connects()
+    upstream.sends(f"HTTP/1.1 200 OK\r\n{HTML}\r\nTransfer-Encoding: chunked\r\n\r\n{len(page):x}\r\n".encode() + page)
+    upstream.sends(b"\r\n0\r\n\r\n")
+    assert levels == ["fast" if encoding == "br" else "default"]
+    assert b"\r\nContent-Encoding: %b\r\n" % encoding.encode() in client.received
+
+
 def test_a_trailer_loses_what_is_about_the_uncompressed_body() -> None:
     client = (made := plane()).client()
     client.sends(f"GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n{ALL}\r\n\r\n".encode())
@@ -369,9 +391,12 @@ def test_a_304_has_the_etag_and_vary_of_what_the_client_holds() -> None:
     ):
         got = ask(*fields, request=request, **not_modified)
         assert (got.fields["etag"], got.fields["vary"]) == (etag, "Accept-Encoding")
-    got = ask('ETag: "a"', "Content-Type: image/png", request=(ALL, date), **not_modified)
-    assert got.fields["etag"] == '"a"'
-    assert "vary" not in got.fields
+    for line in ("Content-Type: image/png", "Cache-Control: no-transform", "Content-Encoding: br"):
+        got = ask('ETag: "a"', line, request=(ALL, date), **not_modified)
+        assert got.fields["etag"] == '"a"'
+        assert "vary" not in got.fields
+    got = ask('ETag: "a"', request=(ALL, date, "Cache-Control: no-transform"), **not_modified)
+    assert (got.fields["etag"], got.fields["vary"]) == ('"a"', "Accept-Encoding")
 
 
 def test_no_range_is_requested_that_a_client_would_append_to_compressed_data() -> None:
