@@ -26,7 +26,7 @@ def send_held(exchange: Exchange, response: Response, body: bytes, worker_loop: 
         return False
     upload = exchange.request_body
     if upload is not None and not upload.ended and upload.sink is None:
-        return False  # nobody reads the rest of the request before the response is complete, and its client may wait
+        return False  # its client may read only after its request, whose rest is dropped once the response is complete
     if not worker_loop.held_body_budget.try_take(len(body) - MAX_KEPT):
         exchange.why = "the node's memory for held bodies is used up"
         exchange.answer_instead(Fault.OVERLOADED)
