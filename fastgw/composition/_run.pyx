@@ -497,7 +497,7 @@ def _merge(self):
     write(&of_exchange.state, exchange, ANSWER_BEGUN[read(&of_exchange.state, exchange)])
     write(&of_exchange.response, exchange, response)
     if PyBytes_GET_SIZE(body) > _FREE:
-        exchange.answer_whole(response, body)
+        exchange.begin_answer(response, body, True)
     else:
         read(&of_exchange.client, exchange).answer(response, body, True)
 

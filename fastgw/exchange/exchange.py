@@ -430,14 +430,16 @@ class Exchange:
         elif holds:
             self._respond_through_stages(response, payload, ended)
         elif ended and len(payload) > MAX_KEPT:
-            self.answer_whole(response, payload)
+            self.begin_answer(response, payload, True)
         else:
             self.client.answer(response, payload, ended)
 
-    def answer_whole(self, response: Response, body: bytes) -> None:
-        """Send a response whose whole body is in memory, after the response steps."""
-        if len(body) <= MAX_KEPT or not self.client.send_held(self, response, body):
-            self.client.answer(response, body, True)
+    def begin_answer(self, response: Response, payload: bytes, ended: bool) -> None:
+        """Send the head of a response and a part of its body, after the response steps. `ended`: it is the whole body,
+        and a long one is sent as fast as the client reads it.
+        """
+        if not ended or len(payload) <= MAX_KEPT or not self.client.send_held(self, response, payload):
+            self.client.answer(response, payload, ended)
 
     def respond_at_once(self, response: Response, payload: bytes, complete: Callable[[Response], None]) -> None:
         """Do what `respond` does, for a whole response that `complete` changes when the response steps have run."""
@@ -449,7 +451,7 @@ class Exchange:
         if holds:
             self._respond_through_stages(response, payload, True)
         else:
-            self.answer_whole(response, payload)
+            self.begin_answer(response, payload, True)
 
     def _respond_through_stages(self, response: Response, payload: bytes, ended: bool) -> None:
         """Send a response through the filters' hooks for its body and trailers."""
@@ -464,7 +466,7 @@ class Exchange:
                 tell_of_change(response)
                 self.response_bytes = response.body_length = len(made)
                 self.state = ANSWER_BEGUN[self.state]
-                self.answer_whole(response, made)
+                self.begin_answer(response, made, True)
                 return
             stages = made
         else:
@@ -475,10 +477,7 @@ class Exchange:
             return
         if not stages and not self.chain.trailer_steps:
             self.state = ANSWER_BEGUN[self.state]
-            if ended:
-                self.answer_whole(response, payload)
-            else:
-                self.client.answer(response, payload, False)
+            self.begin_answer(response, payload, ended)
             return
         self.response_sink = relay = ResponseRelay(self, stages)
         relay.start_response(response, payload, ended)

@@ -94,10 +94,7 @@ class ResponseRelay(BodySink):
         assert exchange.response is not None
         self._began = True
         exchange.state = ANSWER_BEGUN[exchange.state]
-        if ended:
-            exchange.answer_whole(exchange.response, payload)
-        else:
-            exchange.client.answer(exchange.response, payload, False)
+        exchange.begin_answer(exchange.response, payload, ended)
 
     # calls of the service side
 

@@ -60,6 +60,7 @@ StatusCode = Annotated[
 _SOFT_PURGE: Final = b"fastgw-soft-purge"
 _COUNTED_AT_ONCE: Final = 4
 """Steps of counting between two turns of the event loop."""
+_OWN_RESPONSES: Final = "responses of `files`, `respond` and `redirect` are not cached"
 _METHOD: Final = forwarded_status(Forwarded.METHOD)
 _BYPASS: Final = forwarded_status(Forwarded.BYPASS)
 
@@ -143,9 +144,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     ttl: Duration | None = None
     """Freshness of responses that do not state any; null = they are not stored, unless `Last-Modified` allows a
     heuristic of a tenth of their age. Caches count in seconds: a part of one counts as one, here and in the settings
-    below. Only for statuses whose responses hold for longer (200, 203, 204, 300, 301, 308,
-    404, 405, 410, 414, 501) and for responses with `public`; others, such as 302, 401, 429 or 500, have to state it, or
-    need `ttl_by_status`."""
+    below. Only for statuses whose responses hold for longer (200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501) and
+    for responses with `public`; others, such as 302, 401, 429 or 500, have to state it, or need `ttl_by_status`."""
     ttl_by_status: Mapping[StatusCode, Duration] = NONE
     """Freshness of responses that do not state any, by status, such as `{404: 10s}`; it wins over `ttl`."""
     override_ttl: Duration | None = None
@@ -194,7 +194,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
         if context.protocols == {"grpc"}:
             yield "all upstreams behind it speak gRPC, whose responses are not cached"
         if context.only_own_answers:
-            yield "responses of `files`, `respond` and `redirect` are not cached: the filter has no effect here"
+            yield f"{_OWN_RESPONSES}: the filter has no effect here"
         if context.methods and context.methods.isdisjoint((*self.methods, "GET")):
             methods = " and ".join(sorted(context.methods))
             yield f"{methods} requests are not answered from the cache: the filter has no effect here"
@@ -345,7 +345,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
         """Say what the cache does with a request, as far as it is known without the store and the response."""
         action = None if exchange.route is None else exchange.route.action
         if action is not None and not isinstance(action, Forward | ResponseAction):
-            return "has no effect: responses of `files`, `respond` and `redirect` are not cached"
+            return f"has no effect: {_OWN_RESPONSES}"
         if exchange.method not in policy.methods:
             if may_purge is not None and exchange.method == b"PURGE":
                 passes, denied = may_purge(exchange.client_ip)
@@ -364,11 +364,11 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     def _lifetimes(self) -> Iterable[str]:
         """Say how long responses are fresh, and how long they may be sent stale, by the settings."""
         if self.override_ttl is not None:
-            ttl = write_duration(_seconds(self.override_ttl))
+            ttl = _shown(self.override_ttl)
             yield f"fresh for {ttl}, whatever the response says (at most {ttl}, if `ttl` is not for its status)"
         else:
-            defaults = [] if self.ttl is None else [write_duration(_seconds(self.ttl))]
-            defaults += [f"{write_duration(_seconds(ttl))} for {status}" for status, ttl in self.ttl_by_status.items()]
+            defaults = [] if self.ttl is None else [_shown(self.ttl)]
+            defaults += [f"{_shown(ttl)} for {status}" for status, ttl in self.ttl_by_status.items()]
             yield f"fresh for as long as the response says{', else ' if defaults else ''}{', '.join(defaults)}"
         for stale_for, when in (
             (self.stale_while_revalidate, "while it is validated"),
@@ -376,7 +376,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             (self.stale_when_unreachable, "if no target can be reached"),
         ):
             if stale_for is not None:
-                yield f"stale up to {write_duration(_seconds(stale_for))} {when}"
+                yield f"stale up to {_shown(stale_for)} {when}"
 
 
 class _PurgeWait:
@@ -470,6 +470,10 @@ def _conditions(policy: CachePolicy, exchange: Exchange) -> Iterable[str]:
 def _seconds(duration: float) -> int:
     """Return whole seconds, which caching counts in: a part of a second counts as one."""
     return ceil(duration)
+
+
+def _shown(duration: float) -> str:
+    return write_duration(_seconds(duration))
 
 
 def _invalidate(policy: CachePolicy, exchange: Exchange) -> None:
