@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastgw.explain import explain
 from fastgw.filters import TYPES
 from fastgw.filters.api import Bounded, Phase
 from fastgw.filters.policies.content_coding import compression
@@ -540,3 +541,16 @@ def test_what_the_client_decompresses_is_what_the_upstream_sent(
     got = Answer(client.received, b"", "GET")
     assert (got.content, got.whole) == (content, True)
     assert got.encoding == (encoding if content or framing != "length" else "")
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ([ALL], "are compressed with zstd"),
+        ([ALL, "Cache-Control: no-transform"], "the request has no-transform: not compressed"),
+        (["Accept-Encoding: identity"], "the client accepts none of zstd, br, gzip: not compressed"),
+    ],
+)
+def test_explain_says_whether_responses_are_compressed(lines: list[str], told: str) -> None:
+    explained = explain(plane().gateway, "GET", "http://a/", lines)
+    assert any(told in step.decision for step in explained.filters), explained
