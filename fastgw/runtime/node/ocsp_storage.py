@@ -5,6 +5,7 @@ The supervisor reads them before there are workers, so that the first handshakes
 
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,6 +24,8 @@ _SUFFIX: Final = ".ocsp"
 _IS_OURS: Final = re.compile(r"[0-9a-f]{64}\.ocsp|\.[0-9a-f]{64}\.ocsp\.\d+\.new").fullmatch
 FORGOTTEN_S: Final = 30 * 24 * 3600
 """Seconds after which a file that was not replaced is removed: its certificate is no longer used."""
+_WRITING: Final = threading.Lock()
+"""A task that is cancelled leaves its write to its thread: the next write, of the same names, waits for it."""
 
 
 def folder_of(settings: Config) -> Path | None:
@@ -51,11 +54,12 @@ def read_response(folder: Path, subject: Subject, now: float) -> tuple[bytes, Ve
 def write_response(folder: Path, subject: Subject, content: bytes) -> None:
     """Store the response for a certificate; b"": none. It blocks. Raises `OSError`."""
     file = _file(folder, subject)
-    if not content:
-        file.unlink(missing_ok=True)
-        return
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    durable_files.replace(str(file), content, new=str(folder / f".{file.name}.{os.getpid()}.new"))
+    with _WRITING:
+        if not content:
+            file.unlink(missing_ok=True)
+            return
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable_files.replace(str(file), content, new=str(folder / f".{file.name}.{os.getpid()}.new"))
 
 
 def remove_old(folder: Path, now: float) -> None:

@@ -21,7 +21,7 @@ from fastgw.operator_events import OperatorEvent
 from fastgw.runtime.control import ocsp_stapling
 from fastgw.runtime.control.ocsp_stapling import OcspStapling
 from fastgw.runtime.node import ocsp_storage
-from fastgw.runtime.node.ocsp_storage import FORGOTTEN_S, remove_old
+from fastgw.runtime.node.ocsp_storage import FORGOTTEN_S, remove_old, write_response
 from fastgw.sync.ocsp_responses import FEED, written
 from fastgw.upstream.client.http_client import FetchFailed
 from tests.support.ocsp import DAY, OcspAuthority
@@ -239,6 +239,19 @@ def test_what_exceeds_a_feed_is_left_out_and_told(world: World, monkeypatch: pyt
         world.stapling.stop()
 
     asyncio.run(play())
+
+
+def test_writes_of_one_response_at_the_same_time_follow_each_other(world: World) -> None:
+    def write(number: int) -> None:
+        for _ in range(20):
+            write_response(world.folder, world.subject, bytes([number]) * 1000)
+
+    async def play() -> None:
+        await asyncio.gather(*(asyncio.to_thread(write, number) for number in range(8)))
+
+    asyncio.run(play())
+    (kept,) = world.folder.glob("*.ocsp")
+    assert len(set(kept.read_bytes())) == 1
 
 
 def test_files_that_no_certificate_uses_are_removed_in_time_and_no_others(tmp_path: Path) -> None:
