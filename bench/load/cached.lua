@@ -2,11 +2,24 @@
 -- Usage: wrk ... -s cached.lua URL -- body=FILE [key=value ...]
 --   body=FILE      what every answer must consist of
 --   below=PATH     the path that all URLs are below; one of the routes unless told
+--   misses=1       every request has a URL of its own, also of all earlier runs
 
 local checks = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "checks.lua")
 local expected
 
-local function prepare() expected = checks.read(checks.options.body) end
+local NEW = string.rep("0", 17)
+local last = os.time() * 1e7  -- below 2^53, so exact; no run sends ten million a second
+
+local function with_new_url(text)
+  last = last + 1
+  local first, behind = text:find(NEW, 1, true)
+  return text:sub(1, first - 1) .. string.format("%017d", last) .. text:sub(behind + 1)
+end
+
+local function prepare()
+  expected = checks.read(checks.options.body)
+  if checks.options.misses then checks.sent = with_new_url end
+end
 
 local function make(number, id)
   local fields = table.concat({
@@ -21,7 +34,7 @@ local function make(number, id)
     "",
   }, "\r\n")
   local below = checks.options.below or checks.route() .. "/v1/items/"
-  return "GET " .. below .. number .. " HTTP/1.1\r\n" .. fields .. "\r\n", expected
+  return "GET " .. below .. (checks.options.misses and NEW or number) .. " HTTP/1.1\r\n" .. fields .. "\r\n", expected
 end
 
 checks.run(prepare, make)

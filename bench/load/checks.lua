@@ -63,6 +63,9 @@ local requests, expected, number_of, waiting = {}, {}, {}, {}
 local turn = 0
 local asked_once = false
 
+-- Called with each request before it is sent; returns its text.
+function checks.sent(text) return text end
+
 -- `prepare()` is called once; then `make(number, id)` gives each request and the body that its answer must have, or a
 -- function of its headers and its body that says whether it is right.
 function checks.run(prepare, make)
@@ -93,7 +96,7 @@ function request()
     waiting[turn] = passed_over
   until not passed_over
   waiting[turn] = 0
-  return requests[turn]
+  return checks.sent(requests[turn])
 end
 
 function response(status, headers, body)

@@ -44,6 +44,7 @@ STORED_A_SECOND = 50
 CACHED = REQUESTS.with_name("cached.lua")
 PAGES = Wrk("64 KiB", script=CACHED, arguments={"body": "@page", "below": PAGE, "count": 100})
 """As many as fastgw keeps as bytes in the memory of a worker."""
+MISSES = Wrk("misses", script=CACHED, arguments={"body": "@body.json", "misses": 1})
 COLUMNS = (CPU_US, USER_US, SYSTEM_US, ratio_to("fastgw" + UNCACHED), ratio_to("nginx"), RATE, CORE_USED, P50, P99)
 LATENCIES = (P50, P90, P99, P999, CPU_US, RATE)
 ALONE = FixedRate("a quarter of the load, alone", 0.25, "fastgw", fields=PUBLIC_FIELDS, times_as_long=2)
@@ -77,7 +78,8 @@ SCENARIO = Scenario(
     title="CPU per response from the cache",
     about=(
         "1,000 URLs with the headers of a browser, whose responses of 1 KiB all are stored for an hour, as they say; "
-        "then 100 URLs with 64 KiB each. "
+        "then 100 URLs with 64 KiB each; then 1 KiB again, with a URL of its own for each request, which all store as "
+        "well. "
         "nginx keeps its cache in files, with `sendfile`; `open_file_cache` keeps the files open. HAProxy keeps its in "
         "memory. `no cache`: the same requests, forwarded. Then a quarter of the rate at which fastgw is saturated, "
         "alone and beside a client that fetches 50 objects of 1 MiB a second, which all but HAProxy store, too; "
@@ -93,12 +95,13 @@ SCENARIO = Scenario(
         Nginx("nginx" + UNCACHED),
         Haproxy(fill={"sections": HAPROXY_CACHE, "frontend": HAPROXY_USE}),
     ),
-    loads=(Wrk(script=CACHED, arguments={"body": "@body.json"}), PAGES, ALONE, BESIDE),
+    loads=(Wrk(script=CACHED, arguments={"body": "@body.json"}), PAGES, ALONE, BESIDE, MISSES),
     tables=(
         Table("64 connections", COLUMNS),
         Table(PAGES.name, COLUMNS),
         Table(ALONE.name, LATENCIES),
         Table(BESIDE.name, LATENCIES),
+        Table(MISSES.name, COLUMNS),
     ),
     prove=prove,
     origin=origin.serving_public,
