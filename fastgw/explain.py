@@ -148,7 +148,7 @@ class _Listening:
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         self.answered = True
 
-    def send_held(self, exchange: Exchange, response: Response, body: bytes) -> bool:
+    def send_held(self, exchange: Exchange, response: Response, body: bytes, trailers: Trailers) -> bool:
         return False
 
     def feed(self, payload: bytes) -> None: ...

@@ -41,8 +41,8 @@ class ClientWrapper(ClientSide):
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         self.inner.answer(response, payload, ended)
 
-    def send_held(self, exchange: Exchange, response: Response, body: bytes) -> bool:
-        return self.inner.send_held(exchange, response, body)
+    def send_held(self, exchange: Exchange, response: Response, body: bytes, trailers: Trailers) -> bool:
+        return self.inner.send_held(exchange, response, body, trailers)
 
     def feed(self, payload: bytes) -> None:
         self.inner.feed(payload)

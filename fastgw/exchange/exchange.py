@@ -84,9 +84,9 @@ class ClientSide(Protocol):
         whole body.
         """
 
-    def send_held(self, exchange: "Exchange", response: Response, body: bytes) -> bool:
+    def send_held(self, exchange: "Exchange", response: Response, body: bytes, trailers: Trailers) -> bool:
         """Send a whole response with a body longer than `MAX_KEPT` as fast as the client reads it, within the node's
-        memory for held bodies, or a fault if there is none left. False: this side takes it by `answer`.
+        memory for held bodies, or a fault if there is none left. False: this side takes it by `answer` and `end`.
         """
         return False
 
@@ -434,12 +434,15 @@ class Exchange:
         else:
             self.client.answer(response, payload, ended)
 
-    def begin_answer(self, response: Response, payload: bytes, ended: bool) -> None:
+    def begin_answer(self, response: Response, payload: bytes, ended: bool, trailers: Trailers = ()) -> None:
         """Send the head of a response and a part of its body, after the response steps. `ended`: it is the whole body,
-        and a long one is sent as fast as the client reads it.
+        which `trailers` follow, and a long one is sent as fast as the client reads it.
         """
-        if not ended or len(payload) <= MAX_KEPT or not self.client.send_held(self, response, payload):
-            self.client.answer(response, payload, ended)
+        if ended and len(payload) > MAX_KEPT and self.client.send_held(self, response, payload, trailers):
+            return
+        self.client.answer(response, payload, ended and not trailers)
+        if trailers:
+            self.client.end(trailers)
 
     def respond_at_once(self, response: Response, payload: bytes, complete: Callable[[Response], None]) -> None:
         """Do what `respond` does, for a whole response that `complete` changes when the response steps have run."""

@@ -81,20 +81,17 @@ class ResponseRelay(BodySink):
             return
         self._over = True
         exchange.response_bytes = len(body)
-        if trailers and _takes_trailers(exchange, response):
-            response.body_length = UNKNOWN
-            self._send(body, False)
-            exchange.client.end(trailers)
-        else:
-            response.body_length = len(body)
-            self._send(body, True)
+        if not _takes_trailers(exchange, response):
+            trailers = ()
+        response.body_length = UNKNOWN if trailers else len(body)
+        self._send(body, True, trailers)
 
-    def _send(self, payload: bytes, ended: bool) -> None:
+    def _send(self, payload: bytes, ended: bool, trailers: Trailers = ()) -> None:
         exchange = self._exchange
         assert exchange.response is not None
         self._began = True
         exchange.state = ANSWER_BEGUN[exchange.state]
-        exchange.begin_answer(exchange.response, payload, ended)
+        exchange.begin_answer(exchange.response, payload, ended, trailers)
 
     # calls of the service side
 

@@ -195,7 +195,7 @@ class Nobody:
     def send_fetch(self, exchange: Exchange, fetch: object) -> bool:
         return False
 
-    def send_held(self, exchange: Exchange, response: Response, body: bytes) -> bool:
+    def send_held(self, exchange: Exchange, response: Response, body: bytes, trailers: Trailers) -> bool:
         return False
 
     def filter_timeout(self) -> float:

@@ -8,9 +8,9 @@ from typing import Final, final
 
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
-from fastgw.exchange import Exchange, Response
+from fastgw.exchange import Exchange, Response, Trailers
 from fastgw.exchange.body_relay import MAX_KEPT
-from fastgw.exchange.reply import NO_CONTENT
+from fastgw.exchange.reply import NO_CONTENT, UNKNOWN
 
 PIECE: Final = 65536
 """Bytes of a body that are sent at once."""
@@ -18,7 +18,9 @@ PER_TURN: Final = 16
 """Maximum pieces that are sent in one iteration of the event loop."""
 
 
-def send_held(exchange: Exchange, response: Response, body: bytes, worker_loop: WorkerLoop) -> bool:
+def send_held(
+    exchange: Exchange, response: Response, body: bytes, trailers: Trailers, worker_loop: WorkerLoop
+) -> bool:
     """Send a response with a body longer than `MAX_KEPT`, or a fault if the budget does not allow it. False: nothing
     was done, because the body is not sent to this client, or has to be sent at once.
     """
@@ -31,8 +33,8 @@ def send_held(exchange: Exchange, response: Response, body: bytes, worker_loop: 
         exchange.why = "the node's memory for held bodies is used up"
         exchange.answer_instead(Fault.OVERLOADED)
         return True
-    exchange.service = held = HeldBodySender(exchange, body, worker_loop)
-    response.body_length = len(body)
+    exchange.service = held = HeldBodySender(exchange, body, trailers, worker_loop)
+    response.body_length = UNKNOWN if trailers else len(body)
     held.start(response)
     return True
 
@@ -41,11 +43,11 @@ def send_held(exchange: Exchange, response: Response, body: bytes, worker_loop: 
 class HeldBodySender:
     """Service side of an exchange while its body is sent."""
 
-    __slots__ = ("_at", "_body", "_exchange", "_is_scheduled", "_paused", "_worker_loop")
+    __slots__ = ("_at", "_body", "_exchange", "_is_scheduled", "_paused", "_trailers", "_worker_loop")
 
-    def __init__(self, exchange: Exchange, body: bytes, worker_loop: WorkerLoop) -> None:
+    def __init__(self, exchange: Exchange, body: bytes, trailers: Trailers, worker_loop: WorkerLoop) -> None:
         self._exchange: Exchange | None = exchange
-        self._body, self._worker_loop = body, worker_loop
+        self._body, self._trailers, self._worker_loop = body, trailers, worker_loop
         self._at = 0
         self._paused = self._is_scheduled = False
 
@@ -88,7 +90,7 @@ class HeldBodySender:
     def _finish(self, exchange: Exchange) -> None:
         self.cancel()
         exchange.service = None
-        exchange.client.end(())
+        exchange.client.end(self._trailers)
 
     # calls of the client's side (`ServiceSide`)
 

@@ -234,8 +234,8 @@ class Http1Stream:
         elif waits and exchange.service is not None:
             exchange.service.pause()
 
-    def send_held(self, exchange: Exchange, response: Response, body: bytes) -> bool:
-        return send_held(exchange, response, body, self._connection.server.worker_loop)
+    def send_held(self, exchange: Exchange, response: Response, body: bytes, trailers: Trailers) -> bool:
+        return send_held(exchange, response, body, trailers, self._connection.server.worker_loop)
 
     def feed(self, payload: bytes) -> None:
         connection = self._connection

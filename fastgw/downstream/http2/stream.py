@@ -456,10 +456,10 @@ class Http2Stream(Timed):
         elif len(payload) > MOST_HELD:
             self._brake()
 
-    def send_held(self, exchange: Exchange, response: Response, body: bytes) -> bool:
+    def send_held(self, exchange: Exchange, response: Response, body: bytes, trailers: Trailers) -> bool:
         if response.head is None and answers_grpc(exchange, response, True):
             return False  # the body is left out
-        return send_held(exchange, response, body, self._connection.server.worker_loop)
+        return send_held(exchange, response, body, trailers, self._connection.server.worker_loop)
 
     def feed(self, payload: bytes) -> None:
         connection = self._connection

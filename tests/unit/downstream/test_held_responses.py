@@ -112,6 +112,37 @@ def test_without_memory_the_response_is_a_fault(way: str) -> None:
     assert_over(plane, Fault.OVERLOADED)
 
 
+@pytest.mark.parametrize("length", [len(LONG), MAX_KEPT])
+def test_trailers_follow_a_long_body(length: int) -> None:
+    made = probe(
+        "made",
+        Phase.TRANSFORM,
+        response_body=lambda exchange, body: LONG[:length],
+        needs_body=Bounded(100),
+        changes_body=True,
+    )
+    plane = Plane(probes=(made,))
+    client = plane.client()
+    client.room = 0
+    client.sends(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: TE\r\nTE: trailers\r\n\r\n")
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    plane.connects().sends(head + b"1\r\na\r\n0\r\nX-Sum: 7\r\n\r\n")
+    assert in_use(plane) == max(0, length - MAX_KEPT)
+    while in_use(plane):
+        assert client.get_write_buffer_size() < MAX_KEPT + 1024
+        client.takes(0)
+    client.takes()
+    head, _, chunks = client.received.partition(b"\r\n\r\n")
+    assert b"content-length" not in head.lower()
+    body = b""
+    while not chunks.startswith(b"0\r\n"):
+        size, _, rest = chunks.partition(b"\r\n")
+        body, chunks = body + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+    assert body == LONG[:length]
+    assert chunks == b"0\r\nX-Sum: 7\r\n\r\n"
+    assert_over(plane)
+
+
 def test_a_response_without_its_body_takes_no_memory() -> None:
     plane = plane_for("reply")
     plane.worker_loop.held_body_budget.limit = 0
