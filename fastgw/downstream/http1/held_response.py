@@ -18,9 +18,7 @@ PER_TURN: Final = 16
 """Maximum pieces that are sent in one iteration of the event loop."""
 
 
-def send_held(
-    exchange: Exchange, response: Response, body: bytes, trailers: Trailers, worker_loop: WorkerLoop
-) -> bool:
+def send_held(exchange: Exchange, response: Response, body: bytes, trailers: Trailers, worker_loop: WorkerLoop) -> bool:
     """Send a response with a body longer than `MAX_KEPT`, or a fault if the budget does not allow it. False: nothing
     was done, because the body is not sent to this client, or has to be sent at once.
     """
