@@ -62,6 +62,7 @@ class Upstream:
         "balancer",
         "cookies",
         "drained",
+        "ejected",
         "failure_listener",
         "health",
         "hedging",
@@ -101,7 +102,8 @@ class Upstream:
         self.key = key
         self.members = _members(settings, targets)
         self.started = False
-        self.shunned: Set[Target] = _NONE  # unhealthy targets: see `settle`
+        self.shunned: Set[Target] = _NONE  # unhealthy targets, the ejected ones among them: see `settle`
+        self.ejected: Set[Target] = _NONE
         self.drained: Set[Target] = _NONE  # targets drained by an operator
         self.balancer: Balancer
         self.in_use: Sequence[Target] = ()  # the members that it selects from
@@ -224,7 +226,8 @@ class Upstream:
         gone = set(self.targets).difference(targets)
         self.settings, self.targets = settings, targets
         self.members = _members(settings, targets)
-        self.shunned, self.drained = self.shunned - gone, self.drained - gone
+        self.shunned, self.ejected = self.shunned - gone, self.ejected - gone
+        self.drained = self.drained - gone
         if self.started:
             self.pool.add_targets(targets)
             self.pool.release(gone)
@@ -259,13 +262,17 @@ class Upstream:
 
     def last_resort(self, tried: Container[Target]) -> Target | None:
         """Return an ejected target that the request was not sent to yet, if the eligible ones were unreachable: it may
-        be back.
+        be back. None: there is none, or health is never ignored (`panic_threshold: 0%`).
 
         Otherwise, when targets are restarted one after the other, all requests would be lost from the stop of the
-        second one until the ejection of the first one ends.
+        second one until the ejection of the first one ends. A target that its own health check has found unhealthy is
+        known not to be back.
         """
-        ejected = self.shunned - self.drained
-        return next((each.target for each in self.members if each.target in ejected and each.target not in tried), None)
+        if not self.ejected or not self.settings.load_balancing.panic_threshold:
+            return None
+        ejected = self.ejected - self.drained
+        members = (each for each in self.members if each.weight and each.target in ejected)
+        return next((each.target for each in members if each.target not in tried), None)
 
     def drain(self, labels: Set[str]) -> None:
         """Drain the targets with these labels from now on, and no others."""

@@ -83,9 +83,9 @@ class Dialer:
     async def begun(self, count: int = 1) -> None:
         await until(lambda: len(self.openings) >= count)
 
-    def succeed(self, index: int = 0) -> None:
+    def succeed(self, index: int = 0, address: TargetAddress | None = None) -> None:
         target, done = self.openings.pop(index)
-        done.set_result(TargetAddress(socket.AF_INET, (target.host, target.port)))
+        done.set_result(address or TargetAddress(socket.AF_INET, (target.host, target.port)))
 
     def fail(self, index: int = 0, fault: Fault = Fault.CONNECT_REFUSED) -> None:
         self.openings.pop(index)[1].set_exception(ConnectFailed(fault, "said the test"))
@@ -103,12 +103,14 @@ def make(configured: Upstream, **more: Any) -> "Pool[Connection]":
     return Pool(build_targets(configured), configured, Connection, **more)
 
 
-async def opened(pool: "Pool[Connection]", dialer: Dialer, target: Target | None = None) -> Connection:
+async def opened(
+    pool: "Pool[Connection]", dialer: Dialer, target: Target | None = None, address: TargetAddress | None = None
+) -> Connection:
     """Return a connection that was opened and lent."""
     borrower = Borrower()
     assert pool.lend(target or pool.targets[0], borrower) is None
     await dialer.begun()
-    dialer.succeed()
+    dialer.succeed(address=address)
     connection = await borrower.answer()
     assert isinstance(connection, Connection)
     return connection

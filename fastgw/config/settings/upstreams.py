@@ -170,9 +170,9 @@ class LoadBalancing(Settings):
     """The next priority group (`targets.priority`) is used as well when less than this share of a group's weight is
     available. 0% = when no target of the group is available."""
     panic_threshold: Percent = 0.5
-    """Health is ignored when less than this share of the weight in use is available, because the remaining targets
-    could not take all of the load. Drained targets stay drained. 0% = health is never ignored: if no target is
-    available, requests are answered 503."""
+    """Health is ignored when less than this share of the weight of every priority group in use is available, because
+    the remaining targets could not take all of the load. Drained targets stay drained. 0% = health is never ignored: if
+    no target is available, requests are answered 503."""
 
     def __post_init__(self) -> None:
         if self.hash_on is not None and self.algorithm != "consistent_hash":

@@ -604,7 +604,7 @@ class Pool(Generic[S]):
             self.on_connected(target)
         if error is None and not connection.closed:
             self._connections[connection] = task.result()
-            if target not in self.targets:
+            if target not in self.targets or not target.has(task.result()):  # removed meanwhile
                 self._leaving.add(connection)
             if waiter is None:
                 self._share_out(target, connection)
@@ -649,6 +649,8 @@ class Pool(Generic[S]):
             if waiter is None:
                 break
             self._lend_to(waiter, connection)
+        if connection in self._leaving:
+            target.shared.pop(connection, None)
         if fewer or connection.capacity > 1:
             self._queue_uncovered(target)
             self._fill()

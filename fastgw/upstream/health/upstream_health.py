@@ -53,6 +53,7 @@ class Group(Protocol):
 
     settings: Settings
     shunned: Set[Target]
+    ejected: Set[Target]
 
     def settle(self) -> None: ...
 
@@ -249,7 +250,7 @@ class Health:
 
     def _follow_targets(self, now: float) -> float:
         words, column, group = self._words, self._column, self._group
-        shunned, changes_at, returns_at = set(), inf, inf
+        shunned, ejected, changes_at, returns_at = set(), set(), inf, inf
         for (target, slot), (verdict, until) in zip(
             self._slots.items(), words.read_verdicts(column, self._of_targets, now), strict=True
         ):
@@ -257,10 +258,13 @@ class Health:
                 shunned.add(target)
                 changes_at = min(changes_at, until)
                 if verdict is HealthVerdict.EJECTED:
+                    ejected.add(target)
                     returns_at = min(returns_at, until)
                     if self._outliers is not None:
                         words.repeat_ejection(column, slot)  # in case the process that has ejected it dies
         self._returns_at = returns_at
+        if ejected != group.ejected:
+            group.ejected = frozenset(ejected)
         if shunned != group.shunned:
             group.shunned = frozenset(shunned)
             group.settle()

@@ -84,9 +84,10 @@ def _start_lookup(host: str, port: int) -> Future[list[TargetAddress]]:
 class Name:
     """A host's name and port, and its addresses.
 
-    While the name is in use it is looked up again every `interval` seconds, in the background. A name that was not used
-    during an interval is looked up at its next use, which takes the present addresses. If a lookup fails, the last
-    valid addresses stay; it is repeated after `RETRY` seconds.
+    While the name is in use it is looked up again every `interval` seconds, in the background: while connections to
+    its addresses are open, which may carry all requests, or new ones are opened. A name that was not used during an
+    interval is looked up at its next use, which takes the present addresses. If a lookup fails, the last valid
+    addresses stay; it is repeated after `RETRY` seconds.
     """
 
     __slots__ = (
@@ -100,6 +101,7 @@ class Name:
         "_turn",
         "_used",
         "host",
+        "is_connected",
         "on_change",
         "port",
     )
@@ -110,6 +112,8 @@ class Name:
         self._interval = interval
         self.on_change: Callable[[], None] | None = None
         """Called after addresses were removed."""
+        self.is_connected: Callable[[], bool] | None = None
+        """Returns whether connections to its addresses are open."""
         self._found: tuple[TargetAddress, ...] = ()
         self._reason = "not resolved yet"
         self._current = False  # whether the result of the last lookup is still valid
@@ -183,7 +187,7 @@ class Name:
 
     def _elapsed(self) -> None:
         self._timer = None
-        if self._used:
+        if self._used or (self.is_connected is not None and self.is_connected()):
             self._start_renewal()
         else:
             self._current = False

@@ -117,9 +117,15 @@ class Target:
         return self._name is None or self._name.has(address)
 
     def watch(self, on_change: Callable[[], None] | None) -> None:
-        """Call `on_change` whenever an address was removed. None: no more calls."""
+        """Call `on_change` whenever an address was removed, also while there are only open connections. None: no more
+        calls.
+        """
         if self._name is not None:
             self._name.on_change = on_change
+            self._name.is_connected = None if on_change is None else self._has_places
+
+    def _has_places(self) -> bool:
+        return self.places > 0
 
     def avoid(self, address: TargetAddress) -> None:
         """Try this address last until the next lookup, because it did not respond or others were faster."""

@@ -117,6 +117,25 @@ def test_without_a_panic_threshold_nobody_may_be_left():
     assert running.names() == "b"
 
 
+def test_the_last_resort_is_a_target_that_is_ejected_and_nothing_else():
+    running = Running(configured(1, 1, 0, 1))
+    upstream, a, b, c, d = running.upstream, *map(running.target, "abcd")
+    running.shun("abcd")
+    assert upstream.last_resort(()) is None  # active checks have found them unhealthy
+    upstream.ejected = frozenset((b, c, d))
+    assert upstream.last_resort((a,)) is b
+    assert upstream.last_resort((a, b)) is d  # c has the weight 0
+    upstream.drain({"d:80"})
+    assert upstream.last_resort((a, b)) is None
+
+
+def test_without_a_panic_threshold_there_is_no_last_resort():
+    running = Running(configured(1, 1, panic_threshold=0.0))
+    running.shun("a")
+    running.upstream.ejected = frozenset((running.target("a"),))
+    assert running.upstream.last_resort(()) is None
+
+
 def test_one_target_in_use_costs_nothing_to_choose():
     running = Running(configured(1, 1, algorithm="consistent_hash"))
     running.shun("a")

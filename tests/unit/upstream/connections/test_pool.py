@@ -270,6 +270,82 @@ async def test_a_retired_pool_looks_up_no_names(monkeypatch, dialer):
     assert repr(target._name).startswith("<Name users:80 lapsed")
 
 
+class Names:
+    """Answers of a resolver: one address of the name, which `last` says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.last = 1
+        monkeypatch.setattr(dns, "look_up", self._look_up)
+
+    async def _look_up(self, host: str, port: int) -> list[TargetAddress]:
+        return [self.address]
+
+    @property
+    def address(self) -> TargetAddress:
+        return TargetAddress(socket.AF_INET, (f"192.0.2.{self.last}", 80))
+
+
+@on_loop
+async def test_while_connections_are_kept_the_name_is_looked_up_again(monkeypatch, dialer):
+    names = Names(monkeypatch)
+    pool = make(replace(upstream("http://users:80", idle_timeout=3600.0), resolve=Resolve(interval=0.001)))
+    (target,) = pool.targets
+    await target.addresses()
+    connection = await opened(pool, dialer, address=names.address)
+    pool.give_back(connection)
+    assert pool.lend(target, Borrower()) is connection
+    pool.give_back(connection)
+    names.last = 2
+    await until(lambda: connection.closed)
+    assert target.places == 0
+    await until(lambda: "lapsed" in repr(target._name))  # nothing is open, and nobody asks
+    pool.stop()
+
+
+@on_loop
+async def test_while_connections_are_lent_the_name_is_looked_up_again(monkeypatch, dialer):
+    names = Names(monkeypatch)
+    pool = make(replace(upstream("http://users:80"), resolve=Resolve(interval=0.001)))
+    (target,) = pool.targets
+    await target.addresses()
+    connection = await opened(pool, dialer, address=names.address)
+    names.last = 2
+    await until(lambda: target.has(names.address))
+    assert not connection.closed
+    pool.give_back(connection)
+    assert connection.closed
+    pool.stop()
+
+
+@pytest.mark.parametrize("capacity", [1, 5])
+@on_loop
+async def test_a_connection_to_an_address_that_has_gone_meanwhile_serves_only_those_who_wait(
+    monkeypatch, dialer, capacity
+):
+    names = Names(monkeypatch)
+    monkeypatch.setattr(Connection, "capacity", capacity)
+    pool = make(replace(upstream("http://users:80"), resolve=Resolve(interval=0.001)))
+    (target,) = pool.targets
+    target.capacity = capacity
+    await target.addresses()
+    old = names.address
+    borrower = Borrower()
+    pool.lend(target, borrower)
+    await dialer.begun()
+    names.last = 2
+    await until(lambda: target.has(names.address))
+    dialer.succeed(address=old)
+    connection = await borrower.answer()
+    later = Borrower()
+    assert pool.lend(target, later) is None
+    pool.give_back(connection)
+    assert connection.closed
+    await dialer.begun()
+    dialer.succeed(address=names.address)
+    assert await later.answer() is not connection
+    pool.stop()
+
+
 @on_loop
 async def test_max_idle_0_keeps_none(dialer):
     pool = make(upstream(max_idle=0))

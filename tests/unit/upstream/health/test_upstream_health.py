@@ -45,6 +45,7 @@ class Group:
         self.settings = node.settings
         self.targets = build_targets(node.settings)
         self.shunned: frozenset[Target] = frozenset()
+        self.ejected: frozenset[Target] = frozenset()
         self.settled = 0
         self.events: list[HealthEvent] = []
         column = node.shared.columns[worker]
@@ -167,6 +168,7 @@ def test_a_worker_learns_from_its_own_failure_that_another_one_has_ejected_the_t
     first, second, third = node.workers
     first.fails(1)
     assert (first.out(), second.out(), third.out()) == ("b", "", "")
+    assert first.ejected == first.shunned
     second.fails(1, seconds=0.01)  # it began before the ejection
     assert (first.out(), second.out(), third.out()) == ("b", "b", "")
     assert second.events == []
