@@ -6,7 +6,7 @@ the request for the upstream is shown instead of sent.
 
 import inspect
 import ssl
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -213,13 +213,15 @@ def explain(
     certificate: ClientCertificate | None = None,
     routes: Sequence[config.Route] = (),
     not_ordered: str = "",
+    state: Callable[[Upstream], Fault | None] = lambda upstream: None,
 ) -> Explanation:
     """Explain the result of this request from `client`. `listener`: None = the one with the URL's port.
 
     `certificate`: client certificate, which counts as verified. `routes`: routes of the configuration, to name the
     nearest one if none matches. `not_ordered`: reason why the gateway orders no certificate on demand for the URL's
-    host now; "" = there is none. Raises `ValueError` if the URL, the client or the listener's name is invalid, or if
-    the listener requests no client certificate.
+    host now; "" = there is none. `state`: called before a target of an upstream is selected: gives its targets their
+    present state, and returns the fault if no request passes its circuit breaker. Raises `ValueError` if the URL, the
+    client or the listener's name is invalid, or if the listener requests no client certificate.
     """
     ip_address(client)
     raw = request_bytes(method, url, fields)
@@ -307,12 +309,13 @@ def explain(
     drop_ranges(exchange)
     if isinstance(action, Forward):
         explanation.upstream = action.upstream.name
-        target = action.upstream.balancer.pick(exchange)
+        closed_by = state(action.upstream)
+        target = None if closed_by is not None else action.upstream.balancer.pick(exchange)
         if target is None:
-            exchange.fail(action.upstream.unavailable())
+            exchange.fail(closed_by or action.upstream.unavailable())
             return _describe_response(explanation, exchange, shown)
         explanation.target = target.label if target.scheme == "unix" else f"{target.scheme}://{target.label}"
-        explanation.targets = len(action.upstream.targets)
+        explanation.targets, explanation.eligible = len(action.upstream.targets), len(action.upstream.in_use)
         explanation.picked_by = _picked_by(action.upstream, target, exchange, shown)
         recorder = CallRecorder(action)
         if is_translated(exchange, recorder):
@@ -670,6 +673,8 @@ def as_text(explanation: Explanation) -> str:
     lines += [("events" if not index else "", each) for index, each in enumerate(explanation.events)]
     if explanation.target:
         how = f"{explanation.picked_by}, 1 of {explanation.targets}"
+        if explanation.eligible < explanation.targets:
+            how = f"{explanation.picked_by}, 1 of {explanation.eligible} eligible of {explanation.targets}"
         lines.append(("target", f"{explanation.target}   ({how}; upstream {explanation.upstream})"))
         if explanation.sends:
             lines.append(("sends", " · ".join(explanation.sends)))

@@ -183,6 +183,9 @@ def test_a_drained_target_gets_nothing_from_any_worker_whatever_dies(tmp_path: P
         wait_until(lambda: all(each["state"] == "ready" for each in workers(gateway)), "both workers")
         assert answers(gateway, 20) == {"b": 20}
         assert are_drained(gateway) == [True, False]
+        asked_for = json.dumps({"method": "GET", "url": "http://a.test/x", "headers": []})
+        told = [admin(gateway, "POST /explain", asked_for, "application/json").json for _ in range(4)]
+        assert {each["explanation"]["target"] for each in told} == {f"http://{origins['b'].authority}"}
         assert not drain(gateway, a, "DELETE")
         wait_until(lambda: answers(gateway, 1) == {"a": 1}, "requests at the target that is back")
         assert are_drained(gateway) == [False, False]

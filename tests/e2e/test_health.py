@@ -92,6 +92,13 @@ class Scene:
         (mine,) = (each for each in found["targets"] if each["url"] == target.url)
         return dict(mine)
 
+    def explained(self, name: str) -> dict[str, Any]:
+        """What the running gateway says of a request to an upstream."""
+        asked = {"method": "GET", "url": f"http://a.test/{name}/x", "headers": []}
+        told = admin(self.gateway, "POST /explain", json.dumps(asked), "application/json")
+        assert told.status == 200, told.body
+        return dict(told.json)
+
     def wait_for_health(self, name: str, target: Moody, health: str) -> None:
         wait_until(lambda: self.told(name, target)["health"] == health, f"a target that is {health}", 6 * DEADLINE)
 
@@ -150,7 +157,7 @@ def until(fact: Callable[[], bool], wanted: str) -> None:
 
 def test_checks_take_a_target_out_and_bring_it_back(scene: Scene) -> None:
     """Whatever is wrong with it; no worker asks it, and it gets no requests."""
-    _, moody = scene.targets["checked"]
+    good, moody = scene.targets["checked"]
     with scene.crowd("checked") as crowd:
         for mood, problem in (("500", "status 500"), ("refuses", "connect_refused"), ("resets", "connection_lost")):
             moody.be(mood, b"/healthz")
@@ -160,9 +167,14 @@ def test_checks_take_a_target_out_and_bring_it_back(scene: Scene) -> None:
             served = moody.served
             assert set(crowd.bodies()) == {b"good"}
             assert moody.served == served
+            for _ in range(3):
+                explained = scene.explained("checked")
+                assert explained["explanation"]["target"] == good.url
+                assert "1 of 1 eligible of 2; upstream checked" in explained["text"]
             moody.be("ok")
             scene.wait_for_health("checked", moody, "healthy")
             until(lambda: set(crowd.bodies()) == {b"good", b"moody"}, "all workers to know")
+            assert {scene.explained("checked")["explanation"]["target"] for _ in range(9)} == {good.url, moody.url}
     assert scene.told("checked", moody)["problem"] == ""
     until(lambda: scene.lines(f"upstream checked: {moody.address} is healthy again") == 3, "the last line")
     assert scene.lines(f"upstream checked: {moody.address} is unhealthy") == 3
@@ -245,6 +257,7 @@ def test_a_breaker_opens_for_all_workers_and_closes_after_probes_of_the_node(sce
         assert set(crowd.bodies()) == {b"moody"}
         moody.be("500")
         until(lambda: all(is_refused() for _ in range(CLIENTS)), "the breaker to open for all")
+        until(lambda: is_refused() and "circuit_open" in scene.explained("broken")["text"], "explain to say so")
         moody.be("hangs")  # nobody knows of probes what comes of them, for 300 ms
         served, before = moody.served, openings()
         until(is_half_open, "it to be half-open")

@@ -43,7 +43,7 @@ from fastgw.runtime.control.cache_purging import CachePurging
 from fastgw.runtime.control.captures import Captures, CaptureStream
 from fastgw.runtime.control.debugging import Debugging
 from fastgw.runtime.control.drained_targets import DrainedTargets
-from fastgw.runtime.control.explain_requests import Explaining
+from fastgw.runtime.control.explain_requests import Explaining, UpstreamState
 from fastgw.runtime.control.health_checker import Checks
 from fastgw.runtime.control.recording import RecordingHub
 from fastgw.runtime.control.revocation import Revoking
@@ -63,6 +63,8 @@ from fastgw.shm.slot_assignment import target_name
 from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.drained_targets import FEED
 from fastgw.sync.revocations import RevocationEvent
+from fastgw.upstream.health.circuit_breaker import BreakerPhase, phase_of
+from fastgw.upstream.health.upstream_health import SHUNNED
 from fastgw.upstream.targets.target import labels_of
 
 HEALTH: Final[Mapping[HealthVerdict, node_interface.Health]] = {
@@ -99,6 +101,7 @@ class NodeView:
         self._cache_purging = cache_purging
         self._auditing = auditing
         self.explaining = Explaining(proposer)
+        self.explaining.state_of = self._state_of_upstream
         self._supervisor = os.getppid()
         self._exposition = Exposition(
             series_of(proposer.current.slot_table),
@@ -303,6 +306,23 @@ class NodeView:
             )
             for name, upstream in self._current_parts().upstreams.items()
         ]
+
+    def _state_of_upstream(self, name: str) -> UpstreamState:
+        upstream, slots = self._current_parts().upstreams.get(name), self._proposer.current.slot_table
+        if upstream is None:
+            return UpstreamState()
+        shared, words, now = self._node_state.shared, self._node_state.words.targets, time.monotonic()
+        names = {label: target_name(name, label) for _, label in _labelled(upstream)}
+        unhealthy = {
+            label
+            for label, target in names.items()
+            if (slot := slots.targets.get(target)) is not None and words.verdict(shared, slot, now) in SHUNNED
+        }
+        is_open = False
+        if upstream.circuit_breaker is not None and (slot := slots.upstreams.get(name)) is not None:
+            is_open = phase_of(words.health.breaker(shared.views, slot), now) is BreakerPhase.OPEN
+        drained = {label for label, target in names.items() if target in self.drained.names}
+        return UpstreamState(drained, unhealthy, is_open)
 
     async def consumers(self) -> list[node_interface.ConsumerInfo]:
         return await asyncio.to_thread(_consumers, self._proposer.current.index)
