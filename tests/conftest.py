@@ -127,6 +127,14 @@ def new_programs() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _environment_is_as_before() -> Iterator[None]:
+    """A module leaves no variable behind for which each later `fastgw` would be a new program."""
+    before = forked.changed_environment()
+    yield
+    assert forked.changed_environment() == before
+
+
 @pytest.fixture(scope="session")
 def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
     """One gateway with default settings. A module with settings of its own defines its own `lanes`."""

@@ -41,12 +41,15 @@ def as_this_process_has_it() -> Side:
 def in_plain_python() -> Side:
     """The reference: modules of its own beside those that the process has. No twin is loaded for it."""
     kept = _taken_out()
-    wanted = os.environ.get("FASTGW_PURE_PYTHON", "")
+    wanted = os.environ.get("FASTGW_PURE_PYTHON")
     os.environ["FASTGW_PURE_PYTHON"] = "1"
     try:
         return as_this_process_has_it()
     finally:
-        os.environ["FASTGW_PURE_PYTHON"] = wanted
+        if wanted is None:
+            del os.environ["FASTGW_PURE_PYTHON"]
+        else:
+            os.environ["FASTGW_PURE_PYTHON"] = wanted
         _taken_out()
         sys.modules.update(kept)
 
