@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import add, sub
 from typing import Final
@@ -187,12 +187,12 @@ def quantile(row: Sequence[int], share: float) -> float | None:
     return lower
 
 
-def sums(columns: Sequence[memoryview], returned: memoryview | None = None) -> tuple[Sequence[int], Mapping[int, int]]:
+def sums(columns: Sequence[memoryview], returned: memoryview | None = None) -> tuple[memoryview, Mapping[int, int]]:
     """Return the words before the cells, and the cells by key: summed over the columns, less the returned counts."""
     return _summed([_read_names(column) for column in columns], None if returned is None else _read_names(returned))
 
 
-_Sums = tuple[Sequence[int], Mapping[int, int]]
+_Sums = tuple[memoryview, Mapping[int, int]]
 _Measured = tuple[Mapping[tuple[int, int], Sequence[int]], int]
 
 
@@ -210,27 +210,38 @@ def _at_rest(columns: Sequence[memoryview], added: memoryview, returned: memoryv
     raise TimeoutError("the supervisor does not finish moving counts")
 
 
-_Look = tuple[int, list[tuple[int, int]]]
-"""Words of a column before the cells, as one large integer, and the cells."""
+_Look = tuple[Mapping[int, bytes], list[tuple[int, int]]]
+"""Blocks with counts of the words of a column before the cells, by their first word, and the cells."""
+_BLOCK: Final = 1024  # words
+_NOTHING: Final = bytes(8 * _BLOCK)
 
 
 def _read_names(column: memoryview) -> _Look:
-    return int.from_bytes(column[:CELLS_AT], sys.byteorder), list(claimed(column))
+    blocks = {first: column[first : min(first + _BLOCK, CELLS_AT)].tobytes() for first in range(0, CELLS_AT, _BLOCK)}
+    return {first: block for first, block in blocks.items() if not _NOTHING.startswith(block)}, list(claimed(column))
 
 
-def _summed(looks: Sequence[_Look], returned: _Look | None) -> tuple[Sequence[int], Mapping[int, int]]:
-    # PERF: the words of a column as one large integer: 40,000 words of 4 columns are summed in 0.1 ms, one by one in 10
-    # (CPython 3.11). No sum of words is negative or reaches 2**64, so there is no carry into the next word.
-    total = sum(number for number, _ in looks)
+def _summed(looks: Sequence[_Look], returned: _Look | None) -> tuple[memoryview, Mapping[int, int]]:
+    # PERF: most rows are never used: blocks without counts are left out, and the words of each other block are summed
+    # as one large integer: `totals` of two workers takes 0.9 ms instead of 11 (CPython 3.11).
+    # No sum of words is negative or reaches 2**64, so there is no carry into the next word.
+    sums: Counter[int] = Counter()
+    for blocks, _ in looks:
+        for first, block in blocks.items():
+            sums[first] += int.from_bytes(block, sys.byteorder)
+    for first, block in () if returned is None else returned[0].items():
+        sums[first] -= int.from_bytes(block, sys.byteorder)
+    words = bytearray(8 * CELLS_AT)
+    for first, total in sums.items():
+        block = total.to_bytes(8 * min(_BLOCK, CELLS_AT - first), sys.byteorder)
+        words[8 * first : 8 * first + len(block)] = block
     cells: dict[int, int] = {}
     for _, claims in looks:
         for name, count in claims:
             cells[name] = cells.get(name, 0) + count
-    if returned is not None:
-        total -= returned[0]
-        for name, count in returned[1]:
-            cells[name] -= count
-    return memoryview(total.to_bytes(8 * CELLS_AT, sys.byteorder)).cast("Q").tolist(), cells
+    for name, count in () if returned is None else returned[1]:
+        cells[name] -= count
+    return memoryview(words).cast("Q"), cells
 
 
 def _requests(series: Series, cells: Mapping[int, int], uncelled: int) -> Mapping[tuple[str, str, str, int], int]:
@@ -370,15 +381,15 @@ def _faults(series: Series, cells: Mapping[int, int], words: Sequence[int]) -> M
 
 
 def _rows(
-    names: Mapping[str, int], words: Sequence[int], first: int, width: int, rows: int
+    names: Mapping[str, int], words: memoryview, first: int, width: int, rows: int
 ) -> Mapping[str, Sequence[int]]:
     """Return the rows by name; those without a name are summed as `_other`."""
     named = {row: name for name, row in names.items() if row}
     found: dict[str, Sequence[int]] = {}
     rest = [0] * width
-    for row in range(rows):
+    for row in _used(words, first, width, rows):
         at = first + row * width
-        if any(counted := words[at : at + width]):
+        if any(counted := words[at : at + width].tolist()):
             if row in named:
                 found[named[row]] = counted
             else:
@@ -386,3 +397,12 @@ def _rows(
     if any(rest):
         found[OTHER] = rest
     return found
+
+
+def _used(words: memoryview, first: int, width: int, rows: int) -> Iterator[int]:
+    """Yield all rows with counts, and few others."""
+    step = _BLOCK // width
+    for row in range(0, rows, step):
+        until = min(row + step, rows)
+        if not _NOTHING.startswith(words[first + row * width : first + until * width].tobytes()):
+            yield from range(row, until)

@@ -17,6 +17,7 @@ from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.families import BOUNDS_S, METHODS, FilterEvent
 from fastgw.observe.metrics.series_layout import (
     CELLS,
+    CELLS_AT,
     METERS_AT,
     ROUTE_REQUEST_BYTES,
     ROUTE_RESPONSE_BYTES,
@@ -26,7 +27,7 @@ from fastgw.observe.metrics.series_layout import (
     cell_name,
     claimed,
 )
-from fastgw.observe.metrics.totals import totals
+from fastgw.observe.metrics.totals import sums, totals
 from fastgw.shm.slot_assignment import MAX_ROWS, SlotNames, SlotTable, first
 
 FAULTS = ["bad_request", "connection_lost"]
@@ -73,6 +74,22 @@ KINDS = st.tuples(
     st.sampled_from([b"GET", b"POST", b"BREW", b"get", b"\xff"]),
     st.sampled_from([101, 200, 204, 404, 499, 503]),
 )
+
+
+WORD = st.integers(0, CELLS_AT - 1) | st.sampled_from([0, 1023, 1024, CELLS_AT - 1])  # also at the edges of blocks
+COUNT = st.integers(0, 1 << 40)
+
+
+@given(st.dictionaries(WORD, st.tuples(COUNT, COUNT, COUNT), max_size=20))
+def test_each_word_is_summed_less_what_was_returned(counts: dict[int, tuple[int, int, int]]) -> None:
+    one, other, returned = columns = [column() for _ in range(3)]
+    for word, (first_count, second_count, back) in counts.items():
+        one[word], other[word], returned[word] = first_count + back, second_count, back
+    words, cells = sums(columns[:2], returned)
+    wanted = {word: first_count + second_count for word, (first_count, second_count, _) in counts.items()}
+    assert {word: words[word] for word in counts} == wanted
+    assert sum(words.tolist()) == sum(wanted.values())  # all others are 0
+    assert (len(words), dict(cells)) == (CELLS_AT, {})
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), KINDS)))
