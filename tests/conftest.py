@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from functools import cache
 from typing import Any
 
+import httpx
 import hypothesis
 import pytest
 import typer.testing
@@ -24,6 +25,18 @@ hypothesis.settings.load_profile("fastgw")
 
 # The commands are made from their signatures, for each one that runs: that takes twice as long as most of them do.
 typer.testing._get_command = cache(typer.testing._get_command)
+
+# A client of httpx reads all public authorities, even if it speaks without TLS: 25 ms of processor time, for each poll.
+_create_ssl_context = httpx._transports.default.create_ssl_context
+_public_authorities = cache(_create_ssl_context)
+
+
+def _shared_ssl_context(verify: Any = True, cert: Any = None, trust_env: bool = True) -> Any:
+    is_usual = verify is True and cert is None
+    return _public_authorities() if is_usual and trust_env else _create_ssl_context(verify, cert, trust_env)
+
+
+httpx._transports.default.create_ssl_context = _shared_ssl_context
 
 # Where Python is told to keep nothing that it has compiled, each start of the command would compile all modules anew,
 # and each process that runs tests all of their files.
