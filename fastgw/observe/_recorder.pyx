@@ -221,11 +221,16 @@ cdef enum:
     SLOTS = 16  # of a line, see `lines.JSON_SLOTS`; and the route and the reason of a fault
     MOST_BOUNDS = 32
     SHORT = 32  # bytes of a name that its entry has room for
+    CODING_OPERATIONS = 2
+    CODINGS = 3
 
 cdef str _NO_NAME = ""
 cdef frozenset _SLOTS = frozenset(lines.JSON_SLOTS) | {"route", "fault_detail"}
 if lines.MAX_LINE != MAX_LINE or len(_SLOTS) != SLOTS:
     raise ImportError("the compiled twin makes other lines")
+
+if len(families.CodingOperation) != CODING_OPERATIONS or len(families.ContentCoding) != CODINGS:
+    raise ImportError("the compiled twin counts other content codings")
 
 cdef object _PLAIN = re.compile(r'[ !#-\[\]-~]*')  # what JSON shows as it is
 cdef enum:
@@ -354,6 +359,14 @@ cdef inline long long _count(object number) except? -2:
 
 
 @cython.final
+cdef class CodingWords:
+    """Words of the counters of content codings of one route, before and after each operation. 0: not known yet."""
+
+    cdef Py_ssize_t before[CODING_OPERATIONS * CODINGS]
+    cdef Py_ssize_t after[CODING_OPERATIONS * CODINGS]
+
+
+@cython.final
 @cython.no_gc  # nothing it holds leads back to it; and CPython 3.11 crashes if it collects a memoryview that is held
 cdef class Recorder:
     """Compiled `recorder.Recorder`, which is asked for places and gets all that is not ordinary."""
@@ -386,6 +399,7 @@ cdef class Recorder:
     cdef dict _consumers  # as `ExchangeCounters.consumers`
     cdef dict _cache_words  # `ExchangeCounters.cache_words`
     cdef dict _grpc_words  # `ExchangeCounters.grpc_words`
+    cdef dict _coding_words  # by route: its `CodingWords`
     cdef Reader _consumer
     cdef Reader _listener
     cdef Reader _route
@@ -462,6 +476,7 @@ cdef class Recorder:
         self._sorts = self._forgotten.instead_of(self._sorts)
         self._pieces = {}
         self._target_rows = {}
+        self._coding_words = {}
         return 0
 
     def __dealloc__(self):
@@ -499,6 +514,31 @@ cdef class Recorder:
         add_to_word(self._at(target_row + _SUM), micros)
         if status >= _ERRORS:
             add_to_word(self._at(target_row + _TARGET_SERVER_ERRORS), 1)
+
+    def count_content_coding(self, ended, int operation, int coding, uint64_t bytes_in, uint64_t bytes_out):
+        """Compiled `Recorder.count_content_coding`.
+
+        PERF: 4,100 instructions less than in three functions in Python, of which one was a property of the connection
+        (CPython 3.11, callgrind, micro/content_coding).
+        """
+        cdef CodingWords words
+        cdef int place = operation * CODINGS + coding
+        route = ended.route
+        name = _NO_NAME if route is None else self._route.read(route, 0)
+        known = self._coding_words.get(name)
+        if known is None:
+            known = self._coding_words[name] = CodingWords()
+        words = <CodingWords>known
+        if not (0 <= coding < CODINGS and 0 <= operation < CODING_OPERATIONS):
+            raise ValueError("an unknown operation or coding")
+        if not words.before[place]:
+            before, after = self._reference.coding_words(name, operation, coding)
+            if not before or not after:
+                self._reference.count_content_coding(ended, operation, coding, bytes_in, bytes_out)
+                return
+            words.before[place], words.after[place] = before, after
+        add_to_word(self._at(words.before[place]), bytes_in)
+        add_to_word(self._at(words.after[place]), bytes_out)
 
     cdef uint64_t* _at(self, Py_ssize_t word) except NULL:
         """Return the word of this number, which exists."""

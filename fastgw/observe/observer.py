@@ -24,6 +24,9 @@ class Observer:
     """Count an exchange and queue its log lines. Once per exchange, when it ends; never waits."""
     count_subrequest: Callable[[FinishedExchange, int], None]
     """Count a sub-request for its upstream. The second argument is its status: 0 = no complete response."""
+    count_content_coding: Callable[[FinishedExchange, int, int, int, int], None]
+    """Count the bytes of a body before and after (the last arguments) an operation (`CodingOperation`) with a content
+    coding (`ContentCoding`)."""
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Observer:
         self._ending: list[Log] = []  # of earlier generations; their threads may still write
         self.finish = self._recorder.finish
         self.count_subrequest = self._recorder.count_subrequest
+        self.count_content_coding = self._recorder.count_content_coding
         self.count_filter = self._counters.count_filter
         self.count_validation = self._counters.count_validation
         self.count_cache_miss = self._counters.count_cache_miss
@@ -77,13 +81,6 @@ class Observer:
         record.request_bytes, record.response_bytes = request_bytes, response_bytes
         for log in self._logs:
             log.add_record(record)
-
-    def count_content_coding(
-        self, ended: FinishedExchange, operation: int, coding: int, bytes_in: int, bytes_out: int
-    ) -> None:
-        """Count the bytes of a body before and after an operation with a content coding."""
-        route = "" if ended.route is None else ended.route.name
-        self._counters.count_content_coding(route, operation, coding, bytes_in, bytes_out)
 
     def count_spans(self, exported: int = 0, dropped: int = 0, failed: int = 0) -> None:
         """Count spans by what has become of them."""

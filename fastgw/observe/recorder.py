@@ -128,6 +128,17 @@ class Recorder:
         words = self._counters.upstream_words(ended.upstream, ended.target, status)
         self._counters.count_upstream(*words, ended.upstream_s, ended.retries)
 
+    def count_content_coding(
+        self, ended: FinishedExchange, operation: int, coding: int, bytes_in: int, bytes_out: int
+    ) -> None:
+        """Count the bytes of a body before and after an operation with a content coding."""
+        route = "" if ended.route is None else ended.route.name
+        self._counters.count_content_coding(route, operation, coding, bytes_in, bytes_out)
+
+    def coding_words(self, route: str, operation: int, coding: int) -> tuple[int | None, int | None]:
+        """Return the words of `count_content_coding`. None: the column has no free cell."""
+        return self._counters.coding_words(route, operation, coding)
+
     def upstream_rows(self, upstream: str, target: str) -> tuple[int, int]:
         """Return the rows of an upstream and of its target."""
         return self._counters.upstream_words(upstream, target, 0)[:2]

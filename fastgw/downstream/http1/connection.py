@@ -119,6 +119,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         "_vouched",
         "_wheel",
         "closing",
+        "counts",
         "fast_path",
         "fd",
         "is_fast",
@@ -137,6 +138,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     def __init__(self, server: "Server", listener: "Listener", peer: Peer) -> None:
         Timed.__init__(self)
         self.server = server
+        self.counts: ExchangeCounts = server.counts
         self._wheel = server.worker_loop.wheel
         self.listener = listener
         self.peer = peer
@@ -700,10 +702,6 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         request_id: bytes,
     ) -> None:
         raise NotImplementedError  # see `takes_trailers`
-
-    @property
-    def counts(self) -> ExchangeCounts:
-        return self.server.counts
 
     def leave_fast_path(self, exchange: Exchange) -> None:
         self.is_fast = False

@@ -228,6 +228,16 @@ class ExchangeCounters:
         """Count the bytes of a body before and after an operation with a content coding. `route`: "" if none matched.
         Not counted if the column has no free cell.
         """
+        before, after = self.coding_words(route, operation, coding)
+        if before is not None:
+            self.column[before] += bytes_in
+        if after is not None:
+            self.column[after] += bytes_out
+
+    def coding_words(self, route: str, operation: int, coding: int) -> tuple[int | None, int | None]:
+        """Return the words of `count_content_coding`, for the bytes before and after. None: the column has no free
+        cell.
+        """
         words = self._coding_words.get((route, operation, coding))
         if words is None:
             row = self._series.routes_by_name.get(route, 0)
@@ -237,11 +247,7 @@ class ExchangeCounters:
             )
             if None not in words:
                 self._coding_words[route, operation, coding] = words
-        before, after = words
-        if before is not None:
-            self.column[before] += bytes_in
-        if after is not None:
-            self.column[after] += bytes_out
+        return words
 
     def count_cache(self, route: str, result: str) -> None:
         """Count a request by the result of its route's cache (`CacheResult`). Not counted if the column has no free

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -22,7 +24,7 @@ from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.access_log.record import TCP, UDP
 from fastgw.observe.metrics.counters import ExchangeCounters
-from fastgw.observe.metrics.families import BOUNDS_S
+from fastgw.observe.metrics.families import BOUNDS_S, CodingOperation, ContentCoding
 from fastgw.observe.metrics.series_layout import ROUTES_AT, WORDS
 from fastgw.observe.recorder import MAX_KINDS, Recorder
 from fastgw.shm.slot_assignment import SlotNames, first
@@ -386,3 +388,38 @@ def test_what_is_ordinary_is_told_the_short_way(twin: Any, ended: Exchange, monk
             patched.setattr(Recorder, "finish_at", None)
         told.recorder.finish_at(ended, 1.0, 1.0)
     assert orjson.loads(told.lines()[0]) == orjson.loads(json_line(record_of(ended, 1.0, 1.0), masker(REDACT)))
+
+
+class NoCells:
+    """Cells of a column that has none free."""
+
+    def word(self, name: int) -> None:
+        return None
+
+
+@pytest.mark.parametrize("twin", WAYS)
+def test_content_codings_are_counted_by_route_operation_and_coding_also_after_a_reload(twin: Any) -> None:
+    told, expected = Told(twin), Told(None)
+
+    def count_all(codings: Iterable[ContentCoding] = ContentCoding) -> None:
+        for route in ROUTES:
+            for operation in CodingOperation:
+                for coding in codings:
+                    sizes = 1000 + operation, 100 + coding
+                    told.recorder.count_content_coding(SimpleNamespace(route=route), operation, coding, *sizes)
+                    name = "" if route is None else route.name
+                    expected.counters.count_content_coding(name, operation, coding, *sizes)
+        assert told.column == expected.column
+
+    count_all()
+    count_all(codings=[ContentCoding.ZSTD])
+    for each in (told, expected):
+        each.counters.adopt(series_of("gone", "user"))
+        each.recorder.adopt(each.logs)
+    count_all()
+    counted = bytes(told.column)
+    told.counters.adopt(series_of("user"))
+    told.recorder.adopt(told.logs)
+    told.counters.cells = NoCells()  # type: ignore[assignment]
+    told.recorder.count_content_coding(SimpleNamespace(route=None), 0, 2, 1000, 100)
+    assert bytes(told.column) == counted
