@@ -522,7 +522,7 @@ cdef class Recorder:
         (CPython 3.11, callgrind, micro/content_coding).
         """
         cdef CodingWords words
-        cdef int place = operation * CODINGS + coding
+        cdef int index = operation * CODINGS + coding
         route = ended.route
         name = _NO_NAME if route is None else self._route.read(route, 0)
         known = self._coding_words.get(name)
@@ -531,14 +531,14 @@ cdef class Recorder:
         words = <CodingWords>known
         if not (0 <= coding < CODINGS and 0 <= operation < CODING_OPERATIONS):
             raise ValueError("an unknown operation or coding")
-        if not words.before[place]:
+        if not words.before[index]:
             before, after = self._reference.coding_words(name, operation, coding)
             if not before or not after:
                 self._reference.count_content_coding(ended, operation, coding, bytes_in, bytes_out)
                 return
-            words.before[place], words.after[place] = before, after
-        add_to_word(self._at(words.before[place]), bytes_in)
-        add_to_word(self._at(words.after[place]), bytes_out)
+            words.before[index], words.after[index] = before, after
+        add_to_word(self._at(words.before[index]), bytes_in)
+        add_to_word(self._at(words.after[index]), bytes_out)
 
     cdef uint64_t* _at(self, Py_ssize_t word) except NULL:
         """Return the word of this number, which exists."""

@@ -128,7 +128,13 @@ cdef struct OfUpstream:
     Slot name
     Slot pool
 
+cdef struct OfResponse:
+    Slot added
+    Slot dropped
+    Slot fields
+
 cdef OfAnswer of_answer
+cdef OfResponse of_response
 cdef OfExchange of_exchange
 cdef OfForward of_forward
 cdef OfHead of_head
@@ -207,6 +213,9 @@ learn(&of_plan.meets_answers, FastPathPlan, "meets_answers")
 learn(&of_plan.pass_tests, FastPathPlan, "pass_tests")
 learn(&of_plan.response_fields, FastPathPlan, "response_fields")
 learn(&of_plan.sent_fields, FastPathPlan, "sent_fields")
+learn(&of_response.added, <type>Response, "added")  # the cast: it has a metaclass
+learn(&of_response.dropped, <type>Response, "dropped")
+learn(&of_response.fields, <type>Response, "_fields")
 learn(&of_upstream.active, Upstream, "active")
 learn(&of_upstream.attempt_listener, Upstream, "attempt_listener")
 learn(&of_upstream.balancer, Upstream, "balancer")
@@ -634,8 +643,24 @@ cdef int _change(self, change, Http1ResponseHead head, forward) except -1:
     write(&of_path.response, self, response)
     write(&of_path.response_bytes, self, length)
     client = read(&of_path.client, self)
-    client.answer_fast(head, None, response.dropped, response.added, read(&of_path.request_id, self), changed)
+    client.answer_fast(
+        head, None, read(&of_response.dropped, response), read(&of_response.added, response),
+        read(&of_path.request_id, self), changed,
+    )
     return 0
+
+
+cdef object _dropped_before = None  # the last arguments and result of `_dropped_with_body`
+cdef bint _weakened = False
+cdef object _dropped_after = None
+
+
+cdef object _dropped_with_body(dropped, bint weakens):
+    """Do what `dropped_with_body` does; for the same arguments as last time without its cache."""
+    global _dropped_before, _weakened, _dropped_after
+    if dropped is not _dropped_before or weakens != _weakened:
+        _dropped_before, _weakened, _dropped_after = dropped, weakens, dropped_with_body(dropped, weakens)
+    return _dropped_after
 
 
 cdef int _describe_change(response, Http1ResponseHead head) except -1:
@@ -645,15 +670,15 @@ cdef int _describe_change(response, Http1ResponseHead head) except -1:
     """
     cdef bytes etag
     cdef bint weakens
-    if response._fields is not None or head._fields is not None:
+    if read(&of_response.fields, response) is not None or head._fields is not None:
         tell_of_change(response)
         return 0
-    dropped = response.dropped
+    dropped = read(&of_response.dropped, response)
     etag = head.first(_ETAG) if has_field(head, _ETAG) else None
     weakens = etag is not None and not etag.startswith(b"W/") and _ETAG not in dropped
-    response.dropped = dropped_with_body(dropped, weakens)
+    response.dropped = _dropped_with_body(dropped, weakens)
     if weakens:
-        response.added = b"".join((response.added, b"ETag: W/", etag, b"\r\n"))
+        response.added = b"".join((read(&of_response.added, response), b"ETag: W/", etag, b"\r\n"))
     return 0
 
 

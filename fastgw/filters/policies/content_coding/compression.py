@@ -74,6 +74,7 @@ class Compression:
         "_offered",
         "_offered_for_streams",
         "_pads",
+        "_plans",
         "_types",
         "_whole",
     )
@@ -85,6 +86,7 @@ class Compression:
         self._offered = tuple(each.encode() for each in encodings)
         self._offered_for_streams = tuple(each for each in self._offered if each in EVENT_CODINGS)
         self._whole = {each: whole_compressor(each, level) for each in self._offered}
+        self._plans: dict[bytes | None, object] = {}  # of the compiled module, by value of Accept-Encoding
         self._lines = {each: b"Content-Encoding: %b\r\n" % each for each in self._offered}
 
     def request(self, exchange: Exchange) -> None:

@@ -118,3 +118,24 @@ def test_each_path_answers_alike(request: bytes, response: bytes) -> None:
     assert answered(request, response, timeout="60s") == compiled  # such a route has no fast path
     around = {"compress": {}, "ip": {"deny": ["203.0.113.1/32"]}}  # so that there is an exchange, on the fast path
     assert answered(request, response, filters=around) == compiled
+
+
+@pytest.mark.twin
+def test_plans_are_kept_for_a_limited_number_of_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients choose the values of Accept-Encoding."""
+    made: list[Any] = []
+    init = Compression.__init__
+    monkeypatch.setattr(Compression, "__init__", lambda self, *settings: (made.append(self), init(self, *settings))[1])
+    plane = Plane({"routes": [{"name": "all", "upstream": "u", "filters": {"compress": {}}}]})
+    client, upstream = plane.client(), None
+    response = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 400\r\n\r\n" + b"a" * 400
+    for number in range(300):
+        accepted = b"x-%d" % number if number % 2 else b"zstd, x-%d" % number
+        client.sends(b"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: %b\r\n\r\n" % accepted)
+        upstream = upstream or plane.connects()
+        before = len(client.received)
+        upstream.sends(response)
+        compressed = b"\r\nContent-Encoding: zstd\r\n" in client.received[before:]
+        assert compressed == (number % 2 == 0), number
+    (compression,) = made
+    assert 200 < len(compression._plans) <= 256
