@@ -24,16 +24,23 @@ from fastgw.shm import compare_and_swap, quota_table
 from fastgw.shm.calendar_periods import calendar_of
 from fastgw.shm.quota_store import CannotKeep, Claim, InUse, QuotaFile
 from fastgw.shm.quota_table import NOT_OURS, USED_UP, KeyDigest, Period, QuotaTable, StoredCount, own_quotas
+from tests.support.quota_races import NOW, begin_together, span
+from tests.support.small_process import run_in_small_process
 
-NOW = 1_800_000_000.0
 TODAY = Period(20_000, NOW, NOW + 86_400)
 TOMORROW = Period(20_001, NOW + 86_400, NOW + 2 * 86_400)
 SHARED = KeyDigest.of(b"shared")
 
 
-@pytest.fixture(params=[True, False] if compare_and_swap.COMPILED else [False])
-def table(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> QuotaTable:
-    if not request.param:
+@pytest.fixture(params=["compiled", "reference"] if compare_and_swap.COMPILED else ["reference"])
+def kind(request: pytest.FixtureRequest) -> str:
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def table(kind: str, monkeypatch: pytest.MonkeyPatch) -> QuotaTable:
+    if kind == "reference":
         monkeypatch.setattr(compare_and_swap, "_twin", None)
     return own_quotas(1024)
 
@@ -100,11 +107,6 @@ def test_a_clock_that_was_wrong_forgets_nothing(table):
     assert table.spend(*alice, TOMORROW, 1, 3) == 2
 
 
-def span(number: int) -> Period:
-    """Of 1 s: numbers begin anew after twelve days."""
-    return Period(int(NOW) + number, NOW + number, NOW + number + 1)
-
-
 @pytest.mark.parametrize(
     "idle", [1, 2, 2**18, 2**18 + 2, 2**19 - 1, 2**19, 2**19 + 1, 2**20 - 2, 2**20 - 1, 2**20, 2**20 + 1, 3 * 2**19 + 1]
 )
@@ -119,20 +121,8 @@ def test_a_key_begins_anew_however_long_it_was_idle(table, idle):
 
 
 @pytest.mark.parametrize("idle", [2**19 + 1, 2**20 - 1, 2**20])
-def test_processes_that_begin_anew_at_once_admit_the_limit_together(table, idle):
-    alice = slot_of(table, b"alice")
-    for round_ in range(20):
-        period = span(round_ * idle)
-        children = []
-        for _ in range(3):
-            if not (child := os.fork()):
-                admitted = 99  # had it failed
-                try:
-                    admitted = sum(table.spend(*alice, period, 1, 40) >= 0 for _ in range(30))
-                finally:
-                    os._exit(admitted)
-            children.append(child)
-        assert sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children) == 40
+def test_processes_that_begin_anew_at_once_admit_the_limit_together(kind, idle):
+    run_in_small_process(begin_together, kind, str(idle))
 
 
 def test_reset(table):

@@ -1,0 +1,204 @@
+"""Processes that are killed while they use the shared store, as functions of a small process: they fork many times."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import time
+from typing import Any
+
+from fastgw.cache.shared.layout import CacheMemory
+from fastgw.cache.shared.recovery import clean_up
+from fastgw.cache.shared.segments import SegmentState
+from fastgw.cache.store import Refusal
+from fastgw.routing.table import at_once
+from tests.unit.cache.nodes import PlainNode, SharedNode, begin, body_of, leased, objects_in, pins_in, put, read
+
+MEMORY = 1 << 20
+NODES: dict[str, type[SharedNode]] = {each.__name__: each for each in (SharedNode, PlainNode)}
+
+
+def key_of(number: int) -> bytes:
+    return b"%016d" % number
+
+
+def content(number: int, version: int, length: int) -> bytes:
+    """A body in which every part says whose it is."""
+    return (b"<%d.%d>" % (number, version) * (length // 4 + 1))[:length]
+
+
+class _Deadly:
+    """Words, the n-th change of which a process does not survive."""
+
+    def __init__(self, words: memoryview, countdown: int) -> None:
+        self._words, self.countdown = words, countdown
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._words[at]
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        self.tick()
+        self._words[at] = value
+
+    def tick(self) -> None:
+        self.countdown -= 1
+        if not self.countdown:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def deadly(memory: CacheMemory, countdown: int) -> CacheMemory:
+    """The same memory, in a process that dies at a change of a word."""
+    again = CacheMemory.attach(os.dup(memory.fd), memory.memory)
+    swap = memory.swap
+    again.words = _Deadly(again.words, countdown)  # type: ignore[assignment]
+
+    def dying(at: int, seen: int, wanted: int, /) -> bool:
+        again.words.tick()  # type: ignore[attr-defined]
+        return swap(at, seen, wanted)
+
+    again.swap = dying
+    return again
+
+
+def live_and_die(node: SharedNode, countdown: int, version: int) -> bool:
+    """Let a child use the store until it dies at this change; return whether it has."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            node.memory = deadly(node.memory, countdown)
+            store = node.open(1)
+            for number in range(4):
+                writer = begin(store, key_of(number), size=None)
+                for at in range(0, 20_000, 5000):
+                    writer.append(content(number, version, 20_000)[at : at + 5000])
+                writer.complete()
+                read(store, key_of(number))
+            lease = leased(store, key_of(0))
+            if (found := store.find(key_of(0))) is not None:
+                lease.freshen(found, b"head")
+            at_once(store.purge_tags([b"none"]))
+            at_once(store.purge_prefix(b"none"))
+            store.remove(key_of(3))
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    return os.WIFSIGNALED(status)
+
+
+def kill_at_any_change(made: str) -> None:
+    """Each kill is followed by what the supervisor does; then all that is found is whole, and all can be stored."""
+    node = NODES[made]()
+    clean_up(node.memory, 1, node.wakers)
+    countdown = step = 1
+    version = kills = 0
+    while live_and_die(node, countdown, version):
+        clean_up(node.memory, 1, node.wakers)
+        kills += 1
+        check_all(node, version)
+        countdown, version, step = countdown + step, version + 1, 1 + countdown // 20
+    assert kills > 40
+    node.close()
+
+
+def check_all(node: SharedNode, version: int) -> None:
+    store, memory = node.b, node.memory
+    assert pins_in(memory) == 0
+    assert store.leases.count() == 0
+    assert not [
+        segment
+        for segment in range(store.segments.count)
+        if store.segments.state(segment).owner == 2 or store.segments.state(segment).state is SegmentState.RECYCLING
+    ]
+    for number in range(4):
+        found = read(store, key_of(number))
+        if found is not None:
+            versions = {content(number, each, 20_000) for each in range(max(0, version - 3), version + 1)}
+            assert found[1] in versions or found[1] == b"other"
+    put(store, key_of(version % 4), b"other")
+    assert read(store, key_of(version % 4)) == (b"head", b"other")
+    assert os.fstat(memory.fd).st_blocks * 512 <= MEMORY * 1.05 + 12_288
+
+
+def use_until_killed(node: SharedNode, column: int, seed: int) -> None:
+    """Store, read and purge at random; ends only if something wrong is found."""
+    chance = random.Random(seed)
+    store = node.open(column)
+    parent = os.getppid()
+    while os.getppid() == parent:
+        number = chance.randrange(60)
+        held = [found for each in range(3) if (found := store.find(key_of((number + each) % 60))) is not None]
+        for found in held:
+            is_complete = found.is_complete  # before the body, which may still grow otherwise
+            body = body_of(found)
+            named = re.match(rb"<(\d+)\.(\d+)>", body + b"<0.0>" * (not body))
+            assert named is not None
+            if body and body != content(int(found.key), int(named[2]), len(body)):
+                os._exit(3)
+            if is_complete and (len(body) != found.size or b"%d" % len(body) != found.head):
+                os._exit(4)
+        lease = store.lease(key_of(number))
+        if isinstance(lease, Refusal):
+            continue
+        length = chance.choice([0, 10, 3000, 30_000, 90_000])
+        body = content(number, chance.randrange(1000), length)
+        writer = lease.store(b"%d" % length, chance.choice([None, length]), tags=[b"%d" % (number % 7)])
+        if writer is None:
+            lease.give_up()
+        elif all(writer.append(body[at : at + 8000]) for at in range(0, length, 8000)) and chance.random() < 0.95:
+            writer.complete()
+        else:
+            writer.abort()
+        if chance.random() < 0.02:
+            at_once(store.purge_tags([b"%d" % chance.randrange(7)], soft=chance.random() < 0.5))
+        for found in held:
+            if body_of(found)[: found.length] and not body_of(found).startswith(b"<%d." % int(found.key)):
+                os._exit(5)
+            found.release()
+
+
+def kill_some_at_once(made: str) -> None:
+    """Three processes check all that they read, while one after the other is killed."""
+    node = NODES[made]()
+
+    def spawn(column: int, seed: int) -> int:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                use_until_killed(node, column, seed)
+            finally:
+                os._exit(9)
+        return pid
+
+    node.loops[3] = node.loops[1]
+    node.wakers[3] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    node.memory.use_column(3)
+    workers = {column: spawn(column, column) for column in (1, 2, 3)}
+    try:
+        for kill in range(24):
+            column = 1 + kill % 3
+            seen, ends = node.memory.words[node.memory.column(column)], time.monotonic() + 60
+            while node.memory.words[node.memory.column(column)] < seen + 15 and time.monotonic() < ends:
+                ended, status = os.waitpid(workers[column], os.WNOHANG)
+                if ended:
+                    del workers[column]
+                assert not ended, f"it has found something wrong: {status}"
+                time.sleep(0.005)
+            os.kill(workers[column], signal.SIGKILL)
+            _, status = os.waitpid(workers.pop(column), 0)
+            assert os.WIFSIGNALED(status), status
+            clean_up(node.memory, column, node.wakers)
+            workers[column] = spawn(column, 100 + kill)
+    finally:
+        for column, pid in workers.items():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            clean_up(node.memory, column, node.wakers)
+    assert pins_in(node.memory) == 0
+    assert node.b.leases.count() == 0
+    for number in range(60):
+        put(node.b, key_of(number), b"whole")
+    assert all(read(node.a, key_of(number)) == (b"head", b"whole") for number in range(60))
+    assert abs(node.a.numbers().objects - objects_in(node.a)) <= 27  # a kill between a change and its count
+    node.close()
