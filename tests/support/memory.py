@@ -8,12 +8,15 @@ the same errors.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from math import inf
+from tempfile import gettempdir
 from time import monotonic, time
 from typing import Any
 
+from fastgw.config import Loaded
 from fastgw.config.settings.gateway import Config
 from fastgw.downstream import Server
 from fastgw.errors import Fault
@@ -398,6 +401,27 @@ def probe(name: str, phase: Phase, order: int = 0, **hooks: Any) -> type[Filter]
     return Probe
 
 
+def _loaded(document: Mapping[str, Any], probes: tuple[type[Filter], ...]) -> Loaded:
+    """Load a configuration, or return what the same text was loaded as before: nothing in it can be changed, and to
+    load it takes as long as the rest of a plane. One that names files or the environment is loaded each time.
+    """
+    text = json.dumps(document)
+    types = {**TYPES, **{each.type_name: each for each in probes}}
+    if "$" in text or gettempdir() in text:
+        return load_with_files(document, types)
+    by_default = tuple(name for name, each in types.items() if each.by_default)  # tests change it
+    key = text, probes, by_default
+    loaded = _known.pop(key, None) or load_with_files(document, types)
+    _known[key] = loaded  # the newest is the last
+    if len(_known) > KNOWN:
+        del _known[next(iter(_known))]
+    return loaded
+
+
+KNOWN = 128
+_known: dict[tuple[str, tuple[type[Filter], ...], tuple[str, ...]], Loaded] = {}
+
+
 class Plane:
     """A worker's data plane. `settings`: additions to a configuration with one listener, one upstream and one route."""
 
@@ -419,8 +443,7 @@ class Plane:
     def _load(self, settings: Mapping[str, Any]) -> Config:
         document = {**SERVICE, **settings}
         document["filters"] = {**document.get("filters", {}), **{each.type_name: {} for each in self._probes}}
-        types = {**TYPES, **{each.type_name: each for each in self._probes}}
-        loaded = load_with_files(document, types)
+        loaded = _loaded(document, tuple(self._probes))
         self.files = loaded.captured
         """Contents of the files that the configuration names."""
         return loaded.config
