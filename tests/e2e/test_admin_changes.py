@@ -216,6 +216,7 @@ def test_what_was_posted_and_put_outlives_an_upgrade(tmp_path: Path, slow: Slow)
         assert admin(gateway, "PUT /upstreams/users/targets", targets, JSON).status == 200
         said, before = read(gateway, "/status"), set(gateway.worker_pids)
         gateway.signal(signal.SIGUSR2)
+        gateway.stderr.wait_for(lambda line: b"all 2 workers are new" in line, TIMEOUT)
         wait_until(new_workers, "the workers of the next program", TIMEOUT)
         assert gateway.answer("/users") == (200, b"ok")
         assert gateway.answer("/") == (200, b"posted")

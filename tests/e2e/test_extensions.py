@@ -285,4 +285,5 @@ def test_a_package_comes_by_reload_lives_through_a_death_and_changes_by_upgrade(
 
         (site / "greeting.py").write_text(GREETING.replace("X-Greeting: ", "X-Greeting: new "))
         gateway.signal(signal.SIGUSR2)
+        gateway.stderr.wait_for(lambda line: b"all 2 workers are new" in line, 90.0)
         wait_until(lambda: words() == {b"new hi"}, "what was installed since", 90.0)

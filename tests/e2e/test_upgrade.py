@@ -36,6 +36,7 @@ from tests.support.tcp_table import tcp_rows
 
 CALLERS = 4  # of each kind
 LONG = 90.0  # seconds; an upgrade takes about one, but the machine may be busy
+ALL_NEW = re.compile(r"^(?:all \d+ workers are|the only worker is) new$", re.MULTILINE)
 CLOSING = "/new"
 """The path whose answer ends its connection."""
 
@@ -98,10 +99,17 @@ class Upgradable(Reloadable):
     def reload(self) -> str:
         return str(admin(self, b"POST /reload")["summary"])
 
+    def wait_for_the_end(self, upgrades: int) -> None:
+        """Wait until so many upgrades are over, by the messages: to ask control over and over meanwhile cost it as much
+        processor time as the new program takes to start."""
+        wait_until(lambda: len(ALL_NEW.findall(self.stderr.text())) >= upgrades, f"{upgrades} upgrades", LONG)
+
     def upgrade(self, workers: int = 2) -> None:
         """Upgrade, which must succeed, and wait until all workers are new."""
         before = self.serving()
+        earlier = len(ALL_NEW.findall(self.stderr.text()))
         self.signal(signal.SIGUSR2)
+        self.wait_for_the_end(earlier + 1)
         self.wait_for_workers(workers, before)
 
 
@@ -529,6 +537,7 @@ def test_memory_that_is_laid_out_otherwise_is_made_anew(tmp_path: Path) -> None:
             before = gateway.serving()
             gateway.signal(signal.SIGUSR2)
             gateway.told("they start at zero")
+            gateway.wait_for_the_end(1)
             gateway.wait_for_workers(2, before)
             answers.send(OK)
             assert slow.read_response().status == 200
@@ -545,6 +554,7 @@ def test_a_second_signal_is_refused(tmp_path: Path) -> None:
         gateway.told("trying the installed version")
         gateway.signal(signal.SIGUSR2)
         assert gateway.told("not possible now") == ["SIGUSR2: not possible now: an upgrade is in progress"]
+        gateway.wait_for_the_end(1)
         gateway.wait_for_workers(2, before)
         gateway.upgrade()
 
@@ -558,6 +568,7 @@ def test_a_reload_during_an_upgrade_is_done(tmp_path: Path, record_property: Cal
             await asyncio.to_thread(gateway.told, "trying the installed version")
             gateway.change(routes=answering("v2"))
             gateway.signal(signal.SIGHUP)
+            await asyncio.to_thread(gateway.wait_for_the_end, 1)
             await asyncio.to_thread(gateway.wait_for_workers, 2, before)
             await asyncio.to_thread(gateway.told, "reloaded: generation 2 on 2/2 workers")
 
@@ -685,6 +696,7 @@ def test_a_worker_that_hangs_is_not_relied_on_after_an_upgrade(tmp_path: Path) -
         for _ in range(10):
             with gateway.connect() as client:
                 assert client.exchange(GET).status == 200
+        gateway.wait_for_the_end(1)
         gateway.wait_for_workers(2, before)
         assert "sends heartbeats again" not in gateway.stderr.text()
         with suppress(ProcessLookupError):  # it has been killed by now

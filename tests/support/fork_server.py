@@ -108,11 +108,25 @@ def opened(number: int, mode: str, like: TextIO) -> TextIO:
     )
 
 
+def import_from(path: str, before: str) -> None:
+    """Search `path` for what is not imported yet, where a new program would. `before`: the server's own PYTHONPATH."""
+    own = before.split(os.pathsep)
+    sys.path[1:] = [path, *(each for each in sys.path[1:] if each not in own)]
+    package = Path(path, "fastgw")
+    if package.is_dir():
+        (imported,) = sys.modules["fastgw"].__path__
+        for name, module in [*sys.modules.items()]:
+            if name.partition(".")[0] == "fastgw" and hasattr(module, "__path__"):
+                module.__path__[:] = [each.replace(imported, str(package), 1) for each in module.__path__]
+
+
 def become(asked: dict[str, Any], received: list[int]) -> None:
     """Make this process what an exec of the command by the one that asks would have made."""
     place(received, asked["descriptors"])
     os.chdir(asked["directory"])
     environment: dict[bytes, bytes] = asked["environment"]
+    if (path := environment.get(b"PYTHONPATH", b"")) != (before := os.environb.get(b"PYTHONPATH", b"")):
+        import_from(os.fsdecode(path), os.fsdecode(before))
     for name in [*os.environb]:
         if name not in environment:
             del os.environb[name]

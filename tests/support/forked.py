@@ -1,8 +1,8 @@
 """`fastgw` as a test runs it: a process forked from one that has imported it, where that is as good as a new program.
 
 A command takes 0.5 s of processor time to start, and nearly all of that to import. A new program is started for what
-Python reads before the command, such as another PYTHONPATH, and by each test that asks for `new_programs`, because it
-is about the process itself.
+Python reads before the command, such as another PYTHONPATH that `may_be_path` does not know, and by each test that asks
+for `new_programs`, because it is about the process itself.
 """
 
 from __future__ import annotations
@@ -41,7 +41,11 @@ def start(command: Sequence[str | Path], **options: Any) -> subprocess.Popen[Any
     """Start `[FASTGW, ...]` with options of `subprocess.Popen`."""
     words = [*map(str, command)]
     environment = options.get("env") or os.environ
-    if not _forks or words[0] != FASTGW or {*options} - OPTIONS or _read_once(environment) != _known:
+    read = _read_once(environment)
+    if read.get("PYTHONPATH") in _paths:
+        del read["PYTHONPATH"]
+        read |= {name: value for name, value in _known.items() if name == "PYTHONPATH"}
+    if not _forks or words[0] != FASTGW or {*options} - OPTIONS or read != _known:
         return subprocess.Popen(words, **options)
     return _Forked(words, **options)
 
@@ -83,6 +87,18 @@ def _is_able() -> bool:
 
 _forks = _is_able()
 _known: dict[str, str] = {}
+_paths: set[str] = set()
+
+
+def may_be_path(directory: Path) -> None:
+    """Fork from now on for commands with this PYTHONPATH as well: what the forked process has imported is the same
+    there, or is not there, and it looks there for what it imports later."""
+    _paths.add(str(directory))
+
+
+def may_not_be_path(directory: Path) -> None:
+    """Start a new program for this PYTHONPATH, because the package is another one there."""
+    _paths.discard(str(directory))
 
 
 def remember_environment() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import fastgw
+from tests.support.forked import may_be_path, may_not_be_path
 
 PACKAGE = Path(fastgw.__file__).parent
 
@@ -29,6 +30,10 @@ class Installed:
 
     def put(self, changes: Mapping[str, Change] | None = None) -> None:
         """Install another version. A process that is importing the previous one still finds its files."""
+        if changes:
+            may_not_be_path(self.path)
+        else:
+            may_be_path(self.path)
         self._versions += 1
         version = self._directory / f"version {self._versions}"
         _link(PACKAGE, version / "fastgw", [Path(name) for name in changes or ()])
