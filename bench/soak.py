@@ -51,6 +51,8 @@ class Sizes(NamedTuple):
     clients: int
     reload_every: float
     """Seconds between two reloads, without the time of a reload; infinite = no reloads."""
+    pause: float = 0.05
+    """Maximum seconds between two connections of a client; half of it on average."""
 
 
 class Counts:
@@ -144,7 +146,7 @@ class _Origin(asyncio.Protocol):
         self._transport.write(ANSWER * len(heads))
 
 
-async def _visit(ports: Mapping[str, int], routes: int, context: ssl.SSLContext, counts: Counts) -> None:
+async def _visit(ports: Mapping[str, int], sizes: Sizes, context: ssl.SSLContext, counts: Counts) -> None:
     """Open one connection after another, some with TLS; some are closed in the middle of a response."""
     while True:
         tls = random.random() < 0.3
@@ -154,7 +156,11 @@ async def _visit(ports: Mapping[str, int], routes: int, context: ssl.SSLContext,
             )
             try:
                 for _ in range(random.randint(1, REQUESTS)):
-                    path = b"/%d/%d?q=%d" % (random.randrange(routes + 1), random.randrange(9999), random.randrange(9))
+                    path = b"/%d/%d?q=%d" % (
+                        random.randrange(sizes.routes + 1),
+                        random.randrange(9999),
+                        random.randrange(9),
+                    )
                     writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: a.test\r\nOrigin: https://x.b.test\r\n\r\n")
                     head = await reader.readuntil(b"\r\n\r\n")
                     length = re.search(rb"(?i)content-length: *(\d+)", head)
@@ -165,7 +171,7 @@ async def _visit(ports: Mapping[str, int], routes: int, context: ssl.SSLContext,
                     writer.write(b"GET /0/ HTTP/1.1\r\nHost: a.test\r\n\r\n")
             finally:
                 writer.close()
-        await asyncio.sleep(random.random() * 0.05)
+        await asyncio.sleep(random.random() * sizes.pause)
 
 
 async def post_configuration(folder: Path, body: bytes) -> None:
@@ -244,7 +250,7 @@ async def soak(
     origin = await asyncio.get_running_loop().create_server(_Origin, "127.0.0.1", 0)
     at = origin.sockets[0].getsockname()[1]
     async with running_gateway(folder, document(sizes, at, folder, 0)) as (supervisor, ports):
-        visitors = [asyncio.create_task(_visit(ports, sizes.routes, context, counts)) for _ in range(sizes.clients)]
+        visitors = [asyncio.create_task(_visit(ports, sizes, context, counts)) for _ in range(sizes.clients)]
         begun, logged_at = time.monotonic(), -inf
         try:
             while (now := time.monotonic() - begun) < seconds and not enough(samples):

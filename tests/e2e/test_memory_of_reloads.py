@@ -16,7 +16,9 @@ from bench.soak import Samples, Sizes, soak
 pytestmark = pytest.mark.usefixtures("new_programs")  # what was forked shares pages, which count as its own
 
 MIB = 1 << 20
-SIZES = Sizes(workers=1, routes=50, clients=1, reload_every=0.01)
+SIZES = Sizes(workers=1, routes=50, clients=1, reload_every=0.01, pause=0.4)
+"""A reload takes about as long as the pause: some requests meet each generation. More of them, as a client without
+pauses sends, take most of the processor time, and all the more of them the longer a busy machine needs for a reload."""
 WARM = 40
 SPAN = 40
 """Reloads that are looked at together."""
