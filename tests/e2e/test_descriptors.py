@@ -10,13 +10,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import pytest
-
 from tests.e2e.admin_calls import is_served, read
 from tests.e2e.test_reload import Reloadable, gateway_saying
 from tests.support.gateway import STOP_DEADLINE, wait_until
-
-pytestmark = pytest.mark.usefixtures("new_programs")  # about the process itself
 
 
 def descriptors_of(pid: int) -> list[int]:

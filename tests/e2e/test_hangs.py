@@ -30,8 +30,6 @@ from tests.support.gateway import STOP_DEADLINE, Gateway, wait_until, write_conf
 from tests.support.origin import OK, Origin
 from tests.support.peer import Unexpected
 
-pytestmark = pytest.mark.usefixtures("new_programs")  # about the process itself
-
 STATUS = {"address": "127.0.0.1:0"}
 HUNG_DEADLINE = 60.0  # seconds; a worker is given 10 without a beat
 

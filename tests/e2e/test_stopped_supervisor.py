@@ -15,8 +15,6 @@ from fastgw.runtime.node.heartbeat_monitor import LOOK_EVERY, SILENT_S
 from tests.e2e.test_processes import GET_AND_CLOSE, answering, ask, wait_for_samples
 from tests.support.gateway import Gateway, wait_until
 
-pytestmark = pytest.mark.usefixtures("new_programs")  # about the process itself
-
 STATUS = {"address": "127.0.0.1:0"}
 CLIENTS = 20
 
