@@ -16,6 +16,7 @@ from tests.e2e.test_processes import ends_of, wait_for_ends, wait_for_samples
 from tests.e2e.test_reload import Reloadable, saying
 from tests.support.client import Client, Response
 from tests.support.extension import install
+from tests.support.forked import may_be_path
 from tests.support.gateway import Gateway, wait_until
 
 TROUBLE = '''
@@ -118,6 +119,7 @@ GET = b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n"
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where packages are installed."""
     site = tmp_path_factory.mktemp("site")
+    may_be_path(site)
     install(site, "fastgw-trouble", {"trouble.py": TROUBLE}, {"trouble": "trouble:Trouble"})
     return site
 
@@ -253,6 +255,7 @@ def test_a_worker_ends_whatever_its_filters_wait_for(site: Path, tmp_path: Path,
 def test_a_package_comes_by_reload_lives_through_a_death_and_changes_by_upgrade(tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
+    may_be_path(site)
 
     def using(word: str) -> dict[str, Any]:
         return {"extensions": ["fastgw-greeting"], "filters": {"greeting": {"word": word}}}
