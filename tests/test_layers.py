@@ -6,7 +6,9 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -150,10 +152,6 @@ FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 COMPILED = sorted(path.relative_to(PACKAGE) for suffix in ("pyx", "pxd") for path in PACKAGE.rglob(f"*.{suffix}"))
 
 
-def tree_of(file: Path) -> ast.Module:
-    return ast.parse((PACKAGE / file).read_text(), str(file))
-
-
 def folder_of(file: Path) -> str:
     """A module at the top counts as a folder of its own."""
     return str(file.parent) if file.parent.name else file.stem
@@ -170,9 +168,9 @@ def folder_named(name: str) -> str:
     return str(folder) if folder.name else ""
 
 
-def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
+def imports(nodes: Sequence[ast.AST]) -> Iterator[tuple[int, str]]:
     """Line and absolute name of everything that a module imports, in functions and for its annotations too."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -180,10 +178,38 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
 
 
-def lines_for_annotations(tree: ast.Module) -> set[int]:
+def lines_for_annotations(nodes: Sequence[ast.AST]) -> set[int]:
     """The lines below `if TYPE_CHECKING:`, which nobody imports who runs."""
-    guards = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    guards = [node for node in nodes if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
     return {below.lineno for guard in guards for below in ast.walk(guard) if isinstance(below, ast.stmt)}
+
+
+@dataclass(frozen=True)
+class Module:
+    """Facts about a module that the rules below look at. Syntax trees of all modules would take 200 MiB."""
+
+    imports: list[tuple[int, str]]
+    lines_for_annotations: set[int]
+    http1_reads: list[int]
+    prints: list[int]
+    catches: list[int]
+    """Lines of the handlers that catch everything."""
+    has_docstring: bool
+
+
+@cache
+def module(file: Path) -> Module:
+    """Parse a module, once for all rules: that takes longer than any of them."""
+    tree = ast.parse((PACKAGE / file).read_text(), str(file))
+    nodes = [*ast.walk(tree)]
+    return Module(
+        imports=[*imports(nodes)],
+        lines_for_annotations=lines_for_annotations(nodes),
+        http1_reads=http1_reads(nodes),
+        prints=prints(nodes),
+        catches=[node.lineno for node in nodes if isinstance(node, ast.ExceptHandler) and catches_everything(node)],
+        has_docstring=bool(ast.get_docstring(tree)),
+    )
 
 
 def is_allowed(folder: str, used: str) -> bool:
@@ -196,13 +222,13 @@ def test_imports_go_one_way(file: Path) -> None:
 
     For an annotation alone a folder may name what stands around it: `downstream.http1` the server that it is a part of.
     """
-    folder, tree = folder_of(file), tree_of(file)
-    used = [(line, folder_named(name)) for line, name in imports(tree)]
+    folder, found = folder_of(file), module(file)
+    used = [(line, folder_named(name)) for line, name in found.imports]
     if folder == "__init__":
         assert not any(each for _, each in used)
         return
     assert folder in STEP, f"{folder} has no place in the order"
-    annotations = lines_for_annotations(tree)
+    annotations = found.lines_for_annotations
     back_up = [(line, each) for line, each in used if not is_allowed(folder, each)]
     assert not [
         f"line {line}: {each}"
@@ -224,13 +250,13 @@ def test_imports_of_compiled_twins_go_one_way(file: Path) -> None:
 @pytest.mark.parametrize("folder", sorted({file.parent for file in FILES}), ids=str)
 def test_a_folder_is_small_and_says_what_lives_there(folder: Path) -> None:
     assert len([file for file in FILES if file.parent == folder and file.stem != "__init__"]) <= LARGEST
-    assert not folder.name or ast.get_docstring(tree_of(folder / "__init__.py"))
+    assert not folder.name or module(folder / "__init__.py").has_docstring
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if folder_of(file) in PURE], ids=str)
 def test_the_pure_folders_know_no_event_loop_and_no_thread(file: Path) -> None:
     """Meaning is found in bytes alone, so that every case can be tested without a socket."""
-    assert not [(line, name) for line, name in imports(tree_of(file)) if name.partition(".")[0] in OUTSIDE]
+    assert not [(line, name) for line, name in module(file).imports if name.partition(".")[0] in OUTSIDE]
 
 
 # Who knows how a message came over HTTP/1: its reader and writer, forwarding, which passes its bytes on, and the demo,
@@ -246,9 +272,9 @@ KNOWS_HTTP1 = (
 OF_HTTP1 = {"raw", "chunked", "minor", "connection_named", "fields_start", "known"}
 
 
-def http1_reads(tree: ast.Module) -> list[int]:
+def http1_reads(nodes: Iterable[ast.AST]) -> list[int]:
     """The lines that read of a head what only HTTP/1 has: `head.raw`, `exchange.head.chunked`."""
-    reads = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr in OF_HTTP1]
+    reads = [node for node in nodes if isinstance(node, ast.Attribute) and node.attr in OF_HTTP1]
     return [node.lineno for node in reads if ast.unparse(node.value).rpartition(".")[2] == "head"]
 
 
@@ -258,18 +284,24 @@ def test_a_request_is_known_in_the_terms_of_rfc_9110(file: Path) -> None:
 
     mypy sees the same by `http.messages`, but for what is not typed.
     """
-    assert not http1_reads(tree_of(file))
+    assert not module(file).http1_reads
 
 
 def test_a_read_of_what_http1_alone_has_is_seen() -> None:
-    assert http1_reads(ast.parse("head.raw\nexchange.head.chunked\nhead.method\nanswer.raw")) == [1, 2]
+    tree = ast.parse("head.raw\nexchange.head.chunked\nhead.method\nanswer.raw")
+    assert http1_reads(ast.walk(tree)) == [1, 2]
+
+
+def prints(nodes: Sequence[ast.AST]) -> list[int]:
+    """The lines that call `print`."""
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    return [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if folder_of(file) not in ("cli", "demo")], ids=str)
 def test_only_the_commands_print(file: Path) -> None:
     """A worker's stdout is the access log, and nothing else may tear its lines."""
-    calls = [node for node in ast.walk(tree_of(file)) if isinstance(node, ast.Call)]
-    assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+    assert not module(file).prints
 
 
 def catches_everything(caught: ast.ExceptHandler) -> bool:
@@ -283,11 +315,7 @@ def catches_everything(caught: ast.ExceptHandler) -> bool:
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_only_the_edges_catch_everything(file: Path) -> None:
     """Elsewhere a module catches what it can name; a defect reaches the edge of its process and is seen there."""
-    lines = [
-        node.lineno
-        for node in ast.walk(tree_of(file))
-        if isinstance(node, ast.ExceptHandler) and catches_everything(node)
-    ]
+    lines = module(file).catches
     assert len(lines) == EDGES.get(str(file), 0), f"at lines {lines}"
 
 

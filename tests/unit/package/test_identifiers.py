@@ -8,8 +8,9 @@ settings' names (users have those in their files) are not.
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pytest
 
@@ -88,6 +89,41 @@ def defined(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield from ((each.lineno, each.id) for each in targets if isinstance(each, ast.Name))
 
 
+class Module(NamedTuple):
+    """Names that a module or a stub defines, as the rules below look at them."""
+
+    where: str
+    """The file relative to the package."""
+    defined: list[tuple[int, str]]
+    classes: list[str]
+    """Of the module itself, not those within other classes and functions."""
+    methods: list[tuple[int, str, str]]
+    """Methods and functions of the module: line, owner with a dot or an empty string, and name."""
+
+
+def read_module(source: str, where: str) -> Module:
+    tree = ast.parse(source)
+    methods = [
+        (method.lineno, f"{each.name}." if isinstance(each, ast.ClassDef) else "", method.name)
+        for each in ast.walk(tree)
+        if isinstance(each, ast.ClassDef | ast.Module)
+        for method in each.body
+        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    classes = [each.name for each in tree.body if isinstance(each, ast.ClassDef)]
+    return Module(where, [*defined(tree)], classes, methods)
+
+
+@cache
+def modules() -> list[Module]:
+    """Return the modules and stubs of the package, which are parsed once for all rules."""
+    return [
+        read_module(file.read_text(), file.relative_to(ROOT).as_posix())
+        for file in sorted(ROOT.rglob("*.py*"))
+        if file.suffix in {".py", ".pyi"}
+    ]
+
+
 PLANTED: Final = """
 PATIENCE_S = 5.0
 class SecondJudge:
@@ -128,24 +164,22 @@ def test_the_term_in_its_place_is_not_avoided_itself(word: str) -> None:
 
 def test_names_are_standard_terms() -> None:
     found = []
-    for file in sorted(ROOT.rglob("*.py*")):
+    for module in modules():
+        names = [*module.defined, (1, Path(module.where).stem)]
+        found += [f"{module.where}:{line}: {name}" for line, name in names if avoided(name, module.where)]
+    for file in sorted(ROOT.rglob("*.p[yx][xd]")):
         where = file.relative_to(ROOT).as_posix()
-        if file.suffix in {".py", ".pyi"}:
-            names = [*defined(ast.parse(file.read_text())), (1, file.stem)]
-            found += [f"{where}:{line}: {name}" for line, name in names if avoided(name, where)]
-        elif file.suffix in {".pyx", ".pxd"}:
-            found += [f"{where}: {name}" for name in CYTHON.findall(file.read_text()) if avoided(name, where)]
+        found += [f"{where}: {name}" for name in CYTHON.findall(file.read_text()) if avoided(name, where)]
     assert found == []
 
 
 def test_a_class_has_a_name_of_its_own() -> None:
     """Two public classes of one name are a setting and what is made of it, or what the admin API says of it."""
     places: dict[str, list[str]] = {}
-    for file in sorted(ROOT.rglob("*.py")):
-        where = file.relative_to(ROOT).as_posix()
-        for node in ast.parse(file.read_text()).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                places.setdefault(node.name, []).append(where)
+    for module in modules():
+        for name in module.classes if module.where.endswith(".py") else ():
+            if not name.startswith("_"):
+                places.setdefault(name, []).append(module.where)
     described = ("config/settings/", "admin/node_interface.py")
     twice = {name: files for name, files in places.items() if len(files) > 1}
     assert {
@@ -203,16 +237,10 @@ IN_WORK: Final = ("downstream/tcp/", "downstream/udp/", "filters/policies/grpc",
 def test_a_method_or_function_of_one_everyday_verb_has_its_object() -> None:
     """A bare `look` may be anything; `refresh_verdicts`, `check_files` and `count_attempts` can be searched for."""
     found = []
-    for file in sorted(ROOT.rglob("*.py*")):
-        where = file.relative_to(ROOT).as_posix()
-        if file.suffix not in {".py", ".pyi"} or where.startswith(IN_WORK):
+    for module in modules():
+        if module.where.startswith(IN_WORK):
             continue
-        for each in ast.walk(ast.parse(file.read_text())):
-            if not isinstance(each, ast.ClassDef | ast.Module):
-                continue
-            for method in each.body:
-                if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) and method.name.removeprefix("_") in BARE:
-                    owner = f"{each.name}." if isinstance(each, ast.ClassDef) else ""
-                    if owner + method.name not in WITH_OBJECT_ELSEWHERE:
-                        found.append(f"{where}:{method.lineno}: {owner}{method.name}")
+        for line, owner, name in module.methods:
+            if name.removeprefix("_") in BARE and owner + name not in WITH_OBJECT_ELSEWHERE:
+                found.append(f"{module.where}:{line}: {owner}{name}")
     assert found == []

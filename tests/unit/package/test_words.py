@@ -7,7 +7,7 @@ or a command are for those who work on fastgw, and not looked at.
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -72,26 +72,26 @@ def avoided(text: str, phrases: re.Pattern[str] = AVOIDED) -> list[str]:
     return [found[0] for found in phrases.finditer(" ".join(text.split()))]
 
 
-def docstrings(tree: ast.AST) -> Iterator[ast.Constant]:
-    for node in ast.walk(tree):
+def docstrings(nodes: Iterable[ast.AST]) -> Iterator[ast.Constant]:
+    for node in nodes:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield node.value
 
 
-def manuals(tree: ast.AST) -> Iterator[ast.Constant]:
+def manuals(nodes: Iterable[ast.AST]) -> Iterator[ast.Constant]:
     """Yield the docstrings of classes and their attributes: of settings and filters they are the manual."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ClassDef) and node.bases:
             for statement in node.body:
                 if isinstance(statement, ast.Expr):
-                    yield from docstrings(statement)
+                    yield from docstrings(ast.walk(statement))
 
 
 def texts(source: str, *, is_manual: bool) -> Iterator[tuple[int, str]]:
     """Yield the strings of a module that users may read, with their lines: literals and, of settings, the manual."""
-    tree = ast.parse(source)
-    skipped = {id(each) for each in docstrings(tree)} - ({id(each) for each in manuals(tree)} if is_manual else set())
-    for node in ast.walk(tree):
+    nodes = [*ast.walk(ast.parse(source))]
+    skipped = {id(each) for each in docstrings(nodes)} - ({id(each) for each in manuals(nodes)} if is_manual else set())
+    for node in nodes:
         if isinstance(node, ast.Constant) and id(node) not in skipped and isinstance(node.value, str | bytes):
             text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
             if " " in text:
@@ -158,7 +158,7 @@ def test_the_manuals_of_settings_and_filters_use_the_standard_terms() -> None:
     found = []
     for folder in MANUALS:
         for file in sorted((ROOT / "fastgw" / folder).rglob("*.py")):
-            for each in manuals(ast.parse(file.read_text())):
+            for each in manuals(ast.walk(ast.parse(file.read_text()))):
                 found += [f"{file.name}:{each.lineno}: {one!r}" for one in avoided(str(each.value), AVOIDED_IN_PAGES)]
     assert found == []
 
