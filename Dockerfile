@@ -18,11 +18,12 @@ COPY fastgw /src/fastgw
 RUN python -m venv --without-pip /opt/fastgw \
     && pip --python /opt/fastgw/bin/python install --no-cache-dir --no-compile --disable-pip-version-check --require-hashes -r /src/deploy/requirements.lock \
     && pip --python /opt/fastgw/bin/python install --no-cache-dir --no-compile --disable-pip-version-check --no-deps /src \
-    && PYTHONDONTWRITEBYTECODE=1 /opt/fastgw/bin/fastgw version | grep -x 'wire: *compiled' \
-    && PYTHONDONTWRITEBYTECODE=1 /opt/fastgw/bin/fastgw version | grep 'http2: *libnghttp2' \
+    && /opt/fastgw/bin/python -m compileall -q -f -j 0 --invalidation-mode checked-hash /opt/fastgw/lib \
+    && version=$(/opt/fastgw/bin/fastgw version) \
+    && echo "$version" | grep -x 'wire: *compiled' \
+    && echo "$version" | grep 'http2: *libnghttp2' \
     && PYTHONDONTWRITEBYTECODE=1 /opt/fastgw/bin/python -c "import shutil, fastgw.http.http2._session; shutil.copy(next(line.split()[-1] for line in open('//proc/self/maps') if 'libnghttp2' in line), '/opt/fastgw/lib/libnghttp2.so.14')" \
-    && PYTHONDONTWRITEBYTECODE=1 /opt/fastgw/bin/python /src/deploy/sbom.py >/opt/fastgw/sbom.json \
-    && /opt/fastgw/bin/python -m compileall -q -f -j 0 --invalidation-mode checked-hash /opt/fastgw/lib
+    && PYTHONDONTWRITEBYTECODE=1 /opt/fastgw/bin/python /src/deploy/sbom.py >/opt/fastgw/sbom.json
 
 FROM ${BASE}
 COPY --from=build /opt/fastgw /opt/fastgw

@@ -6,8 +6,10 @@ is built with it fits every machine.
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -21,18 +23,19 @@ LIBRARIES = {"fastgw/http/http2/_session.pyx": ("nghttp2", "nghttp2/nghttp2.h")}
 """Libraries of the system that compiled modules stand on, and a header of each. Without it the module is left out."""
 
 
+COMPILER = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+HAS_COMPILER = shutil.which(COMPILER[0]) is not None
+
+
 def has_header(header: str) -> bool:
     """Whether the C compiler finds it."""
-    compiler = [*shlex.split(os.environ.get("CC", "gcc")), *shlex.split(os.environ.get("CFLAGS", "")), "-E", "-"]
-    try:
-        found = subprocess.run(compiler, input=f"#include <{header}>\n".encode(), capture_output=True, check=False)
-    except OSError:
-        return False
+    command = [*COMPILER, *shlex.split(os.environ.get("CFLAGS", "")), "-E", "-"]
+    found = subprocess.run(command, input=f"#include <{header}>\n".encode(), capture_output=True, check=False)
     return found.returncode == 0
 
 
 for module, (library, header) in LIBRARIES.items():
-    if Path(module) in TWINS and not has_header(header):
+    if HAS_COMPILER and Path(module) in TWINS and not has_header(header):
         print(f"warning: {module} is not compiled: there is no {header} (lib{library})")
         TWINS.remove(Path(module))
 
@@ -51,13 +54,22 @@ class Build(build_ext):
         self.parallel = self.parallel or CORES
 
     def run(self) -> None:
+        optional = self.editable_mode or not self.inplace
+        if self.extensions and not HAS_COMPILER:
+            if not optional:
+                raise SystemExit(f"error: there is no C compiler: {COMPILER[0]}")
+            print(f"warning: nothing is compiled: there is no C compiler ({COMPILER[0]})")
+            self.extensions = []
         for twin in self.extensions:
-            twin.optional = self.editable_mode or not self.inplace
+            twin.optional = optional
         super().run()
 
 
 def modules() -> list[Extension]:
-    """Return the compiled modules, translated to C unless the command is about the sources alone."""
+    """Return the compiled modules, translated to C where that is of use: not without a compiler, nor for the sources.
+
+    Translating all of them takes longer than everything else in an installation without a compiler.
+    """
     found = [
         Extension(
             ".".join(source.with_suffix("").parts),
@@ -68,7 +80,7 @@ def modules() -> list[Extension]:
         )
         for source in TWINS
     ]
-    if {*sys.argv[1:2]} & {"egg_info", "dist_info", "sdist"}:
+    if not HAS_COMPILER or {*sys.argv[1:2]} & {"egg_info", "dist_info", "sdist"}:
         return found
     threads = CORES if len(TWINS) > 1 else 0
     return cythonize(found, language_level=3, nthreads=threads, quiet=True)  # errors are told all the same

@@ -17,12 +17,15 @@ import sysconfig
 import tarfile
 import tomllib
 import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
 from shutil import which
 from string import Template
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -105,13 +108,46 @@ def demo_answers(fastgw: Path) -> None:
         assert (response.status, b"fastgw" in response.body) == (200, True)
 
 
-def test_the_sources_make_a_wheel_that_is_compiled_and_works_alone(tmp_path):
+@dataclass
+class Release:
+    """Source distribution, and a wheel that was made from nothing else."""
+
+    sources: Path
+    built: Path
+    """The folder with the unpacked sources, and all that making the wheel has left beside them."""
+
+    @property
+    def wheel(self) -> Path:
+        (found,) = self.built.glob("dist/*.whl")
+        return found
+
+
+ABOUT = f"fastgw-{VERSION}"
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
+    """As `python -m build` makes it, which would keep nothing that the image can be made from.
+
+    Translating and compiling all modules takes a minute and a half of processor time: it is done once.
+    """
+    folder = tmp_path_factory.mktemp("release")
+    source = copy_of_the_package(folder / "source")
+    # What building takes is fetched for the image.
+    build = [sys.executable, "-m", "build", "--no-isolation"]
+    run(*build, "--sdist", directory=source)
+    sources = source / "dist" / f"{ABOUT}.tar.gz"
+    with tarfile.open(sources) as held:
+        held.extractall(folder, filter="data")
+    run(*build, "--wheel", directory=folder / ABOUT)
+    yield Release(sources, folder / ABOUT)
+    shutil.rmtree(folder)
+
+
+def test_the_sources_make_a_wheel_that_is_compiled_and_works_alone(tmp_path, release):
     """In an environment that has nothing but what the wheel asks for."""
-    source = copy_of_the_package(tmp_path / "source")
-    # The wheel is made from the source distribution. What building takes is fetched for the image.
-    run(sys.executable, "-m", "build", "--no-isolation", directory=source)
-    about = f"fastgw-{VERSION}"
-    with tarfile.open(source / "dist" / f"{about}.tar.gz") as held:
+    about, wheel = ABOUT, release.wheel
+    with tarfile.open(release.sources) as held:
         sent = {name.removeprefix(f"{about}/") for name in held.getnames()}
     assert {name for name in sent if Path(name).parts[0] == "fastgw" and Path(name).suffix} == {
         *files("*.py", "*.pyi", "*.pyx", "*.pxd", "*.h", *PAGE),
@@ -119,7 +155,6 @@ def test_the_sources_make_a_wheel_that_is_compiled_and_works_alone(tmp_path):
     }
     assert {"LICENSE", "README.md", "pyproject.toml", "setup.py"} <= sent
 
-    (wheel,) = source.glob("dist/*.whl")
     with zipfile.ZipFile(wheel) as unpacked:
         names = {name for name in unpacked.namelist() if not name.startswith(f"{about}.dist-info/")}
         assert f"{about}.dist-info/licenses/LICENSE" in unpacked.namelist()
@@ -228,8 +263,10 @@ def read_dockerfile() -> list[Stage]:
 class Builder:
     """Plays the stages, each with a folder as its root. While a stage is built its root is `here`, as each was."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, copied: Callable[[Path], None]) -> None:
+        """`copied`: is called with a stage's root before each RUN."""
         self._folder = folder
+        self._copied = copied
         self.here = folder / "root"
         self._sources = {"": self._sent()}
 
@@ -257,6 +294,7 @@ class Builder:
                 if instruction == "COPY":
                     self._copy(rest)
                 elif instruction == "RUN":
+                    self._copied(self.here)
                     run("sh", "-euc", self.rooted(rest), directory=self.here, path=path)
             if number < len(stages) - 1:
                 self._sources[stage.name] = self.here.rename(self._folder / f"stage-{number}")
@@ -349,11 +387,33 @@ def test_the_image_starts_fastgw_without_a_shell():
     assert json.loads(LAST.last("CMD"))[0] == "run"
 
 
-def test_the_image_serves_is_found_healthy_and_holds_nothing_that_builds(tmp_path):
+COMPILED_FOR_THE_IMAGE = ("http/http2/_session", "routing/_table")
+"""Modules that the stage itself translates and compiles: with the library of the system, and without one."""
+
+
+def bring_compiled_modules(release: Release, root: Path) -> None:
+    """Put what the wheel was made from beside the sources, but for a few modules.
+
+    So the stage compiles with its own programs, and not the same forty modules with the same compiler a second time.
+    """
+    if (root / "src" / "build").exists() or not (root / "src").exists():
+        return
+    needed = files("*.py", "*.pyi", "*.pyx", "*.pxd", "*.h", *PAGE)
+    assert needed <= {str(path.relative_to(root / "src")) for path in root.joinpath("src", "fastgw").rglob("*")}
+    for folder in ("fastgw", "build/lib.*/fastgw"):
+        for package in release.built.glob(folder):
+            for made in sorted([*package.rglob("_*.c"), *package.rglob("_*.so")]):
+                if made.relative_to(package).as_posix().partition(".")[0] not in COMPILED_FOR_THE_IMAGE:
+                    to = root / "src" / made.relative_to(release.built)
+                    to.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(made, to)
+
+
+def test_the_image_serves_is_found_healthy_and_holds_nothing_that_builds(tmp_path, release):
     from cyclonedx.schema import SchemaVersion  # not by every process that collects this file: it takes 2 s
     from cyclonedx.validation.json import JsonStrictValidator
 
-    root = Builder(tmp_path).build(STAGES)
+    root = Builder(tmp_path, partial(bring_compiled_modules, release)).build(STAGES)
     assert not [step for step in LAST.all("RUN") if BUILD_TOOLS.search(step)]
     assert {path.name for path in root.iterdir()} == {"etc", "opt"}
     (packages,) = root.glob("opt/fastgw/lib/python3*/site-packages")
@@ -384,6 +444,29 @@ def test_the_image_serves_is_found_healthy_and_holds_nothing_that_builds(tmp_pat
         asked = [each.replace("127.0.0.1:9902", ready["status"]) for each in arguments]
         assert asked != arguments
         run(scripts / program, *asked, directory=tmp_path)
+
+
+@pytest.mark.parametrize("compiler", ["/bin/false", "/no/compiler"], ids=["fails", "is-missing"])
+def test_a_build_goes_on_without_a_compiler_and_one_in_place_says_why_not(tmp_path: Path, compiler: str) -> None:
+    """Whoever builds in place works on the modules."""
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    package = tmp_path / "fastgw"
+    package.mkdir()
+    (package / "_one.pyx").write_text("def said():\n    return 1\n")
+
+    def build(*flags: str) -> tuple[int, str]:
+        command = [sys.executable, "setup.py", "-q", "build_ext", *flags]
+        environ = {**environment(), "CC": compiler}
+        ended = subprocess.run(
+            command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=BUILD_DEADLINE
+        )
+        return ended.returncode, ended.stdout + ended.stderr
+
+    code, text = build()
+    assert (code, "warning: " in text, compiler in text) == (0, True, True)
+    code, text = build("--inplace")
+    assert (code, "error: " in text, compiler in text) == (1, True, True)
+    assert not [*tmp_path.rglob("*.so")]
 
 
 def test_translating_to_c_says_nothing_but_what_is_wrong(tmp_path: Path) -> None:
