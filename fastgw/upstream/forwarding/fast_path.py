@@ -108,6 +108,7 @@ class FastPath:
     """
 
     is_fast: Final = True
+    sends_client_authorization: Final = False
     tunnel: Final = None
 
     __slots__ = (

@@ -406,6 +406,7 @@ def begin_exchange_fetch(policy, exchange, forward):
         or not read(&ordinary_of_head, head)
         or read(&of_exchange.method, exchange) != _GET
         or read(&of_exchange.path, exchange) != (<Http1RequestHead>head)._path
+        or read(&of_exchange.sends_client_authorization, exchange)
     ):
         return None
     found = _begun(policy, exchange, forward, exchange)
@@ -576,10 +577,7 @@ cdef class OrdinaryFetch:
             self.exchange is not None and is_authenticated(self.exchange)
         ):
             identity = _BY_CONSUMER
-        elif (
-            has_field(self.head, _AUTHORIZATION)
-            or (self.exchange is not None and read(&of_exchange.sends_client_authorization, self.exchange))
-        ) and not (key_headers and _AUTHORIZATION in key_headers):
+        elif has_field(self.head, _AUTHORIZATION) and not (key_headers and _AUTHORIZATION in key_headers):
             identity = _BY_AUTHORIZATION
         found = decide_on(
             head, read(&of_policy.storing, self.policy), identity, cookies, self.request_date,

@@ -34,6 +34,7 @@ cdef struct OfExchange:
     Slot request_body
     Slot request_dropped
     Slot response_bytes
+    Slot sends_client_authorization
 
 cdef struct OfChain:
     Slot number
@@ -96,6 +97,7 @@ learn(&of_exchange.request_added, Exchange, "request_added")
 learn(&of_exchange.request_body, Exchange, "request_body")
 learn(&of_exchange.request_dropped, Exchange, "request_dropped")
 learn(&of_exchange.response_bytes, Exchange, "response_bytes")
+learn(&of_exchange.sends_client_authorization, Exchange, "sends_client_authorization")
 learn(&of_chain.number, Chain, "number")
 learn(&of_chain.ready_answer, Chain, "ready_answer")
 learn(&of_chain.treats_responses, Chain, "treats_responses")
@@ -143,6 +145,7 @@ cdef bint _applies(self, exchange, Http1RequestHead head, peer, chain, forward) 
         or read(&of_exchange.query_sent, exchange) is not _UNCHANGED_QUERY
         or read(&of_exchange.path, exchange) != head._path
         or read(&of_forward.checks_path, forward)
+        or read(&of_exchange.sends_client_authorization, exchange)
         or read(&of_chain.treats_responses, chain)
         or read(&of_chain.ready_answer, chain) is not None
         or (read(&trusted_of_peer, peer) and read(&forwarded_of_head, head))

@@ -39,6 +39,8 @@ UNKEYED: Final = frozenset(
 )
 """Headers of clients that change what an upstream answers without being in the key: with them one client could choose
 what others get (cache poisoning). The last two describe a body, which is not forwarded either."""
+_OWN_AUTHORIZATION: Final = b"client-authorization"
+"""Part of the key of requests in which a filter has written an `Authorization` that depends on the client."""
 _PORTS: Final[Mapping[bytes, bytes]] = {b"http": b":80", b"https": b":443"}
 
 
@@ -172,6 +174,8 @@ class CachePolicy:
         if self.key_headers or self.key_cookies:
             parts += (normalized_value(name, fields.values(name)) for name in self.key_headers)
             parts += (b"\n".join(cookies_named(head, name)) or None for name in self.key_cookies)
+        if request.sends_client_authorization:  # no client gets what the upstream has sent for another identity
+            parts.append(_OWN_AUTHORIZATION)
         if self.by_consumer:
             parts.append(None if request.consumer is None else request.consumer.name.encode())
         authority = head.authority

@@ -153,6 +153,7 @@ class ReadyHits:
             and not forward.checks_path
             and not exchange.chain.treats_responses
             and exchange.chain.ready_answer is None
+            and not exchange.sends_client_authorization
             and not self._answers.needs_full_path(head, exchange.peer)
         )
 

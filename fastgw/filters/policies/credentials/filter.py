@@ -207,6 +207,7 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
             renew=use.renew if waits or any(again) else None,
             start=use.start,
             stop=use.stop,
+            explain=use.explain,
             asks=_describe_endpoints(self),
             would=use.would,
         )
@@ -408,6 +409,11 @@ class _CredentialsUse:
             return self.request(exchange)
         self._stand_in(exchange)
         return _unknown()
+
+    def explain(self, exchange: Exchange) -> str:
+        if not self._shows_own(exchange):
+            return ""
+        return "the client's own credentials: it shares no stored response with requests that have the gateway's"
 
     def _stand_in(self, exchange: Exchange) -> None:
         """Add placeholders for credentials that would be fetched."""

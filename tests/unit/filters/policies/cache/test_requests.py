@@ -677,9 +677,81 @@ def test_an_authorization_that_a_filter_writes_for_a_client_is_its_identity(
         upstream.sends(FRESH)
         assert status(client) == told
     other = world.client(b"/second", b"X-Token: bob\r\n")
-    assert bool(other.received) is (b"stored" in told and not settings and (sent != token))
-    if not other.received:
+    is_own = filters is not OWN_TOKEN and b"stored" in told
+    assert bool(other.received) is is_own
+    if not is_own:
         world.upstream().sends(FRESH)
+    world.plane.assert_quiet()
+
+
+FOR_ALL = FRESH.replace(b"max-age=60", b"public, max-age=60")
+
+
+@pytest.mark.parametrize("settings", [{}, {"key": {"headers": ["X-A"]}}, {"vary_by": ["consumer"]}], ids=str)
+@pytest.mark.parametrize("response", [FRESH, FOR_ALL], ids=["", "public"])
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_client_with_credentials_of_its_own_gets_nothing_that_the_gateway_was_sent(
+    is_shared: bool, response: bytes, settings: dict[str, Any]
+) -> None:
+    """They are two identities at the upstream, which may reject one of them: neither from the store nor from the memory
+    of the worker, which have it from the second request on."""
+    world = World(route={"filters": OWN_TOKEN}, is_shared=is_shared, **settings)
+    stored(world, response)
+    assert [status(world.client()) for _ in range(2)] == [b"fastgw; hit; ttl=60"] * 2
+    for name in (b"ann", b"bob"):
+        client = world.client(fields=b"X-Token: %b\r\n" % name)
+        assert client.received == b""
+        upstream = world.upstream()
+        assert b"\r\nAuthorization: %b\r\n" % name in upstream.received.rpartition(b"GET ")[2]
+        upstream.sends(DENIED)
+        assert client.received.startswith(b"HTTP/1.1 401 ")
+    assert status(world.client()) == b"fastgw; hit; ttl=60"
+    world.plane.assert_quiet()
+
+
+def test_what_a_client_was_sent_with_credentials_of_its_own_is_for_others_like_it_if_it_is_public() -> None:
+    """RFC 9111 section 3.5. The gateway is not like it."""
+    world = World(route={"filters": OWN_TOKEN})
+    stored(world, FOR_ALL, fields=b"X-Token: ann\r\n")
+    for _ in range(2):
+        assert status(world.client(fields=b"X-Token: bob\r\n")) == b"fastgw; hit; ttl=60"
+    assert world.client().received == b""
+    world.upstream().sends(FRESH)
+    world.plane.assert_quiet()
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_client_with_credentials_of_its_own_does_not_wait_for_a_fetch_of_the_gateway(is_shared: bool) -> None:
+    world = World(route={"filters": OWN_TOKEN}, is_shared=is_shared)
+    gateways, own = world.client(), world.client(fields=b"X-Token: ann\r\n")
+    first, second = world.upstream(), world.plane.connects()
+    assert b"\r\nAuthorization: ann\r\n" in second.received
+    second.sends(DENIED)
+    assert own.received.startswith(b"HTTP/1.1 401 ")
+    first.sends(FRESH)
+    assert gateways.received.endswith(b"\r\n\r\nhello")
+    world.plane.assert_quiet()
+
+
+def test_a_client_with_credentials_of_its_own_validates_nothing_of_the_gateway_and_gets_none_of_it_stale() -> None:
+    world = World(route={"filters": OWN_TOKEN}, stale_if_error="1h", stale_while_revalidate="1h")
+    stored(world)
+    world.now += 11
+    client = world.client(fields=b"X-Token: ann\r\n")
+    upstream = world.upstream()
+    assert b"If-None-Match" not in upstream.received.rpartition(b"GET ")[2]
+    upstream.sends(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\nno")
+    assert client.received.startswith(b"HTTP/1.1 503 ")
+    assert status(world.client()) == b"fastgw; hit; ttl=-1"
+    upstream.sends(TAGGED)
+    world.plane.assert_quiet()
+
+
+def test_a_purge_removes_what_clients_with_credentials_of_their_own_share() -> None:
+    world = World(route={"filters": OWN_TOKEN}, purge_method={"allow": ["0.0.0.0/0"]})
+    stored(world, FOR_ALL)
+    stored(world, FOR_ALL, fields=b"X-Token: ann\r\n")
+    assert world.client(method=b"PURGE").received.endswith(b'{"objects":2}')
     world.plane.assert_quiet()
 
 

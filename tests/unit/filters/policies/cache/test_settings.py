@@ -172,6 +172,15 @@ def test_explain_says_what_a_request_requires_of_the_cache(method: str, field: s
     assert any(told in step.decision for step in explained.filters), explained
 
 
+def test_explain_says_that_a_client_with_credentials_of_its_own_shares_nothing_with_the_gateway() -> None:
+    filters = {"cache": {}, "credentials": {"bearer": "of-the-gateway", "access_token_header": "X-Token"}}
+    gateway = compile_tables(load_document({**document(), "filters": filters}, TYPES), 1)
+    own = " (the client's own credentials: it shares no stored response with requests that have the gateway's)"
+    for fields, told in ([], "would send Authorization: ***"), (["X-Token: a"], f"Authorization: ***{own}"):
+        explained = explain(gateway, "GET", "http://a.test/x", fields)
+        assert explained.filters[-1].decision.endswith(told), explained
+
+
 def test_explain_says_the_tiers_of_the_store() -> None:
     more = {"caches": {"main": {"disk": DISK, "redis": True}}, "state": {"url": "redis://127.0.0.1:1"}}
     gateway = compile_tables(load_document({**document(), **more}, TYPES), 1)
