@@ -33,6 +33,7 @@ from fastgw.exchange.request_ids import RequestIds
 from fastgw.exchange.states import ENDED
 from fastgw.exchange.tunnel import TunnelStep
 from fastgw.http.fields import folded, without_fields
+from fastgw.http.grpc.status import GrpcStatus, parse_status
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.tracing.trace import MOST_TIMELINE, EndedWait
 from fastgw.operator_events import OperatorEvent, log_event
@@ -55,6 +56,8 @@ MOST_JOINED: Final = 1024
 """Maximum number of joined changes that a process keeps: one for each origin, for example."""
 RENEWED_ON: Final = frozenset((401, 403))
 """Response status codes of the upstream that reject credentials."""
+_RENEWED_ON_GRPC: Final = frozenset((GrpcStatus.UNAUTHENTICATED, GrpcStatus.PERMISSION_DENIED))
+"""The same of gRPC calls."""
 
 Outcome: TypeAlias = Reply | Awaitable[Reply | None] | None
 RequestStep: TypeAlias = "Callable[[Exchange], Outcome]"
@@ -245,22 +248,24 @@ class Hooks:
     reply: `(exchange, reply) -> Reply`, for each response of the gateway itself on a route of the filter, before the
     response steps: returns this reply or another one. The log keeps the fault of the first reply, unless the other one
     has its own.
-    renew: `(exchange, head) -> None | Awaitable`, for the head of a 401 or 403 of the upstream, once per exchange.
-    None: this filter has no credentials to renew. An awaitable: the response is held back until it has decided. True:
-    the filter has changed the credentials in `request_added` or `request_dropped`; the request is sent once more,
-    whatever its method, and the client gets the second response. False, an exception or a timeout: the client gets the
-    first response. It also gets the first one if the request cannot be sent again (`exchange.may_be_sent_again`); then
-    nothing is awaited. The filters are called from the upstream outwards, and the first awaitable is used. finish:
-    `(exchange) -> None`, when the exchange has ended. start: `(services) -> None`, in the event loop of each worker
-    before the first request; stop: `() -> None`, when no more requests come. explain: `(exchange) -> str`, for people:
-    why the request step has let the request pass; never a secret. preflight: `(exchange) -> None | Reply`, instead of
-    all request steps, for a CORS preflight for requests of this route; the last one of a chain is used. None: the
-    upstream answers the preflight, and only filters without authentication and authorization run. asks: name of the
-    service that a waiting request step asks, for people. would: replaces the request step when its decision is only
-    reported, for a step with side effects: it has none. request_ids: assigns request ids, instead of a request step,
-    before all filters; the last one of a chain is used. tunnel: `(exchange, response) -> None | Tunnel | Reply`, when
-    the upstream has switched to another protocol: inspects the data of the tunnel (`exchange.tunnel`), or answers with
-    a Reply instead of the 101. The innermost Tunnel of a chain is used.
+    renew: `(exchange, head) -> None | Awaitable`, for the head of a 401 or 403 of the upstream, or of a gRPC call
+    that has ended with UNAUTHENTICATED or PERMISSION_DENIED, once per exchange. None: this filter has no
+    credentials to renew. An awaitable: the response is held back until it has decided. True: the filter has changed
+    the credentials in `request_added` or `request_dropped`; the request is sent once more, whatever its method, and
+    the client gets the second response. False, an exception or a timeout: the client gets the first response. It
+    also gets the first one if the request cannot be sent again (`exchange.may_be_sent_again`), or if its response
+    has begun, as that of a call whose status comes after messages; then nothing is awaited. The filters are called
+    from the upstream outwards, and the first awaitable is used.
+    finish: `(exchange) -> None`, when the exchange has ended. start: `(services) -> None`, in the event loop of each
+    worker before the first request; stop: `() -> None`, when no more requests come. explain: `(exchange) -> str`, for
+    people: why the request step has let the request pass; never a secret. preflight: `(exchange) -> None | Reply`,
+    instead of all request steps, for a CORS preflight for requests of this route; the last one of a chain is used.
+    None: the upstream answers the preflight, and only filters without authentication and authorization run. asks: name
+    of the service that a waiting request step asks, for people. would: replaces the request step when its decision is
+    only reported, for a step with side effects: it has none. request_ids: assigns request ids, instead of a request
+    step, before all filters; the last one of a chain is used. tunnel: `(exchange, response) -> None | Tunnel | Reply`,
+    when the upstream has switched to another protocol: inspects the data of the tunnel (`exchange.tunnel`), or answers
+    with a Reply instead of the 101. The innermost Tunnel of a chain is used.
     translate: `(exchange, forward) -> bool`, once all request steps and body hooks have let the request pass, for a
     route with an upstream. True: the filter has taken the exchange over and answers it, with a
     `upstream.client.translated_call` by `forward`. False: the next one of the chain is asked, and the exchange is
@@ -927,6 +932,13 @@ def checked(reply: Reply | None) -> Reply | None:
     if reply is not None and type(reply) is not Reply:
         raise TypeError(f"a step of a filter returned {reply!r}; expected a Reply or None")
     return reply
+
+
+def rejects_credentials(status: int, grpc_status: bytes | None) -> bool:
+    """Whether a response rejects the credentials of its request. `grpc_status`: of a gRPC call that has ended, whose
+    HTTP status is 200 in most cases; None: it has none.
+    """
+    return status in RENEWED_ON or (grpc_status is not None and parse_status(grpc_status) in _RENEWED_ON_GRPC)
 
 
 def asked_to_renew(exchange: Exchange, head: ResponseHead) -> tuple[RenewStep, Awaitable[bool]] | None:

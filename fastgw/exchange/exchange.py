@@ -311,9 +311,9 @@ class Exchange:
     @property
     def may_be_sent_again(self) -> bool:
         """Whether the received part of the request is still available: its body is not longer than
-        `retries.body_bytes`."""
+        `retries.body_bytes`, and its response has not begun."""
         body = self.request_body
-        return body is None or body.kept is not None
+        return (body is None or body.kept is not None) and self.state not in (HOLDING, ANSWERING)
 
     @property
     def headers(self) -> Fields:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, final
 from fastgw.errors import Fault, Retry
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import ClientSide, Relay, Trailers
+from fastgw.exchange.chain import rejects_credentials
 from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.field_names import EXPECT
 from fastgw.http.grpc.status import STATUS, check_status, check_trailers, outcome_of, parse_status, status_at_end
@@ -275,6 +276,8 @@ class Attempt(Timed):
             status = self._take_status(status, why)
             if self._answered_at:
                 self._tell_outcome(status)
+            if self.exchange.chain.renew_steps and rejects_credentials(self._status, status):
+                self._forwarding.renew_for_others()
         self._forwarding.done(self)
         sink.end(trailers)
 

@@ -1,4 +1,5 @@
-"""Credential renewal: a 401 or 403 is held back while a filter renews the gateway's credentials (`Hooks.renew`).
+"""Credential renewal: a response that rejects the gateway's credentials is held back while a filter renews them
+(`Hooks.renew`).
 
 Rule 1: no part of the response was sent to the client, so the request may still be sent once more. Rule 2: the body
 received in the meantime is buffered; reading pauses at `MOST_HELD` bytes. Rule 3: the decision is made once, by the

@@ -1,11 +1,11 @@
 """Forwarding of one exchange: which attempts are made, in sequence or in parallel.
 
 Rule 1: while another attempt is in flight, a failed one is only dropped. Rule 2: the first response head that is not
-refused wins: the other attempts are cancelled, and nothing is retried, except after a 401 or 403 when a filter has
-renewed the gateway's credentials (`renewal`). Rule 3: the end of the exchange ends its attempts, its waits and its use
-of the retry budget (`_end`). Rule 4: a refused response is dropped only in favour of another attempt. If no attempt is
-possible, the client gets it: a complete response is held until then, and for an incomplete one the next target is
-selected first.
+refused wins: the other attempts are cancelled, and nothing is retried, except after the target has rejected the
+gateway's credentials and a filter has renewed them (`renewal`). Rule 3: the end of the exchange ends its attempts, its
+waits and its use of the retry budget (`_end`). Rule 4: a refused response is dropped only in favour of another attempt.
+If no attempt is possible, the client gets it: a complete response is held until then, and for an incomplete one the
+next target is selected first.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, final
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Relay, Response
-from fastgw.exchange.chain import RENEWED_ON, abandon, asked_to_renew
+from fastgw.exchange.chain import abandon, asked_to_renew, rejects_credentials
 from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, HOLDING
 from fastgw.http.grpc.status import STATUS_FIELDS, GrpcStatus, parse_status, status_lines
 from fastgw.http.messages import ResponseHead
@@ -214,7 +214,11 @@ class Forwarding(Timed):
         monotonic seconds. `grpc_status`, `invalid_status`: the status in the head of a gRPC call, as of `check_status`.
         """
         exchange, upstream = self.exchange, self.upstream
-        if exchange.chain.renew_steps and self._renew(attempt, head, payload, ended, now):
+        if (
+            exchange.chain.renew_steps
+            and rejects_credentials(head.status, grpc_status)
+            and self._renew(attempt, head, payload, ended, now)
+        ):
             return
         if head.status in self.forward.rules.statuses and self._refuse(
             attempt, head, payload, ended, now, str(head.status)
@@ -364,7 +368,7 @@ class Forwarding(Timed):
     def _renew(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> bool:
         """Hold a response back, because a filter may renew the credentials. False: the client gets it."""
         exchange, hedging = self.exchange, self.upstream.hedging
-        if head.status not in RENEWED_ON or exchange.renewed:
+        if exchange.renewed:
             return False
         exchange.renewed = True
         asked = asked_to_renew(exchange, head)
@@ -380,6 +384,19 @@ class Forwarding(Timed):
         self._timer = renewal = CredentialRenewal(self, attempt, head, payload, now)
         renewal.renew_credential(ended, step, outcome)
         return True
+
+    def renew_for_others(self) -> None:
+        """Let a filter renew the credentials that a call was rejected with after its response had begun: the next calls
+        get newer ones.
+        """
+        exchange = self.exchange
+        head = None if exchange.response is None else exchange.response.head
+        if head is None or exchange.renewed:
+            return
+        exchange.renewed = True
+        asked = asked_to_renew(exchange, head)
+        if asked is not None:
+            abandon(asked[1])
 
     def send_again(self, renewal: CredentialRenewal) -> None:
         """Send the request again with renewed credentials: the client gets the second response."""

@@ -85,7 +85,9 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
     available (`retries.body_bytes`), whatever its method; the client gets the second response. All requests that were
     rejected with the same token share one renewal; there is at most one per second, and requests that come sooner wait
     for it. Secret files are read again, too: with `basic` the request is sent once more in any case, with `bearer` and
-    `headers` only if the secret has changed.
+    `headers` only if the secret has changed. For a gRPC call the statuses UNAUTHENTICATED and PERMISSION_DENIED count
+    as 401 and 403: a call that is answered with the status alone (Trailers-Only) is sent once more; a status after
+    messages is forwarded, and the next calls get the newer token.
 
     The credentials are sent to this API only: not to the `fallback` of a route, unless that upstream has them too, and
     not to a `mirror`; redirects of the API are forwarded, not followed. No log and no response shows them. While a
