@@ -388,8 +388,11 @@ class _Comparison:
                 yield from self._values(field.shape, *_field_values(field, old, new), (*path, key))
 
     def _leaves(self, shape: Decoder, old: Any, new: Any, path: Path) -> Iterator[Change]:
-        if old != new:
-            yield _changed(path, written(shape, old), written(shape, new))
+        if old == new:
+            return
+        before, after = written(shape, old), written(shape, new)
+        # Equal: they differ in a secret part, such as a value of a query.
+        yield _changed(path, before, after) if before != after else _hidden(path, before)
 
     def _secrets(self, shape: Hidden, old: Any, new: Any, path: Path) -> Iterator[Change]:
         if old != new:
@@ -485,8 +488,8 @@ def _changed(path: Path, old: Any, new: Any) -> Change:
     return Change(where, "changed", f"{where} {_rendered(old)} -> {_rendered(new)}".lstrip(), old, new)
 
 
-def _hidden(path: Path) -> Change:
-    return Change(path_text(path), "changed", f"{path_text(path)} changed", MASK, MASK)
+def _hidden(path: Path, shown: Any = MASK) -> Change:
+    return Change(path_text(path), "changed", f"{path_text(path)} changed", shown, shown)
 
 
 def _added(path: Path, subject: str, value: Any) -> Change:

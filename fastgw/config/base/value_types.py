@@ -341,7 +341,18 @@ def parse_endpoint(text: str) -> Endpoint:
 def write_endpoint(endpoint: Endpoint) -> str:
     """Format an endpoint for people, without the values in its query, which may be secrets."""
     path, asked, query = endpoint.target.partition("?")
-    return str(Endpoint(endpoint.origin, path + asked + re.sub(r"(?<==)[^&]+|(?<![^&])[^&=]+(?![^&])", "***", query)))
+    return str(Endpoint(endpoint.origin, path + asked + write_query(query)))
+
+
+def parse_query(text: str) -> str:
+    if re.fullmatch(_QUERY, text) is None:
+        raise ValueError("a query with a character that has to be percent-encoded")  # not shown: it may have a secret
+    return text
+
+
+def write_query(query: str) -> str:
+    """Format a query for people, without its values, which may be secrets."""
+    return re.sub(r"(?<==)[^&]+|(?<![^&])[^&=]+(?![^&])", "***", query)
 
 
 def is_far_in_the_clear(url: Url) -> bool:
@@ -697,6 +708,11 @@ Destination = Annotated[
     str | Url,
     Notation("the name of an upstream or a URL", parse_destination, {"type": "string"}),
 ]
+_QUERY: Final = r"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*"
+QueryText = Annotated[
+    str, Notation('a query such as "version=2&lang=de"', parse_query, _written(_QUERY), write=write_query)
+]
+"""A query as it is sent. Its values are shown as `***`."""
 FieldName = Annotated[str, Notation('a header name such as "X-Tenant"', parse_token, _written(_TOKEN))]
 Token = Annotated[str, Notation('a name such as "lb"', parse_token, _written(_TOKEN))]
 FieldPattern = Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from fastgw.config.base.settings_base import NONE, Renamed, Settings, Some
-from fastgw.config.base.value_types import Delay, Duration, EndpointUrl, FieldName, Size
+from fastgw.config.base.value_types import Delay, Duration, EndpointUrl, FieldName, QueryText, Size
 from fastgw.config.settings.secrets import RedisUrl, Secret
 from fastgw.config.settings.upstreams import UpstreamTls
 from fastgw.http.field_names import WRITTEN_HERE
@@ -15,8 +15,6 @@ Word = Annotated[str, Meta(min_length=1)]
 READABLE: Final = "an attacker in between can read the credentials and the token"
 Values = Secret | Some[Secret]
 """One value, or several, each sent as its own header line or parameter."""
-QueryText = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*$")]
-"""A query as it is sent."""
 ClientAuth = Literal["auto", "auto_raw", "basic", "basic_encoded", "body", "none", "private_key_jwt", "certificate"]
 BY_SECRET: Final = frozenset(("auto", "auto_raw", "basic", "basic_encoded", "body"))
 """Values of `client_auth` that send a client secret as plain text."""

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, final
 from urllib.parse import parse_qsl, quote
 
-from fastgw.config.base.value_types import FieldName
-from fastgw.config.settings.credentials import QueryText, Values, Word, check_own
+from fastgw.config.base.value_types import FieldName, QueryText
+from fastgw.config.settings.credentials import Values, Word, check_own
 from fastgw.config.settings.gateway import NONE
 from fastgw.config.settings.secrets import Secret
 from fastgw.exchange.exchange import UNCHANGED_QUERY

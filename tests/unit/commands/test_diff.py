@@ -219,6 +219,17 @@ def test_secrets_are_compared_and_never_shown(tmp_path):
     assert said(tmp_path, "admin: {token: a}", "") == ["admin.token *** -> null"]
 
 
+def test_a_query_for_an_upstream_is_compared_and_its_values_are_never_shown(tmp_path):
+    route = ROUTE % "respond: {body: x}, filters: {request_parameters: {query_first: '%s'}}"
+    told = differences(read(tmp_path, route % "key=old-one&a"), read(tmp_path, route % "key=new-one&b=1"))
+    assert as_text(told).splitlines() == [
+        "filter request_parameters of route user: query_first key=***&*** -> key=***&b=***",
+    ]
+    told = differences(read(tmp_path, route % "key=old-one"), read(tmp_path, route % "key=new-one"))
+    assert as_text(told).splitlines() == ["filter request_parameters of route user: query_first changed"]
+    assert "-one" not in repr(told)
+
+
 def test_certificates_are_compared_by_what_is_in_them(tmp_path):
     """A reload takes the file's new contents, so that is a difference."""
     authority = Certificates(tmp_path)

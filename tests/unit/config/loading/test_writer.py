@@ -190,6 +190,16 @@ def test_no_query_of_an_endpoint_is_in_it(tmp_path):
     assert "planted" not in told
 
 
+def test_no_value_of_a_query_for_an_upstream_is_in_it(tmp_path):
+    head = {"version": 1, "listeners": {"a": {"address": "127.0.0.1:0"}}}
+    parameters = {"query_first": "key=planted&b=&planted"}
+    service = {"url": "https://a.test", "request_parameters": parameters}
+    head |= {"filters": {"request_parameters": parameters}, "egress": {"apps": {"shop": {"orders": service}}}}
+    told = json.dumps(config.effective(again(tmp_path, head)))
+    assert told.count('"query_first": "key=***&b=&***"') == 2
+    assert "planted" not in told
+
+
 def test_no_delay_is_written_as_zero_seconds():
     assert parse_delay(write_duration(0.0)) == 0.0
 

@@ -168,6 +168,12 @@ def test_settings_that_make_no_sense(settings: dict[str, Any], wrong: str) -> No
         configured(RequestParameters, **settings)
 
 
+def test_a_query_that_cannot_be_sent_is_refused_and_not_shown() -> None:
+    with pytest.raises(ConfigError, match="query_first: a query with a character that has to be percent-enc") as caught:
+        configured(RequestParameters, query_first=f"key={SECRET} x")
+    assert SECRET not in str(caught.value)
+
+
 @pytest.mark.parametrize("value", ["two\nlines", " led by a blank", "\x7f"])
 def test_a_secret_that_could_not_stand_in_a_field_is_refused_and_not_shown(tmp_path: Path, value: str) -> None:
     secret = tmp_path / "secret"
