@@ -279,6 +279,19 @@ class Url(Struct, frozen=True, array_like=True):
 _PORTS: Final = {"http": 80, "https": 443}
 
 
+_HAS_USER: Final = "a URL that contains a user or password"  # not shown: it may be a secret
+
+
+def check_no_user(text: str) -> None:
+    """Refuse a URL of any scheme that contains a user or password, without showing it. Raises `ValueError`.
+
+    A check that shows the text calls this before.
+    """
+    _, separator, rest = text.partition("://")
+    if separator and "@" in re.split("[/?#]", rest, maxsplit=1)[0]:
+        raise ValueError(_HAS_USER)
+
+
 def parse_url(text: str) -> Url:
     """Parse `http://host:port/base`, `https://…`, `unix:/path/of.sock` or `unix:/path/of.sock:/base`."""
     if text.startswith("unix:"):
@@ -289,7 +302,7 @@ def parse_url(text: str) -> Url:
     except ValueError as error:
         raise ValueError("not a URL") from error
     if "@" in parts.netloc or (parts.scheme not in _PORTS and "@" in text):
-        raise ValueError("a URL that contains a user or password")  # not shown: it may be a secret
+        raise ValueError(_HAS_USER)
     if parts.scheme not in _PORTS:
         raise ValueError(f'"{text}" is not an http, https or unix URL')
     if "?" in text or "#" in text:
@@ -308,7 +321,7 @@ def parse_target_url(text: str) -> Url:
     if not separator or scheme not in ("tcp", "udp"):
         return parse_url(text)
     if "@" in address:
-        raise ValueError("a URL that contains a user or password")  # not shown: it may be a secret
+        raise ValueError(_HAS_USER)
     host, colon, port = address.rpartition(":")
     if not colon or "/" in address or "?" in address or "#" in address:
         raise ValueError(f'"{text}" is not {scheme}://host:port')

@@ -19,6 +19,7 @@ from fastgw.config.base.value_types import (
     Size,
     Url,
     Username,
+    check_no_user,
     parse_target_url,
 )
 from fastgw.config.settings.secrets import Secret, SecretError
@@ -32,6 +33,7 @@ _BROKER = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$"
 
 
 def _parse_broker(text: str) -> str:
+    check_no_user(text)
     if re.fullmatch(_BROKER, text) is None:
         raise ValueError(f"{text!r} is not a host and a port")
     return text
@@ -66,6 +68,7 @@ class Spool(Settings):
 
 
 def _parse_syslog_address(text: str) -> Url:
+    check_no_user(text)
     if text.partition(":")[0] not in ("udp", "tcp", "unix"):
         raise ValueError(f'"{text}" is not the address of a syslog server')
     return parse_target_url(text)

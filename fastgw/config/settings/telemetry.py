@@ -16,6 +16,7 @@ from fastgw.config.base.value_types import (
     Notation,
     Percent,
     Size,
+    check_no_user,
 )
 from fastgw.config.settings.discovery import ServiceUrl
 from fastgw.config.settings.secrets import Secret
@@ -96,6 +97,7 @@ _STATSD: Final = r"^(unix:/.+|[^:/\s]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5})$
 
 
 def _parse_statsd(text: str) -> str:
+    check_no_user(text)
     if re.fullmatch(_STATSD, text) is None:
         raise ValueError(f"{text!r} is not an address of a StatsD server")
     return text

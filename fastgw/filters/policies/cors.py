@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from fastgw.config.base.value_types import Duration, Notation, parse_method, parse_token
+from fastgw.config.base.value_types import Duration, Notation, check_no_user, parse_method, parse_token
 from fastgw.config.settings.gateway import Some
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Reply, ResponseLines, SentFields
 from fastgw.forwarded_headers import Peer
@@ -39,6 +39,7 @@ def parse_origin(text: str) -> str:
     """Validate an origin as browsers write it, `null`, `*`, or a pattern for whole labels. Raises `ValueError`."""
     if text in (ANY, "null"):
         return text
+    check_no_user(text)
     match = _ORIGIN.fullmatch(text)
     if match is None:
         if text.endswith("/") and _ORIGIN.fullmatch(text.rstrip("/")) is not None:

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from fastgw.config.base.settings_base import Renamed
-from fastgw.config.base.value_types import Duration, FieldName, Notation, ReadableFile, Size
+from fastgw.config.base.value_types import Duration, FieldName, Notation, ReadableFile, Size, check_no_user
 from fastgw.config.settings.gateway import NONE, Settings, Some
 from fastgw.config.settings.secrets import Secret
 from fastgw.filters.policies.jwt import ClaimName, Scope
@@ -40,8 +40,11 @@ UNUSABLE: Final = WRITTEN_HERE | {b"cookie"}
 
 def parse_issuer(text: str) -> str:
     """Validate an issuer, unchanged: it is compared character by character."""
-    if not is_safe(text) or "?" in text:
-        raise ValueError(f'"{text}" is not an https URL without query and fragment')
+    check_no_user(text)
+    if "?" in text or "#" in text:
+        raise ValueError("a URL with a query or fragment")  # not shown: it may be a secret
+    if not is_safe(text):
+        raise ValueError(f'"{text}" is not an https URL')
     return text
 
 
@@ -58,12 +61,14 @@ def parse_local(text: str) -> str:
 
 def parse_place(text: str) -> str:
     """Validate a path of the same origin, or a URL."""
+    check_no_user(text)
     if not is_safe(text) and local(text.encode()) != text.encode():
         raise ValueError(f'"{text}" is neither a path nor an https URL')
     return text
 
 
 def parse_origin(text: str) -> str:
+    check_no_user(text)
     if re.fullmatch(r"https?://[A-Za-z0-9.:\[\]_-]+", text) is None:
         raise ValueError(f'"{text}" is not a scheme and host')
     return text

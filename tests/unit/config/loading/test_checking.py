@@ -266,6 +266,21 @@ def test_what_may_be_meant_is_let_through(tmp_path, text):
 
 
 @pytest.mark.parametrize(
+    "setting",
+    [
+        "access_logs: [{sink: {syslog: {address: '%s'}}}]",
+        "access_logs: [{sink: {kafka: {brokers: ['%s'], topic: t}}}]",
+        "telemetry: {metrics: {statsd: {address: '%s'}}}",
+    ],
+)
+@pytest.mark.parametrize("url", ["https://me:planted@a.test", "udp://planted@a.test:1"])
+def test_a_password_in_an_address_is_refused_and_not_shown(tmp_path: Path, setting: str, url: str) -> None:
+    told = "\n".join(lines(tmp_path, HEAD + setting % url))
+    assert "a URL that contains a user or password" in told
+    assert "planted" not in told
+
+
+@pytest.mark.parametrize(
     ("text", "most"),
     [
         ("workers: {}", 1024),

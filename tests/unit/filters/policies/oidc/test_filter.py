@@ -324,8 +324,21 @@ def test_logins_that_make_no_sense_are_refused(wrong: dict[str, Any], told: str)
     ],
 )
 def test_values_that_could_mean_something_else_are_refused(parse: Callable[[str], str], text: str) -> None:
-    with pytest.raises(ValueError, match=" is n"):
+    with pytest.raises(ValueError, match=r" is n|a URL with a query"):
         parse(text)
+
+
+@pytest.mark.parametrize("parse", [parse_issuer, parse_place, parse_origin])
+def test_a_url_with_a_password_is_refused_and_not_shown(parse: Callable[[str], str]) -> None:
+    for url in ("https://me:planted@idp.example", "http://planted@idp.example/a?b#c"):
+        with pytest.raises(ValueError, match=r"^a URL that contains a user or password$"):
+            parse(url)
+
+
+def test_the_query_of_an_issuer_is_refused_and_not_shown() -> None:
+    for url in ("https://idp.example?key=planted", "https://idp.example#planted"):
+        with pytest.raises(ValueError, match=r"^a URL with a query or fragment$"):
+            parse_issuer(url)
 
 
 @pytest.mark.parametrize(
