@@ -1,4 +1,5 @@
-"""Names of other products, such as nginx, Traefik, Kong, Envoy, Caddy and KrakenD, and what they are here.
+"""Names of other products, such as nginx, Traefik, Kong, Envoy, Caddy and KrakenD, or of other settings, and what they
+are here.
 
 They are looked up before the nearest name, which for them is a wrong one or none. A value is the name here, or advice:
 a text with blanks.
@@ -36,6 +37,9 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         **dict.fromkeys(("error_log", "log_level"), "log"),
         **dict.fromkeys(("plugins", "middlewares"), "filters"),
         "tls": "expected it in listeners.NAME or upstreams.NAME",
+    },
+    "EgressCredentials": {
+        "tls": 'expected "token_tls" for the token endpoint, or "tls" of the service for the API itself'
     },
     "AccessLog": dict.fromkeys(("file", "path"), "sink"),
     "KeyAuth": {

@@ -123,6 +123,15 @@ def test_listeners_by_another_name_are_not_missing_too(tmp_path):
     ]
 
 
+def test_tls_of_a_token_endpoint(tmp_path):
+    credentials = "{type: oauth2, token_url: 'https://b', client_id: c, client_secret: s, tls: {ca: a.pem}}"
+    text = f"{HEAD}egress: {{apps: {{shop: {{orders: {{url: 'https://a', credentials: {credentials}}}}}}}}}\n"
+    assert problems(tmp_path, text) == [
+        'egress.apps.shop.orders.credentials.tls: unknown key; expected "token_tls" for the token endpoint, or "tls" '
+        "of the service for the API itself"
+    ]
+
+
 def test_the_file_of_an_access_log(tmp_path):
     told = problems(tmp_path, f"{HEAD}access_logs: [{{file: x.log}}]\n{ROUTE}")
     assert told == ['access_logs[0].file: unknown key; did you mean "sink"?']
