@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial, reduce
 from inspect import CORO_CREATED, getcoroutinestate, isawaitable, iscoroutine, iscoroutinefunction
@@ -280,10 +280,14 @@ class Hooks:
     of the exchange, so that no request of the route takes the fast path. body_head: a `BodyHead`, whose step runs once
     all request steps have let a request with a body pass and the beginning of the body was received, which is
     `exchange.request_body.head(most)`. The body stays as it is. Not called for sub-requests.
+    before_authentication: `(exchange) -> None`, before the first filter of the route that authenticates, for a filter
+    of a later phase: the request is as that filter sees it. The finish step runs then, even if a filter in between has
+    answered.
     """
 
     __slots__ = (
         "asks",
+        "before_authentication",
         "body_head",
         "changes_body",
         "explain",
@@ -352,6 +356,7 @@ class Hooks:
         refuse: RefuseStep | None = None,
         response_fields: SentFields | FieldsStep | None = None,
         response_lines: ResponseLines | None = None,
+        before_authentication: Callable[[Exchange], None] | None = None,
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
         self.response_body, self.trailers = response_body, trailers
@@ -388,6 +393,7 @@ class Hooks:
         self.refuse = refuse
         self.response_fields = response_fields
         self.response_lines = response_lines
+        self.before_authentication = before_authentication
 
 
 @final
@@ -474,7 +480,7 @@ class Chain:
         self.error_pages = error_pages  # for the gateway's own faults; None: they are answered with problem documents
         self.logged_at: dict[object, float] | None = None  # monotonic time of the last log line, by step
         hooks = [link.hooks for link in self.links]
-        self.request_steps = tuple(h.request for h in hooks if h.request is not None)
+        self.request_steps = request_steps_of(self.links)
         # Tests in place of all request steps, for a request that was received as a whole; None: they have to run.
         self.pass_tests = pass_tests(h.lets_pass for h in hooks if h.request is not None)
         self.request_body_hooks = tuple(
@@ -677,7 +683,7 @@ class Chain:
         due, by_its_path = [], answered_by is by_path
         reached = answered_by is not before_any and not by_its_path
         for link in self.links:
-            if reached or link.always or (by_its_path and link.early):
+            if reached or link.always or (by_its_path and link.early) or link.hooks.before_authentication is not None:
                 due.append(link)
             if answered_by is not None and link.hooks.request is answered_by:
                 reached = False
@@ -686,6 +692,21 @@ class Chain:
     def name_of(self, step: object) -> str:
         """Return the instance whose hook `step` is, for the log."""
         return next((link.use.name for link in self.links if step in _hooks_of(link)), "?")
+
+
+def request_steps_of(links: Sequence[FilterInstance]) -> tuple[RequestStep, ...]:
+    """Return the request steps of filters in running order, with the steps before authentication in their place."""
+    steps = [link.hooks.request for link in links if link.hooks.request is not None]
+    first = [link.hooks.before_authentication for link in links if link.hooks.before_authentication is not None]
+    if first:
+        early = [link for link in links if link.hooks.request is not None and _is_early(link)]
+        steps[len(early) : len(early)] = first
+    return tuple(steps)
+
+
+def _is_early(link: FilterInstance) -> bool:
+    """Whether a filter runs before those that authenticate. That of an observer always does, and has no settings."""
+    return link.always or link.early or link.use.settings.phase.early
 
 
 def _line_steps(hooks: Iterable[Hooks]) -> frozenset[Callable[[Exchange], None]]:
@@ -713,7 +734,14 @@ def _line_steps(hooks: Iterable[Hooks]) -> frozenset[Callable[[Exchange], None]]
 
 def _hooks_of(link: FilterInstance) -> tuple[object, ...]:
     hooks = link.hooks
-    steps = hooks.request, hooks.response, hooks.request_body, hooks.finish, hooks.preflight
+    steps = (
+        hooks.request,
+        hooks.response,
+        hooks.request_body,
+        hooks.finish,
+        hooks.preflight,
+        hooks.before_authentication,
+    )
     head = None if hooks.body_head is None else hooks.body_head.step
     return *steps, hooks.reply, hooks.renew, hooks.response_body, hooks.trailers, hooks.translate, hooks.sign, head
 

@@ -67,6 +67,10 @@ class ShadowExchange(Exchange):
         self._before, self._query_before = self._request(), self._query()
         self.copy_progress()
 
+    def replace_headers(self, fields: Fields) -> None:
+        """Use these request headers in place of the current ones of the real exchange."""
+        self.head = _Head(self.real.head, fields)
+
     def copy_progress(self) -> None:
         real = self.real
         for name in _AS_IT_GOES:
@@ -136,9 +140,9 @@ def _changes(before: list[tuple[bytes, bytes]], after: list[tuple[bytes, bytes]]
 class _Head:
     """A head with a copy of its fields."""
 
-    def __init__(self, head: Any) -> None:
-        self._head = head
-        self._fields: Fields | None = None
+    def __init__(self, head: Any, fields: Fields | None = None) -> None:
+        """`fields`: in place of a copy of the head's own."""
+        self._head, self._fields = head, fields
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._head, name)

@@ -43,6 +43,7 @@ from fastgw.exchange.chain import (
     SentFields,
     join_fields,
     pass_tests,
+    request_steps_of,
 )
 from fastgw.exchange.error_pages import ErrorPage, ErrorPages
 from fastgw.exchange.request_stages import RANGE
@@ -618,7 +619,7 @@ class _Building:
         if isinstance(action, Forward) and action.checks_path:
             chain.ready_answer = None  # its path has values of the request that do not select a ready answer
         for_preflights = None if chain.preflight is None else _for_preflights(chain, links)
-        steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
+        steps = request_steps_of(links)
         path_sent = action.path_of if isinstance(action, Forward) else None
         check_path = path_check(route, None if upstream is None else upstream.settings, path_sent)
         plan: FastPathPlan | None = None

@@ -8,6 +8,7 @@ import hashlib
 import json
 import signal
 import socket
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +16,17 @@ from typing import Any
 
 import pytest
 
+import fastgw
 from fastgw.http.websocket.frames import unmask
 from tests.support.client import Client
+from tests.support.extension import install
 from tests.support.gateway import Gateway, write_config
 from tests.support.http2 import frames
 from tests.support.http2.client import Http2Client
 from tests.support.lanes import Kind, Lane, Lanes, running
-from tests.support.origin import Origin, OriginConnection
+from tests.support.origin import Origin, OriginConnection, Request, Step
+from tests.support.origin import close as close_connection
+from tests.support.peer import DEADLINE
 
 LIMITS = {"message_bytes": 70_000, "close_timeout": "2s"}
 
@@ -822,6 +827,210 @@ def test_a_drain_begins_with_1001(tmp_path: Path, version: str) -> None:
         upstream.assert_ended()
         assert lane.gateway.wait() == 0
         lane.end()
+
+
+# --- authentication again ---
+
+ALLOWED = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+BEARER = b"Authorization: Bearer of-ann\r\n"
+COOKIES = b"Cookie: a=1; key=key-of-ann\r\n"
+FILTERS = """
+from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase
+
+
+class FromProtocol(Filter, name="from_protocol", phase=Phase.INSPECT):
+    \"""Take the token of a browser, which can set no other header.\"""
+
+    def build(self, env: Env) -> Hooks:
+        def request(exchange: Exchange) -> Outcome:
+            token = exchange.field(b"sec-websocket-protocol")
+            exchange.headers.remove(b"sec-websocket-protocol")
+            exchange.headers.add(b"Authorization", b"Bearer " + token)
+            exchange.request_added += b"X-From: protocol\\r\\n"
+            return None
+
+        return Hooks(request=request)
+
+
+class Fails(Filter, name="fails", phase=Phase.AUTHORIZE):
+    \"""Fail from the second time on.\"""
+
+    def build(self, env: Env) -> Hooks:
+        times = iter(range(1))
+
+        def request(exchange: Exchange) -> Outcome:
+            next(times)
+            return None
+
+        return Hooks(request=request)
+"""
+
+
+def environment(folder: Path) -> dict[str, str]:
+    install(folder, "again", {"again.py": FILTERS}, {"from_protocol": "again:FromProtocol", "fails": "again:Fails"})
+    return {"PYTHONPATH": f"{folder}:{Path(fastgw.__file__).parents[1]}"}
+
+
+class Again:
+    """A gateway whose routes authenticate the clients of WebSockets again, by a service with a path for each route."""
+
+    def __init__(self, tmp_path: Path, routes: dict[str, dict[str, Any]], timeout: str = "30s") -> None:
+        """`routes`: their settings, by name."""
+        self.origin, self.service = Origin(), Origin().serve()
+        config: dict[str, Any] = {
+            "version": 1,
+            "extensions": ["again"],
+            "listeners": {"main": {"address": "127.0.0.1:0"}},
+            "timeouts": {"filters": timeout},
+            "consumers": [{"name": "ann", "key_auth": [{"key": "key-of-ann"}]}],
+            "routes": [self._route(name, **settings) for name, settings in routes.items()],
+        }
+        self.gateway = Gateway(config, tmp_path, environment=environment(tmp_path))
+
+    def _route(self, name: str, filters: dict[str, Any], **settings: Any) -> dict[str, Any]:
+        asking = {"service": {"type": "forward_auth", "url": f"{self.service.url}/{name}"}}
+        every = {"websocket": {"reauthenticate": "100ms"}}
+        filters = {**filters, **asking, **every}
+        return {"name": name, "paths": [f"/{name}"], "upstream": self.origin.url, "filters": filters, **settings}
+
+    @contextlib.contextmanager
+    def opened(self, name: str, fields: bytes) -> Iterator[Ends]:
+        with self.gateway.connect() as client:
+            client.send(b"GET /%b?z=1 HTTP/1.1\r\nHost: a.test\r\n%b%b\r\n" % (name.encode(), fields, ASKING))
+            upstream = self.origin.accept_next()
+            upstream.read_head()
+            upstream.send(switched(KEY))
+            assert client.read_response().status == 101
+            yield PlainSide(client, masked=True), PlainSide(upstream, masked=False)
+
+    def answer(self, name: str, *steps: Step, times: int | None = None) -> None:
+        self.service.answer(*steps, path=f"/{name}".encode(), times=times)
+
+    def asked(self, name: str) -> list[Request]:
+        return [each for each in self.service.requests if each.request_target == f"/{name}".encode()]
+
+    def ended(self, name: str) -> Any:
+        """The fault of the connection and its details, as logged."""
+        of_route = b'"route":"%b"' % name.encode()
+        record = json.loads(self.gateway.stdout.wait_for(lambda line: of_route in line and b'"close_code"' in line))
+        return record["fault"], record["fault_detail"]
+
+    def close(self) -> None:
+        self.gateway.stop()
+        self.origin.stop()
+        self.service.stop()
+
+
+CHANGES: dict[str, tuple[dict[str, Any], bytes]] = {
+    "credentials": ({"credentials": {"basic": {"username": "gw", "password": "of-upstream"}}}, BEARER),
+    "parameters": (
+        {"request_parameters": {"headers": {"X-Secret": "of-upstream"}, "query": {"key": "of-upstream"}}},
+        BEARER,
+    ),
+    "removed-header": ({"headers": {"request": {"remove": ["Authorization"]}}}, BEARER),
+    "header-set": ({"headers": {"request": {"set": {"Authorization": "of-upstream"}}}}, BEARER),
+    "hidden-cookie": ({"key_auth": {"key_in": ["cookie"], "key_names": ["key"], "hide_credentials": True}}, COOKIES),
+    "header-set-as-key": (
+        {
+            "key_auth": {"hide_credentials": True},
+            "headers": {"request": {"set": {"X-Api-Key": "of-upstream"}}},
+        },
+        b"X-Api-Key: key-of-ann\r\n",
+    ),
+    "several-methods": (
+        {
+            "auth": {
+                "any_of": [
+                    {"basic_auth": {}},
+                    {"key_auth": {"key_in": ["header", "cookie"], "key_names": ["key"], "hide_credentials": True}},
+                ]
+            },
+            "credentials": {"basic": {"username": "gw", "password": "of-upstream"}},
+        },
+        COOKIES,
+    ),
+    "filter-before": (
+        {"from_protocol": {}, "credentials": {"basic": {"username": "gw", "password": "of-upstream"}}},
+        b"Sec-WebSocket-Protocol: of-ann\r\n",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def again(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Again]:
+    routes: dict[str, dict[str, Any]] = {name: {"filters": filters} for name, (filters, _) in CHANGES.items()}
+    routes["by-header"] = {"filters": {"headers": {"request": {"set": {"X-A": "b"}}}}, "headers": {"X-A": "a"}}
+    for name in ("refused", "failed", "closed"):
+        routes[name] = {"filters": {}}
+    routes["raises"] = {"filters": {"fails": {}}}
+    made = Again(tmp_path_factory.mktemp("again"), routes)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("name", [*CHANGES, "by-header"])
+def test_each_authentication_is_for_the_request_as_it_was_the_first_time(again: Again, name: str) -> None:
+    """The authorization service gets the same bytes each time, and nothing of what is for the upstream only."""
+    fields = BEARER + b"X-A: a\r\n" if name == "by-header" else CHANGES[name][1]
+    third = threading.Event()
+    again.answer(name, ALLOWED, times=2)
+    again.answer(name, lambda connection: third.set(), ALLOWED)
+    with again.opened(name, fields) as (client, upstream):
+        assert third.wait(DEADLINE)
+        client.frame(1, b"x")
+        assert upstream.read_frame() == (0x81, b"x")
+        upstream.frame(1, b"y")
+        assert client.read_frame() == (0x81, b"y")
+    first, *others = again.asked(name)
+    assert b"of-upstream" not in first.head.raw
+    assert {other.head.raw for other in others} == {first.head.raw}
+
+
+def test_a_client_that_the_service_refuses_is_1008(again: Again) -> None:
+    again.answer("refused", ALLOWED, times=1)
+    again.answer("refused", b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+    with again.opened("refused", BEARER) as ends:
+        assert_closes(ends, 1008)
+    assert again.ended("refused") == ("forbidden", "the authorization service answered 403")
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "detail"),
+    [
+        ("failed", b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", "the authorization service answered 500"),
+        ("closed", close_connection, ": connection_lost"),
+    ],
+    ids=["500", "closed"],
+)
+def test_a_client_whose_service_has_failed_is_1013(again: Again, name: str, answer: Step, detail: str) -> None:
+    """It is not refused, so it may try again later; and its connection does not go on unauthenticated."""
+    again.answer(name, ALLOWED, times=1)
+    again.answer(name, answer)
+    with again.opened(name, BEARER) as ends:
+        assert_closes(ends, 1013)
+    fault, why = again.ended(name)
+    assert fault == "auth_unavailable"
+    assert why.endswith(detail)
+
+
+def test_a_filter_that_raises_at_the_next_authentication_is_1011(again: Again) -> None:
+    again.answer("raises", ALLOWED)
+    with again.opened("raises", BEARER) as ends:
+        assert_closes(ends, 1011)
+    why = "filter fails: its request step raised"
+    assert again.ended("raises") == ("internal", why)
+    again.gateway.stderr.wait_for(lambda line: why.encode() in line)
+
+
+def test_a_client_whose_service_does_not_answer_is_1013(tmp_path: Path) -> None:
+    again, over = Again(tmp_path, {"late": {"filters": {}}}, timeout="2s"), threading.Event()
+    again.answer("late", ALLOWED, times=1)
+    again.answer("late", over)
+    with again.opened("late", BEARER) as ends:
+        assert_closes(ends, 1013)
+    assert again.ended("late") == ("filter_timeout", "filter service timed out")
+    over.set()
+    again.close()
 
 
 def test_a_key_that_is_gone_is_1008_at_the_next_authentication(tmp_path: Path) -> None:

@@ -2,8 +2,7 @@
 
 from collections.abc import Awaitable, Generator, Iterable, Iterator
 from contextlib import ExitStack
-from operator import attrgetter
-from typing import Annotated, Any, Final, TypeAlias, final
+from typing import Annotated, Any, Final, final
 
 from msgspec import Meta
 from msgspec.structs import replace
@@ -30,29 +29,11 @@ from fastgw.filters.api import (
 from fastgw.filters.api.credential_locations import NOWHERE, CredentialLocations
 from fastgw.filters.api.warning_context import ClientIdentity, identity_by, warnings_by
 from fastgw.filters.authentication.identity_headers import CREDENTIALS
-from fastgw.http.fields import Fields, folded
+from fastgw.filters.authentication.request_state import RequestState, restore_attributes, state_of
+from fastgw.http.fields import folded
 
 REJECT: Final = "reject"
 Ways = Annotated[tuple[Annotated[FilterUse, Inner("AUTHENTICATE")], ...], Meta(min_length=1, max_length=16)]
-
-CHANGED: Final = (
-    "claims",
-    "client_ip",
-    "consumer",
-    "is_authenticated",
-    "method",
-    "params",
-    "path",
-    "query_sent",
-    "request_added",
-    "request_dropped",
-    "request_id",
-    "scheme",
-    "sends_client_authorization",
-    "why",
-)
-"""Attributes of an exchange that the request step of a filter may change, in addition to the headers."""
-_held: Final = attrgetter(*CHANGED)
 
 
 class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
@@ -206,15 +187,6 @@ class _AuthCase:
         self.accepted: _Way | None = None
 
 
-_Before: TypeAlias = tuple[tuple[Any, ...], Fields | None]
-
-
-def _before(exchange: Exchange) -> _Before:
-    """Return the state of an exchange before an attempt: `CHANGED`, and its headers if they were changed."""
-    edited = exchange.head.edited()
-    return _held(exchange), None if edited is None else edited.copy()
-
-
 @final
 class _AnyOf:
     """The methods of one use of the filter."""
@@ -249,7 +221,7 @@ class _AnyOf:
         # micro/filters).
         if self._written:
             self._remove_written(exchange)
-        before = _before(exchange)
+        before = state_of(exchange)
         outcome = self._first(exchange)
         if outcome is None:
             self._latest = way = self._ways[0]
@@ -261,7 +233,7 @@ class _AnyOf:
     def request_followed(self, exchange: Exchange) -> Outcome:
         self._remove_written(exchange)
         case = self._cases[exchange] = _AuthCase()
-        attempts = _Attempts(self, self._ways, exchange, case, _before(exchange))
+        attempts = _Attempts(self, self._ways, exchange, case, state_of(exchange))
         return attempts.resume_after_outcome(self._first(exchange))
 
     def _remove_written(self, exchange: Exchange) -> None:
@@ -351,7 +323,7 @@ class _Attempts:
     __slots__ = ("_any_of", "_before", "_case", "_exchange", "_left", "_refusals", "_way")
 
     def __init__(
-        self, any_of: _AnyOf, ways: Iterable[_Way], exchange: Exchange, case: _AuthCase, before: _Before
+        self, any_of: _AnyOf, ways: Iterable[_Way], exchange: Exchange, case: _AuthCase, before: RequestState
     ) -> None:
         self._any_of, self._exchange, self._case, self._before = any_of, exchange, case, before
         self._left = iter(ways)
@@ -389,10 +361,8 @@ class _Attempts:
         """Restore the state of the exchange before the attempt."""
         exchange = self._exchange
         self._refusals.append((way, reply, exchange.why))
-        held, edited = self._before
-        for name, value in zip(CHANGED, held, strict=True):
-            setattr(exchange, name, value)
-        head = exchange.head
+        restore_attributes(exchange, self._before)
+        head, edited = exchange.head, self._before.edited
         if head.edited() is not None:
             if edited is None:
                 edited = head.received_fields()

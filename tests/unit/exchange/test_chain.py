@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fastgw.capture.observed_tables import observer_link
 from fastgw.config.settings.gateway import FilterUse
 from fastgw.exchange import Chain, Exchange, FilterInstance, Hooks, Route, run_request
 from fastgw.filters.api import Fault, Filter, Looks, Phase, Reply, ResponseLines
@@ -603,3 +604,41 @@ def test_the_response_steps_that_may_change_headers_by_lines() -> None:
         made = [hooks(each) for each in lines]
         chain = Chain(FilterInstance(FilterUse(name="a", type="a", settings=None), each, False, "") for each in made)
         assert chain.line_steps == {each.response for each in made[:count]}
+
+
+@pytest.mark.parametrize("refuses", [None, Phase.AUTHENTICATE])
+def test_a_later_filter_sees_the_request_before_authentication(refuses: Phase | None) -> None:
+    """Its finish step runs, too, even if it is not reached."""
+    told = Told()
+    late = probe(
+        "late",
+        Phase.LIMIT_CONSUMER,
+        before_authentication=lambda exchange: told.calls.append("request:late"),
+        finish=lambda exchange: told.calls.append("finish:late"),
+    )
+    plane = Plane(probes=[late, *told.probes(refuses, lambda exchange: exchange.refuse(Fault.FORBIDDEN))])
+    client = plane.client()
+    client.sends(GET)
+    if refuses is None:
+        plane.connects().sends(OK)
+    expected = [*EARLY, "late", *ORDER[len(EARLY) :]]
+    assert told.of("request") == (expected if refuses is None else [*EARLY, "late", "authenticate"])
+    assert told.of("finish").count("late") == 1
+
+
+def test_observers_run_before_authentication() -> None:
+    """They have no settings with a phase."""
+
+    def observe(exchange: Exchange) -> None: ...
+
+    def before(exchange: Exchange) -> None: ...
+
+    def authenticate(exchange: Exchange) -> None: ...
+
+    use = FilterUse(name="a", type="a", settings=probe("a", Phase.AUTHENTICATE)())
+    links = [
+        observer_link("capture", Hooks(request=observe)),
+        FilterInstance(use, Hooks(request=authenticate), False, "route"),
+        FilterInstance(use, Hooks(before_authentication=before), False, "route"),
+    ]
+    assert Chain(links).request_steps == (observe, before, authenticate)

@@ -1,7 +1,7 @@
 """websocket: limits, origins and close codes for WebSocket connections; messages are forwarded unchanged."""
 
-import asyncio
 from collections.abc import Iterable, Mapping
+from functools import partial
 from math import inf
 from typing import Annotated, Final, Literal
 
@@ -12,8 +12,10 @@ from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.reply import Reply, Response, problem
 from fastgw.exchange.tunnel import Tunnel
 from fastgw.filters.api import Env, Fault, Filter, Hooks, Outcome, Phase, Services, WarningContext
+from fastgw.filters.authentication.request_state import RequestState, state_of
 from fastgw.filters.limiting.keys import key_of, key_warnings
 from fastgw.filters.policies.websocket.guard import Limits, WebsocketGuard
+from fastgw.filters.policies.websocket.reauthentication import authenticate_again
 from fastgw.http.websocket.frames import Deflate
 from fastgw.http.websocket.handshake import WEBSOCKET, fault_in_request, fault_in_response
 from fastgw.observe.metrics.families import FilterEvent
@@ -23,7 +25,6 @@ _EXTENSIONS: Final = b"sec-websocket-extensions"
 _DROPPED: Final = frozenset((_EXTENSIONS,))
 _DEFLATE: Final = b"permessage-deflate"
 _SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
-_AGAIN: Final = frozenset((Phase.AUTHENTICATE, Phase.AUTHORIZE))
 
 Rate = Annotated[str, Meta(pattern="^[1-9][0-9]{0,8}/[smh]$", examples=["100/s"])]
 Origin = Annotated[str, Meta(pattern=r"^([a-z][a-z0-9+.-]*://(\*\.)?[^/*\s]+|null)$")]
@@ -34,9 +35,9 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
     directions; messages pass unchanged. Other requests of the route are not affected.
 
     The gateway closes with a close frame to both sides: 1009 message too big, 1008 too many messages or the client is
-    not authenticated any more, 1001 idle, maximum duration, and at the beginning of a drain, 1002 protocol error, 1007
-    text that is not UTF-8, 1011 the upstream is lost. It answers a `Sec-WebSocket-Accept` that does not belong to the
-    key with 502.
+    not authenticated any more, 1013 it could not be authenticated again, 1001 idle, maximum duration, and at the
+    beginning of a drain, 1002 protocol error, 1007 text that is not UTF-8, 1011 the upstream is lost or a filter has
+    failed. It answers a `Sec-WebSocket-Accept` that does not belong to the key with 502.
     """
 
     message_bytes: Size | None = None
@@ -60,7 +61,9 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
     answered 403. A request without `Origin` comes from no browser, and passes. [] = any."""
     reauthenticate: Duration | None = None
     """Authenticate and authorize the client again this often, by the filters of the route and with the credentials of
-    its first request. null = only at the beginning."""
+    its first request, as it has sent them. A client that is refused is closed with 1008; one that cannot be checked,
+    because a service cannot be asked or answers with a 5xx, with 1013 (try again later). A login session (`oidc`) is
+    checked as its cookie was; it is not refreshed. null = only at the beginning."""
     log_messages: Rate | None = None
     """Log a line for each message and control frame that passes, in the access logs: at most so many of each connection
     in the time, such as `20/s`, and one second's worth at once. Its `websocket` has `sender`, `kind` and `bytes`, the
@@ -85,6 +88,7 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
         per_consumer, strips = self.per_consumer, self.extensions == "strip"
         origins = frozenset(each.encode() for each in self.origins)
         held: dict[Exchange, Cells] = {}
+        begun: dict[Exchange, RequestState] = {}  # before the client is authenticated, until the tunnel starts
         services: Services | None = None
 
         def start(given: Services) -> None:
@@ -101,6 +105,10 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
             if origins and not _is_allowed(exchange.values(b"origin"), origins):
                 return exchange.refuse(Fault.FORBIDDEN, "This origin may not connect.")
             return None
+
+        def before_authentication(exchange: Exchange) -> None:
+            if WEBSOCKET in exchange.head.upgrade:
+                begun[exchange] = state_of(exchange)
 
         def request(exchange: Exchange) -> Outcome:
             if WEBSOCKET not in exchange.head.upgrade:
@@ -136,11 +144,11 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
             if why:
                 exchange.why = why
                 return problem(Fault.UPGRADE_FAILED)
-            return WebsocketGuard(
-                instance, limits, services.worker_loop, authenticate_again, deflate, services.log_message
-            )
+            again = partial(authenticate_again, state=begun.pop(exchange, None))
+            return WebsocketGuard(instance, limits, services.worker_loop, again, deflate, services.log_message)
 
         def finish(exchange: Exchange) -> None:
+            begun.pop(exchange, None)
             cells = held.pop(exchange, None)
             if cells is not None and services is not None:
                 services.in_flight.give_back(cells)
@@ -153,6 +161,7 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
             return f"a WebSocket of which {', '.join(self._limited()) or 'frames'} are limited"
 
         return Hooks(
+            before_authentication=None if self.reauthenticate is None else before_authentication,
             request=request,
             tunnel=tunnel,
             finish=finish,
@@ -222,30 +231,3 @@ def _agreed(offered: tuple[bytes, ...], accepted: list[bytes]) -> tuple[Deflate 
         Deflate(keeps_context=b"client_no_context_takeover" not in parameters),
         Deflate(keeps_context=b"server_no_context_takeover" not in parameters),
     )
-
-
-async def authenticate_again(exchange: Exchange) -> str:
-    """Run the authentication and authorization steps of the current route; return why the client may not continue."""
-    match = exchange.listener.router.find(exchange)
-    if match is None:
-        return "the route is gone"
-    kept = exchange.request_added, exchange.request_dropped, exchange.for_others, exchange.query_sent, exchange.why
-    try:
-        for link in match[0].chain.links:
-            if link.use.settings.phase not in _AGAIN or link.hooks.request is None:
-                continue
-            async with asyncio.timeout(exchange.client.filter_timeout()):
-                outcome = link.hooks.request(exchange)
-                if outcome is not None and not isinstance(outcome, Reply):
-                    outcome = await outcome
-            if outcome is not None:
-                return "the client is not authenticated any more"
-    finally:
-        (
-            exchange.request_added,
-            exchange.request_dropped,
-            exchange.for_others,
-            exchange.query_sent,
-            exchange.why,
-        ) = kept
-    return ""

@@ -19,6 +19,7 @@ from fastgw.http.websocket.frames import (
     BINARY,
     CLOSE,
     GOING_AWAY,
+    INTERNAL_ERROR,
     NO_CLOSE,
     PING,
     POLICY,
@@ -31,6 +32,7 @@ from fastgw.http.websocket.frames import (
     control_frame,
 )
 from fastgw.observe.metrics.families import FilterEvent, WebsocketMessage, WebsocketSide
+from fastgw.operator_events import OperatorEvent, log_event
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import ServiceSide
@@ -60,8 +62,20 @@ class Limits(NamedTuple):
 
 LogMessage = Callable[[Exchange, dict[str, object], int, int], None]
 """Logs a message of an exchange: its `websocket` field, and the bytes of the client and of the upstream."""
-Reauthenticate = Callable[[Exchange], Awaitable[str]]
-"""Authenticates the client again: returns why it may not continue; empty: it may."""
+NOT_CHECKED: Final = "the client could not be authenticated again"
+
+
+class ForcedClose(NamedTuple):
+    """Close of a connection by the gateway. `reason`: for both sides; `why`: for the log."""
+
+    code: int
+    reason: str
+    fault: Fault
+    why: str
+
+
+Reauthenticate = Callable[[Exchange], Awaitable[ForcedClose | None]]
+"""Authenticates the client again: returns how to close the connection if it may not continue. None: it may."""
 
 
 @final
@@ -393,8 +407,8 @@ class WebsocketGuard(Timed):
             self.close_at = self._wheel.now + self._limits.close_timeout
             self._plan()
 
-    def _close(self, code: int, reason: str, fault: Fault | None) -> None:
-        """Close both sides, with this code."""
+    def _close(self, code: int, reason: str, fault: Fault | None, why: str = "") -> None:
+        """Close both sides, with this code. `why`: for the log; "": the reason."""
         exchange = self.exchange
         if self._closing or self._over or exchange is None:
             return
@@ -405,7 +419,7 @@ class WebsocketGuard(Timed):
         if self.closed_by is None:
             self.closed_by, self.close_code = "gateway", code
         exchange.fault = exchange.fault or fault
-        exchange.why = exchange.why or (reason if fault is not None else "")
+        exchange.why = exchange.why or (why or reason if fault is not None else "")
         self.close_at = min(self.close_at, self._wheel.now + self._limits.close_timeout)
         # A close frame of the other side was forwarded, so none is owed; and nothing follows the end of a direction.
         self._owes_client = self._from_upstream.close is None and not self._upstream_ended
@@ -505,12 +519,13 @@ class WebsocketGuard(Timed):
         if exchange is None:
             return
         try:
-            why = await self._authenticate(exchange)
-        except Exception:  # the edge of the filters: a client that cannot be checked may not continue
-            why = "the client could not be authenticated again"
+            closing = await self._authenticate(exchange)
+        except Exception:  # not of a filter's request step: a client that is not checked may not continue
+            log_event(OperatorEvent.FILTER_RAISED, "filter %s: reauthenticate raised", self._instance, error=True)
+            closing = ForcedClose(INTERNAL_ERROR, NOT_CHECKED, Fault.INTERNAL, NOT_CHECKED)
         self._reauthentication = None
-        if why:
-            self._close(POLICY, why, Fault.CREDENTIALS_INVALID)
+        if closing is not None:
+            self._close(*closing)
         else:
             self._reauthenticate_at = self._wheel.now + self._limits.reauthenticate
             self._plan()

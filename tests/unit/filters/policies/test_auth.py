@@ -16,7 +16,7 @@ from fastgw.exchange import Exchange
 from fastgw.explain import as_text, explain
 from fastgw.filters import TYPES
 from fastgw.filters.api import Consumer, Env, Fault, FeedSource, Filter, Hooks, Outcome, Phase, Reply
-from fastgw.filters.policies.auth import CHANGED
+from fastgw.filters.authentication.request_state import CHANGED
 from fastgw.gateway.compiler import compile as compile_tables
 from fastgw.gateway.tables import CompileError
 from tests.support.generations import load_document, load_with_files
