@@ -279,6 +279,8 @@ class Url(Struct, frozen=True, array_like=True):
 _PORTS: Final = {"http": 80, "https": 443}
 
 
+_AUTHORITY: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:(?=[/\\]))?[/\\]*([^/\\?#]*)(.*)", re.DOTALL)
+_HAS_PORT: Final = re.compile(r"[^:]*|.*:\d*|\[.*\]").fullmatch
 _HAS_USER: Final = "a URL that contains a user or password"  # not shown: it may be a secret
 
 
@@ -287,8 +289,9 @@ def check_no_user(text: str) -> None:
 
     A check that shows the text calls this before.
     """
-    _, separator, rest = text.partition("://")
-    if separator and "@" in re.split("[/?#]", rest, maxsplit=1)[0]:
+    authority, rest = _AUTHORITY.fullmatch(text).groups()  # type: ignore[union-attr]  # it fits every text
+    may_be_user = authority if _HAS_PORT(authority) else authority + rest  # a password may contain a slash
+    if "@" in may_be_user or "%40" in may_be_user:
         raise ValueError(_HAS_USER)
 
 

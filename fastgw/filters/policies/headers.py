@@ -287,15 +287,19 @@ class _Edit:
                 fields.remove(name)
             else:
                 fields.set(name, held)
+                self._note_identity(name, exchange)
         for name, held in add:
             if held is None:
                 continue
             if self._strict and folded(name) in map(folded, exchange.request_dropped):
                 exchange.request_added += _line(name + b": ", held)  # others of this name are dropped
-                if name + b": " in self._identities:
-                    exchange.sends_client_authorization = True
             else:
                 fields.add(name, held)
+            self._note_identity(name, exchange)
+
+    def _note_identity(self, name: bytes, exchange: Exchange) -> None:
+        if name + b": " in self._identities:
+            exchange.sends_client_authorization = True
 
 
 def _line(begin: bytes, value: bytes) -> bytes:

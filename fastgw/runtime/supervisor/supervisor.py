@@ -86,8 +86,6 @@ from fastgw.sync import acme_challenges, debugging, drained_targets, ocsp_respon
 from fastgw.sync.cache_purges import identified
 from fastgw.sync.revocations import MOST
 
-COLLECTED: Final = (700, 10, 10)
-"""Python's own thresholds of garbage collection."""
 _LASTING: Final = {
     acme_challenges.FEED,
     debugging.FEED,
@@ -185,7 +183,6 @@ class Supervisor:
             import_admin()
         gc.collect()
         gc.freeze()  # keeps these objects in pages shared with the children
-        gc.set_threshold(*COLLECTED)  # the command has started with a higher one
         try:
             if self._life.phase is LifecyclePhase.STARTING:
                 for slot in self._children.slots:

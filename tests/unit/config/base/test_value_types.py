@@ -157,3 +157,31 @@ def test_a_password_in_a_url_is_never_repeated(text):
     with pytest.raises(ValueError, match=r"\S") as caught:
         value_types.parse_url(text)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *[
+            "u:SECRET@h",
+            "u:SECRET@h:99",
+            "u@h",
+            "http:/u:SECRET@h",
+            "//u:SECRET@h",
+            "https:\\\\u:SECRET@h",
+            "ftp://u:SECRET@h/x",
+        ],
+        *["https://u:SEC/RET@h/x", "https://u:SECRET%40h", "u:SEC/RET@h:99"],
+    ],
+)
+def test_a_user_or_password_is_refused_and_not_shown(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^a URL that contains a user or password$"):
+        value_types.check_no_user(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["https://h/@tenant", "https://h:8443/@tenant", "h:99", "[::1]:80", "https://[::1]:80/@x", "unix:/a/b@c", "*", ""],
+)
+def test_an_at_sign_in_a_path_is_no_user(text: str) -> None:
+    value_types.check_no_user(text)

@@ -747,6 +747,29 @@ def test_a_client_with_credentials_of_its_own_validates_nothing_of_the_gateway_a
     world.plane.assert_quiet()
 
 
+@pytest.mark.parametrize("action", ["set", "add"])
+@pytest.mark.parametrize(
+    "later",
+    [
+        {"credentials": {"headers": {"X-Api-Key": "gateways"}}},
+        {"request_parameters": {"headers": {"X-Tenant": "t"}}},
+        {"second": {"type": "headers", "request": {"set": {"X-Second": "2"}}}},
+    ],
+    ids=["credentials", "request_parameters", "headers"],
+)
+def test_a_copied_token_is_an_identity_also_if_other_filters_follow(action: str, later: dict[str, Any]) -> None:
+    filters = {"headers": {"request": {action: {"Authorization": "Bearer {header.X-Token}"}}}, **later}
+    world = World(route={"filters": filters})
+    stored(world, FRESH)
+    own = world.client(fields=b"X-Token: ann\r\n")
+    assert own.received == b""
+    world.upstream().sends(FOR_ALL)
+    assert b"; stored" in (status(own) or b"")
+    assert status(world.client(fields=b"X-Token: bob\r\n")) == b"fastgw; hit; ttl=60"
+    assert status(world.client()) == b"fastgw; hit; ttl=60"
+    world.plane.assert_quiet()
+
+
 def test_a_purge_removes_what_clients_with_credentials_of_their_own_share() -> None:
     world = World(route={"filters": OWN_TOKEN}, purge_method={"allow": ["0.0.0.0/0"]})
     stored(world, FOR_ALL)
