@@ -38,6 +38,7 @@ from fastgw.redis.url import RedisSource
 from fastgw.routing.table import Router, Rule, Steps, at_once
 from fastgw.shm.last_errors import LastErrors
 from fastgw.shm.memory import Column, Layout
+from fastgw.shm.node_queue import NodeQueue
 from fastgw.shm.slot_assignment import MAX_CONSUMERS, SlotNames, SlotTable, first, target_name
 from fastgw.shm.upstream_words import TargetWords
 from fastgw.sync import drained_targets
@@ -219,7 +220,10 @@ class Gateway:
                 pending = column.limit(words.pending + slot, most.max_pending, counted + UPSTREAM_WAITS)
                 loads = Loads(column.words, column.views, words.under_way, words.under_way_all + slot)
                 self._count(upstream, series, column)
-                upstream.start(worker_loop, self.workers, connections, pending, loads, services.run_key)
+                queue = NodeQueue(
+                    words.queue(slot), most.max_connections, most.pending_timeout, column, services.worker_bell
+                )
+                upstream.start(worker_loop, self.workers, connections, pending, loads, services.run_key, queue)
                 self._look_after(upstream, column, slot, counted)
             yield
         self._follow_health(worker_loop, column)

@@ -2,6 +2,7 @@
 
 from fastgw.shm.health_words import HealthVerdict, HealthWords
 from fastgw.shm.memory import Column, Layout, SharedMemory
+from fastgw.shm.node_queue import QueueWords
 from fastgw.shm.slot_assignment import MAX_TARGETS, MAX_UPSTREAMS, SlotTable, upstream_of
 
 
@@ -13,6 +14,10 @@ class TargetWords:
         """Connections to an upstream: opening, in use and idle."""
         self.pending = layout.gauge("upstream_pending", 2 * MAX_UPSTREAMS)
         """Requests that wait for a connection."""
+        self.queued_since = layout.gauge("upstream_queued_since", 2 * MAX_UPSTREAMS)
+        """Monotonic microseconds since which the first of these waits; 0: none does. Written by `NodeQueue`."""
+        self.watching = layout.gauge("upstream_watching", 2 * MAX_UPSTREAMS)
+        """1: this worker knows that requests wait at others, and has no idle connection for them."""
         self.spare_retries = layout.gauge("upstream_spare_retries", 2 * MAX_UPSTREAMS)
         """Retries in flight beyond the retry budget, at most `SPARE_RETRIES`."""
         self.under_way = layout.gauge("target_under_way", 2 * MAX_TARGETS)
@@ -27,6 +32,11 @@ class TargetWords:
         self.idle = layout.gauge("target_idle", 2 * MAX_TARGETS)
         self.waiting = layout.gauge("target_waiting", 2 * MAX_TARGETS)
         self.health = HealthWords(layout)
+
+    def queue(self, upstream: int) -> QueueWords:
+        """Return the gauges of the queue of an upstream, by its slot."""
+        words = self.connections, self.pending, self.queued_since, self.watching
+        return QueueWords(*(word + upstream for word in words))
 
     def verdict(self, shared: SharedMemory, target: int, now: float) -> HealthVerdict:
         """Return the node's verdict on a target."""

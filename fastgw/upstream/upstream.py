@@ -14,7 +14,7 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.observe.metrics.series_layout import UPSTREAM_RETRIES_DENIED, UPSTREAM_WORDS
 from fastgw.upstream.connections.connection_maker import connection_maker
-from fastgw.upstream.connections.pool import Pool, PoolLimit
+from fastgw.upstream.connections.pool import Pool, PoolLimit, PoolQueue
 from fastgw.upstream.connections.socket_connection import SocketConnection
 from fastgw.upstream.health.attempt_counters import AttemptCounters, Note
 from fastgw.upstream.health.upstream_health import Health
@@ -156,10 +156,12 @@ class Upstream:
         pending: PoolLimit,
         loads: Loads | None = None,
         key: bytes = b"",
+        queue: PoolQueue | None = None,
     ) -> None:
         """Start in one of `workers` processes: open for exchanges. `connections`, `pending`: the node's limits.
 
         `loads`: attempts in flight on the node; every target has a slot. `key`: of this run of the gateway.
+        `queue`: the node's queue for its connections; None: other workers have none.
         """
         self.started = True
         self.worker_loop = worker_loop
@@ -174,7 +176,9 @@ class Upstream:
                 make = SocketConnection
             counts = workers, connections, pending
             lent_once = self.lends_sockets
-            self.pool = Pool(self.targets, self.settings, make, *counts, worker_loop.wheel, lent_once=lent_once)
+            self.pool = Pool(
+                self.targets, self.settings, make, *counts, worker_loop.wheel, lent_once=lent_once, queue=queue
+            )
         balancing = self.settings.load_balancing
         if loads is not None:
             self._loads = loads

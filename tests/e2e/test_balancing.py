@@ -335,3 +335,53 @@ def test_what_a_sticky_cookie_says(tmp_path: Path) -> None:
                 b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nCookie: lb=%b\r\n\r\nx" % value.encode()
             )
             assert (posted.body, posted.head.get_all(b"set-cookie")) == (fresh.body, [])
+
+
+def test_a_full_pool_serves_the_clients_of_all_workers(tmp_path: Path) -> None:
+    """Each client asks again as soon as it is answered, until all of them have been answered."""
+    clients, enough_each = 12, 3
+    statuses: list[list[int]] = [[] for _ in range(clients)]
+    with targets(1) as origins:
+        pool = {"max_connections": 2, "pending_timeout": "5s"}
+        upstreams = {"service": {"targets": listed(origins), "pool": pool}}
+        config = {"workers": 3, "upstreams": upstreams, "routes": [{"name": "all", "upstream": "service"}]}
+        with Reloadable(config, tmp_path) as gateway:
+
+            def ask_again(own: list[int]) -> None:
+                with gateway.connect() as client:
+                    while min(len(each) for each in statuses) < enough_each:
+                        own.append(client.exchange(GET % b"").status)
+
+            asking = [threading.Thread(target=ask_again, args=(own,)) for own in statuses]
+            for thread in asking:
+                thread.start()
+            for thread in asking:
+                thread.join()
+            assert all(each["requests"] for each in read(gateway, "/status")["workers"]), "all workers have served"
+    assert Counter(status for own in statuses for status in own).keys() == {200}
+
+
+def test_idle_connections_of_other_workers_are_closed_for_requests_that_wait(tmp_path: Path) -> None:
+    """Every worker keeps some; then one client after another holds a connection, and each one gets it."""
+    released = threading.Event()
+    with targets(1) as origins:
+        pool = {"max_connections": 4, "pending_timeout": "5s"}
+        upstreams = {"service": {"targets": listed(origins), "pool": pool}}
+        config = {"workers": 2, "upstreams": upstreams, "routes": [{"name": "all", "upstream": "service"}]}
+        with Reloadable(config, tmp_path) as gateway, contextlib.ExitStack() as stack:
+            origin = origins["a"]
+            kept = [stack.enter_context(gateway.connect()) for _ in range(24)]
+            of_worker: list[list[Client]] = [[], []]
+            for client in kept:
+                before = [each["requests"] for each in read(gateway, "/status")["workers"]]
+                assert client.exchange(GET % b"").status == 200
+                after = [each["requests"] for each in read(gateway, "/status")["workers"]]
+                of_worker[after[1] > before[1]].append(client)
+            busy = max(of_worker, key=len)[:4]
+            holding(origin, released)
+            count = asked(origin)
+            for client in busy:
+                client.send(GET % b"")
+            wait_until(lambda: asked(origin) == count + 4, "all four at the target")
+            released.set()
+            assert [client.read_response().status for client in busy] == [200] * 4

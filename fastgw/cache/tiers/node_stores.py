@@ -145,6 +145,8 @@ class StoreHandles:
         self._former: list[SharedStore | TieredStore] = []  # tables from before a reload may still use them
         self._source: RedisSource | None = None
         self._client: CacheRedis | None = None
+        self.on_woken: Callable[[], None] | None = None
+        """Called whenever another process has woken this one, for what else it may be."""
         self._redis_tiers: dict[str, tuple[int, RedisTier]] = {}  # with the inodes of their memory
         for name, store in stores.stores.items():
             self._open(name, store.memory, store.most_bytes, store.disk, redis=store.redis)
@@ -251,3 +253,5 @@ class StoreHandles:
             os.eventfd_read(self._wakers[self._column])
         for handle in (*self._handles.values(), *self._former):
             handle.call_due()
+        if self.on_woken is not None:
+            self.on_woken()

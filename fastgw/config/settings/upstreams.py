@@ -228,7 +228,9 @@ class Pool(Settings):
     """Connection pool for all targets of an upstream. The numbers apply to the node."""
 
     max_connections: Annotated[PoolNumber, Meta(ge=1)] = 1024
-    """Maximum number of connections, in use and idle, those of retries included."""
+    """Maximum number of connections, in use and idle, those of retries included. Idle ones of a worker are closed when
+    requests wait at another. With HTTP/2 set it to `workers` at least: a connection with requests in flight is not
+    closed for another worker if it is the only one."""
     max_idle: Annotated[PoolNumber, Meta(ge=0)] | None = None
     """Maximum number of idle connections that are kept for reuse. Divided among the workers, at least one for each,
     unless 0. Left out = 64, and more while they are needed: those beyond are closed when not used for 5 seconds."""
@@ -237,7 +239,8 @@ class Pool(Settings):
     max_pending: Annotated[PoolNumber, Meta(ge=0)] = 1024
     """Maximum number of requests that wait for a connection; further ones are answered 503."""
     pending_timeout: Duration = 10.0
-    """Timeout for a request that waits for a connection because `max_connections` are in use. Answered 503."""
+    """Timeout for a request that waits for a connection because `max_connections` are in use. Answered 503. Requests of all
+    workers are served in the order in which they came; up to 0.1 seconds earlier, if their worker has a connection."""
     max_uses: Annotated[PoolNumber, Meta(ge=1)] | None = None
     """Number of requests after which a connection is closed. null = no limit."""
 

@@ -33,6 +33,7 @@ from fastgw.filters.api.reply_bodies import FileRange, Pieces
 from fastgw.filters.api.warning_context import NOBODY, UNKNOWN, ClientIdentity, WarningContext
 from fastgw.http.messages import ResponseHead
 from fastgw.shm.node_limits import KeyCounts
+from fastgw.shm.node_queue import WorkerBell
 from fastgw.shm.quota_table import QuotaTable
 from fastgw.shm.rate_limit_table import Cells
 from fastgw.sync.cache_purges import PurgeOrder
@@ -328,6 +329,8 @@ class Services(NamedTuple):
     """Returns this worker's handle of the cache store with this name. None: there is no such store."""
     announce_purge: Callable[[PurgeOrder], None] = lambda order: None
     """Tells the other nodes about a purge of this worker, which holds for all workers of this node already."""
+    worker_bell: WorkerBell | None = None
+    """Wakes other workers that wait for a connection, or have idle ones. None: there are no others."""
     slot: int = 0
     """Number of this worker among those of the node, from 0."""
     count_validation: Callable[[str, str], None] = lambda route, message: None

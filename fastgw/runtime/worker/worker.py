@@ -85,6 +85,7 @@ from fastgw.runtime.worker.sliced_work import Slices
 from fastgw.runtime.worker.table_swap import TableSwap
 from fastgw.runtime.worker.trace_export import TraceExports
 from fastgw.shm.connection_journal import ConnectionJournal
+from fastgw.shm.node_queue import WorkerBell
 from fastgw.sync import acme_challenges, drained_targets, ocsp_responses, on_demand
 from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.feeds import Feeds
@@ -157,6 +158,8 @@ class Worker:
         self._lost: set[LostConnections] = set()
         self._feeds = Feeds(node_state.feeds, self._request_feed)
         self._caches = StoreHandles(column_of(bootstrap.column), loop, node_state.caches, expires)
+        bell = WorkerBell(node_state.caches.wakers)  # columns of the caches have the indices of those of the node
+        self._caches.on_woken = bell.woken
         self._services = Services(
             self._worker_loop,
             Fetcher(self._worker_loop),
@@ -172,6 +175,7 @@ class Worker:
             self._feed_others,
             self._caches.get,
             self._announce_purge,
+            bell,
             bootstrap.slot,
             lambda route, message: self._observer.count_validation(route, message),
             lambda route, reason: self._observer.count_cache_miss(route, reason),

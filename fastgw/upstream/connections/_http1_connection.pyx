@@ -48,6 +48,7 @@ cdef struct OfPooled:
 
 cdef struct OfPool:
     Slot clock
+    Slot contended
     Slot idle_count
     Slot idle_timeout
     Slot leaving
@@ -136,6 +137,7 @@ def adopt_pool(type owner not None):
     """Replace the methods of `Pool`."""
     global _pool_class
     learn(&of_pool.clock, owner, "_clock")
+    learn(&of_pool.contended, owner, "_contended")
     learn(&of_pool.idle_count, owner, "idle_count")
     learn(&of_pool.idle_timeout, owner, "_idle_timeout")
     learn(&of_pool.leaving, owner, "_leaving")
@@ -226,7 +228,7 @@ cdef int _give_back(pool, connection) except -1:
     ):
         pool._retire(connection)
         return 0
-    if read(&of_pool.waiters, pool) and pool._hand_on(connection):
+    if (read(&of_pool.waiters, pool) or read(&of_pool.contended, pool)) and pool._hand_on(connection):
         return 0
     target = read(&of.target, connection)
     shared = read(&of_target.shared, target)

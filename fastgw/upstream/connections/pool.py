@@ -12,6 +12,11 @@ withdraws; and only when the pool is in a consistent state, so that it may call 
 
 An opening connection has no owner: when it is open, it is lent to the borrowers that have waited longest for its
 target, or kept.
+
+The limit is the node's, and so is the queue for it: a place that becomes free is for the request that has waited
+longest at any worker, and idle connections are closed for requests that wait at other workers. A used connection is
+lent to a borrower of the same worker, unless one of another worker has waited longer by `LEAD`: it cannot be handed
+over, only closed in favour of another.
 """
 
 import asyncio
@@ -34,7 +39,18 @@ from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 
 TICK: Final = 0.05
-"""Seconds between two checks of the borrowers that wait for the limit: another worker may have released one."""
+"""Seconds between two checks of the borrowers that wait for the limit: for timeouts, and if no bell has rung."""
+LEAD: Final = 0.1
+"""Seconds by which a request of another worker must have waited longer to get the place of a connection that a request
+of this worker could use; less if `pending_timeout` is short.
+
+Each such place costs closing a connection and opening another. Without a lead, that is most requests of a service that
+has fewer connections than requests.
+"""
+LEADS: Final = 8
+"""Minimum number of leads in `pending_timeout`."""
+RING_EVERY: Final = 0.005
+"""Minimum number of seconds between two times that the other workers are told of requests that wait here."""
 SWEEP: Final = 1.0
 """Seconds between two checks for expired idle connections."""
 USUAL_IDLE: Final = 64
@@ -106,6 +122,41 @@ class PoolLimit(Protocol):
     def give_back(self) -> None: ...
 
 
+class PoolQueue(Protocol):
+    """Requests of other workers that wait for a connection; `shm.node_queue.NodeQueue` is it. Instants are monotonic
+    seconds.
+    """
+
+    def listen(self, look: Callable[[], None]) -> None:
+        """Call this from now on when another worker has rung. Idempotent."""
+
+    def ignore(self) -> None:
+        """Do not call it any more."""
+
+    def publish(self, since: float | None) -> None:
+        """Publish since when the first request waits here; None: none waits."""
+
+    def watch(self, watching: bool) -> None:
+        """Tell other workers whether this one needs no bell: it looks at the queue with each connection that it
+        releases, and has no idle one. After False, the caller looks once more.
+        """
+
+    def vacant(self) -> int:
+        """Return how many connections the limit leaves."""
+
+    def others_ahead(self, since: float) -> int:
+        """Return how many requests wait at the workers whose first one waits since an earlier instant."""
+
+    def others_waiting(self) -> int:
+        """Return how many requests wait at other workers."""
+
+    def ring_ahead(self, since: float) -> None:
+        """Wake the workers whose first request waits since an earlier instant."""
+
+    def ring_holders(self) -> None:
+        """Wake the other workers that have connections, unless they watch the queue."""
+
+
 class Clock(Protocol):
     @property
     def now(self) -> float:
@@ -170,9 +221,11 @@ class Pool(Generic[S]):
         "_clock",
         "_connect_timeouts",
         "_connections",
+        "_contended",
         "_factory",
         "_idle_timeout",
         "_lasting",
+        "_lead",
         "_leaving",
         "_limit",
         "_max_idle",
@@ -182,6 +235,10 @@ class Pool(Generic[S]):
         "_pending",
         "_pending_timeout",
         "_placeless",
+        "_published",
+        "_queue",
+        "_ringer",
+        "_rings_again",
         "_stopped",
         "_sweeper",
         "_ticker",
@@ -201,13 +258,15 @@ class Pool(Generic[S]):
         pending: PoolLimit | None = None,
         clock: Clock | None = None,
         lent_once: bool = False,
+        queue: PoolQueue | None = None,
     ) -> None:
         """`connection_factory`: called with the pool and the target; for a connection that offers HTTP/1.1 alone to a
         target that negotiates the version also with `http1=True`. `limit`, `pending`: the node's limits for
         `pool.max_connections` and `pool.max_pending`; None = this worker has the whole limit. `clock`: the worker's
         timer wheel, which expires idle connections; None = the monotonic clock.
 
-        `lent_once`: connections are lent once, and none is kept without a waiting borrower.
+        `lent_once`: connections are lent once, and none is kept without a waiting borrower. `queue`: the node's queue
+        for the limit; None: no other worker has connections.
 
         The other numbers are divided among `workers`. A worker keeps no more idle connections than its share of
         `max_connections`: otherwise the idle ones of some workers could leave none for another. Without `max_idle`,
@@ -232,6 +291,12 @@ class Pool(Generic[S]):
         # Maximum number of simultaneous openings. After a lack of descriptors or ports: none before the next tick, then
         # one, and twice as many with each tick. An attempt that finds no port takes 2 ms.
         self._at_once = inf
+        self._queue = queue
+        self._lead = min(LEAD, pool.pending_timeout / LEADS)
+        self._published: float | None = None  # deadline of the first waiting borrower, as other workers know it
+        self._contended = False  # at the last look, requests waited at other workers
+        self._ringer: asyncio.TimerHandle | None = None
+        self._rings_again = False  # a borrower has come to the queue since the other workers were told
         self._ticker: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._stopped = False
@@ -330,6 +395,8 @@ class Pool(Generic[S]):
             if not waiter.counted:
                 self._forget_waiter(waiter)
                 return Fault.POOL_FULL
+            self._publish()
+            self._tell_holders()
         return None
 
     # for borrowers that open and close their connections themselves
@@ -337,6 +404,8 @@ class Pool(Generic[S]):
     def take_place(self, target: Target) -> bool:
         """Take a place in the limit for a connection that the caller opens. False: none is free, or others wait."""
         if self._placeless or self._stopped or len(self._openings) >= self._at_once:
+            return False
+        if self._is_others(monotonic()):
             return False
         return self._take_place(target)
 
@@ -388,7 +457,7 @@ class Pool(Generic[S]):
         ):
             self._retire(connection)
             return
-        if self._waiters and self._hand_on(connection):
+        if (self._waiters or self._contended) and self._hand_on(connection):
             return
         target = connection.target
         if streams:
@@ -406,11 +475,15 @@ class Pool(Generic[S]):
             self._sweep_later()
 
     def _hand_on(self, connection: Pooled[S]) -> bool:
-        """Lend the connection to a waiting borrower, or close it in favour of another target's, in turn. False:
-        neither.
+        """Lend the connection to a waiting borrower, or close it in favour of another target's or another worker's, in
+        turn. False: neither.
         """
         waiter = next(iter(connection.target.willing), None)
         first = next(iter(self._placeless), None)
+        if self._is_owed(connection, waiter, first):
+            self._leaving.add(connection)
+            self._retire(connection)
+            return True
         if waiter is not None and not (first is not None and _goes_before(first, waiter)):
             self._lend_to(waiter, connection)
             return True
@@ -419,6 +492,40 @@ class Pool(Generic[S]):
         self._leaving.add(connection)
         self._retire(connection)  # `first` waits for this capacity
         return True
+
+    def _is_owed(self, connection: Pooled[S], waiter: _Waiter | None, first: _Waiter | None) -> bool:
+        """Whether the connection is to be closed in favour of a request that waits at another worker. `waiter` and
+        `first` could use it, or its place, at this one.
+        """
+        queue = self._queue
+        if queue is None:
+            return False
+        if connection.streams:
+            # It closes with its last stream, and until then nobody can use its free capacity: one at a time, and never
+            # the only one.
+            if self._leaving or connection.target.places < 2:
+                return False
+            since = monotonic()
+        elif waiter is None and first is None:
+            waiting = self._others_waiting(queue)
+            if queue.vacant() < waiting:
+                return True
+            if waiting:
+                queue.watch(False)
+            return False
+        else:
+            since = min(each.deadline for each in (waiter, first) if each is not None) - self._pending_timeout
+        # One at a time: the next in line there may not have waited as long.
+        return queue.others_ahead(since - self._lead) > 0 and queue.vacant() <= 0
+
+    def _is_others(self, since: float) -> bool:
+        """Whether the places that the limit leaves are for requests at other workers that wait since an earlier
+        instant.
+        """
+        if self._queue is None:
+            return False
+        ahead = self._queue.others_ahead(since)
+        return ahead > 0 and self._queue.vacant() <= ahead
 
     def _retire(self, connection: Pooled[S]) -> None:
         """Lend no more streams of a connection, and close it with its last stream."""
@@ -493,10 +600,10 @@ class Pool(Generic[S]):
         """Close idle connections, cancel those being opened, and fail waiting borrowers. Lent ones are closed when
         given back."""
         self._stopped = True
-        for timer in (self._ticker, self._sweeper):
+        for timer in (self._ticker, self._sweeper, self._ringer):
             if timer is not None:
                 timer.cancel()
-        self._ticker = self._sweeper = None
+        self._ticker = self._sweeper = self._ringer = None
         for opening in self._openings:
             opening.cancel()
         for target in self.targets:
@@ -548,20 +655,34 @@ class Pool(Generic[S]):
             taken = self._limit.try_take()
         if taken:
             target.places += 1
+            if self._queue is not None:
+                self._queue.listen(self._look)
         return taken
 
     def _leave_place(self, target: Target) -> None:
         target.places -= 1
         self._limit.give_back()
+        if self._queue is not None:
+            first = next(iter(self._placeless), None)
+            self._queue.ring_ahead(inf if first is None else self._since(first))
 
-    def _fill(self) -> None:
-        """Open connections for waiting borrowers, the longest-waiting first, while the limit allows it."""
+    def _since(self, waiter: _Waiter) -> float:
+        return waiter.deadline - self._pending_timeout
+
+    def _fill(self, in_turn: bool = True) -> None:
+        """Open connections for waiting borrowers, the longest-waiting first, while the limit allows it. `in_turn`: not
+        before those of other workers that wait longer.
+        """
         while self._placeless:
             waiter = next(iter(self._placeless))
             target = waiter.target
             # Otherwise an opening without a borrower, or with free capacity, is available for this one.
             if waiter.http1 or target.opening * target.capacity < len(target.waiting):
-                if len(self._openings) >= self._at_once or not self._take_place(target):
+                if (
+                    len(self._openings) >= self._at_once
+                    or (in_turn and self._is_others(self._since(waiter)))
+                    or not self._take_place(target)
+                ):
                     self._tick_later()
                     return
                 self._open(target, waiter if waiter.http1 else None)
@@ -574,6 +695,61 @@ class Pool(Generic[S]):
         if waiter.counted:
             waiter.counted = False
             self._pending.give_back()
+        self._publish()
+
+    def _publish(self) -> None:
+        """Tell other workers since when the first borrower of this one waits for the limit."""
+        if self._queue is None:
+            return
+        first = next(iter(self._placeless), None)
+        # Those that wait for descriptors or ports leave the places of the limit to others.
+        deadline = None if first is None or len(self._openings) >= self._at_once else first.deadline
+        if deadline != self._published:
+            self._published = deadline
+            self._queue.publish(None if deadline is None else deadline - self._pending_timeout)
+
+    def _tell_holders(self) -> None:
+        """Ring for idle connections of other workers: at once, and then at intervals while borrowers come."""
+        if self._queue is None:
+            return
+        if self._ringer is not None:
+            self._rings_again = True
+            return
+        self._rings_again = False
+        self._queue.listen(self._look)
+        self._queue.ring_holders()
+        self._ringer = asyncio.get_running_loop().call_later(RING_EVERY, self._ring_again)
+
+    def _ring_again(self) -> None:
+        self._ringer = None
+        if self._rings_again and self._placeless:
+            self._tell_holders()
+
+    def _look(self) -> None:
+        """Handle the bell of another worker: a place may have become free, or requests may wait there."""
+        self._fill()
+        self._leave_idle()
+        if self._queue is not None and not self._placeless and not any(target.places for target in self.targets):
+            self._queue.ignore()
+
+    def _leave_idle(self) -> None:
+        """Close idle connections for requests that wait at other workers, one for each."""
+        if self._queue is None:
+            return
+        waiting = self._others_waiting(self._queue)
+        while self.idle_count and self._queue.vacant() < waiting:
+            self._drop(self._longest_idle())
+        if waiting:
+            self._queue.watch(not self.idle_count)
+
+    def _others_waiting(self, queue: PoolQueue) -> int:
+        """Return how many requests wait at other workers, and watch the queue from now on if there are any."""
+        waiting = queue.others_waiting()
+        if not waiting and self._contended:
+            queue.watch(False)
+            waiting = queue.others_waiting()
+        self._contended = waiting > 0
+        return waiting
 
     def _open(self, target: Target, waiter: _Waiter | None) -> None:
         """Open a connection for all who wait for the target; `waiter`: for this one alone, over HTTP/1.1."""
@@ -731,7 +907,10 @@ class Pool(Generic[S]):
                 self._forget_waiter(waiter)
                 waiter.borrower.failed(Fault.POOL_TIMEOUT)
         finally:
-            self._fill()  # it schedules the next tick if any are left
+            self._published = None  # the pool of an earlier configuration writes to the same word
+            self._publish()
+            # Not in turn: if a worker hangs, those of others would wait for it.
+            self._fill(in_turn=False)  # it schedules the next tick if any are left
 
     def _sweep_later(self) -> None:
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
@@ -741,6 +920,7 @@ class Pool(Generic[S]):
         more per target.
         """
         self._sweeper = None
+        self._leave_idle()  # if no bell has rung
         now = self._clock.now
         for connection in self._idle_since(now - self._idle_timeout):
             self._drop(connection)

@@ -1,0 +1,281 @@
+"""One limit for the pools of several workers: who gets a place that becomes free, and what happens to idle connections.
+
+The workers are pools on one loop, with the shared memory and the eventfds of a node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fastgw.shm.memory import Layout, SharedMemory
+from fastgw.shm.node_queue import NodeQueue, WorkerBell
+from fastgw.shm.upstream_words import TargetWords
+from fastgw.upstream.connections import pool as pooling
+from fastgw.upstream.connections.pool import Pool
+from fastgw.upstream.targets.target import build_targets
+from tests.support.lending import Borrower, Connection, opened, upstream
+from tests.support.on_loop import on_loop, turns, until
+
+SLOT = 1
+LATE = 3600.0
+
+
+class Shared(Connection):
+    """A connection that carries three streams at once."""
+
+    capacity = 3
+
+
+class Node:
+    """A node: `make` adds a worker's pool."""
+
+    def __init__(self) -> None:
+        layout = Layout()
+        self.words = TargetWords(layout)
+        self.shared = SharedMemory.create(layout, 3)
+        self.wakers = {index: os.eventfd(0, os.EFD_NONBLOCK) for index in range(4)}
+        self.pools: list[Pool[Any]] = []
+
+    def make(self, make: Any = Connection, rings: bool = True, **numbers: Any) -> Pool[Any]:
+        index = len(self.pools)
+        column, configured = self.shared.columns[index], upstream(**numbers)
+        most = configured.pool
+        bell = WorkerBell(self.wakers if rings else {})
+        pool: Pool[Any] = Pool(
+            build_targets(configured),
+            configured,
+            make,
+            3,
+            column.limit(self.words.connections + SLOT, most.max_connections),
+            column.limit(self.words.pending + SLOT, most.max_pending),
+            queue=NodeQueue(self.words.queue(SLOT), most.max_connections, most.pending_timeout, column, bell),
+        )
+
+        def woken() -> None:
+            os.eventfd_read(self.wakers[index + 1])
+            bell.woken()
+
+        asyncio.get_running_loop().add_reader(self.wakers[index + 1], woken)
+        self.pools.append(pool)
+        return pool
+
+    @property
+    def connections(self) -> int:
+        return self.shared.total(self.words.connections + SLOT)
+
+    def stop(self) -> None:
+        for index, pool in enumerate(self.pools):
+            asyncio.get_running_loop().remove_reader(self.wakers[index + 1])
+            pool.stop()
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    """No pool looks at intervals: only bells are left."""
+    monkeypatch.setattr(pooling, "TICK", LATE)
+    monkeypatch.setattr(pooling, "SWEEP", LATE)
+    made = Node()
+    yield made
+    for fd in made.wakers.values():
+        os.close(fd)
+
+
+@pytest.fixture(params=["compiled", "reference"])
+def methods(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "reference":
+        from tests.support.replaced import use_references
+
+        use_references(monkeypatch, Pool)
+
+
+def come(pool: Pool[Any], **more: Any) -> Borrower:
+    """A borrower that finds no connection, and waits."""
+    borrower = Borrower()
+    assert pool.lend(pool.targets[0], borrower, **more) is None
+    return borrower
+
+
+async def served(borrower: Borrower, dialer: Any) -> Any:
+    """The connection that is opened for it."""
+    await dialer.begun()
+    dialer.succeed()
+    return await borrower.answer()
+
+
+@on_loop
+async def test_idle_connections_are_closed_for_requests_that_wait_at_other_workers(node, dialer):
+    """One for each, those that were idle longest; connections in use are not."""
+    one, other = node.make(max_connections=6), node.make(max_connections=6)
+    held = [await opened(one, dialer) for _ in range(6)]
+    for connection in held[:2]:
+        one.give_back(connection)
+    connection = await served(come(other), dialer)
+    assert [each.closed for each in held] == [True, False, False, False, False, False]
+    assert (one.idle_count, node.connections) == (1, 6)
+    node.stop()
+    for lent in held[2:]:
+        one.give_back(lent)
+    other.give_back(connection)
+    assert node.connections == 0
+
+
+@on_loop
+async def test_a_burst_on_one_worker_gets_all_connections_that_nobody_uses(node, dialer, monkeypatch):
+    monkeypatch.setattr(pooling, "RING_EVERY", 0.001)
+    one, other = node.make(max_connections=6), node.make(max_connections=6)
+    held = [await opened(one, dialer) for _ in range(2)] + [await opened(other, dialer) for _ in range(2)]
+    for pool, connection in zip((one, one, other, other), held, strict=True):
+        pool.give_back(connection)
+    lent = [other.try_lend(other.targets[0]) for _ in range(2)]
+    assert all(lent)
+    lent += [await served(come(other), dialer) for _ in range(4)]  # the last comes soon after a bell
+    assert (node.connections, one.idle_count) == (6, 0)
+    node.stop()
+    for connection in lent:
+        other.give_back(connection)
+
+
+@on_loop
+async def test_a_connection_that_no_request_of_its_worker_needs_goes_to_one_of_another(node, dialer, methods):
+    one, other = node.make(max_connections=3), node.make(max_connections=3)
+    held = [await opened(one, dialer) for _ in range(3)]
+    waiting = come(other)
+    await turns()
+    one.give_back(held[0])
+    assert held[0].closed
+    connection = await served(waiting, dialer)
+    one.give_back(held[1])
+    assert (one.idle_count, held[1].closed) == (1, False), "nobody waits any more"
+    node.stop()
+    one.give_back(held[2])
+    other.give_back(connection)
+    assert node.connections == 0
+
+
+@on_loop
+async def test_a_place_is_for_the_request_that_has_waited_longest_at_any_worker(node, dialer, monkeypatch):
+    monkeypatch.setattr(pooling, "LEAD", 0.0)
+    one, other, third = (node.make(max_connections=1) for _ in range(3))
+    connection, owner = await opened(one, dialer), one
+    waiting = [(pool, come(pool)) for pool in (other, one, third, one, other)]
+    for pool, borrower in waiting:
+        await turns()
+        owner.give_back(connection)
+        (connection,) = [await served(borrower, dialer)] if pool is not owner else borrower.told
+        owner = pool
+        assert node.connections == 1
+    node.stop()
+    owner.give_back(connection)
+
+
+@on_loop
+async def test_a_used_connection_serves_its_worker_while_others_have_not_waited_much_longer(node, dialer, monkeypatch):
+    """Otherwise each request of a service with fewer connections than requests would open one."""
+    monkeypatch.setattr(pooling, "LEAD", LATE)
+    one, other = node.make(max_connections=1, pending_timeout=LATE), node.make(max_connections=1, pending_timeout=LATE)
+    held = await opened(one, dialer)
+    at_other, here = come(other), come(one)
+    await turns()
+    one.give_back(held)
+    assert (here.told, held.closed) == ([held], False)
+    one.give_back(held)  # no further request of this worker
+    connection = await served(at_other, dialer)
+    node.stop()
+    other.give_back(connection)
+
+
+@on_loop
+async def test_a_request_that_comes_now_does_not_take_the_place_of_one_that_waits(node, dialer):
+    one, other = node.make(max_connections=1), node.make(max_connections=1)
+    held = await opened(one, dialer)
+    waiting = come(other)
+    one.discard(held)
+    late = come(one)  # the other worker has not handled the bell yet
+    assert (len(one._openings), one.is_queued(late)) == (0, True)
+    assert not one.take_place(one.targets[0])
+    connection = await served(waiting, dialer)
+    other.give_back(connection)
+    connection = await served(late, dialer)
+    node.stop()
+    one.give_back(connection)
+
+
+@on_loop
+async def test_a_worker_that_hangs_does_not_keep_a_place_from_the_others(node, dialer, monkeypatch):
+    monkeypatch.setattr(pooling, "TICK", 0.001)
+    one, hanging = node.make(max_connections=1), node.make(max_connections=1)
+    held = await opened(one, dialer)
+    come(hanging)
+    asyncio.get_running_loop().remove_reader(node.wakers[2])
+    hanging._ticker.cancel()
+    one.discard(held)
+    connection = await served(come(one), dialer)
+    node.stop()
+    one.give_back(connection)
+
+
+@on_loop
+async def test_without_a_bell_waiting_requests_are_found_by_the_sweep(node, dialer):
+    one, other = node.make(max_connections=3), node.make(max_connections=3, rings=False)
+    held = [await opened(one, dialer) for _ in range(3)]
+    one.give_back(held[0])
+    waiting = come(other)
+    await turns(50)
+    assert not held[0].closed
+    one._sweep()
+    assert held[0].closed
+    connection = await served(waiting, dialer)
+    node.stop()
+    for lent in held[1:]:
+        one.give_back(lent)
+    other.give_back(connection)
+
+
+@on_loop
+async def test_of_two_connections_with_streams_one_is_drained_and_of_one_none(node, dialer, monkeypatch):
+    """Its free capacity would be of no use to any worker until its last stream ends."""
+    monkeypatch.setattr(pooling, "LEAD", -1.0)
+    one, other = node.make(Shared, max_connections=2), node.make(Shared, max_connections=2)
+    (target,) = one.targets
+    first = await opened(one, dialer)
+    assert [one.try_lend(target) for _ in range(2)] == [first, first]
+    second = await opened(one, dialer)
+    assert one.try_lend(target) is second
+    waiting = come(other)
+    await turns()
+    one.give_back(first)  # it is drained
+    assert first.streams == 2
+    assert one.try_lend(target) is second
+    one.give_back(first)
+    one.give_back(first)
+    assert first.closed
+    connection = await served(waiting, dialer)
+    again = come(other, fresh=True)
+    await turns()
+    one.give_back(second)
+    assert one.try_lend(target) is second, "the only one is kept"
+    node.stop()
+    for _ in range(3):
+        one.give_back(second)
+    other.give_back(connection)
+    assert again.told != []
+    assert node.connections == 0
+
+
+@on_loop
+async def test_pools_that_share_a_limit_are_quiet_when_nothing_waits(node, dialer):
+    one, other = node.make(max_connections=2), node.make(max_connections=2)
+    held = await opened(one, dialer)
+    waiting = come(other)
+    connection = await served(waiting, dialer)
+    one.give_back(held)
+    other.give_back(connection)
+    await until(lambda: not any(pool._placeless for pool in node.pools))
+    assert node.shared.total(node.words.queued_since + SLOT) == 0
+    node.stop()
+    assert node.connections == 0
