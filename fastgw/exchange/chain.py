@@ -57,7 +57,7 @@ MOST_JOINED: Final = 1024
 RENEWED_ON: Final = frozenset((401, 403))
 """Response status codes of the upstream that reject credentials."""
 _RENEWED_ON_GRPC: Final = frozenset((GrpcStatus.UNAUTHENTICATED, GrpcStatus.PERMISSION_DENIED))
-"""The same of gRPC calls."""
+"""Statuses of gRPC calls that reject credentials."""
 
 Outcome: TypeAlias = Reply | Awaitable[Reply | None] | None
 RequestStep: TypeAlias = "Callable[[Exchange], Outcome]"

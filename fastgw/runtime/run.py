@@ -1,5 +1,6 @@
 """Run the gateway, from a configuration to serving workers: the body of `fastgw run`."""
 
+import gc
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -91,6 +92,9 @@ def run_gateway(
     del loaded, settings  # they may be large, and children would inherit them
     if trial is not None:
         preflight(trial, accepted, gateway)
+        # PERF: the interpreter collects several times while it ends. Without walking all that is imported, a preflight
+        # takes 1.5 s of CPU instead of 2.0 (CPython 3.11 on a busy machine, `utime` of the children after an upgrade).
+        gc.freeze()
         raise SystemExit(PASSED)  # its own status: a program that does nothing exits with 0
     with ExitStack() as opened:
         if past is None:

@@ -6,6 +6,9 @@ that has imported little. The function raises where it finds something wrong.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,5 +25,11 @@ DEADLINE: Final = 300.0
 def run_in_small_process(function: Callable[..., Any], *words: str) -> None:
     """Call a function that stands at the top of its module, with these words, and wait until it has returned."""
     command = [sys.executable, "-c", PROGRAM, function.__module__, function.__name__, *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, check=False)
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stdout + done.stderr
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **streams) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=DEADLINE)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # those that it has forked and left, too
+    assert (process.returncode, stdout) == (0, "done\n"), stdout + stderr

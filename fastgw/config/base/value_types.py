@@ -361,6 +361,7 @@ def write_endpoint(endpoint: Endpoint) -> str:
 
 
 def parse_query(text: str) -> str:
+    """Validate a query, unchanged. Raises `ValueError`."""
     if re.fullmatch(_QUERY, text) is None:
         raise ValueError("a query with a character that has to be percent-encoded")  # not shown: it may have a secret
     return text

@@ -239,8 +239,9 @@ class Pool(Settings):
     max_pending: Annotated[PoolNumber, Meta(ge=0)] = 1024
     """Maximum number of requests that wait for a connection; further ones are answered 503."""
     pending_timeout: Duration = 10.0
-    """Timeout for a request that waits for a connection because `max_connections` are in use. Answered 503. Requests of all
-    workers are served in the order in which they came; up to 0.1 seconds earlier, if their worker has a connection."""
+    """Timeout for a request that waits for a connection because `max_connections` are in use. Answered 503.
+    Requests of all workers are served in the order in which they came; up to 0.1 seconds earlier, if their worker has a
+    connection."""
     max_uses: Annotated[PoolNumber, Meta(ge=1)] | None = None
     """Number of requests after which a connection is closed. null = no limit."""
 

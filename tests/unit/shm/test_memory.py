@@ -161,6 +161,7 @@ def kill_anywhere() -> None:
             words = shared.columns[slot].words
             seen = words[counted]
             while words[counted] == seen:  # who was not there yet is not killed anywhere
+                assert os.waitpid(pids[slot], os.WNOHANG) == (0, 0), "it has seen more than the limit"
                 os.sched_yield()
             for _ in range(random.randrange(3000)):
                 pass
