@@ -31,6 +31,7 @@ class Group:
         self.settings = config.Upstream(targets=tuple(config.Target(url=url) for url in urls), **settings)
         self.targets = build_targets(self.settings)
         self.shunned: Set[Target] = frozenset()
+        self.ejected: Set[Target] = frozenset()
 
     def settle(self) -> None:
         pass
