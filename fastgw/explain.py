@@ -315,7 +315,8 @@ def explain(
             exchange.fail(closed_by or action.upstream.unavailable())
             return _describe_response(explanation, exchange, shown)
         explanation.target = target.label if target.scheme == "unix" else f"{target.scheme}://{target.label}"
-        explanation.targets, explanation.eligible = len(action.upstream.targets), len(action.upstream.in_use)
+        explanation.targets = len(action.upstream.targets)
+        explanation.ineligible = explanation.targets - len(action.upstream.in_use)
         explanation.picked_by = _picked_by(action.upstream, target, exchange, shown)
         recorder = CallRecorder(action)
         if is_translated(exchange, recorder):
@@ -673,8 +674,9 @@ def as_text(explanation: Explanation) -> str:
     lines += [("events" if not index else "", each) for index, each in enumerate(explanation.events)]
     if explanation.target:
         how = f"{explanation.picked_by}, 1 of {explanation.targets}"
-        if explanation.eligible < explanation.targets:
-            how = f"{explanation.picked_by}, 1 of {explanation.eligible} eligible of {explanation.targets}"
+        if explanation.ineligible:
+            eligible = explanation.targets - explanation.ineligible
+            how = f"{explanation.picked_by}, 1 of {eligible} eligible of {explanation.targets}"
         lines.append(("target", f"{explanation.target}   ({how}; upstream {explanation.upstream})"))
         if explanation.sends:
             lines.append(("sends", " · ".join(explanation.sends)))

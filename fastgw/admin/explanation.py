@@ -53,8 +53,8 @@ class Explanation(msgspec.Struct, omit_defaults=True):
     target: str = ""
     targets: int = 0
     """Number of targets of the upstream, one of which was selected."""
-    eligible: int = 0
-    """Number of those among which it was selected: healthy, not drained, with a weight, of the priorities in use."""
+    ineligible: int = 0
+    """Number of those that get no requests at present: unhealthy, drained, without weight, of a later priority."""
     picked_by: str = ""
     """Algorithm, its hash key, and the cookie of sticky sessions. Requests in flight and latencies are those of a
     gateway that has just started."""

@@ -28,7 +28,7 @@ class WorkerBell:
 
     def __init__(self, wakers: Mapping[int, int]) -> None:
         """`wakers`: eventfds of the workers by index of their column, the supervisor's being 0; some may be missing.
-        Who reads this worker's calls `woken`.
+        The reader of this worker's eventfd calls `woken`.
         """
         self._wakers = wakers
         self.listening: dict[NodeQueue, Callable[[], None]] = {}

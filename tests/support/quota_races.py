@@ -13,7 +13,7 @@ ROUNDS: Final = 20
 
 
 def span(number: int) -> Period:
-    """Of 1 s: numbers begin anew after twelve days."""
+    """Of 1 s: numbers begin again after twelve days."""
     return Period(int(NOW) + number, NOW + number, NOW + number + 1)
 
 

@@ -50,7 +50,7 @@ has fewer connections than requests.
 LEADS: Final = 8
 """Minimum number of leads in `pending_timeout`."""
 RING_EVERY: Final = 0.005
-"""Minimum number of seconds between two times that the other workers are told of requests that wait here."""
+"""Minimum number of seconds between two times that the other workers are woken for requests that wait here."""
 SWEEP: Final = 1.0
 """Seconds between two checks for expired idle connections."""
 USUAL_IDLE: Final = 64
@@ -296,7 +296,7 @@ class Pool(Generic[S]):
         self._published: float | None = None  # deadline of the first waiting borrower, as other workers know it
         self._contended = False  # at the last look, requests waited at other workers
         self._ringer: asyncio.TimerHandle | None = None
-        self._rings_again = False  # a borrower has come to the queue since the other workers were told
+        self._rings_again = False  # a borrower has entered the queue since the other workers were woken
         self._ticker: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._stopped = False
@@ -501,7 +501,7 @@ class Pool(Generic[S]):
         if queue is None:
             return False
         if connection.streams:
-            # It closes with its last stream, and until then nobody can use its free capacity: one at a time, and never
+            # It closes with its last stream, and until then its free capacity is of no use: one at a time, and never
             # the only one.
             if self._leaving or connection.target.places < 2:
                 return False
@@ -656,7 +656,7 @@ class Pool(Generic[S]):
         if taken:
             target.places += 1
             if self._queue is not None:
-                self._queue.listen(self._look)
+                self._queue.listen(self._handle_bell)
         return taken
 
     def _leave_place(self, target: Target) -> None:
@@ -716,7 +716,7 @@ class Pool(Generic[S]):
             self._rings_again = True
             return
         self._rings_again = False
-        self._queue.listen(self._look)
+        self._queue.listen(self._handle_bell)
         self._queue.ring_holders()
         self._ringer = asyncio.get_running_loop().call_later(RING_EVERY, self._ring_again)
 
@@ -725,7 +725,7 @@ class Pool(Generic[S]):
         if self._rings_again and self._placeless:
             self._tell_holders()
 
-    def _look(self) -> None:
+    def _handle_bell(self) -> None:
         """Handle the bell of another worker: a place may have become free, or requests may wait there."""
         self._fill()
         self._leave_idle()
