@@ -577,7 +577,7 @@ def _distinct_names(pattern: str) -> str:
     return pattern
 
 
-@settings(max_examples=200)
+@settings(max_examples=400)
 @given(st.lists(ROUTES, max_size=8), st.lists(REQUESTS, min_size=1, max_size=4))
 def test_the_table_agrees_with_sorting_all_routes_by_the_match_order(routes, requests):
     table = Router([(route.conditions, place) for place, route in enumerate(routes)])

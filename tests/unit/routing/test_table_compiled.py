@@ -171,7 +171,7 @@ BYTES = st.one_of(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=400)
 @given(st.lists(ROUTES, max_size=12), st.lists(REQUESTS, min_size=1, max_size=8))
 def test_any_table_and_any_request(routes, requests):
     table = Router([(route.conditions, place) for place, route in enumerate(routes)])
@@ -179,7 +179,7 @@ def test_any_table_and_any_request(routes, requests):
         same(table, request)
 
 
-@settings(max_examples=200)
+@settings(max_examples=300)
 @given(st.lists(PATTERNS, min_size=1, max_size=12, unique=True), st.lists(BYTES, max_size=8), BYTES)
 @example(["/{x0}/a/b", "/a/{x0}/c", "/{x0}/{x1}/{r:path}", "/a/*"], [b"/a/a/b", b"/a/a/c", b"/a/a", b"/b/a/x/"], b"")
 def test_any_bytes_as_path_and_host(patterns, paths, host):
@@ -196,7 +196,7 @@ def answers(table, requests):
     return [table.find(request) for request in requests]
 
 
-@settings(max_examples=200)
+@settings(max_examples=300)
 @given(
     st.lists(ROUTES, max_size=10),
     st.lists(st.tuples(st.integers(0, 9), st.one_of(st.none(), ROUTES)), max_size=6),

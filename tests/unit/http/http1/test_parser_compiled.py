@@ -21,8 +21,7 @@ bodies: Any = twin("fastgw.http.http1._body")
 compiled_splice: Any = twin("fastgw.http.http1._serializer")
 pytestmark = pytest.mark.twin
 
-# `make fuzz` compares the same two for as long as one likes.
-thorough = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+thorough = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 
 Outcome = dict[str, object] | str
 

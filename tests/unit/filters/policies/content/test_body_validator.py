@@ -189,7 +189,7 @@ def written(draw: st.DrawFn, text: str) -> str:
 
 
 @pytest.mark.twin
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(roots, st.lists(texts_of(), min_size=1, max_size=8))
 def test_errors_are_those_of_the_reference(schema: Any, documents: list[str]) -> None:
     """A text that the reference does not read as JSON is left to it."""
