@@ -125,6 +125,7 @@ EDGES = {
     "filters/policies/grpc_transcode/conversions.py": 1,  # what a conversion raises is told to who has asked for it
     "filters/policies/transform/expressions.py": 1,  # what JSONata raises for a body
     "filters/policies/websocket/guard.py": 1,  # who cannot be authenticated again does not go on
+    "filters/policies/websocket/reauthentication.py": 1,  # a finish step that raises ends no connection
     "filters/wrappers/shadow.py": 7,  # what a filter in shadow raises is told, and nothing else happens
     "capture/story_keeper.py": 1,  # what a filter raises that explains its decision after the end of the request
     "exchange/body_stages.py": 1,  # a stage that raises as it is cancelled: the others are still told

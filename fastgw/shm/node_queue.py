@@ -12,6 +12,7 @@ from contextlib import suppress
 from math import inf
 from time import monotonic
 from typing import Final, NamedTuple, final
+from weakref import WeakMethod
 
 from fastgw.shm.memory import Column
 
@@ -31,8 +32,10 @@ class WorkerBell:
         The reader of this worker's eventfd calls `woken`.
         """
         self._wakers = wakers
-        self.listening: dict[NodeQueue, Callable[[], None]] = {}
-        """Queues of the pools that have connections or waiting requests."""
+        self.listening: dict[int, WeakMethod[Callable[[], None]]] = {}
+        """Methods of the pools that have connections or waiting requests, by the identity of their queue. They keep no
+        pool: one that is dropped with its connections cannot say so.
+        """
 
     def ring(self, index: int) -> None:
         """Wake the worker with this column."""
@@ -42,8 +45,12 @@ class WorkerBell:
 
     def woken(self) -> None:
         """Let the pools look at their queues."""
-        for look in list(self.listening.values()):
-            look()
+        for key, method in list(self.listening.items()):
+            look = method()
+            if look is not None:
+                look()
+            elif self.listening.get(key) is method:
+                del self.listening[key]
 
 
 class QueueWords(NamedTuple):
@@ -72,11 +79,11 @@ class NodeQueue:
 
     def listen(self, look: Callable[[], None]) -> None:
         """Call this from now on when another worker rings. Idempotent."""
-        self._bell.listening[self] = look
+        self._bell.listening[id(self)] = WeakMethod(look)
 
     def ignore(self) -> None:
         """Do not call it any more: the pool has neither connections nor waiting requests."""
-        self._bell.listening.pop(self, None)
+        self._bell.listening.pop(id(self), None)
 
     def publish(self, since: float | None) -> None:
         """Write since when the first request of this worker waits; None: none waits."""
@@ -104,7 +111,7 @@ class NodeQueue:
         for view in self._column.views:
             at = view[word]
             if at and at < latest and view is not own and not self._is_stale(at):
-                count += view[self._pending]
+                count += max(view[self._pending], 1)  # those put back into the queue are not counted as pending
         return count
 
     def others_waiting(self) -> int:

@@ -217,6 +217,7 @@ class Pool(Generic[S]):
     """Connections to the targets of one upstream. No timer runs while there are no connections."""
 
     __slots__ = (
+        "__weakref__",
         "_at_once",
         "_clock",
         "_connect_timeouts",
@@ -235,6 +236,7 @@ class Pool(Generic[S]):
         "_pending",
         "_pending_timeout",
         "_placeless",
+        "_places",
         "_published",
         "_queue",
         "_ringer",
@@ -291,6 +293,7 @@ class Pool(Generic[S]):
         # Maximum number of simultaneous openings. After a lack of descriptors or ports: none before the next tick, then
         # one, and twice as many with each tick. An attempt that finds no port takes 2 ms.
         self._at_once = inf
+        self._places = 0  # connections: opening, lent and idle
         self._queue = queue
         self._lead = min(LEAD, pool.pending_timeout / LEADS)
         self._published: float | None = None  # deadline of the first waiting borrower, as other workers know it
@@ -397,6 +400,8 @@ class Pool(Generic[S]):
                 return Fault.POOL_FULL
             self._publish()
             self._tell_holders()
+            if self._queue is not None and self._queue.vacant() > 0:
+                self._fill()  # a place has become free before the others knew of this borrower
         return None
 
     # for borrowers that open and close their connections themselves
@@ -655,16 +660,20 @@ class Pool(Generic[S]):
             taken = self._limit.try_take()
         if taken:
             target.places += 1
+            self._places += 1
             if self._queue is not None:
                 self._queue.listen(self._handle_bell)
         return taken
 
     def _leave_place(self, target: Target) -> None:
         target.places -= 1
+        self._places -= 1
         self._limit.give_back()
         if self._queue is not None:
             first = next(iter(self._placeless), None)
-            self._queue.ring_ahead(inf if first is None else self._since(first))
+            is_able = first is not None and len(self._openings) < self._at_once
+            self._queue.ring_ahead(self._since(first) if first is not None and is_able else inf)
+            self._ignore_if_unused(self._queue)
 
     def _since(self, waiter: _Waiter) -> float:
         return waiter.deadline - self._pending_timeout
@@ -673,18 +682,19 @@ class Pool(Generic[S]):
         """Open connections for waiting borrowers, the longest-waiting first, while the limit allows it. `in_turn`: not
         before those of other workers that wait longer.
         """
+        has_taken = False
         while self._placeless:
             waiter = next(iter(self._placeless))
             target = waiter.target
             # Otherwise an opening without a borrower, or with free capacity, is available for this one.
             if waiter.http1 or target.opening * target.capacity < len(target.waiting):
-                if (
-                    len(self._openings) >= self._at_once
-                    or (in_turn and self._is_others(self._since(waiter)))
-                    or not self._take_place(target)
-                ):
+                is_others = in_turn and self._is_others(self._since(waiter))
+                if len(self._openings) >= self._at_once or is_others or not self._take_place(target):
+                    if is_others and has_taken and self._queue is not None:
+                        self._queue.ring_ahead(self._since(waiter))  # they may have left their places to this worker
                     self._tick_later()
                     return
+                has_taken = True
                 self._open(target, waiter if waiter.http1 else None)
             if waiter.counted:
                 waiter.borrower.queue_left()
@@ -707,6 +717,15 @@ class Pool(Generic[S]):
         if deadline != self._published:
             self._published = deadline
             self._queue.publish(None if deadline is None else deadline - self._pending_timeout)
+            if deadline is None:
+                self._ignore_if_unused(self._queue)
+
+    def _ignore_if_unused(self, queue: PoolQueue) -> None:
+        """Stop listening to the queue, which would keep the pool, if it has neither connections nor borrowers there."""
+        if not self._places and not self._placeless:
+            queue.watch(False)
+            queue.ignore()
+            self._contended = False
 
     def _tell_holders(self) -> None:
         """Ring for idle connections of other workers: at once, and then at intervals while borrowers come."""
@@ -729,8 +748,10 @@ class Pool(Generic[S]):
         """Handle the bell of another worker: a place may have become free, or requests may wait there."""
         self._fill()
         self._leave_idle()
-        if self._queue is not None and not self._placeless and not any(target.places for target in self.targets):
-            self._queue.ignore()
+        if self._queue is not None:
+            if not self._placeless and self._queue.vacant() > 0:
+                self._queue.ring_ahead(inf)  # others may have left their places to a borrower that has left
+            self._ignore_if_unused(self._queue)
 
     def _leave_idle(self) -> None:
         """Close idle connections for requests that wait at other workers, one for each."""
@@ -848,6 +869,7 @@ class Pool(Generic[S]):
         for waiter in reversed(placed[target.opening * target.capacity :]):
             self._placeless[waiter] = None
             self._placeless.move_to_end(waiter, last=False)
+        self._publish()
 
     def _queue_again(self, target: Target) -> None:
         """Put the last borrowers back into the queue after a lack of descriptors or ports."""
@@ -911,6 +933,8 @@ class Pool(Generic[S]):
             self._publish()
             # Not in turn: if a worker hangs, those of others would wait for it.
             self._fill(in_turn=False)  # it schedules the next tick if any are left
+            if self._placeless:
+                self._tell_holders()
 
     def _sweep_later(self) -> None:
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)

@@ -119,12 +119,23 @@ def test_a_worker_without_an_eventfd_is_not_woken(node: Node) -> None:
     assert node.woken() == []
 
 
+class Listener:
+    def __init__(self, name: str, looked: list[str]) -> None:
+        self._name, self._looked = name, looked
+
+    def look(self) -> None:
+        self._looked.append(self._name)
+
+
 def test_only_pools_with_connections_or_waiting_requests_are_asked_to_look(node: Node) -> None:
-    bell, looked = WorkerBell({}), []
-    one, other = (NodeQueue(node.words.queue(slot), 4, TIMEOUT, node.shared.columns[0], bell) for slot in (1, 2))
-    one.listen(lambda: looked.append("one"))
-    other.listen(lambda: looked.append("other"))
+    bell, looked = WorkerBell({}), list[str]()
+    queues = [NodeQueue(node.words.queue(slot), 4, TIMEOUT, node.shared.columns[0], bell) for slot in (1, 2, 3)]
+    listeners = [Listener(name, looked) for name in ("one", "other", "dropped")]
+    for queue, listener in zip(queues, listeners, strict=True):
+        queue.listen(listener.look)
+    del listener, listeners[2]  # the bell keeps nobody
     bell.woken()
-    one.ignore()
+    queues[0].ignore()
     bell.woken()
     assert looked == ["one", "other", "other"]
+    assert len(bell.listening) == 1

@@ -5,7 +5,7 @@ nothing that they change has an effect on the connection.
 """
 
 import asyncio
-from contextlib import ExitStack
+from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
@@ -50,11 +50,17 @@ async def authenticate_again(exchange: Exchange, state: RequestState | None) -> 
             if closing is not None:
                 return closing
     finally:
-        with ExitStack() as steps:  # in reverse order; all of them, even if one raises
-            for hooks in ran:
-                if hooks.finish is not None:
-                    steps.callback(hooks.finish, copy)
+        for hooks in reversed(ran):
+            if hooks.finish is not None:
+                _finish(hooks.finish, copy)
     return None
+
+
+def _finish(step: Callable[[Exchange], None], copy: ShadowExchange) -> None:
+    try:
+        step(copy)
+    except Exception:  # the edge of a filter: logged, as at the end of an exchange
+        count_raised(step, "finish", copy)
 
 
 def _copy_of(exchange: Exchange, state: RequestState) -> ShadowExchange:
@@ -66,9 +72,14 @@ def _copy_of(exchange: Exchange, state: RequestState) -> ShadowExchange:
     return copy
 
 
+def _timeout_of(copy: ShadowExchange) -> float:
+    of_route = None if copy.route is None else copy.route.filter_timeout
+    return copy.real.client.filter_timeout() if of_route is None else of_route
+
+
 async def _run_step(step: RequestStep, name: str, copy: ShadowExchange) -> ForcedClose | None:
     try:
-        async with asyncio.timeout(copy.real.client.filter_timeout()) as limit:
+        async with asyncio.timeout(_timeout_of(copy)) as limit:
             outcome = step(copy)
             reply = checked(outcome if outcome is None or isinstance(outcome, Reply) else await outcome)
     except _RAISED:  # the edge of the filters: a client that is not checked may not continue

@@ -279,3 +279,62 @@ async def test_pools_that_share_a_limit_are_quiet_when_nothing_waits(node, diale
     assert node.shared.total(node.words.queued_since + SLOT) == 0
     node.stop()
     assert node.connections == 0
+
+
+@on_loop
+async def test_a_pool_that_has_nothing_is_kept_by_no_queue(node: Node, dialer: Any) -> None:
+    """As after a reload that has removed the upstream: nobody rings."""
+    pool = node.make(max_connections=2)
+    bell = pool._queue._bell  # type: ignore[union-attr]
+    connection = await opened(pool, dialer)
+    waits = [come(pool), come(pool)]
+    assert len(bell.listening) == 1
+    for borrower in waits:
+        pool.withdraw(borrower)
+    pool.retire()
+    pool.give_back(connection)
+    assert node.connections == 1  # the opening that nobody waits for any more
+    await dialer.begun()
+    dialer.succeed()
+    await until(lambda: node.connections == 0)
+    assert bell.listening == {}
+    node.stop()
+
+
+@on_loop
+async def test_places_that_become_free_at_once_are_all_taken(node: Node, dialer: Any) -> None:
+    """Those who wait are at two workers in turn, so that each worker leaves places to the other."""
+    holder, first, second = (node.make(max_connections=4) for _ in range(3))
+    held = [await opened(holder, dialer) for _ in range(4)]
+    for number in range(6):
+        come((first, second)[number % 2])
+        await turns(2)
+    holder._stopped = True  # it gives all of them up in one turn of the loop
+    for connection in held:
+        holder.give_back(connection)
+    await until(lambda: len(dialer.openings) == 4)
+    assert node.connections == 4
+    node.stop()
+
+
+@on_loop
+async def test_who_is_put_back_into_the_queue_is_known_to_the_other_workers(node: Node, dialer: Any) -> None:
+    """An opening that was to serve five serves one: the other four need connections that another worker has idle."""
+    keeper, other = node.make(max_connections=6), node.make(max_connections=6)
+    kept = [await opened(keeper, dialer) for _ in range(5)]
+    other.targets[0].capacity = 5
+    waits = [come(other) for _ in range(5)]
+    await dialer.begun()
+    assert len(dialer.openings) == 1
+    for connection in kept[:2]:
+        keeper.give_back(connection)
+    assert keeper.idle_count == 2
+    dialer.succeed()
+    await waits[0].answer()
+    for idle in (1, 0):
+        if other._ringer is not None:
+            await until(lambda: other._ringer is None)
+        other._tick()
+        await until(lambda idle=idle: keeper.idle_count == idle)
+        await dialer.begun(2 - idle)
+    node.stop()
