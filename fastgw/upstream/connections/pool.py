@@ -670,10 +670,15 @@ class Pool(Generic[S]):
         self._places -= 1
         self._limit.give_back()
         if self._queue is not None:
-            first = next(iter(self._placeless), None)
-            is_able = first is not None and len(self._openings) < self._at_once
-            self._queue.ring_ahead(self._since(first) if first is not None and is_able else inf)
+            first = self._first_in_queue()
+            self._queue.ring_ahead(inf if first is None else self._since(first))
             self._ignore_if_unused(self._queue)
+
+    def _first_in_queue(self) -> _Waiter | None:
+        """Return the first borrower that waits for the limit; None: there is none, or all of them wait for descriptors
+        or ports, and leave the places of the limit to other workers.
+        """
+        return None if len(self._openings) >= self._at_once else next(iter(self._placeless), None)
 
     def _since(self, waiter: _Waiter) -> float:
         return waiter.deadline - self._pending_timeout
@@ -711,17 +716,16 @@ class Pool(Generic[S]):
         """Tell other workers since when the first borrower of this one waits for the limit."""
         if self._queue is None:
             return
-        first = next(iter(self._placeless), None)
-        # Those that wait for descriptors or ports leave the places of the limit to others.
-        deadline = None if first is None or len(self._openings) >= self._at_once else first.deadline
+        first = self._first_in_queue()
+        deadline = None if first is None else first.deadline
         if deadline != self._published:
             self._published = deadline
-            self._queue.publish(None if deadline is None else deadline - self._pending_timeout)
-            if deadline is None:
+            self._queue.publish(None if first is None else self._since(first))
+            if first is None:
                 self._ignore_if_unused(self._queue)
 
     def _ignore_if_unused(self, queue: PoolQueue) -> None:
-        """Stop listening to the queue, which would keep the pool, if it has neither connections nor borrowers there."""
+        """Stop listening to the queue if the pool has neither connections nor borrowers there."""
         if not self._places and not self._placeless:
             queue.watch(False)
             queue.ignore()
