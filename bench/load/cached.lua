@@ -2,13 +2,13 @@
 -- Usage: wrk ... -s cached.lua URL -- body=FILE [key=value ...]
 --   body=FILE      what every answer must consist of
 --   below=PATH     the path that all URLs are below; one of the routes unless told
---   misses=1       every request has a URL of its own, also of all earlier runs
+--   misses=1       every request has a URL of its own, also of all earlier runs, and no answer may be a hit
 
 local checks = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "checks.lua")
-local expected
+local page, expected
 
 local NEW = string.rep("0", 17)
-local last = os.time() * 1e7  -- below 2^53, so exact; no run sends ten million a second
+local last = os.time() * 1e6  -- below 2^53, so that one more is exact; no run sends a million a second
 
 local function with_new_url(text)
   last = last + 1
@@ -16,9 +16,15 @@ local function with_new_url(text)
   return text:sub(1, first - 1) .. string.format("%017d", last) .. text:sub(behind + 1)
 end
 
+local function is_miss(headers, body)
+  local status = headers["Cache-Status"] or headers["cache-status"] or ""
+  return body == page and not status:lower():find("hit", 1, true)
+end
+
 local function prepare()
-  expected = checks.read(checks.options.body)
-  if checks.options.misses then checks.sent = with_new_url end
+  page = checks.read(checks.options.body)
+  expected = page
+  if checks.options.misses then checks.sent, expected = with_new_url, is_miss end
 end
 
 local function make(number, id)
