@@ -59,6 +59,8 @@ def rooms() -> Iterator[Room]:
     stored = ANSWER % (PUBLIC, b"")
     yield from _misses("without a cache", stored, {})
     yield from _misses("a miss that is stored", stored, CACHED)
+    yield from _misses("without a cache, routes in turn", stored, {}, routes=4)
+    yield from _misses("a miss that is stored, routes in turn", stored, CACHED, routes=4)
     yield from _misses("a miss that is stored, Vary", ANSWER % (PUBLIC, VARY), CACHED)
     yield from _misses("a miss that is not stored", ANSWER % (b"private", b""), CACHED)
     yield from _misses("a miss that is not stored, Vary", ANSWER % (b"private", VARY), CACHED)
@@ -82,14 +84,16 @@ def rooms() -> Iterator[Room]:
     yield from _hits("a hit behind key_auth and rate_limit", stored, {**CACHED, **USUAL})
 
 
-def _misses(name: str, answer: bytes, filters: Mapping[str, Any]) -> Iterator[Room]:
-    """Return a microbenchmark whose requests are for another URL each."""
+def _misses(name: str, answer: bytes, filters: Mapping[str, Any], routes: int = 1) -> Iterator[Room]:
+    """Return a microbenchmark whose requests are for another URL each, on up to ten routes in turn."""
     numbers, request = count(1), bytearray(_request(filters))
-    at = request.index(NUMBER)
+    at, route_at = request.index(NUMBER), request.index(b"svc1") + 3
     with TemporaryDirectory() as folder, closing(CachePlane(Path(folder), _configuration(filters))) as plane:
 
         def miss(response: bytes) -> None:
-            request[at : at + len(NUMBER)] = b"%08d" % next(numbers)
+            number = next(numbers)
+            request[at : at + len(NUMBER)] = b"%08d" % number
+            request[route_at] = ord("0") + number % routes
             plane.exchange((bytes(request), response))
 
         plane.connect(bytes(request), answer)

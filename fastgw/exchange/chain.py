@@ -126,6 +126,8 @@ class SentFields(NamedTuple):
 
     def then(self, later: SentFields) -> SentFields:
         """Return these changes and later ones as one: a header that is added here may be dropped there."""
+        if self == NO_SENT_FIELDS:
+            return later  # the same object, whose names are recognized
         added = without_fields(self.added, frozenset(map(folded, later.dropped))) if self.added else b""
         return SentFields(self.dropped | later.dropped, added + later.added)
 

@@ -1,6 +1,7 @@
 """Compiled settings of one use of the filter, and the keys of requests."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from time import time
 from typing import Final, NamedTuple, cast, final
 
@@ -42,6 +43,12 @@ what others get (cache poisoning). The last two describe a body, which is not fo
 _OWN_AUTHORIZATION: Final = b"client-authorization"
 """Part of the key of requests in which a filter has written an `Authorization` that depends on the client."""
 _PORTS: Final[Mapping[bytes, bytes]] = {b"http": b":80", b"https": b":443"}
+
+
+@lru_cache(maxsize=64)
+def _dropped_with(key_headers: tuple[bytes, ...]) -> frozenset[bytes]:
+    """Return the headers that are not forwarded, the same object for all uses with these headers in the key."""
+    return (UNKEYED | frozenset(CONDITIONS)) - frozenset(key_headers)
 
 
 @final
@@ -106,7 +113,7 @@ class CachePolicy:
         if not key_cookies:
             self.ready_hits = ReadyHits(ready_memory, answers, key_headers, by_consumer, time)
         self.clock: Callable[[], float] = time  # epoch seconds
-        self.dropped = (UNKEYED | frozenset(CONDITIONS)) - frozenset(key_headers)
+        self.dropped = _dropped_with(key_headers)
 
     def storing_of(self, consumer: Consumer | None, *, is_authenticated: bool) -> StorePolicy:
         """Return the rules that decide whether the response to this request is stored.
