@@ -1,5 +1,6 @@
 """Stories in the admin API: `GET /stories` lists those that a client selects, `GET /stories/{id}` has all of one."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -10,6 +11,7 @@ from starlette.responses import Response
 
 from fastgw.admin.node_interface import Node
 from fastgw.admin.responses import json_response
+from fastgw.admin.tapped_request import check_status
 from fastgw.capture.captured_exchange import matches_status
 from fastgw.capture.story_record import Story
 
@@ -24,6 +26,8 @@ QUERY_PARAMETERS: Final[Mapping[str, str]] = {
     "longer_than": "Stories of requests that took longer than this number of seconds.",
     "limit": "Maximum number of stories, at most 1000. Default: 100.",
 }
+REASONS: Final = ("error", "slow", "debug")
+_NUMBER: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,9})?")
 _ABSENT: Final = HTTPException(404, "No stories are kept; `stories` of the configuration begins them.")
 
 
@@ -63,11 +67,15 @@ async def list_stories(node: Node, request: Request) -> Response:
     if stories is None:
         raise _ABSENT
     try:
-        longer_than, limit = float(asked.get("longer_than", "0")), int(asked.get("limit", "100"))
+        longer_than, limit = _least_duration(asked.get("longer_than", "0")), _limit(asked.get("limit", "100"))
+        statuses = (asked["status"],) if "status" in asked else ()
+        for status in statuses:
+            check_status(status)
+        if asked.get("reason", "error") not in REASONS:
+            raise ValueError(f"reason must be one of {', '.join(REASONS)}")
     except ValueError as error:
-        raise HTTPException(400, "longer_than and limit must be numbers.") from error
+        raise HTTPException(400, f"Invalid selection of stories: {error}.") from error
     wanted = {name: asked[name] for name in ("route", "reason", "consumer", "upstream", "fault") if name in asked}
-    statuses = (asked["status"],) if "status" in asked else ()
     found = [
         story
         for story in stories
@@ -75,7 +83,7 @@ async def list_stories(node: Node, request: Request) -> Response:
         and matches_status(statuses, story.status)
         and all(getattr(story, name) == value for name, value in wanted.items())
     ]
-    rows = [_row(story) for story in found[: max(0, min(limit, MOST_ROWS))]]
+    rows = [_row(story) for story in found[:limit]]
     return json_response(StoryList(rows, len(stories), node.stories_dropped()))
 
 
@@ -87,6 +95,18 @@ async def one_story(node: Node, request: Request) -> Response:
         if wanted in (story.request_id, story.trace_id, story.debug_id, str(story.number)):
             return json_response(story)
     raise HTTPException(404, "There is no such story: it may be forgotten, or the request neither failed nor slow.")
+
+
+def _least_duration(text: str) -> float:
+    if _NUMBER.fullmatch(text) is None:
+        raise ValueError("longer_than must be a number of seconds, such as 0.5")
+    return float(text)
+
+
+def _limit(text: str) -> int:
+    if _NUMBER.fullmatch(text) is None or not text.isdigit() or not 1 <= int(text) <= MOST_ROWS:
+        raise ValueError(f"limit must be a number from 1 to {MOST_ROWS}")
+    return int(text)
 
 
 def _row(story: Story) -> StoryRow:

@@ -3,7 +3,7 @@
 import random
 import re
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Final
+from typing import Final
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -30,7 +30,7 @@ class _Weights(msgspec.Struct):
 
 
 class _Service(msgspec.Struct):
-    Port: Annotated[int, msgspec.Meta(ge=0, le=65535)]
+    Port: int
     Address: str = ""
     Weights: _Weights = msgspec.field(default_factory=_Weights)
 

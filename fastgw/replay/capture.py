@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -14,6 +14,8 @@ from fastgw.admin.node_interface import RecordingBegun, RecordingWanted
 from fastgw.recording.file import RecordingWriter
 from fastgw.recording.records import RecordingBegin
 from fastgw.sync.recordings import RecordBatch
+
+_IS_OVER: Final = "the time is over"
 
 
 class CannotWriteRecording(Exception):
@@ -46,10 +48,13 @@ def capture(
     begun: RecordingBegun | None = None
     try:
         with _interrupted() as is_interrupted:
+            until = time.monotonic() + wanted.seconds  # not later than the gateway's
             begun = client.change("/recordings", RecordingBegun, wanted)
             writer.write_begin(RecordingBegin(begun.version, begun.generation, time.time()))
             began()
             dropped, why = _fetch_all(client, begun.id, writer, wanted.requests, is_interrupted)
+            if why == _IS_OVER and time.monotonic() < until:
+                why = "the gateway was upgraded or stopped"
         writer.finish(dropped)
     except OSError as error:
         raise CannotWriteRecording(f"{path}: {error.strerror}") from error
@@ -77,7 +82,7 @@ def _fetch_all(
         for record in fetched.records[: most - writer.requests]:
             writer.add(record)
         if fetched.is_over and not fetched.records:
-            return dropped, "the time is over" if writer.requests < most else ""
+            return dropped, _IS_OVER if writer.requests < most else ""
     return dropped, ""
 
 

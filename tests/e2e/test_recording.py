@@ -394,6 +394,17 @@ def test_the_death_of_control_ends_a_recording_which_is_kept(scene: Scene) -> No
     assert again.code == 0, again.output
 
 
+def test_an_upgrade_ends_a_recording_and_is_its_reason(scene: Scene) -> None:
+    gateway = scene.gateway
+    with Recorder(gateway, scene.directory, 1000, name="upgraded.bin") as recorder:
+        assert call(gateway, "/said") == "200"
+        gateway.signal(signal.SIGUSR2)
+        gateway.stderr.wait_for(lambda line: b"all 2 workers are new" in line, LONG)
+    assert recorder.code == 1
+    assert "ended early: the gateway was upgraded or stopped" in recorder.output
+    read_recording(str(recorder.file), read_key(str(scene.directory / "key")))
+
+
 def test_a_client_that_leaves_ends_its_recording_and_no_space_is_an_error(scene: Scene, tmp_path: Path) -> None:
     with Recorder(scene.gateway, scene.directory, 1000, name="left.bin") as recorder:
         recorder.process.send_signal(signal.SIGINT)

@@ -110,3 +110,20 @@ def test_stories_begin_and_end_with_the_configuration(tmp_path: Path) -> None:
         gateway.change(stories=None)
         gateway.reload()
         assert admin(gateway, "GET /stories").status == 404
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("limit=0", "limit must be a number from 1 to 1000"),
+        ("limit=-1", "limit must be a number from 1 to 1000"),
+        ("limit=1001", "limit must be a number from 1 to 1000"),
+        ("longer_than=nan", "longer_than must be a number of seconds, such as 0.5"),
+        ("longer_than=-1", "longer_than must be a number of seconds, such as 0.5"),
+        ("status=9xx", '"9xx" is not a status; expected one such as 404 or 5xx'),
+        ("reason=foo", "reason must be one of error, slow, debug"),
+    ],
+)
+def test_a_selection_that_cannot_match_is_refused(gateway: Reloadable, query: str, expected: str) -> None:
+    refused = admin(gateway, f"GET /stories?{query}")
+    assert (refused.status, refused.json["detail"]) == (400, f"Invalid selection of stories: {expected}.")

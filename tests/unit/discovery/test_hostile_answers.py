@@ -101,6 +101,10 @@ def test_an_answer_that_cannot_be_is_a_failure_of_the_source(answer: Callable[[]
             lambda host=host: of_consul(instance(host))
             for host in ("a b", "10.0.0.1/x", "10.0.0.1:1/x", "[::1]", "a\r\nX: 1", "@a", "x" * 254, "\0", "%")
         ),
+        *(
+            lambda port=port: of_consul(json.dumps([{"Node": {"Address": "10.0.0.9"}, "Service": {"Port": port}}]))
+            for port in (-1, 0, 65_536, 10**400)
+        ),
         lambda: of_nacos(f'{{"hosts": [{{"ip": "10.0.0.1", "port": {"9" * 400}}}]}}'),
         lambda: of_eureka(f'{{"$": "{DIGITS}", "@enabled": true}}'),
         lambda: of_eureka('{"$": "\u0661", "@enabled": true}'),
@@ -112,6 +116,15 @@ def test_an_instance_without_a_valid_address_and_port_is_left_out(answer: Callab
 
     found = asyncio.run(fetched())
     assert (found.content, found.problem) == (b"[]", "1 instance has no valid address and port")
+
+
+def test_a_port_that_cannot_be_takes_no_other_instance_with_it() -> None:
+    listed = [{"Node": {"Address": "10.0.0.9"}, "Service": {"Port": port}} for port in (99_999, 80)]
+    found = asyncio.run(
+        ConsulList(Consul(address=URL), FILE, Registry(json.dumps(listed), x_consul_index="7"), no_secret).fetch()
+    )  # type: ignore[arg-type]
+    assert [each["url"] for each in json.loads(found.content)] == ["http://10.0.0.9:80"]
+    assert found.problem == "1 instance has no valid address and port"
 
 
 def test_a_container_whose_parts_are_null_stops_no_other() -> None:
