@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fastgw.upstream.policies.retry import MOST_REFUSED
 from tests.support.certificates import Certificates, server_tls
 from tests.support.client import Client
 from tests.support.faults import assert_fault
-from tests.support.gateway import Gateway, wait_until
+from tests.support.gateway import wait_until
 from tests.support.http2_peer import (
     CANCEL,
     CONTINUATION,
@@ -41,6 +42,7 @@ from tests.support.http2_peer import (
     answer,
     frame,
 )
+from tests.support.listener_lanes import ListenerLane, ListenerLanes, Part, Settings
 from tests.support.origin import Origin
 
 pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
@@ -48,20 +50,10 @@ HELD = 65_536
 
 
 class World:
-    """A gateway, and what it turns to."""
+    """A gateway, or a lane of the one that tests share, and what it turns to."""
 
-    def __init__(self, directory: Path, stack: contextlib.ExitStack, origin: Any, upstream: dict[str, Any]) -> None:
-        self.origin = origin
-        config = {
-            "limits": upstream.pop("limits", {}),
-            "routes": [{"name": "all", "upstream": "u", "filters": upstream.pop("filters", {})}],
-            "workers": 1,
-            "status": {"address": "127.0.0.1:0"},
-            "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}},
-            "upstreams": {"u": {"targets": [{"url": origin.url}], "protocol": "http2", **upstream}},
-        }
-        self._stack = stack
-        self.gateway = stack.enter_context(Gateway(config, directory))
+    def __init__(self, lane: ListenerLane, stack: contextlib.ExitStack) -> None:
+        self.gateway, self.origin, self._stack = lane, lane.origin, stack
 
     def client(self) -> Client:
         return self._stack.enter_context(self.gateway.connect())
@@ -70,12 +62,81 @@ class World:
         return self._stack.enter_context(Http2Client(self.gateway.address()))
 
 
+FILTERS: dict[str, dict[str, Any]] = {
+    "no filter": {},
+    "a filter for pieces": {"compress": {"min_bytes": 1}},
+    "a filter for whole bodies": {"transform": {"response": {"json": {"set": {"a": 1}}}}},
+    "a cache": {"cache": {}},
+    "a pace": {"bandwidth": {"rate": "1MiB/s"}},
+}
+SOON = {"timeouts": {"response_headers": "200ms", "idle": "200ms"}, "retries": {"max": 0}}
+UNBLAMED = {"health_checks": {"passive": None}, "retries": {"max": 2}}
+SHARED: list[tuple[int, Settings]] = [
+    (89, {}),
+    (2, {"retries": {"max": 0}}),
+    (2, {"retries": {"conditions": ["connect_failure"]}}),
+    (1, {"pool": {"idle_timeout": "200ms"}}),
+    (1, SOON),
+    (2, UNBLAMED),
+    *((1, {"filters": filters}) for filters in FILTERS.values()),
+    (1, {"alpn": ["h2"]}),
+    (1, {"alpn": ["http/1.1"]}),
+    *((1, {"alpn": [offered], "protocol": "auto"}) for offered in ("h2", "http/1.1", "x")),
+    (3, {"alpn": ["h2", "http/1.1"], "protocol": "auto"}),
+]
+"""Settings of upstreams, and how many tests have them. A test with other ones has a gateway of its own."""
+
+
+def part_of(ca: str, certificate: tuple[str, str], name: str, settings: Settings) -> Part:
+    """`filters`: of the route. With `alpn` the target speaks TLS and offers that. The rest is the upstream's."""
+    left = {**settings}
+    filters, alpn = left.pop("filters", {}), left.pop("alpn", None)
+    origin: Any
+    if alpn is None:
+        origin = Http2Origin()
+    else:
+        tls = server_tls(certificate)
+        tls.set_alpn_protocols(alpn)
+        origin = Http2Origin(tls) if "h2" in alpn else Origin(tls=tls).serve()
+        left["tls"] = {"ca": ca, "server_name": "inside.test"}
+    upstream = {"targets": [{"url": origin.url}], "protocol": "http2", **left}
+    route = {"name": name, "upstream": name, "filters": filters}
+    return Part({name: upstream}, [route], origin, partial(origin.__exit__, None, None, None))
+
+
+@pytest.fixture(scope="module")
+def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ListenerLanes]:
+    directory = tmp_path_factory.mktemp("lanes")
+    authority = Certificates(directory)
+    part = partial(part_of, authority.ca, authority.issue("inside.test"))
+    lanes = ListenerLanes(directory, part, SHARED)
+    yield lanes
+    lanes.stop()
+
+
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Any]:
+def make_own(tmp_path: Path) -> Iterator[Any]:
+    """A world with a gateway of its own: for tests that signal it, read its metrics or need other settings of it."""
     with contextlib.ExitStack() as stack:
 
-        def made(origin: Any = None, **upstream: Any) -> World:
-            return World(tmp_path, stack, stack.enter_context(origin or Http2Origin()), upstream)
+        def made(common: Settings | None = None, **settings: Any) -> World:
+            config = {"status": {"address": "127.0.0.1:0"}, **(common or {})}
+            lanes = ListenerLanes(tmp_path, partial(part_of, "", ("", "")), [(1, settings)], config)
+            stack.callback(lanes.stop)
+            lane = lanes.take(settings)
+            return World(lane, stack)
+
+        yield made
+
+
+@pytest.fixture
+def make(lanes: ListenerLanes) -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+
+        def made(**settings: Any) -> World:
+            lane = lanes.take(settings)
+            stack.callback(lane.close)
+            return World(lane, stack)
 
         yield made
 
@@ -115,8 +176,8 @@ def test_a_request_is_sent_in_the_fields_of_http2_and_its_answer_comes_back(worl
     assert response.get(b"Via") == b"2 fastgw"
 
 
-def test_any_number_of_fields_that_the_limits_allow_passes(make: Any) -> None:
-    world = make(limits={"header_count": 1000, "header_bytes": "64KiB"})
+def test_any_number_of_fields_that_the_limits_allow_passes(make_own: Any) -> None:
+    world = make_own({"limits": {"header_count": 1000, "header_bytes": "64KiB"}})
     client = world.client()
     lines = [(b"x-%d" % number, b"v%d" % number) for number in range(600)]
     sent = b"".join(b"%b: %b\r\n" % line for line in lines)
@@ -139,15 +200,6 @@ def test_http2_on_both_sides(world: World) -> None:
     peer.headers(request.stream, [(b"x-trailer", b"t")], end=True)
     message = client.read_message(stream)
     assert (message.body, message.trailers) == (b"onetwo", [(b"x-trailer", b"t")])
-
-
-FILTERS: dict[str, dict[str, Any]] = {
-    "no filter": {},
-    "a filter for pieces": {"compress": {"min_bytes": 1}},
-    "a filter for whole bodies": {"transform": {"response": {"json": {"set": {"a": 1}}}}},
-    "a cache": {"cache": {}},
-    "a pace": {"bandwidth": {"rate": "1MiB/s"}},
-}
 
 
 @pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
@@ -207,7 +259,8 @@ def test_interim_responses_are_passed_on(world: World) -> None:
     assert client.read_response(b"POST").status == 200
 
 
-def test_many_requests_share_one_connection(world: World) -> None:
+def test_many_requests_share_one_connection(make_own: Any) -> None:
+    world = make_own()
     clients = [world.client() for _ in range(20)]
     clients[0].send(GET % b"/0")
     peer = world.origin.accept()
@@ -216,8 +269,8 @@ def test_many_requests_share_one_connection(world: World) -> None:
         client.send(GET % b"/%d" % number)
     got = [peer.read_message() for _ in clients]
     assert sorted(request.stream for request in got) == list(range(1, 40, 2))
-    wait_until(lambda: world.gateway.sum_of("fastgw_requests_in_flight") == 20, "all to be told as in flight")
-    assert world.gateway.sum_of("fastgw_pool_in_use_connections") == 1
+    wait_until(lambda: world.gateway.whole.sum_of("fastgw_requests_in_flight") == 20, "all to be told as in flight")
+    assert world.gateway.whole.sum_of("fastgw_pool_in_use_connections") == 1
     for request in reversed(got):  # in any order
         path = request.get(b":path")
         assert path is not None
@@ -226,7 +279,7 @@ def test_many_requests_share_one_connection(world: World) -> None:
     for number, client in enumerate(clients):
         assert client.read_response().body == b"/%d" % number
     assert world.origin.none_waits()
-    wait_until(lambda: world.gateway.sum_of("fastgw_requests_in_flight") == 0, "none to be in flight")
+    wait_until(lambda: world.gateway.whole.sum_of("fastgw_requests_in_flight") == 0, "none to be in flight")
 
 
 def test_no_more_streams_than_the_target_allows(world: World) -> None:
@@ -493,7 +546,7 @@ def test_a_target_of_http1_is_told_from_one_of_http2(make: Any) -> None:
     again.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
     assert_fault(client.read_response(b"POST"), "connect_refused")
     why = "HTTP/2: the target has answered with HTTP/1, not HTTP/2: it needs `protocol: http1` or `auto`"
-    assert why in world.gateway.stderr.wait_for(lambda line: b"target" in line).decode()
+    assert why in world.gateway.stderr.wait_for(lambda line: world.origin.address.encode() in line).decode()
     assert world.gateway.wait_for_record(fault="connect_refused")["fault_detail"] == why
 
 
@@ -524,7 +577,7 @@ def test_an_early_answer_ends_the_upload(world: World) -> None:
 
 
 def test_timeouts_are_those_of_the_upstream_and_end_the_stream(make: Any) -> None:
-    world = make(timeouts={"response_headers": "200ms", "idle": "200ms"}, retries={"max": 0})
+    world = make(**SOON)
     client = world.client()
     client.send(GET % b"/head")
     peer = world.origin.accept()
@@ -550,11 +603,8 @@ def test_pings_of_the_target_are_answered(world: World) -> None:
     assert peer.read_until_frame(PING).payload == b"12345678"
 
 
-def test_over_tls_by_alpn(make: Any, tmp_path: Path) -> None:
-    authority = Certificates(tmp_path)
-    tls = server_tls(authority.issue("inside.test"))
-    tls.set_alpn_protocols(["h2"])
-    world = make(Http2Origin(tls), tls={"ca": authority.ca, "server_name": "inside.test"})
+def test_over_tls_by_alpn(make: Any) -> None:
+    world = make(alpn=["h2"])
     client = world.client()
     client.send(GET % b"/")
     request = answer(world.origin.accept())
@@ -563,25 +613,18 @@ def test_over_tls_by_alpn(make: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("protocol", "offered"), [("auto", ["h2"]), ("auto", ["http/1.1"]), ("auto", ["x"])])
-def test_alpn_chooses_where_it_may(make: Any, tmp_path: Path, protocol: str, offered: list[str]) -> None:
-    authority = Certificates(tmp_path)
-    tls = server_tls(authority.issue("inside.test"))
-    tls.set_alpn_protocols(offered)
-    origin = Http2Origin(tls) if "h2" in offered else Origin(tls=tls).serve()
-    world = make(origin, protocol=protocol, tls={"ca": authority.ca, "server_name": "inside.test"})
+def test_alpn_chooses_where_it_may(make: Any, protocol: str, offered: list[str]) -> None:
+    world = make(alpn=offered, protocol=protocol)
     client = world.client()
     client.send(GET % b"/")
-    if isinstance(origin, Http2Origin):
-        answer(origin.accept())
+    if "h2" in offered:
+        answer(world.origin.accept())
     assert client.read_response().body == b"ok"
 
 
-def test_an_upgrade_gets_a_connection_over_http1_where_the_target_may_choose(make: Any, tmp_path: Path) -> None:
+def test_an_upgrade_gets_a_connection_over_http1_where_the_target_may_choose(make: Any) -> None:
     """HTTP/2 has no `Upgrade` (RFC 9113 section 8.6): the handshake of its connection offers HTTP/1.1 alone."""
-    authority = Certificates(tmp_path)
-    tls = server_tls(authority.issue("inside.test"))
-    tls.set_alpn_protocols(["h2", "http/1.1"])
-    world = make(Http2Origin(tls), protocol="auto", tls={"ca": authority.ca, "server_name": "inside.test"})
+    world = make(alpn=["h2", "http/1.1"], protocol="auto")
     client, asking = world.client(), world.client()
     client.send(GET % b"/")
     shared = world.origin.accept()
@@ -603,12 +646,9 @@ def test_an_upgrade_gets_a_connection_over_http1_where_the_target_may_choose(mak
 
 
 @pytest.mark.parametrize("by", ["stream", "connection"])
-def test_a_target_that_requires_http1_gets_the_request_over_it(make: Any, tmp_path: Path, by: str) -> None:
+def test_a_target_that_requires_http1_gets_the_request_over_it(make: Any, by: str) -> None:
     """RFC 9113 section 7: HTTP_1_1_REQUIRED. Nothing was processed, so that a POST is sent again as well."""
-    authority = Certificates(tmp_path)
-    tls = server_tls(authority.issue("inside.test"))
-    tls.set_alpn_protocols(["h2", "http/1.1"])
-    world = make(Http2Origin(tls), protocol="auto", tls={"ca": authority.ca, "server_name": "inside.test"})
+    world = make(alpn=["h2", "http/1.1"], protocol="auto")
     client = world.client()
     client.send(post(b"/", b"body"))
     peer = world.origin.accept()
@@ -634,11 +674,8 @@ def test_a_target_that_requires_http1_and_has_no_choice_is_a_failure(world: Worl
     assert world.gateway.wait_for_record(method="GET")["fault_detail"] == "reset: HTTP_1_1_REQUIRED"
 
 
-def test_a_target_that_must_speak_http2_and_does_not_is_a_failed_handshake(make: Any, tmp_path: Path) -> None:
-    authority = Certificates(tmp_path)
-    tls = server_tls(authority.issue("inside.test"))
-    tls.set_alpn_protocols(["http/1.1"])
-    world = make(Origin(tls=tls).serve(), tls={"ca": authority.ca, "server_name": "inside.test"})
+def test_a_target_that_must_speak_http2_and_does_not_is_a_failed_handshake(make: Any) -> None:
+    world = make(alpn=["http/1.1"])
     client = world.client()
     client.send(GET % b"/")
     assert_fault(client.read_response(), "tls_failed")
@@ -756,7 +793,7 @@ VIOLATIONS: dict[str, bytes] = {
 def test_a_connection_error_is_a_malformed_response(make: Any, closes: bool) -> None:
     """RFC 9113 section 5.4.1: the fault tells that the target speaks wrongly, as over HTTP/1.1, and the log says how;
     even if it has closed the connection at once. Nothing is sent again, because it may have acted."""
-    world = make(health_checks={"passive": None}, retries={"max": 2})
+    world = make(**UNBLAMED)
     for number, (name, wrong) in enumerate(VIOLATIONS.items()):
         with world.gateway.connect() as client:
             client.send(GET % b"/%d" % number)
@@ -824,21 +861,22 @@ def test_an_idle_connection_is_said_goodbye_to(make: Any) -> None:
     peer.read_to_end()
 
 
-def test_a_drain_lets_streams_end(world: World) -> None:
+def test_a_drain_lets_streams_end(make_own: Any) -> None:
+    world = make_own()
     client = world.client()
     client.send(GET % b"/")
     peer = world.origin.accept()
     request = peer.read_message()
     peer.headers(request.stream, [(b":status", b"200")])
     client.read_response_head()
-    world.gateway.signal(15)
+    world.gateway.whole.signal(15)
     peer.data(request.stream, b"late", end=True)
     assert re.search(rb"late", client.read_to_end())
-    world.gateway.wait()
+    world.gateway.whole.wait()
 
 
-def test_an_active_check_asks_by_http2(make: Any) -> None:
-    world = make(health_checks={"active": {"path": "/healthy", "interval": "100ms"}})
+def test_an_active_check_asks_by_http2(make_own: Any) -> None:
+    world = make_own(health_checks={"active": {"path": "/healthy", "interval": "100ms"}})
     peer = world.origin.accept()
     request = answer(peer)
     assert (request.get(b":path"), request.get(b"connection")) == (b"/healthy", None)
