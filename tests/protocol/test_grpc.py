@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,98 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from fastgw.compiled import PURE
 from tests.support.client import Client
 from tests.support.gateway import wait_until
-from tests.support.grpc_world import CODES, DEADLINE, World
+from tests.support.grpc_world import CODES, DEADLINE, LIMITS, Server, World, grpc_part
 from tests.support.http2_peer import RST_STREAM, Http2Client, Http2Origin, Http2Peer, answer
+from tests.support.listener_lanes import ListenerLanes, Part, Settings
 
 pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
 CALL1 = b"POST /test.Greeter/Unary HTTP/1.1\r\nHost: a.test\r\n%bContent-Length: 2\r\n\r\n%b"
 LARGE = 32 * 1024**2
 
 
+INJECTED = {"fault": {"abort": {"grpc_status": "resource_exhausted"}}}
+REFUSALS = [
+    ({"basic_auth": {}}, CODES.UNAUTHENTICATED),
+    ({"ip": {"deny": ["127.0.0.0/8"]}}, CODES.PERMISSION_DENIED),
+    ({"rate_limit": {"limit": 1, "window": "1h"}}, CODES.RESOURCE_EXHAUSTED),
+]
+ONCE_MORE = {"retries": {"conditions": ["unavailable"], "non_idempotent": True}}
+OPENS = {"circuit_breaker": {"min_requests": 5, "window": "1m"}, "retries": {"max": 0}}
+OPENS_SOON = {"circuit_breaker": {"min_requests": 2, "window": "1m"}, "retries": {"max": 0}}
+OPENS_BY_THREE = {"circuit_breaker": {"min_requests": 3, "window": "1m"}, "retries": {"max": 0}}
+HALF_OPENS = {
+    "circuit_breaker": {"min_requests": 2, "window": "1m", "open": "50ms", "probes": 1},
+    "retries": {"max": 0},
+}
+BREAKS = {"circuit_breaker": {"min_requests": 2}}
+RETRIES = {"retries": {"max": 1, "conditions": ["unavailable"]}}
+ONE_METHOD = {"grpc": {"service": "test.Greeter", "methods": ["Unary"]}}
+SHARED: list[tuple[int, Settings]] = [
+    (14, {}),
+    (1, {"route": {"filters": INJECTED}}),
+    *((1, {"route": {"filters": filters}}) for filters, _ in REFUSALS),
+    (1, {"upstream": ONCE_MORE}),
+    (2, {"upstream": OPENS}),
+    (1, {"upstream": HALF_OPENS}),
+    (1, {"upstream": BREAKS}),
+    (1, {"route": ONE_METHOD}),
+    (24, {"scripted": {}}),
+    (1, {"scripted": OPENS_SOON}),
+    (2, {"scripted": RETRIES}),
+    (10, {"scripted": OPENS_BY_THREE}),
+]
+"""Settings, and how many tests have them. `scripted`: settings of the upstream, whose server is the test. A test with
+other ones has a gateway of its own."""
+
+
+def part_of(server: Server, name: str, settings: Settings) -> Part:
+    scripted = settings.get("scripted")
+    if scripted is None:
+        url, upstream, origin, close = server.url, settings.get("upstream", {}), None, int
+    else:
+        origin = Http2Origin()
+        url, upstream, close = origin.url, scripted, origin.__exit__
+    return Part(*grpc_part(name, url, upstream, settings.get("route", {}), f"{name}-"), origin, close)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.stop(0).wait()
+
+
+@pytest.fixture(scope="module")
+def lanes(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ListenerLanes]:
+    lanes = ListenerLanes(tmp_path_factory.mktemp("lanes"), partial(part_of, server), SHARED, LIMITS)
+    yield lanes
+    lanes.stop()
+
+
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Any]:
+def make_own(tmp_path: Path) -> Iterator[Any]:
+    """A server and a gateway that are the test's own: it stops one, reads metrics, or needs other settings."""
     with contextlib.ExitStack() as stack:
         yield lambda **more: World(tmp_path, stack, **more)
+
+
+@pytest.fixture
+def make(lanes: ListenerLanes, server: Server) -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+
+        def made(**settings: Any) -> World:
+            lane = lanes.take(settings)
+            stack.callback(lane.close)
+            return World.in_lane(lane, server, stack)
+
+        yield made
+
+
+@contextlib.contextmanager
+def scripted(make: Any, **upstream: Any) -> Iterator[tuple[World, Http2Origin]]:
+    """A gateway before a server that says what the test says."""
+    world = make(scripted=upstream)
+    yield world, world.gateway.origin
 
 
 @pytest.fixture
@@ -59,7 +139,7 @@ def test_the_status_of_the_server_arrives_as_it_is(world: World, code: str) -> N
 
 
 def test_an_injected_fault_is_a_status_for_calls_of_each_kind(make: Any) -> None:
-    world = make(route={"filters": {"fault": {"abort": {"grpc_status": "resource_exhausted"}}}})
+    world = make(route={"filters": INJECTED})
     stream = world.channel.stream_stream("/test.Greeter/Bidi")
     for call in (lambda: world.unary()(b"x", timeout=DEADLINE), lambda: [*stream(iter([b"x"]), timeout=DEADLINE)]):
         with pytest.raises(grpc.RpcError) as failed:
@@ -107,26 +187,24 @@ def test_the_deadline_is_passed_on_lessened(world: World) -> None:
 
 def test_the_deadline_is_the_routes(make: Any) -> None:
     """A client that does not watch its own deadline is told, and the server as well."""
-    with Http2Origin() as origin:
-        world = make(upstream={"targets": [{"url": origin.url}]})
-        with Http2Client(world.gateway.address()) as client:
-            fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"200m")]
-            stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
-            peer = origin.accept()
-            request = peer.read_message()
-            left = request.get(b"grpc-timeout") or b""
-            assert left.endswith(b"m")
-            assert 0 < int(left[:-1]) <= 200
-            response = client.read_message(stream)
-            assert (response.status, response.get(b"grpc-status"), response.body) == (200, b"4", b"")
-            assert peer.read_message(request.stream).reset == 8 if request.stream in peer.messages else True
+    with scripted(make) as (world, origin), Http2Client(world.gateway.address()) as client:
+        fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"200m")]
+        stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
+        peer = origin.accept()
+        request = peer.read_message()
+        left = request.get(b"grpc-timeout") or b""
+        assert left.endswith(b"m")
+        assert 0 < int(left[:-1]) <= 200
+        response = client.read_message(stream)
+        assert (response.status, response.get(b"grpc-status"), response.body) == (200, b"4", b"")
+        assert peer.read_message(request.stream).reset == 8 if request.stream in peer.messages else True
 
 
 @pytest.mark.parametrize(("delay", "most_left"), [("400ms", 9_800), ("300ms", None)])
-def test_the_deadline_runs_while_filters_wait(make: Any, delay: str, most_left: int | None) -> None:
+def test_the_deadline_runs_while_filters_wait(make_own: Any, delay: str, most_left: int | None) -> None:
     """A call of which nothing is left is not sent."""
     with Http2Origin() as origin:
-        world = make(upstream={"targets": [{"url": origin.url}]}, filters={"fault": {"delay": {"time": delay}}})
+        world = make_own(upstream={"targets": [{"url": origin.url}]}, filters={"fault": {"delay": {"time": delay}}})
         with Http2Client(world.gateway.address()) as client:
             timeout = b"200m" if most_left is None else b"10000m"
             fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", timeout)]
@@ -143,47 +221,44 @@ def test_the_deadline_runs_while_filters_wait(make: Any, delay: str, most_left: 
 
 def test_a_unary_call_in_one_piece_each_way(make: Any) -> None:
     """Such a call takes the fast path: it is passed on as it is, and so are its trailers; its status is logged."""
-    with Http2Origin() as origin:
-        world = make(upstream={"targets": [{"url": origin.url}]})
-        with Http2Client(world.gateway.address()) as client:
-            fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
-            timed = [*fields, (b"grpc-timeout", b"90M")]
-            for number in range(4):  # the first one opens a connection
-                path = b"/test.Greeter/Call%d" % number
-                stream = client.ask(timed if number > 1 else fields, b"\0\0\0\0\1a", method=b"POST", path=path)
-                if not number:
-                    peer = origin.accept()
-                request = peer.read_message()
-                left = request.get(b"grpc-timeout")
-                assert left is None if number <= 1 else 5_000_000 < int((left or b"")[:-1]) <= 5_400_000
-                assert (request.body, request.get(b"te")) == (b"\0\0\0\0\1a", b"trailers")
-                assert request.get(b"content-length") is None
-                head = [(b":status", b"200"), (b"content-type", b"application/grpc")]
-                peer.headers(request.stream, head, end=False)
-                peer.data(request.stream, b"\0\0\0\0\1b", end=False)
-                peer.headers(request.stream, [(b"grpc-status", b"5"), (b"x-end", b"e")], end=True)
-                response = client.read_message(stream)
-                assert (response.status, response.body) == (200, b"\0\0\0\0\1b")
-                assert dict(response.trailers) == {b"grpc-status": b"5", b"x-end": b"e"}
-                record = world.gateway.wait_for_record(path=path.decode())
-                assert (record["grpc_status"], record["fault"]) == ("NOT_FOUND", None)
-                assert (record["request_bytes"], record["response_bytes"]) == (6, 6)
-            # the deadline of a call that the target does not answer
-            stream = client.ask(
-                [*fields, (b"grpc-timeout", b"200m")], b"\0\0\0\0\1a", method=b"POST", path=b"/test.Greeter/Late"
-            )
+    with scripted(make) as (world, origin), Http2Client(world.gateway.address()) as client:
+        fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
+        timed = [*fields, (b"grpc-timeout", b"90M")]
+        for number in range(4):  # the first one opens a connection
+            path = b"/test.Greeter/Call%d" % number
+            stream = client.ask(timed if number > 1 else fields, b"\0\0\0\0\1a", method=b"POST", path=path)
+            if not number:
+                peer = origin.accept()
             request = peer.read_message()
-            assert 0 < int((request.get(b"grpc-timeout") or b"")[:-1]) <= 200
+            left = request.get(b"grpc-timeout")
+            assert left is None if number <= 1 else 5_000_000 < int((left or b"")[:-1]) <= 5_400_000
+            assert (request.body, request.get(b"te")) == (b"\0\0\0\0\1a", b"trailers")
+            assert request.get(b"content-length") is None
+            head = [(b":status", b"200"), (b"content-type", b"application/grpc")]
+            peer.headers(request.stream, head, end=False)
+            peer.data(request.stream, b"\0\0\0\0\1b", end=False)
+            peer.headers(request.stream, [(b"grpc-status", b"5"), (b"x-end", b"e")], end=True)
             response = client.read_message(stream)
-            assert (response.status, response.get(b"grpc-status"), response.body) == (200, b"4", b"")
-            record = world.gateway.wait_for_record(path="/test.Greeter/Late")
-            assert (record["grpc_status"], record["fault"]) == ("DEADLINE_EXCEEDED", "upstream_timeout")
-            assert peer.read_until_frame(RST_STREAM, request.stream).code == 8
+            assert (response.status, response.body) == (200, b"\0\0\0\0\1b")
+            assert dict(response.trailers) == {b"grpc-status": b"5", b"x-end": b"e"}
+            record = world.gateway.wait_for_record(path=path.decode())
+            assert (record["grpc_status"], record["fault"]) == ("NOT_FOUND", None)
+            assert (record["request_bytes"], record["response_bytes"]) == (6, 6)
+        # the deadline of a call that the target does not answer
+        stream = client.ask(
+            [*fields, (b"grpc-timeout", b"200m")], b"\0\0\0\0\1a", method=b"POST", path=b"/test.Greeter/Late"
+        )
+        request = peer.read_message()
+        assert 0 < int((request.get(b"grpc-timeout") or b"")[:-1]) <= 200
+        response = client.read_message(stream)
+        assert (response.status, response.get(b"grpc-status"), response.body) == (200, b"4", b"")
+        record = world.gateway.wait_for_record(path="/test.Greeter/Late")
+        assert (record["grpc_status"], record["fault"]) == ("DEADLINE_EXCEEDED", "upstream_timeout")
+        assert peer.read_until_frame(RST_STREAM, request.stream).code == 8
 
 
 def test_a_deadline_in_the_middle_of_a_response_ends_it_with_a_status(make: Any) -> None:
-    with Http2Origin() as origin:
-        world = make(upstream={"targets": [{"url": origin.url}]})
+    with scripted(make) as (world, origin):
         with Http2Client(world.gateway.address()) as client:
             fields = [(b"content-type", b"application/grpc+proto"), (b"te", b"trailers"), (b"grpc-timeout", b"300m")]
             stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
@@ -200,30 +275,26 @@ def test_a_deadline_in_the_middle_of_a_response_ends_it_with_a_status(make: Any)
 
 def test_a_late_head_takes_nothing_else_from_the_deadline(make: Any) -> None:
     """The call leaves the fast path with the head of a stream: its deadline stays the same moment."""
-    with Http2Origin() as origin:
-        world = make(upstream={"targets": [{"url": origin.url}]})
-        with Http2Client(world.gateway.address()) as client:
-            fields = [(b"content-type", b"application/grpc+proto"), (b"te", b"trailers"), (b"grpc-timeout", b"4S")]
-            begun = time.monotonic()
-            stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
-            peer = origin.accept()
-            request = peer.read_message()
-            wait_until(lambda: time.monotonic() > begun + 2.5, "more than half of the time")
-            peer.headers(request.stream, [(b":status", b"200"), (b"content-type", b"application/grpc")], end=False)
-            peer.data(request.stream, b"\0\0\0\0\1x", end=False)
-            response = client.read_message(stream)
-            assert dict(response.trailers)[b"grpc-status"] == b"4"
-            assert time.monotonic() > begun + 3.5
+    with scripted(make) as (world, origin), Http2Client(world.gateway.address()) as client:
+        fields = [(b"content-type", b"application/grpc+proto"), (b"te", b"trailers"), (b"grpc-timeout", b"4S")]
+        begun = time.monotonic()
+        stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
+        peer = origin.accept()
+        request = peer.read_message()
+        wait_until(lambda: time.monotonic() > begun + 2.5, "more than half of the time")
+        peer.headers(request.stream, [(b":status", b"200"), (b"content-type", b"application/grpc")], end=False)
+        peer.data(request.stream, b"\0\0\0\0\1x", end=False)
+        response = client.read_message(stream)
+        assert dict(response.trailers)[b"grpc-status"] == b"4"
+        assert time.monotonic() > begun + 3.5
 
 
 @pytest.mark.parametrize("value", [b"1", b"x", b"-1S", b"123456789S", b"1 S"])
 def test_a_deadline_that_cannot_be_read_is_refused(make: Any, value: bytes) -> None:
-    with Http2Origin() as origin:
-        world = make(upstream={"targets": [{"url": origin.url}]})
-        with Http2Client(world.gateway.address()) as client:
-            fields = [(b"content-type", b"application/grpc"), (b"grpc-timeout", value)]
-            response = client.exchange(fields, b"", method=b"POST", path=b"/test.Greeter/Unary")
-            assert (response.status, response.get(b"grpc-status")) == (200, b"13")
+    with scripted(make) as (world, _), Http2Client(world.gateway.address()) as client:
+        fields = [(b"content-type", b"application/grpc"), (b"grpc-timeout", value)]
+        response = client.exchange(fields, b"", method=b"POST", path=b"/test.Greeter/Unary")
+        assert (response.status, response.get(b"grpc-status")) == (200, b"13")
 
 
 def test_a_cancelled_call_is_cancelled_at_the_server(world: World) -> None:
@@ -247,7 +318,8 @@ def test_no_route_is_unimplemented(world: World) -> None:
     assert failed.value.code() is CODES.UNIMPLEMENTED
 
 
-def test_a_server_that_is_away_is_unavailable(world: World) -> None:
+def test_a_server_that_is_away_is_unavailable(make_own: Any) -> None:
+    world = make_own()
     world.server.stop(0).wait()
     with pytest.raises(grpc.RpcError) as failed:
         world.unary()(b"", timeout=DEADLINE)
@@ -255,14 +327,7 @@ def test_a_server_that_is_away_is_unavailable(world: World) -> None:
     assert failed.value.details() == "The upstream service is unreachable."
 
 
-@pytest.mark.parametrize(
-    ("filters", "code"),
-    [
-        ({"basic_auth": {}}, CODES.UNAUTHENTICATED),
-        ({"ip": {"deny": ["127.0.0.0/8"]}}, CODES.PERMISSION_DENIED),
-        ({"rate_limit": {"limit": 1, "window": "1h"}}, CODES.RESOURCE_EXHAUSTED),
-    ],
-)
+@pytest.mark.parametrize(("filters", "code"), REFUSALS)
 def test_refusals_of_filters_are_statuses(make: Any, filters: dict[str, Any], code: Any) -> None:
     world = make(route={"filters": filters})
     with contextlib.suppress(grpc.RpcError):
@@ -273,13 +338,13 @@ def test_refusals_of_filters_are_statuses(make: Any, filters: dict[str, Any], co
 
 
 def test_a_status_may_be_retried(make: Any) -> None:
-    world = make(upstream={"retries": {"conditions": ["unavailable"], "non_idempotent": True}})
+    world = make(upstream=ONCE_MORE)
     assert world.unary("FailOnce")(b"", timeout=DEADLINE) == b"again"
     assert world.gateway.wait_for_record(path="/test.Greeter/FailOnce")["retries"] == 1
 
 
-def test_the_log_and_the_metrics_have_the_status(make: Any) -> None:
-    world = make(status={"address": "127.0.0.1:0"})
+def test_the_log_and_the_metrics_have_the_status(make_own: Any) -> None:
+    world = make_own(status={"address": "127.0.0.1:0"})
     world.unary()(b"x", timeout=DEADLINE)
     assert world.gateway.wait_for_record(path="/test.Greeter/Unary")["grpc_status"] == "OK"
     assert world.unary("Fail").future(b"NOT_FOUND", timeout=DEADLINE).exception() is not None
@@ -299,7 +364,7 @@ def test_the_log_and_the_metrics_have_the_status(make: Any) -> None:
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "NOT_FOUND"])
 def test_outliers_are_told_by_their_status(make: Any, code: str) -> None:
     """The circuit of the whole opens by statuses for which the server is to blame, and by no others."""
-    world = make(upstream={"circuit_breaker": {"min_requests": 5, "window": "1m"}, "retries": {"max": 0}})
+    world = make(upstream=OPENS)
     errors = [world.unary("Fail").future(code.encode(), timeout=DEADLINE).exception() for _ in range(10)]
     opened = any("circuit" in str(error.details()) for error in errors)
     assert opened is (code == "UNAVAILABLE")
@@ -307,9 +372,7 @@ def test_outliers_are_told_by_their_status(make: Any, code: str) -> None:
 
 def test_deadlines_of_callers_do_not_open_the_circuit(make: Any) -> None:
     """A caller without patience says nothing about the server, neither by its own deadline nor by the server's word."""
-    with Http2Origin() as origin:
-        breaker = {"min_requests": 2, "window": "1m"}
-        world = make(upstream={"targets": [{"url": origin.url}], "circuit_breaker": breaker, "retries": {"max": 0}})
+    with scripted(make, **OPENS_SOON) as (world, origin):
         fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"50m")]
         with Http2Client(world.gateway.address()) as client:
             peer = None
@@ -324,8 +387,7 @@ def test_deadlines_of_callers_do_not_open_the_circuit(make: Any) -> None:
 
 def test_the_deadline_of_a_caller_may_end_while_the_gateway_connects(make: Any) -> None:
     """The call has exceeded its deadline: its target is not UNAVAILABLE, as it is when connecting takes too long."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # it never answers the preface of HTTP/2
-        world = make(upstream={"targets": [{"url": f"http://127.0.0.1:{silent.getsockname()[1]}"}]})
+    with scripted(make) as (world, _):  # which never answers the preface of HTTP/2
         fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"50m")]
         with Http2Client(world.gateway.address()) as client:
             stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
@@ -333,8 +395,7 @@ def test_the_deadline_of_a_caller_may_end_while_the_gateway_connects(make: Any) 
 
 
 def test_a_half_open_breaker_is_closed_by_the_first_message_of_a_stream(make: Any) -> None:
-    breaker = {"min_requests": 2, "window": "1m", "open": "50ms", "probes": 1}
-    world = make(upstream={"circuit_breaker": breaker, "retries": {"max": 0}})
+    world = make(upstream=HALF_OPENS)
     while "circuit" not in str(world.unary("Fail").future(b"UNAVAILABLE", timeout=DEADLINE).exception().details()):
         pass
     endless = world.channel.unary_stream("/test.Greeter/Endless")
@@ -347,8 +408,8 @@ def test_a_half_open_breaker_is_closed_by_the_first_message_of_a_stream(make: An
     stream.cancel()
 
 
-def test_health_is_asked_by_its_protocol(make: Any) -> None:
-    world = make(
+def test_health_is_asked_by_its_protocol(make_own: Any) -> None:
+    world = make_own(
         upstream={
             "health_checks": {"active": {"type": "grpc", "service": "test.Greeter", "interval": "50ms"}},
             "load_balancing": {"panic_threshold": "0%"},
@@ -385,7 +446,7 @@ def test_health_and_reflection_pass(world: World) -> None:
 
 
 def test_a_route_for_one_method_has_no_other(make: Any) -> None:
-    world = make(route={"grpc": {"service": "test.Greeter", "methods": ["Unary"]}})
+    world = make(route=ONE_METHOD)
     assert world.unary()(b"x", timeout=DEADLINE) == b"x"
     with pytest.raises(grpc.RpcError) as failed:
         world.unary("Fail")(b"", timeout=DEADLINE)
@@ -405,8 +466,7 @@ TYPES = [None, b"application/json", b"application/grpc-web", b"application/grpc-
 @pytest.mark.parametrize("kind", TYPES)
 def test_what_is_no_call_is_not_sent(make: Any, kind: bytes | None) -> None:
     """The server would reset the stream, which would count against it: anybody could open the circuit breaker."""
-    with Http2Origin() as origin:
-        world = make(upstream={"targets": [{"url": origin.url}]})
+    with scripted(make) as (world, origin):
         fields = [] if kind is None else [(b"content-type", kind)]
         with Http2Client(world.gateway.address()) as client:
             response = client.exchange(fields, b"{}", method=b"POST", path=b"/test.Greeter/Unary")
@@ -419,8 +479,7 @@ def test_what_is_no_call_is_not_sent(make: Any, kind: bytes | None) -> None:
 
 
 def test_a_call_over_http1_is_not_sent(make: Any) -> None:
-    with Http2Origin() as origin:
-        world = make(upstream={"targets": [{"url": origin.url}]})
+    with scripted(make) as (world, origin):
         for more in (b"", b"Connection: TE\r\nTE: trailers\r\n"):
             with Client(world.gateway.address()) as client:
                 response = client.exchange(CALL1 % (b"Content-Type: application/grpc\r\n" + more, b"\0\0"))
@@ -429,10 +488,10 @@ def test_a_call_over_http1_is_not_sent(make: Any) -> None:
 
 
 @pytest.mark.parametrize("method", [b"GET", b"PUT"])
-def test_a_call_with_another_method_than_post_is_not_sent(make: Any, method: bytes) -> None:
+def test_a_call_with_another_method_than_post_is_not_sent(make_own: Any, method: bytes) -> None:
     with Http2Origin() as origin:
         routes = [{"name": "all", "paths": ["/*"], "upstream": "u"}]
-        world = make(upstream={"targets": [{"url": origin.url}]}, routes=routes)
+        world = make_own(upstream={"targets": [{"url": origin.url}]}, routes=routes)
         with Http2Client(world.gateway.address()) as client:
             body = None if method == b"GET" else b"\0\0\0\0\0"
             response = client.exchange([(b"content-type", b"application/grpc")], body, method=method, path=b"/a/b")
@@ -441,7 +500,7 @@ def test_a_call_with_another_method_than_post_is_not_sent(make: Any, method: byt
 
 
 def test_what_is_no_call_does_not_open_the_breaker(make: Any) -> None:
-    world = make(upstream={"circuit_breaker": {"min_requests": 2}})
+    world = make(upstream=BREAKS)
     with Http2Client(world.gateway.address()) as client:
         for _ in range(10):
             assert client.exchange([], b"{}", method=b"POST", path=b"/test.Greeter/Unary").status == 415
@@ -452,15 +511,13 @@ def test_what_is_no_call_does_not_open_the_breaker(make: Any) -> None:
 @pytest.mark.parametrize("te", [[], [(b"te", b"trailers")]])
 def test_a_call_always_says_that_trailers_are_accepted(make: Any, kind: bytes, te: list[tuple[bytes, bytes]]) -> None:
     """Servers reset calls that do not."""
-    with Http2Origin() as origin:
-        world = make(upstream={"targets": [{"url": origin.url}]})
-        with Http2Client(world.gateway.address()) as client:
-            fields = [(b"content-type", kind), *te]
-            stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
-            only = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-status", b"0")]
-            request = answer(origin.accept(), only, b"")
-            assert [value for name, value in request.fields if name == b"te"] == [b"trailers"]
-            assert client.read_message(stream).get(b"grpc-status") == b"0"
+    with scripted(make) as (world, origin), Http2Client(world.gateway.address()) as client:
+        fields = [(b"content-type", kind), *te]
+        stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
+        only = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-status", b"0")]
+        request = answer(origin.accept(), only, b"")
+        assert [value for name, value in request.fields if name == b"te"] == [b"trailers"]
+        assert client.read_message(stream).get(b"grpc-status") == b"0"
 
 
 INVALID = [[b"x"], [b""], [b"-1"], [b"+0"], [b"0x0"], [b"0", b"0"], [b"5", b"0"], [b"00000000000"]]
@@ -471,8 +528,7 @@ MORE = [(b"grpc-message", b"m"), (b"grpc-status-details-bin", b"CAU"), (b"x-end"
 def test_an_invalid_status_is_unknown(make: Any, is_alone: bool) -> None:
     """The specification of gRPC has `1*DIGIT`, and UNKNOWN for all else: so no two clients read it in different ways.
     A number that is none of gRPC's statuses is left to them. On the fast path, and beside a filter."""
-    with Http2Origin() as origin:
-        world = make(upstream={"targets": [{"url": origin.url}], "retries": {"max": 1, "conditions": ["unavailable"]}})
+    with scripted(make, **RETRIES) as (world, origin):
         head = [(b":status", b"200"), (b"content-type", b"application/grpc")]
         with Http2Client(world.gateway.address()) as client:
             peer = None
@@ -509,9 +565,7 @@ def blamed_calls(make: Any) -> Iterator[tuple[World, Http2Client, Http2Peer, int
     """Yield calls that the test answers: world, client and server, its stream at both, and its path. After three, the
     circuit is open.
     """
-    with Http2Origin() as origin:
-        breaker = {"min_requests": 3, "window": "1m"}
-        world = make(upstream={"targets": [{"url": origin.url}], "circuit_breaker": breaker, "retries": {"max": 0}})
+    with scripted(make, **OPENS_BY_THREE) as (world, origin):
         fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
         with Http2Client(world.gateway.address()) as client:
             peer = None
@@ -567,14 +621,12 @@ def assert_refused(response: Any, origin: Http2Origin) -> None:
 
 
 def test_a_response_of_trailers_alone_is_not_changed(make: Any) -> None:
-    with Http2Origin() as origin:
-        world = make(upstream={"targets": [{"url": origin.url}]})
-        with Http2Client(world.gateway.address()) as client:
-            fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
-            stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
-            peer = origin.accept()
-            only = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-status", b"9")]
-            request = answer(peer, only, b"")
-            assert request.get(b"te") == b"trailers"
-            response = client.read_message(stream)
-            assert (response.get(b"grpc-status"), response.get(b"content-length")) == (b"9", None)
+    with scripted(make) as (world, origin), Http2Client(world.gateway.address()) as client:
+        fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
+        stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
+        peer = origin.accept()
+        only = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-status", b"9")]
+        request = answer(peer, only, b"")
+        assert request.get(b"te") == b"trailers"
+        response = client.read_message(stream)
+        assert (response.get(b"grpc-status"), response.get(b"content-length")) == (b"9", None)

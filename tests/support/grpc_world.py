@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from tests.support.gateway import Gateway
+from tests.support.listener_lanes import ListenerLane
 
 DEADLINE = 60.0
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -93,38 +94,73 @@ class Greeter(grpc.GenericRpcHandler):  # type: ignore[misc]
             yield b"<" + each + b">"
 
 
+class Server:
+    """A server of gRPC with the greeter, health and reflection. Tests may share it: `greeter.forget` is for that."""
+
+    def __init__(self) -> None:
+        self.greeter = Greeter()
+        self.health = health.HealthServicer()
+        self._server = grpc.server(futures.ThreadPoolExecutor(20), options=OPTIONS)
+        self._server.add_generic_rpc_handlers((self.greeter,))
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
+        reflection.enable_server_reflection(["test.Greeter", reflection.SERVICE_NAME], self._server)
+        self.url = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._server.start()
+
+    def stop(self, grace: float) -> Any:
+        return self._server.stop(grace)
+
+
 class World:
     """A server of gRPC, a gateway before it, and a channel to that."""
 
+    gateway: Any
+    """`Gateway`, or a lane of one."""
+
     def __init__(self, directory: Path, stack: contextlib.ExitStack, **more: Any) -> None:
-        self.greeter = Greeter()
-        self.server = grpc.server(futures.ThreadPoolExecutor(20), options=OPTIONS)
-        self.server.add_generic_rpc_handlers((self.greeter,))
-        self.health = health.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
-        reflection.enable_server_reflection(["test.Greeter", reflection.SERVICE_NAME], self.server)
-        port = self.server.add_insecure_port("127.0.0.1:0")
-        self.server.start()
+        self.server = Server()
         stack.callback(lambda: self.server.stop(0).wait())
-        upstream = {"targets": [{"url": f"http://127.0.0.1:{port}"}], "protocol": "grpc", **more.pop("upstream", {})}
+        upstreams, routes = grpc_part("u", self.server.url, more.pop("upstream", {}), more.pop("route", {}))
         config = {
             "workers": 1,
             "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}},
-            "upstreams": {"u": upstream},
-            "routes": [
-                {"name": "greeter", "grpc": {"service": "test.Greeter"}, "upstream": "u", **more.pop("route", {})},
-                {"name": "health", "grpc": {"service": "grpc.health.v1.Health", "methods": ["Check"]}, "upstream": "u"},
-                {
-                    "name": "reflection",
-                    "grpc": {"service": "grpc.reflection.v1alpha.ServerReflection"},
-                    "upstream": "u",
-                },
-            ],
-            "limits": {"body_bytes": "64MiB"},
+            "upstreams": upstreams,
+            "routes": routes,
+            **LIMITS,
             **more,
         }
-        self.gateway = stack.enter_context(Gateway(config, directory))
-        self.channel = stack.enter_context(grpc.insecure_channel(self.gateway.address(), options=OPTIONS))
+        self._turn_to(stack.enter_context(Gateway(config, directory)), stack)
+
+    @classmethod
+    def in_lane(cls, lane: ListenerLane, server: Server, stack: contextlib.ExitStack) -> World:
+        """Return one with a lane of a gateway that tests share, as they share the server."""
+        world = cls.__new__(cls)
+        world.server = server
+        server.greeter.forget()
+        world._turn_to(lane, stack)
+        return world
+
+    def _turn_to(self, gateway: Gateway | ListenerLane, stack: contextlib.ExitStack) -> None:
+        self.gateway, self.greeter, self.health = gateway, self.server.greeter, self.server.health
+        self.channel = stack.enter_context(grpc.insecure_channel(gateway.address(), options=OPTIONS))
 
     def unary(self, method: str = "Unary", service: str = "test.Greeter") -> Any:
         return self.channel.unary_unary(f"/{service}/{method}")
+
+
+LIMITS = {"limits": {"body_bytes": "64MiB"}}
+
+
+def grpc_part(
+    name: str, url: str, upstream: Mapping[str, Any], route: Mapping[str, Any], prefix: str = ""
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the upstream of this name, and routes to it: for the greeter, for health and for reflection."""
+    settings = {"targets": [{"url": url}], "protocol": "grpc", **upstream}
+    services = {
+        "greeter": {"service": "test.Greeter"},
+        "health": {"service": "grpc.health.v1.Health", "methods": ["Check"]},
+        "reflection": {"service": "grpc.reflection.v1alpha.ServerReflection"},
+    }
+    routes = [{"name": prefix + each, "grpc": matched, "upstream": name} for each, matched in services.items()]
+    routes[0] |= route
+    return {name: settings}, routes
