@@ -15,8 +15,9 @@ import pytest
 
 from fastgw.compiled import PURE
 from tests.support.client import Client
-from tests.support.grpc_world import DEADLINE, World
+from tests.support.grpc_world import DEADLINE, LIMITS, Server, World, grpc_part
 from tests.support.http2_peer import CANCEL, INTERNAL_ERROR, Fields, Http2Client, Http2Message, Http2Origin, Http2Peer
+from tests.support.listener_lanes import ListenerLanes, Part, Settings
 from tests.support.rpc_calls import (
     GRPC,
     OK_STATUS,
@@ -36,22 +37,76 @@ PROTO, JSON, STREAM = b"application/proto", b"application/json", b"application/c
 VERSION = (b"connect-protocol-version", b"1")
 
 
-def made_world(folder: Path, stack: contextlib.ExitStack, connect: dict[str, Any] | None = None, **more: Any) -> World:
-    filters = {"connect_rpc": connect or {}, "grpc_web": {}, **more.pop("filters", {})}
-    matched = {"grpc": None, "paths": ["/test.Greeter/*"], "methods": ["GET", "POST"]}
-    return World(folder, stack, route={**matched, "filters": filters}, **more)
+EDITS = {"headers": {"response": {"remove": ["X-Internal"], "set": {"x-set": "2"}}}}
+ALLOWED = ["Unary", "test.Greeter/Unary"]
+OTHERS = ["Other", "other.Greeter/Unary", "Greeter/Unary"]
+"""Methods that calls by GET may have."""
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Any]:
-    with contextlib.ExitStack() as stack:
-        yield partial(made_world, tmp_path, stack)
+def shared_settings(scripted: Settings) -> list[tuple[int, Settings]]:
+    """Settings, and how many tests have them. `scripted`: of an upstream whose server is the test."""
+    return [
+        (1, {}),
+        (1, {"upstream": {**scripted, "health_checks": {"passive": None}}}),
+        (4, {"upstream": scripted, "filters": EDITS}),
+        (2, {"upstream": scripted, "filters": {"decompress": {}}}),
+        (2, {"upstream": {**scripted, "protocol": "http2"}}),
+        (2, {"connect": {"message_bytes": "1KiB"}}),
+        (2, {"filters": {"basic_auth": {}}}),
+        (2, {"connect": {}}),
+        (8, {"connect": {"get": ["Unary"]}}),
+        *((2, {"connect": {"get": [method]}}) for method in ALLOWED + OTHERS),
+    ]
+
+
+def route_of(settings: Settings) -> dict[str, Any]:
+    filters = {"connect_rpc": settings.get("connect", {}), "grpc_web": {}, **settings.get("filters", {})}
+    return {"grpc": None, "paths": ["/test.Greeter/*"], "methods": ["GET", "POST"], "filters": filters}
+
+
+def part_of(server: Server, name: str, settings: Settings) -> Part:
+    return Part(*grpc_part(name, server.url, settings.get("upstream", {}), route_of(settings), f"{name}-"))
 
 
 @pytest.fixture(scope="module")
-def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.stop(0).wait()
+
+
+@pytest.fixture(scope="module")
+def lanes(
+    server: Server, shared_origin: Http2Origin, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ListenerLanes]:
+    kinds = shared_settings({"targets": [{"url": shared_origin.url}]})
+    lanes = ListenerLanes(tmp_path_factory.mktemp("lanes"), partial(part_of, server), kinds, LIMITS)
+    yield lanes
+    lanes.stop()
+
+
+@pytest.fixture
+def make_own(tmp_path: Path) -> Iterator[Any]:
+    """For tests that stop the server, or need other settings of the gateway."""
     with contextlib.ExitStack() as stack:
-        yield made_world(tmp_path_factory.mktemp("world"), stack)
+        yield partial(World, tmp_path, stack, route=route_of({}))
+
+
+@pytest.fixture
+def make(lanes: ListenerLanes, server: Server) -> Iterator[Any]:
+    """For tests whose settings are among those of lanes."""
+    with contextlib.ExitStack() as stack:
+
+        def made(**settings: Any) -> World:
+            return World.in_lane(lanes.take(settings), server, stack)
+
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_world(lanes: ListenerLanes, server: Server) -> Iterator[World]:
+    with contextlib.ExitStack() as stack:
+        yield World.in_lane(lanes.take({}), server, stack)
 
 
 @pytest.fixture
@@ -59,12 +114,6 @@ def world(shared_world: World) -> World:
     """A gateway before a server; all tests of this file have the same one."""
     shared_world.greeter.forget()
     return shared_world
-
-
-@pytest.fixture
-def own_world(make: Any) -> World:
-    """One for a test that stops the server, or reads the log."""
-    return make()  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
@@ -80,22 +129,16 @@ def origin(shared_origin: Http2Origin) -> Iterator[Http2Origin]:
 
 
 @pytest.fixture(scope="module")
-def shared_scripted(tmp_path_factory: pytest.TempPathFactory, shared_origin: Http2Origin) -> Iterator[World]:
+def shared_scripted(lanes: ListenerLanes, server: Server, shared_origin: Http2Origin) -> Iterator[World]:
     with contextlib.ExitStack() as stack:
         upstream = {"targets": [{"url": shared_origin.url}], "health_checks": {"passive": None}}
-        yield made_world(tmp_path_factory.mktemp("scripted"), stack, upstream=upstream)
+        yield World.in_lane(lanes.take({"upstream": upstream}), server, stack)
 
 
 @pytest.fixture
 def scripted(shared_scripted: World, origin: Http2Origin) -> World:
     """A gateway before a server that says what the test says; all tests of this file have the same one."""
     return shared_scripted
-
-
-@pytest.fixture
-def own_scripted(make: Any, origin: Http2Origin) -> World:
-    """One for a test that reads the log."""
-    return make(upstream={"targets": [{"url": origin.url}]})  # type: ignore[no-any-return]
 
 
 def answering(
@@ -210,7 +253,6 @@ def test_trailers_alone_are_an_error(scripted: World, origin: Http2Origin, call:
 
 
 ALONE: Fields = [*GRPC, (b"grpc-status", b"5"), (b"x-kept", b"1"), (b"x-internal", b"secret"), (b"x-set", b"secret")]
-EDITS = {"headers": {"response": {"remove": ["X-Internal"], "set": {"x-set": "2"}}}}
 
 
 @both
@@ -328,9 +370,9 @@ def test_what_is_held_is_bounded(make: Any, call: Call) -> None:
 
 @both
 @pytest.mark.parametrize("length", [2**32, 2**40])
-def test_a_length_that_no_message_can_have_is_refused_at_the_head(make: Any, call: Call, length: int) -> None:
+def test_a_length_that_no_message_can_have_is_refused_at_the_head(make_own: Any, call: Call, length: int) -> None:
     """Over HTTP/2 the connection goes on."""
-    world = make(limits={"body_bytes": 2**63 - 1})
+    world = make_own(limits={"body_bytes": 2**63 - 1})
     declared = (b"content-length", b"%d" % length)
     if call is call_http2:
         with Http2Client(world.gateway.address()) as client:
@@ -386,7 +428,8 @@ def test_gateway_faults_are_errors(make: Any, call: Call) -> None:
 
 
 @both
-def test_a_server_that_is_away_is_unavailable(own_world: World, call: Call) -> None:
+def test_a_server_that_is_away_is_unavailable(make_own: Any, call: Call) -> None:
+    own_world = make_own()
     own_world.server.stop(0).wait()
     got = call(own_world, b"x", PROTO, b"Unary", VERSION)
     assert (got.status, error_in(got)["code"]) == (502, "unavailable")
@@ -432,7 +475,7 @@ def get(world: World, query: bytes, call: Call, method: bytes = b"Unary") -> Got
 
 
 @both
-@pytest.mark.parametrize("allowed", ["Unary", "test.Greeter/Unary"])
+@pytest.mark.parametrize("allowed", ALLOWED)
 def test_a_call_by_get(make: Any, call: Call, allowed: str) -> None:
     world = make(connect={"get": [allowed]})
     message = urlsafe_b64encode(b"\0\xff\xfe").rstrip(b"=")
@@ -445,7 +488,7 @@ def test_a_call_by_get(make: Any, call: Call, allowed: str) -> None:
 
 
 @both
-@pytest.mark.parametrize("allowed", [None, ["Other"], ["other.Greeter/Unary"], ["Greeter/Unary"]])
+@pytest.mark.parametrize("allowed", [None, *([method] for method in OTHERS)])
 def test_methods_that_are_not_named_are_never_called_by_get(make: Any, call: Call, allowed: list[str] | None) -> None:
     world = make(connect={"get": allowed} if allowed else {})
     got = get(world, b"connect=v1&encoding=proto&message=x", call)

@@ -15,8 +15,9 @@ import pytest
 
 from fastgw.compiled import PURE
 from tests.support.client import Client
-from tests.support.grpc_world import CODES, DEADLINE, World
+from tests.support.grpc_world import CODES, DEADLINE, LIMITS, Server, World, grpc_part
 from tests.support.http2_peer import CANCEL, INTERNAL_ERROR, RST_STREAM, Fields, Http2Origin, Http2Peer
+from tests.support.listener_lanes import ListenerLanes, Part, Settings
 from tests.support.rpc_calls import (
     GRPC,
     OK_STATUS,
@@ -36,20 +37,78 @@ WEB, TEXT = b"application/grpc-web+proto", b"application/grpc-web-text+proto"
 
 def made_world(folder: Path, stack: contextlib.ExitStack, **more: Any) -> World:
     filters = {"grpc_web": {}, **more.pop("filters", {})}
-    route = {"filters": filters, **{name: more.pop(name) for name in ("fallback",) if name in more}}
-    return World(folder, stack, route=route, **more)
+    return World(folder, stack, route={"filters": filters}, **more)
+
+
+EDITS = {"headers": {"response": {"remove": ["X-Internal"], "set": {"x-set": "2"}}}}
+RETRIES = {"retries": {"conditions": ["unavailable"], "non_idempotent": True}}
+BOTH_EDITED = {"headers": {"request": {"set": {"X-Added": "1"}}, "response": {"set": {"X-Answered": "2"}}}}
+DEAD = {"targets": [{"url": "http://127.0.0.1:1"}]}
+
+
+def shared_settings(scripted: Settings) -> list[tuple[int, Settings]]:
+    """Settings, and how many tests have them. `scripted`: of an upstream whose server is the test."""
+    return [
+        (1 + 26, {}),
+        (1, {"upstream": {**scripted, "health_checks": {"passive": None}}}),
+        (10, {"upstream": scripted}),
+        (2, {"filters": {"basic_auth": {}}}),
+        (2, {"upstream": scripted, "filters": EDITS}),
+        (2, {"upstream": RETRIES, "filters": BOTH_EDITED}),
+        (4, {"upstream": DEAD, "fallback": scripted}),
+    ]
+
+
+def part_of(server: Server, name: str, settings: Settings) -> Part:
+    """`fallback`: settings of the upstream that takes over from one that cannot be connected to."""
+    route: dict[str, Any] = {"filters": {"grpc_web": {}, **settings.get("filters", {})}}
+    if "fallback" in settings:
+        route["fallback"] = {"upstream": f"{name}-live", "conditions": ["unreachable"]}
+    upstreams, routes = grpc_part(name, server.url, settings.get("upstream", {}), route, f"{name}-")
+    if "fallback" in settings:
+        upstreams[f"{name}-live"] = {"protocol": "grpc", **settings["fallback"]}
+    return Part(upstreams, routes)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.stop(0).wait()
+
+
+@pytest.fixture(scope="module")
+def lanes(
+    server: Server, shared_origin: Http2Origin, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ListenerLanes]:
+    kinds = shared_settings({"targets": [{"url": shared_origin.url}]})
+    lanes = ListenerLanes(tmp_path_factory.mktemp("lanes"), partial(part_of, server), kinds, LIMITS)
+    yield lanes
+    lanes.stop()
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Any]:
+def make_own(tmp_path: Path) -> Iterator[Any]:
+    """For tests that stop the server, or need other settings of the gateway."""
     with contextlib.ExitStack() as stack:
         yield partial(made_world, tmp_path, stack)
 
 
-@pytest.fixture(scope="module")
-def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@pytest.fixture
+def make(lanes: ListenerLanes, server: Server) -> Iterator[Any]:
+    """For tests whose settings are among those of lanes."""
     with contextlib.ExitStack() as stack:
-        yield made_world(tmp_path_factory.mktemp("world"), stack)
+
+        def made(**settings: Any) -> World:
+            return World.in_lane(lanes.take(settings), server, stack)
+
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_world(lanes: ListenerLanes, server: Server) -> Iterator[World]:
+    with contextlib.ExitStack() as stack:
+        yield World.in_lane(lanes.take({}), server, stack)
 
 
 @pytest.fixture
@@ -61,7 +120,7 @@ def world(shared_world: World) -> World:
 
 @pytest.fixture
 def own_world(make: Any) -> World:
-    """One for a test that stops the server, or reads the log."""
+    """One for a test that reads the log."""
     return make()  # type: ignore[no-any-return]
 
 
@@ -78,10 +137,10 @@ def origin(shared_origin: Http2Origin) -> Iterator[Http2Origin]:
 
 
 @pytest.fixture(scope="module")
-def shared_scripted(tmp_path_factory: pytest.TempPathFactory, shared_origin: Http2Origin) -> Iterator[World]:
+def shared_scripted(lanes: ListenerLanes, server: Server, shared_origin: Http2Origin) -> Iterator[World]:
     with contextlib.ExitStack() as stack:
         upstream = {"targets": [{"url": shared_origin.url}], "health_checks": {"passive": None}}
-        yield made_world(tmp_path_factory.mktemp("scripted"), stack, upstream=upstream)
+        yield World.in_lane(lanes.take({"upstream": upstream}), server, stack)
 
 
 @pytest.fixture
@@ -185,7 +244,8 @@ def test_gateway_faults_are_frames(make: Any, call: Call) -> None:
 
 
 @both
-def test_a_server_that_is_away_is_unavailable(own_world: World, call: Call) -> None:
+def test_a_server_that_is_away_is_unavailable(make_own: Any, call: Call) -> None:
+    own_world = make_own()
     own_world.server.stop(0).wait()
     got = call(own_world, framed(b"x"))
     assert got.trailers() == {b"grpc-status": b"14", b"grpc-message": b"The upstream service is unreachable."}
@@ -387,7 +447,7 @@ def test_an_answer_that_is_not_grpc_becomes_a_status(
 
 
 @both
-def test_a_call_whose_credentials_are_refused_is_sent_again(make: Any, call: Call) -> None:
+def test_a_call_whose_credentials_are_refused_is_sent_again(make_own: Any, call: Call) -> None:
     credentials = {"credentials": {"basic": {"username": "u", "password": "p"}}}
 
     def serve(peer: Http2Peer) -> None:
@@ -399,7 +459,7 @@ def test_a_call_whose_credentials_are_refused_is_sent_again(make: Any, call: Cal
         peer.wait_until_read()
 
     with Http2Origin() as origin:
-        world = make(upstream={"targets": [{"url": origin.url}]}, filters=credentials)
+        world = make_own(upstream={"targets": [{"url": origin.url}]}, filters=credentials)
         with served(origin, serve):
             got = call(world, framed(b"x"))
     assert got.trailers() == {b"grpc-status": b"0"}
@@ -408,8 +468,7 @@ def test_a_call_whose_credentials_are_refused_is_sent_again(make: Any, call: Cal
 @both
 def test_headers_that_are_removed_do_not_return_as_trailers(make: Any, origin: Http2Origin, call: Call) -> None:
     """Where a head is all of a response, its metadata are headers over gRPC."""
-    edits = {"headers": {"response": {"remove": ["X-Internal"], "set": {"x-set": "2"}}}}
-    world = make(upstream={"targets": [{"url": origin.url}]}, filters=edits)
+    world = make(upstream={"targets": [{"url": origin.url}]}, filters=EDITS)
     secrets = [(b"x-internal", b"secret"), (b"x-set", b"secret")]
 
     def serve(peer: Http2Peer) -> None:
@@ -467,8 +526,8 @@ def test_a_large_message_passes_both_ways(world: World, call: Call) -> None:
 
 
 @both
-def test_the_limit_of_bodies_holds(make: Any, origin: Http2Origin, call: Call) -> None:
-    world = make(upstream={"targets": [{"url": origin.url}]}, limits={"body_bytes": "1KiB"})
+def test_the_limit_of_bodies_holds(make_own: Any, origin: Http2Origin, call: Call) -> None:
+    world = make_own(upstream={"targets": [{"url": origin.url}]}, limits={"body_bytes": "1KiB"})
     with StreamingCall(world, call is call_http2, WEB) as client:
         client.send(framed(b"x" * 1020)[:1024])
         peer = origin.accept()
@@ -479,9 +538,9 @@ def test_the_limit_of_bodies_holds(make: Any, origin: Http2Origin, call: Call) -
         assert peer.read_message(request.stream).reset == CANCEL
 
 
-def test_a_length_above_the_limit_is_refused_before_a_route_is_known(make: Any) -> None:
+def test_a_length_above_the_limit_is_refused_before_a_route_is_known(make_own: Any) -> None:
     """So it is answered as over HTTP: clients of gRPC-Web know what 413 means."""
-    world = make(limits={"body_bytes": "1KiB"})
+    world = make_own(limits={"body_bytes": "1KiB"})
     assert call_http1(world, framed(b"x" * 1019)).messages() == [b"x" * 1019]
     assert call_http1(world, framed(b"x" * 1020)).status == 413
 
@@ -494,14 +553,14 @@ def test_plain_grpc_passes_on_the_same_route(world: World) -> None:
 
 
 @both
-def test_pages_of_other_origins_with_cors(make: Any, call: Call) -> None:
+def test_pages_of_other_origins_with_cors(make_own: Any, call: Call) -> None:
     """The preflight is answered; responses and faults have the headers that the page reads them by."""
     cors = {
         "origins": ["https://app.example"],
         "headers": ["Content-Type", "X-Grpc-Web", "X-User-Agent", "Grpc-Timeout"],
         "expose": ["X-Initial"],
     }
-    world = make(filters={"cors": cors})
+    world = make_own(filters={"cors": cors})
     origin_line = (b"origin", b"https://app.example")
     with contextlib.closing(Client(world.gateway.address())) as client:
         client.send(
@@ -533,10 +592,7 @@ def test_a_client_that_leaves_cancels_the_call(scripted: World, origin: Http2Ori
 
 @both
 def test_retries_and_fields_of_the_route_apply(make: Any, call: Call) -> None:
-    world = make(
-        upstream={"retries": {"conditions": ["unavailable"], "non_idempotent": True}},
-        filters={"headers": {"request": {"set": {"X-Added": "1"}}, "response": {"set": {"X-Answered": "2"}}}},
-    )
+    world = make(upstream=RETRIES, filters=BOTH_EDITED)
     got = call(world, framed(b""), WEB, b"FailOnce")
     assert (got.messages(), got.get(b"x-answered")) == ([b"again"], b"2")
     record = world.gateway.wait_for_record(path="/test.Greeter/FailOnce")
@@ -549,9 +605,7 @@ def test_retries_and_fields_of_the_route_apply(make: Any, call: Call) -> None:
 @pytest.mark.parametrize("in_pieces", [False, True])
 def test_a_fallback_takes_over(make: Any, origin: Http2Origin, call: Call, in_pieces: bool) -> None:
     """The other upstream gets the whole call, what had come of it before as well."""
-    dead = {"targets": [{"url": "http://127.0.0.1:1"}], "protocol": "grpc"}
-    live = {"targets": [{"url": origin.url}], "protocol": "grpc"}
-    world = make(upstreams={"u": dead, "live": live}, fallback={"upstream": "live", "conditions": ["unreachable"]})
+    world = make(upstream=DEAD, fallback={"targets": [{"url": origin.url}]})
     if not in_pieces:
 
         def serve(peer: Http2Peer) -> None:
