@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cells import ALGORITHMS, SOURCES, WAYS, build_stopping_twin
+from tests.support.cells import ALGORITHMS, WAYS
+from tests.support.cells_build import SOURCES, build_stopping_twin
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 300.0
@@ -24,8 +25,13 @@ def ran(*command: str) -> str:
     return done.stdout
 
 
+def program(name: str, *arguments: str) -> str:
+    """Run a program that forks thousands of times. Without `site` its processes have half of the memory to copy."""
+    return ran(sys.executable, "-S", "-m", f"tests.support.{name}", *arguments)
+
+
 def crowd(*arguments: str) -> str:
-    return ran(sys.executable, "-m", "tests.support.cells_crowd", *arguments)
+    return program("cells_crowd", *arguments)
 
 
 @each_way
@@ -49,12 +55,12 @@ def stopping_twin(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.twin
 @each_algorithm
 def test_whoever_is_stopped_or_killed_at_any_step_of_the_twin(stopping_twin: str, algorithm: str) -> None:
-    ran(sys.executable, "-m", "tests.support.cells_stops", "swapped", algorithm, stopping_twin)
+    program("cells_stops", "swapped", algorithm, stopping_twin)
 
 
 @each_algorithm
 def test_whoever_is_killed_at_any_line_of_the_reference(algorithm: str) -> None:
-    ran(sys.executable, "-m", "tests.support.cells_stops", "locked", algorithm)
+    program("cells_stops", "locked", algorithm)
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a compiler")

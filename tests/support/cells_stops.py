@@ -7,6 +7,7 @@ A separate program, because it forks and must have a single thread: `python -m t
 from __future__ import annotations
 
 import ctypes
+import gc
 import mmap
 import os
 import signal
@@ -225,6 +226,7 @@ def outlived(begin: Callable[[Cells, str], None], algorithm: str, way: str, arm:
 def main(way: str, algorithm: str, *twin: str) -> None:
     signal.alarm(DEADLINE)
     arm = stopping_twin(*twin) if twin else stopping_reference()
+    gc.freeze()  # a collection writes to each object, and thus copies it for this process or its child
     for begin in BEGINNINGS:
         steps = [killed(begin, algorithm, way, arm)]
         if twin:  # the reference blocks others while it is stopped
