@@ -251,6 +251,19 @@ class TestRefusals:
             assert issuer.asked < 2 + 30, "hundreds are refused: all that come within a second share one"
 
 
+NAME_OF = {"/v2": "shop", "/v2/": "closed", "": "bare", "/": "root"}
+"""Path of an API's URL -> name of the application that calls it."""
+
+
+@pytest.fixture(scope="class")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, ApiOrigin]]:
+    """A gateway with an application for each path, whose service `orders` has one entry."""
+    with ApiOrigin() as origin:
+        apps = [application(service("orders", api(f"{origin.url}{base}")), name=name) for base, name in NAME_OF.items()]
+        with documents(tmp_path_factory.mktemp("alone"), *apps) as gateway:
+            yield gateway, origin
+
+
 class TestTheWayToTheApi:
     """What an API gets, and what comes back of it."""
 
@@ -269,12 +282,11 @@ class TestTheWayToTheApi:
         ],
     )
     def test_a_service_alone_is_its_url(
-        self, origin_of_all: ApiOrigin, tmp_path: Path, base: str, target: str, sent: str
+        self, alone: tuple[Gateway, ApiOrigin], base: str, target: str, sent: str
     ) -> None:
-        app = application(service("orders", api(f"{origin_of_all.url}{base}")))
-        with documents(tmp_path, app) as gateway:
-            assert ask(gateway, target).status == 200
-        assert origin_of_all.calls[-1].target == sent
+        gateway, origin = alone
+        assert ask(gateway, target.replace("/shop/", f"/{NAME_OF[base]}/")).status == 200
+        assert origin.calls[-1].target == sent
 
     def test_a_query_in_target_url_comes_first_and_both_values_go(
         self, origin_of_all: ApiOrigin, tmp_path: Path
