@@ -9,7 +9,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import httpx
@@ -20,6 +20,7 @@ from tests.support.bookstore import DEADLINE, World, api, compiled, message
 from tests.support.commands import ended
 from tests.support.gateway import wait_until, write_config
 from tests.support.http2_peer import Http2Client, Http2Message, Http2Origin, Http2Peer
+from tests.support.listener_lanes import ListenerLane, ListenerLanes, Part, Settings
 
 pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
 JSON = {"content-type": "application/json"}
@@ -51,6 +52,40 @@ def client(request: pytest.FixtureRequest, world: World) -> Iterator[httpx.Clien
     with _client(world, request.param) as made:
         made.get("/")  # it knows the windows of HTTP/2 before it sends a body
         yield made
+
+
+class Scripted(NamedTuple):
+    """A lane before a server that says what the test says."""
+
+    gateway: ListenerLane
+
+
+SCRIPTED = 23
+"""How many tests have one, with no settings of their own."""
+
+
+@pytest.fixture(scope="module")
+def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ListenerLanes]:
+    directory = tmp_path_factory.mktemp("lanes")
+    descriptors = directory / "api.pb"
+    descriptors.write_bytes(api())
+
+    def part_of(name: str, _: Settings) -> Part:
+        origin = Http2Origin()
+        upstream = {"targets": [{"url": origin.url}], "protocol": "grpc"}
+        filters = {"grpc_transcode": {"descriptors": str(descriptors)}}
+        return Part({name: upstream}, [{"name": name, "upstream": name, "filters": filters}], origin, origin.__exit__)
+
+    lanes = ListenerLanes(directory, part_of, [(SCRIPTED, {})])
+    yield lanes
+    lanes.stop()
+
+
+@contextlib.contextmanager
+def scripted(lanes: ListenerLanes) -> Iterator[tuple[Scripted, Http2Origin]]:
+    lane = lanes.take({})
+    yield Scripted(lane), lane.origin
+    lane.close()
 
 
 def _client(world: World, version: str = "http1") -> httpx.Client:
@@ -488,9 +523,8 @@ SHELF = framed(b"\x0a\x01n")
         (SHELF, [(b"x-other", b"1")], "upstream_malformed"),  # no status
     ],
 )
-def test_a_response_that_lies_is_a_502(make: Any, body: bytes, trailers: Any, fault: str) -> None:
-    with Http2Origin() as origin:
-        world = make(upstream={"targets": [{"url": origin.url}]})
+def test_a_response_that_lies_is_a_502(lanes: ListenerLanes, body: bytes, trailers: Any, fault: str) -> None:
+    with scripted(lanes) as (world, origin):
         with Http2Client(world.gateway.address()) as client:
             stream = client.ask(path=b"/v1/shelves/7")
             peer = origin.accept()
@@ -519,9 +553,8 @@ def test_a_response_that_lies_is_a_502(make: Any, body: bytes, trailers: Any, fa
         ),
     ],
 )
-def test_a_response_without_a_body(make: Any, head: Any, status: int, type: str) -> None:
-    with Http2Origin() as origin:
-        world = make(upstream={"targets": [{"url": origin.url}]})
+def test_a_response_without_a_body(lanes: ListenerLanes, head: Any, status: int, type: str) -> None:
+    with scripted(lanes) as (world, origin):
         with Http2Client(world.gateway.address()) as client:
             stream = client.ask(path=b"/v1/shelves/7")
             peer = origin.accept()
@@ -535,9 +568,8 @@ def test_a_response_without_a_body(make: Any, head: Any, status: int, type: str)
 
 
 @pytest.mark.parametrize("statuses", [[b"0", b"0"], [b"5", b"0"], [b"+0"]])
-def test_an_invalid_status_after_a_message_is_unknown(make: Any, statuses: list[bytes]) -> None:
-    with Http2Origin() as origin:
-        world = make(upstream={"targets": [{"url": origin.url}]})
+def test_an_invalid_status_after_a_message_is_unknown(lanes: ListenerLanes, statuses: list[bytes]) -> None:
+    with scripted(lanes) as (world, origin):
         with Http2Client(world.gateway.address()) as client:
             stream = client.ask(path=b"/v1/shelves/7")
             peer = origin.accept()
@@ -546,9 +578,8 @@ def test_an_invalid_status_after_a_message_is_unknown(make: Any, statuses: list[
         assert (response.status, json.loads(response.body)["type"]) == (500, "urn:fastgw:grpc:unknown")
 
 
-def test_a_stream_that_breaks_off_is_not_taken_for_whole(make: Any) -> None:
-    with Http2Origin() as origin:
-        world = make(upstream={"targets": [{"url": origin.url}]})
+def test_a_stream_that_breaks_off_is_not_taken_for_whole(lanes: ListenerLanes) -> None:
+    with scripted(lanes) as (world, origin):
         with Http2Client(world.gateway.address()) as client:
             stream = client.ask(path=b"/v1/watch/x")
             peer = origin.accept()
