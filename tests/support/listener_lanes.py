@@ -72,10 +72,6 @@ class ListenerLanes:
         self._taken: list[ListenerLane] = []
         self._gateways: list[Gateway] = []
 
-    def has(self, settings: Settings) -> bool:
-        """Whether these are the settings of a kind. A test with others starts a gateway of its own."""
-        return _key(settings) in self._free
-
     def take(self, settings: Settings) -> ListenerLane:
         free = self._free[_key(settings)]
         if not free:
