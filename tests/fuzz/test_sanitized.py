@@ -10,19 +10,21 @@ from tests.fuzz.hunting import hunt
 from tests.fuzz.sanitized import build
 
 CORPORA = {
-    "http1": ("http/http1",),
-    "http2": ("http/http2", "downstream/http2", "upstream/connections/test_http2_liveness.py"),
-    "messages": (
+    "wire": (
+        "http/http1",
+        "http/http2",
+        "downstream/http2",
+        "upstream/connections/test_http2_liveness.py",
+    ),
+    "others": (
         "http/caching",
         "http/content_coding",
         "http/test_*.py",
+        "exchange/test_new_exchange.py",
         "filters/policies/content/test_body_validator.py",
         "filters/policies/test_waf_header_values.py",
         "filters/policies/test_waf_literals.py",
         "filters/policies/test_waf_normalization.py",
-    ),
-    "others": (
-        "exchange/test_new_exchange.py",
         "observe/access_log/test_formats.py",
         "observe/test_recorder.py",
         "package/test_replaced_methods.py",
@@ -31,6 +33,7 @@ CORPORA = {
         "../fuzz/test_found.py",
     ),
 }
+"""Each is a process: to import what the tests need costs it 7 s of processor time with the sanitizers."""
 DEADLINE = 500.0  # seconds for what takes one minute alone
 CASES = 4000  # a few seconds; `make fuzz` goes on for as long as is wanted
 
