@@ -110,7 +110,7 @@ class Attempt(Timed):
         # A request that cannot be sent again could be lost on a connection that the target is closing.
         idle_at_most = inf if self._forwarding.is_replayable() else JUST_USED_S
         http1 = self._forwarding.needs_http1 or (
-            target.negotiates and not exchange.ordinary and bool(self._forwarding.forward.asked_upgrade(exchange))
+            target.negotiates and not exchange.head.ordinary and bool(self._forwarding.forward.asked_upgrade(exchange))
         )
         lent = self._upstream.pool.lend(target, self, fresh, idle_at_most, http1)
         if isinstance(lent, Fault):
@@ -168,7 +168,7 @@ class Attempt(Timed):
                 trace: object = exchange.trace
                 if type(trace) is RecordedTrace:
                     stream = self.stream = trace.tap(stream, record, request)
-            if exchange.ordinary and (body is None or not body.trailers or stream.frames_bodies):
+            if exchange.head.ordinary and (body is None or not body.trailers or stream.frames_bodies):
                 stream.send_request(self, request, exchange.method)
             else:
                 self._send_special(stream, request)

@@ -150,7 +150,7 @@ class Forward:
         if exchange.chain.translate_steps and is_translated(exchange, self):
             return
         upstream = self.upstream
-        if not exchange.ordinary and exchange.head.connect_protocol and not self.asked_upgrade(exchange):
+        if not exchange.head.ordinary and exchange.head.connect_protocol and not self.asked_upgrade(exchange):
             exchange.fail(Fault.NOT_IMPLEMENTED, "No tunnel for this protocol begins here.")
             return
         if self.grpc and self.refuse_non_call(exchange):
@@ -289,7 +289,7 @@ class Forward:
             added += timeout_line(call_left)
         if self.grpc:
             added += TE_TRAILERS  # servers reset calls without it, and the gateway itself does accept trailers
-        if not exchange.ordinary or head.accepts_trailers:
+        if not head.ordinary or head.accepts_trailers:
             added += self._special_lines(exchange)
             if head.expects_continue and target.minor == 0:
                 drop |= EXPECT  # HTTP/1.0 has no 100: the gateway has sent it already

@@ -499,7 +499,8 @@ class Forwarding(Timed):
     def done(self, attempt: Attempt) -> None:
         """Handle the complete response."""
         exchange = self.exchange
-        exchange.keep_no_body()
+        if exchange.request_body is not None:
+            exchange.keep_no_body()
         self.current = None
         attempt.release()
         self._end()

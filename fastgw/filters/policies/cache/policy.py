@@ -149,7 +149,8 @@ class CachePolicy:
         value of `Cache-Status`.
         """
         exchange.cache_result, exchange.cache_status = "bypass", status
-        self.filter_sent_query(exchange)
+        if self.query_rule is not None:
+            self.filter_sent_query(exchange)
 
     def filter_sent_query(self, exchange: Exchange) -> None:
         """Leave out parameters that are not part of the key, for another upstream as well (`Exchange.for_others`)."""
