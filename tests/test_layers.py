@@ -128,6 +128,7 @@ EDGES = {
     "filters/policies/websocket/reauthentication.py": 1,  # a finish step that raises ends no connection
     "filters/wrappers/shadow.py": 7,  # what a filter in shadow raises is told, and nothing else happens
     "capture/story_keeper.py": 1,  # what a filter raises that explains its decision after the end of the request
+    "files/action.py": 1,  # a defect in the response of one request leaves no other one that waits without its own
     "exchange/body_stages.py": 1,  # a stage that raises as it is cancelled: the others are still told
     "helper_processes/child.py": 2,  # what the program of a helper process raises is passed to its worker
     "exchange/chain.py": 9,  # a filter's step or test that raises is a fault, never a pass

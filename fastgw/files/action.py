@@ -5,6 +5,7 @@ all requests that wait for it.
 """
 
 import asyncio
+from collections.abc import Iterator
 from functools import partial
 from time import monotonic, time
 from typing import Final, final
@@ -20,6 +21,7 @@ from fastgw.files.responses import not_modified, reply_with_file, variant_for
 from fastgw.forwarded_headers import Peer
 from fastgw.http.messages import RequestHead
 from fastgw.http.preconditions import matches_weakly
+from fastgw.operator_events import OperatorEvent, log_event
 
 METHODS: Final = frozenset((b"GET", b"HEAD"))
 _SPECIAL: Final = (b"range", b"if-match", b"if-unmodified-since", b"expect")
@@ -179,19 +181,23 @@ class FilesAction:
         late: asyncio.TimerHandle,
         looking: "asyncio.Future[Resource]",
     ) -> None:
+        """Answer all requests that wait, whatever the lookup has raised."""
         late.cancel()
-        if looking.cancelled():
+        self._free_path(path, waiting)
+        error = asyncio.CancelledError() if looking.cancelled() else looking.exception()
+        if error is not None:
+            log_event(OperatorEvent.DEFECT, "a defect while looking for a file in %s", self.finder.root, error=error)
+            _fail_all(waiting, Fault.INTERNAL, f"looking for the file raised {type(error).__name__}")
             return
         found = looking.result()
         if isinstance(found, FileResource) and not found.is_fallback:
             self._keep_file(path, found)
-        if self._lookups.get(path) is waiting:
-            del self._lookups[path]
-        for each in waiting:
-            exchange = each.exchange
-            if exchange is not None:
-                exchange.service = each.exchange = None
+        for exchange in _exchanges_of(waiting):
+            try:
                 exchange.reply(self._reply(exchange, found))
+            except Exception:  # the edge of this exchange: the other ones are answered
+                log_event(OperatorEvent.DEFECT, "a defect while answering with a file", error=True)
+                exchange.fail(Fault.INTERNAL)
 
     def _keep_file(self, path: FilePath, found: FileResource) -> None:
         loop = asyncio.get_running_loop()
@@ -208,13 +214,13 @@ class FilesAction:
 
     def _fail(self, path: FilePath, waiting: list[_Waiting]) -> None:
         """Answer the requests that have waited for too long; later ones look again."""
+        self._free_path(path, waiting)
+        _fail_all(waiting, Fault.FILE_UNREADABLE, "the disk did not respond in time")
+
+    def _free_path(self, path: FilePath, waiting: list[_Waiting]) -> None:
+        """Let the next request for the path look again, unless one does already."""
         if self._lookups.get(path) is waiting:
             del self._lookups[path]
-        for each in waiting:
-            exchange, each.exchange = each.exchange, None
-            if exchange is not None:
-                exchange.service = None
-                exchange.fail(Fault.FILE_UNREADABLE, why="the disk did not respond in time")
 
     # responses
 
@@ -234,6 +240,20 @@ class FilesAction:
     @staticmethod
     def _reply_with_file(exchange: Exchange, found: FileResource) -> Reply:
         return reply_with_file(exchange.head, found, time(), ranges=b"range" not in exchange.request_dropped)
+
+
+def _exchanges_of(waiting: list[_Waiting]) -> Iterator[Exchange]:
+    """Yield the exchanges that still wait. From then on they do not."""
+    for each in waiting:
+        exchange, each.exchange = each.exchange, None
+        if exchange is not None:
+            exchange.service = None
+            yield exchange
+
+
+def _fail_all(waiting: list[_Waiting], fault: Fault, why: str) -> None:
+    for exchange in _exchanges_of(waiting):
+        exchange.fail(fault, why=why)
 
 
 def _coding_key(head: RequestHead, resource: FileResource) -> bytes:

@@ -11,7 +11,7 @@ from time import sleep
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import quote_from_bytes
 
-from fastgw.http.dates import format_date
+from fastgw.http.dates import WRITABLE, format_date
 
 T = TypeVar("T")
 
@@ -107,7 +107,7 @@ def render_listing(path: bytes, entries: Sequence[Entry], truncated: bool, is_ro
                 link="./" + quote_from_bytes(each.name, safe="") + slash,  # a colon does not begin a scheme
                 name=escape(each.name.decode(errors="replace")) + slash,
                 size="" if each.is_folder or not each.modified else each.size,
-                modified=format_date(each.modified).decode() if each.modified else "",
+                modified=format_date(each.modified).decode() if each.modified and each.modified in WRITABLE else "",
             )
         )
     rest = f"<p>The first {MAX_ENTRIES} entries are listed.</p>\n" if truncated else ""

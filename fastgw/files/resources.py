@@ -14,7 +14,7 @@ from fastgw.files.beneath import FLAGS, open_beneath
 from fastgw.files.content_types import content_type_of
 from fastgw.files.listing import read_entries, render_listing
 from fastgw.files.request_path import FilePath, looks_like_file
-from fastgw.http.dates import format_date
+from fastgw.http.dates import WRITABLE, format_date
 from fastgw.http.preconditions import Validators
 
 SUFFIXES: Final = {b"br": b".br", b"zstd": b".zst", b"gzip": b".gz"}
@@ -207,7 +207,10 @@ def _variant(coding: bytes | None, file: OpenFile, content_type: bytes, varies: 
     """Return a representation, with the content of a small file."""
     content = _content(file) if file.size <= SMALL_BYTES else None
     date = time.time()
-    modified = min(file.modified_ns // 10**9, int(date))  # never later than `Date` (RFC 9110 section 8.8.2.1)
+    # Never later than `Date` (RFC 9110 section 8.8.2.1).
+    modified: int | None = min(file.modified_ns // 10**9, int(date))
+    if modified not in WRITABLE:
+        modified = None
     weak = date - file.modified_ns / 1e9 < SETTLED_S
     tag = b'%b"%x-%x%b"' % (
         b"W/" if weak else b"",
@@ -218,7 +221,7 @@ def _variant(coding: bytes | None, file: OpenFile, content_type: bytes, varies: 
     fields = [
         (b"Content-Type", content_type),
         (b"ETag", tag),
-        (b"Last-Modified", format_date(modified)),
+        *(() if modified is None else ((b"Last-Modified", format_date(modified)),)),
         (b"Accept-Ranges", b"bytes"),
     ]
     if coding is not None:

@@ -18,6 +18,8 @@ _FIXDATE: Final = re.compile(
     _DAYS + rb", (?P<day>[0-9]{2}) " + _MONTH + rb" (?P<year>[0-9]{4}) " + _TIME + rb" GMT", re.IGNORECASE
 )
 _FIXDATE_BYTES: Final = 29
+WRITABLE: Final = range(-62_135_596_800, 253_402_300_800)
+"""Seconds since the epoch that have an HTTP date: the years 1 to 9999. A file system may hold other dates of files."""
 _OTHER_FORMS: Final = tuple(
     re.compile(form, re.IGNORECASE)
     for form in (
@@ -72,5 +74,5 @@ def _seconds_of(found: re.Match[bytes], year: int) -> int | None:
 
 @lru_cache(maxsize=1024)
 def format_date(seconds: int) -> bytes:
-    """Return the IMF-fixdate of whole seconds since the epoch."""
+    """Return the IMF-fixdate of whole seconds since the epoch, which are in `WRITABLE`."""
     return formatdate(seconds, usegmt=True).encode()

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -58,6 +59,25 @@ def test_the_date_of_a_change_is_never_later_than_now(root: Path) -> None:
     assert validators.etag == b'W/"%x-9"' % (future * 10**9)
     assert validators.last_modified is not None
     assert before <= validators.last_modified <= time.time()
+
+
+@pytest.mark.parametrize("date", [-99_999_999_999, 253_402_300_800], ids=["before year 1", "after year 9999"])
+def test_a_date_without_an_http_date_is_left_out(date: int) -> None:
+    """tmpfs keeps such dates, most file systems do not. A date in the future is sent as that of now."""
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder, "a.txt")
+        path.write_text("let a = 1")
+        settle(path, date=date)
+        if path.stat().st_mtime != date:
+            pytest.skip("/dev/shm does not keep the date")
+        variant = file(find(Path(folder), b"a.txt")).variants[-1]
+        listed = find(Path(folder), b"", True, listing=True)
+    names = [name for name, _ in variant.fields]
+    assert variant.content == b"let a = 1"
+    assert (b"Last-Modified" in names, variant.validators.last_modified is not None) == (date > 0, date > 0)
+    assert b"ETag" in names
+    assert isinstance(listed, Listing)
+    assert b'<a href="./a.txt">a.txt</a><td align="right">9<td>\n' in listed.page
 
 
 def test_the_etag_is_strong_once_the_time_of_the_change_says_enough(root: Path) -> None:
