@@ -1,7 +1,7 @@
 """The route action `files`: answers with files beneath a root.
 
-A file that was found is served for a second without a look at the disk (`open_files`); then a thread looks again, for
-all requests that wait for it.
+A file that was found is served for a second without a look at the disk (`open_files`), unless it is open and has been
+changed: its response could not be completed. Then a thread looks again, for all requests that wait for it.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ class FilesAction:
         if path is None:
             return
         held = self._cache.get(path, exchange.begun_at)
-        if held is None:
+        if held is None or not held.resource.is_intact:
             self._look_up(exchange, path)
             return
         if exchange.chain.ready_answer is not None:

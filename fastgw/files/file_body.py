@@ -28,7 +28,7 @@ LARGE_PIECE: Final = 524_288
 PER_TURN: Final = 1_048_576
 """Bytes of one body that are sent in one turn of the loop; then other connections are served."""
 
-_CHANGED: Final = "the file was truncated or overwritten while it was sent"
+_CHANGED: Final = "the file was changed while it was sent"
 
 
 class SendableFile(Protocol):
@@ -39,7 +39,7 @@ class SendableFile(Protocol):
 
     @property
     def is_intact(self) -> bool:
-        """Whether the content that was there at the opening is still there."""
+        """Whether the content is certainly that of the opening."""
 
 
 class FilePart(NamedTuple):
@@ -175,7 +175,7 @@ class _FileSender:
 
     @staticmethod
     def _read(file: SendableFile, count: int, at: int) -> tuple[bytes, bool]:
-        """Read in a thread. Returns the piece, and whether the file has lost content."""
+        """Read in a thread. Returns the piece, and whether the file has been changed."""
         piece = os.pread(file.fd, count, at)
         return piece, not file.is_intact
 

@@ -46,9 +46,11 @@ class OpenFile:
 
     @property
     def is_intact(self) -> bool:
-        """Whether the content that was there at the opening is still there: more may have been appended."""
+        """Whether the file has not been changed since the opening. A status cannot tell whether a file that has grown
+        was appended to or overwritten, so one that has grown may have other content.
+        """
         status = os.fstat(self.fd)
-        return status.st_size > self.size or (status.st_size == self.size and status.st_mtime_ns == self.modified_ns)
+        return status.st_size == self.size and status.st_mtime_ns == self.modified_ns
 
 
 class Variant(NamedTuple):
@@ -84,6 +86,11 @@ class FileResource(NamedTuple):
     def descriptors(self) -> int:
         """Number of open descriptors."""
         return sum(each.file is not None for each in self.variants)
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether no open file has been changed since the opening. Content in memory stays as it was."""
+        return all(each.file is None or each.file.is_intact for each in self.variants)
 
     @property
     def content_bytes(self) -> int:

@@ -293,9 +293,10 @@ def receive(sock: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("by", BY)
-@pytest.mark.parametrize("change", ["truncate", "overwrite"])
-def test_a_file_that_loses_content_while_it_is_sent_is_cut_off(site: Site, by: str, change: str) -> None:
-    file = site.root / f"{change}-{by}"
+@pytest.mark.parametrize("change", ["truncate", "overwrite", "overwrite by more", "append"])
+def test_a_file_that_is_changed_while_it_is_sent_is_cut_off(site: Site, by: str, change: str) -> None:
+    """Size and time do not tell an append from an overwrite, so neither is sent as if it were complete."""
+    file = site.root / f"{change}-{by}".replace(" ", "-")
     file.write_bytes(CONTENT * 30)  # more than sockets hold
     os.utime(file, (SETTLED, SETTLED))  # so that the change has another time, whatever the clock's tick
     client = site.client(by)
@@ -304,13 +305,28 @@ def test_a_file_that_loses_content_while_it_is_sent_is_cut_off(site: Site, by: s
     with open(file, "r+b") as changed:
         if change == "truncate":
             changed.truncate(SIZE)
-        else:
+        elif change == "append":
+            changed.seek(0, os.SEEK_END)
             changed.write(b"x" * 10)
+        else:
+            changed.write(b"x" * (10 if change == "overwrite" else len(CONTENT) * 31))
     received = len(client.unread)
     while piece := receive(client.sock):
         received += len(piece)
     assert received < int(head.get(b"content-length") or 0)
     site.gateway.wait_for_record(path=f"/{file.name}", fault="file_unreadable", status=200)
+
+
+@pytest.mark.parametrize("by", BY)
+def test_a_file_that_was_changed_before_it_is_asked_for_again_is_sent_as_it_is(site: Site, by: str) -> None:
+    """It is open for as long as it is requested, and its responses would be cut off for a second."""
+    file = site.root / f"grown-{by}"
+    file.write_bytes(CONTENT)
+    client = site.client(by)
+    request = f"GET /{file.name} HTTP/1.1\r\nHost: a.test\r\n\r\n".encode()
+    for content in (CONTENT, CONTENT + b"more", b"x" * (SIZE + 5)):
+        file.write_bytes(content)
+        assert client.exchange(request).body == content
 
 
 def test_a_client_that_does_not_read_is_waited_for_and_may_leave(site: Site) -> None:
