@@ -2,12 +2,13 @@
 
 Rule: a trailer is dropped if its name occurs in the head, or must not occur there. Many servers merge trailers into the
 header fields, and would accept from the client a value that a filter has written, removed or checked. Dropping is
-always allowed (RFC 9110 section 6.5.1).
+always allowed (RFC 9110 section 6.5.1). A digest is dropped if a filter has changed the body, as it is from the head.
 """
 
 from typing import Final
 
 from fastgw.exchange import Exchange, Trailers
+from fastgw.http.field_names import DIGESTS
 from fastgw.http.fields import Fields, folded
 from fastgw.http.http1.reserved_fields import OWN_FIELDS
 
@@ -27,6 +28,9 @@ def sent_trailers(exchange: Exchange, trailers: Trailers) -> Trailers:
     edited = head.fields()
     known.update(folded(name) for name, _ in edited)
     known |= edited.taken
+    body = exchange.request_body
+    if body is not None and body.changed:
+        known |= DIGESTS
     sent = tuple(line for line in trailers if folded(line[0]) not in known)
     reserved = OWN_FIELDS if exchange.peer.trusted else exchange.listener.reserved
     return tuple(line for line in sent if not reserved.has(line[0]))
