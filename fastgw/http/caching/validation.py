@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from fastgw.http.byte_ranges import ByteRange, select_ranges
+from fastgw.http.byte_ranges import ByteRange, content_range, select_ranges
 from fastgw.http.caching.directives import parse_response
 from fastgw.http.caching.freshness import find_lifetime, may_have_default
 from fastgw.http.caching.heads import ReceivedHead
@@ -32,6 +32,10 @@ _OF_CONTENT: Final = frozenset(
     b"content-type digest last-modified repr-digest".split()
 )
 """Fields that a 304 leaves out (RFC 9110 section 15.4.5)."""
+_OF_WHOLE_CONTENT: Final = frozenset((b"content-digest", b"content-md5"))
+"""Digests of the content of one message, here of the whole; `Repr-Digest` is that of the representation, whose parts
+have the same (RFC 9530 sections 2 and 3).
+"""
 
 
 def has_any(head: RequestHead, names: Sequence[bytes]) -> bool:
@@ -147,6 +151,11 @@ def find_part(request: RequestHead, stored: StoredHead, length: int, now: float)
         return None
     ranges = select_ranges(wanted, length)
     return ranges if ranges is None or len(ranges) <= 1 else None
+
+
+def part_lines(stored: StoredHead, part: ByteRange, complete: int) -> bytes:
+    """Return the field lines of the 206 with a part of a stored response of `complete` bytes."""
+    return b"%bContent-Range: %b\r\n" % (stored.fields.render(_OF_WHOLE_CONTENT), content_range(part, complete))
 
 
 class _MergedHead(NamedTuple):

@@ -15,9 +15,9 @@ from fastgw.exchange.reply import NO_CONTENT
 from fastgw.files.file_body import FileBody, FilePart
 from fastgw.filters.policies.cache.encoded_forms import StoredForms
 from fastgw.filters.policies.cache.policy import CachePolicy
-from fastgw.http.byte_ranges import ByteRange, content_range, unsatisfied_range
+from fastgw.http.byte_ranges import ByteRange, unsatisfied_range
 from fastgw.http.caching.records import StoredHead
-from fastgw.http.caching.validation import find_part, is_unchanged_for, not_modified_lines
+from fastgw.http.caching.validation import find_part, is_unchanged_for, not_modified_lines, part_lines
 from fastgw.http.http1.parser import Http1ResponseHead, parse_response
 
 AT_ONCE: Final = 64 * 1024
@@ -54,9 +54,8 @@ def answer_from(
             _send_head(exchange, _head(_UNSATISFIED, b"Range Not Satisfiable", lines, b"GET"), age, dropped)
             return
         if part is not None:
-            first, end, complete = part[0].first, part[0].last + 1, end
-            status, reason = _PARTIAL, b"Partial Content"
-            lines += b"Content-Range: %b\r\n" % content_range(part[0], complete)
+            status, reason, lines = _PARTIAL, b"Partial Content", part_lines(record, part[0], end)
+            first, end = part[0].first, part[0].last + 1
         if status not in NO_CONTENT:
             lines += b"Content-Length: %d\r\n" % (end - first)
     made = _head(status, reason, lines, exchange.method)

@@ -196,6 +196,28 @@ def test_a_client_that_asks_for_a_range_gets_it_while_the_whole_response_is_stor
     world.plane.assert_quiet()
 
 
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_a_part_has_the_digest_of_the_representation_and_none_of_the_whole_content(is_stored: bool) -> None:
+    """RFC 9530 section 2: `Content-Digest` is that of the content of its message, as `Content-MD5` once was."""
+    world = World()
+    of_content = (b"Content-Digest", b"Content-MD5")
+    digests = b"Content-Digest: sha-256=:AA==:\r\nContent-MD5: AA==\r\nRepr-Digest: sha-256=:AA==:\r\n"
+    response = TAGGED.replace(b"\r\n\r\n", b"\r\n" + digests + b"\r\n")
+    if is_stored:
+        whole = world.client()
+        world.upstream().sends(response)
+        assert None not in [value(whole, name) for name in of_content]
+    client = world.client(fields=b"Range: bytes=1-2\r\n")
+    if not is_stored:
+        world.upstream().sends(response)
+        whole = world.client()
+        assert None not in [value(whole, name) for name in of_content]
+    assert client.received.startswith(b"HTTP/1.1 206 Partial Content\r\n")
+    assert client.received.endswith(b"\r\n\r\nel")
+    assert [value(client, name) for name in of_content] == [None, None]
+    assert value(client, b"Repr-Digest") == b"sha-256=:AA==:"
+
+
 def test_variants_are_kept_apart_and_bounded() -> None:
     world = World(max_variants=2)
     for number in range(3):
