@@ -1,8 +1,9 @@
 """Error pages: templates in place of the problem document, for faults of the gateway itself.
 
 Responses of upstreams and replies that filters make of their own are not replaced. The status and all headers of the
-fault stay (`Retry-After`, `WWW-Authenticate`, `Allow`), only its body is another one. A call of gRPC and an upgrade get
-no page: their clients read the fault in the form of their protocol.
+fault stay (`Retry-After`, `WWW-Authenticate`, `Allow`), only its body is another one. An upgrade gets no page. Neither
+does a call of gRPC, gRPC-Web or Connect, whichever of these the route accepts: the library that has sent it reads the
+fault in the form of its protocol, or the status.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,7 @@ import orjson
 from fastgw.exchange.reply import Reply, title_of
 from fastgw.http.accept import parse_accept, weight_of
 from fastgw.http.error_templates import ErrorTemplate
-from fastgw.http.grpc.calls import is_grpc
+from fastgw.http.grpc.calls import is_rpc
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
@@ -78,7 +79,7 @@ class ErrorPages:
         if page is None or reply.fault is None or not isinstance(body, bytes) or _PROBLEM not in reply.fields:
             return reply
         head = exchange.head
-        return reply if head.upgrade or is_grpc(head) else page.replace(exchange, reply, body)
+        return reply if head.upgrade or is_rpc(head) else page.replace(exchange, reply, body)
 
 
 def _prefers_html(exchange: "Exchange") -> bool:

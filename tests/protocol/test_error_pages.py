@@ -132,6 +132,27 @@ def test_an_upgrade_and_a_call_of_grpc_get_no_page(ask: Ask, gateway: Gateway) -
     assert b"<h1>" not in ask("/pkg.Service/Call", *lines, method="POST").body
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "fields"),
+    [
+        ("POST", "/down", ["Content-Type: application/grpc-web+proto"]),
+        ("POST", "/none", ["Content-Type: application/grpc-web-text"]),
+        ("POST", "/down", ["Content-Type: application/connect+json"]),
+        ("POST", "/down", ["Content-Type: application/json", "Connect-Protocol-Version: 1"]),
+        ("GET", "/down?connect=v1&encoding=json&message=%7B%7D", []),
+    ],
+    ids=["grpc-web", "grpc-web-text", "connect stream", "connect unary", "connect get"],
+)
+def test_a_call_of_grpc_web_or_connect_gets_no_page(ask: Ask, method: str, path: str, fields: list[str]) -> None:
+    """Also where the route has neither filter: the client is a library, which knows the status."""
+    length = ["Content-Length: 0"] if method == "POST" else []
+    response = ask(path, *fields, *length, BROWSER, method=method)
+    assert response.get(b"content-type") == b"application/problem+json"
+    assert json.loads(response.body)["status"] == response.status
+    plain = ask(path.partition("?")[0], *length, BROWSER, method=method)
+    assert plain.get(b"content-type") == b"text/html; charset=utf-8"
+
+
 def test_what_is_no_http_gets_the_page_of_the_listener(gateway: Gateway) -> None:
     with gateway.connect("api") as client:
         response = client.exchange(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")

@@ -1,9 +1,12 @@
-"""Heads of gRPC calls: content type and deadline."""
+"""Heads of gRPC calls: content type and deadline. Which requests are calls of gRPC, gRPC-Web or Connect."""
 
 import re
 from math import inf
 from types import MappingProxyType
 from typing import Final, Protocol
+
+from fastgw.http.grpc import connect
+from fastgw.http.grpc.web import parse_web_type
 
 TIMEOUT: Final = b"grpc-timeout"
 GRPC_TIMEOUT: Final = frozenset((TIMEOUT,))
@@ -20,6 +23,15 @@ class Fielded(Protocol):
     def first(self, name: bytes) -> bytes | None: ...
 
 
+class QueryHead(Fielded, Protocol):
+    """Head of a request with its query."""
+
+    @property
+    def method(self) -> bytes: ...
+    @property
+    def query(self) -> bytes | None: ...
+
+
 class CallHead(Fielded, Protocol):
     """Head of a request."""
 
@@ -33,6 +45,18 @@ def is_grpc(head: Fielded) -> bool:
     """Whether a request is a gRPC call (not gRPC-Web)."""
     kind = head.first(b"content-type")
     return kind is not None and _TYPE.match(kind) is not None
+
+
+def is_rpc(head: QueryHead) -> bool:
+    """Whether a library of gRPC, gRPC-Web or Connect has sent the request, by its own statement."""
+    kind = head.first(b"content-type")
+    return (
+        is_grpc(head)
+        or parse_web_type(kind) is not None
+        or connect.stream_codec(kind) is not None
+        or head.first(connect.VERSION) is not None
+        or (head.method == b"GET" and connect.asks_by_get(head.query))
+    )
 
 
 def timeout_of(head: Fielded) -> float | None:
