@@ -16,7 +16,9 @@ from fastgw.http.dates import WRITABLE, format_date
 T = TypeVar("T")
 
 MAX_ENTRIES: Final = 10_000
-"""Most entries of a directory that are listed."""
+"""Most entries of a directory that are listed: of a longer one those that the file system returns first. To list the
+first by name, each request would have to read all of it.
+"""
 
 _STEP: Final = 64
 """Entries that are read or rendered at a time: then the event loop, which shares the interpreter with this thread, gets
@@ -110,6 +112,6 @@ def render_listing(path: bytes, entries: Sequence[Entry], truncated: bool, is_ro
                 modified=format_date(each.modified).decode() if each.modified and each.modified in WRITABLE else "",
             )
         )
-    rest = f"<p>The first {MAX_ENTRIES} entries are listed.</p>\n" if truncated else ""
+    rest = f"<p>There are more entries than these {MAX_ENTRIES}.</p>\n" if truncated else ""
     title = escape(path.decode("ascii", errors="replace"))
     return _PAGE.format(title=title, rows="".join(rows), rest=rest).encode()

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from fastgw.files import listing
 from fastgw.files.content_types import content_type_of
 from fastgw.files.request_path import FilePath
 from fastgw.files.resources import SMALL_BYTES, FileFinder, FileResource, Folder, Listing, Missing, Resource
@@ -166,6 +167,19 @@ def test_a_listing_shows_names_as_text(root: Path) -> None:
     assert "&quot;onmouseover=&quot;x" in page
     assert "a&amp;b" in page
     assert 'href="../"' in page
+
+
+def test_a_listing_of_too_many_entries_says_that_there_are_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are any ones, in order: which the file system returns first is up to it."""
+    for name in "abcde":
+        (root / "empty" / name).touch()
+    for most, more in ((3, 1), (5, 0)):
+        monkeypatch.setattr(listing, "MAX_ENTRIES", most)
+        found = find(root, b"empty", True, listing=True)
+        assert isinstance(found, Listing)
+        names = re.findall(rb'href="./(.)"', found.page)
+        assert (len(names), names) == (most, sorted(names))
+        assert found.page.count(b"<p>There are more entries than these 3.</p>") == more
 
 
 @pytest.mark.parametrize(
