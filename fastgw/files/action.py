@@ -76,7 +76,7 @@ class FilesAction:
         if path is None:
             return
         held = self._cache.get(path, exchange.begun_at)
-        if held is None or not held.resource.is_intact:
+        if held is None or not held.resource.is_unchanged:
             self._look_up(exchange, path)
             return
         if exchange.chain.ready_answer is not None:

@@ -30,7 +30,7 @@ LARGE_PIECE: Final = 524_288
 PER_TURN: Final = 1_048_576
 """Bytes of one body that are sent in one turn of the loop; then other connections are served."""
 
-_CHANGED: Final = "the file was changed while it was sent"
+_CHANGED: Final = "the file was truncated or overwritten while it was sent"
 
 
 class SendableFile(Protocol):
@@ -41,7 +41,7 @@ class SendableFile(Protocol):
 
     @property
     def is_intact(self) -> bool:
-        """Whether the content is certainly that of the opening."""
+        """Whether the content of the opening is still there: more may have been appended."""
 
 
 class FilePart(NamedTuple):
@@ -177,7 +177,7 @@ class _FileSender:
 
     @staticmethod
     def _read(file: SendableFile, count: int, at: int) -> tuple[bytes, bool]:
-        """Read in a thread. Returns the piece, and whether the file has been changed."""
+        """Read in a thread. Returns the piece, and whether the file has lost content."""
         piece = os.pread(file.fd, count, at)
         return piece, not file.is_intact
 

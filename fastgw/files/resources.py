@@ -6,6 +6,7 @@ import errno
 import os
 import time
 from collections.abc import Sequence
+from hashlib import blake2b
 from stat import S_ISDIR, S_ISREG
 from typing import Final, NamedTuple, TypeAlias, final
 
@@ -21,6 +22,8 @@ SUFFIXES: Final = {b"br": b".br", b"zstd": b".zst", b"gzip": b".gz"}
 """Suffix of the precompressed sibling of a file, by content coding."""
 SMALL_BYTES: Final = 65_536
 """Most bytes of a file whose content is kept in memory; of larger ones the descriptor is."""
+SAMPLE_BYTES: Final = 4096
+"""Bytes of the beginning and of the end of a file by which an append is told from an overwrite."""
 SETTLED_S: Final = 1.0
 """Seconds after a change from which a modification time identifies the content: until then another change may leave it
 as it is, and the ETag is weak (RFC 9110 section 8.8.1).
@@ -33,10 +36,14 @@ _DENIED: Final = frozenset((errno.EACCES, errno.EPERM))
 class OpenFile:
     """An open regular file. Its descriptor is closed with the last reference."""
 
-    __slots__ = ("fd", "modified_ns", "size")
+    __slots__ = ("_sample", "fd", "modified_ns", "size")
 
     def __init__(self, fd: int, status: os.stat_result) -> None:
         self.fd, self.size, self.modified_ns = fd, status.st_size, status.st_mtime_ns
+        self._sample = b""
+        if self.size > SMALL_BYTES:
+            sample = self._read_sample()
+            self._sample = sample if self.is_unchanged else b""
 
     def __del__(self) -> None:
         os.close(self.fd)
@@ -44,13 +51,29 @@ class OpenFile:
     def __repr__(self) -> str:
         return f"<OpenFile {self.fd} of {self.size} bytes>"
 
+    def _read_sample(self) -> bytes:
+        """Return a digest of the beginning and the end of the content of the opening; b"": it cannot be read."""
+        try:
+            read = b"".join(os.pread(self.fd, SAMPLE_BYTES, at) for at in (0, self.size - SAMPLE_BYTES))
+        except OSError:
+            return b""
+        return blake2b(read, digest_size=16).digest()
+
     @property
-    def is_intact(self) -> bool:
-        """Whether the file has not been changed since the opening. A status cannot tell whether a file that has grown
-        was appended to or overwritten, so one that has grown may have other content.
-        """
+    def is_unchanged(self) -> bool:
+        """Whether size and modification time are those of the opening."""
         status = os.fstat(self.fd)
         return status.st_size == self.size and status.st_mtime_ns == self.modified_ns
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether the content of the opening is still there. A file that has grown was appended to if the beginning and
+        the end of this content are as before; otherwise it was overwritten.
+        """
+        status = os.fstat(self.fd)
+        if status.st_size == self.size:
+            return status.st_mtime_ns == self.modified_ns
+        return status.st_size > self.size and self._sample != b"" and self._read_sample() == self._sample
 
 
 class Variant(NamedTuple):
@@ -88,9 +111,9 @@ class FileResource(NamedTuple):
         return sum(each.file is not None for each in self.variants)
 
     @property
-    def is_intact(self) -> bool:
+    def is_unchanged(self) -> bool:
         """Whether no open file has been changed since the opening. Content in memory stays as it was."""
-        return all(each.file is None or each.file.is_intact for each in self.variants)
+        return all(each.file is None or each.file.is_unchanged for each in self.variants)
 
     @property
     def content_bytes(self) -> int:
@@ -244,4 +267,4 @@ def _variant(coding: bytes | None, file: OpenFile, content_type: bytes, varies: 
 def _content(file: OpenFile) -> bytes | None:
     """Return the content of a small file; None: it is being changed."""
     content = os.pread(file.fd, file.size, 0)
-    return content if len(content) == file.size and file.is_intact else None
+    return content if len(content) == file.size and file.is_unchanged else None

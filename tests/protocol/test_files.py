@@ -293,9 +293,18 @@ def receive(sock: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("by", BY)
-@pytest.mark.parametrize("change", ["truncate", "overwrite", "overwrite by more", "append"])
-def test_a_file_that_is_changed_while_it_is_sent_is_cut_off(site: Site, by: str, change: str) -> None:
-    """Size and time do not tell an append from an overwrite, so neither is sent as if it were complete."""
+@pytest.mark.parametrize(
+    ("change", "at", "count"),
+    [
+        ("truncate", 0, -1),
+        ("overwrite", 0, 10),
+        ("overwrite by more", 0, len(CONTENT) * 31),
+        ("overwrite the end by more", len(CONTENT) * 30 - 1, 10),
+    ],
+)
+def test_a_file_that_loses_content_while_it_is_sent_is_cut_off(
+    site: Site, by: str, change: str, at: int, count: int
+) -> None:
     file = site.root / f"{change}-{by}".replace(" ", "-")
     file.write_bytes(CONTENT * 30)  # more than sockets hold
     os.utime(file, (SETTLED, SETTLED))  # so that the change has another time, whatever the clock's tick
@@ -303,18 +312,29 @@ def test_a_file_that_is_changed_while_it_is_sent_is_cut_off(site: Site, by: str,
     client.send(f"GET /{file.name} HTTP/1.1\r\nHost: a.test\r\n\r\n".encode())
     head = client.read_head()
     with open(file, "r+b") as changed:
+        changed.seek(at)
         if change == "truncate":
             changed.truncate(SIZE)
-        elif change == "append":
-            changed.seek(0, os.SEEK_END)
-            changed.write(b"x" * 10)
         else:
-            changed.write(b"x" * (10 if change == "overwrite" else len(CONTENT) * 31))
+            changed.write(b"x" * count)
     received = len(client.unread)
     while piece := receive(client.sock):
         received += len(piece)
     assert received < int(head.get(b"content-length") or 0)
     site.gateway.wait_for_record(path=f"/{file.name}", fault="file_unreadable", status=200)
+
+
+@pytest.mark.parametrize("by", BY)
+def test_a_file_that_is_appended_to_while_it_is_sent_is_sent_as_it_was(site: Site, by: str) -> None:
+    file = site.root / f"appended-{by}"
+    file.write_bytes(CONTENT * 30)
+    client = site.client(by)
+    client.send(f"GET /{file.name} HTTP/1.1\r\nHost: a.test\r\n\r\n".encode())
+    head = client.read_head()
+    with open(file, "ab") as appended:
+        appended.write(b"x" * len(CONTENT))
+    assert head.get(b"content-length") == b"%d" % (len(CONTENT) * 30)
+    assert client.read_body(head, until_close=False).body == CONTENT * 30
 
 
 @pytest.mark.parametrize("by", BY)
