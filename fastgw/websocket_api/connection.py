@@ -389,7 +389,7 @@ class ApiConnection(Timed):
         if order.verb is Verb.LOOK:
             return OrderAnswer(Result.DONE, self._status())
         if order.verb is Verb.CLOSE:
-            self._close(NORMAL, "closed by the service", None)
+            self._close(NORMAL, "closed by the service", None, "upstream")
             return OrderAnswer(Result.DONE)
         is_text = order.verb is Verb.SEND_TEXT
         if len(order.payload) > self._action.settings.message_bytes or (is_text and not _is_utf8(order.payload)):
@@ -421,15 +421,17 @@ class ApiConnection(Timed):
             self._send_frame(control_frame(CLOSE, b"", False) if code == NO_CODE else close_frame(code, "", False))
         self._leave()
 
-    def _close(self, code: int, reason: str, fault: Fault | None) -> None:
-        """Close the connection, with this code."""
+    def _close(self, code: int, reason: str, fault: Fault | None, by: str = "gateway") -> None:
+        """Close the connection, with this code. `by`: the side that has decided it, for the log and the metric."""
         exchange = self._exchange
         if self._close_sent or self._is_over:
             return
         self._close_sent = True
         self._worker_loop.connections.remove(self.id)
         if not self._closed_by:
-            self._closed_by, self._close_code = "gateway", code
+            self._closed_by, self._close_code = by, code
+            if by == "gateway" and isinstance(exchange.tunnel, WebsocketGuard):
+                exchange.tunnel.closed_by_gateway(code)
         exchange.fault = exchange.fault or fault
         if fault is not None:
             exchange.why = exchange.why or reason

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -322,6 +323,9 @@ def check_orders(gateway: Gateway, back_end: EventBackend, client: ClientConnect
     assert (client.close_code, client.close_reason) == (1000, "closed by the service")
     assert ask(gateway, "POST", event.connection, b"1")[0] == 410
     assert back_end.next().headers["X-Close-Code"] == "1000"
+    line = gateway.stdout.wait_for(lambda line: b'"connection_id":"%b"' % event.connection.encode() in line)
+    ended = json.loads(line)["websocket"]
+    assert (ended["closed_by"], ended["close_code"]) == ("upstream", 1000)
 
 
 def test_what_back_ends_may_not_send(gateway: Gateway, back_end: EventBackend) -> None:
@@ -529,13 +533,32 @@ def test_the_worker_that_sends_for_others_is_killed_as_well(back_end: EventBacke
         gateway.stderr.wait_for(lambda line: b"of a worker that has ended: $disconnect sent for 20" in line)
 
 
-def test_a_route_that_is_gone_closes_its_connections(back_end: EventBackend, tmp_path: Path) -> None:
-    """Those that only listen, too."""
-    with Gateway(configuration(back_end), tmp_path) as gateway, opened(gateway, back_end, "plain") as (client, _):
+@both
+def test_a_client_that_ends_without_a_close_gets_none(gateway: Gateway, back_end: EventBackend, path: str) -> None:
+    with Client(gateway.address()) as client:
+        client.send(b"GET /%b HTTP/1.1\r\n%b" % (path.encode(), HANDSHAKE))
+        assert client.read_response_head().status == 101
+        connection = back_end.next().connection
+        client.sock.shutdown(socket.SHUT_WR)
+        client.assert_ended()
+    assert back_end.next().headers["X-Close-Code"] == "1006"
+    line = gateway.stdout.wait_for(lambda line: b'"connection_id":"%b"' % connection.encode() in line)
+    ended = json.loads(line)["websocket"]
+    assert (ended["closed_by"], ended["close_code"]) == ("client", 1006)
+
+
+@both
+def test_a_route_that_is_gone_closes_its_connections(back_end: EventBackend, tmp_path: Path, path: str) -> None:
+    """Those that only listen, too. It is the gateway that closes them, also for the filter `websocket`."""
+    with Gateway(configuration(back_end), tmp_path) as gateway, opened(gateway, back_end, path) as (client, _):
         (file,) = tmp_path.glob("*.json")
-        file.write_text(file.read_text().replace('"/plain"', '"/other"'))
+        file.write_text(file.read_text().replace(f'"/{path}"', '"/other"'))
         gateway.signal(signal.SIGHUP)
         with pytest.raises(ConnectionClosed):
             client.recv(DEADLINE)
         assert (client.close_code, client.close_reason) == (1001, "the route is gone")
-        back_end.events.queue.clear()
+        record = gateway.wait_for_record(route=path, status=101)["websocket"]
+        assert (record["closed_by"], record["close_code"]) == ("gateway", 1001)
+        counted = re.compile(r'^fastgw_websocket_closes_total\{.*by="gateway",code="1001".*\} 1\.0$', re.MULTILINE)
+        wait_until(lambda: counted.search(scraped(gateway)) is not None, "the end to be counted")
+        assert back_end.next().kind[0] == "DISCONNECT"

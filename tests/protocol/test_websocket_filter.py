@@ -717,6 +717,24 @@ def test_a_half_closed_client_gets_the_rest(lane: Lane) -> None:
     assert client.read_frame() == (0x81, b"last words")
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_client_that_ends_without_a_close_is_told_of_no_loss(lane: Lane, version: str) -> None:
+    """The upstream ends because the client has: no code blames the upstream, and both see that no close was sent."""
+    client, upstream = open_plain(lane, path=b"/left") if version == "http1" else open_stream(lane, b"/left")
+    if isinstance(client, PlainSide):
+        client.peer.sock.shutdown(socket.SHUT_WR)
+    else:
+        client.http2.send(frames.data(b"", 1, True))
+    upstream.peer.assert_ended()
+    upstream.peer.close()
+    client.assert_ended()
+    if not isinstance(client, PlainSide):
+        assert client.http2.answer(1).body == b""
+    record = lane.gateway.wait_for_record(path="/left")
+    told = record["websocket"]
+    assert (record["fault"], told["closed_by"], told["close_code"]) == (None, "client", 1006)
+
+
 def test_the_log_counts_messages_and_says_who_closed(lane: Lane) -> None:
     client, upstream = open_plain(lane, path=b"/logged")
     client.frame(1, b"one")

@@ -362,8 +362,8 @@ class WebsocketGuard(Timed):
             self._peer_closed("upstream", reader.close)
 
     def upstream_ended(self) -> None:
-        """Handle the end of data from the upstream: after a close frame it is normal, otherwise the upstream is
-        lost.
+        """Handle the end of data from the upstream: after a close frame, or after the end of the client's data, it is
+        normal; otherwise the upstream is lost.
         """
         exchange = self.exchange
         self._upstream_ended = True
@@ -372,7 +372,8 @@ class WebsocketGuard(Timed):
         if self._closing:
             self._settle()
             return
-        self._tell_client_of_loss()
+        if not self._client_ended:
+            self._tell_client_of_loss()
         self.close_at = min(self.close_at, self._wheel.now + self._limits.close_timeout)
         exchange.client.end(())
         self._plan()
@@ -398,6 +399,11 @@ class WebsocketGuard(Timed):
             exchange.client.feed(close_frame(UPSTREAM_LOST, "the upstream closed the connection", masked=False))
 
     # closing
+
+    def closed_by_gateway(self, code: int) -> None:
+        """Record that the next close frame of the upstream's side is one of the gateway: no upstream has sent it."""
+        if self.closed_by is None:
+            self.closed_by, self.close_code = "gateway", code
 
     def _peer_closed(self, who: str, code: int) -> None:
         """Handle the close frame of one side, which was forwarded: start the timeout of the other side."""
