@@ -685,6 +685,23 @@ def test_workers_that_drain_for_long_outlive_further_upgrades(tmp_path: Path) ->
         wait_until(lambda: len(gateway.worker_pids) == 2, "the old workers to go", LONG)
 
 
+def test_the_last_event_of_the_end_counts_what_replaced_workers_have_served(tmp_path: Path) -> None:
+    with Origin() as origin, ExitStack() as opened:
+        config = {"routes": ALL, "upstreams": patient(origin), "timeouts": {"drain": {"requests": "300s"}}}
+        gateway = opened.enter_context(upgradable(tmp_path, **config))
+        client = opened.enter_context(gateway.connect(deadline=LONG))
+        client.send(GET_AND_CLOSE)
+        answers = origin.accept()
+        answers.read_request()
+        gateway.upgrade()
+        gateway.signal(signal.SIGTERM)
+        gateway.told("asked by SIGTERM")
+        answers.send(OK)
+        assert client.read_response().status == 200
+        assert gateway.wait() == 0
+        assert re.search(r"^drained 1 requests in .* s, 0 cut$", gateway.stderr.text(), re.M)
+
+
 def test_a_worker_that_hangs_is_not_relied_on_after_an_upgrade(tmp_path: Path) -> None:
     with upgradable(tmp_path) as gateway:
         frozen, *_ = gateway.worker_pids

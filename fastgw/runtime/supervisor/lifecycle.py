@@ -107,9 +107,10 @@ class Lifecycle:
             child.send(Stop(generation=child.generation))
 
     def has_drained(self, message: Drained) -> None:
-        """Handle the end of a worker's drain."""
-        self._drained += message.drained
-        self._cut += message.cut
+        """Handle the end of a worker's drain: in a shutdown it counts, also of a worker that was replaced before."""
+        if self._end_began_at:
+            self._drained += message.drained
+            self._cut += message.cut
 
     def has_died(self) -> None:
         """Handle the end of a child during the shutdown. Companions serve the workers, so they end last."""

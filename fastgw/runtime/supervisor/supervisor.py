@@ -366,9 +366,8 @@ class Supervisor:
             self._is_ready(child, Ready(generation=message.generation))
 
     def _has_drained(self, child: Child, message: Drained) -> None:
-        if not child.leaving:
-            self._life.has_drained(message)
-        elif message.cut:
+        self._life.has_drained(message)
+        if child.leaving and message.cut:
             notice(
                 OperatorEvent.REQUESTS_CUT,
                 f"{child} stopped with {message.cut} requests or tunnels in flight, which were closed",

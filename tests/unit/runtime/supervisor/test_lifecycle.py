@@ -107,6 +107,16 @@ def test_a_drain_is_told_to_workers_and_control_goes_last(node, clock, capfd):
     assert messages(capfd.readouterr().err) == told
 
 
+def test_what_workers_have_drained_before_the_shutdown_is_not_part_of_it(node, clock, capfd):
+    """A worker that was replaced counts from the shutdown on, whose last event would miss what it cuts."""
+    node.life.has_drained(Drained(generation=1, drained=7, cut=5))
+    node.life.terminate("SIGTERM")
+    node.life.do_what_is_due(clock.now)
+    node.life.has_drained(Drained(generation=1, drained=0, cut=1))
+    node.life.log_end()
+    assert messages(capfd.readouterr().err)[-1] == "drained 0 requests in 0.0 s, 1 cut"
+
+
 def test_workers_that_do_not_end_are_killed_and_then_control_has_its_time(node, clock, monkeypatch):
     """It writes what they have counted."""
     killed = []
