@@ -74,6 +74,9 @@ _OF_HTTP1: Final = frozenset(
 )
 """Headers of the text of a head that are not sent over HTTP/2 (RFC 9113 section 8.2.2); `:authority` is the host."""
 
+_OFFERED: Final = (b"h2", b"http/1.1")
+"""Protocols that the client of an https URL offers by ALPN, as browsers and curl do."""
+
 
 class _Shown:
     """Formatter of heads: the values of secret headers and parameters are `***`."""
@@ -440,12 +443,18 @@ def _listener(gateway: Gateway, url: str, name: str | None) -> Listener:
 
 
 def _of_connection(explanation: Explanation, routes: TcpRoutes, name: str, client: str) -> Explanation:
-    """Explain the target of a connection to a TCP listener. `name`: server name (SNI) of its ClientHello."""
+    """Explain the target of a connection of an HTTP client to a TCP listener. `name`: server name (SNI) of its
+    ClientHello.
+    """
     explanation.client = client
-    route = routes.find(ClientHello(name))
+    route = routes.find(ClientHello(name, _OFFERED))
+    assumed = ""
+    if routes.selects_by_alpn:
+        offered = " and ".join(protocol.decode() for protocol in _OFFERED)
+        assumed = f"; assumed that the client offers {offered} (ALPN), which the routes depend on"
     if route is None:
         how = " (unrecognized_name)" if routes.needs_hello else ""
-        explanation.detail = f'no route for the server name "{name}": the connection is closed{how}'
+        explanation.detail = f'no route for the server name "{name}": the connection is closed{how}{assumed}'
         return explanation
     explanation.route = routes.name
     explanation.upstream = ", ".join(upstream.name for upstream in route.upstreams)
@@ -455,7 +464,7 @@ def _of_connection(explanation: Explanation, routes: TcpRoutes, name: str, clien
     if route.passes_through:
         explanation.server_certificate, how = "", ", with their TLS,"  # the certificate is that of the target
     of = "the upstream" if len(route.upstreams) == 1 else "an upstream, chosen at random by the shares"
-    explanation.detail = f"connections are passed through{how} to the targets of {of}: {labels}"
+    explanation.detail = f"connections are passed through{how} to the targets of {of}: {labels}{assumed}"
     return explanation
 
 

@@ -36,7 +36,7 @@ class TcpRoute(NamedTuple):
 class TcpRoutes:
     """Routes of one listener. Immutable."""
 
-    __slots__ = ("_exact", "_wildcards", "name", "needs_hello", "only_route", "passes_some", "plans")
+    __slots__ = ("_exact", "_wildcards", "name", "needs_hello", "only_route", "passes_some", "plans", "selects_by_alpn")
 
     def __init__(self, listener: str, settings: config.Listener, upstreams: Mapping[str, Upstream]) -> None:
         self.name = label_of(listener)
@@ -45,6 +45,8 @@ class TcpRoutes:
         """Whether the route depends on a ClientHello that is passed through."""
         self.passes_some = any(route.passthrough for route in settings.routes)
         """Whether some routes pass TLS through, and the others terminate it."""
+        self.selects_by_alpn = any(route.alpn for route in settings.routes)
+        """Whether some routes depend on the protocols that a client offers."""
         self._exact: dict[str, list[TcpRoute]] = {}
         self._wildcards: dict[str, list[TcpRoute]] = {}  # by the part after `*.`; `_ANY`: any name, or none
         if settings.upstream is not None:

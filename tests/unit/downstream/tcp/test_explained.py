@@ -37,6 +37,23 @@ def test_where_a_connection_goes_is_explained() -> None:
     assert explain(gateway, "GET", "http://x/", listener="db").upstream == "a"
 
 
+def test_the_client_is_assumed_to_offer_the_protocols_of_http() -> None:
+    """An https URL is that of an HTTP client. The explanation says so where it matters."""
+    listed = '[{sni: ["*.a.test"], alpn: [h2], upstream: a}, {sni: [b.test], alpn: [postgresql], upstream: a}]'
+    gateway = compile(loaded(TEXT.replace('[{sni: ["*.a.test"], upstream: a}]', listed)).config, 1)
+    found, refused = (explain(gateway, "GET", f"https://{name}/", listener="pass") for name in ("x.a.test", "b.test"))
+    assumed = "; assumed that the client offers h2 and http/1.1 (ALPN), which the routes depend on"
+    assert (found.route, found.upstream) == ("listener/pass", "a")
+    assert found.detail == (
+        f"connections are passed through to the targets of the upstream: 10.0.0.1:1, 10.0.0.2:1{assumed}"
+    )
+    assert refused.detail == (
+        f'no route for the server name "b.test": the connection is closed (unrecognized_name){assumed}'
+    )
+    without = explain(compile(loaded().config, 1), "GET", "https://x.a.test/", listener="pass")
+    assert "ALPN" not in without.detail
+
+
 def test_what_is_passed_through_on_a_port_that_ends_tls_is_presented_no_certificate(tmp_path: Path) -> None:
     certificate, key = Certificates(tmp_path).issue("a.test")
     text = f"""
