@@ -8,7 +8,7 @@ from fastgw.config.base.problems import Problem, format_value
 from fastgw.config.base.route_patterns import either_slash, parse_path
 from fastgw.config.base.value_types import write_duration
 from fastgw.config.decoding.merge import Merged, SourceLocation
-from fastgw.config.settings.gateway import Route, Upstream
+from fastgw.config.settings.gateway import Listener, Route, Upstream
 from fastgw.config.validation import unspoken_protocols
 
 _TRANSCODES: Final = "grpc_transcode"
@@ -29,6 +29,7 @@ def idle_settings(merged: Merged) -> list[Problem]:
     listeners = {name: listener for _, name, listener in merged.whole("listeners")}
     for location, _, listener in merged.whole("listeners"):
         notes += unspoken_protocols.of_listener(location, listener)
+    notes += _of_routes_without_listener(merged, listeners)
     for location, route in merged.routes_to_validate():
         found = [
             *_of_route(location, route, upstreams),
@@ -37,6 +38,16 @@ def idle_settings(merged: Merged) -> list[Problem]:
         merged.note(route, found)
         notes += found
     return notes
+
+
+def _of_routes_without_listener(merged: Merged, listeners: Mapping[str, Listener]) -> Iterator[Problem]:
+    """Yield one note on all routes if no listener takes HTTP requests; a provider of Kubernetes may add one."""
+    if any(each.protocol == "http" for each in listeners.values()) or merged.is_written("providers", "kubernetes"):
+        return
+    locations = [location for location, _ in merged.routes()]
+    if locations:
+        who = "it gets" if len(locations) == 1 else f"all {len(locations)} routes get"
+        yield locations[0].problem(f"{who} no requests: no listener has `protocol: http`")
 
 
 def overlaid_targets(merged: Merged, upstream: str) -> list[Problem]:

@@ -80,6 +80,37 @@ def test_what_does_nothing_is_noted(tmp_path: Path, more: str, settings: str, ro
     assert not note or notes[0].startswith(note), notes
 
 
+@pytest.mark.parametrize(
+    ("listener", "more", "wanted"),
+    [
+        ("protocol: tcp, upstream: t", "", ["5:10: routes[0]: it gets no requests: no listener has `protocol: http`"]),
+        (
+            "protocol: tcp, upstream: t",
+            ", {name: b, paths: [/b], respond: {body: b}}",
+            ["5:10: routes[0]: all 2 routes get no requests: no listener has `protocol: http`"],
+        ),
+        ('protocol: tcp, upstream: t}, web: {address: "127.0.0.1:0"', "", []),
+    ],
+)
+def test_routes_without_a_listener_for_requests_are_noted(
+    tmp_path: Path, listener: str, more: str, wanted: list[str]
+) -> None:
+    """One note for all of them, and none where a provider may add the listener."""
+    file = tmp_path / "gw.yaml"
+    text = f"""\
+version: 1
+listeners: {{main: {{address: "127.0.0.1:0", {listener}}}}}
+upstreams:
+  t: {{targets: ["tcp://a.test:1"]}}
+routes: [{{name: a, respond: {{body: a}}}}{more}]
+"""
+    file.write_text(text)
+    told = [str(note).removeprefix(f"{file}:") for note in config.load(str(file), TYPES).notes]
+    assert told == wanted
+    file.write_text(text + "providers: {kubernetes: {}}\n")
+    assert config.load(str(file), TYPES).notes == ()
+
+
 def test_targets_without_weights_are_noted(tmp_path: Path) -> None:
     file = tmp_path / "gw.yaml"
     file.write_text((MAIN % ("", "", "upstream: u")).replace('"http://a.test"', '"http://a.test", weight: 0'))
