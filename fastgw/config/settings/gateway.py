@@ -473,7 +473,7 @@ is used.
 
 
 class DrainTimeouts(Settings):
-    """Timeouts for requests in flight when the gateway stops. All are totals."""
+    """Timeouts for requests in flight when the gateway stops, or when an upgrade replaces a worker. All are totals."""
 
     delay: Delay = 0.0
     """Time during which new connections are still served after readiness has been turned off, before the drain begins.
@@ -481,7 +481,9 @@ class DrainTimeouts(Settings):
     requests: Duration = 30.0
     """Timeout for requests."""
     tunnels: Duration = 300.0
-    """Timeout for tunnels such as WebSocket connections, and for connections of TCP listeners."""
+    """Timeout for tunnels such as WebSocket connections, and for connections of TCP listeners. It applies to workers
+    that an upgrade replaces as well: it counts from the upgrade, with the settings as of then, also if the gateway
+    stops meanwhile."""
 
 
 class Timeouts(Settings):
