@@ -23,7 +23,7 @@ SUFFIXES: Final = {b"br": b".br", b"zstd": b".zst", b"gzip": b".gz"}
 SMALL_BYTES: Final = 65_536
 """Most bytes of a file whose content is kept in memory; of larger ones the descriptor is."""
 SAMPLE_BYTES: Final = 4096
-"""Bytes of the beginning and of the end of a file by which an append is told from an overwrite."""
+"""Bytes of the beginning and of the end of a file that differ after an overwrite, and are as before after an append."""
 SETTLED_S: Final = 1.0
 """Seconds after a change from which a modification time identifies the content: until then another change may leave it
 as it is, and the ETag is weak (RFC 9110 section 8.8.1).
