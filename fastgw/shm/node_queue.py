@@ -2,19 +2,17 @@
 
 Each worker writes since when its first request waits; the numbers of connections and of waiting requests are those of
 `NodeLimit`. So a worker that releases a connection knows whether a request of another worker has waited longer. The
-words tell what is true, the eventfds of the workers only when to look: one may be missing, and the writer may die
-before it has rung, so the pools look at intervals, too.
+words tell what is true, the wakers of the workers only when to look (`wakers`), so the pools look at intervals, too.
 """
 
-import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from math import inf
 from time import monotonic
 from typing import Final, NamedTuple, final
 from weakref import WeakMethod
 
 from fastgw.shm.memory import Column
+from fastgw.shm.wakers import wake
 
 STALE_S: Final = 1.0
 """Seconds after its timeout for which a request counts that still waits: its worker hangs, and would use no connection.
@@ -28,8 +26,8 @@ class WorkerBell:
     __slots__ = ("_wakers", "listening")
 
     def __init__(self, wakers: Mapping[int, int]) -> None:
-        """`wakers`: eventfds of the workers by index of their column, the supervisor's being 0; some may be missing.
-        The reader of this worker's eventfd calls `woken`.
+        """`wakers`: of the workers, by index of their column, the supervisor's being 0; some may be missing. The reader
+        of this worker's calls `woken`.
         """
         self._wakers = wakers
         self.listening: dict[int, WeakMethod[Callable[[], None]]] = {}
@@ -39,9 +37,7 @@ class WorkerBell:
 
     def ring(self, index: int) -> None:
         """Wake the worker with this column."""
-        if (waker := self._wakers.get(index)) is not None:
-            with suppress(BlockingIOError):  # it is readable already
-                os.eventfd_write(waker, 1)
+        wake(self._wakers, index)
 
     def woken(self) -> None:
         """Let the pools look at their queues."""

@@ -58,7 +58,7 @@ def node_state_of(listeners: Sequence[str] = ("main",), workers: int = 2, sealed
         compiled=1,
         workers=workers,
         slots=workers,
-        caches=open_stores(sealed.settings, workers),
+        caches=open_stores(sealed.settings),
     )
     node_state.listeners, node_state.endpoints = assign_endpoints(node_state, sealed.settings.listeners)
     return node_state

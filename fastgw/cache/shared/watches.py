@@ -1,18 +1,16 @@
 """Watches of a shared store: callbacks of one worker, called for what other workers do.
 
 Every process counts the events of a class of keys (`CLASSES`) in its own column; the sums over all columns tell a
-worker whether something has happened. So no event is lost, however late it is looked at. An eventfd of the worker's
-says when to look; as it may be missing, and as its writer may die before it has written, a worker with watches looks at
-intervals, too.
+worker whether something has happened. So no event is lost, however late it is looked at. The wakers of the node say
+when to look (`shm.wakers`); a worker with watches looks at intervals, too.
 """
 
-import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Final, Protocol, final
 
 from fastgw.cache.shared.index import KeyHash
 from fastgw.cache.shared.layout import ALL_EVENTS, COLUMNS, CacheMemory
+from fastgw.shm.wakers import wake
 
 LOOK_S: Final = 0.05
 """Seconds between two looks of a worker that has watches."""
@@ -44,7 +42,7 @@ class _Watch:
 
 @final
 class Watches:
-    """The watches of one worker. `wakers`: eventfds of the workers by column; those of others may be missing."""
+    """The watches of one worker. `wakers`: of the workers, by column; those of others may be missing."""
 
     def __init__(self, memory: CacheMemory, column: int, loop: WatchLoop, wakers: Mapping[int, int]) -> None:
         self._memory, self._words = memory, memory.words
@@ -97,7 +95,7 @@ class Watches:
             self._loop.call_soon(self.call_due)
         for column in range(self._words[COLUMNS]):
             if column != self._column and self._words[self._memory.watches(column) + class_]:
-                self._wake(column)
+                wake(self._wakers, column)
 
     def report_all(self) -> None:
         """Report an event of all keys."""
@@ -129,10 +127,6 @@ class Watches:
         memory, words = self._memory, self._words
         return sum(words[memory.events(index) + class_] for index in range(words[COLUMNS]))
 
-    def _wake(self, column: int) -> None:
-        if (waker := self._wakers.get(column)) is not None:
-            wake(waker)
-
     def _look_again(self) -> None:
         self._timer = None
         self.call_due()
@@ -140,14 +134,8 @@ class Watches:
             self._timer = self._loop.call_later(LOOK_S, self._look_again)
 
 
-def wake(waker: int) -> None:
-    """Make an eventfd readable."""
-    with suppress(BlockingIOError):  # it is
-        os.eventfd_write(waker, 1)
-
-
 def report_all(memory: CacheMemory, wakers: Mapping[int, int]) -> None:
     """Report an event of all keys, from any process."""
     memory.add(ALL_EVENTS)
-    for waker in wakers.values():
-        wake(waker)
+    for column in wakers:
+        wake(wakers, column)

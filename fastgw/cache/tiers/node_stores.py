@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from fastgw.cache.shared.layout import CONTROL, MOST_COLUMNS, CacheMemory
 from fastgw.cache.shared.popular import Popular
@@ -20,9 +19,6 @@ from fastgw.redis.url import RedisSource
 
 if TYPE_CHECKING:
     from fastgw.cache.tiers.redis_client import CacheRedis
-
-_MOST_WAKERS: Final = 128
-"""Columns with an eventfd. A worker in another column looks at intervals only."""
 
 
 class NodeStore(NamedTuple):
@@ -59,19 +55,12 @@ class StoreSettings(NamedTuple):
     redis: bool = False
 
 
-def open_wakers(workers: int) -> dict[int, int]:
-    """Return eventfds for the columns of control, of this many workers, and of their successors. Raises `OSError`."""
-    count = min(2 * workers + 2, _MOST_WAKERS)
-    return {column: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for column in range(count)}
-
-
 @final
 class NodeStores:
-    """The stores as the supervisor keeps them; its children inherit them. `wakers`: eventfds by column."""
+    """The stores as the supervisor keeps them; its children inherit them."""
 
-    def __init__(self, wakers: Mapping[int, int], claims: Mapping[str, int] | None = None) -> None:
+    def __init__(self, claims: Mapping[str, int] | None = None) -> None:
         """`claims`: directories that the previous program has claimed, with descriptors of the claims."""
-        self.wakers = dict(wakers)
         self.claims = DiskClaims(claims or {})
         self.stores: dict[str, NodeStore] = {}
         self.next_number = 1
@@ -111,47 +100,39 @@ class NodeStores:
         used = DiskLocation(disk.path, run.id, disk.most_bytes)
         return NodeStore(self.next_number, memory, wanted.most_bytes, used, wanted.redis)
 
-    def clean_up(self, column: int) -> None:
-        """Put the column of a dead process in order, in all stores."""
+    def clean_up(self, column: int, wakers: Mapping[int, int]) -> None:
+        """Put the column of a dead process in order, in all stores, and wake the others."""
         if column < MOST_COLUMNS:
             for memory in {id(store.memory): store.memory for store in self.stores.values()}.values():
-                clean_up(memory, column, self.wakers)
+                clean_up(memory, column, wakers)
 
     def close(self) -> None:
-        """Close the eventfds, and release all directories."""
+        """Release all directories."""
         self.claims.release()
-        for waker in self.wakers.values():
-            os.close(waker)
-        self.wakers.clear()
-
-
-class WakeLoop(TierLoop, Protocol):
-    """The part of an event loop that handles need."""
-
-    def add_reader(self, fd: int, callback: Callable[[], None], /) -> object: ...
-
-    def remove_reader(self, fd: int, /) -> object: ...
 
 
 @final
 class StoreHandles:
     """Handles of one process. `column`: see `CacheMemory`; with one that the memory does not have there are none.
-    `expires`: see `DiskTier`.
+    `wakers`: see `shm.wakers`; the reader of this process's calls `call_due`. `expires`: see `DiskTier`.
     """
 
-    def __init__(self, column: int, loop: WakeLoop, stores: NodeStores, expires: Callable[[bytes], float]) -> None:
-        self._column, self._loop, self._wakers, self._expires = column, loop, stores.wakers, expires
+    def __init__(
+        self,
+        column: int,
+        loop: TierLoop,
+        stores: NodeStores,
+        wakers: Mapping[int, int],
+        expires: Callable[[bytes], float],
+    ) -> None:
+        self._column, self._loop, self._wakers, self._expires = column, loop, wakers, expires
         self._handles: dict[str, SharedStore | TieredStore] = {}
         self._former: list[SharedStore | TieredStore] = []  # tables from before a reload may still use them
         self._source: RedisSource | None = None
         self._client: CacheRedis | None = None
-        self.on_woken: Callable[[], None] | None = None
-        """Called whenever another process has woken this one, for what else it may be."""
         self._redis_tiers: dict[str, tuple[int, RedisTier]] = {}  # with the inodes of their memory
         for name, store in stores.stores.items():
             self._open(name, store.memory, store.most_bytes, store.disk, redis=store.redis)
-        if (waker := self._wakers.get(column)) is not None:
-            loop.add_reader(waker, self._woken)
 
     def get(self, name: str) -> Store | None:
         """Return the handle of a store; None: there is no such store."""
@@ -225,8 +206,11 @@ class StoreHandles:
             handle.close()
         if self._client is not None:
             self._client.release()
-        if (waker := self._wakers.get(self._column)) is not None:
-            self._loop.remove_reader(waker)
+
+    def call_due(self) -> None:
+        """Call the callbacks that wait for what other processes have done."""
+        for handle in (*self._handles.values(), *self._former):
+            handle.call_due()
 
     def _open(self, name: str, memory: CacheMemory, most_bytes: int, disk: DiskLocation | None, *, redis: bool) -> None:
         if self._column >= MOST_COLUMNS:
@@ -247,11 +231,3 @@ class StoreHandles:
             if isinstance(before, TieredStore) and isinstance(made, TieredStore):
                 before.successor = made
         self._handles[name] = made
-
-    def _woken(self) -> None:
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._wakers[self._column])
-        for handle in (*self._handles.values(), *self._former):
-            handle.call_due()
-        if self.on_woken is not None:
-            self.on_woken()

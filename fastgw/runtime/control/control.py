@@ -68,6 +68,7 @@ from fastgw.runtime.process.fallback_probes import status_server
 from fastgw.runtime.process.transient_errors import RetryBackoff, is_passing
 from fastgw.runtime.reload.file_watch import LOOK_EVERY, FileWatch, SourceWatch
 from fastgw.runtime.reload.proposer import Proposer
+from fastgw.shm.wakers import WakeReader
 from fastgw.sync import debugging, recordings
 from fastgw.upstream.client.http_client import Fetcher
 
@@ -119,7 +120,9 @@ class Control:
         self._auditing = Auditing()
         self._analytics = Analytics(node_state)
         self._revoking = Revoking(node_state, channel)
-        self._caches = StoreHandles(CONTROL, asyncio.get_running_loop(), node_state.caches, expires)
+        loop = asyncio.get_running_loop()
+        self._caches = StoreHandles(CONTROL, loop, node_state.caches, node_state.wakers, expires)
+        WakeReader(CONTROL, loop, node_state.wakers).listen(self._caches.call_due)
         self._purge_file = purge_file(node_state.run_key)
         self._cache_purging = CachePurging(
             self._caches.get,

@@ -5,7 +5,7 @@ import os
 from fastgw.cache.shared.layout import CONTROL
 from fastgw.cache.tiers.disk_claims import LEAVING_S
 from fastgw.cache.tiers.disk_tier import DiskLocation
-from fastgw.cache.tiers.node_stores import DiskSettings, NodeStores, StoreSettings, open_wakers
+from fastgw.cache.tiers.node_stores import DiskSettings, NodeStores, StoreSettings
 from fastgw.config.settings.gateway import CacheStore, Config
 from fastgw.http.caching.records import StoredHead, decode_record
 from fastgw.redis.url import RedisSource
@@ -24,15 +24,17 @@ def _disk_of(store: CacheStore) -> DiskSettings | None:
     return None if store.disk is None else DiskSettings(os.path.abspath(store.disk.path), store.disk.size)
 
 
-def open_stores(settings: Config, workers: int) -> NodeStores:
+def open_stores(settings: Config) -> NodeStores:
     """Create the stores of a node. Raises `OSError`, `UnusableDisk` and `MemoryError`."""
-    stores = NodeStores(open_wakers(workers))
+    stores = NodeStores()
     stores.stores = stores.planned(store_settings(settings), LEAVING_S)
     return stores
 
 
 def column_of(worker: int | None) -> int:
-    """Return the column in the stores of a worker with this column in the shared memory; None: of control."""
+    """Return the column in the stores, and of the waker, of a worker with this column in the shared memory; None: of
+    control.
+    """
     return CONTROL if worker is None else worker + 1
 
 

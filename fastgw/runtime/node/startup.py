@@ -24,6 +24,7 @@ from fastgw.runtime.process.machine_capacity import file_limit_warning, raise_fi
 from fastgw.runtime.sockets.listening_sockets import AddressInUse, CannotListen, ListeningEndpoint, close_endpoints
 from fastgw.runtime.sockets.systemd_activation import Inherited
 from fastgw.shm.memory import SharedMemory
+from fastgw.shm.wakers import close_wakers, open_wakers
 
 OWN: Final[Mapping[str, object]] = {"status": DEFAULT_STATUS, "admin": DEFAULT_ADMIN}
 """Listeners of control, with their default settings."""
@@ -49,7 +50,8 @@ def open_node_state(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherite
     words = ShmLayout(gateway)
     try:
         shared = SharedMemory.create(gateway.layout, accepted.workers)
-        caches = open_stores(settings, accepted.workers)
+        caches = open_stores(settings)
+        wakers = open_wakers(accepted.workers)
     except UnusableDisk as error:
         raise CannotStart(str(error)) from error
     except (MemoryError, OverflowError, OSError) as error:
@@ -66,6 +68,7 @@ def open_node_state(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherite
         workers=accepted.workers,
         slots=accepted.workers,
         caches=caches,
+        wakers=wakers,
         passed=passed,
         begun_date=accepted.date,
     )
@@ -133,4 +136,5 @@ def close_node_state(node_state: NodeState) -> None:
     for sealed in (*node_state.kept, node_state.sealed):
         os.close(sealed.descriptor)
     node_state.caches.close()
+    close_wakers(node_state.wakers)
     node_state.passed.close()

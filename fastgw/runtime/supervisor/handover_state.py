@@ -166,7 +166,7 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
     cache_claims: dict[str, int] = {}
     """Descriptors of the claims to the directories of caches, by path."""
     wakers: dict[int, int] = {}
-    """Descriptors by which processes wake each other, by column of the caches."""
+    """Descriptors by which processes wake each other, by column."""
     registration: tuple[str, int] | None = None
     """Path and descriptor of the entry in the runtime directory."""
     orphaned_journals: list[int] = []
@@ -222,7 +222,7 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
                 for name, each in node_state.caches.stores.items()
             },
             cache_claims=node_state.caches.claims.in_use,
-            wakers=node_state.caches.wakers,
+            wakers=node_state.wakers,
             registration=None if held is None else (held.path, held.fd),
             orphaned_journals=orphaned_journals,
         )

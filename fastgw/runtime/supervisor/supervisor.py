@@ -464,7 +464,7 @@ class Supervisor:
         if child.column is not None:
             self._node_state.words.worker_reaped(self._node_state.shared, child.column)
         if child.column is not None or child.name == self._children.control.name:
-            self._node_state.caches.clean_up(column_of(child.column))
+            self._node_state.caches.clean_up(column_of(child.column), self._node_state.wakers)
         self._orphans.worker_gone(child)
         if child.journal >= 0:
             self._orphans.add(child.journal)

@@ -12,7 +12,7 @@ from fastgw.admin.gateway_registry import Registration
 from fastgw.cache.shared.layout import CacheMemory, OtherCacheLayout
 from fastgw.cache.tiers.disk_claims import UnusableDisk
 from fastgw.cache.tiers.disk_tier import DiskLocation
-from fastgw.cache.tiers.node_stores import NodeStore, NodeStores, open_wakers
+from fastgw.cache.tiers.node_stores import NodeStore, NodeStores
 from fastgw.gateway.tables import Gateway
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
@@ -26,6 +26,7 @@ from fastgw.runtime.sockets.listening_sockets import CannotListen
 from fastgw.runtime.supervisor.handover_state import HandoverState
 from fastgw.runtime.worker.worker import Worker, WorkerBootstrap
 from fastgw.shm.memory import OtherLayout, SharedMemory
+from fastgw.shm.wakers import open_wakers
 
 
 def preflight(handover: HandoverState, accepted: ConfigSnapshot, gateway: Gateway) -> None:
@@ -80,6 +81,7 @@ def take_over(handover: HandoverState, accepted: ConfigSnapshot, gateway: Gatewa
         workers=accepted.workers,
         slots=handover.slots,
         caches=attached_caches(handover, accepted),
+        wakers=handover.wakers or open_wakers(accepted.workers),
         endpoints={number: each.endpoint() for number, each in handover.endpoints.items()},
         endpoint_number=handover.endpoint_number,
         listeners=handover.listeners,
@@ -119,7 +121,7 @@ def grow(node_state: NodeState) -> None:
 
 def attached_caches(handover: HandoverState, accepted: ConfigSnapshot) -> NodeStores:
     """Return the existing stores of the response cache; empty ones in place of those of another layout."""
-    stores = NodeStores(handover.wakers or open_wakers(accepted.workers), handover.cache_claims)
+    stores = NodeStores(handover.cache_claims)
     memories: dict[int, CacheMemory] = {}
     for name, each in handover.caches.items():
         try:

@@ -86,6 +86,7 @@ from fastgw.runtime.worker.table_swap import TableSwap
 from fastgw.runtime.worker.trace_export import TraceExports
 from fastgw.shm.connection_journal import ConnectionJournal
 from fastgw.shm.node_queue import WorkerBell
+from fastgw.shm.wakers import WakeReader
 from fastgw.sync import acme_challenges, drained_targets, ocsp_responses, on_demand
 from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.feeds import Feeds
@@ -157,9 +158,12 @@ class Worker:
         self._worker_loop = WorkerLoop(loop, words.held_body_budget(self._column), journal)
         self._lost: set[LostConnections] = set()
         self._feeds = Feeds(node_state.feeds, self._request_feed)
-        self._caches = StoreHandles(column_of(bootstrap.column), loop, node_state.caches, expires)
-        bell = WorkerBell(node_state.caches.wakers)  # columns of the caches have the indices of those of the node
-        self._caches.on_woken = bell.woken
+        column, wakers = column_of(bootstrap.column), node_state.wakers
+        self._caches = StoreHandles(column, loop, node_state.caches, wakers, expires)
+        bell = WorkerBell(wakers)
+        self._wake_reader = WakeReader(column, loop, wakers)
+        self._wake_reader.listen(self._caches.call_due)
+        self._wake_reader.listen(bell.woken)
         self._services = Services(
             self._worker_loop,
             Fetcher(self._worker_loop),
@@ -298,6 +302,7 @@ class Worker:
             self._table_swap.gateway.stop()
             await self._traces.stop(FLUSH_S if self._drain is not None else FLUSH_NOW_S)
             self._services.fetcher.stop()
+            self._wake_reader.close()
             self._caches.close()
             self._worker_loop.close()
             self._observer.stop(FLUSH_S if self._drain is not None else FLUSH_NOW_S)

@@ -9,7 +9,7 @@ import pytest
 
 from fastgw.cache.tiers import disk_claims
 from fastgw.cache.tiers.disk_claims import DiskClaims, UnusableDisk, why_not_disk
-from fastgw.cache.tiers.node_stores import DiskSettings, NodeStores, StoreSettings, open_wakers
+from fastgw.cache.tiers.node_stores import DiskSettings, NodeStores, StoreSettings
 
 DISK = 1 << 26
 
@@ -85,7 +85,7 @@ def test_a_full_file_system_is_an_error_that_leaves_no_claim(tmp_path: Path, mon
 
 
 def test_a_change_of_the_disk_keeps_what_it_can(tmp_path: Path) -> None:
-    stores = NodeStores(open_wakers(2))
+    stores = NodeStores()
     plain = StoreSettings(1 << 20, 1 << 16)
     here, there = (plain._replace(disk=DiskSettings(str(tmp_path / name), DISK)) for name in ("here", "there"))
     stores.use_stores(stores.planned({"main": plain}))
@@ -113,7 +113,7 @@ def test_a_change_of_the_disk_keeps_what_it_can(tmp_path: Path) -> None:
 
 def test_a_directory_that_was_left_is_empty_when_it_is_used_again(tmp_path: Path) -> None:
     """Processes of this gateway hold its lock to their end, and purges of the meantime are not in its journal."""
-    stores = NodeStores(open_wakers(2))
+    stores = NodeStores()
     plain = StoreSettings(1 << 20, 1 << 16)
     here, there = (plain._replace(disk=DiskSettings(str(tmp_path / name), DISK)) for name in ("here", "there"))
     stores.use_stores(stores.planned({"main": here}))

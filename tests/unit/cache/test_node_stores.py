@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from fastgw.cache.shared.layout import CONTROL, MOST_COLUMNS
-from fastgw.cache.tiers.node_stores import NodeStores, StoreHandles, StoreSettings, open_wakers
+from fastgw.cache.tiers.node_stores import NodeStores, StoreHandles, StoreSettings
 from tests.unit.cache.nodes import FakeLoop, leased, pins_in, put, read
 
 KEY = b"k" * 16
@@ -17,14 +17,14 @@ SMALL = StoreSettings(1 << 20, 1 << 16)
 
 @pytest.fixture
 def stores() -> Iterator[NodeStores]:
-    stores = NodeStores(open_wakers(2))
+    stores = NodeStores()
     stores.stores = stores.planned({"main": SMALL})
     yield stores
     stores.close()
 
 
 def handles(stores: NodeStores, column: int) -> StoreHandles:
-    return StoreHandles(column, FakeLoop(lambda callback: None), stores, lambda head: 0.0)
+    return StoreHandles(column, FakeLoop(lambda callback: None), stores, {}, lambda head: 0.0)
 
 
 def test_a_change_keeps_what_it_can(stores: NodeStores) -> None:
@@ -69,8 +69,8 @@ def test_the_column_of_a_dead_process_is_cleaned_up(stores: NodeStores) -> None:
     assert os.waitpid(pid, 0)[1] == 0
     memory = stores.stores["main"].memory
     assert pins_in(memory) == 1
-    stores.clean_up(2)
-    stores.clean_up(MOST_COLUMNS)
+    stores.clean_up(2, {})
+    stores.clean_up(MOST_COLUMNS, {})
     assert pins_in(memory) == 0
     worker = handles(stores, 1)
     store = worker.get("main")

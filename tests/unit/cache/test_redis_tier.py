@@ -13,7 +13,7 @@ import pytest
 from fastgw.cache.shared.layout import CONTROL, REDIS_PENDING
 from fastgw.cache.store import Counting, RedisNumbers, Store, StoredObject
 from fastgw.cache.tiers import redis_script, redis_tier
-from fastgw.cache.tiers.node_stores import DiskSettings, NodeStores, StoreHandles, StoreSettings, open_wakers
+from fastgw.cache.tiers.node_stores import DiskSettings, NodeStores, StoreHandles, StoreSettings
 from fastgw.cache.tiers.tiered_store import TieredStore
 from fastgw.redis.url import RedisSource
 from tests.support.peer import DEADLINE
@@ -48,14 +48,14 @@ class SharingNode:
 
     def __init__(self, redis: RedisServer, disk: str | None = None) -> None:
         self.expires: Callable[[bytes], float] = lambda head: 0.0
-        self.stores = NodeStores(open_wakers(1))
+        self.stores = NodeStores()
         settings = StoreSettings(1 << 20, 1 << 30, None if disk is None else DiskSettings(disk, 1 << 24), redis=True)
         self.stores.use_stores(self.stores.planned({"main": settings}))
         self.source = RedisSource(redis.url, "test", TIMEOUT_S)
 
     async def __aenter__(self) -> SharingNode:
         loop = asyncio.get_running_loop()
-        self.handles = StoreHandles(CONTROL, loop, self.stores, lambda head: self.expires(head))  # type: ignore[arg-type]
+        self.handles = StoreHandles(CONTROL, loop, self.stores, {}, lambda head: self.expires(head))  # type: ignore[arg-type]
         self.handles.use_redis(self.source)
         store = self.handles.get("main")
         assert isinstance(store, TieredStore)
@@ -238,7 +238,7 @@ def test_unconfirmed_purges_of_a_dead_process_purge_everything(redis: RedisServe
             a.store.memory.memory.words[a.store.memory.counters + REDIS_PENDING] = 1
             # Its successor in the column.
             loop = asyncio.get_running_loop()
-            successor = StoreHandles(CONTROL, loop, a.stores, a.expires)  # type: ignore[arg-type]
+            successor = StoreHandles(CONTROL, loop, a.stores, {}, a.expires)  # type: ignore[arg-type]
             successor.use_redis(a.source)
             words, word = a.store.memory.memory.words, a.store.memory.counters + REDIS_PENDING
             await until(lambda: not words[word])
