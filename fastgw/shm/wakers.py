@@ -23,7 +23,18 @@ class ReaderLoop(Protocol):
 
 def open_wakers(workers: int) -> dict[int, int]:
     """Return wakers for the columns of control, of this many workers, and of their successors. Raises `OSError`."""
-    return {column: _open_waker() for column in range(min(2 * workers + 2, MOST_WAKERS))}
+    wakers: dict[int, int] = {}
+    for column in range(2 * workers + 2):
+        add_waker(wakers, column)
+    return wakers
+
+
+def add_waker(wakers: dict[int, int], column: int) -> bool:
+    """Open the waker of this column. False: it is open, or there are too many columns. Raises `OSError`."""
+    if column in wakers or column >= MOST_WAKERS:
+        return False
+    wakers[column] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    return True
 
 
 def close_wakers(wakers: dict[int, int]) -> None:
@@ -65,7 +76,3 @@ class WakeReader:
             os.eventfd_read(self._waker)
         for callback in self._listeners:
             callback()
-
-
-def _open_waker() -> int:
-    return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

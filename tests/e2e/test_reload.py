@@ -294,3 +294,23 @@ def test_another_number_of_workers_loses_nothing(tmp_path: Path, workers: int) -
         assert not counters.lost
         assert set(counters.statuses) == {200}
         assert {gateway.answer() for _ in range(50)} == {(200, b"v1")}
+
+
+def eventfds(pid: int) -> set[bytes]:
+    """The eventfds that a process has open, also those of the same processes under other numbers."""
+    found = set()
+    for each in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found |= {line for line in each.read_bytes().splitlines() if line.startswith(b"eventfd-id:")}
+    return found
+
+
+def test_workers_that_a_reload_adds_are_woken_like_the_others(tmp_path: Path) -> None:
+    """Each process can wake each other one, by an eventfd that all of them have."""
+    with gateway_saying("v1", tmp_path, workers=1) as gateway:
+        gateway.change(workers=6)
+        gateway.reload()
+        wait_until(lambda: len(pids(gateway)) == 6, "6 workers", 4 * DEADLINE)
+        assert gateway.generations() == [2] * 6
+        processes = [*pids(gateway), gateway.control_pid]
+        wait_until(lambda: len(set.intersection(*map(eventfds, processes))) >= len(processes), "wakers of all")

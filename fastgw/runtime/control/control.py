@@ -56,6 +56,7 @@ from fastgw.runtime.ipc.channel import (
     Revoke,
     Stop,
     UseCache,
+    UseWaker,
 )
 from fastgw.runtime.node.cache_stores import disk_of, expires, redis_of, store_settings
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
@@ -171,6 +172,7 @@ class Control:
                 AnnouncePurge: self._cache_purging.purge_recorded,
                 UseCache: self._use_cache,
                 Columns: lambda order: node_state.shared.widen(order.count),
+                UseWaker: lambda order: node_state.use_waker(order.column, channel.take_descriptors()),
                 Stop: lambda order: self._stop_requested.set(),
             }
         )

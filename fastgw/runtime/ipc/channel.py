@@ -68,6 +68,14 @@ class Columns(Message):
     count: int
 
 
+class UseWaker(Message):
+    """Supervisor: a waker (`shm.wakers`) of another process, by its column; it is sent as a descriptor. Without it the
+    process is not woken, and looks at intervals.
+    """
+
+    column: int
+
+
 class Sockets(Message):
     """Supervisor: sockets of an endpoint, as descriptors: one per slot from `first` on, or a shared one."""
 
@@ -298,6 +306,7 @@ AnyMessage = (
     | Adopt
     | Release
     | Columns
+    | UseWaker
     | Sockets
     | UseCache
     | Prepare

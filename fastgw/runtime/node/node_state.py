@@ -133,6 +133,11 @@ class NodeState:
     registration: Registration | None = None
     """Registration in the runtime directory. None: there is no such directory."""
 
+    def use_waker(self, column: int, descriptors: Iterable[int]) -> None:
+        """Use the waker that the supervisor has sent, in a child. No descriptor: too many files are open here."""
+        for descriptor in descriptors:
+            self.wakers[column] = descriptor
+
     @property
     def documents(self) -> list[RollbackPoint]:
         """Return the previous generations for rollback, the most recent last."""

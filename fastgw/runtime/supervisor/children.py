@@ -11,7 +11,8 @@ from fastgw.kernel import when_alone
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import call_ourselves, call_process, described, notice
 from fastgw.runtime.control.control import run_control
-from fastgw.runtime.ipc.channel import Channel, Columns
+from fastgw.runtime.ipc.channel import Channel, Columns, UseWaker
+from fastgw.runtime.node.cache_stores import column_of
 from fastgw.runtime.node.child_slots import Child, Slot, Work
 from fastgw.runtime.node.heartbeat_monitor import CONTROL_HUNG_S
 from fastgw.runtime.node.node_state import NodeState
@@ -19,6 +20,7 @@ from fastgw.runtime.process.signals import Signals
 from fastgw.runtime.sockets.listening_sockets import release_endpoints
 from fastgw.runtime.worker.worker import WorkerBootstrap, run_worker
 from fastgw.shm.connection_journal import ConnectionJournal
+from fastgw.shm.wakers import add_waker
 
 CRASHED: Final = 70
 """Exit status of a child after an uncaught exception (EX_SOFTWARE of sysexits.h)."""
@@ -118,7 +120,20 @@ class Children:
         node_state.words.expect(node_state.shared, column, node_state.sealed.generation)
         for child in self:
             child.send(Columns(generation=child.generation, count=column + 1))
+        self._open_waker(column_of(column))
         return column
+
+    def _open_waker(self, column: int) -> None:
+        """Open the waker of this column, if there is none, for all processes."""
+        wakers = self._node_state.wakers
+        try:
+            if not add_waker(wakers, column):
+                return
+        except OSError:  # too many open files: its worker looks at intervals
+            return
+        for child in self:
+            if not child.outdated:  # otherwise it is replaced, and may be of a program without this message
+                child.send(UseWaker(generation=child.generation, column=column), [wakers[column]])
 
     def _run_child(self, slot: Slot, column: int | None, journal: int, channel: Channel) -> NoReturn:
         """Run in the child: close the supervisor's resources, run the main function, and exit without returning."""

@@ -66,6 +66,7 @@ from fastgw.runtime.ipc.channel import (
     Stop,
     UseCache,
     UseTargets,
+    UseWaker,
     Watch,
 )
 from fastgw.runtime.ipc.feed_values import RETRY_S, read_memfd, write_memfd
@@ -246,6 +247,7 @@ class Worker:
                 Sockets: lambda order: self._standing.add(order, channel.take_descriptors()),
                 UseCache: self._use_cache,
                 Columns: lambda order: self._shared.widen(order.count),
+                UseWaker: lambda order: node_state.use_waker(order.column, channel.take_descriptors()),
                 Prepare: self._prepare,
                 Commit: self._commit,
                 Abort: lambda order: self._abort(),
@@ -401,7 +403,7 @@ class Worker:
     def _receive_orders(self) -> None:
         try:
             while (message := self._channel.receive()) is not None:
-                if self._channel.has_lost_descriptors:
+                if self._channel.has_lost_descriptors and not isinstance(message, UseWaker):
                     self._is_short = not isinstance(message, Prepare)  # a missed `Prepare` is repeated
                     self._refused(message.generation, SHORT, True)
                 else:
