@@ -5,14 +5,14 @@ Each worker writes since when its first request waits; the numbers of connection
 words tell what is true, the wakers of the workers only when to look (`wakers`), so the pools look at intervals, too.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import inf
 from time import monotonic
 from typing import Final, NamedTuple, final
 from weakref import WeakMethod
 
 from fastgw.shm.memory import Column
-from fastgw.shm.wakers import wake
+from fastgw.shm.wakers import WakeReason, wake
 
 STALE_S: Final = 1.0
 """Seconds after its timeout for which a request counts that still waits: its worker hangs, and would use no connection.
@@ -21,65 +21,78 @@ STALE_S: Final = 1.0
 
 @final
 class WorkerBell:
-    """Wakes the pools of other workers, and the pools of this worker when another one rings."""
+    """Wakes the pools of other workers, and tells which pools of this worker are to look when another one rings."""
 
     __slots__ = ("_wakers", "listening")
 
     def __init__(self, wakers: Mapping[int, int]) -> None:
         """`wakers`: of the workers, by index of their column, the supervisor's being 0; some may be missing. The reader
-        of this worker's calls `woken`.
+        of this worker's calls `due`.
         """
         self._wakers = wakers
-        self.listening: dict[int, WeakMethod[Callable[[], None]]] = {}
-        """Methods of the pools that have connections or waiting requests, by the identity of their queue. They keep no
-        pool: one that is dropped with its connections cannot say so.
+        self.listening: dict[NodeQueue, WeakMethod[Callable[[], None]]] = {}
+        """Methods of the pools that have connections or waiting requests, by their queue. They keep no pool: one that
+        is dropped with its connections cannot say so.
         """
 
     def ring(self, index: int) -> None:
         """Wake the worker with this column."""
-        wake(self._wakers, index)
+        wake(self._wakers, index, WakeReason.POOL)
 
-    def woken(self) -> None:
-        """Let the pools look at their queues."""
-        for key, method in list(self.listening.items()):
+    def due(self) -> Iterator[Callable[[], None]]:
+        """Yield the methods of the pools whose queue another worker has rung for since the last call."""
+        for queue, method in list(self.listening.items()):
             look = method()
-            if look is not None:
-                look()
-            elif self.listening.get(key) is method:
-                del self.listening[key]
+            if look is None:
+                del self.listening[queue]
+            elif queue.is_rung():
+                yield look
 
 
 class QueueWords(NamedTuple):
-    """Gauges of one upstream."""
+    """Words of one upstream. `rings` is a counter, the others are gauges."""
 
     connections: int
     pending: int
     queued_since: int
     watching: int
+    rings: int
 
 
 @final
 class NodeQueue:
     """The queue of an upstream, as one worker sees it. Instants are monotonic seconds."""
 
-    __slots__ = ("_bell", "_column", "_connections", "_most", "_pending", "_queued_since", "_timeout", "_watching")
+    __slots__ = (
+        "_bell",
+        "_column",
+        "_connections",
+        "_most",
+        "_pending",
+        "_queued_since",
+        "_rings",
+        "_rings_seen",
+        "_timeout",
+        "_watching",
+    )
 
     def __init__(
         self, words: QueueWords, most: int, pending_timeout: float, column: Column, bell: WorkerBell | None = None
     ) -> None:
-        self._connections, self._pending, self._queued_since, self._watching = words
+        self._connections, self._pending, self._queued_since, self._watching, self._rings = words
         self._most = most
         self._timeout = pending_timeout
         self._column = column
         self._bell = bell or WorkerBell({})
+        self._rings_seen = self._count_rings()
 
     def listen(self, look: Callable[[], None]) -> None:
         """Call this from now on when another worker rings. Idempotent."""
-        self._bell.listening[id(self)] = WeakMethod(look)
+        self._bell.listening[self] = WeakMethod(look)
 
     def ignore(self) -> None:
         """Do not call it any more: the pool has neither connections nor waiting requests."""
-        self._bell.listening.pop(id(self), None)
+        self._bell.listening.pop(self, None)
 
     def publish(self, since: float | None) -> None:
         """Write since when the first request of this worker waits; None: none waits."""
@@ -120,7 +133,7 @@ class NodeQueue:
         latest = since * 1e6
         for index, view in enumerate(self._column.views):
             if view is not own and 0 < view[word] < latest:
-                self._bell.ring(index)
+                self._ring(index)
 
     def ring_holders(self) -> None:
         """Wake the other workers that have connections, unless they watch the queue."""
@@ -128,7 +141,20 @@ class NodeQueue:
         own, word = self._column.words, self._connections
         for index, view in enumerate(self._column.views):
             if view is not own and view[word] and not view[self._watching]:
-                self._bell.ring(index)
+                self._ring(index)
+
+    def is_rung(self) -> bool:
+        """Whether another worker has rung for this upstream since the last call."""
+        before, self._rings_seen = self._rings_seen, self._count_rings()
+        return before != self._rings_seen
+
+    def _ring(self, index: int) -> None:
+        self._column.words[self._rings] += 1
+        self._bell.ring(index)
+
+    def _count_rings(self) -> int:
+        own, word = self._column.words, self._rings
+        return sum(view[word] for view in self._column.views if view is not own)
 
     def _is_stale(self, at: int) -> bool:
         return at < (monotonic() - self._timeout - STALE_S) * 1e6

@@ -18,6 +18,8 @@ class TargetWords:
         """Monotonic microseconds since which the first of these waits; 0: none does. Written by `NodeQueue`."""
         self.watching = layout.gauge("upstream_watching", 2 * MAX_UPSTREAMS)
         """1: this worker knows that requests wait at others, and has no idle connection for them."""
+        self.rings = layout.counter("upstream_rings", 2 * MAX_UPSTREAMS)
+        """Number of times that this worker has woken another one for the queue. Written by `NodeQueue`."""
         self.spare_retries = layout.gauge("upstream_spare_retries", 2 * MAX_UPSTREAMS)
         """Retries in flight beyond the retry budget, at most `SPARE_RETRIES`."""
         self.under_way = layout.gauge("target_under_way", 2 * MAX_TARGETS)
@@ -34,8 +36,8 @@ class TargetWords:
         self.health = HealthWords(layout)
 
     def queue(self, upstream: int) -> QueueWords:
-        """Return the gauges of the queue of an upstream, by its slot."""
-        words = self.connections, self.pending, self.queued_since, self.watching
+        """Return the words of the queue of an upstream, by its slot."""
+        words = self.connections, self.pending, self.queued_since, self.watching, self.rings
         return QueueWords(*(word + upstream for word in words))
 
     def verdict(self, shared: SharedMemory, target: int, now: float) -> HealthVerdict:

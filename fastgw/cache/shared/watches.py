@@ -6,11 +6,12 @@ when to look (`shm.wakers`); a worker with watches looks at intervals, too.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final, Protocol, final
 
 from fastgw.cache.shared.index import KeyHash
 from fastgw.cache.shared.layout import ALL_EVENTS, COLUMNS, CacheMemory
-from fastgw.shm.wakers import wake
+from fastgw.shm.wakers import WakeReason, wake
 
 LOOK_S: Final = 0.05
 """Seconds between two looks of a worker that has watches."""
@@ -95,7 +96,7 @@ class Watches:
             self._loop.call_soon(self.call_due)
         for column in range(self._words[COLUMNS]):
             if column != self._column and self._words[self._memory.watches(column) + class_]:
-                wake(self._wakers, column)
+                wake(self._wakers, column, WakeReason.CACHE)
 
     def report_all(self) -> None:
         """Report an event of all keys."""
@@ -113,10 +114,18 @@ class Watches:
             if everything or events != self._seen[class_]:
                 self._seen[class_] = events
                 changed.append(class_)
-        for class_ in changed:
-            for watch in list(self._watches.get(class_, ())):
-                if watch in self._watches.get(class_, ()):
+        self._call([watch for class_ in changed for watch in self._watches[class_]])
+
+    def _call(self, due: list[_Watch]) -> None:
+        """Call the callbacks of these watches that are still there; those after one that raises a little later."""
+        count = 0
+        try:
+            for count, watch in enumerate(due, 1):  # noqa: B007 (it is used in `finally`)
+                if watch in self._watches.get(watch.class_, ()):
                     watch.callback()
+        finally:
+            if count < len(due):
+                self._loop.call_soon(partial(self._call, due[count:]))
 
     def close(self) -> None:
         """Drop all watches."""
@@ -138,4 +147,4 @@ def report_all(memory: CacheMemory, wakers: Mapping[int, int]) -> None:
     """Report an event of all keys, from any process."""
     memory.add(ALL_EVENTS)
     for column in wakers:
-        wake(wakers, column)
+        wake(wakers, column, WakeReason.CACHE)

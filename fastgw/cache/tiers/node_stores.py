@@ -114,7 +114,7 @@ class NodeStores:
 @final
 class StoreHandles:
     """Handles of one process. `column`: see `CacheMemory`; with one that the memory does not have there are none.
-    `wakers`: see `shm.wakers`; the reader of this process's calls `call_due`. `expires`: see `DiskTier`.
+    `wakers`: see `shm.wakers`; the reader of this process's calls what is `due`. `expires`: see `DiskTier`.
     """
 
     def __init__(
@@ -207,10 +207,9 @@ class StoreHandles:
         if self._client is not None:
             self._client.release()
 
-    def call_due(self) -> None:
-        """Call the callbacks that wait for what other processes have done."""
-        for handle in (*self._handles.values(), *self._former):
-            handle.call_due()
+    def due(self) -> list[Callable[[], None]]:
+        """Return what looks for what other processes have done: the handles."""
+        return [handle.call_due for handle in (*self._handles.values(), *self._former)]
 
     def _open(self, name: str, memory: CacheMemory, most_bytes: int, disk: DiskLocation | None, *, redis: bool) -> None:
         if self._column >= MOST_COLUMNS:

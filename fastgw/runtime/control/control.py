@@ -69,7 +69,7 @@ from fastgw.runtime.process.fallback_probes import status_server
 from fastgw.runtime.process.transient_errors import RetryBackoff, is_passing
 from fastgw.runtime.reload.file_watch import LOOK_EVERY, FileWatch, SourceWatch
 from fastgw.runtime.reload.proposer import Proposer
-from fastgw.shm.wakers import WakeReader
+from fastgw.shm.wakers import WakeReader, WakeReason
 from fastgw.sync import debugging, recordings
 from fastgw.upstream.client.http_client import Fetcher
 
@@ -123,7 +123,7 @@ class Control:
         self._revoking = Revoking(node_state, channel)
         loop = asyncio.get_running_loop()
         self._caches = StoreHandles(CONTROL, loop, node_state.caches, node_state.wakers, expires)
-        WakeReader(CONTROL, loop, node_state.wakers).listen(self._caches.call_due)
+        WakeReader(CONTROL, loop, node_state.wakers).listen(WakeReason.CACHE, self._caches.due)
         self._purge_file = purge_file(node_state.run_key)
         self._cache_purging = CachePurging(
             self._caches.get,

@@ -87,7 +87,7 @@ from fastgw.runtime.worker.table_swap import TableSwap
 from fastgw.runtime.worker.trace_export import TraceExports
 from fastgw.shm.connection_journal import ConnectionJournal
 from fastgw.shm.node_queue import WorkerBell
-from fastgw.shm.wakers import WakeReader
+from fastgw.shm.wakers import WakeReader, WakeReason
 from fastgw.sync import acme_challenges, drained_targets, ocsp_responses, on_demand
 from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.feeds import Feeds
@@ -163,8 +163,8 @@ class Worker:
         self._caches = StoreHandles(column, loop, node_state.caches, wakers, expires)
         bell = WorkerBell(wakers)
         self._wake_reader = WakeReader(column, loop, wakers)
-        self._wake_reader.listen(self._caches.call_due)
-        self._wake_reader.listen(bell.woken)
+        self._wake_reader.listen(WakeReason.CACHE, self._caches.due)
+        self._wake_reader.listen(WakeReason.POOL, bell.due)
         self._services = Services(
             self._worker_loop,
             Fetcher(self._worker_loop),

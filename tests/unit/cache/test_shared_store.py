@@ -42,6 +42,27 @@ def node(request: pytest.FixtureRequest) -> Iterator[SharedNode]:
     made.close()
 
 
+def test_a_callback_that_raises_keeps_no_other_from_being_called(node: SharedNode) -> None:
+    log: list[str] = []
+
+    def fail() -> None:
+        log.append("fails")
+        raise ArithmeticError
+
+    key = key_of(1)
+    watches = [node.b.watch(key, each) for each in (fail, lambda: log.append("one"), lambda: log.append("dropped"))]
+    watches += [node.b.watch(key, each) for each in (fail, lambda: log.append("other"))]
+    watches[2].cancel()
+    node.a.report(key)
+    for _ in range(2):
+        with pytest.raises(ArithmeticError):
+            node.run()
+    node.run()
+    assert log == ["fails", "one", "fails", "other"]
+    for watch in watches:
+        watch.cancel()
+
+
 # what is found most often
 
 

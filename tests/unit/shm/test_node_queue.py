@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from math import inf
 from time import monotonic
 
 import pytest
@@ -129,13 +130,27 @@ class Listener:
 
 def test_only_pools_with_connections_or_waiting_requests_are_asked_to_look(node: Node) -> None:
     bell, looked = WorkerBell({}), list[str]()
-    queues = [NodeQueue(node.words.queue(slot), 4, TIMEOUT, node.shared.columns[0], bell) for slot in (1, 2, 3)]
-    listeners = [Listener(name, looked) for name in ("one", "other", "dropped")]
+    slots = (1, 2, 3, 4)
+    queues = [NodeQueue(node.words.queue(slot), 4, TIMEOUT, node.shared.columns[0], bell) for slot in slots]
+    others = [NodeQueue(node.words.queue(slot), 4, TIMEOUT, node.shared.columns[1]) for slot in slots]
+    listeners = [Listener(name, looked) for name in ("one", "other", "dropped", "not rung for")]
     for queue, listener in zip(queues, listeners, strict=True):
         queue.listen(listener.look)
+        queue.publish(monotonic())
     del listener, listeners[2]  # the bell keeps nobody
-    bell.woken()
+
+    def ring() -> list[str]:
+        looked.clear()
+        for other in others[:3]:
+            other.ring_ahead(inf)
+        for look in bell.due():
+            look()
+        return looked
+
+    assert ring() == ["one", "other"]
     queues[0].ignore()
-    bell.woken()
-    assert looked == ["one", "other", "other"]
-    assert len(bell.listening) == 1
+    assert ring() == ["other"]
+    assert [*bell.due()] == [], "nobody has rung since"
+    queues[1].ring_ahead(inf)
+    assert [*bell.due()] == [], "nobody is woken by its own bell"
+    assert len(bell.listening) == 2

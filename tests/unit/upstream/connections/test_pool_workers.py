@@ -6,7 +6,6 @@ The workers are pools on one loop, with the shared memory and the eventfds of a 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 from fastgw.shm.memory import Layout, SharedMemory
 from fastgw.shm.node_queue import NodeQueue, WorkerBell
 from fastgw.shm.upstream_words import TargetWords
+from fastgw.shm.wakers import WakeReader, WakeReason, close_wakers, open_wakers
 from fastgw.upstream.connections import pool as pooling
 from fastgw.upstream.connections.pool import Pool
 from fastgw.upstream.targets.target import build_targets
@@ -38,8 +38,9 @@ class Node:
         layout = Layout()
         self.words = TargetWords(layout)
         self.shared = SharedMemory.create(layout, 3)
-        self.wakers = {index: os.eventfd(0, os.EFD_NONBLOCK) for index in range(4)}
+        self.wakers = open_wakers(3)
         self.pools: list[Pool[Any]] = []
+        self.readers: list[WakeReader] = []
 
     def make(self, make: Any = Connection, rings: bool = True, **numbers: Any) -> Pool[Any]:
         index = len(self.pools)
@@ -56,11 +57,9 @@ class Node:
             queue=NodeQueue(self.words.queue(SLOT), most.max_connections, most.pending_timeout, column, bell),
         )
 
-        def woken() -> None:
-            os.eventfd_read(self.wakers[index + 1])
-            bell.woken()
-
-        asyncio.get_running_loop().add_reader(self.wakers[index + 1], woken)
+        reader = WakeReader(index + 1, asyncio.get_running_loop(), self.wakers)
+        reader.listen(WakeReason.POOL, bell.due)
+        self.readers.append(reader)
         self.pools.append(pool)
         return pool
 
@@ -69,8 +68,8 @@ class Node:
         return self.shared.total(self.words.connections + SLOT)
 
     def stop(self) -> None:
-        for index, pool in enumerate(self.pools):
-            asyncio.get_running_loop().remove_reader(self.wakers[index + 1])
+        for reader, pool in zip(self.readers, self.pools, strict=True):
+            reader.close()
             pool.stop()
 
 
@@ -81,8 +80,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     monkeypatch.setattr(pooling, "SWEEP", LATE)
     made = Node()
     yield made
-    for fd in made.wakers.values():
-        os.close(fd)
+    close_wakers(made.wakers)
 
 
 @pytest.fixture(params=["compiled", "reference"])
@@ -211,7 +209,7 @@ async def test_a_worker_that_hangs_does_not_keep_a_place_from_the_others(node, d
     one, hanging = node.make(max_connections=1), node.make(max_connections=1)
     held = await opened(one, dialer)
     come(hanging)
-    asyncio.get_running_loop().remove_reader(node.wakers[2])
+    node.readers[1].close()
     hanging._ticker.cancel()
     one.discard(held)
     connection = await served(come(one), dialer)
