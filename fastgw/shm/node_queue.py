@@ -55,6 +55,7 @@ class QueueWords(NamedTuple):
     connections: int
     pending: int
     queued_since: int
+    looks: int
     watching: int
     rings: int
 
@@ -67,8 +68,11 @@ class NodeQueue:
         "_bell",
         "_column",
         "_connections",
+        "_looks",
         "_most",
+        "_passed_over",
         "_pending",
+        "_preferred",
         "_queued_since",
         "_rings",
         "_rings_seen",
@@ -79,12 +83,16 @@ class NodeQueue:
     def __init__(
         self, words: QueueWords, most: int, pending_timeout: float, column: Column, bell: WorkerBell | None = None
     ) -> None:
-        self._connections, self._pending, self._queued_since, self._watching, self._rings = words
+        self._connections, self._pending, self._queued_since, self._looks, self._watching, self._rings = words
         self._most = most
         self._timeout = pending_timeout
         self._column = column
         self._bell = bell or WorkerBell({})
         self._rings_seen = self._count_rings()
+        # Looks of other workers, by index of their column, when a place was left to them: of those that may still look,
+        # and of those that did not.
+        self._preferred: dict[int, int] = {}
+        self._passed_over: dict[int, int] = {}
 
     def listen(self, look: Callable[[], None]) -> None:
         """Call this from now on when another worker rings. Idempotent."""
@@ -97,6 +105,26 @@ class NodeQueue:
     def publish(self, since: float | None) -> None:
         """Write since when the first request of this worker waits; None: none waits."""
         self._column.words[self._queued_since] = 0 if since is None else round(since * 1e6)
+
+    def tell_look(self) -> None:
+        """Tell that this worker, where requests wait, looks now whether it is their turn."""
+        self._column.words[self._looks] += 1
+
+    def pass_over_hanging(self) -> None:
+        """Pass over the workers to which a place was left since the last call (`prefer_others`), and which have not
+        looked after that, until they do.
+        """
+        views, word = self._column.views, self._looks
+        for index, looks in self._preferred.items():
+            if views[index][word] == looks:
+                self._passed_over[index] = looks
+        self._preferred.clear()
+
+    def prefer_others(self, since: float) -> None:
+        """Leave a place to the requests at other workers that wait since an earlier instant."""
+        self._preferred = {
+            index: self._column.views[index][self._looks] for index in self._ahead(since)
+        } | self._preferred
 
     def watch(self, watching: bool) -> None:
         """Write whether this worker needs no bell: it looks at the queue with each connection that it releases, and has
@@ -114,14 +142,9 @@ class NodeQueue:
 
     def others_ahead(self, since: float) -> int:
         """Return how many requests wait at the workers whose first one waits since an earlier instant."""
-        own, word = self._column.words, self._queued_since
-        latest = since * 1e6
-        count = 0
-        for view in self._column.views:
-            at = view[word]
-            if at and at < latest and view is not own and not self._is_stale(at):
-                count += max(view[self._pending], 1)  # those put back into the queue are not counted as pending
-        return count
+        views, word = self._column.views, self._pending
+        # Those put back into the queue are not counted as pending.
+        return sum(max(views[index][word], 1) for index in self._ahead(since))
 
     def others_waiting(self) -> int:
         """Return how many requests wait at other workers."""
@@ -156,5 +179,20 @@ class NodeQueue:
         own, word = self._column.words, self._rings
         return sum(view[word] for view in self._column.views if view is not own)
 
-    def _is_stale(self, at: int) -> bool:
+    def _ahead(self, since: float) -> list[int]:
+        """Return the workers that do not hang, and whose first request waits since an earlier instant."""
+        own, word = self._column.words, self._queued_since
+        latest = since * 1e6
+        return [
+            index
+            for index, view in enumerate(self._column.views)
+            if 0 < (at := view[word]) < latest and view is not own and not self._hangs(index, view, at)
+        ]
+
+    def _hangs(self, index: int, view: memoryview, at: int) -> bool:
+        """Whether a worker does not look at its queue. `at`: since when its first request waits."""
+        if (looks := self._passed_over.get(index)) is not None:
+            if view[self._looks] == looks:
+                return True
+            del self._passed_over[index]
         return at < (monotonic() - self._timeout - STALE_S) * 1e6

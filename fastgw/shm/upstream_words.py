@@ -16,6 +16,8 @@ class TargetWords:
         """Requests that wait for a connection."""
         self.queued_since = layout.gauge("upstream_queued_since", 2 * MAX_UPSTREAMS)
         """Monotonic microseconds since which the first of these waits; 0: none does. Written by `NodeQueue`."""
+        self.looks = layout.gauge("upstream_looks", 2 * MAX_UPSTREAMS)
+        """Number of times that this worker has looked whether it is the turn of the first of these."""
         self.watching = layout.gauge("upstream_watching", 2 * MAX_UPSTREAMS)
         """1: this worker knows that requests wait at others, and has no idle connection for them."""
         self.rings = layout.counter("upstream_rings", 2 * MAX_UPSTREAMS)
@@ -37,7 +39,7 @@ class TargetWords:
 
     def queue(self, upstream: int) -> QueueWords:
         """Return the words of the queue of an upstream, by its slot."""
-        words = self.connections, self.pending, self.queued_since, self.watching, self.rings
+        words = self.connections, self.pending, self.queued_since, self.looks, self.watching, self.rings
         return QueueWords(*(word + upstream for word in words))
 
     def verdict(self, shared: SharedMemory, target: int, now: float) -> HealthVerdict:

@@ -136,6 +136,15 @@ class PoolQueue(Protocol):
     def publish(self, since: float | None) -> None:
         """Publish since when the first request waits here; None: none waits."""
 
+    def tell_look(self) -> None:
+        """Tell that this worker, where requests wait, looks now whether it is their turn."""
+
+    def prefer_others(self, since: float) -> None:
+        """Leave a place to the requests at other workers that wait since an earlier instant."""
+
+    def pass_over_hanging(self) -> None:
+        """Count the workers as hanging that have not looked since a place was left to them, until they look."""
+
     def watch(self, watching: bool) -> None:
         """Tell other workers whether this one needs no bell: it looks at the queue with each connection that it
         releases, and has no idle one. After False, the caller looks once more.
@@ -525,12 +534,16 @@ class Pool(Generic[S]):
 
     def _is_others(self, since: float) -> bool:
         """Whether the places that the limit leaves are for requests at other workers that wait since an earlier
-        instant.
+        instant; if so, leave them to these.
         """
         if self._queue is None:
             return False
-        ahead = self._queue.others_ahead(since)
-        return ahead > 0 and self._queue.vacant() <= ahead
+        ahead, vacant = self._queue.others_ahead(since), self._queue.vacant()
+        if not ahead or vacant > ahead:
+            return False
+        if vacant > 0:
+            self._queue.prefer_others(since)
+        return True
 
     def _retire(self, connection: Pooled[S]) -> None:
         """Lend no more streams of a connection, and close it with its last stream."""
@@ -735,11 +748,11 @@ class Pool(Generic[S]):
         """Ring for idle connections of other workers: at once, and then at intervals while borrowers come."""
         if self._queue is None:
             return
+        self._queue.listen(self._handle_bell)
         if self._ringer is not None:
             self._rings_again = True
             return
         self._rings_again = False
-        self._queue.listen(self._handle_bell)
         self._queue.ring_holders()
         self._ringer = asyncio.get_running_loop().call_later(RING_EVERY, self._ring_again)
 
@@ -750,6 +763,8 @@ class Pool(Generic[S]):
 
     def _handle_bell(self) -> None:
         """Handle the bell of another worker: a place may have become free, or requests may wait there."""
+        if self._placeless and self._queue is not None:
+            self._queue.tell_look()
         self._fill()
         self._leave_idle()
         if self._queue is not None:
@@ -935,7 +950,10 @@ class Pool(Generic[S]):
         finally:
             self._published = None  # the pool of an earlier configuration writes to the same word
             self._publish()
-            # Not in turn: if a worker hangs, those of others would wait for it.
+            if self._placeless and self._queue is not None:
+                self._queue.tell_look()
+                self._queue.pass_over_hanging()
+            # Not in turn: a place that was left to a worker until now may be of no use to it.
             self._fill(in_turn=False)  # it schedules the next tick if any are left
             if self._placeless:
                 self._tell_holders()
