@@ -65,8 +65,10 @@ class NodeLimit:
         self._fence = fence
         self.counter = counter
 
-    def try_take(self) -> bool:
-        """Take one permit of the node's limit; False: none left. Each permit taken is returned once."""
+    def try_take(self, beyond: int = 0) -> bool:
+        """Take one permit of the node's limit; False: none left. Each permit taken is returned once. `beyond`: number
+        of permits by which this one may exceed the limit.
+        """
         word = self._word
         words = self._words
         words[word] += 1
@@ -74,7 +76,7 @@ class NodeLimit:
         total = 0
         for view in self._views:
             total += view[word]
-        if total <= self._most:
+        if total <= self._most + beyond:
             if self.counter is not None:
                 words[self.counter] += 1
             return True

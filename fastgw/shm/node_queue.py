@@ -140,6 +140,11 @@ class NodeQueue:
         word = self._connections
         return self._most - sum(view[word] for view in self._column.views)
 
+    def perhaps_idle(self) -> int:
+        """Return how many connections other workers have of which some may be idle: they do not watch the queue."""
+        own, word = self._column.words, self._connections
+        return sum(view[word] for view in self._column.views if view is not own and not view[self._watching])
+
     def others_ahead(self, since: float) -> int:
         """Return how many requests wait at the workers whose first one waits since an earlier instant."""
         views, word = self._column.views, self._pending

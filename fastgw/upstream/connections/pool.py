@@ -117,7 +117,8 @@ class StreamBorrower(Protocol[S_contra]):
 class PoolLimit(Protocol):
     """Limit of connections; `shm.memory.NodeLimit` is one for all workers together."""
 
-    def try_take(self) -> bool: ...
+    def try_take(self, beyond: int = 0) -> bool:
+        """`beyond`: number of permits by which this one may exceed the limit."""
 
     def give_back(self) -> None: ...
 
@@ -153,6 +154,9 @@ class PoolQueue(Protocol):
     def vacant(self) -> int:
         """Return how many connections the limit leaves."""
 
+    def perhaps_idle(self) -> int:
+        """Return how many connections other workers have of which some may be idle: they do not watch the queue."""
+
     def others_ahead(self, since: float) -> int:
         """Return how many requests wait at the workers whose first one waits since an earlier instant."""
 
@@ -187,8 +191,8 @@ class LocalLimit:
     def __init__(self, most: int) -> None:
         self._left = most
 
-    def try_take(self) -> bool:
-        if not self._left:
+    def try_take(self, beyond: int = 0) -> bool:
+        if self._left + beyond <= 0:
             return False
         self._left -= 1
         return True
@@ -228,6 +232,7 @@ class Pool(Generic[S]):
     __slots__ = (
         "__weakref__",
         "_at_once",
+        "_beyond",
         "_clock",
         "_connect_timeouts",
         "_connections",
@@ -299,6 +304,7 @@ class Pool(Generic[S]):
         self._openings: set[asyncio.Task[TargetAddress]] = set()
         self._waiters: dict[StreamBorrower[S], _Waiter] = {}
         self._placeless: OrderedDict[_Waiter, None] = OrderedDict()  # waiting borrowers without an opening
+        self._beyond: dict[_Waiter, None] = {}  # those of them that exceed `max_pending`
         # Maximum number of simultaneous openings. After a lack of descriptors or ports: none before the next tick, then
         # one, and twice as many with each tick. An attempt that finds no port takes 2 ms.
         self._at_once = inf
@@ -387,7 +393,9 @@ class Pool(Generic[S]):
         less, in seconds; for a request that could not be repeated if the target is just closing the connection.
         `http1`: only of a connection over HTTP/1.1, which is opened for this borrower if the target negotiates the
         version (`Target.negotiates`): for an upgrade, which HTTP/2 does not have.
-        `Fault.POOL_FULL`: too many borrowers wait already; there is no later call.
+        `Fault.POOL_FULL`: too many borrowers wait already; there is no later call. A borrower that exceeds
+        `max_pending` waits nevertheless while another worker may close an idle connection for it; `failed` is called
+        with this fault after one or two ticks if it got no place.
         """
         http1 = http1 and target.negotiates
         if not fresh and not http1:
@@ -404,6 +412,10 @@ class Pool(Generic[S]):
         self._fill()
         if waiter in self._placeless:
             waiter.counted = self._pending.try_take()
+            if not waiter.counted and self._queue is not None and (count := self._queue.perhaps_idle()):
+                waiter.counted = self._pending.try_take(count)
+                if waiter.counted:
+                    self._beyond[waiter] = None
             if not waiter.counted:
                 self._forget_waiter(waiter)
                 return Fault.POOL_FULL
@@ -722,6 +734,7 @@ class Pool(Generic[S]):
         del self._placeless[waiter]
         if waiter.counted:
             waiter.counted = False
+            self._beyond.pop(waiter, None)
             self._pending.give_back()
         self._publish()
 
@@ -947,6 +960,12 @@ class Pool(Generic[S]):
                     break
                 self._forget_waiter(waiter)
                 waiter.borrower.failed(Fault.POOL_TIMEOUT)
+            while self._beyond:
+                waiter = next(iter(self._beyond))
+                if self._since(waiter) + TICK > now:
+                    break
+                self._forget_waiter(waiter)
+                waiter.borrower.failed(Fault.POOL_FULL)
         finally:
             self._published = None  # the pool of an earlier configuration writes to the same word
             self._publish()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fastgw.errors import Fault
 from fastgw.shm.memory import Layout, SharedMemory
 from fastgw.shm.node_queue import NodeQueue, WorkerBell
 from fastgw.shm.upstream_words import TargetWords
@@ -120,6 +121,38 @@ async def test_idle_connections_are_closed_for_requests_that_wait_at_other_worke
         one.give_back(lent)
     other.give_back(connection)
     assert node.connections == 0
+
+
+@on_loop
+async def test_idle_connections_of_other_workers_refuse_no_request(node, dialer):
+    """Also if none may wait: a connection that nobody uses is closed for it."""
+    one, other = (node.make(max_connections=2, max_pending=0) for _ in range(2))
+    held = [await opened(one, dialer) for _ in range(2)]
+    for connection in held:
+        one.give_back(connection)
+    waiting = [come(other), come(other)]
+    assert other.lend(other.targets[0], Borrower()) is Fault.POOL_FULL, "there are only two connections"
+    connections = [await served(borrower, dialer) for borrower in waiting]
+    assert [each.closed for each in held] == [True, True]
+    node.stop()
+    for connection in connections:
+        other.give_back(connection)
+    assert (node.connections, node.shared.total(node.words.pending + SLOT)) == (0, 0)
+
+
+@on_loop
+async def test_no_request_waits_beyond_max_pending_for_connections_that_are_in_use(node, dialer, monkeypatch):
+    one, other = (node.make(max_connections=1, max_pending=0) for _ in range(2))
+    held = await opened(one, dialer)
+    first = come(other)
+    await until(lambda: other._queue.perhaps_idle() == 0)
+    assert other.lend(other.targets[0], Borrower()) is Fault.POOL_FULL, "the other worker has no idle connection"
+    monkeypatch.setattr(pooling, "TICK", 0.0)
+    other._tick()
+    assert first.told == [Fault.POOL_FULL]
+    assert not other._beyond
+    node.stop()
+    one.give_back(held)
 
 
 @on_loop
