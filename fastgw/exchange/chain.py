@@ -466,6 +466,7 @@ class Chain:
         "treats_bodies",
         "treats_responses",
         "tunnel_steps",
+        "variant",
         "whole_check",
         "whole_hook",
     )
@@ -478,6 +479,8 @@ class Chain:
     ) -> None:
         self.links = tuple(links)
         self.maps = maps  # results of the gateway's maps, by name, for values in this chain
+        # Of a part of a traffic split: its label, and its number among parts of this label. A reload keeps both.
+        self.variant: tuple[str, int] | None = None
         self.number = next(_NUMBERS)  # another one for each chain: filters may be kept over a reload, a route is not
         self.error_pages = error_pages  # for the gateway's own faults; None: they are answered with problem documents
         self.logged_at: dict[object, float] | None = None  # monotonic time of the last log line, by step
@@ -524,7 +527,9 @@ class Chain:
 
     def with_links(self, links: Iterable[FilterInstance]) -> Chain:
         """Return a chain of other filters at the same position."""
-        return Chain(links, self.error_pages, self.maps)
+        chain = Chain(links, self.error_pages, self.maps)
+        chain.variant = self.variant
+        return chain
 
     def _removed_codings(self) -> RemovedCodings | None:
         """Return the function for the content codings that a filter removes from the body of a request. None: none

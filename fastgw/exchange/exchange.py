@@ -114,6 +114,12 @@ class ClientSide(Protocol):
         """Seconds that a filter has for the work that it starts now."""
 
 
+def filter_timeout_of(route: Route | None, client: ClientSide) -> float:
+    """Return the seconds that the filters of a request have to decide. `route`: None: it is not known yet."""
+    timeout = None if route is None else route.filter_timeout
+    return client.filter_timeout() if timeout is None else timeout
+
+
 class CallSide(ClientSide):
     """Client side of a request that the gateway makes for another one. The response to that one tells the client the
     trace, which both have.

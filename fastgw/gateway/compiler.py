@@ -567,8 +567,10 @@ class _Building:
             # A filter of the route itself is a single instance for all of its upstreams.
             before = (*links_before, *(link for part in parts for link in part.chain.links))
             parts.append(self._on_listener(listener, variant, sent_to, action, early_chain, before))
-        for part in parts:
+        names, weights = [each[3] for each in variants], [each[4] for each in variants]
+        for position, (part, label) in enumerate(zip(parts, names, strict=True)):
             part.chain.ready_answer = None  # it is asked before an upstream is chosen
+            part.chain.variant = label, names[:position].count(label)
         divided = Route(
             *(route.name, parts[0].action, parts[0].chain, parts[0].steps, parts[0].check_path),
             filter_timeout=parts[0].filter_timeout,
@@ -576,7 +578,6 @@ class _Building:
             takes_options=parts[0].takes_options,
         )
         divided.forwards_preflight = parts[0].forwards_preflight
-        names, weights = [each[3] for each in variants], [each[4] for each in variants]
         splitter = Splitter(route.name, names, weights, route.split or config.Split())
         divided.division = Division(tuple(parts), splitter)
         return divided

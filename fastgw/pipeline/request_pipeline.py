@@ -15,6 +15,7 @@ from typing import Protocol
 
 from fastgw.errors import Fault
 from fastgw.exchange import ClientSide, Exchange, Outcome, Reply, RequestStep, Route, problem, run_request
+from fastgw.exchange.exchange import filter_timeout_of
 from fastgw.exchange.reply import body_at_once
 from fastgw.exchange.request_stages import begin_request_stages
 from fastgw.http.field_names import EXPECT
@@ -185,9 +186,7 @@ def _wait(
 
 def _time_left(stream: RequestStream, exchange: Exchange, begun_at: float) -> float:
     """Return the seconds that filters have left, which count from `begun_at`."""
-    timeout = None if exchange.route is None else exchange.route.filter_timeout
-    limit = stream.filter_timeout() if timeout is None else timeout
-    return max(begun_at + limit - monotonic(), 0.0)
+    return max(begun_at + filter_timeout_of(exchange.route, stream) - monotonic(), 0.0)
 
 
 def _filter_is_late(stream: RequestStream, exchange: Exchange, waiting: Waited) -> None:

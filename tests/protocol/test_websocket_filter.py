@@ -901,15 +901,26 @@ class Again:
             "listeners": {"main": {"address": "127.0.0.1:0"}},
             "timeouts": {"filters": timeout},
             "consumers": [{"name": "ann", "key_auth": [{"key": "key-of-ann"}]}],
+            "filter_sets": {
+                name: {name: self._asking(name)} for each in routes.values() for name in each.get("shares", ())
+            },
             "routes": [self._route(name, **settings) for name, settings in routes.items()],
         }
         self.gateway = Gateway(config, tmp_path, environment=environment(tmp_path))
 
-    def _route(self, name: str, filters: dict[str, Any], **settings: Any) -> dict[str, Any]:
-        asking = {"service": {"type": "forward_auth", "url": f"{self.service.url}/{name}"}}
-        every = {"websocket": {"reauthenticate": "100ms"}}
-        filters = {**filters, **asking, **every}
-        return {"name": name, "paths": [f"/{name}"], "upstream": self.origin.url, "filters": filters, **settings}
+    def _asking(self, name: str) -> dict[str, Any]:
+        return {"type": "forward_auth", "url": f"{self.service.url}/{name}"}
+
+    def _route(
+        self, name: str, filters: dict[str, Any], shares: dict[str, int] | None = None, **settings: Any
+    ) -> dict[str, Any]:
+        """`shares`: of variants, by the name of the filter set that each has."""
+        filters = {**filters, "service": self._asking(name), "websocket": {"reauthenticate": "100ms"}}
+        route = {"name": name, "paths": [f"/{name}"], "filters": filters, **settings}
+        if shares is None:
+            return {**route, "upstream": self.origin.url}
+        variants = [{"upstream": self.origin.url, "weight": share, "use": [each]} for each, share in shares.items()]
+        return {**route, "variants": variants}
 
     @contextlib.contextmanager
     def opened(self, name: str, fields: bytes) -> Iterator[Ends]:
@@ -980,6 +991,7 @@ def again(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Again]:
     routes["by-header"] = {"filters": {"headers": {"request": {"set": {"X-A": "b"}}}}, "headers": {"X-A": "a"}}
     for name in ("refused", "failed", "closed"):
         routes[name] = {"filters": {}}
+    routes["varied"] = {"filters": {}, "shares": {"unused": 0, "used": 1}}
     routes["raises"] = {"filters": {"fails": {}}}
     made = Again(tmp_path_factory.mktemp("again"), routes)
     yield made
@@ -1002,6 +1014,16 @@ def test_each_authentication_is_for_the_request_as_it_was_the_first_time(again: 
     first, *others = again.asked(name)
     assert b"of-upstream" not in first.head.raw
     assert {other.head.raw for other in others} == {first.head.raw}
+
+
+def test_each_authentication_is_by_the_variant_that_has_admitted_the_connection(again: Again) -> None:
+    third = threading.Event()
+    again.answer("varied", ALLOWED)
+    again.answer("used", ALLOWED, times=2)
+    again.answer("used", lambda connection: third.set(), ALLOWED)
+    with again.opened("varied", BEARER):
+        assert third.wait(DEADLINE)
+    assert again.asked("unused") == []
 
 
 def test_a_client_that_the_service_refuses_is_1008(again: Again) -> None:

@@ -60,10 +60,11 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
     """Origins that may connect, such as `https://app.example` or `https://*.example`; other values of `Origin` are
     answered 403. A request without `Origin` comes from no browser, and passes. [] = any."""
     reauthenticate: Duration | None = None
-    """Authenticate and authorize the client again this often, by the filters of the route and with the credentials of
-    its first request, as it has sent them. A client that is refused is closed with 1008; one that cannot be checked,
-    because a service cannot be asked or answers with a 5xx, with 1013 (try again later). A login session (`oidc`) is
-    checked as its cookie was; it is not refreshed. null = only at the beginning."""
+    """Authenticate and authorize the client again this often, by the filters of the route (with `variants`, of the one
+    that it was sent to) and with the credentials of its first request, as it has sent them. A client that is refused is
+    closed with 1008; one that cannot be checked, because a service cannot be asked or answers with a 5xx, with 1013
+    (try again later). A login session (`oidc`) is checked as its cookie was; it is not refreshed. null = only at the
+    beginning."""
     log_messages: Rate | None = None
     """Log a line for each message and control frame that passes, in the access logs: at most so many of each connection
     in the time, such as `20/s`, and one second's worth at once. Its `websocket` has `sender`, `kind` and `bytes`, the

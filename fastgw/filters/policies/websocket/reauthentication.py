@@ -10,8 +10,8 @@ from time import monotonic
 from typing import Final
 
 from fastgw.errors import Fault
-from fastgw.exchange.chain import RequestStep, checked, count_raised
-from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.chain import RequestStep, Route, checked, count_raised
+from fastgw.exchange.exchange import Exchange, filter_timeout_of
 from fastgw.exchange.reply import Reply, body_at_once
 from fastgw.exchange.shadow_exchange import ShadowExchange
 from fastgw.filters.api import Hooks, Phase
@@ -25,8 +25,8 @@ _RAISED: Final = (Exception, asyncio.CancelledError)
 
 
 async def authenticate_again(exchange: Exchange, state: RequestState | None) -> ForcedClose | None:
-    """Run the authentication and authorization steps of the current route; return how to close the connection of a
-    client that may not continue, or that cannot be checked.
+    """Run the authentication and authorization steps of the current route, of the variant that has admitted the
+    connection; return how to close the connection of a client that may not continue, or that cannot be checked.
 
     `state`: that of the request before these steps ran for the first time.
     """
@@ -36,8 +36,9 @@ async def authenticate_again(exchange: Exchange, state: RequestState | None) -> 
     if match is None:
         why = "the route is gone"
         return ForcedClose(POLICY, why, Fault.ROUTE_NOT_FOUND, why)
-    copy.route, copy.params = match
-    copy.chain = match[0].chain
+    route, copy.params = match
+    copy.route = route = _part_of(route, copy)
+    copy.chain = route.chain
     ran: list[Hooks] = []
     try:
         for link in copy.chain.links:
@@ -72,14 +73,17 @@ def _copy_of(exchange: Exchange, state: RequestState) -> ShadowExchange:
     return copy
 
 
-def _timeout_of(copy: ShadowExchange) -> float:
-    of_route = None if copy.route is None else copy.route.filter_timeout
-    return copy.real.client.filter_timeout() if of_route is None else of_route
+def _part_of(route: Route, copy: ShadowExchange) -> Route:
+    """Return the part of a traffic split that has admitted the connection; if it is gone, that for a new one."""
+    if route.division is None:
+        return route
+    same = (part for part in route.division.parts if part.chain.variant == copy.chain.variant)
+    return next(same, None) or route.division.part_for(copy)
 
 
 async def _run_step(step: RequestStep, name: str, copy: ShadowExchange) -> ForcedClose | None:
     try:
-        async with asyncio.timeout(_timeout_of(copy)) as limit:
+        async with asyncio.timeout(filter_timeout_of(copy.route, copy.real.client)) as limit:
             outcome = step(copy)
             reply = checked(outcome if outcome is None or isinstance(outcome, Reply) else await outcome)
     except _RAISED:  # the edge of the filters: a client that is not checked may not continue
