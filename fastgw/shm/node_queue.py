@@ -110,7 +110,7 @@ class NodeQueue:
         """Tell that this worker, where requests wait, looks now whether it is their turn."""
         self._column.words[self._looks] += 1
 
-    def pass_over_hanging(self) -> None:
+    def skip_unresponsive(self) -> None:
         """Pass over the workers to which a place was left since the last call (`prefer_others`), and which have not
         looked after that, until they do.
         """

@@ -114,9 +114,9 @@ class Watches:
             if everything or events != self._seen[class_]:
                 self._seen[class_] = events
                 changed.append(class_)
-        self._call([watch for class_ in changed for watch in self._watches[class_]])
+        self._call_watches([watch for class_ in changed for watch in self._watches[class_]])
 
-    def _call(self, due: list[_Watch]) -> None:
+    def _call_watches(self, due: list[_Watch]) -> None:
         """Call the callbacks of these watches that are still there; those after one that raises a little later."""
         count = 0
         try:
@@ -125,7 +125,7 @@ class Watches:
                     watch.callback()
         finally:
             if count < len(due):
-                self._loop.call_soon(partial(self._call, due[count:]))
+                self._loop.call_soon(partial(self._call_watches, due[count:]))
 
     def close(self) -> None:
         """Drop all watches."""

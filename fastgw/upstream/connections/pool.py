@@ -143,7 +143,7 @@ class PoolQueue(Protocol):
     def prefer_others(self, since: float) -> None:
         """Leave a place to the requests at other workers that wait since an earlier instant."""
 
-    def pass_over_hanging(self) -> None:
+    def skip_unresponsive(self) -> None:
         """Count the workers as hanging that have not looked since a place was left to them, until they look."""
 
     def watch(self, watching: bool) -> None:
@@ -971,7 +971,7 @@ class Pool(Generic[S]):
             self._publish()
             if self._placeless and self._queue is not None:
                 self._queue.tell_look()
-                self._queue.pass_over_hanging()
+                self._queue.skip_unresponsive()
             # Not in turn: a place that was left to a worker until now may be of no use to it.
             self._fill(in_turn=False)  # it schedules the next tick if any are left
             if self._placeless:

@@ -95,15 +95,15 @@ def test_a_worker_that_did_not_look_is_passed_over_until_it_looks(node: Node) ->
     node.wait(0, now - 3.0)
     node.wait(1, now - 2.0)
     here = node.queues[2]
-    here.pass_over_hanging()
+    here.skip_unresponsive()
     assert here.others_ahead(now) == 2, "no place was left to them"
     here.prefer_others(now)
     node.queues[1].tell_look()
     here.prefer_others(now)
-    here.pass_over_hanging()
+    here.skip_unresponsive()
     assert here.others_ahead(now) == 1
     here.prefer_others(now)
-    here.pass_over_hanging()
+    here.skip_unresponsive()
     assert here.others_waiting() == 0
     node.queues[0].tell_look()
     assert here.others_waiting() == 1
