@@ -50,7 +50,7 @@ class WorkerBell:
 
 
 class QueueWords(NamedTuple):
-    """Words of one upstream. `rings` is a counter, the others are gauges."""
+    """Words of one upstream. `looks` and `rings` are counters, the others are gauges."""
 
     connections: int
     pending: int
@@ -73,6 +73,7 @@ class NodeQueue:
         "_passed_over",
         "_pending",
         "_preferred",
+        "_preferred_before",
         "_queued_since",
         "_rings",
         "_rings_seen",
@@ -89,9 +90,10 @@ class NodeQueue:
         self._column = column
         self._bell = bell or WorkerBell({})
         self._rings_seen = self._count_rings()
-        # Looks of other workers, by index of their column, when a place was left to them: of those that may still look,
-        # and of those that did not.
+        # Looks of other workers, by index of their column, when a place was left to them: since the last call of
+        # `skip_unresponsive`, before that, and of those that have not looked.
         self._preferred: dict[int, int] = {}
+        self._preferred_before: dict[int, int] = {}
         self._passed_over: dict[int, int] = {}
 
     def listen(self, look: Callable[[], None]) -> None:
@@ -103,22 +105,28 @@ class NodeQueue:
         self._bell.listening.pop(self, None)
 
     def publish(self, since: float | None) -> None:
-        """Write since when the first request of this worker waits; None: none waits."""
-        self._column.words[self._queued_since] = 0 if since is None else round(since * 1e6)
+        """Write since when the first request of this worker waits; None: none waits. A worker that writes an instant
+        has looked, too.
+        """
+        if since is None:
+            self._column.words[self._queued_since] = 0
+        else:
+            self.tell_look()  # first: who reads the instant must not find the looks of a worker that hangs
+            self._column.words[self._queued_since] = round(since * 1e6)
 
     def tell_look(self) -> None:
-        """Tell that this worker, where requests wait, looks now whether it is their turn."""
+        """Tell that this worker looks now whether it is the turn of its requests."""
         self._column.words[self._looks] += 1
 
     def skip_unresponsive(self) -> None:
-        """Pass over the workers to which a place was left since the last call (`prefer_others`), and which have not
-        looked after that, until they do.
+        """Pass over the workers to which a place was left before the last call (`prefer_others`), and which have not
+        looked after that, until they do. So they had at least the time between two calls.
         """
         views, word = self._column.views, self._looks
-        for index, looks in self._preferred.items():
+        for index, looks in self._preferred_before.items():
             if views[index][word] == looks:
                 self._passed_over[index] = looks
-        self._preferred.clear()
+        self._preferred_before, self._preferred = self._preferred, {}
 
     def prefer_others(self, since: float) -> None:
         """Leave a place to the requests at other workers that wait since an earlier instant."""

@@ -16,8 +16,10 @@ class TargetWords:
         """Requests that wait for a connection."""
         self.queued_since = layout.gauge("upstream_queued_since", 2 * MAX_UPSTREAMS)
         """Monotonic microseconds since which the first of these waits; 0: none does. Written by `NodeQueue`."""
-        self.looks = layout.gauge("upstream_looks", 2 * MAX_UPSTREAMS)
-        """Number of times that this worker has looked whether it is the turn of the first of these."""
+        self.looks = layout.counter("upstream_looks", 2 * MAX_UPSTREAMS)
+        """Number of times that this worker has looked whether it is the turn of the first of these. A replacement
+        worker continues it: otherwise it would have the number of one that hangs.
+        """
         self.watching = layout.gauge("upstream_watching", 2 * MAX_UPSTREAMS)
         """1: this worker knows that requests wait at others, and has no idle connection for them."""
         self.rings = layout.counter("upstream_rings", 2 * MAX_UPSTREAMS)

@@ -135,16 +135,18 @@ class PoolQueue(Protocol):
         """Do not call it any more."""
 
     def publish(self, since: float | None) -> None:
-        """Publish since when the first request waits here; None: none waits."""
+        """Publish since when the first request waits here; None: none waits. An instant tells a look, too."""
 
     def tell_look(self) -> None:
-        """Tell that this worker, where requests wait, looks now whether it is their turn."""
+        """Tell that this worker looks now whether it is the turn of its requests."""
 
     def prefer_others(self, since: float) -> None:
         """Leave a place to the requests at other workers that wait since an earlier instant."""
 
     def skip_unresponsive(self) -> None:
-        """Count the workers as hanging that have not looked since a place was left to them, until they look."""
+        """Count the workers as hanging that have not looked since a place was left to them before the last call, until
+        they look.
+        """
 
     def watch(self, watching: bool) -> None:
         """Tell other workers whether this one needs no bell: it looks at the queue with each connection that it
@@ -776,7 +778,7 @@ class Pool(Generic[S]):
 
     def _handle_bell(self) -> None:
         """Handle the bell of another worker: a place may have become free, or requests may wait there."""
-        if self._placeless and self._queue is not None:
+        if self._queue is not None:
             self._queue.tell_look()
         self._fill()
         self._leave_idle()
@@ -968,9 +970,8 @@ class Pool(Generic[S]):
                 waiter.borrower.failed(Fault.POOL_FULL)
         finally:
             self._published = None  # the pool of an earlier configuration writes to the same word
-            self._publish()
-            if self._placeless and self._queue is not None:
-                self._queue.tell_look()
+            self._publish()  # also the look of this tick
+            if self._queue is not None:
                 self._queue.skip_unresponsive()
             # Not in turn: a place that was left to a worker until now may be of no use to it.
             self._fill(in_turn=False)  # it schedules the next tick if any are left

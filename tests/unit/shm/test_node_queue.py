@@ -91,21 +91,42 @@ def test_a_worker_that_hangs_keeps_no_connection_from_the_others(node: Node) -> 
 
 
 def test_a_worker_that_did_not_look_is_passed_over_until_it_looks(node: Node) -> None:
+    """It has at least the time between two calls to look."""
     now = monotonic()
     node.wait(0, now - 3.0)
     node.wait(1, now - 2.0)
     here = node.queues[2]
-    here.skip_unresponsive()
-    assert here.others_ahead(now) == 2, "no place was left to them"
+    for _ in range(3):
+        here.skip_unresponsive()
+        assert here.others_ahead(now) == 2, "no place was left to them"
     here.prefer_others(now)
+    here.skip_unresponsive()
+    assert here.others_ahead(now) == 2, "it may have been left to them just now"
     node.queues[1].tell_look()
     here.prefer_others(now)
     here.skip_unresponsive()
     assert here.others_ahead(now) == 1
-    here.prefer_others(now)
     here.skip_unresponsive()
     assert here.others_waiting() == 0
     node.queues[0].tell_look()
+    assert here.others_waiting() == 1
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_worker_where_another_request_waits_has_looked(node: Node, is_replaced: bool) -> None:
+    """Also a replacement of one that was killed while it was passed over."""
+    now = monotonic()
+    node.wait(0, now - 3.0)
+    here = node.queues[2]
+    here.prefer_others(now)
+    for _ in range(2):
+        here.skip_unresponsive()
+    assert here.others_waiting() == 0
+    if is_replaced:
+        node.shared.clear_gauges(0)
+    else:
+        node.queues[0].publish(None)
+    node.queues[0].publish(now - 1.0)
     assert here.others_waiting() == 1
 
 

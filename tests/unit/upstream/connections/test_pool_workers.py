@@ -245,11 +245,13 @@ async def test_a_worker_that_hangs_does_not_keep_a_place_from_the_others(node, d
     node.readers[1].close()
     hanging._ticker.cancel()
     one.discard(held)
-    connection = await served(come(one), dialer)
+    for _ in range(2):
+        borrower = come(one)
+        assert one.is_queued(borrower)
+        one.discard(await served(borrower, dialer))
     monkeypatch.setattr(pooling, "TICK", LATE)
-    one.discard(connection)
     borrower = come(one)
-    assert not one.is_queued(borrower), "it was passed over once"
+    assert not one.is_queued(borrower), "it did not look in the time between two ticks"
     connection = await served(borrower, dialer)
     hanging._handle_bell()
     one.discard(connection)
@@ -261,6 +263,36 @@ async def test_a_worker_that_hangs_does_not_keep_a_place_from_the_others(node, d
     connection = await served(late, dialer)
     node.stop()
     one.give_back(connection)
+
+
+@on_loop
+async def test_a_worker_whose_request_needed_no_place_any_more_does_not_hang(node, dialer):
+    """A place is left to its request, which gets a connection of its own before the worker has heard of it."""
+    one, other = node.make(max_connections=3, rings=False), node.make(max_connections=3)
+    held = await opened(one, dialer)
+    own, used = await opened(other, dialer), await opened(other, dialer)
+    at_other = come(other)
+    await turns()
+    here = come(one)
+    one.discard(held)
+    other.give_back(own)
+    assert (at_other.told, one.is_queued(here)) == ([own], True)
+    one._tick()
+    connection = await served(here, dialer)
+    waits = come(one)
+    one._tick()
+    one.withdraw(waits)
+    one.give_back(connection)
+    assert (one.idle_count, node.connections) == (1, 3)
+    await until(lambda: other._ringer is None)
+    late = come(other)
+    await turns()
+    assert (one.idle_count, connection.closed) == (0, True)
+    other._tick()  # no bell of the first worker reaches it
+    connection = await served(late, dialer)
+    node.stop()
+    for lent in (own, used, connection):
+        other.give_back(lent)
 
 
 @on_loop
