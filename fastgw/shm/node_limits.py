@@ -86,6 +86,11 @@ class NodeLimit:
     def give_back(self) -> None:
         self._words[self._word] -= 1
 
+    def excess(self) -> int:
+        """Return how many permits exceed the limit (`beyond`), of all workers."""
+        word = self._word
+        return max(sum(view[word] for view in self._views) - self._most, 0)
+
 
 class Sketch(NamedTuple):
     """Layout of a count-min sketch in a column: `ROWS` rows of `width` gauges."""

@@ -237,8 +237,8 @@ class Pool(Settings):
     idle_timeout: Duration = 55.0
     """Time for which an idle connection is kept. Keep it below the keep-alive timeout of the upstream."""
     max_pending: Annotated[PoolNumber, Meta(ge=0)] = 1024
-    """Maximum number of requests that wait for a connection; further ones are answered 503: at once, or after 0.05 to
-    0.1 seconds if another worker may have an idle connection, which is closed for them."""
+    """Maximum number of requests that wait for a connection; further ones are answered 503: at once, or within 0.1
+    seconds if another worker may have an idle connection, which is closed for them."""
     pending_timeout: Duration = 10.0
     """Timeout for a request that waits for a connection because `max_connections` are in use. Answered 503.
     Requests of all workers are served in the order in which they came; up to 0.1 seconds earlier, if their worker has a

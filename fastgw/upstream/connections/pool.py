@@ -122,6 +122,9 @@ class PoolLimit(Protocol):
 
     def give_back(self) -> None: ...
 
+    def excess(self) -> int:
+        """Return how many permits exceed the limit (`beyond`), of all workers."""
+
 
 class PoolQueue(Protocol):
     """Requests of other workers that wait for a connection; `shm.node_queue.NodeQueue` is it. Instants are monotonic
@@ -201,6 +204,9 @@ class LocalLimit:
 
     def give_back(self) -> None:
         self._left += 1
+
+    def excess(self) -> int:
+        return max(-self._left, 0)
 
 
 @final
@@ -396,8 +402,9 @@ class Pool(Generic[S]):
         `http1`: only of a connection over HTTP/1.1, which is opened for this borrower if the target negotiates the
         version (`Target.negotiates`): for an upgrade, which HTTP/2 does not have.
         `Fault.POOL_FULL`: too many borrowers wait already; there is no later call. A borrower that exceeds
-        `max_pending` waits nevertheless while another worker may close an idle connection for it; `failed` is called
-        with this fault after one or two ticks if it got no place.
+        `max_pending` waits nevertheless while another worker may close an idle connection for it. `failed` is called
+        with this fault when no other worker has one any more, after one or two ticks at the latest, unless it does not
+        exceed the limit any more: then it waits as the others.
         """
         http1 = http1 and target.negotiates
         if not fresh and not http1:
@@ -769,12 +776,37 @@ class Pool(Generic[S]):
             return
         self._rings_again = False
         self._queue.ring_holders()
-        self._ringer = asyncio.get_running_loop().call_later(RING_EVERY, self._ring_again)
+        self._ring_later()
 
     def _ring_again(self) -> None:
+        """Ring for borrowers that have come since the last bell, and fail those beyond `max_pending` for which nothing
+        can come any more.
+        """
         self._ringer = None
+        queue = self._queue
+        if self._beyond and queue is not None and not queue.perhaps_idle() and queue.vacant() <= 0:
+            self._settle_beyond(monotonic())
         if self._rings_again and self._placeless:
             self._tell_holders()
+        if self._beyond and self._ringer is None:
+            self._ring_later()
+
+    def _ring_later(self) -> None:
+        self._ringer = asyncio.get_running_loop().call_later(RING_EVERY, self._ring_again)
+
+    def _settle_beyond(self, until: float) -> None:
+        """Let the borrowers beyond `max_pending` wait as the others as far as these leave room for them; fail the rest
+        of those that have come until this instant.
+        """
+        room = len(self._beyond) - self._pending.excess()
+        for waiter in list(islice(self._beyond, max(room, 0))):
+            del self._beyond[waiter]
+        while self._beyond:
+            waiter = next(iter(self._beyond))
+            if self._since(waiter) > until:
+                break
+            self._forget_waiter(waiter)
+            waiter.borrower.failed(Fault.POOL_FULL)
 
     def _handle_bell(self) -> None:
         """Handle the bell of another worker: a place may have become free, or requests may wait there."""
@@ -962,12 +994,6 @@ class Pool(Generic[S]):
                     break
                 self._forget_waiter(waiter)
                 waiter.borrower.failed(Fault.POOL_TIMEOUT)
-            while self._beyond:
-                waiter = next(iter(self._beyond))
-                if self._since(waiter) + TICK > now:
-                    break
-                self._forget_waiter(waiter)
-                waiter.borrower.failed(Fault.POOL_FULL)
         finally:
             self._published = None  # the pool of an earlier configuration writes to the same word
             self._publish()  # also the look of this tick
@@ -977,6 +1003,8 @@ class Pool(Generic[S]):
             self._fill(in_turn=False)  # it schedules the next tick if any are left
             if self._placeless:
                 self._tell_holders()
+            if self._beyond:  # a worker that may have an idle connection does not say that it has none
+                self._settle_beyond(now - TICK)
 
     def _sweep_later(self) -> None:
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)

@@ -145,14 +145,51 @@ async def test_no_request_waits_beyond_max_pending_for_connections_that_are_in_u
     one, other = (node.make(max_connections=1, max_pending=0) for _ in range(2))
     held = await opened(one, dialer)
     first = come(other)
-    await until(lambda: other._queue.perhaps_idle() == 0)
-    assert other.lend(other.targets[0], Borrower()) is Fault.POOL_FULL, "the other worker has no idle connection"
-    monkeypatch.setattr(pooling, "TICK", 0.0)
-    other._tick()
-    assert first.told == [Fault.POOL_FULL]
+    assert await first.answer() is Fault.POOL_FULL, "the other worker has looked"
+    assert other.lend(other.targets[0], Borrower()) is Fault.POOL_FULL, "it has no idle connection"
+    node.readers[0].close()
+    for looks_late in (True, False):
+        one._queue.watch(False)
+        waits = come(other)
+        first_look = other._ringer
+        await until(lambda first_look=first_look: other._ringer is not first_look)
+        assert waits.told == [], "it may have one"
+        if looks_late:
+            one._handle_bell()
+        else:
+            monkeypatch.setattr(pooling, "TICK", 0.0)
+            other._tick()
+        assert await waits.answer() is Fault.POOL_FULL
     assert not other._beyond
     node.stop()
     one.give_back(held)
+
+
+@on_loop
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_requests_for_which_the_queue_has_room_again_wait_as_the_others(node, dialer, monkeypatch, hangs):
+    """The first of them, until `pending_timeout`; the last ones are still too many."""
+    one, other = (node.make(max_connections=3, max_pending=1) for _ in range(2))
+    held = [await opened(one, dialer) for _ in range(2)]
+    used = await opened(other, dialer)
+    if hangs:  # it never says that it has no idle connection
+        node.readers[0].close()
+    within, first, last = (come(other) for _ in range(3))
+    other.give_back(used)
+    assert within.told == [used]
+    if hangs:
+        monkeypatch.setattr(pooling, "TICK", 0.0)
+        other._tick()
+    assert await last.answer() is Fault.POOL_FULL
+    monkeypatch.setattr(pooling, "TICK", 0.0)
+    other._tick()
+    assert (first.told, other.is_queued(first)) == ([], True)
+    other.give_back(used)
+    assert first.told == [used]
+    node.stop()
+    for connection in held:
+        one.give_back(connection)
+    other.give_back(used)
 
 
 @on_loop
