@@ -97,8 +97,9 @@ class NodeQueue:
         self._passed_over: dict[int, int] = {}
 
     def listen(self, look: Callable[[], None]) -> None:
-        """Call this from now on when another worker rings. Idempotent."""
-        self._bell.listening[self] = WeakMethod(look)
+        """Call this from now on when another worker rings. Idempotent: it is the same method until `ignore`."""
+        if self not in self._bell.listening:  # this is called for each waiting request
+            self._bell.listening[self] = WeakMethod(look)
 
     def ignore(self) -> None:
         """Do not call it any more: the pool has neither connections nor waiting requests."""

@@ -132,7 +132,7 @@ class PoolQueue(Protocol):
     """
 
     def listen(self, look: Callable[[], None]) -> None:
-        """Call this from now on when another worker has rung. Idempotent."""
+        """Call this from now on when another worker has rung. Idempotent: it is the same method until `ignore`."""
 
     def ignore(self) -> None:
         """Do not call it any more."""
@@ -559,8 +559,11 @@ class Pool(Generic[S]):
         """
         if self._queue is None:
             return False
-        ahead, vacant = self._queue.others_ahead(since), self._queue.vacant()
-        if not ahead or vacant > ahead:
+        ahead = self._queue.others_ahead(since)
+        if not ahead:
+            return False
+        vacant = self._queue.vacant()
+        if vacant > ahead:
             return False
         if vacant > 0:
             self._queue.prefer_others(since)

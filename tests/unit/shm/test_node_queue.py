@@ -168,6 +168,16 @@ class Listener:
         self._looked.append(self._name)
 
 
+def test_who_listens_already_is_entered_once(node: Node) -> None:
+    bell = WorkerBell({})
+    queue = NodeQueue(node.words.queue(SLOT), 4, TIMEOUT, node.shared.columns[0], bell)
+    listener = Listener("one", [])
+    queue.listen(listener.look)
+    entered = bell.listening[queue]
+    queue.listen(listener.look)
+    assert bell.listening[queue] is entered
+
+
 def test_only_pools_with_connections_or_waiting_requests_are_asked_to_look(node: Node) -> None:
     bell, looked = WorkerBell({}), list[str]()
     slots = (1, 2, 3, 4)
