@@ -39,10 +39,16 @@ class ReaderLoop(Protocol):
 
 
 def open_wakers(workers: int) -> dict[int, int]:
-    """Return wakers for the columns of control, of this many workers, and of their successors. Raises `OSError`."""
+    """Return wakers for the columns of control, of this many workers, and of their successors. Raises `OSError`; then
+    none is open.
+    """
     wakers: dict[int, int] = {}
-    for column in range(2 * workers + 2):
-        add_waker(wakers, column)
+    try:
+        for column in range(2 * workers + 2):
+            add_waker(wakers, column)
+    except OSError:
+        close_wakers(wakers)
+        raise
     return wakers
 
 

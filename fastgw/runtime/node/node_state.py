@@ -90,9 +90,9 @@ class NodeState:
     slots: int
     """Number of slots with sockets: those of removed workers keep theirs, and neighbours accept there."""
     caches: NodeStores = field(default_factory=NodeStores)
+    """Stores of the response cache."""
     wakers: dict[int, int] = field(default_factory=dict)
     """Wakers of control and of the workers, by `cache_stores.column_of` (`shm.wakers`)."""
-    """Stores of the response cache."""
     endpoints: dict[int, ListeningEndpoint] = field(default_factory=dict)
     """Endpoints of listeners by number."""
     endpoint_number: int = 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -81,3 +83,21 @@ def test_there_is_one_waker_for_each_column(wakers: Wakers) -> None:
     assert add_waker(wakers, 6)
     assert not add_waker(wakers, MOST_WAKERS)
     assert len(set(wakers.values())) == 7
+
+
+def test_if_one_cannot_be_opened_none_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    open_one = os.eventfd
+
+    def run_out(initval: int, flags: int) -> int:
+        if len(opened) == 3:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        opened.append(open_one(initval, flags))
+        return opened[-1]
+
+    monkeypatch.setattr(os, "eventfd", run_out)
+    with pytest.raises(OSError, match="Too many open files"):
+        open_wakers(2)
+    for fd in opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
