@@ -20,7 +20,7 @@ import fastgw
 from fastgw.http.websocket.frames import unmask
 from tests.support.client import Client
 from tests.support.extension import install
-from tests.support.gateway import Gateway, write_config
+from tests.support.gateway import Gateway, wait_until, write_config
 from tests.support.http2 import frames
 from tests.support.http2.client import Http2Client
 from tests.support.lanes import Kind, Lane, Lanes, running
@@ -907,6 +907,14 @@ class Again:
             "routes": [self._route(name, **settings) for name, settings in routes.items()],
         }
         self.gateway = Gateway(config, tmp_path, environment=environment(tmp_path))
+        self._config, self._folder = config, tmp_path
+
+    def reload(self, routes: dict[str, dict[str, Any]]) -> None:
+        """Load these routes instead, with the filter sets that there are."""
+        config = {**self._config, "routes": [self._route(name, **settings) for name, settings in routes.items()]}
+        write_config(config, self._folder)
+        self.gateway.signal(signal.SIGHUP)
+        self.gateway.stderr.wait_for(lambda line: line.startswith(b"reloaded"))
 
     def _asking(self, name: str) -> dict[str, Any]:
         return {"type": "forward_auth", "url": f"{self.service.url}/{name}"}
@@ -991,7 +999,6 @@ def again(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Again]:
     routes["by-header"] = {"filters": {"headers": {"request": {"set": {"X-A": "b"}}}}, "headers": {"X-A": "a"}}
     for name in ("refused", "failed", "closed"):
         routes[name] = {"filters": {}}
-    routes["varied"] = {"filters": {}, "shares": {"unused": 0, "used": 1}}
     routes["raises"] = {"filters": {"fails": {}}}
     made = Again(tmp_path_factory.mktemp("again"), routes)
     yield made
@@ -1016,14 +1023,20 @@ def test_each_authentication_is_for_the_request_as_it_was_the_first_time(again: 
     assert {other.head.raw for other in others} == {first.head.raw}
 
 
-def test_each_authentication_is_by_the_variant_that_has_admitted_the_connection(again: Again) -> None:
-    third = threading.Event()
-    again.answer("varied", ALLOWED)
-    again.answer("used", ALLOWED, times=2)
-    again.answer("used", lambda connection: third.set(), ALLOWED)
+def test_each_authentication_is_by_the_variant_that_has_admitted_the_connection(tmp_path: Path) -> None:
+    """Also after a reload by which all new connections go to another one."""
+    again = Again(tmp_path, {"varied": {"filters": {}, "shares": {"unused": 0, "used": 1}}})
+    for name in ("varied", "unused", "used"):
+        again.answer(name, ALLOWED)
     with again.opened("varied", BEARER):
-        assert third.wait(DEADLINE)
-    assert again.asked("unused") == []
+        wait_until(lambda: len(again.asked("used")) >= 3, "two more authentications")
+        again.reload({"varied": {"filters": {}, "shares": {"unused": 1, "used": 0}}})
+        before = len(again.asked("used"))
+        wait_until(lambda: len(again.asked("used")) >= before + 3, "authentications after the reload")
+        assert again.asked("unused") == []
+        with again.opened("varied", BEARER):
+            assert again.asked("unused") != [], "a new connection"
+    again.close()
 
 
 def test_a_client_that_the_service_refuses_is_1008(again: Again) -> None:
