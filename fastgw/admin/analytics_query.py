@@ -44,8 +44,8 @@ def read_query(asked: Mapping[str, str], now: float) -> UsageQuery:
         until = _read_date("until", asked["until"], now)
     if until <= since:
         raise ValueError("until must be later than since")
-    offset = _read_number("offset", asked.get("offset", "0"), 0, 10**9)
-    limit = _read_number("limit", asked.get("limit", "1000"), 1, ROWS_MAX)
+    offset = read_number("offset", asked.get("offset", "0"), 0, 10**9)
+    limit = read_number("limit", asked.get("limit", "1000"), 1, ROWS_MAX)
     return UsageQuery(by, since, until, step, route, consumer, offset, limit, plan)  # type: ignore[arg-type]
 
 
@@ -64,7 +64,8 @@ def _read_date(name: str, text: str, now: float) -> float:
         raise ValueError(f"{name} must be {expected}") from error
 
 
-def _read_number(name: str, text: str, least: int, most: int) -> int:
+def read_number(name: str, text: str, least: int, most: int) -> int:
+    """Read a parameter with a number from `least` to `most`. Raises `ValueError`, with a text for the client."""
     if not (text.isascii() and text.isdigit() and len(text) < 12 and least <= int(text) <= most):
         raise ValueError(f"{name} must be a number from {least} to {most}")
     return int(text)

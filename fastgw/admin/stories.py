@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from fastgw.admin.analytics_query import read_number
 from fastgw.admin.node_interface import Node
 from fastgw.admin.responses import json_response
 from fastgw.admin.tapped_request import check_status
@@ -27,7 +28,7 @@ QUERY_PARAMETERS: Final[Mapping[str, str]] = {
     "limit": "Maximum number of stories, at most 1000. Default: 100.",
 }
 REASONS: Final = ("error", "slow", "debug")
-_NUMBER: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,9})?")
+_DURATION: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,9})?")
 _ABSENT: Final = HTTPException(404, "No stories are kept; `stories` of the configuration begins them.")
 
 
@@ -67,7 +68,8 @@ async def list_stories(node: Node, request: Request) -> Response:
     if stories is None:
         raise _ABSENT
     try:
-        longer_than, limit = _least_duration(asked.get("longer_than", "0")), _limit(asked.get("limit", "100"))
+        longer_than = _least_duration(asked.get("longer_than", "0"))
+        limit = read_number("limit", asked.get("limit", "100"), 1, MOST_ROWS)
         statuses = (asked["status"],) if "status" in asked else ()
         for status in statuses:
             check_status(status)
@@ -98,15 +100,9 @@ async def one_story(node: Node, request: Request) -> Response:
 
 
 def _least_duration(text: str) -> float:
-    if _NUMBER.fullmatch(text) is None:
+    if _DURATION.fullmatch(text) is None:
         raise ValueError("longer_than must be a number of seconds, such as 0.5")
     return float(text)
-
-
-def _limit(text: str) -> int:
-    if _NUMBER.fullmatch(text) is None or not text.isdigit() or not 1 <= int(text) <= MOST_ROWS:
-        raise ValueError(f"limit must be a number from 1 to {MOST_ROWS}")
-    return int(text)
 
 
 def _row(story: Story) -> StoryRow:

@@ -70,10 +70,10 @@ class OpenFile:
         """Whether the content of the opening is still there. A file that has grown was appended to if the beginning and
         the end of this content are as before; otherwise it was overwritten.
         """
-        status = os.fstat(self.fd)
-        if status.st_size == self.size:
-            return status.st_mtime_ns == self.modified_ns
-        return status.st_size > self.size and self._sample != b"" and self._read_sample() == self._sample
+        if self.is_unchanged:
+            return True
+        has_grown = os.fstat(self.fd).st_size > self.size
+        return has_grown and self._sample != b"" and self._read_sample() == self._sample
 
 
 class Variant(NamedTuple):

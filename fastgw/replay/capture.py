@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,8 +14,6 @@ from fastgw.admin.node_interface import RecordingBegun, RecordingWanted
 from fastgw.recording.file import RecordingWriter
 from fastgw.recording.records import RecordingBegin
 from fastgw.sync.recordings import RecordBatch
-
-_IS_OVER: Final = "the time is over"
 
 
 class CannotWriteRecording(Exception):
@@ -52,9 +50,7 @@ def capture(
             begun = client.change("/recordings", RecordingBegun, wanted)
             writer.write_begin(RecordingBegin(begun.version, begun.generation, time.time()))
             began()
-            dropped, why = _fetch_all(client, begun.id, writer, wanted.requests, is_interrupted)
-            if why == _IS_OVER and time.monotonic() < until:
-                why = "the gateway was upgraded or stopped"
+            dropped, why = _fetch_all(client, begun.id, writer, wanted.requests, until, is_interrupted)
         writer.finish(dropped)
     except OSError as error:
         raise CannotWriteRecording(f"{path}: {error.strerror}") from error
@@ -67,9 +63,14 @@ def capture(
 
 
 def _fetch_all(
-    client: AdminClient, recording: str, writer: RecordingWriter, most: int, is_interrupted: Callable[[], bool]
+    client: AdminClient,
+    recording: str,
+    writer: RecordingWriter,
+    most: int,
+    until: float,
+    is_interrupted: Callable[[], bool],
 ) -> tuple[int, str]:
-    """Return the number of dropped records, and why the recording has ended early."""
+    """Return the number of dropped records, and why the recording has ended early. `until`: monotonic end."""
     dropped = 0
     while writer.requests < most:
         if is_interrupted():
@@ -82,7 +83,7 @@ def _fetch_all(
         for record in fetched.records[: most - writer.requests]:
             writer.add(record)
         if fetched.is_over and not fetched.records:
-            return dropped, _IS_OVER if writer.requests < most else ""
+            return dropped, "the time is over" if time.monotonic() >= until else "the gateway was upgraded or stopped"
     return dropped, ""
 
 
