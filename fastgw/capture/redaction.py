@@ -7,7 +7,7 @@ unknown type that is not text, or in a character encoding that does not contain 
 import re
 import zlib
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, NamedTuple, final
 from urllib.parse import unquote_to_bytes
 
@@ -57,7 +57,7 @@ class Redaction:
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._names = CredentialNames(names)
         self._mask = self._names.mask
-        self._hides_member = lru_cache(_REMEMBERED)(self._find_member)
+        self._hides_member = lru_cache(_REMEMBERED)(partial(_find_member, self._names))
 
     def hides_header(self, name: bytes) -> bool:
         """Whether the value of a header is hidden, which has this name in lower case."""
@@ -101,9 +101,10 @@ class Redaction:
             return RedactedBody(b"", "character encoding")
         return RedactedBody(shown, "", is_cut)
 
-    def _find_member(self, name: bytes) -> bool:
-        name = name.lower()
-        return self._names.has_member(name) or name in COOKIES
+
+def _find_member(names: CredentialNames, name: bytes) -> bool:
+    name = name.lower()
+    return names.has_member(name) or name in COOKIES
 
 
 def content_fields(fields: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
