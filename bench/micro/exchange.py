@@ -137,7 +137,10 @@ class Plane:
         self.client = self._accepted()
 
     def services(self, worker_loop: WorkerLoop) -> Services:
-        return Services(worker_loop, Fetcher(worker_loop), self._feeds, own_table(), own_counts())
+        counted = self._observer.count_cache_miss
+        return Services(
+            worker_loop, Fetcher(worker_loop), self._feeds, own_table(), own_counts(), count_cache_miss=counted
+        )
 
     def _accepted(self) -> Transport:
         """Return a client connection."""

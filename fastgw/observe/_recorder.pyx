@@ -398,6 +398,7 @@ cdef class Recorder:
     cdef Reader _exchange  # the one used last
     cdef dict _consumers  # as `ExchangeCounters.consumers`
     cdef dict _cache_words  # `ExchangeCounters.cache_words`
+    cdef dict _cache_miss_words  # `ExchangeCounters.cache_miss_words`
     cdef dict _grpc_words  # `ExchangeCounters.grpc_words`
     cdef dict _coding_words  # by route: its `CodingWords`
     cdef Reader _consumer
@@ -427,6 +428,7 @@ cdef class Recorder:
         self._consumer, self._listener, self._route = Reader(("name",)), Reader(("name",)), Reader(("name",))
         self._response, self._body, self._fault = Reader(("status",)), Reader(("bytes",)), Reader(("label",))
         self._cache_words, self._grpc_words = reference.cache_words, reference.grpc_words
+        self._cache_miss_words = reference.cache_miss_words
         self._follow()
         self._follow_stories()
 
@@ -539,6 +541,11 @@ cdef class Recorder:
             words.before[index], words.after[index] = before, after
         add_to_word(self._at(words.before[index]), bytes_in)
         add_to_word(self._at(words.after[index]), bytes_out)
+
+    def count_cache_miss(self, route, reason):
+        """Compiled `Recorder.count_cache_miss`."""
+        if not self._count_known(self._cache_miss_words, route, reason):
+            self._reference.count_cache_miss(route, reason)
 
     cdef uint64_t* _at(self, Py_ssize_t word) except NULL:
         """Return the word of this number, which exists."""

@@ -54,9 +54,9 @@ class Observer:
         self.finish = self._recorder.finish
         self.count_subrequest = self._recorder.count_subrequest
         self.count_content_coding = self._recorder.count_content_coding
+        self.count_cache_miss = self._recorder.count_cache_miss
         self.count_filter = self._counters.count_filter
         self.count_validation = self._counters.count_validation
-        self.count_cache_miss = self._counters.count_cache_miss
         self.note_exemplar = self._counters.note_exemplar
 
     def keep_stories(self, keep: KeepStory | None, slower_than: float) -> None:

@@ -103,6 +103,7 @@ class Recorder:
         self.column = counters.column
         self.count_consumer = counters.count_consumer
         self.count_cache, self.count_grpc = counters.count_cache, counters.count_grpc
+        self.count_cache_miss, self.cache_miss_words = counters.count_cache_miss, counters.cache_miss_words
         self.cache_words, self.grpc_words = counters.cache_words, counters.grpc_words
         self._kinds: dict[tuple[object, ...], tuple[Words, bytes]] = {}
         self._forgotten = LazyDisposal()

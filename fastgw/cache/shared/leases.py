@@ -43,6 +43,8 @@ class LeaseCell(NamedTuple):
 class Leases:
     """The leases, as one process sees them. `owner`: see `Segments`; `clock`: monotonic seconds, one clock for all."""
 
+    __slots__ = ("_count", "_first", "_owner", "_swap", "_words", "clock")
+
     def __init__(self, memory: CacheMemory, owner: int, clock: Callable[[], float]) -> None:
         self._words, self._swap = memory.words, memory.swap
         self._owner, self.clock = owner, clock

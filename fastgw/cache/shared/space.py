@@ -54,6 +54,8 @@ class _Survivor(NamedTuple):
 class Space:
     """The segments that a process has open. `counters`: the first word of its column."""
 
+    __slots__ = ("_counters", "_index", "_memory", "_ordinary", "_records", "_segments", "_words", "opened")
+
     def __init__(
         self,
         memory: CacheMemory,

@@ -94,7 +94,7 @@ class ExchangeCounters:
         self.grpc_words: dict[tuple[str, str], int] = {}
         """Words of the counters of `count_grpc` that are known, by route and status. It stays the same object."""
         self._coding_words: dict[tuple[str, int, int], tuple[int | None, int | None]] = {}  # before and after
-        self._cache_miss_words: dict[tuple[str, str], int] = {}  # by route and reason
+        self.cache_miss_words: dict[tuple[str, str], int] = {}  # by route and reason
         self._target_rows: dict[tuple[str, str], tuple[int, int]] = {}  # of sub-requests, by upstream and target
         self._unwritten = Lock()
 
@@ -109,7 +109,7 @@ class ExchangeCounters:
         self.cache_words.clear()
         self.grpc_words.clear()
         self._coding_words = {}
-        self._cache_miss_words = {}
+        self.cache_miss_words = {}
         self._target_rows = {}
 
     def series_words(
@@ -259,7 +259,7 @@ class ExchangeCounters:
         """Count a response that a cache has fetched (`CACHE_MISS_REASONS`). Not counted if the column has no free
         cell.
         """
-        self._count_labelled(self._cache_miss_words, route, reason, cache_miss_cell_name, CACHE_MISS_REASONS.index)
+        self._count_labelled(self.cache_miss_words, route, reason, cache_miss_cell_name, CACHE_MISS_REASONS.index)
 
     def count_grpc(self, route: str, status: str) -> None:
         """Count a gRPC call by the name of its status. Not counted if the column has no free cell."""

@@ -165,6 +165,16 @@ class Worker:
         self._wake_reader = WakeReader(column, loop, wakers)
         self._wake_reader.listen(WakeReason.CACHE, self._caches.due)
         self._wake_reader.listen(WakeReason.POOL, bell.due)
+        self._log_bodies = LogBodies()
+        self._observer = Observer(
+            logs=gateway.config.access_logs,
+            column=words.counted(self._column),
+            series=gateway.series,
+            note=partial(words.last_errors.note_route, self._column),
+            plan=gateway.config.telemetry.meter_plan,
+            call_collector=LogCollector,
+            take_bodies=self._log_bodies.take_bodies,
+        )
         self._services = Services(
             self._worker_loop,
             Fetcher(self._worker_loop),
@@ -182,22 +192,12 @@ class Worker:
             self._announce_purge,
             bell,
             bootstrap.slot,
-            lambda route, message: self._observer.count_validation(route, message),
-            lambda route, reason: self._observer.count_cache_miss(route, reason),
-            lambda exchange, *message: self._observer.log_message(exchange, *message),
+            self._observer.count_validation,
+            self._observer.count_cache_miss,
+            self._observer.log_message,
             lambda future: self._table_swap.wait_for(future),
         )
         gateway.stock.roster.share_revocations(node_state.revoked, self._revoke)
-        self._log_bodies = LogBodies()
-        self._observer = Observer(
-            logs=gateway.config.access_logs,
-            column=words.counted(self._column),
-            series=gateway.series,
-            note=partial(words.last_errors.note_route, self._column),
-            plan=gateway.config.telemetry.meter_plan,
-            call_collector=LogCollector,
-            take_bodies=self._log_bodies.take_bodies,
-        )
         self._traces = TraceExports(self._services.fetcher, self._observer)
         self._traces.adopt(gateway)
         self._server = Server(

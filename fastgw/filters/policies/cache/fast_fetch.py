@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def begin_fetch(policy: CachePolicy, request: FetchRequest, forward: "Forward") -> "StoringFetch | None":
     """Begin to fetch the response to an ordinary GET without a body. None: the request takes the full path."""
     head, peer, ready = request.head, request.peer, policy.ready
-    if ready is None or not policy.has_store or head.method != b"GET" or b"GET" not in policy.methods:
+    if ready is None or not policy.has_store or head.method != b"GET" or not policy.fetches_get:
         return None
     store = policy.store
     if store.has_slower_tiers or ready.needs_full_path(head, peer):

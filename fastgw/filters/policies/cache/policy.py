@@ -6,6 +6,7 @@ from time import time
 from typing import Final, NamedTuple, cast, final
 
 from msgspec import structs
+from msgspec.msgpack import decode, encode
 
 from fastgw.cache.store import Store
 from fastgw.consumers.index import Consumer
@@ -51,6 +52,14 @@ def _dropped_with(key_headers: tuple[bytes, ...]) -> frozenset[bytes]:
     return (UNKEYED | frozenset(CONDITIONS)) - frozenset(key_headers)
 
 
+@lru_cache(maxsize=64)
+def _shared_rules(encoded: bytes) -> StorePolicy:
+    """Return these rules, the same object for all uses that have the same ones: the compiled module keeps what it has
+    made of the last ones.
+    """
+    return decode(encoded, type=StorePolicy)
+
+
 @final
 class CachePolicy:
     """Settings of a use of the filter in the form in which requests need them, and the resources of its worker."""
@@ -63,12 +72,14 @@ class CachePolicy:
         "clock",
         "count",
         "dropped",
+        "fetches_get",
         "has_store",
         "key_cookies",
         "key_headers",
         "lock_timeout",
         "max_variants",
         "methods",
+        "place",
         "query_rule",
         "ready",
         "ready_hits",
@@ -99,12 +110,15 @@ class CachePolicy:
         ready_memory: ReadyMemory,
     ) -> None:
         self.store_name, self.query_rule = store_name, query_rule
-        self._storing = structs.replace(storing, identity_in_key=False)
-        self._storing_apart = structs.replace(storing, identity_in_key=True)
+        self._storing = _shared_rules(encode(structs.replace(storing, identity_in_key=False)))
+        self._storing_apart = _shared_rules(encode(structs.replace(storing, identity_in_key=True)))
         self.key_headers, self.key_cookies, self.by_consumer = key_headers, key_cookies, by_consumer
         self.methods, self.lock_timeout, self.max_variants = methods, lock_timeout, max_variants
+        self.fetches_get = b"GET" in methods
         self.bypass_header, self.tag_headers = bypass_header, tag_headers
         self.has_store = False
+        self.place: tuple[str, str, bytes] | None = None
+        """Names of the upstream and the route of the last key, and what its text has of them (compiled module)."""
         # None: the key has parts that are only known on the full path
         is_apart = key_cookies or by_consumer
         answers = ReadyAnswers(ready_memory, bypass_header, key_headers, time)
