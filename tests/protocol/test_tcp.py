@@ -4,6 +4,7 @@ hold, and each connection is logged once."""
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -327,6 +328,18 @@ def test_connections_live_on_over_a_reload_and_have_their_time_at_the_end(target
             assert service.recv(1) == b""
             service.close()
             assert gateway.wait() == 0
+
+
+def test_a_stop_says_that_it_has_cut_a_connection(target: TcpTarget, tmp_path: Path) -> None:
+    config = {**tcp_config(target), "timeouts": {"drain": {"requests": "100ms", "tunnels": "100ms"}}}
+    gateway = Gateway(config, tmp_path)
+    with connected(gateway.port()) as client, target.accept() as service:
+        client.sendall(b"1")
+        assert service.recv(1) == b"1"
+        gateway.stop()
+        assert is_reset(client)
+    gateway.wait_for_record(fault="gateway_stopped")
+    assert re.search(r"drained 0 requests in .* s, 1 cut$", gateway.stderr.text(), re.M)
 
 
 def test_metrics_count_connections(target: TcpTarget, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -100,6 +101,7 @@ def test_a_stop_does_not_wait_for_a_target(tmp_path: Path) -> None:
             gateway.stop()
             assert is_reset(client)
         gateway.wait_for_record(fault="gateway_stopped")
+        assert re.search(r"drained 0 requests in .* s, 1 cut$", gateway.stderr.text(), re.M)
 
 
 @pytest.mark.parametrize("ends_first", [False, True], ids=["open", "half closed"])

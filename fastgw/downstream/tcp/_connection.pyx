@@ -479,7 +479,7 @@ cdef class PlainConnection(FdListener):
         self.fault = Fault.TUNNEL_EXPIRED if now >= self._total_at else Fault.TUNNEL_IDLE
         self._finish(False)
 
-    cdef int _finish(self, bint is_reset) except -1:
+    cdef int _finish(self, bint is_reset, bint is_cut=False) except -1:
         cdef linger reset
         cdef int side
         cdef Plan plan = self._plan
@@ -504,7 +504,7 @@ cdef class PlainConnection(FdListener):
         if limit is not None:
             limit.give_back(self.client_ip)
         server.closed(self)
-        if server.draining:
+        if server.draining and not is_cut:
             server.drained += 1
         if self.response is None:
             self.response = reference.Outcome(self.fault.status)
@@ -521,7 +521,7 @@ cdef class PlainConnection(FdListener):
         if self._phase == CLOSED:
             return False
         self.fault = self.fault or Fault.GATEWAY_STOPPED
-        self._finish(True)
+        self._finish(True, is_cut=True)
         return True
 
     def cut_requests(self):

@@ -600,8 +600,8 @@ class TcpConnection(Timed):
         elif self._upstream is not None and self._phase is CONNECTING:
             self._upstream.pool.withdraw(cast(Any, self))
 
-    def _finish(self, is_reset: bool = False) -> None:
-        """Close both ends. `is_reset`: with a reset."""
+    def _finish(self, is_reset: bool = False, is_cut: bool = False) -> None:
+        """Close both ends. `is_reset`: with a reset. `is_cut`: because the gateway stops."""
         if self._phase is CLOSED:
             return
         server, client, target = self._server, self._client, self._target_end
@@ -641,7 +641,7 @@ class TcpConnection(Timed):
         if self in server.connections:
             server.release(self.peer, self._address_limit)
             server.closed(self)
-        if server.draining:
+        if server.draining and not is_cut:
             server.drained += 1
         self._tell()
         self._client = self._target_end = None  # avoids a reference cycle
@@ -679,7 +679,7 @@ class TcpConnection(Timed):
         if self._phase is CLOSED:
             return False
         self.fault = self.fault or Fault.GATEWAY_STOPPED
-        self._finish(is_reset=True)
+        self._finish(is_reset=True, is_cut=True)
         return True
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, final
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Trailers
 from fastgw.exchange.chain import RenewStep, count_raised
+from fastgw.exchange.exchange import filter_timeout_of
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
@@ -97,7 +98,7 @@ class CredentialRenewal:
         loop = forwarding.upstream.worker_loop.loop
         self._step = step
         self._task: asyncio.Task[None] | None = loop.create_task(self._wait(exchange, outcome))
-        self._limit = loop.call_later(exchange.client.filter_timeout(), self.late)
+        self._limit = loop.call_later(filter_timeout_of(exchange.route, exchange.client), self.late)
 
     async def _wait(self, exchange: Exchange, outcome: Awaitable[bool]) -> None:
         renewed = False

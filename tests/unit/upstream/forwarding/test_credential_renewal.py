@@ -121,6 +121,14 @@ def test_the_time_of_filters_is_up(shown: Shown) -> None:
     service.assert_over(401)
 
 
+def test_a_route_with_more_time_gives_it_to_its_filters(shown: Shown) -> None:
+    service, _ = refused(shown, route={"timeout": "60s"})
+    service.passes(50.0)
+    assert service.client.received == b""
+    shown.decides(True)
+    assert service.received(b"GET") == 2
+
+
 def test_the_time_of_the_route_is_up(shown: Shown) -> None:
     service, _ = refused(shown, route={"timeout": "2s"})
     service.passes(2.2)
