@@ -319,6 +319,8 @@ def _described(told: Any) -> str:
     """A body: its content type, or the kind of its JSON."""
     if isinstance(told, str):
         return f"`{told}`."
+    if isinstance(told, tuple):
+        return " or ".join(f"`{each}`" for each in told) + ", as the request prefers (`Accept`)."
     if told is bytes:
         return "as it is."
     return "an object with these keys:" if _keys(told) else "JSON."

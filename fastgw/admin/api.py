@@ -89,6 +89,7 @@ BYTES: Final = "application/octet-stream"
 HTML: Final = "text/html; charset=utf-8"
 MESSAGE_PACK: Final = "application/vnd.msgpack"
 OPENMETRICS: Final = "application/openmetrics-text"
+PROMETHEUS: Final = "text/plain"
 SUFFIXES: Final[Mapping[str, str]] = {
     "application/yaml": ".yaml",
     "application/json": ".json",
@@ -878,7 +879,7 @@ OPERATIONS: Final = (
     Operation(
         "POST", "/drain", "Drain: finish requests in flight, accept no new ones, and stop.", _drain, {202: Draining}
     ),
-    Operation("GET", "/metrics", "Metrics for Prometheus.", _metrics, {200: OPENMETRICS}),
+    Operation("GET", "/metrics", "Metrics for Prometheus.", _metrics, {200: (PROMETHEUS, OPENMETRICS)}),
     Operation("GET", "/openapi.json", "This OpenAPI document.", _openapi, {200: dict[str, Any]}),
 )
 """Operations in the order of the document."""

@@ -20,7 +20,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     """Return the document as JSON types."""
     types = [Refusal]
     for each in operations:
-        types += [kind for kind in (*each.answers.values(), *each.takes.values()) if not isinstance(kind, str)]
+        types += [kind for kind in (*each.answers.values(), *each.takes.values()) if not isinstance(kind, str | tuple)]
     types = [*dict.fromkeys(types)]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     for each in components.values():
@@ -93,4 +93,6 @@ def _operation(operation: Operation, schema_of: Mapping[Any, Any]) -> dict[str, 
 
 
 def _content(kind: Any, schema_of: Mapping[Any, Any]) -> dict[str, Any]:
-    return {kind: {}} if isinstance(kind, str) else {JSON: {"schema": schema_of[kind]}}
+    if isinstance(kind, str):
+        kind = (kind,)
+    return {each: {} for each in kind} if isinstance(kind, tuple) else {JSON: {"schema": schema_of[kind]}}

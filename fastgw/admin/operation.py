@@ -21,7 +21,9 @@ class Operation:
     summary: str
     act: Act
     answers: Mapping[int, Any]
-    """Response types by status: the struct of the JSON, or a content type as text for other responses."""
+    """Response types by status: the struct of the JSON; for other responses a content type as text, or several of
+    them.
+    """
     takes: Mapping[str, type] = field(default_factory=dict)
     """Body structs by content type; `bytes` = the body is not decoded."""
     flags: Mapping[str, str] = field(default_factory=dict)
