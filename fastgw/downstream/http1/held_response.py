@@ -1,7 +1,8 @@
 """Response whose long body is in memory: sent to the client as fast as it reads, within the node's memory budget.
 
 Rule 1: what the body takes beyond the free allowance is in the budget from before the head until its last piece is
-sent, or the client has left. Rule 2: only one piece waits in the buffers of the client's connection.
+given to the client's connection, or the client has left. Rule 2: the next piece is given to the connection only while
+it accepts more; the end follows the last piece at once, as the client needs no more than the bytes of the body.
 """
 
 from typing import Final, final
@@ -66,9 +67,11 @@ class HeldBodySender:
         """Send what the client accepts. `left`: maximum pieces in this iteration of the event loop."""
         self._is_scheduled = False
         body = self._body
-        while (exchange := self._exchange) is not None and not self._paused:
-            if self._at >= len(body):
+        while (exchange := self._exchange) is not None:
+            if self._at >= len(body):  # also while paused: a client that has the whole body may close before the end
                 self._finish(exchange)
+                return
+            if self._paused:
                 return
             if not left:
                 self._schedule()

@@ -10,6 +10,7 @@ from fastgw.errors import Fault
 from fastgw.exchange.body_relay import MAX_KEPT
 from fastgw.filters.api import Bounded, Phase, Reply
 from tests.support.http2 import frames
+from tests.support.http2.frames import Flag, Type
 from tests.support.memory import Plane, Wire, probe
 from tests.unit.downstream.http2.test_tunnels import HTTP2, asks, begins, data_on
 
@@ -187,3 +188,51 @@ def test_a_stream_of_http2(left: str) -> None:
     assert in_use(plane) == 0
     faults = {"reads": "", "stalls": "client_stalled"}
     assert [record.fault for record in plane.records] == [faults.get(left, "client_left")]
+
+
+@pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
+@pytest.mark.parametrize("length", [65536, 65537, 98304, 131071, 131072, 131073, 16 * 65536, 17 * 65536, len(LONG) * 5])
+def test_the_last_data_frame_of_a_stream_ends_it(length: int) -> None:
+    """RFC 9113 section 8.1: a client that has `Content-Length` bytes may close, so the end does not come later."""
+    body = (LONG * 5)[:length]
+    plane = Plane(HTTP2, probes=(probe("sends", Phase.ADMIT, request=lambda exchange: Reply(200, body)),))
+    client = begins(plane, (frames.Setting.INITIAL_WINDOW_SIZE, 1 << 24))
+    client.sends(frames.window_update(1 << 24, 0))
+    asks(client, 1)
+    assert data_on(client, 1) == body
+    data = [(flags & Flag.END_STREAM, size) for kind, flags, size in frames_of(client) if kind == Type.DATA]
+    assert [size for _, size in data if not size] == []
+    assert [ended for ended, _ in data] == [0] * (len(data) - 1) + [Flag.END_STREAM]
+    client.resets()
+    assert_over(plane)
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.1", pytest.param("HTTP/2", marks=pytest.mark.twin)])
+def test_a_response_is_over_once_all_of_it_was_given_to_the_connection(protocol: str) -> None:
+    """As with a response that is relayed: the client may leave, or stall, with the last piece unread."""
+    body = LONG[: 2 * MAX_KEPT]
+    plane = Plane(
+        HTTP2 if protocol == "HTTP/2" else {},
+        probes=(probe("sends", Phase.ADMIT, request=lambda exchange: Reply(200, body)),),
+    )
+    if protocol == "HTTP/2":
+        client = begins(plane, (frames.Setting.INITIAL_WINDOW_SIZE, 10))
+        asks(client, 1)
+    else:
+        client = plane.client()
+        client.room = MAX_KEPT + 1024
+        client.sends(GET)
+        assert client.received.count(b"0123456789abcdef") < len(body) // 16
+    assert plane.records[0].response_bytes == len(body)
+    client.resets()
+    assert_over(plane)
+
+
+def frames_of(client: Wire) -> list[tuple[int, int, int]]:
+    """Type, flags and payload length of each frame that the client has got."""
+    made, at, sent = [], 0, client.received
+    while at < len(sent):
+        length = int.from_bytes(sent[at : at + 3], "big")
+        made.append((sent[at + 3], sent[at + 4], length))
+        at += 9 + length
+    return made
