@@ -79,6 +79,11 @@ class ShadowExchange(Exchange):
             body: Any = self.request_body
             body.bytes, body.ended = real.request_body.bytes, real.request_body.ended
 
+    def show_beginning(self, payload: bytes) -> None:
+        """Give the filter this beginning of the request body; see `Relay.head`."""
+        body: Any = self.request_body
+        body.beginning = payload
+
     def respond_as(self, response: Response) -> None:
         """Take a copy of this response."""
         head: Any = None if response.head is None else _Head(response.head)
@@ -168,13 +173,17 @@ class _Head:
 
 
 class _Body:
-    """Stand-in for a request body that is not available."""
+    """Stand-in for a request body, of which at most the beginning is available: a copy of what has passed."""
 
     def __init__(self) -> None:
+        self.beginning = b""
         self.bytes, self.ended, self.paused = 0, False, False
         self.kept: list[bytes] | None = None
         self.source: object = None
         self.trailers: Trailers = ()
+
+    def head(self, most: int) -> bytes:
+        return self.beginning[:most]
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...

@@ -9,7 +9,8 @@ Shadow filters see the client identity that earlier shadow filters would have se
 can be tried together. After a shadow filter that would have answered, later ones do not run and count nothing; after
 one that waits, they run once it has decided.
 
-The stages of request bodies run on a copy of the body, as it passes. Effects that cannot be had without acting, on
+The stages of request bodies run on a copy of the body, as it passes, and so do steps that decide by its beginning, once
+it has passed: the request does not wait for it. Effects that cannot be had without acting, on
 bodies of responses, messages of a WebSocket and requests that a filter takes over, are not known: the decision is
 `unknown` unless another one was made.
 """
@@ -27,7 +28,7 @@ from typing import Final, TypeVar, final
 from fastgw.errors import Fault
 from fastgw.exchange import ClientSide, Exchange, Hooks, Reply
 from fastgw.exchange.body_stages import BodyHook, BodyRefused, BodyStage, BodyTooLong, PendingOutput, StageFactory
-from fastgw.exchange.chain import LOG_EVERY_S, BodyHead, RequestStep, abandon, checked
+from fastgw.exchange.chain import LOG_EVERY_S, RequestStep, abandon, checked
 from fastgw.exchange.reply import Response, body_at_once, problem
 from fastgw.exchange.shadow_exchange import ShadowExchange, ShadowRun
 from fastgw.observe.metrics.families import FilterEvent
@@ -48,18 +49,13 @@ def in_shadow(instance: str, own: Hooks) -> Hooks:
     return Hooks(
         request=None if own.request is None else shadow.request,
         response=shadow.response if own.response is not None or shadow.response_body is not None else None,
-        request_body=None if shadow.request_body is None else StageFactory(shadow.body_stage, reads_only=True),
-        body_head=None if own.body_head is None else _body_head_of(shadow, own.body_head),
+        request_body=StageFactory(shadow.body_stage, reads_only=True) if own.request_body or own.body_head else None,
         reply=None if own.reply is None else shadow.reply,
         finish=shadow.finish,
         start=own.start,
         stop=shadow.stop if own.request or own.request_body or own.body_head else own.stop,
         tunnel=None if own.tunnel is None else shadow.tunnel,
     )
-
-
-def _body_head_of(shadow: _Shadow, own: BodyHead) -> BodyHead:
-    return BodyHead(shadow.inspect_body, own.most, own.applies)
 
 
 def why_answered(reply: Reply, why: str) -> str:
@@ -148,11 +144,12 @@ class _Shadow:
         assert self._own.request is not None
         self._run_step(exchange, self._own.request)
 
-    def inspect_body(self, exchange: Exchange) -> None:
+    def inspect_body(self, exchange: Exchange, beginning: bytes) -> None:
+        """Run the step that decides by the beginning of a body."""
         assert self._own.body_head is not None
         case = self._case(exchange)
         if not case.over:
-            case.exchange.request_body = exchange.request_body  # read only
+            case.exchange.show_beginning(beginning)
             self._run_step(exchange, self._own.body_head.step)
 
     def _run_step(self, exchange: Exchange, step: RequestStep) -> None:
@@ -241,18 +238,28 @@ class _Shadow:
         return reply
 
     def body_stage(self, exchange: Exchange) -> BodyStage | None:
-        """Return the stage that shows the body of a request to the filter's own stage."""
+        """Return the stage that shows the body of a request to the filter's own stage, and its beginning to the step
+        that decides by it.
+        """
         case, run = self._case(exchange), _stage(exchange).rehearsal
         if run.over and not case.over:
             case.asked, case.over = case.asked and self._own.request is not None, True
         if case.over:
             return None
-        if case.waits:
-            case.unjudged = "the body has passed while it was waiting"
-            return None
-        assert self.request_body is not None
-        own = self.run_body_step(exchange, case, partial(self.request_body.stage_for, case.exchange))
-        return None if own is None else _ShadowBody(self, exchange, case, own)
+        most, own = self._most_inspected(exchange, case), None
+        if self.request_body is not None and not case.over:
+            if case.waits:
+                case.unjudged = "the body has passed while it was waiting"
+            else:
+                own = self.run_body_step(exchange, case, partial(self.request_body.stage_for, case.exchange))
+        return None if own is None and not most else _ShadowBody(self, exchange, case, own, most)
+
+    def _most_inspected(self, exchange: Exchange, case: _ShadowDecision) -> int:
+        """Return the bytes of the body that a step needs to decide; 0: there is none for this request."""
+        head = self._own.body_head
+        if head is None or not self.run_body_step(exchange, case, partial(head.applies, case.exchange)):
+            return 0
+        return head.most
 
     def run_body_step(self, exchange: Exchange, case: _ShadowDecision, step: Callable[[], T]) -> T | None:
         """Run a step for a body and return its result, or record its decision: then no further one is run."""
@@ -414,41 +421,61 @@ def _stage(exchange: Exchange) -> _ShadowState:
 
 @final
 class _ShadowBody(BodyStage):
-    """Stage that passes the body of a request on as it is, and shows it to the stage of a filter in shadow."""
+    """Stage that passes the body of a request on as it is, and shows it to a filter in shadow: to its own stage, if it
+    has one, and the first `most` bytes to the step that decides by them; 0: it has none.
+    """
 
     keeps_length = True
     changed = False
     takes_empty = True
 
-    def __init__(self, shadow: _Shadow, exchange: Exchange, case: _ShadowDecision, own: BodyStage) -> None:
+    def __init__(
+        self, shadow: _Shadow, exchange: Exchange, case: _ShadowDecision, own: BodyStage | None, most: int
+    ) -> None:
         self._shadow, self._exchange, self._case = shadow, exchange, case
-        self._own: BodyStage | None = own
+        self._own = own
+        self._beginning: list[bytes] | None = [] if most else None  # None: the step has run
+        self._left = most
         self._fed = False
 
     def feed(self, payload: bytes) -> bytes:
         self._fed = True
+        if self._beginning is not None:
+            self._beginning.append(payload[: self._left])
+            self._left -= len(payload)
+            if self._left <= 0:
+                self._inspect(self._beginning)
         if self._own is not None:
-            self._shadow.run_body_step(self._exchange, self._case, partial(self._own.feed, payload))
+            if not self._case.over:
+                self._shadow.run_body_step(self._exchange, self._case, partial(self._own.feed, payload))
             if self._case.over:
                 _cancelled(self._own)
                 self._own = None
         return payload
 
     def end(self) -> bytes:
+        if self._beginning is not None:
+            self._inspect(self._beginning)
         own, self._own = self._own, None
         if own is None:
             return b""
-        if self._fed or own.takes_empty:
+        if (self._fed or own.takes_empty) and not self._case.over:
             end = partial(self._shadow.end_body, self._exchange, self._case, own)
             self._shadow.run_body_step(self._exchange, self._case, end)
         else:
             _cancelled(own)
         return b""
 
+    def _inspect(self, beginning: list[bytes]) -> None:
+        self._beginning = None
+        self._shadow.inspect_body(self._exchange, b"".join(beginning))
+
     def cancel(self) -> None:
         own, self._own = self._own, None
-        if own is not None:
+        if own is not None or self._beginning is not None:
             self._case.unjudged = "the body was not received completely"
+        self._beginning = None
+        if own is not None:
             _cancelled(own)
 
 

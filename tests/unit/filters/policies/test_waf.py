@@ -510,6 +510,25 @@ def test_in_shadow_requests_pass_and_the_log_has_the_decision() -> None:
     assert run(WAF, form("id=1"), shadow=True).record.shadowed == ""
 
 
+def test_in_shadow_the_upstream_has_head_and_body_at_once() -> None:
+    """Also with `Expect`: the upstream requests the body, not the gateway."""
+    plane = Plane({"routes": [{"name": "r", "upstream": "u", "filters": {"waf": {"shadow": True}}}]})
+    client = plane.client()
+    body = f"id={ATTACK}".encode()
+    request = post("application/x-www-form-urlencoded", body, "Expect: 100-continue")
+    client.sends(request[: -len(body)])
+    upstream = plane.connects()
+    assert b"Expect: 100-continue\r\n" in upstream.received
+    assert client.received == b""
+    for at in range(len(body)):
+        client.sends(body[at : at + 1])
+        assert upstream.received.endswith(b"\r\n\r\n" + body[: at + 1])
+    upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    (record,) = plane.records
+    assert (record.status, record.fault) == (200, "")
+    assert record.shadowed.startswith("waf: refuse 403 waf_blocked (score 15: 4201 (attack-sqli)")
+
+
 @pytest.mark.parametrize("size", [1, 7, 40])
 def test_a_body_that_arrives_in_parts_is_held_until_it_is_inspected(size: int) -> None:
     body = b"a=1&b=<script>alert(1)</script>"

@@ -14,7 +14,18 @@ from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
 from fastgw.exchange.body_stages import BodyRefused
 from fastgw.explain import as_text, explain
-from fastgw.filters.api import BodyStage, Bounded, Exchange, Filter, Phase, Reply, StageFactory
+from fastgw.filters.api import (
+    BodyHead,
+    BodyStage,
+    Bounded,
+    Env,
+    Exchange,
+    Filter,
+    Hooks,
+    Phase,
+    Reply,
+    StageFactory,
+)
 from fastgw.filters.wrappers import shadow
 from fastgw.observe.metrics.families import FilterEvent
 from tests.support.memory import Plane, Wire, probe
@@ -308,6 +319,145 @@ def test_a_body_that_is_judged_outside_the_event_loop_is_not_waited_for() -> Non
         assert plane.observer.filters == [("p", FilterEvent.ANSWER)]
 
     asyncio.run(run())
+
+
+def collecting(seen: list[tuple[bytes, int, bool]], most: int) -> type[Filter]:
+    """The filter `p`, whose decision by the first `most` bytes of a body is to refuse the request."""
+
+    def inspect(exchange: Exchange) -> Reply:
+        body = exchange.request_body
+        assert body is not None
+        seen.append((body.head(most), body.bytes, body.ended))
+        return refuse(exchange)
+
+    class Inspects(Filter, name="p", phase=Phase.INSPECT):
+        def build(self, env: Env) -> Hooks:
+            return Hooks(body_head=BodyHead(inspect, most, lambda exchange: exchange.method == b"POST"))
+
+    return Inspects
+
+
+@pytest.mark.parametrize("expects", [b"", b"Expect: 100-continue\r\n"])
+def test_the_upstream_has_a_body_at_once_whose_beginning_is_judged(expects: bytes) -> None:
+    """The filter decides once it has as much as it needs; neither head nor body wait for it."""
+    seen: list[tuple[bytes, int, bool]] = []
+    plane = plane_of(collecting(seen, 4))
+    client = plane.client()
+    client.sends(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 6\r\n" + expects + b"\r\n")
+    upstream = plane.connects()
+    assert (b"Expect: 100-continue\r\n" in upstream.received) is bool(expects)
+    assert client.received == b""
+    if expects:
+        upstream.sends(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert client.received == b"HTTP/1.1 100 Continue\r\n\r\n"
+    for piece, passed, judged in ((b"ab", b"ab", []), (b"cde", b"abcde", [(b"abcd", 5, False)])):
+        client.sends(piece)
+        assert upstream.received.endswith(b"\r\n\r\n" + passed)
+        assert seen == judged
+    client.sends(b"f")
+    upstream.sends(OK)
+    assert len(seen) == 1
+    assert told(plane) == ["p: refuse 403 forbidden (not you)"]
+    assert plane.observer.filters == [("p", FilterEvent.ANSWER)]
+    plane.assert_quiet()
+
+
+@pytest.mark.parametrize(
+    ("body", "most", "expected"),
+    [
+        (b"abc", 4, [(b"abc", 3, True)]),
+        (b"", 4, [(b"", 0, True)]),
+        (b"abcdef", 4, [(b"abcd", 6, True)]),
+    ],
+)
+def test_a_body_that_ends_early_is_judged_at_its_end(
+    body: bytes, most: int, expected: list[tuple[bytes, int, bool]]
+) -> None:
+    seen: list[tuple[bytes, int, bool]] = []
+    plane = plane_of(collecting(seen, most))
+    framing = b"Transfer-Encoding: chunked\r\n\r\n" + (b"%x\r\n%b\r\n" % (len(body), body) if body else b"")
+    upstream, _ = exchanged(plane, b"POST /x HTTP/1.1\r\n" + HOST + framing + b"0\r\n\r\n")
+    assert body in upstream
+    assert seen == expected
+    assert plane.observer.filters == [("p", FilterEvent.ANSWER)]
+
+
+def test_a_beginning_that_the_filter_does_not_need_is_not_judged() -> None:
+    seen: list[tuple[bytes, int, bool]] = []
+    plane = plane_of(collecting(seen, 4))
+    exchanged(plane, POST.replace(b"POST", b"PUT"))
+    assert (seen, told(plane)) == ([], [""])
+
+
+def test_a_beginning_that_does_not_come_is_not_told_as_pass() -> None:
+    seen: list[tuple[bytes, int, bool]] = []
+    plane = plane_of(collecting(seen, 4))
+    client = plane.client()
+    client.sends(POST[:-1])
+    plane.connects()
+    client.resets()
+    assert seen == []
+    assert told(plane) == ["p: unknown: the body was not received completely"]
+
+
+def test_the_beginning_of_a_body_is_judged_after_a_step_that_waits() -> None:
+    """In the order without `shadow`: the body passes, and its copy is there once the request step has decided."""
+
+    async def run() -> None:
+        decided = asyncio.Event()
+        seen: list[bytes] = []
+
+        async def later(exchange: Exchange) -> None:
+            await decided.wait()
+
+        def inspect(exchange: Exchange) -> Reply:
+            assert exchange.request_body is not None
+            seen.append(exchange.request_body.head(2))
+            return refuse(exchange)
+
+        class Inspects(Filter, name="p", phase=Phase.INSPECT):
+            def build(self, env: Env) -> Hooks:
+                return Hooks(request=later, body_head=BodyHead(inspect, 2, lambda exchange: True))
+
+        plane = plane_of(Inspects)
+        client = plane.client()
+        client.sends(POST)
+        upstream = plane.connects()
+        assert upstream.received.endswith(b"abc")
+        await turns()
+        assert seen == []
+        decided.set()
+        await turns()
+        assert seen == [b"ab"]
+        upstream.sends(OK)
+        assert told(plane) == ["p: refuse 403 forbidden (not you)"]
+        assert plane.observer.filters == [("p", FilterEvent.ANSWER)]
+
+    asyncio.run(run())
+
+
+def test_the_beginning_and_the_whole_of_a_body_are_both_judged() -> None:
+    """A filter that refuses by the beginning does not see the rest."""
+    seen: list[bytes] = []
+
+    def inspect(exchange: Exchange) -> Reply | None:
+        assert exchange.request_body is not None
+        return refuse(exchange) if exchange.request_body.head(3) == b"bad" else None
+
+    def whole(exchange: Exchange, payload: bytes) -> None:
+        seen.append(payload)
+
+    class Both(Filter, name="p", phase=Phase.VALIDATE):
+        def build(self, env: Env) -> Hooks:
+            head = BodyHead(inspect, 3, lambda exchange: True)
+            return Hooks(request_body=whole, needs_body=Bounded(10), body_head=head)
+
+    for body, said in ((b"abc", ""), (b"bad", "p: refuse 403 forbidden (not you)")):
+        plane = plane_of(Both)
+        exchanged(plane, POST.replace(b"abc", body))
+        assert told(plane) == [said]
+        plane.assert_quiet()
+    assert seen == [b"abc"]
 
 
 def _links(plane: Plane) -> list[Any]:
