@@ -44,6 +44,15 @@ _SAFE: Final = (b"GET", b"HEAD")
 _NO_ANSWERS: Final[list[bytes]] = []
 _CONDITIONS: Final = (b"if-none-match", b"if-match")
 """Conditions by the entity tag: the response has no date."""
+_OF_FAILURES: Final = (
+    (b"www-authenticate", b"WWW-Authenticate"),
+    (b"location", b"Location"),
+    (b"allow", b"Allow"),
+    (b"retry-after", b"Retry-After"),
+)
+"""Headers of a required part that are passed on with its failure: without them clients can do nothing about a 401, 3xx,
+405, 429 or 503, and 401 and 405 require theirs (RFC 9110 sections 11.6.1 and 15.5.6).
+"""
 _TIMED_OUT: Final = frozenset(
     (Fault.UPSTREAM_TIMEOUT, Fault.UPSTREAM_STALLED, Fault.CONNECT_TIMEOUT, Fault.POOL_TIMEOUT)
 )
@@ -587,12 +596,15 @@ class ComposeRun(Timed):
         failures = {each.name: state.failure for each, state in states if state.failure is not None}
         if part is not None:
             failures[part.name] = answer
-        if part is not None and part.settings.required and answer.status and answer.fault is None:
-            kind = answer.media_type
-            fields = () if kind is None else ((b"Content-Type", kind),)
+        if part is not None and part.settings.required and _is_for_client(answer):
+            head = answer.head
+            assert head is not None
             exchange.why = f"part {part.name}: {answer.status}"
-            lines = (*fields, (self._action.completed_name, b"false"))
-            self._finish(exchange, Reply(answer.status, answer.body, lines), stored=False)
+            kind = answer.media_type
+            fields = [] if kind is None else [(b"Content-Type", kind)]
+            fields += [(shown, value) for name, shown in _OF_FAILURES for value in head.values(name)]
+            fields.append((self._action.completed_name, b"false"))
+            self._finish(exchange, Reply(answer.status, answer.body, fields), stored=False)
             return
         names = ", ".join(failures)
         late = bool(failures) and all(each.fault in _TIMED_OUT for each in failures.values())
@@ -610,6 +622,13 @@ class ComposeRun(Timed):
         self.cancel()
         exchange.service = None
         send_made(exchange, reply, stored)
+
+
+def _is_for_client(answer: PartAnswer) -> bool:
+    """Whether a failure has a response that the client can get. A 304 is about a stored response of the part, which the
+    client does not have.
+    """
+    return answer.fault is None and answer.status not in (0, 304)
 
 
 def _find_values(sources: list[tuple[_PartState, tuple[str, ...]]]) -> None:

@@ -89,8 +89,9 @@ class Part(Settings):
     encoding: Literal["json", "string"] = "json"
     """`json`: the answer is JSON; `string`: it is a text in UTF-8, and becomes the member `content`."""
     required: bool = False
-    """Whether the response fails if this part fails: the client then gets the part's status and body, or an error. With
-    `for_each`, the first element that fails decides."""
+    """Whether the response fails if this part fails: the client then gets the part's status and body, with the headers
+    that clients need for it (such as `WWW-Authenticate`, `Location`, `Retry-After`), or an error. With `for_each`, the
+    first element that fails decides."""
     default: Json | None = None
     """Object that takes the place of the answer if the part fails. The response is incomplete even so."""
     is_collection: bool = False

@@ -470,6 +470,42 @@ def test_a_required_part_gives_its_status_and_body_and_the_others_are_cancelled(
     made.ended()
 
 
+@pytest.mark.parametrize(
+    ("status", "lines"),
+    [
+        (401, ["WWW-Authenticate: Bearer realm=a", "WWW-Authenticate: Basic realm=b"]),
+        (302, ["Location: /login?next=%2Fa"]),
+        (405, ["Allow: POST, PUT"]),
+        (429, ["Retry-After: 7"]),
+        (503, ["Retry-After: Fri, 31 Dec 1999 23:59:59 GMT"]),
+    ],
+)
+def test_the_headers_without_which_the_status_of_a_required_part_is_incomplete_are_passed_on(
+    status: int, lines: list[str]
+) -> None:
+    """RFC 9110 sections 10.2, 11.6.1 and 15.5.6: 401 and 405 are invalid without theirs."""
+    made = Composed({"name": "a", "required": True}).asks()
+    made.gets("/a", answer(b"no", status, *lines, "X-Secret: 1"))
+    assert (made.status, made.body) == (status, b"no")
+    names = (b"WWW-Authenticate", b"Location", b"Allow", b"Retry-After", b"X-Secret")
+    sent = [line.decode() for line in made.client.received.split(b"\r\n") if line.startswith(names)]
+    assert sent == lines
+    made.ended()
+
+
+@pytest.mark.parametrize("condition", [b"", b'If-None-Match: "a"\r\n'])
+def test_a_304_of_a_required_part_is_a_failure(condition: bytes) -> None:
+    """It is about a stored response of the part, which neither the gateway nor the client has."""
+    made = Composed({"name": "a", "required": True}, {"name": "b"}, headers_to_pass=["If-None-Match"])
+    made.asks(GET[:-2] + condition + b"\r\n")
+    made.gets("/a", b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\n\r\n')
+    assert made.status == 502
+    assert json.loads(made.body)["detail"] == "A part of the response is not available: a."
+    (record,) = made.plane.records
+    assert (record.fault, record.fault_detail) == ("composition_failed", "part a: 304")
+    made.ended()
+
+
 def test_all_or_nothing() -> None:
     made = Composed({"name": "a"}, {"name": "b"}, all_or_nothing=True).asks()
     made.gets("/a", answer({"a": 1}))
