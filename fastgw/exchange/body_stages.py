@@ -77,6 +77,12 @@ class BodyStage:
     takes_empty: bool = False
     may_wait: bool = False
 
+    def check_length(self, length: int) -> None:
+        """Raise the exception of `feed` for a request body of this declared length, if all of it is certain to be
+        refused: called before the first piece, so that the client need not send it. Not called after a stage that
+        changes the length.
+        """
+
     def feed(self, payload: bytes) -> bytes:
         """Take the next piece, which is never empty, and return the output; b"": nothing yet."""
         raise NotImplementedError
@@ -209,12 +215,16 @@ class _Pieces(BodyStage):
 class WholeBodyStage(BodyStage):
     """Base of stages that take a whole body. The head of a response is not sent before its body is complete.
 
-    `most`: maximum size in bytes; `feed` raises `BodyTooLong` above it.
+    `most`: maximum size in bytes; `check_length` and `feed` raise `BodyTooLong` above it.
     """
 
     def __init__(self, most: int) -> None:
         self._pieces: list[bytes] = []
         self._left = most
+
+    def check_length(self, length: int) -> None:
+        if length > self._left:
+            raise BodyTooLong
 
     def feed(self, payload: bytes) -> bytes:
         self._left -= len(payload)
@@ -311,6 +321,15 @@ class BodyStages:
             self.changes = self.changes or hook.changes
             self.takes_empty = self.takes_empty or stage.takes_empty
         self.failing: BodyHook | None = None
+
+    def check_length(self, length: int) -> None:
+        """Check the declared length of a request body before it comes. An exception of a stage propagates."""
+        for hook, stage in self._stages:
+            self.failing = hook
+            stage.check_length(length)
+            if not stage.keeps_length:
+                break
+        self.failing = None
 
     def feed(self, payload: bytes) -> bytes:
         """Return the output of the last stage. An exception of a stage propagates."""

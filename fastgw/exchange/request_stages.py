@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final, final
+from typing import Final, TypeVar, final
 
 from fastgw.errors import Fault
 from fastgw.exchange.body_stages import BodyRefused, BodyStages, PendingOutput
@@ -10,6 +10,8 @@ from fastgw.exchange.chain import checked_whole, failed_stage, stages_of
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.reply import Reply
 from fastgw.http.field_names import EXPECT
+
+T = TypeVar("T")
 
 RANGE: Final = frozenset((b"range", b"if-range"))
 
@@ -38,11 +40,14 @@ def begin_request_stages(exchange: Exchange, go_on: Callable[[Exchange], None]) 
         return False
     if not made:
         return True
+    stages = _RequestStages(exchange, made)
+    if exchange.body_length and not stages.accepts_length(exchange.body_length):
+        return False
     if made.holds and exchange.head.expects_continue:
         exchange.drop_everywhere(EXPECT)  # the gateway itself requests the body
         if not body.bytes:
             exchange.client.send_interim(None)
-    return body.begin_stages(_RequestStages(exchange, made), partial(go_on, exchange)) and not body.waits
+    return body.begin_stages(stages, partial(go_on, exchange)) and not body.waits
 
 
 def drop_ranges(exchange: Exchange) -> None:
@@ -74,6 +79,11 @@ class _RequestStages:
     def complete(self) -> bool:
         return self._stages.complete
 
+    def accepts_length(self, length: int) -> bool:
+        """Whether a body of this declared length may pass. False: the exchange is over."""
+        self._run(self._stages.check_length, length)
+        return not self._over
+
     def feed(self, payload: bytes) -> bytes | None:
         passed = self._run(self._stages.feed, payload)
         assert passed is None or isinstance(passed, bytes)
@@ -99,7 +109,7 @@ class _RequestStages:
             self._over = True
             self._stages.cancel()
 
-    def _run(self, step: Callable[..., bytes | PendingOutput], *given: bytes) -> bytes | PendingOutput | None:
+    def _run(self, step: Callable[..., T], *given: bytes | int) -> T | None:
         if self._over:
             return None
         try:

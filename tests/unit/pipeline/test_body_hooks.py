@@ -196,6 +196,37 @@ def test_a_body_that_came_unasked_is_not_asked_for() -> None:
     assert run(filter_of(hooks), request).received.startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize("expects", [(), (b"Expect: 100-continue",)])
+def test_a_body_that_is_declared_longer_than_a_filter_needs_is_refused_before_it_comes(expects: tuple[bytes]) -> None:
+    """RFC 9110 section 10.1.1: 413 by the declared length, in place of 100."""
+    calls: list[bytes] = []
+    kept = probe("kept", Phase.VALIDATE, request_body=lambda exchange, piece: calls.append(piece))
+    whole = probe("whole", Phase.TRANSFORM, request_body=lambda exchange, body: None, needs_body=Bounded(3))
+    plane = Plane(probes=(kept, whole))
+    client = plane.client()
+    client.sends(post(b"abcd", *expects)[:-4])
+    assert client.received.startswith(b"HTTP/1.1 413 ")
+    (record,) = plane.records
+    assert record.fault == "body_too_large"
+    assert record.fault_detail == "filter whole needs the whole body, which has more than 3 bytes"
+    assert calls == []
+    assert not plane.pool.waiting
+    plane.assert_quiet()
+
+
+def test_the_declared_length_says_nothing_after_a_stage_that_changes_it() -> None:
+    """A body may be shorter once it is changed, so that only its own bytes count."""
+    emptied = probe("emptied", Phase.VALIDATE, request_body=lambda exchange, piece: b"", changes_body=True)
+    whole = probe("whole", Phase.TRANSFORM, request_body=lambda exchange, body: b"ok", needs_body=Bounded(3))
+    plane = Plane(probes=(emptied, whole))
+    client = plane.client()
+    request = post(b"abcd", b"Expect: 100-continue")
+    client.sends(request[:-4])
+    assert client.received == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.sends(request[-4:])
+    assert plane.connects().received.endswith(b"\r\n\r\nok")
+
+
 def test_a_whole_body_can_be_refused_and_a_filter_that_raises_lets_nothing_through() -> None:
     def refuse(exchange: Exchange, body: bytes) -> Reply:
         return exchange.refuse(Fault.FORBIDDEN, why=f"{len(body)} bytes")

@@ -90,9 +90,9 @@ class BodySchema(Schema):
     required: bool = True
     """Whether a request without a body is refused."""
     max_bytes: Annotated[Size, Meta(ge=1, le=_MOST_OFFLOADED)] = MOST_INLINE
-    """Maximum size of a body, which is held until it is complete. A longer one is answered 413. A helper process of
-    each worker checks bodies above 128 KiB, and those with more than 16,000 arrays and objects. With more than 128 KiB
-    it starts with the worker, otherwise with the first such body."""
+    """Maximum size of a body, which is held until it is complete. A longer one is answered 413: at once if its length
+    is declared. A helper process of each worker checks bodies above 128 KiB, and those with more than 16,000 arrays and
+    objects. With more than 128 KiB it starts with the worker, otherwise with the first such body."""
     deadline: Annotated[Duration, Meta(gt=0, le=_LONGEST_DEADLINE_S)] = 1.0
     """Maximum time for a body in a helper process, including its time in the queue of 16 bodies per worker. Afterwards
     the request is answered 504, or 503 if no process was free."""

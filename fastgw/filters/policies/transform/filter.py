@@ -206,8 +206,9 @@ class BodyChange(Settings):
     content_type: FieldValue | None = None
     """Content type of the result. null = that of `output`; unchanged if it is also the `input`."""
     max_bytes: Annotated[Size, Meta(ge=1, le=_MOST_OFFLOADED)] = MOST_INLINE
-    """Maximum size of a body, which is held until it is complete, or of one line or event (at most 128 KiB). With more
-    than 128 KiB each worker has a helper process, which transforms bodies above 128 KiB."""
+    """Maximum size of a body, which is held until it is complete, or of one line or event (at most 128 KiB). A longer
+    body of a request is answered 413: at once if its length is declared. With more than 128 KiB each worker has a
+    helper process, which transforms bodies above 128 KiB."""
     deadline: Annotated[Duration, Meta(gt=0, le=_LONGEST_DEADLINE_S)] = 1.0
     """Maximum time for a body in a helper process, including its time in the queue of 16 bodies per worker. A process
     that takes longer is killed and replaced. It gets bodies of `jq` and `jsonata`, those above 128 KiB, and those that

@@ -81,6 +81,12 @@ class _WholeStage(WholeBodyStage):
         self._body = self._result = b""
         self._task: Task[bytes] | None = None
 
+    def check_length(self, length: int) -> None:
+        try:
+            super().check_length(length)
+        except BodyTooLong as error:
+            raise self._too_long() from error
+
     def feed(self, payload: bytes) -> bytes:
         try:
             return super().feed(payload)

@@ -88,6 +88,23 @@ def test_bodies(body: bytes, errors: list[Any] | None) -> None:
         assert b"secret" not in checked.client.received
 
 
+@pytest.mark.parametrize("mode", ["enforce", "report"])
+def test_a_body_that_is_declared_too_long_is_refused_before_it_comes(mode: str) -> None:
+    """A mode that refuses nothing lets the upstream request the body."""
+    settings = {"body": {"inline": ORDER, "max_bytes": 20}, "mode": mode}
+    plane = Plane({"routes": [{"name": "r", "upstream": "u", "filters": {"validate": settings}}]})
+    client = plane.client()
+    request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 21\r\n"
+    client.sends(request + b"Expect: 100-continue\r\n\r\n")
+    if mode == "report":
+        assert client.received == b""
+        assert b"Expect: 100-continue\r\n" in plane.connects().received
+    else:
+        assert client.received.startswith(b"HTTP/1.1 413 ")
+        assert [record.fault for record in plane.records] == ["body_too_large"]
+        plane.assert_quiet()
+
+
 def test_bodies_that_are_none_too_long_or_of_another_type() -> None:
     schema = {"inline": ORDER, "max_bytes": 20}
     assert Checked({"body": schema}, get("/")).errors == [("body", "", "required")]

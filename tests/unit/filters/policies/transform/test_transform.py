@@ -271,6 +271,26 @@ def test_requests_that_cannot_be_transformed() -> None:
     assert run(transform, post(b"{}" + b" " * 98)).sent_body == b"{}"
 
 
+def test_a_request_that_declares_too_long_a_body_is_refused_before_it_comes() -> None:
+    settings = {"transform": {"request": {"json": {"deny": ["s"]}, "max_bytes": "100B"}}}
+    request = post(b'"%b"' % (b"x" * 99), lines=b"Expect: 100-continue\r\n")
+    plane = Plane({"routes": [{"name": "r", "upstream": "u", "filters": settings}]})
+    client = plane.client()
+    client.sends(request[:-101])
+    assert client.received.startswith(b"HTTP/1.1 413 ")
+    assert [record.fault_detail for record in plane.records] == ["transform: more than 100 bytes"]
+    plane.assert_quiet()
+
+
+@pytest.mark.parametrize("kind", [b"application/x-ndjson", b"text/plain"])
+def test_bodies_of_which_no_whole_is_held_may_be_longer(kind: bytes) -> None:
+    """`max_bytes` is of one line, and of none where the body does not change."""
+    transform = configured(Transform, request={"json": {"deny": ["s"]}, "max_bytes": "100B"})
+    body = b'{"a":1}\n' * 20
+    whole = post(body, kind)
+    assert run(transform, [whole[: -len(body)], body]).sent_body == body
+
+
 @pytest.mark.parametrize("coding", [b"identity", b"Identity, identity"])
 def test_identity_is_no_content_coding(coding: bytes) -> None:
     """RFC 9110 section 8.4.1."""
