@@ -28,6 +28,7 @@ from fastgw.http.content_coding.compressors import (
     open_event_compressor,
     whole_compressor,
 )
+from fastgw.http.field_names import DIGESTS
 from fastgw.http.messages import AS_DECLARED, RequestHead, ResponseHead
 from fastgw.observe.metrics.families import CodingOperation, ContentCoding
 
@@ -204,8 +205,8 @@ class Compression:
         return self._whole[coding] if level == self._level else whole_compressor(coding, level)
 
     def _complete_not_modified(self, asked: RequestHead, response: Response) -> None:
-        """Add what the compressed response has to a 304, which may be for it (RFC 9110 section 15.4.5): `Vary`, and a
-        weak ETag.
+        """Give a 304 what the compressed response has, if it may be for that (RFC 9110 section 15.4.5): `Vary`, and a
+        weak ETag, but no length and digest of the uncompressed content (RFC 9110 section 8.6).
 
         With a strong ETag a cache would not update its stored response (RFC 9111 section 4.3.4). A client with a strong
         ETag has the uncompressed response.
@@ -217,12 +218,18 @@ class Compression:
             return
         if not _varies(response.values(b"vary")):
             response.added += _VARY
-        etags, held = response.values(b"etag"), asked.values(b"if-none-match")
-        if len(etags) != 1 or not etags[0].startswith(b'"') or _forbids(asked.values(b"cache-control")):
+        if _forbids(asked.values(b"cache-control")):
             return
-        if b"W/" + etags[0] in b",".join(held) if held else self._negotiated(asked).coding is not None:
+        etags, held = response.values(b"etag"), asked.values(b"if-none-match")
+        is_strong = len(etags) == 1 and etags[0].startswith(b'"')
+        compresses = self._negotiated(asked).coding is not None
+        weakens = is_strong and (b"W/" + etags[0] in b",".join(held) if held else compresses)
+        if weakens:
             response.dropped |= {b"etag"}
             response.added += b"ETag: W/%b\r\n" % etags[0]
+        if weakens or compresses:
+            response.dropped |= DIGESTS
+            response.body_length = UNKNOWN
 
     def _open_compressor(self, coding: bytes, kind: Kind, size: int) -> Compressor:
         """`size`: bytes of the first piece, which may be the whole body that another filter has held."""

@@ -400,6 +400,37 @@ def test_a_304_has_the_etag_and_vary_of_what_the_client_holds() -> None:
     assert (got.fields["etag"], got.fields["vary"]) == ('"a"', "Accept-Encoding")
 
 
+@pytest.mark.parametrize(
+    ("request_lines", "response_lines", "kept"),
+    [
+        (("If-Modified-Since: Mon, 23 Nov 2026 10:00:00 GMT",), (), False),
+        (('If-None-Match: "a"',), ('ETag: "a"',), False),
+        (('If-None-Match: W/"a"',), ('ETag: W/"a"',), False),
+        (('If-None-Match: "a"', "Accept-Encoding: identity"), ('ETag: "a"',), True),
+        (('If-None-Match: "a"', "Cache-Control: no-transform"), ('ETag: "a"',), True),
+        (('If-None-Match: "a"',), ('ETag: "a"', "Cache-Control: no-transform"), True),
+        (('If-None-Match: "a"',), ('ETag: "a"', "Content-Type: image/png"), True),
+    ],
+)
+def test_a_304_has_the_length_and_digests_of_the_content_unless_its_200_would_be_compressed(
+    request_lines: tuple[str, ...], response_lines: tuple[str, ...], kept: bool
+) -> None:
+    """RFC 9110 section 8.6: the length in a 304 has to be that of the content of a 200 to the same request."""
+    coding = () if "Accept-Encoding: identity" in request_lines else (ALL,)
+    of_content = ("Content-Digest: sha-256=:AA==:", "Repr-Digest: sha-256=:AA==:", "Content-MD5: abc")
+    got = ask(
+        *response_lines,
+        *of_content,
+        request=(*coding, *request_lines),
+        status="304 Not Modified",
+        framing="Content-Length: 1200",
+        body=b"",
+    )
+    assert (got.status, got.whole) == (304, True)
+    names = {"content-length", "content-digest", "repr-digest", "content-md5"}
+    assert names & set(got.fields) == (names if kept else set())
+
+
 def test_no_range_is_requested_that_a_client_would_append_to_compressed_data() -> None:
     date = "If-Range: Mon, 23 Nov 2026 10:00:00 GMT"
     for condition, passes in ((date, False), ('If-Range: W/"a"', False), ('If-Range: "a"', True)):
