@@ -463,6 +463,8 @@ class Fetch:
         if exchange.state in (HOLDING, ANSWERING):
             exchange.fault, exchange.why = exchange.fault or fault, exchange.why or why
             self._leader = None
+            if exchange.state is HOLDING:  # the client gets another response, and nothing was stored
+                exchange.cache_status = forwarded_status(self._why)
             leader.fail(fault)
             return
         self._call.report(exchange)

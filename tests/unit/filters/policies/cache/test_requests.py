@@ -557,6 +557,24 @@ def test_a_lost_fetch_aborts_those_that_read_it_and_lets_the_next_request_fetch(
     world.plane.assert_quiet()
 
 
+def test_the_fault_in_place_of_a_response_that_is_lost_while_its_head_is_held_says_nothing_of_storing() -> None:
+    """RFC 9211 section 2.5: `stored` is for what the cache has stored, which it has not if the body is cut off."""
+    filters = {"transform": {"response": {"json": {"deny": ["secret"]}}}}
+    world = World(route={"filters": filters}, upstreams={"u": {"targets": ["http://u"], "retries": {"max": 0}}})
+    client = world.client()
+    upstream = world.upstream()
+    head = (
+        b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+    )
+    upstream.sends(head + b'{"a":1')
+    assert client.received == b""
+    upstream.resets()
+    assert client.received.startswith(b"HTTP/1.1 502 ")
+    assert status(client) == b"fastgw; fwd=uri-miss"
+    world.client()
+    assert world.upstream().received.startswith(b"GET / ")  # nothing is stored
+
+
 def test_a_response_longer_than_the_store_takes_reaches_its_client() -> None:
     world = World()
     client = world.client()
