@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from fastgw.filters.policies.transform.json_mapping import JsonFunction
-from fastgw.filters.policies.transform.values import UnmappableBody, Variables
+from fastgw.filters.policies.transform.values import FAILED, UnmappableBody, Variables
 from fastgw.http.strict_json import InvalidJson, parse_json
 
 LONGEST_PROGRAM: Final = 10_000
@@ -39,7 +39,10 @@ def compile_jq(text: str) -> JsonFunction:
             results = iter(program.input_text(body.decode()))
             first = next(results, None)
             if next(results, _NOTHING) is not _NOTHING:
-                raise UnmappableBody("the jq expression has several results; expected one, such as [.items[].name]")
+                raise UnmappableBody(
+                    "the jq expression has several results; expected one, such as [.items[].name]",
+                    "an expression has several results",
+                )
         except ValueError as error:
             raise _failure("jq", error) from error
         return _written("jq", first)
@@ -132,4 +135,4 @@ def _written(engine: str, value: Any) -> bytes:
 def _failure(engine: str, error: Exception) -> UnmappableBody:
     if isinstance(error, UnmappableBody):
         return error
-    return UnmappableBody(f"the {engine} expression failed: {type(error).__name__}")
+    return UnmappableBody(f"the {engine} expression failed: {type(error).__name__}", FAILED)

@@ -13,14 +13,14 @@ from msgspec import Struct, msgpack
 from fastgw.filters.policies.transform.compiled_change import compile_change
 from fastgw.filters.policies.transform.filter import BodyChange
 from fastgw.filters.policies.transform.json_mapping import JsonFunction
-from fastgw.filters.policies.transform.values import IN_HELPER, UnmappableBody
+from fastgw.filters.policies.transform.values import IN_HELPER, NO_TEXT, UnmappableBody
 from fastgw.helper_processes.program import Work
 
 MOST_RESULT: Final = 16 * 1024**2
 """Maximum size of a result in bytes."""
 CHANGED: Final = b"\0"
 REFUSED: Final = b"\1"
-"""First byte of a result: the new body follows, or the reason why there is none."""
+"""First byte of a result: the new body follows, or the reasons why there is none (`refusal_in`)."""
 
 
 class ChangeRequest(Struct, frozen=True, array_like=True):
@@ -34,6 +34,7 @@ class ChangeRequest(Struct, frozen=True, array_like=True):
 
 
 _decoder: Final = msgpack.Decoder(ChangeRequest)
+_refusal_decoder: Final = msgpack.Decoder(tuple[str, str])
 
 
 def encoded_change(change: BodyChange) -> bytes:
@@ -64,17 +65,26 @@ def _run(message: bytes) -> bytes:
     try:
         result = _compiled(request.change)(request.body, _variables(request))
     except UnmappableBody as error:
-        return REFUSED + str(error).encode()
+        return _refused(error)
     if len(result) > MOST_RESULT:
-        return REFUSED + b"the result is too large"
+        return _refused(UnmappableBody("the result is too large"))
     return CHANGED + result
+
+
+def _refused(error: UnmappableBody) -> bytes:
+    return REFUSED + msgpack.encode((str(error), error.detail))
+
+
+def refusal_in(result: bytes) -> UnmappableBody:
+    """Return the exception in a result that begins with `REFUSED`."""
+    return UnmappableBody(*_refusal_decoder.decode(result[1:]))
 
 
 def _variables(request: ChangeRequest) -> Callable[[str], str | None]:
     def text(name: str) -> str | None:
         held = request.variables[name]
         if isinstance(held, bool):
-            raise UnmappableBody(f"{{{name}}} is not a text in UTF-8")
+            raise UnmappableBody(f"{{{name}}} is not a text in UTF-8", NO_TEXT)
         return held
 
     return text

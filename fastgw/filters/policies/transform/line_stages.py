@@ -11,7 +11,7 @@ from fastgw.filters.policies.transform.values import UnmappableBody
 
 LineFunction: TypeAlias = Callable[[bytes], bytes]
 """Function from a JSON text to the one that replaces it. Raises `UnmappableBody`."""
-Refuse: TypeAlias = Callable[[Exception], BaseException]
+Refuse: TypeAlias = Callable[[UnmappableBody], BaseException]
 """Function that returns the exception with which a stage ends the body."""
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _BYTE_ORDER_MARKS: Final = re.compile(rb"(?:\xef\xbb\xbf)+")

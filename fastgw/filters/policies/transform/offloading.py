@@ -12,6 +12,7 @@ from fastgw.filters.policies.transform.helper_program import (
     CHANGED,
     ChangeRequest,
     encoded_change,
+    refusal_in,
 )
 from fastgw.filters.policies.transform.values import UnmappableBody, variable_text
 from fastgw.helper_processes.pool import HelperError, try_program
@@ -92,7 +93,7 @@ class OffloadedChange:
         count(self._instance, FilterEvent.HELPER_ANSWERED)
         if result[:1] == CHANGED:
             return result[1:]
-        raise UnmappableBody(result[1:].decode())
+        raise refusal_in(result)
 
 
 def _program(kind: str) -> Program:

@@ -70,7 +70,7 @@ class _WholeStage(WholeBodyStage):
         change: Callable[[bytes], bytes],
         most: int,
         too_long: Callable[[], BaseException],
-        refuse: Callable[[Exception], BaseException],
+        refuse: Callable[[UnmappableBody], BaseException],
         submit: Callable[[bytes], Task[bytes]],
         unavailable: Callable[[HelperError], BaseException | None],
         at_once: int,
@@ -159,7 +159,7 @@ class _Direction:
         exchange: Exchange,
         kind: BodyType,
         too_long: Callable[[], BaseException],
-        refuse: Callable[[Exception], BaseException],
+        refuse: Callable[[UnmappableBody], BaseException],
         content_type: bytes = b"",
     ) -> BodyStage:
         """Return the stage for a body of this format and, if it is multipart, this content type."""
@@ -243,8 +243,8 @@ class RequestTransformation(_Direction):
     def _too_long(self, exchange: Exchange) -> BodyRefused:
         return BodyRefused(exchange.refuse(Fault.BODY_TOO_LARGE, why=f"transform: more than {self._most} bytes"))
 
-    def _refused(self, exchange: Exchange, error: Exception) -> BodyRefused:
-        detail = "The request body cannot be processed: expected valid content in UTF-8 without duplicate names."
+    def _refused(self, exchange: Exchange, error: UnmappableBody) -> BodyRefused:
+        detail = f"The request body cannot be processed: {error.detail}."
         return BodyRefused(exchange.refuse(Fault.BAD_REQUEST, detail, why=f"transform: {error}"))
 
 
@@ -322,7 +322,7 @@ class ResponseTransformation(_Direction):
         exchange.why = f"transform: the response has more than {self._most} bytes"
         return BodyRefused(_replaced(exchange, Fault.RESPONSE_TOO_LARGE))
 
-    def _refused(self, exchange: Exchange, error: Exception) -> BodyRefused:
+    def _refused(self, exchange: Exchange, error: UnmappableBody) -> BodyRefused:
         exchange.why = f"transform: {error}"
         return BodyRefused(_replaced(exchange, Fault.UPSTREAM_MALFORMED))
 
@@ -335,7 +335,7 @@ def _replaced(exchange: Exchange, fault: Fault) -> Reply:
 class _RefusingStage(WholeBodyStage):
     """Stage that refuses a body whose first byte comes. An empty body passes."""
 
-    def __init__(self, refuse: Callable[[Exception], BaseException], why: str) -> None:
+    def __init__(self, refuse: Callable[[UnmappableBody], BaseException], why: str) -> None:
         super().__init__(0)
         self._refuse, self._why = refuse, why
 

@@ -32,13 +32,24 @@ _PARAMETER: Final = re.compile(r"(?:param\.)?[A-Za-z_][A-Za-z0-9_]*").fullmatch
 
 
 class UnmappableBody(ValueError):
-    """A body cannot be mapped. The message is for the log, and has nothing of the body."""
+    """A body cannot be mapped. The message is for the log, and has nothing of the body.
+
+    `detail`: the reason for the client, without expressions and variables of the configuration; "": the message.
+    """
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail or message
 
 
 class CostlyBody(UnmappableBody):
     """A body takes too long for the event loop: it is left to a helper process. Whether it is valid is not known."""
 
 
+FAILED: Final = "an expression failed"
+"""Detail for an expression that fails for the values of a body."""
+NO_TEXT: Final = "a value of the request is not a text in UTF-8"
+"""Detail for a variable that JSON cannot hold."""
 AT_ONCE: Final = 400
 """Maximum number of values of a body that are opened one by one in one turn of the event loop: about 8 us for each."""
 IN_STREAM: Final = 2000
@@ -58,7 +69,7 @@ def variable_text(exchange: Exchange, name: str) -> str | None:
         held = _reader(name)(exchange)
         return held.decode() if held else None
     except (Unfit, UnicodeDecodeError) as error:
-        raise UnmappableBody(f"{{{name}}} is not a text in UTF-8") from error
+        raise UnmappableBody(f"{{{name}}} is not a text in UTF-8", NO_TEXT) from error
 
 
 @final
@@ -231,9 +242,9 @@ def compile_expression(text: str) -> Callable[[BodyValues], Node | None]:
             if isinstance(error, UnmappableBody):
                 raise
             # Without the exception's text, which has values of the body.
-            raise UnmappableBody(f"the expression {text!r} failed: {type(error).__name__}") from error
+            raise UnmappableBody(f"the expression {text!r} failed: {type(error).__name__}", FAILED) from error
         if len(made) > LARGEST_VALUE:
-            raise UnmappableBody(f"the result of the expression {text!r} is too large")
+            raise UnmappableBody(f"the result of the expression {text!r} is too large", "a result is too large")
         return made
 
     return evaluate

@@ -212,6 +212,38 @@ def test_a_number_beyond_the_range_of_a_double_is_named_as_the_reason(number: by
         assert (ran.status, ran.why) == (400, "transform: a number is too large for a double")
 
 
+DEEP = b"[" * 255 + b"]" * 255
+JQ = {"jq": "if .several then 1, 2 else {v: .a} end"}
+SUM = {"json": {"set": {"a": "{{ sum(secret_rule) }}"}}}
+
+
+@pytest.mark.parametrize(
+    ("change", "body", "reason"),
+    [
+        ({"json": {"deny": ["s"]}}, b'{"a":1e400}', "a number is too large for a double"),
+        ({"json": {"deny": ["s"]}}, DEEP, "nested too deeply"),
+        ({"json": {"deny": ["s"]}}, b'{"a":1,"a":2}', "duplicate names in an object"),
+        ({"json": {"deny": ["s"]}}, b'{"a":', "not JSON in UTF-8"),
+        ({"template": {"a": 1}}, b'{"a":1e400}', "a number is too large for a double"),
+        ({"output": "form"}, b"5", "only an object can be a form"),
+        (SUM, b'{"secret_rule":["hidden"]}', "an expression failed"),
+        ({"json": {"set": {"a": "{query.secret_rule}"}}}, b"{}", "a value of the request is not a text in UTF-8"),
+        (JQ, b'{"a":9007199254740993}', "an integer is beyond 2^53, and would be rounded"),
+        (JQ, b"[1]", "an expression failed"),
+        (JQ, b'{"several":true}', "an expression has several results"),
+        (JQ, b'{"a":1e400}', "a number is too large for a double"),
+        (JQ, DEEP, "nested too deeply"),
+    ],
+)
+def test_the_client_is_told_why_its_body_is_refused_and_nothing_of_the_rules(
+    change: dict[str, Any], body: bytes, reason: str
+) -> None:
+    request = post(body, target=b"/?secret_rule=%ff")
+    ran = run(configured(Transform, request=change), request, timeout=60)  # a helper process starts
+    problem = json.loads(ran.received.partition(b"\r\n\r\n")[2])
+    assert (ran.status, problem["detail"]) == (400, f"The request body cannot be processed: {reason}.")
+
+
 def test_a_template_builds_the_body() -> None:
     template = {"id": "{{ user.id }}", "names": ["{{ user.name }}", "x{{ user.id }}"], "all": "{{ tags[?@ != 'b'] }}",
                 "v": 2, "none": "{{ gone }}", "route": "{route}"}  # fmt: skip
