@@ -143,11 +143,16 @@ class BodyTooLong(Exception):
 
 
 class BodyRefused(Exception):
-    """Raised when a filter has refused a request because of its body, or replaces a response because of its body."""
+    """Raised when a filter has refused a request because of its body, or replaces a response because of its body.
+
+    `passed`: output of the stage for the bytes before those that it refuses. It is sent with a response that is not
+    held, which is cut off after it, so that the client gets the same whatever bytes have arrived together.
+    """
 
     def __init__(self, reply: Reply) -> None:
         super().__init__()
         self.reply = reply
+        self.passed = b""
 
 
 @final
@@ -334,13 +339,27 @@ class BodyStages:
     def feed(self, payload: bytes) -> bytes:
         """Return the output of the last stage. An exception of a stage propagates."""
         self._fed = True
-        for place, (hook, stage) in enumerate(self._stages):
+        payload = self._feed_from(0, payload)
+        self.failing = None
+        return payload
+
+    def _feed_from(self, begin: int, payload: bytes) -> bytes:
+        for place, (hook, stage) in enumerate(self._stages[begin:], begin):
             if not payload:
                 break
             self.failing = hook
-            payload = self._checked(place, len(payload), stage.feed(payload))
-        self.failing = None
+            try:
+                payload = self._checked(place, len(payload), stage.feed(payload))
+            except BodyRefused as refused:
+                self._pass_on(place, refused)
+                raise
         return payload
+
+    def _pass_on(self, place: int, refused: BodyRefused) -> None:
+        """Let the stages after a place change what the stage there has passed before it has refused the body."""
+        if refused.passed:
+            refused.passed = self._feed_from(place + 1, refused.passed)
+            self.failing = self._stages[place][0]
 
     def end(self) -> bytes | PendingOutput:
         """Return the final output; nothing for an empty body, unless a stage takes it. An exception of a stage
@@ -361,7 +380,11 @@ class BodyStages:
                 if not (self._fed or out or stage.takes_empty):
                     self._cancel_next()
                     continue
-                fed = stage.feed(out) if out else b""
+                try:
+                    fed = stage.feed(out) if out else b""
+                except BodyRefused as refused:
+                    self._pass_on(place, refused)
+                    raise
                 if stage.may_wait and (pending := stage.pending()) is not None:
                     self._checked(place, came, fed)
                     return pending

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, final
 
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import BodySink, Trailers
-from fastgw.exchange.body_stages import BodyStages, PendingOutput
+from fastgw.exchange.body_stages import BodyRefused, BodyStages, PendingOutput
 from fastgw.exchange.chain import count_raised, failed_stage
 from fastgw.exchange.reply import UNKNOWN, Response
 from fastgw.exchange.states import ANSWER_BEGUN
@@ -160,9 +160,23 @@ class ResponseRelay(BodySink):
         try:
             return step(*given)
         except BaseException as error:  # the edge of a filter: data that it could not check is not sent
+            if isinstance(error, BodyRefused) and error.passed and not self._stages.holds:
+                self._send_passed(error.passed)
             self.cancel()
             failed_stage(error, self._stages, self._exchange, "response body", Fault.RESPONSE_TOO_LARGE)
             return None
+
+    def _send_passed(self, payload: bytes) -> None:
+        """Send what the stages have passed of a body that is cut off now."""
+        exchange, response = self._exchange, self._exchange.response
+        assert response is not None
+        if self._began:
+            exchange.response_bytes += len(payload)
+            exchange.client.feed(payload)
+        else:
+            response.body_length = UNKNOWN
+            exchange.response_bytes = len(payload)
+            self._send(payload, False)
 
     def _pass_trailers(self, trailers: Trailers) -> Trailers:
         exchange = self._exchange

@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+from fastgw.exchange.body_stages import BodyRefused
 from fastgw.filters.api import BodyStage
 from fastgw.filters.policies.transform.values import UnmappableBody
 
 LineFunction: TypeAlias = Callable[[bytes], bytes]
 """Function from a JSON text to the one that replaces it. Raises `UnmappableBody`."""
-Refuse: TypeAlias = Callable[[UnmappableBody], BaseException]
+Refuse: TypeAlias = Callable[[UnmappableBody], BodyRefused]
 """Function that returns the exception with which a stage ends the body."""
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _BYTE_ORDER_MARKS: Final = re.compile(rb"(?:\xef\xbb\xbf)+")
@@ -19,8 +20,8 @@ _DONE: Final = b"[DONE]"
 """Data of the last event of some APIs, which is no JSON."""
 
 
-class LineStage(BodyStage):
-    """Stage that maps each line of NDJSON. Empty lines stay."""
+class _StreamStage(BodyStage):
+    """Base of stages that map a stream piece by piece: pieces before one that is refused are passed."""
 
     def __init__(self, change: LineFunction, most: int, refuse: Refuse) -> None:
         self._change, self._most, self._refuse = change, most, refuse
@@ -28,13 +29,28 @@ class LineStage(BodyStage):
         self._held = 0
 
     def feed(self, payload: bytes) -> bytes:
+        out: list[bytes] = []
+        try:
+            self._map(payload, out)
+        except BodyRefused as refused:
+            refused.passed = b"".join(out)
+            raise
+        return b"".join(out)
+
+    def _map(self, payload: bytes, out: list[bytes]) -> None:
+        """Append the output for the next bytes to `out`. Raises `BodyRefused`."""
+        raise NotImplementedError
+
+
+class LineStage(_StreamStage):
+    """Stage that maps each line of NDJSON. Empty lines stay."""
+
+    def _map(self, payload: bytes, out: list[bytes]) -> None:
         begin, found, rest = payload.rpartition(b"\n")
-        if not found:
-            self._hold(payload)
-            return b""
-        lines = self._taken(begin).split(b"\n")
+        if found:
+            for line in self._taken(begin).split(b"\n"):
+                out.append(self._changed(line) + b"\n")
         self._hold(rest)
-        return b"".join([self._changed(line) + b"\n" for line in lines])
 
     def end(self) -> bytes:
         line = self._taken(b"")
@@ -66,7 +82,7 @@ class LineStage(BodyStage):
         return piece
 
 
-class EventStage(BodyStage):
+class EventStage(_StreamStage):
     """Stage that maps the data of each server-sent event. Other fields and comments stay; an event without its end is
     left out, as clients do, and so is a byte order mark before the first one.
 
@@ -74,14 +90,12 @@ class EventStage(BodyStage):
     """
 
     def __init__(self, change: LineFunction, most: int, refuse: Refuse) -> None:
-        self._change, self._most, self._refuse = change, most, refuse
-        self._pieces: list[bytes] = []  # of the incomplete line, joined once
+        super().__init__(change, most, refuse)
         self._event: list[bytes] = []  # lines of the incomplete event
-        self._held = 0
         self._has_lines = False  # the first line is complete
         self._ended_cr = False  # the last line has ended with CR, to which a following LF belongs
 
-    def feed(self, payload: bytes) -> bytes:
+    def _map(self, payload: bytes, out: list[bytes]) -> None:
         if self._ended_cr and payload:
             payload = payload.removeprefix(b"\n")
             self._ended_cr = False
@@ -89,7 +103,7 @@ class EventStage(BodyStage):
         if b"\n" not in payload and b"\r" not in payload:
             self._pieces.append(payload)
             self._check_bound()
-            return b""
+            return
         text = b"".join([*self._pieces, payload])
         if not self._has_lines:
             text = _BYTE_ORDER_MARKS.sub(b"", text, 1) if text.startswith(_BYTE_ORDER_MARK) else text
@@ -99,7 +113,6 @@ class EventStage(BodyStage):
             text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *lines, rest = text.split(b"\n")
         self._pieces = [rest] if rest else []
-        out: list[bytes] = []
         event = self._event
         for line in lines:
             if line:
@@ -112,7 +125,6 @@ class EventStage(BodyStage):
         if out:
             self._held = len(rest) + sum(map(len, event))
         self._check_bound()
-        return b"".join(out)
 
     def _check_bound(self) -> None:
         if self._held > self._most:

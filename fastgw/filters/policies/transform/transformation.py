@@ -159,7 +159,7 @@ class _Direction:
         exchange: Exchange,
         kind: BodyType,
         too_long: Callable[[], BaseException],
-        refuse: Callable[[UnmappableBody], BaseException],
+        refuse: Callable[[UnmappableBody], BodyRefused],
         content_type: bytes = b"",
     ) -> BodyStage:
         """Return the stage for a body of this format and, if it is multipart, this content type."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zlib
 from typing import Any
 
 import pytest
@@ -511,6 +512,56 @@ def test_a_stream_is_cut_off_at_what_cannot_be_mapped(head: bytes) -> None:
         assert b"xxx" not in ran.received
         assert not ran.received.endswith(b"0\r\n\r\n")
         assert ran.why.startswith("transform: ")
+
+
+@pytest.mark.parametrize("compresses", [False, True])
+@pytest.mark.parametrize("bad", [b"nope\n\n", b"x" * 200, b"x" * 200 + b"\n\n"])
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/x-ndjson"])
+def test_events_before_one_that_cannot_be_mapped_are_sent_however_they_arrive(
+    kind: str, bad: bytes, compresses: bool
+) -> None:
+    """The response is cut off behind them: over HTTP/1.1 without the last chunk."""
+    mark = b"data: " if kind == "text/event-stream" else b""
+    mapped = b'%b{"a":1}\n\n%b{"a":2}\n\n' % (mark, mark)
+    source = b'%b{"a":1,"s":1}\n\n%b{"a":2}\n\n%b%b' % (mark, mark, mark, bad)
+    filters: dict[str, Any] = {"transform": {"response": {"json": {"deny": ["s"]}, "max_bytes": "100B"}}}
+    if compresses:
+        filters["compress"] = {"min_bytes": 1, "types": [kind], "encodings": ["gzip"]}
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % kind.encode()
+    end = b"0\r\n\r\n"
+    chunk = b"%x\r\n%b\r\n" % (len(source), source)
+    for pieces in ([head + chunk + end], [head, chunk + end], [head + chunk], [head, chunk], [head, *each(chunk)]):
+        if compresses and pieces[0].endswith(end):
+            continue  # a compressor of a whole body has no output before its end
+        plane = Plane({"routes": [{"name": "all", "upstream": "u", "filters": filters}]})
+        client = plane.client()
+        client.sends(b"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n")
+        upstream = plane.connects()
+        for piece in pieces:
+            upstream.sends(piece)
+        got, chunked = client.received.partition(b"\r\n\r\n")[::2]
+        assert got.startswith(b"HTTP/1.1 200 OK\r\n")
+        body, is_whole = dechunked(chunked)
+        if compresses:
+            body = zlib.decompressobj(31).decompress(body)
+        assert (body, is_whole, client.ended) == (mapped, False, True)
+        (record,) = plane.records
+        assert (record.status, record.fault) == (200, "upstream_malformed")
+
+
+def each(content: bytes) -> list[bytes]:
+    return [content[at : at + 1] for at in range(len(content))]
+
+
+def dechunked(text: bytes) -> tuple[bytes, bool]:
+    """Return the content of chunks, and whether the last one has come."""
+    content = b""
+    while text:
+        size, _, text = text.partition(b"\r\n")
+        if size == b"0":
+            return content, True
+        content, text = content + text[: int(size, 16)], text[int(size, 16) + 2 :]
+    return content, False
 
 
 @pytest.mark.parametrize(
