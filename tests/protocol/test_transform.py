@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.lanes import VERSIONS, Kind, Lane, Lanes, running
+from tests.support.peer import Unexpected
 
 OK = b"HTTP/1.1 200 OK\r\n"
 JSON = b"Content-Type: application/json\r\n"
@@ -76,6 +77,27 @@ def test_the_client_sees_each_event_before_the_next_is_sent(lane: Lane) -> None:
         assert client.read_chunk() == b'data: {"n":%d}\n\n' % number
     upstream.send(b"0\r\n\r\n")
     assert client.read_chunk() == b""
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_the_client_gets_the_events_before_one_that_cannot_be_mapped(lane: Lane, together: bool) -> None:
+    """However they have arrived; the response is cut off behind them, and not ended."""
+    client = lane.client()
+    client.send(lane.get())
+    upstream = lane.accept()
+    upstream.read_request()
+    head = OK + b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    events = b'data: {"a":1}\n\ndata: nope\n\ndata: {"a":2}\n\n'
+    chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(events), events)
+    for piece in [head + chunk] if together else [head, chunk]:
+        upstream.send(piece)
+        if piece is head:
+            assert client.read_response_head().status == 200
+    if together:
+        assert client.read_response_head().status == 200
+    assert client.read_chunk() == b'data: {"a":1}\n\n'
+    with pytest.raises(Unexpected):
+        client.read_chunk()
 
 
 @pytest.mark.parametrize("lane", ["coded"], indirect=True)

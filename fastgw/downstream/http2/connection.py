@@ -522,6 +522,13 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._awaits_head = True
             self.watch(self.server.timeouts.request_headers)
 
+    def write_before_reset(self) -> None:
+        """Write pending output as far as the client's windows allow: the session sends a reset before it, and drops
+        that of the stream.
+        """
+        if not (self.closed or self._closing):
+            self._write_all()
+
     def _write_all(self) -> None:
         session, wrote = self.session, False
         while not self.write_paused and (rest := session.send_on(self.fd)):

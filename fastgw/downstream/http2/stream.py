@@ -500,6 +500,7 @@ class Http2Stream(Timed):
             self._complete()
             return
         code = ErrorCode.CANCEL if self.is_tunnel else ErrorCode.INTERNAL_ERROR  # RFC 8441 section 5
+        self._connection.write_before_reset()
         self._connection.session.reset(self.id, code)
         self._connection.flush_soon()
         self._record()
