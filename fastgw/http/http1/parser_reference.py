@@ -400,6 +400,8 @@ def read_request(raw: bytes, max_fields: int) -> Http1RequestHead:
     if line is None:
         if _OTHER_VERSION.match(raw):
             raise Malformed("The HTTP version is neither HTTP/1.0 nor HTTP/1.1.", 505)
+        if raw.startswith((b"\r\n", b"\n")):  # not ignored, although RFC 9112 section 2.2 asks for it: parsers differ
+            raise Malformed("The request line is malformed: there is an empty line before the request line.")
         raise Malformed("The request line is malformed.")
     head = Http1RequestHead()
     head.http2 = False

@@ -195,6 +195,13 @@ def test_a_head_that_is_malformed_or_has_two_meanings_is_refused(raw: bytes, sta
     assert refused.value.reason.endswith(".")
 
 
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
+def test_the_reason_names_an_empty_line_before_the_request_line(line_end: bytes):
+    with pytest.raises(Malformed) as refused:
+        parse_request(line_end + head())
+    assert refused.value.reason == "The request line is malformed: there is an empty line before the request line."
+
+
 @pytest.mark.parametrize("raw", [each for each, _ in REFUSED.values()], ids=REFUSED.keys())
 def test_a_refused_head_leaves_nothing_behind_in_the_parsers(raw: bytes):
     """llhttp is long-lived: what one client sent must not decide over another's request."""
