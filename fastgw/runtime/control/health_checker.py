@@ -20,7 +20,7 @@ from fastgw.shm.health_words import HealthVerdict, HealthWords
 from fastgw.shm.memory import SharedMemory
 from fastgw.shm.slot_assignment import SlotTable, target_name
 from fastgw.upstream.client.http_client import made_context
-from fastgw.upstream.health.active_check import CannotCheck, Check
+from fastgw.upstream.health.active_check import SETTINGS_USED, CannotCheck, Check
 from fastgw.upstream.health.circuit_breaker import BreakerPhase, phase_of
 from fastgw.upstream.health.outlier_ejection import may_eject
 from fastgw.upstream.health.upstream_health import HealthPoller
@@ -206,7 +206,7 @@ class _Checked:
         return (
             others == my_others
             and target.url == my_target.url
-            and (upstream.host_header, upstream.resolve, upstream.tls) == (mine.host_header, mine.resolve, mine.tls)
+            and all(getattr(upstream, name) == getattr(mine, name) for name in SETTINGS_USED)
         )
 
     async def _run(self) -> None:

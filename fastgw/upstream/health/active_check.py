@@ -25,7 +25,10 @@ from fastgw.upstream.targets.target import build_targets
 MOST: Final = 65536
 """Maximum bytes of the body that are searched."""
 
-
+SETTINGS_USED: Final = ("protocol", "proxy_protocol", "host_header", "resolve", "timeouts", "tls")
+"""Settings of an upstream that its checks use, apart from those of the check and the target: if one of them changes,
+the check has to be made again.
+"""
 _OWN_HEADERS: Final = {None: b"", "v1": UNKNOWN_V1, "v2": LOCAL_V2}
 """PROXY header of a health check's connection, by the upstream's `proxy_protocol`."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fastgw.config.base.value_types import parse_url
 from fastgw.config.settings import gateway as settings
@@ -215,6 +216,7 @@ class Told:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wrong: dict[str, str] = {}
         self.asked: dict[str, int] = {}
+        self.used: dict[str, settings.Upstream] = {}
         self.under_way = self.most = 0
         self.hold: asyncio.Event | None = None
         told = self
@@ -222,6 +224,7 @@ class Told:
         class Stand:
             def __init__(self, upstream: Any, target: settings.Target, tls: Any, active: Any) -> None:
                 self.name = target.url.host
+                told.used[self.name] = upstream
 
             async def __call__(self, _: Any) -> str:
                 told.asked[self.name] = told.asked.get(self.name, 0) + 1
@@ -346,6 +349,45 @@ async def test_another_interval_changes_nothing_of_what_is_known(node: Node, tol
     await until(lambda: node.checks._running.get("users a:80") not in (None, before))
     assert node.verdict("a") is HealthVerdict.UNHEALTHY
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"protocol": "http2"},
+        {"proxy_protocol": "v2"},
+        {"host_header": "literal.test"},
+        {"resolve": settings.Resolve(interval=7.0)},
+        {"timeouts": settings.UpstreamTimeouts(connect=7.0)},
+        {"tls": settings.UpstreamTls(server_name="users.test")},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_each_setting_of_the_upstream_that_a_check_uses_takes_effect_by_a_reload(
+    change: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    @in_control
+    async def test(node: Node, told: Told) -> None:
+        node.follow(users("a"))
+        await until(lambda: node.verdict("a") is HealthVerdict.HEALTHY)
+        before = told.used["a"]
+        node.follow({"users": replace(users("a")["users"], **change)}, generation=2)
+        await until(lambda: told.used["a"] is not before)
+        assert {name: getattr(told.used["a"], name) for name in change} == change
+
+    test(monkeypatch, caplog)
+
+
+@in_control
+async def test_a_setting_that_no_check_uses_lets_it_continue(node: Node, told: Told) -> None:
+    node.follow(users("a"))
+    await until(lambda: "users a:80" in node.checks._running)
+    before = node.checks._running["users a:80"]
+    node.follow({"users": replace(users("a")["users"], pool=settings.Pool(max_idle=7))}, generation=2)
+    following = node.checks._following
+    assert following is not None
+    await following
+    assert node.checks._running["users a:80"] is before
 
 
 @in_control
