@@ -8,8 +8,10 @@ from fastgw import testing
 from fastgw.config.settings.gateway import Log
 from fastgw.filters.policies.request_id import RequestId
 from fastgw.operator_log import call_process, configure
+from fastgw.sync.known_addresses import KnownAddresses
 from fastgw.upstream.connections import pool as pooling
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
+from fastgw.upstream.targets import dns
 from tests.support.judge import REFUSED, RequestJudge
 from tests.support.lending import Dialer
 
@@ -20,6 +22,12 @@ def tells_by_default() -> Iterator[None]:
     yield
     call_process("fastgw")
     configure(Log())
+
+
+@pytest.fixture(autouse=True)
+def no_addresses_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of hosts are looked up in each test, whichever ones ran before it."""
+    monkeypatch.setattr(dns, "node_addresses", KnownAddresses())
 
 
 @pytest.fixture(autouse=True)

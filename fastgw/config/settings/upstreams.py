@@ -100,7 +100,8 @@ class Resolve(Settings):
 
     interval: Duration = 30.0
     """Interval between lookups of a name, in `url` as well as in `dns` and `srv`. If a lookup fails, the last known
-    addresses stay in use."""
+    addresses stay in use, also after a reload or an upgrade and in workers that are started later. A restart of the
+    gateway forgets them."""
 
 
 SHORTEST_KEY: Final = 16

@@ -70,8 +70,9 @@ from fastgw.runtime.process.transient_errors import RetryBackoff, is_passing
 from fastgw.runtime.reload.file_watch import LOOK_EVERY, FileWatch, SourceWatch
 from fastgw.runtime.reload.proposer import Proposer
 from fastgw.shm.wakers import WakeReader, WakeReason
-from fastgw.sync import debugging, recordings
+from fastgw.sync import debugging, known_addresses, recordings
 from fastgw.upstream.client.http_client import Fetcher
+from fastgw.upstream.targets.dns import node_addresses
 
 STILL_AFTER: Final = 10
 """Number of checks after which files that keep changing are taken as they are."""
@@ -209,6 +210,7 @@ class Control:
         loop = asyncio.get_running_loop()
         ControlHeartbeat(loop, self._node_state.words, self._node_state.shared).beat()
         self._worker_loop.start()
+        node_addresses.merge(self._node_state.feeds.get(known_addresses.FEED, b""))
         self._feed(self._proposer.current)
         self._start_task(self._cache_purging.run())
         self._quotas.use_configuration(self._proposer.current.settings, begins=True)

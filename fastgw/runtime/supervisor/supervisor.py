@@ -82,7 +82,15 @@ from fastgw.runtime.supervisor.orphaned_journals import OrphanedJournals
 from fastgw.runtime.supervisor.slot_adoption import SlotAdoption
 from fastgw.runtime.supervisor.upgrade import Upgrade
 from fastgw.runtime.supervisor.worker_replacement import Succession
-from fastgw.sync import acme_challenges, debugging, drained_targets, ocsp_responses, on_demand, recordings
+from fastgw.sync import (
+    acme_challenges,
+    debugging,
+    drained_targets,
+    known_addresses,
+    ocsp_responses,
+    on_demand,
+    recordings,
+)
 from fastgw.sync.cache_purges import identified
 from fastgw.sync.revocations import MOST
 
@@ -90,11 +98,12 @@ _LASTING: Final = {
     acme_challenges.FEED,
     debugging.FEED,
     drained_targets.FEED,
+    known_addresses.FEED,
     ocsp_responses.FEED,
     on_demand.FEED,
     recordings.FEED,
 }
-"""Feeds of control itself, which no configuration names."""
+"""Feeds of the gateway itself, which no configuration names."""
 
 
 class Supervisor:

@@ -79,6 +79,7 @@ from fastgw.runtime.process.event_loop import run_child_loop
 from fastgw.runtime.process.fallback_probes import Probes
 from fastgw.runtime.worker.accepting_sockets import AcceptingSockets
 from fastgw.runtime.worker.acceptor import Acceptor
+from fastgw.runtime.worker.address_sharing import AddressSharing
 from fastgw.runtime.worker.captures import RunningCaptures
 from fastgw.runtime.worker.observed_listeners import ObservedListeners
 from fastgw.runtime.worker.recording import WorkerRecording
@@ -94,6 +95,7 @@ from fastgw.sync.feeds import Feeds
 from fastgw.sync.revocations import RevocationEvent
 from fastgw.upstream.client.http_client import Fetcher
 from fastgw.upstream.client.log_collector import LogCollector
+from fastgw.upstream.targets.dns import node_addresses
 from fastgw.websocket_api.lost_connections import LostConnections
 
 THREAD_TURN_S: Final = 0.0005
@@ -220,6 +222,7 @@ class Worker:
         self._observed = ObservedListeners(lambda: self._table_swap.gateway)
         self._observe_log_bodies(gateway)
         self._recording = WorkerRecording(loop, self._feeds, self._observed)
+        self._address_sharing = AddressSharing(loop, node_addresses, self._feeds, self._feed_others)
         self._acceptor = Acceptor(loop, self._server)
         self._standing = AcceptingSockets(self._acceptor, node_state.endpoints, node_state.listeners, gateway.listeners)
         self._captures = RunningCaptures(self._observed, self._observer, node_state.run_key)
@@ -270,6 +273,7 @@ class Worker:
         self._observer.start()
         self._worker_loop.start()
         self._caches.use_redis(self._table_swap.gateway.cache_redis)
+        self._address_sharing.start()
         self._table_swap.gateway.start(self._services, self._column)
         self._words.enter(self._column, self._slot)
         self._words.count_tokens(self._column)
@@ -301,6 +305,7 @@ class Worker:
             self._on_demand.stop()
             self._server.stop()
             self._recording.stop()
+            self._address_sharing.stop()
             self._table_swap.gateway.stop()
             await self._traces.stop(FLUSH_S if self._drain is not None else FLUSH_NOW_S)
             self._services.fetcher.stop()

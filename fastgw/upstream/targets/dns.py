@@ -8,10 +8,13 @@ Rule 3: the system's resolver may hang for any time: its thread is left running,
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence, Set
 from concurrent.futures import Future
 from itertools import chain, zip_longest
 from typing import Any, Final, NamedTuple, final
+
+from fastgw.sync.known_addresses import HostAddress, KnownAddresses
 
 RETRY: Final = 1.0
 """Seconds until a failed lookup is repeated, unless the interval is shorter."""
@@ -31,6 +34,10 @@ class TargetAddress(NamedTuple):
 
 
 _NONE: Final[Set[TargetAddress]] = frozenset()  # each `frozenset()` is another
+
+
+node_addresses: Final = KnownAddresses()
+"""Addresses that lookups of this process, or of others of the node, have found: new names begin with them."""
 
 
 class ResolveFailed(OSError):
@@ -87,7 +94,8 @@ class Name:
     While the name is in use it is looked up again every `interval` seconds, in the background: while connections to
     its addresses are open, which may carry all requests, or new ones are opened. A name that was not used during an
     interval is looked up at its next use, which takes the present addresses. If a lookup fails, the last valid
-    addresses stay; it is repeated after `RETRY` seconds.
+    addresses stay; it is repeated after `RETRY` seconds. The first use takes the addresses that another `Name` of the
+    host has found, in this process or another one.
     """
 
     __slots__ = (
@@ -136,6 +144,7 @@ class Name:
         self._used = True
         if not self._current:
             lookup = self._start_renewal()
+            self._found = self._found or _with_port(node_addresses.of_host(self.host), self.port)
             if not self._found:
                 await asyncio.shield(lookup)  # a cancelled caller does not end the lookup for the others
         if not self._found:
@@ -176,6 +185,7 @@ class Name:
         try:
             self._found = tuple(dict.fromkeys(await look_up(self.host, self.port)))
             self._avoided = _NONE
+            node_addresses.add(self.host, _without_port(self._found), time.monotonic())
         except (OSError, UnicodeError) as error:  # UnicodeError: not a valid DNS name, such as a label of 64 characters
             self._reason = f"{self.host}: {error}"
             pause = min(RETRY, pause)
@@ -191,6 +201,17 @@ class Name:
             self._start_renewal()
         else:
             self._current = False
+
+
+def _without_port(addresses: Sequence[TargetAddress]) -> list[HostAddress]:
+    return [(family, at[0], *(at[2:4] if family == socket.AF_INET6 else (0, 0))) for family, at in addresses]
+
+
+def _with_port(addresses: Sequence[HostAddress], port: int) -> tuple[TargetAddress, ...]:
+    return tuple(
+        TargetAddress(family, (host, port, *more) if family == socket.AF_INET6 else (host, port))
+        for family, host, *more in addresses
+    )
 
 
 def _alternate(addresses: Sequence[TargetAddress]) -> list[TargetAddress]:

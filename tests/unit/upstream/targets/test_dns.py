@@ -205,6 +205,43 @@ async def test_stop_ends_a_lookup_and_its_waits(resolver):
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+@on_loop
+async def test_the_next_name_of_a_host_begins_with_the_addresses_of_the_one_before(resolver):
+    """As after a reload, while DNS fails: also on another port."""
+    resolver.answer = [v4(1), v6(1)]
+    name = Name("users", 80, HOUR)
+    await name.addresses()
+    name.stop()
+    resolver.answer = socket.gaierror(socket.EAI_AGAIN, "later")
+    again, other = Name("users", 80, HOUR), Name("users", 81, HOUR)
+    assert await again.addresses() == [v4(1), v6(1)]
+    await until(lambda: "current" in repr(again))
+    assert set(await again.addresses()) == {v4(1), v6(1)}
+    assert [address.sockaddr[:2] for address in await other.addresses()] == [("192.0.2.1", 81), ("2001:db8::1", 81)]
+    unknown = Name("orders", 80, HOUR)
+    with pytest.raises(ResolveFailed):
+        await unknown.addresses()
+    for each in (again, other, unknown):
+        each.stop()
+
+
+@on_loop
+async def test_a_name_that_began_with_known_addresses_follows_its_own_lookup(resolver):
+    resolver.answer = [v4(1)]
+    before = Name("users", 80, HOUR)
+    await before.addresses()
+    before.stop()
+    resolver.answer = [v4(2)]
+    told: list[bool] = []
+    name = Name("users", 80, HOUR)
+    name.on_change = lambda: told.append(name.has(v4(1)))
+    assert await name.addresses() == [v4(1)]
+    await until(lambda: name.has(v4(2)))
+    assert await name.addresses() == [v4(2)]
+    assert told == [False]
+    name.stop()
+
+
 class System:
     """Stands in for `getaddrinfo`: names of `.hang` wait for `release`; others are answered at once."""
 
