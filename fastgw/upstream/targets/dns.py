@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence, Set
 from concurrent.futures import Future
+from contextlib import suppress
 from itertools import chain, zip_longest
 from typing import Any, Final, NamedTuple, final
 
@@ -21,9 +22,20 @@ RETRY: Final = 1.0
 LIMIT: Final = 5.0
 """Timeout of a lookup in seconds. Its thread continues, and the next lookup waits for it."""
 AT_ONCE: Final = 16
-"""Maximum number of concurrent lookups; those that have exceeded `LIMIT` are not counted."""
+"""Maximum number of lookups that start within `SLOT_S`, unless they end earlier."""
+SLOT_S: Final = 0.5
+"""Seconds after which a lookup that has no answer yet lets another one start: a few names that hang delay no others."""
+AT_ONCE_TIMED_OUT: Final = 4
+"""Maximum number of concurrent lookups of names whose last lookup has exceeded `LIMIT`. They have slots of their own,
+for up to `LIMIT`, so many names that hang need few threads and delay only each other.
+"""
+MOST_TIMED_OUT: Final = 4096
+"""Maximum number of such names that are remembered."""
 
 _slots = asyncio.Semaphore(AT_ONCE)
+_timed_out_slots = asyncio.Semaphore(AT_ONCE_TIMED_OUT)
+_timed_out: Final[dict[str, None]] = {}
+"""Hosts whose last lookup has exceeded `LIMIT`, the first ones first."""
 
 
 class TargetAddress(NamedTuple):
@@ -50,15 +62,39 @@ _unanswered: Final[dict[tuple[str, int], Future[list[TargetAddress]]]] = {}
 
 async def look_up(host: str, port: int) -> list[TargetAddress]:
     """Call the system's resolver in a thread. Raises `OSError`, also after `LIMIT`, and `UnicodeError`."""
-    async with _slots:
-        answer = _unanswered.get((host, port)) or _start_lookup(host, port)
-        try:
-            async with asyncio.timeout(LIMIT):
-                return await asyncio.wrap_future(answer)
-        except TimeoutError as error:
-            raise TimeoutError(f"timed out after {LIMIT:g} s") from error
-        finally:
-            del answer  # its exception is a reference cycle
+    try:
+        found = await _answer(host, port)
+    except TimeoutError as error:
+        _timed_out[host] = None
+        if len(_timed_out) > MOST_TIMED_OUT:
+            del _timed_out[next(iter(_timed_out))]
+        raise TimeoutError(f"timed out after {LIMIT:g} s") from error
+    except (OSError, UnicodeError):
+        _timed_out.pop(host, None)
+        raise
+    _timed_out.pop(host, None)
+    return found
+
+
+async def _answer(host: str, port: int) -> list[TargetAddress]:
+    """Wait for the lookup that runs, or for one that starts in turn. Only the start of a thread needs a slot."""
+    answer, left_s = _unanswered.get((host, port)), LIMIT
+    try:
+        if answer is None:
+            slots, slot_s = (_timed_out_slots, LIMIT) if host in _timed_out else (_slots, min(SLOT_S, LIMIT))
+            async with slots:
+                answer = _unanswered.get((host, port)) or _start_lookup(host, port)
+                with suppress(TimeoutError):
+                    return await _within(slot_s, answer)
+            left_s -= slot_s
+        return await _within(left_s, answer)
+    finally:
+        del answer  # its exception is a reference cycle
+
+
+async def _within(seconds: float, answer: Future[list[TargetAddress]]) -> list[TargetAddress]:
+    async with asyncio.timeout(seconds):
+        return await asyncio.wrap_future(answer)
 
 
 def _start_lookup(host: str, port: int) -> Future[list[TargetAddress]]:

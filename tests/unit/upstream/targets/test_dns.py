@@ -261,6 +261,9 @@ def system(monkeypatch) -> Iterator[System]:
     made = System()
     monkeypatch.setattr(socket, "getaddrinfo", made.getaddrinfo)
     monkeypatch.setattr(dns, "_slots", asyncio.Semaphore(2))
+    monkeypatch.setattr(dns, "_timed_out_slots", asyncio.Semaphore(1))
+    monkeypatch.setattr(dns, "_timed_out", {})
+    monkeypatch.setattr(dns, "SLOT_S", 20.0)
     yield made
     made.release.set()
     for thread in threading.enumerate():
@@ -291,6 +294,55 @@ async def test_a_late_answer_is_that_of_the_next_lookup(system, monkeypatch):
     system.release.set()
     assert await again == [v4(1)]
     assert system.asked == ["a.hang"]
+
+
+@on_loop
+async def test_names_that_begin_to_hang_delay_others_by_the_time_of_a_slot_only(system, monkeypatch):
+    monkeypatch.setattr(dns, "SLOT_S", 0.01)
+    waits = [asyncio.create_task(dns.look_up(f"{each}.hang", 80)) for each in range(5)]
+    await until(lambda: len(system.asked) == 2)
+    assert await dns.look_up("users", 80) == [v4(1)]
+    assert not any(wait.done() for wait in waits)
+    system.release.set()
+    assert await asyncio.gather(*waits) == [[v4(1)]] * 5
+
+
+@on_loop
+async def test_waiting_for_a_lookup_that_hangs_already_delays_nobody(system, monkeypatch):
+    monkeypatch.setattr(dns, "LIMIT", 0.0)
+    names = [f"{each}.hang" for each in range(2)]
+    for name in names:
+        with pytest.raises(TimeoutError):
+            await dns.look_up(name, 80)
+    monkeypatch.setattr(dns, "LIMIT", 20.0)
+    waits = [asyncio.create_task(dns.look_up(name, 80)) for name in names]
+    await asyncio.sleep(0)
+    assert await dns.look_up("users", 80) == [v4(1)]
+    assert not any(wait.done() for wait in waits)
+    system.release.set()
+    assert await asyncio.gather(*waits) == [[v4(1)]] * 2
+
+
+@on_loop
+async def test_names_that_have_timed_out_wait_for_each_other_and_not_before_others(system, monkeypatch):
+    """Until one of them is answered: then it is a name like the others."""
+    monkeypatch.setattr(dns, "LIMIT", 0.01)
+    names = [f"{each}.hang" for each in range(3)]
+    for name in names:
+        with pytest.raises(TimeoutError):
+            await dns.look_up(name, 80)
+    system.release.set()
+    await until(lambda: not dns._unanswered)
+    system.release.clear()
+    system.asked.clear()
+    monkeypatch.setattr(dns, "LIMIT", 20.0)
+    waits = [asyncio.create_task(dns.look_up(name, 80)) for name in names]
+    await until(lambda: system.asked == names[:1])
+    assert await dns.look_up("users", 80) == [v4(1)]
+    assert system.asked == [names[0], "users"]
+    system.release.set()
+    assert await asyncio.gather(*waits) == [[v4(1)]] * 3
+    assert not dns._timed_out
 
 
 @on_loop
