@@ -16,6 +16,8 @@ from fastgw.discovery.targets import ServiceInstance, TargetList, decode_answer,
 
 TIMEOUT_S: Final = 5.0
 MOST_TTL_S: Final = 86400
+MOST_WEIGHT: Final = 10_000
+"""Maximum weight of an instance in Nacos."""
 RENEWED_AFTER: Final = 0.8
 """Share of its lifetime after which a token is replaced."""
 _DENIED: Final = frozenset((401, 403))
@@ -100,5 +102,5 @@ class NacosList:
 
 def _instance(host: _Host) -> ServiceInstance:
     """Return an instance. Weights of Nacos are decimal numbers, 1.0 unless set."""
-    weight = host.weight if 0 <= host.weight <= 1000 else 1.0
+    weight = host.weight if 0 <= host.weight <= MOST_WEIGHT else 1.0
     return ServiceInstance(host.ip, host.port, 0 if weight == 0 else max(1, round(weight)))

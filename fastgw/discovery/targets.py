@@ -9,11 +9,11 @@ from typing import Any, Final
 import msgspec
 
 from fastgw.config.base.value_types import parse_target_url
+from fastgw.config.sources.target_weights import scale_weights
 from fastgw.discovery.http_client import SourceFailed
 
 MOST_TARGETS: Final = 1000
 """Maximum number of targets of one list."""
-MOST_WEIGHT: Final = 1000
 MOST_PRIORITY: Final = 100
 MOST_HOST: Final = 253
 """Maximum length of a host name (RFC 1035 section 2.3.4)."""
@@ -21,7 +21,7 @@ MOST_HOST: Final = 253
 
 @dataclass(frozen=True)
 class ServiceInstance:
-    """One instance of a service. `weight`: 0 = it gets no requests."""
+    """One instance of a service. `weight`: of any size; 0 = it gets no requests."""
 
     host: str
     port: int
@@ -48,10 +48,11 @@ def target_list(instances: Iterable[ServiceInstance], scheme: str) -> TargetList
         if not _is_address(url, each):
             unusable += 1
             continue
-        weight, priority = min(max(each.weight, 0), MOST_WEIGHT), min(max(each.priority, 0), MOST_PRIORITY)
+        weight, priority = max(each.weight, 0), min(max(each.priority, 0), MOST_PRIORITY)
         found[url] = {"url": url, "weight": weight, "priority": priority}
         if len(found) > MOST_TARGETS:
             raise SourceFailed(f"a list of more than {MOST_TARGETS} targets")
+    scale_weights([*found.values()])
     content = json.dumps(sorted(found.values(), key=lambda each: (each["priority"], each["url"]))).encode()
     noun = "instance has" if unusable == 1 else "instances have"
     return TargetList(content, f"{unusable} {noun} no valid address and port" if unusable else "")

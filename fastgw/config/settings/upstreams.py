@@ -79,8 +79,8 @@ class TargetsDns(Settings):
 
 
 class TargetsSrv(Settings):
-    """Targets from SRV records (RFC 2782): hosts, ports and weights, and priorities as priority groups. Needs
-    `fastgw[dns]`."""
+    """Targets from SRV records (RFC 2782): hosts, ports and weights, and priorities as priority groups. Weights above
+    1,000 are scaled down in proportion. Needs `fastgw[dns]`."""
 
     srv: HostName
     """DNS name of the records, such as `_http._tcp.users.internal`."""

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from fastgw.config.base.problems import LOOKUPS
 from fastgw.config.formats.positions import MissingPackage, SyntaxProblem
+from fastgw.config.sources.target_weights import scale_weights
 
 TIMEOUT_S: Final = 5.0
 """Timeout of an SRV lookup, in seconds; other lookups use the timeout of the system's resolver."""
@@ -103,12 +104,14 @@ def _services(name: str, scheme: str) -> list[dict[str, Any]]:
     except (exception.DNSException, OSError) as error:
         raise SyntaxProblem(f"{name} cannot be resolved: {error}") from error
     ranks = {priority: rank for rank, priority in enumerate(sorted({each.priority for each in answers}))}
-    return [
+    targets = [
         {
             "url": f"{scheme}://{each.target.to_text(omit_final_dot=True)}:{each.port}",
-            "weight": min(max(each.weight, 1), 1000),
+            "weight": max(each.weight, 1),
             "priority": ranks[each.priority],
         }
         for each in answers
         if each.target.to_text() != "."  # the service is decidedly not available (RFC 2782)
     ]
+    scale_weights(targets)
+    return targets

@@ -134,6 +134,13 @@ def test_srv_records_say_ports_weights_and_groups(server: NameServer, tmp_path: 
         ("https://b.test:9002", 1, 0),
         ("https://c.test:9003", 1000, 1),
     ]
+    server.records = ["10 20000 9001 a.test.", "10 10000 9002 b.test.", "10 1 9003 c.test.", "20 30 9004 d.test."]
+    assert told(config.load_sources(made.sources, read_again(made.captured), TYPES)) == [
+        ("https://a.test:9001", 1000, 0),
+        ("https://b.test:9002", 500, 0),
+        ("https://c.test:9003", 1, 0),
+        ("https://d.test:9004", 30, 1),
+    ]
     server.records = ["10 1 9001 a.test."]
     assert told(config.load_sources(made.sources, read_again(made.captured), TYPES)) == [("https://a.test:9001", 1, 0)]
 
