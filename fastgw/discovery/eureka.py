@@ -40,6 +40,10 @@ class _Found(msgspec.Struct):
     application: _Application
 
 
+class _Changes(msgspec.Struct):
+    applications: dict[str, Any]
+
+
 class EurekaList:
     """The instances of one application that are up. `secret`: returns the value of a secret of the settings."""
 
@@ -49,7 +53,11 @@ class EurekaList:
         self._settings, self._file, self._client, self._secret = settings, file, client, secret
 
     async def fetch(self) -> TargetList:
-        """Return the list; an application that Eureka does not know has no instances. Raises `SourceFailed`."""
+        """Return the list; an application that Eureka does not know has no instances. Raises `SourceFailed`.
+
+        An unknown application is answered 404, by most servers with an error page of theirs, so a 404 of a proxy looks
+        the same. The list is empty only if Eureka answers here, with its recent changes: a short document.
+        """
         headers = [("Accept", "application/json")]
         if self._settings.password is not None:
             basic = f"{self._settings.username}:{self._secret(self._settings.password)}"
@@ -58,6 +66,10 @@ class EurekaList:
         got = await self._client.request(target, headers=headers, timeout=TIMEOUT_S)
         scheme = self._file.option("scheme")
         if got.status == 404:
+            changes = await self._client.request("/apps/delta", headers=headers, timeout=TIMEOUT_S)
+            if changes.status != 200:
+                raise SourceRefused(got.status, f"Eureka says 404, and {changes.status} to /apps/delta")
+            decode_answer(changes.body, _Changes)
             return target_list((), scheme)
         if got.status != 200:
             raise SourceRefused(got.status, f"Eureka says {got.status}")

@@ -203,6 +203,8 @@ class _EurekaAnswering(Answering):
         app = path.removeprefix("/eureka/apps/").upper()
         if self.headers.get("Accept") != "application/json":
             self.send(406, b"")
+        elif path == "/eureka/apps/delta":
+            self.send_json({"applications": {"versions__delta": "1", "apps__hashcode": "", "application": []}})
         elif app not in self.server.apps:
             self.send(404, b"")
         else:
