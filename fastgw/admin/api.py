@@ -686,8 +686,8 @@ OPERATIONS: Final = (
     Operation(
         "PUT",
         "/upstreams/{name}/targets",
-        "Replace the targets of an upstream until the configuration file is read again; also those of a file "
-        "or of DNS, which do not count meanwhile.",
+        "Replace the targets of an upstream until the configuration file is read again; also those of a "
+        "file, of DNS or of a registry, which do not count meanwhile.",
         _put_targets,
         _OUTCOMES,
         takes=dict.fromkeys(LIST_SUFFIXES, bytes),
@@ -695,7 +695,8 @@ OPERATIONS: Final = (
     Operation(
         "POST",
         "/upstreams/{name}/targets/{target}/drain",
-        "Drain a target, by its host and port, on all workers: it gets no new requests, those in flight are finished.",
+        "Drain a target, by its host and port, on all workers: it gets no new requests, those in flight are finished. "
+        "The drain ends when the target leaves the list of the upstream.",
         _drain_target,
         {200: TargetInfo},
     ),

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from math import inf
 from typing import Any, Final
 
-from fastgw.config.base.problems import Problem, format_value
+from fastgw.config.base.problems import DISCOVERIES, LOOKUPS, Problem, format_value
 from fastgw.config.base.route_patterns import either_slash, parse_path
 from fastgw.config.base.value_types import write_duration
 from fastgw.config.decoding.merge import Merged, SourceLocation
@@ -51,18 +51,18 @@ def _of_routes_without_listener(merged: Merged, listeners: Mapping[str, Listener
 
 
 def overlaid_targets(merged: Merged, upstream: str) -> list[Problem]:
-    """Return the notes on an upstream whose targets, from a file or DNS, were replaced by the API."""
+    """Return the notes on an upstream whose targets, from a file, DNS or a registry, were replaced by the API."""
     location, _ = merged.maps["upstreams"].get(upstream, (None, None))
     source = {} if location is None else location.raw.get("targets")
     if location is None or not isinstance(source, dict):
         return []
-    said = " ".join(f"{kind}: {source[kind]}" for kind in ("file", "dns", "srv") if kind in source)
+    said = " ".join(f"{kind}: {source[kind]}" for kind in ("file", *LOOKUPS, *DISCOVERIES) if kind in source)
     wrong = f"the admin API has replaced the targets of `{said}`; the next reload restores them"
     return [location.below("targets").problem(wrong)]
 
 
 def _of_upstream(location: SourceLocation, upstream: Upstream) -> Iterator[Problem]:
-    """Yield the notes on targets listed here; a file or DNS may list others later."""
+    """Yield the notes on targets listed here; a file, DNS or a registry may list others later."""
     if not isinstance(location.raw.get("targets"), list):
         return
     first: dict[Any, int] = {}

@@ -158,3 +158,17 @@ def test_targets_that_were_put_in_place_of_a_files_are_noted(tmp_path: Path) -> 
         assert all(
             "the admin API has replaced the targets of `file: targets.yaml`" in each.wrong for each in loaded.notes
         )
+
+
+@pytest.mark.parametrize("kind", ["consul", "nacos", "eureka", "docker"])
+def test_the_note_on_targets_that_were_put_names_the_registry(tmp_path: Path, kind: str) -> None:
+    address = "unix:/var/run/docker.sock" if kind == "docker" else "http://127.0.0.1:1"
+    file = tmp_path / "gw.yaml"
+    file.write_text(
+        (MAIN % (SECOND, "", "upstream: u")).replace('[{url: "http://b.test"}]', f"{{{kind}: users}}")
+        + f'providers: {{{kind}: {{address: "{address}"}}}}\n'
+    )
+    made = config.load(str(file), TYPES)
+    put = config.Source("put", b'[{"url": "http://put.test"}]', suffix=".json", upstream="v")
+    notes = config.load_sources([*made.sources, put], made.captured, TYPES).notes
+    assert any(f"the admin API has replaced the targets of `{kind}: users`;" in each.wrong for each in notes)
