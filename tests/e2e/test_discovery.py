@@ -15,6 +15,7 @@ import pytest
 
 from fastgw.config import ConfigError, load
 from fastgw.filters import TYPES
+from tests.e2e.admin_calls import is_served
 from tests.e2e.test_processes import samples
 from tests.e2e.test_reload import Reloadable
 from tests.support.gateway import wait_until, write_config
@@ -77,6 +78,12 @@ class Node:
         answer = httpx.get(f"http://{self.gateway.ready['admin']}/upstreams", headers=self.gateway.shown).json()
         (found,) = [each for each in answer["upstreams"] if each["name"] == upstream]
         return sorted((int(each["url"].rpartition(":")[2]), each["weight"]) for each in found["targets"])
+
+    def drained(self, upstream: str) -> list[int]:
+        """Return the ports of an upstream's drained targets."""
+        answer = httpx.get(f"http://{self.gateway.ready['admin']}/upstreams", headers=self.gateway.shown).json()
+        (found,) = [each for each in answer["upstreams"] if each["name"] == upstream]
+        return sorted(int(each["url"].rpartition(":")[2]) for each in found["targets"] if each["drained"])
 
     def wait_for(self, upstream: str, *ports: int) -> None:
         wait_until(lambda: [port for port, _ in self.targets(upstream)] == [*ports], f"{upstream}: {ports}", TAKEN_S)
@@ -282,6 +289,26 @@ def test_a_registry_that_ends_keeps_the_targets_and_is_followed_when_it_is_back(
     node.docker.set(Docker.container("users", 7009))
     wait_until(lambda: node.targets("consul") == [(7008, 1)], "consul", 3 * TAKEN_S)
     wait_until(lambda: node.targets("docker") == [(7009, 1)], "docker", 3 * TAKEN_S)
+
+
+def test_the_last_list_and_drained_targets_outlive_control_while_the_registry_does_not_answer(
+    node: Node, kind: str
+) -> None:
+    """Not the list of the start: what the supervisor has read is older than what is in force."""
+    node.set(kind, 7010, 7011)
+    node.wait_for(kind, 7010, 7011)
+    admin = f"http://{node.gateway.ready['admin']}/upstreams/{kind}/targets/127.0.0.1:7010"
+    assert httpx.post(f"{admin}/drain", headers=node.gateway.shown).status_code == 200
+    node.registry(kind).mode = "hang"
+    before = node.gateway.control_pid
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: before not in node.gateway.child_pids and is_served(node.gateway), "another control", TAKEN_S)
+    assert node.gateway.reload().startswith("reloaded: ")
+    assert [port for port, _ in node.targets(kind)] == [7010, 7011]
+    assert node.drained(kind) == [7010]
+    node.registry(kind).mode = "fine"
+    node.set(kind, 7001)
+    node.wait_for(kind, 7001)
 
 
 def test_a_configuration_whose_registry_is_not_there_is_valid_and_says_so(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from fastgw.config import ConfigError, load
 from fastgw.filters import TYPES
+from tests.e2e.admin_calls import is_served
 from tests.e2e.test_reload import Reloadable
 from tests.support.certificates import Certificates, server_tls
 from tests.support.gateway import wait_until, write_config
@@ -92,6 +94,22 @@ def test_a_secret_follows_vault_and_stays_while_vault_is_unreachable(
         assert "planted" not in said
         assert SECRET_ID not in said
         assert vault.namespaces == {None}
+
+
+def test_a_rotated_secret_outlives_control_while_vault_is_unreachable(
+    vault: VaultServer, authority: Certificates, tmp_path: Path
+) -> None:
+    """A key that was revoked by its rotation is not accepted again, also after a reload."""
+    with Reloadable(config(by_approle(vault, authority)), tmp_path) as gateway:
+        vault.secrets["secret/app"] = {"key": "second-key"}
+        wait_until(lambda: is_let_in(gateway, "second-key"), "the new version", TAKEN_S)
+        vault.down = True
+        before = gateway.control_pid
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda: before not in gateway.child_pids and is_served(gateway), "another control", TAKEN_S)
+        assert gateway.reload().startswith("reloaded: ")
+        assert is_let_in(gateway, "second-key")
+        assert not is_let_in(gateway, "first-key")
 
 
 def test_a_token_is_renewed_before_it_ends_and_replaced_at_its_longest_lifetime(

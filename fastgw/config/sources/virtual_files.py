@@ -107,8 +107,18 @@ def set_content(name: str, content: bytes) -> bool:
         return content != before
 
 
+def begin_with(contents: Mapping[str, bytes]) -> None:
+    """Forget all contents, and set those in force: they are used until the watches of this process have a result.
+
+    A forked process has a copy of its parent's contents, which may be much older than those in force.
+    """
+    with _lock:
+        _contents.clear()
+        _contents.update((name, (0, content)) for name, content in contents.items())
+
+
 def remember(name: str, content: bytes) -> None:
-    """Set the content in force, used until the watch of this process has a result."""
+    """Set the content of a file that has none yet."""
     with _lock:
         _contents.setdefault(name, (0, content))
 

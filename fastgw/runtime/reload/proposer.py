@@ -31,7 +31,7 @@ from fastgw.config.settings.gateway import DEFAULT_ADMIN, Config
 from fastgw.config.sources.dns_targets import UNKNOWN, is_lookup
 from fastgw.config.sources.files import brought_forward, found_by_patterns, pattern_in, read_again, why_no_folder
 from fastgw.config.sources.followed_files import is_followed
-from fastgw.config.sources.virtual_files import content_of, is_issued, is_watched, remember
+from fastgw.config.sources.virtual_files import begin_with, content_of, is_issued, is_watched
 from fastgw.consumers.index import Index, index_of
 from fastgw.diff import as_text, differences, yaml_diff
 from fastgw.filters import TYPES
@@ -138,9 +138,13 @@ class Proposer:
         self._withheld_dates: Mapping[str, float] = {}  # since when
         self.warnings: Why = {}
         """Warnings about active files, by file."""
-        for name, content in self.current.captured.items():
-            if is_watched(name) or is_issued(name) or is_followed(name):
-                remember(name, content)
+        begin_with(
+            {
+                name: content
+                for name, content in self.current.captured.items()
+                if is_watched(name) or is_issued(name) or is_followed(name)
+            }
+        )
         self._due_date = inf
         self._staleness = Staleness(self.records)
         self._again: Mapping[Subject, RetryBackoff] = {"file": RetryBackoff(), "contents": RetryBackoff()}

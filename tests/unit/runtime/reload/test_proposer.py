@@ -7,11 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
 import pytest
 
 from fastgw.admin.node_interface import Outcome
 from fastgw.config import load
+from fastgw.config.base.problems import DISCOVERIES
 from fastgw.config.sources import virtual_files
+from fastgw.config.sources.files import Disk
+from fastgw.config.sources.followed_files import FollowedFile
 from fastgw.exchange import Hooks
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env
@@ -857,6 +861,30 @@ async def test_what_a_watch_says_is_to_be_tried_again_where_it_could_not_be(foll
     generation, _ = await following.captured()
     following.answer(generation, why="a worker has refused")
     assert not (await taking).is_tried
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        WATCHED,
+        FollowedFile("vault", "1a2b", "secret/app#key").name,
+        *(FollowedFile(kind, "1a2b", "users").name for kind in DISCOVERIES),
+        virtual_files.issued_name("/none", ["a.test"], "ecdsa"),
+    ],
+)
+def test_control_begins_with_the_contents_in_force_and_not_with_those_that_the_supervisor_has_read(
+    following: Following, name: str
+) -> None:
+    """A fork copies what the supervisor has read at its start; what is not in force any more is read again."""
+    current = following.node_state.sealed.whole()
+    now = msgspec.structs.replace(current, captured={**current.captured, name: b"in force"})
+    node_state = node_state_of(sealed=Sealed(now, seal(now)))
+    virtual_files.remember(name, b"of the start")
+    virtual_files.remember(FollowedFile("vault", "1a2b", "secret/app#former").name, b"of the start")
+    Proposer(node_state, following._channel)
+    assert Disk().read(name) == b"in force"
+    assert virtual_files.known_content(FollowedFile("vault", "1a2b", "secret/app#former").name) is None
+    close_node(node_state)
 
 
 @on_loop
