@@ -159,11 +159,12 @@ class AdminClient:
         if isinstance(error, ssl.SSLCertVerificationError):
             why = f"its certificate is not trusted ({error.verify_message})"
             return Unreachable(f"{text}: {why}; set SSL_CERT_FILE=FILE to the CA certificates to trust")
+        if isinstance(error, ConnectionResetError):  # after it was accepted: it may be TLS, or control may have ended
+            hint = f", or {self._try_tls} if it has TLS" if self._may_be_tls else ""
+            return Unreachable(f"{text} ended the connection without a response; see the gateway's log{hint}")
         hint = "give --admin ADDR"
         if isinstance(error, ssl.SSLError) and "CERTIFICATE_REQUIRED" in (error.reason or ""):
             hint = "give --certificate FILE"
-        elif self._may_be_tls and isinstance(error, ConnectionResetError):
-            hint = self._try_tls
         return Unreachable(f"no gateway answers at {text}: {_error_text(error)}; {hint}")
 
     @property

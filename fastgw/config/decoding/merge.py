@@ -301,7 +301,14 @@ def targets_in_files(
     looked up yet."""
     readings = []
     notes: list[Problem] = []
-    for location, name, upstream in list(merged.whole("upstreams")):
+    upstreams = list(merged.whole("upstreams"))
+    files.begin_lookups(
+        file
+        for _, _, each in upstreams
+        if isinstance(each.targets, TargetsDns | TargetsSrv)
+        and (file := _name_of(each.targets, each.resolve.interval)) is not BROKEN
+    )
+    for location, name, upstream in upstreams:
         source = upstream.targets
         if not isinstance(source, TargetsFile | TargetsDns | TargetsSrv | DiscoveredTargets):
             continue

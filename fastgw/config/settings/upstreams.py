@@ -100,8 +100,9 @@ class Resolve(Settings):
 
     interval: Duration = 30.0
     """Interval between lookups of a name, in `url` as well as in `dns` and `srv`. If a lookup fails, the last known
-    addresses stay in use, also after a reload or an upgrade and in workers that are started later. A restart of the
-    gateway forgets them."""
+    addresses stay in use, also after a reload or an upgrade and in workers that are started later; a restart of the
+    gateway forgets them. While one is running they stay in use, too, and no reload or other change waits for it for
+    more than half a second. Names of `dns` and `srv` that are new are waited for at most 10 s, all together."""
 
 
 SHORTEST_KEY: Final = 16

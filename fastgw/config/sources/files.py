@@ -3,16 +3,14 @@
 import errno
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from glob import escape
-from math import inf
-from time import monotonic
 from types import MappingProxyType
 from typing import Final
 
 from fastgw.config.base.problems import shown_file
 from fastgw.config.formats.positions import OUT_OF, MissingPackage, OutOfResources, SyntaxProblem
-from fastgw.config.sources.dns_targets import AT_START_S, UNKNOWN, is_lookup, looked_up
+from fastgw.config.sources.dns_targets import UNKNOWN, begin_lookups, is_lookup, looked_up
 from fastgw.config.sources.followed_files import NO_REMOTES, is_discovered, is_followed
 from fastgw.config.sources.include_globs import Search
 from fastgw.config.sources.virtual_files import (
@@ -81,7 +79,7 @@ class Disk:
     files.
 
     `known`: previous results of lookups. A failed lookup returns its previous result, or no targets if there is none;
-    `unresolved` has the reason. None: a failed lookup is an unreadable file.
+    `unresolved` has the reason. None: a failed lookup is an unreadable file, and the caller has the previous results.
     """
 
     def __init__(
@@ -89,7 +87,7 @@ class Disk:
     ) -> None:
         self._instead = instead
         self._known = known
-        self._lookups_end_at = inf
+        self._begun: set[str] = set()  # lookups
         self.unresolved: dict[str, str] = {}
         self.remotes = NO_REMOTES
         """Services that followed files are fetched from."""
@@ -134,7 +132,10 @@ class Disk:
             return self._followed(name)
         if is_issued(name):
             return _issued(name, self._left)
-        return self._looked_up(name) if is_lookup(name) else read_file(name, self._left)
+        if is_lookup(name):
+            known = self._known is None or name in self._known
+            return looked_up(name, begun=name in self._begun, has_previous=known)
+        return read_file(name, self._left)
 
     def _followed(self, name: str) -> bytes:
         """Return the content that the control process follows; in other processes, and at first, fetch it."""
@@ -144,13 +145,11 @@ class Disk:
             remember(name, content)
         return content
 
-    def _looked_up(self, name: str) -> bytes:
-        now = monotonic()
-        if self._known is not None and name not in self._known:  # the total time of lookups is bounded
-            self._lookups_end_at = min(self._lookups_end_at, now + AT_START_S)
-            if now >= self._lookups_end_at:
-                raise SyntaxProblem(f"not resolved yet: the lookups before it took {AT_START_S:g} s")
-        return looked_up(name)
+    def begin_lookups(self, names: Iterable[str]) -> None:
+        """Look up these names at the same time, before they are read one after the other."""
+        begun = [name for name in names if name not in self._instead and name not in self._held]
+        begin_lookups(begun)
+        self._begun.update(begun)
 
     def derive(self, name: str, content: bytes) -> None:
         """Set the content of a derived file."""
@@ -209,6 +208,9 @@ class Memory:
 
     def __init__(self, held: Mapping[str, bytes]) -> None:
         self.contents_read = {name: content for name, content in held.items() if not is_derived(name)}
+
+    def begin_lookups(self, names: Iterable[str]) -> None:
+        """Do nothing: no lookups are made."""
 
     def derive(self, name: str, content: bytes) -> None:
         """Set the content of a derived file."""
@@ -273,6 +275,7 @@ def read_again(held: Mapping[str, bytes], spared: dict[str, str] | None = None) 
     files = [name for name in held if name not in found and not pattern_in(name) and name not in derived]
     for pattern in patterns:
         files += disk.find("/", pattern)
+    disk.begin_lookups(filter(is_lookup, files))
     kept = {}
     unread = set()
     for file in files:

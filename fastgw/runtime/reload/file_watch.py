@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from fastgw.config.formats.positions import SyntaxProblem
-from fastgw.config.sources.dns_targets import is_lookup, keep_failures, turn_of
+from fastgw.config.sources.dns_targets import is_lookup, keep_lookups, turn_of
 from fastgw.config.sources.documents import Source, patterns_of
 from fastgw.config.sources.files import pattern_in
 from fastgw.config.sources.followed_files import is_followed
@@ -36,7 +36,7 @@ class FileWatch:
     def watch(self, paths: Iterable[str]) -> None:
         """Watch these files from now on. Files that are watched already keep their state."""
         self._seen = {path: self._seen.get(path, UNSEEN) for path in paths if not is_derived(path)}
-        keep_failures(self._seen)
+        keep_lookups(self._seen)
 
     def changed(self) -> bool:
         """Whether any has changed since the last check."""

@@ -207,7 +207,7 @@ class TestPlaces:
         with served(tls=tls) as here:
             ended = run("status", "--admin", f"localhost:{here.address.port}")
         assert ended.exit_code == 3
-        assert ended.stderr.endswith(f"; try --admin https://localhost:{here.address.port}\n")
+        assert ended.stderr.endswith(f" try --admin https://localhost:{here.address.port} if it has TLS\n")
 
     def test_a_client_certificate_is_shown(self, tmp_path):
         authority = Certificates(tmp_path)
@@ -289,7 +289,7 @@ class TestNobody:
     @pytest.mark.parametrize(
         ("answer", "said"),
         [
-            (b"", "no gateway answers at"),
+            (b"", "ended the connection without a response; see the gateway's log, or try --admin https://"),
             (b"220 mail.example ESMTP\r\n", "it does not speak HTTP"),
             (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", "it answers 404"),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "it answers 200"),
@@ -303,6 +303,24 @@ class TestNobody:
         assert said in ended.stderr
         assert len(ended.stderr.splitlines()) == 1
         assert (ended.stdout, ended.exit_code) == ("", 3)
+
+    def test_a_unix_socket_that_ends_the_connection_is_no_wrong_address(self, tmp_path):
+        """As when control ends during a change: the address is right, and never has TLS."""
+        path = f"{tmp_path}/admin.sock"
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(path)
+            listening.listen()
+
+            def converse() -> None:
+                with listening.accept()[0] as connection:
+                    connection.recv(65536)
+
+            thread = threading.Thread(target=converse)
+            thread.start()
+            ended = run("reload", "--admin", f"unix:{path}")
+            thread.join()
+        told = f"fastgw: unix:{path} ended the connection without a response; see the gateway's log\n"
+        assert (ended.stderr, ended.exit_code) == (told, 3)
 
 
 @contextlib.contextmanager

@@ -103,7 +103,7 @@ SOURCES = {
 @pytest.mark.parametrize(("source", "providers"), SOURCES.values(), ids=SOURCES)
 def test_targets_are_written_as_their_source(tmp_path, monkeypatch, source, providers):
     """Whether it has targets yet or not, such a list is followed again by who reads the document."""
-    monkeypatch.setattr(files, "looked_up", lambda name: b'["http://127.0.0.1:1"]')
+    monkeypatch.setattr(files, "looked_up", lambda name, **_: b'["http://127.0.0.1:1"]')
     tmp_path.joinpath("list.yaml").write_text('["http://127.0.0.1:1"]')
     head = {"version": 1, "listeners": {"a": {"address": "127.0.0.1:0"}}, "providers": providers}
     loaded = again(tmp_path, head | {"upstreams": {"u": {"targets": source}}})

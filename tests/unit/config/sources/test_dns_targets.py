@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,13 +20,14 @@ import pytest
 
 from fastgw import config
 from fastgw.config.formats.positions import SyntaxProblem
-from fastgw.config.sources import dns_targets, files
+from fastgw.config.sources import dns_targets
 from fastgw.config.sources.dns_targets import is_lookup, looked_up, lookup_name, turn_of
 from fastgw.config.sources.files import read_again
 from fastgw.errors import Fault
 from fastgw.filters import TYPES
 from fastgw.gateway.compiler import compile
 from fastgw.runtime.reload.file_watch import FileWatch
+from tests.support.peer import DEADLINE
 
 MAIN = """\
 version: 1
@@ -182,24 +185,157 @@ def test_what_was_found_before_stays_when_it_is_read_anew(tmp_path: Path, monkey
     assert [each.path for each in now.notes] == ["upstreams.v", "upstreams.v.targets"]  # and no route uses it
 
 
-def test_very_many_that_do_not_answer_hold_up_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those left are looked up by the gateway that runs."""
-    clock = [0.0]
+class HangingSystem:
+    """Stands in for `getaddrinfo`: names of `.hang` have no answer before `release`; others are answered at once."""
 
-    def slow(host: str, port: int, **_: Any) -> Any:
-        clock[0] += 4.0
-        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    def __init__(self) -> None:
+        self.found = addresses("192.0.2.1")
+        self.asked: list[str] = []
+        self.release = threading.Event()
 
-    monkeypatch.setattr(socket, "getaddrinfo", slow)
-    monkeypatch.setattr(files, "monotonic", lambda: clock[0])
-    upstreams = ", ".join(f"u{number}: {{targets: {{dns: n{number}.test, port: 1}}}}" for number in range(50))
+    def resolve(self, host: str, port: int, **options: Any) -> Any:
+        self.asked.append(host)
+        if host.endswith(".hang"):
+            assert self.release.wait(DEADLINE)
+        return self.found(host, port, **options)
+
+    def answer(self, found: Any) -> None:
+        """Let all lookups end with this result, and wait until they have."""
+        self.found = found
+        self.release.set()
+        for thread in threading.enumerate():
+            if thread.name == "lookup of targets":
+                thread.join()
+        self.release.clear()
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[HangingSystem]:
+    system = HangingSystem()
+    monkeypatch.setattr(socket, "getaddrinfo", system.resolve)
+    monkeypatch.setattr(dns_targets, "ANSWER_S", 0.01)
+    monkeypatch.setattr(dns_targets, "AT_START_S", 0.01)
+    yield system
+    system.answer(addresses())
+    dns_targets.keep_lookups(())
+
+
+def names_of(*hosts: str) -> dict[str, bytes]:
+    """Contents of lookups, before they are looked up."""
+    return {lookup_name("dns", host, 9001, "http", 1e9): TARGET % b"192.0.2.9" for host in hosts}
+
+
+TARGET = b'[{"url": "http://%b:9001"}]'
+
+
+def test_very_many_that_do_not_answer_hold_up_no_start(tmp_path: Path, hanging: HangingSystem) -> None:
+    """All are looked up at the same time, and by the gateway that runs if that takes too long."""
+    hosts = [f"n{number}.hang" for number in range(50)]
+    upstreams = ", ".join(f"{host[:-5]}: {{targets: {{dns: {host}, port: 1}}}}" for host in hosts)
     (tmp_path / "gw.yaml").write_text(
         f"version: 1\nlisteners: {{main: {{address: '127.0.0.1:0'}}}}\nupstreams: {{{upstreams}}}\nroutes: []\n"
     )
     made = config.load(str(tmp_path / "gw.yaml"), TYPES)
-    assert clock[0] == 12.0
-    assert sum("cannot be resolved" in note.wrong or "not resolved" in note.wrong for note in made.notes) == 50
-    assert sum("not resolved yet: the lookups before it took 10 s" in note.wrong for note in made.notes) == 47
+    assert sum("not resolved yet: DNS has not answered" in note.wrong for note in made.notes) == 50
+    assert sorted(hanging.asked) == sorted(hosts[: dns_targets.AT_ONCE])
+    hanging.answer(addresses("192.0.2.1"))
+    now = config.load(str(tmp_path / "gw.yaml"), TYPES, known=made.captured)
+    assert {str(target.url) for each in now.config.upstreams.values() for target in each.targets} == {
+        "http://192.0.2.1:1"
+    }
+
+
+def test_a_reading_goes_on_without_names_that_do_not_answer(
+    hanging: HangingSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their previous targets stay, others are new; and the next reading neither waits for them nor asks again."""
+    monkeypatch.setattr(dns_targets, "ANSWER_S", 0.5)  # enough for the one that answers at once
+    before = names_of("a.hang", "b.hang", "well.test")
+    away = dict.fromkeys(before, "")
+    now = read_again(before, away)
+    assert now == {**before, [*before][2]: TARGET % b"192.0.2.1"}
+    assert [why.partition(":9001: ")[2] for why in away.values()] == ["not resolved yet: DNS has not answered"] * 2 + [
+        ""
+    ]
+    assert read_again(before, dict.fromkeys(before, "")) == now
+    assert sorted(hanging.asked) == ["a.hang", "b.hang", "well.test", "well.test"]
+
+
+def test_an_answer_that_no_reading_has_waited_for_is_a_changed_file(hanging: HangingSystem) -> None:
+    before = names_of("a.hang")
+    (name,) = before
+    watch = FileWatch()
+    watch.watch(before)
+    watch.changed()
+    read_again(before, dict.fromkeys(before, ""))
+    assert not watch.changed()
+    hanging.answer(addresses("192.0.2.7"))
+    assert watch.changed()
+    assert not watch.changed()
+    assert read_again(before) == {name: TARGET % b"192.0.2.7"}
+    assert hanging.asked == ["a.hang"], "it was slow, and is asked again after its interval"
+
+
+def test_a_failure_after_a_reading_has_gone_on_is_reported_by_the_next(hanging: HangingSystem) -> None:
+    before = names_of("a.hang")
+    watch = FileWatch()
+    watch.watch(before)
+    watch.changed()
+    read_again(before, dict.fromkeys(before, ""))
+    hanging.answer(addresses())
+    assert watch.changed()
+    away = dict.fromkeys(before, "")
+    assert read_again(before, away) == before
+    assert [why.partition(":9001: ")[2] for why in away.values()] == [
+        "a.hang cannot be resolved: Name or service not known"
+    ]
+    assert not watch.changed()
+
+
+def test_a_lookup_that_fails_before_it_is_due_is_no_reason_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each change of another file looks all names up."""
+    monkeypatch.setattr(socket, "getaddrinfo", addresses())
+    monkeypatch.setattr(dns_targets, "_FIRST_S", 1e9)
+    monkeypatch.setattr(dns_targets, "ANSWER_S", DEADLINE)
+    before = names_of("none.test")
+    watch = FileWatch()
+    watch.watch(before)
+    read_again(before, dict.fromkeys(before, ""))
+    watch.changed()
+    for _ in range(3):
+        read_again(before, dict.fromkeys(before, ""))
+        assert not watch.changed()
+    dns_targets.keep_lookups(())
+
+
+def test_a_forked_process_has_no_lookups_of_its_parent(hanging: HangingSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has none of the threads; and what the supervisor has found at its start is older than what is in force."""
+    before = names_of("a.hang", "well.test")
+    hung, well = before
+    dns_targets.begin_lookups([hung])
+    monkeypatch.setattr(dns_targets, "AT_START_S", DEADLINE)
+    assert looked_up(well) == TARGET % b"192.0.2.1"
+    receiving, sending = os.pipe()
+    if not (pid := os.fork()):
+        with suppress(BaseException):
+            hanging.release.set()
+            hanging.found = addresses("192.0.2.8")
+            os.write(sending, b" ".join(looked_up(name) for name in before))
+        os._exit(0)
+    os.close(sending)
+    os.waitpid(pid, 0)
+    assert os.read(receiving, 4096) == TARGET % b"192.0.2.8" + b" " + TARGET % b"192.0.2.8"
+    os.close(receiving)
+
+
+def test_a_system_without_threads_is_a_failed_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(SyntaxProblem, match="cannot be resolved: can't start new thread"):
+        looked_up(*names_of("users.test"))
+    dns_targets.keep_lookups(())
 
 
 def test_a_missing_package_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +379,7 @@ def test_what_is_wrong_is_told_at_its_place(tmp_path: Path, targets: str, proble
 
 
 def test_it_is_looked_up_again_when_its_interval_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert turn_of(lookup_name("dns", "users.test", 9001, "http", 1_036_800.0)).isdecimal(), "twelve days"
     name = lookup_name("dns", "users.test", 9001, "http", 2.5)
     assert is_lookup(name)
     clock = [1000.0]
@@ -279,7 +416,7 @@ def test_after_a_failure_it_is_looked_up_sooner_and_then_less_often(monkeypatch:
     with pytest.raises(SyntaxProblem):
         looked_up(lookup_name("dns", "a..b", 1, "http", 5.0))
     watch.watch([name])
-    assert not dns_targets._failed  # of a name that nobody looks up any more
+    assert [*dns_targets._lookups] == [name]  # and not of a name that nobody looks up any more
 
 
 def test_names_of_files_are_none() -> None:
