@@ -112,6 +112,25 @@ def test_a_rotated_secret_outlives_control_while_vault_is_unreachable(
         assert not is_let_in(gateway, "first-key")
 
 
+def test_a_secret_that_is_named_again_is_fetched_again(
+    vault: VaultServer, authority: Certificates, tmp_path: Path
+) -> None:
+    """While no configuration named it nobody followed it: what was read before may have been revoked since."""
+    with Reloadable(config(by_approle(vault, authority)), tmp_path) as gateway:
+        named = gateway.config["consumers"]
+        gateway.change(consumers=[{"name": "bob", "key_auth": [{"key": "key-of-bob-123456"}]}])
+        gateway.reload()
+        vault.down, vault.secrets["secret/app"] = True, {"key": "second-key"}
+        gateway.change(consumers=named)
+        refused = gateway.command("reload")
+        assert refused.returncode != 0
+        assert "secret/app" in refused.stderr
+        assert not is_let_in(gateway, "first-key")
+        vault.down = False
+        gateway.reload()
+        assert is_let_in(gateway, "second-key")
+
+
 def test_a_token_is_renewed_before_it_ends_and_replaced_at_its_longest_lifetime(
     authority: Certificates, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ alike. A derived file is computed again whenever its source documents are read.
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
 from threading import Lock
 from typing import Final
@@ -115,6 +115,13 @@ def begin_with(contents: Mapping[str, bytes]) -> None:
     with _lock:
         _contents.clear()
         _contents.update((name, (0, content)) for name, content in contents.items())
+
+
+def forget(is_past: Callable[[str], bool]) -> None:
+    """Forget the contents of these files: nobody keeps them current any more."""
+    with _lock:
+        for name in [*filter(is_past, _contents)]:
+            del _contents[name]
 
 
 def remember(name: str, content: bytes) -> None:

@@ -17,7 +17,7 @@ from fastgw.config.base.problems import VAULT, shown_file
 from fastgw.config.decoding.followed_services import services_of
 from fastgw.config.settings.vault import Vault
 from fastgw.config.sources.followed_files import FollowedFile, followed_in, is_followed
-from fastgw.config.sources.virtual_files import set_content
+from fastgw.config.sources.virtual_files import forget, set_content
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import described, notice
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
@@ -168,6 +168,7 @@ class FollowedSources:
     def use_configuration(self, accepted: ConfigSnapshot) -> None:
         """Follow what this configuration names; unchanged sources with unchanged credentials continue."""
         names = [name for name in accepted.captured if is_followed(name)]
+        forget(lambda name: is_followed(name) and name not in accepted.captured)
         if not names and not self._following:
             return
         services = services_of(accepted.settings)
