@@ -115,11 +115,11 @@ class BulkBody(LineBody):
             again = [line for line, status in zip(lines, statuses, strict=True) if _is_passing(status)]
         except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
             raise Undelivered("its answer is not one of the bulk API", lines) from error
-        if again:
-            raise Undelivered("it takes a part of the lines only, for the moment", again)
-        refused = [status for status in statuses if status >= 300]
+        refused = [status for status in statuses if status >= 300 and not _is_passing(status)]
         if refused:
             self.refusal = f"it answers {refused[0]} to single lines"
+        if again:
+            raise Undelivered("it takes a part of the lines only, for the moment", again, refused=len(refused))
         return len(refused)
 
 
@@ -151,9 +151,10 @@ class HttpTransport:
         if status == BAD_REQUEST and (content := self._body.encode_again(lines, answer)) is not None:
             status, retry_after, answer = self._send(content, lines)
         if 200 <= status < 300:
-            refused = self._body.count_refused(lines, answer)
-            self.refusal = self._body.refusal
-            return refused
+            try:
+                return self._body.count_refused(lines, answer)
+            finally:
+                self.refusal = self._body.refusal
         if _is_passing(status):
             wait = (
                 float(retry_after) if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 6 else 0.0

@@ -185,11 +185,11 @@ class KafkaTransport:
             acknowledged = {id(line) for line, each in sent if each.done() and not _fails(each)}
             raise Undelivered(_reason(cause), [line for line in lines if id(line) not in acknowledged]) from error
         failed = [(line, error) for (line, _), error in zip(sent, results, strict=True) if _is_error(error)]
-        refused += sum(isinstance(error, MessageSizeTooLargeError) for _, error in failed)
-        again = [line for line, error in failed if not isinstance(error, MessageSizeTooLargeError)]
+        again = [(line, error) for line, error in failed if not isinstance(error, MessageSizeTooLargeError)]
+        refused += len(failed) - len(again)
         if again:
             await self._end()
-            raise Undelivered(_reason(failed[0][1]), again)
+            raise Undelivered(_reason(again[0][1]), [line for line, _ in again], refused=refused)
         return refused
 
     async def _start(self) -> Any:

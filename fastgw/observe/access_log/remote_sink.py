@@ -30,11 +30,11 @@ _LOOK_S: Final = 0.1
 
 class Undelivered(Exception):
     """Lines were not delivered, but may be later; the text says why. `lines`: those of the batch that were not;
-    `wait_s`: the server's own wish.
+    `wait_s`: the server's own wish; `refused`: number of other lines of the batch that the server refuses for ever.
     """
 
-    def __init__(self, why: str, lines: Sequence[bytes], wait_s: float = 0.0) -> None:
-        self.lines, self.wait_s = lines, wait_s
+    def __init__(self, why: str, lines: Sequence[bytes], wait_s: float = 0.0, *, refused: int = 0) -> None:
+        self.lines, self.wait_s, self.refused = lines, wait_s, refused
         super().__init__(why)
 
 
@@ -230,6 +230,7 @@ class RemoteSink:
                 self._succeeded()
                 return lost
             except Undelivered as error:
+                lost += self._count_refused(error.refused)
                 self._failed(str(error), error.wait_s)
                 batch = error.lines
         return lost
@@ -239,11 +240,18 @@ class RemoteSink:
         try:
             lost = self._count_refused(self._thread.outcome())
         except Undelivered as error:
+            lost = self._count_refused(error.refused)
             self._failed(str(error), error.wait_s)
             if held is None:
-                return self._keep_lines(error.lines)
-            held.release()
-            return 0
+                return lost + self._keep_lines(error.lines)
+            try:
+                if len(error.lines) < len(lines):
+                    held.replace(_joined(error.lines))  # the others would be delivered or refused again
+            except OSError as unwritten:
+                self._failed(f"its spool cannot be written: {unwritten.strerror}", 0.0)
+            finally:
+                held.release()
+            return lost
         if held is not None:
             try:
                 held.remove()

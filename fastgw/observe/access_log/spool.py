@@ -1,8 +1,8 @@
 """Spool of an access log: a directory of files with lines, for a sink that is unreachable.
 
 All workers share it, also with those of the previous run: a file belongs to the worker that has locked it. It is
-complete when it has its name (a rename), and is removed when its lines are delivered; so a killed worker loses nothing,
-and at most the lines of one file arrive twice.
+complete when it has its name (a rename), and is removed when its lines are delivered, or replaced by one with the rest
+when a part of them is; so a killed worker loses nothing, and at most the lines of one file arrive twice.
 """
 
 import fcntl
@@ -55,6 +55,15 @@ class Spool:
         if self._size + len(lines) > self._most:
             return None
         name = f"{time.time_ns():020}-{os.getpid()}-{self._count}.lines"
+        file = self.write_file(name, lines)
+        self._count += 1
+        self._size += len(lines)
+        return HeldLines(self, name, file, lines)
+
+    def write_file(self, name: str, lines: bytes, *, replaces: bool = False) -> BinaryIO:
+        """Write a locked file and give it its name when it is complete. `replaces`: in place of the one that has the
+        name, whose lines may be on the disk already. Raises `OSError`, and leaves that one as it was.
+        """
         temporary = os.path.join(self.path, f"{name}.part")
         try:
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -63,6 +72,8 @@ class Spool:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 file.write(lines)
                 file.flush()
+                if replaces:
+                    os.fsync(fd)
                 os.rename(temporary, os.path.join(self.path, name))
             except OSError:
                 with suppress(OSError):  # closing writes what is left
@@ -72,9 +83,7 @@ class Spool:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
-        self._count += 1
-        self._size += len(lines)
-        return HeldLines(self, name, file, lines)
+        return file
 
     def measure(self) -> None:
         """Read the directory, which is created if it does not exist. Raises `OSError`."""
@@ -114,9 +123,10 @@ class Spool:
                 file.close()
                 self._known.popleft()
                 continue
-            if not os.path.exists(path):  # delivered between the two calls
+            if not _is_named(fd, path):  # delivered between the two calls, or replaced by the rest of its lines
                 file.close()
-                self._known.popleft()
+                if not os.path.exists(path):
+                    self._known.popleft()
                 continue
             try:
                 lines = file.read(self._most)
@@ -127,9 +137,13 @@ class Spool:
             return HeldLines(self, name, file, lines)
         return None
 
+    def shrink(self, size: int) -> None:
+        """Count bytes that no longer wait."""
+        self._size = max(0, self._size - size)
+
     def forget(self, name: str, size: int) -> None:
         """Forget a file that was delivered."""
-        self._size = max(0, self._size - size)
+        self.shrink(size)
         with suppress(ValueError):  # measured meanwhile
             self._known.remove(name)
 
@@ -166,7 +180,21 @@ class HeldLines:
             os.unlink(os.path.join(self._spool.path, self._name))
         self._spool.forget(self._name, len(self.lines))
 
+    def replace(self, lines: bytes) -> None:
+        """Keep these of the lines alone: the others were delivered. A crash loses none. Raises `OSError`."""
+        file = self._spool.write_file(self._name, lines, replaces=True)
+        self._file.close()
+        self._spool.shrink(len(self.lines) - len(lines))
+        self._file, self.lines = file, lines
+
     def release(self) -> None:
         """Stop holding the lines, so that any process may deliver them."""
         self._file.close()
         self._spool.return_file(self._name)
+
+
+def _is_named(fd: int, path: str) -> bool:
+    """Whether an open file is the one that has this name."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
+    return False

@@ -83,14 +83,14 @@ class LogCollector:
                     self.refusal = self._body.refusal
                     refused += rejected
             except ValueError as error:  # a secret that is unavailable
-                raise Undelivered(str(error), lines[delivered:]) from error
+                raise Undelivered(str(error), lines[delivered:], refused=refused) from error
             except BatchRefused as error:
                 why = str(error).removeprefix(f"{self._export.endpoint.origin}: ")  # the sink names it itself
                 if error.wait is None and not error.is_of_settings:
                     self.refusal = why
                     refused += len(part)
                 else:
-                    raise Undelivered(why, lines[delivered:], error.wait or 0.0) from error
+                    raise Undelivered(why, lines[delivered:], error.wait or 0.0, refused=refused) from error
             delivered += len(part)
         return refused
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -82,6 +83,45 @@ def test_a_broker_that_is_killed_costs_no_line(
     assert len(told) == 2, told
     assert told[0].startswith(f"access log kafka {broker.address}: ")
     assert told[1].endswith("can be written again")
+
+
+def test_lines_that_the_broker_has_acknowledged_are_not_sent_again(
+    broker: KafkaBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that is too long is refused for ever, and one whose message fails waits in the spool alone."""
+    from aiokafka import AIOKafkaProducer
+    from aiokafka.errors import KafkaTimeoutError
+
+    send = AIOKafkaProducer.send
+    failures = [KafkaTimeoutError()]
+
+    async def send_or_fail(producer: object, topic: str, line: bytes) -> object:
+        if line == b"fails" and failures:
+            failed = asyncio.get_running_loop().create_future()
+            failed.set_exception(failures.pop())
+            return failed
+        return await send(producer, topic, line)
+
+    monkeypatch.setattr(AIOKafkaProducer, "send", send_or_fail)
+    path = tmp_path / "spool"
+    path.mkdir()
+    file = path / f"{1:020}-1-0.lines"
+    file.write_bytes(b"first\nfails\n" + b"x" * 2_000_000 + b"\nlast\n")
+    monkeypatch.setattr(remote_sink, "DELIVERY_WAIT_S", DEADLINE)
+    spool = Spool(path=str(path), size=4 << 20)
+    settings = RemoteSink(kafka=KafkaSink(brokers=(broker.address,), topic=TOPIC, spool=spool))
+    sink, later = sink_of(settings), sink_of(settings)
+    try:
+        sink.refresh()
+        assert sink.flush() == 1
+        assert file.read_bytes() == b"fails\n"
+        later.refresh()
+        assert not file.exists()
+        assert later.write(b"end\n") + later.flush() == 0
+        assert sorted(broker.lines(4)) == [b"end", b"fails", b"first", b"last"]
+    finally:
+        sink.close()
+        later.close()
 
 
 def test_a_broker_that_hangs_holds_the_thread_for_the_timeout_alone(broker: KafkaBroker) -> None:

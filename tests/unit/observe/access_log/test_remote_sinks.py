@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import fcntl
 import gzip
 import http.server
 import json
@@ -171,6 +172,17 @@ def endless() -> Iterator[Callable[..., Endless]]:
     yield make_server
     for each in made:
         each.stop()
+
+
+def bulk(*texts: str) -> bytes:
+    """Return the content of a request of the bulk API."""
+    return b"".join(b'{"create":{"_index":"web"}}\n%b\n' % text.encode() for text in texts)
+
+
+def bulk_answer(*statuses: int) -> tuple[int, dict[str, str], bytes]:
+    """Return an answer of the bulk API to as many lines."""
+    items = [{"create": {"status": status}} for status in statuses]
+    return 200, {}, json.dumps({"errors": max(statuses) > 299, "items": items}).encode()
 
 
 def http_sink(server: Server, **more: Any) -> dict[str, Any]:
@@ -523,18 +535,15 @@ class TestHttp:
         assert sink.flush() == 2
 
     @pytest.mark.usefixtures("quick")
-    def test_of_a_bulk_only_what_was_refused_for_a_while_is_sent_again(self, make, server):
-        def told(*statuses: int) -> tuple[int, dict[str, str], bytes]:
-            items = [{"create": {"status": status}} for status in statuses]
-            return 200, {}, json.dumps({"errors": max(statuses) > 299, "items": items}).encode()
-
-        server.answers = [told(201, 429, 400), told(201)]
+    def test_of_a_bulk_only_lines_refused_for_a_while_are_sent_again_and_the_others_are_counted(
+        self, make, server, caplog
+    ):
+        server.answers = [bulk_answer(201, 429, 400), bulk_answer(201)]
         sink = make(elasticsearch=ElasticsearchSink(url=parse_endpoint(server.url), index="web"))
         sink.write(lines('{"n":1}', '{"n":2}', '{"n":3}'))
-        sink.flush()
-        action = b'{"create":{"_index":"web"}}\n'
-        assert server.bodies[0] == action + b'{"n":1}\n' + action + b'{"n":2}\n' + action + b'{"n":3}\n'
-        assert server.bodies[1] == action + b'{"n":2}\n'
+        assert sink.flush() == 1
+        assert server.bodies == [bulk('{"n":1}', '{"n":2}', '{"n":3}'), bulk('{"n":2}')]
+        assert "it answers 400 to single lines; 1 lines were refused for ever" in caplog.text
 
     @pytest.mark.parametrize("items", [[{"create": {"status": "x"}}], [{"create": {"status": None}}], [], [1], {}])
     def test_a_bulk_whose_answer_does_not_tell_of_each_line_is_sent_again(self, make, server, items):
@@ -667,6 +676,87 @@ class TestSpool:
         sink = make(**http_sink(server, spool=spooled))
         sink.refresh()
         assert (sink.flush(), sink.flush()) == (2, 0)
+
+    def test_of_a_file_only_the_lines_that_were_not_accepted_are_sent_again(
+        self, make, path, spooled, server, monkeypatch
+    ):
+        """They keep their place before later lines, and survive the end of the gateway."""
+        path.mkdir()
+        name = f"{1:020}-1-0.lines"
+        (path / name).write_bytes(b"a\nb\nc\nd\n")
+        (path / f"{2:020}-1-0.lines").write_bytes(b"e\n")
+        server.answers = [bulk_answer(201, 429, 400, 503), bulk_answer(201, 429), bulk_answer(201)]
+        sink = make(
+            elasticsearch=ElasticsearchSink(url=parse_endpoint(server.url), index="web", spool=spooled),
+        )
+        sink.refresh()
+        assert (sink.flush(), sink.flush()) == (1, 0)
+        assert (path / name).read_bytes() == b"b\nd\n"
+        sink.close()
+        monkeypatch.setattr(remote_sink, "RETRY_FIRST_S", 0.0)
+        later = make(
+            elasticsearch=ElasticsearchSink(url=parse_endpoint(server.url), index="web", spool=spooled),
+        )
+        later.refresh()
+        assert server.bodies == [bulk("a", "b", "c", "d"), bulk("b", "d"), bulk("d"), bulk("e")]
+        assert list(path.iterdir()) == []
+        assert later.flush() == 0
+
+    def test_of_a_slow_delivery_only_the_lines_that_were_not_accepted_are_sent_again(
+        self, make, path, spooled, server, monkeypatch
+    ):
+        monkeypatch.setattr(remote_sink, "DELIVERY_WAIT_S", 0.0)
+        monkeypatch.setattr(remote_sink, "RETRY_FIRST_S", 0.0)
+        server.answers = [bulk_answer(201, 429, 400), bulk_answer(201)]
+        sink = make(
+            elasticsearch=ElasticsearchSink(url=parse_endpoint(server.url), index="web", spool=spooled),
+        )
+        sink.write(lines("a", "b", "c"))
+        lost = sink.flush()
+        wait_until(lambda: sink.refresh() or not any(path.iterdir()), "the lines to be delivered")
+        assert server.bodies == [bulk("a", "b", "c"), bulk("b")]
+        assert lost + sink.flush() == 1
+
+    def test_a_file_whose_rest_cannot_be_written_is_kept_whole(self, make, path, spooled, server):
+        """Lines rather arrive twice than never."""
+        path.mkdir()
+        name = f"{1:020}-1-0.lines"
+        (path / name).write_bytes(b"a\nb\n")
+        server.answers = [bulk_answer(201, 429)]
+        sink = make(
+            elasticsearch=ElasticsearchSink(url=parse_endpoint(server.url), index="web", spool=spooled),
+        )
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
+            sink.refresh()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, handler)
+        assert [(each.name, each.read_bytes()) for each in path.iterdir()] == [(name, b"a\nb\n")]
+
+    def test_a_worker_that_opened_a_file_before_it_was_replaced_delivers_the_rest_alone(
+        self, make, path, spooled, server, monkeypatch
+    ):
+        path.mkdir()
+        (path / f"{1:020}-1-0.lines").write_bytes(b"a\nb\n")
+        one, other = (make(**http_sink(server, spool=spooled))._spool for _ in range(2))
+        one.measure()
+        other.measure()
+        held = one.hold_oldest()
+        locked = fcntl.flock
+
+        def lock(fd, operation):
+            monkeypatch.undo()
+            held.replace(b"b\n")
+            held.release()
+            locked(fd, operation)
+
+        monkeypatch.setattr(fcntl, "flock", lock)
+        rest = other.hold_oldest()
+        assert rest.lines == b"b\n"
+        rest.release()
 
     def test_lines_are_kept_while_a_delivery_hangs_and_also_those_of_the_delivery(
         self, make, path, spooled, endless, server, monkeypatch
