@@ -19,6 +19,7 @@ import orjson
 
 from fastgw import VERSION
 from fastgw.config.base.value_types import Endpoint, Url
+from fastgw.http.retry_after import wait_in
 from fastgw.observe.access_log.line_dates import date_ns_of
 from fastgw.observe.access_log.remote_sink import Undelivered
 from fastgw.observe.access_log.sink_tls import connection_reason, sink_context
@@ -156,10 +157,7 @@ class HttpTransport:
             finally:
                 self.refusal = self._body.refusal
         if _is_passing(status):
-            wait = (
-                float(retry_after) if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 6 else 0.0
-            )
-            raise Undelivered(f"it answers {status}", lines, wait)
+            raise Undelivered(f"it answers {status}", lines, wait_in(retry_after.strip().encode("latin-1", "replace")))
         if status in OF_SETTINGS or status < 400:
             raise Undelivered(f"it answers {status}", lines)
         self.refusal = f"it answers {status}"

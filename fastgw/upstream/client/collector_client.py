@@ -12,8 +12,8 @@ from fastgw.config.base.value_types import Endpoint
 from fastgw.config.settings.upstreams import UpstreamTls
 from fastgw.http.grpc.frames import PREFIX, frame
 from fastgw.http.grpc.status import STATUS, GrpcStatus, parse_status
+from fastgw.http.retry_after import wait_in
 from fastgw.upstream.client.http_client import Fetched, Fetcher, FetchFailed
-from fastgw.upstream.policies.retry import wait_in
 from fastgw.upstream.targets.tls import ClientTls, read_tls
 
 FIRST_BACKOFF_S: Final = 0.5

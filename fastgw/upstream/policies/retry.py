@@ -6,17 +6,15 @@ status always requires it.
 """
 
 from collections.abc import Container, Sequence
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from math import inf
 from random import random
-from time import time
 from typing import Final, final
 
 from fastgw.config.settings import gateway as config
 from fastgw.http.grpc.status import GrpcStatus
 from fastgw.http.messages import ResponseHead
+from fastgw.http.retry_after import wait_in
 from fastgw.upstream.targets.target import Target
 
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
@@ -108,19 +106,6 @@ def rules_of(settings: config.Retries) -> RetryRules:
 def asked_wait(head: ResponseHead) -> float:
     """Return the seconds in `Retry-After` (RFC 9110 section 10.2.3); 0: it is missing or invalid."""
     return wait_in(head.first(b"retry-after"))
-
-
-def wait_in(value: bytes | None) -> float:
-    """Return the seconds in a value of `Retry-After`; None: it is missing."""
-    if value is None:
-        return 0.0
-    if value.isdigit():
-        return float(value) if len(value) < 10 else inf
-    try:
-        date = parsedate_to_datetime(value.decode("latin-1"))
-        return max(date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time(), 0.0)
-    except (ValueError, TypeError, IndexError, OverflowError):  # also for invalid years and zones
-        return 0.0
 
 
 def any_untried(targets: Sequence[Target], tried: Container[Target]) -> bool:

@@ -15,6 +15,7 @@ import signal
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -372,6 +373,27 @@ class TestHttp:
         sink.write(lines("2"))
         assert sink.flush() == 0
         assert server.bodies == [b"1\n"] * 4 + [b"2\n"]
+
+    @pytest.mark.parametrize(
+        ("retry_after", "least", "most"),
+        [
+            pytest.param("7", 6.0, 7.0, id="seconds"),
+            pytest.param("Wed, 31 Dec 2098 23:59:59 GMT", 59.0, 60.0, id="date"),
+            pytest.param("99999999999", 59.0, 60.0, id="long"),
+            pytest.param("Sun, 06 Nov 1994 08:49:37 GMT", 0.0, 1.0, id="past"),
+            pytest.param("soon", 0.0, 1.0, id="invalid"),
+        ],
+    )
+    def test_a_server_is_left_alone_for_the_time_it_asks_for(
+        self, make, server, tmp_path, monkeypatch, retry_after, least, most
+    ):
+        """RFC 9110 section 10.2.3: seconds or a date; respected up to a minute."""
+        monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+        server.answers = [(503, {"Retry-After": retry_after}, b"")]
+        sink = make(**http_sink(server, spool=Spool(path=str(tmp_path / "s"), size=1 << 20)))
+        sink.write(lines("1"))
+        sink.flush()
+        assert least <= sink.idle_s <= most
 
     def test_what_is_refused_for_ever_is_counted(self, make, server):
         server.answers = [(413, {}, b""), (204, {}, b"")]
