@@ -124,8 +124,8 @@ class StatsdPush(Settings):
 
 class RequestDuration(Settings):
     """Histograms of the durations of requests by labels of choice, as `fastgw_request_duration_seconds`. There may be
-    1,000 combinations per worker; requests with others are counted with all labels `_other`, and by
-    `fastgw_request_duration_folded_total`."""
+    1,000 combinations per worker, with `statsd` those of the labels with `route`, `method` and `status`; requests with
+    others are counted with all labels `_other`, and by `fastgw_request_duration_folded_total`."""
 
     labels: Annotated[tuple[Literal[LABELS], ...], Meta(min_length=1)] = ("route",)  # type: ignore[valid-type]  # once
     """Labels: `route`, `upstream`, `consumer`, `method`, `status`, `status_class` (such as `5xx`) and `fault`. Each one
@@ -328,5 +328,5 @@ class Telemetry(Settings):
             {} if duration is None else dict(duration.route_buckets),
             None if self.slo is None else self.slo.objectives,
             {name: slo.objectives for name, slo in self.route_slos.items()},
-            duration is not None,
+            () if duration is None else duration.labels,
         )

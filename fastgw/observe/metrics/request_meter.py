@@ -57,8 +57,14 @@ class MeterPlan(NamedTuple):
     objectives: Objectives | None
     """Objectives of routes that have none of their own."""
     route_objectives: Mapping[str, Objectives]
-    is_exposed: bool = True
-    """Whether `/metrics` has the histograms; otherwise only a StatsD server gets them."""
+    exposed: tuple[str, ...] | None = None
+    """Labels that histograms have in `/metrics`, if `labels` has more for StatsD; a status gives its class. None:
+    `labels`; empty: only a StatsD server gets them."""
+
+    @property
+    def exposed_labels(self) -> tuple[str, ...]:
+        """Labels of the histograms in `/metrics`; empty: there are none."""
+        return self.labels if self.exposed is None else self.exposed
 
     def bounds_of(self, route: str) -> tuple[float, ...]:
         """Return the bounds of a route's histograms."""

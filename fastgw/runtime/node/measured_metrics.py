@@ -24,8 +24,8 @@ def measured(
     """Yield histograms by labels of choice, and counts of objectives."""
     histograms: list[Sample] = []
     folded: list[Sample] = []
-    if plan is not None and plan.is_exposed:
-        family = families.REQUEST_DURATION._replace(labels=tuple(sorted(plan.labels)))
+    if plan is not None and plan.exposed_labels:
+        family = families.REQUEST_DURATION._replace(labels=tuple(sorted(plan.exposed_labels)))
         for names, bounds, counts in measured_by_labels(series, totals, plan):
             labelled = labels(family, *(names[label] for label in family.labels))
             texts = {bound: "+Inf" if bound == inf else f"{bound}" for bound in (*bounds, inf)}
@@ -48,8 +48,10 @@ def measured(
 def measured_by_labels(
     series: Series, totals: Totals, plan: MeterPlan
 ) -> Iterator[tuple[Mapping[str, str], Sequence[float], Sequence[int]]]:
-    """Yield the histograms of a plan: labels, upper bounds, and counts with the sum in microseconds as the last."""
-    names = MeterNames(series, plan.labels)
+    """Yield the histograms of a plan by its exposed labels: labels, upper bounds, and counts with the sum in
+    microseconds as the last.
+    """
+    names = MeterNames(series, plan.exposed_labels)
     shapes = plan.shapes
     summed: dict[tuple[str, ...], tuple[Sequence[float], Sequence[int]]] = {}
     for (key, shape), counts in totals.measured.items():
@@ -58,11 +60,11 @@ def measured_by_labels(
             continue
         labelled = names.labels_of(unpacked(key))
         known = summed.get(labelled)
-        if known is not None and known[0] == bounds:  # rows of removed names
+        if known is not None and known[0] == bounds:  # rows of removed names, or of labels that are not exposed
             counts = [one + other for one, other in zip(known[1], counts, strict=True)]
         summed[labelled] = bounds, counts
     for values, (limits, counts) in summed.items():
-        yield dict(zip(plan.labels, values, strict=True)), limits, counts
+        yield dict(zip(plan.exposed_labels, values, strict=True)), limits, counts
 
 
 class MeterNames:
@@ -78,13 +80,14 @@ class MeterNames:
     def labels_of(self, key: MeterKey) -> tuple[str, ...]:
         """Return the values of the chosen labels."""
         status = f"{key.status}" if key.status else OTHER
+        status_class = key.status // 100 or key.status
         values = (
             self._routes.get(key.route, OTHER),
             self._upstreams.get(key.upstream, OTHER),
             self._consumers.get(key.consumer, OTHER),
             families.METHODS[key.method].decode() if key.status or key.method else OTHER,
             status,
-            f"{status}xx" if key.status else OTHER,
+            f"{status_class}xx" if status_class else OTHER,
             self._faults.get(key.fault, OTHER),
         )
         return tuple(values[index] for index in self._chosen)

@@ -16,13 +16,14 @@ from fastgw.admin.prometheus_text import OPENMETRICS, PROMETHEUS, negotiate_form
 from fastgw.cache.store import DiskNumbers, Eviction, RedisNumbers, StoreNumbers
 from fastgw.config.base.value_types import Address, Url
 from fastgw.config.settings import gateway as config
+from fastgw.config.settings.telemetry import STATSD_LABELS, Metrics, RequestDuration, StatsdPush, Telemetry
 from fastgw.downstream.tls.connection import HandshakeOutcome
 from fastgw.filters.policies.size import Size
 from fastgw.gateway.compiler import compile as compiled
 from fastgw.gateway.tables import Gateway
 from fastgw.observe import Record
 from fastgw.observe.metrics.counters import ExchangeCounters
-from fastgw.observe.metrics.families import FilterEvent
+from fastgw.observe.metrics.families import NONE, FilterEvent
 from fastgw.observe.metrics.request_meter import MeterPlan, Objectives
 from fastgw.observe.metrics.series_layout import UPSTREAM_CONNECTS, series_of
 from fastgw.redis import availability
@@ -122,6 +123,28 @@ class Node:
 @pytest.fixture
 def node() -> Node:
     return Node("user", 'a"\\\nb', "ü")
+
+
+def test_histograms_have_the_labels_that_were_asked_for_though_statsd_needs_others(node: Node) -> None:
+    duration = RequestDuration(labels=("status_class", "upstream"), buckets=(0.1, 1.0))
+    push = StatsdPush(address=("udp", ("127.0.0.1", 8125)))
+    plan = Telemetry(metrics=Metrics(statsd=push, request_duration=duration)).meter_plan
+    assert plan is not None
+    assert {*STATSD_LABELS} <= {*plan.labels}
+    node.exposition = Exposition(
+        *(node.gateway.series, node.shared, node.words, BEGUN),
+        *(lambda: ([], []), list, dict, dict),
+        plan=lambda: plan,
+    )
+    meter = node.counters.meter(plan)
+    for method, status in ((b"GET", 200), (b"POST", 204), (b"GET", 503)):
+        meter.add_record(
+            Record(BEGUN, "::1", "public", method, b"http", b"a", b"/", None, 11, status, 0, 0, 0.25, route="user")
+        )
+    name = "fastgw_request_duration_seconds"
+    assert node.value(f"{name}_count", status_class="2xx", upstream=NONE) == 2.0
+    assert node.value(f"{name}_count", status_class="5xx", upstream=NONE) == 1.0
+    assert node.value(f"{name}_sum", status_class="2xx", upstream=NONE) == 0.5
 
 
 OPEN = b"application/openmetrics-text; version=1.0.0"
