@@ -139,6 +139,21 @@ def test_fields_of_http1_stay_on_their_side(lane: Lane, client: Http2Client) -> 
     assert dict(head)[b"x-kept"] == b"A b"
 
 
+@pytest.mark.parametrize(("window", "passed"), [(65535, b"0123456789"), (4, b"0123")])
+def test_a_client_gets_what_came_before_a_response_broke_off_and_its_bytes_are_counted(
+    lane: Lane, client: Http2Client, window: int, passed: bytes
+) -> None:
+    """As over HTTP/1.1. RST_STREAM discards data that waits, so data within the client's window goes first."""
+    client.begin((Setting.INITIAL_WINDOW_SIZE, window)).send(request(lane))
+    upstream = lane.accept()
+    upstream.read_request()
+    upstream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\n0123456789\r\n")
+    upstream.close()
+    client.wait_for_end(1)
+    assert (client.answer(1).body, client.answer(1).reset) == (passed, Code.INTERNAL_ERROR)
+    assert lane.gateway.wait_for_record(route=lane.name, status=200)["response_bytes"] == len(passed)
+
+
 def test_a_response_that_breaks_off_is_a_reset(lane: Lane, client: Http2Client) -> None:
     """RFC 9113 section 8.1: never an end that looks whole; and the connection goes on."""
     client.begin().send(request(lane))

@@ -501,6 +501,8 @@ class Http2Stream(Timed):
             return
         code = ErrorCode.CANCEL if self.is_tunnel else ErrorCode.INTERNAL_ERROR  # RFC 8441 section 5
         self._connection.write_before_reset()
+        if exchange is not None and not self.is_tunnel:
+            exchange.response_bytes -= self._connection.session.held(self.id)  # discarded with the stream
         self._connection.session.reset(self.id, code)
         self._connection.flush_soon()
         self._record()
