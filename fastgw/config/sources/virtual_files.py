@@ -118,7 +118,7 @@ def begin_with(contents: Mapping[str, bytes]) -> None:
 
 
 def forget(is_past: Callable[[str], bool]) -> None:
-    """Forget the contents of these files: nobody keeps them current any more."""
+    """Forget the contents of these files, which no source keeps current any more."""
     with _lock:
         for name in [*filter(is_past, _contents)]:
             del _contents[name]
