@@ -513,12 +513,13 @@ class Http2Stream(Timed):
         if self._unconsumed:
             self._consume()
         if not self.receiving:
-            self.deadline = inf
+            self.watch_body()  # held data keeps its timeout
         else:
             # Further data of the client is dropped, as over HTTP/1.1. After a reset, even with NO_ERROR, some clients
             # discard the response (curl 7.88).
             self._linger_end = self._connection.server.worker_loop.wheel.now + LINGER_TOTAL_S
-            self.watch(LINGER_IDLE_S)
+            if not self._held_at_last_look:
+                self.watch(LINGER_IDLE_S)
 
     def _record(self) -> None:
         """Finish the exchange: finish steps, counters, log."""

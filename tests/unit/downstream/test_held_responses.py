@@ -228,6 +228,26 @@ def test_a_response_is_over_once_all_of_it_was_given_to_the_connection(protocol:
     assert_over(plane)
 
 
+@pytest.mark.twin
+def test_a_client_that_stalls_with_the_end_of_a_response_unread_is_timed_out() -> None:
+    """Although the response has ended for the gateway: what the stream holds is freed."""
+    body = LONG[: 3 * MAX_KEPT]
+    plane = Plane(
+        {**HTTP2, "timeouts": {"response_idle": "5s"}},
+        probes=(probe("sends", Phase.ADMIT, request=lambda exchange: Reply(200, body)),),
+    )
+    client = begins(plane, (frames.Setting.INITIAL_WINDOW_SIZE, 10))
+    client.sends(frames.window_update(1 << 24, 0))
+    asks(client, 1)
+    plane.passes(1)
+    client.sends(frames.window_update(110_000, 1))
+    assert len(plane.records) == 1
+    plane.passes(4)
+    assert [kind for kind, *_ in frames_of(client) if kind == Type.RST_STREAM] == []
+    plane.passes(8)
+    assert [kind for kind, *_ in frames_of(client) if kind == Type.RST_STREAM] == [Type.RST_STREAM]
+
+
 def frames_of(client: Wire) -> list[tuple[int, int, int]]:
     """Type, flags and payload length of each frame that the client has got."""
     made, at, sent = [], 0, client.received
