@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import final
 
+from fastgw.runtime.ipc.channel import ChannelFull
 from fastgw.sync.feeds import Feeds
 from fastgw.sync.known_addresses import FEED, SHARE_S, KnownAddresses
 
@@ -49,5 +50,5 @@ class AddressSharing:
             self._timer = self._loop.call_later(SHARE_S, self._send_changes)
             try:
                 self._send(FEED, self._known.written())
-            except OSError:  # too many open files
+            except (OSError, ChannelFull):  # too many open files, for example
                 self._changed = True

@@ -222,7 +222,7 @@ class Worker:
         self._observed = ObservedListeners(lambda: self._table_swap.gateway)
         self._observe_log_bodies(gateway)
         self._recording = WorkerRecording(loop, self._feeds, self._observed)
-        self._address_sharing = AddressSharing(loop, node_addresses, self._feeds, self._feed_others)
+        self._address_sharing = AddressSharing(loop, node_addresses, self._feeds, self._send_feed)
         self._acceptor = Acceptor(loop, self._server)
         self._standing = AcceptingSockets(self._acceptor, node_state.endpoints, node_state.listeners, gateway.listeners)
         self._captures = RunningCaptures(self._observed, self._observer, node_state.run_key)
@@ -359,9 +359,16 @@ class Worker:
         return monotonic() - self._control_gone_at >= SUCCESSION_S
 
     def _feed_others(self, key: str, value: bytes) -> None:
+        with suppress(ChannelFull):
+            self._send_feed(key, value)
+
+    def _send_feed(self, key: str, value: bytes) -> None:
+        """Send a value of a feed to the supervisor and the other workers. Raises `ChannelFull`."""
         descriptor = write_memfd(value)
         try:
             self._channel.send(FeedUpdate(generation=self._table_swap.generation, key=key), [descriptor])
+        except ChannelFull:
+            raise
         except ChannelClosed:
             pass  # other processes detect it themselves
         finally:

@@ -26,8 +26,8 @@ AT_ONCE: Final = 16
 SLOT_S: Final = 0.5
 """Seconds after which a lookup that has no answer yet lets another one start: a few names that hang delay no others."""
 AT_ONCE_TIMED_OUT: Final = 4
-"""Maximum number of concurrent lookups of names whose last lookup has exceeded `LIMIT`. They have slots of their own,
-for up to `LIMIT`, so many names that hang need few threads and delay only each other.
+"""The same for names whose last lookup has exceeded `LIMIT`. They have slots of their own, so that many names that
+hang start few threads at a time and delay only each other.
 """
 MOST_TIMED_OUT: Final = 4096
 """Maximum number of such names that are remembered."""
@@ -81,8 +81,8 @@ async def _answer(host: str, port: int) -> list[TargetAddress]:
     answer, left_s = _unanswered.get((host, port)), LIMIT
     try:
         if answer is None:
-            slots, slot_s = (_timed_out_slots, LIMIT) if host in _timed_out else (_slots, min(SLOT_S, LIMIT))
-            async with slots:
+            slot_s = min(SLOT_S, LIMIT)
+            async with _timed_out_slots if host in _timed_out else _slots:
                 answer = _unanswered.get((host, port)) or _start_lookup(host, port)
                 with suppress(TimeoutError):
                     return await _within(slot_s, answer)
@@ -180,9 +180,10 @@ class Name:
         self._used = True
         if not self._current:
             lookup = self._start_renewal()
-            self._found = self._found or _with_port(node_addresses.of_host(self.host), self.port)
+            self._begin_with_known()
             if not self._found:
                 await asyncio.shield(lookup)  # a cancelled caller does not end the lookup for the others
+        self._begin_with_known()  # another worker may have found them meanwhile
         if not self._found:
             raise ResolveFailed(self._reason)
         start = self._turn % len(self._found)
@@ -191,6 +192,10 @@ class Name:
         good = [address for address in rotated if address not in self._avoided]
         poor = [address for address in rotated if address in self._avoided]
         return _alternate(good) + _alternate(poor)
+
+    def _begin_with_known(self) -> None:
+        if not self._found:
+            self._found = _with_port(node_addresses.of_host(self.host), self.port)
 
     def has(self, address: TargetAddress) -> bool:
         """Whether it is in the result of the last lookup."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fastgw.runtime.ipc.channel import ChannelFull
 from fastgw.runtime.worker import address_sharing
 from fastgw.runtime.worker.address_sharing import AddressSharing
 from fastgw.sync.feeds import Feeds
@@ -43,8 +44,9 @@ async def test_other_workers_and_later_ones_know_what_one_has_found() -> None:
 
 
 @on_loop
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), ChannelFull()])
 async def test_changes_in_quick_succession_are_one_message_and_a_failed_one_is_repeated(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(address_sharing, "SHARE_S", 0.01)
     sent: list[bytes] = []
@@ -52,7 +54,7 @@ async def test_changes_in_quick_succession_are_one_message_and_a_failed_one_is_r
     def send(key: str, value: bytes) -> None:
         sent.append(value)
         if len(sent) == 2:
-            raise OSError(24, "Too many open files")
+            raise error
 
     sharing, known, _ = worker({}, send)
     known.add("a", [ONE], 1.0)

@@ -242,6 +242,36 @@ async def test_a_name_that_began_with_known_addresses_follows_its_own_lookup(res
     name.stop()
 
 
+@on_loop
+async def test_a_name_whose_lookup_has_failed_takes_the_addresses_that_another_worker_finds(resolver):
+    resolver.answer = socket.gaierror(socket.EAI_AGAIN, "later")
+    name = Name("users", 80, HOUR)
+    with pytest.raises(ResolveFailed):
+        await name.addresses()
+    dns.node_addresses.add("users", [(socket.AF_INET, "192.0.2.7", 0, 0)], 1.0)
+    assert [address.sockaddr for address in await name.addresses()] == [("192.0.2.7", 80)]
+    name.stop()
+
+
+@on_loop
+async def test_names_that_have_timed_out_wait_for_each_other_for_the_time_of_a_slot(system, monkeypatch):
+    """An outage of DNS makes all names such ones: those that are answered again do not wait for those that hang."""
+    monkeypatch.setattr(dns, "LIMIT", 0.01)
+    for name in ("first.hang", "users.hang"):
+        with pytest.raises(TimeoutError):
+            await dns.look_up(name, 80)
+    system.release.set()
+    await until(lambda: not dns._unanswered)
+    system.release.clear()
+    monkeypatch.setattr(dns, "LIMIT", 20.0)
+    monkeypatch.setattr(dns, "SLOT_S", 0.01)
+    waits = [asyncio.create_task(dns.look_up(name, 80)) for name in ("first.hang", "users.hang")]
+    system.asked.clear()
+    await until(lambda: system.asked == ["first.hang", "users.hang"])
+    system.release.set()
+    await asyncio.gather(*waits)
+
+
 class System:
     """Stands in for `getaddrinfo`: names of `.hang` wait for `release`; others are answered at once."""
 
@@ -336,6 +366,7 @@ async def test_names_that_have_timed_out_wait_for_each_other_and_not_before_othe
     system.release.clear()
     system.asked.clear()
     monkeypatch.setattr(dns, "LIMIT", 20.0)
+    monkeypatch.setattr(dns, "SLOT_S", 20.0)
     waits = [asyncio.create_task(dns.look_up(name, 80)) for name in names]
     await until(lambda: system.asked == names[:1])
     assert await dns.look_up("users", 80) == [v4(1)]
