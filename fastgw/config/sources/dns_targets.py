@@ -185,16 +185,22 @@ def _start_thread() -> None:
 
 def _look_up_queued() -> None:
     global _threads
+    has_ended = False
     try:
         while True:
             with _changed:
                 if not _queue:
+                    _threads -= 1  # under the same lock: whoever queues a lookup now starts another thread
+                    has_ended = True
                     return
                 name, lookup = _queue.popleft()
             _look_up(name, lookup)
     finally:
-        with _changed:
-            _threads -= 1
+        if not has_ended:
+            with _changed:
+                _threads -= 1
+                if _queue:
+                    _start_thread()
 
 
 def _look_up(name: str, lookup: _Lookup) -> None:

@@ -1,8 +1,8 @@
 """A client connection over HTTP/2: its bytes, streams, limits, timeouts, and its end.
 
-Rule 1: it writes once per iteration of the event loop, for all of its streams. Rule 2: each stream beyond the first
-counts in the node's connection limits, like a connection over HTTP/1.1. Rule 3: timeouts apply while reading is paused,
-and while the client does not read.
+Rule 1: it writes once per iteration of the event loop, for all of its streams, and before it resets one. Rule 2: each
+stream beyond the first counts in the node's connection limits, like a connection over HTTP/1.1. Rule 3: timeouts apply
+while reading is paused, and while the client does not read.
 """
 
 import asyncio

@@ -241,17 +241,9 @@ class RemoteSink:
             lost = self._count_refused(self._thread.outcome())
         except Undelivered as error:
             lost = self._count_refused(error.refused)
-            self._failed(str(error), error.wait_s)
-            if held is None:
-                return lost + self._keep_lines(error.lines)
-            try:
-                if len(error.lines) < len(lines):
-                    held.replace(_joined(error.lines))  # the others would be delivered or refused again
-            except OSError as unwritten:
-                self._failed(f"its spool cannot be written: {unwritten.strerror}", 0.0)
-            finally:
-                held.release()
-            return lost
+            if error.lines:  # otherwise the connection was lost behind the last answer
+                self._failed(str(error), error.wait_s)
+                return lost + self._keep_undelivered(lines, error.lines, held)
         if held is not None:
             try:
                 held.remove()
@@ -260,6 +252,19 @@ class RemoteSink:
                 return lost
         self._succeeded()
         return lost
+
+    def _keep_undelivered(self, lines: Sequence[bytes], left: Sequence[bytes], held: HeldLines | None) -> int:
+        """Keep the lines of a delivery that are left, and return the number of lost ones."""
+        if held is None:
+            return self._keep_lines(left)
+        try:
+            if len(left) < len(lines):
+                held.replace(_joined(left))  # the others would be delivered or refused again
+        except OSError as error:
+            self._failed(f"its spool cannot be written: {error.strerror}", 0.0)
+        finally:
+            held.release()
+        return 0
 
     def _keep_lines(self, batch: Sequence[bytes]) -> int:
         """Put lines into the spool, and return the number of lost ones."""

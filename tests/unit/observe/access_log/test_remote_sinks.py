@@ -38,6 +38,7 @@ from fastgw.config.settings.secrets import Secret
 from fastgw.observe.access_log import remote_sink
 from fastgw.observe.access_log.sink import why_not
 from fastgw.observe.access_log.sink_kinds import sink_of
+from fastgw.observe.access_log.spool import Spool as LineSpool
 from tests.support.certificates import Certificates, server_tls
 from tests.support.gateway import wait_until
 
@@ -779,6 +780,24 @@ class TestSpool:
         rest = other.hold_oldest()
         assert rest.lines == b"b\n"
         rest.release()
+
+    def test_a_connection_that_is_lost_behind_the_last_answer_leaves_no_lines(self, path):
+        class Lost:
+            refusal = ""
+
+            def deliver(self, lines):
+                raise remote_sink.Undelivered("the connection was lost", [])
+
+            def close(self): ...
+
+        sink = remote_sink.RemoteSink("lost", Lost(), 10, LineSpool(str(path), 1 << 20))
+        sink.write(lines("a"))
+        assert sink.flush() == 0
+        path.mkdir(exist_ok=True)
+        (path / f"{1:020}-1-0.lines").write_bytes(b"b\n")
+        sink.refresh()
+        wait_until(lambda: sink.refresh() or not any(path.iterdir()), "the file to be removed")
+        sink.close()
 
     def test_lines_are_kept_while_a_delivery_hangs_and_also_those_of_the_delivery(
         self, make, path, spooled, endless, server, monkeypatch
