@@ -27,6 +27,7 @@ from fastgw.errors import Fault
 from fastgw.filters import TYPES
 from fastgw.gateway.compiler import compile
 from fastgw.runtime.reload.file_watch import FileWatch
+from tests.support.gateway import wait_until
 from tests.support.peer import DEADLINE
 
 MAIN = """\
@@ -237,6 +238,7 @@ def test_very_many_that_do_not_answer_hold_up_no_start(tmp_path: Path, hanging: 
     )
     made = config.load(str(tmp_path / "gw.yaml"), TYPES)
     assert sum("not resolved yet: DNS has not answered" in note.wrong for note in made.notes) == 50
+    wait_until(lambda: len(hanging.asked) >= dns_targets.AT_ONCE, "the threads to begin")
     assert sorted(hanging.asked) == sorted(hosts[: dns_targets.AT_ONCE])
     hanging.answer(addresses("192.0.2.1"))
     now = config.load(str(tmp_path / "gw.yaml"), TYPES, known=made.captured)
