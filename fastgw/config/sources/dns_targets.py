@@ -190,7 +190,7 @@ def _look_up_queued() -> None:
         while True:
             with _changed:
                 if not _queue:
-                    _threads -= 1  # under the same lock: whoever queues a lookup now starts another thread
+                    _threads -= 1  # under the same lock, so that a lookup that is queued now starts another thread
                     has_ended = True
                     return
                 name, lookup = _queue.popleft()

@@ -26,8 +26,8 @@ AT_ONCE: Final = 16
 SLOT_S: Final = 0.5
 """Seconds after which a lookup that has no answer yet lets another one start: a few names that hang delay no others."""
 AT_ONCE_TIMED_OUT: Final = 4
-"""The same for names whose last lookup has exceeded `LIMIT`. They have slots of their own, so that many names that
-hang start few threads at a time and delay only each other.
+"""Maximum number for names whose last lookup has exceeded `LIMIT`. They have slots of their own, so that many names
+that hang start few threads at a time and delay only each other.
 """
 MOST_TIMED_OUT: Final = 4096
 """Maximum number of such names that are remembered."""
