@@ -27,13 +27,14 @@ class PublishedFeed:
             self._send()
 
     def _send(self) -> None:
-        descriptor = write_memfd(self._value())
         try:
-            self._channel.send(FeedUpdate(generation=self._generation(), key=self._key), [descriptor])
+            descriptor = write_memfd(self._value())
+            try:
+                self._channel.send(FeedUpdate(generation=self._generation(), key=self._key), [descriptor])
+            finally:
+                os.close(descriptor)
             self._unsent = False
-        except ChannelFull:
+        except (ChannelFull, OSError):  # OSError: too many open files, for example
             asyncio.get_running_loop().call_later(RETRY_S, self._send)
         except ChannelClosed:
             pass  # the supervisor has ended, so this process ends too
-        finally:
-            os.close(descriptor)

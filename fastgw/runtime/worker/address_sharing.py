@@ -4,23 +4,22 @@ import asyncio
 from collections.abc import Callable
 from typing import final
 
-from fastgw.runtime.ipc.channel import ChannelFull
 from fastgw.sync.feeds import Feeds
 from fastgw.sync.known_addresses import FEED, SHARE_S, KnownAddresses
 
 
 @final
 class AddressSharing:
-    """`known`: those of this process. `send`: sends a value of a feed to the supervisor and the other workers."""
+    """`known`: those of this process. `publish`: sends them to the supervisor and the other workers."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         known: KnownAddresses,
         feeds: Feeds,
-        send: Callable[[str, bytes], None],
+        publish: Callable[[], None],
     ) -> None:
-        self._loop, self._known, self._feed, self._send = loop, known, feeds[FEED], send
+        self._loop, self._known, self._feed, self._publish = loop, known, feeds[FEED], publish
         self._changed = False
         self._timer: asyncio.TimerHandle | None = None  # since the last message
 
@@ -48,7 +47,4 @@ class AddressSharing:
         if self._changed:
             self._changed = False
             self._timer = self._loop.call_later(SHARE_S, self._send_changes)
-            try:
-                self._send(FEED, self._known.written())
-            except (OSError, ChannelFull):  # too many open files, for example
-                self._changed = True
+            self._publish()

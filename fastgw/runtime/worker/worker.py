@@ -70,6 +70,7 @@ from fastgw.runtime.ipc.channel import (
     Watch,
 )
 from fastgw.runtime.ipc.feed_values import RETRY_S, read_memfd, write_memfd
+from fastgw.runtime.ipc.published_feed import PublishedFeed
 from fastgw.runtime.node.cache_stores import column_of, disk_of, expires, store_settings
 from fastgw.runtime.node.config_snapshot import TargetChange
 from fastgw.runtime.node.heartbeat import WorkerHeartbeat
@@ -89,7 +90,7 @@ from fastgw.runtime.worker.trace_export import TraceExports
 from fastgw.shm.connection_journal import ConnectionJournal
 from fastgw.shm.node_queue import WorkerBell
 from fastgw.shm.wakers import WakeReader, WakeReason
-from fastgw.sync import acme_challenges, drained_targets, ocsp_responses, on_demand
+from fastgw.sync import acme_challenges, drained_targets, known_addresses, ocsp_responses, on_demand
 from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.feeds import Feeds
 from fastgw.sync.revocations import RevocationEvent
@@ -222,7 +223,10 @@ class Worker:
         self._observed = ObservedListeners(lambda: self._table_swap.gateway)
         self._observe_log_bodies(gateway)
         self._recording = WorkerRecording(loop, self._feeds, self._observed)
-        self._address_sharing = AddressSharing(loop, node_addresses, self._feeds, self._send_feed)
+        addresses = PublishedFeed(
+            channel, known_addresses.FEED, lambda: self._table_swap.generation, node_addresses.written
+        )
+        self._address_sharing = AddressSharing(loop, node_addresses, self._feeds, addresses.publish)
         self._acceptor = Acceptor(loop, self._server)
         self._standing = AcceptingSockets(self._acceptor, node_state.endpoints, node_state.listeners, gateway.listeners)
         self._captures = RunningCaptures(self._observed, self._observer, node_state.run_key)
@@ -359,16 +363,9 @@ class Worker:
         return monotonic() - self._control_gone_at >= SUCCESSION_S
 
     def _feed_others(self, key: str, value: bytes) -> None:
-        with suppress(ChannelFull):
-            self._send_feed(key, value)
-
-    def _send_feed(self, key: str, value: bytes) -> None:
-        """Send a value of a feed to the supervisor and the other workers. Raises `ChannelFull`."""
         descriptor = write_memfd(value)
         try:
             self._channel.send(FeedUpdate(generation=self._table_swap.generation, key=key), [descriptor])
-        except ChannelFull:
-            raise
         except ChannelClosed:
             pass  # other processes detect it themselves
         finally:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from fastgw.runtime.ipc.channel import ChannelFull
+from fastgw.runtime.ipc.channel import ChannelFull, FeedUpdate
+from fastgw.runtime.ipc.published_feed import PublishedFeed
 from fastgw.runtime.worker import address_sharing
 from fastgw.runtime.worker.address_sharing import AddressSharing
 from fastgw.sync.feeds import Feeds
@@ -24,7 +26,7 @@ def worker(
     values: dict[str, bytes], send: Callable[[str, bytes], None]
 ) -> tuple[AddressSharing, KnownAddresses, Feeds]:
     known, feeds = KnownAddresses(), Feeds(values, lambda key, seen: None)
-    sharing = AddressSharing(asyncio.get_running_loop(), known, feeds, send)
+    sharing = AddressSharing(asyncio.get_running_loop(), known, feeds, lambda: send(FEED, known.written()))
     sharing.start()
     return sharing, known, feeds
 
@@ -51,12 +53,17 @@ async def test_changes_in_quick_succession_are_one_message_and_a_failed_one_is_r
     monkeypatch.setattr(address_sharing, "SHARE_S", 0.01)
     sent: list[bytes] = []
 
-    def send(key: str, value: bytes) -> None:
-        sent.append(value)
-        if len(sent) == 2:
-            raise error
+    class Full:
+        def send(self, message: FeedUpdate, descriptors: list[int]) -> None:
+            assert message.key == FEED
+            sent.append(os.pread(descriptors[0], 1 << 16, 0))
+            if len(sent) == 2:
+                raise error
 
-    sharing, known, _ = worker({}, send)
+    known = KnownAddresses()
+    feed = PublishedFeed(cast(Any, Full()), FEED, lambda: 1, known.written)
+    sharing = AddressSharing(asyncio.get_running_loop(), known, Feeds({}, lambda key, seen: None), feed.publish)
+    sharing.start()
     known.add("a", [ONE], 1.0)
     known.add("b", [ONE], 2.0)
     known.add("b", [TWO], 3.0)
