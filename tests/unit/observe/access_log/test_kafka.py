@@ -316,8 +316,10 @@ def connections_to(port: int) -> int:
     """How many sockets of this process are connected to a port."""
     found = 0
     for number in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError), socket(fileno=os.dup(int(number))) as each:
-            found += each.family == AF_INET and each.getpeername()[1] == port
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):  # others would leave their copy open
+                with socket(fileno=os.dup(int(number))) as each:
+                    found += each.family == AF_INET and each.getpeername()[1] == port
     return found
 
 
