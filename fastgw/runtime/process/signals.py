@@ -4,6 +4,15 @@ import signal
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Final
+
+AT_START: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals for a gateway that runs. Others end one that is starting, which is what their senders want."""
+
+
+def hold_signals_of_start() -> None:
+    """Block the signals for a running gateway until `Signals.catch`: by default they would end a starting one."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, AT_START)
 
 
 class Signals:
@@ -19,8 +28,8 @@ class Signals:
         return self._out.fileno()
 
     def catch(self) -> None:
-        """Catch signals from now on. Signals that are pending because they were blocked, for example during an upgrade,
-        are delivered now.
+        """Catch signals from now on. Signals that are pending because they were blocked, during a start or an
+        upgrade, are delivered now.
         """
         signal.set_wakeup_fd(self._in.fileno(), warn_on_full_buffer=False)
         for number in self._numbers:

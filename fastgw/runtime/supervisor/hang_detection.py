@@ -12,6 +12,7 @@ from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 from fastgw.runtime.node.child_slots import Child
 from fastgw.runtime.node.heartbeat_monitor import LATE_S, LOOK_EVERY, LOOK_MAX, SET_UP_S, SILENT_S, STACK_S
+from fastgw.runtime.process.stack_dump import request_stack_dump
 
 
 class HangDetector:
@@ -73,8 +74,7 @@ class HangDetector:
 
 
 def _condemn(child: Child, now: float, why: str) -> None:
-    """Schedule the kill of a child. Until then it may log its stack; if it was stopped, only once it continues."""
+    """Schedule the kill of a child. Until then it may log its stack."""
     notice(OperatorEvent.PROCESS_KILLED, f"{child} {why}: killing it; its stack:")
     child.kill_at = now + STACK_S
-    os.kill(child.pid, signal.SIGUSR2)
-    os.kill(child.pid, signal.SIGCONT)
+    request_stack_dump(child.pid)
