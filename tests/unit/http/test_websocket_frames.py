@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from functools import cache
 from random import Random
 
@@ -97,6 +98,90 @@ def test_text_is_what_python_decodes(reader: type[frames.FrameReader], text: byt
 @pytest.mark.parametrize("sent", [frame(0x82, b"x" * 4000), frame(0x81, b"x" * 4000), frame(0x89, b"x") * 9])
 def test_what_passes_as_a_whole_is_not_copied(reader: type[frames.FrameReader], sent: bytes) -> None:
     assert reader(True).feed(sent) is sent
+
+
+DEFLATE = frames.Deflate()
+
+
+def deflated(data: bytes) -> bytes:
+    made = zlib.compressobj(wbits=-15)
+    return (made.compress(data) + made.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+@both
+@pytest.mark.parametrize("opcode", [1, 2])
+@pytest.mark.parametrize(
+    "payloads",
+    [
+        pytest.param([deflated(bytes(9_000_000))], id="one-large"),
+        pytest.param([deflated(bytes(60_000))] * 100, id="many"),
+        pytest.param([deflated(b"a")] * 1000, id="many-small"),
+        pytest.param([b"\x03\x00" * 1000], id="many-blocks"),
+    ],
+)
+@pytest.mark.parametrize("size", [5, 1 << 20])
+def test_a_call_inflates_so_much_and_keeps_the_rest(
+    reader: type[frames.FrameReader], opcode: int, payloads: list[bytes], size: int
+) -> None:
+    """A call returns less than a message of which it has inflated a part only, if the message began in it."""
+    sent = b"".join(frame(0xC0 | opcode, payload) for payload in payloads)
+    read = reader(True, None, DEFLATE)
+    passed, unfinished = b"", 0
+    for at in range(0, len(sent), size):
+        passed += read.feed(sent[at : at + size])
+        while read.unfinished:
+            unfinished += 1
+            assert sent.startswith(passed)
+            passed += read.feed(b"")
+    assert (unfinished > 0) is (size > 5)
+    assert passed == sent
+    assert (read.violation, read.messages, read.frames) == (None, len(payloads), len(payloads))
+
+
+@both
+def test_no_part_of_a_message_passes_before_it_is_checked(reader: type[frames.FrameReader]) -> None:
+    first, second = frame(0xC1, deflated(b"a")), frame(0xC1, deflated(b"a" * 9_000_000 + b"\xff"))
+    read = reader(True, None, DEFLATE)
+    assert read.feed(first + second) == first
+    while read.unfinished:
+        assert read.at_boundary
+        assert read.feed(b"") == b""
+    assert read.violation is not None
+    assert (read.violation.code, read.at_boundary) == (1007, True)
+
+
+@both
+def test_the_rest_of_a_frame_begins_with_the_data_that_was_kept(reader: type[frames.FrameReader]) -> None:
+    sent = frame(0xC2, deflated(bytes(9_000_000)))
+    read = reader(True, None, DEFLATE)
+    passed = read.feed(sent[:20]) + read.feed(sent[20:-9])
+    assert (read.unfinished, read.at_boundary) == (True, False)
+    passed += read.rest(b"") + read.rest(sent[-9:] + b"more")
+    assert passed == sent
+    assert (read.unfinished, read.at_boundary) == (False, True)
+
+
+@both
+def test_a_limit_that_changes_is_that_of_the_next_frame(reader: type[frames.FrameReader]) -> None:
+    read = reader(True, 10)
+    read.limit_messages(None)
+    sent = frame(0x82, b"x" * 4000)
+    assert read.feed(sent) == sent
+    read.limit_messages(20)
+    assert read.feed(frame(0x82, b"x" * 20) + frame(0x82, b"x" * 21)) == frame(0x82, b"x" * 20)
+    assert read.violation is not None
+    assert read.violation.code == 1009
+
+
+@both
+def test_a_limit_that_is_set_amid_a_message_counts_its_earlier_fragments(reader: type[frames.FrameReader]) -> None:
+    read = reader(True)
+    first = frame(0x02, b"x" * 100)
+    assert read.feed(first) == first
+    read.limit_messages(50)
+    assert read.feed(frame(0x80, b"x" * 40)) == b""
+    assert read.violation is not None
+    assert read.violation.code == 1009
 
 
 @both

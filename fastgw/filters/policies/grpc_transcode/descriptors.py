@@ -13,6 +13,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from fastgw.filters.policies.grpc_transcode.json_input import WRAPPERS, JsonChecker
+from fastgw.filters.policies.grpc_transcode.json_size import JsonSizes
 from fastgw.filters.policies.grpc_transcode.templates import (
     PathTemplate,
     TemplateError,
@@ -84,6 +85,8 @@ class Api(NamedTuple):
     pool: Any
     """Pool of its types, which `google.protobuf.Any` is resolved in."""
     checker: JsonChecker
+    sizes: dict[tuple[bool, bool, bool], JsonSizes]
+    """Sizes of JSON by its format."""
 
     @property
     def methods(self) -> int:
@@ -117,7 +120,7 @@ def read_api(content: bytes, services: Sequence[str], auto_mapping: bool) -> Api
         )
     if problems:
         raise _refused(problems)
-    return Api(table, tuple(bindings), pool, JsonChecker())
+    return Api(table, tuple(bindings), pool, JsonChecker(), {})
 
 
 def _refused(problems: Sequence[str]) -> DescriptorError:

@@ -77,7 +77,7 @@ class GrpcTranscode(Filter, name="grpc_transcode", phase=Phase.TRANSFORM, order=
         return Hooks(
             request=transcoder.request,
             translate=transcoder.translate,
-            translates_copies=True,
+            translate_copy=transcoder.translate,
             reply=transcoder.reply,
             finish=transcoder.finish,
             explain=transcoder.explain,

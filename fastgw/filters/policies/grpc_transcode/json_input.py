@@ -8,7 +8,7 @@ converted, so that they are exact.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from math import inf, isinf
 from typing import Any, Final, NamedTuple, final
@@ -26,6 +26,8 @@ _MOST: Final = {5: float.fromhex("0x1.fffffffffffffp+1023"), 6: float.fromhex("0
 """Largest number of each kind of floating-point values."""
 _MOST_DIGITS: Final = 20
 """Digits of the largest integer of 64 bits."""
+_MOST_KEY: Final = 100
+"""Characters of a key that is a number, with zeros at its beginning."""
 _ENUM: Final = 8
 _MESSAGE: Final = 10
 _BYTES: Final = 12  # a type, not a kind
@@ -153,8 +155,8 @@ class JsonChecker:
                 continue
             if known.is_map:
                 if isinstance(inner, dict):
+                    self._check_keys(inner, field, name)
                     for key, each in inner.items():
-                        self._check_key(key, field, name)
                         inner[key] = self._check_value(each, known.values, name, depth)
             elif field.is_repeated:
                 if isinstance(inner, list):
@@ -191,9 +193,16 @@ class JsonChecker:
             raise InvalidRequest(f"{quoted(name)} is not Base64.")
         return value
 
-    def _check_key(self, key: str, field: Any, name: str) -> None:
-        if field.message_type.fields_by_name["key"].cpp_type in _INTEGERS and not _IS_INTEGER(key):
-            raise InvalidRequest(f"{quoted(key)} is not a number, for a key of {quoted(name)}.")
+    def _check_keys(self, keys: Iterable[str], field: Any, name: str) -> None:
+        if field.message_type.fields_by_name["key"].cpp_type not in _INTEGERS:
+            return
+        seen: dict[int, str] = {}
+        for key in keys:
+            if not _IS_INTEGER(key) or len(key) > _MOST_KEY:
+                raise InvalidRequest(f"{quoted(key)} is not a number, for a key of {quoted(name)}.")
+            other = seen.setdefault(int(key), key)
+            if other is not key:
+                raise InvalidRequest(f"{quoted(key)} and {quoted(other)} are the same key of {quoted(name)}.")
 
     def _fields_of(self, kind: Any) -> Mapping[str, _Field]:
         known = self._fields.get(kind.full_name)

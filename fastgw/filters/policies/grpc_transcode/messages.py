@@ -12,6 +12,7 @@ import orjson
 from google.protobuf import json_format, message_factory
 from google.protobuf.message import DecodeError
 
+from fastgw.filters.policies.grpc_transcode.conversions import PIECE
 from fastgw.filters.policies.grpc_transcode.descriptors import (
     HTTP_BODY,
     WHOLE,
@@ -27,10 +28,21 @@ from fastgw.filters.policies.grpc_transcode.json_input import (
     quoted,
     read_json,
 )
+from fastgw.filters.policies.grpc_transcode.json_size import JsonSizes, JsonTooLarge
 from fastgw.http.grpc.details import Detail, read_details
 
 MOST_PARAMETERS: Final = 1000
 """Query parameters of a request."""
+_READ_VALUE: Final = 64
+"""Cost of a value of a request: 10 us. The cost of a byte is 1."""
+_WRITTEN_VALUE: Final = 24
+"""Cost of a value of a response: 4 us."""
+UNMEASURED: Final = 8
+"""Cost of a byte of a response that is not measured."""
+_COPIED: Final = 16
+"""Bytes that are passed as they are for the cost of one that is converted."""
+_GROWTH: Final = 64
+"""A message that is shorter than the limit by this factor is written before its JSON is measured, and checked then."""
 _STRING, _BYTES = 9, 12  # types of fields, as descriptor.proto numbers them
 _SHOWN: Final = 300
 """Characters of an error of the library that a client is shown."""
@@ -38,6 +50,10 @@ _SHOWN: Final = 300
 
 class InvalidResponse(ValueError):
     """Raised for a message of the upstream that cannot be converted. The text is for the log."""
+
+
+class ResponseTooLarge(InvalidResponse):
+    """Raised for a message of the upstream that is too long as JSON."""
 
 
 class JsonFormat(NamedTuple):
@@ -65,6 +81,7 @@ class RequestReader:
     ) -> None:
         self._binding, self._format, self._api = binding, format, api
         self._tree: dict[str, Any] = {}
+        self._given = len(binding.variables)  # values of the path and the query
         for place, fields in binding.variables:
             variable = binding.template.variables[place]
             name = ".".join(variable.field_path)
@@ -75,6 +92,15 @@ class RequestReader:
             _put(self._tree, fields, _value_of(fields[-1], text, f"{name} in the path"))
         if query:
             self._read_query(query)
+
+    def cost(self, body: bytes) -> int:
+        """Return the cost of the conversion of a body, as `conversions` counts it."""
+        binding = self._binding
+        if binding.body is None or is_http_body(binding.method.input, binding.body):
+            return len(body) // _COPIED + _READ_VALUE * self._given
+        # Each value is behind a bracket or a comma.
+        values = self._given + body.count(b",") + body.count(b"[") + body.count(b"{")
+        return len(body) + _READ_VALUE * values
 
     def read(self, body: bytes, content_type: bytes = b"") -> bytes:
         """Return the message for a body, serialized. `content_type`: as sent, for a body that is passed as it is."""
@@ -118,6 +144,7 @@ class RequestReader:
         pieces = query.split(b"&")
         if len(pieces) > MOST_PARAMETERS:
             raise InvalidRequest(f"The query has more than {MOST_PARAMETERS} parameters.")
+        self._given += len(pieces)
         texts: dict[str, list[str]] = {}
         for piece in filter(None, pieces):
             written, _, given = piece.partition(b"=")
@@ -208,22 +235,43 @@ def _shown(error: Exception) -> str:
 
 @final
 class ResponseWriter:
-    """Converts the response messages of a method. Raises `InvalidResponse`."""
+    """Converts the response messages of a method. Raises `InvalidResponse`. `most`: maximum bytes of JSON."""
 
-    def __init__(self, binding: Binding, format: JsonFormat, api: Api) -> None:
+    def __init__(self, binding: Binding, format: JsonFormat, api: Api, most: int) -> None:
         self._output, self._field = binding.method.output, binding.response_body
-        self._format, self._api = format, api
+        self._format, self._api, self._most = format, api, most
+        self._sizes = _sizes_of(format, api)
         self.is_raw = is_http_body(binding.method.output, binding.response_body or WHOLE)
         """Whether messages hold a body of any type, which passes as it is."""
+
+    def cost(self, message: bytes) -> int:
+        """Return the cost of the conversion of a message, as `conversions` counts it."""
+        size = len(message)
+        if self.is_raw:
+            return size // _COPIED
+        if size > PIECE:
+            return size * UNMEASURED  # to measure it on the loop would take too long
+        try:
+            return self._sizes.least(self._decoded(message), PIECE, self._field, _WRITTEN_VALUE)
+        except JsonTooLarge:
+            return PIECE + 1
+        except (ValueError, RecursionError):  # it is no message, or cannot be JSON: `write` raises it again
+            return size
 
     def write(self, message: bytes) -> bytes:
         """Return a serialized message as JSON."""
         decoded = self._decoded(message)
         try:
-            value = self._to_json(decoded)
-            return orjson.dumps(value)
+            if len(message) * _GROWTH > self._most:
+                self._sizes.least(decoded, self._most, self._field)  # before there are objects for all of its values
+            written = orjson.dumps(self._to_json(decoded))
+        except JsonTooLarge as error:
+            raise ResponseTooLarge(str(error)) from error
         except Exception as error:  # the edge of the library: an Any of an unknown type, an invalid Timestamp
             raise InvalidResponse(f"a message cannot be written as JSON: {_shown(error)}") from error
+        if len(written) > self._most:
+            raise ResponseTooLarge(f"the JSON of a message is longer than the {self._most} bytes allowed")
+        return written
 
     def raw(self, message: bytes) -> tuple[bytes, bytes]:
         """Return the content type and the bytes of a message that holds a body."""
@@ -260,6 +308,15 @@ class ResponseWriter:
 
     def _dict(self, message: Any, with_defaults: bool) -> Any:
         return _as_dict(message, self._format, self._api, with_defaults)
+
+
+def _sizes_of(format: JsonFormat, api: Api) -> JsonSizes:
+    key = (
+        format.preserve_proto_field_names,
+        format.always_print_primitive_fields,
+        format.enums_as_integers,
+    )
+    return api.sizes.get(key) or api.sizes.setdefault(key, JsonSizes(api.pool, *key))
 
 
 def is_http_body(message: Any, field: Any) -> bool:

@@ -6,8 +6,11 @@ line. Rule 3: no message is longer than `message_bytes`, of JSON or of gRPC, dec
 converted yet pauses its source.
 """
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Callable, Iterable
 from functools import partial
+from math import inf
+from time import monotonic
 from typing import Any, Final, NamedTuple, final
 
 import orjson
@@ -15,20 +18,24 @@ import orjson
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Relay, Reply, Response, Trailers
 from fastgw.exchange.body_relay import BodySink
+from fastgw.exchange.grpc_status import status_of
 from fastgw.exchange.reply import NO_NAMES, UNKNOWN, own_response
-from fastgw.filters.policies.grpc_transcode.conversions import Conversions
+from fastgw.filters.policies.grpc_transcode.conversions import AT_ONCE, Conversions, TooManyConversions
 from fastgw.filters.policies.grpc_transcode.descriptors import Api, Binding
 from fastgw.filters.policies.grpc_transcode.json_input import InvalidRequest
 from fastgw.filters.policies.grpc_transcode.messages import (
+    UNMEASURED,
     InvalidResponse,
     JsonFormat,
     RequestReader,
+    ResponseTooLarge,
     ResponseWriter,
     status_details,
 )
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.field_names import HOP_BY_HOP, NOT_IN_TRAILERS, WRITTEN_HERE
-from fastgw.http.grpc.calls import TIMEOUT, is_grpc
+from fastgw.http.grpc.calls import TIMEOUT, is_grpc, timeout_of
+from fastgw.http.grpc.compression import IDENTITY, declared_bytes, decompress, is_known
 from fastgw.http.grpc.frames import COMPRESSED, FrameError, FrameTooLarge, MessageReader, frame
 from fastgw.http.grpc.status import (
     DETAILS,
@@ -112,6 +119,7 @@ class Transcoding(BodySink, CallListener):
         "_body",
         "_call",
         "_conversions",
+        "_deadline",
         "_exchange",
         "_frames",
         "_held",
@@ -121,6 +129,7 @@ class Transcoding(BodySink, CallListener):
         "_reader",
         "_response",
         "_sent",
+        "_upstream",
         "_upstream_is_full",
         "_use",
         "_writer",
@@ -130,15 +139,19 @@ class Transcoding(BodySink, CallListener):
         self, use: TranscodingUse, binding: Binding, reader: RequestReader, exchange: Exchange, forward: Forward
     ) -> None:
         self._use, self._binding, self._reader, self._exchange = use, binding, reader, exchange
-        self._writer = ResponseWriter(binding, use.format, use.api)
+        self._writer = ResponseWriter(binding, use.format, use.api, use.message_bytes)
         self._call = TranslatedCall(exchange, forward.unrewritten(), self)
-        self._conversions = Conversions(self._hold, forward.upstream)
+        self._conversions = Conversions(
+            self._hold, self._is_needed, forward.upstream if isinstance(forward, Forward) else None
+        )
+        self._upstream = forward.upstream
+        self._deadline: asyncio.TimerHandle | None = None  # of the call, while messages wait to be converted
         self._frames = MessageReader(use.message_bytes, COMPRESSED)
         self._body: Relay | None = None  # the request's, as long as more of it may come
         self._held = bytearray()  # bytes of the request's body that are not a message yet
         self._sent: Relay | None = None  # the call's, where messages are streamed
         self._response: Response | None = None
-        self._message: bytes | None = None  # the response's, where it is only one
+        self._message: tuple[bytes, bytes] | None = None  # the response's with its encoding, where it is only one
         self._begun: Response | None = None  # the client's response, where messages are streamed
         self._is_held = self._upstream_is_full = self._over = False
 
@@ -204,7 +217,7 @@ class Transcoding(BodySink, CallListener):
         self._held.clear()
         if self._sent is None:
             content_type = self._exchange.field(b"content-type") or b""
-            self._conversions.add(len(rest), partial(self._reader.read, rest, content_type), self._message_read)
+            self._add_request(rest, content_type)
             return
         self._read_line(rest)
         self._conversions.add(0, bool, lambda _: self._sent_all())
@@ -218,7 +231,12 @@ class Transcoding(BodySink, CallListener):
         if len(line) > self._use.message_bytes:
             self._refuse_long()
         elif line:
-            self._conversions.add(len(line), partial(self._reader.read, line), self._message_read)
+            self._add_request(line)
+
+    def _add_request(self, body: bytes, content_type: bytes = b"") -> None:
+        reader = self._reader
+        convert = partial(reader.read, body, content_type)
+        self._conversions.add(reader.cost(body), convert, self._message_read, may_refuse=True)
 
     def _message_read(self, message: bytes | Exception) -> None:
         if self._over:
@@ -226,6 +244,8 @@ class Transcoding(BodySink, CallListener):
         exchange, sent = self._exchange, self._sent
         if isinstance(message, InvalidRequest):
             exchange.fail(Fault.BAD_REQUEST, str(message))
+        elif isinstance(message, TooManyConversions):
+            exchange.fail(Fault.OVERLOADED, why="too many messages wait to be converted")
         elif isinstance(message, Exception):
             exchange.fail(Fault.INTERNAL, why=f"a request could not be converted: {message!r}")
         elif len(message) > self._use.message_bytes:
@@ -253,10 +273,39 @@ class Transcoding(BodySink, CallListener):
         self._brake()
 
     def _hold(self, is_held: bool) -> None:
-        """Pause both sides while messages wait to be converted."""
+        """Pause both sides while messages wait to be converted. The call has no other deadline meanwhile."""
         self._is_held = is_held
+        due_in = timeout_of(self._exchange.head)
+        if is_held and due_in is not None and due_in != inf:
+            left = self._exchange.begun_at + due_in - monotonic()
+            self._deadline = self._upstream.worker_loop.loop.call_later(max(left, 0.0), self._expire)
+        elif self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
         self._call.hold_response(is_held)
         self._brake()
+
+    def _expire(self) -> None:
+        self._deadline = None
+        if not self._is_needed():
+            return
+        exchange, fault, why = self._exchange, Fault.FILTER_TIMEOUT, "grpc-timeout of the call"
+        if not self._may_say_late(fault):
+            self._fail(fault, why)
+        elif exchange.service is None:  # otherwise the call has the same deadline, and ends the response
+            exchange.fault, exchange.why = fault, why
+            self._answer_status(_late(fault))
+
+    def _may_say_late(self, fault: Fault) -> bool:
+        """Whether a response that this fault ends is a stream with a line for it."""
+        is_late = status_of(fault, fault.status) is GrpcStatus.DEADLINE_EXCEEDED
+        return is_late and self._begun is not None and not self._writer.is_raw
+
+    def _is_needed(self) -> bool:
+        """Whether messages are still needed: after the end of the call it is not cancelled if the client leaves."""
+        if not self._over and not self._exchange.still_sends(self._begun):
+            self.on_cancel()
+        return not self._over
 
     def _brake(self) -> None:
         body = self._body
@@ -290,14 +339,15 @@ class Transcoding(BodySink, CallListener):
         for flags, message in messages:
             if self._over:
                 return
-            if flags & COMPRESSED:
-                self._fail(Fault.UPSTREAM_MALFORMED, "a message is compressed, though that was not offered")
+            encoding = self._encoding if flags & COMPRESSED else IDENTITY
+            if encoding is None:
+                self._fail(Fault.UPSTREAM_MALFORMED, "a message is compressed, in no known grpc-encoding")
             elif self._binding.method.server_streams:
-                self._conversions.add(len(message), partial(self._written, message), self._message_written)
+                self._add_response(message, encoding, self._message_written)
             elif self._message is not None:
                 self._fail(Fault.UPSTREAM_MALFORMED, "there is more than one message")
             else:
-                self._message = message
+                self._message = message, encoding
 
     def on_end(self, trailers: Trailers) -> None:
         response = self._response
@@ -319,10 +369,15 @@ class Transcoding(BodySink, CallListener):
         elif self._message is None:
             self._fail(Fault.UPSTREAM_MALFORMED, "the call ended with the status OK, and without a message")
         else:
-            message = self._message
-            self._conversions.add(
-                len(message), partial(self._written, message), partial(self._answer_message, trailers)
-            )
+            self._add_response(*self._message, partial(self._answer_message, trailers))
+
+    def _add_response(self, message: bytes, encoding: bytes, done: Callable[[Any], None]) -> None:
+        if encoding == IDENTITY:
+            cost = self._writer.cost(message)
+        else:  # never on the loop: a few bytes may be a long message
+            declared = min(declared_bytes(message, encoding), self._use.message_bytes)
+            cost = max(AT_ONCE + 1, UNMEASURED * declared)
+        self._conversions.add(cost, partial(self._written, message, encoding), done)
 
     def on_cancel(self) -> None:
         """Release the exchange and the call: they refer back here, and only the collector would find the cycle."""
@@ -330,7 +385,27 @@ class Transcoding(BodySink, CallListener):
             self._over = True
             self._body = self._sent = None
             self._conversions.cancel()
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
             del self._exchange, self._call
+
+    def on_abort(self, fault: Fault) -> bool:
+        if self._over or not self._may_say_late(fault):
+            return False
+        self._answer_status(_late(fault))
+        return True
+
+    @property
+    def _encoding(self) -> bytes | None:
+        """The `grpc-encoding` of compressed messages, which some servers use though it was not offered; None: it is
+        not known.
+        """
+        assert self._response is not None
+        assert self._response.head is not None
+        values = self._response.head.values(b"grpc-encoding")
+        encoding = values[0].lower() if len(values) == 1 else b""
+        return encoding if is_known(encoding) else None
 
     @property
     def _status(self) -> int:
@@ -355,18 +430,21 @@ class Transcoding(BodySink, CallListener):
         fields = {name.lower(): value for name, value in told}
         return Status(parse_status(status), decode_message(fields.get(MESSAGE, b"")), fields.get(DETAILS))
 
-    def _written(self, message: bytes) -> tuple[bytes, bytes]:
+    def _written(self, message: bytes, encoding: bytes) -> tuple[bytes, bytes]:
         """Return the content type and the bytes of a message."""
+        if encoding != IDENTITY:
+            message = decompress(message, encoding, self._use.message_bytes)
         writer, streams = self._writer, self._binding.method.server_streams
         if writer.is_raw:
             return writer.raw(message)
         return (LINES, writer.write(message) + b"\n") if streams else (JSON, writer.write(message))
 
     def _has_failed(self, written: tuple[bytes, bytes] | Exception) -> bool:
-        if not self._exchange.still_sends(self._begun):
-            self.on_cancel()
+        if not self._is_needed():
             return True
-        if isinstance(written, InvalidResponse):
+        if isinstance(written, ResponseTooLarge | FrameTooLarge):
+            self._fail(Fault.RESPONSE_TOO_LARGE, str(written))
+        elif isinstance(written, InvalidResponse | FrameError):
             self._fail(Fault.UPSTREAM_MALFORMED, str(written))
         elif isinstance(written, Exception):
             self._fail(Fault.INTERNAL, f"a response could not be converted: {written!r}")
@@ -458,6 +536,10 @@ class Transcoding(BodySink, CallListener):
         if serializer.NO_VIA not in received.dropped:
             response.added += serializer.VIA[received.head.version]
         return response
+
+
+def _late(fault: Fault) -> Status:
+    return Status(GrpcStatus.DEADLINE_EXCEEDED, fault.detail)
 
 
 def _is_metadata(name: bytes, left_out: frozenset[bytes]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import h2.config
 import h2.connection
 import h2.events
@@ -26,8 +28,8 @@ from fastgw.http.http2.session import (
 )
 from tests.support.http2 import frames
 from tests.support.http2.connection_cases import CONNECTION_CASES
-from tests.support.http2.flood_cases import FLOOD_CASES
-from tests.support.http2.frames import block, data, get, headers, post
+from tests.support.http2.flood_cases import FLOOD_CASES, GET
+from tests.support.http2.frames import Code, block, data, get, headers, post, settings, window_update
 from tests.support.http2.head_cases import HEAD_CASES
 
 pytestmark = pytest.mark.twin
@@ -35,6 +37,7 @@ if Session is not None:
     from tests.unit.http.http2.sessions import Fields, client, lines, ours, plain, server
 
 TOKEN = st.text("ABCabcXYZxyz09!#$%&'*+-.^_`|~", min_size=1, max_size=20).map(str.encode)
+DATA_FRAME = 0
 OF_HTTP1 = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"host", b"te"}
 OF_HTTP1 |= {b"content-length", b"cookie"}
 NAME = TOKEN.filter(lambda name: name.lower() not in OF_HTTP1)
@@ -311,6 +314,99 @@ def test_a_client_that_does_not_acknowledge_settings_has_one_window_of_the_conne
     assert 0 < held <= 1 << 20
 
 
+def test_heads_that_several_connections_receive_at_the_same_time_are_not_mixed() -> None:
+    """Each is complete in itself, however the reads alternate; one that is never complete is forgotten."""
+    sessions = [fed()[0] for _ in range(4)]
+    heads = [get((b"x-%d" % number, b"%d" % number * 3000), path=b"/%d" % number) for number in range(4)]
+    texts: dict[int, object] = {}
+    for at in range(0, 4000, 500):
+        for number, session in enumerate(sessions):
+            piece = heads[number][at : at + 500]
+            if number == 3 and at:
+                continue
+            for kind, _, value in session.feed(piece, len(piece), 0.0):
+                assert kind == WHOLE
+                texts[number] = value
+    assert texts == {
+        number: b"GET /%d HTTP/1.1\r\nhost: a.test\r\nx-%d: %b\r\n\r\n" % (number, number, b"%d" % number * 3000)
+        for number in range(3)
+    }
+
+
+@pytest.mark.parametrize("trailers", [b"", b"a: b\r\n"])
+def test_output_is_bounded_and_frames_of_a_long_body_follow_each_other(trailers: bytes) -> None:
+    """In pieces that end within frames, and with a length that is no multiple of a frame's."""
+    session, _ = fed(settings((4, 1 << 20)), window_update(1 << 20), get())
+    body = bytes(range(251)) * 2000
+    session.respond(1, b"HTTP/1.1 200 OK\r\n\r\n" + body[:1], False)
+    for at in range(1, len(body), 40_000):
+        session.send(1, body[at : at + 40_000])
+    session.end(1, trailers)
+    pieces = list(iter(session.to_send, b""))
+    assert max(map(len, pieces)) <= MOST_SENT
+    found = list(received(b"".join(pieces)))
+    assert b"".join(payload for kind, _, payload in found if kind == DATA_FRAME) == body
+    assert [flags for kind, flags, _ in found][-1] & 1
+    assert session.held_by_all == 0
+
+
+MOST_SENT = 65_536 + 9 + 16_384
+
+
+def test_output_is_bounded_when_headers_follow_a_long_body_in_it() -> None:
+    """Trailers, of which libnghttp2 returns the frame from the call in which it has had the last data sent."""
+    lengths = set()
+    for first in range(0, 17_000, 120):
+        session, _ = fed(settings((4, 1 << 20)), window_update(1 << 20), get(), get(stream=3))
+        session.to_send()
+        trailers = b"a: %b\r\n" % (b"z" * 9000)
+        session.respond(1, b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (32_768 + first), True)
+        session.respond(3, b"HTTP/1.1 200 OK\r\n\r\n" + b"y" * 32_768, True, trailers)
+        pieces = list(iter(session.to_send, b""))
+        lengths.add(max(map(len, pieces)))
+        found = list(received(b"".join(pieces)))
+        assert sum(len(payload) for kind, _, payload in found if kind == DATA_FRAME) == 65_536 + first
+        assert [flags & 1 for _, flags, _ in found].count(1) == 2
+        assert session.held_by_all == 0
+    assert 65_536 < max(lengths) <= MOST_SENT
+
+
+def test_output_to_a_server_is_bounded_when_headers_follow_a_long_body_in_it() -> None:
+    lengths = set()
+    for first in range(0, 16_384, 16):
+        session = client()
+        session.to_send()
+        session.feed(settings(), len(settings()), 0.0)
+        session.to_send()
+        head = b"POST / HTTP/1.1\r\nhost: a\r\nx: %b\r\n\r\n" % (b"^" * 8500)
+        for body, trailers in ((b"x" * (first + 1), b""), (b"y" * 49_152, b"t: %b\r\n" % (b"^" * 20))):
+            stream = session.request(head, False)
+            session.send(stream, body)
+            session.end(stream, trailers)
+        lengths.add(len(session.to_send()))
+    assert 65_536 < max(lengths) <= MOST_SENT
+
+
+def test_a_stream_that_is_reset_while_its_body_is_half_sent_has_no_further_frame() -> None:
+    session, _ = fed(settings((4, 1 << 20)), window_update(1 << 20), get(), get(stream=3))
+    session.respond(1, b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 300_000, True)
+    assert session.to_send()
+    assert session.held_by_all > 0
+    session.feed(frames.reset(1), len(frames.reset(1)), 0.0)
+    assert session.to_send() == b""
+    assert session.held_by_all == 0
+    session.respond(3, b"HTTP/1.1 200 OK\r\n\r\n" + b"y" * 100, True)
+    assert b"".join(payload for kind, _, payload in received(session.to_send()) if kind == DATA_FRAME) == b"y" * 100
+
+
+def received(sent: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield kind, flags and payload of each frame."""
+    while sent:
+        length = int.from_bytes(sent[:3], "big")
+        yield sent[3], sent[4], sent[9 : 9 + length]
+        sent = sent[9 + length :]
+
+
 def test_small_pieces_that_wait_go_out_in_order():
     """However many: they are taken one by one from the front."""
     session = server()
@@ -323,6 +419,29 @@ def test_small_pieces_that_wait_go_out_in_order():
     reader.exchange()
     assert reader.body == b"".join(pieces)
     assert session.held_by_all == 0
+
+
+@pytest.mark.parametrize("step", [0, 1], ids=["whole", "byte by byte"])
+@pytest.mark.parametrize("count", [9, 5000])
+@pytest.mark.parametrize("continued", [block((b"x-a", b"1")), b""], ids=["with a field", "empty"])
+def test_more_than_8_continuation_frames_are_a_flood(continued: bytes, count: int, step: int) -> None:
+    """CVE-2024-27316: whichever of the two limits is first, that of nghttp2 or that of the session."""
+    session = server()
+    sent = frames.BEGINNING + headers(GET, whole=False) + frames.continuation(continued, whole=False) * count
+    for begin in range(0, len(sent), step or len(sent)):
+        piece = sent[begin : begin + (step or len(sent))]
+        assert session.feed(piece, len(piece), 0.0) == []
+        if session.error is not None:
+            break
+    assert session.to_send().endswith(frames.goaway(1, Code.ENHANCE_YOUR_CALM))
+    assert session.done
+
+
+def test_8_continuation_frames_are_none() -> None:
+    sent = headers(GET, whole=False) + frames.continuation(b"", whole=False) * 7 + frames.continuation(b"")
+    session, events = fed(sent)
+    assert [(kind, stream) for kind, stream, _ in events] == [(WHOLE, 1)]
+    assert session.error is None
 
 
 def test_pings_of_hours_are_no_flood():
@@ -413,9 +532,29 @@ def test_a_value_of_one_message_is_no_entry_of_the_table(name: bytes):
     assert [field[0] for field in fields if isinstance(field, NeverIndexedHeaderTuple)] == [name.lower()]
 
 
-def test_a_head_above_the_bounds_is_told_of_with_its_path():
-    _, events = fed(get(*[(b"x-%d" % number, b"1") for number in range(300)], path=b"/long"))
-    assert events == [(TOO_LONG, 1, b"/long")]
+def test_a_date_is_an_entry_of_the_table_once_it_has_come_twice() -> None:
+    """Otherwise a connection with a response in some seconds would fill the table with dates of the past."""
+    session, _ = fed(*[get(stream=stream) for stream in range(1, 41, 2)])
+    session.to_send()
+    decoder, lengths = Decoder(), []
+    for number in range(20):
+        second = number if number < 15 else 15
+        head = b"HTTP/1.1 200 OK\r\nServer: a\r\nDate: Fri, 27 Nov 2026 15:00:%02d GMT\r\n\r\n" % second
+        session.respond(2 * number + 1, head, True)
+        sent = session.to_send()[9:]
+        lengths.append(len(sent))
+        assert decoder.decode(sent, raw=True)[-1] == (b"date", b"Fri, 27 Nov 2026 15:00:%02d GMT" % second)
+    table = [(bytes(name), bytes(value)) for name, value in decoder.header_table.dynamic_entries]
+    assert table == [(b"date", b"Fri, 27 Nov 2026 15:00:15 GMT"), (b"server", b"a")]
+    assert lengths[17:] == [3, 3, 3]  # all three fields are entries
+
+
+def test_a_head_above_the_bounds_is_told_of_with_its_beginning():
+    """For the log, and as it says in which form the refusal has to be."""
+    fields = [(b"content-type", b"application/grpc"), *[(b"x-%d" % number, b"1") for number in range(300)]]
+    _, events = fed(get(*fields, path=b"/long"))
+    read = b"".join(b"%b: %b\r\n" % each for each in fields[:200])
+    assert events == [(TOO_LONG, 1, b"GET /long HTTP/1.1\r\nhost: a.test\r\n%b\r\n" % read)]
 
 
 CASES = [case for case in (*CONNECTION_CASES, *HEAD_CASES, *FLOOD_CASES) if isinstance(case.sent, bytes)]
@@ -461,6 +600,23 @@ class TestRequestsInOnePiece:
     def test_one(self) -> None:
         assert self.feed(post(stream=1) + data(b"body", 1)) == [(REQUEST, 1, (self.TEXT, b"body"))]
 
+    @pytest.mark.parametrize(
+        ("method", "fields", "text"),
+        [
+            (b"POST", [], b"content-length: 0\r\n"),  # RFC 9110 section 8.6
+            (b"GET", [], b""),
+            (b"POST", [(b"content-length", b"0")], b"content-length: 0\r\n"),
+        ],
+    )
+    def test_one_whose_body_is_empty_is_one_without_a_body(
+        self, method: bytes, fields: list[tuple[bytes, bytes]], text: bytes
+    ) -> None:
+        lines = [(b":method", method), (b":path", b"/"), (b":scheme", b"http"), (b":authority", b"a.test"), *fields]
+        head = b"%b / HTTP/1.1\r\nhost: a.test\r\n%b\r\n" % (method, text)
+        sent = headers(block(*lines), 1, end=False) + data(b"", 1)
+        assert self.feed(sent) == [(WHOLE, 1, head)]
+        assert self.feed(headers(block(*lines), 1)) == [(WHOLE, 1, head)]
+
     def test_several_whose_bodies_follow_all_heads(self) -> None:
         sent = post(stream=1) + post(stream=3) + data(b"b", 3) + data(b"a", 1)
         assert self.feed(sent) == [(REQUEST, 1, (self.TEXT, b"a")), (REQUEST, 3, (self.TEXT, b"b"))]
@@ -481,7 +637,7 @@ class TestRequestsInOnePiece:
                 ),
                 [HEAD, *[DATA] * 3, END],
             ),
-            ((post(stream=1) + data(b"", 1),), [HEAD, END]),
+            ((post(stream=1), data(b"", 1)), [HEAD, END]),
             ((post(stream=1) + data(b"a", 1, end=False) + headers(block((b"x", b"y"))),), [HEAD, DATA, END]),
         ],
     )

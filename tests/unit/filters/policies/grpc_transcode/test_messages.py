@@ -12,12 +12,14 @@ from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastgw.filters.policies.grpc_transcode.conversions import AT_ONCE, PIECE
 from fastgw.filters.policies.grpc_transcode.descriptors import Binding, read_api
 from fastgw.filters.policies.grpc_transcode.json_input import InvalidRequest
 from fastgw.filters.policies.grpc_transcode.messages import (
     InvalidResponse,
     JsonFormat,
     RequestReader,
+    ResponseTooLarge,
     ResponseWriter,
     status_details,
 )
@@ -25,6 +27,7 @@ from tests.support.bookstore import api, message
 
 API = read_api(api(), (), True)
 STRICT = JsonFormat(False, False, False, False, frozenset())
+MOST = 1024 * 1024
 
 
 def _found(method: str, path: str) -> tuple[Binding, list[bytes]]:
@@ -96,6 +99,11 @@ def as_dict(read: Any) -> Any:
             "POST /v1/echo",
             b'{"any": {"@type": "type.googleapis.com/google.protobuf.Duration", "value": "1s"}}',
             {"any": {"@type": "type.googleapis.com/google.protobuf.Duration", "value": "1s"}},
+        ),
+        (
+            "POST /v1/echo",
+            b'{"numbered": {"1": "a", "-1": "b", "010": "c"}}',
+            {"numbered": {"1": "a", "-1": "b", "10": "c"}},
         ),
         ("POST /v1/numbers", b'[1.0, "2e0"]', {"numbers": [1, 2]}),
         ("GET /v1/echo?fraction=1e-3", b"", {"fraction": 0.001}),
@@ -213,6 +221,10 @@ REFUSED = [
     ("POST /v1/echo", '{"number": "\u0661"}'.encode(), '"\\u0661" is not a number, for "number".'),
     ("POST /v1/echo", b'{"maybe": "1_0"}', '"1_0" is not a number'),
     ("POST /v1/echo", b'{"counts": {"a": "1_0"}}', '"1_0" is not a number, for "counts".'),
+    ("POST /v1/echo", b'{"numbered": {"1": "a", "01": "b"}}', '"01" and "1" are the same key of "numbered".'),
+    ("POST /v1/echo", b'{"numbered": {"0": "a", "-0": "b"}}', '"-0" and "0" are the same key of "numbered".'),
+    ("POST /v1/echo", b'{"numbered": {"x": "a"}}', '"x" is not a number, for a key of "numbered".'),
+    ("POST /v1/echo", b'{"numbered": {"' + b"0" * 5000 + b'": "a"}}', '"0000'),
     ("POST /v1/echo", b'{"fraction": "inf"}', '"inf" is not a number, for "fraction".'),
     ("GET /v1/echo?number=1_0", b"", '"1_0" is not a number, for "number".'),
     ("GET /v1/echo?number=+1", b"", '" 1" is not a number, for "number".'),
@@ -258,6 +270,34 @@ def test_a_body_of_any_type_is_passed_as_it_is():
     assert (made.name, made.file.data, made.file.content_type) == ("x", b"\xff\0", "image/png")
 
 
+@pytest.mark.parametrize(
+    ("body", "at_once"),
+    [
+        (b'{"text": "%b"}' % (b"x" * 4000), True),
+        (b'{"words": [%b]}' % b",".join([b'"ab"'] * 50), True),
+        (b'{"value": [%b]}' % b",".join([b"[]"] * 100), False),
+        (b'{"value": %b%b}' % (b"[" * 99, b"]" * 99), False),
+        (b'{"numbers": [%b]}' % b",".join([b"1e2"] * 100), False),
+    ],
+    ids=range(5),
+)
+def test_the_cost_of_a_request_counts_its_values(body, at_once):
+    binding, segments = _found("POST", "/v1/echo")
+    assert (RequestReader(binding, segments, None, STRICT, API).cost(body) <= AT_ONCE) is at_once
+
+
+def test_the_cost_of_a_request_counts_its_query():
+    binding, segments = _found("GET", "/v1/echo")
+    few, many = (b"&".join([b"numbers=1e2"] * count) for count in (5, 500))
+    assert RequestReader(binding, segments, few, STRICT, API).cost(b"") <= AT_ONCE
+    assert RequestReader(binding, segments, many, STRICT, API).cost(b"") > AT_ONCE
+
+
+def test_a_body_of_any_type_is_cheap():
+    binding, segments = _found("POST", "/v1/uploads/x")
+    assert RequestReader(binding, segments, None, STRICT, API).cost(b"," * 60_000) <= AT_ONCE
+
+
 FIELDS = st.sampled_from([field.name for field in message("Everything").DESCRIPTOR.fields] + ["@type", "value"])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -286,7 +326,8 @@ def test_any_bytes_are_a_message_or_refused(body, query):
 def write(line: str, made: Any, **format: Any) -> Any:
     method, _, path = line.partition(" ")
     binding, _ = _found(method, path)
-    return json.loads(ResponseWriter(binding, STRICT._replace(**format), API).write(made.SerializeToString()))
+    writer = ResponseWriter(binding, STRICT._replace(**format), API, MOST)
+    return json.loads(writer.write(made.SerializeToString()))
 
 
 def test_responses_are_the_json_of_proto3():
@@ -335,7 +376,7 @@ def test_a_field_of_the_response_may_be_all_of_it():
 def test_a_message_that_is_none_raises(content):
     binding, _ = _found("POST", "/v1/echo")
     with pytest.raises(InvalidResponse, match=r"a message is not a bookstore.v1.Everything"):
-        ResponseWriter(binding, STRICT, API).write(content)
+        ResponseWriter(binding, STRICT, API, MOST).write(content)
 
 
 def test_a_message_without_json_raises():
@@ -343,14 +384,135 @@ def test_a_message_without_json_raises():
     made.any.type_url, made.any.value = "type.googleapis.com/no.such.Type", b"\1"
     binding, _ = _found("POST", "/v1/echo")
     with pytest.raises(InvalidResponse, match=r"a message cannot be written as JSON"):
-        ResponseWriter(binding, STRICT, API).write(made.SerializeToString())
+        ResponseWriter(binding, STRICT, API, MOST).write(made.SerializeToString())
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_of_an_upstream_are_json_or_refused(content):
     binding, _ = _found("POST", "/v1/echo")
     with contextlib.suppress(InvalidResponse):
-        json.loads(ResponseWriter(binding, STRICT, API).write(content))
+        json.loads(ResponseWriter(binding, STRICT, API, MOST).write(content))
+
+
+def everything(**fields: Any) -> Any:
+    return message("Everything")(**fields)
+
+
+def packed(**fields: Any) -> Any:
+    made = everything()
+    made.any.Pack(message("Everything")(**fields))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("made", "format"),
+    [
+        (everything(text="x" * 50), {}),
+        (everything(text='"' * 25), {}),  # escaped
+        (everything(data=b"x" * 36), {}),
+        (everything(numbers=[0] * 20), {}),
+        (everything(counts={f"{n:02}": 0 for n in range(8)}), {}),
+        (everything(object={"a": [None] * 5, "b": [[], {}, True]}), {}),
+        (everything(inners=[{}] * 10), {}),
+        (everything(inners=[{}] * 1), {"always_print_primitive_fields": True}),
+        (packed(inners=[{}] * 1), {"always_print_primitive_fields": True}),
+    ],
+    ids=range(9),
+)
+def test_the_json_of_a_message_is_bounded(made, format):
+    """Exactly `message_bytes` are written; one more is refused."""
+    binding, _ = _found("POST", "/v1/echo")
+    used, content = STRICT._replace(**format), made.SerializeToString()
+    whole = ResponseWriter(binding, used, API, MOST).write(content)
+    assert ResponseWriter(binding, used, API, len(whole)).write(content) == whole
+    with pytest.raises(ResponseTooLarge, match=r"longer than the [0-9]+ bytes allowed"):
+        ResponseWriter(binding, used, API, len(whole) - 1).write(content)
+
+
+@pytest.mark.parametrize(
+    ("line", "made", "format"),
+    [
+        ("POST /v1/echo", everything(inners=[{}] * 100_000), {"always_print_primitive_fields": True}),
+        ("POST /v1/echo", packed(inners=[{}] * 100_000), {"always_print_primitive_fields": True}),
+        ("POST /v1/echo", everything(object={"a": [None] * 300_000}), {}),
+        ("POST /v1/numbers", everything(numbers=[0] * 600_000), {}),
+        (
+            "GET /v1/shelves",
+            message("ListShelvesResponse")(shelves=[{}] * 50_000),
+            {"always_print_primitive_fields": True, "preserve_proto_field_names": True},
+        ),
+    ],
+    ids=["defaults", "any", "struct", "field", "names"],
+)
+def test_json_that_is_too_long_is_refused_before_it_is_made(line, made, format, monkeypatch):
+    method, _, path = line.partition(" ")
+    binding, _ = _found(method, path)
+    monkeypatch.delattr(json_format, "MessageToDict")
+    with pytest.raises(ResponseTooLarge):
+        ResponseWriter(binding, STRICT._replace(**format), API, MOST).write(made.SerializeToString())
+
+
+FLAGS = st.fixed_dictionaries(
+    {
+        name: st.booleans()
+        for name in ("preserve_proto_field_names", "always_print_primitive_fields", "enums_as_integers")
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("made", "format", "least", "most"),
+    [
+        (everything(text="x" * 3900), {}, 3900, AT_ONCE),
+        (everything(numbers=[0] * 1000), {}, AT_ONCE + 1, PIECE),
+        (everything(inners=[{}] * 40), {}, 0, AT_ONCE),
+        (everything(inners=[{}] * 40), {"always_print_primitive_fields": True}, AT_ONCE + 1, PIECE),
+        (everything(inners=[{}] * 2000), {"always_print_primitive_fields": True}, PIECE + 1, PIECE + 1),
+        (everything(text="x" * 60_000), {}, 60_000, PIECE),
+        (everything(numbers=[0] * 100_000), {}, PIECE + 1, MOST),
+    ],
+    ids=range(7),
+)
+def test_the_cost_of_a_response_counts_its_values(made, format, least, most):
+    binding, _ = _found("POST", "/v1/echo")
+    writer = ResponseWriter(binding, STRICT._replace(**format), API, MOST)
+    assert least <= writer.cost(made.SerializeToString()) <= most
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_short_and_long_messages_have_the_same_limit(size):
+    made = everything(text="x" * size, inners=[{}] * 10)
+    binding, _ = _found("POST", "/v1/echo")
+    used, content = STRICT._replace(always_print_primitive_fields=True), made.SerializeToString()
+    whole = ResponseWriter(binding, used, API, MOST).write(content)
+    assert ResponseWriter(binding, used, API, len(whole)).write(content) == whole
+    with pytest.raises(ResponseTooLarge):
+        ResponseWriter(binding, used, API, len(whole) - 1).write(content)
+
+
+def check_limit(path: str, content: bytes, format: dict[str, bool]) -> None:
+    binding, _ = _found("POST", path)
+    used = STRICT._replace(**format)
+    with contextlib.suppress(InvalidResponse):
+        whole = ResponseWriter(binding, used, API, MOST).write(content)
+        try:
+            again = ResponseWriter(binding, used, API, len(whole)).write(content)
+        except ResponseTooLarge:
+            pytest.fail(f"{len(whole)} bytes of JSON are taken for more")
+        assert again == whole
+
+
+@given(st.dictionaries(FIELDS, JSON, max_size=4).map(json.dumps), FLAGS)
+def test_json_within_the_limit_is_never_taken_for_longer(value, format):
+    with contextlib.suppress(InvalidRequest):
+        content = read("POST /v1/echo", value.encode("utf-8", "surrogatepass"), ignores_unknown_fields=True)
+        for path in ("/v1/echo", "/v1/numbers"):
+            check_limit(path, content.SerializeToString(), format)
+
+
+@given(st.binary(max_size=200), FLAGS)
+def test_any_bytes_within_the_limit_are_never_taken_for_longer(content, format):
+    check_limit("/v1/echo", content, format)
 
 
 @given(st.binary(max_size=100))

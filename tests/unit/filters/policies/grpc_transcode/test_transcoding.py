@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.filters.policies.grpc_transcode import transcoder
+from fastgw.filters.policies.grpc_transcode import conversions, transcoder
 from tests.support.bookstore import api, message
 from tests.support.memory import Plane
 from tests.unit.downstream.test_reference_circles import garbage
@@ -65,3 +65,20 @@ def test_what_has_ended_goes_at_once(path: bytes, way: str, tmp_path: Path, monk
         del client, upstream
     kinds = ("Exchange", "Relay", "TranslatedCall", "Transcoding", "Conversions")
     assert [each for each in found if each in kinds] == []
+
+
+def test_a_request_is_refused_if_too_many_wait_to_be_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transcoder, "speaks_grpc", lambda forward: True)
+    monkeypatch.setattr(conversions, "MOST_WAITING", 0)
+    file = tmp_path / "api.pb"
+    file.write_bytes(api())
+    plane = Plane({"filters": {"grpc_transcode": {"descriptors": str(file)}}})
+    client = plane.client()
+    body = b'{"text": "%b"}' % (b"x" * 5000)
+    head = b"POST /v1/echo HTTP/1.1\r\nHost: a.test\r\nContent-Length: %d\r\n\r\n"
+    client.sends(head % len(body) + body)
+    assert client.received.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"\r\nRetry-After: 1\r\n" in client.received
+    assert plane.records[-1].fault == "overloaded"
+    client.sends(head % 2 + b"{}")  # that is converted at once
+    assert plane.connects().received.startswith(b"POST /bookstore.v1.Bookstore/Echo HTTP/1.1\r\n")
