@@ -18,7 +18,7 @@ import orjson
 from fastgw.config.base.value_templates import PARAM_PREFIX, is_known, template_pieces
 from fastgw.config.base.variables import MAP_PREFIX, claim_name
 from fastgw.config.settings.value_maps import ValueMap
-from fastgw.exchange.request_keys import cookie
+from fastgw.exchange.request_keys import cookie_in
 from fastgw.filters.api import Exchange
 from fastgw.forwarded_headers import client_scheme
 from fastgw.http.grammar import IS_VALUE
@@ -35,11 +35,13 @@ _NO_MAPS: Final[Mapping[str, Value]] = {}
 
 
 class Unfit(Exception):
-    """A value is not allowed in a header. `name`: name of the header or variable; the value is not shown."""
+    """A value is not allowed in a header, or has no text. `name`: name of the header or variable; the value is not
+    shown. `why`: also for values that stand in a path or a body.
+    """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, why: str = "is not allowed in a header") -> None:
         self.name = name
-        super().__init__(f"{{{name}}} is not allowed in a header")
+        super().__init__(f"{{{name}}} {why}")
 
 
 def _consumer(exchange: Exchange) -> bytes | None:
@@ -90,7 +92,7 @@ VALUES: Final[Mapping[str, Value]] = {
     "consumer.groups": _groups,
     "upstream": lambda exchange: exchange.upstream.encode(),
     "target": lambda exchange: exchange.target.encode(),
-    "latency": lambda exchange: b"%.6f" % (monotonic() - exchange.begun_at),
+    "latency": lambda exchange: b"%.6f" % (monotonic() - exchange.begun_at + exchange.head.received_s),
     "uuid": lambda exchange: str(uuid4()).encode(),
     "tls.version": _of_handshake("version"),
     "tls.cipher": _of_handshake("cipher"),
@@ -138,7 +140,7 @@ def listed(name: str, values: list[Any]) -> bytes:
     """
     elements = [_text(name, value) for value in values]
     if not all(map(is_element, elements)):
-        raise Unfit(name)
+        raise Unfit(name, "is a list, and a value in it has a comma, a quote, or space at its beginning or end")
     return ",".join(elements).encode()
 
 
@@ -225,19 +227,21 @@ def _source(name: str) -> Value | None:
     """Return the function for `header.NAME`, `query.NAME`, `cookie.NAME` or `response_header.NAME`; None: it is none of
     them.
 
-    A header, parameter or cookie that is repeated with different values is missing: which one counts is unclear.
+    Headers and cookies of the request are read as filters have changed them so far: the client must not be able to set
+    the value of a header that an authentication filter removes or writes. A header, parameter or cookie that is
+    repeated with different values is missing: which one counts is unclear.
     """
     source = _SOURCES.fullmatch(name)
     if source is None:
         return None
     key = source[2].encode()
     if source[1] == "cookie":
-        return lambda exchange: cookie(exchange.head, key)
+        return lambda exchange: cookie_in(exchange.current_values(b"cookie"), key)
     if source[1] == "response_header":
         return lambda exchange: None if exchange.response is None else _only(exchange.response.values(key.lower()))
     if source[1] == "header":
         lower = key.lower()
-        return lambda exchange: _only(exchange.values(lower))
+        return lambda exchange: _only(exchange.current_values(lower))
     return lambda exchange: _only(list(parameters_named(key, exchange.query)))
 
 
@@ -261,7 +265,7 @@ def _claim(name: str) -> Value:
             return listed(name, held)
         text = _text(name, held)
         if text != text.strip():
-            raise Unfit(name)
+            raise Unfit(name, "has space at its beginning or end")
         return text.encode()
 
     return claim
@@ -273,9 +277,9 @@ def _text(name: str, value: Any) -> str:
         try:
             value.encode()
         except UnicodeEncodeError:  # a lone surrogate, which JSON can escape
-            raise Unfit(name) from None
+            raise Unfit(name, "is not valid Unicode") from None
         return value
     try:
         return orjson.dumps(value).decode()
     except TypeError:
-        raise Unfit(name) from None
+        raise Unfit(name, "is not valid JSON") from None

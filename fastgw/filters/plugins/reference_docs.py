@@ -45,7 +45,8 @@ OF_ALL: Final = (
         "Dry run: the filter decides and reports what it would do, in log and metrics, but does not act. It sees the "
         "identity that shadow filters before it would set, and is skipped where one of them would have answered. "
         "Bodies of requests are judged from a copy. Its decision is `unknown` where it depends on more: bodies of "
-        "responses, messages of a WebSocket, and requests that it would answer from a cache, translate or sign.",
+        "responses, bodies that a filter in shadow before it would decompress, messages of a WebSocket, and requests "
+        "that it would answer from a cache, translate or sign.",
     ),
 )
 """Keys of every instance, in addition to its type's settings."""

@@ -63,7 +63,7 @@ class Priority(Settings):
     """Levels by groups of the consumer; with several groups, the highest level counts."""
     header: FieldName | None = None
     """Request header with the value `high`, `normal` or `low`; it takes precedence over `groups`. Clients can send any
-    value: a proxy in front should set or remove the header."""
+    value: a proxy in front, or a filter that runs before, should set or remove the header."""
     default: Level = "normal"
     """Level of all other requests."""
     normal: Percent = 0.9
@@ -90,7 +90,8 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
     key: Key | tuple[Key, ...] = ()
     """Key to count by: `ip`, `consumer` (the client's address if there is no consumer), `route`, `host`, `header:NAME`,
     `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted separately. Requests without the
-    header, cookie or claim are counted together. [] = all requests together.
+    header, cookie or claim are counted together. Headers and cookies are those of the request as filters before this
+    one have changed it. [] = all requests together.
 
     Keys are counted in a fixed amount of memory, so that some share a counter by chance. A shared counter is too high,
     never too low: this affects less than 1 key in 40 when requests of as many keys are in flight as
@@ -301,8 +302,11 @@ def _levels(priority: Priority | None) -> tuple[LevelOf, Mapping[Level, float]]:
     groups, default = priority.groups, priority.default
 
     def level_of(exchange: Exchange) -> Level:
-        if header is not None and (level := named.get(exchange.field(header) or b"")) is not None:
-            return level
+        if header is not None:
+            values = exchange.current_values(header)
+            level = named.get(values[0]) if values else None
+            if level is not None:
+                return level
         if groups and exchange.consumer is not None:
             levels = {groups[group] for group in exchange.consumer.groups if group in groups}
             return next((level for level in _HIGH_FIRST if level in levels), default)

@@ -143,7 +143,7 @@ class _Memory:
     """Cache shared by all uses with the same settings, with pending requests to the service."""
 
     def __init__(self, settings: Remembering) -> None:
-        self.key_headers = _names(settings.key_headers)
+        self.key_headers = tuple(name.lower() for name in _names(settings.key_headers))
         self.per_uri, self.per_address = settings.per_uri, settings.per_address
         self.ttl = settings.ttl
         self.granted: TokenCache[Granted] = TokenCache(settings.entries)
@@ -153,7 +153,7 @@ class _Memory:
         """Return the cache key of a request, from everything that the decision depends on; None: it has no such
         header.
         """
-        values = [exchange.head.values(name) for name in self.key_headers]
+        values = [exchange.current_values(name) for name in self.key_headers]
         if not any(values):
             return None
         parts = [part for each in values for part in (b"%d" % len(each), *each)]

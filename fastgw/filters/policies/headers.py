@@ -73,16 +73,18 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
     In values `{name}` is replaced by a value of the request: `{client_ip}`, `{scheme}`, `{host}`, `{method}`, `{path}`,
     `{query}`, `{request_id}`, `{listener}`, `{route}`, `{consumer.name}`, `{consumer.groups}`, `{claim.NAME}` of a
     verified token (`{claim.address.city}` for nested claims; `{claims.NAME}` is the same), and `{NAME}` or
-    `{param.NAME}` for a path parameter; `{header.NAME}`, `{query.NAME}` and `{cookie.NAME}` of the client's request,
-    which are missing if they are repeated with different values; `{tls.version}`, `{tls.cipher}` and `{tls.sni}` of the
-    client's connection; `{tls.client_subject}`, `{tls.client_common_name}`, `{tls.client_fingerprint}`,
-    `{tls.client_serial}` and `{tls.client_issuer}` of a verified client certificate (also without `client_`);
-    `{proxy.alpn}`, `{proxy.authority}` and `{proxy.unique_id}` of a PROXY protocol header, version 2; `{uuid}`, a
-    random one each time; `{latency}`, the seconds since the request began; `{map.NAME}`, the result of one of the
-    `maps`, of this filter or of the gateway; and in responses `{upstream}`, `{target}`, and `{response_header.NAME}`, a
-    header as it was before these changes. Lists are joined by commas. `{{` and `}}` are literal braces. If a value is
-    missing or empty, or not allowed in a header, the header is left out; but if the consumer's identity is not allowed
-    in a header, the request is answered 403.
+    `{param.NAME}` for a path parameter; `{header.NAME}` and `{cookie.NAME}` of the request as filters have changed it
+    so far (a header that a filter has removed is missing, and that of a filter replaces the client's; headers that
+    `credentials` adds are not shown), and `{query.NAME}` of the client's request, which are missing if they are
+    repeated with different values; `{tls.version}`, `{tls.cipher}` and `{tls.sni}` of the client's connection;
+    `{tls.client_subject}`, `{tls.client_common_name}`, `{tls.client_fingerprint}`, `{tls.client_serial}` and
+    `{tls.client_issuer}` of a verified client certificate (also without `client_`); `{proxy.alpn}`, `{proxy.authority}`
+    and `{proxy.unique_id}` of a PROXY protocol header, version 2; `{uuid}`, a random one each time; `{latency}`, the
+    seconds since the request began; `{map.NAME}`, the result of one of the `maps`, of this filter or of the gateway;
+    and in responses `{upstream}`, `{target}`, and `{response_header.NAME}`, a header as it was before these changes.
+    Lists are joined by commas. `{{` and `}}` are literal braces. If a value is missing or empty, or not allowed in a
+    header, the header is left out; but if the consumer's identity is not allowed in a header, the request is answered
+    403.
     """
 
     request: Edits = Edits()
@@ -133,7 +135,6 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
                 if exchange.chain.request_steps[-1:] == (itself(),) and exchange.head.edited() is None:
                     to_request.in_lines(exchange)
                 else:
-                    to_request.take_over(exchange)
                     to_request(exchange.headers, exchange)
             except Unfit as unfit:
                 return exchange.refuse(Fault.FORBIDDEN, why=str(unfit))
@@ -280,6 +281,8 @@ class _Edit:
         set_, add = self._set, self._add
         if self._is_computed:  # first: values may depend on headers that are removed or replaced here
             set_, add = _computed(set_, exchange), _computed(add, exchange)
+        if self._strict:
+            self.take_over(exchange)
         for name in self._remove:
             fields.remove(name)
         for name, held in set_:

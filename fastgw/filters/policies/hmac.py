@@ -171,7 +171,7 @@ class _HmacUse:
         signatures, inputs = values(_SIGNATURE), values(_INPUT)
         if not signatures and not inputs:
             return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._challenge, why="the signature is missing")
-        has_body = exchange.request_body is not None
+        has_body = exchange.request_body is not None and exchange.has_body
         if has_body and self._body and exchange.body_length is None:
             return exchange.refuse(Fault.LENGTH_REQUIRED, "The body of a signed request needs a Content-Length.")
         try:
@@ -236,7 +236,7 @@ class _HmacUse:
     def _expect(self, exchange: Exchange, lines: list[bytes]) -> None:
         """Start to verify the body by its digest. An empty body is verified at once. Raises `Unsigned`."""
         digest, wanted = _digest_in(b", ".join(lines))
-        if exchange.request_body is not None:
+        if exchange.request_body is not None and exchange.has_body:
             self._bodies[exchange] = SignedBody(wanted, digest)
         elif not compare_digest(digest.digest(), wanted):
             raise Unsigned("Content-Digest does not match the empty body")

@@ -20,9 +20,12 @@ _LEFT: Final = frozenset((Fault.CLIENT_LEFT, Fault.CLIENT_STALLED, Fault.REQUEST
 class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
     """Send a copy of requests to another upstream, such as a new version of a service, and discard its responses.
 
-    A copy is sent after its request has been answered, with the changes of the other filters: it cannot delay the
-    request or make it fail. The copy has the method and credentials of the request, so its effects may happen twice;
-    but it does not have what `credentials` and `request_parameters` add, which is only for the upstream of the route.
+    A copy is sent after its request has been answered, with the changes of the other filters, and with the path,
+    `host_header`, `forwarded` and `via` of the route: it cannot delay the request or make it fail. The copy has the
+    method and credentials of the request, so its effects may happen twice; but it does not have what `credentials` and
+    `request_parameters` add, which is only for the upstream of the route. On a route with `cache` it does not have what
+    the cache does not send either: parameters that are not in the key, headers such as `X-HTTP-Method-Override`, and
+    the body of a GET.
     Calls of gRPC-Web and Connect are copied as calls of gRPC; `grpc_transcode` translates copies for an upstream with
     `protocol: grpc`, and others get the JSON of the client.
     Requests are not copied if the client has left, if the body is longer than `body_bytes`, or if they ask for a
@@ -39,7 +42,8 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
     in_flight: Annotated[int, Meta(ge=1, le=100_000)] = 100
     """Maximum number of copies in flight; beyond it no copy is made."""
     compare: bool = False
-    """Whether responses are compared by status and body length; differences are counted as `different`."""
+    """Whether responses are compared by status and body length, as the upstreams have sent them; differences are
+    counted as `different`. Responses to calls that are translated are compared in the protocol of the client."""
 
     def upstream_names(self) -> Iterable[tuple[str, str]]:
         return (("upstream", self.upstream),)
@@ -73,6 +77,16 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
                     holding += len(payload)
                     body.pieces.append(payload)
 
+        def response(exchange: Exchange) -> None:
+            body = held.get(exchange)
+            if body is not None and exchange.response is not None:
+                body.status, body.answered = exchange.response.status, 0
+
+        def response_body(exchange: Exchange, payload: bytes) -> None:
+            body = held.get(exchange)
+            if body is not None:
+                body.answered += len(payload)
+
         def finish(exchange: Exchange) -> None:
             nonlocal holding
             body = held.pop(exchange, None)
@@ -84,8 +98,9 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
             if upstream is None or not _is_whole(exchange) or not services.in_flight.try_take(cells, self.in_flight):
                 count(exchange, FilterEvent.COPY_SKIPPED)
                 return
-            status = exchange.response.status if exchange.response is not None else 0
-            original = Answered(status, exchange.response_bytes)
+            original = Answered(body.status, body.answered)
+            if not body.status and exchange.response is not None:  # a fault
+                original = Answered(exchange.response.status, exchange.response_bytes)
 
             def done(answered: Answered) -> None:
                 assert services is not None
@@ -102,17 +117,26 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
         def explain(exchange: Exchange) -> str:
             return f"mirrors {self.share:.0%} of the requests to {self.upstream}"
 
-        return Hooks(request=request, request_body=request_body, finish=finish, start=start, explain=explain)
+        return Hooks(
+            request=request,
+            request_body=request_body,
+            response=response if self.compare else None,
+            response_body=response_body if self.compare else None,
+            finish=finish,
+            start=start,
+            explain=explain,
+        )
 
 
 class _MirroredBody:
-    """Received part of a body."""
+    """Received part of a body, and what the upstream has answered so far."""
 
-    __slots__ = ("length", "pieces")
+    __slots__ = ("answered", "length", "pieces", "status")
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
         self.length = 0
+        self.status = self.answered = 0
 
 
 def _is_whole(exchange: Exchange) -> bool:

@@ -121,7 +121,8 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
     key: Key | Some[Key] = Trait("ip")
     """Key to count by: `ip`, `consumer` (the client's address if there is no consumer), `route`, `host`, `header:NAME`,
     `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted separately. Requests without the
-    header, cookie or claim are counted together."""
+    header, cookie or claim are counted together. Headers and cookies are those of the request as filters before this
+    one have changed it."""
     ipv6_prefix: Annotated[int, Meta(ge=1, le=128)] = 64
     """Length of the IPv6 prefix that identifies a client: a subscriber has at least a /64."""
     exempt: tuple[Network, ...] = ()

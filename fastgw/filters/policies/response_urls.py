@@ -21,6 +21,7 @@ _IS_REFERENCE: Final = re.compile(
     rb"(?:([A-Za-z][A-Za-z0-9+.-]*+):)?(?://([^/?#]*+))?([^?#]*+)(\?[^#]*+)?(#.*+)?"
 ).fullmatch
 _IS_AUTHORITY: Final = re.compile(rb"([^@:\[\]]++|\[[^@\[\]]++\])(?::([0-9]{0,5}))?").fullmatch
+_BEYOND_ASCII: Final = re.compile(rb"[\x80-\xff]")
 _PORTS: Final = {b"http": 80, b"https": 443}
 _NO_HOSTS: Final[frozenset[bytes]] = frozenset()
 _UNMOVED: Final = b"__host-"
@@ -36,8 +37,8 @@ class ResponseUrls(Filter, name="response_urls", phase=Phase.TRANSFORM, order=10
 
     These are `Location` of redirects and of 201, and `Content-Location`. A URL with the scheme, host and port of
     `urls`, or with none of them, and with a path below theirs, becomes the URL that the client would use, with the
-    scheme and host of its request (as reported by a trusted proxy). Other URLs do not change, because they do not point
-    to the upstream.
+    scheme and host of its request (as reported by a trusted proxy). Text beyond ASCII in it stays as it is, if it is
+    UTF-8. Other URLs do not change, because they do not point to the upstream.
     """
 
     urls: Some[TargetUrl]
@@ -141,7 +142,7 @@ class _Place(NamedTuple):
     def moved(self, path: bytes) -> bytes | None:
         """Return the gateway's path for a path of the upstream; None: there is none."""
         try:
-            normal = normalize(path, strict=False)
+            normal = normalize(_in_ascii(path), strict=False)
         except Malformed:
             return None
         for base in self.bases:
@@ -175,6 +176,19 @@ class _Place(NamedTuple):
             if base.startswith(path.rstrip(b"/") + b"/"):
                 return self.path or b"/"
         return path
+
+
+def _in_ascii(path: bytes) -> bytes:
+    """Return a path with its text escaped as recipients do (RFC 3987 section 3.1), because many services send it raw.
+    Raises `Malformed` for bytes that are not UTF-8, whose text recipients guess.
+    """
+    if path.isascii():
+        return path
+    try:
+        path.decode()
+    except UnicodeDecodeError:
+        raise Malformed("The path is not UTF-8.") from None
+    return _BEYOND_ASCII.sub(lambda found: b"%%%02X" % found[0][0], path)
 
 
 def _rewrite(exchange: Exchange, name: bytes, place: _Place) -> None:

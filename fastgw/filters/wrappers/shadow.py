@@ -7,7 +7,8 @@ not get the filter's credentials, so its 401 or 403 says nothing about them: the
 
 Shadow filters see the client identity that earlier shadow filters would have set, so that `key_auth` and `authorize`
 can be tried together. After a shadow filter that would have answered, later ones do not run and count nothing; after
-one that waits, they run once it has decided.
+one that waits, they run once it has decided. After one that would have decompressed the body, they see no
+`Content-Encoding`, and what they would decide by the body is not known.
 
 The stages of request bodies run on a copy of the body, as it passes, and so do steps that decide by its beginning, once
 it has passed: the request does not wait for it. Effects that cannot be had without acting, on
@@ -27,12 +28,22 @@ from typing import Final, TypeVar, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import ClientSide, Exchange, Hooks, Reply
-from fastgw.exchange.body_stages import BodyHook, BodyRefused, BodyStage, BodyTooLong, PendingOutput, StageFactory
+from fastgw.exchange.body_stages import (
+    BodyHook,
+    BodyRefused,
+    BodyStage,
+    BodyTooLong,
+    PendingOutput,
+    StageFactory,
+    WholeBodyStage,
+)
 from fastgw.exchange.chain import LOG_EVERY_S, RequestStep, abandon, checked
+from fastgw.exchange.held_pieces import append_piece
 from fastgw.exchange.reply import Response, body_at_once, problem
-from fastgw.exchange.shadow_exchange import ShadowExchange, ShadowRun
+from fastgw.exchange.shadow_exchange import CODING, ShadowExchange, ShadowRun
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.shm.held_body_budget import WHY_NOT_HELD, HeldBytes
 
 T = TypeVar("T")
 
@@ -126,7 +137,7 @@ class _ShadowState:
 class _Shadow:
     """Shadow run: one use of a filter."""
 
-    __slots__ = ("_instance", "_logged_at", "_own", "_tasks", "request_body", "response_body")
+    __slots__ = ("_instance", "_logged_at", "_own", "_removes_codings", "_tasks", "request_body", "response_body")
 
     def __init__(self, instance: str, own: Hooks) -> None:
         self._instance = instance
@@ -137,6 +148,7 @@ class _Shadow:
         )
         if self.response_body is not None and not self.response_body.changes:
             self.response_body = None  # it only looks at them
+        self._removes_codings = isinstance(own.request_body, StageFactory) and own.request_body.codings is not None
         self._tasks: set[asyncio.Future[None]] = set()
         self._logged_at = -inf  # time of the last log line about an exception
 
@@ -173,6 +185,8 @@ class _Shadow:
             case.asked, case.over = case.asked and step is not self._own.request, True
             return None
         stage.rehearsal.enter(case.exchange)
+        if stage.rehearsal.decodes and step is self._own.request:
+            case.exchange.show_decoded()
         outcome = step(case.exchange)
         if inspect.isawaitable(outcome):
             return outcome
@@ -185,6 +199,8 @@ class _Shadow:
             stage.rehearsal.over = True
         else:
             stage.rehearsal.passed(case.exchange)
+            if self._removes_codings and case.exchange.request_dropped >= CODING:
+                stage.rehearsal.decodes = True
 
     def response(self, exchange: Exchange) -> None:
         case = self._case(exchange)
@@ -252,7 +268,14 @@ class _Shadow:
                 case.unjudged = "the body has passed while it was waiting"
             else:
                 own = self.run_body_step(exchange, case, partial(self.request_body.stage_for, case.exchange))
-        return None if own is None and not most else _ShadowBody(self, exchange, case, own, most)
+        if own is None and not most:
+            return None
+        if case.exchange.is_decoded:
+            case.unjudged = "bodies are not decompressed in shadow"
+            if own is not None:
+                _cancelled(own)
+            return None
+        return _ShadowBody(self, exchange, case, own, most)
 
     def _most_inspected(self, exchange: Exchange, case: _ShadowDecision) -> int:
         """Return the bytes of the body that a step needs to decide; 0: there is none for this request."""
@@ -435,13 +458,16 @@ class _ShadowBody(BodyStage):
         self._shadow, self._exchange, self._case = shadow, exchange, case
         self._own = own
         self._beginning: list[bytes] | None = [] if most else None  # None: the step has run
-        self._left = most
+        self._left = self._most = most
         self._fed = False
+        self._bytes = 0
+        self._held_bytes = HeldBytes(exchange.client.held_body_budget)
 
     def feed(self, payload: bytes) -> bytes:
         self._fed = True
+        self._hold(len(payload))
         if self._beginning is not None:
-            self._beginning.append(payload[: self._left])
+            append_piece(self._beginning, payload[: self._left])
             self._left -= len(payload)
             if self._left <= 0:
                 self._inspect(self._beginning)
@@ -451,9 +477,32 @@ class _ShadowBody(BodyStage):
             if self._case.over:
                 _cancelled(self._own)
                 self._own = None
+            elif self._own.held_bytes:
+                self._hold(0)
         return payload
 
+    def _hold(self, count: int) -> None:
+        """Count a piece that is held for the filter; if there is no memory for it, the filter does not get the body."""
+        self._bytes += count
+        own = self._own
+        held = 0 if own is None else self._bytes if isinstance(own, WholeBodyStage) else own.held_bytes
+        if self._beginning is not None:
+            held = max(held, min(self._bytes, self._most))
+        if not self._held_bytes.try_hold(held):
+            self._give_up(WHY_NOT_HELD)
+
+    def _give_up(self, why: str) -> None:
+        """Discard what is held, and leave open what the filter would have decided."""
+        self._held_bytes.release()
+        own, self._own = self._own, None
+        if own is not None or self._beginning is not None:
+            self._case.unjudged = why
+        self._beginning = None
+        if own is not None:
+            _cancelled(own)
+
     def end(self) -> bytes:
+        self._held_bytes.release()
         if self._beginning is not None:
             self._inspect(self._beginning)
         own, self._own = self._own, None
@@ -471,12 +520,7 @@ class _ShadowBody(BodyStage):
         self._shadow.inspect_body(self._exchange, b"".join(beginning))
 
     def cancel(self) -> None:
-        own, self._own = self._own, None
-        if own is not None or self._beginning is not None:
-            self._case.unjudged = "the body was not received completely"
-        self._beginning = None
-        if own is not None:
-            _cancelled(own)
+        self._give_up("the body was not received completely")
 
 
 def _cancelled(own: BodyStage) -> None:

@@ -27,11 +27,11 @@ from fastgw.cache.shared.records import RecordStatus
 from fastgw.cache.shared.segments import Queue
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.shared.space import Space
-from fastgw.cache.store import LEASE_S, MOST_URL, Refusal
+from fastgw.cache.store import LEASE_S, MOST_URL, Refusal, RefusedLease
 from fastgw.exchange import Chain, Exchange, Route
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.policies.cache.forwarded_fields import ForwardedFields
-from fastgw.filters.policies.cache.policy import MARK_S, CachePolicy, ClientOrigin, client_origin, client_url, is_authenticated
+from fastgw.filters.policies.cache.policy import MARK_S, CachePolicy, ClientOrigin, client_origin, client_url, is_authenticated, route_part
 from fastgw.forwarded_headers import Peer
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status
 from fastgw.http.caching.storing import RequestIdentity, Unstorable
@@ -118,6 +118,8 @@ cdef Slot path_of_forward
 cdef Slot upstream_of_forward
 cdef Slot name_of_upstream
 cdef Slot name_of_route
+cdef Slot chain_of_route
+cdef Slot sent_settings_of_chain
 cdef Slot special_of_answers
 
 learn(&of_exchange.cache_result, Exchange, "cache_result")
@@ -167,6 +169,8 @@ learn(&path_of_forward, Forward, "path_of")
 learn(&upstream_of_forward, Forward, "upstream")
 learn(&name_of_upstream, Upstream, "name")
 learn(&name_of_route, Route, "name")
+learn(&chain_of_route, Route, "chain")
+learn(&sent_settings_of_chain, Chain, "sent_settings")
 
 cdef object _begin_fetch  # the function of the reference
 cdef type _storing_fetch_class, _exchange_fetch_class, _cached_request_class
@@ -296,13 +300,24 @@ cdef inline char* _put_part(char* out, const char* text, Py_ssize_t length) noex
 
 
 cdef bytes _place(policy, upstream, route):
-    """Return what the text of keys has of upstream and route: their names."""
-    kept = read(&of_policy.place, policy)
-    if kept is None or (<tuple?>kept)[0] is not upstream or (<tuple>kept)[1] is not route:
-        text = b"%d:%b%d:%b" % (len(upstream.encode()), upstream.encode(), len(route.encode()), route.encode())
-        kept = upstream, route, text
+    """Return what the text of keys has of upstream and route, of the names of the values that follow, and that the
+    request is plain (`_is_plain`): the beginning of the parts of `CachePolicy.resource_of`.
+    """
+    kept, name = read(&of_policy.place, policy), read(&name_of_route, route)
+    settings = read(&sent_settings_of_chain, read(&chain_of_route, route))
+    if (
+        kept is None
+        or (<tuple?>kept)[0] is not upstream
+        or (<tuple>kept)[1] is not name
+        or (<tuple>kept)[2] is not settings
+    ):
+        part = route_part(route)
+        text = b"%d:%b%d:%b" % (len(upstream.encode()), upstream.encode(), len(part), part)
+        names = policy.key_names
+        text += b"---" if names is None else b"%d:%b--" % (len(names), names)
+        kept = upstream, name, settings, text
         write(&of_policy.place, policy, kept)
-    return <bytes>(<tuple>kept)[2]
+    return <bytes>(<tuple>kept)[3]
 
 
 cdef inline void _key_of(Key* key, Ordinary ordinary, const char* text, Py_ssize_t length, bytes person) noexcept:
@@ -436,7 +451,7 @@ cdef object _begun(policy, request, forward, exchange):
     cdef char text[LONGEST]
     cdef char* out = text
     cdef Py_ssize_t length
-    cdef bytes endpoint, authority, path, place, name
+    cdef bytes endpoint, authority, path, sent_path, place, name
     cdef tuple key_headers
     cdef OrdinaryFetch fetch
     cdef int64_t at
@@ -460,14 +475,23 @@ cdef object _begun(policy, request, forward, exchange):
     ordinary = <Ordinary>made
     path_of = read(&path_of_forward, forward)
     endpoint, authority = read(&of_peer.endpoint, peer), read(&authority_of_head, head)
-    path = head._path if path_of is None else path_of(request)
-    place = _place(policy, read(&name_of_upstream, read(&upstream_of_forward, forward)), read(&name_of_route, route))
+    path = head._path
+    sent_path = None if path_of is None else path_of(request)
+    if sent_path == path:
+        sent_path = None
+    place = _place(policy, read(&name_of_upstream, read(&upstream_of_forward, forward)), route)
     length = PyBytes_GET_SIZE(endpoint) + PyBytes_GET_SIZE(authority) + PyBytes_GET_SIZE(path) + PyBytes_GET_SIZE(place)
+    if sent_path is not None:
+        length += PyBytes_GET_SIZE(sent_path)
     if length + head.query_at.length + 100 > LONGEST:
         return NotImplemented
     out = _put_part(out, PyBytes_AS_STRING(endpoint), PyBytes_GET_SIZE(endpoint))
     out = _put_part(out, PyBytes_AS_STRING(authority), PyBytes_GET_SIZE(authority))
     out = _put_part(out, PyBytes_AS_STRING(path), PyBytes_GET_SIZE(path))
+    if sent_path is None:
+        out = _put(out, b"-", 1)
+    else:
+        out = _put_part(out, PyBytes_AS_STRING(sent_path), PyBytes_GET_SIZE(sent_path))
     out = _put(out, PyBytes_AS_STRING(place), PyBytes_GET_SIZE(place))
     key_headers = <tuple?>read(&of_policy.key_headers, policy)
     if key_headers:
@@ -549,21 +573,22 @@ cdef class OrdinaryFetch:
     cdef object _take_over(self):
         """Return the fetch of the reference that goes on."""
         if self.reference is None:
-            refusal = lease = None
+            refused = lease = None
+            begun = FetchBegin(self.began, self.date)
             if self.lease_at >= 0:
                 lease = SharedLease(
-                    self.store, _text_of(&self.key), LeaseCell(self.lease_at, self.lease_word), FetchBegin(self.began, self.date)
+                    self.store, _text_of(&self.key), LeaseCell(self.lease_at, self.lease_word), begun
                 )
             else:
-                refusal = _REFUSALS[self.lease_at]
+                refused = RefusedLease(_REFUSALS[self.lease_at], begun)
             self.lease_at = NO_SLOT
             if self.exchange is not None:
                 request = _cached_request_class(self.policy, self.exchange, self.forward)
-                self.reference = _exchange_fetch_class(request, lease, refusal, Forwarded.URI_MISS, self.request_date)
+                self.reference = _exchange_fetch_class(request, lease, refused, Forwarded.URI_MISS, self.request_date)
                 return self.reference
             url = client_url(ClientOrigin(self.scheme, self.authority), self.head._path, self.head.query)
             self.reference = _storing_fetch_class(
-                self.policy, self.head, self.peer, self.route, self.forward, lease, refusal, url, self.request_date
+                self.policy, self.head, self.peer, self.route, self.forward, lease, refused, url, self.request_date
             )
         return self.reference
 

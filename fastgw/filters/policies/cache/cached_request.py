@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final, final
 
-from fastgw.cache.store import KeyWatch, Lease, Refusal, StoredObject
+from fastgw.cache.store import KeyWatch, Lease, Refusal, StoredObject, begin_with
 from fastgw.cache.tiers.disk_object import DiskObject
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange
@@ -282,13 +282,13 @@ class CachedRequest:
         self, lease: Lease | Refusal, why: Forwarded, found: StoredObject | None, record: StoredHead | None
     ) -> None:
         self._stop_waiting()
-        granted, refusal = (None, lease) if isinstance(lease, Refusal) else (lease, None)
+        granted, refused = begin_with(lease, self.policy.store)
         if found is None and self._may_be_fast:
             exchange = self.exchange
-            fetch = ExchangeFetch(self, granted, refusal, why, self.policy.clock())
+            fetch = ExchangeFetch(self, granted, refused, why, self.policy.clock())
             if exchange.client.send_fetch(exchange, fetch):
                 return
-        Fetch(self, granted, refusal, why, found, record, has_client=True).send_request(self.exchange)
+        Fetch(self, granted, refused, why, found, record, has_client=True).send_request(self.exchange)
 
     @property
     def _may_be_fast(self) -> bool:

@@ -11,7 +11,7 @@ same request without a cache 48,000 (CPython 3.11, callgrind, micro/response_cac
 
 from typing import TYPE_CHECKING, final
 
-from fastgw.cache.store import Lease, Refusal
+from fastgw.cache.store import Lease, Refusal, RefusedLease, begin_with
 from fastgw.compiled import twin
 from fastgw.exchange import Exchange, Route
 from fastgw.exchange.fast_fetch import FastFetch, FetchRequest
@@ -52,9 +52,9 @@ def begin_fetch(policy: CachePolicy, request: FetchRequest, forward: "Forward") 
     asked = store.lease(key)
     if asked is Refusal.IN_FLIGHT:
         return None
-    lease, refusal = (None, asked) if isinstance(asked, Refusal) else (asked, None)
+    lease, refused = begin_with(asked, store)
     url = client_url(origin, request.path, query)
-    return StoringFetch(policy, head, peer, request.route, forward, lease, refusal, url, policy.clock())
+    return StoringFetch(policy, head, peer, request.route, forward, lease, refused, url, policy.clock())
 
 
 @final
@@ -66,7 +66,7 @@ class StoringFetch:
         "_is_authenticated",
         "_lease",
         "_policy",
-        "_refusal",
+        "_refused",
         "_request_date",
         "_route",
         "_url",
@@ -83,11 +83,11 @@ class StoringFetch:
         route: Route | None,
         forward: "Forward",
         lease: Lease | None,
-        refusal: Refusal | None,
+        refused: RefusedLease | None,
         url: bytes,
         request_date: float,
     ) -> None:
-        self._policy, self.forward, self._lease, self._refusal, self._url = policy, forward, lease, refusal, url
+        self._policy, self.forward, self._lease, self._refused, self._url = policy, forward, lease, refused, url
         self._head = head
         self._route = "" if route is None else route.name
         self._is_authenticated = peer.certificate is not None
@@ -121,7 +121,7 @@ class StoringFetch:
 
     def leave_fast_path(self, exchange: Exchange) -> Exchange:
         request = CachedRequest(self._policy, exchange, self.forward)
-        fetch = Fetch(request, self._lease, self._refusal, Forwarded.URI_MISS, None, None, has_client=True)
+        fetch = Fetch(request, self._lease, self._refused, Forwarded.URI_MISS, None, None, has_client=True)
         return fetch.adopt_request(exchange, self._request_date)
 
 

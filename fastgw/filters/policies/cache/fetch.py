@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final, final
 
 from msgspec import structs
 
-from fastgw.cache.store import Lease, NotStored, Refusal, Store, StoredObject, Writer
+from fastgw.cache.store import Lease, NotStored, Refusal, RefusedLease, Store, StoredObject, Writer
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Response, Trailers
+from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.states import ANSWERING, HOLDING
 from fastgw.filters.policies.cache.leader import Leader
 from fastgw.filters.policies.cache.policy import MARK_S, MOST_TAGS, OUTGROWN_MARK_S, CachePolicy, name_of
@@ -69,6 +70,15 @@ def explain_fetch(policy: CachePolicy, exchange: Exchange, recorder: CallRecorde
     call.send(exchange, sent_head(exchange, query, exchange.method), query, dropped_for(policy, exchange.method), b"")
 
 
+def narrow_copy(policy: CachePolicy, copy: Exchange) -> None:
+    """Leave out of the copy of a request what the fetch of its response does not send either: the body, and headers
+    that are not in the key. Its conditions stay: no stored response answers them for it.
+    """
+    query = copy.head.query if copy.query_sent is UNCHANGED_QUERY else copy.query_sent
+    copy.head, copy.request_body = sent_head(copy, query, copy.method), None
+    copy.request_dropped |= dropped_for(policy, b"HEAD")
+
+
 def mark_own_validations(store: Store, key: bytes) -> None:
     """Mark that a validation of this response has concerned its client alone: others like it need not wait for one."""
     asked = store.lease(own_validation_key(key))
@@ -97,7 +107,7 @@ class _NoListener:
 
 @final
 class Fetch:
-    """One fetch. `lease`: None if another request has it, or a mark says that nothing is stored.
+    """One fetch. `lease`: None if another request has it, or a mark says that nothing is stored: see `refused`.
 
     `found`, `record`: the stored response to validate; None: there is none. A HEAD of a client is sent as such: its
     response is not stored, and the stored one is not validated, but it takes the place of an error.
@@ -107,7 +117,7 @@ class Fetch:
         self,
         request: "CachedRequest",
         lease: Lease | None,
-        refusal: Refusal | None,
+        refused: RefusedLease | None,
         why: Forwarded,
         found: StoredObject | None,
         record: StoredHead | None,
@@ -125,7 +135,7 @@ class Fetch:
         )
         self._query, self._fields = request.query, request.fields
         self._exact, self._search_key, self._rule = request.exact, request.search_key, request.rule
-        self._lease, self._refusal, self._why = lease, refusal, why
+        self._lease, self._refused, self._why = lease, refused, why
         self._found, self._record = found, record
         self._method = exchange.method if has_client else b"GET"
         self._head = sent_head(exchange, self._query, self._method)
@@ -217,7 +227,8 @@ class Fetch:
         stored = judged if self._writer is not None and isinstance(judged, StoredHead) else None
         self._policy.count_miss(self._route, detail)
         if stored is None:
-            self._end_lease(MARK_S)
+            # A purge ends marks; one that is left here would outlive it.
+            self._end_lease(0.0 if detail == NotStored.PURGED.value else MARK_S)
         else:
             self._append(payload)
             if ended:
@@ -255,16 +266,11 @@ class Fetch:
         """
         policy, lease = self._policy, self._lease
         if lease is None:
-            if self._refusal is Refusal.OUTGROWN and whole is None and self._size(head) is None:
-                return NotStored.BODY_SIZE.value  # perhaps too long again, and others would read it from the store
-            if self._refusal not in (Refusal.UNCACHEABLE, Refusal.OUTGROWN):
-                return NotStored.IN_FLIGHT.value
-            # What was not stored the last time is stored now: the mark has done its work.
-            policy.store.purge_key(self._key)
-            asked = policy.store.lease(self._key)
-            if isinstance(asked, Refusal):
-                return NotStored.IN_FLIGHT.value
-            lease = self._lease = asked
+            assert self._refused is not None
+            taken = self._late_lease(self._refused, is_size_known=whole is not None or self._size(head) is not None)
+            if isinstance(taken, NotStored):
+                return taken.value
+            lease = self._lease = taken
         tags = policy.tags_of(head)
         if len(tags) > MOST_TAGS:
             return NotStored.TAGS.value
@@ -292,6 +298,23 @@ class Fetch:
         if leader is not None and (whole is None or leader.may_get_less):
             leader.found = policy.store.find(key)
         return None
+
+    def _late_lease(self, refused: RefusedLease, *, is_size_known: bool) -> Lease | NotStored:
+        """Take the lease that a mark refused when the fetch began: what was not stored the last time is stored now."""
+        if refused.reason is Refusal.OUTGROWN and not is_size_known:
+            return NotStored.BODY_SIZE  # perhaps too long again, and others would read it from the store
+        if refused.reason not in (Refusal.UNCACHEABLE, Refusal.OUTGROWN):
+            return NotStored.IN_FLIGHT
+        store, begun = self._policy.store, refused.begun
+        # The mark may have ended since, and the response to a later request may have been stored.
+        stored = store.find(self._key)
+        if stored is not None:
+            is_later = stored.stored_date > begun.date
+            stored.release()
+            if is_later:
+                return NotStored.CONTESTED
+        lease = store.lease(self._key, begun)
+        return NotStored.IN_FLIGHT if isinstance(lease, Refusal) else lease
 
     def _size(self, head: ResponseHead) -> int | None:
         return head.body_length if head.has_body else 0

@@ -27,11 +27,11 @@ from fastgw.filters.api import (
 )
 from fastgw.filters.policies.cache.cached_request import CachedRequest
 from fastgw.filters.policies.cache.fast_fetch import begin_exchange_fetch, begin_fetch
-from fastgw.filters.policies.cache.fetch import explain_fetch
+from fastgw.filters.policies.cache.fetch import explain_fetch, narrow_copy
 from fastgw.filters.policies.cache.policy import CachePolicy, is_authenticated
 from fastgw.filters.policies.cache.ready_answers import ReadyMemory
 from fastgw.filters.policies.ip import address_check
-from fastgw.http.caching.cache_status import Forwarded, forwarded_status
+from fastgw.http.caching.cache_status import PURGE, Forwarded, forwarded_status
 from fastgw.http.caching.directives import parse_request
 from fastgw.http.caching.invalidation import find_invalidated, invalidates
 from fastgw.http.caching.keys import NO_QUERY, QueryRule
@@ -86,15 +86,24 @@ class CacheKey(Settings):
     """Query parameters in the key: `all`, `none`, or by name, `{only: [...]}` or `{except: [utm_*]}`. Parameters that
     are not part of the key do not reach the upstream, not with other methods or past the cache either."""
     headers: tuple[FieldName, ...] = ()
-    """Request headers in the key, in addition to those that a response names in `Vary`. Headers that the gateway
-    writes for each client (`X-Forwarded-For`, `X-Real-IP`, `Forwarded`, `Via`) are not possible."""
+    """Request headers in the key, with their names, in addition to those that a response names in `Vary`. After a
+    change of these, of `cookies` or of `vary_by` all that the route has stored is fetched again. Headers that the
+    gateway writes for each client (`X-Forwarded-For`, `X-Real-IP`, `Forwarded`, `Via`) are not possible."""
     cookies: tuple[Token, ...] = ()
-    """Cookies in the key."""
+    """Cookies in the key, with their names."""
 
     def __post_init__(self) -> None:
         for name in self.headers:
             if name.lower().encode() in WRITTEN_FOR_EACH_CLIENT:
                 raise ValueError(f"headers: {name} is written by the gateway for each client; expected another header")
+
+    def query_rule(self) -> QueryRule | None:
+        """Return the rule for query parameters; None: all are part of the key."""
+        query = self.query
+        if isinstance(query, QueryNames):
+            names = query.only or query.except_ or ()
+            return QueryRule((name.encode() for name in names), keep=query.only is not None)
+        return NO_QUERY if query == "none" else None
 
 
 class Bypass(Settings):
@@ -119,9 +128,13 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     make no difference. Stale responses are validated with `ETag` or `Last-Modified`. Equal requests at the same time
     are one request to the upstream, over all workers; the waiting clients get the response while it arrives.
     Conditional requests, HEAD and single ranges are answered from the stored response to a GET. A successful POST, PUT,
-    PATCH or DELETE, and any other unsafe method, removes what is stored for its URL.
+    PATCH or DELETE, and any other unsafe method, removes what is stored for its URL on this node and in Redis; other
+    nodes keep what they have until it is stale or purged.
 
-    The key is what was routed and what is forwarded: route, scheme, port of the listener, host, path, query, upstream.
+    The key is what was routed and what is forwarded: route, scheme, port of the listener, host, path, query, upstream,
+    the `host_header` and `use` of the variant if the route has `variants`, and the name of a listener that has filters
+    of its own. If the route changes the path, both are part of it, the client's and the one that is sent: two URLs of
+    clients for which the same path is sent have a response each, because a purge names the URL of clients.
     Headers that change what many upstreams answer without being part of the key (`X-Forwarded-Host`, `X-Original-URL`,
     `X-HTTP-Method-Override` and the like) and bodies of GET requests do not reach the upstream, unless they are in
     `key`; with `forwarded: pass` neither do `X-Forwarded-Proto` and `Forwarded`, and with `append` a received
@@ -222,26 +235,38 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                     if ready is not None:
                         ready.store = store
 
+        def is_past(exchange: Exchange, forward: Forward | CallRecorder | ResponseAction) -> bool:
+            """Whether a request with a method of the cache is forwarded past it."""
+            head = exchange.head
+            return (
+                (isinstance(forward, Forward) and forward.grpc)
+                or bool(head.upgrade)
+                or (bypass_header is not None and head.first(bypass_header) is not None)
+                or has_any(head, FOR_ORIGIN)
+            )
+
+        def translate_copy(copy: Exchange, forward: Forward | CallRecorder | ResponseAction) -> bool:
+            # The mirror may be a service of the same kind, behind whose cache one client could choose what others get.
+            policy.filter_sent_query(copy)
+            if copy.method in policy.methods and not is_past(copy, forward):
+                narrow_copy(policy, copy)
+            return False
+
         def translate(exchange: Exchange, forward: Forward | CallRecorder | ResponseAction) -> bool:
             if exchange.cache_status:  # it is forwarded past the cache, or a fallback takes over
                 return False
-            head = exchange.head
             if exchange.method not in policy.methods:
                 if may_purge is not None and exchange.method == b"PURGE":
                     purge(exchange, may_purge, shown_only=isinstance(forward, CallRecorder))
                     return True
                 policy.forward_past(exchange, _METHOD)
                 return False
-            if (
-                (isinstance(forward, Forward) and forward.grpc)
-                or head.upgrade
-                or (bypass_header is not None and head.first(bypass_header) is not None)
-                or has_any(head, FOR_ORIGIN)
-            ):
+            if is_past(exchange, forward):
                 policy.forward_past(exchange, _BYPASS)
                 return False
             if isinstance(forward, CallRecorder):
-                explain_fetch(policy, exchange, forward)
+                if not forward.action.refuse_path(exchange):
+                    explain_fetch(policy, exchange, forward)
                 return True
             if isinstance(forward, Forward):
                 if forward.refuse_path(exchange):
@@ -254,6 +279,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             return policy.has_store and CachedRequest(policy, exchange, forward).answer()
 
         def purge(exchange: Exchange, may_purge: Callable[[str], tuple[bool, str]], *, shown_only: bool) -> None:
+            exchange.cache_status = PURGE
             passes, why = may_purge(exchange.client_ip)
             if not passes:
                 exchange.fail(Fault.CLIENT_ADDRESS_DENIED, why=why)
@@ -262,10 +288,12 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             elif not policy.has_store:
                 exchange.fail(Fault.INTERNAL, why="there is no cache store")
             else:
-                url = policy.url_of(exchange, policy.query_of(exchange))
+                # Routes and nodes with other rules of `key.query` store more of the query.
+                queries = policy.whole_query_of(exchange), policy.query_of(exchange)
+                urls = tuple(dict.fromkeys(policy.url_of(exchange, query) for query in queries))
                 is_soft = exchange.head.first(_SOFT_PURGE) == b"1"
-                counting = policy.store.purge_tags(tags_to_purge(url), soft=is_soft)
-                announce[0](PurgeOrder(self.store, PurgeTarget.URL, (url,), is_soft))
+                counting = policy.store.purge_tags([tag for url in urls for tag in tags_to_purge(url)], soft=is_soft)
+                announce[0](PurgeOrder(self.store, PurgeTarget.URL, urls, is_soft))
                 exchange.service = waiting = _PurgeWait(exchange, counting, policy.worker_loop.loop.call_soon)
                 policy.store.when_purged(waiting.note_written)
                 waiting.count_next()
@@ -291,6 +319,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             ready, fetch = policy.ready.find, partial(begin_fetch, policy)
         return Hooks(
             translate=translate,
+            translate_copy=translate_copy,
             response=response,
             response_lines=ResponseLines((b"cache-status",)),
             start=start,
@@ -300,13 +329,6 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
         )
 
     def _compiled(self, ready_memory: ReadyMemory) -> CachePolicy:
-        query = self.key.query
-        rule: QueryRule | None = None
-        if query == "none":
-            rule = NO_QUERY
-        elif isinstance(query, QueryNames):
-            names = query.only or query.except_ or ()
-            rule = QueryRule((name.encode() for name in names), keep=query.only is not None)
         headers = tuple(sorted(name.lower().encode() for name in self.key.headers))
         cookies = tuple(sorted(name.encode() for name in self.key.cookies))
         by_consumer = "consumer" in self.vary_by
@@ -323,7 +345,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
         return CachePolicy(
             store_name=self.store,
             storing=storing,
-            query_rule=rule,
+            query_rule=self.key.query_rule(),
             key_headers=headers,
             key_cookies=cookies,
             by_consumer=by_consumer,

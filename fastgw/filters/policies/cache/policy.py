@@ -11,7 +11,7 @@ from msgspec.msgpack import decode, encode
 from fastgw.cache.store import Store
 from fastgw.consumers.index import Consumer
 from fastgw.eventloop.worker_loop import WorkerLoop
-from fastgw.exchange import Exchange
+from fastgw.exchange import Exchange, Route
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.fast_fetch import FetchRequest
 from fastgw.exchange.request_keys import cookies_named
@@ -41,8 +41,8 @@ UNKEYED: Final = frozenset(
 )
 """Headers of clients that change what an upstream answers without being in the key: with them one client could choose
 what others get (cache poisoning). The last two describe a body, which is not forwarded either."""
-_OWN_AUTHORIZATION: Final = b"client-authorization"
-"""Part of the key of requests in which a filter has written an `Authorization` that depends on the client."""
+_PRESENT: Final = b""
+"""Part of the key of requests of which something holds that does not hold of others, whose key has None there."""
 _PORTS: Final[Mapping[bytes, bytes]] = {b"http": b":80", b"https": b":443"}
 
 
@@ -76,6 +76,7 @@ class CachePolicy:
         "has_store",
         "key_cookies",
         "key_headers",
+        "key_names",
         "lock_timeout",
         "max_variants",
         "methods",
@@ -114,11 +115,18 @@ class CachePolicy:
         self._storing_apart = _shared_rules(encode(structs.replace(storing, identity_in_key=True)))
         self.key_headers, self.key_cookies, self.by_consumer = key_headers, key_cookies, by_consumer
         self.methods, self.lock_timeout, self.max_variants = methods, lock_timeout, max_variants
+        names = [b"header:%b" % name for name in key_headers] + [b"cookie:%b" % name for name in key_cookies]
+        if by_consumer:
+            names.append(b"consumer")
+        self.key_names = b" ".join(names) or None
+        """Kinds and names of the values that these settings add to the key, in order: the store outlives a reload with
+        others, after which no value may pass for that of another kind or name. None: they add none."""
         self.fetches_get = b"GET" in methods
         self.bypass_header, self.tag_headers = bypass_header, tag_headers
         self.has_store = False
-        self.place: tuple[str, str, bytes] | None = None
-        """Names of the upstream and the route of the last key, and what its text has of them (compiled module)."""
+        self.place: tuple[str, str, bytes, bytes] | None = None
+        """Names of the upstream and the route of the last key, the settings of the variant, and what the text of the
+        key has of them and of `key_names` (compiled module)."""
         # None: the key has parts that are only known on the full path
         is_apart = key_cookies or by_consumer
         answers = ReadyAnswers(ready_memory, bypass_header, key_headers, time)
@@ -155,8 +163,13 @@ class CachePolicy:
 
     def query_of(self, exchange: Exchange) -> bytes | None:
         """Return the query for the key and for the upstream."""
+        return filter_query(self.whole_query_of(exchange), self.query_rule)
+
+    @staticmethod
+    def whole_query_of(exchange: Exchange) -> bytes | None:
+        """Return the query with the parameters that are not in the key."""
         sent = exchange.query_sent
-        return filter_query(exchange.head.query if sent is UNCHANGED_QUERY else sent, self.query_rule)
+        return exchange.head.query if sent is UNCHANGED_QUERY else sent
 
     def forward_past(self, exchange: Exchange, status: bytes) -> None:
         """Let a request be forwarded past the cache, with the query that all requests of the route have. `status`:
@@ -188,30 +201,39 @@ class CachePolicy:
 
         `fields`: its headers as the upstream gets them. `scheme`: of the client. The authority has the port that the
         client has sent, and the endpoint that of the listener, because the upstream gets both. The filters of another
-        route may send other headers to the same URL of the upstream, so its name is a part.
+        route, of another variant of the route, or of another listener with the same port, may send other headers to the
+        same URL of the upstream, so they are a part.
         """
         head, peer = request.head, request.peer
         route = request.route
-        parts: list[bytes | None] = [None if route is None else route.name.encode()]
+        is_reported = peer.trusted and head.forwarded
+        # The first four say how many values follow, and of which kinds.
+        parts: list[bytes | None] = [
+            None if route is None else route_part(route),
+            self.key_names,
+            # no client gets what the upstream has sent for another identity
+            _PRESENT if request.sends_client_authorization else None,
+            _PRESENT if is_reported else None,
+        ]
         if self.key_headers or self.key_cookies:
             parts += (normalized_value(name, fields.values(name)) for name in self.key_headers)
-            parts += (b"\n".join(cookies_named(head, name)) or None for name in self.key_cookies)
-        if request.sends_client_authorization:  # no client gets what the upstream has sent for another identity
-            parts.append(_OWN_AUTHORIZATION)
+            parts += (_joined(cookies_named(head, name)) for name in self.key_cookies)
         if self.by_consumer:
             parts.append(None if request.consumer is None else request.consumer.name.encode())
         authority = head.authority
-        if peer.trusted and head.forwarded:  # they reach the upstream as the trusted proxy has sent them
+        if is_reported:  # they reach the upstream as the trusted proxy has sent them
             authority = client_authority(head, peer)
             parts += (head.first(name) for name in (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port"))
             parts += (scheme, head.authority)
         path_of = forward.path_of if isinstance(forward, Forward) else None
+        sent_path = None if path_of is None else path_of(request)
         if not isinstance(forward, Forward):
             parts += forward.key_values(cast(Exchange, request))  # it is never on the fast path
         return resource_text(
             endpoint=peer.endpoint,
             authority=authority,
-            path=request.path if path_of is None else path_of(request),
+            path=request.path,
+            sent_path=None if sent_path == request.path else sent_path,
             upstream=name_of(forward).encode(),
             parts=parts,
         )
@@ -219,6 +241,20 @@ class CachePolicy:
     def url_of(self, exchange: Exchange, query: bytes | None) -> bytes:
         """Return the URL as clients see it, for purges: without the listener's port, the path in its normal form."""
         return client_url(client_origin(exchange.head, exchange.peer), exchange.path, query)
+
+
+def _joined(values: list[bytes]) -> bytes | None:
+    """Return the values of a cookie as a part of a key. One without characters is not a missing one."""
+    return b"\n".join(values) if values else None
+
+
+def route_part(route: Route) -> bytes:
+    """Return what keys have of a route: its name, and by what the requests that it sends for this listener, or for this
+    variant, differ from its others.
+    """
+    settings = route.chain.sent_settings
+    name = route.name.encode()
+    return b"%b\xff%b" % (name, settings) if settings else name  # no text in UTF-8 has this byte
 
 
 def is_authenticated(exchange: Exchange) -> bool:

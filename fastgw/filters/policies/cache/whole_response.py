@@ -5,7 +5,7 @@ Rule: what is decided is decided by the same functions as in `Fetch`, which does
 
 from typing import TYPE_CHECKING, final
 
-from fastgw.cache.store import Lease, NotStored, Refusal
+from fastgw.cache.store import Lease, NotStored, RefusedLease
 from fastgw.exchange import Exchange
 from fastgw.filters.policies.cache.fetch import Fetch
 from fastgw.filters.policies.cache.policy import MARK_S, MOST_TAGS, CachePolicy
@@ -74,17 +74,17 @@ class ExchangeFetch:
     `lease`: None if another request has it, a mark refuses it, or there is no slot.
     """
 
-    __slots__ = ("_lease", "_refusal", "_request", "_request_date", "_why", "dropped", "forward", "result")
+    __slots__ = ("_lease", "_refused", "_request", "_request_date", "_why", "dropped", "forward", "result")
 
     def __init__(
         self,
         request: "CachedRequest",
         lease: Lease | None,
-        refusal: Refusal | None,
+        refused: RefusedLease | None,
         why: Forwarded,
         request_date: float,
     ) -> None:
-        self._request, self._lease, self._refusal, self._why = request, lease, refusal, why
+        self._request, self._lease, self._refused, self._why = request, lease, refused, why
         self.forward, self.dropped = request.forward, request.policy.dropped
         self._request_date = request_date
         self.result = "miss"
@@ -117,5 +117,5 @@ class ExchangeFetch:
         return b""
 
     def leave_fast_path(self, exchange: Exchange) -> Exchange:
-        fetch = Fetch(self._request, self._lease, self._refusal, self._why, None, None, has_client=True)
+        fetch = Fetch(self._request, self._lease, self._refused, self._why, None, None, has_client=True)
         return fetch.adopt_request(exchange, self._request_date)

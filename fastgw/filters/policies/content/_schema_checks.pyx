@@ -263,7 +263,7 @@ cdef class CompiledChecks:
         node.members = <int*> PyMem_Calloc(len(plan.members) + 1, sizeof(int))
         if node.members == NULL:
             raise MemoryError
-        for keyword in range(KEYWORDS):
+        for keyword in range(<int>KEYWORDS):
             if NAMES[keyword] in plan.details:
                 templates[keyword] = _template(plan.details[NAMES[keyword]])
         for index in range(len(plan.members)):

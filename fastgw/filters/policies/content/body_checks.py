@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import final
 
 from fastgw.exchange.body_stages import BodyRefused, PendingOutput
+from fastgw.exchange.held_pieces import append_piece
 from fastgw.filters.api import BodyStage, Reply
 from fastgw.http.strict_json import takes_long
+from fastgw.shm.held_body_budget import HeldBodyBudget, HeldBytes
 
 
 @final
@@ -64,29 +66,36 @@ class BodyCheck(BodyStage):
 
 @final
 class BodyObserver(BodyStage):
-    """Stage that copies a body as it passes and checks it at its end; not one that is longer than `most` bytes."""
+    """Stage that copies a body as it passes and checks it at its end; not one that is longer than `most` bytes, or for
+    which the node's memory for held bodies (`budget`) is used up.
+    """
 
     keeps_length = True
     changed = False
     takes_empty = True
 
-    def __init__(self, check: Callable[[bytes], object], most: int) -> None:
-        self._check, self._left = check, most
-        self._pieces: list[bytes] = []
+    def __init__(self, check: Callable[[bytes], object], most: int, budget: HeldBodyBudget) -> None:
+        self._check, self._most = check, most
+        self._bytes = 0
+        self._pieces: list[bytes] | None = []  # None: it is not checked
+        self._held_bytes = HeldBytes(budget)
 
     def feed(self, payload: bytes) -> bytes:
-        self._left -= len(payload)
-        if self._left >= 0:
-            self._pieces.append(payload)
-        else:
-            self._pieces = []
+        if self._pieces is not None:
+            self._bytes += len(payload)
+            if self._bytes <= self._most and self._held_bytes.try_hold(self._bytes):
+                append_piece(self._pieces, payload)
+            else:
+                self.cancel()
         return payload
 
     def end(self) -> bytes:
-        pieces, self._pieces = self._pieces, []
-        if self._left >= 0:
+        pieces = self._pieces
+        self.cancel()
+        if pieces is not None:
             self._check(b"".join(pieces))
         return b""
 
     def cancel(self) -> None:
-        self._pieces = []
+        self._pieces = None
+        self._held_bytes.release()

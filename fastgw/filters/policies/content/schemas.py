@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from json import dumps
 from math import isfinite
@@ -13,7 +15,14 @@ from urllib.parse import unquote
 from fastgw.config.base import redacted_problems
 from fastgw.config.formats import json
 from fastgw.config.formats.positions import SyntaxProblem
-from fastgw.filters.policies.content.schema_copies import failed_keyword, with_one_spelling, with_short_errors
+from fastgw.filters.policies.content.schema_copies import (
+    STEP,
+    failed_keyword,
+    may_repeat,
+    with_one_spelling,
+    with_short_errors,
+    with_steps,
+)
 from fastgw.http.strict_json import InvalidJson, parse_json
 
 if TYPE_CHECKING:
@@ -27,6 +36,19 @@ ALL_ERRORS_BYTES: Final = 512
 PERF: all errors of a value are collected before the first is returned: 13 ms for a list of 3,000 elements that have one
 each, the first alone 0.02; 54 us for 8 errors in 1 KB, 6 for the first, so that a refusal costs no more than an
 acceptance (CPython 3.11, jsonschema-rs 0.60)."""
+STEPS_OF_ALL: Final = 256
+"""Steps in a search for all errors of a value: a reference that is followed is one, and one more for each `STEP_SIZE`
+of the part of the value that it is followed for."""
+STEPS_OF_FIRST: Final = 1000
+"""Steps in a search for the first error; one more for every 8 bytes of the value.
+
+PERF: a search that is given up takes 1 ms for 1 KB and 10 to 20 for 100 KB, 3 of them for the sizes; with a count of
+references alone it took 3 s for 100 KB, and without a limit 4 s for 100 bytes (CPython 3.11, jsonschema-rs 0.61)."""
+STEP_SIZE: Final = 64
+"""Size of a part of a value, as of `_sizes_in`, whose check may take as long as a step: what a schema without
+references checks between two steps is no larger than that part."""
+CHARACTERS: Final = 8
+"""Number of characters of a text whose check, by a pattern or length, takes as long as that of a number."""
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,30})")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 _VALUE_LENGTH: Final = 200
@@ -58,40 +80,145 @@ def read_schema(content: bytes) -> Any:
 class SchemaValidator:
     """Validator of the values of one schema."""
 
-    __slots__ = ("_all", "_first", "is_valid")
+    __slots__ = ("_all", "_first", "_steps", "is_valid")
 
     def __init__(self, schema: Any) -> None:
         """Raises `jsonschema_rs.ValidationError` or `ReferencingError`."""
         import jsonschema_rs
 
-        self._all = _validator_for(schema)
+        self._all: Validator | None = _validator_for(schema)
+        """Validator that finds all errors; None: there is none that does so within a limit of steps."""
         self.is_valid: Callable[[Any], bool] = self._all.is_valid
+        """Whether a value is valid. It needs no limit: for each object and array, jsonschema-rs keeps the results of
+        recursive schemas."""
         self._first: Validator | None = self._all
         """Validator that finds the first error; None: there is none that does so in the time of a valid value."""
+        self._steps: Steps | None = None
+        """Steps of these two; None: they need no limit, because they check each part of a value once."""
         has_if = not isinstance(self._all, jsonschema_rs.Draft4Validator | jsonschema_rs.Draft6Validator)
-        copy = with_short_errors(schema, has_if=has_if)
-        if copy is not schema:
-            try:
-                self._first = _validator_for(copy)
-            except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError):
-                self._first = None  # something refers to an alternative
+        short = with_short_errors(schema, has_if=has_if)
+        if not may_repeat(schema):
+            if short is not schema:
+                self._first = _validator_of_copy(short)  # None: something refers to an alternative
+            return
+        keeps_siblings = has_if and not isinstance(self._all, jsonschema_rs.Draft7Validator)
+        self._steps = Steps()
+        limit = partial(_limited, steps=self._steps, has_if=has_if, keeps_siblings=keeps_siblings)
+        self._first = limit(short)
+        self._all = None if not has_if else limit(schema) if self._first is None else self._first
 
     def errors(self, value: Any, length: int) -> Iterable[Any]:
-        """Return the first errors of a value. `length`: of its text in bytes."""
-        if length <= ALL_ERRORS_BYTES:
-            return islice(self._all.iter_errors(value), MOST_ERRORS)
+        """Return the first errors of an invalid value; none if they are not found in a limited number of steps.
+        `length`: of its text in bytes.
+        """
+        steps = self._steps
+        if length <= ALL_ERRORS_BYTES and self._all is not None:
+            if steps is None:
+                return islice(self._all.iter_errors(value), MOST_ERRORS)
+            with steps.limited(STEPS_OF_ALL, value):
+                found = list(islice(self._all.iter_errors(value), MOST_ERRORS))
+            if steps.left >= 0:
+                return found
         if self._first is None:
             return ()
-        import jsonschema_rs
+        if steps is None:
+            return _first_error(self._first, value)
+        with steps.limited(STEPS_OF_FIRST + length // 8, value):
+            found = _first_error(self._first, value)
+        return found if steps.left >= 0 else ()
 
+
+def _first_error(validator: Validator, value: Any) -> list[Any]:
+    """Return the first error of a value, if there is one."""
+    import jsonschema_rs
+
+    try:
+        validator.validate(value)
+    except jsonschema_rs.ValidationError as error:
+        return [error]
+    return []
+
+
+@final
+class Steps:
+    """Steps that are left in a search for errors: the keyword `STEP` of a validator."""
+
+    __slots__ = ("_sizes", "left")
+
+    def __init__(self) -> None:
+        self.left = 0
+        """Below 0: some references were not followed, so that what was found may be no error."""
+        self._sizes: Mapping[int, int] = {}
+
+    @contextmanager
+    def limited(self, steps: int, value: Any) -> Iterator[None]:
+        """Allow so many steps for the search in a value."""
+        self.left, self._sizes = steps, _sizes_in(value)
         try:
-            self._first.validate(value)
-        except jsonschema_rs.ValidationError as error:
-            return (error,)
-        return ()
+            yield
+        finally:
+            self._sizes = {}
+
+    def __call__(self, schema: Any, value: Any, path: Any) -> Steps:
+        """Return the validator of the keyword in a schema."""
+        return self
+
+    def validate(self, value: Any) -> None:
+        """Follow a reference for a part of the value. Raises `ValueError` if not enough steps are left."""
+        size = len(value) // CHARACTERS if isinstance(value, str) else self._sizes.get(id(value), 0)
+        self.left -= 1 + size // STEP_SIZE
+        if self.left < 0:
+            self.left = -1  # so that a smaller part is not followed either
+            raise ValueError
 
 
-def _validator_for(schema: Any) -> Validator:
+def _sizes_in(value: Any) -> dict[int, int]:
+    """Return the sizes of the objects and arrays in a JSON value by their `id`: 1 for each of them, for each value in
+    them, and for every `CHARACTERS` of a text.
+    """
+    containers = [value] if isinstance(value, dict | list) else []
+    sizes: list[int] = []
+    outer = [0]  # indexes in `containers`
+    for index, container in enumerate(containers):  # grows: each container is before those in it
+        size = 1 + len(container)
+        members: Iterable[Any] = container
+        if type(container) is dict:
+            for name in container:
+                size += len(name) // CHARACTERS
+            members = container.values()
+        for held in members:
+            kind = type(held)
+            if kind is str:
+                size += len(held) // CHARACTERS
+            elif kind is dict or kind is list:
+                containers.append(held)
+                outer.append(index)
+        sizes.append(size)
+    for index in range(len(sizes) - 1, 0, -1):
+        sizes[outer[index]] += sizes[index]
+    return dict(zip(map(id, containers), sizes, strict=True))
+
+
+def _limited(schema: Any, *, steps: Steps, has_if: bool, keeps_siblings: bool) -> Validator | None:
+    """Return a validator that follows references as long as steps are left; None: there is none."""
+    try:
+        copy = with_steps(schema, has_if=has_if, keeps_siblings=keeps_siblings)
+    except ValueError:
+        return None
+    return _validator_of_copy(copy, {STEP: steps})
+
+
+def _validator_of_copy(schema: Any, keywords: Any = None) -> Validator | None:
+    """Return the validator of a changed schema; None: references in it lead to what the change has moved."""
+    import jsonschema_rs
+
+    try:
+        return _validator_for(schema, keywords)
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError):
+        return None
+
+
+def _validator_for(schema: Any, keywords: Any = None) -> Validator:
     import jsonschema_rs
 
     return jsonschema_rs.validator_for(
@@ -100,6 +227,7 @@ def _validator_for(schema: Any) -> Validator:
         offline=True,
         pattern_options=jsonschema_rs.RegexOptions(),
         mask="",  # no message has the text of a value, which is 5 ms of work for 120 KB
+        keywords=keywords,
     )
 
 

@@ -92,7 +92,9 @@ class BodySchema(Schema):
     max_bytes: Annotated[Size, Meta(ge=1, le=_MOST_OFFLOADED)] = MOST_INLINE
     """Maximum size of a body, which is held until it is complete. A longer one is answered 413: at once if its length
     is declared. A helper process of each worker checks bodies above 128 KiB, and those with more than 16,000 arrays and
-    objects. With more than 128 KiB it starts with the worker, otherwise with the first such body."""
+    objects. With more than 128 KiB it starts with the worker, otherwise with the first such body. All bodies that are
+    held for filters share 64 MiB on the node, without 4 KiB of each (`fastgw_kept_body_bytes`); where none is left, the
+    request is answered 503 (`overloaded`), or passes unchecked with `mode: report`."""
     deadline: Annotated[Duration, Meta(gt=0, le=_LONGEST_DEADLINE_S)] = 1.0
     """Maximum time for a body in a helper process, including its time in the queue of 16 bodies per worker. Afterwards
     the request is answered 504, or 503 if no process was free."""
@@ -212,7 +214,7 @@ class _Validation:
         for location, validator, parameters, read in self._parameters:
             errors += _parameter_errors(exchange, location, validator, parameters, read)
         if self._body is not None and not errors:
-            if exchange.request_body is None and exchange.body_length == 0:
+            if not exchange.has_body:
                 if self._requires_body:
                     errors.append(validation_error("body", "required", "expected a body"))
             elif not _has_json(exchange):
@@ -255,7 +257,7 @@ class _Validation:
             return None  # reported already
         check = partial(self._check, exchange)
         if self._reports:
-            return BodyObserver(check, self._most)
+            return BodyObserver(check, self._most, exchange.client.held_body_budget)
         return BodyCheck(check, None if self.helper is None else partial(self._submit, exchange, self.helper))
 
     def check_whole(self, exchange: Exchange, payload: bytes) -> Reply | BodyStage | None:
@@ -297,7 +299,9 @@ class _Validation:
         lines = response.values(b"content-type")
         if not response.head.has_body or response.values(b"content-encoding") or len(lines) != 1:
             return None
-        return BodyObserver(partial(self._check_response, exchange), MOST_INLINE) if _is_json(lines[0]) else None
+        if not _is_json(lines[0]):
+            return None
+        return BodyObserver(partial(self._check_response, exchange), MOST_INLINE, exchange.client.held_body_budget)
 
     def _check_response(self, exchange: Exchange, payload: bytes) -> None:
         assert self._response is not None

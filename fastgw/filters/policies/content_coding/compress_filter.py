@@ -43,8 +43,9 @@ class Compress(Filter, name="compress", phase=Phase.VALIDATE, order=-20):  # typ
 
     Of equal weights (`q`) the first in `encodings` is used. Responses that already have a `Content-Encoding`, partial
     responses (206), and those with `Cache-Control: no-transform` do not change; neither do faults of the gateway. A
-    compressed response has a weak ETag, and no `Content-Length`, `Accept-Ranges` and digest; all responses of `types`
-    have `Vary: Accept-Encoding`. A request for a range gets the range of the uncompressed content.
+    compressed response has a weak ETag, and no `Content-Length`, `Accept-Ranges` and digest. All responses of `types`
+    that have neither a `Content-Encoding` nor `no-transform` get `Vary: Accept-Encoding`, compressed or not. A request
+    for a range gets the range of the uncompressed content.
 
     Event streams (`text/event-stream`, NDJSON, gRPC-Web) and other responses of unknown length are flushed whenever the
     upstream pauses, so that the client receives each event at once. Event streams are compressed with Zstandard or
@@ -58,7 +59,8 @@ class Compress(Filter, name="compress", phase=Phase.VALIDATE, order=-20):  # typ
     types: tuple[MediaType, ...] = TYPES
     """Media types that are compressed: `text/html`, `text/*`, `application/*+json`. Messages of gRPC never are."""
     min_bytes: Size = 256
-    """Minimum size of a response that is compressed, unless its length is unknown or the client refuses `identity`."""
+    """Minimum size of a response that is compressed, unless its length is unknown or the client refuses `identity`. Of
+    a body that another filter takes as a whole (`transform`), the size counts that it has afterwards."""
     level: Literal["fast", "default", "best"] = "default"
     """`fast`: least CPU and memory. `best`: smallest responses, for about ten times the CPU of `default`."""
     random_padding: bool = False

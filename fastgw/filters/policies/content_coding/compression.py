@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast, final
 
 from fastgw.compiled import twin
 from fastgw.exchange.body_stages import AnsweredRequest
-from fastgw.exchange.reply import UNKNOWN, Response
+from fastgw.exchange.reply import UNKNOWN, EncodedForms, Response
 from fastgw.filters.api import BodyStage, Exchange
 from fastgw.filters.policies.content_coding.media_types import Kind, MediaTypes
 from fastgw.http.content_coding.accept_encoding import Negotiated, negotiate
@@ -111,15 +111,27 @@ class Compression:
     def stage_for(self, exchange: Exchange) -> BodyStage | None:
         """Return the stage that compresses the response of an exchange, and mark the response as compressed."""
         assert exchange.response is not None
-        chosen = self._choose(exchange, exchange.response)
-        return None if chosen is None else self._stage(exchange, chosen)
+        response = exchange.response
+        chosen = self._choose(exchange, response)
+        if chosen is None:
+            return None
+        if response.is_held and exchange.method != b"HEAD":  # the length of what the stages before make of it counts
+            return _HeldStage(partial(self._stage_for_held, exchange, response, chosen))
+        return self._stage(exchange, chosen) if self._takes(response, chosen) else None
+
+    def _stage_for_held(
+        self, exchange: Exchange, response: Response, chosen: "_Chosen", length: int
+    ) -> BodyStage | None:
+        """Return the stage for a whole body of this length, and mark the response as compressed."""
+        chosen = chosen._replace(length=length, whole_bytes=UNKNOWN)
+        return self._stage(exchange, chosen) if self._takes(response, chosen) else None
 
     def change_whole(self, request: AnsweredRequest, response: Response, body: bytes) -> bytes | BodyStage | None:
         """Return the compressed body of a response that is complete, and mark the response as compressed; or what
         `stage_for` returns.
         """
         chosen = self._choose(request, response)
-        if chosen is None:
+        if chosen is None or not self._takes(response, chosen):
             return None
         if response.encoded_forms is not None:
             return self._stage(cast(Exchange, request), chosen)  # responses of a cache are not on the fast path
@@ -130,7 +142,9 @@ class Compression:
         return out
 
     def _choose(self, request: AnsweredRequest, response: Response) -> "_Chosen | None":
-        """Decide about the response to a request, and mark it. None: it is not compressed."""
+        """Decide about the response to a request, and mark it as one that depends on `Accept-Encoding`. None: it is not
+        compressed.
+        """
         status = response.status
         if status == _NOT_MODIFIED:
             self._complete_not_modified(request.head, response)
@@ -144,32 +158,35 @@ class Compression:
         if status in _PARTIAL or values(b"content-range") or _forbids(request.head.values(b"cache-control")):
             return None
         negotiated = self._negotiated(request.head, kind)
-        length = _length_of(request.head, response)
-        too_small = length == 0 or (0 < length < self._min_bytes and not negotiated.identity_refused)
-        too_large = response.whole_bytes > LARGEST_AT_ONCE
-        coding = negotiated.coding
-        if coding is None or too_small or too_large:
+        coding, whole_bytes = negotiated.coding, response.whole_bytes
+        if coding is None or whole_bytes > LARGEST_AT_ONCE:
             return None
-        response.added += self._lines[coding]
-        return _Chosen(coding, kind, length)
+        least = 1 if negotiated.identity_refused else max(1, self._min_bytes)
+        length = _length_of(request.head, response)
+        return _Chosen(coding, kind, least, length, whole_bytes, response.encoded_forms)
+
+    def _takes(self, response: Response, chosen: "_Chosen") -> bool:
+        """Return whether the body is long enough, and mark the response as compressed."""
+        if 0 <= chosen.length < chosen.least:
+            return False
+        response.added += self._lines[chosen.coding]
+        return True
 
     def _stage(self, exchange: Exchange, chosen: "_Chosen") -> BodyStage:
-        coding, kind, length = chosen
-        response = exchange.response
-        assert response is not None
-        level = self._level_of(coding, response.whole_bytes)
+        coding, kind, _, length, whole_bytes, forms = chosen
+        level = self._level_of(coding, whole_bytes)
         keep: Callable[[bytes], None] | None = None
-        if response.encoded_forms is not None and length >= SMALLEST_STORED and not self._pads:
+        if forms is not None and length >= SMALLEST_STORED and not self._pads:
             form = b"%b %b" % (coding, level.encode())
-            stored = response.encoded_forms.find(form)
+            stored = forms.find(form)
             if stored is not None:
                 return _StoredStage(exchange, coding, stored)
-            keep = partial(response.encoded_forms.store, form)
+            keep = partial(forms.store, form)
         # PERF: 100 KiB of JSON in one piece take 116 us with gzip, 250 with Zstandard; in four pieces 138 and 273
         # (CPython 3.11).
-        is_held = response.whole_bytes >= 0 or (0 < length <= LARGEST_HELD and kind is not Kind.STREAM)
+        is_held = whole_bytes >= 0 or (0 < length <= LARGEST_HELD and kind is not Kind.STREAM)
         if is_held and not self._pads:
-            return _WholeStage(exchange, coding, self._compressor_of_whole(coding, response.whole_bytes), keep)
+            return _WholeStage(exchange, coding, self._compressor_of_whole(coding, whole_bytes), keep)
         opened = partial(self._open_compressor, coding, kind)
         return _Stage(exchange, coding, opened, kind is Kind.STREAM or length == UNKNOWN, keep)
 
@@ -239,11 +256,16 @@ class Compression:
 
 
 class _Chosen(NamedTuple):
-    """The way in which a response is compressed. `length`: bytes of the content before."""
+    """The way in which a response is compressed. `least`: bytes of content from which on. `length`: bytes of the
+    content before; `UNKNOWN`. `whole_bytes`, `forms`: as of `Response`.
+    """
 
     coding: bytes
     kind: Kind
+    least: int
     length: int
+    whole_bytes: int
+    forms: EncodedForms | None
 
 
 def _count(request: AnsweredRequest, coding: bytes, bytes_in: int, bytes_out: int) -> None:
@@ -275,6 +297,32 @@ def _length_of(asked: RequestHead, response: Response) -> int:
     if declared is None or (asked.method == b"HEAD" and head.first(b"content-length") is None):
         return UNKNOWN
     return declared
+
+
+@final
+class _HeldStage(BodyStage):
+    """Stage for a body that another one has held, of which it decides at the end: by its length. `make`: returns the
+    stage that compresses a body of this length; None: it stays as it is.
+    """
+
+    def __init__(self, make: Callable[[int], BodyStage | None]) -> None:
+        self._make: Callable[[int], BodyStage | None] | None = make
+        self._pieces: list[bytes] = []
+
+    def feed(self, payload: bytes) -> bytes:
+        self._pieces.append(payload)
+        return b""
+
+    def end(self) -> bytes:
+        assert self._make is not None
+        body = b"".join(self._pieces)
+        stage = self._make(len(body))
+        self.cancel()
+        self.changed = stage is not None
+        return body if stage is None else stage.feed(body) + stage.end()
+
+    def cancel(self) -> None:
+        self._make, self._pieces = None, []
 
 
 class _CountingStage(BodyStage):

@@ -17,7 +17,11 @@ _DROPPED: Final = frozenset((_NAME,))
 
 
 def codings_of(exchange: Exchange) -> list[bytes]:
-    """Return the content codings of the request as the client sent it, in the order in which they were applied."""
+    """Return the content codings of the request as the client sent it, in the order in which they were applied; none
+    for a request without a body.
+    """
+    if exchange.body_length == 0:
+        return []
     head = exchange.head
     values = exchange.values(_NAME) if head.edited() is None else head.received_fields().get_all(_NAME)
     return codings_in(values)
@@ -34,7 +38,7 @@ class Decompression:
     def request(self, exchange: Exchange) -> Outcome:
         """Refuse codings that are not accepted, and forward the request without its `Content-Encoding`."""
         codings = codings_of(exchange)
-        if not codings or exchange.body_length == 0:
+        if not codings:
             return None
         if len(codings) > 1 or codings[0] not in self._codings:
             return exchange.refuse(

@@ -86,7 +86,7 @@ class _Signing:
         return False
 
     def _digest_of(self, body: Relay | None) -> str:
-        if body is None:
+        if body is None or body.length == 0:
             return EMPTY_DIGEST
         if not (self._signs_bodies and body.ended and body.kept is not None):
             return UNSIGNED

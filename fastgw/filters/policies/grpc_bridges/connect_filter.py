@@ -25,6 +25,7 @@ from fastgw.http.grpc import connect
 from fastgw.http.grpc.details import read_details
 from fastgw.http.grpc.frames import COMPRESSED, PREFIX, FrameError, FrameScanner, FrameTooLarge, MessageReader, frame
 from fastgw.http.grpc.status import TO_HTTP, GrpcStatus
+from fastgw.shm.held_body_budget import WHY_NOT_HELD
 from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 
 _JSON: Final = b"application/json"
@@ -88,7 +89,7 @@ class ConnectRpc(Filter, name="connect_rpc", phase=Phase.TRANSFORM, order=11):  
                 UnaryBridge(exchange, forward, call, most).begin(_unary_encodings(exchange, call))
             return True
 
-        return Hooks(request=request, translate=translate, translates_copies=True, reply=_reply, explain=_explain)
+        return Hooks(request=request, translate=translate, translate_copy=translate, reply=_reply, explain=_explain)
 
 
 class ConnectCall(NamedTuple):
@@ -159,9 +160,9 @@ def _reply(exchange: Exchange, reply: Reply) -> Reply:
     if _is_error(reply.body):
         return reply
     fields = [line for line in reply.fields if line[0].lower() not in KEPT_OF_REPLIES]
-    code, status = _code_of(reply.fault, reply.status), reply.status
-    if reply.grpc_status is not None:
-        code, status = reply.grpc_status, TO_HTTP[reply.grpc_status]
+    code = _code_of(reply.fault, reply.status) if reply.grpc_status is None else reply.grpc_status
+    # The protocol has one status for each code, but 405 for a method that is not called by GET.
+    status = reply.status if reply.fault is Fault.METHOD_NOT_ALLOWED else TO_HTTP[code]
     exchange.grpc_status = code.name
     error = connect.error_of(code, message_of(reply.fault, reply.status, reply.body))
     return _error_reply(call, status, error, fields, reply.fault)
@@ -392,7 +393,7 @@ class UnaryBridge(ConnectBridge):
         self._response_bytes += len(payload)
         if not self._may_hold(self._response_bytes):
             fault = Fault.TOO_MANY_AT_ONCE
-            self.break_off(fault, fault.detail, "the node's memory for held bodies is used up")
+            self.break_off(fault, fault.detail, WHY_NOT_HELD)
             return
         try:
             self._messages += self._reader.feed(payload)

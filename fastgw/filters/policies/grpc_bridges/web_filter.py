@@ -44,7 +44,7 @@ class GrpcWeb(Filter, name="grpc_web", phase=Phase.TRANSFORM, order=10):  # type
         return "translated requests"
 
     def build(self, env: Env) -> Hooks:
-        return Hooks(request=_pass, translate=_translate, translates_copies=True, reply=_reply, explain=_explain)
+        return Hooks(request=_pass, translate=_translate, translate_copy=_translate, reply=_reply, explain=_explain)
 
 
 def _web_type_of(exchange: Exchange) -> WebType | None:

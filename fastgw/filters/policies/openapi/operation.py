@@ -264,7 +264,7 @@ class _Requests:
                     validation_error("query", "unknown", "expected no other parameters than those of the operation")
                 )
         if self._has_body and not errors:
-            if exchange.request_body is None and exchange.body_length == 0:
+            if not exchange.has_body:
                 if self._requires_body:
                     errors.append(validation_error("body", "required", "expected a body"))
             else:
@@ -287,7 +287,7 @@ class _Requests:
             return None  # with a coding it is reported already
         check = partial(self._check, exchange, body)
         if self._only_reports:
-            return BodyObserver(check, self._max_body)
+            return BodyObserver(check, self._max_body, exchange.client.held_body_budget)
         return BodyCheck(check, None if self.helper is None else partial(self._submit, exchange, body, self.helper))
 
     def _submit(self, exchange: Exchange, body: TypedBody, helper: HelperChecks, payload: bytes) -> Task[Reply | None]:
@@ -366,4 +366,4 @@ class _Responses:
             if errors:
                 self._report(exchange, f"response {status} does not conform ({summary(errors)})")
 
-        return BodyObserver(report, self._max_body)
+        return BodyObserver(report, self._max_body, exchange.client.held_body_budget)

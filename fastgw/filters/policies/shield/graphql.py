@@ -78,8 +78,9 @@ class Graphql(Filter, name="graphql", phase=Phase.VALIDATE, order=10):  # type: 
     """Maximum number of tokens of a document, or of all those of a batch together: names, numbers, strings,
     punctuation, and comments. Not above 2000, because the event loop reads documents."""
     max_bytes: Annotated[Size, Meta(ge=1, le=MOST_INLINE)] = 32 * 1024
-    """Maximum size of a request body; a longer one is answered 413. One with more than 16,000 arrays and objects is
-    answered 400."""
+    """Maximum size of a request body, which is held until it is complete; a longer one is answered 413. One with more
+    than 16,000 arrays and objects is answered 400. One for which the node's memory for held bodies is used up
+    (`fastgw_kept_body_bytes`) is answered 503 (`overloaded`), or passes unchecked with `mode: report`."""
     max_batch: Annotated[int, Meta(ge=1, le=100)] = 1
     """Maximum number of operations in one request, as a JSON array; each must be within the limits, and all together
     within `max_cost` and `max_tokens`. 1 = arrays are refused."""
@@ -164,12 +165,14 @@ class _Limits:
         """Return the stage that checks a body as it passes. None: there is none, or it is reported already."""
         if exchange.method != b"POST" or exchange.shadowed.startswith(f"{self._instance}: "):
             return None
-        return BodyObserver(partial(self.request_body, exchange), self._settings.max_bytes)
+        return BodyObserver(
+            partial(self.request_body, exchange), self._settings.max_bytes, exchange.client.held_body_budget
+        )
 
     def _check_post(self, exchange: Exchange) -> None:
         if any(True for name in _PARAMETERS for _ in parameters_named(name.encode(), exchange.query)):
             raise _Refused("Servers may read either the URL or the body: expected the body only.")
-        if exchange.request_body is None:
+        if not exchange.has_body:
             raise _Refused("The request has no body.")
         types = exchange.values(b"content-type")
         if len(types) != 1 or _media_type(exchange) not in (_JSON, _TEXT) or not is_utf8(types[0]):
@@ -178,7 +181,7 @@ class _Limits:
             raise _Refused("Expected a body without a content coding.", "BAD_REQUEST", Fault.UNSUPPORTED_MEDIA_TYPE)
 
     def _of_query(self, exchange: Exchange) -> _Call:
-        if exchange.request_body is not None or exchange.body_length != 0:
+        if exchange.has_body:
             raise _Refused("GET has no body here.")
         held: dict[str, Any] = {}
         for name in _PARAMETERS:

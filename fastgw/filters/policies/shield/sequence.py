@@ -147,7 +147,7 @@ class _Step:
 
     def response(self, exchange: Exchange) -> None:
         response = exchange.response
-        if response is None or response.status >= 400 or exchange.answered_by is not None:
+        if response is None or response.status >= 400:
             return
         key, limit, window = self._key_of(exchange), self._own, self._settings.within
         if not key:

@@ -195,8 +195,9 @@ class _Injection:
         exchange.why = f"{self._instance}: injected"
         if code is not None and is_grpc(exchange.head):
             exchange.grpc_status = code.name
+            cause = Cause.FAULT_INJECTED
             lines = ((b"Content-Type", b"application/grpc"), (b"grpc-status", b"%d" % code))
-            return Reply(200, fields=(*lines, (b"grpc-message", b"injected fault")), fault=Cause.FAULT_INJECTED)
+            return Reply(200, fields=(*lines, (b"grpc-message", cause.detail.encode())), fault=cause)
         body = b"" if status in (204, 205, 304) else b"fault filter abort"
         fields = ((b"Content-Type", b"text/plain"),) if body else ()
         return Reply(status, body, fields, fault=Cause.FAULT_INJECTED, grpc_status=code)

@@ -208,16 +208,18 @@ class BodyChange(Settings):
     max_bytes: Annotated[Size, Meta(ge=1, le=_MOST_OFFLOADED)] = MOST_INLINE
     """Maximum size of a body, which is held until it is complete, or of one line or event (at most 128 KiB). A longer
     body of a request is answered 413: at once if its length is declared. With more than 128 KiB each worker has a
-    helper process, which transforms bodies above 128 KiB."""
+    helper process, which transforms bodies above 128 KiB. All bodies that are held for filters share 64 MiB on the
+    node, without 4 KiB of each (`fastgw_kept_body_bytes`); where none is left, the request is answered 503
+    (`overloaded`)."""
     deadline: Annotated[Duration, Meta(gt=0, le=_LONGEST_DEADLINE_S)] = 1.0
     """Maximum time for a body in a helper process, including its time in the queue of 16 bodies per worker. A process
-    that takes longer is killed and replaced. It gets bodies of `jq` and `jsonata`, those above 128 KiB, and those that
-    take too long for the event loop: XML above 16 KiB, and bodies of which more than 400 values are opened one by one.
-    """
+    that takes longer is killed and replaced, and bodies in the queue wait for the next one. It gets bodies of `jq` and
+    `jsonata`, those above 128 KiB, and those that take too long for the event loop: XML above 16 KiB, and bodies of
+    which more than 400 values are opened one by one. """
     on_timeout: Literal["pass", "refuse"] = "refuse"
-    """Result if a helper process has not transformed a body: the deadline has passed, the queue is full, or the process
-    has ended. `refuse`: 504, or 503 if no process was free. `pass`: the body does not change. Counted in
-    `fastgw_filter_helper_requests_total`."""
+    """Result if a helper process has not transformed a body: the deadline has passed, the queue is full, the process
+    has ended while it worked on the body, or none starts before the deadline. `refuse`: 504, or 503 if no process was
+    free. `pass`: the body does not change. Counted in `fastgw_filter_helper_requests_total`."""
     other_types: Literal["pass", "refuse"] = "pass"
     """Bodies that are not of the format `input`. `pass`: they do not change. `refuse`: a request is answered 415, and a
     response is replaced by a 502."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from fastgw.exchange.body_stages import BodyRefused
+from fastgw.exchange.held_pieces import append_piece
 from fastgw.filters.api import BodyStage
 from fastgw.filters.policies.transform.values import UnmappableBody
 
@@ -26,7 +27,7 @@ class _StreamStage(BodyStage):
     def __init__(self, change: LineFunction, most: int, refuse: Refuse) -> None:
         self._change, self._most, self._refuse = change, most, refuse
         self._pieces: list[bytes] = []  # of the incomplete line, joined once
-        self._held = 0
+        self.held_bytes = 0
 
     def feed(self, payload: bytes) -> bytes:
         out: list[bytes] = []
@@ -67,18 +68,18 @@ class LineStage(_StreamStage):
             raise self._refuse(error) from error
 
     def _hold(self, piece: bytes) -> None:
-        self._held += len(piece)
-        if self._held > self._most:
+        self.held_bytes += len(piece)
+        if self.held_bytes > self._most:
             raise self._refuse(UnmappableBody(f"a line is longer than {self._most} bytes"))
         if piece:
-            self._pieces.append(piece)
+            append_piece(self._pieces, piece)
 
     def _taken(self, piece: bytes) -> bytes:
         """Return what was held with the piece that completes it."""
         if self._pieces:
             piece = b"".join([*self._pieces, piece])
             self._pieces = []
-        self._held = 0
+        self.held_bytes = 0
         return piece
 
 
@@ -99,9 +100,9 @@ class EventStage(_StreamStage):
         if self._ended_cr and payload:
             payload = payload.removeprefix(b"\n")
             self._ended_cr = False
-        self._held += len(payload)
+        self.held_bytes += len(payload)
         if b"\n" not in payload and b"\r" not in payload:
-            self._pieces.append(payload)
+            append_piece(self._pieces, payload)
             self._check_bound()
             return
         text = b"".join([*self._pieces, payload])
@@ -123,11 +124,11 @@ class EventStage(_StreamStage):
             else:
                 out.append(b"\n")
         if out:
-            self._held = len(rest) + sum(map(len, event))
+            self.held_bytes = len(rest) + sum(map(len, event))
         self._check_bound()
 
     def _check_bound(self) -> None:
-        if self._held > self._most:
+        if self.held_bytes > self._most:
             raise self._refuse(UnmappableBody(f"an event is longer than {self._most} bytes"))
 
     def _completed(self, lines: list[bytes]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Task, get_running_loop
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from msgspec import msgpack
 
@@ -33,6 +33,8 @@ _MODULES: Final = {
     "jsonata": b"jsonata.jsonata jsonata.jexception",
 }
 """Modules that the processes of each kind import: of jq and JSONata apart, so that none delays another one."""
+Transformed: TypeAlias = bytes | UnmappableBody | HelperError
+"""Body that a helper process has transformed, or why it has not."""
 _QUEUE: Final = 16
 _MEMORY_BYTES: Final = 1024**3
 
@@ -70,9 +72,9 @@ class OffloadedChange:
     def stop(self) -> None:
         self._pool.stop()
 
-    def submit(self, exchange: Exchange, body: bytes) -> Task[bytes]:
-        """Begin to transform a body, and return the future of the result, which raises `UnmappableBody` or
-        `HelperError`.
+    def submit(self, exchange: Exchange, body: bytes) -> Task[Transformed]:
+        """Begin to transform a body, and return the future of the result. It does not raise why there is none: the
+        traceback would refer to frames that hold the future, a reference cycle that holds the body.
         """
         variables: dict[str, str | bool | None] = {}
         for name in self._names:
@@ -83,17 +85,17 @@ class OffloadedChange:
         request = msgpack.encode(ChangeRequest(self._change, body, variables))
         return get_running_loop().create_task(self._run(exchange, request))
 
-    async def _run(self, exchange: Exchange, request: bytes) -> bytes:
+    async def _run(self, exchange: Exchange, request: bytes) -> Transformed:
         count = exchange.client.counts.count_filter
         try:
             result = await self._pool.run_request(request, self._deadline_s)
         except HelperError as error:
             count(self._instance, event_of(error))
-            raise
+            return error
         count(self._instance, FilterEvent.HELPER_ANSWERED)
         if result[:1] == CHANGED:
             return result[1:]
-        raise refusal_in(result)
+        return refusal_in(result)
 
 
 def _program(kind: str) -> Program:

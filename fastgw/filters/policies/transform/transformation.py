@@ -24,7 +24,7 @@ from fastgw.filters.policies.transform.compiled_change import compile_change
 from fastgw.filters.policies.transform.forms import with_content_type
 from fastgw.filters.policies.transform.json_mapping import JsonFunction
 from fastgw.filters.policies.transform.line_stages import EventStage, LineStage
-from fastgw.filters.policies.transform.offloading import OffloadedChange
+from fastgw.filters.policies.transform.offloading import OffloadedChange, Transformed
 from fastgw.filters.policies.transform.values import (
     IN_STREAM,
     CostlyBody,
@@ -60,7 +60,7 @@ _TYPES_WRITTEN: Final = {
 @final
 class _WholeStage(WholeBodyStage):
     """Stage that replaces a body as a whole: a costly one, or one of more than `at_once` bytes, in a helper process.
-    `unavailable`: returns the exception if that has not transformed the body; None: the body stays as it is.
+    `unavailable`: returns the response if that has not transformed the body; None: the body stays as it is.
     """
 
     may_wait = True
@@ -71,15 +71,15 @@ class _WholeStage(WholeBodyStage):
         most: int,
         too_long: Callable[[], BaseException],
         refuse: Callable[[UnmappableBody], BaseException],
-        submit: Callable[[bytes], Task[bytes]],
-        unavailable: Callable[[HelperError], BaseException | None],
+        submit: Callable[[bytes], Task[Transformed]],
+        unavailable: Callable[[HelperError], Reply | None],
         at_once: int,
     ) -> None:
         super().__init__(most)
         self._change, self._too_long, self._refuse = change, too_long, refuse
         self._submit, self._unavailable, self._at_once = submit, unavailable, at_once
         self._body = self._result = b""
-        self._task: Task[bytes] | None = None
+        self._task: Task[Transformed] | None = None
 
     def check_length(self, length: int) -> None:
         try:
@@ -112,17 +112,17 @@ class _WholeStage(WholeBodyStage):
         self.changed = result != body
         return result
 
-    def _of_helper(self, task: Task[bytes], body: bytes) -> bytes:
+    def _of_helper(self, task: Task[Transformed], body: bytes) -> bytes:
         self._task = None
-        try:
-            return task.result()
-        except UnmappableBody as error:
-            raise self._refuse(error) from error
-        except HelperError as error:
-            refusal = self._unavailable(error)
-            if refusal is not None:
-                raise refusal from error
-            return body
+        result = task.result()
+        if isinstance(result, bytes):
+            return result
+        if isinstance(result, UnmappableBody):
+            raise self._refuse(result) from result
+        reply = self._unavailable(result)
+        if reply is not None:
+            raise BodyRefused(reply) from result
+        return body
 
     def cancel(self) -> None:
         if self._task is not None:
@@ -181,11 +181,9 @@ class _Direction:
             self._at_once,
         )
 
-    def _unavailable(self, exchange: Exchange, error: HelperError) -> BaseException | None:
-        """Return the exception for a body that no helper process has transformed; None: the body stays as it is."""
-        if self._passes:
-            return None
-        return BodyRefused(exchange.refuse(fault_of(error), why=f"transform: {error}"))
+    def _unavailable(self, exchange: Exchange, error: HelperError) -> Reply | None:
+        """Return the response for a body that no helper process has transformed; None: the body stays as it is."""
+        return None if self._passes else exchange.refuse(fault_of(error), why=f"transform: {error}")
 
 
 def _with_type(take: Callable[[bytes], T], content_type: bytes, body: bytes) -> T:

@@ -113,7 +113,9 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
     threshold: Annotated[int, Meta(ge=1, le=1000)] = 5
     """Score at which a request is refused."""
     body_bytes: Annotated[Size, Meta(le=MOST_BODY)] = 16384
-    """Number of bytes of a body that are inspected: the request waits for them. 0 = bodies are not inspected."""
+    """Number of bytes of a body that are inspected: the request waits for them. 0 = bodies are not inspected. All
+    bodies that are held for filters share 64 MiB on the node, without 4 KiB of each (`fastgw_kept_body_bytes`); where
+    none is left, the request is answered 503 (`overloaded`)."""
     long_body: Literal["pass", "refuse"] = "pass"
     """Treatment of a body longer than `body_bytes`: its rest passes without inspection, or the request is answered
     413."""
@@ -175,7 +177,7 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
             if not self.body_bytes
             else BodyHead(
                 use.inspect_body,
-                self.body_bytes,
+                self.body_bytes + (self.long_body == "refuse"),  # of a longer one, one byte more is seen
                 _has_body_to_inspect,
                 lets_pass=use.lets_body_pass if crs is None else None,
             ),
@@ -240,9 +242,12 @@ class _WafUse:
         body = exchange.request_body
         assert body is not None
         head = body.head(self._body_bytes)
-        if self._refuses_long and (body.bytes > self._body_bytes or (exchange.body_length or 0) > self._body_bytes):
+        if self._refuses_long and body.bytes > self._body_bytes:
             return self._refuse_long(exchange)
         is_cut = not (body.ended and body.bytes == len(head))
+        if not head and not is_cut:  # a content coding of nothing hides nothing
+            plain = RequestCopy(exchange.head, without=_CODING)
+            return self._decide_all(exchange, head, is_cut, self._find_all(plain, head))
         removed = exchange.chain.removed_codings
         if removed is not None and (codings := removed(exchange)):
             return self._inspect_coded(exchange, codings, head, is_cut)
@@ -273,6 +278,11 @@ class _WafUse:
         outcome = self._decide_all(exchange, plain, is_cut, await in_thread(self._find_all, copy, plain))
         return outcome if outcome is None or isinstance(outcome, Reply) else await outcome
 
+    def _is_declared_long(self, exchange: Exchange) -> bool:
+        """Whether the request can be refused before its body is sent, for which a client may wait (`Expect`)."""
+        is_long = self._refuses_long and (exchange.body_length or 0) > self._body_bytes > 0
+        return is_long and _has_plain_body(exchange.head)
+
     def _refuse_long(self, exchange: Exchange) -> Reply:
         return exchange.refuse(Fault.BODY_TOO_LARGE, why=f"waf: the body is longer than {self._body_bytes} bytes")
 
@@ -294,6 +304,8 @@ class _WafUse:
     def _decide_head(self, exchange: Exchange, found: list[Match]) -> Outcome:
         if found and score_of(found) >= self._threshold:
             return self._refuse(exchange, found)
+        if self._is_declared_long(exchange):
+            return self._refuse_long(exchange)
         if self._crs is None or (
             self._body_bytes and exchange.request_body is not None and _has_plain_body(exchange.head)
         ):

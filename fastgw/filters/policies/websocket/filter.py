@@ -83,7 +83,7 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
         return "messages"
 
     def build(self, env: Env) -> Hooks:
-        limits, instance = self._limits(), env.instance
+        limits, instance = self.limits(), env.instance
         use = f"websocket\n{env.level}\n{env.route if env.level == 'route' else None}\n{instance}"
         read = key_of((Trait("consumer"),), 64, use.encode())
         per_consumer, strips = self.per_consumer, self.extensions == "strip"
@@ -171,7 +171,8 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
             would=lambda exchange: check_handshake(exchange) if WEBSOCKET in exchange.head.upgrade else None,
         )
 
-    def _limits(self) -> Limits:
+    def limits(self) -> Limits:
+        """Return the limits of each connection."""
         return Limits(
             self.message_bytes,
             inf if self.rate is None else _per_second(self.rate),

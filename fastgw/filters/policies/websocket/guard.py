@@ -1,7 +1,8 @@
 """WebSocket guard: reads the frames of both directions, enforces the limits, and closes as RFC 6455 defines.
 
 Rule 1: a close frame of the gateway is sent between two frames: it waits for the end of the current one. Rule 2: both
-connections are closed `close_timeout` later in any case.
+connections are closed `close_timeout` later in any case. Rule 3: a compressed message can cost a thousand times its
+bytes: a direction that has inflated enough waits for its turn (`Rests`) with its data, and is not read from meanwhile.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from fastgw.errors import Fault, Side
 from fastgw.eventloop.timer_wheel import Timed
-from fastgw.eventloop.worker_loop import WorkerLoop
+from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, WorkerLoop
 from fastgw.exchange import Exchange, Trailers
 from fastgw.http.websocket.frame_reader import FrameReader, NotingFrameReader
 from fastgw.http.websocket.frames import (
@@ -84,7 +85,11 @@ class WebsocketGuard(Timed):
 
     __slots__ = (
         "_authenticate",
+        "_begun_at",
+        "_can_log",
+        "_can_reauthenticate",
         "_client_ended",
+        "_client_rest",
         "_closing",
         "_count_at",
         "_counted",
@@ -111,6 +116,8 @@ class WebsocketGuard(Timed):
         "_total_at",
         "_unlogged",
         "_upstream_ended",
+        "_upstream_is_full",
+        "_upstream_rest",
         "_wheel",
         "_worker_loop",
         "close_at",
@@ -133,6 +140,7 @@ class WebsocketGuard(Timed):
         super().__init__()
         self._instance = instance
         self._limits, self._worker_loop, self._authenticate = limits, worker_loop, authenticate
+        self._can_reauthenticate, self._can_log = limits.reauthenticate != inf, bool(limits.log_messages)
         self._wheel = wheel = worker_loop.wheel
         # PERF: only the reference notes messages: in the compiled reader it would cost all others 15 instructions for
         # each message, 2 % (CPython 3.11, micro/frames).
@@ -148,6 +156,7 @@ class WebsocketGuard(Timed):
         self._inner: ServiceSide | None = None
         self._tokens, self._spent_at = max(limits.rate, 1.0), wheel.now
         self._heard_at = wheel.now
+        self._begun_at = wheel.now
         self._total_at = wheel.now + limits.total
         self._ping_at = wheel.now + limits.ping
         self._ping_bytes: bytes | None = None
@@ -161,7 +170,10 @@ class WebsocketGuard(Timed):
         self._reason = ""
         self._closing = self._over = False  # the gateway closes; everything has ended
         self._owes_client = self._owes_upstream = False  # a close frame that waits for the end of another frame
-        self._client_ended = self._upstream_ended = self._paused = False
+        self._client_ended = self._upstream_ended = False
+        self._paused = self._upstream_is_full = False  # the client, or the upstream, accepts no more
+        self._client_rest: _DirectionRest | None = None
+        self._upstream_rest: _DirectionRest | None = None
 
     def __repr__(self) -> str:
         return f"<WebsocketGuard closed by {self.closed_by} with {self.close_code}>"
@@ -180,10 +192,46 @@ class WebsocketGuard(Timed):
         if self._limits.log_messages:
             self._log("upstream", self._from_upstream)
         self._after_upstream()
+        if self._from_upstream.unfinished:
+            self._rest_upstream()
         self._plan()
+
+    def pause_client(self) -> None:
+        self._upstream_is_full = True
+        if self.exchange is not None:
+            self.exchange.client.pause_tunnel()
+
+    def resume_client(self) -> None:
+        self._upstream_is_full = False
+        if self.exchange is not None and self._client_rest is None:
+            self.exchange.client.resume_tunnel()
 
     def drain(self) -> None:
         self._close(GOING_AWAY, "the gateway is shutting down", None)
+
+    def replace_limits(self, limits: Limits) -> None:
+        """Set the limits from now on. `reauthenticate` and `log_messages` can be changed, but not turned on: what they
+        need is kept from the beginning of a connection only if they are set then. Only without compression.
+        """
+        before, now = self._limits, self._wheel.now
+        if not self._can_reauthenticate:
+            limits = limits._replace(reauthenticate=inf)
+        if not self._can_log:
+            limits = limits._replace(log_messages=0.0)
+        if limits == before or self._over:
+            return
+        self._limits = limits
+        if limits.message_bytes != before.message_bytes:
+            for reader in (self._from_client, self._from_upstream):
+                reader.limit_messages(limits.message_bytes)
+        if limits.rate == inf:
+            self._from_client.allowance = None
+        self._total_at = self._begun_at + limits.total
+        if limits.ping != before.ping:
+            self._ping_at = now + limits.ping
+        if limits.reauthenticate != before.reauthenticate and self._reauthentication is None:
+            self._reauthenticate_at = now + limits.reauthenticate
+        self._plan()
 
     def end_idle(self) -> None:
         self._close(GOING_AWAY, "the connection was idle", Fault.TUNNEL_IDLE)
@@ -272,10 +320,39 @@ class WebsocketGuard(Timed):
 
     def resume(self) -> None:
         self._paused = False
-        if self._inner is not None:
+        if self._inner is not None and self._upstream_rest is None:
             self._inner.resume()
 
     def feed_raw(self, chunk: bytes) -> None:
+        rest = self._client_rest
+        if rest is None:
+            self._read_client(chunk)
+            if self._from_client.unfinished:
+                self._rest_client()
+        else:
+            rest.received.append(chunk)
+
+    def _rest_client(self, ended: bool = False) -> None:
+        exchange = self.exchange
+        if not self._over and exchange is not None:
+            exchange.client.pause_tunnel()
+            self._client_rest = _DirectionRest(self._continue_client, ended)
+            self._worker_loop.rests.wait_for_turn(self._client_rest)
+
+    def _continue_client(self, received: bytes, ended: bool) -> None:
+        """Continue to read what the client has sent. `ended`: it will send no more."""
+        exchange, self._client_rest = self.exchange, None
+        if self._over or exchange is None:
+            return
+        self._read_client(received)
+        if self._from_client.unfinished:
+            self._rest_client(ended)
+        elif ended:
+            self.end_raw()
+        elif not self._upstream_is_full:
+            exchange.client.resume_tunnel()
+
+    def _read_client(self, chunk: bytes) -> None:
         reader, inner = self._from_client, self._inner
         if self._over or inner is None:
             return
@@ -316,6 +393,9 @@ class WebsocketGuard(Timed):
         reader.allowance = int(self._tokens)
 
     def end_raw(self) -> None:
+        if self._client_rest is not None:
+            self._client_rest.ended = True
+            return
         self._client_ended = True
         if self._closing:
             self._settle()
@@ -332,6 +412,34 @@ class WebsocketGuard(Timed):
     # calls of the upstream side (`BodySink`)
 
     def feed(self, payload: bytes) -> None:
+        rest = self._upstream_rest
+        if rest is not None:
+            rest.received.append(payload)
+        else:
+            self._read_upstream(payload)
+            if self._from_upstream.unfinished:
+                self._rest_upstream()
+
+    def _rest_upstream(self, ended: bool = False) -> None:
+        if not self._over and self._inner is not None:
+            self._inner.pause()
+            self._upstream_rest = _DirectionRest(self._continue_upstream, ended)
+            self._worker_loop.rests.wait_for_turn(self._upstream_rest)
+
+    def _continue_upstream(self, received: bytes, ended: bool) -> None:
+        """Continue to read what the upstream has sent. `ended`: it will send no more."""
+        self._upstream_rest = None
+        if self._over or self._inner is None:
+            return
+        self._read_upstream(received)
+        if self._from_upstream.unfinished:
+            self._rest_upstream(ended)
+        elif ended:
+            self.upstream_ended()
+        elif not self._paused and self._inner is not None:
+            self._inner.resume()
+
+    def _read_upstream(self, payload: bytes) -> None:
         exchange, reader = self.exchange, self._from_upstream
         if self._over or exchange is None:
             return
@@ -366,6 +474,9 @@ class WebsocketGuard(Timed):
         normal; otherwise the upstream is lost.
         """
         exchange = self.exchange
+        if self._upstream_rest is not None:
+            self._upstream_rest.ended = True
+            return
         self._upstream_ended = True
         if self._over or exchange is None:
             return
@@ -535,6 +646,25 @@ class WebsocketGuard(Timed):
         else:
             self._reauthenticate_at = self._wheel.now + self._limits.reauthenticate
             self._plan()
+
+
+@final
+class _DirectionRest:
+    """Wait of one direction of a guard for its turn to inflate more (`Resting`)."""
+
+    __slots__ = ("_go_on", "ended", "read_since_rest", "received", "resting")
+
+    def __init__(self, go_on: Callable[[bytes, bool], None], ended: bool) -> None:
+        """`go_on`: continues with the data received meanwhile; its second argument is `ended`."""
+        self._go_on = go_on
+        self.resting, self.read_since_rest = False, BODY_BYTES_PER_TURN
+        self.received: list[bytes] = []
+        """Data received while it waits: it was in flight when reading was paused."""
+        self.ended = ended
+        """Whether no more data will follow."""
+
+    def end_rest(self) -> None:
+        self._go_on(b"".join(self.received), self.ended)
 
 
 @final

@@ -155,8 +155,9 @@ def test_no_value_ends_its_line(hostile: str, caplog: pytest.LogCaptureFixture) 
     """On the way back there is nobody to refuse: the field is left out. Nothing of the value is logged."""
     with caplog.at_level(logging.WARNING):
         assert sent("{claims.sub}", claims={"sub": hostile}, side="response", fields=b"X-A: theirs\r\n") == []
+    why = "is not allowed in a header" if hostile == hostile.strip() else "has space at its beginning or end"
     assert [record.getMessage() for record in caplog.records] == [
-        "filter headers: X-A is not set: {claims.sub} is not allowed in a header (logged once)"
+        f"filter headers: X-A is not set: {{claims.sub}} {why} (logged once)"
     ]
 
 
@@ -284,3 +285,74 @@ def test_values_that_are_known_in_the_end() -> None:
 
 def test_parts_of_compositions_know_the_same_variables() -> None:
     assert VALUES.keys() == FIXED
+
+
+def owns(exchange: Any) -> None:
+    """What authentication does with a header that it writes."""
+    exchange.request_dropped |= {b"x-user", b"cookie"}
+    exchange.request_added += b"X-User: real\r\nCookie: c=real\r\n"
+
+
+def removes(exchange: Any) -> None:
+    exchange.request_dropped |= {b"x-user", b"cookie"}
+
+
+def adds_a_secret(exchange: Any) -> None:
+    """What `credentials` does: for the upstream of the route only."""
+    exchange.keep_from_others(frozenset((b"x-user", b"cookie")))
+    owns(exchange)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(owns, b"real"), (removes, b""), (adds_a_secret, b"")], ids=["owns", "removes", "secret"]
+)
+@pytest.mark.parametrize("variable", ["header.X-User", "cookie.c"])
+@pytest.mark.parametrize("side", ["request", "response"])
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_header_is_read_as_filters_have_changed_it(
+    step: Any, expected: bytes, variable: str, side: str, is_last: bool
+) -> None:
+    """Whether the `headers` filter writes lines, as the last one may, or changes parsed headers."""
+    edits = {"set": {"X-A": f"<{{{variable}}}>"}}
+    filters = {"headers": {side: edits}} if side == "request" or is_last else {"headers": {side: edits, "request": {}}}
+    plane = Plane(
+        {"routes": ROUTES, "filters": filters},
+        probes=[
+            probe("step", Phase.AUTHENTICATE, request=step),
+            *([] if is_last else [probe("later", Phase.CREDENTIALS, request=lambda exchange: None)]),
+        ],
+    )
+    client = plane.client()
+    client.sends(b"GET /users/7 HTTP/1.1\r\nHost: a\r\nX-User: forged\r\nCookie: c=forged\r\n\r\n")
+    upstream = plane.connects()
+    upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    received = upstream.received if side == "request" else client.received
+    values = [line[5:] for line in received.split(b"\r\n") if line.startswith(b"X-A: ")]
+    assert values == ([b"<" + expected + b">"] if expected else [])
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_header_that_is_replaced_by_its_own_value_is_not_the_clients(is_last: bool) -> None:
+    plane = Plane(
+        {"routes": ROUTES, "filters": {"headers": {"request": {"set": {"X-User": "user {header.X-User}"}}}}},
+        probes=[
+            probe("step", Phase.AUTHENTICATE, request=owns),
+            *([] if is_last else [probe("later", Phase.CREDENTIALS, request=lambda exchange: None)]),
+        ],
+    )
+    client = plane.client()
+    client.sends(b"GET /users/7 HTTP/1.1\r\nHost: a\r\nX-User: forged\r\n\r\n")
+    received = plane.connects().received
+    assert [line for line in received.split(b"\r\n") if line.startswith(b"X-User")] == [b"X-User: user real"]
+
+
+@pytest.mark.parametrize("step", [owns, removes])
+def test_a_path_is_made_of_headers_as_filters_have_changed_them(step: Any) -> None:
+    route = {"name": "r", "paths": ["/r"], "upstream": "u", "rewrite": "/of/{header.X-User}"}
+    plane = Plane({"routes": [route]}, probes=[probe("step", Phase.AUTHENTICATE, request=step)])
+    client = plane.client()
+    client.sends(b"GET /r HTTP/1.1\r\nHost: a\r\nX-User: forged\r\n\r\n")
+    if step is owns:
+        assert plane.connects().received.startswith(b"GET /of/real HTTP/1.1\r\n")
+    else:
+        assert client.received.startswith(b"HTTP/1.1 400 ")

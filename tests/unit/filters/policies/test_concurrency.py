@@ -10,11 +10,11 @@ import pytest
 
 from fastgw.config import ConfigError
 from fastgw.errors import Fault
-from fastgw.filters.api import Services
+from fastgw.filters.api import Phase, Services
 from fastgw.filters.policies.concurrency import Adaptive, Divided, cells_of, scope
 from fastgw.shm.node_limits import own_counts
 from tests.support.generations import load_document
-from tests.support.memory import SERVICE, Plane, Wire
+from tests.support.memory import SERVICE, Plane, Wire, probe
 from tests.support.secrecy import explained
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
@@ -23,9 +23,9 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 class Served(Plane):
     """With filters that were started, as in a worker."""
 
-    def __init__(self, settings: Mapping[str, Any], **route: Any) -> None:
+    def __init__(self, settings: Mapping[str, Any], probes: Any = (), **route: Any) -> None:
         self.counts = own_counts()
-        super().__init__(_with(settings, route))
+        super().__init__(_with(settings, route), probes=probes)
 
     def _start(self) -> None:
         super()._start()
@@ -121,6 +121,19 @@ def test_who_is_less_urgent_is_shed_first():
     assert [plane.asks(normal) for _ in range(2)] == [True, False]
     assert [plane.asks(high) for _ in range(2)] == [True, False]
     assert plane.records[0].fault_detail == "the limit is reached for requests of low priority"
+
+
+@pytest.mark.parametrize(
+    ("added", "passes"), [(b"", False), (b"X-Priority: low\r\n", False), (b"X-Priority: high\r\n", True)]
+)
+def test_a_client_cannot_choose_the_priority_that_authentication_writes(added: bytes, passes: bool) -> None:
+    def owns(exchange: Any) -> None:
+        exchange.request_dropped |= {b"x-priority"}
+        exchange.request_added += added
+
+    settings = {"limit": 2, "priority": {"header": "X-Priority", "low": "50%", "default": "low"}}
+    plane = Served(settings, probes=[probe("owns", Phase.AUTHENTICATE, request=owns)])
+    assert [plane.asks("X-Priority: high") for _ in range(2)] == [True, passes]
 
 
 def test_a_reload_with_another_limit_knows_what_is_under_way():

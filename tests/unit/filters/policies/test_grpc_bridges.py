@@ -207,6 +207,15 @@ def test_the_log_has_the_status_that_the_client_got(sent: bytes, answer: bytes, 
 
 
 @pytest.mark.parametrize("sent", KINDS)
+@pytest.mark.parametrize(("rewrite", "path"), [("/{map.release}{path}", b"/v2/a.B/C"), ("/{route}{path}", b"/r/a.B/C")])
+def test_a_path_with_values_of_the_request_is_sent(rewrite: str, path: bytes, sent: bytes) -> None:
+    maps = {"release": {"source": "{header.X-Release}", "values": {"beta": "v2"}}}
+    plane = Plane({"routes": [{"name": "r", "upstream": "u", "rewrite": rewrite, "filters": BRIDGES}], "maps": maps})
+    plane.client().sends(sent.replace(b"\r\n\r\n", b"\r\nX-Release: beta\r\n\r\n", 1))
+    assert plane.connects().received.startswith(b"POST %b HTTP/1.1\r\n" % path)
+
+
+@pytest.mark.parametrize("sent", KINDS)
 def test_the_log_has_the_status_of_a_refused_call(sent: bytes) -> None:
     plane = Plane({"routes": [{"name": "r", "upstream": "u", "filters": {**BRIDGES, "ip": {"deny": ["127.0.0.1"]}}}]})
     plane.client().sends(sent)

@@ -353,6 +353,14 @@ def test_a_digest_without_a_body_is_that_of_nothing() -> None:
     assert "empty body" in refused(plane, signed(body=BODY))
 
 
+def test_an_empty_body_of_no_known_length_is_judged_as_none() -> None:
+    plane, chunked = plane_of(), "Transfer-Encoding: chunked"
+    for lines in (signed(method="POST"), signed(method="POST", body=b"")):
+        assert passed(plane, [chunked, *lines], method="POST", body=b"0\r\n\r\n") == "alice"
+    other = [chunked, *signed(method="POST", body=BODY)]
+    assert "empty body" in refused(plane, other, method="POST", body=b"0\r\n\r\n")
+
+
 def test_a_body_of_no_known_length_cannot_be_judged() -> None:
     lines = ["Transfer-Encoding: chunked", *signed(method="POST", body=BODY)]
     plane = plane_of()

@@ -26,12 +26,21 @@ SENT, DIFFERENT, FAILED, SKIPPED = (
     FilterEvent.COPY_FAILED,
     FilterEvent.COPY_SKIPPED,
 )
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Mirrored:
-    """A gateway whose requests to `u` are copied to `v`."""
+    """A gateway whose requests to `u` are copied to `v`. `also`: further filters. `route`: settings of the route.
+    `beside`: further parts of the configuration.
+    """
 
-    def __init__(self, also: Mapping[str, Any] = MappingProxyType({}), **settings: Any) -> None:
+    def __init__(
+        self,
+        also: Mapping[str, Any] = NOTHING,
+        route: Mapping[str, Any] = NOTHING,
+        beside: Mapping[str, Any] = NOTHING,
+        **settings: Any,
+    ) -> None:
         upstreams = {
             "u": {"targets": [{"url": "http://127.0.0.1:9/base"}], "retries": {"max": 0}},
             "v": {"targets": [{"url": "http://127.0.0.2:9"}], "retries": {"max": 0}},
@@ -41,8 +50,9 @@ class Mirrored:
             "mirror": {"upstream": "v", **settings},
             **also,
         }
-        route = {"name": "all", "upstream": "u", "filters": filters, "strip_prefix": "/api"}
-        self.plane = Plane({"upstreams": upstreams, "routes": [route]})
+        path = {} if "rewrite" in route else {"strip_prefix": "/api"}
+        routes = [{"name": "all", "upstream": "u", "filters": filters, **path, **route}]
+        self.plane = Plane({"upstreams": upstreams, "routes": routes, **beside})
         nothing: Any = None
         services = Services(
             nothing, nothing, nothing, nothing, own_counts(), upstreams=self.plane.gateway.upstreams.get
@@ -128,6 +138,56 @@ def test_what_is_for_one_upstream_alone_is_not_copied() -> None:
     mirrored.plane.assert_quiet()
 
 
+def test_a_copy_is_sent_with_the_host_and_via_of_its_route() -> None:
+    for route, host, via in (
+        ({}, b"127.0.0.2:9", True),
+        ({"host_header": "preserve"}, b"a.test", True),
+        ({"host_header": "b.test"}, b"b.test", True),
+        ({"via": "off"}, b"127.0.0.2:9", False),
+    ):
+        mirrored = Mirrored(route=route)
+        mirrored.asks(b"GET /api/a HTTP/1.1\r\nHost: a.test\r\n\r\n")
+        copy = mirrored.copied()
+        assert copy.received.startswith(b"GET /a HTTP/1.1\r\nHost: %b\r\n" % host)
+        assert (b"\r\nVia: " in copy.received) is via
+        copy.sends(OK)
+        assert mirrored.counted == {SENT: 1}
+        mirrored.plane.assert_quiet()
+
+
+def test_a_copy_has_the_trailers_of_its_request() -> None:
+    """Except for those that its head has as well: filters have checked that."""
+    mirrored = Mirrored()
+    head = b"POST /api/a HTTP/1.1\r\nHost: a\r\nTrailer: X-Sum, X-Own\r\nTransfer-Encoding: chunked\r\n\r\n"
+    upstream = mirrored.asks(head + b"4\r\nbody\r\n0\r\nX-Sum: 1\r\nX-Own: 2\r\n\r\n")
+    copy = mirrored.copied()
+    for received in (upstream.received, copy.received):
+        assert received.partition(b"\r\n\r\n")[2] == b"4\r\nbody\r\n0\r\nX-Sum: 1\r\n\r\n"
+    copy.sends(OK)
+    assert mirrored.counted == {SENT: 1}
+    mirrored.plane.assert_quiet()
+
+
+MAPS = {"release": {"source": "{cookie.release}", "values": {"beta": "v2"}, "default": "v1"}}
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "path"),
+    [("/{map.release}{path}", b"/v2/api/a"), ("/of/{route}", b"/of/all"), ("/by/{request_id}", b"/by/%b")],
+)
+def test_the_path_of_a_copy_has_the_values_of_its_request(rewrite: str, path: bytes) -> None:
+    mirrored = Mirrored(route={"rewrite": rewrite}, beside={"maps": MAPS, "filters": {"request_id": {}}})
+    upstream = mirrored.asks(b"GET /api/a HTTP/1.1\r\nHost: a\r\nCookie: release=beta\r\n\r\n")
+    request_id = upstream.received.partition(b"X-Request-Id: ")[2].partition(b"\r\n")[0]
+    path = path % request_id if b"%b" in path else path
+    copy = mirrored.copied()
+    assert upstream.received.startswith(b"GET /base%b HTTP/1.1\r\n" % path)
+    assert copy.received.startswith(b"GET %b HTTP/1.1\r\n" % path)
+    copy.sends(OK)
+    assert mirrored.counted == {SENT: 1}
+    mirrored.plane.assert_quiet()
+
+
 def test_what_comes_back_is_compared() -> None:
     mirrored = Mirrored(compare=True)
     for answer, event in (
@@ -140,6 +200,25 @@ def test_what_comes_back_is_compared() -> None:
         mirrored.client.sends(b"GET /api/a HTTP/1.1\r\nHost: a\r\n\r\n")
         answers(mirrored, OK, answer)
         assert mirrored.counted[event] == before + 1
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_responses_are_compared_as_the_upstreams_sent_them(framing: str) -> None:
+    mirrored = Mirrored(also={"compress": {"min_bytes": "1B"}}, compare=True)
+    request = b"GET /api/a HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n"
+    for second, event in ((b'{"a":"1"}', SENT), (b'{"a":"12"}', DIFFERENT)):
+        mirrored.client = mirrored.plane.client()
+        mirrored.client.sends(request)
+        answers(mirrored, *(json_answer(body, framing) for body in (b'{"a":"0"}', second)))
+        assert mirrored.counted[event] == 1
+        assert b"\r\nContent-Encoding: gzip\r\n" in mirrored.client.received
+
+
+def json_answer(body: bytes, framing: str) -> bytes:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    if framing == "length":
+        return head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    return head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
 
 
 def answers(mirrored: Mirrored, first: bytes, second: bytes) -> None:

@@ -579,3 +579,15 @@ routes:
 """
     (problem,) = problems_of(text)
     assert "runs before routing, by the gateway" in problem.wrong
+
+
+@pytest.mark.parametrize("added", [b"", b"X-K: real\r\n"])
+@pytest.mark.parametrize("key", ["header:X-K", "cookie:k"])
+def test_a_client_cannot_choose_its_key_by_a_header_that_authentication_writes(key: str, added: bytes) -> None:
+    def owns(exchange: Exchange) -> None:
+        exchange.request_dropped |= {b"x-k", b"cookie"}
+        exchange.request_added += added
+
+    limited = plane(route("a", {**HOUR, "key": key}), probes=[probe("owns", Phase.AUTHENTICATE, request=owns)])
+    codes = [limited.statuses(1, path="/a", fields=f"X-K: {n}\r\nCookie: k={n}\r\n")[0] for n in range(3)]
+    assert codes == [200, 200, 429]

@@ -39,13 +39,13 @@ def answered(
     assert client.received.endswith(b"\r\n\r\nok")
     found: dict[str, list[str]] = {}
     for line in client.received.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]:
-        name, _, value = line.decode().partition(": ")
+        name, _, value = line.decode("utf-8", "surrogateescape").partition(": ")
         found.setdefault(name.lower(), []).append(value)
     return found
 
 
 def location(value: str, name: str = "Location", **more: object) -> str:
-    (got,) = answered(f"{name}: {value}\r\n".encode(), **more)[name.lower()]  # type: ignore[arg-type]
+    (got,) = answered(f"{name}: {value}\r\n".encode("utf-8", "surrogateescape"), **more)[name.lower()]  # type: ignore[arg-type]
     return got
 
 
@@ -66,6 +66,11 @@ MOVED = {
     "../c": f"{HERE}/c",
     "?d": f"{HERE}/a/b?d",
     "#d": f"{HERE}/a/b?q=1#d",
+    "http://api.example:9000/v2/é/日本?ü=ß#ö": f"{HERE}/é/日本?ü=ß#ö",
+    "/v2/é": f"{HERE}/é",
+    "é": f"{HERE}/a/é",
+    "http://api.example:9000/v2/./x/../é": f"{HERE}/%C3%A9",
+    "http://api.example:9000/v2/x?\udce9": f"{HERE}/x?\udce9",
 }
 OF_THE_HOST = {
     "http://api.example/v2/x": f"{HERE}/x",
@@ -90,6 +95,10 @@ KEPT = [
     "http://[::1",
     "http://api.example:9000/v2/%5c..",
     "http:/v2/x",
+    "http://api.example:9000/é/x",  # beside what the gateway reaches
+    "http://api.example:9000/v2/\udce9",  # not UTF-8
+    "http://api.example:9000/v2/\udcc0\udcae\udcc0\udcae/x",  # dots, for a lenient decoder
+    "http://apì.example:9000/v2/x",
 ]
 
 

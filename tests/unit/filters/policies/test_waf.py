@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from pathlib import Path
@@ -23,6 +24,7 @@ from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule, Severity
 from fastgw.http.content_coding.compressors import zstd
 from fastgw.testing import configured, run
 from tests.support.memory import Plane
+from tests.support.on_loop import on_loop, until
 from tests.support.waf import form, get, in_json
 
 ATTACK = "1%27%20or%20%271%27=%271"
@@ -282,6 +284,31 @@ def test_the_rest_of_a_long_body_passes_or_the_request_is_refused() -> None:
     assert run(configured(Waf, body_bytes=0), post("text/plain", b"<script>alert(1)</script>")).passed
 
 
+def test_a_body_that_is_declared_too_long_is_not_asked_for() -> None:
+    waf = {"waf": {"body_bytes": "4KiB", "long_body": "refuse"}}
+    plane = Plane({"routes": [{"name": "r", "upstream": "u", "filters": waf}]})
+    head = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    for length, start in ((4097, b"HTTP/1.1 413 "), (4096, b"HTTP/1.1 100 ")):
+        client = plane.client()
+        client.sends((head % length).encode())
+        assert bytes(client.received).startswith(start)
+
+
+@pytest.mark.parametrize("first", [4095, 4096, 4097])
+def test_a_body_without_a_length_is_refused_where_its_first_part_ends_at_the_limit(first: int) -> None:
+    waf = {"waf": {"body_bytes": "4KiB", "long_body": "refuse"}}
+    plane = Plane({"routes": [{"name": "r", "upstream": "u", "filters": waf}]})
+    client = plane.client()
+    client.sends(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    client.sends(b"%x\r\n%b\r\n" % (first, b"x" * first))
+    client.sends(b"19\r\n<script>alert(1)</script>\r\n0\r\n\r\n")
+    assert bytes(client.received).startswith(b"HTTP/1.1 413 ")
+    client = plane.client()
+    client.sends(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1000\r\n%b\r\n" % (b"x" * 4096))
+    client.sends(b"0\r\n\r\n")
+    assert plane.connects().received.endswith(b"x\r\n0\r\n\r\n")
+
+
 ENCODERS: dict[str, Any] = {"gzip": gzip.compress, "br": brotli.compress, "zstd": zstd.compress}
 
 
@@ -527,6 +554,39 @@ def test_in_shadow_the_upstream_has_head_and_body_at_once() -> None:
     (record,) = plane.records
     assert (record.status, record.fault) == (200, "")
     assert record.shadowed.startswith("waf: refuse 403 waf_blocked (score 15: 4201 (attack-sqli)")
+
+
+@pytest.mark.parametrize(
+    ("text", "decision"),
+    [
+        (b'{"a":1}', ""),
+        (
+            b'{"a":"1\' union select password from users--"}',
+            "waf: refuse 403 waf_blocked (score 10: 4204 (attack-sqli)",
+        ),
+    ],
+    ids=["harmless", "attack"],
+)
+@pytest.mark.parametrize("place", ["listeners", "routes"])
+@on_loop
+async def test_in_shadow_a_body_that_decompress_decompresses_is_inspected_as_the_service_gets_it(
+    place: str, text: bytes, decision: str
+) -> None:
+    """Also if the filter runs before the route, whose `decompress` it is, is known."""
+    waf = {"waf": {"shadow": True}}
+    listener = {"address": "127.0.0.1:0", "filters": waf if place == "listeners" else {}}
+    filters = {"decompress": {}} | (waf if place == "routes" else {})
+    route = {"name": "r", "upstream": "u", "filters": filters}
+    plane = Plane({"listeners": {"main": listener}, "routes": [route]})
+    client = plane.client()
+    client.sends(post("application/json", gzip.compress(text), "Content-Encoding: gzip"))
+    upstream = plane.connects()
+    assert text in upstream.received
+    await until(lambda: len(asyncio.all_tasks()) == 1)  # the decision is made
+    upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    (record,) = plane.records
+    assert (record.status, record.shadowed[: len(decision)]) == (200, decision)
+    assert bool(record.shadowed) is bool(decision)
 
 
 @pytest.mark.parametrize("size", [1, 7, 40])

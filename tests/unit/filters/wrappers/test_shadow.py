@@ -13,6 +13,7 @@ from fastgw.config.settings.gateway import Config
 from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
 from fastgw.exchange.body_stages import BodyRefused
+from fastgw.exchange.reply import UNKNOWN as UNKNOWN_LENGTH
 from fastgw.explain import as_text, explain
 from fastgw.filters.api import (
     BodyHead,
@@ -642,6 +643,22 @@ def test_who_the_client_really_is_counts_behind_a_filter_that_acts() -> None:
     )
     exchanged(plane)
     assert told(plane) == ["b: refuse 403 forbidden (not alice)"]
+
+
+def test_a_length_that_another_filter_changes_is_not_told_as_a_change_of_this_one() -> None:
+    """As behind `compress`, which answers a HEAD request without the length of the uncompressed body."""
+
+    def length_unknown(exchange: Exchange) -> None:
+        assert exchange.response is not None
+        exchange.response.body_length = UNKNOWN_LENGTH
+
+    probes = [
+        probe("p", Phase.OBSERVE, response=lambda exchange: None),
+        probe("acts", Phase.TRANSFORM, response=length_unknown),
+    ]
+    plane = Half(probes=probes)
+    exchanged(plane, GET.replace(b"GET", b"HEAD"))
+    assert plane.observer.filters == [("p", FilterEvent.PASS)]
 
 
 @pytest.mark.parametrize("answers", [False, True])

@@ -304,6 +304,146 @@ def test_the_port_of_the_listener_is_in_the_key_and_not_in_the_url_for_purges(be
     world.plane.assert_quiet()
 
 
+REWRITES: dict[str, tuple[dict[str, Any], bytes, bytes, bytes]] = {
+    "captures": ({"paths": ["/v1/{rest:path}", "/{rest:path}"], "rewrite": "/{rest}"}, b"/v1/a", b"/a", b"/a"),
+    "strip_prefix": ({"strip_prefix": "/shop"}, b"/a", b"/shop/a", b"/a"),
+    "one path": ({"paths": ["/{any:path}"], "rewrite": "/one"}, b"/a", b"/b", b"/one"),
+    "value": ({"paths": ["/{any:path}"], "rewrite": "/of/{route}"}, b"/a", b"/b", b"/of/all"),
+}
+"""Routes, two paths of clients, and the path that is sent for both."""
+
+
+def purge_by_post(world: World, target: bytes) -> None:
+    world.client(target, method=b"POST", fields=b"Content-Length: 0\r\n")
+    world.upstream().sends(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+
+def purge_by_method(world: World, target: bytes) -> None:
+    assert world.client(target, method=b"PURGE").received.endswith(b'{"objects":1}')
+
+
+PURGES: dict[str, Callable[[World, bytes], object]] = {
+    "url": lambda world, target: [*world.store.purge_tags(tags_to_purge(b"http://a.test" + target))],
+    "prefix": lambda world, target: [*world.store.purge_prefix(b"http://a.test" + target)],
+    "POST": purge_by_post,
+    "PURGE": purge_by_method,
+}
+
+
+@pytest.mark.parametrize("beside", [*ALL])
+@pytest.mark.parametrize("purge", [*PURGES])
+@pytest.mark.parametrize("rewrite", [*REWRITES])
+def test_urls_for_which_one_path_is_sent_are_stored_and_purged_apart(rewrite: str, purge: str, beside: str) -> None:
+    """A stored response has one URL of clients, by which it is purged: no other URL is answered with it."""
+    route, kept, purged, sent = REWRITES[rewrite]
+    world = connected(ALL[beside], {"purge_method": {"allow": ["0.0.0.0/0"]}}, **route)
+    for target in (kept, purged):
+        client = world.client(target)
+        assert world.upstream().received.rpartition(b"GET ")[2].startswith(sent + b" ")
+        world.upstream().sends(FRESH.replace(b"hello", target.rjust(5)[-5:]))
+        assert status(client) == STORED
+    for fields in (b"Cache-Control: max-stale\r\n", b"", b""):  # from the full path, the store, the worker's memory
+        for target in (kept, purged):
+            client = world.client(target, fields=fields)
+            assert (status(client), client.received[-5:]) == (b"fastgw; hit; ttl=60", target.rjust(5)[-5:])
+    PURGES[purge](world, purged)
+    assert status(world.client(kept)) == b"fastgw; hit; ttl=60"
+    client = world.client(purged)
+    world.upstream().sends(PRIVATE)
+    assert status(client) == b"fastgw; fwd=uri-miss; detail=private"
+    world.plane.assert_quiet()
+
+
+def key_set(tenant: str) -> dict[str, Any]:
+    return {"key": {"type": "credentials", "headers": {"X-Of": tenant}}}
+
+
+SETS = {
+    **{tenant: key_set(tenant) for tenant in ("one", "two")},
+    "set-one": {"key": {"type": "headers", "request": {"set": {"X-Of": "one"}}}},
+    "set-two": {"key": {"type": "headers", "request": {"set": {"X-Of": "two"}}}},
+}
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "credentials": [{"upstream": "u", "use": ["one"]}, {"upstream": "u", "use": ["two"]}],
+    "headers": [{"upstream": "u", "use": ["set-one"]}, {"upstream": "u", "use": ["set-two"]}],
+    "one of them": [{"upstream": "u"}, {"upstream": "u", "use": ["two"]}],
+    "host": [{"upstream": "u", "host_header": "one"}, {"upstream": "u", "host_header": "two"}],
+}
+
+
+def answer_of(world: World, number: int, fields: bytes = b"") -> bytes:
+    """Return the body of a response. The upstream answers with what its requests have of the variant."""
+    client = world.client(b"/a", fields=b"X-T: %d\r\n%b" % (number, fields))
+    if not client.received:
+        upstream = world.upstream()
+        sent = upstream.received.rpartition(b"GET /")[2].split(b"\r\n")
+        shown = b" ".join(line for line in sent if line.startswith((b"X-Of:", b"Host:")))
+        upstream.sends(FRESH.replace(b"Length: 5", b"Length: %d" % len(shown)).replace(b"hello", shown))
+    return client.received.rpartition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize("beside", [*ALL])
+@pytest.mark.parametrize("variants", [*VARIANTS])
+def test_a_variant_gets_no_response_that_was_fetched_as_by_another_one(variants: str, beside: str) -> None:
+    """Nor after a reload that has changed the order of the variants: the store outlives it."""
+    store, seen = None, set()
+    for listed in (VARIANTS[variants], VARIANTS[variants][::-1]):
+        others = {name: each for name, each in ALL[beside].items() if name != "shared"}
+        route = {"variants": listed, "split": {"by": "header:X-T"}, "filters": others}
+        world = World(store, route=route, is_shared="shared" in ALL[beside], also={"filter_sets": SETS})
+        store = world.store
+        kept = [answer_of(world, number) for number in range(8)]
+        assert kept == [answer_of(world, number, b"Cache-Control: no-cache\r\n") for number in range(8)]
+        for _ in range(2):  # the second one from the memory of the worker
+            assert kept == [answer_of(world, number) for number in range(8)]
+        seen |= {*kept}
+        world.plane.assert_quiet()
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("beside", [*ALL])
+def test_a_listener_gets_no_response_that_was_fetched_with_the_filters_of_another_one(beside: str) -> None:
+    """Both have the same port, on different addresses."""
+    listeners = {
+        name: {"address": "127.0.0.1:0", "filters": {"of": {"type": "headers", "request": {"set": {"X-Of": name}}}}}
+        for name in ("one", "two")
+    }
+    others = {name: each for name, each in ALL[beside].items() if name != "shared"}
+    world = World(route={"filters": others}, is_shared="shared" in ALL[beside], also={"listeners": listeners})
+    for number in (0, 1, 0, 1, 0, 1):  # from the upstream, the store, and the memory of the worker
+        world.plane.listener = world.plane.gateway.listeners[number]
+        assert answer_of(world, 0).endswith(b"X-Of: %b" % (b"one", b"two")[number])
+    world.plane.assert_quiet()
+
+
+@pytest.mark.parametrize("beside", [*ALL])
+def test_keys_of_a_listener_and_of_a_variant_cannot_be_read_in_two_ways(beside: str) -> None:
+    """The host of a variant is the name of the listener with filters, and its set that of the other host."""
+    own = {"of": {"type": "headers", "request": {"set": {"X-Of": "listener"}}}}
+    listeners = {
+        "one": {"address": "127.0.0.1:0", "filters": own},
+        "main": {"address": "127.0.0.1:0"},
+    }
+    variants = [{"upstream": "u", "host_header": "two"}, {"upstream": "u", "host_header": "one", "use": ["two"]}]
+    others = {name: each for name, each in ALL[beside].items() if name != "shared"}
+    route = {"variants": variants, "split": {"by": "header:X-T"}, "filters": others}
+    also = {"listeners": listeners, "filter_sets": {"two": SETS["set-two"]}}
+    world = World(route=route, is_shared="shared" in ALL[beside], also=also)
+    requests = [(position, number) for number in range(8) for position in (0, 1)]
+
+    def answers(fields: bytes = b"") -> list[bytes]:
+        found = []
+        for position, number in requests:
+            world.plane.listener = world.plane.gateway.listeners[position]
+            found.append(answer_of(world, number, fields))
+        return found
+
+    kept = answers()
+    assert kept == answers(b"Cache-Control: no-cache\r\n")
+    assert len({*kept}) == 3  # a variant with a set has the same on both listeners
+    world.plane.assert_quiet()
+
+
 @pytest.mark.parametrize("policy", ["append", "pass"])
 @pytest.mark.parametrize("beside", [*ALL])
 def test_what_a_client_says_of_its_proxies_does_not_reach_the_upstream(beside: str, policy: str) -> None:
@@ -562,6 +702,97 @@ def test_a_purge_during_the_fetch_is_not_undone(results: Results, filters: dict[
     assert status(client) == b"fastgw; fwd=uri-miss; detail=purged"
     assert world.fetched[-1] == ("all", "purged")
     assert world.store.numbers().objects == 0
+
+
+PURGES_IN_FLIGHT: dict[str, Callable[[World], object]] = {
+    "tags": lambda world: world.store.purge_tags(tags_to_purge(b"http://a.test/")),
+    "prefix": lambda world: world.store.purge_prefix(b"http://a.test/"),
+    "all": lambda world: world.store.purge_all(),
+    "PURGE": lambda world: world.client(method=b"PURGE"),
+    "POST": lambda world: post(world),
+}
+
+
+def newest_upstream(world: World, before: list[Wire]) -> Wire:
+    """Return the upstream's end of the connection with a request that is not one of `before`."""
+    if world.plane.pool.waiting:
+        return world.plane.connects()
+    return next(each for each in world.busy() if each not in before)
+
+
+def post(world: World) -> None:
+    before = world.busy()
+    world.client(method=b"POST", fields=b"Content-Length: 0\r\n")
+    newest_upstream(world, before).sends(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("is_full", [False, True])
+@pytest.mark.parametrize("purge", PURGES_IN_FLIGHT)
+def test_a_purge_during_a_fetch_without_a_lease_is_not_undone(
+    filters: dict[str, Any], purge: str, is_full: bool, pieces: int
+) -> None:
+    """The response before was not stored, so the fetch began without a lease."""
+    settings = {"purge_method": {"allow": ["0.0.0.0/0"]}}
+    world = connected(filters, settings, **({"timeout": "10s"} if is_full else {}))
+    world.client()
+    world.upstream().sends(PRIVATE)
+    world.now += 0.2
+    client = world.client()
+    fetched = world.upstream()
+    PURGES_IN_FLIGHT[purge](world)
+    world.now += 3
+    at = len(FRESH) * (pieces - 1) // 2
+    for piece in (FRESH[:at], FRESH[at:]):
+        if piece:
+            fetched.sends(piece)
+    assert client.received.endswith(b"\r\n\r\nhello")
+    assert status(client) == b"fastgw; fwd=uri-miss; detail=purged"
+    assert world.store.numbers().objects == 0
+    waiting = [world.client(), world.client()]  # nor has the fetch left a mark: they wait for each other
+    world.upstream().sends(FRESH)
+    assert [status(each) for each in waiting] == [STORED, b"fastgw; fwd=uri-miss; ttl=60; stored; collapsed"]
+    world.plane.assert_quiet()
+
+
+def test_a_fetch_without_a_lease_replaces_no_response_to_a_later_request(filters: dict[str, Any]) -> None:
+    world = connected(filters)
+    world.client()
+    world.upstream().sends(PRIVATE)
+    world.now += 0.2
+    earlier = world.client()
+    slow = world.upstream()
+    world.now += 3  # the mark has ended
+    later = world.client()
+    newest_upstream(world, [slow]).sends(FRESH.replace(b"hello", b"later"))
+    assert status(later) == STORED
+    slow.sends(FRESH)
+    assert earlier.received.endswith(b"hello")
+    assert status(earlier) == b"fastgw; fwd=uri-miss; detail=contested"
+    assert world.client().received.endswith(b"later")
+    world.plane.assert_quiet()
+
+
+@pytest.mark.parametrize(("at", "detail"), [(0, b"in-flight"), (len(FRESH) - 2, b"contested")])
+def test_a_fetch_without_a_lease_does_not_end_the_lease_of_a_later_request(
+    filters: dict[str, Any], at: int, detail: bytes
+) -> None:
+    world = connected(filters)
+    world.client()
+    world.upstream().sends(PRIVATE)
+    world.now += 0.2
+    earlier = world.client()
+    slow = world.upstream()
+    world.now += 3
+    later = world.client()
+    other = newest_upstream(world, [slow])
+    other.sends(FRESH[:at])
+    slow.sends(FRESH)
+    assert status(earlier) == b"fastgw; fwd=uri-miss; detail=" + detail
+    other.sends(FRESH[at:])
+    assert status(later) == STORED
+    assert world.store.numbers().objects == 1
+    world.plane.assert_quiet()
 
 
 def test_a_pipelined_request_of_another_kind_follows(results: Results, filters: dict[str, Any]) -> None:

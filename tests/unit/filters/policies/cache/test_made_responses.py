@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fastgw.sync.cache_purges import tags_to_purge
-from tests.support.memory import SERVICE
+from tests.support.memory import SERVICE, Wire
 from tests.unit.filters.policies.cache.test_hits import status, value
 from tests.unit.filters.policies.cache.world import World
 from tests.unit.functions.test_lambda import AWS
@@ -60,6 +60,17 @@ def test_the_whole_is_stored_with_the_fields_from_its_parts() -> None:
     assert [record.subrequests.count("127.0.0.1:9 200") for record in world.plane.records] == [2, 0, 0, 0]
     world.client(b"/d/2")
     assert len(answer(world)) == 2
+    world.plane.assert_quiet()
+
+
+def test_a_part_with_the_result_of_a_map_is_requested_as_without_the_cache() -> None:
+    maps = {"release": {"source": "{header.X-Release}", "values": {"beta": "v2"}, "default": "v1"}}
+    world = composed({**A, "path": "/a/{map.release}/{id}"}, also={"maps": maps})
+    for fields, path in ((b"X-Release: beta\r\n", b"/a/v2/1 "), (b"", b"/a/v1/1 ")):
+        client = world.client(b"/d/1", fields)
+        assert [sent.startswith(path) for sent in answer(world)] == [True]
+        assert client.received.endswith(b'\r\n\r\n{"a":1}')
+    assert status(world.client(b"/d/1", b"X-Release: beta\r\n")) == b"fastgw; hit; ttl=10"
     world.plane.assert_quiet()
 
 
@@ -134,6 +145,7 @@ def test_a_failed_composition_is_a_fault() -> None:
     ("part", "one", "other"),
     [
         ({"headers_to_pass": ["X-A"]}, b"X-A: 1\r\n", b"X-A: 2\r\n"),
+        ({"headers_to_pass": ["X-A"]}, b"X-A:\r\n", b""),
         ({"headers": {"X-B": "{header.X-A}"}}, b"X-A: 1\r\n", b"X-A: 2\r\n"),
         ({"path": "/a?t={cookie.t}"}, b"Cookie: t=1\r\n", b"Cookie: t=2\r\n"),
         ({"method": "POST", "body": {"a": ["{header.X-A}"]}}, b"X-A: 1\r\n", b"X-A: 2\r\n"),
@@ -251,6 +263,46 @@ def test_the_only_part_as_it_is() -> None:
     assert hit.received.count(b"Fastgw-Completed") == 1
 
 
+def answer_only_part(world: World, declared: bytes = b"", body: bytes = b"") -> bytes:
+    """Answer the only part. Returns the method with which it was requested."""
+    wire = world.upstream()
+    asked = wire.received.rpartition(b" /a ")[0].rpartition(b"\n")[2]
+    wire.sends(b"HTTP/1.1 200 X\r\nCache-Control: max-age=10\r\n%b\r\n%b" % (declared, body))
+    world.plane.settle()
+    return asked
+
+
+def body_of(client: Wire) -> bytes:
+    return client.received.partition(b"\r\n\r\n")[2]
+
+
+def test_head_of_a_part_that_is_no_get_is_a_miss_without_a_body() -> None:
+    world = composed({**A, "method": "POST"}, compose={"output": "no-op"})
+    head = world.client(b"/d/1", method=b"HEAD")
+    assert answer_only_part(world, b"Content-Length: 7\r\n", b'{"a":1}') == b"POST"
+    assert (value(head, b"Content-Length"), body_of(head)) == (b"7", b"")
+    got = world.client(b"/d/1")
+    answer_only_part(world, b"Content-Length: 7\r\n", b'{"a":1}')
+    assert (status(got), body_of(got)) == (b"fastgw; fwd=uri-miss; ttl=10; stored", b'{"a":1}')
+    again = world.client(b"/d/1", method=b"HEAD")
+    assert (status(again), value(again, b"Content-Length"), body_of(again)) == (b"fastgw; hit; ttl=10", b"7", b"")
+    world.plane.assert_quiet()
+
+
+def test_a_part_that_is_a_head_is_stored_with_an_empty_body() -> None:
+    world = composed({**A, "method": "HEAD"}, compose={"output": "no-op"})
+    got = world.client(b"/d/1")
+    assert answer_only_part(world, b"Content-Length: 7\r\n") == b"HEAD"
+    assert (status(got), value(got, b"Content-Length"), body_of(got)) == (
+        b"fastgw; fwd=uri-miss; ttl=10; stored",
+        b"0",
+        b"",
+    )
+    again = world.client(b"/d/1")
+    assert (status(again), value(again, b"Content-Length"), body_of(again)) == (b"fastgw; hit; ttl=10", b"0", b"")
+    world.plane.assert_quiet()
+
+
 def test_a_response_of_a_function_is_stored() -> None:
     route = {"paths": ["/f/*"], "lambda": {"upstream": "aws", "function": "orders"}}
     world = World(route=route, upstreams={**SERVICE["upstreams"], "aws": AWS})
@@ -267,3 +319,30 @@ def test_a_response_of_a_function_is_stored() -> None:
     assert not other.received
     world.upstream().sends(b"HTTP/1.1 200 OK\r\nX-Amz-Function-Error: Unhandled\r\nContent-Length: 2\r\n\r\n{}")
     assert other.received.startswith(b"HTTP/1.1 502 ")
+
+
+def test_the_log_of_a_streamed_response_lists_the_sub_requests_that_have_ended() -> None:
+    world = composed(A, compose={"output": "no-op"})
+    client = world.client(b"/d/1")
+    wire = world.upstream()
+    wire.sends(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=9\r\nContent-Length: 4\r\n\r\nab")
+    assert client.received.endswith(b"\r\n\r\nab")
+    wire.sends(b"cd")
+    assert client.received.endswith(b"\r\n\r\nabcd")
+    world.client(b"/d/1")
+    miss, hit = world.plane.records
+    assert (miss.cache, miss.subrequests.rpartition(" ")[0]) == ("miss", "u 127.0.0.1:9 200")
+    assert (hit.cache, hit.subrequests) == ("hit", "")
+    world.plane.assert_quiet()
+
+
+def test_a_client_that_leaves_does_not_cancel_the_sub_request_of_a_response_that_is_stored() -> None:
+    world = composed(A, compose={"output": "no-op"})
+    client = world.client(b"/d/1")
+    wire = world.upstream()
+    wire.sends(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=9\r\nContent-Length: 4\r\n\r\nab")
+    client.resets()
+    wire.sends(b"cd")
+    assert world.client(b"/d/1").received.endswith(b"\r\n\r\nabcd")
+    assert [(record.cache, record.subrequests) for record in world.plane.records] == [("miss", ""), ("hit", "")]
+    world.plane.assert_quiet()

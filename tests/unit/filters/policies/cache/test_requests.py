@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -354,6 +355,75 @@ def test_a_fallback_gets_no_parameters_that_are_not_in_the_key() -> None:
         assert client.received.startswith(b"HTTP/1.1 200 ")
 
 
+MAPS = {"release": {"source": "{cookie.release}", "values": {"beta": "v2"}, "default": "v1"}}
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST"])
+@pytest.mark.parametrize("filters", [{}, {"credentials": {"basic": {"username": "u", "password": "p"}}}], ids=[*"ab"])
+@pytest.mark.parametrize(
+    ("rewrite", "sent"),
+    [("/{map.release}{path}", b"/v2/x"), ("/of/{route}", b"/of/all"), ("/by/{request_id}", b"/by/%b")],
+)
+def test_a_path_with_values_of_the_request_is_fetched_as_other_methods_are_forwarded(
+    rewrite: str, sent: bytes, filters: dict[str, Any], method: bytes
+) -> None:
+    world = World(route={"rewrite": rewrite, "filters": filters}, also={"maps": MAPS})
+    client = world.client(b"/x", fields=b"Cookie: release=beta\r\n", method=method)
+    upstream = world.upstream()
+    request_id = upstream.received.partition(b"X-Request-Id: ")[2].partition(b"\r\n")[0]
+    path = sent % request_id if b"%b" in sent else sent
+    assert upstream.received.startswith(b"%b %b HTTP/1.1\r\n" % (method, path))
+    upstream.sends(TAGGED.removesuffix(b"hello") if method == b"HEAD" else TAGGED)
+    assert client.received.startswith(b"HTTP/1.1 200 ")
+    world.plane.assert_quiet()
+
+
+def test_the_results_of_a_map_have_responses_of_their_own() -> None:
+    world = World(route={"rewrite": "/{map.release}{path}"}, also={"maps": MAPS}, ttl="60s")
+    for fields, path in ((b"Cookie: release=beta\r\n", b"/v2/x"), (b"", b"/v1/x")):
+        client = world.client(b"/x", fields=fields)
+        upstream = world.upstream()
+        assert upstream.received.rpartition(b"GET ")[2].startswith(path)
+        upstream.sends(TAGGED.replace(b"hello", path))
+        for each in (client, world.client(b"/x", fields=fields)):
+            assert each.received.endswith(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "sent"),
+    [
+        ({"query": "none"}, b"/x"),
+        ({"query": {"except": ["utm"]}}, b"/x?a=2"),
+        ({"headers": ["X-HTTP-Method-Override"]}, b"/x?utm=1&a=2"),
+    ],
+)
+def test_a_copy_has_what_the_route_sends(key: dict[str, Any], sent: bytes) -> None:
+    """Also that of a request that is answered from the store: its service may have a cache of its own."""
+    upstreams = {name: {"targets": [f"http://{name}.test"], "retries": {"max": 0}} for name in "uv"}
+    world = World(upstreams=upstreams, route={"filters": {"mirror": {"upstream": "v"}}}, key=key)
+    override = b"X-HTTP-Method-Override: DELETE\r\n"
+    is_in_key = "headers" in key
+    # A miss, a hit from the store, one from the memory of the worker, and one past the cache at the end
+    for method, more, is_stored in (
+        *((b"GET", b"", False), (b"GET", b"", True), (b"GET", b"", True), (b"HEAD", b"", True)),
+        (b"GET", b"Content-Type: a/b\r\nContent-Length: 4\r\n", True),
+        (b"POST", b"Content-Length: 4\r\n", False),
+    ):
+        body = b"body" if b"Length" in more else b""
+        world.client(b"/x?utm=1&a=2", override + more, method=method, body=body)
+        if not is_stored:
+            world.upstream().sends(TAGGED)
+        copy = world.upstream()
+        assert b"Host: v.test\r\n" in copy.received
+        last = copy.received[copy.received.rindex(b"%b /x" % method) :]
+        assert last.startswith(b"%b %b HTTP/1.1\r\n" % (method, sent))
+        assert (override in last) is (is_in_key or method == b"POST")
+        assert last.endswith(b"\r\n\r\nbody") is (method == b"POST")
+        assert b"Content-" not in last or method == b"POST"
+        copy.sends(TAGGED if method != b"HEAD" else TAGGED.removesuffix(b"hello"))
+    world.plane.assert_quiet()
+
+
 DENIED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"
 
 
@@ -419,6 +489,7 @@ def test_a_successful_change_removes_what_is_stored(named: bytes) -> None:
     world.upstream().sends(b"HTTP/1.1 201 Created\r\nLocation: %b\r\nContent-Length: 0\r\n\r\n" % named)
     assert status(client) == b"fastgw; fwd=method"
     assert world.store.numbers().objects == 0
+    assert world.announced == []  # clients decide how many changes there are: only purges reach other nodes
     world.plane.assert_quiet()
 
 
@@ -659,6 +730,19 @@ def test_who_may_purge_a_url_by_its_method_does_so_on_all_nodes() -> None:
     world.plane.assert_quiet()
 
 
+@pytest.mark.parametrize(
+    ("query", "kept"), [("none", b"/a"), ({"only": ["id"]}, b"/a?id=1"), ({"except": ["x"]}, b"/a?id=1"), ("all", None)]
+)
+def test_the_whole_url_is_purged_and_announced_beside_the_one_that_is_stored(query: Any, kept: bytes | None) -> None:
+    """Other nodes, and other routes of the store, may keep more of the query."""
+    world = World(purge_method={"allow": ["127.0.0.0/8", "192.0.2.0/24"]}, key={"query": query})
+    world.client(b"/a?id=1&x=2")
+    world.upstream().sends(FRESH)
+    assert world.client(b"/a?id=1&x=2", method=b"PURGE").received.endswith(b'{"objects":1}')
+    stored = () if kept is None else (b"http://a.test" + kept,)
+    assert [each.values for each in world.announced] == [(b"http://a.test/a?id=1&x=2", *stored)]
+
+
 def test_others_may_not_purge() -> None:
     world = World(purge_method={"allow": ["203.0.113.7"]})
     assert world.client(b"/", method=b"PURGE").received.startswith(b"HTTP/1.1 403 ")
@@ -834,6 +918,60 @@ def test_the_identity_of_a_client_is_in_the_key_only_if_the_key_says_who_it_is(
     policy = configured(Cache, **settings)._compiled(ReadyMemory())
     known: Any = consumer and SimpleNamespace(name=consumer)
     assert policy.storing_of(known, is_authenticated=is_authenticated).identity_in_key is is_apart
+
+
+BY_PROXY = "a trusted proxy"
+PROXIES = {"listeners": {"main": {"address": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"]}}}
+CONSUMERS: dict[str, Any] = {"consumers": [{"name": "ann", "key_auth": [{"key": "a-key-that-is-long-enough"}]}]}
+KEYS: dict[str, tuple[dict[str, Any], dict[str, Any], bytes]] = {
+    "a header": ({"key": {"headers": ["X-Group"]}}, {}, b"X-Group: ann\r\n"),
+    "another header": ({"key": {"headers": ["X-Country"]}}, {}, b"X-Country: ann\r\n"),
+    "a cookie": ({"key": {"cookies": ["lang"]}}, {}, b"Cookie: lang=ann\r\n"),
+    "another cookie": ({"key": {"cookies": ["group"]}}, {}, b"Cookie: group=ann\r\n"),
+    "the consumer": ({"vary_by": ["consumer"]}, {"key_auth": {}}, b"X-API-Key: a-key-that-is-long-enough\r\n"),
+    "a cookie and a header": ({"key": {"headers": ["X-B"], "cookies": ["a"]}}, {}, b"X-B: ann\r\nCookie: a=bob\r\n"),
+    "two headers": ({"key": {"headers": ["X-A", "X-B"]}}, {}, b"X-A: ann\r\nX-B: bob\r\n"),
+    "two others": ({"key": {"headers": ["X-B", "X-C"]}}, {}, b"X-B: ann\r\nX-C: bob\r\n"),
+    "a token of its own": ({}, OWN_TOKEN, b"X-Token: ann\r\n"),
+    "what keys had of it": ({"key": {"headers": ["X-Group"]}}, {}, b"X-Group: client-authorization\r\n"),
+    "an empty header": ({"key": {"headers": ["X-Group"]}}, {}, b"X-Group:\r\n"),
+    BY_PROXY: ({}, {}, b"X-Forwarded-Proto: http\r\n"),
+    "what keys had by a proxy": (
+        {"key": {"headers": ["X-A", "X-B", "X-C", "X-D", "X-E"]}},
+        {},
+        b"X-A: http\r\nX-D: http\r\nX-E: a.test\r\n",
+    ),
+}
+"""Settings of the filter, other filters, and a request; the values in the key are equal."""
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize(("before", "after"), [*permutations(KEYS, 2)])
+def test_after_a_reload_no_value_passes_for_one_of_another_kind(before: str, after: str, is_shared: bool) -> None:
+    """The store outlives reloads, and files on disk and Redis also restarts."""
+    store = None
+    for name in (before, after):
+        settings, filters, fields = KEYS[name]
+        also = CONSUMERS | (PROXIES if name == BY_PROXY else {})
+        world = World(store, {"filters": filters}, is_shared=is_shared, also=also, **settings)
+        store = world.store
+        client = world.client(fields=fields)
+        assert not client.received
+        world.upstream().sends(FRESH.replace(b"max-age", b"s-maxage"))
+        assert status(client) == b"fastgw; fwd=uri-miss; ttl=60; stored"
+        assert status(world.client(fields=fields)) == b"fastgw; hit; ttl=60"
+        world.plane.assert_quiet()
+
+
+def test_an_empty_cookie_in_the_key_is_not_a_missing_one() -> None:
+    """The upstream gets it."""
+    world = World(key={"cookies": ["lang"]})
+    stored(world, FRESH)
+    client = world.client(fields=b"Cookie: lang=\r\n")
+    assert not client.received
+    world.upstream().sends(FRESH)
+    assert status(client) == b"fastgw; fwd=uri-miss; ttl=60; stored"
+    world.plane.assert_quiet()
 
 
 def test_routes_do_not_share_responses() -> None:

@@ -47,7 +47,10 @@ DISK = {"path": "/var/cache/a", "size": "1GiB"}
     ("stores", "problem"),
     [
         ({"main": {"disk": {"path": "/var/cache/a", "size": "1MiB"}}}, "`size` is less than 16MiB"),
-        ({"main": {"disk": {**DISK, "size": "32MiB"}}}, "`disk.size` is less than `max_object`"),
+        (
+            {"main": {"disk": {**DISK, "size": "32MiB"}}},
+            "disk.size: 32MiB is less than `max_object`; expected at least 64MiB",
+        ),
         ({"main": {"disk": {"size": "1GiB"}}}, "caches.main.disk.path: missing"),
         ({"main": {"disk": DISK}, "b": {"disk": {**DISK, "path": "/var/../var/cache/a"}}}, "has the same directory"),
         ({"main": {"redis": True}}, "there is no `state`"),

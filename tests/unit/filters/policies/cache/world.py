@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Mapping
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -10,14 +11,15 @@ from fastgw.cache.process_store import ProcessStore
 from fastgw.cache.shared.layout import CacheMemory
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Store
+from fastgw.shm.node_limits import own_counts
 from tests.support.memory import SERVICE, Plane, Wire
 
 NOW = 1_800_000_000.0
 
 
 class World:
-    """`is_shared`: whether the store is that of several workers. `settings`: of the filter. Requests are sent on new
-    connections; the upstream's are played by the test.
+    """`is_shared`: whether the store is that of several workers. `also`: more parts of the configuration.
+    `settings`: of the filter. Requests are sent on new connections; the upstream's are played by the test.
     """
 
     def __init__(
@@ -26,14 +28,16 @@ class World:
         route: dict[str, Any] | None = None,
         upstreams: dict[str, Any] = SERVICE["upstreams"],
         is_shared: bool = False,
+        also: Mapping[str, Any] = MappingProxyType({}),
         **settings: Any,
     ) -> None:
         self.now = NOW
         filters = {"cache": settings, **((route or {}).get("filters", {}))}
-        action = {} if route is not None and {*route} & {"compose", "lambda"} else {"upstream": "u"}
+        action = {} if route is not None and {*route} & {"compose", "lambda", "variants"} else {"upstream": "u"}
         routes = [{"name": "all", **action, **(route or {}), "filters": filters}]
         with patch("fastgw.filters.policies.cache.policy.time", lambda: self.now):
-            self.plane = Plane({"routes": routes, "upstreams": upstreams, "filters": {"request_id": {}}})
+            document = {"routes": routes, "upstreams": upstreams, "filters": {"request_id": {}}}
+            self.plane = Plane({**document, **also})
         turns = self.plane.worker_loop.turns
         clocks: dict[str, Any] = {"clock": lambda: self.now, "date": lambda: self.now}
         if store is None and is_shared:
@@ -49,6 +53,8 @@ class World:
             count_validation=lambda *labels: None,
             caches=lambda name: self.store,
             announce_purge=self.announced.append,
+            in_flight=own_counts(),
+            upstreams=self.plane.gateway.upstreams.get,
             count_cache_miss=lambda *labels: self.fetched.append(labels),
         )
         for link in self.plane.gateway.live:

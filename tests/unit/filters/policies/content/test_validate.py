@@ -88,6 +88,40 @@ def test_bodies(body: bytes, errors: list[Any] | None) -> None:
         assert b"secret" not in checked.client.received
 
 
+NODE = {"$ref": "#/$defs/node"}
+ALTERNATIVES = [
+    {"type": "string"},
+    {"type": "object", "properties": {"a": NODE}, "additionalProperties": False},
+    {"type": "object", "properties": {"a": NODE}, "required": ["b"]},
+]
+EXTENDED = {"allOf": [{"properties": {"a": NODE}}], "properties": {"a": NODE, "w": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize("mode", ["enforce", "report"])
+@pytest.mark.parametrize(
+    ("node", "inner", "outer", "keyword"),
+    [
+        ({"anyOf": ALTERNATIVES}, b"1", b"", "anyOf"),
+        (EXTENDED, b'"s"', b',"w":"q"', "schema"),
+        (EXTENDED, b'"s"', b',"w":"q","more":"' + b"x" * 600 + b'"', "schema"),
+    ],
+    ids=["alternatives", "extended", "extended and long"],
+)
+def test_a_body_that_the_schema_leads_to_on_very_many_ways_is_refused(
+    node: dict[str, Any], inner: bytes, outer: bytes, keyword: str, mode: str
+) -> None:
+    """Each level of the body doubled the errors of its inner value: at 26 levels a worker ran out of memory."""
+    body = b'{"a":' * 60 + inner + b"}" * 59 + outer + b"}"
+    checked = Checked({"body": {"inline": {"allOf": [NODE], "$defs": {"node": node}}}, "mode": mode}, post(body))
+    if mode == "enforce":
+        assert checked.status == 400
+        assert checked.errors == [("body", "", keyword)]
+    else:
+        assert checked.passed
+        (record,) = checked.plane.records
+        assert record.shadowed == f"validate: refuse 400 validation_failed (body -: {keyword})"
+
+
 @pytest.mark.parametrize("mode", ["enforce", "report"])
 def test_a_body_that_is_declared_too_long_is_refused_before_it_comes(mode: str) -> None:
     """A mode that refuses nothing lets the upstream request the body."""
@@ -225,6 +259,40 @@ def test_a_body_that_decompress_has_decoded_is_checked() -> None:
     assert [each["keyword"] for each in json.loads(client.received.partition(b"\r\n\r\n")[2])["errors"]] == [
         "maxLength"
     ]
+
+
+CODING = "decompress: change request Content-Encoding"
+
+
+@pytest.mark.parametrize(
+    ("target", "coding", "shadowed"),
+    [
+        (
+            "/?page=1",
+            "gzip",
+            f"{CODING}, change request body; validate: unknown: bodies are not decompressed in shadow",
+        ),
+        ("/?page=0", "gzip", f"{CODING}; validate: refuse 400 validation_failed (query /page: minimum)"),
+        ("/?page=1", "deflate", "decompress: refuse 415 unsupported_media_type (unknown content coding)"),
+        ("/?page=1", "identity", "validate: refuse 400 validation_failed (body -: json)"),
+    ],
+)
+def test_in_shadow_a_body_that_decompress_would_decode_is_not_refused_for_its_coding(
+    target: str, coding: str, shadowed: str
+) -> None:
+    """Enforced together they check what the body is once it is decoded."""
+    body = gzip.compress(b'{"sku":"a"}')
+    check = {"body": {"inline": ORDER}, "query": {"inline": PAGE}, "shadow": True}
+    plane = Plane(
+        {"routes": [{"name": "all", "upstream": "u", "filters": {"decompress": {"shadow": True}, "validate": check}}]}
+    )
+    client = plane.client()
+    client.sends(post(body, target, "application/json", f"Content-Encoding: {coding}"))
+    upstream = plane.connects()
+    assert f"Content-Encoding: {coding}".encode() in upstream.received
+    assert upstream.received.endswith(body)
+    upstream.sends(b"HTTP/1.1 204 No Content\r\n\r\n")
+    assert [record.shadowed for record in plane.records] == [shadowed]
 
 
 @pytest.mark.parametrize("request_", [post(b"{}"), post(b"{"), post(b"x", "/", "text/plain"), get("/?page=0")])

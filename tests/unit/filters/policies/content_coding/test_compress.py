@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import weakref
 import zlib
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -156,6 +157,7 @@ def test_no_transform_is_honoured(request_field: bool) -> None:
     field = "Cache-Control: max-age=60,NO-Transform"
     got = ask(HTML, *(() if request_field else (field,)), request=(ALL, *((field,) if request_field else ())))
     assert (got.encoding, got.body) == ("", PAGE)
+    assert ("vary" in got.fields) is request_field  # other clients may get it compressed
     assert ask(HTML, "Cache-Control: x-no-transform-not").encoding == "zstd"
 
 
@@ -355,6 +357,66 @@ def test_a_large_body_that_another_filter_has_held_is_compressed_with_a_faster_l
     upstream.sends(b"\r\n0\r\n\r\n")
     assert levels == ["fast" if encoding == "br" else "default"]
     assert b"\r\nContent-Encoding: %b\r\n" % encoding.encode() in client.received
+
+
+def ask_behind(
+    change: Callable[[bytes], bytes], body: bytes, accept: str = ALL, method: str = "GET", framing: str | None = None
+) -> Answer:
+    """The answer behind a filter that changes the whole body. `framing`: None: its length is declared."""
+    held = probe(
+        "held",
+        Phase.TRANSFORM,
+        response_body=lambda exchange, whole: change(whole),
+        needs_body=Bounded("1MiB"),
+    )
+    route = {"name": "all", "upstream": "http://u", "filters": {"compress": {}}}
+    client = (made := Plane({"routes": [route]}, probes=[held])).client()
+    client.sends(f"{method} / HTTP/1.1\r\nHost: a\r\n{accept}\r\n\r\n".encode())
+    upstream = made.connects()
+    framing = f"Content-Length: {len(body)}" if framing is None else framing
+    upstream.sends(f'HTTP/1.1 200 OK\r\n{HTML}\r\nETag: "a"\r\n{framing}\r\n\r\n'.encode())
+    if method == "GET":
+        for piece in (body[:100], body[100:]):
+            upstream.sends(chunked(piece) if "chunked" in framing and piece else piece)
+        if "chunked" in framing:
+            upstream.sends(b"0\r\n\r\n")
+    return Answer(client.received, upstream.received, method)
+
+
+@pytest.mark.parametrize("framing", [None, "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize(("made_of_it", "before"), [(255, 6000), (1, 6000), (0, 6000), (256, 6000), (6000, 200)])
+def test_what_another_filter_has_made_of_a_whole_body_counts(made_of_it: int, before: int, framing: str | None) -> None:
+    content = (PAGE * 6)[:made_of_it]
+    got = ask_behind(lambda body: content, PAGE[:10] * (before // 10), framing=framing)
+    assert got.encoding == ("" if made_of_it < 256 else "zstd")
+    assert got.content == content
+    assert got.fields["vary"] == "Accept-Encoding"
+    assert got.fields["content-length"] == str(len(got.body))
+    assert got.fields["etag"] == 'W/"a"'
+
+
+def test_a_small_body_that_another_filter_has_made_is_compressed_if_the_client_refuses_it_otherwise() -> None:
+    got = ask_behind(lambda body: b"a", PAGE, "Accept-Encoding: gzip, identity;q=0")
+    assert (got.encoding, got.content) == ("gzip", b"a")
+
+
+def test_a_small_body_that_another_filter_has_left_as_it_is_keeps_its_etag() -> None:
+    got = ask_behind(lambda body: body, b"small", framing="Transfer-Encoding: chunked")
+    assert (got.encoding, got.body, got.fields["etag"]) == ("", b"small", '"a"')
+
+
+def test_head_is_answered_by_the_declared_length_if_another_filter_changes_the_body() -> None:
+    """What it would make of the body is not known."""
+    assert ask_behind(lambda body: b"a", PAGE, method="HEAD").encoding == "zstd"
+    assert ask_behind(lambda body: PAGE, b"small", method="HEAD").encoding == ""
+
+
+def test_what_transform_leaves_of_a_body_counts() -> None:
+    filters = {"transform": {"response": {"json": {"deny": ["pad"]}}}}
+    body = b'{"n":1,"pad":"%b"}' % (b"z" * 6000)
+    for pieces in (None, [body[:3000], body[3000:]]):
+        got = ask("Content-Type: application/json", body=body, filters=filters, pieces=pieces)
+        assert (got.encoding, got.body, got.fields["vary"]) == ("", b'{"n":1}', "Accept-Encoding")
 
 
 def test_a_trailer_loses_what_is_about_the_uncompressed_body() -> None:

@@ -42,11 +42,11 @@ class Started(Plane):
                 link.hooks.start(Services(self.cells))
 
 
-def plane_of(**more: Any) -> Plane:
+def plane_of(filters: dict[str, Any] | None = None, **more: Any) -> Plane:
     names = ["cart", "address", "pay", "other"]
     settings = {"routes": names[:3], "within": "10m", "key": "header:X-Client", **more}
     routes = [{"name": name, "paths": [f"/{name}"], "upstream": "u"} for name in names]
-    return Started({"filters": {"sequence": settings}, "routes": routes})
+    return Started({"filters": {"sequence": settings} | (filters or {}), "routes": routes})
 
 
 def status(plane: Plane, path: str, client_name: str = "a", answer: int = 200) -> int:
@@ -82,6 +82,23 @@ def test_clients_without_a_part_of_the_key_have_called_nothing(clock: Clock, key
 def test_a_call_that_failed_does_not_count(clock: Clock) -> None:
     plane = plane_of()
     assert status(plane, "cart", answer=500) == 500
+    assert status(plane, "address") == 403
+
+
+def test_a_call_counts_whoever_answers_it_with_a_status_below_400(clock: Clock) -> None:
+    plane = plane_of({"fault": {"by_client": True}})
+    by_a_filter = "a\r\nX-Fastgw-Fault-Abort: "
+    assert [status(plane, path, f"{by_a_filter}503") for path in ("cart", "address")] == [503, 403]
+    assert [status(plane, path, f"{by_a_filter}204") for path in ("cart", "address", "pay")] == [204] * 3
+
+
+def test_a_preflight_is_no_call(clock: Clock) -> None:
+    """Although it is answered 200: the browser has not made the call that it asks about."""
+    plane = plane_of({"cors": {"origins": ["https://a.test"]}})
+    lines = ("Host: a.test", "Origin: https://a.test", "Access-Control-Request-Method: GET", "X-Client: a")
+    client = plane.client()
+    client.sends("\r\n".join(("OPTIONS /cart HTTP/1.1", *lines, "", "")).encode())
+    assert client.received.startswith(b"HTTP/1.1 2")
     assert status(plane, "address") == 403
 
 

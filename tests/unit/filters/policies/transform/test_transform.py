@@ -534,19 +534,38 @@ def test_events_before_one_that_cannot_be_mapped_are_sent_however_they_arrive(
         if compresses and pieces[0].endswith(end):
             continue  # a compressor of a whole body has no output before its end
         plane = Plane({"routes": [{"name": "all", "upstream": "u", "filters": filters}]})
-        client = plane.client()
-        client.sends(b"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n")
-        upstream = plane.connects()
-        for piece in pieces:
-            upstream.sends(piece)
-        got, chunked = client.received.partition(b"\r\n\r\n")[::2]
-        assert got.startswith(b"HTTP/1.1 200 OK\r\n")
-        body, is_whole = dechunked(chunked)
-        if compresses:
-            body = zlib.decompressobj(31).decompress(body)
-        assert (body, is_whole, client.ended) == (mapped, False, True)
+        assert answered_in_chunks(plane, pieces, compresses) == (mapped, False, True)
         (record,) = plane.records
         assert (record.status, record.fault) == (200, "upstream_malformed")
+
+
+@pytest.mark.parametrize("compresses", [False, True])
+def test_lines_before_a_last_one_without_a_line_end_that_cannot_be_mapped_are_sent(compresses: bool) -> None:
+    filters: dict[str, Any] = {"transform": {"response": {"json": {"deny": ["s"]}}}}
+    if compresses:
+        filters["compress"] = {"min_bytes": 1, "types": ["application/x-ndjson"], "encodings": ["gzip"]}
+    source = b'{"a":1,"s":1}\n{"a":2}\nnope'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n" % len(source)
+    for pieces in ([head + source], [head, source], [head, *each(source)]):
+        if compresses and pieces == [head + source]:
+            continue  # a compressor of a whole body has no output before its end
+        plane = Plane({"routes": [{"name": "all", "upstream": "u", "filters": filters}]})
+        assert answered_in_chunks(plane, pieces, compresses) == (b'{"a":1}\n{"a":2}\n', False, True)
+
+
+def answered_in_chunks(plane: Plane, pieces: list[bytes], compresses: bool) -> tuple[bytes, bool, bool]:
+    """Return the body of the response to a client that accepts gzip, whether it is whole, and whether the connection
+    has ended. `pieces`: of the upstream's response.
+    """
+    client = plane.client()
+    client.sends(b"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n")
+    upstream = plane.connects()
+    for piece in pieces:
+        upstream.sends(piece)
+    got, chunked = client.received.partition(b"\r\n\r\n")[::2]
+    assert got.startswith(b"HTTP/1.1 200 OK\r\n")
+    body, is_whole = dechunked(chunked)
+    return zlib.decompressobj(31).decompress(body) if compresses else body, is_whole, client.ended
 
 
 def each(content: bytes) -> list[bytes]:
