@@ -1,12 +1,17 @@
-"""Memory budget of held bodies, shared by all workers: of requests for retries, of answers that a response is made of,
-and of made responses that their clients have not read.
+"""Memory budget of held bodies, shared by all workers: of requests for retries, of bodies that filters hold until they
+are complete, of answers that a response is made of, and of made responses that their clients have not read.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Final, final
 
 MOST_BYTES: Final = 64 * 1024**2
 """Maximum bytes per node."""
+FREE_BYTES: Final = 4096
+"""Bytes of each body held for filters that are not counted: about what its connection needs anyway."""
+WHY_NOT_HELD: Final = "the node's memory for held bodies is used up"
+"""Reason in the log for a body that the budget does not allow."""
 
 
 @final
@@ -56,3 +61,45 @@ class HeldBodyBudget:
     def give_back(self, count: int) -> None:
         """Return bytes to the budget."""
         self._words[self._word] -= count
+
+
+UNLIMITED: Final = HeldBodyBudget.single_process(sys.maxsize)
+"""Budget of exchanges that no client waits for, such as those of `explain`."""
+
+
+@final
+class HeldBytes:
+    """Bytes of one body that is held for filters, beyond `FREE_BYTES`, which it takes from a budget.
+
+    They are returned by `release`, or else when this object is deleted, so that none of the node's memory can be lost.
+    """
+
+    __slots__ = ("_budget", "_taken")
+
+    def __init__(self, budget: HeldBodyBudget) -> None:
+        self._budget = budget
+        self._taken = 0
+
+    def __repr__(self) -> str:
+        return f"<HeldBytes {self._taken}>"
+
+    def __del__(self) -> None:
+        self.release()
+
+    def try_hold(self, total: int) -> bool:
+        """Hold this many bytes in total, more or fewer than before. False: not enough left; nothing was changed."""
+        wanted = total - FREE_BYTES if total > FREE_BYTES else 0
+        more = wanted - self._taken
+        if more > 0:
+            if not self._budget.try_take(more):
+                return False
+        elif more:
+            self._budget.give_back(-more)
+        self._taken = wanted
+        return True
+
+    def release(self) -> None:
+        """Return everything to the budget."""
+        if self._taken:
+            taken, self._taken = self._taken, 0
+            self._budget.give_back(taken)

@@ -46,7 +46,7 @@ class NodeLimit:
     visibility of stores.
     """
 
-    __slots__ = ("_fence", "_most", "_views", "_word", "_words", "counter")
+    __slots__ = ("_fence", "_views", "_word", "_words", "counter", "most")
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class NodeLimit:
     ) -> None:
         """`counter`: word of this column for the total number of permits taken."""
         self._word = word
-        self._most = most
+        self.most = most
         self._words = words
         self._views = views
         self._fence = fence
@@ -76,7 +76,7 @@ class NodeLimit:
         total = 0
         for view in self._views:
             total += view[word]
-        if total <= self._most + beyond:
+        if total <= self.most + beyond:
             if self.counter is not None:
                 words[self.counter] += 1
             return True
@@ -86,10 +86,10 @@ class NodeLimit:
     def give_back(self) -> None:
         self._words[self._word] -= 1
 
-    def excess(self) -> int:
-        """Return how many permits exceed the limit (`beyond`), of all workers."""
+    def vacant(self) -> int:
+        """Return how many permits the limit leaves; negative: so many exceed it (`beyond`), of all workers."""
         word = self._word
-        return max(sum(view[word] for view in self._views) - self._most, 0)
+        return self.most - sum(view[word] for view in self._views)
 
 
 class Sketch(NamedTuple):

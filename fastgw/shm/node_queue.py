@@ -69,7 +69,6 @@ class NodeQueue:
         "_column",
         "_connections",
         "_looks",
-        "_most",
         "_passed_over",
         "_pending",
         "_preferred",
@@ -79,13 +78,14 @@ class NodeQueue:
         "_rings_seen",
         "_timeout",
         "_watching",
+        "most",
     )
 
     def __init__(
         self, words: QueueWords, most: int, pending_timeout: float, column: Column, bell: WorkerBell | None = None
     ) -> None:
         self._connections, self._pending, self._queued_since, self._looks, self._watching, self._rings = words
-        self._most = most
+        self.most = most  # connections of the node
         self._timeout = pending_timeout
         self._column = column
         self._bell = bell or WorkerBell({})
@@ -147,7 +147,7 @@ class NodeQueue:
     def vacant(self) -> int:
         """Return how many connections the limit leaves."""
         word = self._connections
-        return self._most - sum(view[word] for view in self._column.views)
+        return self.most - sum(view[word] for view in self._column.views)
 
     def perhaps_idle(self) -> int:
         """Return how many connections other workers have of which some may be idle: they do not watch the queue."""

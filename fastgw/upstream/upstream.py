@@ -17,8 +17,9 @@ from fastgw.upstream.connections.connection_maker import connection_maker
 from fastgw.upstream.connections.pool import Pool, PoolLimit, PoolQueue
 from fastgw.upstream.connections.socket_connection import SocketConnection
 from fastgw.upstream.health.attempt_counters import AttemptCounters, Note
-from fastgw.upstream.health.upstream_health import Health
-from fastgw.upstream.load_balancing import Balancer, Member, NoTarget
+from fastgw.upstream.health.outlier_ejection import may_eject
+from fastgw.upstream.health.upstream_health import Health, HealthWindows
+from fastgw.upstream.load_balancing import Balancer, BalancingRequest, Member, NoTarget
 from fastgw.upstream.load_balancing.eligible_targets import SlowStart, in_use
 from fastgw.upstream.load_balancing.hashing import ConsistentHash, Key, address, key_of
 from fastgw.upstream.load_balancing.load_tracking import Latencies, Loads
@@ -26,7 +27,7 @@ from fastgw.upstream.load_balancing.random_choice import LatencyBalancing, Least
 from fastgw.upstream.load_balancing.round_robin import RoundRobin, SingleTarget
 from fastgw.upstream.load_balancing.sticky_sessions import Cookies, StickySessions
 from fastgw.upstream.policies.hedging import Hedging
-from fastgw.upstream.policies.retry import rules_of
+from fastgw.upstream.policies.retry import any_untried, rules_of
 from fastgw.upstream.policies.retry_budget import RetryBudget
 from fastgw.upstream.targets.attempt_listener import AttemptListener, with_listener
 from fastgw.upstream.targets.target import Target
@@ -51,8 +52,10 @@ class Upstream:
     __slots__ = (
         "__weakref__",
         "_alarm",
+        "_backups",
         "_before",
         "_hashed",
+        "_health_windows",
         "_latencies",
         "_listener_without_health",
         "_loads",
@@ -110,6 +113,7 @@ class Upstream:
         self.attempt_listener: AttemptListener | None = None
         self.failure_listener: AttemptListener = _UNCOUNTING
         self.health: Health | None = None
+        self._health_windows: HealthWindows | None = None  # of its predecessor, until `look_after`
         self._listener_without_health: AttemptListener | None = None
         self.cookies: Cookies | None = None  # sticky sessions
         if settings.load_balancing.sticky is not None and key:
@@ -121,6 +125,7 @@ class Upstream:
         balancing = settings.load_balancing
         self._rising = None if balancing.slow_start is None else SlowStart(balancing.slow_start)
         self._alarm: _Alarm | None = None
+        self._backups: Sequence[tuple[Sequence[Target], Balancer]] | None = None
         self.settle()
         self.total_timeout = settings.timeouts.total or inf  # seconds
         self.rules = rules_of(settings.retries)
@@ -167,6 +172,8 @@ class Upstream:
         self.worker_loop = worker_loop
         before, self._before = self._before, None
         if before is not None:
+            if before.health is not None and (self.settings.circuit_breaker is not None or may_eject(self.settings)):
+                self._health_windows = before.health.windows
             self.pool = before.pool
             self.pool.add_targets(self.targets)
             self.pool.share(workers)
@@ -212,6 +219,9 @@ class Upstream:
         blocks requests.
         """
         self.health = health
+        if self._health_windows is not None:
+            health.take_over_from(self._health_windows)
+            self._health_windows = None
         self._listener_without_health = self.attempt_listener
         if health.watches:
             self.attempt_listener = with_listener(self.attempt_listener, health)
@@ -222,10 +232,12 @@ class Upstream:
 
     def use_targets(self, settings: config.Upstream, targets: tuple[Target, ...]) -> None:
         """Replace the targets in place: routes and requests in flight keep this upstream. `settings`: equal but for
-        the targets. Targets that stay keep their connections and counts; requests in flight to others are completed.
+        the targets. Targets that stay keep their connections, counts and windows of errors; requests in flight to
+        others are completed.
 
         If it is started, `count_in` and `look_after` follow.
         """
+        self._health_windows = None if self.health is None else self.health.windows
         self._leave_health()
         gone = set(self.targets).difference(targets)
         self.settings, self.targets = settings, targets
@@ -258,11 +270,48 @@ class Upstream:
             self.settle()  # without its breaker
         if heir is not None:
             links = (*self.replaced, ref(self))
-            heir.replaced = tuple(link for link in links if (each := link()) is not None and each.active)
+            earlier = [each for link in links if (each := link()) is not None and each.active]
+            heir.replaced = tuple(ref(each) for each in earlier)
+            if heir.started:
+                for each in {*earlier, self}:  # requests that still wait in filters may come to this one
+                    if each.pool is not heir.pool:
+                        each.pool.follow_limits(heir.pool)
         if heir is not None and heir.started and heir.pool is self.pool:
             self.pool.release(set(self.targets).difference(heir.targets))
         else:
             self.pool.retire()
+
+    def backup(self, request: BalancingRequest, tried: Container[Target]) -> Target | None:
+        """Return an available target of the next priority groups that the request was not sent to yet. None: there is
+        none, the circuit breaker is not closed, or a target in use was not tried.
+
+        Otherwise requests would be lost until the failing targets of the first group are ejected; some failures, such
+        as a status of 503, eject none by default.
+        """
+        if any_untried(self.in_use, tried) or self.is_recovering:
+            return None
+        if self._backups is None:
+            self._backups = self._balance_backups()
+        return next(
+            (balancer.pick(request, tried) for targets, balancer in self._backups if any_untried(targets, tried)), None
+        )
+
+    def _balance_backups(self) -> Sequence[tuple[Sequence[Target], Balancer]]:
+        """Return the available targets of each priority group after those in use, with a balancer."""
+        excluded = {*self.in_use, *self.shunned, *self.drained}
+        members = [each for each in self.members if each.weight and each.target not in excluded]
+        return [
+            ([member.target for member in group], self._balance(group))
+            for priority in sorted({each.priority for each in members})
+            for group in [[each for each in members if each.priority == priority]]
+        ]
+
+    def _balance(self, members: Sequence[Member]) -> Balancer:
+        if not members:
+            return NoTarget()
+        if not members[1:]:  # a single target needs no selection
+            return SingleTarget(members[0].target)
+        return _ALGORITHMS[self.settings.load_balancing.algorithm](self, members)
 
     def last_resort(self, tried: Container[Target]) -> Target | None:
         """Return an ejected target that the request was not sent to yet, if the eligible ones were unreachable: it may
@@ -300,21 +349,17 @@ class Upstream:
             if (growing_at := self._rising.next(now)) is not None:
                 self._alarm = self._alarm or _Alarm(self)
                 self.worker_loop.wheel.watch(self._alarm, growing_at)
-        self.in_use = [member.target for member in members]
-        balancer: Balancer = NoTarget()
-        if members:  # a single target needs no selection
-            balancer = (
-                _ALGORITHMS[balancing.algorithm](self, members) if members[1:] else SingleTarget(members[0].target)
-            )
+        self.in_use, self._backups = [member.target for member in members], None
+        balancer = self._balance(members)
+        if isinstance(balancer, ConsistentHash):
+            self._hashed = balancer
         if self.cookies is not None:
             balancer = StickySessions(balancer, self.cookies, {*usable, *(member.target for member in members)})
         breaker = None if self.health is None else self.health.breaker
         self.balancer = balancer if breaker is None else breaker.guard(balancer)
 
     def _hashed_by(self, members: Sequence[Member], key: Key, load_factor: float | None) -> Balancer:
-        before, otherwise = self._hashed, RoundRobin(members)
-        self._hashed = ConsistentHash(members, key, otherwise, self._loads, load_factor, before)
-        return self._hashed
+        return ConsistentHash(members, key, RoundRobin(members), self._loads, load_factor, self._hashed)
 
     def unavailable(self) -> Fault:
         """Return the reason why no target could be selected."""

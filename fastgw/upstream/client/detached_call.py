@@ -12,13 +12,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import CallSide, Exchange, Reply, Response, Route, Trailers, new_exchange, problem
+from fastgw.exchange import CallSide, Exchange, Reply, Response, Trailers, problem
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.exchange.states import ENDED
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.upstream.client.translated_call import credential_chain
+from fastgw.shm.held_body_budget import HeldBodyBudget
+from fastgw.upstream.client.derived_exchange import call_chain, derive_exchange
 from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 
 if TYPE_CHECKING:
@@ -83,21 +84,13 @@ class DetachedCall(CallSide):
         `query`: as in `Exchange.query_sent`. `dropped`: lower-case names of headers of `head` that are not sent,
         in addition to those of the exchange. `added`: serialized header lines.
         """
-        call = new_exchange(head, self, exchange.listener, exchange.peer, credential_chain(exchange.chain))
-        call.client_ip, call.params, call.path = exchange.client_ip, exchange.params, exchange.path
-        call.trace = exchange.trace
-        call.consumer, call.claims = exchange.consumer, exchange.claims
+        call = derive_exchange(exchange, head, self, call_chain(exchange.chain), self._forward)
+        call.path = exchange.path
         call.request_added = exchange.request_added + added
         call.request_dropped = exchange.request_dropped | dropped if exchange.request_dropped else dropped
         call.query_sent = query
         others = exchange.for_others
         call.for_others = None if others is None else (others[0] + added, others[1] | dropped, query)
-        call.answered_by = None
-        if not isinstance(self._forward, Forward | CallRecorder):
-            # It makes its requests of the values of the exchange, and has upstreams that filters keep things from.
-            route = exchange.route
-            call.route = None if route is None else Route(route.name, self._forward, call.chain, ())
-            call.request_id = exchange.request_id
         self._call = call
         return call
 
@@ -111,8 +104,8 @@ class DetachedCall(CallSide):
         exchange.target, exchange.upstream_s, exchange.retries = call.target, call.upstream_s, call.retries
         exchange.sent = call.sent
         exchange.fault, exchange.why = exchange.fault or call.fault, exchange.why or call.why
-        if exchange.subrequests is None and call.subrequests is not None and not call.subrequests.active:
-            exchange.subrequests = call.subrequests  # for the log
+        if exchange.subrequests is None and call.subrequests is not None:
+            exchange.subrequests = call.subrequests.log_of_another()  # some may go on, and outlive this exchange
 
     def pause(self) -> None:
         self._paused = True
@@ -202,6 +195,10 @@ class DetachedCall(CallSide):
     @property
     def counts(self) -> ExchangeCounts:
         return self._origin.counts
+
+    @property
+    def held_body_budget(self) -> HeldBodyBudget:
+        return self._origin.held_body_budget
 
     def filter_timeout(self) -> float:
         return self._origin.filter_timeout()

@@ -161,6 +161,9 @@ class DirectSubrequest:
     def raw_path(self) -> bytes:
         return self.head.raw_path
 
+    def current_values(self, name: bytes) -> list[bytes]:
+        return self.head.values(name)
+
     def start(self, siblings: Subrequests) -> None:
         """Send it, or continue as a sub-request with an exchange."""
         self._siblings = siblings

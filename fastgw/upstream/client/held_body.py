@@ -6,6 +6,7 @@ from typing import final
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Relay, Trailers
+from fastgw.shm.held_body_budget import WHY_NOT_HELD
 
 
 @final
@@ -57,7 +58,7 @@ class HeldBody:
         if len(self._body) + len(payload) > self._most:
             exchange.fail(Fault.BODY_TOO_LARGE)
         elif not self._worker_loop.held_body_budget.try_take(len(payload)):
-            exchange.fail(Fault.OVERLOADED, why="the node's memory for held bodies is used up")
+            exchange.fail(Fault.OVERLOADED, why=WHY_NOT_HELD)
         else:
             self._held += len(payload)
             self._body += payload

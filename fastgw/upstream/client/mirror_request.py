@@ -5,11 +5,10 @@ from math import inf
 from time import monotonic
 from typing import Final, NamedTuple, final
 
-from fastgw.exchange import Chain, Exchange, Relay, Route, Trailers, new_exchange
-from fastgw.exchange.chain import FilterInstance, Hooks
-from fastgw.exchange.upstream_chains import NO_FILTERS
+from fastgw.exchange import Exchange, Relay, Trailers
 from fastgw.http.field_names import DIGESTS, EXPECT
 from fastgw.http.messages import ResponseHead
+from fastgw.upstream.client.derived_exchange import copy_chain, derive_exchange
 from fastgw.upstream.client.subrequest import Subrequest, SubrequestFailed
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
@@ -36,40 +35,23 @@ def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callabl
     `upstream`, too, and so is the response: the result is comparable. The exchange may end first: the copy continues.
     """
     action = exchange.route.action if exchange.route is not None else None
-    path_of, forwarded = (action.path_of, action.forwarded) if isinstance(action, Forward) else (None, None)
     listener = _DiscardingListener(done)
     sent = listener.sent = Subrequest(listener, exchange.client)
-    forward = Forward(upstream, path_of, forwarded, (), None)
-    chain = _chain_of_copy(exchange.chain)
-    copy = new_exchange(exchange.head, sent, exchange.listener, exchange.peer, chain)
-    if chain is not NO_FILTERS and exchange.route is not None:
-        copy.route = Route(exchange.route.name, forward, chain, ())
-    copy.client_ip, copy.params, copy.path = exchange.client_ip, exchange.params, exchange.path
-    copy.trace = exchange.trace
-    copy.consumer, copy.claims = exchange.consumer, exchange.claims
+    forward = action.for_copies(upstream) if isinstance(action, Forward) else Forward(upstream, None, None, (), None)
+    chain = copy_chain(exchange.chain)
+    copy = derive_exchange(exchange, exchange.head, sent, chain, forward)
+    copy.path = exchange.path
     others = exchange.for_others or (exchange.request_added, exchange.request_dropped, exchange.query_sent)
     copy.request_added, dropped, copy.query_sent = others
     copy.request_dropped = dropped | EXPECT
-    copy.answered_by = None
     if exchange.request_body is not None:
-        declared = exchange.request_body.length
-        copy.request_body = Relay.whole(body, None if declared is None else len(body))
+        declared, trailers = exchange.request_body.length, exchange.request_body.trailers
+        copy.request_body = Relay.whole(body, None if declared is None or trailers else len(body))
+        copy.request_body.trailers = trailers  # checked again when they are sent: see `request_trailers`
         if exchange.request_body.changed:
             copy.request_dropped |= DIGESTS
-    sent.takes_replies = chain is not NO_FILTERS
+    sent.takes_replies = bool(chain.translate_steps)
     sent.send(copy, forward, inf)
-
-
-def _chain_of_copy(chain: Chain) -> Chain:
-    """Return the chain of a copy: of the filters of its request only those that translate copies."""
-    if not chain.translate_steps:
-        return NO_FILTERS
-    links = [
-        FilterInstance(link.use, Hooks(translate=link.hooks.translate), False, link.level)
-        for link in chain.links
-        if link.hooks.translates_copies
-    ]
-    return Chain(links) if links else NO_FILTERS
 
 
 @final

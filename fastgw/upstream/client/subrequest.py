@@ -42,6 +42,7 @@ from fastgw.http.fields import Fields
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.shm.held_body_budget import HeldBodyBudget
 from fastgw.upstream.client.subrequest_body import BodyFeeder
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.forward_action import Forward
@@ -311,6 +312,10 @@ class Subrequest(CallSide):
     def counts(self) -> ExchangeCounts:
         return self._asker.counts
 
+    @property
+    def held_body_budget(self) -> HeldBodyBudget:
+        return self._asker.held_body_budget
+
     def filter_timeout(self) -> float:
         return min(max(self._until - monotonic(), 0.0), self._asker.filter_timeout())
 
@@ -352,6 +357,14 @@ class Subrequests:
             self._ended.popleft()
             self._earlier += 1
         self._ended.append((upstream, target, outcome, seconds))
+
+    def log_of_another(self) -> "Subrequests":
+        """Return an object for another exchange, which lists the ends of these sub-requests, also later ones, but does
+        not cancel them.
+        """
+        made = Subrequests()
+        made._ended = self._ended
+        return made
 
     def cancel(self) -> None:
         for each in tuple(self.active):

@@ -12,15 +12,15 @@ from collections.abc import Callable
 from typing import Final, Protocol, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import CallSide, Chain, Exchange, Relay, Reply, Response, Trailers, new_exchange
-from fastgw.exchange.chain import FilterInstance, Hooks
+from fastgw.exchange import CallSide, Exchange, Relay, Reply, Response, Trailers
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.exchange.states import ANSWERING, ENDED
-from fastgw.exchange.upstream_chains import NO_FILTERS
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.shm.held_body_budget import HeldBodyBudget
+from fastgw.upstream.client.derived_exchange import call_chain, derive_exchange
 from fastgw.upstream.forwarding.forward_action import Forward
 
 _NOBODY: Final = Nobody()
@@ -76,15 +76,11 @@ class TranslatedCall(CallSide):
     def send(self, head: BuiltRequestHead, body: Relay | None) -> None:
         """Send the request. `head`: with the end-to-end headers of the client's request. `body`: the call's own."""
         exchange = self._exchange
-        call = new_exchange(head, self, exchange.listener, exchange.peer, credential_chain(exchange.chain))
+        call = derive_exchange(exchange, head, self, call_chain(exchange.chain), self._forward)
         call.begun_at = exchange.begun_at
-        call.client_ip, call.params = exchange.client_ip, exchange.params
-        call.trace = exchange.trace
-        call.consumer, call.claims = exchange.consumer, exchange.claims
         call.request_added, call.request_dropped = exchange.request_added, exchange.request_dropped
         call.for_others = exchange.for_others
         call.query_sent = head.query
-        call.answered_by = None
         call.request_body = body
         self._call = call
         self._forward(call)
@@ -224,16 +220,9 @@ class TranslatedCall(CallSide):
     def counts(self) -> ExchangeCounts:
         return self._exchange.client.counts
 
+    @property
+    def held_body_budget(self) -> HeldBodyBudget:
+        return self._exchange.client.held_body_budget
+
     def filter_timeout(self) -> float:
         return self._exchange.client.filter_timeout()
-
-
-def credential_chain(chain: Chain) -> Chain:
-    """Return the chain of a call: of these filters' hooks only those that sign or renew credentials."""
-    if not chain.renew_steps and not chain.sign_steps:
-        return NO_FILTERS
-    return Chain(
-        FilterInstance(link.use, Hooks(renew=link.hooks.renew, sign=link.hooks.sign), False, link.level)
-        for link in chain.links
-        if link.hooks.renew is not None or link.hooks.sign is not None
-    )

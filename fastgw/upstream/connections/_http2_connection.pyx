@@ -507,9 +507,11 @@ cdef int _watch_stream(stream, seconds) except -1:
 cdef int _watch_for_head(stream) except -1:
     if read(&of_stream.phase, stream) is not AWAITING:
         return 0
-    turn = read(&of_stream.targets_turn, stream) or read(&of_stream.write_paused, stream)
-    if turn and not read(&of_stream.paused, stream):
-        return _watch_stream(stream, read(&of_stream.head_timeout, stream))
+    if not read(&of_stream.paused, stream):
+        if read(&of_stream.write_paused, stream):  # the request is not sent yet
+            return _watch_stream(stream, read(&of_stream.idle_timeout, stream))
+        if read(&of_stream.targets_turn, stream):
+            return _watch_stream(stream, read(&of_stream.head_timeout, stream))
     return write(&of_stream.deadline, stream, INF)
 
 

@@ -15,11 +15,12 @@ from time import monotonic
 from typing import Any, Final, Protocol, cast, final
 
 from fastgw.errors import Fault
+from fastgw.eventloop.tls_transport import text_of
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.upstream.connections.http2_connection import Http2UpstreamConnection
 from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.connections.socket_connection import SocketConnection
-from fastgw.upstream.connections.tls_client import Client, TlsClientTransport
+from fastgw.upstream.connections.tls_client import Client, TlsBroken, TlsClientTransport
 from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 
@@ -98,7 +99,7 @@ async def connect(
     step = ConnectStep.RESOLVE
     try:
         async with asyncio.timeout(timeout):
-            addresses = await target.addresses()
+            addresses = await target.addresses(timeout)
             step = ConnectStep.CONNECT
             if target.scheme == "unix":
                 sock, address = await _dial_unix(addresses[0]), addresses[0]
@@ -126,6 +127,8 @@ async def connect(
             step = ConnectStep.SETTINGS
             await _settle(protocol)
             return address
+    except TlsBroken as error:  # also while the SETTINGS were awaited, as in TLS 1.3 the target may refuse only then
+        raise _failed(ConnectStep.HANDSHAKE, error, timeout) from error
     except OSError as error:
         raise _failed(step, error, timeout) from error
 
@@ -179,7 +182,7 @@ def _detail(step: ConnectStep, error: OSError, timeout: float) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: {error.verify_message}"[:DETAIL_MAX]
     if isinstance(error, ssl.SSLError):
-        return f"TLS: {(error.reason or type(error).__name__).lower().replace('_', ' ')}"[:DETAIL_MAX]
+        return f"TLS: {text_of(error)}"[:DETAIL_MAX]
     if step is ConnectStep.RESOLVE:
         return f"DNS: {str(error).rpartition('] ')[2]}"[:DETAIL_MAX]
     if error.errno is None and step is ConnectStep.HANDSHAKE:
@@ -215,11 +218,11 @@ async def _hand_over(sock: socket.socket, address: TargetAddress, target: Target
             finally:
                 del error, done  # its traceback refers back to this frame: a reference cycle
         if tls.lost_by:  # since the handshake
-            raise ConnectionError(tls.lost_by)
+            raise TlsBroken(tls.lost_by)
 
 
 async def _settle(protocol: Connecting) -> None:
-    """Wait for the SETTINGS of a target that speaks HTTP/2. Raises `ConnectionError`."""
+    """Wait for the SETTINGS of a target that speaks HTTP/2. Raises `ConnectionError`, of which `TlsBroken` is one."""
     connection = protocol.chosen if isinstance(protocol, NegotiatingConnection) else protocol
     if isinstance(connection, Http2UpstreamConnection):
         try:

@@ -42,6 +42,12 @@ from fastgw.upstream.targets.target import Target
 
 MAX_HEAD: Final = 65536
 """Maximum size of a response head, in bytes; a longer one is `UPSTREAM_MALFORMED`."""
+NOT_ACCEPTED: Final = "the target did not accept the rest of the request"
+"""Reason of a timeout before the request was sent."""
+_LOOKS: Final = 4
+"""Looks per `idle` at what the target has accepted: nothing reports that, so a stall is noticed this part late. While
+the response moves, each of its bytes postpones the next look, and a stall may be noticed up to one `idle` late.
+"""
 _BEGINNING: Final = b"HTTP/1."
 MAX_INFORMATIONAL: Final = 16
 """Maximum number of interim responses to one request; an upstream that sends more is faulty."""
@@ -69,6 +75,7 @@ IDLE, AWAITING, RECEIVING, TUNNEL, CLOSED = UpstreamPhase
 @final
 class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     __slots__ = (
+        "_accepted_at",
         "_begun",
         "_body_goes_to",
         "_buffer",
@@ -129,13 +136,14 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.reusable = True
         self.paused = False
         self.write_paused = False
-        self._unsent = 0
+        self._unsent = 0  # bytes at the last look while writing is paused
+        self._accepted_at = 0.0  # when a look found that the target has accepted some
         self._targets_turn = True
         self._unasked_body = False
         self.uses = self.streams = 0
         self.established = NOT_ESTABLISHED
         self.idle_since = worker_loop.wheel.now
-        self.idle_timeout = target.timeouts.idle  # seconds between two bytes of a response
+        self.idle_timeout = target.timeouts.idle  # seconds between two bytes, also of a request that is being sent
         self._head_timeout = target.timeouts.response_headers  # seconds from the end of a request to a response head
         self._buffer = worker_loop.read_buffer
         self.read_since_rest = 0
@@ -274,14 +282,23 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def _watch_head(self) -> None:
         """Start the target's timeout while it has to respond or to accept more data; a slow client does not count."""
         if self.phase is AWAITING:
-            if (self._targets_turn or self.write_paused) and not self.paused:
+            if self.paused:
+                self.deadline = inf
+            elif self.write_paused:  # the request is not sent yet
+                self._watch_unsent()
+            elif self._targets_turn:
                 self._watch(self._head_timeout)
             else:
                 self.deadline = inf
 
+    def _watch_unsent(self) -> None:
+        """Start the idle timeout while the target does not accept all data."""
+        self._unsent, self._accepted_at = unsent(self.transport), self._wheel.now
+        self._watch(self.idle_timeout / _LOOKS)
+
     def _extend_idle(self) -> None:
         """Start the idle timeout again for bytes of the request: the target may wait for them with its response."""
-        if self.phase is RECEIVING and not self.paused:
+        if (self.phase is RECEIVING or self.phase is TUNNEL) and not self.paused:
             self.deadline = self._wheel.now + self.idle_timeout
 
     def _watch(self, seconds: float) -> None:
@@ -329,12 +346,16 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._wheel.drop(self)
 
     def expire(self, now: float) -> None:
-        if self.write_paused and (left := unsent(self.transport)) < self._unsent:
-            self._unsent = left  # slow, but it accepts data
-            timeout = self._head_timeout if self.phase is AWAITING else self.idle_timeout
-            self._watch(timeout)
-        elif self.phase is AWAITING:
-            self._fail(Fault.UPSTREAM_TIMEOUT)
+        if self.write_paused:
+            left = unsent(self.transport)
+            if left != self._unsent:  # slow, but it accepts data
+                self._unsent, self._accepted_at = left, now
+            wait = self._accepted_at + self.idle_timeout - now
+            if wait > 0:
+                self._watch(min(wait, self.idle_timeout / _LOOKS))
+                return
+        if self.phase is AWAITING:
+            self._fail(Fault.UPSTREAM_TIMEOUT, NOT_ACCEPTED if self.write_paused else "")
         elif self.phase is RECEIVING:
             self._fail(Fault.UPSTREAM_STALLED)
         elif self.phase is TUNNEL:
@@ -406,14 +427,15 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self._unsent = unsent(self.transport)
-        self._watch_head()
+        if not self.paused:
+            self._watch_unsent()
         if self._source is not None:
             self._source.pause()
 
     def resume_writing(self) -> None:
         self.write_paused = False
         self._watch_head()
+        self._extend_idle()
         if self._source is not None:
             self._source.resume()
 

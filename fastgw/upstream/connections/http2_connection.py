@@ -139,11 +139,13 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
     # for the pool
 
     async def settle(self) -> None:
-        """Wait for the target's SETTINGS. Raises `ConnectionError`."""
+        """Wait for the target's SETTINGS. Raises `TlsBroken` if TLS has ended the connection before them, otherwise
+        `ConnectionError`.
+        """
         assert self._settled is not None
         wrong = await self._settled
         if wrong:
-            raise ConnectionError(wrong)
+            raise (TlsBroken if wrong == self.lost_by else ConnectionError)(wrong)
 
     def open_stream(self) -> Http2UpstreamStream:
         return Http2UpstreamStream(self, self.target, self.uses > 1)
@@ -386,7 +388,8 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if self._gone:
             return
         self.closed = True
-        self._settle(NOT_HTTP2 if self.session.error is not None or self.session.done else NO_SETTINGS)
+        broken = self.session.error is not None or self.session.done
+        self._settle(NOT_HTTP2 if broken else self.lost_by or NO_SETTINGS)
         for stream in tuple(self._begun):  # received before
             self._report_begin(stream)
         for stream in tuple(self._streams.values()):

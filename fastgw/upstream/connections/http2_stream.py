@@ -21,6 +21,7 @@ from fastgw.upstream.connections.http1_connection import (
     AWAITING,
     IDLE,
     MAX_INFORMATIONAL,
+    NOT_ACCEPTED,
     RECEIVING,
 )
 from fastgw.upstream.connections.http1_connection import CLOSED as OVER
@@ -176,7 +177,9 @@ class Http2UpstreamStream(Timed):
 
     def _see_held(self, held: int) -> None:
         """Update the number of bytes of the request that wait to be sent, and pause its source."""
-        if held > MOST_HELD and not self.write_paused:
+        if self.write_paused:
+            self._held_at_last_look = held
+        elif held > MOST_HELD:
             self._connection.holds(self)
             self.write_paused = True
             self._held_at_last_look = held
@@ -251,7 +254,11 @@ class Http2UpstreamStream(Timed):
     def _watch_head(self) -> None:
         """Start the target's timeout while it has to respond or to accept more data; a slow client does not count."""
         if self.phase is AWAITING:
-            if (self._targets_turn or self.write_paused) and not self.paused:
+            if self.paused:
+                self.deadline = inf
+            elif self.write_paused:  # the request is not sent yet
+                self._watch(self.idle_timeout)
+            elif self._targets_turn:
                 self._watch(self._head_timeout)
             else:
                 self.deadline = inf
@@ -266,7 +273,7 @@ class Http2UpstreamStream(Timed):
 
     def expire(self, now: float) -> None:
         if self.phase is AWAITING:
-            self.break_off(Fault.UPSTREAM_TIMEOUT, "")
+            self.break_off(Fault.UPSTREAM_TIMEOUT, NOT_ACCEPTED if self.write_paused else "")
         elif self.phase is RECEIVING:
             self.break_off(Fault.UPSTREAM_STALLED, "")
 

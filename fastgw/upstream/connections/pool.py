@@ -115,21 +115,27 @@ class StreamBorrower(Protocol[S_contra]):
 
 
 class PoolLimit(Protocol):
-    """Limit of connections; `shm.memory.NodeLimit` is one for all workers together."""
+    """Limit of connections; `shm.node_limits.NodeLimit` is one for all workers together."""
+
+    most: int
+    """Number of permits; it may change."""
 
     def try_take(self, beyond: int = 0) -> bool:
         """`beyond`: number of permits by which this one may exceed the limit."""
 
     def give_back(self) -> None: ...
 
-    def excess(self) -> int:
-        """Return how many permits exceed the limit (`beyond`), of all workers."""
+    def vacant(self) -> int:
+        """Return how many permits the limit leaves; negative: so many exceed it (`beyond`), of all workers."""
 
 
 class PoolQueue(Protocol):
     """Requests of other workers that wait for a connection; `shm.node_queue.NodeQueue` is it. Instants are monotonic
     seconds.
     """
+
+    most: int
+    """Number of connections that the node may have; it may change."""
 
     def listen(self, look: Callable[[], None]) -> None:
         """Call this from now on when another worker has rung. Idempotent: it is the same method until `ignore`."""
@@ -191,22 +197,23 @@ class _Exact:
 class LocalLimit:
     """Limit of a single worker."""
 
-    __slots__ = ("_left",)
+    __slots__ = ("_taken", "most")
 
     def __init__(self, most: int) -> None:
-        self._left = most
+        self.most = most
+        self._taken = 0
 
     def try_take(self, beyond: int = 0) -> bool:
-        if self._left + beyond <= 0:
+        if self._taken >= self.most + beyond:
             return False
-        self._left -= 1
+        self._taken += 1
         return True
 
     def give_back(self) -> None:
-        self._left += 1
+        self._taken -= 1
 
-    def excess(self) -> int:
-        return max(-self._left, 0)
+    def vacant(self) -> int:
+        return self.most - self._taken
 
 
 @final
@@ -434,15 +441,23 @@ class Pool(Generic[S]):
                 self._fill()  # a place has become free before the others knew of this borrower
         return None
 
+    def may_open(self) -> bool:
+        """Whether a connection could be opened now: the limit leaves a place, or has one of an idle connection, and no
+        other borrower waits for it.
+        """
+        return self._is_free_for_new() and (self.idle_count > 0 or self._limit.vacant() > 0)
+
+    def _is_free_for_new(self) -> bool:
+        """Whether a borrower that comes now may take a place before others."""
+        if self._placeless or self._stopped or len(self._openings) >= self._at_once:
+            return False
+        return not self._is_others(monotonic())
+
     # for borrowers that open and close their connections themselves
 
     def take_place(self, target: Target) -> bool:
         """Take a place in the limit for a connection that the caller opens. False: none is free, or others wait."""
-        if self._placeless or self._stopped or len(self._openings) >= self._at_once:
-            return False
-        if self._is_others(monotonic()):
-            return False
-        return self._take_place(target)
+        return self._is_free_for_new() and self._take_place(target)
 
     def leave_place(self, target: Target) -> None:
         """Release such a place after the connection was closed."""
@@ -630,6 +645,15 @@ class Pool(Generic[S]):
             target.watch(None)
             target.stop()
 
+    def follow_limits(self, later: "Pool[Any]") -> None:
+        """Apply the limits of the pool that has replaced this one to the borrowers that remain. Both count in the same
+        numbers of the node, so the connections of the other would reach a lower limit of this one.
+        """
+        self._limit.most, self._pending.most = later._limit.most, later._pending.most
+        if self._queue is not None and later._queue is not None:
+            self._queue.most = later._queue.most
+        self._fill()
+
     def _keep_idle(self, lasting: int, most: int) -> None:
         """Set the numbers of idle connections that are kept until they expire, and at all."""
         self._lasting = lasting
@@ -801,7 +825,7 @@ class Pool(Generic[S]):
         """Let the borrowers beyond `max_pending` wait as the others as far as these leave room for them; fail the rest
         of those that have come until this instant.
         """
-        room = len(self._beyond) - self._pending.excess()
+        room = len(self._beyond) + min(self._pending.vacant(), 0)
         for waiter in list(islice(self._beyond, max(room, 0))):
             del self._beyond[waiter]
         while self._beyond:

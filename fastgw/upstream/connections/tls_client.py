@@ -8,7 +8,7 @@ import asyncio
 import ssl
 from typing import Final, Protocol, cast, final
 
-from fastgw.eventloop.tls_transport import Above, TlsTransport
+from fastgw.eventloop.tls_transport import Above, TlsTransport, text_of
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.targets.tls import ClientContext, Resuming
@@ -18,7 +18,7 @@ _PLAIN: Final = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_
 
 
 class TlsBroken(ConnectionError):
-    """The peer has ended the connection without a proper end of TLS. The text is for the log."""
+    """TLS has ended the connection: by an alert, a violation, or the lack of a proper end. The text is for the log."""
 
 
 class Client(Above, Protocol):
@@ -128,9 +128,9 @@ class TlsClientTransport(TlsTransport):
     def _note(self, error: Exception | None) -> None:
         if self._own_answers and self._is_v1_2:  # otherwise it sends nothing by itself
             self.lost_by = "the target asked for another handshake (renegotiation), which is refused"
-        elif isinstance(error, ssl.SSLError) and error.reason:
+        elif isinstance(error, ssl.SSLError):
             # In TLS 1.3 a target verifies the client certificate only after the handshake (RFC 8446 section 4.4.3).
-            self.lost_by = error.reason.lower().replace("_", " ")
+            self.lost_by = text_of(error)
         elif isinstance(error, TlsBroken):
             self.lost_by = str(error)
 

@@ -130,6 +130,7 @@ cdef struct OfUpstream:
 
 cdef struct OfResponse:
     Slot added
+    Slot body_length
     Slot dropped
     Slot fields
 
@@ -214,6 +215,7 @@ learn(&of_plan.pass_tests, FastPathPlan, "pass_tests")
 learn(&of_plan.response_fields, FastPathPlan, "response_fields")
 learn(&of_plan.sent_fields, FastPathPlan, "sent_fields")
 learn(&of_response.added, <type>Response, "added")  # the cast: it has a metaclass
+learn(&of_response.body_length, <type>Response, "body_length")
 learn(&of_response.dropped, <type>Response, "dropped")
 learn(&of_response.fields, <type>Response, "_fields")
 learn(&of_upstream.active, Upstream, "active")
@@ -331,8 +333,8 @@ cdef int _send(self, head, route, params) except -1:
     forward = read(&of_plan.forward, plan)
     upstream = read(&of_forward.upstream, forward)
     write(&of_path.upstream, self, read(&of_upstream.name, upstream))
-    write(&of_upstream.active, upstream, read(&of_upstream.active, upstream) + 1)
     target = _picked(read(&of_upstream.balancer, upstream), self)
+    write(&of_upstream.active, upstream, read(&of_upstream.active, upstream) + 1)
     if target is None:
         write(&of_path.target, self, "")
         self._switch_to_forwarding(None).attempt(fresh=False, again=False)
@@ -437,8 +439,8 @@ def send_exchange(self, exchange, route):
     forward = read(&of_plan.forward, read(&fast_path_of_route, route))
     upstream = read(&of_forward.upstream, forward)
     write(&of_exchange.upstream, exchange, read(&of_upstream.name, upstream))
-    write(&of_upstream.active, upstream, read(&of_upstream.active, upstream) + 1)
     target = _picked(read(&of_upstream.balancer, upstream), exchange)
+    write(&of_upstream.active, upstream, read(&of_upstream.active, upstream) + 1)
     if target is None:
         self._switch_to_forwarding(None).attempt(fresh=False, again=False)
         return
@@ -638,6 +640,7 @@ cdef int _change(self, change, Http1ResponseHead head, forward) except -1:
             return 0
         _describe_change(response, head)
         length = len(changed)
+        write(&of_response.body_length, response, length)
     _end(self, forward, head.status, now)
     write(&of_path.upstream_s, self, now - <double>read(&of_path.begun_at, self))
     write(&of_path.response, self, response)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from fastgw.errors import Fault, Retry
 from fastgw.eventloop.timer_wheel import Timed
-from fastgw.exchange import ClientSide, Relay, Trailers
+from fastgw.exchange import Exchange, Relay, Trailers
 from fastgw.exchange.chain import rejects_credentials
 from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.field_names import EXPECT
@@ -184,9 +184,11 @@ class Attempt(Timed):
         assert self.stream is not None
         self.stream.take_body_from(exchange.client)
         self._body_begun_at = self._upstream.worker_loop.wheel.now
+        if self._forwarding.begun > 1 and body.bytes and exchange.head.expects_continue:
+            exchange.drop_everywhere(EXPECT)  # the client has not waited, and the body is there
         held = body.attach(self)
         if self.stream.frames_bodies and not self._forwarding.keeps_body():  # otherwise it may be refused unprocessed
-            body.kept = None
+            body.keep_no_more()
         if body.kept is None:  # no other attempt can follow
             self.deadline = inf
         if body.length is not None or not self.stream.frames_bodies:
@@ -252,7 +254,8 @@ class Attempt(Timed):
             elif ended:
                 self._record.answer(self._outcome(head.status, status), now)
             else:
-                self._answered_at = now  # the outcome is reported at the end
+                self._record.status, self._record.head_at = head.status, now
+                self._answered_at = now  # the listeners hear the outcome at the end
                 if payload:
                     self._message_received()
         exchange = self.exchange
@@ -336,7 +339,7 @@ class Attempt(Timed):
         self.deadline = inf
         timeout = self._forwarding.forward.timeouts.tunnel_idle
         stream.limit_silence(timeout)
-        stream.attach_source(_TunnelSource(self.exchange.client))
+        stream.attach_source(_TunnelSource(self.exchange))
         self._forwarding.switched(self, head, early, timeout)
 
     def on_tunnel_data(self, chunk: bytes) -> None:
@@ -481,9 +484,23 @@ class Attempt(Timed):
 
 @final
 class _TunnelSource:
-    """Client of a tunnel, as the source of the data for the target."""
+    """Client of a tunnel, or the filter that inspects its data, as the source of the data for the target."""
 
-    __slots__ = ("pause", "resume")
+    __slots__ = ("_exchange",)
 
-    def __init__(self, client: ClientSide) -> None:
-        self.pause, self.resume = client.pause_tunnel, client.resume_tunnel
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def pause(self) -> None:
+        exchange = self._exchange
+        if exchange.tunnel is None:
+            exchange.client.pause_tunnel()
+        else:
+            exchange.tunnel.pause_client()
+
+    def resume(self) -> None:
+        exchange = self._exchange
+        if exchange.tunnel is None:
+            exchange.client.resume_tunnel()
+        else:
+            exchange.tunnel.resume_client()

@@ -146,6 +146,17 @@ class Forward:
             self._unrewritten = made
         return made
 
+    def for_copies(self, upstream: Upstream) -> "Forward":
+        """Return the action that sends copies of requests to another upstream: the same requests, without the timeouts
+        and retries of the route.
+        """
+        return Forward(
+            *(upstream, self.path_of, self.forwarded, (), None),
+            via=not self.marks,
+            checks_path=self.checks_path,
+            host_header=self._host_header,
+        )
+
     def __call__(self, exchange: Exchange) -> None:
         if exchange.chain.translate_steps and is_translated(exchange, self):
             return

@@ -18,6 +18,7 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Relay, Response
 from fastgw.exchange.chain import abandon, asked_to_renew, rejects_credentials
 from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, HOLDING
+from fastgw.http.field_names import EXPECT
 from fastgw.http.grpc.status import STATUS_FIELDS, GrpcStatus, parse_status, status_lines
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.connections.stream import UpstreamStream
@@ -45,8 +46,8 @@ class Forwarding(Timed):
         "_held",
         "_over",
         "_refused",
-        "_resort",
         "_retried",
+        "_retry_target",
         "_retrying",
         "_timer",
         "_total_at",
@@ -69,12 +70,12 @@ class Forwarding(Timed):
         self.exchange = exchange
         self.head_due_at = self.call_due_at = self._total_at = inf  # monotonic seconds of the timer wheel
         self.needs_http1 = False  # a target has refused it over HTTP/2
-        self.continued = False  # the gateway has sent 100 Continue instead of the target
+        self.continued = False  # the client has got 100 Continue, of a target or of the gateway in its place
         self.current: Attempt | None = None
         self._hedges: tuple[Attempt, ...] = ()
         self._held: HeldResponse | None = None
         self._tried: tuple[Target, ...] = ()
-        self._resort: Target | None = None  # an ejected target, if no other is reachable
+        self._retry_target: Target | None = None  # one that is not in use, as of `RetryDecision`
         self._retried = self._hedged = 0
         self._refused = 0  # of the retries: after streams that were refused unprocessed
         self.begun = 0  # attempts
@@ -129,7 +130,7 @@ class Forwarding(Timed):
         `target`: target selected earlier; None: select one. If it is no longer in use another one is selected.
         """
         upstream = self.upstream
-        if target is None or (target not in upstream.in_use and target is not self._resort):
+        if target is None or (target not in upstream.in_use and target is not self._retry_target):
             target = upstream.balancer.pick(self.exchange, self._tried)
         if target is None:
             self.fail(upstream.unavailable(), wait=upstream.wait())
@@ -150,11 +151,15 @@ class Forwarding(Timed):
             self._timer = upstream.worker_loop.loop.call_later(after, self._hedge)
 
     def _hedge(self) -> None:
-        """Begin a hedge at another target, because the attempts in flight are slow."""
+        """Begin a hedge at another target, because the attempts in flight are slow. Only where it gets a connection at
+        once: it must not wait in the queue, where it would take the places of requests.
+        """
         self._timer = None
         upstream, exchange = self.upstream, self.exchange
         assert self.current is not None
-        tried = (*self._tried, self.current.target, *(hedge.target for hedge in self._hedges))
+        tried = {*self._tried, self.current.target, *(hedge.target for hedge in self._hedges)}
+        if not upstream.pool.may_open():
+            tried.update(target for target in upstream.in_use if not target.idle and not target.shared)
         if not any_untried(upstream.in_use, tried) or not self._take_place():
             return
         target = upstream.balancer.pick(exchange, tried)
@@ -183,8 +188,15 @@ class Forwarding(Timed):
     # calls of an attempt
 
     def informed(self, attempt: Attempt, head: ResponseHead) -> None:
-        if attempt is self.current:
-            self.exchange.client.send_interim(head)
+        if attempt is not self.current:
+            return
+        exchange = self.exchange
+        if head.status == 100 and exchange.head.expects_continue:
+            if self.continued or exchange.request_dropped >= EXPECT:  # by a target, or by the gateway itself
+                return
+            self.continued = True
+            exchange.drop_everywhere(EXPECT)  # it is met: another attempt need not ask
+        exchange.client.send_interim(head)
 
     def attempt_lost(self, attempt: Attempt, fault: Fault, condition: str, why: str = "") -> None:
         """Handle an attempt that has failed, or whose response was aborted. `condition`: the retry condition that it
@@ -192,13 +204,13 @@ class Forwarding(Timed):
         """
         if self._drop(attempt):
             return
-        wait = inf if condition == NEVER else self._decide_retry(condition)
+        wait = inf if condition == NEVER else self._decide_retry(condition, self._tried)
         if wait == inf:
             self.fail(fault, why)
         else:
             # The loss of an HTTP/2 connection affects many requests: they share the next one.
             fresh = condition == RESET and attempt.target.capacity == 1
-            self._schedule_retry(wait, fresh=fresh, target=self._resort)
+            self._schedule_retry(wait, fresh=fresh, target=self._retry_target)
 
     def response_received(
         self,
@@ -276,10 +288,13 @@ class Forwarding(Timed):
         exchange.switch(response, early, timeout)
 
     def _cookie(self, target: Target) -> bytes:
-        """Return the `Set-Cookie` line of the sticky session, if one is needed."""
-        cookies, exchange = self.upstream.cookies, self.exchange
+        """Return the `Set-Cookie` line of the sticky session, if one is needed. While others are in use, a target that
+        is not, such as a backup that a retry was sent to, gets no session: the client would stay there.
+        """
+        cookies, exchange, in_use = self.upstream.cookies, self.exchange, self.upstream.in_use
         assert cookies is not None
-        return cookies.line_for(exchange.head, exchange.peer, target)
+        line = cookies.line_for(exchange.head, exchange.peer, target)
+        return b"" if line and in_use and target not in in_use else line
 
     # further attempts
 
@@ -293,14 +308,15 @@ class Forwarding(Timed):
             attempt.refuse(head.status)
             self._drop(attempt)
             return True
-        wait = self._decide_retry(condition, asked_wait(head))
+        tried = (*self._tried, attempt.target)
+        wait = self._decide_retry(condition, tried, asked_wait(head))
         if wait == inf:
             return False
-        exchange, target = self.exchange, None
+        exchange, target = self.exchange, self._retry_target
         if ended:
             self._held = HeldResponse(attempt.target, head, payload, now - exchange.begun_at)
-        else:
-            target = self.upstream.balancer.pick(exchange, (*self._tried, attempt.target))
+        elif target is None:
+            target = self.upstream.balancer.pick(exchange, tried)
             if target is None:
                 return False
         attempt.refuse(head.status)
@@ -323,15 +339,15 @@ class Forwarding(Timed):
         if held.trailers and exchange.state in (HOLDING, ANSWERING):
             exchange.response_sink.end(held.trailers)
 
-    def _decide_retry(self, condition: str, asked: float = 0.0) -> float:
+    def _decide_retry(self, condition: str, tried: tuple[Target, ...], asked: float = 0.0) -> float:
         """Return the seconds until another attempt begins, which is counted in the retry budget; inf: none may
         follow.
         """
         retried = self._refused if condition == REFUSED else self._retried - self._refused
         decision = decide_retry(
-            self.upstream, self.forward.rules, condition, retried, self._tried, self.head_due_at, asked
+            self.upstream, self.exchange, self.forward.rules, condition, retried, tried, self.head_due_at, asked
         )
-        self._resort = decision.last_resort
+        self._retry_target = decision.target
         if condition == REFUSED:
             self._refused += 1
         return decision.wait if decision.is_free or self._take_place() else inf
@@ -356,6 +372,8 @@ class Forwarding(Timed):
 
     def _waited(self, fresh: bool, target: Target | None) -> None:
         self._timer = None
+        if target is not None and target is self._retry_target:  # it may have become unavailable meanwhile
+            target = self._retry_target = self.upstream.backup(self.exchange, self._tried)
         self.attempt(fresh, target)
 
     def _stop_timer(self) -> None:

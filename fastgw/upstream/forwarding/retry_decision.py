@@ -8,7 +8,8 @@ counted in the retry budget (`policies/retry_budget.py`) until its end.
 from math import inf
 from typing import Final, NamedTuple
 
-from fastgw.upstream.policies.retry import CONNECT_FAILURE, REFUSED, RetryRules, any_untried
+from fastgw.upstream.load_balancing import BalancingRequest
+from fastgw.upstream.policies.retry import CONNECT_FAILURE, REFUSED, RESET, RetryRules, any_untried
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 
@@ -19,15 +20,18 @@ class RetryDecision(NamedTuple):
     wait: float
     is_free: bool = False
     """Whether it is not counted in the retry budget."""
-    last_resort: Target | None = None
-    """An ejected target, if no other is reachable."""
+    target: Target | None = None
+    """Target that is not in use, if those in use were tried: of the next priority group, or else an ejected one."""
 
 
 _REFUSED: Final = RetryDecision(inf, is_free=True)
+_SAYS_NOTHING: Final = frozenset((RESET, REFUSED))
+"""Conditions that say nothing about the target: a new connection to it may work."""
 
 
 def decide_retry(
     upstream: Upstream,
+    request: BalancingRequest,
     rules: RetryRules,
     condition: str,
     retried: int,
@@ -44,12 +48,14 @@ def decide_retry(
     """
     if not rules.allow(condition, retried):
         return _REFUSED
-    untried, last_resort = any_untried(upstream.in_use, tried), None
-    if not untried and condition == CONNECT_FAILURE:
-        last_resort = upstream.last_resort(tried)
-    others = untried or last_resort is not None
+    untried, target = any_untried(upstream.in_use, tried), None
+    if not untried and condition not in _SAYS_NOTHING:
+        target = upstream.backup(request, tried)
+    if not untried and target is None and condition == CONNECT_FAILURE:
+        target = upstream.last_resort(tried)
+    others = untried or target is not None
     wait = rules.wait(condition, retried, others, asked)
     if upstream.worker_loop.wheel.now + wait >= due_at:
         wait = inf
     is_free = condition == REFUSED or (others and condition == CONNECT_FAILURE)
-    return RetryDecision(wait, wait == inf or is_free, last_resort)
+    return RetryDecision(wait, wait == inf or is_free, target)

@@ -83,6 +83,14 @@ class Breaker:
     def __repr__(self) -> str:
         return f"<Breaker {self.phase.value}, round {self._state.round}>"
 
+    def take_over_from(self, before: "Breaker") -> None:
+        """Continue from the state of the previous breaker of this upstream, if its settings were the same."""
+        if (self._settings, self._slot) != (before._settings, before._slot):
+            return
+        self._state, self.phase = before._state, before.phase
+        self._begun, self._begun_at, self._trying_since = before._begun, before._begun_at, before._trying_since
+        self._window = before._window
+
     def clear_words(self) -> None:
         """Clear the state in this worker, because no later configuration follows it."""
         self._words.clear_breaker(self._column, self._slot)

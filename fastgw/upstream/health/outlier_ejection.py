@@ -8,19 +8,23 @@ each miss the other: then one more is needed.
 Safeguards against a client whose requests make every target fail, so that it cannot eject all of them:
 1. Unless `failures` is set, only failed connects count. If it is set, responses below 500 do not count, and a success
 of any client ends a streak.
-2. Requests go to all targets in turn, so such a client affects the other targets in the same way. A target whose
-neighbours have half as many failures is not an outlier, and stays. Failed connects do not depend on a request: they
-always count.
-3. `max_ejected` applies to the node: an ejection is written first, and undone if there are too many.
+2. Requests go to all targets of a priority group in turn, so such a client affects the others of the group in the same
+way. A target whose neighbours have half as many failures is not an outlier, and stays. Failed connects do not depend on
+a request: they always count.
+3. `max_ejected` applies to the node and to each priority group: an ejection is written first, and undone if there are
+too many. While another group has an available target, all targets of a group may be ejected: otherwise no requests
+would go to the backups of primaries that are down.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from math import inf
 from typing import Final, final
 
 from fastgw.config.settings.gateway import PassiveHealth, Upstream
-from fastgw.shm.health_words import MOST_LEVEL, Ejection, HealthWords
+from fastgw.config.settings.gateway import Target as ConfiguredTarget
+from fastgw.shm.health_words import MOST_LEVEL, SHUNNED, Ejection, HealthWords
 from fastgw.shm.memory import Column
-from fastgw.upstream.health.error_window import Window
+from fastgw.upstream.health.error_window import SLOTS, Window
 from fastgw.upstream.targets.target import Target
 
 NEIGHBOURS: Final = 8
@@ -47,18 +51,55 @@ def may_eject(settings: Upstream) -> bool:
 
 
 @final
+class _PriorityGroup:
+    """Targets of one priority. `full_until`: no further ejections until then, because the maximum was reached."""
+
+    __slots__ = ("at", "full_until", "most", "order", "others")
+
+    def __init__(self, order: Sequence[int], others: Mapping[int, Target], share: float) -> None:
+        """`order`: slots of its targets; `others`: targets of the other groups that have a weight, by slot."""
+        self.order = order
+        self.at = {slot: index for index, slot in enumerate(order)}
+        self.others = others
+        self.most = most_ejected(len(order), share)
+        self.full_until = 0.0
+
+
+def _priority_groups(
+    targets: Sequence[Target], upstream: Upstream, slots: Mapping[Target, int], share: float
+) -> Mapping[int, _PriorityGroup]:
+    """Return the priority group of each slot. `targets`: of `upstream`, in its order.
+
+    A target that is configured twice has one slot, in the first of its groups.
+    """
+    configured: dict[int, tuple[Target, ConfiguredTarget]] = {}
+    for target, each in sorted(zip(targets, upstream.targets, strict=True), key=lambda pair: pair[1].priority):
+        configured.setdefault(slots[target], (target, each))
+    groups: dict[int, _PriorityGroup] = {}
+    for priority in {each.priority for _, each in configured.values()}:
+        order = tuple(slot for slot, (_, each) in configured.items() if each.priority == priority)
+        others = {
+            slot: target for slot, (target, each) in configured.items() if each.priority != priority and each.weight
+        }
+        groups |= dict.fromkeys(order, _PriorityGroup(order, others, share))
+    return groups
+
+
+@final
 class Outliers:
-    """Outlier ejection of one upstream, in one worker. `on_eject`: called when this worker has ejected a target."""
+    """Outlier ejection of one upstream, in one worker. `targets`: in the order of `upstream`; `slots`: theirs.
+
+    `drained`: returns the targets drained by an operator. `on_eject`: called when this worker has ejected a target.
+    """
 
     __slots__ = (
-        "_at",
         "_column",
-        "_full_until",
-        "_most",
+        "_drained",
+        "_groups",
         "_needed",
         "_needed_connects",
         "_on_eject",
-        "_order",
+        "_read_at",
         "_settings",
         "_slots",
         "_windows",
@@ -67,27 +108,39 @@ class Outliers:
 
     def __init__(
         self,
+        targets: Sequence[Target],
+        upstream: Upstream,
         settings: PassiveHealth,
         words: HealthWords,
         column: Column,
         slots: Mapping[Target, int],
+        drained: Callable[[], Container[Target]],
         on_eject: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._words = words
         self._column = column
         self._slots = slots
-        self._order: Sequence[int] = tuple(slots.values())
-        self._at = {slot: index for index, slot in enumerate(self._order)}
-        self._most = most_ejected(len(self._order), settings.max_ejected)
+        self._groups = _priority_groups(targets, upstream, slots, settings.max_ejected)
         self._needed = settings.failures  # failures in a row; None: only failed connects count
         self._needed_connects = settings.connect_failures or settings.failures or 1
+        self._drained = drained
         self._on_eject = on_eject
-        self._full_until = 0.0
-        self._windows: dict[int, Window] = {}
+        self._read_at = 0.0
+        self._windows: dict[int, Window] = {}  # of `error_rate`, by slot
+        if settings.error_rate is not None:
+            self._windows = {slot: Window(settings.window) for slot in slots.values()}
 
     def __repr__(self) -> str:
-        return f"<Outliers of {len(self._order)}, {self._most} at a time>"
+        return f"<Outliers of {len(self._groups)} in {len(set(self._groups.values()))} groups>"
+
+    def take_over_from(self, before: "Outliers") -> None:
+        """Keep the windows of targets that stay, if the settings were the same."""
+        if self._settings != before._settings:
+            return
+        for target, slot in self._slots.items():
+            if slot in self._windows and before._slots.get(target) == slot:
+                self._windows[slot] = before._windows[slot]
 
     @property
     def needs_answers(self) -> bool:
@@ -114,12 +167,12 @@ class Outliers:
         if failed:
             streak = self._lengthen(slot, now, back)
             needed = self._needed if sent and self._needed is not None else self._needed_connects
-            due = streak >= needed or (back and streak > 1)
+            due = streak >= needed or (back and self._failed_before(slot, last.until, now))
             if due and sent and self._neighbours_fail(slot, now):
                 due = False
         if not due and settings.error_rate is not None:
             due = self._rate_is_high(slot, now, settings.error_rate)
-        if due and now >= self._full_until and self._most:
+        if due and now >= self._groups[slot].full_until:
             self._eject(slot, now, last)
         return False
 
@@ -145,6 +198,15 @@ class Outliers:
         at = self._words.streak + slot
         held = [view[at] for view in self._column.views]
         return sum(word & _MOST for word in held if self._counts(word, successes, instant, back))
+
+    def _failed_before(self, slot: int, until: float, now: float) -> bool:
+        """Whether the streak began before the ejection ended: the target has not succeeded since its return."""
+        at, successes, instant = self._words.streak + slot, self._successes(slot), int(now * 100) & _MASK
+        age = instant - int(until * 100) & _MASK
+        return any(
+            self._counts(view[at], successes, instant, True) and (instant - (view[at] >> _COUNT_BITS)) & _MASK > age
+            for view in self._column.views
+        )
 
     def _counts(self, word: int, successes: int, instant: int, back: bool) -> bool:
         """Whether a worker's streak continues: there was no success since it began, and it is recent enough.
@@ -179,15 +241,32 @@ class Outliers:
         return 2 * errors_of_others * attempts <= errors * of_others
 
     def _rate(self, slot: int, now: float, erred: bool) -> tuple[int, int]:
-        window = self._windows.get(slot)
-        if window is None:
-            window = self._windows[slot] = Window(self._settings.window)
-        attempts, errors = self._words.attempts + slot, self._words.errors + slot
-        return window.count_attempts(now, [(view[attempts], view[errors]) for view in self._column.views], erred)
+        words, views = self._words, self._column.views
+        attempts, errors = words.attempts + slot, words.errors + slot
+        counts = [(view[attempts], view[errors]) for view in views]
+        return self._windows[slot].count_attempts(now, counts, erred, words.ejection(views, slot).until)
+
+    def read_windows(self, now: float) -> float:
+        """Count the attempts since the last reading: successes cause none. Returns when the next one is due (monotonic
+        seconds).
+
+        Errors before the end of an ejection do not count after it, even if no reading falls into the ejection.
+        """
+        if not self._windows:
+            return inf
+        if now >= self._read_at:
+            self._read_at = now + self._settings.window / SLOTS
+            slots = [*self._windows]
+            for window, (counts, until) in zip(
+                self._windows.values(), self._words.read_attempts(self._column, slots), strict=True
+            ):
+                window.read_counts(now, counts, until)
+        return self._read_at
 
     def _neighbours(self, slot: int) -> Iterator[int]:
-        at, count = self._at[slot], len(self._order)
-        return (self._order[(at + step) % count] for step in range(1, min(NEIGHBOURS, count - 1) + 1))
+        group = self._groups[slot]
+        order, at, count = group.order, group.at[slot], len(group.order)
+        return (order[(at + step) % count] for step in range(1, min(NEIGHBOURS, count - 1) + 1))
 
     # --- ejections ---
 
@@ -197,9 +276,20 @@ class Outliers:
         level = min(kept + 1, MOST_LEVEL)
         words.eject(column, slot, Ejection(now + min(settings.eject * level, settings.max_eject), level))
         column.fence()
-        if sum(words.ejection(column.views, each).until > now for each in self._order) > self._most:
+        group = self._groups[slot]
+        ejected = sum(words.ejection(column.views, each).until > now for each in group.order)
+        if ejected > group.most and not self._others_available(group, now):
             words.eject(column, slot, last)
-            self._full_until = now + FULL_S
+            group.full_until = now + FULL_S
             return
         words.changed(column)
         self._on_eject()
+
+    def _others_available(self, group: _PriorityGroup, now: float) -> bool:
+        """Whether a target of another priority group is available."""
+        others, drained = group.others, self._drained()
+        verdicts = self._words.read_verdicts(self._column, [*others], now)
+        return any(
+            verdict not in SHUNNED and target not in drained
+            for target, (verdict, _) in zip(others.values(), verdicts, strict=True)
+        )

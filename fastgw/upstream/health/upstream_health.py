@@ -8,19 +8,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from enum import IntEnum
 from math import inf
 from time import monotonic
-from typing import Final, Protocol, final
+from typing import Final, NamedTuple, Protocol, final
 
 from fastgw.config.settings.gateway import Upstream as Settings
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed, Wheel
-from fastgw.shm.health_words import HealthVerdict, HealthWords
+from fastgw.shm.health_words import SHUNNED, HealthVerdict, HealthWords
 from fastgw.shm.memory import Column
 from fastgw.upstream.health.circuit_breaker import Breaker, BreakerPhase
 from fastgw.upstream.health.outlier_ejection import Outliers, may_eject
 from fastgw.upstream.targets.attempt_listener import AttemptRecord
 from fastgw.upstream.targets.target import Target
 
-SHUNNED: Final = frozenset((HealthVerdict.UNHEALTHY, HealthVerdict.EJECTED))
 ERRORS: Final = 500
 """Statuses from this one on are errors."""
 
@@ -54,6 +53,10 @@ class Group(Protocol):
     settings: Settings
     shunned: Set[Target]
     ejected: Set[Target]
+    drained: Set[Target]
+
+    @property
+    def targets(self) -> Sequence[Target]: ...
 
     def settle(self) -> None: ...
 
@@ -63,6 +66,13 @@ class HealthObserver(Protocol):
 
     def refresh_verdicts(self, now: float) -> float:
         """Follow the node's decisions. Returns when to check again even without a change (monotonic seconds)."""
+
+
+class HealthWindows(NamedTuple):
+    """Observations of a worker that are not in shared memory."""
+
+    outliers: Outliers | None
+    breaker: Breaker | None
 
 
 @final
@@ -125,7 +135,10 @@ class Health:
                 count(HealthEvent.EJECTED)
                 self._follow_targets(clock())
 
-            self._outliers = Outliers(settings.health_checks.passive, words, column, self._slots, ejected)
+            passive = settings.health_checks.passive
+            self._outliers = Outliers(
+                group.targets, settings, passive, words, column, self._slots, lambda: group.drained, ejected
+            )
             self._watches_answers |= self._outliers.needs_answers
         if settings.circuit_breaker is not None:
             self.breaker = Breaker(
@@ -140,6 +153,19 @@ class Health:
 
     def __repr__(self) -> str:
         return f"<Health {self._outliers!r} {self.breaker!r}, {len(self._group.shunned)} shunned>"
+
+    @property
+    def windows(self) -> "HealthWindows":
+        """Observations from which the health of the next configuration or list of targets continues."""
+        return HealthWindows(self._outliers, self.breaker)
+
+    def take_over_from(self, before: "HealthWindows") -> None:
+        """Continue to count. Otherwise a list of targets that changes often would keep the breaker closed."""
+        if self._outliers is not None and before.outliers is not None:
+            self._outliers.take_over_from(before.outliers)
+        if self.breaker is not None and before.breaker is not None:
+            self.breaker.take_over_from(before.breaker)
+            self.tries = self.breaker.phase is not BreakerPhase.CLOSED
 
     def clear_decisions(self, heir: "Health | None") -> None:
         """Clear the decisions in this worker that `heir`, the health of its successor, does not follow. If they are
@@ -246,6 +272,8 @@ class Health:
     def refresh_verdicts(self, now: float) -> float:
         """Follow the node's decisions. Returns when the next change by time is due (monotonic seconds)."""
         at = self._follow_targets(now)
+        if self._outliers is not None:
+            at = min(at, self._outliers.read_windows(now))
         return at if self.breaker is None else min(at, self.breaker.refresh_state(now))
 
     def _follow_targets(self, now: float) -> float:

@@ -27,6 +27,9 @@ class BalancingRequest(Protocol):
     def client_ip(self) -> str: ...
     @property
     def consumer(self) -> Consumer | None: ...
+    def current_values(self, name: bytes) -> list[bytes]:
+        """Return all values of a request header, by its lower-case name, with the changes of filters."""
+
     @property
     def is_fast(self) -> bool:
         """Whether its response cannot be inspected. For such a request `None` means: call again with an exchange."""

@@ -26,7 +26,7 @@ NEVER: Final = ""
 CONNECT_FAILURE: Final = "connect_failure"
 RESET: Final = "reset_before_response"
 LOST: Final = "reset"
-"""Condition: the connection was lost before any response, whether it was reused or not."""
+"""Condition: the connection was lost before any response, whether it was reused or not. It includes `RESET`."""
 PER_TRY_TIMEOUT: Final = "per_try_timeout"
 REFUSED: Final = "stream_refused"
 """Condition: the target reported over HTTP/2 that it has not processed the request. It needs no setting."""
@@ -58,7 +58,8 @@ class RetryRules:
 
     def __init__(self, settings: config.Retries) -> None:
         self.max = settings.max
-        self._conditions: frozenset[str] = frozenset((*settings.conditions, REFUSED))
+        of_reused = (RESET,) if LOST in settings.conditions else ()
+        self._conditions: frozenset[str] = frozenset((*settings.conditions, *of_reused, REFUSED))
         self.retries_lost = LOST in self._conditions and self.max > 0
         self.statuses = frozenset(int(each) for each in settings.conditions if each.isdecimal()) if self.max else ()
         self.grpc_statuses = {

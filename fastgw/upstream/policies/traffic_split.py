@@ -13,7 +13,7 @@ from random import random
 from typing import Final, final
 
 from fastgw.config.settings.gateway import Canary, Split
-from fastgw.exchange.request_keys import cookies_named, reader
+from fastgw.exchange.request_keys import cookies_named, received_reader
 from fastgw.http.header_conditions import has_value
 from fastgw.shm.node_limits import subscriber
 from fastgw.upstream.load_balancing import BalancingRequest
@@ -40,7 +40,7 @@ class Splitter:
         self._salt = route.encode() + b"\0"
         self._canaries = [(_condition(each), upstreams.index(each.upstream)) for each in settings.canaries]
         self._drawn = settings.by.kind == "request"
-        self._read = reader(settings.by) if settings.by.kind in ("header", "cookie") else None
+        self._read = received_reader(settings.by) if settings.by.kind in ("header", "cookie") else None
 
     def __call__(self, asked: BalancingRequest) -> int:
         """Return the position of the selected upstream."""

@@ -1,7 +1,9 @@
 """DNS: resolves a host name to its addresses, without blocking the loop, and refreshes them while the name is in use.
 
 Rule 1: one lookup per name at a time; all callers wait for the same one.
-Rule 2: a result is valid until the next one, also a failure: only callers without an address wait for a lookup.
+Rule 2: the addresses of a name in use are valid until the next ones are found: no caller waits for that lookup.
+Addresses that were not looked up for an interval may be another host's by now: their next use waits for a lookup, and
+takes them only if it fails, or for want of an answer within `LAPSED_WAIT_S`.
 Rule 3: the system's resolver may hang for any time: its thread is left running, and is never joined.
 """
 
@@ -13,6 +15,7 @@ from collections.abc import Callable, Sequence, Set
 from concurrent.futures import Future
 from contextlib import suppress
 from itertools import chain, zip_longest
+from math import inf
 from typing import Any, Final, NamedTuple, final
 
 from fastgw.sync.known_addresses import HostAddress, KnownAddresses
@@ -28,6 +31,10 @@ SLOT_S: Final = 0.5
 AT_ONCE_TIMED_OUT: Final = 4
 """Maximum number for names whose last lookup has exceeded `LIMIT`. They have slots of their own, so that many names
 that hang start few threads at a time and delay only each other.
+"""
+LAPSED_WAIT_S: Final = 0.5
+"""Maximum number of seconds, from the start of a lookup, for which the use of addresses waits that are older than the
+interval.
 """
 MOST_TIMED_OUT: Final = 4096
 """Maximum number of such names that are remembered."""
@@ -129,16 +136,18 @@ class Name:
 
     While the name is in use it is looked up again every `interval` seconds, in the background: while connections to
     its addresses are open, which may carry all requests, or new ones are opened. A name that was not used during an
-    interval is looked up at its next use, which takes the present addresses. If a lookup fails, the last valid
-    addresses stay; it is repeated after `RETRY` seconds. The first use takes the addresses that another `Name` of the
-    host has found, in this process or another one.
+    interval is looked up at its next use, which waits for that lookup (`LAPSED_WAIT_S`). If a lookup fails, the last
+    valid addresses stay; it is repeated after `RETRY` seconds. The first use takes the addresses that another `Name` of
+    the host has found, in this process or another one, but waits as well if they are older than the interval.
     """
 
     __slots__ = (
         "_avoided",
         "_current",
         "_found",
+        "_found_at",
         "_interval",
+        "_overdue_at",
         "_reason",
         "_task",
         "_timer",
@@ -159,8 +168,10 @@ class Name:
         self.is_connected: Callable[[], bool] | None = None
         """Returns whether connections to its addresses are open."""
         self._found: tuple[TargetAddress, ...] = ()
+        self._found_at = -inf  # monotonic seconds
         self._reason = "not resolved yet"
         self._current = False  # whether the result of the last lookup is still valid
+        self._overdue_at = inf  # from then on, no caller that has addresses waits for the running lookup
         self._used = False  # since the last lookup
         self._avoided: Set[TargetAddress] = _NONE
         self._turn = 0
@@ -171,8 +182,11 @@ class Name:
         state = "current" if self._current else "lapsed"
         return f"<Name {self.host}:{self.port} {state}: {len(self._found)} addresses, {len(self._avoided)} avoided>"
 
-    async def addresses(self) -> list[TargetAddress]:
+    async def addresses(self, timeout: float = inf) -> list[TargetAddress]:
         """All addresses, in the order in which they are to be tried; the first one changes from call to call.
+
+        `timeout`: of the caller, in seconds. At most half of it is spent waiting if there are addresses, although they
+        are older than the interval: the rest is for connecting to them.
 
         Families alternate (RFC 8305 section 4); addresses that recently did not answer come last. Raises
         `ResolveFailed`.
@@ -183,6 +197,9 @@ class Name:
             self._begin_with_known()
             if not self._found:
                 await asyncio.shield(lookup)  # a cancelled caller does not end the lookup for the others
+            elif time.monotonic() >= self._found_at + self._interval:
+                left_s = max(0.0, self._overdue_at - time.monotonic())
+                await asyncio.wait({lookup}, timeout=min(left_s, timeout / 2))
         self._begin_with_known()  # another worker may have found them meanwhile
         if not self._found:
             raise ResolveFailed(self._reason)
@@ -194,8 +211,14 @@ class Name:
         return _alternate(good) + _alternate(poor)
 
     def _begin_with_known(self) -> None:
-        if not self._found:
-            self._found = _with_port(node_addresses.of_host(self.host), self.port)
+        """Take the addresses that another `Name` has found, if there are none here or only older ones that lapsed."""
+        if self._found and self._current:
+            return
+        addresses, found_at = node_addresses.of_host(self.host)
+        if addresses and found_at > self._found_at:
+            before, self._found, self._found_at = self._found, _with_port(addresses, self.port), found_at
+            self._avoided = _NONE
+            self._report_removed(before)
 
     def has(self, address: TargetAddress) -> bool:
         """Whether it is in the result of the last lookup."""
@@ -217,6 +240,7 @@ class Name:
 
     def _start_renewal(self) -> asyncio.Task[None]:
         if self._task is None or self._task.done():
+            self._overdue_at = time.monotonic() + LAPSED_WAIT_S
             self._task = asyncio.get_running_loop().create_task(self._renew())
         return self._task
 
@@ -226,13 +250,17 @@ class Name:
         try:
             self._found = tuple(dict.fromkeys(await look_up(self.host, self.port)))
             self._avoided = _NONE
-            node_addresses.add(self.host, _without_port(self._found), time.monotonic())
+            self._found_at = time.monotonic()
+            node_addresses.add(self.host, _without_port(self._found), self._found_at)
         except (OSError, UnicodeError) as error:  # UnicodeError: not a valid DNS name, such as a label of 64 characters
             self._reason = f"{self.host}: {error}"
             pause = min(RETRY, pause)
         self._current = True
         self._used = False
         self._timer = asyncio.get_running_loop().call_later(pause, self._elapsed)
+        self._report_removed(before)
+
+    def _report_removed(self, before: Sequence[TargetAddress]) -> None:
         if self.on_change is not None and not set(before) <= set(self._found):
             self.on_change()
 

@@ -9,6 +9,7 @@ import ssl
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
+from math import inf
 from typing import Any, Final, final
 
 from fastgw.config.base.value_types import Url
@@ -108,9 +109,11 @@ class Target:
         """The address, if no lookup is needed; otherwise None."""
         return self._literal[0] if self._literal else None
 
-    async def addresses(self) -> list[TargetAddress]:
-        """Return the addresses to connect to, in order of preference. Raises `ResolveFailed`."""
-        return self._literal if self._name is None else await self._name.addresses()
+    async def addresses(self, timeout: float = inf) -> list[TargetAddress]:
+        """Return the addresses to connect to, in order of preference. `timeout`: as of `Name.addresses`. Raises
+        `ResolveFailed`.
+        """
+        return self._literal if self._name is None else await self._name.addresses(timeout)
 
     def has(self, address: TargetAddress) -> bool:
         """Whether this is still an address of the target."""

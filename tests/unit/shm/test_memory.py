@@ -56,19 +56,19 @@ def test_a_limit_is_the_nodes_whoever_asks():
     assert limits[1].try_take()
 
 
-def test_permits_beyond_a_limit_are_its_excess():
+def test_permits_beyond_a_limit_are_less_than_none():
     layout = Layout()
     shared = SharedMemory.create(layout, columns=2)
     one, other = (column.limit(layout.gauge("connections"), 1) for column in shared.columns)
     assert one.try_take()
-    assert (one.excess(), other.excess()) == (0, 0)
+    assert (one.vacant(), other.vacant()) == (0, 0)
     assert other.try_take(beyond=2)
     assert other.try_take(beyond=2)
     assert not one.try_take(beyond=2)
-    assert (one.excess(), other.excess()) == (2, 2)
-    for limit, excess in ((other, 1), (one, 0), (other, 0)):
+    assert (one.vacant(), other.vacant()) == (-2, -2)
+    for limit, vacant in ((other, -1), (one, 0), (other, 1)):
         limit.give_back()
-        assert one.excess() == excess
+        assert one.vacant() == vacant
 
 
 def test_room_for_kept_bodies_is_the_nodes_to_the_byte():

@@ -13,7 +13,11 @@ from fastgw.config.base.value_types import parse_url
 from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Wheel
+from fastgw.shm.health_words import HealthWords
+from fastgw.shm.memory import Layout, SharedMemory
 from fastgw.upstream.connections.pool import LocalLimit
+from fastgw.upstream.health.circuit_breaker import BreakerPhase
+from fastgw.upstream.health.upstream_health import Health, HealthPoller
 from fastgw.upstream.load_balancing import NoTarget
 from fastgw.upstream.load_balancing.load_tracking import Loads
 from fastgw.upstream.load_balancing.random_choice import LatencyBalancing
@@ -129,6 +133,37 @@ def test_the_last_resort_is_a_target_that_is_ejected_and_nothing_else():
     assert upstream.last_resort((a, b)) is None
 
 
+def test_a_backup_is_a_target_of_the_next_group_that_is_available():
+    running = Running(configured(1, 1, 1, 0, 1, 1, priorities="001112"))
+    upstream, a, b, c, _, e, f = running.upstream, *map(running.target, "abcdef")
+    assert upstream.backup(asked(), ()) is None
+    assert upstream.backup(asked(), (a,)) is None  # b is in use
+    assert {upstream.backup(asked(), (a, b)) for _ in range(4)} == {c, e}
+    assert upstream.backup(asked(), (a, b, c)) is e
+    assert upstream.backup(asked(), (a, b, c, e)) is f
+    assert upstream.backup(asked(), (a, b, c, e, f)) is None
+    running.shun("c")
+    assert upstream.backup(asked(), (a, b)) is e
+    upstream.drain({"e:80"})
+    assert upstream.backup(asked(), (a, b)) is f
+
+
+@pytest.mark.parametrize("algorithm", ["round_robin", "random"])
+def test_backups_are_selected_by_weight(algorithm: Any) -> None:
+    running = Running(configured(1, 3, 1, priorities="011", algorithm=algorithm))
+    counted = Counter(running.upstream.backup(asked(), (running.target("a"),)) for _ in range(2000))
+    assert {*counted} == {running.target("b"), running.target("c")}
+    assert counted[running.target("b")] / 2000 == pytest.approx(0.75, abs=0.06)
+
+
+def test_the_backup_of_a_hash_is_the_target_that_takes_over_its_key() -> None:
+    running = Running(configured(1, 1, 1, 1, priorities="0111", algorithm="ip_hash"))
+    clients = [asked(f"10.0.0.{number}") for number in range(50)]
+    backups = [running.upstream.backup(client, (running.target("a"),)) for client in clients]
+    running.shun("a")
+    assert [running.upstream.balancer.pick(client) for client in clients] == backups
+
+
 def test_without_a_panic_threshold_there_is_no_last_resort():
     running = Running(configured(1, 1, panic_threshold=0.0))
     running.shun("a")
@@ -218,6 +253,14 @@ def test_targets_that_stay_keep_their_pool_whatever_their_weights():
     assert fewer.upstream.pool.targets == fewer.upstream.targets
 
 
+def test_an_upstream_without_requests_in_flight_follows_the_limits_of_its_successor():
+    """A request that waits in a filter may come to it later."""
+    running, after = Running(configured(1)), Running(configured(1))
+    after.upstream.pool._limit.most = 3
+    running.upstream.retire(after.upstream)
+    assert running.upstream.pool._limit.most == 3
+
+
 def test_a_change_that_is_not_made_leaves_no_target_behind():
     running = Running(configured(1, 1))
     built = Running(configured(1, 1, 1), running)
@@ -279,3 +322,136 @@ def test_a_target_that_is_added_in_place_starts_slowly() -> None:
     assert running.shares()["c"] < 0.1
     running.advance(20)
     assert running.shares()["c"] == pytest.approx(1 / 3, abs=0.02)
+
+
+# --- health while the targets change
+
+
+class Followed:
+    """An upstream whose targets and breaker are followed as in a worker: `a` is always a target, others come and go."""
+
+    def __init__(self, names: str = "ab", **configuration: Any) -> None:
+        layout = Layout()
+        self.words = HealthWords(layout)
+        self.shared = SharedMemory.create(layout, 1)
+        self.configuration = configuration
+        self.running = Running(self.of(names))
+        self.follow()
+
+    def of(self, names: str) -> settings.Upstream:
+        targets = tuple(settings.Target(url=parse_url(f"http://{name}:80")) for name in names)
+        return settings.Upstream(targets=targets, **self.configuration)
+
+    def follow(self) -> None:
+        upstream, column, wheel = self.running.upstream, self.shared.columns[0], self.running.worker_loop.wheel
+        slots = {target: ord(target.host) for target in upstream.targets}
+        for target, slot in slots.items():
+            self.words.enter(column, slot, target.label)
+        upstream.look_after(Health(upstream, self.words, column, 0, slots, clock=lambda: wheel.now))
+        self.outlook = HealthPoller(wheel, self.words, column, [upstream.health])  # type: ignore[list-item]
+        self.outlook.start()
+
+    def replace(self, names: str) -> None:
+        """As when a source of targets has changed."""
+        self.outlook.stop()
+        upstream, now = self.running.upstream, self.of(names)
+        upstream.use_targets(now, build_targets(now, None, upstream.targets_by_url))
+        self.follow()
+
+    def reload(self, names: str) -> None:
+        """As when the configuration has changed."""
+        self.outlook.stop()
+        before, self.running = self.running, Running(self.of(names), self.running)
+        self.follow()
+        before.upstream.retire(self.running.upstream)
+
+    def answer(self, status: int, name: str = "a") -> None:
+        health = self.running.upstream.health
+        assert health is not None
+        health.attempt_answered(record(self.running.target(name), 0.0, status))
+
+    def passes(self) -> bool:
+        """Whether one more request passes."""
+        request: Any = SimpleNamespace(is_fast=False)
+        return self.running.upstream.balancer.pick(request) is not None
+
+    @property
+    def phase(self) -> BreakerPhase:
+        health = self.running.upstream.health
+        assert health is not None
+        assert health.breaker is not None
+        return health.breaker.phase
+
+
+BREAKER = settings.CircuitBreaker(min_requests=20, window=10.0, open=5.0, probes=1)
+
+
+@pytest.mark.parametrize("changes", [[], [Followed.replace], [Followed.reload], [Followed.reload, Followed.replace]])
+def test_a_target_that_is_configured_twice_is_ejected_like_any_other(changes: list[Any]) -> None:
+    """Of a list that is new, the two are two targets with one slot; after a change they are the same one."""
+    followed = Followed("aab", health_checks=settings.HealthChecks())
+    for change in changes:
+        change(followed, "aab")
+    upstream = followed.running.upstream
+    assert upstream.health is not None
+    upstream.health.attempt_given_up(record(upstream.targets[0], 0.0), Fault.CONNECT_REFUSED, "")
+    assert {target.host for target in upstream.ejected} == {"a"}
+
+
+@pytest.mark.parametrize("change", [Followed.replace, Followed.reload])
+def test_a_breaker_counts_on_while_targets_come_and_go(change: Any) -> None:
+    followed = Followed(circuit_breaker=BREAKER)
+    for number in range(6):
+        for _ in range(3):
+            followed.answer(503)
+        followed.running.advance(1.0)
+        change(followed, "abc" if number % 2 else "ab")
+    followed.answer(503)
+    assert followed.phase is BreakerPhase.CLOSED
+    followed.answer(503)
+    assert followed.phase is BreakerPhase.OPEN
+    change(followed, "abcd")
+    assert followed.phase is BreakerPhase.OPEN
+    assert isinstance(followed.running.upstream.balancer, NoTarget)
+
+
+@pytest.mark.parametrize("change", [Followed.replace, Followed.reload])
+def test_a_breaker_that_has_closed_counts_on_while_targets_come_and_go(change: Any) -> None:
+    followed = Followed(circuit_breaker=BREAKER)
+    for _ in range(20):
+        followed.answer(503)
+    followed.running.advance(5.1)
+    assert followed.phase is BreakerPhase.HALF_OPEN
+    change(followed, "abc")
+    followed.answer(200)
+    assert followed.phase is BreakerPhase.CLOSED
+    for number in range(20):
+        followed.answer(503)
+        change(followed, "abc" if number % 2 else "ab")
+    assert followed.phase is BreakerPhase.OPEN
+
+
+def test_probes_without_a_result_are_replaced_while_targets_come_and_go() -> None:
+    followed = Followed(circuit_breaker=BREAKER)
+    for _ in range(20):
+        followed.answer(503)
+    followed.running.advance(5.1)
+    assert followed.passes()
+    assert not followed.passes()
+    for number in range(7):
+        followed.running.advance(1.0)
+        followed.replace("abc" if number % 2 else "ab")
+    assert followed.passes()
+
+
+@pytest.mark.parametrize("change", [Followed.replace, Followed.reload])
+def test_the_share_of_errors_of_a_target_counts_on_while_others_come_and_go(change: Any) -> None:
+    passive = settings.PassiveHealth(error_rate=0.5, min_requests=20, window=10.0)
+    followed = Followed(health_checks=settings.HealthChecks(passive=passive))
+    for number in range(19):
+        followed.answer(500)
+        followed.answer(200, "b")
+        change(followed, "abc" if number % 2 else "ab")
+    assert not followed.running.upstream.ejected
+    followed.answer(500)
+    assert followed.running.upstream.ejected == {followed.running.target("a")}

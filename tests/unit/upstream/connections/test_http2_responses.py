@@ -163,6 +163,52 @@ async def test_a_target_is_awaited_once_the_request_is_complete_or_when_it_accep
         assert turns_seen == [False, False, True, True]
 
 
+NOT_SENT = [("on_failure", Fault.UPSTREAM_TIMEOUT, True, "the target did not accept the rest of the request")]
+
+
+@on_loop
+async def test_the_idle_timeout_applies_until_the_target_has_accepted_the_request() -> None:
+    """`timeouts.response_headers` begins once it is sent."""
+    with await begun() as world:
+        stream = world.connection.open_stream()
+        stream.limit_times(1.0, 10.0)
+        stream.begin_special(world.listener, b"POST / HTTP/1.1\r\nHost: a\r\n\r\n", b"POST", whole=False)  # type: ignore[arg-type]
+        stream.send_body(bytes(200_000))
+        stream.end_body(())
+        await turns()
+        for _ in range(2):  # slow, but it accepts something
+            world.passes(9.0, stream)
+            world.receive(frames.window_update(1000) + frames.window_update(1000, 3))
+            await turns()
+        world.passes(9.0, stream)
+        assert told(world) == []
+        world.receive(frames.window_update(200_000) + frames.window_update(200_000, 3))
+        await turns()
+        world.passes(0.9, stream)
+        assert told(world) == []
+        world.passes(0.2, stream)
+        assert told(world) == [("on_failure", Fault.UPSTREAM_TIMEOUT, True, "")]
+        await turns()
+
+
+@on_loop
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_target_that_accepts_no_more_of_a_request_is_given_up_after_the_idle_timeout(whole: bool) -> None:
+    with await begun() as world:
+        stream = world.connection.open_stream()
+        stream.limit_times(60.0, 2.0)
+        head, body = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n", bytes(200_000)
+        stream.begin_special(world.listener, head + (body if whole else b""), b"POST", whole=whole)  # type: ignore[arg-type]
+        if not whole:
+            stream.send_body(body)
+        await turns()
+        world.passes(1.9, stream)
+        assert told(world) == []
+        world.passes(0.2, stream)
+        assert told(world) == NOT_SENT
+        await turns()
+
+
 async def uploading(world: World, *settings: tuple[int, int]) -> Any:
     """A stream whose response has begun, and whose request goes on."""
     stream = world.connection.open_stream()

@@ -42,12 +42,16 @@ class Node:
         self.wakers = open_wakers(3)
         self.pools: list[Pool[Any]] = []
         self.readers: list[WakeReader] = []
+        self.bells: list[WorkerBell] = []
 
-    def make(self, make: Any = Connection, rings: bool = True, **numbers: Any) -> Pool[Any]:
-        index = len(self.pools)
+    def make(self, make: Any = Connection, rings: bool = True, worker: int | None = None, **numbers: Any) -> Pool[Any]:
+        """`worker`: of an earlier pool, which this one replaces in a later configuration."""
+        index = len(self.bells) if worker is None else worker
         column, configured = self.shared.columns[index], upstream(**numbers)
         most = configured.pool
-        bell = WorkerBell(self.wakers if rings else {})
+        if worker is None:
+            self.bells.append(WorkerBell(self.wakers if rings else {}))
+        bell = self.bells[index]
         pool: Pool[Any] = Pool(
             build_targets(configured),
             configured,
@@ -58,9 +62,10 @@ class Node:
             queue=NodeQueue(self.words.queue(SLOT), most.max_connections, most.pending_timeout, column, bell),
         )
 
-        reader = WakeReader(index + 1, asyncio.get_running_loop(), self.wakers)
-        reader.listen(WakeReason.POOL, bell.due)
-        self.readers.append(reader)
+        if worker is None:
+            reader = WakeReader(index + 1, asyncio.get_running_loop(), self.wakers)
+            reader.listen(WakeReason.POOL, bell.due)
+            self.readers.append(reader)
         self.pools.append(pool)
         return pool
 
@@ -69,8 +74,9 @@ class Node:
         return self.shared.total(self.words.connections + SLOT)
 
     def stop(self) -> None:
-        for reader, pool in zip(self.readers, self.pools, strict=True):
+        for reader in self.readers:
             reader.close()
+        for pool in self.pools:
             pool.stop()
 
 
@@ -121,6 +127,24 @@ async def test_idle_connections_are_closed_for_requests_that_wait_at_other_worke
         one.give_back(lent)
     other.give_back(connection)
     assert node.connections == 0
+
+
+@on_loop
+async def test_a_connection_may_be_opened_while_there_is_a_place_and_nobody_waits_for_it(node, dialer):
+    one, other = node.make(max_connections=3), node.make(max_connections=3)
+    held = await opened(one, dialer)
+    also_held = await opened(other, dialer)
+    assert (one.may_open(), other.may_open()) == (True, True)
+    await opened(other, dialer)
+    assert (one.may_open(), other.may_open()) == (False, False)
+    one.give_back(held)
+    assert (one.may_open(), other.may_open()) == (True, False), "an idle one of the same worker could be closed"
+    assert one.lend(one.targets[0], Borrower()) is held
+    come(one)
+    come(other)
+    other.give_back(also_held)
+    assert (one.may_open(), other.may_open()) == (False, False), "requests wait"
+    node.stop()
 
 
 @on_loop
@@ -450,4 +474,25 @@ async def test_who_is_put_back_into_the_queue_is_known_to_the_other_workers(node
         other._tick()
         await until(lambda idle=idle: keeper.idle_count == idle)
         await dialer.begun(2 - idle)
+    node.stop()
+
+
+@on_loop
+async def test_who_waits_in_a_pool_that_was_replaced_gets_the_places_of_the_new_limit(node: Node, dialer: Any) -> None:
+    """Although the connections of the new pools exceed the limit under which they have come."""
+    before = [node.make(max_connections=1) for _ in range(2)]
+    await opened(before[0], dialer)
+    waits = [come(before[1]) for _ in range(3)]
+    after = [node.make(max_connections=5, worker=worker) for worker in range(2)]
+    come(after[0])
+    await dialer.begun()
+    assert node.connections == 2
+    for old, new in zip(before, after, strict=True):
+        old.follow_limits(new)
+        old.retire()
+    await dialer.begun(4)
+    for _ in range(4):
+        dialer.succeed()
+    assert all([isinstance(await borrower.answer(), Connection) for borrower in waits])
+    assert node.connections == 5
     node.stop()

@@ -2,14 +2,18 @@
 
 import os
 import socket
+from collections.abc import Container
 from math import inf
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import READ_BYTES
+from fastgw.upstream.forwarding.forwarding import Forwarding
 from tests.support.attempts import Service, saying
-from tests.support.memory import Plane, Wire
+from tests.support.memory import SERVICE, Plane, Wire
 
 HOST = b"Host: a.test\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -109,6 +113,73 @@ def test_bytes_of_the_request_start_no_timeout_while_the_response_waits_for_a_sl
     client.takes()
     upstream.sends(OK[-1:])
     assert client.received.endswith(b"\r\n\r\nok")
+    plane.assert_quiet()
+
+
+SENT = {
+    "sized": (b"Content-Length: 6\r\n", b"abcdef"),
+    "chunked": (b"Transfer-Encoding: chunked\r\n", b"6\r\nabcdef\r\n0\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["with the head", "after the head"])
+@pytest.mark.parametrize(("fields", "body"), SENT.values(), ids=SENT)
+def test_the_time_for_the_head_begins_once_the_target_has_accepted_the_request(
+    fields: bytes, body: bytes, at_once: bool
+) -> None:
+    """Until then `idle` applies, as to every body in transfer."""
+    plane = Plane(settings(response_headers="1s", idle="10s"))
+    client = plane.client()
+    client.sends(post(fields) + (body if at_once else b""))
+    upstream = plane.connects(room=0)
+    client.sends(b"" if at_once else body)
+    plane.passes(9)
+    assert not upstream.aborted
+    upstream.takes()
+    plane.passes(0.8)
+    assert not upstream.aborted
+    plane.passes(0.4)
+    assert upstream.aborted
+    assert client.received.startswith(b"HTTP/1.1 504 ")
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["no response", "a response that has begun"])
+def test_a_target_that_accepts_no_more_of_a_request_is_given_up_after_the_idle_timeout(begun: bool) -> None:
+    """A quarter late at most, because nothing reports what the target accepts."""
+    plane = Plane(settings(response_headers="60s", idle="4s"))
+    client = plane.client()
+    client.sends(post(b"Content-Length: 6\r\n"))
+    upstream = plane.connects()
+    if begun:
+        upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
+    upstream.takes(room=0)
+    client.sends(b"abcdef")
+    for _ in range(3):  # slow, but it accepts something
+        plane.passes(3.5)
+        upstream.takes_some(1)
+    plane.passes(3.9)
+    assert not upstream.aborted
+    plane.passes(1.3)
+    assert upstream.aborted
+    (record,) = plane.records
+    assert record.fault == ("upstream_stalled" if begun else "upstream_timeout")
+    assert record.fault_detail == ("" if begun else "the target did not accept the rest of the request")
+    assert begun or client.received.startswith(b"HTTP/1.1 504 ")
+
+
+def test_a_target_that_accepts_the_request_again_gets_the_whole_idle_timeout() -> None:
+    plane = Plane(settings(idle="4s"))
+    client = plane.client()
+    client.sends(post(b"Content-Length: 6\r\n"))
+    upstream = plane.connects()
+    upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+    upstream.takes(room=0)
+    client.sends(b"abcdef")
+    plane.passes(3.9)
+    upstream.takes()
+    plane.passes(3.9)
+    upstream.sends(b"ok")
+    assert client.received.endswith(b"ok")
     plane.assert_quiet()
 
 
@@ -222,6 +293,83 @@ def test_100_continue_is_said_once_though_the_request_is_sent_again() -> None:
     assert upstream.received.endswith(b"hi")
     upstream.sends(OK)
     assert client.received.count(b"100 Continue") == 1
+
+
+def test_100_continue_is_said_once_though_the_gateway_has_said_it_and_the_target_says_it_unasked() -> None:
+    plane = Plane({**SERVICE, "filters": {"validate": {"body": {"inline": {"type": "object"}}}}})
+    client = plane.client()
+    client.sends(b"PUT / HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\nContent-Length: 2\r\n")
+    client.sends(b"Expect: 100-continue\r\n\r\n")
+    assert client.received == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.sends(b"{}")
+    plane.connects().sends(b"HTTP/1.1 100 Continue\r\n\r\n" + OK)
+    assert client.received.count(b"100 Continue") == 1
+    assert b"HTTP/1.1 200 OK" in client.received
+
+
+def retrying() -> dict[str, object]:
+    retries = {"max": 1, "conditions": ["503"]}
+    targets = [{"url": "http://127.0.0.1:9"}, {"url": "http://127.0.0.1:8"}]
+    return {"upstreams": {"u": {"targets": targets, "retries": retries}}, "routes": [{"name": "all", "upstream": "u"}]}
+
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+EXPECTING = b"PUT / HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["before the body", "after the body"])
+def test_an_expectation_that_a_target_has_met_is_not_sent_again(early: bool) -> None:
+    """The client gets one 100, although each target sends one."""
+    plane = Plane(retrying())
+    client = plane.client()
+    client.sends(EXPECTING)
+    first = plane.connects()
+    assert b"Expect: 100-continue\r\n" in first.received
+    first.sends(CONTINUE)
+    if not early:
+        client.sends(b"hi")
+    first.sends(UNAVAILABLE)
+    plane.passes(0.1)
+    second = plane.connects()
+    assert b"Expect" not in second.received
+    second.sends(CONTINUE)
+    if early:
+        client.sends(b"hi")
+    assert second.received.endswith(b"\r\n\r\nhi")
+    second.sends(OK)
+    assert client.received.startswith(CONTINUE + b"HTTP/1.1 200 OK\r\n")
+
+
+def test_a_request_is_sent_again_without_its_expectation_if_its_body_is_there() -> None:
+    """The client has not waited for the 100."""
+    plane = Plane(retrying())
+    client = plane.client()
+    client.sends(EXPECTING + b"hi")
+    first = plane.connects()
+    assert b"Expect: 100-continue\r\n" in first.received
+    first.sends(UNAVAILABLE)
+    plane.passes(0.1)
+    second = plane.connects()
+    assert b"Expect" not in second.received
+    assert second.received.endswith(b"\r\n\r\nhi")
+    second.sends(OK)
+    assert client.received.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_an_expectation_that_no_target_has_met_is_sent_again() -> None:
+    """The client still waits."""
+    plane = Plane(retrying())
+    client = plane.client()
+    client.sends(EXPECTING)
+    plane.connects().sends(UNAVAILABLE)
+    plane.passes(0.1)
+    second = plane.connects()
+    assert b"Expect: 100-continue\r\n" in second.received
+    second.sends(CONTINUE)
+    client.sends(b"hi")
+    second.sends(OK)
+    assert client.received.startswith(CONTINUE + b"HTTP/1.1 200 OK\r\n")
 
 
 def test_a_total_is_not_cut_down_to_the_time_for_the_head() -> None:
@@ -505,3 +653,41 @@ def test_a_client_that_leaves_after_one_of_two_attempts_has_failed_ends_the_othe
     assert service.plane.records[0].fault == "client_left"
     service.plane.assert_quiet()
     service.watch.assert_even()
+
+
+class Busy:
+    """A target without a free connection, which counts its comparisons with others."""
+
+    compared = 0
+    idle = shared = ()
+
+    def __eq__(self, other: object) -> bool:
+        Busy.compared += 1
+        return self is other
+
+    __hash__ = object.__hash__
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_a_hedge_looks_once_at_each_of_many_targets_of_a_full_pool(free: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Busy, "compared", 0)
+    first, *others = targets = [Busy() for _ in range(300)]
+    if free:
+        others[-1].idle = ("a connection",)  # type: ignore[assignment]
+    pool, picked = SimpleNamespace(may_open=lambda: False), []
+
+    def pick(request: object, tried: Container[Busy]) -> None:
+        picked.extend(target for target in targets if target not in tried)
+
+    upstream = SimpleNamespace(in_use=targets, pool=pool, balancer=SimpleNamespace(pick=pick))
+    forwarding: Any = SimpleNamespace(
+        upstream=upstream,
+        exchange=None,
+        current=SimpleNamespace(target=first),
+        _tried=(),
+        _hedges=(),
+        _take_place=lambda: True,
+    )
+    Forwarding._hedge(forwarding)
+    assert picked == others[-1:] * free
+    assert Busy.compared < len(targets)

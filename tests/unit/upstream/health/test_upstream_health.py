@@ -46,6 +46,7 @@ class Group:
         self.targets = build_targets(node.settings)
         self.shunned: frozenset[Target] = frozenset()
         self.ejected: frozenset[Target] = frozenset()
+        self.drained: frozenset[Target] = frozenset()
         self.settled = 0
         self.events: list[HealthEvent] = []
         column = node.shared.columns[worker]
@@ -82,6 +83,7 @@ class Node:
         workers: int = 3,
         passive: settings.PassiveHealth | None = None,
         breaker: settings.CircuitBreaker | None = None,
+        priorities: str = "",
     ) -> None:
         layout = Layout()
         self.words = HealthWords(layout)
@@ -90,7 +92,10 @@ class Node:
         self.wheel = Wheel(self.now)
         urls = [parse_url(f"http://{chr(ord('a') + index)}:80") for index in range(targets)]
         self.settings = settings.Upstream(
-            targets=tuple(settings.Target(url=url) for url in urls),
+            targets=tuple(
+                settings.Target(url=url, priority=int(priorities[index]) if priorities else 0)
+                for index, url in enumerate(urls)
+            ),
             health_checks=settings.HealthChecks(passive=passive),
             circuit_breaker=breaker,
         )
@@ -151,6 +156,16 @@ def test_a_window_begins_anew_when_nobody_has_looked_for_long() -> None:
     assert window.count_attempts(1001.0, [(9, 2)]) == (5, 2)
     assert window.count_attempts(1008.0, [(900, 3)]) == (1, 1)
     assert window.count_attempts(1008.5, [(901, 4)]) == (2, 2)
+
+
+def test_a_window_without_new_attempts_goes_on_if_it_is_read() -> None:
+    window = Window(10.0)
+    assert window.count_attempts(1000.0, [(5, 1)]) == (1, 1)
+    for second in range(1, 9):
+        window.read_counts(1000.0 + second, [(5, 1)], 0.0)
+    assert window.count_attempts(1008.5, [(30, 2)]) == (26, 2)
+    window.read_counts(1009.0, [(30, 2)], 1008.8)
+    assert window.count_attempts(1009.1, [(31, 3)]) == (1, 1)
 
 
 def test_a_process_that_was_killed_takes_only_its_own_counts_along() -> None:
@@ -300,6 +315,20 @@ def test_an_ejected_target_comes_back_by_itself_and_is_out_for_longer_each_time(
     node.workers[2].answers(1)
 
 
+def test_after_a_success_a_target_that_has_returned_is_ejected_by_as_many_failures_as_any_other() -> None:
+    node = Node(passive=PASSIVE)
+    for _ in range(5):
+        node.workers[0].fails(0)
+    assert node.out() == "a"
+    node.passes(5.0)
+    node.workers[1].answers(0)
+    for worker in (0, 1, 2, 0):
+        node.workers[worker].fails(0)
+    assert node.out() == ""
+    node.workers[1].fails(0)
+    assert node.out() == "a"
+
+
 def test_ejections_shorten_again_while_a_target_does_well() -> None:
     node = Node(passive=PASSIVE)
 
@@ -345,6 +374,51 @@ def test_no_more_are_ejected_than_may_be() -> None:
     assert len(node.out()) == 2
 
 
+@pytest.mark.parametrize(
+    ("priorities", "dead", "out"),
+    [
+        ("01", "a", "a"),
+        ("001", "ab", "ab"),
+        ("0001", "abc", "abc"),
+        ("012", "ab", "ab"),
+        ("001", "abc", "ab"),  # nothing is available but the backup: it stays
+        ("01", "b", "b"),  # a backup that is down, while the primary is not
+        ("0011", "abc", "abc"),  # of the backups, half may be ejected as well
+        ("0011", "abcd", "abc"),
+        ("0000", "abcd", "ab"),
+    ],
+)
+def test_all_targets_of_a_priority_group_are_ejected_while_another_group_is_available(
+    priorities: str, dead: str, out: str
+) -> None:
+    node = Node(targets=len(priorities), passive=settings.HealthChecks().passive, priorities=priorities)
+    for number, name in enumerate(dead):
+        node.workers[number % 3].fails("abcd".index(name), Fault.CONNECT_REFUSED)
+        node.passes(0.1)
+    assert node.out() == out
+
+
+def test_the_limit_of_ejections_applies_while_the_backups_are_unhealthy_or_drained() -> None:
+    unhealthy = Node(targets=3, passive=settings.HealthChecks().passive, priorities="001")
+    unhealthy.words.set_verdict(unhealthy.shared.supervisor, 22, HealthVerdict.UNHEALTHY, unhealthy.now + 60.0)
+    drained = Node(targets=3, passive=settings.HealthChecks().passive, priorities="001")
+    for worker in drained.workers:
+        worker.drained = frozenset(worker.targets[2:])
+    for node, ejected in ((unhealthy, "ac"), (drained, "a")):
+        for index in (0, 1):
+            node.workers[index].fails(index, Fault.CONNECT_REFUSED)
+        assert node.out() == ejected
+
+
+def test_backups_without_requests_do_not_make_the_primaries_outliers() -> None:
+    """One client's requests fail at all targets that get any."""
+    node = Node(targets=3, passive=PASSIVE, priorities="001")
+    for number in range(300):
+        node.workers[number % 3].fails(number % 2, Fault.UPSTREAM_TIMEOUT)
+        node.passes(0.01)
+    assert node.out() == ""
+
+
 def test_one_clients_poison_ejects_nothing() -> None:
     """Its requests fail wherever they go, in turn; another client's, once in a while, do not."""
     node = Node(targets=3, passive=PASSIVE)
@@ -372,6 +446,77 @@ def test_a_share_of_errors_ejects_if_the_neighbours_do_better() -> None:
         alike.workers[number % 2].answers(number % 3, 500)
         alike.passes(0.01)
     assert alike.out() == ""
+
+
+def test_successes_before_the_first_error_count_in_the_share_of_errors() -> None:
+    node = Node(passive=settings.PassiveHealth(error_rate=0.5, min_requests=20))
+    for number in range(300):
+        node.workers[number % 2].answers(number % 3)
+        node.passes(0.01)
+    for number in range(40):
+        node.workers[number % 2].answers(0, 500)
+    assert node.out() == ""  # 40 of 140 within 10 s
+    for number in range(60):
+        node.workers[number % 2].answers(0, 500)
+    assert node.out() == "a"
+
+
+@pytest.mark.parametrize("later", [0.0, 1.0])
+@pytest.mark.parametrize(("window", "eject"), [(60.0, 5.0), (30.0, 2.0), (10.0, 5.0)])
+def test_errors_before_an_ejection_do_not_count_in_the_share_of_errors_after_the_return(
+    window: float, eject: float, later: float
+) -> None:
+    """Also if no reading of the windows, every tenth of one, falls into the ejection."""
+    node = Node(passive=settings.PassiveHealth(error_rate=0.5, min_requests=20, window=window, eject=eject))
+    for number in range(90):
+        node.workers[number % 2].answers(number % 3, 500 if number % 3 == 1 else 200)
+    assert node.out() == "b"
+    node.passes(eject)
+    assert node.out() == ""
+    node.passes(later)
+    for number in range(19):
+        node.workers[number % 2].answers(1, 500 if number == 18 else 200)
+    assert node.out() == ""
+
+
+class Counted:
+    """A column whose reads are counted."""
+
+    def __init__(self, view: memoryview) -> None:
+        self.view = view
+        self.reads = 0
+
+    def __getitem__(self, at: Any) -> Any:
+        self.reads += 1
+        return self.view[at]
+
+
+def test_a_reading_of_the_windows_reads_each_column_as_often_for_many_targets_as_for_few() -> None:
+    """A worker serves nothing else meanwhile: 5,000 targets word by word held it for a tenth of a second."""
+    reads = []
+    for targets in (3, 24):
+        node = Node(targets=targets, passive=settings.PassiveHealth(error_rate=0.5))
+        outliers = node.workers[0].health.windows.outliers
+        assert outliers is not None
+        views = [Counted(view) for view in node.shared.views]
+        outliers._column = SimpleNamespace(views=views)  # type: ignore[assignment]
+        outliers.read_windows(node.now + 1.0)
+        reads.append([view.reads for view in views])
+    assert reads[0] == reads[1] != []
+
+
+def test_a_reading_finds_what_each_target_has_counted_wherever_its_slot_is() -> None:
+    node = Node()
+    for slot in (20, 21, 22, 900):
+        for column in node.shared.columns:
+            column.words[node.words.attempts + slot] = 2 * slot
+            column.words[node.words.errors + slot] = slot
+    node.words.eject(node.shared.columns[1], 21, Ejection(1003.5, 1))
+    supervisor = ((0, 0),)
+    for slots in ((22, 20, 21), (900, 21)):
+        found = node.words.read_attempts(node.shared.columns[0], slots)
+        assert [each for each, _ in found] == [supervisor + ((2 * slot, slot),) * 3 for slot in slots]
+        assert [until for _, until in found] == [1003.5 if slot == 21 else 0.0 for slot in slots]
 
 
 def test_an_ejection_outlives_the_worker_that_decided_it() -> None:

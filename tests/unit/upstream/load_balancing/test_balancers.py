@@ -53,7 +53,8 @@ def loads_of(count: int, workers: int = 1) -> list[Loads]:
 
 def asked(ip: str = "192.0.2.1", fields: str = "", consumer: str = "") -> Any:
     head = parse_request(f"GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n".encode())
-    return SimpleNamespace(head=head, client_ip=ip, consumer=Consumer(consumer) if consumer else None, is_fast=True)
+    who = Consumer(consumer) if consumer else None
+    return SimpleNamespace(head=head, client_ip=ip, consumer=who, is_fast=True, current_values=head.values)
 
 
 def picks(balance: Balancer, count: int) -> str:
@@ -483,6 +484,11 @@ SESSIONS = asked("1.2.3.4", "Cookie: a=b; sid=7\r\n"), asked(fields="Cookie: sid
         (Trait("ip"), (asked("2001:db8::1"), asked("2001:db8::2:3")), asked("2001:db8:0:1::1")),
         (Trait("ip"), (asked("::ffff:192.0.2.7"), asked("192.0.2.7")), asked("::ffff:192.0.2.8")),
         (Trait("header", "x-user"), USERS, asked(fields="X-User: 8\r\n")),
+        (
+            Trait("header", "x-user"),
+            (USERS[0], asked(fields="X-User: 7\r\nX-User: 7\r\n")),
+            asked(fields="X-User: 8\r\n"),
+        ),
         (Trait("cookie", "sid"), SESSIONS, asked(fields="Cookie: sid=8\r\n")),
         (Trait("consumer"), (asked("1.2.3.4", consumer="ann"), asked(consumer="ann")), asked(consumer="bob")),
     ],

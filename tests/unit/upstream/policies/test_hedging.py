@@ -116,6 +116,34 @@ def test_a_single_target_is_asked_once() -> None:
     service.assert_over(200)
 
 
+def test_a_hedge_does_not_wait_for_a_connection() -> None:
+    """It would take the place of a request in the queue, and be of no use until another one ends."""
+    service = Service(HEDGED)
+    service.asks()
+    wire = service.connects()
+    service.plane.pool.is_full = True
+    service.passes(1)
+    assert (service.waiting, service.hedges) == ([], 0)
+    wire.sends(OK)
+    service.assert_over(200)
+
+
+def test_where_no_connection_can_be_opened_a_hedge_goes_to_a_target_that_has_one() -> None:
+    service = Service(HEDGED, targets=4)
+    for _ in range(2):
+        service.asks()
+        service.connects().sends(OK)
+    service.plane.records.clear()
+    service.asks()
+    slow = service.connects()
+    service.plane.pool.is_full = True
+    service.passes(0.1)
+    assert service.waiting == []
+    assert [wire.received.count(b"GET ") for wire in service.wires] in ([2, 1, 1], [1, 2, 1])
+    slow.sends(OK)
+    service.assert_over(200, retries=1)
+
+
 def test_as_many_as_there_may_be() -> None:
     service = Service({"hedge": {"after": "50ms", "max": 2}}, targets=4)
     service.asks()

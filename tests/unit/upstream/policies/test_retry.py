@@ -102,6 +102,43 @@ def test_retries_end() -> None:
     assert service.watch.of("begun") == [FIRST, SECOND] * 2 or service.watch.of("begun") == [SECOND, FIRST] * 2
 
 
+# --- lost connections ---
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+@pytest.mark.parametrize("is_reused", [False, True])
+@pytest.mark.parametrize(
+    ("conditions", "retried_if_reused", "retried_if_new"),
+    [
+        (["reset_before_response"], True, False),
+        (["reset"], True, True),
+        (["reset_before_response", "reset"], True, True),
+        (["connect_failure"], False, False),
+    ],
+)
+def test_which_lost_connections_are_retried(
+    conditions: list[str], retried_if_reused: bool, retried_if_new: bool, is_reused: bool, method: bytes
+) -> None:
+    service = Service(retries(conditions=conditions), targets=1)
+    wire = None
+    if is_reused:
+        service.asks()
+        wire = service.connects()
+        wire.sends(OK)
+        service.plane.records.clear()
+        service.client.received = b""
+    service.asks(asking(method))
+    if wire is None:
+        wire = service.connects()
+    wire.ends()
+    service.passes(1)
+    retried = method == b"GET" and (retried_if_reused if is_reused else retried_if_new)
+    assert bool(service.waiting) == retried
+    if retried:
+        service.connects().sends(OK)
+    service.assert_over(200 if retried else 502, retries=int(retried))
+
+
 # --- answers ---
 
 
@@ -244,6 +281,100 @@ def test_a_target_that_is_taken_away_while_it_is_waited_for_is_not_asked() -> No
     assert service.waiting == ["127.0.0.3:9"]
     service.connects().sends(OK)
     service.assert_over(200, retries=1)
+
+
+# --- priority groups ---
+
+
+def grouped(priorities: str, settings: dict[str, Any]) -> Service:
+    """An upstream whose targets have these priorities."""
+    urls = [f"http://127.0.0.{number + 1}:9" for number in range(len(priorities))]
+    targets = [{"url": url, "priority": int(each)} for url, each in zip(urls, priorities, strict=True)]
+    return Service({"targets": targets, **settings})
+
+
+@pytest.mark.parametrize("method", IDEMPOTENT + OTHERS)
+def test_a_request_that_reaches_no_target_of_a_priority_group_goes_to_the_next_group(method: bytes) -> None:
+    service = grouped("0012", retries(max=3))
+    service.asks(asking(method))
+    reached: list[str] = []
+    for _ in range(3):
+        reached += service.waiting
+        service.plane.cannot_connect()
+        assert service.waits == []
+    assert sorted(reached) == [FIRST, SECOND, "127.0.0.3:9"]
+    assert service.waiting == ["127.0.0.4:9"]
+    service.connects().sends(OK if method != b"HEAD" else saying(200))
+    service.assert_over(200, retries=3)
+
+
+@pytest.mark.parametrize("retried", [False, True])
+def test_a_session_does_not_stay_with_the_backup_that_one_retry_was_sent_to(retried: bool) -> None:
+    sticky = {"load_balancing": {"sticky": {"cookie": "at", "key": "k" * 32}}}
+    service = grouped("01", {**retries(max=1), **sticky})
+    service.asks()
+    if retried:
+        service.plane.cannot_connect()
+    assert service.waiting == [SECOND if retried else FIRST]
+    service.connects().sends(OK)
+    assert service.client.received.lower().count(b"set-cookie: at=") == (0 if retried else 1)
+    service.assert_over(200, retries=int(retried))
+
+
+def test_after_the_last_priority_group_the_retry_waits_and_goes_to_the_first() -> None:
+    service = grouped("01", retries(max=2))
+    service.asks()
+    for target in (FIRST, SECOND):
+        assert service.waiting == [target]
+        service.plane.cannot_connect()
+    service.passes(0.1)
+    assert service.waiting == [FIRST]
+    service.connects().sends(OK)
+    service.assert_over(200, retries=2)
+
+
+@pytest.mark.parametrize("response", [saying(503, b"no"), b"HTTP/1.1 503 No\r\nContent-Length: 9\r\n\r\nhalf"])
+def test_a_status_that_is_retried_is_retried_in_the_next_priority_group(response: bytes) -> None:
+    service = grouped("01", STATUSES)
+    service.asks()
+    service.connects().sends(response)
+    service.passes(0.3)
+    assert service.waiting == [SECOND]
+    service.connects().sends(OK)
+    service.assert_over(200, retries=1)
+
+
+def test_a_backup_that_is_drained_during_the_wait_gets_no_retry() -> None:
+    service = grouped("01", STATUSES)
+    service.asks()
+    service.connects().sends(saying(503))
+    service.upstream.drain({SECOND})
+    service.passes(0.3)
+    assert service.waiting == []
+    service.wires[0].sends(OK)
+    service.assert_over(200, retries=1)
+
+
+def test_a_silent_target_is_left_for_the_next_priority_group() -> None:
+    service = grouped("01", PER_TRY)
+    service.asks()
+    service.connects()
+    service.passes(0.3)
+    assert service.waiting == [SECOND]
+    service.connects().sends(OK)
+    service.assert_over(200, retries=1)
+
+
+def test_a_reused_connection_that_was_closed_is_no_reason_for_the_next_priority_group() -> None:
+    service = grouped("01", {})
+    service.asks()
+    first = service.connects()
+    first.sends(OK)
+    service.asks()
+    first.ends()
+    assert service.waiting == [FIRST]
+    service.connects().sends(OK)
+    assert [record.status for record in service.plane.records] == [200, 200]
 
 
 @pytest.mark.parametrize("fault", [Fault.POOL_FULL, Fault.POOL_TIMEOUT])

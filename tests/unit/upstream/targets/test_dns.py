@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +15,7 @@ from fastgw.config.base.value_types import parse_url
 from fastgw.upstream.targets import dns
 from fastgw.upstream.targets.dns import Name, ResolveFailed, TargetAddress
 from fastgw.upstream.targets.target import Target
-from tests.support.on_loop import on_loop, until
+from tests.support.on_loop import LIMIT_S, on_loop, until
 
 HOUR = 3600.0
 
@@ -119,20 +120,72 @@ async def test_a_name_in_use_is_looked_up_again_and_nobody_waits_for_it(resolver
     name.stop()
 
 
+async def lapsed(name: Name, seconds: float) -> None:
+    """Wait until nobody has looked up the name for this interval."""
+    await until(lambda: "lapsed" in repr(name) and time.monotonic() >= name._found_at + seconds)
+
+
 @on_loop
-async def test_a_name_that_nobody_uses_is_left_alone_and_looked_up_at_its_next_use(resolver):
-    """That use takes the addresses last found: it waits for nothing."""
+async def test_a_name_that_nobody_uses_is_left_alone_and_looked_up_before_its_next_use(resolver, monkeypatch):
+    """Its addresses may be those of another host by now."""
+    monkeypatch.setattr(dns, "LAPSED_WAIT_S", LIMIT_S)
     resolver.answer = [v4(1)]
     name = Name("users", 80, 0.001)
     await name.addresses()
-    await until(lambda: "lapsed" in repr(name))
+    await lapsed(name, 0.001)
     calls = resolver.calls
     resolver.open.clear()
     resolver.answer = [v4(2)]
-    assert [await name.addresses() for _ in range(3)] == [[v4(1)]] * 3
+    waits = [asyncio.create_task(name.addresses()) for _ in range(3)]
     await until(lambda: resolver.calls == calls + 1)
+    waits.pop().cancel()  # who leaves does not take the lookup away from the others
+    resolver.open.set()
+    assert await asyncio.gather(*waits) == [[v4(2)]] * 2
+    assert resolver.calls == calls + 1
+    name.stop()
+
+
+@on_loop
+async def test_lapsed_addresses_are_used_if_there_are_no_others(resolver, monkeypatch):
+    """The lookup fails, or has no answer within some time from its start."""
+    resolver.answer = [v4(1)]
+    name = Name("users", 80, 0.001)
+    await name.addresses()
+    await lapsed(name, 0.001)
+    resolver.answer = socket.gaierror(socket.EAI_AGAIN, "later")
+    assert await name.addresses() == [v4(1)]
+    await lapsed(name, 0.001)
+    resolver.open.clear()
+    monkeypatch.setattr(dns, "LAPSED_WAIT_S", 0.01)
+    assert [await name.addresses() for _ in range(3)] == [[v4(1)]] * 3
+    resolver.answer = [v4(2)]
     resolver.open.set()
     await until(lambda: name.has(v4(2)))
+    name.stop()
+
+
+@on_loop
+async def test_lapsed_addresses_are_used_while_the_caller_has_time_left(resolver, monkeypatch):
+    """Its lookup hangs, and the timeout of the connect is shorter than the wait for it."""
+    monkeypatch.setattr(dns, "LAPSED_WAIT_S", LIMIT_S)
+    resolver.answer = [v4(1)]
+    name = Name("users", 80, 0.001)
+    await name.addresses()
+    await lapsed(name, 0.001)
+    resolver.open.clear()
+    assert await name.addresses(timeout=0.01) == [v4(1)]
+    name.stop()
+
+
+@on_loop
+async def test_lapsed_addresses_are_replaced_by_those_that_another_worker_has_found_since(resolver):
+    resolver.answer = [v4(1)]
+    name = Name("users", 80, 0.001)
+    await name.addresses()
+    await lapsed(name, 0.001)
+    dns.node_addresses.add("users", [(socket.AF_INET, "192.0.2.2", 0, 0)], time.monotonic())
+    resolver.answer = socket.gaierror(socket.EAI_AGAIN, "later")
+    assert await name.addresses() == [v4(2)]
     name.stop()
 
 
@@ -239,6 +292,17 @@ async def test_a_name_that_began_with_known_addresses_follows_its_own_lookup(res
     await until(lambda: name.has(v4(2)))
     assert await name.addresses() == [v4(2)]
     assert told == [False]
+    name.stop()
+
+
+@on_loop
+async def test_a_name_does_not_begin_with_addresses_that_were_found_before_its_interval(resolver, monkeypatch):
+    """As after a reload, if the name was not in use."""
+    monkeypatch.setattr(dns, "LAPSED_WAIT_S", LIMIT_S)
+    dns.node_addresses.add("users", [(socket.AF_INET, "192.0.2.1", 0, 0)], time.monotonic() - 2 * HOUR)
+    resolver.answer = [v4(2)]
+    name = Name("users", 80, HOUR)
+    assert await name.addresses() == [v4(2)]
     name.stop()
 
 

@@ -1,0 +1,63 @@
+"""Derived exchange: a request of the gateway's own on behalf of an exchange, sent by a forward action of its route.
+
+Rule: it has the values of the exchange that variables stand for, because the path of a route and the hooks that sign or
+renew credentials may contain them. The caller adds what it sends: body, headers and query.
+"""
+
+from collections.abc import Callable, Iterable
+
+from fastgw.exchange import Chain, ClientSide, Exchange, Route, new_exchange
+from fastgw.exchange.chain import FilterInstance, Hooks
+from fastgw.exchange.upstream_chains import NO_FILTERS
+from fastgw.http.messages import RequestHead
+
+
+def derive_exchange(
+    exchange: Exchange, head: RequestHead, client: ClientSide, chain: Chain, action: Callable[[Exchange], None]
+) -> Exchange:
+    """Return the exchange of such a request. `chain`: as of `call_chain` or `copy_chain`. `action`: sends it."""
+    made = new_exchange(head, client, exchange.listener, exchange.peer, chain)
+    made.client_ip, made.params = exchange.client_ip, exchange.params
+    made.consumer, made.claims = exchange.consumer, exchange.claims
+    made.request_id, made.trace = exchange.request_id, exchange.trace
+    route = exchange.route
+    if route is not None:  # without its fallback, which is for the client
+        made.route = Route(route.name, action, chain, (), filter_timeout=route.filter_timeout)
+    made.answered_by = None
+    return made
+
+
+def call_chain(chain: Chain) -> Chain:
+    """Return the chain of a call: of these filters' hooks only those that sign or renew credentials."""
+    made = chain.of_calls
+    if made is None:
+        made = chain.of_calls = _chain_of(
+            (
+                FilterInstance(link.use, Hooks(renew=link.hooks.renew, sign=link.hooks.sign), False, link.level)
+                for link in chain.links
+                if link.hooks.renew is not None or link.hooks.sign is not None
+            ),
+            chain,
+        )
+    return made
+
+
+def copy_chain(chain: Chain) -> Chain:
+    """Return the chain of a copy: of these filters' hooks only those that translate copies."""
+    made = chain.of_copies
+    if made is None:
+        made = chain.of_copies = _chain_of(
+            (
+                FilterInstance(link.use, Hooks(translate=link.hooks.translate_copy), False, link.level)
+                for link in chain.links
+                if link.hooks.translate_copy is not None
+            ),
+            chain,
+        )
+    return made
+
+
+def _chain_of(links: Iterable[FilterInstance], chain: Chain) -> Chain:
+    """Return a chain of these filters that finds the same maps."""
+    held = tuple(links)
+    return Chain(held, maps=chain.maps) if held or chain.maps else NO_FILTERS
